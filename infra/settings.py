@@ -1,0 +1,88 @@
+"""Settings: the only reader of the environment.
+
+Every setting is an environment variable ``GRIDCAST_<NAME>`` or a line of ``.env``; everything that Gridcast writes lies
+under ``GRIDCAST_HOME``. ``prepare_environment`` must run before Prefect, MLflow, Evidently or BentoML is imported: it turns
+their telemetry off and their files into the data folder.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the message is one sentence that names it."""
+
+
+class Settings(BaseSettings):
+    """What an operator may set, with the embedded defaults."""
+
+    model_config = SettingsConfigDict(env_prefix="GRIDCAST_", env_file=".env", extra="ignore")
+
+    home: Path = Field(Path("gridcast-data"), description="folder that holds everything Gridcast writes")
+    database_url: str = Field("", description="SQLAlchemy URL of the job store; default SQLite in the data folder")
+    mlflow_url: str = Field("", description="MLflow tracking server or database; default SQLite in the data folder")
+    model_name: str = Field("gridcast", description="name of the registered model set in MLflow")
+    host: str = Field("127.0.0.1", description="address that the servers bind to")
+    predictor_port: int = Field(3000, ge=0, le=65535)
+    mlflow_port: int = Field(5000, ge=0, le=65535)
+    prefect_port: int = Field(4200, ge=0, le=65535)
+    promotion: Literal["auto", "ask"] = Field("auto", description="promote a better challenger at once, or wait for a person")
+    tokens: SecretStr = Field(SecretStr(""), description="bearer tokens as token:scope+scope, comma-separated; empty: no authentication")
+
+    @property
+    def store_url(self) -> str:
+        """SQLAlchemy URL of the job store."""
+        return self.database_url or f"sqlite:///{self.folder('store') / 'jobs.db'}"
+
+    @property
+    def tracking_url(self) -> str:
+        """What MLflow calls its tracking and registry URI."""
+        return self.mlflow_url or f"sqlite:///{self.folder('mlflow') / 'mlflow.db'}"
+
+    def folder(self, name: str) -> Path:
+        """An absolute folder of the data folder, made if it is not there."""
+        path = self.home.absolute() / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def read_settings() -> Settings:
+    """Read the settings from the environment now.
+
+    Raises SettingsError with one sentence naming the first variable that is wrong.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "GRIDCAST_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise SettingsError(f"the setting {name} is wrong: {first['msg'].lower()}") from None
+
+
+@lru_cache(maxsize=1)
+def prepare_environment() -> Settings:
+    """Silence telemetry and point every part's files into the data folder, once a process; returns the settings."""
+    settings = read_settings()
+    here = {
+        # MLflow reads the word "true" only.
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "BENTOML_DO_NOT_TRACK": "True",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # Seven job workers of 255 MB each start otherwise, and the jobs API is one more door to guard.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "BENTOML_HOME": str(settings.folder("bentoml")),
+        "PREFECT_HOME": str(settings.folder("prefect")),
+        "MLFLOW_TRACKING_URI": settings.tracking_url,
+        "MPLBACKEND": "Agg",
+    }
+    os.environ.update(here)
+    os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
+    return settings

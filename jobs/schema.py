@@ -1,0 +1,152 @@
+"""Job records: the fields every reader fills, every table keeps and every model reads.
+
+One declaration, ``FIELDS``, gives the DataFrame's columns, the store's table and the Arrow schema, so that a new field is
+added in one place. A missing number is NaN, a missing time NaT, a missing text None-like; never -1, 0 or "".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+
+Kind = Literal["text", "number", "time"]
+
+TIME_TYPE = "datetime64[us, UTC]"
+EARLIEST = pd.Timestamp("1980-01-01", tz="UTC")
+CLOCK_TOLERANCE = timedelta(days=1)
+YEAR = 366 * 86400.0
+
+STATUSES = ("waiting", "running", "completed", "failed", "cancelled", "timeout", "out_of_memory", "preempted", "unknown")
+"""Every state a reader may give a job. ``timeout`` is a kill at the walltime limit."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column of a job record: its kind, its unit, the range of sane values and what it means."""
+
+    name: str
+    kind: Kind
+    meaning: str
+    unit: str = ""
+    lowest: float = 0.0
+    highest: float = 1e18
+    required: bool = False
+
+
+FIELDS: tuple[Field, ...] = (
+    Field("job_id", "text", "the batch system's own name of the job, unique within its source", required=True),
+    Field("task_id", "text", "the task, array or workflow that the job belongs to"),
+    Field("source", "text", "which log or system the record comes from", required=True),
+    Field("user", "text", "who submitted it"),
+    Field("group", "text", "the virtual organisation (VO) or unix group"),
+    Field("project", "text", "the account, campaign or pipeline it is booked on"),
+    Field("program", "text", "executable, processing type or workflow process"),
+    Field("job_name", "text", "the submitter's own label: job name or tag"),
+    Field("queue", "text", "queue or partition of the batch system"),
+    Field("site", "text", "computing site, cluster or computing element"),
+    Field("host", "text", "worker node that ran it"),
+    Field("host_power", "number", "speed of the host", "HEPScore per core", highest=1e6),
+    Field("requested_walltime", "number", "walltime asked for, at which the system may kill it", "s", highest=10 * YEAR),
+    Field("requested_cores", "number", "cores asked for", "cores", lowest=1, highest=1e8),
+    Field("requested_memory", "number", "memory asked for, whole job", "bytes", highest=1e17),
+    Field("input_bytes", "number", "size of the input", "bytes"),
+    Field("input_files", "number", "input files", "files", highest=1e12),
+    Field("events", "number", "physics events to process", "events", highest=1e15),
+    Field("submitted_at", "time", "when it entered the queue", "UTC", required=True),
+    Field("started_at", "time", "when it began to run", "UTC"),
+    Field("ended_at", "time", "when it stopped, for whatever reason", "UTC"),
+    Field("status", "text", "how it stands: one of STATUSES"),
+    Field("cores", "number", "cores it was given", "cores", lowest=1, highest=1e8),
+    Field("walltime", "number", "how long it ran", "s", highest=10 * YEAR),
+    Field("cpu_time", "number", "CPU time over all cores", "s", highest=1e13),
+    Field("peak_memory", "number", "largest memory in use, whole job", "bytes", highest=1e17),
+    Field("read_bytes", "number", "bytes read", "bytes"),
+    Field("written_bytes", "number", "bytes written", "bytes"),
+)
+
+COLUMNS: tuple[str, ...] = tuple(field.name for field in FIELDS)
+OF_KIND: dict[Kind, tuple[str, ...]] = {
+    kind: tuple(field.name for field in FIELDS if field.kind == kind) for kind in ("text", "number", "time")
+}
+
+OUTCOMES = ("started_at", "ended_at", "status", "cores", "host", "walltime", "cpu_time", "peak_memory", "read_bytes", "written_bytes")
+"""Fields that are unknown when the job is submitted: no feature may read them of a job that had not ended."""
+
+
+def _column(field: Field) -> pa.Column:
+    checks = []
+    if field.kind == "number":
+        checks.append(pa.Check.in_range(field.lowest, field.highest, error=f"{field.name} is not between {field.lowest:g} and {field.highest:g}"))
+    if field.kind == "time":
+        checks.append(pa.Check.ge(EARLIEST, error=f"{field.name} is before {EARLIEST:%Y}"))
+    if field.name == "status":
+        checks.append(pa.Check.isin(STATUSES, error="status is not a known state"))
+    kinds: dict[Kind, object] = {"text": "str", "number": float, "time": TIME_TYPE}
+    return pa.Column(kinds[field.kind], checks, nullable=not field.required)
+
+
+JOBS = pa.DataFrameSchema({field.name: _column(field) for field in FIELDS}, strict=True, ordered=True)
+"""The pandera schema of a DataFrame of jobs, a row a job."""
+
+
+def conform(frame: pd.DataFrame) -> pd.DataFrame:
+    """Give ``frame`` every column of ``FIELDS`` in order and in its type; unknown columns are dropped.
+
+    What cannot be read as its type becomes missing: a reader that wants such a row rejected must say so itself.
+
+    >>> conform(pd.DataFrame({"job_id": [7], "submitted_at": ["2026-01-01"]}))["job_id"].tolist()
+    ['7']
+    """
+    columns: dict[str, pd.Series] = {}
+    for field in FIELDS:
+        values = frame[field.name] if field.name in frame else pd.Series(np.nan, index=frame.index, dtype=object)
+        if field.kind == "number":
+            columns[field.name] = pd.to_numeric(values, errors="coerce").astype(float)
+        elif field.kind == "time":
+            columns[field.name] = pd.to_datetime(values, utc=True, errors="coerce").astype(TIME_TYPE)
+        else:
+            columns[field.name] = values.astype("str")
+    return pd.DataFrame(columns, index=frame.index)
+
+
+def fill_in(jobs: pd.DataFrame) -> pd.DataFrame:
+    """Derive what the record implies: walltime from start and end, end from start and walltime, start from both."""
+    jobs = jobs.copy()
+    seconds = (jobs["ended_at"] - jobs["started_at"]).dt.total_seconds()
+    jobs["walltime"] = jobs["walltime"].fillna(seconds)
+    # A walltime outside the field's range cannot be added to a time; sort_out rejects it by its own reason.
+    sane = jobs["walltime"].where(jobs["walltime"].between(0, 10 * YEAR))
+    ran = pd.to_timedelta(sane, unit="s").astype("timedelta64[us]")
+    jobs["ended_at"] = jobs["ended_at"].fillna(jobs["started_at"] + ran).astype(TIME_TYPE)
+    jobs["started_at"] = jobs["started_at"].fillna(jobs["ended_at"] - ran).astype(TIME_TYPE)
+    return jobs
+
+
+def sort_out(jobs: pd.DataFrame, now: datetime | None = None) -> tuple[pd.DataFrame, pd.Series]:
+    """Split conformed ``jobs`` into the sane rows and the reasons for rejecting the others.
+
+    Returns the accepted rows, and a Series of one sentence a rejected row under the row's own index.
+    ``now`` (default: the clock) bounds the future: no recorded time may lie more than a day after it.
+    """
+    latest = pd.Timestamp(now or datetime.now(UTC)) + CLOCK_TOLERANCE
+    reasons = pd.Series(index=jobs.index, dtype=object)
+    try:
+        JOBS.validate(jobs, lazy=True)
+    except pa.errors.SchemaErrors as errors:
+        cases = errors.failure_cases
+        cases = cases[cases["index"].notna()]
+        for index, column, check, value in zip(cases["index"], cases["column"], cases["check"], cases["failure_case"], strict=True):
+            if pd.isna(reasons[index]):
+                reasons[index] = f"{column} is missing" if check == "not_nullable" else f"{check}: {value}"
+    for name in OF_KIND["time"]:
+        reasons = reasons.where(reasons.notna() | ~(jobs[name] > latest), f"{name} is in the future")
+    wrong_order = (("ended_at", "started_at"), ("ended_at", "submitted_at"), ("started_at", "submitted_at"))
+    for later, earlier in wrong_order:
+        reasons = reasons.where(reasons.notna() | ~(jobs[later] < jobs[earlier]), f"{later} is before {earlier}")
+    rejected = reasons.dropna()
+    return jobs.drop(index=rejected.index), rejected
