@@ -15,8 +15,10 @@ from typing import Literal
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from infra.errors import InputError
 
-class SettingsError(Exception):
+
+class SettingsError(InputError):
     """A setting is wrong; the message is one sentence that names it."""
 
 
