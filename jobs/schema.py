@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ import pandera.pandas as pa
 
 Kind = Literal["text", "number", "time"]
 
-TIME_TYPE = "datetime64[us, UTC]"
+TIME_TYPE: Final = "datetime64[us, UTC]"
 EARLIEST = pd.Timestamp("1980-01-01", tz="UTC")
 CLOCK_TOLERANCE = timedelta(days=1)
 YEAR = 366 * 86400.0
@@ -81,7 +81,9 @@ OUTCOMES = ("started_at", "ended_at", "status", "cores", "host", "walltime", "cp
 def _column(field: Field) -> pa.Column:
     checks = []
     if field.kind == "number":
-        checks.append(pa.Check.in_range(field.lowest, field.highest, error=f"{field.name} is not between {field.lowest:g} and {field.highest:g}"))
+        checks.append(
+            pa.Check.in_range(field.lowest, field.highest, error=f"{field.name} is not between {field.lowest:g} and {field.highest:g}")
+        )
     if field.kind == "time":
         checks.append(pa.Check.ge(EARLIEST, error=f"{field.name} is before {EARLIEST:%Y}"))
     if field.name == "status":
