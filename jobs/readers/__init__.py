@@ -1,0 +1,44 @@
+"""Readers of job logs: one a format, all giving the same batches. ``detect`` finds the one that a file needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jobs.readers import swf
+from jobs.readers.contract import Batch, Reader, ReadError, ReadOptions, Reject
+from jobs.readers.lines import peek
+
+READERS: tuple[Reader, ...] = (swf.SWF,)
+"""Every format, the most telling first: a reader that takes nearly anything stands last."""
+
+
+def detect(path: Path) -> Reader:
+    """Find the reader of a file by its first 64 kB, then by its name; raises ReadError where none fits."""
+    head = peek(path)
+    for reader in READERS:
+        if reader.recognises(path, head):
+            return reader
+    if not _is_binary(head):
+        name = path.name.lower().removesuffix(".gz")
+        for reader in READERS:
+            if name.endswith(reader.suffixes):
+                return reader
+    formats = ", ".join(reader.name for reader in READERS)
+    raise ReadError(f"{path} is in no format that Gridcast knows ({formats}); name one if you know it")
+
+
+def reader_named(name: str) -> Reader:
+    """The reader of the format ``name``; raises ReadError with the names there are."""
+    for reader in READERS:
+        if reader.name == name.lower():
+            return reader
+    raise ReadError(f"there is no format {name}: choose one of {', '.join(reader.name for reader in READERS)}")
+
+
+def _is_binary(head: bytes) -> bool:
+    text = head.decode("utf-8", errors="replace")
+    strange = sum(character == "\ufffd" or (character < " " and character not in "\t\r\n\f") for character in text)
+    return strange > len(text) / 10
+
+
+__all__ = ["READERS", "Batch", "ReadError", "ReadOptions", "Reader", "Reject", "detect", "reader_named"]

@@ -1,0 +1,119 @@
+"""Column maps: which column of somebody's table is which field of a job record, and in which unit.
+
+On the command line ``run=walltime:s`` says that the file's column ``run`` is the field ``walltime`` in seconds; a TOML file holds the
+same as ``run = "walltime:s"`` under ``[columns]``.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.readers.contract import ReadError
+from jobs.schema import FIELDS, Field
+
+FACTORS = {
+    "seconds": {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0},
+    "bytes": {
+        "b": 1.0,
+        **{f"{letter}b": 1000.0**power for power, letter in enumerate("kmgt", 1)},
+        **{f"{letter}ib": 1024.0**power for power, letter in enumerate("kmgt", 1)},
+    },
+}
+"""What one of each unit is in the schema's own: kb, mb, gb, tb are powers of 1000, kib, mib, gib, tib of 1024."""
+CLOCK = "hms"
+TIME_UNITS = ("iso", "epoch", "epoch_ms")
+BY_NAME = {field.name: field for field in FIELDS}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the file, the field it fills, and the unit of its values (empty: the field's own)."""
+
+    name: str
+    field: str
+    unit: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.field}" + (f":{self.unit}" if self.unit else "")
+
+
+@dataclass(frozen=True)
+class ColumnMap:
+    """Columns of a file, each with its field; no field is filled twice."""
+
+    columns: tuple[Column, ...]
+
+    def __post_init__(self) -> None:
+        filled: dict[str, Column] = {}
+        for column in self.columns:
+            if column.field in filled:
+                raise ReadError(f"the column map fills {column.field} twice: {filled[column.field]} and {column}")
+            filled[column.field] = column
+
+
+def units_of(field: Field) -> tuple[str, ...]:
+    """The units that a column for ``field`` may have."""
+    if field.kind == "time":
+        return TIME_UNITS
+    if field.unit == "s":
+        return (*FACTORS["seconds"], CLOCK, "plain")
+    if field.unit == "bytes":
+        return (*FACTORS["bytes"], "plain")
+    return ("plain",)
+
+
+def parse_column_map(entries: Iterable[str]) -> ColumnMap:
+    """Read ``file_column=field:unit`` entries; raises ReadError naming the entry that is wrong.
+
+    >>> parse_column_map(["run=walltime:ms", "id=job_id"]).columns[0]
+    Column(name='run', field='walltime', unit='ms')
+    """
+    return ColumnMap(tuple(_column(*_split(entry)) for entry in entries))
+
+
+def load_column_map(path: Path) -> ColumnMap:
+    """Read a column map from a TOML file; raises ReadError naming the file and what is wrong in it."""
+    try:
+        columns = tomllib.loads(path.read_text(encoding="utf-8")).get("columns")
+    except OSError as error:
+        raise ReadError(f"the column map {path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ReadError(f"the column map {path} is not TOML: {error}") from None
+    if not isinstance(columns, dict) or not all(isinstance(target, str) for target in columns.values()):
+        raise ReadError(f'the column map {path} needs a table [columns] of lines such as run = "walltime:s"')
+    try:
+        return ColumnMap(tuple(_column(name, target) for name, target in columns.items()))
+    except ReadError as error:
+        raise ReadError(f"the column map {path} is wrong: {error}") from None
+
+
+def save_column_map(columns: ColumnMap, path: Path) -> None:
+    """Write a column map as the TOML that ``load_column_map`` reads."""
+    lines = [f"{_quoted(column.name)} = {_quoted(str(column).removeprefix(column.name + '='))}" for column in columns.columns]
+    path.write_text("\n".join(["[columns]", *lines, ""]), encoding="utf-8")
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _split(entry: str) -> tuple[str, str]:
+    name, equals, target = entry.rpartition("=")
+    if not equals or not name.strip() or not target.strip():
+        raise ReadError(f"a column map's entry reads file_column=field:unit, not {entry!r}")
+    return name.strip(), target
+
+
+def _column(name: str, target: str) -> Column:
+    field_name, _, unit = (part.strip() for part in target.partition(":"))
+    field = BY_NAME.get(field_name)
+    if field is None:
+        raise ReadError(f"{field_name!r} in {name}={target} is no field of a job record: choose one of {', '.join(BY_NAME)}")
+    unit = unit.lower()
+    if unit and unit not in units_of(field):
+        raise ReadError(f"{unit!r} in {name}={target} is no unit of {field_name}: choose one of {', '.join(units_of(field))}")
+    return Column(name, field_name, unit)
