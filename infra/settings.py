@@ -8,6 +8,7 @@ their telemetry off and their files into the data folder.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -80,6 +81,14 @@ def prepare_environment() -> Settings:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         # Seven job workers of 255 MB each start otherwise, and the jobs API is one more door to guard.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        # The defaults keep a caller waiting for minutes when MLflow is down, and print on standard output.
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "BENTOML_HOME": str(settings.folder("bentoml")),
         "PREFECT_HOME": str(settings.folder("prefect")),
         "MLFLOW_TRACKING_URI": settings.tracking_url,
@@ -88,3 +97,9 @@ def prepare_environment() -> Settings:
     os.environ.update(here)
     os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
     return settings
+
+
+def environment_with(extra: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment, prepared, with ``extra``: what a child process is given."""
+    prepare_environment()
+    return {**os.environ, **extra}

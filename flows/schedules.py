@@ -1,0 +1,39 @@
+"""The schedules: registers the deployments of ``infra/prefect.yaml`` with the server and becomes the worker that runs them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import infra
+from infra.settings import environment_with, prepare_environment
+
+POOL = "gridcast"
+DEPLOYMENTS = Path(infra.__file__).parent / "prefect.yaml"
+
+
+def register() -> None:
+    """Make the work pool and create or update every deployment; may be called at any time."""
+    prepare_environment()
+    from prefect import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.workers.process import ProcessWorker
+
+    with get_client(sync_client=True) as client:
+        template = ProcessWorker.get_default_base_job_template()
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template), overwrite=True)
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(DEPLOYMENTS)]
+    subprocess.run(command, check=True, env=environment_with({}))  # noqa: S603  our own command
+
+
+def main() -> None:
+    """Register the deployments, then turn this process into their worker."""
+    register()
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--limit", "2"]
+    os.execve(sys.executable, command, environment_with({}))  # noqa: S606  our own command
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Prefect's server as Gridcast runs it: its own application behind a guard of Host and Origin, which it lacks.
+
+Without the guard any web page that an operator opens could reach the server on this machine: by a name that is made to resolve to
+127.0.0.1 (Host), or by a socket to its event stream, which no browser forbids (Origin).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from infra.settings import prepare_environment
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+class Guard:
+    """An ASGI application that lets through what asks for one of ``doors`` (host:port) and comes from one of their pages."""
+
+    def __init__(self, app: ASGIApp, doors: set[str]) -> None:
+        self.app, self.doors = app, doors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the call on, or answer 403 (to a socket: close it)."""
+        if scope["type"] == "lifespan" or self._welcome(dict(scope["headers"])):
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": "foreign Host or Origin"})
+        else:
+            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": b"foreign Host or Origin"})
+
+    def _welcome(self, headers: dict[bytes, bytes]) -> bool:
+        origin = headers.get(b"origin")
+        foreign = origin is not None and urlsplit(origin.decode("latin-1")).netloc not in self.doors
+        return headers.get(b"host", b"").decode("latin-1") in self.doors and not foreign
+
+
+def create_app() -> Any:
+    """Prefect's API and pages, guarded; for ``uvicorn --factory flows.server:create_app``."""
+    settings = prepare_environment()
+    from prefect.server.api.server import create_app as create_prefect
+
+    names = {settings.host, "127.0.0.1", "localhost"}
+    return Guard(create_prefect(final=True), {f"{name}:{settings.prefect_port}" for name in names})

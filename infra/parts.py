@@ -1,0 +1,99 @@
+"""The parts that ``gridcast up`` runs on the embedded default: which command each is, where it answers and what it waits for.
+
+The commands are plain text for other processes: nothing of what they start is imported here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from infra.settings import Settings
+
+
+@dataclass(frozen=True)
+class Part:
+    """One server or worker: its command, its door, how it shows that it is ready and which parts must be ready before it.
+
+    ``ready`` is a path below ``address`` that answers 200 once the part is ready; a part without a door has ``says``, a text
+    that its log shows by then. ``setting`` names the variable that moves its port.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    address: str = ""
+    ready: str = "/"
+    says: str = ""
+    setting: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    after: tuple[str, ...] = ()
+
+
+def parts(settings: Settings) -> list[Part]:
+    """MLflow, Prefect, the predictor and the schedules, each told where the others answer."""
+    mlflow_is_ours = not settings.mlflow_url.startswith("http")
+    mlflow_address = f"http://{settings.host}:{settings.mlflow_port}" if mlflow_is_ours else settings.mlflow_url
+    prefect_address = f"http://{settings.host}:{settings.prefect_port}"
+    shared = {
+        "GRIDCAST_HOME": str(settings.home.absolute()),
+        "GRIDCAST_MLFLOW_URL": mlflow_address,
+        "PREFECT_API_URL": f"{prefect_address}/api",
+        # The CLI would ask a question of nobody.
+        "PREFECT_CLI_PROMPT": "false",
+    }
+    servers = [_mlflow(settings, mlflow_address)] if mlflow_is_ours else []
+    registry = ("mlflow",) if mlflow_is_ours else ()
+    return [
+        *servers,
+        Part(
+            "prefect",
+            _python(
+                "uvicorn", "--factory", "flows.server:create_app", *_bind(settings.host, settings.prefect_port), "--log-level", "warning"
+            ),
+            address=prefect_address,
+            ready="/api/ready",
+            setting="GRIDCAST_PREFECT_PORT",
+            environment=shared | {"PREFECT_SERVER_API_HOST": settings.host, "PREFECT_SERVER_API_PORT": str(settings.prefect_port)},
+        ),
+        Part(
+            "predictor",
+            _python("bentoml", "serve", "services.predictor:Predictor", *_bind(settings.host, settings.predictor_port)),
+            address=f"http://{settings.host}:{settings.predictor_port}",
+            ready="/livez",
+            setting="GRIDCAST_PREDICTOR_PORT",
+            environment=shared,
+            after=registry,
+        ),
+        Part("schedules", _python("flows.schedules"), says="started!", environment=shared, after=("prefect", *registry)),
+    ]
+
+
+def _mlflow(settings: Settings, address: str) -> Part:
+    doors = [f"{name}:{settings.mlflow_port}" for name in dict.fromkeys((settings.host, "localhost"))]
+    artifacts = (settings.folder("mlflow") / "artifacts").as_uri()
+    return Part(
+        "mlflow",
+        # One worker answers a handful of engineers; MLflow's guard of Host and Origin exists only under uvicorn, its default.
+        # Artifacts are files of the data folder: nobody can write one through the server.
+        _python(
+            "mlflow",
+            "server",
+            *_bind(settings.host, settings.mlflow_port),
+            *("--workers", "1", "--default-artifact-root", artifacts, "--no-serve-artifacts"),
+            *("--allowed-hosts", ",".join(doors), "--cors-allowed-origins", ",".join(f"http://{door}" for door in doors)),
+        ),
+        address=address,
+        ready="/health",
+        setting="GRIDCAST_MLFLOW_PORT",
+        # By the environment and not as an argument: a database's URL may carry a password, and arguments are for all to see.
+        environment={"MLFLOW_BACKEND_STORE_URI": settings.tracking_url},
+    )
+
+
+def _python(*arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", *arguments)
+
+
+def _bind(host: str, port: int) -> tuple[str, ...]:
+    return ("--host", host, "--port", str(port))

@@ -1,0 +1,59 @@
+"""The two values that the registry takes and gives: the evidence for a version, and the version itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an engineer reads on MLflow's page to decide about a version.
+
+    ``card`` is Markdown; ``inputs`` is a few jobs as a broker sends them and ``outputs`` their predictions, which give the
+    signature and the input example; a table becomes an artifact ``tables/<name>.json``, a figure ``plots/<name>.png``.
+    """
+
+    card: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    inputs: pd.DataFrame | None = None
+    outputs: pd.DataFrame | None = None
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of the registered model: how it stands, when it was made (UTC) and the tags that explain it."""
+
+    name: str
+    version: int
+    run_id: str
+    state: str
+    aliases: tuple[str, ...]
+    created_at: datetime
+    source: str
+    tags: Mapping[str, str]
+
+    @property
+    def label(self) -> str:
+        """How a prediction names the model that made it.
+
+        >>> Version("gridcast", 3, "", "candidate", (), datetime.now(UTC), "", {}).label
+        'gridcast-3'
+        """
+        return f"{self.name}-{self.version}"
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was made."""
+        return (datetime.now(UTC) - self.created_at).total_seconds()
