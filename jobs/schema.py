@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ TIME_TYPE: Final = "datetime64[us, UTC]"
 EARLIEST = pd.Timestamp("1980-01-01", tz="UTC")
 CLOCK_TOLERANCE = timedelta(days=1)
 YEAR = 366 * 86400.0
+LONGEST_SHOWN = 100
 
 STATUSES = ("waiting", "running", "completed", "failed", "cancelled", "timeout", "out_of_memory", "preempted", "unknown")
 """Every state a reader may give a job. ``timeout`` is a kill at the walltime limit."""
@@ -27,7 +29,7 @@ STATUSES = ("waiting", "running", "completed", "failed", "cancelled", "timeout",
 
 @dataclass(frozen=True)
 class Field:
-    """One column of a job record: its kind, its unit, the range of sane values and what it means."""
+    """One column of a job record: its kind, its unit, the range of sane values (characters of a text) and what it means."""
 
     name: str
     kind: Kind
@@ -35,13 +37,14 @@ class Field:
     unit: str = ""
     lowest: float = 0.0
     highest: float = 1e18
+    longest: int = 10_000
     required: bool = False
 
 
 FIELDS: tuple[Field, ...] = (
-    Field("job_id", "text", "the batch system's own name of the job, unique within its source", required=True),
+    Field("job_id", "text", "the batch system's own name of the job, unique within its source", longest=300, required=True),
     Field("task_id", "text", "the task, array or workflow that the job belongs to"),
-    Field("source", "text", "which log or system the record comes from", required=True),
+    Field("source", "text", "which log or system the record comes from", longest=300, required=True),
     Field("user", "text", "who submitted it"),
     Field("group", "text", "the virtual organisation (VO) or unix group"),
     Field("project", "text", "the account, campaign or pipeline it is booked on"),
@@ -79,17 +82,31 @@ OUTCOMES = ("started_at", "ended_at", "status", "cores", "host", "walltime", "cp
 
 
 def _column(field: Field) -> pa.Column:
-    checks = []
-    if field.kind == "number":
-        checks.append(
-            pa.Check.in_range(field.lowest, field.highest, error=f"{field.name} is not between {field.lowest:g} and {field.highest:g}")
-        )
-    if field.kind == "time":
-        checks.append(pa.Check.ge(EARLIEST, error=f"{field.name} is before {EARLIEST:%Y}"))
-    if field.name == "status":
-        checks.append(pa.Check.isin(STATUSES, error="status is not a known state"))
+    checks = [pa.Check(partial(_sane, field=field), error=_complaint(field))]
     kinds: dict[Kind, object] = {"text": "str", "number": float, "time": TIME_TYPE}
     return pa.Column(kinds[field.kind], checks, nullable=not field.required)
+
+
+def _sane(values: pd.Series, field: Field) -> pd.Series:
+    """Which values lie in the field's range; a missing value is neither sane nor wrong."""
+    if field.kind == "number":
+        return values.between(field.lowest, field.highest)
+    if field.kind == "time":
+        return values >= EARLIEST
+    if field.name == "status":
+        return values.isin(STATUSES)
+    # PostgreSQL stores no NUL character, and no key longer than 2,704 bytes.
+    return (values.str.len() <= field.longest) & ~values.str.contains("\0", regex=False, na=False)
+
+
+def _complaint(field: Field) -> str:
+    if field.kind == "number":
+        return f"{field.name} is not between {field.lowest:g} and {field.highest:g}"
+    if field.kind == "time":
+        return f"{field.name} is before {EARLIEST:%Y}"
+    if field.name == "status":
+        return "status is not a known state"
+    return f"{field.name} is longer than {field.longest} characters or has a NUL character"
 
 
 JOBS = pa.DataFrameSchema({field.name: _column(field) for field in FIELDS}, strict=True, ordered=True)
@@ -97,23 +114,48 @@ JOBS = pa.DataFrameSchema({field.name: _column(field) for field in FIELDS}, stri
 
 
 def conform(frame: pd.DataFrame) -> pd.DataFrame:
-    """Give ``frame`` every column of ``FIELDS`` in order and in its type; unknown columns are dropped.
+    """Give ``frame`` every column of ``FIELDS`` in order and in its type; unknown columns are dropped, an empty text is missing.
 
-    What cannot be read as its type becomes missing: a reader that wants such a row rejected must say so itself.
+    What cannot be read as its type becomes missing: a reader that wants such a row rejected must say so itself. A time
+    without a zone is taken as UTC.
 
     >>> conform(pd.DataFrame({"job_id": [7], "submitted_at": ["2026-01-01"]}))["job_id"].tolist()
     ['7']
     """
-    columns: dict[str, pd.Series] = {}
-    for field in FIELDS:
-        values = frame[field.name] if field.name in frame else pd.Series(np.nan, index=frame.index, dtype=object)
-        if field.kind == "number":
-            columns[field.name] = pd.to_numeric(values, errors="coerce").astype(float)
-        elif field.kind == "time":
-            columns[field.name] = pd.to_datetime(values, utc=True, errors="coerce").astype(TIME_TYPE)
-        else:
-            columns[field.name] = values.astype("str")
+    read = {"number": _as_numbers, "time": _as_times, "text": _as_texts}
+    columns = {
+        field.name: read[field.kind](frame[field.name]) if field.name in frame else _missing(field.kind, len(frame)).set_axis(frame.index)
+        for field in FIELDS
+    }
     return pd.DataFrame(columns, index=frame.index)
+
+
+def _missing(kind: Kind, rows: int) -> pd.Series:
+    value, dtype = {"number": (np.nan, "float64"), "time": (pd.NaT, TIME_TYPE), "text": (None, "str")}[kind]
+    return pd.Series(value, index=range(rows), dtype=dtype)
+
+
+def _as_numbers(values: pd.Series) -> pd.Series:
+    return pd.to_numeric(values, errors="coerce").astype(float)
+
+
+def _as_times(values: pd.Series) -> pd.Series:
+    if pd.api.types.is_datetime64_any_dtype(values):
+        return pd.to_datetime(values, utc=True).astype(TIME_TYPE)
+    # One column may mix zones, fractions and days without a time; pandas' own guess from the first value would lose the others.
+    times = pd.to_datetime(values, utc=True, errors="coerce", format="ISO8601").astype(TIME_TYPE)
+    unread = times.isna() & values.notna()
+    if unread.any():
+        times[unread] = pd.to_datetime(values[unread], utc=True, errors="coerce", format="mixed").astype(TIME_TYPE)
+    return times
+
+
+def _as_texts(values: pd.Series) -> pd.Series:
+    try:
+        texts = values.astype("str")
+    except UnicodeEncodeError:  # half a character, as of a name that is not UTF-8
+        texts = values.map(lambda value: str(value).encode("utf-8", "replace").decode(), na_action="ignore").astype("str")
+    return texts.mask(texts == "") if (texts == "").any() else texts
 
 
 def fill_in(jobs: pd.DataFrame) -> pd.DataFrame:
@@ -136,19 +178,26 @@ def sort_out(jobs: pd.DataFrame, now: datetime | None = None) -> tuple[pd.DataFr
     ``now`` (default: the clock) bounds the future: no recorded time may lie more than a day after it.
     """
     latest = pd.Timestamp(now or datetime.now(UTC)) + CLOCK_TOLERANCE
-    reasons = pd.Series(index=jobs.index, dtype=object)
-    try:
-        JOBS.validate(jobs, lazy=True)
-    except pa.errors.SchemaErrors as errors:
-        cases = errors.failure_cases
-        cases = cases[cases["index"].notna()]
-        for index, column, check, value in zip(cases["index"], cases["column"], cases["check"], cases["failure_case"], strict=True):
-            if pd.isna(reasons[index]):
-                reasons[index] = f"{column} is missing" if check == "not_nullable" else f"{check}: {value}"
+    jobs_index, jobs = jobs.index, jobs.reset_index(drop=True)
+    reasons: dict[int, str] = {}
+
+    def refuse(wrong: pd.Series, reason: str, values: pd.Series | None = None) -> None:
+        for row in np.flatnonzero(wrong.to_numpy(bool, na_value=False)).tolist():
+            reasons.setdefault(row, reason if values is None else f"{reason}: {str(values[row])[:LONGEST_SHOWN]}")
+
+    for field in FIELDS:
+        values = jobs[field.name]
+        missing = values.isna()
+        if field.required:
+            refuse(missing, f"{field.name} is missing")
+        if not missing.all():
+            refuse(~(missing | _sane(values, field)), _complaint(field), values)
     for name in OF_KIND["time"]:
-        reasons = reasons.where(reasons.notna() | ~(jobs[name] > latest), f"{name} is in the future")
-    wrong_order = (("ended_at", "started_at"), ("ended_at", "submitted_at"), ("started_at", "submitted_at"))
-    for later, earlier in wrong_order:
-        reasons = reasons.where(reasons.notna() | ~(jobs[later] < jobs[earlier]), f"{later} is before {earlier}")
-    rejected = reasons.dropna()
-    return jobs.drop(index=rejected.index), rejected
+        refuse(jobs[name] > latest, f"{name} is in the future")
+    for later, earlier in (("ended_at", "started_at"), ("ended_at", "submitted_at"), ("started_at", "submitted_at")):
+        refuse(jobs[later] < jobs[earlier], f"{later} is before {earlier}")
+    rows = sorted(reasons)
+    keep = np.ones(len(jobs), bool)
+    keep[rows] = False
+    jobs.index = jobs_index
+    return jobs[keep], pd.Series([reasons[row] for row in rows], index=jobs_index[rows], dtype=object)

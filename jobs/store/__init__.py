@@ -1,0 +1,27 @@
+"""The store: job records, refused lines, the prediction log and measured numbers; the only place of SQL.
+
+SQLite or PostgreSQL by one URL. Writers take a connection (``with engine.begin() as connection``), so that the caller says
+what belongs together; readers take the engine and give DataFrames. Every time is UTC.
+"""
+
+from jobs.store.database import StoreAddressError, StoreError, open_store
+from jobs.store.measurements import add_measurements, read_measurements
+from jobs.store.predictions import add_predictions, read_predictions
+from jobs.store.records import Added, add_jobs, count_jobs, read_jobs
+from jobs.store.rejects import add_rejects, read_rejects
+
+__all__ = [
+    "Added",
+    "StoreAddressError",
+    "StoreError",
+    "add_jobs",
+    "add_measurements",
+    "add_predictions",
+    "add_rejects",
+    "count_jobs",
+    "open_store",
+    "read_jobs",
+    "read_measurements",
+    "read_predictions",
+    "read_rejects",
+]

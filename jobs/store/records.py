@@ -1,0 +1,115 @@
+"""Job records in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+from sqlalchemy import Connection, Engine, Select, func, select
+
+from jobs.schema import COLUMNS
+from jobs.store.database import lock_writers, reading
+from jobs.store.frames import Moment, as_microseconds, read_rows, write_rows
+from jobs.store.merging import KEY, differs, merge, merge_repeated, stage
+from jobs.store.tables import jobs as table
+
+KEYS_AT_ONCE = 20_000  # SQLite takes 32,766 parameters, PostgreSQL 65,535
+
+
+@dataclass(frozen=True)
+class Added:
+    """What became of a batch, in distinct jobs; ``ended`` are the rows as stored of those that ended by it."""
+
+    added: int
+    updated: int
+    unchanged: int
+    ended: pd.DataFrame = field(repr=False, compare=False)
+
+
+def add_jobs(connection: Connection, jobs: pd.DataFrame) -> Added:
+    """Store conformed and sorted-out ``jobs``, merging each with what is known of it (see ``jobs.store.merging``).
+
+    Adding the same rows again changes nothing. The caller's transaction (``with engine.begin()``) makes it all or nothing.
+    """
+    lock_writers(connection)
+    jobs = merge_repeated(jobs[list(COLUMNS)].reset_index(drop=True)).reset_index(drop=True)
+    keys = pd.MultiIndex.from_frame(jobs[KEY])
+    stored = _stored(connection, jobs)
+    # Which stored row belongs to each job, -1 for none.
+    place = pd.MultiIndex.from_frame(stored[KEY]).get_indexer(keys)
+    new = jobs[place < 0]
+    write_rows(connection, table, new.dropna(axis="columns", how="all"), overwrite=True)
+
+    known = jobs[place >= 0]
+    before = stored.iloc[place[place >= 0]].set_axis(known.index)
+    after = merge(before, known)
+    changed = differs(before, after)
+    write_rows(connection, table, after[changed], overwrite=True)
+
+    ended_now = (stage(after) == 3) & (stage(before) < 3)
+    ended = pd.concat([new[new["ended_at"].notna()], after[ended_now]]).sort_index()
+    return Added(len(new), int(changed.sum()), int((~changed).sum()), ended.reset_index(drop=True))
+
+
+def _stored(connection: Connection, jobs: pd.DataFrame) -> pd.DataFrame:
+    parts = [
+        read_rows(connection, select(table).where(table.c.source == source, table.c.job_id.in_(ids))) for source, ids in _key_chunks(jobs)
+    ]
+    parts = [part for part in parts if len(part)]
+    return pd.concat(parts, ignore_index=True) if parts else jobs.iloc[:0]
+
+
+def _key_chunks(jobs: pd.DataFrame) -> Iterator[tuple[str, list[str]]]:
+    for source, ids in jobs.groupby("source", sort=False)["job_id"]:
+        for start in range(0, len(ids), KEYS_AT_ONCE):
+            yield str(source), ids.iloc[start : start + KEYS_AT_ONCE].tolist()
+
+
+def read_jobs(
+    engine: Engine,
+    *,
+    sources: Sequence[str] | None = None,
+    since: Moment | None = None,
+    until: Moment | None = None,
+    ended: bool | None = None,
+    columns: Sequence[str] | None = None,
+    limit: int | None = None,
+) -> pd.DataFrame:
+    """Read jobs submitted from ``since`` to before ``until``, by (submitted_at, source, job_id).
+
+    ``ended`` keeps only those that have ended, or only the others; ``columns`` (default all) come in the schema's types.
+    """
+    names = list(COLUMNS) if columns is None else list(columns)
+    query: Select[tuple[object, ...]] = select(*(table.c[name] for name in names))
+    if sources is not None:
+        query = query.where(table.c.source.in_(list(sources)))
+    if since is not None:
+        query = query.where(table.c.submitted_at >= as_microseconds(since))
+    if until is not None:
+        query = query.where(table.c.submitted_at < as_microseconds(until))
+    if ended is not None:
+        query = query.where(table.c.ended_at.is_not(None) if ended else table.c.ended_at.is_(None))
+    query = query.order_by(table.c.submitted_at, table.c.source, table.c.job_id).limit(limit)
+    with reading(engine) as connection:
+        return read_rows(connection, query)
+
+
+def count_jobs(engine: Engine) -> pd.DataFrame:
+    """Jobs a source: source, jobs, ended, first_submitted_at, last_submitted_at, last_ended_at."""
+    query = (
+        select(
+            table.c.source,
+            func.count().label("jobs"),
+            func.count(table.c.ended_at).label("ended"),
+            func.min(table.c.submitted_at).label("first_submitted_at"),
+            func.max(table.c.submitted_at).label("last_submitted_at"),
+            func.max(table.c.ended_at).label("last_ended_at"),
+        )
+        .group_by(table.c.source)
+        .order_by(table.c.source)
+    )
+    with reading(engine) as connection:
+        return read_rows(
+            connection, query, jobs="count", ended="count", first_submitted_at="time", last_submitted_at="time", last_ended_at="time"
+        )

@@ -1,0 +1,73 @@
+"""The store's tables. ``jobs`` follows from ``jobs.schema.FIELDS``; times are microseconds since 1970 in UTC."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, MetaData, PrimaryKeyConstraint, Table, Text
+
+from jobs.schema import FIELDS
+
+metadata = MetaData()
+
+# Keys sort byte by byte on both databases, whatever the locale of the server.
+_KEY_TEXT = Text().with_variant(Text(collation="C"), "postgresql")
+_TYPES = {"text": Text(), "number": Double(), "time": BigInteger(), "flag": Boolean(), "json": Text(), "count": BigInteger()}
+
+
+def _column(name: str, kind: str, required: bool = False) -> Column[Any]:
+    type_ = _KEY_TEXT if name in ("source", "job_id") else _TYPES[kind]
+    return Column(name, type_, nullable=not required, info={"kind": kind})
+
+
+jobs = Table(
+    "jobs",
+    metadata,
+    *(_column(field.name, field.kind, field.required) for field in FIELDS),
+    PrimaryKeyConstraint("source", "job_id", name="jobs_key"),
+    Index("jobs_submitted_at", "submitted_at"),
+    Index("jobs_ended_at", "ended_at"),
+)
+"""A row a job."""
+
+rejects = Table(
+    "rejects",
+    metadata,
+    _column("file", "text", required=True),
+    _column("line", "count", required=True),
+    _column("reason", "text", required=True),
+    _column("raw", "text"),
+    _column("seen_at", "time", required=True),
+    PrimaryKeyConstraint("file", "line", "reason", name="rejects_key"),
+)
+"""A row a line or record that was refused."""
+
+predictions = Table(
+    "predictions",
+    metadata,
+    _column("asked_at", "time", required=True),
+    _column("source", "text", required=True),
+    _column("job_id", "text", required=True),
+    _column("target", "text", required=True),
+    _column("model_version", "text", required=True),
+    _column("cluster", "text"),
+    *(_column(name, "number") for name in ("point", "median", "low", "high")),
+    _column("cold_start", "flag"),
+    PrimaryKeyConstraint("source", "job_id", "target", "asked_at", "model_version", name="predictions_key"),
+    Index("predictions_asked_at", "asked_at"),
+)
+"""The prediction log: a row an answer, a job and a target; ``low`` and ``high`` bound the 90 % interval."""
+
+measurements = Table(
+    "measurements",
+    metadata,
+    _column("measured_at", "time", required=True),
+    _column("kind", "text", required=True),
+    _column("name", "text", required=True),
+    _column("segment", "text", required=True),
+    _column("value", "number"),
+    _column("details", "json"),
+    PrimaryKeyConstraint("kind", "name", "segment", "measured_at", name="measurements_key"),
+    Index("measurements_measured_at", "measured_at"),
+)
+"""Numbers that were measured: ``kind`` is drift, decay or evaluation; ``segment`` a cluster or ``all``."""
