@@ -120,10 +120,11 @@ def _migrate(engine: Engine, where: str) -> None:
         version = _version(connection)
         if version == HEAD:  # another process was quicker
             return
-        import infra.migrations
         from alembic import command
         from alembic.config import Config
         from alembic.script import ScriptDirectory
+
+        import infra.migrations
 
         config = Config()
         config.set_main_option("script_location", str(Path(infra.migrations.__path__[0])).replace("%", "%%"))
@@ -156,9 +157,9 @@ def _sentence(error: BaseException, where: str) -> str:
     said = (str(error).strip() or type(error).__name__).splitlines()[0]
     code = str(getattr(error, "sqlite_errorname", None) or getattr(error, "sqlstate", None) or "")
     if code.startswith(("SQLITE_FULL", "SQLITE_IOERR", "53100")):
-        return f"{where} cannot be written ({said}): the disk may be full; nothing of this batch was stored, so free some space and run the same command again"
+        return f"{where} cannot be written ({said}): nothing of this batch was stored; free some disk space and run the same command again"
     if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return f"{where} was kept locked by another process for {BUSY_SECONDS} s: let it finish, or stop it, and run the same command again"
+        return f"{where} was kept locked by another process for {BUSY_SECONDS} s: let that finish and run the same command again"
     if code.startswith("SQLITE_CANTOPEN"):
         return f"{where} cannot be opened: does its folder exist, and may you write there?"
     return f"{where} cannot be used: {said}"

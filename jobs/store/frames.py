@@ -46,6 +46,7 @@ def _insert(connection: Connection, table: Table, columns: Sequence[Column[Any]]
 
 def _values(series: pd.Series, kind: str) -> list[Any]:
     """Python values of a column, with None for what is missing."""
+    values: list[Any]
     missing = series.isna().to_numpy()
     if missing.all():
         return [None] * len(series)
@@ -58,7 +59,7 @@ def _values(series: pd.Series, kind: str) -> list[Any]:
         values = pa.array(series.astype("str"), pa.large_string(), from_pandas=True).to_pylist()
         values = [value.replace("\0", "\ufffd") if value and "\0" in value else value for value in values]
     else:
-        values = series.astype({"number": float, "count": int, "flag": bool}[kind]).tolist() if not missing.any() else series.tolist()
+        values = list(series.tolist())
     if missing.any():
         for position in np.flatnonzero(missing).tolist():
             values[position] = None

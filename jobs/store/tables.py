@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Column, Double, Index, MetaData, PrimaryKeyConstraint, Table, Text
+from sqlalchemy.types import TypeEngine
 
 from jobs.schema import FIELDS
 
@@ -12,7 +13,14 @@ metadata = MetaData()
 
 # Keys sort byte by byte on both databases, whatever the locale of the server.
 _KEY_TEXT = Text().with_variant(Text(collation="C"), "postgresql")
-_TYPES = {"text": Text(), "number": Double(), "time": BigInteger(), "flag": Boolean(), "json": Text(), "count": BigInteger()}
+_TYPES: dict[str, TypeEngine[Any]] = {
+    "text": Text(),
+    "number": Double(),
+    "count": BigInteger(),
+    "time": BigInteger(),
+    "flag": Boolean(),
+    "json": Text(),
+}
 
 
 def _column(name: str, kind: str, required: bool = False) -> Column[Any]:

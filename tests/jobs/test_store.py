@@ -35,14 +35,8 @@ def test_the_migrations_make_exactly_the_declared_tables(store: Any) -> None:
 
 
 def test_a_job_comes_back_as_it_went_in(store: Any) -> None:
-    full = {
-        name: text
-        for name, text in zip(
-            ("task_id", "user", "group", "project", "program", "job_name", "queue", "site", "host"),
-            "täsk u g p x n q s h".split(),
-            strict=True,
-        )
-    }
+    labels = ("task_id", "user", "group", "project", "program", "job_name", "queue", "site", "host")
+    full = {name: f"the {name} – ä" for name in labels}
     numbers = dict.fromkeys(("host_power", "requested_walltime", "requested_cores", "requested_memory", "walltime", "cpu_time"), 12.5)
     times = {"submitted_at": "2026-03-29T00:59:59.123456Z", "started_at": "2026-03-29T01:00:00Z", "ended_at": "2026-03-29T01:00:12.5Z"}
     jobs = frame(job("1", **full, **numbers, **times, status="completed"), job("2", submitted_at="2026-03-29T02:00:00Z"))
