@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jobs.readers import swf
 from jobs.readers.contract import Batch, Reader, ReadError, ReadOptions, Reject
 from jobs.readers.lines import peek
+from jobs.readers.nextflow import NEXTFLOW
+from jobs.readers.swf import SWF
+from jobs.readers.table import TABLE
 
-READERS: tuple[Reader, ...] = (swf.SWF,)
+READERS: tuple[Reader, ...] = (SWF, NEXTFLOW, TABLE)
 """Every format, the most telling first: a reader that takes nearly anything stands last."""
 
 

@@ -18,6 +18,7 @@ import pandas as pd
 
 from jobs.readers.contract import Batch, Reader, ReadOptions, Reject, stem
 from jobs.readers.lines import Chunk, head_lines, read_chunks
+from jobs.readers.units import AT_THE_LIMIT, LATEST, times
 
 FIELDS = (
     "job number",
@@ -40,14 +41,10 @@ FIELDS = (
     "think time",
 )
 STATUS = {0: "failed", 1: "completed", 2: "preempted", 3: "completed", 4: "failed", 5: "cancelled"}
-AT_THE_LIMIT = 0.99
-"""A job that did not complete and used this share of its request was killed at the limit: systems kill a few seconds off it."""
 
 NOMINAL_START = 946_684_800.0
 """2000-01-01 UTC, in seconds: the start of a log that does not tell its own. Only the differences mean anything then."""
 EARLIEST_CLOCK = 315_532_800.0
-LATEST = 1e11
-"""Seconds since 1970 (the year 5138) above which a time is not stored."""
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 HEADER_LINE = re.compile(r";\s*([A-Za-z]\w*)\s*:(?!//)\s*(.*)")
@@ -247,9 +244,9 @@ def _jobs(table: np.ndarray, header: SwfHeader, start: float, notes: Counter[str
             "requested_walltime": known[:, 8],
             "requested_cores": requested,
             "requested_memory": known[:, 9] * 1024 * requested,
-            "submitted_at": _time(submitted),
-            "started_at": _time(np.where(np.isnan(run), np.nan, submitted + wait)),
-            "ended_at": _time(ended),
+            "submitted_at": times(submitted),
+            "started_at": times(np.where(np.isnan(run), np.nan, submitted + wait)),
+            "ended_at": times(ended),
             "status": status,
             "cores": cores,
             "walltime": run,
@@ -276,15 +273,6 @@ def _text(numbers: np.ndarray, names: dict[int, str] | None = None) -> pd.Series
     if names:
         words = [names.get(int(word), word) if word and word.isdecimal() else word for word in words]
     return pd.Series(np.array([*words, None], dtype=object)[:-1][places], dtype=object)
-
-
-def _time(seconds: np.ndarray) -> pd.Series:
-    """Seconds since 1970 as UTC times; those that no calendar holds are missing."""
-    possible = np.abs(seconds) <= LATEST
-    micros = np.where(possible, np.round(np.where(possible, seconds, 0) * 1e6), 0).astype("int64")
-    times = micros.astype("datetime64[us]")
-    times[~possible] = np.datetime64("NaT")
-    return pd.Series(times).dt.tz_localize("UTC")
 
 
 SWF = Reader("swf", recognises, read, (".swf",))

@@ -1,0 +1,238 @@
+"""Reader of any CSV or Parquet table: through a column map, or as it is where its columns have the schema's names."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.readers import units
+from jobs.readers.columns import BY_NAME, CLOCK, FACTORS, Column
+from jobs.readers.contract import Batch, Reader, ReadError, ReadOptions, Reject, stem
+from jobs.readers.delimited import columns_of, read_rows, sniff
+from jobs.readers.lines import open_log, peek
+from jobs.schema import COLUMNS, STATUSES, Field
+
+MAGIC = b"PAR1"
+REQUIRED = ("job_id", "submitted_at")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a table as texts (CSV) or in Arrow's types (Parquet), with what was met on the way to them."""
+
+    cells: dict[str, pd.Series]
+    lines: np.ndarray
+    raw: Callable[[int], str]
+    rejects: list[Reject]
+    notes: Counter[str]
+
+
+def recognises(path: Path, head: bytes) -> bool:
+    """Whether this is Parquet, or a delimited table whose header has the schema's required names."""
+    return head.startswith(MAGIC) or set(REQUIRED) <= set(sniff(head)[1])
+
+
+def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
+    """Stream the jobs of a table; raises ReadError where a column that the map names or that a job needs is not there."""
+    packed = peek(path).startswith(MAGIC)
+    delimiter, names = ("", _parquet_names(path)) if packed else columns_of(path)
+    columns = _columns(path, names, options)
+    wanted = [column.name for column in columns]
+    unused = Counter(f"unknown column {name} ignored" for name in names if name and name not in wanted)
+    for part in _parquet(path, wanted, options) if packed else _delimited(path, delimiter, wanted, options):
+        part.notes.update(unused)
+        unused.clear()
+        yield _batch(part, columns, options, options.source or stem(path))
+
+
+def _columns(path: Path, names: list[str], options: ReadOptions) -> list[Column]:
+    """The map's columns, then those of the file that have a field's own name and are not mapped."""
+    mapped = list(options.columns.columns) if options.columns else []
+    for column in mapped:
+        if column.name not in names:
+            raise ReadError(f"{path} has no column {column.name} to fill {column.field}: its columns are {', '.join(names)[:300]}")
+    fields = {column.field for column in mapped}
+    taken = {column.name for column in mapped}
+    columns = mapped + [Column(name, name) for name in COLUMNS if name in names and name not in fields and name not in taken]
+    for required in REQUIRED:
+        if required not in {column.field for column in columns}:
+            raise ReadError(f"{path} has no column for {required}: say which one it is, as --map COLUMN={required}")
+    return columns
+
+
+def _delimited(path: Path, delimiter: str, wanted: list[str], options: ReadOptions) -> Iterator[Part]:
+    header: list[str] = []
+    rows: list[tuple[int, str, list[str]]] = []
+    rejects: list[Reject] = []
+    notes: Counter[str] = Counter()
+
+    def part() -> Part:
+        place = {name: header.index(name) for name in wanted}
+        cells = {name: pd.Series([cells[place[name]] for _, _, cells in kept], dtype=object) for name in wanted}
+        return Part(cells, np.array([line for line, _, _ in kept], dtype=np.int64), lambda i: kept[i][1], rejects, notes)
+
+    for item in read_rows(path, options.batch_rows, delimiter):
+        if isinstance(item, Reject):
+            rejects.append(item)
+        elif isinstance(item, str):
+            notes[item] += 1
+        elif not header:
+            header = [] if item[1].startswith("#") else [name.strip() for name in item[2]]
+        elif len(item[2]) != len(header):
+            rejects.append(Reject(item[0], f"the row has {len(item[2])} cells, the header {len(header)}", item[1]))
+        elif [cell.strip() for cell in item[2]] == header:
+            notes["repeated header skipped"] += 1
+        else:
+            rows.append(item)
+        if len(rows) >= options.batch_rows or len(rejects) >= options.batch_rows:
+            kept = rows
+            yield part()
+            rows, rejects, notes = [], [], Counter()
+    kept = rows
+    if header and (rows or rejects or notes):
+        yield part()
+
+
+def _open_parquet(path: Path) -> Path | IO[bytes]:
+    with path.open("rb") as file:
+        if file.read(4) == MAGIC:
+            return path
+    # Parquet is read from its end, which gzip cannot seek to.
+    unpacked = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the last reference, after the last batch
+    with open_log(path) as source:
+        shutil.copyfileobj(source, unpacked)
+    unpacked.seek(0)
+    return unpacked
+
+
+BROKEN = (pa.ArrowException, OSError, EOFError, ValueError, NotImplementedError)
+
+
+def _parquet_names(path: Path) -> list[str]:
+    try:
+        return [str(name) for name in pq.ParquetFile(_open_parquet(path)).schema_arrow.names]
+    except BROKEN as error:
+        raise ReadError(f"{path} is not a whole Parquet file: {_first_line(error)}") from None
+
+
+def _parquet(path: Path, wanted: list[str], options: ReadOptions) -> Iterator[Part]:
+    number = 1
+    try:
+        for batch in pq.ParquetFile(_open_parquet(path)).iter_batches(options.batch_rows, columns=sorted(set(wanted))):
+            lines = np.arange(number, number + len(batch))
+            cells = {name: pd.Series(batch.column(name), dtype=pd.ArrowDtype(batch.column(name).type)) for name in set(wanted)}
+            yield Part(cells, lines, partial(_arrow_row, batch), [], Counter())
+            number += len(batch)
+    except BROKEN as error:
+        damage = Reject(number, f"the file is damaged from this row on: {_first_line(error)}", "")
+        yield Part({name: pd.Series(dtype=object) for name in wanted}, np.empty(0, dtype=np.int64), lambda i: "", [damage], Counter())
+
+
+def _arrow_row(batch: pa.RecordBatch, place: int) -> str:
+    return str(batch.slice(place, 1).to_pylist()[0])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _batch(part: Part, columns: list[Column], options: ReadOptions, source: str) -> Batch:
+    """Convert each column into its field's type and unit; rows with a cell that cannot be are rejected."""
+    jobs: dict[str, pd.Series] = {}
+    reasons: dict[int, str] = {}
+    moments: dict[str, list[Any]] = {}
+    for column in columns:
+        field, cells = BY_NAME[column.field], part.cells[column.name]
+        if field.kind == "text":
+            jobs[field.name] = _texts(cells)
+            continue
+        values, faults = _parsed(cells, _parser(field, column.unit))
+        for i, fault in faults.items():
+            reasons.setdefault(i, f"{column.name} {fault}")
+        if field.kind == "time":
+            moments[field.name] = values
+        else:
+            jobs[field.name] = pd.Series(np.array(values, dtype=float))
+    jobs.update(_utc(moments, options.timezone, len(part.lines)))
+    if "status" in jobs:
+        jobs["status"] = jobs["status"].map(lambda word: _status(word, part.notes))
+    if options.source or "source" not in jobs:
+        jobs["source"] = pd.Series([source] * len(part.lines), dtype=object)
+    rejects = part.rejects + [Reject(int(part.lines[i]), reason, part.raw(i)) for i, reason in reasons.items()]
+    good = np.array([i not in reasons for i in range(len(part.lines))], dtype=bool)
+    frame = pd.DataFrame(jobs)[good].reset_index(drop=True)
+    return Batch(frame, part.lines[good], sorted(rejects, key=lambda reject: reject.line), part.notes)
+
+
+def _texts(cells: pd.Series) -> pd.Series:
+    kinds = {value: units.words(value) for value in cells.unique() if value is not None and value is not pd.NA}
+    return pd.Series([kinds.get(value) for value in cells], dtype=object)
+
+
+def _parser(field: Field, unit: str) -> Callable[[Any], Any]:
+    """What reads one cell of this field and unit; numbers of a typed table come as numbers."""
+    if field.kind == "time":
+        factor = 1e-3 if unit == "epoch_ms" else 1.0
+        return lambda cell: units.timestamp(cell, factor) if unit.startswith("epoch") else units.calendar(cell)
+    if unit == CLOCK:
+        return units.duration
+    kind = {"s": "seconds", "bytes": "bytes"}.get(field.unit, "")
+    if unit and unit != "plain":
+        factor = FACTORS[kind][unit]
+        return lambda cell: units.number(cell) * factor
+    if kind and not unit:
+        return units.duration if kind == "seconds" else units.size
+    return units.number
+
+
+def _parsed(cells: pd.Series, parse: Callable[[Any], Any]) -> tuple[list[Any], dict[int, str]]:
+    """Every cell's value (NaN where missing or faulty) and the fault of each that cannot be read."""
+    values: list[Any] = []
+    faults: dict[int, str] = {}
+    for i, cell in enumerate(cells):
+        try:
+            values.append(_cell(cell, parse))
+        except (ValueError, OverflowError) as error:
+            faults[i] = str(error)
+            values.append(np.nan)
+    return values, faults
+
+
+def _cell(cell: Any, parse: Callable[[Any], Any]) -> Any:
+    if cell is None or cell is pd.NA or cell is pd.NaT or cell != cell:
+        return np.nan
+    if isinstance(cell, pd.Timedelta):
+        return cell.total_seconds()
+    if isinstance(cell, pd.Timestamp):
+        return cell.timestamp() if cell.tzinfo else cell.to_pydatetime(warn=False)
+    return parse(cell if isinstance(cell, str) else str(cell))
+
+
+def _utc(moments: dict[str, list[Any]], timezone: str, rows: int) -> dict[str, pd.Series]:
+    """Times in UTC; those printed without a zone are read in ``timezone``, a job's three together."""
+    names = [name for name in ("submitted_at", "started_at", "ended_at") if name in moments]
+    known = {name: [None if value is None or value != value else value for value in moments[name]] for name in names}
+    seconds = [units.to_utc([known[name][i] for name in names], timezone) for i in range(rows)]
+    return {name: units.times(np.array([row[place] for row in seconds], dtype=float)) for place, name in enumerate(names)}
+
+
+def _status(word: Any, notes: Counter[str]) -> str | None:
+    if not isinstance(word, str) or word.lower() in STATUSES:
+        return word.lower() if isinstance(word, str) else None
+    notes[f"unknown status {word[:60]}"] += 1
+    return "unknown"
+
+
+TABLE = Reader("table", recognises, read, (".csv", ".tsv", ".parquet"))
+"""The reader to put in the list."""
