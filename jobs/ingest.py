@@ -1,0 +1,135 @@
+"""From a log file to the store, a batch at a time.
+
+A batch's jobs and the rejects met on the way are one transaction: after a kill at any moment, what was reported as done is
+stored once, and ingesting the file again completes the rest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from jobs.readers import Batch, Reader, ReadError, ReadOptions, Reject, detect, reader_named
+from jobs.schema import conform, fill_in, sort_out
+from jobs.store import add_jobs, add_rejects
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from jobs.readers.columns import ColumnMap
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What became of a file: records read = added + updated + unchanged + rejected; ``error`` says why reading stopped, if it did.
+
+    ``unchanged`` are records that told nothing new; ``notes`` counts what the reader skipped or understood in its own way.
+    """
+
+    file: Path
+    format: str
+    read: int = 0
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    rejected: int = 0
+    notes: Counter[str] = field(default_factory=Counter)
+    error: str | None = None
+
+
+Progress = Callable[[Ingested], None]
+"""Called after each batch with what is safely stored by then."""
+
+
+def ingest_file(
+    engine: Engine,
+    path: str | Path,
+    format: str | None = None,  # noqa: A002 - the word on the command line
+    source: str | None = None,
+    columns: ColumnMap | None = None,
+    progress: Progress | None = None,
+) -> Ingested:
+    """Read one log file into the store; doing so again changes nothing.
+
+    Raises ReadError where the file cannot be read at all, StoreError where the store cannot be written.
+    """
+    path = Path(path)
+    reader = reader_named(format) if format else detect(path)
+    done = Ingested(path, reader.name)
+    for done in _ingest(engine, reader, path, ReadOptions(source=source, columns=columns)):
+        if progress:
+            progress(done)
+    return done
+
+
+def ingest_files(
+    engine: Engine,
+    paths: Iterable[str | Path],
+    format: str | None = None,  # noqa: A002
+    source: str | None = None,
+    columns: ColumnMap | None = None,
+    progress: Progress | None = None,
+) -> list[Ingested]:
+    """Read log files, and the files of folders, into the store; one that cannot be read carries its error, the others go on.
+
+    Raises StoreError where the store cannot be written: then no other file would fare better.
+    """
+    results: list[Ingested] = []
+    for path in log_files(paths):
+        stored = Ingested(path, format or "unknown")
+
+        def remember(done: Ingested) -> None:
+            nonlocal stored
+            stored = done
+            if progress:
+                progress(done)
+
+        try:
+            results.append(ingest_file(engine, path, format, source, columns, remember))
+        except ReadError as error:
+            results.append(replace(stored, error=str(error)))
+        except OSError as error:
+            results.append(replace(stored, error=f"{path} cannot be read: {error.strerror or error}"))
+    return results
+
+
+def log_files(paths: Iterable[str | Path]) -> list[Path]:
+    """The given files, and in place of a folder the files in it by name; hidden files are left out."""
+    files: list[Path] = []
+    for path in map(Path, paths):
+        files += sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")) if path.is_dir() else [path]
+    return files
+
+
+def _ingest(engine: Engine, reader: Reader, path: Path, options: ReadOptions) -> Iterator[Ingested]:
+    done = Ingested(path, reader.name)
+    for batch in reader.read(path, options):
+        jobs, refused = sort_out(fill_in(conform(batch.jobs.reset_index(drop=True))))
+        rejects = [*batch.rejects, *_rejects(batch, refused)]
+        with engine.begin() as connection:
+            added = add_jobs(connection, jobs)
+            add_rejects(connection, path, rejects)
+        done = replace(
+            done,
+            read=done.read + len(batch.jobs) + len(batch.rejects),
+            added=done.added + added.added,
+            updated=done.updated + added.updated,
+            unchanged=done.unchanged + len(jobs) - added.added - added.updated,
+            rejected=done.rejected + len(rejects),
+            notes=done.notes + batch.notes,
+        )
+        yield done
+
+
+def _rejects(batch: Batch, refused: pd.Series) -> Iterator[Reject]:
+    """Rejects for rows that were read but cannot be true, with the record as it was read."""
+    records = batch.jobs.iloc[refused.index].to_dict("records")
+    for row, record in zip(refused.index, records, strict=True):
+        told = {str(name): str(value) for name, value in record.items() if pd.notna(value)}
+        yield Reject(int(batch.lines[row]), str(refused[row]), json.dumps(told, ensure_ascii=False))
