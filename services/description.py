@@ -1,0 +1,233 @@
+"""The OpenAPI document of the doors, made from the job schema, and the page that shows it without any other server's help."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from jobs.schema import EARLIEST, FIELDS, OUTCOMES, STATUSES, Field
+from services.bodies import ARROW_TYPE, JSON_TYPE, MOST_JOBS
+from services.columns import LONGEST_TEXT
+from services.doors import MOST_QUANTILES
+
+Schema = dict[str, Any]
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>Gridcast predictor</title><link rel="stylesheet" href="./static_content/swagger-ui.css"></head>
+<body><div id="swagger-ui"></div>
+<script src="./static_content/swagger-ui-bundle.js"></script>
+<script>window.onload = () => SwaggerUIBundle({url: "./docs.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null})</script>
+</body></html>
+"""
+"""Swagger UI from the files that BentoML ships; its own page asks a foreign server for a tracker."""
+
+PREDICTION = """Predicts each job from its raw description; one row a job, in the order asked.
+
+For every target t that the model knows (walltime in s, peak_memory in bytes, cpu_time in s, io in bytes/s): `t` the best single
+value, `t_median`, `t_mean`, `t_sd`, the range `t_low` to `t_high` (90 % unless `coverage` says otherwise) and `t_q<level>` for
+each quantile asked for. Then `cluster`, `model_version` ("none" while only the histories answer) and `cold_start`.
+
+A job is answered by what was known when it was submitted (`submitted_at`, default now), or at `at` for jobs that still wait.
+Fields that only an outcome has are left unread and named in `unread`. As an Arrow IPC stream: the same columns in, the same
+columns out, options as query parameters, and the rest of the answer as JSON under `gridcast` in the schema's metadata."""
+
+REPORT = """Takes finished jobs. When it says yes they are stored durably and in the history; saying the same again changes nothing.
+
+A job that cannot be true is rejected with its index and the reason; the others are kept."""
+
+
+@lru_cache(maxsize=1)
+def describe() -> Schema:
+    """The OpenAPI 3.1 document."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Gridcast predictor",
+            "version": "1",
+            "description": "Before a grid job runs: how long it will run and what it will use, with honest ranges.",
+        },
+        "security": [{}, {"bearer": []}],
+        "paths": {
+            "/predict": {"post": _predict()},
+            "/outcomes": {"post": _outcomes()},
+            "/model": {"get": _get("model", "What answers, on what history, and what is wrong.", JSON_TYPE, _ref("Model"))},
+            "/metrics": {"get": _get("metrics", "Prometheus metrics.", "text/plain", {"type": "string"})},
+            "/docs.json": {"get": _get("docs", "This document.", JSON_TYPE, {"type": "object"})},
+            "/livez": {"get": _get("livez", "Says that the process lives; needs no token.", "text/plain", {"type": "string"})},
+            "/readyz": {
+                "get": _get(
+                    "readyz",
+                    "Says that a model or the bare histories answer.",
+                    "text/plain",
+                    {"type": "string"},
+                    {"503": "It is starting."},
+                )
+            },
+        },
+        "components": {
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+            "schemas": {
+                "JobToPredict": _job(required=("job_id", "source")),
+                "FinishedJob": _job(required=("job_id", "source", "submitted_at")),
+                "Columns": _columns(),
+                "Prediction": _prediction(),
+                "Predictions": _predictions(),
+                "Reported": _reported(),
+                "Model": _model(),
+                "Error": _object({"error": {"type": "string"}}),
+            },
+        },
+    }
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _object(properties: Schema, required: tuple[str, ...] | None = None, others: Any = False) -> Schema:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties if required is None else required),
+        "additionalProperties": others,
+    }
+
+
+def _value(field: Field) -> Schema:
+    """What one field of a job may hold."""
+    meaning = f"{field.meaning} ({field.unit})" if field.unit else field.meaning
+    if field.kind == "number":
+        return {"type": ["number", "null"], "minimum": field.lowest, "maximum": field.highest, "description": meaning}
+    if field.kind == "time":
+        meaning += f"; ISO 8601 (UTC unless it has an offset) or Unix seconds, from {EARLIEST:%Y} to a day from now"
+        return {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}, {"type": "null"}], "description": meaning}
+    text: Schema = {"type": ["string", "null"], "maxLength": LONGEST_TEXT // 4, "pattern": "^[^\\x00]*$", "description": meaning}
+    return text | {"enum": [*STATUSES, None]} if field.name == "status" else text
+
+
+def _job(required: tuple[str, ...]) -> Schema:
+    properties = {field.name: _value(field) for field in FIELDS}
+    for name in ("job_id", "source"):
+        properties[name] |= {"type": "string", "minLength": 1}
+    if "submitted_at" in required:
+        properties["submitted_at"] |= {"anyOf": properties["submitted_at"]["anyOf"][:2]}
+    return _object(properties, required)
+
+
+def _columns() -> Schema:
+    columns = {field.name: {"type": "array", "items": _value(field), "maxItems": MOST_JOBS} for field in FIELDS}
+    return _object(columns, ("job_id", "source")) | {"description": "All lists are of one length."}
+
+
+def _body(job: str, options: Schema) -> Schema:
+    rows = {"type": "array", "items": _ref(job), "maxItems": MOST_JOBS}
+    shapes = [_object({"jobs": rows, **options}, ("jobs",)), _object({"columns": _ref("Columns"), **options}, ("columns",))]
+    arrow = {"type": "string", "format": "binary", "description": "An Arrow IPC stream with a column for each field; uncompressed"}
+    return {"required": True, "content": {JSON_TYPE: {"schema": {"oneOf": shapes}}, ARROW_TYPE: {"schema": arrow}}}
+
+
+def _options() -> Schema:
+    share = {"type": "number", "minimum": 0.001, "maximum": 0.999}
+    moment = {"type": "string", "description": "ISO 8601, or now"}
+    return {"quantiles": {"type": "array", "items": share, "maxItems": MOST_QUANTILES}, "coverage": {**share, "default": 0.9}, "at": moment}
+
+
+def _predict() -> Schema:
+    options = _options()
+    query = [
+        {"name": "quantiles", "in": "query", "style": "form", "explode": False, "schema": options["quantiles"]},
+        *({"name": name, "in": "query", "schema": options[name]} for name in ("coverage", "at")),
+    ]
+    answer = {JSON_TYPE: {"schema": _ref("Predictions")}, ARROW_TYPE: {"schema": {"type": "string", "format": "binary"}}}
+    return {
+        "operationId": "predict",
+        "summary": "Predict jobs",
+        "description": PREDICTION,
+        "parameters": query,
+        "requestBody": _body("JobToPredict", options),
+        "responses": {
+            "200": {"description": "A prediction for each job", "content": answer},
+            **_errors("400", "408", "413", "415", "422", "429", "503"),
+        },
+    }
+
+
+def _outcomes() -> Schema:
+    return {
+        "operationId": "outcomes",
+        "summary": "Report finished jobs",
+        "description": REPORT,
+        "requestBody": _body("FinishedJob", {}),
+        "responses": {
+            "200": {"description": "What became of the jobs", "content": {JSON_TYPE: {"schema": _ref("Reported")}}},
+            **_errors("400", "408", "413", "415", "422", "429", "503"),
+        },
+    }
+
+
+ERRORS = {
+    "400": "The body or a header cannot be read",
+    "401": "No known token",
+    "403": "The token lacks the scope, or the caller is not of this machine",
+    "408": "The body did not arrive in time",
+    "413": "Too many bytes or jobs",
+    "415": "Neither JSON nor an Arrow stream",
+    "422": "A job, a field or an option is wrong; the sentence names it",
+    "429": "Too much is waiting; Retry-After says when to come again",
+    "503": "Not now; Retry-After says when to come again, and nothing of the request was kept",
+}
+
+
+def _errors(*codes: str) -> Schema:
+    error = {"content": {JSON_TYPE: {"schema": _ref("Error")}}}
+    return {code: {"description": ERRORS[code], **error} for code in sorted({*codes, "401", "403"})}
+
+
+def _get(name: str, summary: str, kind: str, schema: Schema, more: dict[str, str] | None = None) -> Schema:
+    answers: Schema = {"200": {"description": summary, "content": {kind: {"schema": schema}}}}
+    if name not in ("livez",):
+        answers |= _errors("400")
+    for code, meaning in (more or {}).items():
+        answers[code] = {"description": meaning}
+    return {"operationId": name, "summary": summary, "responses": answers}
+
+
+def _prediction() -> Schema:
+    number = {"type": ["number", "null"]}
+    named = {
+        "job_id": {"type": "string"},
+        "cluster": {"type": "string"},
+        "model_version": {"type": "string"},
+        "cold_start": {"type": "boolean"},
+    }
+    return _object(named, others=number)
+
+
+def _predictions() -> Schema:
+    about = {
+        "model_version": {"type": "string"},
+        "coverage": {"type": "number"},
+        "unread": {"type": "array", "items": {"enum": list(OUTCOMES)}},
+    }
+    rows = {"rows": {"type": "array", "items": _ref("Prediction")}}
+    columns = {"columns": {"type": "object", "additionalProperties": {"type": "array"}}}
+    return {"oneOf": [_object({**rows, **about}), _object({**columns, **about})]}
+
+
+def _reported() -> Schema:
+    count = {"type": "integer", "minimum": 0}
+    rejected = {"type": "array", "items": _object({"index": count, "reason": {"type": "string"}})}
+    return _object({"added": count, "updated": count, "unchanged": count, "rejected": rejected})
+
+
+def _model() -> Schema:
+    named = {
+        "model_version": {"type": "string", "description": '"none" while only the histories answer'},
+        "state": {"enum": ["starting", "serving", "degraded"], "description": "degraded: something in troubles is wrong; it still answers"},
+        "serving_since": {"type": ["string", "null"], "format": "date-time"},
+        "card": {"type": "object", "description": "How the model set came to be: its training window, clusters and errors"},
+        "history": {"type": "object"},
+        "troubles": {"type": "object", "additionalProperties": {"type": "string"}},
+    }
+    return _object(named)

@@ -1,0 +1,132 @@
+"""What the two doors ask for: the jobs to predict, how to answer, and the finished jobs that are reported; pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.schema import COLUMNS, OUTCOMES, conform, fill_in, sort_out
+from services.bodies import Batch
+from services.columns import TIME, Faults, read_values
+from services.refusal import RefusalError
+
+OPTIONS = ("quantiles", "coverage", "at")
+MOST_QUANTILES = 20
+FINISHED = ("completed", "failed", "cancelled", "timeout", "out_of_memory", "preempted", "unknown")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to answer: further ``quantiles``, the ``coverage`` of the range (shares), and the time ``at`` which the history is asked.
+
+    Without ``at`` each job is answered by what was known when it was submitted.
+    """
+
+    quantiles: tuple[float, ...] = ()
+    coverage: float = 0.9
+    at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Jobs to predict: typed columns that are known at submission, in schema order, and the fields that were left unread."""
+
+    jobs: pa.Table
+    unread: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Reported:
+    """Finished jobs: the sane ones as a DataFrame of jobs, and for each other one its index in the request and why."""
+
+    jobs: pd.DataFrame
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+
+
+def read_options(body: Mapping[str, Any], query: Mapping[str, str]) -> Options:
+    """The options of a request: keys of a JSON body, or query parameters; raises RefusalError (422)."""
+    given: dict[str, Any] = {**query, **body}
+    unknown = [name for name in given if name not in OPTIONS]
+    if unknown:
+        raise RefusalError(422, f"there is no option {unknown[0][:100]!r}; the options are {', '.join(OPTIONS)}")
+    quantiles = given.get("quantiles", ())
+    quantiles = quantiles.split(",") if isinstance(quantiles, str) else quantiles
+    if not isinstance(quantiles, list | tuple) or len(quantiles) > MOST_QUANTILES:
+        raise RefusalError(422, f"quantiles must be a list of at most {MOST_QUANTILES} numbers between 0 and 1")
+    levels = tuple(_share("quantiles", value) for value in quantiles)
+    return Options(tuple(dict.fromkeys(levels)), _share("coverage", given.get("coverage", 0.9)), _moment(given.get("at")))
+
+
+def _moment(value: Any) -> datetime | None:
+    """The time of the option ``at``: ISO 8601 text, Unix seconds, or ``now``."""
+    if value is None:
+        return None
+    if value == "now":
+        return datetime.now(UTC)
+    faults = Faults()
+    read = read_values("submitted_at", [value], faults)
+    if faults.of:
+        raise RefusalError(422, f"at is no time to ask the history of: {faults.of[0].replace('submitted_at', 'at')}")
+    return cast(datetime, read[0].as_py())
+
+
+def _share(name: str, value: Any) -> float:
+    try:
+        share = float(value) if not isinstance(value, bool) and isinstance(value, str | int | float) else np.nan
+    except (ValueError, OverflowError):
+        share = np.nan
+    if not 0.001 <= share <= 0.999:
+        raise RefusalError(422, f"{name} must lie between 0.001 and 0.999")
+    return round(share, 6)
+
+
+def jobs_asked(batch: Batch, now: datetime | None = None) -> Asked:
+    """The jobs of a batch as they stand at submission; outcomes that came along are left unread, by the law of time.
+
+    A job without ``submitted_at`` is submitted now. Raises RefusalError (422) naming the first job that cannot be read.
+    """
+    faults, table = batch.faults, batch.jobs
+    _require(table, ("job_id", "source"), faults)
+    unread = tuple(name for name in table.column_names if name in OUTCOMES)
+    # What is wrong with a field that is not read is still wrong: the caller wants to know.
+    if faults.of:
+        raise RefusalError(422, faults.first)
+    columns = {name: table.column(name) for name in COLUMNS if name in table.column_names and name not in OUTCOMES}
+    moment = pa.scalar(now or datetime.now(UTC), TIME)
+    submitted = columns.get("submitted_at", pa.nulls(table.num_rows, TIME))
+    columns["submitted_at"] = submitted.fill_null(moment) if submitted.null_count else submitted
+    return Asked(pa.table(columns), unread)
+
+
+def outcomes_reported(batch: Batch, now: datetime | None = None) -> Reported:
+    """The finished jobs of a batch, derived times filled in, and the rejected ones with index and reason."""
+    faults = batch.faults
+    if not batch.jobs.num_rows:
+        return Reported(conform(pd.DataFrame()))
+    _require(batch.jobs, ("job_id", "source", "submitted_at"), faults)
+    frame = conform(batch.jobs.to_pandas())
+    frame["status"] = frame["status"].fillna("unknown")
+    jobs = fill_in(frame.drop(index=list(faults.of)))
+    unfinished = jobs["ended_at"].isna() | ~jobs["status"].isin(FINISHED)
+    faults.add_all_named(
+        jobs.index[unfinished], "this is no finished job: it needs ended_at, or started_at and walltime, and an end status"
+    )
+    jobs, reasons = sort_out(jobs[~unfinished], now)
+    for index, reason in reasons.items():
+        faults.add(int(str(index)), str(reason))
+    return Reported(jobs, [{"index": index, "reason": faults.of[index]} for index in sorted(faults.of)])
+
+
+def _require(table: pa.Table, names: tuple[str, ...], faults: Faults) -> None:
+    for name in names:
+        if name not in table.column_names:
+            faults.add_all(np.ones(table.num_rows, dtype=bool), lambda _, name=name: f"{name} is missing")
+        elif table.column(name).null_count:
+            faults.add_all(pc.is_null(table.column(name)).to_numpy(), lambda _, name=name: f"{name} is missing")

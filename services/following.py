@@ -1,0 +1,121 @@
+"""Following: threads that keep the live state true to the registry's champion and to the store, off the request path."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+
+from infra.errors import GridcastError
+from models import registry
+from models.versions import Version
+from services.live import Live
+
+log = logging.getLogger("bentoml.gridcast")
+
+CHAMPION_SECONDS = 3.0
+RETRY_SECONDS = 60.0
+"""How long a version that was refused is left alone; a disk or a network may have been what was wrong."""
+
+
+class Following:
+    """The thread that asks for the champion, and what it remembers between two questions."""
+
+    def __init__(self, live: Live, count_swap: Callable[[str], None]) -> None:
+        self.live = live
+        self.count_swap = count_swap
+        self._stop = threading.Event()
+        self._refused: tuple[int, str, float] = (0, "", 0.0)
+        self._thread = threading.Thread(target=self._run, name="follow-champion", daemon=True)
+
+    def start(self) -> None:
+        """Begin to follow; the first look makes the predictor ready."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the look that is under way."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.look()
+            except Exception:
+                # Whatever it is, the next look may find it gone, and requests are answered meanwhile.
+                log.exception("following the champion failed")
+            self._stop.wait(CHAMPION_SECONDS)
+
+    def look(self) -> None:
+        """Ask the registry which version is champion, and let it answer if it does not yet."""
+        troubles = self.live.troubles
+        try:
+            version = registry.champion(self.live.settings)
+            troubles.pop("registry", None)
+        except GridcastError as error:
+            if "registry" not in troubles:
+                log.warning("the champion cannot be asked for: %s", error)
+            troubles["registry"] = str(error)
+            if not self.live.ready:
+                self._begin_without(recall(self.live))
+            return
+        if self.live.ready and self.live.serving.is_of(version):
+            troubles.pop("champion", None)
+        elif version is not None:
+            self._take(version)
+        elif not self.live.ready:
+            self.live.take(None)
+        else:
+            troubles["champion"] = f"the registry names no champion; {self.live.serving.label} goes on answering"
+
+    def _take(self, version: Version) -> None:
+        number, run_id, when = self._refused
+        if (number, run_id) == (version.version, version.run_id) and time.monotonic() < when + RETRY_SECONDS:
+            return
+        try:
+            self.live.take(version)
+        except GridcastError as error:
+            self._refused = (version.version, version.run_id, time.monotonic())
+            self.live.troubles["champion"] = f"{version.label} is refused: {error}"
+            log.error("%s is refused and the model before it goes on answering: %s", version.label, error)
+            self.count_swap("refused")
+            if not self.live.ready:
+                self._begin_without(recall(self.live))
+            return
+        self.live.troubles.pop("champion", None)
+        remember(self.live, version)
+        self.count_swap("taken")
+        log.info("%s answers now", version.label)
+
+    def _begin_without(self, version: Version | None) -> None:
+        """Answer from the last champion that this data folder knows, else from the bare histories."""
+        try:
+            self.live.take(version)
+        except GridcastError as error:
+            log.error("the last champion cannot be used either: %s", error)
+            self.live.take(None)
+
+
+def _place(live: Live) -> Path:
+    return live.settings.folder("predictor") / "champion.json"
+
+
+def remember(live: Live, version: Version) -> None:
+    """Note the version that answers, for a start while the registry is away."""
+    text = json.dumps({**asdict(version), "created_at": version.created_at.isoformat(), "tags": dict(version.tags)})
+    draft = _place(live).with_suffix(".new")
+    draft.write_text(text)
+    draft.replace(_place(live))
+
+
+def recall(live: Live) -> Version | None:
+    """The version that answered last, None if there was none or the note cannot be read."""
+    try:
+        noted = json.loads(_place(live).read_text())
+        return Version(**{**noted, "aliases": tuple(noted["aliases"]), "created_at": datetime.fromisoformat(noted["created_at"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None

@@ -1,0 +1,222 @@
+"""The live state of one predictor process: the champion that answers, and the history it answers from.
+
+What answers is one immutable ``Serving``; a new champion is fetched, verified and taught the store's history beside it, then
+takes its place in one assignment. Every outcome is in the store before it is in the history, so that the store alone can
+rebuild the state, after a restart or in another process.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from infra.settings import Settings
+from jobs.store import Added, StoreError, add_jobs, open_store, read_jobs
+from services.doors import Asked, Options
+from services.metrics import Metrics
+from services.prediction_log import Answer, PredictionLog
+from services.refusal import RefusalError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from models.model_set import Forecaster
+    from models.versions import Version
+
+log = logging.getLogger("bentoml.gridcast")
+
+SLICE = 200
+"""Outcomes learned at a time: a prediction waits for one slice at most, some milliseconds."""
+AT_ONCE = 20_000
+"""The same for a forecaster that does not answer yet."""
+NO_MODEL = "none"
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What answers: a forecaster, whose history grows under its own lock, and what is known of it, which does not change."""
+
+    forecaster: Forecaster
+    label: str = NO_MODEL
+    number: int = 0
+    run_id: str = ""
+    card: Mapping[str, Any] = field(default_factory=dict)
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def is_of(self, version: Version | None) -> bool:
+        """Whether this is the model set of ``version`` (None: of no version)."""
+        return (self.number, self.run_id) == ((version.version, version.run_id) if version else (0, ""))
+
+    def learn(self, ended: pd.DataFrame, rows: int = SLICE) -> None:
+        """Add finished jobs to the history, ``rows`` at a time; predictions go on in between."""
+        for start in range(0, len(ended), rows):
+            self.forecaster.learn(ended.iloc[start : start + rows])
+            # The lock is not a fair one: without a pause the next slice would have it before a waiting prediction.
+            time.sleep(0.0005)
+
+
+class Live:
+    """The state, and the only ways to change it."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.log = PredictionLog(lambda: self.engine, lambda result, jobs: metrics.log_answers.labels(result).inc(jobs))
+        self.troubles: dict[str, str] = {}
+        self._serving: Serving | None = None
+        self.history: dict[str, Any] = {"jobs": 0, "newest_ended_at": None}
+        self._engine: Engine | None = None
+        # Held while outcomes enter the history, and for the instant of a swap.
+        self._turn = threading.Lock()
+        self._missed: list[pd.DataFrame] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether a forecaster with the store's history answers."""
+        return self._serving is not None
+
+    @property
+    def serving(self) -> Serving:
+        """What answers now; raises RefusalError (503) while the first one is being prepared."""
+        if self._serving is None:
+            raise RefusalError(503, "the predictor is starting: it reads its model and its history", retry_after=2)
+        return self._serving
+
+    # -- predictions
+
+    def predict(self, asked: Asked, options: Options) -> tuple[pd.DataFrame, dict[str, Any]]:
+        """Predictions for the jobs asked about (see ``Forecaster.predict``), and which model made them."""
+        serving = self.serving
+        tails = () if options.coverage == 0.9 else (round((1 - options.coverage) / 2, 6), round((1 + options.coverage) / 2, 6))
+        jobs = asked.jobs.to_pandas()
+        answer = serving.forecaster.predict(jobs, quantiles=tuple(dict.fromkeys((*options.quantiles, *tails))), at=options.at)
+        answer["model_version"] = serving.label
+        self.log.add(Answer(jobs["source"], answer, datetime.now(UTC)))
+        self.metrics.cold_starts.inc(int(answer["cold_start"].sum()))
+        for cluster, count in answer["cluster"].value_counts().items():
+            self.metrics.clusters.labels(cluster).inc(count)
+        if tails:
+            answer = _with_range(answer, tails, options.quantiles)
+        return answer, {"model_version": serving.label, "coverage": options.coverage}
+
+    # -- outcomes
+
+    def report(self, ended: pd.DataFrame) -> dict[str, int]:
+        """Store finished jobs durably, then add them to the history; counts of added, updated and unchanged.
+
+        Raises RefusalError (503) when the store cannot take them: nothing of them is kept then.
+        """
+        if not len(ended):
+            return {"added": 0, "updated": 0, "unchanged": 0}
+        try:
+            with self.engine.begin() as connection:
+                added = add_jobs(connection, ended)
+        except StoreError as error:
+            self.troubles["store"] = str(error)
+            raise RefusalError(
+                503, "the store cannot take outcomes now; nothing of these was kept, so send them again", retry_after=5
+            ) from error
+        self.troubles.pop("store", None)
+        self.learn(added)
+        return {"added": added.added, "updated": added.updated, "unchanged": added.unchanged}
+
+    def learn(self, added: Added) -> None:
+        """Add stored outcomes to the history at once."""
+        with self._turn:
+            if self._missed is not None:
+                self._missed.append(added.ended)
+            if self._serving is not None:
+                self._serving.learn(added.ended)
+            self._note(added.ended)
+
+    def _note(self, ended: pd.DataFrame) -> None:
+        if len(ended):
+            newest = ended["ended_at"].max()
+            known = self.history["newest_ended_at"]
+            self.history = {"jobs": self.history["jobs"] + len(ended), "newest_ended_at": newest if known is None else max(known, newest)}
+            self.metrics.history_jobs.set(self.history["jobs"])
+            self.metrics.history_newest.set(self.history["newest_ended_at"].timestamp())
+
+    @property
+    def engine(self) -> Engine:
+        """The store, opened when it is first needed; raises StoreError."""
+        if self._engine is None:
+            self._engine = open_store(self.settings.store_url)
+        return self._engine
+
+    # -- the champion
+
+    def take(self, version: Version | None) -> None:
+        """Let ``version`` (None: the bare histories) answer from now on, with the whole history of the store.
+
+        Raises GridcastError when it cannot be fetched, is not what its checksums say, or does not predict; nothing changes then.
+        """
+        from models import registry
+        from models.model_set import Forecaster, ModelError, ModelSet
+
+        if version is None:
+            self.rebuild(Serving(Forecaster(None)))
+            return
+        try:
+            model_set = ModelSet.load(registry.fetch(version, settings=self.settings))
+        except ModelError:  # the copy in the data folder may be what is broken, not the version
+            model_set = ModelSet.load(registry.fetch(version, fresh=True, settings=self.settings))
+        self.rebuild(Serving(Forecaster(model_set), version.label, version.version, version.run_id, model_set.card))
+
+    def rebuild(self, serving: Serving) -> None:
+        """Teach ``serving`` the store's history and let it answer; outcomes that arrive meanwhile are in it too."""
+        with self._turn:
+            self._missed = []
+        try:
+            ended = read_jobs(self.engine, ended=True).sort_values("ended_at", kind="stable")
+            serving.learn(ended, rows=AT_ONCE)
+            self.troubles.pop("store", None)
+        except StoreError as error:
+            # A model with the history of its training is better than none; following the store makes up for the rest.
+            self.troubles["store"] = str(error)
+            ended = pd.DataFrame()
+        with self._turn:
+            for missed in self._missed or ():
+                serving.learn(missed)
+            self._serving = serving
+            self.history = {"jobs": 0, "newest_ended_at": None}
+            for part in (ended, *(self._missed or ())):
+                self._note(part)
+            self._missed = None
+        self.metrics.model_version.set(serving.number)
+
+    def describe(self) -> dict[str, Any]:
+        """What serves, since when, on what history, and what is wrong: the answer of ``GET /model``."""
+        serving = self._serving
+        return {
+            "model_version": serving.label if serving else NO_MODEL,
+            "state": "starting" if serving is None else "degraded" if self.troubles else "serving",
+            "serving_since": serving.since.isoformat(timespec="seconds") if serving else None,
+            "card": dict(serving.card) if serving else {},
+            "history": {**self.history, "newest_ended_at": _text(self.history["newest_ended_at"])},
+            "troubles": dict(self.troubles),
+        }
+
+
+def _text(moment: pd.Timestamp | None) -> str | None:
+    return None if moment is None else moment.isoformat()
+
+
+def _with_range(answer: pd.DataFrame, tails: tuple[float, float], wanted: tuple[float, ...]) -> pd.DataFrame:
+    """Put the asked range in the place of the 90 % one; its quantiles stay only where they were asked for by themselves."""
+    answer = answer.copy()
+    for low in [name for name in answer if str(name).endswith("_low")]:
+        target = str(low).removesuffix("_low")
+        for name, level in ((f"{target}_low", tails[0]), (f"{target}_high", tails[1])):
+            column = f"{target}_q{level:g}"
+            answer[name] = answer[column]
+            if level not in wanted:
+                answer = answer.drop(columns=column)
+    return answer

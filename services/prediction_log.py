@@ -1,0 +1,118 @@
+"""The prediction log: every answer goes into the store, for joining with what then happened; never on a caller's time.
+
+Answers wait in memory, bounded in jobs; what does not fit is dropped and counted. While the store is down they wait.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from jobs.store import StoreError, add_predictions
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+MOST_WAITING = 200_000
+"""Jobs whose answers may wait: about 100 MB."""
+AT_ONCE = 2_000
+PAUSE = 2.0
+"""Seconds between attempts while the store cannot be written."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one request was answered: the jobs' sources, the predictions (see ``Forecaster.predict``) and when."""
+
+    sources: pd.Series
+    predictions: pd.DataFrame
+    asked_at: datetime
+
+
+class PredictionLog:
+    """A bounded queue of answers and the thread that writes them."""
+
+    def __init__(self, engine: Callable[[], Engine], count: Callable[[str, int], None]) -> None:
+        self._engine = engine
+        self._count = count
+        self._answers: deque[Answer] = deque()
+        self._change = threading.Condition()
+        self._stopping = False
+        self.waiting = 0
+        self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    def stop(self, patience: float = 5.0) -> None:
+        """Write what waits, for ``patience`` s at most, then end; what is left is dropped and counted."""
+        with self._change:
+            self._stopping = True
+            self._change.notify()
+        self._thread.join(patience)
+        if self.waiting:
+            self._count("dropped", self.waiting)
+
+    def add(self, answer: Answer) -> None:
+        """Take an answer to record; returns at once, whatever the store does."""
+        jobs = len(answer.predictions)
+        with self._change:
+            if self.waiting + jobs > MOST_WAITING:
+                self._count("dropped", jobs)
+                return
+            self.waiting += jobs
+            self._answers.append(answer)
+            self._change.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._answers or self._stopping)
+                if not self._answers:
+                    return
+                answer = self._answers[0]
+            while not self._write(answer):
+                with self._change:
+                    if self._change.wait_for(lambda: self._stopping, PAUSE):
+                        return
+            with self._change:
+                self._answers.popleft()
+                self.waiting -= len(answer.predictions)
+            self._count("recorded", len(answer.predictions))
+
+    def _write(self, answer: Answer) -> bool:
+        try:
+            for start in range(0, len(answer.predictions), AT_ONCE):
+                rows = as_rows(answer, slice(start, start + AT_ONCE))
+                with self._engine().begin() as connection:
+                    add_predictions(connection, rows)
+        except StoreError:
+            return False
+        return True
+
+
+def as_rows(answer: Answer, part: slice) -> pd.DataFrame:
+    """The log's rows of some of an answer's jobs: one a job and target, with the 90 % range."""
+    predictions = answer.predictions.iloc[part]
+    targets = [name.removesuffix("_median") for name in predictions.columns if name.endswith("_median")]
+    shared = predictions[["job_id", "model_version", "cluster", "cold_start"]].assign(
+        source=answer.sources.iloc[part].to_numpy(), asked_at=pd.Timestamp(answer.asked_at)
+    )
+    each = [
+        shared.assign(
+            target=target,
+            point=predictions[target],
+            median=predictions[f"{target}_median"],
+            low=predictions[f"{target}_low"],
+            high=predictions[f"{target}_high"],
+        )
+        for target in targets
+    ]
+    return pd.concat(each, ignore_index=True)

@@ -1,0 +1,59 @@
+"""The BentoML service: what starts the live state, guards the doors and mounts them. The only importer of BentoML.
+
+``bentoml serve services.predictor:Predictor`` serves it; one worker holds one live state, and several follow the same store.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from infra.settings import prepare_environment
+
+settings = prepare_environment()  # before BentoML is imported: it turns its telemetry off
+
+import bentoml  # noqa: E402
+
+from services.authentication import Guard, allowed_hosts, read_tokens  # noqa: E402
+from services.endpoints import Doors  # noqa: E402
+from services.following import Following  # noqa: E402
+from services.live import Live  # noqa: E402
+from services.metrics import make_metrics  # noqa: E402
+
+doors = Doors()
+
+
+class Service:
+    """Before a grid job runs: how long it will run and what it will use, with honest ranges."""
+
+    def __init__(self) -> None:
+        metrics = make_metrics()
+        self.live = Live(settings, metrics)
+        self.following = Following(self.live, lambda result: metrics.swaps.labels(result).inc())
+        doors.open(self.live)
+        self.live.log.start()
+        self.following.start()
+
+    @bentoml.on_shutdown
+    def stop(self) -> None:
+        """Stop following, and record the answers that wait to be recorded."""
+        self.following.stop()
+        self.live.log.stop()
+
+    def __is_ready__(self) -> bool:
+        return self.live.ready
+
+
+Predictor: Any = bentoml.service(
+    name="gridcast",
+    http={"host": settings.host, "port": settings.predictor_port},
+    # BentoML's own request metrics make a series of every path that anybody asks for; ours are at /metrics.
+    metrics={"enabled": False},
+    logging={"access": {"enabled": False}},
+    traffic={"timeout": 60},
+)(Service)
+Predictor.mount_asgi_app(doors.app(), path="/")
+Predictor.add_asgi_middleware(
+    Guard,
+    tokens=read_tokens(settings.tokens.get_secret_value()),
+    hosts=allowed_hosts(settings.host, getattr(settings, "allowed_hosts", "")),
+)
