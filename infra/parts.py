@@ -17,7 +17,8 @@ class Part:
     """One server or worker: its command, its door, how it shows that it is ready and which parts must be ready before it.
 
     ``ready`` is a path below ``address`` that answers 200 once the part is ready; a part without a door has ``says``, a text
-    that its log shows by then. ``setting`` names the variable that moves its port.
+    that its log shows by then. ``setting`` names the variable that moves its port; ``grace`` is how many seconds the part has to
+    stop by itself before it is killed.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Part:
     setting: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     after: tuple[str, ...] = ()
+    grace: float = 10.0
 
 
 def parts(settings: Settings) -> list[Part]:

@@ -30,8 +30,6 @@ from infra.parts import Part
 from infra.records import live_process, read_record, write_record
 from infra.settings import Settings, environment_with
 
-GRACE = 10.0
-"""Seconds that a part has to stop by itself before it is killed."""
 PATIENCE = 120.0
 """Seconds that a part has to become ready."""
 LONGEST_WAIT = 60.0
@@ -74,7 +72,7 @@ def up(
     Raises TakenError before anything starts, ProcessError where a part never becomes ready; either way nothing is left behind.
     """
     with _only_one(settings), _asked_to_stop() as asked:
-        for leftover in _stop_recorded(settings, [part.name for part in parts]):
+        for leftover in _stop_recorded(settings, parts):
             say(f"{leftover} was left behind by an earlier run and is stopped")
         _check_ports(parts)
         children: dict[str, _Child] = {}
@@ -96,7 +94,7 @@ def up(
             for child in reversed(children.values()):
                 say(f"stopping {child.part.name}")
                 if not child.restart_at:
-                    _stop(child.process.pid)
+                    _stop(child.process.pid, child.part.grace)
                 child.process.wait()
                 _record_path(settings, child.part.name).unlink(missing_ok=True)
 
@@ -109,9 +107,9 @@ def down(settings: Settings, parts: Sequence[Part]) -> list[str]:
         with suppress(psutil.NoSuchProcess):
             supervisor.terminate()
             with suppress(psutil.TimeoutExpired):
-                supervisor.wait((GRACE + 5) * (len(parts) + 1))
+                supervisor.wait(sum(part.grace + 5 for part in parts) + 5)
             supervisor.kill()
-    _stop_recorded(settings, [part.name for part in parts])
+    _stop_recorded(settings, parts)
     _record_path(settings, "up").unlink(missing_ok=True)
     return running
 
@@ -167,7 +165,7 @@ def _watch(settings: Settings, child: _Child, say: Callable[[str], None]) -> Non
         return
     code = child.process.poll()
     if code is not None:
-        _stop(child.process.pid)  # what it had started itself
+        _stop(child.process.pid, child.part.grace)  # what it had started itself
         child.crashes = child.crashes + 1 if now - child.started < LONGEST_WAIT else 1
         wait = min(2.0 ** (child.crashes - 1), LONGEST_WAIT)
         child.restart_at = now + wait
@@ -196,18 +194,18 @@ def _start(settings: Settings, part: Part) -> subprocess.Popen[bytes]:
         )
 
 
-def _stop(pid: int) -> None:
-    """End the session that ``pid`` leads: asked first, and after GRACE killed, with all that it had started."""
+def _stop(pid: int, grace: float) -> None:
+    """End the session that ``pid`` leads: asked first, and after ``grace`` seconds killed, with all that it had started."""
     family = _family(pid)
     with suppress(psutil.NoSuchProcess):
         leader = psutil.Process(pid)
         leader.terminate()
         with suppress(psutil.TimeoutExpired):
-            leader.wait(GRACE)
+            leader.wait(grace)
     for process in {*family, *_family(pid)}:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(family, timeout=GRACE)
+    psutil.wait_procs(family, timeout=grace)
 
 
 def _family(pid: int) -> list[psutil.Process]:
@@ -222,15 +220,15 @@ def _family(pid: int) -> list[psutil.Process]:
     return found
 
 
-def _stop_recorded(settings: Settings, names: Sequence[str]) -> list[str]:
+def _stop_recorded(settings: Settings, parts: Sequence[Part]) -> list[str]:
     """Stop parts whose supervisor was killed and could not."""
     stopped = []
-    for name in reversed(names):
-        path = _record_path(settings, name)
+    for part in reversed(parts):
+        path = _record_path(settings, part.name)
         process = live_process(read_record(path))
         if process is not None:
-            _stop(process.pid)
-            stopped.append(name)
+            _stop(process.pid, part.grace)
+            stopped.append(part.name)
         path.unlink(missing_ok=True)
     return stopped
 

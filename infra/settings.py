@@ -84,7 +84,7 @@ def prepare_environment() -> Settings:
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         # The defaults keep a caller waiting for minutes when MLflow is down, and print on standard output.
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",

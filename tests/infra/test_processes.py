@@ -1,0 +1,223 @@
+"""Real child processes: small web servers stand for the parts, so that each story takes a second or two."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from infra.parts import Part, parts
+from infra.processes import TakenError, down, status, up
+from infra.settings import Settings
+
+SUPERVISOR = """
+import sys
+from pathlib import Path
+from infra.parts import Part
+from infra.processes import up
+from infra.settings import read_settings
+declared = eval(Path(sys.argv[1]).read_text())
+up(read_settings(), declared, say=lambda text: print(text, flush=True), when_ready=lambda: print("READY", flush=True))
+print("STOPPED", flush=True)
+"""
+STUBBORN = "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); subprocess.Popen(['sleep', '300']); "
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def web(name: str, *, after: tuple[str, ...] = ()) -> Part:
+    port = free_port()
+    command = (sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1")
+    return Part(name, command, address=f"http://127.0.0.1:{port}", setting=f"GRIDCAST_{name.upper()}_PORT", after=after)
+
+
+def wait_for(truth: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not truth():
+        assert time.monotonic() < deadline, f"waited in vain for: {what}"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home", _env_file=None)
+
+
+@pytest.fixture
+def supervise(settings: Settings, tmp_path: Path) -> Iterator[Callable[[list[Part]], tuple[subprocess.Popen[bytes], Path]]]:
+    """Runs ``up`` as a user does, in a process of its own; gives that process and what it says."""
+    started: list[tuple[subprocess.Popen[bytes], list[Part]]] = []
+
+    def run(declared: list[Part]) -> tuple[subprocess.Popen[bytes], Path]:
+        (tmp_path / "parts").write_text(repr(declared))
+        said = tmp_path / "said"
+        with said.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-c", SUPERVISOR, str(tmp_path / "parts")],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "GRIDCAST_HOME": str(settings.home)},
+                cwd=Path(__file__).parents[2],
+            )
+        started.append((process, declared))
+        return process, said
+
+    yield run
+    for process, declared in started:
+        down(settings, declared)
+        process.wait(60)
+
+
+def states(settings: Settings, declared: list[Part]) -> list[str]:
+    return [row["state"] for row in status(settings, declared)]
+
+
+def test_parts_start_in_order_answer_and_stop_on_ctrl_c_with_nothing_left_behind(settings, supervise):
+    first = web("first")
+    declared = [first, web("second", after=("first",))]
+    process, said = supervise(declared)
+    wait_for(lambda: "READY" in said.read_text(), "both parts are ready")
+    rows = status(settings, declared)
+    assert [row["state"] for row in rows] == ["up", "up"]
+    assert [row["address"] for row in rows] == [part.address for part in declared]
+    assert said.read_text().index("first is ready") < said.read_text().index("second is ready")
+    pids = [row["pid"] for row in rows]
+
+    process.send_signal(signal.SIGINT)
+
+    assert process.wait(60) == 0
+    assert said.read_text().splitlines()[-3:] == ["stopping second", "stopping first", "STOPPED"]
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert states(settings, declared) == ["down", "down"]
+
+
+def test_a_part_killed_is_said_and_started_again(settings, supervise):
+    declared = [web("server")]
+    _, said = supervise(declared)
+    wait_for(lambda: "READY" in said.read_text(), "the part is ready")
+    before = status(settings, declared)[0]["pid"]
+
+    os.kill(before, signal.SIGKILL)
+
+    wait_for(lambda: said.read_text().count("server is ready") == 2, "the part is ready again")
+    assert "server was killed by SIGKILL; it starts again in 1 s" in said.read_text()
+    row = status(settings, declared)[0]
+    assert row["state"] == "up"
+    assert row["pid"] != before
+    assert row["note"].startswith("was killed by SIGKILL at ")
+
+
+def test_down_from_another_shell_stops_everything_and_may_be_repeated(settings, supervise):
+    declared = [web("server")]
+    process, said = supervise(declared)
+    wait_for(lambda: "READY" in said.read_text(), "the part is ready")
+
+    assert down(settings, declared) == ["server"]
+
+    assert process.wait(60) == 0
+    assert states(settings, declared) == ["down"]
+    assert down(settings, declared) == []
+
+
+def test_a_part_that_ignores_sigterm_is_killed_with_the_children_it_started(settings, supervise):
+    port = free_port()
+    serve = f"from http.server import *; HTTPServer(('127.0.0.1', {port}), SimpleHTTPRequestHandler).serve_forever()"
+    stubborn = Part("stubborn", (sys.executable, "-c", STUBBORN + serve), address=f"http://127.0.0.1:{port}", grace=0.5)
+    process, said = supervise([stubborn])
+    wait_for(lambda: "READY" in said.read_text(), "the part is ready")
+    leader = psutil.Process(status(settings, [stubborn])[0]["pid"])
+    family = [leader, *leader.children()]
+    assert len(family) == 2
+
+    process.terminate()
+
+    assert process.wait(60) == 0
+    assert not any(each.is_running() for each in family)
+
+
+def test_what_a_killed_supervisor_left_behind_is_stopped_by_the_next_up(settings, supervise):
+    declared = [web("server")]
+    process, said = supervise(declared)
+    wait_for(lambda: "READY" in said.read_text(), "the part is ready")
+    orphan = psutil.Process(status(settings, declared)[0]["pid"])
+    process.kill()
+    process.wait(60)
+    assert orphan.is_running()
+
+    _, said = supervise(declared)
+
+    wait_for(lambda: "READY" in said.read_text(), "the part is ready again")
+    assert said.read_text().startswith("server was left behind by an earlier run and is stopped")
+    assert not orphan.is_running()
+
+
+def test_a_taken_port_is_one_sentence_before_anything_starts(settings):
+    part = web("server")
+    with socket.socket() as taker:
+        taker.bind(("127.0.0.1", int(part.address.rpartition(":")[2])))
+        taker.listen()
+        with pytest.raises(
+            TakenError, match=r"^server cannot listen on 127.0.0.1 port \d+: .* in use; set GRIDCAST_SERVER_PORT to a free one$"
+        ):
+            up(settings, [part])
+    assert status(settings, [part])[0]["pid"] is None
+
+
+def test_a_second_up_on_the_same_data_folder_is_refused(settings, supervise):
+    declared = [web("server")]
+    process, said = supervise(declared)
+    wait_for(lambda: "READY" in said.read_text(), "the part is ready")
+    with pytest.raises(TakenError, match=rf"already up on .* \(pid {process.pid}\); `gridcast down` stops it"):
+        up(settings, declared)
+    assert states(settings, declared) == ["up"]
+
+
+def test_a_part_that_never_becomes_ready_fails_up_with_its_last_words_and_stops_the_rest(settings, supervise):
+    broken = replace(web("broken"), command=(sys.executable, "-c", "raise SystemExit('no such model')"))
+    declared = [web("server"), broken]
+    process, said = supervise(declared)
+    assert process.wait(60) == 1
+    assert "ProcessError: broken ended 3 times: no such model (its log is " in said.read_text()
+    assert states(settings, declared) == ["down", "down"]
+
+
+def test_a_part_without_a_door_is_ready_when_its_log_says_so(settings, supervise):
+    worker = Part("worker", (sys.executable, "-uc", "import time; print('worker started!'); time.sleep(300)"), says="started!")
+    _, said = supervise([worker])
+    wait_for(lambda: "READY" in said.read_text(), "the worker is ready")
+    assert states(settings, [worker]) == ["up"]
+
+
+def test_a_pid_that_now_belongs_to_another_process_is_not_taken_for_the_part(settings):
+    part = web("server")
+    record = settings.folder("run") / "server.json"
+    record.write_text(f'{{"pid": {os.getpid()}, "began": 1.0, "state": "up", "since": "2026-01-01T00:00:00+00:00", "note": ""}}')
+    assert states(settings, [part]) == ["down"]
+    assert down(settings, [part]) == []
+
+
+def test_everything_binds_to_the_host_of_the_settings_and_no_password_is_an_argument(tmp_path):
+    settings = Settings(home=tmp_path, mlflow_url="postgresql://someone:hunter2@db/mlflow", _env_file=None)
+    declared = parts(settings)
+    assert [part.name for part in declared] == ["mlflow", "prefect", "predictor", "schedules"]
+    assert not any("hunter2" in word for part in declared for word in part.command)
+    for part in declared[:3]:
+        assert part.address.startswith("http://127.0.0.1:")
+        assert part.command[part.command.index("--host") + 1] == "127.0.0.1"
+
+
+def test_a_remote_mlflow_is_used_and_not_started(tmp_path):
+    declared = parts(Settings(home=tmp_path, mlflow_url="http://mlflow.example:5000", _env_file=None))
+    assert [part.name for part in declared] == ["prefect", "predictor", "schedules"]
+    assert {part.environment["GRIDCAST_MLFLOW_URL"] for part in declared} == {"http://mlflow.example:5000"}

@@ -1,0 +1,56 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from infra.settings import Settings, SettingsError, environment_with, prepare_environment, read_settings
+
+
+def test_the_embedded_default_lies_in_one_data_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = Settings(_env_file=None, home=Path("data"))
+    assert settings.store_url == f"sqlite:///{tmp_path}/data/store/jobs.db"
+    assert settings.tracking_url == f"sqlite:///{tmp_path}/data/mlflow/mlflow.db"
+
+
+def test_every_setting_is_a_variable_of_the_environment(monkeypatch):
+    monkeypatch.setenv("GRIDCAST_PREDICTOR_PORT", "8123")
+    monkeypatch.setenv("GRIDCAST_DATABASE_URL", "postgresql+psycopg://db/jobs")
+    settings = read_settings()
+    assert settings.predictor_port == 8123
+    assert settings.store_url == "postgresql+psycopg://db/jobs"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("GRIDCAST_PREDICTOR_PORT", "eighty"), ("GRIDCAST_PREFECT_PORT", "70000"), ("GRIDCAST_PROMOTION", "maybe")]
+)
+def test_a_wrong_setting_is_one_sentence_that_names_it(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        read_settings()
+    assert str(caught.value).startswith(f"the setting {name} is wrong: ")
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_tokens_do_not_show_when_settings_are_printed():
+    assert "hunter2" not in repr(Settings(tokens="hunter2:predict", _env_file=None))
+
+
+def test_telemetry_is_off_before_anything_heavy_is_imported():
+    prepare_environment()
+    wanted = {
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "BENTOML_DO_NOT_TRACK": "True",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    assert {name: os.environ.get(name) for name in wanted} == wanted
+
+
+def test_a_child_is_given_the_prepared_environment_and_its_own_additions():
+    given = environment_with({"GRIDCAST_EXTRA": "1"})
+    assert given["GRIDCAST_EXTRA"] == "1"
+    assert given["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert "GRIDCAST_EXTRA" not in os.environ
