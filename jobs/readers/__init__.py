@@ -7,10 +7,11 @@ from pathlib import Path
 from jobs.readers.contract import Batch, Reader, ReadError, ReadOptions, Reject
 from jobs.readers.lines import peek
 from jobs.readers.nextflow import NEXTFLOW
+from jobs.readers.slurm import SLURM
 from jobs.readers.swf import SWF
 from jobs.readers.table import TABLE
 
-READERS: tuple[Reader, ...] = (SWF, NEXTFLOW, TABLE)
+READERS: tuple[Reader, ...] = (SWF, SLURM, NEXTFLOW, TABLE)
 """Every format, the most telling first: a reader that takes nearly anything stands last."""
 
 

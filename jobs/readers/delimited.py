@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -99,17 +99,24 @@ def _lines(path: Path, size: int) -> Iterator[tuple[int, str] | Reject | str]:
 
 
 def read_records(
-    path: Path, size: int, known: Iterable[str], required: Iterable[str], delimiter: str, quoted: bool = True
+    path: Path,
+    size: int,
+    known: Iterable[str],
+    required: Iterable[str],
+    delimiter: str,
+    mend: Callable[[list[str], list[str]], list[str] | None] | None = None,
 ) -> Iterator[Record]:
     """Stream rows as dicts by lower-case column name, only the ``known`` columns; new columns become one note each.
 
-    A row with a number of cells other than the header's is rejected, a repeated header is skipped.
+    A row with a number of cells other than the header's is rejected, a repeated header is skipped. ``mend`` is given for formats
+    that never quote: it takes the header and a row of another width and gives one that fits, or None.
     Raises ReadError where the header lacks one of the ``required`` columns.
     """
     known = {name.lower() for name in known}
     header: list[str] = []
+    first: list[str] = []
     places: list[tuple[int, str]] = []
-    for item in read_rows(path, size, delimiter, quoted):
+    for item in read_rows(path, size, delimiter, quoted=mend is None):
         if not isinstance(item, tuple):
             yield item
             continue
@@ -117,18 +124,20 @@ def read_records(
         if not header:
             if text.startswith("#"):
                 continue
-            header = [cell.strip().lower() for cell in cells]
+            first, header = cells, [cell.strip().lower() for cell in cells]
             places = [(i, name) for i, name in enumerate(header) if name in known and name not in header[:i]]
             missing = [name for name in required if name.lower() not in header]
             if missing:
                 raise ReadError(f"{path} has no column {missing[0]}: its columns are {', '.join(cells)[:300]}")
             yield from (f"unknown column {name} ignored" for name in header if name and name not in known)
-        elif len(cells) != len(header):
+            continue
+        whole = cells if len(cells) == len(header) or mend is None else mend(header, cells)
+        if whole is None or len(whole) != len(header):
             yield Reject(number, f"the row has {len(cells)} cells, the header {len(header)}", text)
-        elif [cell.strip().lower() for cell in cells] == header:
+        elif whole == first:
             yield "repeated header skipped"
         else:
-            yield number, text, {name: cells[i] for i, name in places}
+            yield number, text, {name: whole[i] for i, name in places}
 
 
 def columns_of(path: Path, delimiters: str = ",\t;|") -> tuple[str, list[str]]:
