@@ -1,0 +1,60 @@
+"""Clusters: kinds of jobs that may have a model of their own, by virtual organisation, by site, or by likeness of their users."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+By = Literal["group", "site", "queue", "program", "kmeans"]
+GLOBAL = "global"
+KINDS = 6
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """How jobs are told apart: by the value of a field, or for ``kmeans`` by the kind that a user was found to be."""
+
+    by: By | None = None
+    kinds: dict[str, str] = field(default_factory=dict)
+
+    def assign(self, jobs: pd.DataFrame) -> npt.NDArray[Any]:
+        """The cluster of each job (object[n] of text); GLOBAL where it has none."""
+        column = "user" if self.by == "kmeans" else self.by
+        if column is None or column not in jobs:
+            return np.full(len(jobs), GLOBAL, dtype=object)
+        codes, distinct = pd.factorize(jobs[column])
+        names = [self.kinds.get(str(value), GLOBAL) if self.by == "kmeans" else f"{column} {value}" for value in distinct]
+        return np.array([*names, GLOBAL], dtype=object)[codes]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {"by": self.by, "kinds": self.kinds}
+
+    @staticmethod
+    def from_json(text: dict[str, Any]) -> Clusters:
+        """The opposite of ``to_json``."""
+        return Clusters(text["by"], dict(text["kinds"]))
+
+
+def find_clusters(jobs: pd.DataFrame, values: npt.NDArray[np.float64], by: By | None) -> Clusters:
+    """Clusters of ended ``jobs`` with outcomes ``values`` (float64[n]); k-means groups users by what their jobs are like."""
+    if by != "kmeans":
+        return Clusters(by)
+    from sklearn.cluster import KMeans
+    from sklearn.preprocessing import StandardScaler
+
+    profile = pd.DataFrame({"user": jobs["user"], "value": np.log2(np.maximum(values, 1.0))})
+    for name in ("requested_cores", "requested_walltime", "requested_memory", "input_bytes"):
+        if jobs[name].notna().any():
+            profile[name] = np.log2(jobs[name].clip(lower=1.0))
+    grouped = profile[profile["value"].notna()].groupby("user")
+    users = grouped.mean().join(grouped["value"].std().rename("spread")).join(np.log2(grouped.size()).rename("jobs"))
+    users = users.fillna(users.mean()).fillna(0.0)
+    if len(users) < 2 * KINDS:
+        return Clusters(by)
+    found = KMeans(KINDS, n_init=4, random_state=0).fit_predict(StandardScaler().fit_transform(users.to_numpy()))
+    return Clusters(by, {str(user): f"kind {kind}" for user, kind in zip(users.index, found, strict=True)})

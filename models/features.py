@@ -1,0 +1,268 @@
+"""Features: the keys under which a job's history is kept, and the numbers that the refiner reads.
+
+Which keys a log gets follows from one rule and the fields that the log really has. Keys are 64-bit hashes of the values
+themselves, the same in every process, so that a live service needs no table of categories.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from infra.errors import InputError
+
+Keys = npt.NDArray[np.uint64]
+
+KEY_FIELDS = (
+    "source", "user", "group", "project", "program", "job_name", "task_id", "queue", "site",
+    "requested_cores", "requested_walltime", "requested_memory", "input_bytes",
+)  # fmt: skip
+SIZES = ("input_bytes",)
+"""Fields of which a key takes the size class (half an octave), not the value."""
+NUMBERS = ("requested_cores", "requested_walltime", "requested_memory", "input_bytes", "input_files", "events")
+
+_KIND = ("user", "group", "project", "program", "queue", "site", "requested_cores", "requested_walltime", "requested_memory")
+_SHAPE = ("requested_cores", "requested_walltime")
+
+CANDIDATES: tuple[tuple[str, ...], ...] = (
+    (*_KIND, "job_name", "input_bytes"),
+    (*_KIND, "job_name"),
+    ("task_id", "site"),
+    ("task_id",),
+    (*_KIND, "input_bytes"),
+    _KIND,
+    ("user", "program", *_SHAPE),
+    ("user", *_SHAPE),
+    ("user", "program"),
+    ("user", "requested_walltime"),
+    ("user", "requested_cores"),
+    ("user", "queue"),
+    ("user", "site"),
+    ("user",),
+    ("project", "program", "job_name"),
+    ("group", *_SHAPE),
+    ("group", "site"),
+    ("group",),
+    ("program", "job_name"),
+    ("program", "input_bytes"),
+    ("program", *_SHAPE, "requested_memory"),
+    ("project", "program"),
+    ("program",),
+    ("project",),
+    _SHAPE,
+    ("site",),
+    ("queue",),
+    (),
+)
+"""The rule: every set of fields whose history may tell something about a job, fine to coarse."""
+MOST_DISTINCT = 0.5
+"""A field with more distinct values than this share of the jobs names each job, not a kind of job."""
+
+
+class FeatureError(InputError):
+    """Jobs or levels cannot be used; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One kind of history: that of the jobs with the same ``fields``; ``relative`` histories hold the value over its limit."""
+
+    fields: tuple[str, ...]
+    relative: bool = False
+
+    @property
+    def name(self) -> str:
+        """A short name for cards and tables, such as ``user+requested_cores``."""
+        return ("+".join(self.fields) or "all") + (" over limit" if self.relative else "")
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The kinds of history that a log gets, fine to coarse; ``owner`` is the place of the one that tells who the job belongs to."""
+
+    levels: tuple[Level, ...]
+    owner: int
+    numbers: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(text: dict[str, Any]) -> Levels:
+        """The opposite of ``to_json``; raises FeatureError when a part is missing."""
+        try:
+            levels = tuple(Level(tuple(level["fields"]), bool(level["relative"])) for level in text["levels"])
+            return Levels(levels, int(text["owner"]), tuple(text["numbers"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise FeatureError(f"the levels cannot be read: {error!r}") from None
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """What the engine knows of n jobs when they are submitted, and when their outcome became known.
+
+    ``keys`` uint64[n, levels]; ``at`` and ``known`` int64[n] in microseconds since 1970 (``known`` is NEVER for a job that has not
+    ended); ``ids`` uint32[n], the same for the same job; ``numbers`` float32[n, features] with NaN for unknown.
+    """
+
+    keys: Keys
+    at: npt.NDArray[np.int64]
+    known: npt.NDArray[np.int64]
+    ids: npt.NDArray[np.uint32]
+    numbers: npt.NDArray[np.float32]
+
+    def asked(self, at: datetime) -> Contexts:
+        """The same jobs as asked about at another time, but never before their submission."""
+        return replace(self, at=np.maximum(self.at, int(pd.Timestamp(at).as_unit("us").value)))
+
+    def take(self, rows: npt.NDArray[Any]) -> Contexts:
+        """The contexts of some rows (indices or a mask)."""
+        return Contexts(self.keys[rows], self.at[rows], self.known[rows], self.ids[rows], self.numbers[rows])
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+
+NEVER = np.iinfo(np.int64).max
+
+
+def choose_levels(jobs: pd.DataFrame) -> Levels:
+    """Choose the levels for a log from the fields that its jobs really have, by one rule.
+
+    A level that splits the jobs exactly as a level already chosen is left out, so a missing or constant field costs nothing.
+    """
+    sample = jobs if len(jobs) <= 50_000 else jobs.iloc[:: len(jobs) // 50_000 + 1]
+    hashes = {name: _hashes(sample[name], name) for name in KEY_FIELDS if name in sample and _is_kind(sample[name])}
+    chosen: dict[bytes, tuple[str, ...]] = {}
+    for candidate in CANDIDATES:
+        fields = tuple(name for name in ("source", *candidate) if name in hashes) if candidate else ()
+        # The coarsest of two equal splits names itself by fewer fields.
+        chosen[_split(fields, hashes, len(sample))] = fields
+    levels = [Level(fields) for fields in sorted(set(chosen.values()), key=lambda fields: _rank(fields, hashes))]
+    names = [level.fields for level in levels]
+    owner = next((names.index(f) for f in _owners(names)), len(levels) - 1)
+    numbers = tuple(name for name in NUMBERS if name in sample and sample[name].notna().any())
+    asked = {"requested_walltime", "requested_memory"} & set(numbers)
+    relative = dict.fromkeys((Level(names[owner], relative=True), Level((), relative=True))) if asked else ()
+    return Levels((*levels, *relative), owner, numbers)
+
+
+def _owners(names: list[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
+    for owner in ("user", "program", "project", "group", "task_id"):
+        yield from (fields for fields in names if fields in ((owner,), ("source", owner)))
+
+
+def _is_kind(values: pd.Series[Any]) -> bool:
+    known, distinct = int(values.notna().sum()), values.nunique()
+    varies = distinct > 1 or (distinct == 1 and known < len(values))
+    return varies and (values.name in SIZES or distinct <= max(MOST_DISTINCT * known, 20))
+
+
+def _split(fields: tuple[str, ...], hashes: dict[str, Keys], rows: int) -> bytes:
+    """A fingerprint of how ``fields`` split the jobs: equal for two sets of fields that split them alike."""
+    codes, _ = pd.factorize(_combine((hashes[name] for name in fields), rows, salt=0))
+    return hashlib.blake2b(codes.astype(np.int64).tobytes(), digest_size=16).digest()
+
+
+def _rank(fields: tuple[str, ...], hashes: dict[str, Keys]) -> float:
+    rows = len(next(iter(hashes.values()))) if hashes else 0
+    return -float(len(np.unique(_combine((hashes[name] for name in fields), rows, salt=0)))) if fields else 0.0
+
+
+def encode(jobs: pd.DataFrame, levels: Levels) -> Contexts:
+    """Turn jobs into the arrays that the engine works on; raises FeatureError when a column that it needs is missing."""
+    if "submitted_at" not in jobs:
+        raise FeatureError("the jobs have no column submitted_at")
+    rows = len(jobs)
+    wanted = {name for level in levels.levels for name in level.fields}
+    hashes = {name: _hashes(jobs[name], name) if name in jobs else np.full(rows, _MISSING) for name in wanted}
+    keys = np.empty((rows, len(levels.levels)), dtype=np.uint64)
+    for place, level in enumerate(levels.levels):
+        keys[:, place] = _combine((hashes[name] for name in level.fields), rows, salt=_hash_text("|".join((level.name, str(place)))))
+    at = _microseconds(jobs["submitted_at"])
+    known = _microseconds(jobs["ended_at"]) if "ended_at" in jobs else np.full(rows, NEVER)
+    # A job of no length ended when it was submitted: its outcome is news only after that instant.
+    known = np.where(known == NEVER, NEVER, np.maximum(known, at + 1))
+    ids = np.zeros(rows, dtype=np.uint64)
+    if "job_id" in jobs:
+        ids = _combine((_each(jobs[name]) for name in ("source", "job_id") if name in jobs), rows, salt=1)
+    return Contexts(keys, at, known, (ids >> np.uint64(32)).astype(np.uint32), _numbers(jobs, levels, at))
+
+
+def distinct_rows(
+    contexts: Contexts, limits: npt.NDArray[Any], clusters: npt.NDArray[Any], latest: int
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Rows that the engine would answer alike: the first row of each kind, and which kind each row is (int64 each).
+
+    ``latest`` is when the newest outcome became known: all jobs submitted after it see the same history.
+    """
+    columns = [contexts.keys[:, level] for level in range(contexts.keys.shape[1])]
+    columns += [np.minimum(contexts.at, latest).view(np.uint64), limits.view(np.uint64), pd.factorize(clusters)[0].astype(np.uint64)]
+    columns += [contexts.numbers[:, place].view(np.uint32).astype(np.uint64) for place in range(contexts.numbers.shape[1])]
+    which, _ = pd.factorize(_combine(columns, len(contexts), salt=2))
+    first = np.zeros(which.max(initial=-1) + 1, dtype=np.int64)
+    first[which[::-1]] = np.arange(len(which))[::-1]
+    return first, which
+
+
+def _numbers(jobs: pd.DataFrame, levels: Levels, at: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    hours = at // 3_600_000_000
+    columns = [hours % 24, (hours // 24 + 3) % 7]  # 1970 began on a Thursday
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for name in levels.numbers:
+            values = jobs[name].to_numpy(dtype=np.float64, na_value=np.nan) if name in jobs else np.full(len(jobs), np.nan)
+            columns.append(np.log2(np.maximum(values, 1.0)))
+    return np.column_stack(columns).astype(np.float32)
+
+
+def _microseconds(times: pd.Series[Any]) -> npt.NDArray[np.int64]:
+    whole = pd.to_datetime(times, utc=True).dt.as_unit("us")
+    return np.where(whole.isna(), NEVER, whole.astype("int64"))
+
+
+_MISSING = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _hash_text(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def _hashes(values: pd.Series[Any], name: str) -> Keys:
+    """A 64-bit hash of each value; only the distinct values are hashed."""
+    if name in SIZES:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = np.floor(2 * np.log2(values.astype(float).where(values > 0)))
+    codes, distinct = pd.factorize(values)
+    if pd.api.types.is_numeric_dtype(distinct.dtype):
+        table = _mix(np.asarray(distinct, dtype=np.float64).view(np.uint64))
+    else:
+        table = np.array([_hash_text(str(value)) for value in distinct], dtype=np.uint64)
+    return np.append(table, _MISSING)[codes]  # factorize codes a missing value as -1
+
+
+def _each(values: pd.Series[Any]) -> Keys:
+    """A 64-bit hash of each value of a column of mostly distinct texts."""
+    return np.asarray(pd.util.hash_array(values.to_numpy(dtype=object), categorize=False), dtype=np.uint64)
+
+
+def _combine(hashes: Iterable[Keys], rows: int, salt: int) -> Keys:
+    total = np.full(rows, np.uint64(salt))
+    for values in hashes:
+        total = _mix(total * np.uint64(0x100000001B3) ^ values)
+    return _mix(total)
+
+
+def _mix(values: Keys) -> Keys:
+    """The finaliser of splitmix64 (Steele, Lea, Flood 2014)."""
+    with np.errstate(over="ignore"):
+        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

@@ -1,0 +1,70 @@
+"""Lessons: what a refiner is shown of each job at its submission, and how well it did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.features import Contexts
+from models.mixture import Mixture
+from models.refinement import HALF, Refiner, coarse_bins, coarse_masses, inputs
+from models.targets import Grid
+
+Array = npt.NDArray[Any]
+
+
+@dataclass
+class Lessons:
+    """What each job's refiner was shown at its submission, a row a job; ``truth`` is the coarse bin of its outcome."""
+
+    shown: Array
+    coarse: Array
+    truth: Array
+
+    def take(self, rows: Array) -> Lessons:
+        """The lessons of some rows."""
+        return Lessons(self.shown[rows], self.coarse[rows], self.truth[rows])
+
+
+def make_lessons(mixture: Mixture, contexts: Contexts, mass: Array, values: Array) -> Lessons:
+    """Lessons from the masses (float32[n, bins]) foreseen for jobs and their outcomes (float64[n], NaN unknown)."""
+    coarse = coarse_masses(mass)
+    top = mass.shape[1] - 1 - np.argmax(mass[:, ::-1] > 0, axis=1)
+    truth = coarse_bins(mass.shape[1])[np.minimum(mixture.grid.bin(np.nan_to_num(values)), top)]
+    return Lessons(inputs(mass, coarse, mixture.counts(contexts), contexts.numbers), coarse, truth)
+
+
+def score(lessons: Lessons, refiner: Refiner | None, grid: Grid) -> float:
+    """Mean continuous ranked probability score over the coarse bins, in the target's unit; less is better."""
+    coarse = lessons.coarse
+    if refiner:
+        coarse = coarse * (1 - HALF + HALF * refiner.ratio(lessons.shown, coarse))
+        coarse = coarse / coarse.sum(axis=1, keepdims=True)
+    starts = np.flatnonzero(np.diff(coarse_bins(grid.bins), prepend=-1))
+    steps = np.diff(np.append(grid.edges[starts], grid.edges[-1]))
+    reached = np.cumsum(coarse, axis=1)
+    below = lessons.truth[:, None] <= np.arange(len(starts))[None, :]
+    return float((((reached - below) ** 2) * steps).sum(axis=1).mean())
+
+
+class Notebook:
+    """Room for the lessons of ``count`` jobs, filled in as they are submitted."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._all: Lessons | None = None
+
+    def put(self, rows: Array, lessons: Lessons) -> None:
+        """Write the lessons of some rows."""
+        if self._all is None:
+            empty = [np.zeros((self.count, *part.shape[1:]), part.dtype) for part in (lessons.shown, lessons.coarse, lessons.truth)]
+            self._all = Lessons(*empty)
+        self._all.shown[rows], self._all.coarse[rows], self._all.truth[rows] = lessons.shown, lessons.coarse, lessons.truth
+
+    def take(self, rows: Array) -> Lessons:
+        """The lessons of some rows."""
+        assert self._all is not None  # noqa: S101 - put comes first
+        return self._all.take(rows)

@@ -1,0 +1,284 @@
+"""Model sets: what training makes, as one folder that can be checked, and the live forecaster that answers from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from infra.errors import GridcastError
+from models.calibration import Calibration
+from models.clusters import GLOBAL, Clusters
+from models.distribution import Distribution
+from models.features import NEVER, Contexts, Levels, choose_levels, distinct_rows, encode
+from models.mixture import Learned, Mixture, Settings, endings
+from models.refinement import Refiner, coarse_masses, inputs, refine
+from models.targets import TARGETS
+
+Array = npt.NDArray[Any]
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+NO_MODEL = "none"
+
+
+class ModelError(GridcastError):
+    """A model set cannot be used; the message is one sentence that says why."""
+
+
+@dataclass(frozen=True)
+class TargetModel:
+    """One target's part of a model set: the mixture's learned weights, the refiners by cluster, the calibration."""
+
+    target: str
+    settings: Settings
+    learned: Learned
+    calibration: Calibration
+    refiners: dict[str, Refiner] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelSet:
+    """All targets' models with the levels and clusters they share, and the card that says how they came to be."""
+
+    card: dict[str, Any]
+    levels: Levels
+    clusters: Clusters
+    targets: dict[str, TargetModel]
+
+    @property
+    def version(self) -> str:
+        """The version under which the set is registered, or when it was made."""
+        return str(self.card.get("version") or self.card.get("created_at", NO_MODEL))
+
+    def save(self, folder: Path) -> None:
+        """Write the set into ``folder``: JSON, Parquet and .cbm files, and a manifest with the SHA-256 of each."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, model in self.targets.items():
+            learned = pd.DataFrame({"key": model.learned.keys, "shares": list(model.learned.rows)})
+            learned.to_parquet(folder / f"{name}.weights.parquet", compression="zstd", index=False)
+            parts = {
+                "settings": model.settings.__dict__,
+                "everyone": model.learned.everyone.tolist(),
+                "bucket": model.learned.bucket.tolist(),
+                "facts": model.learned.facts.tolist(),
+                "calibration": model.calibration.to_json(),
+                "refiners": {cluster: f"{name}.{place}.cbm" for place, cluster in enumerate(model.refiners)},
+            }
+            (folder / f"{name}.json").write_text(json.dumps(parts))
+            for place, refiner in enumerate(model.refiners.values()):
+                refiner.save(folder / f"{name}.{place}.cbm")
+        head = {"format": FORMAT, "levels": self.levels.to_json(), "clusters": self.clusters.to_json(), "targets": list(self.targets)}
+        (folder / "model_set.json").write_text(json.dumps(head))
+        (folder / "card.json").write_text(json.dumps(self.card, indent=1, default=str))
+        files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
+        (folder / MANIFEST).write_text(json.dumps({path.name: _digest(path) for path in files}, indent=1))
+
+    @staticmethod
+    def load(folder: Path) -> ModelSet:
+        """Read a set and check it; raises ModelError when a file is missing, changed or of another format."""
+        check_manifest(folder)
+        try:
+            head = json.loads((folder / "model_set.json").read_text())
+            if head["format"] != FORMAT:
+                raise ModelError(f"the model in {folder} has format {head['format']}, this Gridcast reads format {FORMAT}")
+            card = json.loads((folder / "card.json").read_text())
+            targets = {name: _load_target(folder, name) for name in head["targets"]}
+            return ModelSet(card, Levels.from_json(head["levels"]), Clusters.from_json(head["clusters"]), targets)
+        except (KeyError, ValueError, TypeError, OSError) as error:
+            raise ModelError(f"the model in {folder} cannot be read: {error!r}") from None
+
+
+def check_manifest(folder: Path) -> None:
+    """Raise ModelError unless each file of ``folder`` is as its manifest says."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError):
+        raise ModelError(f"there is no model in {folder}: it has no readable {MANIFEST}") from None
+    for name, digest in manifest.items():
+        if not (folder / name).is_file():
+            raise ModelError(f"the model in {folder} lacks its file {name}")
+        if _digest(folder / name) != digest:
+            raise ModelError(f"the file {name} of the model in {folder} is not the one that was saved: its SHA-256 differs")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _load_target(folder: Path, name: str) -> TargetModel:
+    from models.training import load_refiner
+
+    if name not in TARGETS:
+        raise ModelError(f"the model in {folder} predicts {name}, which this Gridcast does not know")
+    parts = json.loads((folder / f"{name}.json").read_text())
+    table = pd.read_parquet(folder / f"{name}.weights.parquet")
+    everyone = np.array(parts["everyone"], dtype=np.float64)
+    rows = np.array(table["shares"].tolist(), dtype=np.float32).reshape(len(table), everyone.shape[-1])
+    learned = Learned(everyone, np.array(parts["bucket"]), np.array(parts["facts"]), table["key"].to_numpy(np.uint64), rows)
+    settings = Settings(**{key: tuple(value) if isinstance(value, list) else value for key, value in parts["settings"].items()})
+    refiners = {cluster: load_refiner(folder / file) for cluster, file in parts["refiners"].items()}
+    return TargetModel(name, settings, learned, Calibration.from_json(parts["calibration"]), refiners)
+
+
+class Forecaster:
+    """The live engine: histories of ended jobs, and a model set's weights and refiners if there is one.
+
+    It answers from the first job on. It may be asked and taught from several threads.
+    """
+
+    _FEW = 4000
+    _CHUNK = 4096
+
+    def __init__(self, model_set: ModelSet | None = None, targets: tuple[str, ...] = ("walltime",)) -> None:
+        self.model_set = model_set
+        self.names = tuple(model_set.targets) if model_set else targets
+        self._lock = RLock()
+        self._until = _trained_until(model_set)
+        self._first: pd.DataFrame | None = None if model_set else pd.DataFrame()
+        self._start(model_set.levels if model_set else choose_levels(pd.DataFrame()))
+
+    def _start(self, levels: Levels) -> None:
+        self.levels = levels
+        relative = tuple(level.relative for level in levels.levels)
+        self.mixtures: dict[str, Mixture] = {}
+        self.calibrations: dict[str, Calibration] = {}
+        for name in self.names:
+            model = self.model_set.targets[name] if self.model_set else None
+            mixture = Mixture(TARGETS[name].grid, relative, levels.owner, model.settings if model else Settings())
+            if model:
+                mixture.restore(model.learned)
+            self.mixtures[name] = mixture
+            self.calibrations[name] = model.calibration.copy() if model else Calibration()
+
+    @property
+    def model_version(self) -> str:
+        """The version that answers, or ``none`` when no model does."""
+        return self.model_set.version if self.model_set else NO_MODEL
+
+    def learn(self, jobs: pd.DataFrame) -> None:
+        """Take in jobs that ended, in any order; those that have not ended, or that are known already, change nothing."""
+        with self._lock:
+            if self._first is not None:
+                jobs = self._choose_again(jobs)
+            self._learn(jobs)
+
+    def _choose_again(self, jobs: pd.DataFrame) -> pd.DataFrame:
+        """Without a model the levels follow from the first jobs: chosen anew as these double, until they are enough."""
+        before = 0 if self._first is None else len(self._first)
+        everything = pd.concat([self._first, jobs], ignore_index=True) if before else jobs
+        doubled = len(everything) >= 2 * max(before, 1)
+        levels = choose_levels(everything)
+        self._first = everything if len(everything) < self._FEW else None
+        if (not doubled and self._first is not None) or levels == self.levels:
+            return jobs
+        self._start(levels)
+        return everything
+
+    def _learn(self, jobs: pd.DataFrame) -> None:
+        contexts = encode(jobs, self.levels)
+        clusters = self._clusters(jobs)
+        for name, mixture in self.mixtures.items():
+            values, limits = TARGETS[name].value(jobs), TARGETS[name].limit(jobs)
+            order = endings(contexts, values)
+            old = order[contexts.known[order] <= self._until]
+            mixture.learn(contexts.take(old), values[old], limits[old], weigh=False)
+            new = order[contexts.known[order] > self._until]
+            for start in range(0, len(new), self._CHUNK):
+                rows = new[start : start + self._CHUNK]
+                part = contexts.take(rows)
+                answer = self._distribution(name, part, limits[rows], clusters[rows])
+                self.calibrations[name].learn(*answer.probability_integral(values[rows]))
+                mixture.learn(part, values[rows], limits[rows])
+
+    def _clusters(self, jobs: pd.DataFrame) -> Array:
+        return self.model_set.clusters.assign(jobs) if self.model_set else np.full(len(jobs), GLOBAL, dtype=object)
+
+    def _distribution(self, name: str, contexts: Contexts, limits: Array, clusters: Array) -> Distribution:
+        mixture = self.mixtures[name]
+        mass = mixture.masses(contexts, limits)
+        refiners = self.model_set.targets[name].refiners if self.model_set else {}
+        if refiners:
+            mass = refine_by_cluster(mass, mixture.counts(contexts), contexts.numbers, refiners, clusters)
+        return Distribution(mixture.grid, mass, limits)
+
+    def distributions(self, jobs: pd.DataFrame, name: str, at: datetime | None = None) -> Distribution:
+        """The distributions of one target for ``jobs``, a row a job, by what was known at submission (or at ``at``)."""
+        with self._lock:
+            contexts = self._asked(jobs, at)
+            return self._distribution(name, contexts, TARGETS[name].limit(jobs), self._clusters(jobs))
+
+    def _asked(self, jobs: pd.DataFrame, at: datetime | None) -> Contexts:
+        contexts = encode(jobs, self.levels)
+        return contexts if at is None else contexts.asked(at)
+
+    def predict(self, jobs: pd.DataFrame, quantiles: tuple[float, ...] = (), at: datetime | None = None) -> pd.DataFrame:
+        """Predict every target of ``jobs`` by what was known at submission, or at ``at`` for jobs that still wait.
+
+        Columns: job_id; for each target t the best single value t, t_median, t_mean, t_sd, the 90 % range t_low to t_high and
+        t_q<level> for each quantile asked for; then cluster, model_version and cold_start (nothing is known of who submits).
+        """
+        with self._lock:
+            contexts = self._asked(jobs, at)
+            clusters = self._clusters(jobs)
+            columns: dict[str, Any] = {"job_id": jobs["job_id"].to_numpy() if "job_id" in jobs else np.arange(len(jobs)).astype(str)}
+            cold = np.zeros(len(jobs), dtype=bool)
+            for name, mixture in self.mixtures.items():
+                limits = TARGETS[name].limit(jobs)
+                first, which = distinct_rows(contexts, limits, clusters, mixture.latest)
+                part, limit = contexts.take(first), limits[first]
+                answer = self._distribution(name, part, limit, clusters[first])
+                few = self._columns(name, answer, mixture, part, quantiles)
+                columns |= {column: values[which] for column, values in few.items()}
+                cold |= (mixture.counts(part)[:, self.levels.owner] == 0)[which]
+            answers = np.array(sorted({*clusters}), dtype=object)
+            own = {cluster for model in (self.model_set.targets.values() if self.model_set else ()) for cluster in model.refiners}
+            names = dict(zip(answers, (cluster if cluster in own else GLOBAL for cluster in answers), strict=True))
+            columns["cluster"] = (
+                np.array([names[cluster] for cluster in clusters], dtype=object) if self.model_set else np.full(len(jobs), NO_MODEL, object)
+            )
+            return pd.DataFrame(columns | {"model_version": self.model_version, "cold_start": cold})
+
+    def _columns(
+        self, name: str, answer: Distribution, mixture: Mixture, contexts: Contexts, quantiles: tuple[float, ...]
+    ) -> dict[str, Array]:
+        calibration = self.calibrations[name]
+        seen = mixture.last_in_bin(contexts, answer.best_bin(mixture.scale))
+        columns = {
+            name: answer.best_point(mixture.scale, seen),
+            f"{name}_median": answer.median(),
+            f"{name}_mean": answer.mean(),
+            f"{name}_sd": answer.standard_deviation(),
+            f"{name}_low": answer.quantile(calibration.level(0.05)),
+            f"{name}_high": answer.quantile(calibration.level(0.95)),
+        }
+        return columns | {f"{name}_q{level:g}": answer.quantile(calibration.level(level)) for level in quantiles}
+
+
+def refine_by_cluster(mass: Array, counts: Array, numbers: Array, refiners: dict[str, Refiner], clusters: Array) -> Array:
+    """Bend each row's masses by its cluster's refiner, or by the global one where it has none (float32[n, bins])."""
+    coarse = coarse_masses(mass)
+    shown = inputs(mass, coarse, counts, numbers)
+    ratio = np.ones_like(coarse)
+    who = np.array([cluster if cluster in refiners else GLOBAL for cluster in clusters], dtype=object)
+    for cluster, refiner in refiners.items():
+        rows = who == cluster
+        if rows.any():
+            ratio[rows] = refiner.ratio(shown[rows], coarse[rows])
+    return refine(mass, ratio)
+
+
+def _trained_until(model_set: ModelSet | None) -> int:
+    """The end of the training window in microseconds: weights have learned what became known up to then."""
+    if model_set is None:
+        return int(np.iinfo(np.int64).min)
+    until = model_set.card["window"]["until_us"]
+    return int(until) if until is not None else NEVER - 1

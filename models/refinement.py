@@ -1,0 +1,62 @@
+"""Refinement: how a learned model bends the mixture's masses, and what it is shown.
+
+The mixture's bins are put together into coarse ones; the model says for each by how much its mass should change. Half of that
+change is made: it is nearly as accurate as all of it and keeps the ranges honest.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+COARSE = 27
+HALF = 0.5
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+class Refiner(Protocol):
+    """A trained model of how the coarse masses should change."""
+
+    def ratio(self, inputs: Array, coarse: Array) -> Array:
+        """Factor of each coarse mass (float64[n, coarse bins]); the masses times the factors sum to 1."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write the model to a file of its own format."""
+        ...
+
+
+def coarse_bins(bins: int) -> npt.NDArray[np.int64]:
+    """The coarse bin of each fine one (int64[bins]), COARSE of them at most and of equal size."""
+    return np.arange(bins) // -(-bins // COARSE)
+
+
+def coarse_masses(mass: Array) -> Array:
+    """Mass in each coarse bin (float64[n, coarse bins]) of float[n, bins]."""
+    starts = np.flatnonzero(np.diff(coarse_bins(mass.shape[1]), prepend=-1))
+    return np.add.reduceat(mass, starts, axis=1, dtype=np.float64)
+
+
+def inputs(mass: Array, coarse: Array, counts: Array, numbers: Array) -> Array:
+    """What a refiner is shown: coarse masses, quantiles of the mixture, counts of ended jobs a key, and the job's numbers (float32[n, m])."""
+    reached = np.cumsum(mass, axis=1)
+    quantiles = np.column_stack([(reached < level).sum(axis=1) for level in QUANTILES])
+    return np.column_stack([coarse, quantiles, np.log2(1.0 + counts), numbers]).astype(np.float32)
+
+
+def input_names(levels: tuple[str, ...], numbers: tuple[str, ...], bins: int) -> list[str]:
+    """Names of the columns of ``inputs``."""
+    masses = [f"mass_{k}" for k in range(int(coarse_bins(bins)[-1]) + 1)]
+    quantiles = [f"quantile_{level:g}" for level in QUANTILES]
+    return [*masses, *quantiles, *(f"ended {level}" for level in levels), "hour", "weekday", *numbers]
+
+
+def refine(mass: Array, ratio: Array, share: float = HALF) -> Array:
+    """Bend fine masses by ``share`` of the way to their factors (float32[n, bins], rows summing to 1)."""
+    bent = mass * (1.0 - share + share * ratio[:, coarse_bins(mass.shape[1])])
+    return (bent / bent.sum(axis=1, keepdims=True)).astype(np.float32)

@@ -1,0 +1,152 @@
+"""Rolling: live through a log as the platform would, each job predicted at its submission by what had ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from models.calibration import Calibration
+from models.clusters import GLOBAL, By, find_clusters
+from models.distribution import Distribution
+from models.features import Contexts, choose_levels, encode
+from models.lessons import Notebook, make_lessons
+from models.mixture import Settings, endings
+from models.model_set import refine_by_cluster
+from models.refinement import Refiner
+from models.training import MOST_ROWS, Progress, TrainingError, choose_refiners, find_target, new_mixture
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Rolling:
+    """What would have been predicted at each submission after the warm-up, in order of submission.
+
+    ``rows`` are positions in the jobs as given, and only jobs whose outcome (``truth``) is known are among them; all arrays have
+    one value or row for each. ``levels`` belong to the columns of ``quantiles`` (calibrated). ``below`` and ``upto`` are the
+    uncalibrated mass below the truth's bin and up to and with it, so ``upto - below`` is the mass in the truth's bin. ``refined``
+    says whether a refiner took part, ``clusters`` whose. ``notes`` has a record a refit.
+    """
+
+    rows: Array
+    truth: Array
+    point: Array
+    median: Array
+    mean: Array
+    low: Array
+    high: Array
+    levels: tuple[float, ...]
+    quantiles: Array
+    crps: Array
+    below: Array
+    upto: Array
+    refined: Array
+    clusters: Array
+    notes: list[dict[str, Any]]
+
+
+QUANTILE_LEVELS = tuple(round(0.05 * k, 2) for k in range(1, 20))
+_BATCH = 4096
+
+
+def rolling(
+    jobs: pd.DataFrame,
+    target: str = "walltime",
+    *,
+    warm_up: float = 0.1,
+    refit_every: float = 0.1,
+    cluster_by: By | None = None,
+    settings: Settings | None = None,
+    refined: bool = True,
+    progress: Progress | None = None,
+) -> Rolling:
+    """Live through ``jobs`` as the platform would: each predicted at its submission by what had ended, the refiner refitted on a schedule.
+
+    ``warm_up`` and ``refit_every`` are shares of the jobs in order of submission; the levels are chosen on the warm-up.
+    ``refined=False`` is the mixture alone. Raises TrainingError for an unknown target or a share that is none.
+    """
+    aim = find_target(target)
+    if not 0 < warm_up < 1 or not 0 < refit_every <= 1:
+        raise TrainingError("warm_up and refit_every must be shares between 0 and 1")
+    sequence = np.argsort(jobs["submitted_at"].to_numpy(), kind="stable")
+    jobs, count = jobs.iloc[sequence], len(jobs)
+    first, step = max(int(count * warm_up), 1), max(int(count * refit_every), 1)
+    levels = choose_levels(jobs.iloc[:first])
+    contexts, values, limits = encode(jobs, levels), aim.value(jobs), aim.limit(jobs)
+    mixture, order, place = new_mixture(aim, levels, settings or Settings()), endings(contexts, values), 0
+    lessons = Notebook(count)
+    places = _Places(count)
+    answers: list[dict[str, Array]] = []
+    notes: list[dict[str, Any]] = []
+    labels = np.full(count, GLOBAL, dtype=object)
+    starts = [0, *range(first, count, step)]
+    for start, stop in zip(starts, [*starts[1:], count], strict=True):
+        refiners: dict[str, Refiner] = {}
+        if refined and start:
+            ended = order[: np.searchsorted(contexts.known[order], contexts.at[start], side="right")]
+            ended = ended[-MOST_ROWS:]
+            labels = find_clusters(jobs.iloc[ended], values[ended], cluster_by).assign(jobs)
+            refiners, report, _ = choose_refiners(lessons.take(ended), labels[ended], aim.grid)
+            notes.append({"from_row": start, "trained_on": len(ended), "clusters": report})
+        for low in range(start, stop, _BATCH):
+            few = np.arange(low, min(low + _BATCH, stop))
+            mass, scales, place = mixture.replay(contexts, values, limits, order, place, few)
+            part = contexts.take(few)
+            lessons.put(few, make_lessons(mixture, part, mass, values[few]))
+            if refiners:
+                mass = refine_by_cluster(mass, mixture.counts(part), part.numbers, refiners, labels[few])
+            answer = Distribution(aim.grid, mass, limits[few])
+            levels_now = places.judge(answer, values[few], few, contexts, order)
+            if start:
+                owner = np.array([label if label in refiners else GLOBAL for label in labels[few]], dtype=object)
+                seen = mixture.last_in_bin(part, answer.best_bin(scales))
+                answers.append(
+                    _ask(answer, few, values[few], scales, seen, levels_now)
+                    | {"clusters": owner, "refined": np.full(len(few), bool(refiners))}
+                )
+            if progress:
+                progress(f"{target}: living through {count} jobs", (int(few[-1]) + 1) / count)
+    whole = {name: np.concatenate([part[name] for part in answers]) for name in answers[0]}
+    whole |= {"below": places.below[whole["rows"]], "upto": places.upto[whole["rows"]]}
+    known = np.isfinite(whole["truth"])
+    whole = {name: part[known] for name, part in whole.items()}
+    whole["rows"] = sequence[whole["rows"]]
+    return Rolling(levels=QUANTILE_LEVELS, notes=notes, **whole)
+
+
+def _ask(answer: Distribution, rows: Array, truth: Array, scales: Array, seen: Array, levels: Array) -> dict[str, Array]:
+    quantiles = np.column_stack([answer.quantile(levels[:, place]) for place in range(levels.shape[1])])
+    return {
+        "rows": rows,
+        "truth": truth,
+        "point": answer.best_point(scales, seen),
+        "median": answer.median(),
+        "mean": answer.mean(),
+        "low": quantiles[:, 0],
+        "high": quantiles[:, -1],
+        "quantiles": quantiles,
+        "crps": answer.continuous_ranked_probability(truth),
+    }
+
+
+class _Places:
+    """Where each job's outcome lay in its distribution, and the calibration that has learned it as far as it was known."""
+
+    def __init__(self, count: int) -> None:
+        self.below, self.upto = np.full(count, np.nan), np.full(count, np.nan)
+        self.calibration = Calibration()
+        self.place = 0
+
+    def judge(self, answer: Distribution, truth: Array, rows: Array, contexts: Contexts, order: Array) -> Array:
+        """Note where the outcomes of ``rows`` lie; returns the levels to ask for at each one's submission (float64[n, levels])."""
+        below, upto = answer.probability_integral(np.nan_to_num(truth))
+        known = np.isfinite(truth)
+        self.below[rows[known]], self.upto[rows[known]] = below[known], upto[known]
+        levels, self.place = self.calibration.replay(
+            self.below, self.upto, order, self.place, contexts.known, contexts.at[rows], np.array(QUANTILE_LEVELS)
+        )
+        return levels
