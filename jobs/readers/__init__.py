@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from jobs.readers.condor import CONDOR
 from jobs.readers.contract import Batch, Reader, ReadError, ReadOptions, Reject
 from jobs.readers.lines import peek
 from jobs.readers.nextflow import NEXTFLOW
+from jobs.readers.panda import PANDA
+from jobs.readers.pbs import PBS
 from jobs.readers.slurm import SLURM
 from jobs.readers.swf import SWF
 from jobs.readers.table import TABLE
 
-READERS: tuple[Reader, ...] = (SWF, SLURM, NEXTFLOW, TABLE)
+READERS: tuple[Reader, ...] = (SWF, SLURM, CONDOR, PBS, PANDA, NEXTFLOW, TABLE)
 """Every format, the most telling first: a reader that takes nearly anything stands last."""
 
 
