@@ -50,7 +50,7 @@ Progress = Callable[[Ingested], None]
 def ingest_file(
     engine: Engine,
     path: str | Path,
-    format: str | None = None,  # noqa: A002 - the word on the command line
+    format: str | None = None,
     source: str | None = None,
     columns: ColumnMap | None = None,
     progress: Progress | None = None,
@@ -71,7 +71,7 @@ def ingest_file(
 def ingest_files(
     engine: Engine,
     paths: Iterable[str | Path],
-    format: str | None = None,  # noqa: A002
+    format: str | None = None,
     source: str | None = None,
     columns: ColumnMap | None = None,
     progress: Progress | None = None,

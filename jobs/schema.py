@@ -141,7 +141,7 @@ def _as_numbers(values: pd.Series) -> pd.Series:
 
 def _as_times(values: pd.Series) -> pd.Series:
     if pd.api.types.is_datetime64_any_dtype(values):
-        return pd.to_datetime(values, utc=True).astype(TIME_TYPE)
+        return (values.dt.tz_localize("UTC") if values.dt.tz is None else values).astype(TIME_TYPE)
     # One column may mix zones, fractions and days without a time; pandas' own guess from the first value would lose the others.
     times = pd.to_datetime(values, utc=True, errors="coerce", format="ISO8601").astype(TIME_TYPE)
     unread = times.isna() & values.notna()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from sqlalchemy import Column, Connection, Select, Table
 
 from jobs.schema import TIME_TYPE
@@ -55,9 +56,8 @@ def _values(series: pd.Series, kind: str) -> list[Any]:
     elif kind == "json":
         values = [None if gone else json.dumps(value) for value, gone in zip(series, missing, strict=True)]
     elif kind == "text":
-        # PostgreSQL stores no NUL; elsewhere such a text has been refused before it comes here, but a rejected raw line has not.
-        values = pa.array(series.astype("str"), pa.large_string(), from_pandas=True).to_pylist()
-        values = [value.replace("\0", "\ufffd") if value and "\0" in value else value for value in values]
+        # PostgreSQL stores no NUL; a job's fields were checked for it, an answer's and a rejected line were not.
+        values = pc.replace_substring(pa.array(series.astype("str"), from_pandas=True), "\0", "\ufffd").to_pylist()
     else:
         values = list(series.tolist())
     if missing.any():
@@ -75,7 +75,10 @@ def as_microseconds(moment: Moment) -> int:
 
 def _microseconds(times: pd.Series) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Times as microseconds since 1970 in UTC; a missing time is the smallest int64."""
-    return pd.to_datetime(times, utc=True).astype(TIME_TYPE).to_numpy("datetime64[us]").view(np.int64)
+    if not pd.api.types.is_datetime64_any_dtype(times):
+        times = pd.to_datetime(times, utc=True)
+    times = times.dt.tz_localize("UTC") if times.dt.tz is None else times
+    return times.astype(TIME_TYPE).to_numpy("datetime64[us]").view(np.int64)
 
 
 def read_rows(connection: Connection, query: Select[Any], **computed: str) -> pd.DataFrame:
