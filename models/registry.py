@@ -49,8 +49,7 @@ def publish(folder: Path, evidence: Evidence, *, run_name: str | None = None, se
     A version is born ``unfinished`` and becomes a ``candidate`` as the last step, so that a process killed in between leaves
     a version that says so. Runs that dead processes left open are closed first. Raises RegistryError.
     """
-    settings = settings or prepare_environment()
-    with _mlflow(settings) as client:
+    with _mlflow(settings) as (client, settings):
         experiment = _experiment(client, settings)
         _close_orphans(client, experiment)
         run = client.create_run(experiment, run_name=run_name, tags={**evidence.tags, "process": _this_process()})
@@ -80,22 +79,25 @@ def publish(folder: Path, evidence: Evidence, *, run_name: str | None = None, se
 
 def champion(settings: Settings | None = None) -> Version | None:
     """The version that serves, or None before the first one is promoted. Raises RegistryError."""
-    settings = settings or prepare_environment()
-    with _mlflow(settings) as client:
+    with _mlflow(settings) as (client, settings):
         return _by_alias(client, settings.model_name, CHAMPION)
 
 
 def challenger(settings: Settings | None = None) -> Version | None:
     """The version that waits for a decision, or None. Raises RegistryError."""
-    settings = settings or prepare_environment()
-    with _mlflow(settings) as client:
+    with _mlflow(settings) as (client, settings):
         return _by_alias(client, settings.model_name, CHALLENGER)
+
+
+def get(number: int, settings: Settings | None = None) -> Version:
+    """The version of a number. Raises RegistryError where there is none."""
+    with _mlflow(settings) as (client, settings):
+        return _version(client.get_model_version(settings.model_name, str(number)))
 
 
 def versions(settings: Settings | None = None) -> list[Version]:
     """Every version, newest first. Raises RegistryError."""
-    settings = settings or prepare_environment()
-    with _mlflow(settings) as client:
+    with _mlflow(settings) as (client, settings):
         aliases = _aliases(client, settings.model_name)
         found: list[Version] = []
         token = None
@@ -109,8 +111,7 @@ def versions(settings: Settings | None = None) -> list[Version]:
 
 def metrics(version: Version, settings: Settings | None = None) -> dict[str, float]:
     """The metrics on the run of ``version``. Raises RegistryError."""
-    settings = settings or prepare_environment()
-    with _mlflow(settings) as client:
+    with _mlflow(settings) as (client, settings):
         return dict(client.get_run(version.run_id).data.metrics)
 
 
@@ -124,7 +125,7 @@ def fetch(version: Version, *, fresh: bool = False, settings: Settings | None = 
     target = settings.folder("models") / f"{version.label}-{version.run_id[:8]}"
     if target.is_dir() and not fresh:
         return target
-    with _mlflow(settings), TemporaryDirectory(dir=settings.folder("tmp")) as staging:
+    with _mlflow(settings) as (_, settings), TemporaryDirectory(dir=settings.folder("tmp")) as staging:
         from mlflow.artifacts import download_artifacts
 
         found = download_artifacts(artifact_uri=version.source, dst_path=staging, tracking_uri=settings.tracking_url)
@@ -136,15 +137,13 @@ def fetch(version: Version, *, fresh: bool = False, settings: Settings | None = 
 
 def challenge(version: Version, settings: Settings | None = None) -> None:
     """Put ``version`` up for a decision: the alias ``challenger``. Raises RegistryError."""
-    settings = settings or prepare_environment()
-    with _mlflow(settings) as client:
+    with _mlflow(settings) as (client, settings):
         client.set_registered_model_alias(version.name, CHALLENGER, str(version.version))
 
 
 def refuse(version: Version, *, why: str, settings: Settings | None = None) -> None:
     """Record that ``version`` lost its comparison, and why. Raises RegistryError."""
-    settings = settings or prepare_environment()
-    with _mlflow(settings) as client:
+    with _mlflow(settings) as (client, settings):
         _tag(client, version.name, version.version, state="refused", refused_why=why, refused_at=_now())
         _drop_challenger(client, version)
 
@@ -155,8 +154,7 @@ def promote(version: int, *, by: str, why: str, expected: int | None = -1, setti
     ``expected`` is the champion the decision was made against (None: there was none; -1: whatever it is). Of two that decide
     at once, the second gets OvertakenError and its version stays a candidate. Raises RegistryError.
     """
-    settings = settings or prepare_environment()
-    with _lock(settings), _mlflow(settings) as client:
+    with _mlflow(settings) as (client, settings), _lock(settings):
         current = _by_alias(client, settings.model_name, CHAMPION)
         wanted = _version(client.get_model_version(settings.model_name, str(version)))
         if wanted.state == "unfinished":
@@ -173,8 +171,7 @@ def promote(version: int, *, by: str, why: str, expected: int | None = -1, setti
 
 def rollback(*, by: str, why: str, settings: Settings | None = None) -> Version:
     """Give the place back to the version that the champion replaced. Raises RegistryError where there is none."""
-    settings = settings or prepare_environment()
-    with _lock(settings), _mlflow(settings) as client:
+    with _mlflow(settings) as (client, settings), _lock(settings):
         current = _by_alias(client, settings.model_name, CHAMPION)
         if current is None or "replaces" not in current.tags:
             raise RegistryError("there is no earlier champion to roll back to")
@@ -297,7 +294,7 @@ def _version(found: Any, aliases: tuple[str, ...] | None = None) -> Version:
     state = "champion" if CHAMPION in aliases else tags.get("state", "unfinished")
     state = "retired" if state == "champion" and CHAMPION not in aliases else state
     created = datetime.fromtimestamp(found.creation_timestamp / 1000, UTC)
-    return Version(found.name, int(found.version), found.run_id, state, aliases, created, found.source, tags)
+    return Version(found.name, int(found.version), found.run_id, state, aliases, created, found.source, tags, found.description or "")
 
 
 def _tag(client: Any, name: str, version: int, **tags: str) -> None:
@@ -322,8 +319,9 @@ def _lock(settings: Settings) -> Iterator[None]:
 
 
 @contextmanager
-def _mlflow(settings: Settings) -> Iterator[Any]:
-    """A client of the tracking server or database; whatever it raises becomes a RegistryError of one sentence."""
+def _mlflow(settings: Settings | None) -> Iterator[tuple[Any, Settings]]:
+    """A client of the tracking server or database, and the settings; what MLflow raises becomes a RegistryError of one sentence."""
+    settings = settings or prepare_environment()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from mlflow.store.db import utils as database
@@ -331,7 +329,7 @@ def _mlflow(settings: Settings) -> Iterator[Any]:
     # Ten doubling waits, 100 s in all, before it says that a database is down.
     database.MAX_RETRY_COUNT = 3
     try:
-        yield MlflowClient(settings.tracking_url, settings.tracking_url)
+        yield MlflowClient(settings.tracking_url, settings.tracking_url), settings
     except (MlflowException, OSError, database.sqlalchemy.exc.SQLAlchemyError) as error:
         raise RegistryError(f"MLflow at {_address(settings)} did not do it: {_sentence(error)}") from error
 

@@ -33,7 +33,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Version:
-    """One version of the registered model: how it stands, when it was made (UTC) and the tags that explain it."""
+    """One version of the registered model: how it stands, when it was made (UTC), its card and the tags that explain it."""
 
     name: str
     version: int
@@ -43,6 +43,7 @@ class Version:
     created_at: datetime
     source: str
     tags: Mapping[str, str]
+    card: str = ""
 
     @property
     def label(self) -> str:

@@ -1,0 +1,69 @@
+"""Deploy: the champion is tried out, and the predictor is watched until it answers with it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import httpx
+from prefect import flow, task
+from prefect.artifacts import create_link_artifact
+from prefect.states import Completed
+
+from flows.retrying import STEP
+from infra.errors import GridcastError
+from infra.settings import Settings, prepare_environment
+from models import registry, release
+from models.versions import Version
+
+PATIENCE = 120.0
+"""Seconds that the predictor has to fetch the champion and to learn the history of the store."""
+
+
+@flow(name="deploy", flow_run_name="deploy", description="Check that the champion works and that the predictor answers with it.")
+def deploy() -> Any:
+    """Try the champion out in a child process, then wait until the predictor, which follows the alias by itself, answers with it."""
+    settings = prepare_environment()
+    champion = current(settings)
+    if champion is None:
+        return Completed(message="there is no champion yet: train one first (gridcast train)")
+    try_out(champion, settings)
+    address = f"http://{settings.host}:{settings.predictor_port}"
+    served = await_predictor(address, champion, settings)
+    text = f"{champion.label} answers at {address}" if served else f"{champion.label} works; no predictor answers at {address}"
+    create_link_artifact(f"{address}/model", "What the predictor serves", key="deploy", description=text)
+    return {"version": champion.version, "served": served}
+
+
+@task(**STEP)
+def current(settings: Settings) -> Version | None:
+    """The champion."""
+    return registry.champion(settings)
+
+
+@task(**STEP)
+def try_out(version: Version, settings: Settings) -> None:
+    """Load it and ask it once in a process of its own."""
+    release.verify(version, settings)
+
+
+@task(**STEP)
+def await_predictor(address: str, version: Version, settings: Settings) -> bool:
+    """Wait until the predictor answers with ``version``; False where none runs, GridcastError where it goes on with another."""
+    deadline, serves = time.monotonic() + PATIENCE, "nothing"
+    while time.monotonic() < deadline:
+        try:
+            answer = httpx.get(f"{address}/model", headers=_token(settings), timeout=10)
+        except httpx.TransportError:
+            return False
+        serves = answer.json().get("model_version", "nothing") if answer.status_code == 200 else f"status {answer.status_code}"
+        if serves == version.label:
+            return True
+        time.sleep(1)
+    raise GridcastError(f"the predictor at {address} answers with {serves} and not with {version.label}: its log says why")
+
+
+def _token(settings: Settings) -> dict[str, str]:
+    """A token of ours that may read, where authentication is on."""
+    tokens = [part.partition(":") for part in settings.tokens.get_secret_value().split(",") if part]
+    return {"Authorization": f"Bearer {tokens[0][0]}"} if tokens else {}

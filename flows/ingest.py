@@ -1,0 +1,67 @@
+"""Ingest: job logs into the store."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_table_artifact
+from prefect.states import Completed
+
+from flows.retrying import STEP
+from infra.errors import InputError
+from infra.settings import Settings, prepare_environment
+from jobs.ingest import Ingested, ingest_files
+from jobs.store import open_store
+
+SETTLED = 60.0
+"""Seconds for which a file of the inbox must not have changed: until then somebody may still be writing it."""
+
+
+@flow(name="ingest", flow_run_name="ingest {files}", description="Read job logs into the store; without files, those of the inbox.")
+def ingest(files: list[str] | None = None, log_format: str | None = None, source: str | None = None) -> Any:
+    """Read ``files`` into the store, or what lies in the inbox of the data folder, which is moved to done or refused.
+
+    Reading a file again changes nothing. Fails at the end, when all others are stored, if a file could not be read.
+    """
+    settings = prepare_environment()
+    waiting = inbox(settings) if files is None else [Path(name) for name in files]
+    if not waiting:
+        return Completed(message=f"no file waits in {settings.folder('inbox')}")
+    results = [read(path, log_format, source) for path in waiting]
+    rows = [
+        {
+            "file": str(one.file),
+            "format": one.format,
+            "read": one.read,
+            "added": one.added,
+            "updated": one.updated,
+            "unchanged": one.unchanged,
+            "rejected": one.rejected,
+            "error": one.error or "",
+        }
+        for one in results
+    ]
+    create_table_artifact(rows, key="ingest", description="What became of each file; `gridcast rejects` shows the refused records.")
+    if files is None:
+        for one in results:
+            one.file.replace(settings.folder("inbox/refused" if one.error else "inbox/done") / one.file.name)
+    errors = [one.error for one in results if one.error]
+    if errors:
+        raise InputError("; ".join(errors))
+    return rows
+
+
+@task(task_run_name="read {path}", **STEP)
+def read(path: Path, log_format: str | None, source: str | None) -> Ingested:
+    """Read one file."""
+    return ingest_files(open_store(prepare_environment().store_url), [path], log_format, source)[0]
+
+
+def inbox(settings: Settings) -> list[Path]:
+    """The files of the inbox that nobody is writing any more, by name."""
+    now = time.time()
+    files = [path for path in settings.folder("inbox").iterdir() if path.is_file() and not path.name.startswith(".")]
+    return sorted(path for path in files if now - path.stat().st_mtime >= SETTLED)

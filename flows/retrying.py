@@ -1,0 +1,27 @@
+"""What a flow tries again: a store, a registry or a predictor that could not be reached; never wrong input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect.cache_policies import NO_CACHE
+
+from jobs.store import StoreAddressError, StoreError
+from models.registry import OvertakenError, RegistryError
+
+
+def worth_another_try(_task: Any, _run: Any, state: Any) -> bool:
+    """Whether the failure may be gone in a moment."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, StoreError | RegistryError) and not isinstance(error, StoreAddressError | OvertakenError)
+
+
+STEP: dict[str, Any] = {
+    "retries": 3,
+    "retry_delay_seconds": [2, 10, 30],
+    "retry_condition_fn": worth_another_try,
+    # A step's values are tables and models of this run: nothing of them is hashed or kept.
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+}
+"""The options of every task."""

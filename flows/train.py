@@ -1,0 +1,78 @@
+"""Train: a model set from the stored jobs, judged on later jobs, published, and promoted where it is better."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from prefect import flow, task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+
+from flows.retrying import STEP
+from infra.settings import Settings, prepare_environment
+from jobs.store import open_store
+from models import release, training
+from models.clusters import By
+from models.model_set import ModelSet
+from models.versions import Version
+
+
+@flow(name="train", flow_run_name="train {targets} by {cluster_by}", description="Train, judge on later jobs, publish, promote if better.")
+def train(
+    targets: list[str] | None = None, cluster_by: By | None = None, sources: list[str] | None = None, why: str = "asked for"
+) -> dict[str, Any]:
+    """Train on all stored jobs (or those of ``sources``) and publish the result; the first version and a better one are promoted."""
+    settings = prepare_environment()
+    names = tuple(targets or ("walltime",))
+    jobs = read_jobs(settings, sources)
+    judgement = judge(jobs, names, cluster_by, settings)
+    model_set = fit(jobs, names, cluster_by)
+    version = publish(model_set, jobs, judgement, settings, why)
+    decided = decide(version, judgement, settings)
+    show(decided, settings)
+    return {"version": version.version, "promoted": decided.promoted, "why": decided.why}
+
+
+@task(**STEP)
+def read_jobs(settings: Settings, sources: list[str] | None) -> pd.DataFrame:
+    """Read the jobs that have ended."""
+    return release.training_jobs(open_store(settings.store_url), sources)
+
+
+@task(**STEP)
+def judge(jobs: pd.DataFrame, targets: tuple[str, ...], cluster_by: By | None, settings: Settings) -> release.Judgement:
+    """Train on the earlier jobs and compare on the later ones."""
+    return release.judge(jobs, targets, cluster_by, settings)
+
+
+@task(**STEP)
+def fit(jobs: pd.DataFrame, targets: tuple[str, ...], cluster_by: By | None) -> ModelSet:
+    """Train on all jobs."""
+    return training.train(jobs, targets=targets, cluster_by=cluster_by)
+
+
+@task(**STEP)
+def publish(model_set: ModelSet, jobs: pd.DataFrame, judgement: release.Judgement, settings: Settings, why: str) -> Version:
+    """Register the model set with its evidence, and keep the comparison in the store."""
+    version = release.publish(model_set, jobs, judgement, settings, why=why)
+    release.remember(open_store(settings.store_url), version, judgement)
+    return version
+
+
+@task(**STEP)
+def decide(version: Version, judgement: release.Judgement, settings: Settings) -> release.Release:
+    """Promote, refuse, or leave it to a person."""
+    return release.decide(version, judgement, settings, by="flow train")
+
+
+def show(decided: release.Release, settings: Settings) -> None:
+    """What an operator reads: the decision and the card, and the way to MLflow's page."""
+    head = "is champion" if decided.promoted else "does not serve"
+    create_markdown_artifact(
+        f"**{decided.version.label} {head}**: {decided.why}\n\n{decided.version.card}",
+        key="train",
+        description=f"{decided.version.label} {head}: {decided.why}",
+    )
+    if settings.mlflow_url.startswith("http"):
+        page = f"{settings.mlflow_url}/#/models/{decided.version.name}/versions/{decided.version.version}"
+        create_link_artifact(page, f"{decided.version.label} in MLflow", key="train-mlflow", description="Metrics, tables and plots.")
