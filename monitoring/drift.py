@@ -21,7 +21,7 @@ from models.targets import TARGETS
 from monitoring.accuracy import accuracy
 from monitoring.compare import LEAST_JOBS, Column, Finding, comparable, compare_clusters, compare_columns, ended
 from monitoring.effects import Sampling
-from monitoring.verdict import Verdict, judge, say
+from monitoring.verdict import Verdict, judge, plain, say
 
 KEEP = 20
 """Pages that stay in the folder, the newest: each is 3 to 6 MB, for it carries all it needs to open without a network."""
@@ -152,16 +152,6 @@ def _preface(heading: str, clusters: Sequence[Finding]) -> Any:
             return parts
 
     return Preface()
-
-
-def plain(text: str, longest: int = 60) -> str:
-    """A name out of a log as a page may show it: no markup, for Evidently writes names into its scripts as they are.
-
-    >>> plain("</script><b>")
-    '‹/script›‹b›'
-    """
-    text = text.translate({ord("<"): "‹", ord(">"): "›"}).encode("utf-8", "replace").decode()
-    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def _html(snapshot: Any) -> str:

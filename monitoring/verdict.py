@@ -22,7 +22,7 @@ def judge(reference: int, current: int, findings: Sequence[Finding]) -> tuple[Ve
     clusters = [finding for finding in moved if finding.cluster]
     if everywhere:
         more = f"; and {len(everywhere) - 3} more" if len(everywhere) > 3 else ""
-        most = f"; most of all in {clusters[0].cluster}" if clusters else ""
+        most = f"; most of all in {plain(clusters[0].cluster)}" if clusters else ""
         return "drift", f"Recent jobs differ from the training window: {'; '.join(say(finding) for finding in everywhere[:3])}{more}{most}."
     if clusters:
         names = list(dict.fromkeys(finding.cluster for finding in clusters))
@@ -32,7 +32,7 @@ def judge(reference: int, current: int, findings: Sequence[Finding]) -> tuple[Ve
 
 def say(finding: Finding) -> str:
     """One finding for a person: what it was, what it is, and by how much it moved of how much it may."""
-    details, where = finding.details, f"{finding.cluster} " if finding.cluster else ""
+    details, where = finding.details, f"{plain(finding.cluster)} " if finding.cluster else ""
     if finding.kind == "missing":
         return (
             f"{where}{finding.column} is missing in {details['current_share']:.0%} of the jobs instead of {details['reference_share']:.0%}"
@@ -41,5 +41,18 @@ def say(finding: Finding) -> str:
     if "reference_median" in details:
         return f"{where}{finding.column} has median {details['current_median']:.4g} instead of {details['reference_median']:.4g} {size}"
     shares: Any = details.get("shares", {})
-    most = next((f", {name} has {after:.0%} instead of {before:.0%}" for name, (before, after) in shares.items()), "")
+    most = next((f", {plain(name)} has {after:.0%} instead of {before:.0%}" for name, (before, after) in shares.items()), "")
     return f"{where}{finding.column}{most} {size}"
+
+
+def plain(text: str, longest: int = 60) -> str:
+    """A name out of a log as a page or a terminal may show it: no markup, no control characters, not too long.
+
+    Evidently writes names into its scripts as they are.
+
+    >>> plain("</script><b>")
+    '‹/script›‹b›'
+    """
+    text = text.translate({ord("<"): "‹", ord(">"): "›"}).encode("utf-8", "replace").decode()
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return text if len(text) <= longest else text[: longest - 1] + "…"

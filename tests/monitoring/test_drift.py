@@ -11,9 +11,9 @@ import pytest
 
 from jobs.schema import OF_KIND, conform
 from monitoring.compare import comparable, compare_clusters, compare_columns, ended
-from monitoring.drift import DriftReport, plain, report
+from monitoring.drift import DriftReport, report
 from monitoring.effects import Sampling
-from monitoring.verdict import judge
+from monitoring.verdict import judge, plain
 
 Grid = Callable[..., pd.DataFrame]
 
@@ -211,6 +211,7 @@ def test_only_the_newest_pages_are_kept(grid: Grid, tmp_path: Path) -> None:
 
 def test_a_name_that_is_not_unicode_or_very_long_is_shown_all_the_same() -> None:
     assert plain("caf\udce9") == "caf?"
+    assert plain("\x1b[31mred\nline") == "?[31mred?line"
     assert plain("x" * 500) == "x" * 59 + "…"
 
 
