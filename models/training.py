@@ -234,3 +234,19 @@ def find_target(name: str) -> Target:
 def new_mixture(aim: Target, levels: Levels, settings: Settings) -> Mixture:
     """A mixture of a target that has learned nothing yet."""
     return Mixture(aim.grid, tuple(level.relative for level in levels.levels), levels.owner, settings)
+
+
+def fit_plain(inputs: pd.DataFrame, logs: Array) -> Callable[[pd.DataFrame], Array]:
+    """A plain CatBoost regression by absolute error, for the baseline of that name: columns of text are categories.
+
+    Returns the function that predicts float64[n] for rows with the same columns.
+    """
+    from catboost import CatBoostRegressor
+
+    names = list(inputs.columns[inputs.dtypes == "object"])
+    model = CatBoostRegressor(
+        loss_function="MAE", iterations=300, depth=6, learning_rate=0.1, max_ctr_complexity=1, cat_features=names,
+        thread_count=2, random_seed=0, verbose=False, allow_writing_files=False,
+    )  # fmt: skip
+    model.fit(inputs, logs)
+    return lambda asked: np.asarray(model.predict(asked), dtype=np.float64)

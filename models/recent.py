@@ -1,0 +1,158 @@
+"""What the latest jobs of a key were like, as it stood when a job was submitted.
+
+One replay in the order of events serves every heuristic: an outcome counts from the moment it is known, never before. A key
+is whatever groups jobs (a user, a template, a group), one integer a job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+NEWEST = 0.3
+"""What the newest outcome weighs in the moving average."""
+
+
+@dataclass(frozen=True)
+class Recent:
+    """The latest outcomes of each job's key: ``values`` n × size, newest first, then NaN; ``average`` float64[n], of logs, as a value."""
+
+    values: Floats
+    average: Floats
+
+
+def recent(keys: npt.NDArray[Any], at: Integers, known: Integers, values: Floats, size: int = 10) -> Recent:
+    """The last ``size`` outcomes of each job's key and their exponentially weighted average in logs (weight ``NEWEST``).
+
+    Rows are in order of submission ``at``; ``values`` (NaN: never measured) become known at ``known``, in the same unit of time.
+
+    >>> story = recent(np.zeros(3), np.array([0, 5, 9]), np.array([4, 8, 20]), np.array([4.0, 3.0, 11.0]), size=2)
+    >>> story.values.tolist()
+    [[nan, nan], [4.0, nan], [3.0, 4.0]]
+    """
+    codes, count = _codes(keys)
+    return Recent(*_recent(codes, at, known, values, _order_of_news(known, values), size, NEWEST, count))
+
+
+def running_quantiles(keys: npt.NDArray[Any], at: Integers, known: Integers, values: Floats, shares: tuple[float, ...]) -> Floats:
+    """Exact quantiles of all that each job's key had shown by its submission, n × shares, NaN while there is nothing.
+
+    A quantile is the smallest outcome that at least that share does not exceed. Rows as for ``recent``.
+
+    >>> running_quantiles(np.zeros(3), np.array([0, 5, 9]), np.array([4, 8, 20]), np.array([4.0, 3.0, 11.0]), (0.5, 0.95)).tolist()
+    [[nan, nan], [4.0, 4.0], [3.0, 4.0]]
+    """
+    codes, count = _codes(keys)
+    order = _order_of_news(known, values)
+    ranked = order[np.lexsort((values[order], codes[order]))]
+    sizes = np.bincount(codes[ranked], minlength=count)
+    first = np.cumsum(sizes) - sizes
+    rank = np.zeros(len(codes), np.int64)
+    rank[ranked] = np.arange(len(ranked)) - first[codes[ranked]] + 1
+    return _running_quantiles(codes, at, known, order, rank, first, sizes, values[ranked], np.array(shares))
+
+
+def last(level: Recent) -> Floats:
+    """The last outcome."""
+    return level.values[:, 0]
+
+
+def mean_of_two(level: Recent) -> Floats:
+    """The mean of the last two outcomes, or the one there is."""
+    return np.where(np.isnan(level.values[:, 1]), level.values[:, 0], (level.values[:, 0] + level.values[:, 1]) / 2)
+
+
+def median_of(count: int) -> Callable[[Recent], Floats]:
+    """The median of the last ``count`` outcomes, or of those there are."""
+    return lambda level: quantiles_of_known(level.values[:, :count], (0.5,))[:, 0]
+
+
+def quantiles_of_known(values: Floats, shares: Sequence[float]) -> Floats:
+    """Quantiles of each row's known values, linear between them, n × shares; NaN where a row has none.
+
+    >>> quantiles_of_known(np.array([[4.0, 2.0, np.nan], [np.nan, np.nan, np.nan]]), (0.5,)).tolist()
+    [[3.0], [nan]]
+    """
+    ordered = np.sort(values, axis=1)  # NaN last
+    place = np.multiply.outer(np.maximum(np.isfinite(values).sum(axis=1) - 1, 0), shares)
+    below = np.floor(place).astype(int)
+    above = np.ceil(place).astype(int)
+    lower, upper = (np.take_along_axis(ordered, index, axis=1) for index in (below, above))
+    return lower + (place - below) * (upper - lower)
+
+
+def _codes(keys: npt.NDArray[Any]) -> tuple[Integers, int]:
+    distinct, codes = np.unique(keys, return_inverse=True)
+    return codes.astype(np.int64), len(distinct)
+
+
+def _order_of_news(known: Integers, values: Floats) -> Integers:
+    measured = np.flatnonzero(np.isfinite(values))
+    return measured[np.argsort(known[measured], kind="stable")]
+
+
+@numba.njit(cache=True)
+def _recent(codes, at, known, values, order, size, newest, count):  # type: ignore[no-untyped-def]
+    ring = np.full((count, size), np.nan)
+    seen = np.zeros(count, np.int64)
+    logs = np.zeros(count)
+    last = np.full((len(codes), size), np.nan)
+    average = np.full(len(codes), np.nan)
+    position = 0
+    for row in range(len(codes)):
+        while position < len(order) and known[order[position]] <= at[row]:
+            done = order[position]
+            position += 1
+            key = codes[done]
+            ring[key, seen[key] % size] = values[done]
+            log = np.log(max(values[done], 1.0))
+            logs[key] = log if seen[key] == 0 else logs[key] + newest * (log - logs[key])
+            seen[key] += 1
+        key = codes[row]
+        if seen[key] > 0:
+            average[row] = np.exp(logs[key])
+            for back in range(min(size, seen[key])):
+                last[row, back] = ring[key, (seen[key] - 1 - back) % size]
+    return last, average
+
+
+@numba.njit(cache=True)
+def _running_quantiles(codes, at, known, order, rank, first, sizes, ranked, shares):  # type: ignore[no-untyped-def]
+    # A Fenwick tree a key counts, over the ranks of the key's own values, those that are known by now.
+    tree = np.zeros(len(ranked), np.int64)
+    seen = np.zeros(len(sizes), np.int64)
+    found = np.full((len(codes), len(shares)), np.nan)
+    position = 0
+    for row in range(len(codes)):
+        while position < len(order) and known[order[position]] <= at[row]:
+            done = order[position]
+            position += 1
+            key = codes[done]
+            seen[key] += 1
+            node = rank[done]
+            while node <= sizes[key]:
+                tree[first[key] + node - 1] += 1
+                node += node & -node
+        key = codes[row]
+        if seen[key] > 0:
+            for column in range(len(shares)):
+                wanted = max(1, int(np.ceil(shares[column] * seen[key])))
+                step = 1
+                while step * 2 <= sizes[key]:
+                    step *= 2
+                below = 0
+                while step > 0:
+                    if below + step <= sizes[key] and tree[first[key] + below + step - 1] < wanted:
+                        below += step
+                        wanted -= tree[first[key] + below - 1]
+                    step //= 2
+                found[row, column] = ranked[first[key] + below]
+    return found
