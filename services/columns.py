@@ -17,8 +17,10 @@ import pyarrow.compute as pc
 
 from jobs.schema import CLOCK_TOLERANCE, EARLIEST, FIELDS, Field
 
-LONGEST_TEXT = 4096
+LONGEST_TEXT = 1024
 """Characters; no user, site or program is called more than that, and the store keeps what is sent."""
+MOST_TEXT = 64 * 2**20
+"""Bytes of one column written out: what a body could hold without repeating itself."""
 
 TIME = pa.timestamp("us", tz="UTC")
 CODED = pa.dictionary(pa.int32(), pa.string())
@@ -139,17 +141,27 @@ def _wrong(field: Field, type_: pa.DataType, wanted: str) -> pa.Array:
 
 
 def _check_lengths(field: Field, values: pa.Array, faults: Faults) -> pa.Array:
-    """Null out texts that are too long, before anything copies them (a dictionary or a view may repeat one without end)."""
-    coded = values if pa.types.is_dictionary(values.type) else None
-    distinct = coded.dictionary if coded is not None else values
-    lengths = pc.binary_length(distinct)
-    if not len(lengths) or (pc.max(lengths).as_py() or 0) <= LONGEST_TEXT:
-        return values
-    long = pc.fill_null(pc.greater(lengths, LONGEST_TEXT), False)
-    if coded is not None:
-        long = pc.fill_null(long.take(coded.indices), False)
-    faults.add_all(long.to_numpy(zero_copy_only=False), lambda _: f"{field.name} is longer than {LONGEST_TEXT} bytes")
-    return pc.if_else(long, pa.scalar(None, values.type), values)
+    """Null out texts that are too long and unfold views, before anything copies a text that a dictionary or view repeats without end."""
+    coded = pa.types.is_dictionary(values.type)
+    lengths = _lengths(values.dictionary).take(values.indices) if coded else _lengths(values)
+    if (pc.sum(lengths).as_py() or 0) > MOST_TEXT:
+        raise TypeError(f"column {field.name} holds more than {MOST_TEXT // 2**20} MiB of text")
+    plain = values.cast(pa.string()) if pa.types.is_string_view(values.type) else values
+    if (pc.max(lengths).as_py() or 0) <= LONGEST_TEXT:
+        return plain
+    plain = plain.cast(pa.string())
+    long = pc.fill_null(pc.greater(pc.utf8_length(plain), LONGEST_TEXT), False)
+    faults.add_all(long.to_numpy(zero_copy_only=False), lambda _: f"{field.name} is longer than {LONGEST_TEXT} characters")
+    return pc.if_else(long, pa.scalar(None, pa.string()), plain)
+
+
+def _lengths(texts: pa.Array) -> pa.Array:
+    """Bytes in each text, without copying any."""
+    if not pa.types.is_string_view(texts.type):
+        return pc.binary_length(texts).cast(pa.int64())
+    # Arrow has no kernel for it: a view is 16 bytes, of which the first four are the length.
+    views = np.frombuffer(texts.buffers()[1], dtype=np.int32).reshape(-1, 4)[texts.offset : texts.offset + len(texts)]
+    return pa.array(views[:, 0], pa.int64(), mask=texts.is_null().to_numpy(zero_copy_only=False))
 
 
 def _check_text(field: Field, values: pa.Array, faults: Faults) -> pa.Array:

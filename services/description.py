@@ -102,7 +102,7 @@ def _value(field: Field) -> Schema:
     if field.kind == "time":
         meaning += f"; ISO 8601 (UTC unless it has an offset) or Unix seconds, from {EARLIEST:%Y} to a day from now"
         return {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}, {"type": "null"}], "description": meaning}
-    text: Schema = {"type": ["string", "null"], "maxLength": LONGEST_TEXT // 4, "pattern": "^[^\\x00]*$", "description": meaning}
+    text: Schema = {"type": ["string", "null"], "maxLength": LONGEST_TEXT, "pattern": "^[^\\x00]*$", "description": meaning}
     return text | {"enum": [*STATUSES, None]} if field.name == "status" else text
 
 

@@ -1,0 +1,43 @@
+"""Answers: the same values in every shape."""
+
+import orjson
+import pandas as pd
+import pyarrow as pa
+
+from services.answers import write_answer
+
+PREDICTIONS = pd.DataFrame(
+    {
+        "job_id": ["1", "2"],
+        "walltime": [60.5, float("nan")],
+        "walltime_low": [1.0, 2.0],
+        "cluster": pd.Series(["global", "site A"], dtype=object),
+        "model_version": "gridcast-3",
+        "cold_start": [True, False],
+    }
+)
+EXPECTED = [
+    {"job_id": "1", "walltime": 60.5, "walltime_low": 1.0, "cluster": "global", "model_version": "gridcast-3", "cold_start": True},
+    {"job_id": "2", "walltime": None, "walltime_low": 2.0, "cluster": "site A", "model_version": "gridcast-3", "cold_start": False},
+]
+
+
+def test_rows_columns_and_arrow_hold_the_same_values_and_null_for_what_is_not_known() -> None:
+    about = {"model_version": "gridcast-3", "unread": ["walltime"]}
+    rows = orjson.loads(write_answer(PREDICTIONS, about, "rows")[1])
+    columns = orjson.loads(write_answer(PREDICTIONS, about, "columns")[1])
+    kind, body = write_answer(PREDICTIONS, about, "arrow")
+    with pa.ipc.open_stream(body) as stream:
+        table = stream.read_all()
+    assert kind == "application/vnd.apache.arrow.stream"
+    assert rows == {"rows": EXPECTED, **about}
+    assert columns == {"columns": {name: [row[name] for row in EXPECTED] for name in EXPECTED[0]}, **about}
+    assert table.to_pylist() == EXPECTED
+    assert orjson.loads(table.schema.metadata[b"gridcast"]) == about
+
+
+def test_no_jobs_give_an_empty_answer() -> None:
+    nothing = PREDICTIONS.head(0)
+    assert orjson.loads(write_answer(nothing, {}, "rows")[1]) == {"rows": []}
+    with pa.ipc.open_stream(write_answer(nothing, {}, "arrow")[1]) as stream:
+        assert stream.read_all().num_rows == 0
