@@ -1,0 +1,104 @@
+"""The machine that a log is replayed on: pools of hosts, each host some cores and memory.
+
+A job runs on one host; a pool that is given as a plain number of processors is one big host. Jobs are bound to the pool that
+their ``site`` names; a machine with one pool takes them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from infra.errors import InputError
+from scheduling.state import HOST, Records
+
+
+class MachineError(InputError):
+    """The machine cannot be understood; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """``hosts`` alike hosts of ``cores`` cores and ``memory`` bytes each."""
+
+    name: str
+    cores: int
+    hosts: int = 1
+    memory: float = float("inf")
+
+    def __post_init__(self) -> None:
+        """Raise MachineError unless there is at least one core."""
+        if self.cores < 1 or self.hosts < 1 or not self.memory > 0:
+            raise MachineError(f"the pool {self.name!r} needs at least one host, one core and some memory")
+
+    @property
+    def processors(self) -> int:
+        """All cores of the pool."""
+        return self.cores * self.hosts
+
+    def free(self) -> Records:
+        """The idle hosts as the kernel holds them."""
+        free = np.zeros(self.hosts, dtype=HOST)
+        free["cores"], free["memory"] = self.cores, self.memory
+        return free
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The pools; with more than one, a job runs in the pool of its ``site``."""
+
+    pools: tuple[Pool, ...]
+
+    @property
+    def processors(self) -> int:
+        """All cores of the machine."""
+        return sum(pool.processors for pool in self.pools)
+
+    def of(self, jobs: pd.DataFrame) -> pd.Series:
+        """The name of each job's pool; missing where its site has none."""
+        if len(self.pools) == 1:
+            return pd.Series(self.pools[0].name, index=jobs.index)
+        return jobs["site"].where(jobs["site"].isin([pool.name for pool in self.pools]))
+
+
+def processors(count: int) -> Machine:
+    """A machine of one pool of ``count`` processors that any job may spread over."""
+    return Machine((Pool("all", count),))
+
+
+def read_machine(description: Mapping[str, Any]) -> Machine:
+    """A machine from a few lines (JSON or TOML read as a mapping): a pool a key, with ``cores`` and maybe ``hosts`` and ``memory``.
+
+    >>> read_machine({"CERN": {"hosts": 20, "cores": 8, "memory": 16e9}, "LYON": 64}).processors
+    224
+    """
+    pools = []
+    for name, pool in description.items():
+        fields = {"cores": pool} if isinstance(pool, int) else pool
+        if not isinstance(fields, Mapping) or not set(fields) <= {"cores", "hosts", "memory"} or "cores" not in fields:
+            raise MachineError(f"the pool {name!r} must be a number of processors, or have cores and maybe hosts and memory")
+        try:
+            pools.append(Pool(str(name), int(fields["cores"]), int(fields.get("hosts", 1)), float(fields.get("memory", "inf"))))
+        except (TypeError, ValueError):
+            raise MachineError(f"the pool {name!r} has a field that is no number: {dict(fields)}") from None
+    if not pools:
+        raise MachineError("the machine has no pool")
+    return Machine(tuple(pools))
+
+
+def machine_of(jobs: pd.DataFrame, header_processors: int | None = None) -> Machine:
+    """The machine that a log came from: as its header says, else as many processors as its jobs ever held at once."""
+    if header_processors:
+        return processors(header_processors)
+    ran = jobs[jobs["started_at"].notna() & jobs["ended_at"].notna()]
+    cores = ran["cores"].fillna(ran["requested_cores"]).fillna(1).to_numpy()
+    if not len(ran):
+        raise MachineError("no job of the log has run, so the machine's size is unknown: say how many processors it has")
+    when = np.concatenate([ran["ended_at"].astype("int64").to_numpy(), ran["started_at"].astype("int64").to_numpy()])
+    # Ends come before starts at the same moment.
+    held = np.cumsum(np.concatenate([-cores, cores])[np.argsort(when, kind="stable")])
+    return processors(max(int(held.max()), int(cores.max())))

@@ -1,0 +1,45 @@
+"""Queue orders: the urgency of a waiting job, lowest first; equally urgent jobs go in order of submission.
+
+Each order is a short function of what is known while the job waits: how long it has waited, its predicted run time, the
+cores it asks for, what its owner has used.
+"""
+
+from __future__ import annotations
+
+import numba as nb
+
+ARRIVAL, SHORTEST, LARGEST, SMALLEST_AREA, SMITH, EXPANSION, FAIR_SHARE, QUOTA = range(8)
+
+TAU = 10.0
+"""Run times below this many seconds count as this long in a slowdown."""
+
+
+@nb.njit(cache=True, inline="always")
+def expansion(waited: float, predicted: float) -> float:
+    """Bounded expansion factor: how much longer than its run the job will have taken if it starts now."""
+    return (waited + predicted) / max(predicted, TAU)
+
+
+@nb.njit(cache=True)
+def urgency(order: int, waited: float, predicted: float, cores: float, used: float, running: float) -> float:
+    """Sort key of a waiting job, lowest first.
+
+    ``waited`` and ``predicted`` in s, ``used`` the owner's decayed core-seconds over its share, ``running`` the owner's running
+    cores over its quota. Smith's rule is area over weight with the weight of the bounded slowdown, 1/max(predicted, tau).
+    """
+    if order == SHORTEST:
+        return predicted
+    if order == LARGEST:
+        return -cores
+    if order == SMALLEST_AREA:
+        return predicted * cores
+    if order == SMITH:
+        return predicted * cores * max(predicted, TAU)
+    if order == EXPANSION:
+        return -expansion(waited, predicted)
+    if order == FAIR_SHARE:
+        return used
+    if order == QUOTA:
+        # The ordering of ALICE's task queue: owners far below their quota first, and waiting counts for something.
+        return running - waited / 86400.0
+    return -waited

@@ -1,0 +1,90 @@
+"""What a replay came to: waits, slowdowns, use of the machine, fairness across users, broken promises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scheduling.machine import Machine
+from scheduling.orders import TAU
+from scheduling.policies import Policy
+from scheduling.state import Floats, Records
+from scheduling.trace import Trace
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A replayed log; ``table`` is the kernel's record of each job of ``trace``, ``seconds`` how long the replay took."""
+
+    trace: Trace
+    machine: Machine
+    policy: Policy
+    predictor: str
+    corrector: str
+    table: Records
+    seconds: float
+
+    @cached_property
+    def waits(self) -> Floats:
+        """How long each job waited, s."""
+        return self.table["started"] - self.table["submitted"]
+
+    @cached_property
+    def slowdowns(self) -> Floats:
+        """Bounded slowdown of each job: max(1, (wait + run) / max(run, tau)), tau 10 s (Feitelson)."""
+        run = self.trace.length
+        return np.maximum(1.0, (self.waits + run) / np.maximum(run, TAU))
+
+    @property
+    def makespan(self) -> float:
+        """From the first submission to the last end, s."""
+        return float(self.table["ended"].max() - self.table["submitted"].min())
+
+    @property
+    def utilisation(self) -> float:
+        """Share of the machine's core-seconds that jobs used over the makespan."""
+        return float((self.trace.cores * self.trace.length).sum() / (self.machine.processors * self.makespan))
+
+    @property
+    def fairness(self) -> float:
+        """Jain's index of the users' mean bounded slowdowns: 1 when all fare alike, 1/users when one bears it all."""
+        means = pd.Series(self.slowdowns).groupby(self.trace.jobs["user"].astype(str).to_numpy()).mean().to_numpy()
+        return float(means.sum() ** 2 / (len(means) * (means**2).sum()))
+
+    @property
+    def late_heads(self) -> float:
+        """Share of the jobs that were given a reservation and started more than a second after the first one."""
+        promised = np.isfinite(self.table["promised"])
+        late = self.table["started"][promised] > self.table["promised"][promised] + 1.0
+        return float(late.mean()) if promised.any() else 0.0
+
+    def row(self) -> dict[str, Any]:
+        """The line of the table: names, then seconds, shares and counts."""
+        return {
+            "policy": self.policy.name,
+            "predictor": self.predictor,
+            "corrector": self.corrector,
+            "mean_bounded_slowdown": float(self.slowdowns.mean()),
+            "p95_bounded_slowdown": float(np.percentile(self.slowdowns, 95)),
+            "mean_wait": float(self.waits.mean()),
+            "p99_wait": float(np.percentile(self.waits, 99)),
+            "max_wait": float(self.waits.max()),
+            "utilisation": self.utilisation,
+            "makespan": self.makespan,
+            "fairness": self.fairness,
+            "late_heads": self.late_heads,
+            "jobs": len(self.trace),
+            "left_out": int(sum(self.trace.left_out.values())),
+            "killed": int(self.trace.killed.sum()),
+            "corrected": int((self.table["corrections"] > 0).sum()),
+            "bound": self.policy.bound if np.isfinite(self.policy.bound) else None,
+            "seconds": self.seconds,
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All lines of the table: one."""
+        return [self.row()]

@@ -1,0 +1,202 @@
+"""Predictors: what a scheduler may ask, in the replay's own time, of a job that is submitted, waits or runs.
+
+A predictor learns a job's run time when the job ends in the replay, not when it ended in the log, and answers before that from
+what it has learned. The replay asks for a quantity by name (see ``scheduling.policies``); one that knows a single number gives it
+whatever it is asked.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from models.seen import template_levels
+from scheduling.policies import PolicyError
+from scheduling.state import Floats, Integers
+from scheduling.trace import Trace
+
+WARM_UP = 0.1
+"""The share of a log, in order of submission, on whose fields a predictor may choose the keys of its histories."""
+
+
+class Predictor(Protocol):
+    """What the replay asks; rows are numbers of jobs in the trace, times in s."""
+
+    def learn(self, rows: Integers, ended: Floats, lengths: Floats) -> None:
+        """Take in jobs that have ended in the replay at ``ended`` (s since the first submission) after running ``lengths``."""
+        ...
+
+    def predict(self, rows: Integers, asked: str) -> Floats:
+        """``asked`` of the walltime of waiting jobs (float64[rows])."""
+        ...
+
+    def remaining(self, row: int, ran: float) -> float:
+        """How long a running job will have run in the end, given that it has run ``ran`` without ending."""
+        ...
+
+
+class Fixed:
+    """A predictor that has its answer before the replay: the request, or the truth."""
+
+    def __init__(self, answers: Floats) -> None:
+        self.answers = answers
+
+    def learn(self, rows: Integers, ended: Floats, lengths: Floats) -> None:
+        """Nothing to learn."""
+
+    def predict(self, rows: Integers, asked: str) -> Floats:
+        """The answer."""
+        return self.answers[rows]
+
+    def remaining(self, row: int, ran: float) -> float:
+        """The answer; twice what has run where that is over."""
+        return float(max(self.answers[row], ran + 1.0))
+
+
+Point = Callable[[list[float]], float]
+
+
+class Histories:
+    """The last ``size`` walltimes of each job's key; the finest key that knows any answers, and the request where none does.
+
+    ``levels`` are the keys' fields, fine to coarse. A "point" is what ``point`` makes of the walltimes, newest last; the other
+    quantities are those of the walltimes as a sample.
+    """
+
+    def __init__(self, trace: Trace, levels: tuple[tuple[str, ...], ...], size: int, point: Point, fewest: int = 1) -> None:
+        self.trace, self.point, self.fewest = trace, point, fewest
+        self.keys = [_keys(trace, fields) for fields in levels]
+        self.known: list[dict[Any, deque[float]]] = [{} for _ in levels]
+        self.size = size
+
+    def learn(self, rows: Integers, ended: Floats, lengths: Floats) -> None:
+        """See Predictor."""
+        for row, length in zip(rows.tolist(), lengths.tolist(), strict=True):
+            for keys, known in zip(self.keys, self.known, strict=True):
+                known.setdefault(keys[row], deque(maxlen=self.size)).append(length)
+
+    def _sample(self, row: int) -> list[float]:
+        for keys, known in zip(self.keys, self.known, strict=True):
+            values = known.get(keys[row])
+            if values is not None and len(values) >= self.fewest:
+                return list(values)
+        return []
+
+    def predict(self, rows: Integers, asked: str) -> Floats:
+        """See Predictor."""
+        quantity = self.point if asked == "point" else sample_quantity(asked)
+        samples = [self._sample(row) for row in rows.tolist()]
+        return np.array([quantity(sample) if sample else self.trace.request[row] for sample, row in zip(samples, rows, strict=True)], float)
+
+    def remaining(self, row: int, ran: float) -> float:
+        """The mean of the walltimes above ``ran``, else the request."""
+        longer = [value for value in self._sample(row) if value > ran]
+        return sum(longer) / len(longer) if longer else float(self.trace.request[row])
+
+
+def _keys(trace: Trace, fields: tuple[str, ...]) -> list[Any]:
+    if not fields:
+        return [()] * len(trace)
+    return list(zip(*(trace.jobs[name].astype(str).tolist() for name in fields), strict=True))
+
+
+def mean(values: list[float]) -> float:
+    """Arithmetic mean."""
+    return sum(values) / len(values)
+
+
+def median(values: list[float]) -> float:
+    """Median."""
+    ordered, half = sorted(values), len(values) // 2
+    return ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2
+
+
+def log_mean(values: list[float]) -> float:
+    """Exponential of the mean logarithm."""
+    return float(np.exp(np.mean(np.log(np.maximum(values, 1.0)))))
+
+
+def moving_average(values: list[float]) -> float:
+    """Exponentially weighted average of logarithms, the newest weighing .3, as a walltime."""
+    logs = np.log(np.maximum(values, 1.0))
+    average = logs[0]
+    for log in logs[1:]:
+        average += 0.3 * (log - average)
+    return float(np.exp(average))
+
+
+def sample_quantity(asked: str) -> Point:
+    """The function that finds ``asked`` in a sample; raises PolicyError when there is no such quantity."""
+    named: dict[str, Point] = {"median": median, "mean": mean, "log-mean": log_mean}
+    if asked in named:
+        return named[asked]
+    share, deviations = parse_quantity(asked)
+    if share is not None:
+        return lambda values: float(np.quantile(values, share))
+    return lambda values: float(np.mean(values) + deviations * np.std(values))
+
+
+def parse_quantity(asked: str) -> tuple[float | None, float]:
+    """The share of a quantile ("q0.9"), or the tuning factor of Schopf's rule ("mean+1.5sd"); raises PolicyError for neither."""
+    try:
+        if asked.startswith("q") and 0 < float(asked[1:]) < 1:
+            return float(asked[1:]), 0.0
+        if asked.startswith("mean+") and asked.endswith("sd"):
+            return None, float(asked[5:-2])
+    except ValueError:
+        pass
+    raise PolicyError(f"{asked!r} is nothing to ask of a prediction: point, median, mean, log-mean, request, q0.9 or mean+1sd")
+
+
+@dataclass(frozen=True)
+class Predicting:
+    """A row of ``PREDICTORS``: its name, what it is, how to make it for a trace."""
+
+    name: str
+    meaning: str
+    make: Callable[[Trace], Predictor]
+
+
+def _levels(trace: Trace) -> tuple[tuple[str, ...], ...]:
+    return template_levels(trace.jobs.iloc[: max(1000, int(len(trace) * WARM_UP))])
+
+
+def _along(size: int, point: Point) -> Callable[[Trace], Predictor]:
+    return lambda trace: Histories(trace, _levels(trace), size, point)
+
+
+def _group(trace: Trace) -> tuple[tuple[str, ...], ...]:
+    names = [name for name in ("group", "project", "queue") if trace.jobs[name].nunique() > 1]
+    return (tuple(names[:1]), ())
+
+
+PREDICTORS: dict[str, Predicting] = {
+    one.name: one
+    for one in (
+        Predicting("request", "what was asked for", lambda trace: Fixed(trace.request)),
+        Predicting("perfect", "the truth, which nobody has", lambda trace: Fixed(trace.length)),
+        Predicting("last", "the template's last", _along(1, mean)),
+        Predicting(
+            "last-two",
+            "mean of the user's last two (EASY++; Tsafrir 2007)",
+            lambda trace: Histories(trace, _levels(trace)[-1:], 2, mean, fewest=2),
+        ),
+        Predicting("template", "mean of the template's last two", _along(2, mean)),
+        Predicting("median-3", "median of the template's last 3", _along(3, median)),
+        Predicting("median-10", "median of the template's last 10", _along(10, median)),
+        Predicting("ewma", "moving average of the template's logarithms", _along(20, moving_average)),
+        Predicting("group-median", "median of the group's last 500", lambda trace: Histories(trace, _group(trace), 500, median)),
+    )
+}
+"""The predictors; ``models.baselines`` says where each comes from."""
+
+
+def predictor_named(name: str) -> Predicting:
+    """The predictor of that name; raises PolicyError with the names there are."""
+    if name not in PREDICTORS:
+        raise PolicyError(f"there is no predictor {name!r}; there are {', '.join(PREDICTORS)}")
+    return PREDICTORS[name]
