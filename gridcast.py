@@ -1,0 +1,373 @@
+"""The command line: one short command for each thing a person does.
+
+A command reads its arguments, calls one function below and prints its table. Tables go to standard output, progress and
+logs to standard error. Exit codes: 0 done, 1 failed, 2 wrong use or input.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from getpass import getuser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from infra.errors import GridcastError, InputError
+from infra.settings import prepare_environment
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from sqlalchemy import Engine
+
+    from models.versions import Version
+
+app = typer.Typer(
+    help="Before a grid job runs: how long it will run and what it will use, with honest ranges.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help='Print one object {"rows": [{…}]} to standard output, and nothing else there.')]
+Source = Annotated[str | None, typer.Option(help="Only this source (a log or system); default: all that is stored.")]
+
+
+def show(rows: list[dict[str, Any]], as_json: bool, title: str = "", columns: tuple[str, ...] = ()) -> None:
+    """Print rows as a table for people (only ``columns``, if given) or whole as one JSON object for machines."""
+    if as_json:
+        sys.stdout.write(json.dumps({"rows": [_plain(row) for row in rows]}, default=str) + "\n")
+        return
+    table = Table(title=title or None, title_justify="left")
+    names = columns or tuple(rows[0]) if rows else columns
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right" if rows and isinstance(rows[0].get(name), int | float) else "left")
+    for row in rows:
+        table.add_row(*(_cell(row.get(name)) for name in names))
+    out.print(table if rows else f"{title}: nothing" if title else "nothing")
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: a missing number is null."""
+    return {key: None if isinstance(value, float) and value != value else value for key, value in row.items()}
+
+
+def _cell(value: object) -> str:
+    if value is None or (isinstance(value, float) and value != value):
+        return "–"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Any]:
+    """A progress bar on standard error; yields ``report(text, share done)``."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=not err.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+
+        def report(text: str, share: float | None = None) -> None:
+            progress.update(task, completed=share or 0.0, total=None if share is None else 1.0, description=text)
+
+        yield report
+
+
+@app.command()
+def demo(as_json: Json = False) -> None:
+    """Run the whole loop once on generated jobs: log, store, training, MLflow, predictor, a broker's call, drift report."""
+    with progress_bar("starting") as report:
+        from flows.demo import demo as run
+
+        rows = run(report)
+    show(rows, as_json, "Gridcast's loop on generated jobs")
+
+
+@app.command()
+def ingest(
+    files: Annotated[list[Path], typer.Argument(help="Log files, or folders of them; .gz is read as it is.")],
+    log_format: Annotated[
+        str | None, typer.Option("--format", help="swf, slurm, condor, pbs, panda, nextflow or table; default: seen from the file.")
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="Name of the log or system; default: what the file says, or its name.")] = None,
+    mapping: Annotated[
+        list[str] | None, typer.Option("--map", help="Column of a table as COLUMN=FIELD[:UNIT], for instance run=walltime:s; repeat.")
+    ] = None,
+    map_file: Annotated[Path | None, typer.Option(help="The column map in a TOML file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Read job logs into the store; reading one again changes nothing."""
+    from jobs.ingest import Ingested, ingest_files
+    from jobs.readers.columns import load_column_map, parse_column_map
+
+    columns = load_column_map(map_file) if map_file else parse_column_map(mapping) if mapping else None
+    with progress_bar("reading") as report:
+
+        def tell(done: Ingested) -> None:
+            report(f"{done.file.name}: {done.read:,} records")
+
+        results = ingest_files(_store(), files, log_format, source, columns, tell)
+    rows = [
+        {
+            "file": str(one.file),
+            "format": one.format,
+            "read": one.read,
+            "added": one.added,
+            "updated": one.updated,
+            "unchanged": one.unchanged,
+            "rejected": one.rejected,
+            "notes": "; ".join(f"{count:,} × {note}" for note, count in one.notes.items()),
+            "error": one.error,
+        }
+        for one in results
+    ]
+    named = rows if as_json else [row | {"file": Path(row["file"]).name} for row in rows]
+    show(named, as_json, "Ingested", ("file", "format", "read", "added", "updated", "unchanged", "rejected", "notes"))
+    for row in rows:
+        if row["error"]:
+            err.print(f"gridcast: {row['error']}", style="bold red", soft_wrap=True, highlight=False, markup=False)
+    if any(row["error"] for row in rows):
+        raise typer.Exit(InputError.exit_code)
+
+
+@app.command()
+def rejects(
+    file: Annotated[Path | None, typer.Option(help="Only those of this file.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 100,
+    as_json: Json = False,
+) -> None:
+    """Show the records that were refused, with file, line and reason."""
+    from jobs.store import read_rejects
+
+    show(_records(read_rejects(_store(), file=file, limit=limit)), as_json, "Rejected records")
+
+
+@app.command(name="jobs")
+def jobs_command(as_json: Json = False) -> None:
+    """Count what is stored, a row a source."""
+    from jobs.store import count_jobs
+
+    show(_records(count_jobs(_store())), as_json, "Stored jobs")
+
+
+@app.command()
+def generate(
+    file: Annotated[Path, typer.Argument(help="Where to write: .csv, .parquet or .swf, with .gz if wished.")],
+    jobs: Annotated[int, typer.Option(min=1)] = 20_000,
+    days: Annotated[float, typer.Option(min=0.01)] = 30,
+    seed: int = 0,
+    change: Annotated[list[str] | None, typer.Option(help="Plant a change as KIND@DAY, for instance slow_program@20; repeat.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a log of generated jobs, with changes planted on request; the same seed gives the same log."""
+    from jobs.workload import generate as make
+    from jobs.workload import read_change
+    from jobs.writers import write_jobs
+
+    made = make(jobs=jobs, days=days, seed=seed, changes=[read_change(text) for text in change or []])
+    write_jobs(made.jobs, file)
+    rows = [{"file": str(file), "jobs": len(made.jobs), "source": "generated", "seed": seed, "planted": ", ".join(change or []) or None}]
+    show(rows, as_json, "Generated jobs")
+
+
+@app.command()
+def train(
+    source: Source = None,
+    cluster_by: Annotated[str | None, typer.Option(help="A model a cluster too, where it wins: group, site or kmeans.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train on the stored jobs, judge on the latest of them, register in MLflow, and promote what is better."""
+    from models.release import release
+
+    with progress_bar("training") as report:
+        made = release(_store(), prepare_environment(), sources=[source] if source else None, cluster_by=cluster_by, progress=report)
+    version = made.version.label
+    show(
+        [{"version": version, "promoted": made.promoted, **row} for row in made.rows], as_json, f"{version} on jobs later than its training"
+    )
+    err.print(f"{version}: {'champion, ' if made.promoted else ''}{made.why}", highlight=False)
+
+
+@app.command()
+def promote(
+    version: Annotated[int, typer.Argument(help="Number of the version in MLflow.")],
+    why: Annotated[str, typer.Option(help="Kept with the version.")] = "asked for",
+    as_json: Json = False,
+) -> None:
+    """Make a version the champion; the predictor serves it within seconds."""
+    from models import registry
+
+    show([_version(registry.promote(version, by=_me(), why=why))], as_json, "Champion")
+
+
+@app.command()
+def rollback(why: Annotated[str, typer.Option(help="Kept with the version.")] = "asked for", as_json: Json = False) -> None:
+    """Give the place back to the version that the champion replaced."""
+    from models import registry
+
+    show([_version(registry.rollback(by=_me(), why=why))], as_json, "Champion")
+
+
+@app.command()
+def history(as_json: Json = False) -> None:
+    """Show every version: why it was trained, how it stands, who or what promoted it, why it left."""
+    from models import registry
+
+    show([_version(one) for one in registry.versions()], as_json, "Versions")
+
+
+@app.command()
+def monitor(as_json: Json = False) -> None:
+    """Compare the jobs that ended since the champion was trained with its training window; writes an HTML report."""
+    from models import registry
+    from models.release import load
+    from monitoring.watch import monitor as look
+
+    settings = prepare_environment()
+    champion = registry.champion(settings)
+    if champion is None:
+        raise GridcastError("there is no champion to compare with: train one first (gridcast train)")
+    with progress_bar("looking at the recent jobs"):
+        found = look(_store(), load(champion, settings).card, settings.folder("reports"), model=champion.label)
+    show(_records(found.measurements[["kind", "name", "segment", "value"]]), as_json, f"Drift: {found.verdict}")
+    err.print(found.sentence, *(f"\n{page}" for page in found.pages), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def predict(
+    file: Annotated[Path, typer.Argument(help="A log or table of jobs; outcomes in it are not looked at.")],
+    log_format: Annotated[str | None, typer.Option("--format", help="As for ingest.")] = None,
+    mapping: Annotated[list[str] | None, typer.Option("--map", help="As for ingest.")] = None,
+    quantile: Annotated[list[float] | None, typer.Option(min=0, max=1, help="A quantile to add; repeat.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many jobs.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Predict the jobs of a file with the champion, each by what the store knew had ended at its submission."""
+    from jobs.ingest import read_file
+    from jobs.readers.columns import parse_column_map
+    from models.release import forecaster
+
+    jobs = read_file(file, log_format, parse_column_map(mapping) if mapping else None, limit)
+    with progress_bar("predicting"):
+        answers = forecaster(_store(), prepare_environment()).predict(jobs, tuple(quantile or ()))
+    shown = ("job_id", "walltime", "walltime_median", "walltime_low", "walltime_high", "cluster", "model_version", "cold_start")
+    show(_records(answers), as_json, f"Predictions for {file.name}", shown)
+
+
+@app.command()
+def serve() -> None:
+    """Serve the champion over HTTP on this machine until Ctrl-C."""
+    from infra.parts import parts
+    from infra.processes import up as run
+
+    settings = prepare_environment()
+    only = [replace(part, after=()) for part in parts(settings, servers=False) if part.name == "predictor"]
+    run(settings, only, say=_say, when_ready=lambda: _say(f"the predictor answers on {only[0].address}"))
+
+
+@app.command()
+def up() -> None:
+    """Start MLflow, Prefect, the predictor and the schedules; Ctrl-C stops them all."""
+    from infra.parts import parts
+    from infra.processes import up as run
+
+    settings = prepare_environment()
+    wanted = parts(settings)
+    run(settings, wanted, say=_say, when_ready=lambda: show([{"part": part.name, "address": part.address} for part in wanted], False, "Up"))
+
+
+@app.command()
+def down() -> None:
+    """Stop what `gridcast up` started on this data folder."""
+    from infra.parts import parts
+    from infra.processes import down as stop
+
+    stopped = stop(prepare_environment(), parts(prepare_environment()))
+    _say(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Say what runs, where, and how fresh the champion is."""
+    from infra.parts import parts
+    from infra.processes import status as look
+    from models import registry
+
+    settings = prepare_environment()
+    rows = look(settings, parts(settings))
+    champion = registry.champion(settings)
+    note = (
+        f"trained until {champion.tags.get('trained_until', '?')[:16]} UTC, {champion.age / 3600:.1f} h old"
+        if champion
+        else "none yet: gridcast train"
+    )
+    rows.append(
+        {
+            "part": "champion",
+            "state": champion.label if champion else "none",
+            "pid": None,
+            "address": settings.tracking_url_shown,
+            "since": champion.created_at.isoformat() if champion else None,
+            "note": note,
+        }
+    )
+    show(rows, as_json, "Gridcast")
+
+
+def _version(version: Version) -> dict[str, Any]:
+    told = (
+        "jobs",
+        "trained_from",
+        "trained_until",
+        "why_trained",
+        "compared",
+        "promoted_by",
+        "promoted_why",
+        "promoted_at",
+        "retired_at",
+        "retired_why",
+        "refused_why",
+    )
+    return {"version": version.label, "state": version.state, "created_at": version.created_at.isoformat()} | {
+        name: version.tags.get(name) for name in told
+    }
+
+
+def _me() -> str:
+    return f"{getuser()} by gridcast"
+
+
+def _say(sentence: str) -> None:
+    err.print(sentence, highlight=False, soft_wrap=True)
+
+
+def _store() -> Engine:
+    from jobs.store import open_store
+
+    return open_store(prepare_environment().store_url)
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return frame.to_dict("records")  # type: ignore[return-value]
+
+
+def main() -> None:
+    """Run the command line; a GridcastError becomes its one sentence and its exit code."""
+    try:
+        prepare_environment()
+        app()
+    except GridcastError as error:
+        err.print(f"gridcast: {error}", style="bold red", soft_wrap=True, highlight=False, markup=False)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -30,7 +30,7 @@ def train(
     version = publish(model_set, jobs, judgement, settings, why)
     decided = decide(version, judgement, settings)
     show(decided, settings)
-    return {"version": version.version, "promoted": decided.promoted, "why": decided.why}
+    return {"version": version.version, "promoted": decided.promoted, "why": decided.why, "rows": decided.rows}
 
 
 @task(**STEP)

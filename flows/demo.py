@@ -1,0 +1,162 @@
+"""The demo: the whole loop once, with the real parts, on generated jobs, from a log file to Evidently's report.
+
+The log is cut at a day: what had ended by then is ingested and trained on; the jobs after it are lived through a day at a
+time, as a broker would: asked about when they are submitted, reported when they have ended.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pandas as pd
+
+from flows.ingest import ingest
+from flows.monitor import monitor
+from flows.train import train
+from infra.errors import GridcastError
+from infra.settings import Settings, environment_with, prepare_environment
+from jobs.schema import COLUMNS, OF_KIND, OUTCOMES
+from jobs.workload import START, Change, generate
+from jobs.writers import write_jobs
+from services.client import Gridcast
+
+Progress = Callable[[str, float], None]
+
+JOBS, DAYS, SEED = 20_000, 30, 1
+CUT = START + pd.Timedelta(days=22)
+PLANTED = Change("slow_program", day=25, factor=3.0)
+"""After the cut, so that the report has something true to find."""
+BASELINES = ("template", "request")
+BATCH, CALLS = 1000, 20
+PATIENCE = 90.0
+
+
+def demo(progress: Progress) -> list[dict[str, Any]]:
+    """Run the loop and return what to show, a row a fact: ``what``, ``value``, ``note``. Can be run again at any time."""
+    settings = prepare_environment()
+    # The progress bar tells it better; the runs' states and artifacts are on Prefect's page all the same.
+    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    progress("generating jobs", 0.02)
+    jobs = generate(JOBS, DAYS, SEED, changes=[PLANTED]).jobs
+    past, later = jobs[jobs["ended_at"] <= CUT], jobs[~(jobs["ended_at"] <= CUT)]
+    log = write_jobs(past, settings.folder("demo") / "generated.csv.gz")
+    progress("ingesting the log", 0.08)
+    (ingested,) = ingest([str(log)])
+    progress("training", 0.2)
+    trained = train(why="the demo")
+    progress("starting the predictor", 0.5)
+    with predictor(settings) as address:
+        broker = Gridcast(address, token=_token(settings), timeout=30)
+        progress("asking about 1,000 jobs", 0.6)
+        latency = time_calls(broker, later.head(BATCH))
+        for day, share in live_through(broker, later):
+            progress(f"living through {day:%d %B}: asking, then reporting what ended", 0.65 + 0.2 * share)
+        broker.close()
+    progress("looking for drift", 0.88)
+    watched = monitor()
+    errors = {row["predictor"]: row for row in trained["rows"] if row["target"] == "walltime"}
+    judged = errors.get("candidate")
+    return [
+        {"what": "jobs ingested", "value": ingested["added"] + ingested["unchanged"], "note": f"generated, seed {SEED}, {ingested['rejected']} rejected"},
+        {"what": "finished jobs reported", "value": len(later), "note": "by the broker's client, after the log was cut"},
+        *({"what": f"mean absolute error, {name}", "value": row["mae"], "note": f"s, on {row['jobs']:,} jobs later than its training"} for name, row in errors.items() if row is judged or name in BASELINES),
+        {"what": f"{BATCH:,} jobs in one call", "value": latency, "note": f"ms, median of {CALLS} JSON calls"},
+        {"what": "drift", "value": watched["verdict"], "note": watched["sentence"]},
+        {"what": "champion", "value": trained["version"], "note": "gridcast up, then MLflow at " + f"http://{settings.host}:{settings.mlflow_port}"},
+        *({"what": "report", "value": Path(page).name, "note": page} for page in watched["pages"]),
+        {"what": "flows", "value": "Prefect", "note": f"gridcast up, then http://{settings.host}:{settings.prefect_port}"},
+    ]  # fmt: skip
+
+
+@contextmanager
+def predictor(settings: Settings) -> Iterator[str]:
+    """The predictor on a free port as a process of its own; yields its address once it is ready."""
+    with socket.socket() as door:
+        door.bind((settings.host, 0))
+        port = door.getsockname()[1]
+    address = f"http://{settings.host}:{port}"
+    log = settings.folder("logs") / "demo-predictor.log"
+    command = [sys.executable, "-m", "bentoml", "serve", "services.predictor:Predictor", "--host", settings.host, "--port", str(port)]
+    with log.open("ab") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment_with({}), start_new_session=True)  # noqa: S603  our own command
+        try:
+            _await(process, address, log)
+            yield address
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _await(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if httpx.get(f"{address}/readyz", timeout=2, trust_env=False).status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.2)
+    raise GridcastError(f"the predictor did not become ready: its log is {log}")
+
+
+def time_calls(broker: Gridcast, jobs: pd.DataFrame) -> float:
+    """The median time in ms of CALLS JSON calls with ``jobs``, as the client sees it."""
+    rows, seconds = asked(jobs), []
+    for _ in range(CALLS):
+        began = time.perf_counter()
+        broker.predict(rows)
+        seconds.append(time.perf_counter() - began)
+    return round(float(np.median(seconds)) * 1000, 1)
+
+
+def live_through(broker: Gridcast, jobs: pd.DataFrame) -> Iterator[tuple[pd.Timestamp, float]]:
+    """Ask about each day's jobs, then report those that ended by its end; yields each day and the share done."""
+    days = pd.date_range(CUT, jobs["ended_at"].max().ceil("D"), freq="D")
+    for place, (day, night) in enumerate(itertools.pairwise(days)):
+        yield day, place / len(days)
+        submitted = jobs[(jobs["submitted_at"] >= day) & (jobs["submitted_at"] < night)]
+        ended = jobs[(jobs["ended_at"] > day) & (jobs["ended_at"] <= night)]
+        for part in _batches(submitted):
+            broker.predict(asked(part))
+        for part in _batches(ended):
+            broker.report(told(part, COLUMNS))
+
+
+def _batches(jobs: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    for start in range(0, len(jobs), BATCH):
+        yield jobs.iloc[start : start + BATCH]
+
+
+def asked(jobs: pd.DataFrame) -> list[dict[str, Any]]:
+    """What a broker knows of jobs before they run."""
+    return told(jobs, tuple(name for name in COLUMNS if name not in OUTCOMES))
+
+
+def told(jobs: pd.DataFrame, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Jobs as the client's rows: what is missing is left out, times are ISO 8601."""
+    frame = jobs[list(columns)].copy()
+    for name in OF_KIND["time"]:
+        if name in frame:
+            frame[name] = frame[name].dt.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return [{key: value for key, value in row.items() if pd.notna(value)} for row in frame.to_dict("records")]  # type: ignore[misc]
+
+
+def _token(settings: Settings) -> str | None:
+    return settings.tokens.get_secret_value().split(",")[0].partition(":")[0] or None
