@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import TypeAlias
 
 from jobs.readers.contract import ReadError, Reject
-from jobs.readers.lines import head_lines, peek, read_chunks
+from jobs.readers.lines import LINE_LIMIT, head_lines, peek, read_chunks
 
 QUOTE = '"'
-LONGEST_RECORD = 200
+LONGEST_RECORD = 50
 """Lines that a quoted record may span; a stray quote would otherwise swallow the rest of the file."""
 
+Cells: TypeAlias = "tuple[int, str, list[str]] | Reject | str"
+"""A row as (line, raw text, cells), or a rejected line, or a note."""
+
 Record: TypeAlias = "tuple[int, str, dict[str, str]] | Reject | str"
+
+Mend: TypeAlias = "Callable[[list[str], list[str]], list[str] | None]"
 
 
 def sniff(head: bytes, delimiters: str = ",\t;|") -> tuple[str, list[str]]:
@@ -36,8 +41,7 @@ def split(line: str, delimiter: str) -> list[str] | None:
         return None
 
 
-def read_rows(path: Path, size: int, delimiter: str, quoted: bool = True) -> Iterator[tuple[int, str, list[str]] | Reject | str]:
-    """Stream the header and the rows of a file as (line, raw text, cells), with rejects and notes between them."""
+def _rows(path: Path, size: int, delimiter: str, quoted: bool) -> Iterator[Cells]:
     lines = _lines(path, size)
     waiting: deque[tuple[int, str]] = deque()
     width = 0
@@ -69,7 +73,7 @@ def _quoted_record(
     aside: list[Reject | str] = []
     taken: list[tuple[int, str]] = []
     whole = text
-    while whole.count(QUOTE) % 2 and len(taken) < LONGEST_RECORD:
+    while whole.count(QUOTE) % 2 and len(taken) < LONGEST_RECORD and len(whole) < LINE_LIMIT:
         following = waiting.popleft() if waiting else next(lines, None)
         if following is None:
             break
@@ -98,25 +102,13 @@ def _lines(path: Path, size: int) -> Iterator[tuple[int, str] | Reject | str]:
                 yield number, line
 
 
-def read_records(
-    path: Path,
-    size: int,
-    known: Iterable[str],
-    required: Iterable[str],
-    delimiter: str,
-    mend: Callable[[list[str], list[str]], list[str] | None] | None = None,
-) -> Iterator[Record]:
-    """Stream rows as dicts by lower-case column name, only the ``known`` columns; new columns become one note each.
+def read_cells(path: Path, size: int, delimiter: str, mend: Mend | None = None) -> Iterator[Cells]:
+    """Stream the header and then the rows of its width; others are rejected, a repeated header is skipped.
 
-    A row with a number of cells other than the header's is rejected, a repeated header is skipped. ``mend`` is given for formats
-    that never quote: it takes the header and a row of another width and gives one that fits, or None.
-    Raises ReadError where the header lacks one of the ``required`` columns.
+    ``mend`` is given for formats that never quote: it takes the header and a row of another width and gives one that fits, or None.
     """
-    known = {name.lower() for name in known}
     header: list[str] = []
-    first: list[str] = []
-    places: list[tuple[int, str]] = []
-    for item in read_rows(path, size, delimiter, quoted=mend is None):
+    for item in _rows(path, size, delimiter, quoted=mend is None):
         if not isinstance(item, tuple):
             yield item
             continue
@@ -124,20 +116,42 @@ def read_records(
         if not header:
             if text.startswith("#"):
                 continue
-            first, header = cells, [cell.strip().lower() for cell in cells]
-            places = [(i, name) for i, name in enumerate(header) if name in known and name not in header[:i]]
-            missing = [name for name in required if name.lower() not in header]
+            header = cells
+        elif len(cells) != len(header):
+            mended = mend(header, cells) if mend else None
+            if mended is None:
+                yield Reject(number, f"the row has {len(cells)} cells, the header {len(header)}", text)
+                continue
+            item = number, text, mended
+        elif cells == header:
+            yield "repeated header skipped"
+            continue
+        yield item
+
+
+def read_records(
+    path: Path, size: int, known: Iterable[str], required: Iterable[str], delimiter: str, mend: Mend | None = None
+) -> Iterator[Record]:
+    """Stream rows as dicts by lower-case column name, only the ``known`` columns; each new column becomes one note.
+
+    Raises ReadError where the header lacks one of the ``required`` columns.
+    """
+    known = {name.lower() for name in known}
+    places: list[tuple[int, str]] | None = None
+    for item in read_cells(path, size, delimiter, mend):
+        if not isinstance(item, tuple):
+            yield item
+            continue
+        number, text, cells = item
+        if places is None:
+            names = [cell.strip().lower() for cell in cells]
+            places = [(i, name) for i, name in enumerate(names) if name in known and name not in names[:i]]
+            missing = [name for name in required if name.lower() not in names]
             if missing:
                 raise ReadError(f"{path} has no column {missing[0]}: its columns are {', '.join(cells)[:300]}")
-            yield from (f"unknown column {name} ignored" for name in header if name and name not in known)
-            continue
-        whole = cells if len(cells) == len(header) or mend is None else mend(header, cells)
-        if whole is None or len(whole) != len(header):
-            yield Reject(number, f"the row has {len(cells)} cells, the header {len(header)}", text)
-        elif whole == first:
-            yield "repeated header skipped"
+            yield from (f"unknown column {name} ignored" for name in names if name and name not in known)
         else:
-            yield number, text, {name: whole[i] for i, name in places}
+            yield number, text, {name: cells[i] for i, name in places}
 
 
 def columns_of(path: Path, delimiters: str = ",\t;|") -> tuple[str, list[str]]:

@@ -208,7 +208,7 @@ def _host(text: str) -> str | None:
 
 def _mend(header: list[str], cells: list[str]) -> list[str] | None:
     """sacct never quotes: a bar within the one free text of a row is put back."""
-    places = [i for i, name in enumerate(header) if name in FREE_TEXT]
+    places = [i for i, name in enumerate(header) if name.strip().lower() in FREE_TEXT]
     surplus = len(cells) - len(header)
     if surplus <= 0 or len(places) != 1:
         return None

@@ -172,6 +172,8 @@ def _parse_together(lines: list[str]) -> np.ndarray | None:
     width = len(FIELDS)
     if not lines:
         return np.empty((0, width))
+    if len(lines[0].split()) != width:
+        return None  # pandas takes the width of the first line for granted
     try:
         # A nineteenth column shows lines that are too long; lines that are too short leave NaN.
         frame = pd.read_csv(

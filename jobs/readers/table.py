@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 from jobs.readers import units
 from jobs.readers.columns import BY_NAME, CLOCK, FACTORS, Column
 from jobs.readers.contract import Batch, Reader, ReadError, ReadOptions, Reject, stem
-from jobs.readers.delimited import columns_of, read_rows, sniff
+from jobs.readers.delimited import Cells, columns_of, read_cells, sniff
 from jobs.readers.lines import open_log, peek
 from jobs.schema import COLUMNS, STATUSES, Field
 
@@ -45,15 +46,31 @@ def recognises(path: Path, head: bytes) -> bool:
 
 def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
     """Stream the jobs of a table; raises ReadError where a column that the map names or that a job needs is not there."""
-    packed = peek(path).startswith(MAGIC)
-    delimiter, names = ("", _parquet_names(path)) if packed else columns_of(path)
-    columns = _columns(path, names, options)
-    wanted = [column.name for column in columns]
-    unused = Counter(f"unknown column {name} ignored" for name in names if name and name not in wanted)
-    for part in _parquet(path, wanted, options) if packed else _delimited(path, delimiter, wanted, options):
+    if peek(path).startswith(MAGIC):
+        names = _parquet_names(path)
+        columns = _columns(path, names, options)
+        parts = _parquet(path, columns, options)
+    else:
+        rows = read_cells(path, options.batch_rows, columns_of(path)[0])
+        before: list[Reject | str] = []
+        names = _header(rows, before)
+        columns = _columns(path, names, options)
+        parts = _delimited(chain(before, rows), names, columns, options)
+    used = {column.name for column in columns}
+    unused = Counter(f"unknown column {name} ignored" for name in names if name and name not in used)
+    for part in parts:
         part.notes.update(unused)
         unused.clear()
         yield _batch(part, columns, options, options.source or stem(path))
+
+
+def _header(rows: Iterator[Cells], before: list[Reject | str]) -> list[str]:
+    """The names in the first whole row; what was rejected before it goes to ``before``."""
+    for item in rows:
+        if isinstance(item, tuple):
+            return [name.strip() for name in item[2]]
+        before.append(item)
+    return []
 
 
 def _columns(path: Path, names: list[str], options: ReadOptions) -> list[Column]:
@@ -71,37 +88,28 @@ def _columns(path: Path, names: list[str], options: ReadOptions) -> list[Column]
     return columns
 
 
-def _delimited(path: Path, delimiter: str, wanted: list[str], options: ReadOptions) -> Iterator[Part]:
-    header: list[str] = []
+def _delimited(items: Iterable[Cells], header: list[str], columns: list[Column], options: ReadOptions) -> Iterator[Part]:
+    places = {column.name: header.index(column.name) for column in columns}
     rows: list[tuple[int, str, list[str]]] = []
     rejects: list[Reject] = []
     notes: Counter[str] = Counter()
-
-    def part() -> Part:
-        place = {name: header.index(name) for name in wanted}
-        cells = {name: pd.Series([cells[place[name]] for _, _, cells in kept], dtype=object) for name in wanted}
-        return Part(cells, np.array([line for line, _, _ in kept], dtype=np.int64), lambda i: kept[i][1], rejects, notes)
-
-    for item in read_rows(path, options.batch_rows, delimiter):
+    for item in items:
         if isinstance(item, Reject):
             rejects.append(item)
         elif isinstance(item, str):
             notes[item] += 1
-        elif not header:
-            header = [] if item[1].startswith("#") else [name.strip() for name in item[2]]
-        elif len(item[2]) != len(header):
-            rejects.append(Reject(item[0], f"the row has {len(item[2])} cells, the header {len(header)}", item[1]))
-        elif [cell.strip() for cell in item[2]] == header:
-            notes["repeated header skipped"] += 1
         else:
             rows.append(item)
         if len(rows) >= options.batch_rows or len(rejects) >= options.batch_rows:
-            kept = rows
-            yield part()
+            yield _text_part(rows, places, rejects, notes)
             rows, rejects, notes = [], [], Counter()
-    kept = rows
-    if header and (rows or rejects or notes):
-        yield part()
+    yield _text_part(rows, places, rejects, notes)
+
+
+def _text_part(rows: list[tuple[int, str, list[str]]], places: dict[str, int], rejects: list[Reject], notes: Counter[str]) -> Part:
+    cells = {name: pd.Series([row[place] for _, _, row in rows], dtype=object) for name, place in places.items()}
+    lines = np.array([line for line, _, _ in rows], dtype=np.int64)
+    return Part(cells, lines, lambda place: rows[place][1], rejects, notes)
 
 
 def _open_parquet(path: Path) -> Path | IO[bytes]:
@@ -126,12 +134,12 @@ def _parquet_names(path: Path) -> list[str]:
         raise ReadError(f"{path} is not a whole Parquet file: {_first_line(error)}") from None
 
 
-def _parquet(path: Path, wanted: list[str], options: ReadOptions) -> Iterator[Part]:
-    number = 1
+def _parquet(path: Path, columns: list[Column], options: ReadOptions) -> Iterator[Part]:
+    wanted, number = sorted({column.name for column in columns}), 1
     try:
-        for batch in pq.ParquetFile(_open_parquet(path)).iter_batches(options.batch_rows, columns=sorted(set(wanted))):
+        for batch in pq.ParquetFile(_open_parquet(path)).iter_batches(options.batch_rows, columns=wanted):
             lines = np.arange(number, number + len(batch))
-            cells = {name: pd.Series(batch.column(name), dtype=pd.ArrowDtype(batch.column(name).type)) for name in set(wanted)}
+            cells = {name: pd.Series(batch.column(name), dtype=pd.ArrowDtype(batch.column(name).type)) for name in wanted}
             yield Part(cells, lines, partial(_arrow_row, batch), [], Counter())
             number += len(batch)
     except BROKEN as error:
