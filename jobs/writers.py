@@ -74,7 +74,7 @@ def _swf_rows(jobs: pd.DataFrame, first: int, start: pd.Timestamp, levels: dict[
     began = jobs["started_at"].fillna(jobs["ended_at"])
     cores = jobs["cores"].fillna(jobs["requested_cores"])
     status = jobs["status"].map({"completed": 1, "failed": 0, "timeout": 0, "out_of_memory": 0, "cancelled": 5, "preempted": 5})
-    code = {label: names.get_indexer(jobs[SWF_NAMED[label]]) + 1 for label, names in levels.items()}
+    code = {label: names.get_indexer(pd.Index(jobs[SWF_NAMED[label]])) + 1 for label, names in levels.items()}
     columns = [
         number,
         (jobs["submitted_at"] - start).dt.total_seconds(),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -21,6 +22,9 @@ KINDS = {
     "calibration": "repeat",
     "training": "modes",
 }
+SOURCE = "generated"
+START = pd.Timestamp("2025-01-06", tz="UTC")  # a Monday in the past, whatever the clock says
+DAY = 86400.0
 REFERENCE_POWER = 15.0  # HEPScore per core of the host on which a user measures before asking for walltime
 
 
@@ -71,6 +75,21 @@ class Users:
     task_size: Array
     hour: Array
     robot: Array
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The machines and programs, and where the randomness comes from; ``first_sites`` are open from the start."""
+
+    sites: Sites
+    programs: Programs
+    seed: int
+    days: float
+    first_sites: int
+
+    def stream(self, purpose: int) -> np.random.Generator:
+        """Random numbers for one purpose, so that a change in one leaves the others as they are."""
+        return np.random.default_rng([self.seed, 10 + purpose])
 
 
 def draw_sites(seed: int, count: int) -> Sites:

@@ -1,0 +1,105 @@
+"""Who submits which tasks of similar jobs, when, and where each job goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jobs.workload.changes import Change, switcher
+from jobs.workload.population import DAY, Array, Grid, Users
+
+
+def draw_tasks(grid: Grid, people: Users, jobs: int, changes: Sequence[Change]) -> dict[str, Array]:
+    """Arrays over tasks: who submits what, when, how many jobs, and what is alike in them."""
+    rng = grid.stream(0)
+    wanted = int(1.3 * jobs) + 200
+    guess = max(20, int(2.5 * wanted / float(np.average(people.task_size, weights=people.activity))))
+    user = _choose(people.activity, rng.random(guess))
+    # Half of the tasks are small trials; the tail of the others is heavy.
+    size = np.where(rng.random(guess) < 0.3, 1, 1 + people.task_size[user] * np.minimum(rng.pareto(1.8, guess), 40)).astype(int)
+    enough = int(np.searchsorted(np.cumsum(size), wanted)) + 1
+    user, size = user[:enough], size[:enough]
+    count = len(user)
+    day = _submission_days(grid, people, user, rng)
+    draws = {name: rng.random(count) for name in ("program", "mode", "cancel", "buggy", "memory_ask", "trickle")}
+    program = _choose(people.habit[user], draws["program"])
+    for change in changes:
+        if change.kind == "user_switch":
+            who = switcher(change, people)
+            other = people.habit[who] * (np.arange(people.habit.shape[1]) != people.habit[who].argmax())
+            moved = (user == who) & (day >= change.day)
+            program[moved] = _choose(other, draws["program"][moved])
+    return {
+        "user": user,
+        "size": size,
+        "day": day,
+        "program": program,
+        "mode": (draws["mode"] * 3).astype(int),
+        "spread": rng.lognormal(0, 0.7, count),
+        "events": rng.choice([500, 1000, 2000, 5000, 10000], count, p=[0.1, 0.4, 0.25, 0.2, 0.05]).astype(float),
+        "input": rng.lognormal(np.log(2e9), 1.0, count),
+        "belief": rng.lognormal(0, 0.25, count),
+        "memory_ask": 1.05 + 1.2 * draws["memory_ask"],
+        "gap": np.where(draws["trickle"] < 0.1, 600.0, 5.0) * rng.lognormal(0, 0.5, count),
+        "cancelled": draws["cancel"] < 0.015,
+        "buggy": draws["buggy"] < 0.03,
+        "favourite": rng.random(count),
+    }
+
+
+def _submission_days(grid: Grid, people: Users, user: Array, rng: np.random.Generator) -> Array:
+    """When each task is submitted, in days: people in their working hours, few at weekends, in campaigns; robots always."""
+    count, whole = len(user), max(1, int(np.ceil(grid.days)))
+    weekend = np.arange(whole) % 7 >= 5
+    campaign = grid.days * rng.random((len(people.names), 3))
+    near = campaign[user, rng.integers(0, 3, count)] + rng.normal(0, 1.5, count)
+    any_day = _choose(np.where(weekend, 0.2, 1.0), rng.random(count)).astype(float)
+    day = np.where(rng.random(count) < 0.5, np.floor(near), any_day)
+    hour = people.hour[user] + rng.normal(0, 2.5, count)
+    when = np.where(people.robot[user], grid.days * rng.random(count), day + (hour % 24) / 24)
+    return np.asarray(when % grid.days)
+
+
+def draw_jobs(grid: Grid, people: Users, tasks: dict[str, Array], jobs: int, openings: Sequence[Change]) -> dict[str, Array]:
+    """Arrays over jobs, by submission: task, second of submission, site, host, wait."""
+    rng = grid.stream(1)
+    task = np.repeat(np.arange(len(tasks["size"])), tasks["size"])
+    gaps = rng.exponential(1.0, len(task)) * tasks["gap"][task]
+    since = np.cumsum(gaps)
+    first = np.concatenate([[0], np.cumsum(tasks["size"])[:-1]])
+    submitted = np.floor(tasks["day"][task] * DAY + since - since[first][task])
+    inside = np.flatnonzero(submitted < grid.days * DAY)
+    kept = np.sort(rng.permutation(inside)[:jobs])
+    kept = kept[np.argsort(submitted[kept], kind="stable")]
+    task, submitted = task[kept], submitted[kept]
+
+    weights = np.tile(grid.sites.share, (len(task), 1))
+    for number, change in enumerate(openings):
+        # A new site is large: it takes a fair part of the jobs from the day it opens.
+        weights[:, grid.first_sites + number] = np.where(submitted >= change.day * DAY, 0.4, 0.0)
+    favourite = _choose(grid.sites.share[: grid.first_sites], tasks["favourite"])[task]
+    at_favourite = rng.random(len(task)) < 0.6
+    by_weight = _choose(weights, rng.random(len(task)))
+    goes_to_new = by_weight >= grid.first_sites
+    site = np.where(at_favourite & ~goes_to_new, favourite, by_weight)
+    host = rng.integers(0, grid.sites.powers.shape[1], len(task))
+    busy = 1 + 0.8 * np.sin((submitted / DAY - 0.3) * 2 * np.pi)
+    wait = np.floor(grid.sites.wait[site] * busy * rng.lognormal(0, 1.2, len(task)))
+    return {
+        "task": task,
+        "submitted": submitted,
+        "site": site,
+        "host": host,
+        "wait": wait,
+        "program": tasks["program"][task],
+        "user": tasks["user"][task],
+    }
+
+
+def _choose(weights: Array, uniform: Array) -> Array:
+    """Index by weight for each uniform number; ``weights`` is a row of weights, or one row a number."""
+    edges = np.cumsum(weights, axis=-1)
+    place = (uniform * edges[..., -1])[:, None] >= (edges if edges.ndim == 2 else edges[None, :])
+    chosen: Array = np.minimum(place.sum(axis=1), weights.shape[-1] - 1)
+    return chosen

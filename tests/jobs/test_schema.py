@@ -1,0 +1,126 @@
+"""The shape of job records: conform, fill_in, sort_out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.schema import COLUMNS, FIELDS, JOBS, OF_KIND, STATUSES, conform, fill_in, sort_out
+
+NOW = pd.Timestamp("2026-06-01", tz="UTC")
+
+
+def row(**fields: object) -> dict[str, object]:
+    return {"job_id": "1", "source": "test", "submitted_at": "2026-01-01", **fields}
+
+
+def reasons(*rows: dict[str, object]) -> list[str]:
+    _, refused = sort_out(fill_in(conform(pd.DataFrame(list(rows)))), now=NOW)
+    return refused.tolist()
+
+
+numbers = st.one_of(st.none(), st.sampled_from([-1.0, 0.0, 1.0, 3.5, 1e9, 1e17, 1e18, 1e30, float("inf"), -float("inf")]), st.floats())
+times = st.sampled_from([None, "1979-12-31", "2026-01-01", "2026-01-01T01:00:00+02:00", "2026-05-31", "2026-06-03", "2999-01-01", "rubbish", 7])
+lengths = st.sampled_from([299, 300, 301, 9_999, 10_000, 10_001]).map(lambda length: "z" * length)
+texts = st.one_of(st.sampled_from([None, "", "a", "ä", "x\0y", "\udcff", 7]), st.text(max_size=5), lengths)
+a_kind = {"number": numbers, "time": times, "text": texts}
+cells = st.sampled_from(FIELDS).flatmap(
+    lambda field: st.tuples(st.just(field.name), st.sampled_from([None, "completed", "odd"]) if field.name == "status" else a_kind[field.kind])
+)
+frames = st.lists(st.lists(cells, max_size=3).map(lambda fields: row(**dict(fields))), min_size=1, max_size=5).map(
+    lambda rows: pd.DataFrame(rows, dtype=object)
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(frames)
+def test_what_is_accepted_is_what_the_declaration_allows(frame: pd.DataFrame) -> None:
+    jobs = fill_in(conform(frame))
+    accepted, refused = sort_out(jobs, now=NOW)
+    assert sorted([*accepted.index, *refused.index]) == list(frame.index)
+    wrong: set[int] = set()
+    try:
+        JOBS.validate(jobs, lazy=True)
+    except pa.errors.SchemaErrors as errors:
+        wrong = set(errors.failure_cases["index"].dropna().astype(int))
+    # What the declaration knows nothing of: the clock, and the order of times.
+    beyond = set(refused[refused.str.contains("is in the future| is before [a-z]")].index)
+    assert wrong <= set(refused.index) <= wrong | beyond
+
+
+@settings(max_examples=40, deadline=None)
+@given(frames)
+def test_conforming_twice_changes_nothing(frame: pd.DataFrame) -> None:
+    jobs = conform(frame)
+    assert tuple(jobs.columns) == COLUMNS
+    pd.testing.assert_frame_equal(conform(jobs), jobs)
+
+
+@settings(max_examples=40, deadline=None)
+@given(frames)
+def test_no_accepted_job_lasts_a_negative_time(frame: pd.DataFrame) -> None:
+    jobs, _ = sort_out(fill_in(conform(frame)), now=NOW)
+    for later, earlier in (("ended_at", "started_at"), ("started_at", "submitted_at"), ("ended_at", "submitted_at")):
+        assert not (jobs[later] < jobs[earlier]).any()
+    for name in OF_KIND["number"]:
+        assert np.isfinite(jobs[name].dropna()).all()
+        assert not (jobs[name] < 0).any()
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"job_id": None}, "job_id is missing"),
+        ({"submitted_at": None}, "submitted_at is missing"),
+        ({"submitted_at": "1979-01-01"}, "submitted_at is before 1980: 1979-01-01 00:00:00+00:00"),
+        ({"submitted_at": "2026-06-03"}, "submitted_at is in the future"),
+        ({"started_at": "2025-12-31"}, "started_at is before submitted_at"),
+        ({"started_at": "2026-01-03", "ended_at": "2026-01-02"}, "walltime is not between 0 and 3.16224e+08: -86400.0"),
+        ({"walltime": 1e18}, "walltime is not between 0 and 3.16224e+08: 1e+18"),
+        ({"peak_memory": -1.0}, "peak_memory is not between 0 and 1e+17: -1.0"),
+        ({"cpu_time": float("inf")}, "cpu_time is not between 0 and 1e+13: inf"),
+        ({"status": "odd"}, "status is not a known state: odd"),
+        ({"user": "a\0b"}, "user is longer than 10000 characters or has a NUL character: a\0b"),
+    ],
+)
+def test_a_row_that_cannot_be_true_is_refused_with_its_reason(fields: dict[str, object], reason: str) -> None:
+    assert reasons(row(), row(**fields), row()) == [reason]
+
+
+def test_every_known_status_is_accepted() -> None:
+    assert reasons(*(row(status=status) for status in STATUSES)) == []
+
+
+def test_mixed_zones_fractions_and_daylight_saving_become_one_utc() -> None:
+    given = [
+        "2026-03-29T01:59:59+01:00",  # the last second of winter time in Geneva
+        "2026-03-29T03:00:00+02:00",  # one second later
+        "2026-03-29T01:00:01Z",
+        "2026-03-29 01:00:02.5",  # no zone: UTC
+        "2026-03-28T20:00:03-05:00",
+        "2026-03-29",
+    ]
+    submitted = conform(pd.DataFrame([row(submitted_at=text) for text in given]))["submitted_at"]
+    seconds = (submitted - pd.Timestamp("2026-03-29T00:59:59Z")).dt.total_seconds().tolist()
+    assert seconds == [0, 1, 2, 3.5, 4, -3599]
+
+
+def test_the_missing_one_of_start_end_and_walltime_is_derived() -> None:
+    jobs = fill_in(
+        conform(
+            pd.DataFrame(
+                [
+                    row(started_at="2026-01-01T01:00", ended_at="2026-01-01T01:01"),
+                    row(started_at="2026-01-01T01:00", walltime=60),
+                    row(ended_at="2026-01-01T01:01", walltime=60),
+                ]
+            )
+        )
+    )
+    assert jobs["started_at"].eq(pd.Timestamp("2026-01-01T01:00Z")).all()
+    assert jobs["ended_at"].eq(pd.Timestamp("2026-01-01T01:01Z")).all()
+    assert jobs["walltime"].eq(60).all()
