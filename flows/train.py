@@ -17,7 +17,7 @@ from models.model_set import ModelSet
 from models.versions import Version
 
 
-@flow(name="train", flow_run_name="train {targets} by {cluster_by}", description="Train, judge on later jobs, publish, promote if better.")
+@flow(name="train", flow_run_name="train: {why}", description="Train, judge on later jobs, publish, promote if better.")
 def train(
     targets: list[str] | None = None, cluster_by: By | None = None, sources: list[str] | None = None, why: str = "asked for"
 ) -> dict[str, Any]:

@@ -32,10 +32,13 @@ class Part:
     grace: float = 10.0
 
 
-def parts(settings: Settings) -> list[Part]:
-    """MLflow, Prefect, the predictor and the schedules, each told where the others answer."""
-    mlflow_is_ours = not settings.mlflow_url.startswith("http")
-    mlflow_address = f"http://{settings.host}:{settings.mlflow_port}" if mlflow_is_ours else settings.mlflow_url
+def parts(settings: Settings, servers: bool = True) -> list[Part]:
+    """MLflow, Prefect, the predictor and the schedules, each told where the others answer.
+
+    Without ``servers`` there are only the predictor and the schedules, and they use MLflow's database directly.
+    """
+    mlflow_is_ours = servers and not settings.mlflow_url.startswith("http")
+    mlflow_address = f"http://{settings.host}:{settings.mlflow_port}" if mlflow_is_ours else settings.tracking_url
     prefect_address = f"http://{settings.host}:{settings.prefect_port}"
     shared = {
         "GRIDCAST_HOME": str(settings.home.absolute()),
@@ -44,20 +47,12 @@ def parts(settings: Settings) -> list[Part]:
         # The CLI would ask a question of nobody.
         "PREFECT_CLI_PROMPT": "false",
     }
-    servers = [_mlflow(settings, mlflow_address)] if mlflow_is_ours else []
     registry = ("mlflow",) if mlflow_is_ours else ()
+    first = [_mlflow(settings, mlflow_address)] if mlflow_is_ours else []
+    if servers:
+        first.append(_prefect(settings, prefect_address, shared))
     return [
-        *servers,
-        Part(
-            "prefect",
-            _python(
-                "uvicorn", "--factory", "flows.server:create_app", *_bind(settings.host, settings.prefect_port), "--log-level", "warning"
-            ),
-            address=prefect_address,
-            ready="/api/ready",
-            setting="GRIDCAST_PREFECT_PORT",
-            environment=shared | {"PREFECT_SERVER_API_HOST": settings.host, "PREFECT_SERVER_API_PORT": str(settings.prefect_port)},
-        ),
+        *first,
         Part(
             "predictor",
             _python("bentoml", "serve", "services.predictor:Predictor", *_bind(settings.host, settings.predictor_port)),
@@ -67,8 +62,19 @@ def parts(settings: Settings) -> list[Part]:
             environment=shared,
             after=registry,
         ),
-        Part("schedules", _python("flows.schedules"), says="started!", environment=shared, after=("prefect", *registry)),
+        Part("schedules", _python("flows.schedules"), says="started!", environment=shared, after=tuple(part.name for part in first)),
     ]
+
+
+def _prefect(settings: Settings, address: str, shared: Mapping[str, str]) -> Part:
+    return Part(
+        "prefect",
+        _python("uvicorn", "--factory", "flows.server:create_app", *_bind(settings.host, settings.prefect_port), "--log-level", "warning"),
+        address=address,
+        ready="/api/ready",
+        setting="GRIDCAST_PREFECT_PORT",
+        environment={**shared, "PREFECT_SERVER_API_HOST": settings.host, "PREFECT_SERVER_API_PORT": str(settings.prefect_port)},
+    )
 
 
 def _mlflow(settings: Settings, address: str) -> Part:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -48,6 +49,16 @@ class Settings(BaseSettings):
     def tracking_url(self) -> str:
         """What MLflow calls its tracking and registry URI."""
         return self.mlflow_url or f"sqlite:///{self.folder('mlflow') / 'mlflow.db'}"
+
+    @property
+    def tracking_url_shown(self) -> str:
+        """``tracking_url`` as it may be shown: without the password that it may carry.
+
+        >>> Settings(mlflow_url="postgresql://someone:secret@db:5432/mlflow").tracking_url_shown
+        'postgresql://db:5432/mlflow'
+        """
+        parts = urlsplit(self.tracking_url)
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")) if parts.netloc else self.tracking_url
 
     def folder(self, name: str) -> Path:
         """An absolute folder of the data folder, made if it is not there."""

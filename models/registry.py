@@ -21,7 +21,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import urlsplit
 
 import pandas as pd
 
@@ -331,13 +330,7 @@ def _mlflow(settings: Settings | None) -> Iterator[tuple[Any, Settings]]:
     try:
         yield MlflowClient(settings.tracking_url, settings.tracking_url), settings
     except (MlflowException, OSError, database.sqlalchemy.exc.SQLAlchemyError) as error:
-        raise RegistryError(f"MLflow at {_address(settings)} did not do it: {_sentence(error)}") from error
-
-
-def _address(settings: Settings) -> str:
-    """The address without the password that a database URL may carry."""
-    parts = urlsplit(settings.tracking_url)
-    return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+        raise RegistryError(f"MLflow at {settings.tracking_url_shown} did not do it: {_sentence(error)}") from error
 
 
 def _sentence(error: Exception) -> str:

@@ -20,7 +20,7 @@ from models import registry
 from models.clusters import By
 from models.comparison import Difference, difference, live_through, outcomes, table
 from models.evidence import flat_metrics, importance, plot_importance, plot_predicted, write_card
-from models.model_set import ModelError, ModelSet
+from models.model_set import Forecaster, ModelError, ModelSet
 from models.registry import OvertakenError
 from models.training import TrainingError, train
 from models.trial import try_out
@@ -33,6 +33,8 @@ Progress = Callable[[str, float], None]
 
 HELD_OUT = 0.2
 """The share of the jobs, the latest by submission, that a candidate is judged on."""
+MOST_LATER = 10_000
+"""More later jobs than this would take minutes and tell no more."""
 FEWEST_LATER = 200
 """Fewer later jobs than this decide nothing."""
 TOLERATED = 0.02
@@ -87,12 +89,13 @@ def judge(
 ) -> Judgement:
     """Train on the earlier jobs, live through the later ones, and set the errors beside the champion's and the baselines'.
 
-    The later jobs are those submitted after both the last 1 - HELD_OUT of the jobs and the champion's training, so that nobody
-    has seen them.
+    The later jobs are the last HELD_OUT by submission (at most MOST_LATER) that were submitted after the champion was trained, so
+    that neither has seen them.
     """
     champion = registry.champion(settings)
     rival = load(champion, settings) if champion else None
-    since = jobs["submitted_at"].sort_values().iloc[int(len(jobs) * (1 - HELD_OUT))]
+    held_out = min(int(len(jobs) * HELD_OUT) + 1, MOST_LATER)
+    since = jobs["submitted_at"].sort_values().iloc[-held_out]
     if rival is not None:
         since = max(since, pd.Timestamp(rival.card["window"]["until_us"], unit="us", tz="UTC"))
     past, later = jobs[jobs["ended_at"] <= since], jobs[jobs["submitted_at"] > since]
@@ -103,12 +106,13 @@ def judge(
             None, nothing, pd.DataFrame(), champion, None, None, f"Nothing to compare by: only {new}, and {FEWEST_LATER} are needed."
         )
     since = later["submitted_at"].min()
-    answers = {"candidate": live_through(train(past, targets=targets, cluster_by=cluster_by), jobs, since, progress)}
+    asked = jobs[jobs["submitted_at"] >= since]
+    answers = {"candidate": live_through(train(past, targets=targets, cluster_by=cluster_by), jobs, asked, progress=progress)}
     target = targets[0]
     if rival is None or champion is None or target not in rival.targets:
         rows = table(jobs, since, answers, targets)
         return Judgement(since, rows, answers["candidate"], champion, None, None, "There was no champion to compare with.")
-    answers["champion"] = live_through(rival, jobs, since, progress)
+    answers["champion"] = live_through(rival, jobs, asked, progress=progress)
     compared = tuple(name for name in targets if name in rival.targets)
     rows = table(jobs, since, answers, compared)
     found = difference(outcomes(jobs, since, target), answers["candidate"][target], answers["champion"][target])
@@ -226,3 +230,25 @@ def verify(version: Version, settings: Settings) -> None:
     """Raise ModelError unless ``version`` loads and answers, tried in a process of its own; what the folder holds is not trusted before."""
     load(version, settings)
     try_out(registry.fetch(version, settings=settings))
+
+
+def predict(
+    engine: Engine, settings: Settings, jobs: pd.DataFrame, quantiles: tuple[float, ...] = (), progress: Progress | None = None
+) -> pd.DataFrame:
+    """Predict ``jobs`` with the champion (without one: by the histories alone), each by what the store knew had ended at its submission.
+
+    Returns the rows of ``Forecaster.predict`` under the index of ``jobs``, with the version's label.
+    """
+    champion = registry.champion(settings)
+    model_set = load(champion, settings) if champion else None
+    history = read_jobs(engine, until=jobs["submitted_at"].max(), ended=True)
+    answers = live_through(model_set, history, jobs, quantiles, progress).loc[jobs.index]
+    return answers.assign(model_version=champion.label) if champion else answers
+
+
+def forecaster(engine: Engine, settings: Settings) -> Forecaster:
+    """The champion, or without one the bare histories, taught all that has ended in the store: for jobs submitted from now on."""
+    champion = registry.champion(settings)
+    taught = Forecaster(load(champion, settings) if champion else None)
+    taught.learn(read_jobs(engine, ended=True))
+    return taught

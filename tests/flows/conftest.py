@@ -1,0 +1,84 @@
+"""One Prefect server and one data folder for all tests of flows."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pandas as pd
+import pytest
+
+from infra.parts import Part, parts
+from infra.settings import Settings, prepare_environment
+from jobs.workload import START, generate
+from jobs.writers import write_jobs
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def settings(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """The settings that every flow reads while these tests run: a data folder and ports of their own."""
+    ours = {
+        "GRIDCAST_HOME": str(tmp_path_factory.mktemp("flows")),
+        **{f"GRIDCAST_{name}_PORT": str(_free_port()) for name in ("PREFECT", "PREDICTOR", "MLFLOW")},
+    }
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    prepare_environment.cache_clear()
+    yield prepare_environment()
+    for name, value in before.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
+    prepare_environment.cache_clear()
+    prepare_environment()
+
+
+@pytest.fixture(scope="session")
+def prefect_part(settings: Settings) -> Part:
+    return next(part for part in parts(settings) if part.name == "prefect")
+
+
+@pytest.fixture(scope="session")
+def prefect_server(settings: Settings, prefect_part: Part) -> Iterator[str]:
+    """Prefect's server as Gridcast starts it, which all flows of these tests report to; its address."""
+    log = (settings.folder("logs") / "prefect.log").open("wb")
+    environment = {**os.environ, **prefect_part.environment}
+    process = subprocess.Popen(prefect_part.command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    deadline = time.monotonic() + 180
+    while True:
+        try:
+            if httpx.get(prefect_part.address + prefect_part.ready).status_code == 200:
+                break
+        except httpx.TransportError:
+            assert process.poll() is None, Path(log.name).read_text()
+        assert time.monotonic() < deadline, Path(log.name).read_text()
+        time.sleep(0.2)
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: f"{prefect_part.address}/api"}):
+        yield prefect_part.address
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(60)
+    log.close()
+
+
+@pytest.fixture(scope="session")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two logs of a generated grid: what had ended by a day, and what ended after it."""
+    folder = tmp_path_factory.mktemp("logs")
+    jobs = generate(4000, 20, 7).jobs
+    cut = START + pd.Timedelta(days=12)
+    parts = {"first.csv": jobs[jobs["ended_at"] <= cut], "second.csv": jobs[jobs["ended_at"] > cut]}
+    first, second = (write_jobs(part, folder / name) for name, part in parts.items())
+    return first, second

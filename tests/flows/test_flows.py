@@ -1,0 +1,217 @@
+"""The flows run as an operator runs them, against real servers and files: one life of a data folder, told in order.
+
+The fixtures build the story: a log is ingested, a first version is trained, more jobs come.
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from infra.errors import InputError
+from infra.settings import Settings, prepare_environment
+from jobs.store import count_jobs, open_store, read_measurements
+from models import registry
+from models.model_set import ModelError
+from models.registry import RegistryError
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+def stored() -> int:
+    return int(count_jobs(open_store(prepare_environment().store_url))["jobs"].sum())
+
+
+def artifact(key: str) -> Any:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
+
+    with get_client(sync_client=True) as client:
+        found = client.read_latest_artifacts(artifact_filter=ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(any_=[key])))
+    return found[0]
+
+
+def runs(flow_name: str) -> list[Any]:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+
+    with get_client(sync_client=True) as client:
+        return client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=[flow_name])))
+
+
+@pytest.fixture(scope="session")
+def said_while_empty(settings: Settings, prefect_server: str) -> list[str]:
+    """What the scheduled flows say of a store without a job and a registry without a champion."""
+    from flows.deploy import deploy
+    from flows.ingest import ingest
+    from flows.monitor import monitor
+    from flows.retrain import retrain
+
+    return [flow(return_state=True).message for flow in (ingest, retrain, monitor, deploy)]
+
+
+@pytest.fixture(scope="session")
+def ingested(said_while_empty: list[str], logs: tuple[Path, Path]) -> list[dict[str, Any]]:
+    from flows.ingest import ingest
+
+    return ingest([str(logs[0])])
+
+
+@pytest.fixture(scope="session")
+def trained(ingested: list[dict[str, Any]]) -> dict[str, Any]:
+    from flows.train import train
+
+    return train()
+
+
+def test_nothing_fails_before_there_is_a_job_or_a_champion(said_while_empty, settings):
+    assert said_while_empty == [
+        f"no file waits in {settings.folder('inbox')}",
+        "no job in the store has ended yet",
+        "there is no champion yet: nothing to compare with",
+        "there is no champion yet: train one first (gridcast train)",
+    ]
+
+
+def test_ingest_stores_a_log_once_and_shows_what_became_of_it(ingested, logs):
+    from flows.ingest import ingest
+
+    rows = len(pd.read_csv(logs[0]))
+    assert [(row["added"], row["rejected"], row["error"]) for row in ingested] == [(rows, 0, "")]
+    before = stored()
+    again = ingest([str(logs[0])])
+    assert (again[0]["added"], again[0]["unchanged"]) == (0, rows)
+    assert stored() == before
+    assert f'"unchanged": {rows}' in artifact("ingest").data
+
+
+def test_ingest_takes_what_has_settled_in_the_inbox_and_fails_at_the_end_for_what_cannot_be_read(ingested, settings, logs):
+    from flows.ingest import ingest
+
+    inbox = settings.folder("inbox")
+    (inbox / "good.csv").write_text("".join(logs[0].read_text().splitlines(keepends=True)[:14]))
+    (inbox / "bad.csv").write_bytes(bytes(range(256)) * 40)
+    (inbox / "unfinished.csv").write_text("job_id")
+    for name in ("good.csv", "bad.csv"):
+        os.utime(inbox / name, (time.time() - 3600,) * 2)
+
+    with pytest.raises(InputError, match=r"bad\.csv"):
+        ingest()
+
+    assert [path.name for path in inbox.iterdir() if path.is_file()] == ["unfinished.csv"]
+    assert (inbox / "done" / "good.csv").is_file()
+    assert (inbox / "refused" / "bad.csv").is_file()
+    (inbox / "unfinished.csv").unlink()
+    assert ingest(return_state=True).message.startswith("no file waits")
+
+
+def test_the_first_training_is_promoted_and_explains_itself_in_prefect(trained, settings):
+    assert (trained["version"], trained["promoted"], trained["why"]) == (1, True, "the first version")
+    champion = registry.champion(settings)
+    assert champion.version == 1
+    assert champion.tags["promoted_by"] == "flow train"
+    shown = artifact("train")
+    assert shown.description == f"{champion.label} is champion: the first version"
+    assert "# How it did on later jobs" in shown.data
+    assert runs("train")[0].name == "train: asked for"
+
+
+def test_the_first_training_beats_the_request_on_later_jobs_and_its_range_holds(trained, settings):
+    measured = registry.metrics(registry.champion(settings), settings)
+    assert measured["walltime.candidate.mae"] < measured["walltime.request.mae"]
+    assert 0.8 < measured["walltime.candidate.coverage_90"] < 0.99
+    kept = read_measurements(open_store(settings.store_url), kind="evaluation", segment="gridcast-1 candidate")
+    assert kept.set_index("name")["value"]["walltime mae"] == pytest.approx(measured["walltime.candidate.mae"])
+
+
+def test_retraining_with_nothing_new_changes_nothing_and_says_so(trained, settings):
+    from flows.retrain import retrain
+
+    state = retrain(return_state=True)
+    assert state.message.startswith("Nothing to compare by: only 0 jobs that ended were submitted since gridcast-1")
+    assert [one.version for one in registry.versions(settings)] == [1]
+
+
+def test_deploy_tries_the_champion_out_and_says_that_no_predictor_runs(trained):
+    from flows.deploy import deploy
+
+    assert deploy() == {"version": 1, "served": False}
+    assert "gridcast-1 works; no predictor answers at http://127.0.0.1:" in artifact("deploy").description
+
+
+def test_promoting_altered_files_is_refused_and_the_champion_stays(trained, settings):
+    from flows.promote import promote
+    from models.versions import Evidence
+
+    spoiled = settings.folder("tmp") / "spoiled"
+    fetched = registry.fetch(registry.champion(settings), settings=settings)
+    spoiled.mkdir()
+    for path in fetched.iterdir():
+        (spoiled / path.name).write_bytes(path.read_bytes())
+    (spoiled / "walltime.json").write_bytes((spoiled / "walltime.json").read_bytes().replace(b"1", b"2", 1))
+    version = registry.publish(spoiled, Evidence(card="# Spoiled"), settings=settings)
+
+    with pytest.raises(ModelError, match="SHA-256 differs"):
+        promote(version.version)
+
+    assert registry.champion(settings).version == 1
+    registry.refuse(version, why="spoiled", settings=settings)
+
+
+def test_later_jobs_are_looked_at_and_retraining_on_them_is_judged(trained, settings, logs):
+    from flows.ingest import ingest
+    from flows.monitor import monitor
+    from flows.retrain import retrain
+
+    ingest([str(logs[1])])
+    found = monitor()
+    assert found["verdict"] in ("none", "local", "drift")
+    assert all(Path(page).is_file() for page in found["pages"])
+    assert found["sentence"] in artifact("monitor").data
+    assert len(read_measurements(open_store(settings.store_url), kind="drift")) > 0
+
+    done = retrain("more jobs")
+    version = registry.get(done["version"], settings)
+    assert version.tags["why_trained"] == "more jobs"
+    assert "later jobs its mean absolute error of walltime is" in done["why"]
+    champion = registry.champion(settings)
+    assert champion.version == (done["version"] if done["promoted"] else 1)
+    assert version.state == ("champion" if done["promoted"] else "refused")
+    assert runs("retrain")[0].name == "retrain: more jobs"
+
+
+def test_a_step_is_tried_again_while_the_registry_is_away_and_fails_in_one_sentence(settings, prefect_server):
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+
+    from flows.deploy import current
+
+    away = settings.model_copy(update={"mlflow_url": f"http://127.0.0.1:{settings.mlflow_port}"})
+
+    @flow(name="away")
+    def look() -> None:
+        current.with_options(retry_delay_seconds=0)(away)
+
+    with pytest.raises(RegistryError, match="nobody answers there"):
+        look()
+    with get_client(sync_client=True) as client:
+        deadline = time.monotonic() + 60
+        while True:  # the server records task runs from events, a moment later
+            tried = [one.run_count for one in client.read_task_runs() if one.name.startswith("current") and one.state.is_failed()]
+            if tried or time.monotonic() > deadline:
+                break
+            time.sleep(0.2)
+    assert tried == [4]
+
+
+def test_wrong_input_is_not_tried_again(settings, prefect_server):
+    from flows.promote import promote
+
+    with pytest.raises(InputError, match="no challenger waits"):
+        promote()
+    failed = next(run for run in runs("promote") if "no challenger" in run.state.message)
+    assert failed.state.is_failed()
+    assert failed.run_count == 1
