@@ -58,9 +58,12 @@ class Job:
 
 
 def recognises(path: Path, head: bytes) -> bool:
-    """Whether the first line names a job id and three more of sacct's columns."""
-    names = {name.lower() for name in sniff(head, "|,;\t")[1]}
-    return len(MARKS & names) >= 4 and not {"workdir", "hash"} <= names
+    """Whether the first line has three of sacct's columns between bars, or four of its own words between other marks."""
+    delimiter, columns = sniff(head, "|,;\t")
+    names = {name.lower() for name in columns}
+    if delimiter == "|":
+        return len(COLUMNS & names) >= 3
+    return len(MARKS & names) >= 4
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[Batch]:

@@ -1,0 +1,195 @@
+"""sacct listings, by numbers worked out by hand."""
+
+import pandas as pd
+import pytest
+
+from jobs.readers import ReadError, ReadOptions, detect
+
+GIB, MIB = 1024.0**3, 1024.0**2
+
+LISTING = """\
+JobID|JobIDRaw|User|Account|Group|JobName|Partition|QOS|Cluster|NodeList|State|Submit|Start|End|Elapsed|ElapsedRaw|Timelimit|AllocCPUS|ReqCPUS|\
+NNodes|ReqMem|MaxRSS|AveRSS|NTasks|TotalCPU|CPUTimeRAW|MaxDiskRead|MaxDiskWrite
+100|100|ann|phys|staff|train|long|normal|lake|n[1-2]|COMPLETED|2024-03-01T10:00:00|2024-03-01T10:05:00|2024-03-02T11:05:00|1-01:00:00|90000|\
+2-00:00:00|8|8|2|4Gn||||1-02:30:00|720000||
+100.batch|100.batch||phys||batch|||lake|n1|COMPLETED|2024-03-01T10:05:00|2024-03-01T10:05:00|2024-03-02T11:05:00|1-01:00:00|90000||4|4|\
+1|4Gn|200M|200M|1|00:30:00|360000|10M|1M
+100.0|100.0||phys||mpi|||lake|n[1-2]|COMPLETED|2024-03-01T10:05:10|2024-03-01T10:05:10|2024-03-02T11:05:00|1-00:59:50|89990||8|8|\
+2|4Gn|900M||8|1-02:00:00|719920|20M|2M
+"""
+
+
+def test_steps_are_folded_into_their_job(read_text):
+    for batch_rows in (1, 2, 50_000):
+        outcome = read_text(LISTING, batch_rows=batch_rows)
+        assert outcome.lines == [2]
+        assert outcome.row("100") == {
+            "job_id": "100",
+            "source": "lake",
+            "user": "ann",
+            "group": "staff",
+            "project": "phys",
+            "job_name": "train",
+            "queue": "long",
+            "site": "lake",
+            "host": "n[1-2]",
+            "requested_walltime": 172_800.0,
+            "requested_cores": 8.0,
+            "requested_memory": 8 * GIB,  # 4 GiB on each of 2 nodes
+            "submitted_at": pd.Timestamp("2024-03-01 10:00", tz="UTC"),
+            "started_at": pd.Timestamp("2024-03-01 10:05", tz="UTC"),
+            "ended_at": pd.Timestamp("2024-03-02 11:05", tz="UTC"),
+            "status": "completed",
+            "cores": 8.0,
+            "walltime": 90_000.0,
+            "cpu_time": 95_400.0,  # 1-02:30:00, not CPUTimeRAW
+            "peak_memory": 8 * 900 * MIB,  # 8 tasks of step 0 at most 900 MiB each, against 200 MiB of the batch step
+            "read_bytes": 10 * MIB + 8 * 20 * MIB,
+            "written_bytes": 1 * MIB + 8 * 2 * MIB,
+        }
+
+
+STEPS = "JobID|State|Submit|Start|End|ElapsedRaw|AllocCPUS|MaxRSS|AveRSS|NTasks|TRESUsageInTot|TRESUsageOutTot|TotalCPU\n"
+TIMES = "2024-03-01T10:00:00|2024-03-01T10:00:00|2024-03-01T11:00:00|3600|128"
+
+
+def test_the_sum_over_tasks_is_taken_where_it_is_printed(read_text):
+    step = "cpu=01:00:00,energy=0,fs/disk=4096,mem=10G,pages=3,vmem=90G|fs/disk=2K"
+    row = read_text(STEPS + f"1|COMPLETED|{TIMES}||||||\n1.0|COMPLETED|{TIMES}|4G|1G|128|{step}|01:00:00\n").row("1")
+    assert (row["peak_memory"], row["read_bytes"], row["written_bytes"]) == (10 * GIB, 4096.0, 2048.0)
+    assert row["cpu_time"] == 3600.0
+
+
+def test_a_large_first_task_is_not_multiplied_where_the_average_is_known(read_text):
+    # One task of 64 GiB among 128 that average 2 GiB: 256 GiB in all, not 8 TiB.
+    row = read_text(STEPS + f"1|COMPLETED|{TIMES}||||||\n1.0|COMPLETED|{TIMES}|64G|2G|128|||\n").row("1")
+    assert row["peak_memory"] == 256 * GIB
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ("4Gc", 32 * GIB),
+        ("4Gn", 8 * GIB),
+        ("4G", 4 * GIB),
+        ("4000M", 4000 * MIB),
+        ("1000Mc", 8000 * MIB),
+        ("0n", None),
+        ("", None),
+        ("0", None),
+    ],
+)
+def test_requested_memory_a_core_a_node_and_a_job(read_text, asked, expected):
+    header = "JobID|State|Submit|Start|End|ElapsedRaw|ReqCPUS|NNodes|ReqMem\n"
+    row = read_text(header + f"1|COMPLETED|{TIMES[:-4]}|8|2|{asked}\n").row("1")
+    assert row.get("requested_memory") == expected
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [
+        ("COMPLETED", "completed"),
+        ("FAILED", "failed"),
+        ("CANCELLED by 123", "cancelled"),
+        ("CANCELLED", "cancelled"),
+        ("TIMEOUT", "timeout"),
+        ("OUT_OF_MEMORY", "out_of_memory"),
+        ("NODE_FAIL", "failed"),
+        ("BOOT_FAIL", "failed"),
+        ("PREEMPTED", "preempted"),
+        ("DEADLINE", "cancelled"),
+        ("HOVERING", "unknown"),
+    ],
+)
+def test_states_old_and_new(read_text, state, status):
+    outcome = read_text(STEPS + f"1|{state}|{TIMES}||||||\n")
+    assert outcome.row("1")["status"] == status
+    assert outcome.row("1")["walltime"] == 3600.0
+    assert outcome.notes == ({"unknown state HOVERING": 1} if status == "unknown" else {})
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "started"),
+    [("RUNNING", "running", True), ("PENDING", "waiting", False), ("REQUEUED", "waiting", False), ("SUSPENDED", "running", True)],
+)
+def test_a_job_that_has_not_ended_has_no_outcome(read_text, state, status, started):
+    times = "2024-03-01T10:00:00|2024-03-01T10:00:00|Unknown|1800|4"
+    row = read_text(STEPS + f"1|{state}|{times}||||||\n1.batch|{state}|{times}|9M|9M|1|||00:10:00\n").row("1")
+    assert row["status"] == status
+    assert ("started_at" in row) == started
+    assert not {"ended_at", "walltime", "cpu_time", "peak_memory"} & set(row)
+
+
+@pytest.mark.parametrize("start", ["Unknown|2024-03-01T11:00:00", "None|2024-03-01T11:00:00", "2024-03-01T11:00:00|2024-03-01T11:00:00"])
+def test_a_job_cancelled_in_the_queue_never_ran(read_text, start):
+    row = read_text(STEPS + f"1|CANCELLED by 7|2024-03-01T10:00:00|{start}|0|0||||||00:00:00\n").row("1")
+    assert row == {
+        "job_id": "1",
+        "source": "slurm",
+        "submitted_at": pd.Timestamp("2024-03-01 10:00", tz="UTC"),
+        "ended_at": pd.Timestamp("2024-03-01 11:00", tz="UTC"),
+        "status": "cancelled",
+    }
+
+
+def test_array_and_heterogeneous_jobs_belong_to_a_task(read_text):
+    jobs = ["123_4", "123_4.batch", "123_[5-9%2]", "200+0", "200+0.batch", "300"]
+    outcome = read_text(STEPS + "".join(f"{job}|COMPLETED|{TIMES}|1M|1M|1|||\n" for job in jobs))
+    assert dict(zip(outcome.jobs["job_id"], outcome.jobs["task_id"].fillna("-"), strict=True)) == {
+        "123_4": "123",
+        "200+0": "200",
+        "300": "-",
+    }
+    assert outcome.notes == {"array tasks not started yet, printed as one row, skipped": 1}
+
+
+def test_limits_in_words_and_minutes(read_text):
+    header = "JobID|State|Submit|Timelimit|TimelimitRaw\n"
+    rows = "1|PENDING|2024-03-01T10:00:00|UNLIMITED|\n2|PENDING|2024-03-01T10:00:00|Partition_Limit|\n3|PENDING|2024-03-01T10:00:00||90\n"
+    limits = read_text(header + rows).jobs["requested_walltime"]
+    assert limits.isna().tolist() == [True, True, False]
+    assert limits[2] == 5400.0
+
+
+def test_local_times_over_the_end_of_daylight_saving(read_text):
+    # On 27 October 2024 Paris lived through 02:00 to 03:00 twice. Half an hour from 02:45 (summer time) ends at 02:15 (winter time).
+    header = "JobID|State|Submit|Start|End|ElapsedRaw\n"
+    rows = [
+        "1|COMPLETED|2024-10-27T01:30:00|2024-10-27T02:45:00|2024-10-27T02:15:00|1800",
+        "2|COMPLETED|2024-10-27T01:30:00|2024-10-27T01:45:00|2024-10-27T03:30:00|9900",
+        "3|COMPLETED|2024-10-27T02:10:00|2024-10-27T02:20:00|2024-10-27T02:40:00|1200",
+        "4|COMPLETED|2024-07-01T12:00:00|2024-07-01T12:00:00|2024-07-01T13:00:00|3600",
+    ]
+    jobs = read_text(header + "\n".join(rows) + "\n", timezone="Europe/Paris").jobs
+    assert jobs["started_at"].dt.strftime("%H:%M").tolist() == ["00:45", "23:45", "00:20", "10:00"]
+    assert ((jobs["ended_at"] - jobs["started_at"]).dt.total_seconds() == jobs["walltime"]).all()
+    assert (jobs["started_at"] >= jobs["submitted_at"]).all()
+
+
+def test_an_offset_or_seconds_since_1970_need_no_zone(read_text):
+    header = "JobID|State|Submit|Start|End\n"
+    row = read_text(header + "1|COMPLETED|2024-03-01T10:00:00+01:00|1709283600|1709287200\n", timezone="America/New_York").row("1")
+    assert (row["submitted_at"].hour, row["started_at"].hour, row["ended_at"].hour) == (9, 9, 10)
+
+
+def test_a_bar_in_the_only_free_text_is_put_back(read_text):
+    header = "JobID|JobName|State|Submit\n"
+    outcome = read_text(header + "1|a|b|c|PENDING|2024-03-01T10:00:00\n2|PENDING|2024-03-01T10:00:00\n")
+    assert outcome.row("1")["job_name"] == "a|b|c"
+    assert [reject.reason for reject in outcome.rejects] == ["the row has 3 cells, the header 4"]
+
+
+def test_a_step_alone_and_an_unreadable_field_are_rejected_by_name(read_text):
+    outcome = read_text(STEPS + f"9.batch|COMPLETED|{TIMES}|1M|1M|1|||\n1|COMPLETED|{TIMES}|5X|||||\n2|COMPLETED|never{TIMES[19:]}||||||\n")
+    assert {reject.line: reject.reason for reject in outcome.rejects} == {
+        2: "a step whose job's own row is not near it",
+        3: "maxrss is not a size: 5X",
+        4: "submit is not a time: never",
+    }
+
+
+def test_a_renamed_job_id_refuses_the_file_by_name(tmp_path):
+    path = tmp_path / "renamed.txt"
+    path.write_text(STEPS.replace("JobID", "JobNumber") + f"1|COMPLETED|{TIMES}||||||\n")
+    with pytest.raises(ReadError, match=r"renamed\.txt has no column JobID"):
+        list(detect(path).read(path, ReadOptions()))
