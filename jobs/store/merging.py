@@ -67,6 +67,8 @@ def _compare(left: pd.DataFrame, right: pd.DataFrame) -> Signs:
     sign = np.sign(stage(right) - stage(left))
     sign = np.where(sign == 0, _sign(right["ended_at"], left["ended_at"]), sign)
     for name in ("started_at", "walltime", *TOGETHER):
+        if sign.all():
+            break
         sign = np.where(sign == 0, _sign(left[name], right[name]), sign)
     return sign.astype(np.int8)
 

@@ -24,12 +24,15 @@ def reasons(*rows: dict[str, object]) -> list[str]:
 
 
 numbers = st.one_of(st.none(), st.sampled_from([-1.0, 0.0, 1.0, 3.5, 1e9, 1e17, 1e18, 1e30, float("inf"), -float("inf")]), st.floats())
-times = st.sampled_from([None, "1979-12-31", "2026-01-01", "2026-01-01T01:00:00+02:00", "2026-05-31", "2026-06-03", "2999-01-01", "rubbish", 7])
+times = st.sampled_from(
+    [None, "1979-12-31", "2026-01-01", "2026-01-01T01:00:00+02:00", "2026-05-31", "2026-06-03", "2999-01-01", "rubbish", 7]
+)
 lengths = st.sampled_from([299, 300, 301, 9_999, 10_000, 10_001]).map(lambda length: "z" * length)
 texts = st.one_of(st.sampled_from([None, "", "a", "ä", "x\0y", "\udcff", 7]), st.text(max_size=5), lengths)
 a_kind = {"number": numbers, "time": times, "text": texts}
+status = st.sampled_from([None, "completed", "odd"])
 cells = st.sampled_from(FIELDS).flatmap(
-    lambda field: st.tuples(st.just(field.name), st.sampled_from([None, "completed", "odd"]) if field.name == "status" else a_kind[field.kind])
+    lambda field: st.tuples(st.just(field.name), status if field.name == "status" else a_kind[field.kind])
 )
 frames = st.lists(st.lists(cells, max_size=3).map(lambda fields: row(**dict(fields))), min_size=1, max_size=5).map(
     lambda rows: pd.DataFrame(rows, dtype=object)

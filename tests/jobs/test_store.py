@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import random
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
 
+from infra.errors import GridcastError
+from jobs.readers import Reject
 from jobs.schema import COLUMNS, conform
-from jobs.store import add_jobs, count_jobs, open_store, read_jobs
+from jobs.store import (
+    StoreError,
+    add_jobs,
+    add_measurements,
+    add_predictions,
+    add_rejects,
+    count_jobs,
+    open_store,
+    read_jobs,
+    read_measurements,
+    read_predictions,
+    read_rejects,
+)
+from jobs.store.database import HEAD
+from jobs.store.merging import merge_repeated
 from jobs.store.tables import metadata
 
 
@@ -65,9 +89,299 @@ def test_opening_an_open_store_again_is_harmless(store_url: str) -> None:
     "url", ["", "nonsense", "mysql://u:secret@host/jobs", "postgresql://u:secret@host:port/jobs", "sqlite:////no/such/folder/jobs.db"]
 )
 def test_a_wrong_address_is_one_sentence_without_the_password(url: str) -> None:
-    from infra.errors import GridcastError
-
     with pytest.raises(GridcastError) as error:
         open_store(url)
     assert "secret" not in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_alembics_head_is_the_one_that_the_store_opens() -> None:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    import infra.migrations
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(infra.migrations.__path__[0])))
+    assert ScriptDirectory.from_config(config).get_heads() == [HEAD]
+
+
+def test_a_store_of_a_newer_gridcast_is_refused(store: Any) -> None:
+    with store.begin() as connection:
+        connection.execute(text("UPDATE gridcast_version SET version_num = '9999'"))
+    with pytest.raises(StoreError, match="newer Gridcast"):
+        open_store(store.url.render_as_string(hide_password=False))
+
+
+def test_sqlite_keeps_what_it_acknowledged_through_a_power_loss_and_lets_readers_in(sqlite_store: Any) -> None:
+    with sqlite_store.connect() as connection:
+        pragmas = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous", "foreign_keys")}
+        assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+    add(sqlite_store, job("1"))
+    with sqlite_store.begin() as writer:
+        add_jobs(writer, frame(job("2")))
+        assert len(read_jobs(sqlite_store)) == 1  # neither waits nor sees what is not committed
+
+
+@pytest.mark.parametrize("url", ["postgresql://u:secret@127.0.0.1:1/jobs"])
+def test_an_unreachable_database_is_one_sentence_without_the_password(url: str) -> None:
+    with pytest.raises(StoreError) as error:
+        open_store(url)
+    assert "secret" not in str(error.value)
+    assert "127.0.0.1" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_no_database_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "jobs.db").write_bytes(b"this is a letter to my aunt, not a database" * 100)
+    with pytest.raises(StoreError, match="file is not a database"):
+        open_store(f"sqlite:///{tmp_path / 'jobs.db'}")
+
+
+def test_a_failing_batch_leaves_nothing_behind(store: Any) -> None:
+    with pytest.raises(RuntimeError), store.begin() as connection:
+        add_jobs(connection, frame(job("1")))
+        add_rejects(connection, "log", [Reject(1, "bad", "x")])
+        raise RuntimeError("the machine said no")
+    assert read_jobs(store).empty
+    assert read_rejects(store).empty
+
+
+def test_an_ended_job_is_not_overwritten_but_a_waiting_one_is(store: Any) -> None:
+    ended = job(ended_at="2026-01-02", status="completed", walltime=60, requested_walltime=600)
+    assert add(store, job(status="waiting", user="ada", requested_walltime=300)) == (1, 0, 0)
+    assert add(store, job(status="running", started_at="2026-01-01 12:00")) == (0, 1, 0)
+    assert add(store, ended) == (0, 1, 0)
+    assert add(store, job(status="running", started_at="2026-01-01 12:00", requested_walltime=1)) == (0, 0, 1)
+    assert add(store, job(ended_at="2026-01-03", status="failed", walltime=99)) == (0, 0, 1)
+    (stored,) = read_jobs(store).to_dict("records")
+    assert (stored["status"], stored["walltime"], stored["requested_walltime"], stored["user"]) == ("completed", 60, 600, "ada")
+
+
+def test_adding_says_which_jobs_ended_by_it(store: Any) -> None:
+    with store.begin() as connection:
+        first = add_jobs(connection, frame(job("1"), job("2", ended_at="2026-01-02")))
+        again = add_jobs(connection, frame(job("1", ended_at="2026-01-03"), job("2", ended_at="2026-01-02")))
+        third = add_jobs(connection, frame(job("1", ended_at="2026-01-03", user="late news")))
+    assert [added.ended["job_id"].tolist() for added in (first, again, third)] == [["2"], ["1"], []]
+
+
+def reports() -> st.SearchStrategy[list[dict[str, object]]]:
+    """Reports of few jobs: their outcomes may contradict each other, what was asked for may be left out."""
+    asked = {name: st.sampled_from([None, value]) for name, value in (("user", "ada"), ("requested_walltime", 600.0), ("site", "cern"))}
+    hours = st.sampled_from([None, *(f"2026-01-02 0{hour}:00" for hour in range(4))])
+    outcome = {
+        "started_at": hours,
+        "ended_at": hours,
+        "status": st.sampled_from([None, "waiting", "running", "completed", "failed", "unknown"]),
+        "walltime": st.sampled_from([None, 1.0, 2.0]),
+        "host": st.sampled_from([None, "a", "b"]),
+        "submitted_at": st.sampled_from(["2026-01-01", "2026-01-01 01:00"]),
+    }
+    report = st.fixed_dictionaries({"job_id": st.sampled_from(["1", "1", "2"]), "source": st.just("test"), **asked, **outcome})
+    return st.lists(report, min_size=1, max_size=5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(reports(), st.randoms(use_true_random=False))
+def test_any_order_of_arrival_and_any_batches_give_the_same_jobs(told: list[dict[str, object]], chance: random.Random) -> None:
+    jobs = frame(*told)
+
+    def arrive(order: list[int], one_batch: bool) -> pd.DataFrame:
+        batches = [order] if one_batch else [[place] for place in order]
+        known = jobs.iloc[:0]
+        for batch in batches:
+            known = merge_repeated(pd.concat([known, jobs.iloc[batch]], ignore_index=True))
+        return known.sort_values("job_id").reset_index(drop=True)
+
+    places = list(range(len(told)))
+    expected = arrive(places, one_batch=False)
+    pd.testing.assert_frame_equal(arrive(chance.sample(places, len(told)), one_batch=True), expected)
+    pd.testing.assert_frame_equal(arrive(chance.sample(places, len(told)), one_batch=False), expected)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(reports(), st.integers(0, 5))
+def test_the_table_holds_what_merging_says_however_the_reports_are_cut(sqlite_store: Any, told: list[dict[str, object]], cut: int) -> None:
+    with sqlite_store.begin() as connection:
+        connection.execute(text("DELETE FROM jobs"))
+    for part in (told[:cut], told[cut:]):
+        if part:
+            add(sqlite_store, *part)
+    expected = merge_repeated(frame(*told)).sort_values(["submitted_at", "source", "job_id"]).reset_index(drop=True)
+    pd.testing.assert_frame_equal(read_jobs(sqlite_store), expected)
+
+
+def test_a_job_reported_ten_thousand_times_is_one_job(store: Any) -> None:
+    same = conform(pd.DataFrame({"job_id": "1", "source": "test", "submitted_at": "2026-01-01", "walltime": np.arange(10_000.0)}))
+    with store.begin() as connection:
+        assert add_jobs(connection, same).added == 1
+    assert read_jobs(store)["walltime"].tolist() == [9_999.0]
+
+
+def test_jobs_are_read_by_source_time_state_and_column_in_a_stable_order(store: Any) -> None:
+    add(
+        store,
+        job("b", submitted_at="2026-01-02", ended_at="2026-01-03"),
+        job("Z", submitted_at="2026-01-02"),
+        job("ä", submitted_at="2026-01-02"),
+        job("c", source="other", submitted_at="2026-01-02"),
+        job("a", submitted_at="2026-01-04"),
+    )
+
+    def ids(**chosen: Any) -> list[str]:
+        return read_jobs(store, **chosen)["job_id"].tolist()
+
+    assert ids() == ["c", "Z", "b", "ä", "a"]  # byte by byte on both databases, whatever their locale
+    assert ids(sources=["test"], limit=2) == ["Z", "b"]
+    assert ids(since=pd.Timestamp("2026-01-02"), until=pd.Timestamp("2026-01-04T00:00Z")) == ["c", "Z", "b", "ä"]
+    assert ids(ended=True) == ["b"]
+    assert ids(ended=False, sources=["other"]) == ["c"]
+    assert ids(sources=[]) == []
+    assert list(read_jobs(store, columns=["walltime", "job_id"]).columns) == ["walltime", "job_id"]
+    pd.testing.assert_frame_equal(read_jobs(store, sources=["none"]), frame(job()).iloc[:0].reset_index(drop=True), check_index_type=False)
+
+
+def test_rejects_are_kept_once_with_line_reason_and_text(store: Any) -> None:
+    bad = [Reject(7, "too short", "x \udcff"), Reject(9, "r" * 5000, "y\0z")]
+    for _ in range(2):
+        with store.begin() as connection:
+            add_rejects(connection, "some.log", bad)
+    rejects = read_rejects(store, file="some.log")
+    assert rejects["line"].tolist() == [7, 9]
+    assert rejects["raw"].str.replace("\\0", "\ufffd").tolist() == ["x ?", "y\ufffdz"]
+    assert rejects["reason"].str.len().tolist() == [9, 500]
+    assert read_rejects(store, file="other.log").empty
+    assert rejects["file"].tolist() == [str(Path("some.log").absolute())] * 2
+
+
+def test_predictions_are_logged_once_and_read_with_what_became_of_the_job(store: Any) -> None:
+    add(store, job("1", ended_at="2026-01-02", walltime=60, group="cms"), job("2"))
+    asked = pd.Timestamp("2026-01-01T00:00:00.000001Z")
+    answers = pd.DataFrame(
+        {
+            "asked_at": asked,
+            "source": "test",
+            "job_id": ["1", "2", "3\0"],
+            "target": "walltime",
+            "model_version": "4",
+            "cluster": ["cms", None, "global"],
+            "point": [50.0, 70.0, np.nan],
+            "median": 55.0,
+            "low": 10.0,
+            "high": 90.0,
+            "cold_start": [False, True, True],
+        }
+    )
+    for _ in range(2):
+        with store.begin() as connection:
+            add_predictions(connection, answers)
+    log = read_predictions(store, columns=["walltime", "ended_at", "group"])
+    assert log["asked_at"].tolist() == [asked] * 3
+    assert log["cold_start"].tolist() == [False, True, True]
+    assert log["walltime"].fillna(-1).tolist() == [60, -1, -1]
+    assert log["group"].fillna("").tolist() == ["cms", "", ""]
+    assert read_predictions(store, ended=True)["job_id"].tolist() == ["1"]
+    assert read_predictions(store, ended_since=pd.Timestamp("2026-01-02", tz="UTC"), target="walltime")["point"].tolist() == [50.0]
+    assert read_predictions(store, ended_until=pd.Timestamp("2026-01-02", tz="UTC")).empty
+    assert read_predictions(store, since=asked + pd.Timedelta(microseconds=1)).empty
+    assert len(read_predictions(store, limit=2)) == 2
+
+
+def test_measurements_come_back_by_time_with_their_details(store: Any) -> None:
+    days = pd.to_datetime(["2026-01-01", "2026-01-02", "2026-01-03"], utc=True)
+    numbers = pd.DataFrame(
+        {"measured_at": days, "kind": "decay", "name": "mae", "value": [3.0, np.nan, 1.0], "details": [{"jobs": 7}, None, ["ä"]]}
+    )
+    with store.begin() as connection:
+        add_measurements(connection, numbers)
+        add_measurements(connection, numbers.assign(segment="cms", name="coverage"))
+        add_measurements(connection, numbers)
+    assert read_measurements(store, "mae")["details"].tolist() == [{"jobs": 7}, None, ["ä"]]
+    assert read_measurements(store, "mae")["value"].fillna(-1).tolist() == [3, -1, 1]
+    assert read_measurements(store, "mae", latest=1)["measured_at"].tolist() == [days[2]]
+    assert read_measurements(store, kind="decay", segment="cms")["name"].unique().tolist() == ["coverage"]
+    assert read_measurements(store, since=days[1], until=days[2])["segment"].tolist() == ["cms", "all"]
+
+
+def test_counts_tell_each_source_apart(store: Any) -> None:
+    add(store, job("1", ended_at="2026-01-05"), job("2", submitted_at="2026-01-03"), job("1", source="other"))
+    counts = count_jobs(store)
+    assert counts[["source", "jobs", "ended"]].to_numpy().tolist() == [["other", 1, 0], ["test", 2, 1]]
+    assert counts["last_submitted_at"].tolist() == [pd.Timestamp("2026-01-01", tz="UTC"), pd.Timestamp("2026-01-03", tz="UTC")]
+    assert counts["last_ended_at"].tolist() == [pd.NaT, pd.Timestamp("2026-01-05", tz="UTC")]
+
+
+WRITER = """
+import sys
+import pandas as pd
+from jobs.schema import conform
+from jobs.store import add_jobs, open_store
+engine = open_store(sys.argv[1])
+me = sys.argv[2]
+for batch in range(10):
+    ids = [f"{me}-{batch}-{i}" for i in range(50)] + [f"shared-{i}" for i in range(50)]
+    jobs = pd.DataFrame({"job_id": ids[:: 1 if me == "a" else -1], "source": "test", "submitted_at": "2026-01-01", "user": me})
+    with engine.begin() as connection:
+        add_jobs(connection, conform(jobs.assign(ended_at="2026-01-02") if batch == 9 else jobs))
+"""
+
+
+def test_two_processes_open_and_fill_a_new_store_at_once_and_nothing_is_lost(store_url: str) -> None:
+    children = [
+        subprocess.Popen([sys.executable, "-c", WRITER, store_url, name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for name in ("a", "b")
+    ]
+    for child in children:
+        said, _ = child.communicate(timeout=300)
+        assert (child.returncode, said) == (0, "")
+    engine = open_store(store_url)
+    jobs = read_jobs(engine)
+    engine.dispose()
+    assert jobs["job_id"].is_unique
+    assert len(jobs) == 2 * 10 * 50 + 50
+    assert jobs[jobs["job_id"].str.startswith("shared")]["ended_at"].notna().all()
+
+
+DISK_FULL = """
+import resource, sys
+import pandas as pd
+from infra.errors import GridcastError
+from jobs.schema import conform
+from jobs.store import add_jobs, open_store
+engine = open_store(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))
+for batch in range(100):
+    ids = [f"{batch}-{i}" for i in range(1000)]
+    try:
+        with engine.begin() as connection:
+            add_jobs(connection, conform(pd.DataFrame({"job_id": ids, "source": "test", "submitted_at": "2026-01-01"})))
+    except GridcastError as error:
+        print(error)
+        sys.exit(error.exit_code)
+    print(batch, flush=True)
+"""
+
+
+def test_a_full_disk_is_one_sentence_and_whole_batches_stay(sqlite_url: str) -> None:
+    child = subprocess.run([sys.executable, "-c", DISK_FULL, sqlite_url], capture_output=True, text=True, timeout=300, check=False)
+    assert child.stderr == ""
+    *batches, sentence = child.stdout.splitlines()
+    assert child.returncode == 1
+    assert "cannot be written" in sentence
+    engine = open_store(sqlite_url)
+    jobs = read_jobs(engine)
+    assert len(jobs) == 1000 * len(batches) > 0
+    add(engine, job("after"))  # with space again, work goes on
+    assert len(read_jobs(engine)) == len(jobs) + 1
+    engine.dispose()
+
+
+def test_a_restarted_server_is_met_without_an_error(postgres: Any, postgres_url: str) -> None:
+    engine = open_store(postgres_url)
+    add(engine, job("1"))
+    name = engine.url.database
+    postgres.psql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}';")  # what a restart does to us
+    add(engine, job("2"))
+    assert len(read_jobs(engine)) == 2
+    engine.dispose()
