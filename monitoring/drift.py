@@ -23,7 +23,7 @@ from monitoring.compare import LEAST_JOBS, Column, Finding, comparable, compare_
 from monitoring.effects import Sampling
 from monitoring.verdict import Verdict, judge, plain, say
 
-KEEP = 20
+KEEP = 48
 """Pages that stay in the folder, the newest: each is 3 to 6 MB, for it carries all it needs to open without a network."""
 MEASUREMENTS = ("measured_at", "kind", "name", "segment", "value", "details")
 
