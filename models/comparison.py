@@ -31,7 +31,7 @@ class Difference:
     high: float
 
     def __str__(self) -> str:
-        """For a sentence: ``3.1 % lower (95 %: 1.0 % to 5.2 % lower)``."""
+        """For a sentence: ``3.1% lower (95 %: 1.0% to 5.2%)``, where a negative end means higher."""
         word = "lower" if self.share < 0 else "higher"
         sign = -1 if self.share < 0 else 1
         ends = sorted((sign * self.low, sign * self.high))
