@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as OutOfTime
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, cast, overload
 
 import httpx
 
@@ -56,6 +56,14 @@ class Gridcast:
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=False)
         # httpx bounds each step of a call, not the whole; a thread that is left behind bounds it for sure.
         self._calls = ThreadPoolExecutor(4, "gridcast")
+
+    @overload
+    def predict(self, jobs: Columns, *, quantiles: Iterable[float] = (), coverage: float = 0.9, at: str | None = None) -> Columns: ...
+
+    @overload
+    def predict(
+        self, jobs: Iterable[Mapping[str, Any]], *, quantiles: Iterable[float] = (), coverage: float = 0.9, at: str | None = None
+    ) -> Rows: ...
 
     def predict(
         self, jobs: Iterable[Mapping[str, Any]] | Columns, *, quantiles: Iterable[float] = (), coverage: float = 0.9, at: str | None = None
@@ -118,6 +126,12 @@ class Gridcast:
         answer: dict[str, Any] = self._send(self._http.build_request("GET", "/model")).json()
         return answer
 
+    def __enter__(self) -> Gridcast:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Close the connections."""
         self._calls.shutdown(wait=False, cancel_futures=True)
@@ -127,7 +141,7 @@ class Gridcast:
         try:
             return self._calls.submit(call).result(self.timeout)
         except OutOfTime:
-            raise UnavailableError(f"the predictor did not answer within {self.timeout:g} s") from None
+            raise UnavailableError("the predictor did not answer in time") from None
 
     def _post(
         self, path: str, body: bytes, content_type: str, query: dict[str, Any] | None = None, limit: float | None = None

@@ -17,6 +17,7 @@ from services.bodies import Batch
 from services.columns import TIME, Faults, read_values
 from services.refusal import RefusalError
 
+REQUIRED = ("job_id", "source")
 OPTIONS = ("quantiles", "coverage", "at")
 MOST_QUANTILES = 20
 FINISHED = ("completed", "failed", "cancelled", "timeout", "out_of_memory", "preempted", "unknown")
@@ -93,12 +94,14 @@ def jobs_asked(batch: Batch, now: datetime | None = None) -> Asked:
     A job without ``submitted_at`` is submitted now. Raises RefusalError (422) naming the first job that cannot be read.
     """
     faults, table = batch.faults, batch.jobs
-    _require(table, ("job_id", "source"), faults)
+    _require(table, REQUIRED, faults)
     unread = tuple(name for name in table.column_names if name in OUTCOMES)
     # What is wrong with a field that is not read is still wrong: the caller wants to know.
     if faults.of:
         raise RefusalError(422, faults.first)
-    columns = {name: table.column(name) for name in COLUMNS if name in table.column_names and name not in OUTCOMES}
+    # An empty batch may lack what every job must have.
+    columns = {name: pa.nulls(table.num_rows, pa.string()) for name in REQUIRED}
+    columns |= {name: table.column(name) for name in COLUMNS if name in table.column_names and name not in OUTCOMES}
     moment = pa.scalar(now or datetime.now(UTC), TIME)
     submitted = columns.get("submitted_at", pa.nulls(table.num_rows, TIME))
     columns["submitted_at"] = submitted.fill_null(moment) if submitted.null_count else submitted
@@ -110,7 +113,7 @@ def outcomes_reported(batch: Batch, now: datetime | None = None) -> Reported:
     faults = batch.faults
     if not batch.jobs.num_rows:
         return Reported(conform(pd.DataFrame()))
-    _require(batch.jobs, ("job_id", "source", "submitted_at"), faults)
+    _require(batch.jobs, (*REQUIRED, "submitted_at"), faults)
     frame = conform(batch.jobs.to_pandas())
     frame["status"] = frame["status"].fillna("unknown")
     jobs = fill_in(frame.drop(index=list(faults.of)))

@@ -29,7 +29,7 @@ from services.refusal import RefusalError, refused
 
 log = logging.getLogger("bentoml.gridcast")
 
-PATIENCE = 20.0
+PATIENCE = 10.0
 """Seconds for a body to arrive, and for a report to be stored, before the caller is told to come again."""
 PREDICTING, REPORTING = 2, 2
 """Threads: predictions share one history under one lock, so more than one and a reader ahead of it gains nothing."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from infra.settings import Settings
+from jobs.schema import OUTCOMES
 from jobs.store import Added, StoreError, add_jobs, open_store, read_jobs
 from services.doors import Asked, Options
 from services.metrics import Metrics
@@ -36,6 +37,7 @@ SLICE = 200
 """Outcomes learned at a time: a prediction waits for one slice at most, some milliseconds."""
 AT_ONCE = 20_000
 """The same for a forecaster that does not answer yet."""
+WARM_UP = 100
 NO_MODEL = "none"
 
 
@@ -177,6 +179,8 @@ class Live:
         try:
             ended = read_jobs(self.engine, ended=True).sort_values("ended_at", kind="stable")
             serving.learn(ended, rows=AT_ONCE)
+            # The first prediction compiles and loads what the others then find; no caller should wait for that.
+            serving.forecaster.predict(ended.drop(columns=list(OUTCOMES)).tail(WARM_UP))
             self.troubles.pop("store", None)
         except StoreError as error:
             # A model with the history of its training is better than none; following the store makes up for the rest.

@@ -1,7 +1,7 @@
 """What Prometheus sees: base units, ``_total`` counters, and no label that a caller can make up.
 
-BentoML's own request metrics are off: they label by path, so anybody could make series without end. Under several workers
-BentoML gives each a file of one folder (PROMETHEUS_MULTIPROC_DIR), and any worker answers for all.
+BentoML's own request metrics are off: they label by path, so anybody could make series without end. A predictor is one worker
+with one live state, so its numbers are kept in memory: in BentoML's mapped files a full disk would kill the worker.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Metrics:
 
 def make_metrics() -> Metrics:
     """Register the metrics of this process; imports prometheus_client, which must happen inside the worker."""
-    from prometheus_client import Counter, Gauge, Histogram
+    from prometheus_client import Counter, Gauge, Histogram, values
 
-    def gauge(name: str, meaning: str, labels: tuple[str, ...] = ()) -> Any:
-        return Gauge(name, meaning, labels, multiprocess_mode="mostrecent")
+    # BentoML set PROMETHEUS_MULTIPROC_DIR for its workers, which would put every number into a mapped file.
+    values.ValueClass = values.MutexValue
 
     return Metrics(
         requests=Counter("gridcast_requests_total", "Requests answered", ("endpoint", "door", "status")),
@@ -53,12 +53,12 @@ def make_metrics() -> Metrics:
         clusters=Counter("gridcast_cluster_jobs_total", "Jobs by the cluster whose model answered", ("cluster",)),
         outcomes=Counter("gridcast_outcomes_total", "Finished jobs reported, by what became of them", ("result",)),
         swaps=Counter("gridcast_model_swaps_total", "Attempts to take over a new champion", ("result",)),
-        model_version=gauge("gridcast_model_version", "Version of the model set that answers, 0 for none"),
-        model_trained=gauge("gridcast_model_trained_timestamp_seconds", "When the champion's training window ended"),
-        model_degraded=gauge("gridcast_model_degraded", "1 while the champion in the registry cannot be served"),
-        history_jobs=gauge("gridcast_history_jobs", "Finished jobs in the live history"),
-        history_newest=gauge("gridcast_history_newest_timestamp_seconds", "When the newest finished job of the history ended"),
-        log_waiting=gauge("gridcast_prediction_log_waiting_answers", "Answers that wait to be recorded"),
+        model_version=Gauge("gridcast_model_version", "Version of the model set that answers, 0 for none"),
+        model_trained=Gauge("gridcast_model_trained_timestamp_seconds", "When the champion's training window ended"),
+        model_degraded=Gauge("gridcast_model_degraded", "1 while the champion in the registry cannot be served"),
+        history_jobs=Gauge("gridcast_history_jobs", "Finished jobs in the live history"),
+        history_newest=Gauge("gridcast_history_newest_timestamp_seconds", "When the newest finished job of the history ended"),
+        log_waiting=Gauge("gridcast_prediction_log_waiting_answers", "Answers that wait to be recorded"),
         log_answers=Counter("gridcast_prediction_log_answers_total", "Answers by what the prediction log did with them", ("result",)),
     )
 
@@ -73,13 +73,7 @@ def size_class(jobs: int) -> str:
 
 
 def expose() -> tuple[str, bytes]:
-    """Content type and text of all metrics, summed over the workers."""
-    from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
-    from prometheus_client.multiprocess import MultiProcessCollector
+    """Content type and text of all metrics."""
+    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-    registry = CollectorRegistry()
-    try:
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    except ValueError:  # no folder is set: one process, not started by BentoML
-        registry = REGISTRY
-    return CONTENT_TYPE_LATEST, generate_latest(registry)
+    return CONTENT_TYPE_LATEST, generate_latest()

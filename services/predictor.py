@@ -1,6 +1,7 @@
 """The BentoML service: what starts the live state, guards the doors and mounts them. The only importer of BentoML.
 
-``bentoml serve services.predictor:Predictor`` serves it; one worker holds one live state, and several follow the same store.
+``bentoml serve services.predictor:Predictor`` serves it. One worker holds one live state; more of them are more predictors, each
+with a port of its own, that follow the same store.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ Predictor: Any = bentoml.service(
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
     traffic={"timeout": 60},
+    workers=1,
 )(Service)
 Predictor.mount_asgi_app(doors.app(), path="/")
 Predictor.add_asgi_middleware(

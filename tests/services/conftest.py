@@ -24,7 +24,7 @@ from jobs.workload import generate
 from models import registry
 from models.model_set import ModelSet
 from models.training import train
-from models.versions import Evidence
+from models.versions import Evidence, Version
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120.0
@@ -131,7 +131,7 @@ def model_set(grid_jobs: pd.DataFrame) -> ModelSet:
     return train(grid_jobs.head(1200), targets=("walltime", "peak_memory"))
 
 
-def publish(model_set: ModelSet, home: Path, promote: bool = True) -> registry.Version:
+def publish(model_set: ModelSet, home: Path, promote: bool = True) -> Version:
     """Register ``model_set`` in the registry of ``home``, as champion if ``promote``."""
     settings = Settings(home=home)
     folder = settings.folder("tmp") / f"set-{time.monotonic_ns()}"
@@ -181,7 +181,7 @@ def as_rows(jobs: pd.DataFrame) -> list[dict[str, Any]]:
     """Jobs as JSON objects, times as ISO 8601, missing fields left out."""
     rows = jobs.astype(object).where(jobs.notna(), None).to_dict("records")
     return [
-        {name: value.isoformat() if isinstance(value, pd.Timestamp) else value for name, value in row.items() if value is not None}
+        {str(name): value.isoformat() if isinstance(value, pd.Timestamp) else value for name, value in row.items() if value is not None}
         for row in rows
     ]
 

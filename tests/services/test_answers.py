@@ -16,7 +16,7 @@ PREDICTIONS = pd.DataFrame(
         "cold_start": [True, False],
     }
 )
-EXPECTED = [
+EXPECTED: list[dict[str, object]] = [
     {"job_id": "1", "walltime": 60.5, "walltime_low": 1.0, "cluster": "global", "model_version": "gridcast-3", "cold_start": True},
     {"job_id": "2", "walltime": None, "walltime_low": 2.0, "cluster": "site A", "model_version": "gridcast-3", "cold_start": False},
 ]

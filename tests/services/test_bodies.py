@@ -43,7 +43,11 @@ def test_rows_columns_and_arrow_give_the_same_batch() -> None:
     for row in rows:
         row["submitted_at"] = row["submitted_at"].isoformat() + "Z"
     columns = {name: [row.get(name) for row in rows] for name in JOBS.column_names}
-    by_rows, by_columns, by_arrow = read_json(orjson.dumps({"jobs": rows})), read_json(orjson.dumps({"columns": columns})), read_arrow(stream(JOBS))
+    by_rows, by_columns, by_arrow = (
+        read_json(orjson.dumps({"jobs": rows})),
+        read_json(orjson.dumps({"columns": columns})),
+        read_arrow(stream(JOBS)),
+    )
     assert by_rows.jobs.equals(by_columns.jobs)
     assert by_rows.jobs.select(JOBS.column_names).equals(by_arrow.jobs)
     assert (by_rows.shape, by_columns.shape, by_arrow.shape) == ("rows", "columns", "arrow")
@@ -142,8 +146,16 @@ def test_a_bad_value_in_arrow_is_named_the_same_way(column: str, values: pa.Arra
         (JOBS.append_column("events", [["a"] * 3]), 422, "column events is string, not a number"),
         (JOBS.append_column("events", [[True] * 3]), 422, "column events is bool, not a number"),
         (JOBS.append_column("events", [[[1]] * 3]), 422, "column events is list<item: int64>, not a number"),
-        (pa.table({"user": pa.DictionaryArray.from_arrays(np.zeros(70_000, np.int32), ["x" * 1000])}), 422, "column user holds more than 64 MiB"),
-        (pa.table({"user": pa.array(["x" * 1000] * 70_000).dictionary_encode().cast(pa.string()).cast(pa.string_view())}), 422, "more than 64 MiB"),
+        (
+            pa.table({"user": pa.DictionaryArray.from_arrays(np.zeros(70_000, np.int32), ["x" * 1000])}),
+            422,
+            "column user holds more than 64 MiB",
+        ),
+        (
+            pa.table({"user": pa.array(["x" * 1000] * 70_000).dictionary_encode().cast(pa.string()).cast(pa.string_view())}),
+            422,
+            "more than 64 MiB",
+        ),
         (pa.table({"job_id": pa.nulls(2**20)}), 413, f"more than {MOST_JOBS} jobs"),
     ],
 )
@@ -159,14 +171,18 @@ def test_a_compressed_stream_is_refused_before_anything_is_decompressed(codec: s
     assert refusal(stream(table, compression=codec), read_arrow)[0] == 415
 
 
-@pytest.mark.parametrize("kind", ["application/x-pickle", "application/vnd.bentoml+pickle", "text/csv", "", "multipart/form-data; boundary=x"])
+@pytest.mark.parametrize(
+    "kind", ["application/x-pickle", "application/vnd.bentoml+pickle", "text/csv", "", "multipart/form-data; boundary=x"]
+)
 def test_other_content_types_are_refused(kind: str) -> None:
     with pytest.raises(RefusalError) as caught:
         read_body(kind, b"cos\nsystem\n(S'true'\ntR.")
     assert caught.value.status == 415
 
 
-@pytest.mark.parametrize("body", [b"", b"ARROW1\0\0", b"\xff\xff\xff\xff\x10\0\0\0", gzip.compress(stream(JOBS)), stream(JOBS)[:-100], stream(JOBS)[:100]])
+@pytest.mark.parametrize(
+    "body", [b"", b"ARROW1\0\0", b"\xff\xff\xff\xff\x10\0\0\0", gzip.compress(stream(JOBS)), stream(JOBS)[:-100], stream(JOBS)[:100]]
+)
 def test_what_is_no_stream_is_refused(body: bytes) -> None:
     try:
         batch = read_arrow(body)
@@ -197,7 +213,7 @@ def mutations() -> Iterator[bytes]:
 
 
 def test_three_thousand_mutated_streams_are_read_or_refused() -> None:
-    outcomes = set()
+    outcomes: set[object] = set()
     for body in mutations():
         try:
             outcomes.add(type(read_arrow(body)))
@@ -215,7 +231,12 @@ json_values = st.recursive(
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.dictionaries(st.sampled_from(["job_id", "user", "requested_cores", "submitted_at", "status", "walltime"]), json_values), max_size=5))
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from(["job_id", "user", "requested_cores", "submitted_at", "status", "walltime"]), json_values),
+        max_size=5,
+    )
+)
 def test_any_values_in_known_fields_are_read_or_noted(rows: list[dict[str, object]]) -> None:
     import json
 

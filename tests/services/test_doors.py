@@ -12,7 +12,14 @@ from services.doors import Options, jobs_asked, outcomes_reported, read_options
 from services.refusal import RefusalError
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
-ENDED = {"job_id": "1", "source": "grid", "submitted_at": "2026-02-01T00:00:00Z", "started_at": "2026-02-01T00:01:00Z", "walltime": 60, "status": "completed"}
+ENDED = {
+    "job_id": "1",
+    "source": "grid",
+    "submitted_at": "2026-02-01T00:00:00Z",
+    "started_at": "2026-02-01T00:01:00Z",
+    "walltime": 60,
+    "status": "completed",
+}
 
 
 def rows(*jobs: dict[str, Any]) -> Batch:
@@ -20,7 +27,9 @@ def rows(*jobs: dict[str, Any]) -> Batch:
 
 
 def test_a_job_without_submission_is_submitted_now() -> None:
-    asked = jobs_asked(rows({"job_id": "1", "source": "grid"}, {"job_id": "2", "source": "grid", "submitted_at": "2026-02-01T00:00:00Z"}), NOW)
+    asked = jobs_asked(
+        rows({"job_id": "1", "source": "grid"}, {"job_id": "2", "source": "grid", "submitted_at": "2026-02-01T00:00:00Z"}), NOW
+    )
     assert asked.jobs["submitted_at"].to_pylist() == [NOW, datetime(2026, 2, 1, tzinfo=UTC)]
 
 
@@ -42,7 +51,10 @@ def test_no_field_that_only_an_outcome_has_passes_the_door() -> None:
         ([{"source": "grid"}], "job 0: job_id is missing"),
         ([{"job_id": "1", "source": "grid"}, {"job_id": "2"}], "job 1: source is missing"),
         ([{"job_id": "", "source": "grid"}], "job 0: job_id is missing"),
-        ([{"job_id": "1", "source": "grid", "events": -1}, {"job_id": 2}], "job 0: events is -1, not between 0 and 1e+15 events (and 1 more jobs are wrong)"),
+        (
+            [{"job_id": "1", "source": "grid", "events": -1}, {"job_id": 2}],
+            "job 0: events is -1, not between 0 and 1e+15 events (and 1 more jobs are wrong)",
+        ),
         ([{"job_id": "1", "source": "grid", "walltime": -1}], "job 0: walltime is -1"),
     ],
 )
@@ -56,7 +68,9 @@ def test_a_job_that_cannot_be_read_refuses_the_request_by_its_index_and_field(jo
 def test_options_come_from_the_body_or_the_query() -> None:
     assert read_options({}, {}) == Options()
     assert read_options({"quantiles": [0.5, 0.99, 0.5]}, {"coverage": "0.8"}) == Options((0.5, 0.99), 0.8)
-    assert read_options({}, {"quantiles": "0.5,0.99", "at": "2026-01-01T00:00:00Z"}) == Options((0.5, 0.99), 0.9, datetime(2026, 1, 1, tzinfo=UTC))
+    assert read_options({}, {"quantiles": "0.5,0.99", "at": "2026-01-01T00:00:00Z"}) == Options(
+        (0.5, 0.99), 0.9, datetime(2026, 1, 1, tzinfo=UTC)
+    )
     now = read_options({"at": "now"}, {}).at
     assert now is not None and abs((datetime.now(UTC) - now).total_seconds()) < 60
 

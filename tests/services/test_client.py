@@ -1,0 +1,149 @@
+"""The broker's client: the predictor's answer in time, or the user's request, said to be so."""
+
+import ast
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import services.client
+from services.client import Gridcast, RefusedError, UnavailableError
+from tests.services.conftest import Predictor, free_port
+
+JOB = {"job_id": "1", "source": "grid", "requested_walltime": 3600.0, "requested_memory": 2e9}
+FELL_BACK = {"walltime": 3600.0, "walltime_high": 3600.0, "peak_memory": 2e9, "model_version": "request", "cold_start": True}
+
+
+class Fake(BaseHTTPRequestHandler):
+    """A server that is slow, dripping or refusing, by the first part of the path it is asked under."""
+
+    hits = 0
+    released = threading.Event()
+
+    def do_POST(self) -> None:
+        Fake.hits += 1
+        self.rfile.read(int(self.headers["Content-Length"]))
+        way = self.path.split("/")[1]
+        if way == "slow":
+            Fake.released.wait()
+        if way == "drip":
+            self.send_response(200)
+            self.end_headers()
+            while not Fake.released.wait(0.1):
+                self.wfile.write(b" ")
+                self.wfile.flush()
+            return
+        busy = way == "busy" or (way == "soon" and Fake.hits < 3)
+        body = b'{"error": "not now"}' if busy else b'{"added": 1}'
+        self.send_response(503 if busy else 200)
+        self.send_header("Retry-After", "0.1")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+class QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        """The client hangs up on purpose."""
+
+
+@pytest.fixture
+def fake() -> Iterator[str]:
+    """Address of a server that misbehaves."""
+    Fake.hits = 0
+    Fake.released.clear()
+    server = QuietServer(("127.0.0.1", 0), Fake)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    Fake.released.set()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """Address of a port that listens and accepts nobody."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.fixture
+def nowhere() -> str:
+    """An address where nobody listens."""
+    return f"http://127.0.0.1:{free_port()}"
+
+
+@pytest.mark.parametrize("way", ["slow", "drip", "busy"])
+def test_a_predictor_that_is_slow_or_busy_is_answered_for_by_the_request(fake: str, way: str) -> None:
+    with Gridcast(f"{fake}/{way}", timeout=0.4) as client:
+        (row,) = client.predict([JOB])
+    assert not Fake.released.is_set()  # the server is at it still
+    assert FELL_BACK.items() <= row.items()
+    assert "the predictor" in row["fallback"]
+
+
+@pytest.mark.parametrize("place", ["nowhere", "silent"])
+def test_a_predictor_that_is_down_or_never_accepts_is_answered_for_in_every_form(place: str, request: pytest.FixtureRequest) -> None:
+    with Gridcast(request.getfixturevalue(place), timeout=0.3) as client:
+        (row,) = client.predict([JOB])
+        assert client.predict({name: [value] for name, value in JOB.items()}) == {name: [value] for name, value in row.items()}
+        assert client.predict_arrow(pa.Table.from_pylist([JOB])).to_pylist() == [row]
+    assert FELL_BACK.items() <= row.items()
+
+
+def test_a_job_without_a_request_falls_back_on_nothing(nowhere: str) -> None:
+    with Gridcast(nowhere, timeout=0.3) as client:
+        (row,) = client.predict([{"job_id": "1"}])
+    assert row["walltime"] is None
+
+
+def test_a_report_is_sent_again_until_it_is_taken(fake: str) -> None:
+    with Gridcast(f"{fake}/soon") as client:
+        assert client.report([JOB]) == {"added": 1}
+    assert Fake.hits == 3
+
+
+def test_a_report_that_is_never_taken_is_still_the_callers(nowhere: str) -> None:
+    with Gridcast(nowhere) as client, pytest.raises(UnavailableError):
+        client.report([JOB], patience=0.5)
+
+
+def test_it_gives_the_predictors_own_answer_in_every_form(predictor: Predictor, waiting: list[dict[str, Any]]) -> None:
+    ask = [{**job, "requested_memory": float("nan")} for job in waiting[:20]]
+    names = sorted({name for job in ask for name in job})
+    table = pa.table({name: [None if job.get(name) != job.get(name) else job.get(name) for job in ask] for name in names})
+    with Gridcast(predictor.url, timeout=30) as client:
+        rows = client.predict(ask, quantiles=[0.99], coverage=0.8)
+        columns = client.predict({name: [job.get(name) for job in ask] for name in names}, quantiles=[0.99], coverage=0.8)
+        by_arrow = client.predict_arrow(table, quantiles=[0.99], coverage=0.8).to_pylist()
+        assert client.model()["model_version"] == "gridcast-1"
+    assert [row["job_id"] for row in rows] == [job["job_id"] for job in ask]
+    assert columns == {name: [row[name] for row in rows] for name in rows[0]}
+    assert by_arrow == rows
+
+
+def test_a_refused_request_is_the_callers_to_mend(predictor: Predictor) -> None:
+    with Gridcast(predictor.url, timeout=30) as client, pytest.raises(RefusedError, match="422: job 0: requested_cores is -1"):
+        client.predict([{**JOB, "requested_cores": -1}])
+
+
+def test_it_is_one_file_that_stands_alone() -> None:
+    tree = ast.parse(Path(services.client.__file__).read_text())
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    ours = {"infra", "jobs", "models", "monitoring", "scheduling", "services", "flows"}
+    assert not {name.partition(".")[0] for name in imported} & ours
+    top = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+    assert "pyarrow" not in top
