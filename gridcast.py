@@ -34,10 +34,17 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-out = Console()
+# A pipe has no width of its own; 80 columns would fold most tables.
+out = Console(width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help='Print one object {"rows": [{…}]} to standard output, and nothing else there.')]
+LogFormat = Annotated[
+    str | None, typer.Option("--format", help="swf, slurm, condor, pbs, panda, nextflow or table; default: seen from the file.")
+]
+Mapping = Annotated[
+    list[str] | None, typer.Option("--map", help="A table's column as COLUMN=FIELD[:UNIT], for instance run=walltime:s; repeat.")
+]
 Source = Annotated[str | None, typer.Option(help="Only this source (a log or system); default: all that is stored.")]
 
 
@@ -94,13 +101,9 @@ def demo(as_json: Json = False) -> None:
 @app.command()
 def ingest(
     files: Annotated[list[Path], typer.Argument(help="Log files, or folders of them; .gz is read as it is.")],
-    log_format: Annotated[
-        str | None, typer.Option("--format", help="swf, slurm, condor, pbs, panda, nextflow or table; default: seen from the file.")
-    ] = None,
+    log_format: LogFormat = None,
     source: Annotated[str | None, typer.Option(help="Name of the log or system; default: what the file says, or its name.")] = None,
-    mapping: Annotated[
-        list[str] | None, typer.Option("--map", help="Column of a table as COLUMN=FIELD[:UNIT], for instance run=walltime:s; repeat.")
-    ] = None,
+    mapping: Mapping = None,
     map_file: Annotated[Path | None, typer.Option(help="The column map in a TOML file.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -221,7 +224,8 @@ def history(as_json: Json = False) -> None:
     """Show every version: why it was trained, how it stands, who or what promoted it, why it left."""
     from models import registry
 
-    show([_version(one) for one in registry.versions()], as_json, "Versions")
+    shown = ("version", "state", "created_at", "jobs", "why_trained", "promoted_by", "promoted_why", "retired_why", "refused_why")
+    show([_version(one) for one in registry.versions()], as_json, "Versions", shown)
 
 
 @app.command()
@@ -244,22 +248,48 @@ def monitor(as_json: Json = False) -> None:
 @app.command()
 def predict(
     file: Annotated[Path, typer.Argument(help="A log or table of jobs; outcomes in it are not looked at.")],
-    log_format: Annotated[str | None, typer.Option("--format", help="As for ingest.")] = None,
-    mapping: Annotated[list[str] | None, typer.Option("--map", help="As for ingest.")] = None,
+    log_format: LogFormat = None,
+    mapping: Mapping = None,
     quantile: Annotated[list[float] | None, typer.Option(min=0, max=1, help="A quantile to add; repeat.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many jobs.")] = None,
     as_json: Json = False,
 ) -> None:
     """Predict the jobs of a file with the champion, each by what the store knew had ended at its submission."""
-    from jobs.ingest import read_file
-    from jobs.readers.columns import parse_column_map
-    from models.release import forecaster
+    from models.release import predict as ask
 
-    jobs = read_file(file, log_format, parse_column_map(mapping) if mapping else None, limit)
-    with progress_bar("predicting"):
-        answers = forecaster(_store(), prepare_environment()).predict(jobs, tuple(quantile or ()))
+    jobs = _read(file, log_format, mapping)
+    with progress_bar("predicting") as report:
+        answers = ask(_store(), prepare_environment(), jobs, tuple(quantile or ()), report)
     shown = ("job_id", "walltime", "walltime_median", "walltime_low", "walltime_high", "cluster", "model_version", "cold_start")
-    show(_records(answers), as_json, f"Predictions for {file.name}", shown)
+    show(_records(answers), as_json, f"Predictions for {file.name}, walltime in s", shown)
+
+
+@app.command()
+def evaluate(
+    log: Annotated[str | None, typer.Argument(help="A log file, or the name of a stored source; default: all that is stored.")] = None,
+    target: Annotated[str, typer.Option(help="walltime, peak_memory, cpu_time or io.")] = "walltime",
+    warm_up: Annotated[float, typer.Option(help="Share of the jobs that are only learned from.")] = 0.1,
+    predictor: Annotated[list[str] | None, typer.Option(help="Only these rows; repeat.")] = None,
+    log_format: LogFormat = None,
+    mapping: Mapping = None,
+    as_json: Json = False,
+) -> None:
+    """Live through a log in time order and compare Gridcast with every baseline; logged to MLflow with plots."""
+    from jobs.store import read_jobs
+    from models.evaluation import evaluate as judge
+    from models.evidence import record_evaluation
+    from models.training import find_target
+
+    settings = prepare_environment()
+    jobs = _read(Path(log), log_format, mapping) if log and Path(log).exists() else read_jobs(_store(), sources=[log] if log else None)
+    if jobs.empty:
+        raise InputError(f"there is no file and no stored source called {log}" if log else "nothing is stored: gridcast ingest FILE")
+    with progress_bar("living through the log") as report:
+        found = judge(jobs, find_target(target), warm_up, predictor, report)
+    name = Path(log).name if log else "the store"
+    shown = ("predictor", "mae", "median_ae", "rmse", "r2", "r2_log", "mape", "apa", "under", "pinball", "crps", "coverage_90", "width_90")
+    show(found.rows, as_json, f"{target} [{found.unit}] of {name}, {len(found.jobs):,} jobs after the warm-up", shown)
+    run = record_evaluation(found, name, settings)
+    err.print(f"logged to MLflow as run {run}, with tables by cluster, period and for long jobs, and plots", highlight=False)
 
 
 @app.command()
@@ -347,6 +377,19 @@ def _me() -> str:
 
 def _say(sentence: str) -> None:
     err.print(sentence, highlight=False, soft_wrap=True)
+
+
+def _read(file: Path, log_format: str | None, mapping: list[str] | None) -> pd.DataFrame:
+    from jobs.ingest import read_log
+    from jobs.readers.columns import parse_column_map
+
+    with progress_bar(f"reading {file.name}") as report:
+        jobs, read = read_log(
+            file, log_format, parse_column_map(mapping) if mapping else None, lambda done: report(f"{done.read:,} records")
+        )
+    if read.rejected:
+        err.print(f"{read.rejected:,} of {read.read:,} records of {file.name} were rejected; gridcast ingest keeps them with their reasons")
+    return jobs
 
 
 def _store() -> Engine:

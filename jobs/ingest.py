@@ -99,6 +99,32 @@ def ingest_files(
     return results
 
 
+def read_log(
+    path: str | Path,
+    format: str | None = None,
+    columns: ColumnMap | None = None,
+    progress: Progress | None = None,
+) -> tuple[pd.DataFrame, Ingested]:
+    """The sane jobs of one log file, by submission, without a store; repeated records count once.
+
+    Raises ReadError where the file cannot be read, or holds no job.
+    """
+    path = Path(path)
+    reader = reader_named(format) if format else detect(path)
+    done, parts = Ingested(path, reader.name), []
+    for batch in reader.read(path, ReadOptions(columns=columns)):
+        jobs, rejects = _sort_out(batch)
+        parts.append(jobs)
+        done = replace(done, read=done.read + len(batch.jobs) + len(batch.rejects), rejected=done.rejected + len(rejects))
+        if progress:
+            progress(done)
+    jobs = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    if jobs.empty:
+        raise ReadError(f"{path} holds no job that could be read: all its {done.rejected} records were rejected")
+    jobs = jobs.drop_duplicates(["source", "job_id"]).sort_values("submitted_at", kind="stable", ignore_index=True)
+    return jobs, replace(done, added=len(jobs))
+
+
 def log_files(paths: Iterable[str | Path]) -> list[Path]:
     """The given files, and in place of a folder the files in it by name; hidden files are left out."""
     files: list[Path] = []
@@ -110,8 +136,7 @@ def log_files(paths: Iterable[str | Path]) -> list[Path]:
 def _ingest(engine: Engine, reader: Reader, path: Path, options: ReadOptions) -> Iterator[Ingested]:
     done = Ingested(path, reader.name)
     for batch in reader.read(path, options):
-        jobs, refused = sort_out(fill_in(conform(batch.jobs.reset_index(drop=True))))
-        rejects = [*batch.rejects, *_rejects(batch, refused)]
+        jobs, rejects = _sort_out(batch)
         with engine.begin() as connection:
             added = add_jobs(connection, jobs)
             add_rejects(connection, path, rejects)
@@ -125,6 +150,12 @@ def _ingest(engine: Engine, reader: Reader, path: Path, options: ReadOptions) ->
             notes=done.notes + batch.notes,
         )
         yield done
+
+
+def _sort_out(batch: Batch) -> tuple[pd.DataFrame, list[Reject]]:
+    """The batch's sane jobs, and all that was rejected of it by the reader or because it cannot be true."""
+    jobs, refused = sort_out(fill_in(conform(batch.jobs.reset_index(drop=True))))
+    return jobs, [*batch.rejects, *_rejects(batch, refused)]
 
 
 def _rejects(batch: Batch, refused: pd.Series) -> Iterator[Reject]:

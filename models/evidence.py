@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from infra.settings import Settings
+from models import registry
 from models.comparison import outcomes
+from models.evaluation import Evaluation
 from models.model_set import ModelSet
 from models.targets import TARGETS
+from models.versions import Evidence
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,6 +61,27 @@ def flat_metrics(comparison: pd.DataFrame) -> dict[str, float]:
             if pd.notna(row[name]):
                 metrics[f"{row['target']}.{row['predictor']}.{name}"] = float(row[name])
     return metrics
+
+
+def record_evaluation(found: Evaluation, log: str, settings: Settings) -> str:
+    """Log an evaluation of a whole log to MLflow, tables and plots; returns the run's id. Raises RegistryError."""
+    from models.plots import plots
+
+    metrics = {f"{row['predictor']}.{name}": value for row in found.rows for name, value in row.items() if isinstance(value, float)}
+    evidence = Evidence(
+        card=f"# {found.target} of {log}\n\nEach job predicted at its submission, after a warm-up of {found.warm_up:.0%}.\n\n"
+        + _markdown(pd.DataFrame(found.rows)),
+        metrics={name: value for name, value in metrics.items() if np.isfinite(value)},
+        parameters={"log": log, "target": found.target, "warm_up": found.warm_up, "jobs": len(found.jobs)},
+        tables={
+            "evaluation": pd.DataFrame(found.rows),
+            "long-jobs": pd.DataFrame(found.long_rows),
+            "clusters": pd.DataFrame(found.cluster_rows),
+            "periods": pd.DataFrame(found.period_rows),
+        },
+        figures=plots(found),
+    )
+    return registry.record(evidence, run_name=f"evaluate {found.target} of {log}", settings=settings)
 
 
 def plot_predicted(jobs: pd.DataFrame, since: pd.Timestamp, answers: pd.DataFrame, target: str) -> Figure:

@@ -76,6 +76,19 @@ def publish(folder: Path, evidence: Evidence, *, run_name: str | None = None, se
         return _version(client.get_model_version(settings.model_name, str(made.version)))
 
 
+def record(evidence: Evidence, *, run_name: str, settings: Settings | None = None) -> str:
+    """Log evidence that belongs to no version, such as an evaluation of a whole log, as a run of its own; returns the run's id.
+
+    Raises RegistryError.
+    """
+    settings = settings or prepare_environment()
+    with _mlflow(settings) as client:
+        run_id = str(client.create_run(_experiment(client, settings), run_name=run_name, tags=dict(evidence.tags)).info.run_id)
+        _log(client, run_id, evidence)
+        client.set_terminated(run_id, "FINISHED")
+    return run_id
+
+
 def champion(settings: Settings | None = None) -> Version | None:
     """The version that serves, or None before the first one is promoted. Raises RegistryError."""
     with _mlflow(settings) as (client, settings):
