@@ -129,8 +129,9 @@ def _typed(
         typed = {name: read(name, values, faults) for name, values in columns.items()}
     except (TypeError, pa.ArrowException) as error:
         raise RefusalError(422, str(error).splitlines()[0]) from None
-    # A table without columns has no rows, so a batch of empty jobs is carried by its missing ids.
-    return Batch(pa.table(typed or {"job_id": pa.nulls(rows, pa.string())}), faults, shape, options)
+    # A table without columns has no rows: empty jobs are carried by their missing ids.
+    empty = {"job_id": pa.nulls(rows, pa.string())} if shape == "rows" else {}
+    return Batch(pa.table(typed or empty), faults, shape, options)
 
 
 def _check_names(names: Any) -> None:

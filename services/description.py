@@ -8,7 +8,7 @@ from typing import Any
 from jobs.schema import EARLIEST, FIELDS, OUTCOMES, STATUSES, Field
 from services.bodies import ARROW_TYPE, JSON_TYPE, MOST_JOBS
 from services.columns import LONGEST_TEXT
-from services.doors import MOST_QUANTILES
+from services.doors import MOST_QUANTILES, REQUIRED
 
 Schema = dict[str, Any]
 
@@ -68,9 +68,10 @@ def describe() -> Schema:
         "components": {
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
             "schemas": {
-                "JobToPredict": _job(required=("job_id", "source")),
-                "FinishedJob": _job(required=("job_id", "source", "submitted_at")),
-                "Columns": _columns(),
+                "JobToPredict": _job(REQUIRED),
+                "FinishedJob": _job((*REQUIRED, "submitted_at")),
+                "JobToPredictColumns": _columns(REQUIRED),
+                "FinishedJobColumns": _columns((*REQUIRED, "submitted_at")),
                 "Prediction": _prediction(),
                 "Predictions": _predictions(),
                 "Reported": _reported(),
@@ -115,21 +116,21 @@ def _job(required: tuple[str, ...]) -> Schema:
     return _object(properties, required)
 
 
-def _columns() -> Schema:
-    columns = {field.name: {"type": "array", "items": _value(field), "maxItems": MOST_JOBS} for field in FIELDS}
-    return _object(columns, ("job_id", "source")) | {"description": "All lists are of one length."}
+def _columns(required: tuple[str, ...]) -> Schema:
+    columns = {name: {"type": "array", "items": value, "maxItems": MOST_JOBS} for name, value in _job(required)["properties"].items()}
+    return _object(columns, required) | {"description": "All lists are of one length."}
 
 
 def _body(job: str, options: Schema) -> Schema:
     rows = {"type": "array", "items": _ref(job), "maxItems": MOST_JOBS}
-    shapes = [_object({"jobs": rows, **options}, ("jobs",)), _object({"columns": _ref("Columns"), **options}, ("columns",))]
+    shapes = [_object({"jobs": rows, **options}, ("jobs",)), _object({"columns": _ref(f"{job}Columns"), **options}, ("columns",))]
     arrow = {"type": "string", "format": "binary", "description": "An Arrow IPC stream with a column for each field; uncompressed"}
     return {"required": True, "content": {JSON_TYPE: {"schema": {"oneOf": shapes}}, ARROW_TYPE: {"schema": arrow}}}
 
 
 def _options() -> Schema:
     share = {"type": "number", "minimum": 0.001, "maximum": 0.999}
-    moment = {"type": "string", "description": "ISO 8601, or now"}
+    moment = {"anyOf": [{"const": "now"}, {"type": "string", "format": "date-time"}], "description": "from 1980 to now"}
     return {"quantiles": {"type": "array", "items": share, "maxItems": MOST_QUANTILES}, "coverage": {**share, "default": 0.9}, "at": moment}
 
 

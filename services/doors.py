@@ -53,6 +53,8 @@ class Reported:
 
 def read_options(body: Mapping[str, Any], query: Mapping[str, str]) -> Options:
     """The options of a request: keys of a JSON body, or query parameters; raises RefusalError (422)."""
+    if twice := [name for name in query if name in body]:
+        raise RefusalError(422, f"the option {twice[0][:100]} is given twice, in the body and in the address")
     given: dict[str, Any] = {**query, **body}
     unknown = [name for name in given if name not in OPTIONS]
     if unknown:
@@ -94,12 +96,12 @@ def jobs_asked(batch: Batch, now: datetime | None = None) -> Asked:
     A job without ``submitted_at`` is submitted now. Raises RefusalError (422) naming the first job that cannot be read.
     """
     faults, table = batch.faults, batch.jobs
-    _require(table, REQUIRED, faults)
+    _require(batch, REQUIRED)
     unread = tuple(name for name in table.column_names if name in OUTCOMES)
     # What is wrong with a field that is not read is still wrong: the caller wants to know.
     if faults.of:
         raise RefusalError(422, faults.first)
-    # An empty batch may lack what every job must have.
+    # No rows at all lack the columns that every job must have.
     columns = {name: pa.nulls(table.num_rows, pa.string()) for name in REQUIRED}
     columns |= {name: table.column(name) for name in COLUMNS if name in table.column_names and name not in OUTCOMES}
     moment = pa.scalar(now or datetime.now(UTC), TIME)
@@ -111,9 +113,9 @@ def jobs_asked(batch: Batch, now: datetime | None = None) -> Asked:
 def outcomes_reported(batch: Batch, now: datetime | None = None) -> Reported:
     """The finished jobs of a batch, derived times filled in, and the rejected ones with index and reason."""
     faults = batch.faults
+    _require(batch, (*REQUIRED, "submitted_at"))
     if not batch.jobs.num_rows:
         return Reported(conform(pd.DataFrame()))
-    _require(batch.jobs, (*REQUIRED, "submitted_at"), faults)
     frame = conform(batch.jobs.to_pandas())
     frame["status"] = frame["status"].fillna("unknown")
     jobs = fill_in(frame.drop(index=list(faults.of)))
@@ -127,9 +129,14 @@ def outcomes_reported(batch: Batch, now: datetime | None = None) -> Reported:
     return Reported(jobs, [{"index": index, "reason": faults.of[index]} for index in sorted(faults.of)])
 
 
-def _require(table: pa.Table, names: tuple[str, ...], faults: Faults) -> None:
+def _require(batch: Batch, names: tuple[str, ...]) -> None:
+    """Note the jobs that lack a field they must have; a batch of columns that lacks a column is refused whole (422)."""
+    table, faults = batch.jobs, batch.faults
     for name in names:
-        if name not in table.column_names:
+        if name in table.column_names:
+            if table.column(name).null_count:
+                faults.add_all(pc.is_null(table.column(name)).to_numpy(), lambda _, name=name: f"{name} is missing")
+        elif batch.shape == "rows":
             faults.add_all(np.ones(table.num_rows, dtype=bool), lambda _, name=name: f"{name} is missing")
-        elif table.column(name).null_count:
-            faults.add_all(pc.is_null(table.column(name)).to_numpy(), lambda _, name=name: f"{name} is missing")
+        else:
+            raise RefusalError(422, f"the column {name} is missing")

@@ -99,6 +99,11 @@ def test_a_wrong_option_is_refused_with_a_sentence(options: dict[str, Any], sent
     assert caught.value.sentence.startswith(sentence)
 
 
+def test_an_option_is_given_once() -> None:
+    with pytest.raises(RefusalError, match="given twice"):
+        read_options({"coverage": 0.8}, {"coverage": "0.8"})
+
+
 def test_a_finished_job_gets_what_its_record_implies() -> None:
     reported = outcomes_reported(rows(ENDED), NOW)
     assert not reported.rejected

@@ -95,7 +95,7 @@ def test_the_outcome_of_a_job_that_is_asked_about_changes_nothing(predictor: Pre
     assert {"walltime", "ended_at"} <= set(leaking["unread"])
 
 
-@pytest.mark.parametrize("body", [{"jobs": []}, {"columns": {}}, {"columns": {"job_id": [], "source": []}}])
+@pytest.mark.parametrize("body", [{"jobs": []}, {"columns": {"job_id": [], "source": []}}])
 def test_no_jobs_are_answered_by_no_predictions(predictor: Predictor, body: dict[str, Any]) -> None:
     response = post(predictor, "/predict", body)
     assert response.status_code == 200
@@ -111,6 +111,7 @@ def test_no_jobs_are_answered_by_no_predictions(predictor: Predictor, body: dict
         ({"jobs": [{"job_id": "1"}]}, JSON_TYPE, 422, "job 0: source is missing"),
         ({"jobs": [{"job_id": "1", "source": "x", "requested_cores": -3}]}, JSON_TYPE, 422, "job 0: requested_cores is -3"),
         ({"jobs": [{"job_id": "1", "source": "x", "nope": 1}]}, JSON_TYPE, 422, "job 0: there is no field 'nope'"),
+        ({"columns": {"job_id": ["1"], "submitted_at": ["2026-01-01"]}}, JSON_TYPE, 422, "the column source is missing"),
         ({"jobs": [{}] * 100_001}, JSON_TYPE, 413, "more than 100000 jobs"),
         (b" " * (33 * 2**20), JSON_TYPE, 413, "larger than 32 MiB"),
         ({"jobs": []}, "text/plain", 415, "content type"),
@@ -122,7 +123,7 @@ def test_no_jobs_are_answered_by_no_predictions(predictor: Predictor, body: dict
 def test_a_bad_request_is_refused_with_one_sentence(predictor: Predictor, body: object, kind: str, status: int, sentence: str) -> None:
     for path in ("/predict", "/outcomes"):
         response = post(predictor, path, body, kind)
-        if path == "/outcomes" and status == 422 and "nope" not in sentence:
+        if path == "/outcomes" and "job 0" in sentence and "nope" not in sentence:
             assert response.json()["rejected"][0]["index"] == 0  # a bad finished job is rejected by itself
             continue
         assert response.status_code == status
