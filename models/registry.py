@@ -81,8 +81,7 @@ def record(evidence: Evidence, *, run_name: str, settings: Settings | None = Non
 
     Raises RegistryError.
     """
-    settings = settings or prepare_environment()
-    with _mlflow(settings) as client:
+    with _mlflow(settings) as (client, settings):
         run_id = str(client.create_run(_experiment(client, settings), run_name=run_name, tags=dict(evidence.tags)).info.run_id)
         _log(client, run_id, evidence)
         client.set_terminated(run_id, "FINISHED")
