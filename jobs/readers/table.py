@@ -6,11 +6,12 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -112,16 +113,17 @@ def _text_part(rows: list[tuple[int, str, list[str]]], places: dict[str, int], r
     return Part(cells, lines, lambda place: rows[place][1], rejects, notes)
 
 
-def _open_parquet(path: Path) -> Path | IO[bytes]:
+@contextmanager
+def _opened_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     with path.open("rb") as file:
-        if file.read(4) == MAGIC:
-            return path
+        packed = file.read(4) != MAGIC
     # Parquet is read from its end, which gzip cannot seek to.
-    unpacked = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the last reference, after the last batch
-    with open_log(path) as source:
-        shutil.copyfileobj(source, unpacked)
-    unpacked.seek(0)
-    return unpacked
+    with tempfile.TemporaryFile() if packed else path.open("rb") as plain:
+        if packed:
+            with open_log(path) as source:
+                shutil.copyfileobj(source, plain)
+            plain.seek(0)
+        yield pq.ParquetFile(plain)
 
 
 BROKEN = (pa.ArrowException, OSError, EOFError, ValueError, NotImplementedError)
@@ -129,7 +131,8 @@ BROKEN = (pa.ArrowException, OSError, EOFError, ValueError, NotImplementedError)
 
 def _parquet_names(path: Path) -> list[str]:
     try:
-        return [str(name) for name in pq.ParquetFile(_open_parquet(path)).schema_arrow.names]
+        with _opened_parquet(path) as file:
+            return [str(name) for name in file.schema_arrow.names]
     except BROKEN as error:
         raise ReadError(f"{path} is not a whole Parquet file: {_first_line(error)}") from None
 
@@ -137,11 +140,12 @@ def _parquet_names(path: Path) -> list[str]:
 def _parquet(path: Path, columns: list[Column], options: ReadOptions) -> Iterator[Part]:
     wanted, number = sorted({column.name for column in columns}), 1
     try:
-        for batch in pq.ParquetFile(_open_parquet(path)).iter_batches(options.batch_rows, columns=wanted):
-            lines = np.arange(number, number + len(batch))
-            cells = {name: pd.Series(batch.column(name), dtype=pd.ArrowDtype(batch.column(name).type)) for name in wanted}
-            yield Part(cells, lines, partial(_arrow_row, batch), [], Counter())
-            number += len(batch)
+        with _opened_parquet(path) as file:
+            for batch in file.iter_batches(options.batch_rows, columns=wanted):
+                lines = np.arange(number, number + len(batch))
+                cells = {name: pd.Series(batch.column(name), dtype=pd.ArrowDtype(batch.column(name).type)) for name in wanted}
+                yield Part(cells, lines, partial(_arrow_row, batch), [], Counter())
+                number += len(batch)
     except BROKEN as error:
         damage = Reject(number, f"the file is damaged from this row on: {_first_line(error)}", "")
         yield Part({name: pd.Series(dtype=object) for name in wanted}, np.empty(0, dtype=np.int64), lambda i: "", [damage], Counter())

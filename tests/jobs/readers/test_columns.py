@@ -1,0 +1,66 @@
+"""Column maps: written on a command line or in a file."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.readers import ReadError
+from jobs.readers.columns import Column, ColumnMap, load_column_map, parse_column_map, save_column_map
+
+
+def test_an_entry_names_column_field_and_unit():
+    columns = parse_column_map(["run=walltime:s", " wall time = requested_walltime : H ", "a=b=user"])
+    assert columns == ColumnMap((Column("run", "walltime", "s"), Column("wall time", "requested_walltime", "h"), Column("a=b", "user")))
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (["run"], "reads file_column=field:unit, not 'run'"),
+        (["=walltime"], "reads file_column=field:unit"),
+        (["run="], "reads file_column=field:unit"),
+        (["run=runtime"], "'runtime' in run=runtime is no field of a job record: choose one of job_id"),
+        (["run=walltime:furlong"], "'furlong' in run=walltime:furlong is no unit of walltime: choose one of us, ms, s"),
+        (["run=user:s"], "'s' in run=user:s is no unit of user: choose one of plain"),
+        (["run=started_at:s"], "choose one of iso, epoch, epoch_ms"),
+        (["a=user", "b=user"], "the column map fills user twice: a=user and b=user"),
+    ],
+)
+def test_a_wrong_entry_is_named(entries, message):
+    with pytest.raises(ReadError) as error:
+        parse_column_map(entries)
+    assert message in str(error.value)
+
+
+names = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\r"), min_size=1).map(str.strip).filter(bool)
+
+
+@given(name=names, target=st.sampled_from(["walltime:ms", "user", "submitted_at:epoch", "peak_memory:gib"]))
+def test_a_saved_map_is_loaded_as_it_was(name, target, tmp_path_factory):
+    columns = parse_column_map([f"{name}={target}", "id=job_id"])
+    path = tmp_path_factory.mktemp("map") / "map.toml"
+    save_column_map(columns, path)
+    assert load_column_map(path) == columns
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[columns\n", "is not TOML"),
+        ("[other]\n", "needs a table [columns]"),
+        ("[columns]\nrun = 3\n", "needs a table [columns]"),
+        ('[columns]\nrun = "speed"\n', "is wrong: 'speed' in run=speed is no field"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path, text, message):
+    path = tmp_path / "map.toml"
+    path.write_text(text)
+    with pytest.raises(ReadError) as error:
+        load_column_map(path)
+    assert "map.toml" in str(error.value)
+    assert message in str(error.value)
+
+
+def test_a_map_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ReadError, match=r"the column map .*none\.toml cannot be read: no such file"):
+        load_column_map(tmp_path / "none.toml")
