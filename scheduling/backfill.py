@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 
-from scheduling.orders import ARRIVAL, FAIR_SHARE, QUOTA, urgency
+from scheduling.orders import ARRIVAL, FAIR_SHARE, urgency
 from scheduling.state import FREE, LATE, QUEUED, RUNNING, Rules, State, start, usage
 
 NONE, EASY, CONSERVATIVE = range(3)
@@ -42,7 +42,7 @@ def _urgency(state: State, rules: Rules, order: int, number: int) -> float:
     """How urgent a waiting job is now by ``order``, lowest first."""
     job, now = state.job[number], state.clock[0]
     used = running = 0.0
-    if order == FAIR_SHARE or order == QUOTA:
+    if order >= FAIR_SHARE:
         owner = state.accounts_of[number, 0]
         used = usage(state, rules, owner, now) / state.account[owner].share
         running = state.account[owner].booked / state.account[owner].cap
@@ -53,7 +53,7 @@ def _urgency(state: State, rules: Rules, order: int, number: int) -> float:
 def _first(state: State, rules: Rules) -> int:
     """Position of the job to serve next: the oldest overdue job, else the most urgent within its quota; -1 if there is none."""
     best, least = -1, np.inf
-    for position in range(state.count[QUEUED]):
+    for position in range(state.tally[QUEUED]):
         number = state.queue[position]
         if not within_quota(state, number):
             continue
@@ -69,15 +69,15 @@ def _first(state: State, rules: Rules) -> int:
 @nb.njit(cache=True)
 def _reservation(state: State, head: int, by_request: bool) -> tuple[float, tuple[int, int, float]]:
     """When the head fits by the expected ends (or requests) of running jobs, on which host, and what is spare there then."""
-    running = state.count[RUNNING]
+    running = state.tally[RUNNING]
     order = np.arange(running - 1, -1, -1)
-    times = state.dues[:running].time.copy()
+    times = state.dues[:running]["time"].copy()
     if by_request:
         for due in range(running):
             job = state.job[state.dues[due].job]
             times[due] = max(job.started + job.request, times[due])
         order = np.argsort(times)
-    cores, memory = state.host.cores.copy(), state.host.memory.copy()
+    cores, memory = state.host["cores"].copy(), state.host["memory"].copy()
     wanted = state.job[head]
     shadow, chosen = np.inf, -1
     for due in order:
@@ -98,9 +98,9 @@ def _candidate(
     state: State, rules: Rules, head: int, shadow: float, kept: tuple[int, int, float], by_request: bool, since: int
 ) -> tuple[int, int]:
     """Position, from ``since`` on, and host of the first job by the backfill order that leaves the reservation alone; -1 if none."""
-    now, free = state.clock[0], state.count[FREE]
+    now, free = state.clock[0], state.tally[FREE]
     best, chosen, least = -1, -1, np.inf
-    for position in range(since, state.count[QUEUED]):
+    for position in range(since, state.tally[QUEUED]):
         number = state.queue[position]
         job = state.job[number]
         if job.cores > free or number == head:
@@ -120,7 +120,7 @@ def _candidate(
 @nb.njit(cache=True)
 def start_in_order(state: State, rules: Rules) -> int:
     """Start jobs in order while they fit; returns the position of the first that does not, -1 if there is none to wait for."""
-    count = state.count
+    count = state.tally
     while count[QUEUED] > 0:
         position = _first(state, rules)
         host = place(state, state.queue[position], ANYWHERE) if position >= 0 else -1
@@ -138,7 +138,7 @@ def backfill(state: State, rules: Rules, position: int) -> None:
     An overdue head is guarded by requests instead of predictions. After submissions alone under the order of arrival, only the
     ``LATE`` newcomers are looked at: for the others nothing has changed but the time.
     """
-    count, now = state.count, state.clock[0]
+    count, now = state.tally, state.clock[0]
     since = count[QUEUED] - count[LATE] if rules.order == ARRIVAL else 0
     head = state.queue[position]
     by_request = now - state.job[head].submitted > rules.bound

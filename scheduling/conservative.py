@@ -17,7 +17,7 @@ from scheduling.state import BROKEN, FREE, LATE, QUEUED, RUNNING, Floats, Intege
 @nb.njit(cache=True)
 def _cut(times: Floats, free: Integers, steps: int, time: float) -> tuple[int, int]:
     """Make ``time`` a step of the profile; returns which step it is and how many there are now."""
-    at = np.searchsorted(times[:steps], time)
+    at = int(np.searchsorted(times[:steps], time))
     if at < steps and times[at] == time:
         return at, steps
     for step in range(steps, at, -1):
@@ -57,7 +57,7 @@ def _hold(state: State, times: Floats, free: Integers, steps: int, number: int, 
 @nb.njit(cache=True)
 def plan(state: State) -> None:
     """Bring every waiting job's reservation as far forward as it goes, in order of submission."""
-    count, now = state.count, state.clock[0]
+    count, now = state.tally, state.clock[0]
     queued, running = count[QUEUED], count[RUNNING]
     times, free = np.empty(2 * (queued + running) + 4), np.empty(2 * (queued + running) + 4, dtype=np.int64)
     times[0], free[0], steps = now, count[FREE], 1
@@ -89,7 +89,7 @@ def start_as_planned(state: State, rules: Rules) -> None:
     plan(state)
     position = 0
     state.clock[1] = np.inf
-    while position < state.count[QUEUED]:
+    while position < state.tally[QUEUED]:
         number = state.queue[position]
         planned = state.job[number].planned
         due = planned <= state.clock[0] and within_quota(state, number)

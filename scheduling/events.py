@@ -1,8 +1,8 @@
 """The discrete-event kernel: jobs enter the queue, start, outlive their prediction, end.
 
 At one moment the order is: ends (lower job first), corrections of predictions that have run out, submissions (in order of
-the log), planned starts, then one scheduling pass. A correction frees no core, so it calls for no pass of its own. The kernel returns whenever
-it needs an answer from outside and is called again with it.
+the log), planned starts, then one scheduling pass. A correction frees no core, so it calls for no pass of its own. The kernel
+returns whenever it needs an answer from outside and is called again with it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _new_end(state: State, rules: Rules, number: int) -> float:
 
 @nb.njit(cache=True)
 def _schedule(state: State, rules: Rules) -> None:
-    count = state.count
+    count = state.tally
     if rules.backfill == CONSERVATIVE:
         start_as_planned(state, rules)
     elif count[FREE] > 0:
@@ -50,7 +50,7 @@ def _schedule(state: State, rules: Rules) -> None:
 def advance(state: State, rules: Rules) -> int:
     """Run until all jobs have ended (DONE) or an answer is needed: predictions of the jobs submitted next (PREDICT), a new
     expected end of the job that is due (CORRECT), predictions of the waiting jobs anew (REFRESH)."""
-    count, clock = state.count, state.clock
+    count, clock = state.tally, state.clock
     jobs = len(state.job)
     while True:
         running = count[RUNNING]

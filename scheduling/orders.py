@@ -9,12 +9,13 @@ from __future__ import annotations
 import numba as nb
 
 ARRIVAL, SHORTEST, LARGEST, SMALLEST_AREA, SMITH, EXPANSION, FAIR_SHARE, QUOTA = range(8)
+"""The orders; those from FAIR_SHARE on look at the owner's account."""
 
 TAU = 10.0
 """Run times below this many seconds count as this long in a slowdown."""
 
 
-@nb.njit(cache=True, inline="always")
+@nb.njit(cache=True)
 def expansion(waited: float, predicted: float) -> float:
     """Bounded expansion factor: how much longer than its run the job will have taken if it starts now."""
     return (waited + predicted) / max(predicted, TAU)

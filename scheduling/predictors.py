@@ -16,11 +16,9 @@ import numpy as np
 
 from models.seen import template_levels
 from scheduling.policies import PolicyError
+from scheduling.quantities import Point, mean, median, moving_average, sample_quantity, warm_up
 from scheduling.state import Floats, Integers
 from scheduling.trace import Trace
-
-WARM_UP = 0.1
-"""The share of a log, in order of submission, on whose fields a predictor may choose the keys of its histories."""
 
 
 class Predictor(Protocol):
@@ -30,11 +28,11 @@ class Predictor(Protocol):
         """Take in jobs that have ended in the replay at ``ended`` (s since the first submission) after running ``lengths``."""
         ...
 
-    def predict(self, rows: Integers, asked: str) -> Floats:
-        """``asked`` of the walltime of waiting jobs (float64[rows])."""
+    def predict(self, rows: Integers, asked: str, now: float) -> Floats:
+        """``asked`` of the walltime of waiting jobs by what had ended at ``now`` (float64[rows])."""
         ...
 
-    def remaining(self, row: int, ran: float) -> float:
+    def remaining(self, row: int, ran: float, now: float) -> float:
         """How long a running job will have run in the end, given that it has run ``ran`` without ending."""
         ...
 
@@ -48,16 +46,13 @@ class Fixed:
     def learn(self, rows: Integers, ended: Floats, lengths: Floats) -> None:
         """Nothing to learn."""
 
-    def predict(self, rows: Integers, asked: str) -> Floats:
+    def predict(self, rows: Integers, asked: str, now: float) -> Floats:
         """The answer."""
         return self.answers[rows]
 
-    def remaining(self, row: int, ran: float) -> float:
+    def remaining(self, row: int, ran: float, now: float) -> float:
         """The answer; twice what has run where that is over."""
         return float(max(self.answers[row], ran + 1.0))
-
-
-Point = Callable[[list[float]], float]
 
 
 class Histories:
@@ -86,13 +81,13 @@ class Histories:
                 return list(values)
         return []
 
-    def predict(self, rows: Integers, asked: str) -> Floats:
+    def predict(self, rows: Integers, asked: str, now: float) -> Floats:
         """See Predictor."""
         quantity = self.point if asked == "point" else sample_quantity(asked)
         samples = [self._sample(row) for row in rows.tolist()]
         return np.array([quantity(sample) if sample else self.trace.request[row] for sample, row in zip(samples, rows, strict=True)], float)
 
-    def remaining(self, row: int, ran: float) -> float:
+    def remaining(self, row: int, ran: float, now: float) -> float:
         """The mean of the walltimes above ``ran``, else the request."""
         longer = [value for value in self._sample(row) if value > ran]
         return sum(longer) / len(longer) if longer else float(self.trace.request[row])
@@ -102,54 +97,6 @@ def _keys(trace: Trace, fields: tuple[str, ...]) -> list[Any]:
     if not fields:
         return [()] * len(trace)
     return list(zip(*(trace.jobs[name].astype(str).tolist() for name in fields), strict=True))
-
-
-def mean(values: list[float]) -> float:
-    """Arithmetic mean."""
-    return sum(values) / len(values)
-
-
-def median(values: list[float]) -> float:
-    """Median."""
-    ordered, half = sorted(values), len(values) // 2
-    return ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2
-
-
-def log_mean(values: list[float]) -> float:
-    """Exponential of the mean logarithm."""
-    return float(np.exp(np.mean(np.log(np.maximum(values, 1.0)))))
-
-
-def moving_average(values: list[float]) -> float:
-    """Exponentially weighted average of logarithms, the newest weighing .3, as a walltime."""
-    logs = np.log(np.maximum(values, 1.0))
-    average = logs[0]
-    for log in logs[1:]:
-        average += 0.3 * (log - average)
-    return float(np.exp(average))
-
-
-def sample_quantity(asked: str) -> Point:
-    """The function that finds ``asked`` in a sample; raises PolicyError when there is no such quantity."""
-    named: dict[str, Point] = {"median": median, "mean": mean, "log-mean": log_mean}
-    if asked in named:
-        return named[asked]
-    share, deviations = parse_quantity(asked)
-    if share is not None:
-        return lambda values: float(np.quantile(values, share))
-    return lambda values: float(np.mean(values) + deviations * np.std(values))
-
-
-def parse_quantity(asked: str) -> tuple[float | None, float]:
-    """The share of a quantile ("q0.9"), or the tuning factor of Schopf's rule ("mean+1.5sd"); raises PolicyError for neither."""
-    try:
-        if asked.startswith("q") and 0 < float(asked[1:]) < 1:
-            return float(asked[1:]), 0.0
-        if asked.startswith("mean+") and asked.endswith("sd"):
-            return None, float(asked[5:-2])
-    except ValueError:
-        pass
-    raise PolicyError(f"{asked!r} is nothing to ask of a prediction: point, median, mean, log-mean, request, q0.9 or mean+1sd")
 
 
 @dataclass(frozen=True)
@@ -162,11 +109,18 @@ class Predicting:
 
 
 def _levels(trace: Trace) -> tuple[tuple[str, ...], ...]:
-    return template_levels(trace.jobs.iloc[: max(1000, int(len(trace) * WARM_UP))])
+    return template_levels(trace.jobs.iloc[: warm_up(len(trace))])
 
 
 def _along(size: int, point: Point) -> Callable[[Trace], Predictor]:
     return lambda trace: Histories(trace, _levels(trace), size, point)
+
+
+def _gridcast(trace: Trace) -> Predictor:
+    # The engine is heavy to import, and few replays ask it.
+    from scheduling.forecasts import Forecasts
+
+    return Forecasts(trace)
 
 
 def _group(trace: Trace) -> tuple[tuple[str, ...], ...]:
@@ -189,6 +143,7 @@ PREDICTORS: dict[str, Predicting] = {
         Predicting("median-3", "median of the template's last 3", _along(3, median)),
         Predicting("median-10", "median of the template's last 10", _along(10, median)),
         Predicting("ewma", "moving average of the template's logarithms", _along(20, moving_average)),
+        Predicting("gridcast", "Gridcast's distribution over what user, program and site have shown", _gridcast),
         Predicting("group-median", "median of the group's last 500", lambda trace: Histories(trace, _group(trace), 500, median)),
     )
 }

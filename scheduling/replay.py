@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from scheduling.outcome import Replay
 from scheduling.owners import Owners
 from scheduling.policies import Policy, policy_named
 from scheduling.predictors import Fixed, Predictor, predictor_named
-from scheduling.state import ENDED, FRESH, KNOWN, QUEUED, RUNNING, Floats, Integers, Records, State, correct, new_state
+from scheduling.state import ACCOUNT, ENDED, FRESH, JOB, KNOWN, QUEUED, RUNNING, Floats, Integers, Records, State, correct, new_state
 from scheduling.trace import Trace, trace_of
 
 Progress = Callable[[float], None]
@@ -46,6 +47,7 @@ def replay(
     predicting, correcting = predictor_named(predictor), corrector_named(corrector)
     machine = machine or machine_of(jobs)
     trace = trace_of(jobs, machine, kill=kill)
+    _compile()
     began, table = time.perf_counter(), trace.records()
     for number, pool in enumerate(machine.pools):
         rows = np.flatnonzero(trace.pool == number)
@@ -56,49 +58,59 @@ def replay(
     return Replay(trace, machine, chosen, predicting.name, correcting.name, table, time.perf_counter() - began)
 
 
+@cache
+def _compile() -> None:
+    """Compile the kernel, or load it as compiled before, so that the time a replay takes is its own."""
+    job = np.zeros(1, dtype=JOB)
+    job["cores"] = job["length"] = job["request"] = job["rank"] = job["fit"] = job["finish"] = 1
+    state = new_state(job, Pool("one", 1).free(), np.zeros(0, dtype=ACCOUNT), np.zeros((1, 0), dtype=np.int64))
+    state.tally[KNOWN] = 1
+    advance(state, policy_named("easy").rules(0))
+
+
 def _live(
     trace: Trace, pool: Pool, policy: Policy, predictor: Predictor, corrector: Corrector, owners: Owners, progress: Progress | None
 ) -> Records:
     """Live through the jobs of one pool; returns the kernel's records."""
-    state = new_state(trace.records(), pool.free(), *owners.book(trace.jobs))
+    state = new_state(trace.records(), pool.free(), *owners.book(trace.jobs, trace.cores))
     rules, learned = policy.rules(corrector.code), 0
     if isinstance(predictor, Fixed):
         _predict(state, trace, policy, predictor, np.arange(len(trace)))
-        state.count[KNOWN] = len(trace)
+        state.tally[KNOWN] = len(trace)
     while (code := advance(state, rules)) != DONE:
-        ended = state.ended[learned : state.count[ENDED]]
+        ended = state.ended[learned : state.tally[ENDED]]
         if len(ended):
             predictor.learn(ended, state.job["ended"][ended], trace.length[ended])
             learned += len(ended)
         if code == PREDICT:
-            first = int(state.count[KNOWN])
+            first = int(state.tally[KNOWN])
             last = int(np.searchsorted(trace.submitted, trace.submitted[first], side="right"))
             _predict(state, trace, policy, predictor, np.arange(first, last))
-            state.count[KNOWN] = last
+            state.tally[KNOWN] = last
             if progress is not None and last * 100 // len(trace) > first * 100 // len(trace):
                 progress(last / len(trace))
         elif code == CORRECT:
             _ask_anew(state, trace, predictor)
         else:
-            _predict(state, trace, policy, predictor, state.queue[: state.count[QUEUED]].copy())
-            state.count[FRESH] = 1
+            _predict(state, trace, policy, predictor, state.queue[: state.tally[QUEUED]].copy())
+            state.tally[FRESH] = 1
     return state.job
 
 
 def _predict(state: State, trace: Trace, policy: Policy, predictor: Predictor, rows: Integers) -> None:
     """Write what is predicted of ``rows``, at least a second and at most the request, as no job may outrun that."""
-    request = trace.request[rows]
+    request, now = trace.request[rows], float(state.clock[0])
     answers: dict[str, Floats] = {"request": request}
     for name, asked in (("rank", policy.rank), ("fit", policy.fit), ("finish", policy.finish)):
         if asked not in answers:
-            answers[asked] = np.clip(predictor.predict(rows, asked), 1.0, np.maximum(request, 1.0))
+            answers[asked] = np.clip(predictor.predict(rows, asked, now), 1.0, np.maximum(request, 1.0))
         state.job[name][rows] = answers[asked]
 
 
 def _ask_anew(state: State, trace: Trace, predictor: Predictor) -> None:
     """Correct the running job that is due by what the predictor says of one that has run so long."""
-    row = int(state.dues["job"][state.count[RUNNING] - 1])
+    row = int(state.dues["job"][state.tally[RUNNING] - 1])
     now, started = float(state.clock[0]), float(state.job["started"][row])
-    expected = started + predictor.remaining(row, now - started)
+    expected = started + predictor.remaining(row, now - started, now)
     latest = max(started + trace.request[row], now + max(now - started, 1.0) if now >= started + trace.request[row] else 0.0)
     correct(state, row, min(max(expected, now + 1.0), latest))

@@ -16,7 +16,7 @@ Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 SUBMITTED, KNOWN, QUEUED, RUNNING, ENDED, FREE, PENDING, LATE, FRESH, BROKEN = range(10)
-"""Places in ``State.count``: jobs submitted, predicted, waiting, running, ended; free cores; whether a scheduling pass is due;
+"""Places in ``State.tally``: jobs submitted, predicted, waiting, running, ended; free cores; whether a scheduling pass is due;
 the queue's entries that the last pass has not seen; whether waiting jobs were predicted anew since the last end; whether a
 running job has outlived what the plan allowed it."""
 
@@ -64,14 +64,14 @@ class State(NamedTuple):
     ends: Records
     dues: Records
     clock: Floats
-    count: Integers
+    tally: Integers
 
 
 def new_state(jobs: Records, hosts: Records, accounts: Records, accounts_of: Integers) -> State:
     """The state before the first submission: all of ``hosts`` free, nothing booked on ``accounts`` (of each job: jobs × levels)."""
     rows = len(jobs)
-    count = np.zeros(10, dtype=np.int64)
-    count[FREE] = hosts["cores"].sum()
+    tally = np.zeros(10, dtype=np.int64)
+    tally[FREE] = hosts["cores"].sum()
     return State(
         job=jobs.copy(),
         host=hosts.copy(),
@@ -82,7 +82,7 @@ def new_state(jobs: Records, hosts: Records, accounts: Records, accounts_of: Int
         ends=np.zeros(rows, dtype=EVENT),
         dues=np.zeros(rows, dtype=EVENT),
         clock=np.array([0.0, np.inf]),
-        count=count,
+        tally=tally,
     )
 
 
@@ -136,13 +136,13 @@ def _book(state: State, rules: Rules, job: int, sign: int, now: float) -> None:
     host = state.job[job].host
     state.host[host].cores -= cores
     state.host[host].memory -= sign * state.job[job].memory
-    state.count[FREE] -= cores
+    state.tally[FREE] -= cores
 
 
 @nb.njit(cache=True)
 def start(state: State, rules: Rules, position: int, host: int) -> None:
     """Start the job at ``position`` of the queue on ``host`` now."""
-    count, now = state.count, state.clock[0]
+    count, now = state.tally, state.clock[0]
     number = state.queue[position]
     for later in range(position + 1, count[QUEUED]):
         state.queue[later - 1] = state.queue[later]
@@ -160,7 +160,7 @@ def start(state: State, rules: Rules, position: int, host: int) -> None:
 @nb.njit(cache=True)
 def end(state: State, rules: Rules) -> None:
     """End the running job whose end is next."""
-    count = state.count
+    count = state.tally
     last = count[RUNNING] - 1
     number, now = state.ends[last].job, state.ends[last].time
     _remove(state.dues, count[RUNNING], state.job[number].expected, number)
@@ -174,7 +174,7 @@ def end(state: State, rules: Rules) -> None:
 @nb.njit(cache=True)
 def correct(state: State, number: int, expected: float) -> None:
     """Move the expected end of running job ``number`` to ``expected``, a time in s."""
-    running = state.count[RUNNING]
+    running = state.tally[RUNNING]
     _remove(state.dues, running, state.job[number].expected, number)
     _insert(state.dues, running - 1, expected, number)
     state.job[number].expected = expected

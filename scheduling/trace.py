@@ -69,17 +69,17 @@ def trace_of(jobs: pd.DataFrame, machine: Machine, *, kill: bool = True) -> Trac
     biggest = pool.map({number: one.cores for number, one in enumerate(machine.pools)})
     roomiest = pool.map({number: one.memory for number, one in enumerate(machine.pools)})
     memory = jobs["requested_memory"].fillna(0.0)
-    reasons = pd.Series(np.nan, index=jobs.index, dtype=object)
+    reasons = np.full(len(jobs), "", dtype=object)
     for reason, wrong in (
         ("it never ran: no walltime above 0", ~(jobs["walltime"] > 0)),
         ("its site is no pool of the machine", pool.isna()),
         ("it needs more cores than a host has", cores > biggest),
         ("it needs more memory than a host has", memory > roomiest),
     ):
-        reasons = reasons.where(reasons.notna() | ~wrong, reason)
-    usable = reasons.isna()
+        reasons[(reasons == "") & wrong.to_numpy()] = reason
+    usable = reasons == ""
     if not usable.any():
-        raise TraceError(f"no job of the log can be replayed: {reasons.iloc[0] if len(reasons) else 'it has no jobs'}")
+        raise TraceError(f"no job of the log can be replayed: {reasons[0] if len(reasons) else 'it has no jobs'}")
     kept = jobs[usable].reset_index(drop=True)
     submitted = (kept["submitted_at"] - kept["submitted_at"].iloc[0]).dt.total_seconds().to_numpy()
     runtime = kept["walltime"].to_numpy(dtype=float)
@@ -96,5 +96,5 @@ def trace_of(jobs: pd.DataFrame, machine: Machine, *, kill: bool = True) -> Trac
         cores=cores[usable].to_numpy().round().astype(np.int64),
         memory=memory[usable].to_numpy(dtype=float),
         pool=pool[usable].to_numpy(dtype=np.int64),
-        left_out=Counter(reasons.dropna()),
+        left_out=Counter(reasons[~usable].tolist()),
     )
