@@ -74,15 +74,13 @@ def draw_jobs(grid: Grid, people: Users, tasks: dict[str, Array], jobs: int, ope
     kept = kept[np.argsort(submitted[kept], kind="stable")]
     task, submitted = task[kept], submitted[kept]
 
-    weights = np.tile(grid.sites.share, (len(task), 1))
+    share = grid.sites.share[: grid.first_sites]
+    favourite = _choose(share, tasks["favourite"])[task]
+    site = np.where(rng.random(len(task)) < 0.6, favourite, _choose(share, rng.random(len(task))))
     for number, change in enumerate(openings):
-        # A new site is large: it takes a fair part of the jobs from the day it opens.
-        weights[:, grid.first_sites + number] = np.where(submitted >= change.day * DAY, 0.4, 0.0)
-    favourite = _choose(grid.sites.share[: grid.first_sites], tasks["favourite"])[task]
-    at_favourite = rng.random(len(task)) < 0.6
-    by_weight = _choose(weights, rng.random(len(task)))
-    goes_to_new = by_weight >= grid.first_sites
-    site = np.where(at_favourite & ~goes_to_new, favourite, by_weight)
+        # A new site is large: from the day it opens it takes a good part of the jobs, and the others stay where they were.
+        taken = (submitted >= change.day * DAY) & (grid.stream(10 + number).random(len(task)) < 0.25)
+        site = np.where(taken, grid.first_sites + number, site)
     host = rng.integers(0, grid.sites.powers.shape[1], len(task))
     busy = 1 + 0.8 * np.sin((submitted / DAY - 0.3) * 2 * np.pi)
     wait = np.floor(grid.sites.wait[site] * busy * rng.lognormal(0, 1.2, len(task)))
@@ -100,6 +98,5 @@ def draw_jobs(grid: Grid, people: Users, tasks: dict[str, Array], jobs: int, ope
 def _choose(weights: Array, uniform: Array) -> Array:
     """Index by weight for each uniform number; ``weights`` is a row of weights, or one row a number."""
     edges = np.cumsum(weights, axis=-1)
-    place = (uniform * edges[..., -1])[:, None] >= (edges if edges.ndim == 2 else edges[None, :])
-    chosen: Array = np.minimum(place.sum(axis=1), weights.shape[-1] - 1)
-    return chosen
+    below = (uniform * edges[..., -1])[:, None] >= np.atleast_2d(edges)
+    return np.asarray(np.minimum(below.sum(axis=1), weights.shape[-1] - 1))

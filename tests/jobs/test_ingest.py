@@ -8,7 +8,7 @@ import random
 import signal
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from jobs.ingest import Ingested, ingest_file, ingest_files
-from jobs.readers import ReadError
+from jobs.readers import ReadError, ReadOptions
 from jobs.store import StoreError, count_jobs, open_store, read_jobs, read_rejects
 from jobs.workload import generate
 from jobs.writers import write_csv, write_swf
@@ -150,11 +150,12 @@ def test_a_file_that_cannot_be_read_raises_one_sentence(sqlite_store: Any, tmp_p
         ingest_file(sqlite_store, write_log(tmp_path / "a.swf", [swf_line(1)]), format="nonsense")
 
 
-def test_progress_tells_what_is_stored_by_then(sqlite_store: Any, tmp_path: Path) -> None:
-    log = write_csv(generate(60_000, seed=3).jobs, tmp_path / "log.csv")
+def test_progress_tells_what_is_stored_by_then(sqlite_store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = write_log(tmp_path / "site.swf", [swf_line(i, i) for i in range(1, 2001)])
+    monkeypatch.setattr("jobs.ingest.ReadOptions", partial(ReadOptions, batch_rows=500))
     told: list[tuple[int, int]] = []
     ingest_file(sqlite_store, log, progress=lambda done: told.append((done.added, len(read_jobs(sqlite_store, columns=["job_id"])))))
-    assert len(told) > 1
+    assert len(told) == 5  # 2,002 lines
     assert all(said == stored for said, stored in told)
 
 
@@ -165,36 +166,36 @@ def test_a_generated_csv_comes_back_from_the_store_as_it_was(store: Any, tmp_pat
     pd.testing.assert_frame_equal(read_jobs(store), expected)
 
 
-CHILD = """
-import sys
+# Reads points from standard input. For each it forks a process that ingests in batches of 500 lines, kills it -9 so many
+# seconds after so many acknowledged batches, and tells what had been acknowledged. One import serves all the forks.
+KILLER = """
+import os, signal, sys, time
 from pathlib import Path
-import jobs.readers.contract as contract
-from jobs.ingest import ingest_file
+import jobs.ingest
 from jobs.readers import ReadOptions
 from jobs.store import open_store
-import jobs.ingest
 jobs.ingest.ReadOptions = lambda **options: ReadOptions(batch_rows=500, **options)
-ingest_file(open_store(sys.argv[1]), Path(sys.argv[2]), progress=lambda done: print(done.added, done.rejected, flush=True))
+for line in sys.stdin:
+    batches, delay = line.split()
+    theirs, ours = os.pipe()
+    child = os.fork()
+    if child == 0:
+        say = lambda done: os.write(ours, f"{done.added} {done.rejected}\\n".encode())
+        jobs.ingest.ingest_file(open_store(sys.argv[1]), Path(sys.argv[2]), progress=say)
+        os._exit(0)
+    os.close(ours)
+    with os.fdopen(theirs) as pipe:
+        said = ["0 0", *(pipe.readline() for _ in range(int(batches)))]
+        time.sleep(float(delay))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        said += pipe.readlines()
+    print([words for words in said if words][-1].strip(), flush=True)
 """
 
 
-def start_ingest(url: str, log: Path) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.Popen([sys.executable, "-c", CHILD, url, str(log)], stdout=subprocess.PIPE, text=True, env=environment)
-
-
-def kill_after(child: subprocess.Popen[str], batches: int, delay: float) -> tuple[int, int]:
-    """Kill -9 a child that ingests, ``delay`` s after it acknowledged ``batches``; what it acknowledged: (added, rejected)."""
-    assert child.stdout is not None
-    said = [line for _, line in zip(range(batches), child.stdout, strict=False)]
-    time.sleep(delay)
-    os.kill(child.pid, signal.SIGKILL)
-    said += child.stdout.readlines()
-    child.stdout.close()
-    child.wait()
-    whole = [line for line in said if line.endswith("\n")]
-    added, rejected = whole[-1].split() if whole else (0, 0)
-    return int(added), int(rejected)
+def child_environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 def test_killed_at_any_point_every_acknowledged_row_is_there_once_and_a_rerun_completes(store_url: str, tmp_path: Path) -> None:
@@ -205,48 +206,63 @@ def test_killed_at_any_point_every_acknowledged_row_is_there_once_and_a_rerun_co
     rubbish = [line.startswith("rubbish") for line in lines]
     whole_batches = [(end - sum(rubbish[:end]), sum(rubbish[:end])) for end in (0, *range(498, 6000, 500), 6000)]
     engine = open_store(store_url)
-    points = [(batches, chance.uniform(0, 0.08)) for batches in (0, 1, 2, 4, 7)]
-    for batches, delay in points:
-        added, rejected = kill_after(start_ingest(store_url, log), batches, delay)
-        ids, refused = read_jobs(engine, columns=["job_id"])["job_id"], read_rejects(engine)["line"]
-        assert ids.is_unique
-        assert (len(ids), len(refused)) in whole_batches
-        assert (len(ids), len(refused)) >= (added, rejected)
-    final = ingest_file(engine, log)
-    assert final.read == 6000
+    command = [sys.executable, "-c", KILLER, store_url, str(log)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=child_environment()) as killer:
+        assert killer.stdin is not None
+        assert killer.stdout is not None
+        for batches in (0, 0, 0, 1, 2, 3, 5, 7, 9, 11):
+            killer.stdin.write(f"{batches} {chance.uniform(0, 0.1)}\n")
+            killer.stdin.flush()
+            added, rejected = map(int, killer.stdout.readline().split())
+            ids, refused = read_jobs(engine, columns=["job_id"])["job_id"], read_rejects(engine)["line"]
+            assert ids.is_unique
+            assert (len(ids), len(refused)) in whole_batches
+            assert (len(ids), len(refused)) >= (added, rejected)
+        killer.stdin.close()
+    assert ingest_file(engine, log).read == 6000
     jobs, rejects = read_jobs(engine), read_rejects(engine)
     engine.dispose()
-    calm_url = f"sqlite:///{tmp_path / 'calm.db'}"
-    calm = open_store(calm_url)
+    calm = open_store(f"sqlite:///{tmp_path / 'calm.db'}")
     ingest_file(calm, log)
     pd.testing.assert_frame_equal(jobs, read_jobs(calm))
     pd.testing.assert_frame_equal(rejects.drop(columns="seen_at"), read_rejects(calm).drop(columns="seen_at"))
     calm.dispose()
 
 
-def test_sqlite_killed_in_the_middle_of_a_transaction_forgets_it_whole(sqlite_url: str, tmp_path: Path) -> None:
-    """The child kills itself from SQLite's own progress callback, after a growing number of its virtual machine's steps."""
-    log = write_log(tmp_path / "site.swf", [swf_line(i, i) for i in range(1, 2001)])
-    child = """
+# Ingests in forks that kill themselves from SQLite's progress callback, each after more steps of SQLite's virtual machine.
+SUICIDE = """
 import os, signal, sys
 from pathlib import Path
 from sqlalchemy import event
 from jobs.ingest import ingest_file
-from jobs.store import open_store
-engine = open_store(sys.argv[1])
-engine.dispose()
+from jobs.store import count_jobs, open_store
 die = lambda: os.kill(os.getpid(), signal.SIGKILL)
-event.listen(engine, "connect", lambda connection, record: connection.set_progress_handler(die, int(sys.argv[3])))
-ingest_file(engine, Path(sys.argv[2]))
-"""
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    stored = []
-    for steps in (100, 1_000, 10_000, 50_000, 10_000_000):
-        run = subprocess.run([sys.executable, "-c", child, sqlite_url, str(log), str(steps)], env=environment, timeout=120, check=False)
-        engine = open_store(sqlite_url)
-        stored.append((run.returncode, len(read_jobs(engine))))
+for steps in range(1000, 10**9, 4000):
+    child = os.fork()
+    if child == 0:
+        engine = open_store(sys.argv[1])
         engine.dispose()
-    assert stored == [(-9, 0)] * 4 + [(0, 2000)]
+        event.listen(engine, "connect", lambda connection, record: connection.set_progress_handler(die, steps))
+        ingest_file(engine, Path(sys.argv[2]))
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    engine = open_store(sys.argv[1])
+    print(os.waitstatus_to_exitcode(status), count_jobs(engine)["jobs"].sum(), flush=True)
+    engine.dispose()
+    if status == 0:
+        break
+"""
+
+
+def test_sqlite_killed_within_a_transaction_forgets_it_whole(sqlite_url: str, tmp_path: Path) -> None:
+    log = write_log(tmp_path / "site.swf", [swf_line(i, i) for i in range(1, 501)])
+    open_store(sqlite_url).dispose()
+    command = [sys.executable, "-c", SUICIDE, sqlite_url, str(log)]
+    run = subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=300, check=True)
+    *killed, completed = [tuple(map(int, line.split())) for line in run.stdout.splitlines()]
+    assert len(killed) > 4
+    assert set(killed) == {(-signal.SIGKILL, 0)}
+    assert completed == (0, 500)
 
 
 DISK_FULL = """
@@ -264,7 +280,7 @@ except GridcastError as error:
 
 
 def test_a_full_disk_stops_ingest_with_one_sentence_and_it_resumes_when_there_is_space(sqlite_url: str, tmp_path: Path) -> None:
-    log = write_swf(generate(20_000, seed=2).jobs, tmp_path / "log.swf")
+    log = write_swf(generate(4_000, seed=2).jobs, tmp_path / "log.swf")
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     run = subprocess.run(
         [sys.executable, "-c", DISK_FULL, sqlite_url, str(log)], env=environment, capture_output=True, text=True, check=False
@@ -274,7 +290,7 @@ def test_a_full_disk_stops_ingest_with_one_sentence_and_it_resumes_when_there_is
     assert len(run.stderr.splitlines()) == 1
     engine = open_store(sqlite_url)
     assert read_jobs(engine).empty
-    assert ingest_file(engine, log).added == 20_000
+    assert ingest_file(engine, log).added == 4_000
     engine.dispose()
 
 
