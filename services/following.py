@@ -77,7 +77,7 @@ class Following:
         if (number, run_id) == (version.version, version.run_id) and time.monotonic() < when + RETRY_SECONDS:
             return
         try:
-            self.live.take(version)
+            self.live.take(version, tried=_same(recall(self.live), version))
         except GridcastError as error:
             self._refused = (version.version, version.run_id, time.monotonic())
             self.live.troubles["champion"] = f"{version.label} is refused: {error}"
@@ -94,10 +94,14 @@ class Following:
     def _begin_without(self, version: Version | None) -> None:
         """Answer from the last champion that this data folder knows, else from the bare histories."""
         try:
-            self.live.take(version)
+            self.live.take(version, tried=True)
         except GridcastError as error:
             log.error("the last champion cannot be used either: %s", error)
             self.live.take(None)
+
+
+def _same(one: Version | None, other: Version) -> bool:
+    return one is not None and (one.name, one.version, one.run_id) == (other.name, other.version, other.run_id)
 
 
 def _place(live: Live) -> Path:

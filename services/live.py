@@ -155,21 +155,28 @@ class Live:
 
     # -- the champion
 
-    def take(self, version: Version | None) -> None:
+    def take(self, version: Version | None, tried: bool = False) -> None:
         """Let ``version`` (None: the bare histories) answer from now on, with the whole history of the store.
 
+        A version that has not answered here before (``tried``) is tried out in a child process first, which a bad file may crash.
         Raises GridcastError when it cannot be fetched, is not what its checksums say, or does not predict; nothing changes then.
         """
         from models import registry
-        from models.model_set import Forecaster, ModelError, ModelSet
+        from models.model_set import Forecaster, ModelError, ModelSet, check_manifest
+        from models.trial import try_out
 
         if version is None:
             self.rebuild(Serving(Forecaster(None)))
             return
+        folder = registry.fetch(version, settings=self.settings)
         try:
-            model_set = ModelSet.load(registry.fetch(version, settings=self.settings))
+            check_manifest(folder)
         except ModelError:  # the copy in the data folder may be what is broken, not the version
-            model_set = ModelSet.load(registry.fetch(version, fresh=True, settings=self.settings))
+            folder = registry.fetch(version, fresh=True, settings=self.settings)
+            check_manifest(folder)
+        if not tried:
+            try_out(folder)
+        model_set = ModelSet.load(folder)
         self.rebuild(Serving(Forecaster(model_set), version.label, version.version, version.run_id, model_set.card))
 
     def rebuild(self, serving: Serving) -> None:
