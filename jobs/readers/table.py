@@ -202,7 +202,7 @@ def _parser(field: Field, unit: str) -> Callable[[Any], Any]:
     kind = {"s": "seconds", "bytes": "bytes"}.get(field.unit, "")
     if unit and unit != "plain":
         factor = FACTORS[kind][unit]
-        return lambda cell: units.number(cell) * factor
+        return lambda cell: units.scaled(units.number(cell), factor)
     if kind and not unit:
         return units.duration if kind == "seconds" else units.size
     return units.number

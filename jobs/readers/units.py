@@ -66,6 +66,15 @@ def number(text: str) -> float:
     return float(text)
 
 
+def scaled(amount: float, unit: float) -> float:
+    """The amount times the unit; milliseconds are divided by 1000, which rounds right where 0.001 does not.
+
+    >>> scaled(350.0, 1e-3), 350.0 * 1e-3
+    (0.35, 0.35000000000000003)
+    """
+    return amount / round(1 / unit) if 0 < unit < 1 else amount * unit
+
+
 def duration(text: str, unit: float = 1.0) -> float:
     """Seconds of ``[days-]hours:minutes:seconds``, ``minutes:seconds.fraction``, ``1h 3m 5s``, or a number of ``unit`` seconds.
 
@@ -76,13 +85,13 @@ def duration(text: str, unit: float = 1.0) -> float:
     if is_missing(text):
         return nan
     if NUMBER.fullmatch(text):
-        return float(text) * unit
+        return scaled(float(text), unit)
     if ":" in text and (found := CLOCK.fullmatch(text)):
         days, hours, minutes, seconds, fraction = found.groups()
         return int(days or 0) * 86400.0 + int(hours or 0) * 3600.0 + int(minutes or 0) * 60.0 + int(seconds) + float(fraction or 0)
     total, end = 0.0, 0
     while found := WORD.match(text, end):
-        total += float(found[1]) * WORDS[found[2] if found[2] in ("ms", "s") else found[2].rstrip("s")]
+        total += scaled(float(found[1]), WORDS[found[2] if found[2] in ("ms", "s") else found[2].rstrip("s")])
         end = found.end()
     if end != len(text) or not text:
         raise ValueError(f"is not a duration: {text[:60]}")
@@ -152,7 +161,7 @@ def timestamp(text: str, unit: float = 1.0) -> float:
     """
     text = text.strip()
     if NUMBER.fullmatch(text):
-        return _possible(float(text) * unit, text)
+        return _possible(scaled(float(text), unit), text)
     moment = calendar(text)
     if moment is None:
         return nan

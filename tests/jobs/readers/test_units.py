@@ -85,7 +85,7 @@ def test_words_for_unknown_are_missing(parse, text):
     ],
 )
 def test_what_cannot_be_read_is_an_error_that_shows_it(parse, text):
-    with pytest.raises(ValueError, match="is (not )?a "):
+    with pytest.raises(ValueError, match=r"is (not )?a "):
         parse(text)
 
 
