@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from getpass import getuser
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -45,6 +45,7 @@ LogFormat = Annotated[
 Mapping = Annotated[
     list[str] | None, typer.Option("--map", help="A table's column as COLUMN=FIELD[:UNIT], for instance run=walltime:s; repeat.")
 ]
+ClusterBy = Literal["group", "site", "queue", "program", "kmeans"]
 Source = Annotated[str | None, typer.Option(help="Only this source (a log or system); default: all that is stored.")]
 
 
@@ -95,7 +96,7 @@ def demo(as_json: Json = False) -> None:
         from flows.demo import demo as run
 
         rows = run(report)
-    show(rows, as_json, "Gridcast's loop on generated jobs")
+    show(rows, as_json, "Gridcast's loop, once, on generated jobs")
 
 
 @app.command()
@@ -118,7 +119,7 @@ def ingest(
             report(f"{done.file.name}: {done.read:,} records")
 
         results = ingest_files(_store(), files, log_format, source, columns, tell)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "file": str(one.file),
             "format": one.format,
@@ -184,7 +185,7 @@ def generate(
 @app.command()
 def train(
     source: Source = None,
-    cluster_by: Annotated[str | None, typer.Option(help="A model a cluster too, where it wins: group, site or kmeans.")] = None,
+    cluster_by: Annotated[ClusterBy | None, typer.Option(help="A model a cluster too, where it wins on later jobs.")] = None,
     as_json: Json = False,
 ) -> None:
     """Train on the stored jobs, judge on the latest of them, register in MLflow, and promote what is better."""
