@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from infra.errors import InputError
+
 if TYPE_CHECKING:
     from jobs.readers.columns import ColumnMap
 
 RAW_LIMIT = 500
 
 
-class ReadError(Exception):
+class ReadError(InputError):
     """A file cannot be read at all; the message is one sentence that names the file and, where there is one, the field."""
 
 
