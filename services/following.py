@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -31,6 +33,7 @@ class Following:
         self.count_swap = count_swap
         self._stop = threading.Event()
         self._refused: tuple[int, str, float] = (0, "", 0.0)
+        self._parent = os.getppid()
         self._thread = threading.Thread(target=self._run, name="follow-champion", daemon=True)
 
     def start(self) -> None:
@@ -43,6 +46,11 @@ class Following:
 
     def _run(self) -> None:
         while not self._stop.is_set():
+            if os.getppid() != self._parent:
+                # BentoML's supervisor was killed: an orphan would hold the port and go on answering from an ageing state.
+                log.warning("the process that started this one is gone, so this one ends")
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
             try:
                 self.look()
             except Exception:

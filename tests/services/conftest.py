@@ -1,6 +1,5 @@
 """A small grid with a trained champion, and real predictors on it: BentoML in a process of its own, SQLite and MLflow beside it."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -58,11 +57,17 @@ class Predictor:
         wait_for(lambda: _answers(self.http, "/readyz"), f"the predictor to be ready; see {self.log}", self)
 
     def stop(self, kind: signal.Signals = signal.SIGTERM) -> None:
-        """End the processes that this one started, and it."""
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, kind)
-            self.process.wait(30)
+        """End it, and wait until the processes that it started have ended by themselves."""
         self.http.close()
+        if self.process.poll() is not None:
+            return
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.send_signal(kind)
+        self.process.wait(60)
+        _, left = psutil.wait_procs(family, timeout=60)
+        for process in left:
+            process.kill()
+        assert not left, f"left behind: {left}"
 
 
 def _answers(http: httpx.Client, path: str) -> bool:
@@ -108,15 +113,6 @@ def running(home: Path, **environment: str) -> Iterator[Predictor]:
         yield predictor
     finally:
         predictor.stop()
-        wait_for(lambda: not _group_lives(process.pid), "the predictor's processes to end")
-
-
-def _group_lives(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @pytest.fixture(scope="session")
