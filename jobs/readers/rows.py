@@ -25,7 +25,7 @@ T = TypeVar("T")
 def value(record: Mapping[str, str], name: str, parse: Callable[[str], T], missing: T) -> T:
     """Parse one field of a record, or give ``missing`` where the record has none; raises BadField naming it."""
     text = record.get(name)
-    if text is None:
+    if not text:
         return missing
     try:
         return parse(text)

@@ -169,7 +169,7 @@ def _batch(part: Part, columns: list[Column], options: ReadOptions, source: str)
         if field.kind == "text":
             jobs[field.name] = _texts(cells)
             continue
-        values, faults = _parsed(cells, _parser(field, column.unit))
+        values, faults = _parsed(cells, *_parser(field, column.unit))
         for i, fault in faults.items():
             reasons.setdefault(i, f"{column.name} {fault}")
         if field.kind == "time":
@@ -192,27 +192,26 @@ def _texts(cells: pd.Series) -> pd.Series:
     return pd.Series([kinds.get(value) for value in cells], dtype=object)
 
 
-def _parser(field: Field, unit: str) -> Callable[[Any], Any]:
-    """What reads one cell of this field and unit; numbers of a typed table come as numbers."""
+def _parser(field: Field, unit: str) -> tuple[Callable[[str], Any], float | None]:
+    """What reads one cell of this field and unit, and by what a column of numbers is multiplied as a whole."""
     if field.kind == "time":
-        factor = 1e-3 if unit == "epoch_ms" else 1.0
-        return lambda cell: units.timestamp(cell, factor) if unit.startswith("epoch") else units.calendar(cell)
+        return (partial(units.timestamp, unit=1e-3 if unit == "epoch_ms" else 1.0) if unit.startswith("epoch") else units.calendar), None
     if unit == CLOCK:
-        return units.duration
+        return units.duration, 1.0
     kind = {"s": "seconds", "bytes": "bytes"}.get(field.unit, "")
-    if unit and unit != "plain":
-        factor = FACTORS[kind][unit]
-        return lambda cell: units.scaled(units.number(cell), factor)
+    factor = FACTORS[kind][unit] if unit and unit != "plain" else 1.0
     if kind and not unit:
-        return units.duration if kind == "seconds" else units.size
-    return units.number
+        return (units.duration if kind == "seconds" else units.size), factor
+    return lambda cell: units.scaled(units.number(cell), factor), factor
 
 
-def _parsed(cells: pd.Series, parse: Callable[[Any], Any]) -> tuple[list[Any], dict[int, str]]:
-    """Every cell's value (NaN where missing or faulty) and the fault of each that cannot be read."""
+def _parsed(cells: pd.Series, parse: Callable[[str], Any], factor: float | None) -> tuple[Any, dict[int, str]]:
+    """Every cell's value (NaN where missing or faulty) and the fault of each that cannot be read; columns of numbers at once."""
+    if factor is not None and isinstance(cells.dtype, pd.ArrowDtype) and cells.dtype.kind in "iuf":
+        return units.scaled(cells.to_numpy(dtype=float, na_value=np.nan), factor), {}
     values: list[Any] = []
     faults: dict[int, str] = {}
-    for i, cell in enumerate(cells):
+    for i, cell in enumerate(cells.tolist()):
         try:
             values.append(_cell(cell, parse))
         except (ValueError, OverflowError) as error:
@@ -221,20 +220,22 @@ def _parsed(cells: pd.Series, parse: Callable[[Any], Any]) -> tuple[list[Any], d
     return values, faults
 
 
-def _cell(cell: Any, parse: Callable[[Any], Any]) -> Any:
+def _cell(cell: Any, parse: Callable[[str], Any]) -> Any:
+    if isinstance(cell, str):
+        return parse(cell)
     if cell is None or cell is pd.NA or cell is pd.NaT or cell != cell:
         return np.nan
     if isinstance(cell, pd.Timedelta):
         return cell.total_seconds()
     if isinstance(cell, pd.Timestamp):
         return cell.timestamp() if cell.tzinfo else cell.to_pydatetime(warn=False)
-    return parse(cell if isinstance(cell, str) else str(cell))
+    return parse(str(cell))
 
 
-def _utc(moments: dict[str, list[Any]], timezone: str, rows: int) -> dict[str, pd.Series]:
+def _utc(moments: dict[str, Any], timezone: str, rows: int) -> dict[str, pd.Series]:
     """Times in UTC; those printed without a zone are read in ``timezone``, a job's three together."""
     names = [name for name in ("submitted_at", "started_at", "ended_at") if name in moments]
-    known = {name: [None if value is None or value != value else value for value in moments[name]] for name in names}
+    known = {name: [None if moment is None or moment != moment else moment for moment in moments[name]] for name in names}
     seconds = [units.to_utc([known[name][i] for name in names], timezone) for i in range(rows)]
     return {name: units.times(np.array([row[place] for row in seconds], dtype=float)) for place, name in enumerate(names)}
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import pairwise, product
 from math import nan
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -34,7 +34,7 @@ WORD = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(ms|secs?|s|mins?|m|hours?|h|days
 CLOCK = re.compile(r"(?:(\d+)-)?(?:(?:(\d+):)?(\d+):)?(\d+)(\.\d+)?", re.ASCII)
 SIZE = re.compile(r"(-?\d+(?:\.\d*)?(?:e[+-]?\d+)?)\s*([kmgtpe]?)i?(b|w|bytes?)?", re.ASCII | re.IGNORECASE)
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?inf(?:inity)?", re.ASCII | re.IGNORECASE)
-ZONED = re.compile(r"(?:Z|[+-]\d\d:?\d\d)$")
+EPOCH, SECOND = datetime(1970, 1, 1), timedelta(seconds=1)
 WORD_BYTES = 8
 """What PBS counts as a word (``w``) on today's machines."""
 
@@ -66,7 +66,10 @@ def number(text: str) -> float:
     return float(text)
 
 
-def scaled(amount: float, unit: float) -> float:
+N = TypeVar("N", float, np.ndarray)
+
+
+def scaled(amount: N, unit: float) -> N:
     """The amount times the unit; milliseconds are divided by 1000, which rounds right where 0.001 does not.
 
     >>> scaled(350.0, 1e-3), 350.0 * 1e-3
@@ -180,6 +183,8 @@ def to_utc(moments: Sequence[Moment], name: str, elapsed: float = nan) -> list[f
     When clocks go back an hour is printed twice. Of the readings of such times the one is taken in which the three are in
     order and end - start is nearest to ``elapsed`` seconds, the earlier one where both fit.
     """
+    if name == "UTC":
+        return [nan if moment is None else moment if isinstance(moment, float) else _since_1970(moment) for moment in moments]
     tz = zone(name)
     readings = [_readings(moment, tz) for moment in moments]
     choices: list[tuple[float, ...]] = list(product(*readings))
@@ -199,6 +204,11 @@ def _readings(moment: Moment, tz: ZoneInfo) -> list[float]:
     instants = [naive - offset.total_seconds() for offset in offsets]
     # In the hour that is skipped in spring both folds are guesses; the first one is what the clock would have shown without the jump.
     return instants if instants[0] < instants[1] else instants[:1]
+
+
+def _since_1970(moment: datetime) -> float:
+    """Seconds from 1970 to a datetime without zone, by the calendar; timestamp() cannot do the years 1 and 9999."""
+    return (moment - EPOCH) / SECOND
 
 
 def _misfit(choice: tuple[float, ...], elapsed: float) -> tuple[int, float]:
