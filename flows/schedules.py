@@ -31,7 +31,21 @@ def register() -> None:
 def main() -> None:
     """Register the deployments, then turn this process into their worker."""
     register()
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--limit", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "worker",
+        "start",
+        "--pool",
+        POOL,
+        "--name",
+        "gridcast",
+        "--type",
+        "process",
+        "--limit",
+        "2",
+    ]
     os.execve(sys.executable, command, environment_with({}))  # noqa: S606  our own command
 
 

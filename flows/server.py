@@ -43,5 +43,22 @@ def create_app() -> Any:
     settings = prepare_environment()
     from prefect.server.api.server import create_app as create_prefect
 
+    let_schedules_be_written()
     names = {settings.host, "127.0.0.1", "localhost"}
     return Guard(create_prefect(final=True), {f"{name}:{settings.prefect_port}" for name in names})
+
+
+def let_schedules_be_written() -> None:
+    """Tell SQLAlchemy 2.1 to pass over the ``state`` of a run that is inserted in bulk, as 2.0 did without being told.
+
+    Prefect 3.8.8 writes scheduled runs so, with the state beside the columns: it fails with "Can't evaluate bulk DML statement",
+    in its log only, and no schedule ever runs.
+    """
+    from prefect.server.database import orm_models
+
+    for model in (orm_models.FlowRun, orm_models.TaskRun):
+        vars(model)["state"].bulk_dml_setter = _pass_over
+
+
+def _pass_over(_model: type, _row: object, _state: object) -> None:
+    return None

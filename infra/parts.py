@@ -57,7 +57,7 @@ def parts(settings: Settings, servers: bool = True) -> list[Part]:
             "predictor",
             _python("bentoml", "serve", "services.predictor:Predictor", *_bind(settings.host, settings.predictor_port)),
             address=f"http://{settings.host}:{settings.predictor_port}",
-            ready="/livez",
+            ready="/readyz",
             setting="GRIDCAST_PREDICTOR_PORT",
             environment=shared,
             after=registry,
@@ -88,6 +88,8 @@ def _mlflow(settings: Settings, address: str) -> Part:
             "mlflow",
             "server",
             *_bind(settings.host, settings.mlflow_port),
+            # A line a request, and the predictor asks every 3 s: the log would grow for ever.
+            *("--uvicorn-opts", "--no-access-log"),
             *("--workers", "1", "--default-artifact-root", artifacts, "--no-serve-artifacts"),
             *("--allowed-hosts", ",".join(doors), "--cors-allowed-origins", ",".join(f"http://{door}" for door in doors)),
         ),

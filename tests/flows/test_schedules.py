@@ -28,10 +28,18 @@ def test_every_deployment_is_registered_once_and_a_worker_runs_one(settings, pre
                 one.entrypoint: one
                 for one in client.read_deployments(deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(is_null_=True)))
             }
-        assert sorted(found) == [f"flows.{name}.{name}" for name in ("deploy", "ingest", "monitor", "promote", "retrain", "train")]
-        assert {name.split(".")[1] for name, one in found.items() if one.schedules} == {"deploy", "ingest", "monitor", "retrain"}
-        assert all(one.work_pool_name == "gridcast" and one.concurrency_limit is None for one in found.values())
-        assert all(one.global_concurrency_limit.limit == 1 for one in found.values())
+            assert sorted(found) == [f"flows.{name}.{name}" for name in ("deploy", "ingest", "monitor", "promote", "retrain", "train")]
+            assert {name.split(".")[1] for name, one in found.items() if one.schedules} == {"deploy", "ingest", "monitor", "retrain"}
+            assert all(one.work_pool_name == "gridcast" and one.concurrency_limit is None for one in found.values())
+            assert all(one.global_concurrency_limit.limit == 1 for one in found.values())
+
+            names = {one.id: name.split(".")[1] for name, one in found.items()}
+            scheduled: set[str] = set()
+            while scheduled != {"deploy", "ingest", "monitor", "retrain"}:  # the server's calendar, filled by itself
+                assert time.monotonic() < deadline, f"the server has scheduled {scheduled} only"
+                scheduled = {
+                    names[run.deployment_id] for run in client.read_flow_runs() if run.auto_scheduled and run.deployment_id in names
+                }
 
         run = run_deployment("ingest/inbox", timeout=180, poll_interval=0.5)
 
