@@ -57,5 +57,5 @@ Predictor.mount_asgi_app(doors.app(), path="/")
 Predictor.add_asgi_middleware(
     Guard,
     tokens=read_tokens(settings.tokens.get_secret_value()),
-    hosts=allowed_hosts(settings.host, getattr(settings, "allowed_hosts", "")),
+    hosts=allowed_hosts(settings.host, settings.allowed_hosts),
 )
