@@ -40,6 +40,8 @@ MARKS = {
     "submit",
     "partition",
 }
+MEASURED: tuple[str, ...] = ("tresusageintot", "tresusageouttot", "maxrss", "averss", "totalcpu", "usercpu", "systemcpu")
+MEASURED += ("maxdiskread", "avediskread", "maxdiskwrite", "avediskwrite")
 OPEN_JOBS = 5_000
 """Jobs held back for steps still to come; sacct prints steps right after their job, sorted or merged files near it."""
 
@@ -168,6 +170,8 @@ def _job(name: str, fields: Fields, options: ReadOptions) -> tuple[Row, str]:
 
 def _step(fields: Fields) -> tuple[float, float, float, float]:
     """Memory, CPU time, bytes read and written of one row, over all its tasks."""
+    if not any(fields.get(name) for name in MEASURED):
+        return nan, nan, nan, nan
     read = partial(value, fields)
     tasks = _first(_positive(read("ntasks", units.number, nan)), 1.0)
     used, written = _tres(fields, "tresusageintot"), _tres(fields, "tresusageouttot")
@@ -182,6 +186,8 @@ def _step(fields: Fields) -> tuple[float, float, float, float]:
 
 def _over_tasks(fields: Fields, total: float, average: str, largest: str, tasks: float) -> float:
     """The sum over a step's tasks: as printed, or from the average, or from the largest; never less than the largest task's."""
+    if not fields.get(average) and not fields.get(largest):
+        return total
     most, mean = value(fields, largest, units.size, nan), value(fields, average, units.size, nan)
     return _largest(_first(total, mean * tasks if mean > 0 else nan, most * tasks), most)
 
@@ -220,7 +226,10 @@ def _mend(header: list[str], cells: list[str]) -> list[str] | None:
 
 
 def _first(*numbers: float) -> float:
-    return next((number for number in numbers if not isnan(number)), nan)
+    for number in numbers:
+        if number == number:  # not NaN
+            return number
+    return nan
 
 
 def _positive(number: float) -> float:
@@ -228,11 +237,15 @@ def _positive(number: float) -> float:
 
 
 def _largest(*numbers: float) -> float:
-    return max((number for number in numbers if not isnan(number)), default=nan)
+    largest = nan
+    for number in numbers:
+        if not number <= largest and number == number:
+            largest = number
+    return largest
 
 
 def _sum(numbers: tuple[float, ...]) -> float:
-    known = [number for number in numbers if not isnan(number)]
+    known = [number for number in numbers if number == number]
     return sum(known) if known else nan
 
 

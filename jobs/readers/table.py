@@ -143,12 +143,18 @@ def _parquet(path: Path, columns: list[Column], options: ReadOptions) -> Iterato
         with _opened_parquet(path) as file:
             for batch in file.iter_batches(options.batch_rows, columns=wanted):
                 lines = np.arange(number, number + len(batch))
-                cells = {name: pd.Series(batch.column(name), dtype=pd.ArrowDtype(batch.column(name).type)) for name in wanted}
-                yield Part(cells, lines, partial(_arrow_row, batch), [], Counter())
+                yield Part({name: _cells(batch.column(name)) for name in wanted}, lines, partial(_arrow_row, batch), [], Counter())
                 number += len(batch)
     except BROKEN as error:
         damage = Reject(number, f"the file is damaged from this row on: {_first_line(error)}", "")
         yield Part({name: pd.Series(dtype=object) for name in wanted}, np.empty(0, dtype=np.int64), lambda i: "", [damage], Counter())
+
+
+def _cells(column: pa.Array) -> pd.Series:
+    """An Arrow column as a Series; whole numbers with gaps stay whole, since they may be ids."""
+    if pa.types.is_integer(column.type) and column.null_count:
+        return pd.Series(column.to_pandas(integer_object_nulls=True), dtype=object)
+    return pd.Series(column.to_pandas())
 
 
 def _arrow_row(batch: pa.RecordBatch, place: int) -> str:
@@ -207,8 +213,8 @@ def _parser(field: Field, unit: str) -> tuple[Callable[[str], Any], float | None
 
 def _parsed(cells: pd.Series, parse: Callable[[str], Any], factor: float | None) -> tuple[Any, dict[int, str]]:
     """Every cell's value (NaN where missing or faulty) and the fault of each that cannot be read; columns of numbers at once."""
-    if factor is not None and isinstance(cells.dtype, pd.ArrowDtype) and cells.dtype.kind in "iuf":
-        return units.scaled(cells.to_numpy(dtype=float, na_value=np.nan), factor), {}
+    if factor is not None and cells.dtype.kind in "iuf":
+        return units.scaled(cells.to_numpy(dtype=float), factor), {}
     values: list[Any] = []
     faults: dict[int, str] = {}
     for i, cell in enumerate(cells.tolist()):
