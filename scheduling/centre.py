@@ -54,7 +54,7 @@ def what_if(jobs: pd.DataFrame, cores: int, by: str = "group", progress: Callabl
     many = float(max(np.ceil(cores / 10), width.max()))
 
     def quota(times: float) -> dict[str, float]:
-        return {str(name): float(max(np.ceil(times * part * cores), widest[name])) for name, part in parts.items()}
+        return dict(np.maximum(np.ceil(times * parts * cores), widest).astype(float))
 
     share = POLICIES["fair-share"]
     ways: dict[str, tuple[str, dict[str, object]]] = {

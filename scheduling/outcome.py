@@ -62,6 +62,12 @@ class Replay:
         late = self.table["started"][promised] > self.table["promised"][promised] + 1.0
         return float(late.mean()) if promised.any() else 0.0
 
+    @property
+    def accuracy(self) -> float:
+        """How near the quantity that orders the queue is to the truth: mean min(p/a, a/p)."""
+        predicted, actual = self.table["rank"], np.maximum(self.trace.length, 1.0)
+        return float(np.minimum(predicted / actual, actual / predicted).mean())
+
     def row(self) -> dict[str, Any]:
         """The line of the table: names, then seconds, shares and counts."""
         return {
@@ -76,6 +82,7 @@ class Replay:
             "utilisation": self.utilisation,
             "makespan": self.makespan,
             "fairness": self.fairness,
+            "accuracy": self.accuracy,
             "late_heads": self.late_heads,
             "jobs": len(self.trace),
             "left_out": int(sum(self.trace.left_out.values())),

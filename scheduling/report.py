@@ -1,0 +1,94 @@
+"""The page that a replay leaves: one HTML file with its table and its plots, which loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scheduling import plots
+from scheduling.outcome import Replay
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMNS: dict[str, tuple[str, str]] = {
+    "policy": ("policy", "s"),
+    "predictor": ("predictor", "s"),
+    "corrector": ("corrector", "s"),
+    "mean_bounded_slowdown": ("mean bounded slowdown", ".2f"),
+    "p95_bounded_slowdown": ("95 %", ".1f"),
+    "mean_wait": ("mean wait", "time"),
+    "p99_wait": ("99 %", "time"),
+    "max_wait": ("longest", "time"),
+    "utilisation": ("utilisation", ".1%"),
+    "makespan": ("makespan", "time"),
+    "fairness": ("fairness across users", ".3f"),
+    "accuracy": ("accuracy", ".3f"),
+    "late_heads": ("late after a reservation", ".1%"),
+    "killed": ("killed", ",d"),
+    "corrected": ("corrected", ",d"),
+    "seconds": ("replayed in", ".2f"),
+}
+"""The columns of the table: heading and format."""
+
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{title}</title>
+<style>body{{font:15px system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}}
+table{{border-collapse:collapse;font-size:13px}}td,th{{padding:.25rem .5rem;border-bottom:1px solid #ccc;text-align:right}}td:first-child,th:first-child{{text-align:left}}
+img{{max-width:100%}}div{{overflow-x:auto}}</style>
+<h1>{title}</h1>
+<p>{jobs}</p>
+<div><table><tr>{headings}</tr>{rows}</table></div>
+<p>Bounded slowdown is max(1, (wait + run) / max(run, 10 s)). Fairness is Jain's index of the users' mean slowdowns: 1 when all fare alike.
+Late: jobs that were given a reservation and started after it. Accuracy is that of what orders the queue. Times as hours:minutes.</p>
+{figures}
+</html>
+"""
+
+
+def report(replays: Sequence[Replay], folder: Path, day: float | None = None) -> Path:
+    """Write ``replay.html`` into ``folder`` (made if it is not there) and return its path.
+
+    ``day`` (s since the first submission; default: the busiest of the first replay) is the day that is drawn as a Gantt chart.
+    """
+    day = plots.busiest_day(replays[0]) if day is None else day
+    figures = [plots.waits(replays), plots.utilisation(replays), plots.frontier(replays), *(plots.gantt(one, day) for one in replays[:4])]
+    trace = replays[0].trace
+    sources = ", ".join(sorted(trace.jobs["source"].astype(str).unique()))
+    left_out = "".join(f" {count:,} left out: {reason}." for reason, count in trace.left_out.items())
+    text = PAGE.format(
+        title=f"Replay of {escape(sources)}",
+        jobs=escape(f"{len(trace):,} jobs on {replays[0].machine.processors:,} processors.{left_out}"),
+        headings="".join(f"<th>{heading}</th>" for heading, _ in COLUMNS.values()),
+        rows="".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells(one.row()))}</tr>" for one in replays),
+        figures="".join(f'<p><img alt="" src="data:image/png;base64,{_png(figure)}"></p>' for figure in figures),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "replay.html"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """The cells of one line of the table, as a person reads them."""
+    return [clock(row[name]) if form == "time" else format(row[name], form) for name, (_, form) in COLUMNS.items()]
+
+
+def clock(seconds: float) -> str:
+    """Hours and minutes.
+
+    >>> clock(3660.0)
+    '1:01'
+    """
+    minutes = round(seconds / 60)
+    return f"{minutes // 60:,}:{minutes % 60:02d}"
+
+
+def _png(figure: Figure) -> str:
+    file = io.BytesIO()
+    figure.savefig(file, dpi=90, format="png")
+    return base64.b64encode(file.getvalue()).decode()
