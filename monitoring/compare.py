@@ -12,14 +12,16 @@ from jobs.schema import OF_KIND
 from monitoring.effects import (
     NEW,
     OTHER,
+    Codes,
     Distance,
     Sampling,
     Values,
     buckets,
+    by_bursts,
+    by_stretches,
     category_distance,
     missing_distance,
     number_distance,
-    ordinary,
 )
 
 LEAST_JOBS = 100
@@ -27,7 +29,7 @@ LEAST_JOBS = 100
 LEAST_EFFECT = 0.1
 """A smaller move is not worth a person's time: a tenth of a standard deviation, of a Jensen-Shannon distance, or of a share."""
 MARGIN = 1.25
-"""A move counts when it is so many times the largest that the training window makes by itself."""
+"""A move counts when it is so many times the largest that dealing out the bursts anew makes."""
 FEW_VALUES = 20
 """A number with no more different values is compared as a category: 1, 2 or 4 GiB asked for is a choice, not a measure."""
 CATEGORIES = ("user", "group", "project", "program", "queue", "site", "host", "status")
@@ -120,39 +122,52 @@ def _category(name: str, reference: pd.Series, current: pd.Series) -> Column:
     return Column(name, name, category_distance, codes[: len(reference)], codes[len(reference) :], tuple(str(value) for value in names))
 
 
+@dataclass(frozen=True)
+class _Look:
+    """What every comparison of two windows shares."""
+
+    bursts: tuple[Codes, Codes]
+    sampling: Sampling
+    least: float
+    cluster: str = ""
+
+    def finding(self, kind: str, name: str, distance: Distance, reference: Values, current: Values, details: dict[str, object]) -> Finding:
+        """The distance, and beside it what it would take to call it a move; a small one needs no further look."""
+        value = distance(reference, current, self.sampling)
+        threshold = self.least
+        if value > self.least:
+            stretches = by_stretches(reference, len(current), distance, self.sampling)
+            chance = by_bursts(reference, current, self.bursts, distance, self.sampling)
+            threshold = max(self.least, stretches, MARGIN * chance)
+            details = details | {"stretches": stretches, "bursts": chance}
+        return Finding(kind, name, self.cluster, value, threshold, details)
+
+
+def bursts_of(reference: pd.DataFrame, current: pd.DataFrame) -> tuple[Codes, Codes]:
+    """Which jobs came together: those of a task, or where it is unknown a user's jobs of one program and day."""
+    both = pd.concat([reference, current], ignore_index=True).reindex(columns=["task_id", "user", "program", "submitted_at"])
+    day = pd.to_datetime(both["submitted_at"], utc=True).dt.strftime("%Y-%m-%d")
+    together = both["user"].astype(object).fillna("").astype(str) + "/" + both["program"].astype(object).fillna("").astype(str) + "/" + day
+    codes, _ = pd.factorize(both["task_id"].astype(object).where(both["task_id"].notna(), together))
+    return codes[: len(reference)], codes[len(reference) :]
+
+
 def compare_columns(reference: pd.DataFrame, current: pd.DataFrame, columns: list[Column], sampling: Sampling) -> list[Finding]:
     """How far each column lies from the reference; both windows are ended jobs in order of their end, neither empty."""
+    look = _Look(bursts_of(reference, current), sampling, LEAST_EFFECT)
     findings = []
     for name in (*OF_KIND["number"], *CATEGORIES):
         if name in reference and name in current:
-            first, second = (frame[name].isna().to_numpy().astype(float) for frame in (reference, current))
-            emptied = first.mean() < second.mean() == 1 or second.mean() < first.mean() == 1
+            first, second = (np.where(frame[name].isna(), np.nan, 0.0) for frame in (reference, current))
+            shares = float(np.isnan(first).mean()), float(np.isnan(second).mean())
             # A category's missing values are a bucket of its own, so only a wholly empty window is told here.
-            if emptied or (name not in CATEGORIES and first.mean() != second.mean()):
-                gone = [np.where(values == 1, np.nan, 0.0) for values in (first, second)]
-                shares: dict[str, object] = {"reference_share": float(first.mean()), "current_share": float(second.mean())}
-                findings.append(_finding("missing", name, "", missing_distance, gone[0], gone[1], sampling, LEAST_EFFECT, shares))
+            if shares[0] != shares[1] and (name not in CATEGORIES or 1.0 in shares):
+                details: dict[str, object] = {"reference_share": shares[0], "current_share": shares[1]}
+                findings.append(look.finding("missing", name, missing_distance, first, second, details))
     for column in columns:
         details = {"method": column.method} | _what_moved(column, reference, current)
-        windows = column.reference, column.current
-        findings.append(_finding("drift", column.name, "", column.distance, *windows, sampling, LEAST_EFFECT, details))
+        findings.append(look.finding("drift", column.name, column.distance, column.reference, column.current, details))
     return findings
-
-
-def _finding(
-    kind: str,
-    name: str,
-    cluster: str,
-    distance: Distance,
-    reference: Values,
-    current: Values,
-    sampling: Sampling,
-    least: float,
-    details: dict[str, object],
-) -> Finding:
-    usual = ordinary(reference, len(current), distance, sampling)
-    value = distance(reference, current, sampling)
-    return Finding(kind, name, cluster, value, max(least, MARGIN * usual), details | {"ordinary": usual})
 
 
 def _what_moved(column: Column, reference: pd.DataFrame, current: pd.DataFrame) -> dict[str, object]:
@@ -171,16 +186,17 @@ def compare_clusters(reference: pd.DataFrame, current: pd.DataFrame, sampling: S
     """
     findings = []
     sampling = Sampling(min(CLUSTER_SAMPLE, sampling.most), sampling.seed)
+    bursts = bursts_of(reference, current)
     for level in LEVELS:
         if level not in reference or level not in current:
             continue
         known, recent = (frame[level].value_counts() for frame in (reference, current))
         large = [name for name, jobs in recent.items() if jobs >= LEAST_JOBS and known.get(name, 0) >= 3 * LEAST_JOBS]
         for name in large[:CLUSTERS]:
-            own = [frame[frame[level] == name] for frame in (reference, current)]
+            inside = [(frame[level] == name).to_numpy() for frame in (reference, current)]
+            own = [frame[rows] for frame, rows in zip((reference, current), inside, strict=True)]
+            look = _Look((bursts[0][inside[0]], bursts[1][inside[1]]), sampling, LEAST_CLUSTER_EFFECT, f"{level}={name}")
             for column in comparable(own[0].filter(CLUSTER_COLUMNS), own[1].filter(CLUSTER_COLUMNS), sampling):
                 details = {"method": column.method, "jobs": len(own[1])} | _what_moved(column, own[0], own[1])
-                windows = column.reference, column.current
-                cluster = f"{level}={name}"
-                findings.append(_finding("drift", column.name, cluster, column.distance, *windows, sampling, LEAST_CLUSTER_EFFECT, details))
+                findings.append(look.finding("drift", column.name, column.distance, column.reference, column.current, details))
     return findings

@@ -1,7 +1,8 @@
-"""Effect sizes: how far two windows of jobs lie apart, and how far they lie apart anyway.
+"""Effect sizes: how far two windows of jobs lie apart, and how far they would lie apart anyway.
 
 A p-value calls every difference real once there are 100,000 rows. An effect size does not grow with the rows, but grid jobs
-come in bursts, so two stretches of a steady log differ too: ``ordinary`` measures by how much, inside the reference.
+come in bursts, a task of a thousand alike at once, so that two windows of a steady grid differ far more than as many
+independent jobs would. ``by_stretches`` and ``by_bursts`` measure by how much.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ Values = npt.NDArray[np.float64] | Codes
 BUCKETS = 20
 OTHER, NEW = -1, -2
 STRETCHES = 8
+DEALS = 40
 
 
 @dataclass(frozen=True)
@@ -84,14 +86,41 @@ def buckets(reference: Values, current: Values, most: int = BUCKETS) -> tuple[Co
     return names[codes[0]], names[codes[1]]
 
 
-def ordinary(values: Values, jobs: int, distance: Distance, sampling: Sampling) -> float:
-    """The largest distance of a stretch of ``jobs`` rows (a third at most) from all the others: what is ordinary here.
+def by_stretches(reference: Values, jobs: int, distance: Distance, sampling: Sampling) -> float:
+    """The largest distance of a stretch of ``jobs`` rows (a third at most) of ``reference`` from all its others.
 
-    ``values`` are in order of time; STRETCHES stretches are tried. 0 where it cannot be told.
+    ``reference`` is in order of time; STRETCHES stretches are tried. 0 where it cannot be told.
     """
-    size = min(jobs, len(values) // 3)
+    size = min(jobs, len(reference) // 3)
     if size < 1:
         return 0.0
-    starts = np.unique(np.linspace(0, len(values) - size, STRETCHES).astype(int))
-    found = [distance(np.concatenate([values[:start], values[start + size :]]), values[start : start + size], sampling) for start in starts]
+    starts = np.unique(np.linspace(0, len(reference) - size, STRETCHES).astype(int))
+    return _largest(
+        [
+            distance(np.concatenate([reference[:start], reference[start + size :]]), reference[start : start + size], sampling)
+            for start in starts
+        ]
+    )
+
+
+def by_bursts(reference: Values, current: Values, bursts: tuple[Codes, Codes], distance: Distance, sampling: Sampling) -> float:
+    """The largest distance when whole bursts of both windows are dealt out anew, DEALS times: a permutation test by bursts.
+
+    ``bursts`` says to which burst each row of a window belongs. Infinite where there are too few to deal out.
+    """
+    rows = [sampling.rows(len(values)) for values in (reference, current)]
+    values = np.concatenate([reference[rows[0]], current[rows[1]]])
+    names, burst = np.unique(np.concatenate([part[taken] for part, taken in zip(bursts, rows, strict=True)]), return_inverse=True)
+    sizes = np.bincount(burst)
+    random = np.random.default_rng(sampling.seed)
+    found = []
+    for _ in range(DEALS if len(names) > 2 else 0):
+        order = random.permutation(len(names))
+        dealt = np.isin(burst, order[: 1 + int(np.searchsorted(np.cumsum(sizes[order]), len(rows[1])))])
+        if not dealt.all():
+            found.append(distance(values[~dealt], values[dealt], sampling))
+    return _largest(found) if found else float("inf")
+
+
+def _largest(found: list[float]) -> float:
     return 0.0 if np.all(np.isnan(found)) else float(np.nanmax(found))

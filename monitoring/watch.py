@@ -63,7 +63,7 @@ def windows(engine: Engine, card: Mapping[str, Any], recent: timedelta = RECENT)
     except (KeyError, TypeError, ValueError):
         raise GridcastError("the champion's card names no training window: train it again") from None
     since = max(trained_from, trained_until - LONGEST_REFERENCE)
-    columns = [*OF_KIND["number"], *CATEGORIES, "submitted_at", "ended_at"]
+    columns = [*OF_KIND["number"], *CATEGORIES, "task_id", "submitted_at", "ended_at"]
     jobs = read_jobs(engine, since=since, ended=True, columns=columns)
     later = jobs[jobs["ended_at"] > trained_until]
     last = later[later["ended_at"] >= later["ended_at"].max() - recent]

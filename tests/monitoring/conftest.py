@@ -13,7 +13,7 @@ PROGRAMS = {"simulate": (8.5, 0.5), "reconstruct": (7.5, 0.7), "analyse": (5.0, 
 
 
 def steady_grid(jobs: int, seed: int, *, day: float = 0.0) -> pd.DataFrame:
-    """A steady grid from ``day`` on: users in plenty, four programs, six sites, a job every ten seconds."""
+    """A steady grid from ``day`` on: users in plenty, four programs, six sites, a job every ten seconds, in tasks of ten unlike jobs."""
     random = np.random.default_rng(seed)
     program = random.choice(list(PROGRAMS), jobs, p=[0.4, 0.3, 0.2, 0.1])
     scale = np.array([PROGRAMS[name] for name in program]).reshape(-1, 2)
@@ -23,6 +23,7 @@ def steady_grid(jobs: int, seed: int, *, day: float = 0.0) -> pd.DataFrame:
         pd.DataFrame(
             {
                 "job_id": [f"{seed}.{number}" for number in range(jobs)],
+                "task_id": [f"{seed}.{number // 10}" for number in range(jobs)],
                 "source": "grid",
                 "user": [f"u{number}" for number in random.zipf(1.5, jobs) % 100_000],
                 "group": random.choice(["atlas", "cms", "lhcb"], jobs, p=[0.5, 0.3, 0.2]),

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from jobs.schema import OF_KIND, conform
+from jobs.workload import Change, generate
 from monitoring.compare import comparable, compare_clusters, compare_columns, ended
 from monitoring.drift import DriftReport, report
 from monitoring.effects import Sampling
@@ -59,11 +60,24 @@ def test_a_new_site_is_named(grid: Grid) -> None:
 
 
 def test_a_users_switch_of_program_shows_in_that_user(grid: Grid) -> None:
-    recent = grid(20_000, 2, day=20)
+    recent = grid(60_000, 2, day=20)
     switched = recent["user"] == "u2"
     recent.loc[switched, "program"] = "simulate"
     recent.loc[switched, "walltime"] = np.random.default_rng(0).lognormal(8.5, 0.5, int(switched.sum()))
     assert "user=u2" in compare(grid(60_000, 1), recent)[2]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_generated_grid_is_quiet_until_a_site_is_planted(seed: int) -> None:
+    # Tasks of hundreds of like jobs, robots, campaigns: without dealing out whole bursts every such log cries wolf.
+    found = []
+    for changes in ([], [Change("new_site", 20.0)]):
+        jobs = generate(20_000, 30.0, seed, changes=changes).jobs
+        day = (jobs["ended_at"] - jobs["submitted_at"].min()).dt.total_seconds() / 86400
+        found.append(compare(jobs[day <= 20], jobs[(day > 22) & (day <= 29)]))
+    assert found[0][0] == "none"
+    assert found[1][0] == "drift"
+    assert "site" in found[1][2]
 
 
 def test_slower_everywhere_is_drift_of_the_walltime(grid: Grid) -> None:
@@ -124,10 +138,10 @@ def test_constant_and_lopsided_columns_do_not_stop_the_report(grid: Grid, tmp_pa
 def hostile(grid: Grid, tmp_path_factory: pytest.TempPathFactory) -> DriftReport:
     """A report on jobs whose names try to run as script, with predictions of two targets."""
     attack = "</script><script>document.title='taken over'</script><img src=http://127.0.0.1:9/x>"
-    reference, recent = grid(6000, 1), grid(3000, 2, day=20)
+    reference, recent = grid(30_000, 1), grid(15_000, 2, day=20)
     for jobs in (reference, recent):
         jobs["program"] = jobs["program"].replace("simulate", attack)
-    recent.loc[recent["program"] == attack, "walltime"] *= 5
+    recent.loc[recent["program"] == attack, "walltime"] *= 8
     random = np.random.default_rng(0)
     point = random.lognormal(6, 1, 400)
     answers = pd.DataFrame(

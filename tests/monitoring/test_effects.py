@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from monitoring.effects import NEW, OTHER, Sampling, buckets, category_distance, missing_distance, number_distance, ordinary
+from monitoring.effects import NEW, OTHER, Sampling, buckets, by_bursts, by_stretches, category_distance, missing_distance, number_distance
 
 ALL = Sampling(most=10**9)
 
@@ -57,8 +57,8 @@ def test_nothing_can_be_said_of_an_empty_window() -> None:
     assert np.isnan(number_distance(empty, np.array([1.0]), ALL))
     assert np.isnan(number_distance(np.array([np.nan]), np.array([1.0]), ALL))
     assert np.isnan(category_distance(np.array([], dtype=int), np.array([1]), ALL))
-    assert ordinary(empty, 10, number_distance, ALL) == 0
-    assert ordinary(np.array([np.nan] * 9), 3, number_distance, ALL) == 0
+    assert by_stretches(empty, 10, number_distance, ALL) == 0
+    assert by_stretches(np.array([np.nan] * 9), 3, number_distance, ALL) == 0
 
 
 def test_a_sample_is_the_same_rows_for_the_same_seed_and_in_their_order() -> None:
@@ -73,4 +73,14 @@ def test_bursts_are_ordinary_where_they_always_happen() -> None:
     random = np.random.default_rng(0)
     bursts = np.repeat(random.integers(0, 30, 200), 50)  # each user submits 50 jobs at a time
     steady = random.permutation(bursts)
-    assert ordinary(bursts, 1000, category_distance, ALL) > 2 * ordinary(steady, 1000, category_distance, ALL)
+    assert by_stretches(bursts, 1000, category_distance, ALL) > 2 * by_stretches(steady, 1000, category_distance, ALL)
+
+
+def test_dealing_out_bursts_tells_a_thousand_alike_from_a_thousand_jobs() -> None:
+    random = np.random.default_rng(0)
+    task = np.repeat(np.arange(30), 100)
+    values = np.repeat(random.normal(0, 1, 30), 100) + random.normal(0, 0.01, 3000)
+    windows, tasks = (values[:2000], values[2000:]), (task[:2000], task[2000:])
+    each_alone = (np.arange(2000), np.arange(2000, 3000))
+    assert by_bursts(*windows, tasks, number_distance, ALL) > 2 * by_bursts(*windows, each_alone, number_distance, ALL)
+    assert by_bursts(*windows, (task[:2000] * 0, task[2000:] * 0), number_distance, ALL) == np.inf
