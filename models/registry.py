@@ -23,6 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
+import psutil
 
 from infra.errors import GridcastError
 from infra.settings import Settings, prepare_environment
@@ -254,18 +255,8 @@ def _experiment(client: Any, settings: Settings) -> str:
 def _close_orphans(client: Any, experiment: str) -> None:
     for run in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
         host, _, pid = run.data.tags.get("process", "").partition(":")
-        if host == socket.gethostname() and pid.isdigit() and not _lives(int(pid)):
+        if host == socket.gethostname() and pid.isdigit() and not psutil.pid_exists(int(pid)):
             client.set_terminated(run.info.run_id, "KILLED")
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _ensure_registered(client: Any, name: str) -> None:
