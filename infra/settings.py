@@ -38,7 +38,9 @@ class Settings(BaseSettings):
     mlflow_port: int = Field(5000, ge=0, le=65535)
     prefect_port: int = Field(4200, ge=0, le=65535)
     promotion: Literal["auto", "ask"] = Field("auto", description="promote a better challenger at once, or wait for a person")
-    allowed_hosts: str = Field("", description="more names, comma-separated, by which a caller may ask for the predictor, such as its proxy's")
+    allowed_hosts: str = Field(
+        "", description="more names, comma-separated, by which a caller may ask for the predictor, such as its proxy's"
+    )
     tokens: SecretStr = Field(SecretStr(""), description="bearer tokens as token:scope+scope, comma-separated; empty: no authentication")
 
     @property

@@ -68,7 +68,7 @@ def _add(histogram: Array, places: Array) -> None:
     for place in places:
         if np.isfinite(place):
             histogram *= FORGET
-            histogram[min(max(np.int64(place * STEPS), 0), STEPS - 1)] += 1.0
+            histogram[min(max(int(place * STEPS), 0), STEPS - 1)] += 1.0
 
 
 @njit(cache=True, nogil=True)

@@ -52,7 +52,7 @@ def find_clusters(jobs: pd.DataFrame, values: npt.NDArray[np.float64], by: By | 
         if jobs[name].notna().any():
             profile[name] = np.log2(jobs[name].clip(lower=1.0))
     grouped = profile[profile["value"].notna()].groupby("user")
-    users = grouped.mean().join(grouped["value"].std().rename("spread")).join(np.log2(grouped.size()).rename("jobs"))
+    users = grouped.mean().join(grouped["value"].std().rename("spread")).join(pd.Series(np.log2(grouped.size()), name="jobs"))
     users = users.fillna(users.mean()).fillna(0.0)
     if len(users) < 2 * KINDS:
         return Clusters(by)

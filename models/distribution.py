@@ -102,7 +102,7 @@ class Distribution:
         return _best_bin(np.ascontiguousarray(self.mass), np.broadcast_to(values, self.mass.shape), prices)
 
     def best_point(self, scale: float | Array, seen: Array | None = None, deviation: float = DEVIATION) -> Array:
-        """The best single value of each row (float64[n]): ``seen`` where it is known (the last exact value in that bin), else the bin's middle."""
+        """The best single value of each row (float64[n]): ``seen`` (the last value in that bin) where known, else the bin's middle."""
         values = self.grid.centres[self.best_bin(scale, deviation)]
         if seen is not None:
             values = np.where(np.isnan(seen), values, seen)

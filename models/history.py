@@ -29,7 +29,7 @@ class Lists(NamedTuple):
     table_slot: Array  # int32, -1 where free
     start: Array  # int64[slots], where the slot's block begins in the pool
     room: Array  # int32[slots], size of the block
-    count: Array  # int32[slots], outcomes in the block; only the last CAP count
+    count: Array  # type: ignore[assignment]  # int32[slots], outcomes in the block; only the last CAP count
     total: Array  # int64[slots], outcomes ever
     known: Array  # int64[pool], when the outcome became known, microseconds
     ident: Array  # uint32[pool], whose outcome it is
@@ -88,7 +88,7 @@ def _rehash(old_key: Array, old_slot: Array, table_key: Array, table_slot: Array
 
 
 @njit(cache=True, nogil=True)
-def find_slot(lists: Lists, key: np.uint64) -> int:
+def find_slot(lists: Lists, key: np.uint64) -> np.int64:
     """The slot of a key, or -1 when nothing was ever known of it."""
     mask = np.uint64(len(lists.table_key) - 1)
     place = np.int64(key & mask)
@@ -100,7 +100,7 @@ def find_slot(lists: Lists, key: np.uint64) -> int:
 
 
 @njit(cache=True, nogil=True)
-def need_slot(lists: Lists, key: np.uint64) -> int:
+def need_slot(lists: Lists, key: np.uint64) -> np.int64:
     """The slot of a key, made if it was not there."""
     mask = np.uint64(len(lists.table_key) - 1)
     place = np.int64(key & mask)

@@ -43,7 +43,7 @@ def coarse_masses(mass: Array) -> Array:
 
 
 def inputs(mass: Array, coarse: Array, counts: Array, numbers: Array) -> Array:
-    """What a refiner is shown: coarse masses, quantiles of the mixture, counts of ended jobs a key, and the job's numbers (float32[n, m])."""
+    """What a refiner is shown: coarse masses, the mixture's quantiles, counts of ended jobs a key, the job's numbers (float32[n, m])."""
     reached = np.cumsum(mass, axis=1)
     quantiles = np.column_stack([(reached < level).sum(axis=1) for level in QUANTILES])
     return np.column_stack([coarse, quantiles, np.log2(1.0 + counts), numbers]).astype(np.float32)
