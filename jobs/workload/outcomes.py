@@ -26,33 +26,15 @@ def run(grid: Grid, people: Users, tasks: dict[str, Array], plan: dict[str, Arra
     expected, work = _work(grid, people, tasks, plan, events, input_bytes, rng)
     planned = sites.start_up[site] + work * slow / (power * programs.efficiency[program])
 
-    # Asked for, as the user believes before the job has run and without knowing of any change.
-    believed = 60 + expected / REFERENCE_POWER / programs.efficiency[program] * tasks["belief"][task] * people.over_ask[user]
-    asked = WALLTIMES[np.minimum(np.searchsorted(WALLTIMES, believed), len(WALLTIMES) - 1)]
-    asked = np.where(people.default_walltime[user] > 0, people.default_walltime[user], asked)
+    asked = _asked_walltime(people, user, 60 + expected / REFERENCE_POWER / programs.efficiency[program] * tasks["belief"][task])
     typical_memory = programs.memory[program] * cores * people.scale[user, program] ** 0.3
     asked_memory = np.ceil(typical_memory * tasks["memory_ask"][task] / MEMORY_STEP) * MEMORY_STEP
     memory = typical_memory * rng.lognormal(0, 0.12, count)
-
-    chance = rng.random((4, count))
     failing = np.where(tasks["buggy"][task], 0.7, programs.failing[program] + sites.failing[site])
-    status = np.full(count, "completed", dtype=object)
-    ran = planned.copy()
-    for state, happens, part in (
-        ("failed", chance[0] < failing, rng.beta(0.6, 1.2, count)),
-        ("cancelled", tasks["cancelled"][task] & (chance[1] < 0.8), rng.random(count)),
-        ("out_of_memory", memory > asked_memory, rng.uniform(0.2, 0.9, count)),
-    ):
-        struck = happens & (planned * part < ran)
-        status[struck] = state
-        ran = np.where(struck, planned * part, ran)
-    ran = np.maximum(1, np.round(ran))
-    late = ran > asked
-    status[late] = "timeout"
-    ran = np.where(late, asked, ran)
-    never = (status == "cancelled") & (chance[2] < 0.3)  # given up while still waiting
+    status, ran = _stop(rng, planned, asked, failing, tasks["cancelled"][task], memory > asked_memory)
+    never = (status == "cancelled") & (rng.random(count) < 0.3)  # given up while still waiting
     done = np.clip(ran / planned, 0.02, 1)
-    moved = np.where(np.isnan(input_bytes), 1e6 * cores * ran * chance[3], input_bytes * done)
+    moved = np.where(np.isnan(input_bytes), 1e6 * cores * ran * rng.random(count), input_bytes * done)
     told = np.where(never, np.nan, 1.0)
 
     start = START + pd.to_timedelta(plan["submitted"], unit="s")
@@ -94,6 +76,33 @@ def run(grid: Grid, people: Users, tasks: dict[str, Array], plan: dict[str, Arra
             }
         )
     )
+
+
+def _asked_walltime(people: Users, user: Array, believed: Array) -> Array:
+    """What each user asks for: the next round number above what they believe times their caution, or always the same."""
+    cautious = believed * people.over_ask[user]
+    asked = WALLTIMES[np.minimum(np.searchsorted(WALLTIMES, cautious), len(WALLTIMES) - 1)]
+    return np.asarray(np.where(people.default_walltime[user] > 0, people.default_walltime[user], asked))
+
+
+def _stop(
+    rng: np.random.Generator, planned: Array, asked: Array, failing: Array, may_be_cancelled: Array, too_much_memory: Array
+) -> tuple[Array, Array]:
+    """How each job ends, and after how many whole seconds: by what stops it first, at the latest by its limit."""
+    count = len(planned)
+    status = np.full(count, "completed", dtype=object)
+    ran = planned.copy()
+    for state, happens, part in (
+        ("failed", rng.random(count) < failing, rng.beta(0.6, 1.2, count)),
+        ("cancelled", may_be_cancelled & (rng.random(count) < 0.8), rng.random(count)),
+        ("out_of_memory", too_much_memory, rng.uniform(0.2, 0.9, count)),
+    ):
+        first = happens & (planned * part < ran)
+        status[first] = state
+        ran = np.where(first, planned * part, ran)
+    ran = np.maximum(1, np.round(ran))
+    status[ran > asked] = "timeout"
+    return status, np.minimum(ran, asked)
 
 
 def _work(
