@@ -334,22 +334,22 @@ def status(as_json: Json = False) -> None:
 
     settings = prepare_environment()
     rows = look(settings, parts(settings))
-    champion = registry.champion(settings)
-    note = (
-        f"trained until {champion.tags.get('trained_until', '?')[:16]} UTC, {champion.age / 3600:.1f} h old"
-        if champion
-        else "none yet: gridcast train"
-    )
-    rows.append(
-        {
-            "part": "champion",
-            "state": champion.label if champion else "none",
-            "pid": None,
-            "address": settings.tracking_url_shown,
-            "since": champion.created_at.isoformat() if champion else None,
-            "note": note,
-        }
-    )
+    row = {
+        "part": "champion",
+        "state": "none",
+        "pid": None,
+        "address": settings.tracking_url_shown,
+        "since": None,
+        "note": "none yet: gridcast train",
+    }
+    try:
+        if champion := registry.champion(settings):
+            trained = champion.tags.get("trained_until", "?")[:16]
+            told = f"trained until {trained} UTC, {champion.age / 3600:.1f} h old"
+            row |= {"state": champion.label, "since": champion.created_at.isoformat(), "note": told}
+    except registry.RegistryError as error:
+        row |= {"state": "unknown", "note": str(error)}
+    rows.append(row)
     show(rows, as_json, "Gridcast")
 
 
