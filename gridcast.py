@@ -105,6 +105,7 @@ def ingest(
     log_format: LogFormat = None,
     source: Annotated[str | None, typer.Option(help="Name of the log or system; default: what the file says, or its name.")] = None,
     mapping: Mapping = None,
+    timezone: Annotated[str, typer.Option(help="Zone of times that carry none, for instance Europe/Paris.")] = "UTC",
     map_file: Annotated[Path | None, typer.Option(help="The column map in a TOML file.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -118,7 +119,7 @@ def ingest(
         def tell(done: Ingested) -> None:
             report(f"{done.file.name}: {done.read:,} records")
 
-        results = ingest_files(_store(), files, log_format, source, columns, tell)
+        results = ingest_files(_store(), files, log_format, source, columns, tell, timezone)
     rows: list[dict[str, Any]] = [
         {
             "file": str(one.file),
@@ -128,18 +129,23 @@ def ingest(
             "updated": one.updated,
             "unchanged": one.unchanged,
             "rejected": one.rejected,
-            "notes": "; ".join(f"{count:,} × {note}" for note, count in one.notes.items()),
+            "notes": dict(one.notes),
             "error": one.error,
         }
         for one in results
     ]
-    named = rows if as_json else [row | {"file": Path(row["file"]).name} for row in rows]
+    named = rows if as_json else [row | {"file": Path(row["file"]).name, "notes": _first_notes(row["notes"])} for row in rows]
     show(named, as_json, "Ingested", ("file", "format", "read", "added", "updated", "unchanged", "rejected", "notes"))
     for row in rows:
         if row["error"]:
             err.print(f"gridcast: {row['error']}", style="bold red", soft_wrap=True, highlight=False, markup=False)
     if any(row["error"] for row in rows):
         raise typer.Exit(InputError.exit_code)
+
+
+def _first_notes(notes: dict[str, int], most: int = 2) -> str:
+    told = [f"{count:,} × {note}" for note, count in notes.items()]
+    return "; ".join(told[:most]) + (f"; and {len(told) - most} more (--json)" if len(told) > most else "")
 
 
 @app.command()

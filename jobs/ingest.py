@@ -54,15 +54,16 @@ def ingest_file(
     source: str | None = None,
     columns: ColumnMap | None = None,
     progress: Progress | None = None,
+    timezone: str = "UTC",
 ) -> Ingested:
-    """Read one log file into the store; doing so again changes nothing.
+    """Read one log file into the store; doing so again changes nothing. ``timezone`` is that of times which carry none.
 
     Raises ReadError where the file cannot be read at all, StoreError where the store cannot be written.
     """
     path = Path(path)
     reader = reader_named(format) if format else detect(path)
     done = Ingested(path, reader.name)
-    for done in _ingest(engine, reader, path, ReadOptions(source=source, columns=columns)):
+    for done in _ingest(engine, reader, path, ReadOptions(source=source, columns=columns, timezone=timezone)):
         if progress:
             progress(done)
     return done
@@ -75,6 +76,7 @@ def ingest_files(
     source: str | None = None,
     columns: ColumnMap | None = None,
     progress: Progress | None = None,
+    timezone: str = "UTC",
 ) -> list[Ingested]:
     """Read log files, and the files of folders, into the store; one that cannot be read carries its error, the others go on.
 
@@ -91,7 +93,7 @@ def ingest_files(
                 progress(done)
 
         try:
-            results.append(ingest_file(engine, path, format, source, columns, remember))
+            results.append(ingest_file(engine, path, format, source, columns, remember, timezone))
         except ReadError as error:
             results.append(replace(stored, error=str(error)))
         except OSError as error:
