@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import os
 import random
-import signal
 import subprocess
 import sys
 from functools import partial
@@ -229,40 +228,49 @@ def test_killed_at_any_point_every_acknowledged_row_is_there_once_and_a_rerun_co
     calm.dispose()
 
 
-# Ingests in forks that kill themselves from SQLite's progress callback, each after more steps of SQLite's virtual machine.
+# For N = 1, 2, 3 … a fork ingests into a fresh store and kills itself -9 at SQLite's Nth statement: a begin, one row's insert, a commit.
 SUICIDE = """
-import os, signal, sys
+import itertools, os, shutil, signal, sys
 from pathlib import Path
 from sqlalchemy import event
-from jobs.ingest import ingest_file
-from jobs.store import count_jobs, open_store
-die = lambda: os.kill(os.getpid(), signal.SIGKILL)
-for steps in range(1000, 10**9, 4000):
+import jobs.ingest
+from jobs.readers import ReadOptions
+from jobs.store import open_store
+jobs.ingest.ReadOptions = lambda **options: ReadOptions(batch_rows=8, **options)
+folder = Path(sys.argv[1])
+for fatal in itertools.count(1):
+    store = folder / f"{fatal}.db"
+    shutil.copy(folder / "empty.db", store)
     child = os.fork()
     if child == 0:
-        engine = open_store(sys.argv[1])
+        engine, statements = open_store(f"sqlite:///{store}"), itertools.count(1)
         engine.dispose()
-        event.listen(engine, "connect", lambda connection, record: connection.set_progress_handler(die, steps))
-        ingest_file(engine, Path(sys.argv[2]))
+        trace = lambda statement: os.kill(os.getpid(), signal.SIGKILL) if next(statements) == fatal else None
+        event.listen(engine, "connect", lambda connection, record: connection.set_trace_callback(trace))
+        jobs.ingest.ingest_file(engine, Path(sys.argv[2]))
         os._exit(0)
-    _, status = os.waitpid(child, 0)
-    engine = open_store(sys.argv[1])
-    print(os.waitstatus_to_exitcode(status), count_jobs(engine)["jobs"].sum(), flush=True)
-    engine.dispose()
-    if status == 0:
+    if os.waitpid(child, 0)[1] == 0:
         break
 """
 
 
-def test_sqlite_killed_within_a_transaction_forgets_it_whole(sqlite_url: str, tmp_path: Path) -> None:
-    log = write_log(tmp_path / "site.swf", [swf_line(i, i) for i in range(1, 501)])
-    open_store(sqlite_url).dispose()
-    command = [sys.executable, "-c", SUICIDE, sqlite_url, str(log)]
-    run = subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=300, check=True)
-    *killed, completed = [tuple(map(int, line.split())) for line in run.stdout.splitlines()]
-    assert len(killed) > 4
-    assert set(killed) == {(-signal.SIGKILL, 0)}
-    assert completed == (0, 500)
+def test_killed_at_every_statement_a_batch_is_stored_whole_or_not_at_all_and_a_rerun_completes_it(tmp_path: Path) -> None:
+    lines = [swf_line(i, i) if i % 5 else f"rubbish {i}" for i in range(1, 15)]
+    log = write_log(tmp_path / "site.swf", lines)
+    whole_batches = [(end - end // 5, end // 5) for end in (0, 6, 14)]  # eight lines each, the header's two among them
+    empty = open_store(f"sqlite:///{tmp_path / 'empty.db'}")
+    empty.dispose()
+    subprocess.run([sys.executable, "-c", SUICIDE, str(tmp_path), str(log)], env=child_environment(), timeout=300, check=True)
+    found = []
+    for fatal in range(1, 1 + len(list(tmp_path.glob("[0-9]*.db")))):
+        engine = open_store(f"sqlite:///{tmp_path / f'{fatal}.db'}")
+        found.append((len(read_jobs(engine)), len(read_rejects(engine))))
+        ingest_file(engine, log)
+        assert (read_jobs(engine)["job_id"].is_unique, len(read_jobs(engine)), len(read_rejects(engine))) == (True, 12, 2)
+        engine.dispose()
+    assert len(found) > 20  # a begin, a look, inserts and a commit for each batch
+    assert found == sorted(found)
+    assert set(found) == set(whole_batches)
 
 
 DISK_FULL = """
