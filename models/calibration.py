@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from models.compiled import compiled
 
 Array = npt.NDArray[Any]
 
@@ -63,7 +64,7 @@ class Calibration:
         return Calibration(np.array(text["upto"], dtype=float), np.array(text["below"], dtype=float))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _add(histogram: Array, places: Array) -> None:
     for place in places:
         if np.isfinite(place):
@@ -71,7 +72,7 @@ def _add(histogram: Array, places: Array) -> None:
             histogram[min(max(int(place * STEPS), 0), STEPS - 1)] += 1.0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _level(histogram: Array, wanted: float) -> float:
     """The place that ``wanted`` of the histogram's mass lies below; a low level stays below a half, a high one above."""
     need = wanted * histogram.sum()
@@ -85,7 +86,7 @@ def _level(histogram: Array, wanted: float) -> float:
     return min(level, 0.499) if wanted < 0.5 else max(level, 0.501)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _replay(
     upto_histogram: Array,
     below_histogram: Array,

@@ -27,6 +27,10 @@ class Distribution:
     def __len__(self) -> int:
         return len(self.mass)
 
+    def take(self, rows: Array) -> Distribution:
+        """The distributions of some rows."""
+        return Distribution(self.grid, self.mass[rows], self.limit[rows])
+
     def _values(self) -> Array:
         """What each bin stands for in each row, never above the row's limit (float64[n or 1, bins])."""
         centres = self.grid.centres

@@ -109,12 +109,13 @@ class Levels:
 class Contexts:
     """What the engine knows of n jobs when they are submitted, and when their outcome became known.
 
-    ``keys`` uint64[n, levels]; ``at`` and ``known`` int64[n] in microseconds since 1970 (``known`` is NEVER for a job that has not
-    ended); ``ids`` uint32[n], the same for the same job; ``numbers`` float32[n, features] with NaN for unknown.
+    ``keys`` uint64[n, levels]; ``at``, ``began`` and ``known`` int64[n] in microseconds since 1970: submitted, started, outcome
+    known (NEVER where it has not happened or nobody said); ``ids`` uint32[n], the same for the same job; ``numbers`` float32[n, features] with NaN for unknown.
     """
 
     keys: Keys
     at: npt.NDArray[np.int64]
+    began: npt.NDArray[np.int64]
     known: npt.NDArray[np.int64]
     ids: npt.NDArray[np.uint32]
     numbers: npt.NDArray[np.float32]
@@ -125,7 +126,7 @@ class Contexts:
 
     def take(self, rows: npt.NDArray[Any]) -> Contexts:
         """The contexts of some rows (indices or a mask)."""
-        return Contexts(self.keys[rows], self.at[rows], self.known[rows], self.ids[rows], self.numbers[rows])
+        return Contexts(self.keys[rows], self.at[rows], self.began[rows], self.known[rows], self.ids[rows], self.numbers[rows])
 
     def __len__(self) -> int:
         return len(self.at)
@@ -189,12 +190,17 @@ def encode(jobs: pd.DataFrame, levels: Levels) -> Contexts:
         keys[:, place] = _combine((hashes[name] for name in level.fields), rows, salt=_hash_text("|".join((level.name, str(place)))))
     at = _microseconds(jobs["submitted_at"])
     known = _microseconds(jobs["ended_at"]) if "ended_at" in jobs else np.full(rows, NEVER)
+    began = _microseconds(jobs["started_at"]) if "started_at" in jobs else np.full(rows, NEVER)
+    if "walltime" in jobs:
+        ran = np.nan_to_num(jobs["walltime"].to_numpy(dtype=np.float64, na_value=np.nan), nan=-1.0)
+        implied = (began == NEVER) & (known != NEVER) & (ran >= 0)
+        began = np.where(implied, known - (np.where(implied, ran, 0.0) * 1e6).astype(np.int64), began)
     # A job of no length ended when it was submitted: its outcome is news only after that instant.
     known = np.where(known == NEVER, NEVER, np.maximum(known, at + 1))
     ids = np.zeros(rows, dtype=np.uint64)
     if "job_id" in jobs:
         ids = _combine((_each(jobs[name]) for name in ("source", "job_id") if name in jobs), rows, salt=1)
-    return Contexts(keys, at, known, (ids >> np.uint64(32)).astype(np.uint32), _numbers(jobs, levels, at))
+    return Contexts(keys, at, began, known, (ids >> np.uint64(32)).astype(np.uint32), _numbers(jobs, levels, at))
 
 
 def distinct_rows(

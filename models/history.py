@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from models.compiled import compiled
 
 WINDOW = 64
 """How many of the latest outcomes of a key are looked at."""
@@ -69,13 +70,13 @@ def _extend(values: Array, size: int) -> Array:
     return longer
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def has_room(lists: Lists, levels: int) -> bool:
     """Whether one more outcome fits in ``levels`` keys without enlarging the lists."""
     return lists.used[0] + levels <= len(lists.start) and lists.used[1] + levels * 2 * CAP <= len(lists.known)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _rehash(old_key: Array, old_slot: Array, table_key: Array, table_slot: Array) -> None:
     mask = np.uint64(len(table_key) - 1)
     for i in range(len(old_key)):
@@ -87,7 +88,7 @@ def _rehash(old_key: Array, old_slot: Array, table_key: Array, table_slot: Array
             table_slot[place] = old_slot[i]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def find_slot(lists: Lists, key: np.uint64) -> np.int64:
     """The slot of a key, or -1 when nothing was ever known of it."""
     mask = np.uint64(len(lists.table_key) - 1)
@@ -99,7 +100,7 @@ def find_slot(lists: Lists, key: np.uint64) -> np.int64:
     return np.int64(-1)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def need_slot(lists: Lists, key: np.uint64) -> np.int64:
     """The slot of a key, made if it was not there."""
     mask = np.uint64(len(lists.table_key) - 1)
@@ -117,7 +118,7 @@ def need_slot(lists: Lists, key: np.uint64) -> np.int64:
     return slot
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _class_of(room: int) -> int:
     size = 0
     while room > 1:
@@ -126,7 +127,7 @@ def _class_of(room: int) -> int:
     return size
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _take_block(lists: Lists, room: int) -> int:
     size = _class_of(room)
     block = lists.free[size]
@@ -138,7 +139,7 @@ def _take_block(lists: Lists, room: int) -> int:
     return block
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _grow(lists: Lists, slot: int) -> None:
     """Give a full list a block of twice the size, or drop its oldest outcomes once it holds twice what is kept."""
     start, count, room = lists.start[slot], lists.count[slot], lists.room[slot]
@@ -162,7 +163,7 @@ def _grow(lists: Lists, slot: int) -> None:
     lists.count[slot] = kept
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def end_of_known(lists: Lists, slot: int, at: int) -> int:
     """The place in the pool after the last outcome of a slot that was known at ``at``; not before the oldest that is kept."""
     start, count = lists.start[slot], lists.count[slot]
@@ -179,19 +180,19 @@ def end_of_known(lists: Lists, slot: int, at: int) -> int:
     return low
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def first_in_window(lists: Lists, slot: int, end: int) -> int:
     """The place in the pool of the oldest of the last WINDOW outcomes before ``end``."""
     return max(lists.start[slot] + max(0, lists.count[slot] - CAP), end - WINDOW)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def count_known(lists: Lists, slot: int, end: int) -> int:
     """How many outcomes of a slot were ever known by the place ``end``."""
     return lists.total[slot] - (lists.start[slot] + lists.count[slot] - end)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def is_known(lists: Lists, slot: int, known: int, ident: np.uint32) -> bool:
     """Whether a slot has this job's outcome already."""
     place = end_of_known(lists, slot, known) - 1
@@ -202,7 +203,7 @@ def is_known(lists: Lists, slot: int, known: int, ident: np.uint32) -> bool:
     return False
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def insert(lists: Lists, slot: int, known: int, ident: np.uint32, mark: np.float32, value: float) -> None:
     """Put an outcome in its place; one older than all that a full list keeps is only counted."""
     if lists.count[slot] == lists.room[slot]:

@@ -17,11 +17,13 @@ import pandas as pd
 from infra.errors import GridcastError
 from models.calibration import Calibration
 from models.clusters import GLOBAL, Clusters
+from models.components import Settings
 from models.distribution import Distribution
 from models.features import NEVER, Contexts, Levels, choose_levels, distinct_rows, encode
-from models.mixture import Learned, Mixture, Settings, endings
-from models.refinement import Refiner, coarse_masses, inputs, refine
+from models.mixture import Mixture, endings
+from models.refinement import Refiner, refine_by_cluster
 from models.targets import TARGETS
+from models.weights import Learned
 
 Array = npt.NDArray[Any]
 
@@ -67,8 +69,6 @@ class ModelSet:
             learned.to_parquet(folder / f"{name}.weights.parquet", compression="zstd", index=False)
             parts = {
                 "settings": model.settings.__dict__,
-                "everyone": model.learned.everyone.tolist(),
-                "bucket": model.learned.bucket.tolist(),
                 "facts": model.learned.facts.tolist(),
                 "calibration": model.calibration.to_json(),
                 "refiners": {cluster: f"{name}.{place}.cbm" for place, cluster in enumerate(model.refiners)},
@@ -121,9 +121,8 @@ def _load_target(folder: Path, name: str) -> TargetModel:
         raise ModelError(f"the model in {folder} predicts {name}, which this Gridcast does not know")
     parts = json.loads((folder / f"{name}.json").read_text())
     table = pd.read_parquet(folder / f"{name}.weights.parquet")
-    everyone = np.array(parts["everyone"], dtype=np.float64)
-    rows = np.array(table["shares"].tolist(), dtype=np.float32).reshape(len(table), everyone.shape[-1])
-    learned = Learned(everyone, np.array(parts["bucket"]), np.array(parts["facts"]), table["key"].to_numpy(np.uint64), rows)
+    rows = np.array(table["shares"].tolist(), dtype=np.float32)
+    learned = Learned(table["key"].to_numpy(np.uint64), rows, np.array(parts["facts"], dtype=np.float64))
     settings = Settings(**{key: tuple(value) if isinstance(value, list) else value for key, value in parts["settings"].items()})
     refiners = {cluster: load_refiner(folder / file) for cluster, file in parts["refiners"].items()}
     return TargetModel(name, settings, learned, Calibration.from_json(parts["calibration"]), refiners)
@@ -153,7 +152,7 @@ class Forecaster:
         self.calibrations: dict[str, Calibration] = {}
         for name in self.names:
             model = self.model_set.targets[name] if self.model_set else None
-            mixture = Mixture(TARGETS[name].grid, relative, levels.owner, model.settings if model else Settings())
+            mixture = Mixture(TARGETS[name], relative, levels.owner, model.settings if model else Settings())
             if model:
                 mixture.restore(model.learned)
             self.mixtures[name] = mixture
@@ -165,7 +164,7 @@ class Forecaster:
         return self.model_set.version if self.model_set else NO_MODEL
 
     def learn(self, jobs: pd.DataFrame) -> None:
-        """Take in jobs that ended, in any order; those that have not ended, or that are known already, change nothing."""
+        """Take in jobs that ended or started, in any order; what is known already changes nothing."""
         with self._lock:
             if self._first is not None:
                 jobs = self._choose_again(jobs)
@@ -188,27 +187,30 @@ class Forecaster:
         clusters = self._clusters(jobs)
         for name, mixture in self.mixtures.items():
             values, limits = TARGETS[name].value(jobs), TARGETS[name].limit(jobs)
-            order = endings(contexts, values)
-            old = order[contexts.known[order] <= self._until]
+            old = np.flatnonzero(contexts.known <= self._until)
             mixture.learn(contexts.take(old), values[old], limits[old], weigh=False)
-            new = order[contexts.known[order] > self._until]
+            new = endings(contexts)
+            new = new[contexts.known[new] > self._until]
             for start in range(0, len(new), self._CHUNK):
                 rows = new[start : start + self._CHUNK]
-                part = contexts.take(rows)
+                part, told = contexts.take(rows), np.isfinite(values[rows])
                 answer = self._distribution(name, part, limits[rows], clusters[rows])
-                self.calibrations[name].learn(*answer.probability_integral(values[rows]))
+                below, upto = answer.probability_integral(np.nan_to_num(values[rows]))
+                self.calibrations[name].learn(below[told], upto[told])
                 mixture.learn(part, values[rows], limits[rows])
+            runs = np.flatnonzero((contexts.known == NEVER) & (contexts.began != NEVER))
+            mixture.learn(contexts.take(runs), values[runs], limits[runs])
 
     def _clusters(self, jobs: pd.DataFrame) -> Array:
         return self.model_set.clusters.assign(jobs) if self.model_set else np.full(len(jobs), GLOBAL, dtype=object)
 
     def _distribution(self, name: str, contexts: Contexts, limits: Array, clusters: Array) -> Distribution:
         mixture = self.mixtures[name]
-        mass = mixture.masses(contexts, limits)
+        answer = mixture.distributions(contexts, limits)
         refiners = self.model_set.targets[name].refiners if self.model_set else {}
         if refiners:
-            mass = refine_by_cluster(mass, mixture.counts(contexts), contexts.numbers, refiners, clusters)
-        return Distribution(mixture.grid, mass, limits)
+            answer = refine_by_cluster(answer, mixture.counts(contexts), contexts.numbers, refiners, clusters)
+        return answer
 
     def distributions(self, jobs: pd.DataFrame, name: str, at: datetime | None = None) -> Distribution:
         """The distributions of one target for ``jobs``, a row a job, by what was known at submission (or at ``at``)."""
@@ -261,19 +263,6 @@ class Forecaster:
             f"{name}_high": answer.quantile(calibration.level(0.95)),
         }
         return columns | {f"{name}_q{level:g}": answer.quantile(calibration.level(level)) for level in quantiles}
-
-
-def refine_by_cluster(mass: Array, counts: Array, numbers: Array, refiners: dict[str, Refiner], clusters: Array) -> Array:
-    """Bend each row's masses by its cluster's refiner, or by the global one where it has none (float32[n, bins])."""
-    coarse = coarse_masses(mass)
-    shown = inputs(mass, coarse, counts, numbers)
-    ratio = np.ones_like(coarse)
-    who = np.array([cluster if cluster in refiners else GLOBAL for cluster in clusters], dtype=object)
-    for cluster, refiner in refiners.items():
-        rows = who == cluster
-        if rows.any():
-            ratio[rows] = refiner.ratio(shown[rows], coarse[rows])
-    return refine(mass, ratio)
 
 
 def _trained_until(model_set: ModelSet | None) -> int:

@@ -6,11 +6,15 @@ change is made: it is nearly as accurate as all of it and keeps the ranges hones
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from models.clusters import GLOBAL
+from models.distribution import Distribution
 
 Array = npt.NDArray[Any]
 
@@ -60,3 +64,16 @@ def refine(mass: Array, ratio: Array, share: float = HALF) -> Array:
     """Bend fine masses by ``share`` of the way to their factors (float32[n, bins], rows summing to 1)."""
     bent = mass * (1.0 - share + share * ratio[:, coarse_bins(mass.shape[1])])
     return (bent / bent.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def refine_by_cluster(foreseen: Distribution, counts: Array, numbers: Array, refiners: dict[str, Refiner], clusters: Array) -> Distribution:
+    """Bend each row by its cluster's refiner, or by the global one where it has none; not at all where there is neither."""
+    coarse = coarse_masses(foreseen.mass)
+    shown = inputs(foreseen.mass, coarse, counts, numbers)
+    ratio = np.ones_like(coarse)
+    who = np.array([cluster if cluster in refiners else GLOBAL for cluster in clusters], dtype=object)
+    for cluster, refiner in refiners.items():
+        rows = who == cluster
+        if rows.any():
+            ratio[rows] = refiner.ratio(shown[rows], coarse[rows])
+    return replace(foreseen, mass=refine(foreseen.mass, ratio))

@@ -11,12 +11,12 @@ import pandas as pd
 
 from models.calibration import Calibration
 from models.clusters import GLOBAL, By, find_clusters
+from models.components import Settings
 from models.distribution import Distribution
 from models.features import Contexts, choose_levels, encode
 from models.lessons import Notebook, make_lessons
-from models.mixture import Settings, endings
-from models.model_set import refine_by_cluster
-from models.refinement import Refiner
+from models.mixture import Walk, endings
+from models.refinement import Refiner, refine_by_cluster
 from models.training import MOST_ROWS, Progress, TrainingError, choose_refiners, find_target, new_mixture
 
 Array = npt.NDArray[Any]
@@ -77,29 +77,31 @@ def rolling(
     first, step = max(int(count * warm_up), 1), max(int(count * refit_every), 1)
     levels = choose_levels(jobs.iloc[:first])
     contexts, values, limits = encode(jobs, levels), aim.value(jobs), aim.limit(jobs)
-    mixture, order, place = new_mixture(aim, levels, settings or Settings()), endings(contexts, values), 0
+    mixture, order = new_mixture(aim, levels, settings or Settings()), endings(contexts, values)
+    walk = Walk(mixture, contexts, values, limits)
     lessons = Notebook(count)
     places = _Places(count)
     answers: list[dict[str, Array]] = []
     notes: list[dict[str, Any]] = []
     labels = np.full(count, GLOBAL, dtype=object)
+    refiners: dict[str, Refiner] = {}
+    seen_until = 0
     starts = [0, *range(first, count, step)]
     for start, stop in zip(starts, [*starts[1:], count], strict=True):
-        refiners: dict[str, Refiner] = {}
         if refined and start:
-            ended = order[: np.searchsorted(contexts.known[order], contexts.at[start], side="right")]
-            ended = ended[-MOST_ROWS:]
+            before, seen_until = seen_until, int(np.searchsorted(contexts.known[order], contexts.at[start], side="right"))
+            ended = order[:seen_until][-MOST_ROWS:]
             labels = find_clusters(jobs.iloc[ended], values[ended], cluster_by).assign(jobs)
-            refiners, report, _ = choose_refiners(lessons.take(ended), labels[ended], aim.grid)
+            unseen = min(seen_until - before, len(ended) // 2)
+            refiners, report, _ = choose_refiners(lessons.take(ended), labels[ended], aim.grid, refiners.get(GLOBAL), unseen)
             notes.append({"from_row": start, "trained_on": len(ended), "clusters": report})
         for low in range(start, stop, _BATCH):
             few = np.arange(low, min(low + _BATCH, stop))
-            mass, scales, place = mixture.replay(contexts, values, limits, order, place, few)
+            answer, scales = walk.on(few)
             part = contexts.take(few)
-            lessons.put(few, make_lessons(mixture, part, mass, values[few]))
+            lessons.put(few, make_lessons(mixture, part, answer.mass, values[few]))
             if refiners:
-                mass = refine_by_cluster(mass, mixture.counts(part), part.numbers, refiners, labels[few])
-            answer = Distribution(aim.grid, mass, limits[few])
+                answer = refine_by_cluster(answer, mixture.counts(part), part.numbers, refiners, labels[few])
             levels_now = places.judge(answer, values[few], few, contexts, order)
             if start:
                 owner = np.array([label if label in refiners else GLOBAL for label in labels[few]], dtype=object)

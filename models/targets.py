@@ -55,13 +55,17 @@ class Grid:
 
 @dataclass(frozen=True)
 class Target:
-    """A quantity to predict: ``value`` gives its outcomes and ``limit`` where the system stops the job, both float64[n]."""
+    """A quantity to predict: ``value`` gives its outcomes and ``limit`` where the system stops the job, both float64[n].
+
+    ``elapses`` says that it is the time since the start, so that a running job tells that it will be at least so much.
+    """
 
     name: str
     unit: str
     grid: Grid
     value: Callable[[pd.DataFrame], Floats]
     limit: Callable[[pd.DataFrame], Floats]
+    elapses: bool = False
 
 
 def _column(jobs: pd.DataFrame, name: str, missing: float = np.nan) -> Floats:
@@ -113,7 +117,7 @@ def _no_limit(jobs: pd.DataFrame) -> Floats:
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("walltime", "s", Grid(1.0, 16, 321), _walltime, _walltime_limit),
+        Target("walltime", "s", Grid(1.0, 16, 321), _walltime, _walltime_limit, elapses=True),
         Target("peak_memory", "bytes", Grid(2.0**16, 16, 513), _peak_memory, _memory_limit),
         Target("cpu_time", "s", Grid(1.0, 16, 449), _cpu_time, _cpu_limit),
         Target("io", "bytes/s", Grid(1.0, 8, 321), _io, _no_limit),

@@ -15,12 +15,13 @@ import pandas as pd
 from infra.errors import InputError
 from models.calibration import Calibration
 from models.clusters import GLOBAL, By, Clusters, find_clusters
+from models.components import Settings
 from models.distribution import Distribution
 from models.features import NEVER, Contexts, Levels, choose_levels, encode
 from models.lessons import Lessons, make_lessons, score
-from models.mixture import Mixture, Settings, endings
-from models.model_set import ModelSet, TargetModel, refine_by_cluster
-from models.refinement import HALF, Refiner, input_names
+from models.mixture import Mixture, Walk, endings
+from models.model_set import ModelSet, TargetModel
+from models.refinement import HALF, Refiner, input_names, refine_by_cluster
 from models.targets import TARGETS, Grid, Target
 
 Array = npt.NDArray[Any]
@@ -88,15 +89,19 @@ def fit_refiner(shown: Array, coarse: Array, truth: Array) -> CatBoostRefiner | 
     return CatBoostRefiner(model, np.asarray(model.classes_, dtype=np.int64))
 
 
-def choose_refiners(lessons: Lessons, clusters: Array, grid: Grid) -> tuple[dict[str, Refiner], list[dict[str, Any]], dict[str, Refiner]]:
+def choose_refiners(
+    lessons: Lessons, clusters: Array, grid: Grid, earlier: Refiner | None = None, unseen: int = 0
+) -> tuple[dict[str, Refiner], list[dict[str, Any]], dict[str, Refiner]]:
     """Fit a refiner for all jobs and one for each cluster, and let each answer only if it wins on later lessons.
 
-    ``lessons`` are in the order in which their outcomes became known. Returns the winners fitted on all lessons, a report a
-    cluster (jobs, scores, who answers), and the winners as fitted on the earlier lessons only.
+    ``lessons`` are in the order in which their outcomes became known. A global refiner fitted ``earlier``, which has not seen the
+    last ``unseen`` lessons, stands for this one in the trial. Returns the winners fitted on all lessons, a report a cluster (jobs,
+    scores, who answers), and the winners as fitted on the earlier lessons only.
     """
-    later = int(len(lessons.truth) * (1 - VALIDATION))
-    before, after = np.arange(later), np.arange(later, len(lessons.truth))
-    trial = fit_refiner(*_arrays(lessons.take(before)))
+    count = len(lessons.truth)
+    later = count - unseen if earlier and unseen >= FEWEST_ROWS else int(count * (1 - VALIDATION))
+    before, after = np.arange(later), np.arange(later, count)
+    trial = earlier if earlier and unseen >= FEWEST_ROWS else fit_refiner(*_arrays(lessons.take(before)))
     report: list[dict[str, Any]] = []
     if trial is None:
         return {}, [{"cluster": GLOBAL, "jobs": len(lessons.truth), "answers": "mixture", "why": "too few ended jobs"}], {}
@@ -190,21 +195,20 @@ def _train_one(
     order = endings(contexts, values)
     latest = order[-MOST_ROWS:]
     rows = latest[np.argsort(contexts.at[latest], kind="stable")]
-    mass, scales, place = mixture.replay(contexts, values, limits, order, 0, rows)
-    rest = order[place:]
-    lessons = make_lessons(mixture, contexts.take(rows), mass, values[rows])
+    walk = Walk(mixture, contexts, values, limits)
+    foreseen, scales = walk.on(rows)
+    lessons = make_lessons(mixture, contexts.take(rows), foreseen.mass, values[rows])
     seen_order = np.lexsort((contexts.ids[rows], contexts.known[rows]))
     refiners, report, trials = choose_refiners(lessons.take(seen_order), clusters[rows][seen_order], aim.grid)
     after = seen_order[int(len(rows) * (1 - VALIDATION)) :]
     part = contexts.take(rows[after])
-    bent = mass[after]
+    answer = foreseen.take(after)
     if trials:
-        bent = refine_by_cluster(bent, mixture.counts(part), part.numbers, trials, clusters[rows[after]])
-    answer = Distribution(aim.grid, bent, limits[rows[after]])
+        answer = refine_by_cluster(answer, mixture.counts(part), part.numbers, trials, clusters[rows[after]])
     calibration = Calibration()
     calibration.learn(*answer.probability_integral(values[rows[after]]))
     metric = _measure(answer, mixture, part, values[rows[after]], scales[after])
-    mixture.learn(contexts.take(rest), values[rest], limits[rest])
+    walk.on(np.empty(0, np.int64))
     return TargetModel(aim.name, settings, mixture.learned(), calibration, refiners), report, metric
 
 
@@ -233,7 +237,7 @@ def find_target(name: str) -> Target:
 
 def new_mixture(aim: Target, levels: Levels, settings: Settings) -> Mixture:
     """A mixture of a target that has learned nothing yet."""
-    return Mixture(aim.grid, tuple(level.relative for level in levels.levels), levels.owner, settings)
+    return Mixture(aim, tuple(level.relative for level in levels.levels), levels.owner, settings)
 
 
 def fit_plain(inputs: pd.DataFrame, logs: Array) -> Callable[[pd.DataFrame], Array]:

@@ -1,0 +1,104 @@
+"""Components: the ways in which a key's outcomes become a distribution over the grid.
+
+A plain component is a level (one kind of history), a decay (how fast older outcomes fade) and a width (how far an outcome is
+spread on the logarithmic axis). A censored component also counts the jobs that still run, as having lasted at least so long.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from models.history import WINDOW
+from models.targets import Grid
+
+Array = npt.NDArray[Any]
+
+
+OVER = 1.1
+"""A job broke its limit when it used more than this many times as much; systems take a moment to stop a job."""
+TABLES = 6
+"""Tables that each job learns into: of all jobs, by counts, by count and size, of the owner, of the owner by size, of the template."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the mixture learns; one setting serves every log and target, and is kept with each model."""
+
+    decays: tuple[float, ...] = (0.5, 0.9, 0.99)
+    widths: tuple[float, ...] = (0.0, 0.15, 0.8)  # octaves
+    censored_decays: tuple[float, ...] = (0.9, 0.99)
+    floor: float = 0.02
+    shrink: tuple[float, ...] = (20.0, 20.0, 20.0, 20.0, 20.0, 20.0)
+    forget: tuple[float, ...] = (0.9995, 0.999, 0.999, 0.97, 0.97, 0.97)
+    limit_broken: float = 0.05
+    sharpen: int = 1  # quarters added to the power that masses are raised to: a mixture of many is too vague
+
+
+class Shape(NamedTuple):
+    """The settings as arrays that compiled code reads."""
+
+    ages: Array  # float64[decays, WINDOW], weight of the outcome of each age
+    sums: Array  # float64[decays, WINDOW + 1], sum of the weights of so many outcomes
+    censored_ages: Array  # float64[censored decays, WINDOW]
+    censored: Array  # int64[m], levels that have censored components
+    spread: Array  # float64[widths, 2·reach + 1], share of an outcome's mass in the bins around it
+    below: Array  # float64[widths, 2·reach + 2], mass below the lower edge of each of these bins
+    edge: Array  # int64[widths], how many bins at either end of a row of spread are empty
+    relative: Array  # bool[levels]
+    owner: int
+    bins: int
+    steps: float
+    lowest: float
+    floor: float
+    shrink: Array  # float64[TABLES], towards the coarser table
+    forget: Array  # float64[TABLES]
+    limit_broken: float
+    moment: float  # bins above the limit that a job may be stopped late
+    sharpen: int
+
+
+def make_shape(settings: Settings, grid: Grid, relative: Array, owner: int, elapses: bool) -> Shape:
+    """Fade and spread each outcome as the settings say; the kernels are Gaussian, cut at three standard deviations."""
+    reach = int(np.ceil(3 * max(settings.widths) * grid.steps)) + 1
+    distance = np.arange(-reach, reach + 1)
+    rows = []
+    for width in settings.widths:
+        sigma = width * grid.steps
+        row = np.exp(-0.5 * (distance / sigma) ** 2) * (np.abs(distance) <= 3 * sigma) if width else (distance == 0).astype(float)
+        rows.append(row / row.sum())
+    spread = np.array(rows)
+    ages = _fade(settings.decays)
+    zero = np.zeros((len(rows), 1))
+    return Shape(
+        ages=ages,
+        sums=np.concatenate([np.zeros((len(ages), 1)), np.cumsum(ages, axis=1)], axis=1),
+        censored_ages=_fade(settings.censored_decays),
+        censored=np.unique([0, owner]) if elapses and settings.censored_decays else np.empty(0, np.int64),
+        spread=spread,
+        below=np.concatenate([zero, np.cumsum(spread, axis=1)], axis=1),
+        edge=(spread > 0).argmax(axis=1),
+        relative=np.asarray(relative, dtype=np.bool_),
+        owner=owner,
+        bins=grid.bins,
+        steps=float(grid.steps),
+        lowest=grid.lowest,
+        floor=settings.floor,
+        shrink=np.array(settings.shrink),
+        forget=np.array(settings.forget),
+        limit_broken=settings.limit_broken,
+        moment=float(grid.steps * np.log2(OVER)),
+        sharpen=settings.sharpen,
+    )
+
+
+def count_components(shape: Shape) -> int:
+    """How many components there are: first the plain ones by level, decay, width, then the censored ones."""
+    return len(shape.spread) * (len(shape.relative) * len(shape.ages) + len(shape.censored) * len(shape.censored_ages))
+
+
+def _fade(decays: tuple[float, ...]) -> Array:
+    return np.array(decays, dtype=np.float64)[:, None] ** np.arange(WINDOW)
