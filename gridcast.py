@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -59,7 +60,7 @@ def show(rows: list[dict[str, Any]], as_json: bool, title: str = "", columns: tu
     for name in names:
         table.add_column(name.replace("_", " "), justify="right" if rows and isinstance(rows[0].get(name), int | float) else "left")
     for row in rows:
-        table.add_row(*(_cell(row.get(name)) for name in names))
+        table.add_row(*(escape(_cell(row.get(name))) for name in names))
     out.print(table if rows else f"{title}: nothing" if title else "nothing")
 
 
@@ -151,7 +152,7 @@ def _first_notes(notes: dict[str, int], most: int = 2) -> str:
 @app.command()
 def rejects(
     file: Annotated[Path | None, typer.Option(help="Only those of this file.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, by file and line.")] = 100,
     as_json: Json = False,
 ) -> None:
     """Show the records that were refused, with file, line and reason."""

@@ -38,7 +38,7 @@ def find(version: int | None, settings: Settings) -> Version:
     """The version of that number, or the challenger."""
     found = registry.challenger(settings) if version is None else registry.get(version, settings)
     if found is None:
-        raise InputError("no challenger waits: name a version (gridcast models shows them)")
+        raise InputError("no challenger waits: name a version (gridcast history shows them)")
     return found
 
 

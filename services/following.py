@@ -1,4 +1,4 @@
-"""Following: threads that keep the live state true to the registry's champion and to the store, off the request path."""
+"""Following: the thread that keeps the live state true to the registry's champion, off the request path."""
 
 from __future__ import annotations
 

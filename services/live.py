@@ -72,6 +72,8 @@ class Live:
         self.metrics = metrics
         self.log = PredictionLog(lambda: self.engine, lambda result, jobs: metrics.log_answers.labels(result).inc(jobs))
         self.troubles: dict[str, str] = {}
+        metrics.log_waiting.set_function(lambda: self.log.waiting)
+        metrics.model_degraded.set_function(lambda: float("champion" in self.troubles))
         self._serving: Serving | None = None
         self.history: dict[str, Any] = {"jobs": 0, "newest_ended_at": None}
         self._engine: Engine | None = None
@@ -190,7 +192,7 @@ class Live:
             serving.forecaster.predict(ended.drop(columns=list(OUTCOMES)).tail(WARM_UP))
             self.troubles.pop("store", None)
         except StoreError as error:
-            # A model with the history of its training is better than none; following the store makes up for the rest.
+            # A model that knows no history is better than none; the next champion is taught the whole store again.
             self.troubles["store"] = str(error)
             ended = pd.DataFrame()
         with self._turn:
@@ -202,6 +204,7 @@ class Live:
                 self._note(part)
             self._missed = None
         self.metrics.model_version.set(serving.number)
+        self.metrics.model_trained.set(serving.card["window"]["until_us"] / 1e6 if serving.card else 0)
 
     def describe(self) -> dict[str, Any]:
         """What serves, since when, on what history, and what is wrong: the answer of ``GET /model``."""

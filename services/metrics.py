@@ -49,7 +49,7 @@ def make_metrics() -> Metrics:
             buckets=SECONDS,
         ),
         jobs=Counter("gridcast_jobs_total", "Jobs predicted", ("door", "model_version")),
-        cold_starts=Counter("gridcast_cold_start_jobs_total", "Jobs predicted without any history of their user or program"),
+        cold_starts=Counter("gridcast_cold_start_jobs_total", "Jobs predicted without any history of their owner"),
         clusters=Counter("gridcast_cluster_jobs_total", "Jobs by the cluster whose model answered", ("cluster",)),
         outcomes=Counter("gridcast_outcomes_total", "Finished jobs reported, by what became of them", ("result",)),
         swaps=Counter("gridcast_model_swaps_total", "Attempts to take over a new champion", ("result",)),

@@ -1,4 +1,4 @@
-"""Measured numbers in the store: drift, decay, evaluation."""
+"""Measured numbers in the store: drift, missing, accuracy, evaluation."""
 
 from __future__ import annotations
 

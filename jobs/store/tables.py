@@ -78,4 +78,4 @@ measurements = Table(
     PrimaryKeyConstraint("kind", "name", "segment", "measured_at", name="measurements_key"),
     Index("measurements_measured_at", "measured_at"),
 )
-"""Numbers that were measured: ``kind`` is drift, decay or evaluation; ``segment`` a cluster or ``all``."""
+"""Numbers that were measured: ``kind`` is drift, missing, accuracy or evaluation; ``segment`` a cluster or ``all``."""
