@@ -55,13 +55,13 @@ def _first(state: State, rules: Rules) -> int:
     best, least = -1, np.inf
     for position in range(state.tally[QUEUED]):
         number = state.queue[position]
-        if not within_quota(state, number):
-            continue
         # The queue lies in order of submission, so the first overdue job is the oldest.
         if rules.order == ARRIVAL or state.clock[0] - state.job[number].submitted > rules.bound:
-            return position
+            if within_quota(state, number):
+                return position
+            continue
         urgent = _urgency(state, rules, rules.order, number)
-        if urgent < least or best < 0:
+        if (urgent < least or best < 0) and within_quota(state, number):
             best, least = position, urgent
     return best
 
@@ -105,15 +105,18 @@ def _candidate(
         job = state.job[number]
         if job.cores > free or number == head:
             continue
+        urgent = 0.0
+        if rules.backfill_order != ARRIVAL:
+            urgent = _urgency(state, rules, rules.backfill_order, number)
+            if urgent >= least and best >= 0:
+                continue
         length = job.request if by_request else job.fit
         host = place(state, number, (-1, 0, 0.0) if now + length <= shadow else kept)
         if host < 0 or not within_quota(state, number):
             continue
         if rules.backfill_order == ARRIVAL:
             return position, host
-        urgent = _urgency(state, rules, rules.backfill_order, number)
-        if urgent < least or best < 0:
-            best, chosen, least = position, host, urgent
+        best, chosen, least = position, host, urgent
     return best, chosen
 
 

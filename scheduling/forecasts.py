@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
+import pandas as pd
 
 from jobs.schema import OUTCOMES
+from models.clusters import GLOBAL
 from models.distribution import Distribution
-from models.features import choose_levels, encode
-from models.mixture import Mixture
+from models.features import NEVER, Levels, choose_levels, encode
+from models.mixture import Mixture, Walk
+from models.model_set import ModelSet, TargetModel
+from models.refinement import refine_by_cluster
 from models.targets import TARGETS
+from scheduling.policies import PolicyError
 from scheduling.quantities import parse_quantity, warm_up
 from scheduling.state import Floats, Integers
 from scheduling.trace import Trace
@@ -19,34 +22,66 @@ MICROSECONDS = 1e6
 
 
 class Forecasts:
-    """The mixture of histories, which starts with none; its keys are chosen by the fields of the log's first jobs."""
+    """The mixture of histories, and the refiners of a trained ``model`` if there is one.
 
-    def __init__(self, trace: Trace) -> None:
-        # What a predictor may look at before a job ends: its record without outcomes.
+    Without a model it starts with nothing, and its keys are chosen by the fields of the log's first jobs. A model must have been
+    trained on what was known before the log begins, else PolicyError; ``past`` are the jobs that had ended by then. One walk
+    through the log serves the whole replay: it holds no outcome but those that the replay has told.
+    """
+
+    def __init__(self, trace: Trace, model: ModelSet | None = None, past: pd.DataFrame | None = None) -> None:
         asked = trace.jobs.drop(columns=list(OUTCOMES))
         asked["requested_cores"] = asked["requested_cores"].fillna(trace.jobs["cores"])
-        self.levels = choose_levels(asked.iloc[: warm_up(len(trace))])
-        self.contexts = encode(asked, self.levels)
+        levels = model.levels if model else choose_levels(asked.iloc[: warm_up(len(trace))])
+        contexts = encode(asked, levels)
         self.limits = np.where(asked["requested_walltime"] > 0, trace.request, np.inf)
-        self.start = int(self.contexts.at[0] - trace.submitted[0] * MICROSECONDS)
-        self.mixture = Mixture(TARGETS["walltime"], tuple(level.relative for level in self.levels.levels), self.levels.owner)
+        self.begin = int(contexts.at[0] - trace.submitted[0] * MICROSECONDS)
+        walltime = _trained_before(model, self.begin) if model else None
+        relative = tuple(level.relative for level in levels.levels)
+        self.mixture = Mixture(TARGETS["walltime"], relative, levels.owner, walltime.settings if walltime else None)
+        self.refiners = walltime.refiners if walltime else {}
+        self.clusters = model.clusters.assign(asked) if model else np.full(len(trace), GLOBAL, dtype=object)
+        if walltime:
+            self.mixture.restore(walltime.learned)
+        if past is not None:
+            self._remember(past, levels)
+        self.walk = Walk(self.mixture, contexts, np.full(len(trace), np.nan), self.limits, only_ask=True)
+        assert (contexts.known == NEVER).all()  # noqa: S101 - the law of time: no outcome came in with the record
+        self.contexts = contexts
+        self.ended = np.zeros(len(trace), dtype=np.int64)
+        self.count = 0
         self._answered: tuple[bytes, float, Distribution] | None = None
 
-    def _clock(self, seconds: Floats) -> Integers:
-        return self.start + np.round(seconds * MICROSECONDS).astype(np.int64)
+    def _remember(self, past: pd.DataFrame, levels: Levels) -> None:
+        """Fill the histories with jobs that had ended before the log begins; the weights have learned of them, or never will."""
+        target = TARGETS["walltime"]
+        contexts = encode(past, levels)
+        before = np.flatnonzero(contexts.known < self.begin)
+        self.mixture.learn(contexts.take(before), target.value(past)[before], target.limit(past)[before], weigh=False)
 
     def learn(self, rows: Integers, ended: Floats, lengths: Floats) -> None:
-        """See Predictor."""
-        contexts = replace(self.contexts.take(rows), known=self._clock(ended))
-        self.mixture.learn(contexts, lengths, self.limits[rows])
+        """See Predictor; the walk takes the ends in when it is next asked."""
+        jobs = self.walk.jobs
+        jobs.known[rows] = self.begin + np.round(ended * MICROSECONDS).astype(np.int64)
+        jobs.value[rows], jobs.mark[rows] = lengths, self.mixture.grid.mark(lengths)
+        self.ended[self.count : self.count + len(rows)] = rows
+        self.count += len(rows)
+        self.walk.ends = self.ended[: self.count]
 
     def distribution(self, rows: Integers, now: float) -> Distribution:
         """What is foreseen of ``rows`` by what had ended at ``now``."""
         asked = (rows.tobytes(), now)
         if self._answered is None or self._answered[:2] != asked:
-            at = np.full(len(rows), self._clock(np.array(now)))
-            contexts = replace(self.contexts.take(rows), at=at)
-            self._answered = (*asked, Distribution(self.mixture.grid, self.mixture.masses(contexts, self.limits[rows]), self.limits[rows]))
+            at = self.walk.jobs.at
+            submitted = at[rows]
+            at[rows] = self.begin + round(now * MICROSECONDS)
+            answer = self.walk.on(rows)[0]
+            if self.refiners:
+                contexts = self.contexts.take(rows)
+                counts = self.mixture.counts(contexts)
+                answer = refine_by_cluster(answer, counts, contexts.numbers, self.refiners, self.clusters[rows])
+            at[rows] = submitted
+            self._answered = (*asked, answer)
         return self._answered[2]
 
     def predict(self, rows: Integers, asked: str, now: float) -> Floats:
@@ -59,8 +94,9 @@ class Forecasts:
         if asked == "log-mean":
             return log_mean(foreseen)
         if asked == "point":
-            contexts, scale = self.contexts.take(rows), self.mixture.scale
-            return foreseen.best_point(scale, self.mixture.last_in_bin(contexts, foreseen.best_bin(scale)))
+            scale = self.mixture.scale
+            seen = self.mixture.last_in_bin(self.contexts.take(rows), foreseen.best_bin(scale))
+            return foreseen.best_point(scale, seen)
         share, deviations = parse_quantity(asked)
         if share is not None:
             return foreseen.quantile(share)
@@ -71,7 +107,18 @@ class Forecasts:
         return float(self.distribution(np.array([row]), now).remaining(np.array([ran])).mean()[0])
 
 
+def _trained_before(model: ModelSet, begin: int) -> TargetModel:
+    """The model's walltime; raises PolicyError when it knows of anything that became known at ``begin`` (µs) or after."""
+    if "walltime" not in model.targets:
+        raise PolicyError(f"the model {model.version} does not predict walltime")
+    until = model.card["window"]["until_us"]
+    if until is None or until >= begin:
+        raise PolicyError(f"the model {model.version} was trained on jobs that ended after the log begins: replay a later part of it")
+    return model.targets["walltime"]
+
+
 def log_mean(foreseen: Distribution) -> Floats:
     """Exponential of the expected logarithm of each row (float64[n])."""
     values = np.minimum(foreseen.grid.centres[None, :], foreseen.limit[:, None])
-    return np.exp((foreseen.mass * np.log(values)).sum(axis=1, dtype=np.float64))
+    logarithm: Floats = (foreseen.mass * np.log(values)).sum(axis=1, dtype=np.float64)
+    return np.exp(logarithm)

@@ -68,6 +68,17 @@ POLICIES: dict[str, Policy] = {
         _ordered("area", "smallest cores × run time first", orders.SMALLEST_AREA),
         _ordered("smith", "Smith's rule: smallest area over weight first, weighted as bounded slowdown does", orders.SMITH),
         _ordered("xfactor", "largest expansion factor first: (wait + run) / run", orders.EXPANSION),
+        Policy(
+            "gridcast",
+            "largest expansion factor first, by the log-mean; backfill by the mean, reservations by the request",
+            orders.EXPANSION,
+            EASY,
+            orders.EXPANSION,
+            rank="log-mean",
+            fit="mean",
+            finish="request",
+            bound=BOUND,
+        ),
         _ordered("fair-share", "the owner who used least for their share first", orders.FAIR_SHARE),
         _ordered("quota", "the owner furthest below their quota first, waiting counted (as ALICE's task queue)", orders.QUOTA),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,9 @@ from scheduling.policies import Policy, policy_named
 from scheduling.predictors import Fixed, Predictor, predictor_named
 from scheduling.state import ACCOUNT, ENDED, FRESH, JOB, KNOWN, QUEUED, RUNNING, Floats, Integers, Records, State, correct, new_state
 from scheduling.trace import Trace, trace_of
+
+if TYPE_CHECKING:
+    from models.model_set import ModelSet
 
 Progress = Callable[[float], None]
 
@@ -35,13 +39,16 @@ def replay(
     finish: str | None = None,
     kill: bool = True,
     owners: Owners | None = None,
+    model: ModelSet | None = None,
+    past: pd.DataFrame | None = None,
     progress: Progress | None = None,
 ) -> Replay:
     """Replay ``jobs`` (conformed records that ran) on ``machine`` (default: the log's own) and say who waited how long.
 
     ``bound`` (s; infinite for none) and what is asked of the prediction (``rank``, ``fit``, ``finish``) default to the policy's own.
-    With ``kill`` a job is killed when its requested walltime is over. ``owners`` gives accounts, quotas and shares. ``progress``
-    is told the share of jobs done. Raises PolicyError, MachineError or TraceError, each one sentence.
+    With ``kill`` a job is killed when its requested walltime is over. ``owners`` gives accounts, quotas and shares. ``model``
+    is a trained version for the predictor gridcast, and ``past`` the jobs that had ended before. ``progress`` is told the share of
+    jobs done. Raises PolicyError, MachineError or TraceError, each one sentence.
     """
     chosen = (policy if isinstance(policy, Policy) else policy_named(policy)).with_(bound, rank, fit, finish)
     predicting, correcting = predictor_named(predictor), corrector_named(corrector)
@@ -54,8 +61,16 @@ def replay(
         if len(rows):
             # A pool has its own queue and its own predictor: another pool's clock is not its clock.
             part = trace if len(rows) == len(trace) else trace.take(rows)
-            table[rows] = _live(part, pool, chosen, predicting.make(part), correcting, owners or Owners(), progress)
+            asked = _gridcast(part, model, past) if predicting.name == "gridcast" else predicting.make(part)
+            table[rows] = _live(part, pool, chosen, asked, correcting, owners or Owners(), progress)
     return Replay(trace, machine, chosen, predicting.name, correcting.name, table, time.perf_counter() - began)
+
+
+def _gridcast(trace: Trace, model: ModelSet | None, past: pd.DataFrame | None) -> Predictor:
+    # The engine is heavy to import, and few replays ask it.
+    from scheduling.forecasts import Forecasts
+
+    return Forecasts(trace, model, past)
 
 
 @cache

@@ -38,7 +38,8 @@ COLUMNS: dict[str, tuple[str, str]] = {
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
 <style>body{{font:15px system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}}
-table{{border-collapse:collapse;font-size:13px}}td,th{{padding:.25rem .5rem;border-bottom:1px solid #ccc;text-align:right}}td:first-child,th:first-child{{text-align:left}}
+table{{border-collapse:collapse;font-size:13px}}td,th{{padding:.25rem .5rem;border-bottom:1px solid #ccc;text-align:right}}
+td:first-child,th:first-child{{text-align:left}}
 img{{max-width:100%}}div{{overflow-x:auto}}</style>
 <h1>{title}</h1>
 <p>{jobs}</p>

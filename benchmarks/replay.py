@@ -1,0 +1,200 @@
+"""What a prediction is worth in a scheduler, on the real logs: the tables of docs/scheduling.md.
+
+``uv run python benchmarks/replay.py published|settings|frontier|correctors|ranges|speed|loads|centre [LOG …]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".numba_cache"))
+
+from jobs.ingest import read_log
+from jobs.readers.swf import read_header
+from jobs.schema import conform, fill_in
+from scheduling.comparison import by_group, difference
+from scheduling.machine import Machine, machine_of, processors
+from scheduling.outcome import Replay
+from scheduling.replay import replay
+from scheduling.report import report
+
+TRACES = Path(os.environ.get("GRIDCAST_TRACES", Path(__file__).parents[2] / "shared" / "data"))
+LOGS = {
+    "KTH": "KTH-SP2-1996.swf.gz",
+    "SDSC": "SDSC-SP2-1998-4.2-cln.swf.gz",
+    "CTC": "CTC-SP2-1996-3.1-cln.swf.gz",
+    "LPC": "LPC-EGEE-2004-1.2-cln.swf.gz",
+}
+HOUR = 3600.0
+Way = dict[str, Any]
+
+
+def load(name: str) -> tuple[pd.DataFrame, Machine]:
+    path = TRACES / LOGS.get(name, name)
+    jobs, _ = read_log(path)
+    return jobs, machine_of(jobs, read_header(path).max_procs)
+
+
+def show(name: str, done: Replay, note: str = "") -> None:
+    row = done.row()
+    print(
+        f"{name:5s} {row['policy']:14s} {row['predictor']:12s} {row['corrector']:11s} {note:34s} {row['mean_bounded_slowdown']:8.2f}"
+        f" p95 {row['p95_bounded_slowdown']:7.1f} wait {row['mean_wait'] / HOUR:6.2f} p99 {row['p99_wait'] / HOUR:6.1f}"
+        f" max {row['max_wait'] / HOUR:7.0f} h  acc {row['accuracy']:.3f} late {row['late_heads']:.3f} fair {row['fairness']:.3f}"
+        f" corrected {row['corrected']:6d} {row['seconds']:7.1f} s",
+        flush=True,
+    )
+
+
+def each(names: Iterable[str], ways: Iterable[tuple[tuple[str, ...], Way]]) -> None:
+    ways = list(ways)
+    for name in names:
+        jobs, machine = load(name)
+        for way, more in ways:
+            show(
+                name,
+                replay(jobs, machine, *way, **more),
+                " ".join(f"{key}={value:g}" if key == "bound" else f"{key}={value}" for key, value in more.items()),
+            )
+
+
+def published(names: list[str]) -> None:
+    """The rows that others have published, and Gridcast under the same policy."""
+    each(names, [((*way,), {}) for way in (
+        ("easy", "request"), ("easy", "perfect"), ("easy-sjbf", "last-two", "incremental"), ("easy-sjbf", "last-two"),
+        ("easy-sjbf", "template"), ("easy-sjbf", "gridcast"), ("easy-sjbf", "perfect"), ("conservative", "request"),
+    )])  # fmt: skip
+
+
+def settings(names: list[str]) -> None:
+    """What may be asked of the distribution under the recommended order."""
+    asked = [
+        ("log-mean", "mean", "request"), ("median", "median", "request"), ("log-mean", "log-mean", "request"),
+        ("mean", "mean", "request"), ("log-mean", "q0.75", "request"), ("log-mean", "mean", "q0.95"), ("log-mean", "mean", "mean"),
+    ]  # fmt: skip
+    each(names, [(("gridcast", "gridcast"), dict(zip(("rank", "fit", "finish"), way, strict=True))) for way in asked])
+
+
+def frontier(names: list[str]) -> None:
+    """Mean slowdown against the longest wait: the bound on waiting swept, and the page with its plot."""
+    for name in names:
+        jobs, machine = load(name)
+        done = [replay(jobs, machine, "easy", "request"), replay(jobs, machine, "easy-sjbf", "last-two")]
+        done += [replay(jobs, machine, "xfactor", "perfect", bound=bound * HOUR) for bound in (72, np.inf)]
+        done += [replay(jobs, machine, "gridcast", "gridcast", bound=bound * HOUR) for bound in (24, 48, 72, 96, 120, np.inf)]
+        for one in done:
+            show(name, one, f"bound={one.policy.bound / HOUR:g} h")
+        print(report(done, Path("/tmp") / f"replay-{name}"))
+
+
+def worth(names: list[str]) -> None:
+    """Whether Gridcast's differences from the heuristics are more than luck, under both policies."""
+    for name in names:
+        jobs, machine = load(name)
+        for policy in ("easy-sjbf", "gridcast"):
+            mine = replay(jobs, machine, policy, "gridcast")
+            show(name, mine)
+            for predictor in ("request", "last-two", "template", "median-3"):
+                theirs = replay(jobs, machine, policy, predictor)
+                apart = difference(mine, theirs)
+                show(name, theirs, f"ratio {apart.ratio:.3f} [{apart.low:.3f} {apart.high:.3f}] {apart.verdict}")
+
+
+def correctors(names: list[str]) -> None:
+    """What becomes of a prediction that a job outlives."""
+    each(names, [((policy, predictor, corrector), {}) for policy in ("easy-sjbf",) for predictor in ("template", "gridcast")
+                 for corrector in ("request", "incremental", "remaining")])  # fmt: skip
+
+
+def ranges(names: list[str]) -> None:
+    """Backfill on a quantile, and on mean plus a tuning factor of standard deviations; the share of heads started late is the risk."""
+    asked = ("median", "q0.6", "q0.75", "q0.9", "q0.95", "mean+0sd", "mean+0.5sd", "mean+1sd", "mean+2sd", "request")
+    each(names, [(("easy", "gridcast"), {"fit": way, "finish": way}) for way in asked])
+
+
+def speed(names: list[str]) -> None:
+    """KTH under EASY, and 200,000 jobs with a long queue."""
+    jobs, machine = load("KTH")
+    show("KTH", replay(jobs, machine, "easy"))
+    generator = np.random.default_rng(0)
+    rows = 200_000
+    frame = pd.DataFrame(
+        {"submitted": np.sort(generator.uniform(0, 100 * 86400, rows)), "walltime": generator.lognormal(7.0, 1.5, rows).clip(1, 86400)}
+    )
+    frame = frame.assign(
+        cores=2 ** generator.integers(0, 6, rows),
+        source="made",
+        requested_walltime=86400.0,
+        user="ada",
+        job_id=[str(n) for n in range(rows)],
+    )
+    frame["submitted_at"] = pd.Timestamp("2026-01-01", tz="UTC") + pd.to_timedelta(frame["submitted"], unit="s")
+    work = float((frame["cores"] * frame["walltime"]).sum() / (100 * 86400))
+    made = fill_in(conform(frame))
+    for policy in ("easy", "easy-sjbf", "xfactor"):
+        done = replay(made, processors(int(work * 0.97)), policy, "perfect")
+        table, moments = done.table, np.linspace(0, 100 * 86400, 200)
+        queue = [int(((table["submitted"] <= moment) & (table["started"] > moment)).sum()) for moment in moments]
+        show("made", done, f"queue mean {np.mean(queue):.0f} max {max(queue)}")
+
+
+def loads(names: list[str]) -> None:
+    """Forecasts of host load on PlanetLab, one step ahead, and work divided by them."""
+    from scheduling.host_load import FORECASTS, absolute_error, relative_error
+    from scheduling.time_balancing import SPLITTINGS, split_and_run
+
+    series = pd.read_csv(TRACES / "planetlab-20110303-cpu-load.csv.gz").to_numpy(dtype=float)
+    for length in (1, 3, 6):
+        cut = series[: len(series) // length * length].reshape(-1, length, series.shape[1]).mean(axis=1)
+        for name, forecast in FORECASTS.items():
+            foreseen = forecast(cut)
+            print(
+                f"{5 * length:3d} min {name:16s} MAE {absolute_error(cut, foreseen).mean():6.3f} relative {relative_error(cut, foreseen).mean():6.3f}"
+            )
+    generator = np.random.default_rng(0)
+    cases = [(generator.choice(series.shape[1], 8, replace=False), int(generator.integers(60, 240))) for _ in range(2000)]
+    for total in (1.0, 8.0):
+        for name in SPLITTINGS:
+            for tuning in (0.0, 0.5, 1.0, 2.0) if "conservative" in name else (1.0,):
+                took = np.array([split_and_run(series[:, hosts] / 100, at, total * HOUR, name, tuning=tuning) for hosts, at in cases])
+                print(
+                    f"{total:g} h over 8 hosts {name:22s} TF {tuning:g}: mean {took.mean():8.1f} s, sd {took.std():7.1f}, 95 % {np.quantile(took, 0.95):8.1f}"
+                )
+
+
+def centre(names: list[str]) -> None:
+    """Pools, quotas and fair share on a grid site's log."""
+    from scheduling.centre import what_if
+
+    for name in names or ["LPC"]:
+        jobs, machine = load(name)
+        found = what_if(jobs, machine.processors, progress=lambda text: print(text, file=sys.stderr))
+        for way, done in found.items():
+            show(name, done, way)
+        table = by_group(list(found.items()))
+        table = table[table["jobs"] >= 20]
+        waits = table[[column for column in table if column.endswith(" wait")]] / HOUR
+        print(pd.concat([table[["jobs"]], (table[["core_seconds"]] / HOUR).round(0), waits.round(2)], axis=1).to_string())
+
+
+TABLES: dict[str, Callable[[list[str]], None]] = {
+    one.__name__: one for one in (published, settings, frontier, worth, correctors, ranges, speed, loads, centre)
+}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("table", choices=TABLES)
+    parser.add_argument("logs", nargs="*")
+    given = parser.parse_args()
+    began = time.perf_counter()
+    TABLES[given.table](given.logs or ([] if given.table == "centre" else ["KTH", "SDSC", "CTC"]))
+    print(f"{time.perf_counter() - began:.0f} s")
