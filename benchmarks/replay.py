@@ -158,7 +158,7 @@ def loads(names: list[str]) -> None:
         for name, forecast in FORECASTS.items():
             foreseen = forecast(cut)
             print(
-                f"{5 * length:3d} min {name:16s} MAE {absolute_error(cut, foreseen).mean():6.3f} relative {relative_error(cut, foreseen).mean():6.3f}"
+                f"{5 * length:3d} min {name:16s} MAE {absolute_error(cut, foreseen).mean():6.3f} relative {relative_error(cut, foreseen).mean():6.3f}"  # noqa: E501
             )
     generator = np.random.default_rng(0)
     cases = [(generator.choice(series.shape[1], 8, replace=False), int(generator.integers(60, 240))) for _ in range(2000)]
@@ -167,7 +167,7 @@ def loads(names: list[str]) -> None:
             for tuning in (0.0, 0.5, 1.0, 2.0) if "conservative" in name else (1.0,):
                 took = np.array([split_and_run(series[:, hosts] / 100, at, total * HOUR, name, tuning=tuning) for hosts, at in cases])
                 print(
-                    f"{total:g} h over 8 hosts {name:22s} TF {tuning:g}: mean {took.mean():8.1f} s, sd {took.std():7.1f}, 95 % {np.quantile(took, 0.95):8.1f}"
+                    f"{total:g} h over 8 hosts {name:22s} TF {tuning:g}: mean {took.mean():8.1f} s, sd {took.std():7.1f}, 95 % {np.quantile(took, 0.95):8.1f}"  # noqa: E501
                 )
 
 
