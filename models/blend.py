@@ -41,14 +41,15 @@ def new_view(shape: Shape, components: int) -> View:
     levels, censored = len(shape.relative), len(shape.censored)
     return View(
         np.full(levels, -1, np.int64), np.zeros(levels, np.int64), np.zeros(levels, np.int64), np.zeros((censored, 2 * WATCHED)),
-        np.zeros(censored, np.int64), np.zeros(components), np.zeros(TABLES, np.uint64), np.zeros((len(shape.spread), shape.bins)), np.zeros(shape.bins),
+        np.zeros(censored, np.int64), np.zeros(components), np.zeros(TABLES, np.uint64), np.zeros((len(shape.spread), shape.bins)),
+        np.zeros(shape.bins),
     )  # fmt: skip
 
 
 @compiled
 def bin_of(mark: float, bins: int) -> int:
     """The bin of a place on the axis; see Grid.bin."""
-    return min(np.int64(max(mark + 1e-3, 0.0)), bins - 1)
+    return min(int(max(mark + 1e-3, 0.0)), bins - 1)
 
 
 @compiled

@@ -110,7 +110,8 @@ class Contexts:
     """What the engine knows of n jobs when they are submitted, and when their outcome became known.
 
     ``keys`` uint64[n, levels]; ``at``, ``began`` and ``known`` int64[n] in microseconds since 1970: submitted, started, outcome
-    known (NEVER where it has not happened or nobody said); ``ids`` uint32[n], the same for the same job; ``numbers`` float32[n, features] with NaN for unknown.
+    known (NEVER where it has not happened or nobody said); ``ids`` uint32[n], the same for the same job; ``numbers``
+    float32[n, features] with NaN for unknown.
     """
 
     keys: Keys

@@ -123,9 +123,9 @@ def _load_target(folder: Path, name: str) -> TargetModel:
     table = pd.read_parquet(folder / f"{name}.weights.parquet")
     rows = np.array(table["shares"].tolist(), dtype=np.float32)
     learned = Learned(table["key"].to_numpy(np.uint64), rows, np.array(parts["facts"], dtype=np.float64))
-    settings = Settings(**{key: tuple(value) if isinstance(value, list) else value for key, value in parts["settings"].items()})
-    refiners = {cluster: load_refiner(folder / file) for cluster, file in parts["refiners"].items()}
-    return TargetModel(name, settings, learned, Calibration.from_json(parts["calibration"]), refiners)
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in parts["settings"].items()}
+    refiners: dict[str, Refiner] = {cluster: load_refiner(folder / file) for cluster, file in parts["refiners"].items()}
+    return TargetModel(name, Settings(**fields), learned, Calibration.from_json(parts["calibration"]), refiners)
 
 
 class Forecaster:

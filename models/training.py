@@ -73,7 +73,7 @@ def load_refiner(path: Path) -> CatBoostRefiner:
 
 
 def fit_refiner(shown: Array, coarse: Array, truth: Array) -> CatBoostRefiner | None:
-    """Teach CatBoost the coarse bins ``truth`` (int64[n]) from what is shown (float32[n, m]), starting from ``coarse``; None for too little."""
+    """Teach CatBoost the coarse bins ``truth`` (int64[n]) from what is shown (float32[n, m]), from ``coarse`` on; None for too little."""
     from catboost import CatBoostClassifier, Pool
 
     classes, counts = np.unique(truth, return_counts=True)

@@ -100,7 +100,7 @@ def _copy_keys(source: Tables, target: Tables) -> None:
 
 
 @compiled
-def _place(tables: Tables, key: np.uint64) -> int:
+def _place(tables: Tables, key: np.uint64) -> np.int64:
     mask = np.uint64(len(tables.key) - 1)
     place = np.int64(key & mask)
     while tables.key[place] != 0 and tables.key[place] != key:
@@ -109,7 +109,7 @@ def _place(tables: Tables, key: np.uint64) -> int:
 
 
 @compiled
-def _need_row(tables: Tables, key: np.uint64) -> int:
+def _need_row(tables: Tables, key: np.uint64) -> np.int64:
     place = _place(tables, key)
     if tables.key[place] == 0:
         tables.key[place] = key
@@ -128,7 +128,7 @@ def _mixed(key: np.uint64, what: int) -> np.uint64:
 
 
 @compiled
-def _size(lists: Lists, shape: Shape, view: View) -> int:
+def _size(lists: Lists, shape: Shape, view: View) -> np.int64:
     """The class (two octaves) of the size that a job's finest history lets expect; 0 without any."""
     for level in range(len(view.slots)):
         count = min(view.ends[level] - view.firsts[level], _LOOKED_AT)
