@@ -57,7 +57,8 @@ def live_through(
     learned, answers = 0, []
     for start in range(0, len(asked), AT_ONCE):
         few = asked.iloc[start : start + AT_ONCE]
-        known = int(ends.searchsorted(few["submitted_at"].iloc[0], side="right"))
+        # Strictly before: a job of no length ends at its own submission, and must not be told of before it is asked about.
+        known = int(ends.searchsorted(few["submitted_at"].iloc[0], side="left"))
         forecaster.learn(ended.iloc[learned:known])
         learned = known
         answers.append(forecaster.predict(few, quantiles).set_index(few.index))
