@@ -1,6 +1,6 @@
 """The pinned set works together: its pins break silently, with a resolver and `pip check` that see nothing.
 
-Prefect's filters, which answer 422 beside a wrong fastapi, are called in tests/flows against a real server; Evidently, which does
+Prefect's filters, which answer 422 beside a wrong fastapi, are called in tests/infra/test_pins.py; Evidently, which does
 not import beside a wrong pandas, draws in tests/monitoring.
 """
 
@@ -17,13 +17,16 @@ ROOT = Path(__file__).parents[1]
 DECLARED = [Requirement(text) for text in tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]]
 
 
+def plain(name: str) -> str:
+    return name.lower().replace("-", "_")
+
+
 def module_of(name: str) -> str:
     """What to import of a distribution: the module of its name, or else its first public one."""
-    same = name.replace("-", "_")
-    provided = [
-        module for module, sources in packages_distributions().items() if name.lower() in map(str.lower, sources) and module[0].isalpha()
-    ]
-    return same if same in provided else min(provided)
+    provided = {
+        module for module, sources in packages_distributions().items() if plain(name) in map(plain, sources) and module[0].isalpha()
+    }
+    return plain(name) if plain(name) in provided else min(provided)
 
 
 @pytest.mark.parametrize("requirement", DECLARED, ids=lambda requirement: requirement.name)
