@@ -1,5 +1,7 @@
 """A distribution answers every question consistently, whatever its masses are."""
 
+import itertools
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +23,7 @@ def made(mass: np.ndarray, limit: float = np.inf) -> Distribution:
 def test_quantiles_rise_with_their_level(mass: np.ndarray, levels: list[float]) -> None:
     answer = made(mass)
     values = [answer.quantile(level) for level in sorted(levels)]
-    for lower, upper in zip(values, values[1:], strict=False):
+    for lower, upper in itertools.pairwise(values):
         assert (lower <= upper).all()
 
 
