@@ -55,8 +55,11 @@ def show(name: str, done: Replay, note: str = "") -> None:
     )
 
 
+ONLY: list[int] = []
+
+
 def each(names: Iterable[str], ways: Iterable[tuple[tuple[str, ...], Way]]) -> None:
-    ways = list(ways)
+    ways = [way for number, way in enumerate(ways) if not ONLY or number in ONLY]
     for name in names:
         jobs, machine = load(name)
         for way, more in ways:
@@ -194,7 +197,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("logs", nargs="*")
+    parser.add_argument("--only", type=int, nargs="*", default=[], help="rows of the table, from 0")
     given = parser.parse_args()
+    ONLY.extend(given.only)
     began = time.perf_counter()
     TABLES[given.table](given.logs or ([] if given.table == "centre" else ["KTH", "SDSC", "CTC"]))
     print(f"{time.perf_counter() - began:.0f} s")

@@ -10,15 +10,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import pandas as pd
 
 from models.seen import template_levels
 from scheduling.policies import PolicyError
 from scheduling.quantities import Point, mean, median, moving_average, sample_quantity, warm_up
 from scheduling.state import Floats, Integers
 from scheduling.trace import Trace
+
+if TYPE_CHECKING:
+    from models.model_set import ModelSet
 
 
 class Predictor(Protocol):
@@ -116,11 +120,12 @@ def _along(size: int, point: Point) -> Callable[[Trace], Predictor]:
     return lambda trace: Histories(trace, _levels(trace), size, point)
 
 
-def _gridcast(trace: Trace) -> Predictor:
+def gridcast(trace: Trace, model: ModelSet | None = None, past: pd.DataFrame | None = None) -> Predictor:
+    """Gridcast's distribution: from nothing, or from a trained model and the jobs that had ended before the trace begins."""
     # The engine is heavy to import, and few replays ask it.
     from scheduling.forecasts import Forecasts
 
-    return Forecasts(trace)
+    return Forecasts(trace, model, past)
 
 
 def _group(trace: Trace) -> tuple[tuple[str, ...], ...]:
@@ -143,7 +148,7 @@ PREDICTORS: dict[str, Predicting] = {
         Predicting("median-3", "median of the template's last 3", _along(3, median)),
         Predicting("median-10", "median of the template's last 10", _along(10, median)),
         Predicting("ewma", "moving average of the template's logarithms", _along(20, moving_average)),
-        Predicting("gridcast", "Gridcast's distribution over what user, program and site have shown", _gridcast),
+        Predicting("gridcast", "Gridcast's distribution over what user, program and site have shown", gridcast),
         Predicting("group-median", "median of the group's last 500", lambda trace: Histories(trace, _group(trace), 500, median)),
     )
 }

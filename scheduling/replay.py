@@ -15,8 +15,8 @@ from scheduling.events import CORRECT, DONE, PREDICT, advance
 from scheduling.machine import Machine, Pool, machine_of
 from scheduling.outcome import Replay
 from scheduling.owners import Owners
-from scheduling.policies import Policy, policy_named
-from scheduling.predictors import Fixed, Predictor, predictor_named
+from scheduling.policies import Policy, PolicyError, policy_named
+from scheduling.predictors import Fixed, Predictor, gridcast, predictor_named
 from scheduling.state import ACCOUNT, ENDED, FRESH, JOB, KNOWN, QUEUED, RUNNING, Floats, Integers, Records, State, correct, new_state
 from scheduling.trace import Trace, trace_of
 
@@ -52,6 +52,8 @@ def replay(
     """
     chosen = (policy if isinstance(policy, Policy) else policy_named(policy)).with_(bound, rank, fit, finish)
     predicting, correcting = predictor_named(predictor), corrector_named(corrector)
+    if model and predicting.name != "gridcast":
+        raise PolicyError(f"a model answers as the predictor gridcast, not as {predicting.name}")
     machine = machine or machine_of(jobs)
     trace = trace_of(jobs, machine, kill=kill)
     _compile()
@@ -61,16 +63,9 @@ def replay(
         if len(rows):
             # A pool has its own queue and its own predictor: another pool's clock is not its clock.
             part = trace if len(rows) == len(trace) else trace.take(rows)
-            asked = _gridcast(part, model, past) if predicting.name == "gridcast" else predicting.make(part)
+            asked = gridcast(part, model, past) if model else predicting.make(part)
             table[rows] = _live(part, pool, chosen, asked, correcting, owners or Owners(), progress)
     return Replay(trace, machine, chosen, predicting.name, correcting.name, table, time.perf_counter() - began)
-
-
-def _gridcast(trace: Trace, model: ModelSet | None, past: pd.DataFrame | None) -> Predictor:
-    # The engine is heavy to import, and few replays ask it.
-    from scheduling.forecasts import Forecasts
-
-    return Forecasts(trace, model, past)
 
 
 @cache
