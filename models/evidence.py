@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_NAMES = 20
+LONGEST_NAME = 40
 
 
 def write_card(card: Mapping[str, Any], comparison: pd.DataFrame, verdict: str, since: pd.Timestamp | None) -> str:
@@ -122,7 +123,8 @@ def plot_importance(shares: pd.DataFrame, target: str) -> Figure:
     mean = shares[shares["target"] == target].groupby("input")["importance"].mean().nlargest(MOST_NAMES)[::-1]
     figure = Figure(figsize=(6, 5.5), layout="constrained")
     axes = figure.subplots()
-    axes.barh(mean.index, mean.to_numpy())
+    # The finest level names every field that the log has: whole, it would leave no room for the bars.
+    axes.barh([name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in mean.index], mean.to_numpy())
     axes.set(xlabel="importance [%]", title=f"{target}: what the CatBoost models look at")
     return figure
 
