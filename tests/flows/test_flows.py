@@ -180,7 +180,7 @@ def test_later_jobs_are_looked_at_and_retraining_on_them_is_judged(trained, sett
     champion = registry.champion(settings)
     assert champion.version == (done["version"] if done["promoted"] else 1)
     assert version.state == ("champion" if done["promoted"] else "refused")
-    assert runs("retrain")[0].name == "retrain: more jobs"
+    assert "retrain: more jobs" in {run.name for run in runs("retrain")}
 
 
 def test_a_step_is_tried_again_while_the_registry_is_away_and_fails_in_one_sentence(settings, prefect_server):
