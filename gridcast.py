@@ -301,6 +301,49 @@ def evaluate(
 
 
 @app.command()
+def replay(
+    log: Annotated[str, typer.Argument(help="A log file, or the name of a stored source.")],
+    policy: Annotated[
+        list[str] | None, typer.Option(help="fcfs, easy, easy-sjbf, xfactor, gridcast …; repeat. Default: easy, gridcast.")
+    ] = None,
+    predictor: Annotated[
+        list[str] | None, typer.Option(help="request, perfect, last-two, template, gridcast …; repeat. Default: request, gridcast.")
+    ] = None,
+    corrector: Annotated[list[str] | None, typer.Option(help="request, incremental or remaining; repeat. Default: request.")] = None,
+    bound: Annotated[
+        float | None, typer.Option(help="Hours after which a job is served first; inf for never. Default: the policy's.")
+    ] = None,
+    machine: Annotated[
+        str | None, typer.Option(help="Processors, or a TOML or JSON file of pools; default: what the log's header says, else its peak.")
+    ] = None,
+    log_format: LogFormat = None,
+    mapping: Mapping = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a prediction is worth: run a log again under scheduling policies; an HTML page, logged to MLflow with plots."""
+    from jobs.store import read_jobs
+    from scheduling.machine import find_machine
+    from scheduling.report import report as write_page
+    from scheduling.worth import HOUR, record_replays, replay_each, ways
+
+    settings = prepare_environment()
+    asked = ways(policy, predictor, corrector, None if bound is None else bound * HOUR)
+    file = Path(log) if Path(log).exists() else None
+    jobs = _read(file, log_format, mapping) if file else read_jobs(_store(), sources=[log])
+    if jobs.empty:
+        raise InputError(f"there is no file and no stored source called {log}")
+    with progress_bar("replaying") as report:
+        done = replay_each(jobs, find_machine(machine, file, jobs), asked, report)
+    rows = [row for one in done for row in one.rows()]
+    name = Path(log).name
+    shown = ("policy", "predictor", "corrector", "mean_bounded_slowdown", "p95_bounded_slowdown", "mean_wait", "p99_wait", "max_wait")
+    title = f"Replay of {name}, {len(done[0].trace):,} jobs on {done[0].machine.processors:,} processors, waits in s"
+    show(rows, as_json, title, (*shown, "utilisation", "corrected", "seconds"))
+    page = write_page(done, settings.folder("reports") / f"replay-{name}")
+    err.print(f"{page}\nlogged to MLflow as run {record_replays(done, name, settings)}", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def serve() -> None:
     """Serve the champion over HTTP on this machine until Ctrl-C."""
     from infra.parts import parts

@@ -6,14 +6,19 @@ their ``site`` names; a machine with one pool takes them all.
 
 from __future__ import annotations
 
+import json
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from infra.errors import InputError
+from jobs.readers import ReadError, detect
+from jobs.readers.swf import read_header
 from scheduling.state import HOST, Records
 
 
@@ -102,3 +107,29 @@ def machine_of(jobs: pd.DataFrame, header_processors: int | None = None) -> Mach
     # Ends come before starts at the same moment.
     held = np.cumsum(np.concatenate([-cores, cores])[np.argsort(when, kind="stable")])
     return processors(max(int(held.max()), int(cores.max())))
+
+
+def find_machine(description: str | None, log: Path | None, jobs: pd.DataFrame) -> Machine:
+    """The machine to replay ``jobs`` on: as ``description`` says (a number of processors, or a TOML or JSON file of pools).
+
+    Without one it is what the header of ``log`` says, else as many processors as the jobs ever held at once. Raises MachineError.
+    """
+    if description is None:
+        return machine_of(jobs, _header_processors(log) if log else None)
+    if description.isdecimal():
+        return processors(int(description))
+    try:
+        text = Path(description).read_text(encoding="utf-8")
+        found = json.loads(text) if description.endswith(".json") else tomllib.loads(text)
+    except (OSError, ValueError) as error:
+        raise MachineError(f"the machine {description} is no number of processors and no TOML or JSON file of pools: {error}") from None
+    if not isinstance(found, Mapping):
+        raise MachineError(f"{description} holds no pools: it must name each with its cores")
+    return read_machine(found)
+
+
+def _header_processors(log: Path) -> int | None:
+    try:
+        return read_header(log).max_procs if detect(log).name == "swf" else None
+    except ReadError:  # its format was named by hand: then it has no header that we know
+        return None

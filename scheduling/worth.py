@@ -1,0 +1,93 @@
+"""What predictions are worth on one log: every way that is asked about replayed, and the comparison left in MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from scheduling.correctors import corrector_named
+from scheduling.machine import Machine
+from scheduling.outcome import Replay
+from scheduling.policies import Policy, policy_named
+from scheduling.predictors import predictor_named
+from scheduling.replay import replay
+
+if TYPE_CHECKING:
+    from infra.settings import Settings
+
+HOUR = 3600.0
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to run the site: policy, predictor and corrector."""
+
+    policy: Policy
+    predictor: str
+    corrector: str
+
+
+def ways(
+    policies: Sequence[str] | None = None,
+    predictors: Sequence[str] | None = None,
+    correctors: Sequence[str] | None = None,
+    bound: float | None = None,
+) -> list[Way]:
+    """Every combination of what is named, in the order named; ``bound`` (s, default each policy's own) is how long anyone may wait.
+
+    Unnamed policies are EASY and the recommended one, unnamed predictors the request and Gridcast. Raises PolicyError.
+    """
+    named = (policies or ("easy", "gridcast"), predictors or ("request", "gridcast"), correctors or ("request",))
+    return [
+        Way(policy_named(policy).with_(bound), predictor_named(predictor).name, corrector_named(corrector).name)
+        for policy, predictor, corrector in product(*named)
+    ]
+
+
+def replay_each(jobs: pd.DataFrame, machine: Machine, asked: Sequence[Way], progress: Progress | None = None) -> list[Replay]:
+    """Replay ``jobs`` on ``machine`` in each of the ways, in their order; raises PolicyError, MachineError or TraceError."""
+    done = []
+    for place, way in enumerate(asked):
+
+        def tell(share: float, place: int = place, way: Way = way) -> None:
+            if progress is not None:
+                progress(f"{way.policy.name}, {way.predictor}", (place + share) / len(asked))
+
+        tell(0.0)
+        done.append(replay(jobs, machine, way.policy, way.predictor, way.corrector, progress=tell))
+    return done
+
+
+def record_replays(replays: Sequence[Replay], log: str, settings: Settings) -> str:
+    """Log replays of ``log`` to MLflow, table and plots, beside the models that they judge; returns the run's id. Raises RegistryError."""
+    from models import registry
+    from models.versions import Evidence
+    from scheduling import plots
+
+    rows = [row for one in replays for row in one.rows()]
+    first = replays[0]
+    metrics = {
+        f"{row['policy']}.{row['predictor']}.{row['corrector']}.{name}": float(value)
+        for row in rows
+        for name, value in row.items()
+        if isinstance(value, int | float) and np.isfinite(value)
+    }
+    evidence = Evidence(
+        card=f"# Replay of {log}\n\n{len(first.trace):,} jobs on {first.machine.processors:,} processors, {len(rows)} ways.",
+        metrics=metrics,
+        parameters={"log": log, "jobs": len(first.trace), "processors": first.machine.processors},
+        tables={"replay": pd.DataFrame(rows)},
+        figures={
+            "waits": plots.waits(replays),
+            "utilisation": plots.utilisation(replays),
+            "frontier": plots.frontier(replays),
+            "day": plots.gantt(replays[-1], plots.busiest_day(replays[-1])),
+        },
+    )
+    return registry.record(evidence, run_name=f"replay of {log}", settings=settings)
