@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.masses import best_bins, moments, quantiles, reached_by
 from models.targets import Grid
 
 Array = npt.NDArray[Any]
@@ -40,41 +41,45 @@ class Distribution:
 
     def _reached(self) -> Array:
         """Mass up to and with each bin, exactly 1 from the last bin on that has any (float64[n, bins])."""
-        reached = np.cumsum(self.mass, axis=1, dtype=np.float64)
-        return reached / np.maximum(reached[:, -1:], 1e-300)
+        reached = np.empty(self.mass.shape)
+        reached_by(self.mass, reached)
+        return reached
 
     def mean(self) -> Array:
         """Expected value of each row (float64[n])."""
-        return (self.mass * self._values()).sum(axis=1, dtype=np.float64)
+        return self.moments()[:, 0]
 
     def standard_deviation(self) -> Array:
         """Standard deviation of each row (float64[n])."""
-        values = self._values()
-        second = (self.mass * values**2).sum(axis=1, dtype=np.float64)
-        return np.sqrt(np.maximum(second - self.mean() ** 2, 0.0))
+        return self.moments()[:, 1]
+
+    def moments(self) -> Array:
+        """Mean and standard deviation of each row (float64[n, 2])."""
+        out = np.empty((len(self), 2))
+        moments(self.mass, self.grid.centres, self.limit, out)
+        return out
 
     def median(self) -> Array:
         """The middle of the bin that holds half of the mass below it or in it (float64[n])."""
-        return np.minimum(self.grid.centres[self._bin_at(np.full(len(self), 0.5))], self.limit)
+        return self.quantile(0.5)
 
     def quantile(self, level: float | Array) -> Array:
         """Quantiles at ``level`` (a number or float64[n], 0 to 1): float64[n], within 0 and the limit, never crossing.
 
         The outcome is taken to lie anywhere in its bin, so a low quantile is a bin's lower edge and a high one its upper edge.
         """
-        levels = np.broadcast_to(np.asarray(level, dtype=np.float64), (len(self),))
-        bins = self._bin_at(levels)
-        edges = self.grid.edges
-        values = np.where(levels < 0.5, edges[bins], np.where(levels > 0.5, edges[bins + 1], self.grid.centres[bins]))
-        return np.minimum(values, self.limit)
+        return self.quantiles(np.atleast_1d(np.asarray(level, dtype=np.float64))[:, None])[:, 0]
+
+    def quantiles(self, levels: Array) -> Array:
+        """Quantiles at several ``levels`` (float64[m] for all rows, or float64[n, m]): float64[n, m]."""
+        wanted = np.ascontiguousarray(np.atleast_2d(levels), dtype=np.float64)
+        out = np.empty((len(self), wanted.shape[1]))
+        quantiles(self.mass, self.grid.centres, self.grid.edges, self.limit, wanted, out)
+        return out
 
     def interval(self, coverage: float = 0.9) -> tuple[Array, Array]:
         """The central range that holds ``coverage`` of the mass: lower and upper ends, float64[n] each."""
         return self.quantile((1 - coverage) / 2), self.quantile((1 + coverage) / 2)
-
-    def _bin_at(self, levels: Array) -> npt.NDArray[np.int64]:
-        bins = (self._reached() < levels[:, None] - 1e-12).sum(axis=1)
-        return np.minimum(bins, self.grid.bins - 1)
 
     def probability_over(self, values: Array) -> Array:
         """Probability that the outcome exceeds each of ``values`` (float64[n]); a bin that the value cuts counts in proportion."""
@@ -100,10 +105,11 @@ class Distribution:
         Accuracy as APA and as MAE in one aim; prefix sums make it linear in the bins. ``scale`` is a number or float64[n]; where it
         is NaN only relative accuracy counts.
         """
-        values = self._values()
         scales = np.broadcast_to(np.asarray(scale, dtype=np.float64), (len(self),))
         prices = np.where(scales > 0, deviation / np.where(scales > 0, scales, 1.0), 0.0)
-        return _best_bin(np.ascontiguousarray(self.mass), np.broadcast_to(values, self.mass.shape), prices)
+        out = np.empty(len(self), np.int64)
+        best_bins(self.mass, self.grid.centres, self.limit, prices, out)
+        return out
 
     def best_point(self, scale: float | Array, seen: Array | None = None, deviation: float = DEVIATION) -> Array:
         """The best single value of each row (float64[n]): ``seen`` (the last value in that bin) where known, else the bin's middle."""
@@ -139,12 +145,3 @@ class Distribution:
         steps = np.diff(values)
         below = (truths[:, None] <= self.grid.centres[None, :]).astype(np.float64)
         return ((self._reached() - below) ** 2 * steps).sum(axis=1)
-
-
-def _best_bin(mass: Array, values: Array, prices: Array) -> npt.NDArray[np.int64]:
-    weight = np.cumsum(mass, axis=1, dtype=np.float64)
-    worth = np.cumsum(mass * values, axis=1, dtype=np.float64)
-    inverse = np.cumsum(mass / values, axis=1, dtype=np.float64)
-    nearness = worth / values + values * (inverse[:, -1:] - inverse)
-    distance = values * weight - worth + (worth[:, -1:] - worth) - values * (weight[:, -1:] - weight)
-    return np.argmax(nearness - prices[:, None] * distance, axis=1)

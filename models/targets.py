@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -38,14 +39,14 @@ class Grid:
         """
         return np.clip(np.floor(self.mark(values) + _ROUNDING), 0, self.bins - 1).astype(np.int64)
 
-    @property
+    @cached_property
     def edges(self) -> Floats:
         """Lower edges of the bins and the upper edge of the last (float64[bins + 1]); the first is 0."""
         edges = self.lowest * 2.0 ** ((np.arange(self.bins + 1) - _ROUNDING) / self.steps)
         edges[0] = 0.0
         return edges
 
-    @property
+    @cached_property
     def centres(self) -> Floats:
         """A value that stands for each bin: its geometric middle, or the lowest value in the first (float64[bins])."""
         centres = self.lowest * 2.0 ** ((np.arange(self.bins) + 0.5) / self.steps)

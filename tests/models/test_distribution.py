@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from models.distribution import Distribution
+from models.distribution import DEVIATION, Distribution
 from models.targets import TARGETS
 
 GRID = TARGETS["walltime"].grid
@@ -50,3 +50,28 @@ def test_all_mass_in_one_bin_is_told_as_that_value() -> None:
     width = 2.0 ** (1 / GRID.steps)
     assert answer.quantile(0.95)[0] / answer.quantile(0.05)[0] <= width * 1.001
     assert answer.quantile(0.05)[0] <= answer.mean()[0] <= answer.quantile(0.95)[0] * width
+
+
+@settings(max_examples=20, deadline=None)
+@given(MASSES, st.floats(60, 1e7), st.floats(10, 1e5))
+def test_the_best_bin_is_the_one_of_most_expected_worth(mass: np.ndarray, limit: float, scale: float) -> None:
+    answer = made(mass, limit)
+    values = np.minimum(GRID.centres, limit)
+    near = np.minimum(values[:, None] / values, values / values[:, None])
+    worth = (near - DEVIATION * np.abs(values[:, None] - values) / scale) @ answer.mass.astype(float).T
+    chosen = worth[answer.best_bin(scale), np.arange(len(mass))]
+    np.testing.assert_allclose(chosen, worth.max(axis=0), rtol=1e-9, atol=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(MASSES, st.floats(60, 1e7), st.lists(st.floats(0.001, 0.999), min_size=1, max_size=4))
+def test_what_is_read_off_is_what_the_masses_say(mass: np.ndarray, limit: float, levels: list[float]) -> None:
+    answer = made(mass, limit)
+    exact, values = answer.mass.astype(float), np.minimum(GRID.centres, limit)
+    np.testing.assert_allclose(answer.mean(), exact @ values, rtol=1e-9)
+    spread = exact @ values**2 - (exact @ values) ** 2
+    np.testing.assert_allclose(answer.standard_deviation() ** 2, spread, rtol=1e-6, atol=1e-6 * answer.mean().max() ** 2)
+    for place, level in enumerate(levels):
+        bins = [int(np.argmax(np.cumsum(row) / row.sum() >= level - 1e-12)) for row in exact]
+        wanted = [GRID.edges[b] if level < 0.5 else GRID.edges[b + 1] if level > 0.5 else GRID.centres[b] for b in bins]
+        np.testing.assert_allclose(answer.quantiles(np.array(levels))[:, place], np.minimum(wanted, limit), rtol=1e-12)
