@@ -12,7 +12,7 @@ from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine,
 
 from infra.errors import GridcastError, InputError
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest migration; a test holds it equal to Alembic's own head, whose import would cost every command 0.2 s."""
 
 VERSION_TABLE = "gridcast_version"
@@ -41,7 +41,8 @@ def open_store(url: str) -> Engine:
     where = address.render_as_string(hide_password=True)
     options: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS}}
     if address.get_backend_name() == "postgresql":
-        options = {"connect_args": {"connect_timeout": 10}, "pool_pre_ping": True}
+        # Whoever waited for the writers' lock must then see what the writer before it committed, whatever the server's default.
+        options = {"connect_args": {"connect_timeout": 10}, "pool_pre_ping": True, "isolation_level": "READ COMMITTED"}
     engine = create_engine(address, hide_parameters=True, **options)  # records stay out of error messages
     event.listen(engine, "handle_error", lambda context: _say(context, where))
     event.listen(engine, "begin", _begin)

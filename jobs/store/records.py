@@ -18,11 +18,12 @@ from jobs.store.tables import jobs as table
 
 @dataclass(frozen=True)
 class Added:
-    """What became of a batch, in distinct jobs; ``ended`` are the rows as stored of those that ended by it."""
+    """What became of a batch, in distinct jobs; ``ended`` are the rows as stored of those that ended by it, of one ``revision``."""
 
     added: int
     updated: int
     unchanged: int
+    revision: int
     ended: pd.DataFrame = field(repr=False, compare=False)
 
 
@@ -31,6 +32,7 @@ def add_jobs(connection: Connection, jobs: pd.DataFrame) -> Added:
 
     Adding the same rows again changes nothing. The caller's transaction (``with engine.begin()``) makes it all or nothing.
     """
+    # Held until the commit, so that whoever reads a revision has every smaller one.
     lock_writers(connection)
     jobs = merge_repeated(jobs[list(COLUMNS)].reset_index(drop=True)).reset_index(drop=True)
     keys = pd.MultiIndex.from_frame(jobs[KEY])
@@ -38,17 +40,21 @@ def add_jobs(connection: Connection, jobs: pd.DataFrame) -> Added:
     # Which stored row belongs to each job, -1 for none.
     place = pd.MultiIndex.from_frame(stored[KEY]).get_indexer(keys)
     new = jobs[place < 0]
-    write_rows(connection, table, new.dropna(axis="columns", how="all"), overwrite=True)
-
     known = jobs[place >= 0]
     before = stored.iloc[place[place >= 0]].set_axis(known.index)
     after = merge(before, known)
     changed = differs(before, after)
-    write_rows(connection, table, after[changed], overwrite=True)
-
     ended_now = (stage(after) == 3) & (stage(before) < 3)
     ended = pd.concat([new[new["ended_at"].notna()], after[ended_now]]).sort_index()
-    return Added(len(new), int(changed.sum()), int((~changed).sum()), ended.reset_index(drop=True))
+
+    revision = _next_revision(connection) if len(ended) else 0
+    write_rows(connection, table, new.dropna(axis="columns", how="all").assign(revision=revision * new["ended_at"].notna()), overwrite=True)
+    write_rows(connection, table, after.assign(revision=before["revision"].mask(ended_now, revision))[changed], overwrite=True)
+    return Added(len(new), int(changed.sum()), int((~changed).sum()), revision, ended.reset_index(drop=True))
+
+
+def _next_revision(connection: Connection) -> int:
+    return int(connection.execute(select(func.max(table.c.revision))).scalar() or 0) + 1
 
 
 def _stored(connection: Connection, jobs: pd.DataFrame) -> pd.DataFrame:
@@ -57,7 +63,7 @@ def _stored(connection: Connection, jobs: pd.DataFrame) -> pd.DataFrame:
         for source, ids in jobs.groupby("source", sort=False)["job_id"]
     ]
     parts = [part for part in parts if len(part)]
-    return pd.concat(parts, ignore_index=True) if parts else jobs.iloc[:0]
+    return pd.concat(parts, ignore_index=True) if parts else jobs.iloc[:0].assign(revision=0)
 
 
 def _among(connection: Connection, ids: list[str]) -> ColumnElement[bool]:
@@ -94,6 +100,18 @@ def read_jobs(
     query = query.order_by(table.c.submitted_at, table.c.source, table.c.job_id).limit(limit)
     with reading(engine) as connection:
         return read_rows(connection, query)
+
+
+def read_ended(engine: Engine, after: int = 0) -> pd.DataFrame:
+    """Read the jobs of which the store learned after revision ``after`` that they ended, by ended_at.
+
+    Beside the schema's columns ``revision``, whose largest value is what to ask for next: none that is smaller comes later.
+    """
+    query = select(*(table.c[name] for name in COLUMNS), table.c.revision).where(table.c.revision > after)
+    with reading(engine) as connection:
+        # Asked for by ended_at, SQLite would go through all that ever ended.
+        found = read_rows(connection, query.order_by(table.c.revision))
+    return found.sort_values("ended_at", kind="stable", ignore_index=True)
 
 
 def count_jobs(engine: Engine) -> pd.DataFrame:

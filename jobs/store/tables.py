@@ -32,11 +32,16 @@ jobs = Table(
     "jobs",
     metadata,
     *(_column(field.name, field.kind, field.required) for field in FIELDS),
+    Column("revision", BigInteger(), nullable=False, server_default="0", info={"kind": "count"}),
     PrimaryKeyConstraint("source", "job_id", name="jobs_key"),
     Index("jobs_submitted_at", "submitted_at"),
     Index("jobs_ended_at", "ended_at"),
+    Index("jobs_revision", "revision"),
 )
-"""A row a job."""
+"""A row a job; ``revision`` numbers the transactions by which the store learned that jobs ended, in the order of their commits.
+
+It is 0 until a job has ended, and stays what it is when a later report corrects the outcome.
+"""
 
 rejects = Table(
     "rejects",

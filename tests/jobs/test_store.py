@@ -28,6 +28,7 @@ from jobs.store import (
     add_rejects,
     count_jobs,
     open_store,
+    read_ended,
     read_jobs,
     read_measurements,
     read_predictions,
@@ -164,6 +165,85 @@ def test_adding_says_which_jobs_ended_by_it(store: Any) -> None:
         again = add_jobs(connection, frame(job("1", ended_at="2026-01-03"), job("2", ended_at="2026-01-02")))
         third = add_jobs(connection, frame(job("1", ended_at="2026-01-03", user="late news")))
     assert [added.ended["job_id"].tolist() for added in (first, again, third)] == [["2"], ["1"], []]
+
+
+def ids_ended(engine: Any, after: int = 0) -> list[tuple[str, int]]:
+    return list(read_ended(engine, after)[["job_id", "revision"]].itertuples(index=False, name=None))
+
+
+def test_a_reader_asks_for_the_jobs_that_ended_since_a_revision(store: Any) -> None:
+    assert ids_ended(store) == []
+    add(store, job("1"), job("late", ended_at="2026-01-03"), job("early", ended_at="2026-01-02"))
+    add(store, job("2"), job("1", user="ada"))  # nothing ended
+    add(store, job("1", ended_at="2026-01-04"), job("new", ended_at="2026-01-05"))
+    assert ids_ended(store) == [("early", 1), ("late", 1), ("1", 2), ("new", 2)]
+    assert ids_ended(store, after=1) == [("1", 2), ("new", 2)]
+    assert ids_ended(store, after=2) == []
+    pd.testing.assert_frame_equal(read_ended(store)[list(COLUMNS)], read_jobs(store, ended=True).sort_values("ended_at", ignore_index=True))
+
+
+def test_a_correction_of_an_outcome_is_stored_and_is_no_second_end(store: Any) -> None:
+    add(store, job("1", ended_at="2026-01-03"))
+    add(store, job("2", ended_at="2026-01-03"))
+    assert add(store, job("1", ended_at="2026-01-02")) == (0, 1, 0)
+    assert add(store, job("1", ended_at="2026-01-02", user="late news")) == (0, 1, 0)
+    assert ids_ended(store) == [("1", 1), ("2", 2)]
+    assert read_ended(store, after=1)["job_id"].tolist() == ["2"]
+    with store.begin() as connection:
+        added = add_jobs(connection, frame(job("1", ended_at="2026-01-01 01:00"), job("3", ended_at="2026-01-04")))
+    assert (added.revision, added.ended["job_id"].tolist()) == (3, ["3"])
+
+
+def test_a_migrated_store_tells_what_had_ended(store: Any) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    import infra.migrations
+
+    add(store, job("1", ended_at="2026-01-02"), job("2"))
+    config = Config()
+    config.set_main_option("script_location", str(Path(infra.migrations.__path__[0])))
+    with store.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+    again = open_store(store.url.render_as_string(hide_password=False))
+    assert ids_ended(again) == [("1", 1)]
+    add(again, job("2", ended_at="2026-01-03"))
+    assert ids_ended(again, after=1) == [("2", 2)]
+    again.dispose()
+
+
+FOLLOWED = """
+import sys, time
+import pandas as pd
+from jobs.schema import conform
+from jobs.store import add_jobs, open_store
+engine = open_store(sys.argv[1])
+for batch in range(40):
+    ids = [f"{sys.argv[2]}-{batch}-{i}" for i in range(20)]
+    jobs = pd.DataFrame({"job_id": ids, "source": "test", "submitted_at": "2026-01-01", "ended_at": "2026-01-02"})
+    with engine.begin() as connection:
+        add_jobs(connection, conform(jobs))
+        if batch % 4 == 0:
+            time.sleep(0.01)  # a transaction that commits late
+"""
+
+
+def test_a_reader_that_follows_two_writers_misses_no_job_and_sees_none_twice(store_url: str) -> None:
+    engine = open_store(store_url)
+    writers = [
+        subprocess.Popen([sys.executable, "-c", FOLLOWED, store_url, name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for name in ("a", "b")
+    ]
+    seen, after, running = [], 0, True
+    while running:
+        running = any(writer.poll() is None for writer in writers)  # asked before the last look, so that this sees everything
+        found = read_ended(engine, after)
+        seen += found["job_id"].tolist()
+        after = int(found["revision"].max()) if len(found) else after
+    assert [writer.communicate()[0] for writer in writers] == ["", ""]
+    engine.dispose()
+    assert len(seen) == len(set(seen)) == 2 * 40 * 20
 
 
 def reports() -> st.SearchStrategy[list[dict[str, object]]]:

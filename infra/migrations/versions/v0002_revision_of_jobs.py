@@ -1,0 +1,22 @@
+"""The revision of a job: the number of the transaction by which the store learned that it ended, so that others can follow."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Number what has ended 1, and what has not 0."""
+    op.add_column("jobs", sa.Column("revision", sa.BigInteger, nullable=False, server_default="0"))
+    op.execute("UPDATE jobs SET revision = 1 WHERE ended_at IS NOT NULL")
+    op.create_index("jobs_revision", "jobs", ["revision"])
+
+
+def downgrade() -> None:
+    """Forget the numbers."""
+    op.drop_index("jobs_revision", "jobs")
+    op.drop_column("jobs", "revision")
