@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from jobs.coded import CodedJobs, code_column
+
 By = Literal["group", "site", "queue", "program", "kmeans"]
 GLOBAL = "global"
 KINDS = 6
@@ -21,14 +23,18 @@ class Clusters:
     by: By | None = None
     kinds: dict[str, str] = field(default_factory=dict)
 
-    def assign(self, jobs: pd.DataFrame) -> npt.NDArray[Any]:
+    @property
+    def field(self) -> str | None:
+        """The field that tells jobs apart."""
+        return "user" if self.by == "kmeans" else self.by
+
+    def assign(self, jobs: pd.DataFrame | CodedJobs) -> npt.NDArray[Any]:
         """The cluster of each job (object[n] of text); GLOBAL where it has none."""
-        column = "user" if self.by == "kmeans" else self.by
-        if column is None or column not in jobs:
+        if self.field is None or self.field not in jobs:
             return np.full(len(jobs), GLOBAL, dtype=object)
-        codes, distinct = pd.factorize(jobs[column])
-        names = [self.kinds.get(str(value), GLOBAL) if self.by == "kmeans" else f"{column} {value}" for value in distinct]
-        return np.array([*names, GLOBAL], dtype=object)[codes]
+        column: Any = jobs[self.field] if isinstance(jobs, CodedJobs) else code_column(jobs[self.field])
+        names = [self.kinds.get(value, GLOBAL) if self.by == "kmeans" else f"{self.field} {value}" for value in column.values]
+        return np.array([*names, GLOBAL], dtype=object)[column.codes]
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

@@ -16,7 +16,7 @@ import numba
 from numba import njit
 
 _HERE = Path(__file__).parent
-_SOURCES = ("compiled", "history", "running", "components", "blend", "weights", "mixture", "calibration", "masses")
+_SOURCES = ("compiled", "history", "running", "components", "blend", "weights", "mixture", "calibration", "masses", "kinds")
 
 REORDERED = {"reassoc", "contract", "nsz"}
 """Sums may be taken in any order, so that they can be vectorised; infinities and NaN keep their meaning."""

@@ -113,7 +113,11 @@ class Distribution:
 
     def best_point(self, scale: float | Array, seen: Array | None = None, deviation: float = DEVIATION) -> Array:
         """The best single value of each row (float64[n]): ``seen`` (the last value in that bin) where known, else the bin's middle."""
-        values = self.grid.centres[self.best_bin(scale, deviation)]
+        return self.point_in(self.best_bin(scale, deviation), seen)
+
+    def point_in(self, bins: Array, seen: Array | None = None) -> Array:
+        """The value of each row (float64[n]) in its bin of ``bins``: ``seen`` where known, else the bin's middle."""
+        values = self.grid.centres[bins]
         if seen is not None:
             values = np.where(np.isnan(seen), values, seen)
         return np.minimum(values, self.limit)

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from infra.errors import InputError
+from jobs.coded import NEVER as NEVER
+from jobs.coded import Coded, CodedJobs, code, code_column
 
 Keys = npt.NDArray[np.uint64]
 
@@ -91,6 +94,11 @@ class Levels:
     owner: int
     numbers: tuple[str, ...] = ()
 
+    @property
+    def fields(self) -> frozenset[str]:
+        """The fields of jobs that are read."""
+        return frozenset({*self.numbers, *(name for level in self.levels for name in level.fields)})
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
         return asdict(self)
@@ -133,16 +141,13 @@ class Contexts:
         return len(self.at)
 
 
-NEVER = np.iinfo(np.int64).max
-
-
 def choose_levels(jobs: pd.DataFrame) -> Levels:
     """Choose the levels for a log from the fields that its jobs really have, by one rule.
 
     A level that splits the jobs exactly as a level already chosen is left out, so a missing or constant field costs nothing.
     """
     sample = jobs if len(jobs) <= 50_000 else jobs.iloc[:: len(jobs) // 50_000 + 1]
-    hashes = {name: _hashes(sample[name], name) for name in KEY_FIELDS if name in sample and _is_kind(sample[name])}
+    hashes = {name: _hashes(code_column(sample[name]), name) for name in KEY_FIELDS if name in sample and _is_kind(sample[name])}
     chosen: dict[bytes, tuple[str, ...]] = {}
     for candidate in CANDIDATES:
         fields = tuple(name for name in ("source", *candidate) if name in hashes) if candidate else ()
@@ -179,85 +184,80 @@ def _rank(fields: tuple[str, ...], hashes: dict[str, Keys]) -> float:
     return -float(len(np.unique(_combine((hashes[name] for name in fields), rows, salt=0)))) if fields else 0.0
 
 
-def encode(jobs: pd.DataFrame, levels: Levels) -> Contexts:
+def encode(jobs: pd.DataFrame | CodedJobs, levels: Levels) -> Contexts:
     """Turn jobs into the arrays that the engine works on; raises FeatureError when a column that it needs is missing."""
     if "submitted_at" not in jobs:
         raise FeatureError("the jobs have no column submitted_at")
+    if isinstance(jobs, pd.DataFrame):
+        jobs = code(jobs, {*levels.fields, "source", "job_id", "submitted_at", "started_at", "ended_at", "walltime"})
     rows = len(jobs)
-    wanted = {name for level in levels.levels for name in level.fields}
-    hashes = {name: _hashes(jobs[name], name) if name in jobs else np.full(rows, _MISSING) for name in wanted}
+    hashes = {name: _hashes(jobs[name], name) if name in jobs else np.full(rows, _MISSING) for name in _read(levels)}
     keys = np.empty((rows, len(levels.levels)), dtype=np.uint64)
     for place, level in enumerate(levels.levels):
         keys[:, place] = _combine((hashes[name] for name in level.fields), rows, salt=_hash_text("|".join((level.name, str(place)))))
-    at = _microseconds(jobs["submitted_at"])
-    known = _microseconds(jobs["ended_at"]) if "ended_at" in jobs else np.full(rows, NEVER)
-    began = _microseconds(jobs["started_at"]) if "started_at" in jobs else np.full(rows, NEVER)
+    at = jobs["submitted_at"]
+    known = jobs["ended_at"] if "ended_at" in jobs else np.full(rows, NEVER)
+    began = jobs["started_at"] if "started_at" in jobs else np.full(rows, NEVER)
     if "walltime" in jobs:
-        ran = np.nan_to_num(jobs["walltime"].to_numpy(dtype=np.float64, na_value=np.nan), nan=-1.0)
+        ran = np.nan_to_num(jobs["walltime"], nan=-1.0)
         implied = (began == NEVER) & (known != NEVER) & (ran >= 0)
         began = np.where(implied, known - (np.where(implied, ran, 0.0) * 1e6).astype(np.int64), began)
     # A job of no length ended when it was submitted: its outcome is news only after that instant.
     known = np.where(known == NEVER, NEVER, np.maximum(known, at + 1))
-    ids = np.zeros(rows, dtype=np.uint64)
+    return Contexts(keys, at, began, known, identities(jobs), _numbers(jobs, levels, at))
+
+
+def _read(levels: Levels) -> set[str]:
+    return {name for level in levels.levels for name in level.fields}
+
+
+def identities(jobs: CodedJobs) -> npt.NDArray[np.uint32]:
+    """A hash of each job's source and name (uint32[n]), 0 for all where they have none."""
+    ids = np.zeros(len(jobs), dtype=np.uint64)
     if "job_id" in jobs:
-        ids = _combine((_each(jobs[name]) for name in ("source", "job_id") if name in jobs), rows, salt=1)
-    return Contexts(keys, at, began, known, (ids >> np.uint64(32)).astype(np.uint32), _numbers(jobs, levels, at))
+        ids = _combine((_each(jobs[name]) for name in ("source", "job_id") if name in jobs), len(jobs), salt=1)
+    return (ids >> np.uint64(32)).astype(np.uint32)
 
 
-def distinct_rows(
-    contexts: Contexts, limits: npt.NDArray[Any], clusters: npt.NDArray[Any], latest: int
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Rows that the engine would answer alike: the first row of each kind, and which kind each row is (int64 each).
-
-    ``latest`` is when the newest outcome became known: all jobs submitted after it see the same history.
-    """
-    columns = [contexts.keys[:, level] for level in range(contexts.keys.shape[1])]
-    columns += [np.minimum(contexts.at, latest).view(np.uint64), limits.view(np.uint64), pd.factorize(clusters)[0].astype(np.uint64)]
-    columns += [contexts.numbers[:, place].view(np.uint32).astype(np.uint64) for place in range(contexts.numbers.shape[1])]
-    which, _ = pd.factorize(_combine(columns, len(contexts), salt=2))
-    first = np.zeros(which.max(initial=-1) + 1, dtype=np.int64)
-    first[which[::-1]] = np.arange(len(which))[::-1]
-    return first, which
+def hour_of_week(at: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Hours since Monday began, UTC (int64[n], 0 to 167), of microseconds since 1970."""
+    return np.asarray((at // 3_600_000_000 + 72) % 168)  # 1970 began on a Thursday
 
 
-def _numbers(jobs: pd.DataFrame, levels: Levels, at: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    hours = at // 3_600_000_000
-    columns = [hours % 24, (hours // 24 + 3) % 7]  # 1970 began on a Thursday
+def _numbers(jobs: CodedJobs, levels: Levels, at: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    hours = hour_of_week(at)
+    columns = [hours % 24, hours // 24]
     with np.errstate(divide="ignore", invalid="ignore"):
         for name in levels.numbers:
-            values = jobs[name].to_numpy(dtype=np.float64, na_value=np.nan) if name in jobs else np.full(len(jobs), np.nan)
-            columns.append(np.log2(np.maximum(values, 1.0)))
+            columns.append(np.log2(np.maximum(jobs[name] if name in jobs else np.full(len(jobs), np.nan), 1.0)))
     return np.column_stack(columns).astype(np.float32)
-
-
-def _microseconds(times: pd.Series[Any]) -> npt.NDArray[np.int64]:
-    whole = pd.to_datetime(times, utc=True).dt.as_unit("us")
-    return np.where(whole.isna(), NEVER, whole.astype("int64"))
 
 
 _MISSING = np.uint64(0x9E3779B97F4A7C15)
 
 
+@lru_cache(maxsize=1 << 16)
 def _hash_text(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def _hashes(values: pd.Series[Any], name: str) -> Keys:
-    """A 64-bit hash of each value; only the distinct values are hashed."""
+def _hashes(values: Coded | npt.NDArray[np.float64], name: str) -> Keys:
+    """A 64-bit hash of each value; of texts only the distinct values are hashed."""
+    if isinstance(values, Coded):
+        table = np.array([_hash_text(text) for text in values.values] + [int(_MISSING)], dtype=np.uint64)
+        return np.asarray(table[values.codes])  # a missing value's code is -1
+    numbers = values + 0.0  # which makes 0.0 of -0.0
     if name in SIZES:
         with np.errstate(divide="ignore", invalid="ignore"):
-            values = np.floor(2 * np.log2(values.astype(float).where(values > 0)))
-    codes, distinct = pd.factorize(values)
-    if pd.api.types.is_numeric_dtype(distinct.dtype):
-        table = _mix(np.asarray(distinct, dtype=np.float64).view(np.uint64))
-    else:
-        table = np.array([_hash_text(str(value)) for value in distinct], dtype=np.uint64)
-    return np.append(table, _MISSING)[codes]  # factorize codes a missing value as -1
+            numbers = np.floor(2 * np.log2(np.where(numbers > 0, numbers, np.nan)))
+    return np.where(np.isnan(numbers), _MISSING, _mix(numbers.view(np.uint64)))
 
 
-def _each(values: pd.Series[Any]) -> Keys:
-    """A 64-bit hash of each value of a column of mostly distinct texts."""
-    return np.asarray(pd.util.hash_array(values.to_numpy(dtype=object), categorize=False), dtype=np.uint64)
+def _each(values: Coded | npt.NDArray[Any]) -> Keys:
+    """A 64-bit hash of each text, by which jobs are ordered that ended at one instant."""
+    if isinstance(values, Coded):
+        return np.asarray(_each(np.array([*values.values, np.nan], dtype=object))[values.codes])
+    return np.asarray(pd.util.hash_array(values, categorize=False), dtype=np.uint64)
 
 
 def _combine(hashes: Iterable[Keys], rows: int, salt: int) -> Keys:

@@ -204,6 +204,11 @@ class Mixture:
         """What counts as a large error, in the target's unit; NaN while unknown."""
         return float(large_error(self.state.tables))
 
+    @property
+    def runs(self) -> bool:
+        """Whether any job is known to be running."""
+        return bool((self.state.running.block >= 0).any())
+
     def learn(self, contexts: Contexts, values: Array, limits: Array, weigh: bool = True) -> None:
         """Take in jobs that ended, and those that started, in the order of time; ``weigh=False`` fills the histories only."""
         walk = Walk(self, contexts, values, limits)

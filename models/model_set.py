@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from threading import RLock
@@ -15,14 +15,16 @@ import numpy.typing as npt
 import pandas as pd
 
 from infra.errors import GridcastError
+from jobs.coded import CodedJobs, code
 from models.calibration import Calibration
 from models.clusters import GLOBAL, Clusters
 from models.components import Settings
 from models.distribution import Distribution
-from models.features import NEVER, Contexts, Levels, choose_levels, distinct_rows, encode
+from models.features import NEVER, Contexts, Levels, choose_levels, encode
+from models.kinds import find_kinds, tell_apart
 from models.mixture import Mixture, endings
 from models.refinement import Refiner, refine_by_cluster
-from models.targets import TARGETS
+from models.targets import LIMITED_BY, TARGETS
 from models.weights import Learned
 
 Array = npt.NDArray[Any]
@@ -128,6 +130,31 @@ def _load_target(folder: Path, name: str) -> TargetModel:
     return TargetModel(name, Settings(**fields), learned, Calibration.from_json(parts["calibration"]), refiners)
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What was foreseen for n jobs, kept a kind of job: ``which`` (int64[n]) is the kind of each.
+
+    ``numbers``, float64[kinds] by name, are for each target t the best single value t, t_median, t_mean, t_sd, the 90 % range t_low
+    to t_high and t_q<level> for each quantile asked for. ``cluster`` (object[kinds]) is whose refiner answered, ``cold_start``
+    (bool[kinds]) says that nothing is known of who submits.
+    """
+
+    numbers: dict[str, Array]
+    cluster: Array
+    cold_start: Array
+    which: Array
+    model_version: str
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+    def frame(self, job_ids: Array) -> pd.DataFrame:
+        """A row a job: job_id, the numbers, then cluster, model_version and cold_start."""
+        columns = {name: values[self.which] for name, values in self.numbers.items()}
+        last = {"cluster": self.cluster[self.which], "model_version": self.model_version, "cold_start": self.cold_start[self.which]}
+        return pd.DataFrame({"job_id": job_ids, **columns, **last})
+
+
 class Forecaster:
     """The live engine: histories of ended jobs, and a model set's weights and refiners if there is one.
 
@@ -201,68 +228,85 @@ class Forecaster:
             runs = np.flatnonzero((contexts.known == NEVER) & (contexts.began != NEVER))
             mixture.learn(contexts.take(runs), values[runs], limits[runs])
 
-    def _clusters(self, jobs: pd.DataFrame) -> Array:
+    def _clusters(self, jobs: pd.DataFrame | CodedJobs) -> Array:
         return self.model_set.clusters.assign(jobs) if self.model_set else np.full(len(jobs), GLOBAL, dtype=object)
 
     def _distribution(self, name: str, contexts: Contexts, limits: Array, clusters: Array) -> Distribution:
         mixture = self.mixtures[name]
-        answer = mixture.distributions(contexts, limits)
+        # Only the refiner reads the numbers: the histories of jobs that differ by no more are looked at once.
+        alike = tell_apart([*contexts.keys.T, contexts.at.view(np.uint64), contexts.ids, limits.view(np.uint64)], len(contexts))
+        few = contexts.take(alike.first)
+        answer = mixture.distributions(few, limits[alike.first])
+        if len(few) < len(contexts):
+            answer = answer.take(alike.which)
         refiners = self.model_set.targets[name].refiners if self.model_set else {}
         if refiners:
-            answer = refine_by_cluster(answer, mixture.counts(contexts), contexts.numbers, refiners, clusters)
+            answer = refine_by_cluster(answer, mixture.counts(few)[alike.which], contexts.numbers, refiners, clusters)
         return answer
 
     def distributions(self, jobs: pd.DataFrame, name: str, at: datetime | None = None) -> Distribution:
         """The distributions of one target for ``jobs``, a row a job, by what was known at submission (or at ``at``)."""
         with self._lock:
-            contexts = self._asked(jobs, at)
+            contexts = encode(jobs, self.levels)
+            contexts = contexts if at is None else contexts.asked(at)
             return self._distribution(name, contexts, TARGETS[name].limit(jobs), self._clusters(jobs))
 
-    def _asked(self, jobs: pd.DataFrame, at: datetime | None) -> Contexts:
-        contexts = encode(jobs, self.levels)
-        return contexts if at is None else contexts.asked(at)
-
     def predict(self, jobs: pd.DataFrame, quantiles: tuple[float, ...] = (), at: datetime | None = None) -> pd.DataFrame:
+        """``answer`` as a DataFrame, a row a job, in the order asked."""
+        with self._lock:
+            answers = self.answer(code(jobs, ("submitted_at", "source", "job_id", *self.fields)), quantiles, at)
+        return answers.frame(jobs["job_id"].to_numpy() if "job_id" in jobs else np.arange(len(jobs)).astype(str))
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The fields of jobs that the answer depends on, beside when they were submitted."""
+        field = self.model_set.clusters.field if self.model_set else None
+        return self.levels.fields.union(LIMITED_BY, (field,) if field else ())
+
+    def answer(self, jobs: CodedJobs, quantiles: tuple[float, ...] = (), at: datetime | None = None) -> Answers:
         """Predict every target of ``jobs`` by what was known at submission, or at ``at`` for jobs that still wait.
 
-        Columns: job_id; for each target t the best single value t, t_median, t_mean, t_sd, the 90 % range t_low to t_high and
-        t_q<level> for each quantile asked for; then cluster, model_version and cold_start (nothing is known of who submits).
+        Jobs of one kind are answered once, and many jobs that wait are few kinds. ``jobs`` need submitted_at, source and ``fields``.
         """
         with self._lock:
-            contexts = self._asked(jobs, at)
-            clusters = self._clusters(jobs)
-            columns: dict[str, Any] = {"job_id": jobs["job_id"].to_numpy() if "job_id" in jobs else np.arange(len(jobs)).astype(str)}
-            cold = np.zeros(len(jobs), dtype=bool)
+            seen_at = jobs["submitted_at"] if at is None else np.maximum(jobs["submitted_at"], int(pd.Timestamp(at).as_unit("us").value))
+            # While jobs run, time itself tells something; else nothing changes after the newest outcome.
+            runs = any(mixture.runs for mixture in self.mixtures.values())
+            if not runs:
+                seen_at = np.minimum(seen_at, max(mixture.latest for mixture in self.mixtures.values()))
+            kinds = find_kinds(jobs, self.fields, self.levels, seen_at, apart=runs)
+            few = jobs.take(kinds.first)
+            contexts = replace(encode(few, self.levels), at=seen_at[kinds.first])
+            if not runs:
+                contexts = replace(contexts, ids=np.zeros(len(few), np.uint32))
+            clusters = self._clusters(few)
+            columns: dict[str, Array] = {}
+            cold = np.zeros(len(few), dtype=bool)
             for name, mixture in self.mixtures.items():
-                limits = TARGETS[name].limit(jobs)
-                first, which = distinct_rows(contexts, limits, clusters, mixture.latest)
-                part, limit = contexts.take(first), limits[first]
-                answer = self._distribution(name, part, limit, clusters[first])
-                few = self._columns(name, answer, mixture, part, quantiles)
-                columns |= {column: values[which] for column, values in few.items()}
-                cold |= (mixture.counts(part)[:, self.levels.owner] == 0)[which]
-            answers = np.array(sorted({*clusters}), dtype=object)
+                answer = self._distribution(name, contexts, TARGETS[name].limit(few), clusters)
+                columns |= self._columns(name, answer, mixture, contexts, quantiles)
+                cold |= mixture.counts(contexts)[:, self.levels.owner] == 0
             own = {cluster for model in (self.model_set.targets.values() if self.model_set else ()) for cluster in model.refiners}
-            names = dict(zip(answers, (cluster if cluster in own else GLOBAL for cluster in answers), strict=True))
-            columns["cluster"] = (
-                np.array([names[cluster] for cluster in clusters], dtype=object) if self.model_set else np.full(len(jobs), NO_MODEL, object)
-            )
-            return pd.DataFrame(columns | {"model_version": self.model_version, "cold_start": cold})
+            nobody = GLOBAL if self.model_set else NO_MODEL
+            answered_by = np.array([cluster if cluster in own else nobody for cluster in clusters], dtype=object)
+            return Answers(columns, answered_by, cold, kinds.which, self.model_version)
 
     def _columns(
         self, name: str, answer: Distribution, mixture: Mixture, contexts: Contexts, quantiles: tuple[float, ...]
     ) -> dict[str, Array]:
-        calibration = self.calibrations[name]
-        seen = mixture.last_in_bin(contexts, answer.best_bin(mixture.scale))
+        level = self.calibrations[name].level
+        asked = {f"{name}_median": 0.5, f"{name}_low": level(0.05), f"{name}_high": level(0.95)}
+        asked |= {f"{name}_q{share:g}": level(share) for share in quantiles}
+        found = dict(zip(asked, answer.quantiles(np.array(list(asked.values()))).T, strict=True))
+        best = answer.best_bin(mixture.scale)
+        moments = answer.moments()
         columns = {
-            name: answer.best_point(mixture.scale, seen),
-            f"{name}_median": answer.median(),
-            f"{name}_mean": answer.mean(),
-            f"{name}_sd": answer.standard_deviation(),
-            f"{name}_low": answer.quantile(calibration.level(0.05)),
-            f"{name}_high": answer.quantile(calibration.level(0.95)),
+            name: answer.point_in(best, mixture.last_in_bin(contexts, best)),
+            f"{name}_median": found.pop(f"{name}_median"),
+            f"{name}_mean": moments[:, 0],
+            f"{name}_sd": moments[:, 1],
         }
-        return columns | {f"{name}_q{level:g}": answer.quantile(calibration.level(level)) for level in quantiles}
+        return columns | found
 
 
 def _trained_until(model_set: ModelSet | None) -> int:

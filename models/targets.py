@@ -13,8 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from jobs.coded import CodedJobs
+
 Floats = npt.NDArray[np.float64]
 
+LIMITED_BY = ("requested_walltime", "requested_memory", "requested_cores")
+"""The fields that limits are made from."""
 _ROUNDING = 1e-3
 """Added before a logarithm is floored, so that a power of two falls into its own bin whatever the last digit of its logarithm."""
 
@@ -65,14 +69,14 @@ class Target:
     unit: str
     grid: Grid
     value: Callable[[pd.DataFrame], Floats]
-    limit: Callable[[pd.DataFrame], Floats]
+    limit: Callable[[pd.DataFrame | CodedJobs], Floats]
     elapses: bool = False
 
 
-def _column(jobs: pd.DataFrame, name: str, missing: float = np.nan) -> Floats:
+def _column(jobs: pd.DataFrame | CodedJobs, name: str, missing: float = np.nan) -> Floats:
     if name not in jobs:
         return np.full(len(jobs), missing)
-    values = jobs[name].to_numpy(dtype=np.float64, na_value=np.nan)
+    values = jobs[name] if isinstance(jobs, CodedJobs) else jobs[name].to_numpy(dtype=np.float64, na_value=np.nan)
     return values if np.isnan(missing) else np.where(np.isnan(values), missing, values)
 
 
@@ -99,19 +103,19 @@ def _positive(limits: Floats) -> Floats:
     return np.where(limits > 0, limits, np.inf)
 
 
-def _walltime_limit(jobs: pd.DataFrame) -> Floats:
+def _walltime_limit(jobs: pd.DataFrame | CodedJobs) -> Floats:
     return _positive(_column(jobs, "requested_walltime", np.inf))
 
 
-def _memory_limit(jobs: pd.DataFrame) -> Floats:
+def _memory_limit(jobs: pd.DataFrame | CodedJobs) -> Floats:
     return _positive(_column(jobs, "requested_memory", np.inf))
 
 
-def _cpu_limit(jobs: pd.DataFrame) -> Floats:
+def _cpu_limit(jobs: pd.DataFrame | CodedJobs) -> Floats:
     return _walltime_limit(jobs) * np.maximum(_column(jobs, "requested_cores", 1.0), 1.0)
 
 
-def _no_limit(jobs: pd.DataFrame) -> Floats:
+def _no_limit(jobs: pd.DataFrame | CodedJobs) -> Floats:
     return np.full(len(jobs), np.inf)
 
 
