@@ -105,3 +105,44 @@ def best_bins(mass: Array, values: Array, limit: Array, prices: Array, out: Arra
             if aim > most:
                 best, most = b, aim
         out[row] = best
+
+
+@compiled
+def coarsen(mass: Array, width: int, out: Array) -> None:
+    """Mass in each group of ``width`` bins of each row, into ``out`` (float64[n, groups])."""
+    bins = mass.shape[1]
+    for row in range(len(mass)):
+        for k in range(out.shape[1]):
+            total = 0.0
+            for b in range(k * width, min((k + 1) * width, bins)):
+                total += mass[row, b]
+            out[row, k] = total
+
+
+@compiled
+def bins_below(mass: Array, levels: Array, out: Array) -> None:
+    """How many bins of each row it takes before each of ``levels`` (ascending) is reached, into ``out`` (float32[n, levels])."""
+    for row in range(len(mass)):
+        total, place = 0.0, 0
+        for b in range(mass.shape[1]):
+            total += mass[row, b]
+            while place < len(levels) and total >= levels[place]:
+                out[row, place] = b
+                place += 1
+        for rest in range(place, len(levels)):
+            out[row, rest] = mass.shape[1]
+
+
+@compiled
+def bend(mass: Array, factors: Array, width: int, out: Array) -> None:
+    """Multiply each group of ``width`` bins by its factor (float64[n, groups]); rows of ``out`` (float32[n, bins]) sum to 1."""
+    bins = mass.shape[1]
+    for row in range(len(mass)):
+        total = 0.0
+        for k in range(factors.shape[1]):
+            factor = factors[row, k]
+            for b in range(k * width, min((k + 1) * width, bins)):
+                out[row, b] = mass[row, b] * factor
+                total += mass[row, b] * factor
+        for b in range(bins):
+            out[row, b] /= total

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from models.clusters import GLOBAL
 from models.distribution import Distribution
+from models.masses import bend, bins_below, coarsen
 
 Array = npt.NDArray[Any]
 
@@ -37,19 +38,25 @@ class Refiner(Protocol):
 
 def coarse_bins(bins: int) -> npt.NDArray[np.int64]:
     """The coarse bin of each fine one (int64[bins]), COARSE of them at most and of equal size."""
-    return np.arange(bins) // -(-bins // COARSE)
+    return np.arange(bins) // _width(bins)
+
+
+def _width(bins: int) -> int:
+    return -(-bins // COARSE)
 
 
 def coarse_masses(mass: Array) -> Array:
     """Mass in each coarse bin (float64[n, coarse bins]) of float[n, bins]."""
-    starts = np.flatnonzero(np.diff(coarse_bins(mass.shape[1]), prepend=-1))
-    return np.add.reduceat(mass, starts, axis=1, dtype=np.float64)
+    bins = mass.shape[1]
+    out = np.empty((len(mass), -(-bins // _width(bins))))
+    coarsen(mass, _width(bins), out)
+    return out
 
 
 def inputs(mass: Array, coarse: Array, counts: Array, numbers: Array) -> Array:
     """What a refiner is shown: coarse masses, the mixture's quantiles, counts of ended jobs a key, the job's numbers (float32[n, m])."""
-    reached = np.cumsum(mass, axis=1)
-    quantiles = np.column_stack([(reached < level).sum(axis=1) for level in QUANTILES])
+    quantiles = np.empty((len(mass), len(QUANTILES)), np.float32)
+    bins_below(mass, np.array(QUANTILES), quantiles)
     return np.column_stack([coarse, quantiles, np.log2(1.0 + counts), numbers]).astype(np.float32)
 
 
@@ -62,8 +69,9 @@ def input_names(levels: tuple[str, ...], numbers: tuple[str, ...], bins: int) ->
 
 def refine(mass: Array, ratio: Array, share: float = HALF) -> Array:
     """Bend fine masses by ``share`` of the way to their factors (float32[n, bins], rows summing to 1)."""
-    bent = mass * (1.0 - share + share * ratio[:, coarse_bins(mass.shape[1])])
-    return (bent / bent.sum(axis=1, keepdims=True)).astype(np.float32)
+    bent = np.empty(mass.shape, np.float32)
+    bend(mass, 1.0 - share + share * ratio, _width(mass.shape[1]), bent)
+    return bent
 
 
 def refine_by_cluster(foreseen: Distribution, counts: Array, numbers: Array, refiners: dict[str, Refiner], clusters: Array) -> Distribution:

@@ -45,7 +45,8 @@ def test_each_job_is_answered_as_it_would_be_alone(jobs: pd.DataFrame, model_set
     history = jobs.head(2000)
     ended = history["ended_at"] <= moment
     if known == "ended and running":
-        running = history[~ended & (history["started_at"] <= moment)].assign(walltime=np.nan, ended_at=pd.Series(pd.NaT, history.index, jobs["ended_at"].dtype))
+        running = history[~ended & (history["started_at"] <= moment)].assign(walltime=np.nan)
+        running["ended_at"] = pd.Series(pd.NaT, running.index, jobs["ended_at"].dtype)
         forecaster.learn(running)
     forecaster.learn(history[ended])
     assert forecaster.mixtures["walltime"].runs == (known == "ended and running")
