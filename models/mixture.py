@@ -176,6 +176,14 @@ def _last_in_bin(lists: Lists, shape: Shape, keys: Array, at: Array, bins: Array
 
 
 @compiled
+def _news(lists: Lists, keys: Array, known: Array, ids: Array, out: Array) -> None:
+    for row in range(len(known)):
+        slot = find_slot(lists, keys[row, 0])
+        told = row > 0 and known[row] == known[row - 1] and ids[row] == ids[row - 1]
+        out[row] = not told and (slot < 0 or not is_known(lists, slot, known[row], ids[row]))
+
+
+@compiled
 def _counts(lists: Lists, keys: Array, at: Array, out: Array) -> None:
     for row in range(len(at)):
         for level in range(keys.shape[1]):
@@ -223,6 +231,12 @@ class Mixture:
         """The last value seen in each job's bin by its finest history that has one: float64[n], NaN for none."""
         out = np.empty(len(contexts))
         _last_in_bin(self.state.lists, self.shape, contexts.keys, contexts.at, np.asarray(bins, np.int64), out)
+        return out
+
+    def news(self, contexts: Contexts) -> Array:
+        """Which outcomes, in the order of ``endings``, are neither known nor told twice: bool[n]."""
+        out = np.empty(len(contexts), np.bool_)
+        _news(self.state.lists, contexts.keys, contexts.known, contexts.ids, out)
         return out
 
     def counts(self, contexts: Contexts) -> Array:

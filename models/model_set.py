@@ -218,6 +218,7 @@ class Forecaster:
             mixture.learn(contexts.take(old), values[old], limits[old], weigh=False)
             new = endings(contexts)
             new = new[contexts.known[new] > self._until]
+            new = new[mixture.news(contexts.take(new))]
             for start in range(0, len(new), self._CHUNK):
                 rows = new[start : start + self._CHUNK]
                 part, told = contexts.take(rows), np.isfinite(values[rows])

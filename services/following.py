@@ -1,4 +1,4 @@
-"""Following: the thread that keeps the live state true to the registry's champion, off the request path."""
+"""Following: the thread that keeps the live state true to the registry's champion and to the store, off the request path."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ class Following:
                 return
             try:
                 self.look()
+                self.catch_up()
             except Exception:
                 # Whatever it is, the next look may find it gone, and requests are answered meanwhile.
                 log.exception("following the champion failed")
@@ -79,6 +80,16 @@ class Following:
             self.live.take(None)
         else:
             troubles["champion"] = f"the registry names no champion; {self.live.serving.label} goes on answering"
+
+    def catch_up(self) -> None:
+        """Learn what others stored."""
+        try:
+            self.live.catch_up()
+            self.live.troubles.pop("history", None)
+        except GridcastError as error:
+            if "history" not in self.live.troubles:
+                log.warning("what others stored cannot be learned: %s", error)
+            self.live.troubles["history"] = str(error)
 
     def _take(self, version: Version) -> None:
         number, run_id, when = self._refused

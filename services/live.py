@@ -19,7 +19,7 @@ import pandas as pd
 
 from infra.settings import Settings
 from jobs.schema import OUTCOMES
-from jobs.store import Added, StoreError, add_jobs, open_store, read_jobs
+from jobs.store import Added, StoreError, add_jobs, open_store, read_ended
 from services.doors import Asked, Options
 from services.metrics import Metrics
 from services.prediction_log import Answer, PredictionLog
@@ -79,7 +79,10 @@ class Live:
         self._engine: Engine | None = None
         # Held while outcomes enter the history, and for the instant of a swap.
         self._turn = threading.Lock()
-        self._missed: list[pd.DataFrame] | None = None
+        self._missed: list[Added] | None = None
+        # The store's revision up to which all is in the history, and the later ones that are in it because they were reported here.
+        self._revision = 0
+        self._own: set[int] = set()
 
     @property
     def ready(self) -> bool:
@@ -135,10 +138,27 @@ class Live:
         """Add stored outcomes to the history at once."""
         with self._turn:
             if self._missed is not None:
-                self._missed.append(added.ended)
+                self._missed.append(added)
             if self._serving is not None:
                 self._serving.learn(added.ended)
-            self._note(added.ended)
+            if added.revision > self._revision:  # else catching up was quicker, or nothing ended
+                self._own.add(added.revision)
+                self._note(added.ended)
+
+    def catch_up(self) -> None:
+        """Learn the outcomes that others stored since the last look; raises StoreError when the store cannot be read."""
+        found = read_ended(self.engine, after=self._revision)
+        if found.empty or not self.ready:
+            return
+        with self._turn:
+            news = found[~found["revision"].isin(self._own)]
+            self._revision = int(found["revision"].max())
+            self._own = {revision for revision in self._own if revision > self._revision}
+        for start in range(0, len(news), SLICE):
+            # A report waits for one slice at most.
+            with self._turn:
+                self.serving.learn(news.iloc[start : start + SLICE])
+                self._note(news.iloc[start : start + SLICE])
 
     def _note(self, ended: pd.DataFrame) -> None:
         if len(ended):
@@ -186,23 +206,26 @@ class Live:
         with self._turn:
             self._missed = []
         try:
-            ended = read_jobs(self.engine, ended=True).sort_values("ended_at", kind="stable")
+            ended = read_ended(self.engine)
             serving.learn(ended, rows=AT_ONCE)
             # The first prediction compiles and loads what the others then find; no caller should wait for that.
             serving.forecaster.predict(ended.drop(columns=list(OUTCOMES)).tail(WARM_UP))
             self.troubles.pop("store", None)
         except StoreError as error:
-            # A model that knows no history is better than none; the next champion is taught the whole store again.
+            # A model that knows no history is better than none; it catches up when the store is back.
             self.troubles["store"] = str(error)
             ended = pd.DataFrame()
         with self._turn:
-            for missed in self._missed or ():
-                serving.learn(missed)
+            self._revision = int(ended["revision"].max()) if len(ended) else 0
+            missed = [added for added in self._missed or () if added.revision > self._revision]
+            self._own = {added.revision for added in missed}
+            self._missed = None
+            for added in missed:
+                serving.learn(added.ended)
             self._serving = serving
             self.history = {"jobs": 0, "newest_ended_at": None}
-            for part in (ended, *(self._missed or ())):
+            for part in (ended, *(added.ended for added in missed)):
                 self._note(part)
-            self._missed = None
         self.metrics.model_version.set(serving.number)
         self.metrics.model_trained.set(serving.card["window"]["until_us"] / 1e6 if serving.card else 0)
 

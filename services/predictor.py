@@ -1,7 +1,7 @@
 """The BentoML service: what starts the live state, guards the doors and mounts them. The only importer of BentoML.
 
 ``bentoml serve services.predictor:Predictor`` serves it. One worker holds one live state: the store's history as it stood when the
-champion was taken, and what was reported to this worker since.
+champion was taken, what was reported to this worker since, and, some seconds later, what others stored.
 """
 
 from __future__ import annotations

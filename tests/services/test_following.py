@@ -68,12 +68,17 @@ def empty_home(tmp_path_factory: pytest.TempPathFactory, grid_jobs: pd.DataFrame
     return new_home(tmp_path_factory.mktemp("following"), grid_jobs.head(1200))
 
 
-def test_champions_come_break_and_go_and_no_request_notices(empty_home: Path, model_set: ModelSet, waiting: Rows) -> None:
+def test_champions_come_break_and_go_and_no_request_notices(
+    empty_home: Path, grid_jobs: pd.DataFrame, model_set: ModelSet, waiting: Rows
+) -> None:
     home = empty_home
     with running(home) as predictor, hammering(predictor, waiting[:20]) as answers:
         # Before the first champion the histories answer, and say so.
         assert model(predictor)["model_version"] == "none"
         wait_for(lambda: (200, "none") in answers, "an answer")
+        # What another process stores is learned too.
+        new_home(home, grid_jobs.tail(400))
+        wait_for(lambda: model(predictor)["history"]["jobs"] == 1600, "what another process stored", predictor)
         publish(model_set, home)
         wait_for_version(predictor, "gridcast-1")
 
