@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from sqlalchemy import Engine
 
+    from jobs.ingest import Reading
     from models.versions import Version
 
 app = typer.Typer(
@@ -46,6 +47,8 @@ LogFormat = Annotated[
 Mapping = Annotated[
     list[str] | None, typer.Option("--map", help="A table's column as COLUMN=FIELD[:UNIT], for instance run=walltime:s; repeat.")
 ]
+MapFile = Annotated[Path | None, typer.Option(help="The column map in a TOML file.")]
+Timezone = Annotated[str, typer.Option(help="Zone of times that carry none, for instance Europe/Paris.")]
 ClusterBy = Literal["group", "site", "queue", "program", "kmeans"]
 Source = Annotated[str | None, typer.Option(help="Only this source (a log or system); default: all that is stored.")]
 
@@ -106,21 +109,20 @@ def ingest(
     log_format: LogFormat = None,
     source: Annotated[str | None, typer.Option(help="Name of the log or system; default: what the file says, or its name.")] = None,
     mapping: Mapping = None,
-    timezone: Annotated[str, typer.Option(help="Zone of times that carry none, for instance Europe/Paris.")] = "UTC",
-    map_file: Annotated[Path | None, typer.Option(help="The column map in a TOML file.")] = None,
+    map_file: MapFile = None,
+    timezone: Timezone = "UTC",
     as_json: Json = False,
 ) -> None:
     """Read job logs into the store; reading one again changes nothing."""
-    from jobs.ingest import Ingested, ingest_files
-    from jobs.readers.columns import load_column_map, parse_column_map
+    from jobs.ingest import Ingested, ingest_files, reading
 
-    columns = load_column_map(map_file) if map_file else parse_column_map(mapping) if mapping else None
+    how = reading(log_format, mapping, map_file, timezone)
     with progress_bar("reading") as report:
 
         def tell(done: Ingested) -> None:
             report(f"{done.file.name}: {done.read:,} records")
 
-        results = ingest_files(_store(), files, log_format, source, columns, tell, timezone)
+        results = ingest_files(_store(), files, source=source, progress=tell, **how)
     rows: list[dict[str, Any]] = [
         {
             "file": str(one.file),
@@ -258,13 +260,16 @@ def predict(
     file: Annotated[Path, typer.Argument(help="A log or table of jobs; outcomes in it are not looked at.")],
     log_format: LogFormat = None,
     mapping: Mapping = None,
+    map_file: MapFile = None,
+    timezone: Timezone = "UTC",
     quantile: Annotated[list[float] | None, typer.Option(min=0, max=1, help="A quantile to add; repeat.")] = None,
     as_json: Json = False,
 ) -> None:
     """Predict the jobs of a file with the champion, each by what the store knew had ended at its submission."""
+    from jobs.ingest import reading
     from models.release import predict as ask
 
-    jobs = _read(file, log_format, mapping)
+    jobs = _read(file, reading(log_format, mapping, map_file, timezone))
     with progress_bar("predicting") as report:
         answers = ask(_store(), prepare_environment(), jobs, tuple(quantile or ()), report)
     shown = ("job_id", "walltime", "walltime_median", "walltime_low", "walltime_high", "cluster", "model_version", "cold_start")
@@ -279,16 +284,20 @@ def evaluate(
     predictor: Annotated[list[str] | None, typer.Option(help="Only these rows; repeat.")] = None,
     log_format: LogFormat = None,
     mapping: Mapping = None,
+    map_file: MapFile = None,
+    timezone: Timezone = "UTC",
     as_json: Json = False,
 ) -> None:
     """Live through a log in time order and compare Gridcast with every baseline; logged to MLflow with plots."""
+    from jobs.ingest import reading
     from jobs.store import read_jobs
     from models.evaluation import evaluate as judge
     from models.evidence import record_evaluation
     from models.training import find_target
 
     settings = prepare_environment()
-    jobs = _read(Path(log), log_format, mapping) if log and Path(log).exists() else read_jobs(_store(), sources=[log] if log else None)
+    how = reading(log_format, mapping, map_file, timezone)
+    jobs = _read(Path(log), how) if log and Path(log).exists() else read_jobs(_store(), sources=[log] if log else None)
     if jobs.empty:
         raise InputError(f"there is no file and no stored source called {log}" if log else "nothing is stored: gridcast ingest FILE")
     with progress_bar("living through the log") as report:
@@ -318,9 +327,12 @@ def replay(
     ] = None,
     log_format: LogFormat = None,
     mapping: Mapping = None,
+    map_file: MapFile = None,
+    timezone: Timezone = "UTC",
     as_json: Json = False,
 ) -> None:
     """Say what a prediction is worth: run a log again under scheduling policies; an HTML page, logged to MLflow with plots."""
+    from jobs.ingest import reading
     from jobs.store import read_jobs
     from scheduling.machine import find_machine
     from scheduling.report import report as write_page
@@ -329,7 +341,7 @@ def replay(
     settings = prepare_environment()
     asked = ways(policy, predictor, corrector, None if bound is None else bound * HOUR)
     file = Path(log) if Path(log).exists() else None
-    jobs = _read(file, log_format, mapping) if file else read_jobs(_store(), sources=[log])
+    jobs = _read(file, reading(log_format, mapping, map_file, timezone)) if file else read_jobs(_store(), sources=[log])
     if jobs.empty:
         raise InputError(f"there is no file and no stored source called {log}")
     with progress_bar("replaying") as report:
@@ -430,14 +442,11 @@ def _say(sentence: str) -> None:
     err.print(sentence, highlight=False, soft_wrap=True)
 
 
-def _read(file: Path, log_format: str | None, mapping: list[str] | None) -> pd.DataFrame:
+def _read(file: Path, how: Reading) -> pd.DataFrame:
     from jobs.ingest import read_log
-    from jobs.readers.columns import parse_column_map
 
     with progress_bar(f"reading {file.name}") as report:
-        jobs, read = read_log(
-            file, log_format, parse_column_map(mapping) if mapping else None, lambda done: report(f"{done.read:,} records")
-        )
+        jobs, read = read_log(file, progress=lambda done: report(f"{done.read:,} records"), **how)
     if read.rejected:
         err.print(f"{read.rejected:,} of {read.read:,} records of {file.name} were rejected; gridcast ingest keeps them with their reasons")
     return jobs

@@ -13,7 +13,7 @@ from prefect.states import Completed
 from flows.retrying import STEP
 from infra.errors import InputError
 from infra.settings import Settings, prepare_environment
-from jobs.ingest import Ingested, ingest_files
+from jobs.ingest import Ingested, Reading, ingest_files, reading
 from jobs.store import open_store
 
 SETTLED = 60.0
@@ -21,16 +21,25 @@ SETTLED = 60.0
 
 
 @flow(name="ingest", flow_run_name="ingest {files}", description="Read job logs into the store; without files, those of the inbox.")
-def ingest(files: list[str] | None = None, log_format: str | None = None, source: str | None = None) -> Any:
+def ingest(
+    files: list[str] | None = None,
+    log_format: str | None = None,
+    source: str | None = None,
+    mapping: list[str] | None = None,
+    map_file: str | None = None,
+    timezone: str = "UTC",
+) -> Any:
     """Read ``files`` into the store, or what lies in the inbox of the data folder, which is moved to done or refused.
 
+    The others are the options of ``gridcast ingest``: a deployment's parameters, on Prefect's page, say how its inbox is read.
     Reading a file again changes nothing. Fails at the end, when all others are stored, if a file could not be read.
     """
     settings = prepare_environment()
+    how = reading(log_format, mapping, map_file, timezone)
     waiting = inbox(settings) if files is None else [Path(name) for name in files]
     if not waiting:
         return Completed(message=f"no file waits in {settings.folder('inbox')}")
-    results = [read(path, log_format, source) for path in waiting]
+    results = [read(path, source, how) for path in waiting]
     rows = [
         {
             "file": str(one.file),
@@ -55,9 +64,9 @@ def ingest(files: list[str] | None = None, log_format: str | None = None, source
 
 
 @task(task_run_name="read {path}", **STEP)
-def read(path: Path, log_format: str | None, source: str | None) -> Ingested:
+def read(path: Path, source: str | None, how: Reading) -> Ingested:
     """Read one file."""
-    return ingest_files(open_store(prepare_environment().store_url), [path], log_format, source)[0]
+    return ingest_files(open_store(prepare_environment().store_url), [path], source=source, **how)[0]
 
 
 def inbox(settings: Settings) -> list[Path]:

@@ -11,18 +11,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import pandas as pd
 
 from jobs.readers import Batch, Reader, ReadError, ReadOptions, Reject, detect, reader_named
+from jobs.readers.columns import ColumnMap, load_column_map, parse_column_map
+from jobs.readers.units import zone
 from jobs.schema import conform, fill_in, sort_out
 from jobs.store import add_jobs, add_rejects
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
-
-    from jobs.readers.columns import ColumnMap
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,31 @@ class Ingested:
     rejected: int = 0
     notes: Counter[str] = field(default_factory=Counter)
     error: str | None = None
+
+
+class Reading(TypedDict):
+    """How a log is to be read: arguments of ``ingest_file``, ``ingest_files`` and ``read_log``."""
+
+    format: str | None
+    columns: ColumnMap | None
+    timezone: str
+
+
+def reading(
+    format: str | None = None, mapping: Iterable[str] | None = None, map_file: str | Path | None = None, timezone: str = "UTC"
+) -> Reading:
+    """How a log is to be read, from what a person says: ``mapping`` of COLUMN=FIELD[:UNIT], or a TOML file of the same.
+
+    Raises ReadError where the map is wrong, both are given, or there is no such time zone.
+
+    >>> reading(mapping=["run=walltime:min"], timezone="Europe/Paris")["timezone"]
+    'Europe/Paris'
+    """
+    if mapping and map_file:
+        raise ReadError("the column map is given twice: by --map and by --map-file")
+    zone(timezone)
+    columns = load_column_map(Path(map_file)) if map_file else parse_column_map(mapping) if mapping else None
+    return Reading(format=format, columns=columns, timezone=timezone)
 
 
 Progress = Callable[[Ingested], None]
@@ -106,6 +131,7 @@ def read_log(
     format: str | None = None,
     columns: ColumnMap | None = None,
     progress: Progress | None = None,
+    timezone: str = "UTC",
 ) -> tuple[pd.DataFrame, Ingested]:
     """The sane jobs of one log file, by submission, without a store; repeated records count once.
 
@@ -114,7 +140,7 @@ def read_log(
     path = Path(path)
     reader = reader_named(format) if format else detect(path)
     done, parts = Ingested(path, reader.name), []
-    for batch in reader.read(path, ReadOptions(columns=columns)):
+    for batch in reader.read(path, ReadOptions(columns=columns, timezone=timezone)):
         jobs, rejects = _sort_out(batch)
         parts.append(jobs)
         done = replace(done, read=done.read + len(batch.jobs) + len(batch.rejects), rejected=done.rejected + len(rejects))

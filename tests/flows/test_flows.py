@@ -13,7 +13,7 @@ import pytest
 
 from infra.errors import InputError
 from infra.settings import Settings, prepare_environment
-from jobs.store import count_jobs, open_store, read_measurements
+from jobs.store import count_jobs, open_store, read_jobs, read_measurements
 from models import registry
 from models.model_set import ModelError
 from models.registry import RegistryError
@@ -106,6 +106,17 @@ def test_ingest_takes_what_has_settled_in_the_inbox_and_fails_at_the_end_for_wha
     assert (inbox / "refused" / "bad.csv").is_file()
     (inbox / "unfinished.csv").unlink()
     assert ingest(return_state=True).message.startswith("no file waits")
+
+
+def test_an_inbox_may_have_a_column_map_and_a_time_zone_of_its_own(ingested, settings):
+    from flows.ingest import ingest
+
+    log = settings.folder("inbox") / "times.csv"
+    log.write_text("id,queued\nmapped,2026-07-01 12:00\n")
+    os.utime(log, (time.time() - 3600,) * 2)
+    assert ingest(mapping=["id=job_id", "queued=submitted_at"], timezone="Europe/Paris")[0]["added"] == 1
+    jobs = read_jobs(open_store(settings.store_url), sources=["times"])
+    assert jobs[["job_id", "submitted_at"]].values.tolist() == [["mapped", pd.Timestamp("2026-07-01 10:00", tz="UTC")]]
 
 
 def test_the_first_training_is_promoted_and_explains_itself_in_prefect(trained, settings):

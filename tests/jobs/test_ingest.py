@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from jobs.ingest import Ingested, ingest_file, ingest_files
+from jobs.ingest import Ingested, ingest_file, ingest_files, read_log, reading
 from jobs.readers import ReadError, ReadOptions
 from jobs.store import StoreError, count_jobs, open_store, read_jobs, read_rejects
 from jobs.workload import generate
@@ -50,6 +50,29 @@ def test_a_log_is_stored_and_ingesting_it_again_changes_nothing(store: Any, tmp_
     assert (before["ended_at"] - before["submitted_at"]).dt.total_seconds().unique().tolist() == [70.0]
     assert sums(ingest_file(store, log)) == (100, 0, 0, 100, 0)
     pd.testing.assert_frame_equal(read_jobs(store), before)
+
+
+def test_a_log_is_read_alike_with_a_store_and_without(sqlite_store: Any, tmp_path: Path) -> None:
+    log, columns = tmp_path / "times.csv", tmp_path / "columns.toml"
+    log.write_text("id,queued,run\na,2026-07-01 12:00,1.5\nb,2026-07-01 13:00,2\n")
+    columns.write_text('[columns]\nid = "job_id"\nqueued = "submitted_at"\nrun = "walltime:min"\n')
+    ways = [
+        reading(timezone="Europe/Paris", map_file=columns),
+        reading("table", ["id=job_id", "queued=submitted_at", "run=walltime:min"], timezone="Europe/Paris"),
+    ]
+    for how in ways:
+        ingest_file(sqlite_store, log, **how)
+        jobs, _ = read_log(log, **how)
+        assert jobs["submitted_at"].dt.hour.tolist() == [10, 11]
+        assert jobs["walltime"].tolist() == [90, 120]
+        pd.testing.assert_frame_equal(jobs, read_jobs(sqlite_store))
+
+
+def test_how_a_log_is_to_be_read_is_checked_before_it_is_opened(tmp_path: Path) -> None:
+    with pytest.raises(ReadError, match="given twice"):
+        reading(mapping=["id=job_id"], map_file=tmp_path / "columns.toml")
+    with pytest.raises(ReadError, match="no time zone Nowhere/Land"):
+        reading(timezone="Nowhere/Land")
 
 
 def test_overlapping_windows_of_a_log_give_each_job_once(sqlite_store: Any, tmp_path: Path) -> None:

@@ -1,0 +1,27 @@
+"""The command line: what its commands have in common, and what a person who types is told."""
+
+import inspect
+
+import pytest
+
+import gridcast
+
+COMMANDS = {command.callback.__name__: inspect.signature(command.callback) for command in gridcast.app.registered_commands}
+READING = ("log_format", "mapping", "map_file", "timezone")
+
+
+@pytest.mark.parametrize("name", [name for name, signature in COMMANDS.items() if {*READING} & {*signature.parameters}])
+def test_every_command_that_reads_a_log_reads_it_with_the_same_options(name: str) -> None:
+    parameters = COMMANDS[name].parameters
+    assert {*READING} <= {*parameters}
+    for option in READING:
+        assert parameters[option] == COMMANDS["ingest"].parameters[option]
+
+
+def test_logs_are_read_by_ingest_evaluate_predict_and_replay() -> None:
+    assert {name for name, signature in COMMANDS.items() if "log_format" in signature.parameters} >= {
+        "ingest",
+        "evaluate",
+        "predict",
+        "replay",
+    }
