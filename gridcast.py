@@ -215,10 +215,12 @@ def promote(
     why: Annotated[str, typer.Option(help="Kept with the version.")] = "asked for",
     as_json: Json = False,
 ) -> None:
-    """Make a version the champion; the predictor serves it within seconds."""
-    from models import registry
+    """Make a version the champion, if it loads and answers; the predictor serves it within seconds."""
+    from models import release
 
-    show([_version(registry.promote(version, by=_me(), why=why))], as_json, "Champion")
+    with progress_bar("trying the version out"):
+        promoted = release.promote(version, prepare_environment(), by=_me(), why=why)
+    show([_version(promoted)], as_json, "Champion")
 
 
 @app.command()

@@ -10,10 +10,11 @@ from prefect import flow, task
 from prefect.artifacts import create_link_artifact
 from prefect.states import Completed
 
+from flows.champion import current
 from flows.retrying import STEP
 from infra.errors import GridcastError
 from infra.settings import Settings, prepare_environment
-from models import registry, release
+from models import release
 from models.versions import Version
 
 PATIENCE = 120.0
@@ -33,12 +34,6 @@ def deploy() -> Any:
     text = f"{champion.label} answers at {address}" if served else f"{champion.label} works; no predictor answers at {address}"
     create_link_artifact(f"{address}/model", "What the predictor serves", key="deploy", description=text)
     return {"version": champion.version, "served": served}
-
-
-@task(**STEP)
-def current(settings: Settings) -> Version | None:
-    """The champion."""
-    return registry.champion(settings)
 
 
 @task(**STEP)

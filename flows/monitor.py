@@ -8,10 +8,11 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed
 
+from flows.champion import current
 from flows.retrying import STEP
 from infra.settings import Settings, prepare_environment
 from jobs.store import open_store
-from models import registry, release
+from models import release
 from models.versions import Version
 from monitoring.drift import DriftReport
 from monitoring.watch import monitor as look
@@ -32,12 +33,6 @@ def monitor() -> Any:
         description=f"{found.verdict}: {found.sentence}",
     )
     return {"verdict": found.verdict, "sentence": found.sentence, "pages": [str(page) for page in found.pages]}
-
-
-@task(**STEP)
-def current(settings: Settings) -> Version | None:
-    """The champion."""
-    return registry.champion(settings)
 
 
 @task(**STEP)

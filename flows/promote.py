@@ -8,9 +8,8 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 
 from flows.retrying import STEP
-from infra.errors import InputError
 from infra.settings import Settings, prepare_environment
-from models import registry, release
+from models import release
 from models.versions import Version
 
 
@@ -21,10 +20,7 @@ from models.versions import Version
 )
 def promote(version: int | None = None, by: str = "operator", why: str = "chosen by a person") -> dict[str, Any]:
     """Try the version out in a child process, then move the alias; promoting the champion again changes nothing."""
-    settings = prepare_environment()
-    chosen = find(version, settings)
-    try_out(chosen, settings)
-    promoted = move(chosen, by, why, settings)
+    promoted = move(version, by, why, prepare_environment())
     create_markdown_artifact(
         f"**{promoted.label} is champion**, promoted by {promoted.tags['promoted_by']}: {promoted.tags['promoted_why']}\n\n{promoted.card}",
         key="promote",
@@ -34,21 +30,6 @@ def promote(version: int | None = None, by: str = "operator", why: str = "chosen
 
 
 @task(**STEP)
-def find(version: int | None, settings: Settings) -> Version:
-    """The version of that number, or the challenger."""
-    found = registry.challenger(settings) if version is None else registry.get(version, settings)
-    if found is None:
-        raise InputError("no challenger waits: name a version (gridcast history shows them)")
-    return found
-
-
-@task(**STEP)
-def try_out(version: Version, settings: Settings) -> None:
-    """Load it and ask it once in a process of its own."""
-    release.verify(version, settings)
-
-
-@task(**STEP)
-def move(version: Version, by: str, why: str, settings: Settings) -> Version:
-    """Move the alias."""
-    return registry.promote(version.version, by=by, why=why, settings=settings)
+def move(version: int | None, by: str, why: str, settings: Settings) -> Version:
+    """Try it out and move the alias."""
+    return release.promote(version, settings, by=by, why=why)

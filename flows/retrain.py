@@ -8,12 +8,12 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed
 
+from flows.champion import current
 from flows.retrying import STEP
 from flows.train import decide, fit, judge, publish, read_jobs, show
 from infra.settings import Settings, prepare_environment
 from jobs.store import count_jobs, open_store
-from models import registry, release
-from models.versions import Version
+from models import release
 
 
 @flow(
@@ -42,9 +42,3 @@ def retrain(why: str = "on schedule") -> Any:
 def count_ended(settings: Settings) -> int:
     """How many jobs have ended."""
     return int(count_jobs(open_store(settings.store_url))["ended"].sum())
-
-
-@task(**STEP)
-def current(settings: Settings) -> Version | None:
-    """The champion."""
-    return registry.champion(settings)

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from infra.errors import InputError
 from infra.settings import Settings
 from jobs.store import add_measurements, read_jobs
 from models import registry
 from models.clusters import By
 from models.comparison import Difference, difference, live_through, outcomes, table
 from models.evidence import flat_metrics, importance, plot_importance, plot_predicted, write_card
-from models.model_set import Forecaster, ModelError, ModelSet
+from models.model_set import Forecaster, ModelSet
 from models.registry import OvertakenError
 from models.training import TrainingError, train
-from models.trial import try_out
+from models.trial import fetch, try_out
 from models.versions import Evidence, Version
 
 if TYPE_CHECKING:
@@ -220,16 +221,24 @@ def remember(engine: Engine, version: Version, judgement: Judgement) -> None:
 
 def load(version: Version, settings: Settings) -> ModelSet:
     """The model set of ``version``, its checksums checked; a spoiled copy in the data folder is fetched again."""
-    try:
-        return ModelSet.load(registry.fetch(version, settings=settings))
-    except ModelError:
-        return ModelSet.load(registry.fetch(version, fresh=True, settings=settings))
+    return ModelSet.load(fetch(version, settings))
 
 
 def verify(version: Version, settings: Settings) -> None:
     """Raise ModelError unless ``version`` loads and answers, tried in a process of its own; what the folder holds is not trusted before."""
-    load(version, settings)
-    try_out(registry.fetch(version, settings=settings))
+    try_out(fetch(version, settings))
+
+
+def promote(version: int | None, settings: Settings, *, by: str, why: str) -> Version:
+    """Make a version that a person chose (None: the challenger) champion, if it loads and answers; the champion stays where it does not.
+
+    Raises ModelError or RegistryError, InputError where no challenger waits.
+    """
+    chosen = registry.challenger(settings) if version is None else registry.get(version, settings)
+    if chosen is None:
+        raise InputError("no challenger waits: name a version (gridcast history shows them)")
+    verify(chosen, settings)
+    return registry.promote(chosen.version, by=by, why=why, settings=settings)
 
 
 def predict(

@@ -1,4 +1,7 @@
-"""Trying a model set out in a process of its own: a file that crashes CatBoost, or hangs it, must not take the caller with it."""
+"""A version's files before they are trusted: checked, and tried out in a process of their own.
+
+A file that crashes CatBoost, or hangs it, must not take the caller with it.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,27 @@ import subprocess
 import sys
 from pathlib import Path
 
-from infra.settings import environment_with
-from models.model_set import ModelError, ModelSet
+from infra.settings import Settings, environment_with
+from models import registry
+from models.model_set import ModelError, ModelSet, check_manifest
+from models.versions import Version
 
 PATIENCE = 120.0
 """Seconds that a model set has to load and to answer."""
+
+
+def fetch(version: Version, settings: Settings) -> Path:
+    """The local folder of ``version``, its checksums checked; a spoiled copy in the data folder is fetched again.
+
+    Raises ModelError where the version itself is not what its checksums say, RegistryError where it cannot be fetched.
+    """
+    folder = registry.fetch(version, settings=settings)
+    try:
+        check_manifest(folder)
+    except ModelError:
+        folder = registry.fetch(version, fresh=True, settings=settings)
+        check_manifest(folder)
+    return folder
 
 
 def try_out(folder: Path) -> None:

@@ -183,19 +183,13 @@ class Live:
         A version that has not answered here before (``tried``) is tried out in a child process first, which a bad file may crash.
         Raises GridcastError when it cannot be fetched, is not what its checksums say, or does not predict; nothing changes then.
         """
-        from models import registry
-        from models.model_set import Forecaster, ModelError, ModelSet, check_manifest
-        from models.trial import try_out
+        from models.model_set import Forecaster, ModelSet
+        from models.trial import fetch, try_out
 
         if version is None:
             self.rebuild(Serving(Forecaster(None)))
             return
-        folder = registry.fetch(version, settings=self.settings)
-        try:
-            check_manifest(folder)
-        except ModelError:  # the copy in the data folder may be what is broken, not the version
-            folder = registry.fetch(version, fresh=True, settings=self.settings)
-            check_manifest(folder)
+        folder = fetch(version, self.settings)
         if not tried:
             try_out(folder)
         model_set = ModelSet.load(folder)

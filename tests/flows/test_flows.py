@@ -10,7 +10,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+import gridcast
 from infra.errors import InputError
 from infra.settings import Settings, prepare_environment
 from jobs.store import count_jobs, open_store, read_jobs, read_measurements
@@ -167,6 +169,8 @@ def test_promoting_altered_files_is_refused_and_the_champion_stays(trained, sett
 
     with pytest.raises(ModelError, match="SHA-256 differs"):
         promote(version.version)
+    typed = CliRunner().invoke(gridcast.app, ["promote", str(version.version)])
+    assert isinstance(typed.exception, ModelError)
 
     assert registry.champion(settings).version == 1
     registry.refuse(version, why="spoiled", settings=settings)

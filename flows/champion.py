@@ -1,0 +1,16 @@
+"""The champion, as a step of every flow that looks at it."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from flows.retrying import STEP
+from infra.settings import Settings
+from models import registry
+from models.versions import Version
+
+
+@task(task_run_name="current champion", **STEP)
+def current(settings: Settings) -> Version | None:
+    """The champion, None before the first."""
+    return registry.champion(settings)
