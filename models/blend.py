@@ -91,13 +91,17 @@ def hide_unseen(shape: Shape, view: View) -> None:
 def _kaplan_meier(lists: Lists, shape: Shape, view: View, place: int, decay: int) -> None:
     """Distribution of one censored level into view.survival: ended jobs and, as censored, running ones (Kaplan, Meier 1958)."""
     level, out = shape.censored[place], view.survival
-    lost = np.zeros(shape.bins)
     out[:] = 0.0
     at_risk, last = 0.0, 0
     for age in range(view.ends[level] - view.firsts[level]):
         b = bin_of(np.float64(lists.mark[view.ends[level] - 1 - age]), shape.bins)
         out[b] += shape.censored_ages[decay, age]
         at_risk += shape.censored_ages[decay, age]
+    if view.running[place] == 0:
+        # Where nothing is censored the estimate is the shares of what has ended.
+        out *= 1.0 / at_risk
+        return
+    lost = np.zeros(shape.bins)
     for i in range(view.running[place]):
         b = bin_of(shape.steps * np.log2(max(view.spent[place, i], shape.lowest) / shape.lowest), shape.bins)
         lost[b] += 1.0
@@ -142,10 +146,13 @@ def blend(lists: Lists, shape: Shape, limit: float, limit_bin: int, view: View, 
     for place in range(len(shape.censored)):
         for d in range(fades):
             first = start + (place * fades + d) * widths
-            if view.weights[first : first + widths].sum() > 0:
+            weights = view.weights[first : first + widths]
+            if weights.sum() > 0:
                 _kaplan_meier(lists, shape, view, place, d)
-                for k in range(widths):
-                    sharp[k] += view.weights[first + k] * view.survival
+                for b in range(shape.bins):
+                    if view.survival[b] > 0.0:
+                        for k in range(widths):
+                            sharp[k, b] += weights[k] * view.survival[b]
     _smooth(shape, limit_bin, sharp, out)
 
 
@@ -157,13 +164,7 @@ def _smooth(shape: Shape, limit_bin: int, sharp: Array, out: Array) -> None:
     padded = np.zeros(bins + 2 * reach)
     for k in range(len(shape.spread)):
         edge = shape.edge[k]
-        kernel = shape.spread[k, edge : taps - edge]
-        for b in range(bins):
-            amount = sharp[k, b]
-            if amount > 0.0:
-                around = padded[b + edge : b + taps - edge]
-                for tap in range(len(kernel)):
-                    around[tap] += amount * kernel[tap]
+        _spread(sharp[k], shape.spread[k, edge : taps - edge], padded[edge:])
     padded[reach] += padded[:reach].sum()
     padded[reach + limit_bin] += padded[reach + limit_bin + 1 :].sum()
     kept = padded[reach : reach + limit_bin + 1]
@@ -178,6 +179,28 @@ def _smooth(shape: Shape, limit_bin: int, sharp: Array, out: Array) -> None:
     out[:] = 0.0
     for b in range(limit_bin + 1):
         out[b] = kept[b] * scale + floor / (limit_bin + 1)
+
+
+@compiled
+def _spread(amounts: Array, kernel: Array, out: Array) -> None:
+    """Add each of ``amounts`` times ``kernel`` to ``out`` from its place on; four neighbours at once, or each would wait for the last."""
+    bins, taps = len(amounts), len(kernel)
+    wide = np.zeros(taps + 6)
+    wide[3 : taps + 3] = kernel
+    first, second, third, fourth = wide[3:], wide[2:], wide[1:], wide
+    b = 0
+    while b < bins:
+        if amounts[b] == 0.0:
+            b += 1
+            continue
+        here, left = amounts[b], bins - b
+        one = amounts[b + 1] if left > 1 else 0.0
+        two = amounts[b + 2] if left > 2 else 0.0
+        three = amounts[b + 3] if left > 3 else 0.0
+        around = out[b : b + taps + 3]
+        for tap in range(len(around)):
+            around[tap] += here * first[tap] + one * second[tap] + two * third[tap] + three * fourth[tap]
+        b += 4
 
 
 @compiled

@@ -279,6 +279,8 @@ class Walk:
         self.ends = endings(contexts) if not only_ask else np.empty(0, np.int64)
         self.begins = _beginnings(contexts) if not only_ask and len(mixture.shape.censored) else np.empty(0, np.int64)
         self.stands = np.zeros(3, np.int64)
+        # Who only asks has room of its own to work in, so that several may ask at once.
+        self.view = new_view(mixture.shape, len(mixture.view.weights)) if only_ask else mixture.view
 
     def on(self, asks: Array, weigh: bool = True) -> tuple[Distribution, Array]:
         """Walk until the last of ``asks`` (rows in order of submission) is answered, or with none to the end.
@@ -289,7 +291,7 @@ class Walk:
         mass, facts = np.empty((len(asks), grid.bins), np.float32), np.empty((len(asks), 2))
         self.stands[2] = 0
         while True:
-            _walk(mixture.state, mixture.shape, self.jobs, self.begins, self.ends, asks, self.stands, weigh, mixture.view, mass, facts)
+            _walk(mixture.state, mixture.shape, self.jobs, self.begins, self.ends, asks, self.stands, weigh, self.view, mass, facts)
             done = self.stands[2] == len(asks) if len(asks) else self.stands[0] == len(self.begins) and self.stands[1] == len(self.ends)
             if done:
                 break
