@@ -21,7 +21,7 @@ from models.clusters import GLOBAL, Clusters
 from models.components import Settings
 from models.distribution import Distribution
 from models.features import NEVER, Contexts, Levels, choose_levels, encode
-from models.kinds import find_kinds, tell_apart
+from models.kinds import find_kinds, in_parts, tell_apart
 from models.mixture import Mixture, endings
 from models.refinement import Refiner, refine_by_cluster
 from models.targets import LIMITED_BY, TARGETS
@@ -281,26 +281,33 @@ class Forecaster:
             if not runs:
                 contexts = replace(contexts, ids=np.zeros(len(few), np.uint32))
             clusters = self._clusters(few)
-            columns: dict[str, Array] = {}
-            cold = np.zeros(len(few), dtype=bool)
-            for name, mixture in self.mixtures.items():
-                answer = self._distribution(name, contexts, TARGETS[name].limit(few), clusters)
-                columns |= self._columns(name, answer, mixture, contexts, quantiles)
-                cold |= mixture.counts(contexts)[:, self.levels.owner] == 0
+            limits = {name: TARGETS[name].limit(few) for name in self.names}
+
+            def answer(rows: Array) -> dict[str, Array]:
+                part = contexts.take(rows)
+                found = {"cold": np.zeros(len(rows), dtype=bool)}
+                for name in self.names:
+                    masses = self._distribution(name, part, limits[name][rows], clusters[rows])
+                    found |= self._numbers(name, masses, part, quantiles)
+                    found["cold"] |= self.mixtures[name].counts(part)[:, self.levels.owner] == 0
+                return found
+
+            # Kinds with the same histories stand together, so that each part looks at its own.
+            order = np.argsort(contexts.keys[:, 0], kind="stable")
+            place = np.empty_like(order)
+            place[order] = np.arange(len(order))
+            found = in_parts(answer, order)
             own = {cluster for model in (self.model_set.targets.values() if self.model_set else ()) for cluster in model.refiners}
             nobody = GLOBAL if self.model_set else NO_MODEL
-            answered_by = np.array([cluster if cluster in own else nobody for cluster in clusters], dtype=object)
-            return Answers(columns, answered_by, cold, kinds.which, self.model_version)
+            answered_by = np.array([cluster if cluster in own else nobody for cluster in clusters[order]], dtype=object)
+            return Answers(found, answered_by, found.pop("cold"), place[kinds.which], self.model_version)
 
-    def _columns(
-        self, name: str, answer: Distribution, mixture: Mixture, contexts: Contexts, quantiles: tuple[float, ...]
-    ) -> dict[str, Array]:
-        level = self.calibrations[name].level
+    def _numbers(self, name: str, answer: Distribution, contexts: Contexts, quantiles: tuple[float, ...]) -> dict[str, Array]:
+        mixture, level = self.mixtures[name], self.calibrations[name].level
         asked = {f"{name}_median": 0.5, f"{name}_low": level(0.05), f"{name}_high": level(0.95)}
         asked |= {f"{name}_q{share:g}": level(share) for share in quantiles}
         found = dict(zip(asked, answer.quantiles(np.array(list(asked.values()))).T, strict=True))
-        best = answer.best_bin(mixture.scale)
-        moments = answer.moments()
+        best, moments = answer.best_bin(mixture.scale), answer.moments()
         columns = {
             name: answer.point_in(best, mixture.last_in_bin(contexts, best)),
             f"{name}_median": found.pop(f"{name}_median"),
