@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import pandas as pd
-import pandera.pandas as pa
+
+if TYPE_CHECKING:
+    from pandera.pandas import DataFrameSchema
 
 Kind = Literal["text", "number", "time"]
 
@@ -81,12 +83,6 @@ OUTCOMES = ("started_at", "ended_at", "status", "cores", "host", "walltime", "cp
 """Fields that are unknown when the job is submitted: no feature may read them of a job that had not ended."""
 
 
-def _column(field: Field) -> pa.Column:
-    checks = [pa.Check(partial(_sane, field=field), error=_complaint(field))]
-    kinds: dict[Kind, object] = {"text": "str", "number": float, "time": TIME_TYPE}
-    return pa.Column(kinds[field.kind], checks, nullable=not field.required)
-
-
 def _sane(values: pd.Series, field: Field) -> pd.Series:
     """Which values lie in the field's range; a missing value is neither sane nor wrong."""
     if field.kind == "number":
@@ -109,8 +105,17 @@ def _complaint(field: Field) -> str:
     return f"{field.name} is longer than {field.longest} characters or has a NUL character"
 
 
-JOBS = pa.DataFrameSchema({field.name: _column(field) for field in FIELDS}, strict=True, ordered=True)
-"""The pandera schema of a DataFrame of jobs, a row a job."""
+def frame_schema() -> DataFrameSchema:
+    """The pandera schema of a DataFrame of jobs, a row a job; pandera is imported here, since no command should wait for it."""
+    import pandera.pandas as pa
+
+    kinds: dict[Kind, object] = {"text": "str", "number": float, "time": TIME_TYPE}
+
+    def column(field: Field) -> pa.Column:
+        check = pa.Check(partial(_sane, field=field), error=_complaint(field))
+        return pa.Column(kinds[field.kind], check, nullable=not field.required)
+
+    return pa.DataFrameSchema({field.name: column(field) for field in FIELDS}, strict=True, ordered=True)
 
 
 def conform(frame: pd.DataFrame) -> pd.DataFrame:

@@ -27,7 +27,7 @@ def judge(reference: int, current: int, findings: Sequence[Finding]) -> tuple[Ve
     if clusters:
         names = list(dict.fromkeys(finding.cluster for finding in clusters))
         return "local", f"{len(names)} single cluster{'s' * (len(names) > 1)} moved, the whole did not: {say(clusters[0])}."
-    return "none", f"{current:,} recent jobs look like the training window."
+    return "none", f"{current:,} recent jobs differ from the training window by no more than is ordinary."
 
 
 def say(finding: Finding) -> str:

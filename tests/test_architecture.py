@@ -91,6 +91,13 @@ def test_the_command_line_uses_none_of_the_packages_that_have_one_place() -> Non
     assert {name.split(".")[0] for name in imports(ROOT / "gridcast.py")} & one_place == set()
 
 
+def test_reading_and_storing_jobs_waits_for_no_heavy_package() -> None:
+    heavy = ["pandera", "sklearn", "numba", "matplotlib", "alembic", "mlflow", "prefect", "evidently", "bentoml", "catboost"]
+    look = f"import sys, gridcast, jobs.ingest, jobs.store; print([name for name in {heavy} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
 def test_only_the_settings_read_the_environment() -> None:
     readers = re.compile(r"os\.environ|os\.getenv|\bgetenv\(|from os import .*environ")
     found = {name_of(path) for path in MODULES if readers.search(path.read_text(encoding="utf-8"))}
