@@ -1,57 +1,68 @@
-"""Answers: a frame of predictions as the JSON or Arrow body that the caller's door promises; pure functions."""
+"""Answers: what was foreseen as the JSON or Arrow body that the caller's door promises; pure functions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
-import pandas as pd
 import pyarrow as pa
 
 from services.bodies import ARROW_TYPE, JSON_TYPE, Shape
 
+if TYPE_CHECKING:
+    from models.model_set import Answers
 
-def write_answer(predictions: pd.DataFrame, about: Mapping[str, Any], shape: Shape) -> tuple[str, bytes]:
+
+def write_answer(answers: Answers, job_ids: pa.Array, about: Mapping[str, Any], shape: Shape) -> tuple[str, bytes]:
     """Content type and body: ``{"rows": […], **about}``, ``{"columns": {…}, **about}`` or an Arrow stream with ``about`` as metadata.
 
-    A number that is not known is null, in every shape.
+    A row a job, in the order of ``job_ids``: the numbers of ``answers``, cluster, model_version and cold_start. A number that is not
+    known is null, in every shape.
     """
     if shape == "arrow":
-        return ARROW_TYPE, write_arrow(predictions, about)
-    columns = {str(name): _plain(values) for name, values in predictions.items()}
+        return ARROW_TYPE, write_arrow(answers, job_ids, about)
+    which = answers.which
+    numbers = {name: values[which] for name, values in answers.numbers.items()}
     if shape == "columns":
+        columns = {
+            "job_id": job_ids.to_pylist(),
+            **numbers,
+            "cluster": answers.cluster[which].tolist(),
+            "model_version": [answers.model_version] * len(which),
+            "cold_start": answers.cold_start[which],
+        }
         return JSON_TYPE, orjson.dumps({"columns": columns, **about}, option=orjson.OPT_SERIALIZE_NUMPY)
-    lists = [values.tolist() if isinstance(values, np.ndarray) else values for values in columns.values()]
-    names = list(columns)
-    rows = [dict(zip(names, row, strict=True)) for row in zip(*lists, strict=True)]
+    # The end of a row is the same for all jobs of a kind, and so is its middle: each is written once.
+    names = ("job_id", *numbers, "cluster", "model_version", "cold_start")
+    kinds = zip(*(values.tolist() for values in (*answers.numbers.values(), answers.cluster)), strict=True)
+    ends = [(*kind, answers.model_version, cold) for kind, cold in zip(kinds, answers.cold_start.tolist(), strict=True)]
+    rows = [dict(zip(names, (job, *ends[kind]), strict=True)) for job, kind in zip(job_ids.to_pylist(), which.tolist(), strict=True)]
     return JSON_TYPE, orjson.dumps({"rows": rows, **about})
 
 
-def _plain(values: pd.Series[Any]) -> Any:
-    """Numbers as an array (orjson writes NaN as null), all else as a list."""
-    if values.dtype == bool or np.issubdtype(values.dtype if isinstance(values.dtype, np.dtype) else object, np.number):
-        return np.ascontiguousarray(values.to_numpy())
-    return [None if value is None or value != value else str(value) for value in values.tolist()]
-
-
-def write_arrow(predictions: pd.DataFrame, about: Mapping[str, Any]) -> bytes:
+def write_arrow(answers: Answers, job_ids: pa.Array, about: Mapping[str, Any]) -> bytes:
     """An Arrow IPC stream of one batch; the schema's metadata holds ``about`` as JSON under ``gridcast``."""
-    columns = {str(name): _array(values) for name, values in predictions.items()}
-    table = pa.table(columns).replace_schema_metadata({"gridcast": orjson.dumps(about)})
+    which = answers.which
+    names, codes = np.unique(answers.cluster.astype(str), return_inverse=True)
+    columns = {
+        "job_id": job_ids,
+        **{name: _numbers(values, which) for name, values in answers.numbers.items()},
+        "cluster": pa.DictionaryArray.from_arrays(codes[which].astype(np.int32), pa.array(names.tolist(), pa.string())),
+        "model_version": pa.DictionaryArray.from_arrays(np.zeros(len(which), np.int32), pa.array([answers.model_version], pa.string())),
+        "cold_start": pa.array(answers.cold_start[which]),
+    }
+    batch = pa.record_batch(columns).replace_schema_metadata({"gridcast": orjson.dumps(about)})
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(table)
-    return sink.getvalue().to_pybytes()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    return bytes(sink.getvalue())
 
 
-def _array(values: pd.Series[Any]) -> pa.Array:
-    if isinstance(values.dtype, np.dtype) and np.issubdtype(values.dtype, np.floating):
-        return pa.array(values.to_numpy(dtype=np.float64), from_pandas=True)
-    if values.dtype == bool:
-        return pa.array(values.to_numpy())
-    return pa.array(values, pa.string(), from_pandas=True)
+def _numbers(values: np.ndarray[Any, Any], which: np.ndarray[Any, Any]) -> pa.Array:
+    missing = np.isnan(values)
+    return pa.array(values[which], mask=missing[which] if missing.any() else None)
 
 
 def write_json(answer: Mapping[str, Any]) -> bytes:

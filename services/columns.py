@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.coded import NEVER, Coded, CodedJobs
 from jobs.schema import CLOCK_TOLERANCE, EARLIEST, FIELDS, Field
 
 LONGEST_TEXT = 1024
@@ -114,7 +115,7 @@ def read_array(name: str, values: pa.Array, faults: Faults) -> pa.Array:
     """The typed array of field ``name`` from an Arrow array of a fitting type; raises TypeError with one sentence for others."""
     field, type_ = BY_NAME[name], values.type
     if pa.types.is_null(type_):
-        return pa.nulls(len(values), {"text": pa.string(), "number": pa.float64(), "time": TIME}[field.kind])
+        return pa.nulls(len(values), {"text": pa.string() if name == "job_id" else CODED, "number": pa.float64(), "time": TIME}[field.kind])
     if field.kind == "text":
         return _check_text(field, values, faults) if _is_text(type_) else _wrong(field, type_, "text")
     if field.kind == "time" and pa.types.is_timestamp(type_):
@@ -129,6 +130,19 @@ def read_array(name: str, values: pa.Array, faults: Faults) -> pa.Array:
     numbers = values.cast(pa.float64(), safe=False)
     missing = numbers.is_null().to_numpy(zero_copy_only=False)
     return _check_numbers(field, numbers.to_numpy(zero_copy_only=False), missing, faults)
+
+
+def code(jobs: pa.Table) -> CodedJobs:
+    """Typed columns of jobs as the engine reads them; codes and numbers without a null are not copied."""
+    return CodedJobs({name: _code(jobs.column(name).combine_chunks()) for name in jobs.column_names}, jobs.num_rows)
+
+
+def _code(values: pa.Array) -> Coded | np.ndarray[Any, Any]:
+    if pa.types.is_dictionary(values.type):
+        return Coded(values.indices.fill_null(-1).to_numpy(), values.dictionary.to_pylist())
+    if pa.types.is_timestamp(values.type):
+        return np.asarray(values.cast(pa.int64()).fill_null(NEVER).to_numpy())
+    return np.asarray(values.to_numpy(zero_copy_only=False))  # a null number becomes NaN
 
 
 def _is_text(type_: pa.DataType) -> bool:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from jobs.schema import COLUMNS, OUTCOMES, conform, fill_in, sort_out
 from services.bodies import Batch
-from services.columns import TIME, Faults, read_values
+from services.columns import CODED, TIME, Faults, read_values
 from services.refusal import RefusalError
 
 REQUIRED = ("job_id", "source")
@@ -102,7 +102,7 @@ def jobs_asked(batch: Batch, now: datetime | None = None) -> Asked:
     if faults.of:
         raise RefusalError(422, faults.first)
     # No rows at all lack the columns that every job must have.
-    columns = {name: pa.nulls(table.num_rows, pa.string()) for name in REQUIRED}
+    columns = {name: pa.nulls(table.num_rows, pa.string() if name == "job_id" else CODED) for name in REQUIRED}
     columns |= {name: table.column(name) for name in COLUMNS if name in table.column_names and name not in OUTCOMES}
     moment = pa.scalar(now or datetime.now(UTC), TIME)
     submitted = columns.get("submitted_at", pa.nulls(table.num_rows, TIME))

@@ -112,9 +112,10 @@ class Doors:
             batch = read_body(kind, body)
             options = read_options(batch.options, query)
             asked = jobs_asked(batch)
-            answer, about = self.live.predict(asked, options)
-            self.metrics.jobs.labels("arrow" if batch.shape == "arrow" else "json", about["model_version"]).inc(len(answer))
-            return *write_answer(answer, {**about, "unread": list(asked.unread)}, batch.shape), len(answer)
+            answers, about = self.live.predict(asked, options)
+            self.metrics.jobs.labels("arrow" if batch.shape == "arrow" else "json", about["model_version"]).inc(len(answers))
+            job_ids = asked.jobs.column("job_id").combine_chunks()
+            return *write_answer(answers, job_ids, {**about, "unread": list(asked.unread)}, batch.shape), len(answers)
 
         content_type, content, jobs = await asyncio.get_running_loop().run_in_executor(self.predicting, work)
         return Response(content, media_type=content_type), jobs

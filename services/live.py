@@ -11,15 +11,17 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from infra.settings import Settings
 from jobs.schema import OUTCOMES
 from jobs.store import Added, StoreError, add_jobs, open_store, read_ended
+from services.columns import code
 from services.doors import Asked, Options
 from services.metrics import Metrics
 from services.prediction_log import Answer, PredictionLog
@@ -28,7 +30,7 @@ from services.refusal import RefusalError
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from models.model_set import Forecaster
+    from models.model_set import Answers, Forecaster
     from models.versions import Version
 
 log = logging.getLogger("bentoml.gridcast")
@@ -98,20 +100,23 @@ class Live:
 
     # -- predictions
 
-    def predict(self, asked: Asked, options: Options) -> tuple[pd.DataFrame, dict[str, Any]]:
-        """Predictions for the jobs asked about (see ``Forecaster.predict``), and which model made them."""
+    def predict(self, asked: Asked, options: Options) -> tuple[Answers, dict[str, Any]]:
+        """Predictions for the jobs asked about, and which model made them."""
         serving = self.serving
         tails = () if options.coverage == 0.9 else (round((1 - options.coverage) / 2, 6), round((1 + options.coverage) / 2, 6))
-        jobs = asked.jobs.to_pandas()
-        answer = serving.forecaster.predict(jobs, quantiles=tuple(dict.fromkeys((*options.quantiles, *tails))), at=options.at)
-        answer["model_version"] = serving.label
-        self.log.add(Answer(jobs["source"], answer, datetime.now(UTC)))
-        self.metrics.cold_starts.inc(int(answer["cold_start"].sum()))
-        for cluster, count in answer["cluster"].value_counts().items():
-            self.metrics.clusters.labels(cluster).inc(count)
+        quantiles = tuple(dict.fromkeys((*options.quantiles, *tails)))
+        answers = replace(serving.forecaster.answer(code(asked.jobs), quantiles, options.at), model_version=serving.label)
+        self.log.add(Answer(asked.jobs.select(["source", "job_id"]), answers, datetime.now(UTC)))
+        self._count(answers)
         if tails:
-            answer = _with_range(answer, tails, options.quantiles)
-        return answer, {"model_version": serving.label, "coverage": options.coverage}
+            answers = _with_range(answers, tails, options.quantiles)
+        return answers, {"model_version": serving.label, "coverage": options.coverage}
+
+    def _count(self, answers: Answers) -> None:
+        jobs = np.bincount(answers.which, minlength=len(answers.cold_start))
+        self.metrics.cold_starts.inc(int(jobs[answers.cold_start].sum()))
+        for cluster in {*answers.cluster}:
+            self.metrics.clusters.labels(cluster).inc(int(jobs[answers.cluster == cluster].sum()))
 
     # -- outcomes
 
@@ -240,14 +245,12 @@ def _text(moment: pd.Timestamp | None) -> str | None:
     return None if moment is None else moment.isoformat()
 
 
-def _with_range(answer: pd.DataFrame, tails: tuple[float, float], wanted: tuple[float, ...]) -> pd.DataFrame:
+def _with_range(answers: Answers, tails: tuple[float, float], wanted: tuple[float, ...]) -> Answers:
     """Put the asked range in the place of the 90 % one; its quantiles stay only where they were asked for by themselves."""
-    answer = answer.copy()
-    for low in [name for name in answer if str(name).endswith("_low")]:
-        target = str(low).removesuffix("_low")
-        for name, level in ((f"{target}_low", tails[0]), (f"{target}_high", tails[1])):
+    numbers = dict(answers.numbers)
+    for low in [name for name in numbers if name.endswith("_low")]:
+        target = low.removesuffix("_low")
+        for name, level in ((low, tails[0]), (f"{target}_high", tails[1])):
             column = f"{target}_q{level:g}"
-            answer[name] = answer[column]
-            if level not in wanted:
-                answer = answer.drop(columns=column)
-    return answer
+            numbers[name] = numbers[column] if level in wanted else numbers.pop(column)
+    return replace(answers, numbers=numbers)

@@ -13,11 +13,14 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import pandas as pd
+import pyarrow as pa
 
 from jobs.store import StoreError, add_predictions
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
+
+    from models.model_set import Answers
 
 MOST_WAITING = 200_000
 """Jobs whose answers may wait: about 100 MB."""
@@ -28,11 +31,14 @@ PAUSE = 2.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What one request was answered: the jobs' sources, the predictions (see ``Forecaster.predict``) and when."""
+    """What one request was answered: the jobs by their source and job_id, what was foreseen for them, and when."""
 
-    sources: pd.Series
-    predictions: pd.DataFrame
+    jobs: pa.Table
+    foreseen: Answers
     asked_at: datetime
+
+    def __len__(self) -> int:
+        return len(self.foreseen)
 
 
 class PredictionLog:
@@ -62,7 +68,7 @@ class PredictionLog:
 
     def add(self, answer: Answer) -> None:
         """Take an answer to record; returns at once, whatever the store does."""
-        jobs = len(answer.predictions)
+        jobs = len(answer)
         with self._change:
             if self.waiting + jobs > MOST_WAITING:
                 self._count("dropped", jobs)
@@ -84,12 +90,12 @@ class PredictionLog:
                         return
             with self._change:
                 self._answers.popleft()
-                self.waiting -= len(answer.predictions)
-            self._count("recorded", len(answer.predictions))
+                self.waiting -= len(answer)
+            self._count("recorded", len(answer))
 
     def _write(self, answer: Answer) -> bool:
         try:
-            for start in range(0, len(answer.predictions), AT_ONCE):
+            for start in range(0, len(answer), AT_ONCE):
                 rows = as_rows(answer, slice(start, start + AT_ONCE))
                 with self._engine().begin() as connection:
                     add_predictions(connection, rows)
@@ -100,19 +106,22 @@ class PredictionLog:
 
 def as_rows(answer: Answer, part: slice) -> pd.DataFrame:
     """The log's rows of some of an answer's jobs: one a job and target, with the 90 % range."""
-    predictions = answer.predictions.iloc[part]
-    targets = [name.removesuffix("_median") for name in predictions.columns if name.endswith("_median")]
-    shared = predictions[["job_id", "model_version", "cluster", "cold_start"]].assign(
-        source=answer.sources.iloc[part].to_numpy(), asked_at=pd.Timestamp(answer.asked_at)
+    foreseen = answer.foreseen
+    which = foreseen.which[part]
+    jobs = answer.jobs.slice(part.start, len(which))
+    shared = pd.DataFrame(
+        {
+            "source": jobs.column("source").to_pylist(),
+            "job_id": jobs.column("job_id").to_pylist(),
+            "asked_at": pd.Timestamp(answer.asked_at),
+            "model_version": foreseen.model_version,
+            "cluster": foreseen.cluster[which],
+            "cold_start": foreseen.cold_start[which],
+        }
     )
+    columns = {"point": "", "median": "_median", "low": "_low", "high": "_high"}
+    targets = [name.removesuffix("_median") for name in foreseen.numbers if name.endswith("_median")]
     each = [
-        shared.assign(
-            target=target,
-            point=predictions[target],
-            median=predictions[f"{target}_median"],
-            low=predictions[f"{target}_low"],
-            high=predictions[f"{target}_high"],
-        )
-        for target in targets
+        shared.assign(target=target, **{name: foreseen.numbers[target + end][which] for name, end in columns.items()}) for target in targets
     ]
     return pd.concat(each, ignore_index=True)
