@@ -53,7 +53,7 @@ FIELDS: tuple[Field, ...] = (
     Field("program", "text", "executable, processing type or workflow process"),
     Field("job_name", "text", "the submitter's own label: job name or tag"),
     Field("queue", "text", "queue or partition of the batch system"),
-    Field("site", "text", "computing site, cluster or computing element"),
+    Field("site", "text", "computing site, cluster or computing element: where it is to run, asked for or chosen before it is sent"),
     Field("host", "text", "worker node that ran it"),
     Field("host_power", "number", "speed of the host", "HEPScore per core", highest=1e6),
     Field("requested_walltime", "number", "walltime asked for, at which the system may kill it", "s", highest=10 * YEAR),
@@ -79,7 +79,9 @@ OF_KIND: dict[Kind, tuple[str, ...]] = {
     kind: tuple(field.name for field in FIELDS if field.kind == kind) for kind in ("text", "number", "time")
 }
 
-OUTCOMES = ("started_at", "ended_at", "status", "cores", "host", "walltime", "cpu_time", "peak_memory", "read_bytes", "written_bytes")
+OUTCOMES = (
+    "started_at", "ended_at", "status", "cores", "host", "host_power", "walltime", "cpu_time", "peak_memory", "read_bytes", "written_bytes",
+)  # fmt: skip
 """Fields that are unknown when the job is submitted: no feature may read them of a job that had not ended."""
 
 

@@ -3,6 +3,9 @@
 An attribute whose value is an expression, not a literal, is missing. Walltime is CommittedTime, that of the run that counted: where there
 is none (a job removed while it ran) it is RemoteWallClockTime, which adds up the runs that were lost to evictions. Peak memory is
 ResidentSetSize_RAW (KiB) where it is known, else MemoryUsage (MiB), else ResidentSetSize, which is rounded up by as much as a quarter.
+
+The site is the one that the job asked for (DESIRED_Sites, where it names one): where a glidein ran it is known only when it started, and
+a prediction at submission may not know it.
 """
 
 from __future__ import annotations
@@ -29,7 +32,6 @@ TOO_LONG = (46, 47)
 """HoldReasonCode of a job held for more memory than it asked for, and for a run beyond AllowedJobDuration or AllowedExecuteDuration."""
 
 MIB = 1024.0**2
-SITES = ("match_exp_job_glidein_site", "match_glidein_site", "machineattrglidein_site0", "match_exp_jobglidein_resourcename", "remotepool")
 ATTRIBUTE = re.compile(r"\s*([A-Za-z_][\w.]*)\s*=\s?(.*)")
 STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
 MARK = re.compile(r"(?im)^\s*\"?(ClusterId|ProcId|GlobalJobId|QDate|JobStatus|RemoteWallClockTime|MyType|Owner)\"?\s*[:=]")
@@ -108,7 +110,7 @@ def _job(attributes: Ad, source: str | None) -> Row:
         "project": words("ProjectName", "AcctGroup"),
         "program": (words("Cmd") or "").replace("\\", "/").rstrip("/").rpartition("/")[2] or None,
         "job_name": words("JobBatchName"),
-        "site": words(*SITES),
+        "site": _only(words("DESIRED_Sites")),
         "host": (words("LastRemoteHost", "RemoteHost") or "").rpartition("@")[2] or None,
         "requested_walltime": _known(
             number("AllowedExecuteDuration"), number("AllowedJobDuration"), number("MaxRuntime"), number("maxWallTime") * 60
@@ -173,6 +175,11 @@ def _words(ad: Ad, *names: str) -> str | None:
         if isinstance(found, str | int | float) and not isinstance(found, bool) and (text := units.words(found)):
             return text
     return None
+
+
+def _only(listed: str | None) -> str | None:
+    """The one name of a list of sites, None of several."""
+    return None if listed is None or re.search(r"[,\s]", listed) else listed
 
 
 def _identity(ad: Ad, name: str) -> str:

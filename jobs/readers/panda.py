@@ -3,10 +3,14 @@
 Names are met in any case. Times are UTC, maxrss and maxpss kB (KiB) of the whole job, maxwalltime and cpuconsumptiontime seconds.
 Peak memory is maxpss, which counts shared pages once, else maxrss. A corecount of 0 or none is one core. minramcount is MB (MiB) a core,
 unless minramunit says that it is MB of the whole job.
+
+What the pilot tells afterwards is no fact at submission: nevents (those processed) is not read, events are those asked for
+(--maxEvents in jobparameters), and computingelement, where the pilot ran, is no queue. computingsite is what the broker chose.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import partial
 from math import isnan, nan
@@ -22,16 +26,16 @@ from jobs.readers.rows import Row, gather, jobs_of, value
 
 MARKS = ("jeditaskid", "produsername", "computingsite", "jobstatus", "transformation", "creationtime", "cpuconsumptiontime", "corecount")
 USED = {"pandaid", "taskid", "jeditaskid", "produsername", "workinggroup", "vo", "project", "campaign", "prodsourcelabel", "transformation"}
-USED |= {"processingtype", "computingsite", "computingelement", "modificationhost", "hs06", "cpuconsumptiontime", "maxrss", "maxpss"}
+USED |= {"processingtype", "computingsite", "jobparameters", "modificationhost", "hs06", "cpuconsumptiontime", "maxrss", "maxpss"}
 USED |= {"minramcount", "minramunit", "corecount", "actualcorecount", "maxwalltime", "creationtime", "starttime", "endtime", "jobstatus"}
-USED |= {"ninputdatafiles", "inputfilebytes", "outputfilebytes", "nevents", "totrbytes", "totwbytes", "piloterrorcode", "destinationse"}
+USED |= {"ninputdatafiles", "inputfilebytes", "outputfilebytes", "totrbytes", "totwbytes", "piloterrorcode", "destinationse"}
 
 _OTHERS = """
 jobdefinitionid schedulerid pilotid creationhost modificationtime atlasrelease homepackage prodserieslabel produserid assignedpriority
 currentpriority attemptnr maxattempt jobname maxcpucount maxcpuunit maxdiskcount maxdiskunit ipconnectivity cpuconsumptionunit
 commandtopilot transexitcode piloterrordiag exeerrorcode exeerrordiag superrorcode superrordiag ddmerrorcode ddmerrordiag
-brokerageerrorcode brokerageerrordiag jobdispatchererrorcode jobdispatchererrordiag taskbuffererrorcode taskbuffererrordiag jobparameters
-metadata proddblock dispatchdblock destinationdblock grid cloud cpuconversion sourcesite destinationsite transfertype cmtconfig
+brokerageerrorcode brokerageerrordiag jobdispatchererrorcode jobdispatchererrordiag taskbuffererrorcode taskbuffererrordiag
+computingelement nevents metadata proddblock dispatchdblock destinationdblock grid cloud cpuconversion sourcesite destinationsite transfertype cmtconfig
 statechangetime proddbupdatetime lockedby relocationflag jobexecutionid pilottiming ninputfiles countrygroup batchid parentid
 specialhandling jobsetid inputfiletype inputfileproject noutputdatafiles jobmetrics workqueue_id jobsubstatus reqid maxvmem maxswap avgrss
 avgvmem avgswap avgpss nucleus eventservice failedattempt hs06sec gshare totrchar totwchar raterchar ratewchar raterbytes ratewbytes
@@ -51,6 +55,7 @@ OUT_OF_MEMORY = (1212, 1235)
 TIMED_OUT = (1213,)
 """The pilot's error codes PAYLOADOUTOFMEMORY, PAYLOADEXCEEDMAXMEM and REACHEDMAXTIME."""
 MIB = 1024.0**2
+ASKED_EVENTS = re.compile(r"\bmaxEvents[= ]['\"]?(\d{1,15})\b")
 
 
 def recognises(path: Path, head: bytes) -> bool:
@@ -106,7 +111,6 @@ def _job(fields: dict[str, str], options: ReadOptions) -> Row:
         "project": words("project") or words("campaign") or words("prodsourcelabel"),
         "program": (words("transformation") or words("processingtype") or "").rstrip("/").rpartition("/")[2] or None,
         "job_name": words("processingtype"),
-        "queue": words("computingelement"),
         "site": words("computingsite"),
         "host": (words("modificationhost") or "").rpartition("@")[2] or None,
         "host_power": _positive(number("hs06"), nan),
@@ -115,7 +119,7 @@ def _job(fields: dict[str, str], options: ReadOptions) -> Row:
         "requested_memory": ram if whole else ram * asked,
         "input_bytes": number("inputfilebytes"),
         "input_files": number("ninputdatafiles"),
-        "events": _positive(number("nevents"), nan),
+        "events": _asked_events(fields.get("jobparameters", "")),
         "submitted_at": submitted,
         "started_at": started,
         "ended_at": ended_at if ended else nan,
@@ -134,6 +138,11 @@ def _status(fields: dict[str, str], word: str | None) -> str | None:
         code = value(fields, "piloterrorcode", units.number, nan)
         return "out_of_memory" if code in OUT_OF_MEMORY else "timeout" if code in TIMED_OUT else status
     return status
+
+
+def _asked_events(parameters: str) -> float:
+    found = ASKED_EVENTS.search(parameters)
+    return _positive(float(found[1]), nan) if found else nan
 
 
 def _positive(number: float, otherwise: float) -> float:

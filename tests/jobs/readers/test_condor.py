@@ -38,7 +38,8 @@ JOB = {
     "BytesRecvd": 2000.0,
     "BytesSent": 1000.0,
     "LastRemoteHost": "slot1_2@node7.example.org",
-    "MATCH_EXP_JOB_GLIDEIN_Site": "CERN",
+    "MATCH_EXP_JOB_GLIDEIN_Site": "T2_CH_CERN_HLT",
+    "DESIRED_Sites": "CERN",
     "AllowedJobDuration": 7200,
 }
 EXPECTED = {
@@ -117,6 +118,11 @@ def test_a_job_that_has_not_ended_has_no_outcome(read_text, code, status):
     row = one(read_text, JobStatus=code, CompletionDate=0)
     assert row["status"] == status
     assert not {"ended_at", "walltime", "cpu_time", "peak_memory", "read_bytes"} & set(row)
+
+
+def test_where_a_job_ran_is_no_site_that_it_asked_for(read_text):
+    assert "site" not in one(read_text, DESIRED_Sites=None)
+    assert "site" not in one(read_text, DESIRED_Sites="CERN,FNAL")
 
 
 def test_a_removed_job_ended_when_it_was_removed_after_all_its_runs(read_text):

@@ -34,11 +34,11 @@ JOB = {
     "ninputdatafiles": 2,
     "inputfilebytes": 5000000000,
     "outputfilebytes": 700,
-    "nevents": 2000,
+    "nevents": 1990,
     "totrbytes": 6000000000,
     "totwbytes": 1000000000,
     "hs06": 11.5,
-    "jobparameters": "--maxEvents=2000",
+    "jobparameters": "--inputEVNTFile=EVNT.1 --maxEvents=2000 --randomSeed=7",
 }
 EXPECTED = {
     "job_id": "6000000001",
@@ -49,7 +49,6 @@ EXPECTED = {
     "project": "mc23",
     "program": "Sim_tf.py",
     "job_name": "simul",
-    "queue": "ce503.cern.ch",
     "site": "CERN-PROD",
     "host": "b7s01.cern.ch",
     "host_power": 11.5,
@@ -132,7 +131,7 @@ def test_what_panda_writes_as_zero_or_null_is_not_known(read_text):
         "minramcount": 0,
         "maxpss": 0,
         "hs06": 0,
-        "nevents": None,
+        "jobparameters": None,
         "maxwalltime": 0,
         "totwbytes": None,
     }
@@ -141,6 +140,12 @@ def test_what_panda_writes_as_zero_or_null_is_not_known(read_text):
     assert row["peak_memory"] == 9000000 * 1024.0
     assert row["written_bytes"] == 700.0
     assert not {"requested_memory", "host_power", "events", "requested_walltime"} & set(row)
+
+
+@pytest.mark.parametrize(("parameters", "events"), [("--maxEvents 50 -x", 50.0), ("--maxEvents=-1", None), ("--skipEvents=9", None)])
+def test_events_are_those_asked_for(read_text, parameters, events):
+    row = read_text(json.dumps([{**JOB, "jobparameters": parameters}])).row("6000000001")
+    assert row.get("events") == events
 
 
 def test_memory_asked_for_the_whole_job_is_not_multiplied(read_text):
