@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from models.compiled import compiled
+from infra.compiled import compiled
 from models.components import TABLES, Shape
 from models.history import Lists, end_of_known, find_slot, first_in_window
 from models.running import WATCHED, Running, elapsed

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.compiled import compiled
+from infra.compiled import compiled
 
 Array = npt.NDArray[Any]
 

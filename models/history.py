@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from models.compiled import compiled
+from infra.compiled import compiled
 
 WINDOW = 64
 """How many of the latest outcomes of a key are looked at."""

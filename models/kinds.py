@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from infra.compiled import compiled
 from jobs.coded import Coded, CodedJobs
-from models.compiled import compiled
 from models.features import Levels, hour_of_week, identities
 
 Array = npt.NDArray[Any]

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from infra.compiled import compiled
 from models.blend import View, bin_of, blend, hide_unseen, look, new_view, share_out
-from models.compiled import compiled
 from models.components import OVER, Settings, Shape, count_components, make_shape
 from models.distribution import Distribution
 from models.features import NEVER, Contexts

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from infra.compiled import compiled
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -99,7 +100,7 @@ def _order_of_news(known: Integers, values: Floats) -> Integers:
     return measured[np.argsort(known[measured], kind="stable")]
 
 
-@numba.njit(cache=True)
+@compiled
 def _recent(codes, at, known, values, order, size, newest, count):  # type: ignore[no-untyped-def]
     ring = np.full((count, size), np.nan)
     seen = np.zeros(count, np.int64)
@@ -124,7 +125,7 @@ def _recent(codes, at, known, values, order, size, newest, count):  # type: igno
     return last, average
 
 
-@numba.njit(cache=True)
+@compiled
 def _running_quantiles(codes, at, known, order, rank, first, sizes, ranked, shares):  # type: ignore[no-untyped-def]
     # A Fenwick tree a key counts, over the ranks of the key's own values, those that are known by now.
     tree = np.zeros(len(ranked), np.int64)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from models.compiled import compiled
+from infra.compiled import compiled
 from models.history import Lists
 
 Array = npt.NDArray[Any]

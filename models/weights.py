@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from infra.compiled import compiled
 from models.blend import View, bin_of
-from models.compiled import compiled
 from models.components import TABLES, Shape
 from models.history import Lists, count_known
 

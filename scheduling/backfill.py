@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
+from infra.compiled import compiled
 from scheduling.orders import ARRIVAL, FAIR_SHARE, urgency
 from scheduling.state import FREE, LATE, QUEUED, RUNNING, Rules, State, start, usage
 
@@ -14,7 +14,7 @@ ANYWHERE = (-1, 0, 0.0)
 """No host is kept for anyone. What is kept is a host and what is spare on it: (number, cores, bytes)."""
 
 
-@nb.njit(cache=True)
+@compiled
 def within_quota(state: State, number: int) -> bool:
     """Whether each of the job's accounts may have that many more cores."""
     for account in state.accounts_of[number]:
@@ -23,7 +23,7 @@ def within_quota(state: State, number: int) -> bool:
     return True
 
 
-@nb.njit(cache=True)
+@compiled
 def place(state: State, number: int, kept: tuple[int, int, float]) -> int:
     """The fullest host that holds the job now, on the ``kept`` host only within what is spare; -1 if none does."""
     job = state.job[number]
@@ -37,7 +37,7 @@ def place(state: State, number: int, kept: tuple[int, int, float]) -> int:
     return best
 
 
-@nb.njit(cache=True)
+@compiled
 def _urgency(state: State, rules: Rules, order: int, number: int) -> float:
     """How urgent a waiting job is now by ``order``, lowest first."""
     job, now = state.job[number], state.clock[0]
@@ -49,7 +49,7 @@ def _urgency(state: State, rules: Rules, order: int, number: int) -> float:
     return urgency(order, now - job.submitted, job.rank, job.cores, used, running)
 
 
-@nb.njit(cache=True)
+@compiled
 def _first(state: State, rules: Rules) -> int:
     """Position of the job to serve next: the oldest overdue job, else the most urgent within its quota; -1 if there is none."""
     best, least = -1, np.inf
@@ -66,7 +66,7 @@ def _first(state: State, rules: Rules) -> int:
     return best
 
 
-@nb.njit(cache=True)
+@compiled
 def _reservation(state: State, head: int, by_request: bool) -> tuple[float, tuple[int, int, float]]:
     """When the head fits by the expected ends (or requests) of running jobs, on which host, and what is spare there then."""
     running = state.tally[RUNNING]
@@ -93,7 +93,7 @@ def _reservation(state: State, head: int, by_request: bool) -> tuple[float, tupl
     return shadow, (chosen, cores[chosen] - wanted.cores, memory[chosen] - wanted.memory)
 
 
-@nb.njit(cache=True)
+@compiled
 def _candidate(
     state: State, rules: Rules, head: int, shadow: float, kept: tuple[int, int, float], by_request: bool, since: int
 ) -> tuple[int, int]:
@@ -120,7 +120,7 @@ def _candidate(
     return best, chosen
 
 
-@nb.njit(cache=True)
+@compiled
 def start_in_order(state: State, rules: Rules) -> int:
     """Start jobs in order while they fit; returns the position of the first that does not, -1 if there is none to wait for."""
     count = state.tally
@@ -134,7 +134,7 @@ def start_in_order(state: State, rules: Rules) -> int:
     return -1
 
 
-@nb.njit(cache=True)
+@compiled
 def backfill(state: State, rules: Rules, position: int) -> None:
     """Reserve for the job at ``position`` of the queue and start others that leave its reservation alone.
 

@@ -7,14 +7,14 @@ the plan made anew.
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
+from infra.compiled import compiled
 from scheduling.backfill import ANYWHERE, place, within_quota
 from scheduling.state import BROKEN, FREE, LATE, QUEUED, RUNNING, Floats, Integers, Rules, State, start
 
 
-@nb.njit(cache=True)
+@compiled
 def _cut(times: Floats, free: Integers, steps: int, time: float) -> tuple[int, int]:
     """Make ``time`` a step of the profile; returns which step it is and how many there are now."""
     at = int(np.searchsorted(times[:steps], time))
@@ -26,7 +26,7 @@ def _cut(times: Floats, free: Integers, steps: int, time: float) -> tuple[int, i
     return at, steps + 1
 
 
-@nb.njit(cache=True)
+@compiled
 def occupy(times: Floats, free: Integers, steps: int, begin: float, length: float, cores: int) -> int:
     """Take ``cores`` (give them back if negative) from ``begin`` for ``length`` s; returns the number of steps."""
     first, steps = _cut(times, free, steps, begin)
@@ -36,7 +36,7 @@ def occupy(times: Floats, free: Integers, steps: int, begin: float, length: floa
     return steps
 
 
-@nb.njit(cache=True)
+@compiled
 def earliest(times: Floats, free: Integers, steps: int, length: float, cores: int) -> float:
     """The first time from which ``cores`` are free for ``length`` s; infinite if that is never."""
     begin = times[0]
@@ -48,13 +48,13 @@ def earliest(times: Floats, free: Integers, steps: int, length: float, cores: in
     return begin
 
 
-@nb.njit(cache=True)
+@compiled
 def _hold(state: State, times: Floats, free: Integers, steps: int, number: int, sign: int) -> int:
     job = state.job[number]
     return occupy(times, free, steps, job.planned, job.fit, sign * job.cores)
 
 
-@nb.njit(cache=True)
+@compiled
 def plan(state: State) -> None:
     """Bring every waiting job's reservation as far forward as it goes, in order of submission."""
     count, now = state.tally, state.clock[0]
@@ -83,7 +83,7 @@ def plan(state: State) -> None:
         steps = _hold(state, times, free, steps, number, 1)
 
 
-@nb.njit(cache=True)
+@compiled
 def start_as_planned(state: State, rules: Rules) -> None:
     """Plan, start every job whose reservation is now, and note when the next one is."""
     plan(state)

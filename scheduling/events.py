@@ -7,9 +7,9 @@ returns whenever it needs an answer from outside and is called again with it.
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
+from infra.compiled import compiled
 from scheduling.backfill import CONSERVATIVE, NONE, backfill, start_in_order
 from scheduling.conservative import start_as_planned
 from scheduling.state import BROKEN, FREE, FRESH, KNOWN, LATE, PENDING, QUEUED, RUNNING, SUBMITTED, Rules, State, correct, end
@@ -21,7 +21,7 @@ _STEPS = 60.0 * np.array([1, 5, 15, 30, 60, 120, 300, 600, 1200, 3000, 6000])
 """Tsafrir's increments: how much longer than its prediction a job is given, correction by correction."""
 
 
-@nb.njit(cache=True)
+@compiled
 def _new_end(state: State, rules: Rules, number: int) -> float:
     """The new expected end of a job that has run as long as expected; always later than now."""
     job, now = state.job[number], state.clock[0]
@@ -34,7 +34,7 @@ def _new_end(state: State, rules: Rules, number: int) -> float:
     return latest
 
 
-@nb.njit(cache=True)
+@compiled
 def _schedule(state: State, rules: Rules) -> None:
     count = state.tally
     if rules.backfill == CONSERVATIVE:
@@ -46,7 +46,7 @@ def _schedule(state: State, rules: Rules) -> None:
     count[PENDING] = count[LATE] = 0
 
 
-@nb.njit(cache=True)
+@compiled
 def advance(state: State, rules: Rules) -> int:
     """Run until all jobs have ended (DONE) or an answer is needed: predictions of the jobs submitted next (PREDICT), a new
     expected end of the job that is due (CORRECT), predictions of the waiting jobs anew (REFRESH)."""

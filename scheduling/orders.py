@@ -6,7 +6,7 @@ cores it asks for, what its owner has used.
 
 from __future__ import annotations
 
-import numba as nb
+from infra.compiled import compiled
 
 ARRIVAL, SHORTEST, LARGEST, SMALLEST_AREA, SMITH, EXPANSION, FAIR_SHARE, QUOTA = range(8)
 """The orders; those from FAIR_SHARE on look at the owner's account."""
@@ -15,13 +15,13 @@ TAU = 10.0
 """Run times below this many seconds count as this long in a slowdown."""
 
 
-@nb.njit(cache=True)
+@compiled
 def expansion(waited: float, predicted: float) -> float:
     """Bounded expansion factor: how much longer than its run the job will have taken if it starts now."""
     return (waited + predicted) / max(predicted, TAU)
 
 
-@nb.njit(cache=True)
+@compiled
 def urgency(order: int, waited: float, predicted: float, cores: float, used: float, running: float) -> float:
     """Sort key of a waiting job, lowest first.
 

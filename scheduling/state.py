@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba as nb
 import numpy as np
 import numpy.typing as npt
+
+from infra.compiled import compiled
 
 Records = npt.NDArray[Any]
 Integers = npt.NDArray[np.int64]
@@ -86,7 +87,7 @@ def new_state(jobs: Records, hosts: Records, accounts: Records, accounts_of: Int
     )
 
 
-@nb.njit(cache=True)
+@compiled
 def _position(events: Records, count: int, time: float, job: int) -> int:
     """Where (time, job) lies or belongs among the first ``count`` events; at equal times the lower job comes later."""
     low, high = 0, count
@@ -100,7 +101,7 @@ def _position(events: Records, count: int, time: float, job: int) -> int:
     return low
 
 
-@nb.njit(cache=True)
+@compiled
 def _insert(events: Records, count: int, time: float, job: int) -> None:
     at = _position(events, count, time, job)
     for place in range(count, at, -1):
@@ -109,13 +110,13 @@ def _insert(events: Records, count: int, time: float, job: int) -> None:
     events[at].job = job
 
 
-@nb.njit(cache=True)
+@compiled
 def _remove(events: Records, count: int, time: float, job: int) -> None:
     for place in range(_position(events, count, time, job), count - 1):
         events[place] = events[place + 1]
 
 
-@nb.njit(cache=True)
+@compiled
 def usage(state: State, rules: Rules, number: int, now: float) -> float:
     """Core-seconds that account ``number`` has used by ``now``, those of a half-life ago counting half."""
     account = state.account[number]
@@ -126,7 +127,7 @@ def usage(state: State, rules: Rules, number: int, now: float) -> float:
     return account.used * kept + account.booked * (1 - kept) * rules.half_life / np.log(2.0)
 
 
-@nb.njit(cache=True)
+@compiled
 def _book(state: State, rules: Rules, job: int, sign: int, now: float) -> None:
     cores = sign * state.job[job].cores
     for number in state.accounts_of[job]:
@@ -139,7 +140,7 @@ def _book(state: State, rules: Rules, job: int, sign: int, now: float) -> None:
     state.tally[FREE] -= cores
 
 
-@nb.njit(cache=True)
+@compiled
 def start(state: State, rules: Rules, position: int, host: int) -> None:
     """Start the job at ``position`` of the queue on ``host`` now."""
     count, now = state.tally, state.clock[0]
@@ -157,7 +158,7 @@ def start(state: State, rules: Rules, position: int, host: int) -> None:
     count[RUNNING] += 1
 
 
-@nb.njit(cache=True)
+@compiled
 def end(state: State, rules: Rules) -> None:
     """End the running job whose end is next."""
     count = state.tally
@@ -171,7 +172,7 @@ def end(state: State, rules: Rules) -> None:
     count[ENDED] += 1
 
 
-@nb.njit(cache=True)
+@compiled
 def correct(state: State, number: int, expected: float) -> None:
     """Move the expected end of running job ``number`` to ``expected``, a time in s."""
     running = state.tally[RUNNING]
