@@ -73,9 +73,14 @@ def windows(engine: Engine, card: Mapping[str, Any], recent: timedelta = RECENT)
 
 
 def answers(engine: Engine, since: datetime) -> pd.DataFrame:
-    """The first answer given about each job that ended from ``since`` on, a row a target, beside the ``actual`` outcome."""
-    logged = read_predictions(engine, ended_since=since, columns=OF_KIND["number"])
-    first = logged.drop_duplicates(["source", "job_id", "target"]).reset_index(drop=True)
+    """The first answer given about each job that ended from ``since`` on, a row a target, beside the ``actual`` outcome.
+
+    An answer given when the end of its job was known here already foresaw nothing and is left out. What was known is told by the
+    store's revisions and not by clocks: a log that is lived through again was asked about long after its dates.
+    """
+    logged = read_predictions(engine, ended_since=since, columns=(*OF_KIND["number"], "revision"))
+    foreseen = logged[~(logged["revision"] <= logged["known_revision"])]
+    first = foreseen.drop_duplicates(["source", "job_id", "target"]).reset_index(drop=True)
     actual = np.full(len(first), np.nan)
     for name, target in TARGETS.items():
         asked = (first["target"] == name).to_numpy()

@@ -92,6 +92,11 @@ class Live:
         return self._serving is not None
 
     @property
+    def revision(self) -> int:
+        """The newest revision of the store that the history may hold."""
+        return max((self._revision, *self._own))
+
+    @property
     def serving(self) -> Serving:
         """What answers now; raises RefusalError (503) while the first one is being prepared."""
         if self._serving is None:
@@ -106,7 +111,7 @@ class Live:
         tails = () if options.coverage == 0.9 else (round((1 - options.coverage) / 2, 6), round((1 + options.coverage) / 2, 6))
         quantiles = tuple(dict.fromkeys((*options.quantiles, *tails)))
         answers = replace(serving.forecaster.answer(code(asked.jobs), quantiles, options.at), model_version=serving.label)
-        self.log.add(Answer(asked.jobs.select(["source", "job_id"]), answers, datetime.now(UTC)))
+        self.log.add(Answer(asked.jobs.select(["source", "job_id"]), answers, datetime.now(UTC), self.revision))
         self._count(answers)
         if tails:
             answers = _with_range(answers, tails, options.quantiles)

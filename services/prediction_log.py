@@ -31,11 +31,12 @@ PAUSE = 2.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What one request was answered: the jobs by their source and job_id, what was foreseen for them, and when."""
+    """What one request was answered: the jobs by their source and job_id, what was foreseen for them, when, and knowing what."""
 
     jobs: pa.Table
     foreseen: Answers
     asked_at: datetime
+    known_revision: int
 
     def __len__(self) -> int:
         return len(self.foreseen)
@@ -117,6 +118,7 @@ def as_rows(answer: Answer, part: slice) -> pd.DataFrame:
             "model_version": foreseen.model_version,
             "cluster": foreseen.cluster[which],
             "cold_start": foreseen.cold_start[which],
+            "known_revision": answer.known_revision,
         }
     )
     columns = {"point": "", "median": "_median", "low": "_low", "high": "_high"}

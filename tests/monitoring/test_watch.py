@@ -77,6 +77,17 @@ def test_the_first_answer_about_a_job_meets_its_outcome(engine: Engine, grid: Gr
     assert joined[["job_id", "point", "actual"]].to_numpy().tolist() == [["1.0", 5.0, ended["walltime"][0]]]
 
 
+def test_an_answer_given_when_the_end_was_known_is_no_prediction(engine: Engine, grid: Grid) -> None:
+    ended = grid(2, 1)
+    fill(engine, ended.head(1), ended.tail(1))  # revisions 1 and 2
+    asked = pd.DataFrame({"job_id": ["1.0", "1.0", "1.1"], "known_revision": [0, 1, 2], "point": [5.0, 6.0, 7.0]})
+    asked["asked_at"] = pd.to_datetime(["2027-01-01", "2026-01-01", "2026-01-01"], utc=True)  # whatever the clock said
+    asked = asked.assign(source="grid", target="walltime", model_version="gridcast-1", cluster="global", median=1.0, low=1.0, high=9.0)
+    with engine.begin() as connection:
+        add_predictions(connection, asked.assign(cold_start=False))
+    assert answers(engine, ended["ended_at"].min())[["job_id", "point"]].to_numpy().tolist() == [["1.0", 5.0]]
+
+
 def test_nothing_since_the_training_is_a_verdict_not_an_error(engine: Engine, grid: Grid, tmp_path: Path) -> None:
     fill(engine, grid(500, 1))
     found = monitor(engine, CARD, tmp_path / "reports")

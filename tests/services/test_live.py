@@ -75,8 +75,10 @@ def test_two_predictors_on_one_store_follow_each_other(start: Start, jobs: pd.Da
     other.report(jobs.iloc[100:200])
     one.report(jobs.iloc[200:300])
     ingest(one, jobs.iloc[300:])
+    assert (one.revision, other.revision) == (3, 2)
     for live in (one, other):
         live.catch_up()
+        assert live.revision == 4
         assert live.history == {"jobs": 400, "newest_ended_at": jobs["ended_at"].max()}
     expected = outcomes(start(), jobs)
     assert expected.max() > 100

@@ -241,6 +241,7 @@ def test_every_answer_is_recorded_for_joining_with_its_outcome(predictor: Predic
         assert logged["point"] == each["walltime"]
         assert logged["low"] <= each["walltime_low"]  # the log holds the 90 % range, whatever was asked for
         assert logged["model_version"] == "gridcast-1"
+        assert logged["known_revision"] >= 1  # what the history held by then
 
 
 def test_a_foreign_host_or_origin_is_refused(predictor: Predictor) -> None:
