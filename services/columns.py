@@ -128,6 +128,8 @@ def read_array(name: str, values: pa.Array, faults: Faults) -> pa.Array:
     if field.kind == "time":
         return read_values(name, values.cast(pa.float64(), safe=False).to_pylist(), faults)
     numbers = values.cast(pa.float64(), safe=False)
+    if not numbers.null_count and _lie_within(field, numbers.to_numpy()):
+        return numbers
     missing = numbers.is_null().to_numpy(zero_copy_only=False)
     return _check_numbers(field, numbers.to_numpy(zero_copy_only=False), missing, faults)
 
@@ -139,10 +141,14 @@ def code(jobs: pa.Table) -> CodedJobs:
 
 def _code(values: pa.Array) -> Coded | np.ndarray[Any, Any]:
     if pa.types.is_dictionary(values.type):
-        return Coded(values.indices.fill_null(-1).to_numpy(), values.dictionary.to_pylist())
+        return Coded(_filled(values.indices, -1), values.dictionary.to_pylist())
     if pa.types.is_timestamp(values.type):
-        return np.asarray(values.cast(pa.int64()).fill_null(NEVER).to_numpy())
+        return _filled(values.cast(pa.int64()), NEVER)
     return np.asarray(values.to_numpy(zero_copy_only=False))  # a null number becomes NaN
+
+
+def _filled(integers: pa.Array, missing: int) -> np.ndarray[Any, Any]:
+    return np.asarray((integers.fill_null(missing) if integers.null_count else integers).to_numpy())
 
 
 def _is_text(type_: pa.DataType) -> bool:
@@ -179,6 +185,28 @@ def _lengths(texts: pa.Array) -> pa.Array:
 
 
 def _check_text(field: Field, values: pa.Array, faults: Faults) -> pa.Array:
+    given = pa.types.is_dictionary(values.type)
+    if values.type == pa.string() or (given and values.type.value_type == pa.string()):
+        coded = values if given or field.name == "job_id" else values.dictionary_encode()
+        distinct = coded.dictionary if coded is not values or given else values
+        if _are_sound(distinct, len(values)):
+            if field.name == "job_id":
+                return distinct.take(values.indices) if given else values
+            return coded.cast(CODED) if coded.type != CODED else coded
+    return _mend_text(field, values, faults)
+
+
+def _are_sound(texts: pa.Array, rows: int) -> bool:
+    """Whether nothing is wrong with any of ``texts``, even if all ``rows`` of a column hold the longest of them."""
+    lengths = pc.min_max(pc.binary_length(texts)).as_py()
+    if lengths["max"] is None:
+        return True
+    short = lengths["min"] > 0 and lengths["max"] <= min(LONGEST_TEXT, MOST_TEXT // max(rows, 1))
+    return short and not pc.any(pc.match_substring(texts, "\0")).as_py()
+
+
+def _mend_text(field: Field, values: pa.Array, faults: Faults) -> pa.Array:
+    """Note what is wrong with single texts and make it missing, and what is empty."""
     values = _check_lengths(field, values, faults)
     coded = values if pa.types.is_dictionary(values.type) else pc.dictionary_encode(values.cast(pa.string()))
     distinct = coded.dictionary.cast(pa.string())
@@ -205,6 +233,10 @@ def _check_numbers(field: Field, numbers: np.ndarray[Any, Any], missing: np.ndar
     return pa.array(numbers, pa.float64(), mask=missing | bad)
 
 
+def _lie_within(field: Field, numbers: np.ndarray[Any, Any]) -> bool:
+    return not len(numbers) or bool(numbers.min() >= field.lowest and numbers.max() <= field.highest)
+
+
 def _say_number(field: Field, value: float) -> str:
     if np.isnan(value):
         return f"{field.name} is NaN; leave a missing value out, or send null"
@@ -213,7 +245,7 @@ def _say_number(field: Field, value: float) -> str:
 
 
 def _check_times(field: Field, times: pa.Array, faults: Faults) -> pa.Array:
-    micros = times.cast(pa.int64()).fill_null(_EARLIEST).to_numpy(zero_copy_only=False)
+    micros = _filled(times.cast(pa.int64()), _EARLIEST)
     latest = int((datetime.now(UTC) + CLOCK_TOLERANCE).timestamp() * 1e6)
     early, late = micros < _EARLIEST, micros > latest
     if early.any() or late.any():

@@ -102,7 +102,7 @@ def jobs_asked(batch: Batch, now: datetime | None = None) -> Asked:
     if faults.of:
         raise RefusalError(422, faults.first)
     # No rows at all lack the columns that every job must have.
-    columns = {name: pa.nulls(table.num_rows, pa.string() if name == "job_id" else CODED) for name in REQUIRED}
+    columns = {name: pa.nulls(0, pa.string() if name == "job_id" else CODED) for name in REQUIRED if name not in table.column_names}
     columns |= {name: table.column(name) for name in COLUMNS if name in table.column_names and name not in OUTCOMES}
     moment = pa.scalar(now or datetime.now(UTC), TIME)
     submitted = columns.get("submitted_at", pa.nulls(table.num_rows, TIME))
