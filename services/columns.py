@@ -185,6 +185,8 @@ def _lengths(texts: pa.Array) -> pa.Array:
 
 
 def _check_text(field: Field, values: pa.Array, faults: Faults) -> pa.Array:
+    if values.type == pa.large_string():
+        values = values.cast(pa.string())
     given = pa.types.is_dictionary(values.type)
     if values.type == pa.string() or (given and values.type.value_type == pa.string()):
         coded = values if given or field.name == "job_id" else values.dictionary_encode()
