@@ -6,13 +6,18 @@ cores it asks for, what its owner has used.
 
 from __future__ import annotations
 
+from math import log
+
 from infra.compiled import compiled
 
-ARRIVAL, SHORTEST, LARGEST, SMALLEST_AREA, SMITH, EXPANSION, FAIR_SHARE, QUOTA = range(8)
+ARRIVAL, SHORTEST, LARGEST, SMALLEST_AREA, SMITH, EXPANSION, AGED, FAIR_SHARE, QUOTA = range(9)
 """The orders; those from FAIR_SHARE on look at the owner's account."""
 
 TAU = 10.0
 """Run times below this many seconds count as this long in a slowdown."""
+
+AGEING = 86400.0
+"""Seconds of waiting that make up for a run time e times longer."""
 
 
 @compiled
@@ -38,6 +43,8 @@ def urgency(order: int, waited: float, predicted: float, cores: float, used: flo
         return predicted * cores * max(predicted, TAU)
     if order == EXPANSION:
         return -expansion(waited, predicted)
+    if order == AGED:
+        return log(max(predicted, TAU)) - waited / AGEING
     if order == FAIR_SHARE:
         return used
     if order == QUOTA:

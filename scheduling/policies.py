@@ -39,6 +39,7 @@ class Policy:
     bound: float = inf
     half_life: float = 7 * 24 * HOUR
     refresh: bool = False
+    """Whether the waiting jobs of an owner are asked about again when a job of theirs has ended."""
 
     def rules(self, corrector: int) -> Rules:
         """As the kernel reads it."""
@@ -70,15 +71,17 @@ POLICIES: dict[str, Policy] = {
         _ordered("xfactor", "largest expansion factor first: (wait + run) / run", orders.EXPANSION),
         Policy(
             "gridcast",
-            "largest expansion factor first, by the log-mean; backfill by the mean, reservations by the request",
-            orders.EXPANSION,
+            "shortest mean first, a day of waiting making up for a factor e; reservations by the request, asked anew as jobs end",
+            orders.AGED,
             EASY,
-            orders.EXPANSION,
-            rank="log-mean",
+            orders.AGED,
+            rank="mean",
             fit="mean",
             finish="request",
-            bound=BOUND,
+            bound=120 * HOUR,
+            refresh=True,
         ),
+        _ordered("aged", "shortest first, a day of waiting making up for a run time e times longer", orders.AGED),
         _ordered("fair-share", "the owner who used least for their share first", orders.FAIR_SHARE),
         _ordered("quota", "the owner furthest below their quota first, waiting counted (as ALICE's task queue)", orders.QUOTA),
     )

@@ -17,7 +17,22 @@ from scheduling.outcome import Replay
 from scheduling.owners import Owners
 from scheduling.policies import Policy, PolicyError, policy_named
 from scheduling.predictors import Fixed, Predictor, gridcast, predictor_named
-from scheduling.state import ACCOUNT, ENDED, FRESH, JOB, KNOWN, QUEUED, RUNNING, Floats, Integers, Records, State, correct, new_state
+from scheduling.state import (
+    ACCOUNT,
+    ENDED,
+    FRESH,
+    JOB,
+    KNOWN,
+    QUEUED,
+    RUNNING,
+    STARTED,
+    Floats,
+    Integers,
+    Records,
+    State,
+    correct,
+    new_state,
+)
 from scheduling.trace import Trace, trace_of
 
 if TYPE_CHECKING:
@@ -83,15 +98,22 @@ def _live(
 ) -> Records:
     """Live through the jobs of one pool; returns the kernel's records."""
     state = new_state(trace.records(), pool.free(), *owners.book(trace.jobs, trace.cores))
-    rules, learned = policy.rules(corrector.code), 0
+    rules, begun, learned = policy.rules(corrector.code), 0, 0
     if isinstance(predictor, Fixed):
         _predict(state, trace, policy, predictor, np.arange(len(trace)))
         state.tally[KNOWN] = len(trace)
+        rules = rules._replace(refresh=False)
+    owner = state.accounts_of[:, 0]
+    news = np.zeros(len(state.account), dtype=bool)
     while (code := advance(state, rules)) != DONE:
-        ended = state.ended[learned : state.tally[ENDED]]
+        started, ended = state.started[begun : state.tally[STARTED]], state.ended[learned : state.tally[ENDED]]
+        if len(started):
+            predictor.start(started, state.job["started"][started])
+            begun += len(started)
         if len(ended):
             predictor.learn(ended, state.job["ended"][ended], trace.length[ended])
             learned += len(ended)
+            news[owner[ended]] = True
         if code == PREDICT:
             first = int(state.tally[KNOWN])
             last = int(np.searchsorted(trace.submitted, trace.submitted[first], side="right"))
@@ -102,7 +124,12 @@ def _live(
         elif code == CORRECT:
             _ask_anew(state, trace, predictor)
         else:
-            _predict(state, trace, policy, predictor, state.queue[: state.tally[QUEUED]].copy())
+            # What a job came to tells most about the waiting jobs of the same owner.
+            waiting = state.queue[: state.tally[QUEUED]]
+            rows = waiting[news[owner[waiting]]]
+            if len(rows):
+                _predict(state, trace, policy, predictor, rows)
+            news[:] = False
             state.tally[FRESH] = 1
     return state.job
 

@@ -1,6 +1,7 @@
 """Replays as stories with exact start times, what must hold of every policy, and the published figures."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,22 @@ def test_the_expansion_factor_serves_a_short_job_that_waits_before_a_long_one_th
     story = log((0, 100, 100, 1), (1, 1000, 1000, 1), (50, 10, 10, 1))
     assert starts(story, processors(1), "fcfs") == [0, 100, 1100]
     assert starts(story, processors(1), "xfactor") == [0, 110, 100]
+
+
+def test_a_day_of_waiting_makes_up_for_a_run_time_e_times_longer() -> None:
+    # When job 0 ends, job 1 has waited a day longer than job 2: it goes first if it is less than e times as long.
+    day = 86400.0
+    for length, expected in ((2700.0, [0, 2 * day, 2 * day + 2700]), (2750.0, [0, 2 * day + 1000, 2 * day])):
+        story = log((0, 2 * day, 2 * day, 1), (1, length, length, 1), (day + 1, 1000, 1000, 1))
+        assert starts(story, processors(1), "aged") == expected
+
+
+def test_the_recommended_policy_asks_again_about_the_waiting_jobs_of_whose_job_ended() -> None:
+    # Ada's job 1 was thought to take the 1000 s it asked for; when her job 0 ends after 10 s it is thought to take 10 s too.
+    story = log((0, 10, 1000, 1), (1, 10, 1000, 1), (2, 500, 500, 1), user=["ada", "ada", "bob"])
+    once = replace(POLICIES["gridcast"], refresh=False)
+    assert starts(story, processors(1), once, "last") == [0, 510, 10]
+    assert starts(story, processors(1), "gridcast", "last") == [0, 10, 20]
 
 
 def test_an_overdue_job_goes_first() -> None:
@@ -224,6 +241,26 @@ def test_every_policy_keeps_the_laws(policy: str, predictor: str, jobs: pd.DataF
     assert np.array_equal(again.table["started"], table["started"])
 
 
+@pytest.mark.parametrize("predictor", ["template", "gridcast"])
+@pytest.mark.parametrize("policy", ["gridcast", "xfactor", "sjf"])
+@given(jobs=logs())
+@CROWDS
+def test_who_has_waited_longer_than_the_bound_is_delayed_by_nobody(policy: str, predictor: str, jobs: pd.DataFrame) -> None:
+    bound = 15.0
+    done = replay(jobs, processors(4), policy, predictor, bound=bound)
+    table, cores = done.table, done.trace.cores
+    limits = table["started"] + done.trace.request
+    for row in np.flatnonzero(done.waits > bound):
+        # From here on the job is the oldest that is overdue: whoever came before it has started.
+        since = max(table["submitted"][row] + bound, table["started"][:row].max(initial=0.0))
+        running = (table["started"] <= since) & (since < table["ended"])
+        running[row] = False
+        order = np.flatnonzero(running)[np.argsort(limits[running], kind="stable")]
+        free = 4 - cores[order].sum() + np.concatenate([[0], np.cumsum(cores[order])])
+        reserved = max(since, np.concatenate([[since], limits[order]])[np.argmax(free >= cores[row])])
+        assert table["started"][row] <= reserved
+
+
 @given(jobs=logs())
 @CROWDS
 def test_first_come_first_served_keeps_the_order(jobs: pd.DataFrame) -> None:
@@ -265,6 +302,31 @@ def test_no_prediction_moves_when_the_future_does(predictor: str) -> None:
     assert np.array_equal(before["rank"][:61], after["rank"][:61])
     if predictor != "request":
         assert not np.array_equal(before["rank"], after["rank"])
+
+
+@pytest.mark.parametrize("corrector", ["request", "remaining"])
+def test_no_decision_of_the_recommended_policy_moves_when_what_has_not_ended_does(corrector: str) -> None:
+    generator = np.random.default_rng(2)
+    count = 160
+    lengths = generator.choice([20.0, 60.0, 300.0, 900.0], count)
+    rows = [(40.0 * n, float(lengths[n]), 1000.0, int(generator.integers(1, 4))) for n in range(count)]
+    jobs = log(*rows, user=[str(n % 4) for n in range(count)])
+    asking = replace(POLICIES["gridcast"], finish="mean")  # so that jobs outlive their predictions too
+    before = replay(jobs, processors(4), asking, "gridcast", corrector).table
+    moved = 0
+    for moment in np.quantile(before["ended"], (0.2, 0.5, 0.8)):
+        scrambled = jobs.copy()
+        unknown = np.flatnonzero(before["ended"] > moment)
+        # What runs at that moment still does, for any time within its request; what waits may take anything.
+        ran = np.maximum(moment - before["started"][unknown], 0.0)
+        scrambled.loc[unknown, "walltime"] = ran + generator.uniform(0.01, 1.0, len(unknown)) * (1000.0 - ran)
+        after = replay(scrambled, processors(4), asking, "gridcast", corrector).table
+        decided = before["started"] <= moment
+        assert np.array_equal(before["started"][decided], after["started"][decided])
+        assert np.array_equal(before["rank"][decided], after["rank"][decided])
+        assert (after["started"][~decided] > moment).all()
+        moved += int((before["started"] != after["started"]).sum())
+    assert moved > 0
 
 
 @pytest.mark.parametrize("asked", ["median", "mean", "log-mean", "q0.9", "mean+1sd", "request"])
