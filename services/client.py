@@ -1,5 +1,7 @@
 """A broker's client of the Gridcast predictor: one file to take as it is; needs httpx, and pyarrow for the fast door only.
 
+Where orjson is installed it writes and reads JSON, several times as fast.
+
     grid = Gridcast("http://127.0.0.1:3000", token="…", timeout=0.5)
     for row in grid.predict([{"job_id": "17", "source": "my-site", "user": "alice", "requested_walltime": 7200}]):
         print(row["walltime"], row["walltime_low"], row["walltime_high"])
@@ -16,10 +18,16 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as OutOfTime
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, cast, overload
 
 import httpx
+
+try:
+    import orjson
+except ImportError:  # a thousand jobs then take some milliseconds more
+    orjson = None  # type: ignore[assignment]
 
 JSON_TYPE = "application/json"
 ARROW_TYPE = "application/vnd.apache.arrow.stream"
@@ -77,7 +85,7 @@ class Gridcast:
         body |= {"quantiles": list(quantiles), "coverage": coverage} | ({"at": at} if at else {})
         key = "columns" if as_columns else "rows"
         try:
-            answer = self._in_time(lambda: self._post("/predict", _dump(body), JSON_TYPE).json())
+            answer = self._in_time(lambda: _load(self._post("/predict", _dump(body), JSON_TYPE).content))
             return cast(Rows | Columns, answer[key])
         except UnavailableError as error:
             if as_columns:
@@ -186,10 +194,17 @@ def _columns(rows: Rows) -> Columns:
 
 def _dump(body: Mapping[str, Any]) -> bytes:
     """JSON with times as ISO 8601 and NaN as null."""
+    if orjson:
+        with suppress(TypeError):  # such as a whole number of more than 64 bits, which json can write
+            return orjson.dumps(body, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
     try:
         return json.dumps(body, default=_plain, allow_nan=False, separators=(",", ":")).encode()
     except ValueError:
         return json.dumps(_without_nan(body), default=_plain, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _load(body: bytes) -> Any:
+    return orjson.loads(body) if orjson else json.loads(body)
 
 
 def _without_nan(value: Any) -> Any:

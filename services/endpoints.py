@@ -109,13 +109,14 @@ class Doors:
         query = dict(request.query_params)
 
         def work() -> tuple[str, bytes, int]:
-            batch = read_body(kind, body)
-            options = read_options(batch.options, query)
-            asked = jobs_asked(batch)
-            answers, about = self.live.predict(asked, options)
-            self.metrics.jobs.labels("arrow" if batch.shape == "arrow" else "json", about["model_version"]).inc(len(answers))
-            job_ids = asked.jobs.column("job_id").combine_chunks()
-            return *write_answer(answers, job_ids, {**about, "unread": list(asked.unread)}, batch.shape), len(answers)
+            with self.live.log.answering():
+                batch = read_body(kind, body)
+                options = read_options(batch.options, query)
+                asked = jobs_asked(batch)
+                answers, about = self.live.predict(asked, options)
+                self.metrics.jobs.labels("arrow" if batch.shape == "arrow" else "json", about["model_version"]).inc(len(answers))
+                job_ids = asked.jobs.column("job_id").combine_chunks()
+                return *write_answer(answers, job_ids, {**about, "unread": list(asked.unread)}, batch.shape), len(answers)
 
         content_type, content, jobs = await asyncio.get_running_loop().run_in_executor(self.predicting, work)
         return Response(content, media_type=content_type), jobs

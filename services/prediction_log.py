@@ -1,13 +1,16 @@
 """The prediction log: every answer goes into the store, for joining with what then happened; never on a caller's time.
 
-Answers wait in memory, bounded in jobs; what does not fit is dropped and counted. While the store is down they wait.
+Answers wait in memory, bounded in jobs; what does not fit is dropped and counted. They are written between requests, as far as
+there is a between, and while the store is down they wait.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -24,7 +27,12 @@ if TYPE_CHECKING:
 
 MOST_WAITING = 200_000
 """Jobs whose answers may wait: about 100 MB."""
-AT_ONCE = 2_000
+AT_ONCE = 500
+"""Jobs written at a time: some milliseconds, which a request that comes meanwhile may feel."""
+QUIET = 0.01
+"""Seconds without a request after which writing disturbs nobody."""
+LONGEST_WAIT = 1.0
+"""Seconds after which AT_ONCE jobs are written though it is not quiet."""
 PAUSE = 2.0
 """Seconds between attempts while the store cannot be written."""
 
@@ -51,6 +59,8 @@ class PredictionLog:
         self._answers: deque[Answer] = deque()
         self._change = threading.Condition()
         self._stopping = False
+        self._answering = 0
+        self._answered_at = 0.0
         self.waiting = 0
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
 
@@ -78,6 +88,23 @@ class PredictionLog:
             self._answers.append(answer)
             self._change.notify()
 
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """While a request is answered, nothing is written if it can wait."""
+        with self._change:
+            self._answering += 1
+        try:
+            yield
+        finally:
+            with self._change:
+                self._answering -= 1
+                self._answered_at = time.monotonic()
+
+    def _await_quiet(self) -> None:
+        latest = time.monotonic() + LONGEST_WAIT
+        while not self._stopping and time.monotonic() < latest and (self._answering or time.monotonic() < self._answered_at + QUIET):
+            time.sleep(QUIET / 2)
+
     def _run(self) -> None:
         while True:
             with self._change:
@@ -97,6 +124,7 @@ class PredictionLog:
     def _write(self, answer: Answer) -> bool:
         try:
             for start in range(0, len(answer), AT_ONCE):
+                self._await_quiet()
                 rows = as_rows(answer, slice(start, start + AT_ONCE))
                 with self._engine().begin() as connection:
                     add_predictions(connection, rows)

@@ -1,0 +1,215 @@
+"""How fast the broker's doors are: the real service as a process of its own, asked through the client on the same cores.
+
+    uv run python benchmarks/serving.py [--json] [--peers]
+
+The jobs are consecutive submissions of the LHC Computing Grid's log, asked about as jobs that wait now, each call another stretch of
+the log, against a champion trained on it; everything is in the time: encoding, loopback, decoding, history, mixture, CatBoost, ranges.
+``arrow, all distinct`` asks about each job as of its own submission, so that no two see the same history. The first run stores and
+trains in a folder that later runs find again (GRIDCAST_HOME, else one under the system's temporary folder).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import hashlib
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+LOG = "LCG-2005-1.first70.swf.gz"
+CALLS = {1: 600, 1_000: 200, 10_000: 200, 100_000: 15}
+WARM_UP = 8
+PATIENCE = 300.0
+SENT = ("job_id", "source", "user", "group", "site", "program", "queue", "requested_cores", "requested_walltime", "requested_memory")
+
+
+def main() -> None:
+    """Prepare, serve, ask, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--peers", action="store_true", help="also measure MLflow's own server and a bare FastAPI app with the same model")
+    options = parser.parse_args()
+    log = find_log()
+    home = Path(os.environ.setdefault("GRIDCAST_HOME", str(default_home(log))))
+    prepare(home, log)
+    jobs = waiting_jobs()
+    with serving(home) as address:
+        rows = measure(address, jobs)
+    if options.peers:
+        from peers import measure_peers
+
+        rows += measure_peers(jobs)
+    about = {"log": log.name if log else "generated jobs", "machine": f"{os.cpu_count()} cores, {processor()}", "load": os.getloadavg()[0]}
+    if options.json:
+        print(json.dumps({"rows": rows, **about}, indent=1))
+        return
+    print(f"{about['log']}; client and server on {about['machine']}, load {about['load']:.1f}")
+    for row in rows:
+        print(
+            f"{row['door']:22s} {row['jobs']:>8,d} jobs   p50 {row['p50_ms']:8.2f} ms   p99 {row['p99_ms']:8.2f} ms   {row['calls']} calls"
+        )
+
+
+def find_log() -> Path | None:
+    """The log of the LHC Computing Grid, None where it is not."""
+    path = Path(os.environ.get("GRIDCAST_TRACES", ROOT.parent / "shared" / "data")) / LOG
+    if path.is_file():
+        return path
+    say(f"{path} is not there (set GRIDCAST_TRACES): generated jobs stand for it")
+    return None
+
+
+def default_home(log: Path | None) -> Path:
+    """A folder for this engine and log: another engine's champion would not be this one's."""
+    engine = hashlib.sha256(b"".join(path.read_bytes() for path in sorted((ROOT / "models").glob("*.py"))))
+    engine.update(str(log and log.stat().st_size).encode())
+    return Path(tempfile.gettempdir()) / f"gridcast-serving-{os.getuid()}-{engine.hexdigest()[:12]}"
+
+
+def prepare(home: Path, log: Path | None) -> None:
+    """Store the log and train a champion on it, unless an earlier run has."""
+    done = home / "prepared"
+    if done.exists():
+        return
+    if log is None:
+        log = home / "generated.csv"
+        home.mkdir(parents=True, exist_ok=True)
+        gridcast("generate", str(log), "--jobs", "120000", "--days", "60")
+    gridcast("ingest", str(log))
+    gridcast("train")
+    done.touch()
+
+
+def gridcast(*words: str) -> None:
+    """Run a command of Gridcast's as a user would."""
+    say(f"gridcast {' '.join(words)}")
+    subprocess.run([sys.executable, "-m", "gridcast", *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def waiting_jobs() -> Any:
+    """All jobs of the log as a broker would describe them, an Arrow table in order of submission."""
+    import pyarrow as pa
+
+    from infra.settings import prepare_environment
+    from jobs.store import open_store, read_jobs
+
+    engine = open_store(prepare_environment().store_url)
+    jobs = read_jobs(engine, columns=[*SENT, "submitted_at"])
+    engine.dispose()
+    told = [name for name in SENT if jobs[name].notna().any()]
+    return pa.Table.from_pandas(jobs[[*told, "submitted_at"]], preserve_index=False).combine_chunks()
+
+
+@contextmanager
+def serving(home: Path) -> Iterator[str]:
+    """``gridcast serve`` on a free port; yields its address once it is ready."""
+    import httpx
+
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        port = door.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    environment = {**os.environ, "GRIDCAST_PREDICTOR_PORT": str(port)}
+    process = subprocess.Popen([sys.executable, "-m", "gridcast", "serve"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not _ready(httpx, f"{address}/readyz"):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"the predictor did not start: its log is under {home / 'logs'}")
+            time.sleep(0.3)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _ready(httpx: Any, url: str) -> bool:
+    try:
+        return bool(httpx.get(url, timeout=2, trust_env=False).status_code == 200)
+    except httpx.TransportError:
+        return False
+
+
+def measure(address: str, jobs: Any) -> list[dict[str, Any]]:
+    """A row for each door and batch size."""
+    from services.client import Gridcast
+
+    rows = []
+    with Gridcast(address, timeout=60) as broker:
+        label = broker.model()["model_version"]
+
+        def arrow(part: Any, at: str | None = "now") -> None:
+            answer = broker.predict_arrow(part, at=at)
+            assert len(answer) == len(part) and answer["model_version"][0].as_py() == label
+
+        def rows_of_json(part: list[dict[str, Any]]) -> None:
+            answer = broker.predict(part, at="now")
+            assert len(answer) == len(part) and answer[0]["model_version"] == label
+
+        for count in CALLS:
+            rows.append(timed("arrow", count, arrow, jobs, lambda part: part))
+        for count in (1, 1_000):
+            rows.append(timed("json", count, rows_of_json, jobs, as_rows))
+        rows.append(timed("arrow, all distinct", 10_000, lambda part: arrow(part, None), jobs, lambda part: part, calls=60))
+    return rows
+
+
+def as_rows(part: Any) -> list[dict[str, Any]]:
+    """Jobs as JSON's rows, without what is not known."""
+    return [{name: value for name, value in row.items() if value is not None} for row in part.to_pylist()]
+
+
+def timed(
+    door: str, count: int, ask: Callable[[Any], None], jobs: Any, shape: Callable[[Any], Any], calls: int | None = None
+) -> dict[str, Any]:
+    """Ask ``calls`` times about ``count`` consecutive jobs, each time others, and say how long it took."""
+    import numpy as np
+
+    calls = calls or CALLS[count]
+    count = min(count, len(jobs))
+    starts = np.linspace(0, len(jobs) - count, calls).astype(int)
+    # Another order than the log's, so that no two calls in a row are about almost the same jobs.
+    parts = (shape(jobs.slice(int(start), count)) for start in np.random.default_rng(0).permutation(starts))
+    for start in starts[:: max(len(starts) // WARM_UP, 1)]:
+        ask(shape(jobs.slice(int(start), count)))
+    taken = []
+    for part in parts:
+        gc.collect()  # our own garbage must not be taken for the server's
+        gc.disable()
+        began = time.perf_counter()
+        ask(part)
+        taken.append((time.perf_counter() - began) * 1000)
+        gc.enable()
+    p50, p99 = np.percentile(taken, [50, 99])
+    say(f"{door}: {count:,} jobs: p50 {p50:.2f} ms, p99 {p99:.2f} ms")
+    return {"door": door, "jobs": count, "p50_ms": round(float(p50), 3), "p99_ms": round(float(p99), 3), "calls": calls}
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        return names[0]
+    except (OSError, IndexError):
+        return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()
