@@ -48,8 +48,8 @@ class Forecasts:
         self.walk = Walk(self.mixture, contexts, np.full(len(trace), np.nan), self.limits, only_ask=True)
         assert (contexts.known == NEVER).all()  # noqa: S101 - the law of time: no outcome came in with the record
         self.contexts = contexts
-        self.started, self.ended = (np.zeros(len(trace), dtype=np.int64) for _ in range(2))
-        self.running = self.count = 0
+        self.ended = np.zeros(len(trace), dtype=np.int64)
+        self.count = 0
         self._answered: tuple[bytes, float, Distribution] | None = None
 
     def _remember(self, past: pd.DataFrame, levels: Levels) -> None:
@@ -59,11 +59,8 @@ class Forecasts:
         before = np.flatnonzero(contexts.known < self.begin)
         self.mixture.learn(contexts.take(before), target.value(past)[before], target.limit(past)[before], weigh=False)
 
-    def start(self, rows: Integers, started: Floats) -> None:
-        """See Predictor; the engine learns nothing of jobs that start."""
-
     def learn(self, rows: Integers, ended: Floats, lengths: Floats) -> None:
-        """See Predictor; the walk takes starts and ends in when it is next asked."""
+        """See Predictor; the walk takes the ends in when it is next asked."""
         jobs = self.walk.jobs
         jobs.known[rows] = self.begin + np.round(ended * MICROSECONDS).astype(np.int64)
         jobs.value[rows], jobs.mark[rows] = lengths, self.mixture.grid.mark(lengths)

@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 class Predictor(Protocol):
     """What the replay asks; rows are numbers of jobs in the trace, times in s."""
 
-    def start(self, rows: Integers, started: Floats) -> None:
-        """Take in jobs that have started in the replay at ``started`` (s since the first submission), in that order."""
-        ...
-
     def learn(self, rows: Integers, ended: Floats, lengths: Floats) -> None:
         """Take in jobs that have ended in the replay at ``ended`` (s since the first submission) after running ``lengths``."""
         ...
@@ -50,9 +46,6 @@ class Fixed:
 
     def __init__(self, answers: Floats) -> None:
         self.answers = answers
-
-    def start(self, rows: Integers, started: Floats) -> None:
-        """Nothing to learn."""
 
     def learn(self, rows: Integers, ended: Floats, lengths: Floats) -> None:
         """Nothing to learn."""
@@ -78,9 +71,6 @@ class Histories:
         self.keys = [_keys(trace, fields) for fields in levels]
         self.known: list[dict[Any, deque[float]]] = [{} for _ in levels]
         self.size = size
-
-    def start(self, rows: Integers, started: Floats) -> None:
-        """What still runs has no walltime yet."""
 
     def learn(self, rows: Integers, ended: Floats, lengths: Floats) -> None:
         """See Predictor."""

@@ -25,7 +25,6 @@ from scheduling.state import (
     KNOWN,
     QUEUED,
     RUNNING,
-    STARTED,
     Floats,
     Integers,
     Records,
@@ -98,7 +97,7 @@ def _live(
 ) -> Records:
     """Live through the jobs of one pool; returns the kernel's records."""
     state = new_state(trace.records(), pool.free(), *owners.book(trace.jobs, trace.cores))
-    rules, begun, learned = policy.rules(corrector.code), 0, 0
+    rules, learned = policy.rules(corrector.code), 0
     if isinstance(predictor, Fixed):
         _predict(state, trace, policy, predictor, np.arange(len(trace)))
         state.tally[KNOWN] = len(trace)
@@ -106,10 +105,7 @@ def _live(
     owner = state.accounts_of[:, 0]
     news = np.zeros(len(state.account), dtype=bool)
     while (code := advance(state, rules)) != DONE:
-        started, ended = state.started[begun : state.tally[STARTED]], state.ended[learned : state.tally[ENDED]]
-        if len(started):
-            predictor.start(started, state.job["started"][started])
-            begun += len(started)
+        ended = state.ended[learned : state.tally[ENDED]]
         if len(ended):
             predictor.learn(ended, state.job["ended"][ended], trace.length[ended])
             learned += len(ended)

@@ -16,9 +16,9 @@ Records = npt.NDArray[Any]
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-SUBMITTED, KNOWN, QUEUED, RUNNING, STARTED, ENDED, FREE, PENDING, LATE, FRESH, BROKEN = range(11)
-"""Places in ``State.tally``: jobs submitted, predicted, waiting, running, ever started, ended; free cores; whether a scheduling pass
-is due; the queue's entries that the last pass has not seen; whether waiting jobs were predicted anew since the last end; whether a
+SUBMITTED, KNOWN, QUEUED, RUNNING, ENDED, FREE, PENDING, LATE, FRESH, BROKEN = range(10)
+"""Places in ``State.tally``: jobs submitted, predicted, waiting, running, ended; free cores; whether a scheduling pass is due;
+the queue's entries that the last pass has not seen; whether waiting jobs were predicted anew since the last end; whether a
 running job has outlived what the plan allowed it."""
 
 JOB = np.dtype(
@@ -53,8 +53,8 @@ class Rules(NamedTuple):
 class State(NamedTuple):
     """Queue and machine at one moment.
 
-    ``ends`` and ``dues`` list actual and expected ends of running jobs, latest first; ``started`` and ``ended`` all jobs that did, in
-    that order. ``clock`` holds the time now and the next planned start, in s.
+    ``ends`` and ``dues`` list actual and expected ends of running jobs, latest first; ``ended`` all jobs that did, in that order.
+    ``clock`` holds the time now and the next planned start, in s.
     """
 
     job: Records
@@ -62,7 +62,6 @@ class State(NamedTuple):
     account: Records
     accounts_of: Integers
     queue: Integers
-    started: Integers
     ended: Integers
     ends: Records
     dues: Records
@@ -73,7 +72,7 @@ class State(NamedTuple):
 def new_state(jobs: Records, hosts: Records, accounts: Records, accounts_of: Integers) -> State:
     """The state before the first submission: all of ``hosts`` free, nothing booked on ``accounts`` (of each job: jobs × levels)."""
     rows = len(jobs)
-    tally = np.zeros(11, dtype=np.int64)
+    tally = np.zeros(10, dtype=np.int64)
     tally[FREE] = hosts["cores"].sum()
     return State(
         job=jobs.copy(),
@@ -81,7 +80,6 @@ def new_state(jobs: Records, hosts: Records, accounts: Records, accounts_of: Int
         account=accounts.copy(),
         accounts_of=np.ascontiguousarray(accounts_of, dtype=np.int64),
         queue=np.zeros(rows, dtype=np.int64),
-        started=np.zeros(rows, dtype=np.int64),
         ended=np.zeros(rows, dtype=np.int64),
         ends=np.zeros(rows, dtype=EVENT),
         dues=np.zeros(rows, dtype=EVENT),
@@ -156,8 +154,6 @@ def start(state: State, rules: Rules, position: int, host: int) -> None:
     job.started = now
     job.expected = now + job.finish
     _book(state, rules, number, 1, now)
-    state.started[count[STARTED]] = number
-    count[STARTED] += 1
     _insert(state.ends, count[RUNNING], now + job.length, number)
     _insert(state.dues, count[RUNNING], job.expected, number)
     count[RUNNING] += 1
