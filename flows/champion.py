@@ -10,7 +10,7 @@ from models import registry
 from models.versions import Version
 
 
-@task(task_run_name="current champion", **STEP)
+@task(task_run_name="the champion", **STEP)
 def current(settings: Settings) -> Version | None:
     """The champion, None before the first."""
     return registry.champion(settings)

@@ -36,13 +36,13 @@ def deploy() -> Any:
     return {"version": champion.version, "served": served}
 
 
-@task(**STEP)
+@task(task_run_name="try the champion out", **STEP)
 def try_out(version: Version, settings: Settings) -> None:
     """Load it and ask it once in a process of its own."""
     release.verify(version, settings)
 
 
-@task(**STEP)
+@task(task_run_name="wait for the predictor", **STEP)
 def await_predictor(address: str, version: Version, settings: Settings) -> bool:
     """Wait until the predictor answers with ``version``; False where none runs, GridcastError where it goes on with another."""
     deadline, serves = time.monotonic() + PATIENCE, "nothing"

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow, runtime, task
 from prefect.artifacts import create_table_artifact
 from prefect.states import Completed
 
@@ -20,7 +20,13 @@ SETTLED = 60.0
 """Seconds for which a file of the inbox must not have changed: until then somebody may still be writing it."""
 
 
-@flow(name="ingest", flow_run_name="ingest {files}", description="Read job logs into the store; without files, those of the inbox.")
+def run_name() -> str:
+    """What is read, as an operator knows it."""
+    files = runtime.flow_run.parameters.get("files")
+    return f"ingest: {', '.join(Path(name).name for name in files)}" if files else "ingest: the inbox"
+
+
+@flow(name="ingest", flow_run_name=run_name, description="Read job logs into the store; without files, those of the inbox.")
 def ingest(
     files: list[str] | None = None,
     log_format: str | None = None,
@@ -63,7 +69,7 @@ def ingest(
     return rows
 
 
-@task(task_run_name="read {path}", **STEP)
+@task(task_run_name="read {path.name}", **STEP)
 def read(path: Path, source: str | None, how: Reading) -> Ingested:
     """Read one file."""
     return ingest_files(open_store(prepare_environment().store_url), [path], source=source, **how)[0]

@@ -27,15 +27,11 @@ def monitor() -> Any:
         return Completed(message="there is no champion yet: nothing to compare with")
     found = watch(champion, settings)
     pages = "\n".join(f"- `{page}`" for page in found.pages) or "- none"
-    create_markdown_artifact(
-        f"**{found.verdict}**: {found.sentence}\n\nPages of Evidently:\n\n{pages}",
-        key="monitor",
-        description=f"{found.verdict}: {found.sentence}",
-    )
+    create_markdown_artifact(f"Pages of Evidently:\n\n{pages}", key="monitor", description=f"**{found.verdict}**: {found.sentence}")
     return {"verdict": found.verdict, "sentence": found.sentence, "pages": [str(page) for page in found.pages]}
 
 
-@task(**STEP)
+@task(task_run_name="compare the windows", **STEP)
 def watch(champion: Version, settings: Settings) -> DriftReport:
     """Make the report and keep its numbers."""
     card = release.load(champion, settings).card

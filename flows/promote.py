@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow, runtime, task
 from prefect.artifacts import create_markdown_artifact
 
 from flows.retrying import STEP
@@ -13,9 +13,15 @@ from models import release
 from models.versions import Version
 
 
+def run_name() -> str:
+    """What is promoted, as an operator knows it."""
+    version = runtime.flow_run.parameters.get("version")
+    return "promote: the challenger" if version is None else f"promote: version {version}"
+
+
 @flow(
     name="promote",
-    flow_run_name="promote {version}",
+    flow_run_name=run_name,
     description="Make a version (default: the challenger) champion, if it loads and answers.",
 )
 def promote(version: int | None = None, by: str = "operator", why: str = "chosen by a person") -> dict[str, Any]:
@@ -29,7 +35,7 @@ def promote(version: int | None = None, by: str = "operator", why: str = "chosen
     return {"version": promoted.version, "by": promoted.tags["promoted_by"], "why": promoted.tags["promoted_why"]}
 
 
-@task(**STEP)
+@task(task_run_name="try out and promote", **STEP)
 def move(version: int | None, by: str, why: str, settings: Settings) -> Version:
     """Try it out and move the alias."""
     return release.promote(version, settings, by=by, why=why)

@@ -38,7 +38,7 @@ def retrain(why: str = "on schedule") -> Any:
     return {"version": version.version, "promoted": decided.promoted, "why": decided.why}
 
 
-@task(**STEP)
+@task(task_run_name="count the jobs", **STEP)
 def count_ended(settings: Settings) -> int:
     """How many jobs have ended."""
     return int(count_jobs(open_store(settings.store_url))["ended"].sum())

@@ -33,25 +33,25 @@ def train(
     return {"version": version.version, "promoted": decided.promoted, "why": decided.why, "rows": decided.rows}
 
 
-@task(**STEP)
+@task(task_run_name="read the jobs", **STEP)
 def read_jobs(settings: Settings, sources: list[str] | None) -> pd.DataFrame:
     """Read the jobs that have ended."""
     return release.training_jobs(open_store(settings.store_url), sources)
 
 
-@task(**STEP)
+@task(task_run_name="judge on later jobs", **STEP)
 def judge(jobs: pd.DataFrame, targets: tuple[str, ...], cluster_by: By | None, settings: Settings) -> release.Judgement:
     """Train on the earlier jobs and compare on the later ones."""
     return release.judge(jobs, targets, cluster_by, settings)
 
 
-@task(**STEP)
+@task(task_run_name="train on all jobs", **STEP)
 def fit(jobs: pd.DataFrame, targets: tuple[str, ...], cluster_by: By | None) -> ModelSet:
     """Train on all jobs."""
     return training.train(jobs, targets=targets, cluster_by=cluster_by)
 
 
-@task(**STEP)
+@task(task_run_name="publish", **STEP)
 def publish(model_set: ModelSet, jobs: pd.DataFrame, judgement: release.Judgement, settings: Settings, why: str) -> Version:
     """Register the model set with its evidence, and keep the comparison in the store."""
     version = release.publish(model_set, jobs, judgement, settings, why=why)
@@ -59,7 +59,7 @@ def publish(model_set: ModelSet, jobs: pd.DataFrame, judgement: release.Judgemen
     return version
 
 
-@task(**STEP)
+@task(task_run_name="decide", **STEP)
 def decide(version: Version, judgement: release.Judgement, settings: Settings) -> release.Release:
     """Promote, refuse, or leave it to a person."""
     return release.decide(version, judgement, settings, by="flow train")
@@ -68,11 +68,7 @@ def decide(version: Version, judgement: release.Judgement, settings: Settings) -
 def show(decided: release.Release, settings: Settings) -> None:
     """What an operator reads: the decision and the card, and the way to MLflow's page."""
     head = "is champion" if decided.promoted else "does not serve"
-    create_markdown_artifact(
-        f"**{decided.version.label} {head}**: {decided.why}\n\n{decided.version.card}",
-        key="train",
-        description=f"{decided.version.label} {head}: {decided.why}",
-    )
+    create_markdown_artifact(decided.version.card, key="train", description=f"**{decided.version.label} {head}**: {decided.why}")
     if settings.mlflow_url.startswith("http"):
         page = f"{settings.mlflow_url}/#/models/{decided.version.name}/versions/{decided.version.version}"
         create_link_artifact(page, f"{decided.version.label} in MLflow", key="train-mlflow", description="Metrics, tables and plots.")

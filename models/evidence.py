@@ -27,6 +27,7 @@ def write_card(card: Mapping[str, Any], comparison: pd.DataFrame, verdict: str, 
     """The model card in Markdown: what it predicts, what it was trained on, how it did on later jobs, and what to mind."""
     window = card["window"]
     targets = [f"{name} ({TARGETS[name].unit})" for name in card["clusters"]]
+    histories = ", ".join(card["levels"]).replace("+", " + ")  # spaces, for a page to break the line at
     lines = [
         "# What it predicts",
         f"{', '.join(targets)} of a job before it runs, as a distribution: best single value, median, mean, ranges.",
@@ -34,7 +35,7 @@ def write_card(card: Mapping[str, Any], comparison: pd.DataFrame, verdict: str, 
         "# What it was trained on",
         f"{card['rows']:,} jobs of {', '.join(card['sources']) or 'an unnamed source'}, "
         f"submitted {window['from'][:16]} to {window['until'][:16]} UTC. "
-        f"Histories by {', '.join(card['levels'])}; CatBoost models by {card['cluster_by'] or 'no clusters: one for all'}.",
+        f"Histories by {histories}; CatBoost models by {card['cluster_by'] or 'no clusters: one for all'}.",
         "",
         "# How it did on later jobs",
         verdict,

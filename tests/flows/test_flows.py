@@ -88,6 +88,7 @@ def test_ingest_stores_a_log_once_and_shows_what_became_of_it(ingested, logs):
     assert (again[0]["added"], again[0]["unchanged"]) == (0, rows)
     assert stored() == before
     assert f'"unchanged": {rows}' in artifact("ingest").data
+    assert {run.name for run in runs("ingest")} == {"ingest: the inbox", "ingest: first.csv"}
 
 
 def test_ingest_takes_what_has_settled_in_the_inbox_and_fails_at_the_end_for_what_cannot_be_read(ingested, settings, logs):
@@ -127,7 +128,7 @@ def test_the_first_training_is_promoted_and_explains_itself_in_prefect(trained, 
     assert champion.version == 1
     assert champion.tags["promoted_by"] == "flow train"
     shown = artifact("train")
-    assert shown.description == f"{champion.label} is champion: the first version"
+    assert shown.description == f"**{champion.label} is champion**: the first version"
     assert "# How it did on later jobs" in shown.data
     assert runs("train")[0].name == "train: asked for"
 
@@ -185,7 +186,8 @@ def test_later_jobs_are_looked_at_and_retraining_on_them_is_judged(trained, sett
     found = monitor()
     assert found["verdict"] in ("none", "local", "drift")
     assert all(Path(page).is_file() for page in found["pages"])
-    assert found["sentence"] in artifact("monitor").data
+    assert found["sentence"] in artifact("monitor").description
+    assert all(page in artifact("monitor").data for page in found["pages"])
     assert len(read_measurements(open_store(settings.store_url), kind="drift")) > 0
 
     done = retrain("more jobs")
@@ -215,7 +217,7 @@ def test_a_step_is_tried_again_while_the_registry_is_away_and_fails_in_one_sente
     with get_client(sync_client=True) as client:
         deadline = time.monotonic() + 60
         while True:  # the server records task runs from events, a moment later
-            tried = [one.run_count for one in client.read_task_runs() if one.name.startswith("current") and one.state.is_failed()]
+            tried = [one.run_count for one in client.read_task_runs() if one.name == "the champion" and one.state.is_failed()]
             if tried or time.monotonic() > deadline:
                 break
             time.sleep(0.2)
@@ -228,5 +230,6 @@ def test_wrong_input_is_not_tried_again(settings, prefect_server):
     with pytest.raises(InputError, match="no challenger waits"):
         promote()
     failed = next(run for run in runs("promote") if "no challenger" in run.state.message)
+    assert failed.name == "promote: the challenger"
     assert failed.state.is_failed()
     assert failed.run_count == 1
