@@ -20,24 +20,22 @@ _NOTHING = 1e-300
 
 
 @compiled
-def _add_up(mass: Array, reached: Array) -> None:
-    """Mass up to and with each bin, exactly 1 from the last bin on that has any."""
+def _add_up(mass: Array, sums: Array) -> float:
+    """Mass up to and with each bin; returns all of it."""
     total = 0.0
     for b in range(len(mass)):
         total += mass[b]
-        reached[b] = total
-    total = max(total, _NOTHING)
-    for b in range(len(mass)):
-        reached[b] /= total
+        sums[b] = total
+    return max(total, _NOTHING)
 
 
 @compiled
-def _bin_at(reached: Array, level: float) -> int:
-    """The first bin by which ``level`` of the mass is reached, by bisection."""
-    low, high = 0, len(reached) - 1
+def _bin_at(sums: Array, wanted: float) -> int:
+    """The first bin by which ``wanted`` is reached, by bisection."""
+    low, high = 0, len(sums) - 1
     while low < high:
         middle = (low + high) // 2
-        if reached[middle] < level - _MARGIN:
+        if sums[middle] < wanted:
             low = middle + 1
         else:
             high = middle
@@ -46,21 +44,71 @@ def _bin_at(reached: Array, level: float) -> int:
 
 @compiled
 def reached_by(mass: Array, out: Array) -> None:
-    """Mass up to and with each bin of each row, into ``out`` (float64[n, bins])."""
+    """Share of the mass up to and with each bin of each row, exactly 1 from the last that has any on, into ``out`` (float64[n, bins])."""
     for row in range(len(mass)):
-        _add_up(mass[row], out[row])
+        total = _add_up(mass[row], out[row])
+        for b in range(mass.shape[1]):
+            out[row, b] /= total
+
+
+@compiled
+def _moments(mass: Array, values: Array, limit: float, out: Array) -> None:
+    mean, second = 0.0, 0.0
+    for b in range(len(values)):
+        value = min(values[b], limit)
+        mean += mass[b] * value
+        second += mass[b] * value * value
+    out[0], out[1] = mean, np.sqrt(max(second - mean * mean, 0.0))
+
+
+@compiled
+def _quantiles(sums: Array, total: float, values: Array, edges: Array, limit: float, levels: Array, out: Array) -> None:
+    for place in range(len(levels)):
+        b = _bin_at(sums, (levels[place] - _MARGIN) * total)
+        value = edges[b] if levels[place] < 0.5 else edges[b + 1] if levels[place] > 0.5 else values[b]
+        out[place] = min(value, limit)
+
+
+@compiled
+def _best_bin(mass: Array, values: Array, inverses: Array, limit: float, price: float, sums: Array) -> int:
+    """See ``best_bins``; fills ``sums`` (float64[3, bins]), of which the first row is as ``_add_up`` makes it."""
+    weight, worth, inverse = sums
+    largest = 1.0 / limit
+    all_weight, all_worth, all_inverse = 0.0, 0.0, 0.0
+    for b in range(len(values)):
+        all_weight += mass[b]
+        all_worth += mass[b] * min(values[b], limit)
+        all_inverse += mass[b] * max(inverses[b], largest)
+        weight[b], worth[b], inverse[b] = all_weight, all_worth, all_inverse
+    # Above the limit every bin stands for the same value: the first of them is as good as any.
+    best, most = 0, -np.inf
+    for b in range(len(values)):
+        value = min(values[b], limit)
+        nearness = worth[b] * max(inverses[b], largest) + value * (all_inverse - inverse[b])
+        distance = 2.0 * (value * weight[b] - worth[b]) + all_worth - value * all_weight
+        aim = nearness - price * distance
+        if aim > most:
+            best, most = b, aim
+    return best
+
+
+@compiled
+def _bend(mass: Array, factors: Array, width: int, out: Array) -> None:
+    bins, total = len(mass), 0.0
+    for k in range(len(factors)):
+        factor = factors[k]
+        for b in range(k * width, min((k + 1) * width, bins)):
+            out[b] = mass[b] * factor
+            total += mass[b] * factor
+    for b in range(bins):
+        out[b] /= total
 
 
 @compiled
 def moments(mass: Array, values: Array, limit: Array, out: Array) -> None:
     """Mean and standard deviation of each row, into ``out`` (float64[n, 2])."""
     for row in range(len(mass)):
-        mean, second = 0.0, 0.0
-        for b in range(len(values)):
-            value = min(values[b], limit[row])
-            mean += mass[row, b] * value
-            second += mass[row, b] * value * value
-        out[row, 0], out[row, 1] = mean, np.sqrt(max(second - mean * mean, 0.0))
+        _moments(mass[row], values, limit[row], out[row])
 
 
 @compiled
@@ -69,14 +117,10 @@ def quantiles(mass: Array, values: Array, edges: Array, limit: Array, levels: Ar
 
     The outcome lies anywhere in its bin, so a low quantile is the bin's lower edge, a high one its upper edge, the median its value.
     """
-    reached = np.empty(len(values))
+    sums = np.empty(len(values))
     for row in range(len(mass)):
-        _add_up(mass[row], reached)
-        wanted = levels[min(row, len(levels) - 1)]
-        for place in range(len(wanted)):
-            b = _bin_at(reached, wanted[place])
-            value = edges[b] if wanted[place] < 0.5 else edges[b + 1] if wanted[place] > 0.5 else values[b]
-            out[row, place] = min(value, limit[row])
+        total = _add_up(mass[row], sums)
+        _quantiles(sums, total, values, edges, limit[row], levels[min(row, len(levels) - 1)], out[row])
 
 
 @compiled
@@ -85,26 +129,26 @@ def best_bins(mass: Array, values: Array, limit: Array, prices: Array, out: Arra
 
     Sums up to each bin make it linear in the bins; the last bin's sums give what lies above.
     """
-    bins = len(values)
-    weight, worth, inverse = np.empty(bins), np.empty(bins), np.empty(bins)
+    sums, inverses = np.empty((3, len(values))), 1.0 / values
     for row in range(len(mass)):
-        all_weight, all_worth, all_inverse = 0.0, 0.0, 0.0
-        for b in range(bins):
-            value = min(values[b], limit[row])
-            all_weight += mass[row, b]
-            all_worth += mass[row, b] * value
-            all_inverse += mass[row, b] / value
-            weight[b], worth[b], inverse[b] = all_weight, all_worth, all_inverse
-        # Above the limit every bin stands for the same value: the first of them is as good as any.
-        best, most, price = 0, -np.inf, prices[row]
-        for b in range(bins):
-            value = min(values[b], limit[row])
-            nearness = worth[b] / value + value * (all_inverse - inverse[b])
-            distance = 2.0 * (value * weight[b] - worth[b]) + all_worth - value * all_weight
-            aim = nearness - price * distance
-            if aim > most:
-                best, most = b, aim
-        out[row] = best
+        out[row] = _best_bin(mass[row], values, inverses, limit[row], prices[row], sums)
+
+
+@compiled
+def read_off(
+    mass: Array, which: Array, factors: Array, width: int, values: Array, edges: Array, limit: Array, levels: Array, price: float,
+    numbers: Array, best: Array,
+) -> None:  # fmt: skip
+    """What ``moments``, ``quantiles`` and ``best_bins`` say of each row ``which`` of ``mass``, bent by ``factors`` as by ``bend``.
+
+    Into ``numbers`` (float64[n, 2 + levels]) and ``best`` (int64[n]); no row of masses leaves the processor's cache.
+    """
+    bent, sums, inverses = np.empty(len(values), np.float32), np.empty((3, len(values))), 1.0 / values
+    for row in range(len(which)):
+        _bend(mass[which[row]], factors[row], width, bent)
+        _moments(bent, values, limit[row], numbers[row, :2])
+        best[row] = _best_bin(bent, values, inverses, limit[row], price, sums)
+        _quantiles(sums[0], max(sums[0, -1], _NOTHING), values, edges, limit[row], levels, numbers[row, 2:])
 
 
 @compiled
@@ -136,13 +180,5 @@ def bins_below(mass: Array, levels: Array, out: Array) -> None:
 @compiled
 def bend(mass: Array, factors: Array, width: int, out: Array) -> None:
     """Multiply each group of ``width`` bins by its factor (float64[n, groups]); rows of ``out`` (float32[n, bins]) sum to 1."""
-    bins = mass.shape[1]
     for row in range(len(mass)):
-        total = 0.0
-        for k in range(factors.shape[1]):
-            factor = factors[row, k]
-            for b in range(k * width, min((k + 1) * width, bins)):
-                out[row, b] = mass[row, b] * factor
-                total += mass[row, b] * factor
-        for b in range(bins):
-            out[row, b] /= total
+        _bend(mass[row], factors[row], width, out[row])
