@@ -7,7 +7,7 @@ inputs as they stood at submission.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ import pandas as pd
 
 from models.recent import Floats, last, mean_of_two, median_of
 from models.seen import Seen
+from models.targets import Target
 
 TRAINING_ROWS = 30_000
 """The most ended jobs, latest first, that one fit uses: long logs then take minutes, not hours."""
@@ -25,14 +26,21 @@ Fitted = Callable[[pd.DataFrame], Floats]
 NAMES = ("user", "group", "program", "queue", "site")
 
 
-def refitted(seen: Seen, inputs: pd.DataFrame, fit: Callable[[pd.DataFrame, Floats], Fitted]) -> Floats:
-    """Predictions of a model that is fitted anew at each of ``seen.refits``, as the template's last two before the first (float64[n])."""
-    predicted = seen.along(mean_of_two)
-    for start, stop in zip(seen.refits, (*seen.refits[1:], len(predicted)), strict=True):
-        rows = latest_ended(seen, start)
-        if len(rows) >= FEWEST_ROWS and stop > start:
-            predicted[start:stop] = fit(inputs.iloc[rows], seen.values[rows])(inputs.iloc[start:stop])
-    return predicted
+@dataclass(frozen=True)
+class Regression:
+    """A fitted baseline: ``inputs`` are what it looks at, a row a job; ``fit`` learns outcomes from them and gives what predicts."""
+
+    inputs: Callable[[Seen], pd.DataFrame]
+    fit: Callable[[pd.DataFrame, Floats, Target], Fitted]
+
+    def __call__(self, seen: Seen) -> Floats:
+        """Predictions, fitted anew at each of ``seen.refits``, as the template's last two before the first (float64[n])."""
+        predicted, inputs = seen.along(mean_of_two), self.inputs(seen)
+        for start, stop in zip(seen.refits, (*seen.refits[1:], len(predicted)), strict=True):
+            rows = latest_ended(seen, start)
+            if len(rows) >= FEWEST_ROWS and stop > start:
+                predicted[start:stop] = self.fit(inputs.iloc[rows], seen.values[rows], seen.target)(inputs.iloc[start:stop])
+        return predicted
 
 
 def latest_ended(seen: Seen, row: int) -> npt.NDArray[np.int64]:
@@ -64,43 +72,52 @@ def numbers(seen: Seen) -> pd.DataFrame:
         "limit": np.nan_to_num(seen.request),
     }
     asked = {name: np.nan_to_num(seen.jobs[name].to_numpy()) for name in ("requested_cores", "requested_memory", "input_bytes")}
-    return pd.DataFrame(inputs | asked, dtype=np.float64)
+    return pd.DataFrame(np.column_stack([*inputs.values(), *asked.values()]), columns=[*inputs, *asked])
 
 
-def ridge(seen: Seen) -> Floats:
-    """Ridge regression on standardised inputs (float64[n]); on logarithms its absolute error is a third larger (KTH-SP2)."""
+def numbers_and_names(seen: Seen) -> pd.DataFrame:
+    """``numbers``, and who, what and where as categories."""
+    names = seen.jobs[[name for name in NAMES if seen.jobs[name].notna().any()]].fillna("").astype(object)
+    return pd.concat([numbers(seen), names.reset_index(drop=True)], axis=1)
+
+
+def _ridge(inputs: pd.DataFrame, values: Floats, target: Target) -> Fitted:
+    """On standardised inputs; on logarithms its absolute error is a third larger (KTH-SP2)."""
     from sklearn.linear_model import Ridge
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    return refitted(seen, numbers(seen), lambda inputs, values: _predictor(make_pipeline(StandardScaler(), Ridge()).fit(inputs, values)))
+    scaler, line = make_pipeline(StandardScaler(), Ridge()).fit(inputs, values)
+    # A replay asks for one job at a time, and the pipeline's own checks would take a thousand times as long as the sum.
+    weights = line.coef_ / scaler.scale_
+    constant = line.intercept_ - scaler.mean_ @ weights
+    return lambda asked: asked.to_numpy(dtype=np.float64) @ weights + constant
 
 
-def forest(seen: Seen) -> Floats:
-    """Random forest (float64[n]); on logarithms, whose mean lies far below the middle, its absolute error is far larger (KTH-SP2)."""
+def _forest(inputs: pd.DataFrame, values: Floats, target: Target) -> Fitted:
+    """In seconds: on logarithms, whose mean lies far below the middle, its absolute error is far larger (KTH-SP2)."""
     from sklearn.ensemble import RandomForestRegressor
 
-    def fit(inputs: pd.DataFrame, values: Floats) -> Fitted:
-        model = RandomForestRegressor(60, min_samples_leaf=5, max_features=1 / 3, n_jobs=-1, random_state=SEED)
-        # Threads would add the trees up in any order, and the last digit would differ from run to run.
-        return _predictor(model.fit(inputs, values).set_params(n_jobs=1))
+    model = RandomForestRegressor(60, min_samples_leaf=5, max_features=1 / 3, n_jobs=-1, random_state=SEED).fit(inputs, values)
+    trees = [tree.tree_ for tree in model.estimators_]
 
-    return refitted(seen, numbers(seen), fit)
+    def predict(asked: pd.DataFrame) -> Floats:
+        # As the model does it, but without threads, which would add the trees up in any order, and without its checks.
+        rows = np.ascontiguousarray(asked.to_numpy(dtype=np.float32))
+        return np.asarray(sum(tree.predict(rows)[:, 0] for tree in trees) / len(trees))
+
+    return predict
 
 
-def catboost(seen: Seen) -> Floats:
-    """CatBoost on logarithms by absolute error, with its own treatment of user, group, program, queue and site (float64[n])."""
+def _catboost(inputs: pd.DataFrame, values: Floats, target: Target) -> Fitted:
+    """On logarithms by absolute error, with its own treatment of user, group, program, queue and site."""
     from models.training import fit_plain
 
-    names = seen.jobs[[name for name in NAMES if seen.jobs[name].notna().any()]].fillna("").astype(object)
-    lowest, highest = np.log(seen.target.grid.lowest), np.log(seen.target.grid.edges[-1])
-
-    def fit(inputs: pd.DataFrame, values: Floats) -> Fitted:
-        logs = fit_plain(inputs, np.log(np.maximum(values, seen.target.grid.lowest)))
-        return lambda asked: np.exp(np.clip(logs(asked), lowest, highest))
-
-    return refitted(seen, pd.concat([numbers(seen), names.reset_index(drop=True)], axis=1), fit)
+    lowest, highest = np.log(target.grid.lowest), np.log(target.grid.edges[-1])
+    logs = fit_plain(inputs, np.log(np.maximum(values, target.grid.lowest)))
+    return lambda asked: np.exp(np.clip(logs(asked), lowest, highest))
 
 
-def _predictor(model: Any) -> Fitted:
-    return lambda inputs: np.asarray(model.predict(inputs), dtype=np.float64)
+ridge = Regression(numbers, _ridge)
+forest = Regression(numbers, _forest)
+catboost = Regression(numbers_and_names, _catboost)

@@ -18,6 +18,8 @@ from scheduling.state import Rules
 HOUR = 3600.0
 BOUND = 72 * HOUR
 """A job that has waited this long is served by arrival, before all others, with a reservation by its request."""
+LATEST = 120 * HOUR
+"""The same where the order itself makes waiting count: a safety net, since serving by arrival costs everybody else dearly."""
 
 
 class PolicyError(InputError):
@@ -71,15 +73,14 @@ POLICIES: dict[str, Policy] = {
         _ordered("xfactor", "largest expansion factor first: (wait + run) / run", orders.EXPANSION),
         Policy(
             "gridcast",
-            "shortest mean first, a day of waiting making up for a factor e; reservations by the request, asked anew as jobs end",
+            "shortest mean first, a day of waiting making up for a factor e; backfill by the mean, reservations by the request",
             orders.AGED,
             EASY,
             orders.AGED,
             rank="mean",
             fit="mean",
             finish="request",
-            bound=120 * HOUR,
-            refresh=True,
+            bound=LATEST,
         ),
         _ordered("aged", "shortest first, a day of waiting making up for a run time e times longer", orders.AGED),
         _ordered("fair-share", "the owner who used least for their share first", orders.FAIR_SHARE),

@@ -17,7 +17,7 @@ import pandas as pd
 
 from models.seen import template_levels
 from scheduling.policies import PolicyError
-from scheduling.quantities import Point, mean, median, moving_average, sample_quantity, warm_up
+from scheduling.quantities import Point, mean, median, moving_average, quantile_95, sample_quantity, warm_up
 from scheduling.state import Floats, Integers
 from scheduling.trace import Trace
 
@@ -68,7 +68,7 @@ class Histories:
 
     def __init__(self, trace: Trace, levels: tuple[tuple[str, ...], ...], size: int, point: Point, fewest: int = 1) -> None:
         self.trace, self.point, self.fewest = trace, point, fewest
-        self.keys = [_keys(trace, fields) for fields in levels]
+        self.keys = [keys_of(trace, fields) for fields in levels]
         self.known: list[dict[Any, deque[float]]] = [{} for _ in levels]
         self.size = size
 
@@ -97,7 +97,8 @@ class Histories:
         return sum(longer) / len(longer) if longer else float(self.trace.request[row])
 
 
-def _keys(trace: Trace, fields: tuple[str, ...]) -> list[Any]:
+def keys_of(trace: Trace, fields: tuple[str, ...]) -> list[Any]:
+    """Each job's key: the values of some fields together."""
     if not fields:
         return [()] * len(trace)
     return list(zip(*(trace.jobs[name].astype(str).tolist() for name in fields), strict=True))
@@ -128,6 +129,17 @@ def gridcast(trace: Trace, model: ModelSet | None = None, past: pd.DataFrame | N
     return Forecasts(trace, model, past)
 
 
+def _regressed(name: str) -> Callable[[Trace], Predictor]:
+    def make(trace: Trace) -> Predictor:
+        # Only those who ask for a regression pay for its import.
+        from models import regressions
+        from scheduling.regressed import Regressed
+
+        return Regressed(trace, getattr(regressions, name))
+
+    return make
+
+
 def _group(trace: Trace) -> tuple[tuple[str, ...], ...]:
     names = [name for name in ("group", "project", "queue") if trace.jobs[name].nunique() > 1]
     return (tuple(names[:1]), ())
@@ -150,6 +162,12 @@ PREDICTORS: dict[str, Predicting] = {
         Predicting("ewma", "moving average of the template's logarithms", _along(20, moving_average)),
         Predicting("gridcast", "Gridcast's distribution over what user, program and site have shown", gridcast),
         Predicting("group-median", "median of the group's last 500", lambda trace: Histories(trace, _group(trace), 500, median)),
+        Predicting(
+            "group-p95", "95th percentile of the same (ATLAS P2PA)", lambda trace: Histories(trace, _group(trace), 500, quantile_95)
+        ),
+        Predicting("ridge", "ridge regression on history and request", _regressed("ridge")),
+        Predicting("forest", "random forest on history and request (ALICE, P2PA)", _regressed("forest")),
+        Predicting("catboost", "plain CatBoost on history and request", _regressed("catboost")),
     )
 }
 """The predictors; ``models.baselines`` says where each comes from."""

@@ -27,6 +27,11 @@ def median(values: list[float]) -> float:
     return ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
+def quantile_95(values: list[float]) -> float:
+    """95th percentile."""
+    return float(np.quantile(values, 0.95))
+
+
 def log_mean(values: list[float]) -> float:
     """Exponential of the mean logarithm."""
     return float(np.exp(np.mean(np.log(np.maximum(values, 1.0)))))
