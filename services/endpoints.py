@@ -33,11 +33,21 @@ PATIENCE = 10.0
 """Seconds for a body to arrive, and for a report to be stored, before the caller is told to come again."""
 PREDICTING, REPORTING = 2, 2
 """Threads: predictions share one history under one lock, so more than one and a reader ahead of it gains nothing."""
+SLOW = 1.0
+"""Seconds."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 WAITING = 64
 HELD_BYTES = 256 * 2**20
 
 Door = Callable[[Request, Held], Awaitable[tuple[Response, int]]]
+
+
+def _tell(request_id: str, endpoint: str, door: str, status: int, jobs: int, seconds: float) -> None:
+    """A line of JSON about a request, and nothing of what was in it; only a refused or slow one is worth a line that is kept."""
+    level = logging.INFO if status != 200 or seconds > SLOW else logging.DEBUG
+    if log.isEnabledFor(level):
+        told = {"request_id": request_id, "endpoint": endpoint, "door": door, "status": status, "jobs": jobs, "ms": round(seconds * 1e3, 1)}
+        log.log(level, "%s", write_json(told).decode())
 
 
 class Doors:
@@ -86,9 +96,11 @@ class Doors:
                 response = refused(RefusalError(500, f"this should not have happened; the log tells more under {request_id}"))
             response.headers["X-Request-ID"] = request_id
             kind = "arrow" if ARROW_TYPE in request.headers.get("content-type", "") else "json"
+            seconds = time.perf_counter() - started
             self.metrics.requests.labels(name, kind, str(response.status_code)).inc()
             if jobs:
-                self.metrics.request_seconds.labels(name, kind, measured.size_class(jobs)).observe(time.perf_counter() - started)
+                self.metrics.request_seconds.labels(name, kind, measured.size_class(jobs)).observe(seconds)
+            _tell(request_id, name, kind, response.status_code, jobs, seconds)
             return response
 
         return answer

@@ -257,6 +257,16 @@ def test_what_is_asked_stays_out_of_the_log(predictor: Predictor, waiting: Rows)
     assert "zaphod" not in predictor.log.read_text()
 
 
+def test_a_refused_request_is_told_of_in_the_log_under_the_id_that_its_caller_got(predictor: Predictor, waiting: Rows) -> None:
+    named = {"Content-Type": JSON_TYPE, "X-Request-ID": "broker-7.42"}
+    response = predictor.http.post("/predict", content=orjson.dumps({"jobs": [waiting[0] | {"events": -1}]}), headers=named)
+    assert (response.status_code, response.headers["X-Request-ID"]) == (422, "broker-7.42")
+    line = next(line for line in predictor.log.read_text().splitlines() if "broker-7.42" in line)
+    told = orjson.loads(line[line.index("{") : line.rindex("}") + 1])
+    assert told.pop("ms") > 0
+    assert told == {"request_id": "broker-7.42", "endpoint": "predict", "door": "json", "status": 422, "jobs": 0}
+
+
 def test_many_callers_at_once_get_the_answers_that_one_would(predictor: Predictor, waiting: Rows) -> None:
     parts = [waiting[place : place + 40] for place in range(0, 400, 40)]
     alone = [post(predictor, "/predict", {"jobs": part}).json()["rows"] for part in parts]
