@@ -6,7 +6,7 @@ cores it asks for, what its owner has used.
 
 from __future__ import annotations
 
-from math import log
+from math import log2
 
 from infra.compiled import compiled
 
@@ -16,8 +16,8 @@ ARRIVAL, SHORTEST, LARGEST, SMALLEST_AREA, SMITH, EXPANSION, AGED, FAIR_SHARE, Q
 TAU = 10.0
 """Run times below this many seconds count as this long in a slowdown."""
 
-AGEING = 86400.0
-"""Seconds of waiting that make up for a run time e times longer."""
+AGEING = 12 * 3600.0
+"""Seconds of waiting that make up for a run time twice as long."""
 
 
 @compiled
@@ -44,7 +44,7 @@ def urgency(order: int, waited: float, predicted: float, cores: float, used: flo
     if order == EXPANSION:
         return -expansion(waited, predicted)
     if order == AGED:
-        return log(max(predicted, TAU)) - waited / AGEING
+        return log2(max(predicted, TAU)) - waited / AGEING
     if order == FAIR_SHARE:
         return used
     if order == QUOTA:

@@ -73,7 +73,7 @@ POLICIES: dict[str, Policy] = {
         _ordered("xfactor", "largest expansion factor first: (wait + run) / run", orders.EXPANSION),
         Policy(
             "gridcast",
-            "shortest mean first, a day of waiting making up for a factor e; backfill by the mean, reservations by the request",
+            "shortest mean first, 12 h of waiting making up for twice the length; backfill by the mean, reservations by the request",
             orders.AGED,
             EASY,
             orders.AGED,
@@ -82,7 +82,7 @@ POLICIES: dict[str, Policy] = {
             finish="request",
             bound=LATEST,
         ),
-        _ordered("aged", "shortest first, a day of waiting making up for a run time e times longer", orders.AGED),
+        _ordered("aged", "shortest first, 12 h of waiting making up for twice the length", orders.AGED),
         _ordered("fair-share", "the owner who used least for their share first", orders.FAIR_SHARE),
         _ordered("quota", "the owner furthest below their quota first, waiting counted (as ALICE's task queue)", orders.QUOTA),
     )

@@ -104,11 +104,11 @@ def test_the_expansion_factor_serves_a_short_job_that_waits_before_a_long_one_th
     assert starts(story, processors(1), "xfactor") == [0, 110, 100]
 
 
-def test_a_day_of_waiting_makes_up_for_a_run_time_e_times_longer() -> None:
-    # When job 0 ends, job 1 has waited a day longer than job 2: it goes first if it is less than e times as long.
-    day = 86400.0
-    for length, expected in ((2700.0, [0, 2 * day, 2 * day + 2700]), (2750.0, [0, 2 * day + 1000, 2 * day])):
-        story = log((0, 2 * day, 2 * day, 1), (1, length, length, 1), (day + 1, 1000, 1000, 1))
+def test_half_a_day_of_waiting_makes_up_for_twice_the_length() -> None:
+    # When job 0 ends, job 1 has waited half a day longer than job 2: it goes first if it is less than twice as long.
+    half = 43200.0
+    for length, expected in ((1990.0, [0, 2 * half, 2 * half + 1990]), (2010.0, [0, 2 * half + 1000, 2 * half])):
+        story = log((0, 2 * half, 2 * half, 1), (1, length, length, 1), (half + 1, 1000, 1000, 1))
         assert starts(story, processors(1), "aged") == expected
 
 
