@@ -1,7 +1,7 @@
 """Blending: histories into one distribution, and an outcome into shares of the histories that foresaw it (compiled).
 
-``View`` is what one job can see: for each level the part of the pool to look at, and how long the jobs of its censored levels
-have been running. Both functions look at the same things, so what is learned is about what is predicted.
+``View`` is what one job can see: for each level the part of the pool to look at. Both functions look at the same things, so what
+is learned is about what is predicted.
 """
 
 from __future__ import annotations
@@ -12,14 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from infra.compiled import compiled
-from models.components import TABLES, Shape
+from models.components import FACTS, TABLES, Shape
 from models.history import Lists, end_of_known, find_slot, first_in_window
-from models.running import WATCHED, Running, elapsed
 
 Array = npt.NDArray[Any]
-
-_LINDY = 2.0
-"""Octaves over which a job that outlived every ended one is spread: it may well take as long again."""
 
 
 class View(NamedTuple):
@@ -28,21 +24,19 @@ class View(NamedTuple):
     slots: Array  # int64[levels], -1 where nothing is known of the key
     firsts: Array  # int64[levels]
     ends: Array  # int64[levels]
-    spent: Array  # float64[censored levels, 2·WATCHED], seconds
-    running: Array  # int64[censored levels], how many of them
     weights: Array  # float64[components]
+    prior: Array  # float64[components], the weights before the outcome was known
+    facts: Array  # float64[levels, FACTS], what the gate is told
     tables: Array  # uint64[TABLES], keys of the tables of weights
     sharp: Array  # float64[widths, bins]
-    survival: Array  # float64[bins]
 
 
 def new_view(shape: Shape, components: int) -> View:
     """Room for one job after another."""
-    levels, censored = len(shape.relative), len(shape.censored)
+    levels = len(shape.relative)
     return View(
-        np.full(levels, -1, np.int64), np.zeros(levels, np.int64), np.zeros(levels, np.int64), np.zeros((censored, 2 * WATCHED)),
-        np.zeros(censored, np.int64), np.zeros(components), np.zeros(TABLES, np.uint64), np.zeros((len(shape.spread), shape.bins)),
-        np.zeros(shape.bins),
+        np.full(levels, -1, np.int64), np.zeros(levels, np.int64), np.zeros(levels, np.int64), np.zeros(components),
+        np.zeros(components), np.zeros((levels, FACTS)), np.zeros(TABLES, np.uint64), np.zeros((len(shape.spread), shape.bins)),
     )  # fmt: skip
 
 
@@ -53,7 +47,7 @@ def bin_of(mark: float, bins: int) -> int:
 
 
 @compiled
-def look(lists: Lists, running: Running, shape: Shape, keys: Array, at: int, limit: float, own: np.uint32, view: View) -> None:
+def look(lists: Lists, shape: Shape, keys: Array, at: int, limit: float, view: View) -> None:
     """Find what a job with these keys can see at ``at``."""
     for level in range(len(keys)):
         slot = find_slot(lists, keys[level])
@@ -63,61 +57,18 @@ def look(lists: Lists, running: Running, shape: Shape, keys: Array, at: int, lim
         else:
             view.ends[level] = end_of_known(lists, slot, at)
             view.firsts[level] = first_in_window(lists, slot, view.ends[level])
-    for place in range(len(shape.censored)):
-        level = shape.censored[place]
-        slot = view.slots[level]
-        view.running[place] = elapsed(running, lists, slot, view.ends[level], at, own, view.spent[place]) if slot >= 0 else 0
 
 
 @compiled
 def hide_unseen(shape: Shape, view: View) -> None:
     """Take the weight of components without any history away and give it to the others; the weights then sum to 1 or are all 0."""
-    weights, widths = view.weights, len(shape.spread)
-    each = len(shape.ages) * widths
+    weights, each = view.weights, len(shape.ages) * len(shape.spread)
     for level in range(len(view.slots)):
         if view.ends[level] <= view.firsts[level]:
             weights[level * each : (level + 1) * each] = 0.0
-    start, each = len(view.slots) * each, len(shape.censored_ages) * widths
-    for place in range(len(shape.censored)):
-        level = shape.censored[place]
-        if view.ends[level] <= view.firsts[level] and view.running[place] == 0:
-            weights[start + place * each : start + (place + 1) * each] = 0.0
     total = weights.sum()
     if total > 0:
         weights /= total
-
-
-@compiled
-def _kaplan_meier(lists: Lists, shape: Shape, view: View, place: int, decay: int) -> None:
-    """Distribution of one censored level into view.survival: ended jobs and, as censored, running ones (Kaplan, Meier 1958)."""
-    level, out = shape.censored[place], view.survival
-    out[:] = 0.0
-    at_risk, last = 0.0, 0
-    for age in range(view.ends[level] - view.firsts[level]):
-        b = bin_of(np.float64(lists.mark[view.ends[level] - 1 - age]), shape.bins)
-        out[b] += shape.censored_ages[decay, age]
-        at_risk += shape.censored_ages[decay, age]
-    if view.running[place] == 0:
-        # Where nothing is censored the estimate is the shares of what has ended.
-        out *= 1.0 / at_risk
-        return
-    lost = np.zeros(shape.bins)
-    for i in range(view.running[place]):
-        b = bin_of(shape.steps * np.log2(max(view.spent[place, i], shape.lowest) / shape.lowest), shape.bins)
-        lost[b] += 1.0
-        at_risk += 1.0
-        last = max(last, b)
-    left = 1.0
-    for b in range(shape.bins):
-        ended = out[b]
-        if ended > 0.0:
-            out[b] = left * ended / max(at_risk, ended)
-            left -= out[b]
-        at_risk -= ended + lost[b]
-    if left > 1e-9 and view.running[place] > 0:
-        reach = np.int64(_LINDY * shape.steps)
-        for b in range(last, last + reach):
-            out[min(b, shape.bins - 1)] += left / reach
 
 
 @compiled
@@ -142,17 +93,6 @@ def blend(lists: Lists, shape: Shape, limit: float, limit_bin: int, view: View, 
                     worth[age] += share * fade[age]
             for age in range(count):
                 sharp[k, bins[age]] += worth[age]
-    start, fades = len(view.slots) * decays * widths, len(shape.censored_ages)
-    for place in range(len(shape.censored)):
-        for d in range(fades):
-            first = start + (place * fades + d) * widths
-            weights = view.weights[first : first + widths]
-            if weights.sum() > 0:
-                _kaplan_meier(lists, shape, view, place, d)
-                for b in range(shape.bins):
-                    if view.survival[b] > 0.0:
-                        for k in range(widths):
-                            sharp[k, b] += weights[k] * view.survival[b]
     _smooth(shape, limit_bin, sharp, out)
 
 
@@ -168,11 +108,6 @@ def _smooth(shape: Shape, limit_bin: int, sharp: Array, out: Array) -> None:
     padded[reach] += padded[:reach].sum()
     padded[reach + limit_bin] += padded[reach + limit_bin + 1 :].sum()
     kept = padded[reach : reach + limit_bin + 1]
-    linear = kept.copy()
-    for _ in range(shape.sharpen):
-        # The fourth root by two square roots: a general power costs ten times as much.
-        for b in range(len(kept)):
-            kept[b] *= np.sqrt(np.sqrt(linear[b]))
     total = kept.sum()
     floor = shape.floor if total > 0 else 1.0
     scale = (1.0 - floor) / total if total > 0 else 0.0
@@ -243,16 +178,4 @@ def share_out(lists: Lists, shape: Shape, limit: float, limit_bin: int, truth: i
                 c = (level * decays + d) * widths + k
                 weights[c] *= (1.0 - shape.floor) * seen / shape.sums[d, count]
                 density += weights[c]
-    start, fades = len(view.slots) * decays * widths, len(shape.censored_ages)
-    for place in range(len(shape.censored)):
-        for d in range(fades):
-            first = start + (place * fades + d) * widths
-            if weights[first : first + widths].sum() > 0:
-                _kaplan_meier(lists, shape, view, place, d)
-                for k in range(widths):
-                    found = 0.0
-                    for b in range(shape.bins):
-                        found += view.survival[b] * hits[k, b]
-                    weights[first + k] *= (1.0 - shape.floor) * found
-                    density += weights[first + k]
     weights /= density

@@ -1,7 +1,7 @@
 """Components: the ways in which a key's outcomes become a distribution over the grid.
 
-A plain component is a level (one kind of history), a decay (how fast older outcomes fade) and a width (how far an outcome is
-spread on the logarithmic axis). A censored component also counts the jobs that still run, as having lasted at least so long.
+A component is a level (one kind of history), a decay (how fast older outcomes fade) and a width (how far an outcome is spread on
+the logarithmic axis).
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ Array = npt.NDArray[Any]
 
 OVER = 1.1
 """A job broke its limit when it used more than this many times as much; systems take a moment to stop a job."""
+FACTS = 5
+"""What the gate is told of each level; see ``gate.note_facts``."""
 TABLES = 6
 """Tables that each job learns into: of all jobs, by counts, by count and size, of the owner, of the owner by size, of the template."""
 
@@ -30,12 +32,11 @@ class Settings:
 
     decays: tuple[float, ...] = (0.5, 0.9, 0.99)
     widths: tuple[float, ...] = (0.0, 0.15, 0.8)  # octaves
-    censored_decays: tuple[float, ...] = (0.9, 0.99)
     floor: float = 0.02
     shrink: tuple[float, ...] = (20.0, 20.0, 20.0, 20.0, 20.0, 20.0)
     forget: tuple[float, ...] = (0.9995, 0.999, 0.999, 0.97, 0.97, 0.97)
     limit_broken: float = 0.05
-    sharpen: int = 1  # quarters added to the power that masses are raised to: a mixture of many is too vague
+    gate: float = 0.2  # step of Adagrad
 
 
 class Shape(NamedTuple):
@@ -43,13 +44,12 @@ class Shape(NamedTuple):
 
     ages: Array  # float64[decays, WINDOW], weight of the outcome of each age
     sums: Array  # float64[decays, WINDOW + 1], sum of the weights of so many outcomes
-    censored_ages: Array  # float64[censored decays, WINDOW]
-    censored: Array  # int64[m], levels that have censored components
     spread: Array  # float64[widths, 2·reach + 1], share of an outcome's mass in the bins around it
     below: Array  # float64[widths, 2·reach + 2], mass below the lower edge of each of these bins
     edge: Array  # int64[widths], how many bins at either end of a row of spread are empty
     relative: Array  # bool[levels]
     owner: int
+    everyone: int  # the level of all jobs
     bins: int
     steps: float
     lowest: float
@@ -58,10 +58,10 @@ class Shape(NamedTuple):
     forget: Array  # float64[TABLES]
     limit_broken: float
     moment: float  # bins above the limit that a job may be stopped late
-    sharpen: int
+    gate: float
 
 
-def make_shape(settings: Settings, grid: Grid, relative: Array, owner: int, elapses: bool) -> Shape:
+def make_shape(settings: Settings, grid: Grid, relative: Array, owner: int) -> Shape:
     """Fade and spread each outcome as the settings say; the kernels are Gaussian, cut at three standard deviations."""
     reach = int(np.ceil(3 * max(settings.widths) * grid.steps)) + 1
     distance = np.arange(-reach, reach + 1)
@@ -76,13 +76,12 @@ def make_shape(settings: Settings, grid: Grid, relative: Array, owner: int, elap
     return Shape(
         ages=ages,
         sums=np.concatenate([np.zeros((len(ages), 1)), np.cumsum(ages, axis=1)], axis=1),
-        censored_ages=_fade(settings.censored_decays),
-        censored=np.unique([0, owner]) if elapses and settings.censored_decays else np.empty(0, np.int64),
         spread=spread,
         below=np.concatenate([zero, np.cumsum(spread, axis=1)], axis=1),
         edge=(spread > 0).argmax(axis=1),
         relative=np.asarray(relative, dtype=np.bool_),
         owner=owner,
+        everyone=int(np.flatnonzero(~np.asarray(relative))[-1]),
         bins=grid.bins,
         steps=float(grid.steps),
         lowest=grid.lowest,
@@ -91,13 +90,13 @@ def make_shape(settings: Settings, grid: Grid, relative: Array, owner: int, elap
         forget=np.array(settings.forget),
         limit_broken=settings.limit_broken,
         moment=float(grid.steps * np.log2(OVER)),
-        sharpen=settings.sharpen,
+        gate=settings.gate,
     )
 
 
 def count_components(shape: Shape) -> int:
-    """How many components there are: first the plain ones by level, decay, width, then the censored ones."""
-    return len(shape.spread) * (len(shape.relative) * len(shape.ages) + len(shape.censored) * len(shape.censored_ages))
+    """How many components there are: by level, decay, width."""
+    return len(shape.relative) * len(shape.ages) * len(shape.spread)
 
 
 def _fade(decays: tuple[float, ...]) -> Array:

@@ -117,14 +117,13 @@ class Levels:
 class Contexts:
     """What the engine knows of n jobs when they are submitted, and when their outcome became known.
 
-    ``keys`` uint64[n, levels]; ``at``, ``began`` and ``known`` int64[n] in microseconds since 1970: submitted, started, outcome
-    known (NEVER where it has not happened or nobody said); ``ids`` uint32[n], the same for the same job; ``numbers``
+    ``keys`` uint64[n, levels]; ``at`` and ``known`` int64[n] in microseconds since 1970: submitted, outcome known (NEVER where it
+    is not); ``ids`` uint32[n], the same for the same job; ``numbers``
     float32[n, features] with NaN for unknown.
     """
 
     keys: Keys
     at: npt.NDArray[np.int64]
-    began: npt.NDArray[np.int64]
     known: npt.NDArray[np.int64]
     ids: npt.NDArray[np.uint32]
     numbers: npt.NDArray[np.float32]
@@ -135,7 +134,7 @@ class Contexts:
 
     def take(self, rows: npt.NDArray[Any]) -> Contexts:
         """The contexts of some rows (indices or a mask)."""
-        return Contexts(self.keys[rows], self.at[rows], self.began[rows], self.known[rows], self.ids[rows], self.numbers[rows])
+        return Contexts(self.keys[rows], self.at[rows], self.known[rows], self.ids[rows], self.numbers[rows])
 
     def __len__(self) -> int:
         return len(self.at)
@@ -189,7 +188,7 @@ def encode(jobs: pd.DataFrame | CodedJobs, levels: Levels) -> Contexts:
     if "submitted_at" not in jobs:
         raise FeatureError("the jobs have no column submitted_at")
     if isinstance(jobs, pd.DataFrame):
-        jobs = code(jobs, {*levels.fields, "source", "job_id", "submitted_at", "started_at", "ended_at", "walltime"})
+        jobs = code(jobs, {*levels.fields, "source", "job_id", "submitted_at", "ended_at"})
     rows = len(jobs)
     hashes = {name: _hashes(jobs[name], name) if name in jobs else np.full(rows, _MISSING) for name in _read(levels)}
     keys = np.empty((rows, len(levels.levels)), dtype=np.uint64)
@@ -197,14 +196,9 @@ def encode(jobs: pd.DataFrame | CodedJobs, levels: Levels) -> Contexts:
         keys[:, place] = _combine((hashes[name] for name in level.fields), rows, salt=_hash_text("|".join((level.name, str(place)))))
     at = jobs["submitted_at"]
     known = jobs["ended_at"] if "ended_at" in jobs else np.full(rows, NEVER)
-    began = jobs["started_at"] if "started_at" in jobs else np.full(rows, NEVER)
-    if "walltime" in jobs:
-        ran = np.nan_to_num(jobs["walltime"], nan=-1.0)
-        implied = (began == NEVER) & (known != NEVER) & (ran >= 0)
-        began = np.where(implied, known - (np.where(implied, ran, 0.0) * 1e6).astype(np.int64), began)
     # A job of no length ended when it was submitted: its outcome is news only after that instant.
     known = np.where(known == NEVER, NEVER, np.maximum(known, at + 1))
-    return Contexts(keys, at, began, known, identities(jobs), _numbers(jobs, levels, at))
+    return Contexts(keys, at, known, identities(jobs), _numbers(jobs, levels, at))
 
 
 def _read(levels: Levels) -> set[str]:

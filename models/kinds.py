@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from infra.compiled import compiled
 from jobs.coded import Coded, CodedJobs
-from models.features import Levels, hour_of_week, identities
+from models.features import Levels, hour_of_week
 
 Array = npt.NDArray[Any]
 
@@ -35,19 +35,17 @@ class Kinds:
     which: npt.NDArray[np.int64]
 
 
-def find_kinds(jobs: CodedJobs, names: Iterable[str], levels: Levels, at: Array, apart: bool = False) -> Kinds:
+def find_kinds(jobs: CodedJobs, names: Iterable[str], levels: Levels, at: Array) -> Kinds:
     """Group jobs that the engine must answer alike: those with the same values of all that it reads.
 
     ``at`` (int64[n]) is when each sees the history; ``names`` are the fields that are read beside the levels'; the hour of
-    submission is read too. ``apart`` tells jobs apart by their name, which matters while some of them may be running.
+    submission is read too.
     """
     columns = [at.view(np.uint64), hour_of_week(jobs["submitted_at"]).astype(np.uint64)]
     for name in sorted(levels.fields.union(names)):
         if name in jobs:
             column = jobs[name]
             columns.append(column.codes.astype(np.uint64) if isinstance(column, Coded) else column.view(np.uint64))
-    if apart:
-        columns.append(identities(jobs).astype(np.uint64))
     return tell_apart(columns, len(jobs))
 
 

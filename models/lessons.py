@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from models.features import Contexts
 from models.mixture import Mixture
-from models.refinement import HALF, Refiner, coarse_bins, coarse_masses, inputs
+from models.refinement import Refiner, coarse_bins, coarse_masses, inputs
 from models.targets import Grid
 
 Array = npt.NDArray[Any]
@@ -18,15 +18,26 @@ Array = npt.NDArray[Any]
 
 @dataclass
 class Lessons:
-    """What each job's refiner was shown at its submission, a row a job; ``truth`` is the coarse bin of its outcome."""
+    """What each job's refiner was shown at its submission, a row a job; ``truth`` is the coarse bin of its outcome ``value``.
+
+    ``at`` and ``known`` are when it was submitted and when its outcome became known (int64, microseconds).
+    """
 
     shown: Array
     coarse: Array
     truth: Array
+    value: Array
+    at: Array
+    known: Array
 
     def take(self, rows: Array) -> Lessons:
         """The lessons of some rows."""
-        return Lessons(self.shown[rows], self.coarse[rows], self.truth[rows])
+        return Lessons(*(getattr(self, part.name)[rows] for part in fields(self)))
+
+    def split(self, later: int) -> tuple[Array, Array]:
+        """The rows before ``later``, in the order in which outcomes became known, and those after that were submitted when these were."""
+        after = np.arange(later, len(self.truth))
+        return np.arange(later), after[self.at[after] >= self.known[:later].max(initial=0)]
 
 
 def make_lessons(mixture: Mixture, contexts: Contexts, mass: Array, values: Array) -> Lessons:
@@ -34,14 +45,16 @@ def make_lessons(mixture: Mixture, contexts: Contexts, mass: Array, values: Arra
     coarse = coarse_masses(mass)
     top = mass.shape[1] - 1 - np.argmax(mass[:, ::-1] > 0, axis=1)
     truth = coarse_bins(mass.shape[1])[np.minimum(mixture.grid.bin(np.nan_to_num(values)), top)]
-    return Lessons(inputs(mass, coarse, mixture.counts(contexts), contexts.numbers), coarse, truth)
+    return Lessons(
+        inputs(mass, coarse, mixture.counts(contexts), contexts.numbers), coarse, truth, np.nan_to_num(values), contexts.at, contexts.known
+    )
 
 
 def score(lessons: Lessons, refiner: Refiner | None, grid: Grid) -> float:
     """Mean continuous ranked probability score over the coarse bins, in the target's unit; less is better."""
     coarse = lessons.coarse
     if refiner:
-        coarse = coarse * (1 - HALF + HALF * refiner.ratio(lessons.shown, coarse))
+        coarse = coarse * refiner.ratio(lessons.shown, coarse)
         coarse = coarse / coarse.sum(axis=1, keepdims=True)
     starts = np.flatnonzero(np.diff(coarse_bins(grid.bins), prepend=-1))
     steps = np.diff(np.append(grid.edges[starts], grid.edges[-1]))
@@ -60,9 +73,10 @@ class Notebook:
     def put(self, rows: Array, lessons: Lessons) -> None:
         """Write the lessons of some rows."""
         if self._all is None:
-            empty = [np.zeros((self.count, *part.shape[1:]), part.dtype) for part in (lessons.shown, lessons.coarse, lessons.truth)]
-            self._all = Lessons(*empty)
-        self._all.shown[rows], self._all.coarse[rows], self._all.truth[rows] = lessons.shown, lessons.coarse, lessons.truth
+            parts = (getattr(lessons, part.name) for part in fields(lessons))
+            self._all = Lessons(*(np.zeros((self.count, *part.shape[1:]), part.dtype) for part in parts))
+        for part in fields(lessons):
+            getattr(self._all, part.name)[rows] = getattr(lessons, part.name)
 
     def take(self, rows: Array) -> Lessons:
         """The lessons of some rows."""

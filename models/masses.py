@@ -66,6 +66,8 @@ def _quantiles(sums: Array, total: float, values: Array, edges: Array, limit: fl
     for place in range(len(levels)):
         b = _bin_at(sums, (levels[place] - _MARGIN) * total)
         value = edges[b] if levels[place] < 0.5 else edges[b + 1] if levels[place] > 0.5 else values[b]
+        if levels[place] > 0.5 and np.isfinite(limit) and sums[b] >= (1.0 - _MARGIN) * total:
+            value = limit  # the last bin that holds any mass stands for all up to the limit
         out[place] = min(value, limit)
 
 

@@ -12,6 +12,7 @@ from models.blend import View, bin_of, blend, hide_unseen, look, new_view, share
 from models.components import OVER, Settings, Shape, count_components, make_shape
 from models.distribution import Distribution
 from models.features import NEVER, Contexts
+from models.gate import gate, learn_gate, note_facts
 from models.history import (
     Lists,
     count_known,
@@ -25,7 +26,6 @@ from models.history import (
     need_slot,
     new_lists,
 )  # fmt: skip
-from models.running import Running, new_running, start, stop, widen
 from models.targets import Target
 from models.weights import (
     NEARLY,
@@ -53,20 +53,17 @@ class Jobs(NamedTuple):
 
     keys: Array  # uint64[n, levels]
     at: Array  # int64[n], microseconds: submitted
-    began: Array  # int64[n], started, NEVER unknown
     known: Array  # int64[n], outcome known, NEVER
     ids: Array  # uint32[n]
     value: Array  # float64[n], NaN unknown
     mark: Array  # float64[n]
     limit: Array  # float64[n], infinite for none
-    allowed: Array  # int64[n], how long it may run at all, microseconds
 
 
 class State(NamedTuple):
-    """All that changes as jobs start and end."""
+    """All that changes as jobs end."""
 
     lists: Lists
-    running: Running
     tables: Tables
 
 
@@ -77,31 +74,30 @@ def _limit_bin(limit: float, tables: Tables, shape: Shape) -> int:
 
 
 @compiled
-def _begin(state: State, shape: Shape, jobs: Jobs, row: int) -> None:
-    if jobs.known[row] <= jobs.began[row]:
-        return
-    for level in shape.censored:
-        slot = need_slot(state.lists, jobs.keys[row, level])
-        start(state.running, slot, jobs.began[row], jobs.began[row] + jobs.allowed[row], jobs.ids[row])
+def _weigh(state: State, shape: Shape, keys: Array, view: View) -> None:
+    """The weights of a job's components into view.weights, by what it can see."""
+    find_tables(state.lists, shape, keys, view)
+    weigh(state.tables, shape, view)
+    note_facts(state.lists, shape, view)
+    gate(state.tables, shape, view)
+    hide_unseen(shape, view)
 
 
 @compiled
 def _end(state: State, shape: Shape, jobs: Jobs, row: int, weighing: bool, view: View) -> None:
-    lists, running, tables = state
+    lists, tables = state
     keys, limit, mark = jobs.keys[row], jobs.limit[row], jobs.mark[row]
     for level in range(len(keys)):
         view.slots[level] = need_slot(lists, keys[level])
-    for level in shape.censored:
-        stop(running, view.slots[level], jobs.ids[row])
     if np.isnan(mark) or is_known(lists, view.slots[0], jobs.known[row], jobs.ids[row]):
         return
     if weighing:
-        look(lists, running, shape, keys, jobs.at[row], limit, jobs.ids[row], view)
+        look(lists, shape, keys, jobs.at[row], limit, view)
         limit_bin = _limit_bin(limit, tables, shape)
-        find_tables(lists, shape, keys, view)
-        weigh(tables, shape, view)
-        hide_unseen(shape, view)
+        _weigh(state, shape, keys, view)
+        view.prior[:] = view.weights
         share_out(lists, shape, limit, limit_bin, min(bin_of(mark, shape.bins), limit_bin), view)
+        learn_gate(tables, shape, view)
         credit(tables, shape, view)
         judge(lists, shape, tables, view, jobs.value[row], mark - limit)
     for level in range(len(keys)):
@@ -113,49 +109,39 @@ def _end(state: State, shape: Shape, jobs: Jobs, row: int, weighing: bool, view:
 
 @compiled
 def _predict(state: State, shape: Shape, jobs: Jobs, row: int, view: View, out: Array) -> None:
-    lists, running, tables = state
-    look(lists, running, shape, jobs.keys[row], jobs.at[row], jobs.limit[row], jobs.ids[row], view)
-    find_tables(lists, shape, jobs.keys[row], view)
-    weigh(tables, shape, view)
-    hide_unseen(shape, view)
+    lists, tables = state
+    look(lists, shape, jobs.keys[row], jobs.at[row], jobs.limit[row], view)
+    _weigh(state, shape, jobs.keys[row], view)
     blend(lists, shape, jobs.limit[row], _limit_bin(jobs.limit[row], tables, shape), view, out)
 
 
 @compiled
 def _has_room(state: State, levels: int) -> bool:
-    lists, running, tables = state
-    return has_room(lists, levels) and has_rows(tables) and running.used[0] + levels <= len(running.filled)
+    lists, tables = state
+    return has_room(lists, levels) and has_rows(tables)
 
 
 @compiled
 def _walk(
-    state: State, shape: Shape, jobs: Jobs, begins: Array, ends: Array, asks: Array, stands: Array, weighing: bool,
-    view: View, out: Array, facts: Array,
+    state: State, shape: Shape, jobs: Jobs, ends: Array, asks: Array, stands: Array, weighing: bool, view: View, out: Array,
+    facts: Array,
 ) -> None:  # fmt: skip
-    """Walk on through starts, ends and submissions in time (at one instant: ends, starts, submissions) from where ``stands`` says.
+    """Walk on through ends and submissions in time (at one instant: ends first) from where ``stands`` says.
 
     Stops when the last of ``asks`` is answered (with no asks: when all is learned), or early when the arrays are full.
     """
-    levels, last = jobs.keys.shape[1], np.int64(NEVER)
-    while stands[2] < len(asks) or len(asks) == 0:
-        now = jobs.at[asks[stands[2]]] if len(asks) else last
-        ended = jobs.known[ends[stands[1]]] if stands[1] < len(ends) else last
-        began = jobs.began[begins[stands[0]]] if stands[0] < len(begins) else last
-        if min(ended, began) <= now and min(ended, began) < last:
+    levels = jobs.keys.shape[1]
+    while stands[1] < len(asks) or (len(asks) == 0 and stands[0] < len(ends)):
+        now = jobs.at[asks[stands[1]]] if len(asks) else np.int64(NEVER)
+        if stands[0] < len(ends) and jobs.known[ends[stands[0]]] <= now:
             if not _has_room(state, levels):
                 return
-            if ended <= began:
-                _end(state, shape, jobs, ends[stands[1]], weighing, view)
-                stands[1] += 1
-            else:
-                _begin(state, shape, jobs, begins[stands[0]])
-                stands[0] += 1
-        elif len(asks) == 0:
-            return
+            _end(state, shape, jobs, ends[stands[0]], weighing, view)
+            stands[0] += 1
         else:
-            _predict(state, shape, jobs, asks[stands[2]], view, out[stands[2]])
-            facts[stands[2], 0], facts[stands[2], 1] = large_error(state.tables), kept(state.tables, shape)
-            stands[2] += 1
+            _predict(state, shape, jobs, asks[stands[1]], view, out[stands[1]])
+            facts[stands[1], 0], facts[stands[1], 1] = large_error(state.tables), kept(state.tables, shape)
+            stands[1] += 1
 
 
 @compiled
@@ -199,26 +185,21 @@ class Mixture:
 
     def __init__(self, target: Target, relative: tuple[bool, ...], owner: int, settings: Settings | None = None) -> None:
         self.target, self.grid = target, target.grid
-        self.shape = make_shape(settings or Settings(), target.grid, np.array(relative), owner, target.elapses)
+        self.shape = make_shape(settings or Settings(), target.grid, np.array(relative), owner)
         components = count_components(self.shape)
         lists = new_lists()
-        self.state = State(lists, new_running(len(lists.start)), new_tables(components))
+        self.state = State(lists, new_tables(components))
         self.view = new_view(self.shape, components)
         self.latest = int(np.iinfo(np.int64).min)
-        """When the newest outcome or start became known, in microseconds."""
+        """When the newest outcome became known, in microseconds."""
 
     @property
     def scale(self) -> float:
         """What counts as a large error, in the target's unit; NaN while unknown."""
         return float(large_error(self.state.tables))
 
-    @property
-    def runs(self) -> bool:
-        """Whether any job is known to be running."""
-        return bool((self.state.running.block >= 0).any())
-
     def learn(self, contexts: Contexts, values: Array, limits: Array, weigh: bool = True) -> None:
-        """Take in jobs that ended, and those that started, in the order of time; ``weigh=False`` fills the histories only."""
+        """Take in jobs that ended, in the order of time; ``weigh=False`` fills the histories only."""
         walk = Walk(self, contexts, values, limits)
         walk.on(np.empty(0, np.int64), weigh)
 
@@ -260,25 +241,21 @@ class Mixture:
         """Make room for more keys and outcomes."""
         levels = len(self.shape.relative)
         lists = make_room(self.state.lists, levels)
-        slots = len(lists.start)
-        self.state = State(lists, widen(self.state.running, slots, max(levels, 64)), widen_tables(self.state.tables))
+        self.state = State(lists, widen_tables(self.state.tables))
 
 
 class Walk:
-    """A walk through the starts, ends and submissions of some jobs, as far as asked, in time."""
+    """A walk through the ends and submissions of some jobs, as far as asked, in time."""
 
     def __init__(self, mixture: Mixture, contexts: Contexts, values: Array, limits: Array, only_ask: bool = False) -> None:
         self.mixture, self.limits, grid = mixture, np.asarray(limits, np.float64), mixture.grid
         finite = np.isfinite(limits)
         marks = np.where(finite, grid.mark(np.where(finite, limits, 1.0)), np.inf)
-        allowed = np.where(finite, np.minimum(limits * OVER, 1e12), 1e12) * 1e6
         self.jobs = Jobs(
-            contexts.keys, contexts.at, contexts.began, contexts.known, contexts.ids, np.asarray(values, np.float64),
-            grid.mark(values), marks, allowed.astype(np.int64),
+            contexts.keys, contexts.at, contexts.known, contexts.ids, np.asarray(values, np.float64), grid.mark(values), marks,
         )  # fmt: skip
         self.ends = endings(contexts) if not only_ask else np.empty(0, np.int64)
-        self.begins = _beginnings(contexts) if not only_ask and len(mixture.shape.censored) else np.empty(0, np.int64)
-        self.stands = np.zeros(3, np.int64)
+        self.stands = np.zeros(2, np.int64)  # of ends, of asks
         # Who only asks has room of its own to work in, so that several may ask at once.
         self.view = new_view(mixture.shape, len(mixture.view.weights)) if only_ask else mixture.view
 
@@ -289,19 +266,17 @@ class Walk:
         """
         mixture, grid = self.mixture, self.mixture.grid
         mass, facts = np.empty((len(asks), grid.bins), np.float32), np.empty((len(asks), 2))
-        self.stands[2] = 0
+        self.stands[1] = 0
         while True:
-            _walk(mixture.state, mixture.shape, self.jobs, self.begins, self.ends, asks, self.stands, weigh, self.view, mass, facts)
-            done = self.stands[2] == len(asks) if len(asks) else self.stands[0] == len(self.begins) and self.stands[1] == len(self.ends)
-            if done:
+            _walk(mixture.state, mixture.shape, self.jobs, self.ends, asks, self.stands, weigh, self.view, mass, facts)
+            if self.stands[1] == len(asks) if len(asks) else self.stands[0] == len(self.ends):
                 break
             mixture.grow()
-        for order, times, stand in ((self.begins, self.jobs.began, self.stands[0]), (self.ends, self.jobs.known, self.stands[1])):
-            if stand:
-                mixture.latest = max(mixture.latest, int(times[order[stand - 1]]))
+        if self.stands[0]:
+            mixture.latest = max(mixture.latest, int(self.jobs.known[self.ends[self.stands[0] - 1]]))
         limits = self.limits[asks]
-        upper_edge = grid.edges[grid.bin(np.where(np.isfinite(limits), limits, np.inf)) + 1]
-        bounds = np.select([~np.isfinite(limits) | (facts[:, 1] == NOT), facts[:, 1] == NEARLY], [np.inf, upper_edge], limits)
+        late = grid.edges[grid.bin(np.where(np.isfinite(limits), limits * OVER, np.inf)) + 1]
+        bounds = np.select([~np.isfinite(limits) | (facts[:, 1] == NOT), facts[:, 1] == NEARLY], [np.inf, late], limits)
         return Distribution(grid, mass, bounds), facts[:, 0]
 
 
@@ -309,8 +284,3 @@ def endings(contexts: Contexts, values: Array | None = None) -> Array:
     """The jobs that ended (with a known value), in the order in which that became known (int64 indices)."""
     rows = np.flatnonzero((contexts.known != NEVER) & (True if values is None else np.isfinite(values)))
     return rows[np.lexsort((contexts.ids[rows], contexts.known[rows]))]
-
-
-def _beginnings(contexts: Contexts) -> Array:
-    rows = np.flatnonzero(contexts.began != NEVER)
-    return rows[np.lexsort((contexts.ids[rows], contexts.began[rows]))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +30,7 @@ from models.weights import Learned
 
 Array = npt.NDArray[Any]
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 NO_MODEL = "none"
 
@@ -46,7 +47,7 @@ class TargetModel:
     settings: Settings
     learned: Learned
     calibration: Calibration
-    refiners: dict[str, Refiner] = field(default_factory=dict)
+    refiners: Mapping[str, Refiner] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,12 @@ class ModelSet:
             parts = {
                 "settings": model.settings.__dict__,
                 "facts": model.learned.facts.tolist(),
+                "gate": [model.learned.slopes.tolist(), model.learned.travelled.tolist()],
                 "calibration": model.calibration.to_json(),
-                "refiners": {cluster: f"{name}.{place}.cbm" for place, cluster in enumerate(model.refiners)},
+                "refiners": {
+                    cluster: {"file": f"{name}.{place}.cbm", "share": refiner.share}
+                    for place, (cluster, refiner) in enumerate(model.refiners.items())
+                },
             }
             (folder / f"{name}.json").write_text(json.dumps(parts))
             for place, refiner in enumerate(model.refiners.values()):
@@ -124,9 +129,11 @@ def _load_target(folder: Path, name: str) -> TargetModel:
     parts = json.loads((folder / f"{name}.json").read_text())
     table = pd.read_parquet(folder / f"{name}.weights.parquet")
     rows = np.array(table["shares"].tolist(), dtype=np.float32)
-    learned = Learned(table["key"].to_numpy(np.uint64), rows, np.array(parts["facts"], dtype=np.float64))
+    learned = Learned(table["key"].to_numpy(np.uint64), rows, np.array(parts["facts"], dtype=np.float64), *np.array(parts["gate"]))
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in parts["settings"].items()}
-    refiners: dict[str, Refiner] = {cluster: load_refiner(folder / file) for cluster, file in parts["refiners"].items()}
+    refiners: dict[str, Refiner] = {
+        cluster: load_refiner(folder / kept["file"], float(kept["share"])) for cluster, kept in parts["refiners"].items()
+    }
     return TargetModel(name, Settings(**fields), learned, Calibration.from_json(parts["calibration"]), refiners)
 
 
@@ -191,7 +198,7 @@ class Forecaster:
         return self.model_set.version if self.model_set else NO_MODEL
 
     def learn(self, jobs: pd.DataFrame) -> None:
-        """Take in jobs that ended or started, in any order; what is known already changes nothing."""
+        """Take in jobs that ended, in any order; what is known already changes nothing."""
         with self._lock:
             if self._first is not None:
                 jobs = self._choose_again(jobs)
@@ -226,8 +233,6 @@ class Forecaster:
                 below, upto = answer.probability_integral(np.nan_to_num(values[rows]))
                 self.calibrations[name].learn(below[told], upto[told])
                 mixture.learn(part, values[rows], limits[rows])
-            runs = np.flatnonzero((contexts.known == NEVER) & (contexts.began != NEVER))
-            mixture.learn(contexts.take(runs), values[runs], limits[runs])
 
     def _clusters(self, jobs: pd.DataFrame | CodedJobs) -> Array:
         return self.model_set.clusters.assign(jobs) if self.model_set else np.full(len(jobs), GLOBAL, dtype=object)
@@ -235,7 +240,7 @@ class Forecaster:
     def _distribution(self, name: str, contexts: Contexts, limits: Array, clusters: Array) -> Distribution:
         mixture = self.mixtures[name]
         # Only the refiner reads the numbers: the histories of jobs that differ by no more are looked at once.
-        alike = tell_apart([*contexts.keys.T, contexts.at.view(np.uint64), contexts.ids, limits.view(np.uint64)], len(contexts))
+        alike = tell_apart([*contexts.keys.T, contexts.at.view(np.uint64), limits.view(np.uint64)], len(contexts))
         few = contexts.take(alike.first)
         answer = mixture.distributions(few, limits[alike.first])
         if len(few) < len(contexts):
@@ -271,15 +276,11 @@ class Forecaster:
         """
         with self._lock:
             seen_at = jobs["submitted_at"] if at is None else np.maximum(jobs["submitted_at"], int(pd.Timestamp(at).as_unit("us").value))
-            # While jobs run, time itself tells something; else nothing changes after the newest outcome.
-            runs = any(mixture.runs for mixture in self.mixtures.values())
-            if not runs:
-                seen_at = np.minimum(seen_at, max(mixture.latest for mixture in self.mixtures.values()))
-            kinds = find_kinds(jobs, self.fields, self.levels, seen_at, apart=runs)
+            # Nothing changes after the newest outcome.
+            seen_at = np.minimum(seen_at, max(mixture.latest for mixture in self.mixtures.values()))
+            kinds = find_kinds(jobs, self.fields, self.levels, seen_at)
             few = jobs.take(kinds.first)
             contexts = replace(encode(few, self.levels), at=seen_at[kinds.first])
-            if not runs:
-                contexts = replace(contexts, ids=np.zeros(len(few), np.uint32))
             clusters = self._clusters(few)
             limits = {name: TARGETS[name].limit(few) for name in self.names}
 

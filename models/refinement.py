@@ -1,11 +1,11 @@
 """Refinement: how a learned model bends the mixture's masses, and what it is shown.
 
-The mixture's bins are put together into coarse ones; the model says for each by how much its mass should change. Half of that
-change is made: it is nearly as accurate as all of it and keeps the ranges honest.
+The mixture's bins are put together into coarse ones; the model says for each by how much its mass should change.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,12 +20,16 @@ from models.masses import bend, bins_below, coarsen
 Array = npt.NDArray[Any]
 
 COARSE = 27
-HALF = 0.5
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 class Refiner(Protocol):
-    """A trained model of how the coarse masses should change."""
+    """A trained model of how the coarse masses should change; it goes ``share`` of the way."""
+
+    @property
+    def share(self) -> float:
+        """How far it goes from the mixture's masses to its own, 0 to 1."""
+        ...
 
     def ratio(self, inputs: Array, coarse: Array) -> Array:
         """Factor of each coarse mass (float64[n, coarse bins]); the masses times the factors sum to 1."""
@@ -67,14 +71,16 @@ def input_names(levels: tuple[str, ...], numbers: tuple[str, ...], bins: int) ->
     return [*masses, *quantiles, *(f"ended {level}" for level in levels), "hour", "weekday", *numbers]
 
 
-def refine(mass: Array, ratio: Array, share: float = HALF) -> Array:
-    """Bend fine masses by ``share`` of the way to their factors (float32[n, bins], rows summing to 1)."""
+def refine(mass: Array, ratio: Array) -> Array:
+    """Multiply fine masses by the factors of their coarse bins (float32[n, bins], rows summing to 1)."""
     bent = np.empty(mass.shape, np.float32)
-    bend(mass, 1.0 - share + share * ratio, _width(mass.shape[1]), bent)
+    bend(mass, ratio, _width(mass.shape[1]), bent)
     return bent
 
 
-def refine_by_cluster(foreseen: Distribution, counts: Array, numbers: Array, refiners: dict[str, Refiner], clusters: Array) -> Distribution:
+def refine_by_cluster(
+    foreseen: Distribution, counts: Array, numbers: Array, refiners: Mapping[str, Refiner], clusters: Array
+) -> Distribution:
     """Bend each row by its cluster's refiner, or by the global one where it has none; not at all where there is neither."""
     coarse = coarse_masses(foreseen.mass)
     shown = inputs(foreseen.mass, coarse, counts, numbers)

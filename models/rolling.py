@@ -16,8 +16,8 @@ from models.distribution import Distribution
 from models.features import Contexts, choose_levels, encode
 from models.lessons import Notebook, make_lessons
 from models.mixture import Walk, endings
-from models.refinement import Refiner, refine_by_cluster
-from models.training import MOST_ROWS, Progress, TrainingError, choose_refiners, find_target, new_mixture
+from models.refinement import refine_by_cluster
+from models.training import BATCH, MOST_ROWS, CatBoostRefiner, Progress, TrainingError, choose_refiners, find_target, new_mixture
 
 Array = npt.NDArray[Any]
 
@@ -50,7 +50,6 @@ class Rolling:
 
 
 QUANTILE_LEVELS = tuple(round(0.05 * k, 2) for k in range(1, 20))
-_BATCH = 4096
 
 
 def rolling(
@@ -84,7 +83,7 @@ def rolling(
     answers: list[dict[str, Array]] = []
     notes: list[dict[str, Any]] = []
     labels = np.full(count, GLOBAL, dtype=object)
-    refiners: dict[str, Refiner] = {}
+    refiners: dict[str, CatBoostRefiner] = {}
     seen_until = 0
     starts = [0, *range(first, count, step)]
     for start, stop in zip(starts, [*starts[1:], count], strict=True):
@@ -95,8 +94,8 @@ def rolling(
             unseen = min(seen_until - before, len(ended) // 2)
             refiners, report, _ = choose_refiners(lessons.take(ended), labels[ended], aim.grid, refiners.get(GLOBAL), unseen)
             notes.append({"from_row": start, "trained_on": len(ended), "clusters": report})
-        for low in range(start, stop, _BATCH):
-            few = np.arange(low, min(low + _BATCH, stop))
+        for low in range(start, stop, BATCH):
+            few = np.arange(low, min(low + BATCH, stop))
             answer, scales = walk.on(few)
             part = contexts.take(few)
             lessons.put(few, make_lessons(mixture, part, answer.mass, values[few]))

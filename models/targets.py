@@ -60,17 +60,13 @@ class Grid:
 
 @dataclass(frozen=True)
 class Target:
-    """A quantity to predict: ``value`` gives its outcomes and ``limit`` where the system stops the job, both float64[n].
-
-    ``elapses`` says that it is the time since the start, so that a running job tells that it will be at least so much.
-    """
+    """A quantity to predict: ``value`` gives its outcomes and ``limit`` where the system stops the job, both float64[n]."""
 
     name: str
     unit: str
     grid: Grid
     value: Callable[[pd.DataFrame], Floats]
     limit: Callable[[pd.DataFrame | CodedJobs], Floats]
-    elapses: bool = False
 
 
 def _column(jobs: pd.DataFrame | CodedJobs, name: str, missing: float = np.nan) -> Floats:
@@ -122,7 +118,7 @@ def _no_limit(jobs: pd.DataFrame | CodedJobs) -> Floats:
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("walltime", "s", Grid(1.0, 16, 321), _walltime, _walltime_limit, elapses=True),
+        Target("walltime", "s", Grid(1.0, 16, 321), _walltime, _walltime_limit),
         Target("peak_memory", "bytes", Grid(2.0**16, 16, 513), _peak_memory, _memory_limit),
         Target("cpu_time", "s", Grid(1.0, 16, 449), _cpu_time, _cpu_limit),
         Target("io", "bytes/s", Grid(1.0, 8, 321), _io, _no_limit),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ from infra.errors import InputError
 from models.calibration import Calibration
 from models.clusters import GLOBAL, By, Clusters, find_clusters
 from models.components import Settings
-from models.distribution import Distribution
+from models.distribution import Distribution, join
 from models.features import NEVER, Contexts, Levels, choose_levels, encode
-from models.lessons import Lessons, make_lessons, score
+from models.lessons import Lessons, Notebook, make_lessons, score
 from models.mixture import Mixture, Walk, endings
 from models.model_set import ModelSet, TargetModel
-from models.refinement import HALF, Refiner, input_names, refine_by_cluster
+from models.refinement import input_names, refine_by_cluster
 from models.targets import TARGETS, Grid, Target
 
 Array = npt.NDArray[Any]
@@ -30,9 +30,17 @@ Progress = Callable[[str, float], None]
 MOST_ROWS = 30_000
 FEWEST_ROWS = 500
 FEWEST_IN_CLUSTER = 1000
+FEWEST_TO_JUDGE = 50
 VALIDATION = 0.2
+BATCH = 4096
+"""How many jobs are foreseen at once while living through a log."""
 MUST_WIN = 0.002
 """A cluster's refiner must be better than the global one by this share on later data to answer."""
+MAY_LOSE = 0.01
+"""The global refiner answers unless the mixture alone is better by this share: it seldom is, and one window of later data is noisy."""
+BY_SIZE, MOST_IMPORTANT = 0.25, 10.0
+SHARES = (0.5, 1.0)
+"""How far a refiner may go from the mixture's masses to its own: half of the way is safer where the jobs have changed."""
 BOOSTING = {"iterations": 60, "depth": 4, "learning_rate": 0.08, "l2_leaf_reg": 10.0, "rsm": 0.3}
 
 
@@ -42,10 +50,11 @@ class TrainingError(InputError):
 
 @dataclass(frozen=True)
 class CatBoostRefiner:
-    """A CatBoost classifier over coarse bins that starts from the mixture's masses."""
+    """A CatBoost classifier over coarse bins that starts from the mixture's masses and goes ``share`` of the way to its own."""
 
     model: Any
     classes: npt.NDArray[np.int64]
+    share: float = 1.0
 
     def ratio(self, inputs: Array, coarse: Array) -> Array:
         """See Refiner; bins that no training job fell into keep their mass."""
@@ -56,42 +65,47 @@ class CatBoostRefiner:
         ratio = np.ones_like(coarse)
         total = bent.sum(axis=1, keepdims=True)
         ratio[:, self.classes] = np.divide(bent * known.sum(axis=1, keepdims=True), total * known, where=known > 0, out=np.ones_like(known))
-        return ratio
+        return 1 - self.share + self.share * ratio
 
     def save(self, path: Path) -> None:
         """Write the model as CatBoost's own .cbm."""
         self.model.save_model(str(path))
 
 
-def load_refiner(path: Path) -> CatBoostRefiner:
-    """Read a refiner from a .cbm file."""
+def load_refiner(path: Path, share: float) -> CatBoostRefiner:
+    """Read a refiner that goes ``share`` of the way from a .cbm file."""
     from catboost import CatBoostClassifier
 
     model = CatBoostClassifier()
     model.load_model(str(path))
-    return CatBoostRefiner(model, np.asarray(model.classes_, dtype=np.int64))
+    return CatBoostRefiner(model, np.asarray(model.classes_, dtype=np.int64), share)
 
 
-def fit_refiner(shown: Array, coarse: Array, truth: Array) -> CatBoostRefiner | None:
-    """Teach CatBoost the coarse bins ``truth`` (int64[n]) from what is shown (float32[n, m]), from ``coarse`` on; None for too little."""
+def fit_refiner(lessons: Lessons) -> CatBoostRefiner | None:
+    """Teach CatBoost the coarse bins of the outcomes from what is shown, starting from the mixture's masses; None for too little."""
     from catboost import CatBoostClassifier, Pool
 
-    classes, counts = np.unique(truth, return_counts=True)
+    classes, counts = np.unique(lessons.truth, return_counts=True)
     classes = classes[counts >= 2]
-    rows = np.isin(truth, classes)
-    if rows.sum() < FEWEST_ROWS or len(classes) < 3:
+    lessons = lessons.take(np.flatnonzero(np.isin(lessons.truth, classes)))
+    if len(lessons.truth) < FEWEST_ROWS or len(classes) < 3:
         return None
-    baseline = np.log(np.maximum(coarse[rows][:, classes], 1e-9))
+    baseline = np.log(np.maximum(lessons.coarse[:, classes], 1e-9))
     model = CatBoostClassifier(
         loss_function="MultiClass", thread_count=2, random_seed=0, verbose=False, allow_writing_files=False, **BOOSTING
     )  # fmt: skip
-    model.fit(Pool(shown[rows], truth[rows], baseline=baseline))
+    model.fit(Pool(lessons.shown, lessons.truth, baseline=baseline, weight=_importance(lessons.value)))
     return CatBoostRefiner(model, np.asarray(model.classes_, dtype=np.int64))
 
 
+def _importance(values: Array) -> Array:
+    """How much each outcome counts: the large ones make most of the error that a broker feels, but there are few of them."""
+    return 1 - BY_SIZE + BY_SIZE * np.minimum(np.sqrt(values / max(values.mean(), 1e-9)), MOST_IMPORTANT)
+
+
 def choose_refiners(
-    lessons: Lessons, clusters: Array, grid: Grid, earlier: Refiner | None = None, unseen: int = 0
-) -> tuple[dict[str, Refiner], list[dict[str, Any]], dict[str, Refiner]]:
+    lessons: Lessons, clusters: Array, grid: Grid, earlier: CatBoostRefiner | None = None, unseen: int = 0
+) -> tuple[dict[str, CatBoostRefiner], list[dict[str, Any]], dict[str, CatBoostRefiner]]:
     """Fit a refiner for all jobs and one for each cluster, and let each answer only if it wins on later lessons.
 
     ``lessons`` are in the order in which their outcomes became known. A global refiner fitted ``earlier``, which has not seen the
@@ -100,14 +114,15 @@ def choose_refiners(
     """
     count = len(lessons.truth)
     later = count - unseen if earlier and unseen >= FEWEST_ROWS else int(count * (1 - VALIDATION))
-    before, after = np.arange(later), np.arange(later, count)
-    trial = earlier if earlier and unseen >= FEWEST_ROWS else fit_refiner(*_arrays(lessons.take(before)))
+    before, after = lessons.split(later)
+    trial = earlier if earlier and unseen >= FEWEST_ROWS else fit_refiner(lessons.take(before))
     report: list[dict[str, Any]] = []
-    if trial is None:
+    if trial is None or len(after) < FEWEST_TO_JUDGE:
         return {}, [{"cluster": GLOBAL, "jobs": len(lessons.truth), "answers": "mixture", "why": "too few ended jobs"}], {}
-    trials: dict[str, Refiner] = {}
-    alone, refined = (score(lessons.take(after), refiner, grid) for refiner in (None, trial))
-    report.append(_verdict(GLOBAL, len(lessons.truth), "mixture", alone, refined))
+    trials: dict[str, CatBoostRefiner] = {}
+    trial, refined = _as_far_as_good(trial, lessons.take(after), grid)
+    alone = score(lessons.take(after), None, grid)
+    report.append(_verdict(GLOBAL, len(lessons.truth), "mixture", alone, refined, -MAY_LOSE))
     if report[-1]["answers"] == GLOBAL:
         trials[GLOBAL] = trial
     names, counts = np.unique(clusters.astype(str), return_counts=True)
@@ -115,25 +130,29 @@ def choose_refiners(
         if name == GLOBAL or count < FEWEST_IN_CLUSTER or len(names) < 2:
             continue
         past, future = before[clusters[before] == name], after[clusters[after] == name]
-        own = fit_refiner(*_arrays(lessons.take(past))) if len(future) >= 50 else None
+        own = fit_refiner(lessons.take(past)) if len(future) >= FEWEST_TO_JUDGE else None
         if own is None:
             report.append({"cluster": name, "jobs": int(count), "answers": GLOBAL, "why": "too few ended jobs"})
             continue
-        rival, mine = (score(lessons.take(future), refiner, grid) for refiner in (trials.get(GLOBAL), own))
+        own, mine = _as_far_as_good(own, lessons.take(future), grid)
+        rival = score(lessons.take(future), trials.get(GLOBAL), grid)
         report.append(_verdict(name, int(count), GLOBAL, rival, mine))
         if report[-1]["answers"] == name:
             trials[name] = own
     whole = {name: lessons if name == GLOBAL else lessons.take(np.flatnonzero(clusters == name)) for name in trials}
-    final = {name: fit_refiner(*_arrays(part)) or trials[name] for name, part in whole.items()}
+    final = {name: replace(fit_refiner(part) or trials[name], share=trials[name].share) for name, part in whole.items()}
     return final, report, trials
 
 
-def _arrays(lessons: Lessons) -> tuple[Array, Array, Array]:
-    return lessons.shown, lessons.coarse, lessons.truth
+def _as_far_as_good(refiner: CatBoostRefiner, later: Lessons, grid: Grid) -> tuple[CatBoostRefiner, float]:
+    """The refiner that goes so far of the way to its own masses as is best on later lessons, and its score there."""
+    scores = {share: score(later, replace(refiner, share=share), grid) for share in SHARES}
+    best = min(scores, key=scores.__getitem__)
+    return replace(refiner, share=best), scores[best]
 
 
-def _verdict(name: str, jobs: int, rival: str, theirs: float, own: float) -> dict[str, Any]:
-    won = own < theirs * (1 - MUST_WIN)
+def _verdict(name: str, jobs: int, rival: str, theirs: float, own: float, must_win: float = MUST_WIN) -> dict[str, Any]:
+    won = own < theirs * (1 - must_win)
     return {
         "cluster": name,
         "jobs": jobs,
@@ -180,7 +199,7 @@ def train(
         "sources": sorted(map(str, jobs["source"].dropna().unique())) if "source" in jobs else [],
         "levels": [level.name for level in levels.levels],
         "features": {aim.name: input_names(tuple(x.name for x in levels.levels), levels.numbers, aim.grid.bins) for aim in chosen},
-        "settings": {"mixture": asdict(settings), "boosting": BOOSTING, "share": HALF, "most_rows": MOST_ROWS},
+        "settings": {"mixture": asdict(settings), "boosting": BOOSTING, "most_rows": MOST_ROWS},
         "cluster_by": cluster_by,
         "clusters": reports,
         "metrics": metrics,
@@ -196,13 +215,18 @@ def _train_one(
     latest = order[-MOST_ROWS:]
     rows = latest[np.argsort(contexts.at[latest], kind="stable")]
     walk = Walk(mixture, contexts, values, limits)
-    foreseen, scales = walk.on(rows)
-    lessons = make_lessons(mixture, contexts.take(rows), foreseen.mass, values[rows])
+    notebook, parts = Notebook(len(rows)), []
+    for start in range(0, len(rows), BATCH):
+        few = np.arange(start, min(start + BATCH, len(rows)))
+        parts.append(walk.on(rows[few]))
+        notebook.put(few, make_lessons(mixture, contexts.take(rows[few]), parts[-1][0].mass, values[rows[few]]))
     seen_order = np.lexsort((contexts.ids[rows], contexts.known[rows]))
-    refiners, report, trials = choose_refiners(lessons.take(seen_order), clusters[rows][seen_order], aim.grid)
-    after = seen_order[int(len(rows) * (1 - VALIDATION)) :]
+    lessons = notebook.take(seen_order)
+    refiners, report, trials = choose_refiners(lessons, clusters[rows][seen_order], aim.grid)
+    after = seen_order[lessons.split(int(len(rows) * (1 - VALIDATION)))[1]]
     part = contexts.take(rows[after])
-    answer = foreseen.take(after)
+    answer = join([answer for answer, _ in parts]).take(after)
+    scales = np.concatenate([scales for _, scales in parts])
     if trials:
         answer = refine_by_cluster(answer, mixture.counts(part), part.numbers, trials, clusters[rows[after]])
     calibration = Calibration()

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from infra.compiled import compiled
 from models.blend import View, bin_of
-from models.components import TABLES, Shape
+from models.components import FACTS, TABLES, Shape
 from models.history import Lists, count_known
 
 Array = npt.NDArray[Any]
@@ -37,6 +37,8 @@ class Tables(NamedTuple):
     row: Array  # int32, the row of a key
     rows: Array  # float32[rows, components]
     facts: Array  # float64[5]: sum of the simplest forecast's errors, their number; jobs far over their limit, over it, with a limit
+    slopes: Array  # float64[components, FACTS], of the gate
+    travelled: Array  # float64[components, FACTS], sums of its squared steps
     used: Array  # int64[1], rows in use
 
 
@@ -46,13 +48,15 @@ class Learned(NamedTuple):
     keys: Array  # uint64[k]
     rows: Array  # float32[k, components]
     facts: Array  # float64[5]
+    slopes: Array  # float64[components, FACTS]
+    travelled: Array  # float64[components, FACTS]
 
 
 def new_tables(components: int, rows: int = 256) -> Tables:
     """Nothing learned."""
     return Tables(
         np.zeros(4 * rows, np.uint64), np.zeros(4 * rows, np.int32), np.zeros((rows, components), np.float32), np.zeros(5),
-        np.zeros(1, np.int64),
+        np.zeros((components, FACTS)), np.ones((components, FACTS)), np.zeros(1, np.int64),
     )  # fmt: skip
 
 
@@ -61,8 +65,8 @@ def widen_tables(tables: Tables) -> Tables:
     if has_rows(tables):
         return tables
     bigger = new_tables(tables.rows.shape[1], 2 * len(tables.rows))
+    bigger = bigger._replace(facts=tables.facts, slopes=tables.slopes, travelled=tables.travelled, used=tables.used)
     bigger.rows[: len(tables.rows)] = tables.rows
-    bigger.facts[:], bigger.used[:] = tables.facts, tables.used
     _copy_keys(tables, bigger)
     return bigger
 
@@ -70,7 +74,7 @@ def widen_tables(tables: Tables) -> Tables:
 def learned(tables: Tables) -> Learned:
     """A copy of the tables without the room between them."""
     taken = np.flatnonzero(tables.key)
-    return Learned(tables.key[taken], tables.rows[tables.row[taken]], tables.facts.copy())
+    return Learned(tables.key[taken], tables.rows[tables.row[taken]], tables.facts.copy(), tables.slopes.copy(), tables.travelled.copy())
 
 
 def restored(what: Learned) -> Tables:
@@ -81,7 +85,7 @@ def restored(what: Learned) -> Tables:
     tables = new_tables(what.rows.shape[1], size)
     for key, shares in zip(what.keys, what.rows, strict=True):
         tables.rows[_need_row(tables, key)] = shares
-    tables.facts[:] = what.facts
+    tables.facts[:], tables.slopes[:], tables.travelled[:] = what.facts, what.slopes, what.travelled
     return tables
 
 

@@ -73,5 +73,7 @@ def test_what_is_read_off_is_what_the_masses_say(mass: np.ndarray, limit: float,
     np.testing.assert_allclose(answer.standard_deviation() ** 2, spread, rtol=1e-6, atol=1e-6 * answer.mean().max() ** 2)
     for place, level in enumerate(levels):
         bins = [int(np.argmax(np.cumsum(row) / row.sum() >= level - 1e-12)) for row in exact]
-        wanted = [GRID.edges[b] if level < 0.5 else GRID.edges[b + 1] if level > 0.5 else GRID.centres[b] for b in bins]
+        tops = [int(np.argmax(np.cumsum(row) / row.sum() >= 1 - 1e-12)) for row in exact]
+        above = [limit if b == top else GRID.edges[b + 1] for b, top in zip(bins, tops, strict=True)]
+        wanted = [GRID.edges[b] if level < 0.5 else GRID.centres[b] for b in bins] if level <= 0.5 else above
         np.testing.assert_allclose(answer.quantiles(np.array(levels))[:, place], np.minimum(wanted, limit), rtol=1e-12)

@@ -27,9 +27,9 @@ def test_a_refiner_is_shown_masses_quantiles_counts_and_numbers(mass: np.ndarray
     np.testing.assert_array_equal(shown, np.column_stack([coarse, quantiles, np.log2(1.0 + counts), numbers]).astype(np.float32))
 
 
-def test_masses_are_bent_by_their_share_of_the_factor_and_sum_to_one(mass: np.ndarray) -> None:
+def test_masses_are_bent_by_their_factors_and_sum_to_one(mass: np.ndarray) -> None:
     factors = np.exp(np.random.default_rng(1).normal(size=coarse_masses(mass).shape))
-    bent = refine(mass, factors, share=0.5)
-    expected = mass * (0.5 + 0.5 * factors[:, coarse_bins(mass.shape[1])])
+    bent = refine(mass, factors)
+    expected = mass * factors[:, coarse_bins(mass.shape[1])]
     np.testing.assert_allclose(bent, expected / expected.sum(axis=1, keepdims=True), rtol=1e-5)
     np.testing.assert_allclose(bent.sum(axis=1), 1.0, rtol=1e-5)
