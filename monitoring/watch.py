@@ -75,11 +75,12 @@ def windows(engine: Engine, card: Mapping[str, Any], recent: timedelta = RECENT)
 def answers(engine: Engine, since: datetime) -> pd.DataFrame:
     """The first answer given about each job that ended from ``since`` on, a row a target, beside the ``actual`` outcome.
 
-    An answer given when the end of its job was known here already foresaw nothing and is left out. What was known is told by the
-    store's revisions and not by clocks: a log that is lived through again was asked about long after its dates.
+    An answer given when the end of its job was known here already foresaw nothing and is left out, and so is a challenger's, which
+    nobody saw. What was known is told by the store's revisions and not by clocks: a log that is lived through again was asked about
+    long after its dates.
     """
     logged = read_predictions(engine, ended_since=since, columns=(*OF_KIND["number"], "revision"))
-    foreseen = logged[~(logged["revision"] <= logged["known_revision"])]
+    foreseen = logged[~(logged["revision"] <= logged["known_revision"]) & ~logged["shadow"].eq(True)]
     first = foreseen.drop_duplicates(["source", "job_id", "target"]).reset_index(drop=True)
     actual = np.full(len(first), np.nan)
     for name, target in TARGETS.items():

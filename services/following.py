@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -28,9 +29,12 @@ RETRY_SECONDS = 60.0
 class Following:
     """The thread that asks for the champion, and what it remembers between two questions."""
 
-    def __init__(self, live: Live, count_swap: Callable[[str], None]) -> None:
+    def __init__(
+        self, live: Live, count_swap: Callable[[str], None], challenge: Callable[[Version | None], None] = lambda version: None
+    ) -> None:
         self.live = live
         self.count_swap = count_swap
+        self.challenge = challenge
         self._stop = threading.Event()
         self._refused: tuple[int, str, float] = (0, "", 0.0)
         self._parent = os.getppid()
@@ -54,6 +58,7 @@ class Following:
             try:
                 self.look()
                 self.catch_up()
+                self.look_for_challenger()
             except Exception:
                 # Whatever it is, the next look may find it gone, and requests are answered meanwhile.
                 log.exception("following the champion failed")
@@ -90,6 +95,12 @@ class Following:
             if "history" not in self.live.troubles:
                 log.warning("what others stored cannot be learned: %s", error)
             self.live.troubles["history"] = str(error)
+
+    def look_for_challenger(self) -> None:
+        """Tell which version is challenger, once the champion answers."""
+        if self.live.ready and "registry" not in self.live.troubles:
+            with suppress(GridcastError):  # the next look for the champion says what is wrong
+                self.challenge(registry.challenger(self.live.settings))
 
     def _take(self, version: Version) -> None:
         number, run_id, when = self._refused

@@ -11,13 +11,14 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from infra.settings import Settings
 from jobs.schema import OUTCOMES
@@ -86,6 +87,8 @@ class Live:
         # The store's revision up to which all is in the history, and the later ones that are in it because they were reported here.
         self._revision = 0
         self._own: set[int] = set()
+        self.also_asked: Callable[[pa.Table, datetime | None], None] = lambda jobs, at: None
+        """Told what callers ask, after they have been answered: the challenger's."""
 
     @property
     def ready(self) -> bool:
@@ -113,6 +116,7 @@ class Live:
         quantiles = tuple(dict.fromkeys((*options.quantiles, *tails)))
         answers = replace(serving.forecaster.answer(code(asked.jobs), quantiles, options.at), model_version=serving.label)
         self.log.add(Answer(asked.jobs.select(["source", "job_id"]), answers, datetime.now(UTC), self.revision))
+        self.also_asked(asked.jobs, options.at)
         self._count(answers)
         if tails:
             answers = _with_range(answers, tails, options.quantiles)

@@ -31,6 +31,7 @@ class Metrics:
     history_newest: Any
     log_waiting: Any
     log_answers: Any
+    shadow_jobs: Any
 
 
 def make_metrics() -> Metrics:
@@ -60,6 +61,7 @@ def make_metrics() -> Metrics:
         history_newest=Gauge("gridcast_history_newest_timestamp_seconds", "When the newest finished job of the history ended"),
         log_waiting=Gauge("gridcast_prediction_log_waiting_answers", "Answers that wait to be recorded"),
         log_answers=Counter("gridcast_prediction_log_answers_total", "Answers by what the prediction log did with them", ("result",)),
+        shadow_jobs=Counter("gridcast_shadow_jobs_total", "Jobs that the challenger was to be asked about", ("result",)),
     )
 
 

@@ -39,12 +39,16 @@ PAUSE = 2.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What one request was answered: the jobs by their source and job_id, what was foreseen for them, when, and knowing what."""
+    """What one request was answered: the jobs by their source and job_id, what was foreseen for them, when, and knowing what.
+
+    ``shadow`` answers were the challenger's, which no caller saw.
+    """
 
     jobs: pa.Table
     foreseen: Answers
     asked_at: datetime
     known_revision: int
+    shadow: bool = False
 
     def __len__(self) -> int:
         return len(self.foreseen)
@@ -100,7 +104,8 @@ class PredictionLog:
                 self._answering -= 1
                 self._answered_at = time.monotonic()
 
-    def _await_quiet(self) -> None:
+    def await_quiet(self) -> None:
+        """Wait until no request is answered, for LONGEST_WAIT s at most."""
         latest = time.monotonic() + LONGEST_WAIT
         while not self._stopping and time.monotonic() < latest and (self._answering or time.monotonic() < self._answered_at + QUIET):
             time.sleep(QUIET / 2)
@@ -124,7 +129,7 @@ class PredictionLog:
     def _write(self, answer: Answer) -> bool:
         try:
             for start in range(0, len(answer), AT_ONCE):
-                self._await_quiet()
+                self.await_quiet()
                 rows = as_rows(answer, slice(start, start + AT_ONCE))
                 with self._engine().begin() as connection:
                     add_predictions(connection, rows)
@@ -147,6 +152,7 @@ def as_rows(answer: Answer, part: slice) -> pd.DataFrame:
             "cluster": foreseen.cluster[which],
             "cold_start": foreseen.cold_start[which],
             "known_revision": answer.known_revision,
+            "shadow": answer.shadow,
         }
     )
     columns = {"point": "", "median": "_median", "low": "_low", "high": "_high"}

@@ -20,6 +20,7 @@ from services.endpoints import Doors  # noqa: E402
 from services.following import Following  # noqa: E402
 from services.live import Live  # noqa: E402
 from services.metrics import make_metrics  # noqa: E402
+from services.shadow import Shadow  # noqa: E402
 
 doors = Doors()
 
@@ -34,15 +35,19 @@ class Service:
         sys.setswitchinterval(SWITCH_SECONDS)
         metrics = make_metrics()
         self.live = Live(settings, metrics)
-        self.following = Following(self.live, lambda result: metrics.swaps.labels(result).inc())
+        self.shadow = Shadow(self.live)
+        self.live.also_asked = self.shadow.ask
+        self.following = Following(self.live, lambda result: metrics.swaps.labels(result).inc(), self.shadow.follow)
         doors.open(self.live)
         self.live.log.start()
+        self.shadow.start()
         self.following.start()
 
     @bentoml.on_shutdown
     def stop(self) -> None:
         """Stop following, and record the answers that wait to be recorded."""
         self.following.stop()
+        self.shadow.stop()
         self.live.log.stop()
 
     def __is_ready__(self) -> bool:

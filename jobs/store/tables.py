@@ -67,12 +67,14 @@ predictions = Table(
     *(_column(name, "number") for name in ("point", "median", "low", "high")),
     _column("cold_start", "flag"),
     _column("known_revision", "count"),
+    _column("shadow", "flag"),
     PrimaryKeyConstraint("source", "job_id", "target", "asked_at", "model_version", name="predictions_key"),
     Index("predictions_asked_at", "asked_at"),
 )
 """The prediction log: a row an answer, a job and a target; ``low`` and ``high`` bound the 90 % interval.
 
-``known_revision`` is the newest revision of ``jobs`` that the answer may have known: an answer about a job of a greater one foresaw it.
+``shadow`` marks the challenger's answers, which no caller saw. ``known_revision`` is the newest revision of ``jobs`` that the answer
+may have known: an answer about a job of a greater one foresaw it.
 """
 
 measurements = Table(

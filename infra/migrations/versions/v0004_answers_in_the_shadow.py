@@ -1,0 +1,19 @@
+"""Answers in the shadow: the challenger's, which no caller saw; missing in answers of before, which callers did."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add the column."""
+    op.add_column("predictions", sa.Column("shadow", sa.Boolean))
+
+
+def downgrade() -> None:
+    """Drop it."""
+    op.drop_column("predictions", "shadow")
