@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from getpass import getuser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -327,6 +328,7 @@ def replay(
     machine: Annotated[
         str | None, typer.Option(help="Processors, or a TOML or JSON file of pools; default: what the log's header says, else its peak.")
     ] = None,
+    day: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The day that the page draws; default: the busiest.")] = None,
     log_format: LogFormat = None,
     mapping: Mapping = None,
     map_file: MapFile = None,
@@ -336,9 +338,10 @@ def replay(
     """Say what a prediction is worth: run a log again under scheduling policies; an HTML page, logged to MLflow with plots."""
     from jobs.ingest import reading
     from jobs.store import read_jobs
+    from scheduling.comparison import against_first
     from scheduling.machine import find_machine
     from scheduling.report import report as write_page
-    from scheduling.worth import HOUR, record_replays, replay_each, ways
+    from scheduling.worth import HOUR, SHOWN, record_replays, replay_each, ways
 
     settings = prepare_environment()
     asked = ways(policy, predictor, corrector, None if bound is None else bound * HOUR)
@@ -348,12 +351,11 @@ def replay(
         raise InputError(f"there is no file and no stored source called {log}")
     with progress_bar("replaying") as report:
         done = replay_each(jobs, find_machine(machine, file, jobs), asked, report)
-    rows = [row for one in done for row in one.rows()]
+    rows = against_first(done)
     name = Path(log).name
-    shown = ("policy", "predictor", "corrector", "mean_bounded_slowdown", "p95_bounded_slowdown", "mean_wait", "p99_wait", "max_wait")
     title = f"Replay of {name}, {len(done[0].trace):,} jobs on {done[0].machine.processors:,} processors, waits in s"
-    show(rows, as_json, title, (*shown, "utilisation", "corrected", "seconds"))
-    page = write_page(done, settings.folder("reports") / f"replay-{name}")
+    show(rows, as_json, title, SHOWN)
+    page = write_page(done, settings.folder("reports") / f"replay-{name}", day)
     err.print(f"{page}\nlogged to MLflow as run {record_replays(done, name, settings)}", highlight=False, soft_wrap=True)
 
 

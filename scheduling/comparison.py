@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from models.metrics import Interval, against, blocks
 from scheduling.outcome import Replay
-
-WEEK = 7 * 86400.0
 
 
 def by_group(replays: Sequence[tuple[str, Replay]], field: str = "group") -> pd.DataFrame:
@@ -32,29 +30,24 @@ def by_group(replays: Sequence[tuple[str, Replay]], field: str = "group") -> pd.
     return table.sort_values("core_seconds").rename_axis(field)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Ratio of two mean bounded slowdowns, with the 90 % range of a bootstrap over weeks."""
-
-    ratio: float
-    low: float
-    high: float
-
-    @property
-    def verdict(self) -> str:
-        """``better`` or ``worse`` when the range lies on one side of 1, else ``no difference seen``."""
-        return "better" if self.high < 1 else "worse" if self.low > 1 else "no difference seen"
+def against_first(replays: Sequence[Replay]) -> list[dict[str, Any]]:
+    """The lines of the table, each with ``ratio``, its mean bounded slowdown over the first line's, and the ends of its 95 % interval."""
+    rows = []
+    for replay in replays:
+        apart = difference(replay, replays[0])
+        rows.append(replay.row() | {"ratio": apart.value, "ratio_low": apart.low, "ratio_high": apart.high})
+    return rows
 
 
-def difference(mine: Replay, theirs: Replay, draws: int = 2000, seed: int = 0) -> Difference:
-    """Mean bounded slowdown of ``mine`` over that of ``theirs``, resampled by weeks of submission.
+def difference(mine: Replay, theirs: Replay) -> Interval:
+    """Mean bounded slowdown of ``mine`` over that of ``theirs``, with a bootstrap of whole weeks of submission.
 
-    Waits of neighbouring jobs hang together, so whole weeks are drawn, the same ones for both.
+    Waits of neighbouring jobs hang together, so single jobs would give far too narrow an interval.
     """
-    week = ((mine.trace.submitted - mine.trace.submitted[0]) // WEEK).astype(int)
-    sums = np.array([np.bincount(week, replay.slowdowns) for replay in (mine, theirs)])
-    sums = sums[:, np.bincount(week) > 0]
-    drawn = np.random.default_rng(seed).integers(0, sums.shape[1], (draws, sums.shape[1]))
-    ratios = sums[0][drawn].sum(axis=1) / sums[1][drawn].sum(axis=1)
-    low, high = np.quantile(ratios, (0.05, 0.95))
-    return Difference(float(sums[0].sum() / sums[1].sum()), float(low), float(high))
+    _, ratio = against(mine.slowdowns, theirs.slowdowns, blocks(mine.trace.jobs["submitted_at"]))
+    return ratio
+
+
+def verdict(ratio: Interval) -> str:
+    """``better`` or ``worse`` when the interval of a ratio of slowdowns lies on one side of 1, else ``no difference seen``."""
+    return "better" if ratio.high < 1 else "worse" if ratio.low > 1 else "no difference seen"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from models.metrics import errors
 from scheduling.machine import Machine
 from scheduling.orders import TAU
 from scheduling.policies import Policy
@@ -65,8 +66,7 @@ class Replay:
     @property
     def accuracy(self) -> float:
         """How near the quantity that orders the queue is to the truth: mean min(p/a, a/p)."""
-        predicted, actual = self.table["rank"], np.maximum(self.trace.length, 1.0)
-        return float(np.minimum(predicted / actual, actual / predicted).mean())
+        return float(errors(self.trace.length, self.table["rank"])["apa"] or 0.0)
 
     def row(self) -> dict[str, Any]:
         """The line of the table: names, then seconds, shares and counts."""
@@ -91,7 +91,3 @@ class Replay:
             "bound": self.policy.bound if np.isfinite(self.policy.bound) else None,
             "seconds": self.seconds,
         }
-
-    def rows(self) -> list[dict[str, Any]]:
-        """All lines of the table: one."""
-        return [self.row()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HOUR, DAY = 3600.0, 86400.0
-MOST_STEPS = 400
+MOST_STEPS = 100
 """Utilisation over time is averaged over at most this many equal stretches."""
 
 
@@ -37,9 +38,9 @@ def utilisation(replays: Sequence[Replay]) -> Figure:
     figure, axes = _axes("Utilisation over time", "", "share of cores in use")
     for replay in replays:
         edges = np.linspace(0, replay.table["ended"].max(), MOST_STEPS + 1)
-        axes.step(_dates(replay, edges[:-1]), _in_use(replay, edges), where="post", label=title(replay), linewidth=1)
+        axes.step(_dates(replay, edges[:-1]), _in_use(replay, edges), where="post", label=title(replay), linewidth=1, alpha=0.8)
     axes.set_ylim(0, 1.05)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="lower right")
     figure.autofmt_xdate()
     return figure
 
@@ -57,11 +58,18 @@ def _in_use(replay: Replay, edges: Floats) -> Floats:
 
 
 def gantt(replay: Replay, day: float) -> Figure:
-    """Who ran on which core from ``day`` (s since the first submission) for a day; colour tells the user, grey edges the jobs."""
+    """Who ran on which core from ``day`` (s since the first submission) for a day, and how much waited.
+
+    Colour tells the user, edges the jobs; below, the cores that waiting jobs ask for.
+    """
     from matplotlib.collections import PatchCollection
+    from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    figure, axes = _axes(f"{title(replay)}: {_dates(replay, np.array([day]))[0]:%Y-%m-%d}", "hour of the day", "core")
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    axes.set_title(f"{title(replay)}: {_dates(replay, np.array([day]))[0]:%Y-%m-%d}")
+    axes.set_ylabel("core")
     rows = np.flatnonzero((replay.table["ended"] > day - 7 * DAY) & (replay.table["started"] < day + DAY))
     users = pd.factorize(replay.trace.jobs["user"].astype(str))[0]
     patches, colours = [], []
@@ -75,7 +83,22 @@ def gantt(replay: Replay, day: float) -> Figure:
     axes.add_collection(PatchCollection(patches, array=np.array(colours, dtype=float), cmap="tab20", edgecolor="0.3", linewidth=0.2))
     axes.set_xlim(0, 24)
     axes.set_ylim(0, replay.machine.processors)
+    below.step(*_waiting(replay, day), where="post", color="0.3", linewidth=1)
+    below.set(xlabel="hour of the day (UTC)", ylabel="waiting", ylim=(0, None))
+    below.grid(alpha=0.3)
     return figure
+
+
+def _waiting(replay: Replay, day: float) -> tuple[Floats, Floats]:
+    """The cores that waiting jobs ask for over the 24 hours from ``day``: hours, and cores from each on."""
+    table, cores = replay.table, replay.trace.cores
+    times = np.concatenate([[day], table["submitted"], table["started"], [day + DAY]])
+    change = np.concatenate([[0], cores, -cores, [0]])
+    order = np.argsort(times, kind="stable")
+    waiting = np.cumsum(change[order])
+    # Who is submitted and starts at one moment did not wait: only the last state of a moment is drawn.
+    last = np.append(np.diff(times[order]) > 0, True) & (times[order] >= day) & (times[order] <= day + DAY)
+    return (times[order][last] - day) / HOUR, waiting[last].astype(float)
 
 
 def lanes(replay: Replay, rows: Integers) -> list[tuple[int, list[tuple[int, int]]]]:
@@ -99,11 +122,21 @@ def frontier(replays: Sequence[Replay]) -> Figure:
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for replay in replays:
-        row = replay.row()
-        for axes, across in ((left, row["max_wait"] / HOUR), (right, row["accuracy"])):
-            axes.scatter([across], [row["mean_bounded_slowdown"]], s=25)
-            axes.annotate(title(replay), (across, row["mean_bounded_slowdown"]), fontsize=7, xytext=(4, 3), textcoords="offset points")
+    rows = [replay.row() for replay in replays]
+    for axes, across in ((left, [row["max_wait"] / HOUR for row in rows]), (right, [row["accuracy"] for row in rows])):
+        for replay, row, x in zip(replays, rows, across, strict=True):
+            # A name is written towards the middle, where there is room for it.
+            inwards = ("right", -4) if x > (min(across) + max(across)) / 2 else ("left", 4)
+            axes.scatter([x], [row["mean_bounded_slowdown"]], s=25)
+            axes.annotate(
+                title(replay),
+                (x, row["mean_bounded_slowdown"]),
+                fontsize=7,
+                xytext=(inwards[1], 4),
+                textcoords="offset points",
+                ha=inwards[0],
+            )
+        axes.margins(x=0.1, y=0.1)
     left.set_xlabel("longest wait [h]")
     right.set_xlabel("accuracy of what orders the queue: mean min(p/a, a/p)")
     left.set_ylabel("mean bounded slowdown")
@@ -113,9 +146,17 @@ def frontier(replays: Sequence[Replay]) -> Figure:
 
 
 def busiest_day(replay: Replay) -> float:
-    """The beginning (s since the first submission) of the day that had the most jobs waiting."""
-    days = (replay.trace.submitted // DAY).astype(int)
-    return float(np.argmax(np.bincount(days, replay.waits)) * DAY)
+    """The beginning (midnight UTC, s since the first submission) of the day whose jobs waited longest together."""
+    late = -seconds_of(replay, replay.trace.jobs["submitted_at"].iloc[0].floor("D"))
+    days = ((replay.trace.submitted + late) // DAY).astype(int)
+    return float(np.argmax(np.bincount(days, replay.waits)) * DAY - late)
+
+
+def seconds_of(replay: Replay, moment: datetime) -> float:
+    """A moment (UTC) in s since the first submission."""
+    when = pd.Timestamp(moment)
+    when = when.tz_localize("UTC") if when.tzinfo is None else when
+    return float((when - _beginning(replay)).total_seconds())
 
 
 def title(replay: Replay) -> str:
@@ -123,9 +164,13 @@ def title(replay: Replay) -> str:
     return f"{replay.policy.name}, {replay.predictor}"
 
 
+def _beginning(replay: Replay) -> pd.Timestamp:
+    """The zero of the replay's clock."""
+    return replay.trace.jobs["submitted_at"].iloc[0] - pd.Timedelta(replay.trace.submitted[0], unit="s")
+
+
 def _dates(replay: Replay, seconds: Floats) -> pd.DatetimeIndex:
-    start = replay.trace.jobs["submitted_at"].iloc[0] - pd.Timedelta(replay.trace.submitted[0], unit="s")
-    return pd.DatetimeIndex(start + pd.to_timedelta(seconds, unit="s")).tz_localize(None)
+    return pd.DatetimeIndex(_beginning(replay) + pd.to_timedelta(seconds, unit="s")).tz_localize(None)
 
 
 def _axes(heading: str, across: str, up: str) -> tuple[Figure, Axes]:

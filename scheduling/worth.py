@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scheduling.comparison import against_first
 from scheduling.correctors import corrector_named
 from scheduling.machine import Machine
 from scheduling.outcome import Replay
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
 HOUR = 3600.0
+SHOWN = (
+    "policy", "predictor", "corrector", "mean_bounded_slowdown", "ratio", "p95_bounded_slowdown", "mean_wait", "p99_wait", "max_wait",
+    "utilisation", "corrected", "seconds",
+)  # fmt: skip
+"""What a person is shown of a row; the rest is in the page and for programs."""
 Progress = Callable[[str, float], None]
 
 
@@ -70,7 +76,7 @@ def record_replays(replays: Sequence[Replay], log: str, settings: Settings) -> s
     from models.versions import Evidence
     from scheduling import plots
 
-    rows = [row for one in replays for row in one.rows()]
+    rows = against_first(replays)
     first = replays[0]
     metrics = {
         f"{row['policy']}.{row['predictor']}.{row['corrector']}.{name}": float(value)

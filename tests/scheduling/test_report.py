@@ -1,6 +1,7 @@
 """The page of a replay: its table, its plots, and that it loads nothing."""
 
 import re
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from jobs.schema import conform, fill_in
 from scheduling.machine import processors
 from scheduling.outcome import Replay
-from scheduling.plots import _in_use, busiest_day, lanes
+from scheduling.plots import _in_use, _waiting, busiest_day, lanes, seconds_of
 from scheduling.replay import replay
 from scheduling.report import report
 
@@ -27,7 +28,7 @@ def replays() -> list[Replay]:
 
 
 def test_the_page_holds_the_table_and_the_plots_and_loads_nothing(replays: list[Replay], tmp_path: Path) -> None:
-    text = report(replays, tmp_path / "new").read_text()
+    text = report(replays, tmp_path / "new", datetime(2026, 1, 2)).read_text()
     assert text.count("<tr>") == 3
     assert text.count("<img ") == 5  # waits, utilisation, frontier, a Gantt chart each
     assert "&lt;b&gt;page&lt;/b&gt;" in text
@@ -53,6 +54,18 @@ def test_utilisation_over_time_adds_up_to_that_of_the_table(replays: list[Replay
 
 
 def test_the_busiest_day_is_the_one_whose_jobs_waited_most_together(replays: list[Replay]) -> None:
+    submitted = replays[0].trace.jobs["submitted_at"]
+    waited = pd.Series(replays[0].waits).groupby(submitted.dt.floor("D").to_numpy()).sum()
+    busiest = pd.Timestamp(waited.idxmax())
+    assert busiest_day(replays[0]) == pytest.approx((busiest - submitted.iloc[0]).total_seconds())
+    assert seconds_of(replays[0], busiest.to_pydatetime()) == pytest.approx(busiest_day(replays[0]))
+
+
+def test_the_day_drawn_shows_what_waits_and_only_what_waits(replays: list[Replay]) -> None:
     day = busiest_day(replays[0])
-    total = [replays[0].waits[(replays[0].trace.submitted // 86400) == number].sum() for number in range(3)]
-    assert day == 86400.0 * int(np.argmax(total))
+    hours, waiting = _waiting(replays[0], day)
+    table, cores = replays[0].table, replays[0].trace.cores
+    for hour, cores_waiting in zip(hours[::7], waiting[::7], strict=True):
+        moment = day + hour * 3600.0 + 1e-3
+        assert cores_waiting == cores[(table["submitted"] <= moment) & (moment < table["started"])].sum()
+    assert waiting.max() > 0

@@ -44,6 +44,8 @@ def test_the_command_prints_a_row_a_way_in_the_order_asked_and_leaves_a_page_and
     assert set(rows[0]) >= KEYS
     assert rows[0]["mean_wait"] == pytest.approx((0 + 99 + 0 + 147) / 4)
     assert rows[1]["mean_wait"] == pytest.approx((0 + 99 + 148 + 147) / 4)
+    assert rows[0]["ratio"] == 1
+    assert rows[1]["ratio"] == pytest.approx(rows[1]["mean_bounded_slowdown"] / rows[0]["mean_bounded_slowdown"])
     page = data_folder / "reports" / "replay-story.csv" / "replay.html"
     assert page.read_text(encoding="utf-8").count("<tr>") == 3
 
@@ -60,7 +62,7 @@ def test_the_command_prints_a_row_a_way_in_the_order_asked_and_leaves_a_page_and
 
 
 def test_the_recommended_way_stands_in_the_first_row_when_it_is_asked_for(log: Path) -> None:
-    (row,) = rows_of(str(log), "--policy", "gridcast", "--predictor", "gridcast", "--machine", "4", "--bound", "1")
+    (row,) = rows_of(str(log), "--policy", "gridcast", "--predictor", "gridcast", "--machine", "4", "--bound", "1", "--day", "2026-01-01")
     assert (row["policy"], row["predictor"], row["bound"], row["jobs"]) == ("gridcast", "gridcast", 3600.0, 4)
 
 
