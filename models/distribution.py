@@ -107,8 +107,7 @@ class Distribution:
         Accuracy as APA and as MAE in one aim; prefix sums make it linear in the bins. ``scale`` is a number or float64[n]; where it
         is NaN only relative accuracy counts.
         """
-        scales = np.broadcast_to(np.asarray(scale, dtype=np.float64), (len(self),))
-        prices = np.where(scales > 0, deviation / np.where(scales > 0, scales, 1.0), 0.0)
+        prices = np.ascontiguousarray(np.broadcast_to(price_of(scale, deviation), (len(self),)))
         out = np.empty(len(self), np.int64)
         best_bins(self.mass, self.grid.centres, self.limit, prices, out)
         return out
@@ -119,10 +118,14 @@ class Distribution:
 
     def point_in(self, bins: Array, seen: Array | None = None) -> Array:
         """The value of each row (float64[n]) in its bin of ``bins``: ``seen`` where known, else the bin's middle."""
+        return self.value_in(bins, np.arange(len(self)), seen)
+
+    def value_in(self, bins: Array, rows: Array, seen: Array | None = None) -> Array:
+        """``point_in`` for some ``rows``, any of them several times."""
         values = self.grid.centres[bins]
         if seen is not None:
             values = np.where(np.isnan(seen), values, seen)
-        return np.minimum(values, self.limit)
+        return np.minimum(values, self.limit[rows])
 
     def total(self, draws: int = 2000, seed: int = 0) -> Array:
         """Draws from the distribution of the sum over all rows, taken to be independent (float64[draws])."""
@@ -156,3 +159,9 @@ class Distribution:
 def join(parts: Sequence[Distribution]) -> Distribution:
     """The rows of several distributions over one grid, one after the other."""
     return Distribution(parts[0].grid, np.concatenate([part.mass for part in parts]), np.concatenate([part.limit for part in parts]))
+
+
+def price_of(scale: float | Array, deviation: float = DEVIATION) -> Array:
+    """What a unit of error costs (float64, the shape of ``scale``), see ``best_bin``."""
+    scales = np.asarray(scale, dtype=np.float64)
+    return np.where(scales > 0, deviation / np.where(scales > 0, scales, 1.0), 0.0)

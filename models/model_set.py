@@ -24,7 +24,7 @@ from models.distribution import Distribution
 from models.features import NEVER, Contexts, Levels, choose_levels, encode
 from models.kinds import find_kinds, in_parts, tell_apart
 from models.mixture import Mixture, endings
-from models.refinement import Refiner, refine_by_cluster
+from models.refinement import Refiner, factors_by_cluster, read_bent, refine
 from models.targets import LIMITED_BY, TARGETS
 from models.weights import Learned
 
@@ -33,6 +33,8 @@ Array = npt.NDArray[Any]
 FORMAT = 2
 MANIFEST = "manifest.json"
 NO_MODEL = "none"
+SHARES = {"_low": 0.05, "_high": 0.95, "_allocation": 0.95, "_kill_limit": 0.99}
+"""The share of the jobs that each of these answers is to lie above, within what the user asked for."""
 
 
 class ModelError(GridcastError):
@@ -142,8 +144,9 @@ class Answers:
     """What was foreseen for n jobs, kept a kind of job: ``which`` (int64[n]) is the kind of each.
 
     ``numbers``, float64[kinds] by name, are for each target t the best single value t, t_median, t_mean, t_sd, the 90 % range t_low
-    to t_high and t_q<level> for each quantile asked for. ``cluster`` (object[kinds]) is whose refiner answered, ``cold_start``
-    (bool[kinds]) says that nothing is known of who submits.
+    to t_high, what to set aside t_allocation and where to stop the job t_kill_limit (see SHARES), and t_q<level> for each quantile
+    asked for. ``cluster`` (object[kinds]) is whose refiner answered, ``cold_start`` (bool[kinds]) says that nothing is known of who
+    submits.
     """
 
     numbers: dict[str, Array]
@@ -160,6 +163,16 @@ class Answers:
         columns = {name: values[self.which] for name, values in self.numbers.items()}
         last = {"cluster": self.cluster[self.which], "model_version": self.model_version, "cold_start": self.cold_start[self.which]}
         return pd.DataFrame({"job_id": job_ids, **columns, **last})
+
+
+@dataclass(frozen=True)
+class _Foreseen:
+    """Masses of the kinds of history among n jobs, which of them each job has, its refiner's factors, and whether it is a cold start."""
+
+    masses: Distribution
+    which: Array
+    factors: Array
+    cold: Array
 
 
 class Forecaster:
@@ -238,17 +251,19 @@ class Forecaster:
         return self.model_set.clusters.assign(jobs) if self.model_set else np.full(len(jobs), GLOBAL, dtype=object)
 
     def _distribution(self, name: str, contexts: Contexts, limits: Array, clusters: Array) -> Distribution:
+        foreseen = self._foresee(name, contexts, limits, clusters)
+        answer = foreseen.masses.take(foreseen.which)
+        return replace(answer, mass=refine(answer.mass, foreseen.factors))
+
+    def _foresee(self, name: str, contexts: Contexts, limits: Array, clusters: Array) -> _Foreseen:
         mixture = self.mixtures[name]
         # Only the refiner reads the numbers: the histories of jobs that differ by no more are looked at once.
         alike = tell_apart([*contexts.keys.T, contexts.at.view(np.uint64), limits.view(np.uint64)], len(contexts))
         few = contexts.take(alike.first)
-        answer = mixture.distributions(few, limits[alike.first])
-        if len(few) < len(contexts):
-            answer = answer.take(alike.which)
+        masses, counts = mixture.distributions(few, limits[alike.first]), mixture.counts(few)
         refiners = self.model_set.targets[name].refiners if self.model_set else {}
-        if refiners:
-            answer = refine_by_cluster(answer, mixture.counts(few)[alike.which], contexts.numbers, refiners, clusters)
-        return answer
+        factors = factors_by_cluster(masses.mass, counts, contexts.numbers, refiners, clusters, alike.which)
+        return _Foreseen(masses, alike.which, factors, (counts[:, self.levels.owner] == 0)[alike.which])
 
     def distributions(self, jobs: pd.DataFrame, name: str, at: datetime | None = None) -> Distribution:
         """The distributions of one target for ``jobs``, a row a job, by what was known at submission (or at ``at``)."""
@@ -288,9 +303,9 @@ class Forecaster:
                 part = contexts.take(rows)
                 found = {"cold": np.zeros(len(rows), dtype=bool)}
                 for name in self.names:
-                    masses = self._distribution(name, part, limits[name][rows], clusters[rows])
-                    found |= self._numbers(name, masses, part, quantiles)
-                    found["cold"] |= self.mixtures[name].counts(part)[:, self.levels.owner] == 0
+                    foreseen = self._foresee(name, part, limits[name][rows], clusters[rows])
+                    found |= self._numbers(name, foreseen, part, quantiles)
+                    found["cold"] |= foreseen.cold
                 return found
 
             # Kinds with the same histories stand together, so that each part looks at its own.
@@ -298,24 +313,25 @@ class Forecaster:
             place = np.empty_like(order)
             place[order] = np.arange(len(order))
             found = in_parts(answer, order)
-            own = {cluster for model in (self.model_set.targets.values() if self.model_set else ()) for cluster in model.refiners}
-            nobody = GLOBAL if self.model_set else NO_MODEL
-            answered_by = np.array([cluster if cluster in own else nobody for cluster in clusters[order]], dtype=object)
-            return Answers(found, answered_by, found.pop("cold"), place[kinds.which], self.model_version)
+            return Answers(found, self._answering(clusters[order]), found.pop("cold"), place[kinds.which], self.model_version)
 
-    def _numbers(self, name: str, answer: Distribution, contexts: Contexts, quantiles: tuple[float, ...]) -> dict[str, Array]:
+    def _answering(self, clusters: Array) -> Array:
+        if self.model_set is None:
+            return np.full(len(clusters), NO_MODEL, dtype=object)
+        own = {cluster for model in self.model_set.targets.values() for cluster in model.refiners}
+        if own <= {GLOBAL}:
+            return np.full(len(clusters), GLOBAL, dtype=object)
+        return np.array([cluster if cluster in own else GLOBAL for cluster in clusters], dtype=object)
+
+    def _numbers(self, name: str, foreseen: _Foreseen, contexts: Contexts, quantiles: tuple[float, ...]) -> dict[str, Array]:
         mixture, level = self.mixtures[name], self.calibrations[name].level
-        asked = {f"{name}_median": 0.5, f"{name}_low": level(0.05), f"{name}_high": level(0.95)}
-        asked |= {f"{name}_q{share:g}": level(share) for share in quantiles}
-        found = dict(zip(asked, answer.quantiles(np.array(list(asked.values()))).T, strict=True))
-        best, moments = answer.best_bin(mixture.scale), answer.moments()
-        columns = {
-            name: answer.point_in(best, mixture.last_in_bin(contexts, best)),
-            f"{name}_median": found.pop(f"{name}_median"),
-            f"{name}_mean": moments[:, 0],
-            f"{name}_sd": moments[:, 1],
-        }
-        return columns | found
+        levels = {end: level(share) for end, share in (SHARES | {f"_q{share:g}": share for share in quantiles}).items()}
+        masses, which = foreseen.masses, foreseen.which
+        numbers, best = read_bent(masses, which, foreseen.factors, np.array([0.5, *levels.values()]), mixture.scale)
+        point = masses.value_in(best, which, mixture.last_in_bin(contexts, best))
+        mean, deviation, median, *others = numbers.T
+        known = {"": point, "_median": median, "_mean": mean, "_sd": deviation} | dict(zip(levels, others, strict=True))
+        return {f"{name}{end}": values for end, values in known.items()}
 
 
 def _trained_until(model_set: ModelSet | None) -> int:

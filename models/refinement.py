@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from models.clusters import GLOBAL
-from models.distribution import Distribution
-from models.masses import bend, bins_below, coarsen
+from models.distribution import Distribution, price_of
+from models.masses import bend, bins_below, coarsen, read_off
 
 Array = npt.NDArray[Any]
 
@@ -57,11 +57,16 @@ def coarse_masses(mass: Array) -> Array:
     return out
 
 
-def inputs(mass: Array, coarse: Array, counts: Array, numbers: Array) -> Array:
-    """What a refiner is shown: coarse masses, the mixture's quantiles, counts of ended jobs a key, the job's numbers (float32[n, m])."""
+def inputs(mass: Array, coarse: Array, counts: Array, numbers: Array, which: Array | None = None) -> Array:
+    """What a refiner is shown: coarse masses, the mixture's quantiles, counts of ended jobs a key, the job's numbers (float32[n, m]).
+
+    ``which`` (int64[n]) says which row of the first three each row of ``numbers`` goes with, where several share one.
+    """
     quantiles = np.empty((len(mass), len(QUANTILES)), np.float32)
     bins_below(mass, np.array(QUANTILES), quantiles)
-    return np.column_stack([coarse, quantiles, np.log2(1.0 + counts), numbers]).astype(np.float32)
+    shown = np.column_stack([coarse, quantiles, np.log2(1.0 + counts)]).astype(np.float32)
+    # CatBoost takes columns as they lie, and would copy rows.
+    return np.asfortranarray(np.column_stack([shown if which is None else shown[which], numbers]))
 
 
 def input_names(levels: tuple[str, ...], numbers: tuple[str, ...], bins: int) -> list[str]:
@@ -82,12 +87,37 @@ def refine_by_cluster(
     foreseen: Distribution, counts: Array, numbers: Array, refiners: Mapping[str, Refiner], clusters: Array
 ) -> Distribution:
     """Bend each row by its cluster's refiner, or by the global one where it has none; not at all where there is neither."""
-    coarse = coarse_masses(foreseen.mass)
-    shown = inputs(foreseen.mass, coarse, counts, numbers)
-    ratio = np.ones_like(coarse)
+    return replace(foreseen, mass=refine(foreseen.mass, factors_by_cluster(foreseen.mass, counts, numbers, refiners, clusters)))
+
+
+def factors_by_cluster(
+    mass: Array, counts: Array, numbers: Array, refiners: Mapping[str, Refiner], clusters: Array, which: Array | None = None
+) -> Array:
+    """The factor of each coarse mass of each job (float64[n, coarse bins]); ``which`` as for ``inputs``."""
+    coarse = coarse_masses(mass)
+    each = coarse if which is None else coarse[which]
+    ratio = np.ones_like(each)
+    if not refiners:
+        return ratio
+    shown = inputs(mass, coarse, counts, numbers, which)
+    if refiners.keys() == {GLOBAL}:
+        return refiners[GLOBAL].ratio(shown, each)
     who = np.array([cluster if cluster in refiners else GLOBAL for cluster in clusters], dtype=object)
     for cluster, refiner in refiners.items():
         rows = who == cluster
         if rows.any():
-            ratio[rows] = refiner.ratio(shown[rows], coarse[rows])
-    return replace(foreseen, mass=refine(foreseen.mass, ratio))
+            ratio[rows] = refiner.ratio(shown[rows], each[rows])
+    return ratio
+
+
+def read_bent(foreseen: Distribution, which: Array, factors: Array, levels: Array, scale: float) -> tuple[Array, Array]:
+    """Mean, standard deviation and quantiles at ``levels`` (float64[n, 2 + levels]), and the best bin (int64[n]).
+
+    Of the rows ``which`` of ``foreseen``, each bent by its ``factors``: what ``refine`` and then ``Distribution`` would say.
+    """
+    grid = foreseen.grid
+    numbers, best = np.empty((len(which), 2 + len(levels))), np.empty(len(which), np.int64)
+    limit = foreseen.limit[which]
+    width = _width(grid.bins)
+    read_off(foreseen.mass, which, factors, width, grid.centres, grid.edges, limit, levels, price_of(scale), numbers, best)
+    return numbers, best

@@ -34,6 +34,9 @@ ARROW_TYPE = "application/vnd.apache.arrow.stream"
 REQUESTS = {"walltime": "requested_walltime", "peak_memory": "requested_memory"}
 """What stands for each prediction when there is none: the field with what the user asked for."""
 
+FALLBACK = ("", "_high", "_allocation", "_kill_limit")
+"""The parts of a prediction that it stands for."""
+
 Rows = list[dict[str, Any]]
 Columns = dict[str, list[Any]]
 
@@ -178,7 +181,7 @@ def _requests(rows: Iterable[Mapping[str, Any]], why: str) -> Rows:
     return [
         {
             "job_id": row.get("job_id"),
-            **{f"{target}{part}": row.get(field) for target, field in REQUESTS.items() for part in ("", "_high")},
+            **{f"{target}{part}": row.get(field) for target, field in REQUESTS.items() for part in FALLBACK},
             "cluster": "none",
             "model_version": "request",
             "cold_start": True,

@@ -16,7 +16,8 @@ from services.client import Gridcast, RefusedError, UnavailableError
 from tests.services.conftest import Predictor, free_port
 
 JOB = {"job_id": "1", "source": "grid", "requested_walltime": 3600.0, "requested_memory": 2e9}
-FELL_BACK = {"walltime": 3600.0, "walltime_high": 3600.0, "peak_memory": 2e9, "model_version": "request", "cold_start": True}
+FELL_BACK = {"walltime": 3600.0, "walltime_high": 3600.0, "walltime_kill_limit": 3600.0, "peak_memory_allocation": 2e9}
+FELL_BACK |= {"peak_memory": 2e9, "model_version": "request", "cold_start": True}
 
 
 class Fake(BaseHTTPRequestHandler):

@@ -45,6 +45,7 @@ def test_a_job_is_answered_with_values_ranges_and_who_answered(predictor: Predic
     for row in answer["rows"]:
         for target in ("walltime", "peak_memory"):
             assert 0 <= row[f"{target}_low"] <= row[f"{target}_median"] <= row[f"{target}_high"]
+            assert row[f"{target}_high"] <= row[f"{target}_allocation"] <= row[f"{target}_kill_limit"]
             assert row[target] > 0 and row[f"{target}_mean"] > 0 and row[f"{target}_sd"] >= 0
         assert row["model_version"] == answer["model_version"] == "gridcast-1"
         assert row["cold_start"] is False
@@ -61,6 +62,11 @@ def test_rows_columns_and_arrow_give_equal_answers(predictor: Predictor, waiting
     assert columns["columns"] == {name: [row[name] for row in rows["rows"]] for name in rows["rows"][0]}
     for by_arrow, by_json in zip(table.to_pylist(), rows["rows"], strict=True):
         assert by_arrow == by_json
+
+
+def test_what_to_set_aside_and_where_to_stop_a_job_stay_within_its_request(predictor: Predictor, waiting: Rows) -> None:
+    for row, job in zip(post(predictor, "/predict", {"jobs": waiting, "coverage": 0.5}).json()["rows"], waiting, strict=True):
+        assert row["walltime_high"] <= row["walltime_allocation"] <= row["walltime_kill_limit"] <= job.get("requested_walltime", 1e9)
 
 
 def test_a_narrower_coverage_gives_a_narrower_range_and_ninety_percent_is_the_default(predictor: Predictor, waiting: Rows) -> None:
