@@ -1,6 +1,6 @@
 """How fast the broker's doors are: the real service as a process of its own, asked through the client on the same cores.
 
-    uv run python benchmarks/serving.py [--json] [--peers]
+    uv run python benchmarks/serving.py [--json]
 
 The jobs are consecutive submissions of the LHC Computing Grid's log, asked about as jobs that wait now, each call another stretch of
 the log, against a champion trained on it; everything is in the time: encoding, loopback, decoding, history, mixture, CatBoost, ranges.
@@ -40,7 +40,6 @@ def main() -> None:
     """Prepare, serve, ask, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--peers", action="store_true", help="also measure MLflow's own server and a bare FastAPI app with the same model")
     options = parser.parse_args()
     log = find_log()
     home = Path(os.environ.setdefault("GRIDCAST_HOME", str(default_home(log))))
@@ -48,10 +47,6 @@ def main() -> None:
     jobs = waiting_jobs()
     with serving(home) as address:
         rows = measure(address, jobs)
-    if options.peers:
-        from peers import measure_peers
-
-        rows += measure_peers(jobs)
     about = {"log": log.name if log else "generated jobs", "machine": f"{os.cpu_count()} cores, {processor()}", "load": os.getloadavg()[0]}
     if options.json:
         print(json.dumps({"rows": rows, **about}, indent=1))
