@@ -328,6 +328,7 @@ def replay(
     machine: Annotated[
         str | None, typer.Option(help="Processors, or a TOML or JSON file of pools; default: what the log's header says, else its peak.")
     ] = None,
+    version: Annotated[int | None, typer.Option(help="Ask this version of the model, trained on what ended before the log begins.")] = None,
     day: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The day that the page draws; default: the busiest.")] = None,
     log_format: LogFormat = None,
     mapping: Mapping = None,
@@ -341,7 +342,7 @@ def replay(
     from scheduling.comparison import against_first
     from scheduling.machine import find_machine
     from scheduling.report import report as write_page
-    from scheduling.worth import HOUR, SHOWN, record_replays, replay_each, ways
+    from scheduling.worth import HOUR, SHOWN, record_replays, replay_each, trained, ways
 
     settings = prepare_environment()
     asked = ways(policy, predictor, corrector, None if bound is None else bound * HOUR)
@@ -350,13 +351,14 @@ def replay(
     if jobs.empty:
         raise InputError(f"there is no file and no stored source called {log}")
     with progress_bar("replaying") as report:
-        done = replay_each(jobs, find_machine(machine, file, jobs), asked, report)
+        learned = None if version is None else trained(version, jobs, _store(), settings)
+        done = replay_each(jobs, find_machine(machine, file, jobs), asked, report, learned)
     rows = against_first(done)
     name = Path(log).name
     title = f"Replay of {name}, {len(done[0].trace):,} jobs on {done[0].machine.processors:,} processors, waits in s"
     show(rows, as_json, title, SHOWN)
     page = write_page(done, settings.folder("reports") / f"replay-{name}", day)
-    err.print(f"{page}\nlogged to MLflow as run {record_replays(done, name, settings)}", highlight=False, soft_wrap=True)
+    err.print(f"{page}\nlogged to MLflow as run {record_replays(done, name, settings, learned)}", highlight=False, soft_wrap=True)
 
 
 @app.command()

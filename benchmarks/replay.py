@@ -1,6 +1,6 @@
 """What a prediction is worth in a scheduler, on the real logs: the tables of docs/scheduling.md.
 
-``uv run python benchmarks/replay.py published|settings|frontier|correctors|ranges|speed|loads|centre [LOG …]``
+``uv run python benchmarks/replay.py published|chosen|orders|settings|frontier|worth|correctors|ranges|speed|loads|centre [LOG …]``
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".numba
 from jobs.ingest import read_log
 from jobs.readers.swf import read_header
 from jobs.schema import conform, fill_in
-from scheduling.comparison import by_group, difference
+from scheduling.comparison import by_group, difference, verdict
 from scheduling.machine import Machine, machine_of, processors
 from scheduling.outcome import Replay
 from scheduling.replay import replay
-from scheduling.report import report
 
 TRACES = Path(os.environ.get("GRIDCAST_TRACES", Path(__file__).parents[2] / "shared" / "data"))
 LOGS = {
@@ -33,8 +32,10 @@ LOGS = {
     "SDSC": "SDSC-SP2-1998-4.2-cln.swf.gz",
     "CTC": "CTC-SP2-1996-3.1-cln.swf.gz",
     "LPC": "LPC-EGEE-2004-1.2-cln.swf.gz",
+    "LANL": "LANL-CM5-1994-4.1-cln.swf.gz",
 }
 HOUR = 3600.0
+BOUNDS = (24, 48, 72, 96, 120, 168, np.inf)
 Way = dict[str, Any]
 
 
@@ -81,26 +82,66 @@ def published(names: list[str]) -> None:
 def settings(names: list[str]) -> None:
     """What may be asked of the distribution under the recommended order."""
     asked = [
-        ("log-mean", "mean", "request"), ("median", "median", "request"), ("log-mean", "log-mean", "request"),
-        ("mean", "mean", "request"), ("log-mean", "q0.75", "request"), ("log-mean", "mean", "q0.95"), ("log-mean", "mean", "mean"),
+        ("mean", "mean", "request"), ("log-mean", "mean", "request"), ("median", "mean", "request"), ("mean", "log-mean", "request"),
+        ("mean", "q0.75", "request"), ("mean", "request", "request"), ("mean", "mean", "q0.95"), ("mean", "mean", "mean"),
     ]  # fmt: skip
     each(names, [(("gridcast", "gridcast"), dict(zip(("rank", "fit", "finish"), way, strict=True))) for way in asked])
 
 
-def frontier(names: list[str]) -> None:
-    """Mean slowdown against the longest wait: the bound on waiting swept, and the page with its plot."""
+def orders(names: list[str]) -> None:
+    """The orders of the queue by the same predictions, each with the recommended bound, and with none."""
+    asked = {"rank": "mean", "fit": "mean", "finish": "request"}
+    for bound in (120 * HOUR, np.inf):
+        each(names, [((order, "gridcast"), {**asked, "bound": bound}) for order in ("aged", "xfactor", "sjf", "area", "smith")])
+
+
+def chosen(names: list[str]) -> None:
+    """The recommended way and what stands beside it: today's scheduling, its bounds on waiting, and perfect knowledge."""
+    ways: list[tuple[tuple[str, ...], Way]] = [
+        (("easy", "request"), {}), (("gridcast", "request"), {}), (("gridcast", "template"), {}), (("gridcast", "gridcast"), {}),
+        (("gridcast", "gridcast"), {"bound": np.inf}), (("xfactor", "perfect"), {}), (("gridcast", "perfect"), {}),
+    ]  # fmt: skip
     for name in names:
         jobs, machine = load(name)
-        done = [replay(jobs, machine, "easy", "request"), replay(jobs, machine, "easy-sjbf", "last-two")]
-        done += [replay(jobs, machine, "xfactor", "perfect", bound=bound * HOUR) for bound in (72, np.inf)]
-        done += [replay(jobs, machine, "gridcast", "gridcast", bound=bound * HOUR) for bound in (24, 48, 72, 96, 120, np.inf)]
-        for one in done:
-            show(name, one, f"bound={one.policy.bound / HOUR:g} h")
-        print(report(done, Path("/tmp") / f"replay-{name}"))
+        today = replay(jobs, machine)
+        for way, more in ways:
+            done = replay(jobs, machine, *way, **more)
+            apart = difference(done, today)
+            show(name, done, f"{apart.value:.3f} of EASY [{apart.low:.3f} {apart.high:.3f}]{' no bound' if more else ''}")
+
+
+def frontier(names: list[str]) -> None:
+    """Mean slowdown against the longest wait: the bound on waiting swept, drawn in docs/pictures/frontier.png."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        jobs, machine = load(name)
+        today = replay(jobs, machine)
+        waits, p99 = today.waits.max() / HOUR, np.percentile(today.waits, 99) / HOUR
+        axes.set_title(f"{name}: twice EASY's longest wait is {2 * waits:.0f} h", fontsize=10)
+        for label, marker, ways in (
+            ("EASY, request", "s", [("easy", "request", np.inf)]),
+            ("shortest-first backfill, last two", "v", [("easy-sjbf", "last-two", np.inf)]),
+            ("expansion factor, gridcast", ".-", [("xfactor", "gridcast", bound * HOUR) for bound in BOUNDS]),
+            ("recommended, template", ".-", [("gridcast", "template", bound * HOUR) for bound in BOUNDS]),
+            ("recommended, gridcast", "o-", [("gridcast", "gridcast", bound * HOUR) for bound in BOUNDS]),
+            ("recommended, perfect", ".-", [("gridcast", "perfect", bound * HOUR) for bound in BOUNDS]),
+        ):
+            done = [replay(jobs, machine, policy, predictor, bound=bound) for policy, predictor, bound in ways]
+            for one in done:
+                show(name, one, f"bound={one.policy.bound / HOUR:g} h, 99 % {np.percentile(one.waits, 99) / HOUR / p99:.2f} of EASY's")
+            points = sorted((one.waits.max() / HOUR, one.slowdowns.mean()) for one in done)
+            axes.plot(*zip(*points, strict=True), marker, label=label, linewidth=1, markersize=5)
+        axes.axvline(2 * waits, color="0.6", linewidth=1, linestyle=":")
+        axes.set(xscale="log", xlabel="longest wait [h]", ylabel="mean bounded slowdown", ylim=(0, None))
+        axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=7)
+    figure.savefig(Path(__file__).parents[1] / "docs" / "pictures" / "frontier.png", dpi=90)
 
 
 def worth(names: list[str]) -> None:
-    """Whether Gridcast's differences from the heuristics are more than luck, under both policies."""
+    """Whether Gridcast's differences from the heuristics are more than luck, under the published policy and the recommended one."""
     for name in names:
         jobs, machine = load(name)
         for policy in ("easy-sjbf", "gridcast"):
@@ -109,7 +150,7 @@ def worth(names: list[str]) -> None:
             for predictor in ("request", "last-two", "template", "median-3"):
                 theirs = replay(jobs, machine, policy, predictor)
                 apart = difference(mine, theirs)
-                show(name, theirs, f"ratio {apart.ratio:.3f} [{apart.low:.3f} {apart.high:.3f}] {apart.verdict}")
+                show(name, theirs, f"ratio {apart.value:.3f} [{apart.low:.3f} {apart.high:.3f}] {verdict(apart)}")
 
 
 def correctors(names: list[str]) -> None:
@@ -190,7 +231,7 @@ def centre(names: list[str]) -> None:
 
 
 TABLES: dict[str, Callable[[list[str]], None]] = {
-    one.__name__: one for one in (published, settings, frontier, worth, correctors, ranges, speed, loads, centre)
+    one.__name__: one for one in (published, chosen, orders, settings, frontier, worth, correctors, ranges, speed, loads, centre)
 }
 
 if __name__ == "__main__":

@@ -14,12 +14,15 @@ from scheduling.comparison import against_first
 from scheduling.correctors import corrector_named
 from scheduling.machine import Machine
 from scheduling.outcome import Replay
-from scheduling.policies import Policy, policy_named
+from scheduling.policies import Policy, PolicyError, policy_named
 from scheduling.predictors import predictor_named
 from scheduling.replay import replay
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from infra.settings import Settings
+    from models.model_set import ModelSet
 
 HOUR = 3600.0
 SHOWN = (
@@ -56,8 +59,35 @@ def ways(
     ]
 
 
-def replay_each(jobs: pd.DataFrame, machine: Machine, asked: Sequence[Way], progress: Progress | None = None) -> list[Replay]:
-    """Replay ``jobs`` on ``machine`` in each of the ways, in their order; raises PolicyError, MachineError or TraceError."""
+@dataclass(frozen=True)
+class Trained:
+    """A version of the model, and the jobs that had ended before it is asked."""
+
+    model: ModelSet
+    past: pd.DataFrame
+
+
+def trained(number: int, jobs: pd.DataFrame, engine: Engine, settings: Settings) -> Trained:
+    """Version ``number`` of the registered model, with the stored jobs of its sources that were submitted before ``jobs``.
+
+    Raises RegistryError where there is no such version.
+    """
+    from jobs.store import read_jobs
+    from models import registry, release
+
+    model = release.load(registry.get(number, settings), settings)
+    return Trained(model, read_jobs(engine, sources=model.card["sources"], until=jobs["submitted_at"].min(), ended=True))
+
+
+def replay_each(
+    jobs: pd.DataFrame, machine: Machine, asked: Sequence[Way], progress: Progress | None = None, version: Trained | None = None
+) -> list[Replay]:
+    """Replay ``jobs`` on ``machine`` in each of the ways, in their order; raises PolicyError, MachineError or TraceError.
+
+    With ``version`` the predictor gridcast is that version, which must have been trained on what ended before the log begins.
+    """
+    if version and all(way.predictor != "gridcast" for way in asked):
+        raise PolicyError("a version of the model answers as the predictor gridcast, and that is not among those asked about")
     done = []
     for place, way in enumerate(asked):
 
@@ -66,11 +96,12 @@ def replay_each(jobs: pd.DataFrame, machine: Machine, asked: Sequence[Way], prog
                 progress(f"{way.policy.name}, {way.predictor}", (place + share) / len(asked))
 
         tell(0.0)
-        done.append(replay(jobs, machine, way.policy, way.predictor, way.corrector, progress=tell))
+        learned = {"model": version.model, "past": version.past} if version and way.predictor == "gridcast" else {}
+        done.append(replay(jobs, machine, way.policy, way.predictor, way.corrector, progress=tell, **learned))  # type: ignore[arg-type]
     return done
 
 
-def record_replays(replays: Sequence[Replay], log: str, settings: Settings) -> str:
+def record_replays(replays: Sequence[Replay], log: str, settings: Settings, version: Trained | None = None) -> str:
     """Log replays of ``log`` to MLflow, table and plots, beside the models that they judge; returns the run's id. Raises RegistryError."""
     from models import registry
     from models.versions import Evidence
@@ -87,6 +118,7 @@ def record_replays(replays: Sequence[Replay], log: str, settings: Settings) -> s
     evidence = Evidence(
         card=f"# Replay of {log}\n\n{len(first.trace):,} jobs on {first.machine.processors:,} processors, {len(rows)} ways.",
         metrics=metrics,
+        tags={"model_version": version.model.version} if version else {},
         parameters={"log": log, "jobs": len(first.trace), "processors": first.machine.processors},
         tables={"replay": pd.DataFrame(rows)},
         figures={

@@ -6,11 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 import gridcast
+from infra.settings import Settings, prepare_environment
+from jobs.store import add_jobs, open_store
+from jobs.workload import generate
+from models import registry
+from models.training import train
+from models.versions import Evidence
+from scheduling.machine import processors
 from scheduling.policies import PolicyError
-from scheduling.worth import ways
+from scheduling.worth import record_replays, replay_each, trained, ways
 
 KEYS = {
     "policy", "predictor", "corrector", "mean_bounded_slowdown", "p95_bounded_slowdown", "mean_wait", "p99_wait", "max_wait",
@@ -35,7 +43,7 @@ def rows_of(*arguments: str) -> list[dict[str, Any]]:
     return list(json.loads(run.stdout)["rows"])
 
 
-def test_the_command_prints_a_row_a_way_in_the_order_asked_and_leaves_a_page_and_a_run(log: Path, data_folder: Path) -> None:
+def test_the_command_prints_a_row_a_way_in_the_order_asked_and_leaves_a_page_and_a_run(log: Path) -> None:
     rows = rows_of(str(log), "--policy", "easy", "--policy", "fcfs", "--predictor", "request", "--machine", "4")
     assert [(row["policy"], row["predictor"], row["corrector"]) for row in rows] == [
         ("easy", "request", "request"),
@@ -46,14 +54,10 @@ def test_the_command_prints_a_row_a_way_in_the_order_asked_and_leaves_a_page_and
     assert rows[1]["mean_wait"] == pytest.approx((0 + 99 + 148 + 147) / 4)
     assert rows[0]["ratio"] == 1
     assert rows[1]["ratio"] == pytest.approx(rows[1]["mean_bounded_slowdown"] / rows[0]["mean_bounded_slowdown"])
-    page = data_folder / "reports" / "replay-story.csv" / "replay.html"
+    settings = prepare_environment()
+    page = settings.folder("reports") / "replay-story.csv" / "replay.html"
     assert page.read_text(encoding="utf-8").count("<tr>") == 3
 
-    from mlflow import MlflowClient
-
-    from infra.settings import prepare_environment
-
-    settings = prepare_environment()
     client = MlflowClient(settings.tracking_url, settings.tracking_url)
     experiments = [one.experiment_id for one in client.search_experiments()]
     run = client.search_runs(experiments, "attributes.run_name = 'replay of story.csv'", max_results=1)[0]
@@ -115,3 +119,28 @@ def test_pools_are_read_from_a_file(log: Path, tmp_path: Path) -> None:
         (tmp_path / name).write_text(text, encoding="utf-8")
         (row,) = rows_of(str(log), "--policy", "easy", "--predictor", "request", "--machine", str(tmp_path / name))
         assert (row["jobs"], row["left_out"]) == (2, 2)  # two jobs are wider than a host
+
+
+def test_a_version_of_the_model_answers_by_what_it_learned_before_the_log_began(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    engine = open_store(settings.store_url)
+    jobs = generate(jobs=1500, days=10, seed=1).jobs.sort_values("submitted_at", ignore_index=True)
+    later = jobs.iloc[1200:].reset_index(drop=True)
+    earlier = jobs[jobs["ended_at"] < later["submitted_at"].min()]
+    with engine.begin() as connection:
+        add_jobs(connection, earlier)
+    folder = tmp_path / "model"
+    train(earlier).save(folder)
+    registry.publish(folder, Evidence(card="# a card"), run_name="a test", settings=settings)
+    version = trained(1, later, engine, settings)
+    assert len(version.past) == len(earlier)
+    # On a machine with room for all, each job is predicted at once: only what was learned before tells the two apart.
+    (asked,) = ways(["easy"], ["gridcast"])
+    (knowing,), (anew,) = (replay_each(later, processors(10_000), [asked], version=one) for one in (version, None))
+    assert knowing.accuracy > anew.accuracy
+    with pytest.raises(PolicyError, match="trained on jobs that ended after the log begins"):
+        replay_each(earlier, processors(10_000), [asked], version=version)
+    with pytest.raises(PolicyError, match="answers as the predictor gridcast"):
+        replay_each(later, processors(10_000), ways(["easy"], ["last"]), version=version)
+    run = record_replays([knowing], "later", settings, version)
+    assert MlflowClient(settings.tracking_url).get_run(run).data.tags["model_version"] == version.model.version
