@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from models.baselines import predict_all
-from models.model_set import Forecaster, ModelSet
+from models.forecaster import Forecaster
+from models.model_set import ModelSet
 from models.targets import TARGETS, Floats
 
 Progress = Callable[[str, float], None]

@@ -34,9 +34,9 @@ class Lessons:
         """The lessons of some rows."""
         return Lessons(*(getattr(self, part.name)[rows] for part in fields(self)))
 
-    def split(self, later: int) -> tuple[Array, Array]:
-        """The rows before ``later``, in the order in which outcomes became known, and those after that were submitted when these were."""
-        after = np.arange(later, len(self.truth))
+    def split(self, later: int, until: int | None = None) -> tuple[Array, Array]:
+        """The rows before ``later``, in the order in which outcomes became known, and those up to ``until`` submitted when these were."""
+        after = np.arange(later, len(self.truth) if until is None else until)
         return np.arange(later), after[self.at[after] >= self.known[:later].max(initial=0)]
 
 

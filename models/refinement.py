@@ -6,7 +6,6 @@ The mixture's bins are put together into coarse ones; the model says for each by
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -83,30 +82,19 @@ def refine(mass: Array, ratio: Array) -> Array:
     return bent
 
 
-def refine_by_cluster(
-    foreseen: Distribution, counts: Array, numbers: Array, refiners: Mapping[str, Refiner], clusters: Array
-) -> Distribution:
-    """Bend each row by its cluster's refiner, or by the global one where it has none; not at all where there is neither."""
-    return replace(foreseen, mass=refine(foreseen.mass, factors_by_cluster(foreseen.mass, counts, numbers, refiners, clusters)))
+def factors(shown: Array, coarse: Array, refiners: Mapping[str, Refiner], clusters: Array) -> Array:
+    """The factor of each coarse mass of each job (float64[n, coarse bins]), by what its refiner is ``shown`` (see ``inputs``).
 
-
-def factors_by_cluster(
-    mass: Array, counts: Array, numbers: Array, refiners: Mapping[str, Refiner], clusters: Array, which: Array | None = None
-) -> Array:
-    """The factor of each coarse mass of each job (float64[n, coarse bins]); ``which`` as for ``inputs``."""
-    coarse = coarse_masses(mass)
-    each = coarse if which is None else coarse[which]
-    ratio = np.ones_like(each)
-    if not refiners:
-        return ratio
-    shown = inputs(mass, coarse, counts, numbers, which)
+    A job is answered by its cluster's refiner, or by the global one where it has none; its masses stay where there is neither.
+    """
     if refiners.keys() == {GLOBAL}:
-        return refiners[GLOBAL].ratio(shown, each)
+        return refiners[GLOBAL].ratio(shown, coarse)
+    ratio = np.ones_like(coarse)
     who = np.array([cluster if cluster in refiners else GLOBAL for cluster in clusters], dtype=object)
     for cluster, refiner in refiners.items():
         rows = who == cluster
         if rows.any():
-            ratio[rows] = refiner.ratio(shown[rows], each[rows])
+            ratio[rows] = refiner.ratio(shown[rows], coarse[rows])
     return ratio
 
 

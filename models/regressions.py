@@ -111,7 +111,7 @@ def _forest(inputs: pd.DataFrame, values: Floats, target: Target) -> Fitted:
 
 def _catboost(inputs: pd.DataFrame, values: Floats, target: Target) -> Fitted:
     """On logarithms by absolute error, with its own treatment of user, group, program, queue and site."""
-    from models.training import fit_plain
+    from models.boosting import fit_plain
 
     lowest, highest = np.log(target.grid.lowest), np.log(target.grid.edges[-1])
     logs = fit_plain(inputs, np.log(np.maximum(values, target.grid.lowest)))

@@ -21,7 +21,8 @@ from models import registry
 from models.clusters import By
 from models.comparison import Difference, difference, live_through, outcomes, table
 from models.evidence import flat_metrics, importance, plot_importance, plot_predicted, write_card
-from models.model_set import Forecaster, ModelSet
+from models.forecaster import Forecaster
+from models.model_set import ModelSet
 from models.registry import OvertakenError
 from models.training import TrainingError, train
 from models.trial import fetch, try_out

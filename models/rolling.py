@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,13 @@ import pandas as pd
 from models.calibration import Calibration
 from models.clusters import GLOBAL, By, find_clusters
 from models.components import Settings
+from models.contest import Standing, choose_refiners
 from models.distribution import Distribution
 from models.features import Contexts, choose_levels, encode
 from models.lessons import Notebook, make_lessons
 from models.mixture import Walk, endings
-from models.refinement import refine_by_cluster
-from models.training import BATCH, MOST_ROWS, CatBoostRefiner, Progress, TrainingError, choose_refiners, find_target, new_mixture
+from models.refinement import factors, refine
+from models.training import BATCH, MOST_ROWS, Progress, TrainingError, find_target, new_mixture
 
 Array = npt.NDArray[Any]
 
@@ -83,7 +84,7 @@ def rolling(
     answers: list[dict[str, Array]] = []
     notes: list[dict[str, Any]] = []
     labels = np.full(count, GLOBAL, dtype=object)
-    refiners: dict[str, CatBoostRefiner] = {}
+    standing = Standing()
     seen_until = 0
     starts = [0, *range(first, count, step)]
     for start, stop in zip(starts, [*starts[1:], count], strict=True):
@@ -92,15 +93,17 @@ def rolling(
             ended = order[:seen_until][-MOST_ROWS:]
             labels = find_clusters(jobs.iloc[ended], values[ended], cluster_by).assign(jobs)
             unseen = min(seen_until - before, len(ended) // 2)
-            refiners, report, _ = choose_refiners(lessons.take(ended), labels[ended], aim.grid, refiners.get(GLOBAL), unseen)
-            notes.append({"from_row": start, "trained_on": len(ended), "clusters": report})
+            standing = choose_refiners(lessons.take(ended), labels[ended], aim.grid, standing, unseen)
+            notes.append({"from_row": start, "trained_on": len(ended), "clusters": standing.report})
+        refiners = standing.refiners
         for low in range(start, stop, BATCH):
             few = np.arange(low, min(low + BATCH, stop))
             answer, scales = walk.on(few)
             part = contexts.take(few)
-            lessons.put(few, make_lessons(mixture, part, answer.mass, values[few]))
+            lesson = make_lessons(mixture, part, answer.mass, values[few])
+            lessons.put(few, lesson)
             if refiners:
-                answer = refine_by_cluster(answer, mixture.counts(part), part.numbers, refiners, labels[few])
+                answer = replace(answer, mass=refine(answer.mass, factors(lesson.shown, lesson.coarse, refiners, labels[few])))
             levels_now = places.judge(answer, values[few], few, contexts, order)
             if start:
                 owner = np.array([label if label in refiners else GLOBAL for label in labels[few]], dtype=object)

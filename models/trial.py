@@ -52,7 +52,7 @@ def main(folder: Path) -> None:
     import pandas as pd
 
     from jobs.schema import conform
-    from models.model_set import Forecaster
+    from models.forecaster import Forecaster
     from models.targets import TARGETS
 
     try:

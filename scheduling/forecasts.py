@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -11,7 +13,7 @@ from models.distribution import Distribution
 from models.features import NEVER, Levels, choose_levels, encode
 from models.mixture import Mixture, Walk
 from models.model_set import ModelSet, TargetModel
-from models.refinement import refine_by_cluster
+from models.refinement import coarse_masses, factors, inputs, refine
 from models.targets import TARGETS
 from scheduling.policies import PolicyError
 from scheduling.quantities import parse_quantity, warm_up
@@ -78,8 +80,10 @@ class Forecasts:
             answer = self.walk.on(rows)[0]
             if self.refiners:
                 contexts = self.contexts.take(rows)
-                counts = self.mixture.counts(contexts)
-                answer = refine_by_cluster(answer, counts, contexts.numbers, self.refiners, self.clusters[rows])
+                coarse = coarse_masses(answer.mass)
+                shown = inputs(answer.mass, coarse, self.mixture.counts(contexts), contexts.numbers)
+                bent = refine(answer.mass, factors(shown, coarse, self.refiners, self.clusters[rows]))
+                answer = replace(answer, mass=bent)
             at[rows] = submitted
             self._answered = (*asked, answer)
         return self._answered[2]

@@ -32,7 +32,7 @@ from services.refusal import RefusalError
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from models.model_set import Answers, Forecaster
+    from models.forecaster import Answers, Forecaster
     from models.versions import Version
 
 log = logging.getLogger("bentoml.gridcast")
@@ -198,7 +198,8 @@ class Live:
         A version that has not answered here before (``tried``) is tried out in a child process first, which a bad file may crash.
         Raises GridcastError when it cannot be fetched, is not what its checksums say, or does not predict; nothing changes then.
         """
-        from models.model_set import Forecaster, ModelSet
+        from models.forecaster import Forecaster
+        from models.model_set import ModelSet
         from models.trial import fetch, try_out
 
         if version is None:

@@ -97,7 +97,8 @@ class Shadow:
                 log.exception("the challenger could not be asked")
 
     def _take(self, version: Version | None) -> None:
-        from models.model_set import Forecaster, ModelSet
+        from models.forecaster import Forecaster
+        from models.model_set import ModelSet
         from models.trial import fetch, try_out
 
         with self._change:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from jobs.schema import OUTCOMES
+from models.forecaster import Forecaster
 from models.kinds import tell_apart
-from models.model_set import Forecaster, ModelSet
+from models.model_set import ModelSet
 from models.training import train
 
 Jobs = Callable[..., pd.DataFrame]

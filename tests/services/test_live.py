@@ -12,7 +12,8 @@ from infra.settings import Settings
 from jobs.schema import COLUMNS, conform
 from jobs.store import add_jobs, open_store
 from models.features import encode
-from models.model_set import Forecaster, ModelSet
+from models.forecaster import Forecaster
+from models.model_set import ModelSet
 from services.following import Following
 from services.live import Live, Serving
 from services.metrics import Metrics, make_metrics

@@ -1,0 +1,137 @@
+"""The contest: which refiner answers for whom, and how far it goes, by how it did on jobs that came later."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.boosting import FEWEST_ROWS, CatBoostRefiner, fit_refiner
+from models.clusters import GLOBAL
+from models.lessons import Lessons, score
+from models.targets import Grid
+
+Array = npt.NDArray[Any]
+
+FEWEST_IN_CLUSTER = 1000
+FEWEST_TO_JUDGE = 50
+WINDOWS = (0.4, 0.6, 0.8)
+"""Where the windows of later lessons begin, as shares of all: a refiner fitted on what was known before each is judged on it."""
+MUST_WIN = 0.002
+"""A cluster's refiner must be better than the global one by this share on later data to answer."""
+SHARES = (0.0, 0.5, 0.75)
+"""How far a refiner may go from the mixture's masses to its own: none of the way, or half of it where the jobs change, or most."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """How the global refiner did in all ``windows`` so far: of its score over the mixture's the sum of logarithms, at each of SHARES.
+
+    One window says little, since a few long jobs decide it.
+    """
+
+    windows: int = 0
+    sums: tuple[float, ...] = (0.0,) * len(SHARES)
+
+    def add(self, scores: tuple[float, ...]) -> Record:
+        """With the scores of one more window, at each of SHARES."""
+        least = np.finfo(float).tiny
+        logs = np.log(np.maximum(scores, least) / max(scores[0], least))
+        return Record(self.windows + 1, tuple(float(x) for x in np.add(self.sums, logs)))
+
+    @property
+    def share(self) -> float:
+        """The share that did best."""
+        return SHARES[int(np.argmin(self.sums))]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a contest left: the refiners that answer (by cluster), the same fitted without the last window, a report a cluster, the record.
+
+    ``fitted`` is the global refiner even where the mixture alone is better.
+    """
+
+    refiners: dict[str, CatBoostRefiner] = field(default_factory=dict)
+    trials: dict[str, CatBoostRefiner] = field(default_factory=dict)
+    report: list[dict[str, Any]] = field(default_factory=list)
+    record: Record = Record()
+    fitted: CatBoostRefiner | None = None
+
+
+def choose_refiners(lessons: Lessons, clusters: Array, grid: Grid, earlier: Standing | None = None, unseen: int = 0) -> Standing:
+    """Fit a refiner for all jobs and one for each cluster, and let each answer only if it wins on later lessons.
+
+    ``lessons`` are in the order in which their outcomes became known. Where an ``earlier`` contest's refiner has not seen the last
+    ``unseen`` lessons, these are the next window of its record; else the windows are made here.
+    """
+    count = len(lessons.truth)
+    window = count - unseen, count
+    trial = earlier.fitted if earlier and unseen >= FEWEST_ROWS else None
+    if earlier and trial and len(new := lessons.split(*window)[1]) >= FEWEST_TO_JUDGE:
+        record = _judge(earlier.record, trial, lessons.take(new), grid)
+    else:
+        record, trial, window = _first_windows(lessons, grid)
+    if trial is None:
+        return Standing(report=[{"cluster": GLOBAL, "jobs": count, "answers": "mixture", "why": "too few ended jobs"}])
+    before, after = lessons.split(*window)
+    later, trial = lessons.take(after), replace(trial, share=record.share)
+    verdict = _verdict(GLOBAL, count, "mixture", score(later, None, grid), score(later, trial, grid), wins=record.share > 0)
+    trials = {GLOBAL: trial} if record.share else {}
+    winners, report = _contest_clusters(lessons, clusters, (before, after), trials.get(GLOBAL), grid)
+    trials |= winners
+    final = fit_refiner(lessons)
+    whole = {name: final if name == GLOBAL else fit_refiner(lessons.take(np.flatnonzero(clusters == name))) for name in trials}
+    refiners = {name: replace(fitted or trials[name], share=trials[name].share) for name, fitted in whole.items()}
+    return Standing(refiners, trials, [verdict | {"share": record.share, "windows": record.windows}, *report], record, final)
+
+
+def _first_windows(lessons: Lessons, grid: Grid) -> tuple[Record, CatBoostRefiner | None, tuple[int, int]]:
+    """The record over WINDOWS, the refiner fitted before the last of these that could be judged, and where that window lies."""
+    count, width = len(lessons.truth), 1 - WINDOWS[-1]
+    record, where = Record(), (0, count)
+    last: CatBoostRefiner | None = None
+    for start in WINDOWS:
+        window = int(count * start), min(int(count * (start + width)), count)
+        before, after = lessons.split(*window)
+        fitted = fit_refiner(lessons.take(before)) if len(after) >= FEWEST_TO_JUDGE else None
+        if fitted:
+            record, last, where = _judge(record, fitted, lessons.take(after), grid), fitted, window
+    return record, last, where
+
+
+def _contest_clusters(
+    lessons: Lessons, clusters: Array, window: tuple[Array, Array], rival: CatBoostRefiner | None, grid: Grid
+) -> tuple[dict[str, CatBoostRefiner], list[dict[str, Any]]]:
+    """The refiners of clusters that beat the ``rival`` (None: the mixture) on the later rows of ``window``, and a report a cluster."""
+    before, after = window
+    winners: dict[str, CatBoostRefiner] = {}
+    report: list[dict[str, Any]] = []
+    names, counts = np.unique(clusters.astype(str), return_counts=True)
+    for name, jobs in zip(names, counts, strict=True):
+        if name == GLOBAL or jobs < FEWEST_IN_CLUSTER or len(names) < 2:
+            continue
+        past, future = before[clusters[before] == name], lessons.take(after[clusters[after] == name])
+        own = fit_refiner(lessons.take(past)) if len(future.truth) >= FEWEST_TO_JUDGE else None
+        if own is None:
+            report.append({"cluster": name, "jobs": int(jobs), "answers": GLOBAL, "why": "too few ended jobs"})
+            continue
+        own = replace(own, share=_judge(Record(), own, future, grid).share)
+        mine, theirs = score(future, own, grid), score(future, rival, grid)
+        wins = mine < theirs * (1 - MUST_WIN)
+        report.append(_verdict(name, int(jobs), GLOBAL, theirs, mine, wins) | {"share": own.share})
+        if wins:
+            winners[name] = own
+    return winners, report
+
+
+def _judge(record: Record, refiner: CatBoostRefiner, later: Lessons, grid: Grid) -> Record:
+    """The record with one more window."""
+    return record.add(tuple(score(later, replace(refiner, share=share) if share else None, grid) for share in SHARES))
+
+
+def _verdict(name: str, jobs: int, rival: str, theirs: float, own: float, wins: bool) -> dict[str, Any]:
+    answers = name if wins else rival
+    return {"cluster": name, "jobs": jobs, "answers": answers, "crps": own, f"crps_{rival}": theirs, "gain": 1 - own / theirs}

@@ -1,0 +1,234 @@
+"""The forecaster: the live engine, histories of ended jobs and a model set's weights and refiners, asked and taught."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from threading import RLock
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from jobs.coded import CodedJobs, code
+from models.calibration import Calibration
+from models.clusters import GLOBAL
+from models.components import Settings
+from models.distribution import Distribution
+from models.features import NEVER, Contexts, Levels, choose_levels, encode
+from models.kinds import find_kinds, in_parts, tell_apart
+from models.mixture import Mixture, endings
+from models.model_set import NO_MODEL, ModelSet
+from models.refinement import coarse_masses, factors, inputs, read_bent, refine
+from models.targets import LIMITED_BY, TARGETS
+
+Array = npt.NDArray[Any]
+
+SHARES = {"_low": 0.05, "_high": 0.95, "_allocation": 0.95, "_kill_limit": 0.99}
+"""The share of the jobs that each of these answers is to lie above, within what the user asked for."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was foreseen for n jobs, kept a kind of job: ``which`` (int64[n]) is the kind of each.
+
+    ``numbers``, float64[kinds] by name, are for each target t the best single value t, t_median, t_mean, t_sd, the 90 % range t_low
+    to t_high, what to set aside t_allocation and where to stop the job t_kill_limit (see SHARES), and t_q<level> for each quantile
+    asked for. ``cluster`` (object[kinds]) is whose refiner answered, ``cold_start`` (bool[kinds]) says that nothing is known of who
+    submits.
+    """
+
+    numbers: dict[str, Array]
+    cluster: Array
+    cold_start: Array
+    which: Array
+    model_version: str
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+    def frame(self, job_ids: Array) -> pd.DataFrame:
+        """A row a job: job_id, the numbers, then cluster, model_version and cold_start."""
+        columns = {name: values[self.which] for name, values in self.numbers.items()}
+        last = {"cluster": self.cluster[self.which], "model_version": self.model_version, "cold_start": self.cold_start[self.which]}
+        return pd.DataFrame({"job_id": job_ids, **columns, **last})
+
+
+@dataclass(frozen=True)
+class _Foreseen:
+    """Masses of the kinds of history among n jobs, which of them each job has, its refiner's factors, and whether it is a cold start."""
+
+    masses: Distribution
+    which: Array
+    factors: Array
+    cold: Array
+
+
+class Forecaster:
+    """The live engine: histories of ended jobs, and a model set's weights and refiners if there is one.
+
+    It answers from the first job on. It may be asked and taught from several threads.
+    """
+
+    _FEW = 4000
+    _CHUNK = 4096
+
+    def __init__(self, model_set: ModelSet | None = None, targets: tuple[str, ...] = ("walltime",)) -> None:
+        self.model_set = model_set
+        self.names = tuple(model_set.targets) if model_set else targets
+        self._lock = RLock()
+        self._until = _trained_until(model_set)
+        self._first: pd.DataFrame | None = None if model_set else pd.DataFrame()
+        self._start(model_set.levels if model_set else choose_levels(pd.DataFrame()))
+
+    def _start(self, levels: Levels) -> None:
+        self.levels = levels
+        relative = tuple(level.relative for level in levels.levels)
+        self.mixtures: dict[str, Mixture] = {}
+        self.calibrations: dict[str, Calibration] = {}
+        for name in self.names:
+            model = self.model_set.targets[name] if self.model_set else None
+            mixture = Mixture(TARGETS[name], relative, levels.owner, model.settings if model else Settings())
+            if model:
+                mixture.restore(model.learned)
+            self.mixtures[name] = mixture
+            self.calibrations[name] = model.calibration.copy() if model else Calibration()
+
+    @property
+    def model_version(self) -> str:
+        """The version that answers, or ``none`` when no model does."""
+        return self.model_set.version if self.model_set else NO_MODEL
+
+    def learn(self, jobs: pd.DataFrame) -> None:
+        """Take in jobs that ended, in any order; what is known already changes nothing."""
+        with self._lock:
+            if self._first is not None:
+                jobs = self._choose_again(jobs)
+            self._learn(jobs)
+
+    def _choose_again(self, jobs: pd.DataFrame) -> pd.DataFrame:
+        """Without a model the levels follow from the first jobs: chosen anew as these double, until they are enough."""
+        before = 0 if self._first is None else len(self._first)
+        everything = pd.concat([self._first, jobs], ignore_index=True) if before else jobs
+        doubled = len(everything) >= 2 * max(before, 1)
+        levels = choose_levels(everything)
+        self._first = everything if len(everything) < self._FEW else None
+        if (not doubled and self._first is not None) or levels == self.levels:
+            return jobs
+        self._start(levels)
+        return everything
+
+    def _learn(self, jobs: pd.DataFrame) -> None:
+        contexts = encode(jobs, self.levels)
+        clusters = self._clusters(jobs)
+        for name, mixture in self.mixtures.items():
+            values, limits = TARGETS[name].value(jobs), TARGETS[name].limit(jobs)
+            old = np.flatnonzero(contexts.known <= self._until)
+            mixture.learn(contexts.take(old), values[old], limits[old], weigh=False)
+            new = endings(contexts)
+            new = new[contexts.known[new] > self._until]
+            new = new[mixture.news(contexts.take(new))]
+            for start in range(0, len(new), self._CHUNK):
+                rows = new[start : start + self._CHUNK]
+                part, told = contexts.take(rows), np.isfinite(values[rows])
+                answer = self._distribution(name, part, limits[rows], clusters[rows])
+                below, upto = answer.probability_integral(np.nan_to_num(values[rows]))
+                self.calibrations[name].learn(below[told], upto[told])
+                mixture.learn(part, values[rows], limits[rows])
+
+    def _clusters(self, jobs: pd.DataFrame | CodedJobs) -> Array:
+        return self.model_set.clusters.assign(jobs) if self.model_set else np.full(len(jobs), GLOBAL, dtype=object)
+
+    def _distribution(self, name: str, contexts: Contexts, limits: Array, clusters: Array) -> Distribution:
+        foreseen = self._foresee(name, contexts, limits, clusters)
+        answer = foreseen.masses.take(foreseen.which)
+        return replace(answer, mass=refine(answer.mass, foreseen.factors))
+
+    def _foresee(self, name: str, contexts: Contexts, limits: Array, clusters: Array) -> _Foreseen:
+        mixture = self.mixtures[name]
+        # Only the refiner reads the numbers: the histories of jobs that differ by no more are looked at once.
+        alike = tell_apart([*contexts.keys.T, contexts.at.view(np.uint64), limits.view(np.uint64)], len(contexts))
+        few = contexts.take(alike.first)
+        masses, counts = mixture.distributions(few, limits[alike.first]), mixture.counts(few)
+        refiners = self.model_set.targets[name].refiners if self.model_set else {}
+        coarse = coarse_masses(masses.mass)
+        each = coarse[alike.which]
+        shown = inputs(masses.mass, coarse, counts, contexts.numbers, alike.which) if refiners else each
+        return _Foreseen(masses, alike.which, factors(shown, each, refiners, clusters), (counts[:, self.levels.owner] == 0)[alike.which])
+
+    def distributions(self, jobs: pd.DataFrame, name: str, at: datetime | None = None) -> Distribution:
+        """The distributions of one target for ``jobs``, a row a job, by what was known at submission (or at ``at``)."""
+        with self._lock:
+            contexts = encode(jobs, self.levels)
+            contexts = contexts if at is None else contexts.asked(at)
+            return self._distribution(name, contexts, TARGETS[name].limit(jobs), self._clusters(jobs))
+
+    def predict(self, jobs: pd.DataFrame, quantiles: tuple[float, ...] = (), at: datetime | None = None) -> pd.DataFrame:
+        """``answer`` as a DataFrame, a row a job, in the order asked."""
+        with self._lock:
+            answers = self.answer(code(jobs, ("submitted_at", "source", "job_id", *self.fields)), quantiles, at)
+        return answers.frame(jobs["job_id"].to_numpy() if "job_id" in jobs else np.arange(len(jobs)).astype(str))
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The fields of jobs that the answer depends on, beside when they were submitted."""
+        field = self.model_set.clusters.field if self.model_set else None
+        return self.levels.fields.union(LIMITED_BY, (field,) if field else ())
+
+    def answer(self, jobs: CodedJobs, quantiles: tuple[float, ...] = (), at: datetime | None = None) -> Answers:
+        """Predict every target of ``jobs`` by what was known at submission, or at ``at`` for jobs that still wait.
+
+        Jobs of one kind are answered once, and many jobs that wait are few kinds. ``jobs`` need submitted_at, source and ``fields``.
+        """
+        with self._lock:
+            seen_at = jobs["submitted_at"] if at is None else np.maximum(jobs["submitted_at"], int(pd.Timestamp(at).as_unit("us").value))
+            # Nothing changes after the newest outcome.
+            seen_at = np.minimum(seen_at, max(mixture.latest for mixture in self.mixtures.values()))
+            kinds = find_kinds(jobs, self.fields, self.levels, seen_at)
+            few = jobs.take(kinds.first)
+            contexts = replace(encode(few, self.levels), at=seen_at[kinds.first])
+            clusters = self._clusters(few)
+            limits = {name: TARGETS[name].limit(few) for name in self.names}
+
+            def answer(rows: Array) -> dict[str, Array]:
+                part = contexts.take(rows)
+                found = {"cold": np.zeros(len(rows), dtype=bool)}
+                for name in self.names:
+                    foreseen = self._foresee(name, part, limits[name][rows], clusters[rows])
+                    found |= self._numbers(name, foreseen, part, quantiles)
+                    found["cold"] |= foreseen.cold
+                return found
+
+            # Kinds with the same histories stand together, so that each part looks at its own.
+            order = np.argsort(contexts.keys[:, 0], kind="stable")
+            place = np.empty_like(order)
+            place[order] = np.arange(len(order))
+            found = in_parts(answer, order)
+            return Answers(found, self._answering(clusters[order]), found.pop("cold"), place[kinds.which], self.model_version)
+
+    def _answering(self, clusters: Array) -> Array:
+        if self.model_set is None:
+            return np.full(len(clusters), NO_MODEL, dtype=object)
+        own = {cluster for model in self.model_set.targets.values() for cluster in model.refiners}
+        if own <= {GLOBAL}:
+            return np.full(len(clusters), GLOBAL, dtype=object)
+        return np.array([cluster if cluster in own else GLOBAL for cluster in clusters], dtype=object)
+
+    def _numbers(self, name: str, foreseen: _Foreseen, contexts: Contexts, quantiles: tuple[float, ...]) -> dict[str, Array]:
+        mixture, level = self.mixtures[name], self.calibrations[name].level
+        levels = {end: level(share) for end, share in (SHARES | {f"_q{share:g}": share for share in quantiles}).items()}
+        masses, which = foreseen.masses, foreseen.which
+        numbers, best = read_bent(masses, which, foreseen.factors, np.array([0.5, *levels.values()]), mixture.scale)
+        point = masses.value_in(best, which, mixture.last_in_bin(contexts, best))
+        mean, deviation, median, *others = numbers.T
+        known = {"": point, "_median": median, "_mean": mean, "_sd": deviation} | dict(zip(levels, others, strict=True))
+        return {f"{name}{end}": values for end, values in known.items()}
+
+
+def _trained_until(model_set: ModelSet | None) -> int:
+    """The end of the training window in microseconds: weights have learned what became known up to then."""
+    if model_set is None:
+        return int(np.iinfo(np.int64).min)
+    until = model_set.card["window"]["until_us"]
+    return int(until) if until is not None else NEVER - 1
