@@ -93,11 +93,11 @@ def blend(lists: Lists, shape: Shape, limit: float, limit_bin: int, view: View, 
                     worth[age] += share * fade[age]
             for age in range(count):
                 sharp[k, bins[age]] += worth[age]
-    _smooth(shape, limit_bin, sharp, out)
+    smooth(shape, limit_bin, sharp, out)
 
 
 @compiled
-def _smooth(shape: Shape, limit_bin: int, sharp: Array, out: Array) -> None:
+def smooth(shape: Shape, limit_bin: int, sharp: Array, out: Array) -> None:
     """Spread what ``sharp`` holds at each width, fold what falls off the grid or over the limit back, and add the floor."""
     bins, taps = shape.bins, shape.spread.shape[1]
     reach = taps // 2

@@ -68,13 +68,13 @@ class State(NamedTuple):
 
 
 @compiled
-def _limit_bin(limit: float, tables: Tables, shape: Shape) -> int:
+def bin_of_limit(limit: float, tables: Tables, shape: Shape) -> int:
     """The bin that takes the mass above a job's limit; the last where there is no limit, or where jobs do not keep to it."""
     return bin_of(limit, shape.bins) if np.isfinite(limit) and kept(tables, shape) != NOT else shape.bins - 1
 
 
 @compiled
-def _weigh(state: State, shape: Shape, keys: Array, view: View) -> None:
+def weigh_components(state: State, shape: Shape, keys: Array, view: View) -> None:
     """The weights of a job's components into view.weights, by what it can see."""
     find_tables(state.lists, shape, keys, view)
     weigh(state.tables, shape, view)
@@ -84,7 +84,8 @@ def _weigh(state: State, shape: Shape, keys: Array, view: View) -> None:
 
 
 @compiled
-def _end(state: State, shape: Shape, jobs: Jobs, row: int, weighing: bool, view: View) -> None:
+def end_job(state: State, shape: Shape, jobs: Jobs, row: int, weighing: bool, view: View) -> None:
+    """Learn the outcome of a job: who foresaw it (if ``weighing``), and then the outcome itself into each of its histories."""
     lists, tables = state
     keys, limit, mark = jobs.keys[row], jobs.limit[row], jobs.mark[row]
     for level in range(len(keys)):
@@ -93,8 +94,8 @@ def _end(state: State, shape: Shape, jobs: Jobs, row: int, weighing: bool, view:
         return
     if weighing:
         look(lists, shape, keys, jobs.at[row], limit, view)
-        limit_bin = _limit_bin(limit, tables, shape)
-        _weigh(state, shape, keys, view)
+        limit_bin = bin_of_limit(limit, tables, shape)
+        weigh_components(state, shape, keys, view)
         view.prior[:] = view.weights
         share_out(lists, shape, limit, limit_bin, min(bin_of(mark, shape.bins), limit_bin), view)
         learn_gate(tables, shape, view)
@@ -111,12 +112,13 @@ def _end(state: State, shape: Shape, jobs: Jobs, row: int, weighing: bool, view:
 def _predict(state: State, shape: Shape, jobs: Jobs, row: int, view: View, out: Array) -> None:
     lists, tables = state
     look(lists, shape, jobs.keys[row], jobs.at[row], jobs.limit[row], view)
-    _weigh(state, shape, jobs.keys[row], view)
-    blend(lists, shape, jobs.limit[row], _limit_bin(jobs.limit[row], tables, shape), view, out)
+    weigh_components(state, shape, jobs.keys[row], view)
+    blend(lists, shape, jobs.limit[row], bin_of_limit(jobs.limit[row], tables, shape), view, out)
 
 
 @compiled
-def _has_room(state: State, levels: int) -> bool:
+def has_room_for(state: State, levels: int) -> bool:
+    """Whether one more job fits whose keys are ``levels``."""
     lists, tables = state
     return has_room(lists, levels) and has_rows(tables)
 
@@ -134,9 +136,9 @@ def _walk(
     while stands[1] < len(asks) or (len(asks) == 0 and stands[0] < len(ends)):
         now = jobs.at[asks[stands[1]]] if len(asks) else np.int64(NEVER)
         if stands[0] < len(ends) and jobs.known[ends[stands[0]]] <= now:
-            if not _has_room(state, levels):
+            if not has_room_for(state, levels):
                 return
-            _end(state, shape, jobs, ends[stands[0]], weighing, view)
+            end_job(state, shape, jobs, ends[stands[0]], weighing, view)
             stands[0] += 1
         else:
             _predict(state, shape, jobs, asks[stands[1]], view, out[stands[1]])
