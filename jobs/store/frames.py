@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -27,9 +27,15 @@ def write_rows(connection: Connection, table: Table, frame: pd.DataFrame, overwr
     """Insert the rows of ``frame``; a row whose key is there is overwritten, or left as it is."""
     if frame.empty:
         return
-    columns = [column for column in table.columns if column.name in frame]
-    values = [_values(frame[column.name], column.info["kind"]) for column in columns]
-    rows, statement = zip(*values, strict=True), _insert(connection, table, columns, overwrite)
+    kinds = {column.name: column.info["kind"] for column in table.columns if column.name in frame}
+    write_values(connection, table, {name: _values(frame[name], kind) for name, kind in kinds.items()}, overwrite)
+
+
+def write_values(connection: Connection, table: Table, values: Mapping[str, Sequence[Any]], overwrite: bool) -> None:
+    """``write_rows`` for Python values by column, as the driver takes them: times in microseconds, None for what is missing."""
+    columns = [column for column in table.columns if column.name in values]
+    rows = zip(*(values[column.name] for column in columns), strict=True)
+    statement = _insert(connection, table, columns, overwrite)
     while chunk := list(islice(rows, ROWS_AT_ONCE)):
         connection.exec_driver_sql(statement, chunk)
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from sqlalchemy import Connection, Engine, and_, select
 
 from jobs.store.database import reading
-from jobs.store.frames import Moment, as_microseconds, read_rows, write_rows
+from jobs.store.frames import Moment, as_microseconds, read_rows, write_rows, write_values
 from jobs.store.tables import jobs as jobs_table
 from jobs.store.tables import predictions as table
 
 
-def add_predictions(connection: Connection, predictions: pd.DataFrame) -> None:
-    """Log answers, a row a job and a target, with the columns of ``jobs.store.tables.predictions``; logging one again changes nothing."""
-    write_rows(connection, table, predictions, overwrite=False)
+def add_predictions(connection: Connection, predictions: pd.DataFrame | Mapping[str, Sequence[Any]]) -> None:
+    """Log answers, a row a job and a target, with the columns of ``jobs.store.tables.predictions``; logging one again changes nothing.
+
+    Plain values by column (see ``write_values``) cost a predictor, which answers meanwhile, a fraction of what a DataFrame does.
+    """
+    if isinstance(predictions, pd.DataFrame):
+        write_rows(connection, table, predictions, overwrite=False)
+    else:
+        write_values(connection, table, predictions, overwrite=False)
 
 
 def read_predictions(
