@@ -35,7 +35,7 @@ LOGS = {
     "LANL": "LANL-CM5-1994-4.1-cln.swf.gz",
 }
 HOUR = 3600.0
-BOUNDS = (24, 48, 72, 96, 120, 168, np.inf)
+BOUNDS = (48, 72, 120, 168, np.inf)
 Way = dict[str, Any]
 
 
@@ -56,11 +56,8 @@ def show(name: str, done: Replay, note: str = "") -> None:
     )
 
 
-ONLY: list[int] = []
-
-
 def each(names: Iterable[str], ways: Iterable[tuple[tuple[str, ...], Way]]) -> None:
-    ways = [way for number, way in enumerate(ways) if not ONLY or number in ONLY]
+    ways = list(ways)
     for name in names:
         jobs, machine = load(name)
         for way, more in ways:
@@ -238,9 +235,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("logs", nargs="*")
-    parser.add_argument("--only", type=int, nargs="*", default=[], help="rows of the table, from 0")
     given = parser.parse_args()
-    ONLY.extend(given.only)
     began = time.perf_counter()
     TABLES[given.table](given.logs or ([] if given.table == "centre" else ["KTH", "SDSC", "CTC"]))
     print(f"{time.perf_counter() - began:.0f} s")

@@ -27,19 +27,19 @@ SHARES = (0.0, 0.5, 0.75)
 
 @dataclass(frozen=True)
 class Record:
-    """How the global refiner did in all ``windows`` so far: of its score over the mixture's the sum of logarithms, at each of SHARES.
+    """How the global refiner did in all ``windows`` so far: of its score over the mixture's the logarithms, summed over the jobs judged.
 
-    One window says little, since a few long jobs decide it.
+    ``sums`` has one value for each of SHARES. One window says little, since a few long jobs decide it.
     """
 
     windows: int = 0
     sums: tuple[float, ...] = (0.0,) * len(SHARES)
 
-    def add(self, scores: tuple[float, ...]) -> Record:
-        """With the scores of one more window, at each of SHARES."""
+    def add(self, scores: tuple[float, ...], jobs: int) -> Record:
+        """With the scores of so many jobs of one more window, at each of SHARES."""
         least = np.finfo(float).tiny
         logs = np.log(np.maximum(scores, least) / max(scores[0], least))
-        return Record(self.windows + 1, tuple(float(x) for x in np.add(self.sums, logs)))
+        return Record(self.windows + 1, tuple(float(x) for x in self.sums + jobs * logs))
 
     @property
     def share(self) -> float:
@@ -129,7 +129,8 @@ def _contest_clusters(
 
 def _judge(record: Record, refiner: CatBoostRefiner, later: Lessons, grid: Grid) -> Record:
     """The record with one more window."""
-    return record.add(tuple(score(later, replace(refiner, share=share) if share else None, grid) for share in SHARES))
+    scores = tuple(score(later, replace(refiner, share=share) if share else None, grid) for share in SHARES)
+    return record.add(scores, len(later.truth))
 
 
 def _verdict(name: str, jobs: int, rival: str, theirs: float, own: float, wins: bool) -> dict[str, Any]:
