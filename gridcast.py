@@ -293,16 +293,12 @@ def evaluate(
 ) -> None:
     """Live through a log in time order and compare Gridcast with every baseline; logged to MLflow with plots."""
     from jobs.ingest import reading
-    from jobs.store import read_jobs
     from models.evaluation import evaluate as judge
     from models.evidence import record_evaluation
     from models.training import find_target
 
     settings = prepare_environment()
-    how = reading(log_format, mapping, map_file, timezone)
-    jobs = _read(Path(log), how) if log and Path(log).exists() else read_jobs(_store(), sources=[log] if log else None)
-    if jobs.empty:
-        raise InputError(f"there is no file and no stored source called {log}" if log else "nothing is stored: gridcast ingest FILE")
+    jobs = _jobs_of(log, reading(log_format, mapping, map_file, timezone))
     with progress_bar("living through the log") as report:
         found = judge(jobs, find_target(target), warm_up, predictor, report)
     name = Path(log).name if log else "the store"
@@ -338,7 +334,6 @@ def replay(
 ) -> None:
     """Say what a prediction is worth: run a log again under scheduling policies; an HTML page, logged to MLflow with plots."""
     from jobs.ingest import reading
-    from jobs.store import read_jobs
     from scheduling.comparison import against_first
     from scheduling.machine import find_machine
     from scheduling.report import report as write_page
@@ -347,9 +342,7 @@ def replay(
     settings = prepare_environment()
     asked = ways(policy, predictor, corrector, None if bound is None else bound * HOUR)
     file = Path(log) if Path(log).exists() else None
-    jobs = _read(file, reading(log_format, mapping, map_file, timezone)) if file else read_jobs(_store(), sources=[log])
-    if jobs.empty:
-        raise InputError(f"there is no file and no stored source called {log}")
+    jobs = _jobs_of(log, reading(log_format, mapping, map_file, timezone))
     with progress_bar("replaying") as report:
         learned = None if version is None else trained(version, jobs, _store(), settings)
         done = replay_each(jobs, find_machine(machine, file, jobs), asked, report, learned)
@@ -455,6 +448,18 @@ def _read(file: Path, how: Reading) -> pd.DataFrame:
         jobs, read = read_log(file, progress=lambda done: report(f"{done.read:,} records"), **how)
     if read.rejected:
         err.print(f"{read.rejected:,} of {read.read:,} records of {file.name} were rejected; gridcast ingest keeps them with their reasons")
+    return jobs
+
+
+def _jobs_of(log: str | None, how: Reading) -> pd.DataFrame:
+    """The jobs of a log file, or of a stored source of that name, or all that is stored; InputError when there are none."""
+    if log and Path(log).exists():
+        return _read(Path(log), how)
+    from jobs.store import read_jobs
+
+    jobs = read_jobs(_store(), sources=[log] if log else None)
+    if jobs.empty:
+        raise InputError(f"there is no file and no stored source called {log}" if log else "nothing is stored: gridcast ingest FILE")
     return jobs
 
 
