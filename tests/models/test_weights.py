@@ -1,4 +1,4 @@
-"""Weights: components that foresaw the jobs of an owner are trusted for that owner, and for strangers as far as these have shown nothing."""
+"""Weights: components that foresaw an owner's jobs are trusted for that owner, and for strangers as far as these have shown nothing."""
 
 import numpy as np
 import pytest
