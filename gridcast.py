@@ -293,6 +293,7 @@ def evaluate(
 ) -> None:
     """Live through a log in time order and compare Gridcast with every baseline; logged to MLflow with plots."""
     from jobs.ingest import reading
+    from models.baselines import IDEAL
     from models.evaluation import evaluate as judge
     from models.evidence import record_evaluation
     from models.training import find_target
@@ -304,6 +305,8 @@ def evaluate(
     name = Path(log).name if log else "the store"
     shown = ("predictor", "mae", "median_ae", "rmse", "r2", "r2_log", "mape", "apa", "under", "pinball", "crps", "coverage_90", "width_90")
     show(found.rows, as_json, f"{target} [{found.unit}] of {name}, {len(found.jobs):,} jobs after the warm-up", shown)
+    if any(row["predictor"] == IDEAL.name for row in found.rows):
+        err.print(f"{IDEAL.name} is {IDEAL.meaning}", highlight=False)
     run = record_evaluation(found, name, settings)
     err.print(f"logged to MLflow as run {run}, with tables by cluster, period and for long jobs, and plots", highlight=False)
 

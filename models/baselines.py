@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from models.recent import Floats, last, mean_of_two, median_of, quantiles_of_known
-from models.regressions import catboost, forest, ridge
+from models.regressions import catboost, forest, ideal, ridge
 from models.seen import Seen, first_known, see
 from models.targets import Target
 
@@ -66,6 +66,9 @@ BASELINES: tuple[Baseline, ...] = (
     Baseline("catboost", "plain CatBoost on history and request, absolute error of the logarithm", catboost),
 )
 
+IDEAL = Baseline("gridcast-ideal", "no prediction: plain CatBoost told the true CPU time (the ALICE poster's Model 0)", ideal)
+"""How well run times could be known by who knew the CPU time: a ceiling that is no rival."""
+
 HEURISTICS = tuple(baseline.name for baseline in BASELINES[:9])
 """The names of those that need no fitting: seconds for a long log."""
 
@@ -79,7 +82,7 @@ def predict_all(
     refit_every: float = 0.1,
     progress: Callable[[str, float], None] | None = None,
 ) -> dict[str, Answers]:
-    """What each baseline (default: all) says of every job at its submission; ``jobs`` in order of submission.
+    """What each baseline (default: all of BASELINES) says of every job at its submission; ``jobs`` in order of submission.
 
     The fitted ones are fitted anew on what had ended after each ``refit_every`` of the jobs from ``warm_up`` on; before that, and
     until enough has ended, they answer as ``template``.
@@ -90,6 +93,7 @@ def predict_all(
     highest = np.maximum(first_known(seen.request, np.full(len(jobs), np.inf)), lowest)
     answers = {}
     chosen = [baseline for baseline in BASELINES if names is None or baseline.name in names]
+    chosen += [IDEAL] if names is not None and IDEAL.name in names else []
     for place, baseline in enumerate(chosen):
         if progress is not None:
             progress(f"{target.name}: baseline {baseline.name}", place / len(chosen))

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from models.baselines import BASELINES, HEURISTICS, Answers, predict_all
+from models.baselines import BASELINES, HEURISTICS, IDEAL, Answers, predict_all
 from models.metrics import MONTH, against, blocks, deciles, errors, log_score, spreads
 from models.recent import Floats
 from models.targets import Target
@@ -24,7 +24,9 @@ from models.training import Progress, TrainingError
 Row = dict[str, Any]
 
 OURS = "gridcast"
-PREDICTORS = (OURS, *(baseline.name for baseline in BASELINES))
+PREDICTORS = (OURS, *(baseline.name for baseline in BASELINES), IDEAL.name)
+ENOUGH_TOLD = 0.5
+"""The ideal is only shown where at least this share of the jobs tells its CPU time."""
 LONG = 60.0
 """Jobs that take longer than this many seconds have a table of their own: on many logs most jobs crash at once."""
 FEWEST_IN_CLUSTER = 100
@@ -69,12 +71,16 @@ def evaluate(
 ) -> Evaluation:
     """Live through ``jobs`` and compare ``predictors`` (default: all of PREDICTORS) on the jobs after the warm-up.
 
-    Raises TrainingError for an unknown predictor, a share that is none, or when no job after the warm-up has a known outcome.
+    The ideal is left out where the log does not tell CPU times, or where these are the target. Raises TrainingError for an unknown
+    predictor, a share that is none, or when no job after the warm-up has a known outcome.
     """
-    names = tuple(PREDICTORS if predictors is None else predictors)
+    told = target.name == "walltime" and jobs["cpu_time"].notna().mean() >= ENOUGH_TOLD
+    names = tuple(predictors if predictors is not None else PREDICTORS if told else PREDICTORS[:-1])
     unknown = [name for name in names if name not in PREDICTORS]
     if unknown or not names:
         raise TrainingError(f"there is no predictor {', '.join(unknown) or 'chosen'}; there are {', '.join(PREDICTORS)}")
+    if IDEAL.name in names and not told:
+        raise TrainingError(f"{IDEAL.name} needs the CPU times of jobs whose run time is evaluated, which these do not tell")
     if not 0 < warm_up < 1 or not 0 < refit_every <= 1:
         raise TrainingError("warm_up and refit_every must be shares between 0 and 1")
     jobs = jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
@@ -97,8 +103,8 @@ def last_part(jobs: pd.DataFrame, target: Target, share: float = 0.3, progress: 
 
 
 def best_baseline(rows: Sequence[Row]) -> str:
-    """The name of the row with the least mae, Gridcast's left out unless it is alone."""
-    others = [row for row in rows if row["predictor"] != OURS] or list(rows)
+    """The name of the row with the least mae, Gridcast's and the ideal left out unless they are alone."""
+    others = [row for row in rows if row["predictor"] not in (OURS, IDEAL.name)] or list(rows)
     return str(min(others, key=lambda row: (row["mae"], row["predictor"]))["predictor"])
 
 

@@ -87,7 +87,9 @@ def test_the_order_of_rows_given_does_not_matter(habits):
 
 def test_an_evaluation_says_the_same_twice(habits):
     jobs = habits(rows=700)
-    assert evaluate(jobs, WALLTIME, refit_every=0.5).rows == evaluate(jobs, WALLTIME, refit_every=0.5).rows
+    first = evaluate(jobs, WALLTIME, refit_every=0.5).rows
+    assert first == evaluate(jobs, WALLTIME, refit_every=0.5).rows
+    assert sorted(row["predictor"] for row in first) == sorted(set(PREDICTORS) - {"gridcast-ideal"})
 
 
 def test_the_last_part_is_evaluated_for_a_training_run(habits):
@@ -101,6 +103,7 @@ def test_the_last_part_is_evaluated_for_a_training_run(habits):
     [
         ({"predictors": ["oracle"]}, "no predictor oracle; there are gridcast, request"),
         ({"predictors": []}, "no predictor chosen"),
+        ({"predictors": ["gridcast-ideal"]}, "gridcast-ideal needs the CPU times"),
         ({"warm_up": 1.0}, "shares between 0 and 1"),
         ({"refit_every": 0.0}, "shares between 0 and 1"),
     ],
@@ -108,6 +111,15 @@ def test_the_last_part_is_evaluated_for_a_training_run(habits):
 def test_a_wrong_wish_is_refused_in_one_sentence(jobs, asked, sentence):
     with pytest.raises(TrainingError, match=sentence):
         evaluate(jobs, WALLTIME, **asked)
+
+
+def test_the_ideal_knows_what_nobody_can_and_is_nobody_s_rival(habits):
+    jobs = habits(rows=900)
+    jobs = jobs.assign(cpu_time=jobs["walltime"] * 0.9)
+    found = evaluate(jobs, WALLTIME, predictors=["last", "catboost", "gridcast-ideal"], refit_every=0.45)
+    by_name = {row["predictor"]: row for row in found.rows}
+    assert by_name["gridcast-ideal"]["mae"] < 0.8 * by_name["catboost"]["mae"]
+    assert found.best_baseline in ("last", "catboost")
 
 
 def test_a_log_without_outcomes_cannot_be_evaluated(jobs):
