@@ -41,6 +41,11 @@ class Settings(BaseSettings):
     allowed_hosts: str = Field(
         "", description="more names, comma-separated, by which a caller may ask for the predictor, such as its proxy's"
     )
+    otel_endpoint: str = Field(
+        "",
+        validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT",
+        description="OpenTelemetry collector (OTLP over HTTP) that the predictor's traces go to; empty: none are made",
+    )
     tokens: SecretStr = Field(SecretStr(""), description="bearer tokens as token:scope+scope, comma-separated; empty: no authentication")
 
     @property
@@ -108,6 +113,8 @@ def prepare_environment() -> Settings:
         "BENTOML_HOME": str(settings.folder("bentoml")),
         "PREFECT_HOME": str(settings.folder("prefect")),
         "MLFLOW_TRACKING_URI": settings.tracking_url,
+        # Gridcast makes spans of its own; BentoML's, one for each part of a body, cost a request time and say nothing.
+        "BENTOML_CONFIG_OVERRIDES": '{"tracing": {"excluded_urls": ".*"}}',
         "MPLBACKEND": "Agg",
     }
     os.environ.update(here)

@@ -270,10 +270,15 @@ def _ensure_registered(client: Any, name: str) -> None:
 
 
 def _by_alias(client: Any, name: str, alias: str) -> Version | None:
-    for number, aliases in _aliases(client, name).items():
-        if alias in aliases:
-            return _version(client.get_model_version(name, str(number)), aliases)
-    return None
+    from mlflow.exceptions import MlflowException
+
+    try:
+        # One question, as a predictor asks it every second or two while its requests wait.
+        return _version(client.get_model_version_by_alias(name, alias))
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no such model, no such alias
+            return None
+        raise
 
 
 def _aliases(client: Any, name: str) -> dict[int, tuple[str, ...]]:

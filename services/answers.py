@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,22 +35,28 @@ def write_answer(answers: Answers, job_ids: pa.Array, about: Mapping[str, Any], 
             "cold_start": answers.cold_start[which],
         }
         return JSON_TYPE, orjson.dumps({"columns": columns, **about}, option=orjson.OPT_SERIALIZE_NUMPY)
-    # The end of a row is the same for all jobs of a kind, and so is its middle: each is written once.
-    names = ("job_id", *numbers, "cluster", "model_version", "cold_start")
-    kinds = zip(*(values.tolist() for values in (*answers.numbers.values(), answers.cluster)), strict=True)
-    ends = [(*kind, answers.model_version, cold) for kind, cold in zip(kinds, answers.cold_start.tolist(), strict=True)]
-    rows = [dict(zip(names, (job, *ends[kind]), strict=True)) for job, kind in zip(job_ids.to_pylist(), which.tolist(), strict=True)]
-    return JSON_TYPE, orjson.dumps({"rows": rows, **about})
+    return JSON_TYPE, orjson.dumps({"rows": [], **about}).replace(b"[]", b"[" + b",".join(_rows(answers, job_ids)) + b"]", 1)
+
+
+def _rows(answers: Answers, job_ids: pa.Array) -> list[bytes]:
+    """Each job's row as JSON: its own beginning, and the end that all jobs of its kind share, which is written once."""
+    names = (*answers.numbers, "cluster", "model_version", "cold_start")
+    numbers = (values.tolist() for values in answers.numbers.values())
+    kinds = zip(*numbers, answers.cluster.tolist(), repeat(answers.model_version), answers.cold_start.tolist(), strict=False)
+    ends = [orjson.dumps(dict(zip(names, kind, strict=True)))[1:] for kind in kinds]
+    ids = map(orjson.dumps, job_ids.to_pylist())
+    return [b'{"job_id":' + job + b"," + ends[kind] for job, kind in zip(ids, answers.which.tolist(), strict=True)]
 
 
 def write_arrow(answers: Answers, job_ids: pa.Array, about: Mapping[str, Any]) -> bytes:
     """An Arrow IPC stream of one batch; the schema's metadata holds ``about`` as JSON under ``gridcast``."""
     which = answers.which
-    names, codes = np.unique(answers.cluster.astype(str), return_inverse=True)
+    places = {name: place for place, name in enumerate(dict.fromkeys(answers.cluster.tolist()))}
+    codes = np.array([places[name] for name in answers.cluster.tolist()], dtype=np.int32)
     columns = {
         "job_id": job_ids,
         **{name: _numbers(values, which) for name, values in answers.numbers.items()},
-        "cluster": pa.DictionaryArray.from_arrays(codes[which].astype(np.int32), pa.array(names.tolist(), pa.string())),
+        "cluster": pa.DictionaryArray.from_arrays(codes[which], pa.array(list(places), pa.string())),
         "model_version": pa.DictionaryArray.from_arrays(np.zeros(len(which), np.int32), pa.array([answers.model_version], pa.string())),
         "cold_start": pa.array(answers.cold_start[which]),
     }

@@ -10,13 +10,14 @@ import difflib
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Literal
 
 import orjson
 import pyarrow as pa
 
 from jobs.schema import COLUMNS
-from services.columns import Faults, read_array, read_values
+from services.columns import Faults, one_array, read_array, read_values
 from services.refusal import RefusalError
 
 JSON_TYPE = "application/json"
@@ -79,7 +80,14 @@ def _from_rows(rows: Any, options: dict[str, Any]) -> Batch:
     if not names <= set(COLUMNS):
         index, name = next((index, name) for index, row in enumerate(rows) for name in row if name not in COLUMNS)
         raise RefusalError(422, f"job {index}: {_unknown(name)}")
-    return _typed({name: [row.get(name) for row in rows] for name in COLUMNS if name in names}, len(rows), read_values, "rows", options)
+    return _typed({name: _values_of(rows, name) for name in COLUMNS if name in names}, len(rows), read_values, "rows", options)
+
+
+def _values_of(rows: list[dict[str, Any]], name: str) -> list[Any]:
+    try:
+        return list(map(itemgetter(name), rows))  # a third of the time, where every job has the field
+    except KeyError:
+        return [row.get(name) for row in rows]
 
 
 def _from_columns(columns: Any, options: dict[str, Any]) -> Batch:
@@ -113,12 +121,8 @@ def read_arrow(body: bytes) -> Batch:
     except (pa.ArrowException, struct.error, OSError, UnicodeDecodeError) as error:
         sentence = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise RefusalError(400, f"the body is not a valid Arrow stream: {sentence}") from None
-    columns = {name: _one_array(table.column(name)) for name in table.column_names}
+    columns = {name: one_array(table.column(name)) for name in table.column_names}
     return _typed(columns, table.num_rows, read_array, "arrow", {})
-
-
-def _one_array(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks else pa.array([], column.type)
 
 
 def _typed(

@@ -101,13 +101,19 @@ def jobs_asked(batch: Batch, now: datetime | None = None) -> Asked:
     # What is wrong with a field that is not read is still wrong: the caller wants to know.
     if faults.of:
         raise RefusalError(422, faults.first)
-    # No rows at all lack the columns that every job must have.
-    columns = {name: pa.nulls(0, pa.string() if name == "job_id" else CODED) for name in REQUIRED if name not in table.column_names}
-    columns |= {name: table.column(name) for name in COLUMNS if name in table.column_names and name not in OUTCOMES}
-    moment = pa.scalar(now or datetime.now(UTC), TIME)
-    submitted = columns.get("submitted_at", pa.nulls(table.num_rows, TIME))
-    columns["submitted_at"] = submitted.fill_null(moment) if submitted.null_count else submitted
-    return Asked(pa.table(columns), unread)
+    jobs = table.select([name for name in COLUMNS if name in table.column_names and name not in OUTCOMES])
+    for name in REQUIRED:
+        if name not in jobs.column_names:  # no rows at all
+            jobs = jobs.append_column(name, pa.nulls(0, pa.string() if name == "job_id" else CODED))
+    return Asked(_submitted(jobs, now or datetime.now(UTC)), unread)
+
+
+def _submitted(jobs: pa.Table, now: datetime) -> pa.Table:
+    if "submitted_at" not in jobs.column_names:
+        return jobs.append_column("submitted_at", pa.repeat(pa.scalar(now, TIME), len(jobs)))
+    place = jobs.column_names.index("submitted_at")
+    submitted = jobs.column(place)
+    return jobs.set_column(place, "submitted_at", submitted.fill_null(pa.scalar(now, TIME))) if submitted.null_count else jobs
 
 
 def outcomes_reported(batch: Batch, now: datetime | None = None) -> Reported:

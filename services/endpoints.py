@@ -11,6 +11,8 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import TypeVar
 from uuid import uuid4
 
 from starlette.applications import Starlette
@@ -22,10 +24,12 @@ from services import metrics as measured
 from services.admission import Admission, Held, read_bounded
 from services.answers import write_answer, write_json
 from services.bodies import ARROW_TYPE, JSON_TYPE, MOST_ARROW_BYTES, MOST_JSON_BYTES, read_body
+from services.columns import one_array
 from services.description import PAGE, describe
 from services.doors import jobs_asked, outcomes_reported, read_options
 from services.live import Live
 from services.refusal import RefusalError, refused
+from services.tracing import Traces
 
 log = logging.getLogger("bentoml.gridcast")
 
@@ -40,6 +44,7 @@ WAITING = 64
 HELD_BYTES = 256 * 2**20
 
 Door = Callable[[Request, Held], Awaitable[tuple[Response, int]]]
+Made = TypeVar("Made")
 
 
 def _tell(request_id: str, endpoint: str, door: str, status: int, jobs: int, seconds: float) -> None:
@@ -55,16 +60,18 @@ class Doors:
 
     live: Live
     metrics: measured.Metrics
+    traces: Traces
 
     def __init__(self) -> None:
         self.admission = Admission(WAITING, HELD_BYTES)
         self.predicting = ThreadPoolExecutor(PREDICTING, "predict")
         self.reporting = ThreadPoolExecutor(REPORTING, "report")
 
-    def open(self, live: Live) -> None:
+    def open(self, live: Live, traces: Traces) -> None:
         """Answer from ``live`` from now on."""
         self.live = live
         self.metrics = live.metrics
+        self.traces = traces
 
     def app(self) -> Starlette:
         """The app to mount."""
@@ -78,24 +85,18 @@ class Doors:
         )
 
     def _counted(self, name: str, door: Door) -> Callable[[Request], Awaitable[Response]]:
-        """A door as an endpoint: admitted, measured, and whatever goes wrong in it answered by one sentence."""
+        """A door as an endpoint: admitted, measured, traced, and whatever goes wrong in it answered by one sentence."""
 
         async def answer(request: Request) -> Response:
-            started, jobs = time.perf_counter(), 0
+            started = time.perf_counter()
             given = request.headers.get("x-request-id", "")
             request_id = given if REQUEST_ID.fullmatch(given) else uuid4().hex
-            try:
-                with self.admission.admit() as held:
-                    response, jobs = await door(request, held)
-            except RefusalError as refusal:
-                response = refused(refusal)
-            except ClientDisconnect:
-                response = refused(RefusalError(400, "the connection closed before the body was whole"))
-            except Exception:
-                log.exception("request %s to /%s failed", request_id, name)
-                response = refused(RefusalError(500, f"this should not have happened; the log tells more under {request_id}"))
-            response.headers["X-Request-ID"] = request_id
             kind = "arrow" if ARROW_TYPE in request.headers.get("content-type", "") else "json"
+            with self.traces.request(f"POST /{name}", request.headers) as span:
+                response, jobs = await self._answered(request, name, door, request_id)
+                span.set_attributes({"http.request.method": "POST", "http.route": f"/{name}", "gridcast.request_id": request_id})
+                span.set_attributes({"http.response.status_code": response.status_code, "gridcast.door": kind, "gridcast.jobs": jobs})
+            response.headers["X-Request-ID"] = request_id
             seconds = time.perf_counter() - started
             self.metrics.requests.labels(name, kind, str(response.status_code)).inc()
             if jobs:
@@ -104,6 +105,22 @@ class Doors:
             return response
 
         return answer
+
+    async def _answered(self, request: Request, name: str, door: Door, request_id: str) -> tuple[Response, int]:
+        try:
+            with self.admission.admit() as held:
+                return await door(request, held)
+        except RefusalError as refusal:
+            return refused(refusal), 0
+        except ClientDisconnect:
+            return refused(RefusalError(400, "the connection closed before the body was whole")), 0
+        except Exception:
+            log.exception("request %s to /%s failed", request_id, name)
+            return refused(RefusalError(500, f"this should not have happened; the log tells more under {request_id}")), 0
+
+    async def _in_thread(self, threads: ThreadPoolExecutor, work: Callable[[], Made]) -> Made:
+        """What ``work`` makes in one of ``threads``, its spans within the request's."""
+        return await asyncio.get_running_loop().run_in_executor(threads, copy_context().run, work)
 
     async def _body(self, request: Request, held: Held) -> tuple[str, bytes]:
         kind = request.headers.get("content-type", "")
@@ -121,34 +138,39 @@ class Doors:
         query = dict(request.query_params)
 
         def work() -> tuple[str, bytes, int]:
-            with self.live.log.answering():
-                batch = read_body(kind, body)
-                options = read_options(batch.options, query)
-                asked = jobs_asked(batch)
-                answers, about = self.live.predict(asked, options)
+            with self.live.quiet.answering():
+                with self.traces.step("read"):
+                    batch = read_body(kind, body)
+                    options = read_options(batch.options, query)
+                    asked = jobs_asked(batch)
+                with self.traces.step("predict"):
+                    answers, about = self.live.predict(asked, options)
                 self.metrics.jobs.labels("arrow" if batch.shape == "arrow" else "json", about["model_version"]).inc(len(answers))
-                job_ids = asked.jobs.column("job_id").combine_chunks()
-                return *write_answer(answers, job_ids, {**about, "unread": list(asked.unread)}, batch.shape), len(answers)
+                with self.traces.step("write"):
+                    job_ids = one_array(asked.jobs.column("job_id"))
+                    return *write_answer(answers, job_ids, {**about, "unread": list(asked.unread)}, batch.shape), len(answers)
 
-        content_type, content, jobs = await asyncio.get_running_loop().run_in_executor(self.predicting, work)
+        content_type, content, jobs = await self._in_thread(self.predicting, work)
         return Response(content, media_type=content_type), jobs
 
     async def _outcomes(self, request: Request, held: Held) -> tuple[Response, int]:
         kind, body = await self._body(request, held)
 
         def work() -> tuple[bytes, int]:
-            batch = read_body(kind, body)
-            if batch.options:
-                raise RefusalError(422, f"there is no option {next(iter(batch.options))[:100]!r} here")
-            reported = outcomes_reported(batch)
-            added = self.live.report(reported.jobs)
+            with self.traces.step("read"):
+                batch = read_body(kind, body)
+                if batch.options:
+                    raise RefusalError(422, f"there is no option {next(iter(batch.options))[:100]!r} here")
+                reported = outcomes_reported(batch)
+            with self.traces.step("store and learn"):
+                added = self.live.report(reported.jobs)
             for result, count in {**added, "rejected": len(reported.rejected)}.items():
                 self.metrics.outcomes.labels(result).inc(count)
             return write_json({**added, "rejected": reported.rejected}), batch.jobs.num_rows
 
         try:
             # A report that a thread has begun may still be stored after this; sending it again changes nothing.
-            content, jobs = await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self.reporting, work), PATIENCE)
+            content, jobs = await asyncio.wait_for(self._in_thread(self.reporting, work), PATIENCE)
         except TimeoutError:
             raise RefusalError(503, "the store is busy; nothing was promised, so send the same outcomes again", retry_after=5) from None
         return Response(content, media_type=JSON_TYPE), jobs

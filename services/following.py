@@ -21,7 +21,8 @@ from services.live import Live
 
 log = logging.getLogger("bentoml.gridcast")
 
-CHAMPION_SECONDS = 3.0
+PAUSE = 0.7
+"""Seconds between two looks; for the champion, for what others stored, for the challenger, in turn."""
 RETRY_SECONDS = 60.0
 """How long a version that was refused is left alone; a disk or a network may have been what was wrong."""
 
@@ -55,14 +56,15 @@ class Following:
                 log.warning("the process that started this one is gone, so this one ends")
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
-            try:
-                self.look()
-                self.catch_up()
-                self.look_for_challenger()
-            except Exception:
-                # Whatever it is, the next look may find it gone, and requests are answered meanwhile.
-                log.exception("following the champion failed")
-            self._stop.wait(CHAMPION_SECONDS)
+            for step in (self.look, self.catch_up, self.look_for_challenger):
+                self.live.quiet.wait()
+                try:
+                    step()
+                except Exception:
+                    # Whatever it is, the next look may find it gone, and requests are answered meanwhile.
+                    log.exception("following the champion failed")
+                # All at once they would take their time from one request.
+                self._stop.wait(PAUSE if self.live.ready else 0)
 
     def look(self) -> None:
         """Ask the registry which version is champion, and let it answer if it does not yet."""

@@ -22,11 +22,12 @@ import pyarrow as pa
 
 from infra.settings import Settings
 from jobs.schema import OUTCOMES
-from jobs.store import Added, StoreError, add_jobs, open_store, read_ended
+from jobs.store import Added, StoreError, add_jobs, any_ended, open_store, read_ended
 from services.columns import code
 from services.doors import Asked, Options
 from services.metrics import Metrics
 from services.prediction_log import Answer, PredictionLog
+from services.quiet import Quiet
 from services.refusal import RefusalError
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ SLICE = 200
 AT_ONCE = 20_000
 """The same for a forecaster that does not answer yet."""
 WARM_UP = 100
+YOUNG = 100_000
+"""New objects after which Python looks for garbage: a thousand jobs of JSON are several thousand, and none of them is garbage yet."""
 NO_MODEL = "none"
 
 
@@ -74,7 +77,8 @@ class Live:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings
         self.metrics = metrics
-        self.log = PredictionLog(lambda: self.engine, lambda result, jobs: metrics.log_answers.labels(result).inc(jobs))
+        self.quiet = Quiet()
+        self.log = PredictionLog(lambda: self.engine, lambda result, jobs: metrics.log_answers.labels(result).inc(jobs), self.quiet)
         self.troubles: dict[str, str] = {}
         metrics.log_waiting.set_function(lambda: self.log.waiting)
         metrics.model_degraded.set_function(lambda: float("champion" in self.troubles))
@@ -162,9 +166,9 @@ class Live:
 
     def catch_up(self) -> None:
         """Learn the outcomes that others stored since the last look; raises StoreError when the store cannot be read."""
-        found = read_ended(self.engine, after=self._revision)
-        if found.empty or not self.ready:
+        if not self.ready or not any_ended(self.engine, after=self._revision):
             return
+        found = read_ended(self.engine, after=self._revision)
         with self._turn:
             news = found[~found["revision"].isin(self._own)]
             self._revision = int(found["revision"].max())
@@ -241,6 +245,7 @@ class Live:
             # What is here now stays; looking through it again and again for garbage would stop requests for a tenth of a second.
             gc.collect()
             gc.freeze()
+            gc.set_threshold(YOUNG)
         self.metrics.model_version.set(serving.number)
         self.metrics.model_trained.set(serving.card["window"]["until_us"] / 1e6 if serving.card else 0)
 

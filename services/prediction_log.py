@@ -7,10 +7,8 @@ there is a between, and while the store is down they wait.
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -19,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from jobs.store import StoreError, add_predictions
+from services.quiet import Quiet
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -29,10 +28,6 @@ MOST_WAITING = 200_000
 """Jobs whose answers may wait: about 100 MB."""
 AT_ONCE = 500
 """Jobs written at a time: some milliseconds, which a request that comes meanwhile may feel."""
-QUIET = 0.01
-"""Seconds without a request after which writing disturbs nobody."""
-LONGEST_WAIT = 1.0
-"""Seconds after which AT_ONCE jobs are written though it is not quiet."""
 PAUSE = 2.0
 """Seconds between attempts while the store cannot be written."""
 
@@ -57,14 +52,13 @@ class Answer:
 class PredictionLog:
     """A bounded queue of answers and the thread that writes them."""
 
-    def __init__(self, engine: Callable[[], Engine], count: Callable[[str, int], None]) -> None:
+    def __init__(self, engine: Callable[[], Engine], count: Callable[[str, int], None], quiet: Quiet) -> None:
         self._engine = engine
         self._count = count
+        self._quiet = quiet
         self._answers: deque[Answer] = deque()
         self._change = threading.Condition()
         self._stopping = False
-        self._answering = 0
-        self._answered_at = 0.0
         self.waiting = 0
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
 
@@ -92,24 +86,6 @@ class PredictionLog:
             self._answers.append(answer)
             self._change.notify()
 
-    @contextmanager
-    def answering(self) -> Iterator[None]:
-        """While a request is answered, nothing is written if it can wait."""
-        with self._change:
-            self._answering += 1
-        try:
-            yield
-        finally:
-            with self._change:
-                self._answering -= 1
-                self._answered_at = time.monotonic()
-
-    def await_quiet(self) -> None:
-        """Wait until no request is answered, for LONGEST_WAIT s at most."""
-        latest = time.monotonic() + LONGEST_WAIT
-        while not self._stopping and time.monotonic() < latest and (self._answering or time.monotonic() < self._answered_at + QUIET):
-            time.sleep(QUIET / 2)
-
     def _run(self) -> None:
         while True:
             with self._change:
@@ -129,7 +105,7 @@ class PredictionLog:
     def _write(self, answer: Answer) -> bool:
         try:
             for start in range(0, len(answer), AT_ONCE):
-                self.await_quiet()
+                self._quiet.wait()
                 columns = as_columns(answer, slice(start, start + AT_ONCE))
                 with self._engine().begin() as connection:
                     add_predictions(connection, columns)

@@ -21,6 +21,7 @@ from services.following import Following  # noqa: E402
 from services.live import Live  # noqa: E402
 from services.metrics import make_metrics  # noqa: E402
 from services.shadow import Shadow  # noqa: E402
+from services.tracing import Traces  # noqa: E402
 
 doors = Doors()
 
@@ -37,18 +38,21 @@ class Service:
         self.live = Live(settings, metrics)
         self.shadow = Shadow(self.live)
         self.live.also_asked = self.shadow.ask
+        self.traces = Traces(settings.otel_endpoint)
         self.following = Following(self.live, lambda result: metrics.swaps.labels(result).inc(), self.shadow.follow)
-        doors.open(self.live)
+        doors.open(self.live, self.traces)
         self.live.log.start()
         self.shadow.start()
         self.following.start()
 
     @bentoml.on_shutdown
     def stop(self) -> None:
-        """Stop following, and record the answers that wait to be recorded."""
+        """Stop following; record the answers that wait to be recorded, and send the traces."""
+        self.live.quiet.end()
         self.following.stop()
         self.shadow.stop()
         self.live.log.stop()
+        self.traces.stop()
 
     def __is_ready__(self) -> bool:
         return self.live.ready

@@ -125,7 +125,7 @@ class Shadow:
         serving = self._serving
         if serving is None:
             return
-        self._live.log.await_quiet()
+        self._live.quiet.wait()
         # What ended since the question is learned too, but not looked at: the question is as of its own time.
         self._revision = self._teach(serving, self._revision)
         answers = replace(serving.forecaster.answer(code(question.jobs), (), question.at), model_version=serving.label)

@@ -71,7 +71,7 @@ def test_the_table_of_settings_is_the_settings() -> None:
         name, default, meaning = (cell.strip() for cell in line.strip("|").split("|"))
         assert meaning, f"{name} is not explained"
         described[name.strip("`")] = default.strip("`")
-    real = {f"GRIDCAST_{name.upper()}": field.default for name, field in Settings.model_fields.items()}
+    real = {field.validation_alias or f"GRIDCAST_{name.upper()}": field.default for name, field in Settings.model_fields.items()}
     assert set(described) == set(real)
     for name, default in real.items():
         secret = default.get_secret_value() if hasattr(default, "get_secret_value") else default

@@ -114,6 +114,12 @@ def read_ended(engine: Engine, after: int = 0) -> pd.DataFrame:
     return found.sort_values("ended_at", kind="stable", ignore_index=True)
 
 
+def any_ended(engine: Engine, after: int) -> bool:
+    """Whether ``read_ended`` would find any: a tenth of its time where it would not."""
+    with reading(engine) as connection:
+        return connection.execute(select(table.c.revision).where(table.c.revision > after).limit(1)).first() is not None
+
+
 def count_jobs(engine: Engine) -> pd.DataFrame:
     """Jobs a source: source, jobs, ended, first_submitted_at, last_submitted_at, last_ended_at."""
     query = (

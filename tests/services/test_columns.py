@@ -45,5 +45,6 @@ def test_both_doors_give_the_engine_what_training_reads(jobs: pd.DataFrame, writ
     assert len(Levels.from_json(asdict(levels)).fields) > 8
     expected = encode(jobs, levels)
     found = encode(code(jobs_asked(read_body(kind, write(jobs))).jobs), levels)
-    for name, values in vars(expected).items():
+    # A job's id tells it from others when it ends; no answer depends on it, and it is not read.
+    for name, values in {name: values for name, values in vars(expected).items() if name != "ids"}.items():
         np.testing.assert_array_equal(getattr(found, name), values, err_msg=name)
