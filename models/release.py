@@ -12,6 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from infra.errors import InputError
@@ -91,22 +93,19 @@ def judge(
 ) -> Judgement:
     """Train on the earlier jobs, live through the later ones, and set the errors beside the champion's and the baselines'.
 
-    The later jobs are the last HELD_OUT by submission (at most MOST_LATER) that were submitted after the champion was trained, so
-    that neither has seen them.
+    The later jobs are those of ``judged_since``: neither the candidate nor the champion has seen them.
     """
     champion = registry.champion(settings)
     rival = load(champion, settings) if champion else None
-    held_out = min(int(len(jobs) * HELD_OUT) + 1, MOST_LATER)
-    since = jobs["submitted_at"].sort_values().iloc[-held_out]
-    if rival is not None:
-        since = max(since, pd.Timestamp(rival.card["window"]["until_us"], unit="us", tz="UTC"))
+    until = int(rival.card["window"]["until_us"]) if rival else None
+    submitted = jobs["submitted_at"].astype("int64").to_numpy(dtype=np.int64)
+    since = pd.Timestamp(judged_since(submitted, until), unit="us", tz="UTC")
     past, later = jobs[jobs["ended_at"] <= since], jobs[jobs["submitted_at"] > since]
     nothing = pd.DataFrame(columns=["target", "predictor", "jobs", "mae", "median_ae", "apa", "coverage_90"])
     if len(later) < FEWEST_LATER or len(past) < FEWEST_LATER:
-        new = f"{len(later):,} jobs that ended were submitted since {champion.label if champion else 'the training window'}"
-        return Judgement(
-            None, nothing, pd.DataFrame(), champion, None, None, f"Nothing to compare by: only {new}, and {FEWEST_LATER} are needed."
-        )
+        new, needed = (len(submitted) if until is None else int((submitted > until).sum())), FEWEST_LATER * (5 if until is None else 2)
+        told = f"{new:,} jobs that ended were submitted{f' since {champion.label}' if champion else ''}, and {needed:,} are needed"
+        return Judgement(None, nothing, pd.DataFrame(), champion, None, None, f"Nothing to compare by: only {told}.")
     since = later["submitted_at"].min()
     asked = jobs[jobs["submitted_at"] >= since]
     answers = {"candidate": live_through(train(past, targets=targets, cluster_by=cluster_by), jobs, asked, progress=progress)}
@@ -118,9 +117,28 @@ def judge(
     compared = tuple(name for name in targets if name in rival.targets)
     rows = table(jobs, since, answers, compared)
     found = difference(outcomes(jobs, since, target), answers["candidate"][target], answers["champion"][target])
-    better = found.share < 0 and found.high <= TOLERATED
+    better = is_better(found)
     sentence = f"On {len(later):,} later jobs its mean absolute error of {target} is {found} than that of {champion.label}."
     return Judgement(since, rows, answers["candidate"], champion, found, better, sentence)
+
+
+def judged_since(submitted: npt.NDArray[np.int64], champion_until: int | None) -> int:
+    """From when on (after it) jobs judge a candidate: the last HELD_OUT of those ``submitted`` (microseconds), at most MOST_LATER.
+
+    Of the jobs that came since the champion was trained only the later half judges: on the earlier half a candidate learns what the
+    champion does not know, or it would be no better than the champion.
+    """
+    ordered = np.sort(submitted)
+    since = int(ordered[-min(int(len(ordered) * HELD_OUT) + 1, MOST_LATER)])
+    if champion_until is None:
+        return since
+    fresh = ordered[ordered > champion_until]
+    return max(since, int(fresh[len(fresh) // 2]) if len(fresh) else champion_until)
+
+
+def is_better(found: Difference) -> bool:
+    """Whether a candidate may be promoted: its error is less, and surely not larger by more than TOLERATED."""
+    return found.share < 0 and found.high <= TOLERATED
 
 
 def release(
