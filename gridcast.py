@@ -358,6 +358,50 @@ def replay(
 
 
 @app.command()
+def rehearse(
+    log: Annotated[str, typer.Argument(help="A log file, or the name of a stored source.")],
+    target: Annotated[str, typer.Option(help="walltime, peak_memory, cpu_time or io.")] = "walltime",
+    warm_up: Annotated[float, typer.Option(help="Share of the jobs that the first models are trained on.")] = 0.1,
+    every: Annotated[
+        float | None, typer.Option(min=0.01, help="Days between two trainings of the schedule; default: a tenth of the log's time.")
+    ] = None,
+    log_format: LogFormat = None,
+    mapping: Mapping = None,
+    map_file: MapFile = None,
+    timezone: Timezone = "UTC",
+    as_json: Json = False,
+) -> None:
+    """Say what retraining is worth: live through a log, retrained never, on a schedule and on decay; an HTML page with plots."""
+    from jobs.ingest import reading
+    from models.training import find_target
+    from monitoring.rehearsal import rehearse as live
+    from monitoring.rehearsal_page import worth, write_page
+
+    settings = prepare_environment()
+    jobs = _log_or_source(log, reading(log_format, mapping, map_file, timezone))
+    with progress_bar("living through the log") as report:
+        found = live(jobs, find_target(target), warm_up=warm_up, period=every and every * 86400, progress=report)
+    name = Path(log).name
+    shown = (
+        "predictor",
+        "policy",
+        "mae",
+        "mae_ratio",
+        "mae_ratio_low",
+        "mae_ratio_high",
+        "coverage_90",
+        "trainings",
+        "promotions",
+        "alarms",
+    )
+    show(found.rows, as_json, f"Rehearsal of {name}, {target}, {len(found.truth):,} jobs after the warm-up", shown)
+    for row in found.rows:
+        if row["policy"] != "never":
+            _say(worth(row))
+    _say(str(write_page(found, name, settings.folder("reports") / f"rehearsal-{name}")))
+
+
+@app.command()
 def serve() -> None:
     """Serve the champion over HTTP on this machine until Ctrl-C."""
     from infra.parts import parts
@@ -463,6 +507,16 @@ def _jobs_of(log: str | None, how: Reading) -> pd.DataFrame:
     jobs = read_jobs(_store(), sources=[log] if log else None)
     if jobs.empty:
         raise InputError(f"there is no file and no stored source called {log}" if log else "nothing is stored: gridcast ingest FILE")
+    return jobs
+
+
+def _log_or_source(log: str, how: Reading) -> pd.DataFrame:
+    """The jobs of a log file, or of a stored source where there is no such file."""
+    from jobs.store import read_jobs
+
+    jobs = _read(Path(log), how) if Path(log).exists() else read_jobs(_store(), sources=[log])
+    if jobs.empty:
+        raise InputError(f"there is no file and no stored source called {log}")
     return jobs
 
 

@@ -98,7 +98,7 @@ def judge(
     champion = registry.champion(settings)
     rival = load(champion, settings) if champion else None
     until = int(rival.card["window"]["until_us"]) if rival else None
-    submitted = jobs["submitted_at"].astype("int64").to_numpy(dtype=np.int64)
+    submitted = np.asarray(jobs["submitted_at"].astype("int64"), dtype=np.int64)
     since = pd.Timestamp(judged_since(submitted, until), unit="us", tz="UTC")
     past, later = jobs[jobs["ended_at"] <= since], jobs[jobs["submitted_at"] > since]
     nothing = pd.DataFrame(columns=["target", "predictor", "jobs", "mae", "median_ae", "apa", "coverage_90"])
