@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,16 @@ class CatBoostRefiner:
         ratio[:, self.classes] = np.divide(bent * known.sum(axis=1, keepdims=True), total * known, where=known > 0, out=np.ones_like(known))
         return 1 - self.share + self.share * ratio
 
+    def first(self, trees: int) -> CatBoostRefiner:
+        """The same with its first ``trees`` only: what a shorter training would have made."""
+        splits = np.log2(self.model.get_tree_leaf_counts()).sum()
+        # CatBoost 1.2 refuses to shrink to more trees than there are splits, as where most trees have none: there is nothing to gain.
+        if trees >= min(self.model.tree_count_, splits):
+            return self
+        model = self.model.copy()
+        model.shrink(trees)
+        return replace(self, model=model)
+
     def save(self, path: Path) -> None:
         """Write the model as CatBoost's own .cbm."""
         self.model.save_model(str(path))
@@ -53,21 +63,50 @@ def load_refiner(path: Path, share: float) -> CatBoostRefiner:
     return CatBoostRefiner(model, np.asarray(model.classes_, dtype=np.int64), share)
 
 
-def fit_refiner(lessons: Lessons) -> CatBoostRefiner | None:
+def fit_refiner(lessons: Lessons, boosting: Mapping[str, Any] = BOOSTING) -> CatBoostRefiner | None:
     """Teach CatBoost the coarse bins of the outcomes from what is shown, starting from the mixture's masses; None for too little."""
-    from catboost import CatBoostClassifier, Pool
+    pool, classes = _pool(lessons)
+    if pool is None:
+        return None
+    model = _classifier(boosting)
+    model.fit(pool)
+    return CatBoostRefiner(model, classes)
+
+
+def rank_inputs(lessons: Lessons, best: int) -> list[int]:
+    """The inputs that a refiner reads, the ``best`` first (as CatBoost's own selection finds them), then the last to be given up."""
+    from catboost import EFeaturesSelectionAlgorithm
+
+    pool, _ = _pool(lessons)
+    if pool is None:
+        return list(range(lessons.shown.shape[1]))
+    found = _classifier(BOOSTING).select_features(
+        pool, features_for_select=list(range(lessons.shown.shape[1])), num_features_to_select=best, steps=4, train_final_model=False,
+        algorithm=EFeaturesSelectionAlgorithm.RecursiveByLossFunctionChange, logging_level="Silent",
+    )  # fmt: skip
+    return [*found["selected_features"], *reversed(found["eliminated_features"])]
+
+
+def _pool(lessons: Lessons) -> tuple[Any, npt.NDArray[np.int64]]:
+    """Lessons as CatBoost takes them, None for too few, and the coarse bins that they tell of."""
+    from catboost import Pool
 
     classes, counts = np.unique(lessons.truth, return_counts=True)
     classes = classes[counts >= 2]
     lessons = lessons.take(np.flatnonzero(np.isin(lessons.truth, classes)))
     if len(lessons.truth) < FEWEST_ROWS or len(classes) < 3:
-        return None
+        return None, classes
     baseline = np.log(np.maximum(lessons.coarse[:, classes], 1e-9))
-    model = CatBoostClassifier(
-        loss_function="MultiClass", thread_count=2, random_seed=0, verbose=False, allow_writing_files=False, **BOOSTING
+    pool = Pool(lessons.shown, lessons.truth, baseline=baseline, weight=_importance(lessons.value))
+    return pool, np.asarray(classes, dtype=np.int64)
+
+
+def _classifier(boosting: Mapping[str, Any]) -> Any:
+    from catboost import CatBoostClassifier
+
+    return CatBoostClassifier(
+        loss_function="MultiClass", thread_count=2, random_seed=0, verbose=False, allow_writing_files=False, **boosting
     )  # fmt: skip
-    model.fit(Pool(lessons.shown, lessons.truth, baseline=baseline, weight=_importance(lessons.value)))
-    return CatBoostRefiner(model, np.asarray(model.classes_, dtype=np.int64))
 
 
 def _importance(values: Array) -> Array:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.boosting import FEWEST_ROWS, CatBoostRefiner, fit_refiner
+from models.boosting import BOOSTING, FEWEST_ROWS, CatBoostRefiner, fit_refiner
 from models.clusters import GLOBAL
 from models.lessons import Lessons, score
 from models.targets import Grid
@@ -23,28 +23,50 @@ MUST_WIN = 0.002
 """A cluster's refiner must be better than the global one by this share on later data to answer."""
 SHARES = (0.0, 0.5, 0.75)
 """How far a refiner may go from the mixture's masses to its own: none of the way, or half of it where the jobs change, or most."""
+TREES = tuple(int(BOOSTING["iterations"] * part) for part in (0.25, 0.5, 0.75, 1.0))
+"""To how many of its first trees a refiner may be cut."""
+MAY_LOSE = 0.001
+"""The fewest trees are kept that lose no more than this share of the score; a hundredth would cost KTH-SP2 one of its error too."""
+REACHES = ((0.0, TREES[-1]), *((share, trees) for share in SHARES[1:] for trees in TREES))
+"""Every share with every number of trees, all of them last."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """How the global refiner did in all ``windows`` so far: of its score over the mixture's the logarithms, summed over the jobs judged.
+    """How a refiner did in all ``windows`` so far: of its score over the mixture's the logarithms, summed over the ``jobs`` judged.
 
-    ``sums`` has one value for each of SHARES. One window says little, since a few long jobs decide it.
+    ``sums`` has one value for each of REACHES. One window says little, since a few long jobs decide it.
     """
 
     windows: int = 0
-    sums: tuple[float, ...] = (0.0,) * len(SHARES)
+    jobs: int = 0
+    sums: tuple[float, ...] = (0.0,) * len(REACHES)
 
     def add(self, scores: tuple[float, ...], jobs: int) -> Record:
-        """With the scores of so many jobs of one more window, at each of SHARES."""
+        """With the scores of so many jobs of one more window, at each of REACHES."""
         least = np.finfo(float).tiny
         logs = np.log(np.maximum(scores, least) / max(scores[0], least))
-        return Record(self.windows + 1, tuple(float(x) for x in self.sums + jobs * logs))
+        return Record(self.windows + 1, self.jobs + jobs, tuple(float(x) for x in self.sums + jobs * logs))
 
     @property
     def share(self) -> float:
-        """The share that did best."""
-        return SHARES[int(np.argmin(self.sums))]
+        """The share that did best with all trees."""
+        return min((share for share in SHARES), key=lambda share: self._sum(share, TREES[-1]))
+
+    @property
+    def trees(self) -> int:
+        """The fewest trees that at this share lose hardly more than the best number of them."""
+        if not self.share:
+            return TREES[-1]
+        best = min(self._sum(self.share, trees) for trees in TREES)
+        return next(trees for trees in TREES if self._sum(self.share, trees) <= best + MAY_LOSE * self.jobs)
+
+    def _sum(self, share: float, trees: int) -> float:
+        return self.sums[REACHES.index((share, trees))]
+
+    def cut(self, refiner: CatBoostRefiner) -> CatBoostRefiner:
+        """A refiner with as many trees as are worth keeping, which goes as far as did best."""
+        return replace(refiner.first(self.trees), share=self.share)
 
 
 @dataclass(frozen=True)
@@ -77,15 +99,16 @@ def choose_refiners(lessons: Lessons, clusters: Array, grid: Grid, earlier: Stan
     if trial is None:
         return Standing(report=[{"cluster": GLOBAL, "jobs": count, "answers": "mixture", "why": "too few ended jobs"}])
     before, after = lessons.split(*window)
-    later, trial = lessons.take(after), replace(trial, share=record.share)
+    later, trial = lessons.take(after), record.cut(trial)
     verdict = _verdict(GLOBAL, count, "mixture", score(later, None, grid), score(later, trial, grid), wins=record.share > 0)
     trials = {GLOBAL: trial} if record.share else {}
     winners, report = _contest_clusters(lessons, clusters, (before, after), trials.get(GLOBAL), grid)
-    trials |= winners
     final = fit_refiner(lessons)
-    whole = {name: final if name == GLOBAL else fit_refiner(lessons.take(np.flatnonzero(clusters == name))) for name in trials}
-    refiners = {name: replace(fitted or trials[name], share=trials[name].share) for name, fitted in whole.items()}
-    return Standing(refiners, trials, [verdict | {"share": record.share, "windows": record.windows}, *report], record, final)
+    refiners = {GLOBAL: record.cut(final or trial)} if trials else {}
+    for name, (own, its_record) in winners.items():
+        trials[name] = own
+        refiners[name] = its_record.cut(fit_refiner(lessons.take(np.flatnonzero(clusters == name))) or own)
+    return Standing(refiners, trials, [verdict | _told(record), *report], record, final)
 
 
 def _first_windows(lessons: Lessons, grid: Grid) -> tuple[Record, CatBoostRefiner | None, tuple[int, int]]:
@@ -104,10 +127,10 @@ def _first_windows(lessons: Lessons, grid: Grid) -> tuple[Record, CatBoostRefine
 
 def _contest_clusters(
     lessons: Lessons, clusters: Array, window: tuple[Array, Array], rival: CatBoostRefiner | None, grid: Grid
-) -> tuple[dict[str, CatBoostRefiner], list[dict[str, Any]]]:
+) -> tuple[dict[str, tuple[CatBoostRefiner, Record]], list[dict[str, Any]]]:
     """The refiners of clusters that beat the ``rival`` (None: the mixture) on the later rows of ``window``, and a report a cluster."""
     before, after = window
-    winners: dict[str, CatBoostRefiner] = {}
+    winners: dict[str, tuple[CatBoostRefiner, Record]] = {}
     report: list[dict[str, Any]] = []
     names, counts = np.unique(clusters.astype(str), return_counts=True)
     for name, jobs in zip(names, counts, strict=True):
@@ -118,19 +141,25 @@ def _contest_clusters(
         if own is None:
             report.append({"cluster": name, "jobs": int(jobs), "answers": GLOBAL, "why": "too few ended jobs"})
             continue
-        own = replace(own, share=_judge(Record(), own, future, grid).share)
+        record = _judge(Record(), own, future, grid)
+        own = record.cut(own)
         mine, theirs = score(future, own, grid), score(future, rival, grid)
         wins = mine < theirs * (1 - MUST_WIN)
-        report.append(_verdict(name, int(jobs), GLOBAL, theirs, mine, wins) | {"share": own.share})
+        report.append(_verdict(name, int(jobs), GLOBAL, theirs, mine, wins) | _told(record))
         if wins:
-            winners[name] = own
+            winners[name] = own, record
     return winners, report
 
 
 def _judge(record: Record, refiner: CatBoostRefiner, later: Lessons, grid: Grid) -> Record:
     """The record with one more window."""
-    scores = tuple(score(later, replace(refiner, share=share) if share else None, grid) for share in SHARES)
-    return record.add(scores, len(later.truth))
+    cut = {trees: refiner.first(trees) for trees in TREES}
+    scores = (score(later, replace(cut[trees], share=share) if share else None, grid) for share, trees in REACHES)
+    return record.add(tuple(scores), len(later.truth))
+
+
+def _told(record: Record) -> dict[str, Any]:
+    return {"share": record.share, "trees": record.trees, "windows": record.windows}
 
 
 def _verdict(name: str, jobs: int, rival: str, theirs: float, own: float, wins: bool) -> dict[str, Any]:

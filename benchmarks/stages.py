@@ -1,0 +1,64 @@
+"""Two stages: whether CPU time and peak memory, foreseen first, make the run time easier to foresee; the table of docs/predictions.md.
+
+    uv run python benchmarks/stages.py [LOG ...]
+
+What the mixtures foresaw of them at each submission (five quantiles each) is shown to the run time's refiner. They are out of fold by
+their nature: they knew only what had ended. The last row shows the refiner the CPU time that the job then took, and is no prediction.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from logs import asked, load, show, warm_up
+from windows import Score, fit, windows
+
+from models.contest import SHARES
+from models.refinement import QUANTILES
+
+FIRST = ("cpu_time", "peak_memory")
+
+
+def main() -> None:
+    """Study each log that is asked for."""
+    for name in asked(__doc__ or "", "LPC LANL"):
+        show(name, study(name))
+
+
+def study(name: str) -> list[dict[str, Any]]:
+    """A row a choice of what the refiner is shown, over all windows."""
+    jobs = load(name)
+    truth = np.log2(np.maximum(jobs["cpu_time"].to_numpy(dtype=float, na_value=np.nan), 1.0))[:, None]
+    found: dict[tuple[str, float], Score] = defaultdict(lambda: Score(0.0, 0.0, 0))
+    for window in windows(jobs, warm_up(name), FIRST, truth):
+        count, each = window.ended.shown.shape[1], len(QUANTILES)
+        plain = count - 1 - each * len(FIRST)
+        cpu, memory = (range(plain + each * place, plain + each * (place + 1)) for place in range(len(FIRST)))
+        kinds = {
+            "one stage": [*cpu, *memory, count - 1],
+            "CPU time foreseen first": [*memory, count - 1],
+            "CPU time and peak memory foreseen first": [count - 1],
+            "the true CPU time told (no prediction)": [*cpu, *memory],
+        }
+        found["mixture alone", 0.0] += window.judge(None)
+        for kind, hidden in kinds.items():
+            refiner = fit(window.ended, ignored_features=hidden)
+            for share in SHARES[1:]:
+                found[kind, share] += window.judge(replace(refiner, share=share))
+    plain_means = {share: found["one stage", share].means for share in SHARES[1:]}
+    rows = []
+    for (kind, share), score in found.items():
+        crps, mae = score.means
+        against = plain_means.get(share, plain_means[SHARES[1]])
+        rows.append(
+            {"shown to the refiner": kind, "share": share, "CRPS": crps, "MAE": mae}
+            | {"CRPS, %": f"{100 * (crps / against[0] - 1):+.2f}", "MAE, %": f"{100 * (mae / against[1] - 1):+.2f}"}
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Refiners judged on later jobs: the mixture lives through a log, and stops at some places to let refiners be fitted and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from models.boosting import BOOSTING, CatBoostRefiner, fit_refiner
+from models.components import Settings
+from models.distribution import Distribution, join
+from models.features import Contexts, choose_levels, encode
+from models.lessons import Lessons, Notebook, make_lessons
+from models.mixture import Mixture, Walk, endings
+from models.refinement import QUANTILES, refine
+from models.training import BATCH, MOST_ROWS, find_target, new_mixture
+
+Array = npt.NDArray[Any]
+STARTS = (0.4, 0.6, 0.8)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Sums over the jobs of a window."""
+
+    crps: float
+    error: float
+    jobs: int
+
+    def __add__(self, other: Score) -> Score:
+        return Score(self.crps + other.crps, self.error + other.error, self.jobs + other.jobs)
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """Mean CRPS and mean absolute error."""
+        return self.crps / self.jobs, self.error / self.jobs
+
+
+@dataclass(frozen=True)
+class Window:
+    """The jobs submitted between two stops: ``ended`` are the lessons known at the first, ``later`` those of the window."""
+
+    mixture: Mixture
+    contexts: Contexts
+    values: Array
+    answer: Distribution
+    scales: Array
+    ended: Lessons
+    later: Lessons
+
+    def judge(self, refiner: CatBoostRefiner | None) -> Score:
+        """How a refiner (None: the mixture alone) does on the window's jobs."""
+        crps, error = 0.0, 0.0
+        for start in range(0, len(self.values), BATCH):
+            few = np.arange(start, min(start + BATCH, len(self.values)))
+            answer, truth = self.answer.take(few), self.values[few]
+            if refiner:
+                lessons = self.later.take(few)
+                answer = replace(answer, mass=refine(answer.mass, refiner.ratio(lessons.shown, lessons.coarse)))
+            seen = self.mixture.last_in_bin(self.contexts.take(few), answer.best_bin(self.scales[few]))
+            crps += float(answer.continuous_ranked_probability(truth).sum())
+            error += float(np.abs(answer.best_point(self.scales[few], seen) - truth).sum())
+        return Score(crps, error, len(self.values))
+
+
+def windows(jobs: pd.DataFrame, warm_up: float, others: Sequence[str] = (), told: Array | None = None) -> Iterator[Window]:
+    """Live through ``jobs`` (in order of submission) and stop at STARTS.
+
+    The quantiles that the mixtures of ``others``, targets too, foresaw at each submission, and the columns ``told`` (float64[n, m]),
+    are shown to the refiners beside what they are shown anyway.
+    """
+    count, aim = len(jobs), find_target("walltime")
+    levels = choose_levels(jobs.iloc[: int(count * warm_up)])
+    contexts, values = encode(jobs, levels), aim.value(jobs)
+    order = endings(contexts, values)
+    aims = [aim, *map(find_target, others)]
+    mixtures = [new_mixture(each, levels, Settings()) for each in aims]
+    walks = [Walk(mixture, contexts, each.value(jobs), each.limit(jobs)) for mixture, each in zip(mixtures, aims, strict=True)]
+    notebook = Notebook(count)
+    starts = [0, *(int(count * share) for share in STARTS)]
+    for start, stop in zip(starts, [*starts[1:], count], strict=True):
+        parts = []
+        for low in range(start, stop, BATCH):
+            rows = np.arange(low, min(low + BATCH, stop))
+            (answer, scales), *beside = (walk.on(rows) for walk in walks)
+            lessons = make_lessons(mixtures[0], contexts.take(rows), answer.mass, values[rows])
+            more = [np.log2(other.quantile(level)) for other, _ in beside for level in QUANTILES]
+            shown = np.column_stack([lessons.shown, *more, *([] if told is None else [told[rows]])])
+            notebook.put(rows, replace(lessons, shown=np.asfortranarray(shown, np.float32)))
+            if start:
+                known = np.flatnonzero(np.isfinite(values[rows]))
+                parts.append((rows[known], answer.take(known), scales[known]))
+        if parts:
+            rows, scales = (np.concatenate([part[place] for part in parts]) for place in (0, 2))
+            answer = join([part[1] for part in parts])
+            ended = order[: int(np.searchsorted(contexts.known[order], contexts.at[start], side="right"))][-MOST_ROWS:]
+            yield Window(mixtures[0], contexts.take(rows), values[rows], answer, scales, notebook.take(ended), notebook.take(rows))
+
+
+def fit(lessons: Lessons, **other: Any) -> CatBoostRefiner:
+    """A refiner whose settings are those of training but for ``other``."""
+    fitted = fit_refiner(lessons, BOOSTING | other)
+    if fitted is None:
+        raise SystemExit("too few jobs had ended")
+    return fitted
