@@ -8,6 +8,7 @@ active program twice as much from day 20 of 30 on, in three generated logs; only
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,9 @@ def _neural(inputs: pd.DataFrame, values: Floats, target: Target, logarithms: bo
     scale = 1.0 if logarithms else values.mean()
     network = MLPRegressor(hidden_layer_sizes=(64, 32), early_stopping=True, max_iter=60, random_state=0)
     model = make_pipeline(FunctionTransformer(np.log1p), StandardScaler(), network)
-    model.fit(inputs, np.log(np.maximum(values, target.grid.lowest)) if logarithms else values / scale)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # 60 passes are what a scheduled refit can wait for
+        model.fit(inputs, np.log(np.maximum(values, target.grid.lowest)) if logarithms else values / scale)
 
     def predict(asked: pd.DataFrame) -> Floats:
         found = model.predict(asked)
