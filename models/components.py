@@ -28,7 +28,7 @@ TABLES = 6
 
 @dataclass(frozen=True)
 class Settings:
-    """How the mixture learns; one setting serves every log and target, and is kept with each model."""
+    """How the mixture learns; one setting serves every log (see ``settings_of``), and is kept with each model."""
 
     decays: tuple[float, ...] = (0.5, 0.9, 0.99)
     widths: tuple[float, ...] = (0.0, 0.15, 0.8)  # octaves
@@ -37,6 +37,15 @@ class Settings:
     forget: tuple[float, ...] = (0.9995, 0.999, 0.999, 0.97, 0.97, 0.97)
     limit_broken: float = 0.05
     gate: float = 0.2  # step of Adagrad
+
+
+MEMORY_WIDTHS = (0.0, 0.1, 0.3)
+"""Memory repeats more closely than time does: wide kernels cost allocations half of what they save (docs/resources.md)."""
+
+
+def settings_of(target: str) -> Settings:
+    """How the mixture of a target learns unless it is told otherwise."""
+    return Settings(widths=MEMORY_WIDTHS) if target == "peak_memory" else Settings()
 
 
 class Shape(NamedTuple):

@@ -14,7 +14,7 @@ import pandas as pd
 from jobs.coded import CodedJobs, code
 from models.calibration import Calibration
 from models.clusters import GLOBAL
-from models.components import Settings
+from models.components import settings_of
 from models.distribution import Distribution
 from models.features import NEVER, Contexts, Levels, choose_levels, encode
 from models.kinds import find_kinds, in_parts, tell_apart
@@ -89,7 +89,7 @@ class Forecaster:
         self.calibrations: dict[str, Calibration] = {}
         for name in self.names:
             model = self.model_set.targets[name] if self.model_set else None
-            mixture = Mixture(TARGETS[name], relative, levels.owner, model.settings if model else Settings())
+            mixture = Mixture(TARGETS[name], relative, levels.owner, model.settings if model else settings_of(name))
             if model:
                 mixture.restore(model.learned)
             self.mixtures[name] = mixture

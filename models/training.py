@@ -15,7 +15,7 @@ from infra.errors import InputError
 from models.boosting import BOOSTING
 from models.calibration import Calibration
 from models.clusters import By, Clusters, find_clusters
-from models.components import Settings
+from models.components import Settings, settings_of
 from models.contest import WINDOWS, choose_refiners
 from models.distribution import Distribution, join
 from models.features import NEVER, Contexts, Levels, choose_levels, encode
@@ -47,7 +47,6 @@ def train(
 ) -> ModelSet:
     """Train a model set on stored ``jobs`` in time order; raises TrainingError when no job has ended with a known outcome."""
     chosen = [find_target(name) for name in targets]
-    settings = settings or Settings()
     levels = choose_levels(jobs)
     contexts = encode(jobs, levels)
     known = contexts.known[contexts.known != NEVER]
@@ -61,7 +60,9 @@ def train(
             clusters = find_clusters(jobs, values, cluster_by)
         if progress:
             progress(f"training {aim.name}", place / len(chosen))
-        model, report, metric = _train_one(aim, levels, settings, contexts, values, aim.limit(jobs), clusters.assign(jobs))
+        model, report, metric = _train_one(
+            aim, levels, settings or settings_of(aim.name), contexts, values, aim.limit(jobs), clusters.assign(jobs)
+        )
         models[aim.name], reports[aim.name], metrics[aim.name] = model, report, metric
     if progress:
         progress("trained", 1.0)
@@ -73,7 +74,11 @@ def train(
         "sources": sorted(map(str, jobs["source"].dropna().unique())) if "source" in jobs else [],
         "levels": [level.name for level in levels.levels],
         "features": {aim.name: input_names(tuple(x.name for x in levels.levels), levels.numbers, aim.grid.bins) for aim in chosen},
-        "settings": {"mixture": asdict(settings), "boosting": BOOSTING, "most_rows": MOST_ROWS},
+        "settings": {
+            "mixture": {name: asdict(model.settings) for name, model in models.items()},
+            "boosting": BOOSTING,
+            "most_rows": MOST_ROWS,
+        },
         "cluster_by": cluster_by,
         "clusters": reports,
         "metrics": metrics,
