@@ -23,7 +23,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from infra.errors import GridcastError, InputError
-from infra.settings import prepare_environment
+from infra.settings import Settings, prepare_environment
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -285,6 +285,12 @@ def evaluate(
     target: Annotated[str, typer.Option(help="walltime, peak_memory, cpu_time or io.")] = "walltime",
     warm_up: Annotated[float, typer.Option(help="Share of the jobs that are only learned from.")] = 0.1,
     predictor: Annotated[list[str] | None, typer.Option(help="Only these rows; repeat.")] = None,
+    allocation: Annotated[bool, typer.Option("--allocation", help="Memory set aside instead: waste and failures, a row a policy.")] = False,
+    at: Annotated[Literal["submission", "start"], typer.Option(help="With --allocation: when each job is asked about.")] = "submission",
+    input_known: Annotated[
+        bool, typer.Option("--input-known", help="With --allocation: what a job read stands for the size of its input, known beforehand.")
+    ] = False,
+    price: Annotated[float, typer.Option(min=0, help="With --allocation: what a failure costs beside its waste, in GiB·h.")] = 1.0,
     log_format: LogFormat = None,
     mapping: Mapping = None,
     map_file: MapFile = None,
@@ -300,15 +306,28 @@ def evaluate(
 
     settings = prepare_environment()
     jobs = _jobs_of(log, reading(log_format, mapping, map_file, timezone))
+    name = Path(log).name if log else "the store"
+    if allocation:
+        _evaluate_allocation(jobs, name, settings, as_json, warm_up=warm_up, at=at, input_known=input_known, price=price)
+        return
     with progress_bar("living through the log") as report:
         found = judge(jobs, find_target(target), warm_up, predictor, report)
-    name = Path(log).name if log else "the store"
     shown = ("predictor", "mae", "median_ae", "rmse", "r2", "r2_log", "mape", "apa", "under", "pinball", "crps", "coverage_90", "width_90")
     show(found.rows, as_json, f"{target} [{found.unit}] of {name}, {len(found.jobs):,} jobs after the warm-up", shown)
     if any(row["predictor"] == IDEAL.name for row in found.rows):
         err.print(f"{IDEAL.name} is {IDEAL.meaning}", highlight=False)
     run = record_evaluation(found, name, settings)
     err.print(f"logged to MLflow as run {run}, with tables by cluster, period and for long jobs, and plots", highlight=False)
+
+
+def _evaluate_allocation(jobs: pd.DataFrame, name: str, settings: Settings, as_json: bool, **how: Any) -> None:
+    from models.evidence import record_allocation
+    from models.waste import evaluate_allocation
+
+    with progress_bar("living through the log") as report:
+        rows = evaluate_allocation(jobs, progress=report, **how)
+    show(rows, as_json, f"Memory set aside for {rows[0]['jobs']:,} jobs of {name}, waste in GiB·h", tuple(rows[0]))
+    err.print(f"logged to MLflow as run {record_allocation(rows, name, how, settings)}", highlight=False)
 
 
 @app.command()

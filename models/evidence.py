@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,6 +84,18 @@ def record_evaluation(found: Evaluation, log: str, settings: Settings) -> str:
         figures=plots(found),
     )
     return registry.record(evidence, run_name=f"evaluate {found.target} of {log}", settings=settings)
+
+
+def record_allocation(rows: Sequence[Mapping[str, Any]], log: str, how: Mapping[str, object], settings: Settings) -> str:
+    """Log what policies of setting memory aside wasted to MLflow, a row a policy; returns the run's id. Raises RegistryError."""
+    table = pd.DataFrame(rows)
+    evidence = Evidence(
+        card=f"# Memory set aside for {log}\n\n" + _markdown(table),
+        metrics={f"{row['policy']}.{name}": float(row[name]) for row in rows for name in ("waste_gbh", "failures")},
+        parameters={"log": log, **how},
+        tables={"allocation": table},
+    )
+    return registry.record(evidence, run_name=f"evaluate allocation of {log}", settings=settings)
 
 
 def plot_predicted(jobs: pd.DataFrame, since: pd.Timestamp, answers: pd.DataFrame, target: str) -> Figure:
