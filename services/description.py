@@ -228,6 +228,8 @@ def _model() -> Schema:
         "model_version": {"type": "string", "description": '"none" while only the histories answer'},
         "state": {"enum": ["starting", "serving", "degraded"], "description": "degraded: something in troubles is wrong; it still answers"},
         "serving_since": {"type": ["string", "null"], "format": "date-time"},
+        "trained_until": {"type": ["string", "null"], "format": "date-time", "description": "end of the training window"},
+        "stale": {"type": "boolean", "description": "the training window ended more than 30 days ago"},
         "card": {"type": "object", "description": "How the model set came to be: its training window, clusters and errors"},
         "history": {"type": "object"},
         "troubles": {"type": "object", "additionalProperties": {"type": "string"}},

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +46,8 @@ WARM_UP = 100
 YOUNG = 100_000
 """New objects after which Python looks for garbage: a thousand jobs of JSON are several thousand, and none of them is garbage yet."""
 NO_MODEL = "none"
+FRESH = timedelta(days=30)
+"""After that a model set is called stale; its histories go on learning, its refiners do not."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ class Live:
                 added = add_jobs(connection, ended)
         except StoreError as error:
             self.troubles["store"] = str(error)
+            self.metrics.outcomes.labels("refused").inc(len(ended))
             raise RefusalError(
                 503, "the store cannot take outcomes now; nothing of these was kept, so send them again", retry_after=5
             ) from error
@@ -252,17 +255,21 @@ class Live:
     def describe(self) -> dict[str, Any]:
         """What serves, since when, on what history, and what is wrong: the answer of ``GET /model``."""
         serving = self._serving
+        until = serving.card["window"]["until_us"] if serving and serving.card else None
+        trained_until = None if until is None else datetime.fromtimestamp(until / 1e6, UTC)
         return {
             "model_version": serving.label if serving else NO_MODEL,
             "state": "starting" if serving is None else "degraded" if self.troubles else "serving",
             "serving_since": serving.since.isoformat(timespec="seconds") if serving else None,
+            "trained_until": _text(trained_until),
+            "stale": trained_until is not None and datetime.now(UTC) - trained_until > FRESH,
             "card": dict(serving.card) if serving else {},
             "history": {**self.history, "newest_ended_at": _text(self.history["newest_ended_at"])},
             "troubles": dict(self.troubles),
         }
 
 
-def _text(moment: pd.Timestamp | None) -> str | None:
+def _text(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat()
 
 

@@ -100,13 +100,22 @@ def test_champions_come_break_and_go_and_no_request_notices(
         promote(gone.version, by="test", why="test", settings=predictor.settings)
         wait_for(lambda: "gridcast-3 is refused" in model(predictor)["troubles"].get("champion", ""), "the second refusal")
 
+        # And one whose files cannot be read.
+        unreadable = publish(model_set, home, promote=False)
+        (files_of(unreadable) / "card.json").unlink()
+        (files_of(unreadable) / "card.json").mkdir()
+        promote(unreadable.version, by="test", why="test", settings=predictor.settings)
+        wait_for(lambda: "gridcast-4 is refused" in model(predictor)["troubles"].get("champion", ""), "the third refusal")
+        assert metric(predictor, "gridcast_model_degraded") == 1
+
         publish(model_set, home)
-        wait_for_version(predictor, "gridcast-4")
+        wait_for_version(predictor, "gridcast-5")
         assert model(predictor)["state"] == "serving"
-        wait_for(lambda: (200, "gridcast-4") in answers, "an answer of the new model")
+        assert metric(predictor, "gridcast_model_degraded") == 0
+        wait_for(lambda: (200, "gridcast-5") in answers, "an answer of the new model")
     assert {status for status, _ in answers} == {200}
     seen = list(dict.fromkeys(version for _, version in answers))
-    assert seen == ["none", "gridcast-1", "gridcast-4"]  # each answer by one model, and never back to an older one
+    assert seen == ["none", "gridcast-1", "gridcast-5"]  # each answer by one model, and never back to an older one
 
 
 def test_whatever_is_killed_the_same_state_comes_back(tmp_path: Path, grid_jobs: pd.DataFrame, model_set: ModelSet) -> None:

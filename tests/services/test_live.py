@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from infra.settings import Settings
-from jobs.schema import COLUMNS, conform
+from jobs.schema import COLUMNS, OUTCOMES, conform
 from jobs.store import add_jobs, open_store
 from models.features import encode
 from models.forecaster import Forecaster
@@ -85,6 +85,26 @@ def test_two_predictors_on_one_store_follow_each_other(start: Start, jobs: pd.Da
     assert expected.max() > 100
     np.testing.assert_array_equal(outcomes(one, jobs), expected)
     np.testing.assert_array_equal(outcomes(other, jobs), expected)
+
+
+def test_late_repeated_and_shuffled_outcomes_leave_the_histories_as_if_in_order(start: Start, jobs: pd.DataFrame) -> None:
+    """What is learned of the order itself moves half the answers by less than a tenth, nine of ten by less than a third, none to twice."""
+    in_order, as_they_came = start(), start()
+    shuffled = jobs.sample(frac=1, random_state=5)
+    for place in range(0, 400, 50):
+        as_they_came.report(shuffled.iloc[place : place + 50])
+        as_they_came.report(shuffled.iloc[max(place - 75, 0) : place])  # again, some of it days later
+    in_order.rebuild(Serving(Forecaster(in_order.serving.forecaster.model_set)))
+    assert in_order.history == as_they_came.history == {"jobs": 400, "newest_ended_at": jobs["ended_at"].max()}
+    np.testing.assert_array_equal(outcomes(as_they_came, jobs), outcomes(in_order, jobs))
+    asked = jobs.drop(columns=list(OUTCOMES))  # each by what had ended at its own submission, whenever that was told
+    ones, others = (live.serving.forecaster.predict(asked) for live in (in_order, as_they_came))
+    np.testing.assert_array_equal(ones["cold_start"], others["cold_start"])
+    for name in ("walltime_median", "walltime_high"):
+        apart = np.maximum(others[name] / ones[name], ones[name] / others[name]) - 1
+        assert np.quantile(apart, 0.5) < 0.1
+        assert np.quantile(apart, 0.9) < 1 / 3
+        assert apart.max() < 1
 
 
 def test_what_was_reported_here_is_learned_once(start: Start, jobs: pd.DataFrame) -> None:

@@ -1,0 +1,242 @@
+"""Faults beside a predictor that goes on: a database that is cut off, a writer that holds the store, addresses in fields, a collector."""
+
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pandas as pd
+import psutil
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from infra.settings import Settings
+from jobs.store import add_jobs, open_store, read_jobs
+from models.model_set import ModelSet
+from tests.services.conftest import Predictor, publish, running, stored, wait_for
+
+Rows = list[dict[str, Any]]
+
+
+class Relay:
+    """A way to a server's local socket that can be cut: what is under way breaks off, and nobody is let in until it is mended."""
+
+    def __init__(self, to: str) -> None:
+        self._to = to
+        self._open: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self.whole = True
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        with suppress(OSError):
+            while True:
+                caller, _ = self._listener.accept()
+                if not self.whole:
+                    caller.close()
+                    continue
+                server = socket.socket(socket.AF_UNIX)
+                server.connect(self._to)
+                self._open += [caller, server]
+                for one, other in ((caller, server), (server, caller)):
+                    threading.Thread(target=self._pass_on, args=(one, other), daemon=True).start()
+
+    def _pass_on(self, one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while part := one.recv(65536):
+                other.sendall(part)
+        for end in (one, other):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        self.whole = False
+        for end in self._open:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.cut()
+        for end in (self._listener, *self._open):
+            end.close()
+
+
+class Collector(ThreadingHTTPServer):
+    """An OpenTelemetry collector: takes spans by OTLP over HTTP."""
+
+    def __init__(self) -> None:
+        self.spans: list[Any] = []
+        super().__init__(("127.0.0.1", 0), _Receive)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class _Receive(BaseHTTPRequestHandler):
+    server: Collector
+
+    def do_POST(self) -> None:
+        sent = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/v1/traces":
+            self.server.spans += [span for each in sent.resource_spans for scope in each.scope_spans for span in scope.spans]
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Place:
+    """A predictor whose store is a PostgreSQL behind a relay, and whose spans go to a collector."""
+
+    predictor: Predictor
+    relay: Relay
+    collector: Collector
+    store: str
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, postgres: Any, grid_jobs: pd.DataFrame, model_set: ModelSet) -> Iterator[Place]:
+    postgres.psql("CREATE DATABASE faults;")
+    url = str(postgres.get_uri(database="faults"))
+    relay, collector = Relay(f"{parse_qs(urlsplit(url).query)['host'][0]}/.s.PGSQL.5432"), Collector()
+    through = f"postgresql://postgres@127.0.0.1:{relay.port}/faults"
+    home = tmp_path_factory.mktemp("faults")
+    engine = open_store(Settings(home=home, database_url=url).store_url)
+    with engine.begin() as connection:
+        add_jobs(connection, grid_jobs.head(1200))
+    engine.dispose()
+    publish(model_set, home)
+    endpoint = f"http://127.0.0.1:{collector.server_port}"
+    with running(home, GRIDCAST_DATABASE_URL=through, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as predictor:
+        yield Place(predictor, relay, collector, url)
+    relay.close()
+    collector.shutdown()
+    collector.server_close()
+
+
+def model(predictor: Predictor) -> dict[str, Any]:
+    answer: dict[str, Any] = predictor.http.get("/model").json()
+    return answer
+
+
+def test_while_the_database_is_away_predictions_go_on_and_outcomes_are_refused_until_it_is_back(
+    place: Place, waiting: Rows, finished: Rows
+) -> None:
+    predictor, jobs = place.predictor, finished[:50]
+    assert model(predictor)["history"]["jobs"] == 1200
+    before = predictor.http.post("/predict", json={"jobs": waiting[:100]}).json()["rows"]
+    place.relay.cut()
+    for _ in range(3):
+        refused = predictor.http.post("/outcomes", json={"jobs": jobs})
+        assert (refused.status_code, int(refused.headers["Retry-After"]) > 0) == (503, True)
+        assert "send them again" in refused.json()["error"]
+        assert predictor.http.post("/predict", json={"jobs": waiting[:100]}).json()["rows"] == before
+    assert model(predictor)["state"] == "degraded"
+    assert 'gridcast_outcomes_total{result="refused"} 150.0' in predictor.http.get("/metrics").text
+    assert predictor.http.get("/readyz").status_code == 200
+
+    place.relay.whole = True
+    answer = wait_for(lambda: _taken(predictor, jobs), "the store to take outcomes again", predictor)
+    assert (answer["added"], answer["unchanged"]) == (50, 0)  # nothing of the refused ones was kept
+    wait_for(lambda: model(predictor)["state"] == "serving", "all to be well again", predictor)
+    engine = open_store(place.store)
+    assert set(read_jobs(engine)["job_id"]) >= {job["job_id"] for job in jobs}
+    engine.dispose()
+    # The answers given meanwhile waited to be recorded, and were.
+    wait_for(lambda: "gridcast_prediction_log_waiting_answers 0.0" in predictor.http.get("/metrics").text, "the log", predictor)
+    assert 'result="dropped"' not in predictor.http.get("/metrics").text
+
+
+def _taken(predictor: Predictor, jobs: Rows) -> dict[str, Any] | None:
+    response = predictor.http.post("/outcomes", json={"jobs": jobs})
+    return response.json() if response.status_code == 200 else None
+
+
+def test_a_request_is_a_span_within_its_callers_with_its_steps_and_nothing_of_what_was_asked(place: Place, waiting: Rows) -> None:
+    trace, span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    named = {"traceparent": f"00-{trace}-{span}-01", "X-Request-ID": "traced-1"}
+    jobs = [waiting[0] | {"user": "zaphod-the-secret"}, waiting[1]]
+    assert place.predictor.http.post("/predict", json={"jobs": jobs}, headers=named).status_code == 200
+    refused = place.predictor.http.post("/predict", json={"jobs": [jobs[0] | {"site": "heart-of-gold", "events": -1}]}, headers=named)
+    assert refused.status_code == 422
+
+    def received() -> list[Any] | None:
+        ours = [each for each in place.collector.spans if each.trace_id.hex() == trace]
+        return ours if sum(each.name == "POST /predict" for each in ours) == 2 else None
+
+    spans = wait_for(received, "the spans", place.predictor)
+    answered, turned_away = sorted((each for each in spans if each.name == "POST /predict"), key=lambda each: each.start_time_unix_nano)
+    assert answered.parent_span_id.hex() == turned_away.parent_span_id.hex() == span
+    told = {each.key: each.value.string_value or each.value.int_value for each in answered.attributes}
+    assert told["http.response.status_code"] == 200
+    assert (told["gridcast.jobs"], told["gridcast.door"], told["gridcast.request_id"]) == (2, "json", "traced-1")
+    steps = [each for each in spans if each.parent_span_id == answered.span_id]
+    assert sorted(each.name for each in steps) == ["predict", "read", "write"]
+    assert all(answered.start_time_unix_nano <= each.start_time_unix_nano <= each.end_time_unix_nano for each in steps)
+    for secret in ("zaphod", "heart-of-gold", waiting[1]["user"]):
+        assert f'"{secret}' not in str(place.collector.spans)
+
+
+def test_the_age_of_model_and_history_is_told_and_an_old_model_is_called_stale(place: Place, grid_jobs: pd.DataFrame) -> None:
+    told = model(place.predictor)
+    until = pd.Timestamp(told["trained_until"])
+    assert until <= pd.Timestamp(told["history"]["newest_ended_at"]) <= grid_jobs["ended_at"].max()
+    assert told["stale"] == (pd.Timestamp.now("UTC") - until > pd.Timedelta("30d"))
+    metrics = dict(line.rsplit(" ", 1) for line in place.predictor.http.get("/metrics").text.splitlines() if line[0] != "#")
+    assert float(metrics["gridcast_model_trained_timestamp_seconds"]) == pytest.approx(until.timestamp(), abs=1)
+
+
+def test_a_writer_that_holds_the_store_is_waited_for(predictor: Predictor, finished: Rows) -> None:
+    jobs = [job | {"job_id": f"held-{place}"} for place, job in enumerate(finished[:20])]
+    other = sqlite3.connect(predictor.settings.folder("store") / "jobs.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    answers: list[Any] = []
+    report = threading.Thread(target=lambda: answers.append(predictor.http.post("/outcomes", json={"jobs": jobs})))
+    report.start()
+    time.sleep(1)
+    assert not answers
+    other.execute("COMMIT")
+    other.close()
+    report.join()
+    assert (answers[0].status_code, answers[0].json()["added"]) == (200, 20)
+    assert set(stored(predictor)["job_id"]) >= {job["job_id"] for job in jobs}
+
+
+def test_an_address_in_a_field_is_a_name_and_nobody_is_called(predictor: Predictor, waiting: Rows, finished: Rows) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.5)
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/called"
+        fields = dict.fromkeys(("user", "group", "project", "program", "queue", "site", "job_name", "task_id"), address)
+        assert predictor.http.post("/predict", json={"jobs": [waiting[0] | fields]}).status_code == 200
+        ended = finished[0] | fields | {"job_id": address, "host": address}
+        assert predictor.http.post("/outcomes", json={"jobs": [ended]}).json()["added"] == 1
+        assert predictor.http.post("/predict", json={"jobs": [waiting[0] | fields]}).status_code == 200
+        with pytest.raises(TimeoutError):
+            listener.accept()
+
+
+def test_nothing_listens_but_on_this_machine(predictor: Predictor) -> None:
+    starter = psutil.Process(predictor.process.pid)
+    family = [starter, *starter.children(recursive=True)]
+    heard = {each.laddr for one in family for each in one.net_connections("inet") if each.status == psutil.CONN_LISTEN}
+    assert predictor.port in {port for _, port in heard}
+    assert {host for host, _ in heard} == {"127.0.0.1"}
+
+
+def test_a_registry_that_never_answers_keeps_no_caller_waiting(home: Path, predictor: Predictor, waiting: Rows) -> None:
+    expected = predictor.http.post("/predict", json={"jobs": waiting[:20]}).json()["rows"]
+    silent = socket.create_server(("127.0.0.1", 0))
+    with silent, running(home, GRIDCAST_MLFLOW_URL=f"http://127.0.0.1:{silent.getsockname()[1]}") as other:
+        # Nobody waits for what the registry may say: the last champion of this data folder answers.
+        answers = [other.http.post("/predict", json={"jobs": waiting[:20]}) for _ in range(20)]
+        assert {answer.status_code for answer in answers} == {200}
+        assert [row["model_version"] for row in answers[0].json()["rows"]] == [row["model_version"] for row in expected]
+        assert "registry" in model(other)["troubles"]
