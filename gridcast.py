@@ -233,12 +233,41 @@ def rollback(why: Annotated[str, typer.Option(help="Kept with the version.")] = 
 
 
 @app.command()
-def history(as_json: Json = False) -> None:
-    """Show every version: why it was trained, how it stands, who or what promoted it, why it left."""
+def pin(
+    version: Annotated[int, typer.Argument(help="Number of the version in MLflow; it is promoted first if it does not serve.")],
+    why: Annotated[str, typer.Option(help="Kept with the pin.")] = "asked for",
+    as_json: Json = False,
+) -> None:
+    """Keep a version as champion until it is unpinned: no retraining and no rollback takes its place."""
+    from models import registry, release
+
+    settings = prepare_environment()
+    with progress_bar("trying the version out"):
+        release.promote(version, settings, by=_me(), why=why)
+        pinned = registry.pin(by=_me(), why=why)
+    show([_version(pinned)], as_json, "Pinned")
+
+
+@app.command()
+def unpin() -> None:
+    """Let the champion be replaced again by what is better."""
     from models import registry
 
-    shown = ("version", "state", "created_at", "jobs", "why_trained", "promoted_by", "promoted_why", "retired_why", "refused_why")
+    held = registry.pinned()
+    registry.unpin()
+    _say(f"no longer: {held}" if held else "nothing was pinned")
+
+
+@app.command()
+def history(as_json: Json = False) -> None:
+    """Show every version: why it was trained, on what, how it did, who or what promoted it, when it served, why it left."""
+    from models import registry
+
+    registry.settle()
+    shown = ("version", "state", "created_at", "jobs", "why_trained", "compared", "promoted_by", "promoted_why", "served", "left")
     show([_version(one) for one in registry.versions()], as_json, "Versions", shown)
+    if held := registry.pinned():
+        _say(held)
 
 
 @app.command()
@@ -494,9 +523,13 @@ def _version(version: Version) -> dict[str, Any]:
         "retired_why",
         "refused_why",
     )
-    return {"version": version.label, "state": version.state, "created_at": version.created_at.isoformat()} | {
-        name: version.tags.get(name) for name in told
-    }
+    served = version.tags.get("served")
+    if version.state == "champion":
+        served = "; ".join(part for part in (served, f"{version.tags.get('promoted_at', '?')} to now") if part)
+    left = version.tags.get("refused_why") if version.state == "refused" else version.tags.get("retired_why")
+    told_of = {"served": served, "left": left if version.state != "champion" else None}
+    known = {"version": version.label, "state": version.state, "created_at": version.created_at.isoformat()}
+    return known | {name: version.tags.get(name) for name in told} | told_of
 
 
 def _me() -> str:

@@ -1,7 +1,8 @@
-"""Monitor: recent jobs against the champion's training window."""
+"""Monitor: recent jobs against the champion's training window, and its predictions beside what came of them."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from prefect import flow, task
@@ -9,26 +10,46 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed
 
 from flows.champion import current
+from flows.retrain import retrain
 from flows.retrying import STEP
 from infra.settings import Settings, prepare_environment
 from jobs.store import open_store
-from models import release
+from models import registry, release
 from models.versions import Version
+from monitoring import alerts
+from monitoring.champion import Watched, watch_champion
 from monitoring.drift import DriftReport
+from monitoring.triggers import reason_to_retrain
 from monitoring.watch import monitor as look
 
 
-@flow(name="monitor", flow_run_name="monitor", description="Evidently's report of recent jobs against the champion's training window.")
-def monitor() -> Any:
-    """Compare the jobs that ended since the champion was trained with its training window; pages and numbers are kept."""
+@flow(
+    name="monitor",
+    flow_run_name="monitor",
+    description="Recent jobs against the champion's training window, and its predictions beside the outcomes; retrains where they decayed.",
+)
+def monitor(act: bool = True) -> Any:
+    """Look at drift and decay; keep pages and numbers, tell what is wrong, and with ``act`` retrain where there is reason to."""
     settings = prepare_environment()
     champion = current(settings)
     if champion is None:
         return Completed(message="there is no champion yet: nothing to compare with")
-    found = watch(champion, settings)
+    found, watched = watch(champion, settings), judge(champion, settings)
+    why = reason(champion, watched, found, settings)
+    told = tell(watched, found, settings)
     pages = "\n".join(f"- `{page}`" for page in found.pages) or "- none"
-    create_markdown_artifact(f"Pages of Evidently:\n\n{pages}", key="monitor", description=f"**{found.verdict}**: {found.sentence}")
-    return {"verdict": found.verdict, "sentence": found.sentence, "pages": [str(page) for page in found.pages]}
+    text = f"{watched.sentence}\n\n{f'Retraining: {why}' if why else 'No reason to retrain.'}\n\nPages of Evidently:\n\n{pages}"
+    create_markdown_artifact(text, key="monitor", description=f"**{found.verdict}**: {found.sentence} {watched.sentence}")
+    if why and act:
+        retrain(why)
+    return {
+        "verdict": found.verdict,
+        "sentence": found.sentence,
+        "pages": [str(page) for page in found.pages],
+        "decay": watched.sentence,
+        "retrain": why,
+        "told": told,
+    }
 
 
 @task(task_run_name="compare the windows", **STEP)
@@ -36,3 +57,24 @@ def watch(champion: Version, settings: Settings) -> DriftReport:
     """Make the report and keep its numbers."""
     card = release.load(champion, settings).card
     return look(open_store(settings.store_url), card, settings.folder("reports"), model=champion.label)
+
+
+@task(task_run_name="judge the predictions", **STEP)
+def judge(champion: Version, settings: Settings) -> Watched:
+    """Set the champion's predictions beside the outcomes, and keep the numbers."""
+    return watch_champion(open_store(settings.store_url), champion.label, datetime.now(UTC))
+
+
+@task(task_run_name="is there reason to retrain?", **STEP)
+def reason(champion: Version, watched: Watched, drift: DriftReport, settings: Settings) -> str:
+    """Why to retrain, empty where there is no reason."""
+    card, latest = release.load(champion, settings).card, registry.versions(settings)[0]
+    cooldown = settings.cooldown_hours * 3600
+    return reason_to_retrain(open_store(settings.store_url), card, watched, drift, latest, datetime.now(UTC), cooldown)
+
+
+@task(task_run_name="tell what is wrong", **STEP)
+def tell(watched: Watched, drift: DriftReport, settings: Settings) -> list[str]:
+    """Send what is new or over."""
+    wrong = {"decay": watched.sentence if watched.alarms else "", "drift": drift.sentence if drift.verdict == "drift" else ""}
+    return alerts.tell(open_store(settings.store_url), settings, wrong, datetime.now(UTC))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from prefect import flow, task
@@ -13,7 +14,9 @@ from flows.retrying import STEP
 from flows.train import decide, fit, judge, publish, read_jobs, show
 from infra.settings import Settings, prepare_environment
 from jobs.store import count_jobs, open_store
-from models import release
+from models import release, succession
+from models.versions import Version
+from monitoring import alerts
 
 
 @flow(
@@ -24,6 +27,18 @@ def retrain(why: str = "on schedule") -> Any:
     settings = prepare_environment()
     if not count_ended(settings):
         return Completed(message="no job in the store has ended yet")
+    try:
+        with succession.alone(settings):
+            return _retrain(settings, why)
+    except succession.BusyError as busy:
+        return Completed(message=str(busy))
+
+
+def _retrain(settings: Settings, why: str) -> Any:
+    if back := take_back(settings):
+        text = f"**{back.label} serves again**: {back.tags['promoted_why']}"
+        create_markdown_artifact(text, key="train", description=text)
+        return {"version": back.version, "promoted": True, "why": f"rolled back: {back.tags['promoted_why']}"}
     champion = current(settings)
     card = release.load(champion, settings).card if champion else {}
     names, cluster_by = tuple(card.get("clusters", ["walltime"])), card.get("cluster_by")
@@ -35,7 +50,26 @@ def retrain(why: str = "on schedule") -> Any:
     version = publish(fit(jobs, names, cluster_by), jobs, judgement, settings, why)
     decided = decide(version, judgement, settings)
     show(decided, settings)
+    tell(decided, settings)
     return {"version": version.version, "promoted": decided.promoted, "why": decided.why}
+
+
+@task(task_run_name="is the champion worse than the one before?", **STEP)
+def take_back(settings: Settings) -> Version | None:
+    """Give the place back to the version before the champion where that did surely better since."""
+    back = succession.look_back(open_store(settings.store_url), settings)
+    if back:
+        sentence = f"{back.label} serves again: {back.tags['promoted_why']}"
+        alerts.tell(open_store(settings.store_url), settings, {"rollback": sentence}, datetime.now(UTC))
+    return back
+
+
+@task(task_run_name="tell the decision", **STEP)
+def tell(decided: release.Release, settings: Settings) -> None:
+    """Say that a candidate was refused or waits; a promotion ends both, and what was said of a rollback."""
+    label, promoted = decided.version.label, decided.promoted
+    wrong = {"retraining": "" if promoted else f"{label} does not serve: {decided.why}"}
+    alerts.tell(open_store(settings.store_url), settings, wrong | ({"rollback": ""} if promoted else {}), datetime.now(UTC))
 
 
 @task(task_run_name="count the jobs", **STEP)

@@ -10,11 +10,8 @@ alias moves, so that a crash between the two leaves an explanation without a mov
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -23,14 +20,18 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
-import psutil
 
 from infra.errors import GridcastError
 from infra.settings import Settings, prepare_environment
 from jobs.schema import FIELDS, OUTCOMES
+from models import moves
+from models.moves import CHAMPION, PIN, lock, now
+from models.moves import read_version as _version
+from models.moves import tag as _tag
+from models.runs import close_orphans, this_process
 from models.versions import Evidence, Version
 
-CHAMPION, CHALLENGER = "champion", "challenger"
+CHALLENGER = "challenger"
 MODEL_FOLDER = "model"
 """Where the model set lies among a run's artifacts."""
 
@@ -51,8 +52,8 @@ def publish(folder: Path, evidence: Evidence, *, run_name: str | None = None, se
     """
     with _mlflow(settings) as (client, settings):
         experiment = _experiment(client, settings)
-        _close_orphans(client, experiment)
-        run = client.create_run(experiment, run_name=run_name, tags={**evidence.tags, "process": _this_process()})
+        close_orphans(client, experiment)
+        run = client.create_run(experiment, run_name=run_name, tags={**evidence.tags, "process": this_process()})
         run_id = run.info.run_id
         try:
             _log(client, run_id, evidence)
@@ -156,7 +157,7 @@ def challenge(version: Version, settings: Settings | None = None) -> None:
 def refuse(version: Version, *, why: str, settings: Settings | None = None) -> None:
     """Record that ``version`` lost its comparison, and why. Raises RegistryError."""
     with _mlflow(settings) as (client, settings):
-        _tag(client, version.name, version.version, state="refused", refused_why=why, refused_at=_now())
+        _tag(client, version.name, version.version, state="refused", refused_why=why, refused_at=now())
         _drop_challenger(client, version)
 
 
@@ -166,7 +167,7 @@ def promote(version: int, *, by: str, why: str, expected: int | None = -1, setti
     ``expected`` is the champion the decision was made against (None: there was none; -1: whatever it is). Of two that decide
     at once, the second gets OvertakenError and its version stays a candidate. Raises RegistryError.
     """
-    with _mlflow(settings) as (client, settings), _lock(settings):
+    with _mlflow(settings) as (client, settings), lock(settings):
         current = _by_alias(client, settings.model_name, CHAMPION)
         wanted = _version(client.get_model_version(settings.model_name, str(version)))
         if wanted.state == "unfinished":
@@ -174,29 +175,66 @@ def promote(version: int, *, by: str, why: str, expected: int | None = -1, setti
         if current is not None and current.version == version:
             return current
         if expected != -1 and (current.version if current else None) != expected:
-            now = f"version {current.version}" if current else "no version"
-            raise OvertakenError(f"{now} is champion meanwhile, not {expected}: {wanted.label} stays a candidate")
-        if current is not None:
-            _tag(client, wanted.name, version, replaces=str(current.version))
+            stands = f"version {current.version}" if current else "no version"
+            raise OvertakenError(f"{stands} is champion meanwhile, not {expected}: {wanted.label} stays a candidate")
         return _move(client, wanted, current, by=by, why=why)
 
 
-def rollback(*, by: str, why: str, settings: Settings | None = None) -> Version:
-    """Give the place back to the version that the champion replaced. Raises RegistryError where there is none."""
-    with _mlflow(settings) as (client, settings), _lock(settings):
+def rollback(*, by: str, why: str, expected: int = -1, settings: Settings | None = None) -> Version:
+    """Give the place back to the version that the champion (``expected``, if given) replaced. Raises RegistryError where there is none."""
+    with _mlflow(settings) as (client, settings), lock(settings):
         current = _by_alias(client, settings.model_name, CHAMPION)
         if current is None or "replaces" not in current.tags:
             raise RegistryError("there is no earlier champion to roll back to")
+        if expected not in (-1, current.version):
+            raise OvertakenError(f"{current.label} is champion meanwhile, not version {expected}: nothing is rolled back")
         wanted = _version(client.get_model_version(settings.model_name, current.tags["replaces"]))
-        return _move(client, wanted, current, by=by, why=why)
+        return _move(client, wanted, current, by=by, why=why, back=True)
 
 
-def _move(client: Any, wanted: Version, current: Version | None, *, by: str, why: str) -> Version:
-    _tag(client, wanted.name, wanted.version, promoted_by=by, promoted_why=why, promoted_at=_now())
-    client.set_registered_model_alias(wanted.name, CHAMPION, str(wanted.version))
-    _tag(client, wanted.name, wanted.version, state="champion")
-    if current is not None:
-        _tag(client, current.name, current.version, state="retired", retired_at=_now(), retired_for=str(wanted.version), retired_why=why)
+def settle(settings: Settings | None = None) -> Version | None:
+    """The champion, after what a person did in MLflow's page was recorded as theirs, and a move that was cut short was completed.
+
+    Raises RegistryError.
+    """
+    with _mlflow(settings) as (client, settings), lock(settings):
+        current = _by_alias(client, settings.model_name, CHAMPION)
+        if current is not None:
+            moves.settle(client, current, lambda number: _version(client.get_model_version(settings.model_name, number)))
+        return _by_alias(client, settings.model_name, CHAMPION)
+
+
+def pin(*, by: str, why: str, settings: Settings | None = None) -> Version:
+    """Keep the champion until ``unpin``: nobody but a person in MLflow's page moves the alias meanwhile. Raises RegistryError."""
+    with _mlflow(settings) as (client, settings), lock(settings):
+        current = _by_alias(client, settings.model_name, CHAMPION)
+        if current is None:
+            raise RegistryError("there is no champion to pin: promote one first")
+        client.set_registered_model_tag(current.name, PIN, f"{current.label} is pinned by {by}: {why}")
+        return current
+
+
+def unpin(settings: Settings | None = None) -> None:
+    """Let the champion be replaced again; nothing happens where nothing is pinned. Raises RegistryError."""
+    with _mlflow(settings) as (client, settings):
+        if _pinned(client, settings.model_name):
+            client.delete_registered_model_tag(settings.model_name, PIN)
+
+
+def pinned(settings: Settings | None = None) -> str:
+    """Which version is pinned, by whom and why, as a sentence; empty where none is. Raises RegistryError."""
+    with _mlflow(settings) as (client, settings):
+        return _pinned(client, settings.model_name)
+
+
+def _pinned(client: Any, name: str) -> str:
+    return str(client.get_registered_model(name).tags.get(PIN, "")) if _aliases(client, name) else ""
+
+
+def _move(client: Any, wanted: Version, current: Version | None, *, by: str, why: str, back: bool = False) -> Version:
+    if current is not None and (held := _pinned(client, wanted.name)):
+        raise OvertakenError(f"{held} (gridcast unpin frees it): {wanted.label} does not take its place")
+    moves.move(client, wanted, current, by=by, why=why, back=back)
     _drop_challenger(client, wanted)
     return _version(client.get_model_version(wanted.name, str(wanted.version)))
 
@@ -252,13 +290,6 @@ def _experiment(client: Any, settings: Settings) -> str:
     return str(client.create_experiment(settings.model_name, artifact_location=where))
 
 
-def _close_orphans(client: Any, experiment: str) -> None:
-    for run in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
-        host, _, pid = run.data.tags.get("process", "").partition(":")
-        if host == socket.gethostname() and pid.isdigit() and not psutil.pid_exists(int(pid)):
-            client.set_terminated(run.info.run_id, "KILLED")
-
-
 def _ensure_registered(client: Any, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
@@ -291,38 +322,6 @@ def _aliases(client: Any, name: str) -> dict[int, tuple[str, ...]]:
             return {}
         raise
     return {int(number): tuple(alias for alias, at in found.items() if at == number) for number in found.values()}
-
-
-def _version(found: Any, aliases: tuple[str, ...] | None = None) -> Version:
-    # A number from SQLite, a text over HTTP.
-    aliases = tuple(found.aliases) if aliases is None else aliases
-    tags = dict(found.tags)
-    # The alias is the truth: a person may have moved it in MLflow's page, where no tag follows.
-    state = "champion" if CHAMPION in aliases else tags.get("state", "unfinished")
-    state = "retired" if state == "champion" and CHAMPION not in aliases else state
-    created = datetime.fromtimestamp(found.creation_timestamp / 1000, UTC)
-    return Version(found.name, int(found.version), found.run_id, state, aliases, created, found.source, tags, found.description or "")
-
-
-def _tag(client: Any, name: str, version: int, **tags: str) -> None:
-    for key, value in tags.items():
-        client.set_model_version_tag(name, str(version), key, value)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _this_process() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-@contextmanager
-def _lock(settings: Settings) -> Iterator[None]:
-    """One mover of the alias at a time on this data folder; the lock dies with its process."""
-    with (settings.folder("mlflow") / "alias.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

@@ -208,13 +208,16 @@ def decide(version: Version, judgement: Judgement, settings: Settings, *, by: st
     if not first and judgement.better is False:
         registry.refuse(version, why=judgement.sentence, settings=settings)
         return Release(registry.get(version.version, settings), False, f"refused: {judgement.sentence}", judgement)
-    if not first and (judgement.better is None or settings.promotion == "ask"):
+    pinned = registry.pinned(settings)
+    if not first and (judgement.better is None or settings.promotion == "ask" or pinned):
         registry.challenge(version, settings)
-        return Release(registry.get(version.version, settings), False, f"waits for a person: {judgement.sentence}", judgement)
+        why = f"waits for a person: {f'{pinned}. ' if pinned else ''}{judgement.sentence}"
+        return Release(registry.get(version.version, settings), False, why, judgement)
     try:
         why = "the first version" if first else judgement.sentence
         promoted = registry.promote(version.version, by=by, why=why, expected=expected, settings=settings)
     except OvertakenError as error:
+        registry.settle(settings)  # a person may have moved the alias meanwhile
         return Release(registry.get(version.version, settings), False, str(error), judgement)
     return Release(promoted, True, why, judgement)
 

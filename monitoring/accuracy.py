@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 LEAST_ANSWERS = 100
@@ -13,8 +14,9 @@ def accuracy(predictions: pd.DataFrame) -> pd.DataFrame:
     """Measure ``predictions``, a row an answer: target, cluster, point, low, high and the actual outcome.
 
     Returns rows of name (target and metric), segment (``all`` or the cluster) and value. In the target's unit: mae (mean absolute
-    error), median_error (median of the absolute error), bias (mean of prediction minus outcome); shares: under (predicted too low),
-    coverage_90 (outcome within low and high); width (median of high over low, as a factor); answers (how many).
+    error), baseline_mae where there is a column ``baseline``, median_error (median of the absolute error), bias (mean of prediction
+    minus outcome); shares: under (predicted too low), coverage_90 (outcome within low and high); width (median of high over low, as a
+    factor); answers (how many). A column ``weight`` says for how many jobs each answer stands.
     """
     known = predictions[predictions["actual"].notna() & predictions["point"].notna()]
     rows = []
@@ -28,15 +30,28 @@ def accuracy(predictions: pd.DataFrame) -> pd.DataFrame:
 
 def _metrics(answers: pd.DataFrame) -> dict[str, float]:
     error = (answers["point"] - answers["actual"]).to_numpy(dtype=float)
-    bounded = answers[answers["low"].notna() & answers["high"].notna()]
+    weight = answers["weight"].to_numpy(dtype=float) if "weight" in answers else np.ones(len(answers))
+    bounded = (answers["low"].notna() & answers["high"].notna()).to_numpy()
     metrics = {
         "answers": float(len(answers)),
-        "mae": float(np.mean(np.abs(error))),
-        "median_error": float(np.median(np.abs(error))),
-        "bias": float(np.mean(error)),
-        "under": float(np.mean(error < 0)),
+        "mae": float(np.average(np.abs(error), weights=weight)),
+        "median_error": _median(np.abs(error), weight),
+        "bias": float(np.average(error, weights=weight)),
+        "under": float(np.average(error < 0, weights=weight)),
     }
-    if len(bounded):
-        metrics["coverage_90"] = float(bounded["actual"].between(bounded["low"], bounded["high"]).mean())
-        metrics["width"] = float(np.median(bounded["high"] / np.maximum(bounded["low"], 1.0)))
+    if "baseline" in answers:
+        metrics["baseline_mae"] = float(np.average((answers["baseline"] - answers["actual"]).abs(), weights=weight))
+    if bounded.any():
+        known, weight = answers[bounded], weight[bounded]
+        within = known["actual"].between(known["low"], known["high"])
+        metrics["coverage_90"] = float(np.average(within, weights=weight))
+        metrics["width"] = _median((known["high"] / np.maximum(known["low"], 1.0)).to_numpy(dtype=float), weight)
     return metrics
+
+
+def _median(values: npt.NDArray[np.float64], weight: npt.NDArray[np.float64]) -> float:
+    if (weight == weight[0]).all():
+        return float(np.median(values))
+    order = np.argsort(values)
+    reached = np.cumsum(weight[order])
+    return float(values[order[np.searchsorted(reached, reached[-1] / 2)]])

@@ -8,6 +8,7 @@ and Gavalda 2007) keeps the window of observations in which nothing changed.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -19,10 +20,10 @@ from models.training import MOST_ROWS as TRAINING_ROWS
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
-Kind = Literal["rose", "worse"]
+Kind = Literal["rose", "worse", "moved"]
 
 EVERYWHERE = "all"
-DELTA = 0.002
+DELTA = 0.02
 """The chance of being wrong that ADWIN is given, shared by all jobs and the clusters; docs/drift.md tells what comes of it."""
 LOOK = 6 * 3600 * 1_000_000
 """Microseconds: observations are put together, and the test is asked, so often."""
@@ -33,31 +34,39 @@ FEWEST = 30
 """Bursts that a window must hold before it is called worse than the baseline."""
 LEAST = 0.01
 """A smaller rise, as a share of the largest loss, is worth nobody's time."""
+LEAST_MOVE = 0.05
+"""A smaller move of the outcomes is neither: of a factor of MOST this share, in logarithms."""
+MOST = 10.0
+"""Outcomes that differ from what like jobs took before by more than this factor count as this."""
+STANDS = 7 * 86400 * 1_000_000
+"""How long a change, which is noticed once, is spoken of as standing."""
 
 
 @dataclass(frozen=True)
 class Judged:
     """Predictions judged, in order of ``at`` (int64, microseconds): ``excess`` is the loss less the baseline's (float64, −1 to 1).
 
-    ``burst`` (int64) says which jobs came together, ``cluster`` (object) whose jobs they are.
+    ``move`` is how far the outcome lies from what like jobs took before (see ``moves``); ``burst`` (int64) says which jobs came
+    together, ``cluster`` (object) whose jobs they are.
     """
 
     at: Integers
     excess: Floats
+    move: Floats
     burst: Integers
     cluster: npt.NDArray[Any]
 
     def take(self, rows: Any) -> Judged:
         """Some of them."""
-        return Judged(self.at[rows], self.excess[rows], self.burst[rows], self.cluster[rows])
+        return Judged(self.at[rows], self.excess[rows], self.move[rows], self.burst[rows], self.cluster[rows])
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """That predictions became worse: ``rose`` against what they were, or ``worse`` than the baseline's, in ``segment``.
+    """That predictions became worse, in ``segment``: ``rose`` against what they were, or ``worse`` than the baseline's.
 
-    ``before`` and ``now`` are mean excess losses, ``before`` 0 (the baseline's own) for ``worse``; ``until`` is when it was worse no
-    more, if it was.
+    ``before`` and ``now`` are mean excess losses, ``before`` 0 (the baseline's own) for ``worse``; for ``moved``, where the outcomes
+    themselves left what they were at the training, mean moves. ``until`` is when it was over.
     """
 
     at: int
@@ -75,6 +84,8 @@ class Alarm:
         where = "" if self.segment == EVERYWHERE else f" for {self.segment}"
         if self.kind == "worse":
             return f"predictions{where} lose {self.now:+.3f} beside the best simple baseline"
+        if self.kind == "moved":
+            return f"jobs{where} take {MOST ** (self.now - self.before):.2g} times what they took"
         return f"what predictions{where} lose beside the best simple baseline rose from {self.before:+.3f} to {self.now:+.3f}"
 
 
@@ -96,42 +107,57 @@ def losses(point: Floats, actual: Floats, ran: Floats, scale: float) -> Floats:
     return np.asarray((ratio + np.minimum((high - low) / scale, 1)) / 2)
 
 
+def moves(actual: Floats, ran: Floats, before: Floats) -> Floats:
+    """How far outcomes lie from what like jobs took ``before``: logarithms of the ratio to the base MOST, −1 to 1 (float64[n]).
+
+    ``actual`` and ``ran`` as for ``losses``: a job that still runs has moved by how far it has outlived that, NaN where it has not begun.
+    """
+    outcome = np.where(np.isnan(actual), np.where(np.isnan(ran), np.nan, np.fmax(ran, before)), actual)
+    return np.asarray(np.clip(np.log(np.maximum(outcome, 1) / np.maximum(before, 1)) / np.log(MOST), -1, 1))
+
+
 def alarms(judged: Judged, clusters: Sequence[str] = (), delta: float = DELTA) -> list[Alarm]:
     """Every alarm of the sequential test, in order of time: over all jobs, and in each of ``clusters``."""
     parts = {EVERYWHERE: np.arange(len(judged.at))} | {name: np.flatnonzero(judged.cluster == name) for name in clusters}
-    found = [alarm for name, rows in parts.items() for alarm in _test(judged.take(rows), name, delta / len(parts))]
+    found: list[Alarm] = []
+    for name, rows in parts.items():
+        part, chance = judged.take(rows), delta / (2 * len(parts))
+        found += _excesses(part, name, chance) + _moved(part, name, chance)
     return sorted(found, key=lambda alarm: (alarm.at, alarm.segment != EVERYWHERE))
 
 
 def demands_training(found: Sequence[Alarm], now: int, trained: int, new: int, known: int, cooldown: int) -> Alarm | None:
     """The alarm by which a model should be trained anew at ``now`` (microseconds, as ``trained`` and ``cooldown``), if one does.
 
-    What rose is answered at once. What is merely worse than the baseline, as it may have been from the first, can be cured by more
-    jobs only: ``new``, that ended since the last training, of ``known`` in all, must fill half of what a training looks at.
+    What rose or moved is answered at once, and once. What is merely worse than the baseline, as it may have been from the first, can
+    be cured by more jobs only: ``new``, that ended since the last training, of ``known`` in all, must fill half of what one looks at.
     """
     if now < trained + cooldown:
         return None
     renewed = 2 * new >= min(known, 2 * TRAINING_ROWS)
     for alarm in found:
-        if alarm.stands(now) and (renewed if alarm.kind == "worse" else alarm.at > trained):
+        if renewed and alarm.stands(now) if alarm.kind == "worse" else trained < alarm.at <= now:
             return alarm
     return None
 
 
-def _test(judged: Judged, segment: str, delta: float) -> list[Alarm]:
+def _excesses(judged: Judged, segment: str, delta: float) -> list[Alarm]:
     from river.drift import ADWIN
 
     found: list[Alarm] = []
     worse: Alarm | None = None
+    latest: deque[float] = deque(maxlen=FEWEST)
     window = ADWIN(delta=delta, clock=1, grace_period=FEWEST)
-    for at, excess in _observations(judged):
-        before = 2 * window.estimation - 1
-        window.update((excess + 1) / 2)
+    for at, excess in _observations(judged, judged.excess):
+        latest.append(excess)
+        before = _update(window, excess)
         now = 2 * window.estimation - 1
-        if window.drift_detected and now > before + LEAST:
-            found.append(Alarm(at, "rose", segment, before, now))
+        if before is not None and now > before + LEAST:
+            found.append(Alarm(at, "rose", segment, before, float(np.mean(latest)), at + STANDS))
+        if window.width < FEWEST:
+            continue
         # What river calls the variance is the sum of squares about the mean.
-        is_worse = window.width >= FEWEST and now - LEAST > 2 * _bound(window.variance / window.width, window.width, delta)
+        is_worse = now - LEAST > 2 * _bound(window.variance / window.width, window.width, delta)
         if is_worse and worse is None:
             worse = Alarm(at, "worse", segment, 0.0, now)
         elif worse and not is_worse:
@@ -140,13 +166,36 @@ def _test(judged: Judged, segment: str, delta: float) -> list[Alarm]:
     return [*found, worse] if worse else found
 
 
-def _observations(judged: Judged) -> list[tuple[int, float]]:
-    """The mean excess of each burst in each LOOK, told at the end of the LOOK, in order."""
+def _moved(judged: Judged, segment: str, delta: float) -> list[Alarm]:
+    from river.drift import ADWIN
+
+    found: list[Alarm] = []
+    latest: deque[float] = deque(maxlen=FEWEST)
+    window = ADWIN(delta=delta, clock=1, grace_period=FEWEST)
+    for at, move in _observations(judged, judged.move):
+        latest.append(move)
+        before = _update(window, move)
+        if before is not None and abs(np.mean(latest) - before) > LEAST_MOVE:
+            found.append(Alarm(at, "moved", segment, before, float(np.mean(latest)), at + STANDS))
+    return found
+
+
+def _update(window: Any, value: float) -> float | None:
+    """Tell the window a ``value`` (−1 to 1); the mean of what it forgot where it noticed a change."""
+    total, width = window.total + (value + 1) / 2, window.width + 1
+    window.update((value + 1) / 2)
+    if not window.drift_detected or window.width >= width:
+        return None
+    return float(2 * (total - window.total) / (width - window.width) - 1)
+
+
+def _observations(judged: Judged, values: Floats) -> list[tuple[int, float]]:
+    """The mean of ``values`` in each burst in each LOOK, told at the end of the LOOK, in order."""
     if not len(judged.at):
         return []
     look = judged.at // LOOK
     _, first, which = np.unique(np.column_stack([look, judged.burst]), axis=0, return_index=True, return_inverse=True)
-    means = np.bincount(which.ravel(), judged.excess) / np.bincount(which.ravel())
+    means = np.bincount(which.ravel(), values) / np.bincount(which.ravel())
     order = np.argsort(first, kind="stable")
     return [((int(look[first[place]]) + 1) * LOOK, float(means[place])) for place in order]
 

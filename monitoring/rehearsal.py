@@ -14,18 +14,17 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
-from models.baselines import HEURISTICS, predict_all
 from models.comparison import difference
 from models.metrics import against, blocks
 from models.recent import Floats, Integers
 from models.release import FEWEST_LATER, is_better, judged_since
-from models.seen import see
+from models.seen import Seen, see
 from models.targets import Target
 from models.training import TrainingError
 from monitoring import decay
-from monitoring.compare import bursts_of
-from monitoring.decay import Alarm, Judged
+from monitoring.decay import Alarm
 from monitoring.learners import Engine, Learner, Plain, Progress, Stretch, Trained
+from monitoring.yardstick import Yardstick, largest, yardstick
 
 Policy = Literal["never", "schedule", "decay"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
@@ -117,7 +116,7 @@ def rehearse(
         raise TrainingError("warm_up must be a share between 0 and 1, and a period longer than nothing")
     jobs = jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
     seen, first = see(jobs, target), int(len(jobs) * warm_up)
-    log = _read(jobs, target, seen.at, seen.known, seen.values, first)
+    log = _read(seen, first)
     span = int(log.at[-1] - log.at[first])
     every = int(period * 1e6) if period else max(span // PERIODS, 1)
     lives: list[Life] = []
@@ -129,54 +128,31 @@ def rehearse(
     counted = np.flatnonzero(np.isfinite(log.values[first:]))
     lives = [Life(one.predictor, one.policy, one.point[counted], one.low[counted], one.high[counted], one.attempts) for one in lives]
     rows = counted + first
-    return Rehearsal(len(jobs), log.at[rows], log.values[rows], log.baseline, log.simple[rows], every / 1e6, tuple(lives))
+    return Rehearsal(
+        len(jobs), log.at[rows], log.values[rows], log.yardstick.baseline, log.yardstick.simple[rows], every / 1e6, tuple(lives)
+    )
 
 
 @dataclass(frozen=True)
 class _Log:
-    """What every life of a log shares; times in microseconds, a row a job in order of submission.
-
-    ``simple`` is what the ``baseline`` said; it lost ``lost`` when judged at ``judged``, by ``actual`` or, where that was not known
-    yet, by how long the job ``ran``.
-    """
+    """What every life of a log shares; times in microseconds, a row a job in order of submission, ``ends`` in order."""
 
     at: Integers
     known: Integers
     ends: Integers
     values: Floats
     first: int
-    baseline: str
-    simple: Floats
-    judged: Integers
-    actual: Floats
-    ran: Floats
-    scale: float
-    lost: Floats
-    burst: Integers
-    cluster: np.ndarray[tuple[int], np.dtype[np.object_]]
+    yardstick: Yardstick
     watched: tuple[str, ...]
 
 
-def _read(jobs: pd.DataFrame, target: Target, at: Integers, known: Integers, values: Floats, first: int) -> _Log:
-    ended = np.flatnonzero((known[:first] <= at[min(first, len(at) - 1)]) & np.isfinite(values[:first]))
-    if len(ended) < FEWEST_LATER:
-        raise TrainingError(f"only {len(ended):,} jobs of the warm-up ended within it, and {FEWEST_LATER} are needed: give more jobs")
-    judged = at + decay.judging_delay(at[ended], known[ended])
-    told = (known <= judged) & np.isfinite(values)
-    actual = np.where(told, values, np.nan)
-    began = jobs["started_at"].astype("int64").where(jobs["started_at"].notna()).to_numpy(dtype=np.float64, na_value=np.nan)
-    ran = np.where((began < judged) & (target.unit == "s"), (judged - began) / 1e6, np.nan)
-    scale = max(float(np.quantile(values[ended], decay.DELAYS)), target.grid.lowest)
-    simple = {name: answer.point for name, answer in predict_all(jobs, target, HEURISTICS).items()}
-    lost = {name: decay.losses(point, actual, ran, scale) for name, point in simple.items()}
-    best = min(lost, key=lambda name: float(np.nanmean(lost[name][ended])))
-    field = next((name for name in ("group", "site", "queue", "program") if jobs[name].nunique() > 1), "source")
-    cluster = (field + " " + jobs[field].astype(object).fillna("(none)").astype(str)).astype(object).to_numpy()
-    names = pd.Series(cluster[:first]).value_counts().index[:CLUSTERS]
-    return _Log(
-        at, known, np.sort(known[np.isfinite(values)]), values, first, best, simple[best], judged, actual, ran, scale, lost[best],
-        bursts_of(jobs.iloc[:0], jobs)[1], cluster, tuple(map(str, names)) if len(names) > 1 else (),
-    )  # fmt: skip
+def _read(seen: Seen, first: int) -> _Log:
+    ended = np.isfinite(seen.values[:first]) & (seen.known[:first] <= seen.at[min(first, len(seen.at) - 1)])
+    if ended.sum() < FEWEST_LATER:
+        raise TrainingError(f"only {ended.sum():,} jobs of the warm-up ended within it, and {FEWEST_LATER} are needed: give more jobs")
+    made = yardstick(seen, first)
+    ends = np.sort(seen.known[np.isfinite(seen.values)])
+    return _Log(seen.at, seen.known, ends, seen.values, first, made, largest(made.cluster[:first], CLUSTERS))
 
 
 def _live(learner: Learner, policy: Policy, log: _Log, every: int) -> Life:
@@ -207,10 +183,7 @@ def _live(learner: Learner, policy: Policy, log: _Log, every: int) -> Life:
 
 def _alarms(log: _Log, row: int, answers: Floats) -> list[Alarm]:
     """The alarms about a model that gives ``answers`` from ``row`` on; each depends only on what was judged before it."""
-    rows = np.arange(row, len(log.at))
-    excess = decay.losses(answers, log.actual[rows], log.ran[rows], log.scale) - log.lost[rows]
-    rows, excess = rows[np.isfinite(excess)], excess[np.isfinite(excess)]
-    return decay.alarms(Judged(log.judged[rows], excess, log.burst[rows], log.cluster[rows]), log.watched)
+    return decay.alarms(log.yardstick.judge(np.arange(row, len(log.at)), answers), log.watched)
 
 
 def _demanded(found: Sequence[Alarm], log: _Log, now: int, trained: int, cooldown: int) -> Alarm | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,11 +79,24 @@ def answers(engine: Engine, since: datetime) -> pd.DataFrame:
     nobody saw. What was known is told by the store's revisions and not by clocks: a log that is lived through again was asked about
     long after its dates.
     """
-    logged = read_predictions(engine, ended_since=since, columns=(*OF_KIND["number"], "revision"))
-    foreseen = logged[~(logged["revision"] <= logged["known_revision"]) & ~logged["shadow"].eq(True)]
-    first = foreseen.drop_duplicates(["source", "job_id", "target"]).reset_index(drop=True)
+    first = _foreseen(read_predictions(engine, ended_since=since, columns=(*OF_KIND["number"], "revision")))
     actual = np.full(len(first), np.nan)
     for name, target in TARGETS.items():
         asked = (first["target"] == name).to_numpy()
         actual[asked] = target.value(first[asked])
     return first.assign(actual=actual)
+
+
+def first_answers(engine: Engine, label: str, target: str, columns: Sequence[str]) -> pd.DataFrame:
+    """The first answer of version ``label`` about each job, ended or not, with ``columns`` and the numbers of the job.
+
+    Left out is what ``answers`` leaves out, so that of what had ended here before it was asked about nothing is judged.
+    """
+    logged = read_predictions(engine, target=target, columns=(*OF_KIND["number"], *columns, "revision"))
+    return _foreseen(logged[logged["model_version"] == label])
+
+
+def _foreseen(logged: pd.DataFrame) -> pd.DataFrame:
+    # A job that has not ended has revision 0, which is before everything.
+    told = (logged["revision"] > 0) & (logged["revision"] <= logged["known_revision"])
+    return logged[~told & ~logged["shadow"].eq(True)].drop_duplicates(["source", "job_id", "target"]).reset_index(drop=True)

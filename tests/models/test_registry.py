@@ -317,3 +317,66 @@ def test_the_server_answers_only_its_own_name_and_pages_and_takes_no_jobs_and_no
     assert httpx.post(create, json={"name": "x"}, headers={"Origin": "http://evil.example"}).status_code == 403
     assert httpx.put(f"{url}/api/2.0/mlflow-artifacts/artifacts/0/x.json", content=b"{}").status_code >= 400
     assert httpx.post(f"{url}/ajax-api/3.0/jobs/", json={"function_fullname": "os.system", "params": {}}).status_code >= 400
+
+
+def published(settings, folder, count):
+    for _ in range(count):
+        registry.publish(folder, evidence(), settings=settings)
+
+
+def test_a_pinned_version_stays_until_it_is_unpinned(settings, folder):
+    published(settings, folder, 2)
+    registry.promote(1, by="ada", why="the first", settings=settings)
+    assert registry.pin(by="ada", why="a campaign", settings=settings).version == 1
+    assert registry.pinned(settings) == f"{settings.model_name}-1 is pinned by ada: a campaign"
+    for expected in (-1, 1):
+        with pytest.raises(OvertakenError, match="is pinned by ada: a campaign"):
+            registry.promote(2, by="flow train", why="better", expected=expected, settings=settings)
+    assert registry.promote(1, by="ada", why="again", settings=settings).version == 1
+    registry.unpin(settings)
+    registry.unpin(settings)
+    assert registry.promote(2, by="flow train", why="better", expected=1, settings=settings).version == 2
+    registry.pin(by="ada", why="a campaign", settings=settings)
+    with pytest.raises(OvertakenError, match="is pinned"):
+        registry.rollback(by="flow", why="worse", settings=settings)
+
+
+def test_an_alias_that_a_person_moved_in_mlflows_page_is_recorded_as_theirs(settings, folder):
+    from mlflow import MlflowClient
+
+    published(settings, folder, 3)
+    registry.promote(1, by="flow train", why="the first", settings=settings)
+    assert registry.settle(settings).tags["promoted_by"] == "flow train"
+    MlflowClient(settings.tracking_url).set_registered_model_alias(settings.model_name, "champion", "3")
+    with pytest.raises(OvertakenError, match="version 3 is champion meanwhile, not 1"):
+        registry.promote(2, by="flow train", why="better", expected=1, settings=settings)
+    theirs = registry.settle(settings)
+    assert (theirs.version, theirs.tags["promoted_by"], theirs.tags["replaces"]) == (3, "a person, in MLflow's page", "1")
+    left = registry.get(1, settings)
+    assert (left.state, left.tags["retired_for"]) == ("retired", "3")
+    assert left.tags["served"] == f"{left.tags['promoted_at']} to {left.tags['retired_at']}"
+    assert registry.settle(settings) == theirs
+    assert registry.rollback(by="ada", why="worse", settings=settings).version == 1
+
+
+def test_a_move_that_a_crash_cut_short_is_completed_as_its_movers(settings, folder, monkeypatch):
+    from models import moves
+
+    published(settings, folder, 2)
+    registry.promote(1, by="flow train", why="the first", settings=settings)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(moves, "_arrive", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        registry.promote(2, by="flow train", why="7 % better", expected=1, settings=settings)
+    assert registry.get(1, settings).tags["state"] == "champion"
+    settled = registry.settle(settings)
+    assert (settled.version, settled.tags["promoted_by"], settled.tags["promoted_why"]) == (2, "flow train", "7 % better")
+    assert registry.get(1, settings).tags["retired_why"] == "7 % better"
+
+
+def test_a_rollback_by_a_flow_does_not_undo_what_a_person_did_meanwhile(settings, folder):
+    published(settings, folder, 3)
+    for version in (1, 2, 3):
+        registry.promote(version, by="ada", why="chosen", settings=settings)
+    with pytest.raises(OvertakenError, match="nothing is rolled back"):
+        registry.rollback(by="flow", why="worse", expected=2, settings=settings)
+    assert registry.champion(settings).version == 3

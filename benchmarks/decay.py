@@ -1,0 +1,80 @@
+"""How soon decay is noticed in generated logs with a planted change, and how often where nothing changed.
+
+``python benchmarks/decay.py [--seeds 20]`` prints a row a kind of change and predictor: how many logs had an alarm after the change,
+the median of the days it took, and the alarms a month before any change. The predictors are trained once, ten days before the change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import numpy as np
+
+from infra.settings import prepare_environment
+from jobs.workload import Change, generate
+from models.seen import see
+from models.targets import TARGETS
+from monitoring import decay
+from monitoring.learners import Engine, Learner, Plain
+from monitoring.yardstick import Yardstick, largest, yardstick
+
+DAYS, TRAINED, CHANGED = 60.0, 20.0, 30.0
+JOBS = 40_000
+DAY = 86_400_000_000
+FACTOR = 3.0
+
+
+def changes(kind: str, seed: int) -> list[Change]:
+    truth = generate(10, 1, seed).truth
+    programs = list(truth["programs"])
+    if kind == "sudden":
+        return [Change("slow_program", CHANGED, name, FACTOR) for name in programs]
+    if kind == "gradual":
+        return [Change("gradual_slow", CHANGED, name, FACTOR, until=CHANGED + 10) for name in programs]
+    if kind == "recurring":
+        return [Change("recurring_slow", CHANGED, name, FACTOR, period=7) for name in programs]
+    return [Change("slow_group", CHANGED, factor=FACTOR)] if kind == "one cluster" else []
+
+
+def alarms(learner: Learner, measure: Yardstick, at: np.ndarray, start: int) -> np.ndarray:
+    """The days, since the log's beginning, of all alarms about a model that is never trained again."""
+    first = int(np.searchsorted(at, start))
+    rows = np.arange(first, len(at))
+    judged = measure.judge(rows, learner.points(learner.train(start), rows))
+    found = decay.alarms(judged, largest(measure.cluster[:first], 5))
+    return np.array([(alarm.at - at[0]) / DAY for alarm in found])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--kinds", nargs="*", default=["none", "sudden", "gradual", "one cluster", "recurring"])
+    parser.add_argument("--predictors", nargs="*", default=["gridcast", "catboost"])
+    asked = parser.parse_args()
+    prepare_environment()
+    target = TARGETS["walltime"]
+    print("change       predictor  noticed   median days   alarms a month before")
+    for kind in asked.kinds:
+        found: dict[str, list[np.ndarray]] = {}
+        for seed in range(asked.seeds):
+            jobs = generate(JOBS, DAYS, seed, changes=changes(kind, seed)).jobs
+            jobs = jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
+            seen = see(jobs, target)
+            start = int(seen.at[0] + TRAINED * DAY)
+            first = int(np.searchsorted(seen.at, start))
+            measure = yardstick(seen, first)
+            for name in asked.predictors:
+                learner = Engine(jobs, target, first) if name == "gridcast" else Plain(seen)
+                found.setdefault(name, []).append(alarms(learner, measure, seen.at, start))
+            print(f"{kind}, seed {seed}: " + "; ".join(f"{name} {each[-1].round(1)}" for name, each in found.items()), file=sys.stderr)
+        for name, each in found.items():
+            changed = DAYS if kind == "none" else CHANGED
+            late = [days[days >= changed].min() - changed for days in each if (days >= changed).any()]
+            early = sum(int((days < changed).sum()) for days in each) / (len(each) * (changed - TRAINED) / 30)
+            took = f"{np.median(late):11.1f}" if late else "          –"
+            print(f"{kind:12} {name:10} {len(late):3d} of {len(each)} {took} {early:18.3f}")
+
+
+if __name__ == "__main__":
+    main()
