@@ -117,8 +117,6 @@ def prepare_environment() -> Settings:
         "BENTOML_HOME": str(settings.folder("bentoml")),
         "PREFECT_HOME": str(settings.folder("prefect")),
         "MLFLOW_TRACKING_URI": settings.tracking_url,
-        # Gridcast makes spans of its own; BentoML's, one for each part of a body, cost a request time and say nothing.
-        "BENTOML_CONFIG_OVERRIDES": '{"tracing": {"excluded_urls": ".*"}}',
         "MPLBACKEND": "Agg",
     }
     os.environ.update(here)
