@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infra.compiled import compiled
+from models.distribution import Distribution
 from models.occupancy import Occupancy
 from models.targets import Grid
 
@@ -23,7 +24,9 @@ PRICE = 1.0
 """What a failure costs beside what it wasted, in GiB·h: the job is late, and somebody may have to look."""
 GIB_HOUR = 2.0**30 * 3600.0
 RUNGS = 8
-"""How many rungs of a ladder are told; after the last whoever runs the job doubles."""
+"""How many rungs a ladder has at most; after the last whoever runs the job doubles."""
+TOLD = 3
+"""How many of them a caller is told."""
 UNKNOWN_WALLTIME = 3600.0
 """The run time of a job of which nothing is known, in seconds."""
 
@@ -38,7 +41,7 @@ def ladders(
     time in seconds towards which those of single jobs are drawn.
 
     >>> half = np.array([[0.5, 0.0, 0.0, 0.5]])  # as many use 1 as use 8
-    >>> sure = Occupancy(half, half, np.array([3600.0]), np.array([3]), cold=np.array([False]))
+    >>> sure = Occupancy(half, half, np.array([3600.0]), np.array([3]), np.array([0]), cold=np.array([False]))
     >>> gib = Grid(2.0**30, 1, 4)
     >>> np.round(ladders(sure, gib, np.array([np.inf]), price=0.0) / 2**30, 1)[0, :3].tolist()
     [2.0, 16.0, nan]
@@ -54,6 +57,19 @@ def ladders(
     out[new] = np.nan
     out[new, 0] = ceiling[new]
     return out
+
+
+def set_aside(found: Occupancy, foreseen: Distribution, limits: Array) -> dict[str, Array]:
+    """What is told of an allocation, float64[n] by the end of its name: the first three rungs, and the risk that the first fails.
+
+    ``foreseen`` is the distribution of ``found``, of jobs that asked for ``limits`` (float64[n], infinite for nothing). Where jobs keep to
+    their requests nothing is set aside above them.
+    """
+    ceiling = np.where(np.isfinite(foreseen.limit), limits, np.inf)
+    rungs = ladders(found, foreseen.grid, ceiling, np.isfinite(ceiling))
+    rungs = np.fmax.accumulate(rungs, axis=1)  # the last rung stands for those after it
+    told = {"_allocation" + (f"_{place + 1}" if place else ""): rungs[:, place] for place in range(TOLD)}
+    return told | {"_risk": np.where(rungs[:, 0] < foreseen.limit, foreseen.probability_over(rungs[:, 0]), 0.0)}
 
 
 @compiled
@@ -98,7 +114,7 @@ def _decide(sums: Array, edges: Array, last: int, price: float, hull: Array, fol
     ``sums[3]`` holds, a rung, the part of its line that does not depend on the rung below: its cost when all is still to come
     after it, less what jobs up to it used.
     """
-    size, to_go = 0, 0.0
+    size, to_go, low = 0, 0.0, 0
     for rung in range(last, -1, -1):
         offset = to_go - sums[2, rung + 1] + price * (sums[0, last + 1] - sums[0, rung + 1])
         sums[3, rung] = offset
@@ -112,14 +128,16 @@ def _decide(sums: Array, edges: Array, last: int, price: float, hull: Array, fol
         hull[size] = rung
         size += 1
         left = sums[1, last + 1] - sums[1, rung]
-        low, high = 0, size - 1
-        while low < high:
-            middle = (low + high) // 2
-            here, there = hull[middle], hull[middle + 1]
-            if edges[here + 1] * left + sums[3, here] <= edges[there + 1] * left + sums[3, there]:
-                high = middle
-            else:
-                low = middle + 1
+        # More is left with each step down, so that the least line never lies before the one that was the least.
+        low = min(low, size - 1)
+        while low < size - 1 and _at(hull[low + 1], edges, sums, left) < _at(hull[low], edges, sums, left):
+            low += 1
         best = hull[low]
         following[rung] = best
-        to_go = edges[best + 1] * left + sums[3, best] + sums[2, rung]
+        to_go = _at(best, edges, sums, left) + sums[2, rung]
+
+
+@compiled
+def _at(rung: int, edges: Array, sums: Array, left: float) -> float:
+    """What it costs to try ``rung`` next, with so much still to come, less what jobs before used."""
+    return edges[rung + 1] * left + sums[3, rung]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from threading import RLock
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from jobs.coded import CodedJobs, code
+from models.allocation import set_aside
 from models.calibration import Calibration
 from models.clusters import GLOBAL
 from models.components import settings_of
@@ -20,6 +22,7 @@ from models.features import NEVER, Contexts, Levels, choose_levels, encode
 from models.kinds import find_kinds, in_parts, tell_apart
 from models.mixture import Mixture, endings
 from models.model_set import NO_MODEL, ModelSet
+from models.occupancy import occupancy
 from models.refinement import coarse_masses, factors, inputs, read_bent, refine
 from models.targets import LIMITED_BY, TARGETS
 
@@ -36,7 +39,9 @@ class Answers:
     ``numbers``, float64[kinds] by name, are for each target t the best single value t, t_median, t_mean, t_sd, the 90 % range t_low
     to t_high, what to set aside t_allocation and where to stop the job t_kill_limit (see SHARES), and t_q<level> for each quantile
     asked for. ``cluster`` (object[kinds]) is whose refiner answered, ``cold_start`` (bool[kinds]) says that nothing is known of who
-    submits.
+    submits. Of peak_memory, where walltimes are predicted too, t_allocation is the first rung of the ladder that wastes least
+    (models/allocation.py); t_allocation_2 and t_allocation_3 are what to try after a failure (no larger where there is nothing more to
+    try), and t_risk is the probability that the first fails.
     """
 
     numbers: dict[str, Array]
@@ -57,12 +62,14 @@ class Answers:
 
 @dataclass(frozen=True)
 class _Foreseen:
-    """Masses of the kinds of history among n jobs, which of them each job has, its refiner's factors, and whether it is a cold start."""
+    """Masses of the kinds of history among n jobs, which of them each job has, its refiner's factors, whether it is a cold start, and
+    what to set aside for each kind where that is decided by more than a quantile."""
 
     masses: Distribution
     which: Array
     factors: Array
     cold: Array
+    aside: Mapping[str, Array]
 
 
 class Forecaster:
@@ -150,12 +157,19 @@ class Forecaster:
         # Only the refiner reads the numbers: the histories of jobs that differ by no more are looked at once.
         alike = tell_apart([*contexts.keys.T, contexts.at.view(np.uint64), limits.view(np.uint64)], len(contexts))
         few = contexts.take(alike.first)
-        masses, counts = mixture.distributions(few, limits[alike.first]), mixture.counts(few)
+        counts, asked, aside = mixture.counts(few), limits[alike.first], {}
+        if name == "peak_memory" and "walltime" in self.mixtures:
+            found = occupancy(mixture, self.mixtures["walltime"], few, asked)
+            masses = found.distribution(mixture.grid, asked)
+            aside = set_aside(found, masses, asked)
+        else:
+            masses = mixture.distributions(few, asked)
         refiners = self.model_set.targets[name].refiners if self.model_set else {}
         coarse = coarse_masses(masses.mass)
         each = coarse[alike.which]
         shown = inputs(masses.mass, coarse, counts, contexts.numbers, alike.which) if refiners else each
-        return _Foreseen(masses, alike.which, factors(shown, each, refiners, clusters), (counts[:, self.levels.owner] == 0)[alike.which])
+        cold = (counts[:, self.levels.owner] == 0)[alike.which]
+        return _Foreseen(masses, alike.which, factors(shown, each, refiners, clusters), cold, aside)
 
     def distributions(self, jobs: pd.DataFrame, name: str, at: datetime | None = None) -> Distribution:
         """The distributions of one target for ``jobs``, a row a job, by what was known at submission (or at ``at``)."""
@@ -223,6 +237,7 @@ class Forecaster:
         point = masses.value_in(best, which, mixture.last_in_bin(contexts, best))
         mean, deviation, median, *others = numbers.T
         known = {"": point, "_median": median, "_mean": mean, "_sd": deviation} | dict(zip(levels, others, strict=True))
+        known |= {end: values[which] for end, values in foreseen.aside.items()}
         return {f"{name}{end}": values for end, values in known.items()}
 
 

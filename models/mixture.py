@@ -26,7 +26,7 @@ from models.history import (
     need_slot,
     new_lists,
 )  # fmt: skip
-from models.targets import Target
+from models.targets import Grid, Target
 from models.weights import (
     NEARLY,
     NOT,
@@ -276,10 +276,13 @@ class Walk:
             mixture.grow()
         if self.stands[0]:
             mixture.latest = max(mixture.latest, int(self.jobs.known[self.ends[self.stands[0] - 1]]))
-        limits = self.limits[asks]
-        late = grid.edges[grid.bin(np.where(np.isfinite(limits), limits * OVER, np.inf)) + 1]
-        bounds = np.select([~np.isfinite(limits) | (facts[:, 1] == NOT), facts[:, 1] == NEARLY], [np.inf, late], limits)
-        return Distribution(grid, mass, bounds), facts[:, 0]
+        return Distribution(grid, mass, bounds(grid, self.limits[asks], facts[:, 1])), facts[:, 0]
+
+
+def bounds(grid: Grid, limits: Array, as_kept: Array) -> Array:
+    """Where jobs end at the latest (float64[n]) by their ``limits`` and by how such limits are kept (see ``weights.kept``)."""
+    late = grid.edges[grid.bin(np.where(np.isfinite(limits), limits * OVER, np.inf)) + 1]
+    return np.select([~np.isfinite(limits) | (as_kept == NOT), as_kept == NEARLY], [np.inf, late], limits)
 
 
 def endings(contexts: Contexts, values: Array | None = None) -> Array:

@@ -15,9 +15,12 @@ import numpy.typing as npt
 from infra.compiled import compiled
 from models.blend import View, bin_of, look, smooth
 from models.components import Shape
+from models.distribution import Distribution
 from models.features import Contexts
 from models.history import Lists, end_of_known, find_slot
-from models.mixture import Jobs, Mixture, State, Walk, bin_of_limit, end_job, has_room_for, weigh_components
+from models.mixture import Jobs, Mixture, State, Walk, bin_of_limit, bounds, end_job, has_room_for, weigh_components
+from models.targets import Grid
+from models.weights import kept
 
 Array = npt.NDArray[Any]
 
@@ -28,20 +31,25 @@ BELIEVED = 0.5
 class Occupancy(NamedTuple):
     """n distributions of a quantity over one grid: ``mass`` float32[n, bins], ``held`` the same weighted by walltime, rows summing to 1.
 
-    ``seconds`` float64[n] is the mean walltime, NaN where none is known; ``top`` int64[n] the last bin allowed; ``cold`` bool[n] says that
-    nothing is known of who submits.
+    ``seconds`` float64[n] is the mean walltime, NaN where none is known; ``top`` int64[n] the last bin allowed, ``kept`` int64[n] how
+    limits are kept (see ``weights.kept``); ``cold`` bool[n] says that nothing is known of who submits.
     """
 
     mass: Array
     held: Array
     seconds: Array
     top: Array
+    kept: Array
     cold: Array
+
+    def distribution(self, grid: Grid, limits: Array) -> Distribution:
+        """The distributions as ``Mixture.distributions`` gives them, of jobs with ``limits`` (float64[n], infinite for none)."""
+        return Distribution(grid, self.mass, bounds(grid, limits, self.kept))
 
 
 def _room(jobs: int, bins: int) -> Occupancy:
     mass, held = np.empty((jobs, bins), np.float32), np.empty((jobs, bins), np.float32)
-    return Occupancy(mass, held, np.empty(jobs), np.empty(jobs, np.int64), np.empty(jobs, np.bool_))
+    return Occupancy(mass, held, np.empty(jobs), np.empty(jobs, np.int64), np.empty(jobs, np.int64), np.empty(jobs, np.bool_))
 
 
 @compiled
@@ -51,7 +59,7 @@ def _blend_both(
     """Masses of one job, and masses weighted by walltime; returns the mean walltime, NaN where none is known."""
     decays, widths = len(shape.ages), len(shape.spread)
     view.sharp[:], lasted[:] = 0.0, 0.0
-    weight, total = 0.0, 0.0
+    weight, total, each = 0.0, 0.0, np.empty((widths, shape.ages.shape[1]))
     for level in range(len(view.slots)):
         count, newest = view.ends[level] - view.firsts[level], view.ends[level] - 1
         if count <= 0:
@@ -60,6 +68,12 @@ def _blend_both(
         slot = find_slot(times, jobs.keys[row, level])
         first = times.start[slot] if slot >= 0 else 0
         place = end_of_known(times, slot, jobs.at[row]) - 1 if slot >= 0 else -1
+        each[:] = 0.0
+        for k in range(widths):
+            for d in range(decays):
+                share, fade = view.weights[(level * decays + d) * widths + k] / shape.sums[d, count], shape.ages[d]
+                for age in range(count):
+                    each[k, age] += share * fade[age]
         for age in range(count):
             outcome = newest - age
             b = bin_of(lists.mark[outcome] + shift, shape.bins)
@@ -67,15 +81,13 @@ def _blend_both(
             while place >= first and (times.known[place] > known or (times.known[place] == known and times.ident[place] > ident)):
                 place -= 1
             paired = place >= first and times.known[place] == known and times.ident[place] == ident
+            ran = times.value[place] if paired else 0.0
             for k in range(widths):
-                worth = 0.0
-                for d in range(decays):
-                    worth += view.weights[(level * decays + d) * widths + k] / shape.sums[d, count] * shape.ages[d, age]
-                view.sharp[k, b] += worth
+                view.sharp[k, b] += each[k, age]
                 if paired:
-                    lasted[k, b] += worth * times.value[place]
-                    total += worth * times.value[place]
-                    weight += worth
+                    lasted[k, b] += each[k, age] * ran
+                    total += each[k, age] * ran
+                    weight += each[k, age]
     smooth(shape, limit_bin, view.sharp, mass)
     held[:] = mass
     if weight <= 0.0:
@@ -93,7 +105,7 @@ def _look_at_both(
     look(state.lists, shape, jobs.keys[row], jobs.at[row], jobs.limit[row], view)
     weigh_components(state, shape, jobs.keys[row], view)
     top = bin_of_limit(jobs.limit[row], state.tables, shape)
-    room.top[place], room.cold[place] = top, view.ends[shape.owner] <= view.firsts[shape.owner]
+    room.top[place], room.kept[place], room.cold[place] = top, kept(state.tables, shape), view.ends[shape.owner] <= view.firsts[shape.owner]
     mass, held = room.mass[place], room.held[place]
     room.seconds[place] = _blend_both(state.lists, times.lists, shape, jobs, row, top, view, lasted, mass, held)
 

@@ -26,8 +26,9 @@ PREDICTION = """Predicts each job from its raw description; one row a job, in th
 
 For every target t that the model knows (walltime in s, peak_memory in bytes, cpu_time in s, io in bytes/s): `t` the best single
 value, `t_median`, `t_mean`, `t_sd`, the range `t_low` to `t_high` (90 % unless `coverage` says otherwise), `t_allocation`, what to
-set aside (19 jobs of 20 need no more), `t_kill_limit`, where to stop it (99 of 100 need no more), and `t_q<level>` for each quantile
-asked for. Then `cluster`, `model_version` ("none" while only the histories answer) and `cold_start`.
+set aside (19 jobs of 20 need no more; of memory the first rung of the ladder that wastes least, `peak_memory_allocation_2` and `_3` being
+what to try after a failure and `peak_memory_risk` the probability of one), `t_kill_limit`, where to stop it (99 of 100 need no more),
+and `t_q<level>` for each quantile asked for. Then `cluster`, `model_version` ("none" while only the histories answer), `cold_start`.
 
 A job is answered by what was known when it was submitted (`submitted_at`, default now), or at `at` for jobs that still wait.
 Fields that only an outcome has are left unread and named in `unread`. As an Arrow IPC stream: the same columns in, the same

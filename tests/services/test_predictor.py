@@ -45,8 +45,11 @@ def test_a_job_is_answered_with_values_ranges_and_who_answered(predictor: Predic
     for row in answer["rows"]:
         for target in ("walltime", "peak_memory"):
             assert 0 <= row[f"{target}_low"] <= row[f"{target}_median"] <= row[f"{target}_high"]
-            assert row[f"{target}_high"] <= row[f"{target}_allocation"] <= row[f"{target}_kill_limit"]
+            assert row[f"{target}_high"] <= row[f"{target}_kill_limit"]
             assert row[target] > 0 and row[f"{target}_mean"] > 0 and row[f"{target}_sd"] >= 0
+        assert row["walltime_high"] <= row["walltime_allocation"] <= row["walltime_kill_limit"]
+        assert 0 < row["peak_memory_allocation"] <= row["peak_memory_allocation_2"] <= row["peak_memory_allocation_3"]
+        assert 0 <= row["peak_memory_risk"] < 0.5
         assert row["model_version"] == answer["model_version"] == "gridcast-1"
         assert row["cold_start"] is False
 
