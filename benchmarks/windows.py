@@ -42,8 +42,13 @@ class Score:
 
 @dataclass(frozen=True)
 class Window:
-    """The jobs submitted between two stops: ``ended`` are the lessons known at the first, ``later`` those of the window."""
+    """The jobs submitted between two stops: ``ended`` are the lessons known at the first, ``later`` those of the window.
 
+    ``ended_rows`` and ``rows`` are their places in the log.
+    """
+
+    ended_rows: Array
+    rows: Array
     mixture: Mixture
     contexts: Contexts
     values: Array
@@ -54,17 +59,20 @@ class Window:
 
     def judge(self, refiner: CatBoostRefiner | None) -> Score:
         """How a refiner (None: the mixture alone) does on the window's jobs."""
-        crps, error = 0.0, 0.0
-        for start in range(0, len(self.values), BATCH):
-            few = np.arange(start, min(start + BATCH, len(self.values)))
+        return self.judge_factors(refiner.ratio(self.later.shown, self.later.coarse) if refiner else None)
+
+    def judge_factors(self, factors: Array | None, jobs: Array | None = None) -> Score:
+        """How the window's masses bent by ``factors`` (a row a job; None: not at all) do on its jobs, or on some of them (bool[n])."""
+        crps, error, asked = 0.0, 0.0, np.arange(len(self.values)) if jobs is None else np.flatnonzero(jobs)
+        for start in range(0, len(asked), BATCH):
+            few = asked[start : start + BATCH]
             answer, truth = self.answer.take(few), self.values[few]
-            if refiner:
-                lessons = self.later.take(few)
-                answer = replace(answer, mass=refine(answer.mass, refiner.ratio(lessons.shown, lessons.coarse)))
+            if factors is not None:
+                answer = replace(answer, mass=refine(answer.mass, factors[few]))
             seen = self.mixture.last_in_bin(self.contexts.take(few), answer.best_bin(self.scales[few]))
             crps += float(answer.continuous_ranked_probability(truth).sum())
             error += float(np.abs(answer.best_point(self.scales[few], seen) - truth).sum())
-        return Score(crps, error, len(self.values))
+        return Score(crps, error, len(asked))
 
 
 def windows(jobs: pd.DataFrame, warm_up: float, others: Sequence[str] = (), told: Array | None = None) -> Iterator[Window]:
@@ -98,7 +106,8 @@ def windows(jobs: pd.DataFrame, warm_up: float, others: Sequence[str] = (), told
             rows, scales = (np.concatenate([part[place] for part in parts]) for place in (0, 2))
             answer = join([part[1] for part in parts])
             ended = order[: int(np.searchsorted(contexts.known[order], contexts.at[start], side="right"))][-MOST_ROWS:]
-            yield Window(mixtures[0], contexts.take(rows), values[rows], answer, scales, notebook.take(ended), notebook.take(rows))
+            part = contexts.take(rows)
+            yield Window(ended, rows, mixtures[0], part, values[rows], answer, scales, notebook.take(ended), notebook.take(rows))
 
 
 def fit(lessons: Lessons, **other: Any) -> CatBoostRefiner:
