@@ -88,7 +88,7 @@ def predict_all(
     until enough has ended, they answer as ``template``.
     """
     refits = [int(len(jobs) * share) for share in np.arange(warm_up, 1, refit_every)]
-    seen = see(jobs, target, refits)
+    seen = see(jobs, target, refits, warm_up=max(int(len(jobs) * warm_up), 1))
     lowest = target.grid.lowest
     highest = np.maximum(first_known(seen.request, np.full(len(jobs), np.inf)), lowest)
     answers = {}

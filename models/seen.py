@@ -67,13 +67,21 @@ def first_known(*candidates: Floats) -> Floats:
     return found
 
 
-def see(jobs: pd.DataFrame, target: Target, refits: Sequence[int] = (), levels: Sequence[tuple[str, ...]] | None = None) -> Seen:
-    """Replay ``jobs`` and note what was known when each was submitted; ``levels`` default to the log's ``template_levels``.
+def see(
+    jobs: pd.DataFrame,
+    target: Target,
+    refits: Sequence[int] = (),
+    levels: Sequence[tuple[str, ...]] | None = None,
+    warm_up: int | None = None,
+) -> Seen:
+    """Replay ``jobs`` and note what was known when each was submitted; ``levels`` default to the ``template_levels`` of the log.
 
-    Raises ValueError when the jobs are not in order of submission.
+    Which fields tell jobs apart is seen from the first ``warm_up`` of them (default: all). Raises ValueError when the jobs are not in
+    order of submission.
     """
-    levels = template_levels(jobs) if levels is None else levels
-    group = next(((name,) for name in ("group", "project", "queue") if _tells(jobs[name])), ())
+    first = jobs.iloc[:warm_up]
+    levels = template_levels(first) if levels is None else levels
+    group = next(((name,) for name in ("group", "project", "queue") if _tells(first[name])), ())
     contexts = encode(jobs, Levels(tuple(Level(fields) for fields in (*levels, group)), 0))
     if (np.diff(contexts.at) < 0).any():
         raise ValueError("the jobs are not in order of submission")
