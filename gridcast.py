@@ -297,13 +297,15 @@ def predict(
     quantile: Annotated[list[float] | None, typer.Option(min=0, max=1, help="A quantile to add; repeat.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Predict the jobs of a file with the champion, each by what the store knew had ended at its submission."""
+    """Predict the jobs of a file with the champion, by histories of what the store knew had ended at each submission."""
     from jobs.ingest import reading
     from models.release import predict as ask
 
     jobs = _read(file, reading(log_format, mapping, map_file, timezone))
     with progress_bar("predicting") as report:
         answers = ask(_store(), prepare_environment(), jobs, tuple(quantile or ()), report)
+    if known := int(answers["in_training"].sum()):
+        _say(f"{known:,} of these jobs were submitted before the champion was trained: do not judge it by them (gridcast evaluate would)")
     shown = ("job_id", "walltime", "walltime_median", "walltime_low", "walltime_high", "cluster", "model_version", "cold_start")
     show(_records(answers), as_json, f"Predictions for {file.name}, walltime in s", shown)
 

@@ -266,15 +266,19 @@ def promote(version: int | None, settings: Settings, *, by: str, why: str) -> Ve
 def predict(
     engine: Engine, settings: Settings, jobs: pd.DataFrame, quantiles: tuple[float, ...] = (), progress: Progress | None = None
 ) -> pd.DataFrame:
-    """Predict ``jobs`` with the champion (without one: by the histories alone), each by what the store knew had ended at its submission.
+    """Predict ``jobs`` with the champion (without one: by the histories alone), whose histories are those at each submission.
 
-    Returns the rows of ``Forecaster.predict`` under the index of ``jobs``, with the version's label.
+    Returns the rows of ``Forecaster.predict`` under the index of ``jobs``, with the version's label, and as ``in_training`` whether
+    the job was submitted before the champion had learned all that it has: such answers are no measure of it.
     """
     champion = registry.champion(settings)
     model_set = load(champion, settings) if champion else None
     history = read_jobs(engine, until=jobs["submitted_at"].max(), ended=True)
     answers = live_through(model_set, history, jobs, quantiles, progress).loc[jobs.index]
-    return answers.assign(model_version=champion.label) if champion else answers
+    if champion is None or model_set is None:
+        return answers.assign(in_training=False)
+    until = pd.Timestamp(model_set.card["window"]["until_us"], unit="us", tz="UTC")
+    return answers.assign(model_version=champion.label, in_training=(jobs["submitted_at"] <= until).to_numpy())
 
 
 def forecaster(engine: Engine, settings: Settings) -> Forecaster:
