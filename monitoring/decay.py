@@ -39,7 +39,7 @@ LEAST_MOVE = 0.05
 MOST = 10.0
 """Outcomes that differ from what like jobs took before by more than this factor count as this."""
 STANDS = 7 * 86400 * 1_000_000
-"""How long a change, which is noticed once, is spoken of as standing."""
+"""How long a move, which is noticed once, is spoken of as standing."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,7 @@ def _excesses(judged: Judged, segment: str, delta: float) -> list[Alarm]:
     from river.drift import ADWIN
 
     found: list[Alarm] = []
+    rise: Alarm | None = None
     worse: Alarm | None = None
     latest: deque[float] = deque(maxlen=FEWEST)
     window = ADWIN(delta=delta, clock=1, grace_period=FEWEST)
@@ -152,8 +153,11 @@ def _excesses(judged: Judged, segment: str, delta: float) -> list[Alarm]:
         latest.append(excess)
         before = _update(window, excess)
         now = 2 * window.estimation - 1
-        if before is not None and now > before + LEAST:
-            found.append(Alarm(at, "rose", segment, before, float(np.mean(latest)), at + STANDS))
+        if before is not None and now > before + LEAST and rise is None:
+            rise = Alarm(at, "rose", segment, before, max(float(np.mean(latest)), now))
+        elif rise and np.mean(latest) <= rise.before + (rise.now - rise.before) / 4:
+            found.append(replace(rise, until=at))
+            rise = None
         if window.width < FEWEST:
             continue
         # What river calls the variance is the sum of squares about the mean.
@@ -163,7 +167,7 @@ def _excesses(judged: Judged, segment: str, delta: float) -> list[Alarm]:
         elif worse and not is_worse:
             found.append(replace(worse, until=at))
             worse = None
-    return [*found, worse] if worse else found
+    return [*found, *(alarm for alarm in (rise, worse) if alarm)]
 
 
 def _moved(judged: Judged, segment: str, delta: float) -> list[Alarm]:

@@ -28,9 +28,12 @@ from monitoring.yardstick import Yardstick, largest, yardstick
 
 Policy = Literal["never", "schedule", "decay"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
+PREDICTORS = (Engine.name, Plain.name)
 WARM_UP = 0.1
 PERIODS = 10
 """The schedule retrains so many times, unless a period is given: each tenth of the log's time."""
+COOLDOWN = 2.5
+"""Periods that pass between two trainings on decay, so that it takes less than half the schedule's."""
 CLUSTERS = 5
 """So many of the largest clusters at the beginning are watched beside all jobs."""
 
@@ -104,13 +107,19 @@ class Rehearsal:
 
 
 def rehearse(
-    jobs: pd.DataFrame, target: Target, *, warm_up: float = WARM_UP, period: float | None = None, progress: Progress | None = None
+    jobs: pd.DataFrame,
+    target: Target,
+    *,
+    warm_up: float = WARM_UP,
+    period: float | None = None,
+    predictors: Sequence[str] = PREDICTORS,
+    progress: Progress | None = None,
 ) -> Rehearsal:
-    """Live through ``jobs`` under each of POLICIES with Gridcast's engine and with the plain CatBoost.
+    """Live through ``jobs`` under each of POLICIES with Gridcast's engine and with the plain CatBoost, or one of the two.
 
     ``warm_up`` is the share of the jobs by submission that the first models are trained on; ``period`` (s; default: a tenth of the
-    log's time) is the schedule's, and half of it the least time between two trainings on decay. Raises TrainingError where too few
-    jobs have ended.
+    log's time) is the schedule's, and COOLDOWN of it the least time between two trainings on decay. Raises TrainingError where too
+    few jobs have ended.
     """
     if not 0 < warm_up < 1 or (period is not None and period <= 0):
         raise TrainingError("warm_up must be a share between 0 and 1, and a period longer than nothing")
@@ -120,10 +129,11 @@ def rehearse(
     span = int(log.at[-1] - log.at[first])
     every = int(period * 1e6) if period else max(span // PERIODS, 1)
     lives: list[Life] = []
-    for learner in (Engine(jobs, target, first, progress), Plain(seen)):
+    for name in predictors:
+        learner: Learner = Plain(seen) if name == Plain.name else Engine(jobs, target, first, progress)
         for policy in POLICIES:
             if progress:
-                progress(f"{learner.name}, retrained: {policy}", len(lives) / (2 * len(POLICIES)))
+                progress(f"{name}, retrained: {policy}", len(lives) / (len(predictors) * len(POLICIES)))
             lives.append(_live(learner, policy, log, every))
     counted = np.flatnonzero(np.isfinite(log.values[first:]))
     lives = [Life(one.predictor, one.policy, one.point[counted], one.low[counted], one.high[counted], one.attempts) for one in lives]
@@ -165,7 +175,7 @@ def _live(learner: Learner, policy: Policy, log: _Log, every: int) -> Life:
     row, answers = log.first, learner.points(serving, np.arange(log.first, len(log.at)))
     found = _alarms(log, row, answers) if policy == "decay" else []
     while policy != "never" and (now := now + decay.LOOK) <= end:
-        alarm = _demanded(found, log, now, trained, every // 2) if policy == "decay" else None
+        alarm = _demanded(found, log, now, trained, int(COOLDOWN * every) if attempts else 0) if policy == "decay" else None
         if alarm is None and (policy == "decay" or now < trained + every):
             continue
         trained = now

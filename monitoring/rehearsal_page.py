@@ -40,6 +40,7 @@ PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
 <style>body{{font:15px system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}}
 table{{border-collapse:collapse;font-size:13px}}td,th{{padding:.25rem .5rem;border-bottom:1px solid #ccc;text-align:right}}
+td{{white-space:nowrap}}.text td{{white-space:normal}}
 td:first-child,th:first-child,td:nth-child(2),th:nth-child(2),.text td{{text-align:left}}
 img{{max-width:100%}}div{{overflow-x:auto}}</style>
 <h1>{title}</h1>
@@ -127,7 +128,7 @@ def _error_over_time(found: Rehearsal, predictor: str) -> Figure:
         axes.plot(dates, shown, color=colour, label=life.policy, linewidth=1.2)
         for promoted, sign in ((True, "^"), (False, "x")):
             times = _dates([one.at for one in life.attempts if one.promoted == promoted])
-            level = -0.02 - 0.03 * (life.policy == "decay")
+            level = 0.06 if life.policy == "decay" else 0.02
             label = f"{life.policy}: {'promoted' if promoted else 'refused'}" if len(times) else None
             axes.plot(times, [level] * len(times), sign, color=colour, transform=axes.get_xaxis_transform(), clip_on=False, label=label)
     axes.set_ylim(bottom=0)
