@@ -1,6 +1,6 @@
 """How fast the broker's doors are: the real service as a process of its own, asked through the client on the same cores.
 
-    uv run python benchmarks/serving.py [--json]
+    uv run python benchmarks/serving.py [--json] [--peers] [--sustained MINUTES]
 
 The jobs are consecutive submissions of the LHC Computing Grid's log, asked about as jobs that wait now, each call another stretch of
 the log, against a champion trained on it; everything is in the time: encoding, loopback, decoding, history, mixture, CatBoost, ranges.
@@ -29,6 +29,9 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.serving_peers import peers  # noqa: E402
+from benchmarks.serving_sustained import sustain  # noqa: E402
+
 LOG = "LCG-2005-1.first70.swf.gz"
 CALLS = {1: 600, 1_000: 200, 10_000: 200, 100_000: 15}
 WARM_UP = 8
@@ -40,13 +43,17 @@ def main() -> None:
     """Prepare, serve, ask, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--sustained", type=float, metavar="MINUTES", help="mixed load instead, with three hot swaps and a killed worker")
+    parser.add_argument("--peers", action="store_true", help="beside it mlflow models serve and a bare FastAPI app with the same model")
     options = parser.parse_args()
     log = find_log()
     home = Path(os.environ.setdefault("GRIDCAST_HOME", str(default_home(log))))
     prepare(home, log)
     jobs = waiting_jobs()
-    with serving(home) as address:
-        rows = measure(address, jobs)
+    with serving() as address:
+        rows = [sustain(address, jobs, options.sustained)] if options.sustained else measure(address, jobs)
+    if options.peers:
+        rows += peers(iter(free_port, None), await_ready, timed, jobs)
     about = {"log": log.name if log else "generated jobs", "machine": f"{os.cpu_count()} cores, {processor()}", "load": os.getloadavg()[0]}
     if options.json:
         print(json.dumps({"rows": rows, **about}, indent=1))
@@ -56,6 +63,8 @@ def main() -> None:
         print(
             f"{row['door']:22s} {row['jobs']:>8,d} jobs   p50 {row['p50_ms']:8.2f} ms   p99 {row['p99_ms']:8.2f} ms   {row['calls']} calls"
         )
+        for name in [name for name in row if name not in ("door", "jobs", "p50_ms", "p99_ms", "calls")]:
+            print(f"    {name.replace('_', ' ')}: {row[name]}")
 
 
 def find_log() -> Path | None:
@@ -107,39 +116,48 @@ def waiting_jobs() -> Any:
 
     engine = open_store(prepare_environment().store_url)
     jobs = read_jobs(engine, columns=[*SENT, "submitted_at"])
+    jobs = jobs[jobs["source"] != "sustained"]  # what an earlier sustained load reported
     engine.dispose()
     told = [name for name in SENT if jobs[name].notna().any()]
     return pa.Table.from_pandas(jobs[[*told, "submitted_at"]], preserve_index=False).combine_chunks()
 
 
 @contextmanager
-def serving(home: Path) -> Iterator[str]:
+def serving() -> Iterator[str]:
     """``gridcast serve`` on a free port; yields its address once it is ready."""
-    import httpx
-
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        port = door.getsockname()[1]
+    port = free_port()
     address = f"http://127.0.0.1:{port}"
     environment = {**os.environ, "GRIDCAST_PREDICTOR_PORT": str(port)}
     process = subprocess.Popen([sys.executable, "-m", "gridcast", "serve"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + PATIENCE
-        while not _ready(httpx, f"{address}/readyz"):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"the predictor did not start: its log is under {home / 'logs'}")
-            time.sleep(0.3)
+        await_ready(f"{address}/readyz", lambda: process.poll() is not None)
         yield address
     finally:
         process.terminate()
         process.wait(60)
 
 
-def _ready(httpx: Any, url: str) -> bool:
-    try:
-        return bool(httpx.get(url, timeout=2, trust_env=False).status_code == 200)
-    except httpx.TransportError:
-        return False
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        return int(door.getsockname()[1])
+
+
+def await_ready(url: str, ended: Callable[[], bool]) -> None:
+    """Wait until ``url`` answers 200; ends the program where the server has ended or takes too long."""
+    import httpx
+
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            if httpx.get(url, timeout=2, trust_env=False).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        if ended() or time.monotonic() > deadline:
+            raise SystemExit(f"{url} does not answer: the server did not start")
+        time.sleep(0.3)
 
 
 def measure(address: str, jobs: Any) -> list[dict[str, Any]]:
