@@ -96,7 +96,7 @@ def windows(jobs: pd.DataFrame, warm_up: float, others: Sequence[str] = (), told
             rows = np.arange(low, min(low + BATCH, stop))
             (answer, scales), *beside = (walk.on(rows) for walk in walks)
             lessons = make_lessons(mixtures[0], contexts.take(rows), answer.mass, values[rows])
-            more = [np.log2(other.quantile(level)) for other, _ in beside for level in QUANTILES]
+            more = [np.log2(np.maximum(other.quantile(level), 1.0)) for other, _ in beside for level in QUANTILES]
             shown = np.column_stack([lessons.shown, *more, *([] if told is None else [told[rows]])])
             notebook.put(rows, replace(lessons, shown=np.asfortranarray(shown, np.float32)))
             if start:

@@ -135,7 +135,7 @@ def _contest_clusters(
 ) -> tuple[dict[str, CatBoostRefiner], list[dict[str, Any]]]:
     """The refiners of clusters that beat the global one (or the mixture, where that answers) in every window, and a report a cluster.
 
-    One window will not do: of many clusters some win by chance, and these did worse afterwards than the global one (KTH-SP2, LCG-2005).
+    One window will not do: of many clusters some win by chance, and these did 7 % worse afterwards than the global one (KTH-SP2).
     """
     names, counts = np.unique(clusters.astype(str), return_counts=True)
     large = {str(name): int(jobs) for name, jobs in zip(names, counts, strict=True) if name != GLOBAL and jobs >= FEWEST_IN_CLUSTER}
