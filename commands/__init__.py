@@ -1,0 +1,1 @@
+"""What a person types: a command reads its arguments, calls one function below and prints its table."""

@@ -1,0 +1,66 @@
+"""What commands are given: their common options, the store, and the jobs of a log."""
+
+from __future__ import annotations
+
+from getpass import getuser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from commands.tables import err, progress_bar
+from infra.errors import InputError
+from infra.settings import prepare_environment
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from sqlalchemy import Engine
+
+    from jobs.ingest import Reading
+
+Json = Annotated[bool, typer.Option("--json", help='Print one object {"rows": [{…}]} to standard output, and nothing else there.')]
+LogFormat = Annotated[
+    str | None, typer.Option("--format", help="swf, slurm, condor, pbs, panda, nextflow or table; default: seen from the file.")
+]
+Mapping = Annotated[
+    list[str] | None, typer.Option("--map", help="A table's column as COLUMN=FIELD[:UNIT], for instance run=walltime:s; repeat.")
+]
+MapFile = Annotated[Path | None, typer.Option(help="The column map in a TOML file.")]
+Timezone = Annotated[str, typer.Option(help="Zone of times that carry none, for instance Europe/Paris.")]
+ClusterBy = Literal["group", "site", "queue", "program", "kmeans"]
+Source = Annotated[str | None, typer.Option(help="Only this source (a log or system); default: all that is stored.")]
+
+
+def store() -> Engine:
+    """The store of this data folder."""
+    from jobs.store import open_store
+
+    return open_store(prepare_environment().store_url)
+
+
+def me() -> str:
+    """Who types, as it is kept with what they decide."""
+    return f"{getuser()} by gridcast"
+
+
+def read_file(file: Path, how: Reading) -> pd.DataFrame:
+    """The jobs of a log file; says how many of its records were rejected."""
+    from jobs.ingest import read_log
+
+    with progress_bar(f"reading {file.name}") as report:
+        jobs, read = read_log(file, progress=lambda done: report(f"{done.read:,} records"), **how)
+    if read.rejected:
+        err.print(f"{read.rejected:,} of {read.read:,} records of {file.name} were rejected; gridcast ingest keeps them with their reasons")
+    return jobs
+
+
+def jobs_of(log: str | None, how: Reading) -> pd.DataFrame:
+    """The jobs of a log file, or of a stored source of that name, or all that is stored; InputError when there are none."""
+    if log and Path(log).exists():
+        return read_file(Path(log), how)
+    from jobs.store import read_jobs
+
+    jobs = read_jobs(store(), sources=[log] if log else None)
+    if jobs.empty:
+        raise InputError(f"there is no file and no stored source called {log}" if log else "nothing is stored: gridcast ingest FILE")
+    return jobs

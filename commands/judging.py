@@ -1,0 +1,171 @@
+"""Commands that judge: predictions, memory set aside, scheduling, retraining, drift."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from commands.inputs import Json, LogFormat, MapFile, Mapping, Timezone, jobs_of, store
+from commands.tables import err, progress_bar, records, say, show
+from infra.errors import GridcastError
+from infra.settings import Settings, prepare_environment
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def evaluate(
+    log: Annotated[str | None, typer.Argument(help="A log file, or the name of a stored source; default: all that is stored.")] = None,
+    target: Annotated[str, typer.Option(help="walltime, peak_memory, cpu_time or io.")] = "walltime",
+    warm_up: Annotated[float, typer.Option(help="Share of the jobs that are only learned from.")] = 0.1,
+    predictor: Annotated[list[str] | None, typer.Option(help="Only these rows; repeat.")] = None,
+    allocation: Annotated[bool, typer.Option("--allocation", help="Memory set aside instead: waste and failures, a row a policy.")] = False,
+    at: Annotated[Literal["submission", "start"], typer.Option(help="With --allocation: when each job is asked about.")] = "submission",
+    input_known: Annotated[
+        bool, typer.Option("--input-known", help="With --allocation: what a job read stands for the size of its input, known beforehand.")
+    ] = False,
+    price: Annotated[float, typer.Option(min=0, help="With --allocation: what a failure costs beside its waste, in GiB·h.")] = 1.0,
+    log_format: LogFormat = None,
+    mapping: Mapping = None,
+    map_file: MapFile = None,
+    timezone: Timezone = "UTC",
+    as_json: Json = False,
+) -> None:
+    """Live through a log in time order and compare Gridcast with every baseline; logged to MLflow with plots."""
+    from jobs.ingest import reading
+    from models.baselines import IDEAL
+    from models.evaluation import evaluate as judge
+    from models.evidence import record_evaluation
+    from models.training import find_target
+
+    settings = prepare_environment()
+    jobs = jobs_of(log, reading(log_format, mapping, map_file, timezone))
+    name = Path(log).name if log else "the store"
+    if allocation:
+        _evaluate_allocation(jobs, name, settings, as_json, warm_up=warm_up, at=at, input_known=input_known, price=price)
+        return
+    with progress_bar("living through the log") as report:
+        found = judge(jobs, find_target(target), warm_up, predictor, report)
+    shown = ("predictor", "mae", "median_ae", "rmse", "r2", "r2_log", "mape", "apa", "under", "pinball", "crps", "coverage_90", "width_90")
+    show(found.rows, as_json, f"{target} [{found.unit}] of {name}, {len(found.jobs):,} jobs after the warm-up", shown)
+    if any(row["predictor"] == IDEAL.name for row in found.rows):
+        err.print(f"{IDEAL.name} is {IDEAL.meaning}", highlight=False)
+    run = record_evaluation(found, name, settings)
+    err.print(f"logged to MLflow as run {run}, with tables by cluster, period and for long jobs, and plots", highlight=False)
+
+
+def _evaluate_allocation(jobs: pd.DataFrame, name: str, settings: Settings, as_json: bool, **how: Any) -> None:
+    from models.evidence import record_allocation
+    from models.waste import evaluate_allocation
+
+    with progress_bar("living through the log") as report:
+        rows = evaluate_allocation(jobs, progress=report, **how)
+    show(rows, as_json, f"Memory set aside for {rows[0]['jobs']:,} jobs of {name}, waste in GiB·h", tuple(rows[0]))
+    err.print(f"logged to MLflow as run {record_allocation(rows, name, how, settings)}", highlight=False)
+
+
+def replay(
+    log: Annotated[str, typer.Argument(help="A log file, or the name of a stored source.")],
+    policy: Annotated[
+        list[str] | None, typer.Option(help="fcfs, easy, easy-sjbf, xfactor, gridcast …; repeat. Default: easy, gridcast.")
+    ] = None,
+    predictor: Annotated[
+        list[str] | None, typer.Option(help="request, perfect, last-two, template, gridcast …; repeat. Default: request, gridcast.")
+    ] = None,
+    corrector: Annotated[list[str] | None, typer.Option(help="request, incremental or remaining; repeat. Default: request.")] = None,
+    bound: Annotated[
+        float | None, typer.Option(help="Hours after which a job is served first; inf for never. Default: the policy's.")
+    ] = None,
+    machine: Annotated[
+        str | None, typer.Option(help="Processors, or a TOML or JSON file of pools; default: what the log's header says, else its peak.")
+    ] = None,
+    version: Annotated[int | None, typer.Option(help="Ask this version of the model, trained on what ended before the log begins.")] = None,
+    day: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The day that the page draws; default: the busiest.")] = None,
+    log_format: LogFormat = None,
+    mapping: Mapping = None,
+    map_file: MapFile = None,
+    timezone: Timezone = "UTC",
+    as_json: Json = False,
+) -> None:
+    """Say what a prediction is worth: run a log again under scheduling policies; an HTML page, logged to MLflow with plots."""
+    from jobs.ingest import reading
+    from scheduling.comparison import against_first
+    from scheduling.machine import find_machine
+    from scheduling.report import report as write_page
+    from scheduling.worth import HOUR, SHOWN, record_replays, replay_each, trained, ways
+
+    settings = prepare_environment()
+    asked = ways(policy, predictor, corrector, None if bound is None else bound * HOUR)
+    file = Path(log) if Path(log).exists() else None
+    jobs = jobs_of(log, reading(log_format, mapping, map_file, timezone))
+    with progress_bar("replaying") as report:
+        learned = None if version is None else trained(version, jobs, store(), settings)
+        done = replay_each(jobs, find_machine(machine, file, jobs), asked, report, learned)
+    rows = against_first(done)
+    name = Path(log).name
+    title = f"Replay of {name}, {len(done[0].trace):,} jobs on {done[0].machine.processors:,} processors, waits in s"
+    show(rows, as_json, title, SHOWN)
+    page = write_page(done, settings.folder("reports") / f"replay-{name}", day)
+    err.print(f"{page}\nlogged to MLflow as run {record_replays(done, name, settings, learned)}", highlight=False, soft_wrap=True)
+
+
+def rehearse(
+    log: Annotated[str, typer.Argument(help="A log file, or the name of a stored source.")],
+    target: Annotated[str, typer.Option(help="walltime, peak_memory, cpu_time or io.")] = "walltime",
+    warm_up: Annotated[float, typer.Option(help="Share of the jobs that the first models are trained on.")] = 0.1,
+    every: Annotated[
+        float | None, typer.Option(min=0.01, help="Days between two trainings of the schedule; default: a tenth of the log's time.")
+    ] = None,
+    log_format: LogFormat = None,
+    mapping: Mapping = None,
+    map_file: MapFile = None,
+    timezone: Timezone = "UTC",
+    as_json: Json = False,
+) -> None:
+    """Say what retraining is worth: live through a log, retrained never, on a schedule and on decay; an HTML page with plots."""
+    from jobs.ingest import reading
+    from models.training import find_target
+    from monitoring.rehearsal import rehearse as live
+    from monitoring.rehearsal_page import worth, write_page
+
+    settings = prepare_environment()
+    jobs = jobs_of(log, reading(log_format, mapping, map_file, timezone))
+    with progress_bar("living through the log") as report:
+        found = live(jobs, find_target(target), warm_up=warm_up, period=every and every * 86400, progress=report)
+    name = Path(log).name
+    shown = (
+        "predictor",
+        "policy",
+        "mae",
+        "mae_ratio",
+        "mae_ratio_low",
+        "mae_ratio_high",
+        "coverage_90",
+        "trainings",
+        "promotions",
+        "alarms",
+    )
+    show(found.rows, as_json, f"Rehearsal of {name}, {target}, {len(found.truth):,} jobs after the warm-up", shown)
+    for row in found.rows:
+        if row["policy"] != "never":
+            say(worth(row))
+    say(str(write_page(found, name, settings.folder("reports") / f"rehearsal-{name}")))
+
+
+def monitor(as_json: Json = False) -> None:
+    """Compare the jobs that ended since the champion was trained with its training window; writes an HTML report."""
+    from models import registry
+    from models.release import load
+    from monitoring.watch import monitor as look
+
+    settings = prepare_environment()
+    champion = registry.champion(settings)
+    if champion is None:
+        raise GridcastError("there is no champion to compare with: train one first (gridcast train)")
+    with progress_bar("looking at the recent jobs"):
+        found = look(store(), load(champion, settings).card, settings.folder("reports"), model=champion.label)
+    show(records(found.measurements[["kind", "name", "segment", "value"]]), as_json, f"Drift: {found.verdict}")
+    err.print(found.sentence, *(f"\n{page}" for page in found.pages), highlight=False, soft_wrap=True)

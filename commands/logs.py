@@ -1,0 +1,96 @@
+"""Commands about job records: read them, count them, see what was refused, generate some."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from commands.inputs import Json, LogFormat, MapFile, Mapping, Timezone, store
+from commands.tables import complain, progress_bar, records, show
+from infra.errors import InputError
+
+
+def ingest(
+    files: Annotated[list[Path], typer.Argument(help="Log files, or folders of them; .gz is read as it is.")],
+    log_format: LogFormat = None,
+    source: Annotated[str | None, typer.Option(help="Name of the log or system; default: what the file says, or its name.")] = None,
+    mapping: Mapping = None,
+    map_file: MapFile = None,
+    timezone: Timezone = "UTC",
+    as_json: Json = False,
+) -> None:
+    """Read job logs into the store; reading one again changes nothing."""
+    from jobs.ingest import Ingested, ingest_files, reading
+
+    how = reading(log_format, mapping, map_file, timezone)
+    with progress_bar("reading") as report:
+
+        def tell(done: Ingested) -> None:
+            report(f"{done.file.name}: {done.read:,} records")
+
+        results = ingest_files(store(), files, source=source, progress=tell, **how)
+    rows: list[dict[str, Any]] = [
+        {
+            "file": str(one.file),
+            "format": one.format,
+            "read": one.read,
+            "added": one.added,
+            "updated": one.updated,
+            "unchanged": one.unchanged,
+            "rejected": one.rejected,
+            "notes": dict(one.notes),
+            "error": one.error,
+        }
+        for one in results
+    ]
+    named = rows if as_json else [row | {"file": Path(row["file"]).name, "notes": _first_notes(row["notes"])} for row in rows]
+    show(named, as_json, "Ingested", ("file", "format", "read", "added", "updated", "unchanged", "rejected", "notes"))
+    for row in rows:
+        if row["error"]:
+            complain(row["error"])
+    if any(row["error"] for row in rows):
+        raise typer.Exit(InputError.exit_code)
+
+
+def _first_notes(notes: dict[str, int], most: int = 2) -> str:
+    told = [f"{count:,} × {note}" for note, count in notes.items()]
+    return "; ".join(told[:most]) + (f"; and {len(told) - most} more (--json)" if len(told) > most else "")
+
+
+def rejects(
+    file: Annotated[Path | None, typer.Option(help="Only those of this file.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, by file and line.")] = 100,
+    as_json: Json = False,
+) -> None:
+    """Show the records that were refused, with file, line and reason."""
+    from jobs.store import read_rejects
+
+    show(records(read_rejects(store(), file=file, limit=limit)), as_json, "Rejected records")
+
+
+def jobs_command(as_json: Json = False) -> None:
+    """Count what is stored, a row a source."""
+    from jobs.store import count_jobs
+
+    show(records(count_jobs(store())), as_json, "Stored jobs")
+
+
+def generate(
+    file: Annotated[Path, typer.Argument(help="Where to write: .csv, .parquet or .swf, with .gz if wished.")],
+    jobs: Annotated[int, typer.Option(min=1)] = 20_000,
+    days: Annotated[float, typer.Option(min=0.01)] = 30,
+    seed: int = 0,
+    change: Annotated[list[str] | None, typer.Option(help="Plant a change as KIND@DAY, for instance slow_program@20; repeat.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a log of generated jobs, with changes planted on request; the same seed gives the same log."""
+    from jobs.workload import generate as make
+    from jobs.workload import read_change
+    from jobs.writers import write_jobs
+
+    made = make(jobs=jobs, days=days, seed=seed, changes=[read_change(text) for text in change or []])
+    write_jobs(made.jobs, file)
+    rows = [{"file": str(file), "jobs": len(made.jobs), "source": "generated", "seed": seed, "planted": ", ".join(change or []) or None}]
+    show(rows, as_json, "Generated jobs")

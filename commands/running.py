@@ -1,0 +1,74 @@
+"""Commands that run Gridcast: the whole loop once, the servers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from commands.inputs import Json
+from commands.tables import progress_bar, say, show
+from infra.settings import prepare_environment
+
+
+def demo(as_json: Json = False) -> None:
+    """Run the whole loop once on generated jobs: log, store, training, MLflow, predictor, a broker's call, drift report."""
+    with progress_bar("starting") as report:
+        from flows.demo import demo as run
+
+        rows = run(report)
+    show(rows, as_json, "Gridcast's loop, once, on generated jobs")
+
+
+def serve() -> None:
+    """Serve the champion over HTTP on this machine until Ctrl-C."""
+    from infra.parts import parts
+    from infra.processes import up as run
+
+    settings = prepare_environment()
+    only = [replace(part, after=()) for part in parts(settings, servers=False) if part.name == "predictor"]
+    run(settings, only, say=say, when_ready=lambda: say(f"the predictor answers on {only[0].address}"))
+
+
+def up() -> None:
+    """Start MLflow, Prefect, the predictor and the schedules; Ctrl-C stops them all."""
+    from infra.parts import parts
+    from infra.processes import up as run
+
+    settings = prepare_environment()
+    wanted = parts(settings)
+    run(settings, wanted, say=say, when_ready=lambda: show([{"part": part.name, "address": part.address} for part in wanted], False, "Up"))
+
+
+def down() -> None:
+    """Stop what `gridcast up` started on this data folder."""
+    from infra.parts import parts
+    from infra.processes import down as stop
+
+    stopped = stop(prepare_environment(), parts(prepare_environment()))
+    say(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
+
+
+def status(as_json: Json = False) -> None:
+    """Say what runs, where, and how fresh the champion is."""
+    from infra.parts import parts
+    from infra.processes import status as look
+    from models import registry
+
+    settings = prepare_environment()
+    rows = look(settings, parts(settings))
+    row = {
+        "part": "champion",
+        "state": "none",
+        "pid": None,
+        "address": settings.tracking_url_shown,
+        "since": None,
+        "note": "none yet: gridcast train",
+    }
+    try:
+        if champion := registry.champion(settings):
+            trained = champion.tags.get("trained_until", "?")[:16]
+            told = f"trained until {trained} UTC, {champion.age / 3600:.1f} h old"
+            row |= {"state": champion.label, "since": champion.created_at.isoformat(), "note": told}
+    except registry.RegistryError as error:
+        row |= {"state": "unknown", "note": str(error)}
+    rows.append(row)
+    show(rows, as_json, "Gridcast")

@@ -1,0 +1,132 @@
+"""Commands about versions of the model: train, promote, pin, go back, ask the champion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from commands.inputs import ClusterBy, Json, LogFormat, MapFile, Mapping, Source, Timezone, me, read_file, store
+from commands.tables import err, progress_bar, records, say, show
+from infra.settings import prepare_environment
+
+if TYPE_CHECKING:
+    from models.versions import Version
+
+
+def train(
+    source: Source = None,
+    cluster_by: Annotated[ClusterBy | None, typer.Option(help="A model a cluster too, where it wins on later jobs.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train on the stored jobs, judge on the latest of them, register in MLflow, and promote what is better."""
+    from models.release import release
+
+    with progress_bar("training") as report:
+        made = release(store(), prepare_environment(), sources=[source] if source else None, cluster_by=cluster_by, progress=report)
+    version = made.version.label
+    show(
+        [{"version": version, "promoted": made.promoted, **row} for row in made.rows], as_json, f"{version} on jobs later than its training"
+    )
+    err.print(f"{version}: {'champion, ' if made.promoted else ''}{made.why}", highlight=False)
+
+
+def promote(
+    version: Annotated[int, typer.Argument(help="Number of the version in MLflow.")],
+    why: Annotated[str, typer.Option(help="Kept with the version.")] = "asked for",
+    as_json: Json = False,
+) -> None:
+    """Make a version the champion, if it loads and answers; the predictor serves it within seconds."""
+    from models import release
+
+    with progress_bar("trying the version out"):
+        promoted = release.promote(version, prepare_environment(), by=me(), why=why)
+    show([_version(promoted)], as_json, "Champion")
+
+
+def rollback(why: Annotated[str, typer.Option(help="Kept with the version.")] = "asked for", as_json: Json = False) -> None:
+    """Give the place back to the version that the champion replaced."""
+    from models import registry
+
+    show([_version(registry.rollback(by=me(), why=why))], as_json, "Champion")
+
+
+def pin(
+    version: Annotated[int, typer.Argument(help="Number of the version in MLflow; it is promoted first if it does not serve.")],
+    why: Annotated[str, typer.Option(help="Kept with the pin.")] = "asked for",
+    as_json: Json = False,
+) -> None:
+    """Keep a version as champion until it is unpinned: no retraining and no rollback takes its place."""
+    from models import registry, release
+
+    settings = prepare_environment()
+    with progress_bar("trying the version out"):
+        release.promote(version, settings, by=me(), why=why)
+        pinned = registry.pin(by=me(), why=why)
+    show([_version(pinned)], as_json, "Pinned")
+
+
+def unpin() -> None:
+    """Let the champion be replaced again by what is better."""
+    from models import registry
+
+    held = registry.pinned()
+    registry.unpin()
+    say(f"no longer: {held}" if held else "nothing was pinned")
+
+
+def history(as_json: Json = False) -> None:
+    """Show every version: why it was trained, on what, how it did, who or what promoted it, when it served, why it left."""
+    from models import registry
+
+    registry.settle()
+    shown = ("version", "state", "created_at", "jobs", "why_trained", "compared", "promoted_by", "promoted_why", "served", "left")
+    show([_version(one) for one in registry.versions()], as_json, "Versions", shown)
+    if held := registry.pinned():
+        say(held)
+
+
+def predict(
+    file: Annotated[Path, typer.Argument(help="A log or table of jobs; outcomes in it are not looked at.")],
+    log_format: LogFormat = None,
+    mapping: Mapping = None,
+    map_file: MapFile = None,
+    timezone: Timezone = "UTC",
+    quantile: Annotated[list[float] | None, typer.Option(min=0, max=1, help="A quantile to add; repeat.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Predict the jobs of a file with the champion, by histories of what the store knew had ended at each submission."""
+    from jobs.ingest import reading
+    from models.release import predict as ask
+
+    jobs = read_file(file, reading(log_format, mapping, map_file, timezone))
+    with progress_bar("predicting") as report:
+        answers = ask(store(), prepare_environment(), jobs, tuple(quantile or ()), report)
+    if known := int(answers["in_training"].sum()):
+        say(f"{known:,} of these jobs were submitted before the champion was trained: do not judge it by them (gridcast evaluate would)")
+    shown = ("job_id", "walltime", "walltime_median", "walltime_low", "walltime_high", "cluster", "model_version", "cold_start")
+    show(records(answers), as_json, f"Predictions for {file.name}, walltime in s", shown)
+
+
+def _version(version: Version) -> dict[str, Any]:
+    told = (
+        "jobs",
+        "trained_from",
+        "trained_until",
+        "why_trained",
+        "compared",
+        "promoted_by",
+        "promoted_why",
+        "promoted_at",
+        "retired_at",
+        "retired_why",
+        "refused_why",
+    )
+    served = version.tags.get("served")
+    if version.state == "champion":
+        served = "; ".join(part for part in (served, f"{version.tags.get('promoted_at', '?')} to now") if part)
+    left = version.tags.get("refused_why") if version.state == "refused" else version.tags.get("retired_why")
+    told_of = {"served": served, "left": left if version.state != "champion" else None}
+    known = {"version": version.label, "state": version.state, "created_at": version.created_at.isoformat()}
+    return known | {name: version.tags.get(name) for name in told} | told_of
