@@ -31,6 +31,7 @@ from infra.settings import Settings, environment_with, prepare_environment
 from jobs.schema import COLUMNS, OF_KIND, OUTCOMES
 from jobs.workload import START, Change, generate
 from jobs.writers import write_jobs
+from services.authentication import own_token
 from services.client import Gridcast
 
 Progress = Callable[[str, float], None]
@@ -60,7 +61,7 @@ def demo(progress: Progress) -> list[dict[str, Any]]:
     trained: Any = train(why="the demo")
     progress("starting the predictor", 0.5)
     with predictor(settings) as address:
-        broker = Gridcast(address, token=_token(settings), timeout=30)
+        broker = Gridcast(address, token=own_token(settings.tokens.get_secret_value(), "predict", "report"), timeout=30)
         progress("asking about 1,000 jobs", 0.6)
         latency = time_calls(broker, later.head(BATCH))
         for day, share in live_through(broker, later):
@@ -168,7 +169,3 @@ def told(jobs: pd.DataFrame, columns: tuple[str, ...]) -> list[dict[str, Any]]:
         if name in frame:
             frame[name] = frame[name].dt.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return [{key: value for key, value in row.items() if pd.notna(value)} for row in frame.to_dict("records")]  # type: ignore[misc]
-
-
-def _token(settings: Settings) -> str | None:
-    return settings.tokens.get_secret_value().split(",")[0].partition(":")[0] or None

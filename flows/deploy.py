@@ -16,6 +16,7 @@ from infra.errors import GridcastError
 from infra.settings import Settings, prepare_environment
 from models import release
 from models.versions import Version
+from services.authentication import own_token
 
 PATIENCE = 120.0
 """Seconds that the predictor has to fetch the champion and to learn the history of the store."""
@@ -60,5 +61,5 @@ def await_predictor(address: str, version: Version, settings: Settings) -> bool:
 
 def _token(settings: Settings) -> dict[str, str]:
     """A token of ours that may read, where authentication is on."""
-    tokens = [part.partition(":") for part in settings.tokens.get_secret_value().split(",") if part]
-    return {"Authorization": f"Bearer {tokens[0][0]}"} if tokens else {}
+    token = own_token(settings.tokens.get_secret_value(), "predict")
+    return {"Authorization": f"Bearer {token}"} if token else {}

@@ -48,7 +48,7 @@ def _retrain(settings: Settings, why: str) -> Any:
         create_markdown_artifact(f"**Not retrained**: {judgement.sentence}", key="train", description=judgement.sentence)
         return Completed(message=judgement.sentence)
     version = publish(fit(jobs, names, cluster_by), jobs, judgement, settings, why)
-    decided = decide(version, judgement, settings)
+    decided = decide(version, judgement, settings, by="flow retrain")
     show(decided, settings)
     tell(decided, settings)
     return {"version": version.version, "promoted": decided.promoted, "why": decided.why}

@@ -60,9 +60,9 @@ def publish(model_set: ModelSet, jobs: pd.DataFrame, judgement: release.Judgemen
 
 
 @task(task_run_name="decide", **STEP)
-def decide(version: Version, judgement: release.Judgement, settings: Settings) -> release.Release:
+def decide(version: Version, judgement: release.Judgement, settings: Settings, by: str = "flow train") -> release.Release:
     """Promote, refuse, or leave it to a person."""
-    return release.decide(version, judgement, settings, by="flow train")
+    return release.decide(version, judgement, settings, by=by)
 
 
 def show(decided: release.Release, settings: Settings) -> None:

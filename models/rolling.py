@@ -11,7 +11,7 @@ import pandas as pd
 
 from models.calibration import Calibration
 from models.clusters import GLOBAL, By, find_clusters
-from models.components import Settings, settings_of
+from models.components import Settings
 from models.contest import Standing, choose_refiners
 from models.distribution import Distribution
 from models.features import Contexts, choose_levels, encode
@@ -77,7 +77,7 @@ def rolling(
     first, step = max(int(count * warm_up), 1), max(int(count * refit_every), 1)
     levels = choose_levels(jobs.iloc[:first])
     contexts, values, limits = encode(jobs, levels), aim.value(jobs), aim.limit(jobs)
-    mixture, order = new_mixture(aim, levels, settings or settings_of(target)), endings(contexts, values)
+    mixture, order = new_mixture(aim, levels, settings), endings(contexts, values)
     walk = Walk(mixture, contexts, values, limits)
     lessons = Notebook(count)
     places = _Places(count)

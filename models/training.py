@@ -140,6 +140,6 @@ def find_target(name: str) -> Target:
     return TARGETS[name]
 
 
-def new_mixture(aim: Target, levels: Levels, settings: Settings) -> Mixture:
-    """A mixture of a target that has learned nothing yet."""
-    return Mixture(aim, tuple(level.relative for level in levels.levels), levels.owner, settings)
+def new_mixture(aim: Target, levels: Levels, settings: Settings | None = None) -> Mixture:
+    """A mixture of a target that has learned nothing yet, by the target's own settings unless others are given."""
+    return Mixture(aim, tuple(level.relative for level in levels.levels), levels.owner, settings or settings_of(aim.name))

@@ -16,7 +16,6 @@ import pandas as pd
 
 from models.calibration import Calibration
 from models.clusters import GLOBAL
-from models.components import Settings
 from models.contest import Standing, choose_refiners
 from models.distribution import Distribution
 from models.features import choose_levels, encode
@@ -82,7 +81,7 @@ class Engine:
     def __init__(self, jobs: pd.DataFrame, target: Target, first: int, progress: Progress | None = None) -> None:
         levels = choose_levels(jobs.iloc[:first])
         self._contexts, self._values = encode(jobs, levels), target.value(jobs)
-        self._mixture = new_mixture(target, levels, Settings())
+        self._mixture = new_mixture(target, levels)
         self._target, self._labels = target, np.full(len(jobs), GLOBAL, dtype=object)
         self._order = endings(self._contexts, self._values)
         self._lessons = Notebook(len(jobs))

@@ -55,6 +55,19 @@ def read_tokens(text: str) -> tuple[Token, ...]:
     return tuple(tokens)
 
 
+def own_token(text: str, *wanted: str) -> str | None:
+    """The first of the tokens ``text`` that has all scopes ``wanted``, for Gridcast's own calls; None where there is none.
+
+    >>> own_token("0123456789abcdef:report,fedcba9876543210:predict+report", "predict")
+    'fedcba9876543210'
+    """
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        secret, _, scopes = entry.rpartition(":")
+        if {*wanted} <= {*scopes.split("+")}:
+            return secret
+    return None
+
+
 def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
