@@ -84,6 +84,14 @@ class Standing:
     fitted: CatBoostRefiner | None = None
 
 
+def before_windows(ended: Array, lessons: int) -> Array:
+    """Those of ``ended`` (in order of ending) that ended before the windows among the last ``lessons`` of them.
+
+    Clusters are found by these: clusters found by the outcomes of a window would win it.
+    """
+    return ended[: len(ended) - int((1 - WINDOWS[0]) * min(len(ended), lessons))]
+
+
 def choose_refiners(lessons: Lessons, clusters: Array, grid: Grid, earlier: Standing | None = None, unseen: int = 0) -> Standing:
     """Fit a refiner for all jobs and one for each cluster, and let each answer only if it wins on later lessons.
 

@@ -12,7 +12,7 @@ import pandas as pd
 from models.calibration import Calibration
 from models.clusters import GLOBAL, By, find_clusters
 from models.components import Settings
-from models.contest import Standing, choose_refiners
+from models.contest import Standing, before_windows, choose_refiners
 from models.distribution import Distribution
 from models.features import Contexts, choose_levels, encode
 from models.lessons import Notebook, make_lessons
@@ -91,7 +91,8 @@ def rolling(
         if refined and start:
             before, seen_until = seen_until, int(np.searchsorted(contexts.known[order], contexts.at[start], side="right"))
             ended = order[:seen_until][-MOST_ROWS:]
-            labels = find_clusters(jobs.iloc[ended], values[ended], cluster_by).assign(jobs)
+            early = before_windows(order[:seen_until], MOST_ROWS)
+            labels = find_clusters(jobs.iloc[early], values[early], cluster_by).assign(jobs)
             unseen = min(seen_until - before, len(ended) // 2)
             standing = choose_refiners(lessons.take(ended), labels[ended], aim.grid, standing, unseen)
             notes.append({"from_row": start, "trained_on": len(ended), "clusters": standing.report})

@@ -16,7 +16,7 @@ from models.boosting import BOOSTING
 from models.calibration import Calibration
 from models.clusters import By, Clusters, find_clusters
 from models.components import Settings, settings_of
-from models.contest import WINDOWS, choose_refiners
+from models.contest import WINDOWS, before_windows, choose_refiners
 from models.distribution import Distribution, join
 from models.features import NEVER, Contexts, Levels, choose_levels, encode
 from models.lessons import Notebook, make_lessons
@@ -54,10 +54,12 @@ def train(
     clusters = Clusters()
     for place, aim in enumerate(chosen):
         values = aim.value(jobs)
-        if not len(endings(contexts, values)):
+        ended = endings(contexts, values)
+        if not len(ended):
             raise TrainingError(f"no job has ended with a known {aim.name}: there is nothing to train on")
         if place == 0:
-            clusters = find_clusters(jobs, values, cluster_by)
+            early = before_windows(ended, MOST_ROWS)
+            clusters = find_clusters(jobs.iloc[early], values[early], cluster_by)
         if progress:
             progress(f"training {aim.name}", place / len(chosen))
         model, report, metric = _train_one(

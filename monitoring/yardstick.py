@@ -17,8 +17,6 @@ from monitoring import decay
 from monitoring.compare import bursts_of
 from monitoring.decay import Judged
 
-FEWEST = 200
-"""Earlier jobs that a yardstick is taken from; where fewer had ended, all that did are."""
 
 FEWEST_ALIKE = 5
 """Ended jobs of a template that tell what its jobs take."""
@@ -57,7 +55,6 @@ def yardstick(seen: Seen, first: int) -> Yardstick:
     jobs, target, at, known, values = seen.jobs, seen.target, seen.at, seen.known, seen.values
     told = (known != NEVER) & np.isfinite(values)
     ended = np.flatnonzero(told[:first] & (known[:first] <= at[min(first, len(at) - 1)]))
-    ended = ended if len(ended) >= FEWEST else np.flatnonzero(told)
     judged = at + decay.judging_delay(at[ended], known[ended])
     actual = np.where(told & (known <= judged), values, np.nan)
     scale = max(float(np.quantile(values[ended], decay.DELAYS)) if len(ended) else 0.0, target.grid.lowest)
