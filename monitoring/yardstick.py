@@ -17,7 +17,6 @@ from monitoring import decay
 from monitoring.compare import bursts_of
 from monitoring.decay import Judged
 
-
 FEWEST_ALIKE = 5
 """Ended jobs of a template that tell what its jobs take."""
 
