@@ -28,6 +28,8 @@ from models.targets import LIMITED_BY, TARGETS
 
 Array = npt.NDArray[Any]
 
+DECIMALS = 3
+"""Milliseconds are more than a prediction knows; more digits would only make answers longer."""
 SHARES = {"_low": 0.05, "_high": 0.95, "_allocation": 0.95, "_kill_limit": 0.99}
 """The share of the jobs that each of these answers is to lie above, within what the user asked for."""
 
@@ -238,7 +240,7 @@ class Forecaster:
         mean, deviation, median, *others = numbers.T
         known = {"": point, "_median": median, "_mean": mean, "_sd": deviation} | dict(zip(levels, others, strict=True))
         known |= {end: values[which] for end, values in foreseen.aside.items()}
-        return {f"{name}{end}": values for end, values in known.items()}
+        return {f"{name}{end}": np.round(values, DECIMALS) for end, values in known.items()}
 
 
 def _trained_until(model_set: ModelSet | None) -> int:

@@ -22,7 +22,7 @@ from models.features import Levels, hour_of_week
 
 Array = npt.NDArray[Any]
 
-WORTH_A_PART = 200
+WORTH_A_PART = 140
 """Kinds that take longer to answer, some milliseconds, than a thread takes to be woken."""
 MOST_PARTS = 4
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MOST_WAITING = 200_000
 """Jobs whose answers may wait: about 100 MB."""
-AT_ONCE = 500
+AT_ONCE = 100
 """Jobs written at a time: some milliseconds, which a request that comes meanwhile may feel."""
 PAUSE = 2.0
 """Seconds between attempts while the store cannot be written."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 QUIET = 0.05
 """Seconds without a request after which it is quiet: a caller who reads one answer and asks again at once is not done by then."""
-LONGEST_WAIT = 1.0
+LONGEST_WAIT = 0.2
 """Seconds after which whatever waits for quiet makes do with the end of a request: its caller reads the answer then."""
 READING = 0.0005
 """Seconds that the answer of a request needs to be on its way."""
