@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -31,20 +31,7 @@ def ingest(
             report(f"{done.file.name}: {done.read:,} records")
 
         results = ingest_files(store(), files, source=source, progress=tell, **how)
-    rows: list[dict[str, Any]] = [
-        {
-            "file": str(one.file),
-            "format": one.format,
-            "read": one.read,
-            "added": one.added,
-            "updated": one.updated,
-            "unchanged": one.unchanged,
-            "rejected": one.rejected,
-            "notes": dict(one.notes),
-            "error": one.error,
-        }
-        for one in results
-    ]
+    rows = [one.row() for one in results]
     named = rows if as_json else [row | {"file": Path(row["file"]).name, "notes": _first_notes(row["notes"])} for row in rows]
     show(named, as_json, "Ingested", ("file", "format", "read", "added", "updated", "unchanged", "rejected", "notes"))
     for row in rows:

@@ -46,19 +46,7 @@ def ingest(
     if not waiting:
         return Completed(message=f"no file waits in {settings.folder('inbox')}")
     results = [read(path, source, how) for path in waiting]
-    rows = [
-        {
-            "file": str(one.file),
-            "format": one.format,
-            "read": one.read,
-            "added": one.added,
-            "updated": one.updated,
-            "unchanged": one.unchanged,
-            "rejected": one.rejected,
-            "error": one.error or "",
-        }
-        for one in results
-    ]
+    rows = [{name: value for name, value in one.row().items() if name != "notes"} | {"error": one.error or ""} for one in results]
     create_table_artifact(rows, key="ingest", description="What became of each file; `gridcast rejects` shows the refused records.")
     if files is None:
         for one in results:

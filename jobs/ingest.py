@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import pandas as pd
 
@@ -41,6 +41,10 @@ class Ingested:
     rejected: int = 0
     notes: Counter[str] = field(default_factory=Counter)
     error: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        """As plain values, by name, for a table."""
+        return asdict(self) | {"file": str(self.file), "notes": dict(self.notes)}
 
 
 class Reading(TypedDict):

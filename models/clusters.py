@@ -46,6 +46,11 @@ class Clusters:
         return Clusters(text["by"], dict(text["kinds"]))
 
 
+def telling_field(jobs: pd.DataFrame) -> str:
+    """What says best whose each job is: its group, else site, queue or program, whichever the log tells first, else its source."""
+    return next((name for name in ("group", "site", "queue", "program") if jobs[name].nunique() > 1), "source")
+
+
 def find_clusters(jobs: pd.DataFrame, values: npt.NDArray[np.float64], by: By | None) -> Clusters:
     """Clusters of ended ``jobs`` with outcomes ``values`` (float64[n]); k-means groups users by what their jobs are like."""
     if by != "kmeans":

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from models.baselines import BASELINES, HEURISTICS, IDEAL, Answers, predict_all
+from models.clusters import telling_field
 from models.metrics import MONTH, against, blocks, deciles, errors, log_score, spreads
 from models.recent import Floats
 from models.targets import Target
@@ -190,9 +191,8 @@ def _take(answers: Answers, rows: npt.NDArray[np.int64]) -> Answers:
 
 
 def _clusters(jobs: pd.DataFrame) -> pd.Series[Any]:
-    """What each job is put together with: its group, else site, queue, or program, whichever the log tells first."""
-    name = next((name for name in ("group", "site", "queue", "program") if jobs[name].nunique() > 1), "source")
-    return jobs[name].fillna("(none)").astype(object).reset_index(drop=True)
+    """What each job is put together with."""
+    return jobs[telling_field(jobs)].fillna("(none)").astype(object).reset_index(drop=True)
 
 
 def _periods(submitted: pd.Series[Any]) -> pd.Series[Any]:

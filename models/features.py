@@ -152,7 +152,8 @@ def choose_levels(jobs: pd.DataFrame) -> Levels:
         fields = tuple(name for name in ("source", *candidate) if name in hashes) if candidate else ()
         # The coarsest of two equal splits names itself by fewer fields.
         chosen[_split(fields, hashes, len(sample))] = fields
-    levels = [Level(fields) for fields in sorted(set(chosen.values()), key=lambda fields: _rank(fields, hashes))]
+    # Levels that split equally finely keep the order of the candidates: a set's order would differ from process to process.
+    levels = [Level(fields) for fields in sorted(dict.fromkeys(chosen.values()), key=lambda fields: _rank(fields, hashes))]
     names = [level.fields for level in levels]
     owner = next((names.index(f) for f in _owners(names)), len(levels) - 1)
     numbers = tuple(name for name in NUMBERS if name in sample and sample[name].notna().any())

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
+from collections.abc import Mapping
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,3 +113,14 @@ def _axes(title: str, across: str, up: str):  # type: ignore[no-untyped-def]
     axes = figure.subplots()
     axes.set(title=title, xlabel=across, ylabel=up)
     return figure, axes
+
+
+def as_html(figures: Mapping[str, Figure]) -> str:
+    """Figures by what they show, as paragraphs of a page that loads nothing from elsewhere."""
+    return "".join(f'<p><img alt="{escape(title)}" src="data:image/png;base64,{_png(figure)}"></p>' for title, figure in figures.items())
+
+
+def _png(figure: Figure) -> str:
+    file = io.BytesIO()
+    figure.savefig(file, dpi=90, format="png")
+    return base64.b64encode(file.getvalue()).decode()

@@ -40,7 +40,7 @@ def recent(keys: npt.NDArray[Any], at: Integers, known: Integers, values: Floats
     [[nan, nan], [4.0, nan], [3.0, 4.0]]
     """
     codes, count = _codes(keys)
-    return Recent(*_recent(codes, at, known, values, _order_of_news(known, values), size, NEWEST, count))
+    return Recent(*_recent(codes, at, known, values, order_of_news(known, values), size, NEWEST, count))
 
 
 def running_quantiles(keys: npt.NDArray[Any], at: Integers, known: Integers, values: Floats, shares: tuple[float, ...]) -> Floats:
@@ -52,7 +52,7 @@ def running_quantiles(keys: npt.NDArray[Any], at: Integers, known: Integers, val
     [[nan, nan], [4.0, 4.0], [3.0, 4.0]]
     """
     codes, count = _codes(keys)
-    order = _order_of_news(known, values)
+    order = order_of_news(known, values)
     ranked = order[np.lexsort((values[order], codes[order]))]
     sizes = np.bincount(codes[ranked], minlength=count)
     first = np.cumsum(sizes) - sizes
@@ -95,7 +95,8 @@ def _codes(keys: npt.NDArray[Any]) -> tuple[Integers, int]:
     return codes.astype(np.int64), len(distinct)
 
 
-def _order_of_news(known: Integers, values: Floats) -> Integers:
+def order_of_news(known: Integers, values: Floats) -> Integers:
+    """The rows with an outcome, in the order in which it became known."""
     measured = np.flatnonzero(np.isfinite(values))
     return measured[np.argsort(known[measured], kind="stable")]
 

@@ -37,15 +37,15 @@ class Regression:
         """Predictions, fitted anew at each of ``seen.refits``, as the template's last two before the first (float64[n])."""
         predicted, inputs = seen.along(mean_of_two), self.inputs(seen)
         for start, stop in zip(seen.refits, (*seen.refits[1:], len(predicted)), strict=True):
-            rows = latest_ended(seen, start)
+            rows = latest_ended(seen, int(seen.at[start]))
             if len(rows) >= FEWEST_ROWS and stop > start:
                 predicted[start:stop] = self.fit(inputs.iloc[rows], seen.values[rows], seen.target)(inputs.iloc[start:stop])
         return predicted
 
 
-def latest_ended(seen: Seen, row: int) -> npt.NDArray[np.int64]:
-    """The rows, at most ``TRAINING_ROWS``, whose outcome became known last before the job at ``row`` was submitted."""
-    known = np.flatnonzero((seen.known <= seen.at[row]) & np.isfinite(seen.values))
+def latest_ended(seen: Seen, at: int) -> npt.NDArray[np.int64]:
+    """The rows, at most ``TRAINING_ROWS``, whose outcome became known last by ``at`` (microseconds), in that order."""
+    known = np.flatnonzero((seen.known <= at) & np.isfinite(seen.values))
     return known[np.argsort(seen.known[known], kind="stable")][-TRAINING_ROWS:]
 
 

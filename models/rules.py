@@ -16,6 +16,7 @@ import pandas as pd
 
 from infra.compiled import compiled
 from models.features import Level, Levels, encode
+from models.recent import order_of_news
 from models.scout import MEMORY_MARGIN, MOST_JOBS, RAM_LADDER
 from models.seen import first_known, template_levels
 from models.targets import Target
@@ -50,8 +51,7 @@ def known(jobs: pd.DataFrame, target: Target, request: Floats) -> Known:
     templates = template_levels(jobs) or ((),)
     contexts = encode(jobs, Levels(tuple(Level(fields) for fields in templates), 0))
     values, cores = target.value(jobs), np.maximum(jobs["requested_cores"].fillna(1.0).to_numpy(np.float64), 1.0)
-    measured = np.flatnonzero(np.isfinite(values))
-    order = measured[np.argsort(contexts.known[measured], kind="stable")]
+    order = order_of_news(contexts.known, values)
     found = []
     for place in range(len(templates)):
         distinct, codes = np.unique(contexts.keys[:, place], return_inverse=True)

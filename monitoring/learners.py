@@ -23,7 +23,7 @@ from models.lessons import Notebook, make_lessons
 from models.mixture import Walk, endings
 from models.recent import Floats, Integers
 from models.refinement import factors, refine
-from models.regressions import TRAINING_ROWS, catboost
+from models.regressions import catboost, latest_ended
 from models.seen import Seen
 from models.targets import Target
 from models.training import BATCH, MOST_ROWS, new_mixture
@@ -161,7 +161,7 @@ class Plain:
         """See Learner."""
 
         def fit() -> Callable[[pd.DataFrame], Floats]:
-            rows = latest_known(self._seen, at)
+            rows = latest_ended(self._seen, at)
             return catboost.fit(self._inputs.iloc[rows], self._seen.values[rows], self._seen.target)
 
         return _once(self._trained, (at,), fit)
@@ -189,12 +189,6 @@ class Plain:
                 low[some] = np.clip(points[some] * down, self._lowest, self._highest[rows[some]])
                 high[some] = np.clip(points[some] * up, self._lowest, self._highest[rows[some]])
         return low, high
-
-
-def latest_known(seen: Seen, at: int) -> Integers:
-    """The rows, at most ``TRAINING_ROWS``, whose outcome was known by ``at``, by when it became known."""
-    known = np.flatnonzero((seen.known <= at) & np.isfinite(seen.values))
-    return known[np.argsort(seen.known[known], kind="stable")][-TRAINING_ROWS:]
 
 
 def _once(trained: dict[tuple[int, ...], Trained], line: tuple[int, ...], fit: Callable[[], Any]) -> Trained:

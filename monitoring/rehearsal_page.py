@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from models.plots import as_html
 from models.recent import Floats
 from monitoring.rehearsal import Life, Rehearsal
 
@@ -75,7 +74,7 @@ def write_page(found: Rehearsal, name: str, folder: Path) -> Path:
         worth="".join(f"<p>{escape(worth(row))}</p>" for row in rows if row["policy"] != "never"),
         headings="".join(f"<th>{heading}</th>" for heading, _ in COLUMNS.values()),
         rows="".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in _cells(row))}</tr>" for row in rows),
-        figures="".join(f'<p><img alt="{escape(title)}" src="data:image/png;base64,{_png(one)}"></p>' for title, one in figures.items()),
+        figures=as_html(figures),
         attempts="".join(_lines(life) for life in found.lives) or '<tr><td colspan="6">none</td></tr>',
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -167,9 +166,3 @@ def _axes(title: str) -> tuple[Figure, Axes]:
 
 def _dates(microseconds: list[int]) -> np.ndarray:
     return np.array(microseconds, dtype="datetime64[us]")
-
-
-def _png(figure: Figure) -> str:
-    file = io.BytesIO()
-    figure.savefig(file, dpi=90, format="png")
-    return base64.b64encode(file.getvalue()).decode()

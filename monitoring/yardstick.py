@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from models.baselines import HEURISTICS, predict_all
+from models.clusters import telling_field
 from models.features import NEVER
 from models.recent import Floats, Integers
 from models.seen import Seen, template_levels
@@ -81,8 +82,8 @@ def _typical(jobs: pd.DataFrame, values: Floats, ended: Integers) -> Floats:
 
 
 def clusters_of(jobs: pd.DataFrame) -> npt.NDArray[Any]:
-    """Whose each job is: ``group x``, else by site, queue or program, whichever the log tells first (object[n])."""
-    field = next((name for name in ("group", "site", "queue", "program") if jobs[name].nunique() > 1), "source")
+    """Whose each job is: ``group x``, or by another field, whichever the log tells (object[n])."""
+    field = telling_field(jobs)
     return (f"{field} " + jobs[field].astype(object).fillna("(none)").astype(str)).astype(object).to_numpy()
 
 

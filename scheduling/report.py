@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models.plots import as_html
 from scheduling import plots
 from scheduling.comparison import against_first
 from scheduling.outcome import Replay
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 COLUMNS: dict[str, tuple[str, str]] = {
     "policy": ("policy", "s"),
@@ -79,7 +78,7 @@ def report(replays: Sequence[Replay], folder: Path, day: datetime | None = None)
         jobs=escape(f"{len(trace):,} jobs on {replays[0].machine.processors:,} processors.{left_out}"),
         headings="".join(f"<th>{heading}</th>" for heading, _ in COLUMNS.values()),
         rows="".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells(row))}</tr>" for row in against_first(replays)),
-        figures="".join(f'<p><img alt="{escape(name)}" src="data:image/png;base64,{_png(one)}"></p>' for name, one in figures.items()),
+        figures=as_html(figures),
     )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "replay.html"
@@ -102,9 +101,3 @@ def clock(seconds: float) -> str:
     """
     minutes = round(seconds / 60)
     return f"{minutes // 60:,}:{minutes % 60:02d}"
-
-
-def _png(figure: Figure) -> str:
-    file = io.BytesIO()
-    figure.savefig(file, dpi=90, format="png")
-    return base64.b64encode(file.getvalue()).decode()
