@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from jobs.schema import OF_KIND
+from jobs.schema import COLUMNS, OF_KIND
 
 Array = npt.NDArray[Any]
 
@@ -69,12 +69,13 @@ def code(jobs: pd.DataFrame, names: Iterable[str]) -> CodedJobs:
 
 
 def code_column(values: pd.Series[Any]) -> Coded | Array:
-    """One column, by the kind of the field that it is named after."""
+    """One column, by the kind of the job field that it is named after, else by what it holds."""
+    other = values.name not in COLUMNS
     if values.name == "job_id":
         return values.to_numpy(dtype=object)
-    if values.name in OF_KIND["number"]:
+    if values.name in OF_KIND["number"] or (other and pd.api.types.is_numeric_dtype(values)):
         return values.to_numpy(dtype=np.float64, na_value=np.nan)
-    if values.name in OF_KIND["time"]:
+    if values.name in OF_KIND["time"] or (other and pd.api.types.is_datetime64_any_dtype(values)):
         times = values if isinstance(values.dtype, pd.DatetimeTZDtype) else pd.to_datetime(values, utc=True)
         micros = times.dt.as_unit("us").to_numpy(dtype="datetime64[us]").view(np.int64)
         return np.where(micros == _NO_TIME, NEVER, micros)

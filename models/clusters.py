@@ -48,7 +48,7 @@ class Clusters:
 
 def telling_field(jobs: pd.DataFrame) -> str:
     """What says best whose each job is: its group, else site, queue or program, whichever the log tells first, else its source."""
-    return next((name for name in ("group", "site", "queue", "program") if jobs[name].nunique() > 1), "source")
+    return next((name for name in ("group", "site", "queue", "program") if name in jobs and jobs[name].nunique() > 1), "source")
 
 
 def find_clusters(jobs: pd.DataFrame, values: npt.NDArray[np.float64], by: By | None) -> Clusters:

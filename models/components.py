@@ -66,11 +66,12 @@ class Shape(NamedTuple):
     shrink: Array  # float64[TABLES], towards the coarser table
     forget: Array  # float64[TABLES]
     limit_broken: float
+    binding: bool  # whether limits stop jobs
     moment: float  # bins above the limit that a job may be stopped late
     gate: float
 
 
-def make_shape(settings: Settings, grid: Grid, relative: Array, owner: int) -> Shape:
+def make_shape(settings: Settings, grid: Grid, relative: Array, owner: int, binding: bool = True) -> Shape:
     """Fade and spread each outcome as the settings say; the kernels are Gaussian, cut at three standard deviations."""
     reach = int(np.ceil(3 * max(settings.widths) * grid.steps)) + 1
     distance = np.arange(-reach, reach + 1)
@@ -98,6 +99,7 @@ def make_shape(settings: Settings, grid: Grid, relative: Array, owner: int) -> S
         shrink=np.array(settings.shrink),
         forget=np.array(settings.forget),
         limit_broken=settings.limit_broken,
+        binding=binding,
         moment=float(grid.steps * np.log2(OVER)),
         gate=settings.gate,
     )

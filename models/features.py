@@ -1,6 +1,7 @@
 """Features: the keys under which a job's history is kept, and the numbers that the refiner reads.
 
-Which keys a log gets follows from one rule and the fields that the log really has. Keys are 64-bit hashes of the values
+Which keys a log gets follows from its subject's rule and the fields that the log really has. "Job" stands for a record of any subject
+(see ``subjects``). Keys are 64-bit hashes of the values
 themselves, the same in every process, so that a live service needs no table of categories.
 """
 
@@ -20,51 +21,10 @@ import pandas as pd
 from infra.errors import InputError
 from jobs.coded import NEVER as NEVER
 from jobs.coded import Coded, CodedJobs, code, code_column
+from models.subjects import JOBS, SUBJECTS, Subject
 
 Keys = npt.NDArray[np.uint64]
 
-KEY_FIELDS = (
-    "source", "user", "group", "project", "program", "job_name", "task_id", "queue", "site",
-    "requested_cores", "requested_walltime", "requested_memory", "input_bytes",
-)  # fmt: skip
-SIZES = ("input_bytes",)
-"""Fields of which a key takes the size class (half an octave), not the value."""
-NUMBERS = ("requested_cores", "requested_walltime", "requested_memory", "input_bytes", "input_files", "events")
-
-_KIND = ("user", "group", "project", "program", "queue", "site", "requested_cores", "requested_walltime", "requested_memory")
-_SHAPE = ("requested_cores", "requested_walltime")
-
-CANDIDATES: tuple[tuple[str, ...], ...] = (
-    (*_KIND, "job_name", "input_bytes"),
-    (*_KIND, "job_name"),
-    ("task_id", "site"),
-    ("task_id",),
-    (*_KIND, "input_bytes"),
-    _KIND,
-    ("user", "program", *_SHAPE),
-    ("user", *_SHAPE),
-    ("user", "program"),
-    ("user", "requested_walltime"),
-    ("user", "requested_cores"),
-    ("user", "queue"),
-    ("user", "site"),
-    ("user",),
-    ("project", "program", "job_name"),
-    ("group", *_SHAPE),
-    ("group", "site"),
-    ("group",),
-    ("program", "job_name"),
-    ("program", "input_bytes"),
-    ("program", *_SHAPE, "requested_memory"),
-    ("project", "program"),
-    ("program",),
-    ("project",),
-    _SHAPE,
-    ("site",),
-    ("queue",),
-    (),
-)
-"""The rule: every set of fields whose history may tell something about a job, fine to coarse."""
 MOST_DISTINCT = 0.5
 """A field with more distinct values than this share of the jobs names each job, not a kind of job."""
 
@@ -93,6 +53,7 @@ class Levels:
     levels: tuple[Level, ...]
     owner: int
     numbers: tuple[str, ...] = ()
+    subject: str = JOBS.name
 
     @property
     def fields(self) -> frozenset[str]:
@@ -108,7 +69,8 @@ class Levels:
         """The opposite of ``to_json``; raises FeatureError when a part is missing."""
         try:
             levels = tuple(Level(tuple(level["fields"]), bool(level["relative"])) for level in text["levels"])
-            return Levels(levels, int(text["owner"]), tuple(text["numbers"]))
+            subject = SUBJECTS[text.get("subject", JOBS.name)]
+            return Levels(levels, int(text["owner"]), tuple(text["numbers"]), subject.name)
         except (KeyError, TypeError, ValueError) as error:
             raise FeatureError(f"the levels cannot be read: {error!r}") from None
 
@@ -140,37 +102,42 @@ class Contexts:
         return len(self.at)
 
 
-def choose_levels(jobs: pd.DataFrame) -> Levels:
-    """Choose the levels for a log from the fields that its jobs really have, by one rule.
+def choose_levels(jobs: pd.DataFrame, subject: Subject = JOBS) -> Levels:
+    """Choose the levels for a log from the fields that its jobs really have, by the rule of their subject.
 
     A level that splits the jobs exactly as a level already chosen is left out, so a missing or constant field costs nothing.
     """
     sample = jobs if len(jobs) <= 50_000 else jobs.iloc[:: len(jobs) // 50_000 + 1]
-    hashes = {name: _hashes(code_column(sample[name]), name) for name in KEY_FIELDS if name in sample and _is_kind(sample[name])}
+    kinds = [name for name in subject.keys if name in sample and _is_kind(sample[name], subject)]
+    hashes = {name: _hashes(code_column(sample[name]), name in subject.sizes) for name in kinds}
     chosen: dict[bytes, tuple[str, ...]] = {}
-    for candidate in CANDIDATES:
+    for candidate in subject.candidates:
         fields = tuple(name for name in ("source", *candidate) if name in hashes) if candidate else ()
         # The coarsest of two equal splits names itself by fewer fields.
         chosen[_split(fields, hashes, len(sample))] = fields
     # Levels that split equally finely keep the order of the candidates: a set's order would differ from process to process.
     levels = [Level(fields) for fields in sorted(dict.fromkeys(chosen.values()), key=lambda fields: _rank(fields, hashes))]
     names = [level.fields for level in levels]
-    owner = next((names.index(f) for f in _owners(names)), len(levels) - 1)
-    numbers = tuple(name for name in NUMBERS if name in sample and sample[name].notna().any())
-    asked = {"requested_walltime", "requested_memory"} & set(numbers)
-    relative = dict.fromkeys((Level(names[owner], relative=True), Level((), relative=True))) if asked else ()
-    return Levels((*levels, *relative), owner, numbers)
+    owner = next((names.index(f) for f in _owners(names, subject)), len(levels) - 1)
+    numbers = tuple(name for name in subject.numbers if _is_told(sample, name))
+    measured = any(_is_told(sample, name) for name in subject.measured_against)
+    relative = dict.fromkeys((Level(names[owner], relative=True), Level((), relative=True))) if measured else ()
+    return Levels((*levels, *relative), owner, numbers, subject.name)
 
 
-def _owners(names: list[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
-    for owner in ("user", "program", "project", "group", "task_id"):
+def _is_told(sample: pd.DataFrame, name: str) -> bool:
+    return name in sample and bool(sample[name].notna().any())
+
+
+def _owners(names: list[tuple[str, ...]], subject: Subject) -> Iterator[tuple[str, ...]]:
+    for owner in subject.owners:
         yield from (fields for fields in names if fields in ((owner,), ("source", owner)))
 
 
-def _is_kind(values: pd.Series[Any]) -> bool:
+def _is_kind(values: pd.Series[Any], subject: Subject) -> bool:
     known, distinct = int(values.notna().sum()), values.nunique()
     varies = distinct > 1 or (distinct == 1 and known < len(values))
-    return varies and (values.name in SIZES or distinct <= max(MOST_DISTINCT * known, 20))
+    return varies and (values.name in subject.sizes or distinct <= max(MOST_DISTINCT * known, 20))
 
 
 def _split(fields: tuple[str, ...], hashes: dict[str, Keys], rows: int) -> bytes:
@@ -188,29 +155,30 @@ def encode(jobs: pd.DataFrame | CodedJobs, levels: Levels) -> Contexts:
     """Turn jobs into the arrays that the engine works on; raises FeatureError when a column that it needs is missing."""
     if "submitted_at" not in jobs:
         raise FeatureError("the jobs have no column submitted_at")
+    subject = SUBJECTS[levels.subject]
     if isinstance(jobs, pd.DataFrame):
-        jobs = code(jobs, {*levels.fields, "source", "job_id", "submitted_at", "ended_at"})
+        jobs = code(jobs, {*levels.fields, *subject.identity, "submitted_at", subject.known_at})
     rows = len(jobs)
-    hashes = {name: _hashes(jobs[name], name) if name in jobs else np.full(rows, _MISSING) for name in _read(levels)}
+    hashes = {name: _hashes(jobs[name], name in subject.sizes) if name in jobs else np.full(rows, _MISSING) for name in _read(levels)}
     keys = np.empty((rows, len(levels.levels)), dtype=np.uint64)
     for place, level in enumerate(levels.levels):
         keys[:, place] = _combine((hashes[name] for name in level.fields), rows, salt=_hash_text("|".join((level.name, str(place)))))
     at = jobs["submitted_at"]
-    known = jobs["ended_at"] if "ended_at" in jobs else np.full(rows, NEVER)
+    known = jobs[subject.known_at] if subject.known_at in jobs else np.full(rows, NEVER)
     # A job of no length ended when it was submitted: its outcome is news only after that instant.
     known = np.where(known == NEVER, NEVER, np.maximum(known, at + 1))
-    return Contexts(keys, at, known, identities(jobs), _numbers(jobs, levels, at))
+    return Contexts(keys, at, known, identities(jobs, subject.identity), _numbers(jobs, levels, at))
 
 
 def _read(levels: Levels) -> set[str]:
     return {name for level in levels.levels for name in level.fields}
 
 
-def identities(jobs: CodedJobs) -> npt.NDArray[np.uint32]:
-    """A hash of each job's source and name (uint32[n]), 0 for all where they have none."""
+def identities(jobs: CodedJobs, identity: tuple[str, ...] = JOBS.identity) -> npt.NDArray[np.uint32]:
+    """A hash of what names each job (uint32[n]), 0 for all where the last of ``identity`` is not told."""
     ids = np.zeros(len(jobs), dtype=np.uint64)
-    if "job_id" in jobs:
-        ids = _combine((_each(jobs[name]) for name in ("source", "job_id") if name in jobs), len(jobs), salt=1)
+    if identity[-1] in jobs:
+        ids = _combine((_each(jobs[name]) for name in identity if name in jobs), len(jobs), salt=1)
     return (ids >> np.uint64(32)).astype(np.uint32)
 
 
@@ -236,13 +204,13 @@ def _hash_text(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def _hashes(values: Coded | npt.NDArray[np.float64], name: str) -> Keys:
+def _hashes(values: Coded | npt.NDArray[np.float64], by_size: bool) -> Keys:
     """A 64-bit hash of each value; of texts only the distinct values are hashed."""
     if isinstance(values, Coded):
         table = np.array([_hash_text(text) for text in values.values] + [int(_MISSING)], dtype=np.uint64)
         return np.asarray(table[values.codes])  # a missing value's code is -1
     numbers = values + 0.0  # which makes 0.0 of -0.0
-    if name in SIZES:
+    if by_size:
         with np.errstate(divide="ignore", invalid="ignore"):
             numbers = np.floor(2 * np.log2(np.where(numbers > 0, numbers, np.nan)))
     return np.where(np.isnan(numbers), _MISSING, _mix(numbers.view(np.uint64)))

@@ -187,7 +187,7 @@ class Mixture:
 
     def __init__(self, target: Target, relative: tuple[bool, ...], owner: int, settings: Settings | None = None) -> None:
         self.target, self.grid = target, target.grid
-        self.shape = make_shape(settings or Settings(), target.grid, np.array(relative), owner)
+        self.shape = make_shape(settings or Settings(), target.grid, np.array(relative), owner, target.binding)
         components = count_components(self.shape)
         lists = new_lists()
         self.state = State(lists, new_tables(components))

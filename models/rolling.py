@@ -75,7 +75,7 @@ def rolling(
     sequence = np.argsort(jobs["submitted_at"].to_numpy(), kind="stable")
     jobs, count = jobs.iloc[sequence], len(jobs)
     first, step = max(int(count * warm_up), 1), max(int(count * refit_every), 1)
-    levels = choose_levels(jobs.iloc[:first])
+    levels = choose_levels(jobs.iloc[:first], aim.subject)
     contexts, values, limits = encode(jobs, levels), aim.value(jobs), aim.limit(jobs)
     mixture, order = new_mixture(aim, levels, settings), endings(contexts, values)
     walk = Walk(mixture, contexts, values, limits)

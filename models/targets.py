@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from jobs.coded import CodedJobs
+from models.subjects import JOBS, Subject
 
 Floats = npt.NDArray[np.float64]
 
@@ -60,13 +61,18 @@ class Grid:
 
 @dataclass(frozen=True)
 class Target:
-    """A quantity to predict: ``value`` gives its outcomes and ``limit`` where the system stops the job, both float64[n]."""
+    """A quantity of a subject to predict: ``value`` gives its outcomes and ``limit`` where the system stops the job, both float64[n].
+
+    A limit that is not ``binding`` stops nothing: it is only the yardstick that relative histories are measured against.
+    """
 
     name: str
     unit: str
     grid: Grid
     value: Callable[[pd.DataFrame], Floats]
     limit: Callable[[pd.DataFrame | CodedJobs], Floats]
+    subject: Subject = JOBS
+    binding: bool = True
 
 
 def _column(jobs: pd.DataFrame | CodedJobs, name: str, missing: float = np.nan) -> Floats:

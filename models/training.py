@@ -47,7 +47,10 @@ def train(
 ) -> ModelSet:
     """Train a model set on stored ``jobs`` in time order; raises TrainingError when no job has ended with a known outcome."""
     chosen = [find_target(name) for name in targets]
-    levels = choose_levels(jobs)
+    subject = chosen[0].subject
+    if any(aim.subject != subject for aim in chosen):
+        raise TrainingError(f"{', '.join(targets)} are not quantities of one kind of record: train them apart")
+    levels = choose_levels(jobs, subject)
     contexts = encode(jobs, levels)
     known = contexts.known[contexts.known != NEVER]
     models, reports, metrics = {}, {}, {}

@@ -224,6 +224,6 @@ def large_error(tables: Tables) -> float:
 def kept(tables: Tables, shape: Shape) -> int:
     """How jobs keep to their limits, as far as has been seen: STRICTLY, NEARLY (they are stopped a moment after) or NOT at all."""
     seen = max(tables.facts[4], _ENOUGH)
-    if tables.facts[2] > shape.limit_broken * seen:
+    if not shape.binding or tables.facts[2] > shape.limit_broken * seen:
         return NOT
     return NEARLY if tables.facts[3] > _STOPPED_LATE * seen else STRICTLY

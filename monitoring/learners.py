@@ -79,7 +79,7 @@ class Engine:
     name = "gridcast"
 
     def __init__(self, jobs: pd.DataFrame, target: Target, first: int, progress: Progress | None = None) -> None:
-        levels = choose_levels(jobs.iloc[:first])
+        levels = choose_levels(jobs.iloc[:first], target.subject)
         self._contexts, self._values = encode(jobs, levels), target.value(jobs)
         self._mixture = new_mixture(target, levels)
         self._target, self._labels = target, np.full(len(jobs), GLOBAL, dtype=object)

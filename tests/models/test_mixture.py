@@ -4,10 +4,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
+
+from models.features import choose_levels, encode
+from models.targets import TARGETS
+from models.training import new_mixture
 
 WALK = """
 import sys
@@ -38,3 +44,13 @@ def test_compiled_and_plain_code_foresee_the_same(habits: Callable[..., pd.DataF
     assert np.ptp(compiled["mass"], axis=0).max() > 0.05  # the jobs differ, and so do their masses
     for name, values in compiled.items():
         np.testing.assert_allclose(values, plain[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("binding", [True, False])
+def test_only_a_binding_limit_ends_what_is_foreseen(habits: Callable[..., pd.DataFrame], binding: bool) -> None:
+    target = replace(TARGETS["walltime"], binding=binding)
+    jobs = habits(rows=200).assign(requested_walltime=lambda jobs: 2 * jobs["walltime"].max())
+    levels = choose_levels(jobs)
+    mixture, contexts, limits = new_mixture(target, levels), encode(jobs, levels), target.limit(jobs)
+    mixture.learn(contexts, target.value(jobs), limits)
+    assert np.isfinite(mixture.distributions(contexts, limits).limit).all() == binding
