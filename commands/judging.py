@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 
 def evaluate(
     log: Annotated[str | None, typer.Argument(help="A log file, or the name of a stored source; default: all that is stored.")] = None,
-    target: Annotated[str, typer.Option(help="walltime, peak_memory, cpu_time or io.")] = "walltime",
+    target: Annotated[str, typer.Option(help="walltime, peak_memory, cpu_time, io, memory_per_core, cpu_per_core …")] = "walltime",
     warm_up: Annotated[float, typer.Option(help="Share of the jobs that are only learned from.")] = 0.1,
     predictor: Annotated[list[str] | None, typer.Option(help="Only these rows; repeat.")] = None,
     allocation: Annotated[bool, typer.Option("--allocation", help="Memory set aside instead: waste and failures, a row a policy.")] = False,
     at: Annotated[Literal["submission", "start"], typer.Option(help="With --allocation: when each job is asked about.")] = "submission",
     input_known: Annotated[
         bool, typer.Option("--input-known", help="With --allocation: what a job read stands for the size of its input, known beforehand.")
+    ] = False,
+    classes: Annotated[
+        bool, typer.Option("--classes", help="Classes instead, as PanDA's broker wants them: of memory, CPU time, I/O and walltime.")
     ] = False,
     price: Annotated[float, typer.Option(min=0, help="With --allocation: what a failure costs beside its waste, in GiB·h.")] = 1.0,
     log_format: LogFormat = None,
@@ -47,6 +50,9 @@ def evaluate(
     if allocation:
         _evaluate_allocation(jobs, name, settings, as_json, warm_up=warm_up, at=at, input_known=input_known, price=price)
         return
+    if classes:
+        _evaluate_classes(jobs, name, settings, as_json, warm_up=warm_up)
+        return
     with progress_bar("living through the log") as report:
         found = judge(jobs, find_target(target), warm_up, predictor, report)
     shown = ("predictor", "mae", "median_ae", "rmse", "r2", "r2_log", "mape", "apa", "under", "pinball", "crps", "coverage_90", "width_90")
@@ -65,6 +71,22 @@ def _evaluate_allocation(jobs: pd.DataFrame, name: str, settings: Settings, as_j
         rows = evaluate_allocation(jobs, progress=report, **how)
     show(rows, as_json, f"Memory set aside for {rows[0]['jobs']:,} jobs of {name}, waste in GiB·h", tuple(rows[0]))
     err.print(f"logged to MLflow as run {record_allocation(rows, name, how, settings)}", highlight=False)
+
+
+def _evaluate_classes(jobs: pd.DataFrame, name: str, settings: Settings, as_json: bool, **how: Any) -> None:
+    from models.class_evaluation import evaluate_classes
+    from models.classes import given
+    from models.evidence import record_classes
+
+    with progress_bar("living through the log") as report:
+        found = evaluate_classes(jobs, thresholds=given(settings.thresholds), progress=report, **how)
+    if as_json:
+        show([*found.rows, *({"target": "all", **row} for row in found.joint_rows), *found.class_rows], as_json)
+    else:
+        show(found.class_rows, False, f"Each class of {name}; above and up to in the target's unit", tuple(found.class_rows[0]))
+        show(found.rows, False, f"Classes of {name}", tuple(found.rows[0]))
+        show(found.joint_rows, False, "Right at once, over the jobs of which all targets are known", tuple(found.joint_rows[0]))
+    err.print(f"logged to MLflow as run {record_classes(found, name, how, settings)}, with ROC plots", highlight=False)
 
 
 def replay(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 def train(
     source: Source = None,
+    target: Annotated[list[str] | None, typer.Option(help="What to predict, the most important first; repeat. Default: walltime.")] = None,
     cluster_by: Annotated[ClusterBy | None, typer.Option(help="A model a cluster too, where it wins on later jobs.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -24,7 +25,10 @@ def train(
     from models.release import release
 
     with progress_bar("training") as report:
-        made = release(store(), prepare_environment(), sources=[source] if source else None, cluster_by=cluster_by, progress=report)
+        made = release(
+            store(), prepare_environment(), targets=tuple(target or ("walltime",)), sources=[source] if source else None,
+            cluster_by=cluster_by, progress=report,
+        )  # fmt: skip
     version = made.version.label
     show(
         [{"version": version, "promoted": made.promoted, **row} for row in made.rows], as_json, f"{version} on jobs later than its training"

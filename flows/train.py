@@ -12,6 +12,7 @@ from flows.retrying import STEP
 from infra.settings import Settings, prepare_environment
 from jobs.store import open_store
 from models import release, training
+from models.classes import given
 from models.clusters import By
 from models.model_set import ModelSet
 from models.versions import Version
@@ -48,7 +49,7 @@ def judge(jobs: pd.DataFrame, targets: tuple[str, ...], cluster_by: By | None, s
 @task(task_run_name="train on all jobs", **STEP)
 def fit(jobs: pd.DataFrame, targets: tuple[str, ...], cluster_by: By | None) -> ModelSet:
     """Train on all jobs."""
-    return training.train(jobs, targets=targets, cluster_by=cluster_by)
+    return training.train(jobs, targets=targets, cluster_by=cluster_by, thresholds=given(prepare_environment().thresholds))
 
 
 @task(task_run_name="publish", **STEP)

@@ -38,6 +38,10 @@ class Settings(BaseSettings):
     mlflow_port: int = Field(5000, ge=0, le=65535)
     prefect_port: int = Field(4200, ge=0, le=65535)
     promotion: Literal["auto", "ask"] = Field("auto", description="promote a better challenger at once, or wait for a person")
+    thresholds: str = Field(
+        "",
+        description="thresholds of classes by target, as walltime=600,3600; memory_per_core=ladder; else quantiles of the training part",
+    )
     cooldown_hours: float = Field(6.0, ge=0, description="least hours between two trainings that decay or drift asks for")
     alerts: SecretStr = Field(
         SecretStr(""), description="Apprise URLs, comma-separated, that are told when something is wrong and when it is over"

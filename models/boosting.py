@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ Array = npt.NDArray[Any]
 
 FEWEST_ROWS = 500
 BY_SIZE, MOST_IMPORTANT = 0.25, 10.0
+CALIBRATED_ON = 0.2
+"""The share of the rows, the latest, that a classifier's probabilities are calibrated on."""
 BOOSTING = {"iterations": 60, "depth": 4, "learning_rate": 0.08, "l2_leaf_reg": 10.0, "rsm": 0.3}
 
 
@@ -112,6 +115,83 @@ def _classifier(boosting: Mapping[str, Any]) -> Any:
 def _importance(values: Array) -> Array:
     """How much each outcome counts: the large ones make most of the error that a broker feels, but there are few of them."""
     return 1 - BY_SIZE + BY_SIZE * np.minimum(np.sqrt(values / max(values.mean(), 1e-9)), MOST_IMPORTANT)
+
+
+@dataclass(frozen=True)
+class CatBoostClasses:
+    """A CatBoost classifier weighted by class, and the line over its logarithms that makes probabilities of what it says again."""
+
+    model: Any
+    classes: npt.NDArray[np.int64]
+    slopes: Array
+    shifts: Array
+
+    def probabilities(self, inputs: pd.DataFrame, count: int) -> Array:
+        """The probability of each of ``count`` classes, from 1 (float64[n, count]); 0 for one that training never saw."""
+        found = np.zeros((len(inputs), count))
+        found[:, self.classes - 1] = _softmax(_logarithms(self.model, inputs) @ self.slopes.T + self.shifts)
+        return found
+
+    def save(self, path: Path) -> None:
+        """Write the model as CatBoost's own .cbm, and the rest as JSON beside it."""
+        self.model.save_model(str(path))
+        kept = {"classes": self.classes.tolist(), "slopes": self.slopes.tolist(), "shifts": self.shifts.tolist()}
+        path.with_suffix(".json").write_text(json.dumps(kept))
+
+
+def load_classes(path: Path) -> CatBoostClasses:
+    """Read a classifier that ``CatBoostClasses.save`` wrote."""
+    from catboost import CatBoostClassifier
+
+    model, kept = CatBoostClassifier(), json.loads(path.with_suffix(".json").read_text())
+    model.load_model(str(path))
+    return CatBoostClasses(model, np.array(kept["classes"], np.int64), np.array(kept["slopes"]), np.array(kept["shifts"]))
+
+
+def fit_classes(inputs: pd.DataFrame, labels: npt.NDArray[np.int64]) -> CatBoostClasses | None:
+    """Teach CatBoost classes, from 1, of rows in the order of time; columns of text are categories. None for fewer than two classes.
+
+    Rare classes weigh as much as common ones, as in the paper on PanDA's learned resource prediction; weights spoil probabilities, so
+    these are calibrated on the later fifth of the rows, by a logistic regression over the logarithms of what the classifier says.
+    """
+    from catboost import CatBoostClassifier
+
+    learned = int(len(labels) * (1 - CALIBRATED_ON))
+    classes = np.unique(labels[:learned])
+    if len(classes) < 2:
+        return None
+    names = list(inputs.columns[inputs.dtypes == "object"])
+    model = CatBoostClassifier(
+        loss_function="MultiClass", auto_class_weights="Balanced", iterations=200, depth=6, learning_rate=0.1, max_ctr_complexity=1,
+        cat_features=names, thread_count=2, random_seed=0, verbose=False, allow_writing_files=False,
+    )  # fmt: skip
+    model.fit(inputs.iloc[:learned], labels[:learned])
+    later = np.flatnonzero(np.isin(labels, classes) & (np.arange(len(labels)) >= learned))
+    slopes, shifts = _calibrate(_logarithms(model, inputs.iloc[later]), labels[later], classes)
+    return CatBoostClasses(model, classes, slopes, shifts)
+
+
+def _calibrate(logarithms: Array, labels: npt.NDArray[np.int64], classes: npt.NDArray[np.int64]) -> tuple[Array, Array]:
+    """The line (slopes, shifts) whose softmax makes ``labels`` likeliest; classes that are not among them keep what was said of them."""
+    from sklearn.linear_model import LogisticRegression
+
+    slopes, shifts = np.eye(len(classes)), np.zeros(len(classes))
+    told = np.flatnonzero(np.isin(classes, labels))
+    if len(told) == len(classes):
+        line = LogisticRegression(max_iter=1000).fit(logarithms, labels)
+        two = len(classes) == 2  # scikit-learn keeps one row for two classes, by which the second is likelier
+        slopes = np.vstack([0 * line.coef_, line.coef_]) if two else line.coef_
+        shifts = np.concatenate([0 * line.intercept_, line.intercept_]) if two else line.intercept_
+    return slopes, shifts
+
+
+def _logarithms(model: Any, inputs: pd.DataFrame) -> Array:
+    return np.log(np.maximum(model.predict_proba(inputs), 1e-6))
+
+
+def _softmax(scores: Array) -> Array:
+    grown = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return np.asarray(grown / grown.sum(axis=1, keepdims=True))
 
 
 def fit_plain(inputs: pd.DataFrame, logs: Array) -> Callable[[pd.DataFrame], Array]:

@@ -45,7 +45,7 @@ MEMORY_WIDTHS = (0.0, 0.1, 0.3)
 
 def settings_of(target: str) -> Settings:
     """How the mixture of a target learns unless it is told otherwise."""
-    return Settings(widths=MEMORY_WIDTHS) if target == "peak_memory" else Settings()
+    return Settings(widths=MEMORY_WIDTHS) if target in ("peak_memory", "memory_per_core") else Settings()
 
 
 class Shape(NamedTuple):

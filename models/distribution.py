@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.masses import best_bins, moments, quantiles, reached_by
+from models.classes import Cuts
+from models.masses import best_bins, moments, quantiles, reached_by, shares
 from models.targets import Grid
 
 Array = npt.NDArray[Any]
@@ -89,6 +90,12 @@ class Distribution:
         bins = np.minimum(mark.astype(np.int64), self.grid.bins - 1)
         rows = np.arange(len(self))
         return np.clip(1.0 - self._reached()[rows, bins] + self.mass[rows, bins] * (bins + 1 - mark), 0.0, 1.0)
+
+    def shares(self, cuts: Cuts) -> Array:
+        """The probability of each class between ``cuts`` (float64[n, cuts + 1], rows summing to 1)."""
+        out = np.empty((len(self), len(cuts) + 1))
+        shares(self.mass, cuts.bins, cuts.parts, out)
+        return out
 
     def remaining(self, spent: Array) -> Distribution:
         """The distributions of those that already used ``spent`` (float64[n]): what they will have used in the end, E[T | T > t] and all.

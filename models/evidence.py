@@ -19,6 +19,8 @@ from models.versions import Evidence
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from models.class_evaluation import ClassEvaluation
+
 MOST_NAMES = 20
 LONGEST_NAME = 40
 
@@ -96,6 +98,24 @@ def record_allocation(rows: Sequence[Mapping[str, Any]], log: str, how: Mapping[
         tables={"allocation": table},
     )
     return registry.record(evidence, run_name=f"evaluate allocation of {log}", settings=settings)
+
+
+def record_classes(found: ClassEvaluation, log: str, how: Mapping[str, object], settings: Settings) -> str:
+    """Log how classes were foreseen to MLflow, with tables and ROC plots; returns the run's id. Raises RegistryError."""
+    from models.class_plots import roc_plots
+
+    shown = ("accuracy", "macro_f1", "roc_auc", "pr_auc")
+    metrics = {f"{row['target']}.{row['predictor']}.{name}": row[name] for row in found.rows for name in shown}
+    metrics |= {f"{row['predictor']}.{name}": value for row in found.joint_rows for name, value in row.items() if isinstance(value, float)}
+    tables = {"classes": found.rows, "each-class": found.class_rows, "jointly": found.joint_rows}
+    evidence = Evidence(
+        card="\n\n".join([f"# Classes of {log}", *(_markdown(pd.DataFrame(rows)) for rows in (found.joint_rows, found.rows))]),
+        metrics=metrics,
+        parameters={"log": log, **how, **{f"thresholds_{name}": one.thresholds for name, one in found.targets.items()}},
+        tables={name: pd.DataFrame(rows) for name, rows in tables.items()},
+        figures=roc_plots(found),
+    )
+    return registry.record(evidence, run_name=f"evaluate classes of {log}", settings=settings)
 
 
 def plot_predicted(jobs: pd.DataFrame, since: pd.Timestamp, answers: pd.DataFrame, target: str) -> Figure:

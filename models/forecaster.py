@@ -15,6 +15,7 @@ import pandas as pd
 from jobs.coded import CodedJobs, code
 from models.allocation import set_aside
 from models.calibration import Calibration
+from models.classes import Cuts, likeliest
 from models.clusters import GLOBAL
 from models.components import settings_of
 from models.distribution import Distribution
@@ -38,12 +39,12 @@ SHARES = {"_low": 0.05, "_high": 0.95, "_allocation": 0.95, "_kill_limit": 0.99}
 class Answers:
     """What was foreseen for n jobs, kept a kind of job: ``which`` (int64[n]) is the kind of each.
 
-    ``numbers``, float64[kinds] by name, are for each target t the best single value t, t_median, t_mean, t_sd, the 90 % range t_low
-    to t_high, what to set aside t_allocation and where to stop the job t_kill_limit (see SHARES), and t_q<level> for each quantile
-    asked for. ``cluster`` (object[kinds]) is whose refiner answered, ``cold_start`` (bool[kinds]) says that nothing is known of who
-    submits. Of peak_memory, where walltimes are predicted too, t_allocation is the first rung of the ladder that wastes least
-    (models/allocation.py); t_allocation_2 and t_allocation_3 are what to try after a failure (no larger where there is nothing more to
-    try), and t_risk is the probability that the first fails.
+    ``numbers``, float64[kinds] by name, are for each target t the best single value t, t_median, t_mean, t_sd, the 90 % range t_low to
+    t_high, what to set aside t_allocation and where to stop the job t_kill_limit (see SHARES), and t_q<level> for each quantile asked
+    for; where classes are, t_class and t_class_probability. ``cluster`` (object[kinds]) is whose refiner answered, ``cold_start``
+    (bool[kinds]) says that nothing is known of who submits. Of peak_memory, where walltimes are predicted too, t_allocation is the first
+    rung of the ladder that wastes least (models/allocation.py); t_allocation_2 and t_allocation_3 are what to try after a failure (no
+    larger where there is nothing more to try), and t_risk is the probability that the first fails.
     """
 
     numbers: dict[str, Array]
@@ -96,6 +97,8 @@ class Forecaster:
         relative = tuple(level.relative for level in levels.levels)
         self.mixtures: dict[str, Mixture] = {}
         self.calibrations: dict[str, Calibration] = {}
+        thresholds = self.model_set.card.get("thresholds", {}) if self.model_set else {}
+        self._cuts = {name: Cuts.of(tuple(thresholds.get(name, ())), TARGETS[name].grid) for name in self.names}
         for name in self.names:
             model = self.model_set.targets[name] if self.model_set else None
             mixture = Mixture(TARGETS[name], relative, levels.owner, model.settings if model else settings_of(name))
@@ -180,10 +183,12 @@ class Forecaster:
             contexts = contexts if at is None else contexts.asked(at)
             return self._distribution(name, contexts, TARGETS[name].limit(jobs), self._clusters(jobs))
 
-    def predict(self, jobs: pd.DataFrame, quantiles: tuple[float, ...] = (), at: datetime | None = None) -> pd.DataFrame:
+    def predict(
+        self, jobs: pd.DataFrame, quantiles: tuple[float, ...] = (), at: datetime | None = None, classes: bool = False
+    ) -> pd.DataFrame:
         """``answer`` as a DataFrame, a row a job, in the order asked."""
         with self._lock:
-            answers = self.answer(code(jobs, ("submitted_at", "source", "job_id", *self.fields)), quantiles, at)
+            answers = self.answer(code(jobs, ("submitted_at", "source", "job_id", *self.fields)), quantiles, at, classes)
         return answers.frame(jobs["job_id"].to_numpy() if "job_id" in jobs else np.arange(len(jobs)).astype(str))
 
     @property
@@ -192,8 +197,10 @@ class Forecaster:
         field = self.model_set.clusters.field if self.model_set else None
         return self.levels.fields.union(LIMITED_BY, (field,) if field else ())
 
-    def answer(self, jobs: CodedJobs, quantiles: tuple[float, ...] = (), at: datetime | None = None) -> Answers:
+    def answer(self, jobs: CodedJobs, quantiles: tuple[float, ...] = (), at: datetime | None = None, classes: bool = False) -> Answers:
         """Predict every target of ``jobs`` by what was known at submission, or at ``at`` for jobs that still wait.
+
+        With ``classes`` also the likeliest class of each target and its probability, by the thresholds of the model set.
 
         Jobs of one kind are answered once, and many jobs that wait are few kinds. ``jobs`` need submitted_at, source and ``fields``.
         """
@@ -212,7 +219,7 @@ class Forecaster:
                 found = {"cold": np.zeros(len(rows), dtype=bool)}
                 for name in self.names:
                     foreseen = self._foresee(name, part, limits[name][rows], clusters[rows])
-                    found |= self._numbers(name, foreseen, part, quantiles)
+                    found |= self._numbers(name, foreseen, part, quantiles, classes)
                     found["cold"] |= foreseen.cold
                 return found
 
@@ -231,16 +238,24 @@ class Forecaster:
             return np.full(len(clusters), GLOBAL, dtype=object)
         return np.array([cluster if cluster in own else GLOBAL for cluster in clusters], dtype=object)
 
-    def _numbers(self, name: str, foreseen: _Foreseen, contexts: Contexts, quantiles: tuple[float, ...]) -> dict[str, Array]:
+    def _numbers(self, name: str, foreseen: _Foreseen, contexts: Contexts, quantiles: tuple[float, ...], classes: bool) -> dict[str, Array]:
         mixture, level = self.mixtures[name], self.calibrations[name].level
         levels = {end: level(share) for end, share in (SHARES | {f"_q{share:g}": share for share in quantiles}).items()}
         masses, which = foreseen.masses, foreseen.which
-        numbers, best = read_bent(masses, which, foreseen.factors, np.array([0.5, *levels.values()]), mixture.scale)
+        cuts = self._cuts[name] if classes else Cuts()
+        numbers, best, shares = read_bent(masses, which, foreseen.factors, np.array([0.5, *levels.values()]), mixture.scale, cuts)
         point = masses.value_in(best, which, mixture.last_in_bin(contexts, best))
         mean, deviation, median, *others = numbers.T
         known = {"": point, "_median": median, "_mean": mean, "_sd": deviation} | dict(zip(levels, others, strict=True))
         known |= {end: values[which] for end, values in foreseen.aside.items()}
-        return {f"{name}{end}": np.round(values, DECIMALS) for end, values in known.items()}
+        told = {f"{name}{end}": np.round(values, DECIMALS) for end, values in known.items()}
+        return told | (_classes(name, shares, known=len(cuts) > 0) if classes else {})
+
+
+def _classes(name: str, shares: Array, known: bool) -> dict[str, Array]:
+    """The likeliest class of each row and its probability, NaN where no thresholds are known."""
+    best, probability = likeliest(shares) if known else (np.full(len(shares), np.nan), np.full(len(shares), np.nan))
+    return {f"{name}_class": best, f"{name}_class_probability": np.round(probability, DECIMALS)}
 
 
 def _trained_until(model_set: ModelSet | None) -> int:

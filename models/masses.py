@@ -72,6 +72,17 @@ def _quantiles(sums: Array, total: float, values: Array, edges: Array, limit: fl
 
 
 @compiled
+def _shares(sums: Array, total: float, mass: Array, bins: Array, parts: Array, out: Array) -> None:
+    """Mass between the cuts, which lie in ``bins`` with ``parts`` of these below them (see ``classes.Cuts``)."""
+    before = 0.0
+    for cut in range(len(bins)):
+        below = (sums[bins[cut]] - mass[bins[cut]] * (1.0 - parts[cut])) / total
+        out[cut] = max(below - before, 0.0)
+        before = below
+    out[len(bins)] = max(1.0 - before, 0.0)
+
+
+@compiled
 def _best_bin(mass: Array, values: Array, inverses: Array, limit: float, price: float, sums: Array) -> int:
     """See ``best_bins``; fills ``sums`` (float64[3, bins]), of which the first row is as ``_add_up`` makes it."""
     weight, worth, inverse = sums
@@ -126,6 +137,14 @@ def quantiles(mass: Array, values: Array, edges: Array, limit: Array, levels: Ar
 
 
 @compiled
+def shares(mass: Array, bins: Array, parts: Array, out: Array) -> None:
+    """Mass of each row in each class, into ``out`` (float64[n, cuts + 1]); ``bins`` and ``parts`` are those of ``classes.Cuts``."""
+    sums = np.empty(mass.shape[1])
+    for row in range(len(mass)):
+        _shares(sums, _add_up(mass[row], sums), mass[row], bins, parts, out[row])
+
+
+@compiled
 def best_bins(mass: Array, values: Array, limit: Array, prices: Array, out: Array) -> None:
     """The bin c of each row that maximises E[min(c/a, a/c) − price·|c − a|] over the outcomes a, into ``out`` (int64[n]).
 
@@ -139,18 +158,23 @@ def best_bins(mass: Array, values: Array, limit: Array, prices: Array, out: Arra
 @compiled
 def read_off(
     mass: Array, which: Array, factors: Array, width: int, values: Array, edges: Array, limit: Array, levels: Array, price: float,
-    numbers: Array, best: Array,
+    cut_bins: Array, cut_parts: Array, numbers: Array, best: Array, classes: Array,
 ) -> None:  # fmt: skip
-    """What ``moments``, ``quantiles`` and ``best_bins`` say of each row ``which`` of ``mass``, bent by ``factors`` as by ``bend``.
+    """What ``moments``, ``quantiles``, ``best_bins`` and ``shares`` say of each row ``which`` of ``mass``, bent by ``factors`` as by
+    ``bend``.
 
-    Into ``numbers`` (float64[n, 2 + levels]) and ``best`` (int64[n]); no row of masses leaves the processor's cache.
+    Into ``numbers`` (float64[n, 2 + levels]), ``best`` (int64[n]) and ``classes`` (float64[n, cuts + 1], left alone without cuts); no
+    row of masses leaves the processor's cache.
     """
     bent, sums, inverses = np.empty(len(values), np.float32), np.empty((3, len(values))), 1.0 / values
     for row in range(len(which)):
         _bend(mass[which[row]], factors[row], width, bent)
         _moments(bent, values, limit[row], numbers[row, :2])
         best[row] = _best_bin(bent, values, inverses, limit[row], price, sums)
-        _quantiles(sums[0], max(sums[0, -1], _NOTHING), values, edges, limit[row], levels, numbers[row, 2:])
+        total = max(sums[0, -1], _NOTHING)
+        _quantiles(sums[0], total, values, edges, limit[row], levels, numbers[row, 2:])
+        if len(cut_bins):
+            _shares(sums[0], total, bent, cut_bins, cut_parts, classes[row])
 
 
 @compiled

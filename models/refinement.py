@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from models.classes import Cuts
 from models.clusters import GLOBAL
 from models.distribution import Distribution, price_of
 from models.masses import bend, bins_below, coarsen, read_off
@@ -98,14 +99,17 @@ def factors(shown: Array, coarse: Array, refiners: Mapping[str, Refiner], cluste
     return ratio
 
 
-def read_bent(foreseen: Distribution, which: Array, factors: Array, levels: Array, scale: float) -> tuple[Array, Array]:
-    """Mean, standard deviation and quantiles at ``levels`` (float64[n, 2 + levels]), and the best bin (int64[n]).
+def read_bent(foreseen: Distribution, which: Array, factors: Array, levels: Array, scale: float, cuts: Cuts) -> tuple[Array, Array, Array]:
+    """Mean, standard deviation and quantiles at ``levels`` (float64[n, 2 + levels]), the best bin (int64[n]), and the mass of each class
+    between ``cuts`` (float64[n, cuts + 1], empty where there are none).
 
     Of the rows ``which`` of ``foreseen``, each bent by its ``factors``: what ``refine`` and then ``Distribution`` would say.
     """
     grid = foreseen.grid
     numbers, best = np.empty((len(which), 2 + len(levels))), np.empty(len(which), np.int64)
-    limit = foreseen.limit[which]
-    width = _width(grid.bins)
-    read_off(foreseen.mass, which, factors, width, grid.centres, grid.edges, limit, levels, price_of(scale), numbers, best)
-    return numbers, best
+    limit, classes = foreseen.limit[which], np.empty((len(which), len(cuts) + 1))
+    read_off(
+        foreseen.mass, which, factors, _width(grid.bins), grid.centres, grid.edges, limit, levels, float(price_of(scale)),
+        cuts.bins, cuts.parts, numbers, best, classes,
+    )  # fmt: skip
+    return numbers, best, classes

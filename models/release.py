@@ -20,6 +20,7 @@ from infra.errors import InputError
 from infra.settings import Settings
 from jobs.store import add_measurements, read_jobs
 from models import registry
+from models.classes import given
 from models.clusters import By
 from models.comparison import Difference, difference, live_through, outcomes, table
 from models.evidence import flat_metrics, importance, plot_importance, plot_predicted, write_card
@@ -158,7 +159,7 @@ def release(
     """
     jobs = training_jobs(engine, sources)
     judgement = judge(jobs, targets, cluster_by, settings, progress)
-    model_set = train(jobs, targets=targets, cluster_by=cluster_by, progress=progress)
+    model_set = train(jobs, targets=targets, cluster_by=cluster_by, thresholds=given(settings.thresholds), progress=progress)
     version = publish(model_set, jobs, judgement, settings, why=why)
     remember(engine, version, judgement)
     return decide(version, judgement, settings, by=by)

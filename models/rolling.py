@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from models.calibration import Calibration
+from models.classes import Cuts, Thresholds
 from models.clusters import GLOBAL, By, find_clusters
 from models.components import Settings
 from models.contest import Standing, before_windows, choose_refiners
@@ -29,8 +30,9 @@ class Rolling:
 
     ``rows`` are positions in the jobs as given, and only jobs whose outcome (``truth``) is known are among them; all arrays have
     one value or row for each. ``levels`` belong to the columns of ``quantiles`` (calibrated). ``below`` and ``upto`` are the
-    uncalibrated mass below the truth's bin and up to and with it, so ``upto - below`` is the mass in the truth's bin. ``refined``
-    says whether a refiner took part, ``clusters`` whose. ``notes`` has a record a refit.
+    uncalibrated mass below the truth's bin and up to and with it, so ``upto - below`` is the mass in the truth's bin. ``shares`` are
+    the probabilities of the classes between the thresholds asked for (float64[n, thresholds + 1]). ``refined`` says whether a refiner
+    took part, ``clusters`` whose. ``notes`` has a record a refit.
     """
 
     rows: Array
@@ -45,6 +47,7 @@ class Rolling:
     crps: Array
     below: Array
     upto: Array
+    shares: Array
     refined: Array
     clusters: Array
     notes: list[dict[str, Any]]
@@ -62,6 +65,7 @@ def rolling(
     cluster_by: By | None = None,
     settings: Settings | None = None,
     refined: bool = True,
+    thresholds: Thresholds = (),
     progress: Progress | None = None,
 ) -> Rolling:
     """Live through ``jobs`` as the platform would: each predicted at its submission by what had ended, the refiner refitted on a schedule.
@@ -81,7 +85,7 @@ def rolling(
     walk = Walk(mixture, contexts, values, limits)
     lessons = Notebook(count)
     places = _Places(count)
-    answers: list[dict[str, Array]] = []
+    cuts, answers = Cuts.of(thresholds, aim.grid), list[dict[str, Array]]()
     notes: list[dict[str, Any]] = []
     labels = np.full(count, GLOBAL, dtype=object)
     standing = Standing()
@@ -111,7 +115,7 @@ def rolling(
                 seen = mixture.last_in_bin(part, answer.best_bin(scales))
                 answers.append(
                     _ask(answer, few, values[few], scales, seen, levels_now)
-                    | {"clusters": owner, "refined": np.full(len(few), bool(refiners))}
+                    | {"clusters": owner, "refined": np.full(len(few), bool(refiners)), "shares": answer.shares(cuts)}
                 )
             if progress:
                 progress(f"{target}: living through {count} jobs", (int(few[-1]) + 1) / count)

@@ -101,6 +101,18 @@ def _io(jobs: pd.DataFrame) -> Floats:
     return moved / np.maximum(seconds, 1.0)
 
 
+def _cores(jobs: pd.DataFrame) -> Floats:
+    """What each job was given, else what it asked for, else one core."""
+    given, asked = _column(jobs, "cores"), _asked_cores(jobs)
+    return np.where(np.isnan(given), asked, np.maximum(given, 1.0))
+
+
+def _cpu_per_event(jobs: pd.DataFrame) -> Floats:
+    events, power = _column(jobs, "events"), _column(jobs, "host_power")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where((events > 0) & (power > 0), _cpu_time(jobs) * power / events, np.nan)
+
+
 def _positive(limits: Floats) -> Floats:
     return np.where(limits > 0, limits, np.inf)
 
@@ -114,7 +126,11 @@ def _memory_limit(jobs: pd.DataFrame | CodedJobs) -> Floats:
 
 
 def _cpu_limit(jobs: pd.DataFrame | CodedJobs) -> Floats:
-    return _walltime_limit(jobs) * np.maximum(_column(jobs, "requested_cores", 1.0), 1.0)
+    return _walltime_limit(jobs) * _asked_cores(jobs)
+
+
+def _asked_cores(jobs: pd.DataFrame | CodedJobs) -> Floats:
+    return np.maximum(_column(jobs, "requested_cores", 1.0), 1.0)
 
 
 def _no_limit(jobs: pd.DataFrame | CodedJobs) -> Floats:
@@ -128,6 +144,17 @@ TARGETS: dict[str, Target] = {
         Target("peak_memory", "bytes", Grid(2.0**16, 16, 513), _peak_memory, _memory_limit),
         Target("cpu_time", "s", Grid(1.0, 16, 449), _cpu_time, _cpu_limit),
         Target("io", "bytes/s", Grid(1.0, 8, 321), _io, _no_limit),
+        Target(
+            "memory_per_core",
+            "bytes",
+            Grid(2.0**16, 16, 417),
+            lambda jobs: _peak_memory(jobs) / _cores(jobs),
+            lambda jobs: _memory_limit(jobs) / _asked_cores(jobs),
+        ),
+        Target("cpu_per_core", "s", Grid(1.0, 16, 385), lambda jobs: _cpu_time(jobs) / _cores(jobs), _walltime_limit),
+        Target("cpu_per_event", "HEPScore s", Grid(2.0**-10, 16, 513), _cpu_per_event, _no_limit),
+        Target("io_per_core", "bytes/s", Grid(1.0, 8, 321), lambda jobs: _io(jobs) / _cores(jobs), _no_limit),
     )
 }
-"""Every target by name: walltime; memory in use by the whole job; CPU time over all cores; bytes read and written a second."""
+"""Every target by name: walltime; memory in use by the whole job; CPU time over all cores; bytes read and written a second; the last
+three for each core; and the CPU time an event times the power of the host, where events and power are known."""

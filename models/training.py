@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +14,7 @@ import pandas as pd
 from infra.errors import InputError
 from models.boosting import BOOSTING
 from models.calibration import Calibration
+from models.classes import thresholds_of
 from models.clusters import By, Clusters, find_clusters
 from models.components import Settings, settings_of
 from models.contest import WINDOWS, before_windows, choose_refiners
@@ -43,9 +44,13 @@ def train(
     targets: tuple[str, ...] = ("walltime",),
     cluster_by: By | None = None,
     settings: Settings | None = None,
+    thresholds: Mapping[str, Sequence[float]] | None = None,
     progress: Progress | None = None,
 ) -> ModelSet:
-    """Train a model set on stored ``jobs`` in time order; raises TrainingError when no job has ended with a known outcome."""
+    """Train a model set on stored ``jobs`` in time order; raises TrainingError when no job has ended with a known outcome.
+
+    ``thresholds`` of classes by target are taken as given; those of the other targets are quantiles of the outcomes.
+    """
     chosen = [find_target(name) for name in targets]
     subject = chosen[0].subject
     if any(aim.subject != subject for aim in chosen):
@@ -84,6 +89,7 @@ def train(
             "boosting": BOOSTING,
             "most_rows": MOST_ROWS,
         },
+        "thresholds": {aim.name: thresholds_of(aim.name, aim.value(jobs), thresholds) for aim in chosen},
         "cluster_by": cluster_by,
         "clusters": reports,
         "metrics": metrics,

@@ -17,7 +17,7 @@ from infra.compiled import compiled
 from models.allocation import GIB_HOUR, PRICE, ladders
 from models.components import OVER, settings_of
 from models.features import Level, Levels, choose_levels, encode
-from models.mixture import Mixture
+from models.mixture import Mixture, endings
 from models.occupancy import OccupancyWalk
 from models.rules import RULES, known
 from models.targets import TARGETS
@@ -88,21 +88,28 @@ def _as_asked(jobs: pd.DataFrame, at: Moment, input_known: bool) -> pd.DataFrame
 def _bounds(jobs: pd.DataFrame, peaks: Floats) -> tuple[Floats, Floats, Flags]:
     """What each job asked for, or the default; the most it may get, its request where jobs keep to theirs, else the machine's; and which.
 
-    The machine's memory is taken to be the most a core that anybody in the log ever asked for or used: a fact of the machine.
+    The machine's memory is taken to be the most a core that anybody had asked for by its submission, or that what had ended had used.
     """
     asked = TARGETS["peak_memory"].limit(jobs)
     cores = np.maximum(jobs["requested_cores"].fillna(1.0).to_numpy(np.float64), 1.0)
     has_request = np.isfinite(asked)
-    share = np.nanmax(np.maximum(np.where(has_request, asked, 0.0), np.nan_to_num(peaks)) / cores)
-    machine = share * cores if has_request.mean() > 0.5 else np.maximum(share * cores, DEFAULT_REQUEST)
-    request = np.where(has_request, asked, np.minimum(DEFAULT_REQUEST, machine))
     contexts = encode(jobs, Levels((Level(()),), 0))
-    telling = np.flatnonzero(has_request & np.isfinite(peaks))
-    telling = telling[np.argsort(contexts.known[telling], kind="stable")]
-    broken = np.concatenate([[0], np.cumsum(peaks[telling] > asked[telling] * OVER)])
-    place = np.searchsorted(contexts.known[telling], contexts.at, side="right")
-    kept = has_request & (broken[place] <= LIMIT_BROKEN * np.maximum(place, 20))
+    ended = endings(contexts, peaks)
+    used = _as_known(np.maximum.accumulate(peaks[ended] / cores[ended]), contexts.known[ended], contexts.at)
+    share = np.maximum(np.maximum.accumulate(np.where(has_request, asked, 0.0) / cores), used)
+    usual = np.cumsum(has_request) > 0.5 * np.arange(1, len(jobs) + 1)
+    machine = np.where(usual & (share > 0), share * cores, np.maximum(share * cores, DEFAULT_REQUEST))
+    request = np.where(has_request, asked, np.minimum(DEFAULT_REQUEST, machine))
+    telling = ended[has_request[ended]]
+    broken = _as_known(np.cumsum(peaks[telling] > asked[telling] * OVER), contexts.known[telling], contexts.at)
+    told = np.searchsorted(contexts.known[telling], contexts.at, side="right")
+    kept = has_request & (broken <= LIMIT_BROKEN * np.maximum(told, 20))
     return request, np.where(kept, request, machine), kept
+
+
+def _as_known(running: npt.NDArray[Any], known: npt.NDArray[np.int64], at: npt.NDArray[np.int64]) -> Floats:
+    """What a ``running`` figure over outcomes in the order in which they became ``known`` was at each of ``at``, 0 before the first."""
+    return np.concatenate([[0.0], running])[np.searchsorted(known, at, side="right")]
 
 
 def _ours(

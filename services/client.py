@@ -69,23 +69,38 @@ class Gridcast:
         self._calls = ThreadPoolExecutor(4, "gridcast")
 
     @overload
-    def predict(self, jobs: Columns, *, quantiles: Iterable[float] = (), coverage: float = 0.9, at: str | None = None) -> Columns: ...
+    def predict(
+        self, jobs: Columns, *, quantiles: Iterable[float] = (), coverage: float = 0.9, at: str | None = None, classes: bool = False
+    ) -> Columns: ...
 
     @overload
     def predict(
-        self, jobs: Iterable[Mapping[str, Any]], *, quantiles: Iterable[float] = (), coverage: float = 0.9, at: str | None = None
+        self,
+        jobs: Iterable[Mapping[str, Any]],
+        *,
+        quantiles: Iterable[float] = (),
+        coverage: float = 0.9,
+        at: str | None = None,
+        classes: bool = False,
     ) -> Rows: ...
 
     def predict(
-        self, jobs: Iterable[Mapping[str, Any]] | Columns, *, quantiles: Iterable[float] = (), coverage: float = 0.9, at: str | None = None
+        self,
+        jobs: Iterable[Mapping[str, Any]] | Columns,
+        *,
+        quantiles: Iterable[float] = (),
+        coverage: float = 0.9,
+        at: str | None = None,
+        classes: bool = False,
     ) -> Rows | Columns:
         """Predict ``jobs``, given as rows or as columns by name; the answer has the same form, a row a job, in the same order.
 
-        Raises RefusedError when the predictor says that the jobs or the token are wrong.
+        With ``classes`` it has the likeliest class of each target too. Raises RefusedError when the
+        predictor says that the jobs or the token are wrong.
         """
         as_columns = isinstance(jobs, dict)
         body: dict[str, Any] = {"columns": jobs} if as_columns else {"jobs": list(jobs)}
-        body |= {"quantiles": list(quantiles), "coverage": coverage} | ({"at": at} if at else {})
+        body |= {"quantiles": list(quantiles), "coverage": coverage} | ({"at": at} if at else {}) | ({"classes": True} if classes else {})
         key = "columns" if as_columns else "rows"
         try:
             answer = self._in_time(lambda: _load(self._post("/predict", _dump(body), JSON_TYPE).content))
@@ -96,11 +111,13 @@ class Gridcast:
                 return _columns(_requests(rows, str(error)))
             return _requests(body["jobs"], str(error))
 
-    def predict_arrow(self, table: Any, *, quantiles: Iterable[float] = (), coverage: float = 0.9, at: str | None = None) -> Any:
+    def predict_arrow(
+        self, table: Any, *, quantiles: Iterable[float] = (), coverage: float = 0.9, at: str | None = None, classes: bool = False
+    ) -> Any:
         """Predict a pyarrow Table of jobs by the fast door; returns a Table, a row a job, in the same order."""
         import pyarrow as pa
 
-        query: dict[str, Any] = {"coverage": coverage} | ({"at": at} if at else {})
+        query: dict[str, Any] = {"coverage": coverage} | ({"at": at} if at else {}) | ({"classes": "true"} if classes else {})
         if chosen := ",".join(str(level) for level in quantiles):
             query["quantiles"] = chosen
         sink = pa.BufferOutputStream()

@@ -28,7 +28,8 @@ For every target t that the model knows (walltime in s, peak_memory in bytes, cp
 value, `t_median`, `t_mean`, `t_sd`, the range `t_low` to `t_high` (90 % unless `coverage` says otherwise), `t_allocation`, what to
 set aside (19 jobs of 20 need no more; of memory the first rung of the ladder that wastes least, `peak_memory_allocation_2` and `_3` being
 what to try after a failure and `peak_memory_risk` the probability of one), `t_kill_limit`, where to stop it (99 of 100 need no more),
-and `t_q<level>` for each quantile asked for. Then `cluster`, `model_version` ("none" while only the histories answer), `cold_start`.
+and `t_q<level>` for each quantile asked for. With `classes`, `t_class` (from 1; thresholds in the card of `GET /model`, null while
+there is no model) and `t_class_probability`. Then `cluster`, `model_version` ("none" while only the histories answer), `cold_start`.
 
 A job is answered by what was known when it was submitted (`submitted_at`, default now), or at `at` for jobs that still wait.
 Fields that only an outcome has are left unread and named in `unread`. As an Arrow IPC stream: the same columns in, the same
@@ -133,14 +134,16 @@ def _body(job: str, options: Schema) -> Schema:
 def _options() -> Schema:
     share = {"type": "number", "minimum": 0.001, "maximum": 0.999}
     moment = {"anyOf": [{"const": "now"}, {"type": "string", "format": "date-time"}], "description": "from 1980 to now"}
-    return {"quantiles": {"type": "array", "items": share, "maxItems": MOST_QUANTILES}, "coverage": {**share, "default": 0.9}, "at": moment}
+    quantiles = {"type": "array", "items": share, "maxItems": MOST_QUANTILES}
+    classes = {"type": "boolean", "default": False, "description": "the likeliest class of each target too"}
+    return {"quantiles": quantiles, "coverage": {**share, "default": 0.9}, "at": moment, "classes": classes}
 
 
 def _predict() -> Schema:
     options = _options()
     query = [
         {"name": "quantiles", "in": "query", "style": "form", "explode": False, "schema": options["quantiles"]},
-        *({"name": name, "in": "query", "schema": options[name]} for name in ("coverage", "at")),
+        *({"name": name, "in": "query", "schema": options[name]} for name in ("coverage", "at", "classes")),
     ]
     answer = {JSON_TYPE: {"schema": _ref("Predictions")}, ARROW_TYPE: {"schema": {"type": "string", "format": "binary"}}}
     return {

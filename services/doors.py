@@ -18,7 +18,7 @@ from services.columns import CODED, TIME, Faults, read_values
 from services.refusal import RefusalError
 
 REQUIRED = ("job_id", "source")
-OPTIONS = ("quantiles", "coverage", "at")
+OPTIONS = ("quantiles", "coverage", "at", "classes")
 MOST_QUANTILES = 20
 FINISHED = ("completed", "failed", "cancelled", "timeout", "out_of_memory", "preempted", "unknown")
 
@@ -27,12 +27,13 @@ FINISHED = ("completed", "failed", "cancelled", "timeout", "out_of_memory", "pre
 class Options:
     """How to answer: further ``quantiles``, the ``coverage`` of the range (shares), and the time ``at`` which the history is asked.
 
-    Without ``at`` each job is answered by what was known when it was submitted.
+    Without ``at`` each job is answered by what was known when it was submitted. ``classes`` asks for the likeliest class of each target.
     """
 
     quantiles: tuple[float, ...] = ()
     coverage: float = 0.9
     at: datetime | None = None
+    classes: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,16 @@ def read_options(body: Mapping[str, Any], query: Mapping[str, str]) -> Options:
     if not isinstance(quantiles, list | tuple) or len(quantiles) > MOST_QUANTILES:
         raise RefusalError(422, f"quantiles must be a list of at most {MOST_QUANTILES} numbers between 0 and 1")
     levels = tuple(_share("quantiles", value) for value in quantiles)
-    return Options(tuple(dict.fromkeys(levels)), _share("coverage", given.get("coverage", 0.9)), _moment(given.get("at")))
+    coverage, classes = _share("coverage", given.get("coverage", 0.9)), _yes("classes", given.get("classes", False))
+    return Options(tuple(dict.fromkeys(levels)), coverage, _moment(given.get("at")), classes)
+
+
+def _yes(name: str, value: Any) -> bool:
+    """An option that is true or false, in an address too."""
+    found = {"true": True, "false": False}.get(value) if isinstance(value, str) else value
+    if not isinstance(found, bool):
+        raise RefusalError(422, f"{name} must be true or false")
+    return found
 
 
 def _moment(value: Any) -> datetime | None:

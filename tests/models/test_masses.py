@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from models.classes import Cuts
 from models.distribution import DEVIATION, Distribution
 from models.masses import bend, read_off
 from models.targets import TARGETS
@@ -23,7 +24,12 @@ def test_one_pass_says_what_a_distribution_says(limited: bool) -> None:
     bent = np.empty((300, GRID.bins), np.float32)
     bend(masses[which], factors, width, bent)
     asked = Distribution(GRID, bent, limit)
-    numbers, best = np.empty((300, 2 + len(LEVELS))), np.empty(300, np.int64)
-    read_off(masses, which, factors, width, GRID.centres, GRID.edges, limit, LEVELS, DEVIATION / 1e8, numbers, best)
+    cuts = Cuts.of((3e7, 1e9, 2.5e9), GRID)
+    numbers, best, classes = np.empty((300, 2 + len(LEVELS))), np.empty(300, np.int64), np.empty((300, len(cuts) + 1))
+    read_off(
+        masses, which, factors, width, GRID.centres, GRID.edges, limit, LEVELS, DEVIATION / 1e8, cuts.bins, cuts.parts,
+        numbers, best, classes,
+    )  # fmt: skip
+    np.testing.assert_array_equal(classes, asked.shares(cuts))
     np.testing.assert_array_equal(best, asked.best_bin(1e8))
     np.testing.assert_array_equal(numbers, np.column_stack([asked.moments(), asked.quantiles(LEVELS)]))

@@ -6,7 +6,7 @@ import pytest
 import models.waste
 from jobs.ingest import read_log
 from models.training import TrainingError
-from models.waste import POLICIES, evaluate_allocation, score
+from models.waste import POLICIES, _bounds, evaluate_allocation, score
 
 GIB, HOUR = 2.0**30, 3600.0
 
@@ -33,6 +33,17 @@ def test_every_policy_is_judged_on_the_same_jobs_and_who_repeats_himself_wastes_
     assert len({row["jobs"] for row in rows}) == 1
     waste = {row["policy"]: row["waste_gbh"] for row in rows}
     assert waste["gridcast"] < waste["request"] / 5  # each user's jobs use the same each time
+
+
+def test_the_machine_is_known_by_what_had_been_asked_for_or_had_ended(habits):
+    jobs = habits(rows=300).assign(peak_memory=GIB)
+    half = jobs["submitted_at"].iloc[150]
+    later = jobs.assign(peak_memory=jobs["peak_memory"].where(jobs["ended_at"] <= half, 100 * GIB))
+    before = (jobs["submitted_at"] <= half).to_numpy()
+    now, then = (_bounds(each, each["peak_memory"].to_numpy()) for each in (later, jobs))
+    for known, as_it_was in zip(now, then, strict=True):
+        assert (known[before] == as_it_was[before]).all()
+    assert (now[1][~before] > then[1][~before]).any()
 
 
 def test_a_log_without_memory_cannot_be_judged(habits):

@@ -126,13 +126,15 @@ def test_it_gives_the_predictors_own_answer_in_every_form(predictor: Predictor, 
     names = sorted({name for job in ask for name in job})
     table = pa.table({name: [None if job.get(name) != job.get(name) else job.get(name) for job in ask] for name in names})
     with Gridcast(predictor.url, timeout=30) as client:
-        rows = client.predict(ask, quantiles=[0.99], coverage=0.8)
-        columns = client.predict({name: [job.get(name) for job in ask] for name in names}, quantiles=[0.99], coverage=0.8)
-        by_arrow = client.predict_arrow(table, quantiles=[0.99], coverage=0.8).to_pylist()
+        how = {"quantiles": [0.99], "coverage": 0.8, "classes": True}
+        rows = client.predict(ask, **how)
+        columns = client.predict({name: [job.get(name) for job in ask] for name in names}, **how)
+        by_arrow = client.predict_arrow(table, **how).to_pylist()
         assert client.model()["model_version"] == "gridcast-1"
     assert [row["job_id"] for row in rows] == [job["job_id"] for job in ask]
     assert columns == {name: [row[name] for row in rows] for name in rows[0]}
     assert by_arrow == rows
+    assert all(row["walltime_class"] >= 1 for row in rows)
 
 
 def test_a_refused_request_is_the_callers_to_mend(predictor: Predictor) -> None:

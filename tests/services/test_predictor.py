@@ -56,12 +56,14 @@ def test_a_job_is_answered_with_values_ranges_and_who_answered(predictor: Predic
 
 def test_rows_columns_and_arrow_give_equal_answers(predictor: Predictor, waiting: Rows) -> None:
     names = sorted({name for job in waiting for name in job})
-    options = {"quantiles": [0.5, 0.99], "coverage": 0.8}
+    options = {"quantiles": [0.5, 0.99], "coverage": 0.8, "classes": True}
     rows = post(predictor, "/predict", {"jobs": waiting, **options}).json()
     columns = post(predictor, "/predict", {"columns": {name: [job.get(name) for job in waiting] for name in names}, **options}).json()
-    table = read_arrow(post(predictor, "/predict", arrow(waiting), ARROW_TYPE, quantiles="0.5,0.99", coverage=0.8))
+    table = read_arrow(post(predictor, "/predict", arrow(waiting), ARROW_TYPE, quantiles="0.5,0.99", coverage=0.8, classes="true"))
     assert len(rows["rows"]) == len(waiting)
     assert {"walltime_q0.5", "walltime_q0.99", "walltime_low"} <= set(rows["rows"][0])
+    assert {row["walltime_class"] for row in rows["rows"]} <= {1, 2, 3, 4, 5}
+    assert all(0.2 <= row["walltime_class_probability"] <= 1 for row in rows["rows"])
     assert columns["columns"] == {name: [row[name] for row in rows["rows"]] for name in rows["rows"][0]}
     for by_arrow, by_json in zip(table.to_pylist(), rows["rows"], strict=True):
         assert by_arrow == by_json
