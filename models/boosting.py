@@ -42,6 +42,17 @@ class CatBoostRefiner:
         ratio[:, self.classes] = np.divide(bent * known.sum(axis=1, keepdims=True), total * known, where=known > 0, out=np.ones_like(known))
         return 1 - self.share + self.share * ratio
 
+    def contributions(self, inputs: Array, answered: int) -> Array:
+        """What each input of one row (float32[1, m]) added to the logarithm of the coarse bin ``answered``, against the mean of all bins:
+        SHAP values (float64[m]), zeros where no training job fell into that bin."""
+        from catboost import Pool
+
+        place = np.flatnonzero(self.classes == answered)
+        if not len(place):
+            return np.zeros(inputs.shape[1])
+        values = np.asarray(self.model.get_feature_importance(Pool(inputs), type="ShapValues", thread_count=1))[0, :, :-1]
+        return np.asarray(self.share * (values[place[0]] - values.mean(axis=0)))
+
     def first(self, trees: int) -> CatBoostRefiner:
         """The same with its first ``trees`` only: what a shorter training would have made."""
         splits = np.log2(self.model.get_tree_leaf_counts()).sum()

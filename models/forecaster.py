@@ -19,6 +19,7 @@ from models.classes import Cuts, likeliest
 from models.clusters import GLOBAL
 from models.components import settings_of
 from models.distribution import Distribution
+from models.explanation import allocation_rule, explain_histories, explain_refiners
 from models.features import NEVER, Contexts, Levels, choose_levels, encode
 from models.kinds import find_kinds, in_parts, tell_apart
 from models.mixture import Mixture, endings
@@ -229,6 +230,28 @@ class Forecaster:
             place[order] = np.arange(len(order))
             found = in_parts(answer, order)
             return Answers(found, self._answering(clusters[order]), found.pop("cold"), place[kinds.which], self.model_version)
+
+    def explain(self, jobs: CodedJobs, at: datetime | None = None) -> list[dict[str, dict[str, Any]]]:
+        """Why each of a few jobs would get its answer: a dict a job with, by target, histories, similar, contributions and allocation.
+
+        See models/explanation.py; meant for a person, and some hundred times as slow as an answer.
+        """
+        with self._lock:
+            contexts = encode(jobs, self.levels)
+            contexts = contexts if at is None else contexts.asked(at)
+            clusters, told = self._clusters(jobs), [dict[str, dict[str, Any]]() for _ in range(len(jobs))]
+            for name in self.names:
+                mixture, limits = self.mixtures[name], TARGETS[name].limit(jobs)
+                foreseen = self._foresee(name, contexts, limits, clusters)
+                numbers = self._numbers(name, foreseen, contexts, (), classes=False)
+                refiners = dict(self.model_set.targets[name].refiners) if self.model_set else {}
+                masses = foreseen.masses.take(foreseen.which).mass
+                moved = explain_refiners(mixture, self.levels, contexts, masses, refiners, clusters, numbers[name])
+                for row, known in enumerate(explain_histories(mixture, self.levels, contexts, limits)):
+                    allocation, by_ladder = float(numbers[f"{name}_allocation"][row]), bool(foreseen.aside)
+                    rule = allocation_rule(bool(foreseen.cold[row]), by_ladder, allocation, float(limits[row]))
+                    told[row][name] = {**known, "contributions": moved[row], "allocation": {"value": allocation, "rule": rule}}
+            return told
 
     def _answering(self, clusters: Array) -> Array:
         if self.model_set is None:

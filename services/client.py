@@ -132,6 +132,15 @@ class Gridcast:
             wanted = [name for name in ("job_id", *REQUESTS.values()) if name in table.column_names]
             return pa.Table.from_pylist(_requests(table.select(wanted).to_pylist(), str(error)))
 
+    def explain(self, jobs: Iterable[Mapping[str, Any]], *, at: str | None = None) -> Rows:
+        """Why each of at most 100 ``jobs`` gets its answer: histories, similar jobs, contributions and allocation, by target.
+
+        Raises RefusedError, and UnavailableError where the predictor cannot say in time.
+        """
+        body = {"jobs": list(jobs), "explain": True} | ({"at": at} if at else {})
+        answer = self._in_time(lambda: _load(self._post("/predict", _dump(body), JSON_TYPE).content))
+        return cast(Rows, answer["explanations"])
+
     def report(self, jobs: Iterable[Mapping[str, Any]] | Columns, patience: float = 30.0) -> dict[str, Any]:
         """Report finished jobs; returns counts of added, updated and unchanged, and ``rejected`` with index and reason.
 

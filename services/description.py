@@ -31,6 +31,10 @@ what to try after a failure and `peak_memory_risk` the probability of one), `t_k
 and `t_q<level>` for each quantile asked for. With `classes`, `t_class` (from 1; thresholds in the card of `GET /model`, null while
 there is no model) and `t_class_probability`. Then `cluster`, `model_version` ("none" while only the histories answer), `cold_start`.
 
+With `explain`, for at most 100 jobs, `explanations` has for each job and target why: the `histories` that spoke, with their weight and how
+many jobs of them had ended; the `similar` past jobs, the closest first, with their outcome; the `contributions` of inputs to the CatBoost
+refiner (SHAP values, logarithms); and the `rule` that set the `allocation`. This takes some hundred times as long.
+
 A job is answered by what was known when it was submitted (`submitted_at`, default now), or at `at` for jobs that still wait.
 Fields that only an outcome has are left unread and named in `unread`. As an Arrow IPC stream: the same columns in, the same
 columns out, options as query parameters, and the rest of the answer as JSON under `gridcast` in the schema's metadata."""
@@ -77,6 +81,7 @@ def describe() -> Schema:
                 "FinishedJobColumns": _columns((*REQUIRED, "submitted_at")),
                 "Prediction": _prediction(),
                 "Predictions": _predictions(),
+                "Explanation": _explanation(),
                 "Reported": _reported(),
                 "Model": _model(),
                 "Error": _object({"error": {"type": "string"}}),
@@ -136,14 +141,15 @@ def _options() -> Schema:
     moment = {"anyOf": [{"const": "now"}, {"type": "string", "format": "date-time"}], "description": "from 1980 to now"}
     quantiles = {"type": "array", "items": share, "maxItems": MOST_QUANTILES}
     classes = {"type": "boolean", "default": False, "description": "the likeliest class of each target too"}
-    return {"quantiles": quantiles, "coverage": {**share, "default": 0.9}, "at": moment, "classes": classes}
+    explain = {"type": "boolean", "default": False, "description": "why, too; at most 100 jobs"}
+    return {"quantiles": quantiles, "coverage": {**share, "default": 0.9}, "at": moment, "classes": classes, "explain": explain}
 
 
 def _predict() -> Schema:
     options = _options()
     query = [
         {"name": "quantiles", "in": "query", "style": "form", "explode": False, "schema": options["quantiles"]},
-        *({"name": name, "in": "query", "schema": options[name]} for name in ("coverage", "at", "classes")),
+        *({"name": name, "in": "query", "schema": options[name]} for name in ("coverage", "at", "classes", "explain")),
     ]
     answer = {JSON_TYPE: {"schema": _ref("Predictions")}, ARROW_TYPE: {"schema": {"type": "string", "format": "binary"}}}
     return {
@@ -218,7 +224,20 @@ def _predictions() -> Schema:
     }
     rows = {"rows": {"type": "array", "items": _ref("Prediction")}}
     columns = {"columns": {"type": "object", "additionalProperties": {"type": "array"}}}
-    return {"oneOf": [_object({**rows, **about}), _object({**columns, **about})]}
+    why = {"explanations": {"type": "array", "items": {"type": "object", "additionalProperties": _ref("Explanation")}}}
+    bodies = [{**shape, **about} for shape in (rows, columns)]
+    return {"oneOf": [_object({**body, **why}, tuple(body)) for body in bodies]}
+
+
+def _explanation() -> Schema:
+    text, number, count = {"type": ["string", "null"]}, {"type": ["number", "null"]}, {"type": "integer", "minimum": 0}
+    history = _object({"history": {"type": "string"}, "weight": number, "jobs": count})
+    alike = {"type": "array", "items": {"type": "string"}, "description": "the fields that it shares"}
+    similar = _object({"source": text, "job_id": text, "ended_at": {"type": "string"}, "value": number, "alike": alike})
+    contribution = _object({"input": {"type": "string"}, "value": number, "contribution": number})
+    lists = {"histories": history, "similar": similar, "contributions": contribution}
+    parts: Schema = {name: {"type": "array", "items": each} for name, each in lists.items()}
+    return _object({**parts, "allocation": _object({"value": number, "rule": {"type": "string"}})})
 
 
 def _reported() -> Schema:

@@ -18,7 +18,7 @@ from services.columns import CODED, TIME, Faults, read_values
 from services.refusal import RefusalError
 
 REQUIRED = ("job_id", "source")
-OPTIONS = ("quantiles", "coverage", "at", "classes")
+OPTIONS = ("quantiles", "coverage", "at", "classes", "explain")
 MOST_QUANTILES = 20
 FINISHED = ("completed", "failed", "cancelled", "timeout", "out_of_memory", "preempted", "unknown")
 
@@ -27,13 +27,15 @@ FINISHED = ("completed", "failed", "cancelled", "timeout", "out_of_memory", "pre
 class Options:
     """How to answer: further ``quantiles``, the ``coverage`` of the range (shares), and the time ``at`` which the history is asked.
 
-    Without ``at`` each job is answered by what was known when it was submitted. ``classes`` asks for the likeliest class of each target.
+    Without ``at`` each job is answered by what was known when it was submitted. ``classes`` asks for the likeliest class of each target,
+    ``explain`` for why each job got its answer.
     """
 
     quantiles: tuple[float, ...] = ()
     coverage: float = 0.9
     at: datetime | None = None
     classes: bool = False
+    explain: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def read_options(body: Mapping[str, Any], query: Mapping[str, str]) -> Options:
         raise RefusalError(422, f"quantiles must be a list of at most {MOST_QUANTILES} numbers between 0 and 1")
     levels = tuple(_share("quantiles", value) for value in quantiles)
     coverage, classes = _share("coverage", given.get("coverage", 0.9)), _yes("classes", given.get("classes", False))
-    return Options(tuple(dict.fromkeys(levels)), coverage, _moment(given.get("at")), classes)
+    return Options(tuple(dict.fromkeys(levels)), coverage, _moment(given.get("at")), classes, _yes("explain", given.get("explain", False)))
 
 
 def _yes(name: str, value: Any) -> bool:

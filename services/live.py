@@ -21,10 +21,12 @@ import pandas as pd
 import pyarrow as pa
 
 from infra.settings import Settings
+from jobs.coded import code as code_frame
 from jobs.schema import OUTCOMES
 from jobs.store import Added, StoreError, add_jobs, any_ended, open_store, read_ended
 from services.columns import code
 from services.doors import Asked, Options
+from services.explanations import named
 from services.metrics import Metrics
 from services.prediction_log import Answer, PredictionLog
 from services.quiet import Quiet
@@ -43,6 +45,8 @@ SLICE = 200
 AT_ONCE = 20_000
 """The same for a forecaster that does not answer yet."""
 WARM_UP = 100
+MOST_EXPLAINED = 100
+"""Jobs; each takes some milliseconds, which others wait for."""
 YOUNG = 100_000
 """New objects after which Python looks for garbage: a thousand jobs of JSON are several thousand, and none of them is garbage yet."""
 NO_MODEL = "none"
@@ -118,6 +122,8 @@ class Live:
     def predict(self, asked: Asked, options: Options) -> tuple[Answers, dict[str, Any]]:
         """Predictions for the jobs asked about, and which model made them."""
         serving = self.serving
+        if options.explain and len(asked.jobs) > MOST_EXPLAINED:
+            raise RefusalError(422, f"at most {MOST_EXPLAINED} jobs are explained at once, these are {len(asked.jobs)}")
         tails = () if options.coverage == 0.9 else (round((1 - options.coverage) / 2, 6), round((1 + options.coverage) / 2, 6))
         quantiles = tuple(dict.fromkeys((*options.quantiles, *tails)))
         answers = replace(serving.forecaster.answer(code(asked.jobs), quantiles, options.at, options.classes), model_version=serving.label)
@@ -126,7 +132,10 @@ class Live:
         self._count(answers)
         if tails:
             answers = _with_range(answers, tails, options.quantiles)
-        return answers, {"model_version": serving.label, "coverage": options.coverage}
+        about: dict[str, Any] = {"model_version": serving.label, "coverage": options.coverage}
+        if options.explain:
+            about["explanations"] = named(serving.forecaster.explain(code(asked.jobs), options.at), self.engine)
+        return answers, about
 
     def _count(self, answers: Answers) -> None:
         jobs = np.bincount(answers.which, minlength=len(answers.cold_start))
@@ -227,7 +236,9 @@ class Live:
             ended = read_ended(self.engine)
             serving.learn(ended, rows=AT_ONCE)
             # The first prediction compiles and loads what the others then find; no caller should wait for that.
-            serving.forecaster.predict(ended.drop(columns=list(OUTCOMES)).tail(WARM_UP))
+            waiting = ended.drop(columns=list(OUTCOMES)).tail(WARM_UP)
+            serving.forecaster.predict(waiting)
+            serving.forecaster.explain(code_frame(waiting.tail(1), waiting.columns))
             self.troubles.pop("store", None)
         except StoreError as error:
             # A model that knows no history is better than none; it catches up when the store is back.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -112,6 +112,13 @@ def read_ended(engine: Engine, after: int = 0) -> pd.DataFrame:
         # Asked for by ended_at, SQLite would go through all that ever ended.
         found = read_rows(connection, query.order_by(table.c.revision))
     return found.sort_values("ended_at", kind="stable", ignore_index=True)
+
+
+def read_ended_at(engine: Engine, moments: Iterable[int]) -> pd.DataFrame:
+    """The jobs that ended at one of ``moments`` (microseconds since 1970): source, job_id, ended_at, by source and job_id."""
+    query = select(table.c.source, table.c.job_id, table.c.ended_at).where(table.c.ended_at.in_(sorted(set(moments))))
+    with reading(engine) as connection:
+        return read_rows(connection, query.order_by(table.c.source, table.c.job_id))
 
 
 def any_ended(engine: Engine, after: int) -> bool:

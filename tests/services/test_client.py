@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -135,6 +136,23 @@ def test_it_gives_the_predictors_own_answer_in_every_form(predictor: Predictor, 
     assert columns == {name: [row[name] for row in rows] for name in rows[0]}
     assert by_arrow == rows
     assert all(row["walltime_class"] >= 1 for row in rows)
+
+
+def test_it_is_told_why_on_request(predictor: Predictor, waiting: list[dict[str, Any]], grid_jobs: pd.DataFrame) -> None:
+    with Gridcast(predictor.url, timeout=60) as client:
+        told = client.explain(waiting[:3])
+        answered = client.predict(waiting[:3])
+        with pytest.raises(RefusedError, match="at most 100 jobs are explained"):
+            client.explain(waiting[:101])
+    known = grid_jobs.set_index("job_id")
+    for job, row, why in zip(waiting, answered, told, strict=False):
+        assert set(why) == {"walltime", "peak_memory"}
+        assert why["peak_memory"]["allocation"]["value"] == row["peak_memory_allocation"]
+        assert 0 < sum(history["weight"] for history in why["walltime"]["histories"]) <= 1.001
+        for past in why["walltime"]["similar"]:
+            was = known.loc[past["job_id"]]
+            assert was["walltime"] == past["value"] and was["ended_at"] <= pd.Timestamp(job["submitted_at"])
+            assert all(was[name] == job[name] for name in past["alike"] if name != "input_bytes" and name in job)
 
 
 def test_a_refused_request_is_the_callers_to_mend(predictor: Predictor) -> None:
