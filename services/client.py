@@ -141,6 +141,14 @@ class Gridcast:
         answer = self._in_time(lambda: _load(self._post("/predict", _dump(body), JSON_TYPE).content))
         return cast(Rows, answer["explanations"])
 
+    def task(self, task: Mapping[str, Any], jobs: int, *, at_once: int | None = None, at: str | None = None) -> dict[str, Any]:
+        """What ``jobs`` jobs with the fields of ``task`` need: per job, altogether, and as PanDA's ``scout_prediction``.
+
+        Raises RefusedError, and UnavailableError where the predictor cannot say in time.
+        """
+        body = {"task": dict(task), "jobs": jobs} | ({"at_once": at_once} if at_once else {}) | ({"at": at} if at else {})
+        return cast(dict[str, Any], self._in_time(lambda: _load(self._post("/task", _dump(body), JSON_TYPE).content)))
+
     def report(self, jobs: Iterable[Mapping[str, Any]] | Columns, patience: float = 30.0) -> dict[str, Any]:
         """Report finished jobs; returns counts of added, updated and unchanged, and ``rejected`` with index and reason.
 

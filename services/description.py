@@ -9,6 +9,7 @@ from jobs.schema import EARLIEST, FIELDS, OUTCOMES, STATUSES, Field
 from services.bodies import ARROW_TYPE, JSON_TYPE, MOST_JOBS
 from services.columns import LONGEST_TEXT
 from services.doors import MOST_QUANTILES, REQUIRED
+from services.task_call import MOST_OF_TASK
 
 Schema = dict[str, Any]
 
@@ -58,6 +59,7 @@ def describe() -> Schema:
         "paths": {
             "/predict": {"post": _predict()},
             "/outcomes": {"post": _outcomes()},
+            "/task": {"post": _task()},
             "/model": {"get": _get("model", "What answers, on what history, and what is wrong.", JSON_TYPE, _ref("Model"))},
             "/metrics": {"get": _get("metrics", "Prometheus metrics.", "text/plain", {"type": "string"})},
             "/docs.json": {"get": _get("docs", "This document.", JSON_TYPE, {"type": "object"})},
@@ -173,6 +175,34 @@ def _outcomes() -> Schema:
         "requestBody": _body("FinishedJob", {}),
         "responses": {
             "200": {"description": "What became of the jobs", "content": {JSON_TYPE: {"schema": _ref("Reported")}}},
+            **_errors("400", "408", "413", "415", "422", "429", "503"),
+        },
+    }
+
+
+TASK = """Tells what a task needs before any of its jobs has run: `per_job` as a prediction with classes, `task` its CPU time (s, all jobs
+taken to be as one) and `span` (s from the first start to the last end, median and 95th percentile, `at_once` jobs running at a time,
+waiting left out), and `scout_prediction`, a message in PanDA's names and units."""
+
+
+def _task() -> Schema:
+    count = {"type": "integer", "minimum": 1, "maximum": MOST_OF_TASK}
+    fields = _job(("source",))
+    fields["properties"]["job_id"] |= {"description": "of no meaning here"}
+    given = {"task": fields, "jobs": count, "at_once": {**count, "type": ["integer", "null"]}}
+    given["at"] = {"anyOf": [*_options()["at"]["anyOf"], {"type": "null"}]}
+    number = {"type": ["number", "null"]}
+    per_job = _object({"cold_start": {"type": "boolean"}, "cluster": {"type": "string"}}, others=number)
+    whole = _object({"jobs": count, "at_once": count}, others=number)
+    message = _object({"msg_type": {"const": "scout_prediction"}, "coreCount": {"type": "integer"}}, others=True)
+    answer = _object({"per_job": per_job, "task": whole, "scout_prediction": message, "model_version": {"type": "string"}})
+    return {
+        "operationId": "task",
+        "summary": "Tell what a task needs",
+        "description": TASK,
+        "requestBody": {"required": True, "content": {JSON_TYPE: {"schema": _object(given, ("task", "jobs"))}}},
+        "responses": {
+            "200": {"description": "What a job and the whole task need", "content": {JSON_TYPE: {"schema": answer}}},
             **_errors("400", "408", "413", "415", "422", "429", "503"),
         },
     }

@@ -68,7 +68,9 @@ def read_options(body: Mapping[str, Any], query: Mapping[str, str]) -> Options:
         raise RefusalError(422, f"quantiles must be a list of at most {MOST_QUANTILES} numbers between 0 and 1")
     levels = tuple(_share("quantiles", value) for value in quantiles)
     coverage, classes = _share("coverage", given.get("coverage", 0.9)), _yes("classes", given.get("classes", False))
-    return Options(tuple(dict.fromkeys(levels)), coverage, _moment(given.get("at")), classes, _yes("explain", given.get("explain", False)))
+    return Options(
+        tuple(dict.fromkeys(levels)), coverage, read_moment(given.get("at")), classes, _yes("explain", given.get("explain", False))
+    )
 
 
 def _yes(name: str, value: Any) -> bool:
@@ -79,7 +81,7 @@ def _yes(name: str, value: Any) -> bool:
     return found
 
 
-def _moment(value: Any) -> datetime | None:
+def read_moment(value: Any) -> datetime | None:
     """The time of the option ``at``: ISO 8601 text, Unix seconds, or ``now``."""
     if value is None:
         return None

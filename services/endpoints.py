@@ -29,6 +29,7 @@ from services.description import PAGE, describe
 from services.doors import jobs_asked, outcomes_reported, read_options
 from services.live import Live
 from services.refusal import RefusalError, refused
+from services.task_call import read_task
 from services.tracing import Traces
 
 log = logging.getLogger("bentoml.gridcast")
@@ -75,7 +76,7 @@ class Doors:
 
     def app(self) -> Starlette:
         """The app to mount."""
-        doors = {"/predict": self._predict, "/outcomes": self._outcomes}
+        doors = {"/predict": self._predict, "/outcomes": self._outcomes, "/task": self._task}
         pages = {"/model": self._model, "/metrics": self._metrics, "/docs.json": self._docs, "/openapi.json": self._docs, "/": self._page}
         return Starlette(
             routes=[
@@ -174,6 +175,17 @@ class Doors:
         except TimeoutError:
             raise RefusalError(503, "the store is busy; nothing was promised, so send the same outcomes again", retry_after=5) from None
         return Response(content, media_type=JSON_TYPE), jobs
+
+    async def _task(self, request: Request, held: Held) -> tuple[Response, int]:
+        kind, body = await self._body(request, held)
+        if not kind.lower().startswith(JSON_TYPE):
+            raise RefusalError(415, f"the content type must be {JSON_TYPE}")
+
+        def work() -> bytes:
+            with self.live.quiet.answering(), self.traces.step("task"):
+                return write_json(self.live.task(read_task(body)))
+
+        return Response(await self._in_thread(self.predicting, work), media_type=JSON_TYPE), 1
 
     async def _model(self, _: Request) -> Response:
         return Response(write_json(self.live.describe()), media_type=JSON_TYPE)

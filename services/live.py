@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from models.forecaster import Answers, Forecaster
     from models.versions import Version
+    from services.task_call import TaskAsked
 
 log = logging.getLogger("bentoml.gridcast")
 
@@ -136,6 +137,14 @@ class Live:
         if options.explain:
             about["explanations"] = named(serving.forecaster.explain(code(asked.jobs), options.at), self.engine)
         return answers, about
+
+    def task(self, asked: TaskAsked) -> dict[str, Any]:
+        """What a task needs, and which model says so."""
+        from models.task_needs import task_needs
+
+        serving = self.serving
+        found = task_needs(serving.forecaster, code(asked.like.jobs), asked.jobs, asked.at_once, asked.at)
+        return {**found, "model_version": serving.label}
 
     def _count(self, answers: Answers) -> None:
         jobs = np.bincount(answers.which, minlength=len(answers.cold_start))

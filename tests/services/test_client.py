@@ -138,6 +138,22 @@ def test_it_gives_the_predictors_own_answer_in_every_form(predictor: Predictor, 
     assert all(row["walltime_class"] >= 1 for row in rows)
 
 
+def test_a_task_is_told_what_it_needs_before_any_of_its_jobs_has_run(predictor: Predictor, waiting: list[dict[str, Any]]) -> None:
+    job = {name: value for name, value in waiting[0].items() if name != "job_id"}
+    with Gridcast(predictor.url, timeout=30) as client:
+        found, at_once = client.task(job, 100, at_once=10), client.task(job, 100)
+        one = client.predict([waiting[0]], classes=True)[0]
+        with pytest.raises(RefusedError, match="jobs must be a whole number"):
+            client.task(job, 0)
+        with pytest.raises(RefusedError, match="job 0: requested_cores"):
+            client.task({**job, "requested_cores": -1}, 5)
+    assert found["per_job"].items() >= {name: one[name] for name in ("walltime", "walltime_high", "walltime_class", "peak_memory")}.items()
+    assert found["scout_prediction"]["msg_type"] == "scout_prediction"
+    assert found["scout_prediction"]["walltime"] >= one["walltime_allocation"]
+    assert at_once["task"]["span"] <= at_once["task"]["span_late"] < found["task"]["span_late"]
+    assert found["task"]["span"] > 9 * one["walltime_low"]
+
+
 def test_it_is_told_why_on_request(predictor: Predictor, waiting: list[dict[str, Any]], grid_jobs: pd.DataFrame) -> None:
     with Gridcast(predictor.url, timeout=60) as client:
         told = client.explain(waiting[:3])
