@@ -1,10 +1,11 @@
 """How fast the broker's doors are: the real service as a process of its own, asked through the client on the same cores.
 
-    uv run python benchmarks/serving.py [--json] [--peers] [--sustained MINUTES]
+    uv run python benchmarks/serving.py [--json] [--peers] [--sustained MINUTES] [--four]
 
 The jobs are consecutive submissions of the LHC Computing Grid's log, asked about as jobs that wait now, each call another stretch of
 the log, against a champion trained on it; everything is in the time: encoding, loopback, decoding, history, mixture, CatBoost, ranges.
-``arrow, all distinct`` asks about each job as of its own submission, so that no two see the same history. The first run stores and
+``arrow, all distinct`` asks about each job as of its own submission, so that no two see the same history. ``--four`` asks about four
+targets with ranges and classes: of generated jobs, since no public log tells all four. The first run stores and
 trains in a folder that later runs find again (GRIDCAST_HOME, else one under the system's temporary folder).
 """
 
@@ -34,6 +35,7 @@ from benchmarks.serving_sustained import sustain  # noqa: E402
 
 LOG = "LCG-2005-1.first70.swf.gz"
 CALLS = {1: 600, 1_000: 200, 10_000: 200, 100_000: 15}
+FOUR = ("walltime", "peak_memory", "cpu_time", "io")
 WARM_UP = 8
 PATIENCE = 300.0
 SENT = ("job_id", "source", "user", "group", "site", "program", "queue", "requested_cores", "requested_walltime", "requested_memory")
@@ -45,13 +47,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--sustained", type=float, metavar="MINUTES", help="mixed load instead, with three hot swaps and a killed worker")
     parser.add_argument("--peers", action="store_true", help="beside it mlflow models serve and a bare FastAPI app with the same model")
+    parser.add_argument("--four", action="store_true", help="walltime, memory, CPU time and I/O with classes, of generated jobs")
     options = parser.parse_args()
-    log = find_log()
-    home = Path(os.environ.setdefault("GRIDCAST_HOME", str(default_home(log))))
-    prepare(home, log)
+    log = None if options.four else find_log()
+    home = Path(os.environ.setdefault("GRIDCAST_HOME", str(default_home(log)) + ("-four" if options.four else "")))
+    prepare(home, log, FOUR if options.four else ())
     jobs = waiting_jobs()
     with serving() as address:
-        rows = [sustain(address, jobs, options.sustained)] if options.sustained else measure(address, jobs)
+        rows = [sustain(address, jobs, options.sustained)] if options.sustained else measure(address, jobs, classes=options.four)
     if options.peers:
         rows += peers(iter(free_port, None), await_ready, timed, jobs)
     about = {"log": log.name if log else "generated jobs", "machine": f"{os.cpu_count()} cores, {processor()}", "load": os.getloadavg()[0]}
@@ -83,7 +86,7 @@ def default_home(log: Path | None) -> Path:
     return Path(tempfile.gettempdir()) / f"gridcast-serving-{os.getuid()}-{engine.hexdigest()[:12]}"
 
 
-def prepare(home: Path, log: Path | None) -> None:
+def prepare(home: Path, log: Path | None, targets: tuple[str, ...]) -> None:
     """Store the log and train a champion on it, unless an earlier run has."""
     done = home / "prepared"
     if done.exists():
@@ -93,7 +96,7 @@ def prepare(home: Path, log: Path | None) -> None:
         home.mkdir(parents=True, exist_ok=True)
         gridcast("generate", str(log), "--jobs", "120000", "--days", "60")
     gridcast("ingest", str(log))
-    gridcast("train")
+    gridcast("train", *(word for target in targets for word in ("--target", target)))
     done.touch()
 
 
@@ -160,7 +163,7 @@ def await_ready(url: str, ended: Callable[[], bool]) -> None:
         time.sleep(0.3)
 
 
-def measure(address: str, jobs: Any) -> list[dict[str, Any]]:
+def measure(address: str, jobs: Any, classes: bool = False) -> list[dict[str, Any]]:
     """A row for each door and batch size."""
     from services.client import Gridcast
 
@@ -169,11 +172,11 @@ def measure(address: str, jobs: Any) -> list[dict[str, Any]]:
         label = broker.model()["model_version"]
 
         def arrow(part: Any, at: str | None = "now") -> None:
-            answer = broker.predict_arrow(part, at=at)
+            answer = broker.predict_arrow(part, at=at, classes=classes)
             assert len(answer) == len(part) and answer["model_version"][0].as_py() == label
 
         def rows_of_json(part: list[dict[str, Any]]) -> None:
-            answer = broker.predict(part, at="now")
+            answer = broker.predict(part, at="now", classes=classes)
             assert len(answer) == len(part) and answer[0]["model_version"] == label
 
         for count in CALLS:

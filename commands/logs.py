@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from commands.inputs import Json, LogFormat, MapFile, Mapping, Timezone, store
+from commands.inputs import Json, LogFormat, MapFile, Mapping, Timezone, jobs_of, store
 from commands.tables import complain, progress_bar, records, show
 from infra.errors import InputError
 
@@ -62,6 +62,22 @@ def jobs_command(as_json: Json = False) -> None:
     from jobs.store import count_jobs
 
     show(records(count_jobs(store())), as_json, "Stored jobs")
+
+
+def scouts(
+    log: Annotated[str | None, typer.Argument(help="A log file, or the name of a stored source; default: all that is stored.")] = None,
+    log_format: LogFormat = None,
+    mapping: Mapping = None,
+    map_file: MapFile = None,
+    timezone: Timezone = "UTC",
+    as_json: Json = False,
+) -> None:
+    """Say what PanDA's scouts would have learned of each task, by its formulas: MB a core, HS06·s an event, kB/s a core."""
+    from jobs.ingest import reading
+    from models.scouting import scout_tasks
+
+    rows = scout_tasks(jobs_of(log, reading(log_format, mapping, map_file, timezone)))
+    show(rows, as_json, f"{len(rows):,} tasks as PanDA's scouts would have them")
 
 
 def generate(

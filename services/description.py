@@ -188,7 +188,7 @@ waiting left out), and `scout_prediction`, a message in PanDA's names and units.
 def _task() -> Schema:
     count = {"type": "integer", "minimum": 1, "maximum": MOST_OF_TASK}
     fields = _job(("source",))
-    fields["properties"]["job_id"] |= {"description": "of no meaning here"}
+    fields["properties"] = {name: value for name, value in fields["properties"].items() if name not in OUTCOMES}
     given = {"task": fields, "jobs": count, "at_once": {**count, "type": ["integer", "null"]}}
     given["at"] = {"anyOf": [*_options()["at"]["anyOf"], {"type": "null"}]}
     number = {"type": ["number", "null"]}

@@ -37,6 +37,8 @@ def read_task(body: bytes) -> TaskAsked:
     if unknown := [name for name in given if name not in ("task", "jobs", "at_once", "at")]:
         raise RefusalError(422, f"there is no option {unknown[0][:100]!r} here; there are task, jobs, at_once and at")
     like = jobs_asked(read_json(orjson.dumps({"jobs": [{"job_id": "task", **given["task"]}]})))
+    if like.unread:
+        raise RefusalError(422, f"{like.unread[0]} is known only of a job that ran: a task is described as it is submitted")
     at_once = given.get("at_once")
     return TaskAsked(
         like, _count("jobs", given.get("jobs")), None if at_once is None else _count("at_once", at_once), read_moment(given.get("at"))

@@ -145,6 +145,8 @@ def test_a_task_is_told_what_it_needs_before_any_of_its_jobs_has_run(predictor: 
         one = client.predict([waiting[0]], classes=True)[0]
         with pytest.raises(RefusedError, match="jobs must be a whole number"):
             client.task(job, 0)
+        with pytest.raises(RefusedError, match="walltime is known only of a job that ran"):
+            client.task({**job, "walltime": 60}, 5)
         with pytest.raises(RefusedError, match="job 0: requested_cores"):
             client.task({**job, "requested_cores": -1}, 5)
     assert found["per_job"].items() >= {name: one[name] for name in ("walltime", "walltime_high", "walltime_class", "peak_memory")}.items()
