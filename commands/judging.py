@@ -22,6 +22,7 @@ def evaluate(
     target: Annotated[str, typer.Option(help="walltime, peak_memory, cpu_time, io, memory_per_core, cpu_per_core …")] = "walltime",
     warm_up: Annotated[float, typer.Option(help="Share of the jobs that are only learned from.")] = 0.1,
     predictor: Annotated[list[str] | None, typer.Option(help="Only these rows; repeat.")] = None,
+    tasks: Annotated[bool, typer.Option("--tasks", help="Ends of tasks instead: the error by how far along they are.")] = False,
     allocation: Annotated[bool, typer.Option("--allocation", help="Memory set aside instead: waste and failures, a row a policy.")] = False,
     at: Annotated[Literal["submission", "start"], typer.Option(help="With --allocation: when each job is asked about.")] = "submission",
     input_known: Annotated[
@@ -47,6 +48,9 @@ def evaluate(
     settings = prepare_environment()
     jobs = jobs_of(log, reading(log_format, mapping, map_file, timezone))
     name = Path(log).name if log else "the store"
+    if tasks:
+        _evaluate_tasks(jobs, name, as_json, warm_up)
+        return
     if allocation:
         _evaluate_allocation(jobs, name, settings, as_json, warm_up=warm_up, at=at, input_known=input_known, price=price)
         return
@@ -61,6 +65,14 @@ def evaluate(
         err.print(f"{IDEAL.name} is {IDEAL.meaning}", highlight=False)
     run = record_evaluation(found, name, settings)
     err.print(f"logged to MLflow as run {run}, with tables by cluster, period and for long jobs, and plots", highlight=False)
+
+
+def _evaluate_tasks(jobs: pd.DataFrame, name: str, as_json: bool, warm_up: float) -> None:
+    from models.task_evaluation import evaluate_tasks
+
+    with progress_bar("living through the log") as report:
+        rows = evaluate_tasks(jobs, warm_up, report)
+    show(rows, as_json, f"Ends of {rows[0]['tasks']:,} tasks of {name}, errors in hours", tuple(rows[0]))
 
 
 def _evaluate_allocation(jobs: pd.DataFrame, name: str, settings: Settings, as_json: bool, **how: Any) -> None:

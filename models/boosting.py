@@ -219,3 +219,19 @@ def fit_plain(inputs: pd.DataFrame, logs: Array) -> Callable[[pd.DataFrame], Arr
     )  # fmt: skip
     model.fit(inputs, logs)
     return lambda asked: np.asarray(model.predict(asked), dtype=np.float64)
+
+
+def fit_hazard(inputs: Array, labels: Array) -> Callable[[Array], Array] | None:
+    """Teach CatBoost the probability of each row's label, 0 or 1 (int64[n]); None where there is only one of them.
+
+    The settings were chosen on LCG-2005's tasks at their definition; shallower or shorter models were worse, deeper ones no better.
+    """
+    from catboost import CatBoostClassifier
+
+    if len(np.unique(labels)) < 2:
+        return None
+    model = CatBoostClassifier(
+        iterations=300, depth=5, learning_rate=0.06, rsm=0.3, thread_count=2, random_seed=1, verbose=False, allow_writing_files=False
+    )
+    model.fit(inputs, labels)
+    return lambda asked: model.predict_proba(asked)[:, 1]

@@ -1,0 +1,126 @@
+"""Tasks: sets of jobs that are defined together, as arrays in which a task's jobs lie side by side.
+
+A task is described whole when it is defined: who it belongs to, its jobs and where they are to run. When each of these is submitted,
+starts and ends is not known then, and nothing here that is asked "at an instant" looks at what comes after it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from jobs.coded import NEVER
+
+Array = npt.NDArray[Any]
+
+BURST = 3600.0
+"""Seconds after its first job in which a user's jobs to one group belong to one burst."""
+SECOND = 1_000_000
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Tasks in the order of their definition, and their jobs.
+
+    ``jobs`` are sorted by task, then by submission; those of task k are ``first[k]`` up to ``first[k + 1]``. ``names``, ``users`` and
+    ``groups`` (object[tasks]; "" for unknown); ``defined`` float64[tasks] and ``submitted``, ``started``, ``ended`` float64[jobs] in
+    seconds since 1970, infinite for what has not happened; ``task`` int64[jobs]; ``site`` object[jobs].
+    """
+
+    jobs: pd.DataFrame
+    first: Array
+    names: Array
+    users: Array
+    groups: Array
+    defined: Array
+    submitted: Array
+    started: Array
+    ended: Array
+    task: Array
+    site: Array
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def sizes(self) -> Array:
+        """How many jobs each task has (int64[tasks])."""
+        return np.diff(self.first)
+
+    @property
+    def finished(self) -> Array:
+        """When the last job of each task ended, infinite where one has not (float64[tasks])."""
+        return np.maximum.reduceat(self.ended, self.first[:-1]) if len(self) else np.empty(0)
+
+    def reached(self, progress: float) -> Array:
+        """When the share ``progress`` of each task's jobs had ended, infinite where it has not; at 0 the definition (float64[tasks])."""
+        if progress <= 0:
+            return self.defined
+        by_end = self.ended[np.lexsort((self.ended, self.task))]
+        return by_end[self.first[:-1] + np.ceil(progress * self.sizes).astype(np.int64) - 1]
+
+
+def group_tasks(jobs: pd.DataFrame) -> Tasks:
+    """Put ``jobs`` together by task; where no job names one, a task is a burst: a user's jobs to one group within an hour of the first.
+
+    Jobs without a ``task_id`` in a log that has some belong to no task and are left out.
+    """
+    named = jobs["task_id"].notna()
+    ids = jobs["task_id"] if named.any() else bursts(jobs)
+    jobs = jobs.assign(task_id=ids)[ids.notna()]
+    codes, _ = pd.factorize(jobs["source"].fillna("").astype(str) + "\0" + jobs["task_id"].astype(str))
+    submitted = _seconds(jobs["submitted_at"])
+    defined = np.full(codes.max(initial=-1) + 1, np.inf)
+    np.minimum.at(defined, codes, submitted)
+    rank = np.argsort(np.argsort(defined, kind="stable"), kind="stable")
+    order = np.lexsort((submitted, rank[codes]))
+    jobs, task, submitted = jobs.iloc[order].reset_index(drop=True), rank[codes][order], submitted[order]
+    first = np.concatenate([np.flatnonzero(np.diff(task, prepend=-1)), [len(task)]]).astype(np.int64)
+    heads = jobs.iloc[first[:-1]]
+    ended = _seconds(jobs["ended_at"])
+    # A log without starts (LCG-2005) tells of run times alone: they are taken to follow the submission.
+    started = np.where(
+        np.isfinite(_seconds(jobs["started_at"])), _seconds(jobs["started_at"]), np.where(np.isfinite(ended), submitted, np.inf)
+    )
+    return Tasks(
+        jobs, first, _texts(heads["task_id"]), _texts(heads["user"]), _texts(heads["group"]), np.sort(defined), submitted, started, ended,
+        task.astype(np.int64), _texts(jobs["site"]),
+    )  # fmt: skip
+
+
+def bursts(jobs: pd.DataFrame) -> pd.Series[Any]:
+    """Which burst each job belongs to, named by user, group and the first submission (text, indexed as ``jobs``).
+
+    >>> times = pd.to_datetime(["2026-01-01 00:00", "2026-01-01 00:59", "2026-01-01 01:00"], utc=True)
+    >>> bursts(pd.DataFrame({"user": "ada", "group": "atlas", "submitted_at": times})).str[-6:].tolist()
+    ['000000', '000000', '010000']
+    """
+    order = np.argsort(jobs["submitted_at"].to_numpy(), kind="stable")
+    at, users, groups = _seconds(jobs["submitted_at"]), _texts(jobs["user"]), _texts(jobs["group"])
+    opened: dict[tuple[str, str], float] = {}
+    start = np.empty(len(jobs))
+    for row in order:
+        owner = users[row], groups[row]
+        if at[row] - opened.get(owner, -np.inf) >= BURST:
+            opened[owner] = at[row]
+        start[row] = opened[owner]
+    moments = pd.to_datetime(start, unit="s", utc=True).strftime("%Y%m%dT%H%M%S")
+    return pd.Series([f"{u or '-'}.{g or '-'}.{m}" for u, g, m in zip(users, groups, moments, strict=True)], index=jobs.index, dtype="str")
+
+
+def _texts(values: pd.Series[Any]) -> Array:
+    return values.fillna("").astype(object).to_numpy()
+
+
+def _seconds(values: pd.Series[Any]) -> Array:
+    micros = values.dt.as_unit("us").to_numpy(dtype="datetime64[us]").view(np.int64)
+    return np.where(micros == np.iinfo(np.int64).min, np.inf, micros / SECOND)
+
+
+def microseconds(seconds: Array) -> Array:
+    """Seconds since 1970 as the engine counts them, NEVER for infinite ones (int64, same shape)."""
+    return np.where(np.isfinite(seconds), np.nan_to_num(seconds, posinf=0.0) * SECOND, NEVER).astype(np.int64)
