@@ -42,6 +42,8 @@ class Settings(BaseSettings):
         "",
         description="thresholds of classes by target, as walltime=600,3600; memory_per_core=ladder; else quantiles of the training part",
     )
+    failure_price: float = Field(1.0, ge=0, description="what a job killed for lack of memory costs beside what it wasted, in GiB·h")
+    left_alone: str = Field("", description="programs, comma-separated, whose jobs are set aside just what they ask for")
     cooldown_hours: float = Field(6.0, ge=0, description="least hours between two trainings that decay or drift asks for")
     alerts: SecretStr = Field(
         SecretStr(""), description="Apprise URLs, comma-separated, that are told when something is wrong and when it is over"

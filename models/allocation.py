@@ -59,14 +59,14 @@ def ladders(
     return out
 
 
-def set_aside(found: Occupancy, foreseen: Distribution, limits: Array) -> dict[str, Array]:
+def set_aside(found: Occupancy, foreseen: Distribution, limits: Array, price: float = PRICE) -> dict[str, Array]:
     """What is told of an allocation, float64[n] by the end of its name: the first three rungs, and the risk that the first fails.
 
-    ``foreseen`` is the distribution of ``found``, of jobs that asked for ``limits`` (float64[n], infinite for nothing). Where jobs keep to
-    their requests nothing is set aside above them.
+    ``foreseen`` is the distribution of ``found``, of jobs that asked for ``limits`` (float64[n], infinite for nothing); ``price`` is that
+    of a failure. Where jobs keep to their requests nothing is set aside above them.
     """
     ceiling = np.where(np.isfinite(foreseen.limit), limits, np.inf)
-    rungs = ladders(found, foreseen.grid, ceiling, np.isfinite(ceiling))
+    rungs = ladders(found, foreseen.grid, ceiling, np.isfinite(ceiling), price)
     rungs = np.fmax.accumulate(rungs, axis=1)  # the last rung stands for those after it
     told = {"_allocation" + (f"_{place + 1}" if place else ""): rungs[:, place] for place in range(TOLD)}
     return told | {"_risk": np.where(rungs[:, 0] < foreseen.limit, foreseen.probability_over(rungs[:, 0]), 0.0)}

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from jobs.coded import CodedJobs, code
+from models.advice import LEFT_ALONE, Advice
 from models.allocation import set_aside
 from models.calibration import Calibration
 from models.classes import Cuts, likeliest
@@ -85,8 +86,9 @@ class Forecaster:
     _FEW = 4000
     _CHUNK = 4096
 
-    def __init__(self, model_set: ModelSet | None = None, targets: tuple[str, ...] = ("walltime",)) -> None:
+    def __init__(self, model_set: ModelSet | None = None, targets: tuple[str, ...] = ("walltime",), advice: Advice | None = None) -> None:
         self.model_set = model_set
+        self.advice = advice or Advice()
         self.names = tuple(model_set.targets) if model_set else targets
         self._lock = RLock()
         self._until = _trained_until(model_set)
@@ -167,7 +169,7 @@ class Forecaster:
         if name == "peak_memory" and "walltime" in self.mixtures:
             found = occupancy(mixture, self.mixtures["walltime"], few, asked)
             masses = found.distribution(mixture.grid, asked)
-            aside = set_aside(found, masses, asked)
+            aside = set_aside(found, masses, asked, self.advice.price)
         else:
             masses = mixture.distributions(few, asked)
         refiners = self.model_set.targets[name].refiners if self.model_set else {}
@@ -196,7 +198,7 @@ class Forecaster:
     def fields(self) -> frozenset[str]:
         """The fields of jobs that the answer depends on, beside when they were submitted."""
         field = self.model_set.clusters.field if self.model_set else None
-        return self.levels.fields.union(LIMITED_BY, (field,) if field else ())
+        return self.levels.fields.union(LIMITED_BY, (field,) if field else (), ("program",) if self.advice.left_alone else ())
 
     def answer(self, jobs: CodedJobs, quantiles: tuple[float, ...] = (), at: datetime | None = None, classes: bool = False) -> Answers:
         """Predict every target of ``jobs`` by what was known at submission, or at ``at`` for jobs that still wait.
@@ -213,7 +215,7 @@ class Forecaster:
             few = jobs.take(kinds.first)
             contexts = replace(encode(few, self.levels), at=seen_at[kinds.first])
             clusters = self._clusters(few)
-            limits = {name: TARGETS[name].limit(few) for name in self.names}
+            limits, left_alone = {name: TARGETS[name].limit(few) for name in self.names}, self.advice.leaves(few)
 
             def answer(rows: Array) -> dict[str, Array]:
                 part = contexts.take(rows)
@@ -222,6 +224,7 @@ class Forecaster:
                     foreseen = self._foresee(name, part, limits[name][rows], clusters[rows])
                     found |= self._numbers(name, foreseen, part, quantiles, classes)
                     found["cold"] |= foreseen.cold
+                self.advice.leave(found, self.names, {name: values[rows] for name, values in limits.items()}, left_alone[rows])
                 return found
 
             # Kinds with the same histories stand together, so that each part looks at its own.
@@ -240,17 +243,20 @@ class Forecaster:
             contexts = encode(jobs, self.levels)
             contexts = contexts if at is None else contexts.asked(at)
             clusters, told = self._clusters(jobs), [dict[str, dict[str, Any]]() for _ in range(len(jobs))]
+            left_alone = self.advice.leaves(jobs)
             for name in self.names:
                 mixture, limits = self.mixtures[name], TARGETS[name].limit(jobs)
                 foreseen = self._foresee(name, contexts, limits, clusters)
                 numbers = self._numbers(name, foreseen, contexts, (), classes=False)
+                self.advice.leave(numbers, (name,), {name: limits}, left_alone)
                 refiners = dict(self.model_set.targets[name].refiners) if self.model_set else {}
                 masses = foreseen.masses.take(foreseen.which).mass
                 moved = explain_refiners(mixture, self.levels, contexts, masses, refiners, clusters, numbers[name])
                 for row, known in enumerate(explain_histories(mixture, self.levels, contexts, limits)):
                     allocation, by_ladder = float(numbers[f"{name}_allocation"][row]), bool(foreseen.aside)
                     rule = allocation_rule(bool(foreseen.cold[row]), by_ladder, allocation, float(limits[row]))
-                    told[row][name] = {**known, "contributions": moved[row], "allocation": {"value": allocation, "rule": rule}}
+                    set_by = {"value": None if np.isnan(allocation) else allocation, "rule": LEFT_ALONE if left_alone[row] else rule}
+                    told[row][name] = {**known, "contributions": moved[row], "allocation": set_by}
             return told
 
     def _answering(self, clusters: Array) -> Array:

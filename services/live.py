@@ -35,6 +35,7 @@ from services.refusal import RefusalError
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from models.advice import Advice
     from models.forecaster import Answers, Forecaster
     from models.versions import Version
     from services.task_call import TaskAsked
@@ -100,6 +101,13 @@ class Live:
         self._own: set[int] = set()
         self.also_asked: Callable[[pa.Table, datetime | None], None] = lambda jobs, at: None
         """Told what callers ask, after they have been answered: the challenger's."""
+
+    @property
+    def advice(self) -> Advice:
+        """What the operator wants of allocations."""
+        from models.advice import Advice
+
+        return Advice.of(self.settings.failure_price, self.settings.left_alone)
 
     @property
     def ready(self) -> bool:
@@ -228,13 +236,13 @@ class Live:
         from models.trial import fetch, try_out
 
         if version is None:
-            self.rebuild(Serving(Forecaster(None)))
+            self.rebuild(Serving(Forecaster(None, advice=self.advice)))
             return
         folder = fetch(version, self.settings)
         if not tried:
             try_out(folder)
         model_set = ModelSet.load(folder)
-        self.rebuild(Serving(Forecaster(model_set), version.label, version.version, version.run_id, model_set.card))
+        self.rebuild(Serving(Forecaster(model_set, advice=self.advice), version.label, version.version, version.run_id, model_set.card))
 
     def rebuild(self, serving: Serving) -> None:
         """Teach ``serving`` the store's history and let it answer; outcomes that arrive meanwhile are in it too."""
