@@ -27,6 +27,7 @@ Mapping = Annotated[
 ]
 MapFile = Annotated[Path | None, typer.Option(help="The column map in a TOML file.")]
 Timezone = Annotated[str, typer.Option(help="Zone of times that carry none, for instance Europe/Paris.")]
+Kind = Literal["job", "transfer"]
 ClusterBy = Literal["group", "site", "queue", "program", "kmeans"]
 Source = Annotated[str | None, typer.Option(help="Only this source (a log or system); default: all that is stored.")]
 
@@ -43,24 +44,28 @@ def me() -> str:
     return f"{getuser()} by gridcast"
 
 
-def read_file(file: Path, how: Reading) -> pd.DataFrame:
-    """The jobs of a log file; says how many of its records were rejected."""
+def read_file(file: Path, how: Reading, kind: Kind = "job") -> pd.DataFrame:
+    """The jobs (or transfers) of a log file; says how many of its records were rejected."""
     from jobs.ingest import read_log
+    from jobs.readers.columns import RECORDS
 
+    record = next(record for record in RECORDS if record.name == kind)
     with progress_bar(f"reading {file.name}") as report:
-        jobs, read = read_log(file, progress=lambda done: report(f"{done.read:,} records"), **how)
+        jobs, read = read_log(file, progress=lambda done: report(f"{done.read:,} records"), record=record, **how)
     if read.rejected:
         err.print(f"{read.rejected:,} of {read.read:,} records of {file.name} were rejected; gridcast ingest keeps them with their reasons")
     return jobs
 
 
-def jobs_of(log: str | None, how: Reading) -> pd.DataFrame:
-    """The jobs of a log file, or of a stored source of that name, or all that is stored; InputError when there are none."""
+def jobs_of(log: str | None, how: Reading, kind: Kind = "job") -> pd.DataFrame:
+    """The jobs (or transfers) of a log file, or of a stored source of that name, or all that is stored; InputError when there are none."""
     if log and Path(log).exists():
-        return read_file(Path(log), how)
+        return read_file(Path(log), how, kind)
+    from jobs.readers.columns import RECORDS
     from jobs.store import read_jobs
 
-    jobs = read_jobs(store(), sources=[log] if log else None)
+    record = next(record for record in RECORDS if record.name == kind)
+    jobs = read_jobs(store(), sources=[log] if log else None, record=record)
     if jobs.empty:
         raise InputError(f"there is no file and no stored source called {log}" if log else "nothing is stored: gridcast ingest FILE")
     return jobs

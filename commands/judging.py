@@ -10,17 +10,24 @@ import typer
 
 from commands.inputs import Json, LogFormat, MapFile, Mapping, Timezone, jobs_of, store
 from commands.tables import err, progress_bar, records, say, show
-from infra.errors import GridcastError
+from infra.errors import GridcastError, InputError
 from infra.settings import Settings, prepare_environment
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from models.evaluation import Evaluation
+
+MOST_ROWS = 20
+"""Of a hundred baselines people are shown the best; --json and MLflow have all."""
+
 
 def evaluate(
     log: Annotated[str | None, typer.Argument(help="A log file, or the name of a stored source; default: all that is stored.")] = None,
     target: Annotated[str, typer.Option(help="walltime, peak_memory, cpu_time, io, memory_per_core, cpu_per_core …")] = "walltime",
-    warm_up: Annotated[float, typer.Option(help="Share of the jobs that are only learned from.")] = 0.1,
+    transfers: Annotated[str | None, typer.Option(help="A log of file transfers, or a stored source: how long each takes.")] = None,
+    waits: Annotated[str | None, typer.Option(help="A log of jobs, or a stored source: how long each waits in its queue.")] = None,
+    warm_up: Annotated[float | None, typer.Option(help="Share that is only learned from. [default: .1, of transfers .3]")] = None,
     predictor: Annotated[list[str] | None, typer.Option(help="Only these rows; repeat.")] = None,
     tasks: Annotated[bool, typer.Option("--tasks", help="Ends of tasks instead: the error by how far along they are.")] = False,
     allocation: Annotated[bool, typer.Option("--allocation", help="Memory set aside instead: waste and failures, a row a policy.")] = False,
@@ -40,13 +47,18 @@ def evaluate(
 ) -> None:
     """Live through a log in time order and compare Gridcast with every baseline; logged to MLflow with plots."""
     from jobs.ingest import reading
-    from models.baselines import IDEAL
     from models.evaluation import evaluate as judge
-    from models.evidence import record_evaluation
     from models.training import find_target
 
     settings = prepare_environment()
-    jobs = jobs_of(log, reading(log_format, mapping, map_file, timezone))
+    if sum(one is not None for one in (log, transfers, waits)) > 1:
+        raise InputError("give one log: of jobs, --transfers or --waits")
+    if (transfers or waits) and (allocation or classes or target != "walltime"):
+        raise InputError("--transfers and --waits say what is predicted: leave --target, --allocation and --classes out")
+    target = "transfer_time" if transfers else "wait" if waits else target
+    log = transfers or waits or log
+    jobs = jobs_of(log, reading(log_format, mapping, map_file, timezone), "transfer" if transfers else "job")
+    warm_up = warm_up or (0.3 if transfers else 0.1)
     name = Path(log).name if log else "the store"
     if tasks:
         _evaluate_tasks(jobs, name, as_json, warm_up)
@@ -59,8 +71,38 @@ def evaluate(
         return
     with progress_bar("living through the log") as report:
         found = judge(jobs, find_target(target), warm_up, predictor, report)
-    shown = ("predictor", "mae", "median_ae", "rmse", "r2", "r2_log", "mape", "apa", "under", "pinball", "crps", "coverage_90", "width_90")
-    show(found.rows, as_json, f"{target} [{found.unit}] of {name}, {len(found.jobs):,} jobs after the warm-up", shown)
+    _show_evaluation(found, name, settings, as_json)
+
+
+def _show_evaluation(found: Evaluation, name: str, settings: Settings, as_json: bool) -> None:
+    from models.baselines import IDEAL
+    from models.evidence import record_evaluation
+
+    target = found.target
+    shown = (
+        "predictor",
+        "mae",
+        "median_ae",
+        "median_ape",
+        "rmse",
+        "r2",
+        "r2_log",
+        "mape",
+        "apa",
+        "under",
+        "pinball",
+        "crps",
+        "coverage_90",
+        "width_90",
+        "upper_95",
+        "upper_95_holds",
+    )
+    show(
+        found.rows if as_json else found.rows[:MOST_ROWS],
+        as_json,
+        f"{target} [{found.unit}] of {name}, {len(found.jobs):,} after the warm-up",
+        shown,
+    )
     if any(row["predictor"] == IDEAL.name for row in found.rows):
         err.print(f"{IDEAL.name} is {IDEAL.meaning}", highlight=False)
     run = record_evaluation(found, name, settings)

@@ -18,8 +18,9 @@ import pandas as pd
 from jobs.readers import Batch, Reader, ReadError, ReadOptions, Reject, detect, reader_named
 from jobs.readers.columns import ColumnMap, load_column_map, parse_column_map
 from jobs.readers.units import zone
-from jobs.schema import conform, fill_in, sort_out
+from jobs.schema import JOB, Record, conform, fill_in, sort_out
 from jobs.store import add_jobs, add_rejects
+from jobs.transfers import TRANSFER, complete
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -136,15 +137,18 @@ def read_log(
     columns: ColumnMap | None = None,
     progress: Progress | None = None,
     timezone: str = "UTC",
+    record: Record = JOB,
 ) -> tuple[pd.DataFrame, Ingested]:
-    """The sane jobs of one log file, by submission, without a store; repeated records count once.
+    """The sane jobs (or records of another kind) of one log file, by submission, without a store; repeated records count once.
 
-    Raises ReadError where the file cannot be read, or holds no job.
+    Raises ReadError where the file cannot be read, or holds no such record.
     """
     path = Path(path)
     reader = reader_named(format) if format else detect(path)
     done, parts = Ingested(path, reader.name), []
     for batch in reader.read(path, ReadOptions(columns=columns, timezone=timezone)):
+        if batch.record is not record:
+            raise ReadError(f"{path} is a log of {batch.record.name}s, not of {record.name}s")
         jobs, rejects = _sort_out(batch)
         parts.append(jobs)
         done = replace(done, read=done.read + len(batch.jobs) + len(batch.rejects), rejected=done.rejected + len(rejects))
@@ -152,8 +156,8 @@ def read_log(
             progress(done)
     jobs = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     if jobs.empty:
-        raise ReadError(f"{path} holds no job that could be read: all its {done.rejected} records were rejected")
-    jobs = jobs.drop_duplicates(["source", "job_id"]).sort_values("submitted_at", kind="stable", ignore_index=True)
+        raise ReadError(f"{path} holds no {record.name} that could be read: all its {done.rejected} records were rejected")
+    jobs = jobs.drop_duplicates(list(record.identity)).sort_values("submitted_at", kind="stable", ignore_index=True)
     return jobs, replace(done, added=len(jobs))
 
 
@@ -170,7 +174,7 @@ def _ingest(engine: Engine, reader: Reader, path: Path, options: ReadOptions) ->
     for batch in reader.read(path, options):
         jobs, rejects = _sort_out(batch)
         with engine.begin() as connection:
-            added = add_jobs(connection, jobs)
+            added = add_jobs(connection, jobs, batch.record)
             add_rejects(connection, path, rejects)
         done = replace(
             done,
@@ -186,7 +190,8 @@ def _ingest(engine: Engine, reader: Reader, path: Path, options: ReadOptions) ->
 
 def _sort_out(batch: Batch) -> tuple[pd.DataFrame, list[Reject]]:
     """The batch's sane jobs, and all that was rejected of it by the reader or because it cannot be true."""
-    jobs, refused = sort_out(fill_in(conform(batch.jobs.reset_index(drop=True))))
+    jobs = conform(batch.jobs.reset_index(drop=True), batch.record)
+    jobs, refused = sort_out(complete(jobs) if batch.record is TRANSFER else fill_in(jobs), record=batch.record)
     return jobs, [*batch.rejects, *_rejects(batch, refused)]
 
 

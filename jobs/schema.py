@@ -2,13 +2,14 @@
 
 One declaration, ``FIELDS``, gives the DataFrame's columns, the store's table and the Arrow schema, so that a new field is
 added in one place. A missing number is NaN, a missing time NaT, a missing text None-like; never -1, 0 or "".
+Other kinds of record (see ``jobs.transfers``) are one more ``Record``: what is said here of jobs is then said of these.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
@@ -74,15 +75,47 @@ FIELDS: tuple[Field, ...] = (
     Field("written_bytes", "number", "bytes written", "bytes"),
 )
 
-COLUMNS: tuple[str, ...] = tuple(field.name for field in FIELDS)
-OF_KIND: dict[Kind, tuple[str, ...]] = {
-    kind: tuple(field.name for field in FIELDS if field.kind == kind) for kind in ("text", "number", "time")
-}
-
 OUTCOMES = (
     "started_at", "ended_at", "status", "cores", "host", "host_power", "walltime", "cpu_time", "peak_memory", "read_bytes", "written_bytes",
 )  # fmt: skip
 """Fields that are unknown when the job is submitted: no feature may read them of a job that had not ended."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A kind of record: its fields, those that name it, the one that says how long it took, and those that its submission cannot know."""
+
+    name: str
+    fields: tuple[Field, ...]
+    identity: tuple[str, str]
+    elapsed: str
+    outcomes: tuple[str, ...]
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the fields, in order."""
+        return tuple(field.name for field in self.fields)
+
+    @cached_property
+    def of_kind(self) -> dict[Kind, tuple[str, ...]]:
+        """The names of the fields of each kind."""
+        kinds: tuple[Kind, ...] = ("text", "number", "time")
+        return {kind: tuple(field.name for field in self.fields if field.kind == kind) for kind in kinds}
+
+    @cached_property
+    def by_name(self) -> dict[str, Field]:
+        """The fields by name."""
+        return {field.name: field for field in self.fields}
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The fields without which a record is none."""
+        return tuple(field.name for field in self.fields if field.required)
+
+
+JOB = Record("job", FIELDS, ("source", "job_id"), "walltime", OUTCOMES)
+COLUMNS = JOB.columns
+OF_KIND = JOB.of_kind
 
 
 def _sane(values: pd.Series, field: Field) -> pd.Series:
@@ -107,7 +140,7 @@ def _complaint(field: Field) -> str:
     return f"{field.name} is longer than {field.longest} characters or has a NUL character"
 
 
-def frame_schema() -> DataFrameSchema:
+def frame_schema(record: Record = JOB) -> DataFrameSchema:
     """The pandera schema of a DataFrame of jobs, a row a job; pandera is imported here, since no command should wait for it."""
     import pandera.pandas as pa
 
@@ -117,11 +150,11 @@ def frame_schema() -> DataFrameSchema:
         check = pa.Check(partial(_sane, field=field), error=_complaint(field))
         return pa.Column(kinds[field.kind], check, nullable=not field.required)
 
-    return pa.DataFrameSchema({field.name: column(field) for field in FIELDS}, strict=True, ordered=True)
+    return pa.DataFrameSchema({field.name: column(field) for field in record.fields}, strict=True, ordered=True)
 
 
-def conform(frame: pd.DataFrame) -> pd.DataFrame:
-    """Give ``frame`` every column of ``FIELDS`` in order and in its type; unknown columns are dropped, an empty text is missing.
+def conform(frame: pd.DataFrame, record: Record = JOB) -> pd.DataFrame:
+    """Give ``frame`` every field of the ``record`` in order and in its type; unknown columns are dropped, an empty text is missing.
 
     What cannot be read as its type becomes missing: a reader that wants such a row rejected must say so itself. A time
     without a zone is taken as UTC.
@@ -132,7 +165,7 @@ def conform(frame: pd.DataFrame) -> pd.DataFrame:
     read = {"number": _as_numbers, "time": _as_times, "text": _as_texts}
     columns = {
         field.name: read[field.kind](frame[field.name]) if field.name in frame else _missing(field.kind, len(frame)).set_axis(frame.index)
-        for field in FIELDS
+        for field in record.fields
     }
     return pd.DataFrame(columns, index=frame.index)
 
@@ -165,20 +198,21 @@ def _as_texts(values: pd.Series) -> pd.Series:
     return texts.mask(texts == "") if (texts == "").any() else texts
 
 
-def fill_in(jobs: pd.DataFrame) -> pd.DataFrame:
+def fill_in(jobs: pd.DataFrame, record: Record = JOB) -> pd.DataFrame:
     """Derive what the record implies: walltime from start and end, end from start and walltime, start from both."""
     jobs = jobs.copy()
+    took = record.elapsed
     seconds = (jobs["ended_at"] - jobs["started_at"]).dt.total_seconds()
-    jobs["walltime"] = jobs["walltime"].fillna(seconds)
-    # A walltime outside the field's range cannot be added to a time; sort_out rejects it by its own reason.
-    sane = jobs["walltime"].where(jobs["walltime"].between(0, 10 * YEAR))
+    jobs[took] = jobs[took].fillna(seconds)
+    # A time taken outside the field's range cannot be added to a time; sort_out rejects it by its own reason.
+    sane = jobs[took].where(_sane(jobs[took], record.by_name[took]))
     ran = pd.to_timedelta(sane, unit="s").astype("timedelta64[us]")
     jobs["ended_at"] = jobs["ended_at"].fillna(jobs["started_at"] + ran).astype(TIME_TYPE)
     jobs["started_at"] = jobs["started_at"].fillna(jobs["ended_at"] - ran).astype(TIME_TYPE)
     return jobs
 
 
-def sort_out(jobs: pd.DataFrame, now: datetime | None = None) -> tuple[pd.DataFrame, pd.Series]:
+def sort_out(jobs: pd.DataFrame, now: datetime | None = None, record: Record = JOB) -> tuple[pd.DataFrame, pd.Series]:
     """Split conformed ``jobs`` into the sane rows and the reasons for rejecting the others.
 
     Returns the accepted rows, and a Series of one sentence a rejected row under the row's own index.
@@ -192,14 +226,14 @@ def sort_out(jobs: pd.DataFrame, now: datetime | None = None) -> tuple[pd.DataFr
         for row in np.flatnonzero(wrong.to_numpy(bool, na_value=False)).tolist():
             reasons.setdefault(row, reason if values is None else f"{reason}: {str(values[row])[:LONGEST_SHOWN]}")
 
-    for field in FIELDS:
+    for field in record.fields:
         values = jobs[field.name]
         missing = values.isna()
         if field.required:
             refuse(missing, f"{field.name} is missing")
         if not missing.all():
             refuse(~(missing | _sane(values, field)), _complaint(field), values)
-    for name in OF_KIND["time"]:
+    for name in record.of_kind["time"]:
         refuse(jobs[name] > latest, f"{name} is in the future")
     for later, earlier in (("ended_at", "started_at"), ("ended_at", "submitted_at"), ("started_at", "submitted_at")):
         refuse(jobs[later] < jobs[earlier], f"{later} is before {earlier}")

@@ -7,15 +7,17 @@ its answer is kept within the request and the target's grid by ``predict_all``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
+from models.queue_baselines import qbets, wait_baselines
 from models.recent import Floats, last, mean_of_two, median_of, quantiles_of_known
 from models.regressions import catboost, forest, ideal, ridge
 from models.seen import Seen, first_known, see
 from models.targets import Target
+from models.traffic_baselines import transfer_baselines
 
 SHARES = tuple(round(share / 20, 2) for share in range(1, 20))
 """The quantiles asked of whoever can give a distribution: .05, .10, … .95."""
@@ -23,12 +25,16 @@ SHARES = tuple(round(share / 20, 2) for share in range(1, 20))
 
 @dataclass(frozen=True)
 class Baseline:
-    """A row of the table: its name, what it is, its predictions float64[n] and, where natural, its quantiles float64[n, SHARES]."""
+    """A row of the table: its name, what it is, its predictions float64[n] and, where natural, its quantiles float64[n, SHARES].
+
+    ``bound`` is what 95 of 100 outcomes are to stay below, of a baseline that foresees no more.
+    """
 
     name: str
     meaning: str
     point: Callable[[Seen], Floats]
     quantiles: Callable[[Seen], Floats] | None = None
+    bound: Callable[[Seen], Floats] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,24 @@ BASELINES: tuple[Baseline, ...] = (
 IDEAL = Baseline("gridcast-ideal", "no prediction: plain CatBoost told the true CPU time (the ALICE poster's Model 0)", ideal)
 """How well run times could be known by who knew the CPU time: a ceiling that is no rival."""
 
+CATBOOST = BASELINES[-1]
+
+RIVALS: dict[str, tuple[Baseline, ...]] = {
+    "job": BASELINES,
+    "wait": (
+        *(Baseline(name, meaning, point) for name, (meaning, point) in wait_baselines().items()),
+        Baseline("qbets", "binomial bound on the 95th percentile of the queue's waits (Brevik, Nurmi, Wolski 2006)", qbets, bound=qbets),
+    ),
+    "transfer": tuple(Baseline(name, meaning, point) for name, (meaning, point) in transfer_baselines().items()),
+}
+"""The baselines of each subject."""
+ON_REQUEST: dict[str, tuple[Baseline, ...]] = {
+    "job": (IDEAL,),
+    "transfer": (replace(CATBOOST, meaning="plain CatBoost on history, size and load"),),
+    "wait": (replace(CATBOOST, meaning="plain CatBoost on history, request and the state of the queue"),),
+}
+"""Rows that are shown where they are asked for."""
+
 HEURISTICS = tuple(baseline.name for baseline in BASELINES[:9])
 """The names of those that need no fitting: seconds for a long log."""
 
@@ -92,13 +116,16 @@ def predict_all(
     lowest = target.grid.lowest
     highest = np.maximum(first_known(seen.request, np.full(len(jobs), np.inf)), lowest)
     answers = {}
-    chosen = [baseline for baseline in BASELINES if names is None or baseline.name in names]
-    chosen += [IDEAL] if names is not None and IDEAL.name in names else []
+    subject = target.subject.name
+    chosen = [baseline for baseline in RIVALS[subject] if names is None or baseline.name in names]
+    chosen += [baseline for baseline in ON_REQUEST[subject] if names is not None and baseline.name in names]
     for place, baseline in enumerate(chosen):
         if progress is not None:
             progress(f"{target.name}: baseline {baseline.name}", place / len(chosen))
         point = np.clip(baseline.point(seen), lowest, highest)
-        if baseline.quantiles is None:
+        if baseline.bound is not None:
+            answers[baseline.name] = Answers(point, high=np.clip(baseline.bound(seen), lowest, highest))
+        elif baseline.quantiles is None:
             answers[baseline.name] = Answers(point)
         else:
             quantiles = np.clip(baseline.quantiles(seen), lowest, highest[:, None])

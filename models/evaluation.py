@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from models.baselines import BASELINES, HEURISTICS, IDEAL, Answers, predict_all
+from models.baselines import BASELINES, HEURISTICS, IDEAL, ON_REQUEST, RIVALS, Answers, predict_all
 from models.clusters import telling_field
 from models.metrics import MONTH, against, blocks, deciles, errors, log_score, spreads
 from models.recent import Floats
@@ -76,15 +76,18 @@ def evaluate(
     predictor, a share that is none, or when no job after the warm-up has a known outcome.
     """
     told = target.name == "walltime" and jobs["cpu_time"].notna().mean() >= ENOUGH_TOLD
-    names = tuple(predictors if predictors is not None else PREDICTORS if told else PREDICTORS[:-1])
-    unknown = [name for name in names if name not in PREDICTORS]
+    usual, more = (tuple(one.name for one in of[target.subject.name]) for of in (RIVALS, ON_REQUEST))
+    names = tuple(predictors if predictors is not None else (OURS, *usual, *(more if told else ())))
+    unknown = [name for name in names if name not in (OURS, *usual, *more)]
     if unknown or not names:
-        raise TrainingError(f"there is no predictor {', '.join(unknown) or 'chosen'}; there are {', '.join(PREDICTORS)}")
+        raise TrainingError(f"there is no predictor {', '.join(unknown) or 'chosen'}; there are {', '.join((OURS, *usual, *more))}")
     if IDEAL.name in names and not told:
         raise TrainingError(f"{IDEAL.name} needs the CPU times of jobs whose run time is evaluated, which these do not tell")
     if not 0 < warm_up < 1 or not 0 < refit_every <= 1:
         raise TrainingError("warm_up and refit_every must be shares between 0 and 1")
     jobs = jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
+    if target.subject.surroundings:
+        jobs = target.subject.surroundings(jobs)
     outcomes = target.value(jobs)
     counted = np.flatnonzero(np.isfinite(outcomes) & (np.arange(len(jobs)) >= max(int(len(jobs) * warm_up), 1)))
     if not len(counted):
@@ -114,7 +117,7 @@ def _gridcast(
 ) -> tuple[Answers, dict[str, Any]]:
     from models.rolling import rolling
 
-    lived = rolling(jobs, target.name, warm_up=warm_up, refit_every=refit_every, progress=progress)
+    lived = rolling(jobs, target, warm_up=warm_up, refit_every=refit_every, progress=progress)
     if not np.array_equal(lived.rows, counted):
         raise AssertionError("Gridcast and the baselines were asked about different jobs")
     extra = {
@@ -141,10 +144,11 @@ def _report(
         row |= {"mae_ratio": ratio.value, "mae_ratio_low": ratio.low, "mae_ratio_high": ratio.high}
         if row["predictor"] == OURS:
             row |= {"crps": ours["crps"], "log_score": ours["log_score"]}
-    table = pd.DataFrame({"submitted_at": submitted, "actual": actual, "cluster": _clusters(jobs)})
-    table = table.assign(**{name: answer.point for name, answer in answers.items()})
+    columns = {"submitted_at": submitted, "actual": actual, "cluster": _clusters(jobs)}
+    columns |= {name: answer.point for name, answer in answers.items()}
     if OURS in answers:
-        table = table.assign(low=answers[OURS].low, high=answers[OURS].high)
+        columns |= {"low": answers[OURS].low, "high": answers[OURS].high}
+    table = pd.DataFrame(columns)
     long = np.flatnonzero(actual > LONG) if target.unit == "s" else np.array([], dtype=np.int64)
     return Evaluation(
         target=target.name,

@@ -111,8 +111,10 @@ def choose_levels(jobs: pd.DataFrame, subject: Subject = JOBS) -> Levels:
     kinds = [name for name in subject.keys if name in sample and _is_kind(sample[name], subject)]
     hashes = {name: _hashes(code_column(sample[name]), name in subject.sizes) for name in kinds}
     chosen: dict[bytes, tuple[str, ...]] = {}
-    for candidate in subject.candidates:
-        fields = tuple(name for name in ("source", *candidate) if name in hashes) if candidate else ()
+    told = {
+        candidate: tuple(name for name in ("source", *candidate) if name in hashes) if candidate else () for candidate in subject.candidates
+    }
+    for fields in told.values():
         # The coarsest of two equal splits names itself by fewer fields.
         chosen[_split(fields, hashes, len(sample))] = fields
     # Levels that split equally finely keep the order of the candidates: a set's order would differ from process to process.
@@ -121,7 +123,8 @@ def choose_levels(jobs: pd.DataFrame, subject: Subject = JOBS) -> Levels:
     owner = next((names.index(f) for f in _owners(names, subject)), len(levels) - 1)
     numbers = tuple(name for name in subject.numbers if _is_told(sample, name))
     measured = any(_is_told(sample, name) for name in subject.measured_against)
-    relative = dict.fromkeys((Level(names[owner], relative=True), Level((), relative=True))) if measured else ()
+    rated = (names[owner], (), *(told[candidate] for candidate in subject.rated if told[candidate] in names))
+    relative = dict.fromkeys(Level(fields, relative=True) for fields in rated) if measured else ()
     return Levels((*levels, *relative), owner, numbers, subject.name)
 
 

@@ -22,7 +22,7 @@ RESAMPLES = 2000
 
 
 def errors(actual: Floats, point: Floats, one: float = 1.0) -> dict[str, float | None]:
-    """The errors of single values: mae, median_ae, rmse, r2, r2_log, mape, apa and the share under-predicted, under.
+    """The errors of single values: mae, median_ae, rmse, r2, r2_log, mape, median_ape, apa and the share under-predicted, under.
 
     ``apa`` is the average prediction accuracy, the mean of min(p, a)/max(p, a) (Tsafrir, Etsion and Feitelson 2007).
 
@@ -39,6 +39,7 @@ def errors(actual: Floats, point: Floats, one: float = 1.0) -> dict[str, float |
         "r2": _explained(actual, point),
         "r2_log": _explained(np.log(real), np.log(predicted)),
         "mape": float((np.abs(error) / real).mean()),
+        "median_ape": float(np.median(np.abs(error) / real)),
         "apa": float((np.minimum(predicted, real) / np.maximum(predicted, real)).mean()),
         "under": float((error < 0).mean()),
     }
@@ -65,12 +66,16 @@ def pinball(actual: Floats, quantiles: Floats, shares: Sequence[float] = SHARES)
 def spreads(actual: Floats, answers: Answers, one: float = 1.0) -> dict[str, float | None]:
     """The errors of distributions: pinball, crps, crps_log (in octaves), coverage_90 and width_90 (mean), None without a range.
 
+    ``upper_95`` is the mean of the upper ends, below which 95 of 100 outcomes are to stay, ``upper_95_holds`` the share that does.
+
     The CRPS is twice the mean pinball loss; that of a single value is its absolute error (Gneiting and Raftery 2007).
     """
     asked = answers.point[:, None] if answers.quantiles is None else answers.quantiles
     loss = pinball(actual, asked)
     octaves = pinball(np.log2(np.maximum(actual, one)), np.log2(np.maximum(asked, one)))
     found: dict[str, float | None] = {"pinball": loss, "crps": 2 * loss, "crps_log": 2 * octaves}
+    kept = None if answers.high is None else float((actual <= answers.high).mean())
+    found |= {"upper_95": None if answers.high is None else float(answers.high.mean()), "upper_95_holds": kept}
     if answers.low is None or answers.high is None:
         return found | {"coverage_90": None, "width_90": None}
     within = (answers.low <= actual) & (actual <= answers.high)

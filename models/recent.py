@@ -43,10 +43,13 @@ def recent(keys: npt.NDArray[Any], at: Integers, known: Integers, values: Floats
     return Recent(*_recent(codes, at, known, values, order_of_news(known, values), size, NEWEST, count))
 
 
-def running_quantiles(keys: npt.NDArray[Any], at: Integers, known: Integers, values: Floats, shares: tuple[float, ...]) -> Floats:
+def running_quantiles(
+    keys: npt.NDArray[Any], at: Integers, known: Integers, values: Floats, shares: tuple[float, ...], span: int | None = None
+) -> Floats:
     """Exact quantiles of all that each job's key had shown by its submission, n × shares, NaN while there is nothing.
 
-    A quantile is the smallest outcome that at least that share does not exceed. Rows as for ``recent``.
+    A quantile is the smallest outcome that at least that share does not exceed. Rows as for ``recent``. With ``span`` only what became
+    known so long before counts, in the unit of ``at``.
 
     >>> running_quantiles(np.zeros(3), np.array([0, 5, 9]), np.array([4, 8, 20]), np.array([4.0, 3.0, 11.0]), (0.5, 0.95)).tolist()
     [[nan, nan], [4.0, 4.0], [3.0, 4.0]]
@@ -58,7 +61,8 @@ def running_quantiles(keys: npt.NDArray[Any], at: Integers, known: Integers, val
     first = np.cumsum(sizes) - sizes
     rank = np.zeros(len(codes), np.int64)
     rank[ranked] = np.arange(len(ranked)) - first[codes[ranked]] + 1
-    return _running_quantiles(codes, at, known, order, rank, first, sizes, values[ranked], np.array(shares))
+    since = at - (int(at.max(initial=0)) - int(known.min(initial=0)) + 1 if span is None else span)
+    return _running_quantiles(codes, at, since, known, order, rank, first, sizes, values[ranked], np.array(shares))
 
 
 def last(level: Recent) -> Floats:
@@ -127,22 +131,29 @@ def _recent(codes, at, known, values, order, size, newest, count):  # type: igno
 
 
 @compiled
-def _running_quantiles(codes, at, known, order, rank, first, sizes, ranked, shares):  # type: ignore[no-untyped-def]
+def _count(tree, codes, rank, first, sizes, seen, row, more):  # type: ignore[no-untyped-def]
+    key = codes[row]
+    seen[key] += more
+    node = rank[row]
+    while node <= sizes[key]:
+        tree[first[key] + node - 1] += more
+        node += node & -node
+
+
+@compiled
+def _running_quantiles(codes, at, since, known, order, rank, first, sizes, ranked, shares):  # type: ignore[no-untyped-def]
     # A Fenwick tree a key counts, over the ranks of the key's own values, those that are known by now.
     tree = np.zeros(len(ranked), np.int64)
     seen = np.zeros(len(sizes), np.int64)
     found = np.full((len(codes), len(shares)), np.nan)
-    position = 0
+    position, gone = 0, 0
     for row in range(len(codes)):
         while position < len(order) and known[order[position]] <= at[row]:
-            done = order[position]
+            _count(tree, codes, rank, first, sizes, seen, order[position], 1)
             position += 1
-            key = codes[done]
-            seen[key] += 1
-            node = rank[done]
-            while node <= sizes[key]:
-                tree[first[key] + node - 1] += 1
-                node += node & -node
+        while gone < position and known[order[gone]] < since[row]:
+            _count(tree, codes, rank, first, sizes, seen, order[gone], -1)
+            gone += 1
         key = codes[row]
         if seen[key] > 0:
             for column in range(len(shares)):

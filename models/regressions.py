@@ -15,6 +15,7 @@ import pandas as pd
 
 from models.recent import Floats, last, mean_of_two, median_of
 from models.seen import Seen
+from models.subjects import JOBS
 from models.targets import Target
 
 TRAINING_ROWS = 30_000
@@ -71,13 +72,21 @@ def numbers(seen: Seen) -> pd.DataFrame:
         "hour": seen.at / 3.6e9 % 24,
         "limit": np.nan_to_num(seen.request),
     }
-    asked = {name: np.nan_to_num(seen.jobs[name].to_numpy()) for name in ("requested_cores", "requested_memory", "input_bytes")}
+    asked = {name: np.nan_to_num(seen.jobs[name].to_numpy(dtype=np.float64)) for name in _asked(seen)}
     return pd.DataFrame(np.column_stack([*inputs.values(), *asked.values()]), columns=[*inputs, *asked])
+
+
+def _asked(seen: Seen) -> tuple[str, ...]:
+    """What was asked for, in numbers."""
+    if seen.target.subject is JOBS:
+        return ("requested_cores", "requested_memory", "input_bytes")
+    return tuple(name for name in seen.target.subject.numbers if name in seen.jobs)
 
 
 def numbers_and_names(seen: Seen) -> pd.DataFrame:
     """``numbers``, and who, what and where as categories."""
-    names = seen.jobs[[name for name in NAMES if seen.jobs[name].notna().any()]].fillna("").astype(object)
+    told = [name for name in (*NAMES, "activity", "direction", "file_system", "link") if name in seen.jobs]
+    names = seen.jobs[[name for name in told if seen.jobs[name].notna().any()]].fillna("").astype(object)
     return pd.concat([numbers(seen), names.reset_index(drop=True)], axis=1)
 
 

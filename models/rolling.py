@@ -19,6 +19,7 @@ from models.features import Contexts, choose_levels, encode
 from models.lessons import Notebook, make_lessons
 from models.mixture import Walk, endings
 from models.refinement import factors, refine
+from models.targets import Target
 from models.training import BATCH, MOST_ROWS, Progress, TrainingError, find_target, new_mixture
 
 Array = npt.NDArray[Any]
@@ -58,7 +59,7 @@ QUANTILE_LEVELS = tuple(round(0.05 * k, 2) for k in range(1, 20))
 
 def rolling(
     jobs: pd.DataFrame,
-    target: str = "walltime",
+    target: str | Target = "walltime",
     *,
     warm_up: float = 0.1,
     refit_every: float = 0.1,
@@ -73,7 +74,7 @@ def rolling(
     ``warm_up`` and ``refit_every`` are shares of the jobs in order of submission; the levels are chosen on the warm-up.
     ``refined=False`` is the mixture alone. Raises TrainingError for an unknown target or a share that is none.
     """
-    aim = find_target(target)
+    aim = find_target(target) if isinstance(target, str) else target
     if not 0 < warm_up < 1 or not 0 < refit_every <= 1:
         raise TrainingError("warm_up and refit_every must be shares between 0 and 1")
     sequence = np.argsort(jobs["submitted_at"].to_numpy(), kind="stable")
@@ -118,7 +119,7 @@ def rolling(
                     | {"clusters": owner, "refined": np.full(len(few), bool(refiners)), "shares": answer.shares(cuts)}
                 )
             if progress:
-                progress(f"{target}: living through {count} jobs", (int(few[-1]) + 1) / count)
+                progress(f"{aim.name}: living through {count} jobs", (int(few[-1]) + 1) / count)
     whole = {name: np.concatenate([part[name] for part in answers]) for name in answers[0]}
     whole |= {"below": places.below[whole["rows"]], "upto": places.upto[whole["rows"]]}
     known = np.isfinite(whole["truth"])

@@ -42,7 +42,7 @@ class Seen:
     def request(self) -> Floats:
         """What was asked for, NaN where nothing was (float64[n])."""
         limit = self.target.limit(self.jobs)
-        return np.where(np.isfinite(limit), limit, np.nan)
+        return np.where(np.isfinite(limit) & self.target.binding, limit, np.nan)
 
     @cached_property
     def typical(self) -> Floats:
@@ -81,8 +81,8 @@ def see(
     """
     first = jobs.iloc[:warm_up]
     levels = template_levels(first) if levels is None else levels
-    group = next(((name,) for name in ("group", "project", "queue") if _tells(first[name])), ())
-    contexts = encode(jobs, Levels(tuple(Level(fields) for fields in (*levels, group)), 0))
+    group = next(((name,) for name in ("group", "project", "queue") if name in first and _tells(first[name])), ())
+    contexts = encode(jobs, Levels(tuple(Level(fields) for fields in (*levels, group)), 0, subject=target.subject.name))
     if (np.diff(contexts.at) < 0).any():
         raise ValueError("the jobs are not in order of submission")
     values = target.value(jobs)
@@ -104,8 +104,8 @@ def template_levels(jobs: pd.DataFrame) -> tuple[tuple[str, ...], ...]:
     The template is user, program, cores and request, or site where nothing is requested; a field counts if it takes several values
     but does not name almost each job. The coarser template keeps the owner and the request (or site).
     """
-    what = [name for name in ("requested_walltime", "site") if _tells(jobs[name])][:1]
-    who = [name for name in ("source", "user", "program", "requested_cores") if _tells(jobs[name])]
+    what = [name for name in ("requested_walltime", "site") if name in jobs and _tells(jobs[name])][:1]
+    who = [name for name in ("source", "user", "program", "requested_cores") if name in jobs and _tells(jobs[name])]
     owner = who[: 2 if who[:1] == ["source"] else 1]
     return tuple(dict.fromkeys(((*who, *what), (*owner, *what), tuple(owner))))
 

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from jobs.coded import CodedJobs
-from models.subjects import JOBS, Subject
+from models.queues import waits
+from models.subjects import JOBS, TRANSFERS, WAITS, Subject
 
 Floats = npt.NDArray[np.float64]
 
@@ -133,6 +134,15 @@ def _asked_cores(jobs: pd.DataFrame | CodedJobs) -> Floats:
     return np.maximum(_column(jobs, "requested_cores", 1.0), 1.0)
 
 
+def _duration(transfers: pd.DataFrame) -> Floats:
+    """Of those that were completed: how long a failure takes says nothing about the way."""
+    return np.where(transfers["status"].eq("completed").to_numpy(bool, na_value=False), _column(transfers, "duration"), np.nan)
+
+
+def _bytes(transfers: pd.DataFrame | CodedJobs) -> Floats:
+    return _positive(_column(transfers, "bytes", np.inf))
+
+
 def _no_limit(jobs: pd.DataFrame | CodedJobs) -> Floats:
     return np.full(len(jobs), np.inf)
 
@@ -143,6 +153,8 @@ TARGETS: dict[str, Target] = {
         Target("walltime", "s", Grid(1.0, 16, 321), _walltime, _walltime_limit),
         Target("peak_memory", "bytes", Grid(2.0**16, 16, 513), _peak_memory, _memory_limit),
         Target("cpu_time", "s", Grid(1.0, 16, 449), _cpu_time, _cpu_limit),
+        Target("transfer_time", "s", Grid(1.0, 16, 321), _duration, _bytes, TRANSFERS, binding=False),
+        Target("wait", "s", Grid(1.0, 16, 353), waits, _no_limit, WAITS),
         Target("io", "bytes/s", Grid(1.0, 8, 321), _io, _no_limit),
         Target(
             "memory_per_core",

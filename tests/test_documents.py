@@ -14,6 +14,7 @@ from infra.settings import Settings
 from jobs.readers import READERS
 from jobs.readers.columns import BY_NAME, load_column_map, parse_column_map, units_of
 from jobs.schema import FIELDS, STATUSES
+from jobs.transfers import TRANSFER
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -65,6 +66,11 @@ def test_the_table_of_fields_is_the_schema() -> None:
     assert part(ROOT / "docs/data.md", "fields") == ["| field | kind | unit | meaning |", "|---|---|---|---|", *rows]
 
 
+def test_the_table_of_fields_of_transfers_is_their_declaration() -> None:
+    rows = [f"| `{field.name}` | {field.kind} | {field.unit} | {field.meaning} |" for field in TRANSFER.fields]
+    assert part(ROOT / "docs/data.md", "transfers") == ["| field | kind | unit | meaning |", "|---|---|---|---|", *rows]
+
+
 def test_the_table_of_settings_is_the_settings() -> None:
     described = {}
     for line in part(ROOT / "docs/operations.md", "settings")[2:]:
@@ -80,7 +86,9 @@ def test_the_table_of_settings_is_the_settings() -> None:
 
 def test_the_formats_and_states_are_those_that_are_read() -> None:
     text = text_of(ROOT / "docs/data.md")
-    assert re.findall(r"^\| `(\w+)` \|", text[text.index("| `--format`") :], re.MULTILINE) == [reader.name for reader in READERS]
+    assert re.findall(r"^\| `(\w+)` \|", text[text.index("| `--format`") : text.index("## Transfers")], re.MULTILINE) == [
+        reader.name for reader in READERS
+    ]
     assert all(f"`{status}`" in text for status in STATUSES)
     for unit in {unit for field in BY_NAME.values() for unit in units_of(field)} - {"plain"}:
         assert f"`{unit}`" in text

@@ -1,4 +1,4 @@
-"""Readers of job logs: one a format, all giving the same batches. ``detect`` finds the one that a file needs."""
+"""Readers of logs of jobs and of transfers: one a format, all giving the same batches. ``detect`` finds the one that a file needs."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from pathlib import Path
 
 from jobs.readers.condor import CONDOR
 from jobs.readers.contract import Batch, Reader, ReadError, ReadOptions, Reject
+from jobs.readers.fts import FTS
+from jobs.readers.gridftp import GRIDFTP
 from jobs.readers.lines import peek
 from jobs.readers.nextflow import NEXTFLOW
 from jobs.readers.panda import PANDA
 from jobs.readers.pbs import PBS
+from jobs.readers.rucio import RUCIO
 from jobs.readers.slurm import SLURM
 from jobs.readers.swf import SWF
 from jobs.readers.table import TABLE
 
-READERS: tuple[Reader, ...] = (SWF, SLURM, CONDOR, PBS, PANDA, NEXTFLOW, TABLE)
+READERS: tuple[Reader, ...] = (SWF, SLURM, CONDOR, PBS, PANDA, NEXTFLOW, GRIDFTP, FTS, RUCIO, TABLE)
 """Every format, the most telling first: a reader that takes nearly anything stands last."""
 
 

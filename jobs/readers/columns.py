@@ -1,4 +1,4 @@
-"""Column maps: which column of somebody's table is which field of a job record, and in which unit.
+"""Column maps: which column of somebody's table is which field of a job or transfer, and in which unit.
 
 On the command line ``run=walltime:s`` says that the file's column ``run`` is the field ``walltime`` in seconds; a TOML file holds the
 same as ``run = "walltime:s"`` under ``[columns]``.
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.readers.contract import ReadError
-from jobs.schema import FIELDS, Field
+from jobs.schema import JOB, Field, Record
+from jobs.transfers import TRANSFER
 
 FACTORS = {
     "seconds": {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0},
@@ -26,7 +27,8 @@ FACTORS = {
 """What one of each unit is in the schema's own: kb, mb, gb, tb are powers of 1000, kib, mib, gib, tib of 1024."""
 CLOCK = "hms"
 TIME_UNITS = ("iso", "epoch", "epoch_ms")
-BY_NAME = {field.name: field for field in FIELDS}
+RECORDS = (JOB, TRANSFER)
+BY_NAME = {name: field for record in reversed(RECORDS) for name, field in record.by_name.items()}
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,13 @@ class ColumnMap:
             if column.field in filled:
                 raise ReadError(f"the column map fills {column.field} twice: {filled[column.field]} and {column}")
             filled[column.field] = column
+        if not any(set(filled) <= set(record.columns) for record in RECORDS):
+            raise ReadError(f"the column map mixes fields of jobs and of transfers: {', '.join(filled)}")
+
+    @property
+    def record(self) -> Record:
+        """The kind of record that has all these fields."""
+        return next(record for record in RECORDS if all(column.field in record.columns for column in self.columns))
 
 
 def units_of(field: Field) -> tuple[str, ...]:
@@ -91,6 +100,22 @@ def load_column_map(path: Path) -> ColumnMap:
         raise ReadError(f"the column map {path} is wrong: {error}") from None
 
 
+LAYOUTS: dict[str, tuple[str, ...]] = {
+    "lcls-transfers": (
+        "start=submitted_at:epoch", "fsz=bytes:b", "elap=duration:ms", "instr=group", "ftype=activity", "ttype=direction",
+        "fsid=file_system", "stripe0=device",
+    ),
+}  # fmt: skip
+"""Maps of tables that are known by their header: a table whose columns are all there needs no map to be given."""
+
+
+def layout_of(names: Iterable[str]) -> ColumnMap | None:
+    """The map of the known layout whose columns are all among ``names``, or None."""
+    known = set(names)
+    maps = (parse_column_map(entries) for entries in LAYOUTS.values())
+    return next((one for one in maps if {column.name for column in one.columns} <= known), None)
+
+
 def save_column_map(columns: ColumnMap, path: Path) -> None:
     """Write a column map as the TOML that ``load_column_map`` reads."""
     lines = [f"{_quoted(column.name)} = {_quoted(str(column).removeprefix(column.name + '='))}" for column in columns.columns]
@@ -112,7 +137,7 @@ def _column(name: str, target: str) -> Column:
     field_name, _, unit = (part.strip() for part in target.partition(":"))
     field = BY_NAME.get(field_name)
     if field is None:
-        raise ReadError(f"{field_name!r} in {name}={target} is no field of a job record: choose one of {', '.join(BY_NAME)}")
+        raise ReadError(f"{field_name!r} in {name}={target} is no field of a job or a transfer: choose one of {', '.join(BY_NAME)}")
     unit = unit.lower()
     if unit and unit not in units_of(field):
         raise ReadError(f"{unit!r} in {name}={target} is no unit of {field_name}: choose one of {', '.join(units_of(field))}")

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from infra.errors import InputError
+from jobs.schema import JOB, Record
 
 if TYPE_CHECKING:
     from jobs.readers.columns import ColumnMap
@@ -42,12 +43,16 @@ class Reject:
 
 @dataclass(frozen=True)
 class Batch:
-    """Some jobs of a file in its order: any subset of the schema's columns, the line of each row, the lines rejected on the way."""
+    """Some jobs of a file in its order: any subset of the schema's columns, the line of each row, the lines rejected on the way.
+
+    Where ``record`` says so they are no jobs but records of that kind.
+    """
 
     jobs: pd.DataFrame
     lines: np.ndarray
     rejects: list[Reject] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
+    record: Record = JOB
 
 
 @dataclass(frozen=True)

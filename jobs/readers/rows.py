@@ -11,10 +11,10 @@ import pandas as pd
 
 from jobs.readers.contract import BadField, Batch, Reject
 from jobs.readers.units import times
-from jobs.schema import OF_KIND
+from jobs.schema import JOB, Record
 
 Row: TypeAlias = dict[str, Any]
-"""Schema fields of one job: texts or None, numbers, and times in seconds since 1970; what is not in it is missing."""
+"""Schema fields of one job (or transfer): texts or None, numbers, and times in seconds since 1970; what is not in it is missing."""
 
 Item: TypeAlias = "tuple[int, Row] | Reject | str"
 """What a reader finds on its way: a job with its line, a rejected line, or a note to be counted."""
@@ -46,7 +46,7 @@ def jobs_of(records: Iterable[tuple[int, str, T] | Reject | str], parse: Callabl
             yield Reject(line, str(error), raw)
 
 
-def gather(items: Iterable[Item], batch_rows: int) -> Iterator[Batch]:
+def gather(items: Iterable[Item], batch_rows: int, record: Record = JOB) -> Iterator[Batch]:
     """Collect items into batches of at most ``batch_rows`` rows, with the rejects and notes met on the way."""
     lines: list[int] = []
     rows: list[Row] = []
@@ -61,25 +61,25 @@ def gather(items: Iterable[Item], batch_rows: int) -> Iterator[Batch]:
             lines.append(item[0])
             rows.append(item[1])
         if len(rows) >= batch_rows or len(rejects) >= batch_rows:
-            yield _batch(rows, lines, rejects, notes)
+            yield _batch(rows, lines, rejects, notes, record)
             lines, rows, rejects, notes = [], [], [], Counter()
     if rows or rejects or notes:
-        yield _batch(rows, lines, rejects, notes)
+        yield _batch(rows, lines, rejects, notes, record)
 
 
-def _batch(rows: list[Row], lines: list[int], rejects: list[Reject], notes: Counter[str]) -> Batch:
-    return Batch(frame(rows), np.array(lines, dtype=np.int64), sorted(rejects, key=lambda reject: reject.line), notes)
+def _batch(rows: list[Row], lines: list[int], rejects: list[Reject], notes: Counter[str], record: Record) -> Batch:
+    return Batch(frame(rows, record), np.array(lines, dtype=np.int64), sorted(rejects, key=lambda reject: reject.line), notes, record)
 
 
-def frame(rows: list[Row]) -> pd.DataFrame:
+def frame(rows: list[Row], record: Record = JOB) -> pd.DataFrame:
     """The rows as a DataFrame of the fields that any of them has, in the schema's types."""
     names = {name: None for row in rows for name in row}
     columns: dict[str, pd.Series] = {}
     for name in names:
         values = [row.get(name) for row in rows]
-        if name in OF_KIND["text"]:
+        if name in record.of_kind["text"]:
             columns[name] = pd.Series(values, dtype=object)
-        elif name in OF_KIND["time"]:
+        elif name in record.of_kind["time"]:
             columns[name] = times(np.array(values, dtype=float))
         else:
             columns[name] = pd.Series(np.array(values, dtype=float))

@@ -19,14 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.readers import units
-from jobs.readers.columns import BY_NAME, CLOCK, FACTORS, Column
+from jobs.readers.columns import CLOCK, FACTORS, RECORDS, Column, layout_of
 from jobs.readers.contract import Batch, Reader, ReadError, ReadOptions, Reject, stem
 from jobs.readers.delimited import Cells, columns_of, read_cells, sniff
 from jobs.readers.lines import open_log, peek
-from jobs.schema import COLUMNS, STATUSES, Field
+from jobs.schema import JOB, STATUSES, Field, Record
 
 MAGIC = b"PAR1"
-REQUIRED = ("job_id", "submitted_at")
 
 
 @dataclass(frozen=True)
@@ -41,28 +40,32 @@ class Part:
 
 
 def recognises(path: Path, head: bytes) -> bool:
-    """Whether this is Parquet, or a delimited table whose header has the schema's required names."""
-    return head.startswith(MAGIC) or set(REQUIRED) <= set(sniff(head)[1])
+    """Whether this is Parquet, or a delimited table whose header has a record's required names or a known layout's columns."""
+    return head.startswith(MAGIC) or any(_has_names(record, sniff(head)[1]) for record in RECORDS) or layout_of(sniff(head)[1]) is not None
+
+
+def _has_names(record: Record, names: Iterable[str]) -> bool:
+    return {"submitted_at", record.identity[1]} <= set(names)
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
     """Stream the jobs of a table; raises ReadError where a column that the map names or that a job needs is not there."""
     if peek(path).startswith(MAGIC):
         names = _parquet_names(path)
-        columns = _columns(path, names, options)
+        record, columns = _columns(path, names, options)
         parts = _parquet(path, columns, options)
     else:
         rows = read_cells(path, options.batch_rows, columns_of(path)[0])
         before: list[Reject | str] = []
         names = _header(rows, before)
-        columns = _columns(path, names, options)
+        record, columns = _columns(path, names, options)
         parts = _delimited(chain(before, rows), names, columns, options)
     used = {column.name for column in columns}
     unused = Counter(f"unknown column {name} ignored" for name in names if name and name not in used)
     for part in parts:
         part.notes.update(unused)
         unused.clear()
-        yield _batch(part, columns, options, options.source or stem(path))
+        yield _batch(part, record, columns, options, options.source or stem(path))
 
 
 def _header(rows: Iterator[Cells], before: list[Reject | str]) -> list[str]:
@@ -74,19 +77,26 @@ def _header(rows: Iterator[Cells], before: list[Reject | str]) -> list[str]:
     return []
 
 
-def _columns(path: Path, names: list[str], options: ReadOptions) -> list[Column]:
-    """The map's columns, then those of the file that have a field's own name and are not mapped."""
-    mapped = list(options.columns.columns) if options.columns else []
+def _columns(path: Path, names: list[str], options: ReadOptions) -> tuple[Record, list[Column]]:
+    """The kind of record, the map's columns, then those of the file that have a field's own name and are not mapped."""
+    given = options.columns or layout_of(names)
+    mapped = list(given.columns) if given else []
+    record = given.record if given else next((record for record in RECORDS if _has_names(record, names)), JOB)
     for column in mapped:
         if column.name not in names:
             raise ReadError(f"{path} has no column {column.name} to fill {column.field}: its columns are {', '.join(names)[:300]}")
     fields = {column.field for column in mapped}
     taken = {column.name for column in mapped}
-    columns = mapped + [Column(name, name) for name in COLUMNS if name in names and name not in fields and name not in taken]
-    for required in REQUIRED:
+    columns = mapped + [Column(name, name) for name in record.columns if name in names and name not in fields and name not in taken]
+    for required in _needed(record):
         if required not in {column.field for column in columns}:
             raise ReadError(f"{path} has no column for {required}: say which one it is, as --map COLUMN={required}")
-    return columns
+    return record, columns
+
+
+def _needed(record: Record) -> tuple[str, ...]:
+    """The columns that a table must have; transfers are seldom named, and such a one is named by its line."""
+    return ("job_id", "submitted_at") if record is JOB else ("submitted_at", "bytes")
 
 
 def _delimited(items: Iterable[Cells], header: list[str], columns: list[Column], options: ReadOptions) -> Iterator[Part]:
@@ -165,13 +175,13 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def _batch(part: Part, columns: list[Column], options: ReadOptions, source: str) -> Batch:
+def _batch(part: Part, record: Record, columns: list[Column], options: ReadOptions, source: str) -> Batch:
     """Convert each column into its field's type and unit; rows with a cell that cannot be are rejected."""
     jobs: dict[str, pd.Series] = {}
     reasons: dict[int, str] = {}
     moments: dict[str, list[Any]] = {}
     for column in columns:
-        field, cells = BY_NAME[column.field], part.cells[column.name]
+        field, cells = record.by_name[column.field], part.cells[column.name]
         if field.kind == "text":
             jobs[field.name] = _texts(cells)
             continue
@@ -185,12 +195,14 @@ def _batch(part: Part, columns: list[Column], options: ReadOptions, source: str)
     jobs.update(_utc(moments, options.timezone, len(part.lines)))
     if "status" in jobs:
         jobs["status"] = jobs["status"].map(lambda word: _status(word, part.notes))
+    if record.identity[1] not in jobs:
+        jobs[record.identity[1]] = pd.Series(part.lines).astype("str")
     if options.source or "source" not in jobs:
         jobs["source"] = pd.Series([source] * len(part.lines), dtype=object)
     rejects = part.rejects + [Reject(int(part.lines[i]), reason, part.raw(i)) for i, reason in reasons.items()]
     good = np.array([i not in reasons for i in range(len(part.lines))], dtype=bool)
     frame = pd.DataFrame(jobs)[good].reset_index(drop=True)
-    return Batch(frame, part.lines[good], sorted(rejects, key=lambda reject: reject.line), part.notes)
+    return Batch(frame, part.lines[good], sorted(rejects, key=lambda reject: reject.line), part.notes, record)
 
 
 def _texts(cells: pd.Series) -> pd.Series:

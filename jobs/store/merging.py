@@ -14,11 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jobs.schema import COLUMNS, OF_KIND, OUTCOMES, STATUSES
-
-KEY = ["source", "job_id"]
-TOGETHER = ("submitted_at", *OUTCOMES)
-"""Fields that are taken from one report, never mixed."""
+from jobs.schema import JOB, STATUSES, Record
 
 _FINISHED = ("completed", "failed", "cancelled", "timeout", "out_of_memory", "preempted")
 # Of two statuses of the same stage the one that says more wins.
@@ -27,28 +23,34 @@ _STATUS_RANK = {"unknown": 0, **{status: rank for rank, status in enumerate(STAT
 Signs = np.ndarray[Any, np.dtype[np.int8]]
 
 
-def merge_repeated(jobs: pd.DataFrame) -> pd.DataFrame:
+def merge_repeated(jobs: pd.DataFrame, record: Record = JOB) -> pd.DataFrame:
     """One row a (source, job_id) of ``jobs``, its reports merged; the order of first appearance is kept."""
-    while (repeated := jobs.duplicated(KEY, keep=False)).any():
-        rank = jobs[repeated].groupby(KEY, sort=False).cumcount()
+    key, columns = list(record.identity), list(record.columns)
+    while (repeated := jobs.duplicated(key, keep=False)).any():
+        rank = jobs[repeated].groupby(key, sort=False).cumcount()
         # Pair by pair: a job reported n times takes log2(n) rounds.
         pair = jobs[repeated].assign(_pair=rank // 2)
         first, second = pair[rank % 2 == 0], pair[rank % 2 == 1]
-        places = pd.MultiIndex.from_frame(first[[*KEY, "_pair"]]).get_indexer(pd.MultiIndex.from_frame(second[[*KEY, "_pair"]]))
+        places = pd.MultiIndex.from_frame(first[[*key, "_pair"]]).get_indexer(pd.MultiIndex.from_frame(second[[*key, "_pair"]]))
         partners = first.iloc[places]
-        merged = merge(partners[list(COLUMNS)], second[list(COLUMNS)].set_axis(partners.index))
+        merged = merge(partners[columns], second[columns].set_axis(partners.index), record)
         jobs = jobs.drop(index=second.index)
         jobs.loc[merged.index] = merged
     return jobs
 
 
-def merge(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
+def _together(record: Record) -> tuple[str, ...]:
+    """Fields that are taken from one report, never mixed."""
+    return ("submitted_at", *record.outcomes)
+
+
+def merge(left: pd.DataFrame, right: pd.DataFrame, record: Record = JOB) -> pd.DataFrame:
     """Merge two conformed frames row by row; row i of both is a report of the same job, and the frames share an index."""
-    right_wins = pd.Series(_compare(left, right) > 0, index=left.index)
+    right_wins, together = pd.Series(_compare(left, right, record) > 0, index=left.index), _together(record)
     merged: dict[str, pd.Series] = {}
-    for name in COLUMNS:
+    for name in record.columns:
         winner = left[name].where(~right_wins, right[name])
-        if name not in TOGETHER:
+        if name not in together:
             winner = winner.where(winner.notna(), left[name].where(right_wins, right[name]))
         merged[name] = winner
     return pd.DataFrame(merged, index=left.index)
@@ -62,11 +64,11 @@ def stage(jobs: pd.DataFrame) -> Signs:
     return known.astype(np.int8)
 
 
-def _compare(left: pd.DataFrame, right: pd.DataFrame) -> Signs:
+def _compare(left: pd.DataFrame, right: pd.DataFrame, record: Record) -> Signs:
     """+1 where the right report wins, -1 where the left one does, 0 where their outcomes are the same."""
     sign = np.sign(stage(right) - stage(left))
     sign = np.where(sign == 0, _sign(right["ended_at"], left["ended_at"]), sign)
-    for name in ("started_at", "walltime", *TOGETHER):
+    for name in ("started_at", record.elapsed, *_together(record)):
         if sign.all():
             break
         sign = np.where(sign == 0, _sign(left[name], right[name]), sign)
@@ -78,17 +80,17 @@ def _sign(left: pd.Series, right: pd.Series) -> Signs:
     if left.name == "status":
         left, right = left.map(_STATUS_RANK), right.map(_STATUS_RANK)
     known = right.notna().astype(np.int8).to_numpy() - left.notna().astype(np.int8).to_numpy()
-    if left.name in OF_KIND["time"]:
+    if pd.api.types.is_datetime64_any_dtype(left):
         left, right = left.dt.as_unit("us"), right.dt.as_unit("us")
     greater = (right > left).fillna(False).to_numpy(bool)
     less = (right < left).fillna(False).to_numpy(bool)
     return np.where(known != 0, known, greater.astype(np.int8) - less.astype(np.int8)).astype(np.int8)
 
 
-def differs(left: pd.DataFrame, right: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def differs(left: pd.DataFrame, right: pd.DataFrame, record: Record = JOB) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Which rows of two aligned frames are not the same in every column."""
     unlike = np.zeros(len(left), bool)
-    for name in COLUMNS:
+    for name in record.columns:
         both_missing = (left[name].isna() & right[name].isna()).to_numpy()
         unlike |= ~(both_missing | (left[name] == right[name]).fillna(False).to_numpy(bool))
     return unlike

@@ -1,4 +1,4 @@
-"""Job records in the store."""
+"""Job records in the store, and records of other kinds, of which all is true that is said of jobs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
-from sqlalchemy import ARRAY, ColumnElement, Connection, Engine, Select, Text, any_, func, literal, select
+from sqlalchemy import ARRAY, ColumnElement, Connection, Engine, Select, Table, Text, any_, func, literal, select
 
-from jobs.schema import COLUMNS
+from jobs.schema import JOB, Record
 from jobs.store.database import lock_writers, reading
 from jobs.store.frames import Moment, as_microseconds, read_rows, write_rows
-from jobs.store.merging import KEY, differs, merge, merge_repeated, stage
-from jobs.store.tables import jobs as table
+from jobs.store.merging import differs, merge, merge_repeated, stage
+from jobs.store.tables import RECORDS
 
 
 @dataclass(frozen=True)
@@ -27,50 +27,52 @@ class Added:
     ended: pd.DataFrame = field(repr=False, compare=False)
 
 
-def add_jobs(connection: Connection, jobs: pd.DataFrame) -> Added:
+def add_jobs(connection: Connection, jobs: pd.DataFrame, record: Record = JOB) -> Added:
     """Store conformed and sorted-out ``jobs``, merging each with what is known of it (see ``jobs.store.merging``).
 
     Adding the same rows again changes nothing. The caller's transaction (``with engine.begin()``) makes it all or nothing.
     """
     # Held until the commit, so that whoever reads a revision has every smaller one.
     lock_writers(connection)
-    jobs = merge_repeated(jobs[list(COLUMNS)].reset_index(drop=True)).reset_index(drop=True)
-    keys = pd.MultiIndex.from_frame(jobs[KEY])
-    stored = _stored(connection, jobs)
+    table, identity = RECORDS[record.name], list(record.identity)
+    jobs = merge_repeated(jobs[list(record.columns)].reset_index(drop=True), record).reset_index(drop=True)
+    keys = pd.MultiIndex.from_frame(jobs[identity])
+    stored = _stored(connection, jobs, record)
     # Which stored row belongs to each job, -1 for none.
-    place = pd.MultiIndex.from_frame(stored[KEY]).get_indexer(keys)
+    place = pd.MultiIndex.from_frame(stored[identity]).get_indexer(keys)
     new = jobs[place < 0]
     known = jobs[place >= 0]
     before = stored.iloc[place[place >= 0]].set_axis(known.index)
-    after = merge(before, known)
-    changed = differs(before, after)
+    after = merge(before, known, record)
+    changed = differs(before, after, record)
     ended_now = (stage(after) == 3) & (stage(before) < 3)
     ended = pd.concat([new[new["ended_at"].notna()], after[ended_now]]).sort_index()
 
-    revision = _next_revision(connection) if len(ended) else 0
+    revision = _next_revision(connection, table) if len(ended) else 0
     write_rows(connection, table, new.dropna(axis="columns", how="all").assign(revision=revision * new["ended_at"].notna()), overwrite=True)
     write_rows(connection, table, after.assign(revision=before["revision"].mask(ended_now, revision))[changed], overwrite=True)
     return Added(len(new), int(changed.sum()), int((~changed).sum()), revision, ended.reset_index(drop=True))
 
 
-def _next_revision(connection: Connection) -> int:
+def _next_revision(connection: Connection, table: Table) -> int:
     return int(connection.execute(select(func.max(table.c.revision))).scalar() or 0) + 1
 
 
-def _stored(connection: Connection, jobs: pd.DataFrame) -> pd.DataFrame:
+def _stored(connection: Connection, jobs: pd.DataFrame, record: Record) -> pd.DataFrame:
+    table, (_, name) = RECORDS[record.name], record.identity
     parts = [
-        read_rows(connection, select(table).where(table.c.source == source, _among(connection, ids.tolist())))
-        for source, ids in jobs.groupby("source", sort=False)["job_id"]
+        read_rows(connection, select(table).where(table.c.source == source, _among(connection, table.c[name], ids.tolist())))
+        for source, ids in jobs.groupby("source", sort=False)[name]
     ]
     parts = [part for part in parts if len(part)]
     return pd.concat(parts, ignore_index=True) if parts else jobs.iloc[:0].assign(revision=0)
 
 
-def _among(connection: Connection, ids: list[str]) -> ColumnElement[bool]:
-    """Whether a job is one of ``ids``, all in one parameter: each database has a limit of its own on their number."""
+def _among(connection: Connection, column: ColumnElement[str], ids: list[str]) -> ColumnElement[bool]:
+    """Whether the ``column`` is one of ``ids``, all in one parameter: each database has a limit of its own on their number."""
     if connection.dialect.name == "postgresql":
-        return table.c.job_id == any_(literal(ids, ARRAY(Text)))
-    return table.c.job_id.in_(select(func.json_each(json.dumps(ids)).table_valued("value").c.value))
+        return column == any_(literal(ids, ARRAY(Text)))
+    return column.in_(select(func.json_each(json.dumps(ids)).table_valued("value").c.value))
 
 
 def read_jobs(
@@ -82,12 +84,14 @@ def read_jobs(
     ended: bool | None = None,
     columns: Sequence[str] | None = None,
     limit: int | None = None,
+    record: Record = JOB,
 ) -> pd.DataFrame:
     """Read jobs submitted from ``since`` to before ``until``, by (submitted_at, source, job_id).
 
     ``ended`` keeps only those that have ended, or only the others; ``columns`` (default all) come in the schema's types.
     """
-    names = list(COLUMNS) if columns is None else list(columns)
+    table = RECORDS[record.name]
+    names = list(record.columns) if columns is None else list(columns)
     query: Select[tuple[object, ...]] = select(*(table.c[name] for name in names))
     if sources is not None:
         query = query.where(table.c.source.in_(list(sources)))
@@ -97,17 +101,18 @@ def read_jobs(
         query = query.where(table.c.submitted_at < as_microseconds(until))
     if ended is not None:
         query = query.where(table.c.ended_at.is_not(None) if ended else table.c.ended_at.is_(None))
-    query = query.order_by(table.c.submitted_at, table.c.source, table.c.job_id).limit(limit)
+    query = query.order_by(table.c.submitted_at, table.c.source, table.c[record.identity[1]]).limit(limit)
     with reading(engine) as connection:
         return read_rows(connection, query)
 
 
-def read_ended(engine: Engine, after: int = 0) -> pd.DataFrame:
+def read_ended(engine: Engine, after: int = 0, record: Record = JOB) -> pd.DataFrame:
     """Read the jobs of which the store learned after revision ``after`` that they ended, by ended_at.
 
     Beside the schema's columns ``revision``, whose largest value is what to ask for next: none that is smaller comes later.
     """
-    query = select(*(table.c[name] for name in COLUMNS), table.c.revision).where(table.c.revision > after)
+    table = RECORDS[record.name]
+    query = select(*(table.c[name] for name in record.columns), table.c.revision).where(table.c.revision > after)
     with reading(engine) as connection:
         # Asked for by ended_at, SQLite would go through all that ever ended.
         found = read_rows(connection, query.order_by(table.c.revision))
@@ -116,19 +121,22 @@ def read_ended(engine: Engine, after: int = 0) -> pd.DataFrame:
 
 def read_ended_at(engine: Engine, moments: Iterable[int]) -> pd.DataFrame:
     """The jobs that ended at one of ``moments`` (microseconds since 1970): source, job_id, ended_at, by source and job_id."""
+    table = RECORDS[JOB.name]
     query = select(table.c.source, table.c.job_id, table.c.ended_at).where(table.c.ended_at.in_(sorted(set(moments))))
     with reading(engine) as connection:
         return read_rows(connection, query.order_by(table.c.source, table.c.job_id))
 
 
-def any_ended(engine: Engine, after: int) -> bool:
+def any_ended(engine: Engine, after: int, record: Record = JOB) -> bool:
     """Whether ``read_ended`` would find any: a tenth of its time where it would not."""
+    table = RECORDS[record.name]
     with reading(engine) as connection:
         return connection.execute(select(table.c.revision).where(table.c.revision > after).limit(1)).first() is not None
 
 
-def count_jobs(engine: Engine) -> pd.DataFrame:
+def count_jobs(engine: Engine, record: Record = JOB) -> pd.DataFrame:
     """Jobs a source: source, jobs, ended, first_submitted_at, last_submitted_at, last_ended_at."""
+    table = RECORDS[record.name]
     query = (
         select(
             table.c.source,

@@ -1,4 +1,4 @@
-"""The store's tables. ``jobs`` follows from ``jobs.schema.FIELDS``; times are microseconds since 1970 in UTC."""
+"""The store's tables. Those of records follow from their declarations (``jobs.schema``); times are microseconds since 1970 in UTC."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 from sqlalchemy import BigInteger, Boolean, Column, Double, Index, MetaData, PrimaryKeyConstraint, Table, Text
 from sqlalchemy.types import TypeEngine
 
-from jobs.schema import FIELDS
+from jobs.schema import JOB, Record
+from jobs.transfers import TRANSFER
 
 metadata = MetaData()
 
@@ -24,24 +25,32 @@ _TYPES: dict[str, TypeEngine[Any]] = {
 
 
 def _column(name: str, kind: str, required: bool = False) -> Column[Any]:
-    type_ = _KEY_TEXT if name in ("source", "job_id") else _TYPES[kind]
+    type_ = _KEY_TEXT if name in (*JOB.identity, *TRANSFER.identity) else _TYPES[kind]
     return Column(name, type_, nullable=not required, info={"kind": kind})
 
 
-jobs = Table(
-    "jobs",
-    metadata,
-    *(_column(field.name, field.kind, field.required) for field in FIELDS),
-    Column("revision", BigInteger(), nullable=False, server_default="0", info={"kind": "count"}),
-    PrimaryKeyConstraint("source", "job_id", name="jobs_key"),
-    Index("jobs_submitted_at", "submitted_at"),
-    Index("jobs_ended_at", "ended_at"),
-    Index("jobs_revision", "revision"),
-)
+def _table_of(record: Record, name: str) -> Table:
+    return Table(
+        name,
+        metadata,
+        *(_column(field.name, field.kind, field.required) for field in record.fields),
+        Column("revision", BigInteger(), nullable=False, server_default="0", info={"kind": "count"}),
+        PrimaryKeyConstraint(*record.identity, name=f"{name}_key"),
+        *(Index(f"{name}_{column}", column) for column in ("submitted_at", "ended_at", "revision")),
+    )
+
+
+jobs = _table_of(JOB, "jobs")
 """A row a job; ``revision`` numbers the transactions by which the store learned that jobs ended, in the order of their commits.
 
 It is 0 until a job has ended, and stays what it is when a later report corrects the outcome.
 """
+
+transfers = _table_of(TRANSFER, "transfers")
+"""A row a transfer, kept as jobs are."""
+
+RECORDS: dict[str, Table] = {JOB.name: jobs, TRANSFER.name: transfers}
+"""The table of each kind of record."""
 
 rejects = Table(
     "rejects",

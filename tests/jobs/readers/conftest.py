@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from jobs.readers import ReadOptions, Reject, detect, reader_named
-from jobs.schema import conform
+from jobs.schema import JOB, Record, conform
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,11 @@ class Outcome:
     lines: list[int]
     rejects: list[Reject]
     notes: Counter[str]
+    record: Record = JOB
 
     def row(self, job_id: str) -> dict[str, Any]:
         """The known fields of one job."""
-        found = self.jobs[self.jobs["job_id"] == job_id]
+        found = self.jobs[self.jobs[self.record.identity[1]] == job_id]
         assert len(found) == 1, f"{len(found)} rows of {job_id}"
         return {str(name): value for name, value in found.iloc[0].items() if not pd.isna(value)}
 
@@ -34,12 +35,13 @@ def read_file(path: Path, format: str | None = None, **options: Any) -> Outcome:
     batches = list(reader.read(path, ReadOptions(**options)))
     for batch in batches:
         assert len(batch.jobs) == len(batch.lines)
-    jobs = pd.concat([conform(batch.jobs) for batch in batches], ignore_index=True) if batches else conform(pd.DataFrame())
+    record = batches[0].record if batches else JOB
+    jobs = pd.concat([conform(batch.jobs, record) for batch in batches], ignore_index=True) if batches else conform(pd.DataFrame())
     notes: Counter[str] = Counter()
     for batch in batches:
         notes.update(batch.notes)
     lines = [int(line) for batch in batches for line in batch.lines]
-    return Outcome(jobs, lines, [reject for batch in batches for reject in batch.rejects], notes)
+    return Outcome(jobs, lines, [reject for batch in batches for reject in batch.rejects], notes, record)
 
 
 Read = Callable[..., Outcome]

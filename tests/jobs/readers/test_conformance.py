@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobs.readers import READERS, ReadError, ReadOptions, detect, reader_named
-from jobs.schema import COLUMNS, conform, fill_in, sort_out
+from jobs.schema import JOB, conform, fill_in, sort_out
+from jobs.transfers import complete
 
 READ = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -62,6 +64,36 @@ def panda(number: int, hour: int) -> str:
         f'{{"pandaid": {number}, "jeditaskid": 3, "jobstatus": "finished", "computingsite": "CERN", "corecount": 1,'
         f' "creationtime": "{day}:00:00", "starttime": "{day}:01:00", "endtime": "{day}:11:00"}}'
     )
+
+
+def gridftp(number: int) -> str:
+    return (
+        f"DATE=20240107100{number}00.500000 HOST=se.example.org PROG=globus-gridftp-server NL.EVNT=FTP_INFO START=20240107100000.500000"
+        f" USER=ann FILE=/data/{number} BUFFER=87380 BLOCK=262144 NBYTES={number}000000 VOLUME=/ STREAMS=4 STRIPES=1"
+        f" DEST=[192.0.2.7] TYPE=RETR CODE=226\n"
+    )
+
+
+def fts(number: int) -> str:
+    begun = 1_700_000_000_000 + number
+    return (
+        f'{{"tr_id": "t{number}", "vo": "atlas", "src_hostname": "a.org", "dst_hostname": "b.org", "f_size": "{number}000000",'
+        f' "tr_timestamp_start": "{begun}", "timestamp_tr_st": "{begun + 1000}", "timestamp_tr_comp": "{begun + 1000 + 60_000 * number}",'
+        f' "t_final_transfer_state": "Ok"}}\n'
+    )
+
+
+def rucio(number: int) -> str:
+    return (
+        f'{{"event_type": "transfer-done", "payload": {{"request-id": "r{number}", "src-rse": "CERN", "dst-rse": "BNL", "bytes": 1,'
+        f' "submitted_at": "2024-01-07 10:00:00", "started_at": "2024-01-07 10:01:00",'
+        f' "transferred_at": "2024-01-07 10:0{number + 1}:00"}}}}\n'
+    )
+
+
+def gridftp_id(number: int) -> str:
+    told = f"20240107100000.500000|20240107100{number}00.500000|se.example.org|[192.0.2.7]|/data/{number}|RETR|{number}000000"
+    return hashlib.blake2b(told.encode(), digest_size=12).hexdigest()
 
 
 SWF_ROWS = tuple(f"{n} {10 * n} 5 {run} 2 -1 -1 2 3600 -1 1 7 8 9 1 1 -1 -1\n" for n, run in ((1, 100), (2, 200), (3, 300)))
@@ -159,6 +191,40 @@ SAMPLES = (
         missing=("submit", "posted", "submit"),
     ),
     Sample(
+        "gridftp",
+        "",
+        tuple(gridftp(n) for n in (1, 2, 3)),
+        {gridftp_id(n): (60.0 * n, "2024-01-07 10:00:00", "completed") for n in (1, 2, 3)},
+        add_column=lambda text: text.replace(" CODE=", " BRAND.NEW=7 CODE="),
+        missing=("START=", "BEGUN=", "START"),
+    ),
+    Sample(
+        "fts",
+        "",
+        tuple(fts(n) for n in (1, 2, 3)),
+        {f"t{n}": (60.0 * n, "2023-11-14 22:13:20", "completed") for n in (1, 2, 3)},
+        garbage='{"tr_id": "t4", "t_final_transfer_state": oh}\n',
+        add_column=lambda text: text.replace('"vo"', '"brandnew": 7, "vo"'),
+        missing=("tr_id", "tr_name", "tr_id"),
+    ),
+    Sample(
+        "rucio",
+        "",
+        tuple(rucio(n) for n in (1, 2, 3)),
+        {f"r{n}": (60.0 * n, "2024-01-07 10:00:00", "completed") for n in (1, 2, 3)},
+        garbage='{"event_type": "transfer-done", "payload": oh}\n',
+        add_column=lambda text: text.replace('"src-rse"', '"brandnew": 7, "src-rse"'),
+        missing=("request-id", "question-id", "request-id"),
+    ),
+    Sample(
+        "table",
+        "transfer_id,submitted_at,bytes,duration,status\n",
+        tuple(f't{n},2023-03-1{n}T10:00:00Z,1000,{n}.5,"completed"\n' for n in (1, 2, 3)),
+        {f"t{n}": (n + 0.5, f"2023-03-1{n} 10:00:00", "completed") for n in (1, 2, 3)},
+        add_column=column(","),
+        missing=("bytes", "length", "bytes"),
+    ),
+    Sample(
         "table",
         "job_id,submitted_at,walltime,status\n",
         tuple(f'j{n},2023-03-1{n}T10:00:00Z,{n}.5,"completed"\n' for n in (1, 2, 3)),
@@ -185,8 +251,8 @@ def rows(read_text):
 
     def read(text: str | bytes, **options):
         outcome = read_text(text, **options)
-        jobs = fill_in(outcome.jobs)
-        values = zip(jobs["job_id"], jobs["walltime"], jobs["submitted_at"], jobs["status"], strict=True)
+        jobs = fill_in(outcome.jobs) if outcome.record is JOB else complete(outcome.jobs)
+        values = zip(jobs[outcome.record.identity[1]], jobs[outcome.record.elapsed], jobs["submitted_at"], jobs["status"], strict=True)
         return [(job, (walltime, submitted.strftime("%Y-%m-%d %H:%M:%S"), status)) for job, walltime, submitted, status in values], outcome
 
     return read
@@ -209,9 +275,11 @@ def test_columns_are_the_schemas_and_the_rows_are_sane(sample, tmp_path):
     path = tmp_path / "log"
     path.write_text(sample.text())
     for batch in detect(path).read(path, ReadOptions()):
-        assert set(batch.jobs.columns) <= set(COLUMNS)
-    batches = [conform(batch.jobs) for batch in detect(path).read(path, ReadOptions())]
-    accepted, reasons = sort_out(fill_in(pd.concat(batches, ignore_index=True)))
+        assert set(batch.jobs.columns) <= set(batch.record.columns)
+        record = batch.record
+    batches = [conform(batch.jobs, record) for batch in detect(path).read(path, ReadOptions())]
+    fill = fill_in if record is JOB else complete
+    accepted, reasons = sort_out(fill(pd.concat(batches, ignore_index=True)), record=record)
     assert len(accepted) == 3, reasons
 
 
@@ -318,7 +386,7 @@ def test_nul_bytes_never_reach_a_row(sample, rows):
 def _read_or_refuse(path: Path, format: str) -> None:
     try:
         for batch in reader_named(format).read(path, ReadOptions(batch_rows=2)):
-            assert set(batch.jobs.columns) <= set(COLUMNS)
+            assert set(batch.jobs.columns) <= set(batch.record.columns)
             assert len(batch.jobs) == len(batch.lines)
     except ReadError as error:
         assert str(error)

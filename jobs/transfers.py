@@ -1,0 +1,53 @@
+"""Transfer records: files or data sets copied from one place to another, beside job records and by the same rules."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from jobs.schema import TIME_TYPE, Field, Record, fill_in
+
+DAY = 86400.0
+LONGEST = 49 * DAY
+"""No transfer takes longer: what says so has lost count (2³² − 1 ms, where a counter of milliseconds ends, are 49.7 days)."""
+
+_FIELDS: tuple[Field, ...] = (
+    Field("transfer_id", "text", "the transfer service's own name of it, unique within its source", longest=300, required=True),
+    Field("source", "text", "which log or service the record comes from", longest=300, required=True),
+    Field("user", "text", "who asked for it"),
+    Field("group", "text", "the virtual organisation (VO), experiment or instrument it was for"),
+    Field("activity", "text", "what it was for: the service's activity, or the kind of data"),
+    Field("direction", "text", "read or write, as seen from the server that wrote the log"),
+    Field("from_endpoint", "text", "where the bytes come from: site, storage element or host"),
+    Field("to_endpoint", "text", "where they go"),
+    Field("link", "text", "the way they take; where it is not told, from_endpoint>to_endpoint"),
+    Field("file_system", "text", "file system, pool or volume at the server"),
+    Field("device", "text", "the disk, stripe or drive within it"),
+    Field("protocol", "text", "gsiftp, https, root, pftp …"),
+    Field("streams", "number", "parallel streams", "streams", lowest=1, highest=1e4),
+    Field("buffer_bytes", "number", "TCP buffer", "bytes"),
+    Field("bytes", "number", "size of what is copied", "bytes", lowest=1),
+    Field("files", "number", "files copied", "files", highest=1e12),
+    Field("submitted_at", "time", "when it was asked for", "UTC", required=True),
+    Field("started_at", "time", "when the first byte was to move", "UTC"),
+    Field("ended_at", "time", "when it stopped, for whatever reason", "UTC"),
+    Field("status", "text", "how it stands: one of STATUSES"),
+    Field("duration", "number", "how long it took from start to end", "s", highest=LONGEST),
+)
+
+TRANSFER = Record("transfer", _FIELDS, ("source", "transfer_id"), "duration", ("started_at", "ended_at", "status", "duration"))
+"""The declaration that the table, the readers and the models follow."""
+
+
+def complete(transfers: pd.DataFrame) -> pd.DataFrame:
+    """``fill_in`` for conformed transfers, and what logs of transfers leave out.
+
+    A transfer starts when it is asked for unless the log says otherwise, it ended well unless the log says otherwise, and its link is
+    from where to where it goes.
+    """
+    told = transfers[["started_at", "ended_at"]].notna().any(axis=1)
+    ran = transfers["duration"].notna()
+    starts = transfers["started_at"].mask(~told & ran, transfers["submitted_at"]).astype(TIME_TYPE)
+    filled = fill_in(transfers.assign(started_at=starts), TRANSFER)
+    ends = filled["from_endpoint"] + ">" + filled["to_endpoint"]
+    status = filled["status"].mask(filled["status"].isna() & filled["ended_at"].notna(), "completed")
+    return filled.assign(link=filled["link"].fillna(ends).astype("str"), status=status.astype("str"))
