@@ -79,8 +79,7 @@ def _show_evaluation(found: Evaluation, name: str, settings: Settings, as_json: 
     from models.evidence import record_evaluation
 
     target = found.target
-    shown = (
-        "predictor",
+    scores = (
         "mae",
         "median_ae",
         "median_ape",
@@ -94,15 +93,11 @@ def _show_evaluation(found: Evaluation, name: str, settings: Settings, as_json: 
         "crps",
         "coverage_90",
         "width_90",
-        "upper_95",
-        "upper_95_holds",
     )
-    show(
-        found.rows if as_json else found.rows[:MOST_ROWS],
-        as_json,
-        f"{target} [{found.unit}] of {name}, {len(found.jobs):,} after the warm-up",
-        shown,
-    )
+    if target == "wait":
+        scores = ("mae", "median_ae", "apa", "crps", "coverage_90", "width_90", "upper_95", "upper_95_holds")
+    title = f"{target} in {found.unit} of {name}, {len(found.jobs):,} after the warm-up"
+    show(found.rows if as_json else found.rows[:MOST_ROWS], as_json, title, ("predictor", *scores))
     if any(row["predictor"] == IDEAL.name for row in found.rows):
         err.print(f"{IDEAL.name} is {IDEAL.meaning}", highlight=False)
     run = record_evaluation(found, name, settings)
