@@ -30,3 +30,7 @@ ci:
 # The whole loop on generated jobs.
 demo:
     uv run gridcast demo
+
+# The whole loop under seeded faults, as many worlds as asked for.
+simulate SEEDS="1000":
+    uv run --no-sync python -m tests.simulation {{SEEDS}}

@@ -23,10 +23,12 @@ def train(
 ) -> None:
     """Train on the stored jobs, judge on the latest of them, register in MLflow, and promote what is better."""
     from models.release import release
+    from models.succession import alone
 
-    with progress_bar("training") as report:
+    settings = prepare_environment()
+    with alone(settings), progress_bar("training") as report:
         made = release(
-            store(), prepare_environment(), targets=tuple(target or ("walltime",)), sources=[source] if source else None,
+            store(), settings, targets=tuple(target or ("walltime",)), sources=[source] if source else None,
             cluster_by=cluster_by, progress=report,
         )  # fmt: skip
     version = made.version.label

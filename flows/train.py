@@ -11,7 +11,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from flows.retrying import STEP
 from infra.settings import Settings, prepare_environment
 from jobs.store import open_store
-from models import release, training
+from models import release, succession, training
 from models.classes import given
 from models.clusters import By
 from models.model_set import ModelSet
@@ -22,9 +22,16 @@ from models.versions import Version
 def train(
     targets: list[str] | None = None, cluster_by: By | None = None, sources: list[str] | None = None, why: str = "asked for"
 ) -> dict[str, Any]:
-    """Train on all stored jobs (or those of ``sources``) and publish the result; the first version and a better one are promoted."""
+    """Train on all stored jobs (or those of ``sources``) and publish the result; the first version and a better one are promoted.
+
+    Raises BusyError where another training runs.
+    """
     settings = prepare_environment()
-    names = tuple(targets or ("walltime",))
+    with succession.alone(settings):
+        return _train(settings, tuple(targets or ("walltime",)), cluster_by, sources, why)
+
+
+def _train(settings: Settings, names: tuple[str, ...], cluster_by: By | None, sources: list[str] | None, why: str) -> dict[str, Any]:
     jobs = read_jobs(settings, sources)
     judgement = judge(jobs, names, cluster_by, settings)
     model_set = fit(jobs, names, cluster_by)

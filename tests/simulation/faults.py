@@ -1,0 +1,94 @@
+"""Seeded faults: at every effect of the process a die may kill it or fail the effect."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+STATEMENT, EFFECT = 0.0002, 0.003
+"""The chance of a death, and of a failure, at each statement and at each other effect: there are ten times as many statements."""
+CALLS = (
+    "create_run", "create_model_version", "log_artifacts", "set_terminated", "set_model_version_tag", "set_registered_model_tag",
+    "set_registered_model_alias", "delete_registered_model_alias", "get_model_version", "get_model_version_by_alias",
+)  # fmt: skip
+
+
+class KilledError(BaseException):
+    """The simulated process is gone; nothing may catch this but the world."""
+
+
+class Dice:
+    """Decides at each effect whether the process dies or the effect fails; silent while the world is looked at."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+        self.armed = self.dead = False
+        self.thrown: Counter[str] = Counter()
+
+    @contextmanager
+    def fate(self) -> Iterator[None]:
+        """Let fate decide within."""
+        self.armed = True
+        try:
+            yield
+        finally:
+            self.armed = self.dead = False
+
+    def throw(self, what: str, failure: Callable[[], Exception], chance: float = EFFECT) -> None:
+        """Before an effect, or after it: go on, die or fail, the last two by ``chance`` each."""
+        if not self.armed:
+            return
+        if self.dead:
+            raise KilledError
+        drawn = self.rng.random()
+        if drawn < chance:
+            self.dead = True
+            self.thrown[f"killed at {what}"] += 1
+            raise KilledError
+        if drawn < 2 * chance:
+            self.thrown[f"{what} failed"] += 1
+            raise failure()
+
+    def around(self, what: str, effect: Callable[..., Any], failure: Callable[[], Exception]) -> Callable[..., Any]:
+        """``effect`` that may not happen, or happen without anyone hearing of it."""
+
+        def thrown(*args: Any, **kwargs: Any) -> Any:
+            self.throw(what, failure)
+            done = effect(*args, **kwargs)
+            self.throw(f"the end of {what}", failure)
+            return done
+
+        return thrown
+
+
+@contextmanager
+def faults(dice: Dice) -> Iterator[None]:
+    """Every effect of the process in the hands of ``dice``."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy import Engine, event
+    from sqlalchemy.engine.default import DefaultDialect
+
+    def broken() -> Exception:
+        return sqlite3.OperationalError("disk I/O error")
+
+    def on_statement(*_: Any) -> None:
+        dice.throw("a statement", broken, STATEMENT)
+
+    with ExitStack() as stack:
+        event.listen(Engine, "before_cursor_execute", on_statement)
+        stack.callback(event.remove, Engine, "before_cursor_execute", on_statement)
+        stack.enter_context(patch.object(DefaultDialect, "do_commit", dice.around("a commit", DefaultDialect.do_commit, broken)))
+        for name in CALLS:
+            effect = dice.around(name, getattr(mlflow.MlflowClient, name), lambda: MlflowException("the registry is away"))
+            stack.enter_context(patch.object(mlflow.MlflowClient, name, effect))
+        for name in ("replace", "read_bytes"):
+            stack.enter_context(patch.object(Path, name, dice.around(name, getattr(Path, name), lambda: OSError(5, "Input/output error"))))
+        yield

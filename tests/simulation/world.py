@@ -1,0 +1,285 @@
+"""The world of a seed: a grid of some days, the process that lives on it, and what must hold after each of its steps."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import orjson
+import pandas as pd
+
+from infra.errors import GridcastError
+from infra.settings import Settings
+from tests.simulation.faults import Dice, KilledError, faults
+
+JOBS, DAYS, TICK = 240, 4.0, pd.Timedelta("16h")
+FEW = 20
+"""Jobs that decide: the house asks for 200, which would take a world of weeks."""
+
+
+class World:
+    """A grid of some days, one data folder, and the process that lives on it; ``acknowledged`` is what it said yes to."""
+
+    def __init__(self, seed: int, home: Path, metrics: Any) -> None:
+        from jobs.workload import generate
+
+        self.rng = np.random.default_rng(seed)
+        self.dice = Dice(np.random.default_rng([seed, 1]))
+        self.metrics = metrics
+        self.settings = Settings(home=home)
+        self.truth = generate(JOBS, DAYS, seed=seed, sites=3, users=8).jobs.set_index("job_id", drop=False)
+        self.clock = self.truth["submitted_at"].min()
+        self.acknowledged: set[str] = set()
+        self.person_chose: int | None = None
+        self.pinned_at: int | None = None
+        self.steps: list[str] = []
+        self.start()
+
+    # -- the process
+
+    def start(self) -> None:
+        """Start anew with what the disk holds."""
+        from services.following import Following
+        from services.live import Live
+
+        self.live = Live(self.settings, self.metrics)
+        self.following = Following(self.live, lambda result: None)
+
+    def step(self, name: str, work: Callable[[], None]) -> None:
+        """One thing that the process does; it may die of it or be told that it failed."""
+        from jobs.store import StoreError
+        from services.refusal import RefusalError
+
+        self.steps.append(name)
+        try:
+            with self.dice.fate():
+                work()
+        except KilledError:
+            self.steps.append("killed")
+            self._end()
+            self.start()
+        except (GridcastError, RefusalError, StoreError, OSError) as failed:
+            self.steps.append(f"failed: {failed}")
+
+    def _end(self) -> None:
+        with suppress(GridcastError):
+            self.live.engine.dispose()
+
+    # -- what happens in it
+
+    def ended(self) -> pd.DataFrame:
+        """The jobs that have ended, as their batch system tells of them."""
+        return self.truth[self.truth["ended_at"] <= self.clock]
+
+    def some_outcomes(self) -> pd.DataFrame:
+        """Most of what is still to be told, out of order, and some of what was told already."""
+        ended = self.ended()
+        told = ended["job_id"].isin(self.acknowledged).to_numpy()
+        return ended[self.rng.random(len(ended)) < np.where(told, 0.1, 0.8)].sample(frac=1.0, random_state=self.rng)
+
+    def report(self) -> None:
+        """A broker reports outcomes to the predictor."""
+        from services.bodies import read_body
+        from services.doors import outcomes_reported
+
+        jobs = self.some_outcomes()
+        rows = [{name: value for name, value in row.items() if value == value and value is not None} for row in jobs.to_dict("records")]
+        body = orjson.dumps({"jobs": rows}, default=lambda moment: moment.isoformat())
+        reported = outcomes_reported(read_body("application/json", body))
+        assert not reported.rejected, reported.rejected[:1]
+        self.live.report(reported.jobs)
+        self.acknowledged |= {*jobs["job_id"]}
+
+    def ingest(self) -> None:
+        """A site's log is ingested by another process."""
+        from jobs.ingest import ingest_file
+        from jobs.store import open_store
+        from jobs.writers import write_csv
+
+        jobs = self.some_outcomes()
+        path = write_csv(jobs, self.settings.folder("inbox") / "ended.csv")
+        engine = open_store(self.settings.store_url)
+        try:
+            done = ingest_file(engine, path)
+        finally:
+            engine.dispose()
+        assert done.rejected == 0
+        self.acknowledged |= {*jobs["job_id"]}
+
+    def ask(self) -> None:
+        """A broker asks about the jobs that wait."""
+        from services.bodies import read_body
+        from services.doors import Options, jobs_asked
+
+        waiting = self.truth[(self.truth["submitted_at"] <= self.clock) & (self.truth["ended_at"] > self.clock)].tail(20)
+        if self.live.ready and len(waiting):
+            rows = waiting[["job_id", "source", "user", "program"]].to_dict("records")
+            asked = jobs_asked(read_body("application/json", orjson.dumps({"jobs": rows})), self.clock.to_pydatetime())
+            answers, _ = self.live.predict(asked, Options())
+            assert np.isfinite(answers.numbers["walltime_median"]).all()
+
+    def follow(self) -> None:
+        """The predictor looks for a champion, and for what others stored."""
+        self.following.look()
+        self.following.catch_up()
+
+    def train(self) -> None:
+        """A retraining, as the flow does it."""
+        from models.release import release
+        from models.succession import alone, look_back
+
+        with alone(self.settings):
+            if look_back(self.live.engine, self.settings) is None:
+                release(self.live.engine, self.settings, by="flow retrain")
+
+    def monitor(self) -> None:
+        """The hourly look at what was predicted."""
+        from models import registry
+        from monitoring.champion import watch_champion
+
+        if champion := registry.settle(self.settings):
+            watch_champion(self.live.engine, champion.label, self.clock.to_pydatetime())
+
+    def person(self) -> None:
+        """An engineer moves the alias in MLflow's page, or pins the champion, or takes the pin out."""
+        import mlflow
+
+        from models import registry
+        from models.moves import CHAMPION
+
+        with suppress(GridcastError):
+            registry.settle(self.settings)
+            done = [one for one in registry.versions(self.settings) if one.state != "unfinished"]
+            stands = registry.champion(self.settings)
+            if stands is None:
+                return
+            if self.rng.random() < 0.3:
+                registry.unpin(self.settings) if self.pinned_at else registry.pin(by="an engineer", why="a test", settings=self.settings)
+                self.pinned_at = None if self.pinned_at else stands.version
+            elif (chosen := done[int(self.rng.integers(len(done)))]).version != stands.version:
+                # In the page, which no die reaches: a person sees that it was done.
+                self.dice.armed = False
+                mlflow.MlflowClient(self.settings.tracking_url).set_registered_model_alias(chosen.name, CHAMPION, str(chosen.version))
+                self.person_chose = chosen.version
+                self.pinned_at = chosen.version if self.pinned_at else None
+
+    # -- what must hold
+
+    def check(self) -> None:
+        """Raise AssertionError unless the world is whole."""
+        self._check_store()
+        self._check_registry()
+        self._check_live()
+
+    def _check_store(self) -> None:
+        from jobs.store import read_jobs
+
+        stored = read_jobs(self.live.engine)
+        assert stored["job_id"].is_unique, "a job is stored twice"
+        stored = stored.set_index("job_id", drop=False)
+        lost = self.acknowledged - {*stored.index[stored["ended_at"].notna()]}
+        assert not lost, f"acknowledged and not there: {sorted(lost)[:3]}"
+        told = self.truth.loc[stored.index]
+        pd.testing.assert_series_equal(stored["walltime"], told["walltime"], check_index=False)
+
+    def _check_registry(self) -> None:
+        from models import registry
+        from models.moves import THEIRS
+        from models.release import load
+
+        champion = registry.settle(self.settings)
+        standing = [one for one in registry.versions(self.settings) if one.state == "champion"]
+        assert len(standing) == (champion is not None), f"{len(standing)} champions"
+        if champion is None:
+            return
+        assert champion.tags.get("promoted_by") and champion.tags.get("promoted_why"), "a promotion that nobody explained"
+        if self.person_chose == champion.version:
+            assert champion.tags["promoted_by"] == THEIRS
+        self.person_chose = None
+        if self.pinned_at and registry.pinned(self.settings):
+            assert champion.version == self.pinned_at, "a pinned version was moved"
+        load(champion, self.settings)
+
+    def _check_live(self) -> None:
+        from jobs.store import count_jobs
+        from models import registry
+
+        self.following._refused = (0, "", 0.0)  # its minute of patience is over
+        self.follow()
+        champion = registry.champion(self.settings)
+        assert self.live.ready
+        assert self.live.serving.is_of(champion), f"{self.live.serving.label} serves and not {champion}: {self.live.troubles}"
+        ended = int(count_jobs(self.live.engine)["ended"].sum())
+        assert self.live.history["jobs"] == ended, f"the history has {self.live.history['jobs']} of {ended} outcomes"
+
+    def check_time(self) -> None:
+        """Raise AssertionError where an answer changes with outcomes that came after its question."""
+        from jobs.store import read_jobs
+        from models import registry
+        from models.comparison import live_through
+        from models.release import load
+
+        champion = registry.champion(self.settings)
+        stored = read_jobs(self.live.engine, ended=True)
+        asked = self.truth.sort_values("submitted_at").iloc[JOBS // 2 : JOBS // 2 + 30].reset_index(drop=True)
+        late = stored["ended_at"] > asked["submitted_at"].max()
+        scrambled = stored.assign(
+            walltime=stored["walltime"].where(~late, 1 + stored["walltime"].sample(frac=1, random_state=1).to_numpy())
+        )
+        one, other = (live_through(load(champion, self.settings) if champion else None, each, asked) for each in (stored, scrambled))
+        pd.testing.assert_frame_equal(one, other)
+
+
+def live(seed: int, home: Path, metrics: Any) -> World:
+    """Live through the world of a seed; raises AssertionError, with the seed and what happened, where it breaks."""
+    world = World(seed, home, metrics)
+    actions = (world.report, world.ingest, world.ask, world.follow, world.train, world.monitor, world.person)
+    chances = np.array([3, 1, 2, 2, 3, 1, 1])
+    try:
+        with faults(world.dice):
+            while world.clock < world.truth["submitted_at"].max():
+                world.clock += TICK
+                for action in world.rng.choice(len(actions), size=4, p=chances / chances.sum()):
+                    world.step(actions[action].__name__, actions[action])
+                world.check()
+            world.check_time()
+    except Exception as broken:
+        raise AssertionError(f"seed {seed} breaks at {world.clock}: {broken!r} after {world.steps[-12:]}") from broken
+    finally:
+        world._end()
+    return world
+
+
+@contextmanager
+def universe() -> Iterator[Callable[[int], World]]:
+    """Gives the function that lives through the world of a seed."""
+    from matplotlib.figure import Figure
+
+    from jobs.store import open_store
+    from models import registry
+    from services.metrics import make_metrics
+
+    metrics = make_metrics()
+    few = [patch(f"models.{name}", FEW) for name in ("release.FEWEST_LATER", "succession.FEWEST_LATER")]
+    # A child process that tries a version out, and pictures, take seconds and have their own tests.
+    quick = [patch("models.trial.try_out"), patch("models.release.plot_predicted", lambda *_: Figure(figsize=(1, 1)))]
+    with TemporaryDirectory(prefix="gridcast-world-") as place, ExitStack() as stack:
+        for one in (*few, *quick, patch("services.live.time.sleep")):
+            stack.enter_context(one)
+        blank = Settings(home=Path(place) / "blank")
+        open_store(blank.store_url).dispose()
+        registry.champion(blank)  # each world begins with a copy of databases that are migrated
+        count = itertools.count()
+
+        def world_of(seed: int) -> World:
+            home = shutil.copytree(blank.home, Path(place) / str(next(count)))
+            return live(seed, home, metrics)
+
+        yield world_of
