@@ -79,21 +79,9 @@ def _show_evaluation(found: Evaluation, name: str, settings: Settings, as_json: 
     from models.evidence import record_evaluation
 
     target = found.target
-    scores = (
-        "mae",
-        "median_ae",
-        "median_ape",
-        "rmse",
-        "r2",
-        "r2_log",
-        "mape",
-        "apa",
-        "under",
-        "pinball",
-        "crps",
-        "coverage_90",
-        "width_90",
-    )
+    scores: tuple[str, ...] = (
+        "mae", "median_ae", "median_ape", "rmse", "r2", "r2_log", "mape", "apa", "under", "pinball", "crps", "coverage_90", "width_90",
+    )  # fmt: skip
     if target == "wait":
         scores = ("mae", "median_ae", "apa", "crps", "coverage_90", "width_90", "upper_95", "upper_95_holds")
     title = f"{target} in {found.unit} of {name}, {len(found.jobs):,} after the warm-up"
