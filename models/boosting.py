@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,21 +141,6 @@ class CatBoostClasses:
         found = np.zeros((len(inputs), count))
         found[:, self.classes - 1] = _softmax(_logarithms(self.model, inputs) @ self.slopes.T + self.shifts)
         return found
-
-    def save(self, path: Path) -> None:
-        """Write the model as CatBoost's own .cbm, and the rest as JSON beside it."""
-        self.model.save_model(str(path))
-        kept = {"classes": self.classes.tolist(), "slopes": self.slopes.tolist(), "shifts": self.shifts.tolist()}
-        path.with_suffix(".json").write_text(json.dumps(kept))
-
-
-def load_classes(path: Path) -> CatBoostClasses:
-    """Read a classifier that ``CatBoostClasses.save`` wrote."""
-    from catboost import CatBoostClassifier
-
-    model, kept = CatBoostClassifier(), json.loads(path.with_suffix(".json").read_text())
-    model.load_model(str(path))
-    return CatBoostClasses(model, np.array(kept["classes"], np.int64), np.array(kept["slopes"]), np.array(kept["shifts"]))
 
 
 def fit_classes(inputs: pd.DataFrame, labels: npt.NDArray[np.int64]) -> CatBoostClasses | None:
