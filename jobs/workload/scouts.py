@@ -98,7 +98,7 @@ def _requests(rng: np.random.Generator, tasks: int, days: float) -> dict[str, Ar
 
 
 def _run(rng: np.random.Generator, task: dict[str, Array]) -> pd.DataFrame:
-    """The scouts of each task: a file or an hour's work each, at sites of different power."""
+    """The scouts of each task: a file or a working day each, at sites of different power."""
     tasks = len(task["at"])
     each = np.minimum(np.maximum(task["files"], 1), SCOUTS).astype(int)
     which = np.repeat(np.arange(tasks), each)
