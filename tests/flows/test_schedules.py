@@ -3,12 +3,18 @@
 import os
 import subprocess
 import time
+from datetime import timedelta
 from pathlib import Path
 
+import psutil
+
+from flows.schedules import watch_for_the_dead
 from infra.parts import parts
+from jobs.workload import generate
+from jobs.writers import write_csv
 
 
-def test_every_deployment_is_registered_once_and_a_worker_runs_one(settings, prefect_server):
+def test_each_deployment_is_registered_once_a_worker_runs_one_and_a_killed_run_crashes_and_frees_its_slot(settings, prefect_server):
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
     from prefect.deployments import run_deployment
@@ -45,7 +51,28 @@ def test_every_deployment_is_registered_once_and_a_worker_runs_one(settings, pre
 
         assert run.state.is_completed(), log.read_text()
         assert run.state.message.startswith(f"no file waits in {settings.folder('inbox')}")
+
+        watch_for_the_dead(timedelta(seconds=10))  # the minute of every day would be a minute of every test
+        write_csv(generate(60_000, seed=7).jobs, settings.folder("inbox") / "long.csv")
+        os.utime(settings.folder("inbox") / "long.csv", (1, 1))
+        with get_client(sync_client=True) as client:
+            dying = run_deployment("ingest/inbox", timeout=0)
+            while not client.read_flow_run(dying.id).state.is_running():
+                assert time.monotonic() < deadline + 120
+                time.sleep(0.2)
+            everyone = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
+            for one in everyone:  # all at once: nobody is left who could tell
+                one.suspend()
+            for one in everyone:
+                one.kill()
+            while not (state := client.read_flow_run(dying.id).state).is_final():
+                assert time.monotonic() < deadline + 180
+                time.sleep(0.5)
+            assert state.is_crashed(), state
+            assert "no sign of life" in state.message
+            slots = client.read_deployment_by_name("ingest/inbox").global_concurrency_limit
+            assert slots.active_slots == 0
     finally:
-        worker.terminate()
+        worker.kill()
         assert worker.wait(60) is not None
     assert not Path(f"/proc/{worker.pid}").exists()

@@ -268,10 +268,11 @@ def universe() -> Iterator[Callable[[int], World]]:
 
     metrics = make_metrics()
     few = [patch(f"models.{name}", FEW) for name in ("release.FEWEST_LATER", "succession.FEWEST_LATER")]
-    # A child process that tries a version out, and pictures, take seconds and have their own tests.
+    # A child process that tries a version out, and pictures, take seconds and have their own tests; a predictor's memory, which it keeps
+    # from being looked through, would not be given back after its world.
     quick = [patch("models.trial.try_out"), patch("models.release.plot_predicted", lambda *_: Figure(figsize=(1, 1)))]
     with TemporaryDirectory(prefix="gridcast-world-") as place, ExitStack() as stack:
-        for one in (*few, *quick, patch("services.live.time.sleep")):
+        for one in (*few, *quick, patch("services.live.time.sleep"), patch("services.live.gc")):
             stack.enter_context(one)
         blank = Settings(home=Path(place) / "blank")
         open_store(blank.store_url).dispose()
