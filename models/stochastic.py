@@ -1,0 +1,139 @@
+"""Stochastic values: what is known of a duration as a set of values with their probabilities, combined quickly.
+
+Schopf's three representations (normal, interval, histogram) become one: POINTS equally probable values, sorted, so that n values are one
+array float64[n, POINTS]. Independent values are combined point by point in the order of a lattice, which pairs every part of one
+with every part of another without drawing anything at random (Korobov 1959).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from infra.compiled import compiled
+from models.distribution import Distribution
+
+Array = npt.NDArray[Any]
+
+POINTS = 64
+LEVELS = (np.arange(POINTS) + 0.5) / POINTS
+"""The shares of probability below each point."""
+_LATTICE = tuple((factor * np.arange(POINTS) + shift) % POINTS for factor, shift in ((1, 0), (39, 29), (59, 29), (35, 7)))
+"""Orders of the points; the correlation of normal or exponential values in any two of them is under .06."""
+
+
+def normal(mean: Array, deviation: Array) -> Array:
+    """Normal values cut at 0, since no duration is less (float64[n, POINTS]).
+
+    >>> normal(np.array([10.0]), np.array([2.0])).mean().round(3)
+    np.float64(10.0)
+    """
+    from scipy.special import ndtri
+
+    scores = ndtri(LEVELS)
+    # The points of a normal leave out its tails; its standard deviation is kept.
+    scores = scores / np.sqrt((scores**2).mean())
+    return np.maximum(np.asarray(mean)[:, None] + np.asarray(deviation)[:, None] * scores, 0.0)
+
+
+def interval(low: Array, high: Array) -> Array:
+    """Values of which only the ends are known, all between taken to be as likely (float64[n, POINTS])."""
+    low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+    return low[:, None] + (high - low)[:, None] * LEVELS
+
+
+def histogram(found: Distribution) -> Array:
+    """Values as a forecast has them (float64[n, POINTS])."""
+    return found.quantiles(LEVELS)
+
+
+def constant(values: Array) -> Array:
+    """Values that are certain (float64[n, POINTS])."""
+    return np.repeat(np.asarray(values, dtype=np.float64)[:, None], POINTS, axis=1)
+
+
+def total(*parts: Array) -> Array:
+    """The sum of up to four independent values (float64[n, POINTS])."""
+    summed = parts[0].copy()
+    for part, order in zip(parts[1:], _LATTICE[1:], strict=False):
+        summed += part[:, order]
+    if len(parts) > len(_LATTICE):
+        return total(np.sort(summed, axis=1), *parts[len(_LATTICE) :])
+    return np.sort(summed, axis=1)
+
+
+def maximum(*parts: Array) -> Array:
+    """The largest of independent values, as where all must be done: a delay in one is a delay in all (float64[n, POINTS])."""
+    largest = parts[0]
+    for part in parts[1:]:
+        largest = np.sort(np.maximum(largest, part[:, _LATTICE[1]]), axis=1)
+    return largest
+
+
+def times(values: Array, factor: float | Array) -> Array:
+    """The product by a constant that is not negative (a number or float64[n])."""
+    return values * np.atleast_1d(np.asarray(factor, dtype=np.float64))[:, None]
+
+
+def quantile(values: Array, level: float) -> Array:
+    """The quantile at ``level``, linear between points (float64[n])."""
+    place = np.clip(level * POINTS - 0.5, 0, POINTS - 1)
+    below = int(place)
+    above = min(below + 1, POINTS - 1)
+    return np.asarray(values[:, below] + (place - below) * (values[:, above] - values[:, below]))
+
+
+def reached(values: Array, limits: Array) -> Array:
+    """The probability that each value is at most its limit (float64[n])."""
+    return np.asarray((values <= np.asarray(limits, dtype=np.float64)[:, None]).mean(axis=1))
+
+
+def first(values: Array, groups: Array) -> Array:
+    """The probability that each value is the least of its group (float64[n]); rows of one group stand together.
+
+    What is equal shares the first place.
+    """
+    starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1], True]) if len(groups) else np.zeros(1, np.int64)
+    chances = np.zeros(len(values))
+    _first(np.ascontiguousarray(values), starts, chances)
+    return chances
+
+
+@compiled
+def _first(values: Array, starts: Array, chances: Array) -> None:
+    """Go up through the points of a group: each is first by the product of the shares of the others that are still above it."""
+    points = values.shape[1]
+    for group in range(len(starts) - 1):
+        begin, end = starts[group], starts[group + 1]
+        place = np.zeros(end - begin, np.int64)
+        over = False
+        while not over:
+            least = np.inf
+            for row in range(end - begin):
+                least = min(least, values[begin + row, place[row]])
+            chance = 1.0
+            for row in range(end - begin):
+                chance *= 1.0 - place[row] / points
+            # All points of this value at once: what leaves the group together shares what is lost of the chance that none is first yet.
+            after, gone = 1.0, 0
+            for row in range(end - begin):
+                step = 0
+                while place[row] + step < points and values[begin + row, place[row] + step] <= least:
+                    step += 1
+                gone += step
+                after *= 1.0 - (place[row] + step) / points
+            shares = 0.0
+            for row in range(end - begin):
+                step = 0
+                while place[row] + step < points and values[begin + row, place[row] + step] <= least:
+                    step += 1
+                shares += step / (points - place[row])
+            for row in range(end - begin):
+                step = 0
+                while place[row] + step < points and values[begin + row, place[row] + step] <= least:
+                    step += 1
+                chances[begin + row] += (chance - after) * (step / (points - place[row])) / shares
+                place[row] += step
+                over = over or place[row] >= points
