@@ -9,6 +9,7 @@ import typer
 
 from commands.inputs import ClusterBy, Json, LogFormat, MapFile, Mapping, Source, Timezone, me, read_file, store
 from commands.tables import err, progress_bar, records, say, show
+from infra.errors import InputError
 from infra.settings import prepare_environment
 
 if TYPE_CHECKING:
@@ -113,6 +114,37 @@ def predict(
         say(f"{known:,} of these jobs were submitted before the champion was trained: do not judge it by them (gridcast evaluate would)")
     shown = ("job_id", "walltime", "walltime_median", "walltime_low", "walltime_high", "cluster", "model_version", "cold_start")
     show(records(answers), as_json, f"Predictions for {file.name}, walltime in s", shown)
+
+
+def rank(
+    file: Annotated[Path, typer.Argument(help="JSON as POST /rank takes it: jobs, each with its candidates.")],
+    policy: Annotated[str, typer.Option(help="mean, conservative (mean + tuning · sd), quantile or first.")] = "mean",
+    tuning: Annotated[float, typer.Option(help="The tuning factor of conservative.")] = 1.0,
+    level: Annotated[float, typer.Option(help="The level of quantile.")] = 0.9,
+    overlap: Annotated[bool, typer.Option("--overlap", help="The input comes while the job waits.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say where jobs would be done first, or from which replica to copy: wait, transfers and run as ranges, by what the store knows."""
+    from models.ranker import ranker
+    from models.release import forecaster
+    from services.bodies import JSON_TYPE
+    from services.rank_call import read_rank
+    from services.refusal import RefusalError
+
+    options = {"policy": policy, "tuning": str(tuning), "level": str(level), "overlap": str(overlap)}
+    try:
+        asked = read_rank(JSON_TYPE, file.read_bytes(), options)
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror or error}") from None
+    except RefusalError as error:
+        raise InputError(f"{file}: {error.sentence}") from None
+    engine = store()
+    with progress_bar("learning"):
+        known = ranker(engine, forecaster(engine, prepare_environment()))
+    found = known.rank(asked.candidates, asked.rule, asked.at)
+    parts = ("rank", "total_mean", "total_sd", "total_low", "total_high", "wait", "transfer_in", "run", "transfer_out", "first", "in_time")
+    shown = ("job_id", "site", "queue", "input_at", *(name for name in parts if name in found), "unknown")
+    show(records(found), as_json, f"Where first, by {policy}, in s", shown)
 
 
 def _version(version: Version) -> dict[str, Any]:

@@ -93,7 +93,8 @@ class Forecaster:
         self._lock = RLock()
         self._until = _trained_until(model_set)
         self._first: pd.DataFrame | None = None if model_set else pd.DataFrame()
-        self._start(model_set.levels if model_set else choose_levels(pd.DataFrame()))
+        self.subject = TARGETS[self.names[0]].subject
+        self._start(model_set.levels if model_set else choose_levels(pd.DataFrame(), self.subject))
 
     def _start(self, levels: Levels) -> None:
         self.levels = levels
@@ -127,7 +128,7 @@ class Forecaster:
         before = 0 if self._first is None else len(self._first)
         everything = pd.concat([self._first, jobs], ignore_index=True) if before else jobs
         doubled = len(everything) >= 2 * max(before, 1)
-        levels = choose_levels(everything)
+        levels = choose_levels(everything, self.subject)
         self._first = everything if len(everything) < self._FEW else None
         if (not doubled and self._first is not None) or levels == self.levels:
             return jobs

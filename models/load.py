@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from infra.compiled import compiled
+from jobs.coded import code_column
 
 Array = npt.NDArray[Any]
 
@@ -66,6 +67,11 @@ def _under_way(keys: Array, at: Array, begin: Array, end: Array, amount: Array, 
 def seconds(times: pd.Series[Any]) -> Array:
     """Times as seconds since 1970 (float64[n], NaN for missing)."""
     return ((times - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)).to_numpy(dtype=np.float64)
+
+
+def microseconds(times: pd.Series[Any]) -> npt.NDArray[np.int64]:
+    """Times as the engine has them (int64[n], NEVER for missing)."""
+    return np.asarray(code_column(times))
 
 
 def key_of(records: pd.DataFrame, fields: Sequence[str]) -> Array:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from models.load import begun_lately, key_of, seconds, under_way
+from models.load import begun_lately, key_of, microseconds, seconds, under_way
 from models.recent import recent
 
 Array = npt.NDArray[Any]
@@ -42,8 +42,8 @@ def with_queues(jobs: pd.DataFrame) -> pd.DataFrame:
     work = np.nan_to_num(jobs["requested_walltime"].to_numpy(dtype=np.float64)) * cores
     # What ended without a start never ran, and no longer waits.
     off = np.where(np.isnan(begin), end, begin)
-    asked = (at * 1e6).astype(np.int64)
-    known = np.where(np.isnan(begin), np.iinfo(np.int64).max, begin * 1e6).astype(np.int64)
+    asked = microseconds(jobs["submitted_at"])
+    known = microseconds(jobs["started_at"])
     # A wait of no length is known only after the instant.
     known = np.maximum(known, asked + 1)
     columns: dict[str, Array] = {}

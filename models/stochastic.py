@@ -7,6 +7,7 @@ with every part of another without drawing anything at random (Korobov 1959).
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,10 @@ LEVELS = (np.arange(POINTS) + 0.5) / POINTS
 """The shares of probability below each point."""
 _LATTICE = tuple((factor * np.arange(POINTS) + shift) % POINTS for factor, shift in ((1, 0), (39, 29), (59, 29), (35, 7)))
 """Orders of the points; the correlation of normal or exponential values in any two of them is under .06."""
+
+
+LEAST_CHANCE = 1e-4
+"""Below this probability that none is done yet, who is first is settled."""
 
 
 def normal(mean: Array, deviation: Array) -> Array:
@@ -67,8 +72,8 @@ def total(*parts: Array) -> Array:
 def maximum(*parts: Array) -> Array:
     """The largest of independent values, as where all must be done: a delay in one is a delay in all (float64[n, POINTS])."""
     largest = parts[0]
-    for part in parts[1:]:
-        largest = np.sort(np.maximum(largest, part[:, _LATTICE[1]]), axis=1)
+    for part, order in zip(parts[1:], cycle(_LATTICE[1:])):
+        largest = np.sort(np.maximum(largest, part[:, order]), axis=1)
     return largest
 
 
@@ -98,42 +103,36 @@ def first(values: Array, groups: Array) -> Array:
     starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1], True]) if len(groups) else np.zeros(1, np.int64)
     chances = np.zeros(len(values))
     _first(np.ascontiguousarray(values), starts, chances)
-    return chances
+    return chances / np.repeat(np.add.reduceat(chances, starts[:-1]), np.diff(starts)) if len(groups) else chances
 
 
 @compiled
 def _first(values: Array, starts: Array, chances: Array) -> None:
-    """Go up through the points of a group: each is first by the product of the shares of the others that are still above it."""
+    """Go up through the points of each group: one is first by the product of the shares of the others that are still above it."""
     points = values.shape[1]
     for group in range(len(starts) - 1):
-        begin, end = starts[group], starts[group + 1]
-        place = np.zeros(end - begin, np.int64)
+        begin, rows = starts[group], starts[group + 1] - starts[group]
+        place, steps = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+        heads = values[begin : begin + rows, 0].copy()
+        none_yet = 1.0  # the probability that none has come up to here
         over = False
         while not over:
-            least = np.inf
-            for row in range(end - begin):
-                least = min(least, values[begin + row, place[row]])
-            chance = 1.0
-            for row in range(end - begin):
-                chance *= 1.0 - place[row] / points
-            # All points of this value at once: what leaves the group together shares what is lost of the chance that none is first yet.
-            after, gone = 1.0, 0
-            for row in range(end - begin):
-                step = 0
-                while place[row] + step < points and values[begin + row, place[row] + step] <= least:
-                    step += 1
-                gone += step
-                after *= 1.0 - (place[row] + step) / points
-            shares = 0.0
-            for row in range(end - begin):
-                step = 0
-                while place[row] + step < points and values[begin + row, place[row] + step] <= least:
-                    step += 1
-                shares += step / (points - place[row])
-            for row in range(end - begin):
-                step = 0
-                while place[row] + step < points and values[begin + row, place[row] + step] <= least:
-                    step += 1
-                chances[begin + row] += (chance - after) * (step / (points - place[row])) / shares
-                place[row] += step
-                over = over or place[row] >= points
+            least, shares, after = heads.min(), 0.0, 1.0
+            # All points of this value at once: what comes together shares the chance of being first.
+            for row in range(rows):
+                steps[row] = 0
+                if heads[row] == least:
+                    while place[row] + steps[row] < points and values[begin + row, place[row] + steps[row]] == least:
+                        steps[row] += 1
+                    left = points - place[row]
+                    shares += steps[row] / left
+                    after *= (left - steps[row]) / left
+            after *= none_yet
+            for row in range(rows):
+                if steps[row] > 0:
+                    chances[begin + row] += (none_yet - after) * (steps[row] / (points - place[row])) / shares
+                    place[row] += steps[row]
+                    over = over or place[row] == points
+                    heads[row] = np.inf if place[row] == points else values[begin + row, place[row]]
+            none_yet = after
+            over = over or none_yet < LEAST_CHANCE

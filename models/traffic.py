@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from infra.errors import InputError
-from models.load import begun_lately, key_of, seconds, under_way
+from models.load import begun_lately, key_of, microseconds, seconds, under_way
 from models.recent import recent
 
 Array = npt.NDArray[Any]
@@ -42,8 +42,9 @@ def with_traffic(transfers: pd.DataFrame) -> pd.DataFrame:
     transfers = transfers.sort_values("submitted_at", kind="stable", ignore_index=True)
     at, begin, end = (seconds(transfers[name]) for name in ("submitted_at", "started_at", "ended_at"))
     size = transfers["bytes"].to_numpy(dtype=np.float64)
-    known, asked = np.where(np.isnan(end), np.iinfo(np.int64).max, end * 1e6).astype(np.int64), (at * 1e6).astype(np.int64)
+    known, asked = microseconds(transfers["ended_at"]), microseconds(transfers["submitted_at"])
     rates = size / np.maximum(transfers["duration"].to_numpy(dtype=np.float64), LEAST)
+    known = np.maximum(known, asked + 1)  # one of no length is known only after the instant
     usual = recent(key_of(transfers, LINK), asked, known, rates).average
     columns: dict[str, Array] = {}
     for place, fields in PLACES.items():

@@ -16,6 +16,7 @@ from models.seen import Seen, first_known
 from models.traffic import LEAST, LINK
 from models.windows import Foresee, Past, statistics
 
+BY_RATE = "-rate"
 MB = 1e6
 CLASSES = (50 * MB, 250 * MB, 750 * MB)
 """Where the classes of file size end (Vazhkudai and Schopf 2003); the fourth is above."""
@@ -45,6 +46,6 @@ def transfer_baselines() -> dict[str, tuple[str, Callable[[Seen], Floats]]]:
     found = {}
     for name, (meaning, foresee) in statistics().items():
         for sized, ending, of in ((False, "", "on the link"), (True, "-sized", "of the size class on the link")):
-            for by_rate, last, what in ((False, "", "durations"), (True, "-rate", "bandwidths")):
+            for by_rate, last, what in ((False, "", "durations"), (True, BY_RATE, "bandwidths")):
                 found[f"{name}{ending}{last}"] = (f"{meaning} {what} {of}", _point(foresee, sized, by_rate))
     return found

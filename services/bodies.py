@@ -106,7 +106,7 @@ def _from_columns(columns: Any, options: dict[str, Any]) -> Batch:
 def read_arrow(body: bytes) -> Batch:
     """Read an Arrow IPC stream of job columns, fully validated before a value is touched; raises RefusalError (400, 413, 422)."""
     try:
-        _refuse_compression(body)
+        refuse_compression(body)
         batches = []
         rows = 0
         with pa.ipc.open_stream(pa.py_buffer(body)) as stream:
@@ -159,7 +159,7 @@ def check_size(jobs: int) -> None:
         raise RefusalError(413, f"the request holds more than {MOST_JOBS} jobs; send them in several requests")
 
 
-def _refuse_compression(body: bytes) -> None:
+def refuse_compression(body: bytes) -> None:
     """Raise RefusalError (415) for a stream with compressed buffers: a small body could claim any amount of memory.
 
     Arrow decompresses while it reads, so this looks at the flatbuffer of each message first: Message.header (its third field)

@@ -6,9 +6,11 @@ from functools import lru_cache
 from typing import Any
 
 from jobs.schema import EARLIEST, FIELDS, OUTCOMES, STATUSES, Field
+from models.ranking import POLICIES
 from services.bodies import ARROW_TYPE, JSON_TYPE, MOST_JOBS
 from services.columns import LONGEST_TEXT
 from services.doors import MOST_QUANTILES, REQUIRED
+from services.rank_call import OF_CANDIDATE
 from services.task_call import MOST_OF_TASK
 
 Schema = dict[str, Any]
@@ -60,6 +62,7 @@ def describe() -> Schema:
             "/predict": {"post": _predict()},
             "/outcomes": {"post": _outcomes()},
             "/task": {"post": _task()},
+            "/rank": {"post": _rank()},
             "/model": {"get": _get("model", "What answers, on what history, and what is wrong.", JSON_TYPE, _ref("Model"))},
             "/metrics": {"get": _get("metrics", "Prometheus metrics.", "text/plain", {"type": "string"})},
             "/docs.json": {"get": _get("docs", "This document.", JSON_TYPE, {"type": "object"})},
@@ -203,6 +206,28 @@ def _task() -> Schema:
         "requestBody": {"required": True, "content": {JSON_TYPE: {"schema": _object(given, ("task", "jobs"))}}},
         "responses": {
             "200": {"description": "What a job and the whole task need", "content": {JSON_TYPE: {"schema": answer}}},
+            **_errors("400", "408", "413", "415", "422", "429", "503"),
+        },
+    }
+
+
+def _rank() -> Schema:
+    text, number = {"type": ["string", "null"]}, {"type": ["number", "null"]}
+    candidate = _object({name: number if name.endswith(("bytes", "deadline")) else text for name in OF_CANDIDATE})
+    job = _job(("source",))
+    job["properties"] = {name: value for name, value in job["properties"].items() if name not in OUTCOMES}
+    job["properties"] |= candidate["properties"] | {"candidates": {"type": "array", "items": candidate, "minItems": 1}}
+    given = {"jobs": {"type": "array", "items": {**job, "required": ["candidates"]}}, "policy": {"enum": list(POLICIES)}}
+    given |= {"tuning": {"type": "number"}, "level": {"type": "number"}, "overlap": {"type": "boolean"}, "at": _options()["at"]}
+    answer = _object({"rows": {"type": "array", "items": {"type": "object"}}, "model_version": {"type": "string"}})
+    arrow = {"schema": {"type": "string", "format": "binary"}}
+    return {
+        "operationId": "rank",
+        "summary": "Say where jobs would be done first",
+        "description": "Orders the candidates of each job (site, queue, where its input lies) by when it is done; with no site, replicas.",
+        "requestBody": {"required": True, "content": {JSON_TYPE: {"schema": _object(given, ("jobs",))}, ARROW_TYPE: arrow}},
+        "responses": {
+            "200": {"description": "The candidates, best first", "content": {JSON_TYPE: {"schema": answer}, ARROW_TYPE: arrow}},
             **_errors("400", "408", "413", "415", "422", "429", "503"),
         },
     }

@@ -28,6 +28,7 @@ from services.columns import one_array
 from services.description import PAGE, describe
 from services.doors import jobs_asked, outcomes_reported, read_options
 from services.live import Live
+from services.rank_call import read_rank, write_rank
 from services.refusal import RefusalError, refused
 from services.task_call import read_task
 from services.tracing import Traces
@@ -76,7 +77,7 @@ class Doors:
 
     def app(self) -> Starlette:
         """The app to mount."""
-        doors = {"/predict": self._predict, "/outcomes": self._outcomes, "/task": self._task}
+        doors = {"/predict": self._predict, "/outcomes": self._outcomes, "/task": self._task, "/rank": self._rank}
         pages = {"/model": self._model, "/metrics": self._metrics, "/docs.json": self._docs, "/openapi.json": self._docs, "/": self._page}
         return Starlette(
             routes=[
@@ -186,6 +187,19 @@ class Doors:
                 return write_json(self.live.task(read_task(body)))
 
         return Response(await self._in_thread(self.predicting, work), media_type=JSON_TYPE), 1
+
+    async def _rank(self, request: Request, held: Held) -> tuple[Response, int]:
+        kind, body = await self._body(request, held)
+        query = dict(request.query_params)
+
+        def work() -> tuple[str, bytes, int]:
+            with self.live.quiet.answering(), self.traces.step("rank"):
+                asked = read_rank(kind, body, query)
+                ranked, version = self.live.rank(asked)
+                return *write_rank(ranked, version, asked.arrow), len(ranked)
+
+        content_type, content, candidates = await self._in_thread(self.predicting, work)
+        return Response(content, media_type=content_type), candidates
 
     async def _model(self, _: Request) -> Response:
         return Response(write_json(self.live.describe()), media_type=JSON_TYPE)
