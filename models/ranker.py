@@ -92,6 +92,18 @@ def ranker(engine: Engine, runs: Forecaster) -> Ranker:
     )
 
 
+def distinct(candidates: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The candidates of the first of all jobs that are alike, and for each job by ``job_id`` the name of the one that it is ``like``."""
+    groups, jobs = pd.factorize(candidates["job_id"])
+    order = np.argsort(groups, kind="stable")
+    kinds = key_of(candidates, [name for name in candidates.columns if name != "job_id"])[order]
+    starts = np.flatnonzero(np.r_[True, np.diff(groups[order]) != 0])
+    first: dict[bytes, int] = {}
+    like = [first.setdefault(part.tobytes(), place) for place, part in enumerate(np.split(kinds, starts[1:]))]
+    chosen = np.isin(groups[order], list(first.values()))
+    return candidates.iloc[order[chosen]], pd.DataFrame({"job_id": jobs, "like": np.asarray(jobs)[like]})
+
+
 @dataclass(frozen=True)
 class Ranker:
     """All that a ranking asks: who foresees run times, and what is known of queues and transfers (None: nothing yet)."""
@@ -105,10 +117,16 @@ class Ranker:
 
         Answers ``job_id``, ``site``, ``queue``, ``input_at`` and what ``ranking.rank`` says. A candidate with a site runs there; one
         without is a replica, whose transfer alone counts. A part of which nothing is known counts nothing: ``unknown`` names it.
-        Raises RankingError where there are no candidates, or they are of both kinds.
+        Raises RankingError where there are no candidates, or they are of both kinds. Jobs that are alike in all but their name are
+        ranked once.
         """
         if candidates.empty:
             raise RankingError("there is no candidate to rank")
+        few, names = distinct(candidates)
+        ranked = self._rank(few, rule, now)
+        return names.merge(ranked.rename(columns={"job_id": "like"}), on="like", how="left").drop(columns="like")
+
+    def _rank(self, candidates: pd.DataFrame, rule: Rule, now: datetime | None) -> pd.DataFrame:
         at = pd.Timestamp(now) if now else pd.Timestamp.now("UTC")
         rows = candidates.reset_index(drop=True).assign(submitted_at=at)
         for name in (*CANDIDATE, "site", "queue", "input_bytes", "source"):

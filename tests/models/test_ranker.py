@@ -57,6 +57,18 @@ def test_each_part_is_foreseen_and_the_sooner_site_stands_first(known: Ranker) -
     assert near["total_low"] < near["total_mean"] < near["total_high"]
 
 
+def test_jobs_that_are_alike_get_the_same_answer_each_under_its_name(known: Ranker) -> None:
+    one = candidates({"site": "near"}, {"site": "far"})
+    other = one.assign(user="bob", job_id="other")
+    asked = pd.concat([one, other, one.assign(job_id="twin")], ignore_index=True)
+    found = known.rank(asked, Rule(), NOW).set_index("job_id")
+    assert list(dict.fromkeys(found.index)) == ["j", "other", "twin"]
+    pd.testing.assert_frame_equal(found.loc["j"].reset_index(drop=True), found.loc["twin"].reset_index(drop=True))
+    pd.testing.assert_frame_equal(
+        found.loc["other"].reset_index(drop=True), known.rank(other, Rule(), NOW).drop(columns="job_id").reset_index(drop=True)
+    )
+
+
 def test_replicas_are_ranked_by_their_transfer_alone(known: Ranker) -> None:
     rows = ({"input_at": place, "output_at": "near", "input_bytes": 1e9} for place in ("store", "elsewhere"))
     found = known.rank(candidates(*rows), Rule("conservative"), NOW)
