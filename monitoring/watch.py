@@ -81,9 +81,10 @@ def answers(engine: Engine, since: datetime) -> pd.DataFrame:
     """
     first = _foreseen(read_predictions(engine, ended_since=since, columns=(*OF_KIND["number"], "revision")))
     actual = np.full(len(first), np.nan)
-    for name, target in TARGETS.items():
+    # Only what was answered: a target of another subject is made from fields that jobs do not have.
+    for name in TARGETS.keys() & set(first["target"]):
         asked = (first["target"] == name).to_numpy()
-        actual[asked] = target.value(first[asked])
+        actual[asked] = TARGETS[name].value(first[asked])
     return first.assign(actual=actual)
 
 
