@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -82,8 +81,3 @@ def _joined(at: Array, part: pd.DataFrame, how: str, span: float) -> Array:
         return np.where(end > 0, values[np.maximum(end - 1, 0)], np.nan)
     begin, sums = np.searchsorted(times, at - span, side="left"), np.concatenate([[0.0], np.cumsum(values)])
     return np.where(end > begin, (sums[end] - sums[begin]) / np.maximum(end - begin, 1), np.nan)
-
-
-def measured(columns: Sequence[str]) -> tuple[str, ...]:
-    """The columns that ``with_measurements`` added."""
-    return tuple(name for name in columns if name.startswith("measured_"))
