@@ -28,6 +28,15 @@ def serve() -> None:
     run(settings, only, say=say, when_ready=lambda: say(f"the predictor answers on {only[0].address}"))
 
 
+def dashboard() -> None:
+    """Show tasks, sites, models and thresholds on a web page of this machine, looked at anew every minute, until Ctrl-C."""
+    from services.dashboard import run
+
+    settings = prepare_environment()
+    say(f"the page is on http://{settings.host}:{settings.dashboard_port}")
+    run(settings)
+
+
 def up() -> None:
     """Start MLflow, Prefect, the predictor and the schedules; Ctrl-C stops them all."""
     from infra.parts import parts

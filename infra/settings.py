@@ -37,6 +37,9 @@ class Settings(BaseSettings):
     predictor_port: int = Field(3000, ge=0, le=65535)
     mlflow_port: int = Field(5000, ge=0, le=65535)
     prefect_port: int = Field(4200, ge=0, le=65535)
+    dashboard_port: int = Field(3100, ge=0, le=65535)
+    dashboard_seconds: float = Field(60.0, gt=0, description="seconds between two looks at the tasks")
+    panda_url: str = Field("", description="address that takes ttcPredicted and ttcPredictionDate of each task; empty: nobody is told")
     promotion: Literal["auto", "ask"] = Field("auto", description="promote a better challenger at once, or wait for a person")
     thresholds: str = Field(
         "",

@@ -41,7 +41,7 @@ def evaluate_tasks(jobs: pd.DataFrame, warm_up: float = 0.1, progress: Progress 
     if len(whole) < 2 or not 0 < warm_up < 1:
         raise TrainingError(f"no task of at least {FEWEST_JOBS} jobs has ended after the warm-up: there is nothing to evaluate")
     counted = whole[int(len(whole) * warm_up) :]
-    questions = _questions(tasks, whole)
+    questions = questions_about(tasks, whole)
     past = Past(questions, ask_about(tasks, questions, progress), tasks.finished[questions.task])
     ours = live_through(past, tasks.defined[whole], warm_up, refit_every, progress)
     rivals = _rivals(tasks, whole, warm_up, refit_every)
@@ -66,7 +66,7 @@ def _row(name: str, share: float, error: Array, within: Array | None) -> Row:
     }  # fmt: skip
 
 
-def _questions(tasks: Tasks, rows: Array) -> Questions:
+def questions_about(tasks: Tasks, rows: Array) -> Questions:
     """The questions about tasks ``rows`` at each of ASKED, in the order of time."""
     at = np.concatenate([tasks.reached(share)[rows] for share in ASKED])
     order = np.argsort(at, kind="stable")

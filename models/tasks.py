@@ -20,6 +20,7 @@ Array = npt.NDArray[Any]
 BURST = 3600.0
 """Seconds after its first job in which a user's jobs to one group belong to one burst."""
 SECOND = 1_000_000
+FAILED = ("failed", "timeout", "out_of_memory")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Tasks:
 
     ``jobs`` are sorted by task, then by submission; those of task k are ``first[k]`` up to ``first[k + 1]``. ``names``, ``users`` and
     ``groups`` (object[tasks]; "" for unknown); ``defined`` float64[tasks] and ``submitted``, ``started``, ``ended`` float64[jobs] in
-    seconds since 1970, infinite for what has not happened; ``task`` int64[jobs]; ``site`` object[jobs].
+    seconds since 1970, infinite for what has not happened; ``task`` int64[jobs]; ``site`` and ``host`` object[jobs];
+    ``failed`` bool[jobs] says of those that ended how.
     """
 
     jobs: pd.DataFrame
@@ -42,6 +44,8 @@ class Tasks:
     ended: Array
     task: Array
     site: Array
+    host: Array
+    failed: Array
 
     def __len__(self) -> int:
         return len(self.names)
@@ -88,7 +92,7 @@ def group_tasks(jobs: pd.DataFrame) -> Tasks:
     )
     return Tasks(
         jobs, first, _texts(heads["task_id"]), _texts(heads["user"]), _texts(heads["group"]), np.sort(defined), submitted, started, ended,
-        task.astype(np.int64), _texts(jobs["site"]),
+        task.astype(np.int64), _texts(jobs["site"]), _texts(jobs["host"]), jobs["status"].isin(FAILED).to_numpy(bool),
     )  # fmt: skip
 
 

@@ -84,20 +84,12 @@ def scopes_of(header: str, tokens: Iterable[Token]) -> frozenset[str] | None:
 
 
 def check_caller(path: str, headers: dict[str, str], client: str | None, tokens: tuple[Token, ...], hosts: frozenset[str]) -> None:
-    """Raise RefusalError (400, 401, 403) unless this caller may ask for ``path``; ``client`` is its address, None on a local socket.
-
-    ``hosts`` are the names this service goes by: a page on another site, or a name that an attacker points here (DNS
-    rebinding), does not get through.
-    """
-    if _host_in(headers.get("host", "")) not in hosts:
-        raise RefusalError(400, "this service does not go by the name in the Host header; name it in GRIDCAST_ALLOWED_HOSTS")
-    origin = headers.get("origin")
-    if origin is not None and _host_in(urlsplit(origin).netloc) not in hosts:
-        raise RefusalError(403, "requests from pages of another origin are refused")
+    """Raise RefusalError (400, 401, 403) unless this caller may ask for ``path``; ``client`` is its address, None on a local socket."""
+    check_names(headers, hosts)
     if path in OPEN:
         return
     if not tokens:
-        if not _is_local(client):
+        if not is_local(client):
             raise RefusalError(403, "no tokens are configured, so only this machine is answered; set GRIDCAST_TOKENS")
         return
     scopes = scopes_of(headers.get("authorization", ""), tokens)
@@ -108,6 +100,18 @@ def check_caller(path: str, headers: dict[str, str], client: str | None, tokens:
         raise RefusalError(403, f"the token has not the scope {needed}")
 
 
+def check_names(headers: dict[str, str], hosts: frozenset[str]) -> None:
+    """Raise RefusalError (400, 403) for a foreign Host or Origin; ``hosts`` are the names that this service goes by.
+
+    A page on another site, or a name that an attacker points here (DNS rebinding), does not get through.
+    """
+    if _host_in(headers.get("host", "")) not in hosts:
+        raise RefusalError(400, "this service does not go by the name in the Host header; name it in GRIDCAST_ALLOWED_HOSTS")
+    origin = headers.get("origin")
+    if origin is not None and _host_in(urlsplit(origin).netloc) not in hosts:
+        raise RefusalError(403, "requests from pages of another origin are refused")
+
+
 def _host_in(netloc: str) -> str:
     """The host of ``host:port``, lower case, brackets kept off an IPv6 address."""
     try:
@@ -116,7 +120,8 @@ def _host_in(netloc: str) -> str:
         return ""
 
 
-def _is_local(client: str | None) -> bool:
+def is_local(client: str | None) -> bool:
+    """Whether a caller's address is this machine's own."""
     try:
         return client is None or ipaddress.ip_address(client).is_loopback
     except ValueError:

@@ -9,6 +9,16 @@ from jobs.store.measurements import add_measurements, read_measurements
 from jobs.store.predictions import add_predictions, read_predictions
 from jobs.store.records import Added, add_jobs, any_ended, count_jobs, read_ended, read_ended_at, read_jobs
 from jobs.store.rejects import add_rejects, read_rejects
+from jobs.store.tasks import (
+    add_task_predictions,
+    first_tasks,
+    latest_tasks,
+    mark_told,
+    read_thresholds,
+    set_threshold,
+    task_history,
+    untold_tasks,
+)
 
 __all__ = [
     "Added",
@@ -18,8 +28,12 @@ __all__ = [
     "add_measurements",
     "add_predictions",
     "add_rejects",
+    "add_task_predictions",
     "any_ended",
     "count_jobs",
+    "first_tasks",
+    "latest_tasks",
+    "mark_told",
     "open_store",
     "read_ended",
     "read_ended_at",
@@ -27,4 +41,8 @@ __all__ = [
     "read_measurements",
     "read_predictions",
     "read_rejects",
+    "read_thresholds",
+    "set_threshold",
+    "task_history",
+    "untold_tasks",
 ]

@@ -99,3 +99,35 @@ measurements = Table(
     Index("measurements_measured_at", "measured_at"),
 )
 """Numbers that were measured: ``kind`` is drift, missing, accuracy or evaluation; ``segment`` a cluster or ``all``."""
+
+task_predictions = Table(
+    "task_predictions",
+    metadata,
+    _column("asked_at", "time", required=True),
+    Column("task", _KEY_TEXT, nullable=False, info={"kind": "text"}),
+    _column("owner", "text"),
+    _column("group", "text"),
+    *(_column(name, "time") for name in ("defined_at", "median", "low", "high", "ceiling")),
+    *(_column(name, "number") for name in ("jobs", "ended", "failed", "progress", "expected_progress", "confidence")),
+    _column("state", "text"),
+    _column("reasons", "json"),
+    _column("told_at", "time"),
+    PrimaryKeyConstraint("task", "asked_at", name="task_predictions_key"),
+    Index("task_predictions_asked_at", "asked_at"),
+)
+"""A row a task and an update that changed what is foreseen of it: the end (``low`` and ``high`` bound nine of ten), how it stands and why.
+
+``told_at`` is when the production system took it.
+"""
+
+task_thresholds = Table(
+    "task_thresholds",
+    metadata,
+    _column("set_at", "time", required=True),
+    Column("group", _KEY_TEXT, nullable=False, info={"kind": "text"}),
+    _column("name", "text", required=True),
+    _column("value", "number", required=True),
+    _column("set_by", "text", required=True),
+    PrimaryKeyConstraint("group", "name", "set_at", name="task_thresholds_key"),
+)
+"""Every threshold that was ever set, for a group or for ``all``; the newest counts."""

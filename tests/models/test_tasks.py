@@ -8,7 +8,7 @@ import pytest
 
 from jobs.workload import generate
 from models.survival import Spells, fit_curves
-from models.task_evaluation import _questions, ask_about, evaluate_tasks
+from models.task_evaluation import ask_about, evaluate_tasks, questions_about
 from models.task_inputs import NAMES
 from models.task_model import FEWEST_JOBS
 from models.tasks import group_tasks
@@ -51,7 +51,7 @@ def test_nothing_of_the_future_is_in_what_is_known(generated: pd.DataFrame) -> N
     answers = []
     for log in (jobs, later):
         tasks = group_tasks(log)
-        questions = _questions(tasks, np.flatnonzero(tasks.sizes >= FEWEST_JOBS))
+        questions = questions_about(tasks, np.flatnonzero(tasks.sizes >= FEWEST_JOBS))
         early = np.flatnonzero(questions.at <= now.timestamp())
         shown = ask_about(tasks, questions.take(early))
         order = np.lexsort((questions.progress[early], questions.task[early]))

@@ -1,0 +1,222 @@
+"""The watch over tasks: at every look, when each open task will be done, how it stands, and who holds it back.
+
+Three steps, as in ATLAS's P2PA: the 95th percentile of the group is the ceiling; the models of ``models.task_model`` foresee the end at the
+definition; and every later look foresees it anew from what ended, what runs and for how long, and what waits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from infra.settings import Settings
+from jobs.store import add_task_predictions, first_tasks, latest_tasks, read_jobs, read_thresholds
+from models.features import Levels, choose_levels, encode
+from models.mixture import Mixture
+from models.task_evaluation import LEVELS, ask_about, questions_about
+from models.task_inputs import OpenJobs, Questions, inputs, open_jobs
+from models.task_model import FEWEST_JOBS, Past, TaskModel, by_promise, fit
+from models.tasks import Tasks, group_tasks, microseconds
+from models.training import find_target, new_mixture
+from monitoring.alerts import tell
+from monitoring.task_states import Thresholds, failures, held_back_by, last_end, quietness, states, submitted, upper
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+Array = npt.NDArray[Any]
+
+HISTORY = timedelta(days=60)
+SHOWN = timedelta(days=1)
+"""How long a task that is done stays among those that are looked at."""
+REFIT = timedelta(hours=6)
+MOST_JOBS = 100_000
+"""The latest ended jobs whose tasks the models are fitted on."""
+MOST_TOLD = 20
+WRONG = ("stalled", "failing")
+MOVED = 0.02
+"""An end that moved by less than this share of what is left is no news."""
+
+
+@dataclass
+class Watch:
+    """What is kept between two looks at one store: the histories of jobs, the models of tasks, and when these were fitted."""
+
+    engine: Engine
+    settings: Settings
+    mixture: Mixture | None = None
+    levels: Levels | None = None
+    model: TaskModel = field(default_factory=TaskModel)
+    fitted_at: pd.Timestamp | None = None
+    learned_until: pd.Timestamp | None = None
+
+    def look(self, now: datetime) -> pd.DataFrame:
+        """Look at all tasks as they stood at ``now``; returns a row a task that is open or lately done, and stores what is news."""
+        moment = pd.Timestamp(now)
+        jobs = as_of(read_jobs(self.engine, since=moment - HISTORY, until=moment), moment)
+        tasks = group_tasks(jobs)
+        done = tasks.finished
+        rows = np.flatnonzero((done > moment.timestamp() - SHOWN.total_seconds()) & (tasks.sizes > 1))
+        if not len(rows):
+            return pd.DataFrame(columns=COLUMNS)
+        self._learn(tasks, jobs, moment)
+        found = self._foresee(tasks, rows, moment)
+        self._keep(found, moment)
+        return found
+
+    def _learn(self, tasks: Tasks, jobs: pd.DataFrame, now: pd.Timestamp) -> None:
+        aim = find_target("walltime")
+        if self.mixture is None or self.levels is None:
+            self.levels = choose_levels(jobs, aim.subject)
+            self.mixture = new_mixture(aim, self.levels)
+        since = self.learned_until - SHOWN if self.learned_until is not None else None
+        ended = tasks.jobs["ended_at"].notna() if since is None else tasks.jobs["ended_at"] > since
+        some = np.flatnonzero(ended)
+        if len(some):
+            # What is learned twice is known by its name and left out.
+            contexts = replace(encode(tasks.jobs.iloc[some], self.levels), at=microseconds(tasks.defined[tasks.task[some]]))
+            self.mixture.learn(contexts, aim.value(tasks.jobs.iloc[some]), aim.limit(tasks.jobs.iloc[some]))
+        self.learned_until = now
+        if self.fitted_at is None or now - self.fitted_at >= REFIT:
+            self.model, self.fitted_at = fit_on(jobs, now), now
+
+    def _foresee(self, tasks: Tasks, rows: Array, now: pd.Timestamp) -> pd.DataFrame:
+        assert self.mixture is not None and self.levels is not None  # noqa: S101 - _learn makes them
+        at = now.timestamp()
+        count = len(rows)
+        over = np.add.reduceat(tasks.ended <= at, tasks.first[:-1])[rows]
+        questions = Questions(rows, np.full(count, at), over / tasks.sizes[rows])
+        contexts, mixture = encode(tasks.jobs, self.levels), self.mixture
+        asked: dict[str, Array] = {}
+
+        def ask(job: Array, _: Array) -> tuple[Array, Array]:
+            alike = pd.util.hash_pandas_object(pd.DataFrame(contexts.keys[job]), index=False).to_numpy()
+            heads, which = np.unique(alike, return_index=True, return_inverse=True)[1:]
+            part = contexts.take(job[heads]).asked(now)
+            mass = mixture.distributions(part, mixture.target.limit(tasks.jobs.iloc[job[heads]])).mass
+            asked["most"] = upper(mass, mixture.grid)[which]
+            return mass, which
+
+        shown = inputs(tasks, questions, ask, mixture.grid)
+        left = by_promise(shown, LEVELS)
+        for part, curves in self.model.curves(shown):
+            left[part] = np.column_stack([curves.quantile(level) for level in LEVELS])
+        left[over == tasks.sizes[rows]] = 0.0
+        opened = open_jobs(tasks, questions)
+        seen = submitted(tasks, questions, opened)
+        most = asked.get("most", np.empty(0))[tasks.submitted[opened.job] <= at]
+        return self._rows(tasks, questions, np.sort(left, axis=1), seen, most, over)
+
+    def _rows(self, tasks: Tasks, questions: Questions, left: Array, opened: OpenJobs, most: Array, over: Array) -> pd.DataFrame:
+        at, rows = questions.at, questions.task
+        before = first_answers(self.engine, tasks.names[rows])
+        finished = tasks.finished[rows]
+        end = np.where(np.isfinite(finished)[:, None], finished[:, None], at[:, None] + left)
+        first = np.where(np.isnan(before), end, before)
+        place = np.array([np.interp(e, [d, *f], [0.0, *LEVELS]) for e, d, f in zip(end[:, 1], tasks.defined[rows], first, strict=True)])
+        quiet = quietness(tasks, questions, opened, most, last_end(tasks, questions))
+        ended, bad = failures(tasks, questions)
+        limits = thresholds_of(self.engine, tasks.groups[rows])
+        stand = states(np.isfinite(finished), quiet, ended, bad, place, limits)
+        expected = np.clip((at - tasks.defined[rows]) / np.maximum(first[:, 1] - tasks.defined[rows], 1.0), 0.0, 1.0)
+        reasons = [[] if state not in ("late", *WRONG) else _reasons(tasks, questions, q, opened, most) for q, state in enumerate(stand)]
+        columns = {
+            "task": tasks.names[rows], "owner": tasks.users[rows], "group": tasks.groups[rows], "state": stand, "reasons": reasons,
+            "jobs": tasks.sizes[rows].astype(float), "ended": over.astype(float), "failed": bad.astype(float),
+            "progress": over / tasks.sizes[rows], "expected_progress": expected,
+            "confidence": np.clip(2 * np.minimum(place, 1 - place), 0.0, 1.0),
+        }  # fmt: skip
+        ceiling = tasks.defined[rows] + ceilings(tasks, rows, float(at[0]))
+        moments = (tasks.defined[rows], *end.T, ceiling, at)
+        names = ("defined_at", "low", "median", "high", "ceiling", "asked_at")
+        times = {name: pd.to_datetime(value, unit="s", utc=True).round("s") for name, value in zip(names, moments, strict=True)}
+        return pd.DataFrame({**columns, **times})
+
+    def _keep(self, found: pd.DataFrame, now: pd.Timestamp) -> None:
+        """Store the rows that say something new, and tell of tasks that went wrong or are right again."""
+        known = latest_tasks(self.engine).set_index("task")
+        before = known.reindex(found["task"])
+        left = np.maximum((found["median"] - found["asked_at"]).dt.total_seconds().to_numpy(), 60.0)
+        moved = np.nan_to_num(_seconds(found["median"]) - _seconds(pd.to_datetime(before["median"], utc=True)), nan=np.inf)
+        same = (before["state"].to_numpy() == found["state"].to_numpy()) & (before["ended"].to_numpy() == found["ended"].to_numpy())
+        news = found[~(same & (np.abs(moved) <= MOVED * left))]
+        with self.engine.begin() as connection:
+            add_task_predictions(connection, news)
+        changed = found[(before["state"].to_numpy() != found["state"].to_numpy())]
+        wrong = changed["state"].isin(WRONG).to_numpy() | before["state"].isin(WRONG).to_numpy()[changed.index]
+        told = changed[wrong].head(MOST_TOLD)
+        sentences = {
+            f"task {task}": f"{task} of {owner} is {state}: {'; '.join(reasons)}" if state in WRONG else ""
+            for task, owner, state, reasons in zip(told["task"], told["owner"], told["state"], told["reasons"], strict=True)
+        }
+        tell(self.engine, self.settings, sentences, now.to_pydatetime())
+
+
+def _reasons(tasks: Tasks, questions: Questions, question: int, opened: OpenJobs, most: Array) -> list[str]:
+    own = slice(*np.searchsorted(opened.question, [question, question + 1]))
+    return held_back_by(
+        tasks, int(questions.task[question]), float(questions.at[question]), dict(zip(opened.job[own], most[own], strict=True))
+    )
+
+
+COLUMNS = (
+    "task", "owner", "group", "state", "reasons", "jobs", "ended", "failed", "progress", "expected_progress", "confidence", "defined_at",
+    "low", "median", "high", "ceiling", "asked_at",
+)  # fmt: skip
+
+
+def as_of(jobs: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
+    """``jobs`` as they were known at ``now``: what ended or started later had not."""
+    later, waits = jobs["ended_at"] > now, jobs["started_at"] > now
+    outcomes = {name: jobs[name].mask(later) for name in ("ended_at", "walltime", "status", "cpu_time", "peak_memory")}
+    return jobs.assign(**outcomes, started_at=jobs["started_at"].mask(waits))
+
+
+def fit_on(jobs: pd.DataFrame, now: pd.Timestamp) -> TaskModel:
+    """The models of tasks, fitted on the latest of ``jobs`` by what is known ``now``."""
+    tasks = group_tasks(jobs.sort_values("submitted_at", kind="stable").tail(MOST_JOBS))
+    rows = np.flatnonzero(tasks.sizes >= FEWEST_JOBS)
+    questions = questions_about(tasks, rows)
+    asked = questions.take(np.flatnonzero(questions.at < now.timestamp()))
+    if not len(asked):
+        return TaskModel()
+    return fit(Past(asked, ask_about(tasks, asked), tasks.finished[asked.task]), now.timestamp())
+
+
+def ceilings(tasks: Tasks, rows: Array, at: float) -> Array:
+    """The 95th percentile of how long the ended tasks of each task's group took (float64[rows], s); of all where it has none."""
+    lasted, over = tasks.finished - tasks.defined, tasks.finished <= at
+    whole = float(np.quantile(lasted[over], 0.95)) if over.any() else 0.0
+    of_group = {
+        group: float(np.quantile(lasted[same], 0.95)) if (same := over & (tasks.groups == group)).any() else whole
+        for group in dict.fromkeys(tasks.groups[rows])
+    }
+    return np.array([of_group[group] for group in tasks.groups[rows]])
+
+
+def first_answers(engine: Engine, names: Array) -> Array:
+    """The first end foreseen of each task: low, median and high in seconds since 1970 (float64[n, 3]), NaN for a new one."""
+    found = first_tasks(engine).set_index("task").reindex(names)
+    return np.column_stack([_seconds(pd.to_datetime(found[name], utc=True)) for name in ("low", "median", "high")])
+
+
+def _seconds(times: pd.Series[Any]) -> Array:
+    return np.asarray((times - pd.Timestamp(0, tz="UTC")).dt.total_seconds().to_numpy(dtype=np.float64))
+
+
+def thresholds_of(engine: Engine, groups: Array) -> list[Thresholds]:
+    """The thresholds that hold for each group: the newest set for it, else the newest for ``all``, else the usual."""
+    made: dict[str, Thresholds] = {}
+    stored = read_thresholds(engine)
+    for group in dict.fromkeys(groups):
+        values: dict[str, float] = {}
+        for whose in ("all", group):
+            own = stored[stored["group"] == whose]
+            values |= dict(zip(own["name"], own["value"], strict=True))
+        made[group] = Thresholds(**{name: value for name, value in values.items() if name in Thresholds.__dataclass_fields__})
+    return [made[group] for group in groups]

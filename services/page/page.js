@@ -1,0 +1,106 @@
+"use strict";
+// One page over the JSON API: what is drawn is rebuilt from it whenever the server says that something is new.
+const main = document.getElementById("main"), SIZE = 50;
+const view = { state: "", group: "", text: "", page: 0 };
+const make = (name, attributes = {}, ...children) => {
+  const node = document.createElementNS(attributes.svg ? "http://www.w3.org/2000/svg" : "http://www.w3.org/1999/xhtml", name);
+  for (const [key, value] of Object.entries(attributes)) if (key.startsWith("on")) node.addEventListener(key.slice(2), value); else if (key !== "svg" && value !== null) node.setAttribute(key, value);
+  node.append(...children.filter((child) => child !== null && child !== undefined)); return node;
+};
+const text = (value) => (value === null || value === undefined || value === "" ? "–" : String(value));
+const percent = (value) => (value === null ? "–" : `${Math.round(100 * value)} %`);
+const when = (value) => (value ? value.slice(0, 16).replace("T", " ") : "–");
+const hours = (value) => { const left = (new Date(value) - Date.now()) / 36e5; return left > 0 ? `in ${left < 1 ? `${Math.round(60 * left)} min` : `${left.toFixed(1)} h`}` : ""; };
+const get = async (path) => { const answer = await fetch(path); if (!answer.ok) throw new Error((await answer.json()).error); return answer.json(); };
+
+function table(caption, columns, rows) {
+  const head = make("tr", {}, ...columns.map(([name, , kind]) => make("th", { scope: "col", class: kind || "" }, name)));
+  const body = rows.map((row) => make("tr", {}, ...columns.map(([name, of, kind]) => make("td", { class: kind || "", "data-name": name }, of(row)))));
+  return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, make("table", { class: "cards" }, make("caption", {}, caption), make("thead", {}, head), make("tbody", {}, ...body)));
+}
+const stateOf = (row) => make("span", { class: `state ${row.state}` }, row.state);
+const bar = (row) => make("span", {}, make("progress", { max: 1, value: row.progress, "aria-label": `${row.task}: jobs ended` }), ` ${percent(row.progress)}`);
+const link = (row) => make("a", { href: `#task/${encodeURIComponent(row.task)}` }, row.task);
+const range = (row) => make("span", {}, when(row.median), make("br"), make("span", { class: "faint" }, row.state === "done" ? "" : `${when(row.low)} to ${when(row.high)}`));
+
+async function tasks() {
+  const query = new URLSearchParams({ ...view, size: SIZE });
+  const found = await get(`/api/tasks?${query}`);
+  const counts = Object.entries(found.states).map(([name, count]) => make("li", {}, make("button", { "aria-pressed": view.state === name, onclick: () => { view.state = view.state === name ? "" : name; view.page = 0; show(); } }, make("span", { class: `state ${name}` }, name), ` ${count}`)));
+  const filter = make("input", { id: "filter", type: "search", value: view.text, onchange: (event) => { view.text = event.target.value; view.page = 0; show(); } });
+  const pages = Math.max(1, Math.ceil(found.count / SIZE));
+  const turn = (by, name) => make("button", { disabled: view.page + by < 0 || view.page + by >= pages ? "" : null, onclick: () => { view.page += by; show(); } }, name);
+  return [make("h1", {}, "Tasks"), make("ul", { class: "counts", "aria-label": "Tasks by state" }, ...counts),
+    make("div", { class: "bar" }, make("label", { for: "filter" }, "Task, owner or group has", filter), turn(-1, "Previous"), make("span", {}, `page ${view.page + 1} of ${pages}`), turn(1, "Next")),
+    table(`${found.count} tasks, those that need somebody first; times in UTC`, [["Task", link], ["Owner", (r) => text(r.owner)], ["Group", (r) => text(r.group)], ["State", stateOf], ["Jobs ended", bar], ["Jobs", (r) => text(r.jobs), "n"], ["Will be done", range], ["What holds it back", (r) => (r.reasons || []).slice(0, 2).join("; ")]], found.rows)];
+}
+
+function converging(history) {
+  const rows = history.filter((row) => row.median), width = 800, height = 220, svg = { svg: true };
+  if (rows.length < 2) return make("p", { class: "faint" }, "Its predictions are drawn from the second on.");
+  const at = rows.map((r) => +new Date(r.asked_at)), ends = rows.flatMap((r) => [+new Date(r.low), +new Date(r.high)]);
+  const [x0, x1, y0, y1] = [Math.min(...at), Math.max(...at), Math.min(...ends), Math.max(...ends)];
+  const x = (v) => 10 + (width - 20) * (v - x0) / Math.max(x1 - x0, 1), y = (v) => height - 25 - (height - 45) * (v - y0) / Math.max(y1 - y0, 1);
+  const line = (name) => rows.map((r) => `${x(+new Date(r.asked_at))},${y(+new Date(r[name]))}`);
+  return make("svg", { ...svg, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Predicted end, first ${when(rows[0].median)}, now ${when(rows.at(-1).median)}`, preserveAspectRatio: "none" },
+    make("polygon", { ...svg, class: "range", points: [...line("low"), ...line("high").reverse()].join(" ") }), make("polyline", { ...svg, class: "middle", points: line("median").join(" ") }),
+    make("text", { ...svg, x: 12, y: 14 }, when(new Date(y1).toISOString())), make("text", { ...svg, x: 12, y: height - 8 }, when(new Date(y0).toISOString())));
+}
+
+async function task(name) {
+  const found = await get(`/api/tasks/${encodeURIComponent(name)}`), row = found.task;
+  const facts = [["State", stateOf(row)], ["Owner", text(row.owner)], ["Group", text(row.group)], ["Defined", when(row.defined_at)], ["Will be done", `${when(row.median)} ${hours(row.median)}`], ["Nine of ten times between", `${when(row.low)} and ${when(row.high)}`], ["Ceiling of its group", when(row.ceiling)], ["Jobs", `${row.ended} of ${row.jobs} ended, ${row.failed} failed`], ["Progress", `${percent(row.progress)}, expected ${percent(row.expected_progress)}`], ["Confidence", percent(row.confidence)]];
+  return [make("h1", {}, row.task), make("dl", {}, ...facts.flatMap(([key, value]) => [make("dt", {}, key), make("dd", {}, value)])),
+    make("h2", {}, "What holds it back"), row.reasons && row.reasons.length ? make("ul", {}, ...row.reasons.map((reason) => make("li", {}, reason))) : make("p", { class: "faint" }, "Nothing that is seen."),
+    make("h2", {}, "Its predicted end over time"), converging(found.history), make("h2", {}, "Its jobs"),
+    table(`${found.jobs.length} of ${row.jobs} jobs, the open ones first`, [["Job", (r) => r.job_id], ["Site", (r) => text(r.site)], ["Host", (r) => text(r.host)], ["State", (r) => text(r.status)], ["Submitted", (r) => when(r.submitted_at)], ["Started", (r) => when(r.started_at)], ["Ended", (r) => when(r.ended_at)]], found.jobs)];
+}
+
+async function sites() {
+  const found = await get("/api/sites");
+  const columns = (first) => [[first, (r) => text(r.name)], ["Running", (r) => r.running, "n"], ["Waiting", (r) => r.waiting, "n"], ["Ended", (r) => r.ended, "n"], ["Failed", (r) => percent(r.failed_share), "n"], ["Longest running, h", (r) => text(r.longest_hours), "n"]];
+  return [make("h1", {}, "Sites and hosts"), table("Sites, jobs of the last day", columns("Site"), found.sites), make("h2", {}, "Hosts where most fail"), table("Hosts", columns("Host"), found.hosts)];
+}
+
+async function models() {
+  const found = await get("/api/models");
+  return [make("h1", {}, "Models"), make("p", {}, found.sentence), table("Versions", [["Version", (r) => text(r.label)], ["Alias", (r) => text(r.alias)], ["Since", (r) => when(r.created_at)], ["", (r) => make("button", { onclick: () => act("/api/promote", { version: r.version }) }, `Promote ${r.label}`)]], found.versions),
+    make("p", { class: "bar" }, make("button", { onclick: () => act("/api/pin", {}) }, "Pin the champion"), make("button", { onclick: () => act("/api/unpin", {}) }, "Unpin")),
+    make("h2", {}, "Error, coverage, drift and decay, newest first"), table("Measurements", [["When", (r) => when(r.measured_at)], ["Kind", (r) => r.kind], ["What", (r) => r.name], ["Of", (r) => r.segment], ["Value", (r) => (r.value === null ? "–" : r.value.toPrecision(4)), "n"]], found.measurements),
+    make("p", {}, ...found.links.flatMap(([name, address]) => [make("a", { href: address }, name), " "]))];
+}
+
+async function act(path, body) {
+  let token = sessionStorage.getItem("token") || "";
+  const send = () => fetch(path, { method: "POST", headers: { "content-type": "application/json", authorization: `Bearer ${token}` }, body: JSON.stringify(body) });
+  let answer = await send();
+  if (answer.status === 401) { token = window.prompt("An admin token of GRIDCAST_TOKENS") || ""; sessionStorage.setItem("token", token); answer = await send(); }
+  const found = await answer.json(); document.getElementById("updated").textContent = found.sentence || found.error; if (answer.ok) show();
+}
+
+async function thresholds() {
+  const found = await get("/api/thresholds");
+  const field = (id, name, node) => make("label", { for: id }, name, node);
+  const form = make("form", { class: "bar", onsubmit: (event) => { event.preventDefault(); const d = new FormData(event.target); act("/api/thresholds", { group: d.get("group") || "all", name: d.get("name"), value: Number(d.get("value")), by: d.get("by") }); } },
+    field("g", "Group, or all", make("input", { id: "g", name: "group", value: "all" })), field("n", "Threshold", make("select", { id: "n", name: "name" }, ...Object.keys(found.usual).map((name) => make("option", {}, name)))),
+    field("v", "Value", make("input", { id: "v", name: "value", type: "number", step: "any", required: "" })), field("b", "Your name", make("input", { id: "b", name: "by", required: "" })), make("button", {}, "Set"));
+  return [make("h1", {}, "Thresholds"), make("p", {}, `Unless set: ${Object.entries(found.usual).map(([k, v]) => `${k} ${v}`).join(", ")}. ${found.meaning}`), form,
+    table("What was set, newest first", [["When", (r) => when(r.set_at)], ["Group", (r) => r.group], ["Threshold", (r) => r.name], ["Value", (r) => r.value, "n"], ["By", (r) => r.set_by]], found.rows)];
+}
+
+let turn = 0;
+async function show(focus = false) {
+  const mine = ++turn, [page, name] = (location.hash.slice(1) || "tasks").split("/"), held = document.activeElement && document.activeElement.id;
+  for (const a of document.querySelectorAll("nav a")) if (a.getAttribute("href") === `#${page}`) a.setAttribute("aria-current", "page"); else a.removeAttribute("aria-current");
+  try {
+    const nodes = await ({ tasks, task, sites, models, thresholds }[page] || tasks)(name && decodeURIComponent(name));
+    if (mine !== turn) return;
+    main.replaceChildren(...nodes); document.title = `${main.querySelector("h1").textContent} – Gridcast`;
+    if (focus) main.focus(); else if (held && document.getElementById(held)) document.getElementById(held).focus();
+  } catch (error) { if (mine === turn) main.replaceChildren(make("p", { role: "alert" }, error.message)); }
+}
+window.addEventListener("hashchange", () => show(true));
+const events = new EventSource("/api/events");
+events.onmessage = (event) => { document.getElementById("updated").textContent = `as of ${when(event.data)} UTC`; if (!document.activeElement || !["INPUT", "SELECT"].includes(document.activeElement.tagName)) show(); };
+events.onerror = () => { document.getElementById("updated").textContent = "not connected: trying again"; };
+show();
