@@ -88,8 +88,6 @@ def _show_evaluation(found: Evaluation, name: str, settings: Settings, as_json: 
     show(found.rows if as_json else found.rows[:MOST_ROWS], as_json, title, ("predictor", *scores))
     if any(row["predictor"] == IDEAL.name for row in found.rows):
         err.print(f"{IDEAL.name} is {IDEAL.meaning}", highlight=False)
-    if target == "transfer_time":
-        err.print("--predictor shows more rows: catboost, and each statistic of bandwidths, such as mean-25-sized-rate", highlight=False)
     run = record_evaluation(found, name, settings)
     err.print(f"logged to MLflow as run {run}, with tables by cluster, period and for long jobs, and plots", highlight=False)
 

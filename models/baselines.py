@@ -17,7 +17,7 @@ from models.recent import Floats, last, mean_of_two, median_of, quantiles_of_kno
 from models.regressions import catboost, forest, ideal, ridge
 from models.seen import Seen, first_known, see
 from models.targets import Target
-from models.traffic_baselines import BY_RATE, transfer_baselines
+from models.traffic_baselines import transfer_baselines
 
 SHARES = tuple(round(share / 20, 2) for share in range(1, 20))
 """The quantiles asked of whoever can give a distribution: .05, .10, … .95."""
@@ -77,25 +77,21 @@ IDEAL = Baseline("gridcast-ideal", "no prediction: plain CatBoost told the true 
 
 CATBOOST = BASELINES[-1]
 
-_OF_TRANSFERS = tuple(Baseline(name, meaning, point) for name, (meaning, point) in transfer_baselines().items())
 RIVALS: dict[str, tuple[Baseline, ...]] = {
     "job": BASELINES,
     "wait": (
         *(Baseline(name, meaning, point) for name, (meaning, point) in wait_baselines().items()),
         Baseline("qbets", "binomial bound on the 95th percentile of the queue's waits (Brevik, Nurmi, Wolski 2006)", qbets, bound=qbets),
+        replace(CATBOOST, meaning="plain CatBoost on history, request and the state of the queue"),
     ),
-    "transfer": tuple(one for one in _OF_TRANSFERS if not one.name.endswith(BY_RATE)),
+    "transfer": (
+        *(Baseline(name, meaning, point) for name, (meaning, point) in transfer_baselines().items()),
+        replace(CATBOOST, meaning="plain CatBoost on history, size and load"),
+    ),
 }
 """The baselines of each subject."""
-ON_REQUEST: dict[str, tuple[Baseline, ...]] = {
-    "job": (IDEAL,),
-    "transfer": (
-        replace(CATBOOST, meaning="plain CatBoost on history, size and load"),
-        *(one for one in _OF_TRANSFERS if one.name.endswith(BY_RATE)),
-    ),
-    "wait": (replace(CATBOOST, meaning="plain CatBoost on history, request and the state of the queue"),),
-}
-"""Rows that are shown where they are asked for."""
+ON_REQUEST: dict[str, tuple[Baseline, ...]] = {"job": (IDEAL,), "wait": (), "transfer": ()}
+"""Rows that are no rivals: shown where they are asked for, or where a log tells what they need."""
 
 HEURISTICS = tuple(baseline.name for baseline in BASELINES[:9])
 """The names of those that need no fitting: seconds for a long log."""
