@@ -48,7 +48,7 @@ class Distribution:
         return reached
 
     def mean(self) -> Array:
-        """Expected value of each row (float64[n])."""
+        """Expected value of each row (float64[n]); where there is no limit the largest 2 % count as where they begin (winsorised)."""
         return self.moments()[:, 0]
 
     def standard_deviation(self) -> Array:

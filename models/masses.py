@@ -51,9 +51,26 @@ def reached_by(mass: Array, out: Array) -> None:
             out[row, b] /= total
 
 
+_UNLIKELY = 0.02
+"""As much as the mixture's floor lays over all values of its grid, hundreds of terabytes among them."""
+
+
+@compiled
+def _ceiling(mass: Array, values: Array, limit: float) -> float:
+    """The limit, or where there is none the value above which lies only what is _UNLIKELY, which would else be all of the mean."""
+    if np.isfinite(limit):
+        return limit
+    above, b = 0.0, len(values) - 1
+    allowed = _UNLIKELY * mass.sum()
+    while b > 0 and above + mass[b] <= allowed:
+        above += mass[b]
+        b -= 1
+    return np.float64(values[b])
+
+
 @compiled
 def _moments(mass: Array, values: Array, limit: float, out: Array) -> None:
-    mean, second = 0.0, 0.0
+    mean, second, limit = 0.0, 0.0, _ceiling(mass, values, limit)
     for b in range(len(values)):
         value = min(values[b], limit)
         mean += mass[b] * value

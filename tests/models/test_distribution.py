@@ -77,3 +77,11 @@ def test_what_is_read_off_is_what_the_masses_say(mass: np.ndarray, limit: float,
         above = [limit if b == top else GRID.edges[b + 1] for b, top in zip(bins, tops, strict=True)]
         wanted = [GRID.edges[b] if level < 0.5 else GRID.centres[b] for b in bins] if level <= 0.5 else above
         np.testing.assert_allclose(answer.quantiles(np.array(levels))[:, place], np.minimum(wanted, limit), rtol=1e-12)
+
+
+def test_without_a_limit_the_floor_under_all_values_does_not_make_the_mean() -> None:
+    mass = np.full((1, GRID.bins), 0.02 / GRID.bins)
+    mass[0, GRID.bin(np.array([3600.0]))] += 0.98
+    answer = Distribution(GRID, mass.astype(np.float32), np.array([np.inf]))
+    assert 0.9 * 3600 < answer.mean()[0] < 1.1 * 3600
+    assert answer.standard_deviation()[0] < 3600
