@@ -19,7 +19,7 @@ def test_an_entry_names_column_field_and_unit():
         (["run"], "reads file_column=field:unit, not 'run'"),
         (["=walltime"], "reads file_column=field:unit"),
         (["run="], "reads file_column=field:unit"),
-        (["run=runtime"], "'runtime' in run=runtime is no field of a job record: choose one of job_id"),
+        (["run=runtime"], "'runtime' in run=runtime is no field of a job or a transfer: choose one of transfer_id"),
         (["run=walltime:furlong"], "'furlong' in run=walltime:furlong is no unit of walltime: choose one of us, ms, s"),
         (["run=user:s"], "'s' in run=user:s is no unit of user: choose one of plain"),
         (["run=started_at:s"], "choose one of iso, epoch, epoch_ms"),

@@ -38,7 +38,7 @@ def test_what_is_no_log_is_refused_in_one_sentence(tmp_path, content, message, n
 def test_the_refusal_lists_the_formats(tmp_path):
     path = tmp_path / "letter.txt"
     path.write_text("Dear all,\n")
-    with pytest.raises(ReadError, match="swf, slurm, condor, pbs, panda, nextflow, table"):
+    with pytest.raises(ReadError, match="swf, slurm, condor, pbs, panda, nextflow, gridftp, fts, rucio, table"):
         detect(path)
 
 
