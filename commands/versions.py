@@ -118,20 +118,24 @@ def predict(
 
 def rank(
     file: Annotated[Path, typer.Argument(help="JSON as POST /rank takes it: jobs, each with its candidates.")],
-    policy: Annotated[str, typer.Option(help="mean, conservative (mean + tuning · sd), quantile or first.")] = "mean",
-    tuning: Annotated[float, typer.Option(help="The tuning factor of conservative.")] = 1.0,
-    level: Annotated[float, typer.Option(help="The level of quantile.")] = 0.9,
-    overlap: Annotated[bool, typer.Option("--overlap", help="The input comes while the job waits.")] = False,
+    policy: Annotated[str | None, typer.Option(help="mean (default), conservative (mean + tuning · sd), quantile or first.")] = None,
+    tuning: Annotated[float | None, typer.Option(help="The tuning factor of conservative; default 1.")] = None,
+    level: Annotated[float | None, typer.Option(help="The level of quantile; default .9.")] = None,
+    overlap: Annotated[bool | None, typer.Option("--overlap", help="The input comes while the job waits.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Say where jobs would be done first, or from which replica to copy: wait, transfers and run as ranges, by what the store knows."""
+    """Say where jobs would be done first, or from which replica to copy: wait, transfers and run as ranges, by what the store knows.
+
+    An option given here goes before the file's own.
+    """
     from models.ranker import ranker
     from models.release import forecaster
     from services.bodies import JSON_TYPE
     from services.rank_call import read_rank
     from services.refusal import RefusalError
 
-    options = {"policy": policy, "tuning": str(tuning), "level": str(level), "overlap": str(overlap)}
+    given = {"policy": policy, "tuning": tuning, "level": level, "overlap": overlap}
+    options = {name: str(value) for name, value in given.items() if value is not None}
     try:
         asked = read_rank(JSON_TYPE, file.read_bytes(), options)
     except OSError as error:
@@ -144,7 +148,7 @@ def rank(
     found = known.rank(asked.candidates, asked.rule, asked.at)
     parts = ("rank", "total_mean", "total_sd", "total_low", "total_high", "wait", "transfer_in", "run", "transfer_out", "first", "in_time")
     shown = ("job_id", "site", "queue", "input_at", *(name for name in parts if name in found), "unknown")
-    show(records(found), as_json, f"Where first, by {policy}, in s", shown)
+    show(records(found), as_json, f"Where first, by {asked.rule.policy}, in s", shown)
 
 
 def _version(version: Version) -> dict[str, Any]:

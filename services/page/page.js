@@ -32,6 +32,7 @@ async function tasks() {
   const turn = (by, name) => make("button", { disabled: view.page + by < 0 || view.page + by >= pages ? "" : null, onclick: () => { view.page += by; show(); } }, name);
   return [make("h1", {}, "Tasks"), make("ul", { class: "counts", "aria-label": "Tasks by state" }, ...counts),
     make("div", { class: "bar" }, make("label", { for: "filter" }, "Task, owner or group has", filter), turn(-1, "Previous"), make("span", {}, `page ${view.page + 1} of ${pages}`), turn(1, "Next")),
+    found.count ? null : make("p", { class: "faint" }, "No task matches, or the store has none with jobs submitted in the last 60 days."),
     table(`${found.count} tasks, those that need somebody first; times in UTC`, [["Task", link], ["Owner", (r) => text(r.owner)], ["Group", (r) => text(r.group)], ["State", stateOf], ["Jobs ended", bar], ["Jobs", (r) => text(r.jobs), "n"], ["Will be done", range], ["What holds it back", (r) => (r.reasons || []).slice(0, 2).join("; ")]], found.rows)];
 }
 
@@ -95,7 +96,7 @@ async function show(focus = false) {
   try {
     const nodes = await ({ tasks, task, sites, models, thresholds }[page] || tasks)(name && decodeURIComponent(name));
     if (mine !== turn) return;
-    main.replaceChildren(...nodes); document.title = `${main.querySelector("h1").textContent} – Gridcast`;
+    main.replaceChildren(...nodes.filter((node) => node !== null)); document.title = `${main.querySelector("h1").textContent} – Gridcast`;
     if (focus) main.focus(); else if (held && document.getElementById(held)) document.getElementById(held).focus();
   } catch (error) { if (mine === turn) main.replaceChildren(make("p", { role: "alert" }, error.message)); }
 }
