@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infra.compiled import compiled
+from models.ranked import count_row, rank_values, smallest
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -56,13 +57,8 @@ def running_quantiles(
     """
     codes, count = _codes(keys)
     order = order_of_news(known, values)
-    ranked = order[np.lexsort((values[order], codes[order]))]
-    sizes = np.bincount(codes[ranked], minlength=count)
-    first = np.cumsum(sizes) - sizes
-    rank = np.zeros(len(codes), np.int64)
-    rank[ranked] = np.arange(len(ranked)) - first[codes[ranked]] + 1
     since = at - (int(at.max(initial=0)) - int(known.min(initial=0)) + 1 if span is None else span)
-    return _running_quantiles(codes, at, since, known, order, rank, first, sizes, values[ranked], np.array(shares))
+    return _running_quantiles(codes, at, since, known, order, rank_values(codes, count, order, values), np.array(shares))
 
 
 def last(level: Recent) -> Floats:
@@ -131,41 +127,23 @@ def _recent(codes, at, known, values, order, size, newest, count):  # type: igno
 
 
 @compiled
-def _count(tree, codes, rank, first, sizes, seen, row, more):  # type: ignore[no-untyped-def]
-    key = codes[row]
-    seen[key] += more
-    node = rank[row]
-    while node <= sizes[key]:
-        tree[first[key] + node - 1] += more
-        node += node & -node
-
-
-@compiled
-def _running_quantiles(codes, at, since, known, order, rank, first, sizes, ranked, shares):  # type: ignore[no-untyped-def]
-    # A Fenwick tree a key counts, over the ranks of the key's own values, those that are known by now.
-    tree = np.zeros(len(ranked), np.int64)
-    seen = np.zeros(len(sizes), np.int64)
+def _running_quantiles(codes, at, since, known, order, ranked, shares):  # type: ignore[no-untyped-def]
+    tree, seen = np.zeros(len(ranked.values), np.int64), np.zeros(len(ranked.sizes), np.int64)
     found = np.full((len(codes), len(shares)), np.nan)
     position, gone = 0, 0
     for row in range(len(codes)):
         while position < len(order) and known[order[position]] <= at[row]:
-            _count(tree, codes, rank, first, sizes, seen, order[position], 1)
+            key = codes[order[position]]
+            count_row(tree, ranked, key, order[position], 1)
+            seen[key] += 1
             position += 1
         while gone < position and known[order[gone]] < since[row]:
-            _count(tree, codes, rank, first, sizes, seen, order[gone], -1)
+            key = codes[order[gone]]
+            count_row(tree, ranked, key, order[gone], -1)
+            seen[key] -= 1
             gone += 1
         key = codes[row]
         if seen[key] > 0:
             for column in range(len(shares)):
-                wanted = max(1, int(np.ceil(shares[column] * seen[key])))
-                step = 1
-                while step * 2 <= sizes[key]:
-                    step *= 2
-                below = 0
-                while step > 0:
-                    if below + step <= sizes[key] and tree[first[key] + below + step - 1] < wanted:
-                        below += step
-                        wanted -= tree[first[key] + below - 1]
-                    step //= 2
-                found[row, column] = ranked[first[key] + below]
+                found[row, column] = smallest(tree, ranked, key, max(1, int(np.ceil(shares[column] * seen[key]))))
     return found

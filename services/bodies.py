@@ -53,14 +53,19 @@ def read_body(content_type: str, body: bytes) -> Batch:
     raise RefusalError(415, f"the content type must be {JSON_TYPE} or {ARROW_TYPE}")
 
 
+def parse_json(body: bytes) -> Any:
+    """What a JSON body says; raises RefusalError (400)."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise RefusalError(400, f"the body is not JSON: {error}") from None
+
+
 def read_json(body: bytes) -> Batch:
     """Read ``{"jobs": [{…}, …]}`` or ``{"columns": {field: […], …}}``; other keys are options; raises RefusalError (400, 413, 422)."""
     if body.count(b"{") + body.count(b"[") > MOST_JSON_PARTS:
         raise RefusalError(413, f"the body holds more than {MOST_JSON_PARTS} objects and lists; send at most {MOST_JOBS} jobs a request")
-    try:
-        request = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise RefusalError(400, f"the body is not JSON: {error}") from None
+    request = parse_json(body)
     if not isinstance(request, dict) or ("jobs" in request) == ("columns" in request):
         raise RefusalError(422, 'the body must be an object with either "jobs", a list of jobs, or "columns", a list for each field')
     options = {key: value for key, value in request.items() if key not in ("jobs", "columns")}

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from models.ranker import CANDIDATE, REQUESTED
 from models.ranking import RankingError, Rule
-from services.bodies import ARROW_TYPE, JSON_TYPE, refuse_compression
+from services.bodies import ARROW_TYPE, JSON_TYPE, parse_json, refuse_compression
 from services.doors import read_moment
 from services.refusal import RefusalError
 
@@ -40,10 +40,7 @@ def read_rank(content_type: str, body: bytes, query: Mapping[str, str]) -> RankA
     """
     if content_type.partition(";")[0].strip().lower() == ARROW_TYPE:
         return _asked(_from_arrow(body), dict(query), arrow=True)
-    try:
-        given = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise RefusalError(400, f"the body is not JSON: {error}") from None
+    given = parse_json(body)
     if not isinstance(given, dict) or not isinstance(given.get("jobs"), list):
         raise RefusalError(422, 'the body must be an object with "jobs", a list of jobs, each with its "candidates"')
     rows = [row for place, job in enumerate(given.pop("jobs")) for row in _rows(place, job)]

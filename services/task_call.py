@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from services.bodies import read_json
+from services.bodies import parse_json, read_json
 from services.doors import Asked, jobs_asked, read_moment
 from services.refusal import RefusalError
 
@@ -28,10 +28,7 @@ class TaskAsked:
 
 def read_task(body: bytes) -> TaskAsked:
     """Read ``{"task": {…fields of one of its jobs…}, "jobs": n, "at_once": n, "at": time}``; raises RefusalError (400, 422)."""
-    try:
-        given = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise RefusalError(400, f"the body is not JSON: {error}") from None
+    given = parse_json(body)
     if not isinstance(given, dict) or not isinstance(given.get("task"), dict):
         raise RefusalError(422, 'the body must be an object with "task", the fields of one of its jobs, and "jobs", how many there are')
     if unknown := [name for name in given if name not in ("task", "jobs", "at_once", "at")]:
