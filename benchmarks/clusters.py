@@ -20,11 +20,11 @@ import pandas as pd
 from logs import asked, load, show, warm_up
 from windows import Score, Window, fit, windows
 
-from models.boosting import fit_refiner
-from models.clusters import GLOBAL, By, find_clusters
-from models.contest import FEWEST_IN_CLUSTER, SHARES
-from models.rolling import Rolling, rolling
-from models.targets import TARGETS
+from models.engine.rolling import Rolling, rolling
+from models.quantities.targets import TARGETS
+from models.refiner.boosting import fit_refiner
+from models.refiner.clusters import GLOBAL, By, find_clusters
+from models.refiner.contest import FEWEST_IN_CLUSTER, SHARES
 
 FIELDS = {"group": "group", "site": "site", "queue": "queue", "program": "program", "kmeans": "user"}
 NOTHING = Score(0.0, 0.0, 0)

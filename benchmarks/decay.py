@@ -13,8 +13,8 @@ import numpy as np
 
 from infra.settings import prepare_environment
 from jobs.workload import Change, generate
-from models.seen import see
-from models.targets import TARGETS
+from models.baselines.seen import see
+from models.quantities.targets import TARGETS
 from monitoring import decay
 from monitoring.learners import Engine, Learner, Plain
 from monitoring.yardstick import Yardstick, largest, yardstick

@@ -20,11 +20,11 @@ from logs import load, show
 
 from jobs.coded import code
 from jobs.workload import generate
-from models.components import Settings
-from models.features import choose_levels, encode
-from models.forecaster import Forecaster
-from models.mixture import Walk
-from models.training import BATCH, find_target, new_mixture, train
+from models.engine.forecaster import Forecaster
+from models.engine.training import BATCH, find_target, new_mixture, train
+from models.histories.components import Settings
+from models.histories.features import choose_levels, encode
+from models.histories.mixture import Walk
 
 PARTS = ("history", "generated", "answers", "training")
 GENERATED = (10_000, 100_000, 1_000_000)

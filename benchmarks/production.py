@@ -19,8 +19,8 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from jobs.workload.scouts import START, generate_scouts
-from models.class_evaluation import ClassEvaluation, evaluate_classes
-from models.scouting import TARGETS_OF_TASKS, label_tasks
+from models.evaluation.classes_judged import ClassEvaluation, evaluate_classes
+from models.tasks.scouting import TARGETS_OF_TASKS, label_tasks
 
 PAPER = {
     "memory_per_core": 0.805, "cpu_per_event": 0.858, "io_per_core": 0.939, "walltime": 0.839,

@@ -16,12 +16,12 @@ import pandas as pd
 from logs import asked, load, show, warm_up
 
 from jobs.workload import START, Change, generate
-from models.baselines import predict_all
-from models.recent import Floats
-from models.regressions import Fitted, Regression, numbers
-from models.rolling import rolling
-from models.seen import see
-from models.targets import TARGETS, Target
+from models.baselines.regressions import Fitted, Regression, numbers
+from models.baselines.rivals import predict_all
+from models.baselines.seen import see
+from models.engine.rolling import rolling
+from models.past.recent import Floats
+from models.quantities.targets import TARGETS, Target
 
 WALLTIME = TARGETS["walltime"]
 SEEDS, DAY = (1, 2, 3), 20.0

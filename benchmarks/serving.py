@@ -81,7 +81,7 @@ def find_log() -> Path | None:
 
 def default_home(log: Path | None) -> Path:
     """A folder for this engine and log: another engine's champion would not be this one's."""
-    engine = hashlib.sha256(b"".join(path.read_bytes() for path in sorted((ROOT / "models").glob("*.py"))))
+    engine = hashlib.sha256(b"".join(path.read_bytes() for path in sorted((ROOT / "models").rglob("*.py"))))
     engine.update(str(log and log.stat().st_size).encode())
     return Path(tempfile.gettempdir()) / f"gridcast-serving-{os.getuid()}-{engine.hexdigest()[:12]}"
 

@@ -28,9 +28,9 @@ def forecaster() -> Any:
     """The champion with the store's history, as the predictor has it."""
     from infra.settings import prepare_environment
     from jobs.store import open_store, read_ended
-    from models import registry
-    from models.forecaster import Forecaster
-    from models.release import load
+    from models.engine.forecaster import Forecaster
+    from models.releases import registry
+    from models.releases.release import load
 
     settings = prepare_environment()
     version = registry.champion(settings)

@@ -135,8 +135,8 @@ def _report(address: str, done: threading.Event, seen: Seen) -> None:
 def _publish_again(which: str) -> None:
     """Register the champion's files once more and promote the copy: another version, of the same answers."""
     from infra.settings import read_settings
-    from models import registry
-    from models.versions import Evidence
+    from models.releases import registry
+    from models.releases.versions import Evidence
 
     settings = read_settings()
     champion = registry.champion(settings)

@@ -21,9 +21,9 @@ import numpy as np
 from logs import asked, load, show, warm_up
 from windows import Score, fit, windows
 
-from models.boosting import BOOSTING, CatBoostRefiner, rank_inputs
-from models.contest import SHARES
-from models.lessons import Lessons
+from models.refiner.boosting import BOOSTING, CatBoostRefiner, rank_inputs
+from models.refiner.contest import SHARES
+from models.refiner.lessons import Lessons
 
 TREES, DEPTHS, INPUTS, BORDERS = (5, 10, 20, 30, 45, 60, 90, 120), (2, 3, 6), (8, 16, 32), (16, 32, 64)
 ROWS, CALLS = 10_000, 15

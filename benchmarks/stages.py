@@ -16,8 +16,8 @@ import numpy as np
 from logs import asked, load, show, warm_up
 from windows import Score, fit, windows
 
-from models.contest import SHARES
-from models.refinement import QUANTILES
+from models.refiner.contest import SHARES
+from models.refiner.refinement import QUANTILES
 
 FIRST = ("cpu_time", "peak_memory")
 

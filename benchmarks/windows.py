@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from models.boosting import BOOSTING, CatBoostRefiner, fit_refiner
-from models.components import Settings
-from models.distribution import Distribution, join
-from models.features import Contexts, choose_levels, encode
-from models.lessons import Lessons, Notebook, make_lessons
-from models.mixture import Mixture, Walk, endings
-from models.refinement import QUANTILES, refine
-from models.training import BATCH, MOST_ROWS, find_target, new_mixture
+from models.engine.training import BATCH, MOST_ROWS, find_target, new_mixture
+from models.histories.components import Settings
+from models.histories.features import Contexts, choose_levels, encode
+from models.histories.mixture import Mixture, Walk, endings
+from models.quantities.distribution import Distribution, join
+from models.refiner.boosting import BOOSTING, CatBoostRefiner, fit_refiner
+from models.refiner.lessons import Lessons, Notebook, make_lessons
+from models.refiner.refinement import QUANTILES, refine
 
 Array = npt.NDArray[Any]
 STARTS = (0.4, 0.6, 0.8)

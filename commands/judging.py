@@ -16,7 +16,7 @@ from infra.settings import Settings, prepare_environment
 if TYPE_CHECKING:
     import pandas as pd
 
-    from models.evaluation import Evaluation
+    from models.evaluation.whole_log import Evaluation
 
 MOST_ROWS = 20
 """Of a hundred baselines people are shown the best; --json and MLflow have all."""
@@ -47,8 +47,8 @@ def evaluate(
 ) -> None:
     """Live through a log in time order and compare Gridcast with every baseline; logged to MLflow with plots."""
     from jobs.ingest import reading
-    from models.evaluation import evaluate as judge
-    from models.training import find_target
+    from models.engine.training import find_target
+    from models.evaluation.whole_log import evaluate as judge
 
     settings = prepare_environment()
     if sum(one is not None for one in (log, transfers, waits)) > 1:
@@ -75,8 +75,8 @@ def evaluate(
 
 
 def _show_evaluation(found: Evaluation, name: str, settings: Settings, as_json: bool) -> None:
-    from models.baselines import IDEAL
-    from models.evidence import record_evaluation
+    from models.baselines.rivals import IDEAL
+    from models.releases.evidence import record_evaluation
 
     target = found.target
     scores: tuple[str, ...] = (
@@ -93,7 +93,7 @@ def _show_evaluation(found: Evaluation, name: str, settings: Settings, as_json: 
 
 
 def _evaluate_tasks(jobs: pd.DataFrame, name: str, as_json: bool, warm_up: float) -> None:
-    from models.task_evaluation import evaluate_tasks
+    from models.tasks.judged import evaluate_tasks
 
     with progress_bar("living through the log") as report:
         rows = evaluate_tasks(jobs, warm_up, report)
@@ -101,8 +101,8 @@ def _evaluate_tasks(jobs: pd.DataFrame, name: str, as_json: bool, warm_up: float
 
 
 def _evaluate_allocation(jobs: pd.DataFrame, name: str, settings: Settings, as_json: bool, **how: Any) -> None:
-    from models.evidence import record_allocation
-    from models.waste import evaluate_allocation
+    from models.evaluation.waste import evaluate_allocation
+    from models.releases.evidence import record_allocation
 
     with progress_bar("living through the log") as report:
         rows = evaluate_allocation(jobs, progress=report, **how)
@@ -111,9 +111,9 @@ def _evaluate_allocation(jobs: pd.DataFrame, name: str, settings: Settings, as_j
 
 
 def _evaluate_classes(jobs: pd.DataFrame, name: str, settings: Settings, as_json: bool, **how: Any) -> None:
-    from models.class_evaluation import evaluate_classes
-    from models.classes import given
-    from models.evidence import record_classes
+    from models.evaluation.classes_judged import evaluate_classes
+    from models.quantities.classes import given
+    from models.releases.evidence import record_classes
 
     with progress_bar("living through the log") as report:
         found = evaluate_classes(jobs, thresholds=given(settings.thresholds), progress=report, **how)
@@ -186,7 +186,7 @@ def rehearse(
 ) -> None:
     """Say what retraining is worth: live through a log, retrained never, on a schedule and on decay; an HTML page with plots."""
     from jobs.ingest import reading
-    from models.training import find_target
+    from models.engine.training import find_target
     from monitoring.rehearsal import rehearse as live
     from monitoring.rehearsal_page import worth, write_page
 
@@ -216,8 +216,8 @@ def rehearse(
 
 def monitor(as_json: Json = False) -> None:
     """Compare the jobs that ended since the champion was trained with its training window; writes an HTML report."""
-    from models import registry
-    from models.release import load
+    from models.releases import registry
+    from models.releases.release import load
     from monitoring.watch import monitor as look
 
     settings = prepare_environment()

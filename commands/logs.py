@@ -74,7 +74,7 @@ def scouts(
 ) -> None:
     """Say what PanDA's scouts would have learned of each task, by its formulas: MB a core, HS06·s an event, kB/s a core."""
     from jobs.ingest import reading
-    from models.scouting import scout_tasks
+    from models.tasks.scouting import scout_tasks
 
     rows = scout_tasks(jobs_of(log, reading(log_format, mapping, map_file, timezone)))
     show(rows, as_json, f"{len(rows):,} tasks as PanDA's scouts would have them")

@@ -60,7 +60,7 @@ def status(as_json: Json = False) -> None:
     """Say what runs, where, and how fresh the champion is."""
     from infra.parts import parts
     from infra.processes import status as look
-    from models import registry
+    from models.releases import registry
 
     settings = prepare_environment()
     rows = look(settings, parts(settings))

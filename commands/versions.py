@@ -13,7 +13,7 @@ from infra.errors import InputError
 from infra.settings import prepare_environment
 
 if TYPE_CHECKING:
-    from models.versions import Version
+    from models.releases.versions import Version
 
 
 def train(
@@ -23,8 +23,8 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train on the stored jobs, judge on the latest of them, register in MLflow, and promote what is better."""
-    from models.release import release
-    from models.succession import alone
+    from models.releases.release import release
+    from models.releases.succession import alone
 
     settings = prepare_environment()
     with alone(settings), progress_bar("training") as report:
@@ -45,7 +45,7 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Make a version the champion, if it loads and answers; the predictor serves it within seconds."""
-    from models import release
+    from models.releases import release
 
     with progress_bar("trying the version out"):
         promoted = release.promote(version, prepare_environment(), by=me(), why=why)
@@ -54,7 +54,7 @@ def promote(
 
 def rollback(why: Annotated[str, typer.Option(help="Kept with the version.")] = "asked for", as_json: Json = False) -> None:
     """Give the place back to the version that the champion replaced."""
-    from models import registry
+    from models.releases import registry
 
     show([_version(registry.rollback(by=me(), why=why))], as_json, "Champion")
 
@@ -65,7 +65,7 @@ def pin(
     as_json: Json = False,
 ) -> None:
     """Keep a version as champion until it is unpinned: no retraining and no rollback takes its place."""
-    from models import registry, release
+    from models.releases import registry, release
 
     settings = prepare_environment()
     with progress_bar("trying the version out"):
@@ -76,7 +76,7 @@ def pin(
 
 def unpin() -> None:
     """Let the champion be replaced again by what is better."""
-    from models import registry
+    from models.releases import registry
 
     held = registry.pinned()
     registry.unpin()
@@ -85,7 +85,7 @@ def unpin() -> None:
 
 def history(as_json: Json = False) -> None:
     """Show every version: why it was trained, on what, how it did, who or what promoted it, when it served, why it left."""
-    from models import registry
+    from models.releases import registry
 
     registry.settle()
     shown = ("version", "state", "created_at", "jobs", "why_trained", "compared", "promoted_by", "promoted_why", "served", "left")
@@ -105,7 +105,7 @@ def predict(
 ) -> None:
     """Predict the jobs of a file with the champion, by histories of what the store knew had ended at each submission."""
     from jobs.ingest import reading
-    from models.release import predict as ask
+    from models.releases.release import predict as ask
 
     jobs = read_file(file, reading(log_format, mapping, map_file, timezone))
     with progress_bar("predicting") as report:
@@ -128,8 +128,8 @@ def rank(
 
     An option given here goes before the file's own.
     """
-    from models.ranker import ranker
-    from models.release import forecaster
+    from models.ranking.ranker import ranker
+    from models.releases.release import forecaster
     from services.bodies import JSON_TYPE
     from services.rank_call import read_rank
     from services.refusal import RefusalError

@@ -6,8 +6,8 @@ from prefect import task
 
 from flows.retrying import STEP
 from infra.settings import Settings
-from models import registry
-from models.versions import Version
+from models.releases import registry
+from models.releases.versions import Version
 
 
 @task(task_run_name="the champion", **STEP)

@@ -14,8 +14,8 @@ from flows.champion import current
 from flows.retrying import STEP
 from infra.errors import GridcastError
 from infra.settings import Settings, prepare_environment
-from models import release
-from models.versions import Version
+from models.releases import release
+from models.releases.versions import Version
 from services.authentication import own_token
 
 PATIENCE = 120.0

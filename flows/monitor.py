@@ -14,8 +14,8 @@ from flows.retrain import retrain
 from flows.retrying import STEP
 from infra.settings import Settings, prepare_environment
 from jobs.store import open_store
-from models import registry, release
-from models.versions import Version
+from models.releases import registry, release
+from models.releases.versions import Version
 from monitoring import alerts
 from monitoring.champion import Watched, watch_champion
 from monitoring.drift import DriftReport

@@ -9,8 +9,8 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.retrying import STEP
 from infra.settings import Settings, prepare_environment
-from models import release
-from models.versions import Version
+from models.releases import release
+from models.releases.versions import Version
 
 
 def run_name() -> str:

@@ -14,8 +14,8 @@ from flows.retrying import STEP
 from flows.train import decide, fit, judge, publish, read_jobs, show
 from infra.settings import Settings, prepare_environment
 from jobs.store import count_jobs, open_store
-from models import release, succession
-from models.versions import Version
+from models.releases import release, succession
+from models.releases.versions import Version
 from monitoring import alerts
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from prefect.cache_policies import NO_CACHE
 
 from jobs.store import StoreAddressError, StoreError
-from models.registry import OvertakenError, RegistryError
+from models.releases.registry import OvertakenError, RegistryError
 
 
 def worth_another_try(_task: Any, _run: Any, state: Any) -> bool:

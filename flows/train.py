@@ -11,11 +11,12 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from flows.retrying import STEP
 from infra.settings import Settings, prepare_environment
 from jobs.store import open_store
-from models import release, succession, training
-from models.classes import given
-from models.clusters import By
-from models.model_set import ModelSet
-from models.versions import Version
+from models.engine import training
+from models.engine.model_set import ModelSet
+from models.quantities.classes import given
+from models.refiner.clusters import By
+from models.releases import release, succession
+from models.releases.versions import Version
 
 
 @flow(name="train", flow_run_name="train: {why}", description="Train, judge on later jobs, publish, promote if better.")

@@ -1,8 +1,8 @@
 """Compiled code: the one decorator for it, and where its machine code is kept between runs.
 
 Numba notices that a function's own file changed, but not that a function it calls from another file did, and would go on using
-the old one. So the machine code of a package is kept in a folder named after the contents of its files that hold compiled code, and
-of those files of the package that they import from.
+the old one. So the machine code of a top-level package is kept in a folder named after the contents of its files that hold compiled
+code, and of those files of the package that they import from.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ REORDERED = {"reassoc", "contract", "nsz"}
 
 def compiled(function: Any) -> Any:
     """Compile a function at its first call; it runs without the interpreter's lock, and a division by zero gives infinity."""
-    folder = _folder(Path(function.__code__.co_filename).parent, numba.config.CACHE_DIR)
+    file = Path(function.__code__.co_filename)
+    folder = _folder(file.parents[function.__module__.count(".") - 1], numba.config.CACHE_DIR)
     numba.config.CACHE_DIR, before = str(folder), numba.config.CACHE_DIR
     try:
         return njit(cache=True, nogil=True, error_model="numpy", fastmath=REORDERED)(function)
@@ -45,8 +46,8 @@ def _folder(package: Path, wished_for: str) -> Path:
 
 
 def _sources(package: Path) -> list[Path]:
-    texts = {path.stem: path.read_text(encoding="utf-8") for path in package.glob("*.py")}
-    holding = {name for name, text in texts.items() if re.search(r"^@compiled$", text, re.MULTILINE)}
-    imports = re.compile(rf"^from {package.name}\.(\w+) import", re.MULTILINE)
-    used = {found for name in holding for found in imports.findall(texts[name])}
-    return [package / f"{name}.py" for name in sorted((holding | used) & texts.keys())]
+    texts = {path: path.read_text(encoding="utf-8") for path in package.rglob("*.py")}
+    holding = {path for path, text in texts.items() if re.search(r"^@compiled$", text, re.MULTILINE)}
+    imports = re.compile(rf"^from {package.name}\.([\w.]+) import", re.MULTILINE)
+    used = {package.joinpath(*found.split(".")).with_suffix(".py") for path in holding for found in imports.findall(texts[path])}
+    return sorted((holding | used) & texts.keys())

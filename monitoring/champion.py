@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from jobs.store import add_measurements, read_jobs
-from models.seen import see
-from models.targets import TARGETS, Target
+from models.baselines.seen import see
+from models.quantities.targets import TARGETS, Target
 from monitoring import decay
 from monitoring.accuracy import accuracy
 from monitoring.decay import Alarm

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from models.training import MOST_ROWS as TRAINING_ROWS
+from models.engine.training import MOST_ROWS as TRAINING_ROWS
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]

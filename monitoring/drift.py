@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from infra.settings import prepare_environment
-from models.targets import TARGETS
+from models.quantities.targets import TARGETS
 from monitoring.accuracy import accuracy
 from monitoring.compare import LEAST_JOBS, Column, Finding, comparable, compare_clusters, compare_columns, ended
 from monitoring.effects import Sampling

@@ -14,19 +14,19 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from models.calibration import Calibration
-from models.clusters import GLOBAL
-from models.contest import Standing, choose_refiners
-from models.distribution import Distribution
-from models.features import choose_levels, encode
-from models.lessons import Notebook, make_lessons
-from models.mixture import Walk, endings
-from models.recent import Floats, Integers
-from models.refinement import factors, refine
-from models.regressions import catboost, latest_ended
-from models.seen import Seen
-from models.targets import Target
-from models.training import BATCH, MOST_ROWS, new_mixture
+from models.baselines.regressions import catboost, latest_ended
+from models.baselines.seen import Seen
+from models.engine.training import BATCH, MOST_ROWS, new_mixture
+from models.histories.calibration import Calibration
+from models.histories.features import choose_levels, encode
+from models.histories.mixture import Walk, endings
+from models.past.recent import Floats, Integers
+from models.quantities.distribution import Distribution
+from models.quantities.targets import Target
+from models.refiner.clusters import GLOBAL
+from models.refiner.contest import Standing, choose_refiners
+from models.refiner.lessons import Notebook, make_lessons
+from models.refiner.refinement import factors, refine
 
 Progress = Callable[[str, float], None]
 LEVELS = np.array([0.05, 0.95])

@@ -1,7 +1,7 @@
 """A rehearsal: live through a log under several policies of retraining, side by side, and see what each is worth.
 
 It calls what the flows call: the test of ``monitoring.decay``, the training of ``models``, the window and the comparison of
-``models.release`` by which a version is promoted. The registry, the store and the service are left out: a log of years is then
+``models.releases.release`` by which a version is promoted. The registry, the store and the service are left out: a log of years is then
 lived through in minutes.
 """
 
@@ -14,13 +14,13 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
-from models.comparison import difference
-from models.metrics import against, blocks
-from models.recent import Floats, Integers
-from models.release import FEWEST_LATER, is_better, judged_since
-from models.seen import Seen, see
-from models.targets import Target
-from models.training import TrainingError
+from models.baselines.seen import Seen, see
+from models.engine.training import TrainingError
+from models.evaluation.metrics import against, blocks
+from models.past.recent import Floats, Integers
+from models.quantities.targets import Target
+from models.releases.comparison import difference
+from models.releases.release import FEWEST_LATER, is_better, judged_since
 from monitoring import decay
 from monitoring.decay import Alarm
 from monitoring.learners import Engine, Learner, Plain, Progress, Stretch, Trained

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from models.plots import as_html
-from models.recent import Floats
+from models.evaluation.plots import as_html
+from models.past.recent import Floats
 from monitoring.rehearsal import Life, Rehearsal
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from models.features import choose_levels, encode
-from models.mixture import Walk
-from models.task_inputs import Questions, ask_in_time, open_jobs
-from models.task_model import FEWEST_JOBS
-from models.tasks import Tasks, group_tasks, microseconds
-from models.training import find_target, new_mixture
+from models.engine.training import find_target, new_mixture
+from models.histories.features import choose_levels, encode
+from models.histories.mixture import Walk
+from models.tasks.ends import FEWEST_JOBS
+from models.tasks.inputs import Questions, ask_in_time, open_jobs
+from models.tasks.sets import Tasks, group_tasks, microseconds
 from monitoring.task_states import FEWEST_OPEN, Thresholds, last_end, quietness, submitted, upper
 
 Array = npt.NDArray[Any]

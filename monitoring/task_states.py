@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.targets import Grid
-from models.task_inputs import OpenJobs, Questions
-from models.tasks import FAILED as FAILED
-from models.tasks import Tasks
+from models.quantities.targets import Grid
+from models.tasks.inputs import OpenJobs, Questions
+from models.tasks.sets import FAILED as FAILED
+from models.tasks.sets import Tasks
 
 Array = npt.NDArray[Any]
 

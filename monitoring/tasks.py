@@ -1,6 +1,6 @@
 """The watch over tasks: at every look, when each open task will be done, how it stands, and who holds it back.
 
-Three steps, as in ATLAS's P2PA: the 95th percentile of the group is the ceiling; the models of ``models.task_model`` foresee the end at the
+Three steps, as in ATLAS's P2PA: the 95th percentile of the group is the ceiling; the models of ``models.tasks.ends`` foresee the end at the
 definition; and every later look foresees it anew from what ended, what runs and for how long, and what waits.
 """
 
@@ -16,13 +16,13 @@ import pandas as pd
 
 from infra.settings import Settings
 from jobs.store import add_task_predictions, first_tasks, latest_tasks, read_jobs, read_thresholds
-from models.features import Levels, choose_levels, encode
-from models.mixture import Mixture
-from models.task_evaluation import LEVELS, ask_about, questions_about
-from models.task_inputs import OpenJobs, Questions, inputs, open_jobs
-from models.task_model import FEWEST_JOBS, Past, TaskModel, by_promise, fit
-from models.tasks import Tasks, group_tasks, microseconds
-from models.training import find_target, new_mixture
+from models.engine.training import find_target, new_mixture
+from models.histories.features import Levels, choose_levels, encode
+from models.histories.mixture import Mixture
+from models.tasks.ends import FEWEST_JOBS, Past, TaskModel, by_promise, fit
+from models.tasks.inputs import OpenJobs, Questions, inputs, open_jobs
+from models.tasks.judged import LEVELS, ask_about, questions_about
+from models.tasks.sets import Tasks, group_tasks, microseconds
 from monitoring.alerts import tell
 from monitoring.task_states import Thresholds, failures, held_back_by, last_end, quietness, states, submitted, upper
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from jobs.store import count_jobs, read_measurements
-from models.versions import Version
+from models.releases.versions import Version
 from monitoring import decay
 from monitoring.champion import Watched
 from monitoring.drift import DriftReport

@@ -13,7 +13,7 @@ import pandas as pd
 from infra.errors import GridcastError
 from jobs.schema import OF_KIND
 from jobs.store import add_measurements, read_jobs, read_predictions
-from models.targets import TARGETS
+from models.quantities.targets import TARGETS
 from monitoring.compare import CATEGORIES
 from monitoring.drift import KEEP, DriftReport, report
 from monitoring.effects import Sampling

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from models.baselines import HEURISTICS, predict_all
-from models.clusters import telling_field
-from models.features import NEVER
-from models.recent import Floats, Integers
-from models.seen import Seen, template_levels
+from models.baselines.rivals import HEURISTICS, predict_all
+from models.baselines.seen import Seen, template_levels
+from models.histories.features import NEVER
+from models.past.recent import Floats, Integers
+from models.refiner.clusters import telling_field
 from monitoring import decay
 from monitoring.compare import bursts_of
 from monitoring.decay import Judged

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from models.metrics import Interval, against, blocks
+from models.evaluation.metrics import Interval, against, blocks
 from scheduling.outcome import Replay
 
 

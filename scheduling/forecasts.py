@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 
 from jobs.schema import OUTCOMES
-from models.clusters import GLOBAL
-from models.distribution import Distribution
-from models.features import NEVER, Levels, choose_levels, encode
-from models.mixture import Mixture, Walk
-from models.model_set import ModelSet, TargetModel
-from models.refinement import coarse_masses, factors, inputs, refine
-from models.targets import TARGETS
+from models.engine.model_set import ModelSet, TargetModel
+from models.histories.features import NEVER, Levels, choose_levels, encode
+from models.histories.mixture import Mixture, Walk
+from models.quantities.distribution import Distribution
+from models.quantities.targets import TARGETS
+from models.refiner.clusters import GLOBAL
+from models.refiner.refinement import coarse_masses, factors, inputs, refine
 from scheduling.policies import PolicyError
 from scheduling.quantities import parse_quantity, warm_up
 from scheduling.state import Floats, Integers

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from models.metrics import errors
+from models.evaluation.metrics import errors
 from scheduling.machine import Machine
 from scheduling.orders import TAU
 from scheduling.policies import Policy

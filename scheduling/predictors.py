@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pandas as pd
 
-from models.seen import template_levels
+from models.baselines.seen import template_levels
 from scheduling.policies import PolicyError
 from scheduling.quantities import Point, mean, median, moving_average, quantile_95, sample_quantity, warm_up
 from scheduling.state import Floats, Integers
 from scheduling.trace import Trace
 
 if TYPE_CHECKING:
-    from models.model_set import ModelSet
+    from models.engine.model_set import ModelSet
 
 
 class Predictor(Protocol):
@@ -132,7 +132,7 @@ def gridcast(trace: Trace, model: ModelSet | None = None, past: pd.DataFrame | N
 def _regressed(name: str) -> Callable[[Trace], Predictor]:
     def make(trace: Trace) -> Predictor:
         # Only those who ask for a regression pay for its import.
-        from models import regressions
+        from models.baselines import regressions
         from scheduling.regressed import Regressed
 
         return Regressed(trace, getattr(regressions, name))
@@ -170,7 +170,7 @@ PREDICTORS: dict[str, Predicting] = {
         Predicting("catboost", "plain CatBoost on history and request", _regressed("catboost")),
     )
 }
-"""The predictors; ``models.baselines`` says where each comes from."""
+"""The predictors; ``models.baselines.rivals`` says where each comes from."""
 
 
 def predictor_named(name: str) -> Predicting:

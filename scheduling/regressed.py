@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from jobs.schema import OF_KIND, OUTCOMES
-from models.recent import NEWEST, Recent
-from models.regressions import FEWEST_ROWS, NAMES, TRAINING_ROWS, Fitted, Regression
-from models.seen import Seen, template_levels
-from models.targets import TARGETS
+from models.baselines.regressions import FEWEST_ROWS, NAMES, TRAINING_ROWS, Fitted, Regression
+from models.baselines.seen import Seen, template_levels
+from models.past.recent import NEWEST, Recent
+from models.quantities.targets import TARGETS
 from scheduling.predictors import keys_of
 from scheduling.quantities import mean, warm_up
 from scheduling.state import Floats, Integers
@@ -39,7 +39,8 @@ class Key:
 
 
 class Regressed:
-    """A baseline of ``models.regressions``: what it looks at is taken down at submission, and before the first fit it is ``template``.
+    """A baseline of ``models.baselines.regressions``: what it looks at is taken down at submission, and it is ``template`` until the
+    first fit.
 
     It knows a single number and gives it whatever it is asked.
     """
@@ -95,7 +96,7 @@ class Regressed:
         return mean(list(found[0].latest)[:2]) if found else float(self.trace.request[row])
 
     def _see(self, rows: Integers) -> Seen:
-        """What is known of ``rows`` now, as ``models.seen`` tells it; nothing of it is an outcome of their own."""
+        """What is known of ``rows`` now, as ``models.baselines.seen`` tells it; nothing of it is an outcome of their own."""
         unknown = np.full((len(rows), 2), np.nan)
         levels = []
         for keys, known in zip(self.keys, self.known, strict=True):

@@ -35,7 +35,7 @@ from scheduling.state import (
 from scheduling.trace import Trace, trace_of
 
 if TYPE_CHECKING:
-    from models.model_set import ModelSet
+    from models.engine.model_set import ModelSet
 
 Progress = Callable[[float], None]
 

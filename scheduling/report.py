@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.plots import as_html
+from models.evaluation.plots import as_html
 from scheduling import plots
 from scheduling.comparison import against_first
 from scheduling.outcome import Replay

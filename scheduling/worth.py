@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from infra.settings import Settings
-    from models.model_set import ModelSet
+    from models.engine.model_set import ModelSet
 
 HOUR = 3600.0
 SHOWN = (
@@ -73,7 +73,7 @@ def trained(number: int, jobs: pd.DataFrame, engine: Engine, settings: Settings)
     Raises RegistryError where there is no such version.
     """
     from jobs.store import read_jobs
-    from models import registry, release
+    from models.releases import registry, release
 
     model = release.load(registry.get(number, settings), settings)
     return Trained(model, read_jobs(engine, sources=model.card["sources"], until=jobs["submitted_at"].min(), ended=True))
@@ -103,8 +103,8 @@ def replay_each(
 
 def record_replays(replays: Sequence[Replay], log: str, settings: Settings, version: Trained | None = None) -> str:
     """Log replays of ``log`` to MLflow, table and plots, beside the models that they judge; returns the run's id. Raises RegistryError."""
-    from models import registry
-    from models.versions import Evidence
+    from models.releases import registry
+    from models.releases.versions import Evidence
     from scheduling import plots
 
     rows = against_first(replays)

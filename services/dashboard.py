@@ -171,7 +171,7 @@ class Dashboard:
         return {"sentence": f"{name} of {group} is {value:g} from the next look on"}
 
     async def _promote(self, request: Request) -> Any:
-        from models import release
+        from models.releases import release
 
         version = (await _body(request)).get("version")
         if not isinstance(version, int):
@@ -180,13 +180,13 @@ class Dashboard:
         return {"sentence": f"{chosen.label} is the champion"}
 
     async def _pin(self, request: Request) -> Any:
-        from models import registry
+        from models.releases import registry
 
         kept = await asyncio.to_thread(registry.pin, by="the page", why="pinned on the page", settings=self.settings)
         return {"sentence": f"{kept.label} stays the champion until it is unpinned"}
 
     async def _unpin(self, request: Request) -> Any:
-        from models import registry
+        from models.releases import registry
 
         await asyncio.to_thread(registry.unpin, self.settings)
         return {"sentence": "the champion may be replaced again"}

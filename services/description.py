@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from jobs.schema import EARLIEST, FIELDS, OUTCOMES, STATUSES, Field
-from models.ranking import POLICIES
+from models.ranking.order import POLICIES
 from services.bodies import ARROW_TYPE, JSON_TYPE, MOST_JOBS
 from services.columns import LONGEST_TEXT
 from services.doors import MOST_QUANTILES, REQUIRED

@@ -8,7 +8,7 @@ import pandas as pd
 
 from jobs.coded import code
 from jobs.store import StoreError, read_ended_at
-from models.features import identities
+from models.histories.features import identities
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

@@ -15,8 +15,8 @@ from datetime import datetime
 from pathlib import Path
 
 from infra.errors import GridcastError
-from models import registry
-from models.versions import Version
+from models.releases import registry
+from models.releases.versions import Version
 from services.live import Live
 
 log = logging.getLogger("bentoml.gridcast")

@@ -35,10 +35,10 @@ from services.refusal import RefusalError
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from models.advice import Advice
-    from models.forecaster import Answers, Forecaster
-    from models.ranker import Ranker
-    from models.versions import Version
+    from models.engine.advice import Advice
+    from models.engine.forecaster import Answers, Forecaster
+    from models.ranking.ranker import Ranker
+    from models.releases.versions import Version
     from services.rank_call import RankAsked
     from services.task_call import TaskAsked
 
@@ -111,7 +111,7 @@ class Live:
     @property
     def advice(self) -> Advice:
         """What the operator wants of allocations."""
-        from models.advice import Advice
+        from models.engine.advice import Advice
 
         return Advice.of(self.settings.failure_price, self.settings.left_alone)
 
@@ -154,7 +154,7 @@ class Live:
 
     def task(self, asked: TaskAsked) -> dict[str, Any]:
         """What a task needs, and which model says so."""
-        from models.task_needs import task_needs
+        from models.tasks.needs import task_needs
 
         serving = self.serving
         found = task_needs(serving.forecaster, code(asked.like.jobs), asked.jobs, asked.at_once, asked.at)
@@ -162,8 +162,8 @@ class Live:
 
     def rank(self, asked: RankAsked) -> tuple[pd.DataFrame, str]:
         """Candidates in the order asked for, and which model foresaw their run times; queues and links are read anew each RANKER_AGE s."""
-        from models.ranker import Ranker, ranker
-        from models.ranking import RankingError
+        from models.ranking.order import RankingError
+        from models.ranking.ranker import Ranker, ranker
 
         serving = self.serving
         with self._ranking:
@@ -252,9 +252,9 @@ class Live:
         A version that has not answered here before (``tried``) is tried out in a child process first, which a bad file may crash.
         Raises GridcastError when it cannot be fetched, is not what its checksums say, or does not predict; nothing changes then.
         """
-        from models.forecaster import Forecaster
-        from models.model_set import ModelSet
-        from models.trial import fetch, try_out
+        from models.engine.forecaster import Forecaster
+        from models.engine.model_set import ModelSet
+        from models.releases.trial import fetch, try_out
 
         if version is None:
             self.rebuild(Serving(Forecaster(None, advice=self.advice)))

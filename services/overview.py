@@ -117,7 +117,7 @@ def sites(engine: Engine, now: datetime) -> dict[str, Any]:
 
 def models(engine: Engine, settings: Settings) -> dict[str, Any]:
     """The model sets, what was measured of them, and where more is told."""
-    from models import registry
+    from models.releases import registry
 
     versions = registry.versions(settings)
     champion, pinned = registry.champion(settings), registry.pinned(settings)

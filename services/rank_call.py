@@ -11,8 +11,8 @@ import orjson
 import pandas as pd
 import pyarrow as pa
 
-from models.ranker import CANDIDATE, REQUESTED
-from models.ranking import RankingError, Rule
+from models.ranking.order import RankingError, Rule
+from models.ranking.ranker import CANDIDATE, REQUESTED
 from services.bodies import ARROW_TYPE, JSON_TYPE, parse_json, refuse_compression
 from services.doors import read_moment
 from services.refusal import RefusalError

@@ -22,7 +22,7 @@ from services.prediction_log import Answer
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from models.versions import Version
+    from models.releases.versions import Version
 
 log = logging.getLogger("bentoml.gridcast")
 
@@ -97,9 +97,9 @@ class Shadow:
                 log.exception("the challenger could not be asked")
 
     def _take(self, version: Version | None) -> None:
-        from models.forecaster import Forecaster
-        from models.model_set import ModelSet
-        from models.trial import fetch, try_out
+        from models.engine.forecaster import Forecaster
+        from models.engine.model_set import ModelSet
+        from models.releases.trial import fetch, try_out
 
         with self._change:
             self._serving, self._seen, self._waiting = None, version, 0

@@ -16,9 +16,9 @@ import gridcast
 from infra.errors import InputError
 from infra.settings import Settings, prepare_environment
 from jobs.store import count_jobs, open_store, read_jobs, read_measurements
-from models import registry
-from models.model_set import ModelError
-from models.registry import RegistryError
+from models.engine.model_set import ModelError
+from models.releases import registry
+from models.releases.registry import RegistryError
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -158,7 +158,7 @@ def test_deploy_tries_the_champion_out_and_says_that_no_predictor_runs(trained):
 
 def test_promoting_altered_files_is_refused_and_the_champion_stays(trained, settings):
     from flows.promote import promote
-    from models.versions import Evidence
+    from models.releases.versions import Evidence
 
     spoiled = settings.folder("tmp") / "spoiled"
     fetched = registry.fetch(registry.champion(settings), settings=settings)

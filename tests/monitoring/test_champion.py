@@ -12,8 +12,8 @@ from sqlalchemy import Engine
 from jobs.schema import OUTCOMES
 from jobs.store import add_jobs, add_predictions, open_store, read_measurements
 from jobs.workload import generate
-from models.targets import TARGETS
-from models.versions import Version
+from models.quantities.targets import TARGETS
+from models.releases.versions import Version
 from monitoring.champion import _figures, watch_champion
 from monitoring.drift import DriftReport
 from monitoring.triggers import reason_to_retrain

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from jobs.workload import Change, generate
-from models.seen import see
-from models.targets import TARGETS
-from models.training import TrainingError
+from models.baselines.seen import see
+from models.engine.training import TrainingError
+from models.quantities.targets import TARGETS
 from monitoring import rehearsal
 from monitoring.learners import Plain
 from monitoring.rehearsal import Rehearsal, rehearse

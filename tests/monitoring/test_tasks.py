@@ -12,8 +12,8 @@ from infra.settings import Settings
 from jobs.schema import conform
 from jobs.store import add_jobs, open_store, read_thresholds, set_threshold, task_history, untold_tasks
 from jobs.workload import generate
-from models.task_inputs import Questions, open_jobs
-from models.tasks import group_tasks
+from models.tasks.inputs import Questions, open_jobs
+from models.tasks.sets import group_tasks
 from monitoring.stalls import find_stalls, plant
 from monitoring.task_states import Thresholds, held_back_by, last_end, quietness, states
 from monitoring.tasks import Watch

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from jobs.ingest import read_log
 from jobs.readers.swf import read_header
 from jobs.schema import conform, fill_in
-from models.baselines import BASELINES, predict_all
-from models.targets import TARGETS
+from models.baselines.rivals import BASELINES, predict_all
+from models.quantities.targets import TARGETS
 from scheduling.machine import Machine, MachineError, Pool, machine_of, processors
 from scheduling.owners import Owners
 from scheduling.policies import POLICIES, Policy, PolicyError

@@ -13,9 +13,9 @@ import gridcast
 from infra.settings import Settings, prepare_environment
 from jobs.store import add_jobs, open_store
 from jobs.workload import generate
-from models import registry
-from models.training import train
-from models.versions import Evidence
+from models.engine.training import train
+from models.releases import registry
+from models.releases.versions import Evidence
 from scheduling.machine import processors
 from scheduling.policies import PolicyError
 from scheduling.worth import record_replays, replay_each, trained, ways

@@ -20,10 +20,10 @@ from infra.settings import Settings, environment_with
 from jobs.schema import OUTCOMES
 from jobs.store import add_jobs, open_store, read_jobs
 from jobs.workload import generate
-from models import registry
-from models.model_set import ModelSet
-from models.training import train
-from models.versions import Evidence, Version
+from models.engine.model_set import ModelSet
+from models.engine.training import train
+from models.releases import registry
+from models.releases.versions import Evidence, Version
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120.0

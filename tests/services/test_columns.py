@@ -10,7 +10,7 @@ import pytest
 
 from jobs.schema import OUTCOMES, conform
 from jobs.workload import generate
-from models.features import Levels, choose_levels, encode
+from models.histories.features import Levels, choose_levels, encode
 from services.bodies import ARROW_TYPE, JSON_TYPE, read_body
 from services.columns import code
 from services.doors import jobs_asked

@@ -19,7 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from infra.settings import Settings
 from jobs.store import add_jobs, open_store, read_jobs
-from models.model_set import ModelSet
+from models.engine.model_set import ModelSet
 from tests.services.conftest import Predictor, publish, running, stored, wait_for
 
 Rows = list[dict[str, Any]]

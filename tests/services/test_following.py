@@ -13,9 +13,9 @@ import pandas as pd
 import psutil
 import pytest
 
-from models.model_set import ModelSet
-from models.registry import promote
-from models.versions import Version
+from models.engine.model_set import ModelSet
+from models.releases.registry import promote
+from models.releases.versions import Version
 from tests.services.conftest import Predictor, as_rows, free_port, new_home, publish, running, stored, wait_for
 
 Rows = list[dict[str, Any]]

@@ -11,9 +11,9 @@ import pytest
 from infra.settings import Settings
 from jobs.schema import COLUMNS, OUTCOMES, conform
 from jobs.store import add_jobs, open_store
-from models.features import encode
-from models.forecaster import Forecaster
-from models.model_set import ModelSet
+from models.engine.forecaster import Forecaster
+from models.engine.model_set import ModelSet
+from models.histories.features import encode
 from services.following import Following
 from services.live import Live, Serving
 from services.metrics import Metrics, make_metrics

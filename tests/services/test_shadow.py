@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 
 from jobs.store import open_store, read_predictions
-from models.model_set import ModelSet
-from models.registry import challenge, promote
+from models.engine.model_set import ModelSet
+from models.releases.registry import challenge, promote
 from monitoring.watch import answers
 from tests.services.conftest import Predictor, new_home, publish, running, wait_for
 

@@ -132,8 +132,8 @@ class World:
 
     def train(self) -> None:
         """A retraining, as the flow does it."""
-        from models.release import release
-        from models.succession import alone, look_back
+        from models.releases.release import release
+        from models.releases.succession import alone, look_back
 
         with alone(self.settings):
             if look_back(self.live.engine, self.settings) is None:
@@ -141,7 +141,7 @@ class World:
 
     def monitor(self) -> None:
         """The hourly look at what was predicted."""
-        from models import registry
+        from models.releases import registry
         from monitoring.champion import watch_champion
 
         if champion := registry.settle(self.settings):
@@ -151,8 +151,8 @@ class World:
         """An engineer moves the alias in MLflow's page, or pins the champion, or takes the pin out."""
         import mlflow
 
-        from models import registry
-        from models.moves import CHAMPION
+        from models.releases import registry
+        from models.releases.moves import CHAMPION
 
         with suppress(GridcastError):
             registry.settle(self.settings)
@@ -190,9 +190,9 @@ class World:
         pd.testing.assert_series_equal(stored["walltime"], told["walltime"], check_index=False)
 
     def _check_registry(self) -> None:
-        from models import registry
-        from models.moves import THEIRS
-        from models.release import load
+        from models.releases import registry
+        from models.releases.moves import THEIRS
+        from models.releases.release import load
 
         champion = registry.settle(self.settings)
         standing = [one for one in registry.versions(self.settings) if one.state == "champion"]
@@ -209,7 +209,7 @@ class World:
 
     def _check_live(self) -> None:
         from jobs.store import count_jobs
-        from models import registry
+        from models.releases import registry
 
         self.following._refused = (0, "", 0.0)  # its minute of patience is over
         self.follow()
@@ -222,9 +222,9 @@ class World:
     def check_time(self) -> None:
         """Raise AssertionError where an answer changes with outcomes that came after its question."""
         from jobs.store import read_jobs
-        from models import registry
-        from models.comparison import live_through
-        from models.release import load
+        from models.releases import registry
+        from models.releases.comparison import live_through
+        from models.releases.release import load
 
         champion = registry.champion(self.settings)
         stored = read_jobs(self.live.engine, ended=True)
@@ -263,14 +263,14 @@ def universe() -> Iterator[Callable[[int], World]]:
     from matplotlib.figure import Figure
 
     from jobs.store import open_store
-    from models import registry
+    from models.releases import registry
     from services.metrics import make_metrics
 
     metrics = make_metrics()
-    few = [patch(f"models.{name}", FEW) for name in ("release.FEWEST_LATER", "succession.FEWEST_LATER")]
+    few = [patch(f"models.releases.{name}", FEW) for name in ("release.FEWEST_LATER", "succession.FEWEST_LATER")]
     # A child process that tries a version out, and pictures, take seconds and have their own tests; a predictor's memory, which it keeps
     # from being looked through, would not be given back after its world.
-    quick = [patch("models.trial.try_out"), patch("models.release.plot_predicted", lambda *_: Figure(figsize=(1, 1)))]
+    quick = [patch("models.releases.trial.try_out"), patch("models.releases.release.plot_predicted", lambda *_: Figure(figsize=(1, 1)))]
     with TemporaryDirectory(prefix="gridcast-world-") as place, ExitStack() as stack:
         for one in (*few, *quick, patch("services.live.time.sleep"), patch("services.live.gc")):
             stack.enter_context(one)

@@ -1,0 +1,1 @@
+"""The rivals: how schedulers and the literature predict today."""

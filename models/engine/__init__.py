@@ -1,0 +1,1 @@
+"""The engine: mixture and refiner together, from training to the forecaster that serves."""

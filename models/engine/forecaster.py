@@ -1,0 +1,296 @@
+"""The forecaster: the live engine, histories of ended jobs and a model set's weights and refiners, asked and taught."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from threading import RLock
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from jobs.coded import CodedJobs, code
+from models.engine.advice import LEFT_ALONE, Advice
+from models.engine.allocation import set_aside
+from models.engine.explanation import allocation_rule, explain_histories, explain_refiners
+from models.engine.model_set import NO_MODEL, ModelSet
+from models.histories.calibration import Calibration
+from models.histories.components import settings_of
+from models.histories.features import NEVER, Contexts, Levels, choose_levels, encode
+from models.histories.kinds import find_kinds, in_parts, tell_apart
+from models.histories.mixture import Mixture, endings
+from models.histories.occupancy import occupancy
+from models.quantities.classes import Cuts, likeliest
+from models.quantities.distribution import Distribution
+from models.quantities.targets import LIMITED_BY, TARGETS
+from models.refiner.clusters import GLOBAL
+from models.refiner.refinement import coarse_masses, factors, inputs, read_bent, refine
+
+Array = npt.NDArray[Any]
+
+DECIMALS = 3
+"""Milliseconds are more than a prediction knows; more digits would only make answers longer."""
+SHARES = {"_low": 0.05, "_high": 0.95, "_allocation": 0.95, "_kill_limit": 0.99}
+"""The share of the jobs that each of these answers is to lie above, within what the user asked for."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was foreseen for n jobs, kept a kind of job: ``which`` (int64[n]) is the kind of each.
+
+    ``numbers``, float64[kinds] by name, are for each target t the best single value t, t_median, t_mean, t_sd, the 90 % range t_low to
+    t_high, what to set aside t_allocation and where to stop the job t_kill_limit (see SHARES), and t_q<level> for each quantile asked
+    for; where classes are, t_class and t_class_probability. ``cluster`` (object[kinds]) is whose refiner answered, ``cold_start``
+    (bool[kinds]) says that nothing is known of who submits. Of peak_memory, where walltimes are predicted too, t_allocation is the first
+    rung of the ladder that wastes least (see allocation.py); t_allocation_2 and t_allocation_3 are what to try after a failure (no
+    larger where there is nothing more to try), and t_risk is the probability that the first fails.
+    """
+
+    numbers: dict[str, Array]
+    cluster: Array
+    cold_start: Array
+    which: Array
+    model_version: str
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+    def frame(self, job_ids: Array) -> pd.DataFrame:
+        """A row a job: job_id, the numbers, then cluster, model_version and cold_start."""
+        columns = {name: values[self.which] for name, values in self.numbers.items()}
+        last = {"cluster": self.cluster[self.which], "model_version": self.model_version, "cold_start": self.cold_start[self.which]}
+        return pd.DataFrame({"job_id": job_ids, **columns, **last})
+
+
+@dataclass(frozen=True)
+class _Foreseen:
+    """Masses of the kinds of history among n jobs, which of them each job has, its refiner's factors, whether it is a cold start, and
+    what to set aside for each kind where that is decided by more than a quantile."""
+
+    masses: Distribution
+    which: Array
+    factors: Array
+    cold: Array
+    aside: Mapping[str, Array]
+
+
+class Forecaster:
+    """The live engine: histories of ended jobs, and a model set's weights and refiners if there is one.
+
+    It answers from the first job on. It may be asked and taught from several threads.
+    """
+
+    _FEW = 4000
+    _CHUNK = 4096
+
+    def __init__(self, model_set: ModelSet | None = None, targets: tuple[str, ...] = ("walltime",), advice: Advice | None = None) -> None:
+        self.model_set = model_set
+        self.advice = advice or Advice()
+        self.names = tuple(model_set.targets) if model_set else targets
+        self._lock = RLock()
+        self._until = _trained_until(model_set)
+        self._first: pd.DataFrame | None = None if model_set else pd.DataFrame()
+        self.subject = TARGETS[self.names[0]].subject
+        self._start(model_set.levels if model_set else choose_levels(pd.DataFrame(), self.subject))
+
+    def _start(self, levels: Levels) -> None:
+        self.levels = levels
+        relative = tuple(level.relative for level in levels.levels)
+        self.mixtures: dict[str, Mixture] = {}
+        self.calibrations: dict[str, Calibration] = {}
+        thresholds = self.model_set.card.get("thresholds", {}) if self.model_set else {}
+        self._cuts = {name: Cuts.of(tuple(thresholds.get(name, ())), TARGETS[name].grid) for name in self.names}
+        for name in self.names:
+            model = self.model_set.targets[name] if self.model_set else None
+            mixture = Mixture(TARGETS[name], relative, levels.owner, model.settings if model else settings_of(name))
+            if model:
+                mixture.restore(model.learned)
+            self.mixtures[name] = mixture
+            self.calibrations[name] = model.calibration.copy() if model else Calibration()
+
+    @property
+    def model_version(self) -> str:
+        """The version that answers, or ``none`` when no model does."""
+        return self.model_set.version if self.model_set else NO_MODEL
+
+    def learn(self, jobs: pd.DataFrame) -> None:
+        """Take in jobs that ended, in any order; what is known already changes nothing."""
+        with self._lock:
+            if self._first is not None:
+                jobs = self._choose_again(jobs)
+            self._learn(jobs)
+
+    def _choose_again(self, jobs: pd.DataFrame) -> pd.DataFrame:
+        """Without a model the levels follow from the first jobs: chosen anew as these double, until they are enough."""
+        before = 0 if self._first is None else len(self._first)
+        everything = pd.concat([self._first, jobs], ignore_index=True) if before else jobs
+        doubled = len(everything) >= 2 * max(before, 1)
+        levels = choose_levels(everything, self.subject)
+        self._first = everything if len(everything) < self._FEW else None
+        if (not doubled and self._first is not None) or levels == self.levels:
+            return jobs
+        self._start(levels)
+        return everything
+
+    def _learn(self, jobs: pd.DataFrame) -> None:
+        contexts = encode(jobs, self.levels)
+        clusters = self._clusters(jobs)
+        for name, mixture in self.mixtures.items():
+            values, limits = TARGETS[name].value(jobs), TARGETS[name].limit(jobs)
+            old = np.flatnonzero(contexts.known <= self._until)
+            mixture.learn(contexts.take(old), values[old], limits[old], weigh=False)
+            new = endings(contexts)
+            new = new[contexts.known[new] > self._until]
+            new = new[mixture.news(contexts.take(new))]
+            for start in range(0, len(new), self._CHUNK):
+                rows = new[start : start + self._CHUNK]
+                part, told = contexts.take(rows), np.isfinite(values[rows])
+                answer = self._distribution(name, part, limits[rows], clusters[rows])
+                below, upto = answer.probability_integral(np.nan_to_num(values[rows]))
+                self.calibrations[name].learn(below[told], upto[told])
+                mixture.learn(part, values[rows], limits[rows])
+
+    def _clusters(self, jobs: pd.DataFrame | CodedJobs) -> Array:
+        return self.model_set.clusters.assign(jobs) if self.model_set else np.full(len(jobs), GLOBAL, dtype=object)
+
+    def _distribution(self, name: str, contexts: Contexts, limits: Array, clusters: Array) -> Distribution:
+        foreseen = self._foresee(name, contexts, limits, clusters)
+        answer = foreseen.masses.take(foreseen.which)
+        return replace(answer, mass=refine(answer.mass, foreseen.factors))
+
+    def _foresee(self, name: str, contexts: Contexts, limits: Array, clusters: Array) -> _Foreseen:
+        mixture = self.mixtures[name]
+        # Only the refiner reads the numbers: the histories of jobs that differ by no more are looked at once.
+        alike = tell_apart([*contexts.keys.T, contexts.at.view(np.uint64), limits.view(np.uint64)], len(contexts))
+        few = contexts.take(alike.first)
+        counts, asked, aside = mixture.counts(few), limits[alike.first], {}
+        if name == "peak_memory" and "walltime" in self.mixtures:
+            found = occupancy(mixture, self.mixtures["walltime"], few, asked)
+            masses = found.distribution(mixture.grid, asked)
+            aside = set_aside(found, masses, asked, self.advice.price)
+        else:
+            masses = mixture.distributions(few, asked)
+        refiners = self.model_set.targets[name].refiners if self.model_set else {}
+        coarse = coarse_masses(masses.mass)
+        each = coarse[alike.which]
+        shown = inputs(masses.mass, coarse, counts, contexts.numbers, alike.which) if refiners else each
+        cold = (counts[:, self.levels.owner] == 0)[alike.which]
+        return _Foreseen(masses, alike.which, factors(shown, each, refiners, clusters), cold, aside)
+
+    def distributions(self, jobs: pd.DataFrame, name: str, at: datetime | None = None) -> Distribution:
+        """The distributions of one target for ``jobs``, a row a job, by what was known at submission (or at ``at``)."""
+        with self._lock:
+            contexts = encode(jobs, self.levels)
+            contexts = contexts if at is None else contexts.asked(at)
+            return self._distribution(name, contexts, TARGETS[name].limit(jobs), self._clusters(jobs))
+
+    def predict(
+        self, jobs: pd.DataFrame, quantiles: tuple[float, ...] = (), at: datetime | None = None, classes: bool = False
+    ) -> pd.DataFrame:
+        """``answer`` as a DataFrame, a row a job, in the order asked."""
+        with self._lock:
+            answers = self.answer(code(jobs, ("submitted_at", "source", "job_id", *self.fields)), quantiles, at, classes)
+        return answers.frame(jobs["job_id"].to_numpy() if "job_id" in jobs else np.arange(len(jobs)).astype(str))
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The fields of jobs that the answer depends on, beside when they were submitted."""
+        field = self.model_set.clusters.field if self.model_set else None
+        return self.levels.fields.union(LIMITED_BY, (field,) if field else (), ("program",) if self.advice.left_alone else ())
+
+    def answer(self, jobs: CodedJobs, quantiles: tuple[float, ...] = (), at: datetime | None = None, classes: bool = False) -> Answers:
+        """Predict every target of ``jobs`` by what was known at submission, or at ``at`` for jobs that still wait.
+
+        With ``classes`` also the likeliest class of each target and its probability, by the thresholds of the model set.
+
+        Jobs of one kind are answered once, and many jobs that wait are few kinds. ``jobs`` need submitted_at, source and ``fields``.
+        """
+        with self._lock:
+            seen_at = jobs["submitted_at"] if at is None else np.maximum(jobs["submitted_at"], int(pd.Timestamp(at).as_unit("us").value))
+            # Nothing changes after the newest outcome.
+            seen_at = np.minimum(seen_at, max(mixture.latest for mixture in self.mixtures.values()))
+            kinds = find_kinds(jobs, self.fields, self.levels, seen_at)
+            few = jobs.take(kinds.first)
+            contexts = replace(encode(few, self.levels), at=seen_at[kinds.first])
+            clusters = self._clusters(few)
+            limits, left_alone = {name: TARGETS[name].limit(few) for name in self.names}, self.advice.leaves(few)
+
+            def answer(rows: Array) -> dict[str, Array]:
+                part = contexts.take(rows)
+                found = {"cold": np.zeros(len(rows), dtype=bool)}
+                for name in self.names:
+                    foreseen = self._foresee(name, part, limits[name][rows], clusters[rows])
+                    found |= self._numbers(name, foreseen, part, quantiles, classes)
+                    found["cold"] |= foreseen.cold
+                self.advice.leave(found, self.names, {name: values[rows] for name, values in limits.items()}, left_alone[rows])
+                return found
+
+            # Kinds with the same histories stand together, so that each part looks at its own.
+            order = np.argsort(contexts.keys[:, 0], kind="stable")
+            place = np.empty_like(order)
+            place[order] = np.arange(len(order))
+            found = in_parts(answer, order)
+            return Answers(found, self._answering(clusters[order]), found.pop("cold"), place[kinds.which], self.model_version)
+
+    def explain(self, jobs: CodedJobs, at: datetime | None = None) -> list[dict[str, dict[str, Any]]]:
+        """Why each of a few jobs would get its answer: a dict a job with, by target, histories, similar, contributions and allocation.
+
+        See models/engine/explanation.py; meant for a person, and some hundred times as slow as an answer.
+        """
+        with self._lock:
+            contexts = encode(jobs, self.levels)
+            contexts = contexts if at is None else contexts.asked(at)
+            clusters, told = self._clusters(jobs), [dict[str, dict[str, Any]]() for _ in range(len(jobs))]
+            left_alone = self.advice.leaves(jobs)
+            for name in self.names:
+                mixture, limits = self.mixtures[name], TARGETS[name].limit(jobs)
+                foreseen = self._foresee(name, contexts, limits, clusters)
+                numbers = self._numbers(name, foreseen, contexts, (), classes=False)
+                self.advice.leave(numbers, (name,), {name: limits}, left_alone)
+                refiners = dict(self.model_set.targets[name].refiners) if self.model_set else {}
+                masses = foreseen.masses.take(foreseen.which).mass
+                moved = explain_refiners(mixture, self.levels, contexts, masses, refiners, clusters, numbers[name])
+                for row, known in enumerate(explain_histories(mixture, self.levels, contexts, limits)):
+                    allocation, by_ladder = float(numbers[f"{name}_allocation"][row]), bool(foreseen.aside)
+                    rule = allocation_rule(bool(foreseen.cold[row]), by_ladder, allocation, float(limits[row]))
+                    set_by = {"value": None if np.isnan(allocation) else allocation, "rule": LEFT_ALONE if left_alone[row] else rule}
+                    told[row][name] = {**known, "contributions": moved[row], "allocation": set_by}
+            return told
+
+    def _answering(self, clusters: Array) -> Array:
+        if self.model_set is None:
+            return np.full(len(clusters), NO_MODEL, dtype=object)
+        own = {cluster for model in self.model_set.targets.values() for cluster in model.refiners}
+        if own <= {GLOBAL}:
+            return np.full(len(clusters), GLOBAL, dtype=object)
+        return np.array([cluster if cluster in own else GLOBAL for cluster in clusters], dtype=object)
+
+    def _numbers(self, name: str, foreseen: _Foreseen, contexts: Contexts, quantiles: tuple[float, ...], classes: bool) -> dict[str, Array]:
+        mixture, level = self.mixtures[name], self.calibrations[name].level
+        levels = {end: level(share) for end, share in (SHARES | {f"_q{share:g}": share for share in quantiles}).items()}
+        masses, which = foreseen.masses, foreseen.which
+        cuts = self._cuts[name] if classes else Cuts()
+        numbers, best, shares = read_bent(masses, which, foreseen.factors, np.array([0.5, *levels.values()]), mixture.scale, cuts)
+        point = masses.value_in(best, which, mixture.last_in_bin(contexts, best))
+        mean, deviation, median, *others = numbers.T
+        known = {"": point, "_median": median, "_mean": mean, "_sd": deviation} | dict(zip(levels, others, strict=True))
+        known |= {end: values[which] for end, values in foreseen.aside.items()}
+        told = {f"{name}{end}": np.round(values, DECIMALS) for end, values in known.items()}
+        return told | (_classes(name, shares, known=len(cuts) > 0) if classes else {})
+
+
+def _classes(name: str, shares: Array, known: bool) -> dict[str, Array]:
+    """The likeliest class of each row and its probability, NaN where no thresholds are known."""
+    best, probability = likeliest(shares) if known else (np.full(len(shares), np.nan), np.full(len(shares), np.nan))
+    return {f"{name}_class": best, f"{name}_class_probability": np.round(probability, DECIMALS)}
+
+
+def _trained_until(model_set: ModelSet | None) -> int:
+    """The end of the training window in microseconds: weights have learned what became known up to then."""
+    if model_set is None:
+        return int(np.iinfo(np.int64).min)
+    until = model_set.card["window"]["until_us"]
+    return int(until) if until is not None else NEVER - 1

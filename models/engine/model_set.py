@@ -1,0 +1,131 @@
+"""Model sets: what training makes, as one folder that can be checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from infra.errors import GridcastError
+from models.histories.calibration import Calibration
+from models.histories.components import Settings
+from models.histories.features import Levels
+from models.histories.weights import Learned
+from models.quantities.targets import TARGETS
+from models.refiner.clusters import Clusters
+from models.refiner.refinement import Refiner
+
+Array = npt.NDArray[Any]
+
+FORMAT = 2
+MANIFEST = "manifest.json"
+NO_MODEL = "none"
+
+
+class ModelError(GridcastError):
+    """A model set cannot be used; the message is one sentence that says why."""
+
+
+@dataclass(frozen=True)
+class TargetModel:
+    """One target's part of a model set: the mixture's learned weights, the refiners by cluster, the calibration."""
+
+    target: str
+    settings: Settings
+    learned: Learned
+    calibration: Calibration
+    refiners: Mapping[str, Refiner] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelSet:
+    """All targets' models with the levels and clusters they share, and the card that says how they came to be."""
+
+    card: dict[str, Any]
+    levels: Levels
+    clusters: Clusters
+    targets: dict[str, TargetModel]
+
+    @property
+    def version(self) -> str:
+        """The version under which the set is registered, or when it was made."""
+        return str(self.card.get("version") or self.card.get("created_at", NO_MODEL))
+
+    def save(self, folder: Path) -> None:
+        """Write the set into ``folder``: JSON, Parquet and .cbm files, and a manifest with the SHA-256 of each."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, model in self.targets.items():
+            learned = pd.DataFrame({"key": model.learned.keys, "shares": list(model.learned.rows)})
+            learned.to_parquet(folder / f"{name}.weights.parquet", compression="zstd", index=False)
+            parts = {
+                "settings": model.settings.__dict__,
+                "facts": model.learned.facts.tolist(),
+                "gate": [model.learned.slopes.tolist(), model.learned.travelled.tolist()],
+                "calibration": model.calibration.to_json(),
+                "refiners": {
+                    cluster: {"file": f"{name}.{place}.cbm", "share": refiner.share}
+                    for place, (cluster, refiner) in enumerate(model.refiners.items())
+                },
+            }
+            (folder / f"{name}.json").write_text(json.dumps(parts))
+            for place, refiner in enumerate(model.refiners.values()):
+                refiner.save(folder / f"{name}.{place}.cbm")
+        head = {"format": FORMAT, "levels": self.levels.to_json(), "clusters": self.clusters.to_json(), "targets": list(self.targets)}
+        (folder / "model_set.json").write_text(json.dumps(head))
+        (folder / "card.json").write_text(json.dumps(self.card, indent=1, default=str))
+        files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
+        (folder / MANIFEST).write_text(json.dumps({path.name: _digest(path) for path in files}, indent=1))
+
+    @staticmethod
+    def load(folder: Path) -> ModelSet:
+        """Read a set and check it; raises ModelError when a file is missing, changed or of another format."""
+        check_manifest(folder)
+        try:
+            head = json.loads((folder / "model_set.json").read_text())
+            if head["format"] != FORMAT:
+                raise ModelError(f"the model in {folder} has format {head['format']}, this Gridcast reads format {FORMAT}")
+            card = json.loads((folder / "card.json").read_text())
+            targets = {name: _load_target(folder, name) for name in head["targets"]}
+            return ModelSet(card, Levels.from_json(head["levels"]), Clusters.from_json(head["clusters"]), targets)
+        except (KeyError, ValueError, TypeError, OSError) as error:
+            raise ModelError(f"the model in {folder} cannot be read: {error!r}") from None
+
+
+def check_manifest(folder: Path) -> None:
+    """Raise ModelError unless each file of ``folder`` is as its manifest says."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError):
+        raise ModelError(f"there is no model in {folder}: it has no readable {MANIFEST}") from None
+    for name, digest in manifest.items():
+        if not (folder / name).is_file():
+            raise ModelError(f"the model in {folder} lacks its file {name}")
+        if _digest(folder / name) != digest:
+            raise ModelError(f"the file {name} of the model in {folder} is not the one that was saved: its SHA-256 differs")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _load_target(folder: Path, name: str) -> TargetModel:
+    from models.refiner.boosting import load_refiner
+
+    if name not in TARGETS:
+        raise ModelError(f"the model in {folder} predicts {name}, which this Gridcast does not know")
+    parts = json.loads((folder / f"{name}.json").read_text())
+    table = pd.read_parquet(folder / f"{name}.weights.parquet")
+    rows = np.array(table["shares"].tolist(), dtype=np.float32)
+    learned = Learned(table["key"].to_numpy(np.uint64), rows, np.array(parts["facts"], dtype=np.float64), *np.array(parts["gate"]))
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in parts["settings"].items()}
+    refiners: dict[str, Refiner] = {
+        cluster: load_refiner(folder / kept["file"], float(kept["share"])) for cluster, kept in parts["refiners"].items()
+    }
+    return TargetModel(name, Settings(**fields), learned, Calibration.from_json(parts["calibration"]), refiners)

@@ -1,0 +1,158 @@
+"""Training: live through the log once, then teach CatBoost to bend what the mixture of histories foresaw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from infra.errors import InputError
+from models.engine.model_set import ModelSet, TargetModel
+from models.histories.calibration import Calibration
+from models.histories.components import Settings, settings_of
+from models.histories.features import NEVER, Contexts, Levels, choose_levels, encode
+from models.histories.mixture import Mixture, Walk, endings
+from models.quantities.classes import thresholds_of
+from models.quantities.distribution import Distribution, join
+from models.quantities.targets import TARGETS, Target
+from models.refiner.boosting import BOOSTING
+from models.refiner.clusters import By, Clusters, find_clusters
+from models.refiner.contest import WINDOWS, before_windows, choose_refiners
+from models.refiner.lessons import Notebook, make_lessons
+from models.refiner.refinement import factors, input_names, refine
+
+Array = npt.NDArray[Any]
+Progress = Callable[[str, float], None]
+
+MOST_ROWS = 30_000
+BATCH = 4096
+"""How many jobs are foreseen at once while living through a log."""
+
+
+class TrainingError(InputError):
+    """There is nothing to train on, or a setting is wrong; the message is one sentence."""
+
+
+def train(
+    jobs: pd.DataFrame,
+    *,
+    targets: tuple[str, ...] = ("walltime",),
+    cluster_by: By | None = None,
+    settings: Settings | None = None,
+    thresholds: Mapping[str, Sequence[float]] | None = None,
+    progress: Progress | None = None,
+) -> ModelSet:
+    """Train a model set on stored ``jobs`` in time order; raises TrainingError when no job has ended with a known outcome.
+
+    ``thresholds`` of classes by target are taken as given; those of the other targets are quantiles of the outcomes.
+    """
+    chosen = [find_target(name) for name in targets]
+    subject = chosen[0].subject
+    if any(aim.subject != subject for aim in chosen):
+        raise TrainingError(f"{', '.join(targets)} are not quantities of one kind of record: train them apart")
+    levels = choose_levels(jobs, subject)
+    contexts = encode(jobs, levels)
+    known = contexts.known[contexts.known != NEVER]
+    models, reports, metrics = {}, {}, {}
+    clusters = Clusters()
+    for place, aim in enumerate(chosen):
+        values = aim.value(jobs)
+        ended = endings(contexts, values)
+        if not len(ended):
+            raise TrainingError(f"no job has ended with a known {aim.name}: there is nothing to train on")
+        if place == 0:
+            early = before_windows(ended, MOST_ROWS)
+            clusters = find_clusters(jobs.iloc[early], values[early], cluster_by)
+        if progress:
+            progress(f"training {aim.name}", place / len(chosen))
+        model, report, metric = _train_one(
+            aim, levels, settings or settings_of(aim.name), contexts, values, aim.limit(jobs), clusters.assign(jobs)
+        )
+        models[aim.name], reports[aim.name], metrics[aim.name] = model, report, metric
+    if progress:
+        progress("trained", 1.0)
+    submitted = pd.to_datetime(jobs["submitted_at"], utc=True)
+    card = {
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "rows": len(jobs),
+        "window": {"from": submitted.min().isoformat(), "until": submitted.max().isoformat(), "until_us": int(known.max())},
+        "sources": sorted(map(str, jobs["source"].dropna().unique())) if "source" in jobs else [],
+        "levels": [level.name for level in levels.levels],
+        "features": {aim.name: input_names(tuple(x.name for x in levels.levels), levels.numbers, aim.grid.bins) for aim in chosen},
+        "settings": {
+            "mixture": {name: asdict(model.settings) for name, model in models.items()},
+            "boosting": BOOSTING,
+            "most_rows": MOST_ROWS,
+        },
+        "thresholds": {aim.name: thresholds_of(aim.name, aim.value(jobs), thresholds) for aim in chosen},
+        "cluster_by": cluster_by,
+        "clusters": reports,
+        "metrics": metrics,
+    }
+    return ModelSet(card, levels, clusters, models)
+
+
+def _train_one(
+    aim: Target, levels: Levels, settings: Settings, contexts: Contexts, values: Array, limits: Array, clusters: Array
+) -> tuple[TargetModel, list[dict[str, Any]], dict[str, float]]:
+    mixture = new_mixture(aim, levels, settings)
+    order = endings(contexts, values)
+    latest = order[-MOST_ROWS:]
+    rows = latest[np.argsort(contexts.at[latest], kind="stable")]
+    walk = Walk(mixture, contexts, values, limits)
+    notebook, parts = Notebook(len(rows)), []
+    for start in range(0, len(rows), BATCH):
+        few = np.arange(start, min(start + BATCH, len(rows)))
+        parts.append(walk.on(rows[few]))
+        notebook.put(few, make_lessons(mixture, contexts.take(rows[few]), parts[-1][0].mass, values[rows[few]]))
+    seen_order = np.lexsort((contexts.ids[rows], contexts.known[rows]))
+    lessons = notebook.take(seen_order)
+    standing = choose_refiners(lessons, clusters[rows][seen_order], aim.grid)
+    later = lessons.split(int(len(rows) * WINDOWS[-1]))[1]
+    after = seen_order[later]
+    part = contexts.take(rows[after])
+    answer = join([answer for answer, _ in parts]).take(after)
+    scales = np.concatenate([scales for _, scales in parts])
+    if standing.trials:
+        bent = factors(lessons.shown[later], lessons.coarse[later], standing.trials, clusters[rows[after]])
+        answer = replace(answer, mass=refine(answer.mass, bent))
+    calibration = Calibration()
+    calibration.learn(*answer.probability_integral(values[rows[after]]))
+    metric = _measure(answer, mixture, part, values[rows[after]], scales[after])
+    walk.on(np.empty(0, np.int64))
+    return TargetModel(aim.name, settings, mixture.learned(), calibration, standing.refiners), standing.report, metric
+
+
+def _measure(answer: Distribution, mixture: Mixture, contexts: Contexts, truth: Array, scales: Array) -> dict[str, float]:
+    if not len(truth):
+        return {"validation_jobs": 0.0}
+    point = answer.best_point(scales, mixture.last_in_bin(contexts, answer.best_bin(scales)))
+    error = np.abs(point - truth)
+    one = np.maximum(1.0, mixture.grid.lowest)
+    ratio = np.maximum(point, one) / np.maximum(truth, one)
+    low, high = answer.interval(0.9)
+    return {
+        "validation_jobs": float(len(truth)),
+        "mae": float(error.mean()),
+        "median_ae": float(np.median(error)),
+        "apa": float(np.minimum(ratio, 1 / ratio).mean()),
+        "crps": float(answer.continuous_ranked_probability(truth).mean()),
+        "coverage_90": float(((truth >= low) & (truth <= high)).mean()),
+    }
+
+
+def find_target(name: str) -> Target:
+    """The target of a name; raises TrainingError when there is none."""
+    if name not in TARGETS:
+        raise TrainingError(f"there is no target {name!r}; there are {', '.join(TARGETS)}")
+    return TARGETS[name]
+
+
+def new_mixture(aim: Target, levels: Levels, settings: Settings | None = None) -> Mixture:
+    """A mixture of a target that has learned nothing yet, by the target's own settings unless others are given."""
+    return Mixture(aim, tuple(level.relative for level in levels.levels), levels.owner, settings or settings_of(aim.name))

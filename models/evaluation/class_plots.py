@@ -1,0 +1,37 @@
+"""Plots of classes: the ROC curves of each target, a panel a predictor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from models.evaluation.classes_judged import CLASSIFIER, ClassEvaluation, Judged
+from models.evaluation.whole_log import OURS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHOWN = (OURS, CLASSIFIER)
+
+
+def roc_plots(found: ClassEvaluation) -> dict[str, Figure]:
+    """The ROC curves of each target by name: each class against the others, and the micro-average."""
+    return {f"roc-{name}": _roc(name, judged) for name, judged in found.targets.items()}
+
+
+def _roc(target: str, judged: Judged) -> Figure:
+    from matplotlib.figure import Figure
+    from sklearn.metrics import roc_curve
+
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    for predictor, axes in zip(SHOWN, figure.subplots(1, len(SHOWN)), strict=True):
+        shares = judged.shares[predictor]
+        hit = np.eye(shares.shape[1])[judged.truth - 1]
+        for k in np.flatnonzero((hit.sum(axis=0) > 0) & (hit.sum(axis=0) < len(hit))):
+            axes.plot(*roc_curve(hit[:, k], shares[:, k])[:2], linewidth=1, label=f"class {k + 1}")
+        axes.plot(*roc_curve(hit.ravel(), shares.ravel())[:2], color="black", linewidth=2, label="micro-average")
+        axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+        axes.set(xlabel="false positives, share", ylabel="true positives, share", title=f"{target}: {predictor}")
+        axes.legend()
+    return figure

@@ -1,0 +1,83 @@
+"""Traffic: what else moved when a transfer was asked for, by server, link, endpoint and file system, as it was known then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from infra.errors import InputError
+from models.past.load import begun_lately, key_of, microseconds, seconds, under_way
+from models.past.recent import recent
+
+Array = npt.NDArray[Any]
+
+LINK = ("source", "link", "from_endpoint", "to_endpoint", "file_system", "direction")
+PLACES: dict[str, tuple[str, ...]] = {
+    "server": ("source",),
+    "link": LINK,
+    "from": ("source", "from_endpoint"),
+    "to": ("source", "to_endpoint"),
+    "file_system": ("source", "file_system"),
+}
+"""What may be loaded, each with the fields that tell it from others of its kind."""
+KINDS = ("transfers", "bytes", "left", "age", "begun", "rate")
+"""What is told of each: transfers under way, their bytes and bytes left, their mean age, how many came in the last minute, recent rates."""
+TRAFFIC = tuple(f"{place}_{kind}" for place in PLACES for kind in KINDS)
+LATELY = 60.0
+"""Seconds: files of one data set are asked for within a minute."""
+LEAST = 0.5
+"""Seconds that a transfer takes at least, for a rate."""
+
+
+def with_traffic(transfers: pd.DataFrame) -> pd.DataFrame:
+    """``transfers`` in order of submission, with the columns of TRAFFIC that their fields allow.
+
+    Of another transfer its size is known from its start, and that it is over from its end. What is left of it is what the latest rate of
+    its link, as known when it began, has not moved yet.
+    """
+    transfers = transfers.sort_values("submitted_at", kind="stable", ignore_index=True)
+    at, begin, end = (seconds(transfers[name]) for name in ("submitted_at", "started_at", "ended_at"))
+    size = transfers["bytes"].to_numpy(dtype=np.float64)
+    known, asked = microseconds(transfers["ended_at"]), microseconds(transfers["submitted_at"])
+    rates = size / np.maximum(transfers["duration"].to_numpy(dtype=np.float64), LEAST)
+    known = np.maximum(known, asked + 1)  # one of no length is known only after the instant
+    usual = recent(key_of(transfers, LINK), asked, known, rates).average
+    columns: dict[str, Array] = {}
+    for place, fields in PLACES.items():
+        if place != "link" and transfers[fields[-1]].isna().all():
+            continue
+        keys = key_of(transfers, fields)
+        found = under_way(keys, at, begin, end, size, usual)
+        told = (*found.T, begun_lately(keys, at, LATELY), recent(keys, asked, known, rates).average)
+        columns |= {f"{place}_{kind}": values for kind, values in zip(KINDS, told, strict=True)}
+    return transfers.assign(**columns)
+
+
+def with_measurements(records: pd.DataFrame, series: pd.DataFrame, how: str = "last", span: float = 300.0) -> pd.DataFrame:
+    """``records`` with a column ``measured_<name>`` for each name in ``series`` (measured_at, name, value): network, disk, what a site has.
+
+    A record is given the ``last`` value before its submission, or the ``mean`` of those in the ``span`` seconds before it: the two ways of
+    Vazhkudai and Schopf (2003). Raises InputError for another way or a series without these columns.
+    """
+    missing = {"measured_at", "name", "value"} - set(series.columns)
+    if missing or how not in ("last", "mean"):
+        raise InputError(f"the series has no column {', '.join(sorted(missing))}" if missing else f"there is no way {how}: last or mean")
+    columns = {}
+    at = seconds(records["submitted_at"])
+    for name, part in series.groupby("name", sort=True):
+        columns[f"measured_{name}"] = _joined(at, part, how, span)
+    return records.assign(**columns)
+
+
+def _joined(at: Array, part: pd.DataFrame, how: str, span: float) -> Array:
+    times = seconds(pd.to_datetime(part["measured_at"], utc=True))
+    order = np.argsort(times, kind="stable")
+    times, values = times[order], part["value"].to_numpy(dtype=np.float64)[order]
+    end = np.searchsorted(times, at, side="right")
+    if how == "last":
+        return np.where(end > 0, values[np.maximum(end - 1, 0)], np.nan)
+    begin, sums = np.searchsorted(times, at - span, side="left"), np.concatenate([[0.0], np.cumsum(values)])
+    return np.where(end > begin, (sums[end] - sums[begin]) / np.maximum(end - begin, 1), np.nan)

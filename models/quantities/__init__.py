@@ -1,0 +1,1 @@
+"""What is predicted: quantities with their units, grids and limits, and distributions over them."""

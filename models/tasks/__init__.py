@@ -1,0 +1,1 @@
+"""Tasks: when sets of jobs will be done, and what they will need."""

@@ -1,0 +1,76 @@
+"""The models of tasks: when a task will be done, foreseen at its definition and while it is under way, with ranges that are kept true.
+
+Two models, as the tasks' own outcomes ask for them: one for tasks that are just defined, one for those of which jobs have ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.histories.calibration import STEPS, Calibration
+from models.refiner.boosting import fit_hazard
+from models.tasks.inputs import NAMES, Questions
+from models.tasks.survival import Curves, fit_curves
+
+Array = npt.NDArray[Any]
+
+ASKED = (0.0, 0.25, 0.5, 0.75)
+"""The shares of a task's jobs at whose end it is looked at, to learn from and to be judged by."""
+FEWEST_JOBS = 4
+"""Sets of fewer jobs are no tasks: each quarter of the way shall be an instant at which something is still to come."""
+PRIOR = 30.0
+"""Outcomes that the calibration of ranges believes in before it has seen any; tasks are few."""
+
+
+def calibration() -> Calibration:
+    """A calibration that has seen nothing, for the few outcomes that tasks have."""
+    return Calibration(np.full(STEPS, PRIOR / STEPS), np.full(STEPS, PRIOR / STEPS))
+
+
+@dataclass(frozen=True)
+class Past:
+    """Questions asked before, and what came of them: ``inputs`` float32[n, NAMES] as they were then, ``finished`` float64[n] s, or inf."""
+
+    questions: Questions
+    inputs: Array
+    finished: Array
+
+    def known_at(self, now: float) -> Past:
+        """The questions that had been asked by ``now``; what was not finished by then is not known to have finished."""
+        rows = np.flatnonzero(self.questions.at < now)
+        finished = self.finished[rows]
+        return Past(self.questions.take(rows), self.inputs[rows], np.where(finished <= now, finished, np.inf))
+
+
+@dataclass(frozen=True)
+class TaskModel:
+    """What answers: learned functions from inputs to Curves of the time left, for either kind of question (None: too little known)."""
+
+    defined: Callable[[Array], Curves] | None = None
+    under_way: Callable[[Array], Curves] | None = None
+
+    def curves(self, inputs: Array) -> list[tuple[Array, Curves]]:
+        """The time left (s) by rows of ``inputs`` (float32[n, NAMES]); rows for which too little is known are in no part."""
+        started = inputs[:, NAMES.index("progress")] > 0
+        asked = ((np.flatnonzero(~started), self.defined), (np.flatnonzero(started), self.under_way))
+        return [(rows, model(inputs[rows])) for rows, model in asked if model is not None and len(rows)]
+
+
+def by_promise(inputs: Array, levels: tuple[float, ...]) -> Array:
+    """The time left as the jobs alone promise it, for where nothing was learned: float64[n, levels], s."""
+    return inputs[:, [NAMES.index(f"together_{level:g}") for level in levels]].astype(np.float64)
+
+
+def fit(past: Past, now: float) -> TaskModel:
+    """Learn from what was known of ``past`` questions at ``now``."""
+    known = past.known_at(now)
+    over = np.isfinite(known.finished)
+    lasted = np.where(over, known.finished, now) - known.questions.at
+    started = known.questions.progress > 0
+    defined, under_way = (fit_curves(known.inputs[rows], lasted[rows], over[rows], fit_hazard) for rows in (~started, started))
+    return TaskModel(defined, under_way)

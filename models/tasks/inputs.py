@@ -1,0 +1,203 @@
+"""What is known of a task at an instant: what its jobs promise, how its owner's jobs and tasks lasted lately, how far it is.
+
+Everything here is asked at an instant, and looks only at what had been submitted and had ended by then: of the task itself its
+description, which is whole from its definition on, and what its own jobs did so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from infra.compiled import compiled
+from models.engine.training import BATCH, Progress
+from models.histories.features import NEVER, Contexts
+from models.histories.mixture import Walk
+from models.quantities.targets import Grid
+from models.tasks.sets import Tasks, microseconds
+from models.tasks.survival import STEPS, Spells
+
+Array = npt.NDArray[Any]
+
+PROMISED = (0.05, 0.25, 0.5, 0.75, 0.95)
+LATEST_JOBS, LATEST_TASKS = 3000, 30
+LONG = 12 * 3600.0
+NAMES = (
+    "jobs", "sites", "progress", "elapsed", "by_rate",
+    *(f"{kind}_{level:g}" for kind in ("apart", "together") for level in PROMISED),
+    *(f"{whose}_{step:.0f}" for whose in ("tasks", "jobs", "jobs_there") for step in STEPS),
+    *(f"{fact}_{age}" for age in ("last", "last_but_one") for fact in ("lasted", "open", "jobs", "age")),
+    "running", "running_long", "running_there", "running_long_there",
+)  # fmt: skip
+"""The inputs of the models of tasks, in order; times in seconds."""
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Questions about tasks: ``task`` int64[n], ``at`` float64[n] in seconds since 1970; ``progress`` float64[n] is the share ended."""
+
+    task: Array
+    at: Array
+    progress: Array
+
+    def __len__(self) -> int:
+        return len(self.task)
+
+    def take(self, rows: Array) -> Questions:
+        """Some of the questions."""
+        return Questions(self.task[rows], self.at[rows], self.progress[rows])
+
+
+@dataclass(frozen=True)
+class OpenJobs:
+    """The jobs that questions are about: those that had not ended; ``question``, ``job`` int64[m], ``spent`` float64[m] s so far."""
+
+    question: Array
+    job: Array
+    spent: Array
+
+
+def open_jobs(tasks: Tasks, questions: Questions) -> OpenJobs:
+    """The jobs of each question's task that had not ended at its instant; at the definition all of them, whenever they were submitted."""
+    sizes = tasks.sizes[questions.task]
+    question = np.repeat(np.arange(len(questions)), sizes)
+    job = np.arange(len(question)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + tasks.first[questions.task][question]
+    at = questions.at[question]
+    left = tasks.ended[job] > at
+    question, job, at = question[left], job[left], at[left]
+    return OpenJobs(question, job, np.maximum(at - tasks.started[job], 0.0))
+
+
+Ask = Callable[[Array, Array], tuple[Array, Array]]
+"""From jobs (int64[m]) and instants (float64[m], s) to the masses of their walltimes (float[kinds, bins]) and whose is whose (int64[m])."""
+
+
+def ask_in_time(walk_of: Callable[[Contexts], Walk], contexts: Contexts) -> Ask:
+    """An ``Ask`` that lives through the jobs of ``contexts`` in time; it can be used once.
+
+    ``walk_of`` makes the walk of the contexts that it is given, which are those of the jobs and after them those of the questions.
+    """
+
+    def ask(job: Array, at: Array) -> tuple[Array, Array]:
+        alike = pd.DataFrame(contexts.keys[job]).assign(at=at)
+        which = alike.groupby(list(alike.columns), sort=False).ngroup().to_numpy()
+        heads = np.unique(which, return_index=True)[1]
+        order = np.argsort(at[heads], kind="stable")
+        asked = contexts.take(job[heads[order]])
+        asked = replace(asked, at=microseconds(at[heads[order]]), known=np.full(len(order), NEVER))
+        whole = Contexts(*(np.concatenate([getattr(contexts, name), getattr(asked, name)]) for name in Contexts.__dataclass_fields__))
+        walk, rows = walk_of(whole), len(contexts) + np.arange(len(order))
+        mass = np.concatenate([walk.on(rows[low : low + BATCH])[0].mass for low in range(0, len(rows), BATCH)])
+        return mass, np.argsort(order, kind="stable")[which]
+
+    return ask
+
+
+@compiled
+def _finished(
+    reached: Array, which: Array, question: Array, spent: Array, edges: Array, scale: Array, apart: Array, together: Array
+) -> None:
+    """How likely all jobs of a question are done by ``edges`` s from now: if independent (its logarithm), and if alike."""
+    lowest, steps = scale
+    bins = reached.shape[1]
+    for row in range(len(which)):
+        curve = reached[which[row]]
+        before = 0.0
+        if spent[row] > 0:
+            mark = min(steps * np.log2(max(spent[row] / lowest, 1.0)), bins - 1e-6)
+            low = int(mark)
+            start = curve[low - 1] if low > 0 else 0.0
+            before = start + (curve[low] - start) * (mark - low)
+        for k in range(len(edges)):
+            mark = min(steps * np.log2(max((spent[row] + edges[k]) / lowest, 1.0)), bins - 1e-6)
+            low = int(mark)
+            start = curve[low - 1] if low > 0 else 0.0
+            share = start + (curve[low] - start) * (mark - low)
+            # Who outlived all that was foreseen may end at any moment.
+            share = min(max((share - before) / (1.0 - before), 0.0), 1.0) if before < 1.0 - 1e-9 else 1.0
+            apart[question[row], k] += np.log(max(share, 1e-30))
+            together[question[row], k] = min(together[question[row], k], share)
+
+
+def promised(jobs: OpenJobs, count: int, ask: Ask, at: Array, grid: Grid) -> Array:
+    """When all open jobs of each question will be done, by their predicted walltimes: float64[count, 2 · PROMISED], s from now.
+
+    First as if they were independent, then as if all were as late as their own distribution lets the latest be. The truth lies
+    between and is learned; waits and submissions still to come are not in it.
+    """
+    mass, which = ask(jobs.job, at[jobs.question])
+    reached = np.cumsum(mass, axis=1, dtype=np.float64)
+    reached /= reached[:, -1:]
+    edges = grid.edges[1:]
+    apart, together = np.zeros((count, grid.bins)), np.ones((count, grid.bins))
+    _finished(reached, which, jobs.question, jobs.spent, edges, np.array([grid.lowest, grid.steps]), apart, together)
+    shares = (np.exp(apart), together)
+    return np.column_stack([edges[np.minimum((share < level).sum(axis=1), grid.bins - 1)] for share in shares for level in PROMISED])
+
+
+def inputs(tasks: Tasks, questions: Questions, ask: Ask, grid: Grid, progress: Progress | None = None) -> Array:
+    """What the models of tasks are shown of each question (float32[n, NAMES], NaN for unknown)."""
+    jobs = open_jobs(tasks, questions)
+    if progress:
+        progress("tasks: asking for the walltimes of their jobs", 0.1)
+    ends = promised(jobs, len(questions), ask, questions.at, grid)
+    if progress:
+        progress("tasks: looking at what lasted how long", 0.5)
+    elapsed = questions.at - tasks.defined[questions.task]
+    by_rate = elapsed * (1 - questions.progress) / np.where(questions.progress > 0, questions.progress, np.nan)
+    sizes = tasks.sizes[questions.task]
+    sites = np.array([len(set(tasks.site[a:b])) for a, b in zip(tasks.first, tasks.first[1:], strict=False)], dtype=np.float64)
+    own = np.column_stack([sizes, sites[questions.task], questions.progress, elapsed, by_rate])
+    return np.column_stack([own, ends, _lately(tasks, questions)]).astype(np.float32)
+
+
+def _lately(tasks: Tasks, questions: Questions) -> Array:
+    """How the owner's tasks and jobs, and those jobs at the task's sites, lasted lately, each question by what was known then."""
+    users = tasks.users[tasks.task]
+    owned = Spells.of(tasks.users, tasks.defined, tasks.finished)
+    by_user = Spells.of(users, tasks.submitted, tasks.ended)
+    there = Spells.of(_pairs(users, tasks.site), tasks.submitted, tasks.ended)
+    width = dict(zip(zip(tasks.users, tasks.defined, strict=True), tasks.sizes, strict=True))
+    rows = np.empty((len(questions), len(NAMES) - 5 - 2 * len(PROMISED)))
+    places = [
+        list(dict.fromkeys((user, site) for site in tasks.site[a:b]))
+        for user, a, b in zip(tasks.users, tasks.first, tasks.first[1:], strict=False)
+    ]
+    for row, (task, at) in enumerate(zip(questions.task, questions.at, strict=True)):
+        user, keys = tasks.users[task], places[task]
+        # Before its definition: a task is not its own predecessor, nor are its jobs, whatever the instant.
+        begun, ended = owned.before(user, min(at, tasks.defined[task]), LATEST_TASKS)
+        last = [
+            fact
+            for age in (1, 2)
+            for fact in (
+                (min(ended[-age], at) - begun[-age], ended[-age] > at, width[user, begun[-age]], at - begun[-age])
+                if len(begun) >= age
+                else (np.nan,) * 4
+            )
+        ]
+        survivals = (
+            owned.survival([user], at, LATEST_TASKS),
+            by_user.survival([user], at, LATEST_JOBS),
+            there.survival(keys, at, LATEST_JOBS),
+        )
+        rows[row] = [*np.concatenate(survivals), *last, *_running(by_user, [user], at), *_running(there, keys, at)]
+    return rows
+
+
+def _pairs(users: Any, sites: Any) -> Array:
+    pairs = np.empty(len(sites), dtype=object)
+    pairs[:] = list(zip(users, sites, strict=True))
+    return pairs
+
+
+def _running(spells: Spells, keys: list[Any], at: float) -> tuple[float, float]:
+    """How many of the latest spells of ``keys`` go on at an instant, and for long."""
+    parts = [spells.before(key, at, LATEST_JOBS) for key in keys]
+    on = np.concatenate([at - begun[ended > at] for begun, ended in parts])
+    return float(len(on)), float((on > LONG).sum())

@@ -1,0 +1,100 @@
+"""What the live engine knows of each job is what training knew, row by row, in whatever order outcomes are told."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jobs.workload import generate
+from models.engine.forecaster import Forecaster
+from models.engine.model_set import ModelSet
+from models.engine.training import new_mixture, train
+from models.histories.features import Contexts, encode
+from models.histories.mixture import Walk, endings
+from models.quantities.targets import TARGETS
+from models.refiner.lessons import Lessons, Notebook, make_lessons
+from models.refiner.refinement import factors, refine
+
+WALLTIME = TARGETS["walltime"]
+ROWS = 10_000
+
+
+PARTS = np.array_split(np.arange(ROWS), 12)
+
+
+@dataclass(frozen=True)
+class Lived:
+    """A log lived through in time, as training does it: what was foreseen at each submission, and what a refiner was shown."""
+
+    contexts: Contexts
+    lessons: Lessons
+    masses: np.ndarray
+
+
+def live_through(jobs: pd.DataFrame, model_set: ModelSet, learned: bool) -> Lived:
+    """Walk through all jobs; ``learned`` says whether the set's weights are there from the first job on, and stay."""
+    mixture = new_mixture(WALLTIME, model_set.levels, model_set.targets["walltime"].settings)
+    if learned:
+        mixture.restore(model_set.targets["walltime"].learned)
+    contexts, values = encode(jobs, model_set.levels), WALLTIME.value(jobs)
+    walk, notebook, masses = Walk(mixture, contexts, values, WALLTIME.limit(jobs)), Notebook(ROWS), []
+    for rows in PARTS:
+        masses.append(walk.on(rows, weigh=not learned)[0].mass)
+        notebook.put(rows, make_lessons(mixture, contexts.take(rows), masses[-1], values[rows]))
+    return Lived(contexts, notebook.take(np.arange(ROWS)), np.concatenate(masses))
+
+
+@pytest.fixture(scope="module")
+def jobs() -> pd.DataFrame:
+    """By submission; some are still running."""
+    made = generate(ROWS, days=15, seed=4).jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
+    assert made["ended_at"].nunique() < made["ended_at"].notna().sum(), "some should end at one instant"
+    return made
+
+
+@pytest.fixture(scope="module")
+def model_set(jobs: pd.DataFrame) -> ModelSet:
+    """Trained on what had ended at half of the log, with a refiner that answers."""
+    trained = train(jobs[jobs["ended_at"] <= jobs["submitted_at"].iloc[ROWS // 2]])
+    assert trained.targets["walltime"].refiners
+    return trained
+
+
+def test_outcomes_told_late_twice_and_out_of_order_leave_the_inputs_of_every_job_as_training_saw_them(
+    jobs: pd.DataFrame, model_set: ModelSet
+) -> None:
+    lived = live_through(jobs, model_set, learned=True)
+    forecaster = Forecaster(model_set)
+    forecaster._until = np.iinfo(np.int64).max  # weights stay, so that the order in which they would have learned does not matter
+    mixture, contexts = forecaster.mixtures["walltime"], encode(jobs, forecaster.levels)
+    np.testing.assert_array_equal(contexts.keys, lived.contexts.keys)
+    limits, values, draw = WALLTIME.limit(jobs), WALLTIME.value(jobs), np.random.default_rng(0)
+    told = 0
+    for rows in PARTS:
+        # All that ended until the last of these was submitted, in a muddle, then half of it again: most of it later than it was news.
+        ended = np.flatnonzero(contexts.known <= contexts.at[rows[-1]])
+        muddle = draw.permutation(np.setdiff1d(ended, ended[contexts.known[ended] <= told]))
+        for part in np.array_split(np.concatenate([muddle, muddle[::2]]), 5):
+            forecaster.learn(jobs.iloc[part])
+        told = contexts.at[rows[-1]]
+        few = contexts.take(rows)
+        masses = mixture.distributions(few, limits[rows]).mass
+        np.testing.assert_array_equal(masses, lived.masses[rows])
+        np.testing.assert_array_equal(make_lessons(mixture, few, masses, values[rows]).shown, lived.lessons.shown[rows])
+
+
+def test_an_engine_told_as_jobs_end_answers_as_training_lived_through_them(jobs: pd.DataFrame, model_set: ModelSet) -> None:
+    """Weights and all: what ended by each question has been learned, nothing else."""
+    lived = live_through(jobs, model_set, learned=False)
+    bent = refine(lived.masses, factors(lived.lessons.shown, lived.lessons.coarse, model_set.targets["walltime"].refiners, jobs.index))
+    forecaster = Forecaster(model_set)
+    ended = jobs.iloc[endings(lived.contexts)]
+    known = lived.contexts.known[endings(lived.contexts)]
+    told = 0
+    for row in range(ROWS // 2 + 1, ROWS, 25):
+        news = int(np.searchsorted(known, lived.contexts.at[row], side="right"))
+        forecaster.learn(ended.iloc[told:news])
+        told = news
+        answer = forecaster.distributions(jobs.iloc[[row]], "walltime").mass[0]
+        np.testing.assert_allclose(answer, bent[row], rtol=1e-4, atol=1e-7, err_msg=str(row))

@@ -1,0 +1,116 @@
+"""What else was under way: by hand, and that nothing of the future is among it, for transfers and for queues."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from infra.errors import InputError
+from jobs.schema import JOB, conform, fill_in
+from jobs.transfers import TRANSFER, complete
+from models.past.load import begun_lately, under_way
+from models.past.queues import STATE, with_queues
+from models.past.traffic import TRAFFIC, with_measurements, with_traffic
+
+START = pd.Timestamp("2026-01-01", tz="UTC")
+
+
+def some_transfers(count: int = 300, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    at = START + pd.to_timedelta(np.sort(rng.integers(0, 4000, count)), unit="s")
+    frame = {"transfer_id": np.arange(count).astype(str), "source": "s", "submitted_at": at, "bytes": rng.integers(1, 10**9, count)}
+    places = {"from_endpoint": rng.choice(["a", "b"], count), "to_endpoint": rng.choice(["c", "d"], count)}
+    return complete(conform(pd.DataFrame({**frame, **places, "duration": rng.integers(0, 300, count).astype(float)}), TRANSFER))
+
+
+def some_jobs(count: int = 300, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    at = START + pd.to_timedelta(np.sort(rng.integers(0, 40_000, count)), unit="s")
+    waited, ran = (pd.to_timedelta(rng.integers(0, 3000, count), unit="s") for _ in range(2))
+    frame = {
+        "job_id": np.arange(count).astype(str),
+        "source": "s",
+        "submitted_at": at,
+        "started_at": at + waited,
+        "ended_at": at + waited + ran,
+    }
+    asked = {"queue": rng.choice(["short", "long"], count), "user": rng.choice(["ann", "bob"], count), "requested_walltime": 3600.0}
+    return fill_in(conform(pd.DataFrame({**frame, **asked, "requested_cores": rng.integers(1, 9, count)}), JOB))
+
+
+def scrambled(records: pd.DataFrame, now: pd.Timestamp, seed: int = 1) -> pd.DataFrame:
+    """The same records with all changed that was not known at ``now``: starts and ends after it, and what was submitted after it."""
+    rng = np.random.default_rng(seed)
+    changed = records.copy()
+    for name in ("started_at", "ended_at"):
+        later = (changed[name] > now).to_numpy()
+        later_time = now + pd.to_timedelta(rng.integers(1, 10**6, later.sum()), unit="s")
+        changed.loc[later, name] = later_time
+    changed["ended_at"] = changed[["started_at", "ended_at"]].max(axis=1)
+    took = "duration" if "duration" in changed else "walltime"
+    changed[took] = (changed["ended_at"] - changed["started_at"]).dt.total_seconds()
+    later = (changed["submitted_at"] > now).to_numpy()
+    size = "bytes" if "bytes" in changed else "requested_walltime"
+    changed.loc[later, size] = rng.integers(1, 10**6, later.sum()).astype(float)
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("records", "surround", "columns"),
+    [(some_transfers(), with_traffic, TRAFFIC), (some_jobs(), with_queues, STATE)],
+    ids=["transfers", "waits"],
+)
+def test_the_future_moves_nothing_that_is_told_of_the_load(
+    records: pd.DataFrame, surround: Callable[[pd.DataFrame], pd.DataFrame], columns: tuple[str, ...]
+) -> None:
+    told = [name for name in columns if name in surround(records)]
+    for row in (50, 150, 250):
+        now = records["submitted_at"].iloc[row]
+        before = surround(records).loc[records["submitted_at"] <= now, told]
+        after = surround(scrambled(records, now)).loc[records["submitted_at"] <= now, told]
+        pd.testing.assert_frame_equal(before, after)
+    assert surround(records)[told].nunique().gt(1).any()
+
+
+def test_a_load_by_hand() -> None:
+    transfers = complete(
+        conform(
+            pd.DataFrame(
+                {
+                    "transfer_id": ["a", "b", "c", "d"],
+                    "source": "s",
+                    "submitted_at": [START + pd.Timedelta(seconds, "s") for seconds in (0, 10, 20, 100)],
+                    "duration": [10.0, 50.0, 50.0, 1.0],
+                    "bytes": [100.0, 500.0, 1000.0, 1.0],
+                }
+            ),
+            TRANSFER,
+        )
+    )
+    told = with_traffic(transfers)
+    # At 20 s the first is over, which moved 10 bytes a second; the second has been under way for 10 s.
+    assert told["server_transfers"].tolist() == [0, 0, 1, 0]
+    assert told["server_bytes"].tolist() == [0, 0, 500, 0]
+    assert told["server_left"].tolist() == [0, 0, 400, 0]
+    assert told["server_age"].tolist()[2] == 10
+    assert told["server_begun"].tolist() == [0, 1, 2, 0]
+
+
+def test_what_begins_at_the_very_instant_is_not_known_yet() -> None:
+    now = np.zeros(2)
+    assert under_way(now, now, now, np.ones(2), np.ones(2), now)[:, 0].tolist() == [0, 0]
+    assert begun_lately(now, now, 60.0).tolist() == [0, 0]
+
+
+def test_a_measured_series_is_joined_by_last_value_or_by_mean() -> None:
+    records = pd.DataFrame({"submitted_at": [START, START + pd.Timedelta(100, "s")]})
+    when = [START + pd.Timedelta(seconds, "s") for seconds in (10, 50, 101)]
+    series = pd.DataFrame({"measured_at": when, "name": "net", "value": [2.0, 4.0, 9.0]})
+    assert with_measurements(records, series)["measured_net"].tolist()[1] == 4.0
+    found = with_measurements(records, series, "mean")["measured_net"]
+    assert np.isnan(found[0]) and found[1] == 3.0
+    with pytest.raises(InputError, match="no column name, value"):
+        with_measurements(records, series[["measured_at"]])

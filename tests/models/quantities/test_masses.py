@@ -1,0 +1,35 @@
+"""What is read off masses in one pass is what a distribution says when it is asked question by question."""
+
+import numpy as np
+import pytest
+
+from models.quantities.classes import Cuts
+from models.quantities.distribution import DEVIATION, Distribution
+from models.quantities.masses import bend, read_off
+from models.quantities.targets import TARGETS
+
+GRID = TARGETS["peak_memory"].grid
+LEVELS = np.array([0.03, 0.5, 0.97, 0.999])
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_one_pass_says_what_a_distribution_says(limited: bool) -> None:
+    draw = np.random.default_rng(4)
+    masses = (draw.random((40, GRID.bins)) ** 8).astype(np.float32)
+    masses /= masses.sum(axis=1, keepdims=True)
+    which = draw.integers(0, len(masses), 300)
+    width = -(-GRID.bins // 27)
+    factors = np.exp(draw.normal(size=(300, -(-GRID.bins // width))))
+    limit = draw.choice([2e8, 5e9, np.inf], 300) if limited else np.full(300, np.inf)
+    bent = np.empty((300, GRID.bins), np.float32)
+    bend(masses[which], factors, width, bent)
+    asked = Distribution(GRID, bent, limit)
+    cuts = Cuts.of((3e7, 1e9, 2.5e9), GRID)
+    numbers, best, classes = np.empty((300, 2 + len(LEVELS))), np.empty(300, np.int64), np.empty((300, len(cuts) + 1))
+    read_off(
+        masses, which, factors, width, GRID.centres, GRID.edges, limit, LEVELS, DEVIATION / 1e8, cuts.bins, cuts.parts,
+        numbers, best, classes,
+    )  # fmt: skip
+    np.testing.assert_array_equal(classes, asked.shares(cuts))
+    np.testing.assert_array_equal(best, asked.best_bin(1e8))
+    np.testing.assert_array_equal(numbers, np.column_stack([asked.moments(), asked.quantiles(LEVELS)]))

@@ -1,0 +1,52 @@
+"""Targets a core and an event: what they are made from, and that limits are known at submission."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jobs.schema import OUTCOMES, conform
+from models.quantities.targets import TARGETS
+
+JOBS = conform(
+    pd.DataFrame(
+        {
+            "job_id": ["1", "2", "3"],
+            "source": "made",
+            "submitted_at": pd.Timestamp("2026-01-01", tz="UTC"),
+            "requested_cores": [8.0, 4.0, None],
+            "cores": [4.0, None, None],  # given, asked for, neither
+            "requested_memory": [32e9, 8e9, None],
+            "requested_walltime": [3600.0, 600.0, None],
+            "walltime": [100.0, 100.0, 100.0],
+            "peak_memory": [16e9, 4e9, 1e9],
+            "cpu_time": [360.0, 400.0, 90.0],
+            "read_bytes": [4e6, 4e6, 4e6],
+            "events": [100.0, 0.0, 10.0],
+            "host_power": [10.0, 10.0, None],
+        }
+    )
+)
+"""Four cores of eight asked for; four asked for and nobody said what was given; nothing said."""
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("memory_per_core", [4e9, 1e9, 1e9]),
+        ("cpu_per_core", [90.0, 100.0, 90.0]),
+        ("io_per_core", [1e4, 1e4, 4e4]),
+        ("cpu_per_event", [36.0, np.nan, np.nan]),  # unknown without events or without the host's power
+    ],
+)
+def test_each_is_the_whole_over_its_cores_or_events(name: str, values: list[float]) -> None:
+    np.testing.assert_allclose(TARGETS[name].value(JOBS), values)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_no_limit_is_made_from_an_outcome(name: str) -> None:
+    np.testing.assert_array_equal(TARGETS[name].limit(JOBS), TARGETS[name].limit(JOBS.drop(columns=list(OUTCOMES))))
+
+
+def test_a_request_for_the_whole_job_is_shared_by_the_cores_asked_for() -> None:
+    assert TARGETS["memory_per_core"].limit(JOBS).tolist() == [4e9, 2e9, np.inf]
+    assert TARGETS["cpu_per_core"].limit(JOBS).tolist() == [3600.0, 600.0, np.inf]

@@ -1,0 +1,86 @@
+"""The ranker on records whose truth is known: short queues, near data and what is unknown."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jobs.schema import JOB, conform
+from jobs.transfers import TRANSFER, complete
+from models.engine.forecaster import Forecaster
+from models.ranking.order import RankingError, Rule
+from models.ranking.ranker import Known, Ranker
+
+START = pd.Timestamp("2026-01-01", tz="UTC")
+
+
+@pytest.fixture(scope="module")
+def known() -> Ranker:
+    """Site near waits for a minute and far for an hour; copies to far take ten times as long; runs take 1,000 s anywhere."""
+    rng = np.random.default_rng(0)
+    count = 600
+    at = START + pd.to_timedelta(np.sort(rng.integers(0, 86400 * 5, count)), unit="s")
+    far = rng.random(count) < 0.5
+    wait, run = np.where(far, 3600.0, 60.0) * rng.uniform(0.9, 1.1, count), 1000.0 * rng.uniform(0.9, 1.1, count)
+    begun = at + pd.to_timedelta(wait, unit="s")
+    fields = {"job_id": np.arange(count).astype(str), "source": "g", "user": "ann", "site": np.where(far, "far", "near")}
+    jobs = conform(
+        pd.DataFrame(
+            fields | {"submitted_at": at, "started_at": begun, "ended_at": begun + pd.to_timedelta(run, unit="s"), "walltime": run}
+        ),
+        JOB,
+    )
+    copies = {"transfer_id": fields["job_id"], "source": "fts", "from_endpoint": "store", "to_endpoint": fields["site"], "submitted_at": at}
+    transfers = complete(conform(pd.DataFrame(copies | {"bytes": 1e9, "duration": np.where(far, 200.0, 20.0)}), TRANSFER))
+    runs = Forecaster(None, ("walltime",))
+    runs.learn(jobs)
+    return Ranker(runs, Known.of(jobs, "wait", JOB), Known.of(transfers, "transfer_time", TRANSFER))
+
+
+NOW = START + pd.Timedelta(6, "D")
+
+
+def candidates(*rows: dict[str, object]) -> pd.DataFrame:
+    return pd.DataFrame([{"job_id": "j", "source": "g", "user": "ann"} | row for row in rows])
+
+
+def test_each_part_is_foreseen_and_the_sooner_site_stands_first(known: Ranker) -> None:
+    asked = candidates(*({"site": site, "input_at": "store", "input_bytes": 1e9, "deadline": 2000.0} for site in ("far", "near")))
+    found = known.rank(asked, Rule(), NOW)
+    assert found["site"].tolist() == ["near", "far"]
+    near, far = found.to_dict("records")
+    assert near["wait"] == pytest.approx(60, rel=0.5) and far["wait"] == pytest.approx(3600, rel=0.3)
+    assert near["transfer_in"] == pytest.approx(20, rel=0.5) and far["transfer_in"] == pytest.approx(200, rel=0.5)
+    assert near["run"] == pytest.approx(1000, rel=0.2)
+    assert near["first"] > 0.9 and near["in_time"] > 0.9 and far["in_time"] < 0.1
+    assert near["total_low"] < near["total_mean"] < near["total_high"]
+
+
+def test_jobs_that_are_alike_get_the_same_answer_each_under_its_name(known: Ranker) -> None:
+    one = candidates({"site": "near"}, {"site": "far"})
+    other = one.assign(user="bob", job_id="other")
+    asked = pd.concat([one, other, one.assign(job_id="twin")], ignore_index=True)
+    found = known.rank(asked, Rule(), NOW).set_index("job_id")
+    assert list(dict.fromkeys(found.index)) == ["j", "other", "twin"]
+    pd.testing.assert_frame_equal(found.loc["j"].reset_index(drop=True), found.loc["twin"].reset_index(drop=True))
+    pd.testing.assert_frame_equal(
+        found.loc["other"].reset_index(drop=True), known.rank(other, Rule(), NOW).drop(columns="job_id").reset_index(drop=True)
+    )
+
+
+def test_replicas_are_ranked_by_their_transfer_alone(known: Ranker) -> None:
+    rows = ({"input_at": place, "output_at": "near", "input_bytes": 1e9} for place in ("store", "elsewhere"))
+    found = known.rank(candidates(*rows), Rule("conservative"), NOW)
+    assert "run" not in found
+    assert found["input_at"].tolist()[0] == "store"
+
+
+def test_what_is_not_known_is_named_and_what_cannot_be_ranked_is_a_sentence(known: Ranker) -> None:
+    bare = Ranker(known.runs, None, None)
+    found = bare.rank(candidates({"site": "near", "input_at": "store", "input_bytes": 1e9}), Rule(), NOW)
+    assert found["unknown"].tolist() == ["transfer_in, wait"]
+    with pytest.raises(RankingError, match="there is no candidate"):
+        bare.rank(candidates(), Rule(), NOW)
+    with pytest.raises(RankingError, match="rank sites and replicas apart"):
+        bare.rank(candidates({"site": "near"}, {"input_at": "store"}), Rule(), NOW)
