@@ -22,7 +22,7 @@ class Seen:
     """What the callers saw; each has its own, so that none needs a lock."""
 
     answers: Counter[str] = field(default_factory=Counter)
-    versions: set[str] = field(default_factory=set)
+    versions: dict[str, float] = field(default_factory=dict)  # when each was first seen to answer, s
     taken: list[str] = field(default_factory=list)
     milliseconds: list[float] = field(default_factory=list)
 
@@ -39,7 +39,7 @@ def sustain(address: str, jobs: Any, minutes: float) -> dict[str, Any]:
     worker = _worker(address)
     for thread in threads:
         thread.start()
-    memory, swaps = [], 0
+    memory, swaps = [], list[float]()
     began, end = time.monotonic(), time.monotonic() + 60 * minutes
     killed = False
     while (now := time.monotonic()) < end:
@@ -48,9 +48,9 @@ def sustain(address: str, jobs: Any, minutes: float) -> dict[str, Any]:
         if with_worker:
             memory.append(with_worker.memory_info().rss / 2**20)
         share = (now - began) / (60 * minutes)
-        if swaps < SWAPS and share > (swaps + 1) / (SWAPS + 2):
-            swaps += 1
-            _publish_again(f"{swaps} of {SWAPS}")
+        if len(swaps) < SWAPS and share > (len(swaps) + 1) / (SWAPS + 2):
+            _publish_again(f"{len(swaps) + 1} of {SWAPS}")
+            swaps.append(time.monotonic())
         if not killed and share > SWAPS / (SWAPS + 1) and worker is not None:
             killed = True
             (with_worker or worker).kill()
@@ -70,7 +70,8 @@ def sustain(address: str, jobs: Any, minutes: float) -> dict[str, Any]:
         "lost_outcomes": _lost(telling.taken),
         "outcomes": len(telling.taken),
         "error_share": round((counts["refused"] + counts["unanswered"]) / total, 6),
-        "versions": sorted(asking.versions),
+        "versions": list(asking.versions),
+        "swap_seconds": [round(seen - moved, 1) for seen, moved in zip(list(asking.versions.values())[1:], swaps, strict=False)],
         "workers_killed": int(killed),
         "memory_mb": [round(memory[min(30, len(memory) // 4)]), round(memory[-1])],
     }
@@ -93,7 +94,8 @@ def _ask(address: str, jobs: Any, done: threading.Event, seen: Seen) -> None:
                 time.sleep(0.2)  # as a broker would, which has the users' own requests meanwhile
                 continue
             seen.milliseconds.append((time.perf_counter() - began) * 1000)
-            seen.versions |= versions
+            for version in versions:
+                seen.versions.setdefault(version, time.monotonic())
             right = (
                 len(versions) == 1
                 and answer["job_id"].to_pylist() == part["job_id"].to_pylist()

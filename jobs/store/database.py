@@ -17,6 +17,14 @@ HEAD = "0006"
 
 VERSION_TABLE = "gridcast_version"
 BUSY_SECONDS = 120
+POSTGRES_PATIENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""A server that vanished without a word is given up after half a minute, not after the quarter of an hour of TCP's own."""
 _WRITERS_LOCK = 0x67726964  # "grid": any number that no other program of this database uses
 
 
@@ -42,7 +50,7 @@ def open_store(url: str) -> Engine:
     options: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS}}
     if address.get_backend_name() == "postgresql":
         # Whoever waited for the writers' lock must then see what the writer before it committed, whatever the server's default.
-        options = {"connect_args": {"connect_timeout": 10}, "pool_pre_ping": True, "isolation_level": "READ COMMITTED"}
+        options = {"connect_args": POSTGRES_PATIENCE, "pool_pre_ping": True, "isolation_level": "READ COMMITTED"}
     engine = create_engine(address, hide_parameters=True, **options)  # records stay out of error messages
     event.listen(engine, "handle_error", lambda context: _say(context, where))
     event.listen(engine, "begin", _begin)

@@ -26,7 +26,10 @@ Rows = list[dict[str, Any]]
 
 
 class Relay:
-    """A way to a server's local socket that can be cut: what is under way breaks off, and nobody is let in until it is mended."""
+    """A way to a server's local socket that can be cut: what is under way breaks off, and nobody is let in until it is mended.
+
+    While it does not ``flow``, what is sent is held back, and nobody is told.
+    """
 
     def __init__(self, to: str) -> None:
         self._to = to
@@ -34,6 +37,8 @@ class Relay:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self.whole = True
+        self.flow = threading.Event()
+        self.flow.set()
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
@@ -52,6 +57,7 @@ class Relay:
     def _pass_on(self, one: socket.socket, other: socket.socket) -> None:
         with suppress(OSError):
             while part := one.recv(65536):
+                self.flow.wait()
                 other.sendall(part)
         for end in (one, other):
             with suppress(OSError):
@@ -153,6 +159,23 @@ def test_while_the_database_is_away_predictions_go_on_and_outcomes_are_refused_u
     # The answers given meanwhile waited to be recorded, and were.
     wait_for(lambda: "gridcast_prediction_log_waiting_answers 0.0" in predictor.http.get("/metrics").text, "the log", predictor)
     assert 'result="dropped"' not in predictor.http.get("/metrics").text
+
+
+def test_a_database_that_never_answers_keeps_no_prediction_waiting_and_a_report_for_so_long_only(
+    place: Place, waiting: Rows, finished: Rows
+) -> None:
+    predictor, jobs = place.predictor, finished[50:60]
+    before = predictor.http.post("/predict", json={"jobs": waiting[:100]}).json()["rows"]
+    place.relay.flow.clear()
+    refused = predictor.http.post("/outcomes", json={"jobs": jobs}, timeout=60)
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+    assert refused.json()["error"] == "the store is busy; nothing was promised, so send the same outcomes again"
+    assert predictor.http.post("/predict", json={"jobs": waiting[:100]}).json()["rows"] == before
+    place.relay.flow.set()
+    wait_for(lambda: _taken(predictor, jobs), "the store to take outcomes again", predictor)
+    engine = open_store(place.store)
+    assert set(read_jobs(engine)["job_id"]) >= {job["job_id"] for job in jobs}
+    engine.dispose()
 
 
 def _taken(predictor: Predictor, jobs: Rows) -> dict[str, Any] | None:
