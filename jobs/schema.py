@@ -47,6 +47,8 @@ class Field:
 FIELDS: tuple[Field, ...] = (
     Field("job_id", "text", "the batch system's own name of the job, unique within its source", longest=300, required=True),
     Field("task_id", "text", "the task, array or workflow that the job belongs to"),
+    Field("after_task_id", "text", "a task of the same source that must be done before the job's own task can begin"),
+    Field("request_id", "text", "the request, campaign or workflow that asked for the job's task, often among others"),
     Field("source", "text", "which log or system the record comes from", longest=300, required=True),
     Field("user", "text", "who submitted it"),
     Field("group", "text", "the virtual organisation (VO) or unix group"),

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from models.quantities.targets import Grid
 from models.tasks.inputs import OpenJobs, Questions
+from models.tasks.ranges import LEVELS
 from models.tasks.sets import FAILED as FAILED
 from models.tasks.sets import Tasks
 
@@ -94,6 +95,21 @@ def failures(tasks: Tasks, questions: Questions) -> tuple[Array, Array]:
         over = tasks.ended[own] <= at
         ended[row], bad[row] = over.sum(), (over & tasks.failed[own]).sum()
     return ended, bad
+
+
+def against_first(defined: Array, end: Array, before: Array, at: Array) -> tuple[Array, Array]:
+    """Where the ends now foreseen lie in what was foreseen at first (0 to 1), and the share of that span that has passed (float64[n] each).
+
+    ``end`` and ``before`` are low, median and high (float64[n, 3], s since 1970); of what is new ``before`` is NaN.
+    """
+    first = np.where(np.isnan(before), end, before)
+    place = np.array([np.interp(e, [d, *f], [0.0, *LEVELS]) for e, d, f in zip(end[:, 1], defined, first, strict=True)])
+    return place, np.clip((at - defined) / np.maximum(first[:, 1] - defined, 1.0), 0.0, 1.0)
+
+
+def confidence(place: Array) -> Array:
+    """1 where the end now foreseen is the middle of what was foreseen at first, 0 at its ends (float64[n])."""
+    return np.clip(2 * np.minimum(place, 1 - place), 0.0, 1.0)
 
 
 def states(finished: Array, quiet: Array, ended: Array, bad: Array, place: Array, limits: list[Thresholds]) -> list[str]:

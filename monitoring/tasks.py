@@ -19,12 +19,27 @@ from jobs.store import add_task_predictions, first_tasks, latest_tasks, read_job
 from models.engine.training import find_target, new_mixture
 from models.histories.features import Levels, choose_levels, encode
 from models.histories.mixture import Mixture
-from models.tasks.ends import FEWEST_JOBS, Past, TaskModel, by_promise, fit
+from models.quantities import stochastic
+from models.tasks.chains import Links, TaskSet, links, task_sets
+from models.tasks.ends import FEWEST_JOBS, Past, TaskModel
 from models.tasks.inputs import OpenJobs, Questions, inputs, open_jobs
-from models.tasks.judged import LEVELS, ask_about, questions_about
+from models.tasks.judged import ask_about, questions_about
+from models.tasks.ranges import LEVELS, fit_trimmed, time_left
 from models.tasks.sets import Tasks, group_tasks, microseconds
 from monitoring.alerts import tell
-from monitoring.task_states import Thresholds, failures, held_back_by, last_end, quietness, states, submitted, upper
+from monitoring.task_sets import held_up, quantiles, rows_of, until_done
+from monitoring.task_states import (
+    Thresholds,
+    against_first,
+    confidence,
+    failures,
+    held_back_by,
+    last_end,
+    quietness,
+    states,
+    submitted,
+    upper,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -60,12 +75,15 @@ class Watch:
         moment = pd.Timestamp(now)
         jobs = as_of(read_jobs(self.engine, since=moment - HISTORY, until=moment), moment)
         tasks = group_tasks(jobs)
-        done = tasks.finished
-        rows = np.flatnonzero((done > moment.timestamp() - SHOWN.total_seconds()) & (tasks.sizes > 1))
+        waits = links(tasks)
+        sets = task_sets(tasks, waits)
+        several = tasks.sizes > 1
+        several[np.concatenate([whole.rows for whole in sets] or [np.empty(0, np.int64)])] = True
+        rows = np.flatnonzero((tasks.finished > moment.timestamp() - SHOWN.total_seconds()) & several)
         if not len(rows):
             return pd.DataFrame(columns=COLUMNS)
         self._learn(tasks, jobs, moment)
-        found = self._foresee(tasks, rows, moment)
+        found = self._foresee(tasks, rows, waits, [whole for whole in sets if np.isin(whole.rows, rows).any()], moment)
         self._keep(found, moment)
         return found
 
@@ -85,7 +103,7 @@ class Watch:
         if self.fitted_at is None or now - self.fitted_at >= REFIT:
             self.model, self.fitted_at = fit_on(jobs, now), now
 
-    def _foresee(self, tasks: Tasks, rows: Array, now: pd.Timestamp) -> pd.DataFrame:
+    def _foresee(self, tasks: Tasks, rows: Array, waits: Links, sets: list[TaskSet], now: pd.Timestamp) -> pd.DataFrame:
         assert self.mixture is not None and self.levels is not None  # noqa: S101 - _learn makes them
         at = now.timestamp()
         count = len(rows)
@@ -103,51 +121,61 @@ class Watch:
             return mass, which
 
         shown = inputs(tasks, questions, ask, mixture.grid)
-        left = by_promise(shown, LEVELS)
-        for part, curves in self.model.curves(shown):
-            left[part] = np.column_stack([curves.quantile(level) for level in LEVELS])
+        left = time_left(self.model, shown, LEVELS)
         left[over == tasks.sizes[rows]] = 0.0
+        later = self._ends_of_sets(tasks, questions, shown, sets, waits)
+        for place in (place for place, row in enumerate(rows) if row in waits.before and left[place].any()):
+            left[place] = quantiles(later[rows[place]][None])[0]
         opened = open_jobs(tasks, questions)
         seen = submitted(tasks, questions, opened)
         most = asked.get("most", np.empty(0))[tasks.submitted[opened.job] <= at]
-        return self._rows(tasks, questions, np.sort(left, axis=1), seen, most, over)
+        found = self._rows(tasks, questions, left, seen, most, over, held_up(tasks, rows, waits, at))
+        for kind in ("chain", "request"):
+            some = [whole for whole in sets if whole.kind == kind]
+            before = first_answers(self.engine, [whole.name for whole in some], kind)
+            found = pd.concat([found, rows_of(some, tasks, waits, later, found, before, at)], ignore_index=True) if some else found
+        times: Any = {name: pd.to_datetime(found[name], unit="s", utc=True).dt.round("s") for name in MOMENTS}
+        return found.assign(**times)
 
-    def _rows(self, tasks: Tasks, questions: Questions, left: Array, opened: OpenJobs, most: Array, over: Array) -> pd.DataFrame:
+    def _ends_of_sets(self, tasks: Tasks, questions: Questions, shown: Array, sets: list[TaskSet], waits: Links) -> dict[int, Array]:
+        rows, at = questions.task, float(questions.at[0])
+        some = np.flatnonzero(np.isin(rows, np.concatenate([whole.rows for whole in sets] or [np.empty(0, np.int64)])))
+        points = time_left(self.model, shown[some], stochastic.LEVELS)
+        points[tasks.finished[rows[some]] <= at] = 0.0
+        return until_done(tasks, rows[some], points, sets, waits, at)
+
+    def _rows(
+        self, tasks: Tasks, questions: Questions, left: Array, opened: OpenJobs, most: Array, over: Array, waiting: Array
+    ) -> pd.DataFrame:
         at, rows = questions.at, questions.task
-        before = first_answers(self.engine, tasks.names[rows])
-        finished = tasks.finished[rows]
+        finished, defined = tasks.finished[rows], tasks.defined[rows]
         end = np.where(np.isfinite(finished)[:, None], finished[:, None], at[:, None] + left)
-        first = np.where(np.isnan(before), end, before)
-        place = np.array([np.interp(e, [d, *f], [0.0, *LEVELS]) for e, d, f in zip(end[:, 1], tasks.defined[rows], first, strict=True)])
-        quiet = quietness(tasks, questions, opened, most, last_end(tasks, questions))
+        place, expected = against_first(defined, end, first_answers(self.engine, tasks.names[rows]), at)
+        quiet = np.where(waiting, 0.0, quietness(tasks, questions, opened, most, last_end(tasks, questions)))
         ended, bad = failures(tasks, questions)
-        limits = thresholds_of(self.engine, tasks.groups[rows])
-        stand = states(np.isfinite(finished), quiet, ended, bad, place, limits)
-        expected = np.clip((at - tasks.defined[rows]) / np.maximum(first[:, 1] - tasks.defined[rows], 1.0), 0.0, 1.0)
+        stand = states(np.isfinite(finished), quiet, ended, bad, place, thresholds_of(self.engine, tasks.groups[rows]))
         reasons = [[] if state not in ("late", *WRONG) else _reasons(tasks, questions, q, opened, most) for q, state in enumerate(stand)]
         columns = {
-            "task": tasks.names[rows], "owner": tasks.users[rows], "group": tasks.groups[rows], "state": stand, "reasons": reasons,
-            "jobs": tasks.sizes[rows].astype(float), "ended": over.astype(float), "failed": bad.astype(float),
-            "progress": over / tasks.sizes[rows], "expected_progress": expected,
-            "confidence": np.clip(2 * np.minimum(place, 1 - place), 0.0, 1.0),
+            "kind": "task", "task": tasks.names[rows], "owner": tasks.users[rows], "group": tasks.groups[rows], "state": stand,
+            "reasons": reasons, "tasks": 1.0, "jobs": tasks.sizes[rows].astype(float), "ended": over.astype(float),
+            "failed": bad.astype(float), "progress": over / tasks.sizes[rows], "expected_progress": expected,
+            "confidence": confidence(place), "ceiling": defined + ceilings(tasks, rows, float(at[0])),
+            "defined_at": defined, "low": end[:, 0], "median": end[:, 1], "high": end[:, 2], "asked_at": at,
         }  # fmt: skip
-        ceiling = tasks.defined[rows] + ceilings(tasks, rows, float(at[0]))
-        moments = (tasks.defined[rows], *end.T, ceiling, at)
-        names = ("defined_at", "low", "median", "high", "ceiling", "asked_at")
-        times = {name: pd.to_datetime(value, unit="s", utc=True).round("s") for name, value in zip(names, moments, strict=True)}
-        return pd.DataFrame({**columns, **times})
+        return pd.DataFrame(columns)
 
     def _keep(self, found: pd.DataFrame, now: pd.Timestamp) -> None:
         """Store the rows that say something new, and tell of tasks that went wrong or are right again."""
-        known = latest_tasks(self.engine).set_index("task")
-        before = known.reindex(found["task"])
+        known = pd.concat([latest_tasks(self.engine, kind) for kind in found["kind"].unique()]).set_index(["kind", "task"])
+        before = known.reindex(pd.MultiIndex.from_frame(found[["kind", "task"]]))
         left = np.maximum((found["median"] - found["asked_at"]).dt.total_seconds().to_numpy(), 60.0)
         moved = np.nan_to_num(_seconds(found["median"]) - _seconds(pd.to_datetime(before["median"], utc=True)), nan=np.inf)
         same = (before["state"].to_numpy() == found["state"].to_numpy()) & (before["ended"].to_numpy() == found["ended"].to_numpy())
         news = found[~(same & (np.abs(moved) <= MOVED * left))]
         with self.engine.begin() as connection:
             add_task_predictions(connection, news)
-        changed = found[(before["state"].to_numpy() != found["state"].to_numpy())]
+        # A chain or request says no more than its tasks do.
+        changed = found[(before["state"].to_numpy() != found["state"].to_numpy()) & (found["kind"] == "task").to_numpy()]
         wrong = changed["state"].isin(WRONG).to_numpy() | before["state"].isin(WRONG).to_numpy()[changed.index]
         told = changed[wrong].head(MOST_TOLD)
         sentences = {
@@ -164,9 +192,10 @@ def _reasons(tasks: Tasks, questions: Questions, question: int, opened: OpenJobs
     )
 
 
+MOMENTS = ("defined_at", "low", "median", "high", "ceiling", "asked_at")
 COLUMNS = (
-    "task", "owner", "group", "state", "reasons", "jobs", "ended", "failed", "progress", "expected_progress", "confidence", "defined_at",
-    "low", "median", "high", "ceiling", "asked_at",
+    "kind", "task", "owner", "group", "state", "reasons", "tasks", "jobs", "ended", "failed", "progress", "expected_progress", "confidence",
+    *MOMENTS,
 )  # fmt: skip
 
 
@@ -185,7 +214,7 @@ def fit_on(jobs: pd.DataFrame, now: pd.Timestamp) -> TaskModel:
     asked = questions.take(np.flatnonzero(questions.at < now.timestamp()))
     if not len(asked):
         return TaskModel()
-    return fit(Past(asked, ask_about(tasks, asked), tasks.finished[asked.task]), now.timestamp())
+    return fit_trimmed(Past(asked, ask_about(tasks, asked), tasks.finished[asked.task]), now.timestamp())
 
 
 def ceilings(tasks: Tasks, rows: Array, at: float) -> Array:
@@ -199,9 +228,9 @@ def ceilings(tasks: Tasks, rows: Array, at: float) -> Array:
     return np.array([of_group[group] for group in tasks.groups[rows]])
 
 
-def first_answers(engine: Engine, names: Array) -> Array:
-    """The first end foreseen of each task: low, median and high in seconds since 1970 (float64[n, 3]), NaN for a new one."""
-    found = first_tasks(engine).set_index("task").reindex(names)
+def first_answers(engine: Engine, names: Array | list[str], kind: str = "task") -> Array:
+    """The first end foreseen of each task, chain or request: low, median and high in seconds since 1970 (float64[n, 3]), NaN if new."""
+    found = first_tasks(engine, kind).set_index("task").reindex(names)
     return np.column_stack([_seconds(pd.to_datetime(found[name], utc=True)) for name in ("low", "median", "high")])
 
 

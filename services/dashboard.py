@@ -144,7 +144,7 @@ class Dashboard:
         return overview.tasks(self.tasks, dict(request.query_params))
 
     async def _task(self, request: Request) -> Any:
-        return await asyncio.to_thread(overview.task, self.engine, self.tasks, request.path_params["name"])
+        return await asyncio.to_thread(overview.task, self.engine, self.tasks, request.path_params["name"], dict(request.query_params))
 
     async def _sites(self, request: Request) -> Any:
         return await asyncio.to_thread(overview.sites, self.engine, self.clock())

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+NAMED = {"task": "taskID", "chain": "chainID", "request": "reqID"}
+"""Under which name each kind is told."""
 AT_ONCE = 500
 PATIENCE = 5.0
 
@@ -34,15 +36,15 @@ def distribute(engine: Engine, settings: Settings, now: datetime, send: httpx.Cl
     taken = 0
     with send or httpx.Client(timeout=PATIENCE, trust_env=False) as client:
         rows = untold_tasks(engine).head(AT_ONCE)
-        for task, end, asked_at in zip(rows["task"], rows["median"], rows["asked_at"], strict=True):
-            body = {"taskID": task, "ttcPredicted": end.isoformat(), "ttcPredictionDate": asked_at.isoformat()}
-            key = f"{task}@{asked_at.isoformat()}"
+        for kind, task, end, asked_at in zip(rows["kind"], rows["task"], rows["median"], rows["asked_at"], strict=True):
+            body = {NAMED[kind]: task, "ttcPredicted": end.isoformat(), "ttcPredictionDate": asked_at.isoformat()}
+            key = f"{task}@{asked_at.isoformat()}" if kind == "task" else f"{kind}:{task}@{asked_at.isoformat()}"
             try:
                 client.post(settings.panda_url, json=body, headers={"Idempotency-Key": key}).raise_for_status()
             except httpx.HTTPError as error:
-                log.warning("%s did not take the end of %s (%s); it is sent again", settings.panda_url, task, type(error).__name__)
+                log.warning("%s did not take the end of %s (%s); it is sent again", settings.panda_url, key, type(error).__name__)
                 break
             with engine.begin() as connection:
-                mark_told(connection, task, asked_at, now)
+                mark_told(connection, kind, task, asked_at, now)
             taken += 1
     return taken

@@ -13,16 +13,17 @@ import pandas as pd
 
 from infra.settings import Settings
 from jobs.store import read_jobs, read_measurements, read_thresholds, task_history
+from monitoring.task_sets import GRAVEST
 from monitoring.task_states import FAILED, STATES, Thresholds
 from services.refusal import RefusalError
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-NEED = ("failing", "stalled", "late", "normal", "ahead", "done")
-"""The states in the order in which somebody is needed."""
+KINDS = ("task", "chain", "request")
 MOST_SHOWN, MOST_JOBS, MOST_HOSTS = 200, 200, 30
-_OF_JOBS = ("job_id", "task_id", "user", "group", "site", "host", "status", "submitted_at", "started_at", "ended_at")
+_SHOWN = ("job_id", "site", "host", "status", "submitted_at", "started_at", "ended_at")
+_OF_JOBS = (*_SHOWN, "task_id", "user", "after_task_id", "request_id")
 LOOKED_BACK = timedelta(days=60)
 
 
@@ -45,13 +46,14 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def by_need(tasks: pd.DataFrame) -> pd.DataFrame:
     """Tasks in the order in which they need somebody, then by their end."""
-    rank = tasks["state"].map({state: place for place, state in enumerate(NEED)})
+    rank = tasks["state"].map({state: place for place, state in enumerate(GRAVEST)})
     return tasks.assign(_rank=rank).sort_values(["_rank", "median", "task"], kind="stable", ignore_index=True).drop(columns="_rank")
 
 
 def tasks(found: pd.DataFrame, query: dict[str, str]) -> dict[str, Any]:
-    """A page of tasks: ``state``, ``group`` and ``text`` filter, ``page`` (from 0) and ``size`` choose."""
+    """A page of tasks, or of another ``kind``: ``state``, ``group`` and ``text`` filter, ``page`` (from 0) and ``size`` choose."""
     page, size = _whole(query, "page", 0, 10**6), _whole(query, "size", 50, MOST_SHOWN)
+    found = found[found["kind"] == _kind(query)]
     counts = found["state"].value_counts()
     chosen = np.ones(len(found), bool)
     for name in ("state", "group"):
@@ -62,6 +64,13 @@ def tasks(found: pd.DataFrame, query: dict[str, str]) -> dict[str, Any]:
     rows = np.flatnonzero(chosen)
     shown = found.iloc[rows[page * size : (page + 1) * size]]
     return {"count": len(rows), "states": {state: int(counts.get(state, 0)) for state in STATES}, "rows": records(shown)}
+
+
+def _kind(query: dict[str, str]) -> str:
+    kind = query.get("kind", KINDS[0])
+    if kind not in KINDS:
+        raise RefusalError(422, f"kind must be one of {', '.join(KINDS)}")
+    return kind
 
 
 def _has(values: pd.Series[Any], text: str) -> Any:
@@ -75,23 +84,34 @@ def _whole(query: dict[str, str], name: str, usual: int, most: int) -> int:
     return int(text)
 
 
-def task(engine: Engine, found: pd.DataFrame, name: str) -> dict[str, Any]:
-    """One task: how it stands, its jobs (the open ones first) and every prediction of its end."""
-    row = found[found["task"] == name]
+def task(engine: Engine, found: pd.DataFrame, name: str, query: dict[str, str]) -> dict[str, Any]:
+    """One task, chain or request: how it stands, its jobs (the open ones first) or its tasks, and every prediction of its end."""
+    kind = _kind(query)
+    row = found[(found["task"] == name) & (found["kind"] == kind)]
     if row.empty:
-        raise RefusalError(404, f"there is no task {name} among those that are open or lately done")
+        raise RefusalError(404, f"there is no {kind} {name} among those that are open or lately done")
     first, last = row["defined_at"].iloc[0], row["asked_at"].iloc[0]
     jobs = read_jobs(engine, since=first, until=last, columns=_OF_JOBS)
+    history = records(task_history(engine, name, kind))
+    if kind != "task":
+        return {"task": records(row)[0], "history": history, "tasks": records(_members(found, jobs, kind, name)), "jobs": []}
     own = jobs["task_id"] == name
     if not own.any():  # a burst has no name of its own in the store
         own = (jobs["user"] == row["owner"].iloc[0]) & (jobs["submitted_at"] < first + timedelta(hours=1))
     jobs = jobs[own]
     order = jobs["ended_at"].notna().to_numpy().argsort(kind="stable")
-    return {
-        "task": records(row)[0],
-        "history": records(task_history(engine, name)),
-        "jobs": records(jobs.iloc[order[:MOST_JOBS]].drop(columns="task_id")),
-    }
+    return {"task": records(row)[0], "history": history, "tasks": [], "jobs": records(jobs.iloc[order[:MOST_JOBS]][list(_SHOWN)])}
+
+
+def _members(found: pd.DataFrame, jobs: pd.DataFrame, kind: str, name: str) -> pd.DataFrame:
+    """The tasks of a chain or request that are open or lately done, in the order of their definition."""
+    told = jobs.dropna(subset=["task_id"]).drop_duplicates(["task_id", "after_task_id", "request_id"])
+    names = set(told["task_id"][told["request_id"] == name]) if kind == "request" else {name}
+    pairs = list(zip(told["task_id"], told["after_task_id"], strict=True)) if kind == "chain" else []
+    while more := {one for pair in pairs if names.intersection(pair) for one in pair if isinstance(one, str)} - names:
+        names |= more
+    members = found[(found["kind"] == "task") & found["task"].isin(names)]
+    return members.sort_values("defined_at", kind="stable").head(MOST_SHOWN)
 
 
 def sites(engine: Engine, now: datetime) -> dict[str, Any]:

@@ -104,6 +104,7 @@ def _job(attributes: Ad, source: str | None) -> Row:
     return {
         "job_id": f"{cluster}.{_identity(ad, 'ProcId')}",
         "task_id": cluster,
+        "request_id": _dag(ad),
         "source": source or (words("GlobalJobId") or "").partition("#")[0] or "condor",
         "user": words("Owner", "User"),
         "group": words("x509UserProxyVOName", "AcctGroup"),
@@ -187,6 +188,12 @@ def _identity(ad: Ad, name: str) -> str:
     if isnan(found) or found < 0 or found % 1:
         raise BadField(f"{name} is missing" if isnan(found) else f"{name} is not a whole number: {found:g}")
     return str(int(found))
+
+
+def _dag(ad: Ad) -> str | None:
+    """The cluster of the DAGMan that submitted the job."""
+    found = _number(ad, "DAGManJobId")
+    return None if isnan(found) else f"{found:.0f}"
 
 
 def _known(*numbers: float) -> float:

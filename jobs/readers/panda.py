@@ -29,6 +29,7 @@ USED = {"pandaid", "taskid", "jeditaskid", "produsername", "workinggroup", "vo",
 USED |= {"processingtype", "computingsite", "jobparameters", "modificationhost", "hs06", "cpuconsumptiontime", "maxrss", "maxpss"}
 USED |= {"minramcount", "minramunit", "corecount", "actualcorecount", "maxwalltime", "creationtime", "starttime", "endtime", "jobstatus"}
 USED |= {"ninputdatafiles", "inputfilebytes", "outputfilebytes", "totrbytes", "totwbytes", "piloterrorcode", "destinationse"}
+USED |= {"parent_tid", "reqid"}
 
 _OTHERS = """
 jobdefinitionid schedulerid pilotid creationhost modificationtime atlasrelease homepackage prodserieslabel produserid assignedpriority
@@ -37,7 +38,7 @@ commandtopilot transexitcode piloterrordiag exeerrorcode exeerrordiag superrorco
 brokerageerrorcode brokerageerrordiag jobdispatchererrorcode jobdispatchererrordiag taskbuffererrorcode taskbuffererrordiag
 computingelement nevents metadata proddblock dispatchdblock destinationdblock grid cloud cpuconversion sourcesite destinationsite
 transfertype cmtconfig statechangetime proddbupdatetime lockedby relocationflag jobexecutionid pilottiming ninputfiles countrygroup batchid
-parentid specialhandling jobsetid inputfiletype inputfileproject noutputdatafiles jobmetrics workqueue_id jobsubstatus reqid maxvmem
+parentid specialhandling jobsetid inputfiletype inputfileproject noutputdatafiles jobmetrics workqueue_id jobsubstatus maxvmem
 maxswap avgrss avgvmem avgswap avgpss nucleus eventservice failedattempt hs06sec gshare totrchar totwchar raterchar ratewchar raterbytes
 ratewbytes resource_type diskio memory_leak memory_leak_x2 container_name outputfiletype
 """
@@ -102,9 +103,13 @@ def _job(fields: dict[str, str], options: ReadOptions) -> Row:
     ram = _positive(number("minramcount"), nan) * MIB
     whole = (words("minramunit") or "").lower() == "mb"
     ran = ended and not isnan(started)
+    task = words("jeditaskid") or words("taskid")
     return {
         "job_id": name,
-        "task_id": words("jeditaskid") or words("taskid"),
+        "task_id": task,
+        # ProdSys names a task without a predecessor as its own parent.
+        "after_task_id": None if words("parent_tid") == task else words("parent_tid"),
+        "request_id": words("reqid"),
         "source": options.source or "panda",
         "user": words("produsername"),
         "group": words("workinggroup") or words("vo"),

@@ -104,20 +104,21 @@ task_predictions = Table(
     "task_predictions",
     metadata,
     _column("asked_at", "time", required=True),
+    Column("kind", Text(), nullable=False, server_default="task", info={"kind": "text"}),
     Column("task", _KEY_TEXT, nullable=False, info={"kind": "text"}),
     _column("owner", "text"),
     _column("group", "text"),
     *(_column(name, "time") for name in ("defined_at", "median", "low", "high", "ceiling")),
-    *(_column(name, "number") for name in ("jobs", "ended", "failed", "progress", "expected_progress", "confidence")),
+    *(_column(name, "number") for name in ("tasks", "jobs", "ended", "failed", "progress", "expected_progress", "confidence")),
     _column("state", "text"),
     _column("reasons", "json"),
     _column("told_at", "time"),
-    PrimaryKeyConstraint("task", "asked_at", name="task_predictions_key"),
+    PrimaryKeyConstraint("kind", "task", "asked_at", name="task_predictions_key"),
     Index("task_predictions_asked_at", "asked_at"),
 )
 """A row a task and an update that changed what is foreseen of it: the end (``low`` and ``high`` bound nine of ten), how it stands and why.
 
-``told_at`` is when the production system took it.
+``kind`` is task, or chain or request, which then stand under ``task``, with how many ``tasks`` they have. ``told_at`` is when the production system took it.
 """
 
 task_thresholds = Table(

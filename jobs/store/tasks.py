@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
-
 import pandas as pd
-from sqlalchemy import Connection, Engine, Select, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, func, select, update
 
 from jobs.store.database import reading
 from jobs.store.frames import Moment, as_microseconds, read_rows, write_rows
@@ -19,41 +17,39 @@ def add_task_predictions(connection: Connection, predictions: pd.DataFrame) -> N
     write_rows(connection, table, predictions, overwrite=False)
 
 
-def latest_tasks(engine: Engine, since: Moment | None = None) -> pd.DataFrame:
-    """The newest row of each task that was looked at since a moment, by task."""
-    newest = select(table.c.task, func.max(table.c.asked_at).label("asked_at")).group_by(table.c.task)
-    if since is not None:
-        newest = newest.where(table.c.asked_at >= as_microseconds(since))
-    return _rows_at(engine, newest)
+def latest_tasks(engine: Engine, kind: str = "task") -> pd.DataFrame:
+    """The newest row of each task, or of each chain or request, by name."""
+    return _rows_at(engine, func.max(table.c.asked_at), table.c.kind == kind)
 
 
-def first_tasks(engine: Engine) -> pd.DataFrame:
-    """The oldest row of each task, by task: what was foreseen when it was first looked at."""
-    return _rows_at(engine, select(table.c.task, func.min(table.c.asked_at).label("asked_at")).group_by(table.c.task))
+def first_tasks(engine: Engine, kind: str = "task") -> pd.DataFrame:
+    """The oldest row of each task, or of each chain or request, by name: what was foreseen when it was first looked at."""
+    return _rows_at(engine, func.min(table.c.asked_at), table.c.kind == kind)
 
 
-def _rows_at(engine: Engine, times: Select[Any]) -> pd.DataFrame:
-    found = times.subquery()
-    query = select(table).join(found, (table.c.task == found.c.task) & (table.c.asked_at == found.c.asked_at)).order_by(table.c.task)
+def _rows_at(engine: Engine, moment: ColumnElement[int], which: ColumnElement[bool] | None = None) -> pd.DataFrame:
+    times = select(table.c.kind, table.c.task, moment.label("asked_at")).group_by(table.c.kind, table.c.task)
+    found = (times if which is None else times.where(which)).subquery()
+    same = and_(*(table.c[name] == found.c[name] for name in ("kind", "task", "asked_at")))
     with reading(engine) as connection:
-        return read_rows(connection, query)
+        return read_rows(connection, select(table).join(found, same).order_by(table.c.task, table.c.kind))
 
 
-def task_history(engine: Engine, task: str) -> pd.DataFrame:
-    """Every row of one task, by time."""
+def task_history(engine: Engine, task: str, kind: str = "task") -> pd.DataFrame:
+    """Every row of one task, chain or request, by time."""
     with reading(engine) as connection:
-        return read_rows(connection, select(table).where(table.c.task == task).order_by(table.c.asked_at))
+        return read_rows(connection, select(table).where(table.c.task == task, table.c.kind == kind).order_by(table.c.asked_at))
 
 
 def untold_tasks(engine: Engine) -> pd.DataFrame:
-    """The newest row of each task as far as it is open or new, where the production system has not taken it yet."""
-    found = latest_tasks(engine)
+    """The newest row of each task, chain and request, where the production system has not taken it yet."""
+    found = _rows_at(engine, func.max(table.c.asked_at))
     return found[found["told_at"].isna()].reset_index(drop=True)
 
 
-def mark_told(connection: Connection, task: str, asked_at: Moment, told_at: Moment) -> None:
-    """Note that the production system took what was foreseen of a task."""
-    row = (table.c.task == task) & (table.c.asked_at == as_microseconds(asked_at))
+def mark_told(connection: Connection, kind: str, task: str, asked_at: Moment, told_at: Moment) -> None:
+    """Note that the production system took what was foreseen of a task, chain or request."""
+    row = (table.c.kind == kind) & (table.c.task == task) & (table.c.asked_at == as_microseconds(asked_at))
     connection.execute(update(table).where(row).values(told_at=as_microseconds(told_at)))
 
 

@@ -6,15 +6,14 @@ Two models, as the tasks' own outcomes ask for them: one for tasks that are just
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from models.histories.calibration import STEPS, Calibration
 from models.refiner.boosting import fit_hazard
-from models.tasks.inputs import NAMES, Questions
+from models.tasks.inputs import NAMES, PROMISED, Questions
 from models.tasks.survival import Curves, fit_curves
 
 Array = npt.NDArray[Any]
@@ -23,13 +22,6 @@ ASKED = (0.0, 0.25, 0.5, 0.75)
 """The shares of a task's jobs at whose end it is looked at, to learn from and to be judged by."""
 FEWEST_JOBS = 4
 """Sets of fewer jobs are no tasks: each quarter of the way shall be an instant at which something is still to come."""
-PRIOR = 30.0
-"""Outcomes that the calibration of ranges believes in before it has seen any; tasks are few."""
-
-
-def calibration() -> Calibration:
-    """A calibration that has seen nothing, for the few outcomes that tasks have."""
-    return Calibration(np.full(STEPS, PRIOR / STEPS), np.full(STEPS, PRIOR / STEPS))
 
 
 @dataclass(frozen=True)
@@ -49,10 +41,14 @@ class Past:
 
 @dataclass(frozen=True)
 class TaskModel:
-    """What answers: learned functions from inputs to Curves of the time left, for either kind of question (None: too little known)."""
+    """What answers: learned functions from inputs to Curves of the time left, for either kind of question (None: too little known).
+
+    ``trims`` float64[ASKED, 5] are the levels to ask for where 0, 0.05, 0.5, 0.95 and 1 are wanted (see ``ranges``).
+    """
 
     defined: Callable[[Array], Curves] | None = None
     under_way: Callable[[Array], Curves] | None = None
+    trims: Array = field(default_factory=lambda: np.tile((0.0, 0.05, 0.5, 0.95, 1.0), (len(ASKED), 1)))
 
     def curves(self, inputs: Array) -> list[tuple[Array, Curves]]:
         """The time left (s) by rows of ``inputs`` (float32[n, NAMES]); rows for which too little is known are in no part."""
@@ -61,9 +57,10 @@ class TaskModel:
         return [(rows, model(inputs[rows])) for rows, model in asked if model is not None and len(rows)]
 
 
-def by_promise(inputs: Array, levels: tuple[float, ...]) -> Array:
-    """The time left as the jobs alone promise it, for where nothing was learned: float64[n, levels], s."""
-    return inputs[:, [NAMES.index(f"together_{level:g}") for level in levels]].astype(np.float64)
+def by_promise(inputs: Array, levels: tuple[float, ...] | Array) -> Array:
+    """The time left as the jobs alone promise it, for where nothing was learned: float64[n, levels], s, linear between PROMISED."""
+    known = inputs[:, [NAMES.index(f"together_{level:g}") for level in PROMISED]].astype(np.float64)
+    return known @ np.array([np.interp(levels, PROMISED, one) for one in np.eye(len(PROMISED))])
 
 
 def fit(past: Past, now: float) -> TaskModel:

@@ -15,20 +15,19 @@ import pandas as pd
 
 from models.baselines.regressions import fit_forest
 from models.engine.training import Progress, TrainingError, find_target, new_mixture
-from models.histories.calibration import Calibration
 from models.histories.features import choose_levels, encode
 from models.histories.mixture import Walk
-from models.tasks.ends import ASKED, FEWEST_JOBS, Past, by_promise, calibration, fit
+from models.tasks.chains import able, links
+from models.tasks.ends import ASKED, FEWEST_JOBS, Past
 from models.tasks.inputs import Questions, ask_in_time, inputs
+from models.tasks.ranges import live_through
 from models.tasks.sets import Tasks, group_tasks, microseconds
-from models.tasks.survival import Curves
 
 Array = npt.NDArray[Any]
 Row = dict[str, Any]
 
 RIVALS = ("group-p95", "rate", "forest")
 OURS = "gridcast"
-LEVELS = (0.05, 0.5, 0.95)
 
 
 def evaluate_tasks(jobs: pd.DataFrame, warm_up: float = 0.1, progress: Progress | None = None, refit_every: float = 0.1) -> list[Row]:
@@ -67,8 +66,8 @@ def _row(name: str, share: float, error: Array, within: Array | None) -> Row:
 
 
 def questions_about(tasks: Tasks, rows: Array) -> Questions:
-    """The questions about tasks ``rows`` at each of ASKED, in the order of time."""
-    at = np.concatenate([tasks.reached(share)[rows] for share in ASKED])
+    """The questions about tasks ``rows`` at each of ASKED, in the order of time; who waits for others is asked about when it can begin."""
+    at = np.concatenate([(able(tasks, links(tasks)) if share == 0 else tasks.reached(share))[rows] for share in ASKED])
     order = np.argsort(at, kind="stable")
     return Questions(np.tile(rows, len(ASKED))[order], at[order], np.repeat(ASKED, len(rows))[order])
 
@@ -88,41 +87,6 @@ def ask_about(tasks: Tasks, questions: Questions, progress: Progress | None = No
         return Walk(mixture, whole, np.append(values, np.full(more, np.nan)), np.append(limits, np.full(more, np.inf)))
 
     return inputs(tasks, questions, ask_in_time(walk_of, contexts), aim.grid, progress)
-
-
-def live_through(past: Past, defined: Array, warm_up: float, refit_every: float, progress: Progress | None = None) -> Array:
-    """The time left at each question, as foreseen by models fitted on what was known before: float64[n, LEVELS] s.
-
-    ``defined`` are the times of definition (ascending), whose shares ``warm_up`` and ``refit_every`` say when models are fitted.
-    """
-    asked, count = past.questions, len(defined)
-    fits = [defined[row] for row in range(int(count * warm_up), count, max(int(count * refit_every), 1))]
-    found, place = by_promise(past.inputs, LEVELS), np.full(len(asked), np.nan)
-    bounds = np.searchsorted(asked.at, [*fits, np.inf])
-    curves: list[tuple[Array, Curves]] = []
-    for number, now in enumerate(fits):
-        rows = np.arange(bounds[number], bounds[number + 1])
-        for part, answer in fit(past, now).curves(past.inputs[rows]):
-            curves.append((rows[part], answer))
-            place[rows[part]] = answer.share_by(past.finished[rows[part]] - asked.at[rows[part]])
-        if progress:
-            progress("tasks: living through the log", 0.6 + 0.4 * (number + 1) / len(fits))
-    levels = _calibrated(past, place)
-    for part, answer in curves:
-        found[part] = np.column_stack([answer.quantile(levels[part, column]) for column in range(len(LEVELS))])
-    return found
-
-
-def _calibrated(past: Past, place: Array) -> Array:
-    """The levels to ask for so that each of LEVELS holds, by where outcomes known at each question had lain (float64[n, LEVELS])."""
-    levels = np.tile(np.array(LEVELS), (len(place), 1))
-    at, known = microseconds(past.questions.at), microseconds(past.finished)
-    for share in ASKED:
-        rows = np.flatnonzero(past.questions.progress == share)
-        order = rows[np.argsort(known[rows], kind="stable")]
-        learned: Calibration = calibration()
-        levels[rows] = learned.replay(place, place, order, 0, known, at[rows], np.array(LEVELS))[0]
-    return levels
 
 
 def _rivals(tasks: Tasks, whole: Array, warm_up: float, refit_every: float) -> dict[str, Array]:

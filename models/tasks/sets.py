@@ -127,4 +127,4 @@ def _seconds(values: pd.Series[Any]) -> Array:
 
 def microseconds(seconds: Array) -> Array:
     """Seconds since 1970 as the engine counts them, NEVER for infinite ones (int64, same shape)."""
-    return np.where(np.isfinite(seconds), np.nan_to_num(seconds, posinf=0.0) * SECOND, NEVER).astype(np.int64)
+    return np.where(np.isfinite(seconds), (np.nan_to_num(seconds, posinf=0.0) * SECOND).astype(np.int64), NEVER)

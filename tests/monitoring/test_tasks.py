@@ -96,3 +96,38 @@ def test_a_threshold_counts_from_the_next_look_on_and_says_who_set_it(engine: En
     after = Watch(engine, Settings()).look(now).set_index("task")["state"]
     assert not after.isin(["failing", "stalled"]).any() and set(after.index) == set(before.index)
     assert read_thresholds(engine)["set_by"].tolist() == ["ada", "ada"]
+
+
+ASKED = pd.Timestamp("2025-01-09 14:00", tz="UTC")
+
+
+def _chained() -> pd.DataFrame:
+    """Generated jobs, in which the tasks that end last of what was known at ASKED form a chain that one request asked for; two are open."""
+    jobs = generate(1500, days=6, seed=3).jobs
+    known = jobs[jobs["submitted_at"] <= ASKED].groupby("task_id")
+    last = known["ended_at"].max().sort_values().index[-3:]
+    names = known["submitted_at"].min()[last].sort_values().index.tolist()
+    waits = dict(zip(names[1:], names, strict=False))
+    asked = pd.Series("r", index=jobs.index, dtype="str").where(jobs["task_id"].isin(names))
+    return jobs.assign(after_task_id=jobs["task_id"].map(waits).astype("str"), request_id=asked)
+
+
+def test_a_chain_and_a_request_end_with_their_last_task_and_know_nothing_of_the_future(tmp_path: Path) -> None:
+    seen = []
+    jobs = _chained()
+    later = jobs["ended_at"] > ASKED
+    late = jobs.assign(ended_at=jobs["ended_at"].mask(later, jobs["ended_at"] + timedelta(days=9)))
+    late = late.assign(walltime=jobs["walltime"].mask(later, 9e5), status=jobs["status"].mask(later, "failed"))
+    for number, each in enumerate((jobs, late)):
+        store = open_store(f"sqlite:///{tmp_path / f'{number}.db'}")
+        with store.begin() as connection:
+            add_jobs(connection, conform(each))
+        seen.append(Watch(store, Settings()).look(ASKED.to_pydatetime()))
+        assert set(untold_tasks(store)["kind"]) == {"task", "chain", "request"}
+        store.dispose()
+    pd.testing.assert_frame_equal(seen[0], seen[1])
+    found = seen[0].set_index("kind")
+    chain, request, own = found.loc["chain"], found.loc["request"], found.loc["task"].set_index("task")
+    members = own.loc[own.index.isin(jobs.loc[jobs["request_id"].notna(), "task_id"])]
+    assert chain["tasks"] == request["tasks"] == 3 and chain["jobs"] >= members["jobs"].sum()
+    assert chain["low"] <= chain["median"] <= chain["high"] and request["median"] == chain["median"] >= members["median"].max()
