@@ -16,6 +16,7 @@ from infra.parts import Part, parts
 from infra.settings import Settings, prepare_environment
 from jobs.workload import START, generate
 from jobs.writers import write_jobs
+from tests.monitoring.test_alerts import Hook, Receiver
 
 
 def _free_port() -> int:
@@ -82,3 +83,15 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     parts = {"first.csv": jobs[jobs["ended_at"] <= cut], "second.csv": jobs[jobs["ended_at"] > cut]}
     first, second = (write_jobs(part, folder / name) for name, part in parts.items())
     return first, second
+
+
+@pytest.fixture
+def hook(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    """A webhook that the flows' alerts go to."""
+    receiver = Receiver(Hook)
+    monkeypatch.setenv("GRIDCAST_ALERTS", f"json://127.0.0.1:{receiver.port}")
+    prepare_environment.cache_clear()
+    yield receiver
+    monkeypatch.undo()
+    prepare_environment.cache_clear()
+    receiver.stop()

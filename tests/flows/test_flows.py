@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
@@ -16,6 +17,8 @@ import gridcast
 from infra.errors import InputError
 from infra.settings import Settings, prepare_environment
 from jobs.store import count_jobs, open_store, read_jobs, read_measurements
+from jobs.workload import generate
+from jobs.writers import write_jobs
 from models.engine.model_set import ModelError
 from models.releases import registry
 from models.releases.registry import RegistryError
@@ -198,6 +201,42 @@ def test_later_jobs_are_looked_at_and_retraining_on_them_is_judged(trained, sett
     assert champion.version == (done["version"] if done["promoted"] else 1)
     assert version.state == ("champion" if done["promoted"] else "refused")
     assert "retrain: more jobs" in {run.name for run in runs("retrain")}
+
+
+def test_a_model_trained_on_a_poisoned_batch_is_refused_and_the_alias_stays_and_an_alert_goes_out(trained, settings, tmp_path, hook):
+    from flows.ingest import ingest
+    from flows.retrain import retrain
+
+    registry.promote(
+        max(one.version for one in registry.versions(settings)), by="the test", why="what comes is new to it", settings=settings
+    )
+    before = registry.champion(settings)
+    ingest([str(write_jobs(poisoned(), tmp_path / "poisoned.csv"))])
+
+    done = retrain("a poisoned batch")
+
+    assert not done["promoted"]
+    assert "% higher" in done["why"]
+    assert registry.get(done["version"], settings).state == "refused"
+    assert registry.champion(settings).version == before.version
+    [told] = hook.got
+    assert (told["title"], told["message"]) == (
+        "Gridcast gridcast: retraining",
+        f"gridcast-{done['version']} does not serve: {done['why']}",
+    )
+
+
+def poisoned() -> pd.DataFrame:
+    """Eight more days of the grid's life; in the first half the outcomes of jobs are other jobs'."""
+    jobs = generate(1600, 8, 7).jobs.sort_values("submitted_at", ignore_index=True)
+    jobs["job_id"] = "later-" + jobs["job_id"]
+    for name in ("submitted_at", "started_at", "ended_at"):
+        jobs[name] += pd.Timedelta(days=20)
+    first = jobs.index[: len(jobs) // 2]
+    took = np.random.default_rng(0).permutation((jobs["ended_at"] - jobs["started_at"]).loc[first])
+    jobs.loc[first, "ended_at"] = jobs.loc[first, "started_at"] + took
+    jobs.loc[first, "walltime"] = took / pd.Timedelta(seconds=1)
+    return jobs
 
 
 def test_a_step_is_tried_again_while_the_registry_is_away_and_fails_in_one_sentence(settings, prefect_server):
