@@ -38,7 +38,7 @@ def dashboard() -> None:
 
 
 def up() -> None:
-    """Start MLflow, Prefect, the predictor and the schedules; Ctrl-C stops them all."""
+    """Start MLflow, Prefect, the predictor, the shifter's page and the schedules; Ctrl-C stops them all."""
     from infra.parts import parts
     from infra.processes import up as run
 

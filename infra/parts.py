@@ -33,9 +33,9 @@ class Part:
 
 
 def parts(settings: Settings, servers: bool = True) -> list[Part]:
-    """MLflow, Prefect, the predictor and the schedules, each told where the others answer.
+    """MLflow, Prefect, the predictor, the shifter's page and the schedules, each told where the others answer.
 
-    Without ``servers`` there are only the predictor and the schedules, and they use MLflow's database directly.
+    Without ``servers`` there are neither MLflow nor Prefect, and the others use MLflow's database directly.
     """
     mlflow_is_ours = servers and not settings.mlflow_url.startswith("http")
     mlflow_address = f"http://{settings.host}:{settings.mlflow_port}" if mlflow_is_ours else settings.tracking_url
@@ -59,6 +59,18 @@ def parts(settings: Settings, servers: bool = True) -> list[Part]:
             address=f"http://{settings.host}:{settings.predictor_port}",
             ready="/readyz",
             setting="GRIDCAST_PREDICTOR_PORT",
+            environment=shared,
+            after=registry,
+        ),
+        Part(
+            "dashboard",
+            _python(
+                *("uvicorn", "--factory", "services.dashboard:create_app", *_bind(settings.host, settings.dashboard_port)),
+                # An open page listens for news and would hold up the end.
+                *("--log-level", "warning", "--no-access-log", "--timeout-graceful-shutdown", "2"),
+            ),
+            address=f"http://{settings.host}:{settings.dashboard_port}",
+            setting="GRIDCAST_DASHBOARD_PORT",
             environment=shared,
             after=registry,
         ),

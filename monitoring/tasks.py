@@ -15,6 +15,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from infra.settings import Settings
+from jobs.schema import COLUMNS as COLUMNS_OF_JOBS
+from jobs.schema import OUTCOMES
 from jobs.store import add_task_predictions, first_tasks, latest_tasks, read_jobs, read_thresholds
 from models.engine.training import find_target, new_mixture
 from models.histories.features import Levels, choose_levels, encode
@@ -52,6 +54,8 @@ SHOWN = timedelta(days=1)
 REFIT = timedelta(hours=6)
 MOST_JOBS = 100_000
 """The latest ended jobs whose tasks the models are fitted on."""
+SEEN = tuple(name for name in COLUMNS_OF_JOBS if name not in OUTCOMES) + ("started_at", "ended_at", "status", "walltime", "host")
+"""What is read of jobs: all that is known at submission, and the outcomes that say how a task stands."""
 MOST_TOLD = 20
 WRONG = ("stalled", "failing")
 MOVED = 0.02
@@ -73,7 +77,7 @@ class Watch:
     def look(self, now: datetime) -> pd.DataFrame:
         """Look at all tasks as they stood at ``now``; returns a row a task that is open or lately done, and stores what is news."""
         moment = pd.Timestamp(now)
-        jobs = as_of(read_jobs(self.engine, since=moment - HISTORY, until=moment), moment)
+        jobs = as_of(read_jobs(self.engine, since=moment - HISTORY, until=moment, columns=SEEN), moment)
         tasks = group_tasks(jobs)
         waits = links(tasks)
         sets = task_sets(tasks, waits)
@@ -202,7 +206,7 @@ COLUMNS = (
 def as_of(jobs: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
     """``jobs`` as they were known at ``now``: what ended or started later had not."""
     later, waits = jobs["ended_at"] > now, jobs["started_at"] > now
-    outcomes = {name: jobs[name].mask(later) for name in ("ended_at", "walltime", "status", "cpu_time", "peak_memory")}
+    outcomes = {name: jobs[name].mask(later) for name in ("ended_at", "walltime", "status")}
     return jobs.assign(**outcomes, started_at=jobs["started_at"].mask(waits))
 
 

@@ -25,11 +25,11 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from infra.errors import GridcastError
-from infra.settings import Settings
+from infra.settings import Settings, prepare_environment
 from jobs.store import open_store, set_threshold
 from monitoring.task_states import Thresholds
 from monitoring.tasks import COLUMNS, Watch
-from services import overview
+from services import models_shown, overview
 from services.authentication import Token, allowed_hosts, check_names, is_local, read_tokens, scopes_of
 from services.distribution import distribute
 from services.refusal import RefusalError, refused
@@ -44,8 +44,15 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+OF_REPORTS = (
+    "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; "
+    "font-src data:"
+)
+"""Evidently's pages are whole in themselves, scripts and all; as a page of nowhere they reach nothing of this one."""
 MOST_BODY = 10_000
 HEARTBEAT = 15.0
+GRACE = 2
+"""Seconds that open pages, which listen for news, may hold up the end."""
 
 Answer = Callable[[Request], Awaitable[Any]]
 
@@ -98,6 +105,7 @@ class Dashboard:
             routes=[
                 Route("/", self._guarded(self._index)),
                 Route("/api/events", self._guarded(self._events)),
+                Route("/reports/{name}", self._guarded(self._report)),
                 *(Route(f"/api/{path}", self._guarded(door)) for path, door in {**reads, "thresholds": self._thresholds}.items()),
                 *(Route(f"/api/{path}", self._guarded(door, "admin"), methods=["POST"]) for path, door in changes.items()),
                 Mount("/page", StaticFiles(directory=PAGE)),
@@ -117,7 +125,7 @@ class Dashboard:
                 found = refused(RefusalError(409, str(error)))
             response = found if isinstance(found, Response) else Response(overview.as_json(found), media_type="application/json")
             for name, value in HEADERS.items():
-                response.headers[name] = value
+                response.headers.setdefault(name, value)
             return response
 
         return answer
@@ -140,6 +148,12 @@ class Dashboard:
 
         return StreamingResponse(news(), media_type="text/event-stream")
 
+    async def _report(self, request: Request) -> Response:
+        path = self.settings.folder("reports") / Path(request.path_params["name"]).name
+        if path.suffix != ".html" or not path.is_file():
+            raise RefusalError(404, "there is no such report")
+        return FileResponse(path, headers={"Content-Security-Policy": OF_REPORTS})
+
     async def _tasks(self, request: Request) -> Any:
         return overview.tasks(self.tasks, dict(request.query_params))
 
@@ -150,7 +164,7 @@ class Dashboard:
         return await asyncio.to_thread(overview.sites, self.engine, self.clock())
 
     async def _models(self, request: Request) -> Any:
-        return await asyncio.to_thread(overview.models, self.engine, self.settings)
+        return await asyncio.to_thread(models_shown.models, self.engine, self.settings)
 
     async def _thresholds(self, request: Request) -> Any:
         return await asyncio.to_thread(overview.thresholds, self.engine)
@@ -192,7 +206,7 @@ class Dashboard:
         return {"sentence": "the champion may be replaced again"}
 
     async def _retrain(self, request: Request) -> Any:
-        await asyncio.to_thread(overview.start_training, self.settings)
+        await asyncio.to_thread(models_shown.start_training, self.settings)
         return {"sentence": "a training has been started; its version will be listed here"}
 
 
@@ -237,8 +251,16 @@ async def _body(request: Request) -> dict[str, Any]:
     return found
 
 
+def create_app() -> Starlette:
+    """The app as ``gridcast up`` serves it."""
+    return Dashboard(prepare_environment()).app()
+
+
 def run(settings: Settings) -> None:
     """Serve the page until Ctrl-C."""
     import uvicorn
 
-    uvicorn.run(Dashboard(settings).app(), host=settings.host, port=settings.dashboard_port, log_level="warning", access_log=False)
+    uvicorn.run(
+        Dashboard(settings).app(), host=settings.host, port=settings.dashboard_port, log_level="warning", access_log=False,
+        timeout_graceful_shutdown=GRACE,
+    )  # fmt: skip

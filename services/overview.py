@@ -1,9 +1,7 @@
-"""What the page shows, as plain values: tasks, one task, sites and hosts, models, thresholds."""
+"""What the page shows, as plain values: tasks, one task, sites and hosts, thresholds; ``models_shown`` has the models."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +9,7 @@ import numpy as np
 import orjson
 import pandas as pd
 
-from infra.settings import Settings
-from jobs.store import read_jobs, read_measurements, read_thresholds, task_history
+from jobs.store import read_jobs, read_thresholds, task_history
 from monitoring.task_sets import GRAVEST
 from monitoring.task_states import FAILED, STATES, Thresholds
 from services.refusal import RefusalError
@@ -135,26 +132,6 @@ def sites(engine: Engine, now: datetime) -> dict[str, Any]:
     return {"sites": records(rows("site").sort_values("running", ascending=False)), "hosts": records(hosts)}
 
 
-def models(engine: Engine, settings: Settings) -> dict[str, Any]:
-    """The model sets, what was measured of them, and where more is told."""
-    from models.releases import registry
-
-    versions = registry.versions(settings)
-    champion, pinned = registry.champion(settings), registry.pinned(settings)
-    measured = pd.concat([read_measurements(engine, kind=kind, latest=40) for kind in ("decay", "drift", "accuracy")])
-    measured = measured[measured["value"].notna()].sort_values("measured_at", ascending=False).head(100)
-    answers = f"{champion.label} answers." if champion else "No model set answers yet: gridcast train."
-    addresses = (("MLflow", settings.mlflow_port), ("Prefect", settings.prefect_port), ("Predictor", settings.predictor_port))
-    return {
-        "sentence": " ".join(filter(None, (answers, f"{pinned}." if pinned else ""))),
-        "versions": [
-            {"version": v.version, "label": v.label, "alias": v.state, "created_at": v.created_at.isoformat()} for v in versions[:20]
-        ],
-        "measurements": records(measured[["measured_at", "kind", "name", "segment", "value"]]),
-        "links": [[name, f"http://{settings.host}:{port}"] for name, port in addresses],
-    }
-
-
 def thresholds(engine: Engine) -> dict[str, Any]:
     """What holds unless it is set, what it means, and everything that was ever set."""
     return {
@@ -163,9 +140,3 @@ def thresholds(engine: Engine) -> dict[str, Any]:
         "jobs; late, ahead: level of the first prediction that the end now foreseen lies above or below.",
         "rows": records(read_thresholds(engine).iloc[::-1]),
     }
-
-
-def start_training(settings: Settings) -> None:
-    """Start a training as a process of its own, as ``gridcast train`` does."""
-    with (settings.folder("logs") / "train.log").open("ab") as output:
-        subprocess.Popen([sys.executable, "-m", "gridcast", "train"], stdout=output, stderr=output, start_new_session=True)

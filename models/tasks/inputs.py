@@ -102,7 +102,7 @@ def ask_in_time(walk_of: Callable[[Contexts], Walk], contexts: Contexts) -> Ask:
 def _finished(
     reached: Array, which: Array, question: Array, spent: Array, edges: Array, scale: Array, apart: Array, together: Array
 ) -> None:
-    """How likely all jobs of a question are done by ``edges`` s from now: if independent (its logarithm), and if alike."""
+    """How likely all jobs of a question are done by ``edges`` s from now: if independent, and if alike (both 1 before)."""
     lowest, steps = scale
     bins = reached.shape[1]
     for row in range(len(which)):
@@ -113,15 +113,20 @@ def _finished(
             low = int(mark)
             start = curve[low - 1] if low > 0 else 0.0
             before = start + (curve[low] - start) * (mark - low)
+        asked = question[row]
         for k in range(len(edges)):
+            if together[asked, k] == 0.0:
+                continue  # what is impossible for one job is so for all
             mark = min(steps * np.log2(max((spent[row] + edges[k]) / lowest, 1.0)), bins - 1e-6)
             low = int(mark)
             start = curve[low - 1] if low > 0 else 0.0
             share = start + (curve[low] - start) * (mark - low)
             # Who outlived all that was foreseen may end at any moment.
             share = min(max((share - before) / (1.0 - before), 0.0), 1.0) if before < 1.0 - 1e-9 else 1.0
-            apart[question[row], k] += np.log(max(share, 1e-30))
-            together[question[row], k] = min(together[question[row], k], share)
+            apart[asked, k] *= share
+            together[asked, k] = min(together[asked, k], share)
+            if share > 1.0 - 1e-12:
+                break  # and certain from here on
 
 
 def promised(jobs: OpenJobs, count: int, ask: Ask, at: Array, grid: Grid) -> Array:
@@ -134,10 +139,11 @@ def promised(jobs: OpenJobs, count: int, ask: Ask, at: Array, grid: Grid) -> Arr
     reached = np.cumsum(mass, axis=1, dtype=np.float64)
     reached /= reached[:, -1:]
     edges = grid.edges[1:]
-    apart, together = np.zeros((count, grid.bins)), np.ones((count, grid.bins))
+    apart, together = np.ones((count, grid.bins)), np.ones((count, grid.bins))
     _finished(reached, which, jobs.question, jobs.spent, edges, np.array([grid.lowest, grid.steps]), apart, together)
-    shares = (np.exp(apart), together)
-    return np.column_stack([edges[np.minimum((share < level).sum(axis=1), grid.bins - 1)] for share in shares for level in PROMISED])
+    return np.column_stack(
+        [edges[np.minimum((share < level).sum(axis=1), grid.bins - 1)] for share in (apart, together) for level in PROMISED]
+    )
 
 
 def inputs(tasks: Tasks, questions: Questions, ask: Ask, grid: Grid, progress: Progress | None = None) -> Array:
@@ -163,16 +169,17 @@ def _lately(tasks: Tasks, questions: Questions) -> Array:
     by_user = Spells.of(users, tasks.submitted, tasks.ended)
     there = Spells.of(_pairs(users, tasks.site), tasks.submitted, tasks.ended)
     width = dict(zip(zip(tasks.users, tasks.defined, strict=True), tasks.sizes, strict=True))
-    rows = np.empty((len(questions), len(NAMES) - 5 - 2 * len(PROMISED)))
     places = [
         list(dict.fromkeys((user, site) for site in tasks.site[a:b]))
         for user, a, b in zip(tasks.users, tasks.first, tasks.first[1:], strict=False)
     ]
+    mine = [[user] for user in tasks.users]
+    last = np.empty((len(questions), 8))
     for row, (task, at) in enumerate(zip(questions.task, questions.at, strict=True)):
-        user, keys = tasks.users[task], places[task]
+        user = tasks.users[task]
         # Before its definition: a task is not its own predecessor, nor are its jobs, whatever the instant.
         begun, ended = owned.before(user, min(at, tasks.defined[task]), LATEST_TASKS)
-        last = [
+        last[row] = [
             fact
             for age in (1, 2)
             for fact in (
@@ -181,23 +188,16 @@ def _lately(tasks: Tasks, questions: Questions) -> Array:
                 else (np.nan,) * 4
             )
         ]
-        survivals = (
-            owned.survival([user], at, LATEST_TASKS),
-            by_user.survival([user], at, LATEST_JOBS),
-            there.survival(keys, at, LATEST_JOBS),
-        )
-        rows[row] = [*np.concatenate(survivals), *last, *_running(by_user, [user], at), *_running(there, keys, at)]
-    return rows
+    asked = (questions.task, questions.at)
+    survivals = (
+        owned.survivals(mine, *asked, LATEST_TASKS, LONG), by_user.survivals(mine, *asked, LATEST_JOBS, LONG),
+        there.survivals(places, *asked, LATEST_JOBS, LONG),
+    )  # fmt: skip
+    steps = len(STEPS)
+    return np.column_stack([*(found[:, :steps] for found in survivals), last, *(found[:, steps:] for found in survivals[1:])])
 
 
 def _pairs(users: Any, sites: Any) -> Array:
     pairs = np.empty(len(sites), dtype=object)
     pairs[:] = list(zip(users, sites, strict=True))
     return pairs
-
-
-def _running(spells: Spells, keys: list[Any], at: float) -> tuple[float, float]:
-    """How many of the latest spells of ``keys`` go on at an instant, and for long."""
-    parts = [spells.before(key, at, LATEST_JOBS) for key in keys]
-    on = np.concatenate([at - begun[ended > at] for begun, ended in parts])
-    return float(len(on)), float((on > LONG).sum())

@@ -75,15 +75,43 @@ class Spells:
         low = max(low, high - latest)
         return self.begun[low:high], self.ended[low:high]
 
-    def survival(self, keys: list[Any], now: float, latest: int) -> Array:
-        """The share that lasts longer than each of STEPS by the spells of ``keys`` together; NaN where there are none (float64[STEPS])."""
-        died, risked = np.zeros(len(STEPS)), np.zeros(len(STEPS))
-        for key in keys:
-            begun, ended = self.before(key, now, latest)
-            count_spells(begun, ended, now, 0, died, risked, STEPS)
-        if not risked.any():
-            return np.full(len(STEPS), np.nan)
-        return np.cumprod(1.0 - died / np.maximum(risked, 1.0))
+    def survivals(self, keys: list[list[Any]], which: Array, at: Array, latest: int, long: float) -> Array:
+        """What the ``latest`` spells of each key of ``keys[which[n]]`` say together at ``at[n]`` (float64[n, STEPS + 2]).
+
+        The share that lasts longer than each of STEPS, NaN where there are none; then how many go on, and for over ``long`` seconds.
+        """
+        numbers = [[self.place[key] for key in own if key in self.place] for own in keys]
+        bounds = np.concatenate([[0], np.cumsum([len(own) for own in numbers])]).astype(np.int64)
+        flat = np.array([number for own in numbers for number in own], dtype=np.int64)
+        return _survivals(self.first, self.begun, self.ended, flat, bounds, which, at, latest, long, STEPS)
+
+
+@compiled
+def _survivals(
+    first: Array, begun: Array, ended: Array, keys: Array, bounds: Array, which: Array, at: Array, latest: int, long: float, steps: Array
+) -> Array:
+    """``Spells.survivals``: by Kaplan and Meier over the spells of all keys together."""
+    count = len(steps)
+    found = np.full((len(which), count + 2), np.nan)
+    for row in range(len(which)):
+        now, running, lasting = at[row], 0.0, 0.0
+        died, risked = np.zeros(count), np.zeros(count)
+        for place in range(bounds[which[row]], bounds[which[row] + 1]):
+            low, high = first[keys[place]], first[keys[place] + 1]
+            high = low + np.searchsorted(begun[low:high], now)
+            low = max(low, high - latest)
+            count_spells(begun[low:high], ended[low:high], now, 0, died, risked, steps)
+            for spell in range(low, high):
+                if ended[spell] > now:
+                    running += 1.0
+                    lasting += now - begun[spell] > long
+        if risked.max() > 0:
+            share = 1.0
+            for k in range(count):
+                share *= 1.0 - died[k] / max(risked[k], 1.0)
+                found[row, k] = share
+        found[row, count], found[row, count + 1] = running, lasting
+    return found
 
 
 @dataclass(frozen=True)

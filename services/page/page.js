@@ -1,7 +1,8 @@
 "use strict";
 // One page over the JSON API: what is drawn is rebuilt from it whenever the server says that something is new.
 const main = document.getElementById("main"), SIZE = 50;
-const view = { state: "", group: "", text: "", page: 0 };
+const view = { kind: "task", state: "", group: "", text: "", page: 0 };
+const NAMED = { task: ["Task", "Tasks"], chain: ["Chain", "Chains"], request: ["Request", "Requests"] };
 const make = (name, attributes = {}, ...children) => {
   const node = document.createElementNS(attributes.svg ? "http://www.w3.org/2000/svg" : "http://www.w3.org/1999/xhtml", name);
   for (const [key, value] of Object.entries(attributes)) if (key.startsWith("on")) node.addEventListener(key.slice(2), value); else if (key !== "svg" && value !== null) node.setAttribute(key, value);
@@ -20,41 +21,35 @@ function table(caption, columns, rows) {
 }
 const stateOf = (row) => make("span", { class: `state ${row.state}` }, row.state);
 const bar = (row) => make("span", {}, make("progress", { max: 1, value: row.progress, "aria-label": `${row.task}: jobs ended` }), ` ${percent(row.progress)}`);
-const link = (row) => make("a", { href: `#task/${encodeURIComponent(row.task)}` }, row.task);
+const link = (row) => make("a", { href: `#${row.kind}/${encodeURIComponent(row.task)}` }, row.task);
 const range = (row) => make("span", {}, when(row.median), make("br"), make("span", { class: "faint" }, row.state === "done" ? "" : `${when(row.low)} to ${when(row.high)}`));
+
+const columnsOfTasks = [["Task", link], ["Owner", (r) => text(r.owner)], ["Group", (r) => text(r.group)], ["State", stateOf], ["Jobs ended", bar], ["Jobs", (r) => text(r.jobs), "n"], ["Will be done", range], ["What holds it back", (r) => (r.reasons || []).slice(0, 2).join("; ")]];
 
 async function tasks() {
   const query = new URLSearchParams({ ...view, size: SIZE });
   const found = await get(`/api/tasks?${query}`);
   const counts = Object.entries(found.states).map(([name, count]) => make("li", {}, make("button", { "aria-pressed": view.state === name, onclick: () => { view.state = view.state === name ? "" : name; view.page = 0; show(); } }, make("span", { class: `state ${name}` }, name), ` ${count}`)));
   const filter = make("input", { id: "filter", type: "search", value: view.text, onchange: (event) => { view.text = event.target.value; view.page = 0; show(); } });
+  const kinds = make("select", { id: "kind", onchange: (event) => { Object.assign(view, { kind: event.target.value, state: "", page: 0 }); show(); } }, ...Object.entries(NAMED).map(([kind, [, many]]) => make("option", { value: kind, selected: view.kind === kind ? "" : null }, many)));
   const pages = Math.max(1, Math.ceil(found.count / SIZE));
   const turn = (by, name) => make("button", { disabled: view.page + by < 0 || view.page + by >= pages ? "" : null, onclick: () => { view.page += by; show(); } }, name);
-  return [make("h1", {}, "Tasks"), make("ul", { class: "counts", "aria-label": "Tasks by state" }, ...counts),
-    make("div", { class: "bar" }, make("label", { for: "filter" }, "Task, owner or group has", filter), turn(-1, "Previous"), make("span", {}, `page ${view.page + 1} of ${pages}`), turn(1, "Next")),
-    found.count ? null : make("p", { class: "faint" }, "No task matches, or the store has none with jobs submitted in the last 60 days."),
-    table(`${found.count} tasks, those that need somebody first; times in UTC`, [["Task", link], ["Owner", (r) => text(r.owner)], ["Group", (r) => text(r.group)], ["State", stateOf], ["Jobs ended", bar], ["Jobs", (r) => text(r.jobs), "n"], ["Will be done", range], ["What holds it back", (r) => (r.reasons || []).slice(0, 2).join("; ")]], found.rows)];
+  return [make("h1", {}, NAMED[view.kind][1]), make("ul", { class: "counts", "aria-label": `${NAMED[view.kind][1]} by state` }, ...counts),
+    make("div", { class: "bar" }, make("label", { for: "kind" }, "Show", kinds), make("label", { for: "filter" }, "Name, owner or group has", filter), turn(-1, "Previous"), make("span", {}, `page ${view.page + 1} of ${pages}`), turn(1, "Next")),
+    found.count ? null : make("p", { class: "faint" }, `No ${view.kind} matches, or the store has none with jobs submitted in the last 60 days.`),
+    table(`${found.count} ${NAMED[view.kind][1].toLowerCase()}, those that need somebody first; times in UTC`, columnsOfTasks, found.rows)];
 }
 
-function converging(history) {
-  const rows = history.filter((row) => row.median), width = 800, height = 220, svg = { svg: true };
-  if (rows.length < 2) return make("p", { class: "faint" }, "Its predictions are drawn from the second on.");
-  const at = rows.map((r) => +new Date(r.asked_at)), ends = rows.flatMap((r) => [+new Date(r.low), +new Date(r.high)]);
-  const [x0, x1, y0, y1] = [Math.min(...at), Math.max(...at), Math.min(...ends), Math.max(...ends)];
-  const x = (v) => 10 + (width - 20) * (v - x0) / Math.max(x1 - x0, 1), y = (v) => height - 25 - (height - 45) * (v - y0) / Math.max(y1 - y0, 1);
-  const line = (name) => rows.map((r) => `${x(+new Date(r.asked_at))},${y(+new Date(r[name]))}`);
-  return make("svg", { ...svg, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Predicted end, first ${when(rows[0].median)}, now ${when(rows.at(-1).median)}`, preserveAspectRatio: "none" },
-    make("polygon", { ...svg, class: "range", points: [...line("low"), ...line("high").reverse()].join(" ") }), make("polyline", { ...svg, class: "middle", points: line("median").join(" ") }),
-    make("text", { ...svg, x: 12, y: 14 }, when(new Date(y1).toISOString())), make("text", { ...svg, x: 12, y: height - 8 }, when(new Date(y0).toISOString())));
-}
-
-async function task(name) {
-  const found = await get(`/api/tasks/${encodeURIComponent(name)}`), row = found.task;
+async function task(kind, name) {
+  const found = await get(`/api/tasks/${encodeURIComponent(name)}?kind=${kind}`), row = found.task;
   const facts = [["State", stateOf(row)], ["Owner", text(row.owner)], ["Group", text(row.group)], ["Defined", when(row.defined_at)], ["Will be done", `${when(row.median)} ${hours(row.median)}`], ["Nine of ten times between", `${when(row.low)} and ${when(row.high)}`], ["Ceiling of its group", when(row.ceiling)], ["Jobs", `${row.ended} of ${row.jobs} ended, ${row.failed} failed`], ["Progress", `${percent(row.progress)}, expected ${percent(row.expected_progress)}`], ["Confidence", percent(row.confidence)]];
-  return [make("h1", {}, row.task), make("dl", {}, ...facts.flatMap(([key, value]) => [make("dt", {}, key), make("dd", {}, value)])),
+  if (kind !== "task") facts.splice(1, 0, ["Tasks", text(row.tasks)]);
+  const parts = kind === "task" ? [make("h2", {}, "Its jobs"),
+    table(`${found.jobs.length} of ${row.jobs} jobs, the open ones first`, [["Job", (r) => r.job_id], ["Site", (r) => text(r.site)], ["Host", (r) => text(r.host)], ["State", (r) => text(r.status)], ["Submitted", (r) => when(r.submitted_at)], ["Started", (r) => when(r.started_at)], ["Ended", (r) => when(r.ended_at)]], found.jobs)]
+    : [make("h2", {}, "Its tasks"), table(`${found.tasks.length} of ${row.tasks} tasks: those that are open or lately done, as they were defined`, columnsOfTasks, found.tasks)];
+  return [make("h1", {}, kind === "task" ? row.task : `${NAMED[kind][0]} ${row.task}`), make("dl", {}, ...facts.flatMap(([key, value]) => [make("dt", {}, key), make("dd", {}, value)])),
     make("h2", {}, "What holds it back"), row.reasons && row.reasons.length ? make("ul", {}, ...row.reasons.map((reason) => make("li", {}, reason))) : make("p", { class: "faint" }, "Nothing that is seen."),
-    make("h2", {}, "Its predicted end over time"), converging(found.history), make("h2", {}, "Its jobs"),
-    table(`${found.jobs.length} of ${row.jobs} jobs, the open ones first`, [["Job", (r) => r.job_id], ["Site", (r) => text(r.site)], ["Host", (r) => text(r.host)], ["State", (r) => text(r.status)], ["Submitted", (r) => when(r.submitted_at)], ["Started", (r) => when(r.started_at)], ["Ended", (r) => when(r.ended_at)]], found.jobs)];
+    make("h2", {}, "Its predicted end over time"), converging(found.history), ...parts];
 }
 
 async function sites() {
@@ -64,11 +59,14 @@ async function sites() {
 }
 
 async function models() {
-  const found = await get("/api/models");
-  return [make("h1", {}, "Models"), make("p", {}, found.sentence), table("Versions", [["Version", (r) => text(r.label)], ["Alias", (r) => text(r.alias)], ["Since", (r) => when(r.created_at)], ["", (r) => make("button", { onclick: () => act("/api/promote", { version: r.version }) }, `Promote ${r.label}`)]], found.versions),
-    make("p", { class: "bar" }, make("button", { onclick: () => act("/api/pin", {}) }, "Pin the champion"), make("button", { onclick: () => act("/api/unpin", {}) }, "Unpin")),
-    make("h2", {}, "Error, coverage, drift and decay, newest first"), table("Measurements", [["When", (r) => when(r.measured_at)], ["Kind", (r) => r.kind], ["What", (r) => r.name], ["Of", (r) => r.segment], ["Value", (r) => (r.value === null ? "–" : r.value.toPrecision(4)), "n"]], found.measurements),
-    make("p", {}, ...found.links.flatMap(([name, address]) => [make("a", { href: address }, name), " "]))];
+  const found = await get("/api/models"), promote = (row) => make("button", { id: `promote-${row.version}`, onclick: () => act("/api/promote", { version: row.version }) }, `Promote ${row.label}`);
+  const button = (id, path, name) => make("button", { id, onclick: () => act(path, {}) }, name);
+  return [make("h1", {}, "Models"), make("p", {}, found.sentence), make("p", { class: "bar" }, button("retrain", "/api/retrain", "Train a new version"), button("pin", "/api/pin", "Pin the champion"), button("unpin", "/api/unpin", "Unpin")),
+    table("Versions", [["Version", (r) => text(r.label)], ["Alias", (r) => text(r.alias)], ["Since", (r) => when(r.created_at)], ["Change", (r) => (r.alias === "champion" ? "answers now" : promote(r))]], found.versions),
+    make("h2", {}, "Error, coverage, drift and decay over time"), ...(found.charts.length ? [make("div", { class: "charts" }, ...found.charts.map((one) => chart(one, found.promotions)))] : [make("p", { class: "faint" }, "Nothing was measured yet: gridcast monitor measures, and so do the schedules of gridcast up.")]),
+    make("h2", {}, "Promotions"), table("Promotions, newest first", [["When", (r) => when(r.at)], ["Version", (r) => r.label], ["By", (r) => text(r.by)], ["Why", (r) => text(r.why)]], found.promotions),
+    make("h2", {}, "More is told by"), make("ul", {}, ...found.links.map(([name, address]) => make("li", {}, make("a", { href: address }, name)))),
+    make("h2", {}, "Newest numbers"), table("Measurements, newest first", [["When", (r) => when(r.measured_at)], ["Kind", (r) => r.kind], ["What", (r) => r.name], ["Value", (r) => (r.value === null ? "–" : String(+r.value.toPrecision(4))), "n"]], found.measurements)];
 }
 
 async function act(path, body) {
@@ -94,7 +92,7 @@ async function show(focus = false) {
   const mine = ++turn, [page, name] = (location.hash.slice(1) || "tasks").split("/"), held = document.activeElement && document.activeElement.id;
   for (const a of document.querySelectorAll("nav a")) if (a.getAttribute("href") === `#${page}`) a.setAttribute("aria-current", "page"); else a.removeAttribute("aria-current");
   try {
-    const nodes = await ({ tasks, task, sites, models, thresholds }[page] || tasks)(name && decodeURIComponent(name));
+    const nodes = await (NAMED[page] ? task(page, decodeURIComponent(name)) : ({ tasks, sites, models, thresholds }[page] || tasks)());
     if (mine !== turn) return;
     main.replaceChildren(...nodes.filter((node) => node !== null)); document.title = `${main.querySelector("h1").textContent} – Gridcast`;
     if (focus) main.focus(); else if (held && document.getElementById(held)) document.getElementById(held).focus();

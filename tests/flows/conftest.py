@@ -30,7 +30,7 @@ def settings(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """The settings that every flow reads while these tests run: a data folder and ports of their own."""
     ours = {
         "GRIDCAST_HOME": str(tmp_path_factory.mktemp("flows")),
-        **{f"GRIDCAST_{name}_PORT": str(_free_port()) for name in ("PREFECT", "PREDICTOR", "MLFLOW")},
+        **{f"GRIDCAST_{name}_PORT": str(_free_port()) for name in ("PREFECT", "PREDICTOR", "MLFLOW", "DASHBOARD")},
     }
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)

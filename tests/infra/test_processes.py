@@ -218,14 +218,14 @@ def test_a_pid_that_now_belongs_to_another_process_is_not_taken_for_the_part(set
 def test_everything_binds_to_the_host_of_the_settings_and_no_password_is_an_argument(tmp_path):
     settings = Settings(home=tmp_path, mlflow_url="postgresql://someone:hunter2@db/mlflow", _env_file=None)
     declared = parts(settings)
-    assert [part.name for part in declared] == ["mlflow", "prefect", "predictor", "schedules"]
+    assert [part.name for part in declared] == ["mlflow", "prefect", "predictor", "dashboard", "schedules"]
     assert not any("hunter2" in word for part in declared for word in part.command)
-    for part in declared[:3]:
+    for part in declared[:4]:
         assert part.address.startswith("http://127.0.0.1:")
         assert part.command[part.command.index("--host") + 1] == "127.0.0.1"
 
 
 def test_a_remote_mlflow_is_used_and_not_started(tmp_path):
     declared = parts(Settings(home=tmp_path, mlflow_url="http://mlflow.example:5000", _env_file=None))
-    assert [part.name for part in declared] == ["prefect", "predictor", "schedules"]
+    assert [part.name for part in declared] == ["prefect", "predictor", "dashboard", "schedules"]
     assert {part.environment["GRIDCAST_MLFLOW_URL"] for part in declared} == {"http://mlflow.example:5000"}

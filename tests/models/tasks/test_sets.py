@@ -62,7 +62,9 @@ def test_nothing_of_the_future_is_in_what_is_known(generated: pd.DataFrame) -> N
 
 def test_what_goes_on_counts_as_having_lasted_so_long_at_least() -> None:
     begun, ended = np.zeros(4), np.array([100.0, 100.0, np.inf, np.inf])
-    survival = Spells.of(np.array(["a"] * 4, dtype=object), begun, ended).survival(["a"], 1e6, 100)
+    survival = Spells.of(np.array(["a"] * 4, dtype=object), begun, ended).survivals([["a"]], np.array([0]), np.array([1e6]), 100, 0.0)[
+        0, :-2
+    ]
     assert survival[0] == 0.5 and survival[-2] == 0.5
 
 
