@@ -54,7 +54,7 @@ SHOWN = timedelta(days=1)
 REFIT = timedelta(hours=6)
 MOST_JOBS = 100_000
 """The latest ended jobs whose tasks the models are fitted on."""
-SEEN = tuple(name for name in COLUMNS_OF_JOBS if name not in OUTCOMES) + ("started_at", "ended_at", "status", "walltime", "host")
+SEEN = (*(name for name in COLUMNS_OF_JOBS if name not in OUTCOMES), "started_at", "ended_at", "status", "walltime", "host")
 """What is read of jobs: all that is known at submission, and the outcomes that say how a task stands."""
 MOST_TOLD = 20
 WRONG = ("stalled", "failing")
