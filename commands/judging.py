@@ -29,7 +29,9 @@ def evaluate(
     waits: Annotated[str | None, typer.Option(help="A log of jobs, or a stored source: how long each waits in its queue.")] = None,
     warm_up: Annotated[float | None, typer.Option(help="Share that is only learned from. [default: .1, of transfers .3]")] = None,
     predictor: Annotated[list[str] | None, typer.Option(help="Only these rows; repeat.")] = None,
-    tasks: Annotated[bool, typer.Option("--tasks", help="Ends of tasks instead: the error by how far along they are.")] = False,
+    tasks: Annotated[
+        bool, typer.Option("--tasks", help="Ends of tasks instead: the error by how far along they are, and planted stalls.")
+    ] = False,
     allocation: Annotated[bool, typer.Option("--allocation", help="Memory set aside instead: waste and failures, a row a policy.")] = False,
     at: Annotated[Literal["submission", "start"], typer.Option(help="With --allocation: when each job is asked about.")] = "submission",
     input_known: Annotated[
@@ -94,10 +96,19 @@ def _show_evaluation(found: Evaluation, name: str, settings: Settings, as_json: 
 
 def _evaluate_tasks(jobs: pd.DataFrame, name: str, as_json: bool, warm_up: float) -> None:
     from models.tasks.judged import evaluate_tasks
+    from monitoring.stalls import judge_stalls
 
     with progress_bar("living through the log") as report:
         rows = evaluate_tasks(jobs, warm_up, report)
-    show(rows, as_json, f"Ends of {rows[0]['tasks']:,} tasks of {name}, errors in hours", tuple(rows[0]))
+        stalls = judge_stalls(jobs, report)
+    if as_json:
+        show([*rows, *stalls], as_json)
+        return
+    show(rows, False, f"Ends of {rows[0]['tasks']:,} tasks of {name}, errors in hours", tuple(rows[0]))
+    if stalls:
+        show(stalls, False, f"Stalls planted in {name}, found while looking every ten minutes", tuple(stalls[0]))
+    else:
+        err.print("no stall can be planted: too few tasks whose jobs' starts are known", highlight=False)
 
 
 def _evaluate_allocation(jobs: pd.DataFrame, name: str, settings: Settings, as_json: bool, **how: Any) -> None:

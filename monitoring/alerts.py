@@ -41,6 +41,12 @@ def tell(engine: Engine, settings: Settings, wrong: Mapping[str, str], now: date
     return told
 
 
+def standing(engine: Engine, since: datetime) -> set[str]:
+    """The keys that were told to be wrong since a moment and not to be over."""
+    known = read_measurements(engine, kind="alert", since=since).drop_duplicates("name", keep="last")
+    return set(known["name"][known["value"] > 0])
+
+
 def _send(addresses: list[str], title: str, body: str, bad: bool) -> bool:
     """Whether every address took it; an address may hold a password, so that none is ever shown."""
     import logging

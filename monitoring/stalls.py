@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from models.engine.training import find_target, new_mixture
+from models.engine.training import Progress, find_target, new_mixture
 from models.histories.features import choose_levels, encode
 from models.histories.mixture import Walk
 from models.tasks.ends import FEWEST_JOBS
@@ -21,8 +21,10 @@ Array = npt.NDArray[Any]
 
 LOOK = 600.0
 """Seconds between two looks at a task."""
-PLANTED = 0.1
+PLANTED = 0.25
 FROZEN = 48 * 3600.0
+MOST_JOBS = 16_000
+"""The latest jobs of a log that are looked at: every ten minutes of every task is a question about each of its open jobs."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,18 @@ class Stalls:
     precision: float
     recall: float
     median_delay_hours: float
+
+
+def judge_stalls(jobs: pd.DataFrame, progress: Progress | None = None, seed: int = 1) -> list[dict[str, Any]]:
+    """Plant stalls in the latest MOST_JOBS of ``jobs`` and look for them: one row, or none where none can be planted."""
+    told = jobs[jobs["ended_at"].notna() & jobs["started_at"].notna()].sort_values("submitted_at", kind="stable").tail(MOST_JOBS)
+    if told.empty:
+        return []
+    if progress:
+        progress("stalls: looking at every task as it was every ten minutes", 0.95)
+    frozen, planted = plant(told, seed)
+    found = find_stalls(frozen, planted) if planted else None
+    return [{"predictor": "stalls", **asdict(found)}] if found is not None and found.planted else []
 
 
 def plant(jobs: pd.DataFrame, seed: int = 1, share: float = PLANTED) -> tuple[pd.DataFrame, dict[str, float]]:

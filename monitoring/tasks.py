@@ -28,7 +28,7 @@ from models.tasks.inputs import OpenJobs, Questions, inputs, open_jobs
 from models.tasks.judged import ask_about, questions_about
 from models.tasks.ranges import LEVELS, fit_trimmed, time_left
 from models.tasks.sets import Tasks, group_tasks, microseconds
-from monitoring.alerts import tell
+from monitoring.alerts import standing, tell
 from monitoring.task_sets import held_up, quantiles, rows_of, until_done
 from monitoring.task_states import (
     Thresholds,
@@ -56,7 +56,9 @@ MOST_JOBS = 100_000
 """The latest ended jobs whose tasks the models are fitted on."""
 SEEN = (*(name for name in COLUMNS_OF_JOBS if name not in OUTCOMES), "started_at", "ended_at", "status", "walltime", "host")
 """What is read of jobs: all that is known at submission, and the outcomes that say how a task stands."""
+ALERT = "task "
 MOST_TOLD = 20
+"""Of more that went wrong at once the rest is told at the next looks, as what could not be delivered is."""
 WRONG = ("stalled", "failing")
 MOVED = 0.02
 """An end that moved by less than this share of what is left is no news."""
@@ -178,13 +180,18 @@ class Watch:
         news = found[~(same & (np.abs(moved) <= MOVED * left))]
         with self.engine.begin() as connection:
             add_task_predictions(connection, news)
-        # A chain or request says no more than its tasks do.
-        changed = found[(before["state"].to_numpy() != found["state"].to_numpy()) & (found["kind"] == "task").to_numpy()]
-        wrong = changed["state"].isin(WRONG).to_numpy() | before["state"].isin(WRONG).to_numpy()[changed.index]
-        told = changed[wrong].head(MOST_TOLD)
-        sentences = {
-            f"task {task}": f"{task} of {owner} is {state}: {'; '.join(reasons)}" if state in WRONG else ""
-            for task, owner, state, reasons in zip(told["task"], told["owner"], told["state"], told["reasons"], strict=True)
+        self._tell(found[found["kind"] == "task"], now)
+
+    def _tell(self, found: pd.DataFrame, now: pd.Timestamp) -> None:
+        """Tell of tasks that went wrong or are right again; a chain or request says no more than its tasks do."""
+        told = {key for key in standing(self.engine, now - HISTORY) if key.startswith(ALERT)}
+        wrong = found[found["state"].isin(WRONG)]
+        names = ALERT + wrong["task"]
+        new = wrong[~names.isin(told).to_numpy()].head(MOST_TOLD)
+        sentences = dict.fromkeys(sorted(told - set(names)), "")
+        sentences |= {
+            f"{ALERT}{task}": f"{task} of {owner} is {state}: {'; '.join(reasons)}"
+            for task, owner, state, reasons in zip(new["task"], new["owner"], new["state"], new["reasons"], strict=True)
         }
         tell(self.engine, self.settings, sentences, now.to_pydatetime())
 

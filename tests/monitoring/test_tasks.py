@@ -6,27 +6,34 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from infra.settings import Settings
-from jobs.schema import conform
+from jobs.schema import conform, fill_in
 from jobs.store import add_jobs, open_store, read_thresholds, set_threshold, task_history, untold_tasks
 from jobs.workload import generate
 from models.tasks.inputs import Questions, open_jobs
 from models.tasks.sets import group_tasks
-from monitoring.stalls import find_stalls, plant
+from monitoring.stalls import judge_stalls
 from monitoring.task_states import Thresholds, held_back_by, last_end, quietness, states
 from monitoring.tasks import Watch
+from tests.monitoring.test_alerts import Hook, Receiver
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
 HOUR = 3600.0
 
 
 def test_planted_stalls_are_found_and_little_else() -> None:
-    found = find_stalls(*plant(generate(6000, days=12, seed=1).jobs, share=0.25))
-    assert found.planted > 8
+    (found,) = judge_stalls(generate(6000, days=12, seed=1).jobs)
+    assert found["predictor"] == "stalls" and found["planted"] > 8
     # Longer logs, by which more is known, are in docs/tasks.md.
-    assert found.recall > 0.8 and found.precision > 0.6
+    assert found["recall"] > 0.8 and found["precision"] > 0.6 and 0 < found["median_delay_hours"] < 12
+
+
+def test_where_starts_are_not_known_no_stall_is_planted() -> None:
+    jobs = generate(300, days=2, seed=1).jobs
+    assert judge_stalls(jobs.assign(started_at=jobs["started_at"].mask(jobs["started_at"].notna()))) == []
 
 
 def _task(jobs: int, hours: float, ended: int, status: str = "completed") -> pd.DataFrame:
@@ -131,3 +138,51 @@ def test_a_chain_and_a_request_end_with_their_last_task_and_know_nothing_of_the_
     members = own.loc[own.index.isin(jobs.loc[jobs["request_id"].notna(), "task_id"])]
     assert chain["tasks"] == request["tasks"] == 3 and chain["jobs"] >= members["jobs"].sum()
     assert chain["low"] <= chain["median"] <= chain["high"] and request["median"] == chain["median"] >= members["median"].max()
+
+
+def _freezing() -> pd.DataFrame:
+    """Forty tasks of eight jobs of an hour each, and a last one of which three jobs end in time and the others 14 hours after its start."""
+    last = 40
+    starts = [START + timedelta(hours=6 * k) for k in range(last + 1)]
+    rows = [
+        {"job_id": f"{k}.{j}", "task_id": f"t{k}", "source": "made", "user": "ada", "group": "atlas", "site": "cern", "submitted_at": at}
+        | {"started_at": at, "ended_at": at + timedelta(hours=14 if k == last and j > 2 else 1, minutes=j), "status": "completed"}
+        for k, at in enumerate(starts)
+        for j in range(8)
+    ]
+    return fill_in(conform(pd.DataFrame(rows)))
+
+
+def test_a_task_that_stalls_is_told_once_and_so_is_its_recovery(tmp_path: Path) -> None:
+    engine, hook = open_store(f"sqlite:///{tmp_path / 'jobs.db'}"), Receiver(Hook)
+    with engine.begin() as connection:
+        add_jobs(connection, _freezing())
+    watch = Watch(engine, Settings(alerts=SecretStr(f"json://127.0.0.1:{hook.port}")))
+    begun = START + timedelta(hours=240)
+    seen = []
+    for hours in (0.5, 1.2, 11, 12, 13, 14.05, 15):
+        found = watch.look((begun + timedelta(hours=hours)).to_pydatetime()).set_index("task")
+        seen.append((found.loc["t40", "state"], len(hook.got)))
+    hook.stop()
+    engine.dispose()
+    assert [count for _, count in seen] == [0, 0, 1, 1, 1, 2, 2]
+    assert [state for state, _ in seen[2:5]] == ["stalled"] * 3 and seen[-1][0] == "done"
+    assert [(got["title"], got["type"]) for got in hook.got] == [
+        ("Gridcast gridcast: task t40", "warning"),
+        ("Gridcast gridcast: task t40 is over", "success"),
+    ]
+    assert "t40 of ada is stalled: cern: 5 jobs are overdue there; job 40.3 has run for 11.0 h" in hook.got[0]["message"]
+
+
+def test_an_alert_that_nobody_took_is_told_at_the_next_look(tmp_path: Path) -> None:
+    engine, hook = open_store(f"sqlite:///{tmp_path / 'jobs.db'}"), Receiver(Hook)
+    hook.stop()
+    with engine.begin() as connection:
+        add_jobs(connection, _freezing())
+    moment = START + timedelta(hours=251)
+    Watch(engine, Settings(alerts=SecretStr(f"json://127.0.0.1:{hook.port}"))).look(moment.to_pydatetime())
+    again = Receiver(Hook)
+    Watch(engine, Settings(alerts=SecretStr(f"json://127.0.0.1:{again.port}"))).look((moment + timedelta(minutes=1)).to_pydatetime())
+    again.stop()
+    engine.dispose()
+    assert [got["title"] for got in again.got] == ["Gridcast gridcast: task t40"]
