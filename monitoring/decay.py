@@ -23,8 +23,11 @@ Integers = npt.NDArray[np.int64]
 Kind = Literal["rose", "worse", "moved"]
 
 EVERYWHERE = "all"
-DELTA = 0.02
-"""The chance of being wrong that ADWIN is given, shared by all jobs and the clusters; docs/drift.md tells what comes of it."""
+DELTA, MOVED = 0.02, 0.2
+"""The chances of being wrong that ADWIN is given about losses and about moves of the outcomes, each shared by all jobs and the clusters.
+
+Its bound holds for any distribution, so false alarms are far fewer: docs/drift.md has how many, and what comes of these two.
+"""
 LOOK = 6 * 3600 * 1_000_000
 """Microseconds: observations are put together, and the test is asked, so often."""
 DELAYS = 0.95
@@ -116,13 +119,13 @@ def moves(actual: Floats, ran: Floats, before: Floats) -> Floats:
     return np.asarray(np.clip(np.log(np.maximum(outcome, 1) / np.maximum(before, 1)) / np.log(MOST), -1, 1))
 
 
-def alarms(judged: Judged, clusters: Sequence[str] = (), delta: float = DELTA) -> list[Alarm]:
+def alarms(judged: Judged, clusters: Sequence[str] = (), delta: float = DELTA, moved: float = MOVED) -> list[Alarm]:
     """Every alarm of the sequential test, in order of time: over all jobs, and in each of ``clusters``."""
     parts = {EVERYWHERE: np.arange(len(judged.at))} | {name: np.flatnonzero(judged.cluster == name) for name in clusters}
     found: list[Alarm] = []
     for name, rows in parts.items():
-        part, chance = judged.take(rows), delta / (2 * len(parts))
-        found += _excesses(part, name, chance) + _moved(part, name, chance)
+        part, each = judged.take(rows), 2 * len(parts)
+        found += _excesses(part, name, delta / each) + _moved(part, name, moved / each)
     return sorted(found, key=lambda alarm: (alarm.at, alarm.segment != EVERYWHERE))
 
 
