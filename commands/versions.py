@@ -47,8 +47,10 @@ def promote(
     """Make a version the champion, if it loads and answers; the predictor serves it within seconds."""
     from models.releases import release
 
+    settings = prepare_environment()
     with progress_bar("trying the version out"):
-        promoted = release.promote(version, prepare_environment(), by=me(), why=why)
+        _known(version)
+        promoted = release.promote(version, settings, by=me(), why=why)
     show([_version(promoted)], as_json, "Champion")
 
 
@@ -69,9 +71,17 @@ def pin(
 
     settings = prepare_environment()
     with progress_bar("trying the version out"):
+        _known(version)
         release.promote(version, settings, by=me(), why=why)
         pinned = registry.pin(by=me(), why=why)
-    show([_version(pinned)], as_json, "Pinned")
+    show([_version(pinned)], as_json, "Pinned", ("version", "state", "jobs", "promoted_by", "promoted_why"))
+
+
+def _known(version: int) -> None:
+    from models.releases import registry
+
+    if version not in (one.version for one in registry.versions()):
+        raise InputError(f"there is no version {version}: gridcast history shows which there are")
 
 
 def unpin() -> None:
