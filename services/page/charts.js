@@ -1,7 +1,9 @@
 "use strict";
 // Lines over time as SVG: each line has a shape of its own beside its colour, each mark a name, and the words say what a reader hears.
-const WIDTH = 800, HEIGHT = 220, LEFT = 60, BOTTOM = 24, TOP = 10;
+const WIDTH = 800, HEIGHT = 220, LEFT = 84, BOTTOM = 24, TOP = 10;
 const short = (value) => { const size = Math.abs(value); return size >= 1e6 ? `${+(value / 1e6).toPrecision(3)} M` : size >= 1e3 ? `${+(value / 1e3).toPrecision(3)} k` : `${+value.toPrecision(3)}`; };
+
+const span = (seconds) => { const size = Math.abs(seconds); return size >= 3600 ? `${+(seconds / 3600).toPrecision(3)} h` : size >= 60 ? `${+(seconds / 60).toPrecision(3)} min` : `${+seconds.toPrecision(3)} s`; };
 
 function scales(times, values) {
   const [x0, x1] = [Math.min(...times), Math.max(...times)];
@@ -26,11 +28,11 @@ function chart(found, marks) {
     ...line.points.slice(-1).map((point) => make("circle", { ...svg, class: `dot${number}`, r: 4, cx: place(point)[0], cy: place(point)[1] }))]);
   const shown = marks.filter((mark) => +new Date(mark.at) >= scale.x0 && +new Date(mark.at) <= scale.x1);
   const moves = shown.flatMap((mark) => [make("line", { ...svg, class: "mark", x1: scale.x(+new Date(mark.at)), x2: scale.x(+new Date(mark.at)), y1: TOP, y2: HEIGHT - BOTTOM }),
-    make("text", { ...svg, x: scale.x(+new Date(mark.at)) + 4, y: TOP + 10 }, mark.label)]);
-  const unit = found.unit ? ` ${found.unit}` : "", last = (line) => `${short(line.points.at(-1)[1])}${unit}`;
-  const words = found.lines.map((line) => `${line.name} ${last(line)}, ${line.points.length === 1 ? "measured once" : `at first ${short(line.points[0][1])}${unit}`}`).join("; ");
+    make("text", { ...svg, x: scale.x(+new Date(mark.at)) - 4, y: TOP + 12, "text-anchor": "end" }, mark.label)]);
+  const told = found.unit === "s" ? span : (value) => `${short(value)}${found.unit ? ` ${found.unit}` : ""}`, last = (line) => told(line.points.at(-1)[1]);
+  const words = found.lines.map((line) => `${line.name} ${last(line)}, ${line.points.length === 1 ? "measured once" : `at first ${told(line.points[0][1])}`}`).join("; ");
   const legend = make("figcaption", {}, make("strong", {}, found.title), ...found.lines.map((line, number) => make("span", { class: `key key${number}` }, `${line.name}: ${last(line)}`)));
-  return make("figure", {}, legend, frame(`${found.title}. ${words}`, scale, short, ...moves, ...lines));
+  return make("figure", {}, legend, frame(`${found.title}. ${words}`, scale, told, ...moves, ...lines));
 }
 
 function converging(history) {
