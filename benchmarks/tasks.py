@@ -50,9 +50,10 @@ def main(tasks: int = 10_000, wide: int = 100) -> None:
             with dashboard.engine.begin() as connection:
                 add_jobs(connection, jobs.iloc[start : start + 50_000])
         for name in ("first look, models fitted", "next look"):
-            began = time.perf_counter()
+            began, spent = time.perf_counter(), time.process_time()
             dashboard.look()
-            print(f"{name:30} {time.perf_counter() - began:8.1f} s", flush=True)
+            # On a shared machine the processor's time says more than the clock.
+            print(f"{name:30} {time.perf_counter() - began:8.1f} s, of the processor {time.process_time() - spent:6.1f} s", flush=True)
         times = []
         for page in range(50):
             began = time.perf_counter()

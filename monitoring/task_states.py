@@ -153,7 +153,7 @@ def held_back_by(tasks: Tasks, task: int, at: float, most: dict[int, float]) -> 
     for site, count in Counter(tasks.site[late]).most_common(1) if late else ():
         if count > 1:
             said.append(f"{site or 'an unknown site'}: {count} jobs are overdue there")
-    for job, name in zip(late[:NAMED], tasks.jobs["job_id"].iloc[late[:NAMED]] if late else (), strict=True):
+    for job in late[:NAMED]:
         doing = "has run" if tasks.started[job] <= at else "has waited"
-        said.append(f"job {name} {doing} for {(at - begun[job]) / 3600:.1f} h, longer than foreseen")
+        said.append(f"job {tasks.job_ids[job]} {doing} for {(at - begun[job]) / 3600:.1f} h, longer than foreseen")
     return said

@@ -7,6 +7,7 @@ starts and ends is not known then, and nothing here that is asked "at an instant
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,11 @@ class Tasks:
     def sizes(self) -> Array:
         """How many jobs each task has (int64[tasks])."""
         return np.diff(self.first)
+
+    @cached_property
+    def job_ids(self) -> Array:
+        """The names of the jobs (object[jobs]): a column of texts takes as long to give one as to give many."""
+        return self.jobs["job_id"].to_numpy(object)
 
     @property
     def finished(self) -> Array:
