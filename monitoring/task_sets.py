@@ -46,7 +46,7 @@ def rows_of(
     sets: list[TaskSet], tasks: Tasks, waits: Links, found: dict[int, Array], members: pd.DataFrame, before: Array, at: float
 ) -> pd.DataFrame:
     """A row a set, with the columns of its tasks' rows ``members`` (by name); ``before`` float64[sets, LEVELS] was foreseen at first."""
-    known = members.set_index("task")
+    known = members[members["kind"] == "task"].set_index("task")
     made = []
     for whole, first in zip(sets, before, strict=True):
         done = bool((tasks.finished[whole.rows] <= at).all())

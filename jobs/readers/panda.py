@@ -107,9 +107,9 @@ def _job(fields: dict[str, str], options: ReadOptions) -> Row:
     return {
         "job_id": name,
         "task_id": task,
-        # ProdSys names a task without a predecessor as its own parent.
-        "after_task_id": None if words("parent_tid") == task else words("parent_tid"),
-        "request_id": words("reqid"),
+        # ProdSys names a task without a predecessor as its own parent, and what there is not 0.
+        "after_task_id": _other_than(words("parent_tid"), task, "0"),
+        "request_id": _other_than(words("reqid"), "0"),
         "source": options.source or "panda",
         "user": words("produsername"),
         "group": words("workinggroup") or words("vo"),
@@ -153,6 +153,10 @@ def _asked_events(parameters: str) -> float:
 def _positive(number: float, otherwise: float) -> float:
     """The number, or what stands for it where PanDA has none (it writes 0)."""
     return otherwise if isnan(number) or number == 0 else number
+
+
+def _other_than(word: str | None, *nothing: str | None) -> str | None:
+    return None if word in nothing else word
 
 
 def _first(*numbers: float) -> float:

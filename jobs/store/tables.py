@@ -118,7 +118,8 @@ task_predictions = Table(
 )
 """A row a task and an update that changed what is foreseen of it: the end (``low`` and ``high`` bound nine of ten), how it stands and why.
 
-``kind`` is task, or chain or request, which then stand under ``task``, with how many ``tasks`` they have. ``told_at`` is when the production system took it.
+``kind`` is task, or chain or request, which then stand under ``task``, with how many ``tasks`` they have.
+``told_at`` is when the production system took it.
 """
 
 task_thresholds = Table(

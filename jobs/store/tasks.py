@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+
 import pandas as pd
 from sqlalchemy import ColumnElement, Connection, Engine, and_, func, select, update
 

@@ -40,11 +40,13 @@ JOB = {
     "LastRemoteHost": "slot1_2@node7.example.org",
     "MATCH_EXP_JOB_GLIDEIN_Site": "T2_CH_CERN_HLT",
     "DESIRED_Sites": "CERN",
+    "DAGManJobId": 4,
     "AllowedJobDuration": 7200,
 }
 EXPECTED = {
     "job_id": "5.2",
     "task_id": "5",
+    "request_id": "4",
     "source": "ap1.example.org",
     "user": "ann",
     "group": "atlas",

@@ -10,6 +10,8 @@ import pytest
 JOB = {
     "pandaid": 6000000001,
     "jeditaskid": 33000000,
+    "parent_tid": 32999999,
+    "reqid": 41000,
     "produsername": "Ann Other",
     "workinggroup": "AP_HIGG",
     "processingtype": "simul",
@@ -43,6 +45,8 @@ JOB = {
 EXPECTED = {
     "job_id": "6000000001",
     "task_id": "33000000",
+    "after_task_id": "32999999",
+    "request_id": "41000",
     "source": "panda",
     "user": "Ann Other",
     "group": "AP_HIGG",
@@ -140,6 +144,12 @@ def test_what_panda_writes_as_zero_or_null_is_not_known(read_text):
     assert row["peak_memory"] == 9000000 * 1024.0
     assert row["written_bytes"] == 700.0
     assert not {"requested_memory", "host_power", "events", "requested_walltime"} & set(row)
+
+
+@pytest.mark.parametrize(("parent", "request_"), [(33000000, 0), (0, None), (None, "")])
+def test_a_task_that_is_its_own_parent_waits_for_none(read_text, parent, request_):
+    row = read_text(json.dumps([{**JOB, "parent_tid": parent, "reqid": request_}])).row("6000000001")
+    assert not {"after_task_id", "request_id"} & set(row)
 
 
 @pytest.mark.parametrize(("parameters", "events"), [("--maxEvents 50 -x", 50.0), ("--maxEvents=-1", None), ("--skipEvents=9", None)])
