@@ -94,9 +94,8 @@ class Past:
         """An autoregression of the first order fitted to the window, from its last outcome (float64[n]); the mean where it has no two."""
         values, begin, end = self._span(window)
         before, after = values[:-1], values[1:]
-        stop = np.maximum(end - 1, begin)
-        pairs = stop - begin
-        x, y, xx, xy = (_sums(part, begin, stop) for part in (before, after, before**2, before * after))
+        pairs, stop = np.maximum(end - begin - 1, 0), np.maximum(end - 1, 0)
+        x, y, xx, xy = (_sums(part, stop - pairs, stop) for part in (before, after, before**2, before * after))
         with np.errstate(divide="ignore", invalid="ignore"):
             slope = (pairs * xy - x * y) / (pairs * xx - x**2)
             # Beyond ±1 the series would explode; a fit to a few values often says so.

@@ -30,3 +30,12 @@ def test_each_statistic_is_what_it_says_of_what_was_known(window: Window) -> Non
             slope, constant = np.polyfit(values[seen][:-1], values[seen][1:], 1)
             if abs(slope) < 1:
                 assert regressions[row] == pytest.approx(constant + slope * values[seen][-1])
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=lambda window: window.name)
+def test_long_after_the_last_outcome_a_window_of_time_is_empty_and_says_so(window: Window) -> None:
+    at = np.array([0, HOUR, 1000 * HOUR])
+    past = Past(np.zeros(3), at, np.array([10, HOUR + 10, 1001 * HOUR]), np.array([4.0, 4.0, np.nan]))
+    expected = np.nan if window.hours else 4.0
+    for found in (past.mean(window), past.median(window), past.autoregression(window)):
+        np.testing.assert_equal(found[-1], expected)
