@@ -155,7 +155,7 @@ def rank(
     engine = store()
     with progress_bar("learning"):
         known = ranker(engine, forecaster(engine, prepare_environment()))
-    found = known.rank(asked.candidates, asked.rule, asked.at)
+    found = known.rank(asked.candidates, asked.rule, asked.at).frame()
     parts = ("rank", "total_mean", "total_sd", "total_low", "total_high", "wait", "transfer_in", "run", "transfer_out", "first", "in_time")
     shown = ("job_id", "site", "queue", "input_at", *(name for name in parts if name in found), "unknown")
     show(records(found), as_json, f"Where first, by {asked.rule.policy}, in s", shown)

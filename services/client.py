@@ -120,17 +120,24 @@ class Gridcast:
         query: dict[str, Any] = {"coverage": coverage} | ({"at": at} if at else {}) | ({"classes": "true"} if classes else {})
         if chosen := ",".join(str(level) for level in quantiles):
             query["quantiles"] = chosen
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, table.schema) as stream:
-            stream.write_table(table)
         try:
-            body = sink.getvalue().to_pybytes()
-            answer = self._in_time(lambda: self._post("/predict", body, ARROW_TYPE, query).content)
-            with pa.ipc.open_stream(answer) as stream:
-                return stream.read_all()
+            return self._arrow("/predict", table, query)
         except UnavailableError as error:
             wanted = [name for name in ("job_id", *REQUESTS.values()) if name in table.column_names]
             return pa.Table.from_pylist(_requests(table.select(wanted).to_pylist(), str(error)))
+
+    def rank(self, jobs: Iterable[Mapping[str, Any]], **options: Any) -> Rows:
+        """Where each of ``jobs``, each with its ``candidates``, would be done first: a row a candidate, those of a job best first.
+
+        ``options`` are policy, tuning, level, overlap and at. Raises RefusedError, and UnavailableError where the predictor cannot say
+        in time.
+        """
+        body = {"jobs": list(jobs), **options}
+        return cast(Rows, self._in_time(lambda: _load(self._post("/rank", _dump(body), JSON_TYPE).content))["rows"])
+
+    def rank_arrow(self, table: Any, **options: Any) -> Any:
+        """``rank`` by the fast door: a pyarrow Table with a row a candidate, its job's fields in it; returns a Table."""
+        return self._arrow("/rank", table, options)
 
     def explain(self, jobs: Iterable[Mapping[str, Any]], *, at: str | None = None) -> Rows:
         """Why each of at most 100 ``jobs`` gets its answer: histories, similar jobs, contributions and allocation, by target.
@@ -187,6 +194,17 @@ class Gridcast:
             return self._calls.submit(call).result(self.timeout)
         except OutOfTime:
             raise UnavailableError("the predictor did not answer in time") from None
+
+    def _arrow(self, path: str, table: Any, query: dict[str, Any]) -> Any:
+        import pyarrow as pa
+
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+        body = sink.getvalue().to_pybytes()
+        answer = self._in_time(lambda: self._post(path, body, ARROW_TYPE, query).content)
+        with pa.ipc.open_stream(answer) as stream:
+            return stream.read_all()
 
     def _post(
         self, path: str, body: bytes, content_type: str, query: dict[str, Any] | None = None, limit: float | None = None

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from jobs.coded import NEVER, Coded, CodedJobs
 from jobs.schema import CLOCK_TOLERANCE, EARLIEST, FIELDS, Field
+from models.ranking.candidates import CANDIDATE_FIELDS
 
 LONGEST_TEXT = 1024
 """Characters; no user, site or program is called more than that, and the store keeps what is sent."""
@@ -25,7 +26,7 @@ MOST_TEXT = 64 * 2**20
 
 TIME = pa.timestamp("us", tz="UTC")
 CODED = pa.dictionary(pa.int32(), pa.string())
-BY_NAME = {one.name: one for one in FIELDS}
+BY_NAME = {one.name: one for one in (*FIELDS, *CANDIDATE_FIELDS)}
 
 _EARLIEST = int(EARLIEST.timestamp() * 1e6)
 _LONGEST = int(1e12)  # seconds since 1970 that a timestamp in microseconds can surely hold

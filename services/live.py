@@ -29,6 +29,7 @@ from services.doors import Asked, Options
 from services.explanations import named
 from services.metrics import Metrics
 from services.prediction_log import Answer, PredictionLog
+from services.queues import Queues
 from services.quiet import Quiet
 from services.refusal import RefusalError
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from models.engine.advice import Advice
     from models.engine.forecaster import Answers, Forecaster
-    from models.ranking.ranker import Ranker
+    from models.ranking.ranker import Ranked
     from models.releases.versions import Version
     from services.rank_call import RankAsked
     from services.task_call import TaskAsked
@@ -54,8 +55,6 @@ MOST_EXPLAINED = 100
 YOUNG = 100_000
 """New objects after which Python looks for garbage: a thousand jobs of JSON are several thousand, and none of them is garbage yet."""
 NO_MODEL = "none"
-RANKER_AGE = 60.0
-"""Seconds for which what is known of queues and links is taken to hold."""
 FRESH = timedelta(days=30)
 """After that a model set is called stale; its histories go on learning, its refiners do not."""
 
@@ -97,8 +96,7 @@ class Live:
         self._serving: Serving | None = None
         self.history: dict[str, Any] = {"jobs": 0, "newest_ended_at": None}
         self._engine: Engine | None = None
-        self._ranking = threading.Lock()
-        self._ranker: tuple[float, Ranker] | None = None
+        self._queues = Queues(self)
         # Held while outcomes enter the history, and for the instant of a swap.
         self._turn = threading.Lock()
         self._missed: list[Added] | None = None
@@ -160,20 +158,10 @@ class Live:
         found = task_needs(serving.forecaster, code(asked.like.jobs), asked.jobs, asked.at_once, asked.at)
         return {**found, "model_version": serving.label}
 
-    def rank(self, asked: RankAsked) -> tuple[pd.DataFrame, str]:
-        """Candidates in the order asked for, and which model foresaw their run times; queues and links are read anew each RANKER_AGE s."""
-        from models.ranking.order import RankingError
-        from models.ranking.ranker import Ranker, ranker
-
+    def rank(self, asked: RankAsked) -> tuple[Ranked, str]:
+        """Candidates in the order asked for, and which model foresaw their run times."""
         serving = self.serving
-        with self._ranking:
-            if self._ranker is None or time.monotonic() - self._ranker[0] > RANKER_AGE:
-                self._ranker = time.monotonic(), ranker(self.engine, serving.forecaster)
-            known = self._ranker[1]
-        try:
-            return Ranker(serving.forecaster, known.waits, known.transfers).rank(asked.candidates, asked.rule, asked.at), serving.label
-        except RankingError as error:
-            raise RefusalError(422, str(error)) from None
+        return self._queues.rank(asked, serving.forecaster), serving.label
 
     def _count(self, answers: Answers) -> None:
         jobs = np.bincount(answers.which, minlength=len(answers.cold_start))

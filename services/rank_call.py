@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import orjson
-import pandas as pd
 import pyarrow as pa
 
+from jobs.coded import Coded
+from models.ranking.candidates import CANDIDATE, REQUESTED, Candidates
 from models.ranking.order import RankingError, Rule
-from models.ranking.ranker import CANDIDATE, REQUESTED
+from models.ranking.ranker import Ranked
 from services.bodies import ARROW_TYPE, JSON_TYPE, parse_json, refuse_compression
+from services.columns import Faults, code, one_array, read_array, read_values
 from services.doors import read_moment
 from services.refusal import RefusalError
 
@@ -21,13 +25,14 @@ MOST_CANDIDATES = 100_000
 OF_CANDIDATE = ("site", "queue", "input_bytes", *CANDIDATE)
 """What may differ between the candidates of a job; the rest is told of the job."""
 OPTIONS = ("policy", "tuning", "level", "overlap", "at")
+_KNOWN = frozenset({*REQUESTED, *OF_CANDIDATE})
 
 
 @dataclass(frozen=True)
 class RankAsked:
-    """Candidates to rank, a row each with its job's fields, by which rule, as of when (None: now), and whether Arrow is wanted."""
+    """Candidates to rank, by which rule, as of when (None: now), and whether Arrow is wanted."""
 
-    candidates: pd.DataFrame
+    candidates: Candidates
     rule: Rule
     at: datetime | None
     arrow: bool
@@ -44,7 +49,9 @@ def read_rank(content_type: str, body: bytes, query: Mapping[str, str]) -> RankA
     if not isinstance(given, dict) or not isinstance(given.get("jobs"), list):
         raise RefusalError(422, 'the body must be an object with "jobs", a list of jobs, each with its "candidates"')
     rows = [row for place, job in enumerate(given.pop("jobs")) for row in _rows(place, job)]
-    return _asked(pd.DataFrame(rows), given | dict(query), arrow=False)
+    _check(len(rows))
+    columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+    return _asked(_typed(columns, len(rows), read_values), given | dict(query), arrow=False)
 
 
 def _rows(place: int, job: Any) -> list[dict[str, Any]]:
@@ -61,7 +68,7 @@ def _rows(place: int, job: Any) -> list[dict[str, Any]]:
     return [told | candidate for candidate in candidates]
 
 
-def _from_arrow(body: bytes) -> pd.DataFrame:
+def _from_arrow(body: bytes) -> Candidates:
     try:
         refuse_compression(body)
         with pa.ipc.open_stream(pa.py_buffer(body)) as stream:
@@ -72,19 +79,36 @@ def _from_arrow(body: bytes) -> pd.DataFrame:
                 _check(rows)
                 batch.validate(full=True)
                 batches.append(batch)
-            return pa.Table.from_batches(batches, stream.schema).to_pandas()
-    except (pa.ArrowException, OSError, ValueError) as error:
+            table = pa.Table.from_batches(batches, stream.schema).unify_dictionaries().combine_chunks()
+    except (pa.ArrowException, struct.error, OSError, ValueError) as error:
         raise RefusalError(400, f"the body is not a valid Arrow stream: {(str(error).splitlines() or ['?'])[0][:200]}") from None
+    if len(set(table.column_names)) < table.num_columns:
+        raise RefusalError(422, "a column is there twice")
+    return _typed({name: one_array(table.column(name)) for name in table.column_names}, table.num_rows, read_array)
 
 
-def _asked(candidates: pd.DataFrame, options: dict[str, Any], arrow: bool) -> RankAsked:
-    _check(len(candidates))
-    if candidates.empty or "job_id" not in candidates:
-        raise RefusalError(422, "there is no candidate to rank" if candidates.empty else "the candidates have no column job_id")
-    known = {*REQUESTED, *OF_CANDIDATE}
-    for name in candidates.columns:
-        if name not in known:
-            raise RefusalError(422, f"there is no field {str(name)[:100]!r} of a job or a candidate")
+def _typed(columns: Mapping[str, Any], rows: int, read: Callable[[str, Any, Faults], pa.Array]) -> Candidates:
+    """Columns of any kind as candidates; what no field can hold is refused by row and field."""
+    if not rows or "job_id" not in columns:
+        raise RefusalError(422, "the candidates have no column job_id" if rows else "there is no candidate to rank")
+    if strange := [name for name in columns if name not in _KNOWN]:
+        raise RefusalError(422, f"there is no field {str(strange[0])[:100]!r} of a job or a candidate")
+    faults = Faults()
+    try:
+        typed = {name: read(name, values, faults) for name, values in columns.items()}
+    except (TypeError, pa.ArrowException) as error:
+        raise RefusalError(422, str(error).splitlines()[0]) from None
+    names = typed["job_id"].dictionary_encode()
+    if names.null_count:
+        faults.add(int(np.flatnonzero(names.is_null().to_numpy(zero_copy_only=False))[0]), "job_id is missing")
+    if faults.of:
+        index = min(faults.of)
+        raise RefusalError(422, f"candidate {index}: {faults.of[index]}")
+    job = Coded(names.indices.to_numpy().astype(np.int64), names.dictionary.to_pylist())
+    return Candidates(job, code(pa.table(typed)))
+
+
+def _asked(candidates: Candidates, options: dict[str, Any], arrow: bool) -> RankAsked:
     if unknown := [name for name in options if name not in OPTIONS]:
         raise RefusalError(422, f"there is no option {unknown[0][:100]!r} here; there are {', '.join(OPTIONS)}")
     try:
@@ -100,13 +124,23 @@ def _check(candidates: int) -> None:
         raise RefusalError(413, f"the request holds more than {MOST_CANDIDATES} candidates; send them in several requests")
 
 
-def write_rank(ranked: pd.DataFrame, model_version: str, arrow: bool) -> tuple[str, bytes]:
+def write_rank(ranked: Ranked, model_version: str, arrow: bool) -> tuple[str, bytes]:
     """Content type and body: ``{"rows": […], "model_version": …}`` or an Arrow stream, the candidates of each job best first."""
     if arrow:
-        batch = pa.RecordBatch.from_pandas(ranked, preserve_index=False).replace_schema_metadata({"model_version": model_version})
+        columns = {"job_id": _array(ranked.job).dictionary_decode(), **{name: _array(column) for name, column in ranked.columns.items()}}
+        batch = pa.RecordBatch.from_pydict(columns).replace_schema_metadata({"model_version": model_version})
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, batch.schema) as stream:
             stream.write_batch(batch)
         return ARROW_TYPE, bytes(sink.getvalue())
-    rows = ranked.astype(object).where(ranked.notna(), None).to_dict("records")
+    frame = ranked.frame()
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
     return JSON_TYPE, orjson.dumps({"rows": rows, "model_version": model_version}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _array(column: Any) -> pa.Array:
+    if not isinstance(column, Coded):
+        return pa.array(column, from_pandas=True)
+    return pa.DictionaryArray.from_arrays(
+        pa.array(column.codes.astype(np.int32), mask=column.codes < 0), pa.array(column.values, pa.string())
+    )

@@ -106,6 +106,21 @@ def read_jobs(
         return read_rows(connection, query)
 
 
+def read_latest(engine: Engine, count: int, record: Record = JOB, open_for: float = 0.0) -> pd.DataFrame:
+    """The ``count`` records submitted last, in the order of ``read_jobs``; before them those not seen to end that were submitted at most
+    ``open_for`` s earlier."""
+    table = RECORDS[record.name]
+    newest = select(table.c.submitted_at).order_by(table.c.submitted_at.desc()).offset(count - 1).limit(1)
+    with reading(engine) as connection:
+        since = connection.execute(newest).scalar()
+    if since is None:
+        return read_jobs(engine, record=record)
+    begin = pd.Timestamp(since, unit="us", tz="UTC")
+    still = read_jobs(engine, since=begin - pd.Timedelta(open_for, "s"), until=begin, ended=False, record=record)
+    last = read_jobs(engine, since=begin, record=record)
+    return pd.concat([still, last], ignore_index=True) if len(still) else last
+
+
 def read_ended(engine: Engine, after: int = 0, record: Record = JOB) -> pd.DataFrame:
     """Read the jobs of which the store learned after revision ``after`` that they ended, by ended_at.
 

@@ -20,14 +20,14 @@ from models.engine.model_set import NO_MODEL, ModelSet
 from models.histories.calibration import Calibration
 from models.histories.components import settings_of
 from models.histories.features import NEVER, Contexts, Levels, choose_levels, encode
-from models.histories.kinds import find_kinds, in_parts, tell_apart
+from models.histories.kinds import Kinds, find_kinds, in_parts, tell_apart
 from models.histories.mixture import Mixture, endings
 from models.histories.occupancy import occupancy
 from models.quantities.classes import Cuts, likeliest
 from models.quantities.distribution import Distribution
 from models.quantities.targets import LIMITED_BY, TARGETS
 from models.refiner.clusters import GLOBAL
-from models.refiner.refinement import coarse_masses, factors, inputs, read_bent, refine
+from models.refiner.refinement import Refiner, coarse_masses, factors, inputs, read_bent, refine
 
 Array = npt.NDArray[Any]
 
@@ -173,7 +173,7 @@ class Forecaster:
             aside = set_aside(found, masses, asked, self.advice.price)
         else:
             masses = mixture.distributions(few, asked)
-        refiners = self.model_set.targets[name].refiners if self.model_set else {}
+        refiners = self._refiners(name)
         coarse = coarse_masses(masses.mass)
         each = coarse[alike.which]
         shown = inputs(masses.mass, coarse, counts, contexts.numbers, alike.which) if refiners else each
@@ -209,13 +209,7 @@ class Forecaster:
         Jobs of one kind are answered once, and many jobs that wait are few kinds. ``jobs`` need submitted_at, source and ``fields``.
         """
         with self._lock:
-            seen_at = jobs["submitted_at"] if at is None else np.maximum(jobs["submitted_at"], int(pd.Timestamp(at).as_unit("us").value))
-            # Nothing changes after the newest outcome.
-            seen_at = np.minimum(seen_at, max(mixture.latest for mixture in self.mixtures.values()))
-            kinds = find_kinds(jobs, self.fields, self.levels, seen_at)
-            few = jobs.take(kinds.first)
-            contexts = replace(encode(few, self.levels), at=seen_at[kinds.first])
-            clusters = self._clusters(few)
+            kinds, few, contexts, clusters = self._asked(jobs, at)
             limits, left_alone = {name: TARGETS[name].limit(few) for name in self.names}, self.advice.leaves(few)
 
             def answer(rows: Array) -> dict[str, Array]:
@@ -235,6 +229,38 @@ class Forecaster:
             found = in_parts(answer, order)
             return Answers(found, self._answering(clusters[order]), found.pop("cold"), place[kinds.which], self.model_version)
 
+    def _asked(self, jobs: CodedJobs, at: datetime | None) -> tuple[Kinds, CodedJobs, Contexts, Array]:
+        """The kinds among ``jobs``; of the first of each kind its fields, its contexts and whose refiner answers it."""
+        seen_at = jobs["submitted_at"] if at is None else np.maximum(jobs["submitted_at"], int(pd.Timestamp(at).as_unit("us").value))
+        # Nothing changes after the newest outcome.
+        seen_at = np.minimum(seen_at, max(mixture.latest for mixture in self.mixtures.values()))
+        kinds = find_kinds(jobs, self.fields, self.levels, seen_at)
+        few = jobs.take(kinds.first)
+        return kinds, few, replace(encode(few, self.levels), at=seen_at[kinds.first]), self._clusters(few)
+
+    def quantiles(self, jobs: CodedJobs, shares: Array) -> tuple[Array, Array]:
+        """Calibrated quantiles of the first target at ``shares``, and nothing else: float64[kinds, shares], and each job's kind."""
+        with self._lock:
+            name = self.names[0]
+            kinds, few, contexts, clusters = self._asked(jobs, None)
+            limits = TARGETS[name].limit(few)
+            levels = np.sort([self.calibrations[name].level(share) for share in shares])
+
+            def answer(rows: Array) -> dict[str, Array]:
+                foreseen = self._foresee(name, contexts.take(rows), limits[rows], clusters[rows])
+                if not self._refiners(name):
+                    return {name: foreseen.masses.quantiles(levels)[foreseen.which]}
+                bent = foreseen.masses.take(foreseen.which)
+                return {name: replace(bent, mass=refine(bent.mass, foreseen.factors)).quantiles(levels)}
+
+            order = np.argsort(contexts.keys[:, 0], kind="stable")
+            place = np.empty_like(order)
+            place[order] = np.arange(len(order))
+            return in_parts(answer, order)[name], place[kinds.which]
+
+    def _refiners(self, name: str) -> Mapping[str, Refiner]:
+        return self.model_set.targets[name].refiners if self.model_set else {}
+
     def explain(self, jobs: CodedJobs, at: datetime | None = None) -> list[dict[str, dict[str, Any]]]:
         """Why each of a few jobs would get its answer: a dict a job with, by target, histories, similar, contributions and allocation.
 
@@ -250,7 +276,7 @@ class Forecaster:
                 foreseen = self._foresee(name, contexts, limits, clusters)
                 numbers = self._numbers(name, foreseen, contexts, (), classes=False)
                 self.advice.leave(numbers, (name,), {name: limits}, left_alone)
-                refiners = dict(self.model_set.targets[name].refiners) if self.model_set else {}
+                refiners = dict(self._refiners(name))
                 masses = foreseen.masses.take(foreseen.which).mass
                 moved = explain_refiners(mixture, self.levels, contexts, masses, refiners, clusters, numbers[name])
                 for row, known in enumerate(explain_histories(mixture, self.levels, contexts, limits)):

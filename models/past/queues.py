@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from models.past.load import begun_lately, key_of, microseconds, seconds, under_way
-from models.past.recent import recent
+from models.past.load import key_of, microseconds, seconds
+from models.past.surroundings import Around, Events, Spell, with_told
 
 Array = npt.NDArray[Any]
 
@@ -30,28 +30,42 @@ def waits(jobs: pd.DataFrame) -> Array:
     return seconds(jobs["started_at"]) - seconds(jobs["submitted_at"])
 
 
+LONGEST_RUN = 10 * 86400.0
+"""Seconds after which a run of no stated length that nobody saw end is taken to be over."""
+OVERTIME = 2.0
+"""The share of its request after which a run that nobody saw end is taken to be over: its report was lost."""
+LONGEST_WAIT = 30 * 86400.0
+"""Seconds after which a job that nobody saw start is taken to be gone."""
+
+
 def with_queues(jobs: pd.DataFrame) -> pd.DataFrame:
     """``jobs`` in order of submission, with the columns of STATE: work is what was asked for, in seconds of cores.
 
     That a job waits is known from its submission until its start, that it runs from its start until its end; a run is not known to be
-    shorter than was asked for before it ends.
+    shorter than was asked for before it ends. None waits longer than LONGEST_WAIT, or runs longer than OVERTIME times its request.
     """
     jobs = jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
+    return with_told(jobs, queue_events(jobs), {place: key_of(jobs, fields) for place, fields in PLACES.items()})
+
+
+def queues_now(jobs: pd.DataFrame) -> Around:
+    """What a job that comes now would see of the queues of ``jobs``, the same columns as ``with_queues`` has."""
+    jobs = jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
+    return Around.of(jobs, queue_events(jobs), PLACES)
+
+
+def queue_events(jobs: pd.DataFrame) -> Events:
+    """What ``jobs``, in order of submission, do to their queues."""
     at, begin, end = (seconds(jobs[name]) for name in ("submitted_at", "started_at", "ended_at"))
     cores = np.nan_to_num(jobs["requested_cores"].to_numpy(dtype=np.float64), nan=1.0)
-    work = np.nan_to_num(jobs["requested_walltime"].to_numpy(dtype=np.float64)) * cores
+    asked = jobs["requested_walltime"].to_numpy(dtype=np.float64)
+    work = np.nan_to_num(asked) * cores
     # What ended without a start never ran, and no longer waits.
-    off = np.where(np.isnan(begin), end, begin)
-    asked = microseconds(jobs["submitted_at"])
-    known = microseconds(jobs["started_at"])
+    off = np.fmin(np.where(np.isnan(begin), end, begin), at + LONGEST_WAIT)
+    over = np.fmin(end, begin + np.where(asked > 0, OVERTIME * asked, LONGEST_RUN))
+    submitted = microseconds(jobs["submitted_at"])
     # A wait of no length is known only after the instant.
-    known = np.maximum(known, asked + 1)
-    columns: dict[str, Array] = {}
-    for place, fields in PLACES.items():
-        keys = key_of(jobs, fields)
-        queued = under_way(keys, at, at, off, work, np.zeros(len(at)))
-        runs = under_way(keys, at, begin, end, work, cores)
-        past = recent(keys, asked, known, waits(jobs), 1)
-        told = (*queued[:, [0, 1, 3]].T, *runs.T, begun_lately(keys, at, LATELY), past.values[:, 0], past.average)
-        columns |= {f"{place}_{kind}": values for kind, values in zip(KINDS, told, strict=True)}
-    return jobs.assign(**columns)
+    known = np.maximum(microseconds(jobs["started_at"]), submitted + 1)
+    queued = Spell(("waiting", "waiting_work", None, "waited"), at, off, work, np.zeros(len(at)))
+    runs = Spell(("running", "running_work", "running_left", "ran"), begin, over, work, cores)
+    return Events(at, submitted, known, waits(jobs), (queued, runs), LATELY, "last_wait", "waits")

@@ -9,8 +9,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from infra.errors import InputError
-from models.past.load import begun_lately, key_of, microseconds, seconds, under_way
+from jobs.transfers import LONGEST
+from models.past.load import key_of, microseconds, seconds
 from models.past.recent import recent
+from models.past.surroundings import Around, Events, Spell, with_told
 
 Array = npt.NDArray[Any]
 
@@ -36,24 +38,34 @@ def with_traffic(transfers: pd.DataFrame) -> pd.DataFrame:
     """``transfers`` in order of submission, with the columns of TRAFFIC that their fields allow.
 
     Of another transfer its size is known from its start, and that it is over from its end. What is left of it is what the latest rate of
-    its link, as known when it began, has not moved yet.
+    its link, as known when it began, has not moved yet. None is under way longer than a transfer can take.
     """
     transfers = transfers.sort_values("submitted_at", kind="stable", ignore_index=True)
+    places = {place: key_of(transfers, fields) for place, fields in _told(transfers).items()}
+    return with_told(transfers, traffic_events(transfers), places)
+
+
+def traffic_now(transfers: pd.DataFrame) -> Around:
+    """What a transfer that comes now would see of the links of ``transfers``, the same columns as ``with_traffic`` has."""
+    transfers = transfers.sort_values("submitted_at", kind="stable", ignore_index=True)
+    return Around.of(transfers, traffic_events(transfers), _told(transfers))
+
+
+def traffic_events(transfers: pd.DataFrame) -> Events:
+    """What ``transfers``, in order of submission, do to their links."""
     at, begin, end = (seconds(transfers[name]) for name in ("submitted_at", "started_at", "ended_at"))
     size = transfers["bytes"].to_numpy(dtype=np.float64)
-    known, asked = microseconds(transfers["ended_at"]), microseconds(transfers["submitted_at"])
+    asked = microseconds(transfers["submitted_at"])
     rates = size / np.maximum(transfers["duration"].to_numpy(dtype=np.float64), LEAST)
-    known = np.maximum(known, asked + 1)  # one of no length is known only after the instant
+    known = np.maximum(microseconds(transfers["ended_at"]), asked + 1)  # one of no length is known only after the instant
     usual = recent(key_of(transfers, LINK), asked, known, rates).average
-    columns: dict[str, Array] = {}
-    for place, fields in PLACES.items():
-        if place != "link" and transfers[fields[-1]].isna().all():
-            continue
-        keys = key_of(transfers, fields)
-        found = under_way(keys, at, begin, end, size, usual)
-        told = (*found.T, begun_lately(keys, at, LATELY), recent(keys, asked, known, rates).average)
-        columns |= {f"{place}_{kind}": values for kind, values in zip(KINDS, told, strict=True)}
-    return transfers.assign(**columns)
+    moves = Spell(("transfers", "bytes", "left", "age"), begin, np.fmin(end, begin + LONGEST), np.nan_to_num(size), np.nan_to_num(usual))
+    return Events(at, asked, known, rates, (moves,), LATELY, None, "rate")
+
+
+def _told(transfers: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """The places that these transfers tell of."""
+    return {place: fields for place, fields in PLACES.items() if place == "link" or transfers[fields[-1]].notna().any()}
 
 
 def with_measurements(records: pd.DataFrame, series: pd.DataFrame, how: str = "last", span: float = 300.0) -> pd.DataFrame:

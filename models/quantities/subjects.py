@@ -11,8 +11,9 @@ from functools import cached_property
 
 import pandas as pd
 
-from models.past.queues import STATE, with_queues
-from models.past.traffic import TRAFFIC, with_traffic
+from models.past.queues import STATE, queues_now, with_queues
+from models.past.surroundings import Around
+from models.past.traffic import TRAFFIC, traffic_now, with_traffic
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Subject:
     (half an octave), not the value. ``measured_against`` are the fields that limits and yardsticks are made from: where records have
     one, relative histories are kept: of all, of the owner and of the candidates in ``rated``. ``numbers`` are what a refiner is shown.
     An outcome is known from the time in ``known_at`` on. ``surroundings`` adds to records what else was under way when each was
-    submitted, as it was known then.
+    submitted, as it was known then; ``around`` tells the same of one that comes now.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Subject:
     identity: tuple[str, ...] = ("source", "job_id")
     known_at: str = "ended_at"
     surroundings: Callable[[pd.DataFrame], pd.DataFrame] | None = None
+    around: Callable[[pd.DataFrame], Around] | None = None
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
@@ -119,6 +121,7 @@ TRANSFERS = Subject(
     ),
     identity=("source", "transfer_id"),
     surroundings=with_traffic,
+    around=traffic_now,
 )
 
 _CLASSES = ("system_waiting", "queue_waiting", "queue_waits", "own_waiting", "own_last_wait", "system_last_wait")
@@ -153,6 +156,7 @@ WAITS = Subject(
     sizes=_CLASSES,
     known_at="started_at",
     surroundings=with_queues,
+    around=queues_now,
 )
 
 SUBJECTS: dict[str, Subject] = {subject.name: subject for subject in (JOBS, TRANSFERS, WAITS)}

@@ -42,11 +42,14 @@ class Rule:
             raise RankingError("the quantile's level must lie between 0 and 1, and the tuning factor between 0 and 100")
 
 
-def rank(parts: Mapping[str, Array], groups: Array, rule: Rule, deadline: Array | None = None) -> dict[str, Array]:
+def rank(
+    parts: Mapping[str, Array], groups: Array, rule: Rule, deadline: Array | None = None, behind: Array | None = None
+) -> dict[str, Array]:
     """Order the candidates of each job: float64[n] by name, rows as given, those of one job together.
 
     ``parts`` are stochastic values (float64[n, POINTS]) by name of PARTS, what is not needed left out; ``groups`` int64[n] tells the jobs
-    apart; ``deadline`` float64[n] is in seconds from now, NaN for none. Answers ``rank`` (1 is best), ``total`` with ``_mean``, ``_sd``,
+    apart; ``deadline`` float64[n] is in seconds from now, NaN for none. Those ``behind`` (bool[n]) come after all others of their job,
+    and none is told its chances where some are. Answers ``rank`` (1 is best), ``total`` with ``_mean``, ``_sd``,
     ``_low``, ``_median``, ``_high`` (90 %), the mean of each part, ``first`` and, where a deadline is given, ``in_time``.
     """
     if not parts or not len(groups):
@@ -69,7 +72,13 @@ def rank(parts: Mapping[str, Array], groups: Array, rule: Rule, deadline: Array 
         "quantile": quantile(done, rule.level),
         "first": -answer["first"],
     }[rule.policy]
-    return {"rank": places(score, groups), **answer}
+    if behind is None:
+        return {"rank": places(score, groups), **answer}
+    for name in {"first", "in_time"} & answer.keys():
+        some = np.zeros(int(groups.max()) + 1, bool)
+        some[groups[behind]] = True
+        answer[name] = np.where(some[groups], np.nan, answer[name])
+    return {"rank": places(score, groups, behind), **answer}
 
 
 def _total(parts: Mapping[str, Array], overlap: bool) -> Array:
@@ -79,13 +88,15 @@ def _total(parts: Mapping[str, Array], overlap: bool) -> Array:
     return total(*(told[name] for name in PARTS if name in told))
 
 
-def places(score: Array, groups: Array) -> Array:
+def places(score: Array, groups: Array, behind: Array | None = None) -> Array:
     """The place of each row in its group by score, the least first, 1 the best; of equals the one given first (int64[n]).
+
+    Those ``behind`` (bool[n]) come after the others.
 
     >>> places(np.array([3.0, 1.0, 2.0, 5.0]), np.array([0, 0, 0, 1])).tolist()
     [3, 1, 2, 1]
     """
-    order = np.lexsort((score, groups))
+    order = np.lexsort((score, groups) if behind is None else (score, behind, groups))
     ordered = groups[order]
     begins = np.r_[True, ordered[1:] != ordered[:-1]]
     start = np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))

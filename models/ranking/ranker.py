@@ -1,7 +1,4 @@
-"""The ranker: from jobs and their candidates to stochastic values of each part, by what is known now.
-
-A forecaster each for run times, queue waits and transfers, and the records from which the load of queues and links follows.
-"""
+"""The ranker: from jobs and their candidates to stochastic values of each part, by what is known now."""
 
 from __future__ import annotations
 
@@ -13,95 +10,41 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from jobs.coded import code
-from jobs.schema import JOB, OUTCOMES, Record, conform
-from jobs.store import read_jobs
+from jobs.coded import Coded, CodedJobs
+from jobs.schema import JOB
 from jobs.transfers import TRANSFER
 from models.engine.forecaster import Forecaster
-from models.past.load import key_of
-from models.quantities.stochastic import LEVELS
-from models.ranking.order import RankingError, Rule, rank
+from models.ranking.candidates import CANDIDATE, REQUESTED, Candidates, pairs, ranges, same
+from models.ranking.known import Known, foreseen, known_of
+from models.ranking.order import PARTS, RankingError, Rule, rank
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 Array = npt.NDArray[Any]
 
-REQUESTED = tuple(name for name in JOB.columns if name not in OUTCOMES)
-CANDIDATE = ("input_at", "output_at", "output_bytes", "deadline")
-"""What a candidate says beside the fields of its job: where its input lies, where its output goes and how large that is, and by when,
-in seconds from now, the job must be done. The site is where both begin or end."""
-MOST = 30_000
-"""The latest records that queue waits and transfers are learned from."""
-LONGEST = 1e9
-"""Seconds; what is never done is taken to take so long."""
-AROUND = 2_000
-"""The latest records, beside those that have not ended, from which the load now is seen."""
+_MOVES = (("transfer_in", "input_at", "input_bytes", True), ("transfer_out", "output_at", "output_bytes", False))
+"""Part, where the other end is, what is moved, and whether it comes or goes."""
+_TOLD = ("site", "queue", "input_at")
+_ALWAYS = ("source", "user", "site", "queue", "requested_walltime", "requested_memory", "requested_cores", "input_bytes")
+"""What is asked of every job, told or not."""
+_OF_TRANSFER = ("link", "from_endpoint", "to_endpoint", "file_system", "direction")
 
 
 @dataclass(frozen=True)
-class Known:
-    """What one kind of record has taught: its forecaster, and the records from which the load is seen."""
+class Ranked:
+    """Candidates in order: ``job``, texts of the candidate, what ``ranking.rank`` says, and ``unknown``, a row a candidate."""
 
-    forecaster: Forecaster
-    around: pd.DataFrame
-    record: Record
+    job: Coded
+    columns: dict[str, Coded | Array]
 
-    @staticmethod
-    def of(records: pd.DataFrame, target: str, record: Record) -> Known:
-        """Learn from ``records``: jobs for waits, transfers for transfer times."""
-        forecaster = Forecaster(None, (target,))
-        surround = forecaster.subject.surroundings
-        assert surround is not None  # noqa: S101 - both subjects have one
-        latest = surround(records.sort_values("submitted_at", kind="stable").tail(MOST)) if len(records) else records
-        if len(latest):
-            forecaster.learn(latest)
-        recent = np.zeros(len(latest), bool)
-        recent[-AROUND:] = True
-        open_still = latest["ended_at"].isna().to_numpy() if len(latest) else recent
-        return Known(forecaster, latest.loc[recent | open_still, list(record.columns)] if len(latest) else conform(latest, record), record)
-
-    def points(self, asked: pd.DataFrame) -> Array:
-        """Stochastic values for records that are submitted now (float64[n, POINTS]); each kind of record is foreseen once."""
-        surround = self.forecaster.subject.surroundings
-        fields = [name for name in self.record.columns if name not in (*self.record.identity, "submitted_at") and asked[name].notna().any()]
-        kinds = key_of(asked, fields)
-        few = asked.iloc[np.unique(kinds, return_index=True)[1]]
-        around = pd.concat([self.around, few], ignore_index=True)
-        assert surround is not None  # noqa: S101
-        told = surround(around).tail(len(few))
-        return foreseen(self.forecaster, told)[np.unique(kinds, return_inverse=True)[1]]
+    def frame(self) -> pd.DataFrame:
+        """A row a candidate; what is not told is None or NaN."""
+        return pd.DataFrame({name: _plain(column) for name, column in {"job_id": self.job, **self.columns}.items()})
 
 
-def foreseen(forecaster: Forecaster, asked: pd.DataFrame) -> Array:
-    """What a forecaster says of records, as calibrated points (float64[n, POINTS])."""
-    name = forecaster.names[0]
-    answers = forecaster.answer(code(asked, ("submitted_at", "source", *forecaster.fields)), tuple(LEVELS))
-    kinds = np.column_stack([answers.numbers[f"{name}_q{level:g}"] for level in LEVELS])
-    return np.sort(np.nan_to_num(kinds, posinf=LONGEST), axis=1)[answers.which]
-
-
-def ranker(engine: Engine, runs: Forecaster) -> Ranker:
-    """A ranker that asks ``runs`` for run times, and knows of queues and transfers what the store does."""
-    waits, moved = read_jobs(engine), read_jobs(engine, record=TRANSFER)
-    waits = waits[waits["started_at"].notna() | waits["ended_at"].isna()]
-    return Ranker(
-        runs,
-        Known.of(waits, "wait", JOB) if waits["started_at"].notna().any() else None,
-        Known.of(moved, "transfer_time", TRANSFER) if moved["ended_at"].notna().any() else None,
-    )
-
-
-def distinct(candidates: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The candidates of the first of all jobs that are alike, and for each job by ``job_id`` the name of the one that it is ``like``."""
-    groups, jobs = pd.factorize(candidates["job_id"])
-    order = np.argsort(groups, kind="stable")
-    kinds = key_of(candidates, [name for name in candidates.columns if name != "job_id"])[order]
-    starts = np.flatnonzero(np.r_[True, np.diff(groups[order]) != 0])
-    first: dict[bytes, int] = {}
-    like = [first.setdefault(part.tobytes(), place) for place, part in enumerate(np.split(kinds, starts[1:]))]
-    chosen = np.isin(groups[order], list(first.values()))
-    return candidates.iloc[order[chosen]], pd.DataFrame({"job_id": jobs, "like": np.asarray(jobs)[like]})
+def _plain(column: Coded | Array) -> Array:
+    return np.array([*column.values, None], dtype=object)[column.codes] if isinstance(column, Coded) else column
 
 
 @dataclass(frozen=True)
@@ -112,77 +55,99 @@ class Ranker:
     waits: Known | None
     transfers: Known | None
 
-    def rank(self, candidates: pd.DataFrame, rule: Rule, now: datetime | None = None) -> pd.DataFrame:
-        """Rank ``candidates``, a row each with ``job_id``, the job's fields and those of CANDIDATE, the rows of one job together.
+    def rank(self, candidates: Candidates, rule: Rule, now: datetime | None = None) -> Ranked:
+        """Rank ``candidates``: the jobs in order of appearance, the candidates of each best first.
 
-        Answers ``job_id``, ``site``, ``queue``, ``input_at`` and what ``ranking.rank`` says. A candidate with a site runs there; one
-        without is a replica, whose transfer alone counts. A part of which nothing is known counts nothing: ``unknown`` names it.
-        Raises RankingError where there are no candidates, or they are of both kinds. Jobs that are alike in all but their name are
-        ranked once.
+        A candidate with a site runs there; one without is a replica, whose transfer alone counts. A part of which nothing at all is known
+        counts nothing: ``unknown`` names it, and who has such a part stands behind those of the job who have none. Jobs that are alike in
+        all but their name are ranked once. Raises RankingError where there are no candidates, where they are of both kinds, or where
+        one says too little to be ranked.
         """
-        if candidates.empty:
+        if not len(candidates):
             raise RankingError("there is no candidate to rank")
-        few, names = distinct(candidates)
-        ranked = self._rank(few, rule, now)
-        return names.merge(ranked.rename(columns={"job_id": "like"}), on="like", how="left").drop(columns="like")
+        if (np.diff(candidates.job.codes) < 0).any():
+            candidates = candidates.take(np.argsort(candidates.job.codes, kind="stable"))
+        few, like = candidates.distinct()
+        columns = self._rank(few, rule, pd.Timestamp(now) if now else pd.Timestamp.now("UTC"))
+        sizes = np.bincount(few.job.codes)
+        rows = ranges((np.cumsum(sizes) - sizes)[like], sizes[like])
+        taken = {name: _take(column, rows) for name, column in columns.items()}
+        names = candidates.job.codes[np.flatnonzero(np.r_[True, np.diff(candidates.job.codes) != 0])]
+        return Ranked(Coded(np.repeat(names, sizes[like]), candidates.job.values), taken)
 
-    def _rank(self, candidates: pd.DataFrame, rule: Rule, now: datetime | None) -> pd.DataFrame:
-        at = pd.Timestamp(now) if now else pd.Timestamp.now("UTC")
-        rows = candidates.reset_index(drop=True).assign(submitted_at=at)
-        for name in (*CANDIDATE, "site", "queue", "input_bytes", "source"):
-            if name not in rows:
-                rows[name] = None
-        runs = rows["site"].notna().to_numpy()
+    def _rank(self, candidates: Candidates, rule: Rule, at: pd.Timestamp) -> dict[str, Coded | Array]:
+        runs = candidates["site"].codes >= 0
         if runs.any() and not runs.all():
             raise RankingError("some candidates name a site and some do not: rank sites and replicas apart")
-        jobs = conform(rows, JOB)
-        parts, unknown = self._parts(rows, jobs, bool(runs.all()))
-        deadline = pd.to_numeric(rows["deadline"], errors="coerce").to_numpy(dtype=np.float64)
-        groups = pd.factorize(rows["job_id"])[0]
-        order = np.argsort(groups, kind="stable")
-        found = rank(
-            {name: part[order] for name, part in parts.items()},
-            groups[order],
-            rule,
-            deadline[order] if np.isfinite(deadline).any() else None,
-        )
-        told = rows.loc[order, ["job_id", "site", "queue", "input_at"]].reset_index(drop=True)
-        answer = told.assign(**found, unknown=", ".join(unknown))
-        return answer.iloc[np.lexsort((answer["rank"], groups[order]))].reset_index(drop=True)
+        parts, unknown = self._parts(candidates, bool(runs.all()), int(at.as_unit("us").value))
+        groups, deadline = candidates.job.codes, candidates["deadline"]
+        behind = np.logical_or.reduce(list(unknown.values())) if unknown else None
+        found = rank(parts, groups, rule, deadline if np.isfinite(deadline).any() else None, behind)
+        order = np.lexsort((found["rank"], groups))
+        told = {name: _take(candidates[name], order) for name in _TOLD}
+        return told | {name: values[order] for name, values in found.items()} | {"unknown": _take(_named(unknown, len(groups)), order)}
 
-    def _parts(self, rows: pd.DataFrame, jobs: pd.DataFrame, running: bool) -> tuple[dict[str, Array], list[str]]:
-        parts: dict[str, Array] = {}
-        unknown: list[str] = []
-        moves = (("transfer_in", "input_at", "input_bytes", True), ("transfer_out", "output_at", "output_bytes", False))
-        for name, place, size, towards in moves:
-            wanted = rows[place].notna().to_numpy() & (pd.to_numeric(rows[size], errors="coerce").to_numpy(dtype=np.float64) > 0)
+    def _parts(self, candidates: Candidates, running: bool, now: int) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Stochastic values by part (float64[n, POINTS]), and where nothing is known of a part that counts (bool[n])."""
+        parts, unknown = dict[str, Array](), dict[str, Array]()
+        asked = self._jobs(candidates, now)
+        for name, place, size, towards in _MOVES:
+            wanted = (candidates[place].codes >= 0) & (candidates[size] > 0)
             if running:
-                wanted &= (rows[place] != rows["site"]).to_numpy()
-            if wanted.any():
-                parts[name] = self._moved(rows, place, size, towards, wanted, unknown, name)
+                wanted &= ~same(candidates[place], candidates["site"])
+            if name == "transfer_in" and not running and not wanted.all():
+                raise RankingError("nothing is asked of some candidates: name a site, or input_at and input_bytes of a replica")
+            if wanted.any() and self.transfers is None:
+                unknown[name] = wanted
+            elif wanted.any() and self.transfers is not None:
+                rows = np.flatnonzero(wanted)
+                points = self.transfers.points(_transfers(candidates.take(rows), place, size, towards, now), now)
+                parts[name] = np.zeros((len(candidates), points.shape[1]))
+                parts[name][rows] = points
         if running:
             if self.waits is None:
-                unknown.append("wait")
+                unknown["wait"] = np.ones(len(candidates), bool)
             else:
-                parts["wait"] = self.waits.points(jobs)
-            parts["run"] = foreseen(self.runs, jobs)
-        if not parts:
-            raise RankingError("nothing is asked of the candidates: name a site, or input_at and input_bytes")
+                parts["wait"] = self.waits.points(asked, now)
+            parts["run"] = foreseen(self.runs, asked)
         return parts, unknown
 
-    def _moved(self, rows: pd.DataFrame, place: str, size: str, towards: bool, wanted: Array, unknown: list[str], name: str) -> Array:
-        points = np.zeros((len(rows), len(LEVELS)))
-        if self.transfers is None:
-            unknown.append(name)
-            return points
-        ends = (rows[place], rows["site"] if rows["site"].notna().any() else rows["output_at"])
-        here, there = ends if towards else ends[::-1]
-        asked = pd.DataFrame({"transfer_id": rows["job_id"], "source": self._source(), "submitted_at": rows["submitted_at"]})
-        link = here.astype("str") + ">" + there.astype("str")
-        asked = asked.assign(from_endpoint=here, to_endpoint=there, link=link.where(there.notna() & here.notna()), bytes=rows[size])
-        points[wanted] = self.transfers.points(conform(asked[wanted], TRANSFER))
-        return points
+    def _jobs(self, candidates: Candidates, now: int) -> CodedJobs:
+        told = {name: candidates[name] for name in REQUESTED if name in candidates.columns or name in _ALWAYS}
+        return CodedJobs(told | {"submitted_at": np.full(len(candidates), now, np.int64)}, len(candidates))
 
-    def _source(self) -> str | None:
-        around = self.transfers.around if self.transfers else pd.DataFrame()
-        return str(around["source"].mode().iloc[0]) if len(around) else None
+
+def _transfers(candidates: Candidates, place: str, size: str, towards: bool, now: int) -> CodedJobs:
+    """The transfers that would carry input to candidates, or output from them."""
+    site = candidates["site"]
+    ends = (candidates[place], site if (site.codes >= 0).any() else candidates["output_at"])
+    here, there = ends if towards else ends[::-1]
+    missing = Coded(np.full(len(candidates), -1), [])
+    texts = dict.fromkeys(_OF_TRANSFER, missing) | {"from_endpoint": here, "to_endpoint": there, "link": pairs(here, there)}
+    when = np.full(len(candidates), now, np.int64)
+    return CodedJobs({**texts, "source": missing, "submitted_at": when, "bytes": candidates[size]}, len(candidates))
+
+
+def _named(unknown: dict[str, Array], rows: int) -> Coded:
+    """The names of the parts of which nothing is known, by row."""
+    mixed = np.zeros(rows, np.int64)
+    names = [name for name in PARTS if name in unknown]
+    for place, name in enumerate(names):
+        mixed += unknown[name].astype(np.int64) << place
+    return Coded(mixed, [", ".join(name for place, name in enumerate(names) if kind >> place & 1) for kind in range(1 << len(names))])
+
+
+def _take(column: Coded | Array, rows: Array) -> Coded | Array:
+    return Coded(column.codes[rows], column.values) if isinstance(column, Coded) else column[rows]
+
+
+def ranker(engine: Engine, runs: Forecaster, before: Ranker | None = None) -> Ranker:
+    """A ranker that asks ``runs`` for run times, and knows of queues and transfers what the store's latest records tell.
+
+    What ``before`` had learned of them is not learned again.
+    """
+    waits, transfers = (before.waits, before.transfers) if before else (None, None)
+    return Ranker(runs, known_of(engine, "wait", JOB, waits), known_of(engine, "transfer_time", TRANSFER, transfers))
+
+
+__all__ = ["CANDIDATE", "Candidates", "Ranked", "Ranker", "ranker"]

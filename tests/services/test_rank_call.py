@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 
+from jobs.coded import Coded
+from models.ranking.ranker import Ranked
 from services.bodies import ARROW_TYPE, JSON_TYPE
 from services.rank_call import read_rank, write_rank
 from services.refusal import RefusalError
 
-JOBS = [{"job_id": "a", "user": "ann", "candidates": [{"site": "CERN"}, {"site": "BNL", "input_at": "CERN", "input_bytes": 1e9}]}]
+JOBS: list[dict[str, Any]] = [
+    {"job_id": "a", "user": "ann", "candidates": [{"site": "CERN"}, {"site": "BNL", "input_at": "CERN", "input_bytes": 1e9}]}
+]
 
 
 def asked(**body: Any) -> Any:
@@ -30,8 +35,13 @@ def arrow(frame: pd.DataFrame) -> bytes:
 
 def test_json_and_arrow_say_the_same() -> None:
     found = asked(jobs=JOBS, policy="conservative", tuning=2, overlap=True)
-    same = read_rank(ARROW_TYPE, arrow(found.candidates), {"policy": "conservative", "tuning": "2", "overlap": "true"})
-    pd.testing.assert_frame_equal(found.candidates, same.candidates, check_dtype=False)
+    rows = pd.DataFrame([{"job_id": "a", "user": "ann", **candidate} for candidate in JOBS[0]["candidates"]])
+    same = read_rank(ARROW_TYPE, arrow(rows), {"policy": "conservative", "tuning": "2", "overlap": "true"})
+    for one in (found, same):
+        assert one.candidates.job.values == ["a"]
+        assert [one.candidates["site"].values[code] for code in one.candidates["site"].codes] == ["CERN", "BNL"]
+        np.testing.assert_equal(one.candidates["input_bytes"], [np.nan, 1e9])
+        assert one.candidates["input_at"].codes.tolist()[0] == -1
     assert found.rule == same.rule
     assert (found.arrow, same.arrow) == (False, True)
 
@@ -44,6 +54,8 @@ def test_json_and_arrow_say_the_same() -> None:
         ({"jobs": [{"job_id": "a"}]}, "job 0 must be an object with a list of candidates"),
         ({"jobs": [{"job_id": "a", "candidates": [{"sight": "x"}]}]}, "a candidate of job a has no field 'sight'"),
         ({"jobs": [{"walltime": 3, "candidates": [{"site": "x"}]}]}, "there is no field 'walltime' of a job or a candidate"),
+        ({"jobs": [{"candidates": [{"site": "x"}, {"site": 7}]}]}, "candidate 1: site is a number, not text"),
+        ({"jobs": [{"candidates": [{"site": "x", "deadline": -1}]}]}, "candidate 0: deadline is -1, not between 0 and 1e.18 s"),
         ({"jobs": JOBS, "policy": "luck"}, "there is no policy 'luck'"),
         ({"jobs": JOBS, "luck": 1}, "there is no option 'luck' here"),
     ],
@@ -55,8 +67,9 @@ def test_what_cannot_be_ranked_is_one_sentence(body: dict[str, Any], sentence: s
 
 
 def test_what_is_not_known_is_null() -> None:
-    ranked = pd.DataFrame({"job_id": ["a"], "queue": [None], "in_time": [float("nan")], "rank": [1]})
+    columns: dict[str, Any] = {"queue": Coded(np.array([-1]), []), "in_time": np.array([np.nan]), "rank": np.array([1])}
+    ranked = Ranked(Coded(np.array([0]), ["a"]), columns)
     (row,) = json.loads(write_rank(ranked, "v1", arrow=False)[1])["rows"]
     assert row == {"job_id": "a", "queue": None, "in_time": None, "rank": 1}
     with pa.ipc.open_stream(write_rank(ranked, "v1", arrow=True)[1]) as stream:
-        assert stream.read_all().column("rank").to_pylist() == [1]
+        assert stream.read_all().to_pylist() == [row]

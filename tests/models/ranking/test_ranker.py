@@ -9,8 +9,10 @@ import pytest
 from jobs.schema import JOB, conform
 from jobs.transfers import TRANSFER, complete
 from models.engine.forecaster import Forecaster
+from models.ranking.candidates import Candidates
+from models.ranking.known import Known
 from models.ranking.order import RankingError, Rule
-from models.ranking.ranker import Known, Ranker
+from models.ranking.ranker import Ranker
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
 
@@ -35,7 +37,7 @@ def known() -> Ranker:
     transfers = complete(conform(pd.DataFrame(copies | {"bytes": 1e9, "duration": np.where(far, 200.0, 20.0)}), TRANSFER))
     runs = Forecaster(None, ("walltime",))
     runs.learn(jobs)
-    return Ranker(runs, Known.of(jobs, "wait", JOB), Known.of(transfers, "transfer_time", TRANSFER))
+    return Ranker(runs, Known.of(jobs, "wait"), Known.of(transfers, "transfer_time"))
 
 
 NOW = START + pd.Timedelta(6, "D")
@@ -45,9 +47,13 @@ def candidates(*rows: dict[str, object]) -> pd.DataFrame:
     return pd.DataFrame([{"job_id": "j", "source": "g", "user": "ann"} | row for row in rows])
 
 
+def ranked(known: Ranker, asked: pd.DataFrame, rule: Rule | None = None) -> pd.DataFrame:
+    return known.rank(Candidates.of(asked), rule or Rule(), NOW).frame()
+
+
 def test_each_part_is_foreseen_and_the_sooner_site_stands_first(known: Ranker) -> None:
     asked = candidates(*({"site": site, "input_at": "store", "input_bytes": 1e9, "deadline": 2000.0} for site in ("far", "near")))
-    found = known.rank(asked, Rule(), NOW)
+    found = ranked(known, asked)
     assert found["site"].tolist() == ["near", "far"]
     near, far = found.to_dict("records")
     assert near["wait"] == pytest.approx(60, rel=0.5) and far["wait"] == pytest.approx(3600, rel=0.3)
@@ -61,26 +67,45 @@ def test_jobs_that_are_alike_get_the_same_answer_each_under_its_name(known: Rank
     one = candidates({"site": "near"}, {"site": "far"})
     other = one.assign(user="bob", job_id="other")
     asked = pd.concat([one, other, one.assign(job_id="twin")], ignore_index=True)
-    found = known.rank(asked, Rule(), NOW).set_index("job_id")
+    found = ranked(known, asked).set_index("job_id")
     assert list(dict.fromkeys(found.index)) == ["j", "other", "twin"]
     pd.testing.assert_frame_equal(found.loc["j"].reset_index(drop=True), found.loc["twin"].reset_index(drop=True))
     pd.testing.assert_frame_equal(
-        found.loc["other"].reset_index(drop=True), known.rank(other, Rule(), NOW).drop(columns="job_id").reset_index(drop=True)
+        found.loc["other"].reset_index(drop=True), ranked(known, other).drop(columns="job_id").reset_index(drop=True)
     )
 
 
 def test_replicas_are_ranked_by_their_transfer_alone(known: Ranker) -> None:
     rows = ({"input_at": place, "output_at": "near", "input_bytes": 1e9} for place in ("store", "elsewhere"))
-    found = known.rank(candidates(*rows), Rule("conservative"), NOW)
+    found = ranked(known, candidates(*rows), Rule("conservative"))
     assert "run" not in found
     assert found["input_at"].tolist()[0] == "store"
 
 
-def test_what_is_not_known_is_named_and_what_cannot_be_ranked_is_a_sentence(known: Ranker) -> None:
-    bare = Ranker(known.runs, None, None)
-    found = bare.rank(candidates({"site": "near", "input_at": "store", "input_bytes": 1e9}), Rule(), NOW)
-    assert found["unknown"].tolist() == ["transfer_in, wait"]
-    with pytest.raises(RankingError, match="there is no candidate"):
-        bare.rank(candidates(), Rule(), NOW)
-    with pytest.raises(RankingError, match="rank sites and replicas apart"):
-        bare.rank(candidates({"site": "near"}, {"input_at": "store"}), Rule(), NOW)
+def test_what_is_not_known_is_named_and_stands_behind_what_is(known: Ranker) -> None:
+    no_links = Ranker(known.runs, known.waits, None)
+    moved, local = {"site": "near", "input_at": "store", "input_bytes": 1e9}, {"site": "far", "input_at": "far", "input_bytes": 1e9}
+    found = ranked(no_links, candidates(moved, local))
+    assert found["site"].tolist() == ["far", "near"], "near is sooner, as far as is known, but its transfer is not"
+    assert found["unknown"].tolist() == ["", "transfer_in"]
+    assert found["first"].isna().all()
+    alone = ranked(Ranker(known.runs, None, None), candidates(moved))
+    assert alone["unknown"].tolist() == ["wait, transfer_in"]
+
+
+def test_a_link_never_seen_is_foreseen_by_what_all_links_do(known: Ranker) -> None:
+    rows = ({"site": "near", "input_at": place, "input_bytes": 1e9} for place in ("nowhere", "store"))
+    found = ranked(known, candidates(*rows))
+    assert found["input_at"].tolist() == ["store", "nowhere"]
+    assert 0 < found["transfer_in"][0] < found["transfer_in"][1]
+    assert (found["unknown"] == "").all()
+
+
+def test_what_cannot_be_ranked_is_a_sentence(known: Ranker) -> None:
+    for rows, sentence in (
+        (candidates().assign(job_id=[]), "there is no candidate"),
+        (candidates({"site": "near"}, {"input_at": "store"}), "rank sites and replicas apart"),
+        (candidates({"input_at": "store", "output_at": "near"}), "nothing is asked of some candidates"),
+    ):
+        with pytest.raises(RankingError, match=sentence):
+            ranked(known, rows)
