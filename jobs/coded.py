@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,18 @@ class CodedJobs:
             for name, column in self.columns.items()
         }
         return CodedJobs(taken, len(rows))
+
+
+def in_microseconds(moment: datetime) -> int:
+    """A moment as columns of times have it; one without a time zone is taken as UTC.
+
+    >>> in_microseconds(pd.Timestamp("1970-01-01T00:00:01.5", tz="UTC"))
+    1500000
+    """
+    stamp = pd.Timestamp(moment)
+    stamp = stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp
+    # Timestamp.value would be nanoseconds, whatever the unit that it is kept in.
+    return int((stamp - pd.Timestamp(0, tz="UTC")) // pd.Timedelta(microseconds=1))
 
 
 def code(jobs: pd.DataFrame, names: Iterable[str]) -> CodedJobs:

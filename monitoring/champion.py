@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from jobs.coded import in_microseconds
 from jobs.store import add_measurements, read_jobs
 from models.baselines.seen import see
 from models.quantities.targets import TARGETS, Target
@@ -60,7 +61,7 @@ def watch_champion(engine: Engine, label: str, now: datetime, target: str = "wal
     place = pd.Series(np.arange(len(jobs)), index=pd.MultiIndex.from_frame(jobs[["source", "job_id"]]))
     found_at = place.reindex(pd.MultiIndex.from_frame(answers[["source", "job_id"]])).to_numpy()
     answers, rows = answers[~np.isnan(found_at)], found_at[~np.isnan(found_at)].astype(np.int64)
-    until = int(moment.as_unit("us").value)
+    until = in_microseconds(moment)
     measure = yardstick(see(jobs, aim), int(rows.min()))
     judged = measure.judge(rows, answers["point"].to_numpy(dtype=float), until)
     stand = tuple(alarm for alarm in decay.alarms(judged, largest(judged.cluster, clusters)) if alarm.stands(until))

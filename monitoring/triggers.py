@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
+from jobs.coded import in_microseconds
 from jobs.store import count_jobs, read_measurements
 from models.releases.versions import Version
 from monitoring import decay
@@ -33,7 +32,7 @@ def reason_to_retrain(
         return ""
     known = int(count_jobs(engine)["ended"].sum())
     new = known - int(latest.tags.get("jobs", 0))
-    if alarm := decay.demands_training(watched.alarms, _us(now), _us(trained), new, known, int(cooldown * 1e6)):
+    if alarm := decay.demands_training(watched.alarms, in_microseconds(now), in_microseconds(trained), new, known, int(cooldown * 1e6)):
         return f"decay: {alarm}"
     matter = [name for name in drift.drifted if name in OUTCOMES or _looked_at(name, card)]
     seen = _drifted_before(engine, trained) if matter else ()
@@ -49,7 +48,3 @@ def _looked_at(name: str, card: Mapping[str, Any]) -> bool:
 def _drifted_before(engine: Engine, trained: datetime) -> Sequence[str]:
     verdicts = read_measurements(engine, "verdict", kind="drift", until=trained, latest=1)
     return verdicts["details"].iloc[0].get("drifted", ()) if len(verdicts) else ()
-
-
-def _us(moment: datetime) -> int:
-    return int(pd.Timestamp(moment).as_unit("us").value)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from jobs.coded import CodedJobs, code
+from jobs.coded import CodedJobs, code, in_microseconds
 from models.engine.advice import LEFT_ALONE, Advice
 from models.engine.allocation import set_aside
 from models.engine.explanation import allocation_rule, explain_histories, explain_refiners
@@ -231,7 +231,7 @@ class Forecaster:
 
     def _asked(self, jobs: CodedJobs, at: datetime | None) -> tuple[Kinds, CodedJobs, Contexts, Array]:
         """The kinds among ``jobs``; of the first of each kind its fields, its contexts and whose refiner answers it."""
-        seen_at = jobs["submitted_at"] if at is None else np.maximum(jobs["submitted_at"], int(pd.Timestamp(at).as_unit("us").value))
+        seen_at = jobs["submitted_at"] if at is None else np.maximum(jobs["submitted_at"], in_microseconds(at))
         # Nothing changes after the newest outcome.
         seen_at = np.minimum(seen_at, max(mixture.latest for mixture in self.mixtures.values()))
         kinds = find_kinds(jobs, self.fields, self.levels, seen_at)

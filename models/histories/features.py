@@ -20,7 +20,7 @@ import pandas as pd
 
 from infra.errors import InputError
 from jobs.coded import NEVER as NEVER
-from jobs.coded import Coded, CodedJobs, code, code_column
+from jobs.coded import Coded, CodedJobs, code, code_column, in_microseconds
 from models.quantities.subjects import JOBS, SUBJECTS, Subject
 
 Keys = npt.NDArray[np.uint64]
@@ -92,7 +92,7 @@ class Contexts:
 
     def asked(self, at: datetime) -> Contexts:
         """The same jobs as asked about at another time, but never before their submission."""
-        return replace(self, at=np.maximum(self.at, int(pd.Timestamp(at).as_unit("us").value)))
+        return replace(self, at=np.maximum(self.at, in_microseconds(at)))
 
     def take(self, rows: npt.NDArray[Any]) -> Contexts:
         """The contexts of some rows (indices or a mask)."""

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from jobs.coded import code
 from models.past.load import key_of, microseconds, seconds
 from models.past.surroundings import Around, Events, Spell, with_told
 
@@ -51,21 +52,26 @@ def with_queues(jobs: pd.DataFrame) -> pd.DataFrame:
 def queues_now(jobs: pd.DataFrame) -> Around:
     """What a job that comes now would see of the queues of ``jobs``, the same columns as ``with_queues`` has."""
     jobs = jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
-    return Around.of(jobs, queue_events(jobs), PLACES)
+    return Around.of(code(jobs, {name for fields in PLACES.values() for name in fields}), queue_events(jobs), PLACES)
 
 
 def queue_events(jobs: pd.DataFrame) -> Events:
     """What ``jobs``, in order of submission, do to their queues."""
     at, begin, end = (seconds(jobs[name]) for name in ("submitted_at", "started_at", "ended_at"))
-    cores = np.nan_to_num(jobs["requested_cores"].to_numpy(dtype=np.float64), nan=1.0)
-    asked = jobs["requested_walltime"].to_numpy(dtype=np.float64)
+    asked, cores = (jobs[name].to_numpy(dtype=np.float64) for name in ("requested_walltime", "requested_cores"))
+    return queues_in(at, begin, end, asked, cores, microseconds(jobs["submitted_at"]), microseconds(jobs["started_at"]))
+
+
+def queues_in(at: Array, begin: Array, end: Array, asked: Array, cores: Array, submitted: Array, started: Array) -> Events:
+    """``queue_events`` of arrays: seconds of submission, start and end, requested walltime (s) and cores, and the first two again in
+    microseconds (int64[n], NEVER for not yet)."""
+    cores = np.nan_to_num(cores, nan=1.0)
     work = np.nan_to_num(asked) * cores
     # What ended without a start never ran, and no longer waits.
     off = np.fmin(np.where(np.isnan(begin), end, begin), at + LONGEST_WAIT)
     over = np.fmin(end, begin + np.where(asked > 0, OVERTIME * asked, LONGEST_RUN))
-    submitted = microseconds(jobs["submitted_at"])
     # A wait of no length is known only after the instant.
-    known = np.maximum(microseconds(jobs["started_at"]), submitted + 1)
+    known = np.maximum(started, submitted + 1)
     queued = Spell(("waiting", "waiting_work", None, "waited"), at, off, work, np.zeros(len(at)))
     runs = Spell(("running", "running_work", "running_left", "ran"), begin, over, work, cores)
-    return Events(at, submitted, known, waits(jobs), (queued, runs), LATELY, "last_wait", "waits")
+    return Events(at, submitted, known, begin - at, (queued, runs), LATELY, "last_wait", "waits")

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from infra.compiled import compiled
-from jobs.coded import Coded, CodedJobs, code
+from jobs.coded import Coded, CodedJobs
 from models.past.load import begun_lately, under_way
 from models.past.recent import NEWEST, order_of_news, recent
 
@@ -160,10 +160,9 @@ class Around:
     places: dict[str, Places]
 
     @staticmethod
-    def of(records: pd.DataFrame, events: Events, fields: dict[str, tuple[str, ...]]) -> Around:
-        """Of ``records`` in order of submission and what they do; ``fields`` tell the places of each kind apart."""
-        coded = code(records, {name for group in fields.values() for name in group})
-        return Around(events, {place: Places.of(coded, group) for place, group in fields.items()})
+    def of(records: CodedJobs, events: Events, fields: dict[str, tuple[str, ...]]) -> Around:
+        """Of ``records`` and what they do; ``fields`` tell the places of each kind apart."""
+        return Around(events, {place: Places.of(records, group) for place, group in fields.items()})
 
     def tell(self, asked: CodedJobs, now: int) -> CodedJobs:
         """``asked`` with what each would see if it came ``now`` (microseconds)."""

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from infra.errors import InputError
+from jobs.coded import code
 from jobs.transfers import LONGEST
 from models.past.load import key_of, microseconds, seconds
 from models.past.recent import recent
@@ -48,17 +49,25 @@ def with_traffic(transfers: pd.DataFrame) -> pd.DataFrame:
 def traffic_now(transfers: pd.DataFrame) -> Around:
     """What a transfer that comes now would see of the links of ``transfers``, the same columns as ``with_traffic`` has."""
     transfers = transfers.sort_values("submitted_at", kind="stable", ignore_index=True)
-    return Around.of(transfers, traffic_events(transfers), _told(transfers))
+    fields = _told(transfers)
+    coded = code(transfers, {name for group in fields.values() for name in group})
+    return Around.of(coded, traffic_events(transfers), fields)
 
 
 def traffic_events(transfers: pd.DataFrame) -> Events:
     """What ``transfers``, in order of submission, do to their links."""
     at, begin, end = (seconds(transfers[name]) for name in ("submitted_at", "started_at", "ended_at"))
-    size = transfers["bytes"].to_numpy(dtype=np.float64)
     asked = microseconds(transfers["submitted_at"])
-    rates = size / np.maximum(transfers["duration"].to_numpy(dtype=np.float64), LEAST)
+    size, took = (transfers[name].to_numpy(dtype=np.float64) for name in ("bytes", "duration"))
+    rates = size / np.maximum(took, LEAST)
     known = np.maximum(microseconds(transfers["ended_at"]), asked + 1)  # one of no length is known only after the instant
     usual = recent(key_of(transfers, LINK), asked, known, rates).average
+    return traffic_in(at, begin, end, size, rates, usual, asked, known)
+
+
+def traffic_in(at: Array, begin: Array, end: Array, size: Array, rates: Array, usual: Array, asked: Array, known: Array) -> Events:
+    """``traffic_events`` of arrays: seconds of submission, start and end, bytes, their rate, the rate that each could expect (bytes a
+    second), and in microseconds when it was asked for and its end was known (int64[n], NEVER for not yet)."""
     moves = Spell(("transfers", "bytes", "left", "age"), begin, np.fmin(end, begin + LONGEST), np.nan_to_num(size), np.nan_to_num(usual))
     return Events(at, asked, known, rates, (moves,), LATELY, None, "rate")
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from jobs.coded import Coded, CodedJobs
+from jobs.coded import Coded, CodedJobs, in_microseconds
 from jobs.schema import JOB
 from jobs.transfers import TRANSFER
 from models.engine.forecaster import Forecaster
@@ -68,18 +68,18 @@ class Ranker:
         if (np.diff(candidates.job.codes) < 0).any():
             candidates = candidates.take(np.argsort(candidates.job.codes, kind="stable"))
         few, like = candidates.distinct()
-        columns = self._rank(few, rule, pd.Timestamp(now) if now else pd.Timestamp.now("UTC"))
+        columns = self._rank(few, rule, in_microseconds(now or datetime.now(UTC)))
         sizes = np.bincount(few.job.codes)
         rows = ranges((np.cumsum(sizes) - sizes)[like], sizes[like])
         taken = {name: _take(column, rows) for name, column in columns.items()}
         names = candidates.job.codes[np.flatnonzero(np.r_[True, np.diff(candidates.job.codes) != 0])]
         return Ranked(Coded(np.repeat(names, sizes[like]), candidates.job.values), taken)
 
-    def _rank(self, candidates: Candidates, rule: Rule, at: pd.Timestamp) -> dict[str, Coded | Array]:
+    def _rank(self, candidates: Candidates, rule: Rule, now: int) -> dict[str, Coded | Array]:
         runs = candidates["site"].codes >= 0
         if runs.any() and not runs.all():
             raise RankingError("some candidates name a site and some do not: rank sites and replicas apart")
-        parts, unknown = self._parts(candidates, bool(runs.all()), int(at.as_unit("us").value))
+        parts, unknown = self._parts(candidates, bool(runs.all()), now)
         groups, deadline = candidates.job.codes, candidates["deadline"]
         behind = np.logical_or.reduce(list(unknown.values())) if unknown else None
         found = rank(parts, groups, rule, deadline if np.isfinite(deadline).any() else None, behind)
