@@ -138,7 +138,7 @@ def _evaluate_classes(jobs: pd.DataFrame, name: str, settings: Settings, as_json
 
 
 def replay(
-    log: Annotated[str, typer.Argument(help="A log file, or the name of a stored source.")],
+    log: Annotated[str | None, typer.Argument(help="A log file, or the name of a stored source.")] = None,
     policy: Annotated[
         list[str] | None, typer.Option(help="fcfs, easy, easy-sjbf, xfactor, gridcast …; repeat. Default: easy, gridcast.")
     ] = None,
@@ -154,6 +154,10 @@ def replay(
     ] = None,
     version: Annotated[int | None, typer.Option(help="Ask this version of the model, trained on what ended before the log begins.")] = None,
     day: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The day that the page draws; default: the busiest.")] = None,
+    grid: Annotated[bool, typer.Option("--grid", help="Where first, instead: a generated grid of 20 sites under several brokers.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="With --grid: jobs that come in five days.")] = 4000,
+    seed: Annotated[int, typer.Option(min=0, help="With --grid: another seed, another grid.")] = 1,
+    tuning: Annotated[list[float] | None, typer.Option(help="With --grid: a tuning factor of conservative; repeat.")] = None,
     log_format: LogFormat = None,
     mapping: Mapping = None,
     map_file: MapFile = None,
@@ -167,19 +171,35 @@ def replay(
     from scheduling.report import report as write_page
     from scheduling.worth import HOUR, SHOWN, record_replays, replay_each, trained, ways
 
+    if grid == (log is not None):
+        raise InputError("give a log to replay, or --grid for a generated grid")
     settings = prepare_environment()
+    if log is None:
+        _replay_grid(jobs, seed, tuning, as_json)
+        return
     asked = ways(policy, predictor, corrector, None if bound is None else bound * HOUR)
     file = Path(log) if Path(log).exists() else None
-    jobs = jobs_of(log, reading(log_format, mapping, map_file, timezone))
+    told = jobs_of(log, reading(log_format, mapping, map_file, timezone))
     with progress_bar("replaying") as report:
-        learned = None if version is None else trained(version, jobs, store(), settings)
-        done = replay_each(jobs, find_machine(machine, file, jobs), asked, report, learned)
+        learned = None if version is None else trained(version, told, store(), settings)
+        done = replay_each(told, find_machine(machine, file, told), asked, report, learned)
     rows = against_first(done)
     name = Path(log).name
     title = f"Replay of {name}, {len(done[0].trace):,} jobs on {done[0].machine.processors:,} processors, waits in s"
     show(rows, as_json, title, SHOWN)
     page = write_page(done, settings.folder("reports") / f"replay-{name}", day)
     err.print(f"{page}\nlogged to MLflow as run {record_replays(done, name, settings, learned)}", highlight=False, soft_wrap=True)
+
+
+def _replay_grid(jobs: int, seed: int, tunings: list[float] | None, as_json: bool) -> None:
+    from jobs.workload.grid import generate_grid
+    from scheduling.grid_worth import TUNINGS, compare
+
+    made = generate_grid(jobs, seed=seed)
+    with progress_bar("living through the grid") as report:
+        rows = compare(made, TUNINGS if tunings is None else (0.0, *tunings), seed, report)
+    title = f"A generated grid: {len(made.sites)} sites, {rows[0]['jobs']:,} jobs sent by each broker, times in s"
+    show(rows, as_json, title, tuple(rows[0]))
 
 
 def rehearse(

@@ -20,6 +20,7 @@ from models.ranking.candidates import Candidates, pairs
 from models.ranking.known import Known
 from models.ranking.order import Rule
 from models.ranking.ranker import Ranker
+from models.ranking.speeds import Speeds
 from scheduling.brokers import ShortestQueue
 from scheduling.grid import Lived, job_records, start_of, transfer_records
 
@@ -47,7 +48,8 @@ class Ranking:
             self._learned = ended
         if self.known is None:
             return ShortestQueue().choose(job, now, lived)
-        around = Ranker(self.runs, self._with(self.known.waits, self._queues(lived)), self._with(self.known.transfers, self._links(lived)))
+        waits, links = self._with(self.known.waits, self._queues(lived)), self._with(self.known.transfers, self._links(lived))
+        around = Ranker(self.runs, waits, links, self.known.speeds)
         moment = pd.Timestamp(self._begin + round(now * 1e6), unit="us", tz="UTC")
         ranked = around.rank(self._candidates(job), self.rule, moment.to_pydatetime())
         site = ranked.columns["site"]
@@ -62,8 +64,8 @@ class Ranking:
         moved = np.flatnonzero((lived.sent < lived.there) & (self.grid.input_at != NOWHERE))
         before = self.known
         waits = Known.of(jobs, "wait", before.waits if before else None)
-        links = Known.of(transfer_records(lived, moved), "transfer_time", before.transfers if before else None) if len(moved) else None
-        self.known = Ranker(self.runs, waits, links)
+        links = Known.of(transfer_records(lived, moved), "transfer_time", before.transfers if before else None)
+        self.known = Ranker(self.runs, waits, links, Speeds.of(jobs))
 
     @staticmethod
     def _with(known: Known | None, around: Around) -> Known | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from jobs.store import StoreError
@@ -34,7 +35,6 @@ class Queues:
     def rank(self, asked: RankAsked, runs: Forecaster) -> Ranked:
         """Candidates in the order asked for; raises RefusalError (422, 503)."""
         from models.ranking.order import RankingError
-        from models.ranking.ranker import Ranker
 
         with self._first:
             if self._known is None:
@@ -44,7 +44,7 @@ class Queues:
         if time.monotonic() - read_at > AGE and not self._reading.locked():
             threading.Thread(target=self._read_again, args=(runs,), name="read-queues", daemon=True).start()
         try:
-            return Ranker(runs, known.waits, known.transfers).rank(asked.candidates, asked.rule, asked.at)
+            return replace(known, runs=runs).rank(asked.candidates, asked.rule, asked.at)
         except RankingError as error:
             raise RefusalError(422, str(error)) from None
 

@@ -246,17 +246,23 @@ class Forecaster:
             limits = TARGETS[name].limit(few)
             levels = np.sort([self.calibrations[name].level(share) for share in shares])
 
+            bent = bool(self._refiners(name))
+            # Without a refiner the histories are all that tells one from another.
+            alike = Kinds(np.arange(len(few)), np.arange(len(few)))
+            if not bent:
+                alike = tell_apart([*contexts.keys.T, contexts.at.view(np.uint64), limits.view(np.uint64)], len(few))
+            contexts, limits, clusters = contexts.take(alike.first), limits[alike.first], clusters[alike.first]
+
             def answer(rows: Array) -> dict[str, Array]:
-                foreseen = self._foresee(name, contexts.take(rows), limits[rows], clusters[rows])
-                if not self._refiners(name):
-                    return {name: foreseen.masses.quantiles(levels)[foreseen.which]}
-                bent = foreseen.masses.take(foreseen.which)
-                return {name: replace(bent, mass=refine(bent.mass, foreseen.factors)).quantiles(levels)}
+                part = contexts.take(rows)
+                if not bent:
+                    return {name: self.mixtures[name].distributions(part, limits[rows]).quantiles(levels)}
+                return {name: self._distribution(name, part, limits[rows], clusters[rows]).quantiles(levels)}
 
             order = np.argsort(contexts.keys[:, 0], kind="stable")
             place = np.empty_like(order)
             place[order] = np.arange(len(order))
-            return in_parts(answer, order)[name], place[kinds.which]
+            return in_parts(answer, order)[name], place[alike.which][kinds.which]
 
     def _refiners(self, name: str) -> Mapping[str, Refiner]:
         return self.model_set.targets[name].refiners if self.model_set else {}

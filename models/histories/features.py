@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from infra.compiled import compiled
 from infra.errors import InputError
 from jobs.coded import NEVER as NEVER
 from jobs.coded import Coded, CodedJobs, code, code_column, in_microseconds
@@ -229,8 +230,18 @@ def _each(values: Coded | npt.NDArray[Any]) -> Keys:
 def _combine(hashes: Iterable[Keys], rows: int, salt: int) -> Keys:
     total = np.full(rows, np.uint64(salt))
     for values in hashes:
-        total = _mix(total * np.uint64(0x100000001B3) ^ values)
+        _take_in(total, values)
     return _mix(total)
+
+
+@compiled
+def _take_in(total: Keys, values: Keys) -> None:
+    """``total = _mix(total * prime ^ values)`` without room for what lies between."""
+    for row in range(len(total)):
+        mixed = (total[row] * np.uint64(0x100000001B3)) ^ values[row]
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        total[row] = mixed ^ (mixed >> np.uint64(31))
 
 
 def _mix(values: Keys) -> Keys:

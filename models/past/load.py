@@ -19,19 +19,19 @@ Array = npt.NDArray[Any]
 
 
 def under_way(keys: Array, at: Array, begin: Array, end: Array, amount: Array, speed: Array) -> Array:
-    """Of the others with a record's key that were under way at its time: their number, amount, amount left, mean age (float64[n, 4]).
+    """Of the others with a record's key that were under way at its time: number, amount, amount left, mean age, speed (float64[n, 5]).
 
     ``at``, ``begin`` and ``end`` are seconds (float64[n]; infinite or NaN: not yet), rows in order of ``at``; what begins at the very
     instant is not known yet. ``amount`` is what each takes in all (bytes, seconds of cores), of which ``speed`` a second is done.
 
     >>> zero, when = np.zeros(3), np.array([0.0, 5.0, 9.0])
     >>> under_way(zero, when, when, np.array([8.0, 20.0, 30.0]), np.full(3, 10.0), np.ones(3)).tolist()
-    [[0.0, 0.0, 0.0, nan], [1.0, 10.0, 5.0, 5.0], [1.0, 10.0, 6.0, 4.0]]
+    [[0.0, 0.0, 0.0, nan, 0.0], [1.0, 10.0, 5.0, 5.0, 1.0], [1.0, 10.0, 6.0, 4.0, 1.0]]
     """
     never = np.where(np.isnan(end), np.inf, end)
     order = np.flatnonzero(np.isfinite(begin))
     order = order[np.argsort(begin[order], kind="stable")]
-    out = np.zeros((len(at), 4))
+    out = np.zeros((len(at), 5))
     codes = pd.factorize(keys)[0].astype(np.int64)
     _under_way(codes, at, begin, never, np.nan_to_num(amount), np.nan_to_num(speed), order, out)
     with np.errstate(invalid="ignore"):
@@ -61,6 +61,7 @@ def _under_way(keys: Array, at: Array, begin: Array, end: Array, amount: Array, 
                 out[row, 1] += amount[other]
                 out[row, 2] += max(0.0, amount[other] - speed[other] * (now - begin[other]))
                 out[row, 3] += now - begin[other]
+                out[row, 4] += speed[other]
         count = kept
 
 

@@ -18,10 +18,10 @@ QUEUE = ("source", "site", "queue")
 PLACES: dict[str, tuple[str, ...]] = {"system": ("source", "site"), "queue": QUEUE, "own": ("source", "user")}
 """Whose state is told: all of a site, the job's queue, the user's own jobs."""
 KINDS = (
-    "waiting", "waiting_work", "waited", "running", "running_work", "running_left", "ran", "begun", "last_wait", "waits",
+    "waiting", "waiting_work", "waited", "running", "running_work", "running_left", "ran", "running_cores", "begun", "last_wait", "waits",
 )  # fmt: skip
-"""Jobs that wait, their work, how long they have waited; jobs that run, their work, what is left of it, how long they have run; jobs that
-came in the last hour; the last wait that ended, and a moving average of these."""
+"""Jobs that wait, their work, how long they have waited; jobs that run, their work, what is left of it, how long they have run, their
+cores; jobs that came in the last hour; the last wait that ended, and a moving average of these."""
 STATE = tuple(f"{place}_{kind}" for place in PLACES for kind in KINDS)
 LATELY = 3600.0
 
@@ -72,6 +72,6 @@ def queues_in(at: Array, begin: Array, end: Array, asked: Array, cores: Array, s
     over = np.fmin(end, begin + np.where(asked > 0, OVERTIME * asked, LONGEST_RUN))
     # A wait of no length is known only after the instant.
     known = np.maximum(started, submitted + 1)
-    queued = Spell(("waiting", "waiting_work", None, "waited"), at, off, work, np.zeros(len(at)))
-    runs = Spell(("running", "running_work", "running_left", "ran"), begin, over, work, cores)
+    queued = Spell(("waiting", "waiting_work", None, "waited", None), at, off, work, np.zeros(len(at)))
+    runs = Spell(("running", "running_work", "running_left", "ran", "running_cores"), begin, over, work, cores)
     return Events(at, submitted, known, begin - at, (queued, runs), LATELY, "last_wait", "waits")

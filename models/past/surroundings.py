@@ -27,10 +27,11 @@ MICRO = 1e6
 class Spell:
     """From when to when each record waits, runs or moves (s, NaN: not yet), its amount, and what a second takes off that (float64[n]).
 
-    ``names`` are what the number of those under way, their amount, the amount left and their mean age are called, None for not told.
+    ``names`` are what the number of those under way, their amount, the amount left, their mean age and their speed in all are
+    called, None for not told.
     """
 
-    names: tuple[str | None, str | None, str | None, str | None]
+    names: tuple[str | None, str | None, str | None, str | None, str | None]
     begin: Array
     end: Array
     amount: Array
@@ -72,7 +73,7 @@ class Events:
         """What a record submitted at ``now`` (microseconds) would see of each of ``count`` keys: float64[count] by name."""
         moment, found = now / MICRO, dict[str, Array]()
         for spell in self.spells:
-            columns = np.zeros((4, count))
+            columns = np.zeros((5, count))
             _under_way_now(keys, spell.begin, spell.end, spell.amount, spell.speed, moment, columns)
             found |= {name: column for name, column in zip(spell.names, columns, strict=True) if name}
         lately = (self.at < moment) & (self.at >= moment - self.lately)
@@ -91,6 +92,7 @@ def _under_way_now(keys: Array, begin: Array, end: Array, amount: Array, speed: 
             out[1, key] += amount[row]
             out[2, key] += max(0.0, amount[row] - speed[row] * (now - begin[row]))
             out[3, key] += now - begin[row]
+            out[4, key] += speed[row]
     for key in range(out.shape[1]):
         out[3, key] /= out[0, key]
 

@@ -68,7 +68,7 @@ def traffic_events(transfers: pd.DataFrame) -> Events:
 def traffic_in(at: Array, begin: Array, end: Array, size: Array, rates: Array, usual: Array, asked: Array, known: Array) -> Events:
     """``traffic_events`` of arrays: seconds of submission, start and end, bytes, their rate, the rate that each could expect (bytes a
     second), and in microseconds when it was asked for and its end was known (int64[n], NEVER for not yet)."""
-    moves = Spell(("transfers", "bytes", "left", "age"), begin, np.fmin(end, begin + LONGEST), np.nan_to_num(size), np.nan_to_num(usual))
+    moves = Spell(("transfers", "bytes", "left", "age", None), begin, np.fmin(end, begin + LONGEST), np.nan_to_num(size), np.nan_to_num(usual))
     return Events(at, asked, known, rates, (moves,), LATELY, None, "rate")
 
 

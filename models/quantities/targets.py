@@ -143,6 +143,12 @@ def _bytes(transfers: pd.DataFrame | CodedJobs) -> Floats:
     return _positive(_column(transfers, "bytes", np.inf))
 
 
+def _drain(jobs: pd.DataFrame | CodedJobs) -> Floats:
+    """The time in which those who run at a site would do all that waits there, if all took what they asked for; infinite where none."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _positive(np.nan_to_num(_column(jobs, "system_waiting_work") / _column(jobs, "system_running_cores"), posinf=0.0))
+
+
 def _no_limit(jobs: pd.DataFrame | CodedJobs) -> Floats:
     return np.full(len(jobs), np.inf)
 
@@ -154,7 +160,7 @@ TARGETS: dict[str, Target] = {
         Target("peak_memory", "bytes", Grid(2.0**16, 16, 513), _peak_memory, _memory_limit),
         Target("cpu_time", "s", Grid(1.0, 16, 449), _cpu_time, _cpu_limit),
         Target("transfer_time", "s", Grid(1.0, 16, 321), _duration, _bytes, TRANSFERS, binding=False),
-        Target("wait", "s", Grid(1.0, 16, 353), waits, _no_limit, WAITS),
+        Target("wait", "s", Grid(1.0, 16, 353), waits, _drain, WAITS, binding=False),
         Target("io", "bytes/s", Grid(1.0, 8, 321), _io, _no_limit),
         Target(
             "memory_per_core",

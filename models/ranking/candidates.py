@@ -62,12 +62,12 @@ class Candidates:
     def distinct(self) -> tuple[Candidates, Array]:
         """The candidates of the first of all jobs that are alike in all but their name, those of a job together, numbered from 0; and
         for each job in order of appearance which of them it is like (int64[jobs])."""
-        raw = [column.codes if isinstance(column, Coded) else column for column in self.columns.columns.values()]
-        columns = [column.astype(np.int64).view(np.uint64) if column.dtype != np.float64 else column.view(np.uint64) for column in raw]
+        told = [column.codes if isinstance(column, Coded) else column for column in self.columns.columns.values()]
+        columns = [column.astype(np.int64).view(np.uint64) if column.dtype != np.float64 else column.view(np.uint64) for column in told]
         kinds = tell_apart(columns, len(self)).which
         starts = np.flatnonzero(np.r_[True, np.diff(self.job.codes) != 0])
-        seen: dict[bytes, int] = {}
-        like = np.array([seen.setdefault(part.tobytes(), len(seen)) for part in np.split(kinds, starts[1:])])
+        raw, ends, seen = kinds.tobytes(), [*(8 * starts[1:]).tolist(), 8 * len(self)], dict[bytes, int]()
+        like = np.array([seen.setdefault(raw[start:end], len(seen)) for start, end in zip([0, *ends[:-1]], ends, strict=True)])
         firsts = np.unique(like, return_index=True)[1]
         sizes = np.diff(np.r_[starts, len(self)])
         rows = ranges(starts[firsts], sizes[firsts])

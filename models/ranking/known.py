@@ -40,13 +40,18 @@ class Known:
     told: pd.Index[Any]
 
     @staticmethod
-    def of(records: pd.DataFrame, target: str, before: Known | None = None) -> Known:
-        """Learn from ``records``, jobs for waits and transfers for transfer times; what ``before`` knew is not learned again."""
+    def of(records: pd.DataFrame, target: str, before: Known | None = None) -> Known | None:
+        """Learn from ``records``, jobs for waits and transfers for transfer times; None where none of them tells an outcome.
+
+        What ``before`` knew is not learned again.
+        """
         forecaster = before.forecaster if before else Forecaster(None, (target,))
         subject = forecaster.subject
         assert subject.surroundings is not None and subject.around is not None  # noqa: S101 - both subjects have them
         names = _names(records, subject)
         known = records[subject.known_at].notna().to_numpy()
+        if not known.any():
+            return None
         news = known & ~names.isin(before.told) if before else known
         if news.any():
             # In the order of submission both ways, so that rows stay where they were.
@@ -79,8 +84,6 @@ def with_source(asked: CodedJobs, source: str | None) -> CodedJobs:
     return CodedJobs({**asked.columns, "source": filled}, len(asked))
 
 
-def known_of(engine: Engine, target: str, record: Record, before: Known | None = None) -> Known | None:
-    """What the store's latest records teach; None where none of them tells an outcome."""
-    records = read_latest(engine, MOST, record, open_for=LONGEST_WAIT)
-    outcome = "started_at" if target == "wait" else "ended_at"
-    return Known.of(records, target, before) if records[outcome].notna().any() else None
+def latest(engine: Engine, record: Record) -> pd.DataFrame:
+    """The records of the store that queues or links are learned from."""
+    return read_latest(engine, MOST, record, open_for=LONGEST_WAIT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,11 @@ from jobs.coded import Coded, CodedJobs, in_microseconds
 from jobs.schema import JOB
 from jobs.transfers import TRANSFER
 from models.engine.forecaster import Forecaster
-from models.ranking.candidates import CANDIDATE, REQUESTED, Candidates, pairs, ranges, same
-from models.ranking.known import Known, foreseen, known_of
+from models.quantities.stochastic import times
+from models.ranking.candidates import REQUESTED, Candidates, pairs, ranges, same
+from models.ranking.known import Known, foreseen, latest
 from models.ranking.order import PARTS, RankingError, Rule, rank
+from models.ranking.speeds import Speeds
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -49,11 +51,12 @@ def _plain(column: Coded | Array) -> Array:
 
 @dataclass(frozen=True)
 class Ranker:
-    """All that a ranking asks: who foresees run times, and what is known of queues and transfers (None: nothing yet)."""
+    """All that a ranking asks: who foresees run times, how fast sites are, what is known of queues and transfers (None: nothing yet)."""
 
     runs: Forecaster
     waits: Known | None
     transfers: Known | None
+    speeds: Speeds = field(default_factory=lambda: Speeds({}))
 
     def rank(self, candidates: Candidates, rule: Rule, now: datetime | None = None) -> Ranked:
         """Rank ``candidates``: the jobs in order of appearance, the candidates of each best first.
@@ -109,8 +112,15 @@ class Ranker:
                 unknown["wait"] = np.ones(len(candidates), bool)
             else:
                 parts["wait"] = self.waits.points(asked, now)
-            parts["run"] = foreseen(self.runs, asked)
+            parts["run"] = self._runs(asked)
         return parts, unknown
+
+    def _runs(self, asked: CodedJobs) -> Array:
+        """Run times by what such jobs do anywhere, times what each site makes of it (float64[n, POINTS])."""
+        if not self.speeds.factor:
+            return foreseen(self.runs, asked)
+        anywhere = CodedJobs({**asked.columns, "site": Coded(np.full(len(asked), -1), [])}, len(asked))
+        return times(foreseen(self.runs, anywhere), self.speeds.of_sites(asked))
 
     def _jobs(self, candidates: Candidates, now: int) -> CodedJobs:
         told = {name: candidates[name] for name in REQUESTED if name in candidates.columns or name in _ALWAYS}
@@ -147,7 +157,5 @@ def ranker(engine: Engine, runs: Forecaster, before: Ranker | None = None) -> Ra
     What ``before`` had learned of them is not learned again.
     """
     waits, transfers = (before.waits, before.transfers) if before else (None, None)
-    return Ranker(runs, known_of(engine, "wait", JOB, waits), known_of(engine, "transfer_time", TRANSFER, transfers))
-
-
-__all__ = ["CANDIDATE", "Candidates", "Ranked", "Ranker", "ranker"]
+    jobs, moved = latest(engine, JOB), latest(engine, TRANSFER)
+    return Ranker(runs, Known.of(jobs, "wait", waits), Known.of(moved, "transfer_time", transfers), Speeds.of(jobs))
