@@ -78,7 +78,7 @@ def prepare(home: Path) -> tuple[Any, str]:
             times[times > now] = np.nan
         moved = np.flatnonzero((grid.input_at != NOWHERE) & (grid.input_at != lived.site) & ~np.isnan(lived.sent))
         with engine.begin() as connection:
-            add_jobs(connection, job_records(lived, np.flatnonzero(~np.isnan(lived.there))))
+            add_jobs(connection, job_records(lived, np.flatnonzero(~np.isnan(lived.sent))))
             add_jobs(connection, transfer_records(lived, moved), TRANSFER)
     engine.dispose()
     places = np.array([*grid.sites, None], dtype=object)
@@ -144,8 +144,8 @@ def shares(jobs: Any, moment: str) -> dict[str, float]:
             stream.write_table(table)
         body = sink.getvalue().to_pybytes()
         asked = clocked("reading the body", read_rank, ARROW_TYPE, body, {"at": moment, "policy": "conservative"})
-        patches = [patch.object(ranking, name, partial(clocked, shown, getattr(ranking, name))) for name, shown in steps.items()]
-        patches += [patch.object(type(known.waits), "points", lambda one, *given: clocked_points(one, given))]
+        patches: list[Any] = [patch.object(ranking, name, partial(clocked, shown, getattr(ranking, name))) for name, shown in steps.items()]
+        patches.append(patch.object(type(known.waits), "points", new=lambda one, *given: clocked_points(one, given)))
 
         def clocked_points(one: Any, given: Any) -> Any:
             return clocked("waits", waits, *given) if one is known.waits else clocked("transfers", transfers, *given)

@@ -27,6 +27,12 @@ def evaluate(
     target: Annotated[str, typer.Option(help="walltime, peak_memory, cpu_time, io, memory_per_core, cpu_per_core …")] = "walltime",
     transfers: Annotated[str | None, typer.Option(help="A log of file transfers, or a stored source: how long each takes.")] = None,
     waits: Annotated[str | None, typer.Option(help="A log of jobs, or a stored source: how long each waits in its queue.")] = None,
+    measurements: Annotated[
+        Path | None, typer.Option(help="With --transfers: a site's own (network, disk), a CSV of measured_at, name and value over 1.")
+    ] = None,
+    measured_by: Annotated[
+        Literal["last", "mean"], typer.Option(help="With --measurements: the last value before each transfer, or the mean of 5 minutes.")
+    ] = "last",
     warm_up: Annotated[float | None, typer.Option(help="Share that is only learned from. [default: .1, of transfers .3]")] = None,
     predictor: Annotated[list[str] | None, typer.Option(help="Only these rows; repeat.")] = None,
     tasks: Annotated[
@@ -51,12 +57,16 @@ def evaluate(
     from jobs.ingest import reading
     from models.engine.training import find_target
     from models.evaluation.whole_log import evaluate as judge
+    from models.past.traffic import read_series, with_measurements
+    from models.quantities.targets import told_more
 
     settings = prepare_environment()
     if sum(one is not None for one in (log, transfers, waits)) > 1:
         raise InputError("give one log: of jobs, --transfers or --waits")
     if (transfers or waits) and (allocation or classes or target != "walltime"):
         raise InputError("--transfers and --waits say what is predicted: leave --target, --allocation and --classes out")
+    if measurements and not transfers:
+        raise InputError("--measurements are joined to transfers: give --transfers too")
     target = "transfer_time" if transfers else "wait" if waits else target
     log = transfers or waits or log
     jobs = jobs_of(log, reading(log_format, mapping, map_file, timezone), "transfer" if transfers else "job")
@@ -71,8 +81,13 @@ def evaluate(
     if classes:
         _evaluate_classes(jobs, name, settings, as_json, warm_up=warm_up)
         return
+    aim = find_target(target)
+    if measurements:
+        told = jobs.columns
+        jobs = with_measurements(jobs, read_series(measurements), measured_by)
+        aim = told_more(aim, jobs.columns.difference(told).tolist())
     with progress_bar("living through the log") as report:
-        found = judge(jobs, find_target(target), warm_up, predictor, report)
+        found = judge(jobs, aim, warm_up, predictor, report)
     _show_evaluation(found, name, settings, as_json)
 
 

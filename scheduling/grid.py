@@ -1,4 +1,4 @@
-"""A grid lived through: jobs come, a broker sends each to a site, its input travels, it waits there in order of arrival, and runs.
+"""A grid lived through: jobs come, a broker sends each to a site, its input travels while it waits there in order of arrival, it runs.
 
 The grid is generated (``jobs.workload.grid``). A broker is told of a job, the moment and what has happened so far, and no more.
 """
@@ -32,7 +32,7 @@ LATENCY = 5.0
 class Lived:
     """What has happened so far on ``grid``, by job: all times in seconds since its first day, NaN for not yet.
 
-    ``site`` is where each was sent (NOWHERE: not yet); a transfer is from ``sent`` until ``there``, a wait from ``there`` until
+    ``site`` is where each was sent (NOWHERE: not yet); a transfer is from ``sent`` until ``there``, a wait from ``sent`` until
     ``started``. ``free`` are each site's free slots, ``queues`` the jobs that wait there, ``ahead`` those sent there that have not started.
     """
 
@@ -94,7 +94,6 @@ def live_through(grid: GeneratedGrid, broker: Broker, progress: Callable[[float]
             if lived.moves(job, site):
                 lived.moving[grid.input_at[job], site] -= 1
             lived.there[job] = now
-            lived.queues[site].append(job)
         else:
             lived.ended[job] = now
             lived.free[site] += lived.cores[job]
@@ -108,6 +107,7 @@ def _send(lived: Lived, job: int, site: int, now: float) -> float:
     grid, source = lived.grid, int(lived.grid.input_at[job])
     lived.site[job], lived.sent[job] = site, now
     lived.ahead[site] += 1
+    lived.queues[site].append(job)
     if not lived.moves(job, site):
         return now
     lived.moving[source, site] += 1
@@ -116,14 +116,19 @@ def _send(lived: Lived, job: int, site: int, now: float) -> float:
 
 
 def _start(lived: Lived, site: int, now: float) -> list[int]:
-    """Start who waits at a site, first come first served."""
-    queue, begun = lived.queues[site], []
-    while queue and lived.cores[queue[0]] <= lived.free[site]:
-        job = queue.popleft()
+    """Start who waits at a site, first come first served; who still waits for input keeps its place and stops nobody."""
+    begun = list[int]()
+    for job in lived.queues[site]:
+        if np.isnan(lived.there[job]):
+            continue
+        if lived.cores[job] > lived.free[site]:
+            break
         lived.free[site] -= lived.cores[job]
         lived.ahead[site] -= 1
         lived.started[job] = now
         begun.append(job)
+    for job in begun:
+        lived.queues[site].remove(job)
     return begun
 
 
@@ -133,9 +138,9 @@ def start_of(grid: GeneratedGrid) -> pd.Timestamp:
 
 
 def job_records(lived: Lived, rows: Array) -> pd.DataFrame:
-    """The records of some jobs (indices) as they stand: submitted when they joined their queue."""
+    """The records of some jobs (indices) as they stand: submitted when they were sent."""
     begin = start_of(lived.grid)
-    times = {"submitted_at": lived.there, "started_at": lived.started, "ended_at": lived.ended}
+    times = {"submitted_at": lived.sent, "started_at": lived.started, "ended_at": lived.ended}
     told = {name: _times(begin, values[rows]) for name, values in times.items()}
     ran = (lived.ended - lived.started)[rows]
     status = np.where(np.isnan(lived.ended[rows]), np.where(np.isnan(lived.started[rows]), "waiting", "running"), "completed")

@@ -27,7 +27,7 @@ def brokers(grid: GeneratedGrid, tunings: Sequence[float], seed: int) -> Iterato
     yield SHORTEST, None, ShortestQueue
     yield "nearest data", None, NearestData
     for tuning in tunings:
-        rule = Rule("conservative", tuning) if tuning else Rule("mean")
+        rule = Rule("conservative", tuning, overlap=True) if tuning else Rule("mean", overlap=True)
         yield "gridcast, mean only" if not tuning else "gridcast, conservative", tuning, partial(Ranking, grid, rule)
 
 
@@ -55,6 +55,6 @@ def figures(lived: Lived) -> dict[str, Any]:
     """What a broker's jobs took, those of the warm-up and those that sites' own users sent left out."""
     counted = (lived.grid.home == NOWHERE) & (np.arange(len(lived.grid)) >= WARM_UP * len(lived.grid))
     done = (lived.ended - lived.came)[counted]
-    parts = {"move": lived.there - lived.sent, "wait": lived.started - lived.there, "run": lived.ended - lived.started}
+    parts = {"move": lived.there - lived.sent, "wait": lived.started - lived.sent, "run": lived.ended - lived.started}
     means = {f"mean_{name}_s": float(part[counted].mean()) for name, part in parts.items()}
     return {"jobs": int(counted.sum()), "mean_done_s": float(done.mean()), "p95_done_s": float(np.quantile(done, 0.95)), **means}

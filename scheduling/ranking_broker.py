@@ -58,8 +58,7 @@ class Ranking:
 
     def _learn(self, lived: Lived) -> None:
         """Take in what has ended by now, and where each started and what each moved."""
-        there = np.flatnonzero(~np.isnan(lived.there))
-        jobs = job_records(lived, there[np.argsort(lived.there[there], kind="stable")])
+        jobs = job_records(lived, np.flatnonzero(lived.site != NOWHERE))
         self.runs.learn(jobs[jobs["ended_at"].notna()])
         moved = np.flatnonzero((lived.sent < lived.there) & (self.grid.input_at != NOWHERE))
         before = self.known
@@ -76,12 +75,12 @@ class Ranking:
 
     def _queues(self, lived: Lived) -> Around:
         """The queues as they are."""
-        rows = np.flatnonzero(~np.isnan(lived.there))
+        rows = np.flatnonzero(lived.site != NOWHERE)
         here = self._asked.take(rows)
         begin = self._begin / 1e6
-        there, started, ended = (values[rows] for values in (lived.there, lived.started, lived.ended))
-        asked, cores, known = here["requested_walltime"], here["requested_cores"], self._micros(there)
-        events = queues_in(begin + there, begin + started, begin + ended, asked, cores, known, self._micros(started))
+        sent, started, ended = (values[rows] for values in (lived.sent, lived.started, lived.ended))
+        asked, cores, known = here["requested_walltime"], here["requested_cores"], self._micros(sent)
+        events = queues_in(begin + sent, begin + started, begin + ended, asked, cores, known, self._micros(started))
         return Around.of(CodedJobs({**here.columns, "site": Coded(lived.site[rows], self.grid.sites)}, len(rows)), events, QUEUES)
 
     def _links(self, lived: Lived) -> Around:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,9 @@ def traffic_events(transfers: pd.DataFrame) -> Events:
 def traffic_in(at: Array, begin: Array, end: Array, size: Array, rates: Array, usual: Array, asked: Array, known: Array) -> Events:
     """``traffic_events`` of arrays: seconds of submission, start and end, bytes, their rate, the rate that each could expect (bytes a
     second), and in microseconds when it was asked for and its end was known (int64[n], NEVER for not yet)."""
-    moves = Spell(("transfers", "bytes", "left", "age", None), begin, np.fmin(end, begin + LONGEST), np.nan_to_num(size), np.nan_to_num(usual))
+    moves = Spell(
+        ("transfers", "bytes", "left", "age", None), begin, np.fmin(end, begin + LONGEST), np.nan_to_num(size), np.nan_to_num(usual)
+    )
     return Events(at, asked, known, rates, (moves,), LATELY, None, "rate")
 
 
@@ -91,6 +94,18 @@ def with_measurements(records: pd.DataFrame, series: pd.DataFrame, how: str = "l
     for name, part in series.groupby("name", sort=True):
         columns[f"measured_{name}"] = _joined(at, part, how, span)
     return records.assign(**columns)
+
+
+def read_series(path: Path) -> pd.DataFrame:
+    """A CSV of measurements (measured_at, name, value), gzipped or not; raises InputError for one that cannot be read as such."""
+    try:
+        series = pd.read_csv(path)
+        times, values = pd.to_datetime(series["measured_at"], utc=True), pd.to_numeric(series["value"])
+    except KeyError as error:
+        raise InputError(f"{path} has no column {error.args[0]}: a series has measured_at, name and value") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as a series of measurements: {str(error).splitlines()[0][:200]}") from None
+    return series.assign(measured_at=times, value=values)
 
 
 def _joined(at: Array, part: pd.DataFrame, how: str, span: float) -> Array:

@@ -5,8 +5,8 @@ The engine knows a target only through these functions; nothing in it says wallt
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -151,6 +151,11 @@ def _drain(jobs: pd.DataFrame | CodedJobs) -> Floats:
 
 def _no_limit(jobs: pd.DataFrame | CodedJobs) -> Floats:
     return np.full(len(jobs), np.inf)
+
+
+def told_more(target: Target, numbers: Sequence[str]) -> Target:
+    """``target`` with further ``numbers`` of its records that a refiner is shown."""
+    return replace(target, subject=replace(target.subject, numbers=(*target.subject.numbers, *numbers)))
 
 
 TARGETS: dict[str, Target] = {

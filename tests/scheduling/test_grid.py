@@ -57,7 +57,7 @@ def test_the_same_grid_and_seed_give_the_same_rows(grid: GeneratedGrid, monkeypa
 
 def test_the_ranking_broker_chooses_by_what_had_happened(grid: GeneratedGrid, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranking_broker, "NEWS", 30)
-    lived = live_through(grid, Ranking(grid, Rule()))
+    lived = live_through(grid, Ranking(grid, Rule(overlap=True)))
     now = float(np.quantile(lived.came, 0.7))
     assert (lived.ended < now).sum() > 60, "it has learned by then"
     rng = np.random.default_rng(0)
@@ -66,7 +66,7 @@ def test_the_ranking_broker_chooses_by_what_had_happened(grid: GeneratedGrid, mo
     late, away = ~(lived.ended <= now), ~(lived.there <= now)
     seconds[late] *= rng.uniform(1, 9, seconds[late].shape)
     jitter[away] *= rng.uniform(1, 9, away.sum())
-    changed = live_through(replace(grid, seconds=seconds, jitter=jitter), Ranking(grid, Rule()))
+    changed = live_through(replace(grid, seconds=seconds, jitter=jitter), Ranking(grid, Rule(overlap=True)))
     before = lived.came <= now
     np.testing.assert_array_equal(lived.site[before], changed.site[before])
     assert (lived.site[~before] != changed.site[~before]).any(), "what changed does matter later"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,9 +12,11 @@ import pytest
 from infra.errors import InputError
 from jobs.schema import JOB, conform, fill_in
 from jobs.transfers import TRANSFER, complete
+from models.histories.features import choose_levels, encode
 from models.past.load import begun_lately, under_way
 from models.past.queues import STATE, with_queues
-from models.past.traffic import TRAFFIC, with_measurements, with_traffic
+from models.past.traffic import TRAFFIC, read_series, with_measurements, with_traffic
+from models.quantities.targets import TARGETS, told_more
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
 
@@ -114,3 +117,21 @@ def test_a_measured_series_is_joined_by_last_value_or_by_mean() -> None:
     assert np.isnan(found[0]) and found[1] == 3.0
     with pytest.raises(InputError, match="no column name, value"):
         with_measurements(records, series[["measured_at"]])
+
+
+def test_a_series_is_read_from_a_file_and_a_bad_one_is_a_sentence(tmp_path: Path) -> None:
+    good, bad = tmp_path / "series.csv", tmp_path / "bad.csv"
+    good.write_text("measured_at,name,value\n2026-01-01T00:00:10Z,net,2\n")
+    bad.write_text("measured_at,name,value\nyesterday,net,2\n")
+    found = with_measurements(pd.DataFrame({"submitted_at": [START, START + pd.Timedelta(60, "s")]}), read_series(good))
+    np.testing.assert_equal(found["measured_net"].to_numpy(), [np.nan, 2.0])
+    for path, sentence in ((bad, "cannot be read as a series"), (tmp_path / "none.csv", "cannot be read as a series")):
+        with pytest.raises(InputError, match=sentence):
+            read_series(path)
+
+
+def test_a_refiner_is_shown_what_a_site_measured() -> None:
+    transfers = some_transfers(50).assign(measured_net=np.arange(50.0))
+    levels = choose_levels(with_traffic(transfers), told_more(TARGETS["transfer_time"], ["measured_net"]).subject)
+    assert "measured_net" in levels.numbers
+    assert encode(transfers, levels).numbers[-1, -1] == pytest.approx(np.log2(49.0))

@@ -39,7 +39,7 @@ def test_a_sum_and_a_maximum_are_those_of_a_simulation(parts: list[NDArray[np.fl
     for ours, theirs in ((total(*parts), simulated.sum(axis=0)), (maximum(*parts), simulated.max(axis=0))):
         spread = theirs.std() + 1e-6
         assert ours.mean() == pytest.approx(theirs.mean(), abs=0.08 * spread + 1e-6)
-        assert ours.std() == pytest.approx(theirs.std(), rel=0.2, abs=1e-6)
+        assert ours.std() == pytest.approx(theirs.std(), rel=0.25, abs=1e-6)
         for level in (0.1, 0.5, 0.9):
             # By probabilities: where there is a gap between values, a quantile may lie anywhere in it.
             value = np.quantile(theirs, level)
