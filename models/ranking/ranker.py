@@ -40,6 +40,9 @@ class Ranked:
     job: Coded
     columns: dict[str, Coded | Array]
 
+    def __len__(self) -> int:
+        return len(self.job.codes)
+
     def frame(self) -> pd.DataFrame:
         """A row a candidate; what is not told is None or NaN."""
         return pd.DataFrame({name: _plain(column) for name, column in {"job_id": self.job, **self.columns}.items()})

@@ -98,3 +98,16 @@ def test_an_engine_told_as_jobs_end_answers_as_training_lived_through_them(jobs:
         told = news
         answer = forecaster.distributions(jobs.iloc[[row]], "walltime").mass[0]
         np.testing.assert_allclose(answer, bent[row], rtol=1e-4, atol=1e-7, err_msg=str(row))
+
+
+def test_an_answer_asked_at_a_past_time_knows_nothing_that_ended_later(habits):
+    jobs = habits(600)
+    moment = jobs["submitted_at"].iloc[300]
+    later = (jobs["ended_at"] > moment).to_numpy()
+    jobs = jobs.assign(walltime=jobs["walltime"].where(~later, 50_000.0), requested_walltime=np.nan)
+    asked = jobs.iloc[300:320].assign(submitted_at=moment)
+    forecaster = Forecaster()
+    forecaster.learn(jobs[jobs["ended_at"].notna()])
+    then = forecaster.predict(asked, at=moment.to_pydatetime())["walltime_median"]
+    now = forecaster.predict(asked, at=pd.Timestamp("2100-01-01", tz="UTC").to_pydatetime())["walltime_median"]
+    assert now.min() > 40_000 > 30_000 > then.max()
