@@ -102,6 +102,8 @@ def first_calls(tasks: Tasks, rows: Array, threshold: float) -> dict[int, float]
         more = len(whole) - len(values)
         return Walk(mixture, whole, np.append(values, np.full(more, np.nan)), np.append(limits, np.full(more, np.inf)))
 
+    if not len(opened.job):
+        return {}
     # By what was known when a job of the task last ended: a stall must not teach that jobs take long.
     ends = last_end(tasks, questions)
     mass, which = ask_in_time(walk_of, contexts)(opened.job, ends[opened.question])

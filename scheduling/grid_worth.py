@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from infra.errors import InputError
 from jobs.workload.grid import NOWHERE, GeneratedGrid
 from models.ranking.order import Rule
 from scheduling.brokers import NearestData, Random, ShortestQueue
@@ -36,8 +37,11 @@ def compare(
 ) -> list[dict[str, Any]]:
     """A row a broker: of the jobs that it sent, from their coming to their end, the mean and 95th percentile, and the mean of each part.
 
-    ``mean_ratio`` and ``p95_ratio`` are against the shortest queue. All times in seconds. Raises RankingError for a bad tuning factor.
+    ``mean_ratio`` and ``p95_ratio`` are against the shortest queue. All times in seconds. Raises RankingError for a bad tuning
+    factor, InputError where no job would be counted.
     """
+    if not _counted(grid).any():
+        raise InputError("so few jobs leave none to count after the warm-up: generate more (--jobs)")
     asked = list(brokers(grid, tunings, seed))
     rows = []
     for place, (policy, tuning, make) in enumerate(asked):
@@ -53,8 +57,12 @@ def compare(
 
 def figures(lived: Lived) -> dict[str, Any]:
     """What a broker's jobs took, those of the warm-up and those that sites' own users sent left out."""
-    counted = (lived.grid.home == NOWHERE) & (np.arange(len(lived.grid)) >= WARM_UP * len(lived.grid))
+    counted = _counted(lived.grid)
     done = (lived.ended - lived.came)[counted]
     parts = {"move": lived.there - lived.sent, "wait": lived.started - lived.sent, "run": lived.ended - lived.started}
     means = {f"mean_{name}_s": float(part[counted].mean()) for name, part in parts.items()}
     return {"jobs": int(counted.sum()), "mean_done_s": float(done.mean()), "p95_done_s": float(np.quantile(done, 0.95)), **means}
+
+
+def _counted(grid: GeneratedGrid) -> np.ndarray[Any, Any]:
+    return (grid.home == NOWHERE) & (np.arange(len(grid)) >= WARM_UP * len(grid))

@@ -41,7 +41,7 @@ class Queues:
                 self._read(runs)
         assert self._known is not None  # noqa: S101 - read, or refused
         read_at, known = self._known
-        if time.monotonic() - read_at > AGE and not self._reading.locked():
+        if time.monotonic() - read_at > AGE and self._reading.acquire(blocking=False):
             threading.Thread(target=self._read_again, args=(runs,), name="read-queues", daemon=True).start()
         try:
             return replace(known, runs=runs).rank(asked.candidates, asked.rule, asked.at)
@@ -58,9 +58,12 @@ class Queues:
         self._known = time.monotonic(), found
 
     def _read_again(self, runs: Forecaster) -> None:
-        with self._reading:
-            try:
-                self._read(runs)
-            except RefusalError as error:
-                # What was known goes on answering; the next one who asks tries again.
-                log.warning("queues and links are as they were: %s", error.sentence)
+        try:
+            self._read(runs)
+        except RefusalError as error:
+            # What was known goes on answering; who asks a minute later tries again.
+            log.warning("queues and links are as they were: %s", error.sentence)
+            assert self._known is not None  # noqa: S101 - it was when this began
+            self._known = time.monotonic(), self._known[1]
+        finally:
+            self._reading.release()

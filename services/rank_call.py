@@ -48,7 +48,12 @@ def read_rank(content_type: str, body: bytes, query: Mapping[str, str]) -> RankA
     given = parse_json(body)
     if not isinstance(given, dict) or not isinstance(given.get("jobs"), list):
         raise RefusalError(422, 'the body must be an object with "jobs", a list of jobs, each with its "candidates"')
-    rows = [row for place, job in enumerate(given.pop("jobs")) for row in _rows(place, job)]
+    jobs = [_rows(place, job) for place, job in enumerate(given.pop("jobs"))]
+    names = [rows[0]["job_id"] for rows in jobs]
+    if len(set(names)) < len(names):
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        raise RefusalError(422, f"job {twice[:100]} is there twice (a job without a job_id is called by its place, from 0)")
+    rows = [row for rows in jobs for row in rows]
     _check(len(rows))
     columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
     return _asked(_typed(columns, len(rows), read_values), given | dict(query), arrow=False)

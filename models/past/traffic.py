@@ -105,14 +105,14 @@ def read_series(path: Path) -> pd.DataFrame:
         raise InputError(f"{path} has no column {error.args[0]}: a series has measured_at, name and value") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as a series of measurements: {str(error).splitlines()[0][:200]}") from None
-    return series.assign(measured_at=times, value=values)
+    return series.assign(measured_at=times, value=values).dropna(subset=["measured_at", "value"])
 
 
 def _joined(at: Array, part: pd.DataFrame, how: str, span: float) -> Array:
     times = seconds(pd.to_datetime(part["measured_at"], utc=True))
     order = np.argsort(times, kind="stable")
     times, values = times[order], part["value"].to_numpy(dtype=np.float64)[order]
-    end = np.searchsorted(times, at, side="right")
+    end = np.searchsorted(times, at, side="left")
     if how == "last":
         return np.where(end > 0, values[np.maximum(end - 1, 0)], np.nan)
     begin, sums = np.searchsorted(times, at - span, side="left"), np.concatenate([[0.0], np.cumsum(values)])

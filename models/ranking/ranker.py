@@ -14,7 +14,7 @@ from jobs.coded import Coded, CodedJobs, in_microseconds
 from jobs.schema import JOB
 from jobs.transfers import TRANSFER
 from models.engine.forecaster import Forecaster
-from models.quantities.stochastic import times
+from models.quantities.stochastic import POINTS, times
 from models.ranking.candidates import REQUESTED, Candidates, pairs, ranges, same
 from models.ranking.known import Known, foreseen, latest
 from models.ranking.order import PARTS, RankingError, Rule, rank
@@ -103,9 +103,15 @@ class Ranker:
                 wanted &= ~same(candidates[place], candidates["site"])
             if name == "transfer_in" and not running and not wanted.all():
                 raise RankingError("nothing is asked of some candidates: name a site, or input_at and input_bytes of a replica")
-            if wanted.any() and self.transfers is None:
-                unknown[name] = wanted
-            elif wanted.any() and self.transfers is not None:
+            unsized = (candidates[place].codes >= 0) & np.isnan(candidates[size])
+            if running:
+                unsized &= ~same(candidates[place], candidates["site"])
+            lacking = unsized | wanted if self.transfers is None else unsized
+            if lacking.any():
+                unknown[name] = lacking
+            if not running and self.transfers is None:
+                parts[name] = np.zeros((len(candidates), POINTS))
+            if wanted.any() and self.transfers is not None:
                 rows = np.flatnonzero(wanted)
                 points = self.transfers.points(_transfers(candidates.take(rows), place, size, towards, now), now)
                 parts[name] = np.zeros((len(candidates), points.shape[1]))

@@ -91,8 +91,8 @@ def ask_about(tasks: Tasks, questions: Questions, progress: Progress | None = No
 
 def _rivals(tasks: Tasks, whole: Array, warm_up: float, refit_every: float) -> dict[str, Array]:
     """The ends that the group's 95th percentile and P2PA's random forest on the task's parameters foresee (float64[tasks])."""
-    defined, finished = tasks.defined[whole], tasks.finished[whole]
-    lasted = finished - defined
+    defined, finished, begin = tasks.defined[whole], tasks.finished[whole], able(tasks, links(tasks))[whole]
+    lasted = finished - begin
     groups = tasks.groups[whole]
     ceiling = np.empty(len(whole))
     for row in range(len(whole)):
@@ -108,7 +108,7 @@ def _rivals(tasks: Tasks, whole: Array, warm_up: float, refit_every: float) -> d
         if len(known):
             guess[start:stop] = fit_forest(parameters[known], lasted[known])(parameters[start:stop])
     ends = {name: np.full(len(tasks), np.nan) for name in ("group-p95", "forest")}
-    ends["group-p95"][whole], ends["forest"][whole] = defined + ceiling, defined + guess
+    ends["group-p95"][whole], ends["forest"][whole] = begin + ceiling, begin + guess
     return ends
 
 

@@ -75,3 +75,8 @@ def test_the_ranking_broker_chooses_by_what_had_happened(grid: GeneratedGrid, mo
 def test_a_grid_of_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="at least one job, two sites"):
         generate_grid(0)
+
+
+def test_a_grid_of_which_no_job_would_be_counted_is_refused_in_a_sentence() -> None:
+    with pytest.raises(InputError, match="generate more"):
+        compare(generate_grid(1, days=0.5, sites=5))

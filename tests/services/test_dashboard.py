@@ -223,9 +223,12 @@ def test_a_training_is_started_by_a_button(served: tuple[Dashboard, str], browse
     page.goto(f"{address}/#models", wait_until="domcontentloaded")
     page.get_by_role("button", name="Train a new version").click()
     page.wait_for_selector("#updated:has-text('a training has been started')")
-    while "Usage" not in log.read_text():
+    for _ in range(1200):
+        if "Usage" in log.read_text():
+            break
         page.wait_for_timeout(50)
     page.close()
+    assert "Usage" in log.read_text()
 
 
 PAGES = ("tasks", "task", "chain", "sites", "models", "thresholds")

@@ -5,6 +5,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -167,10 +168,13 @@ def test_a_database_that_never_answers_keeps_no_prediction_waiting_and_a_report_
     predictor, jobs = place.predictor, finished[50:60]
     before = predictor.http.post("/predict", json={"jobs": waiting[:100]}).json()["rows"]
     place.relay.flow.clear()
-    refused = predictor.http.post("/outcomes", json={"jobs": jobs}, timeout=60)
+    with ThreadPoolExecutor(1) as callers:
+        report = callers.submit(predictor.http.post, "/outcomes", json={"jobs": jobs}, timeout=60)
+        assert predictor.http.post("/predict", json={"jobs": waiting[:100]}).json()["rows"] == before
+        assert not report.done()
+        refused = report.result()
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
     assert refused.json()["error"] == "the store is busy; nothing was promised, so send the same outcomes again"
-    assert predictor.http.post("/predict", json={"jobs": waiting[:100]}).json()["rows"] == before
     place.relay.flow.set()
     wait_for(lambda: _taken(predictor, jobs), "the store to take outcomes again", predictor)
     engine = open_store(place.store)

@@ -201,6 +201,20 @@ def test_impossible_outcomes_are_named_and_the_others_kept(predictor: Predictor,
     assert answer["rejected"][0]["reason"].startswith("walltime is -1")
 
 
+def test_candidates_are_ranked_alike_by_both_doors(predictor: Predictor, finished: Rows) -> None:
+    sites = list(dict.fromkeys(job["site"] for job in finished))[:3]
+    jobs = [{"job_id": "a", "user": finished[0]["user"], "candidates": [{"site": site} for site in sites]}]
+    told = predictor.http.post("/rank", json={"jobs": jobs})
+    assert told.status_code == 200, told.text
+    rows = told.json()["rows"]
+    assert [row["rank"] for row in rows] == [1, 2, 3]
+    assert {row["site"] for row in rows} == set(sites)
+    assert all(row["total_low"] <= row["total_median"] <= row["total_high"] for row in rows)
+    flat = [{"job_id": "a", "user": finished[0]["user"], "site": site} for site in sites]
+    table = read_arrow(post(predictor, "/rank", arrow(flat), ARROW_TYPE))
+    assert table["site"].to_pylist() == [row["site"] for row in rows]
+
+
 def test_the_model_endpoint_tells_what_answers_and_on_what_history(predictor: Predictor) -> None:
     model = predictor.http.get("/model").json()
     assert model["model_version"] == "gridcast-1"

@@ -56,6 +56,7 @@ def test_json_and_arrow_say_the_same() -> None:
         ({"jobs": [{"walltime": 3, "candidates": [{"site": "x"}]}]}, "there is no field 'walltime' of a job or a candidate"),
         ({"jobs": [{"candidates": [{"site": "x"}, {"site": 7}]}]}, "candidate 1: site is a number, not text"),
         ({"jobs": [{"candidates": [{"site": "x", "deadline": -1}]}]}, "candidate 0: deadline is -1, not between 0 and 1e.18 s"),
+        ({"jobs": [{"job_id": "1", "candidates": [{"site": "x"}]}, {"candidates": [{"site": "x"}]}]}, "job 1 is there twice"),
         ({"jobs": JOBS, "policy": "luck"}, "there is no policy 'luck'"),
         ({"jobs": JOBS, "luck": 1}, "there is no option 'luck' here"),
     ],

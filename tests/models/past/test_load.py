@@ -121,10 +121,10 @@ def test_a_measured_series_is_joined_by_last_value_or_by_mean() -> None:
 
 def test_a_series_is_read_from_a_file_and_a_bad_one_is_a_sentence(tmp_path: Path) -> None:
     good, bad = tmp_path / "series.csv", tmp_path / "bad.csv"
-    good.write_text("measured_at,name,value\n2026-01-01T00:00:10Z,net,2\n")
+    good.write_text("measured_at,name,value\n2026-01-01T00:00:10Z,net,2\n2026-01-01T00:00:20Z,net,\n")
     bad.write_text("measured_at,name,value\nyesterday,net,2\n")
     found = with_measurements(pd.DataFrame({"submitted_at": [START, START + pd.Timedelta(60, "s")]}), read_series(good))
-    np.testing.assert_equal(found["measured_net"].to_numpy(), [np.nan, 2.0])
+    np.testing.assert_equal(found["measured_net"].to_numpy(), [np.nan, 2.0])  # an empty cell measured nothing
     for path, sentence in ((bad, "cannot be read as a series"), (tmp_path / "none.csv", "cannot be read as a series")):
         with pytest.raises(InputError, match=sentence):
             read_series(path)

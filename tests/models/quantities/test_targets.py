@@ -50,3 +50,8 @@ def test_no_limit_is_made_from_an_outcome(name: str) -> None:
 def test_a_request_for_the_whole_job_is_shared_by_the_cores_asked_for() -> None:
     assert TARGETS["memory_per_core"].limit(JOBS).tolist() == [4e9, 2e9, np.inf]
     assert TARGETS["cpu_per_core"].limit(JOBS).tolist() == [3600.0, 600.0, np.inf]
+
+
+def test_a_wait_is_measured_against_the_time_in_which_the_queue_drains() -> None:
+    around = pd.DataFrame({"system_waiting_work": [7200.0, 0.0, 100.0, np.nan], "system_running_cores": [4.0, 4.0, 0.0, np.nan]})
+    assert TARGETS["wait"].limit(around).tolist() == [1800.0, np.inf, np.inf, np.inf]

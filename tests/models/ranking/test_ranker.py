@@ -109,3 +109,19 @@ def test_what_cannot_be_ranked_is_a_sentence(known: Ranker) -> None:
     ):
         with pytest.raises(RankingError, match=sentence):
             ranked(known, rows)
+
+
+def test_replicas_of_which_nothing_is_known_are_named_and_not_refused(known: Ranker) -> None:
+    nothing = Ranker(known.runs, known.waits, None)
+    found = ranked(nothing, candidates(*({"input_at": place, "input_bytes": 1e9} for place in ("store", "tape"))))
+    assert found["unknown"].tolist() == ["transfer_in", "transfer_in"]
+    assert found["total_mean"].tolist() == [0.0, 0.0]
+
+
+def test_input_of_unknown_size_is_named_unknown_and_stands_behind(known: Ranker) -> None:
+    asked = candidates(
+        {"site": "near", "input_at": "store", "input_bytes": np.nan}, {"site": "far", "input_at": "store", "input_bytes": 1e9}
+    )
+    found = ranked(known, asked).set_index("site")
+    assert found["unknown"].to_dict() == {"near": "transfer_in", "far": ""}
+    assert found["rank"].to_dict() == {"far": 1, "near": 2}
