@@ -33,7 +33,7 @@ np.savez(sys.argv[2], mass=answer.mass, limit=answer.limit, scales=scales)
 
 
 def walk(jobs: Path, out: Path, **environment: str) -> dict[str, np.ndarray]:
-    subprocess.run([sys.executable, "-c", WALK, jobs, out], env={**os.environ, **environment}, cwd=Path(__file__).parents[2], check=True)
+    subprocess.run([sys.executable, "-c", WALK, jobs, out], env={**os.environ, **environment}, cwd=Path(__file__).parents[3], check=True)
     return dict(np.load(out))
 
 

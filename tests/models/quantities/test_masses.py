@@ -30,6 +30,7 @@ def test_one_pass_says_what_a_distribution_says(limited: bool) -> None:
         masses, which, factors, width, GRID.centres, GRID.edges, limit, LEVELS, DEVIATION / 1e8, cuts.bins, cuts.parts,
         numbers, best, classes,
     )  # fmt: skip
-    np.testing.assert_array_equal(classes, asked.shares(cuts))
+    # Sums may be taken in any order (infra/compiled.py), and which one depends on the processor and on what a function is compiled into.
+    np.testing.assert_allclose(classes, asked.shares(cuts), rtol=1e-12)
     np.testing.assert_array_equal(best, asked.best_bin(1e8))
-    np.testing.assert_array_equal(numbers, np.column_stack([asked.moments(), asked.quantiles(LEVELS)]))
+    np.testing.assert_allclose(numbers, np.column_stack([asked.moments(), asked.quantiles(LEVELS)]), rtol=1e-12)

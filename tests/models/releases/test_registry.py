@@ -236,7 +236,7 @@ def test_killed_between_upload_and_alias_the_old_champion_serves_and_the_orphan_
     registry.promote(registry.publish(folder, evidence(), settings=settings).version, by="ada", why="the first", settings=settings)
     environment = {**os.environ, "GRIDCAST_HOME": str(settings.home), "GRIDCAST_MODEL_NAME": settings.model_name}
     command = [sys.executable, "-c", KILLED, str(folder)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as process:
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"reached\n"
         process.kill()
