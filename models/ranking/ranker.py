@@ -98,24 +98,23 @@ class Ranker:
         parts, unknown = dict[str, Array](), dict[str, Array]()
         asked = self._jobs(candidates, now)
         for name, place, size, towards in _MOVES:
-            wanted = (candidates[place].codes >= 0) & (candidates[size] > 0)
+            moved = candidates[place].codes >= 0
             if running:
-                wanted &= ~same(candidates[place], candidates["site"])
+                moved &= ~same(candidates[place], candidates["site"])
+            wanted = moved & (candidates[size] > 0)
             if name == "transfer_in" and not running and not wanted.all():
                 raise RankingError("nothing is asked of some candidates: name a site, or input_at and input_bytes of a replica")
-            unsized = (candidates[place].codes >= 0) & np.isnan(candidates[size])
-            if running:
-                unsized &= ~same(candidates[place], candidates["site"])
-            lacking = unsized | wanted if self.transfers is None else unsized
+            # A replica's output_at is only where its copy goes: nothing is written back, so no size is missing.
+            lacking = moved & np.isnan(candidates[size]) if running else np.zeros(len(candidates), bool)
+            if self.transfers is None:
+                lacking |= wanted
             if lacking.any():
                 unknown[name] = lacking
-            if not running and self.transfers is None:
+            if wanted.any() and (self.transfers is not None or not running):
                 parts[name] = np.zeros((len(candidates), POINTS))
             if wanted.any() and self.transfers is not None:
                 rows = np.flatnonzero(wanted)
-                points = self.transfers.points(_transfers(candidates.take(rows), place, size, towards, now), now)
-                parts[name] = np.zeros((len(candidates), points.shape[1]))
-                parts[name][rows] = points
+                parts[name][rows] = self.transfers.points(_transfers(candidates.take(rows), place, size, towards, now), now)
         if running:
             if self.waits is None:
                 unknown["wait"] = np.ones(len(candidates), bool)
@@ -128,7 +127,7 @@ class Ranker:
         """Run times by what such jobs do anywhere, times what each site makes of it (float64[n, POINTS])."""
         if not self.speeds.factor:
             return foreseen(self.runs, asked)
-        anywhere = CodedJobs({**asked.columns, "site": Coded(np.full(len(asked), -1), [])}, len(asked))
+        anywhere = CodedJobs({**asked.columns, "site": Coded.missing(len(asked))}, len(asked))
         return times(foreseen(self.runs, anywhere), self.speeds.of_sites(asked))
 
     def _jobs(self, candidates: Candidates, now: int) -> CodedJobs:
@@ -141,7 +140,7 @@ def _transfers(candidates: Candidates, place: str, size: str, towards: bool, now
     site = candidates["site"]
     ends = (candidates[place], site if (site.codes >= 0).any() else candidates["output_at"])
     here, there = ends if towards else ends[::-1]
-    missing = Coded(np.full(len(candidates), -1), [])
+    missing = Coded.missing(len(candidates))
     texts = dict.fromkeys(_OF_TRANSFER, missing) | {"from_endpoint": here, "to_endpoint": there, "link": pairs(here, there)}
     when = np.full(len(candidates), now, np.int64)
     return CodedJobs({**texts, "source": missing, "submitted_at": when, "bytes": candidates[size]}, len(candidates))

@@ -80,6 +80,8 @@ def test_replicas_are_ranked_by_their_transfer_alone(known: Ranker) -> None:
     found = ranked(known, candidates(*rows), Rule("conservative"))
     assert "run" not in found
     assert found["input_at"].tolist()[0] == "store"
+    assert found["unknown"].tolist() == ["", ""], "where a copy goes needs no size of an output"
+    assert found["first"].notna().all()
 
 
 def test_what_is_not_known_is_named_and_stands_behind_what_is(known: Ranker) -> None:
