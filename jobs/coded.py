@@ -31,6 +31,11 @@ class Coded:
     codes: Array
     values: Sequence[str]
 
+    @staticmethod
+    def missing(rows: int) -> Coded:
+        """A column of which nobody told any value."""
+        return Coded(np.full(rows, -1), [])
+
 
 @dataclass(frozen=True)
 class CodedJobs:

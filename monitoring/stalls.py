@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from models.engine.training import Progress, find_target, new_mixture
-from models.histories.features import choose_levels, encode
-from models.histories.mixture import Walk
+from models.engine.training import Progress, find_target
 from models.tasks.ends import FEWEST_JOBS
-from models.tasks.inputs import Questions, ask_in_time, open_jobs
-from models.tasks.sets import Tasks, group_tasks, microseconds
+from models.tasks.inputs import Questions, open_jobs
+from models.tasks.judged import walltimes_in_time
+from models.tasks.sets import Tasks, group_tasks
 from monitoring.task_states import FEWEST_OPEN, Thresholds, last_end, quietness, submitted, upper
 
 Array = npt.NDArray[Any]
@@ -92,22 +91,12 @@ def first_calls(tasks: Tasks, rows: Array, threshold: float) -> dict[int, float]
     order = np.argsort(at, kind="stable")
     questions = Questions(task[order], at[order], np.zeros(len(task)))
     opened = submitted(tasks, questions, open_jobs(tasks, questions))
-    aim = find_target("walltime")
-    levels = choose_levels(tasks.jobs.iloc[: max(len(tasks.jobs) // 10, 1)], aim.subject)
-    contexts = encode(tasks.jobs, levels)
-    contexts = replace(contexts, at=microseconds(tasks.defined[tasks.task]))
-    mixture, values, limits = new_mixture(aim, levels), aim.value(tasks.jobs), aim.limit(tasks.jobs)
-
-    def walk_of(whole: Any) -> Walk:
-        more = len(whole) - len(values)
-        return Walk(mixture, whole, np.append(values, np.full(more, np.nan)), np.append(limits, np.full(more, np.inf)))
-
     if not len(opened.job):
         return {}
     # By what was known when a job of the task last ended: a stall must not teach that jobs take long.
     ends = last_end(tasks, questions)
-    mass, which = ask_in_time(walk_of, contexts)(opened.job, ends[opened.question])
-    stalled = quietness(tasks, questions, opened, upper(mass, aim.grid)[which], ends) > threshold
+    mass, which = walltimes_in_time(tasks)(opened.job, ends[opened.question])
+    stalled = quietness(tasks, questions, opened, upper(mass, find_target("walltime").grid)[which], ends) > threshold
     first: dict[int, float] = {}
     for row in np.flatnonzero(stalled):
         first.setdefault(int(questions.task[row]), float(questions.at[row]))

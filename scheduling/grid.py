@@ -23,7 +23,6 @@ Array = npt.NDArray[Any]
 Progress = Callable[[str, float], None]
 
 COMES, ARRIVES, ENDS = range(3)
-DAY = 86400.0
 LATENCY = 5.0
 """Seconds to open a transfer."""
 

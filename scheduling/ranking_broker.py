@@ -93,7 +93,7 @@ class Ranking:
         known = self._micros(there)
         events = traffic_in(begin + sent, begin + sent, begin + there, size, rates, rates, self._micros(sent), known)
         here, there_at = (Coded(places[rows], self.grid.sites) for places in (self.grid.input_at, lived.site))
-        missing = Coded(np.full(len(rows), -1), [])
+        missing = Coded.missing(len(rows))
         told = {"source": self._asked.take(rows)["source"], "from_endpoint": here, "to_endpoint": there_at, "link": pairs(here, there_at)}
         places = {name: fields for name, fields in LINKS.items() if name in ("server", "link", "from", "to")}
         return Around.of(CodedJobs({**told, "file_system": missing, "direction": missing}, len(rows)), events, places)

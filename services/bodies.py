@@ -110,37 +110,52 @@ def _from_columns(columns: Any, options: dict[str, Any]) -> Batch:
 
 def read_arrow(body: bytes) -> Batch:
     """Read an Arrow IPC stream of job columns, fully validated before a value is touched; raises RefusalError (400, 413, 422)."""
+    columns, rows = read_stream(body, _check_names, check_size)
+    return _typed(columns, rows, read_array, "arrow", {})
+
+
+def read_stream(
+    body: bytes, check_names: Callable[[list[str]], None], check_rows: Callable[[int], None]
+) -> tuple[dict[str, pa.Array], int]:
+    """The columns of an Arrow IPC stream and its number of rows, fully validated; the checks refuse its names and how many rows it has.
+
+    Raises RefusalError (400, 415), and what the checks raise.
+    """
     try:
         refuse_compression(body)
         batches = []
         rows = 0
         with pa.ipc.open_stream(pa.py_buffer(body)) as stream:
-            _check_names(stream.schema.names)
+            check_names(stream.schema.names)
             for batch in stream:
                 # The row count is only a number in the message: look at it before anything is made of that length.
                 rows += batch.num_rows
-                check_size(rows)
+                check_rows(rows)
                 batch.validate(full=True)
                 batches.append(batch)
             table = pa.Table.from_batches(batches, stream.schema).unify_dictionaries().combine_chunks()
     except (pa.ArrowException, struct.error, OSError, UnicodeDecodeError) as error:
         sentence = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise RefusalError(400, f"the body is not a valid Arrow stream: {sentence}") from None
-    columns = {name: one_array(table.column(name)) for name in table.column_names}
-    return _typed(columns, table.num_rows, read_array, "arrow", {})
+    return {name: one_array(table.column(name)) for name in table.column_names}, table.num_rows
 
 
 def _typed(
     columns: Mapping[str, Any], rows: int, read: Callable[[str, Any, Faults], pa.Array], shape: Shape, options: dict[str, Any]
 ) -> Batch:
-    faults = Faults()
-    try:
-        typed = {name: read(name, values, faults) for name, values in columns.items()}
-    except (TypeError, pa.ArrowException) as error:
-        raise RefusalError(422, str(error).splitlines()[0]) from None
+    typed, faults = read_columns(columns, read)
     # A table without columns has no rows: empty jobs are carried by their missing ids.
     empty = {"job_id": pa.nulls(rows, pa.string())} if shape == "rows" else {}
     return Batch(pa.table(typed or empty), faults, shape, options)
+
+
+def read_columns(columns: Mapping[str, Any], read: Callable[[str, Any, Faults], pa.Array]) -> tuple[dict[str, pa.Array], Faults]:
+    """Columns typed by their fields, and what is wrong with single rows; raises RefusalError (422) for a column of a wrong type."""
+    faults = Faults()
+    try:
+        return {name: read(name, values, faults) for name, values in columns.items()}, faults
+    except (TypeError, pa.ArrowException) as error:
+        raise RefusalError(422, str(error).splitlines()[0]) from None
 
 
 def _check_names(names: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,8 +15,8 @@ from jobs.coded import Coded
 from models.ranking.candidates import CANDIDATE, REQUESTED, Candidates
 from models.ranking.order import RankingError, Rule
 from models.ranking.ranker import Ranked
-from services.bodies import ARROW_TYPE, JSON_TYPE, parse_json, refuse_compression
-from services.columns import Faults, code, one_array, read_array, read_values
+from services.bodies import ARROW_TYPE, JSON_TYPE, parse_json, read_columns, read_stream
+from services.columns import Faults, code, read_array, read_values
 from services.doors import read_moment
 from services.refusal import RefusalError
 
@@ -74,22 +73,13 @@ def _rows(place: int, job: Any) -> list[dict[str, Any]]:
 
 
 def _from_arrow(body: bytes) -> Candidates:
-    try:
-        refuse_compression(body)
-        with pa.ipc.open_stream(pa.py_buffer(body)) as stream:
-            batches = []
-            rows = 0
-            for batch in stream:
-                rows += batch.num_rows
-                _check(rows)
-                batch.validate(full=True)
-                batches.append(batch)
-            table = pa.Table.from_batches(batches, stream.schema).unify_dictionaries().combine_chunks()
-    except (pa.ArrowException, struct.error, OSError, ValueError) as error:
-        raise RefusalError(400, f"the body is not a valid Arrow stream: {(str(error).splitlines() or ['?'])[0][:200]}") from None
-    if len(set(table.column_names)) < table.num_columns:
+    columns, rows = read_stream(body, _check_once, _check)
+    return _typed(columns, rows, read_array)
+
+
+def _check_once(names: list[str]) -> None:
+    if len(set(names)) < len(names):
         raise RefusalError(422, "a column is there twice")
-    return _typed({name: one_array(table.column(name)) for name in table.column_names}, table.num_rows, read_array)
 
 
 def _typed(columns: Mapping[str, Any], rows: int, read: Callable[[str, Any, Faults], pa.Array]) -> Candidates:
@@ -98,11 +88,7 @@ def _typed(columns: Mapping[str, Any], rows: int, read: Callable[[str, Any, Faul
         raise RefusalError(422, "the candidates have no column job_id" if rows else "there is no candidate to rank")
     if strange := [name for name in columns if name not in _KNOWN]:
         raise RefusalError(422, f"there is no field {str(strange[0])[:100]!r} of a job or a candidate")
-    faults = Faults()
-    try:
-        typed = {name: read(name, values, faults) for name, values in columns.items()}
-    except (TypeError, pa.ArrowException) as error:
-        raise RefusalError(422, str(error).splitlines()[0]) from None
+    typed, faults = read_columns(columns, read)
     names = typed["job_id"].dictionary_encode()
     if names.null_count:
         faults.add(int(np.flatnonzero(names.is_null().to_numpy(zero_copy_only=False))[0]), "job_id is missing")

@@ -164,7 +164,7 @@ class Forecaster:
     def _foresee(self, name: str, contexts: Contexts, limits: Array, clusters: Array) -> _Foreseen:
         mixture = self.mixtures[name]
         # Only the refiner reads the numbers: the histories of jobs that differ by no more are looked at once.
-        alike = tell_apart([*contexts.keys.T, contexts.at.view(np.uint64), limits.view(np.uint64)], len(contexts))
+        alike = _alike(contexts, limits)
         few = contexts.take(alike.first)
         counts, asked, aside = mixture.counts(few), limits[alike.first], {}
         if name == "peak_memory" and "walltime" in self.mixtures:
@@ -222,10 +222,7 @@ class Forecaster:
                 self.advice.leave(found, self.names, {name: values[rows] for name, values in limits.items()}, left_alone[rows])
                 return found
 
-            # Kinds with the same histories stand together, so that each part looks at its own.
-            order = np.argsort(contexts.keys[:, 0], kind="stable")
-            place = np.empty_like(order)
-            place[order] = np.arange(len(order))
+            order, place = _together(contexts)
             found = in_parts(answer, order)
             return Answers(found, self._answering(clusters[order]), found.pop("cold"), place[kinds.which], self.model_version)
 
@@ -245,12 +242,9 @@ class Forecaster:
             kinds, few, contexts, clusters = self._asked(jobs, None)
             limits = TARGETS[name].limit(few)
             levels = np.sort([self.calibrations[name].level(share) for share in shares])
-
             bent = bool(self._refiners(name))
             # Without a refiner the histories are all that tells one from another.
-            alike = Kinds(np.arange(len(few)), np.arange(len(few)))
-            if not bent:
-                alike = tell_apart([*contexts.keys.T, contexts.at.view(np.uint64), limits.view(np.uint64)], len(few))
+            alike = Kinds(np.arange(len(few)), np.arange(len(few))) if bent else _alike(contexts, limits)
             contexts, limits, clusters = contexts.take(alike.first), limits[alike.first], clusters[alike.first]
 
             def answer(rows: Array) -> dict[str, Array]:
@@ -259,9 +253,7 @@ class Forecaster:
                     return {name: self.mixtures[name].distributions(part, limits[rows]).quantiles(levels)}
                 return {name: self._distribution(name, part, limits[rows], clusters[rows]).quantiles(levels)}
 
-            order = np.argsort(contexts.keys[:, 0], kind="stable")
-            place = np.empty_like(order)
-            place[order] = np.arange(len(order))
+            order, place = _together(contexts)
             return in_parts(answer, order)[name], place[alike.which][kinds.which]
 
     def _refiners(self, name: str) -> Mapping[str, Refiner]:
@@ -312,6 +304,19 @@ class Forecaster:
         known |= {end: values[which] for end, values in foreseen.aside.items()}
         told = {f"{name}{end}": np.round(values, DECIMALS) for end, values in known.items()}
         return told | (_classes(name, shares, known=len(cuts) > 0) if classes else {})
+
+
+def _alike(contexts: Contexts, limits: Array) -> Kinds:
+    """Rows grouped by all that the histories read of them."""
+    return tell_apart([*contexts.keys.T, contexts.at.view(np.uint64), limits.view(np.uint64)], len(contexts))
+
+
+def _together(contexts: Contexts) -> tuple[Array, Array]:
+    """An order in which rows with the same histories stand together, so that each part looks at its own, and each row's place in it."""
+    order = np.argsort(contexts.keys[:, 0], kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return order, place
 
 
 def _classes(name: str, shares: Array, known: bool) -> dict[str, Array]:

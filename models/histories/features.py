@@ -238,15 +238,12 @@ def _combine(hashes: Iterable[Keys], rows: int, salt: int) -> Keys:
 def _take_in(total: Keys, values: Keys) -> None:
     """``total = _mix(total * prime ^ values)`` without room for what lies between."""
     for row in range(len(total)):
-        mixed = (total[row] * np.uint64(0x100000001B3)) ^ values[row]
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        total[row] = mixed ^ (mixed >> np.uint64(31))
+        total[row] = _mix((total[row] * np.uint64(0x100000001B3)) ^ values[row])
 
 
+@compiled
 def _mix(values: Keys) -> Keys:
-    """The finaliser of splitmix64 (Steele, Lea, Flood 2014)."""
-    with np.errstate(over="ignore"):
-        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    """The finaliser of splitmix64 (Steele, Lea, Flood 2014), of a number or of each of an array."""
+    once = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    twice = (once ^ (once >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return twice ^ (twice >> np.uint64(31))

@@ -53,7 +53,7 @@ class Candidates:
         """A column; one that nobody told is missing in every row."""
         if name in self.columns:
             return self.columns[name]
-        return Coded(np.full(len(self), -1), []) if name in _TEXTS else np.full(len(self), np.nan)
+        return Coded.missing(len(self)) if name in _TEXTS else np.full(len(self), np.nan)
 
     def take(self, rows: Array) -> Candidates:
         """Some of the candidates (indices)."""

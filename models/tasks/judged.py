@@ -7,6 +7,7 @@ jobs had ended. Every model is fitted on what was known when it was fitted, a te
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from models.histories.features import choose_levels, encode
 from models.histories.mixture import Walk
 from models.tasks.chains import able, links
 from models.tasks.ends import ASKED, FEWEST_JOBS, Past
-from models.tasks.inputs import Questions, ask_in_time, inputs
+from models.tasks.inputs import Ask, Questions, ask_in_time, inputs
 from models.tasks.ranges import live_through
 from models.tasks.sets import Tasks, group_tasks, microseconds
 
@@ -74,19 +75,23 @@ def questions_about(tasks: Tasks, rows: Array) -> Questions:
 
 def ask_about(tasks: Tasks, questions: Questions, progress: Progress | None = None) -> Array:
     """What the models are shown of each question, the walltimes of its jobs foreseen by the mixture as it stood at the instant."""
+    return inputs(tasks, questions, walltimes_in_time(tasks), find_target("walltime").grid, progress)
+
+
+def walltimes_in_time(tasks: Tasks) -> Ask:
+    """Who foresees the walltimes of the jobs of ``tasks``: a mixture that lives through them in time, and can be asked once."""
     aim = find_target("walltime")
     jobs = tasks.jobs
     levels = choose_levels(jobs.iloc[: max(len(jobs) // 10, 1)], aim.subject)
-    contexts = encode(jobs, levels)
     # A job is foreseen when its task is defined, not when it is submitted: by what was known then it is judged who foresaw it.
-    contexts = type(contexts)(contexts.keys, microseconds(tasks.defined[tasks.task]), contexts.known, contexts.ids, contexts.numbers)
+    contexts = replace(encode(jobs, levels), at=microseconds(tasks.defined[tasks.task]))
     mixture, values, limits = new_mixture(aim, levels), aim.value(jobs), aim.limit(jobs)
 
     def walk_of(whole: Any) -> Walk:
         more = len(whole) - len(values)
         return Walk(mixture, whole, np.append(values, np.full(more, np.nan)), np.append(limits, np.full(more, np.inf)))
 
-    return inputs(tasks, questions, ask_in_time(walk_of, contexts), aim.grid, progress)
+    return ask_in_time(walk_of, contexts)
 
 
 def _rivals(tasks: Tasks, whole: Array, warm_up: float, refit_every: float) -> dict[str, Array]:
