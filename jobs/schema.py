@@ -81,6 +81,8 @@ OUTCOMES = (
     "started_at", "ended_at", "status", "cores", "host", "host_power", "walltime", "cpu_time", "peak_memory", "read_bytes", "written_bytes",
 )  # fmt: skip
 """Fields that are unknown when the job is submitted: no feature may read them of a job that had not ended."""
+ASKED = tuple(field.name for field in FIELDS if field.name not in OUTCOMES or field.name == "host_power")
+"""What who asks may tell of a job: all but outcomes, and the power of the host that is thought of, seen before or not."""
 
 
 @dataclass(frozen=True)

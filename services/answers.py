@@ -13,7 +13,7 @@ import pyarrow as pa
 from services.bodies import ARROW_TYPE, JSON_TYPE, Shape
 
 if TYPE_CHECKING:
-    from models.engine.forecaster import Answers
+    from models.engine.answers import Answers
 
 
 def write_answer(answers: Answers, job_ids: pa.Array, about: Mapping[str, Any], shape: Shape) -> tuple[str, bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from jobs.schema import EARLIEST, FIELDS, OUTCOMES, STATUSES, Field
+from jobs.schema import ASKED, COLUMNS, EARLIEST, FIELDS, STATUSES, Field
 from models.ranking.order import POLICIES
 from services.bodies import ARROW_TYPE, JSON_TYPE, MOST_JOBS
 from services.columns import LONGEST_TEXT
@@ -191,7 +191,7 @@ waiting left out), and `scout_prediction`, a message in PanDA's names and units.
 def _task() -> Schema:
     count = {"type": "integer", "minimum": 1, "maximum": MOST_OF_TASK}
     fields = _job(("source",))
-    fields["properties"] = {name: value for name, value in fields["properties"].items() if name not in OUTCOMES}
+    fields["properties"] = {name: value for name, value in fields["properties"].items() if name in ASKED}
     given = {"task": fields, "jobs": count, "at_once": {**count, "type": ["integer", "null"]}}
     given["at"] = {"anyOf": [*_options()["at"]["anyOf"], {"type": "null"}]}
     number = {"type": ["number", "null"]}
@@ -213,9 +213,9 @@ def _task() -> Schema:
 
 def _rank() -> Schema:
     text, number = {"type": ["string", "null"]}, {"type": ["number", "null"]}
-    candidate = _object({name: number if name.endswith(("bytes", "deadline")) else text for name in OF_CANDIDATE})
+    candidate = _object({name: number if name.endswith(("bytes", "deadline", "power")) else text for name in OF_CANDIDATE})
     job = _job(("source",))
-    job["properties"] = {name: value for name, value in job["properties"].items() if name not in OUTCOMES}
+    job["properties"] = {name: value for name, value in job["properties"].items() if name in ASKED}
     job["properties"] |= candidate["properties"] | {"candidates": {"type": "array", "items": candidate, "minItems": 1}}
     given = {"jobs": {"type": "array", "items": {**job, "required": ["candidates"]}}, "policy": {"enum": list(POLICIES)}}
     given |= {"tuning": {"type": "number"}, "level": {"type": "number"}, "overlap": {"type": "boolean"}, "at": _options()["at"]}
@@ -275,7 +275,7 @@ def _predictions() -> Schema:
     about = {
         "model_version": {"type": "string"},
         "coverage": {"type": "number"},
-        "unread": {"type": "array", "items": {"enum": list(OUTCOMES)}},
+        "unread": {"type": "array", "items": {"enum": [name for name in COLUMNS if name not in ASKED]}},
     }
     rows = {"rows": {"type": "array", "items": _ref("Prediction")}}
     columns = {"columns": {"type": "object", "additionalProperties": {"type": "array"}}}

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.schema import COLUMNS, OUTCOMES, conform, fill_in, sort_out
+from jobs.schema import ASKED, COLUMNS, conform, fill_in, sort_out
 from services.bodies import Batch
 from services.columns import CODED, TIME, Faults, read_values
 from services.refusal import RefusalError
@@ -111,11 +111,11 @@ def jobs_asked(batch: Batch, now: datetime | None = None) -> Asked:
     """
     faults, table = batch.faults, batch.jobs
     _require(batch, REQUIRED)
-    unread = tuple(name for name in table.column_names if name in OUTCOMES)
+    unread = tuple(name for name in table.column_names if name in COLUMNS and name not in ASKED)
     # What is wrong with a field that is not read is still wrong: the caller wants to know.
     if faults.of:
         raise RefusalError(422, faults.first)
-    jobs = table.select([name for name in COLUMNS if name in table.column_names and name not in OUTCOMES])
+    jobs = table.select([name for name in ASKED if name in table.column_names])
     for name in REQUIRED:
         if name not in jobs.column_names:  # no rows at all
             jobs = jobs.append_column(name, pa.nulls(0, pa.string() if name == "job_id" else CODED))

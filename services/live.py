@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from models.engine.advice import Advice
-    from models.engine.forecaster import Answers, Forecaster
+    from models.engine.answers import Answers
+    from models.engine.forecaster import Forecaster
     from models.ranking.ranker import Ranked
     from models.releases.versions import Version
     from services.rank_call import RankAsked

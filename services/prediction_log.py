@@ -22,7 +22,7 @@ from services.quiet import Quiet
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from models.engine.forecaster import Answers
+    from models.engine.answers import Answers
 
 MOST_WAITING = 200_000
 """Jobs whose answers may wait: about 100 MB."""

@@ -12,7 +12,8 @@ import orjson
 import pyarrow as pa
 
 from jobs.coded import Coded
-from models.ranking.candidates import CANDIDATE, REQUESTED, Candidates
+from jobs.schema import ASKED
+from models.ranking.candidates import CANDIDATE, Candidates
 from models.ranking.order import RankingError, Rule
 from models.ranking.ranker import Ranked
 from services.bodies import ARROW_TYPE, JSON_TYPE, parse_json, read_columns, read_stream
@@ -21,10 +22,10 @@ from services.doors import read_moment
 from services.refusal import RefusalError
 
 MOST_CANDIDATES = 100_000
-OF_CANDIDATE = ("site", "queue", "input_bytes", *CANDIDATE)
+OF_CANDIDATE = ("site", "queue", "host_power", "input_bytes", *CANDIDATE)
 """What may differ between the candidates of a job; the rest is told of the job."""
 OPTIONS = ("policy", "tuning", "level", "overlap", "at")
-_KNOWN = frozenset({*REQUESTED, *OF_CANDIDATE})
+_KNOWN = frozenset({*ASKED, *OF_CANDIDATE})
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from jobs.coded import CodedJobs, code, in_microseconds
+from models.engine import hosts
 from models.engine.advice import LEFT_ALONE, Advice
 from models.engine.allocation import set_aside
+from models.engine.answers import DECIMALS, SHARES, Answers
 from models.engine.explanation import allocation_rule, explain_histories, explain_refiners
 from models.engine.model_set import NO_MODEL, ModelSet
 from models.histories.calibration import Calibration
@@ -30,39 +32,6 @@ from models.refiner.clusters import GLOBAL
 from models.refiner.refinement import Refiner, coarse_masses, factors, inputs, read_bent, refine
 
 Array = npt.NDArray[Any]
-
-DECIMALS = 3
-"""Milliseconds are more than a prediction knows; more digits would only make answers longer."""
-SHARES = {"_low": 0.05, "_high": 0.95, "_allocation": 0.95, "_kill_limit": 0.99}
-"""The share of the jobs that each of these answers is to lie above, within what the user asked for."""
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What was foreseen for n jobs, kept a kind of job: ``which`` (int64[n]) is the kind of each.
-
-    ``numbers``, float64[kinds] by name, are for each target t the best single value t, t_median, t_mean, t_sd, the 90 % range t_low to
-    t_high, what to set aside t_allocation and where to stop the job t_kill_limit (see SHARES), and t_q<level> for each quantile asked
-    for; where classes are, t_class and t_class_probability. ``cluster`` (object[kinds]) is whose refiner answered, ``cold_start``
-    (bool[kinds]) says that nothing is known of who submits. Of peak_memory, where walltimes are predicted too, t_allocation is the first
-    rung of the ladder that wastes least (see allocation.py); t_allocation_2 and t_allocation_3 are what to try after a failure (no
-    larger where there is nothing more to try), and t_risk is the probability that the first fails.
-    """
-
-    numbers: dict[str, Array]
-    cluster: Array
-    cold_start: Array
-    which: Array
-    model_version: str
-
-    def __len__(self) -> int:
-        return len(self.which)
-
-    def frame(self, job_ids: Array) -> pd.DataFrame:
-        """A row a job: job_id, the numbers, then cluster, model_version and cold_start."""
-        columns = {name: values[self.which] for name, values in self.numbers.items()}
-        last = {"cluster": self.cluster[self.which], "model_version": self.model_version, "cold_start": self.cold_start[self.which]}
-        return pd.DataFrame({"job_id": job_ids, **columns, **last})
 
 
 @dataclass(frozen=True)
@@ -101,8 +70,7 @@ class Forecaster:
         relative = tuple(level.relative for level in levels.levels)
         self.mixtures: dict[str, Mixture] = {}
         self.calibrations: dict[str, Calibration] = {}
-        thresholds = self.model_set.card.get("thresholds", {}) if self.model_set else {}
-        self._cuts = {name: Cuts.of(tuple(thresholds.get(name, ())), TARGETS[name].grid) for name in self.names}
+        self._cuts = {name: Cuts.of(self._thresholds(name), TARGETS[name].grid) for name in self.names}
         for name in self.names:
             model = self.model_set.targets[name] if self.model_set else None
             mixture = Mixture(TARGETS[name], relative, levels.owner, model.settings if model else settings_of(name))
@@ -110,6 +78,9 @@ class Forecaster:
                 mixture.restore(model.learned)
             self.mixtures[name] = mixture
             self.calibrations[name] = model.calibration.copy() if model else Calibration()
+
+    def _thresholds(self, name: str) -> tuple[float, ...]:
+        return tuple(self.model_set.card.get("thresholds", {}).get(name, ())) if self.model_set else ()
 
     @property
     def model_version(self) -> str:
@@ -199,7 +170,8 @@ class Forecaster:
     def fields(self) -> frozenset[str]:
         """The fields of jobs that the answer depends on, beside when they were submitted."""
         field = self.model_set.clusters.field if self.model_set else None
-        return self.levels.fields.union(LIMITED_BY, (field,) if field else (), ("program",) if self.advice.left_alone else ())
+        others = (*hosts.read_fields(self.names), *((field,) if field else ()), *(("program",) if self.advice.left_alone else ()))
+        return self.levels.fields.union(LIMITED_BY, others)
 
     def answer(self, jobs: CodedJobs, quantiles: tuple[float, ...] = (), at: datetime | None = None, classes: bool = False) -> Answers:
         """Predict every target of ``jobs`` by what was known at submission, or at ``at`` for jobs that still wait.
@@ -211,6 +183,7 @@ class Forecaster:
         with self._lock:
             kinds, few, contexts, clusters = self._asked(jobs, at)
             limits, left_alone = {name: TARGETS[name].limit(few) for name in self.names}, self.advice.leaves(few)
+            power = hosts.powers(few, self.names)
 
             def answer(rows: Array) -> dict[str, Array]:
                 part = contexts.take(rows)
@@ -219,12 +192,35 @@ class Forecaster:
                     foreseen = self._foresee(name, part, limits[name][rows], clusters[rows])
                     found |= self._numbers(name, foreseen, part, quantiles, classes)
                     found["cold"] |= foreseen.cold
+                if not np.isnan(power[rows]).all():
+                    self._carry(found, part, power[rows], limits[hosts.CARRIED][rows], clusters[rows], quantiles, classes)
                 self.advice.leave(found, self.names, {name: values[rows] for name, values in limits.items()}, left_alone[rows])
                 return found
 
             order, place = _together(contexts)
             found = in_parts(answer, order)
             return Answers(found, self._answering(clusters[order]), found.pop("cold"), place[kinds.which], self.model_version)
+
+    def _carry(
+        self,
+        found: dict[str, Array],
+        part: Contexts,
+        power: Array,
+        limits: Array,
+        clusters: Array,
+        quantiles: tuple[float, ...],
+        classes: bool,
+    ) -> None:
+        """Put CPU times on hosts of known ``power`` in the place of what jobs take on the hosts they had until now."""
+        for each in np.unique(power[~np.isnan(power)]):
+            rows = np.flatnonzero(power == each)
+            few = part.take(rows)
+            foreseen = self._foresee(hosts.WORK, few, np.full(len(rows), np.inf), clusters[rows])
+            cuts = Cuts.of(tuple(edge * each for edge in self._thresholds(hosts.CARRIED)), TARGETS[hosts.WORK].grid) if classes else None
+            work = self._numbers(hosts.WORK, foreseen, few, quantiles, classes, cuts)
+            # Of whom no work is known, the time on any host says more.
+            known = ~foreseen.cold
+            hosts.carry(found, rows[known], {name: values[known] for name, values in work.items()}, each, limits[rows[known]])
 
     def _asked(self, jobs: CodedJobs, at: datetime | None) -> tuple[Kinds, CodedJobs, Contexts, Array]:
         """The kinds among ``jobs``; of the first of each kind its fields, its contexts and whose refiner answers it."""
@@ -292,11 +288,13 @@ class Forecaster:
             return np.full(len(clusters), GLOBAL, dtype=object)
         return np.array([cluster if cluster in own else GLOBAL for cluster in clusters], dtype=object)
 
-    def _numbers(self, name: str, foreseen: _Foreseen, contexts: Contexts, quantiles: tuple[float, ...], classes: bool) -> dict[str, Array]:
+    def _numbers(
+        self, name: str, foreseen: _Foreseen, contexts: Contexts, quantiles: tuple[float, ...], classes: bool, cuts: Cuts | None = None
+    ) -> dict[str, Array]:
         mixture, level = self.mixtures[name], self.calibrations[name].level
         levels = {end: level(share) for end, share in (SHARES | {f"_q{share:g}": share for share in quantiles}).items()}
         masses, which = foreseen.masses, foreseen.which
-        cuts = self._cuts[name] if classes else Cuts()
+        cuts = (self._cuts[name] if cuts is None else cuts) if classes else Cuts()
         numbers, best, shares = read_bent(masses, which, foreseen.factors, np.array([0.5, *levels.values()]), mixture.scale, cuts)
         point = masses.value_in(best, which, mixture.last_in_bin(contexts, best))
         mean, deviation, median, *others = numbers.T

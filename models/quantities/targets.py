@@ -108,10 +108,15 @@ def _cores(jobs: pd.DataFrame) -> Floats:
     return np.where(np.isnan(given), asked, np.maximum(given, 1.0))
 
 
+def _cpu_work(jobs: pd.DataFrame) -> Floats:
+    power = _column(jobs, "host_power")
+    return np.where(power > 0, _cpu_time(jobs) * power, np.nan)
+
+
 def _cpu_per_event(jobs: pd.DataFrame) -> Floats:
-    events, power = _column(jobs, "events"), _column(jobs, "host_power")
+    events = _column(jobs, "events")
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where((events > 0) & (power > 0), _cpu_time(jobs) * power / events, np.nan)
+        return np.where(events > 0, _cpu_work(jobs) / events, np.nan)
 
 
 def _positive(limits: Floats) -> Floats:
@@ -176,8 +181,9 @@ TARGETS: dict[str, Target] = {
         ),
         Target("cpu_per_core", "s", Grid(1.0, 16, 385), lambda jobs: _cpu_time(jobs) / _cores(jobs), _walltime_limit),
         Target("cpu_per_event", "HEPScore s", Grid(2.0**-10, 16, 513), _cpu_per_event, _no_limit),
+        Target("cpu_work", "HEPScore s", Grid(1.0, 16, 513), _cpu_work, _no_limit),
         Target("io_per_core", "bytes/s", Grid(1.0, 8, 321), lambda jobs: _io(jobs) / _cores(jobs), _no_limit),
     )
 }
-"""Every target by name: walltime; memory in use by the whole job; CPU time over all cores; bytes read and written a second; the last
-three for each core; and the CPU time an event times the power of the host, where events and power are known."""
+"""Every target by name: walltime; memory in use by the whole job; CPU time over all cores; bytes read and written a second; the same
+of a core; and the CPU time times the power of the host where that is known, of an event and of the whole job."""

@@ -10,13 +10,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from jobs.coded import Coded, CodedJobs, code
-from jobs.schema import JOB, OUTCOMES, Field, conform
+from jobs.schema import ASKED, JOB, Field, conform
 from models.histories.kinds import tell_apart
 
 Array = npt.NDArray[Any]
 
-REQUESTED = tuple(name for name in JOB.columns if name not in OUTCOMES)
-"""What a job may say of itself."""
 CANDIDATE_FIELDS = (
     Field("input_at", "text", "site or endpoint where its input lies"),
     Field("output_at", "text", "site or endpoint where its output is wanted"),
@@ -42,7 +40,7 @@ class Candidates:
     def of(frame: pd.DataFrame) -> Candidates:
         """Candidates from a row each with ``job_id``, fields of jobs and those of CANDIDATE."""
         groups, names = pd.factorize(frame["job_id"])
-        jobs = conform(frame, JOB)[[name for name in REQUESTED if name in frame]]
+        jobs = conform(frame, JOB)[[name for name in ASKED if name in frame]]
         for field in CANDIDATE_FIELDS:
             if field.name in frame:
                 values = frame[field.name]

@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from jobs.coded import Coded, CodedJobs, in_microseconds
-from jobs.schema import JOB
+from jobs.schema import ASKED, JOB
 from jobs.transfers import TRANSFER
 from models.engine.forecaster import Forecaster
 from models.quantities.stochastic import POINTS, times
-from models.ranking.candidates import REQUESTED, Candidates, pairs, ranges, same
+from models.ranking.candidates import Candidates, pairs, ranges, same
 from models.ranking.known import Known, foreseen, latest
 from models.ranking.order import PARTS, RankingError, Rule, rank
 from models.ranking.speeds import Speeds
@@ -124,14 +124,14 @@ class Ranker:
         return parts, unknown
 
     def _runs(self, asked: CodedJobs) -> Array:
-        """Run times by what such jobs do anywhere, times what each site makes of it (float64[n, POINTS])."""
+        """Run times by what such jobs do anywhere, times what each site, or host, makes of it (float64[n, POINTS])."""
         if not self.speeds.factor:
             return foreseen(self.runs, asked)
         anywhere = CodedJobs({**asked.columns, "site": Coded.missing(len(asked))}, len(asked))
-        return times(foreseen(self.runs, anywhere), self.speeds.of_sites(asked))
+        return times(foreseen(self.runs, anywhere), self.speeds.of_jobs(asked))
 
     def _jobs(self, candidates: Candidates, now: int) -> CodedJobs:
-        told = {name: candidates[name] for name in REQUESTED if name in candidates.columns or name in _ALWAYS}
+        told = {name: candidates[name] for name in ASKED if name in candidates.columns or name in _ALWAYS}
         return CodedJobs(told | {"submitted_at": np.full(len(candidates), now, np.int64)}, len(candidates))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from jobs.schema import OUTCOMES
 from models.baselines.rivals import predict_all
 from models.engine.forecaster import Forecaster
 from models.engine.model_set import ModelSet
@@ -54,7 +55,8 @@ def live_through(
     forecaster = Forecaster(model_set)
     ended = history[history["ended_at"].notna()].sort_values("ended_at", kind="stable")
     ends = ended["ended_at"]
-    asked = asked.sort_values("submitted_at", kind="stable")
+    # The host, too, is known only once a job has started.
+    asked = asked.drop(columns=[name for name in OUTCOMES if name in asked]).sort_values("submitted_at", kind="stable")
     learned, answers = 0, []
     for start in range(0, len(asked), AT_ONCE):
         few = asked.iloc[start : start + AT_ONCE]

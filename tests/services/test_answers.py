@@ -6,7 +6,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from models.engine.forecaster import Answers
+from models.engine.answers import Answers
 from services.answers import write_answer
 
 IDS = pa.array(["1", "2", "3"])
