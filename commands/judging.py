@@ -39,9 +39,9 @@ def evaluate(
         bool, typer.Option("--tasks", help="Ends of tasks instead: the error by how far along they are, and planted stalls.")
     ] = False,
     allocation: Annotated[bool, typer.Option("--allocation", help="Memory set aside instead: waste and failures, a row a policy.")] = False,
-    at: Annotated[Literal["submission", "start"], typer.Option(help="With --allocation: when each job is asked about.")] = "submission",
+    at: Annotated[Literal["submission", "start"], typer.Option(help="When each job is asked about.")] = "submission",
     input_known: Annotated[
-        bool, typer.Option("--input-known", help="With --allocation: what a job read stands for the size of its input, known beforehand.")
+        bool, typer.Option("--input-known", help="What a job read stands for the size of its input, known beforehand.")
     ] = False,
     classes: Annotated[
         bool, typer.Option("--classes", help="Classes instead, as PanDA's broker wants them: of memory, CPU time, I/O and walltime.")
@@ -56,6 +56,7 @@ def evaluate(
     """Live through a log in time order and compare Gridcast with every baseline; logged to MLflow with plots."""
     from jobs.ingest import reading
     from models.engine.training import find_target
+    from models.evaluation.asking import as_asked
     from models.evaluation.whole_log import evaluate as judge
     from models.past.traffic import read_series, with_measurements
     from models.quantities.targets import told_more
@@ -67,16 +68,20 @@ def evaluate(
         raise InputError("--transfers and --waits say what is predicted: leave --target, --allocation and --classes out")
     if measurements and not transfers:
         raise InputError("--measurements are joined to transfers: give --transfers too")
+    if (transfers or waits) and (at == "start" or input_known):
+        raise InputError("--at and --input-known are of a job's needs: transfers and waits are foreseen at submission")
     target = "transfer_time" if transfers else "wait" if waits else target
     log = transfers or waits or log
     jobs = jobs_of(log, reading(log_format, mapping, map_file, timezone), "transfer" if transfers else "job")
+    if at == "start" or input_known:
+        jobs = as_asked(jobs, at, input_known)
     warm_up = warm_up or (0.3 if transfers else 0.1)
     name = Path(log).name if log else "the store"
     if tasks:
         _evaluate_tasks(jobs, name, as_json, warm_up)
         return
     if allocation:
-        _evaluate_allocation(jobs, name, settings, as_json, warm_up=warm_up, at=at, input_known=input_known, price=price)
+        _evaluate_allocation(jobs, name, settings, as_json, warm_up=warm_up, price=price)
         return
     if classes:
         _evaluate_classes(jobs, name, settings, as_json, warm_up=warm_up)

@@ -7,7 +7,7 @@ held, for the whole of the job's run time (time to failure 1.0). Each policy has
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,6 @@ from models.quantities.targets import TARGETS
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 Row = dict[str, Any]
-Moment = Literal["submission", "start"]
 
 OURS = "gridcast"
 POLICIES = (*(rule.name for rule in RULES), OURS)
@@ -42,21 +41,18 @@ LAST_CHOICE = 4000
 def evaluate_allocation(
     jobs: pd.DataFrame,
     warm_up: float = 0.1,
-    at: Moment = "submission",
-    input_known: bool = False,
     price: float = PRICE,
     progress: Progress | None = None,
 ) -> list[Row]:
     """Live through ``jobs`` and count each policy's waste and failures over those after the warm-up whose memory and walltime are known.
 
-    ``at`` "start" asks when the job starts, by what has ended until then (late binding). ``input_known`` takes the bytes that a job read
-    for the size of its input, known beforehand, as the Sizey paper does. ``price`` is that of a failure in GiB·h. A row a policy: policy,
+    ``price`` is that of a failure in GiB·h. A row a policy: policy,
     jobs, waste_gbh, failures (attempts), failed_jobs; cold_jobs and cold_waste_gbh are of those of whose submitter nothing was known.
     Raises TrainingError when there is no such job.
     """
     if not 0 <= warm_up < 1:
         raise TrainingError("warm_up must be a share between 0 and 1")
-    jobs = _as_asked(jobs, at, input_known)
+    jobs = jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
     target = TARGETS["peak_memory"]
     peaks, seconds = target.value(jobs), jobs["walltime"].to_numpy(np.float64)
     judged = np.flatnonzero(np.isfinite(peaks) & (seconds >= 0) & (np.arange(len(jobs)) >= warm_up * len(jobs)))
@@ -75,14 +71,6 @@ def evaluate_allocation(
         row |= {"failed_jobs": int((failures > 0).sum()), "cold_jobs": int(cold.sum()), "cold_waste_gbh": float(waste[cold].sum())}
         rows.append(row)
     return rows
-
-
-def _as_asked(jobs: pd.DataFrame, at: Moment, input_known: bool) -> pd.DataFrame:
-    if at == "start":
-        jobs = jobs.assign(submitted_at=jobs["started_at"].fillna(jobs["submitted_at"]))
-    if input_known:
-        jobs = jobs.assign(input_bytes=jobs["input_bytes"].fillna(jobs["read_bytes"]))
-    return jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
 
 
 def _bounds(jobs: pd.DataFrame, peaks: Floats) -> tuple[Floats, Floats, Flags]:

@@ -6,6 +6,7 @@ import pytest
 import models.evaluation.waste
 from jobs.ingest import read_log
 from models.engine.training import TrainingError
+from models.evaluation.asking import as_asked
 from models.evaluation.waste import POLICIES, _bounds, evaluate_allocation, score
 
 GIB, HOUR = 2.0**30, 3600.0
@@ -55,5 +56,5 @@ def test_on_real_workflows_it_wastes_less_than_any_rule_at_submission_and_at_the
     jobs, _ = read_log(traces / "nextflow-chipseq.csv.gz")
     waste = {row["policy"]: row["waste_gbh"] for row in evaluate_allocation(jobs)}
     assert waste["gridcast"] == min(waste.values())
-    at_start = {row["policy"]: row["waste_gbh"] for row in evaluate_allocation(jobs, at="start")}
+    at_start = {row["policy"]: row["waste_gbh"] for row in evaluate_allocation(as_asked(jobs, at="start"))}
     assert at_start["gridcast"] == min(at_start.values())
