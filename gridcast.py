@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from commands import judging, logs, running, versions
+from commands import judging, logs, running, site, versions
 from commands.tables import complain
 from infra.errors import GridcastError
 from infra.settings import prepare_environment
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.command()(running.demo)
 app.command()(logs.ingest)
+app.command()(site.collect)
 app.command()(logs.rejects)
 app.command(name="jobs")(logs.jobs_command)
 app.command()(logs.scouts)

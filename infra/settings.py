@@ -39,6 +39,9 @@ class Settings(BaseSettings):
     prefect_port: int = Field(4200, ge=0, le=65535)
     dashboard_port: int = Field(3100, ge=0, le=65535)
     dashboard_seconds: float = Field(60.0, gt=0, description="seconds between two looks at the tasks")
+    collect: SecretStr = Field(
+        SecretStr(""), description="batch systems that are read every ten minutes, as slurm, pbs=FOLDER, panda=URL or FOLDER; empty: none"
+    )
     panda_url: str = Field("", description="address that takes ttcPredicted and ttcPredictionDate of each task; empty: nobody is told")
     promotion: Literal["auto", "ask"] = Field("auto", description="promote a better challenger at once, or wait for a person")
     thresholds: str = Field(

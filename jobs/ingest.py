@@ -85,15 +85,17 @@ def ingest_file(
     columns: ColumnMap | None = None,
     progress: Progress | None = None,
     timezone: str = "UTC",
+    window: str = "",
 ) -> Ingested:
     """Read one log file into the store; doing so again changes nothing. ``timezone`` is that of times which carry none.
 
+    ``window`` names a file that shows a part of a longer record, which others overlap: what was refused of those is known.
     Raises ReadError where the file cannot be read at all, StoreError where the store cannot be written.
     """
     path = Path(path)
     reader = reader_named(format) if format else detect(path)
     done = Ingested(path, reader.name)
-    for done in _ingest(engine, reader, path, ReadOptions(source=source, columns=columns, timezone=timezone)):
+    for done in _ingest(engine, reader, path, ReadOptions(source=source, columns=columns, timezone=timezone), window):
         if progress:
             progress(done)
     return done
@@ -169,13 +171,13 @@ def log_files(paths: Iterable[str | Path]) -> list[Path]:
     return files
 
 
-def _ingest(engine: Engine, reader: Reader, path: Path, options: ReadOptions) -> Iterator[Ingested]:
+def _ingest(engine: Engine, reader: Reader, path: Path, options: ReadOptions, window: str = "") -> Iterator[Ingested]:
     done = Ingested(path, reader.name)
     for batch in reader.read(path, options):
         jobs, rejects = _sort_out(batch)
         with engine.begin() as connection:
             added = add_jobs(connection, jobs, batch.record)
-            add_rejects(connection, path, rejects)
+            add_rejects(connection, path, rejects, window=window)
         done = replace(
             done,
             read=done.read + len(batch.jobs) + len(batch.rejects),

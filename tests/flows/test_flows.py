@@ -50,12 +50,13 @@ def runs(flow_name: str) -> list[Any]:
 @pytest.fixture(scope="session")
 def said_while_empty(settings: Settings, prefect_server: str) -> list[str]:
     """What the scheduled flows say of a store without a job and a registry without a champion."""
+    from flows.collect import collect
     from flows.deploy import deploy
     from flows.ingest import ingest
     from flows.monitor import monitor
     from flows.retrain import retrain
 
-    return [flow(return_state=True).message for flow in (ingest, retrain, monitor, deploy)]
+    return [flow(return_state=True).message for flow in (ingest, collect, retrain, monitor, deploy)]
 
 
 @pytest.fixture(scope="session")
@@ -75,6 +76,7 @@ def trained(ingested: list[dict[str, Any]]) -> dict[str, Any]:
 def test_nothing_fails_before_there_is_a_job_or_a_champion(said_while_empty, settings):
     assert said_while_empty == [
         f"no file waits in {settings.folder('inbox')}",
+        "GRIDCAST_COLLECT names no batch system",
         "no job in the store has ended yet",
         "there is no champion yet: nothing to compare with",
         "there is no champion yet: train one first (gridcast train)",
@@ -112,6 +114,24 @@ def test_ingest_takes_what_has_settled_in_the_inbox_and_fails_at_the_end_for_wha
     assert (inbox / "refused" / "bad.csv").is_file()
     (inbox / "unfinished.csv").unlink()
     assert ingest(return_state=True).message.startswith("no file waits")
+
+
+def test_collect_asks_the_systems_that_settings_name_and_fails_for_one_that_is_not_there_when_the_others_are_in(
+    ingested, settings, tmp_path, monkeypatch
+):
+    from flows.collect import collect
+
+    (tmp_path / "more.csv").write_text("job_id,submitted_at,walltime\nc1,2026-03-01T00:00:00Z,60\n")
+    os.utime(tmp_path / "more.csv", (time.time() - 3600,) * 2)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("GRIDCAST_COLLECT", f"condor, folder={tmp_path}")
+    prepare_environment.cache_clear()
+    before = stored()
+    state = collect(return_state=True)
+    assert state.is_failed() and "condor_history is not on this machine's PATH" in state.message
+    assert stored() == before + 1
+    monkeypatch.undo()
+    prepare_environment.cache_clear()
 
 
 def test_an_inbox_may_have_a_column_map_and_a_time_zone_of_its_own(ingested, settings):

@@ -13,6 +13,8 @@ from infra.parts import parts
 from jobs.workload import generate
 from jobs.writers import write_csv
 
+CALENDAR = {"collect", "deploy", "ingest", "monitor", "retrain"}
+
 
 def test_each_deployment_is_registered_once_a_worker_runs_one_and_a_killed_run_crashes_and_frees_its_slot(settings, prefect_server):
     from prefect.client.orchestration import get_client
@@ -34,14 +36,22 @@ def test_each_deployment_is_registered_once_a_worker_runs_one_and_a_killed_run_c
                 one.entrypoint: one
                 for one in client.read_deployments(deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(is_null_=True)))
             }
-            assert sorted(found) == [f"flows.{name}.{name}" for name in ("deploy", "ingest", "monitor", "promote", "retrain", "train")]
-            assert {name.split(".")[1] for name, one in found.items() if one.schedules} == {"deploy", "ingest", "monitor", "retrain"}
+            assert sorted(found) == [
+                f"flows.{name}.{name}" for name in ("collect", "deploy", "ingest", "monitor", "promote", "retrain", "train")
+            ]
+            assert {name.split(".")[1] for name, one in found.items() if one.schedules} == {
+                "collect",
+                "deploy",
+                "ingest",
+                "monitor",
+                "retrain",
+            }
             assert all(one.work_pool_name == "gridcast" and one.concurrency_limit is None for one in found.values())
             assert all(one.global_concurrency_limit.limit == 1 for one in found.values())
 
             names = {one.id: name.split(".")[1] for name, one in found.items()}
             scheduled: set[str] = set()
-            while scheduled != {"deploy", "ingest", "monitor", "retrain"}:  # the server's calendar, filled by itself
+            while scheduled != CALENDAR:  # the server's calendar, filled by itself
                 assert time.monotonic() < deadline, f"the server has scheduled {scheduled} only"
                 scheduled = {
                     names[run.deployment_id] for run in client.read_flow_runs() if run.auto_scheduled and run.deployment_id in names

@@ -1,0 +1,48 @@
+"""Collect: what the site's batch systems accounted, into the store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_table_artifact
+from prefect.states import Completed
+
+from flows.retrying import STEP
+from infra.errors import GridcastError
+from infra.settings import prepare_environment
+from jobs import collectors
+from jobs.store import open_store
+
+
+@flow(
+    name="collect", flow_run_name="collect", description="Ask the batch systems that settings name what they accounted since the last time."
+)
+def collect() -> Any:
+    """Bring the records of every system of GRIDCAST_COLLECT; one that does not answer fails the run when the others are in.
+
+    It is asked for the same window at the next run, so that nothing is lost and nothing is stored twice.
+    """
+    named = collectors.named_systems(prepare_environment().collect.get_secret_value())
+    if not named:
+        return Completed(message="GRIDCAST_COLLECT names no batch system")
+    rows, wrong = [], []
+    for system, where in named:
+        try:
+            done = bring(system, where)
+        except GridcastError as error:
+            wrong.append(str(error))
+            continue
+        rows.append(done.row() | {"notes": ", ".join(done.notes)})
+        wrong += done.errors
+    if rows:
+        create_table_artifact(rows, key="collect", description="What each batch system accounted since the last time.")
+    if wrong:
+        raise GridcastError("; ".join(wrong))
+    return rows
+
+
+@task(task_run_name="ask {system}", **STEP)
+def bring(system: str, where: str) -> collectors.Collected:
+    """Ask one system."""
+    return collectors.collect(open_store(prepare_environment().store_url), system, where)
