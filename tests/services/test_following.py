@@ -24,13 +24,13 @@ AT = {"at": "2100-01-01T00:00:00Z"}
 
 @contextmanager
 def hammering(predictor: Predictor, ask: Rows) -> Iterator[list[tuple[int, str]]]:
-    """Ask without a pause meanwhile; the status and the model version of every answer."""
+    """Ask again and again meanwhile; the status and the model version of every answer."""
     answers: list[tuple[int, str]] = []
     done = threading.Event()
 
     def ask_on() -> None:
         with httpx.Client(base_url=predictor.url, trust_env=False, timeout=60) as http:
-            while not done.is_set():
+            while not done.wait(0.01):  # the predictor, too, wants some of the machine
                 response = http.post("/predict", json={"jobs": ask})
                 versions = {row["model_version"] for row in response.json().get("rows", [])}
                 answers.append((response.status_code, "+".join(sorted(versions))))
