@@ -49,10 +49,9 @@ def up() -> None:
 
 def down() -> None:
     """Stop what `gridcast up` started on this data folder."""
-    from infra.parts import parts
     from infra.processes import down as stop
 
-    stopped = stop(prepare_environment(), parts(prepare_environment()))
+    stopped = stop(prepare_environment())
     say(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
 
 

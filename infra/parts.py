@@ -5,6 +5,7 @@ The commands are plain text for other processes: nothing of what they start is i
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ class Part:
 
     ``ready`` is a path below ``address`` that answers 200 once the part is ready; a part without a door has ``says``, a text
     that its log shows by then. ``setting`` names the variable that moves its port; ``grace`` is how many seconds the part has to
-    stop by itself before it is killed.
+    stop by itself, asked by ``stop_by``, before it is killed. ``token`` opens its door to who asks whether it is ready.
     """
 
     name: str
@@ -30,6 +31,8 @@ class Part:
     environment: Mapping[str, str] = field(default_factory=dict)
     after: tuple[str, ...] = ()
     grace: float = 10.0
+    stop_by: int = int(signal.SIGTERM)
+    token: str = field(default="", repr=False)
 
 
 def parts(settings: Settings, servers: bool = True) -> list[Part]:
@@ -61,6 +64,7 @@ def parts(settings: Settings, servers: bool = True) -> list[Part]:
             setting="GRIDCAST_PREDICTOR_PORT",
             environment=shared,
             after=registry,
+            token=settings.any_token,
         ),
         Part(
             "dashboard",

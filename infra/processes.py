@@ -20,12 +20,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any
-from urllib.request import urlopen
+from typing import Any, TextIO
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 import psutil
 
 from infra.errors import GridcastError, InputError
+from infra.families import MARK, end_strays, stop
 from infra.parts import Part
 from infra.records import live_process, read_record, write_record
 from infra.settings import Settings, environment_with
@@ -36,6 +38,10 @@ LONGEST_WAIT = 60.0
 """Seconds between two restarts of a part that keeps crashing: 1, 2, 4 … up to this."""
 TRIES = 3
 """Crashes before a part has ever been ready, after which ``up`` gives up."""
+
+
+UP = "up"
+"""The record of the process that supervises the others."""
 
 
 class ProcessError(GridcastError):
@@ -71,8 +77,8 @@ def up(
     ``say`` hears one sentence for each thing that happens, ``when_ready`` is called once, when every part is ready.
     Raises TakenError before anything starts, ProcessError where a part never becomes ready; either way nothing is left behind.
     """
-    with _only_one(settings), _asked_to_stop() as asked:
-        for leftover in _stop_recorded(settings, parts):
+    with _only_one(settings, parts), _asked_to_stop() as asked:
+        for leftover in _stop_recorded(settings):
             say(f"{leftover} was left behind by an earlier run and is stopped")
         _check_ports(parts)
         children: dict[str, _Child] = {}
@@ -94,51 +100,57 @@ def up(
             for child in reversed(children.values()):
                 say(f"stopping {child.part.name}")
                 if not child.restart_at:
-                    _stop(child.process.pid, child.part.grace)
+                    stop(child.process.pid, child.part.stop_by, child.part.grace)
                 child.process.wait()
                 _record_path(settings, child.part.name).unlink(missing_ok=True)
+            end_strays(settings.home)
 
 
-def down(settings: Settings, parts: Sequence[Part]) -> list[str]:
-    """Stop everything that ``up`` started on this data folder; returns the names of what ran, and may be called at any time."""
-    running = [row["part"] for row in status(settings, parts) if row["pid"] is not None]
-    supervisor = live_process(read_record(_record_path(settings, "up")))
+def down(settings: Settings) -> list[str]:
+    """Stop everything that any ``up`` started on this data folder; returns the names of what ran, and may be called at any time.
+
+    It goes by what was recorded: which parts there were, and what the settings are now, makes no difference.
+    """
+    records = _records(settings)
+    running = [name for name, record in records.items() if live_process(record) is not None]
+    supervisor = live_process(read_record(_record_path(settings, UP)))
     if supervisor is not None:
         with suppress(psutil.NoSuchProcess):
             supervisor.terminate()
             with suppress(psutil.TimeoutExpired):
-                supervisor.wait(sum(part.grace + 5 for part in parts) + 5)
+                supervisor.wait(sum(record["grace"] + 5 for record in records.values()) + 5)
             supervisor.kill()
-    _stop_recorded(settings, parts)
-    _record_path(settings, "up").unlink(missing_ok=True)
+    _stop_recorded(settings)
+    end_strays(settings.home)
+    with suppress(TakenError), _only_one(settings, ()):
+        pass  # which takes away what a killed supervisor left
     return running
 
 
 def status(settings: Settings, parts: Sequence[Part]) -> list[dict[str, Any]]:
-    """A row a part: ``part``, ``state`` (up, starting, restarting, failing, down), ``pid``, ``address``, ``since`` (UTC), ``note``."""
+    """A row a part: ``part``, ``state`` (up, starting, restarting, failing, down), ``pid``, ``address``, ``since`` (UTC), ``note``.
+
+    The parts are those that ``up`` was given, if it runs, else ``parts``.
+    """
+    supervised = read_record(_record_path(settings, UP))
+    is_up = live_process(supervised) is not None
+    records, declared = _records(settings), {part.name: part for part in parts}
     rows = []
-    for part in parts:
-        record = read_record(_record_path(settings, part.name))
+    for name in supervised["parts"] if is_up else declared:
+        record = records.get(name, {})
+        part = declared.get(name) or Part(name, (), address=record.get("address", ""), ready=record.get("ready", "/"))
         process = live_process(record)
         state = "down"
         if process is not None:
             # What it said of itself is old news; whether it answers is asked now.
             state = record["state"]
-            if state == "up" and part.address and not _answers(part):
+            if state == "up" and part.address.startswith("http") and not answers(part):
                 state = "failing"
-        elif record.get("state") == "restarting" and live_process(read_record(_record_path(settings, "up"))) is not None:
+        elif record.get("state") == "restarting" and is_up:
             state = "restarting"
         alive = process is not None
-        rows.append(
-            {
-                "part": part.name,
-                "state": state,
-                "pid": record["pid"] if alive else None,
-                "address": part.address,
-                "since": record["since"] if alive else None,
-                "note": record.get("note", ""),
-            }
-        )
+        row = {"part": name, "state": state, "pid": record["pid"] if alive else None, "address": part.address}
+        rows.append(row | {"since": record["since"] if alive else None, "note": record.get("note", "")})
     return rows
 
 
@@ -165,7 +177,7 @@ def _watch(settings: Settings, child: _Child, say: Callable[[str], None]) -> Non
         return
     code = child.process.poll()
     if code is not None:
-        _stop(child.process.pid, child.part.grace)  # what it had started itself
+        stop(child.process.pid, child.part.stop_by, child.part.grace)  # what it had started itself
         child.crashes = child.crashes + 1 if now - child.started < LONGEST_WAIT else 1
         wait = min(2.0 ** (child.crashes - 1), LONGEST_WAIT)
         child.restart_at = now + wait
@@ -189,85 +201,71 @@ def _start(settings: Settings, part: Part) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=environment_with(part.environment),
+            env=environment_with({**part.environment, MARK: str(settings.home.absolute())}),
             start_new_session=True,
         )
 
 
-def _stop(pid: int, grace: float) -> None:
-    """End the session that ``pid`` leads: asked first, and after ``grace`` seconds killed, with all that it had started."""
-    family = _family(pid)
-    with suppress(psutil.NoSuchProcess):
-        leader = psutil.Process(pid)
-        leader.terminate()
-        with suppress(psutil.TimeoutExpired):
-            leader.wait(grace)
-    for process in {*family, *_family(pid)}:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(family, timeout=grace)
-
-
-def _family(pid: int) -> list[psutil.Process]:
-    """The process, its descendants, and whatever else is in the session that it leads."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):
-            if os.getsid(process.pid) == pid:
-                found.append(process)
-    with suppress(psutil.NoSuchProcess):
-        found += psutil.Process(pid).children(recursive=True)
-    return found
-
-
-def _stop_recorded(settings: Settings, parts: Sequence[Part]) -> list[str]:
-    """Stop parts whose supervisor was killed and could not."""
+def _stop_recorded(settings: Settings) -> list[str]:
+    """Stop parts whose supervisor was killed and could not, the latest first."""
     stopped = []
-    for part in reversed(parts):
-        path = _record_path(settings, part.name)
-        process = live_process(read_record(path))
+    for name, record in sorted(_records(settings).items(), key=lambda item: -item[1].get("began", 0.0)):
+        process = live_process(record)
         if process is not None:
-            _stop(process.pid, part.grace)
-            stopped.append(part.name)
-        path.unlink(missing_ok=True)
+            stop(process.pid, record["stop_by"], record["grace"])
+            stopped.append(name)
+        _record_path(settings, name).unlink(missing_ok=True)
     return stopped
 
 
 def _check_ports(parts: Sequence[Part]) -> None:
     for part in parts:
-        if not part.address:
-            continue
-        host, _, port = part.address.removeprefix("http://").rpartition(":")
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, int(port)))
-            except OSError as error:
-                hint = f"; set {part.setting} to a free one" if part.setting else ""
-                raise TakenError(
-                    f"{part.name} cannot listen on {host} port {port}: {os.strerror(error.errno or 0).lower()}{hint}"
-                ) from None
+        if why := why_taken(part):
+            raise TakenError(why)
+
+
+def why_taken(part: Part) -> str:
+    """Why ``part`` cannot listen at its address, in one sentence; empty where it can, or has no address."""
+    if not part.address:
+        return ""
+    place = urlsplit(part.address)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((place.hostname, place.port or 0))
+        except OSError as error:
+            hint = f"; set {part.setting} to a free one" if part.setting else ""
+            return f"{part.name} cannot listen on {place.hostname} port {place.port}: {os.strerror(error.errno or 0).lower()}{hint}"
+    return ""
 
 
 def _is_ready(settings: Settings, part: Part) -> bool:
-    if part.address:
-        return _answers(part)
-    return part.says in _log_path(settings, part).read_text(errors="replace")
+    if part.says:
+        return part.says in _log_path(settings, part).read_text(errors="replace")
+    return answers(part)
 
 
-def _answers(part: Part) -> bool:
+def answers(part: Part) -> bool:
+    """Whether ``part`` says that it is ready."""
+    asked = Request(part.address + part.ready, headers={"Authorization": f"Bearer {part.token}"} if part.token else {})  # noqa: S310
     try:
-        with urlopen(part.address + part.ready, timeout=2) as answer:  # noqa: S310  our own address
+        with urlopen(asked, timeout=2) as answer:  # noqa: S310  our own address
             return bool(answer.status == 200)
     except OSError:  # refused, too slow, or an error status
         return False
 
 
 def _record(settings: Settings, child: _Child, state: str) -> None:
-    write_record(
-        _record_path(settings, child.part.name),
-        {"pid": child.process.pid, "state": state, "since": datetime.now(UTC).isoformat(timespec="seconds"), "note": child.note},
-    )
+    part = child.part
+    told = {"pid": child.process.pid, "state": state, "since": datetime.now(UTC).isoformat(timespec="seconds"), "note": child.note}
+    how = {"address": part.address, "ready": part.ready, "grace": part.grace, "stop_by": part.stop_by}
+    write_record(_record_path(settings, part.name), told | how)
+
+
+def _records(settings: Settings) -> dict[str, dict[str, Any]]:
+    """What is recorded of each part that runs, or ran when its supervisor was killed."""
+    found = {path.stem: read_record(path) for path in sorted(settings.folder("run").glob("*.json")) if path.stem != UP}
+    return {name: {"grace": Part.grace, "stop_by": Part.stop_by, **record} for name, record in found.items()}
 
 
 def _record_path(settings: Settings, name: str) -> Path:
@@ -284,18 +282,35 @@ def _last_line(log: Path) -> str:
 
 
 @contextmanager
-def _only_one(settings: Settings) -> Iterator[None]:
-    path = _record_path(settings, "up")
-    with path.with_suffix(".lock").open("w") as file:
+def _only_one(settings: Settings, parts: Sequence[Part]) -> Iterator[None]:
+    path, lock = _record_path(settings, UP), settings.folder("run") / "up.lock"
+    try:
+        claim = _claim(lock)
+    except BlockingIOError:
+        pid = read_record(path).get("pid")
+        raise TakenError(f"Gridcast is already up on {settings.home} (pid {pid}); `gridcast down` stops it") from None
+    with claim:
+        write_record(path, {"pid": os.getpid(), "parts": [part.name for part in parts]})
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
+
+
+def _claim(lock: Path) -> TextIO:
+    """The file ``lock``, claimed until it is closed; raises BlockingIOError where another process has it."""
+    while True:
+        file = lock.open("w")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever had it before may have taken the file away when it ended.
+            if lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                return file
         except BlockingIOError:
-            raise TakenError(
-                f"Gridcast is already up on {settings.home} (pid {read_record(path).get('pid')}); `gridcast down` stops it"
-            ) from None
-        write_record(path, {"pid": os.getpid()})
-        yield
-        path.unlink(missing_ok=True)
+            file.close()
+            raise
+        file.close()
 
 
 @contextmanager

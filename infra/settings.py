@@ -84,6 +84,15 @@ class Settings(BaseSettings):
         parts = urlsplit(self.tracking_url)
         return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")) if parts.netloc else self.tracking_url
 
+    @property
+    def any_token(self) -> str:
+        """One of the tokens, for what may be asked with any; empty where there are none.
+
+        >>> Settings(tokens="0123456789abcdef:predict,fedcba9876543210:admin").any_token
+        '0123456789abcdef'
+        """
+        return self.tokens.get_secret_value().partition(",")[0].strip().rpartition(":")[0]
+
     def folder(self, name: str) -> Path:
         """An absolute folder of the data folder, made if it is not there."""
         path = self.home.absolute() / name

@@ -4,7 +4,7 @@ SQLite or PostgreSQL by one URL. Writers take a connection (``with engine.begin(
 what belongs together; readers take the engine and give DataFrames. Every time is UTC.
 """
 
-from jobs.store.database import StoreAddressError, StoreError, open_store
+from jobs.store.database import StoreAddressError, StoreError, connect, open_store
 from jobs.store.measurements import add_measurements, read_measurements
 from jobs.store.predictions import add_predictions, read_predictions
 from jobs.store.records import Added, add_jobs, any_ended, count_jobs, read_ended, read_ended_at, read_jobs, read_latest
@@ -30,6 +30,7 @@ __all__ = [
     "add_rejects",
     "add_task_predictions",
     "any_ended",
+    "connect",
     "count_jobs",
     "first_tasks",
     "latest_tasks",

@@ -45,6 +45,19 @@ def open_store(url: str) -> Engine:
     Traceback (most recent call last):
     jobs.store.database.StoreAddressError: the store's URL mysql://host/jobs must begin with sqlite:/// or postgresql://
     """
+    engine = connect(url)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _set_up_sqlite)
+    try:
+        _migrate(engine, shown(engine))
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def connect(url: str) -> Engine:
+    """A database at an SQLAlchemy URL as it is, whosever its tables are; raises StoreError in one sentence."""
     address = _address(url)
     where = address.render_as_string(hide_password=True)
     options: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS}}
@@ -55,13 +68,13 @@ def open_store(url: str) -> Engine:
     event.listen(engine, "handle_error", lambda context: _say(context, where))
     event.listen(engine, "begin", _begin)
     if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _set_up_sqlite)
-    try:
-        _migrate(engine, where)
-    except BaseException:
-        engine.dispose()
-        raise
+        event.listen(engine, "connect", _leave_transactions_to_us)
     return engine
+
+
+def shown(engine: Engine) -> str:
+    """Where a database is, as it may be shown."""
+    return engine.url.render_as_string(hide_password=True)
 
 
 def _address(url: str) -> URL:
@@ -103,8 +116,11 @@ def _begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get("reads") else "BEGIN IMMEDIATE")
 
 
-def _set_up_sqlite(driver: Any, record: object) -> None:
+def _leave_transactions_to_us(driver: Any, record: object) -> None:
     driver.isolation_level = None  # begin and commit are ours (see _begin)
+
+
+def _set_up_sqlite(driver: Any, record: object) -> None:
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
@@ -122,31 +138,39 @@ def _set_up_sqlite(driver: Any, record: object) -> None:
 
 def _migrate(engine: Engine, where: str) -> None:
     with reading(engine) as connection:
-        if _version(connection) == HEAD:
+        if version_of(connection) == HEAD:
             return
     with engine.begin() as connection:
         lock_writers(connection)
-        version = _version(connection)
-        if version == HEAD:  # another process was quicker
-            return
-        from alembic import command
-        from alembic.config import Config
-        from alembic.script import ScriptDirectory
+        if version_of(connection) != HEAD:  # else another process was quicker
+            migrate(connection, where)
 
-        import infra.migrations
 
-        config = Config()
-        config.set_main_option("script_location", str(Path(infra.migrations.__path__[0])).replace("%", "%%"))
-        config.attributes["connection"] = connection
-        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-        if version is not None and version not in known:
+def migrate(connection: Connection, where: str, version: str = HEAD) -> None:
+    """Bring the tables from whatever version they are up to ``version``, in the caller's transaction.
+
+    Raises StoreError where they, or ``version``, are of a newer Gridcast.
+    """
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    import infra.migrations
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(infra.migrations.__path__[0])).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    for found in (version_of(connection) or version, version):
+        if found not in known:
             raise StoreError(
-                f"{where} was written by a newer Gridcast (its tables are version {version}, this one knows {HEAD}): update Gridcast"
+                f"{where} was written by a newer Gridcast (its tables are version {found}, this one knows {HEAD}): update Gridcast"
             )
-        command.upgrade(config, HEAD)
+    command.upgrade(config, version)
 
 
-def _version(connection: Connection) -> str | None:
+def version_of(connection: Connection) -> str | None:
+    """Which version the tables are, None where there are none."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
     version: str | None = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()

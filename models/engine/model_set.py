@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from infra.checksums import digest
 from infra.errors import GridcastError
 from models.histories.calibration import Calibration
 from models.histories.components import Settings
@@ -81,7 +81,7 @@ class ModelSet:
         (folder / "model_set.json").write_text(json.dumps(head))
         (folder / "card.json").write_text(json.dumps(self.card, indent=1, default=str))
         files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
-        (folder / MANIFEST).write_text(json.dumps({path.name: _digest(path) for path in files}, indent=1))
+        (folder / MANIFEST).write_text(json.dumps({path.name: digest(path) for path in files}, indent=1))
 
     @staticmethod
     def load(folder: Path) -> ModelSet:
@@ -104,15 +104,11 @@ def check_manifest(folder: Path) -> None:
         manifest = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError):
         raise ModelError(f"there is no model in {folder}: it has no readable {MANIFEST}") from None
-    for name, digest in manifest.items():
+    for name, expected in manifest.items():
         if not (folder / name).is_file():
             raise ModelError(f"the model in {folder} lacks its file {name}")
-        if _digest(folder / name) != digest:
+        if digest(folder / name) != expected:
             raise ModelError(f"the file {name} of the model in {folder} is not the one that was saved: its SHA-256 differs")
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _load_target(folder: Path, name: str) -> TargetModel:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from infra.parts import Part, parts
-from infra.processes import TakenError, down, status, up
+from infra.processes import TakenError, answers, down, status, up
 from infra.settings import Settings
 
 SUPERVISOR = """
@@ -65,7 +65,7 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def supervise(settings: Settings, tmp_path: Path) -> Iterator[Callable[[list[Part]], tuple[subprocess.Popen[bytes], Path]]]:
     """Runs ``up`` as a user does, in a process of its own; gives that process and what it says."""
-    started: list[tuple[subprocess.Popen[bytes], list[Part]]] = []
+    started: list[subprocess.Popen[bytes]] = []
 
     def run(declared: list[Part]) -> tuple[subprocess.Popen[bytes], Path]:
         (tmp_path / "parts").write_text(repr(declared))
@@ -78,12 +78,12 @@ def supervise(settings: Settings, tmp_path: Path) -> Iterator[Callable[[list[Par
                 env={**os.environ, "GRIDCAST_HOME": str(settings.home)},
                 cwd=Path(__file__).parents[2],
             )
-        started.append((process, declared))
+        started.append(process)
         return process, said
 
     yield run
-    for process, declared in started:
-        down(settings, declared)
+    for process in started:
+        down(settings)
         process.wait(60)
 
 
@@ -131,11 +131,13 @@ def test_down_from_another_shell_stops_everything_and_may_be_repeated(settings, 
     process, said = supervise(declared)
     wait_for(lambda: "READY" in said.read_text(), "the part is ready")
 
-    assert down(settings, declared) == ["server"]
+    assert down(settings) == ["server"]
 
     assert process.wait(60) == 0
     assert states(settings, declared) == ["down"]
-    assert down(settings, declared) == []
+    assert list(settings.folder("run").iterdir()) == []
+    assert down(settings) == []
+    assert list(settings.folder("run").iterdir()) == []
 
 
 def test_a_part_that_ignores_sigterm_is_killed_with_the_children_it_started(settings, supervise):
@@ -168,6 +170,47 @@ def test_what_a_killed_supervisor_left_behind_is_stopped_by_the_next_up(settings
     wait_for(lambda: "READY" in said.read_text(), "the part is ready again")
     assert said.read_text().startswith("server was left behind by an earlier run and is stopped")
     assert ended(orphan)
+
+
+def test_down_goes_by_the_records_and_the_mark_when_supervisor_and_part_were_killed(settings, supervise):
+    # The part has a child in a session of its own, as a worker's runs are: of a dead part only its mark tells.
+    begin = "import subprocess, sys, time; subprocess.Popen(['sleep', '301'], start_new_session=True); print('began', flush=True); "
+    worker = Part("worker", (sys.executable, "-c", begin + "time.sleep(300)"), says="began")
+    server = web("server")
+    process, said = supervise([worker, server])
+    wait_for(lambda: "READY" in said.read_text(), "both are ready")
+    rows = {row["part"]: psutil.Process(row["pid"]) for row in status(settings, [])}
+    (stray,) = rows["worker"].children()
+    process.kill()
+    process.wait(60)
+    rows["worker"].kill()
+    wait_for(lambda: ended(rows["worker"]), "the worker's end")
+
+    assert down(settings) == ["server"]
+
+    assert all(ended(each) for each in (*rows.values(), stray))
+    assert list(settings.folder("run").iterdir()) == []
+
+
+def test_a_door_that_wants_a_token_is_asked_with_it(tmp_path):
+    settings = Settings(home=tmp_path, tokens="0123456789abcdef:predict,fedcba9876543210:admin", _env_file=None)
+    (predictor,) = [part for part in parts(settings) if part.name == "predictor"]
+    port = free_port()
+    serve = (
+        "from http.server import *\n"
+        "class Door(BaseHTTPRequestHandler):\n"
+        "    def do_GET(self): self.send_error(200 if self.headers['Authorization'] == 'Bearer 0123456789abcdef' else 401)\n"
+        f"HTTPServer(('127.0.0.1', {port}), Door).serve_forever()"
+    )
+    door = subprocess.Popen([sys.executable, "-c", serve], stderr=subprocess.DEVNULL)
+    try:
+        there = replace(predictor, address=f"http://127.0.0.1:{port}")
+        wait_for(lambda: answers(there), "the door to open")
+        assert not answers(replace(there, token=""))
+        assert "0123456789abcdef" not in repr(there)
+    finally:
+        door.kill()
+        door.wait()
 
 
 def test_a_taken_port_is_one_sentence_before_anything_starts(settings):
@@ -212,7 +255,7 @@ def test_a_pid_that_now_belongs_to_another_process_is_not_taken_for_the_part(set
     record = settings.folder("run") / "server.json"
     record.write_text(f'{{"pid": {os.getpid()}, "began": 1.0, "state": "up", "since": "2026-01-01T00:00:00+00:00", "note": ""}}')
     assert states(settings, [part]) == ["down"]
-    assert down(settings, [part]) == []
+    assert down(settings) == []
 
 
 def test_everything_binds_to_the_host_of_the_settings_and_no_password_is_an_argument(tmp_path):

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from infra.checksums import digest
 from jobs.workload import generate
-from models.engine.model_set import MANIFEST, ModelError, _digest
+from models.engine.model_set import MANIFEST, ModelError
 from models.engine.training import train
 from models.releases.trial import try_out
 
@@ -26,7 +27,7 @@ def altered(saved: Path, into: Path, name: str, content: bytes, *, signed: bool)
     (into / name).write_bytes(content)
     if signed:
         manifest = json.loads((into / MANIFEST).read_text())
-        (into / MANIFEST).write_text(json.dumps(manifest | {name: _digest(into / name)}))
+        (into / MANIFEST).write_text(json.dumps(manifest | {name: digest(into / name)}))
     return into
 
 

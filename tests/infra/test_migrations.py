@@ -1,0 +1,107 @@
+"""A store of any earlier Gridcast, with rows of all it knew, becomes today's and has lost none of them; on both databases."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import BigInteger, Boolean, Column, Connection, Double, Integer, MetaData, inspect, select
+
+import infra.migrations
+from jobs.schema import conform
+from jobs.store import add_jobs, connect, open_store, read_ended, read_jobs
+from jobs.store.copies import dump, load_store, versions
+from jobs.store.database import HEAD, VERSION_TABLE, migrate
+from jobs.store.tables import metadata
+
+ROWS = 3
+
+
+def earlier() -> Iterator[str]:
+    """Every revision before today's, the oldest first."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(infra.migrations.__path__[0])))
+    yield from sorted(script.revision for script in ScriptDirectory.from_config(config).walk_revisions() if script.revision != HEAD)
+
+
+def filled(url: str, revision: str) -> dict[str, list[dict[str, Any]]]:
+    """Make a store as it was at ``revision`` and put rows into each of its tables; gives them back by table."""
+    engine = connect(url)
+    with engine.begin() as connection:
+        migrate(connection, url, revision)
+        tables = reflected(connection)
+        rows = {
+            name: [{column.name: value(column, number) for column in table.columns} for number in range(ROWS)]
+            for name, table in tables.items()
+        }
+        for name, table in tables.items():
+            connection.execute(table.insert(), rows[name])
+    engine.dispose()
+    return rows
+
+
+def reflected(connection: Connection) -> dict[str, Any]:
+    found = MetaData()
+    found.reflect(connection)
+    return {name: table for name, table in found.tables.items() if name != VERSION_TABLE}
+
+
+def value(column: Column[Any], number: int) -> object:
+    """Something that the column takes, another in each row; nothing in the last row where nothing may be there."""
+    if number == ROWS - 1 and column.nullable:
+        return None
+    if column.name == "revision":
+        return (number + 1) % ROWS  # the last has not ended
+    if isinstance(column.type, Boolean):
+        return number % 2 == 1
+    if isinstance(column.type, BigInteger | Integer):
+        return 1_767_225_600_000_000 + number
+    if isinstance(column.type, Double):
+        return number + 0.25
+    return {"kind": "task", "status": "completed", "details": "{}"}.get(column.name, f"{column.name} {number}")
+
+
+@pytest.mark.parametrize("revision", [*earlier()])
+def test_a_store_of_an_earlier_schema_is_brought_up_to_date_with_all_its_rows(store_url: str, revision: str, tmp_path: Path) -> None:
+    rows = filled(store_url, revision)
+    assert len(rows) >= 4
+    was = connect(store_url)
+    dump(was, tmp_path / "backup")
+    assert versions(was) == {VERSION_TABLE: revision}
+    was.dispose()
+
+    engine = open_store(store_url)
+
+    check(engine, rows)
+    # And so is a backup that was taken then, restored now.
+    with engine.begin() as connection:
+        for table in reversed(metadata.sorted_tables):
+            connection.execute(table.delete())
+        load_store(connection, tmp_path / "backup", revision)
+    check(engine, rows)
+    engine.dispose()
+
+
+def check(engine: Any, rows: dict[str, list[dict[str, Any]]]) -> None:
+    """The tables are today's, hold ``rows``, and take more."""
+    with engine.connect().execution_options(reads=True) as connection:
+        tables = reflected(connection)
+        assert {name: {column.name for column in table.columns} for name, table in tables.items()} == {
+            name: {column.name for column in table.columns} for name, table in metadata.tables.items()
+        }
+        for name, expected in rows.items():
+            kept = [tables[name].c[column] for column in expected[0]]
+            found = [dict(row) for row in connection.execute(select(*kept)).mappings()]
+            assert sorted(found, key=str) == sorted(expected, key=str), name
+            keys = inspect(engine).get_pk_constraint(name)["constrained_columns"]
+            assert keys == [column.name for column in metadata.tables[name].primary_key.columns]
+    assert len(read_jobs(engine)) == ROWS
+    assert len(read_ended(engine)) == ROWS - 1
+    later = conform(pd.DataFrame([{"job_id": "later", "source": "made", "submitted_at": "2026-01-02", "ended_at": "2026-01-03"}]))
+    with engine.begin() as connection:
+        assert add_jobs(connection, later).added == 1
+        assert add_jobs(connection, later).unchanged == 1
+        connection.execute(metadata.tables["jobs"].delete().where(metadata.tables["jobs"].c.job_id == "later"))
