@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from commands import judging, logs, running, site, versions
+from commands import care, judging, logs, running, site, versions
 from commands.tables import complain
 from infra.errors import GridcastError
 from infra.settings import prepare_environment
@@ -43,6 +43,9 @@ app.command()(running.dashboard)
 app.command()(running.up)
 app.command()(running.down)
 app.command()(running.status)
+app.command()(care.doctor)
+app.command()(care.backup)
+app.command()(care.restore)
 
 
 def main() -> None:

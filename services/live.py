@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from infra.settings import Settings
 from jobs.coded import code as code_frame
 from jobs.schema import OUTCOMES
 from jobs.store import Added, StoreError, add_jobs, any_ended, open_store, read_ended
+from models.releases.versions import FRESH
 from services.columns import code
 from services.doors import Asked, Options
 from services.explanations import named
@@ -56,8 +57,6 @@ MOST_EXPLAINED = 100
 YOUNG = 100_000
 """New objects after which Python looks for garbage: a thousand jobs of JSON are several thousand, and none of them is garbage yet."""
 NO_MODEL = "none"
-FRESH = timedelta(days=30)
-"""After that a model set is called stale; its histories go on learning, its refiners do not."""
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+FRESH = timedelta(days=30)
+"""After that a model set is called stale; its histories go on learning, its refiners do not."""
 
 
 @dataclass(frozen=True)

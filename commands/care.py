@@ -1,0 +1,47 @@
+"""Commands that look after Gridcast: what is wrong with it, a backup, and putting one back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.inputs import Json
+from commands.tables import progress_bar, show
+from infra.settings import prepare_environment
+
+
+def doctor(
+    table: Annotated[Path | None, typer.Option(help="Also look at this file of `gridcast table`.")] = None, as_json: Json = False
+) -> None:
+    """Say how versions, disk, ports, clock, store, MLflow, Prefect and predictors stand, and what to do; exit code 1 if one is wrong."""
+    from infra.parts import parts
+    from monitoring.doctor import examine
+
+    settings = prepare_environment()
+    findings = examine(settings, parts(settings), table)
+    show([asdict(finding) for finding in findings], as_json, "Gridcast's health")
+    if any(finding.state == "wrong" for finding in findings):
+        raise typer.Exit(1)
+
+
+def backup(
+    target: Annotated[Path, typer.Argument(help="A file that ends in .tar, or a folder; it must not be there yet.")], as_json: Json = False
+) -> None:
+    """Copy the job store and MLflow's registry, with checksums; whatever runs goes on meanwhile."""
+    from models.releases.backup import back_up
+
+    with progress_bar("taking a backup"):
+        rows = back_up(prepare_environment(), target)
+    show(rows, as_json, f"Backed up to {target}")
+
+
+def restore(source: Annotated[Path, typer.Argument(help="What `gridcast backup` made.")], as_json: Json = False) -> None:
+    """Put a backup into an empty store and registry, of SQLite or PostgreSQL, wherever it was taken from."""
+    from models.releases.backup import restore as put_back
+
+    with progress_bar("restoring"):
+        rows = put_back(prepare_environment(), source)
+    show(rows, as_json, f"Restored from {source}")

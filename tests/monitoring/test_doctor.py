@@ -1,0 +1,113 @@
+"""The doctor on real data folders: a sound one, and one for each thing that it finds wrong."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from sqlalchemy import text
+
+from infra.parts import parts
+from infra.settings import Settings
+from jobs.schema import conform
+from jobs.store import add_jobs, connect, open_store
+from monitoring.doctor import Finding, examine
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    ports = {f"{name}_port": free_port() for name in ("predictor", "mlflow", "prefect", "dashboard")}
+    return Settings(home=tmp_path / "home", _env_file=None, **ports)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def found(settings: Settings, **more: object) -> dict[str, Finding]:
+    return {finding.what: finding for finding in examine(settings, parts(settings), **more)}  # type: ignore[arg-type]
+
+
+def stored(settings: Settings, ended: datetime) -> None:
+    engine = open_store(settings.store_url)
+    with engine.begin() as connection:
+        times = {"submitted_at": ended - timedelta(hours=2), "started_at": ended - timedelta(hours=1), "ended_at": ended}
+        add_jobs(connection, conform(pd.DataFrame([{"job_id": "1", "source": "made", **times}])))
+    engine.dispose()
+
+
+def test_a_new_data_folder_is_sound_and_says_what_to_do_next(settings: Settings) -> None:
+    findings = found(settings)
+    assert {name: finding.state for name, finding in findings.items()} == {
+        "versions": "ok",
+        "disk": "ok",
+        "ports": "ok",
+        "parts": "watch",
+        "database": "ok",
+        "clock": "ok",
+        "MLflow": "ok",
+        "champion": "watch",
+        "Prefect": "watch",
+    }
+    assert all(bool(finding.do) == (finding.state != "ok") for finding in findings.values())
+    assert not (settings.home / "store" / "jobs.db").exists(), "the doctor makes nothing"
+
+
+def test_what_is_wrong_is_named_with_what_to_do(settings: Settings) -> None:
+    stored(settings, NOW + timedelta(hours=5))
+    with connect(settings.store_url).begin() as connection:
+        connection.execute(text("UPDATE gridcast_version SET version_num = '9999'"))
+    elsewhere = settings.model_copy(update={"mlflow_url": f"http://127.0.0.1:{free_port()}"})
+    with socket.socket() as taker:
+        taker.bind(("127.0.0.1", settings.predictor_port))
+        taker.listen()
+        findings = found(elsewhere, table=settings.home / "none.tsv")
+    wrong = {name: finding for name, finding in findings.items() if finding.state == "wrong"}
+    assert set(wrong) == {"ports", "database", "clock", "MLflow", "table"}
+    assert f"port {settings.predictor_port}: address already in use; set GRIDCAST_PREDICTOR_PORT" in wrong["ports"].found
+    assert "has tables of version 9999" in wrong["database"].found
+    assert wrong["clock"].found.startswith("the newest record is 1")
+    assert "nobody answers there" in wrong["MLflow"].found
+    assert all(finding.do for finding in wrong.values())
+
+
+def test_an_unreachable_database_is_told_without_its_password(settings: Settings) -> None:
+    away = settings.model_copy(update={"database_url": f"postgresql://someone:hunter2@127.0.0.1:{free_port()}/jobs"})
+    finding = found(away)["database"]
+    assert finding.state == "wrong"
+    assert "hunter2" not in finding.found
+
+
+def test_the_clock_is_compared_with_the_databases(settings: Settings, postgres_url: str) -> None:
+    on_postgres = settings.model_copy(update={"database_url": postgres_url})
+    stored(on_postgres, NOW - timedelta(days=2))
+    assert "agrees with the database" in found(on_postgres)["clock"].found
+    late = found(on_postgres, now=datetime.now(UTC) - timedelta(seconds=40))["clock"]
+    assert (late.state, late.found) == ("watch", "the database is 40 s ahead of this machine")
+
+
+def test_the_age_of_the_table_is_read_from_its_first_line(settings: Settings, tmp_path: Path) -> None:
+    table = tmp_path / "table.tsv"
+    for hours, state in ((1, "ok"), (30, "watch")):
+        table.write_text(f"gridcast-table 1\t{(NOW - timedelta(hours=hours)).timestamp():.0f}\tx\tgridcast-1\t0\nkey\tjobs\tnew\n")
+        finding = found(settings, table=table, now=NOW)["table"]
+        assert (finding.state, finding.found) == (state, f"{table} was written {hours}.0 h ago")
+
+
+def test_the_command_ends_with_1_where_something_is_wrong(settings: Settings) -> None:
+    environment = {**os.environ, "GRIDCAST_HOME": str(settings.home)}
+    environment |= {f"GRIDCAST_{name.upper()}": str(getattr(settings, name)) for name in Settings.model_fields if name.endswith("_port")}
+    command = [sys.executable, "-m", "gridcast", "doctor", "--json", "--table", str(settings.home / "none.tsv")]
+    run = subprocess.run(command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 1, run.stderr
+    rows = {row["what"]: row["state"] for row in json.loads(run.stdout)["rows"]}
+    assert {name for name, state in rows.items() if state == "wrong"} == {"table"}
