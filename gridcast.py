@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command()(running.demo)
 app.command()(logs.ingest)
 app.command()(site.collect)
+app.command()(site.table)
 app.command()(logs.rejects)
 app.command(name="jobs")(logs.jobs_command)
 app.command()(logs.scouts)

@@ -1,15 +1,18 @@
-"""Commands of a site: bring what its batch systems account."""
+"""Commands of a site: bring what its batch systems account, keep a table of predictions for them."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from commands.inputs import Json, store
-from commands.tables import complain, progress_bar, show
-from infra.errors import GridcastError
+from commands.tables import complain, progress_bar, say, show
+from infra.errors import GridcastError, InputError
 from infra.settings import prepare_environment
 
 
@@ -40,3 +43,46 @@ def collect(
         complain(error)
     if done.errors:
         raise typer.Exit(GridcastError.exit_code)
+
+
+def table(
+    file: Annotated[Path | None, typer.Argument(help="Where to write; default: tables/predictions.tsv in the data folder.")] = None,
+    source: Annotated[str | None, typer.Option(help="Whose jobs, where the store has several sources.")] = None,
+    every: Annotated[float | None, typer.Option(min=1, help="Write again each so many seconds, until Ctrl-C.")] = None,
+    days: Annotated[float, typer.Option(min=0.01, help="Kinds of job submitted in so many days.")] = 14,
+    most: Annotated[int, typer.Option(min=1, help="At most so many kinds of job, the commonest.")] = 20_000,
+    as_json: Json = False,
+) -> None:
+    """Write predictions of the kinds of job submitted lately to a local file, for schedulers that may not ask over a network."""
+    from services.authentication import own_token
+    from services.client import Gridcast
+    from services.local_table import Written, write_table
+
+    settings, engine = prepare_environment(), store()
+    place = file or settings.folder("tables") / "predictions.tsv"
+    token = own_token(settings.tokens.get_secret_value(), "predict")
+    with Gridcast(f"http://{settings.host}:{settings.predictor_port}", token, timeout=30) as predictor:
+
+        def write() -> Written:
+            return write_table(engine, predictor, place, source=source, days=days, most=most)
+
+        if every:
+            _keep_writing(write, every)
+        else:
+            show([vars(write())], as_json, "Written")
+
+
+def _keep_writing(write: Callable[[], object], every: float) -> None:
+    """Write again and again; what goes wrong is said once, and what was written last stands meanwhile."""
+    trouble = ""
+    while True:
+        started, before, trouble = time.monotonic(), trouble, ""
+        try:
+            write()
+        except GridcastError as error:
+            if isinstance(error, InputError):
+                raise
+            trouble = str(error)
+        if trouble != before:
+            complain(trouble) if trouble else say("the table is written again")
+        time.sleep(max(0.0, every - (time.monotonic() - started)))

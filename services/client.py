@@ -70,7 +70,14 @@ class Gridcast:
 
     @overload
     def predict(
-        self, jobs: Columns, *, quantiles: Iterable[float] = (), coverage: float = 0.9, at: str | None = None, classes: bool = False
+        self,
+        jobs: Columns,
+        *,
+        quantiles: Iterable[float] = (),
+        coverage: float = 0.9,
+        at: str | None = None,
+        classes: bool = False,
+        keep: bool = True,
     ) -> Columns: ...
 
     @overload
@@ -82,6 +89,7 @@ class Gridcast:
         coverage: float = 0.9,
         at: str | None = None,
         classes: bool = False,
+        keep: bool = True,
     ) -> Rows: ...
 
     def predict(
@@ -92,15 +100,17 @@ class Gridcast:
         coverage: float = 0.9,
         at: str | None = None,
         classes: bool = False,
+        keep: bool = True,
     ) -> Rows | Columns:
         """Predict ``jobs``, given as rows or as columns by name; the answer has the same form, a row a job, in the same order.
 
-        With ``classes`` it has the likeliest class of each target too. Raises RefusedError when the
-        predictor says that the jobs or the token are wrong.
+        With ``classes`` it has the likeliest class of each target too; jobs that are only thought of are asked about without ``keep``.
+        Raises RefusedError when the predictor says that the jobs or the token are wrong.
         """
         as_columns = isinstance(jobs, dict)
         body: dict[str, Any] = {"columns": jobs} if as_columns else {"jobs": list(jobs)}
         body |= {"quantiles": list(quantiles), "coverage": coverage} | ({"at": at} if at else {}) | ({"classes": True} if classes else {})
+        body |= {} if keep else {"keep": False}
         key = "columns" if as_columns else "rows"
         try:
             answer = self._in_time(lambda: _load(self._post("/predict", _dump(body), JSON_TYPE).content))

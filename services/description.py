@@ -147,14 +147,20 @@ def _options() -> Schema:
     quantiles = {"type": "array", "items": share, "maxItems": MOST_QUANTILES}
     classes = {"type": "boolean", "default": False, "description": "the likeliest class of each target too"}
     explain = {"type": "boolean", "default": False, "description": "why, too; at most 100 jobs"}
-    return {"quantiles": quantiles, "coverage": {**share, "default": 0.9}, "at": moment, "classes": classes, "explain": explain}
+    keep = {
+        "type": "boolean",
+        "default": True,
+        "description": "false: jobs that are only thought of, left out of the log",
+    }
+    told = {"quantiles": quantiles, "coverage": {**share, "default": 0.9}, "at": moment}
+    return {**told, "classes": classes, "explain": explain, "keep": keep}
 
 
 def _predict() -> Schema:
     options = _options()
     query = [
         {"name": "quantiles", "in": "query", "style": "form", "explode": False, "schema": options["quantiles"]},
-        *({"name": name, "in": "query", "schema": options[name]} for name in ("coverage", "at", "classes", "explain")),
+        *({"name": name, "in": "query", "schema": options[name]} for name in ("coverage", "at", "classes", "explain", "keep")),
     ]
     answer = {JSON_TYPE: {"schema": _ref("Predictions")}, ARROW_TYPE: {"schema": {"type": "string", "format": "binary"}}}
     return {

@@ -18,7 +18,7 @@ from services.columns import CODED, TIME, Faults, read_values
 from services.refusal import RefusalError
 
 REQUIRED = ("job_id", "source")
-OPTIONS = ("quantiles", "coverage", "at", "classes", "explain")
+OPTIONS = ("quantiles", "coverage", "at", "classes", "explain", "keep")
 MOST_QUANTILES = 20
 FINISHED = ("completed", "failed", "cancelled", "timeout", "out_of_memory", "preempted", "unknown")
 
@@ -28,7 +28,7 @@ class Options:
     """How to answer: further ``quantiles``, the ``coverage`` of the range (shares), and the time ``at`` which the history is asked.
 
     Without ``at`` each job is answered by what was known when it was submitted. ``classes`` asks for the likeliest class of each target,
-    ``explain`` for why each job got its answer.
+    ``explain`` for why each job got its answer. Without ``keep`` nothing is put into the prediction log: such jobs are only thought of.
     """
 
     quantiles: tuple[float, ...] = ()
@@ -36,6 +36,7 @@ class Options:
     at: datetime | None = None
     classes: bool = False
     explain: bool = False
+    keep: bool = True
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,9 @@ def read_options(body: Mapping[str, Any], query: Mapping[str, str]) -> Options:
     if not isinstance(quantiles, list | tuple) or len(quantiles) > MOST_QUANTILES:
         raise RefusalError(422, f"quantiles must be a list of at most {MOST_QUANTILES} numbers between 0 and 1")
     levels = tuple(_share("quantiles", value) for value in quantiles)
-    coverage, classes = _share("coverage", given.get("coverage", 0.9)), _yes("classes", given.get("classes", False))
-    return Options(
-        tuple(dict.fromkeys(levels)), coverage, read_moment(given.get("at")), classes, _yes("explain", given.get("explain", False))
-    )
+    coverage, at = _share("coverage", given.get("coverage", 0.9)), read_moment(given.get("at"))
+    yes = {name: _yes(name, given.get(name, usual)) for name, usual in (("classes", False), ("explain", False), ("keep", True))}
+    return Options(tuple(dict.fromkeys(levels)), coverage, at, **yes)
 
 
 def _yes(name: str, value: Any) -> bool:

@@ -140,8 +140,9 @@ class Live:
         tails = () if options.coverage == 0.9 else (round((1 - options.coverage) / 2, 6), round((1 + options.coverage) / 2, 6))
         quantiles = tuple(dict.fromkeys((*options.quantiles, *tails)))
         answers = replace(serving.forecaster.answer(code(asked.jobs), quantiles, options.at, options.classes), model_version=serving.label)
-        self.log.add(Answer(asked.jobs.select(["source", "job_id"]), answers, datetime.now(UTC), self.revision))
-        self.also_asked(asked.jobs, options.at)
+        if options.keep:
+            self.log.add(Answer(asked.jobs.select(["source", "job_id"]), answers, datetime.now(UTC), self.revision))
+            self.also_asked(asked.jobs, options.at)
         self._count(answers)
         if tails:
             answers = _with_range(answers, tails, options.quantiles)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("infra", "jobs", "models", "monitoring", "scheduling", "services", "flows", "commands")
+PACKAGES = ("infra", "jobs", "models", "monitoring", "scheduling", "services", "flows", "commands", "adapters")
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MODULES = [*sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")), ROOT / "gridcast.py"]
 

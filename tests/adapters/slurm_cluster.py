@@ -109,6 +109,11 @@ class Slurm:
         words = [word for word in found.split(" ") if word.startswith(f"{name}=")]
         return words[0].partition("=")[2] if words else ""
 
+    def comment(self, job: str, name: str = "Comment") -> str:
+        """A job's comment, which may have blanks."""
+        lines = [line.strip() for line in self.run("scontrol", "show", "job", job).splitlines()]
+        return next((line.partition("=")[2] for line in lines if line.startswith(f"{name}=")), "")
+
     def wait(self, holds: Callable[[], object], what: str, patience: float = 90) -> None:
         """Wait until something is so."""
         _wait(holds, what, self.folder, patience)
@@ -125,7 +130,7 @@ def slurm_cluster() -> Iterator[Slurm]:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="gridcast-slurm-")))
         # A job of any user runs here, and munge looks for its socket.
         folder.chmod(0o755)
-        ports = {name: _free_port() for name in ("slurmctld", "slurmd", "slurmdbd", "mariadb")}
+        ports = {name: free_port() for name in ("slurmctld", "slurmd", "slurmdbd", "mariadb")}
         for name, text in (("slurm.conf", SLURM_CONF), ("slurmdbd.conf", SLURMDBD_CONF)):
             path = folder / name
             path.write_text(text.format(folder=folder, **ports) + ("JobSubmitPlugins=lua\n" if name == "slurm.conf" else ""))
@@ -188,7 +193,8 @@ def _answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

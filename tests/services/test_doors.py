@@ -72,6 +72,7 @@ def test_options_come_from_the_body_or_the_query() -> None:
         (0.5, 0.99), 0.9, datetime(2026, 1, 1, tzinfo=UTC)
     )
     assert read_options({}, {"explain": "true"}).explain and not read_options({}, {}).explain
+    assert read_options({}, {}).keep and not read_options({"keep": False}, {}).keep
     assert read_options({"classes": True}, {}).classes and read_options({}, {"classes": "true"}).classes
     now = read_options({"at": "now"}, {}).at
     assert now is not None and abs((datetime.now(UTC) - now).total_seconds()) < 60

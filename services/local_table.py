@@ -1,0 +1,186 @@
+"""A table of predictions in a local file, for adapters that may not ask over the network: Slurm's controller holds a lock meanwhile.
+
+A row a kind of job that was submitted lately, found by a key, most telling first: ``job`` (user, program, project, queue, minutes and
+cores asked for), ``program`` (user, program), ``user``, ``any`` (program of anybody), ``all``. The first line says when and by which model
+it was written, the second names the columns. Rows stand in the order of their keys, byte by byte, so that a reader finds one in twenty
+looks without reading the others.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import repeat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from infra.errors import GridcastError, InputError
+from jobs.store import count_jobs, read_kinds
+from services.client import Gridcast, RefusedError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+WHO = ("user", "group", "project")
+WHAT = ("program", "job_name")
+ASKED = ("requested_walltime", "requested_cores", "requested_memory")
+FIELDS = (*WHO, *WHAT, "queue", "site", *ASKED)
+"""What of a kind of job is known when it is submitted, and told to the predictor."""
+FORGOTTEN: dict[str, tuple[str, ...]] = {
+    "job": (),
+    "program": (),
+    "user": (*WHAT, *ASKED),
+    "any": (*WHO, *ASKED),
+    "all": (*WHO, *WHAT, "queue", *ASKED),
+}
+"""What a row of each level does not tell the predictor: what jobs with its key do not share."""
+ENDS = ("", "_low", "_high", "_kill_limit", "_allocation", "_risk")
+AT_ONCE = 5_000
+MAGIC = "gridcast-table 1"
+UNSAFE = re.compile(rb"[\x00-\x20%|\x7f]")
+
+
+class TableError(GridcastError):
+    """No table could be made; the old one stands, and grows old."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A table that was written: where, when, by which model, its rows, and how many jobs are kinds of its finest."""
+
+    file: Path
+    written_at: datetime
+    model_version: str
+    rows: int
+    jobs: int
+
+
+def key(level: str, *values: Any) -> str:
+    """The key of a row: the level and its values between bars, ``-`` for one that is not known.
+
+    >>> key("job", "ann", "re co|1", None, "short", 60, 1)
+    'job|ann|re%20co%7C1|-|short|60|1'
+    """
+    return "|".join((level, *("-" if pd.isna(value) or value == "" else _safe(str(value)) for value in values)))
+
+
+def _safe(text: str) -> str:
+    escaped = UNSAFE.sub(lambda found: b"%%%02X" % found[0][0], text.encode("utf-8", "replace"))
+    return escaped.decode()
+
+
+def write_table(
+    engine: Engine,
+    predictor: Gridcast,
+    file: Path,
+    *,
+    source: str | None = None,
+    days: float = 14,
+    most: int = 20_000,
+    now: datetime | None = None,
+) -> Written:
+    """Ask for a prediction of each kind of job of the last ``days`` (the ``most`` commonest), and put the table in the file's place.
+
+    Raises InputError where the store has several sources and none is named, TableError where the predictor does not answer or the file
+    cannot be written; the file stays as it is then.
+    """
+    now, source = now or datetime.now(UTC), _source(engine, source)
+    kinds = read_kinds(engine, FIELDS, since=now - timedelta(days=days), sources=[source], limit=most)
+    rows = _rows(kinds.assign(source=source))
+    answers, version = _ask(predictor, rows)
+    columns = _columns(answers)
+    lines = sorted(_line(row, answer, columns) for row, answer in zip(rows, answers, strict=True))
+    stamp = (MAGIC, f"{now.timestamp():.0f}", f"{now:%Y-%m-%dT%H:%M:%SZ}", _safe(version), str(len(lines)))
+    written = Written(file, now, version, len(lines), int(kinds["jobs"].sum()))
+    try:
+        _replace(file, "\n".join(("\t".join(stamp), "\t".join(("key", "jobs", "new", *columns)), *lines)) + "\n")
+        _replace(file.with_suffix(".prom"), _metrics(written))
+    except OSError as error:
+        raise TableError(f"{file} cannot be written: {error.strerror or error}") from None
+    return written
+
+
+def _source(engine: Engine, source: str | None) -> str:
+    stored = count_jobs(engine)["source"].tolist()
+    if source is None and len(stored) > 1:
+        raise InputError(f"the store has jobs of {', '.join(stored[:10])}: say whose table it is to be, by --source")
+    return source or (stored[0] if stored else "")
+
+
+def _rows(kinds: pd.DataFrame) -> list[dict[str, Any]]:
+    """A row a key, with the fields of the latest kind of job that has it, less what its level forgets."""
+    kinds = kinds.sort_values(["submitted_at", "jobs"], ascending=False, kind="stable")
+    user, name = kinds["user"], kinds["program"].fillna(kinds["job_name"])
+    minutes, cores = (-(-kinds["requested_walltime"] // 60)).astype("Int64"), kinds["requested_cores"].astype("Int64")
+    values = {
+        "job": (user, name, kinds["project"], kinds["queue"], minutes, cores),
+        "program": (user, name),
+        "user": (user,),
+        "any": (name,),
+    }
+    rows: dict[str, dict[str, Any]] = {}
+    for level, forgotten in FORGOTTEN.items():
+        told = kinds.drop(columns=["submitted_at", "jobs", *forgotten]).astype(object)
+        told = told.where(told.notna(), None)
+        keys = zip(*values[level], strict=True) if level in values else repeat((), len(kinds))
+        for fields, jobs, parts in zip(told.to_dict("records"), kinds["jobs"], keys, strict=True):
+            row = rows.setdefault(key(level, *parts), {"fields": fields, "jobs": 0})
+            row["jobs"] += int(jobs)
+    return [{"key": one, **row} for one, row in rows.items()]
+
+
+def _ask(predictor: Gridcast, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+    answers: list[dict[str, Any]] = []
+    for start in range(0, len(rows), AT_ONCE):
+        part = [{**row["fields"], "job_id": row["key"][:300]} for row in rows[start : start + AT_ONCE]]
+        try:
+            answers += predictor.predict(part, keep=False)
+        except RefusedError as error:
+            raise TableError(f"the predictor refused what the table is made from: {error}") from None
+        if why := answers[-1].get("fallback"):
+            raise TableError(f"{why}; the old table stands")
+    return answers, str(answers[0]["model_version"]) if answers else "none"
+
+
+def _columns(answers: Iterable[dict[str, Any]]) -> list[str]:
+    """The numbers that the table has, of each target that the model predicts."""
+    first = next(iter(answers), {})
+    targets = [name.removesuffix("_median") for name in first if name.endswith("_median")]
+    return [f"{target}{end}" for target in targets for end in ENDS if f"{target}{end}" in first]
+
+
+def _line(row: dict[str, Any], answer: dict[str, Any], columns: list[str]) -> str:
+    numbers = ("-" if answer[name] is None else f"{answer[name]:.10g}" for name in columns)
+    return "\t".join((row["key"], str(row["jobs"]), "1" if answer["cold_start"] else "0", *numbers))
+
+
+def _replace(file: Path, text: str) -> None:
+    """Put ``text`` in the place of a file at once: a reader has the old one or the new one, whole."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with beside.open("w", encoding="utf-8", newline="\n") as new:
+            new.write(text)
+            new.flush()
+            os.fsync(new.fileno())
+        beside.chmod(0o644)
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _metrics(written: Written) -> str:
+    """What Prometheus' node exporter reads from a text file: it goes on saying how old the table is when nobody writes it any more."""
+    return (
+        "# HELP gridcast_table_written_timestamp_seconds When the table of predictions was written.\n"
+        "# TYPE gridcast_table_written_timestamp_seconds gauge\n"
+        f"gridcast_table_written_timestamp_seconds {written.written_at.timestamp():.0f}\n"
+        "# HELP gridcast_table_rows Kinds of job and wider keys in the table.\n"
+        "# TYPE gridcast_table_rows gauge\n"
+        f"gridcast_table_rows {written.rows}\n"
+    )

@@ -1,0 +1,264 @@
+"""The closed loop with a real Slurm: jobs of several users run, their records teach Gridcast, and its predictions are on the next jobs.
+
+One story, told by the fixture ``lived``: 200 jobs in five rounds. Before the fourth Gridcast is killed and its table grows stale.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+import adapters
+from jobs.store import count_jobs, open_store, read_jobs, read_predictions
+from tests.adapters.slurm_cluster import Slurm, free_port
+
+pytestmark = pytest.mark.slow
+
+USERS = ("games", "mail", "news", "man", "lp")
+PROGRAMS = ("gen", "sim", "reco", "ana")
+STALE_AFTER = 4
+SAID = re.compile(r"gridcast: (\d+) s \((\d+)-(\d+)\) by (\w+) of (\S+?)(, stale: .*)?$")
+ADAPTER = Path(adapters.__path__[0]) / "slurm" / "gridcast.lua"
+
+
+def seconds(user: str, program: str) -> int:
+    """How long a user's program runs."""
+    return 1 + (3 * USERS.index(user) + 2 * PROGRAMS.index(program)) % 5
+
+
+@dataclass
+class Site:
+    """Gridcast beside Slurm: its predictor and the keeper of its table as processes, its data folder, the table that Slurm reads."""
+
+    slurm: Slurm
+    home: Path
+    environment: dict[str, str]
+    port: int
+    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def table(self) -> Path:
+        return self.home / "predictions.tsv"
+
+    def start(self) -> None:
+        """Start the predictor and the keeper of the table."""
+        for name, words in (("serve", ()), ("table", (str(self.table), "--every", "1"))):
+            with (self.home / f"{name}.log").open("ab") as log:
+                command = [sys.executable, "-m", "gridcast", name, *words]
+                self.running.append(subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True))
+
+    def kill(self) -> None:
+        """Kill -9 of both and of all that they started."""
+        for process in self.running:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self.running.clear()
+
+    def collect(self) -> None:
+        """Bring the records of the jobs that ran, and wait until they have moved the history and the table."""
+        self.slurm.wait(self.slurm.idle, "the end of the jobs")
+        command = [sys.executable, "-m", "gridcast", "collect", "slurm", "--json"]
+        self.slurm.wait(lambda: self._brought(command), "the records")
+        self.slurm.wait(lambda: self._learned() == self.ended(), "the history")
+        since = time.time()
+        self.slurm.wait(lambda: self.written_at() > since, "a newer table")
+
+    def _brought(self, command: list[str]) -> bool:
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        stored = count_jobs(open_store(self.store))
+        return bool(len(stored)) and int(stored["ended"].sum()) == int(stored["jobs"].sum())
+
+    @property
+    def store(self) -> str:
+        return f"sqlite:///{self.home / 'store' / 'jobs.db'}"
+
+    def ended(self) -> int:
+        return int(count_jobs(open_store(self.store))["ended"].sum())
+
+    def _learned(self) -> int:
+        try:
+            return int(httpx.get(f"http://127.0.0.1:{self.port}/model", trust_env=False, timeout=10).json()["history"]["jobs"])
+        except (httpx.HTTPError, KeyError, ValueError):
+            return -1
+
+    def written_at(self) -> float:
+        try:
+            return float(self.table.read_text().split("\t", 2)[1])
+        except (OSError, IndexError):
+            return 0.0
+
+
+def put_script(slurm: Slurm, options: str) -> None:
+    """Give slurmctld a job_submit.lua with the adapter; it looks for a newer one at each submission, by whole seconds."""
+    newer = max(time.time(), slurm.script.stat().st_mtime) + 2
+    text = (ADAPTER.parent / "job_submit.lua").read_text()
+    text = text.replace("/etc/slurm/gridcast.lua", str(ADAPTER)).replace('table = "/var/lib/gridcast/predictions.tsv"', options)
+    slurm.script.write_text(text)
+    os.utime(slurm.script, (newer, newer))
+
+
+@dataclass
+class Round:
+    """Jobs submitted together: their numbers with who submitted which program."""
+
+    name: str
+    jobs: dict[str, tuple[str, str]]
+
+
+def submit(slurm: Slurm, name: str, programs: tuple[str, ...], repeat: int) -> Round:
+    jobs = {}
+    for program in programs * repeat:
+        for user in USERS:
+            jobs[slurm.submit(program, user, f"sleep {seconds(user, program)}")] = (user, program)
+    return Round(name, jobs)
+
+
+@contextmanager
+def at_site(slurm: Slurm, home: Path) -> Iterator[Site]:
+    port = free_port()
+    ours = {"GRIDCAST_HOME": str(home), "GRIDCAST_PREDICTOR_PORT": str(port), "GRIDCAST_COLLECT": "slurm"}
+    site = Site(slurm, home, {**slurm.environment, **ours}, port)
+    try:
+        yield site
+    finally:
+        site.kill()
+
+
+@pytest.fixture(scope="module")
+def site(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with at_site(slurm, tmp_path_factory.mktemp("site")) as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def lived(site: Site) -> list[Round]:
+    """The story: five rounds of forty jobs."""
+    slurm = site.slurm
+    put_script(slurm, f'table = "{site.table}", stale_after = {STALE_AFTER}')
+    site.start()
+    rounds = [submit(slurm, "no table", PROGRAMS[:2], repeat=4)]
+    site.collect()
+    for name in ("first", "second"):
+        rounds.append(submit(slurm, name, PROGRAMS, repeat=2))
+        site.collect()
+    site.kill()
+    slurm.wait(lambda: time.time() - site.written_at() > STALE_AFTER + 1, "the table's old age")
+    rounds.append(submit(slurm, "stale", PROGRAMS, repeat=2))
+    site.start()
+    site.collect()
+    rounds.append(submit(slurm, "last", PROGRAMS, repeat=2))
+    site.collect()
+    return rounds
+
+
+@pytest.fixture(scope="module")
+def comments(slurm: Slurm, lived: list[Round]) -> dict[str, str]:
+    """The comment of each job, as Slurm's accounting has it."""
+    listed = slurm.run("sacct", "--allusers", "--parsable2", "--noheader", "--allocations", "--format=JobID,Comment").splitlines()
+    return dict(line.split("|", 1) for line in listed)
+
+
+def errors(site: Site, one: Round, comments: dict[str, str]) -> tuple[list[float], list[float]]:
+    """Seconds by which each prediction, and each request, missed the run time."""
+    ran = read_jobs(open_store(site.store)).set_index("job_id").loc[list(one.jobs)]
+    said = [SAID.match(comments[job]) for job in one.jobs]
+    missed = [abs(int(found[1]) - took) for found, took in zip(said, ran["walltime"], strict=True) if found]
+    return missed, (ran["requested_walltime"] - ran["walltime"]).abs().tolist()
+
+
+def test_every_job_is_submitted_and_says_what_was_foreseen_or_why_nothing_was(lived: list[Round], comments: dict[str, str]) -> None:
+    assert [len(one.jobs) for one in lived] == [40] * 5
+    first, *others = lived
+    assert {comments[job] for job in first.jobs} <= {
+        "gridcast: no prediction (no table)",
+        "gridcast: no prediction (nothing known of such jobs)",
+    }
+    for one in others:
+        stale = {bool(found and found[6]) for found in (SAID.match(comments[job]) for job in one.jobs)}
+        assert all(SAID.match(comments[job]) for job in one.jobs), [comments[job] for job in one.jobs][:3]
+        assert stale == {one.name == "stale"}
+
+
+def test_the_records_come_back_whole(site: Site, lived: list[Round]) -> None:
+    jobs = read_jobs(open_store(site.store)).set_index("job_id")
+    assert len(jobs) == 200 and set(jobs["source"]) == {"testbed"} and set(jobs["status"]) == {"completed"}
+    for one in lived:
+        for job, (user, program) in one.jobs.items():
+            assert (jobs.at[job, "user"], jobs.at[job, "job_name"]) == (user, program)
+            assert seconds(user, program) - 1 <= jobs.at[job, "walltime"] <= seconds(user, program) + 5
+    assert read_predictions(open_store(site.store)).empty, "kinds of job that are only thought of are no predictions of a job"
+
+
+def test_the_later_predictions_are_better_than_the_first(site: Site, lived: list[Round], comments: dict[str, str]) -> None:
+    means = {}
+    for one in lived:
+        missed, asked = errors(site, one, comments)
+        means[one.name] = np.mean(missed) if missed else np.mean(asked)
+        levels = [found[4] for found in (SAID.match(comments[job]) for job in one.jobs) if found]
+        told = {level: levels.count(level) for level in dict.fromkeys(levels)}
+        print(
+            f"{one.name}: mean error {means[one.name]:.2f} s of {len(missed)} predictions ({told}); of the requests {np.mean(asked):.0f} s"
+        )
+    assert means["first"] < means["no table"] / 100
+    assert means["last"] < means["first"]
+    levels = {SAID.match(comments[job])[4] for job in lived[-1].jobs}  # type: ignore[index]
+    assert levels == {"job"}
+
+
+def test_a_limit_is_set_only_where_the_site_wants_it_and_the_job_gave_none(site: Site, lived: list[Round]) -> None:
+    slurm = site.slurm
+    put_script(
+        slurm, f'table = "{site.table}", stale_after = 100000, set_time_limit = true, least_time_limit = 2, opt_out_users = {{ "lp" }}'
+    )
+    held = ("--hold",)
+    limits = {
+        "none given": (slurm.submit("sim", "mail", "sleep 1", *held), "00:02:00"),
+        "own": (slurm.submit("sim", "mail", "sleep 1", "--time=33", *held), "00:33:00"),
+        "new program": (slurm.submit("unheard", "mail", "sleep 1", *held), "01:00:00"),
+        "opted out": (slurm.submit("sim", "lp", "sleep 1", *held), "01:00:00"),
+    }
+    for job, limit in limits.values():
+        assert slurm.field(job, "TimeLimit") == limit
+    assert slurm.field(limits["opted out"][0], "Comment") == ""
+    assert SAID.match(slurm.comment(limits["new program"][0]))[4] == "user"  # type: ignore[index]
+    own = slurm.submit("sim", "mail", "sleep 1", "--comment=mine", *held)
+    assert slurm.field(own, "Comment") == "mine"
+    off = slurm.submit("sim", "mail", "sleep 1", "--comment=gridcast:off", *held)
+    assert slurm.field(off, "AdminComment") == ""
+    assert slurm.comment(own, "AdminComment").startswith("gridcast: ")
+
+
+def test_whatever_lies_in_the_tables_place_no_submission_fails(site: Site, lived: list[Round], tmp_path: Path) -> None:
+    slurm = site.slurm
+    good = site.table.read_bytes()
+    header = good.splitlines(keepends=True)[0]
+    places = {
+        "folder": (None, "gridcast: no prediction"),
+        "empty": (b"", "gridcast: no prediction (unreadable table)"),
+        "other": (b"\x00\xff" * 5000, "gridcast: no prediction (unreadable table)"),
+        "cut": (good[: len(good) // 3], "gridcast: "),
+        "headless": (header, "gridcast: no prediction (unreadable table)"),
+        "old": (good.replace(header.split(b"\t")[1], b"1000000000", 1), "gridcast: no prediction (stale: the table is "),
+    }
+    for name, (content, said) in places.items():
+        path = tmp_path / name
+        if content is None:
+            path.mkdir()
+        else:
+            path.write_bytes(content)
+        put_script(slurm, f'table = "{path}"')
+        job = slurm.submit("sim|with bar", "mail", "sleep 1", "--hold")
+        assert slurm.comment(job).startswith(said), name
