@@ -1,0 +1,125 @@
+"""The PanDA adapter: what it makes of a job is what the reader makes of the same record, and no trouble of Gridcast's is PanDA's.
+
+JEDI itself needs PanDA's database: a base class with the methods and attributes of its TaskRefinerBase (panda-jedi 0.6.4) stands for it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from adapters import gridcast_panda
+from jobs.ingest import read_log
+from jobs.readers.rows import Row
+from services.bodies import read_json
+from services.doors import outcomes_reported
+from tests.adapters.slurm_cluster import free_port
+
+JOB: Row = {
+    "PandaID": 7,
+    "jediTaskID": 3,
+    "prodUserName": "ann",
+    "workingGroup": None,
+    "VO": "atlas",
+    "prodSourceLabel": "managed",
+    "transformation": "http://pandaserver/trf/Sim_tf.py",
+    "processingType": "simul",
+    "computingSite": "CERN",
+    "coreCount": 8,
+    "maxWalltime": 86400,
+    "minRamCount": 2000,
+    "creationTime": "2026-03-01 10:00:00",
+    "startTime": "2026-03-01 11:00:00",
+    "endTime": "2026-03-01 13:00:00",
+    "jobStatus": "finished",
+    "cpuConsumptionTime": 50000,
+    "maxPSS": 4_000_000,
+}
+
+
+@pytest.mark.parametrize(
+    "changed", [{}, {"workingGroup": "AP_Higgs", "coreCount": None, "minRamCount": None}, {"jobStatus": "failed", "maxPSS": 0}]
+)
+def test_a_job_is_reported_as_the_reader_would_read_it(changed: Row, tmp_path: Path) -> None:
+    told = JOB | changed
+    (tmp_path / "jobs.json").write_text(json.dumps([told]))
+    read, _ = read_log(tmp_path / "jobs.json", "panda")
+    row = gridcast_panda.outcome(SimpleNamespace(**told))
+    reported = outcomes_reported(read_json(json.dumps({"jobs": [row]}).encode())).jobs
+    same = [name for name in read.columns if name != "cores"]  # which PanDA tells by actualCoreCount only
+    pd.testing.assert_frame_equal(reported[same], read[same])
+
+
+class Refiner:
+    """JEDI's TaskRefinerBase as far as the adapter sees it."""
+
+    def __init__(self) -> None:
+        self.taskSpec, self.tmpLog, self.said = SimpleNamespace(), self, list[str]()
+
+    def info(self, sentence: str) -> None:
+        self.said.append(sentence)
+
+    def extractCommon(self, jediTaskID: int, taskParamMap: dict[str, Any], workQueueMapper: Any, splitRule: Any) -> str:
+        taskParamMap.setdefault("ramCount", 2000)
+        self.taskSpec.ramCount = taskParamMap["ramCount"]
+        return "refined"
+
+
+class Predictor:
+    """Answers as POST /task does."""
+
+    asked: list[dict[str, Any]]
+
+    def __init__(self, *_: Any) -> None:
+        type(self).asked = []
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def task(self, fields: dict[str, Any], jobs: int) -> dict[str, Any]:
+        self.asked.append(fields)
+        message = {"msg_type": "scout_prediction", "ramCount": 1234, "ramUnit": "MBPerCore", "walltime": 7200, "walltimeUnit": "s"}
+        return {"scout_prediction": message, "per_job": {"cold_start": False}, "model_version": "gridcast/7"}
+
+
+TASK = {"userName": "ann", "vo": "atlas", "transPath": "http://x/Sim_tf.py", "processingType": "simul", "coreCount": 8}
+
+
+def test_a_refined_task_says_what_was_foreseen_and_keeps_what_its_user_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gridcast_panda, "Gridcast", Predictor)
+    refiner = gridcast_panda.foreseeing(Refiner)()
+    assert refiner.extractCommon(1, dict(TASK), None, None) == "refined"
+    assert refiner.said[0].startswith("gridcast: {") and refiner.taskSpec.ramCount == 2000
+    assert Predictor.asked[0]["program"] == "Sim_tf.py"
+    monkeypatch.setattr(gridcast_panda, "SET_WHAT_IS_MISSING", True)
+    refiner.extractCommon(1, dict(TASK), None, None)
+    assert (refiner.taskSpec.ramCount, refiner.taskSpec.walltime) == (1234, 7200)
+    refiner.extractCommon(1, TASK | {"ramCount": 4000, "walltime": 60}, None, None)
+    assert refiner.taskSpec.ramCount == 4000
+    monkeypatch.setattr(gridcast_panda, "OPT_OUT_USERS", frozenset({"ann"}))
+    refiner.said.clear()
+    refiner.extractCommon(1, dict(TASK), None, None)
+    assert refiner.said == []
+
+
+def test_without_gridcast_a_task_is_refined_and_the_log_says_why_nothing_was_foreseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gridcast_panda, "URL", f"http://127.0.0.1:{free_port()}")
+    refiner = gridcast_panda.foreseeing(Refiner)()
+    assert refiner.extractCommon(1, dict(TASK), None, None) == "refined"
+    assert refiner.said[0].startswith("gridcast: no prediction: the predictor cannot be reached")
+
+
+def test_outcomes_that_nobody_takes_hold_nobody_up_and_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gridcast_panda, "URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setattr(gridcast_panda, "WAITING", 10)
+    outcomes = gridcast_panda.Outcomes()
+    for number in range(1000):
+        outcomes.add({"job_id": str(number)})
+    assert outcomes.waiting.qsize() <= 10 and outcomes.dropped > 0
