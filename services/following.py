@@ -56,7 +56,7 @@ class Following:
                 log.warning("the process that started this one is gone, so this one ends")
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
-            for step in (self.look, self.catch_up, self.look_for_challenger):
+            for step in (self.look, self.catch_up, self.look_for_challenger, self.live.keep_history):
                 self.live.quiet.wait()
                 try:
                     step()

@@ -10,9 +10,8 @@ from __future__ import annotations
 import gc
 import logging
 import threading
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ import pyarrow as pa
 from infra.settings import Settings
 from jobs.coded import code as code_frame
 from jobs.schema import OUTCOMES
-from jobs.store import Added, StoreError, add_jobs, any_ended, open_store, read_ended
+from jobs.store import Added, StoreError, add_jobs, any_ended, open_store, read_ended, read_latest
 from models.releases.versions import FRESH
 from services.columns import code
 from services.doors import Asked, Options
@@ -33,13 +32,14 @@ from services.prediction_log import Answer, PredictionLog
 from services.queues import Queues
 from services.quiet import Quiet
 from services.refusal import RefusalError
+from services.serving import AT_ONCE, NO_MODEL, SLICE, Serving
+from services.snapshots import Point, Snapshots
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from models.engine.advice import Advice
     from models.engine.answers import Answers
-    from models.engine.forecaster import Forecaster
     from models.ranking.ranker import Ranked
     from models.releases.versions import Version
     from services.rank_call import RankAsked
@@ -47,39 +47,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bentoml.gridcast")
 
-SLICE = 200
-"""Outcomes learned at a time: a prediction waits for one slice at most, some milliseconds."""
-AT_ONCE = 20_000
-"""The same for a forecaster that does not answer yet."""
 WARM_UP = 100
 MOST_EXPLAINED = 100
 """Jobs; each takes some milliseconds, which others wait for."""
 YOUNG = 100_000
 """New objects after which Python looks for garbage: a thousand jobs of JSON are several thousand, and none of them is garbage yet."""
-NO_MODEL = "none"
-
-
-@dataclass(frozen=True)
-class Serving:
-    """What answers: a forecaster, whose history grows under its own lock, and what is known of it, which does not change."""
-
-    forecaster: Forecaster
-    label: str = NO_MODEL
-    number: int = 0
-    run_id: str = ""
-    card: Mapping[str, Any] = field(default_factory=dict)
-    since: datetime = field(default_factory=lambda: datetime.now(UTC))
-
-    def is_of(self, version: Version | None) -> bool:
-        """Whether this is the model set of ``version`` (None: of no version)."""
-        return (self.number, self.run_id) == ((version.version, version.run_id) if version else (0, ""))
-
-    def learn(self, ended: pd.DataFrame, rows: int = SLICE) -> None:
-        """Add finished jobs to the history, ``rows`` at a time; predictions go on in between."""
-        for start in range(0, len(ended), rows):
-            self.forecaster.learn(ended.iloc[start : start + rows])
-            # The lock is not a fair one: without a pause the next slice would have it before a waiting prediction.
-            time.sleep(0.0005)
 
 
 class Live:
@@ -103,6 +75,8 @@ class Live:
         # The store's revision up to which all is in the history, and the later ones that are in it because they were reported here.
         self._revision = 0
         self._own: set[int] = set()
+        self._built = datetime.now(UTC)
+        self._snapshots = Snapshots(settings.folder("predictor"))
         self.also_asked: Callable[[pa.Table, datetime | None], None] = lambda jobs, at: None
         """Told what callers ask, after they have been answered: the challenger's."""
 
@@ -218,6 +192,18 @@ class Live:
                 self.serving.learn(news.iloc[start : start + SLICE])
                 self._note(news.iloc[start : start + SLICE])
 
+    def keep_history(self) -> None:
+        """Write the history to disk where that is due, so that a restart learns only what came later; raises StoreError."""
+        from models.engine.snapshot import arrays_of
+
+        with self._turn:
+            known = self.history
+            point = Point(self._revision, frozenset(self._own), known["jobs"], known["newest_ended_at"], self._built)
+            if not self.ready or not self._snapshots.due(point):
+                return
+            arrays = arrays_of(self.serving.forecaster)
+        self._snapshots.keep(arrays, point, self.engine)
+
     def _note(self, ended: pd.DataFrame) -> None:
         if len(ended):
             newest = ended["ended_at"].max()
@@ -255,31 +241,37 @@ class Live:
         self.rebuild(Serving(Forecaster(model_set, advice=self.advice), version.label, version.version, version.run_id, model_set.card))
 
     def rebuild(self, serving: Serving) -> None:
-        """Teach ``serving`` the store's history and let it answer; outcomes that arrive meanwhile are in it too."""
+        """Teach ``serving`` the store's history and let it answer; outcomes that arrive meanwhile are in it too.
+
+        The first to answer goes on from the history that was kept on disk, if it is this one's.
+        """
         first = not self.ready
         with self._turn:
             self._missed = []
+        start, ended = Point(), pd.DataFrame()
         try:
-            ended = read_ended(self.engine)
+            start = (self._snapshots.recall(serving.forecaster, self.engine) if first else None) or start
+            ended = read_ended(self.engine, after=start.revision)
+            ended = ended[~ended["revision"].isin(start.own)]
             serving.learn(ended, rows=AT_ONCE)
             # The first prediction compiles and loads what the others then find; no caller should wait for that.
-            waiting = ended.drop(columns=list(OUTCOMES)).tail(WARM_UP)
+            waiting = read_latest(self.engine, WARM_UP).drop(columns=list(OUTCOMES)).tail(WARM_UP)
             serving.forecaster.predict(waiting)
             serving.forecaster.explain(code_frame(waiting.tail(1), waiting.columns))
             self.troubles.pop("store", None)
         except StoreError as error:
             # A model that knows no history is better than none; it catches up when the store is back.
             self.troubles["store"] = str(error)
-            ended = pd.DataFrame()
         with self._turn:
-            self._revision = int(ended["revision"].max()) if len(ended) else 0
+            newest = int(ended["revision"].max()) if len(ended) else 0
+            self._revision = max(newest, start.reached)
             missed = [added for added in self._missed or () if added.revision > self._revision]
             self._own = {added.revision for added in missed}
-            self._missed = None
+            self._missed, self._built = None, start.built
             for added in missed:
                 serving.learn(added.ended)
             self._serving = serving
-            self.history = {"jobs": 0, "newest_ended_at": None}
+            self.history = {"jobs": start.jobs, "newest_ended_at": start.newest_ended_at}
             for part in (ended, *(added.ended for added in missed)):
                 self._note(part)
         if first:
@@ -302,7 +294,7 @@ class Live:
             "trained_until": _text(trained_until),
             "stale": trained_until is not None and datetime.now(UTC) - trained_until > FRESH,
             "card": dict(serving.card) if serving else {},
-            "history": {**self.history, "newest_ended_at": _text(self.history["newest_ended_at"])},
+            "history": {**self.history, "newest_ended_at": _text(self.history["newest_ended_at"]), "built_at": _text(self._built)},
             "troubles": dict(self.troubles),
         }
 

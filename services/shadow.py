@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from infra.errors import GridcastError
 from jobs.store import read_ended
 from services.columns import code
-from services.live import AT_ONCE, Live, Serving
+from services.live import Live
 from services.prediction_log import Answer
+from services.serving import AT_ONCE, Serving
 
 if TYPE_CHECKING:
     import pyarrow as pa

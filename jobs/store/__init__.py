@@ -7,7 +7,18 @@ what belongs together; readers take the engine and give DataFrames. Every time i
 from jobs.store.database import StoreAddressError, StoreError, connect, open_store
 from jobs.store.measurements import add_measurements, read_measurements
 from jobs.store.predictions import add_predictions, read_predictions
-from jobs.store.records import Added, add_jobs, any_ended, count_jobs, read_ended, read_ended_at, read_jobs, read_kinds, read_latest
+from jobs.store.records import (
+    Added,
+    add_jobs,
+    any_ended,
+    count_jobs,
+    first_of,
+    read_ended,
+    read_ended_at,
+    read_jobs,
+    read_kinds,
+    read_latest,
+)
 from jobs.store.rejects import add_rejects, read_rejects
 from jobs.store.tasks import (
     add_task_predictions,
@@ -32,6 +43,7 @@ __all__ = [
     "any_ended",
     "connect",
     "count_jobs",
+    "first_of",
     "first_tasks",
     "latest_tasks",
     "mark_told",

@@ -158,6 +158,15 @@ def read_ended_at(engine: Engine, moments: Iterable[int]) -> pd.DataFrame:
         return read_rows(connection, query.order_by(table.c.source, table.c.job_id))
 
 
+def first_of(engine: Engine, revision: int) -> tuple[str, str, int] | None:
+    """Source, job_id and ended_at (microseconds since 1970) of the first job of a revision, None where there is none."""
+    table = RECORDS[JOB.name]
+    query = select(table.c.source, table.c.job_id, table.c.ended_at).where(table.c.revision == revision)
+    with reading(engine) as connection:
+        row = connection.execute(query.order_by(table.c.source, table.c.job_id).limit(1)).first()
+    return None if row is None else (str(row[0]), str(row[1]), int(row[2]))
+
+
 def any_ended(engine: Engine, after: int, record: Record = JOB) -> bool:
     """Whether ``read_ended`` would find any: a tenth of its time where it would not."""
     table = RECORDS[record.name]

@@ -23,7 +23,7 @@ from models.histories.calibration import Calibration
 from models.histories.components import settings_of
 from models.histories.features import NEVER, Contexts, Levels, choose_levels, encode
 from models.histories.kinds import Kinds, find_kinds, in_parts, tell_apart
-from models.histories.mixture import Mixture, endings
+from models.histories.mixture import Mixture, State, endings
 from models.histories.occupancy import occupancy
 from models.quantities.classes import Cuts, likeliest
 from models.quantities.distribution import Distribution
@@ -78,6 +78,20 @@ class Forecaster:
                 mixture.restore(model.learned)
             self.mixtures[name] = mixture
             self.calibrations[name] = model.calibration.copy() if model else Calibration()
+
+    @property
+    def settled(self) -> bool:
+        """Whether the levels are chosen for good."""
+        return self._first is None
+
+    def go_on(self, levels: Levels, states: dict[str, State], calibrations: dict[str, Calibration], latest: dict[str, int]) -> None:
+        """Go on from what an earlier forecaster of the same model learned, all by target (see snapshot.py)."""
+        with self._lock:
+            self._start(levels)
+            self._first = None
+            self.calibrations = calibrations
+            for name, mixture in self.mixtures.items():
+                mixture.state, mixture.latest = states[name], latest[name]
 
     def _thresholds(self, name: str) -> tuple[float, ...]:
         return tuple(self.model_set.card.get("thresholds", {}).get(name, ())) if self.model_set else ()

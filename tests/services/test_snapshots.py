@@ -1,0 +1,154 @@
+"""A restart goes on from the history on disk, and answers as one that learned the whole store again; what does not fit is not used."""
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from infra.settings import Settings
+from jobs.schema import COLUMNS, OUTCOMES
+from jobs.store import add_jobs, open_store
+from models.engine.forecaster import Forecaster
+from models.engine.model_set import ModelSet
+from services import snapshots
+from services.live import Live
+from services.metrics import Metrics, make_metrics
+from services.serving import Serving
+from services.snapshots import NAME
+
+Start = Callable[..., Live]
+
+
+@pytest.fixture(scope="module")
+def metrics() -> Metrics:
+    return make_metrics()
+
+
+@pytest.fixture
+def start(tmp_path: Path, metrics: Metrics, model_set: ModelSet) -> Iterator[Start]:
+    """A function that starts a live state on a store in ``tmp_path``: with the model, the store and the data folder that it is given."""
+    started: list[Live] = []
+
+    def begin(home: str = "home", store: str = "jobs.db", model: ModelSet | None = model_set) -> Live:
+        live = Live(Settings(home=tmp_path / home, database_url=f"sqlite:///{tmp_path / store}"), metrics)
+        live.rebuild(Serving(Forecaster(model)))
+        started.append(live)
+        return live
+
+    yield begin
+    for live in started:
+        live.engine.dispose()
+
+
+@pytest.fixture
+def jobs(grid_jobs: pd.DataFrame) -> pd.DataFrame:
+    """400 jobs that ended after the model was trained."""
+    return grid_jobs.tail(400).sort_values("ended_at")[list(COLUMNS)].reset_index(drop=True)
+
+
+def answers(live: Live, jobs: pd.DataFrame) -> pd.DataFrame:
+    asked = jobs.drop(columns=list(OUTCOMES))
+    return live.serving.forecaster.predict(asked, quantiles=(0.3,), at=pd.Timestamp("2100-01-01", tz="UTC"))
+
+
+def built_at(live: Live) -> Any:
+    return live.describe()["history"]["built_at"]
+
+
+def test_a_restart_goes_on_from_the_file_and_learns_what_came_later(start: Start, jobs: pd.DataFrame) -> None:
+    one = start()
+    one.report(jobs.iloc[:200])
+    one.keep_history()
+    one.report(jobs.iloc[200:300])
+    ingested = open_store(one.settings.store_url)
+    with ingested.begin() as connection:
+        add_jobs(connection, jobs.iloc[300:])
+    ingested.dispose()
+    again, anew = start(), start(home="other")
+    assert built_at(again) == built_at(one)
+    assert built_at(anew) > built_at(one)
+    assert again.history == anew.history == {"jobs": 400, "newest_ended_at": jobs["ended_at"].max()}
+    assert again.revision == anew.revision == 3
+    pd.testing.assert_frame_equal(answers(again, jobs), answers(anew, jobs))
+    # It goes on learning, once each.
+    again.catch_up()
+    assert again.history["jobs"] == 400
+
+
+def test_outcomes_that_others_stored_between_ones_own_are_not_missed(start: Start, jobs: pd.DataFrame) -> None:
+    one, other = start(), start(home="other")
+    one.report(jobs.iloc[:100])
+    other.report(jobs.iloc[100:200])
+    one.report(jobs.iloc[200:300])  # the file will hold the first and the third revision, not the second
+    one.keep_history()
+    again = start()
+    assert built_at(again) == built_at(one)
+    assert again.history["jobs"] == 300
+    one.catch_up()
+    pd.testing.assert_frame_equal(answers(again, jobs), answers(one, jobs))
+
+
+@pytest.mark.parametrize("fault", ["torn", "gone", "another store", "another model", "no model", "old", "corrected"])
+def test_a_file_that_does_not_fit_is_not_used(
+    start: Start, jobs: pd.DataFrame, tmp_path: Path, model_set: ModelSet, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = start()
+    one.report(jobs.iloc[:200])
+    one.keep_history()
+    file, how = tmp_path / "home" / "predictor" / NAME, {}
+    if fault == "torn":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    elif fault == "gone":
+        file.unlink()
+    elif fault == "another store":
+        how = {"store": "others.db"}
+        start(home="third", store="others.db").report(jobs.iloc[50:250])
+    elif fault == "another model":
+        card = {**model_set.card, "version": "gridcast-99"}
+        how = {"model": ModelSet(card, model_set.levels, model_set.clusters, model_set.targets)}
+    elif fault == "no model":
+        how = {"model": None}
+    elif fault == "old":
+        monkeypatch.setattr(snapshots, "OLDEST", timedelta(0))
+    elif fault == "corrected":  # the job by which the file knows its store
+        sooner = jobs.iloc[:200].assign(ended_at=jobs["ended_at"] - pd.Timedelta(1, "s"), walltime=jobs["walltime"] - 1)
+        one.report(sooner[sooner["walltime"] > 0])
+    again = start(**how)
+    assert built_at(again) > built_at(one)
+    expected = start(home="fresh", **how)
+    np.testing.assert_array_equal(answers(again, jobs)["walltime_median"], answers(expected, jobs)["walltime_median"])
+    assert again.history == expected.history
+
+
+def test_a_disk_that_cannot_be_written_costs_the_file_and_nothing_else(
+    start: Start, jobs: pd.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = start()
+    one.report(jobs.iloc[:200])
+    (tmp_path / "home" / "predictor" / NAME).mkdir()  # a file cannot take its place
+    one.keep_history()
+    assert "the history cannot be kept" in caplog.text
+    assert not list((tmp_path / "home" / "predictor").glob("*.new"))
+    assert start().history["jobs"] == 200
+
+
+def test_it_is_written_when_it_is_due_and_not_otherwise(start: Start, jobs: pd.DataFrame, tmp_path: Path, monkeypatch: Any) -> None:
+    one, file = start(), tmp_path / "home" / "predictor" / NAME
+    one.keep_history()
+    assert not file.exists(), "nothing is known yet"
+    one.report(jobs.iloc[:100])
+    one.keep_history()
+    first = file.stat().st_mtime_ns
+    one.report(jobs.iloc[100:200])
+    one.keep_history()
+    assert file.stat().st_mtime_ns == first, "too soon"
+    monkeypatch.setattr(snapshots, "EVERY", 0.0)
+    one.keep_history()
+    second = file.stat().st_mtime_ns
+    assert second > first
+    one.keep_history()
+    assert file.stat().st_mtime_ns == second, "nothing is new"
