@@ -183,7 +183,12 @@ def _say(context: ExceptionContext, where: str) -> None:
         return
     error = context.sqlalchemy_exception
     if isinstance(error, exc.OperationalError | exc.InterfaceError) or type(error) is exc.DatabaseError:
-        raise StoreError(_sentence(context.original_exception, where)) from context.original_exception
+        raise failure(context.original_exception, where) from context.original_exception
+
+
+def failure(error: BaseException, where: str) -> StoreError:
+    """What a driver's error of the database at ``where`` means, in one sentence."""
+    return StoreError(_sentence(error, where))
 
 
 def _sentence(error: BaseException, where: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -12,13 +12,16 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow import csv
 from sqlalchemy import Column, Connection, Select, Table
 
 from jobs.schema import TIME_TYPE
+from jobs.store.database import failure, shown
 
 Moment = datetime | pd.Timestamp
 
 ROWS_AT_ONCE = 5_000  # more at once takes twice as long: Python's garbage collector walks the rows
+WORTH_A_COPY = 500
 _EPOCH = pd.Timestamp("1970-01-01", tz="UTC")
 _ARROW = {"text": pa.string(), "json": pa.string(), "number": pa.float64(), "time": pa.int64(), "count": pa.int64(), "flag": pa.bool_()}
 
@@ -34,6 +37,9 @@ def write_rows(connection: Connection, table: Table, frame: pd.DataFrame, overwr
 def write_values(connection: Connection, table: Table, values: Mapping[str, Sequence[Any]], overwrite: bool) -> None:
     """``write_rows`` for Python values by column, as the driver takes them: times in microseconds, None for what is missing."""
     columns = [column for column in table.columns if column.name in values]
+    if connection.dialect.name == "postgresql" and len(values[columns[0].name]) >= WORTH_A_COPY:
+        _copy(connection, table, columns, values, overwrite)
+        return
     rows = zip(*(values[column.name] for column in columns), strict=True)
     statement = _insert(connection, table, columns, overwrite)
     while chunk := list(islice(rows, ROWS_AT_ONCE)):
@@ -41,14 +47,44 @@ def write_values(connection: Connection, table: Table, values: Mapping[str, Sequ
 
 
 def _insert(connection: Connection, table: Table, columns: Sequence[Column[Any]], overwrite: bool) -> str:
-    quote = connection.dialect.identifier_preparer.quote
-    names = [quote(column.name) for column in columns]
-    keys = [quote(column.name) for column in table.primary_key]
-    others = [name for name in names if name not in keys]
     mark = "?" if connection.dialect.name == "sqlite" else "%s"
+    marks = ", ".join([mark] * len(columns))
+    action = _on_conflict(connection, table, columns, overwrite)
+    return f"INSERT INTO {table.name} ({_quoted(connection, columns)}) VALUES ({marks}) {action}"
+
+
+def _quoted(connection: Connection, columns: Iterable[Column[Any]]) -> str:
+    return ", ".join(connection.dialect.identifier_preparer.quote(column.name) for column in columns)
+
+
+def _on_conflict(connection: Connection, table: Table, columns: Sequence[Column[Any]], overwrite: bool) -> str:
+    quote = connection.dialect.identifier_preparer.quote
+    others = [quote(column.name) for column in columns if not column.primary_key]
     action = "UPDATE SET " + ", ".join(f"{name} = excluded.{name}" for name in others) if overwrite and others else "NOTHING"
-    marks = ", ".join([mark] * len(names))
-    return f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({marks}) ON CONFLICT ({', '.join(keys)}) DO {action}"
+    return f"ON CONFLICT ({_quoted(connection, table.primary_key)}) DO {action}"
+
+
+def _copy(
+    connection: Connection, table: Table, columns: Sequence[Column[Any]], values: Mapping[str, Sequence[Any]], overwrite: bool
+) -> None:
+    """The same by COPY, into a table of this transaction and from there: PostgreSQL takes rows several times as fast."""
+    names, draft = _quoted(connection, columns), f"{table.name}_copied"
+    connection.exec_driver_sql(f"CREATE TEMP TABLE IF NOT EXISTS {draft} (LIKE {table.name} INCLUDING DEFAULTS) ON COMMIT DROP")
+    arrays = [pa.array(values[column.name], _ARROW[column.info["kind"]]) for column in columns]
+    # What is there is quoted, even if it is empty; what is missing is nothing at all.
+    how, out = csv.WriteOptions(include_header=False, quoting_style="all_valid"), pa.BufferOutputStream()
+    csv.write_csv(pa.table(arrays, [column.name for column in columns]), out, how)
+    driver = connection.connection.cursor()
+    try:
+        with driver.copy(f"COPY {draft} ({names}) FROM STDIN (FORMAT csv)") as copy:
+            copy.write(out.getvalue())
+    except connection.dialect.loaded_dbapi.Error as error:  # SQLAlchemy does not see what goes past it
+        raise failure(error, shown(connection.engine)) from error
+    finally:
+        driver.close()
+    action = _on_conflict(connection, table, columns, overwrite)
+    connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) SELECT {names} FROM {draft} {action}")
+    connection.exec_driver_sql(f"TRUNCATE {draft}")
 
 
 def _values(series: pd.Series, kind: str) -> list[Any]:

@@ -35,8 +35,9 @@ from jobs.store import (
     read_rejects,
 )
 from jobs.store.database import HEAD
+from jobs.store.frames import WORTH_A_COPY, write_rows
 from jobs.store.merging import merge_repeated
-from jobs.store.tables import metadata
+from jobs.store.tables import RECORDS, metadata
 
 
 def job(job_id: str = "1", **fields: object) -> dict[str, object]:
@@ -69,6 +70,53 @@ def test_a_job_comes_back_as_it_went_in(store: Any) -> None:
         add_jobs(connection, jobs)
     pd.testing.assert_frame_equal(read_jobs(store), jobs)
     assert tuple(read_jobs(store).columns) == COLUMNS
+
+
+AWKWARD = ["", '"', "\\.", "\\N", "a,b\r\n", "NULL"]
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12) | st.sampled_from(AWKWARD)
+    ["", '"', "\\.", "\\N", "a,b\r\n", "NULL"]
+)
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(TEXTS, min_size=1, max_size=30), seed=st.integers(0, 99))
+def test_many_jobs_at_once_come_back_as_they_went_in_and_a_later_report_changes_them(store: Any, texts: list[str], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    count = 2 * WORTH_A_COPY
+    jobs = conform(
+        pd.DataFrame(
+            {
+                "job_id": [f"{seed}-{row}" for row in range(count)],
+                "source": "many",
+                "submitted_at": pd.Timestamp("2026-01-01", tz="UTC") + pd.to_timedelta(rng.integers(0, 10**13, count), unit="us"),
+                "job_name": [texts[row % len(texts)] or None for row in range(count)],
+                "user": [None if row % 7 == 0 else "ann" for row in range(count)],
+                "input_bytes": np.where(rng.random(count) < 0.3, np.nan, rng.lognormal(20, 9, count)),
+            }
+        )
+    )
+    running = jobs.assign(user="bob", started_at=jobs["submitted_at"])
+    with store.begin() as connection:
+        connection.execute(text("DELETE FROM jobs"))
+        add_jobs(connection, jobs.iloc[: WORTH_A_COPY + 1])
+        told = add_jobs(connection, running)
+    assert (told.added, told.updated) == (WORTH_A_COPY - 1, WORTH_A_COPY + 1)
+    expected = running.sort_values(["submitted_at", "source", "job_id"], ignore_index=True)
+    pd.testing.assert_frame_equal(read_jobs(store)[list(COLUMNS)], conform(expected)[list(COLUMNS)])
+
+
+def test_a_database_that_goes_away_while_many_jobs_are_stored_is_one_sentence(postgres_url: str) -> None:
+    engine = open_store(postgres_url)
+    many = conform(
+        pd.DataFrame({"job_id": np.arange(600).astype(str), "source": "s", "submitted_at": pd.Timestamp("2026-01-01", tz="UTC")})
+    )
+    with pytest.raises(GridcastError, match="cannot be used"), engine.begin() as connection, engine.connect() as other:
+        own = connection.execute(text("SELECT pg_backend_pid()")).scalar()
+        add_jobs(connection, many.head(1))
+        other.execute(text(f"SELECT pg_terminate_backend({own})"))
+        write_rows(connection, RECORDS["job"], many, overwrite=True)
+    assert read_jobs(engine).empty
+    engine.dispose()
 
 
 def test_adding_the_same_jobs_again_changes_nothing(store: Any) -> None:
