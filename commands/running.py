@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Annotated
+
+import typer
 
 from commands.inputs import Json
 from commands.tables import progress_bar, say, show
@@ -37,13 +40,16 @@ def dashboard() -> None:
     run(settings)
 
 
-def up() -> None:
+def up(
+    site: Annotated[bool, typer.Option("--site", help="As at a site: PostgreSQL, two predictors behind a proxy, Prometheus.")] = False,
+) -> None:
     """Start MLflow, Prefect, the predictor, the shifter's page and the schedules; Ctrl-C stops them all."""
     from infra.parts import parts
     from infra.processes import up as run
+    from infra.site import site as site_parts
 
     settings = prepare_environment()
-    wanted = parts(settings)
+    wanted = site_parts(settings) if site else parts(settings)
     run(settings, wanted, say=say, when_ready=lambda: show([{"part": part.name, "address": part.address} for part in wanted], False, "Up"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,8 +20,7 @@ def stop(pid: int, by: int, grace: float) -> None:
     with suppress(psutil.NoSuchProcess):
         leader = psutil.Process(pid)
         leader.send_signal(by)
-        with suppress(psutil.TimeoutExpired):
-            leader.wait(grace)
+        wait_until_ended({leader}, grace)
     _kill({*family, *_family(pid)})
 
 
@@ -33,7 +33,22 @@ def _kill(processes: set[psutil.Process]) -> None:
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(processes, timeout=10)
+    wait_until_ended(processes, 10.0)
+
+
+def wait_until_ended(processes: set[psutil.Process], seconds: float) -> None:
+    """Wait until all have ended, ``seconds`` at most."""
+    deadline = time.monotonic() + seconds
+    while any(_runs(process) for process in processes) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        # One that has ended is a zombie until its parent asks, which init may be slow to do, or never do in a container.
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _family(pid: int) -> list[psutil.Process]:

@@ -20,6 +20,7 @@ class Part:
     ``ready`` is a path below ``address`` that answers 200 once the part is ready; a part without a door has ``says``, a text
     that its log shows by then. ``setting`` names the variable that moves its port; ``grace`` is how many seconds the part has to
     stop by itself, asked by ``stop_by``, before it is killed. ``token`` opens its door to who asks whether it is ready.
+    ``files`` are written before it starts, by path, for its eyes only.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Part:
     grace: float = 10.0
     stop_by: int = int(signal.SIGTERM)
     token: str = field(default="", repr=False)
+    files: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def parts(settings: Settings, servers: bool = True) -> list[Part]:
@@ -41,66 +43,97 @@ def parts(settings: Settings, servers: bool = True) -> list[Part]:
     Without ``servers`` there are neither MLflow nor Prefect, and the others use MLflow's database directly.
     """
     mlflow_is_ours = servers and not settings.mlflow_url.startswith("http")
-    mlflow_address = f"http://{settings.host}:{settings.mlflow_port}" if mlflow_is_ours else settings.tracking_url
-    prefect_address = f"http://{settings.host}:{settings.prefect_port}"
-    shared = {
-        "GRIDCAST_HOME": str(settings.home.absolute()),
-        "GRIDCAST_MLFLOW_URL": mlflow_address,
-        "PREFECT_API_URL": f"{prefect_address}/api",
-        # The CLI would ask a question of nobody.
-        "PREFECT_CLI_PROMPT": "false",
-    }
+    shared = environment(settings, address(settings, settings.mlflow_port) if mlflow_is_ours else settings.tracking_url)
     registry = ("mlflow",) if mlflow_is_ours else ()
-    first = [_mlflow(settings, mlflow_address)] if mlflow_is_ours else []
+    first = [mlflow(settings)] if mlflow_is_ours else []
     if servers:
-        first.append(_prefect(settings, prefect_address, shared))
+        first.append(prefect(settings, shared))
     return [
         *first,
-        Part(
-            "predictor",
-            _python("bentoml", "serve", "services.predictor:Predictor", *_bind(settings.host, settings.predictor_port)),
-            address=f"http://{settings.host}:{settings.predictor_port}",
-            ready="/readyz",
-            setting="GRIDCAST_PREDICTOR_PORT",
-            environment=shared,
-            after=registry,
-            token=settings.any_token,
-        ),
-        Part(
-            "dashboard",
-            _python(
-                *("uvicorn", "--factory", "services.dashboard:create_app", *_bind(settings.host, settings.dashboard_port)),
-                # An open page listens for news and would hold up the end.
-                *("--log-level", "warning", "--no-access-log", "--timeout-graceful-shutdown", "2"),
-            ),
-            address=f"http://{settings.host}:{settings.dashboard_port}",
-            setting="GRIDCAST_DASHBOARD_PORT",
-            environment=shared,
-            after=registry,
-        ),
-        Part("schedules", _python("flows.schedules"), says="started!", environment=shared, after=tuple(part.name for part in first)),
+        predictor(settings, shared, registry),
+        dashboard(settings, shared, registry),
+        schedules(shared, tuple(part.name for part in first)),
     ]
 
 
-def _prefect(settings: Settings, address: str, shared: Mapping[str, str]) -> Part:
+def address(settings: Settings, port: int) -> str:
+    """Where a server of ours answers."""
+    return f"http://{settings.host}:{port}"
+
+
+def environment(settings: Settings, mlflow_address: str) -> dict[str, str]:
+    """What every part is told: the data folder, and where the others are."""
+    return {
+        "GRIDCAST_HOME": str(settings.home.absolute()),
+        "GRIDCAST_MLFLOW_URL": mlflow_address,
+        "PREFECT_API_URL": f"{address(settings, settings.prefect_port)}/api",
+        # The CLI would ask a question of nobody.
+        "PREFECT_CLI_PROMPT": "false",
+    }
+
+
+def predictor(settings: Settings, shared: Mapping[str, str], after: tuple[str, ...] = ()) -> Part:
+    """The predictor."""
     return Part(
-        "prefect",
-        _python("uvicorn", "--factory", "flows.server:create_app", *_bind(settings.host, settings.prefect_port), "--log-level", "warning"),
-        address=address,
-        ready="/api/ready",
-        setting="GRIDCAST_PREFECT_PORT",
-        environment={**shared, "PREFECT_SERVER_API_HOST": settings.host, "PREFECT_SERVER_API_PORT": str(settings.prefect_port)},
+        "predictor",
+        python("bentoml", "serve", "services.predictor:Predictor", *_bind(settings.host, settings.predictor_port)),
+        address=address(settings, settings.predictor_port),
+        ready="/readyz",
+        setting="GRIDCAST_PREDICTOR_PORT",
+        environment=shared,
+        after=after,
+        token=settings.any_token,
     )
 
 
-def _mlflow(settings: Settings, address: str) -> Part:
-    doors = [f"{name}:{settings.mlflow_port}" for name in dict.fromkeys((settings.host, "localhost"))]
+def dashboard(settings: Settings, shared: Mapping[str, str], after: tuple[str, ...] = ()) -> Part:
+    """The shifter's page."""
+    return Part(
+        "dashboard",
+        python(
+            *("uvicorn", "--factory", "services.dashboard:create_app", *_bind(settings.host, settings.dashboard_port)),
+            # An open page listens for news and would hold up the end.
+            *("--log-level", "warning", "--no-access-log", "--timeout-graceful-shutdown", "2"),
+        ),
+        address=address(settings, settings.dashboard_port),
+        setting="GRIDCAST_DASHBOARD_PORT",
+        environment=shared,
+        after=after,
+    )
+
+
+def schedules(shared: Mapping[str, str], after: tuple[str, ...] = ()) -> Part:
+    """What registers the flows and is their worker."""
+    return Part("schedules", python("flows.schedules"), says="started!", environment=shared, after=after)
+
+
+def prefect(settings: Settings, shared: Mapping[str, str], after: tuple[str, ...] = ()) -> Part:
+    """Prefect's server, on the database of the settings if they name one."""
+    where = {"PREFECT_SERVER_API_HOST": settings.host, "PREFECT_SERVER_API_PORT": str(settings.prefect_port)}
+    database = settings.prefect_database_url or settings.own_postgres("prefect")
+    if database:
+        where["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = "postgresql+asyncpg://" + database.partition("://")[2]
+    return Part(
+        "prefect",
+        python("uvicorn", "--factory", "flows.server:create_app", *_bind(settings.host, settings.prefect_port), "--log-level", "warning"),
+        address=address(settings, settings.prefect_port),
+        ready="/api/ready",
+        setting="GRIDCAST_PREFECT_PORT",
+        environment={**shared, **where},
+        after=after,
+    )
+
+
+def mlflow(settings: Settings, after: tuple[str, ...] = ()) -> Part:
+    """MLflow's server, on the database of the settings."""
+    names = dict.fromkeys((settings.host, "localhost", *filter(None, (name.strip() for name in settings.allowed_hosts.split(",")))))
+    doors = [f"{name}:{settings.mlflow_port}" for name in names]
     artifacts = (settings.folder("mlflow") / "artifacts").as_uri()
     return Part(
         "mlflow",
         # One worker answers a handful of engineers; MLflow's guard of Host and Origin exists only under uvicorn, its default.
         # Artifacts are files of the data folder: nobody can write one through the server.
-        _python(
+        python(
             "mlflow",
             "server",
             *_bind(settings.host, settings.mlflow_port),
@@ -109,15 +142,17 @@ def _mlflow(settings: Settings, address: str) -> Part:
             *("--workers", "1", "--default-artifact-root", artifacts, "--no-serve-artifacts"),
             *("--allowed-hosts", ",".join(doors), "--cors-allowed-origins", ",".join(f"http://{door}" for door in doors)),
         ),
-        address=address,
+        address=address(settings, settings.mlflow_port),
         ready="/health",
         setting="GRIDCAST_MLFLOW_PORT",
         # By the environment and not as an argument: a database's URL may carry a password, and arguments are for all to see.
         environment={"MLFLOW_BACKEND_STORE_URI": settings.tracking_url},
+        after=after,
     )
 
 
-def _python(*arguments: str) -> tuple[str, ...]:
+def python(*arguments: str) -> tuple[str, ...]:
+    """A command of this environment's Python."""
     return (sys.executable, "-m", *arguments)
 
 

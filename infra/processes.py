@@ -27,7 +27,7 @@ from urllib.request import Request, urlopen
 import psutil
 
 from infra.errors import GridcastError, InputError
-from infra.families import MARK, end_strays, stop
+from infra.families import MARK, end_strays, stop, wait_until_ended
 from infra.parts import Part
 from infra.records import live_process, read_record, write_record
 from infra.settings import Settings, environment_with
@@ -117,8 +117,7 @@ def down(settings: Settings) -> list[str]:
     if supervisor is not None:
         with suppress(psutil.NoSuchProcess):
             supervisor.terminate()
-            with suppress(psutil.TimeoutExpired):
-                supervisor.wait(sum(record["grace"] + 5 for record in records.values()) + 5)
+            wait_until_ended({supervisor}, sum(record["grace"] + 5 for record in records.values()) + 5)
             supervisor.kill()
     _stop_recorded(settings)
     end_strays(settings.home)
@@ -130,15 +129,13 @@ def down(settings: Settings) -> list[str]:
 def status(settings: Settings, parts: Sequence[Part]) -> list[dict[str, Any]]:
     """A row a part: ``part``, ``state`` (up, starting, restarting, failing, down), ``pid``, ``address``, ``since`` (UTC), ``note``.
 
-    The parts are those that ``up`` was given, if it runs, else ``parts``.
+    The parts are those of ``known``.
     """
-    supervised = read_record(_record_path(settings, UP))
-    is_up = live_process(supervised) is not None
-    records, declared = _records(settings), {part.name: part for part in parts}
+    is_up = live_process(read_record(_record_path(settings, UP))) is not None
+    records = _records(settings)
     rows = []
-    for name in supervised["parts"] if is_up else declared:
-        record = records.get(name, {})
-        part = declared.get(name) or Part(name, (), address=record.get("address", ""), ready=record.get("ready", "/"))
+    for part in known(settings, parts):
+        name, record = part.name, records.get(part.name, {})
         process = live_process(record)
         state = "down"
         if process is not None:
@@ -152,6 +149,20 @@ def status(settings: Settings, parts: Sequence[Part]) -> list[dict[str, Any]]:
         row = {"part": name, "state": state, "pid": record["pid"] if alive else None, "address": part.address}
         rows.append(row | {"since": record["since"] if alive else None, "note": record.get("note", "")})
     return rows
+
+
+def known(settings: Settings, parts: Sequence[Part]) -> list[Part]:
+    """The parts that ``up`` was given, if it runs, as far as their records tell of them; else ``parts``."""
+    supervised = read_record(_record_path(settings, UP))
+    if live_process(supervised) is None:
+        return list(parts)
+    records = _records(settings)
+    return [_recalled(name, records.get(name, {}), settings.any_token) for name in supervised["parts"]]
+
+
+def _recalled(name: str, record: dict[str, Any], token: str) -> Part:
+    asked = token if record.get("guarded") else ""
+    return Part(name, (), address=record.get("address", ""), ready=record.get("ready", "/"), says=record.get("says", ""), token=asked)
 
 
 def _wait(settings: Settings, children: Sequence[_Child], asked: threading.Event, say: Callable[[str], None]) -> None:
@@ -195,6 +206,11 @@ def _start(settings: Settings, part: Part) -> subprocess.Popen[bytes]:
     log = _log_path(settings, part)
     if log.exists():
         log.replace(log.with_suffix(".log.1"))
+    for place, text in part.files.items():
+        path = Path(place)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(0o600)
+        path.write_text(text)
     with log.open("wb") as file:
         return subprocess.Popen(  # noqa: S603  our own commands
             part.command,
@@ -258,7 +274,8 @@ def answers(part: Part) -> bool:
 def _record(settings: Settings, child: _Child, state: str) -> None:
     part = child.part
     told = {"pid": child.process.pid, "state": state, "since": datetime.now(UTC).isoformat(timespec="seconds"), "note": child.note}
-    how = {"address": part.address, "ready": part.ready, "grace": part.grace, "stop_by": part.stop_by}
+    how = {"address": part.address, "ready": part.ready, "says": part.says, "guarded": bool(part.token)}
+    how |= {"grace": part.grace, "stop_by": part.stop_by}
     write_record(_record_path(settings, part.name), told | how)
 
 

@@ -30,14 +30,18 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="GRIDCAST_", env_file=".env", extra="ignore")
 
     home: Path = Field(Path("gridcast-data"), description="folder that holds everything Gridcast writes")
-    database_url: str = Field("", description="SQLAlchemy URL of the job store; default SQLite in the data folder")
-    mlflow_url: str = Field("", description="MLflow tracking server or database; default SQLite in the data folder")
+    database_url: str = Field("", description="SQLAlchemy URL of the job store; default that of `up --site`, else SQLite")
+    mlflow_url: str = Field("", description="MLflow tracking server or database; default that of `up --site`, else SQLite")
+    prefect_database_url: str = Field("", description="Prefect's database, postgresql://…; default SQLite in the data folder")
     model_name: str = Field("gridcast", description="name of the registered model set in MLflow")
     host: str = Field("127.0.0.1", description="address that the servers bind to")
     predictor_port: int = Field(3000, ge=0, le=65535)
     mlflow_port: int = Field(5000, ge=0, le=65535)
     prefect_port: int = Field(4200, ge=0, le=65535)
     dashboard_port: int = Field(3100, ge=0, le=65535)
+    replica_ports: str = Field("3001,3002", description="ports of the predictors behind the proxy of `up --site`, which has their port")
+    postgres_port: int = Field(5433, ge=0, le=65535)
+    prometheus_port: int = Field(9090, ge=0, le=65535)
     dashboard_seconds: float = Field(60.0, gt=0, description="seconds between two looks at the tasks")
     collect: SecretStr = Field(
         SecretStr(""), description="batch systems that are read every ten minutes, as slurm, pbs=FOLDER, panda=URL or FOLDER; empty: none"
@@ -67,12 +71,12 @@ class Settings(BaseSettings):
     @property
     def store_url(self) -> str:
         """SQLAlchemy URL of the job store."""
-        return self.database_url or f"sqlite:///{self.folder('store') / 'jobs.db'}"
+        return self.database_url or self.own_postgres("gridcast") or f"sqlite:///{self.folder('store') / 'jobs.db'}"
 
     @property
     def tracking_url(self) -> str:
         """What MLflow calls its tracking and registry URI."""
-        return self.mlflow_url or f"sqlite:///{self.folder('mlflow') / 'mlflow.db'}"
+        return self.mlflow_url or self.own_postgres("mlflow") or f"sqlite:///{self.folder('mlflow') / 'mlflow.db'}"
 
     @property
     def tracking_url_shown(self) -> str:
@@ -83,6 +87,17 @@ class Settings(BaseSettings):
         """
         parts = urlsplit(self.tracking_url)
         return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")) if parts.netloc else self.tracking_url
+
+    @property
+    def postgres_folder(self) -> Path:
+        """Where ``gridcast up --site`` keeps a PostgreSQL of its own, with its password."""
+        return self.home.absolute() / "postgres"
+
+    def own_postgres(self, database: str) -> str:
+        """URL of a database of the data folder's own PostgreSQL; empty where there is none."""
+        if not (self.postgres_folder / "data").exists():
+            return ""
+        return f"postgresql://gridcast:{(self.postgres_folder / 'password').read_text()}@127.0.0.1:{self.postgres_port}/{database}"
 
     @property
     def any_token(self) -> str:

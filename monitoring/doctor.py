@@ -20,7 +20,7 @@ from packaging.specifiers import SpecifierSet
 
 from infra.errors import GridcastError
 from infra.parts import Part
-from infra.processes import status, why_taken
+from infra.processes import known, status, why_taken
 from infra.settings import Settings
 from jobs.store import StoreError
 from jobs.store.condition import Condition, condition
@@ -46,6 +46,7 @@ class Finding:
 def examine(settings: Settings, parts: Sequence[Part], table: Path | None = None, now: datetime | None = None) -> list[Finding]:
     """Look at everything once: versions, disk, ports and parts, clock, store, MLflow, Prefect, champion, and the table of predictions."""
     now = now or datetime.now(UTC)
+    parts = known(settings, parts)
     rows = {row["part"]: row for row in status(settings, parts)}
     store = _store(settings)
     looks: list[Callable[[], Iterator[Finding]]] = [

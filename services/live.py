@@ -52,6 +52,8 @@ MOST_EXPLAINED = 100
 """Jobs; each takes some milliseconds, which others wait for."""
 YOUNG = 100_000
 """New objects after which Python looks for garbage: a thousand jobs of JSON are several thousand, and none of them is garbage yet."""
+TROUBLES = ("champion", "history", "registry", "store")
+"""What may be amiss with what a predictor stands on."""
 
 
 class Live:
@@ -65,6 +67,8 @@ class Live:
         self.troubles: dict[str, str] = {}
         metrics.log_waiting.set_function(lambda: self.log.waiting)
         metrics.model_degraded.set_function(lambda: float("champion" in self.troubles))
+        for what in TROUBLES:
+            metrics.trouble.labels(what).set_function(lambda what=what: float(what in self.troubles))
         self._serving: Serving | None = None
         self.history: dict[str, Any] = {"jobs": 0, "newest_ended_at": None}
         self._engine: Engine | None = None

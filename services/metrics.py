@@ -27,6 +27,7 @@ class Metrics:
     model_version: Any
     model_trained: Any
     model_degraded: Any
+    trouble: Any
     history_jobs: Any
     history_newest: Any
     log_waiting: Any
@@ -57,6 +58,7 @@ def make_metrics() -> Metrics:
         model_version=Gauge("gridcast_model_version", "Version of the model set that answers, 0 for none"),
         model_trained=Gauge("gridcast_model_trained_timestamp_seconds", "When the champion's training window ended"),
         model_degraded=Gauge("gridcast_model_degraded", "1 while the champion in the registry cannot be served"),
+        trouble=Gauge("gridcast_trouble", "1 while something is amiss with what the predictor stands on", ("what",)),
         history_jobs=Gauge("gridcast_history_jobs", "Finished jobs in the live history"),
         history_newest=Gauge("gridcast_history_newest_timestamp_seconds", "When the newest finished job of the history ended"),
         log_waiting=Gauge("gridcast_prediction_log_waiting_answers", "Answers that wait to be recorded"),

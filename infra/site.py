@@ -1,0 +1,174 @@
+"""The parts of ``gridcast up --site``: what compose and the Helm chart run in containers, as processes of one machine.
+
+Two predictors behind a proxy, which has the predictor's own address; PostgreSQL under the store, MLflow and Prefect; Prometheus, which
+asks all that tell numbers, and through the proxy's checks whether the others answer.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+from string import Template
+
+import infra
+from infra.database_server import READY, binaries, make_password
+from infra.parts import Part, address, dashboard, environment, mlflow, predictor, prefect, python, schedules
+from infra.settings import Settings, SettingsError
+
+HERE = Path(infra.__path__[0])
+PROXY = HERE / "proxy" / "haproxy.cfg"
+SCRAPES = HERE / "prometheus" / "prometheus.yml"
+RULES = HERE / "prometheus" / "rules.yml"
+KEPT = "30d"
+"""How long Prometheus keeps its numbers."""
+
+
+def site(settings: Settings) -> list[Part]:
+    """PostgreSQL (unless the settings name one), MLflow, Prefect, the predictors, their proxy, the page, the schedules and Prometheus.
+
+    Raises SettingsError where a program is missing or the settings do not fit together.
+    """
+    ports = replica_ports(settings)
+    if not settings.any_token and settings.host not in ("127.0.0.1", "localhost", "::1"):
+        raise SettingsError(f"behind a proxy at {settings.host} every caller would pass for this machine: set GRIDCAST_TOKENS")
+    if settings.database_url and not (settings.mlflow_url and settings.prefect_database_url):
+        raise SettingsError("beside GRIDCAST_DATABASE_URL, GRIDCAST_MLFLOW_URL and GRIDCAST_PREFECT_DATABASE_URL must name a database each")
+    database = [] if settings.database_url else [postgres(settings)]
+    if database:
+        settings = _on_own_postgres(settings)
+    tracked = [] if settings.mlflow_url.startswith("http") else [mlflow(settings, _named(database))]
+    shared = environment(settings, tracked[0].address if tracked else settings.mlflow_url)
+    shared["GRIDCAST_DATABASE_URL"] = settings.store_url
+    planned = prefect(settings, shared, _named(database))
+    planned = replace(planned, environment={**planned.environment, "PREFECT_SERVER_METRICS_ENABLED": "true"})
+    first = [*database, *tracked, planned]
+    replicas = [replica(settings, number, port, shared, _named(first)) for number, port in enumerate(ports, 1)]
+    rest = [dashboard(settings, shared, _named(first)), schedules(shared, _named(first))]
+    return [*first, *replicas, proxy(settings, [*first, *replicas, *rest]), *rest, prometheus(settings, [*first, *replicas])]
+
+
+def replica_ports(settings: Settings) -> list[int]:
+    """The ports of the predictors; raises SettingsError."""
+    try:
+        ports = [int(text) for text in settings.replica_ports.split(",")]
+    except ValueError:
+        ports = []
+    if not ports or len({*ports, settings.predictor_port}) != len(ports) + 1:
+        raise SettingsError("GRIDCAST_REPLICA_PORTS must be different ports, comma-separated, none of them GRIDCAST_PREDICTOR_PORT")
+    return ports
+
+
+def _named(parts: list[Part]) -> tuple[str, ...]:
+    return tuple(part.name for part in parts)
+
+
+def postgres(settings: Settings) -> Part:
+    """PostgreSQL in the data folder."""
+    folder = settings.postgres_folder
+    binaries()  # which must be there before anything is made
+    make_password(folder)
+    return Part(
+        "postgres",
+        python("infra.database_server", str(folder), str(settings.postgres_port)),
+        address=f"postgresql://127.0.0.1:{settings.postgres_port}",
+        says=READY,
+        setting="GRIDCAST_POSTGRES_PORT",
+        # Asked by SIGTERM it waits for its clients to leave, by SIGINT it ends in order at once.
+        stop_by=int(signal.SIGINT),
+        grace=30.0,
+    )
+
+
+def _on_own_postgres(settings: Settings) -> Settings:
+    password = (settings.postgres_folder / "password").read_text()
+    urls = {
+        name: f"postgresql://gridcast:{password}@127.0.0.1:{settings.postgres_port}/{database}"
+        for name, database in (("database_url", "gridcast"), ("mlflow_url", "mlflow"), ("prefect_database_url", "prefect"))
+    }
+    return settings.model_copy(update=urls)
+
+
+def replica(settings: Settings, number: int, port: int, shared: dict[str, str], after: tuple[str, ...]) -> Part:
+    """One of the predictors: it shares nothing with the others but the store and MLflow."""
+    alone = settings.model_copy(update={"predictor_port": port})
+    home = {"GRIDCAST_HOME": str(settings.home.absolute() / "replicas" / str(number))}
+    part = predictor(alone, {**shared, **home}, after)
+    return replace(part, name=f"predictor-{number}", setting="GRIDCAST_REPLICA_PORTS")
+
+
+def proxy(settings: Settings, checked: list[Part]) -> Part:
+    """HAProxy before the predictors; it also looks after the other servers, and tells Prometheus how they stand."""
+    config = settings.folder("site") / "haproxy.cfg"
+    text = proxy_text(
+        bind=f"{settings.host}:{settings.predictor_port}",
+        predictors={part.name: _door(part) for part in checked if part.name.startswith("predictor")},
+        others={part.name: (_door(part), part.ready) for part in checked if part.name in ("mlflow", "prefect", "dashboard", "postgres")},
+        token=settings.any_token,
+    )
+    return Part(
+        "proxy",
+        (_program("haproxy"), "-W", "-db", "-f", str(config)),
+        address=address(settings, settings.predictor_port),
+        ready="/readyz",
+        setting="GRIDCAST_PREDICTOR_PORT",
+        after=tuple(part.name for part in checked if part.name.startswith("predictor")),
+        token=settings.any_token,
+        files={str(config): text},
+    )
+
+
+def proxy_text(bind: str, predictors: dict[str, str], others: dict[str, tuple[str, str]], token: str = "") -> str:
+    """HAProxy's configuration: where it listens, its predictors (host:port by name), and others (host:port, path) that it only checks."""
+    secret = f' hdr Authorization "Bearer {token}"' if token else ""
+    guard = f' {{ req.hdr(Authorization) -m str "Bearer {token}" }}' if token else ""
+    checks = "".join(
+        f"\nbackend {name}\n"
+        + (f"    option httpchk GET {path} HTTP/1.1\n    http-check send hdr Host {door}\n" if path != "/" or name == "dashboard" else "")
+        + f"    server {name} {door} check\n"
+        for name, (door, path) in others.items()
+    )
+    servers = "\n".join(f"    server {name} {door} check" for name, door in predictors.items())
+    return Template(PROXY.read_text()).substitute(bind=bind, secret=secret, guard=guard, servers=servers, others=checks)
+
+
+def prometheus(settings: Settings, known: list[Part]) -> Part:
+    """Prometheus, with the rules by which it warns."""
+    folder, config = settings.folder("prometheus"), settings.folder("site") / "prometheus.yml"
+    door = f"{settings.host}:{settings.prometheus_port}"
+    text = scrapes_text(
+        predictors=[_door(part) for part in known if part.name.startswith("predictor")],
+        proxy=f"{settings.host}:{settings.predictor_port}",
+        prefect=next(_door(part) for part in known if part.name == "prefect"),
+        own=door,
+        rules=str(RULES),
+        token=settings.any_token,
+    )
+    options = (f"--web.listen-address={door}", f"--storage.tsdb.retention.time={KEPT}", "--log.level=warn")
+    return Part(
+        "prometheus",
+        (_program("prometheus"), f"--config.file={config}", f"--storage.tsdb.path={folder}", *options),
+        address=f"http://{door}",
+        ready="/-/ready",
+        setting="GRIDCAST_PROMETHEUS_PORT",
+        files={str(config): text},
+    )
+
+
+def scrapes_text(*, predictors: list[str], proxy: str, prefect: str, own: str, rules: str, token: str = "") -> str:
+    """Prometheus' configuration: whom it asks (host:port)."""
+    listed = ", ".join(f'"{door}"' for door in predictors)
+    secret = f'\n    authorization: {{credentials: "{token}"}}' if token else ""
+    return Template(SCRAPES.read_text()).substitute(predictors=listed, proxy=proxy, prefect=prefect, own=own, rules=rules, secret=secret)
+
+
+def _door(part: Part) -> str:
+    return part.address.partition("://")[2]
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+    if found is None:
+        raise SettingsError(f"gridcast up --site needs {name}, which is not on this machine: install Debian's package {name}")
+    return found

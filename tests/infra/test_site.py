@@ -1,0 +1,249 @@
+"""``gridcast up --site`` as real processes: PostgreSQL, MLflow, Prefect, two predictors behind HAProxy, Prometheus; and down again."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from infra.families import MARK
+from infra.processes import known, status
+from infra.settings import Settings, SettingsError
+from infra.site import RULES, proxy_text, replica_ports, scrapes_text, site
+from monitoring.doctor import examine
+
+ROOT = Path(__file__).parents[2]
+RULE_TESTS = [Path(__file__).with_name(name) for name in ("alerts.yml", "alerts_by_the_hour.yml")]
+WAITING = {"jobs": [{"job_id": "1", "source": "site", "user": "ann", "requested_walltime": 7200}]}
+needs = {name: shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") for name in ("haproxy", "prometheus", "promtool")}
+pytestmark = pytest.mark.skipif(None in needs.values(), reason=f"not installed: {', '.join(name for name in needs if not needs[name])}")
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [int(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def wait_for(holds: Callable[[], Any], what: str, patience: float = 120) -> Any:
+    deadline = time.monotonic() + patience
+    while not (found := holds()):
+        assert time.monotonic() < deadline, f"waited in vain for: {what}"
+        time.sleep(0.1)
+    return found
+
+
+@dataclass
+class Site:
+    settings: Settings
+    environment: dict[str, str]
+    said: Path
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "gridcast", *words]
+        return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
+
+    def address(self, name: str) -> str:
+        return next(part.address for part in known(self.settings, []) if part.name == name)
+
+    def pid(self, name: str) -> int:
+        return next(int(row["pid"]) for row in status(self.settings, []) if row["part"] == name)
+
+    def marked(self) -> list[psutil.Process]:
+        """Every process that bears the mark of this data folder."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK) == str(self.settings.home):
+                    found.append(process)
+            except (psutil.Error, OSError):
+                continue
+        return found
+
+
+@pytest.fixture(scope="module")
+def up(postgres: Any) -> Iterator[Site]:
+    """The site, up. (The fixture ``postgres`` makes the wheel's programs fit to be run by another user, which as root they must be.)"""
+    # Not under pytest's own folder, which no other user may enter: as root the database is another's.
+    place = Path(tempfile.mkdtemp(prefix="gridcast-site-"))
+    place.chmod(0o755)
+    names = ("predictor_port", "mlflow_port", "prefect_port", "dashboard_port", "postgres_port", "prometheus_port")
+    ports = free_ports(len(names) + 2)
+    chosen: dict[str, Any] = dict(zip(names, ports, strict=False)) | {"replica_ports": f"{ports[-2]},{ports[-1]}", "home": place / "home"}
+    settings = Settings(_env_file=None, **chosen)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GRIDCAST_")}
+    environment |= {f"GRIDCAST_{name.upper()}": str(value) for name, value in chosen.items()}
+    said = place / "said"
+    with said.open("wb") as file:
+        command = [sys.executable, "-m", "gridcast", "up", "--site"]
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True)
+    one = Site(settings, environment, said)
+    try:
+        wait_for(lambda: "Up" in said.read_text() or process.poll() is not None, "the site to be up", 240)
+        assert process.poll() is None, said.read_text()
+        yield one
+    finally:
+        one.run("down")
+        process.wait(60)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def test_a_call_through_the_proxy_is_answered_and_what_one_predictor_hears_the_other_learns(up: Site) -> None:
+    with httpx.Client(base_url=up.address("proxy"), trust_env=False, timeout=60) as http:
+        (answer,) = http.post("/predict", json=WAITING).json()["rows"]
+        assert answer["walltime_low"] < answer["walltime"] < answer["walltime_high"]
+        times = {"submitted_at": "2026-01-01T00:00:00Z", "started_at": "2026-01-01T01:00:00Z", "ended_at": "2026-01-01T02:00:00Z"}
+        told = http.post("/outcomes", json={"jobs": [{**WAITING["jobs"][0], **times, "walltime": 3600.0}]}).json()
+        assert told["added"] == 1
+
+    def heard(name: str) -> int:
+        return int(httpx.get(f"{up.address(name)}/model", trust_env=False).json()["history"]["jobs"])
+
+    wait_for(lambda: (heard("predictor-1"), heard("predictor-2")) == (1, 1), "both predictors to know the job")
+    # It is in PostgreSQL, which the command line finds by itself.
+    (row,) = json.loads(up.run("jobs", "--json").stdout)["rows"]
+    assert (row["source"], row["ended"]) == ("site", 1)
+
+
+def asked(http: httpx.Client) -> int:
+    """The status of a call. One whose connection is reset while the killed predictor has it is made again, as HTTP has it; no other is."""
+    try:
+        status = http.post("/predict", json=WAITING).status_code
+    except httpx.RemoteProtocolError:
+        status = 502
+    return http.post("/predict", json=WAITING).status_code if status == 502 else status
+
+
+def test_a_predictor_is_killed_and_no_call_fails(up: Site) -> None:
+    statuses: list[int] = []
+    done = threading.Event()
+
+    def ask_on() -> None:
+        with httpx.Client(base_url=up.address("proxy"), trust_env=False, timeout=60) as http:
+            while not done.is_set():
+                statuses.append(asked(http))
+
+    callers = [threading.Thread(target=ask_on) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    try:
+        wait_for(lambda: len(statuses) > 50, "calls before")
+        leader = psutil.Process(up.pid("predictor-1"))
+        for process in [leader, *leader.children(recursive=True)]:
+            process.kill()
+        before = len(statuses)
+        wait_for(lambda: len(statuses) > before + 200, "calls after")
+    finally:
+        done.set()
+        for caller in callers:
+            caller.join()
+    assert set(statuses) == {200}
+    wait_for(lambda: up.said.read_text().count("predictor-1 is ready") == 2, "the killed one to be ready again")
+
+
+def test_prometheus_sees_everything_and_knows_the_rules(up: Site) -> None:
+    with httpx.Client(base_url=f"{up.address('prometheus')}/api/v1", trust_env=False, timeout=60) as http:
+
+        def asked(query: str) -> dict[str, float]:
+            found = http.get("/query", params={"query": query}).json()["data"]["result"]
+            return {f"{one['metric'].get('proxy', '')}{one['metric'].get('job', '')}": float(one["value"][1]) for one in found}
+
+        wait_for(lambda: asked("min by (job) (up)") == dict.fromkeys(("predictor", "proxy", "prefect", "prometheus"), 1.0), "all targets")
+        targets = http.get("/targets").json()["data"]["activeTargets"]
+        assert sorted(one["labels"]["job"] for one in targets) == ["predictor", "predictor", "prefect", "prometheus", "proxy"]
+        checked = {"predictor": 2.0, "postgres": 1.0, "mlflow": 1.0, "prefect": 1.0, "dashboard": 1.0}
+        wait_for(
+            lambda: {name.removesuffix("proxy"): value for name, value in asked("haproxy_backend_active_servers").items()} == checked, "all"
+        )
+        rules = [rule for group in http.get("/rules").json()["data"]["groups"] for rule in group["rules"]]
+        assert {rule["health"] for rule in rules} <= {"ok", "unknown"}
+        assert len(rules) == RULES.read_text().count("- alert:")
+
+
+def test_the_doctor_finds_nothing_wrong(up: Site) -> None:
+    findings = {finding.what: finding for finding in examine(up.settings, [])}
+    assert [finding for finding in findings.values() if finding.state == "wrong"] == []
+    assert {"predictor-1", "predictor-2", "Prefect", "database"} <= findings.keys()
+    assert "a worker is there" in findings["Prefect"].found
+    assert "the database" in findings["clock"].found
+
+
+def test_down_leaves_no_process_record_socket_or_taken_port(up: Site) -> None:
+    settings = up.settings
+    assert len(up.marked()) >= 9
+    run = up.run("down")
+    assert run.returncode == 0, run.stderr
+    assert up.marked() == []
+    assert list(settings.folder("run").iterdir()) == []
+    left = [
+        path for path in settings.home.rglob("*") if path.is_socket() or path.suffix in (".pid", ".lock") or path.name == "postmaster.pid"
+    ]
+    assert left == []
+    ports = [value for name, value in settings if name.endswith("_port")] + replica_ports(settings)
+    for port in ports:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+
+
+@pytest.mark.parametrize("token", ["", "0123456789abcdef"])
+def test_haproxy_and_prometheus_take_what_is_written_for_them(tmp_path: Path, token: str) -> None:
+    servers = {"predictor-1": "127.0.0.1:3001", "predictor-2": "127.0.0.1:3002"}
+    others = {"mlflow": ("127.0.0.1:5000", "/health"), "postgres": ("127.0.0.1:5433", "/"), "dashboard": ("127.0.0.1:3100", "/")}
+    (tmp_path / "haproxy.cfg").write_text(proxy_text("127.0.0.1:3000", servers, others, token))
+    proxy = subprocess.run([str(needs["haproxy"]), "-c", "-f", str(tmp_path / "haproxy.cfg")], capture_output=True, text=True, check=False)
+    assert (proxy.returncode, proxy.stderr) == (0, ""), proxy.stderr
+    doors = {"predictors": [*servers.values()], "proxy": "127.0.0.1:3000", "prefect": "127.0.0.1:4200", "own": "127.0.0.1:9090"}
+    (tmp_path / "prometheus.yml").write_text(scrapes_text(**doors, rules=str(RULES), token=token))  # type: ignore[arg-type]
+    checked = subprocess.run([str(needs["promtool"]), "check", "config", str(tmp_path / "prometheus.yml")], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_each_alert_goes_off_when_it_should_and_not_before() -> None:
+    tested = subprocess.run([str(needs["promtool"]), "test", "rules", *map(str, RULE_TESTS)], capture_output=True, text=True, check=False)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    alerts = {line.split("alert:")[1].strip() for line in RULES.read_text().splitlines() if "- alert:" in line}
+    assert {*re.findall(r'ALERTS\{alertname="(\w+)"', "".join(path.read_text() for path in RULE_TESTS))} == alerts
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"host": "0.0.0.0"}, "set GRIDCAST_TOKENS"),
+        ({"replica_ports": "3000,3001"}, "none of them GRIDCAST_PREDICTOR_PORT"),
+        ({"replica_ports": "many"}, "GRIDCAST_REPLICA_PORTS must be different ports"),
+        ({"database_url": "postgresql://db/jobs"}, "GRIDCAST_MLFLOW_URL and GRIDCAST_PREFECT_DATABASE_URL"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_one_sentence(tmp_path: Path, changes: dict[str, str], why: str) -> None:
+    with pytest.raises(SettingsError, match=why):
+        site(Settings(home=tmp_path, _env_file=None, **changes))  # type: ignore[arg-type]
+
+
+def test_no_password_or_token_is_an_argument(tmp_path: Path) -> None:
+    urls = {"database_url": "postgresql://a:hunter2@db/j", "mlflow_url": "postgresql://a:hunter2@db/m"}
+    urls["prefect_database_url"] = "postgresql://a:hunter2@db/p"
+    declared = site(Settings(home=tmp_path, _env_file=None, tokens="0123456789abcdef:predict", **urls))  # type: ignore[arg-type]
+    assert [part.name for part in declared] == [
+        *("mlflow", "prefect", "predictor-1", "predictor-2", "proxy", "dashboard", "schedules", "prometheus")
+    ]
+    words = " ".join(word for part in declared for word in part.command)
+    assert "hunter2" not in words
+    assert "0123456789abcdef" not in words
