@@ -59,7 +59,7 @@ class Settings(BaseSettings):
         SecretStr(""), description="Apprise URLs, comma-separated, that are told when something is wrong and when it is over"
     )
     allowed_hosts: str = Field(
-        "", description="more names, comma-separated, by which a caller may ask for the predictor, such as its proxy's"
+        "", description="more names, comma-separated, by which a caller may ask for the servers, such as a proxy's"
     )
     otel_endpoint: str = Field(
         "",

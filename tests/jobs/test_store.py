@@ -74,8 +74,6 @@ def test_a_job_comes_back_as_it_went_in(store: Any) -> None:
 
 AWKWARD = ["", '"', "\\.", "\\N", "a,b\r\n", "NULL"]
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12) | st.sampled_from(AWKWARD)
-    ["", '"', "\\.", "\\N", "a,b\r\n", "NULL"]
-)
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
