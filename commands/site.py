@@ -1,19 +1,21 @@
-"""Commands of a site: bring what its batch systems account, keep a table of predictions for them."""
+"""Commands of a site: bring what its batch systems account, keep a table of predictions for them, advise its users."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from commands.inputs import Json, store
-from commands.tables import complain, progress_bar, say, show
+from commands.tables import complain, progress_bar, say, show, tell
 from infra.errors import GridcastError, InputError
 from infra.settings import prepare_environment
+
+Who = Literal["user", "group", "project", "program", "job_name"]
 
 
 def collect(
@@ -54,14 +56,11 @@ def table(
     as_json: Json = False,
 ) -> None:
     """Write predictions of the kinds of job submitted lately to a local file, for schedulers that may not ask over a network."""
-    from services.authentication import own_token
-    from services.client import Gridcast
-    from services.local_table import Written, write_table
+    from services.local_table import Written, own_predictor, write_table
 
     settings, engine = prepare_environment(), store()
     place = file or settings.folder("tables") / "predictions.tsv"
-    token = own_token(settings.tokens.get_secret_value(), "predict")
-    with Gridcast(f"http://{settings.host}:{settings.predictor_port}", token, timeout=30) as predictor:
+    with own_predictor(settings) as predictor:
 
         def write() -> Written:
             return write_table(engine, predictor, place, source=source, days=days, most=most)
@@ -86,3 +85,29 @@ def _keep_writing(write: Callable[[], object], every: float) -> None:
         if trouble != before:
             complain(trouble) if trouble else say("the table is written again")
         time.sleep(max(0.0, every - (time.monotonic() - started)))
+
+
+def advise(
+    name: Annotated[str, typer.Argument(help="A user, a group, a project or a program.")],
+    by: Annotated[
+        Literal["user", "group", "project", "program", "job_name"] | None, typer.Option(help="What the name is the name of.")
+    ] = None,
+    days: Annotated[float, typer.Option(min=0.01, help="The jobs submitted in so many days.")] = 28,
+    risk: Annotated[float, typer.Option(min=0.001, max=0.5, help="The share of jobs that may need more time than is advised.")] = 0.01,
+    timezone: Annotated[str, typer.Option(help="Zone in which times are shown, for instance Europe/Zurich.")] = "UTC",
+    as_json: Json = False,
+) -> None:
+    """Say what somebody's jobs asked for against what they used, and what to ask for instead, with its range and risk."""
+    from jobs.readers.units import zone
+    from monitoring.advising import advise, sentences
+    from services.local_table import asking, own_predictor
+
+    zone(timezone)
+    now = datetime.now(UTC)
+    with own_predictor(prepare_environment()) as predictor:
+        advised = advise(store(), asking(predictor), name, now - timedelta(days=days), now, by=by, risk=risk)
+    if as_json:
+        show(advised.rows, as_json)
+    else:
+        for sentence in sentences(advised, timezone):
+            tell(sentence)

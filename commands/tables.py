@@ -53,6 +53,11 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return frame.to_dict("records")  # type: ignore[return-value]
 
 
+def tell(sentence: str) -> None:
+    """A sentence that was asked for, to standard output, as it is."""
+    out.print(sentence, highlight=False, soft_wrap=True, markup=False)
+
+
 def say(sentence: str) -> None:
     """A sentence to standard error, as it is."""
     err.print(sentence, highlight=False, soft_wrap=True)

@@ -24,8 +24,7 @@ def tell(engine: Engine, settings: Settings, wrong: Mapping[str, str], now: date
 
     Keys that are not given are left as they stand. Returns the titles of what was told; nothing is told where no address is set.
     """
-    addresses = [part.strip() for part in settings.alerts.get_secret_value().split(",") if part.strip()]
-    told = []
+    addresses, told = _addresses(settings), []
     for key, sentence in wrong.items() if addresses else ():
         known = read_measurements(engine, key, kind="alert", latest=1)
         told_before = bool(len(known)) and bool(known["value"].iloc[0])
@@ -41,13 +40,30 @@ def tell(engine: Engine, settings: Settings, wrong: Mapping[str, str], now: date
     return told
 
 
+def send_once(engine: Engine, settings: Settings, key: str, title: str, body: str, now: datetime) -> bool:
+    """Send a letter that is no alarm to GRIDCAST_ALERTS, once for its ``key``; whether it went out now."""
+    addresses = _addresses(settings)
+    if not addresses or len(read_measurements(engine, key, kind="letter", latest=1)):
+        return False
+    sent = _send(addresses, f"Gridcast {settings.model_name}: {title}", body, bad=None)
+    if sent:
+        row = {"measured_at": pd.Timestamp(now), "kind": "letter", "name": key, "value": 1.0, "details": title}
+        with engine.begin() as connection:
+            add_measurements(connection, pd.DataFrame([row]))
+    return sent
+
+
+def _addresses(settings: Settings) -> list[str]:
+    return [part.strip() for part in settings.alerts.get_secret_value().split(",") if part.strip()]
+
+
 def standing(engine: Engine, since: datetime) -> set[str]:
     """The keys that were told to be wrong since a moment and not to be over."""
     known = read_measurements(engine, kind="alert", since=since).drop_duplicates("name", keep="last")
     return set(known["name"][known["value"] > 0])
 
 
-def _send(addresses: list[str], title: str, body: str, bad: bool) -> bool:
+def _send(addresses: list[str], title: str, body: str, bad: bool | None) -> bool:
     """Whether every address took it; an address may hold a password, so that none is ever shown."""
     import logging
 
@@ -56,7 +72,8 @@ def _send(addresses: list[str], title: str, body: str, bad: bool) -> bool:
     logging.getLogger("apprise").setLevel(logging.CRITICAL)  # its lines name addresses
     notifier = Apprise()
     added = [notifier.add(address) for address in addresses]
-    sent = notifier.notify(body=body, title=title, notify_type=NotifyType.WARNING if bad else NotifyType.SUCCESS)
+    kind = NotifyType.INFO if bad is None else NotifyType.WARNING if bad else NotifyType.SUCCESS
+    sent = notifier.notify(body=body, title=title, notify_type=kind)
     if not all(added) or not sent:
         logging.getLogger(__name__).warning("an alert could not be delivered to every address of GRIDCAST_ALERTS: %s", title)
     return bool(sent)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import repeat
@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from infra.errors import GridcastError, InputError
+from infra.settings import Settings
 from jobs.store import count_jobs, read_kinds
+from services.authentication import own_token
 from services.client import Gridcast, RefusedError
 
 if TYPE_CHECKING:
@@ -43,6 +45,10 @@ ENDS = ("", "_low", "_high", "_kill_limit", "_allocation", "_risk")
 AT_ONCE = 5_000
 MAGIC = "gridcast-table 1"
 UNSAFE = re.compile(rb"[\x00-\x20%|\x7f]")
+
+
+class UnansweredError(GridcastError):
+    """The predictor did not answer, or refused."""
 
 
 class TableError(GridcastError):
@@ -92,7 +98,10 @@ def write_table(
     now, source = now or datetime.now(UTC), _source(engine, source)
     kinds = read_kinds(engine, FIELDS, since=now - timedelta(days=days), sources=[source], limit=most)
     rows = _rows(kinds.assign(source=source))
-    answers, version = _ask(predictor, rows)
+    try:
+        answers, version = ask(predictor, [row["fields"] for row in rows])
+    except UnansweredError as error:
+        raise TableError(f"{error}; the old table stands") from None
     columns = _columns(answers)
     lines = sorted(_line(row, answer, columns) for row, answer in zip(rows, answers, strict=True))
     stamp = (MAGIC, f"{now.timestamp():.0f}", f"{now:%Y-%m-%dT%H:%M:%SZ}", _safe(version), str(len(lines)))
@@ -103,6 +112,17 @@ def write_table(
     except OSError as error:
         raise TableError(f"{file} cannot be written: {error.strerror or error}") from None
     return written
+
+
+def own_predictor(settings: Settings) -> Gridcast:
+    """This data folder's predictor, asked as a broker asks it, with patience."""
+    token = own_token(settings.tokens.get_secret_value(), "predict")
+    return Gridcast(f"http://{settings.host}:{settings.predictor_port}", token, timeout=30)
+
+
+def asking(predictor: Gridcast) -> Callable[[list[dict[str, Any]], Iterable[float]], list[dict[str, Any]]]:
+    """``ask`` of a predictor, for whoever does not know one; the answers alone."""
+    return lambda rows, quantiles: ask(predictor, rows, quantiles)[0]
 
 
 def _source(engine: Engine, source: str | None) -> str:
@@ -134,16 +154,17 @@ def _rows(kinds: pd.DataFrame) -> list[dict[str, Any]]:
     return [{"key": one, **row} for one, row in rows.items()]
 
 
-def _ask(predictor: Gridcast, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+def ask(predictor: Gridcast, rows: list[dict[str, Any]], quantiles: Iterable[float] = ()) -> tuple[list[dict[str, Any]], str]:
+    """What a predictor says of jobs that are only thought of, in their order, and which model says so; raises UnansweredError."""
     answers: list[dict[str, Any]] = []
     for start in range(0, len(rows), AT_ONCE):
-        part = [{**row["fields"], "job_id": row["key"][:300]} for row in rows[start : start + AT_ONCE]]
+        part = [{**row, "job_id": str(start + place)} for place, row in enumerate(rows[start : start + AT_ONCE])]
         try:
-            answers += predictor.predict(part, keep=False)
+            answers += predictor.predict(part, quantiles=quantiles, keep=False)
         except RefusedError as error:
-            raise TableError(f"the predictor refused what the table is made from: {error}") from None
+            raise UnansweredError(f"the predictor refused jobs that were only thought of: {error}") from None
         if why := answers[-1].get("fallback"):
-            raise TableError(f"{why}; the old table stands")
+            raise UnansweredError(str(why))
     return answers, str(answers[0]["model_version"]) if answers else "none"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -85,16 +85,20 @@ def read_jobs(
     columns: Sequence[str] | None = None,
     limit: int | None = None,
     record: Record = JOB,
+    having: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Read jobs submitted from ``since`` to before ``until``, by (submitted_at, source, job_id).
 
-    ``ended`` keeps only those that have ended, or only the others; ``columns`` (default all) come in the schema's types.
+    ``ended`` keeps only those that have ended, or only the others, ``having`` those with these values; ``columns`` (default all) come in
+    the schema's types.
     """
     table = RECORDS[record.name]
     names = list(record.columns) if columns is None else list(columns)
     query: Select[tuple[object, ...]] = select(*(table.c[name] for name in names))
     if sources is not None:
         query = query.where(table.c.source.in_(list(sources)))
+    for name, value in (having or {}).items():
+        query = query.where(table.c[name] == value)
     if since is not None:
         query = query.where(table.c.submitted_at >= as_microseconds(since))
     if until is not None:

@@ -218,6 +218,18 @@ def test_the_later_predictions_are_better_than_the_first(site: Site, lived: list
     assert levels == {"job"}
 
 
+def test_a_user_is_advised_by_the_predictor_that_runs(site: Site, lived: list[Round]) -> None:
+    def advise(name: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "gridcast", "advise", name, "--days", "1", "--timezone", "Europe/Zurich"]
+        return subprocess.run(command, env=site.environment, capture_output=True, text=True, timeout=120)
+
+    told = advise("mail")
+    assert told.returncode == 0, told.stderr
+    assert "user mail: 40 jobs" in told.stdout and "(Europe/Zurich)" in told.stdout
+    assert len(re.findall(r"asked for 1 h 00 min, used \d s .* Ask for 1 min", told.stdout)) == len(PROGRAMS)
+    assert advise("nobody-of-that-name").returncode == 2
+
+
 def test_a_limit_is_set_only_where_the_site_wants_it_and_the_job_gave_none(site: Site, lived: list[Round]) -> None:
     slurm = site.slurm
     put_script(

@@ -50,13 +50,14 @@ def runs(flow_name: str) -> list[Any]:
 @pytest.fixture(scope="session")
 def said_while_empty(settings: Settings, prefect_server: str) -> list[str]:
     """What the scheduled flows say of a store without a job and a registry without a champion."""
+    from flows.advise import advise
     from flows.collect import collect
     from flows.deploy import deploy
     from flows.ingest import ingest
     from flows.monitor import monitor
     from flows.retrain import retrain
 
-    return [flow(return_state=True).message for flow in (ingest, collect, retrain, monitor, deploy)]
+    return [flow(return_state=True).message for flow in (ingest, collect, advise, retrain, monitor, deploy)]
 
 
 @pytest.fixture(scope="session")
@@ -77,6 +78,7 @@ def test_nothing_fails_before_there_is_a_job_or_a_champion(said_while_empty, set
     assert said_while_empty == [
         f"no file waits in {settings.folder('inbox')}",
         "GRIDCAST_COLLECT names no batch system",
+        "nobody left unused what they asked for in the last week",
         "no job in the store has ended yet",
         "there is no champion yet: nothing to compare with",
         "there is no champion yet: train one first (gridcast train)",

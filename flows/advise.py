@@ -1,0 +1,49 @@
+"""Advise: a weekly letter about who leaves most of what they ask for unused, and what they should ask for."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.states import Completed
+
+from flows.retrying import STEP
+from infra.settings import Settings, prepare_environment
+from jobs.readers.units import zone
+from jobs.store import open_store
+from monitoring import advising, alerts
+from services.local_table import asking, own_predictor
+
+WEEK = timedelta(days=7)
+
+
+@flow(name="advise", flow_run_name="advise", description="A weekly letter to GRIDCAST_ALERTS: what jobs asked for against what they used.")
+def advise(most: int = 10, timezone: str = "UTC") -> Any:
+    """Advise the ``most`` wasteful users of the last week in one letter; it is sent once a week however often this runs."""
+    settings, now = prepare_environment(), datetime.now(UTC)
+    zone(timezone)
+    letter = write(settings, now, most, timezone)
+    if not letter:
+        return Completed(message="nobody left unused what they asked for in the last week")
+    create_markdown_artifact("\n\n".join(letter), key="advise", description="Who leaves most of what they ask for unused.")
+    return {"letter": letter, "sent": post(settings, now, letter)}
+
+
+@task(task_run_name="look at the last week", **STEP)
+def write(settings: Settings, now: datetime, most: int, timezone: str) -> list[str]:
+    """The letter's paragraphs, one a user, the most wasteful first."""
+    engine = open_store(settings.store_url)
+    with own_predictor(settings) as predictor:
+        users = advising.wasteful(engine, now - WEEK, now, most)
+        advised = [advising.advise(engine, asking(predictor), user, now - WEEK, now, by="user") for user in users]
+    return ["\n".join(advising.sentences(one, timezone)) for one in advised if one.rows]
+
+
+@task(task_run_name="send the letter", **STEP)
+def post(settings: Settings, now: datetime, letter: list[str]) -> bool:
+    """Send it, if this week's was not sent."""
+    year, week, _ = now.isocalendar()
+    title = f"what jobs asked for against what they used, week {week} of {year}"
+    return alerts.send_once(open_store(settings.store_url), settings, f"advice {year}-{week:02d}", title, "\n\n".join(letter), now)

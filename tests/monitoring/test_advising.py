@@ -1,0 +1,122 @@
+"""Advice: what was asked for and used, what to ask for, and what is left out, on jobs whose numbers are known."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from infra.errors import InputError
+from infra.settings import Settings
+from jobs.schema import conform, fill_in
+from jobs.store import add_jobs
+from models.engine.forecaster import Forecaster
+from monitoring.advising import advise, sentences, sound, wasteful
+from monitoring.alerts import send_once
+from tests.monitoring.test_alerts import Hook, Receiver
+
+NOW = datetime(2026, 3, 29, tzinfo=UTC)
+SINCE = NOW - timedelta(days=28)
+
+
+def jobs(user: str, program: str, walltimes: Any, requested: float | None = 36_000.0, **fields: Any) -> pd.DataFrame:
+    rows = [
+        {"job_id": f"{user}-{program}-{number}", "source": "site", "user": user, "group": "atlas", "program": program, "walltime": walltime}
+        | {"requested_walltime": requested, "requested_cores": 4.0, "requested_memory": 8e9, "peak_memory": 2e9, "status": "completed"}
+        | {"submitted_at": pd.Timestamp(SINCE) + pd.Timedelta(hours=number)}
+        | fields
+        for number, walltime in enumerate(walltimes)
+    ]
+    frame = conform(pd.DataFrame(rows))
+    frame["started_at"] = frame["submitted_at"] + pd.Timedelta(minutes=5)
+    return fill_in(frame)
+
+
+def site(engine: Any, *parts: pd.DataFrame) -> Any:
+    """The store with these jobs, and a forecaster that learned them, to be asked."""
+    everything = pd.concat(parts, ignore_index=True)
+    with engine.begin() as connection:
+        add_jobs(connection, everything)
+    forecaster = Forecaster(targets=("walltime", "peak_memory"))
+    forecaster.learn(everything)
+
+    def ask(rows: list[dict[str, Any]], quantiles: Any) -> list[dict[str, Any]]:
+        thought_of = conform(pd.DataFrame(rows)).assign(submitted_at=pd.Timestamp(NOW), job_id=[str(place) for place in range(len(rows))])
+        return forecaster.predict(thought_of, tuple(quantiles)).to_dict("records")
+
+    return ask
+
+
+def test_asked_against_used_and_what_to_ask_for_instead(sqlite_store: Any) -> None:
+    hours = 3600 * np.random.default_rng(1).uniform(0.9, 1.1, 200)
+    ask = site(sqlite_store, jobs("ann", "reco", hours), jobs("ann", "once", [60.0] * 4), jobs("bob", "sim", hours * 2))
+    advised = advise(sqlite_store, ask, "ann", SINCE, NOW, risk=0.05)
+    assert (advised.having, advised.jobs, advised.left_out) == ({"user": "ann"}, 204, {})
+    (row,) = advised.rows  # four jobs say nothing
+    assert (row["program"], row["jobs"], row["walltime_asked"]) == ("reco", 200, 36_000)
+    assert row["unused_core_hours"] == pytest.approx(4 * (10 * 200 - hours.sum() / 3600), rel=1e-3)
+    assert 3600 * 1.05 <= row["walltime_ask_for"] <= 3600 * 1.3 and row["walltime_ask_for"] % 60 == 0
+    assert row["walltime_low"] < 3600 < row["walltime_high"] and row["walltime_risk"] == 0.05
+    assert row["walltime_more"] == pytest.approx(float((hours > row["walltime_ask_for"]).mean()))
+    assert 2e9 <= row["peak_memory_ask_for"] <= 3e9
+    said = sentences(advised, "Europe/Zurich")
+    assert said[0] == "user ann: 204 jobs submitted from 2026-03-01 01:00 to 2026-03-29 01:00 (Europe/Zurich)."
+    assert said[1].startswith("reco on 4 cores, 200 jobs: asked for 10 h 00 min, used 1 h 00 min") and "Ask for 1 h" in said[1]
+
+
+def test_a_group_and_a_program_are_advised_as_a_user_is_and_a_stranger_is_named(sqlite_store: Any) -> None:
+    ask = site(sqlite_store, jobs("ann", "reco", [600.0] * 10), jobs("bob", "reco", [600.0] * 10))
+    assert advise(sqlite_store, ask, "atlas", SINCE, NOW).jobs == 20
+    assert advise(sqlite_store, ask, "reco", SINCE, NOW).having == {"program": "reco"}
+    with pytest.raises(InputError, match="no job of a group called ann"):
+        advise(sqlite_store, ask, "ann", SINCE, NOW, by="group")
+    with pytest.raises(InputError, match="no job of a user, group, project or program called zoe"):
+        advise(sqlite_store, ask, "zoe", SINCE, NOW)
+
+
+def test_records_that_cannot_be_right_are_counted_once_and_left_out() -> None:
+    good = jobs("ann", "reco", [600.0] * 40)
+    wrong = jobs("ann", "wrong", [600.0] * 4)
+    wrong["walltime"] = [np.nan, 600.0, 90_000.0, 600.0]
+    wrong["cpu_time"] = [1e9, 1e9, np.nan, np.nan]
+    wrong.loc[3, "peak_memory"] = 0.0
+    kept, left_out = sound(pd.concat([good, wrong], ignore_index=True))
+    assert len(kept) == 40 and set(kept["program"]) == {"reco"}
+    assert left_out == {
+        "without a run time": 1,
+        "with more CPU time than their cores have": 1,
+        "that ran twice as long as they might": 1,
+        "with no memory in use": 1,
+    }
+    loose, left_out = sound(jobs("ann", "reco", [90_000.0] * 40))
+    assert len(loose) == 40 and left_out == {}, "where nobody keeps to a limit it is none"
+
+
+def test_jobs_killed_at_their_limit_are_told_and_nothing_asked_for_is_said(sqlite_store: Any) -> None:
+    ask = site(
+        sqlite_store, jobs("ann", "reco", [36_000.0] * 10, status="timeout"), jobs("bob", "free", [60.0] * 10, None, requested_memory=None)
+    )
+    (row,) = advise(sqlite_store, ask, "ann", SINCE, NOW).rows
+    assert row["killed_at_limit"] == 10
+    assert "10 killed at the limit" in sentences(advise(sqlite_store, ask, "ann", SINCE, NOW), "UTC")[1]
+    assert "asked for nothing" in sentences(advise(sqlite_store, ask, "bob", SINCE, NOW), "UTC")[1]
+
+
+def test_the_most_wasteful_come_first_and_their_letter_goes_out_once_a_week(sqlite_store: Any) -> None:
+    site(sqlite_store, jobs("ann", "reco", [600.0] * 10), jobs("bob", "reco", [600.0] * 30), jobs("eve", "reco", [60.0] * 9, None))
+    assert wasteful(sqlite_store, SINCE, NOW) == ["bob", "ann"]
+    hook = Receiver(Hook)
+    settings = Settings(alerts=f"json://127.0.0.1:{hook.port}/")
+    try:
+        assert send_once(sqlite_store, settings, "advice 2026-13", "week 13", "bob should ask for less", NOW)
+        assert not send_once(sqlite_store, settings, "advice 2026-13", "week 13", "bob should ask for less", NOW + timedelta(hours=1))
+        assert send_once(sqlite_store, settings, "advice 2026-14", "week 14", "ann should", NOW + timedelta(days=7))
+    finally:
+        hook.stop()
+    assert [(one["title"], one["message"]) for one in hook.got] == [
+        ("Gridcast gridcast: week 13", "bob should ask for less"),
+        ("Gridcast gridcast: week 14", "ann should"),
+    ]
