@@ -36,16 +36,8 @@ def test_each_deployment_is_registered_once_a_worker_runs_one_and_a_killed_run_c
                 one.entrypoint: one
                 for one in client.read_deployments(deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(is_null_=True)))
             }
-            assert sorted(found) == [
-                f"flows.{name}.{name}" for name in ("collect", "deploy", "ingest", "monitor", "promote", "retrain", "train")
-            ]
-            assert {name.split(".")[1] for name, one in found.items() if one.schedules} == {
-                "collect",
-                "deploy",
-                "ingest",
-                "monitor",
-                "retrain",
-            }
+            assert sorted(found) == sorted(f"flows.{name}.{name}" for name in (*CALENDAR, "promote", "train"))
+            assert {name.split(".")[1] for name, one in found.items() if one.schedules} == CALENDAR
             assert all(one.work_pool_name == "gridcast" and one.concurrency_limit is None for one in found.values())
             assert all(one.global_concurrency_limit.limit == 1 for one in found.values())
 
