@@ -85,15 +85,16 @@ def run(command: list[str], output: Path, environment: Mapping[str, str]) -> Non
 
 
 def changed_files(where: str, since: datetime, settled_until: datetime | None = None) -> Iterator[Path]:
-    """The files of a folder, by name, that were written to since a moment, and not after ``settled_until``; no hidden ones.
+    """The files of a folder, by name, that came or were written to since a moment and not after ``settled_until``; no hidden ones.
 
-    Raises NoSystemError where there is no such folder.
+    A file that was moved here keeps the time of its writing; that of its inode tells when it came. Raises NoSystemError where there is no such folder.
     """
     folder = Path(where)
     if not where or not folder.is_dir():
         raise NoSystemError(f"there is no folder {where}" if where else "say which folder: its path stands after the system's name")
     for path in sorted(folder.iterdir()):
         if path.is_file() and not path.name.startswith("."):
-            written = path.stat().st_mtime
-            if written >= since.timestamp() and (settled_until is None or written <= settled_until.timestamp()):
+            found = path.stat()
+            came = max(found.st_mtime, found.st_ctime)
+            if came >= since.timestamp() and (settled_until is None or found.st_mtime <= settled_until.timestamp()):
                 yield path

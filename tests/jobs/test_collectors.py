@@ -238,12 +238,14 @@ def test_a_folders_bad_file_is_named_and_the_others_are_read(sqlite_store: Any, 
     folder.mkdir()
     (folder / "a.txt").write_text("JobID|State|Elapsed\n1|COMPLETED|60\n")
     (folder / "b.txt").write_text(f"JobID|State|Submit|Start|End\n1|COMPLETED|{moment(DAY)}|{moment(DAY)}|{moment(DAY + HOUR)}\n")
-    for path in folder.iterdir():
-        os.utime(path, (DAY.timestamp(), DAY.timestamp()))
+    for path in folder.iterdir():  # moved here with the time of their writing, long before the first window
+        os.utime(path, (0, DAY.timestamp() - 86400 * 365))
     (folder / "being-written.txt").write_text("JobID|St")
-    done = collect(sqlite_store, "folder", str(folder), since=DAY - HOUR)
+    done = collect(sqlite_store, "folder", str(folder))
     assert done.added == 1 and len(done.errors) == 1 and "a.txt" in done.errors[0] and "Submit" in done.errors[0]
-    assert collect(sqlite_store, "folder", str(folder)).files == 0  # nothing changed since
+    assert collect(sqlite_store, "folder", str(folder)).added == 0
+    later = datetime.now(UTC) + 3 * HOUR
+    assert collect(sqlite_store, "folder", str(folder), since=later - HOUR, until=later).files == 0, "nothing came or changed since"
 
 
 def test_pandas_records_are_queried_from_its_database_since_the_mark(sqlite_store: Any, tmp_path: Path) -> None:
