@@ -58,9 +58,7 @@ class Settings(BaseSettings):
     alerts: SecretStr = Field(
         SecretStr(""), description="Apprise URLs, comma-separated, that are told when something is wrong and when it is over"
     )
-    allowed_hosts: str = Field(
-        "", description="more names, comma-separated, by which a caller may ask for the servers, such as a proxy's"
-    )
+    allowed_hosts: str = Field("", description="more names, comma-separated, by which a caller may ask for the servers, such as a proxy's")
     otel_endpoint: str = Field(
         "",
         validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT",

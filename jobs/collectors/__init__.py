@@ -24,7 +24,7 @@ from jobs.collectors.panda import PANDA
 from jobs.collectors.slurm import SLURM
 from jobs.ingest import ingest_file
 from jobs.readers import ReadError
-from jobs.store import add_measurements, read_measurements
+from jobs.store import add_measurements, add_predictions, read_measurements
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -108,8 +108,12 @@ def collect(
     done = Collected(system, place, begin, begin)
     for start, end in _windows(begin, until, collector.step):
         with TemporaryDirectory(prefix="gridcast-collect-") as temporary:
-            fetched = collector.fetch(Window(start, end, where, Path(temporary), newest if since is None else ""))
+            window = Window(start, end, where, Path(temporary), newest if since is None else "")
+            fetched = collector.fetch(window)
             done = _store(engine, collector, fetched, replace(done, until=end), source, Path(temporary))
+            if collector.foreseen and len(foreseen := collector.foreseen(window, source)):
+                with engine.begin() as connection:
+                    add_predictions(connection, foreseen)
         newest = fetched.newest or newest
         # A window that a person asked for leaves the mark where it is, unless it reaches from before it to behind it.
         if not done.lost and (mark is None or begin <= mark):

@@ -8,8 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from infra.errors import GridcastError, InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PATIENCE = 600.0
 """Seconds for a system's own program to tell a window."""
@@ -50,7 +54,8 @@ class Fetched:
 class Collector:
     """One system: how its windows are fetched, in which ``format`` (None: seen from each file), ``step`` long at most.
 
-    ``overlap`` is how far each window reaches back behind the last: for what the system itself learns late.
+    ``overlap`` is how far each window reaches back behind the last: for what the system itself learns late. ``foreseen`` finds the
+    predictions that an adapter wrote on jobs, for the prediction log, with the name given to the source if there is one.
     """
 
     name: str
@@ -60,6 +65,7 @@ class Collector:
     step: timedelta | None = None
     needs: str = ""
     shown: Callable[[str], str] = field(default=str)
+    foreseen: Callable[[Window, str | None], pd.DataFrame] | None = None
 
 
 def program(name: str, package: str) -> str:
@@ -87,7 +93,8 @@ def run(command: list[str], output: Path, environment: Mapping[str, str]) -> Non
 def changed_files(where: str, since: datetime, settled_until: datetime | None = None) -> Iterator[Path]:
     """The files of a folder, by name, that came or were written to since a moment and not after ``settled_until``; no hidden ones.
 
-    A file that was moved here keeps the time of its writing; that of its inode tells when it came. Raises NoSystemError where there is no such folder.
+    A file that was moved here keeps the time of its writing; that of its inode tells when it came.
+    Raises NoSystemError where there is no such folder.
     """
     folder = Path(where)
     if not where or not folder.is_dir():

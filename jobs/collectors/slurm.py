@@ -1,13 +1,21 @@
-"""Collector of Slurm: ``sacct`` of a window of time, the columns that this version of it has, times in UTC."""
+"""Collector of Slurm: ``sacct`` of a window of time, the columns that this version of it has, times in UTC.
+
+What the adapter for Slurm foresaw and wrote on each job comes back the same way, into the prediction log.
+"""
 
 from __future__ import annotations
 
+import re
 import subprocess
 from datetime import datetime, timedelta
+from urllib.parse import unquote
+
+import pandas as pd
 
 from infra.errors import InputError
 from infra.settings import environment_with
 from jobs.collectors.contract import PATIENCE, CollectError, Collector, Fetched, Window, program, run
+from jobs.readers.rows import whole_id
 
 REQUIRED = ("JobID", "Submit", "State")
 _USED = """
@@ -18,40 +26,76 @@ WANTED = (*REQUIRED, *_USED.split())
 """What the reader of Slurm's accounting uses; JobName is the one free text, so that a bar in it can be told from those between columns."""
 
 
+SAID = re.compile(r"gridcast: (\d+) s \((\d+)-(\d+)\) by \w+ of ([^\s|,]+)")
+"""What adapters/slurm/gridcast.lua writes on a job."""
+
+
 def fetch(window: Window) -> Fetched:
     """All jobs that waited or ran in the window, every user's; ``where`` names a cluster, empty for the one of this machine.
 
     Raises NoSystemError where there is no sacct, CollectError where it fails, InputError where it lacks a column that every job needs.
     """
-    sacct = program("sacct", "Slurm")
-    # Its times carry no zone: they are this process's, and in UTC no hour comes twice.
-    environment = environment_with({"TZ": "UTC", "SLURM_TIME_FORMAT": "standard"})
-    columns, absent = _columns(sacct, environment)
+    sacct, environment = _sacct()
+    has = _columns(sacct, environment)
+    if gone := [name for name in REQUIRED if name.lower() not in has]:
+        raise InputError(f"this sacct has no column {gone[0]}, without which no job can be read: what does its --helpformat call it?")
+    path = window.folder / f"sacct {_moment(window.since)} to {_moment(window.until)}"
+    run([sacct, *_options(window, [has[name.lower()] for name in WANTED if name.lower() in has]), "--noconvert"], path, environment)
+    return Fetched((path,), notes=tuple(f"sacct has no column {name}" for name in WANTED if name.lower() not in has))
+
+
+def foreseen(window: Window, source: str | None) -> pd.DataFrame:
+    """What the adapter foresaw of the jobs of the window and wrote on them, as rows of the prediction log.
+
+    They were written as each job was submitted, so that none can have known its outcome.
+    """
+    sacct, environment = _sacct()
+    has = _columns(sacct, environment)
+    path = window.folder / "comments"
+    # Free texts last: whatever is in them cannot move what stands before.
+    texts = [has[name] for name in ("admincomment", "comment") if name in has]
+    if not texts:
+        return pd.DataFrame()
+    names = ["JobID", "JobIDRaw", "Cluster", "Submit", *texts]
+    run([sacct, *_options(window, names), "--allocations"], path, environment)
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        told, cells = SAID.search(line), line.split("|", 4)
+        if told and len(cells) == 5:
+            name, raw, cluster, submitted, _ = cells
+            answer = {"point": float(told[1]), "low": float(told[2]), "high": float(told[3]), "model_version": unquote(told[4])}
+            job = {"source": source or cluster or "slurm", "job_id": whole_id(name, raw), "asked_at": submitted}
+            rows.append({**job, "target": "walltime", **answer, "known_revision": 0, "shadow": False})
+    found = pd.DataFrame(rows)
+    return found.assign(asked_at=pd.to_datetime(found["asked_at"], utc=True)) if rows else found
+
+
+def _sacct() -> tuple[str, dict[str, str]]:
+    """The program, and the environment it runs in: its times carry no zone, they are its process's, and in UTC no hour comes twice."""
+    return program("sacct", "Slurm"), environment_with({"TZ": "UTC", "SLURM_TIME_FORMAT": "standard"})
+
+
+def _options(window: Window, columns: list[str]) -> list[str]:
     which = [f"--clusters={window.where}"] if window.where else []
-    options = ["--allusers", "--parsable2", "--noconvert", f"--format={','.join(columns)}", *which]
     # The seconds of the end belong to the window, as sacct has no smaller ones.
     times = [f"--starttime={_moment(window.since)}", f"--endtime={_moment(window.until + timedelta(seconds=1))}"]
-    path = window.folder / f"sacct {_moment(window.since)} to {_moment(window.until)}"
-    run([sacct, *options, *times], path, environment)
-    return Fetched((path,), notes=tuple(f"sacct has no column {name}" for name in absent))
+    return ["--allusers", "--parsable2", f"--format={','.join(columns)}", *which, *times]
 
 
-def _columns(sacct: str, environment: dict[str, str]) -> tuple[list[str], list[str]]:
-    """The columns that this sacct can print of those that are wanted, and those that it cannot."""
+def _columns(sacct: str, environment: dict[str, str]) -> dict[str, str]:
+    """The columns that this sacct can print, by their names in lower case."""
     done = subprocess.run(  # noqa: S603  the system's own program, no shell
         [sacct, "--helpformat"], capture_output=True, text=True, env=environment, timeout=PATIENCE, check=False
     )
     has = {name.lower(): name for name in done.stdout.split()}
     if not has:
         raise CollectError(f"sacct --helpformat names no column: {done.stderr.strip()[:300]}")
-    if gone := [name for name in REQUIRED if name.lower() not in has]:
-        raise InputError(f"this sacct has no column {gone[0]}, without which no job can be read: what does its --helpformat call it?")
-    return [has[name.lower()] for name in WANTED if name.lower() in has], [name for name in WANTED if name.lower() not in has]
+    return has
 
 
 def _moment(moment: datetime) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}"
 
 
-SLURM = Collector("slurm", fetch, "slurm", overlap=timedelta(hours=6), step=timedelta(days=1))
+SLURM = Collector("slurm", fetch, "slurm", overlap=timedelta(hours=6), step=timedelta(days=1), foreseen=foreseen)
 """The collector to put in the list: a day at a time, and six hours again, for what slurmctld could tell its database only later."""
