@@ -1,12 +1,14 @@
 """Advice to people: what a user's, group's or program's jobs asked for against what they used, and what to ask for instead.
 
-What to ask for is foreseen for the next such job, at a risk that the reader chooses; beside it stands how many of the jobs looked at
-would have needed more, and how many were killed at their limit, of which nobody knows how long they would have run. Records that cannot
-be right are counted and left out.
+What to ask for is the larger of what is foreseen for the next such job and of what so many of the jobs looked at kept to, at a risk that
+the reader chooses: what is foreseen for one job is too little for a month of them (docs/sites.md). Beside it stands how many of the jobs
+looked at needed more, and how many were killed at their limit, of which nobody knows how long they would have run. Records that cannot be
+right are counted and left out.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,6 +32,8 @@ SPARE_CPU, SPARE_TIME = 1.2, 2.0
 """A job cannot use more CPU time than its cores have, nor run twice as long as it may; this much is put down to rounding and grace."""
 LIMIT_BROKEN = 0.05
 """Where more jobs than this ran beyond their limit it is none, and no sign of a wrong record."""
+NEAR = 0.9
+"""What is foreseen of jobs that were killed at their limit lies so near it."""
 ASKED = ("requested_cores", "requested_walltime", "requested_memory")
 KIND = ("source", "user", "group", "project", "program", "job_name", "queue", "site", *ASKED)
 GIB = 2.0**30
@@ -40,8 +44,8 @@ Ask = Callable[[list[dict[str, Any]], Iterable[float]], list[dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Advised:
-    """Advice for the jobs ``having`` a value that were submitted from ``since`` to ``until``: a row a program and its cores, the greatest
-    waste first; how many ``jobs`` it is from, and how many were ``left_out``, by why."""
+    """Advice for the jobs ``having`` a value that were submitted from ``since`` to ``until``: a row a program and what
+    it asked for, the greatest waste first; how many ``jobs`` it is from, and how many were ``left_out``, by why."""
 
     having: dict[str, str]
     since: datetime
@@ -98,7 +102,9 @@ def _unused(jobs: pd.DataFrame) -> pd.Series:
 
 def _rows(jobs: pd.DataFrame, ask: Ask, risk: float) -> list[dict[str, Any]]:
     name = jobs["program"].fillna(jobs["job_name"]).fillna("–")
-    kinds = [part for _, part in jobs.groupby([name, jobs["requested_cores"].fillna(1.0)], sort=True) if len(part) >= FEWEST]
+    # Who asks for more time mostly needs more: jobs that asked for different times are not alike.
+    alike = jobs.groupby([name, jobs["requested_cores"].fillna(1.0), jobs["requested_walltime"].fillna(0.0)], sort=True)
+    kinds = [part for _, part in alike if len(part) >= FEWEST]
     kinds = sorted(kinds, key=lambda part: -float(_unused(part).sum()))[:MOST_KINDS]
     answers = ask([_next(part) for part in kinds], (round(1 - risk, 6),)) if kinds else []
     return [_row(part, answer, risk) for part, answer in zip(kinds, answers, strict=True)]
@@ -119,7 +125,7 @@ def _row(jobs: pd.DataFrame, answer: dict[str, Any], risk: float) -> dict[str, A
         "killed_at_limit": int((jobs["status"] == "timeout").sum()),
         "unused_core_hours": round(float(unused.sum()), 1),
         **_asked_and_used(jobs, "walltime", "requested_walltime"),
-        **_advice(jobs, "walltime", answer.get(f"walltime_q{1 - risk:g}"), answer, risk, 60.0),
+        **_advice(jobs, "walltime", _larger(answer.get(f"walltime_q{1 - risk:g}"), jobs["walltime"], risk), answer, risk, 60.0),
     }
     if answer.get("peak_memory_allocation") is not None:
         told = answer.get("peak_memory_risk")
@@ -127,6 +133,12 @@ def _row(jobs: pd.DataFrame, answer: dict[str, Any], risk: float) -> dict[str, A
         row |= _asked_and_used(jobs, "peak_memory", "requested_memory")
         row |= _advice(jobs, "peak_memory", answer["peak_memory_allocation"], answer, float("nan") if told is None else told, 2.0**20)
     return row
+
+
+def _larger(foreseen: float | None, used: pd.Series, risk: float) -> float | None:
+    """The larger of what is foreseen and of what all but ``risk`` of the jobs kept to, of few jobs the longest."""
+    place = min(math.ceil((len(used) + 1) * (1 - risk)), len(used)) - 1
+    return None if foreseen is None else max(foreseen, float(used.sort_values().iloc[place]))
 
 
 def _asked_and_used(jobs: pd.DataFrame, target: str, asked: str) -> dict[str, float]:
@@ -169,6 +181,10 @@ def _ask_for(row: dict[str, Any], target: str, text: Callable[[float], str]) -> 
     if f"{target}_ask_for" not in row:
         return ""
     value, asked, risk = row[f"{target}_ask_for"], row[f"{target}_asked"], row[f"{target}_risk"]
+    killed = row["killed_at_limit" if target == "walltime" else "killed_for_memory"] / row["jobs"]
+    if killed > (risk if risk == risk else 0.0) and value >= NEAR * asked:
+        # What is foreseen ends where the jobs were ended.
+        return f" Ask for more than {text(asked)}: how much those that were killed would have needed, nobody knows."
     verb = "Ask for" if not value >= asked else "Keep to what you ask for, or"
     foreseen = f"nine of ten will need {text(row[f'{target}_low'])} to {text(row[f'{target}_high'])}"
     more = f"of these jobs {row[f'{target}_more']:.1%} needed more"

@@ -94,7 +94,7 @@ class Slurm:
 
     def run(self, *command: str) -> str:
         """What a program of Slurm prints; an error where it fails."""
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
         return done.stdout.strip()
 
@@ -114,7 +114,7 @@ class Slurm:
         lines = [line.strip() for line in self.run("scontrol", "show", "job", job).splitlines()]
         return next((line.partition("=")[2] for line in lines if line.startswith(f"{name}=")), "")
 
-    def wait(self, holds: Callable[[], object], what: str, patience: float = 90) -> None:
+    def wait(self, holds: Callable[[], object], what: str, patience: float = 300) -> None:
         """Wait until something is so."""
         _wait(holds, what, self.folder, patience)
 

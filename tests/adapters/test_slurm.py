@@ -5,6 +5,7 @@ One story, told by the fixture ``lived``: 200 jobs in five rounds. Before the fo
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -76,7 +77,7 @@ class Site:
         self.slurm.wait(lambda: self.written_at() > since, "a newer table")
 
     def _brought(self, command: list[str]) -> bool:
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         stored = count_jobs(open_store(self.store))
         return bool(len(stored)) and int(stored["ended"].sum()) == int(stored["jobs"].sum())
@@ -227,10 +228,18 @@ def test_the_later_predictions_are_better_than_the_first(site: Site, lived: list
     assert levels == {"job"}
 
 
+def test_a_table_is_written_once_when_nobody_asks_to_keep_it(site: Site, lived: list[Round]) -> None:
+    command = [sys.executable, "-m", "gridcast", "table", str(site.home / "once.tsv"), "--json"]
+    done = subprocess.run(command, env=site.environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["rows"]
+    assert (row["jobs"], row["rows"]) == (200, len((site.home / "once.tsv").read_text().splitlines()) - 2)
+
+
 def test_a_user_is_advised_by_the_predictor_that_runs(site: Site, lived: list[Round]) -> None:
     def advise(name: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "gridcast", "advise", name, "--days", "1", "--timezone", "Europe/Zurich"]
-        return subprocess.run(command, env=site.environment, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, env=site.environment, capture_output=True, text=True, timeout=300)
 
     told = advise("mail")
     assert told.returncode == 0, told.stderr
