@@ -10,6 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed
 
 from flows.champion import current
+from flows.fitting import fits_of
 from flows.retrying import STEP
 from flows.train import decide, fit, judge, publish, read_jobs, show
 from infra.settings import Settings, prepare_environment
@@ -43,11 +44,13 @@ def _retrain(settings: Settings, why: str) -> Any:
     card = release.load(champion, settings).card if champion else {}
     names, cluster_by = tuple(card.get("clusters", ["walltime"])), card.get("cluster_by")
     jobs = read_jobs(settings, card.get("sources"))
-    judgement = judge(jobs, names, cluster_by, settings)
-    if champion and judgement.better is None:
-        create_markdown_artifact(f"**Not retrained**: {judgement.sentence}", key="train", description=judgement.sentence)
-        return Completed(message=judgement.sentence)
-    version = publish(fit(jobs, names, cluster_by), jobs, judgement, settings, why)
+    with fits_of(settings, cluster_by) as fits:
+        judgement = judge(jobs, names, cluster_by, settings, fits)
+        if champion and judgement.better is None:
+            create_markdown_artifact(f"**Not retrained**: {judgement.sentence}", key="train", description=judgement.sentence)
+            return Completed(message=judgement.sentence)
+        model_set = fit(jobs, names, cluster_by, fits)
+    version = publish(model_set, jobs, judgement, settings, why)
     decided = decide(version, judgement, settings, by="flow retrain")
     show(decided, settings)
     tell(decided, settings)

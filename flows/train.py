@@ -8,6 +8,7 @@ import pandas as pd
 from prefect import flow, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
+from flows.fitting import fits_of
 from flows.retrying import STEP
 from infra.settings import Settings, prepare_environment
 from jobs.store import open_store
@@ -15,6 +16,7 @@ from models.engine import training
 from models.engine.model_set import ModelSet
 from models.quantities.classes import given
 from models.refiner.clusters import By
+from models.refiner.contest import Fits
 from models.releases import release, succession
 from models.releases.versions import Version
 
@@ -34,8 +36,9 @@ def train(
 
 def _train(settings: Settings, names: tuple[str, ...], cluster_by: By | None, sources: list[str] | None, why: str) -> dict[str, Any]:
     jobs = read_jobs(settings, sources)
-    judgement = judge(jobs, names, cluster_by, settings)
-    model_set = fit(jobs, names, cluster_by)
+    with fits_of(settings, cluster_by) as fits:
+        judgement = judge(jobs, names, cluster_by, settings, fits)
+        model_set = fit(jobs, names, cluster_by, fits)
     version = publish(model_set, jobs, judgement, settings, why)
     decided = decide(version, judgement, settings)
     show(decided, settings)
@@ -49,15 +52,15 @@ def read_jobs(settings: Settings, sources: list[str] | None) -> pd.DataFrame:
 
 
 @task(task_run_name="judge on later jobs", **STEP)
-def judge(jobs: pd.DataFrame, targets: tuple[str, ...], cluster_by: By | None, settings: Settings) -> release.Judgement:
+def judge(jobs: pd.DataFrame, targets: tuple[str, ...], cluster_by: By | None, settings: Settings, fits: Fits) -> release.Judgement:
     """Train on the earlier jobs and compare on the later ones."""
-    return release.judge(jobs, targets, cluster_by, settings)
+    return release.judge(jobs, targets, cluster_by, settings, fits=fits)
 
 
 @task(task_run_name="train on all jobs", **STEP)
-def fit(jobs: pd.DataFrame, targets: tuple[str, ...], cluster_by: By | None) -> ModelSet:
+def fit(jobs: pd.DataFrame, targets: tuple[str, ...], cluster_by: By | None, fits: Fits) -> ModelSet:
     """Train on all jobs."""
-    return training.train(jobs, targets=targets, cluster_by=cluster_by, thresholds=given(prepare_environment().thresholds))
+    return training.train(jobs, targets=targets, cluster_by=cluster_by, thresholds=given(prepare_environment().thresholds), fits=fits)
 
 
 @task(task_run_name="publish", **STEP)

@@ -52,6 +52,9 @@ class Settings(BaseSettings):
         "",
         description="thresholds of classes by target, as walltime=600,3600; memory_per_core=ladder; else quantiles of the training part",
     )
+    dask: str = Field(
+        "local", description="where models of clusters are trained side by side: local, a Dask scheduler such as tcp://host:8786, or off"
+    )
     failure_price: float = Field(1.0, ge=0, description="what a job killed for lack of memory costs beside what it wasted, in GiB·h")
     left_alone: str = Field("", description="programs, comma-separated, whose jobs are set aside just what they ask for")
     cooldown_hours: float = Field(6.0, ge=0, description="least hours between two trainings that decay or drift asks for")

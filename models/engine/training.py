@@ -22,7 +22,7 @@ from models.quantities.distribution import Distribution, join
 from models.quantities.targets import TARGETS, Target
 from models.refiner.boosting import BOOSTING
 from models.refiner.clusters import By, Clusters, find_clusters
-from models.refiner.contest import WINDOWS, before_windows, choose_refiners
+from models.refiner.contest import WINDOWS, Fits, before_windows, choose_refiners, fit_here
 from models.refiner.lessons import Notebook, make_lessons
 from models.refiner.refinement import factors, input_names, refine
 
@@ -46,10 +46,12 @@ def train(
     settings: Settings | None = None,
     thresholds: Mapping[str, Sequence[float]] | None = None,
     progress: Progress | None = None,
+    fits: Fits = fit_here,
 ) -> ModelSet:
     """Train a model set on stored ``jobs`` in time order; raises TrainingError when no job has ended with a known outcome.
 
-    ``thresholds`` of classes by target are taken as given; those of the other targets are quantiles of the outcomes.
+    ``thresholds`` of classes by target are taken as given; those of the other targets are quantiles of the outcomes. ``fits`` says where
+    the refiners of clusters are fitted.
     """
     chosen = [find_target(name) for name in targets]
     subject = chosen[0].subject
@@ -71,7 +73,7 @@ def train(
         if progress:
             progress(f"training {aim.name}", place / len(chosen))
         model, report, metric = _train_one(
-            aim, levels, settings or settings_of(aim.name), contexts, values, aim.limit(jobs), clusters.assign(jobs)
+            aim, levels, settings or settings_of(aim.name), contexts, values, aim.limit(jobs), clusters.assign(jobs), fits
         )
         models[aim.name], reports[aim.name], metrics[aim.name] = model, report, metric
     if progress:
@@ -98,7 +100,7 @@ def train(
 
 
 def _train_one(
-    aim: Target, levels: Levels, settings: Settings, contexts: Contexts, values: Array, limits: Array, clusters: Array
+    aim: Target, levels: Levels, settings: Settings, contexts: Contexts, values: Array, limits: Array, clusters: Array, fits: Fits
 ) -> tuple[TargetModel, list[dict[str, Any]], dict[str, float]]:
     mixture = new_mixture(aim, levels, settings)
     order = endings(contexts, values)
@@ -112,7 +114,7 @@ def _train_one(
         notebook.put(few, make_lessons(mixture, contexts.take(rows[few]), parts[-1][0].mass, values[rows[few]]))
     seen_order = np.lexsort((contexts.ids[rows], contexts.known[rows]))
     lessons = notebook.take(seen_order)
-    standing = choose_refiners(lessons, clusters[rows][seen_order], aim.grid)
+    standing = choose_refiners(lessons, clusters[rows][seen_order], aim.grid, fits=fits)
     later = lessons.split(int(len(rows) * WINDOWS[-1]))[1]
     after = seen_order[later]
     part = contexts.take(rows[after])

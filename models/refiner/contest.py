@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,8 @@ from models.refiner.clusters import GLOBAL
 from models.refiner.lessons import Lessons, score
 
 Array = npt.NDArray[Any]
+Fits = Callable[[Sequence[Lessons]], list[CatBoostRefiner | None]]
+"""Fits a refiner to each of several lessons, which do not depend on each other, wherever that is done."""
 
 FEWEST_IN_CLUSTER = 1000
 FEWEST_TO_JUDGE = 50
@@ -92,7 +94,14 @@ def before_windows(ended: Array, lessons: int) -> Array:
     return ended[: len(ended) - int((1 - WINDOWS[0]) * min(len(ended), lessons))]
 
 
-def choose_refiners(lessons: Lessons, clusters: Array, grid: Grid, earlier: Standing | None = None, unseen: int = 0) -> Standing:
+def fit_here(many: Sequence[Lessons]) -> list[CatBoostRefiner | None]:
+    """One after the other, in this process."""
+    return [fit_refiner(lessons) for lessons in many]
+
+
+def choose_refiners(
+    lessons: Lessons, clusters: Array, grid: Grid, earlier: Standing | None = None, unseen: int = 0, fits: Fits = fit_here
+) -> Standing:
     """Fit a refiner for all jobs and one for each cluster, and let each answer only if it wins on later lessons.
 
     ``lessons`` are in the order in which their outcomes became known. Where an ``earlier`` contest's refiner has not seen the last
@@ -110,11 +119,10 @@ def choose_refiners(lessons: Lessons, clusters: Array, grid: Grid, earlier: Stan
     later, trial = lessons.take(lessons.split(*window)[1]), record.cut(trial)
     verdict = _verdict(GLOBAL, count, "mixture", score(later, None, grid), score(later, trial, grid), wins=record.share > 0)
     trials = {GLOBAL: trial} if record.share else {}
-    winners, report = _contest_clusters(lessons, clusters, record, grid)
-    final = fit_refiner(lessons)
+    winners, report = _contest_clusters(lessons, clusters, record, grid, fits)
+    final, *others = fits([lessons, *(lessons.take(np.flatnonzero(clusters == name)) for name in winners)])
     refiners = {GLOBAL: record.cut(final or trial)} if trials else {}
-    for name, own in winners.items():
-        refiners[name] = _cut(record, fit_refiner(lessons.take(np.flatnonzero(clusters == name))) or own)
+    refiners |= {name: _cut(record, other or own) for (name, own), other in zip(winners.items(), others, strict=True)}
     return Standing(refiners, trials | winners, [verdict | _told(record), *report], record, final)
 
 
@@ -139,7 +147,7 @@ def _first_windows(lessons: Lessons, grid: Grid) -> tuple[Record, CatBoostRefine
 
 
 def _contest_clusters(
-    lessons: Lessons, clusters: Array, record: Record, grid: Grid
+    lessons: Lessons, clusters: Array, record: Record, grid: Grid, fits: Fits
 ) -> tuple[dict[str, CatBoostRefiner], list[dict[str, Any]]]:
     """The refiners of clusters that beat the global one (or the mixture, where that answers) in every window, and a report a cluster.
 
@@ -152,11 +160,12 @@ def _contest_clusters(
     own: dict[str, CatBoostRefiner] = {}
     duels: dict[str, list[tuple[int, float, float]]] = {name: [] for name in large}
     for _, before, after in _windows(lessons):
-        fitted = fit_refiner(lessons.take(before)) if record.share else None
+        judged = {name: lessons.take(after[clusters[after] == name]) for name in large}
+        judged = {name: later for name, later in judged.items() if len(later.truth) >= FEWEST_TO_JUDGE}
+        told = [lessons.take(before[clusters[before] == name]) for name in judged]
+        fitted, *others = fits([lessons.take(before), *told]) if record.share else [None, *fits(told)]
         rival = _cut(record, fitted) if fitted else None
-        for name in large:
-            later = lessons.take(after[clusters[after] == name])
-            mine = fit_refiner(lessons.take(before[clusters[before] == name])) if len(later.truth) >= FEWEST_TO_JUDGE else None
+        for (name, later), mine in zip(judged.items(), others, strict=True):
             if mine:
                 own[name] = _cut(record, mine)
                 duels[name].append((len(later.truth), score(later, own[name], grid), score(later, rival, grid)))

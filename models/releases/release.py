@@ -24,6 +24,7 @@ from models.engine.model_set import ModelSet
 from models.engine.training import TrainingError, train
 from models.quantities.classes import given
 from models.refiner.clusters import By
+from models.refiner.contest import Fits, fit_here
 from models.releases import registry
 from models.releases.comparison import Difference, difference, live_through, outcomes, table
 from models.releases.evidence import flat_metrics, importance, plot_importance, plot_predicted, write_card
@@ -91,10 +92,11 @@ def judge(
     cluster_by: By | None,
     settings: Settings,
     progress: Progress | None = None,
+    fits: Fits = fit_here,
 ) -> Judgement:
     """Train on the earlier jobs, live through the later ones, and set the errors beside the champion's and the baselines'.
 
-    The later jobs are those of ``judged_since``: neither the candidate nor the champion has seen them.
+    The later jobs are those of ``judged_since``: neither the candidate nor the champion has seen them. ``fits`` as ``train``'s.
     """
     champion = registry.champion(settings)
     rival = load(champion, settings) if champion else None
@@ -109,7 +111,7 @@ def judge(
         return Judgement(None, nothing, pd.DataFrame(), champion, None, None, f"Nothing to compare by: only {told}.")
     since = later["submitted_at"].min()
     asked = jobs[jobs["submitted_at"] >= since]
-    answers = {"candidate": live_through(train(past, targets=targets, cluster_by=cluster_by), jobs, asked, progress=progress)}
+    answers = {"candidate": live_through(train(past, targets=targets, cluster_by=cluster_by, fits=fits), jobs, asked, progress=progress)}
     target = targets[0]
     if rival is None or champion is None or target not in rival.targets:
         rows = table(jobs, since, answers, targets)

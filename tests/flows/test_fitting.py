@@ -1,0 +1,73 @@
+"""Refiners of clusters are fitted side by side by Dask, and are those that one process would have fitted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from prefect import flow
+
+from flows.fitting import fits_of
+from infra.errors import GridcastError
+from infra.settings import Settings
+from models.quantities.targets import TARGETS
+from models.refiner.boosting import CatBoostRefiner
+from models.refiner.contest import choose_refiners, fit_here
+from models.refiner.lessons import Lessons
+from models.refiner.refinement import coarse_bins
+
+GRID = TARGETS["walltime"].grid
+COARSE = int(coarse_bins(GRID.bins)[-1]) + 1
+ROWS = 4000
+
+
+def lessons() -> tuple[Lessons, np.ndarray]:
+    """Jobs of two clusters, of which one reads the number that it is told the other way round."""
+    rng = np.random.default_rng(1)
+    told, other = rng.integers(0, 3, ROWS), rng.random(ROWS) < 0.35
+    truth = 8 + 3 * np.where(other, 2 - told, told)
+    coarse = np.full((ROWS, COARSE), 0.04 / (COARSE - 3))
+    coarse[:, [8, 11, 14]] = 0.32
+    at = np.arange(ROWS, dtype=np.int64) * 60_000_000
+    shown = np.repeat(told[:, None], 3, axis=1).astype(np.float32)
+    return Lessons(shown, coarse, truth, 2.0 ** (truth * 0.75), at, at + 10_000_000), np.where(other, "b", "a").astype(object)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_scheduler_that_is_not_there_is_one_sentence() -> None:
+    @flow(name="nowhere")
+    def nowhere() -> None:
+        with fits_of(Settings(dask="tcp://127.0.0.1:1"), "site"):
+            pytest.fail("there is nobody to fit anything")
+
+    with pytest.raises(GridcastError, match="no Dask scheduler answers at tcp://127"):
+        nowhere()
+
+
+def test_without_clusters_or_with_dask_off_nothing_is_started() -> None:
+    with fits_of(Settings(), None) as fits:
+        assert fits is fit_here
+    with fits_of(Settings(dask="off"), "site") as fits:
+        assert fits is fit_here
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_clusters_trained_by_dask_are_as_those_trained_in_one_process() -> None:
+    told, clusters = lessons()
+    at_once: list[int] = []
+
+    @flow(name="train side by side")
+    def by_dask() -> dict[str, CatBoostRefiner]:
+        with fits_of(Settings(), "site") as fits:
+
+            def counted(many: list[Lessons]) -> list[CatBoostRefiner | None]:
+                at_once.append(len(many))
+                return fits(many)
+
+            return choose_refiners(told, clusters, GRID, fits=counted).refiners  # type: ignore[arg-type]
+
+    apart, here = by_dask(), choose_refiners(told, clusters, GRID).refiners
+    assert max(at_once) >= 3, "the global one and two clusters at once"
+    assert set(apart) == set(here) > {"b"}
+    for name, refiner in apart.items():
+        part = told.take(np.arange(200))
+        np.testing.assert_allclose(refiner.ratio(part.shown, part.coarse), here[name].ratio(part.shown, part.coarse), rtol=1e-6)
