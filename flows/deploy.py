@@ -30,7 +30,7 @@ def deploy() -> Any:
     if champion is None:
         return Completed(message="there is no champion yet: train one first (gridcast train)")
     try_out(champion, settings)
-    address = f"http://{settings.host}:{settings.predictor_port}"
+    address = settings.predictor_address
     served = await_predictor(address, champion, settings)
     text = f"{champion.label} answers at {address}" if served else f"{champion.label} works; no predictor answers at {address}"
     create_link_artifact(f"{address}/model", "What the predictor serves", key="deploy", description=text)

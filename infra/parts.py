@@ -66,7 +66,7 @@ def environment(settings: Settings, mlflow_address: str) -> dict[str, str]:
     return {
         "GRIDCAST_HOME": str(settings.home.absolute()),
         "GRIDCAST_MLFLOW_URL": mlflow_address,
-        "PREFECT_API_URL": f"{address(settings, settings.prefect_port)}/api",
+        "PREFECT_API_URL": f"{settings.prefect_url or address(settings, settings.prefect_port)}/api",
         # The CLI would ask a question of nobody.
         "PREFECT_CLI_PROMPT": "false",
     }
@@ -110,6 +110,7 @@ def schedules(shared: Mapping[str, str], after: tuple[str, ...] = ()) -> Part:
 def prefect(settings: Settings, shared: Mapping[str, str], after: tuple[str, ...] = ()) -> Part:
     """Prefect's server, on the database of the settings if they name one."""
     where = {"PREFECT_SERVER_API_HOST": settings.host, "PREFECT_SERVER_API_PORT": str(settings.prefect_port)}
+    where["PREFECT_SERVER_METRICS_ENABLED"] = "true"
     database = settings.prefect_database_url or settings.own_postgres("prefect")
     if database:
         where["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = "postgresql+asyncpg://" + database.partition("://")[2]

@@ -33,6 +33,8 @@ class Settings(BaseSettings):
     database_url: str = Field("", description="SQLAlchemy URL of the job store; default that of `up --site`, else SQLite")
     mlflow_url: str = Field("", description="MLflow tracking server or database; default that of `up --site`, else SQLite")
     prefect_database_url: str = Field("", description="Prefect's database, postgresql://…; default SQLite in the data folder")
+    prefect_url: str = Field("", description="Prefect's server where another machine runs it, http://…; default the one of `up`")
+    predictor_url: str = Field("", description="where the predictors, or their proxy, answer, http://…; default this machine's port")
     model_name: str = Field("gridcast", description="name of the registered model set in MLflow")
     host: str = Field("127.0.0.1", description="address that the servers bind to")
     predictor_port: int = Field(3000, ge=0, le=65535)
@@ -73,6 +75,11 @@ class Settings(BaseSettings):
     def store_url(self) -> str:
         """SQLAlchemy URL of the job store."""
         return self.database_url or self.own_postgres("gridcast") or f"sqlite:///{self.folder('store') / 'jobs.db'}"
+
+    @property
+    def predictor_address(self) -> str:
+        """Where Gridcast's own calls go to."""
+        return self.predictor_url.rstrip("/") or f"http://{self.host}:{self.predictor_port}"
 
     @property
     def tracking_url(self) -> str:

@@ -21,6 +21,7 @@ HERE = Path(infra.__path__[0])
 PROXY = HERE / "proxy" / "haproxy.cfg"
 SCRAPES = HERE / "prometheus" / "prometheus.yml"
 RULES = HERE / "prometheus" / "rules.yml"
+LOOKED_AFTER = ("mlflow", "prefect", "dashboard", "postgres")
 KEPT = "30d"
 """How long Prometheus keeps its numbers."""
 
@@ -41,9 +42,7 @@ def site(settings: Settings) -> list[Part]:
     tracked = [] if settings.mlflow_url.startswith("http") else [mlflow(settings, _named(database))]
     shared = environment(settings, tracked[0].address if tracked else settings.mlflow_url)
     shared["GRIDCAST_DATABASE_URL"] = settings.store_url
-    planned = prefect(settings, shared, _named(database))
-    planned = replace(planned, environment={**planned.environment, "PREFECT_SERVER_METRICS_ENABLED": "true"})
-    first = [*database, *tracked, planned]
+    first = [*database, *tracked, prefect(settings, shared, _named(database))]
     replicas = [replica(settings, number, port, shared, _named(first)) for number, port in enumerate(ports, 1)]
     rest = [dashboard(settings, shared, _named(first)), schedules(shared, _named(first))]
     return [*first, *replicas, proxy(settings, [*first, *replicas, *rest]), *rest, prometheus(settings, [*first, *replicas])]
@@ -104,7 +103,9 @@ def proxy(settings: Settings, checked: list[Part]) -> Part:
     text = proxy_text(
         bind=f"{settings.host}:{settings.predictor_port}",
         predictors={part.name: _door(part) for part in checked if part.name.startswith("predictor")},
-        others={part.name: (_door(part), part.ready) for part in checked if part.name in ("mlflow", "prefect", "dashboard", "postgres")},
+        others={
+            part.name: (_door(part), part.ready if part.address.startswith("http") else "") for part in checked if part.name in LOOKED_AFTER
+        },
         token=settings.any_token,
     )
     return Part(
@@ -119,31 +120,39 @@ def proxy(settings: Settings, checked: list[Part]) -> Part:
     )
 
 
-def proxy_text(bind: str, predictors: dict[str, str], others: dict[str, tuple[str, str]], token: str = "") -> str:
-    """HAProxy's configuration: where it listens, its predictors (host:port by name), and others (host:port, path) that it only checks."""
+def proxy_text(bind: str, predictors: dict[str, str], others: dict[str, tuple[str, str]], token: str = "", resolver: str = "") -> str:
+    """HAProxy's configuration: where it listens, its predictors (host:port by name), and others (host:port, path) that it only checks.
+
+    With ``resolver`` (host:port of a name server) a name may be known later, and move, as those of containers do.
+    """
     secret = f' hdr Authorization "Bearer {token}"' if token else ""
     guard = f' {{ req.hdr(Authorization) -m str "Bearer {token}" }}' if token else ""
-    checks = "".join(
-        f"\nbackend {name}\n"
-        + (f"    option httpchk GET {path} HTTP/1.1\n    http-check send hdr Host {door}\n" if path != "/" or name == "dashboard" else "")
-        + f"    server {name} {door} check\n"
-        for name, (door, path) in others.items()
-    )
+    found = "\n    default-server resolvers names init-addr none" if resolver else ""
+    names = f"\nresolvers names\n    nameserver first {resolver}\n    hold valid 2s\n" if resolver else ""
+    checks = "".join(_checked(name, door, path, secret) for name, (door, path) in others.items())
     servers = "\n".join(f"    server {name} {door} check" for name, door in predictors.items())
-    return Template(PROXY.read_text()).substitute(bind=bind, secret=secret, guard=guard, servers=servers, others=checks)
+    filled = {"secret": secret, "guard": guard, "found": found, "names": names, "servers": servers, "others": checks}
+    return Template(PROXY.read_text()).substitute(bind=bind, **filled)
+
+
+def _checked(name: str, door: str, path: str, secret: str) -> str:
+    """A backend that nothing is sent to: only looked after, by its page, or where it has none by whether it takes a connection."""
+    asked = secret if name == "dashboard" else ""
+    page = f"    option httpchk GET {path} HTTP/1.1\n    http-check send hdr Host {door}{asked}\n" if path else ""
+    return f"\nbackend {name}\n{page}    server {name} {door} check\n"
 
 
 def prometheus(settings: Settings, known: list[Part]) -> Part:
     """Prometheus, with the rules by which it warns."""
     folder, config = settings.folder("prometheus"), settings.folder("site") / "prometheus.yml"
-    door = f"{settings.host}:{settings.prometheus_port}"
+    door, secret = f"{settings.host}:{settings.prometheus_port}", settings.folder("site") / "token"
     text = scrapes_text(
         predictors=[_door(part) for part in known if part.name.startswith("predictor")],
         proxy=f"{settings.host}:{settings.predictor_port}",
         prefect=next(_door(part) for part in known if part.name == "prefect"),
         own=door,
         rules=str(RULES),
-        token=settings.any_token,
+        token_file=str(secret) if settings.any_token else "",
     )
     options = (f"--web.listen-address={door}", f"--storage.tsdb.retention.time={KEPT}", "--log.level=warn")
     return Part(
@@ -152,14 +161,14 @@ def prometheus(settings: Settings, known: list[Part]) -> Part:
         address=f"http://{door}",
         ready="/-/ready",
         setting="GRIDCAST_PROMETHEUS_PORT",
-        files={str(config): text},
+        files={str(config): text, str(secret): settings.any_token},
     )
 
 
-def scrapes_text(*, predictors: list[str], proxy: str, prefect: str, own: str, rules: str, token: str = "") -> str:
-    """Prometheus' configuration: whom it asks (host:port)."""
+def scrapes_text(*, predictors: list[str], proxy: str, prefect: str, own: str, rules: str, token_file: str = "") -> str:
+    """Prometheus' configuration: whom it asks (host:port), and the file that holds a token of ours."""
     listed = ", ".join(f'"{door}"' for door in predictors)
-    secret = f'\n    authorization: {{credentials: "{token}"}}' if token else ""
+    secret = f'\n    authorization: {{credentials_file: "{token_file}"}}' if token_file else ""
     return Template(SCRAPES.read_text()).substitute(predictors=listed, proxy=proxy, prefect=prefect, own=own, rules=rules, secret=secret)
 
 

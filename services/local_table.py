@@ -117,7 +117,7 @@ def write_table(
 def own_predictor(settings: Settings) -> Gridcast:
     """This data folder's predictor, asked as a broker asks it, with patience."""
     token = own_token(settings.tokens.get_secret_value(), "predict")
-    return Gridcast(f"http://{settings.host}:{settings.predictor_port}", token, timeout=30)
+    return Gridcast(settings.predictor_address, token, timeout=30)
 
 
 def asking(predictor: Gridcast) -> Callable[[list[dict[str, Any]], Iterable[float]], list[dict[str, Any]]]:

@@ -206,12 +206,13 @@ def test_down_leaves_no_process_record_socket_or_taken_port(up: Site) -> None:
 @pytest.mark.parametrize("token", ["", "0123456789abcdef"])
 def test_haproxy_and_prometheus_take_what_is_written_for_them(tmp_path: Path, token: str) -> None:
     servers = {"predictor-1": "127.0.0.1:3001", "predictor-2": "127.0.0.1:3002"}
-    others = {"mlflow": ("127.0.0.1:5000", "/health"), "postgres": ("127.0.0.1:5433", "/"), "dashboard": ("127.0.0.1:3100", "/")}
+    others = {"mlflow": ("127.0.0.1:5000", "/health"), "postgres": ("127.0.0.1:5433", ""), "dashboard": ("127.0.0.1:3100", "/")}
     (tmp_path / "haproxy.cfg").write_text(proxy_text("127.0.0.1:3000", servers, others, token))
     proxy = subprocess.run([str(needs["haproxy"]), "-c", "-f", str(tmp_path / "haproxy.cfg")], capture_output=True, text=True, check=False)
     assert (proxy.returncode, proxy.stderr) == (0, ""), proxy.stderr
     doors = {"predictors": [*servers.values()], "proxy": "127.0.0.1:3000", "prefect": "127.0.0.1:4200", "own": "127.0.0.1:9090"}
-    (tmp_path / "prometheus.yml").write_text(scrapes_text(**doors, rules=str(RULES), token=token))  # type: ignore[arg-type]
+    (tmp_path / "token").write_text(token)
+    (tmp_path / "prometheus.yml").write_text(scrapes_text(**doors, rules=str(RULES), token_file=str(tmp_path / "token") if token else ""))  # type: ignore[arg-type]
     checked = subprocess.run([str(needs["promtool"]), "check", "config", str(tmp_path / "prometheus.yml")], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
 
