@@ -164,5 +164,5 @@ def _move_sequences(connection: Connection, table: Table) -> None:
         names: Mapping[str, str] = {"table": connection.dialect.identifier_preparer.quote(table.name), "column": column.name}
         sequence = connection.execute(text("SELECT pg_get_serial_sequence(:table, :column)"), names).scalar()
         newest = connection.execute(select(func.max(column))).scalar()
-        if sequence is not None and newest is not None:
+        if sequence is not None and (newest or 0) > 0:  # MLflow's first experiment has the number 0
             connection.execute(text("SELECT setval(CAST(:sequence AS regclass), :newest)"), {"sequence": sequence, "newest": newest})

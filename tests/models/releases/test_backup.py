@@ -147,6 +147,14 @@ def test_a_backup_overwrites_nothing_and_fills_only_what_is_empty(backup: Path, 
     assert len(registry.versions(settings)) == 2
 
 
+def test_a_backup_of_nothing_is_restored_too(postgres: Any, tmp_path: Path) -> None:
+    back_up(settings_of(tmp_path / "empty"), tmp_path / "backup")
+    urls = {"database_url": database(postgres, "nothing"), "mlflow_url": database(postgres, "nothing_mlflow")}
+    rows = restore(settings_of(tmp_path / "home", **urls), tmp_path / "backup")
+    assert sum(row["rows"] for row in rows if row["part"].startswith("store")) == 0
+    assert registry.champion(settings_of(tmp_path / "home", **urls)) is None
+
+
 @pytest.mark.parametrize(
     ("harm", "why"),
     [
