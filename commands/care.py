@@ -14,7 +14,8 @@ from infra.settings import prepare_environment
 
 
 def doctor(
-    table: Annotated[Path | None, typer.Option(help="Also look at this file of `gridcast table`.")] = None, as_json: Json = False
+    table: Annotated[Path | None, typer.Option(help="The file of `gridcast table`; default: the one in the data folder, if any.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Say how versions, disk, ports, clock, store, MLflow, Prefect and predictors stand, and what to do; exit code 1 if one is wrong."""
     from infra.parts import parts

@@ -9,6 +9,7 @@ import typer
 
 from commands.inputs import Json
 from commands.tables import progress_bar, say, show
+from infra.errors import InputError
 from infra.settings import prepare_environment
 
 
@@ -49,6 +50,8 @@ def up(
     from infra.site import site as site_parts
 
     settings = prepare_environment()
+    if not site and not settings.database_url and settings.own_postgres("gridcast"):
+        raise InputError("this data folder's store is a PostgreSQL of its own, which `gridcast up --site` made and starts: start it so")
     wanted = site_parts(settings) if site else parts(settings)
     run(settings, wanted, say=say, when_ready=lambda: show([{"part": part.name, "address": part.address} for part in wanted], False, "Up"))
 

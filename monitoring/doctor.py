@@ -59,7 +59,7 @@ def examine(settings: Settings, parts: Sequence[Part], table: Path | None = None
         lambda: _champion(settings, now),
         lambda: _prefect(parts, rows),
         lambda: _predictor(parts, rows),
-        lambda: _table(table, now),
+        lambda: _table(table or _own_table(settings), now),
     ]
     return [finding for look in looks for finding in look()]
 
@@ -264,6 +264,12 @@ def _table(table: Path | None, now: datetime) -> Iterator[Finding]:
         return
     found = f"{table} was written {age / timedelta(hours=1):,.1f} h ago"
     yield Finding("table", "watch", found, do) if age > OLD_TABLE else Finding("table", "ok", found)
+
+
+def _own_table(settings: Settings) -> Path | None:
+    """Where ``gridcast table`` writes unless told otherwise, if it ever did."""
+    place = settings.home / "tables" / "predictions.tsv"
+    return place if place.exists() else None
 
 
 def written_at(table: Path) -> datetime:

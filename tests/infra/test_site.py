@@ -196,6 +196,9 @@ def test_down_leaves_no_process_record_socket_or_taken_port(up: Site) -> None:
         path for path in settings.home.rglob("*") if path.is_socket() or path.suffix in (".pid", ".lock") or path.name == "postmaster.pid"
     ]
     assert left == []
+    # The store is in that PostgreSQL now: without it nothing is begun.
+    again = up.run("up")
+    assert (again.returncode, "start it so" in again.stderr) == (2, True), again.stderr
     ports = [value for name, value in settings if name.endswith("_port")] + replica_ports(settings)
     for port in ports:
         with socket.socket() as probe:

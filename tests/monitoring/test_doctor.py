@@ -17,6 +17,7 @@ from infra.settings import Settings
 from jobs.schema import conform
 from jobs.store import add_jobs, connect, open_store
 from monitoring.doctor import Finding, examine
+from services.local_table import MAGIC
 
 NOW = datetime.now(UTC)
 
@@ -95,11 +96,11 @@ def test_the_clock_is_compared_with_the_databases(settings: Settings, postgres_u
     assert (late.state, late.found) == ("watch", "the database is 40 s ahead of this machine")
 
 
-def test_the_age_of_the_table_is_read_from_its_first_line(settings: Settings, tmp_path: Path) -> None:
-    table = tmp_path / "table.tsv"
+def test_the_age_of_the_table_is_read_from_its_first_line(settings: Settings) -> None:
+    table = settings.folder("tables") / "predictions.tsv"
     for hours, state in ((1, "ok"), (30, "watch")):
-        table.write_text(f"gridcast-table 1\t{(NOW - timedelta(hours=hours)).timestamp():.0f}\tx\tgridcast-1\t0\nkey\tjobs\tnew\n")
-        finding = found(settings, table=table, now=NOW)["table"]
+        table.write_text(f"{MAGIC}\t{(NOW - timedelta(hours=hours)).timestamp():.0f}\tx\tgridcast-1\t0\nkey\tjobs\tnew\n")
+        finding = found(settings, now=NOW)["table"]
         assert (finding.state, finding.found) == (state, f"{table} was written {hours}.0 h ago")
 
 
