@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlalchemy import JSON, Boolean, Connection, Date, Engine, Float, Integer, LargeBinary, MetaData, Table, func, select, text
 
-from jobs.store.database import VERSION_TABLE, StoreError, lock_writers, migrate, reading, shown, version_of
+from jobs.store.database import VERSION_TABLE, StoreError, failure, lock_writers, migrate, reading, shown, version_of
 from jobs.store.tables import metadata as ours
 
 ROWS_AT_ONCE = 50_000
@@ -144,14 +144,18 @@ def _converter(type_: Any, change: Callable[[str], str]) -> Callable[[Any], Any]
 def _insert(connection: Connection, table: Table, names: Sequence[str], rows: Iterator[tuple[Any, ...]]) -> None:
     quote = connection.dialect.identifier_preparer.quote
     columns = ", ".join(quote(name) for name in names)
-    driver: Any = connection.connection.driver_connection
-    if connection.dialect.name == "postgresql":
-        with driver.cursor().copy(f"COPY {quote(table.name)} ({columns}) FROM STDIN") as copy:
-            for row in rows:
-                copy.write_row(row)
-        return
-    statement = f"INSERT INTO {quote(table.name)} ({columns}) VALUES ({', '.join('?' * len(names))})"
-    driver.executemany(statement, rows)
+    cursor = connection.connection.driver_connection.cursor()  # type: ignore[union-attr]
+    try:
+        if connection.dialect.name == "postgresql":
+            with cursor.copy(f"COPY {quote(table.name)} ({columns}) FROM STDIN") as copy:
+                for row in rows:
+                    copy.write_row(row)
+        else:
+            cursor.executemany(f"INSERT INTO {quote(table.name)} ({columns}) VALUES ({', '.join('?' * len(names))})", rows)
+    except connection.dialect.loaded_dbapi.Error as error:  # SQLAlchemy does not see what goes past it
+        raise failure(error, shown(connection.engine)) from error
+    finally:
+        cursor.close()
 
 
 def _move_sequences(connection: Connection, table: Table) -> None:
