@@ -28,7 +28,7 @@ OPT_OUT_PROGRAMS: frozenset[str] = frozenset()
 SET_DURATION = False
 """Whether a routed job that gave no AllowedExecuteDuration gets one: the site must want it."""
 MARGIN = 1.25
-"""Times what one job in a hundred exceeds."""
+"""Times what one job in a hundred exceeds, or the longest that ran lately where that is more: a job would be killed there."""
 UNSAFE = re.compile(rb"[\x00-\x20%|\x7f]")
 ATTRIBUTE = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*(.*)")
 
@@ -87,7 +87,8 @@ def translate(text: str, table: str | Path = TABLE) -> str:
         stale = float(str(found["age"])) > STALE_AFTER
         told += [f'GridcastReason = "stale: the table is {found["age"]:.0f} s old"'] if stale else []
         if SET_DURATION and not stale and found["level"] == "program" and "allowedexecuteduration" not in ad:
-            told.append(f"AllowedExecuteDuration = {ceil(float(str(found['walltime_kill_limit'])) * MARGIN)}")
+            longest = max(float(str(found["walltime_kill_limit"])), float(str(found.get("longest", 0))))
+            told.append(f"AllowedExecuteDuration = {ceil(longest * MARGIN)}")
     except NothingForeseen as reason:
         told = [f'GridcastReason = "{reason}"']
     return "\n".join((*lines, *told)) + "\n"

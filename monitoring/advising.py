@@ -106,18 +106,19 @@ def _rows(jobs: pd.DataFrame, ask: Ask, risk: float) -> list[dict[str, Any]]:
     alike = jobs.groupby([name, jobs["requested_cores"].fillna(1.0), jobs["requested_walltime"].fillna(0.0)], sort=True)
     kinds = [part for _, part in alike if len(part) >= FEWEST]
     kinds = sorted(kinds, key=lambda part: -float(_unused(part).sum()))[:MOST_KINDS]
-    answers = ask([_next(part) for part in kinds], (round(1 - risk, 6),)) if kinds else []
+    answers = ask([next_of(part) for part in kinds], (round(1 - risk, 6),)) if kinds else []
     return [_row(part, answer, risk) for part, answer in zip(kinds, answers, strict=True)]
 
 
-def _next(jobs: pd.DataFrame) -> dict[str, Any]:
+def next_of(jobs: pd.DataFrame) -> dict[str, Any]:
     """The next job of a kind, as the latest was submitted."""
     latest = jobs.iloc[-1]
     return {name: latest[name] for name in KIND if pd.notna(latest[name])}
 
 
 def _row(jobs: pd.DataFrame, answer: dict[str, Any], risk: float) -> dict[str, Any]:
-    latest, unused = jobs.iloc[-1], _unused(jobs)
+    latest, unused, foreseen = jobs.iloc[-1], _unused(jobs), answer.get(f"walltime_q{1 - risk:g}")
+    ask_for = None if foreseen is None else larger(foreseen, jobs["walltime"], risk)
     row = {
         "program": str(latest["program"] if pd.notna(latest["program"]) else latest["job_name"]),
         "cores": float(latest["requested_cores"]) if pd.notna(latest["requested_cores"]) else 1.0,
@@ -125,7 +126,7 @@ def _row(jobs: pd.DataFrame, answer: dict[str, Any], risk: float) -> dict[str, A
         "killed_at_limit": int((jobs["status"] == "timeout").sum()),
         "unused_core_hours": round(float(unused.sum()), 1),
         **_asked_and_used(jobs, "walltime", "requested_walltime"),
-        **_advice(jobs, "walltime", _larger(answer.get(f"walltime_q{1 - risk:g}"), jobs["walltime"], risk), answer, risk, 60.0),
+        **_advice(jobs, "walltime", ask_for, answer, risk, 60.0),
     }
     if answer.get("peak_memory_allocation") is not None:
         told = answer.get("peak_memory_risk")
@@ -135,10 +136,10 @@ def _row(jobs: pd.DataFrame, answer: dict[str, Any], risk: float) -> dict[str, A
     return row
 
 
-def _larger(foreseen: float | None, used: pd.Series, risk: float) -> float | None:
+def larger(foreseen: float, used: pd.Series, risk: float) -> float:
     """The larger of what is foreseen and of what all but ``risk`` of the jobs kept to, of few jobs the longest."""
     place = min(math.ceil((len(used) + 1) * (1 - risk)), len(used)) - 1
-    return None if foreseen is None else max(foreseen, float(used.sort_values().iloc[place]))
+    return max(foreseen, float(used.sort_values().iloc[place]))
 
 
 def _asked_and_used(jobs: pd.DataFrame, target: str, asked: str) -> dict[str, float]:

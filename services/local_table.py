@@ -2,7 +2,8 @@
 
 A row a kind of job that was submitted lately, found by a key, most telling first: ``job`` (user, program, project, queue, minutes and
 cores asked for), ``program`` (user, program), ``user``, ``any`` (program of anybody), ``all``. The first line says when and by which model
-it was written, the second names the columns. Rows stand in the order of their keys, byte by byte, so that a reader finds one in twenty
+it was written, the second names the columns: how many ``jobs`` there were, whether the user is ``new``, the ``longest`` of them (s), and
+what is foreseen of the next. Rows stand in the order of their keys, byte by byte, so that a reader finds one in twenty
 looks without reading the others.
 """
 
@@ -107,7 +108,7 @@ def write_table(
     stamp = (MAGIC, f"{now.timestamp():.0f}", f"{now:%Y-%m-%dT%H:%M:%SZ}", _safe(version), str(len(lines)))
     written = Written(file, now, version, len(lines), int(kinds["jobs"].sum()))
     try:
-        _replace(file, "\n".join(("\t".join(stamp), "\t".join(("key", "jobs", "new", *columns)), *lines)) + "\n")
+        _replace(file, "\n".join(("\t".join(stamp), "\t".join(("key", "jobs", "new", "longest", *columns)), *lines)) + "\n")
         _replace(file.with_suffix(".prom"), _metrics(written))
     except OSError as error:
         raise TableError(f"{file} cannot be written: {error.strerror or error}") from None
@@ -145,12 +146,13 @@ def _rows(kinds: pd.DataFrame) -> list[dict[str, Any]]:
     }
     rows: dict[str, dict[str, Any]] = {}
     for level, forgotten in FORGOTTEN.items():
-        told = kinds.drop(columns=["submitted_at", "jobs", *forgotten]).astype(object)
+        told = kinds.drop(columns=["submitted_at", "jobs", "longest", *forgotten]).astype(object)
         told = told.where(told.notna(), None)
         keys = zip(*values[level], strict=True) if level in values else repeat((), len(kinds))
-        for fields, jobs, parts in zip(told.to_dict("records"), kinds["jobs"], keys, strict=True):
-            row = rows.setdefault(key(level, *parts), {"fields": fields, "jobs": 0})
+        for fields, jobs, longest, parts in zip(told.to_dict("records"), kinds["jobs"], kinds["longest"].fillna(0.0), keys, strict=True):
+            row = rows.setdefault(key(level, *parts), {"fields": fields, "jobs": 0, "longest": 0.0})
             row["jobs"] += int(jobs)
+            row["longest"] = max(row["longest"], float(longest))
     return [{"key": one, **row} for one, row in rows.items()]
 
 
@@ -177,7 +179,7 @@ def _columns(answers: Iterable[dict[str, Any]]) -> list[str]:
 
 def _line(row: dict[str, Any], answer: dict[str, Any], columns: list[str]) -> str:
     numbers = ("-" if answer[name] is None else f"{answer[name]:.10g}" for name in columns)
-    return "\t".join((row["key"], str(row["jobs"]), "1" if answer["cold_start"] else "0", *numbers))
+    return "\t".join((row["key"], str(row["jobs"]), "1" if answer["cold_start"] else "0", f"{row['longest']:.10g}", *numbers))
 
 
 def _replace(file: Path, text: str) -> None:

@@ -23,7 +23,7 @@ local defaults = {
     opt_out_programs = {}, -- names of jobs
     opt_out_word = "gridcast:off", -- in a job's own comment
     set_time_limit = false, -- a limit for jobs that gave none: the site must want it
-    time_limit_margin = 1.25, -- of what one job in a hundred exceeds
+    time_limit_margin = 1.25, -- of what one job in a hundred exceeds, or of the longest that ran lately where that is more
     least_time_limit = 10, -- minutes
     least_jobs = 5, -- as many such jobs must have been seen for a limit
 }
@@ -162,7 +162,7 @@ local function foresee(site, job_desc, part_list)
     local own = found.level == "job" or found.level == "program"
     local limit = nil
     if site.set_time_limit and not minutes and not stale and own and found.new == 0 and found.jobs >= site.least_jobs then
-        limit = math.max(site.least_time_limit, math.ceil(found.walltime_kill_limit * site.time_limit_margin / 60))
+        limit = math.max(site.least_time_limit, math.ceil(math.max(found.walltime_kill_limit, found.longest or 0) * site.time_limit_margin / 60))
     end
     return said, limit
 end

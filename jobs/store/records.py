@@ -128,17 +128,18 @@ def read_latest(engine: Engine, count: int, record: Record = JOB, open_for: floa
 def read_kinds(
     engine: Engine, fields: Sequence[str], *, since: Moment, sources: Sequence[str] | None = None, limit: int | None = None
 ) -> pd.DataFrame:
-    """The kinds of job submitted since a moment, the commonest first: ``fields``, ``submitted_at`` of the latest, and how many ``jobs``."""
+    """The kinds of job submitted since a moment, the commonest first: ``fields``, ``submitted_at`` of the latest, how many ``jobs``,
+    and the ``longest`` run time (s) of those that ended.
+    """
     table, jobs = RECORDS[JOB.name], func.count().label("jobs")
-    query = select(*(table.c[name] for name in fields), func.max(table.c.submitted_at).label("submitted_at"), jobs)
-    query = query.where(table.c.submitted_at >= as_microseconds(since))
+    columns = [table.c[name] for name in fields]
+    latest, longest = func.max(table.c.submitted_at).label("submitted_at"), func.max(table.c.walltime).label("longest")
+    query = select(*columns, latest, jobs, longest).where(table.c.submitted_at >= as_microseconds(since))
     if sources is not None:
         query = query.where(table.c.source.in_(list(sources)))
-    columns = [table.c[name] for name in fields]
+    query = query.group_by(*columns).order_by(jobs.desc(), *columns).limit(limit)
     with reading(engine) as connection:
-        return read_rows(
-            connection, query.group_by(*columns).order_by(jobs.desc(), *columns).limit(limit), submitted_at="time", jobs="count"
-        )
+        return read_rows(connection, query, submitted_at="time", jobs="count", longest="number")
 
 
 def read_ended(engine: Engine, after: int = 0, record: Record = JOB) -> pd.DataFrame:

@@ -35,8 +35,8 @@ ADAPTER = Path(adapters.__path__[0]) / "slurm" / "gridcast.lua"
 
 
 def seconds(user: str, program: str) -> int:
-    """How long a user's program runs."""
-    return 1 + (3 * USERS.index(user) + 2 * PROGRAMS.index(program)) % 5
+    """How long a user's program runs: those that nobody ran in the first round much longer than those that all did."""
+    return (1, 2, 5, 6)[PROGRAMS.index(program)] + USERS.index(user) % 2
 
 
 @dataclass

@@ -77,6 +77,7 @@ def test_each_kind_of_job_has_a_row_and_so_has_each_wider_key(sqlite_store: Any,
     assert list(rows) == sorted(rows, key=str.encode)
     assert 600 <= float(rows["job|ann|re%7Cco%09x|-|short|60|1"]["walltime"]) <= 602
     assert 60 <= float(rows["user|bob"]["walltime"]) <= 62
+    assert rows["job|bob|sim|-|short|60|1"]["longest"] == "62" and rows["all"]["longest"] == "6002"
     assert rows["all"]["jobs"] == "90" and rows["user|bob"]["new"] == "0"
     assert "gridcast_table_written_timestamp_seconds 1773964800" in written.file.with_suffix(".prom").read_text()
     assert any(row.get("user") == "bob" and not {"job_name", "requested_walltime"} & set(row) for row in asked.rows)
