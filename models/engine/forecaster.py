@@ -62,6 +62,7 @@ class Forecaster:
         self._lock = RLock()
         self._until = _trained_until(model_set)
         self._first: pd.DataFrame | None = None if model_set else pd.DataFrame()
+        self._chosen_by = 0
         self.subject = TARGETS[self.names[0]].subject
         self._start(model_set.levels if model_set else choose_levels(pd.DataFrame(), self.subject))
 
@@ -110,12 +111,13 @@ class Forecaster:
 
     def _choose_again(self, jobs: pd.DataFrame) -> pd.DataFrame:
         """Without a model the levels follow from the first jobs: chosen anew as these double, until they are enough."""
-        before = 0 if self._first is None else len(self._first)
-        everything = pd.concat([self._first, jobs], ignore_index=True) if before else jobs
-        doubled = len(everything) >= 2 * max(before, 1)
-        levels = choose_levels(everything, self.subject)
+        everything = jobs if self._first is None or not len(self._first) else pd.concat([self._first, jobs], ignore_index=True)
         self._first = everything if len(everything) < self._FEW else None
-        if (not doubled and self._first is not None) or levels == self.levels:
+        if len(everything) < 2 * self._chosen_by and self._first is not None:
+            return jobs
+        self._chosen_by = len(everything)
+        levels = choose_levels(everything, self.subject)
+        if levels == self.levels:
             return jobs
         self._start(levels)
         return everything

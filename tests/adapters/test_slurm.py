@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 
 import adapters
@@ -62,8 +62,12 @@ class Site:
 
     def kill(self) -> None:
         """Kill -9 of both and of all that they started."""
+        started = [psutil.Process(process.pid) for process in self.running]
+        family = [member for process in started for member in (process, *process.children(recursive=True))]
+        for member in family:
+            member.kill()
+        psutil.wait_procs(family, timeout=30)
         for process in self.running:
-            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         self.running.clear()
 
@@ -73,7 +77,8 @@ class Site:
         command = [sys.executable, "-m", "gridcast", "collect", "slurm", "--json"]
         self.slurm.wait(lambda: self._brought(command), "the records")
         self.slurm.wait(lambda: self._learned() == self.ended(), "the history")
-        since = time.time()
+        # The stamp is when the writing began, to the nearest second: a table asked for before the history had them may bear the next one.
+        since = time.time() + 1
         self.slurm.wait(lambda: self.written_at() > since, "a newer table")
 
     def _brought(self, command: list[str]) -> bool:

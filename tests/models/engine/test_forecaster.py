@@ -111,3 +111,13 @@ def test_an_answer_asked_at_a_past_time_knows_nothing_that_ended_later(habits):
     then = forecaster.predict(asked, at=moment.to_pydatetime())["walltime_median"]
     now = forecaster.predict(asked, at=pd.Timestamp("2100-01-01", tz="UTC").to_pydatetime())["walltime_median"]
     assert now.min() > 40_000 > 30_000 > then.max()
+
+
+def test_without_a_model_the_levels_follow_the_first_jobs_however_few_are_told_at_a_time(jobs: pd.DataFrame) -> None:
+    ended = jobs[jobs["ended_at"].notna()].sort_values("ended_at", kind="stable").head(70)
+    at_once, one_by_one = Forecaster(), Forecaster()
+    at_once.learn(ended.head(64))
+    for row in range(64):
+        one_by_one.learn(ended.iloc[[row]])
+    assert len(one_by_one.levels.levels) > 4
+    assert one_by_one.levels == at_once.levels
