@@ -30,6 +30,13 @@ SETTINGS = {f"GRIDCAST_{name.upper()}" for name in Settings.model_fields}
 RELEASE = "ours"
 
 
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other tests of this process set is not what a container has."""
+    for name in [name for name in os.environ if name in SETTINGS]:
+        monkeypatch.delenv(name)
+
+
 @pytest.fixture(scope="module")
 def services() -> dict[str, Any]:
     """The services of the compose file, with its shared parts put in."""

@@ -16,14 +16,9 @@ from models.engine.model_set import ModelSet
 from models.histories.features import encode
 from services.following import Following
 from services.live import Live, Serving
-from services.metrics import Metrics, make_metrics
+from services.metrics import Metrics
 
 Start = Callable[[], Live]
-
-
-@pytest.fixture(scope="module")
-def metrics() -> Metrics:
-    return make_metrics()
 
 
 @pytest.fixture

@@ -16,16 +16,11 @@ from models.engine.forecaster import Forecaster
 from models.engine.model_set import ModelSet
 from services import snapshots
 from services.live import Live
-from services.metrics import Metrics, make_metrics
+from services.metrics import Metrics
 from services.serving import Serving
 from services.snapshots import NAME
 
 Start = Callable[..., Live]
-
-
-@pytest.fixture(scope="module")
-def metrics() -> Metrics:
-    return make_metrics()
 
 
 @pytest.fixture

@@ -272,7 +272,7 @@ def universe() -> Iterator[Callable[[int], World]]:
     # from being looked through, would not be given back after its world.
     quick = [patch("models.releases.trial.try_out"), patch("models.releases.release.plot_predicted", lambda *_: Figure(figsize=(1, 1)))]
     with TemporaryDirectory(prefix="gridcast-world-") as place, ExitStack() as stack:
-        for one in (*few, *quick, patch("services.live.time.sleep"), patch("services.live.gc")):
+        for one in (*few, *quick, patch("services.serving.time.sleep"), patch("services.live.gc")):
             stack.enter_context(one)
         blank = Settings(home=Path(place) / "blank")
         open_store(blank.store_url).dispose()
