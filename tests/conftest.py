@@ -25,6 +25,14 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def metrics() -> Any:
+    """The numbers of this process, of which there can be only one set."""
+    from services.metrics import make_metrics
+
+    return make_metrics()
+
+
+@pytest.fixture(scope="session")
 def traces() -> Path:
     """The folder of real logs; tests that ask for it skip where it is absent."""
     folder = Path(os.environ.get("GRIDCAST_TRACES", Path(__file__).parents[2] / "shared" / "data"))

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -11,9 +12,9 @@ SEEDS = 50
 
 
 @pytest.fixture(scope="module")
-def world_of(data_folder: object) -> Iterator[Callable[[int], World]]:
+def world_of(data_folder: object, metrics: Any) -> Iterator[Callable[[int], World]]:
     logging.disable(logging.CRITICAL)  # each fault is logged, with its traceback
-    with universe() as live:
+    with universe(metrics) as live:
         yield live
     logging.disable(logging.NOTSET)
 

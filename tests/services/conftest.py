@@ -24,7 +24,6 @@ from models.engine.model_set import ModelSet
 from models.engine.training import train
 from models.releases import registry
 from models.releases.versions import Evidence, Version
-from services.metrics import Metrics, make_metrics
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120.0
@@ -114,12 +113,6 @@ def running(home: Path, **environment: str) -> Iterator[Predictor]:
         yield predictor
     finally:
         predictor.stop()
-
-
-@pytest.fixture(scope="session")
-def metrics() -> Metrics:
-    """The numbers of this process, of which there can be only one set."""
-    return make_metrics()
 
 
 @pytest.fixture(scope="session")

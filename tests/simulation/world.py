@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import numpy as np
@@ -18,6 +18,9 @@ import pandas as pd
 from infra.errors import GridcastError
 from infra.settings import Settings
 from tests.simulation.faults import Dice, KilledError, faults
+
+if TYPE_CHECKING:
+    from services.metrics import Metrics
 
 JOBS, DAYS, TICK = 240, 4.0, pd.Timedelta("16h")
 FEW = 20
@@ -258,7 +261,7 @@ def live(seed: int, home: Path, metrics: Any) -> World:
 
 
 @contextmanager
-def universe() -> Iterator[Callable[[int], World]]:
+def universe(metrics: Metrics | None = None) -> Iterator[Callable[[int], World]]:
     """Gives the function that lives through the world of a seed."""
     from matplotlib.figure import Figure
 
@@ -266,7 +269,7 @@ def universe() -> Iterator[Callable[[int], World]]:
     from models.releases import registry
     from services.metrics import make_metrics
 
-    metrics = make_metrics()
+    metrics = metrics or make_metrics()
     few = [patch(f"models.releases.{name}", FEW) for name in ("release.FEWEST_LATER", "succession.FEWEST_LATER")]
     # A child process that tries a version out, and pictures, take seconds and have their own tests; a predictor's memory, which it keeps
     # from being looked through, would not be given back after its world.
