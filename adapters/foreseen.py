@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from math import ceil
 from pathlib import Path
+from urllib.parse import unquote
 
 TABLE = "/var/lib/gridcast/predictions.tsv"
 STALE_AFTER = 900
@@ -49,7 +50,7 @@ def look_up(table: str | Path, keys: list[str]) -> dict[str, object]:
     Raises NothingForeseen, saying why.
     """
     try:
-        head, columns, *lines = Path(table).read_text(encoding="utf-8").splitlines()
+        head, columns, *lines = Path(table).read_text(encoding="utf-8").split("\n")
         magic, written_at, _, version, _ = head.split("\t")
         age = time.time() - float(written_at)
     except OSError:
@@ -118,13 +119,19 @@ def write_map(table: str | Path, file: str | Path) -> int:
         age = float(look_up(table, [key("all")])["age"])  # type: ignore[arg-type]
     except NothingForeseen:
         age = float("inf")
+    _, columns, *rows = Path(table).read_text(encoding="utf-8").split("\n") if age <= STALE_AFTER else ("", "")
     lines = []
-    for line in Path(table).read_text(encoding="utf-8").splitlines()[2:] if age <= STALE_AFTER else ():
-        name, _, _, *numbers = line.split("\t")
-        level, _, who = name.partition("|")
-        if level in ("user", "program"):
-            shown = re.sub(r"%([0-9A-F]{2})", lambda found: chr(int(found[1], 16)), who)
-            lines.append(f'* "{_quoted(shown)}" {",".join(numbers[:3])}\n')
+    for row in rows:
+        found = dict(zip(columns.split("\t"), row.split("\t")))  # noqa: B905 - Python 3.8 has no strict
+        level, *who = found["key"].split("|")
+        shown = [unquote(one) for one in who]
+        if level not in ("user", "program") or len(found) < len(columns.split("\t")):
+            continue
+        left_alone = shown[0] in OPT_OUT_USERS or (level == "program" and shown[-1] in OPT_OUT_PROGRAMS)
+        # A line of a map ends at a control character, whoever named his program so.
+        if not left_alone and "|".join(shown).isprintable():
+            told = ",".join(found[name] for name in ("walltime", "walltime_low", "walltime_high"))
+            lines.append(f'* "{_quoted("|".join(shown))}" {told}\n')
     beside = Path(f"{file}.new")
     beside.write_text("".join(lines), encoding="utf-8")
     beside.replace(file)

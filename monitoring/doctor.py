@@ -30,7 +30,7 @@ from models.releases.versions import FRESH
 LEAST_SPACE, LITTLE_SPACE = 2**30, 5 * 2**30
 """Bytes free below which the disk is wrong, and below which it is to be watched."""
 CLOCKS_APART, CLOCKS_WRONG = timedelta(seconds=5), timedelta(seconds=60)
-OLD_TABLE = timedelta(hours=24)
+STALE_TABLE, OLD_TABLE = timedelta(minutes=15), timedelta(hours=24)
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,7 @@ def _table(table: Path | None, now: datetime) -> Iterator[Finding]:
         yield Finding("table", "wrong", str(error), do)
         return
     found = f"{table} was written {age / timedelta(hours=1):,.1f} h ago"
-    yield Finding("table", "watch", found, do) if age > OLD_TABLE else Finding("table", "ok", found)
+    yield Finding("table", "ok", found) if age <= STALE_TABLE else Finding("table", "wrong" if age > OLD_TABLE else "watch", found, do)
 
 
 def _own_table(settings: Settings) -> Path | None:

@@ -80,6 +80,8 @@ class Live:
         self._revision = 0
         self._own: set[int] = set()
         self._built = datetime.now(UTC)
+        # Outcomes of a revision are being learned; where that failed half-way, the history is never kept, and a restart heals it.
+        self._learning = False
         self._snapshots = Snapshots(settings.folder("predictor"))
         self.also_asked: Callable[[pa.Table, datetime | None], None] = lambda jobs, at: None
         """Told what callers ask, after they have been answered: the challenger's."""
@@ -190,11 +192,13 @@ class Live:
             news = found[~found["revision"].isin(self._own)]
             self._revision = int(found["revision"].max())
             self._own = {revision for revision in self._own if revision > self._revision}
+            whole, self._learning = not self._learning, True
         for start in range(0, len(news), SLICE):
             # A report waits for one slice at most.
             with self._turn:
                 self.serving.learn(news.iloc[start : start + SLICE])
                 self._note(news.iloc[start : start + SLICE])
+        self._learning = not whole
 
     def keep_history(self) -> None:
         """Write the history to disk where that is due, so that a restart learns only what came later; raises StoreError."""
@@ -203,7 +207,7 @@ class Live:
         with self._turn:
             known = self.history
             point = Point(self._revision, frozenset(self._own), known["jobs"], known["newest_ended_at"], self._built)
-            if not self.ready or not self._snapshots.due(point):
+            if not self.ready or self._learning or not self._snapshots.due(point):
                 return
             arrays = arrays_of(self.serving.forecaster)
         self._snapshots.keep(arrays, point, self.engine)
@@ -252,11 +256,11 @@ class Live:
         first = not self.ready
         with self._turn:
             self._missed = []
-        start, ended = Point(), pd.DataFrame()
+        start, ended, read = Point(), pd.DataFrame(), False
         try:
             start = (self._snapshots.recall(serving.forecaster, self.engine) if first else None) or start
             ended = read_ended(self.engine, after=start.revision)
-            ended = ended[~ended["revision"].isin(start.own)]
+            ended, read = ended[~ended["revision"].isin(start.own)], True
             serving.learn(ended, rows=AT_ONCE)
             # The first prediction compiles and loads what the others then find; no caller should wait for that.
             waiting = read_latest(self.engine, WARM_UP).drop(columns=list(OUTCOMES)).tail(WARM_UP)
@@ -267,10 +271,11 @@ class Live:
             # A model that knows no history is better than none; it catches up when the store is back.
             self.troubles["store"] = str(error)
         with self._turn:
-            newest = int(ended["revision"].max()) if len(ended) else 0
-            self._revision = max(newest, start.reached)
-            missed = [added for added in self._missed or () if added.revision > self._revision]
-            self._own = {added.revision for added in missed}
+            # What others stored between one's own outcomes is in the history only where the store could be read.
+            newest = max(start.reached, int(ended["revision"].max()) if len(ended) else 0)
+            self._revision, own = (newest, set[int]()) if read else (start.revision, set(start.own))
+            missed = [added for added in self._missed or () if added.revision > self._revision and added.revision not in own]
+            self._own = own | {added.revision for added in missed}
             self._missed, self._built = None, start.built
             for added in missed:
                 serving.learn(added.ended)

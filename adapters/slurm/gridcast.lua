@@ -162,12 +162,17 @@ local function foresee(site, job_desc, part_list)
     local own = found.level == "job" or found.level == "program"
     local limit = nil
     if site.set_time_limit and not minutes and not stale and own and found.new == 0 and found.jobs >= site.least_jobs then
-        limit = math.max(site.least_time_limit, math.ceil(math.max(found.walltime_kill_limit, found.longest or 0) * site.time_limit_margin / 60))
+        local needed = math.max(found.walltime_kill_limit, found.longest or 0) / 60
+        limit = math.max(site.least_time_limit, math.ceil(needed * site.time_limit_margin))
+        -- Above the partition's own limit a job would be refused, or wait for ever; below what such jobs took, it would be killed.
+        local part = part_list and part_list[partition_of(job_desc, part_list)]
+        local highest = part and known(part.max_time)
+        if highest and highest ~= INFINITE and limit > highest then limit = needed <= highest and highest or nil end
     end
     return said, limit
 end
 
--- A function for slurm_job_submit(job_desc, part_list): sets the comment where the user gave none, else the admin comment, and never fails.
+-- A function for slurm_job_submit(job_desc, part_list): sets the admin comment, and the comment where the user gave none, and never fails.
 function gridcast.adapter(options)
     local site = setmetatable(options or {}, { __index = defaults })
     return function(job_desc, part_list)
@@ -178,7 +183,9 @@ function gridcast.adapter(options)
         end
         if not said then return end
         pcall(function()
-            if known(job_desc.comment) then job_desc.admin_comment = said else job_desc.comment = said end
+            -- The comment is for people, and its owner may change it; what the prediction log is told is what only an administrator can write.
+            job_desc.admin_comment = said
+            if not known(job_desc.comment) then job_desc.comment = said end
             if limit then
                 job_desc.time_limit = limit
                 slurm.log_user("gridcast: no --time was given, so the limit is %d minutes; give --time to set your own", limit)

@@ -26,7 +26,7 @@ WANTED = (*REQUIRED, *_USED.split())
 """What the reader of Slurm's accounting uses; JobName is the one free text, so that a bar in it can be told from those between columns."""
 
 
-SAID = re.compile(r"gridcast: (\d+) s \((\d+)-(\d+)\) by \w+ of ([^\s|,]+)")
+SAID = re.compile(r"gridcast: (\d{1,9}) s \((\d{1,9})-(\d{1,9})\) by \w+ of ([^\s|,]{1,100})")
 """What adapters/slurm/gridcast.lua writes on a job."""
 
 
@@ -47,16 +47,16 @@ def fetch(window: Window) -> Fetched:
 def foreseen(window: Window, source: str | None) -> pd.DataFrame:
     """What the adapter foresaw of the jobs of the window and wrote on them, as rows of the prediction log.
 
-    They were written as each job was submitted, so that none can have known its outcome.
+    The adapter wrote it as each job was submitted, so that none can have known its outcome. Only the admin comment is read: a job's owner
+    may write, and change, the other.
     """
     sacct, environment = _sacct()
     has = _columns(sacct, environment)
     path = window.folder / "comments"
-    # Free texts last: whatever is in them cannot move what stands before.
-    texts = [has[name] for name in ("admincomment", "comment") if name in has]
-    if not texts:
+    if "admincomment" not in has:
         return pd.DataFrame()
-    names = ["JobID", "JobIDRaw", "Cluster", "Submit", *texts]
+    # Free text last: whatever is in it cannot move what stands before.
+    names = ["JobID", "JobIDRaw", "Cluster", "Submit", has["admincomment"]]
     run([sacct, *_options(window, names), "--allocations"], path, environment)
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -67,7 +67,8 @@ def foreseen(window: Window, source: str | None) -> pd.DataFrame:
             job = {"source": source or cluster or "slurm", "job_id": whole_id(name, raw), "asked_at": submitted}
             rows.append({**job, "target": "walltime", **answer, "known_revision": 0, "shadow": False})
     found = pd.DataFrame(rows)
-    return found.assign(asked_at=pd.to_datetime(found["asked_at"], utc=True)) if rows else found
+    # A line that is none of sacct's is no reason to ask for this window for ever.
+    return found.assign(asked_at=pd.to_datetime(found["asked_at"], utc=True, errors="coerce")).dropna(subset="asked_at") if rows else found
 
 
 def _sacct() -> tuple[str, dict[str, str]]:

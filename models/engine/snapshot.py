@@ -28,8 +28,10 @@ _POOL = ("known", "ident", "mark", "value")
 @cache
 def form() -> str:
     """What the arrays mean, as a hash of the code that makes them: those of another version of Gridcast are not read."""
-    rooms = [Path(__file__).parent, Path(__file__).parents[1] / "histories", Path(__file__).parents[1] / "quantities"]
-    return hashlib.sha256(b"".join(path.read_bytes() for room in rooms for path in sorted(room.glob("*.py")))).hexdigest()[:16]
+    models, jobs = Path(__file__).parents[1], Path(__file__).parents[2] / "jobs"
+    files = [*(path for room in ("engine", "histories", "quantities", "refiner", "past") for path in (models / room).glob("*.py"))]
+    files += [jobs / "coded.py", jobs / "schema.py"]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()[:16]
 
 
 def arrays_of(forecaster: Forecaster) -> dict[str, Array] | None:

@@ -17,16 +17,16 @@ from adapters.foreseen import key, look_up, megabytes, minutes, translate, write
 from services import local_table
 
 AD = 'ClusterId = 7\nProcId = 0\nOwner = "ann"\nCmd = "/usr/bin/sim"\nArgs = "a \\"b\\""\n'
-COLUMNS = ("key", "jobs", "new", "walltime", "walltime_low", "walltime_high", "walltime_kill_limit", "peak_memory_allocation")
+COLUMNS = ("key", "jobs", "new", "longest", "walltime", "walltime_low", "walltime_high", "walltime_kill_limit", "peak_memory_allocation")
 
 
 def write(path: Path, age: float = 0) -> Path:
     rows = {
-        key("all"): "9 1 5 1 9 12 -",
-        key("any", "sim"): "9 0 600 300 900 1200 2000000000",
-        key("program", "ann", "re co"): "9 0 50 30 80 100 -",
-        key("program", "ann", "sim"): "9 0 500 300 800 1000 1000000000",
-        key("user", "ann"): "9 0 400 200 700 900 -",
+        key("all"): "9 1 7 5 1 9 12 -",
+        key("any", "sim"): "9 0 601 600 300 900 1200 2000000000",
+        key("program", "ann", "re co"): "9 0 51 50 30 80 100 -",
+        key("program", "ann", "sim"): "9 0 501 500 300 800 1000 1000000000",
+        key("user", "ann"): "9 0 401 400 200 700 900 -",
     }
     head = f"gridcast-table 1\t{time.time() - age:.0f}\tthen\tgridcast/7\t{len(rows)}"
     lines = ["\t".join((one, *numbers.split())) for one, numbers in sorted(rows.items())]
@@ -86,6 +86,22 @@ def test_a_user_map_has_users_and_their_programs(tmp_path: Path) -> None:
     assert write_map(write(tmp_path / "table.tsv"), tmp_path / "map") == 3
     assert (tmp_path / "map").read_text() == '* "ann|re co" 50,30,80\n* "ann|sim" 500,300,800\n* "ann" 400,200,700\n'
     assert write_map(write(tmp_path / "stale", age=2000), tmp_path / "map") == 0
+
+
+def test_a_user_map_leaves_out_who_opted_out_and_names_that_would_be_lines_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = write(tmp_path / "table.tsv")
+    odd = [key("program", "eve", 'x"\n* bob 9999,1,9999'), key("user", "u\u2028v"), key("user", "torn")]
+    with table.open("a") as out:
+        out.writelines(f"{one}\t9\t0\t1\t2\t3\t4\t5\t-\n" for one in odd[:2])
+        out.write(odd[2] + "\t9\n")
+    assert write_map(table, tmp_path / "map") == 3
+    assert "bob" not in (tmp_path / "map").read_text()
+    monkeypatch.setattr(foreseen, "OPT_OUT_PROGRAMS", frozenset({"sim"}))
+    assert write_map(table, tmp_path / "map") == 2
+    monkeypatch.setattr(foreseen, "OPT_OUT_USERS", frozenset({"ann"}))
+    assert write_map(table, tmp_path / "map") == 0
 
 
 def test_condor_itself_reads_the_map_and_the_hooks_answer(tmp_path: Path) -> None:

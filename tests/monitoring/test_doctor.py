@@ -98,10 +98,10 @@ def test_the_clock_is_compared_with_the_databases(settings: Settings, postgres_u
 
 def test_the_age_of_the_table_is_read_from_its_first_line(settings: Settings) -> None:
     table = settings.folder("tables") / "predictions.tsv"
-    for hours, state in ((1, "ok"), (30, "watch")):
+    for hours, state in ((0.2, "ok"), (1.0, "watch"), (30.0, "wrong")):
         table.write_text(f"{MAGIC}\t{(NOW - timedelta(hours=hours)).timestamp():.0f}\tx\tgridcast-1\t0\nkey\tjobs\tnew\n")
         finding = found(settings, now=NOW)["table"]
-        assert (finding.state, finding.found) == (state, f"{table} was written {hours}.0 h ago")
+        assert (finding.state, finding.found) == (state, f"{table} was written {hours} h ago")
 
 
 def test_the_command_ends_with_1_where_something_is_wrong(settings: Settings) -> None:

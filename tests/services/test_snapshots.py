@@ -11,7 +11,7 @@ import pytest
 
 from infra.settings import Settings
 from jobs.schema import COLUMNS, OUTCOMES
-from jobs.store import add_jobs, open_store
+from jobs.store import StoreError, add_jobs, open_store
 from models.engine.forecaster import Forecaster
 from models.engine.model_set import ModelSet
 from services import snapshots
@@ -87,7 +87,7 @@ def test_outcomes_that_others_stored_between_ones_own_are_not_missed(start: Star
     pd.testing.assert_frame_equal(answers(again, jobs), answers(one, jobs))
 
 
-@pytest.mark.parametrize("fault", ["torn", "gone", "another store", "another model", "no model", "old", "corrected"])
+@pytest.mark.parametrize("fault", ["torn", "gone", "another store", "another model", "another version", "no model", "old", "corrected"])
 def test_a_file_that_does_not_fit_is_not_used(
     start: Start, jobs: pd.DataFrame, tmp_path: Path, model_set: ModelSet, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +105,8 @@ def test_a_file_that_does_not_fit_is_not_used(
     elif fault == "another model":
         card = {**model_set.card, "version": "gridcast-99"}
         how = {"model": ModelSet(card, model_set.levels, model_set.clusters, model_set.targets)}
+    elif fault == "another version":
+        monkeypatch.setattr("models.engine.snapshot.form", lambda: "another")
     elif fault == "no model":
         how = {"model": None}
     elif fault == "old":
@@ -117,6 +119,28 @@ def test_a_file_that_does_not_fit_is_not_used(
     expected = start(home="fresh", **how)
     np.testing.assert_array_equal(answers(again, jobs)["walltime_median"], answers(expected, jobs)["walltime_median"])
     assert again.history == expected.history
+
+
+def test_a_store_that_falters_while_a_predictor_starts_hides_nothing_for_good(
+    start: Start, jobs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = start(), start(home="other")
+    one.report(jobs.iloc[:100])
+    other.report(jobs.iloc[100:200])
+    one.report(jobs.iloc[200:300])
+    one.keep_history()
+
+    def away(*_: object, **__: object) -> pd.DataFrame:
+        raise StoreError("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("services.live.read_ended", away)
+        again = start()
+    assert again.history["jobs"] == 200
+    again.catch_up()
+    assert again.history["jobs"] == 300
+    one.catch_up()
+    pd.testing.assert_frame_equal(answers(again, jobs), answers(one, jobs))
 
 
 def test_a_disk_that_cannot_be_written_costs_the_file_and_nothing_else(
