@@ -18,6 +18,7 @@ def draw_tasks(grid: Grid, people: Users, jobs: int, changes: Sequence[Change]) 
     user = _choose(people.activity, rng.random(guess))
     # Half of the tasks are small trials; the tail of the others is heavy.
     size = np.where(rng.random(guess) < 0.3, 1, 1 + people.task_size[user] * np.minimum(rng.pareto(1.8, guess), 40)).astype(int)
+    size[-1] += max(0, jobs - int(size.sum()))
     enough = int(np.searchsorted(np.cumsum(size), wanted)) + 1
     user, size = user[:enough], size[:enough]
     count = len(user)
@@ -69,7 +70,11 @@ def draw_jobs(grid: Grid, people: Users, tasks: dict[str, Array], jobs: int, ope
     since = np.cumsum(gaps)
     first = np.concatenate([[0], np.cumsum(tasks["size"])[:-1]])
     submitted = np.floor(tasks["day"][task] * DAY + since - since[first][task])
-    inside = np.flatnonzero(submitted < grid.days * DAY)
+    end = grid.days * DAY
+    if np.sum(submitted < end) < jobs:  # the log is short for its tasks: what would come after its end comes at any time of its task
+        start = tasks["day"][task] * DAY
+        submitted = np.where(submitted < end, submitted, np.floor(start + (end - start) * rng.random(len(task))))
+    inside = np.flatnonzero(submitted < end)
     kept = np.sort(rng.permutation(inside)[:jobs])
     kept = kept[np.argsort(submitted[kept], kind="stable")]
     task, submitted = task[kept], submitted[kept]

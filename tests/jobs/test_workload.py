@@ -59,6 +59,13 @@ def test_every_generated_job_can_be_true(jobs: int, days: float, seed: int, site
     json.dumps(generated.truth)
 
 
+@pytest.mark.parametrize(("jobs", "days", "seed", "users"), [(613, 0.1, 2852703425, 4), (441, 32.36, 1196005414, 10)])
+def test_a_log_too_short_for_its_large_tasks_still_has_all_its_jobs(jobs: int, days: float, seed: int, users: int) -> None:
+    frame = generate(jobs, days, seed, users=users).jobs
+    assert len(frame) == jobs
+    assert submitted_day(frame).between(0, days, inclusive="left").all()
+
+
 def test_the_same_seed_gives_the_same_jobs_and_another_gives_others(plain: Generated) -> None:
     again = generate(8_000, days=20, seed=4)
     pd.testing.assert_frame_equal(again.jobs, plain.jobs)
