@@ -89,9 +89,7 @@ def _keep_writing(write: Callable[[], object], every: float) -> None:
 
 def advise(
     name: Annotated[str, typer.Argument(help="A user, a group, a project or a program.")],
-    by: Annotated[
-        Literal["user", "group", "project", "program", "job_name"] | None, typer.Option(help="What the name is the name of.")
-    ] = None,
+    by: Annotated[Who | None, typer.Option(help="What the name is the name of.")] = None,
     days: Annotated[float, typer.Option(min=0.01, help="The jobs submitted in so many days.")] = 28,
     risk: Annotated[float, typer.Option(min=0.001, max=0.5, help="The share of jobs that may need more time than is advised.")] = 0.01,
     timezone: Annotated[str, typer.Option(help="Zone in which times are shown, for instance Europe/Zurich.")] = "UTC",

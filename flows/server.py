@@ -44,8 +44,7 @@ def create_app() -> Any:
     from prefect.server.api.server import create_app as create_prefect
 
     let_schedules_be_written()
-    names = {settings.host, "127.0.0.1", "localhost", *filter(None, (name.strip() for name in settings.allowed_hosts.split(",")))}
-    return Guard(create_prefect(final=True), {f"{name}:{settings.prefect_port}" for name in names})
+    return Guard(create_prefect(final=True), set(settings.doors(settings.prefect_port)))
 
 
 def let_schedules_be_written() -> None:

@@ -127,8 +127,7 @@ def prefect(settings: Settings, shared: Mapping[str, str], after: tuple[str, ...
 
 def mlflow(settings: Settings, after: tuple[str, ...] = ()) -> Part:
     """MLflow's server, on the database of the settings."""
-    names = dict.fromkeys((settings.host, "localhost", *filter(None, (name.strip() for name in settings.allowed_hosts.split(",")))))
-    doors = [f"{name}:{settings.mlflow_port}" for name in names]
+    doors = settings.doors(settings.mlflow_port)
     artifacts = (settings.folder("mlflow") / "artifacts").as_uri()
     return Part(
         "mlflow",

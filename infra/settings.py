@@ -72,6 +72,20 @@ class Settings(BaseSettings):
     tokens: SecretStr = Field(SecretStr(""), description="bearer tokens as token:scope+scope, comma-separated; empty: no authentication")
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Names by which a caller may ask for the servers: the loopback's, the address they are bound to, and ``allowed_hosts``.
+
+        >>> Settings(host="192.168.1.2", allowed_hosts=" Grid.Example ,").names
+        ('localhost', '127.0.0.1', '::1', '192.168.1.2', 'grid.example')
+        """
+        more = (name.strip().lower() for name in self.allowed_hosts.split(","))
+        return tuple(dict.fromkeys(("localhost", "127.0.0.1", "::1", self.host.lower(), *filter(None, more))))
+
+    def doors(self, port: int) -> tuple[str, ...]:
+        """What a caller of the server on ``port`` may write into the Host header."""
+        return tuple(f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name in self.names)
+
+    @property
     def store_url(self) -> str:
         """SQLAlchemy URL of the job store."""
         return self.database_url or self.own_postgres("gridcast") or f"sqlite:///{self.folder('store') / 'jobs.db'}"

@@ -34,8 +34,8 @@ LIMIT_BROKEN = 0.05
 """Where more jobs than this ran beyond their limit it is none, and no sign of a wrong record."""
 NEAR = 0.9
 """What is foreseen of jobs that were killed at their limit lies so near it."""
-ASKED = ("requested_cores", "requested_walltime", "requested_memory")
-KIND = ("source", "user", "group", "project", "program", "job_name", "queue", "site", *ASKED)
+REQUESTS = ("requested_cores", "requested_walltime", "requested_memory")
+KIND = ("source", "user", "group", "project", "program", "job_name", "queue", "site", *REQUESTS)
 GIB = 2.0**30
 
 Ask = Callable[[list[dict[str, Any]], Iterable[float]], list[dict[str, Any]]]

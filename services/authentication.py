@@ -128,11 +128,6 @@ def is_local(client: str | None) -> bool:
         return False
 
 
-def allowed_hosts(host: str, more: str = "") -> frozenset[str]:
-    """Names this service goes by: the loopback's, the address it is bound to, and a comma-separated list."""
-    return frozenset({"localhost", "127.0.0.1", "::1", host.lower(), *filter(None, (name.strip().lower() for name in more.split(",")))})
-
-
 class Guard:
     """ASGI middleware before every door, BentoML's own included."""
 

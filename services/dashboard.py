@@ -30,7 +30,7 @@ from jobs.store import open_store, set_threshold
 from monitoring.task_states import Thresholds
 from monitoring.tasks import COLUMNS, Watch
 from services import models_shown, overview
-from services.authentication import Token, allowed_hosts, check_names, is_local, read_tokens, scopes_of
+from services.authentication import Token, check_names, is_local, read_tokens, scopes_of
 from services.distribution import distribute
 from services.refusal import RefusalError, refused
 
@@ -68,7 +68,7 @@ class Dashboard:
         self.seen_at = ""
         self.ended = threading.Event()
         self.tokens = read_tokens(settings.tokens.get_secret_value())
-        self.hosts = allowed_hosts(settings.host, settings.allowed_hosts)
+        self.hosts = frozenset(settings.names)
 
     def look(self) -> None:
         """Look at the tasks now, and tell the production system."""

@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 WHO = ("user", "group", "project")
 WHAT = ("program", "job_name")
-ASKED = ("requested_walltime", "requested_cores", "requested_memory")
-FIELDS = (*WHO, *WHAT, "queue", "site", *ASKED)
+REQUESTS = ("requested_walltime", "requested_cores", "requested_memory")
+FIELDS = (*WHO, *WHAT, "queue", "site", *REQUESTS)
 """What of a kind of job is known when it is submitted, and told to the predictor."""
 FORGOTTEN: dict[str, tuple[str, ...]] = {
     "job": (),
     "program": (),
-    "user": (*WHAT, *ASKED),
-    "any": (*WHO, *ASKED),
-    "all": (*WHO, *WHAT, "queue", *ASKED),
+    "user": (*WHAT, *REQUESTS),
+    "any": (*WHO, *REQUESTS),
+    "all": (*WHO, *WHAT, "queue", *REQUESTS),
 }
 """What a row of each level does not tell the predictor: what jobs with its key do not share."""
 ENDS = ("", "_low", "_high", "_kill_limit", "_allocation", "_risk")

@@ -15,7 +15,7 @@ settings = prepare_environment()  # before BentoML is imported: it turns its tel
 
 import bentoml  # noqa: E402
 
-from services.authentication import Guard, allowed_hosts, read_tokens  # noqa: E402
+from services.authentication import Guard, read_tokens  # noqa: E402
 from services.endpoints import Doors  # noqa: E402
 from services.following import Following  # noqa: E402
 from services.live import Live  # noqa: E402
@@ -73,5 +73,5 @@ Predictor.mount_asgi_app(doors.app(), path="/")
 Predictor.add_asgi_middleware(
     Guard,
     tokens=read_tokens(settings.tokens.get_secret_value()),
-    hosts=allowed_hosts(settings.host, settings.allowed_hosts),
+    hosts=frozenset(settings.names),
 )

@@ -210,11 +210,11 @@ def test_the_records_come_back_whole(site: Site, lived: list[Round]) -> None:
 def test_what_was_foreseen_is_in_the_prediction_log_and_nothing_that_was_only_thought_of(
     site: Site, lived: list[Round], comments: dict[str, str]
 ) -> None:
-    logged = read_predictions(open_store(site.store), columns=["walltime", "revision"]).set_index("job_id")
+    logged = read_predictions(open_store(site.store), columns=["submitted_at"]).set_index("job_id")
     said = {job: found for job, found in ((job, SAID.match(comment)) for job, comment in comments.items()) if found}
     assert set(logged.index) == set(said) and len(said) == 160
     assert all(logged.at[job, "point"] == float(found[1]) and logged.at[job, "model_version"] == found[5] for job, found in said.items())
-    assert (logged["revision"] > logged["known_revision"]).all(), "each was made before its job ended"
+    assert (logged["asked_at"] == logged["submitted_at"]).all(), "each was made as its job was submitted"
 
 
 def test_the_later_predictions_are_better_than_the_first(site: Site, lived: list[Round], comments: dict[str, str]) -> None:

@@ -17,13 +17,17 @@ import psutil
 import pytest
 
 from infra.settings import Settings, environment_with
-from jobs.schema import OUTCOMES
+from jobs.schema import COLUMNS, OUTCOMES
 from jobs.store import add_jobs, open_store, read_jobs
 from jobs.workload import generate
+from models.engine.forecaster import Forecaster
 from models.engine.model_set import ModelSet
 from models.engine.training import train
 from models.releases import registry
 from models.releases.versions import Evidence, Version
+from services.live import Live
+from services.metrics import Metrics
+from services.serving import Serving
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120.0
@@ -113,6 +117,31 @@ def running(home: Path, **environment: str) -> Iterator[Predictor]:
         yield predictor
     finally:
         predictor.stop()
+
+
+Start = Callable[..., Live]
+
+
+@pytest.fixture
+def start(tmp_path: Path, metrics: Metrics, model_set: ModelSet) -> Iterator[Start]:
+    """A function that starts a live state on the store of a URL (or its own), with a data folder and a model (or the one trained here)."""
+    started: list[Live] = []
+
+    def begin(url: str = "", home: str = "home", model: ModelSet | None = model_set) -> Live:
+        live = Live(Settings(home=tmp_path / home, database_url=url or f"sqlite:///{tmp_path / 'jobs.db'}"), metrics)
+        live.rebuild(Serving(Forecaster(model)))
+        started.append(live)
+        return live
+
+    yield begin
+    for live in started:
+        live.engine.dispose()
+
+
+@pytest.fixture
+def jobs(grid_jobs: pd.DataFrame) -> pd.DataFrame:
+    """400 jobs that ended after the model was trained, by their end."""
+    return grid_jobs.tail(400).sort_values("ended_at")[list(COLUMNS)].reset_index(drop=True)
 
 
 @pytest.fixture(scope="session")

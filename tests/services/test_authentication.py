@@ -5,14 +5,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from infra.settings import SettingsError
-from services.authentication import allowed_hosts, check_caller, read_tokens, scopes_of
+from infra.settings import Settings, SettingsError
+from services.authentication import check_caller, read_tokens, scopes_of
 from services.refusal import RefusalError
 from tests.services.conftest import Predictor, running
 
 READER, BROKER, OLD, ADMIN = "reader-0123456789", "broker-0123456789", "broker-9876543210", "admin-0123456789"
 CONFIGURED = f"{READER}:predict,{BROKER}:predict+report, {OLD}:report ,{ADMIN}:admin"
-HOSTS = allowed_hosts("127.0.0.1")
+HOSTS = frozenset(Settings().names)
 
 
 def verdict(path: str, token: str | None = None, client: str | None = "10.0.0.7", tokens: str = CONFIGURED, **headers: str) -> int:
@@ -99,7 +99,7 @@ def test_anything_but_a_whole_bearer_token_is_unknown(header: str) -> None:
 
 
 def test_more_names_can_be_allowed() -> None:
-    assert {"grid.example", "localhost"} <= allowed_hosts("192.168.1.2", " Grid.Example ,")
+    assert {"grid.example", "localhost"} <= set(Settings(host="192.168.1.2", allowed_hosts=" Grid.Example ,").names)
 
 
 @pytest.mark.parametrize(

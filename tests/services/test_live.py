@@ -1,46 +1,26 @@
 """The live state by itself, on SQLite and on PostgreSQL: two predictors on one store follow each other, and an outcome counts once."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from infra.settings import Settings
-from jobs.schema import COLUMNS, OUTCOMES, conform
+from jobs.schema import OUTCOMES, conform
 from jobs.store import add_jobs, open_store
 from models.engine.forecaster import Forecaster
-from models.engine.model_set import ModelSet
 from models.histories.features import encode
 from services.following import Following
-from services.live import Live, Serving
-from services.metrics import Metrics
-
-Start = Callable[[], Live]
-
-
-@pytest.fixture
-def start(store_url: str, tmp_path: Path, metrics: Metrics, model_set: ModelSet) -> Iterator[Start]:
-    """A function that starts a live state on the store, with a model and what the store holds."""
-    started: list[Live] = []
-
-    def begin() -> Live:
-        live = Live(Settings(home=tmp_path, database_url=store_url), metrics)
-        live.rebuild(Serving(Forecaster(model_set)))
-        started.append(live)
-        return live
-
-    yield begin
-    for live in started:
-        live.engine.dispose()
+from services.live import Live
+from services.serving import Serving
+from tests.services.conftest import Start
 
 
 @pytest.fixture
-def jobs(grid_jobs: pd.DataFrame) -> pd.DataFrame:
-    """400 jobs that ended after the model was trained."""
-    return grid_jobs.tail(400).sort_values("ended_at")[list(COLUMNS)].reset_index(drop=True)
+def start(start: Start, store_url: str) -> Start:
+    """All live states on one store: SQLite's and PostgreSQL's."""
+    return partial(start, store_url)
 
 
 def ingest(live: Live, jobs: pd.DataFrame) -> None:

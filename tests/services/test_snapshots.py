@@ -1,6 +1,5 @@
 """A restart goes on from the history on disk, and answers as one that learned the whole store again; what does not fit is not used."""
 
-from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -9,40 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from infra.settings import Settings
-from jobs.schema import COLUMNS, OUTCOMES
+from jobs.schema import OUTCOMES
 from jobs.store import StoreError, add_jobs, open_store
-from models.engine.forecaster import Forecaster
 from models.engine.model_set import ModelSet
 from services import snapshots
 from services.live import Live
-from services.metrics import Metrics
-from services.serving import Serving
 from services.snapshots import NAME
-
-Start = Callable[..., Live]
-
-
-@pytest.fixture
-def start(tmp_path: Path, metrics: Metrics, model_set: ModelSet) -> Iterator[Start]:
-    """A function that starts a live state on a store in ``tmp_path``: with the model, the store and the data folder that it is given."""
-    started: list[Live] = []
-
-    def begin(home: str = "home", store: str = "jobs.db", model: ModelSet | None = model_set) -> Live:
-        live = Live(Settings(home=tmp_path / home, database_url=f"sqlite:///{tmp_path / store}"), metrics)
-        live.rebuild(Serving(Forecaster(model)))
-        started.append(live)
-        return live
-
-    yield begin
-    for live in started:
-        live.engine.dispose()
-
-
-@pytest.fixture
-def jobs(grid_jobs: pd.DataFrame) -> pd.DataFrame:
-    """400 jobs that ended after the model was trained."""
-    return grid_jobs.tail(400).sort_values("ended_at")[list(COLUMNS)].reset_index(drop=True)
+from tests.services.conftest import Start
 
 
 def answers(live: Live, jobs: pd.DataFrame) -> pd.DataFrame:
@@ -94,14 +66,14 @@ def test_a_file_that_does_not_fit_is_not_used(
     one = start()
     one.report(jobs.iloc[:200])
     one.keep_history()
-    file, how = tmp_path / "home" / "predictor" / NAME, {}
+    file, how = tmp_path / "home" / "predictor" / NAME, dict[str, Any]()
     if fault == "torn":
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     elif fault == "gone":
         file.unlink()
     elif fault == "another store":
-        how = {"store": "others.db"}
-        start(home="third", store="others.db").report(jobs.iloc[50:250])
+        how = {"url": f"sqlite:///{tmp_path / 'others.db'}"}
+        start(home="third", **how).report(jobs.iloc[50:250])
     elif fault == "another model":
         card = {**model_set.card, "version": "gridcast-99"}
         how = {"model": ModelSet(card, model_set.levels, model_set.clusters, model_set.targets)}
