@@ -20,6 +20,15 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from infra.errors import InputError
 
 
+def listed(text: str) -> list[str]:
+    """What a comma-separated setting names.
+
+    >>> listed(" one, two ,,")
+    ['one', 'two']
+    """
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 class SettingsError(InputError):
     """A setting is wrong; the message is one sentence that names it."""
 
@@ -78,8 +87,7 @@ class Settings(BaseSettings):
         >>> Settings(host="192.168.1.2", allowed_hosts=" Grid.Example ,").names
         ('localhost', '127.0.0.1', '::1', '192.168.1.2', 'grid.example')
         """
-        more = (name.strip().lower() for name in self.allowed_hosts.split(","))
-        return tuple(dict.fromkeys(("localhost", "127.0.0.1", "::1", self.host.lower(), *filter(None, more))))
+        return tuple(dict.fromkeys(("localhost", "127.0.0.1", "::1", self.host.lower(), *listed(self.allowed_hosts.lower()))))
 
     def doors(self, port: int) -> tuple[str, ...]:
         """What a caller of the server on ``port`` may write into the Host header."""

@@ -15,7 +15,7 @@ from string import Template
 import infra
 from infra.database_server import READY, binaries, make_password
 from infra.parts import Part, address, dashboard, environment, mlflow, predictor, prefect, python, schedules
-from infra.settings import Settings, SettingsError
+from infra.settings import Settings, SettingsError, listed
 
 HERE = Path(infra.__path__[0])
 PROXY = HERE / "proxy" / "haproxy.cfg"
@@ -51,7 +51,7 @@ def site(settings: Settings) -> list[Part]:
 def replica_ports(settings: Settings) -> list[int]:
     """The ports of the predictors; raises SettingsError."""
     try:
-        ports = [int(text) for text in settings.replica_ports.split(",")]
+        ports = [int(text) for text in listed(settings.replica_ports)]
     except ValueError:
         ports = []
     if not ports or len({*ports, settings.predictor_port}) != len(ports) + 1:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from infra.settings import Settings
+from infra.settings import Settings, listed
 from jobs.store import add_measurements, read_measurements
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def tell(engine: Engine, settings: Settings, wrong: Mapping[str, str], now: date
 
     Keys that are not given are left as they stand. Returns the titles of what was told; nothing is told where no address is set.
     """
-    addresses, told = _addresses(settings), []
+    addresses, told = listed(settings.alerts.get_secret_value()), []
     for key, sentence in wrong.items() if addresses else ():
         known = read_measurements(engine, key, kind="alert", latest=1)
         told_before = bool(len(known)) and bool(known["value"].iloc[0])
@@ -42,7 +42,7 @@ def tell(engine: Engine, settings: Settings, wrong: Mapping[str, str], now: date
 
 def send_once(engine: Engine, settings: Settings, key: str, title: str, body: str, now: datetime) -> bool:
     """Send a letter that is no alarm to GRIDCAST_ALERTS, once for its ``key``; whether it went out now."""
-    addresses = _addresses(settings)
+    addresses = listed(settings.alerts.get_secret_value())
     if not addresses or len(read_measurements(engine, key, kind="letter", latest=1)):
         return False
     sent = _send(addresses, f"Gridcast {settings.model_name}: {title}", body, bad=None)
@@ -51,10 +51,6 @@ def send_once(engine: Engine, settings: Settings, key: str, title: str, body: st
         with engine.begin() as connection:
             add_measurements(connection, pd.DataFrame([row]))
     return sent
-
-
-def _addresses(settings: Settings) -> list[str]:
-    return [part.strip() for part in settings.alerts.get_secret_value().split(",") if part.strip()]
 
 
 def standing(engine: Engine, since: datetime) -> set[str]:

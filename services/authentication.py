@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from infra.settings import SettingsError
+from infra.settings import SettingsError, listed
 from services.refusal import RefusalError, send_refusal
 
 SCOPES = ("predict", "report", "admin")
@@ -44,7 +44,7 @@ def read_tokens(text: str) -> tuple[Token, ...]:
     (Token(predict+report),)
     """
     tokens = []
-    for place, entry in enumerate(filter(None, (part.strip() for part in text.split(","))), start=1):
+    for place, entry in enumerate(listed(text), start=1):
         secret, colon, scopes = entry.rpartition(":")
         chosen = frozenset(scopes.split("+"))
         if not colon or not chosen <= set(SCOPES):
@@ -61,7 +61,7 @@ def own_token(text: str, *wanted: str) -> str | None:
     >>> own_token("0123456789abcdef:report,fedcba9876543210:predict+report", "predict")
     'fedcba9876543210'
     """
-    for entry in filter(None, (part.strip() for part in text.split(","))):
+    for entry in listed(text):
         secret, _, scopes = entry.rpartition(":")
         if {*wanted} <= {*scopes.split("+")}:
             return secret

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from infra.settings import listed
 from jobs.coded import CodedJobs
 from models.engine.allocation import PRICE, TOLD
 
@@ -28,7 +29,7 @@ class Advice:
     @staticmethod
     def of(price: float, left_alone: str) -> Advice:
         """As settings have it: programs separated by commas."""
-        return Advice(price, frozenset(name.strip() for name in left_alone.split(",") if name.strip()))
+        return Advice(price, frozenset(listed(left_alone)))
 
     def leaves(self, jobs: CodedJobs) -> Array:
         """Which jobs are left alone (bool[n])."""
