@@ -167,9 +167,9 @@ def prometheus(settings: Settings, known: list[Part]) -> Part:
 
 def scrapes_text(*, predictors: list[str], proxy: str, prefect: str, own: str, rules: str, token_file: str = "") -> str:
     """Prometheus' configuration: whom it asks (host:port), and the file that holds a token of ours."""
-    listed = ", ".join(f'"{door}"' for door in predictors)
+    targets = ", ".join(f'"{door}"' for door in predictors)
     secret = f'\n    authorization: {{credentials_file: "{token_file}"}}' if token_file else ""
-    return Template(SCRAPES.read_text()).substitute(predictors=listed, proxy=proxy, prefect=prefect, own=own, rules=rules, secret=secret)
+    return Template(SCRAPES.read_text()).substitute(predictors=targets, proxy=proxy, prefect=prefect, own=own, rules=rules, secret=secret)
 
 
 def _door(part: Part) -> str:
