@@ -12,6 +12,8 @@ import psutil
 
 MARK = "GRIDCAST_PART_OF"
 """The variable that every part and whatever it starts inherits: the data folder that it belongs to."""
+NAME = "GRIDCAST_PART"
+"""The variable beside it: the part's name."""
 
 
 def stop(pid: int, by: int, grace: float) -> None:
@@ -24,9 +26,9 @@ def stop(pid: int, by: int, grace: float) -> None:
     _kill({*family, *_family(pid)})
 
 
-def end_strays(home: Path) -> None:
-    """Kill what parts of the data folder ``home`` left behind, in whatever session and whoever its parent is now."""
-    _kill(set(_marked(str(home.absolute()))))
+def end_strays(home: Path, part: str = "") -> None:
+    """Kill what the parts (or one ``part``) of the data folder ``home`` left behind, in whatever session and whoever its parent is now."""
+    _kill(set(_marked(str(home.absolute()), part)))
 
 
 def _kill(processes: set[psutil.Process]) -> None:
@@ -63,10 +65,13 @@ def _family(pid: int) -> list[psutil.Process]:
     return found
 
 
-def _marked(home: str) -> Iterator[psutil.Process]:
+def _marked(home: str, part: str) -> Iterator[psutil.Process]:
     us = psutil.Process()
     ours = {us.pid, *(parent.pid for parent in us.parents())}
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            if process.pid not in ours and process.environ().get(MARK) == home:
+            if process.pid in ours:
+                continue
+            marks = process.environ()
+            if marks.get(MARK) == home and part in ("", marks.get(NAME)):
                 yield process

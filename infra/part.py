@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import sys
 
+from infra.children import answers
 from infra.errors import GridcastError, InputError
 from infra.parts import Part, parts
-from infra.processes import answers
 from infra.settings import Settings, environment_with, prepare_environment
 
 

@@ -1,8 +1,7 @@
 """Starting, watching and stopping the servers: behind ``gridcast up``, ``down`` and ``status``.
 
 Each part is a child in a session of its own, so that Ctrl-C reaches only this process, which then stops the parts in order, and
-so that whatever a part has started itself can be found and ended with it. Its record (pid, since when, note) and its log lie
-in the data folder, where ``down`` and ``status`` read them from another shell.
+so that whatever a part has started itself can be found and ended with it.
 """
 
 from __future__ import annotations
@@ -11,31 +10,26 @@ import fcntl
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 
 import psutil
 
+from infra.children import Child, answers, last_line, log_path, record_path, remember, start, watch
 from infra.errors import GridcastError, InputError
-from infra.families import MARK, end_strays, stop, wait_until_ended
+from infra.families import end_strays, stop, wait_until_ended
 from infra.parts import Part
 from infra.records import live_process, read_record, write_record
-from infra.settings import Settings, environment_with
+from infra.settings import Settings
 
 PATIENCE = 120.0
 """Seconds that a part has to become ready."""
-LONGEST_WAIT = 60.0
-"""Seconds between two restarts of a part that keeps crashing: 1, 2, 4 … up to this."""
 TRIES = 3
 """Crashes before a part has ever been ready, after which ``up`` gives up."""
 
@@ -52,19 +46,6 @@ class TakenError(InputError):
     """A port is in use, or Gridcast is already up; the message says which and what to do."""
 
 
-@dataclass
-class _Child:
-    """A part as it runs now."""
-
-    part: Part
-    process: subprocess.Popen[bytes]
-    started: float
-    ready: bool = False
-    crashes: int = 0
-    restart_at: float = 0.0
-    note: str = ""
-
-
 def up(
     settings: Settings,
     parts: Sequence[Part],
@@ -77,32 +58,34 @@ def up(
     ``say`` hears one sentence for each thing that happens, ``when_ready`` is called once, when every part is ready.
     Raises TakenError before anything starts, ProcessError where a part never becomes ready; either way nothing is left behind.
     """
+    say = _without_fail(say)
     with _only_one(settings, parts), _asked_to_stop() as asked:
         for leftover in _stop_recorded(settings):
             say(f"{leftover} was left behind by an earlier run and is stopped")
+        end_strays(settings.home)
         _check_ports(parts)
-        children: dict[str, _Child] = {}
+        children: dict[str, Child] = {}
         try:
             for part in parts:
                 if not all(children[name].ready for name in part.after):
                     _wait(settings, [children[name] for name in part.after], asked, say)
                 if asked.is_set():
                     return
-                children[part.name] = _Child(part, _start(settings, part), time.monotonic())
-                _record(settings, children[part.name], "starting")
+                children[part.name] = Child(part, start(settings, part), time.monotonic())
+                remember(settings, children[part.name], "starting")
             _wait(settings, list(children.values()), asked, say)
             if not asked.is_set():
                 when_ready()
             while not asked.wait(0.2):
                 for child in children.values():
-                    _watch(settings, child, say)
+                    watch(settings, child, say)
         finally:
             for child in reversed(children.values()):
                 say(f"stopping {child.part.name}")
                 if not child.restart_at:
                     stop(child.process.pid, child.part.stop_by, child.part.grace)
                 child.process.wait()
-                _record_path(settings, child.part.name).unlink(missing_ok=True)
+                record_path(settings, child.part.name).unlink(missing_ok=True)
             end_strays(settings.home)
 
 
@@ -113,7 +96,7 @@ def down(settings: Settings) -> list[str]:
     """
     records = _records(settings)
     running = [name for name, record in records.items() if live_process(record) is not None]
-    supervisor = live_process(read_record(_record_path(settings, UP)))
+    supervisor = live_process(read_record(record_path(settings, UP)))
     if supervisor is not None:
         with suppress(psutil.NoSuchProcess):
             supervisor.terminate()
@@ -131,7 +114,7 @@ def status(settings: Settings, parts: Sequence[Part]) -> list[dict[str, Any]]:
 
     The parts are those of ``known``.
     """
-    is_up = live_process(read_record(_record_path(settings, UP))) is not None
+    is_up = live_process(read_record(record_path(settings, UP))) is not None
     records = _records(settings)
     rows = []
     for part in known(settings, parts):
@@ -153,7 +136,7 @@ def status(settings: Settings, parts: Sequence[Part]) -> list[dict[str, Any]]:
 
 def known(settings: Settings, parts: Sequence[Part]) -> list[Part]:
     """The parts that ``up`` was given, if it runs, as far as their records tell of them; else ``parts``."""
-    supervised = read_record(_record_path(settings, UP))
+    supervised = read_record(record_path(settings, UP))
     if live_process(supervised) is None:
         return list(parts)
     records = _records(settings)
@@ -165,61 +148,16 @@ def _recalled(name: str, record: dict[str, Any], token: str) -> Part:
     return Part(name, (), address=record.get("address", ""), ready=record.get("ready", "/"), says=record.get("says", ""), token=asked)
 
 
-def _wait(settings: Settings, children: Sequence[_Child], asked: threading.Event, say: Callable[[str], None]) -> None:
+def _wait(settings: Settings, children: Sequence[Child], asked: threading.Event, say: Callable[[str], None]) -> None:
     """Watch ``children`` until all are ready or a stop is asked for."""
     deadline = time.monotonic() + PATIENCE
     while not all(child.ready for child in children) and not asked.wait(0.2):
         for child in children:
-            _watch(settings, child, say)
+            watch(settings, child, say)
             if not child.ready and (child.crashes >= TRIES or time.monotonic() > deadline):
                 why = f"ended {child.crashes} times" if child.crashes >= TRIES else f"was not ready after {PATIENCE:.0f} s"
-                log = _log_path(settings, child.part)
-                raise ProcessError(f"{child.part.name} {why}: {_last_line(log)} (its log is {log})")
-
-
-def _watch(settings: Settings, child: _Child, say: Callable[[str], None]) -> None:
-    """Look at ``child`` once: note that it became ready, or that it ended, and restart it when its wait is over."""
-    now = time.monotonic()
-    name = child.part.name
-    if child.restart_at:
-        if now >= child.restart_at:
-            child.process, child.started, child.restart_at, child.ready = _start(settings, child.part), now, 0.0, False
-            _record(settings, child, "starting")
-        return
-    code = child.process.poll()
-    if code is not None:
-        stop(child.process.pid, child.part.stop_by, child.part.grace)  # what it had started itself
-        child.crashes = child.crashes + 1 if now - child.started < LONGEST_WAIT else 1
-        wait = min(2.0 ** (child.crashes - 1), LONGEST_WAIT)
-        child.restart_at = now + wait
-        cause = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        child.note = f"{cause} at {datetime.now(UTC):%H:%M:%S} UTC"
-        _record(settings, child, "restarting")
-        say(f"{name} {cause}; it starts again in {wait:.0f} s")
-    elif not child.ready and _is_ready(settings, child.part):
-        child.ready = True
-        _record(settings, child, "up")
-        say(f"{name} is ready{f' at {child.part.address}' if child.part.address else ''}")
-
-
-def _start(settings: Settings, part: Part) -> subprocess.Popen[bytes]:
-    log = _log_path(settings, part)
-    if log.exists():
-        log.replace(log.with_suffix(".log.1"))
-    for place, text in part.files.items():
-        path = Path(place)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(0o600)
-        path.write_text(text)
-    with log.open("wb") as file:
-        return subprocess.Popen(  # noqa: S603  our own commands
-            part.command,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=environment_with({**part.environment, MARK: str(settings.home.absolute())}),
-            start_new_session=True,
-        )
+                log = log_path(settings, child.part)
+                raise ProcessError(f"{child.part.name} {why}: {last_line(log)} (its log is {log})")
 
 
 def _stop_recorded(settings: Settings) -> list[str]:
@@ -230,7 +168,7 @@ def _stop_recorded(settings: Settings) -> list[str]:
         if process is not None:
             stop(process.pid, record["stop_by"], record["grace"])
             stopped.append(name)
-        _record_path(settings, name).unlink(missing_ok=True)
+        record_path(settings, name).unlink(missing_ok=True)
     return stopped
 
 
@@ -255,52 +193,25 @@ def why_taken(part: Part) -> str:
     return ""
 
 
-def _is_ready(settings: Settings, part: Part) -> bool:
-    if part.says:
-        return part.says in _log_path(settings, part).read_text(errors="replace")
-    return answers(part)
-
-
-def answers(part: Part) -> bool:
-    """Whether ``part`` says that it is ready."""
-    asked = Request(part.address + part.ready, headers={"Authorization": f"Bearer {part.token}"} if part.token else {})  # noqa: S310
-    try:
-        with urlopen(asked, timeout=2) as answer:  # noqa: S310  our own address
-            return bool(answer.status == 200)
-    except OSError:  # refused, too slow, or an error status
-        return False
-
-
-def _record(settings: Settings, child: _Child, state: str) -> None:
-    part = child.part
-    told = {"pid": child.process.pid, "state": state, "since": datetime.now(UTC).isoformat(timespec="seconds"), "note": child.note}
-    how = {"address": part.address, "ready": part.ready, "says": part.says, "guarded": bool(part.token)}
-    how |= {"grace": part.grace, "stop_by": part.stop_by}
-    write_record(_record_path(settings, part.name), told | how)
-
-
 def _records(settings: Settings) -> dict[str, dict[str, Any]]:
     """What is recorded of each part that runs, or ran when its supervisor was killed."""
     found = {path.stem: read_record(path) for path in sorted(settings.folder("run").glob("*.json")) if path.stem != UP}
     return {name: {"grace": Part.grace, "stop_by": Part.stop_by, **record} for name, record in found.items()}
 
 
-def _record_path(settings: Settings, name: str) -> Path:
-    return settings.folder("run") / f"{name}.json"
+def _without_fail(say: Callable[[str], None]) -> Callable[[str], None]:
+    """``say``, but what cannot be said, as to a file on a full disk, is left unsaid: the parts are worth more."""
 
+    def try_to_say(text: str) -> None:
+        with suppress(OSError):
+            say(text)
 
-def _log_path(settings: Settings, part: Part) -> Path:
-    return settings.folder("logs") / f"{part.name}.log"
-
-
-def _last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
-    return lines[-1][:200] if lines else "it said nothing"
+    return try_to_say
 
 
 @contextmanager
 def _only_one(settings: Settings, parts: Sequence[Part]) -> Iterator[None]:
-    path, lock = _record_path(settings, UP), settings.folder("run") / "up.lock"
+    path, lock = record_path(settings, UP), settings.folder("run") / "up.lock"
     try:
         claim = _claim(lock)
     except BlockingIOError:

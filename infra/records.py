@@ -15,12 +15,16 @@ import psutil
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write ``record``, which has a ``pid``, in one step."""
+    """Write ``record``, which has a ``pid``, in one step; raises OSError with nothing of it left."""
     with suppress(psutil.NoSuchProcess):
         record = {**record, "began": psutil.Process(record["pid"]).create_time()}
     scratch = path.with_suffix(".new")
-    scratch.write_text(json.dumps(record))
-    scratch.replace(path)
+    try:
+        scratch.write_text(json.dumps(record))
+        scratch.replace(path)
+    except OSError:
+        scratch.unlink(missing_ok=True)
+        raise
 
 
 def read_record(path: Path) -> dict[str, Any]:

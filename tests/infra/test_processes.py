@@ -13,12 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from infra.children import answers
 from infra.parts import Part, parts
-from infra.processes import TakenError, answers, down, status, up
+from infra.processes import TakenError, down, status, up
 from infra.settings import Settings
 
 SUPERVISOR = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from infra.parts import Part
 from infra.processes import up
@@ -68,7 +70,8 @@ def supervise(settings: Settings, tmp_path: Path) -> Iterator[Callable[[list[Par
     started: list[subprocess.Popen[bytes]] = []
 
     def run(declared: list[Part]) -> tuple[subprocess.Popen[bytes], Path]:
-        (tmp_path / "parts").write_text(repr(declared))
+        shown = [f"replace({part!r}, files={part.files!r})" for part in declared]  # which a part does not show by itself
+        (tmp_path / "parts").write_text(f"[{', '.join(shown)}]")
         said = tmp_path / "said"
         with said.open("wb") as file:
             process = subprocess.Popen(
@@ -124,6 +127,45 @@ def test_a_part_killed_is_said_and_started_again(settings, supervise):
     assert row["state"] == "up"
     assert row["pid"] != before
     assert row["note"].startswith("was killed by SIGKILL at ")
+
+
+def test_a_worker_in_a_session_of_its_own_does_not_outlive_its_part(settings, supervise):
+    begin = (
+        "import subprocess, time; subprocess.Popen(['sleep', '302'], start_new_session=True); print('began', flush=True); time.sleep(300)"
+    )
+    declared = [Part(name, (sys.executable, "-c", begin), says="began") for name in ("first", "second")]
+    _, said = supervise(declared)
+    wait_for(lambda: "READY" in said.read_text(), "both are ready")
+    leaders = {row["part"]: psutil.Process(row["pid"]) for row in status(settings, declared)}
+    workers = {name: leader.children()[0] for name, leader in leaders.items()}
+
+    leaders["first"].kill()
+
+    wait_for(lambda: said.read_text().count("first is ready") == 2, "the part is ready again")
+    assert ended(workers["first"])
+    assert not ended(workers["second"])
+
+
+def test_a_full_disk_ends_nothing_that_watches_and_a_part_that_ended_meanwhile_starts_when_there_is_space(settings, supervise):
+    config = settings.folder("site") / "server.cfg"
+    declared = [replace(web("server"), files={str(config): "port = 1"})]
+    process, said = supervise(declared)
+    wait_for(lambda: "READY" in said.read_text(), "the part is ready")
+    before = status(settings, declared)[0]["pid"]
+    config.unlink()
+    supervisor = psutil.Process(process.pid)
+    supervisor.rlimit(psutil.RLIMIT_FSIZE, (0, psutil.RLIM_INFINITY))  # nothing can be written: file, record, or what it says
+
+    os.kill(before, signal.SIGKILL)
+
+    wait_for(lambda: config.exists(), "the start is tried")
+    assert (process.poll(), config.read_text()) == (None, "")
+    supervisor.rlimit(psutil.RLIMIT_FSIZE, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))
+    wait_for(lambda: status(settings, declared)[0]["state"] == "up", "the part is up again")
+    assert status(settings, declared)[0]["pid"] != before
+    assert config.read_text() == "port = 1"
+    assert down(settings) == ["server"]
+    assert list(settings.folder("run").iterdir()) == []
 
 
 def test_down_from_another_shell_stops_everything_and_may_be_repeated(settings, supervise):
