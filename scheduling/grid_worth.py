@@ -11,13 +11,14 @@ import numpy as np
 from infra.errors import InputError
 from jobs.workload.grid import NOWHERE, GeneratedGrid
 from models.ranking.order import Rule
-from scheduling.brokers import NearestData, Random, ShortestQueue
+from scheduling.brokers import Foreknowing, NearestData, Random, ShortestQueue
 from scheduling.grid import Broker, Lived, Progress, live_through
 from scheduling.ranking_broker import Ranking
 
 TUNINGS = (0.0, 0.5, 1.0, 2.0)
 """Tuning factors that are swept; 0 is the mean only."""
 SHORTEST = "shortest queue"
+FOREKNOWING = "foreknowing (a bound, no broker)"
 WARM_UP = 0.1
 """The share of the jobs, the first to come, that are not counted: every broker begins with an empty grid, and one of them with no past."""
 
@@ -27,6 +28,7 @@ def brokers(grid: GeneratedGrid, tunings: Sequence[float], seed: int) -> Iterato
     yield "random", None, partial(Random, seed)
     yield SHORTEST, None, ShortestQueue
     yield "nearest data", None, NearestData
+    yield FOREKNOWING, None, partial(Foreknowing, grid)
     for tuning in tunings:
         rule = Rule("conservative", tuning, overlap=True) if tuning else Rule("mean", overlap=True)
         yield "gridcast, mean only" if not tuning else "gridcast, conservative", tuning, partial(Ranking, grid, rule)

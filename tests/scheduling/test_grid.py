@@ -11,9 +11,9 @@ from infra.errors import InputError
 from jobs.workload.grid import NOWHERE, GeneratedGrid, generate_grid
 from models.ranking.order import Rule
 from scheduling import ranking_broker
-from scheduling.brokers import NearestData, Random, ShortestQueue
+from scheduling.brokers import Foreknowing, NearestData, Random, ShortestQueue
 from scheduling.grid import job_records, live_through, transfer_records
-from scheduling.grid_worth import SHORTEST, compare
+from scheduling.grid_worth import FOREKNOWING, SHORTEST, compare
 from scheduling.ranking_broker import Ranking
 
 
@@ -23,7 +23,7 @@ def grid() -> GeneratedGrid:
 
 
 def test_jobs_wait_for_their_input_and_their_turn_and_no_site_is_overbooked(grid: GeneratedGrid) -> None:
-    for broker in (Random(), ShortestQueue(), NearestData()):
+    for broker in (Random(), ShortestQueue(), Foreknowing(grid), NearestData()):
         lived = live_through(grid, broker)
         assert (lived.came <= lived.sent).all() and (lived.sent <= lived.there).all() and (lived.there <= lived.started).all()
         np.testing.assert_allclose(lived.ended - lived.started, grid.seconds[np.arange(len(grid)), lived.site])
@@ -35,6 +35,15 @@ def test_jobs_wait_for_their_input_and_their_turn_and_no_site_is_overbooked(grid
             used = [lived.cores[here][(moments <= now) & (lived.ended[here] > now)].sum() for now in moments]
             assert max(used, default=0) <= slots
     assert ((lived.there > lived.sent) <= (grid.home != NOWHERE) | (grid.input_at == NOWHERE)).all(), "nearest data moves nothing"
+
+
+def test_foreknowledge_of_runs_sites_and_queues_is_worth_more_than_the_shortest_queue(grid: GeneratedGrid) -> None:
+    """And it is no more than that: a job takes just what it expects on no host."""
+    broker, queue = Foreknowing(grid), live_through(grid, ShortestQueue())
+    lived = live_through(grid, broker)
+    assert (lived.ended - lived.came).mean() < (queue.ended - queue.came).mean()
+    taken = (lived.ended - lived.started) / broker.expected[np.arange(len(grid)), lived.site]
+    assert abs(np.log(taken).mean()) < 0.3 and np.log(taken).std() > 0.1
 
 
 def test_the_records_say_what_happened_so_far(grid: GeneratedGrid) -> None:
@@ -51,7 +60,7 @@ def test_the_same_grid_and_seed_give_the_same_rows(grid: GeneratedGrid, monkeypa
     again = generate_grid(240, days=0.5, sites=5)
     rows = compare(grid, tunings=(1.0,))
     assert rows == compare(again, tunings=(1.0,))
-    assert [row["policy"] for row in rows] == ["random", SHORTEST, "nearest data", "gridcast, conservative"]
+    assert [row["policy"] for row in rows] == ["random", SHORTEST, "nearest data", FOREKNOWING, "gridcast, conservative"]
     assert [row["mean_ratio"] for row in rows if row["policy"] == SHORTEST] == [1.0]
 
 
