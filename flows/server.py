@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from infra.settings import prepare_environment
+from flows.dead_runs import keep_looking
+from infra.settings import Settings, prepare_environment
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -44,7 +45,17 @@ def create_app() -> Any:
     from prefect.server.api.server import create_app as create_prefect
 
     let_schedules_be_written()
+    keep_looking(f"http://{own_door(settings)}/api")
     return Guard(create_prefect(final=True), set(settings.doors(settings.prefect_port)))
+
+
+def own_door(settings: Settings) -> str:
+    """Where this process asks itself: an address that stands for all is none to ask.
+
+    >>> own_door(Settings(host="0.0.0.0", prefect_port=4200))
+    '127.0.0.1:4200'
+    """
+    return f"{'127.0.0.1' if settings.host in ('0.0.0.0', '::') else settings.host}:{settings.prefect_port}"  # noqa: S104  nothing is bound
 
 
 def let_schedules_be_written() -> None:

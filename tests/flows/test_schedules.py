@@ -3,12 +3,12 @@
 import os
 import subprocess
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
 
-from flows.schedules import watch_for_the_dead
+from flows.dead_runs import end_the_dead
 from infra.parts import parts
 from jobs.workload import generate
 from jobs.writers import write_csv
@@ -18,8 +18,9 @@ CALENDAR = {"advise", "collect", "deploy", "ingest", "monitor", "retrain"}
 
 def test_each_deployment_is_registered_once_a_worker_runs_one_and_a_killed_run_crashes_and_frees_its_slot(settings, prefect_server):
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags, FlowRunFilter, FlowRunFilterId
     from prefect.deployments import run_deployment
+    from prefect.states import Pending
 
     part = next(part for part in parts(settings) if part.name == "schedules")
     log = settings.folder("logs") / "schedules.log"
@@ -57,12 +58,12 @@ def test_each_deployment_is_registered_once_a_worker_runs_one_and_a_killed_run_c
         assert run.state.is_completed(), log.read_text()
         assert run.state.message.startswith(f"no file waits in {settings.folder('inbox')}")
 
-        watch_for_the_dead(timedelta(seconds=10))  # the minute of every day would be a minute of every test
         write_csv(generate(60_000, seed=7).jobs, settings.folder("inbox") / "long.csv")
         os.utime(settings.folder("inbox") / "long.csv", (1, 1))
         with get_client(sync_client=True) as client:
             dying = run_deployment("ingest/inbox", timeout=0)
-            while not client.read_flow_run(dying.id).state.is_running():
+            its = FlowRunFilter(id=FlowRunFilterId(any_=[dying.id]))
+            while not client.read_task_runs(flow_run_filter=its):
                 assert time.monotonic() < deadline + 120
                 time.sleep(0.2)
             everyone = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
@@ -70,13 +71,27 @@ def test_each_deployment_is_registered_once_a_worker_runs_one_and_a_killed_run_c
                 one.suspend()
             for one in everyone:
                 one.kill()
-            while not (state := client.read_flow_run(dying.id).state).is_final():
-                assert time.monotonic() < deadline + 180
-                time.sleep(0.5)
+            killed = datetime.now(UTC)
+            assert end_the_dead(client, killed) == []
+            while datetime.now(UTC) < killed + timedelta(seconds=2):
+                time.sleep(0.1)
+            # The minute of every day would be a minute of every test.
+            assert end_the_dead(client, killed, silence=timedelta(seconds=1)) == ["ingest: the inbox"]
+            state = client.read_flow_run(dying.id).state
             assert state.is_crashed(), state
             assert "no sign of life" in state.message
             slots = client.read_deployment_by_name("ingest/inbox").global_concurrency_limit
             assert slots.active_slots == 0
+            assert {task.state.is_crashed() for task in client.read_task_runs(flow_run_filter=its)} == {True}
+
+            # One that a worker took and never started holds a slot as well.
+            never = run_deployment("ingest/inbox", timeout=0)
+            client.set_flow_run_state(never.id, Pending())
+            assert client.read_deployment_by_name("ingest/inbox").global_concurrency_limit.active_slots == 1
+            assert end_the_dead(client, killed) == []
+            assert end_the_dead(client, killed, starting=timedelta(0)) == [never.name]
+            assert client.read_flow_run(never.id).state.is_crashed()
+            assert client.read_deployment_by_name("ingest/inbox").global_concurrency_limit.active_slots == 0
     finally:
         worker.kill()
         assert worker.wait(60) is not None
