@@ -5,6 +5,8 @@ Its record (pid, since when, note) and its log lie in the data folder, where ``d
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
 import time
@@ -22,6 +24,8 @@ from infra.settings import Settings, environment_with
 
 LONGEST_WAIT = 60.0
 """Seconds between two restarts of a part that keeps crashing: 1, 2, 4 … up to this."""
+LONGEST_LOG = 50 * 2**20
+"""Bytes after which a log begins anew; the one before it is kept. A predictor writes a line a call."""
 
 
 @dataclass
@@ -43,6 +47,7 @@ def watch(settings: Settings, child: Child, say: Callable[[str], None]) -> None:
     """Look at ``child`` once: note that it became ready, or that it ended, and restart it when its wait is over."""
     now = time.monotonic()
     name = child.part.name
+    _keep_short(log_path(settings, child.part))
     if not child.recorded:
         remember(settings, child, child.state)
     if child.restart_at:
@@ -63,6 +68,18 @@ def watch(settings: Settings, child: Child, say: Callable[[str], None]) -> None:
         child.ready = True
         remember(settings, child, "up")
         say(f"{name} is ready{f' at {child.part.address}' if child.part.address else ''}")
+
+
+def _keep_short(log: Path) -> None:
+    """Let a log that is long begin anew under the part that goes on writing it; what it says at that moment may be lost."""
+    with suppress(OSError):
+        if log.stat().st_size > LONGEST_LOG:
+            earlier = log.with_suffix(".log.1")
+            try:
+                shutil.copyfile(log, earlier)
+            except OSError:  # a full disk has no room for both
+                earlier.unlink(missing_ok=True)
+            os.truncate(log, 0)
 
 
 def _put_off(child: Child) -> float:
@@ -97,7 +114,7 @@ def start(settings: Settings, part: Part) -> subprocess.Popen[bytes]:
     log = log_path(settings, part)
     if log.exists():
         log.replace(log.with_suffix(".log.1"))
-    with log.open("wb") as file:
+    with log.open("ab") as file:  # appended to, so that it can be cut short
         return subprocess.Popen(  # noqa: S603  our own commands
             part.command,
             stdin=subprocess.DEVNULL,

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.children import answers
+from infra.children import LONGEST_LOG, answers
 from infra.parts import Part, parts
 from infra.processes import TakenError, down, status, up
 from infra.settings import Settings
@@ -127,6 +127,22 @@ def test_a_part_killed_is_said_and_started_again(settings, supervise):
     assert row["state"] == "up"
     assert row["pid"] != before
     assert row["note"].startswith("was killed by SIGKILL at ")
+
+
+def test_a_log_that_grows_long_begins_anew_and_the_one_before_is_kept(settings, supervise):
+    long = "import time; print('began', flush=True); [print(line, 'x' * 2**20, flush=True) for line in range(50)]\n"
+    later = "while True:\n    print('later', flush=True); time.sleep(0.1)"
+    part = Part("talker", (sys.executable, "-c", long + later), says="began")
+    log = settings.folder("logs") / "talker.log"
+    _, said = supervise([part])
+    wait_for(lambda: "READY" in said.read_text(), "the part is ready")
+
+    earlier = log.with_suffix(".log.1")
+    wait_for(lambda: earlier.exists() and 0 < log.stat().st_size < 2**20 < earlier.stat().st_size, "a new log")
+
+    assert earlier.read_bytes().startswith(b"began\n0 x")
+    assert earlier.stat().st_size > LONGEST_LOG
+    assert {*log.read_bytes().splitlines()} == {b"later"}
 
 
 def test_a_worker_in_a_session_of_its_own_does_not_outlive_its_part(settings, supervise):
