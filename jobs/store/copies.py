@@ -15,8 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlalchemy import JSON, Boolean, Connection, Date, Engine, Float, Integer, LargeBinary, MetaData, Table, func, select, text
 
+from jobs.schema import JOB
 from jobs.store.database import VERSION_TABLE, StoreError, failure, lock_writers, migrate, reading, shown, version_of
+from jobs.store.partitions import MONTHLY, is_parted, make_months, partitions
+from jobs.store.tables import RECORDS
 from jobs.store.tables import metadata as ours
+from jobs.transfers import TRANSFER
 
 ROWS_AT_ONCE = 50_000
 VERSION_TABLES = (VERSION_TABLE, "alembic_version")
@@ -29,13 +33,12 @@ def dump(engine: Engine, folder: Path) -> dict[str, int]:
     """Write every table of a database into ``folder``, as all stood at one moment; returns the rows of each."""
     folder.mkdir(parents=True)
     with reading(engine) as connection:
+        tables = [table for table in _tables(connection) if table.name not in VERSION_TABLES]
+    with reading(engine) as connection:
         if engine.dialect.name == "postgresql":
             connection.execution_options(isolation_level="REPEATABLE READ")
-        return {
-            table.name: _write(connection, table, folder / f"{table.name}.parquet")
-            for table in _tables(connection)
-            if table.name not in VERSION_TABLES
-        }
+            _keep_whole(connection, tables)
+        return {table.name: _write(connection, table, folder / f"{table.name}.parquet") for table in tables}
 
 
 def versions(engine: Engine) -> dict[str, str]:
@@ -89,14 +92,31 @@ def load_store(connection: Connection, folder: Path, version: str) -> dict[str, 
         migrate(connection, where, version)
     rows = load(connection, folder)
     migrate(connection, where)
+    _check_identities(connection, where)
     return rows
 
 
+def _check_identities(connection: Connection, where: str) -> None:
+    """What is one row to those who write is one row, whether or not the database would say so."""
+    for record in (JOB, TRANSFER):
+        key = [RECORDS[record.name].c[name] for name in record.identity]
+        twice = connection.execute(select(*key).group_by(*key).having(func.count() > 1).limit(1)).first()
+        if twice:
+            raise StoreError(f"{where} cannot be used: the backup has two records of the {record.name} {twice[1]} of {twice[0]}")
+
+
 def _tables(connection: Connection) -> list[Table]:
-    """The tables that are there, each after those that it refers to."""
-    found = MetaData()
-    found.reflect(connection)
+    """The tables that are there, each after those that it refers to; a partition is a part of its table."""
+    found, parts = MetaData(), partitions(connection)
+    found.reflect(connection, only=lambda name, _: name not in parts)
     return list(found.sorted_tables)
+
+
+def _keep_whole(connection: Connection, tables: Sequence[Table]) -> None:
+    """Let no month be dropped until the transaction ends: its rows would be gone for those who began before, too."""
+    names = ", ".join(connection.dialect.identifier_preparer.format_table(table) for table in tables)
+    if names:  # the first statement: what is seen is decided by the next
+        connection.exec_driver_sql(f"LOCK TABLE {names} IN ACCESS SHARE MODE")
 
 
 def _write(connection: Connection, table: Table, file: Path) -> int:
@@ -125,6 +145,9 @@ def _read(connection: Connection, table: Table, file: Path, change: Callable[[st
     unknown = [name for name in source.schema_arrow.names if name not in table.columns]
     if unknown:
         raise StoreError(f"{shown(connection.engine)} has no column {unknown[0]} in its table {table.name}, of which the backup has values")
+    if is_parted(connection, table):
+        moments = pq.read_table(file, columns=[MONTHLY[table.name]]).column(0)
+        make_months(connection, table, moments.unique().to_pylist())
     convert = {name: _converter(table.columns[name].type, change) for name in source.schema_arrow.names}
     batches = (
         zip(*([convert[name](value) for value in batch.column(name).to_pylist()] for name in convert), strict=True)

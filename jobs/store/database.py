@@ -12,7 +12,7 @@ from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine,
 
 from infra.errors import GridcastError, InputError
 
-HEAD = "0007"
+HEAD = "0008"
 """The newest migration; a test holds it equal to Alembic's own head, whose import would cost every command 0.2 s."""
 
 VERSION_TABLE = "gridcast_version"
@@ -198,6 +198,8 @@ def _sentence(error: BaseException, where: str) -> str:
         return f"{where} cannot be written ({said}): nothing of this batch was stored; free some disk space and run the same command again"
     if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return f"{where} was kept locked by another process for {BUSY_SECONDS} s: let that finish and run the same command again"
+    if code == "55P03":
+        return f"{where} has a month that another reads just now (a backup, a training): run the same command again later"
     if code.startswith("SQLITE_CANTOPEN"):
         return f"{where} cannot be opened: does its folder exist, and may you write there?"
     return f"{where} cannot be used: {said}"

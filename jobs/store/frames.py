@@ -17,6 +17,7 @@ from sqlalchemy import Column, Connection, Select, Table
 
 from jobs.schema import TIME_TYPE
 from jobs.store.database import failure, shown
+from jobs.store.partitions import key_of, make_months, parted_by
 
 Moment = datetime | pd.Timestamp
 
@@ -26,19 +27,24 @@ _EPOCH = pd.Timestamp("1970-01-01", tz="UTC")
 _ARROW = {"text": pa.string(), "json": pa.string(), "number": pa.float64(), "time": pa.int64(), "count": pa.int64(), "flag": pa.bool_()}
 
 
-def write_rows(connection: Connection, table: Table, frame: pd.DataFrame, overwrite: bool) -> None:
-    """Insert the rows of ``frame``; a row whose key is there is overwritten, or left as it is."""
+def write_rows(connection: Connection, table: Table, frame: pd.DataFrame, overwrite: bool, new: bool = False) -> None:
+    """Insert the rows of ``frame``; a row whose key is there is overwritten, or left as it is. ``new``: the caller knows that none is."""
     if frame.empty:
         return
     kinds = {column.name: column.info["kind"] for column in table.columns if column.name in frame}
-    write_values(connection, table, {name: _values(frame[name], kind) for name, kind in kinds.items()}, overwrite)
+    write_values(connection, table, {name: _values(frame[name], kind) for name, kind in kinds.items()}, overwrite, new)
 
 
-def write_values(connection: Connection, table: Table, values: Mapping[str, Sequence[Any]], overwrite: bool) -> None:
+def write_values(connection: Connection, table: Table, values: Mapping[str, Sequence[Any]], overwrite: bool, new: bool = False) -> None:
     """``write_rows`` for Python values by column, as the driver takes them: times in microseconds, None for what is missing."""
     columns = [column for column in table.columns if column.name in values]
+    if moment := parted_by(connection, table):
+        make_months(connection, table, values[moment])
     if connection.dialect.name == "postgresql" and len(values[columns[0].name]) >= WORTH_A_COPY:
-        _copy(connection, table, columns, values, overwrite)
+        if new:
+            _copy(connection, table.name, columns, values)
+        else:
+            _merge(connection, table, columns, values, overwrite)
         return
     rows = zip(*(values[column.name] for column in columns), strict=True)
     statement = _insert(connection, table, columns, overwrite)
@@ -59,32 +65,38 @@ def _quoted(connection: Connection, columns: Iterable[Column[Any]]) -> str:
 
 def _on_conflict(connection: Connection, table: Table, columns: Sequence[Column[Any]], overwrite: bool) -> str:
     quote = connection.dialect.identifier_preparer.quote
-    others = [quote(column.name) for column in columns if not column.primary_key]
+    key = key_of(connection, table)
+    others = [quote(column.name) for column in columns if column.name not in {one.name for one in key}]
     action = "UPDATE SET " + ", ".join(f"{name} = excluded.{name}" for name in others) if overwrite and others else "NOTHING"
-    return f"ON CONFLICT ({_quoted(connection, table.primary_key)}) DO {action}"
+    return f"ON CONFLICT ({_quoted(connection, key)}) DO {action}"
 
 
-def _copy(
+def _merge(
     connection: Connection, table: Table, columns: Sequence[Column[Any]], values: Mapping[str, Sequence[Any]], overwrite: bool
 ) -> None:
-    """The same by COPY, into a table of this transaction and from there: PostgreSQL takes rows several times as fast."""
+    """The same by COPY into a table of this transaction, and from there."""
     names, draft = _quoted(connection, columns), f"{table.name}_copied"
     connection.exec_driver_sql(f"CREATE TEMP TABLE IF NOT EXISTS {draft} (LIKE {table.name} INCLUDING DEFAULTS) ON COMMIT DROP")
+    _copy(connection, draft, columns, values)
+    action = _on_conflict(connection, table, columns, overwrite)
+    connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) SELECT {names} FROM {draft} {action}")
+    connection.exec_driver_sql(f"TRUNCATE {draft}")
+
+
+def _copy(connection: Connection, name: str, columns: Sequence[Column[Any]], values: Mapping[str, Sequence[Any]]) -> None:
+    """Put rows into a table by COPY: PostgreSQL takes them several times as fast."""
     arrays = [pa.array(values[column.name], _ARROW[column.info["kind"]]) for column in columns]
     # What is there is quoted, even if it is empty; what is missing is nothing at all.
     how, out = csv.WriteOptions(include_header=False, quoting_style="all_valid"), pa.BufferOutputStream()
     csv.write_csv(pa.table(arrays, [column.name for column in columns]), out, how)
     driver = connection.connection.cursor()
     try:
-        with driver.copy(f"COPY {draft} ({names}) FROM STDIN (FORMAT csv)") as copy:
+        with driver.copy(f"COPY {name} ({_quoted(connection, columns)}) FROM STDIN (FORMAT csv)") as copy:
             copy.write(out.getvalue())
     except connection.dialect.loaded_dbapi.Error as error:  # SQLAlchemy does not see what goes past it
         raise failure(error, shown(connection.engine)) from error
     finally:
         driver.close()
-    action = _on_conflict(connection, table, columns, overwrite)
-    connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) SELECT {names} FROM {draft} {action}")
-    connection.exec_driver_sql(f"TRUNCATE {draft}")
 
 
 def _values(series: pd.Series, kind: str) -> list[Any]:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from jobs.schema import JOB, STATUSES, Record
 
-_FINISHED = ("completed", "failed", "cancelled", "timeout", "out_of_memory", "preempted")
+FINISHED = ("completed", "failed", "cancelled", "timeout", "out_of_memory", "preempted")
 # Of two statuses of the same stage the one that says more wins.
 _STATUS_RANK = {"unknown": 0, **{status: rank for rank, status in enumerate(STATUSES, 1) if status != "unknown"}}
 
@@ -59,7 +59,7 @@ def merge(left: pd.DataFrame, right: pd.DataFrame, record: Record = JOB) -> pd.D
 def stage(jobs: pd.DataFrame) -> Signs:
     """How much each report knows: 0 waiting, 1 running, 2 finished at an unknown time, 3 ended."""
     started = jobs["started_at"].notna() | (jobs["status"] == "running")
-    finished = jobs["status"].isin(_FINISHED)
+    finished = jobs["status"].isin(FINISHED)
     known = np.where(jobs["ended_at"].notna(), 3, np.where(finished, 2, np.where(started, 1, 0)))
     return known.astype(np.int8)
 

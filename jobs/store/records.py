@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
-from sqlalchemy import ARRAY, ColumnElement, Connection, Engine, Select, Table, Text, any_, func, literal, select
+from sqlalchemy import ARRAY, ColumnElement, Connection, Engine, Select, Table, Text, any_, delete, func, literal, select
 
 from jobs.schema import JOB, Record
 from jobs.store.database import lock_writers, reading
 from jobs.store.frames import Moment, as_microseconds, read_rows, write_rows
 from jobs.store.merging import differs, merge, merge_repeated, stage
+from jobs.store.retention import kept_since
 from jobs.store.tables import RECORDS
 
 
 @dataclass(frozen=True)
 class Added:
-    """What became of a batch, in distinct jobs; ``ended`` are the rows as stored of those that ended by it, of one ``revision``."""
+    """What became of a batch, in distinct jobs; ``ended`` are the rows as stored of those that ended by it, of one ``revision``.
+
+    ``outdated``, of the unchanged, are unknown jobs of a time that is not kept any more (see ``jobs.store.retention``).
+    """
 
     added: int
     updated: int
     unchanged: int
     revision: int
     ended: pd.DataFrame = field(repr=False, compare=False)
+    outdated: int = 0
 
 
 def add_jobs(connection: Connection, jobs: pd.DataFrame, record: Record = JOB) -> Added:
@@ -40,7 +45,8 @@ def add_jobs(connection: Connection, jobs: pd.DataFrame, record: Record = JOB) -
     stored = _stored(connection, jobs, record)
     # Which stored row belongs to each job, -1 for none.
     place = pd.MultiIndex.from_frame(stored[identity]).get_indexer(keys)
-    new = jobs[place < 0]
+    kept = jobs["submitted_at"] >= kept_since(connection)
+    new, outdated = jobs[(place < 0) & kept], int(((place < 0) & ~kept).sum())
     known = jobs[place >= 0]
     before = stored.iloc[place[place >= 0]].set_axis(known.index)
     after = merge(before, known, record)
@@ -49,9 +55,12 @@ def add_jobs(connection: Connection, jobs: pd.DataFrame, record: Record = JOB) -
     ended = pd.concat([new[new["ended_at"].notna()], after[ended_now]]).sort_index()
 
     revision = _next_revision(connection, table) if len(ended) else 0
-    write_rows(connection, table, new.dropna(axis="columns", how="all").assign(revision=revision * new["ended_at"].notna()), overwrite=True)
+    told = new.dropna(axis="columns", how="all").assign(revision=revision * new["ended_at"].notna())
+    write_rows(connection, table, told, overwrite=True, new=True)
+    _take_out(connection, before[changed & (before["submitted_at"] != after["submitted_at"])], record)
     write_rows(connection, table, after.assign(revision=before["revision"].mask(ended_now, revision))[changed], overwrite=True)
-    return Added(len(new), int(changed.sum()), int((~changed).sum()), revision, ended.reset_index(drop=True))
+    unchanged = int((~changed).sum()) + outdated
+    return Added(len(new), int(changed.sum()), unchanged, revision, ended.reset_index(drop=True), outdated)
 
 
 def _next_revision(connection: Connection, table: Table) -> int:
@@ -59,13 +68,22 @@ def _next_revision(connection: Connection, table: Table) -> int:
 
 
 def _stored(connection: Connection, jobs: pd.DataFrame, record: Record) -> pd.DataFrame:
-    table, (_, name) = RECORDS[record.name], record.identity
-    parts = [
-        read_rows(connection, select(table).where(table.c.source == source, _among(connection, table.c[name], ids.tolist())))
-        for source, ids in jobs.groupby("source", sort=False)[name]
-    ]
+    parts = [read_rows(connection, select(RECORDS[record.name]).where(*these)) for these in _these(connection, jobs, record)]
     parts = [part for part in parts if len(part)]
     return pd.concat(parts, ignore_index=True) if parts else jobs.iloc[:0].assign(revision=0)
+
+
+def _take_out(connection: Connection, moved: pd.DataFrame, record: Record) -> None:
+    """Take out rows whose submission is corrected: they may belong into another month now (see ``jobs.store.partitions``)."""
+    for these in _these(connection, moved, record):
+        connection.execute(delete(RECORDS[record.name]).where(*these))
+
+
+def _these(connection: Connection, jobs: pd.DataFrame, record: Record) -> Iterator[tuple[ColumnElement[bool], ...]]:
+    """For each source of ``jobs``, what is true of their rows and no others."""
+    table, (_, name) = RECORDS[record.name], record.identity
+    for source, ids in jobs.groupby("source", sort=False)[name]:
+        yield table.c.source == source, _among(connection, table.c[name], ids.tolist())
 
 
 def _among(connection: Connection, column: ColumnElement[str], ids: list[str]) -> ColumnElement[bool]:

@@ -15,6 +15,7 @@ from jobs.schema import conform
 from jobs.store import add_jobs, connect, open_store, read_ended, read_jobs
 from jobs.store.copies import dump, load_store, versions
 from jobs.store.database import HEAD, VERSION_TABLE, migrate
+from jobs.store.partitions import MONTHLY, key_of, partitions
 from jobs.store.tables import metadata
 
 ROWS = 3
@@ -44,8 +45,8 @@ def filled(url: str, revision: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def reflected(connection: Connection) -> dict[str, Any]:
-    found = MetaData()
-    found.reflect(connection)
+    found, parts = MetaData(), partitions(connection)
+    found.reflect(connection, only=lambda name, _: name not in parts)
     return {name: table for name, table in found.tables.items() if name != VERSION_TABLE}
 
 
@@ -58,7 +59,7 @@ def value(column: Column[Any], number: int) -> object:
     if isinstance(column.type, Boolean):
         return number % 2 == 1
     if isinstance(column.type, BigInteger | Integer):
-        return 1_767_225_600_000_000 + number
+        return 1_767_225_600_000_000 + number - 1  # from the last of a month to the second of the next
     if isinstance(column.type, Double):
         return number + 0.25
     return {"kind": "task", "status": "completed", "details": "{}"}.get(column.name, f"{column.name} {number}")
@@ -97,7 +98,9 @@ def check(engine: Any, rows: dict[str, list[dict[str, Any]]]) -> None:
             found = [dict(row) for row in connection.execute(select(*kept)).mappings()]
             assert sorted(found, key=str) == sorted(expected, key=str), name
             keys = inspect(engine).get_pk_constraint(name)["constrained_columns"]
-            assert keys == [column.name for column in metadata.tables[name].primary_key.columns]
+            assert keys == [column.name for column in key_of(connection, metadata.tables[name])]
+            months = {"2025_12", "2026_01"} if name in MONTHLY and connection.dialect.name == "postgresql" else set()
+            assert {part.removeprefix(f"{name}_") for part in partitions(connection, name)} == months
     assert len(read_jobs(engine)) == ROWS
     assert len(read_ended(engine)) == ROWS - 1
     later = conform(pd.DataFrame([{"job_id": "later", "source": "made", "submitted_at": "2026-01-02", "ended_at": "2026-01-03"}]))
