@@ -48,6 +48,7 @@ app.command()(running.status)
 app.command()(care.doctor)
 app.command()(care.backup)
 app.command()(care.restore)
+app.command()(care.prune)
 
 
 def main() -> None:

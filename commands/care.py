@@ -1,4 +1,4 @@
-"""Commands that look after Gridcast: what is wrong with it, a backup, and putting one back."""
+"""Commands that look after Gridcast: what is wrong with it, a backup, putting one back, and letting old months go."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from commands.inputs import Json
+from commands.inputs import Json, store
 from commands.tables import progress_bar, show
 from infra.settings import prepare_environment
 
@@ -46,3 +46,13 @@ def restore(source: Annotated[Path, typer.Argument(help="What `gridcast backup` 
     with progress_bar("restoring"):
         rows = put_back(prepare_environment(), source)
     show(rows, as_json, f"Restored from {source}")
+
+
+def prune(as_json: Json = False) -> None:
+    """Drop the months that ended longer ago than GRIDCAST_RETENTION_MONTHS says; without it nothing is dropped."""
+    from jobs.store import prune as drop
+
+    with progress_bar("dropping old months"):
+        done = drop(store(), prepare_environment().retention_months)
+    title = f"Dropped, since jobs are kept from {done.since:%Y-%m-%d} on" if done.since else "All is kept: GRIDCAST_RETENTION_MONTHS is 0"
+    show([{"table": name, "rows": rows} for name, rows in done.rows.items()], as_json, title)

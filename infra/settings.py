@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     collect: SecretStr = Field(
         SecretStr(""), description="batch systems that are read every ten minutes, as slurm, pbs=FOLDER, panda=URL or FOLDER; empty: none"
     )
+    retention_months: int = Field(
+        0, ge=0, le=1200, description="full months before this one that jobs and all about them are kept for; 0: nothing is ever dropped"
+    )
     panda_url: str = Field("", description="address that takes ttcPredicted and ttcPredictionDate of each task; empty: nobody is told")
     promotion: Literal["auto", "ask"] = Field("auto", description="promote a better challenger at once, or wait for a person")
     thresholds: str = Field(

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 class Ingested:
     """What became of a file: records read = added + updated + unchanged + rejected; ``error`` says why reading stopped, if it did.
 
-    ``unchanged`` are records that told nothing new; ``notes`` counts what the reader skipped or understood in its own way.
+    ``unchanged`` are records that told nothing new; ``notes`` counts what the reader skipped or understood in its own way, and those of
+    the unchanged that are older than what the store keeps.
     """
 
     file: Path
@@ -73,6 +74,7 @@ def reading(
     return Reading(format=format, columns=columns, timezone=timezone)
 
 
+OUTDATED = "older than what is kept (GRIDCAST_RETENTION_MONTHS), left out"
 Progress = Callable[[Ingested], None]
 """Called after each batch with what is safely stored by then."""
 
@@ -185,7 +187,7 @@ def _ingest(engine: Engine, reader: Reader, path: Path, options: ReadOptions, wi
             updated=done.updated + added.updated,
             unchanged=done.unchanged + len(jobs) - added.added - added.updated,
             rejected=done.rejected + len(rejects),
-            notes=done.notes + batch.notes,
+            notes=done.notes + batch.notes + Counter({OUTDATED: added.outdated}),
         )
         yield done
 

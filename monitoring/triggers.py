@@ -31,7 +31,8 @@ def reason_to_retrain(
     if (now - trained).total_seconds() < cooldown:
         return ""
     known = int(count_jobs(engine)["ended"].sum())
-    new = known - int(latest.tags.get("jobs", 0))
+    dropped = int(read_measurements(engine, "jobs", kind="retention", since=trained)["value"].sum())
+    new = known + dropped - int(latest.tags.get("jobs", 0))
     if alarm := decay.demands_training(watched.alarms, in_microseconds(now), in_microseconds(trained), new, known, int(cooldown * 1e6)):
         return f"decay: {alarm}"
     matter = [name for name in drift.drifted if name in OUTCOMES or _looked_at(name, card)]

@@ -20,6 +20,7 @@ from jobs.store.records import (
     read_latest,
 )
 from jobs.store.rejects import add_rejects, read_rejects
+from jobs.store.retention import Pruned, prune
 from jobs.store.tasks import (
     add_task_predictions,
     first_tasks,
@@ -33,6 +34,7 @@ from jobs.store.tasks import (
 
 __all__ = [
     "Added",
+    "Pruned",
     "StoreAddressError",
     "StoreError",
     "add_jobs",
@@ -48,6 +50,7 @@ __all__ = [
     "latest_tasks",
     "mark_told",
     "open_store",
+    "prune",
     "read_ended",
     "read_ended_at",
     "read_jobs",

@@ -54,7 +54,7 @@ def add_jobs(connection: Connection, jobs: pd.DataFrame, record: Record = JOB) -
     ended_now = (stage(after) == 3) & (stage(before) < 3)
     ended = pd.concat([new[new["ended_at"].notna()], after[ended_now]]).sort_index()
 
-    revision = _next_revision(connection, table) if len(ended) else 0
+    revision = _newest_revision(connection, table) + 1 if len(ended) else 0
     told = new.dropna(axis="columns", how="all").assign(revision=revision * new["ended_at"].notna())
     write_rows(connection, table, told, overwrite=True, new=True)
     _take_out(connection, before[changed & (before["submitted_at"] != after["submitted_at"])], record)
@@ -63,8 +63,8 @@ def add_jobs(connection: Connection, jobs: pd.DataFrame, record: Record = JOB) -
     return Added(len(new), int(changed.sum()), unchanged, revision, ended.reset_index(drop=True), outdated)
 
 
-def _next_revision(connection: Connection, table: Table) -> int:
-    return int(connection.execute(select(func.max(table.c.revision))).scalar() or 0) + 1
+def _newest_revision(connection: Connection, table: Table) -> int:
+    return int(connection.execute(select(func.max(table.c.revision))).scalar() or 0)
 
 
 def _stored(connection: Connection, jobs: pd.DataFrame, record: Record) -> pd.DataFrame:
@@ -184,9 +184,10 @@ def read_ended_at(engine: Engine, moments: Iterable[int]) -> pd.DataFrame:
 def first_of(engine: Engine, revision: int) -> tuple[str, str, int] | None:
     """Source, job_id and ended_at (microseconds since 1970) of the first job of a revision, None where there is none."""
     table = RECORDS[JOB.name]
-    query = select(table.c.source, table.c.job_id, table.c.ended_at).where(table.c.revision == revision)
+    # Without the offset PostgreSQL may go through all jobs by source and job_id until it meets one of the revision.
+    its = select(table.c.source, table.c.job_id, table.c.ended_at).where(table.c.revision == revision).offset(0).subquery()
     with reading(engine) as connection:
-        row = connection.execute(query.order_by(table.c.source, table.c.job_id).limit(1)).first()
+        row = connection.execute(select(its).order_by(its.c.source, its.c.job_id).limit(1)).first()
     return None if row is None else (str(row[0]), str(row[1]), int(row[2]))
 
 
@@ -194,7 +195,7 @@ def any_ended(engine: Engine, after: int, record: Record = JOB) -> bool:
     """Whether ``read_ended`` would find any: a tenth of its time where it would not."""
     table = RECORDS[record.name]
     with reading(engine) as connection:
-        return connection.execute(select(table.c.revision).where(table.c.revision > after).limit(1)).first() is not None
+        return _newest_revision(connection, table) > after
 
 
 def count_jobs(engine: Engine, record: Record = JOB) -> pd.DataFrame:

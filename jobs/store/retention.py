@@ -50,14 +50,20 @@ def prune(engine: Engine, months: int, now: datetime | None = None) -> Pruned:
     Raises StoreError where somebody reads a month that should go (a backup, a training): nothing of that month went.
     """
     now = now or datetime.now(UTC)
-    since = (pd.Timestamp(now).tz_convert("UTC").to_period("M") - months).to_timestamp().tz_localize("UTC") if months else None
+    since = _first_day(now, months) if months else None
     with _writing(engine) as connection:
         seconds = since.timestamp() if since else None
         if _since(connection) != seconds:
             _note(connection, SINCE, seconds, now)
     if since is None:
         return Pruned(None)
-    return Pruned(since.to_pydatetime(), {table.name: _drop(engine, table, as_microseconds(since), now) for table in AGEING})
+    return Pruned(since, {table.name: _drop(engine, table, as_microseconds(since), now) for table in AGEING})
+
+
+def _first_day(now: datetime, months: int) -> datetime:
+    """The first of a month, so many before that of ``now``."""
+    year, month = divmod(now.astimezone(UTC).year * 12 + now.astimezone(UTC).month - 1 - months, 12)
+    return datetime(year, month + 1, 1, tzinfo=UTC)
 
 
 def _since(connection: Connection) -> float | None:

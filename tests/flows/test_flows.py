@@ -55,9 +55,10 @@ def said_while_empty(settings: Settings, prefect_server: str) -> list[str]:
     from flows.deploy import deploy
     from flows.ingest import ingest
     from flows.monitor import monitor
+    from flows.prune import prune
     from flows.retrain import retrain
 
-    return [flow(return_state=True).message for flow in (ingest, collect, advise, retrain, monitor, deploy)]
+    return [flow(return_state=True).message for flow in (ingest, collect, advise, prune, retrain, monitor, deploy)]
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +80,7 @@ def test_nothing_fails_before_there_is_a_job_or_a_champion(said_while_empty, set
         f"no file waits in {settings.folder('inbox')}",
         "GRIDCAST_COLLECT names no batch system",
         "nobody left unused what they asked for in the last week",
+        "GRIDCAST_RETENTION_MONTHS is 0: all is kept",
         "no job in the store has ended yet",
         "there is no champion yet: nothing to compare with",
         "there is no champion yet: train one first (gridcast train)",

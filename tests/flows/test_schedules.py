@@ -13,7 +13,7 @@ from infra.parts import parts
 from jobs.workload import generate
 from jobs.writers import write_csv
 
-CALENDAR = {"advise", "collect", "deploy", "ingest", "monitor", "retrain"}
+CALENDAR = {"advise", "collect", "deploy", "ingest", "monitor", "prune", "retrain"}
 
 
 def test_each_deployment_is_registered_once_a_worker_runs_one_and_a_killed_run_crashes_and_frees_its_slot(settings, prefect_server):

@@ -100,6 +100,26 @@ def test_recent_figures_are_those_of_all_jobs_and_not_of_the_short_ones_that_end
     assert value["walltime coverage_90"] == pytest.approx(0.5, abs=0.01)
 
 
+def test_jobs_that_retention_drops_do_not_count_against_those_that_came(engine: Engine, jobs: pd.DataFrame) -> None:
+    from jobs.store import add_measurements, count_jobs
+    from monitoring.champion import Watched
+    from monitoring.decay import Alarm
+
+    known, now = int(count_jobs(engine)["ended"].sum()), pd.Timestamp.now(tz="UTC")
+    trained = now - pd.Timedelta(hours=10)
+    latest = Version("gridcast", 1, "", "champion", ("champion",), trained.to_pydatetime(), "", {"jobs": str(known)})
+    watched = Watched("worse", alarms=(Alarm(int(trained.timestamp() * 1e6), "worse", "all", 0.0, 0.1),))
+
+    def reason() -> str:
+        return reason_to_retrain(engine, CARD, watched, DriftReport("none", "", ()), latest, now, 3600.0)
+
+    assert reason() == ""
+    gone = {"measured_at": now - pd.Timedelta(hours=1), "kind": "retention", "name": "jobs", "value": float(known)}
+    with engine.begin() as connection:
+        add_measurements(connection, pd.DataFrame([gone]))
+    assert reason().startswith("decay")
+
+
 def test_drift_is_a_reason_once_and_only_where_it_matters(engine: Engine, jobs: pd.DataFrame) -> None:
     from jobs.store import add_measurements
     from monitoring.champion import Watched

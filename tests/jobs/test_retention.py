@@ -1,0 +1,183 @@
+"""Retention: what a site wants no longer goes by whole months, is counted, and stays away; on both databases."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+import pytest
+from sqlalchemy import text
+
+from jobs.ingest import ingest_file
+from jobs.readers import Reject
+from jobs.schema import conform
+from jobs.store import (
+    StoreError,
+    add_jobs,
+    add_predictions,
+    add_rejects,
+    add_task_predictions,
+    latest_tasks,
+    prune,
+    read_ended,
+    read_jobs,
+    read_measurements,
+    read_predictions,
+    read_rejects,
+    retention,
+)
+from jobs.store.copies import _keep_whole, _tables
+from jobs.store.partitions import partitions
+from jobs.transfers import TRANSFER
+from jobs.writers import write_csv
+
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+DONE = {"ended_at": "2026-10-02", "status": "completed"}
+
+
+def job(job_id: str, submitted_at: str, **fields: object) -> dict[str, object]:
+    return {"job_id": job_id, "source": "test", "submitted_at": submitted_at, **fields}
+
+
+def add(engine: Any, *jobs: dict[str, object]) -> Any:
+    with engine.begin() as connection:
+        return add_jobs(connection, conform(pd.DataFrame(list(jobs))))
+
+
+def ids(engine: Any) -> list[str]:
+    return read_jobs(engine)["job_id"].tolist()
+
+
+def test_without_it_nothing_goes(store: Any) -> None:
+    add(store, job("old", "1981-01-01", **DONE))
+    assert prune(store, 0, NOW).since is None
+    assert ids(store) == ["old"]
+    assert read_measurements(store, kind="retention").empty
+
+
+def test_whole_months_go_but_no_job_that_has_not_ended_and_none_of_the_newest_revision(store: Any) -> None:
+    add(
+        store,
+        job("ended", "2026-07-31 23:59", **DONE),
+        job("ended without a time", "2026-07-01", status="failed"),
+        job("told nothing", "2026-07-02"),
+        job("waits", "2026-06-01", status="waiting"),
+        job("runs", "2026-06-02", started_at="2026-06-03"),
+        job("ended too", "2026-05-01", **DONE),
+        job("kept", "2026-08-01", **DONE),
+    )
+    add(store, job("newest", "2026-05-02", **DONE))
+    done = prune(store, 3, NOW)
+    assert done.since == datetime(2026, 8, 1, tzinfo=UTC)
+    assert done.rows["jobs"] == 3
+    assert ids(store) == ["newest", "waits", "runs", "told nothing", "kept"]
+    noted = read_measurements(store, kind="retention").set_index("name")["value"]
+    assert noted.to_dict() == {"kept since": done.since.timestamp(), "jobs": 3.0}
+    assert prune(store, 3, NOW).rows["jobs"] == 0
+
+    # The open ones end at last, and go; then the newest of before goes, too.
+    late = add(store, job("told nothing", "2026-07-02", **DONE), job("waits", "2026-06-01", **DONE))
+    assert (late.updated, late.outdated) == (2, 0)
+    assert prune(store, 3, NOW).rows["jobs"] == 1
+    assert ids(store) == ["waits", "runs", "told nothing", "kept"]
+    if store.dialect.name == "postgresql":
+        with store.connect() as connection:
+            assert partitions(connection, "jobs") == {"jobs_2026_06", "jobs_2026_07", "jobs_2026_08"}
+
+
+def test_what_was_said_of_old_jobs_goes_with_them(store: Any) -> None:
+    moments = pd.to_datetime(["2026-07-31", "2026-08-01"], utc=True)
+    rows = {"source": "test", "job_id": ["old", "new"], "target": "walltime", "model_version": "1", "asked_at": moments}
+    tasks = pd.DataFrame({"asked_at": [*moments, moments[0]], "kind": "task", "task": ["open", "open", "closed"]})
+    transfer = {"transfer_id": "old", "source": "fts", "submitted_at": "2026-07-31", "ended_at": "2026-08-01"}
+    with store.begin() as connection:
+        for number in range(2):  # the second is the newest revision
+            told = {**transfer, "transfer_id": str(number)}
+            add_jobs(connection, conform(pd.DataFrame([told]), TRANSFER), TRANSFER)
+        add_predictions(connection, pd.DataFrame(rows))
+        add_task_predictions(connection, tasks)
+        add_rejects(connection, "old.log", [Reject(1, "bad", "x")], moments[0].to_pydatetime())
+        add_rejects(connection, "new.log", [Reject(1, "bad", "x")], moments[1].to_pydatetime())
+    assert prune(store, 3, NOW).rows == {"jobs": 0, "transfers": 1, "predictions": 1, "rejects": 1, "task_predictions": 1}
+    assert read_predictions(store)["job_id"].tolist() == ["new"]
+    assert read_jobs(store, record=TRANSFER)["transfer_id"].tolist() == ["1"]
+    assert read_rejects(store)["seen_at"].tolist() == [moments[1]]
+    assert latest_tasks(store)["task"].tolist() == ["open"]
+
+
+def test_an_old_window_that_is_told_again_stays_away_and_is_counted(store: Any, tmp_path: Any) -> None:
+    window = [job("old", "2026-07-31", **DONE), job("new", "2026-08-01", **DONE), job("never told", "2026-07-01", status="waiting")]
+    write_csv(conform(pd.DataFrame(window)), tmp_path / "window.csv")
+    add(store, *window[:2])
+    add(store, job("newest", "2026-11-01", **DONE))
+    assert prune(store, 3, NOW).rows["jobs"] == 1
+    told = ingest_file(store, tmp_path / "window.csv")
+    assert (told.read, told.added, told.unchanged, told.rejected) == (3, 0, 3, 0)
+    assert {note: count for note, count in told.notes.items() if "GRIDCAST_RETENTION_MONTHS" in note} == {
+        "older than what is kept (GRIDCAST_RETENTION_MONTHS), left out": 2
+    }
+    assert ids(store) == ["new", "newest"]
+
+    # A site that wants more again gets it; what is told of the months between is taken.
+    assert prune(store, 4, NOW).rows["jobs"] == 0
+    assert add(store, *window).added == 2
+    prune(store, 3, NOW)
+    assert prune(store, 0, NOW).since is None
+    assert add(store, job("ancient", "1996-01-01", **DONE)).added == 1
+
+
+def test_revisions_go_on_for_those_who_follow_though_all_before_is_gone(store: Any) -> None:
+    for number in range(3):
+        add(store, job(str(number), "2020-01-01", ended_at="2020-01-02"))
+    after = int(read_ended(store)["revision"].max())
+    assert prune(store, 1, NOW).rows["jobs"] == 2
+    add(store, job("new", "2026-11-20", ended_at="2026-11-21"))
+    assert prune(store, 1, NOW).rows["jobs"] == 1
+    assert read_ended(store, after)["job_id"].tolist() == ["new"]
+
+
+def test_what_is_interrupted_goes_on_with_the_next_call(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "ROWS_AT_ONCE", 2)
+    add(store, *(job(f"{month}-{number}", f"2026-0{month}-01", **DONE) for month in (1, 2, 3) for number in range(3)))
+    add(store, job("newest", "2026-11-01", **DONE))
+    step = "drop_month" if store.dialect.name == "postgresql" else "_drop_some"
+    once, calls = getattr(retention, step), []
+
+    def dying(*given: Any) -> int:
+        calls.append(given)
+        went = once(*given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return int(went)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(retention, step, dying)
+        with pytest.raises(KeyboardInterrupt):
+            prune(store, 3, NOW)
+    first = 9 + 1 - len(ids(store))
+    assert 0 < first < 9  # what was done is done, and no more
+    assert add(store, job("1-0", "2026-01-01", **DONE)).added == 0
+    assert prune(store, 3, datetime(2026, 11, 23, tzinfo=UTC)).rows["jobs"] == 9 - first
+    assert ids(store) == ["newest"]
+    assert read_measurements(store, "jobs", kind="retention")["value"].tolist() == [first, 9 - first]
+
+
+def test_a_month_that_a_backup_reads_is_left_and_said(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jobs.store import open_store
+
+    monkeypatch.setattr(retention, "LOCK_TIMEOUT", "100ms")
+    engine = open_store(postgres_url)
+    add(engine, job("old", "2026-01-01", **DONE), job("open", "2026-01-01"))
+    add(engine, job("newest", "2026-11-01", **DONE))
+    with engine.connect() as reader:
+        reader.execution_options(isolation_level="REPEATABLE READ")
+        with engine.connect() as other:
+            tables = _tables(other)
+        _keep_whole(reader, tables)
+        with pytest.raises(StoreError, match="run the same command again later"):
+            prune(engine, 3, NOW)
+        assert reader.execute(text("SELECT count(*) FROM jobs")).scalar() == 3
+    assert prune(engine, 3, NOW).rows["jobs"] == 1
+    assert ids(engine) == ["open", "newest"]
+    engine.dispose()
