@@ -105,6 +105,8 @@ def test_jobs_that_retention_drops_do_not_count_against_those_that_came(engine: 
     from monitoring.champion import Watched
     from monitoring.decay import Alarm
 
+    with engine.begin() as connection:
+        add_jobs(connection, jobs)
     known, now = int(count_jobs(engine)["ended"].sum()), pd.Timestamp.now(tz="UTC")
     trained = now - pd.Timedelta(hours=10)
     latest = Version("gridcast", 1, "", "champion", ("champion",), trained.to_pydatetime(), "", {"jobs": str(known)})
