@@ -75,7 +75,7 @@ def evaluate(
     jobs = jobs_of(log, reading(log_format, mapping, map_file, timezone), "transfer" if transfers else "job")
     if at == "start" or input_known:
         jobs = as_asked(jobs, at, input_known)
-    warm_up = warm_up or (0.3 if transfers else 0.1)
+    warm_up = (0.3 if transfers else 0.1) if warm_up is None else warm_up
     name = Path(log).name if log else "the store"
     if tasks:
         _evaluate_tasks(jobs, name, as_json, warm_up)

@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 
 def train(
     source: Source = None,
-    target: Annotated[list[str] | None, typer.Option(help="What to predict, the most important first; repeat. Default: walltime.")] = None,
-    cluster_by: Annotated[ClusterBy | None, typer.Option(help="A model a cluster too, where it wins on later jobs.")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="What to predict, the most important first; repeat. Default: the champion's, or walltime.")
+    ] = None,
+    cluster_by: Annotated[
+        ClusterBy | None, typer.Option(help="A model a cluster too, where it wins on later jobs; default: the champion's.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train on the stored jobs, judge on the latest of them, register in MLflow, and promote what is better."""
@@ -28,10 +32,7 @@ def train(
 
     settings = prepare_environment()
     with alone(settings), progress_bar("training") as report:
-        made = release(
-            store(), settings, targets=tuple(target or ("walltime",)), sources=[source] if source else None,
-            cluster_by=cluster_by, progress=report,
-        )  # fmt: skip
+        made = release(store(), settings, targets=target, sources=[source] if source else None, cluster_by=cluster_by, progress=report)
     version = made.version.label
     show(
         [{"version": version, "promoted": made.promoted, **row} for row in made.rows], as_json, f"{version} on jobs later than its training"

@@ -42,7 +42,7 @@ def _retrain(settings: Settings, why: str) -> Any:
         return {"version": back.version, "promoted": True, "why": f"rolled back: {back.tags['promoted_why']}"}
     champion = current(settings)
     card = release.load(champion, settings).card if champion else {}
-    names, cluster_by = tuple(card.get("clusters", ["walltime"])), card.get("cluster_by")
+    names, cluster_by = release.recipe(settings)
     jobs = read_jobs(settings, card.get("sources"))
     with fits_of(settings, cluster_by) as fits:
         judgement = judge(jobs, names, cluster_by, settings, fits)

@@ -27,11 +27,11 @@ def train(
 ) -> dict[str, Any]:
     """Train on all stored jobs (or those of ``sources``) and publish the result; the first version and a better one are promoted.
 
-    Raises BusyError where another training runs.
+    What is not told of targets and clusters is as the champion's. Raises BusyError where another training runs.
     """
     settings = prepare_environment()
     with succession.alone(settings):
-        return _train(settings, tuple(targets or ("walltime",)), cluster_by, sources, why)
+        return _train(settings, *release.recipe(settings, targets, cluster_by), sources, why)
 
 
 def _train(settings: Settings, names: tuple[str, ...], cluster_by: By | None, sources: list[str] | None, why: str) -> dict[str, Any]:

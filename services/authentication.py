@@ -22,7 +22,7 @@ SCOPES = ("predict", "report", "admin")
 """``admin`` may do everything; any token may read the model's card, metrics and documents."""
 OPEN = ("/livez", "/healthz")
 """What an orchestrator asks before it holds any secret; it says that the process lives, nothing more."""
-NEEDS = {"/predict": "predict", "/outcomes": "report", "/rank": "predict"}
+NEEDS = {"/predict": "predict", "/task": "predict", "/rank": "predict", "/outcomes": "report"}
 LEAST_TOKEN = 16
 
 

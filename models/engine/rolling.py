@@ -115,7 +115,8 @@ def rolling(
                 owner = np.array([label if label in refiners else GLOBAL for label in labels[few]], dtype=object)
                 seen = mixture.last_in_bin(part, answer.best_bin(scales))
                 answers.append(
-                    _ask(answer, few, values[few], scales, seen, levels_now)
+                    _ask(answer, few, values[few], levels_now)
+                    | {"point": answer.best_point(scales, seen) if aim.point is None else answer.quantile(aim.point)}
                     | {"clusters": owner, "refined": np.full(len(few), bool(refiners)), "shares": answer.shares(cuts)}
                 )
             if progress:
@@ -128,12 +129,11 @@ def rolling(
     return Rolling(levels=QUANTILE_LEVELS, notes=notes, **whole)
 
 
-def _ask(answer: Distribution, rows: Array, truth: Array, scales: Array, seen: Array, levels: Array) -> dict[str, Array]:
+def _ask(answer: Distribution, rows: Array, truth: Array, levels: Array) -> dict[str, Array]:
     quantiles = np.column_stack([answer.quantile(levels[:, place]) for place in range(levels.shape[1])])
     return {
         "rows": rows,
         "truth": truth,
-        "point": answer.best_point(scales, seen),
         "median": answer.median(),
         "mean": answer.mean(),
         "low": quantiles[:, 0],

@@ -86,6 +86,16 @@ def training_jobs(engine: Engine, sources: Sequence[str] | None = None) -> pd.Da
     return jobs
 
 
+def recipe(settings: Settings, targets: Sequence[str] | None = None, cluster_by: By | None = None) -> tuple[tuple[str, ...], By | None]:
+    """Targets, the most important first, and what clusters are told apart by: as told, and what is not told as the champion was trained.
+
+    Without a champion it is walltimes, without clusters. Raises RegistryError or ModelError where the champion cannot be read.
+    """
+    champion = registry.champion(settings)
+    card = load(champion, settings).card if champion else {}
+    return tuple(targets or card.get("clusters", ["walltime"])), cluster_by or card.get("cluster_by")
+
+
 def judge(
     jobs: pd.DataFrame,
     targets: tuple[str, ...],
@@ -115,13 +125,15 @@ def judge(
     target = targets[0]
     if rival is None or champion is None or target not in rival.targets:
         rows = table(jobs, since, answers, targets)
-        return Judgement(since, rows, answers["candidate"], champion, None, None, "There was no champion to compare with.")
+        return Judgement(since, rows, answers["candidate"], champion, None, None, f"There was no champion of {target} to compare with.")
     answers["champion"] = live_through(rival, jobs, asked, progress=progress)
     compared = tuple(name for name in targets if name in rival.targets)
     rows = table(jobs, since, answers, compared)
     found = difference(outcomes(jobs, since, target), answers["candidate"][target], answers["champion"][target])
-    better = is_better(found)
+    better: bool | None = is_better(found)
     sentence = f"On {len(later):,} later jobs its mean absolute error of {target} is {found} than that of {champion.label}."
+    if better and (lacking := [name for name in rival.targets if name not in targets]):
+        better, sentence = None, f"{sentence} It does not foresee {', '.join(lacking)}, which {champion.label} does."
     return Judgement(since, rows, answers["candidate"], champion, found, better, sentence)
 
 
@@ -148,7 +160,7 @@ def release(
     engine: Engine,
     settings: Settings,
     *,
-    targets: tuple[str, ...] = ("walltime",),
+    targets: Sequence[str] | None = None,
     cluster_by: By | None = None,
     sources: Sequence[str] | None = None,
     why: str = "asked for",
@@ -157,11 +169,13 @@ def release(
 ) -> Release:
     """Train on all stored jobs, publish the result with its evidence, and promote it where it is better or the first.
 
-    Raises TrainingError where there is nothing to train on, RegistryError where MLflow cannot be reached.
+    What is not told of ``targets`` and clusters is as the champion's (see ``recipe``). Raises TrainingError where there is nothing to
+    train on, RegistryError where MLflow cannot be reached.
     """
     jobs = training_jobs(engine, sources)
-    judgement = judge(jobs, targets, cluster_by, settings, progress)
-    model_set = train(jobs, targets=targets, cluster_by=cluster_by, thresholds=given(settings.thresholds), progress=progress)
+    names, by_what = recipe(settings, targets, cluster_by)
+    judgement = judge(jobs, names, by_what, settings, progress)
+    model_set = train(jobs, targets=names, cluster_by=by_what, thresholds=given(settings.thresholds), progress=progress)
     version = publish(model_set, jobs, judgement, settings, why=why)
     remember(engine, version, judgement)
     return decide(version, judgement, settings, by=by)

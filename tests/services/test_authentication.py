@@ -4,9 +4,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from starlette.routing import Route
 
 from infra.settings import Settings, SettingsError
 from services.authentication import check_caller, read_tokens, scopes_of
+from services.endpoints import Doors
 from services.refusal import RefusalError
 from tests.services.conftest import Predictor, running
 
@@ -37,6 +39,14 @@ def verdict(path: str, token: str | None = None, client: str | None = "10.0.0.7"
 )
 def test_each_scope_opens_its_door(token: str | None, predict: int, outcomes: int, model: int) -> None:
     assert (verdict("/predict", token), verdict("/outcomes", token), verdict("/model", token)) == (predict, outcomes, model)
+
+
+def test_whoever_may_predict_may_ask_of_tasks_and_ranks_and_nobody_else_and_no_door_was_forgotten() -> None:
+    doors = {route.path for route in Doors().app().routes if isinstance(route, Route) and "POST" in (route.methods or ())}
+    assert doors == {"/predict", "/task", "/rank", "/outcomes"}
+    for door in doors - {"/outcomes"}:
+        assert (verdict(door, BROKER), verdict(door, OLD)) == (200, 403)
+    assert (verdict("/outcomes", OLD), verdict("/outcomes", READER)) == (200, 403)
 
 
 @pytest.mark.parametrize(
