@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
-import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pandas as pd
 
 from flows.ingest import ingest
 from flows.monitor import monitor
 from flows.train import train
+from infra import parts
+from infra.children import answers
 from infra.errors import GridcastError
+from infra.families import stop
 from infra.settings import Settings, environment_with, prepare_environment
 from jobs.schema import COLUMNS, OF_KIND, OUTCOMES
 from jobs.workload import START, Change, generate
@@ -102,32 +100,20 @@ def predictor(settings: Settings) -> Iterator[str]:
     with socket.socket() as door:
         door.bind((settings.host, 0))
         port = door.getsockname()[1]
-    address = f"http://{settings.host}:{port}"
+    part = parts.predictor(settings.model_copy(update={"predictor_port": port}), {})
     log = settings.folder("logs") / "demo-predictor.log"
-    command = [sys.executable, "-m", "bentoml", "serve", "services.predictor:Predictor", "--host", settings.host, "--port", str(port)]
     with log.open("ab") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment_with({}), start_new_session=True)  # noqa: S603  our own command
+        process = subprocess.Popen(part.command, stdout=out, stderr=out, env=environment_with({}), start_new_session=True)  # noqa: S603  our own command
         try:
-            _await(process, address, log)
-            yield address
+            deadline = time.monotonic() + PATIENCE
+            while not answers(part):
+                if time.monotonic() > deadline or process.poll() is not None:
+                    raise GridcastError(f"the predictor did not become ready: its log is {log}")
+                time.sleep(0.2)
+            yield part.address
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-
-def _await(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(f"{address}/readyz", timeout=2, trust_env=False).status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.2)
-    raise GridcastError(f"the predictor did not become ready: its log is {log}")
+            stop(process.pid, part.stop_by, part.grace)
+            process.wait()
 
 
 def time_calls(broker: Gridcast, jobs: pd.DataFrame) -> float:
