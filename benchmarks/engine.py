@@ -22,7 +22,7 @@ from jobs.coded import code
 from jobs.workload import generate
 from models.engine.forecaster import Forecaster
 from models.engine.training import BATCH, find_target, new_mixture, train
-from models.histories.components import Settings
+from models.histories.components import MixtureSettings
 from models.histories.features import choose_levels, encode
 from models.histories.mixture import Walk
 
@@ -62,7 +62,7 @@ def live_through(jobs: pd.DataFrame, asking: bool) -> dict[str, Any]:
     levels = choose_levels(jobs)
     contexts = encode(jobs, levels)
     encoded = time.perf_counter() - began
-    mixture = new_mixture(aim, levels, Settings())
+    mixture = new_mixture(aim, levels, MixtureSettings())
     walk = Walk(mixture, contexts, aim.value(jobs), aim.limit(jobs))
     began = time.perf_counter()
     for start in range(0, len(jobs), BATCH) if asking else ():

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from models.engine.training import BATCH, MOST_ROWS, find_target, new_mixture
-from models.histories.components import Settings
+from models.histories.components import MixtureSettings
 from models.histories.features import Contexts, choose_levels, encode
 from models.histories.mixture import Mixture, Walk, endings
 from models.quantities.distribution import Distribution, join
@@ -86,7 +86,7 @@ def windows(jobs: pd.DataFrame, warm_up: float, others: Sequence[str] = (), told
     contexts, values = encode(jobs, levels), aim.value(jobs)
     order = endings(contexts, values)
     aims = [aim, *map(find_target, others)]
-    mixtures = [new_mixture(each, levels, Settings()) for each in aims]
+    mixtures = [new_mixture(each, levels, MixtureSettings()) for each in aims]
     walks = [Walk(mixture, contexts, each.value(jobs), each.limit(jobs)) for mixture, each in zip(mixtures, aims, strict=True)]
     notebook = Notebook(count)
     starts = [0, *(int(count * share) for share in STARTS)]

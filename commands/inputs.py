@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help='Print one object {"rows": [{…}]} to standard output, and nothing else there.')]
 LogFormat = Annotated[
-    str | None, typer.Option("--format", help="swf, slurm, condor, pbs, panda, nextflow or table; default: seen from the file.")
+    str | None,
+    typer.Option("--format", help="swf, slurm, condor, pbs, panda, nextflow, gridftp, fts, rucio or table; default: seen from the file."),
 ]
 Mapping = Annotated[
     list[str] | None, typer.Option("--map", help="A table's column as COLUMN=FIELD[:UNIT], for instance run=walltime:s; repeat.")

@@ -15,7 +15,7 @@ from flows.retrying import STEP
 from flows.train import decide, fit, judge, publish, read_jobs, show
 from infra.settings import Settings, prepare_environment
 from jobs.store import count_jobs, open_store
-from models.releases import release, succession
+from models.releases import moves, release, succession
 from models.releases.versions import Version
 from monitoring import alerts
 
@@ -51,7 +51,7 @@ def _retrain(settings: Settings, why: str) -> Any:
             return Completed(message=judgement.sentence)
         model_set = fit(jobs, names, cluster_by, fits)
     version = publish(model_set, jobs, judgement, settings, why)
-    decided = decide(version, judgement, settings, by="flow retrain")
+    decided = decide(version, judgement, settings, by=moves.RETRAINED)
     show(decided, settings)
     tell(decided, settings)
     return {"version": version.version, "promoted": decided.promoted, "why": decided.why}

@@ -17,7 +17,7 @@ from models.engine.model_set import ModelSet
 from models.quantities.classes import given
 from models.refiner.clusters import By
 from models.refiner.contest import Fits
-from models.releases import release, succession
+from models.releases import moves, release, succession
 from models.releases.versions import Version
 
 
@@ -72,7 +72,7 @@ def publish(model_set: ModelSet, jobs: pd.DataFrame, judgement: release.Judgemen
 
 
 @task(task_run_name="decide", **STEP)
-def decide(version: Version, judgement: release.Judgement, settings: Settings, by: str = "flow train") -> release.Release:
+def decide(version: Version, judgement: release.Judgement, settings: Settings, by: str = moves.TRAINED) -> release.Release:
     """Promote, refuse, or leave it to a person."""
     return release.decide(version, judgement, settings, by=by)
 

@@ -22,7 +22,7 @@ from services.live import Live
 log = logging.getLogger("bentoml.gridcast")
 
 PAUSE = 0.7
-"""Seconds between two looks; for the champion, for what others stored, for the challenger, in turn."""
+"""Seconds between two looks; there are four, in turn, so that each comes about every three seconds."""
 RETRY_SECONDS = 60.0
 """How long a version that was refused is left alone; a disk or a network may have been what was wrong."""
 

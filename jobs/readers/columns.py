@@ -6,7 +6,6 @@ same as ``run = "walltime:s"`` under ``[columns]``.
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -114,16 +113,6 @@ def layout_of(names: Iterable[str]) -> ColumnMap | None:
     known = set(names)
     maps = (parse_column_map(entries) for entries in LAYOUTS.values())
     return next((one for one in maps if {column.name for column in one.columns} <= known), None)
-
-
-def save_column_map(columns: ColumnMap, path: Path) -> None:
-    """Write a column map as the TOML that ``load_column_map`` reads."""
-    lines = [f"{_quoted(column.name)} = {_quoted(str(column).removeprefix(column.name + '='))}" for column in columns.columns]
-    path.write_text("\n".join(["[columns]", *lines, ""]), encoding="utf-8")
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _split(entry: str) -> tuple[str, str]:

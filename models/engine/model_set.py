@@ -15,7 +15,7 @@ import pandas as pd
 from infra.checksums import digest
 from infra.errors import GridcastError
 from models.histories.calibration import Calibration
-from models.histories.components import Settings
+from models.histories.components import MixtureSettings
 from models.histories.features import Levels
 from models.histories.weights import Learned
 from models.quantities.targets import TARGETS
@@ -38,7 +38,7 @@ class TargetModel:
     """One target's part of a model set: the mixture's learned weights, the refiners by cluster, the calibration."""
 
     target: str
-    settings: Settings
+    settings: MixtureSettings
     learned: Learned
     calibration: Calibration
     refiners: Mapping[str, Refiner] = field(default_factory=dict)
@@ -124,4 +124,4 @@ def _load_target(folder: Path, name: str) -> TargetModel:
     refiners: dict[str, Refiner] = {
         cluster: load_refiner(folder / kept["file"], float(kept["share"])) for cluster, kept in parts["refiners"].items()
     }
-    return TargetModel(name, Settings(**fields), learned, Calibration.from_json(parts["calibration"]), refiners)
+    return TargetModel(name, MixtureSettings(**fields), learned, Calibration.from_json(parts["calibration"]), refiners)

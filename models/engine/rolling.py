@@ -11,7 +11,7 @@ import pandas as pd
 
 from models.engine.training import BATCH, MOST_ROWS, Progress, TrainingError, find_target, new_mixture
 from models.histories.calibration import Calibration
-from models.histories.components import Settings
+from models.histories.components import MixtureSettings
 from models.histories.features import Contexts, choose_levels, encode
 from models.histories.mixture import Walk, endings
 from models.quantities.classes import Cuts, Thresholds
@@ -64,7 +64,7 @@ def rolling(
     warm_up: float = 0.1,
     refit_every: float = 0.1,
     cluster_by: By | None = None,
-    settings: Settings | None = None,
+    settings: MixtureSettings | None = None,
     refined: bool = True,
     thresholds: Thresholds = (),
     progress: Progress | None = None,

@@ -14,7 +14,7 @@ import pandas as pd
 from infra.errors import InputError
 from models.engine.model_set import ModelSet, TargetModel
 from models.histories.calibration import Calibration
-from models.histories.components import Settings, settings_of
+from models.histories.components import MixtureSettings, settings_of
 from models.histories.features import NEVER, Contexts, Levels, choose_levels, encode
 from models.histories.mixture import Mixture, Walk, endings
 from models.quantities.classes import thresholds_of
@@ -43,7 +43,7 @@ def train(
     *,
     targets: tuple[str, ...] = ("walltime",),
     cluster_by: By | None = None,
-    settings: Settings | None = None,
+    settings: MixtureSettings | None = None,
     thresholds: Mapping[str, Sequence[float]] | None = None,
     progress: Progress | None = None,
     fits: Fits = fit_here,
@@ -100,7 +100,7 @@ def train(
 
 
 def _train_one(
-    aim: Target, levels: Levels, settings: Settings, contexts: Contexts, values: Array, limits: Array, clusters: Array, fits: Fits
+    aim: Target, levels: Levels, settings: MixtureSettings, contexts: Contexts, values: Array, limits: Array, clusters: Array, fits: Fits
 ) -> tuple[TargetModel, list[dict[str, Any]], dict[str, float]]:
     mixture = new_mixture(aim, levels, settings)
     order = endings(contexts, values)
@@ -155,6 +155,6 @@ def find_target(name: str) -> Target:
     return TARGETS[name]
 
 
-def new_mixture(aim: Target, levels: Levels, settings: Settings | None = None) -> Mixture:
+def new_mixture(aim: Target, levels: Levels, settings: MixtureSettings | None = None) -> Mixture:
     """A mixture of a target that has learned nothing yet, by the target's own settings unless others are given."""
     return Mixture(aim, tuple(level.relative for level in levels.levels), levels.owner, settings or settings_of(aim.name))

@@ -6,7 +6,6 @@ import base64
 import io
 from collections.abc import Mapping
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,16 +22,6 @@ MOST_STEPS = 60
 FEWEST = 20
 WITHIN = (0.08, 0.12)
 """Between these every tenth should lie."""
-
-
-def save_plots(evaluation: Evaluation, folder: Path) -> list[Path]:
-    """Write all plots of ``evaluation`` into ``folder`` as PNG files; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, figure in plots(evaluation).items():
-        paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=110)
-    return paths
 
 
 def plots(evaluation: Evaluation) -> dict[str, Figure]:

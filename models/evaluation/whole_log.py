@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from models.baselines.rivals import BASELINES, HEURISTICS, IDEAL, ON_REQUEST, RIVALS, Answers, predict_all
+from models.baselines.rivals import BASELINES, IDEAL, ON_REQUEST, RIVALS, Answers, predict_all
 from models.engine.training import Progress, TrainingError
 from models.evaluation.metrics import MONTH, against, blocks, deciles, errors, log_score, spreads
 from models.past.recent import Floats
@@ -99,11 +99,6 @@ def evaluate(
     if OURS in names:
         answers[OURS], ours = _gridcast(jobs, target, counted, warm_up, refit_every, progress)
     return _report(jobs.iloc[counted], target, warm_up, outcomes[counted], answers, ours)
-
-
-def last_part(jobs: pd.DataFrame, target: Target, share: float = 0.3, progress: Progress | None = None) -> Evaluation:
-    """The errors of Gridcast and the heuristics on the last ``share`` of the jobs by submission, all earlier ones being known."""
-    return evaluate(jobs, target, 1 - share, (OURS, *HEURISTICS), progress)
 
 
 def best_baseline(rows: Sequence[Row]) -> str:

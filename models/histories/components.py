@@ -27,7 +27,7 @@ TABLES = 6
 
 
 @dataclass(frozen=True)
-class Settings:
+class MixtureSettings:
     """How the mixture learns; one setting serves every log (see ``settings_of``), and is kept with each model."""
 
     decays: tuple[float, ...] = (0.5, 0.9, 0.99)
@@ -43,9 +43,9 @@ MEMORY_WIDTHS = (0.0, 0.1, 0.3)
 """Memory repeats more closely than time does: wide kernels cost allocations half of what they save (docs/resources.md)."""
 
 
-def settings_of(target: str) -> Settings:
+def settings_of(target: str) -> MixtureSettings:
     """How the mixture of a target learns unless it is told otherwise."""
-    return Settings(widths=MEMORY_WIDTHS) if target in ("peak_memory", "memory_per_core") else Settings()
+    return MixtureSettings(widths=MEMORY_WIDTHS) if target in ("peak_memory", "memory_per_core") else MixtureSettings()
 
 
 class Shape(NamedTuple):
@@ -71,7 +71,7 @@ class Shape(NamedTuple):
     gate: float
 
 
-def make_shape(settings: Settings, grid: Grid, relative: Array, owner: int, binding: bool = True) -> Shape:
+def make_shape(settings: MixtureSettings, grid: Grid, relative: Array, owner: int, binding: bool = True) -> Shape:
     """Fade and spread each outcome as the settings say; the kernels are Gaussian, cut at three standard deviations."""
     reach = int(np.ceil(3 * max(settings.widths) * grid.steps)) + 1
     distance = np.arange(-reach, reach + 1)

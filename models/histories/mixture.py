@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from infra.compiled import compiled
 from models.histories.blend import View, bin_of, blend, hide_unseen, look, new_view, share_out
-from models.histories.components import OVER, Settings, Shape, count_components, make_shape
+from models.histories.components import OVER, MixtureSettings, Shape, count_components, make_shape
 from models.histories.features import NEVER, Contexts
 from models.histories.gate import gate, learn_gate, note_facts
 from models.histories.history import (
@@ -185,9 +185,9 @@ class Mixture:
     Contexts, values (float64[n], NaN unknown) and limits (float64[n], infinite for none) always go together, a row a job.
     """
 
-    def __init__(self, target: Target, relative: tuple[bool, ...], owner: int, settings: Settings | None = None) -> None:
+    def __init__(self, target: Target, relative: tuple[bool, ...], owner: int, settings: MixtureSettings | None = None) -> None:
         self.target, self.grid = target, target.grid
-        self.shape = make_shape(settings or Settings(), target.grid, np.array(relative), owner, target.binding)
+        self.shape = make_shape(settings or MixtureSettings(), target.grid, np.array(relative), owner, target.binding)
         components = count_components(self.shape)
         lists = new_lists()
         self.state = State(lists, new_tables(components))

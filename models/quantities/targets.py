@@ -1,6 +1,7 @@
 """Targets: the quantities that Gridcast predicts, each with its unit, its grid of values and its limit.
 
-The engine knows a target only through these functions; nothing in it says walltime.
+The engine knows a target through these functions; beside them only `histories/components` (how closely memory repeats), `engine/hosts`
+(CPU work carried to a host) and `engine/forecaster` (memory is set aside over a walltime) name one.
 """
 
 from __future__ import annotations

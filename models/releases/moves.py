@@ -18,6 +18,8 @@ from models.releases.versions import Version
 CHAMPION = "champion"
 GOING, STANDS, PIN = "champion_going_to", "champion_stands_at", "pinned"
 THEIRS = "a person, in MLflow's page"
+TRAINED, RETRAINED, TYPED = "flow train", "flow retrain", "gridcast train"
+"""Who promotes by the score; what anybody else promotes was chosen by a person."""
 
 
 def move(client: Any, wanted: Version, current: Version | None, *, by: str, why: str, back: bool = False) -> None:

@@ -304,7 +304,7 @@ def _by_alias(client: Any, name: str, alias: str) -> Version | None:
     from mlflow.exceptions import MlflowException
 
     try:
-        # One question, as a predictor asks it every second or two while its requests wait.
+        # One question, as a predictor asks it every three seconds while its requests wait.
         return _version(client.get_model_version_by_alias(name, alias))
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no such model, no such alias

@@ -28,6 +28,7 @@ from models.refiner.contest import Fits, fit_here
 from models.releases import registry
 from models.releases.comparison import Difference, difference, live_through, outcomes, table
 from models.releases.evidence import flat_metrics, importance, plot_importance, plot_predicted, write_card
+from models.releases.moves import TYPED
 from models.releases.registry import OvertakenError
 from models.releases.trial import fetch, try_out
 from models.releases.versions import Evidence, Version
@@ -164,7 +165,7 @@ def release(
     cluster_by: By | None = None,
     sources: Sequence[str] | None = None,
     why: str = "asked for",
-    by: str = "gridcast train",
+    by: str = TYPED,
     progress: Progress | None = None,
 ) -> Release:
     """Train on all stored jobs, publish the result with its evidence, and promote it where it is better or the first.

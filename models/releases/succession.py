@@ -14,7 +14,7 @@ from infra.settings import Settings
 from jobs.store import read_jobs
 from models.releases import registry
 from models.releases.comparison import difference, live_through, outcomes
-from models.releases.moves import THEIRS
+from models.releases.moves import RETRAINED, THEIRS, TRAINED, TYPED
 from models.releases.release import FEWEST_LATER, MOST_LATER, load
 from models.releases.versions import Version
 
@@ -69,4 +69,4 @@ def look_back(engine: Engine, settings: Settings) -> Version | None:
 def _chosen_by_flow(champion: Version) -> bool:
     """Whether the champion was promoted by its score; what a person chose is left to persons."""
     by = champion.tags.get("promoted_by", THEIRS)
-    return by.startswith(("flow ", "gridcast train"))
+    return by.startswith((TRAINED, RETRAINED, TYPED))

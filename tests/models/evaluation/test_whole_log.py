@@ -3,8 +3,8 @@ import pytest
 
 from models.baselines.rivals import HEURISTICS
 from models.engine.training import TrainingError
-from models.evaluation.plots import plots, save_plots
-from models.evaluation.whole_log import OURS, PREDICTORS, evaluate, last_part
+from models.evaluation.plots import plots
+from models.evaluation.whole_log import OURS, PREDICTORS, evaluate
 from models.quantities.targets import TARGETS
 
 WALLTIME = TARGETS["walltime"]
@@ -92,12 +92,6 @@ def test_an_evaluation_says_the_same_twice(habits):
     assert sorted(row["predictor"] for row in first) == sorted(set(PREDICTORS) - {"gridcast-ideal"})
 
 
-def test_the_last_part_is_evaluated_for_a_training_run(habits):
-    found = last_part(habits(rows=600), WALLTIME, share=0.3)
-    assert len(found.jobs) <= 180
-    assert OURS in found.jobs
-
-
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
@@ -134,10 +128,12 @@ def test_progress_is_told_for_every_predictor(habits):
     assert told[-1][1] == 1.0
 
 
-def test_every_plot_is_drawn_and_saved(evaluation, tmp_path):
-    paths = save_plots(evaluation, tmp_path / "plots")
-    assert [path.stem for path in paths] == ["error-over-time", "predicted-against-actual", "calibration", "coverage-over-time"]
-    assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000 for path in paths)
+def test_every_plot_is_drawn(evaluation, tmp_path):
+    drawn = plots(evaluation)
+    assert list(drawn) == ["error-over-time", "predicted-against-actual", "calibration", "coverage-over-time"]
+    for name, figure in drawn.items():
+        figure.savefig(tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").stat().st_size > 5000
 
 
 def test_plots_show_the_figures_of_the_table(evaluation):

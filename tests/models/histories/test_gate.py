@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.histories.blend import View, look, new_view
-from models.histories.components import Settings, Shape, make_shape
+from models.histories.components import MixtureSettings, Shape, make_shape
 from models.histories.gate import gate, learn_gate, note_facts
 from models.histories.history import Lists, insert, need_slot, new_lists
 from models.histories.weights import Tables, new_tables
@@ -18,7 +18,7 @@ LATER = 100 * MINUTE
 @pytest.fixture(scope="module")
 def shape() -> Shape:
     """Three kinds of history, one component each."""
-    return make_shape(Settings(decays=(0.9,), widths=(0.15,)), TARGETS["walltime"].grid, np.zeros(3, np.bool_), 0)
+    return make_shape(MixtureSettings(decays=(0.9,), widths=(0.15,)), TARGETS["walltime"].grid, np.zeros(3, np.bool_), 0)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from models.histories.components import Settings
+from models.histories.components import MixtureSettings
 from models.histories.features import choose_levels, encode
 from models.histories.mixture import Mixture
 from models.histories.occupancy import OccupancyWalk, occupancy
@@ -17,7 +17,7 @@ def jobs(habits):
 
 def mixtures(levels):
     relative = tuple(level.relative for level in levels.levels)
-    return [Mixture(TARGETS[name], relative, levels.owner, Settings()) for name in ("peak_memory", "walltime")]
+    return [Mixture(TARGETS[name], relative, levels.owner, MixtureSettings()) for name in ("peak_memory", "walltime")]
 
 
 def lived(jobs, levels, rows):

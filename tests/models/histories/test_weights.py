@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.histories.blend import View, new_view
-from models.histories.components import TABLES, Settings, Shape, make_shape
+from models.histories.components import TABLES, MixtureSettings, Shape, make_shape
 from models.histories.history import new_lists
 from models.histories.weights import (
     NEARLY,
@@ -30,7 +30,7 @@ EACH = 3
 @pytest.fixture(scope="module")
 def shape() -> Shape:
     """One kind of history in three widths, so three components."""
-    return make_shape(Settings(decays=(0.9,)), TARGETS["walltime"].grid, np.zeros(1, np.bool_), 0)
+    return make_shape(MixtureSettings(decays=(0.9,)), TARGETS["walltime"].grid, np.zeros(1, np.bool_), 0)
 
 
 def of(shape: Shape, owner: int, shares: tuple[float, ...] = ()) -> View:
