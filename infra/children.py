@@ -25,7 +25,7 @@ from infra.settings import Settings, environment_with
 LONGEST_WAIT = 60.0
 """Seconds between two restarts of a part that keeps crashing: 1, 2, 4 … up to this."""
 LONGEST_LOG = 50 * 2**20
-"""Bytes after which a log begins anew; the one before it is kept. A predictor writes a line a call."""
+"""Bytes after which a log begins anew; the one before it is kept. A trouble may be told every few seconds for weeks."""
 
 
 @dataclass
