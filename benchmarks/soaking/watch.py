@@ -1,0 +1,147 @@
+"""What a soak measures while it goes on: memory and files of each part, what lies on the disk, how far the predictors are behind."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import psycopg
+
+from benchmarks.soaking.site import Site
+from benchmarks.soaking.week import Clock
+
+EVERY = 8.0
+"""Seconds between two looks."""
+SIZES = "SELECT datname, pg_database_size(datname) FROM pg_database WHERE datname IN ('gridcast', 'mlflow', 'prefect')"
+STORED = "SELECT (SELECT count(*) FROM jobs WHERE ended_at IS NOT NULL), (SELECT count(*) FROM predictions)"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One look: MB and open files by part, MB by place on the disk, ended jobs and logged predictions stored, jobs in each history."""
+
+    at: float
+    day: float
+    memory: dict[str, float]
+    files: dict[str, int]
+    disk: dict[str, float]
+    stored: tuple[int, int] | None
+    known: tuple[int | None, ...]
+
+
+@dataclass
+class Watch:
+    """Looks every few seconds, from a thread."""
+
+    site: Site
+    clock: Clock
+    samples: list[Sample] = field(default_factory=list)
+    done: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        """Look until ``done``."""
+        while not self.done.wait(EVERY):
+            self.samples.append(self.look())
+
+    def look(self) -> Sample:
+        """One sample; what is away is left out."""
+        memory, files = self.memory()
+        disk = {name: megabytes(folder) for name, folder in self.places().items()}
+        stored = None
+        with suppress(psycopg.Error, OSError), self.database() as connection:
+            ((ended, predictions),) = connection.execute(STORED).fetchall()
+            stored = (int(ended), int(predictions))
+            disk |= {f"database {name}": size / 2**20 for name, size in connection.execute(SIZES).fetchall()}
+        known = tuple(history(address) for address in self.site.predictors)
+        return Sample(time.monotonic(), self.clock.day, memory, files, disk, stored, known)
+
+    def database(self, name: str = "gridcast") -> Any:
+        """A connection to the store."""
+        return psycopg.connect(self.site.settings.own_postgres(name), connect_timeout=3)
+
+    def memory(self) -> tuple[dict[str, float], dict[str, int]]:
+        """Memory of each part's own (of PostgreSQL with its share of what it shares), and its open files; runs of flows by themselves."""
+        found: dict[str, float] = {}
+        files: dict[str, int] = {}
+        leaders = {part: leader for part in self.site.parts() if (leader := self.site.leader(part))}
+        if self.site.process:
+            leaders["up"] = psutil.Process(self.site.process.pid)
+        for part, leader in leaders.items():
+            with suppress(psutil.Error):
+                family = [leader] if part == "up" else [leader, *leader.children(recursive=True)]
+                for process in family:
+                    name = "flow runs" if part == "schedules" and process != leader else part
+                    with suppress(psutil.Error):
+                        used = process.memory_full_info()
+                        found[name] = found.get(name, 0.0) + (used.pss if part == "postgres" else used.uss) / 2**20
+                        files[name] = files.get(name, 0) + process.num_fds()
+        return found, files
+
+    def places(self) -> dict[str, Path]:
+        """The folders that grow, by name."""
+        home = self.site.settings.home
+        return {
+            "write-ahead log": home / "postgres" / "data" / "pg_wal",
+            "artifacts of MLflow": home / "mlflow",
+            "predictors' folders": home / "replicas",
+            "Prefect's folder": home / "prefect",
+            "Prometheus": home / "prometheus",
+            "reports": home / "reports",
+            "models fetched": home / "models",
+            "logs": home / "logs",
+            "temporary": self.site.temporary,
+        }
+
+
+def megabytes(folder: Path) -> float:
+    """What the files of a folder hold on the disk."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            total += path.lstat().st_blocks * 512
+    return total / 2**20
+
+
+def history(address: str) -> int | None:
+    """How many jobs a predictor's history holds, None while it does not answer."""
+    with suppress(httpx.HTTPError, KeyError, ValueError):
+        return int(httpx.get(f"{address}/model", trust_env=False, timeout=3).json()["history"]["jobs"])
+    return None
+
+
+def lags(samples: list[Sample], which: int) -> list[float]:
+    """For each sample how many seconds it took a predictor to know as many jobs as the store then held."""
+    found = []
+    for place, sample in enumerate(samples):
+        if sample.stored is None:
+            continue
+        for later in samples[place:]:
+            if (later.known[which] or 0) >= sample.stored[0]:
+                found.append(later.at - sample.at)
+                break
+    return found
+
+
+def middle(values: list[float]) -> float:
+    """The median, 0 of nothing."""
+    return sorted(values)[len(values) // 2] if values else 0.0
+
+
+def growth(samples: list[Sample], days: float, of: Callable[[Sample], Mapping[str, float]]) -> list[tuple[str, float, float, float]]:
+    """Of each name the median in the first fifth of the week's second half, that in its last fifth, and the largest of the whole week."""
+    half, step = days / 2, days / 10
+    early = [of(sample) for sample in samples if half <= sample.day <= half + step]
+    late = [of(sample) for sample in samples if days - step <= sample.day]
+    names = sorted({name for sample in samples for name in of(sample)})
+    rows = []
+    for name in names:
+        ends = [middle([one[name] for one in part if name in one]) for part in (early, late)]
+        rows.append((name, ends[0], ends[1], max(of(sample).get(name, 0.0) for sample in samples)))
+    return rows
