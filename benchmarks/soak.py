@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -56,6 +57,7 @@ def main() -> None:
         before(site, week)
         befell = live(site, week, watch, callers, rounds)
         checks = after(site, week, watch, callers)
+        checks.append(verdict.Check("every part came back", all(one.seconds < math.inf for one in befell), f"{len(befell)} faults"))
         checks += table.growths(watch.samples, options.days)
         checks.append(verdict.left_behind(site))
     if options.json:
@@ -109,7 +111,10 @@ def live(site: Site, week: Week, watch: Watch, callers: Callers, rounds: Rounds)
                 wait_until(clock, clock.days / 2 * (number + 0.5) / len(planned), running)
                 day = clock.day
                 say(f"day {day:.2f}: {what}")
-                befell.append(Befell(what, day, befall()))
+                try:
+                    befell.append(Befell(what, day, befall()))
+                except TimeoutError as error:
+                    befell.append(Befell(f"{what}: {error}", day, math.inf))
                 say(f"    all up after {befell[-1].seconds:.1f} s")
             wait_until(clock, clock.days * 0.6, running)
             swap(site)

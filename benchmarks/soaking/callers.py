@@ -70,7 +70,7 @@ class Callers:
         """Let time pass for the batch systems until the week is over, and report what is to be reported until each is acknowledged."""
         clock, over = self.week.clock, False
         with Gridcast(self.address, timeout=20) as broker:
-            while not over or self.waiting:
+            while (not over or self.waiting) and not self.done.is_set():
                 try:
                     ends = clock.day >= clock.days
                     if news := self.week.pass_on():

@@ -57,15 +57,9 @@ def all_up(site: Site) -> bool:
 
 def kill_the_worker(site: Site) -> float:
     """Kill the worker while it works on a run, which dies with it."""
-    run = ""
-
-    def trains() -> bool:
-        nonlocal run
-        if not run or site.ended(run):  # another is in its way
-            run = site.start_flow("retrain/nightly", why="so that the worker has something to die of")
-        return bool(site.flow_state(run)["type"] == "RUNNING")
-
-    wait_for(trains, "a training to begin")
+    working = {"flows": {"name": {"any_": ["retrain"]}}, "flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
+    site.start_flow("retrain/nightly", why="so that the worker has something to die of")
+    wait_for(lambda: site.prefect("POST", "/flow_runs/filter", **working), "a training to begin")
     return kill(site, "schedules")
 
 
