@@ -111,6 +111,8 @@ def prefect(settings: Settings, shared: Mapping[str, str], after: tuple[str, ...
     """Prefect's server, on the database of the settings if they name one."""
     where = {"PREFECT_SERVER_API_HOST": settings.host, "PREFECT_SERVER_API_PORT": str(settings.prefect_port)}
     where["PREFECT_SERVER_METRICS_ENABLED"] = "true"
+    # Runs older than 90 days go, as events do by themselves: what they found is in the store.
+    where["PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED"] = "events,flow_runs"
     database = settings.prefect_database_url or settings.own_postgres("prefect")
     if database:
         where["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = "postgresql+asyncpg://" + database.partition("://")[2]

@@ -25,3 +25,8 @@ def test_a_foreign_page_cannot_open_the_event_stream(prefect_server):
         socket.ping()
     with pytest.raises(InvalidStatus, match="403"):
         connect(door, origin="http://evil.example", subprotocols=["prefect"])
+
+
+def test_old_runs_and_events_go(prefect_server):
+    vacuum = httpx.get(f"{prefect_server}/api/admin/settings").json()["server"]["services"]["db_vacuum"]
+    assert {"events", "flow_runs"} <= {*vacuum["enabled"]}
