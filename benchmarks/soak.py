@@ -32,7 +32,7 @@ from benchmarks.soaking.callers import Callers  # noqa: E402
 from benchmarks.soaking.faults import Befell, faults  # noqa: E402
 from benchmarks.soaking.rounds import Rounds  # noqa: E402
 from benchmarks.soaking.site import Site, disk, wait_for  # noqa: E402
-from benchmarks.soaking.watch import Watch  # noqa: E402
+from benchmarks.soaking.watch import Watch, serves  # noqa: E402
 from benchmarks.soaking.week import Clock, Week, jobs_of, place_whole  # noqa: E402
 
 
@@ -58,7 +58,7 @@ def main() -> None:
         befell = live(site, week, watch, callers, rounds)
         checks = after(site, week, watch, callers)
         checks.append(verdict.Check("every part came back", all(one.seconds < math.inf for one in befell), f"{len(befell)} faults"))
-        checks += table.growths(watch.samples, options.days)
+        checks += table.growths(watch.samples, table.calm_from(befell, clock))
         checks.append(verdict.left_behind(site))
     if options.json:
         options.json.write_text(json.dumps({"samples": [asdict(one) for one in watch.samples], "asked": callers.asked.calls}))
@@ -80,7 +80,7 @@ def standing(site: Site) -> Iterator[Site]:
 
 
 def before(site: Site, week: Week) -> None:
-    """Two weeks of history through the inbox, and a first champion."""
+    """A week of history through the inbox, and a first champion."""
     inbox = site.settings.home / "inbox"
     inbox.mkdir(exist_ok=True)
     place_whole(week.before, inbox / "before.csv")
@@ -116,7 +116,6 @@ def live(site: Site, week: Week, watch: Watch, callers: Callers, rounds: Rounds)
                 except TimeoutError as error:
                     befell.append(Befell(f"{what}: {error}", day, math.inf))
                 say(f"    all up after {befell[-1].seconds:.1f} s")
-            wait_until(clock, clock.days * 0.6, running)
             swap(site)
             wait_until(clock, clock.days, running)
             rounds.done.set()
@@ -137,11 +136,17 @@ def wait_until(clock: Clock, day: float, running: dict[Callable[[], None], Futur
 
 
 def swap(site: Site) -> None:
-    """The newest version becomes champion if it is not: a person's choice, by the promote flow."""
-    listed = json.loads(site.run("history", "--json").stdout)["rows"]
-    newest = max(int(row["version"].rpartition("-")[2]) for row in listed)
-    say(f"promote version {newest}")
-    site.start_flow("promote/on-demand", version=newest, by="soak", why="so that there is a swap at least")
+    """A newer version becomes champion, unless it is: a person's choice, by the promote flow; then the predictors answer with it."""
+
+    def newest() -> int:
+        return max(int(row["version"].rpartition("-")[2]) for row in json.loads(site.run("history", "--json").stdout)["rows"])
+
+    while (version := newest()) < 2:  # another training may be at work, and be in the way
+        wait_for(partial(site.ended, site.start_flow("train/on-demand")), "a training", 900)
+    say(f"promote version {version}")
+    site.start_flow("promote/on-demand", version=version, by="soak", why="so that there is a swap at least")
+    wait_for(lambda: all(serves(address).endswith(f"-{version}") for address in site.predictors), "the swap")
+    say("both predictors answer with it")
 
 
 def after(site: Site, week: Week, watch: Watch, callers: Callers) -> list[verdict.Check]:

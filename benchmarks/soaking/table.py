@@ -12,30 +12,30 @@ from benchmarks.soaking.watch import Sample, Watch, growth, lags, middle
 from benchmarks.soaking.week import Clock, Week
 
 MEMORY_GROWS = 0.1
-"""Share by which a part's memory may grow in the second half beyond what ALLOWED and the rows explain."""
+"""Share by which a part's memory may grow when nothing befalls beyond what ALLOWED and the rows explain."""
 ALLOWED = 16.0
 """MB of memory within which two medians of one process differ by chance."""
 A_JOB = 4e-3
 """MB of a predictor's memory that a job more may take: it is kept in as many histories as there are keys."""
 LARGEST_DISK = 100.0
-"""MB by which what lies on the disk may grow in half a week beyond the databases' rows, the models and the reports."""
+"""MB by which what lies on the disk may grow then beyond the databases' rows, the models and the reports."""
 BOUNDED = {"write-ahead log", "reports"}
 """What grows to a bound of its own (1 GB, 48 pages) and is no leak below it."""
 EXPLAINED = {"artifacts of MLflow", "models fetched", "predictors' folders"}
 """What grows by each version."""
 
 
-def growths(samples: list[Sample], days: float) -> list[Check]:
-    """Memory and disk flat in the second half of the week."""
-    stored = [sample.stored[0] for sample in samples if sample.stored and sample.day >= days / 2]
+def growths(samples: list[Sample], since: float) -> list[Check]:
+    """Memory and disk flat from the day ``since`` on, when nothing befell any more."""
+    stored = [sample.stored[0] for sample in samples if sample.stored and sample.day >= since]
     more = stored[-1] - stored[0] if stored else 0
-    memory = growth(samples, days, lambda sample: sample.memory)
+    memory = growth(samples, since, lambda sample: sample.memory)
     limits = {name: ALLOWED + MEMORY_GROWS * early + (A_JOB * more if name.startswith("predictor") else 0) for name, early, *_ in memory}
     grown = [f"{name} {late - early:+.0f} MB" for name, early, late, _ in memory if late - early > limits[name] and name != "flow runs"]
-    disk = growth(samples, days, lambda sample: sample.disk)
+    disk = growth(samples, since, lambda sample: sample.disk)
     unexplained = [(name, late - early) for name, early, late, _ in disk if name not in BOUNDED | EXPLAINED]
     total = sum(more for _, more in unexplained)
-    files = growth(samples, days, lambda sample: sample.files)
+    files = growth(samples, since, lambda sample: sample.files)
     leaking = [
         f"{name} {late - early:+.0f}" for name, early, late, _ in files if late - early > 10 and name not in ("flow runs", "postgres")
     ]
@@ -66,12 +66,20 @@ def show(clock: Clock, week: Week, watch: Watch, callers: Callers, rounds: Round
     for which in range(len(watch.site.predictors)):
         behind = lags(watch.samples, which)
         print(f"predictor-{which + 1} behind the store: median {middle(behind):.0f} s, largest {max(behind, default=0.0):.0f} s")
-    _grown("memory, MB", growth(watch.samples, clock.days, lambda sample: sample.memory))
-    _grown("open files", growth(watch.samples, clock.days, lambda sample: sample.files))
-    _grown("disk, MB", growth(watch.samples, clock.days, lambda sample: sample.disk))
+    since = calm_from(befell, clock)
+    print(f"\nFrom day {since:.2f} on nothing befell: {(clock.days - since) / clock.days * clock.minutes:.1f} minutes")
+    _grown("memory, MB", growth(watch.samples, since, lambda sample: sample.memory))
+    _grown("open files", growth(watch.samples, since, lambda sample: sample.files))
+    _grown("disk, MB", growth(watch.samples, since, lambda sample: sample.disk))
     print("\n| what must hold | | found |\n|---|---|---|")
     for check in checks:
         print(f"| {check.what} | {'yes' if check.holds else '**NO**'} | {check.found} |")
+
+
+def calm_from(befell: list[Befell], clock: Clock) -> float:
+    """The day from which on nothing befell, and all was up."""
+    last = befell[-1]
+    return last.day + last.seconds / 60 / clock.minutes * clock.days
 
 
 def _summed(seen: Seen, begin: float, end: float) -> str:
@@ -82,6 +90,6 @@ def _summed(seen: Seen, begin: float, end: float) -> str:
 
 
 def _grown(title: str, rows: list[tuple[str, float, float, float]]) -> None:
-    print(f"\n| {title} | middle of the week | end | most |\n|---|---|---|---|")
+    print(f"\n| {title} | then | at the end | most |\n|---|---|---|---|")
     for name, early, late, most in rows:
         print(f"| {name} | {early:.0f} | {late:.0f} | {most:.0f} |")

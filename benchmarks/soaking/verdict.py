@@ -16,7 +16,8 @@ from benchmarks.soaking.site import Site
 from benchmarks.soaking.watch import Watch, history
 from benchmarks.soaking.week import Week
 
-SETTLING = 240.0
+SETTLING = 420.0
+"""Seconds that a training which is at work may still take."""
 LONG = 75.0
 """Seconds after which a run that nothing ended is stuck: the dead are marked after 60."""
 

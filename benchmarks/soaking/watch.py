@@ -116,6 +116,11 @@ def history(address: str) -> int | None:
     return None
 
 
+def serves(address: str) -> str:
+    """The version that a predictor answers with; raises httpx.HTTPError."""
+    return str(httpx.get(f"{address}/model", trust_env=False, timeout=3).json()["model_version"])
+
+
 def lags(samples: list[Sample], which: int) -> list[float]:
     """For each sample how many seconds it took a predictor to know as many jobs as the store then held."""
     found = []
@@ -134,14 +139,12 @@ def middle(values: list[float]) -> float:
     return sorted(values)[len(values) // 2] if values else 0.0
 
 
-def growth(samples: list[Sample], days: float, of: Callable[[Sample], Mapping[str, float]]) -> list[tuple[str, float, float, float]]:
-    """Of each name the median in the first fifth of the week's second half, that in its last fifth, and the largest of the whole week."""
-    half, step = days / 2, days / 10
-    early = [of(sample) for sample in samples if half <= sample.day <= half + step]
-    late = [of(sample) for sample in samples if days - step <= sample.day]
-    names = sorted({name for sample in samples for name in of(sample)})
+def growth(samples: list[Sample], since: float, of: Callable[[Sample], Mapping[str, float]]) -> list[tuple[str, float, float, float]]:
+    """Of each name the median in the first quarter of the time from the day ``since`` on, that in the last, and the largest of the week."""
+    calm = [sample for sample in samples if sample.day >= since]
+    few = max(1, len(calm) // 4)
     rows = []
-    for name in names:
-        ends = [middle([one[name] for one in part if name in one]) for part in (early, late)]
+    for name in sorted({name for sample in samples for name in of(sample)}):
+        ends = [middle([of(one)[name] for one in part if name in of(one)]) for part in (calm[:few], calm[-few:])]
         rows.append((name, ends[0], ends[1], max(of(sample).get(name, 0.0) for sample in samples)))
     return rows

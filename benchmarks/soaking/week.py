@@ -16,7 +16,7 @@ import pandas as pd
 from jobs.workload import START, generate
 from jobs.writers import write_csv
 
-BEFORE = 14.0
+BEFORE = 7.0
 """Days of history before the week, which the first champion is trained on."""
 TIMES = ("submitted_at", "started_at", "ended_at")
 HOUR = pd.Timedelta(hours=1)
