@@ -43,7 +43,7 @@ THOUSAND = """
 
 
 def write_table(path: Path, rows: int) -> None:
-    """A table as ``gridcast table`` writes it, of so many of one user's programs."""
+    """A table of so many of one user's programs, as ``gridcast table`` writes it but for the columns that the script skips."""
     numbers = "\t12\t0\t600\t300\t900\t1200"
     lines = sorted(f"job|mail|program{number}|-|short|60|1{numbers}" for number in range(rows))
     head = f"gridcast-table 1\t{time.time():.0f}\tnow\tgridcast/1\t{rows + 1}"

@@ -68,9 +68,11 @@ def evaluate(
         raise InputError("--transfers and --waits say what is predicted: leave --target, --allocation and --classes out")
     if measurements and not transfers:
         raise InputError("--measurements are joined to transfers: give --transfers too")
-    if (transfers or waits) and (at == "start" or input_known):
-        raise InputError("--at and --input-known are of a job's needs: transfers and waits are foreseen at submission")
     target = "transfer_time" if transfers else "wait" if waits else target
+    if target in ("transfer_time", "wait") and (at == "start" or input_known):
+        raise InputError("--at and --input-known are of a job's needs: transfers and waits are foreseen at submission")
+    if target in ("io", "io_per_core") and input_known:
+        raise InputError(f"--input-known tells what a job read, which {target} counts: leave it out")
     log = transfers or waits or log
     jobs = jobs_of(log, reading(log_format, mapping, map_file, timezone), "transfer" if transfers else "job")
     if at == "start" or input_known:

@@ -38,7 +38,9 @@ With `explain`, for at most 100 jobs, `explanations` has for each job and target
 many jobs of them had ended; the `similar` past jobs, the closest first, with their outcome; the `contributions` of inputs to the CatBoost
 refiner (SHAP values, logarithms); and the `rule` that set the `allocation`. This takes some hundred times as long.
 
-A job is answered by what was known when it was submitted (`submitted_at`, default now), or at `at` for jobs that still wait.
+A job is answered by the outcomes that were known when it was submitted (`submitted_at`, default now), or at `at` for jobs that still wait.
+How far each history is trusted, and how wide ranges must be, is what is known today: so the answers of past jobs are no measure of
+Gridcast (`gridcast evaluate` and `gridcast predict` live through a log for that).
 Fields that only an outcome has are left unread and named in `unread`. As an Arrow IPC stream: the same columns in, the same
 columns out, options as query parameters, and the rest of the answer as JSON under `gridcast` in the schema's metadata."""
 

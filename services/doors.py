@@ -27,8 +27,9 @@ FINISHED = ("completed", "failed", "cancelled", "timeout", "out_of_memory", "pre
 class Options:
     """How to answer: further ``quantiles``, the ``coverage`` of the range (shares), and the time ``at`` which the history is asked.
 
-    Without ``at`` each job is answered by what was known when it was submitted. ``classes`` asks for the likeliest class of each target,
-    ``explain`` for why each job got its answer. Without ``keep`` nothing is put into the prediction log: such jobs are only thought of.
+    Without ``at`` each job is answered by the outcomes known when it was submitted, weighed as is known today. ``classes`` asks for the
+    likeliest class of each target, ``explain`` for why each job got its answer. Without ``keep`` nothing is put into the
+    prediction log: such jobs are only thought of.
     """
 
     quantiles: tuple[float, ...] = ()

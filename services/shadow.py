@@ -127,7 +127,7 @@ class Shadow:
         if serving is None:
             return
         self._live.quiet.wait()
-        # What ended since the question is learned too, but not looked at: the question is as of its own time.
+        # What ended since the question is learned too, and not looked at but in how far histories are trusted: no score is made of it.
         self._revision = self._teach(serving, self._revision)
         answers = replace(serving.forecaster.answer(code(question.jobs), (), question.at), model_version=serving.label)
         self._live.log.add(Answer(question.jobs.select(["source", "job_id"]), answers, datetime.now(UTC), self._revision, shadow=True))

@@ -38,7 +38,7 @@ def fetch(window: Window) -> Fetched:
     if not path.read_bytes().strip():  # some versions say nothing instead of an empty list
         path.write_text("[]")
     newest = _newest(path)
-    return Fetched((path,) if newest else (), newest or window.newest)
+    return Fetched((path,) if newest else (), newest)
 
 
 def _newest(path: Path) -> str:

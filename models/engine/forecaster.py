@@ -190,11 +190,11 @@ class Forecaster:
         return self.levels.fields.union(LIMITED_BY, others)
 
     def answer(self, jobs: CodedJobs, quantiles: tuple[float, ...] = (), at: datetime | None = None, classes: bool = False) -> Answers:
-        """Predict every target of ``jobs`` by what was known at submission, or at ``at`` for jobs that still wait.
+        """Predict every target of ``jobs`` by the outcomes known at submission, or at ``at`` for jobs that still wait.
 
-        With ``classes`` also the likeliest class of each target and its probability, by the thresholds of the model set.
-
-        Jobs of one kind are answered once, and many jobs that wait are few kinds. ``jobs`` need submitted_at, source and ``fields``.
+        How far histories are trusted, and the calibration, are those of now: for a past job that is more than was known (``live_through``
+        of ``releases/comparison`` replays both). With ``classes`` also the likeliest class of each target and its probability, by the
+        thresholds of the model set. Jobs of one kind are answered once, and many jobs that wait are few kinds. ``jobs`` need submitted_at, source and ``fields``.
         """
         with self._lock:
             kinds, few, contexts, clusters = self._asked(jobs, at)

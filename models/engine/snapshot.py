@@ -25,12 +25,14 @@ Array = npt.NDArray[Any]
 _POOL = ("known", "ident", "mark", "value")
 
 
+ROOMS = ("engine", "histories", "quantities", "refiner", "past")
+
+
 @cache
-def form() -> str:
+def form(root: Path = Path(__file__).parents[2]) -> str:
     """What the arrays mean, as a hash of the code that makes them: those of another version of Gridcast are not read."""
-    models, jobs = Path(__file__).parents[1], Path(__file__).parents[2] / "jobs"
-    files = [*(path for room in ("engine", "histories", "quantities", "refiner", "past") for path in (models / room).glob("*.py"))]
-    files += [jobs / "coded.py", jobs / "schema.py"]
+    files = [path for room in ROOMS for path in (root / "models" / room).glob("*.py")]
+    files += [root / "jobs" / "coded.py", root / "jobs" / "schema.py"]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()[:16]
 
 

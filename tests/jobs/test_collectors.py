@@ -19,8 +19,10 @@ from sqlalchemy import create_engine, text
 from typer.testing import CliRunner
 
 import gridcast
+from jobs import collectors
 from jobs.collectors import COLLECTORS, CollectError, NoSystemError, collect, named_systems
 from jobs.collectors.slurm import WANTED
+from jobs.readers import ReadError
 from jobs.store import count_jobs, read_jobs, read_measurements, read_rejects
 
 DAY = datetime(2026, 3, 10, tzinfo=UTC)
@@ -120,6 +122,34 @@ def test_what_the_accounting_learns_hours_late_is_in_the_next_window(sqlite_stor
     sacct.holds([early, late])  # slurmctld could not reach its database until now
     done = collect(sqlite_store, "slurm", until=DAY + 5 * HOUR)
     assert (done.added, done.unchanged) == (1, 1)
+
+
+def mark(store: Any) -> datetime:
+    """How far Slurm was read."""
+    told = read_measurements(store, "slurm", kind="collected")
+    return datetime.fromtimestamp(float(told["value"].iloc[-1]), UTC)
+
+
+def test_a_window_whose_records_cannot_be_read_is_asked_for_again(sqlite_store: Any, sacct: Sacct, monkeypatch: pytest.MonkeyPatch) -> None:
+    sacct.holds([slurm_row(1, DAY, 60)])
+    collect(sqlite_store, "slurm", since=DAY, until=DAY + HOUR)
+    with monkeypatch.context() as torn:
+        torn.setattr(collectors, "ingest_file", lambda *given, **more: (_ for _ in ()).throw(ReadError("the window was cut off")))
+        lost = collect(sqlite_store, "slurm", until=DAY + 9 * HOUR)
+    assert (lost.lost, lost.errors, mark(sqlite_store)) == (True, ("the window was cut off",), DAY + HOUR)
+    assert not collect(sqlite_store, "slurm", until=DAY + 9 * HOUR).lost
+    assert mark(sqlite_store) == DAY + 9 * HOUR
+
+
+def test_a_window_that_a_person_asks_for_moves_the_mark_neither_over_a_gap_nor_back(sqlite_store: Any, sacct: Sacct) -> None:
+    sacct.holds([slurm_row(number, DAY + number * HOUR, 60) for number in range(40)])
+    collect(sqlite_store, "slurm", since=DAY, until=DAY + 10 * HOUR)
+    collect(sqlite_store, "slurm", since=DAY + 20 * HOUR, until=DAY + 22 * HOUR)
+    assert mark(sqlite_store) == DAY + 10 * HOUR, "what lies between was not read"
+    collect(sqlite_store, "slurm", since=DAY + HOUR, until=DAY + 2 * HOUR)
+    assert mark(sqlite_store) == DAY + 10 * HOUR
+    collect(sqlite_store, "slurm", until=DAY + 40 * HOUR)
+    assert (mark(sqlite_store), count_jobs(sqlite_store)["jobs"].tolist()) == (DAY + 40 * HOUR, [40])
 
 
 def test_a_long_absence_is_read_a_day_at_a_time_and_a_failure_half_way_keeps_what_was_read(

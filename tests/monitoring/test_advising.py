@@ -14,7 +14,7 @@ from infra.settings import Settings
 from jobs.schema import conform, fill_in
 from jobs.store import add_jobs
 from models.engine.forecaster import Forecaster
-from monitoring.advising import advise, sentences, sound, wasteful
+from monitoring.advising import advise, larger, sentences, sound, wasteful
 from monitoring.alerts import send_once
 from tests.monitoring.test_alerts import Hook, Receiver
 
@@ -65,6 +65,26 @@ def test_asked_against_used_and_what_to_ask_for_instead(sqlite_store: Any) -> No
     said = sentences(advised, "Europe/Zurich")
     assert said[0] == "user ann: 204 jobs submitted from 2026-03-01 01:00 to 2026-03-29 01:00 (Europe/Zurich)."
     assert said[1].startswith("reco on 4 cores, 200 jobs: asked for 10 h 00 min, used 1 h 00 min") and "Ask for 1 h" in said[1]
+
+
+def test_what_is_advised_is_the_larger_of_what_is_foreseen_and_of_what_the_jobs_kept_to() -> None:
+    used = pd.Series(np.arange(1.0, 101.0))
+    assert larger(50.0, used, risk=0.05) == 96.0 and larger(500.0, used, risk=0.05) == 500.0
+    assert larger(1.0, used.head(5), risk=0.05) == 5.0, "of few jobs the longest"
+
+
+def test_jobs_that_asked_for_different_times_are_advised_apart_and_by_what_they_kept_to(sqlite_store: Any) -> None:
+    """The latest jobs are short: what is foreseen of the next alone would have the longer of before killed."""
+    many = jobs("ann", "reco", [600.0] * 30)
+    few = jobs("ann", "reco", [20_000.0] * 10, requested=72_000.0).assign(job_id=[f"long-{number}" for number in range(10)])
+    turned = jobs("bob", "sim", [*[9_000.0] * 20, *[60.0] * 60])
+    ask = site(sqlite_store, many, few, turned)
+    advised = {row["walltime_asked"]: row["walltime_ask_for"] for row in advise(sqlite_store, ask, "ann", SINCE, NOW, risk=0.05).rows}
+    assert set(advised) == {36_000.0, 72_000.0}
+    assert advised[36_000.0] < 2 * 600 and advised[72_000.0] >= 20_000
+    (row,) = advise(sqlite_store, ask, "bob", SINCE, NOW, risk=0.05).rows
+    (foreseen,) = ask([{"source": "site", "user": "bob", "group": "atlas", "program": "sim", "requested_walltime": 36_000.0}], (0.95,))
+    assert foreseen["walltime_q0.95"] < 9_000 <= row["walltime_ask_for"]
 
 
 def test_a_group_and_a_program_are_advised_as_a_user_is_and_a_stranger_is_named(sqlite_store: Any) -> None:

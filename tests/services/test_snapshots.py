@@ -1,5 +1,6 @@
 """A restart goes on from the history on disk, and answers as one that learned the whole store again; what does not fit is not used."""
 
+import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from jobs.schema import OUTCOMES
 from jobs.store import StoreError, add_jobs, open_store
+from models.engine import snapshot
 from models.engine.model_set import ModelSet
 from services import snapshots
 from services.live import Live
@@ -143,3 +145,17 @@ def test_it_is_written_when_it_is_due_and_not_otherwise(start: Start, jobs: pd.D
     assert second > first
     one.keep_history()
     assert file.stat().st_mtime_ns == second, "nothing is new"
+
+
+def test_another_version_is_one_whose_code_of_what_is_learned_differs_by_a_byte(tmp_path: Path) -> None:
+    root = Path(snapshot.__file__).parents[2]
+    copies = [*(Path("models") / room for room in snapshot.ROOMS), Path("jobs")]
+    for folder in copies:
+        shutil.copytree(root / folder, tmp_path / folder, ignore=lambda _, names: [name for name in names if not name.endswith(".py")])
+    forms = [snapshot.form(), snapshot.form(tmp_path)]
+    for folder in copies:
+        file = tmp_path / folder / "schema.py" if folder.name == "jobs" else sorted((tmp_path / folder).glob("*.py"))[-1]
+        file.write_bytes(file.read_bytes() + b"#")
+        snapshot.form.cache_clear()
+        forms.append(snapshot.form(tmp_path))
+    assert forms[0] == forms[1] and len(set(forms)) == len(copies) + 1

@@ -100,7 +100,7 @@ def test_an_engine_told_as_jobs_end_answers_as_training_lived_through_them(jobs:
         np.testing.assert_allclose(answer, bent[row], rtol=1e-4, atol=1e-7, err_msg=str(row))
 
 
-def test_an_answer_asked_at_a_past_time_knows_nothing_that_ended_later(habits):
+def test_an_answer_asked_at_a_past_time_looks_at_no_outcome_of_later(habits):
     jobs = habits(600)
     moment = jobs["submitted_at"].iloc[300]
     later = (jobs["ended_at"] > moment).to_numpy()

@@ -62,9 +62,10 @@ def test_both_ways_tell_the_same_row_by_row(records: pd.DataFrame, surround: Sur
             known[name] = known[name].where(known[name] <= now)
         known.loc[known["ended_at"].isna(), "duration" if "duration" in known else "walltime"] = np.nan
         asked = code(records.iloc[[row]], [name for name in records if name != "job_id"])
-        found = around(known).tell(asked, in_microseconds(now))
+        by_then, knowing_more = (around(some).tell(asked, in_microseconds(now)) for some in (known, records))
         for name in told:
-            assert found[name][0] == pytest.approx(whole[name].iloc[row], nan_ok=True), name
+            assert by_then[name][0] == pytest.approx(whole[name].iloc[row], nan_ok=True), name
+            assert knowing_more[name][0] == pytest.approx(by_then[name][0], nan_ok=True), f"{name} sees what came later"
 
 
 def test_what_nobody_saw_start_or_end_is_taken_to_be_gone_in_time() -> None:
