@@ -194,7 +194,8 @@ class Forecaster:
 
         How far histories are trusted, and the calibration, are those of now: for a past job that is more than was known (``live_through``
         of ``releases/comparison`` replays both). With ``classes`` also the likeliest class of each target and its probability, by the
-        thresholds of the model set. Jobs of one kind are answered once, and many jobs that wait are few kinds. ``jobs`` need submitted_at, source and ``fields``.
+        thresholds of the model set. Jobs of one kind are answered once, and many jobs that wait are few kinds. ``jobs`` need
+        submitted_at, source and ``fields``.
         """
         with self._lock:
             kinds, few, contexts, clusters = self._asked(jobs, at)
