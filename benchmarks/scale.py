@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.serving import await_ready, free_port, processor, say  # noqa: E402
 
 CHUNK, BATCH, DAYS = 250_000, 50_000, 60.0
+SIZE = "SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree('jobs')"
 CLUSTERS, IN_CLUSTER = 200, 1_000
 CALLERS, SECONDS, MANY = 4, 30.0, 1_000
 
@@ -89,7 +90,7 @@ def grow(home: Path, marks: list[int]) -> list[dict[str, Any]]:
             say(f"{stored:,} jobs are stored and learned")
             made = stored - since["jobs"]
             with engine.connect() as connection:
-                size = int(connection.execute(text("SELECT pg_total_relation_size('jobs')")).scalar() or 0)
+                size = int(connection.execute(text(SIZE)).scalar() or 0)
             row = {"jobs": marks.pop(0), "stored_per_s": round(made / (spent["store"] - since["store"]))}
             row |= {"learned_per_s": round(made / (spent["learn"] - since["learn"])), "memory_mb": process.memory_info().rss // 2**20}
             rows.append(row | {"table_mb": size // 2**20})
