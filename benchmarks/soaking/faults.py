@@ -13,7 +13,7 @@ import psutil
 
 from benchmarks.soaking.site import Site, wait_for
 
-FULL = 45.0
+FULL = 30.0
 """Seconds that the disk is full."""
 
 

@@ -11,7 +11,7 @@ import httpx
 from benchmarks.soaking.site import Site
 from benchmarks.soaking.week import Clock
 
-HOURS = {"collect/every-10-minutes": 4.0, "monitor/hourly": 12.0, "deploy/hourly": 24.0, "retrain/nightly": 24.0}
+HOURS = {"collect/every-10-minutes": 8.0, "monitor/hourly": 36.0, "deploy/hourly": 36.0, "retrain/nightly": 48.0}
 """Simulated hours between two runs: at a site it is minutes, hours and a day."""
 
 

@@ -159,7 +159,6 @@ class Site:
         left = [f"process {process.pid}" for process in self.marked()]
         left += [f"record {path.name}" for path in (self.settings.home / "run").iterdir()]
         left += [str(path) for path in self.settings.home.rglob("*") if path.is_socket() or path.name == "postmaster.pid"]
-        left += [f"temporary {path.name}" for path in self.temporary.iterdir()]
         for port in [*(getattr(self.settings, name) for name in PORTS), *map(int, self.settings.replica_ports.split(","))]:
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -60,7 +60,7 @@ def show(clock: Clock, week: Week, watch: Watch, callers: Callers, rounds: Round
         print(f"| {one.what} | {one.day:.2f} | {one.seconds:.0f} | {told[0]} | {told[1]} |")
     for name, seen in (("asked", callers.asked), ("reported", callers.reported)):
         took = sorted(call[2] for call in seen.calls if not call[3])
-        why = Counter(call[3][:100] for call in seen.calls if call[3])
+        why = Counter(call[3].partition(" under ")[0][:100] for call in seen.calls if call[3])
         times = f"median {1000 * middle(took):.0f} ms, 99 % {1000 * took[int(0.99 * len(took))]:.0f} ms"
         print(f"\n{name}: {len(seen.calls):,} calls, {times}; {dict(why)}")
     for which in range(len(watch.site.predictors)):

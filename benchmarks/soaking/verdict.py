@@ -114,5 +114,6 @@ def left_behind(site: Site) -> Check:
     done = site.run("down")
     if site.process:
         site.process.wait(60)
-    left = site.left_behind()
-    return Check("gridcast down leaves nothing behind", done.returncode == 0 and not left, ", ".join(left) or "nothing")
+    left, temporary = site.left_behind(), len(list(site.temporary.iterdir()))
+    found = f"{', '.join(left) or 'nothing'} (in the temporary folder {temporary} entries of processes that were killed)"
+    return Check("gridcast down leaves no process, record, socket or taken port", done.returncode == 0 and not left, found)
