@@ -132,7 +132,7 @@ def test_a_part_killed_is_said_and_started_again(settings, supervise):
 def test_a_log_that_grows_long_begins_anew_and_the_one_before_is_kept(settings, supervise):
     long = "import time; print('began', flush=True); [print(line, 'x' * 2**20, flush=True) for line in range(50)]\n"
     later = "while True:\n    print('later', flush=True); time.sleep(0.1)"
-    part = Part("talker", (sys.executable, "-c", long + later), says="began")
+    part = Part("talker", (sys.executable, "-c", long + later), says="later")
     log = settings.folder("logs") / "talker.log"
     _, said = supervise([part])
     wait_for(lambda: "READY" in said.read_text(), "the part is ready")

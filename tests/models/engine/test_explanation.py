@@ -16,7 +16,7 @@ from models.histories.features import identities
 
 @pytest.fixture(scope="module")
 def jobs() -> pd.DataFrame:
-    return generate(1500, days=10, seed=2, sites=3, users=8).jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
+    return generate(1500, days=10, seed=4, sites=3, users=8).jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
 
 
 @pytest.fixture(scope="module")
