@@ -144,7 +144,10 @@ class Settings(BaseSettings):
     def folder(self, name: str) -> Path:
         """An absolute folder of the data folder, made if it is not there."""
         path = self.home.absolute() / name
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except (NotADirectoryError, PermissionError, FileExistsError) as error:
+            raise SettingsError(f"GRIDCAST_HOME: {path} cannot be made: {error.strerror}") from None
         return path
 
 
