@@ -28,7 +28,7 @@ def stop(pid: int, by: int, grace: float) -> None:
 
 def end_strays(home: Path, part: str = "") -> None:
     """Kill what the parts (or one ``part``) of the data folder ``home`` left behind, in whatever session and whoever its parent is now."""
-    _kill(set(_marked(str(home.absolute()), part)))
+    _kill(set(marked(home, part)))
 
 
 def _kill(processes: set[psutil.Process]) -> None:
@@ -65,7 +65,8 @@ def _family(pid: int) -> list[psutil.Process]:
     return found
 
 
-def _marked(home: str, part: str) -> Iterator[psutil.Process]:
+def marked(home: Path, part: str = "") -> Iterator[psutil.Process]:
+    """What the parts (or one ``part``) of the data folder ``home`` started and still runs, but for this process and its parents."""
     us = psutil.Process()
     ours = {us.pid, *(parent.pid for parent in us.parents())}
     for process in psutil.process_iter():
@@ -73,5 +74,5 @@ def _marked(home: str, part: str) -> Iterator[psutil.Process]:
             if process.pid in ours:
                 continue
             marks = process.environ()
-            if marks.get(MARK) == home and part in ("", marks.get(NAME)):
+            if marks.get(MARK) == str(home.absolute()) and part in ("", marks.get(NAME)):
                 yield process

@@ -18,9 +18,10 @@ from typing import Any
 import httpx
 import psutil
 
-from infra.families import MARK
+from infra.families import marked
 from infra.records import live_process, read_record
 from infra.settings import Settings
+from infra.site import replica_ports
 
 ROOT = Path(__file__).parents[2]
 PORTS = ("predictor_port", "mlflow_port", "prefect_port", "dashboard_port", "postgres_port", "prometheus_port")
@@ -88,7 +89,7 @@ class Site:
     @property
     def predictors(self) -> list[str]:
         """The address of each predictor behind the proxy."""
-        return [f"http://127.0.0.1:{port}" for port in self.settings.replica_ports.split(",")]
+        return [f"http://127.0.0.1:{port}" for port in replica_ports(self.settings)]
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command of Gridcast's as an administrator would."""
@@ -124,14 +125,7 @@ class Site:
 
     def marked(self) -> list[psutil.Process]:
         """Every process that any ``up`` of this folder started."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get(MARK) == str(self.settings.home):
-                    found.append(process)
-            except (psutil.Error, OSError):
-                continue
-        return found
+        return list(marked(self.settings.home))
 
     def prefect(self, method: str, path: str, **body: Any) -> Any:
         """Ask Prefect's server; raises httpx.HTTPError."""

@@ -98,7 +98,8 @@ measurements = Table(
     PrimaryKeyConstraint("kind", "name", "segment", "measured_at", name="measurements_key"),
     Index("measurements_measured_at", "measured_at"),
 )
-"""Numbers that were measured: ``kind`` is drift, missing, accuracy or evaluation; ``segment`` a cluster or ``all``."""
+"""Numbers that were measured: ``kind`` is drift, missing, accuracy, evaluation, decay, alert, letter, collected or retention;
+``segment`` a cluster or ``all``."""
 
 task_predictions = Table(
     "task_predictions",
