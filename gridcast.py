@@ -9,7 +9,8 @@ import sys
 
 import typer
 
-from commands import care, judging, logs, running, site, versions
+from commands import care, logs, running, site, versions
+from commands import evaluation as judging
 from commands.tables import complain
 from infra.errors import GridcastError
 from infra.settings import prepare_environment

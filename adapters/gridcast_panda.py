@@ -31,7 +31,12 @@ OPT_OUT_PROGRAMS: frozenset[str] = frozenset()
 SET_WHAT_IS_MISSING = False
 """Whether a task that gave no ramCount or walltime gets one: the site must want it."""
 ENDED = ("finished", "failed", "cancelled", "closed")
-STATUS = {"finished": "completed", "failed": "failed", "cancelled": "cancelled", "closed": "cancelled"}
+STATUS = {
+    "finished": "completed",
+    "failed": "failed",
+    "cancelled": "cancelled",
+    "closed": "cancelled",
+}
 WAITING, AT_ONCE, PATIENCE = 10_000, 500, 30.0
 
 log = logging.getLogger("gridcast")
@@ -41,8 +46,10 @@ def foreseeing(refiner: type) -> Any:
     """The refiner ``refiner`` (a TaskRefinerBase) with Gridcast asked about each task that it refined."""
 
     class Foreseeing(refiner):
-        def extractCommon(self, jediTaskID: int, taskParamMap: dict[str, Any], *others: Any) -> Any:  # noqa: N802, N803 - JEDI's names
-            asked = dict(taskParamMap)  # before the refiner puts defaults where the user said nothing
+        def extractCommon(self, jediTaskID: int, taskParamMap: dict[str, Any], *others: Any) -> Any:  # noqa: N802, N803
+            asked = dict(
+                taskParamMap
+            )  # before the refiner puts defaults where the user said nothing
             done = super().extractCommon(jediTaskID, taskParamMap, *others)
             try:
                 _tell(self.taskSpec, asked, self.tmpLog)
@@ -58,12 +65,24 @@ def _tell(task: Any, asked: dict[str, Any], tell: Any) -> None:
     program = _last(asked.get("transPath")) or asked.get("processingType")
     if asked.get("userName") in OPT_OUT_USERS or program in OPT_OUT_PROGRAMS:
         return
-    fields = {"source": SOURCE, "user": asked.get("userName"), "group": asked.get("workingGroup") or asked.get("vo"), "program": program}
-    fields |= {"job_name": asked.get("processingType"), "requested_cores": asked.get("coreCount") or 1}
+    fields = {
+        "source": SOURCE,
+        "user": asked.get("userName"),
+        "group": asked.get("workingGroup") or asked.get("vo"),
+        "program": program,
+    }
+    fields |= {
+        "job_name": asked.get("processingType"),
+        "requested_cores": asked.get("coreCount") or 1,
+    }
     with Gridcast(URL, TOKEN) as predictor:
-        found = predictor.task({name: value for name, value in fields.items() if value is not None}, 1)
+        found = predictor.task(
+            {name: value for name, value in fields.items() if value is not None}, 1
+        )
     message = found["scout_prediction"]
-    tell.info(f"gridcast: {json.dumps(message)} by {found['model_version']}, {'new user' if found['per_job']['cold_start'] else 'known'}")
+    tell.info(
+        f"gridcast: {json.dumps(message)} by {found['model_version']}, {'new user' if found['per_job']['cold_start'] else 'known'}"
+    )
     if not SET_WHAT_IS_MISSING or found["per_job"]["cold_start"]:
         return
     if "ramCount" not in asked and "ramCount" in message:
@@ -95,8 +114,13 @@ class Outcomes:
                     self._drop(1)
 
     def _drop(self, jobs: int) -> None:
-        if self.dropped // 1000 < (self.dropped + jobs) // 1000 or not self.dropped:  # not a line each
-            log.warning("gridcast: %d outcomes dropped so far: the predictor takes none; collect brings them", self.dropped + jobs)
+        if (
+            self.dropped // 1000 < (self.dropped + jobs) // 1000 or not self.dropped
+        ):  # not a line each
+            log.warning(
+                "gridcast: %d outcomes dropped so far: the predictor takes none; collect brings them",
+                self.dropped + jobs,
+            )
         self.dropped += jobs
 
     def _report(self) -> None:

@@ -20,13 +20,19 @@ import pandas as pd
 from logs import asked, load, show, warm_up
 from windows import Score, Window, fit, windows
 
-from models.engine.rolling import Rolling, rolling
+from models.engine.prequential import Rolling, rolling
 from models.quantities.targets import TARGETS
 from models.refiner.boosting import fit_refiner
 from models.refiner.clusters import GLOBAL, By, find_clusters
-from models.refiner.contest import FEWEST_IN_CLUSTER, SHARES
+from models.refiner.selection import FEWEST_IN_CLUSTER, SHARES
 
-FIELDS = {"group": "group", "site": "site", "queue": "queue", "program": "program", "kmeans": "user"}
+FIELDS = {
+    "group": "group",
+    "site": "site",
+    "queue": "queue",
+    "program": "program",
+    "kmeans": "user",
+}
 NOTHING = Score(0.0, 0.0, 0)
 Scores = dict[tuple[str, str], dict[str, Score]]
 
@@ -51,7 +57,9 @@ def study(jobs: pd.DataFrame, warm: float, ways: list[By]) -> list[dict[str, Any
         best = _best(window)
         count += len(window.rows)
         for by in ways:
-            clusters = find_clusters(jobs.iloc[window.ended_rows], values[window.ended_rows], by).assign(jobs)
+            clusters = find_clusters(
+                jobs.iloc[window.ended_rows], values[window.ended_rows], by
+            ).assign(jobs)
             _judge_clusters(window, clusters, best, by, found)
     rows = []
     for by in ways:
@@ -61,11 +69,18 @@ def study(jobs: pd.DataFrame, warm: float, ways: list[By]) -> list[dict[str, Any
         whole = {who: sum((part[who] for part in parts), NOTHING) for who in parts[0]}
         against = whole["global"].means
         better = sum(part["own"].crps < part["global"].crps for part in parts)
-        row = {"by": by, "clusters": len(parts), "own is better": int(better), "of the jobs": f"{whole['global'].jobs / count:.0%}"}
+        row = {
+            "by": by,
+            "clusters": len(parts),
+            "own is better": int(better),
+            "of the jobs": f"{whole['global'].jobs / count:.0%}",
+        }
         row |= {"CRPS, global": against[0], "MAE, global": against[1]}
         for who in ("own", "mean"):
             for place, measure in enumerate(("CRPS", "MAE")):
-                row[f"{measure}, {who}"] = f"{100 * (whole[who].means[place] / against[place] - 1):+.2f} %"
+                row[f"{measure}, {who}"] = (
+                    f"{100 * (whole[who].means[place] / against[place] - 1):+.2f} %"
+                )
         rows.append(row)
     return rows
 
@@ -73,7 +88,10 @@ def study(jobs: pd.DataFrame, warm: float, ways: list[By]) -> list[dict[str, Any
 def _best(window: Window) -> Any:
     """The global refiner, as far as is best for these later jobs: the rival to beat."""
     refiner = fit(window.ended)
-    return min((replace(refiner, share=share) for share in SHARES[1:]), key=lambda each: window.judge(each).crps)
+    return min(
+        (replace(refiner, share=share) for share in SHARES[1:]),
+        key=lambda each: window.judge(each).crps,
+    )
 
 
 def _judge_clusters(window: Window, clusters: Any, best: Any, by: str, found: Scores) -> None:
@@ -83,7 +101,11 @@ def _judge_clusters(window: Window, clusters: Any, best: Any, by: str, found: Sc
     theirs = best.ratio(window.later.shown, window.later.coarse)
     for name in names[counts >= FEWEST_IN_CLUSTER]:
         inside = after == name
-        own = fit_refiner(window.ended.take(np.flatnonzero(before == name))) if name != GLOBAL and inside.any() else None
+        own = (
+            fit_refiner(window.ended.take(np.flatnonzero(before == name)))
+            if name != GLOBAL and inside.any()
+            else None
+        )
         if own is None:
             continue
         mine = replace(own, share=best.share).ratio(window.later.shown, window.later.coarse)
@@ -95,12 +117,20 @@ def _judge_clusters(window: Window, clusters: Any, best: Any, by: str, found: Sc
 def live(jobs: pd.DataFrame, warm: float, ways: list[By]) -> list[dict[str, Any]]:
     """A row a way of telling jobs apart, the whole log lived through."""
     alone = rolling(jobs, warm_up=warm)
-    return [_lived(GLOBAL, alone, alone), *(_lived(by, rolling(jobs, warm_up=warm, cluster_by=by), alone) for by in ways)]
+    return [
+        _lived(GLOBAL, alone, alone),
+        *(_lived(by, rolling(jobs, warm_up=warm, cluster_by=by), alone) for by in ways),
+    ]
 
 
 def _lived(by: str, lived: Rolling, alone: Rolling) -> dict[str, Any]:
     """Contests of a cluster and a refit, whose refiner answered, and errors; the last two on the clusters' jobs only."""
-    contests = [verdict for note in lived.notes for verdict in note["clusters"] if verdict["cluster"] != GLOBAL and "gain" in verdict]
+    contests = [
+        verdict
+        for note in lived.notes
+        for verdict in note["clusters"]
+        if verdict["cluster"] != GLOBAL and "gain" in verdict
+    ]
     won = [verdict for verdict in contests if verdict["answers"] == verdict["cluster"]]
     own = lived.clusters != GLOBAL
     there, before = (np.abs(x.point - x.truth)[own] for x in (lived, alone))
@@ -113,7 +143,9 @@ def _lived(by: str, lived: Rolling, alone: Rolling) -> dict[str, Any]:
         "MAE": float(np.abs(lived.point - lived.truth).mean()),
         "CRPS": float(lived.crps.mean()),
         "their MAE": f"{there.mean() / before.mean() - 1:+.2%}" if own.any() else "",
-        "their CRPS": f"{lived.crps[own].mean() / alone.crps[own].mean() - 1:+.2%}" if own.any() else "",
+        "their CRPS": f"{lived.crps[own].mean() / alone.crps[own].mean() - 1:+.2%}"
+        if own.any()
+        else "",
     }
 
 

@@ -13,11 +13,11 @@ import numpy as np
 
 from infra.settings import prepare_environment
 from jobs.workload import Change, generate
-from models.baselines.seen import see
+from models.baselines.available_history import see
 from models.quantities.targets import TARGETS
-from monitoring import decay
-from monitoring.learners import Engine, Learner, Plain
-from monitoring.yardstick import Yardstick, largest, yardstick
+from monitoring.decay import detection as decay
+from monitoring.decay.delayed_labels import Yardstick, largest, yardstick
+from monitoring.rehearsal.retrained_models import Engine, Learner, Plain
 
 DAYS, TRAINED, CHANGED = 60.0, 20.0, 30.0
 JOBS = 40_000
@@ -31,7 +31,9 @@ def changes(kind: str, seed: int) -> list[Change]:
     if kind == "sudden":
         return [Change("slow_program", CHANGED, name, FACTOR) for name in programs]
     if kind == "gradual":
-        return [Change("gradual_slow", CHANGED, name, FACTOR, until=CHANGED + 10) for name in programs]
+        return [
+            Change("gradual_slow", CHANGED, name, FACTOR, until=CHANGED + 10) for name in programs
+        ]
     if kind == "recurring":
         return [Change("recurring_slow", CHANGED, name, FACTOR, period=7) for name in programs]
     return [Change("slow_group", CHANGED, factor=FACTOR)] if kind == "one cluster" else []
@@ -49,7 +51,9 @@ def alarms(learner: Learner, measure: Yardstick, at: np.ndarray, start: int) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--kinds", nargs="*", default=["none", "sudden", "gradual", "one cluster", "recurring"])
+    parser.add_argument(
+        "--kinds", nargs="*", default=["none", "sudden", "gradual", "one cluster", "recurring"]
+    )
     parser.add_argument("--predictors", nargs="*", default=["gridcast", "catboost"])
     asked = parser.parse_args()
     prepare_environment()
@@ -67,11 +71,19 @@ def main() -> None:
             for name in asked.predictors:
                 learner = Engine(jobs, target, first) if name == "gridcast" else Plain(seen)
                 found.setdefault(name, []).append(alarms(learner, measure, seen.at, start))
-            print(f"{kind}, seed {seed}: " + "; ".join(f"{name} {each[-1].round(1)}" for name, each in found.items()), file=sys.stderr)
+            print(
+                f"{kind}, seed {seed}: "
+                + "; ".join(f"{name} {each[-1].round(1)}" for name, each in found.items()),
+                file=sys.stderr,
+            )
         for name, each in found.items():
             changed = DAYS if kind == "none" else CHANGED
-            late = [days[days >= changed].min() - changed for days in each if (days >= changed).any()]
-            early = sum(int((days < changed).sum()) for days in each) / (len(each) * (changed - TRAINED) / 30)
+            late = [
+                days[days >= changed].min() - changed for days in each if (days >= changed).any()
+            ]
+            early = sum(int((days < changed).sum()) for days in each) / (
+                len(each) * (changed - TRAINED) / 30
+            )
             took = f"{np.median(late):11.1f}" if late else "          –"
             print(f"{kind:12} {name:10} {len(late):3d} of {len(each)} {took} {early:18.3f}")
 

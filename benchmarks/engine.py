@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from logs import load, show
 
-from jobs.coded import code
+from jobs.coded_jobs import code
 from jobs.workload import generate
 from models.engine.forecaster import Forecaster
 from models.engine.training import BATCH, find_target, new_mixture, train
@@ -36,7 +36,12 @@ def main() -> None:
     """Print the parts asked for, each from a child of its own."""
     asked = sys.argv[1:] or PARTS
     if asked[0] == "--here":
-        show(asked[1], {"history": history, "generated": generated, "answers": answers, "training": training}[asked[1]]())
+        show(
+            asked[1],
+            {"history": history, "generated": generated, "answers": answers, "training": training}[
+                asked[1]
+            ](),
+        )
         return
     for part in asked:
         subprocess.run([sys.executable, __file__, "--here", part], check=True)
@@ -57,7 +62,10 @@ def generated() -> list[dict[str, Any]]:
 
 def live_through(jobs: pd.DataFrame, asking: bool) -> dict[str, Any]:
     """A row of how long it took."""
-    jobs, aim = jobs.sort_values("submitted_at", kind="stable", ignore_index=True), find_target("walltime")
+    jobs, aim = (
+        jobs.sort_values("submitted_at", kind="stable", ignore_index=True),
+        find_target("walltime"),
+    )
     began = time.perf_counter()
     levels = choose_levels(jobs)
     contexts = encode(jobs, levels)
@@ -88,11 +96,16 @@ def answers() -> list[dict[str, Any]]:
     forecaster = Forecaster(train(jobs))
     forecaster.learn(jobs)
     fields = ("submitted_at", "source", "job_id", *forecaster.fields)
-    coded = [code(jobs.iloc[start : start + CALL], fields) for start in np.linspace(0, len(jobs) - CALL, CALLS).astype(int)]
+    coded = [
+        code(jobs.iloc[start : start + CALL], fields)
+        for start in np.linspace(0, len(jobs) - CALL, CALLS).astype(int)
+    ]
     now = jobs["ended_at"].max().to_pydatetime()
     return [
         timed("as they wait", coded, lambda part: forecaster.answer(part, (), now)),
-        timed("each as of its submission (all distinct)", coded, lambda part: forecaster.answer(part)),
+        timed(
+            "each as of its submission (all distinct)", coded, lambda part: forecaster.answer(part)
+        ),
     ]
 
 
@@ -105,7 +118,11 @@ def timed(how: str, parts: list[Any], ask: Callable[[Any], Any]) -> dict[str, An
         ask(part)
         taken.append(1000 * (time.perf_counter() - began))
     row = {"jobs a call": CALL, "asked": how, "kinds": float(np.mean(kinds)), "calls": len(parts)}
-    return row | {"fastest ms": min(taken), "median ms": float(np.median(taken)), "p95 ms": float(np.quantile(taken, 0.95))}
+    return row | {
+        "fastest ms": min(taken),
+        "median ms": float(np.median(taken)),
+        "p95 ms": float(np.quantile(taken, 0.95)),
+    }
 
 
 def training() -> list[dict[str, Any]]:
@@ -114,9 +131,15 @@ def training() -> list[dict[str, Any]]:
     before = peak()
     began, busy = time.perf_counter(), time.process_time()
     made = train(jobs)
-    rows = {"jobs": len(jobs), "s": time.perf_counter() - began, "s of CPU": time.process_time() - busy}
+    rows = {
+        "jobs": len(jobs),
+        "s": time.perf_counter() - began,
+        "s of CPU": time.process_time() - busy,
+    }
     metrics = made.card["metrics"]["walltime"]
-    return [rows | {"GiB before": before, "GiB at its peak": peak(), "validation MAE": metrics["mae"]}]
+    return [
+        rows | {"GiB before": before, "GiB at its peak": peak(), "validation MAE": metrics["mae"]}
+    ]
 
 
 def peak() -> float:

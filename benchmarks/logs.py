@@ -37,8 +37,16 @@ def warm_up(name: str) -> float:
 
 def asked(document: str, logs: str = "KTH LCG SDSC") -> list[str]:
     """The logs named on the command line, else ``logs``."""
-    parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("logs", nargs="*", default=logs.split(), metavar="LOG", help=f"one of {', '.join(LOGS)}, or a file")
+    parser = argparse.ArgumentParser(
+        description=document, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "logs",
+        nargs="*",
+        default=logs.split(),
+        metavar="LOG",
+        help=f"one of {', '.join(LOGS)}, or a file",
+    )
     return list(parser.parse_args().logs)
 
 
@@ -52,5 +60,11 @@ def show(title: str, rows: list[dict[str, Any]]) -> None:
 
 def _text(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) < 1 else f"{value:.1f}"
+        return (
+            f"{value:,.0f}"
+            if abs(value) >= 1000
+            else f"{value:.3g}"
+            if abs(value) < 1
+            else f"{value:.1f}"
+        )
     return f"{value:,d}" if isinstance(value, int) else str(value)

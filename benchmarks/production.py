@@ -19,7 +19,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from jobs.workload.scouts import START, generate_scouts
-from models.evaluation.classes_judged import ClassEvaluation, evaluate_classes
+from models.evaluation.class_backtest import ClassEvaluation, evaluate_classes
 from models.tasks.scouting import TARGETS_OF_TASKS, label_tasks
 
 PAPER = {
@@ -33,15 +33,27 @@ TRAINED = 0.85
 
 def main() -> None:
     """Generate, live through, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tasks", type=int, default=20_000)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
     tasks = label_tasks(generate_scouts(options.tasks))
-    tasks = tasks.drop(columns=["task_id"]).assign(task_id=None)[list(tasks.columns)]  # a task is no kind of task
-    rows = [{"split": "the paper's own tasks (dealt at random)", "predictor": "neural network", **PAPER}]
-    rows += shown("in the order of time", evaluate_classes(tasks, TARGETS_OF_TASKS, warm_up=TRAINED, refit_every=0.05))
-    rows += shown("dealt at random", evaluate_classes(dealt(tasks), TARGETS_OF_TASKS, warm_up=TRAINED, refit_every=1.0))
+    tasks = tasks.drop(columns=["task_id"]).assign(task_id=None)[
+        list(tasks.columns)
+    ]  # a task is no kind of task
+    rows = [
+        {"split": "the paper's own tasks (dealt at random)", "predictor": "neural network", **PAPER}
+    ]
+    rows += shown(
+        "in the order of time",
+        evaluate_classes(tasks, TARGETS_OF_TASKS, warm_up=TRAINED, refit_every=0.05),
+    )
+    rows += shown(
+        "dealt at random",
+        evaluate_classes(dealt(tasks), TARGETS_OF_TASKS, warm_up=TRAINED, refit_every=1.0),
+    )
     if options.json:
         print(json.dumps({"rows": rows, "tasks": options.tasks}))
         return
@@ -52,8 +64,15 @@ def shown(split: str, found: ClassEvaluation) -> list[dict[str, object]]:
     """A row a predictor: accuracy of each target, the average, and how often so many are right at once."""
     rows = []
     for joint in found.joint_rows:
-        each = {row["target"]: row["accuracy"] for row in found.rows if row["predictor"] == joint["predictor"]}
-        rows.append({"split": f"{split} (generated)", "predictor": joint["predictor"], **each} | {k: joint[k] for k in joint if k in PAPER})
+        each = {
+            row["target"]: row["accuracy"]
+            for row in found.rows
+            if row["predictor"] == joint["predictor"]
+        }
+        rows.append(
+            {"split": f"{split} (generated)", "predictor": joint["predictor"], **each}
+            | {k: joint[k] for k in joint if k in PAPER}
+        )
     return rows
 
 
@@ -63,7 +82,9 @@ def dealt(tasks: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     at = START + pd.to_timedelta(np.arange(len(tasks)) * 60.0, unit="s")
     trained = np.arange(len(tasks)) < int(len(tasks) * TRAINED)
     ended = at.where(trained, at[-1]) + pd.Timedelta(1, "s")
-    return tasks.assign(submitted_at=at.as_unit("us"), started_at=at.as_unit("us"), ended_at=ended.as_unit("us"))
+    return tasks.assign(
+        submitted_at=at.as_unit("us"), started_at=at.as_unit("us"), ended_at=ended.as_unit("us")
+    )
 
 
 if __name__ == "__main__":

@@ -34,23 +34,38 @@ AT = 0.9
 
 def main() -> None:
     """Prepare, serve, ask, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--calls", type=int, default=200, help="calls to make; default 200")
     options = parser.parse_args()
-    source = b"".join(path.read_bytes() for path in sorted((ROOT / "jobs" / "workload").glob("*.py")))
-    default = Path(tempfile.gettempdir()) / f"gridcast-ranking-{os.getuid()}-{hashlib.sha256(source).hexdigest()[:12]}"
+    source = b"".join(
+        path.read_bytes() for path in sorted((ROOT / "jobs" / "workload").glob("*.py"))
+    )
+    default = (
+        Path(tempfile.gettempdir())
+        / f"gridcast-ranking-{os.getuid()}-{hashlib.sha256(source).hexdigest()[:12]}"
+    )
     home = Path(os.environ.setdefault("GRIDCAST_HOME", str(default)))
     jobs, moment = prepare(home)
     with serving() as address:
         row = measure(address, jobs, moment, options.calls)
     parts = shares(jobs, moment)
-    about = {"grid": "generated", "machine": f"{os.cpu_count()} cores, {processor()}", "load": os.getloadavg()[0]}
+    about = {
+        "grid": "generated",
+        "machine": f"{os.cpu_count()} cores, {processor()}",
+        "load": os.getloadavg()[0],
+    }
     if options.json:
         print(json.dumps({"rows": [row], "parts": parts, **about}, indent=1))
         return
-    print(f"{SITES} candidates a job; a generated grid; client and server on {about['machine']}, load {about['load']:.1f}")
-    print(f"{row['door']} {row['jobs']:,} jobs   p50 {row['p50_ms']:.1f} ms   p99 {row['p99_ms']:.1f} ms   {row['calls']} calls")
+    print(
+        f"{SITES} candidates a job; a generated grid; client and server on {about['machine']}, load {about['load']:.1f}"
+    )
+    print(
+        f"{row['door']} {row['jobs']:,} jobs   p50 {row['p50_ms']:.1f} ms   p99 {row['p99_ms']:.1f} ms   {row['calls']} calls"
+    )
     for name, milliseconds in parts.items():
         print(f"    {name:24s} {milliseconds:6.1f} ms")
 
@@ -64,8 +79,8 @@ def prepare(home: Path) -> tuple[Any, str]:
     from jobs.store import add_jobs, count_jobs, open_store
     from jobs.transfers import TRANSFER
     from jobs.workload.grid import NOWHERE, generate_grid
-    from scheduling.brokers import Random
-    from scheduling.grid import job_records, live_through, start_of, transfer_records
+    from scheduling.brokering.brokers import Random
+    from scheduling.brokering.grid import job_records, live_through, start_of, transfer_records
 
     grid = generate_grid(JOBS, days=30.0, sites=SITES)
     now = float(np.quantile((grid.jobs["submitted_at"] - start_of(grid)).dt.total_seconds(), AT))
@@ -76,15 +91,21 @@ def prepare(home: Path) -> tuple[Any, str]:
         lived = live_through(grid, Random())
         for times in (lived.sent, lived.there, lived.started, lived.ended):
             times[times > now] = np.nan
-        moved = np.flatnonzero((grid.input_at != NOWHERE) & (grid.input_at != lived.site) & ~np.isnan(lived.sent))
+        moved = np.flatnonzero(
+            (grid.input_at != NOWHERE) & (grid.input_at != lived.site) & ~np.isnan(lived.sent)
+        )
         with engine.begin() as connection:
             add_jobs(connection, job_records(lived, np.flatnonzero(~np.isnan(lived.sent))))
             add_jobs(connection, transfer_records(lived, moved), TRANSFER)
     engine.dispose()
     places = np.array([*grid.sites, None], dtype=object)
-    told = grid.jobs.drop(columns=["site", "submitted_at", "job_id"]).assign(job_id=grid.jobs["job_id"], input_at=places[grid.input_at])
+    told = grid.jobs.drop(columns=["site", "submitted_at", "job_id"]).assign(
+        job_id=grid.jobs["job_id"], input_at=places[grid.input_at]
+    )
     moment = start_of(grid) + np.timedelta64(round(now * 1e6), "us")
-    return pa.Table.from_pandas(told.iloc[int(JOBS * AT) :], preserve_index=False).combine_chunks(), moment.isoformat()
+    return pa.Table.from_pandas(
+        told.iloc[int(JOBS * AT) :], preserve_index=False
+    ).combine_chunks(), moment.isoformat()
 
 
 def candidates(jobs: Any) -> Any:
@@ -94,7 +115,9 @@ def candidates(jobs: Any) -> Any:
 
     rows = jobs.take(np.repeat(np.arange(len(jobs)), SITES))
     sites = pa.array([f"site-{number + 1:02d}" for number in range(SITES)]).dictionary_encode()
-    return rows.append_column("site", sites.take(pa.array(np.tile(np.arange(SITES), len(jobs))))).combine_chunks()
+    return rows.append_column(
+        "site", sites.take(pa.array(np.tile(np.arange(SITES), len(jobs))))
+    ).combine_chunks()
 
 
 def measure(address: str, jobs: Any, moment: str, calls: int) -> dict[str, Any]:
@@ -119,8 +142,8 @@ def shares(jobs: Any, moment: str) -> dict[str, float]:
     from models.engine.forecaster import Forecaster
     from models.ranking import ranker as ranking
     from models.ranking.ranker import ranker
-    from services.bodies import ARROW_TYPE
-    from services.rank_call import read_rank, write_rank
+    from services.http.bodies import ARROW_TYPE
+    from services.http.rank import read_rank, write_rank
 
     engine = open_store(prepare_environment().store_url)
     runs = Forecaster()
@@ -143,12 +166,29 @@ def shares(jobs: Any, moment: str) -> dict[str, float]:
         with pa.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
         body = sink.getvalue().to_pybytes()
-        asked = clocked("reading the body", read_rank, ARROW_TYPE, body, {"at": moment, "policy": "conservative"})
-        patches: list[Any] = [patch.object(ranking, name, partial(clocked, shown, getattr(ranking, name))) for name, shown in steps.items()]
-        patches.append(patch.object(type(known.waits), "points", new=lambda one, *given: clocked_points(one, given)))
+        asked = clocked(
+            "reading the body",
+            read_rank,
+            ARROW_TYPE,
+            body,
+            {"at": moment, "policy": "conservative"},
+        )
+        patches: list[Any] = [
+            patch.object(ranking, name, partial(clocked, shown, getattr(ranking, name)))
+            for name, shown in steps.items()
+        ]
+        patches.append(
+            patch.object(
+                type(known.waits), "points", new=lambda one, *given: clocked_points(one, given)
+            )
+        )
 
         def clocked_points(one: Any, given: Any) -> Any:
-            return clocked("waits", waits, *given) if one is known.waits else clocked("transfers", transfers, *given)
+            return (
+                clocked("waits", waits, *given)
+                if one is known.waits
+                else clocked("transfers", transfers, *given)
+            )
 
         for each in patches:
             each.start()

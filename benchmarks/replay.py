@@ -21,10 +21,10 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".numba
 from jobs.ingest import read_log
 from jobs.readers.swf import read_header
 from jobs.schema import conform, fill_in
-from scheduling.comparison import by_group, difference, verdict
 from scheduling.machine import Machine, machine_of, processors
 from scheduling.outcome import Replay
 from scheduling.replay import replay
+from scheduling.studies.comparison import by_group, difference, verdict
 
 TRACES = Path(os.environ.get("GRIDCAST_TRACES", Path(__file__).parents[2] / "shared" / "data"))
 LOGS = {
@@ -64,7 +64,10 @@ def each(names: Iterable[str], ways: Iterable[tuple[tuple[str, ...], Way]]) -> N
             show(
                 name,
                 replay(jobs, machine, *way, **more),
-                " ".join(f"{key}={value:g}" if key == "bound" else f"{key}={value}" for key, value in more.items()),
+                " ".join(
+                    f"{key}={value:g}" if key == "bound" else f"{key}={value}"
+                    for key, value in more.items()
+                ),
             )
 
 
@@ -82,14 +85,26 @@ def settings(names: list[str]) -> None:
         ("mean", "mean", "request"), ("log-mean", "mean", "request"), ("median", "mean", "request"), ("mean", "log-mean", "request"),
         ("mean", "q0.75", "request"), ("mean", "request", "request"), ("mean", "mean", "q0.95"), ("mean", "mean", "mean"),
     ]  # fmt: skip
-    each(names, [(("gridcast", "gridcast"), dict(zip(("rank", "fit", "finish"), way, strict=True))) for way in asked])
+    each(
+        names,
+        [
+            (("gridcast", "gridcast"), dict(zip(("rank", "fit", "finish"), way, strict=True)))
+            for way in asked
+        ],
+    )
 
 
 def orders(names: list[str]) -> None:
     """The orders of the queue by the same predictions, each with the recommended bound, and with none."""
     asked = {"rank": "mean", "fit": "mean", "finish": "request"}
     for bound in (120 * HOUR, np.inf):
-        each(names, [((order, "gridcast"), {**asked, "bound": bound}) for order in ("aged", "xfactor", "sjf", "area", "smith")])
+        each(
+            names,
+            [
+                ((order, "gridcast"), {**asked, "bound": bound})
+                for order in ("aged", "xfactor", "sjf", "area", "smith")
+            ],
+        )
 
 
 def chosen(names: list[str]) -> None:
@@ -104,7 +119,11 @@ def chosen(names: list[str]) -> None:
         for way, more in ways:
             done = replay(jobs, machine, *way, **more)
             apart = difference(done, today)
-            show(name, done, f"{apart.value:.3f} of EASY [{apart.low:.3f} {apart.high:.3f}]{' no bound' if more else ''}")
+            show(
+                name,
+                done,
+                f"{apart.value:.3f} of EASY [{apart.low:.3f} {apart.high:.3f}]{' no bound' if more else ''}",
+            )
 
 
 def frontier(names: list[str]) -> None:
@@ -120,18 +139,43 @@ def frontier(names: list[str]) -> None:
         for label, marker, ways in (
             ("EASY, request", "s", [("easy", "request", np.inf)]),
             ("shortest-first backfill, last two", "v", [("easy-sjbf", "last-two", np.inf)]),
-            ("expansion factor, gridcast", ".-", [("xfactor", "gridcast", bound * HOUR) for bound in BOUNDS]),
-            ("recommended, template", ".-", [("gridcast", "template", bound * HOUR) for bound in BOUNDS]),
-            ("recommended, gridcast", "o-", [("gridcast", "gridcast", bound * HOUR) for bound in BOUNDS]),
-            ("recommended, perfect", ".-", [("gridcast", "perfect", bound * HOUR) for bound in BOUNDS]),
+            (
+                "expansion factor, gridcast",
+                ".-",
+                [("xfactor", "gridcast", bound * HOUR) for bound in BOUNDS],
+            ),
+            (
+                "recommended, template",
+                ".-",
+                [("gridcast", "template", bound * HOUR) for bound in BOUNDS],
+            ),
+            (
+                "recommended, gridcast",
+                "o-",
+                [("gridcast", "gridcast", bound * HOUR) for bound in BOUNDS],
+            ),
+            (
+                "recommended, perfect",
+                ".-",
+                [("gridcast", "perfect", bound * HOUR) for bound in BOUNDS],
+            ),
         ):
-            done = [replay(jobs, machine, policy, predictor, bound=bound) for policy, predictor, bound in ways]
+            done = [
+                replay(jobs, machine, policy, predictor, bound=bound)
+                for policy, predictor, bound in ways
+            ]
             for one in done:
-                show(name, one, f"bound={one.policy.bound / HOUR:g} h, 99 % {np.percentile(one.waits, 99) / HOUR / p99:.2f} of EASY's")
+                show(
+                    name,
+                    one,
+                    f"bound={one.policy.bound / HOUR:g} h, 99 % {np.percentile(one.waits, 99) / HOUR / p99:.2f} of EASY's",
+                )
             points = sorted((one.waits.max() / HOUR, one.slowdowns.mean()) for one in done)
             axes.plot(*zip(*points, strict=True), marker, label=label, linewidth=1, markersize=5)
         axes.axvline(2 * waits, color="0.6", linewidth=1, linestyle=":")
-        axes.set(xscale="log", xlabel="longest wait [h]", ylabel="mean bounded slowdown", ylim=(0, None))
+        axes.set(
+            xscale="log", xlabel="longest wait [h]", ylabel="mean bounded slowdown", ylim=(0, None)
+        )
         axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=7)
     figure.savefig(Path(__file__).parents[1] / "docs" / "pictures" / "frontier.png", dpi=90)
@@ -147,7 +191,11 @@ def worth(names: list[str]) -> None:
             for predictor in ("request", "last-two", "template", "median-3"):
                 theirs = replay(jobs, machine, policy, predictor)
                 apart = difference(mine, theirs)
-                show(name, theirs, f"ratio {apart.value:.3f} [{apart.low:.3f} {apart.high:.3f}] {verdict(apart)}")
+                show(
+                    name,
+                    theirs,
+                    f"ratio {apart.value:.3f} [{apart.low:.3f} {apart.high:.3f}] {verdict(apart)}",
+                )
 
 
 def correctors(names: list[str]) -> None:
@@ -158,7 +206,18 @@ def correctors(names: list[str]) -> None:
 
 def ranges(names: list[str]) -> None:
     """Backfill on a quantile, and on mean plus a tuning factor of standard deviations; the share of heads started late is the risk."""
-    asked = ("median", "q0.6", "q0.75", "q0.9", "q0.95", "mean+0sd", "mean+0.5sd", "mean+1sd", "mean+2sd", "request")
+    asked = (
+        "median",
+        "q0.6",
+        "q0.75",
+        "q0.9",
+        "q0.95",
+        "mean+0sd",
+        "mean+0.5sd",
+        "mean+1sd",
+        "mean+2sd",
+        "request",
+    )
     each(names, [(("easy", "gridcast"), {"fit": way, "finish": way}) for way in asked])
 
 
@@ -169,7 +228,10 @@ def speed(names: list[str]) -> None:
     generator = np.random.default_rng(0)
     rows = 200_000
     frame = pd.DataFrame(
-        {"submitted": np.sort(generator.uniform(0, 100 * 86400, rows)), "walltime": generator.lognormal(7.0, 1.5, rows).clip(1, 86400)}
+        {
+            "submitted": np.sort(generator.uniform(0, 100 * 86400, rows)),
+            "walltime": generator.lognormal(7.0, 1.5, rows).clip(1, 86400),
+        }
     )
     frame = frame.assign(
         cores=2 ** generator.integers(0, 6, rows),
@@ -178,57 +240,93 @@ def speed(names: list[str]) -> None:
         user="ada",
         job_id=[str(n) for n in range(rows)],
     )
-    frame["submitted_at"] = pd.Timestamp("2026-01-01", tz="UTC") + pd.to_timedelta(frame["submitted"], unit="s")
+    frame["submitted_at"] = pd.Timestamp("2026-01-01", tz="UTC") + pd.to_timedelta(
+        frame["submitted"], unit="s"
+    )
     work = float((frame["cores"] * frame["walltime"]).sum() / (100 * 86400))
     made = fill_in(conform(frame))
     for policy in ("easy", "easy-sjbf", "xfactor"):
         done = replay(made, processors(int(work * 0.97)), policy, "perfect")
         table, moments = done.table, np.linspace(0, 100 * 86400, 200)
-        queue = [int(((table["submitted"] <= moment) & (table["started"] > moment)).sum()) for moment in moments]
+        queue = [
+            int(((table["submitted"] <= moment) & (table["started"] > moment)).sum())
+            for moment in moments
+        ]
         show("made", done, f"queue mean {np.mean(queue):.0f} max {max(queue)}")
 
 
 def loads(names: list[str]) -> None:
     """Forecasts of host load on PlanetLab, one step ahead, and work divided by them."""
-    from scheduling.host_load import FORECASTS, absolute_error, relative_error
-    from scheduling.time_balancing import SPLITTINGS, split_and_run
+    from scheduling.studies.host_load import FORECASTS, absolute_error, relative_error
+    from scheduling.studies.time_balancing import SPLITTINGS, split_and_run
 
     series = pd.read_csv(TRACES / "planetlab-20110303-cpu-load.csv.gz").to_numpy(dtype=float)
     for length in (1, 3, 6):
-        cut = series[: len(series) // length * length].reshape(-1, length, series.shape[1]).mean(axis=1)
+        cut = (
+            series[: len(series) // length * length]
+            .reshape(-1, length, series.shape[1])
+            .mean(axis=1)
+        )
         for name, forecast in FORECASTS.items():
             foreseen = forecast(cut)
             print(
-                f"{5 * length:3d} min {name:16s} MAE {absolute_error(cut, foreseen).mean():6.3f} relative {relative_error(cut, foreseen).mean():6.3f}"  # noqa: E501
+                f"{5 * length:3d} min {name:16s} MAE {absolute_error(cut, foreseen).mean():6.3f} relative {relative_error(cut, foreseen).mean():6.3f}"
             )
     generator = np.random.default_rng(0)
-    cases = [(generator.choice(series.shape[1], 8, replace=False), int(generator.integers(60, 240))) for _ in range(2000)]
+    cases = [
+        (generator.choice(series.shape[1], 8, replace=False), int(generator.integers(60, 240)))
+        for _ in range(2000)
+    ]
     for total in (1.0, 8.0):
         for name in SPLITTINGS:
             for tuning in (0.0, 0.5, 1.0, 2.0) if "conservative" in name else (1.0,):
-                took = np.array([split_and_run(series[:, hosts] / 100, at, total * HOUR, name, tuning=tuning) for hosts, at in cases])
+                took = np.array(
+                    [
+                        split_and_run(series[:, hosts] / 100, at, total * HOUR, name, tuning=tuning)
+                        for hosts, at in cases
+                    ]
+                )
                 print(
-                    f"{total:g} h over 8 hosts {name:22s} TF {tuning:g}: mean {took.mean():8.1f} s, sd {took.std():7.1f}, 95 % {np.quantile(took, 0.95):8.1f}"  # noqa: E501
+                    f"{total:g} h over 8 hosts {name:22s} TF {tuning:g}: mean {took.mean():8.1f} s, sd {took.std():7.1f}, 95 % {np.quantile(took, 0.95):8.1f}"
                 )
 
 
 def centre(names: list[str]) -> None:
     """Pools, quotas and fair share on a grid site's log."""
-    from scheduling.centre import what_if
+    from scheduling.studies.what_if import what_if
 
     for name in names or ["LPC"]:
         jobs, machine = load(name)
-        found = what_if(jobs, machine.processors, progress=lambda text: print(text, file=sys.stderr))
+        found = what_if(
+            jobs, machine.processors, progress=lambda text: print(text, file=sys.stderr)
+        )
         for way, done in found.items():
             show(name, done, way)
         table = by_group(list(found.items()))
         table = table[table["jobs"] >= 20]
         waits = table[[column for column in table if column.endswith(" wait")]] / HOUR
-        print(pd.concat([table[["jobs"]], (table[["core_seconds"]] / HOUR).round(0), waits.round(2)], axis=1).to_string())
+        print(
+            pd.concat(
+                [table[["jobs"]], (table[["core_seconds"]] / HOUR).round(0), waits.round(2)], axis=1
+            ).to_string()
+        )
 
 
 TABLES: dict[str, Callable[[list[str]], None]] = {
-    one.__name__: one for one in (published, chosen, orders, settings, frontier, worth, correctors, ranges, speed, loads, centre)
+    one.__name__: one
+    for one in (
+        published,
+        chosen,
+        orders,
+        settings,
+        frontier,
+        worth,
+        correctors,
+        ranges,
+        speed,
+        loads,
+        centre,
+    )
 }
 
 if __name__ == "__main__":

@@ -16,23 +16,31 @@ import pandas as pd
 from logs import asked, load, show, warm_up
 
 from jobs.workload import START, Change, generate
+from models.baselines.available_history import see
+from models.baselines.catalogue import predict_all
 from models.baselines.regressions import Fitted, Regression, numbers
-from models.baselines.rivals import predict_all
-from models.baselines.seen import see
-from models.engine.rolling import rolling
+from models.engine.prequential import rolling
 from models.past.recent import Floats
 from models.quantities.targets import TARGETS, Target
 
 WALLTIME = TARGETS["walltime"]
 SEEDS, DAY = (1, 2, 3), 20.0
-PARTS = {"the week before": (-7, 0), "first day after": (0, 1), "days 2 and 3": (1, 3), "days 4 to 10": (3, 10)}
+PARTS = {
+    "the week before": (-7, 0),
+    "first day after": (0, 1),
+    "days 2 and 3": (1, 3),
+    "days 4 to 10": (3, 10),
+}
 LAST_DAYS = 3
 
 
 def main() -> None:
     """The planted change, then the last days of each log."""
     names = asked(__doc__ or "", "LCG")
-    show(f"MAE in seconds around a planted change (twice the work), {len(SEEDS)} generated logs", planted())
+    show(
+        f"MAE in seconds around a planted change (twice the work), {len(SEEDS)} generated logs",
+        planted(),
+    )
     for name in names:
         jobs = load(name)
         since = jobs["submitted_at"].max() - pd.Timedelta(days=LAST_DAYS)
@@ -58,12 +66,18 @@ def planted() -> list[dict[str, Any]]:
             for part, (since, until) in PARTS.items():
                 rows = struck & (day >= since) & (day < until) & np.isfinite(actual)
                 errors.setdefault(who, {}).setdefault(part, []).append(np.abs(point - actual)[rows])
-    return [{"predictor": who} | {part: float(np.concatenate(found).mean()) for part, found in row.items()} for who, row in errors.items()]
+    return [
+        {"predictor": who}
+        | {part: float(np.concatenate(found).mean()) for part, found in row.items()}
+        for who, row in errors.items()
+    ]
 
 
 def answers(jobs: pd.DataFrame, warm: float) -> dict[str, Floats]:
     """What each says of every job at its submission (float64[n]; NaN where it was not asked)."""
-    baselines = predict_all(jobs, WALLTIME, ("template", "median-10", "ridge", "catboost"), warm_up=warm)
+    baselines = predict_all(
+        jobs, WALLTIME, ("template", "median-10", "ridge", "catboost"), warm_up=warm
+    )
     found = {name: answer.point for name, answer in baselines.items()}
     seen = see(jobs, WALLTIME, [int(len(jobs) * share) for share in np.arange(warm, 1, 0.1)])
     most = np.where(np.isfinite(seen.request), seen.request, np.inf)
@@ -82,21 +96,33 @@ def _neural(inputs: pd.DataFrame, values: Floats, target: Target, logarithms: bo
     from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
     scale = 1.0 if logarithms else values.mean()
-    network = MLPRegressor(hidden_layer_sizes=(64, 32), early_stopping=True, max_iter=60, random_state=0)
+    network = MLPRegressor(
+        hidden_layer_sizes=(64, 32), early_stopping=True, max_iter=60, random_state=0
+    )
     model = make_pipeline(FunctionTransformer(np.log1p), StandardScaler(), network)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # 60 passes are what a scheduled refit can wait for
-        model.fit(inputs, np.log(np.maximum(values, target.grid.lowest)) if logarithms else values / scale)
+        model.fit(
+            inputs, np.log(np.maximum(values, target.grid.lowest)) if logarithms else values / scale
+        )
 
     def predict(asked: pd.DataFrame) -> Floats:
         found = model.predict(asked)
-        return np.exp(np.clip(found, 0.0, np.log(target.grid.edges[-1]))) if logarithms else found * scale
+        return (
+            np.exp(np.clip(found, 0.0, np.log(target.grid.edges[-1])))
+            if logarithms
+            else found * scale
+        )
 
     return predict
 
 
-neural_on_logarithms = Regression(numbers, lambda inputs, values, target: _neural(inputs, values, target, True))
-neural_on_seconds = Regression(numbers, lambda inputs, values, target: _neural(inputs, values, target, False))
+neural_on_logarithms = Regression(
+    numbers, lambda inputs, values, target: _neural(inputs, values, target, True)
+)
+neural_on_seconds = Regression(
+    numbers, lambda inputs, values, target: _neural(inputs, values, target, False)
+)
 
 
 def _row(who: str, point: Floats, actual: Floats) -> dict[str, Any]:

@@ -35,9 +35,17 @@ CALLERS, SECONDS, MANY = 4, 30.0, 1_000
 
 def main() -> None:
     """Measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--millions", type=float, nargs="+", default=[1.0, 3.0, 10.0], help="marks of jobs stored, in millions")
+    parser.add_argument(
+        "--millions",
+        type=float,
+        nargs="+",
+        default=[1.0, 3.0, 10.0],
+        help="marks of jobs stored, in millions",
+    )
     parser.add_argument("--only", choices=("ingest", "dask", "proxy"), help="one of the three")
     options = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="gridcast-scale-"))
@@ -47,14 +55,24 @@ def main() -> None:
         "dask": lambda: [clusters(workers) for workers in (1, 2)],
         "proxy": lambda: [behind_proxy(home, predictors) for predictors in (1, 2)],
     }
-    rows = [row | {"part": name} for name, measure in parts.items() if options.only in (None, name) for row in measure()]
+    rows = [
+        row | {"part": name}
+        for name, measure in parts.items()
+        if options.only in (None, name)
+        for row in measure()
+    ]
     about = {"machine": f"{os.cpu_count()} cores, {processor()}", "load": os.getloadavg()[0]}
     if options.json:
         print(json.dumps({"rows": rows, **about}, indent=1))
         return
     print(f"{about['machine']}, load {about['load']:.1f}")
     for row in rows:
-        print("   ".join(f"{name.replace('_', ' ')} {value:,}" if not isinstance(value, str) else value for name, value in row.items()))
+        print(
+            "   ".join(
+                f"{name.replace('_', ' ')} {value:,}" if not isinstance(value, str) else value
+                for name, value in row.items()
+            )
+        )
 
 
 def grow(home: Path, marks: list[int]) -> list[dict[str, Any]]:
@@ -91,8 +109,14 @@ def grow(home: Path, marks: list[int]) -> list[dict[str, Any]]:
             made = stored - since["jobs"]
             with engine.connect() as connection:
                 size = int(connection.execute(text(SIZE)).scalar() or 0)
-            row = {"jobs": marks.pop(0), "stored_per_s": round(made / (spent["store"] - since["store"]))}
-            row |= {"learned_per_s": round(made / (spent["learn"] - since["learn"])), "memory_mb": process.memory_info().rss // 2**20}
+            row = {
+                "jobs": marks.pop(0),
+                "stored_per_s": round(made / (spent["store"] - since["store"])),
+            }
+            row |= {
+                "learned_per_s": round(made / (spent["learn"] - since["learn"])),
+                "memory_mb": process.memory_info().rss // 2**20,
+            }
             rows.append(row | {"table_mb": size // 2**20})
             since = dict(spent) | {"jobs": float(stored)}
         if not marks:
@@ -105,7 +129,10 @@ def grow(home: Path, marks: list[int]) -> list[dict[str, Any]]:
     with np.load(home / "history.npz") as found:
         put_back(again, dict(found))
     rows.append(
-        {"start_from_snapshot_s": round(time.perf_counter() - began, 2), "snapshot_mb": (home / "history.npz").stat().st_size // 2**20}
+        {
+            "start_from_snapshot_s": round(time.perf_counter() - began, 2),
+            "snapshot_mb": (home / "history.npz").stat().st_size // 2**20,
+        }
     )
     engine.dispose()
     server.cleanup()
@@ -123,7 +150,9 @@ def chunks() -> Iterator[Any]:
         jobs = generate(CHUNK, days=DAYS, seed=place % 4).jobs
         later = pd.Timedelta(days=DAYS * place)
         times = {name: jobs[name] + later for name in ("submitted_at", "started_at", "ended_at")}
-        yield jobs.assign(job_id=f"{place}-" + jobs["job_id"].astype(str), **times).sort_values("submitted_at", ignore_index=True)
+        yield jobs.assign(job_id=f"{place}-" + jobs["job_id"].astype(str), **times).sort_values(
+            "submitted_at", ignore_index=True
+        )
         place += 1
 
 
@@ -135,7 +164,9 @@ def clusters(workers: int) -> dict[str, Any]:
     from flows.fitting import fits_of
     from infra.settings import Settings
 
-    with LocalCluster(n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as scheduler:
+    with LocalCluster(
+        n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+    ) as scheduler:
         address = scheduler.scheduler_address
 
         @flow(name="fit clusters")
@@ -155,8 +186,8 @@ def lessons() -> Iterator[Any]:
     import numpy as np
 
     from models.quantities.targets import TARGETS
-    from models.refiner.lessons import Lessons
     from models.refiner.refinement import coarse_bins
+    from models.refiner.training_rows import Lessons
 
     rng = np.random.default_rng(1)
     bins = int(coarse_bins(TARGETS["walltime"].grid.bins)[-1]) + 1
@@ -164,7 +195,14 @@ def lessons() -> Iterator[Any]:
     for _ in range(CLUSTERS):
         truth = rng.integers(5, 15, IN_CLUSTER)
         shown = rng.normal(truth[:, None], 2.0, (IN_CLUSTER, 40)).astype(np.float32)
-        yield Lessons(shown, rng.dirichlet(np.ones(bins), IN_CLUSTER), truth, 2.0 ** (truth * 0.75), at, at + 1)
+        yield Lessons(
+            shown,
+            rng.dirichlet(np.ones(bins), IN_CLUSTER),
+            truth,
+            2.0 ** (truth * 0.75),
+            at,
+            at + 1,
+        )
 
 
 def behind_proxy(home: Path, predictors: int) -> dict[str, Any]:
@@ -176,17 +214,35 @@ def behind_proxy(home: Path, predictors: int) -> dict[str, Any]:
     prepare(home)
     settings = Settings(home=home, predictor_port=free_port())
     ports = [free_port() for _ in range(predictors)]
-    parts = [Part(f"predictor-{number}", (), address=f"http://127.0.0.1:{port}") for number, port in enumerate(ports, 1)]
+    parts = [
+        Part(f"predictor-{number}", (), address=f"http://127.0.0.1:{port}")
+        for number, port in enumerate(ports, 1)
+    ]
     door = proxy(settings, parts)
     for file, text in door.files.items():
         Path(file).write_text(text)
-    serve = [sys.executable, "-m", "bentoml", "serve", "services.predictor:Predictor", "--host", "127.0.0.1", "--port"]
+    serve = [
+        sys.executable,
+        "-m",
+        "bentoml",
+        "serve",
+        "services.predictor:Predictor",
+        "--host",
+        "127.0.0.1",
+        "--port",
+    ]
     environment = {**os.environ, "BENTOML_HOME": str(home / "bentoml")}
-    started = [subprocess.Popen([*serve, str(port)], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) for port in ports]
+    started = [
+        subprocess.Popen([*serve, str(port)], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+        for port in ports
+    ]
     started.append(subprocess.Popen(door.command, stderr=subprocess.DEVNULL))
     try:
         for port in ports:
-            await_ready(f"http://127.0.0.1:{port}/readyz", lambda: any(process.poll() is not None for process in started))
+            await_ready(
+                f"http://127.0.0.1:{port}/readyz",
+                lambda: any(process.poll() is not None for process in started),
+            )
         await_ready(f"{door.address}/readyz", lambda: started[-1].poll() is not None)
         return {"predictors": predictors, "callers": CALLERS} | throughput(door.address)
     finally:
@@ -225,7 +281,10 @@ def throughput(address: str) -> dict[str, Any]:
         rng = np.random.default_rng(seed)
         with Gridcast(address, timeout=60) as broker:
             while time.monotonic() < end:
-                part, began = table.slice(int(rng.integers(0, len(table) - MANY)), MANY), time.perf_counter()
+                part, began = (
+                    table.slice(int(rng.integers(0, len(table) - MANY)), MANY),
+                    time.perf_counter(),
+                )
                 assert len(broker.predict_arrow(part, at="now")) == MANY
                 took.append(time.perf_counter() - began)
 

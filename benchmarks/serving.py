@@ -38,26 +38,64 @@ CALLS = {1: 600, 1_000: 200, 10_000: 200, 100_000: 15}
 FOUR = ("walltime", "peak_memory", "cpu_time", "io")
 WARM_UP = 8
 PATIENCE = 300.0
-SENT = ("job_id", "source", "user", "group", "site", "program", "queue", "requested_cores", "requested_walltime", "requested_memory")
+SENT = (
+    "job_id",
+    "source",
+    "user",
+    "group",
+    "site",
+    "program",
+    "queue",
+    "requested_cores",
+    "requested_walltime",
+    "requested_memory",
+)
 
 
 def main() -> None:
     """Prepare, serve, ask, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--sustained", type=float, metavar="MINUTES", help="mixed load instead, with three hot swaps and a killed worker")
-    parser.add_argument("--peers", action="store_true", help="beside it mlflow models serve and a bare FastAPI app with the same model")
-    parser.add_argument("--four", action="store_true", help="walltime, memory, CPU time and I/O with classes, of generated jobs")
+    parser.add_argument(
+        "--sustained",
+        type=float,
+        metavar="MINUTES",
+        help="mixed load instead, with three hot swaps and a killed worker",
+    )
+    parser.add_argument(
+        "--peers",
+        action="store_true",
+        help="beside it mlflow models serve and a bare FastAPI app with the same model",
+    )
+    parser.add_argument(
+        "--four",
+        action="store_true",
+        help="walltime, memory, CPU time and I/O with classes, of generated jobs",
+    )
     options = parser.parse_args()
     log = None if options.four else find_log()
-    home = Path(os.environ.setdefault("GRIDCAST_HOME", str(default_home(log)) + ("-four" if options.four else "")))
+    home = Path(
+        os.environ.setdefault(
+            "GRIDCAST_HOME", str(default_home(log)) + ("-four" if options.four else "")
+        )
+    )
     prepare(home, log, FOUR if options.four else ())
     jobs = waiting_jobs()
     with serving() as address:
-        rows = [sustain(address, jobs, options.sustained)] if options.sustained else measure(address, jobs, classes=options.four)
+        rows = (
+            [sustain(address, jobs, options.sustained)]
+            if options.sustained
+            else measure(address, jobs, classes=options.four)
+        )
     if options.peers:
         rows += peers(iter(free_port, None), await_ready, timed, jobs)
-    about = {"log": log.name if log else "generated jobs", "machine": f"{os.cpu_count()} cores, {processor()}", "load": os.getloadavg()[0]}
+    about = {
+        "log": log.name if log else "generated jobs",
+        "machine": f"{os.cpu_count()} cores, {processor()}",
+        "load": os.getloadavg()[0],
+    }
     if options.json:
         print(json.dumps({"rows": rows, **about}, indent=1))
         return
@@ -66,7 +104,9 @@ def main() -> None:
         print(
             f"{row['door']:22s} {row['jobs']:>8,d} jobs   p50 {row['p50_ms']:8.2f} ms   p99 {row['p99_ms']:8.2f} ms   {row['calls']} calls"
         )
-        for name in [name for name in row if name not in ("door", "jobs", "p50_ms", "p99_ms", "calls")]:
+        for name in [
+            name for name in row if name not in ("door", "jobs", "p50_ms", "p99_ms", "calls")
+        ]:
             print(f"    {name.replace('_', ' ')}: {row[name]}")
 
 
@@ -81,7 +121,9 @@ def find_log() -> Path | None:
 
 def default_home(log: Path | None) -> Path:
     """A folder for this engine and log: another engine's champion would not be this one's."""
-    engine = hashlib.sha256(b"".join(path.read_bytes() for path in sorted((ROOT / "models").rglob("*.py"))))
+    engine = hashlib.sha256(
+        b"".join(path.read_bytes() for path in sorted((ROOT / "models").rglob("*.py")))
+    )
     engine.update(str(log and log.stat().st_size).encode())
     return Path(tempfile.gettempdir()) / f"gridcast-serving-{os.getuid()}-{engine.hexdigest()[:12]}"
 
@@ -103,7 +145,9 @@ def prepare(home: Path, log: Path | None, targets: tuple[str, ...]) -> None:
 def gridcast(*words: str) -> None:
     """Run a command of Gridcast's as a user would."""
     say(f"gridcast {' '.join(words)}")
-    subprocess.run([sys.executable, "-m", "gridcast", *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "gridcast", *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
+    )
 
 
 def say(text: str) -> None:
@@ -122,7 +166,9 @@ def waiting_jobs() -> Any:
     jobs = jobs[jobs["source"] != "sustained"]  # what an earlier sustained load reported
     engine.dispose()
     told = [name for name in SENT if jobs[name].notna().any()]
-    return pa.Table.from_pandas(jobs[[*told, "submitted_at"]], preserve_index=False).combine_chunks()
+    return pa.Table.from_pandas(
+        jobs[[*told, "submitted_at"]], preserve_index=False
+    ).combine_chunks()
 
 
 @contextmanager
@@ -131,7 +177,12 @@ def serving() -> Iterator[str]:
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     environment = {**os.environ, "GRIDCAST_PREDICTOR_PORT": str(port)}
-    process = subprocess.Popen([sys.executable, "-m", "gridcast", "serve"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gridcast", "serve"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )
     try:
         await_ready(f"{address}/readyz", lambda: process.poll() is not None)
         yield address
@@ -183,17 +234,34 @@ def measure(address: str, jobs: Any, classes: bool = False) -> list[dict[str, An
             rows.append(timed("arrow", count, arrow, jobs, lambda part: part))
         for count in (1, 1_000):
             rows.append(timed("json", count, rows_of_json, jobs, as_rows))
-        rows.append(timed("arrow, all distinct", 10_000, lambda part: arrow(part, None), jobs, lambda part: part, calls=60))
+        rows.append(
+            timed(
+                "arrow, all distinct",
+                10_000,
+                lambda part: arrow(part, None),
+                jobs,
+                lambda part: part,
+                calls=60,
+            )
+        )
     return rows
 
 
 def as_rows(part: Any) -> list[dict[str, Any]]:
     """Jobs as JSON's rows, without what is not known."""
-    return [{name: value for name, value in row.items() if value is not None} for row in part.to_pylist()]
+    return [
+        {name: value for name, value in row.items() if value is not None}
+        for row in part.to_pylist()
+    ]
 
 
 def timed(
-    door: str, count: int, ask: Callable[[Any], None], jobs: Any, shape: Callable[[Any], Any], calls: int | None = None
+    door: str,
+    count: int,
+    ask: Callable[[Any], None],
+    jobs: Any,
+    shape: Callable[[Any], Any],
+    calls: int | None = None,
 ) -> dict[str, Any]:
     """Ask ``calls`` times about ``count`` consecutive jobs, each time others, and say how long it took."""
     import numpy as np
@@ -202,7 +270,10 @@ def timed(
     count = min(count, len(jobs))
     starts = np.linspace(0, len(jobs) - count, calls).astype(int)
     # Another order than the log's, so that no two calls in a row are about almost the same jobs.
-    parts = (shape(jobs.slice(int(start), count)) for start in np.random.default_rng(0).permutation(starts))
+    parts = (
+        shape(jobs.slice(int(start), count))
+        for start in np.random.default_rng(0).permutation(starts)
+    )
     for start in starts[:: max(len(starts) // WARM_UP, 1)]:
         ask(shape(jobs.slice(int(start), count)))
     taken = []
@@ -215,13 +286,23 @@ def timed(
     gc.enable()
     p50, p99 = np.percentile(taken, [50, 99])
     say(f"{door}: {count:,} jobs: p50 {p50:.2f} ms, p99 {p99:.2f} ms")
-    return {"door": door, "jobs": count, "p50_ms": round(float(p50), 3), "p99_ms": round(float(p99), 3), "calls": calls}
+    return {
+        "door": door,
+        "jobs": count,
+        "p50_ms": round(float(p50), 3),
+        "p99_ms": round(float(p99), 3),
+        "calls": calls,
+    }
 
 
 def processor() -> str:
     """The processor's name."""
     try:
-        names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ]
         return names[0]
     except (OSError, IndexError):
         return platform.processor() or platform.machine()

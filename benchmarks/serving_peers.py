@@ -63,7 +63,9 @@ def app() -> Any:
 
     async def answer(request: Request) -> Response:
         rows = json.loads(await request.body())["jobs"]
-        return Response(predict(made, rows).to_json(orient="records"), media_type="application/json")
+        return Response(
+            predict(made, rows).to_json(orient="records"), media_type="application/json"
+        )
 
     server.add_api_route("/predict", answer, methods=["POST"])
     return server
@@ -125,28 +127,64 @@ def rows_of(part: Any) -> list[dict[str, Any]]:
     """Jobs as JSON's rows, times as text."""
     columns = part.to_pydict()
     columns["submitted_at"] = [moment.isoformat() for moment in columns["submitted_at"]]
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
 
 
 def commands(folder: str, ports: Iterator[int]) -> dict[str, tuple[list[str], str, str, str]]:
     """Of each peer its command, its address, the path that predicts and the key that holds the jobs."""
     mlflow, fastapi = next(ports), next(ports)
-    served = ["mlflow", "models", "serve", "-m", f"{folder}/model", "-p", str(mlflow), "--env-manager", "local"]
-    uvicorn = ["uvicorn", "--factory", "benchmarks.serving_peers:app", "--port", str(fastapi), "--log-level", "warning"]
+    served = [
+        "mlflow",
+        "models",
+        "serve",
+        "-m",
+        f"{folder}/model",
+        "-p",
+        str(mlflow),
+        "--env-manager",
+        "local",
+    ]
+    uvicorn = [
+        "uvicorn",
+        "--factory",
+        "benchmarks.serving_peers:app",
+        "--port",
+        str(fastapi),
+        "--log-level",
+        "warning",
+    ]
     return {
-        "mlflow models serve": ([sys.executable, "-m", *served], f"http://127.0.0.1:{mlflow}", "/invocations", "dataframe_records"),
-        "FastAPI": ([sys.executable, "-m", *uvicorn], f"http://127.0.0.1:{fastapi}", "/predict", "jobs"),
+        "mlflow models serve": (
+            [sys.executable, "-m", *served],
+            f"http://127.0.0.1:{mlflow}",
+            "/invocations",
+            "dataframe_records",
+        ),
+        "FastAPI": (
+            [sys.executable, "-m", *uvicorn],
+            f"http://127.0.0.1:{fastapi}",
+            "/predict",
+            "jobs",
+        ),
     }
 
 
 def peers(
-    ports: Iterator[int], wait: Callable[[str, Callable[[], bool]], None], timed: Callable[..., dict[str, Any]], jobs: Any
+    ports: Iterator[int],
+    wait: Callable[[str, Callable[[], bool]], None],
+    timed: Callable[..., dict[str, Any]],
+    jobs: Any,
 ) -> list[dict[str, Any]]:
     """A row for each peer and batch size, timed by ``timed`` as Gridcast's own rows are."""
     import httpx
 
     rows = []
-    with tempfile.TemporaryDirectory() as folder, httpx.Client(timeout=120, trust_env=False) as http:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        httpx.Client(timeout=120, trust_env=False) as http,
+    ):
         save(Path(folder))
         for name, (command, address, path, key) in commands(folder, ports).items():
 
@@ -154,8 +192,13 @@ def peers(
                 response = http.post(url, json={key: part})
                 assert response.status_code == 200, response.text[:500]
                 answer = response.json()
-                assert len(answer["predictions"] if isinstance(answer, dict) else answer) == len(part)
+                assert len(answer["predictions"] if isinstance(answer, dict) else answer) == len(
+                    part
+                )
 
             with started(command, partial(wait, f"{address}/ping")):
-                rows += [timed(name, count, ask, jobs, rows_of, calls=calls) for count, calls in ((1, 100), (1_000, 30), (10_000, 15))]
+                rows += [
+                    timed(name, count, ask, jobs, rows_of, calls=calls)
+                    for count, calls in ((1, 100), (1_000, 30), (10_000, 15))
+                ]
     return rows

@@ -22,7 +22,9 @@ class Seen:
     """What the callers saw; each has its own, so that none needs a lock."""
 
     answers: Counter[str] = field(default_factory=Counter)
-    versions: dict[str, float] = field(default_factory=dict)  # when each was first seen to answer, s
+    versions: dict[str, float] = field(
+        default_factory=dict
+    )  # when each was first seen to answer, s
     taken: list[str] = field(default_factory=list)
     milliseconds: list[float] = field(default_factory=list)
 
@@ -71,7 +73,10 @@ def sustain(address: str, jobs: Any, minutes: float) -> dict[str, Any]:
         "outcomes": len(telling.taken),
         "error_share": round((counts["refused"] + counts["unanswered"]) / total, 6),
         "versions": list(asking.versions),
-        "swap_seconds": [round(seen - moved, 1) for seen, moved in zip(list(asking.versions.values())[1:], swaps, strict=False)],
+        "swap_seconds": [
+            round(seen - moved, 1)
+            for seen, moved in zip(list(asking.versions.values())[1:], swaps, strict=False)
+        ],
         "workers_killed": int(killed),
         "memory_mb": [round(memory[min(30, len(memory) // 4)]), round(memory[-1])],
     }
@@ -144,8 +149,12 @@ def _publish_again(which: str) -> None:
     champion = registry.champion(settings)
     assert champion is not None
     folder = registry.fetch(champion, settings=settings)
-    version = registry.publish(Path(folder), Evidence(card=f"the champion again, swap {which}"), settings=settings)
-    registry.promote(version.version, by="benchmark", why="a hot swap under load", settings=settings)
+    version = registry.publish(
+        Path(folder), Evidence(card=f"the champion again, swap {which}"), settings=settings
+    )
+    registry.promote(
+        version.version, by="benchmark", why="a hot swap under load", settings=settings
+    )
 
 
 def _lost(taken: list[str]) -> int:
@@ -166,7 +175,10 @@ def _worker(address: str) -> Any:
     for process in psutil.process_iter(["cmdline"]):
         try:
             words = process.info["cmdline"] or []
-            if "_bentoml_impl.worker.service" in words and process.environ().get("GRIDCAST_PREDICTOR_PORT") == port:
+            if (
+                "_bentoml_impl.worker.service" in words
+                and process.environ().get("GRIDCAST_PREDICTOR_PORT") == port
+            ):
                 return process
         except psutil.Error:
             continue

@@ -22,10 +22,15 @@ from logs import asked, load, show, warm_up
 from windows import Score, fit, windows
 
 from models.refiner.boosting import BOOSTING, CatBoostRefiner, rank_inputs
-from models.refiner.contest import SHARES
-from models.refiner.lessons import Lessons
+from models.refiner.selection import SHARES
+from models.refiner.training_rows import Lessons
 
-TREES, DEPTHS, INPUTS, BORDERS = (5, 10, 20, 30, 45, 60, 90, 120), (2, 3, 6), (8, 16, 32), (16, 32, 64)
+TREES, DEPTHS, INPUTS, BORDERS = (
+    (5, 10, 20, 30, 45, 60, 90, 120),
+    (2, 3, 6),
+    (8, 16, 32),
+    (16, 32, 64),
+)
 ROWS, CALLS = 10_000, 15
 DEFAULT = f"{BOOSTING['iterations']} trees"
 
@@ -58,7 +63,10 @@ def refiners(lessons: Lessons) -> Iterator[tuple[str, CatBoostRefiner]]:
         yield f"depth {depth}", fit(lessons, depth=depth)
     ranked = rank_inputs(lessons, min(INPUTS))
     for inputs in INPUTS:
-        yield f"best {inputs} of {len(ranked)} inputs", fit(lessons, ignored_features=ranked[inputs:])
+        yield (
+            f"best {inputs} of {len(ranked)} inputs",
+            fit(lessons, ignored_features=ranked[inputs:]),
+        )
     for borders in BORDERS:
         yield f"{borders} borders", fit(lessons, border_count=borders)
 
@@ -79,7 +87,9 @@ def measure(refiner: CatBoostRefiner, lessons: Lessons) -> tuple[float, float]:
     return float(size), 1000 * min(taken)
 
 
-def table(means: dict[tuple[str, float], tuple[float, float]], about: dict[str, list[tuple[float, ...]]]) -> list[dict[str, Any]]:
+def table(
+    means: dict[tuple[str, float], tuple[float, float]], about: dict[str, list[tuple[float, ...]]]
+) -> list[dict[str, Any]]:
     """Mean CRPS and error of all windows together, at the share of the way that suits training's own size."""
     best = min(SHARES[1:], key=lambda share: means[DEFAULT, share][0])
     rows = []
@@ -90,9 +100,16 @@ def table(means: dict[tuple[str, float], tuple[float, float]], about: dict[str, 
         kept, milliseconds = np.mean(about[size], axis=0) if size in about else (0.0, 0.0)
         against = means[DEFAULT, best]
         rows.append(
-            {"refiner": f"{size} (as trained)" if size == DEFAULT else size, "share": share, "kB": float(kept) / 1000}
+            {
+                "refiner": f"{size} (as trained)" if size == DEFAULT else size,
+                "share": share,
+                "kB": float(kept) / 1000,
+            }
             | {"ms for 10,000": float(milliseconds), "CRPS": crps, "MAE": mae}
-            | {"CRPS, %": f"{100 * (crps / against[0] - 1):+.2f}", "MAE, %": f"{100 * (mae / against[1] - 1):+.2f}"}
+            | {
+                "CRPS, %": f"{100 * (crps / against[0] - 1):+.2f}",
+                "MAE, %": f"{100 * (mae / against[1] - 1):+.2f}",
+            }
         )
     return rows
 

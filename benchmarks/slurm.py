@@ -47,7 +47,9 @@ def write_table(path: Path, rows: int) -> None:
     numbers = "\t12\t0\t600\t300\t900\t1200"
     lines = sorted(f"job|mail|program{number}|-|short|60|1{numbers}" for number in range(rows))
     head = f"gridcast-table 1\t{time.time():.0f}\tnow\tgridcast/1\t{rows + 1}"
-    columns = "\t".join(("key", "jobs", "new", *(f"walltime{end}" for end in ("", "_low", "_high", "_kill_limit"))))
+    columns = "\t".join(
+        ("key", "jobs", "new", *(f"walltime{end}" for end in ("", "_low", "_high", "_kill_limit")))
+    )
     path.write_text("\n".join((head, columns, f"all{numbers}", *lines)) + "\n")
 
 
@@ -70,7 +72,9 @@ def submissions(slurm: Slurm, count: int, programs: int) -> list[float]:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--submissions", type=int, default=400)
     options = parser.parse_args()
@@ -90,15 +94,29 @@ def main() -> None:
             for name, text in scripts.items():
                 put(slurm, text)
                 took[name] += submissions(slurm, options.submissions // turns, options.rows)
-        print(f"{options.rows:,} rows, {table.stat().st_size / 1e6:.1f} MB; milliseconds of sbatch, {options.submissions} submissions each")
+        print(
+            f"{options.rows:,} rows, {table.stat().st_size / 1e6:.1f} MB; milliseconds of sbatch, {options.submissions} submissions each"
+        )
         print(f"{'':24}{'median':>10}{'99 %':>10}{'largest':>10}")
         for name, times in took.items():
-            print(f"{name:24}{np.median(times):10.2f}{np.quantile(times, 0.99):10.2f}{max(times):10.2f}")
-        alone = {"the job's own row": ("mail", options.rows), "only the row of all": ("news", 10**9)}
+            print(
+                f"{name:24}{np.median(times):10.2f}{np.quantile(times, 0.99):10.2f}{max(times):10.2f}"
+            )
+        alone = {
+            "the job's own row": ("mail", options.rows),
+            "only the row of all": ("news", 10**9),
+        }
         for name, (user, programs) in alone.items():
-            put(slurm, SCRIPT.format(adapter=ADAPTER, table=table, more=THOUSAND.format(programs=programs)))
+            put(
+                slurm,
+                SCRIPT.format(
+                    adapter=ADAPTER, table=table, more=THOUSAND.format(programs=programs)
+                ),
+            )
             job = slurm.submit("program1", user, "true", "--hold")
-            print(f"the script alone, {name}: {float(slurm.comment(job)) * 1e6:.0f} µs a submission")
+            print(
+                f"the script alone, {name}: {float(slurm.comment(job)) * 1e6:.0f} µs a submission"
+            )
 
 
 if __name__ == "__main__":

@@ -38,7 +38,9 @@ from benchmarks.soaking.week import Clock, Week, jobs_of, place_whole  # noqa: E
 
 def main() -> None:
     """Soak, print, and end with 1 where something did not hold."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--days", type=float, default=7.0)
     parser.add_argument("--minutes", type=float, default=20.0, help="of the clock, for the week")
     parser.add_argument("--jobs", type=int, default=1000, help="a day")
@@ -57,11 +59,21 @@ def main() -> None:
         before(site, week)
         befell = live(site, week, watch, callers, rounds)
         checks = after(site, week, watch, callers)
-        checks.append(verdict.Check("every part came back", all(one.seconds < math.inf for one in befell), f"{len(befell)} faults"))
+        checks.append(
+            verdict.Check(
+                "every part came back",
+                all(one.seconds < math.inf for one in befell),
+                f"{len(befell)} faults",
+            )
+        )
         checks += table.growths(watch.samples, table.calm_from(befell, clock))
         checks.append(verdict.left_behind(site))
     if options.json:
-        options.json.write_text(json.dumps({"samples": [asdict(one) for one in watch.samples], "asked": callers.asked.calls}))
+        options.json.write_text(
+            json.dumps(
+                {"samples": [asdict(one) for one in watch.samples], "asked": callers.asked.calls}
+            )
+        )
     table.show(clock, week, watch, callers, rounds, befell, checks)
     sys.exit(not all(check.holds for check in checks))
 
@@ -139,13 +151,21 @@ def swap(site: Site) -> None:
     """A newer version becomes champion, unless it is: a person's choice, by the promote flow; then the predictors answer with it."""
 
     def newest() -> int:
-        return max(int(row["version"].rpartition("-")[2]) for row in json.loads(site.run("history", "--json").stdout)["rows"])
+        return max(
+            int(row["version"].rpartition("-")[2])
+            for row in json.loads(site.run("history", "--json").stdout)["rows"]
+        )
 
     while (version := newest()) < 2:  # another training may be at work, and be in the way
         wait_for(partial(site.ended, site.start_flow("train/on-demand")), "a training", 900)
     say(f"promote version {version}")
-    site.start_flow("promote/on-demand", version=version, by="soak", why="so that there is a swap at least")
-    wait_for(lambda: all(serves(address).endswith(f"-{version}") for address in site.predictors), "the swap")
+    site.start_flow(
+        "promote/on-demand", version=version, by="soak", why="so that there is a swap at least"
+    )
+    wait_for(
+        lambda: all(serves(address).endswith(f"-{version}") for address in site.predictors),
+        "the swap",
+    )
     say("both predictors answer with it")
 
 
@@ -153,7 +173,11 @@ def after(site: Site, week: Week, watch: Watch, callers: Callers) -> list[verdic
     """Collect what is left, and look at what must hold."""
     say("the week is over: the last collection, and settling")
     complete(site, "collect/every-10-minutes")
-    return [*verdict.rows(watch, week, callers), verdict.histories(site, watch), *verdict.stuck(site)]
+    return [
+        *verdict.rows(watch, week, callers),
+        verdict.histories(site, watch),
+        *verdict.stuck(site),
+    ]
 
 
 def say(text: str) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 from logs import asked, load, show, warm_up
 from windows import Score, fit, windows
 
-from models.refiner.contest import SHARES
 from models.refiner.refinement import QUANTILES
+from models.refiner.selection import SHARES
 
 FIRST = ("cpu_time", "peak_memory")
 
@@ -31,12 +31,16 @@ def main() -> None:
 def study(name: str) -> list[dict[str, Any]]:
     """A row a choice of what the refiner is shown, over all windows."""
     jobs = load(name)
-    truth = np.log2(np.maximum(jobs["cpu_time"].to_numpy(dtype=float, na_value=np.nan), 1.0))[:, None]
+    truth = np.log2(np.maximum(jobs["cpu_time"].to_numpy(dtype=float, na_value=np.nan), 1.0))[
+        :, None
+    ]
     found: dict[tuple[str, float], Score] = defaultdict(lambda: Score(0.0, 0.0, 0))
     for window in windows(jobs, warm_up(name), FIRST, truth):
         count, each = window.ended.shown.shape[1], len(QUANTILES)
         plain = count - 1 - each * len(FIRST)
-        cpu, memory = (range(plain + each * place, plain + each * (place + 1)) for place in range(len(FIRST)))
+        cpu, memory = (
+            range(plain + each * place, plain + each * (place + 1)) for place in range(len(FIRST))
+        )
         kinds = {
             "one stage": [*cpu, *memory, count - 1],
             "CPU time foreseen first": [*memory, count - 1],
@@ -55,7 +59,10 @@ def study(name: str) -> list[dict[str, Any]]:
         against = plain_means.get(share, plain_means[SHARES[1]])
         rows.append(
             {"shown to the refiner": kind, "share": share, "CRPS": crps, "MAE": mae}
-            | {"CRPS, %": f"{100 * (crps / against[0] - 1):+.2f}", "MAE, %": f"{100 * (mae / against[1] - 1):+.2f}"}
+            | {
+                "CRPS, %": f"{100 * (crps / against[0] - 1):+.2f}",
+                "MAE, %": f"{100 * (mae / against[1] - 1):+.2f}",
+            }
         )
     return rows
 

@@ -16,8 +16,8 @@ import pandas as pd
 from infra.settings import Settings
 from jobs.schema import conform
 from jobs.store import add_jobs
-from services import overview
-from services.dashboard import Dashboard
+from services.dashboard import overview
+from services.dashboard.app import Dashboard
 
 NOW = pd.Timestamp("2026-01-20", tz="UTC")
 ENDED = 0.3
@@ -33,11 +33,24 @@ def make(tasks: int, wide: int, seed: int = 1) -> pd.DataFrame:
     walltime = np.exp(draw.normal(8 + user % 7 / 3, 0.5, rows)).round()
     ended = (draw.random(rows) < ENDED) & (submitted + pd.to_timedelta(walltime, unit="s") <= NOW)
     end = (submitted + pd.to_timedelta(walltime, unit="s")).where(ended)
-    frame = pd.DataFrame({"job_id": np.arange(rows).astype(str), "task_id": [f"task-{k}" for k in task], "source": "made"})
-    frame = frame.assign(
-        user=[f"user{k}" for k in user], group=[f"vo{k % 9}" for k in user], site=[f"site{k}" for k in draw.integers(0, 100, rows)]
+    frame = pd.DataFrame(
+        {
+            "job_id": np.arange(rows).astype(str),
+            "task_id": [f"task-{k}" for k in task],
+            "source": "made",
+        }
     )
-    frame = frame.assign(submitted_at=submitted, started_at=submitted, ended_at=end, walltime=np.where(ended, walltime, np.nan))
+    frame = frame.assign(
+        user=[f"user{k}" for k in user],
+        group=[f"vo{k % 9}" for k in user],
+        site=[f"site{k}" for k in draw.integers(0, 100, rows)],
+    )
+    frame = frame.assign(
+        submitted_at=submitted,
+        started_at=submitted,
+        ended_at=end,
+        walltime=np.where(ended, walltime, np.nan),
+    )
     return conform(frame.assign(status=np.where(ended, "completed", "running")))
 
 
@@ -53,13 +66,18 @@ def main(tasks: int = 10_000, wide: int = 100) -> None:
             began, spent = time.perf_counter(), time.process_time()
             dashboard.look()
             # On a shared machine the processor's time says more than the clock.
-            print(f"{name:30} {time.perf_counter() - began:8.1f} s, of the processor {time.process_time() - spent:6.1f} s", flush=True)
+            print(
+                f"{name:30} {time.perf_counter() - began:8.1f} s, of the processor {time.process_time() - spent:6.1f} s",
+                flush=True,
+            )
         times = []
         for page in range(50):
             began = time.perf_counter()
             overview.as_json(overview.tasks(dashboard.tasks, {"page": str(page), "text": "user1"}))
             times.append(time.perf_counter() - began)
-        print(f"{'a page of the list, slowest':30} {1e3 * max(times):8.1f} ms of {len(dashboard.tasks):,} tasks")
+        print(
+            f"{'a page of the list, slowest':30} {1e3 * max(times):8.1f} ms of {len(dashboard.tasks):,} tasks"
+        )
         dashboard.engine.dispose()
 
 

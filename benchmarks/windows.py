@@ -16,8 +16,8 @@ from models.histories.features import Contexts, choose_levels, encode
 from models.histories.mixture import Mixture, Walk, endings
 from models.quantities.distribution import Distribution, join
 from models.refiner.boosting import BOOSTING, CatBoostRefiner, fit_refiner
-from models.refiner.lessons import Lessons, Notebook, make_lessons
 from models.refiner.refinement import QUANTILES, refine
+from models.refiner.training_rows import Lessons, Notebook, make_lessons
 
 Array = npt.NDArray[Any]
 STARTS = (0.4, 0.6, 0.8)
@@ -59,23 +59,33 @@ class Window:
 
     def judge(self, refiner: CatBoostRefiner | None) -> Score:
         """How a refiner (None: the mixture alone) does on the window's jobs."""
-        return self.judge_factors(refiner.ratio(self.later.shown, self.later.coarse) if refiner else None)
+        return self.judge_factors(
+            refiner.ratio(self.later.shown, self.later.coarse) if refiner else None
+        )
 
     def judge_factors(self, factors: Array | None, jobs: Array | None = None) -> Score:
         """How the window's masses bent by ``factors`` (a row a job; None: not at all) do on its jobs, or on some of them (bool[n])."""
-        crps, error, asked = 0.0, 0.0, np.arange(len(self.values)) if jobs is None else np.flatnonzero(jobs)
+        crps, error, asked = (
+            0.0,
+            0.0,
+            np.arange(len(self.values)) if jobs is None else np.flatnonzero(jobs),
+        )
         for start in range(0, len(asked), BATCH):
             few = asked[start : start + BATCH]
             answer, truth = self.answer.take(few), self.values[few]
             if factors is not None:
                 answer = replace(answer, mass=refine(answer.mass, factors[few]))
-            seen = self.mixture.last_in_bin(self.contexts.take(few), answer.best_bin(self.scales[few]))
+            seen = self.mixture.last_in_bin(
+                self.contexts.take(few), answer.best_bin(self.scales[few])
+            )
             crps += float(answer.continuous_ranked_probability(truth).sum())
             error += float(np.abs(answer.best_point(self.scales[few], seen) - truth).sum())
         return Score(crps, error, len(asked))
 
 
-def windows(jobs: pd.DataFrame, warm_up: float, others: Sequence[str] = (), told: Array | None = None) -> Iterator[Window]:
+def windows(
+    jobs: pd.DataFrame, warm_up: float, others: Sequence[str] = (), told: Array | None = None
+) -> Iterator[Window]:
     """Live through ``jobs`` (in order of submission) and stop at STARTS.
 
     The quantiles that the mixtures of ``others``, targets too, foresaw at each submission, and the columns ``told`` (float64[n, m]),
@@ -87,7 +97,10 @@ def windows(jobs: pd.DataFrame, warm_up: float, others: Sequence[str] = (), told
     order = endings(contexts, values)
     aims = [aim, *map(find_target, others)]
     mixtures = [new_mixture(each, levels, MixtureSettings()) for each in aims]
-    walks = [Walk(mixture, contexts, each.value(jobs), each.limit(jobs)) for mixture, each in zip(mixtures, aims, strict=True)]
+    walks = [
+        Walk(mixture, contexts, each.value(jobs), each.limit(jobs))
+        for mixture, each in zip(mixtures, aims, strict=True)
+    ]
     notebook = Notebook(count)
     starts = [0, *(int(count * share) for share in STARTS)]
     for start, stop in zip(starts, [*starts[1:], count], strict=True):
@@ -96,7 +109,11 @@ def windows(jobs: pd.DataFrame, warm_up: float, others: Sequence[str] = (), told
             rows = np.arange(low, min(low + BATCH, stop))
             (answer, scales), *beside = (walk.on(rows) for walk in walks)
             lessons = make_lessons(mixtures[0], contexts.take(rows), answer.mass, values[rows])
-            more = [np.log2(np.maximum(other.quantile(level), 1.0)) for other, _ in beside for level in QUANTILES]
+            more = [
+                np.log2(np.maximum(other.quantile(level), 1.0))
+                for other, _ in beside
+                for level in QUANTILES
+            ]
             shown = np.column_stack([lessons.shown, *more, *([] if told is None else [told[rows]])])
             notebook.put(rows, replace(lessons, shown=np.asfortranarray(shown, np.float32)))
             if start:
@@ -105,9 +122,21 @@ def windows(jobs: pd.DataFrame, warm_up: float, others: Sequence[str] = (), told
         if parts:
             rows, scales = (np.concatenate([part[place] for part in parts]) for place in (0, 2))
             answer = join([part[1] for part in parts])
-            ended = order[: int(np.searchsorted(contexts.known[order], contexts.at[start], side="right"))][-MOST_ROWS:]
+            ended = order[
+                : int(np.searchsorted(contexts.known[order], contexts.at[start], side="right"))
+            ][-MOST_ROWS:]
             part = contexts.take(rows)
-            yield Window(ended, rows, mixtures[0], part, values[rows], answer, scales, notebook.take(ended), notebook.take(rows))
+            yield Window(
+                ended,
+                rows,
+                mixtures[0],
+                part,
+                values[rows],
+                answer,
+                scales,
+                notebook.take(ended),
+                notebook.take(rows),
+            )
 
 
 def fit(lessons: Lessons, **other: Any) -> CatBoostRefiner:

@@ -14,7 +14,12 @@ from infra.settings import prepare_environment
 
 
 def doctor(
-    table: Annotated[Path | None, typer.Option(help="The file of `gridcast table`; default: the one in the data folder, if any.")] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            help="The file of `gridcast table`; default: the one in the data folder, if any."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say how versions, disk, ports, clock, store, MLflow, Prefect and predictors stand, and what to do; exit code 1 if one is wrong."""
@@ -29,7 +34,11 @@ def doctor(
 
 
 def backup(
-    target: Annotated[Path, typer.Argument(help="A file that ends in .tar, or a folder; it must not be there yet.")], as_json: Json = False
+    target: Annotated[
+        Path,
+        typer.Argument(help="A file that ends in .tar, or a folder; it must not be there yet."),
+    ],
+    as_json: Json = False,
 ) -> None:
     """Copy the job store and MLflow's registry, with checksums; whatever runs goes on meanwhile."""
     from models.releases.backup import back_up
@@ -39,7 +48,10 @@ def backup(
     show(rows, as_json, f"Backed up to {target}")
 
 
-def restore(source: Annotated[Path, typer.Argument(help="What `gridcast backup` made.")], as_json: Json = False) -> None:
+def restore(
+    source: Annotated[Path, typer.Argument(help="What `gridcast backup` made.")],
+    as_json: Json = False,
+) -> None:
     """Put a backup into an empty store and registry, of SQLite or PostgreSQL, wherever it was taken from."""
     from models.releases.backup import restore as put_back
 
@@ -54,5 +66,9 @@ def prune(as_json: Json = False) -> None:
 
     with progress_bar("dropping old months"):
         done = drop(store(), prepare_environment().retention_months)
-    title = f"Dropped, since jobs are kept from {done.since:%Y-%m-%d} on" if done.since else "All is kept: GRIDCAST_RETENTION_MONTHS is 0"
+    title = (
+        f"Dropped, since jobs are kept from {done.since:%Y-%m-%d} on"
+        if done.since
+        else "All is kept: GRIDCAST_RETENTION_MONTHS is 0"
+    )
     show([{"table": name, "rows": rows} for name, rows in done.rows.items()], as_json, title)

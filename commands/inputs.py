@@ -18,19 +18,37 @@ if TYPE_CHECKING:
 
     from jobs.ingest import Reading
 
-Json = Annotated[bool, typer.Option("--json", help='Print one object {"rows": [{…}]} to standard output, and nothing else there.')]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help='Print one object {"rows": [{…}]} to standard output, and nothing else there.',
+    ),
+]
 LogFormat = Annotated[
     str | None,
-    typer.Option("--format", help="swf, slurm, condor, pbs, panda, nextflow, gridftp, fts, rucio or table; default: seen from the file."),
+    typer.Option(
+        "--format",
+        help="swf, slurm, condor, pbs, panda, nextflow, gridftp, fts, rucio or table; default: seen from the file.",
+    ),
 ]
 Mapping = Annotated[
-    list[str] | None, typer.Option("--map", help="A table's column as COLUMN=FIELD[:UNIT], for instance run=walltime:s; repeat.")
+    list[str] | None,
+    typer.Option(
+        "--map",
+        help="A table's column as COLUMN=FIELD[:UNIT], for instance run=walltime:s; repeat.",
+    ),
 ]
 MapFile = Annotated[Path | None, typer.Option(help="The column map in a TOML file.")]
-Timezone = Annotated[str, typer.Option(help="Zone of times that carry none, for instance Europe/Paris.")]
+Timezone = Annotated[
+    str, typer.Option(help="Zone of times that carry none, for instance Europe/Paris.")
+]
 Kind = Literal["job", "transfer"]
 ClusterBy = Literal["group", "site", "queue", "program", "kmeans"]
-Source = Annotated[str | None, typer.Option(help="Only this source (a log or system); default: all that is stored.")]
+Source = Annotated[
+    str | None,
+    typer.Option(help="Only this source (a log or system); default: all that is stored."),
+]
 
 
 def store() -> Engine:
@@ -52,9 +70,13 @@ def read_file(file: Path, how: Reading, kind: Kind = "job") -> pd.DataFrame:
 
     record = next(record for record in RECORDS if record.name == kind)
     with progress_bar(f"reading {file.name}") as report:
-        jobs, read = read_log(file, progress=lambda done: report(f"{done.read:,} records"), record=record, **how)
+        jobs, read = read_log(
+            file, progress=lambda done: report(f"{done.read:,} records"), record=record, **how
+        )
     if read.rejected:
-        err.print(f"{read.rejected:,} of {read.read:,} records of {file.name} were rejected; gridcast ingest keeps them with their reasons")
+        err.print(
+            f"{read.rejected:,} of {read.read:,} records of {file.name} were rejected; gridcast ingest keeps them with their reasons"
+        )
     return jobs
 
 
@@ -68,5 +90,9 @@ def jobs_of(log: str | None, how: Reading, kind: Kind = "job") -> pd.DataFrame:
     record = next(record for record in RECORDS if record.name == kind)
     jobs = read_jobs(store(), sources=[log] if log else None, record=record)
     if jobs.empty:
-        raise InputError(f"there is no file and no stored source called {log}" if log else "nothing is stored: gridcast ingest FILE")
+        raise InputError(
+            f"there is no file and no stored source called {log}"
+            if log
+            else "nothing is stored: gridcast ingest FILE"
+        )
     return jobs

@@ -13,9 +13,14 @@ from infra.errors import InputError
 
 
 def ingest(
-    files: Annotated[list[Path], typer.Argument(help="Log files, or folders of them; .gz is read as it is.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Log files, or folders of them; .gz is read as it is.")
+    ],
     log_format: LogFormat = None,
-    source: Annotated[str | None, typer.Option(help="Name of the log or system; default: what the file says, or its name.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(help="Name of the log or system; default: what the file says, or its name."),
+    ] = None,
     mapping: Mapping = None,
     map_file: MapFile = None,
     timezone: Timezone = "UTC",
@@ -32,8 +37,20 @@ def ingest(
 
         results = ingest_files(store(), files, source=source, progress=tell, **how)
     rows = [one.row() for one in results]
-    named = rows if as_json else [row | {"file": Path(row["file"]).name, "notes": _first_notes(row["notes"])} for row in rows]
-    show(named, as_json, "Ingested", ("file", "format", "read", "added", "updated", "unchanged", "rejected", "notes"))
+    named = (
+        rows
+        if as_json
+        else [
+            row | {"file": Path(row["file"]).name, "notes": _first_notes(row["notes"])}
+            for row in rows
+        ]
+    )
+    show(
+        named,
+        as_json,
+        "Ingested",
+        ("file", "format", "read", "added", "updated", "unchanged", "rejected", "notes"),
+    )
     for row in rows:
         if row["error"]:
             complain(row["error"])
@@ -43,7 +60,9 @@ def ingest(
 
 def _first_notes(notes: dict[str, int], most: int = 2) -> str:
     told = [f"{count:,} × {note}" for note, count in notes.items()]
-    return "; ".join(told[:most]) + (f"; and {len(told) - most} more (--json)" if len(told) > most else "")
+    return "; ".join(told[:most]) + (
+        f"; and {len(told) - most} more (--json)" if len(told) > most else ""
+    )
 
 
 def rejects(
@@ -65,7 +84,12 @@ def jobs_command(as_json: Json = False) -> None:
 
 
 def scouts(
-    log: Annotated[str | None, typer.Argument(help="A log file, or the name of a stored source; default: all that is stored.")] = None,
+    log: Annotated[
+        str | None,
+        typer.Argument(
+            help="A log file, or the name of a stored source; default: all that is stored."
+        ),
+    ] = None,
     log_format: LogFormat = None,
     mapping: Mapping = None,
     map_file: MapFile = None,
@@ -81,11 +105,16 @@ def scouts(
 
 
 def generate(
-    file: Annotated[Path, typer.Argument(help="Where to write: .csv, .parquet or .swf, with .gz if wished.")],
+    file: Annotated[
+        Path, typer.Argument(help="Where to write: .csv, .parquet or .swf, with .gz if wished.")
+    ],
     jobs: Annotated[int, typer.Option(min=1)] = 20_000,
     days: Annotated[float, typer.Option(min=0.01)] = 30,
     seed: int = 0,
-    change: Annotated[list[str] | None, typer.Option(help="Plant a change as KIND@DAY, for instance slow_program@20; repeat.")] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(help="Plant a change as KIND@DAY, for instance slow_program@20; repeat."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a log of generated jobs, with changes planted on request; the same seed gives the same log."""
@@ -93,7 +122,17 @@ def generate(
     from jobs.workload import read_change
     from jobs.writers import write_jobs
 
-    made = make(jobs=jobs, days=days, seed=seed, changes=[read_change(text) for text in change or []])
+    made = make(
+        jobs=jobs, days=days, seed=seed, changes=[read_change(text) for text in change or []]
+    )
     write_jobs(made.jobs, file)
-    rows = [{"file": str(file), "jobs": len(made.jobs), "source": "generated", "seed": seed, "planted": ", ".join(change or []) or None}]
+    rows = [
+        {
+            "file": str(file),
+            "jobs": len(made.jobs),
+            "source": "generated",
+            "seed": seed,
+            "planted": ", ".join(change or []) or None,
+        }
+    ]
     show(rows, as_json, "Generated jobs")

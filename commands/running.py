@@ -28,13 +28,22 @@ def serve() -> None:
     from infra.processes import up as run
 
     settings = prepare_environment()
-    only = [replace(part, after=()) for part in parts(settings, servers=False) if part.name == "predictor"]
-    run(settings, only, say=say, when_ready=lambda: say(f"the predictor answers on {only[0].address}"))
+    only = [
+        replace(part, after=())
+        for part in parts(settings, servers=False)
+        if part.name == "predictor"
+    ]
+    run(
+        settings,
+        only,
+        say=say,
+        when_ready=lambda: say(f"the predictor answers on {only[0].address}"),
+    )
 
 
 def dashboard() -> None:
     """Show tasks, sites, models and thresholds on a web page of this machine, looked at anew every minute, until Ctrl-C."""
-    from services.dashboard import run
+    from services.dashboard.app import run
 
     settings = prepare_environment()
     say(f"the page is on http://{settings.host}:{settings.dashboard_port}")
@@ -42,7 +51,12 @@ def dashboard() -> None:
 
 
 def up(
-    site: Annotated[bool, typer.Option("--site", help="As at a site: PostgreSQL, two predictors behind a proxy, Prometheus.")] = False,
+    site: Annotated[
+        bool,
+        typer.Option(
+            "--site", help="As at a site: PostgreSQL, two predictors behind a proxy, Prometheus."
+        ),
+    ] = False,
 ) -> None:
     """Start MLflow, Prefect, the predictor, the shifter's page and the schedules; Ctrl-C stops them all."""
     from infra.parts import parts
@@ -51,9 +65,18 @@ def up(
 
     settings = prepare_environment()
     if not site and not settings.database_url and settings.own_postgres("gridcast"):
-        raise InputError("this data folder's store is a PostgreSQL of its own, which `gridcast up --site` made and starts: start it so")
+        raise InputError(
+            "this data folder's store is a PostgreSQL of its own, which `gridcast up --site` made and starts: start it so"
+        )
     wanted = site_parts(settings) if site else parts(settings)
-    run(settings, wanted, say=say, when_ready=lambda: show([{"part": part.name, "address": part.address} for part in wanted], False, "Up"))
+    run(
+        settings,
+        wanted,
+        say=say,
+        when_ready=lambda: show(
+            [{"part": part.name, "address": part.address} for part in wanted], False, "Up"
+        ),
+    )
 
 
 def down() -> None:

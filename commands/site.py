@@ -21,12 +21,21 @@ Who = Literal["user", "group", "project", "program", "job_name"]
 def collect(
     system: Annotated[str, typer.Argument(help="slurm, condor, pbs, panda or folder.")],
     where: Annotated[
-        str, typer.Argument(help="Which one: a cluster, a schedd, a folder or a database's URL; default: what GRIDCAST_COLLECT names.")
+        str,
+        typer.Argument(
+            help="Which one: a cluster, a schedd, a folder or a database's URL; default: what GRIDCAST_COLLECT names."
+        ),
     ] = "",
     since: Annotated[
-        datetime | None, typer.Option(help="From this time (UTC) on; default: where the last one ended, and some hours again.")
+        datetime | None,
+        typer.Option(
+            help="From this time (UTC) on; default: where the last one ended, and some hours again."
+        ),
     ] = None,
-    source: Annotated[str | None, typer.Option(help="Name of the system in the store; default: what its records say.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(help="Name of the system in the store; default: what its records say."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Bring what a batch system accounted since the last time into the store; doing so again changes nothing."""
@@ -39,8 +48,20 @@ def collect(
             report(f"{system} until {done.until:%Y-%m-%d %H:%M}: {done.read:,} records")
 
         begin = since.replace(tzinfo=UTC) if since else None
-        done = collect(store(), system, where or named.get(system, ""), since=begin, source=source, progress=tell)
-    show([done.row()], as_json, "Collected", ("system", "until", "files", "read", "added", "updated", "unchanged", "rejected", "notes"))
+        done = collect(
+            store(),
+            system,
+            where or named.get(system, ""),
+            since=begin,
+            source=source,
+            progress=tell,
+        )
+    show(
+        [done.row()],
+        as_json,
+        "Collected",
+        ("system", "until", "files", "read", "added", "updated", "unchanged", "rejected", "notes"),
+    )
     for error in done.errors:
         complain(error)
     if done.errors:
@@ -48,11 +69,22 @@ def collect(
 
 
 def table(
-    file: Annotated[Path | None, typer.Argument(help="Where to write; default: tables/predictions.tsv in the data folder.")] = None,
-    source: Annotated[str | None, typer.Option(help="Whose jobs, where the store has several sources.")] = None,
-    every: Annotated[float | None, typer.Option(min=1, help="Write again each so many seconds, until Ctrl-C.")] = None,
-    days: Annotated[float, typer.Option(min=0.01, help="Kinds of job submitted in so many days.")] = 14,
-    most: Annotated[int, typer.Option(min=1, help="At most so many kinds of job, the commonest.")] = 20_000,
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="Where to write; default: tables/predictions.tsv in the data folder."),
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Whose jobs, where the store has several sources.")
+    ] = None,
+    every: Annotated[
+        float | None, typer.Option(min=1, help="Write again each so many seconds, until Ctrl-C.")
+    ] = None,
+    days: Annotated[
+        float, typer.Option(min=0.01, help="Kinds of job submitted in so many days.")
+    ] = 14,
+    most: Annotated[
+        int, typer.Option(min=1, help="At most so many kinds of job, the commonest.")
+    ] = 20_000,
     as_json: Json = False,
 ) -> None:
     """Write predictions of the kinds of job submitted lately to a local file, for schedulers that may not ask over a network."""
@@ -91,8 +123,15 @@ def advise(
     name: Annotated[str, typer.Argument(help="A user, a group, a project or a program.")],
     by: Annotated[Who | None, typer.Option(help="What the name is the name of.")] = None,
     days: Annotated[float, typer.Option(min=0.01, help="The jobs submitted in so many days.")] = 28,
-    risk: Annotated[float, typer.Option(min=0.001, max=0.5, help="The share of jobs that may need more time than is advised.")] = 0.01,
-    timezone: Annotated[str, typer.Option(help="Zone in which times are shown, for instance Europe/Zurich.")] = "UTC",
+    risk: Annotated[
+        float,
+        typer.Option(
+            min=0.001, max=0.5, help="The share of jobs that may need more time than is advised."
+        ),
+    ] = 0.01,
+    timezone: Annotated[
+        str, typer.Option(help="Zone in which times are shown, for instance Europe/Zurich.")
+    ] = "UTC",
     as_json: Json = False,
 ) -> None:
     """Say what somebody's jobs asked for against what they used, and what to ask for instead, with its range and risk."""
@@ -103,7 +142,9 @@ def advise(
     zone(timezone)
     now = datetime.now(UTC)
     with own_predictor(prepare_environment()) as predictor:
-        advised = advise(store(), asking(predictor), name, now - timedelta(days=days), now, by=by, risk=risk)
+        advised = advise(
+            store(), asking(predictor), name, now - timedelta(days=days), now, by=by, risk=risk
+        )
     if as_json:
         show(advised.rows, as_json)
     else:

@@ -21,7 +21,9 @@ out = Console(width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True)
 
 
-def show(rows: list[dict[str, Any]], as_json: bool, title: str = "", columns: tuple[str, ...] = ()) -> None:
+def show(
+    rows: list[dict[str, Any]], as_json: bool, title: str = "", columns: tuple[str, ...] = ()
+) -> None:
     """Print rows as a table for people (only ``columns``, if given) or whole as one JSON object for machines."""
     if as_json:
         sys.stdout.write(json.dumps({"rows": [_plain(row) for row in rows]}, default=str) + "\n")
@@ -29,7 +31,10 @@ def show(rows: list[dict[str, Any]], as_json: bool, title: str = "", columns: tu
     table = Table(title=title or None, title_justify="left")
     names = columns or tuple(rows[0]) if rows else columns
     for name in names:
-        table.add_column(name.replace("_", " "), justify="right" if rows and isinstance(rows[0].get(name), int | float) else "left")
+        table.add_column(
+            name.replace("_", " "),
+            justify="right" if rows and isinstance(rows[0].get(name), int | float) else "left",
+        )
     for row in rows:
         table.add_row(*(escape(_cell(row.get(name))) for name in names))
     out.print(table if rows else f"{title}: nothing" if title else "nothing")
@@ -37,7 +42,10 @@ def show(rows: list[dict[str, Any]], as_json: bool, title: str = "", columns: tu
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     """JSON has no NaN: a missing number is null."""
-    return {key: None if isinstance(value, float) and value != value else value for key, value in row.items()}
+    return {
+        key: None if isinstance(value, float) and value != value else value
+        for key, value in row.items()
+    }
 
 
 def _cell(value: object) -> str:
@@ -65,17 +73,27 @@ def say(sentence: str) -> None:
 
 def complain(sentence: str) -> None:
     """What went wrong, in one red sentence to standard error."""
-    err.print(f"gridcast: {sentence}", style="bold red", soft_wrap=True, highlight=False, markup=False)
+    err.print(
+        f"gridcast: {sentence}", style="bold red", soft_wrap=True, highlight=False, markup=False
+    )
 
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Any]:
     """A progress bar on standard error; yields ``report(text, share done)``."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=err, transient=not err.is_terminal) as progress:
         task = progress.add_task(what, total=None)
 
         def report(text: str, share: float | None = None) -> None:
-            progress.update(task, completed=share or 0.0, total=None if share is None else 1.0, description=text)
+            progress.update(
+                task, completed=share or 0.0, total=None if share is None else 1.0, description=text
+            )
 
         yield report

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands.inputs import ClusterBy, Json, LogFormat, MapFile, Mapping, Source, Timezone, me, read_file, store
+from commands.inputs import (
+    ClusterBy,
+    Json,
+    LogFormat,
+    MapFile,
+    Mapping,
+    Source,
+    Timezone,
+    me,
+    read_file,
+    store,
+)
 from commands.tables import err, progress_bar, records, say, show
 from infra.errors import InputError
 from infra.settings import prepare_environment
@@ -19,23 +30,38 @@ if TYPE_CHECKING:
 def train(
     source: Source = None,
     target: Annotated[
-        list[str] | None, typer.Option(help="What to predict, the most important first; repeat. Default: the champion's, or walltime.")
+        list[str] | None,
+        typer.Option(
+            help="What to predict, the most important first; repeat. Default: the champion's, or walltime."
+        ),
     ] = None,
     cluster_by: Annotated[
-        ClusterBy | None, typer.Option(help="A model a cluster too, where it wins on later jobs; default: the champion's.")
+        ClusterBy | None,
+        typer.Option(
+            help="A model a cluster too, where it wins on later jobs; default: the champion's."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Train on the stored jobs, judge on the latest of them, register in MLflow, and promote what is better."""
+    from models.releases.automatic_rollback import alone
     from models.releases.release import release
-    from models.releases.succession import alone
 
     settings = prepare_environment()
     with alone(settings), progress_bar("training") as report:
-        made = release(store(), settings, targets=target, sources=[source] if source else None, cluster_by=cluster_by, progress=report)
+        made = release(
+            store(),
+            settings,
+            targets=target,
+            sources=[source] if source else None,
+            cluster_by=cluster_by,
+            progress=report,
+        )
     version = made.version.label
     show(
-        [{"version": version, "promoted": made.promoted, **row} for row in made.rows], as_json, f"{version} on jobs later than its training"
+        [{"version": version, "promoted": made.promoted, **row} for row in made.rows],
+        as_json,
+        f"{version} on jobs later than its training",
     )
     err.print(f"{version}: {'champion, ' if made.promoted else ''}{made.why}", highlight=False)
 
@@ -55,7 +81,10 @@ def promote(
     show([_version(promoted)], as_json, "Champion")
 
 
-def rollback(why: Annotated[str, typer.Option(help="Kept with the version.")] = "asked for", as_json: Json = False) -> None:
+def rollback(
+    why: Annotated[str, typer.Option(help="Kept with the version.")] = "asked for",
+    as_json: Json = False,
+) -> None:
     """Give the place back to the version that the champion replaced."""
     from models.releases import registry
 
@@ -63,7 +92,12 @@ def rollback(why: Annotated[str, typer.Option(help="Kept with the version.")] = 
 
 
 def pin(
-    version: Annotated[int, typer.Argument(help="Number of the version in MLflow; it is promoted first if it does not serve.")],
+    version: Annotated[
+        int,
+        typer.Argument(
+            help="Number of the version in MLflow; it is promoted first if it does not serve."
+        ),
+    ],
     why: Annotated[str, typer.Option(help="Kept with the pin.")] = "asked for",
     as_json: Json = False,
 ) -> None:
@@ -75,7 +109,12 @@ def pin(
         _known(version)
         release.promote(version, settings, by=me(), why=why)
         pinned = registry.pin(by=me(), why=why)
-    show([_version(pinned)], as_json, "Pinned", ("version", "state", "jobs", "promoted_by", "promoted_why"))
+    show(
+        [_version(pinned)],
+        as_json,
+        "Pinned",
+        ("version", "state", "jobs", "promoted_by", "promoted_why"),
+    )
 
 
 def _known(version: int) -> None:
@@ -99,19 +138,34 @@ def history(as_json: Json = False) -> None:
     from models.releases import registry
 
     registry.settle()
-    shown = ("version", "state", "created_at", "jobs", "why_trained", "compared", "promoted_by", "promoted_why", "served", "left")
+    shown = (
+        "version",
+        "state",
+        "created_at",
+        "jobs",
+        "why_trained",
+        "compared",
+        "promoted_by",
+        "promoted_why",
+        "served",
+        "left",
+    )
     show([_version(one) for one in registry.versions()], as_json, "Versions", shown)
     if held := registry.pinned():
         say(held)
 
 
 def predict(
-    file: Annotated[Path, typer.Argument(help="A log or table of jobs; outcomes in it are not looked at.")],
+    file: Annotated[
+        Path, typer.Argument(help="A log or table of jobs; outcomes in it are not looked at.")
+    ],
     log_format: LogFormat = None,
     mapping: Mapping = None,
     map_file: MapFile = None,
     timezone: Timezone = "UTC",
-    quantile: Annotated[list[float] | None, typer.Option(min=0, max=1, help="A quantile to add; repeat.")] = None,
+    quantile: Annotated[
+        list[float] | None, typer.Option(min=0, max=1, help="A quantile to add; repeat.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Predict the jobs of a file with the champion, by histories of what the store knew had ended at each submission."""
@@ -122,17 +176,37 @@ def predict(
     with progress_bar("predicting") as report:
         answers = ask(store(), prepare_environment(), jobs, tuple(quantile or ()), report)
     if known := int(answers["in_training"].sum()):
-        say(f"{known:,} of these jobs were submitted before the champion was trained: do not judge it by them (gridcast evaluate would)")
-    shown = ("job_id", "walltime", "walltime_median", "walltime_low", "walltime_high", "cluster", "model_version", "cold_start")
+        say(
+            f"{known:,} of these jobs were submitted before the champion was trained: do not judge it by them (gridcast evaluate would)"
+        )
+    shown = (
+        "job_id",
+        "walltime",
+        "walltime_median",
+        "walltime_low",
+        "walltime_high",
+        "cluster",
+        "model_version",
+        "cold_start",
+    )
     show(records(answers), as_json, f"Predictions for {file.name}, walltime in s", shown)
 
 
 def rank(
-    file: Annotated[Path, typer.Argument(help="JSON as POST /rank takes it: jobs, each with its candidates.")],
-    policy: Annotated[str | None, typer.Option(help="mean (default), conservative (mean + tuning · sd), quantile or first.")] = None,
-    tuning: Annotated[float | None, typer.Option(help="The tuning factor of conservative; default 1.")] = None,
+    file: Annotated[
+        Path, typer.Argument(help="JSON as POST /rank takes it: jobs, each with its candidates.")
+    ],
+    policy: Annotated[
+        str | None,
+        typer.Option(help="mean (default), conservative (mean + tuning · sd), quantile or first."),
+    ] = None,
+    tuning: Annotated[
+        float | None, typer.Option(help="The tuning factor of conservative; default 1.")
+    ] = None,
     level: Annotated[float | None, typer.Option(help="The level of quantile; default .9.")] = None,
-    overlap: Annotated[bool | None, typer.Option("--overlap", help="The input comes while the job waits.")] = None,
+    overlap: Annotated[
+        bool | None, typer.Option("--overlap", help="The input comes while the job waits.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say where jobs would be done first, or from which replica to copy: wait, transfers and run as ranges, by what the store knows.
@@ -141,9 +215,9 @@ def rank(
     """
     from models.ranking.ranker import ranker
     from models.releases.release import forecaster
-    from services.bodies import JSON_TYPE
-    from services.rank_call import read_rank
-    from services.refusal import RefusalError
+    from services.http.bodies import JSON_TYPE
+    from services.http.errors import RefusalError
+    from services.http.rank import read_rank
 
     given = {"policy": policy, "tuning": tuning, "level": level, "overlap": overlap}
     options = {name: str(value) for name, value in given.items() if value is not None}
@@ -157,8 +231,27 @@ def rank(
     with progress_bar("learning"):
         known = ranker(engine, forecaster(engine, prepare_environment()))
     found = known.rank(asked.candidates, asked.rule, asked.at).frame()
-    parts = ("rank", "total_mean", "total_sd", "total_low", "total_high", "wait", "transfer_in", "run", "transfer_out", "first", "in_time")
-    shown = ("job_id", "site", "queue", "input_at", *(name for name in parts if name in found), "unknown")
+    parts = (
+        "rank",
+        "total_mean",
+        "total_sd",
+        "total_low",
+        "total_high",
+        "wait",
+        "transfer_in",
+        "run",
+        "transfer_out",
+        "first",
+        "in_time",
+    )
+    shown = (
+        "job_id",
+        "site",
+        "queue",
+        "input_at",
+        *(name for name in parts if name in found),
+        "unknown",
+    )
     show(records(found), as_json, f"Where first, by {asked.rule.policy}, in s", shown)
 
 
@@ -178,8 +271,18 @@ def _version(version: Version) -> dict[str, Any]:
     )
     served = version.tags.get("served")
     if version.state == "champion":
-        served = "; ".join(part for part in (served, f"{version.tags.get('promoted_at', '?')} to now") if part)
-    left = version.tags.get("refused_why") if version.state == "refused" else version.tags.get("retired_why")
+        served = "; ".join(
+            part for part in (served, f"{version.tags.get('promoted_at', '?')} to now") if part
+        )
+    left = (
+        version.tags.get("refused_why")
+        if version.state == "refused"
+        else version.tags.get("retired_why")
+    )
     told_of = {"served": served, "left": left if version.state != "champion" else None}
-    known = {"version": version.label, "state": version.state, "created_at": version.created_at.isoformat()}
+    known = {
+        "version": version.label,
+        "state": version.state,
+        "created_at": version.created_at.isoformat(),
+    }
     return known | {name: version.tags.get(name) for name in told} | told_of

@@ -19,7 +19,11 @@ from services.local_table import asking, own_predictor
 WEEK = timedelta(days=7)
 
 
-@flow(name="advise", flow_run_name="advise", description="A weekly letter to GRIDCAST_ALERTS: what jobs asked for against what they used.")
+@flow(
+    name="advise",
+    flow_run_name="advise",
+    description="A weekly letter to GRIDCAST_ALERTS: what jobs asked for against what they used.",
+)
 def advise(most: int = 10, timezone: str = "UTC") -> Any:
     """Advise the ``most`` wasteful users of the last week in one letter; it is sent once a week however often this runs."""
     settings, now = prepare_environment(), datetime.now(UTC)
@@ -27,7 +31,11 @@ def advise(most: int = 10, timezone: str = "UTC") -> Any:
     letter = write(settings, now, most, timezone)
     if not letter:
         return Completed(message="nobody left unused what they asked for in the last week")
-    create_markdown_artifact("\n\n".join(letter), key="advise", description="Who leaves most of what they ask for unused.")
+    create_markdown_artifact(
+        "\n\n".join(letter),
+        key="advise",
+        description="Who leaves most of what they ask for unused.",
+    )
     return {"letter": letter, "sent": post(settings, now, letter)}
 
 
@@ -37,7 +45,10 @@ def write(settings: Settings, now: datetime, most: int, timezone: str) -> list[s
     engine = open_store(settings.store_url)
     with own_predictor(settings) as predictor:
         users = advising.wasteful(engine, now - WEEK, now, most)
-        advised = [advising.advise(engine, asking(predictor), user, now - WEEK, now, by="user") for user in users]
+        advised = [
+            advising.advise(engine, asking(predictor), user, now - WEEK, now, by="user")
+            for user in users
+        ]
     return ["\n".join(advising.sentences(one, timezone)) for one in advised if one.rows]
 
 
@@ -46,4 +57,11 @@ def post(settings: Settings, now: datetime, letter: list[str]) -> bool:
     """Send it, if this week's was not sent."""
     year, week, _ = now.isocalendar()
     title = f"what jobs asked for against what they used, week {week} of {year}"
-    return alerts.send_once(open_store(settings.store_url), settings, f"advice {year}-{week:02d}", title, "\n\n".join(letter), now)
+    return alerts.send_once(
+        open_store(settings.store_url),
+        settings,
+        f"advice {year}-{week:02d}",
+        title,
+        "\n\n".join(letter),
+        now,
+    )

@@ -16,7 +16,9 @@ from jobs.store import open_store
 
 
 @flow(
-    name="collect", flow_run_name="collect", description="Ask the batch systems that settings name what they accounted since the last time."
+    name="collect",
+    flow_run_name="collect",
+    description="Ask the batch systems that settings name what they accounted since the last time.",
 )
 def collect() -> Any:
     """Bring the records of every system of GRIDCAST_COLLECT; one that does not answer fails the run when the others are in.
@@ -36,7 +38,9 @@ def collect() -> Any:
         rows.append(done.row() | {"notes": ", ".join(done.notes)})
         wrong += done.errors
     if rows:
-        create_table_artifact(rows, key="collect", description="What each batch system accounted since the last time.")
+        create_table_artifact(
+            rows, key="collect", description="What each batch system accounted since the last time."
+        )
     if wrong:
         raise GridcastError("; ".join(wrong))
     return rows

@@ -50,7 +50,12 @@ def _look(api: str) -> None:
             log.warning("dead runs cannot be looked for: %s", error)
 
 
-def end_the_dead(client: SyncPrefectClient, since: datetime, silence: timedelta = SILENCE, starting: timedelta = STARTING) -> list[str]:
+def end_the_dead(
+    client: SyncPrefectClient,
+    since: datetime,
+    silence: timedelta = SILENCE,
+    starting: timedelta = STARTING,
+) -> list[str]:
     """Mark what is dead as crashed, with its tasks; returns the names of the runs.
 
     Nothing counts as silent from before ``since``: while the server was away nobody could give it a sign. Raises httpx.HTTPError.
@@ -58,7 +63,9 @@ def end_the_dead(client: SyncPrefectClient, since: datetime, silence: timedelta 
     dead = []
     for run, allowed in _at_work(client, silence, starting):
         signs = [since, *([run.state.timestamp] if run.state else [])]
-        if datetime.now(UTC) - max(signs) > allowed:  # which most are not, and need not be asked about further
+        if (
+            datetime.now(UTC) - max(signs) > allowed
+        ):  # which most are not, and need not be asked about further
             signs += _heartbeats(client, run)
         if datetime.now(UTC) - max(signs) > allowed:
             said = f"It gave no sign of life for {allowed.total_seconds():.0f} s: it was killed, or its machine is gone."
@@ -67,11 +74,20 @@ def end_the_dead(client: SyncPrefectClient, since: datetime, silence: timedelta 
     return dead
 
 
-def _at_work(client: SyncPrefectClient, silence: timedelta, starting: timedelta) -> Iterator[tuple[FlowRun, timedelta]]:
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+def _at_work(
+    client: SyncPrefectClient, silence: timedelta, starting: timedelta
+) -> Iterator[tuple[FlowRun, timedelta]]:
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
     from prefect.client.schemas.objects import StateType
 
-    for kinds, allowed in (([StateType.RUNNING, StateType.CANCELLING], silence), ([StateType.PENDING], starting)):
+    for kinds, allowed in (
+        ([StateType.RUNNING, StateType.CANCELLING], silence),
+        ([StateType.PENDING], starting),
+    ):
         states = FlowRunFilterState(type=FlowRunFilterStateType(any_=kinds))
         for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=states)):
             yield run, allowed
@@ -79,20 +95,36 @@ def _at_work(client: SyncPrefectClient, silence: timedelta, starting: timedelta)
 
 def _heartbeats(client: SyncPrefectClient, run: FlowRun) -> list[datetime]:
     """When a run last gave a sign, if it did."""
-    wanted: dict[str, Any] = {"event": {"name": [HEARTBEAT]}, "resource": {"id": [f"prefect.flow-run.{run.id}"]}, "order": "DESC"}
+    wanted: dict[str, Any] = {
+        "event": {"name": [HEARTBEAT]},
+        "resource": {"id": [f"prefect.flow-run.{run.id}"]},
+        "order": "DESC",
+    }
     body = {"filter": wanted, "limit": 1}
-    answer: httpx.Response = client._client.post("/events/filter", json=body)  # which has no method of its own
+    answer: httpx.Response = client._client.post(
+        "/events/filter", json=body
+    )  # which has no method of its own
     answer.raise_for_status()
     return [datetime.fromisoformat(event["occurred"]) for event in answer.json()["events"]]
 
 
 def _crash(client: SyncPrefectClient, run: FlowRun, said: str) -> None:
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, TaskRunFilter, TaskRunFilterState, TaskRunFilterStateType
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterId,
+        TaskRunFilter,
+        TaskRunFilterState,
+        TaskRunFilterStateType,
+    )
     from prefect.client.schemas.objects import StateType
     from prefect.states import Crashed
 
     client.set_flow_run_state(run.id, Crashed(message=said))
     its = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
-    at_work = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])))
+    at_work = TaskRunFilter(
+        state=TaskRunFilterState(
+            type=TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
+        )
+    )
     for task in client.read_task_runs(flow_run_filter=its, task_run_filter=at_work):
         client.set_task_run_state(task.id, Crashed(message=said), force=True)

@@ -22,15 +22,15 @@ from flows.ingest import ingest
 from flows.monitor import monitor
 from flows.train import train
 from infra import parts
-from infra.children import answers
 from infra.errors import GridcastError
-from infra.families import stop
+from infra.process_groups import stop
 from infra.settings import Settings, environment_with, prepare_environment
+from infra.supervision import answers
 from jobs.schema import COLUMNS, OF_KIND, OUTCOMES
 from jobs.workload import START, Change, generate
 from jobs.writers import write_jobs
-from services.authentication import own_token
 from services.client import Gridcast
+from services.http.authentication import own_token
 
 Progress = Callable[[str, float], None]
 
@@ -38,7 +38,11 @@ JOBS, DAYS, SEED = 20_000, 30, 1
 CUT = START + pd.Timedelta(days=22)
 PLANTED = Change("slow_program", day=25, factor=3.0)
 """After the cut, so that the report has something true to find."""
-JUDGED = {"candidate": "error of Gridcast", "median-10": "error of the median of the last 10", "request": "error of the user's request"}
+JUDGED = {
+    "candidate": "error of Gridcast",
+    "median-10": "error of the median of the last 10",
+    "request": "error of the user's request",
+}
 BATCH, CALLS = 1000, 20
 PATIENCE = 90.0
 
@@ -60,24 +64,44 @@ def demo(progress: Progress) -> list[dict[str, Any]]:
     trained: Any = train(why="the demo")
     progress("starting the predictor", 0.5)
     with predictor(settings) as address:
-        broker = Gridcast(address, token=own_token(settings.tokens.get_secret_value(), "predict", "report"), timeout=30)
+        broker = Gridcast(
+            address,
+            token=own_token(settings.tokens.get_secret_value(), "predict", "report"),
+            timeout=30,
+        )
         progress("asking about 1,000 jobs", 0.6)
         latency = time_calls(broker, later.head(BATCH))
         for day, share in live_through(broker, later):
-            progress(f"living through {day:%d %B}: asking, then reporting what ended", 0.65 + 0.2 * share)
+            progress(
+                f"living through {day:%d %B}: asking, then reporting what ended", 0.65 + 0.2 * share
+            )
         broker.close()
     progress("looking for drift", 0.88)
     watched: Any = monitor()
     stored = ingested[0]["added"] + ingested[0]["unchanged"]
     rows = [
-        _fact("jobs ingested", stored, f"generated, seed {SEED}; {ingested[0]['rejected']} records rejected"),
-        _fact("finished jobs reported", len(later), "by the broker's client, after the log was cut"),
+        _fact(
+            "jobs ingested",
+            stored,
+            f"generated, seed {SEED}; {ingested[0]['rejected']} records rejected",
+        ),
+        _fact(
+            "finished jobs reported", len(later), "by the broker's client, after the log was cut"
+        ),
         _fact(f"{BATCH:,} jobs in one call", latency, f"ms, median of {CALLS} JSON calls"),
         _fact("drift", watched["verdict"], watched["sentence"]),
         _fact("champion", f"{settings.model_name}-{trained['version']}", trained["why"]),
         *(_fact("report", "Evidently", page) for page in watched["pages"]),
-        _fact("MLflow", f"http://{settings.host}:{settings.mlflow_port}", "after gridcast up: the champion, its card, tables and plots"),
-        _fact("Prefect", f"http://{settings.host}:{settings.prefect_port}", "after gridcast up: the flows that ran just now"),
+        _fact(
+            "MLflow",
+            f"http://{settings.host}:{settings.mlflow_port}",
+            "after gridcast up: the champion, its card, tables and plots",
+        ),
+        _fact(
+            "Prefect",
+            f"http://{settings.host}:{settings.prefect_port}",
+            "after gridcast up: the flows that ran just now",
+        ),
     ]
     return [*rows[:2], *_errors(trained["rows"]), *rows[2:]]
 
@@ -103,7 +127,9 @@ def predictor(settings: Settings) -> Iterator[str]:
     part = parts.predictor(settings.model_copy(update={"predictor_port": port}), {})
     log = settings.folder("logs") / "demo-predictor.log"
     with log.open("ab") as out:
-        process = subprocess.Popen(part.command, stdout=out, stderr=out, env=environment_with({}), start_new_session=True)  # noqa: S603  our own command
+        process = subprocess.Popen(  # noqa: S603
+            part.command, stdout=out, stderr=out, env=environment_with({}), start_new_session=True
+        )
         try:
             deadline = time.monotonic() + PATIENCE
             while not answers(part):
@@ -155,4 +181,7 @@ def told(jobs: pd.DataFrame, columns: tuple[str, ...]) -> list[dict[str, Any]]:
     for name in OF_KIND["time"]:
         if name in frame:
             frame[name] = frame[name].dt.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    return [{key: value for key, value in row.items() if pd.notna(value)} for row in frame.to_dict("records")]  # type: ignore[misc]
+    return [
+        {str(key): value for key, value in row.items() if pd.notna(value)}
+        for row in frame.to_dict("records")
+    ]

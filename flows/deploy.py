@@ -16,13 +16,17 @@ from infra.errors import GridcastError
 from infra.settings import Settings, prepare_environment
 from models.releases import release
 from models.releases.versions import Version
-from services.authentication import own_token
+from services.http.authentication import own_token
 
 PATIENCE = 120.0
 """Seconds that the predictor has to fetch the champion and to learn the history of the store."""
 
 
-@flow(name="deploy", flow_run_name="deploy", description="Check that the champion works and that the predictor answers with it.")
+@flow(
+    name="deploy",
+    flow_run_name="deploy",
+    description="Check that the champion works and that the predictor answers with it.",
+)
 def deploy() -> Any:
     """Try the champion out in a child process, then wait until the predictor, which follows the alias by itself, answers with it."""
     settings = prepare_environment()
@@ -32,8 +36,14 @@ def deploy() -> Any:
     try_out(champion, settings)
     address = settings.predictor_address
     served = await_predictor(address, champion, settings)
-    text = f"{champion.label} answers at {address}" if served else f"{champion.label} works; no predictor answers at {address}"
-    create_link_artifact(f"{address}/model", "What the predictor serves", key="deploy", description=text)
+    text = (
+        f"{champion.label} answers at {address}"
+        if served
+        else f"{champion.label} works; no predictor answers at {address}"
+    )
+    create_link_artifact(
+        f"{address}/model", "What the predictor serves", key="deploy", description=text
+    )
     return {"version": champion.version, "served": served}
 
 
@@ -52,11 +62,17 @@ def await_predictor(address: str, version: Version, settings: Settings) -> bool:
             answer = httpx.get(f"{address}/model", headers=_token(settings), timeout=10)
         except httpx.TransportError:
             return False
-        serves = answer.json().get("model_version", "nothing") if answer.status_code == 200 else f"status {answer.status_code}"
+        serves = (
+            answer.json().get("model_version", "nothing")
+            if answer.status_code == 200
+            else f"status {answer.status_code}"
+        )
         if serves == version.label:
             return True
         time.sleep(1)
-    raise GridcastError(f"the predictor at {address} answers with {serves} and not with {version.label}: its log says why")
+    raise GridcastError(
+        f"the predictor at {address} answers with {serves} and not with {version.label}: its log says why"
+    )
 
 
 def _token(settings: Settings) -> dict[str, str]:

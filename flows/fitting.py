@@ -14,8 +14,8 @@ from infra.errors import GridcastError
 from infra.settings import Settings
 from models.refiner.boosting import CatBoostRefiner, fit_refiner
 from models.refiner.clusters import By
-from models.refiner.contest import Fits, fit_here
-from models.refiner.lessons import Lessons
+from models.refiner.selection import Fits, fit_here
+from models.refiner.training_rows import Lessons
 
 LOCAL, OFF = "local", "off"
 # No page of Dask's own, and no door beyond this machine.
@@ -42,16 +42,23 @@ def fits_of(settings: Settings, cluster_by: By | None) -> Iterator[Fits]:
 
     local = _LOCAL | {"n_workers": os.cpu_count()}
     runner: Any = (
-        DaskTaskRunner(cluster_kwargs=local) if settings.dask == LOCAL else DaskTaskRunner(address=settings.dask, client_kwargs=_AWAY)
+        DaskTaskRunner(cluster_kwargs=local)
+        if settings.dask == LOCAL
+        else DaskTaskRunner(address=settings.dask, client_kwargs=_AWAY)
     )
 
     def side_by_side(many: Sequence[Lessons]) -> list[CatBoostRefiner | None]:
-        futures = [runner.submit(fit_one, {"lessons": lessons, "jobs": len(lessons.truth)}) for lessons in many]
+        futures = [
+            runner.submit(fit_one, {"lessons": lessons, "jobs": len(lessons.truth)})
+            for lessons in many
+        ]
         return [future.result() for future in futures]
 
     with ExitStack() as stack:
         try:
-            stack.enter_context(runner).client  # noqa: B018 - connects
+            stack.enter_context(runner).client  # noqa: B018
         except (OSError, ValueError) as error:
-            raise GridcastError(f"no Dask scheduler answers at {settings.dask} (GRIDCAST_DASK): {error}") from error
+            raise GridcastError(
+                f"no Dask scheduler answers at {settings.dask} (GRIDCAST_DASK): {error}"
+            ) from error
         yield side_by_side

@@ -23,10 +23,16 @@ SETTLED = 60.0
 def run_name() -> str:
     """What is read, as an operator knows it."""
     files = runtime.flow_run.parameters.get("files")
-    return f"ingest: {', '.join(Path(name).name for name in files)}" if files else "ingest: the inbox"
+    return (
+        f"ingest: {', '.join(Path(name).name for name in files)}" if files else "ingest: the inbox"
+    )
 
 
-@flow(name="ingest", flow_run_name=run_name, description="Read job logs into the store; without files, those of the inbox.")
+@flow(
+    name="ingest",
+    flow_run_name=run_name,
+    description="Read job logs into the store; without files, those of the inbox.",
+)
 def ingest(
     files: list[str] | None = None,
     log_format: str | None = None,
@@ -46,11 +52,21 @@ def ingest(
     if not waiting:
         return Completed(message=f"no file waits in {settings.folder('inbox')}")
     results = [read(path, source, how) for path in waiting]
-    rows = [{name: value for name, value in one.row().items() if name != "notes"} | {"error": one.error or ""} for one in results]
-    create_table_artifact(rows, key="ingest", description="What became of each file; `gridcast rejects` shows the refused records.")
+    rows = [
+        {name: value for name, value in one.row().items() if name != "notes"}
+        | {"error": one.error or ""}
+        for one in results
+    ]
+    create_table_artifact(
+        rows,
+        key="ingest",
+        description="What became of each file; `gridcast rejects` shows the refused records.",
+    )
     if files is None:
         for one in results:
-            one.file.replace(settings.folder("inbox/refused" if one.error else "inbox/done") / one.file.name)
+            one.file.replace(
+                settings.folder("inbox/refused" if one.error else "inbox/done") / one.file.name
+            )
     errors = [one.error for one in results if one.error]
     if errors:
         raise InputError("; ".join(errors))
@@ -60,11 +76,17 @@ def ingest(
 @task(task_run_name="read {path.name}", **STEP)
 def read(path: Path, source: str | None, how: Reading) -> Ingested:
     """Read one file."""
-    return ingest_files(open_store(prepare_environment().store_url), [path], source=source, **how)[0]
+    return ingest_files(open_store(prepare_environment().store_url), [path], source=source, **how)[
+        0
+    ]
 
 
 def inbox(settings: Settings) -> list[Path]:
     """The files of the inbox that nobody is writing any more, by name."""
     now = time.time()
-    files = [path for path in settings.folder("inbox").iterdir() if path.is_file() and not path.name.startswith(".")]
+    files = [
+        path
+        for path in settings.folder("inbox").iterdir()
+        if path.is_file() and not path.name.startswith(".")
+    ]
     return sorted(path for path in files if now - path.stat().st_mtime >= SETTLED)

@@ -17,10 +17,10 @@ from jobs.store import open_store
 from models.releases import registry, release
 from models.releases.versions import Version
 from monitoring import alerts
-from monitoring.champion import Watched, watch_champion
-from monitoring.drift import DriftReport
-from monitoring.triggers import reason_to_retrain
-from monitoring.watch import monitor as look
+from monitoring.decay.champion import Watched, watch_champion
+from monitoring.decay.triggers import reason_to_retrain
+from monitoring.drift.check import monitor as look
+from monitoring.drift.report import DriftReport
 
 
 @flow(
@@ -39,7 +39,9 @@ def monitor(act: bool = True) -> Any:
     told = tell(watched, found, settings)
     pages = "\n".join(f"- `{page}`" for page in found.pages) or "- none"
     text = f"{watched.sentence}\n\n{f'Retraining: {why}' if why else 'No reason to retrain.'}\n\nPages of Evidently:\n\n{pages}"
-    create_markdown_artifact(text, key="monitor", description=f"**{found.verdict}**: {found.sentence} {watched.sentence}")
+    create_markdown_artifact(
+        text, key="monitor", description=f"**{found.verdict}**: {found.sentence} {watched.sentence}"
+    )
     if why and act:
         retrain(why)
     return {
@@ -56,7 +58,9 @@ def monitor(act: bool = True) -> Any:
 def watch(champion: Version, settings: Settings) -> DriftReport:
     """Make the report and keep its numbers."""
     card = release.load(champion, settings).card
-    return look(open_store(settings.store_url), card, settings.folder("reports"), model=champion.label)
+    return look(
+        open_store(settings.store_url), card, settings.folder("reports"), model=champion.label
+    )
 
 
 @task(task_run_name="judge the predictions", **STEP)
@@ -70,11 +74,16 @@ def reason(champion: Version, watched: Watched, drift: DriftReport, settings: Se
     """Why to retrain, empty where there is no reason."""
     card, latest = release.load(champion, settings).card, registry.versions(settings)[0]
     cooldown = settings.cooldown_hours * 3600
-    return reason_to_retrain(open_store(settings.store_url), card, watched, drift, latest, datetime.now(UTC), cooldown)
+    return reason_to_retrain(
+        open_store(settings.store_url), card, watched, drift, latest, datetime.now(UTC), cooldown
+    )
 
 
 @task(task_run_name="tell what is wrong", **STEP)
 def tell(watched: Watched, drift: DriftReport, settings: Settings) -> list[str]:
     """Send what is new or over."""
-    wrong = {"decay": watched.sentence if watched.alarms else "", "drift": drift.sentence if drift.verdict == "drift" else ""}
+    wrong = {
+        "decay": watched.sentence if watched.alarms else "",
+        "drift": drift.sentence if drift.verdict == "drift" else "",
+    }
     return alerts.tell(open_store(settings.store_url), settings, wrong, datetime.now(UTC))

@@ -24,7 +24,9 @@ def run_name() -> str:
     flow_run_name=run_name,
     description="Make a version (default: the challenger) champion, if it loads and answers.",
 )
-def promote(version: int | None = None, by: str = "operator", why: str = "chosen by a person") -> dict[str, Any]:
+def promote(
+    version: int | None = None, by: str = "operator", why: str = "chosen by a person"
+) -> dict[str, Any]:
     """Try the version out in a child process, then move the alias; promoting the champion again changes nothing."""
     promoted = move(version, by, why, prepare_environment())
     create_markdown_artifact(
@@ -32,7 +34,11 @@ def promote(version: int | None = None, by: str = "operator", why: str = "chosen
         key="promote",
         description=f"{promoted.label} is champion",
     )
-    return {"version": promoted.version, "by": promoted.tags["promoted_by"], "why": promoted.tags["promoted_why"]}
+    return {
+        "version": promoted.version,
+        "by": promoted.tags["promoted_by"],
+        "why": promoted.tags["promoted_why"],
+    }
 
 
 @task(task_run_name="try out and promote", **STEP)

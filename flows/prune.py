@@ -13,14 +13,22 @@ from infra.settings import Settings, prepare_environment
 from jobs import store
 
 
-@flow(name="prune", flow_run_name="prune", description="Drop the months that ended longer ago than GRIDCAST_RETENTION_MONTHS says.")
+@flow(
+    name="prune",
+    flow_run_name="prune",
+    description="Drop the months that ended longer ago than GRIDCAST_RETENTION_MONTHS says.",
+)
 def prune() -> Any:
     """Drop what is older than GRIDCAST_RETENTION_MONTHS from the store; how many rows went, by table."""
     done = drop(prepare_environment())
     if done.since is None:
         return Completed(message="GRIDCAST_RETENTION_MONTHS is 0: all is kept")
     said = f"Rows dropped: jobs are kept from {done.since:%Y-%m-%d} on."
-    create_table_artifact([{"table": name, "rows": rows} for name, rows in done.rows.items()], key="prune", description=said)
+    create_table_artifact(
+        [{"table": name, "rows": rows} for name, rows in done.rows.items()],
+        key="prune",
+        description=said,
+    )
     return done.rows
 
 

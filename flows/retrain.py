@@ -15,13 +15,17 @@ from flows.retrying import STEP
 from flows.train import decide, fit, judge, publish, read_jobs, show
 from infra.settings import Settings, prepare_environment
 from jobs.store import count_jobs, open_store
-from models.releases import moves, release, succession
+from models.releases import alias_moves as moves
+from models.releases import automatic_rollback as succession
+from models.releases import release
 from models.releases.versions import Version
 from monitoring import alerts
 
 
 @flow(
-    name="retrain", flow_run_name="retrain: {why}", description="Train again as the champion was, compare on later jobs, promote if better."
+    name="retrain",
+    flow_run_name="retrain: {why}",
+    description="Train again as the champion was, compare on later jobs, promote if better.",
 )
 def retrain(why: str = "on schedule") -> Any:
     """Train, compare and promote; does nothing where too few jobs ended since the champion was trained to compare by."""
@@ -39,7 +43,11 @@ def _retrain(settings: Settings, why: str) -> Any:
     if back := take_back(settings):
         text = f"**{back.label} serves again**: {back.tags['promoted_why']}"
         create_markdown_artifact(text, key="train", description=text)
-        return {"version": back.version, "promoted": True, "why": f"rolled back: {back.tags['promoted_why']}"}
+        return {
+            "version": back.version,
+            "promoted": True,
+            "why": f"rolled back: {back.tags['promoted_why']}",
+        }
     champion = current(settings)
     card = release.load(champion, settings).card if champion else {}
     names, cluster_by = release.recipe(settings)
@@ -47,7 +55,11 @@ def _retrain(settings: Settings, why: str) -> Any:
     with fits_of(settings, cluster_by) as fits:
         judgement = judge(jobs, names, cluster_by, settings, fits)
         if champion and judgement.better is None:
-            create_markdown_artifact(f"**Not retrained**: {judgement.sentence}", key="train", description=judgement.sentence)
+            create_markdown_artifact(
+                f"**Not retrained**: {judgement.sentence}",
+                key="train",
+                description=judgement.sentence,
+            )
             return Completed(message=judgement.sentence)
         model_set = fit(jobs, names, cluster_by, fits)
     version = publish(model_set, jobs, judgement, settings, why)
@@ -63,7 +75,9 @@ def take_back(settings: Settings) -> Version | None:
     back = succession.look_back(open_store(settings.store_url), settings)
     if back:
         sentence = f"{back.label} serves again: {back.tags['promoted_why']}"
-        alerts.tell(open_store(settings.store_url), settings, {"rollback": sentence}, datetime.now(UTC))
+        alerts.tell(
+            open_store(settings.store_url), settings, {"rollback": sentence}, datetime.now(UTC)
+        )
     return back
 
 
@@ -72,7 +86,12 @@ def tell(decided: release.Release, settings: Settings) -> None:
     """Say that a candidate was refused or waits; a promotion ends both, and what was said of a rollback."""
     label, promoted = decided.version.label, decided.promoted
     wrong = {"retraining": "" if promoted else f"{label} does not serve: {decided.why}"}
-    alerts.tell(open_store(settings.store_url), settings, wrong | ({"rollback": ""} if promoted else {}), datetime.now(UTC))
+    alerts.tell(
+        open_store(settings.store_url),
+        settings,
+        wrong | ({"rollback": ""} if promoted else {}),
+        datetime.now(UTC),
+    )
 
 
 @task(task_run_name="count the jobs", **STEP)

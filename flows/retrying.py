@@ -13,7 +13,9 @@ from models.releases.registry import OvertakenError, RegistryError
 def worth_another_try(_task: Any, _run: Any, state: Any) -> bool:
     """Whether the failure may be gone in a moment."""
     error = state.result(raise_on_failure=False)
-    return isinstance(error, StoreError | RegistryError) and not isinstance(error, StoreAddressError | OvertakenError)
+    return isinstance(error, StoreError | RegistryError) and not isinstance(
+        error, StoreAddressError | OvertakenError
+    )
 
 
 STEP: dict[str, Any] = {

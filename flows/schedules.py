@@ -23,9 +23,20 @@ def register() -> None:
 
     with get_client(sync_client=True) as client:
         template = ProcessWorker.get_default_base_job_template()
-        client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template), overwrite=True)
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(DEPLOYMENTS)]
-    subprocess.run(command, check=True, env=environment_with({}))  # noqa: S603  our own command
+        client.create_work_pool(
+            WorkPoolCreate(name=POOL, type="process", base_job_template=template), overwrite=True
+        )
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "--no-prompt",
+        "deploy",
+        "--all",
+        "--prefect-file",
+        str(DEPLOYMENTS),
+    ]
+    subprocess.run(command, check=True, env=environment_with({}))  # noqa: S603
 
 
 def main() -> None:
@@ -46,7 +57,7 @@ def main() -> None:
         "--limit",
         "2",
     ]
-    os.execve(sys.executable, command, environment_with({}))  # noqa: S606  our own command
+    os.execve(sys.executable, command, environment_with({}))  # noqa: S606
 
 
 if __name__ == "__main__":

@@ -28,9 +28,17 @@ class Guard:
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()
-            await send({"type": "websocket.close", "code": 1008, "reason": "foreign Host or Origin"})
+            await send(
+                {"type": "websocket.close", "code": 1008, "reason": "foreign Host or Origin"}
+            )
         else:
-            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": 403,
+                    "headers": [(b"content-type", b"text/plain")],
+                }
+            )
             await send({"type": "http.response.body", "body": b"foreign Host or Origin"})
 
     def _welcome(self, headers: dict[bytes, bytes]) -> bool:
@@ -55,7 +63,7 @@ def own_door(settings: Settings) -> str:
     >>> own_door(Settings(host="0.0.0.0", prefect_port=4200))
     '127.0.0.1:4200'
     """
-    return f"{'127.0.0.1' if settings.host in ('0.0.0.0', '::') else settings.host}:{settings.prefect_port}"  # noqa: S104  nothing is bound
+    return f"{'127.0.0.1' if settings.host in ('0.0.0.0', '::') else settings.host}:{settings.prefect_port}"  # noqa: S104
 
 
 def let_schedules_be_written() -> None:

@@ -16,14 +16,23 @@ from models.engine import training
 from models.engine.model_set import ModelSet
 from models.quantities.classes import given
 from models.refiner.clusters import By
-from models.refiner.contest import Fits
-from models.releases import moves, release, succession
+from models.refiner.selection import Fits
+from models.releases import alias_moves as moves
+from models.releases import automatic_rollback as succession
+from models.releases import release
 from models.releases.versions import Version
 
 
-@flow(name="train", flow_run_name="train: {why}", description="Train, judge on later jobs, publish, promote if better.")
+@flow(
+    name="train",
+    flow_run_name="train: {why}",
+    description="Train, judge on later jobs, publish, promote if better.",
+)
 def train(
-    targets: list[str] | None = None, cluster_by: By | None = None, sources: list[str] | None = None, why: str = "asked for"
+    targets: list[str] | None = None,
+    cluster_by: By | None = None,
+    sources: list[str] | None = None,
+    why: str = "asked for",
 ) -> dict[str, Any]:
     """Train on all stored jobs (or those of ``sources``) and publish the result; the first version and a better one are promoted.
 
@@ -34,7 +43,13 @@ def train(
         return _train(settings, *release.recipe(settings, targets, cluster_by), sources, why)
 
 
-def _train(settings: Settings, names: tuple[str, ...], cluster_by: By | None, sources: list[str] | None, why: str) -> dict[str, Any]:
+def _train(
+    settings: Settings,
+    names: tuple[str, ...],
+    cluster_by: By | None,
+    sources: list[str] | None,
+    why: str,
+) -> dict[str, Any]:
     jobs = read_jobs(settings, sources)
     with fits_of(settings, cluster_by) as fits:
         judgement = judge(jobs, names, cluster_by, settings, fits)
@@ -42,7 +57,12 @@ def _train(settings: Settings, names: tuple[str, ...], cluster_by: By | None, so
     version = publish(model_set, jobs, judgement, settings, why)
     decided = decide(version, judgement, settings)
     show(decided, settings)
-    return {"version": version.version, "promoted": decided.promoted, "why": decided.why, "rows": decided.rows}
+    return {
+        "version": version.version,
+        "promoted": decided.promoted,
+        "why": decided.why,
+        "rows": decided.rows,
+    }
 
 
 @task(task_run_name="read the jobs", **STEP)
@@ -52,19 +72,39 @@ def read_jobs(settings: Settings, sources: list[str] | None) -> pd.DataFrame:
 
 
 @task(task_run_name="judge on later jobs", **STEP)
-def judge(jobs: pd.DataFrame, targets: tuple[str, ...], cluster_by: By | None, settings: Settings, fits: Fits) -> release.Judgement:
+def judge(
+    jobs: pd.DataFrame,
+    targets: tuple[str, ...],
+    cluster_by: By | None,
+    settings: Settings,
+    fits: Fits,
+) -> release.Judgement:
     """Train on the earlier jobs and compare on the later ones."""
     return release.judge(jobs, targets, cluster_by, settings, fits=fits)
 
 
 @task(task_run_name="train on all jobs", **STEP)
-def fit(jobs: pd.DataFrame, targets: tuple[str, ...], cluster_by: By | None, fits: Fits) -> ModelSet:
+def fit(
+    jobs: pd.DataFrame, targets: tuple[str, ...], cluster_by: By | None, fits: Fits
+) -> ModelSet:
     """Train on all jobs."""
-    return training.train(jobs, targets=targets, cluster_by=cluster_by, thresholds=given(prepare_environment().thresholds), fits=fits)
+    return training.train(
+        jobs,
+        targets=targets,
+        cluster_by=cluster_by,
+        thresholds=given(prepare_environment().thresholds),
+        fits=fits,
+    )
 
 
 @task(task_run_name="publish", **STEP)
-def publish(model_set: ModelSet, jobs: pd.DataFrame, judgement: release.Judgement, settings: Settings, why: str) -> Version:
+def publish(
+    model_set: ModelSet,
+    jobs: pd.DataFrame,
+    judgement: release.Judgement,
+    settings: Settings,
+    why: str,
+) -> Version:
     """Register the model set with its evidence, and keep the comparison in the store."""
     version = release.publish(model_set, jobs, judgement, settings, why=why)
     release.remember(open_store(settings.store_url), version, judgement)
@@ -72,7 +112,9 @@ def publish(model_set: ModelSet, jobs: pd.DataFrame, judgement: release.Judgemen
 
 
 @task(task_run_name="decide", **STEP)
-def decide(version: Version, judgement: release.Judgement, settings: Settings, by: str = moves.TRAINED) -> release.Release:
+def decide(
+    version: Version, judgement: release.Judgement, settings: Settings, by: str = moves.TRAINED
+) -> release.Release:
     """Promote, refuse, or leave it to a person."""
     return release.decide(version, judgement, settings, by=by)
 
@@ -80,7 +122,16 @@ def decide(version: Version, judgement: release.Judgement, settings: Settings, b
 def show(decided: release.Release, settings: Settings) -> None:
     """What an operator reads: the decision and the card, and the way to MLflow's page."""
     head = "is champion" if decided.promoted else "does not serve"
-    create_markdown_artifact(decided.version.card, key="train", description=f"**{decided.version.label} {head}**: {decided.why}")
+    create_markdown_artifact(
+        decided.version.card,
+        key="train",
+        description=f"**{decided.version.label} {head}**: {decided.why}",
+    )
     if settings.mlflow_url.startswith("http"):
         page = f"{settings.mlflow_url}/#/models/{decided.version.name}/versions/{decided.version.version}"
-        create_link_artifact(page, f"{decided.version.label} in MLflow", key="train-mlflow", description="Metrics, tables and plots.")
+        create_link_artifact(
+            page,
+            f"{decided.version.label} in MLflow",
+            key="train-mlflow",
+            description="Metrics, tables and plots.",
+        )

@@ -35,7 +35,9 @@ def compiled(function: Any) -> Any:
 
 @cache
 def _folder(package: Path, wished_for: str) -> Path:
-    contents = hashlib.sha256(b"".join(path.read_bytes() for path in (Path(__file__), *_sources(package)))).hexdigest()[:16]
+    contents = hashlib.sha256(
+        b"".join(path.read_bytes() for path in (Path(__file__), *_sources(package)))
+    ).hexdigest()[:16]
     wished = Path(wished_for or package / "__pycache__") / f"gridcast-{contents}"
     try:
         wished.mkdir(parents=True, exist_ok=True)
@@ -47,7 +49,13 @@ def _folder(package: Path, wished_for: str) -> Path:
 
 def _sources(package: Path) -> list[Path]:
     texts = {path: path.read_text(encoding="utf-8") for path in package.rglob("*.py")}
-    holding = {path for path, text in texts.items() if re.search(r"^@compiled$", text, re.MULTILINE)}
+    holding = {
+        path for path, text in texts.items() if re.search(r"^@compiled$", text, re.MULTILINE)
+    }
     imports = re.compile(rf"^from {package.name}\.([\w.]+) import", re.MULTILINE)
-    used = {package.joinpath(*found.split(".")).with_suffix(".py") for path in holding for found in imports.findall(texts[path])}
+    used = {
+        package.joinpath(*found.split(".")).with_suffix(".py")
+        for path in holding
+        for found in imports.findall(texts[path])
+    }
     return sorted((holding | used) & texts.keys())

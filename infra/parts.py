@@ -43,7 +43,10 @@ def parts(settings: Settings, servers: bool = True) -> list[Part]:
     Without ``servers`` there are neither MLflow nor Prefect, and the others use MLflow's database directly.
     """
     mlflow_is_ours = servers and not settings.mlflow_url.startswith("http")
-    shared = environment(settings, address(settings, settings.mlflow_port) if mlflow_is_ours else settings.tracking_url)
+    shared = environment(
+        settings,
+        address(settings, settings.mlflow_port) if mlflow_is_ours else settings.tracking_url,
+    )
     registry = ("mlflow",) if mlflow_is_ours else ()
     first = [mlflow(settings)] if mlflow_is_ours else []
     if servers:
@@ -76,7 +79,12 @@ def predictor(settings: Settings, shared: Mapping[str, str], after: tuple[str, .
     """The predictor."""
     return Part(
         "predictor",
-        python("bentoml", "serve", "services.predictor:Predictor", *_bind(settings.host, settings.predictor_port)),
+        python(
+            "bentoml",
+            "serve",
+            "services.predictor:Predictor",
+            *_bind(settings.host, settings.predictor_port),
+        ),
         address=address(settings, settings.predictor_port),
         ready="/readyz",
         setting="GRIDCAST_PREDICTOR_PORT",
@@ -91,7 +99,12 @@ def dashboard(settings: Settings, shared: Mapping[str, str], after: tuple[str, .
     return Part(
         "dashboard",
         python(
-            *("uvicorn", "--factory", "services.dashboard:create_app", *_bind(settings.host, settings.dashboard_port)),
+            *(
+                "uvicorn",
+                "--factory",
+                "services.dashboard.app:create_app",
+                *_bind(settings.host, settings.dashboard_port),
+            ),
             # An open page listens for news and would hold up the end.
             *("--log-level", "warning", "--no-access-log", "--timeout-graceful-shutdown", "2"),
         ),
@@ -104,21 +117,35 @@ def dashboard(settings: Settings, shared: Mapping[str, str], after: tuple[str, .
 
 def schedules(shared: Mapping[str, str], after: tuple[str, ...] = ()) -> Part:
     """What registers the flows and is their worker."""
-    return Part("schedules", python("flows.schedules"), says="started!", environment=shared, after=after)
+    return Part(
+        "schedules", python("flows.schedules"), says="started!", environment=shared, after=after
+    )
 
 
 def prefect(settings: Settings, shared: Mapping[str, str], after: tuple[str, ...] = ()) -> Part:
     """Prefect's server, on the database of the settings if they name one."""
-    where = {"PREFECT_SERVER_API_HOST": settings.host, "PREFECT_SERVER_API_PORT": str(settings.prefect_port)}
+    where = {
+        "PREFECT_SERVER_API_HOST": settings.host,
+        "PREFECT_SERVER_API_PORT": str(settings.prefect_port),
+    }
     where["PREFECT_SERVER_METRICS_ENABLED"] = "true"
     # Runs older than 90 days go, as events do by themselves: what they found is in the store.
     where["PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED"] = "events,flow_runs"
     database = settings.prefect_database_url or settings.own_postgres("prefect")
     if database:
-        where["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = "postgresql+asyncpg://" + database.partition("://")[2]
+        where["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = (
+            "postgresql+asyncpg://" + database.partition("://")[2]
+        )
     return Part(
         "prefect",
-        python("uvicorn", "--factory", "flows.server:create_app", *_bind(settings.host, settings.prefect_port), "--log-level", "warning"),
+        python(
+            "uvicorn",
+            "--factory",
+            "flows.server:create_app",
+            *_bind(settings.host, settings.prefect_port),
+            "--log-level",
+            "warning",
+        ),
         address=address(settings, settings.prefect_port),
         ready="/api/ready",
         setting="GRIDCAST_PREFECT_PORT",
@@ -142,7 +169,12 @@ def mlflow(settings: Settings, after: tuple[str, ...] = ()) -> Part:
             # A line a request, and the predictor asks every 3 s: the log would grow for ever.
             *("--uvicorn-opts", "--no-access-log"),
             *("--workers", "1", "--default-artifact-root", artifacts, "--no-serve-artifacts"),
-            *("--allowed-hosts", ",".join(doors), "--cors-allowed-origins", ",".join(f"http://{door}" for door in doors)),
+            *(
+                "--allowed-hosts",
+                ",".join(doors),
+                "--cors-allowed-origins",
+                ",".join(f"http://{door}" for door in doors),
+            ),
         ),
         address=address(settings, settings.mlflow_port),
         ready="/health",

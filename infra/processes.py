@@ -21,12 +21,21 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from infra.children import Child, answers, last_line, log_path, record_path, remember, start, watch
 from infra.errors import GridcastError, InputError
-from infra.families import end_strays, stop, wait_until_ended
 from infra.parts import Part
-from infra.records import live_process, read_record, write_record
+from infra.process_groups import end_strays, stop, wait_until_ended
+from infra.process_records import live_process, read_record, write_record
 from infra.settings import Settings
+from infra.supervision import (
+    Child,
+    answers,
+    last_line,
+    log_path,
+    record_path,
+    remember,
+    start,
+    watch,
+)
 
 PATIENCE = 120.0
 """Seconds that a part has to become ready."""
@@ -100,7 +109,9 @@ def down(settings: Settings) -> list[str]:
     if supervisor is not None:
         with suppress(psutil.NoSuchProcess):
             supervisor.terminate()
-            wait_until_ended({supervisor}, sum(record["grace"] + 5 for record in records.values()) + 5)
+            wait_until_ended(
+                {supervisor}, sum(record["grace"] + 5 for record in records.values()) + 5
+            )
             supervisor.kill()
     _stop_recorded(settings)
     end_strays(settings.home)
@@ -129,8 +140,15 @@ def status(settings: Settings, parts: Sequence[Part]) -> list[dict[str, Any]]:
         elif record.get("state") == "restarting" and is_up:
             state = "restarting"
         alive = process is not None
-        row = {"part": name, "state": state, "pid": record["pid"] if alive else None, "address": part.address}
-        rows.append(row | {"since": record["since"] if alive else None, "note": record.get("note", "")})
+        row = {
+            "part": name,
+            "state": state,
+            "pid": record["pid"] if alive else None,
+            "address": part.address,
+        }
+        rows.append(
+            row | {"since": record["since"] if alive else None, "note": record.get("note", "")}
+        )
     return rows
 
 
@@ -140,22 +158,40 @@ def known(settings: Settings, parts: Sequence[Part]) -> list[Part]:
     if live_process(supervised) is None:
         return list(parts)
     records = _records(settings)
-    return [_recalled(name, records.get(name, {}), settings.any_token) for name in supervised["parts"]]
+    return [
+        _recalled(name, records.get(name, {}), settings.any_token) for name in supervised["parts"]
+    ]
 
 
 def _recalled(name: str, record: dict[str, Any], token: str) -> Part:
     asked = token if record.get("guarded") else ""
-    return Part(name, (), address=record.get("address", ""), ready=record.get("ready", "/"), says=record.get("says", ""), token=asked)
+    return Part(
+        name,
+        (),
+        address=record.get("address", ""),
+        ready=record.get("ready", "/"),
+        says=record.get("says", ""),
+        token=asked,
+    )
 
 
-def _wait(settings: Settings, children: Sequence[Child], asked: threading.Event, say: Callable[[str], None]) -> None:
+def _wait(
+    settings: Settings,
+    children: Sequence[Child],
+    asked: threading.Event,
+    say: Callable[[str], None],
+) -> None:
     """Watch ``children`` until all are ready or a stop is asked for."""
     deadline = time.monotonic() + PATIENCE
     while not all(child.ready for child in children) and not asked.wait(0.2):
         for child in children:
             watch(settings, child, say)
             if not child.ready and (child.crashes >= TRIES or time.monotonic() > deadline):
-                why = f"ended {child.crashes} times" if child.crashes >= TRIES else f"was not ready after {PATIENCE:.0f} s"
+                why = (
+                    f"ended {child.crashes} times"
+                    if child.crashes >= TRIES
+                    else f"was not ready after {PATIENCE:.0f} s"
+                )
                 log = log_path(settings, child.part)
                 raise ProcessError(f"{child.part.name} {why}: {last_line(log)} (its log is {log})")
 
@@ -163,7 +199,9 @@ def _wait(settings: Settings, children: Sequence[Child], asked: threading.Event,
 def _stop_recorded(settings: Settings) -> list[str]:
     """Stop parts whose supervisor was killed and could not, the latest first."""
     stopped = []
-    for name, record in sorted(_records(settings).items(), key=lambda item: -item[1].get("began", 0.0)):
+    for name, record in sorted(
+        _records(settings).items(), key=lambda item: -item[1].get("began", 0.0)
+    ):
         process = live_process(record)
         if process is not None:
             stop(process.pid, record["stop_by"], record["grace"])
@@ -195,8 +233,15 @@ def why_taken(part: Part) -> str:
 
 def _records(settings: Settings) -> dict[str, dict[str, Any]]:
     """What is recorded of each part that runs, or ran when its supervisor was killed."""
-    found = {path.stem: read_record(path) for path in sorted(settings.folder("run").glob("*.json")) if path.stem != UP}
-    return {name: {"grace": Part.grace, "stop_by": Part.stop_by, **record} for name, record in found.items()}
+    found = {
+        path.stem: read_record(path)
+        for path in sorted(settings.folder("run").glob("*.json"))
+        if path.stem != UP
+    }
+    return {
+        name: {"grace": Part.grace, "stop_by": Part.stop_by, **record}
+        for name, record in found.items()
+    }
 
 
 def _without_fail(say: Callable[[str], None]) -> Callable[[str], None]:
@@ -216,7 +261,9 @@ def _only_one(settings: Settings, parts: Sequence[Part]) -> Iterator[None]:
         claim = _claim(lock)
     except BlockingIOError:
         pid = read_record(path).get("pid")
-        raise TakenError(f"Gridcast is already up on {settings.home} (pid {pid}); `gridcast down` stops it") from None
+        raise TakenError(
+            f"Gridcast is already up on {settings.home} (pid {pid}); `gridcast down` stops it"
+        ) from None
     with claim:
         write_record(path, {"pid": os.getpid(), "parts": [part.name for part in parts]})
         try:

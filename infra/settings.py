@@ -38,50 +38,95 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="GRIDCAST_", env_file=".env", extra="ignore")
 
-    home: Path = Field(Path("gridcast-data"), description="folder that holds everything Gridcast writes")
-    database_url: str = Field("", description="SQLAlchemy URL of the job store; default that of `up --site`, else SQLite")
-    mlflow_url: str = Field("", description="MLflow tracking server or database; default that of `up --site`, else SQLite")
-    prefect_database_url: str = Field("", description="Prefect's database, postgresql://…; default SQLite in the data folder")
-    prefect_url: str = Field("", description="Prefect's server where another machine runs it, http://…; default the one of `up`")
-    predictor_url: str = Field("", description="where the predictors, or their proxy, answer, http://…; default this machine's port")
+    home: Path = Field(
+        Path("gridcast-data"), description="folder that holds everything Gridcast writes"
+    )
+    database_url: str = Field(
+        "", description="SQLAlchemy URL of the job store; default that of `up --site`, else SQLite"
+    )
+    mlflow_url: str = Field(
+        "",
+        description="MLflow tracking server or database; default that of `up --site`, else SQLite",
+    )
+    prefect_database_url: str = Field(
+        "", description="Prefect's database, postgresql://…; default SQLite in the data folder"
+    )
+    prefect_url: str = Field(
+        "",
+        description="Prefect's server where another machine runs it, http://…; default the one of `up`",
+    )
+    predictor_url: str = Field(
+        "",
+        description="where the predictors, or their proxy, answer, http://…; default this machine's port",
+    )
     model_name: str = Field("gridcast", description="name of the registered model set in MLflow")
     host: str = Field("127.0.0.1", description="address that the servers bind to")
     predictor_port: int = Field(3000, ge=0, le=65535)
     mlflow_port: int = Field(5000, ge=0, le=65535)
     prefect_port: int = Field(4200, ge=0, le=65535)
     dashboard_port: int = Field(3100, ge=0, le=65535)
-    replica_ports: str = Field("3001,3002", description="ports of the predictors behind the proxy of `up --site`, which has their port")
+    replica_ports: str = Field(
+        "3001,3002",
+        description="ports of the predictors behind the proxy of `up --site`, which has their port",
+    )
     postgres_port: int = Field(5433, ge=0, le=65535)
     prometheus_port: int = Field(9090, ge=0, le=65535)
-    dashboard_seconds: float = Field(60.0, gt=0, description="seconds between two looks at the tasks")
+    dashboard_seconds: float = Field(
+        60.0, gt=0, description="seconds between two looks at the tasks"
+    )
     collect: SecretStr = Field(
-        SecretStr(""), description="batch systems that are read every ten minutes, as slurm, pbs=FOLDER, panda=URL or FOLDER; empty: none"
+        SecretStr(""),
+        description="batch systems that are read every ten minutes, as slurm, pbs=FOLDER, panda=URL or FOLDER; empty: none",
     )
     retention_months: int = Field(
-        0, ge=0, le=1200, description="full months before this one that jobs and all about them are kept for; 0: nothing is ever dropped"
+        0,
+        ge=0,
+        le=1200,
+        description="full months before this one that jobs and all about them are kept for; 0: nothing is ever dropped",
     )
-    panda_url: str = Field("", description="address that takes ttcPredicted and ttcPredictionDate of each task; empty: nobody is told")
-    promotion: Literal["auto", "ask"] = Field("auto", description="promote a better challenger at once, or wait for a person")
+    panda_url: str = Field(
+        "",
+        description="address that takes ttcPredicted and ttcPredictionDate of each task; empty: nobody is told",
+    )
+    promotion: Literal["auto", "ask"] = Field(
+        "auto", description="promote a better challenger at once, or wait for a person"
+    )
     thresholds: str = Field(
         "",
         description="thresholds of classes by target, as walltime=600,3600; memory_per_core=ladder; else quantiles of the training part",
     )
     dask: str = Field(
-        "local", description="where models of clusters are trained side by side: local, a Dask scheduler such as tcp://host:8786, or off"
+        "local",
+        description="where models of clusters are trained side by side: local, a Dask scheduler such as tcp://host:8786, or off",
     )
-    failure_price: float = Field(1.0, ge=0, description="what a job killed for lack of memory costs beside what it wasted, in GiB·h")
-    left_alone: str = Field("", description="programs, comma-separated, whose jobs are set aside just what they ask for")
-    cooldown_hours: float = Field(6.0, ge=0, description="least hours between two trainings that decay or drift asks for")
+    failure_price: float = Field(
+        1.0,
+        ge=0,
+        description="what a job killed for lack of memory costs beside what it wasted, in GiB·h",
+    )
+    left_alone: str = Field(
+        "", description="programs, comma-separated, whose jobs are set aside just what they ask for"
+    )
+    cooldown_hours: float = Field(
+        6.0, ge=0, description="least hours between two trainings that decay or drift asks for"
+    )
     alerts: SecretStr = Field(
-        SecretStr(""), description="Apprise URLs, comma-separated, that are told when something is wrong and when it is over"
+        SecretStr(""),
+        description="Apprise URLs, comma-separated, that are told when something is wrong and when it is over",
     )
-    allowed_hosts: str = Field("", description="more names, comma-separated, by which a caller may ask for the servers, such as a proxy's")
+    allowed_hosts: str = Field(
+        "",
+        description="more names, comma-separated, by which a caller may ask for the servers, such as a proxy's",
+    )
     otel_endpoint: str = Field(
         "",
         validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT",
         description="OpenTelemetry collector (OTLP over HTTP) that the predictor's traces go to; empty: none are made",
     )
-    tokens: SecretStr = Field(SecretStr(""), description="bearer tokens as token:scope+scope, comma-separated; empty: no authentication")
+    tokens: SecretStr = Field(
+        SecretStr(""),
+        description="bearer tokens as token:scope+scope, comma-separated; empty: no authentication",
+    )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -90,7 +135,17 @@ class Settings(BaseSettings):
         >>> Settings(host="192.168.1.2", allowed_hosts=" Grid.Example ,").names
         ('localhost', '127.0.0.1', '::1', '192.168.1.2', 'grid.example')
         """
-        return tuple(dict.fromkeys(("localhost", "127.0.0.1", "::1", self.host.lower(), *listed(self.allowed_hosts.lower()))))
+        return tuple(
+            dict.fromkeys(
+                (
+                    "localhost",
+                    "127.0.0.1",
+                    "::1",
+                    self.host.lower(),
+                    *listed(self.allowed_hosts.lower()),
+                )
+            )
+        )
 
     def doors(self, port: int) -> tuple[str, ...]:
         """What a caller of the server on ``port`` may write into the Host header."""
@@ -99,7 +154,11 @@ class Settings(BaseSettings):
     @property
     def store_url(self) -> str:
         """SQLAlchemy URL of the job store."""
-        return self.database_url or self.own_postgres("gridcast") or f"sqlite:///{self.folder('store') / 'jobs.db'}"
+        return (
+            self.database_url
+            or self.own_postgres("gridcast")
+            or f"sqlite:///{self.folder('store') / 'jobs.db'}"
+        )
 
     @property
     def predictor_address(self) -> str:
@@ -109,7 +168,11 @@ class Settings(BaseSettings):
     @property
     def tracking_url(self) -> str:
         """What MLflow calls its tracking and registry URI."""
-        return self.mlflow_url or self.own_postgres("mlflow") or f"sqlite:///{self.folder('mlflow') / 'mlflow.db'}"
+        return (
+            self.mlflow_url
+            or self.own_postgres("mlflow")
+            or f"sqlite:///{self.folder('mlflow') / 'mlflow.db'}"
+        )
 
     @property
     def tracking_url_shown(self) -> str:
@@ -119,7 +182,11 @@ class Settings(BaseSettings):
         'postgresql://db:5432/mlflow'
         """
         parts = urlsplit(self.tracking_url)
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")) if parts.netloc else self.tracking_url
+        return (
+            urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+            if parts.netloc
+            else self.tracking_url
+        )
 
     @property
     def postgres_folder(self) -> Path:

@@ -14,7 +14,17 @@ from string import Template
 
 import infra
 from infra.database_server import READY, binaries, make_password
-from infra.parts import Part, address, dashboard, environment, mlflow, predictor, prefect, python, schedules
+from infra.parts import (
+    Part,
+    address,
+    dashboard,
+    environment,
+    mlflow,
+    predictor,
+    prefect,
+    python,
+    schedules,
+)
 from infra.settings import Settings, SettingsError, listed
 
 HERE = Path(infra.__path__[0])
@@ -33,9 +43,13 @@ def site(settings: Settings) -> list[Part]:
     """
     ports = replica_ports(settings)
     if not settings.any_token and settings.host not in ("127.0.0.1", "localhost", "::1"):
-        raise SettingsError(f"behind a proxy at {settings.host} every caller would pass for this machine: set GRIDCAST_TOKENS")
+        raise SettingsError(
+            f"behind a proxy at {settings.host} every caller would pass for this machine: set GRIDCAST_TOKENS"
+        )
     if settings.database_url and not (settings.mlflow_url and settings.prefect_database_url):
-        raise SettingsError("beside GRIDCAST_DATABASE_URL, GRIDCAST_MLFLOW_URL and GRIDCAST_PREFECT_DATABASE_URL must name a database each")
+        raise SettingsError(
+            "beside GRIDCAST_DATABASE_URL, GRIDCAST_MLFLOW_URL and GRIDCAST_PREFECT_DATABASE_URL must name a database each"
+        )
     database = [] if settings.database_url else [postgres(settings)]
     if database:
         settings = _on_own_postgres(settings)
@@ -43,9 +57,18 @@ def site(settings: Settings) -> list[Part]:
     shared = environment(settings, tracked[0].address if tracked else settings.mlflow_url)
     shared["GRIDCAST_DATABASE_URL"] = settings.store_url
     first = [*database, *tracked, prefect(settings, shared, _named(database))]
-    replicas = [replica(settings, number, port, shared, _named(first)) for number, port in enumerate(ports, 1)]
+    replicas = [
+        replica(settings, number, port, shared, _named(first))
+        for number, port in enumerate(ports, 1)
+    ]
     rest = [dashboard(settings, shared, _named(first)), schedules(shared, _named(first))]
-    return [*first, *replicas, proxy(settings, [*first, *replicas, *rest]), *rest, prometheus(settings, [*first, *replicas])]
+    return [
+        *first,
+        *replicas,
+        proxy(settings, [*first, *replicas, *rest]),
+        *rest,
+        prometheus(settings, [*first, *replicas]),
+    ]
 
 
 def replica_ports(settings: Settings) -> list[int]:
@@ -55,7 +78,9 @@ def replica_ports(settings: Settings) -> list[int]:
     except ValueError:
         ports = []
     if not ports or len({*ports, settings.predictor_port}) != len(ports) + 1:
-        raise SettingsError("GRIDCAST_REPLICA_PORTS must be different ports, comma-separated, none of them GRIDCAST_PREDICTOR_PORT")
+        raise SettingsError(
+            "GRIDCAST_REPLICA_PORTS must be different ports, comma-separated, none of them GRIDCAST_PREDICTOR_PORT"
+        )
     return ports
 
 
@@ -84,12 +109,18 @@ def _on_own_postgres(settings: Settings) -> Settings:
     password = (settings.postgres_folder / "password").read_text()
     urls = {
         name: f"postgresql://gridcast:{password}@127.0.0.1:{settings.postgres_port}/{database}"
-        for name, database in (("database_url", "gridcast"), ("mlflow_url", "mlflow"), ("prefect_database_url", "prefect"))
+        for name, database in (
+            ("database_url", "gridcast"),
+            ("mlflow_url", "mlflow"),
+            ("prefect_database_url", "prefect"),
+        )
     }
     return settings.model_copy(update=urls)
 
 
-def replica(settings: Settings, number: int, port: int, shared: dict[str, str], after: tuple[str, ...]) -> Part:
+def replica(
+    settings: Settings, number: int, port: int, shared: dict[str, str], after: tuple[str, ...]
+) -> Part:
     """One of the predictors: it shares nothing with the others but the store and MLflow."""
     alone = settings.model_copy(update={"predictor_port": port})
     home = {"GRIDCAST_HOME": str(settings.home.absolute() / "replicas" / str(number))}
@@ -102,9 +133,13 @@ def proxy(settings: Settings, checked: list[Part]) -> Part:
     config = settings.folder("site") / "haproxy.cfg"
     text = proxy_text(
         bind=f"{settings.host}:{settings.predictor_port}",
-        predictors={part.name: _door(part) for part in checked if part.name.startswith("predictor")},
+        predictors={
+            part.name: _door(part) for part in checked if part.name.startswith("predictor")
+        },
         others={
-            part.name: (_door(part), part.ready if part.address.startswith("http") else "") for part in checked if part.name in LOOKED_AFTER
+            part.name: (_door(part), part.ready if part.address.startswith("http") else "")
+            for part in checked
+            if part.name in LOOKED_AFTER
         },
         token=settings.any_token,
     )
@@ -120,7 +155,13 @@ def proxy(settings: Settings, checked: list[Part]) -> Part:
     )
 
 
-def proxy_text(bind: str, predictors: dict[str, str], others: dict[str, tuple[str, str]], token: str = "", resolver: str = "") -> str:
+def proxy_text(
+    bind: str,
+    predictors: dict[str, str],
+    others: dict[str, tuple[str, str]],
+    token: str = "",
+    resolver: str = "",
+) -> str:
     """HAProxy's configuration: where it listens, its predictors (host:port by name), and others (host:port, path) that it only checks.
 
     With ``resolver`` (host:port of a name server) a name may be known later, and move, as those of containers do.
@@ -128,17 +169,32 @@ def proxy_text(bind: str, predictors: dict[str, str], others: dict[str, tuple[st
     secret = f' hdr Authorization "Bearer {token}"' if token else ""
     guard = f' {{ req.hdr(Authorization) -m str "Bearer {token}" }}' if token else ""
     found = "\n    default-server resolvers names init-addr none" if resolver else ""
-    names = f"\nresolvers names\n    nameserver first {resolver}\n    hold valid 2s\n" if resolver else ""
+    names = (
+        f"\nresolvers names\n    nameserver first {resolver}\n    hold valid 2s\n"
+        if resolver
+        else ""
+    )
     checks = "".join(_checked(name, door, path, secret) for name, (door, path) in others.items())
     servers = "\n".join(f"    server {name} {door} check" for name, door in predictors.items())
-    filled = {"secret": secret, "guard": guard, "found": found, "names": names, "servers": servers, "others": checks}
+    filled = {
+        "secret": secret,
+        "guard": guard,
+        "found": found,
+        "names": names,
+        "servers": servers,
+        "others": checks,
+    }
     return Template(PROXY.read_text()).substitute(bind=bind, **filled)
 
 
 def _checked(name: str, door: str, path: str, secret: str) -> str:
     """A backend that nothing is sent to: only looked after, by its page, or where it has none by whether it takes a connection."""
     asked = secret if name == "dashboard" else ""
-    page = f"    option httpchk GET {path} HTTP/1.1\n    http-check send hdr Host {door}{asked}\n" if path else ""
+    page = (
+        f"    option httpchk GET {path} HTTP/1.1\n    http-check send hdr Host {door}{asked}\n"
+        if path
+        else ""
+    )
     return f"\nbackend {name}\n{page}    server {name} {door} check\n"
 
 
@@ -154,10 +210,19 @@ def prometheus(settings: Settings, known: list[Part]) -> Part:
         rules=str(RULES),
         token_file=str(secret) if settings.any_token else "",
     )
-    options = (f"--web.listen-address={door}", f"--storage.tsdb.retention.time={KEPT}", "--log.level=warn")
+    options = (
+        f"--web.listen-address={door}",
+        f"--storage.tsdb.retention.time={KEPT}",
+        "--log.level=warn",
+    )
     return Part(
         "prometheus",
-        (_program("prometheus"), f"--config.file={config}", f"--storage.tsdb.path={folder}", *options),
+        (
+            _program("prometheus"),
+            f"--config.file={config}",
+            f"--storage.tsdb.path={folder}",
+            *options,
+        ),
         address=f"http://{door}",
         ready="/-/ready",
         setting="GRIDCAST_PROMETHEUS_PORT",
@@ -165,11 +230,15 @@ def prometheus(settings: Settings, known: list[Part]) -> Part:
     )
 
 
-def scrapes_text(*, predictors: list[str], proxy: str, prefect: str, own: str, rules: str, token_file: str = "") -> str:
+def scrapes_text(
+    *, predictors: list[str], proxy: str, prefect: str, own: str, rules: str, token_file: str = ""
+) -> str:
     """Prometheus' configuration: whom it asks (host:port), and the file that holds a token of ours."""
     targets = ", ".join(f'"{door}"' for door in predictors)
     secret = f'\n    authorization: {{credentials_file: "{token_file}"}}' if token_file else ""
-    return Template(SCRAPES.read_text()).substitute(predictors=targets, proxy=proxy, prefect=prefect, own=own, rules=rules, secret=secret)
+    return Template(SCRAPES.read_text()).substitute(
+        predictors=targets, proxy=proxy, prefect=prefect, own=own, rules=rules, secret=secret
+    )
 
 
 def _door(part: Part) -> str:
@@ -179,5 +248,7 @@ def _door(part: Part) -> str:
 def _program(name: str) -> str:
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
     if found is None:
-        raise SettingsError(f"gridcast up --site needs {name}, which is not on this machine: install Debian's package {name}")
+        raise SettingsError(
+            f"gridcast up --site needs {name}, which is not on this machine: install Debian's package {name}"
+        )
     return found

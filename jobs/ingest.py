@@ -58,7 +58,10 @@ class Reading(TypedDict):
 
 
 def reading(
-    format: str | None = None, mapping: Iterable[str] | None = None, map_file: str | Path | None = None, timezone: str = "UTC"
+    format: str | None = None,
+    mapping: Iterable[str] | None = None,
+    map_file: str | Path | None = None,
+    timezone: str = "UTC",
 ) -> Reading:
     """How a log is to be read, from what a person says: ``mapping`` of COLUMN=FIELD[:UNIT], or a TOML file of the same.
 
@@ -70,7 +73,13 @@ def reading(
     if mapping and map_file:
         raise ReadError("the column map is given twice: by --map and by --map-file")
     zone(timezone)
-    columns = load_column_map(Path(map_file)) if map_file else parse_column_map(mapping) if mapping else None
+    columns = (
+        load_column_map(Path(map_file))
+        if map_file
+        else parse_column_map(mapping)
+        if mapping
+        else None
+    )
     return Reading(format=format, columns=columns, timezone=timezone)
 
 
@@ -97,7 +106,9 @@ def ingest_file(
     path = Path(path)
     reader = reader_named(format) if format else detect(path)
     done = Ingested(path, reader.name)
-    for done in _ingest(engine, reader, path, ReadOptions(source=source, columns=columns, timezone=timezone), window):
+    for done in _ingest(
+        engine, reader, path, ReadOptions(source=source, columns=columns, timezone=timezone), window
+    ):
         if progress:
             progress(done)
     return done
@@ -131,7 +142,9 @@ def ingest_files(
         except ReadError as error:
             results.append(replace(stored, error=str(error)))
         except OSError as error:
-            results.append(replace(stored, error=f"{path} cannot be read: {error.strerror or error}"))
+            results.append(
+                replace(stored, error=f"{path} cannot be read: {error.strerror or error}")
+            )
     return results
 
 
@@ -155,13 +168,21 @@ def read_log(
             raise ReadError(f"{path} is a log of {batch.record.name}s, not of {record.name}s")
         jobs, rejects = _sort_out(batch)
         parts.append(jobs)
-        done = replace(done, read=done.read + len(batch.jobs) + len(batch.rejects), rejected=done.rejected + len(rejects))
+        done = replace(
+            done,
+            read=done.read + len(batch.jobs) + len(batch.rejects),
+            rejected=done.rejected + len(rejects),
+        )
         if progress:
             progress(done)
     jobs = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     if jobs.empty:
-        raise ReadError(f"{path} holds no {record.name} that could be read: all its {done.rejected} records were rejected")
-    jobs = jobs.drop_duplicates(list(record.identity)).sort_values("submitted_at", kind="stable", ignore_index=True)
+        raise ReadError(
+            f"{path} holds no {record.name} that could be read: all its {done.rejected} records were rejected"
+        )
+    jobs = jobs.drop_duplicates(list(record.identity)).sort_values(
+        "submitted_at", kind="stable", ignore_index=True
+    )
     return jobs, replace(done, added=len(jobs))
 
 
@@ -169,11 +190,17 @@ def log_files(paths: Iterable[str | Path]) -> list[Path]:
     """The given files, and in place of a folder the files in it by name; hidden files are left out."""
     files: list[Path] = []
     for path in map(Path, paths):
-        files += sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")) if path.is_dir() else [path]
+        files += (
+            sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+            if path.is_dir()
+            else [path]
+        )
     return files
 
 
-def _ingest(engine: Engine, reader: Reader, path: Path, options: ReadOptions, window: str = "") -> Iterator[Ingested]:
+def _ingest(
+    engine: Engine, reader: Reader, path: Path, options: ReadOptions, window: str = ""
+) -> Iterator[Ingested]:
     done = Ingested(path, reader.name)
     for batch in reader.read(path, options):
         jobs, rejects = _sort_out(batch)
@@ -195,7 +222,9 @@ def _ingest(engine: Engine, reader: Reader, path: Path, options: ReadOptions, wi
 def _sort_out(batch: Batch) -> tuple[pd.DataFrame, list[Reject]]:
     """The batch's sane jobs, and all that was rejected of it by the reader or because it cannot be true."""
     jobs = conform(batch.jobs.reset_index(drop=True), batch.record)
-    jobs, refused = sort_out(complete(jobs) if batch.record is TRANSFER else fill_in(jobs), record=batch.record)
+    jobs, refused = sort_out(
+        complete(jobs) if batch.record is TRANSFER else fill_in(jobs), record=batch.record
+    )
     return jobs, [*batch.rejects, *_rejects(batch, refused)]
 
 

@@ -26,7 +26,17 @@ CLOCK_TOLERANCE = timedelta(days=1)
 YEAR = 366 * 86400.0
 LONGEST_SHOWN = 100
 
-STATUSES = ("waiting", "running", "completed", "failed", "cancelled", "timeout", "out_of_memory", "preempted", "unknown")
+STATUSES = (
+    "waiting",
+    "running",
+    "completed",
+    "failed",
+    "cancelled",
+    "timeout",
+    "out_of_memory",
+    "preempted",
+    "unknown",
+)
 """Every state a reader may give a job. ``timeout`` is a kill at the walltime limit."""
 
 
@@ -45,21 +55,47 @@ class Field:
 
 
 FIELDS: tuple[Field, ...] = (
-    Field("job_id", "text", "the batch system's own name of the job, unique within its source", longest=300, required=True),
+    Field(
+        "job_id",
+        "text",
+        "the batch system's own name of the job, unique within its source",
+        longest=300,
+        required=True,
+    ),
     Field("task_id", "text", "the task, array or workflow that the job belongs to"),
-    Field("after_task_id", "text", "a task of the same source that must be done before the job's own task can begin"),
-    Field("request_id", "text", "the request, campaign or workflow that asked for the job's task, often among others"),
-    Field("source", "text", "which log or system the record comes from", longest=300, required=True),
+    Field(
+        "after_task_id",
+        "text",
+        "a task of the same source that must be done before the job's own task can begin",
+    ),
+    Field(
+        "request_id",
+        "text",
+        "the request, campaign or workflow that asked for the job's task, often among others",
+    ),
+    Field(
+        "source", "text", "which log or system the record comes from", longest=300, required=True
+    ),
     Field("user", "text", "who submitted it"),
     Field("group", "text", "the virtual organisation (VO) or unix group"),
     Field("project", "text", "the account, campaign or pipeline it is booked on"),
     Field("program", "text", "executable, processing type or workflow process"),
     Field("job_name", "text", "the submitter's own label: job name or tag"),
     Field("queue", "text", "queue or partition of the batch system"),
-    Field("site", "text", "computing site, cluster or computing element: where it is to run, asked for or chosen before it is sent"),
+    Field(
+        "site",
+        "text",
+        "computing site, cluster or computing element: where it is to run, asked for or chosen before it is sent",
+    ),
     Field("host", "text", "worker node that ran it"),
     Field("host_power", "number", "speed of the host", "HEPScore per core", highest=1e6),
-    Field("requested_walltime", "number", "walltime asked for, at which the system may kill it", "s", highest=10 * YEAR),
+    Field(
+        "requested_walltime",
+        "number",
+        "walltime asked for, at which the system may kill it",
+        "s",
+        highest=10 * YEAR,
+    ),
     Field("requested_cores", "number", "cores asked for", "cores", lowest=1, highest=1e8),
     Field("requested_memory", "number", "memory asked for, whole job", "bytes", highest=1e17),
     Field("input_bytes", "number", "size of the input", "bytes"),
@@ -81,7 +117,9 @@ OUTCOMES = (
     "started_at", "ended_at", "status", "cores", "host", "host_power", "walltime", "cpu_time", "peak_memory", "read_bytes", "written_bytes",
 )  # fmt: skip
 """Fields that are unknown when the job is submitted: no feature may read them of a job that had not ended."""
-ASKED = tuple(field.name for field in FIELDS if field.name not in OUTCOMES or field.name == "host_power")
+ASKED = tuple(
+    field.name for field in FIELDS if field.name not in OUTCOMES or field.name == "host_power"
+)
 """What who asks may tell of a job: all but outcomes, and the power of the host that is thought of, seen before or not."""
 
 
@@ -104,7 +142,9 @@ class Record:
     def of_kind(self) -> dict[Kind, tuple[str, ...]]:
         """The names of the fields of each kind."""
         kinds: tuple[Kind, ...] = ("text", "number", "time")
-        return {kind: tuple(field.name for field in self.fields if field.kind == kind) for kind in kinds}
+        return {
+            kind: tuple(field.name for field in self.fields if field.kind == kind) for kind in kinds
+        }
 
     @cached_property
     def by_name(self) -> dict[str, Field]:
@@ -154,7 +194,9 @@ def frame_schema(record: Record = JOB) -> DataFrameSchema:
         check = pa.Check(partial(_sane, field=field), error=_complaint(field))
         return pa.Column(kinds[field.kind], check, nullable=not field.required)
 
-    return pa.DataFrameSchema({field.name: column(field) for field in record.fields}, strict=True, ordered=True)
+    return pa.DataFrameSchema(
+        {field.name: column(field) for field in record.fields}, strict=True, ordered=True
+    )
 
 
 def conform(frame: pd.DataFrame, record: Record = JOB) -> pd.DataFrame:
@@ -168,14 +210,20 @@ def conform(frame: pd.DataFrame, record: Record = JOB) -> pd.DataFrame:
     """
     read = {"number": _as_numbers, "time": _as_times, "text": _as_texts}
     columns = {
-        field.name: read[field.kind](frame[field.name]) if field.name in frame else _missing(field.kind, len(frame)).set_axis(frame.index)
+        field.name: read[field.kind](frame[field.name])
+        if field.name in frame
+        else _missing(field.kind, len(frame)).set_axis(frame.index)
         for field in record.fields
     }
     return pd.DataFrame(columns, index=frame.index)
 
 
 def _missing(kind: Kind, rows: int) -> pd.Series:
-    value, dtype = {"number": (np.nan, "float64"), "time": (pd.NaT, TIME_TYPE), "text": (None, "str")}[kind]
+    value, dtype = {
+        "number": (np.nan, "float64"),
+        "time": (pd.NaT, TIME_TYPE),
+        "text": (None, "str"),
+    }[kind]
     return pd.Series(value, index=range(rows), dtype=dtype)
 
 
@@ -190,7 +238,9 @@ def _as_times(values: pd.Series) -> pd.Series:
     times = pd.to_datetime(values, utc=True, errors="coerce", format="ISO8601").astype(TIME_TYPE)
     unread = times.isna() & values.notna()
     if unread.any():
-        times[unread] = pd.to_datetime(values[unread], utc=True, errors="coerce", format="mixed").astype(TIME_TYPE)
+        times[unread] = pd.to_datetime(
+            values[unread], utc=True, errors="coerce", format="mixed"
+        ).astype(TIME_TYPE)
     return times
 
 
@@ -198,7 +248,9 @@ def _as_texts(values: pd.Series) -> pd.Series:
     try:
         texts = values.astype("str")
     except UnicodeEncodeError:  # half a character, as of a name that is not UTF-8
-        texts = values.map(lambda value: str(value).encode("utf-8", "replace").decode(), na_action="ignore").astype("str")
+        texts = values.map(
+            lambda value: str(value).encode("utf-8", "replace").decode(), na_action="ignore"
+        ).astype("str")
     return texts.mask(texts == "") if (texts == "").any() else texts
 
 
@@ -216,7 +268,9 @@ def fill_in(jobs: pd.DataFrame, record: Record = JOB) -> pd.DataFrame:
     return jobs
 
 
-def sort_out(jobs: pd.DataFrame, now: datetime | None = None, record: Record = JOB) -> tuple[pd.DataFrame, pd.Series]:
+def sort_out(
+    jobs: pd.DataFrame, now: datetime | None = None, record: Record = JOB
+) -> tuple[pd.DataFrame, pd.Series]:
     """Split conformed ``jobs`` into the sane rows and the reasons for rejecting the others.
 
     Returns the accepted rows, and a Series of one sentence a rejected row under the row's own index.
@@ -228,7 +282,9 @@ def sort_out(jobs: pd.DataFrame, now: datetime | None = None, record: Record = J
 
     def refuse(wrong: pd.Series, reason: str, values: pd.Series | None = None) -> None:
         for row in np.flatnonzero(wrong.to_numpy(bool, na_value=False)).tolist():
-            reasons.setdefault(row, reason if values is None else f"{reason}: {str(values[row])[:LONGEST_SHOWN]}")
+            reasons.setdefault(
+                row, reason if values is None else f"{reason}: {str(values[row])[:LONGEST_SHOWN]}"
+            )
 
     for field in record.fields:
         values = jobs[field.name]
@@ -239,10 +295,16 @@ def sort_out(jobs: pd.DataFrame, now: datetime | None = None, record: Record = J
             refuse(~(missing | _sane(values, field)), _complaint(field), values)
     for name in record.of_kind["time"]:
         refuse(jobs[name] > latest, f"{name} is in the future")
-    for later, earlier in (("ended_at", "started_at"), ("ended_at", "submitted_at"), ("started_at", "submitted_at")):
+    for later, earlier in (
+        ("ended_at", "started_at"),
+        ("ended_at", "submitted_at"),
+        ("started_at", "submitted_at"),
+    ):
         refuse(jobs[later] < jobs[earlier], f"{later} is before {earlier}")
     rows = sorted(reasons)
     keep = np.ones(len(jobs), bool)
     keep[rows] = False
     jobs.index = jobs_index
-    return jobs[keep], pd.Series([reasons[row] for row in rows], index=jobs_index[rows], dtype=object)
+    return jobs[keep], pd.Series(
+        [reasons[row] for row in rows], index=jobs_index[rows], dtype=object
+    )

@@ -11,8 +11,16 @@ LONGEST = 49 * DAY
 """No transfer takes longer: what says so has lost count (2³² − 1 ms, where a counter of milliseconds ends, are 49.7 days)."""
 
 _FIELDS: tuple[Field, ...] = (
-    Field("transfer_id", "text", "the transfer service's own name of it, unique within its source", longest=300, required=True),
-    Field("source", "text", "which log or service the record comes from", longest=300, required=True),
+    Field(
+        "transfer_id",
+        "text",
+        "the transfer service's own name of it, unique within its source",
+        longest=300,
+        required=True,
+    ),
+    Field(
+        "source", "text", "which log or service the record comes from", longest=300, required=True
+    ),
     Field("user", "text", "who asked for it"),
     Field("group", "text", "the virtual organisation (VO), experiment or instrument it was for"),
     Field("activity", "text", "what it was for: the service's activity, or the kind of data"),
@@ -34,7 +42,13 @@ _FIELDS: tuple[Field, ...] = (
     Field("duration", "number", "how long it took from start to end", "s", highest=LONGEST),
 )
 
-TRANSFER = Record("transfer", _FIELDS, ("source", "transfer_id"), "duration", ("started_at", "ended_at", "status", "duration"))
+TRANSFER = Record(
+    "transfer",
+    _FIELDS,
+    ("source", "transfer_id"),
+    "duration",
+    ("started_at", "ended_at", "status", "duration"),
+)
 """The declaration that the table, the readers and the models follow."""
 
 
@@ -49,5 +63,9 @@ def complete(transfers: pd.DataFrame) -> pd.DataFrame:
     starts = transfers["started_at"].mask(~told & ran, transfers["submitted_at"]).astype(TIME_TYPE)
     filled = fill_in(transfers.assign(started_at=starts), TRANSFER)
     ends = filled["from_endpoint"] + ">" + filled["to_endpoint"]
-    status = filled["status"].mask(filled["status"].isna() & filled["ended_at"].notna(), "completed")
-    return filled.assign(link=filled["link"].fillna(ends).astype("str"), status=status.astype("str"))
+    status = filled["status"].mask(
+        filled["status"].isna() & filled["ended_at"].notna(), "completed"
+    )
+    return filled.assign(
+        link=filled["link"].fillna(ends).astype("str"), status=status.astype("str")
+    )

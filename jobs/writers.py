@@ -13,7 +13,13 @@ import pandas as pd
 from infra.errors import InputError
 
 ROWS_AT_ONCE = 100_000
-SWF_NAMED = {"Partition": "site", "Queue": "queue", "User": "user", "Group": "group", "Program": "program"}
+SWF_NAMED = {
+    "Partition": "site",
+    "Queue": "queue",
+    "User": "user",
+    "Group": "group",
+    "Program": "program",
+}
 _EPOCH = pd.Timestamp("1970-01-01", tz="UTC")
 
 
@@ -23,18 +29,30 @@ def write_jobs(jobs: pd.DataFrame, path: str | Path) -> Path:
     Raises InputError for another name.
     """
     path = Path(path)
-    writers: dict[str, Callable[[pd.DataFrame, str | Path], Path]] = {".swf": write_swf, ".csv": write_csv, ".parquet": write_parquet}
+    writers: dict[str, Callable[[pd.DataFrame, str | Path], Path]] = {
+        ".swf": write_swf,
+        ".csv": write_csv,
+        ".parquet": write_parquet,
+    }
     for suffix, write in writers.items():
         if path.name.endswith((suffix, f"{suffix}.gz")) and not path.name.endswith(".parquet.gz"):
             return write(jobs, path)
-    raise InputError(f"{path} does not say its format: end it with .swf, .csv (either with .gz) or .parquet")
+    raise InputError(
+        f"{path} does not say its format: end it with .swf, .csv (either with .gz) or .parquet"
+    )
 
 
 def write_csv(jobs: pd.DataFrame, path: str | Path) -> Path:
     """Write every column of the schema under its own name; times in ISO 8601."""
     with _open(Path(path)) as file:
         for start, piece in _pieces(jobs):
-            piece.to_csv(file, index=False, header=start == 0, date_format="%Y-%m-%dT%H:%M:%S.%fZ", lineterminator="\n")
+            piece.to_csv(
+                file,
+                index=False,
+                header=start == 0,
+                date_format="%Y-%m-%dT%H:%M:%S.%fZ",
+                lineterminator="\n",
+            )
     return Path(path)
 
 
@@ -57,24 +75,51 @@ def write_swf(jobs: pd.DataFrame, path: str | Path) -> Path:
     number becomes the row's number.
     """
     start = jobs["submitted_at"].min().floor("D") if len(jobs) else _EPOCH
-    levels = {label: pd.Index(jobs[column].dropna().unique()).sort_values() for label, column in SWF_NAMED.items()}
+    levels = {
+        label: pd.Index(jobs[column].dropna().unique()).sort_values()
+        for label, column in SWF_NAMED.items()
+    }
     with _open(Path(path)) as file:
-        file.write(f"; Version: 2.2\n; Computer: {', '.join(jobs['source'].dropna().unique())}\n; Acknowledge: written by Gridcast\n")
-        file.write(f"; MaxJobs: {len(jobs)}\n; MaxRecords: {len(jobs)}\n; UnixStartTime: {int(start.timestamp())}\n; TimeZoneString: UTC\n")
+        file.write(
+            f"; Version: 2.2\n; Computer: {', '.join(jobs['source'].dropna().unique())}\n; Acknowledge: written by Gridcast\n"
+        )
+        file.write(
+            f"; MaxJobs: {len(jobs)}\n; MaxRecords: {len(jobs)}\n; UnixStartTime: {int(start.timestamp())}\n; TimeZoneString: UTC\n"
+        )
         for label, names in levels.items():
             file.writelines(f"; {label}: {number} {name}\n" for number, name in enumerate(names, 1))
         for first, piece in _pieces(jobs):
-            _swf_rows(piece, first, start, levels).to_csv(file, sep=" ", header=False, index=False, lineterminator="\n")
+            _swf_rows(piece, first, start, levels).to_csv(
+                file, sep=" ", header=False, index=False, lineterminator="\n"
+            )
     return Path(path)
 
 
-def _swf_rows(jobs: pd.DataFrame, first: int, start: pd.Timestamp, levels: dict[str, pd.Index]) -> pd.DataFrame:
+def _swf_rows(
+    jobs: pd.DataFrame, first: int, start: pd.Timestamp, levels: dict[str, pd.Index]
+) -> pd.DataFrame:
     number = pd.to_numeric(jobs["job_id"], errors="coerce").to_numpy(float)
-    number = number if (number == np.round(number)).all() else np.arange(first + 1, first + 1 + len(jobs))
+    number = (
+        number
+        if (number == np.round(number)).all()
+        else np.arange(first + 1, first + 1 + len(jobs))
+    )
     began = jobs["started_at"].fillna(jobs["ended_at"])
     cores = jobs["cores"].fillna(jobs["requested_cores"])
-    status = jobs["status"].map({"completed": 1, "failed": 0, "timeout": 0, "out_of_memory": 0, "cancelled": 5, "preempted": 5})
-    code = {label: names.get_indexer(pd.Index(jobs[SWF_NAMED[label]])) + 1 for label, names in levels.items()}
+    status = jobs["status"].map(
+        {
+            "completed": 1,
+            "failed": 0,
+            "timeout": 0,
+            "out_of_memory": 0,
+            "cancelled": 5,
+            "preempted": 5,
+        }
+    )
+    code = {
+        label: names.get_indexer(pd.Index(jobs[SWF_NAMED[label]])) + 1
+        for label, names in levels.items()
+    }
     columns = [
         number,
         (jobs["submitted_at"] - start).dt.total_seconds(),
@@ -87,11 +132,17 @@ def _swf_rows(jobs: pd.DataFrame, first: int, start: pd.Timestamp, levels: dict[
         jobs["requested_walltime"],
         jobs["requested_memory"] / 1024 / jobs["requested_cores"],
         status,
-        *(np.where(code[label] == 0, -1, code[label]) for label in ("User", "Group", "Program", "Queue", "Partition")),
+        *(
+            np.where(code[label] == 0, -1, code[label])
+            for label in ("User", "Group", "Program", "Queue", "Partition")
+        ),
         np.full(len(jobs), -1),
         np.full(len(jobs), -1),
     ]
-    whole = [np.round(np.nan_to_num(np.asarray(column, dtype=float), nan=-1)).astype(np.int64) for column in columns]
+    whole = [
+        np.round(np.nan_to_num(np.asarray(column, dtype=float), nan=-1)).astype(np.int64)
+        for column in columns
+    ]
     return pd.DataFrame(dict(enumerate(whole)))
 
 

@@ -55,7 +55,16 @@ class Advised:
     rows: list[dict[str, Any]]
 
 
-def advise(engine: Engine, ask: Ask, name: str, since: datetime, until: datetime, *, by: str | None = None, risk: float = 0.01) -> Advised:
+def advise(
+    engine: Engine,
+    ask: Ask,
+    name: str,
+    since: datetime,
+    until: datetime,
+    *,
+    by: str | None = None,
+    risk: float = 0.01,
+) -> Advised:
     """Advise whoever or whatever is called ``name``, taken for the first of WHO that has jobs, or for ``by``.
 
     Raises InputError where nothing of that name was submitted in that time.
@@ -65,7 +74,9 @@ def advise(engine: Engine, ask: Ask, name: str, since: datetime, until: datetime
         if len(found):
             jobs, left_out = sound(found)
             return Advised({who: name}, since, until, len(jobs), left_out, _rows(jobs, ask, risk))
-    raise InputError(f"no job of a {by or 'user, group, project or program'} called {name} that was submitted in that time has ended")
+    raise InputError(
+        f"no job of a {by or 'user, group, project or program'} called {name} that was submitted in that time has ended"
+    )
 
 
 def sound(jobs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -75,7 +86,8 @@ def sound(jobs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     faults = {
         "cancelled before they ran": (jobs["status"] == "cancelled") & ~(walltime > 0),
         "without a run time": walltime.isna(),
-        "with more CPU time than their cores have": jobs["cpu_time"] > SPARE_CPU * walltime * cores + 60,
+        "with more CPU time than their cores have": jobs["cpu_time"]
+        > SPARE_CPU * walltime * cores + 60,
         "that ran twice as long as they might": beyond & (beyond.mean() <= LIMIT_BROKEN),
         "with no memory in use": jobs["peak_memory"] == 0,
     }
@@ -88,7 +100,16 @@ def sound(jobs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
 
 def wasteful(engine: Engine, since: datetime, until: datetime, most: int = 10) -> list[str]:
     """The users whose sound jobs left most core hours unused of what they asked for, the most wasteful first."""
-    columns = ["user", "status", "walltime", "cores", "requested_cores", "requested_walltime", "cpu_time", "peak_memory"]
+    columns = [
+        "user",
+        "status",
+        "walltime",
+        "cores",
+        "requested_cores",
+        "requested_walltime",
+        "cpu_time",
+        "peak_memory",
+    ]
     jobs, _ = sound(read_jobs(engine, since=since, until=until, ended=True, columns=columns))
     unused = _unused(jobs).groupby(jobs["user"]).sum().sort_values(ascending=False, kind="stable")
     return [str(user) for user in unused[unused > 0].index[:most]]
@@ -97,13 +118,18 @@ def wasteful(engine: Engine, since: datetime, until: datetime, most: int = 10) -
 def _unused(jobs: pd.DataFrame) -> pd.Series:
     """Core hours asked for and not used, 0 where nothing was asked for."""
     cores = jobs["requested_cores"].fillna(jobs["cores"]).fillna(1.0)
-    return ((jobs["requested_walltime"] - jobs["walltime"]).clip(lower=0) * cores / 3600).fillna(0.0)
+    return ((jobs["requested_walltime"] - jobs["walltime"]).clip(lower=0) * cores / 3600).fillna(
+        0.0
+    )
 
 
 def _rows(jobs: pd.DataFrame, ask: Ask, risk: float) -> list[dict[str, Any]]:
     name = jobs["program"].fillna(jobs["job_name"]).fillna("–")
     # Who asks for more time mostly needs more: jobs that asked for different times are not alike.
-    alike = jobs.groupby([name, jobs["requested_cores"].fillna(1.0), jobs["requested_walltime"].fillna(0.0)], sort=True)
+    alike = jobs.groupby(
+        [name, jobs["requested_cores"].fillna(1.0), jobs["requested_walltime"].fillna(0.0)],
+        sort=True,
+    )
     kinds = [part for _, part in alike if len(part) >= FEWEST]
     kinds = sorted(kinds, key=lambda part: -float(_unused(part).sum()))[:MOST_KINDS]
     answers = ask([next_of(part) for part in kinds], (round(1 - risk, 6),)) if kinds else []
@@ -132,7 +158,14 @@ def _row(jobs: pd.DataFrame, answer: dict[str, Any], risk: float) -> dict[str, A
         told = answer.get("peak_memory_risk")
         row |= {"killed_for_memory": int((jobs["status"] == "out_of_memory").sum())}
         row |= _asked_and_used(jobs, "peak_memory", "requested_memory")
-        row |= _advice(jobs, "peak_memory", answer["peak_memory_allocation"], answer, float("nan") if told is None else told, 2.0**20)
+        row |= _advice(
+            jobs,
+            "peak_memory",
+            answer["peak_memory_allocation"],
+            answer,
+            float("nan") if told is None else told,
+            2.0**20,
+        )
     return row
 
 
@@ -145,23 +178,48 @@ def larger(foreseen: float, used: pd.Series, risk: float) -> float:
 def _asked_and_used(jobs: pd.DataFrame, target: str, asked: str) -> dict[str, float]:
     used = jobs[target].dropna()
     quantiles = used.quantile([0.5, 0.95]).tolist() if len(used) else [float("nan")] * 2
-    return {f"{target}_asked": float(jobs[asked].median()), f"{target}_used": quantiles[0], f"{target}_used_95": quantiles[1]}
+    return {
+        f"{target}_asked": float(jobs[asked].median()),
+        f"{target}_used": quantiles[0],
+        f"{target}_used_95": quantiles[1],
+    }
 
 
-def _advice(jobs: pd.DataFrame, target: str, value: float | None, answer: dict[str, Any], risk: float, unit: float) -> dict[str, Any]:
+def _advice(
+    jobs: pd.DataFrame,
+    target: str,
+    value: float | None,
+    answer: dict[str, Any],
+    risk: float,
+    unit: float,
+) -> dict[str, Any]:
     """What to ask for, in whole units, its range and risk, and the share of the jobs looked at that used more."""
     if value is None:
         return {}
     whole, used = float(np.ceil(value / unit) * unit), jobs[target].dropna()
-    told = {"ask_for": whole, "low": answer[f"{target}_low"], "high": answer[f"{target}_high"], "risk": risk}
-    return {f"{target}_{name}": number for name, number in told.items()} | {f"{target}_more": float((used > whole).mean())}
+    told = {
+        "ask_for": whole,
+        "low": answer[f"{target}_low"],
+        "high": answer[f"{target}_high"],
+        "risk": risk,
+    }
+    return {f"{target}_{name}": number for name, number in told.items()} | {
+        f"{target}_more": float((used > whole).mean())
+    }
 
 
 def sentences(advised: Advised, zone: str) -> list[str]:
     """The advice as a person reads it, with the time zone of its times."""
-    begin, end = (pd.Timestamp(moment).tz_convert(zone) for moment in (advised.since, advised.until))
-    (who, name), counted = next(iter(advised.having.items())), [f"{count} {why}" for why, count in advised.left_out.items()]
-    said = [f"{who} {name}: {advised.jobs} jobs submitted from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} ({zone})."]
+    begin, end = (
+        pd.Timestamp(moment).tz_convert(zone) for moment in (advised.since, advised.until)
+    )
+    (who, name), counted = (
+        next(iter(advised.having.items())),
+        [f"{count} {why}" for why, count in advised.left_out.items()],
+    )
+    said = [
+        f"{who} {name}: {advised.jobs} jobs submitted from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} ({zone})."
+    ]
     said += [f"Left out: {', '.join(counted)}."] if counted else []
     for row in advised.rows:
         said.append(
@@ -187,16 +245,28 @@ def _ask_for(row: dict[str, Any], target: str, text: Callable[[float], str]) -> 
         # What is foreseen ends where the jobs were ended.
         return f" Ask for more than {text(asked)}: how much those that were killed would have needed, nobody knows."
     verb = "Ask for" if not value >= asked else "Keep to what you ask for, or"
-    foreseen = f"nine of ten will need {text(row[f'{target}_low'])} to {text(row[f'{target}_high'])}"
+    foreseen = (
+        f"nine of ten will need {text(row[f'{target}_low'])} to {text(row[f'{target}_high'])}"
+    )
     more = f"of these jobs {row[f'{target}_more']:.1%} needed more"
-    return f" {verb} {text(value)}: {foreseen}" + (f", the risk of too little is {risk:.1%}" if risk == risk else "") + f"; {more}."
+    return (
+        f" {verb} {text(value)}: {foreseen}"
+        + (f", the risk of too little is {risk:.1%}" if risk == risk else "")
+        + f"; {more}."
+    )
 
 
 def _time(seconds: float) -> str:
     if not np.isfinite(seconds):
         return "nothing"
     hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min" if seconds >= 60 else f"{seconds:.0f} s"
+    return (
+        f"{hours} h {minutes:02d} min"
+        if hours
+        else f"{minutes} min"
+        if seconds >= 60
+        else f"{seconds:.0f} s"
+    )
 
 
 def _size(size: float) -> str:

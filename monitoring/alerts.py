@@ -30,24 +30,42 @@ def tell(engine: Engine, settings: Settings, wrong: Mapping[str, str], now: date
         told_before = bool(len(known)) and bool(known["value"].iloc[0])
         if bool(sentence) == told_before:
             continue
-        since = f" It began {known['measured_at'].iloc[0]:%Y-%m-%d %H:%M} UTC: {known['details'].iloc[0]}" if told_before else ""
+        since = (
+            f" It began {known['measured_at'].iloc[0]:%Y-%m-%d %H:%M} UTC: {known['details'].iloc[0]}"
+            if told_before
+            else ""
+        )
         title = f"Gridcast {settings.model_name}: {key}{'' if sentence else ' is over'}"
         if _send(addresses, title, sentence or f"{key} is over.{since}", bad=bool(sentence)):
-            row = {"measured_at": pd.Timestamp(now), "kind": "alert", "name": key, "value": float(bool(sentence)), "details": sentence}
+            row = {
+                "measured_at": pd.Timestamp(now),
+                "kind": "alert",
+                "name": key,
+                "value": float(bool(sentence)),
+                "details": sentence,
+            }
             with engine.begin() as connection:
                 add_measurements(connection, pd.DataFrame([row]))
             told.append(title)
     return told
 
 
-def send_once(engine: Engine, settings: Settings, key: str, title: str, body: str, now: datetime) -> bool:
+def send_once(
+    engine: Engine, settings: Settings, key: str, title: str, body: str, now: datetime
+) -> bool:
     """Send a letter that is no alarm to GRIDCAST_ALERTS, once for its ``key``; whether it went out now."""
     addresses = listed(settings.alerts.get_secret_value())
     if not addresses or len(read_measurements(engine, key, kind="letter", latest=1)):
         return False
     sent = _send(addresses, f"Gridcast {settings.model_name}: {title}", body, bad=None)
     if sent:
-        row = {"measured_at": pd.Timestamp(now), "kind": "letter", "name": key, "value": 1.0, "details": title}
+        row = {
+            "measured_at": pd.Timestamp(now),
+            "kind": "letter",
+            "name": key,
+            "value": 1.0,
+            "details": title,
+        }
         with engine.begin() as connection:
             add_measurements(connection, pd.DataFrame([row]))
     return sent
@@ -55,7 +73,9 @@ def send_once(engine: Engine, settings: Settings, key: str, title: str, body: st
 
 def standing(engine: Engine, since: datetime) -> set[str]:
     """The keys that were told to be wrong since a moment and not to be over."""
-    known = read_measurements(engine, kind="alert", since=since).drop_duplicates("name", keep="last")
+    known = read_measurements(engine, kind="alert", since=since).drop_duplicates(
+        "name", keep="last"
+    )
     return set(known["name"][known["value"] > 0])
 
 
@@ -71,5 +91,7 @@ def _send(addresses: list[str], title: str, body: str, bad: bool | None) -> bool
     kind = NotifyType.INFO if bad is None else NotifyType.WARNING if bad else NotifyType.SUCCESS
     sent = notifier.notify(body=body, title=title, notify_type=kind)
     if not all(added) or not sent:
-        logging.getLogger(__name__).warning("an alert could not be delivered to every address of GRIDCAST_ALERTS: %s", title)
+        logging.getLogger(__name__).warning(
+            "an alert could not be delivered to every address of GRIDCAST_ALERTS: %s", title
+        )
     return bool(sent)

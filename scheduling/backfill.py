@@ -95,7 +95,13 @@ def _reservation(state: State, head: int, by_request: bool) -> tuple[float, tupl
 
 @compiled
 def _candidate(
-    state: State, rules: Rules, head: int, shadow: float, kept: tuple[int, int, float], by_request: bool, since: int
+    state: State,
+    rules: Rules,
+    head: int,
+    shadow: float,
+    kept: tuple[int, int, float],
+    by_request: bool,
+    since: int,
 ) -> tuple[int, int]:
     """Position, from ``since`` on, and host of the first job by the backfill order that leaves the reservation alone; -1 if none."""
     now, free = state.clock[0], state.tally[FREE]

@@ -11,7 +11,18 @@ import numpy as np
 
 from infra.compiled import compiled
 from scheduling.backfill import ANYWHERE, place, within_quota
-from scheduling.state import BROKEN, FREE, LATE, QUEUED, RUNNING, Floats, Integers, Rules, State, start
+from scheduling.state import (
+    BROKEN,
+    FREE,
+    LATE,
+    QUEUED,
+    RUNNING,
+    Floats,
+    Integers,
+    Rules,
+    State,
+    start,
+)
 
 
 @compiled
@@ -27,7 +38,9 @@ def _cut(times: Floats, free: Integers, steps: int, time: float) -> tuple[int, i
 
 
 @compiled
-def occupy(times: Floats, free: Integers, steps: int, begin: float, length: float, cores: int) -> int:
+def occupy(
+    times: Floats, free: Integers, steps: int, begin: float, length: float, cores: int
+) -> int:
     """Take ``cores`` (give them back if negative) from ``begin`` for ``length`` s; returns the number of steps."""
     first, steps = _cut(times, free, steps, begin)
     last, steps = _cut(times, free, steps, begin + length)
@@ -59,7 +72,10 @@ def plan(state: State) -> None:
     """Bring every waiting job's reservation as far forward as it goes, in order of submission."""
     count, now = state.tally, state.clock[0]
     queued, running = count[QUEUED], count[RUNNING]
-    times, free = np.empty(2 * (queued + running) + 4), np.empty(2 * (queued + running) + 4, dtype=np.int64)
+    times, free = (
+        np.empty(2 * (queued + running) + 4),
+        np.empty(2 * (queued + running) + 4, dtype=np.int64),
+    )
     times[0], free[0], steps = now, count[FREE], 1
     for due in range(running):
         at, steps = _cut(times, free, steps, state.dues[due].time)

@@ -21,7 +21,11 @@ CORRECTORS: dict[str, Corrector] = {
     one.name: one
     for one in (
         Corrector("request", "to the requested walltime", TO_REQUEST),
-        Corrector("incremental", "1 min more, then 5, 15, 30 min, 1, 2, 5, 10, 20, 50, 100 h (Tsafrir 2007)", STEPS),
+        Corrector(
+            "incremental",
+            "1 min more, then 5, 15, 30 min, 1, 2, 5, 10, 20, 50, 100 h (Tsafrir 2007)",
+            STEPS,
+        ),
         Corrector("remaining", "to E[T | T > t], asked of the predictor", ASK),
     )
 }

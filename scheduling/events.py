@@ -12,7 +12,21 @@ import numpy as np
 from infra.compiled import compiled
 from scheduling.backfill import CONSERVATIVE, NONE, backfill, start_in_order
 from scheduling.conservative import start_as_planned
-from scheduling.state import BROKEN, FREE, FRESH, KNOWN, LATE, PENDING, QUEUED, RUNNING, SUBMITTED, Rules, State, correct, end
+from scheduling.state import (
+    BROKEN,
+    FREE,
+    FRESH,
+    KNOWN,
+    LATE,
+    PENDING,
+    QUEUED,
+    RUNNING,
+    SUBMITTED,
+    Rules,
+    State,
+    correct,
+    end,
+)
 
 DONE, PREDICT, CORRECT, REFRESH = range(4)
 TO_REQUEST, STEPS, ASK = range(3)
@@ -27,7 +41,9 @@ def _new_end(state: State, rules: Rules, number: int) -> float:
     job, now = state.job[number], state.clock[0]
     latest = job.started + job.request
     if latest <= now:
-        return now + max(now - job.started, 1.0)  # beyond its request there is nothing to go by: as long again
+        return now + max(
+            now - job.started, 1.0
+        )  # beyond its request there is nothing to go by: as long again
     if rules.corrector == STEPS:
         step = _STEPS[min(job.corrections, len(_STEPS) - 1)]
         return min(max(job.started + job.finish + step, now + 1.0), latest)
@@ -56,7 +72,9 @@ def advance(state: State, rules: Rules) -> int:
         running = count[RUNNING]
         next_end = state.ends[running - 1].time if running else np.inf
         next_due = state.dues[running - 1].time if running else np.inf
-        next_submission = state.job[count[SUBMITTED]].submitted if count[SUBMITTED] < jobs else np.inf
+        next_submission = (
+            state.job[count[SUBMITTED]].submitted if count[SUBMITTED] < jobs else np.inf
+        )
         now = min(next_end, next_due, next_submission, clock[1])
         if count[PENDING] and now > clock[0]:
             if rules.refresh and not count[FRESH] and count[QUEUED]:

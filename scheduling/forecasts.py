@@ -31,7 +31,9 @@ class Forecasts:
     through the log serves the whole replay: it holds no outcome but those that the replay has told.
     """
 
-    def __init__(self, trace: Trace, model: ModelSet | None = None, past: pd.DataFrame | None = None) -> None:
+    def __init__(
+        self, trace: Trace, model: ModelSet | None = None, past: pd.DataFrame | None = None
+    ) -> None:
         asked = trace.jobs.drop(columns=list(OUTCOMES))
         asked["requested_cores"] = asked["requested_cores"].fillna(trace.jobs["cores"])
         levels = model.levels if model else choose_levels(asked.iloc[: warm_up(len(trace))])
@@ -40,15 +42,21 @@ class Forecasts:
         self.begin = int(contexts.at[0] - trace.submitted[0] * MICROSECONDS)
         walltime = _trained_before(model, self.begin) if model else None
         relative = tuple(level.relative for level in levels.levels)
-        self.mixture = Mixture(TARGETS["walltime"], relative, levels.owner, walltime.settings if walltime else None)
+        self.mixture = Mixture(
+            TARGETS["walltime"], relative, levels.owner, walltime.settings if walltime else None
+        )
         self.refiners = walltime.refiners if walltime else {}
-        self.clusters = model.clusters.assign(asked) if model else np.full(len(trace), GLOBAL, dtype=object)
+        self.clusters = (
+            model.clusters.assign(asked) if model else np.full(len(trace), GLOBAL, dtype=object)
+        )
         if walltime:
             self.mixture.restore(walltime.learned)
         if past is not None:
             self._remember(past, levels)
-        self.walk = Walk(self.mixture, contexts, np.full(len(trace), np.nan), self.limits, only_ask=True)
-        assert (contexts.known == NEVER).all()  # noqa: S101 - the law of time: no outcome came in with the record
+        self.walk = Walk(
+            self.mixture, contexts, np.full(len(trace), np.nan), self.limits, only_ask=True
+        )
+        assert (contexts.known == NEVER).all()  # noqa: S101
         self.contexts = contexts
         self.ended = np.zeros(len(trace), dtype=np.int64)
         self.count = 0
@@ -59,7 +67,12 @@ class Forecasts:
         target = TARGETS["walltime"]
         contexts = encode(past, levels)
         before = np.flatnonzero(contexts.known < self.begin)
-        self.mixture.learn(contexts.take(before), target.value(past)[before], target.limit(past)[before], weigh=False)
+        self.mixture.learn(
+            contexts.take(before),
+            target.value(past)[before],
+            target.limit(past)[before],
+            weigh=False,
+        )
 
     def learn(self, rows: Integers, ended: Floats, lengths: Floats) -> None:
         """See Predictor; the walk takes the ends in when it is next asked."""
@@ -82,7 +95,9 @@ class Forecasts:
                 contexts = self.contexts.take(rows)
                 coarse = coarse_masses(answer.mass)
                 shown = inputs(answer.mass, coarse, self.mixture.counts(contexts), contexts.numbers)
-                bent = refine(answer.mass, factors(shown, coarse, self.refiners, self.clusters[rows]))
+                bent = refine(
+                    answer.mass, factors(shown, coarse, self.refiners, self.clusters[rows])
+                )
                 answer = replace(answer, mass=bent)
             at[rows] = submitted
             self._answered = (*asked, answer)
@@ -117,7 +132,9 @@ def _trained_before(model: ModelSet, begin: int) -> TargetModel:
         raise PolicyError(f"the model {model.version} does not predict walltime")
     until = model.card["window"]["until_us"]
     if until is None or until >= begin:
-        raise PolicyError(f"the model {model.version} was trained on jobs that ended after the log begins: replay a later part of it")
+        raise PolicyError(
+            f"the model {model.version} was trained on jobs that ended after the log begins: replay a later part of it"
+        )
     return model.targets["walltime"]
 
 

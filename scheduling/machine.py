@@ -38,7 +38,9 @@ class Pool:
     def __post_init__(self) -> None:
         """Raise MachineError unless there is at least one core."""
         if self.cores < 1 or self.hosts < 1 or not self.memory > 0:
-            raise MachineError(f"the pool {self.name!r} needs at least one host, one core and some memory")
+            raise MachineError(
+                f"the pool {self.name!r} needs at least one host, one core and some memory"
+            )
 
     @property
     def processors(self) -> int:
@@ -84,12 +86,27 @@ def read_machine(description: Mapping[str, Any]) -> Machine:
     pools = []
     for name, pool in description.items():
         fields = {"cores": pool} if isinstance(pool, int) else pool
-        if not isinstance(fields, Mapping) or not set(fields) <= {"cores", "hosts", "memory"} or "cores" not in fields:
-            raise MachineError(f"the pool {name!r} must be a number of processors, or have cores and maybe hosts and memory")
+        if (
+            not isinstance(fields, Mapping)
+            or not set(fields) <= {"cores", "hosts", "memory"}
+            or "cores" not in fields
+        ):
+            raise MachineError(
+                f"the pool {name!r} must be a number of processors, or have cores and maybe hosts and memory"
+            )
         try:
-            pools.append(Pool(str(name), int(fields["cores"]), int(fields.get("hosts", 1)), float(fields.get("memory", "inf"))))
+            pools.append(
+                Pool(
+                    str(name),
+                    int(fields["cores"]),
+                    int(fields.get("hosts", 1)),
+                    float(fields.get("memory", "inf")),
+                )
+            )
         except (TypeError, ValueError):
-            raise MachineError(f"the pool {name!r} has a field that is no number: {dict(fields)}") from None
+            raise MachineError(
+                f"the pool {name!r} has a field that is no number: {dict(fields)}"
+            ) from None
     if not pools:
         raise MachineError("the machine has no pool")
     return Machine(tuple(pools))
@@ -102,8 +119,12 @@ def machine_of(jobs: pd.DataFrame, header_processors: int | None = None) -> Mach
     ran = jobs[jobs["started_at"].notna() & jobs["ended_at"].notna()]
     cores = ran["cores"].fillna(ran["requested_cores"]).fillna(1).to_numpy()
     if not len(ran):
-        raise MachineError("no job of the log has run, so the machine's size is unknown: say how many processors it has")
-    when = np.concatenate([ran["ended_at"].astype("int64").to_numpy(), ran["started_at"].astype("int64").to_numpy()])
+        raise MachineError(
+            "no job of the log has run, so the machine's size is unknown: say how many processors it has"
+        )
+    when = np.concatenate(
+        [ran["ended_at"].astype("int64").to_numpy(), ran["started_at"].astype("int64").to_numpy()]
+    )
     # Ends come before starts at the same moment.
     held = np.cumsum(np.concatenate([-cores, cores])[np.argsort(when, kind="stable")])
     return processors(max(int(held.max()), int(cores.max())))
@@ -122,7 +143,9 @@ def find_machine(description: str | None, log: Path | None, jobs: pd.DataFrame) 
         text = Path(description).read_text(encoding="utf-8")
         found = json.loads(text) if description.endswith(".json") else tomllib.loads(text)
     except (OSError, ValueError) as error:
-        raise MachineError(f"the machine {description} is no number of processors and no TOML or JSON file of pools: {error}") from None
+        raise MachineError(
+            f"the machine {description} is no number of processors and no TOML or JSON file of pools: {error}"
+        ) from None
     if not isinstance(found, Mapping):
         raise MachineError(f"{description} holds no pools: it must name each with its cores")
     return read_machine(found)

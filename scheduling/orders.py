@@ -27,7 +27,9 @@ def expansion(waited: float, predicted: float) -> float:
 
 
 @compiled
-def urgency(order: int, waited: float, predicted: float, cores: float, used: float, running: float) -> float:
+def urgency(
+    order: int, waited: float, predicted: float, cores: float, used: float, running: float
+) -> float:
     """Sort key of a waiting job, lowest first.
 
     ``waited`` and ``predicted`` in s, ``used`` the owner's decayed core-seconds over its share, ``running`` the owner's running

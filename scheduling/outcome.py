@@ -48,12 +48,19 @@ class Replay:
     @property
     def utilisation(self) -> float:
         """Share of the machine's core-seconds that jobs used over the makespan."""
-        return float((self.trace.cores * self.trace.length).sum() / (self.machine.processors * self.makespan))
+        return float(
+            (self.trace.cores * self.trace.length).sum() / (self.machine.processors * self.makespan)
+        )
 
     @property
     def fairness(self) -> float:
         """Jain's index of the users' mean bounded slowdowns: 1 when all fare alike, 1/users when one bears it all."""
-        means = pd.Series(self.slowdowns).groupby(self.trace.jobs["user"].astype(str).to_numpy()).mean().to_numpy()
+        means = (
+            pd.Series(self.slowdowns)
+            .groupby(self.trace.jobs["user"].astype(str).to_numpy())
+            .mean()
+            .to_numpy()
+        )
         return float(means.sum() ** 2 / (len(means) * (means**2).sum()))
 
     @property

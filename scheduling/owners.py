@@ -34,18 +34,28 @@ class Owners:
         tables: list[Records] = []
         for place, level in enumerate(self.levels):
             if level not in jobs:
-                raise MachineError(f"{level!r} is no field of a job, so no quota or share can go by it")
+                raise MachineError(
+                    f"{level!r} is no field of a job, so no quota or share can go by it"
+                )
             codes, names = pd.factorize(jobs[level].astype(str))
             account = np.zeros(len(names), dtype=ACCOUNT)
             caps = self.caps.get(level, np.inf)
-            account["cap"] = [caps.get(str(name), np.inf) for name in names] if isinstance(caps, Mapping) else caps
-            account["share"] = [self.shares.get(str(name), 1.0) if place == 0 else 1.0 for name in names]
+            account["cap"] = (
+                [caps.get(str(name), np.inf) for name in names]
+                if isinstance(caps, Mapping)
+                else caps
+            )
+            account["share"] = [
+                self.shares.get(str(name), 1.0) if place == 0 else 1.0 for name in names
+            ]
             if not (account["share"] > 0).all():
                 raise MachineError(f"shares of {level!r} must be above 0")
             wide = np.flatnonzero(cores > account["cap"][codes])
             if len(wide):
                 job = jobs["job_id"].iloc[wide[0]]
-                raise MachineError(f"job {job} needs {cores[wide[0]]} cores, more than the quota of its {level} ever allows")
+                raise MachineError(
+                    f"job {job} needs {cores[wide[0]]} cores, more than the quota of its {level} ever allows"
+                )
             numbers.append(codes + sum(len(table) for table in tables))
             tables.append(account)
         return np.concatenate(tables), np.column_stack(numbers).astype(np.int64)

@@ -45,9 +45,23 @@ class Policy:
 
     def rules(self, corrector: int) -> Rules:
         """As the kernel reads it."""
-        return Rules(self.order, self.backfill, self.backfill_order, corrector, self.bound, self.half_life, self.refresh)
+        return Rules(
+            self.order,
+            self.backfill,
+            self.backfill_order,
+            corrector,
+            self.bound,
+            self.half_life,
+            self.refresh,
+        )
 
-    def with_(self, bound: float | None = None, rank: str | None = None, fit: str | None = None, finish: str | None = None) -> Policy:
+    def with_(
+        self,
+        bound: float | None = None,
+        rank: str | None = None,
+        fit: str | None = None,
+        finish: str | None = None,
+    ) -> Policy:
         """The same policy with other settings; raises PolicyError for a bound that is no length of time."""
         if bound is not None and (isnan(bound) or bound < 0):
             raise PolicyError(f"the bound on waiting must be seconds, 0 or more, not {bound}")
@@ -56,20 +70,37 @@ class Policy:
 
 
 def _ordered(name: str, meaning: str, order: int) -> Policy:
-    return Policy(name, f"{meaning}; EASY backfill in the same order", order, EASY, order, bound=BOUND)
+    return Policy(
+        name, f"{meaning}; EASY backfill in the same order", order, EASY, order, bound=BOUND
+    )
 
 
 POLICIES: dict[str, Policy] = {
     policy.name: policy
     for policy in (
         Policy("fcfs", "first come, first served, nobody slips in front", backfill=NONE),
-        Policy("easy", "first come, first served; others may slip in front of the first if they do not delay it"),
-        Policy("easy-sjbf", "EASY, the shortest of those that may slip in front first", backfill_order=orders.SHORTEST),
-        Policy("conservative", "every waiting job has a reservation that nobody may delay", backfill=CONSERVATIVE),
+        Policy(
+            "easy",
+            "first come, first served; others may slip in front of the first if they do not delay it",
+        ),
+        Policy(
+            "easy-sjbf",
+            "EASY, the shortest of those that may slip in front first",
+            backfill_order=orders.SHORTEST,
+        ),
+        Policy(
+            "conservative",
+            "every waiting job has a reservation that nobody may delay",
+            backfill=CONSERVATIVE,
+        ),
         _ordered("sjf", "shortest first", orders.SHORTEST),
         _ordered("largest-first", "most cores first", orders.LARGEST),
         _ordered("area", "smallest cores × run time first", orders.SMALLEST_AREA),
-        _ordered("smith", "Smith's rule: smallest area over weight first, weighted as bounded slowdown does", orders.SMITH),
+        _ordered(
+            "smith",
+            "Smith's rule: smallest area over weight first, weighted as bounded slowdown does",
+            orders.SMITH,
+        ),
         _ordered("xfactor", "largest expansion factor first: (wait + run) / run", orders.EXPANSION),
         Policy(
             "gridcast",
@@ -82,9 +113,15 @@ POLICIES: dict[str, Policy] = {
             finish="request",
             bound=LATEST,
         ),
-        _ordered("aged", "shortest first, 12 h of waiting making up for twice the length", orders.AGED),
+        _ordered(
+            "aged", "shortest first, 12 h of waiting making up for twice the length", orders.AGED
+        ),
         _ordered("fair-share", "the owner who used least for their share first", orders.FAIR_SHARE),
-        _ordered("quota", "the owner furthest below their quota first, waiting counted (as ALICE's task queue)", orders.QUOTA),
+        _ordered(
+            "quota",
+            "the owner furthest below their quota first, waiting counted (as ALICE's task queue)",
+            orders.QUOTA,
+        ),
     )
 }
 

@@ -15,9 +15,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pandas as pd
 
-from models.baselines.seen import template_levels
+from models.baselines.available_history import template_levels
 from scheduling.policies import PolicyError
-from scheduling.quantities import Point, mean, median, moving_average, quantile_95, sample_quantity, warm_up
+from scheduling.quantities import (
+    Point,
+    mean,
+    median,
+    moving_average,
+    quantile_95,
+    sample_quantity,
+    warm_up,
+)
 from scheduling.state import Floats, Integers
 from scheduling.trace import Trace
 
@@ -66,7 +74,14 @@ class Histories:
     quantities are those of the walltimes as a sample.
     """
 
-    def __init__(self, trace: Trace, levels: tuple[tuple[str, ...], ...], size: int, point: Point, fewest: int = 1) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        levels: tuple[tuple[str, ...], ...],
+        size: int,
+        point: Point,
+        fewest: int = 1,
+    ) -> None:
         self.trace, self.point, self.fewest = trace, point, fewest
         self.keys = [keys_of(trace, fields) for fields in levels]
         self.known: list[dict[Any, deque[float]]] = [{} for _ in levels]
@@ -89,7 +104,13 @@ class Histories:
         """See Predictor."""
         quantity = self.point if asked == "point" else sample_quantity(asked)
         samples = [self._sample(row) for row in rows.tolist()]
-        return np.array([quantity(sample) if sample else self.trace.request[row] for sample, row in zip(samples, rows, strict=True)], float)
+        return np.array(
+            [
+                quantity(sample) if sample else self.trace.request[row]
+                for sample, row in zip(samples, rows, strict=True)
+            ],
+            float,
+        )
 
     def remaining(self, row: int, ran: float, now: float) -> float:
         """The mean of the walltimes above ``ran``, else the request."""
@@ -121,7 +142,9 @@ def _along(size: int, point: Point) -> Callable[[Trace], Predictor]:
     return lambda trace: Histories(trace, _levels(trace), size, point)
 
 
-def gridcast(trace: Trace, model: ModelSet | None = None, past: pd.DataFrame | None = None) -> Predictor:
+def gridcast(
+    trace: Trace, model: ModelSet | None = None, past: pd.DataFrame | None = None
+) -> Predictor:
     """Gridcast's distribution: from nothing, or from a trained model and the jobs that had ended before the trace begins."""
     # The engine is heavy to import, and few replays ask it.
     from scheduling.forecasts import Forecasts
@@ -159,18 +182,32 @@ PREDICTORS: dict[str, Predicting] = {
         Predicting("template", "mean of the template's last two", _along(2, mean)),
         Predicting("median-3", "median of the template's last 3", _along(3, median)),
         Predicting("median-10", "median of the template's last 10", _along(10, median)),
-        Predicting("ewma", "moving average of the template's logarithms", _along(20, moving_average)),
-        Predicting("gridcast", "Gridcast's distribution over what user, program and site have shown", gridcast),
-        Predicting("group-median", "median of the group's last 500", lambda trace: Histories(trace, _group(trace), 500, median)),
         Predicting(
-            "group-p95", "95th percentile of the same (ATLAS P2PA)", lambda trace: Histories(trace, _group(trace), 500, quantile_95)
+            "ewma", "moving average of the template's logarithms", _along(20, moving_average)
+        ),
+        Predicting(
+            "gridcast",
+            "Gridcast's distribution over what user, program and site have shown",
+            gridcast,
+        ),
+        Predicting(
+            "group-median",
+            "median of the group's last 500",
+            lambda trace: Histories(trace, _group(trace), 500, median),
+        ),
+        Predicting(
+            "group-p95",
+            "95th percentile of the same (ATLAS P2PA)",
+            lambda trace: Histories(trace, _group(trace), 500, quantile_95),
         ),
         Predicting("ridge", "ridge regression on history and request", _regressed("ridge")),
-        Predicting("forest", "random forest on history and request (ALICE, P2PA)", _regressed("forest")),
+        Predicting(
+            "forest", "random forest on history and request (ALICE, P2PA)", _regressed("forest")
+        ),
         Predicting("catboost", "plain CatBoost on history and request", _regressed("catboost")),
     )
 }
-"""The predictors; ``models.baselines.rivals`` says where each comes from."""
+"""The predictors; ``models.baselines.catalogue`` says where each comes from."""
 
 
 def predictor_named(name: str) -> Predicting:

@@ -66,4 +66,6 @@ def parse_quantity(asked: str) -> tuple[float | None, float]:
             return None, float(asked[5:-2])
     except ValueError:
         pass
-    raise PolicyError(f"{asked!r} is nothing to ask of a prediction: point, median, mean, log-mean, request, q0.9 or mean+1sd")
+    raise PolicyError(
+        f"{asked!r} is nothing to ask of a prediction: point, median, mean, log-mean, request, q0.9 or mean+1sd"
+    )

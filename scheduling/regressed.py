@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from jobs.schema import OF_KIND, OUTCOMES
+from models.baselines.available_history import Seen, template_levels
 from models.baselines.regressions import FEWEST_ROWS, NAMES, TRAINING_ROWS, Fitted, Regression
-from models.baselines.seen import Seen, template_levels
 from models.past.recent import NEWEST, Recent
 from models.quantities.targets import TARGETS
 from scheduling.predictors import keys_of
@@ -49,10 +49,14 @@ class Regressed:
         self.trace, self.regression, self.target = trace, regression, TARGETS["walltime"]
         jobs = trace.jobs.drop(columns=list(OUTCOMES))
         # Asked about one by one, jobs must show the same columns as all together; plain objects are the quickest to take rows of.
-        named = {name: jobs[name].astype(object).fillna("") for name in NAMES if jobs[name].notna().any()}
+        named = {
+            name: jobs[name].astype(object).fillna("") for name in NAMES if jobs[name].notna().any()
+        }
         self.jobs = jobs[list(dict.fromkeys((*NUMBERS, *NAMES)))].assign(**named)
         self.at: Integers = np.asarray(jobs["submitted_at"].astype("int64"), dtype=np.int64)
-        self.keys = [keys_of(trace, names) for names in template_levels(jobs[: warm_up(len(trace))])]
+        self.keys = [
+            keys_of(trace, names) for names in template_levels(jobs[: warm_up(len(trace))])
+        ]
         self.known: list[dict[Any, Key]] = [{} for _ in self.keys]
         self.inputs = np.empty((len(trace), 0), dtype=object)
         self.kinds: dict[str, Any] = {}
@@ -92,11 +96,15 @@ class Regressed:
         self.fitted = self.regression.fit(inputs, self.trace.length[latest], self.target)
 
     def _last_two(self, row: int) -> float:
-        found = [known[keys[row]] for keys, known in zip(self.keys, self.known, strict=True) if keys[row] in known]
+        found = [
+            known[keys[row]]
+            for keys, known in zip(self.keys, self.known, strict=True)
+            if keys[row] in known
+        ]
         return mean(list(found[0].latest)[:2]) if found else float(self.trace.request[row])
 
     def _see(self, rows: Integers) -> Seen:
-        """What is known of ``rows`` now, as ``models.baselines.seen`` tells it; nothing of it is an outcome of their own."""
+        """What is known of ``rows`` now, as ``models.baselines.available_history`` tells it; nothing of it is an outcome of their own."""
         unknown = np.full((len(rows), 2), np.nan)
         levels = []
         for keys, known in zip(self.keys, self.known, strict=True):

@@ -64,7 +64,9 @@ def replay(
     is a trained version for the predictor gridcast, and ``past`` the jobs that had ended before. ``progress`` is told the share of
     jobs done. Raises PolicyError, MachineError or TraceError, each one sentence.
     """
-    chosen = (policy if isinstance(policy, Policy) else policy_named(policy)).with_(bound, rank, fit, finish)
+    chosen = (policy if isinstance(policy, Policy) else policy_named(policy)).with_(
+        bound, rank, fit, finish
+    )
     predicting, correcting = predictor_named(predictor), corrector_named(corrector)
     if model and predicting.name != "gridcast":
         raise PolicyError(f"a model answers as the predictor gridcast, not as {predicting.name}")
@@ -79,7 +81,9 @@ def replay(
             part = trace if len(rows) == len(trace) else trace.take(rows)
             asked = gridcast(part, model, past) if model else predicting.make(part)
             table[rows] = _live(part, pool, chosen, asked, correcting, owners or Owners(), progress)
-    return Replay(trace, machine, chosen, predicting.name, correcting.name, table, time.perf_counter() - began)
+    return Replay(
+        trace, machine, chosen, predicting.name, correcting.name, table, time.perf_counter() - began
+    )
 
 
 @cache
@@ -87,13 +91,21 @@ def _compile() -> None:
     """Compile the kernel, or load it as compiled before, so that the time a replay takes is its own."""
     job = np.zeros(1, dtype=JOB)
     job["cores"] = job["length"] = job["request"] = job["rank"] = job["fit"] = job["finish"] = 1
-    state = new_state(job, Pool("one", 1).free(), np.zeros(0, dtype=ACCOUNT), np.zeros((1, 0), dtype=np.int64))
+    state = new_state(
+        job, Pool("one", 1).free(), np.zeros(0, dtype=ACCOUNT), np.zeros((1, 0), dtype=np.int64)
+    )
     state.tally[KNOWN] = 1
     advance(state, policy_named("easy").rules(0))
 
 
 def _live(
-    trace: Trace, pool: Pool, policy: Policy, predictor: Predictor, corrector: Corrector, owners: Owners, progress: Progress | None
+    trace: Trace,
+    pool: Pool,
+    policy: Policy,
+    predictor: Predictor,
+    corrector: Corrector,
+    owners: Owners,
+    progress: Progress | None,
 ) -> Records:
     """Live through the jobs of one pool; returns the kernel's records."""
     state = new_state(trace.records(), pool.free(), *owners.book(trace.jobs, trace.cores))
@@ -130,13 +142,17 @@ def _live(
     return state.job
 
 
-def _predict(state: State, trace: Trace, policy: Policy, predictor: Predictor, rows: Integers) -> None:
+def _predict(
+    state: State, trace: Trace, policy: Policy, predictor: Predictor, rows: Integers
+) -> None:
     """Write what is predicted of ``rows``, at least a second and at most the request, as no job may outrun that."""
     request, now = trace.request[rows], float(state.clock[0])
     answers: dict[str, Floats] = {"request": request}
     for name, asked in (("rank", policy.rank), ("fit", policy.fit), ("finish", policy.finish)):
         if asked not in answers:
-            answers[asked] = np.clip(predictor.predict(rows, asked, now), 1.0, np.maximum(request, 1.0))
+            answers[asked] = np.clip(
+                predictor.predict(rows, asked, now), 1.0, np.maximum(request, 1.0)
+            )
         state.job[name][rows] = answers[asked]
 
 
@@ -145,5 +161,8 @@ def _ask_anew(state: State, trace: Trace, predictor: Predictor) -> None:
     row = int(state.dues["job"][state.tally[RUNNING] - 1])
     now, started = float(state.clock[0]), float(state.job["started"][row])
     expected = started + predictor.remaining(row, now - started, now)
-    latest = max(started + trace.request[row], now + max(now - started, 1.0) if now >= started + trace.request[row] else 0.0)
+    latest = max(
+        started + trace.request[row],
+        now + max(now - started, 1.0) if now >= started + trace.request[row] else 0.0,
+    )
     correct(state, row, min(max(expected, now + 1.0), latest))

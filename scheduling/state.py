@@ -24,7 +24,10 @@ running job has outlived what the plan allowed it."""
 JOB = np.dtype(
     [(name, np.float64) for name in ("submitted", "length", "request", "memory")]
     + [("cores", np.int64)]
-    + [(name, np.float64) for name in ("rank", "fit", "finish", "started", "ended", "expected", "promised", "planned")]
+    + [
+        (name, np.float64)
+        for name in ("rank", "fit", "finish", "started", "ended", "expected", "promised", "planned")
+    ]
     + [("corrections", np.int64), ("host", np.int64)]
 )
 """A job, in order of submission; times in s, memory in bytes. Given: it runs for ``length`` and asked for ``request``. Predicted:
@@ -34,7 +37,15 @@ does. Found: ``expected`` is its end, corrected; ``promised`` its first reservat
 EVENT = np.dtype([("time", np.float64), ("job", np.int64)])
 HOST = np.dtype([("cores", np.int64), ("memory", np.float64)])
 """What is free on a host: cores, and memory in bytes."""
-ACCOUNT = np.dtype([("cap", np.float64), ("share", np.float64), ("booked", np.float64), ("used", np.float64), ("at", np.float64)])
+ACCOUNT = np.dtype(
+    [
+        ("cap", np.float64),
+        ("share", np.float64),
+        ("booked", np.float64),
+        ("used", np.float64),
+        ("at", np.float64),
+    ]
+)
 """An account: the most cores it may hold, its fair share, the cores it holds, the core-seconds it had used at a time in s."""
 
 

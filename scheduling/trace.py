@@ -44,7 +44,10 @@ class Trace:
 
     def take(self, rows: np.ndarray) -> Trace:
         """The trace of some rows, in the same time."""
-        arrays = {name: getattr(self, name)[rows] for name in ("submitted", "request", "length", "killed", "cores", "memory", "pool")}
+        arrays = {
+            name: getattr(self, name)[rows]
+            for name in ("submitted", "request", "length", "killed", "cores", "memory", "pool")
+        }
         return Trace(self.jobs.iloc[rows].reset_index(drop=True), **arrays, left_out=self.left_out)
 
     def records(self) -> Records:
@@ -52,7 +55,16 @@ class Trace:
         records = np.zeros(len(self), dtype=JOB)
         for name in ("submitted", "length", "request", "memory", "cores"):
             records[name] = getattr(self, name)
-        for name in ("rank", "fit", "finish", "started", "ended", "expected", "promised", "planned"):
+        for name in (
+            "rank",
+            "fit",
+            "finish",
+            "started",
+            "ended",
+            "expected",
+            "promised",
+            "planned",
+        ):
             records[name] = np.nan
         return records
 
@@ -79,7 +91,9 @@ def trace_of(jobs: pd.DataFrame, machine: Machine, *, kill: bool = True) -> Trac
         reasons[(reasons == "") & wrong.to_numpy()] = reason
     usable = reasons == ""
     if not usable.any():
-        raise TraceError(f"no job of the log can be replayed: {reasons[0] if len(reasons) else 'it has no jobs'}")
+        raise TraceError(
+            f"no job of the log can be replayed: {reasons[0] if len(reasons) else 'it has no jobs'}"
+        )
     kept = jobs[usable].reset_index(drop=True)
     submitted = (kept["submitted_at"] - kept["submitted_at"].iloc[0]).dt.total_seconds().to_numpy()
     runtime = kept["walltime"].to_numpy(dtype=float)

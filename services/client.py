@@ -60,7 +60,9 @@ class UnavailableError(Exception):
 class Gridcast:
     """A predictor at ``url``; ``timeout`` (s) is the longest that ``predict`` may take, connection and all."""
 
-    def __init__(self, url: str = "http://127.0.0.1:3000", token: str | None = None, timeout: float = 0.5) -> None:
+    def __init__(
+        self, url: str = "http://127.0.0.1:3000", token: str | None = None, timeout: float = 0.5
+    ) -> None:
         self.timeout = timeout
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         # Proxies of the environment are for the outside world; the predictor is a neighbour.
@@ -109,25 +111,44 @@ class Gridcast:
         """
         as_columns = isinstance(jobs, dict)
         body: dict[str, Any] = {"columns": jobs} if as_columns else {"jobs": list(jobs)}
-        body |= {"quantiles": list(quantiles), "coverage": coverage} | ({"at": at} if at else {}) | ({"classes": True} if classes else {})
+        body |= (
+            {"quantiles": list(quantiles), "coverage": coverage}
+            | ({"at": at} if at else {})
+            | ({"classes": True} if classes else {})
+        )
         body |= {} if keep else {"keep": False}
         key = "columns" if as_columns else "rows"
         try:
-            answer = self._in_time(lambda: _load(self._post("/predict", _dump(body), JSON_TYPE).content))
+            answer = self._in_time(
+                lambda: _load(self._post("/predict", _dump(body), JSON_TYPE).content)
+            )
             return cast(Rows | Columns, answer[key])
         except UnavailableError as error:
             if as_columns:
-                rows = [dict(zip(body["columns"], values, strict=True)) for values in zip(*body["columns"].values(), strict=True)]
+                rows = [
+                    dict(zip(body["columns"], values, strict=True))
+                    for values in zip(*body["columns"].values(), strict=True)
+                ]
                 return _columns(_requests(rows, str(error)))
             return _requests(body["jobs"], str(error))
 
     def predict_arrow(
-        self, table: Any, *, quantiles: Iterable[float] = (), coverage: float = 0.9, at: str | None = None, classes: bool = False
+        self,
+        table: Any,
+        *,
+        quantiles: Iterable[float] = (),
+        coverage: float = 0.9,
+        at: str | None = None,
+        classes: bool = False,
     ) -> Any:
         """Predict a pyarrow Table of jobs by the fast door; returns a Table, a row a job, in the same order."""
         import pyarrow as pa
 
-        query: dict[str, Any] = {"coverage": coverage} | ({"at": at} if at else {}) | ({"classes": "true"} if classes else {})
+        query: dict[str, Any] = (
+            {"coverage": coverage}
+            | ({"at": at} if at else {})
+            | ({"classes": "true"} if classes else {})
+        )
         if chosen := ",".join(str(level) for level in quantiles):
             query["quantiles"] = chosen
         try:
@@ -143,7 +164,12 @@ class Gridcast:
         in time.
         """
         body = {"jobs": list(jobs), **options}
-        return cast(Rows, self._in_time(lambda: _load(self._post("/rank", _dump(body), JSON_TYPE).content))["rows"])
+        return cast(
+            Rows,
+            self._in_time(lambda: _load(self._post("/rank", _dump(body), JSON_TYPE).content))[
+                "rows"
+            ],
+        )
 
     def rank_arrow(self, table: Any, **options: Any) -> Any:
         """``rank`` by the fast door: a pyarrow Table with a row a candidate, its job's fields in it; returns a Table."""
@@ -155,18 +181,36 @@ class Gridcast:
         Raises RefusedError, and UnavailableError where the predictor cannot say in time.
         """
         body = {"jobs": list(jobs), "explain": True} | ({"at": at} if at else {})
-        answer = self._in_time(lambda: _load(self._post("/predict", _dump(body), JSON_TYPE).content))
+        answer = self._in_time(
+            lambda: _load(self._post("/predict", _dump(body), JSON_TYPE).content)
+        )
         return cast(Rows, answer["explanations"])
 
-    def task(self, task: Mapping[str, Any], jobs: int, *, at_once: int | None = None, at: str | None = None) -> dict[str, Any]:
+    def task(
+        self,
+        task: Mapping[str, Any],
+        jobs: int,
+        *,
+        at_once: int | None = None,
+        at: str | None = None,
+    ) -> dict[str, Any]:
         """What ``jobs`` jobs with the fields of ``task`` need: per job, altogether, and as PanDA's ``scout_prediction``.
 
         Raises RefusedError, and UnavailableError where the predictor cannot say in time.
         """
-        body = {"task": dict(task), "jobs": jobs} | ({"at_once": at_once} if at_once else {}) | ({"at": at} if at else {})
-        return cast(dict[str, Any], self._in_time(lambda: _load(self._post("/task", _dump(body), JSON_TYPE).content)))
+        body = (
+            {"task": dict(task), "jobs": jobs}
+            | ({"at_once": at_once} if at_once else {})
+            | ({"at": at} if at else {})
+        )
+        return cast(
+            dict[str, Any],
+            self._in_time(lambda: _load(self._post("/task", _dump(body), JSON_TYPE).content)),
+        )
 
-    def report(self, jobs: Iterable[Mapping[str, Any]] | Columns, patience: float = 30.0) -> dict[str, Any]:
+    def report(
+        self, jobs: Iterable[Mapping[str, Any]] | Columns, patience: float = 30.0
+    ) -> dict[str, Any]:
         """Report finished jobs; returns counts of added, updated and unchanged, and ``rejected`` with index and reason.
 
         While the predictor cannot take them they are sent again, which changes nothing twice, for ``patience`` s; then
@@ -176,7 +220,9 @@ class Gridcast:
         deadline = time.monotonic() + patience
         while True:
             try:
-                answer: dict[str, Any] = self._post("/outcomes", body, JSON_TYPE, limit=max(patience, self.timeout)).json()
+                answer: dict[str, Any] = self._post(
+                    "/outcomes", body, JSON_TYPE, limit=max(patience, self.timeout)
+                ).json()
                 return answer
             except UnavailableError as error:
                 if time.monotonic() + error.retry_after > deadline:
@@ -217,10 +263,17 @@ class Gridcast:
             return stream.read_all()
 
     def _post(
-        self, path: str, body: bytes, content_type: str, query: dict[str, Any] | None = None, limit: float | None = None
+        self,
+        path: str,
+        body: bytes,
+        content_type: str,
+        query: dict[str, Any] | None = None,
+        limit: float | None = None,
     ) -> httpx.Response:
         headers = {"Content-Type": content_type}
-        request = self._http.build_request("POST", path, content=body, params=query, headers=headers, timeout=limit or self.timeout)
+        request = self._http.build_request(
+            "POST", path, content=body, params=query, headers=headers, timeout=limit or self.timeout
+        )
         return self._send(request)
 
     def _send(self, request: httpx.Request) -> httpx.Response:
@@ -234,7 +287,10 @@ class Gridcast:
             return response
         sentence = _sentence(response)
         if response.status_code in (408, 429) or response.status_code >= 500:
-            raise UnavailableError(f"the predictor cannot answer now: {sentence}", _seconds(response.headers.get("Retry-After", "1")))
+            raise UnavailableError(
+                f"the predictor cannot answer now: {sentence}",
+                _seconds(response.headers.get("Retry-After", "1")),
+            )
         raise RefusedError(response.status_code, sentence)
 
 
@@ -243,7 +299,11 @@ def _requests(rows: Iterable[Mapping[str, Any]], why: str) -> Rows:
     return [
         {
             "job_id": row.get("job_id"),
-            **{f"{target}{part}": row.get(field) for target, field in REQUESTS.items() for part in FALLBACK},
+            **{
+                f"{target}{part}": row.get(field)
+                for target, field in REQUESTS.items()
+                for part in FALLBACK
+            },
             "cluster": "none",
             "model_version": "request",
             "cold_start": True,
@@ -260,12 +320,16 @@ def _columns(rows: Rows) -> Columns:
 def _dump(body: Mapping[str, Any]) -> bytes:
     """JSON with times as ISO 8601 and NaN as null."""
     if orjson:
-        with suppress(TypeError):  # such as a whole number of more than 64 bits, which json can write
+        with suppress(
+            TypeError
+        ):  # such as a whole number of more than 64 bits, which json can write
             return orjson.dumps(body, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
     try:
         return json.dumps(body, default=_plain, allow_nan=False, separators=(",", ":")).encode()
     except ValueError:
-        return json.dumps(_without_nan(body), default=_plain, allow_nan=False, separators=(",", ":")).encode()
+        return json.dumps(
+            _without_nan(body), default=_plain, allow_nan=False, separators=(",", ":")
+        ).encode()
 
 
 def _load(body: bytes) -> Any:

@@ -23,8 +23,8 @@ import pandas as pd
 from infra.errors import GridcastError, InputError
 from infra.settings import Settings
 from jobs.store import count_jobs, read_kinds
-from services.authentication import own_token
 from services.client import Gridcast, RefusedError
+from services.http.authentication import own_token
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -73,7 +73,9 @@ def key(level: str, *values: Any) -> str:
     >>> key("job", "ann", "re co|1", None, "short", 60, 1)
     'job|ann|re%20co%7C1|-|short|60|1'
     """
-    return "|".join((level, *("-" if pd.isna(value) or value == "" else _safe(str(value)) for value in values)))
+    return "|".join(
+        (level, *("-" if pd.isna(value) or value == "" else _safe(str(value)) for value in values))
+    )
 
 
 def _safe(text: str) -> str:
@@ -97,7 +99,9 @@ def write_table(
     cannot be written; the file stays as it is then.
     """
     now, source = now or datetime.now(UTC), _source(engine, source)
-    kinds = read_kinds(engine, FIELDS, since=now - timedelta(days=days), sources=[source], limit=most)
+    kinds = read_kinds(
+        engine, FIELDS, since=now - timedelta(days=days), sources=[source], limit=most
+    )
     rows = _rows(kinds.assign(source=source))
     try:
         answers, version = ask(predictor, [row["fields"] for row in rows])
@@ -105,10 +109,22 @@ def write_table(
         raise TableError(f"{error}; the old table stands") from None
     columns = _columns(answers)
     lines = sorted(_line(row, answer, columns) for row, answer in zip(rows, answers, strict=True))
-    stamp = (MAGIC, f"{now.timestamp():.0f}", f"{now:%Y-%m-%dT%H:%M:%SZ}", _safe(version), str(len(lines)))
+    stamp = (
+        MAGIC,
+        f"{now.timestamp():.0f}",
+        f"{now:%Y-%m-%dT%H:%M:%SZ}",
+        _safe(version),
+        str(len(lines)),
+    )
     written = Written(file, now, version, len(lines), int(kinds["jobs"].sum()))
     try:
-        _replace(file, "\n".join(("\t".join(stamp), "\t".join(("key", "jobs", "new", "longest", *columns)), *lines)) + "\n")
+        _replace(
+            file,
+            "\n".join(
+                ("\t".join(stamp), "\t".join(("key", "jobs", "new", "longest", *columns)), *lines)
+            )
+            + "\n",
+        )
         _replace(file.with_suffix(".prom"), _metrics(written))
     except OSError as error:
         raise TableError(f"{file} cannot be written: {error.strerror or error}") from None
@@ -121,7 +137,9 @@ def own_predictor(settings: Settings) -> Gridcast:
     return Gridcast(settings.predictor_address, token, timeout=30)
 
 
-def asking(predictor: Gridcast) -> Callable[[list[dict[str, Any]], Iterable[float]], list[dict[str, Any]]]:
+def asking(
+    predictor: Gridcast,
+) -> Callable[[list[dict[str, Any]], Iterable[float]], list[dict[str, Any]]]:
     """``ask`` of a predictor, for whoever does not know one; the answers alone."""
     return lambda rows, quantiles: ask(predictor, rows, quantiles)[0]
 
@@ -129,7 +147,9 @@ def asking(predictor: Gridcast) -> Callable[[list[dict[str, Any]], Iterable[floa
 def _source(engine: Engine, source: str | None) -> str:
     stored = count_jobs(engine)["source"].tolist()
     if source is None and len(stored) > 1:
-        raise InputError(f"the store has jobs of {', '.join(stored[:10])}: say whose table it is to be, by --source")
+        raise InputError(
+            f"the store has jobs of {', '.join(stored[:10])}: say whose table it is to be, by --source"
+        )
     return source or (stored[0] if stored else "")
 
 
@@ -137,7 +157,10 @@ def _rows(kinds: pd.DataFrame) -> list[dict[str, Any]]:
     """A row a key, with the fields of the latest kind of job that has it, less what its level forgets."""
     kinds = kinds.sort_values(["submitted_at", "jobs"], ascending=False, kind="stable")
     user, name = kinds["user"], kinds["program"].fillna(kinds["job_name"])
-    minutes, cores = (-(-kinds["requested_walltime"] // 60)).astype("Int64"), kinds["requested_cores"].astype("Int64")
+    minutes, cores = (
+        (-(-kinds["requested_walltime"] // 60)).astype("Int64"),
+        kinds["requested_cores"].astype("Int64"),
+    )
     values = {
         "job": (user, name, kinds["project"], kinds["queue"], minutes, cores),
         "program": (user, name),
@@ -149,22 +172,31 @@ def _rows(kinds: pd.DataFrame) -> list[dict[str, Any]]:
         told = kinds.drop(columns=["submitted_at", "jobs", "longest", *forgotten]).astype(object)
         told = told.where(told.notna(), None)
         keys = zip(*values[level], strict=True) if level in values else repeat((), len(kinds))
-        for fields, jobs, longest, parts in zip(told.to_dict("records"), kinds["jobs"], kinds["longest"].fillna(0.0), keys, strict=True):
+        for fields, jobs, longest, parts in zip(
+            told.to_dict("records"), kinds["jobs"], kinds["longest"].fillna(0.0), keys, strict=True
+        ):
             row = rows.setdefault(key(level, *parts), {"fields": fields, "jobs": 0, "longest": 0.0})
             row["jobs"] += int(jobs)
             row["longest"] = max(row["longest"], float(longest))
     return [{"key": one, **row} for one, row in rows.items()]
 
 
-def ask(predictor: Gridcast, rows: list[dict[str, Any]], quantiles: Iterable[float] = ()) -> tuple[list[dict[str, Any]], str]:
+def ask(
+    predictor: Gridcast, rows: list[dict[str, Any]], quantiles: Iterable[float] = ()
+) -> tuple[list[dict[str, Any]], str]:
     """What a predictor says of jobs that are only thought of, in their order, and which model says so; raises UnansweredError."""
     answers: list[dict[str, Any]] = []
     for start in range(0, len(rows), AT_ONCE):
-        part = [{**row, "job_id": str(start + place)} for place, row in enumerate(rows[start : start + AT_ONCE])]
+        part = [
+            {**row, "job_id": str(start + place)}
+            for place, row in enumerate(rows[start : start + AT_ONCE])
+        ]
         try:
             answers += predictor.predict(part, quantiles=quantiles, keep=False)
         except RefusedError as error:
-            raise UnansweredError(f"the predictor refused jobs that were only thought of: {error}") from None
+            raise UnansweredError(
+                f"the predictor refused jobs that were only thought of: {error}"
+            ) from None
         if why := answers[-1].get("fallback"):
             raise UnansweredError(str(why))
     return answers, str(answers[0]["model_version"]) if answers else "none"
@@ -179,7 +211,15 @@ def _columns(answers: Iterable[dict[str, Any]]) -> list[str]:
 
 def _line(row: dict[str, Any], answer: dict[str, Any], columns: list[str]) -> str:
     numbers = ("-" if answer[name] is None else f"{answer[name]:.10g}" for name in columns)
-    return "\t".join((row["key"], str(row["jobs"]), "1" if answer["cold_start"] else "0", f"{row['longest']:.10g}", *numbers))
+    return "\t".join(
+        (
+            row["key"],
+            str(row["jobs"]),
+            "1" if answer["cold_start"] else "0",
+            f"{row['longest']:.10g}",
+            *numbers,
+        )
+    )
 
 
 def _replace(file: Path, text: str) -> None:

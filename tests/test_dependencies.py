@@ -14,7 +14,12 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-DECLARED = [Requirement(text) for text in tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]]
+DECLARED = [
+    Requirement(text)
+    for text in tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "dependencies"
+    ]
+]
 
 
 def plain(name: str) -> str:
@@ -24,7 +29,9 @@ def plain(name: str) -> str:
 def module_of(name: str) -> str:
     """What to import of a distribution: the module of its name, or else its first public one."""
     provided = {
-        module for module, sources in packages_distributions().items() if plain(name) in map(plain, sources) and module[0].isalpha()
+        module
+        for module, sources in packages_distributions().items()
+        if plain(name) in map(plain, sources) and module[0].isalpha()
     }
     return plain(name) if plain(name) in provided else min(provided)
 
@@ -38,6 +45,14 @@ def test_every_dependency_can_be_imported_beside_the_others() -> None:
     # In a process of its own: one process must hold them all, and the test run need not.
     names = [module_of(requirement.name) for requirement in DECLARED]
     assert {"prefect", "mlflow", "evidently", "catboost", "sqlalchemy", "bentoml"} <= set(names)
-    lines = "; ".join(["from infra.settings import prepare_environment", "prepare_environment()", *(f"import {name}" for name in names)])
-    run = subprocess.run([sys.executable, "-c", lines], cwd=ROOT, capture_output=True, text=True, check=False)
+    lines = "; ".join(
+        [
+            "from infra.settings import prepare_environment",
+            "prepare_environment()",
+            *(f"import {name}" for name in names),
+        ]
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", lines], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stderr[-2000:]

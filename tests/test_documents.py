@@ -44,7 +44,12 @@ def commands() -> dict[str, set[str]]:
 
     group = typer.main.get_command(gridcast.app)
     return {
-        name: {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+        name: {
+            option
+            for parameter in command.params
+            for option in parameter.opts
+            if option.startswith("--")
+        }
         for name, command in group.commands.items()  # type: ignore[attr-defined]
     }
 
@@ -55,20 +60,37 @@ def typed() -> list[tuple[str, list[str]]]:
     for path in [README, *DOCUMENTS]:
         for block in blocks(path, "(?:console|bash|sh|shell)?"):
             for line in block.splitlines():
-                words = shlex.split(line.removeprefix("$ "), comments=True) if "gridcast" in line else []
+                words = (
+                    shlex.split(line.removeprefix("$ "), comments=True)
+                    if "gridcast" in line
+                    else []
+                )
                 if "gridcast" in words:
                     lines.append((path.name, words[words.index("gridcast") + 1 :]))
     return lines
 
 
 def test_the_table_of_fields_is_the_schema() -> None:
-    rows = [f"| `{field.name}` | {field.kind} | {field.unit} | {field.meaning} |" for field in FIELDS]
-    assert part(ROOT / "docs/data.md", "fields") == ["| field | kind | unit | meaning |", "|---|---|---|---|", *rows]
+    rows = [
+        f"| `{field.name}` | {field.kind} | {field.unit} | {field.meaning} |" for field in FIELDS
+    ]
+    assert part(ROOT / "docs/data.md", "fields") == [
+        "| field | kind | unit | meaning |",
+        "|---|---|---|---|",
+        *rows,
+    ]
 
 
 def test_the_table_of_fields_of_transfers_is_their_declaration() -> None:
-    rows = [f"| `{field.name}` | {field.kind} | {field.unit} | {field.meaning} |" for field in TRANSFER.fields]
-    assert part(ROOT / "docs/data.md", "transfers") == ["| field | kind | unit | meaning |", "|---|---|---|---|", *rows]
+    rows = [
+        f"| `{field.name}` | {field.kind} | {field.unit} | {field.meaning} |"
+        for field in TRANSFER.fields
+    ]
+    assert part(ROOT / "docs/data.md", "transfers") == [
+        "| field | kind | unit | meaning |",
+        "|---|---|---|---|",
+        *rows,
+    ]
 
 
 def test_the_table_of_settings_is_the_settings() -> None:
@@ -77,7 +99,10 @@ def test_the_table_of_settings_is_the_settings() -> None:
         name, default, meaning = (cell.strip() for cell in line.strip("|").split("|"))
         assert meaning, f"{name} is not explained"
         described[name.strip("`")] = default.strip("`")
-    real = {field.validation_alias or f"GRIDCAST_{name.upper()}": field.default for name, field in Settings.model_fields.items()}
+    real = {
+        field.validation_alias or f"GRIDCAST_{name.upper()}": field.default
+        for name, field in Settings.model_fields.items()
+    }
     assert set(described) == set(real)
     for name, default in real.items():
         secret = default.get_secret_value() if hasattr(default, "get_secret_value") else default
@@ -86,9 +111,11 @@ def test_the_table_of_settings_is_the_settings() -> None:
 
 def test_the_formats_and_states_are_those_that_are_read() -> None:
     text = text_of(ROOT / "docs/data.md")
-    assert re.findall(r"^\| `(\w+)` \|", text[text.index("| `--format`") : text.index("## Transfers")], re.MULTILINE) == [
-        reader.name for reader in READERS
-    ]
+    assert re.findall(
+        r"^\| `(\w+)` \|",
+        text[text.index("| `--format`") : text.index("## Transfers")],
+        re.MULTILINE,
+    ) == [reader.name for reader in READERS]
     assert all(f"`{status}`" in text for status in STATUSES)
     for unit in {unit for field in BY_NAME.values() for unit in units_of(field)} - {"plain"}:
         assert f"`{unit}`" in text
@@ -103,8 +130,14 @@ def test_the_column_maps_shown_are_read_and_say_the_same(tmp_path: Path) -> None
     assert load_column_map(tmp_path / "columns.toml") == typed_map
 
 
-@pytest.mark.parametrize(("document", "words"), typed(), ids=lambda value: value if isinstance(value, str) else " ".join(value)[:60])
-def test_what_a_reader_is_told_to_type_is_a_command_with_those_options(document: str, words: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("document", "words"),
+    typed(),
+    ids=lambda value: value if isinstance(value, str) else " ".join(value)[:60],
+)
+def test_what_a_reader_is_told_to_type_is_a_command_with_those_options(
+    document: str, words: list[str]
+) -> None:
     known = commands()
     if not words or words[0].startswith("-"):
         return
@@ -130,7 +163,13 @@ def test_the_tests_of_the_readme_are_the_tests_of_ci() -> None:
 
 
 def test_help_of_every_command_says_what_it_does() -> None:
-    run = subprocess.run([sys.executable, "-m", "gridcast", "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, "-m", "gridcast", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.returncode == 0
     for name in commands():
         assert re.search(rf"\b{name}\b\s+\S", run.stdout), f"{name} is not explained"

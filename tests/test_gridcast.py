@@ -6,11 +6,17 @@ import pytest
 
 import gridcast
 
-COMMANDS = {command.callback.__name__: inspect.signature(command.callback) for command in gridcast.app.registered_commands}
+COMMANDS = {
+    command.callback.__name__: inspect.signature(command.callback)
+    for command in gridcast.app.registered_commands
+}
 READING = ("log_format", "mapping", "map_file", "timezone")
 
 
-@pytest.mark.parametrize("name", [name for name, signature in COMMANDS.items() if {*READING[:3]} & {*signature.parameters}])
+@pytest.mark.parametrize(
+    "name",
+    [name for name, signature in COMMANDS.items() if {*READING[:3]} & {*signature.parameters}],
+)
 def test_every_command_that_reads_a_log_reads_it_with_the_same_options(name: str) -> None:
     parameters = COMMANDS[name].parameters
     assert {*READING} <= {*parameters}
@@ -19,7 +25,9 @@ def test_every_command_that_reads_a_log_reads_it_with_the_same_options(name: str
 
 
 def test_logs_are_read_by_ingest_evaluate_predict_and_replay() -> None:
-    assert {name for name, signature in COMMANDS.items() if "log_format" in signature.parameters} >= {
+    assert {
+        name for name, signature in COMMANDS.items() if "log_format" in signature.parameters
+    } >= {
         "ingest",
         "evaluate",
         "predict",

@@ -45,19 +45,27 @@ def kill(site: Site, part: str) -> float:
     assert leader is not None, f"{part} does not run"
     began = time.monotonic()
     leader.kill()
-    wait_for(lambda: (now := site.leader(part)) and now.pid != leader.pid and all_up(site), f"{part} to be up again")
+    wait_for(
+        lambda: (now := site.leader(part)) and now.pid != leader.pid and all_up(site),
+        f"{part} to be up again",
+    )
     return time.monotonic() - began
 
 
 def all_up(site: Site) -> bool:
     """Whether the supervisor says so of each part."""
     assert site.supervised, f"the supervisor ended: {site.starts[-1].read_text()[-2000:]}"
-    return all(site.record(part).get("state") == "up" and site.leader(part) for part in site.parts())
+    return all(
+        site.record(part).get("state") == "up" and site.leader(part) for part in site.parts()
+    )
 
 
 def kill_the_worker(site: Site) -> float:
     """Kill the worker while it works on a run, which dies with it."""
-    working = {"flows": {"name": {"any_": ["retrain"]}}, "flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
+    working = {
+        "flows": {"name": {"any_": ["retrain"]}},
+        "flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}},
+    }
     site.start_flow("retrain/nightly", why="so that the worker has something to die of")
     wait_for(lambda: site.prefect("POST", "/flow_runs/filter", **working), "a training to begin")
     return kill(site, "schedules")
@@ -92,7 +100,10 @@ def fill(site: Site) -> float:
 
 def kill_everything(site: Site) -> float:
     """Kill supervisor and parts at once, as a power switch does, and start again."""
-    everyone = [*site.marked(), *([psutil.Process(site.process.pid)] if site.process and site.supervised else [])]
+    everyone = [
+        *site.marked(),
+        *([psutil.Process(site.process.pid)] if site.process and site.supervised else []),
+    ]
     began = time.monotonic()
     for process in everyone:
         with suppress(psutil.Error):

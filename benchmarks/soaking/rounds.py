@@ -11,7 +11,12 @@ import httpx
 from benchmarks.soaking.site import Site
 from benchmarks.soaking.week import Clock
 
-HOURS = {"collect/every-10-minutes": 8.0, "monitor/hourly": 36.0, "deploy/hourly": 36.0, "retrain/nightly": 48.0}
+HOURS = {
+    "collect/every-10-minutes": 8.0,
+    "monitor/hourly": 36.0,
+    "deploy/hourly": 36.0,
+    "retrain/nightly": 48.0,
+}
 """Simulated hours between two runs: at a site it is minutes, hours and a day."""
 
 
@@ -27,7 +32,10 @@ class Rounds:
 
     def run(self) -> None:
         """Ask until ``done``."""
-        due = {name: hours / 24 * (0.5 + number / 8) for number, (name, hours) in enumerate(HOURS.items())}
+        due = {
+            name: hours / 24 * (0.5 + number / 8)
+            for number, (name, hours) in enumerate(HOURS.items())
+        }
         while not self.done.wait(1.0):
             for name in [name for name, day in due.items() if self.clock.day >= day]:
                 due[name] = self.clock.day + HOURS[name] / 24

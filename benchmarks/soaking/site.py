@@ -18,13 +18,20 @@ from typing import Any
 import httpx
 import psutil
 
-from infra.families import marked
-from infra.records import live_process, read_record
+from infra.process_groups import marked
+from infra.process_records import live_process, read_record
 from infra.settings import Settings
 from infra.site import replica_ports
 
 ROOT = Path(__file__).parents[2]
-PORTS = ("predictor_port", "mlflow_port", "prefect_port", "dashboard_port", "postgres_port", "prometheus_port")
+PORTS = (
+    "predictor_port",
+    "mlflow_port",
+    "prefect_port",
+    "dashboard_port",
+    "postgres_port",
+    "prometheus_port",
+)
 PATIENCE = 300.0
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
@@ -59,13 +66,22 @@ class Site:
     starts: list[Path] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        chosen: dict[str, Any] = {name: self.first_port + number for number, name in enumerate(PORTS)}
-        chosen |= {"replica_ports": f"{self.first_port + 10},{self.first_port + 11}", "home": self.mount / "home"}
+        chosen: dict[str, Any] = {
+            name: self.first_port + number for number, name in enumerate(PORTS)
+        }
+        chosen |= {
+            "replica_ports": f"{self.first_port + 10},{self.first_port + 11}",
+            "home": self.mount / "home",
+        }
         # A simulated day lasts minutes, and so must what is said in hours.
         chosen |= {"cooldown_hours": 0.01, "collect": f"pbs={self.accounting},folder={self.dumps}"}
         self.settings = Settings(_env_file=None, **chosen)
-        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("GRIDCAST_")}
-        self.environment |= {f"GRIDCAST_{name.upper()}": str(value) for name, value in chosen.items()}
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("GRIDCAST_")
+        }
+        self.environment |= {
+            f"GRIDCAST_{name.upper()}": str(value) for name, value in chosen.items()
+        }
         self.environment |= {"TMPDIR": str(self.temporary), "PYTHONPATH": str(ROOT)}
         self.environment.pop("PYTHONDONTWRITEBYTECODE", None)
         for folder in (self.accounting, self.dumps, self.temporary):
@@ -94,7 +110,9 @@ class Site:
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command of Gridcast's as an administrator would."""
         command = [sys.executable, "-m", "gridcast", *words]
-        return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False
+        )
 
     def up(self) -> None:
         """Start everything and wait until it is up."""
@@ -102,7 +120,14 @@ class Site:
         self.starts.append(said)
         with said.open("wb") as file:
             command = [sys.executable, "-m", "gridcast", "up", "--site"]
-            self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=file, stderr=file, start_new_session=True)
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=self.environment,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
         wait_for(lambda: "Up" in said.read_text() or not self.supervised, "the site to be up")
         assert self.supervised, said.read_text()
 
@@ -117,7 +142,9 @@ class Site:
 
     def parts(self) -> list[str]:
         """The names of all parts."""
-        return sorted(path.stem for path in (self.settings.home / "run").glob("*.json") if path.stem != "up")
+        return sorted(
+            path.stem for path in (self.settings.home / "run").glob("*.json") if path.stem != "up"
+        )
 
     def leader(self, part: str) -> psutil.Process | None:
         """The first process of a part, if it runs."""
@@ -137,7 +164,11 @@ class Site:
     def start_flow(self, deployment: str, **parameters: Any) -> str:
         """Ask for a run of a deployment, as its schedule would; returns its id."""
         found = self.prefect("GET", f"/deployments/name/{deployment}")
-        return str(self.prefect("POST", f"/deployments/{found['id']}/create_flow_run", parameters=parameters)["id"])
+        return str(
+            self.prefect(
+                "POST", f"/deployments/{found['id']}/create_flow_run", parameters=parameters
+            )["id"]
+        )
 
     def flow_state(self, run: str) -> dict[str, Any]:
         """The state of a run."""
@@ -152,8 +183,15 @@ class Site:
         """What is there after ``gridcast down`` and should not be."""
         left = [f"process {process.pid}" for process in self.marked()]
         left += [f"record {path.name}" for path in (self.settings.home / "run").iterdir()]
-        left += [str(path) for path in self.settings.home.rglob("*") if path.is_socket() or path.name == "postmaster.pid"]
-        for port in [*(getattr(self.settings, name) for name in PORTS), *map(int, self.settings.replica_ports.split(","))]:
+        left += [
+            str(path)
+            for path in self.settings.home.rglob("*")
+            if path.is_socket() or path.name == "postmaster.pid"
+        ]
+        for port in [
+            *(getattr(self.settings, name) for name in PORTS),
+            *map(int, self.settings.replica_ports.split(",")),
+        ]:
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if probe.connect_ex(("127.0.0.1", port)) == 0:

@@ -30,30 +30,68 @@ def growths(samples: list[Sample], since: float) -> list[Check]:
     stored = [sample.stored[0] for sample in samples if sample.stored and sample.day >= since]
     more = stored[-1] - stored[0] if stored else 0
     memory = growth(samples, since, lambda sample: sample.memory)
-    limits = {name: ALLOWED + MEMORY_GROWS * early + (A_JOB * more if name.startswith("predictor") else 0) for name, early, *_ in memory}
-    grown = [f"{name} {late - early:+.0f} MB" for name, early, late, _ in memory if late - early > limits[name] and name != "flow runs"]
+    limits = {
+        name: ALLOWED + MEMORY_GROWS * early + (A_JOB * more if name.startswith("predictor") else 0)
+        for name, early, *_ in memory
+    }
+    grown = [
+        f"{name} {late - early:+.0f} MB"
+        for name, early, late, _ in memory
+        if late - early > limits[name] and name != "flow runs"
+    ]
     disk = growth(samples, since, lambda sample: sample.disk)
-    unexplained = [(name, late - early) for name, early, late, _ in disk if name not in BOUNDED | EXPLAINED]
+    unexplained = [
+        (name, late - early) for name, early, late, _ in disk if name not in BOUNDED | EXPLAINED
+    ]
     total = sum(more for _, more in unexplained)
     files = growth(samples, since, lambda sample: sample.files)
     leaking = [
-        f"{name} {late - early:+.0f}" for name, early, late, _ in files if late - early > 10 and name not in ("flow runs", "postgres")
+        f"{name} {late - early:+.0f}"
+        for name, early, late, _ in files
+        if late - early > 10 and name not in ("flow runs", "postgres")
     ]
     return [
-        Check("memory flat", not grown, ", ".join(grown) or f"each part within {ALLOWED:.0f} MB and a tenth, for {more:,} jobs more"),
+        Check(
+            "memory flat",
+            not grown,
+            ", ".join(grown)
+            or f"each part within {ALLOWED:.0f} MB and a tenth, for {more:,} jobs more",
+        ),
         Check("open files flat", not leaking, ", ".join(leaking) or "each part within 10"),
-        Check("disk flat", total < LARGEST_DISK, ", ".join(f"{name} {size:+.1f} MB" for name, size in unexplained if abs(size) > 0.05)),
+        Check(
+            "disk flat",
+            total < LARGEST_DISK,
+            ", ".join(f"{name} {size:+.1f} MB" for name, size in unexplained if abs(size) > 0.05),
+        ),
     ]
 
 
-def show(clock: Clock, week: Week, watch: Watch, callers: Callers, rounds: Rounds, befell: list[Befell], checks: list[Check]) -> None:
+def show(
+    clock: Clock,
+    week: Week,
+    watch: Watch,
+    callers: Callers,
+    rounds: Rounds,
+    befell: list[Befell],
+    checks: list[Check],
+) -> None:
     """Print everything."""
     within = len(week.jobs) - len(week.before)
-    print(f"{clock.days:g} days in {clock.minutes:g} minutes: {len(week.jobs):,} jobs, {within:,} of them in the week;")
-    print(f"{week.dumped} dumps, {week.garbled} records of nonsense, {callers.predicted:,} predictions,")
-    print(f"{len(callers.acknowledged):,} jobs acknowledged; {callers.repeated} reports sent again after their acknowledgement;")
-    print(f"runs asked for: {dict(rounds.asked)}; missed: {dict(rounds.missed)}; told late for a full disk: {callers.disk_refused} times")
-    print("\n| what befell | day | s until all was up | calls for predictions that failed | reports not taken |\n|---|---|---|---|---|")
+    print(
+        f"{clock.days:g} days in {clock.minutes:g} minutes: {len(week.jobs):,} jobs, {within:,} of them in the week;"
+    )
+    print(
+        f"{week.dumped} dumps, {week.garbled} records of nonsense, {callers.predicted:,} predictions,"
+    )
+    print(
+        f"{len(callers.acknowledged):,} jobs acknowledged; {callers.repeated} reports sent again after their acknowledgement;"
+    )
+    print(
+        f"runs asked for: {dict(rounds.asked)}; missed: {dict(rounds.missed)}; told late for a full disk: {callers.disk_refused} times"
+    )
+    print(
+        "\n| what befell | day | s until all was up | calls for predictions that failed | reports not taken |\n|---|---|---|---|---|"
+    )
     ends = [*(one.day for one in befell[1:]), clock.days]
     for one, end in zip(befell, ends, strict=True):
         told = [f"{_summed(seen, one.day, end)}" for seen in (callers.asked, callers.reported)]
@@ -61,13 +99,19 @@ def show(clock: Clock, week: Week, watch: Watch, callers: Callers, rounds: Round
     for name, seen in (("asked", callers.asked), ("reported", callers.reported)):
         took = sorted(call[2] for call in seen.calls if not call[3])
         why = Counter(call[3].partition(" under ")[0][:100] for call in seen.calls if call[3])
-        times = f"median {1000 * middle(took):.0f} ms, 99 % {1000 * took[int(0.99 * len(took))]:.0f} ms"
+        times = (
+            f"median {1000 * middle(took):.0f} ms, 99 % {1000 * took[int(0.99 * len(took))]:.0f} ms"
+        )
         print(f"\n{name}: {len(seen.calls):,} calls, {times}; {dict(why)}")
     for which in range(len(watch.site.predictors)):
         behind = lags(watch.samples, which)
-        print(f"predictor-{which + 1} behind the store: median {middle(behind):.0f} s, largest {max(behind, default=0.0):.0f} s")
+        print(
+            f"predictor-{which + 1} behind the store: median {middle(behind):.0f} s, largest {max(behind, default=0.0):.0f} s"
+        )
     since = calm_from(befell, clock)
-    print(f"\nFrom day {since:.2f} on nothing befell: {(clock.days - since) / clock.days * clock.minutes:.1f} minutes")
+    print(
+        f"\nFrom day {since:.2f} on nothing befell: {(clock.days - since) / clock.days * clock.minutes:.1f} minutes"
+    )
     _grown("memory, MB", growth(watch.samples, since, lambda sample: sample.memory))
     _grown("open files", growth(watch.samples, since, lambda sample: sample.files))
     _grown("disk, MB", growth(watch.samples, since, lambda sample: sample.disk))

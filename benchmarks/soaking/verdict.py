@@ -34,25 +34,45 @@ class Check:
 def rows(watch: Watch, week: Week, callers: Callers) -> list[Check]:
     """Each job that was told is stored once, as it was told; each nonsense is kept once."""
     with watch.database() as connection:
-        stored = connection.execute("SELECT source, job_id, ended_at, walltime FROM jobs").fetchall()
-        refused = connection.execute("SELECT reason, raw, count(*) FROM rejects GROUP BY 1, 2").fetchall()
+        stored = connection.execute(
+            "SELECT source, job_id, ended_at, walltime FROM jobs"
+        ).fetchall()
+        refused = connection.execute(
+            "SELECT reason, raw, count(*) FROM rejects GROUP BY 1, 2"
+        ).fetchall()
     times = Counter((source, job) for source, job, *_ in stored)
     told = week.jobs
     ended = told["ended_at"].astype("datetime64[us, UTC]").astype("int64").tolist()
-    expected = dict(zip(zip(told["source"], told["job_id"], strict=True), zip(ended, told["walltime"], strict=True), strict=True))
+    expected = dict(
+        zip(
+            zip(told["source"], told["job_id"], strict=True),
+            zip(ended, told["walltime"], strict=True),
+            strict=True,
+        )
+    )
     found = {(source, job): outcome for source, job, *outcome in stored}
     wrong = {
         "missing": len(expected.keys() - found.keys()),
         "acknowledged and missing": len(callers.acknowledged - found.keys()),
         "twice": sum(many > 1 for many in times.values()),
         "of nobody": len(found.keys() - expected.keys()),
-        "not as told": sum(tuple(found[job]) != outcome for job, outcome in expected.items() if job in found),
+        "not as told": sum(
+            tuple(found[job]) != outcome for job, outcome in expected.items() if job in found
+        ),
     }
     said = ", ".join(f"{many} {name}" for name, many in wrong.items())
     once = len(refused) == week.garbled and all(many == 1 for *_, many in refused)
     return [
-        Check("every row once", not any(wrong.values()), f"{len(expected):,} told, {len(callers.acknowledged):,} acknowledged: {said}"),
-        Check("nonsense kept once, with its reason", once, f"{week.garbled} told, {sum(many for *_, many in refused)} kept"),
+        Check(
+            "every row once",
+            not any(wrong.values()),
+            f"{len(expected):,} told, {len(callers.acknowledged):,} acknowledged: {said}",
+        ),
+        Check(
+            "nonsense kept once, with its reason",
+            once,
+            f"{week.garbled} told, {sum(many for *_, many in refused)} kept",
+        ),
     ]
 
 
@@ -64,7 +84,11 @@ def histories(site: Site, watch: Watch) -> Check:
         known = [history(address) for address in site.predictors]
         ended = look.stored[0] if look.stored else None
         if all(one == ended for one in known) or time.monotonic() > deadline:
-            return Check("both predictors know all that ended", all(one == ended for one in known), f"{known} of {ended}")
+            return Check(
+                "both predictors know all that ended",
+                all(one == ended for one in known),
+                f"{known} of {ended}",
+            )
         time.sleep(2)
 
 
@@ -76,20 +100,33 @@ def stuck(site: Site) -> list[Check]:
     limits = site.prefect("POST", "/v2/concurrency_limits/filter", limit=200)
     held = sum(one["active_slots"] for one in limits)
     kinds = Counter(f"{one['state_name']}: {one['name']}" for one in left)
-    tasks = site.prefect("POST", "/task_runs/filter", task_runs={"state": {"type": {"any_": ["RUNNING", "PENDING"]}}}, limit=200)
+    tasks = site.prefect(
+        "POST",
+        "/task_runs/filter",
+        task_runs={"state": {"type": {"any_": ["RUNNING", "PENDING"]}}},
+        limit=200,
+    )
     known = Counter(f"{one['state_type']}" for one in all_runs(site))
     hang = Counter(one["name"] for one in tasks)
     return [
         Check("no run of Prefect stuck", not left, f"{dict(known)}; stuck: {dict(kinds)}"),
-        Check("no slot of a deployment held by a dead run", bool(left) or not held, f"{held} of {len(limits)} held"),
-        Check("no task of a run stuck", not tasks, f"{len(tasks)} in Running or Pending {dict(hang)}"),
+        Check(
+            "no slot of a deployment held by a dead run",
+            bool(left) or not held,
+            f"{held} of {len(limits)} held",
+        ),
+        Check(
+            "no task of a run stuck", not tasks, f"{len(tasks)} in Running or Pending {dict(hang)}"
+        ),
     ]
 
 
 def all_runs(site: Site) -> list[dict[str, Any]]:
     """Every run there was, page by page."""
     found: list[dict[str, Any]] = []
-    while page := site.prefect("POST", "/flow_runs/filter", limit=200, offset=len(found), sort="ID_DESC"):
+    while page := site.prefect(
+        "POST", "/flow_runs/filter", limit=200, offset=len(found), sort="ID_DESC"
+    ):
         found += page
     return found
 
@@ -97,12 +134,24 @@ def all_runs(site: Site) -> list[dict[str, Any]]:
 def unfinished(site: Site) -> list[dict[str, Any]]:
     """Runs that have been neither waiting for their time nor ended for longer than any of ours should need to be called dead."""
     try:
-        runs = [one for one in all_runs(site) if one["state_type"] in ("RUNNING", "PENDING", "CANCELLING", "SCHEDULED")]
+        runs = [
+            one
+            for one in all_runs(site)
+            if one["state_type"] in ("RUNNING", "PENDING", "CANCELLING", "SCHEDULED")
+        ]
     except httpx.HTTPError as error:
         return [{"state_name": "Prefect does not answer", "name": str(error)}]
     now = datetime.now(UTC)
-    due = [one for one in runs if one["state_type"] != "SCHEDULED" or _age(one["expected_start_time"], now) > LONG]
-    return [one for one in due if _age(one["state"]["timestamp"], now) > LONG or one["state_type"] == "SCHEDULED"]
+    due = [
+        one
+        for one in runs
+        if one["state_type"] != "SCHEDULED" or _age(one["expected_start_time"], now) > LONG
+    ]
+    return [
+        one
+        for one in due
+        if _age(one["state"]["timestamp"], now) > LONG or one["state_type"] == "SCHEDULED"
+    ]
 
 
 def _age(moment: str, now: datetime) -> float:
@@ -116,4 +165,8 @@ def left_behind(site: Site) -> Check:
         site.process.wait(60)
     left, temporary = site.left_behind(), len(list(site.temporary.iterdir()))
     found = f"{', '.join(left) or 'nothing'} (in the temporary folder {temporary} entries of processes that were killed)"
-    return Check("gridcast down leaves no process, record, socket or taken port", done.returncode == 0 and not left, found)
+    return Check(
+        "gridcast down leaves no process, record, socket or taken port",
+        done.returncode == 0 and not left,
+        found,
+    )

@@ -58,7 +58,10 @@ class Watch:
         with suppress(psycopg.Error, OSError), self.database() as connection:
             ((ended, predictions),) = connection.execute(STORED).fetchall()
             stored = (int(ended), int(predictions))
-            disk |= {f"database {name}": size / 2**20 for name, size in connection.execute(SIZES).fetchall()}
+            disk |= {
+                f"database {name}": size / 2**20
+                for name, size in connection.execute(SIZES).fetchall()
+            }
         known = tuple(history(address) for address in self.site.predictors)
         return Sample(time.monotonic(), self.clock.day, memory, files, disk, stored, known)
 
@@ -80,7 +83,10 @@ class Watch:
                     name = "flow runs" if part == "schedules" and process != leader else part
                     with suppress(psutil.Error):
                         used = process.memory_full_info()
-                        found[name] = found.get(name, 0.0) + (used.pss if part == "postgres" else used.uss) / 2**20
+                        found[name] = (
+                            found.get(name, 0.0)
+                            + (used.pss if part == "postgres" else used.uss) / 2**20
+                        )
                         files[name] = files.get(name, 0) + process.num_fds()
         return found, files
 
@@ -112,7 +118,9 @@ def megabytes(folder: Path) -> float:
 def history(address: str) -> int | None:
     """How many jobs a predictor's history holds, None while it does not answer."""
     with suppress(httpx.HTTPError, KeyError, ValueError):
-        return int(httpx.get(f"{address}/model", trust_env=False, timeout=3).json()["history"]["jobs"])
+        return int(
+            httpx.get(f"{address}/model", trust_env=False, timeout=3).json()["history"]["jobs"]
+        )
     return None
 
 
@@ -139,12 +147,17 @@ def middle(values: list[float]) -> float:
     return sorted(values)[len(values) // 2] if values else 0.0
 
 
-def growth(samples: list[Sample], since: float, of: Callable[[Sample], Mapping[str, float]]) -> list[tuple[str, float, float, float]]:
+def growth(
+    samples: list[Sample], since: float, of: Callable[[Sample], Mapping[str, float]]
+) -> list[tuple[str, float, float, float]]:
     """Of each name the median in the first quarter of the time from the day ``since`` on, that in the last, and the largest of the week."""
     calm = [sample for sample in samples if sample.day >= since]
     few = max(1, len(calm) // 4)
     rows = []
     for name in sorted({name for sample in samples for name in of(sample)}):
-        ends = [middle([of(one)[name] for one in part if name in of(one)]) for part in (calm[:few], calm[-few:])]
+        ends = [
+            middle([of(one)[name] for one in part if name in of(one)])
+            for part in (calm[:few], calm[-few:])
+        ]
         rows.append((name, ends[0], ends[1], max(of(sample).get(name, 0.0) for sample in samples)))
     return rows

@@ -41,7 +41,11 @@ class Clock:
     @property
     def day(self) -> float:
         """Days since the week began."""
-        return (time.monotonic() - self.began[0]) / 60 / self.minutes * self.days if self.began else 0.0
+        return (
+            (time.monotonic() - self.began[0]) / 60 / self.minutes * self.days
+            if self.began
+            else 0.0
+        )
 
     @property
     def now(self) -> pd.Timestamp:
@@ -62,8 +66,12 @@ def jobs_of(clock: Clock, a_day: int, seed: int) -> pd.DataFrame:
     jobs = jobs.assign(walltime=(jobs["ended_at"] - jobs["started_at"]).dt.total_seconds())
     jobs = jobs[jobs["ended_at"].notna() & (jobs["ended_at"] < clock.end) & (jobs["walltime"] > 0)]
     rng = random.Random(seed)
-    jobs["source"] = [rng.choices(("pbs", "dumps", "broker"), (4, 3, 3))[0] for _ in range(len(jobs))]
-    jobs["job_id"] = jobs["job_id"].astype(str) + jobs["source"].map({"pbs": ".pbs", "dumps": "", "broker": ""})
+    jobs["source"] = [
+        rng.choices(("pbs", "dumps", "broker"), (4, 3, 3))[0] for _ in range(len(jobs))
+    ]
+    jobs["job_id"] = jobs["job_id"].astype(str) + jobs["source"].map(
+        {"pbs": ".pbs", "dumps": "", "broker": ""}
+    )
     return jobs.sort_values("ended_at", ignore_index=True)
 
 
@@ -96,7 +104,9 @@ class Week:
         """Jobs that wait now, as a broker would ask about them."""
         now = self.clock.now
         found = self.jobs[(self.jobs["submitted_at"] <= now) & (self.jobs["started_at"] > now)]
-        return rows_of(found.sample(min(many, len(found)), random_state=self.rng.randrange(2**31))[list(ASKED)])
+        return rows_of(
+            found.sample(min(many, len(found)), random_state=self.rng.randrange(2**31))[list(ASKED)]
+        )
 
     def pass_on(self) -> list[dict[str, Any]]:
         """Let all that ended since the last time be told; returns what is to be reported. Raises OSError, and may be tried again."""
@@ -106,7 +116,9 @@ class Week:
         self.dump(news[news["source"] == "dumps"], now)
         self.told_until = now
         # One in thirty is told half a day late, and one in ten of another system's is reported as well.
-        mine = news[(news["source"] == "broker") | (news["source"].eq("dumps") & (news.index % 10 == 0))]
+        mine = news[
+            (news["source"] == "broker") | (news["source"].eq("dumps") & (news.index % 10 == 0))
+        ]
         self.late.append(mine[mine.index % 30 == 7])
         return rows_of(pd.concat([mine[mine.index % 30 != 7], *self._due(now)]))
 
@@ -145,7 +157,9 @@ class Week:
     def _place(self, jobs: pd.DataFrame) -> None:
         path, nonsense = self.dumps / f"{self.dumped:05d}.csv", self.rng.random() < 0.2
         if nonsense:
-            jobs = pd.concat([jobs, jobs.tail(1).assign(job_id=f"garbled-{self.garbled}", walltime=-5.0)])
+            jobs = pd.concat(
+                [jobs, jobs.tail(1).assign(job_id=f"garbled-{self.garbled}", walltime=-5.0)]
+            )
         place_whole(jobs, path)
         self.dumped += 1
         self.garbled += nonsense
@@ -155,7 +169,9 @@ class Week:
 
 def accounting_line(job: Any) -> str:
     """The record of a job's end, as PBS writes it."""
-    code = {"completed": 0, "timeout": -29, "out_of_memory": -27, "cancelled": 271}.get(job.status, 1)
+    code = {"completed": 0, "timeout": -29, "out_of_memory": -27, "cancelled": 271}.get(
+        job.status, 1
+    )
     begun, ended = (int(moment.timestamp()) for moment in (job.started_at, job.ended_at))
     told = {
         "user": job.user,
@@ -170,7 +186,13 @@ def accounting_line(job: Any) -> str:
         "Exit_status": code,
     }
     head = f"{job.ended_at:%m/%d/%Y %H:%M:%S};E;{job.job_id};"
-    return head + " ".join(f"{name}={value}" for name, value in told.items() if isinstance(value, str | int)) + "\n"
+    return (
+        head
+        + " ".join(
+            f"{name}={value}" for name, value in told.items() if isinstance(value, str | int)
+        )
+        + "\n"
+    )
 
 
 def _clock_text(seconds: float) -> str | None:
@@ -210,4 +232,7 @@ def age(path: Path) -> None:
 
 def rows_of(jobs: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows with what is known of each job."""
-    return [{str(name): value for name, value in row.items() if not pd.isna(value)} for row in jobs.to_dict("records")]
+    return [
+        {str(name): value for name, value in row.items() if not pd.isna(value)}
+        for row in jobs.to_dict("records")
+    ]

@@ -61,7 +61,9 @@ class Collected:
     def row(self) -> dict[str, Any]:
         """As plain values, by name, for a table."""
         told = {name: getattr(self, name) for name in ("system", "where", "files", *SUMS)}
-        moments = {name: getattr(self, name).isoformat(timespec="seconds") for name in ("since", "until")}
+        moments = {
+            name: getattr(self, name).isoformat(timespec="seconds") for name in ("since", "until")
+        }
         return {**told, **moments, "notes": dict(self.notes), "errors": "; ".join(self.errors)}
 
 
@@ -102,7 +104,9 @@ def collect(
     """
     collector, until = collector_named(system), until or datetime.now(UTC)
     if collector.needs and not where:
-        raise NoSystemError(f"the collector {system} must be told {collector.needs}: gridcast collect {system} WHERE")
+        raise NoSystemError(
+            f"the collector {system} must be told {collector.needs}: gridcast collect {system} WHERE"
+        )
     place = collector.shown(where) if where else "all"
     mark, newest = _mark(engine, system, place)
     begin = min(since or (mark - collector.overlap if mark else until - FIRST), until)
@@ -111,7 +115,9 @@ def collect(
         with TemporaryDirectory(prefix="gridcast-collect-") as temporary:
             window = Window(start, end, where, Path(temporary), newest if since is None else "")
             fetched = collector.fetch(window)
-            done = _store(engine, collector, fetched, replace(done, until=end), source, Path(temporary))
+            done = _store(
+                engine, collector, fetched, replace(done, until=end), source, Path(temporary)
+            )
             if collector.foreseen and len(foreseen := collector.foreseen(window, source)):
                 with engine.begin() as connection:
                     add_predictions(connection, foreseen)
@@ -124,22 +130,41 @@ def collect(
     return done
 
 
-def _windows(since: datetime, until: datetime, step: timedelta | None) -> Iterator[tuple[datetime, datetime]]:
+def _windows(
+    since: datetime, until: datetime, step: timedelta | None
+) -> Iterator[tuple[datetime, datetime]]:
     while step and until - since > step:
         yield since, since + step
         since += step
     yield since, until
 
 
-def _store(engine: Engine, collector: Collector, fetched: Fetched, done: Collected, source: str | None, temporary: Path) -> Collected:
+def _store(
+    engine: Engine,
+    collector: Collector,
+    fetched: Fetched,
+    done: Collected,
+    source: str | None,
+    temporary: Path,
+) -> Collected:
     done = replace(done, notes=done.notes | Counter(fetched.notes))
     for path in fetched.files:
         own = path.is_relative_to(temporary)
         try:
-            one = ingest_file(engine, path, collector.format, source, window=f"{done.system} {done.where}: {path.name}" if own else "")
+            one = ingest_file(
+                engine,
+                path,
+                collector.format,
+                source,
+                window=f"{done.system} {done.where}: {path.name}" if own else "",
+            )
         except (ReadError, OSError) as error:
             # A file of a folder is read again when it changes, a window only if the mark stays.
-            done = replace(done, errors=(*done.errors, str(error)), lost=done.lost or own or isinstance(error, OSError))
+            done = replace(
+                done,
+                errors=(*done.errors, str(error)),
+                lost=done.lost or own or isinstance(error, OSError),
+            )
             continue
         sums = {name: getattr(done, name) + getattr(one, name) for name in SUMS}
         done = replace(done, files=done.files + 1, **sums)
@@ -151,11 +176,18 @@ def _mark(engine: Engine, system: str, place: str) -> tuple[datetime | None, str
     known = read_measurements(engine, system, kind=KIND, segment=place, latest=1)
     if known.empty:
         return None, ""
-    return datetime.fromtimestamp(float(known["value"].iloc[0]), UTC), str((known["details"].iloc[0] or {}).get("newest", ""))
+    return datetime.fromtimestamp(float(known["value"].iloc[0]), UTC), str(
+        (known["details"].iloc[0] or {}).get("newest", "")
+    )
 
 
 def _set_mark(engine: Engine, place: str, until: datetime, newest: str, done: Collected) -> None:
-    told = {"newest": newest, "added": done.added, "updated": done.updated, "rejected": done.rejected}
+    told = {
+        "newest": newest,
+        "added": done.added,
+        "updated": done.updated,
+        "rejected": done.rejected,
+    }
     row = {
         "measured_at": pd.Timestamp.now("UTC"),
         "kind": KIND,
@@ -168,4 +200,13 @@ def _set_mark(engine: Engine, place: str, until: datetime, newest: str, done: Co
         add_measurements(connection, pd.DataFrame([row]))
 
 
-__all__ = ["COLLECTORS", "CollectError", "Collected", "Collector", "NoSystemError", "collect", "collector_named", "named_systems"]
+__all__ = [
+    "COLLECTORS",
+    "CollectError",
+    "Collected",
+    "Collector",
+    "NoSystemError",
+    "collect",
+    "collector_named",
+    "named_systems",
+]

@@ -31,10 +31,19 @@ def fetch(window: Window) -> Fetched:
     Raises NoSystemError where there is no condor_history, CollectError where it fails.
     """
     history = program("condor_history", "HTCondor")
-    options = ["-json", "-attributes", ",".join(ATTRIBUTES), *(["-name", window.where] if window.where else [])]
+    options = [
+        "-json",
+        "-attributes",
+        ",".join(ATTRIBUTES),
+        *(["-name", window.where] if window.where else []),
+    ]
     first = ["-constraint", f"EnteredCurrentStatus >= {window.since.timestamp():.0f}"]
     path = window.folder / f"condor_history {window.until:%Y-%m-%dT%H:%M:%S}.json"
-    run([history, *options, *(["-since", window.newest] if window.newest else first)], path, environment_with({}))
+    run(
+        [history, *options, *(["-since", window.newest] if window.newest else first)],
+        path,
+        environment_with({}),
+    )
     if not path.read_bytes().strip():  # some versions say nothing instead of an empty list
         path.write_text("[]")
     newest = _newest(path)

@@ -72,7 +72,9 @@ def program(name: str, package: str) -> str:
     """The path of a system's own program; raises NoSystemError where it is not on this machine."""
     found = shutil.which(name)
     if not found:
-        raise NoSystemError(f"{name} is not on this machine's PATH: run the collector where {package}'s own commands work")
+        raise NoSystemError(
+            f"{name} is not on this machine's PATH: run the collector where {package}'s own commands work"
+        )
     return found
 
 
@@ -80,17 +82,29 @@ def run(command: list[str], output: Path, environment: Mapping[str, str]) -> Non
     """Let a system's own program write into ``output``; raises CollectError with the first that it complains of."""
     with output.open("wb") as file:
         try:
-            done = subprocess.run(  # noqa: S603  the system's own program, no shell
-                command, stdout=file, stderr=subprocess.PIPE, env=dict(environment), timeout=PATIENCE, check=False, stdin=subprocess.DEVNULL
+            done = subprocess.run(  # noqa: S603
+                command,
+                stdout=file,
+                stderr=subprocess.PIPE,
+                env=dict(environment),
+                timeout=PATIENCE,
+                check=False,
+                stdin=subprocess.DEVNULL,
             )
         except subprocess.TimeoutExpired:
-            raise CollectError(f"{Path(command[0]).name} said nothing for {PATIENCE:.0f} s: the window is asked for again") from None
+            raise CollectError(
+                f"{Path(command[0]).name} said nothing for {PATIENCE:.0f} s: the window is asked for again"
+            ) from None
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise CollectError(f"{Path(command[0]).name} failed: {said[0][:300] if said else f'exit code {done.returncode}'}")
+        raise CollectError(
+            f"{Path(command[0]).name} failed: {said[0][:300] if said else f'exit code {done.returncode}'}"
+        )
 
 
-def changed_files(where: str, since: datetime, settled_until: datetime | None = None) -> Iterator[Path]:
+def changed_files(
+    where: str, since: datetime, settled_until: datetime | None = None
+) -> Iterator[Path]:
     """The files of a folder, by name, that came or were written to since a moment and not after ``settled_until``; no hidden ones.
 
     A file that was moved here keeps the time of its writing; that of its inode tells when it came.
@@ -98,10 +112,16 @@ def changed_files(where: str, since: datetime, settled_until: datetime | None = 
     """
     folder = Path(where)
     if not where or not folder.is_dir():
-        raise NoSystemError(f"there is no folder {where}" if where else "say which folder: its path stands after the system's name")
+        raise NoSystemError(
+            f"there is no folder {where}"
+            if where
+            else "say which folder: its path stands after the system's name"
+        )
     for path in sorted(folder.iterdir()):
         if path.is_file() and not path.name.startswith("."):
             found = path.stat()
             came = max(found.st_mtime, found.st_ctime)
-            if came >= since.timestamp() and (settled_until is None or found.st_mtime <= settled_until.timestamp()):
+            if came >= since.timestamp() and (
+                settled_until is None or found.st_mtime <= settled_until.timestamp()
+            ):
                 yield path

@@ -17,7 +17,12 @@ def fetch_pbs(window: Window) -> Fetched:
 
     Raises NoSystemError where there is no such folder.
     """
-    return Fetched(tuple(_whole_lines(path, window.folder / path.name) for path in changed_files(window.where, window.since)))
+    return Fetched(
+        tuple(
+            _whole_lines(path, window.folder / path.name)
+            for path in changed_files(window.where, window.since)
+        )
+    )
 
 
 def _whole_lines(path: Path, copy: Path) -> Path:

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from jobs.collectors.contract import Collector, Fetched, NoSystemError, Window
 from jobs.collectors.folders import fetch_folder
-from jobs.store.elsewhere import query_elsewhere, shown
+from jobs.store.foreign_database import query_elsewhere, shown
 
 TABLE = "jobsarchived4"
 """Jobs go there when they end, and to jobsarchived days later."""
@@ -22,8 +22,14 @@ def fetch(window: Window) -> Fetched:
     if "://" not in window.where:
         return fetch_folder(window)
     url, _, table = window.where.partition("#")
-    moments = {name: moment.replace(tzinfo=None) for name, moment in (("since", window.since), ("until", window.until))}
-    path = window.folder / f"{table or TABLE} {window.since:%Y-%m-%dT%H:%M:%S} to {window.until:%Y-%m-%dT%H:%M:%S}.json"
+    moments = {
+        name: moment.replace(tzinfo=None)
+        for name, moment in (("since", window.since), ("until", window.until))
+    }
+    path = (
+        window.folder
+        / f"{table or TABLE} {window.since:%Y-%m-%dT%H:%M:%S} to {window.until:%Y-%m-%dT%H:%M:%S}.json"
+    )
     rows = 0
     with path.open("w", encoding="utf-8") as file:
         for row in query_elsewhere(url, STATEMENT.format(table=_name(table or TABLE)), moments):
@@ -35,10 +41,20 @@ def fetch(window: Window) -> Fetched:
 def _name(table: str) -> str:
     """A table's name as it may stand in a query."""
     if not all(part.isidentifier() for part in table.split(".")):
-        raise NoSystemError(f"{table} is no name of a table: write it as schema.table after the URL's #")
+        raise NoSystemError(
+            f"{table} is no name of a table: write it as schema.table after the URL's #"
+        )
     return table
 
 
 NEEDS = "a database's URL or a folder"
-PANDA = Collector("panda", fetch, "panda", overlap=timedelta(hours=1), step=timedelta(days=1), needs=NEEDS, shown=shown)
+PANDA = Collector(
+    "panda",
+    fetch,
+    "panda",
+    overlap=timedelta(hours=1),
+    step=timedelta(days=1),
+    needs=NEEDS,
+    shown=shown,
+)
 """The collector to put in the list."""

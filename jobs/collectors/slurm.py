@@ -14,7 +14,15 @@ import pandas as pd
 
 from infra.errors import InputError
 from infra.settings import environment_with
-from jobs.collectors.contract import PATIENCE, CollectError, Collector, Fetched, Window, program, run
+from jobs.collectors.contract import (
+    PATIENCE,
+    CollectError,
+    Collector,
+    Fetched,
+    Window,
+    program,
+    run,
+)
 from jobs.readers.rows import whole_id
 
 REQUIRED = ("JobID", "Submit", "State")
@@ -38,10 +46,23 @@ def fetch(window: Window) -> Fetched:
     sacct, environment = _sacct()
     has = _columns(sacct, environment)
     if gone := [name for name in REQUIRED if name.lower() not in has]:
-        raise InputError(f"this sacct has no column {gone[0]}, without which no job can be read: what does its --helpformat call it?")
+        raise InputError(
+            f"this sacct has no column {gone[0]}, without which no job can be read: what does its --helpformat call it?"
+        )
     path = window.folder / f"sacct {_moment(window.since)} to {_moment(window.until)}"
-    run([sacct, *_options(window, [has[name.lower()] for name in WANTED if name.lower() in has]), "--noconvert"], path, environment)
-    return Fetched((path,), notes=tuple(f"sacct has no column {name}" for name in WANTED if name.lower() not in has))
+    run(
+        [
+            sacct,
+            *_options(window, [has[name.lower()] for name in WANTED if name.lower() in has]),
+            "--noconvert",
+        ],
+        path,
+        environment,
+    )
+    return Fetched(
+        (path,),
+        notes=tuple(f"sacct has no column {name}" for name in WANTED if name.lower() not in has),
+    )
 
 
 def foreseen(window: Window, source: str | None) -> pd.DataFrame:
@@ -63,30 +84,57 @@ def foreseen(window: Window, source: str | None) -> pd.DataFrame:
         told, cells = SAID.search(line), line.split("|", 4)
         if told and len(cells) == 5:
             name, raw, cluster, submitted, _ = cells
-            answer = {"point": float(told[1]), "low": float(told[2]), "high": float(told[3]), "model_version": unquote(told[4])}
-            job = {"source": source or cluster or "slurm", "job_id": whole_id(name, raw), "asked_at": submitted}
-            rows.append({**job, "target": "walltime", **answer, "known_revision": 0, "shadow": False})
+            answer = {
+                "point": float(told[1]),
+                "low": float(told[2]),
+                "high": float(told[3]),
+                "model_version": unquote(told[4]),
+            }
+            job = {
+                "source": source or cluster or "slurm",
+                "job_id": whole_id(name, raw),
+                "asked_at": submitted,
+            }
+            rows.append(
+                {**job, "target": "walltime", **answer, "known_revision": 0, "shadow": False}
+            )
     found = pd.DataFrame(rows)
     # A line that is none of sacct's is no reason to ask for this window for ever.
-    return found.assign(asked_at=pd.to_datetime(found["asked_at"], utc=True, errors="coerce")).dropna(subset="asked_at") if rows else found
+    return (
+        found.assign(asked_at=pd.to_datetime(found["asked_at"], utc=True, errors="coerce")).dropna(
+            subset="asked_at"
+        )
+        if rows
+        else found
+    )
 
 
 def _sacct() -> tuple[str, dict[str, str]]:
     """The program, and the environment it runs in: its times carry no zone, they are its process's, and in UTC no hour comes twice."""
-    return program("sacct", "Slurm"), environment_with({"TZ": "UTC", "SLURM_TIME_FORMAT": "standard"})
+    return program("sacct", "Slurm"), environment_with(
+        {"TZ": "UTC", "SLURM_TIME_FORMAT": "standard"}
+    )
 
 
 def _options(window: Window, columns: list[str]) -> list[str]:
     which = [f"--clusters={window.where}"] if window.where else []
     # The seconds of the end belong to the window, as sacct has no smaller ones.
-    times = [f"--starttime={_moment(window.since)}", f"--endtime={_moment(window.until + timedelta(seconds=1))}"]
+    times = [
+        f"--starttime={_moment(window.since)}",
+        f"--endtime={_moment(window.until + timedelta(seconds=1))}",
+    ]
     return ["--allusers", "--parsable2", f"--format={','.join(columns)}", *which, *times]
 
 
 def _columns(sacct: str, environment: dict[str, str]) -> dict[str, str]:
     """The columns that this sacct can print, by their names in lower case."""
-    done = subprocess.run(  # noqa: S603  the system's own program, no shell
-        [sacct, "--helpformat"], capture_output=True, text=True, env=environment, timeout=PATIENCE, check=False
+    done = subprocess.run(  # noqa: S603
+        [sacct, "--helpformat"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=PATIENCE,
+        check=False,
     )
     has = {name.lower(): name for name in done.stdout.split()}
     if not has:
@@ -98,5 +146,7 @@ def _moment(moment: datetime) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}"
 
 
-SLURM = Collector("slurm", fetch, "slurm", overlap=timedelta(hours=6), step=timedelta(days=1), foreseen=foreseen)
+SLURM = Collector(
+    "slurm", fetch, "slurm", overlap=timedelta(hours=6), step=timedelta(days=1), foreseen=foreseen
+)
 """The collector to put in the list: a day at a time, and six hours again, for what slurmctld could tell its database only later."""

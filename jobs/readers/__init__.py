@@ -33,7 +33,9 @@ def detect(path: Path) -> Reader:
             if name.endswith(reader.suffixes):
                 return reader
     formats = ", ".join(reader.name for reader in READERS)
-    raise ReadError(f"{path} is in no format that Gridcast knows ({formats}); name one if you know it")
+    raise ReadError(
+        f"{path} is in no format that Gridcast knows ({formats}); name one if you know it"
+    )
 
 
 def reader_named(name: str) -> Reader:
@@ -41,13 +43,27 @@ def reader_named(name: str) -> Reader:
     for reader in READERS:
         if reader.name == name.lower():
             return reader
-    raise ReadError(f"there is no format {name}: choose one of {', '.join(reader.name for reader in READERS)}")
+    raise ReadError(
+        f"there is no format {name}: choose one of {', '.join(reader.name for reader in READERS)}"
+    )
 
 
 def _is_binary(head: bytes) -> bool:
     text = head.decode("utf-8", errors="replace")
-    strange = sum(character == "\ufffd" or (character < " " and character not in "\t\r\n\f") for character in text)
+    strange = sum(
+        character == "\ufffd" or (character < " " and character not in "\t\r\n\f")
+        for character in text
+    )
     return strange > len(text) / 10
 
 
-__all__ = ["READERS", "Batch", "ReadError", "ReadOptions", "Reader", "Reject", "detect", "reader_named"]
+__all__ = [
+    "READERS",
+    "Batch",
+    "ReadError",
+    "ReadOptions",
+    "Reader",
+    "Reject",
+    "detect",
+    "reader_named",
+]

@@ -52,15 +52,23 @@ class ColumnMap:
         filled: dict[str, Column] = {}
         for column in self.columns:
             if column.field in filled:
-                raise ReadError(f"the column map fills {column.field} twice: {filled[column.field]} and {column}")
+                raise ReadError(
+                    f"the column map fills {column.field} twice: {filled[column.field]} and {column}"
+                )
             filled[column.field] = column
         if not any(set(filled) <= set(record.columns) for record in RECORDS):
-            raise ReadError(f"the column map mixes fields of jobs and of transfers: {', '.join(filled)}")
+            raise ReadError(
+                f"the column map mixes fields of jobs and of transfers: {', '.join(filled)}"
+            )
 
     @property
     def record(self) -> Record:
         """The kind of record that has all these fields."""
-        return next(record for record in RECORDS if all(column.field in record.columns for column in self.columns))
+        return next(
+            record
+            for record in RECORDS
+            if all(column.field in record.columns for column in self.columns)
+        )
 
 
 def units_of(field: Field) -> tuple[str, ...]:
@@ -88,11 +96,17 @@ def load_column_map(path: Path) -> ColumnMap:
     try:
         columns = tomllib.loads(path.read_text(encoding="utf-8")).get("columns")
     except OSError as error:
-        raise ReadError(f"the column map {path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+        raise ReadError(
+            f"the column map {path} cannot be read: {(error.strerror or str(error)).lower()}"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ReadError(f"the column map {path} is not TOML: {error}") from None
-    if not isinstance(columns, dict) or not all(isinstance(target, str) for target in columns.values()):
-        raise ReadError(f'the column map {path} needs a table [columns] of lines such as run = "walltime:s"')
+    if not isinstance(columns, dict) or not all(
+        isinstance(target, str) for target in columns.values()
+    ):
+        raise ReadError(
+            f'the column map {path} needs a table [columns] of lines such as run = "walltime:s"'
+        )
     try:
         return ColumnMap(tuple(_column(name, target) for name, target in columns.items()))
     except ReadError as error:
@@ -126,8 +140,12 @@ def _column(name: str, target: str) -> Column:
     field_name, _, unit = (part.strip() for part in target.partition(":"))
     field = BY_NAME.get(field_name)
     if field is None:
-        raise ReadError(f"{field_name!r} in {name}={target} is no field of a job or a transfer: choose one of {', '.join(BY_NAME)}")
+        raise ReadError(
+            f"{field_name!r} in {name}={target} is no field of a job or a transfer: choose one of {', '.join(BY_NAME)}"
+        )
     unit = unit.lower()
     if unit and unit not in units_of(field):
-        raise ReadError(f"{unit!r} in {name}={target} is no unit of {field_name}: choose one of {', '.join(units_of(field))}")
+        raise ReadError(
+            f"{unit!r} in {name}={target} is no unit of {field_name}: choose one of {', '.join(units_of(field))}"
+        )
     return Column(name, field_name, unit)

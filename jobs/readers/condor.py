@@ -25,7 +25,15 @@ from jobs.readers.rows import Row, gather, jobs_of
 
 Ad = dict[str, Any]
 
-STATUS: dict[float, str] = {1: "waiting", 2: "running", 3: "cancelled", 4: "completed", 5: "waiting", 6: "running", 7: "running"}
+STATUS: dict[float, str] = {
+    1: "waiting",
+    2: "running",
+    3: "cancelled",
+    4: "completed",
+    5: "waiting",
+    6: "running",
+    7: "running",
+}
 HELD = 5
 TOO_MUCH_MEMORY = (34,)
 TOO_LONG = (46, 47)
@@ -34,7 +42,9 @@ TOO_LONG = (46, 47)
 MIB = 1024.0**2
 ATTRIBUTE = re.compile(r"\s*([A-Za-z_][\w.]*)\s*=\s?(.*)")
 STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
-MARK = re.compile(r"(?im)^\s*\"?(ClusterId|ProcId|GlobalJobId|QDate|JobStatus|RemoteWallClockTime|MyType|Owner)\"?\s*[:=]")
+MARK = re.compile(
+    r"(?im)^\s*\"?(ClusterId|ProcId|GlobalJobId|QDate|JobStatus|RemoteWallClockTime|MyType|Owner)\"?\s*[:=]"
+)
 
 
 def recognises(path: Path, head: bytes) -> bool:
@@ -48,8 +58,14 @@ def recognises(path: Path, head: bytes) -> bool:
 
 def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
     """Stream the jobs of a history; a record without ClusterId, ProcId or QDate is rejected."""
-    first = next((line for chunk in read_chunks(path, 64) for line in chunk.lines if line.strip()), "")
-    records = read_objects(path) if first.lstrip()[:1] in ("[", "{") else _read_ads(path, options.batch_rows)
+    first = next(
+        (line for chunk in read_chunks(path, 64) for line in chunk.lines if line.strip()), ""
+    )
+    records = (
+        read_objects(path)
+        if first.lstrip()[:1] in ("[", "{")
+        else _read_ads(path, options.batch_rows)
+    )
     return gather(jobs_of(records, partial(_job, source=options.source)), options.batch_rows)
 
 
@@ -92,11 +108,18 @@ def _job(attributes: Ad, source: str | None) -> Row:
     ad = {name.lower(): attribute for name, attribute in attributes.items()}
     number, words = partial(_number, ad), partial(_words, ad)
     status, ended = _status(ad)
-    submitted, started = _time(ad, "QDate"), _known(_time(ad, "JobCurrentStartDate"), _time(ad, "JobStartDate"))
+    submitted, started = (
+        _time(ad, "QDate"),
+        _known(_time(ad, "JobCurrentStartDate"), _time(ad, "JobStartDate")),
+    )
     if isnan(submitted):
         raise BadField("QDate is missing")
     walltime = _known(number("CommittedTime"), number("RemoteWallClockTime"))
-    memory = _known(number("ResidentSetSize_RAW") * 1024, number("MemoryUsage") * MIB, number("ResidentSetSize") * 1024)
+    memory = _known(
+        number("ResidentSetSize_RAW") * 1024,
+        number("MemoryUsage") * MIB,
+        number("ResidentSetSize") * 1024,
+    )
     cores = number("RequestCpus")
     cluster = _identity(ad, "ClusterId")
     cpu_time = number("RemoteUserCpu") + number("RemoteSysCpu")
@@ -114,14 +137,19 @@ def _job(attributes: Ad, source: str | None) -> Row:
         "site": _only(words("DESIRED_Sites")),
         "host": (words("LastRemoteHost", "RemoteHost") or "").rpartition("@")[2] or None,
         "requested_walltime": _known(
-            number("AllowedExecuteDuration"), number("AllowedJobDuration"), number("MaxRuntime"), number("maxWallTime") * 60
+            number("AllowedExecuteDuration"),
+            number("AllowedJobDuration"),
+            number("MaxRuntime"),
+            number("maxWallTime") * 60,
         ),
         "requested_cores": cores,
         "requested_memory": number("RequestMemory") * MIB,
         "input_bytes": number("TransferInputSizeMB") * MIB,
         "submitted_at": submitted,
         "started_at": started,
-        "ended_at": _known(_time(ad, "CompletionDate"), _time(ad, "EnteredCurrentStatus")) if ended else nan,
+        "ended_at": _known(_time(ad, "CompletionDate"), _time(ad, "EnteredCurrentStatus"))
+        if ended
+        else nan,
         "status": status,
         "cores": _known(number("CpusProvisioned"), cores) if started > 0 else nan,
         "walltime": walltime if ran else nan,
@@ -153,7 +181,11 @@ def _status(ad: Ad) -> tuple[str | None, bool]:
 def _number(ad: Ad, name: str) -> float:
     """A number of the ad, NaN where there is none or it is an expression; raises BadField where it is another thing."""
     found = ad.get(name.lower())
-    if found is None or isinstance(found, dict | list) or (isinstance(found, str) and found.startswith(("/Expr", "Expr("))):
+    if (
+        found is None
+        or isinstance(found, dict | list)
+        or (isinstance(found, str) and found.startswith(("/Expr", "Expr(")))
+    ):
         return nan
     try:
         return units.number(found) if isinstance(found, str) else float(found)
@@ -173,7 +205,11 @@ def _words(ad: Ad, *names: str) -> str | None:
     """The first of these attributes that is a known text."""
     for name in names:
         found = ad.get(name.lower())
-        if isinstance(found, str | int | float) and not isinstance(found, bool) and (text := units.words(found)):
+        if (
+            isinstance(found, str | int | float)
+            and not isinstance(found, bool)
+            and (text := units.words(found))
+        ):
             return text
     return None
 
@@ -186,7 +222,9 @@ def _only(listed: str | None) -> str | None:
 def _identity(ad: Ad, name: str) -> str:
     found = _number(ad, name)
     if isnan(found) or found < 0 or found % 1:
-        raise BadField(f"{name} is missing" if isnan(found) else f"{name} is not a whole number: {found:g}")
+        raise BadField(
+            f"{name} is missing" if isnan(found) else f"{name} is not a whole number: {found:g}"
+        )
     return str(int(found))
 
 

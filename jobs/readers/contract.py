@@ -24,7 +24,7 @@ class ReadError(InputError):
     """A file cannot be read at all; the message is one sentence that names the file and, where there is one, the field."""
 
 
-class BadField(Exception):  # noqa: N818 - it is a row's fault, caught where rows are gathered
+class BadField(Exception):  # noqa: N818
     """A field of one row cannot be read; the message names the field and shows its text."""
 
 

@@ -25,7 +25,9 @@ Mend: TypeAlias = "Callable[[list[str], list[str]], list[str] | None]"
 
 def sniff(head: bytes, delimiters: str = ",\t;|") -> tuple[str, list[str]]:
     """The delimiter and the column names of a file's first line that is neither empty nor a comment."""
-    line = next((line for line in head_lines(head) if line.strip() and not line.startswith("#")), "")
+    line = next(
+        (line for line in head_lines(head) if line.strip() and not line.startswith("#")), ""
+    )
     counts = {delimiter: len(split(line, delimiter) or []) for delimiter in delimiters}
     best = max(delimiters, key=lambda delimiter: counts[delimiter])
     return best, [name.strip() for name in split(line, best) or []]
@@ -120,7 +122,9 @@ def read_cells(path: Path, size: int, delimiter: str, mend: Mend | None = None) 
         elif len(cells) != len(header):
             mended = mend(header, cells) if mend else None
             if mended is None:
-                yield Reject(number, f"the row has {len(cells)} cells, the header {len(header)}", text)
+                yield Reject(
+                    number, f"the row has {len(cells)} cells, the header {len(header)}", text
+                )
                 continue
             item = number, text, mended
         elif cells == header:
@@ -130,7 +134,12 @@ def read_cells(path: Path, size: int, delimiter: str, mend: Mend | None = None) 
 
 
 def read_records(
-    path: Path, size: int, known: Iterable[str], required: Iterable[str], delimiter: str, mend: Mend | None = None
+    path: Path,
+    size: int,
+    known: Iterable[str],
+    required: Iterable[str],
+    delimiter: str,
+    mend: Mend | None = None,
 ) -> Iterator[Record]:
     """Stream rows as dicts by lower-case column name, only the ``known`` columns; each new column becomes one note.
 
@@ -145,11 +154,17 @@ def read_records(
         number, text, cells = item
         if places is None:
             names = [cell.strip().lower() for cell in cells]
-            places = [(i, name) for i, name in enumerate(names) if name in known and name not in names[:i]]
+            places = [
+                (i, name) for i, name in enumerate(names) if name in known and name not in names[:i]
+            ]
             missing = [name for name in required if name.lower() not in names]
             if missing:
-                raise ReadError(f"{path} has no column {missing[0]}: its columns are {', '.join(cells)[:300]}")
-            yield from (f"unknown column {name} ignored" for name in names if name and name not in known)
+                raise ReadError(
+                    f"{path} has no column {missing[0]}: its columns are {', '.join(cells)[:300]}"
+                )
+            yield from (
+                f"unknown column {name} ignored" for name in names if name and name not in known
+            )
         else:
             yield number, text, {name: cells[i] for i, name in places}
 

@@ -29,7 +29,11 @@ def recognises(path: Path, head: bytes) -> bool:
 
 def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
     """Stream the transfers of a file of messages; one without tr_id or times is rejected."""
-    return gather(jobs_of(read_objects(path), partial(_transfer, source=options.source)), options.batch_rows, TRANSFER)
+    return gather(
+        jobs_of(read_objects(path), partial(_transfer, source=options.source)),
+        options.batch_rows,
+        TRANSFER,
+    )
 
 
 def _transfer(message: dict[str, Any], source: str | None) -> Row:
@@ -68,7 +72,11 @@ def _transfer(message: dict[str, Any], source: str | None) -> Row:
 
 def texts(record: dict[str, Any]) -> dict[str, str]:
     """A JSON object's plain values as texts, under names in lower case."""
-    return {name.lower(): str(found) for name, found in record.items() if found is not None and not isinstance(found, dict | list)}
+    return {
+        name.lower(): str(found)
+        for name, found in record.items()
+        if found is not None and not isinstance(found, dict | list)
+    }
 
 
 def _positive(*numbers: float) -> float:

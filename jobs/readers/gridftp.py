@@ -35,7 +35,9 @@ def recognises(path: Path, head: bytes) -> bool:
 def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
     """Stream the transfers of a log; a line without START, DATE or HOST is rejected."""
     records = _records(path, options.batch_rows)
-    return gather(jobs_of(records, partial(_transfer, options=options)), options.batch_rows, TRANSFER)
+    return gather(
+        jobs_of(records, partial(_transfer, options=options)), options.batch_rows, TRANSFER
+    )
 
 
 def _records(path: Path, size: int) -> Iterator[tuple[int, str, dict[str, str]] | Reject | str]:
@@ -57,16 +59,22 @@ def _records(path: Path, size: int) -> Iterator[tuple[int, str, dict[str, str]] 
 
 def _transfer(fields: dict[str, str], options: ReadOptions) -> Row:
     number = partial(value, fields, parse=units.number, missing=nan)
-    started, ended = units.to_utc([value(fields, name, _clock, None) for name in ("START", "DATE")], options.timezone)
+    started, ended = units.to_utc(
+        [value(fields, name, _clock, None) for name in ("START", "DATE")], options.timezone
+    )
     server = units.words(fields.get("HOST"))
     if isnan(started) or isnan(ended) or server is None:
-        raise BadField(f"{'START' if isnan(started) else 'DATE' if isnan(ended) else 'HOST'} is missing")
+        raise BadField(
+            f"{'START' if isnan(started) else 'DATE' if isnan(ended) else 'HOST'} is missing"
+        )
     done = fields.get("CODE") in DONE
     other = HOST.search(fields.get("DEST", ""))
     direction = DIRECTIONS[fields["TYPE"]]
     places = (server, other[1] if other else None)
     here, there = places if direction == "read" else places[::-1]
-    told = "|".join(fields.get(name, "") for name in ("START", "DATE", "HOST", "DEST", "FILE", "TYPE", "NBYTES"))
+    told = "|".join(
+        fields.get(name, "") for name in ("START", "DATE", "HOST", "DEST", "FILE", "TYPE", "NBYTES")
+    )
     return {
         "transfer_id": hashlib.blake2b(told.encode("utf-8", "replace"), digest_size=12).hexdigest(),
         "source": options.source or server,

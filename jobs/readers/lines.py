@@ -41,7 +41,9 @@ def open_log(path: Path) -> io.BufferedReader:
             packed = file.read(2) == b"\x1f\x8b"
         return io.BufferedReader(_Unpacked(path), 1 << 17) if packed else path.open("rb")
     except OSError as error:
-        raise ReadError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+        raise ReadError(
+            f"{path} cannot be read: {(error.strerror or str(error)).lower()}"
+        ) from None
 
 
 class _Unpacked(io.RawIOBase):
@@ -72,7 +74,9 @@ def peek(path: Path) -> bytes:
                 pieces.append(piece)
         except BROKEN:
             if not pieces:
-                raise ReadError(f"{path} cannot be read: its gzip stream is damaged from the first byte") from None
+                raise ReadError(
+                    f"{path} cannot be read: its gzip stream is damaged from the first byte"
+                ) from None
     head = b"".join(pieces)
     if not head.strip(b"\xef\xbb\xbf \t\r\n"):
         raise ReadError(f"{path} is empty")
@@ -108,14 +112,24 @@ def read_chunks(path: Path, size: int) -> Iterator[Chunk]:
                     room -= len(line)
             except BROKEN as error:
                 ended = True
-                rejects.append(Reject(number + len(raw), f"the gzip stream is broken here and the rest is lost: {error}", ""))
+                rejects.append(
+                    Reject(
+                        number + len(raw),
+                        f"the gzip stream is broken here and the rest is lost: {error}",
+                        "",
+                    )
+                )
             if raw or rejects:
                 yield _decode(number, raw, rejects)
             number += len(raw)
 
 
 def _overlong(number: int, line: bytes) -> Reject:
-    return Reject(number, f"the line is longer than {LINE_LIMIT} bytes", line[:2000].decode("utf-8", errors="replace"))
+    return Reject(
+        number,
+        f"the line is longer than {LINE_LIMIT} bytes",
+        line[:2000].decode("utf-8", errors="replace"),
+    )
 
 
 def _skip_line(file: io.BufferedReader) -> None:
@@ -134,7 +148,9 @@ def _decode(first: int, raw: list[bytes], rejects: list[Reject]) -> Chunk:
         text = whole.decode("utf-8")
     except UnicodeDecodeError:
         decoded = [line.decode("utf-8", errors="replace") for line in raw]
-        notes["line is not UTF-8: unreadable characters replaced"] += sum("\ufffd" in line for line in decoded)
+        notes["line is not UTF-8: unreadable characters replaced"] += sum(
+            "\ufffd" in line for line in decoded
+        )
         text = "".join(decoded)
     if "\r" in text:
         text = text.replace("\r\n", "\n")

@@ -21,7 +21,19 @@ from jobs.readers.contract import BadField, Batch, Reader, ReadError, ReadOption
 from jobs.readers.delimited import columns_of, read_records, sniff
 from jobs.readers.rows import Item, Row, gather, value, whole_id
 
-MARKS = {"task_id", "hash", "native_id", "process", "name", "realtime", "%cpu", "peak_rss", "rchar", "wchar", "workdir"}
+MARKS = {
+    "task_id",
+    "hash",
+    "native_id",
+    "process",
+    "name",
+    "realtime",
+    "%cpu",
+    "peak_rss",
+    "rchar",
+    "wchar",
+    "workdir",
+}
 """Columns by which a trace is known: four of them are in any that anybody keeps."""
 
 USED = {
@@ -39,8 +51,35 @@ USED = {
     "duration",
     "realtime",
 }
-USED |= {"cpus", "memory", "time", "queue", "hostname", "%cpu", "peak_rss", "rchar", "wchar", "read_bytes", "write_bytes", "workdir"}
-UNUSED = {"exit", "module", "container", "disk", "%mem", "rss", "vmem", "peak_vmem", "syscr", "syscw", "vol_ctxt", "inv_ctxt", "env"}
+USED |= {
+    "cpus",
+    "memory",
+    "time",
+    "queue",
+    "hostname",
+    "%cpu",
+    "peak_rss",
+    "rchar",
+    "wchar",
+    "read_bytes",
+    "write_bytes",
+    "workdir",
+}
+UNUSED = {
+    "exit",
+    "module",
+    "container",
+    "disk",
+    "%mem",
+    "rss",
+    "vmem",
+    "peak_vmem",
+    "syscr",
+    "syscw",
+    "vol_ctxt",
+    "inv_ctxt",
+    "env",
+}
 UNUSED |= {"script", "scratch", "error_action", "cpu_model"}
 STATUS = {
     "NEW": "waiting",
@@ -65,7 +104,12 @@ def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
     if not {"hash", "native_id", "task_id", "workdir"} & {name.lower() for name in names}:
         raise ReadError(f"{path} has no column hash: its columns are {', '.join(names)[:300]}")
     for batch in gather(_items(path, options, delimiter), options.batch_rows):
-        yield replace(batch, jobs=batch.jobs.assign(source=options.source or "nextflow", project=stem(path), task_id=stem(path)))
+        yield replace(
+            batch,
+            jobs=batch.jobs.assign(
+                source=options.source or "nextflow", project=stem(path), task_id=stem(path)
+            ),
+        )
 
 
 def _items(path: Path, options: ReadOptions, delimiter: str) -> Iterator[Item]:
@@ -101,8 +145,13 @@ def _job(record: dict[str, str], timezone: str) -> Row:
     requested = read("time", partial(units.duration, unit=1e-3), nan)
     cores = read("cpus", units.number, nan)
     return {
-        "job_id": whole_id(_hash(record), *(read(name, units.words, None) for name in ("hash", "native_id", "task_id"))),
-        "program": read("process", units.words, None) or (read("name", units.words, None) or "").split(" (")[0] or None,
+        "job_id": whole_id(
+            _hash(record),
+            *(read(name, units.words, None) for name in ("hash", "native_id", "task_id")),
+        ),
+        "program": read("process", units.words, None)
+        or (read("name", units.words, None) or "").split(" (")[0]
+        or None,
         "job_name": read("tag", units.words, None),
         "queue": read("queue", units.words, None),
         "host": read("hostname", units.words, None),
@@ -118,7 +167,9 @@ def _job(record: dict[str, str], timezone: str) -> Row:
         "cpu_time": read("%cpu", units.percent, nan) * walltime,
         "peak_memory": read("peak_rss", units.size, nan),
         "read_bytes": _either(read("rchar", units.size, nan), read("read_bytes", units.size, nan)),
-        "written_bytes": _either(read("wchar", units.size, nan), read("write_bytes", units.size, nan)),
+        "written_bytes": _either(
+            read("wchar", units.size, nan), read("write_bytes", units.size, nan)
+        ),
     }
 
 
@@ -143,7 +194,11 @@ def _either(first: float, second: float) -> float:
 
 def _status(word: str | None, walltime: float, requested: float) -> str | None:
     status = STATUS.get(word.upper(), "unknown") if word else None
-    return "timeout" if status == "failed" and requested > 0 and walltime >= units.AT_THE_LIMIT * requested else status
+    return (
+        "timeout"
+        if status == "failed" and requested > 0 and walltime >= units.AT_THE_LIMIT * requested
+        else status
+    )
 
 
 NEXTFLOW = Reader("nextflow", recognises, read, ())

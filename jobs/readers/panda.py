@@ -24,11 +24,58 @@ from jobs.readers.lines import head_lines, peek
 from jobs.readers.objects import Found, read_objects
 from jobs.readers.rows import Row, gather, jobs_of, value
 
-MARKS = ("jeditaskid", "produsername", "computingsite", "jobstatus", "transformation", "creationtime", "cpuconsumptiontime", "corecount")
-USED = {"pandaid", "taskid", "jeditaskid", "produsername", "workinggroup", "vo", "project", "campaign", "prodsourcelabel", "transformation"}
-USED |= {"processingtype", "computingsite", "jobparameters", "modificationhost", "hs06", "cpuconsumptiontime", "maxrss", "maxpss"}
-USED |= {"minramcount", "minramunit", "corecount", "actualcorecount", "maxwalltime", "creationtime", "starttime", "endtime", "jobstatus"}
-USED |= {"ninputdatafiles", "inputfilebytes", "outputfilebytes", "totrbytes", "totwbytes", "piloterrorcode", "destinationse"}
+MARKS = (
+    "jeditaskid",
+    "produsername",
+    "computingsite",
+    "jobstatus",
+    "transformation",
+    "creationtime",
+    "cpuconsumptiontime",
+    "corecount",
+)
+USED = {
+    "pandaid",
+    "taskid",
+    "jeditaskid",
+    "produsername",
+    "workinggroup",
+    "vo",
+    "project",
+    "campaign",
+    "prodsourcelabel",
+    "transformation",
+}
+USED |= {
+    "processingtype",
+    "computingsite",
+    "jobparameters",
+    "modificationhost",
+    "hs06",
+    "cpuconsumptiontime",
+    "maxrss",
+    "maxpss",
+}
+USED |= {
+    "minramcount",
+    "minramunit",
+    "corecount",
+    "actualcorecount",
+    "maxwalltime",
+    "creationtime",
+    "starttime",
+    "endtime",
+    "jobstatus",
+}
+USED |= {
+    "ninputdatafiles",
+    "inputfilebytes",
+    "outputfilebytes",
+    "totrbytes",
+    "totwbytes",
+    "piloterrorcode",
+    "destinationse",
+}
 USED |= {"parent_tid", "reqid"}
 
 _OTHERS = """
@@ -70,7 +117,9 @@ def recognises(path: Path, head: bytes) -> bool:
 
 def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
     """Stream PanDA's jobs; raises ReadError where a CSV has no column pandaid or creationtime."""
-    return gather(jobs_of(_records(path, options), partial(_job, options=options)), options.batch_rows)
+    return gather(
+        jobs_of(_records(path, options), partial(_job, options=options)), options.batch_rows
+    )
 
 
 def _records(path: Path, options: ReadOptions) -> Iterator[Found]:
@@ -78,12 +127,18 @@ def _records(path: Path, options: ReadOptions) -> Iterator[Found]:
         for item in read_objects(path):
             yield item if isinstance(item, Reject | str) else (item[0], item[1], _texts(item[2]))
     else:
-        yield from read_records(path, options.batch_rows, KNOWN, ("pandaid", "creationtime"), columns_of(path)[0])
+        yield from read_records(
+            path, options.batch_rows, KNOWN, ("pandaid", "creationtime"), columns_of(path)[0]
+        )
 
 
 def _texts(record: dict[str, Any]) -> dict[str, str]:
     """A JSON record as a CSV would have it."""
-    return {name.lower(): "" if found is None else str(found) for name, found in record.items() if name.lower() in USED}
+    return {
+        name.lower(): "" if found is None else str(found)
+        for name, found in record.items()
+        if name.lower() in USED
+    }
 
 
 def _job(fields: dict[str, str], options: ReadOptions) -> Row:
@@ -93,7 +148,9 @@ def _job(fields: dict[str, str], options: ReadOptions) -> Row:
     name = words("pandaid")
     if not name:
         raise BadField("pandaid is missing")
-    printed = [value(fields, key, units.calendar, None) for key in ("creationtime", "starttime", "endtime")]
+    printed = [
+        value(fields, key, units.calendar, None) for key in ("creationtime", "starttime", "endtime")
+    ]
     submitted, started, ended_at = units.to_utc(printed, options.timezone)
     if isnan(submitted):
         raise BadField("creationtime is missing")
@@ -114,7 +171,10 @@ def _job(fields: dict[str, str], options: ReadOptions) -> Row:
         "user": words("produsername"),
         "group": words("workinggroup") or words("vo"),
         "project": words("project") or words("campaign") or words("prodsourcelabel"),
-        "program": (words("transformation") or words("processingtype") or "").rstrip("/").rpartition("/")[2] or None,
+        "program": (words("transformation") or words("processingtype") or "")
+        .rstrip("/")
+        .rpartition("/")[2]
+        or None,
         "job_name": words("processingtype"),
         "site": words("computingsite"),
         "host": (words("modificationhost") or "").rpartition("@")[2] or None,
@@ -131,7 +191,9 @@ def _job(fields: dict[str, str], options: ReadOptions) -> Row:
         "status": status,
         "cores": _positive(number("actualcorecount"), asked) if not isnan(started) else nan,
         "cpu_time": number("cpuconsumptiontime") if ran else nan,
-        "peak_memory": _positive(number("maxpss"), _positive(number("maxrss"), nan)) * 1024 if ran else nan,
+        "peak_memory": _positive(number("maxpss"), _positive(number("maxrss"), nan)) * 1024
+        if ran
+        else nan,
         "read_bytes": number("totrbytes") if ran else nan,
         "written_bytes": _first(number("totwbytes"), number("outputfilebytes")) if ran else nan,
     }
@@ -141,7 +203,9 @@ def _status(fields: dict[str, str], word: str | None) -> str | None:
     status = STATUS.get(word.lower(), "unknown") if word else None
     if status == "failed":
         code = value(fields, "piloterrorcode", units.number, nan)
-        return "out_of_memory" if code in OUT_OF_MEMORY else "timeout" if code in TIMED_OUT else status
+        return (
+            "out_of_memory" if code in OUT_OF_MEMORY else "timeout" if code in TIMED_OUT else status
+        )
     return status
 
 

@@ -19,7 +19,9 @@ from jobs.readers.rows import Row, gather, jobs_of, value
 
 Fields = dict[str, str]
 
-RECORD = re.compile(r"(\d\d/\d\d/\d{4} \d\d:\d\d:\d\d(?:\.\d+)?);(\w);([^;]*);(.*)", re.ASCII | re.DOTALL)
+RECORD = re.compile(
+    r"(\d\d/\d\d/\d{4} \d\d:\d\d:\d\d(?:\.\d+)?);(\w);([^;]*);(.*)", re.ASCII | re.DOTALL
+)
 KEY = re.compile(r"(?:^|(?<=\s))([A-Za-z_][\w.]*)=", re.ASCII)
 CHUNK_COUNT = re.compile(r"\d+", re.ASCII)
 
@@ -38,7 +40,10 @@ def recognises(path: Path, head: bytes) -> bool:
 
 def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
     """Stream the jobs that ended in an accounting file; the source is the server in the job's id, if none is given."""
-    return gather(jobs_of(_records(path, options.batch_rows), partial(_job, options=options)), options.batch_rows)
+    return gather(
+        jobs_of(_records(path, options.batch_rows), partial(_job, options=options)),
+        options.batch_rows,
+    )
 
 
 def _records(path: Path, size: int) -> Iterator[tuple[int, str, Fields] | Reject | str]:
@@ -50,7 +55,9 @@ def _records(path: Path, size: int) -> Iterator[tuple[int, str, Fields] | Reject
             found = RECORD.fullmatch(line)
             if not found:
                 if line.strip():
-                    yield Reject(number, "the line is no accounting record (date;type;job;message)", line)
+                    yield Reject(
+                        number, "the line is no accounting record (date;type;job;message)", line
+                    )
             elif found[2] != "E":
                 yield f"record {found[2]} (not the end of a job) not used"
             else:
@@ -66,7 +73,11 @@ def _pairs(message: str) -> Fields:
         quote = message[start : start + 1]
         close = message.find(quote, start + 1) if quote in ('"', "'") else -1
         following = KEY.search(message, close + 1 if close > 0 else start)
-        text = message[start + 1 : close] if close > 0 else message[start : following.start() if following else len(message)]
+        text = (
+            message[start + 1 : close]
+            if close > 0
+            else message[start : following.start() if following else len(message)]
+        )
         pairs.setdefault(key[1], text.strip())
         key = following
     return pairs
@@ -110,7 +121,9 @@ def _job(fields: Fields, options: ReadOptions) -> Row:
 
 
 def _printed(fields: Fields, timezone: str) -> float:
-    moment = value(fields, "date", lambda text: units.calendar(text.split(".")[0], "%m/%d/%Y %H:%M:%S"), None)
+    moment = value(
+        fields, "date", lambda text: units.calendar(text.split(".")[0], "%m/%d/%Y %H:%M:%S"), None
+    )
     return units.to_utc([moment], timezone)[0]
 
 
@@ -119,7 +132,12 @@ def _requested_cores(fields: Fields) -> float:
     for key, each in (("select", "ncpus"), ("nodes", "ppn")):
         if f"Resource_List.{key}" in fields:
             return value(fields, f"Resource_List.{key}", partial(_total, each=each), nan)
-    return _known(*(value(fields, f"Resource_List.{key}", units.number, nan) for key in ("procs", "ncpus", "mppwidth")))
+    return _known(
+        *(
+            value(fields, f"Resource_List.{key}", units.number, nan)
+            for key in ("procs", "ncpus", "mppwidth")
+        )
+    )
 
 
 def _requested_memory(fields: Fields, cores: float) -> float:
@@ -159,13 +177,21 @@ def _slots(text: str) -> float:
         for slot in place.partition("/")[2].split(","):
             low, _, high = slot.partition("-")
             times = slot.partition("*")[2]
-            total += units.number(times) if times else units.number(high) - units.number(low) + 1 if high else 1
+            total += (
+                units.number(times)
+                if times
+                else units.number(high) - units.number(low) + 1
+                if high
+                else 1
+            )
     return total
 
 
 def _hosts(text: str) -> str | None:
     """The hosts of ``exec_host``, each once, joined by ``+``."""
-    return units.words("+".join(dict.fromkeys(place.partition("/")[0] for place in text.split("+"))))
+    return units.words(
+        "+".join(dict.fromkeys(place.partition("/")[0] for place in text.split("+")))
+    )
 
 
 def _status(code: float, walltime: float, limit: float) -> str | None:

@@ -33,7 +33,9 @@ def value(record: Mapping[str, str], name: str, parse: Callable[[str], T], missi
         raise BadField(f"{name} {error}") from None
 
 
-def jobs_of(records: Iterable[tuple[int, str, T] | Reject | str], parse: Callable[[T], Row]) -> Iterator[Item]:
+def jobs_of(
+    records: Iterable[tuple[int, str, T] | Reject | str], parse: Callable[[T], Row]
+) -> Iterator[Item]:
     """Turn records, each with its line number and raw text, into rows; one that cannot be parsed becomes a reject."""
     for record in records:
         if isinstance(record, Reject | str):
@@ -67,8 +69,16 @@ def gather(items: Iterable[Item], batch_rows: int, record: Record = JOB) -> Iter
         yield _batch(rows, lines, rejects, notes, record)
 
 
-def _batch(rows: list[Row], lines: list[int], rejects: list[Reject], notes: Counter[str], record: Record) -> Batch:
-    return Batch(frame(rows, record), np.array(lines, dtype=np.int64), sorted(rejects, key=lambda reject: reject.line), notes, record)
+def _batch(
+    rows: list[Row], lines: list[int], rejects: list[Reject], notes: Counter[str], record: Record
+) -> Batch:
+    return Batch(
+        frame(rows, record),
+        np.array(lines, dtype=np.int64),
+        sorted(rejects, key=lambda reject: reject.line),
+        notes,
+        record,
+    )
 
 
 def frame(rows: list[Row], record: Record = JOB) -> pd.DataFrame:

@@ -35,7 +35,9 @@ def recognises(path: Path, head: bytes) -> bool:
 
 def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
     """Stream the transfers of a file of events; one without a request's name or a time of submission is rejected."""
-    return gather(jobs_of(_events(path), partial(_transfer, options=options)), options.batch_rows, TRANSFER)
+    return gather(
+        jobs_of(_events(path), partial(_transfer, options=options)), options.batch_rows, TRANSFER
+    )
 
 
 def _events(path: Path) -> Iterator[Found]:
@@ -43,7 +45,11 @@ def _events(path: Path) -> Iterator[Found]:
         if not isinstance(found, tuple) or found[2].get("event_type", "transfer-done") in STATES:
             yield found
         else:
-            yield f"event {str(found[2]['event_type'])[:60]} is no transfer" if "event_type" in found[2] else Reject(found[0], "", found[1])
+            yield (
+                f"event {str(found[2]['event_type'])[:60]} is no transfer"
+                if "event_type" in found[2]
+                else Reject(found[0], "", found[1])
+            )
 
 
 def _transfer(event: dict[str, Any], options: ReadOptions) -> Row:
@@ -51,7 +57,10 @@ def _transfer(event: dict[str, Any], options: ReadOptions) -> Row:
     fields = texts(payload if isinstance(payload, dict) else event)
     words = partial(value, fields, parse=units.words, missing=None)
     number = partial(value, fields, parse=units.number, missing=nan)
-    printed = [value(fields, name, units.calendar, None) for name in ("submitted_at", "started_at", "transferred_at")]
+    printed = [
+        value(fields, name, units.calendar, None)
+        for name in ("submitted_at", "started_at", "transferred_at")
+    ]
     submitted, started, ended = units.to_utc(printed, options.timezone)
     name = words("request-id")
     if not name:

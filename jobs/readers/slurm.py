@@ -40,7 +40,15 @@ MARKS = {
     "submit",
     "partition",
 }
-MEASURED: tuple[str, ...] = ("tresusageintot", "tresusageouttot", "maxrss", "averss", "totalcpu", "usercpu", "systemcpu")
+MEASURED: tuple[str, ...] = (
+    "tresusageintot",
+    "tresusageouttot",
+    "maxrss",
+    "averss",
+    "totalcpu",
+    "usercpu",
+    "systemcpu",
+)
 MEASURED += ("maxdiskread", "avediskread", "maxdiskwrite", "avediskwrite")
 OPEN_JOBS = 5_000
 """Jobs held back for steps still to come; sacct prints steps right after their job, sorted or merged files near it."""
@@ -84,7 +92,9 @@ def _items(path: Path, options: ReadOptions, delimiter: str) -> Iterator[Item]:
             continue
         line, raw, fields = record
         try:
-            name, _, step = whole_id(*(units.words(fields.get(key, "")) for key in ("jobid", "jobidraw"))).partition(".")
+            name, _, step = whole_id(
+                *(units.words(fields.get(key, "")) for key in ("jobid", "jobidraw"))
+            ).partition(".")
             key = f"{fields.get('cluster', '')}/{name}"
             if "[" in name:
                 yield "array tasks not started yet, printed as one row, skipped"
@@ -138,7 +148,9 @@ def _job(name: str, fields: Fields, options: ReadOptions) -> tuple[Row, str]:
     memory, cpu, disk_read, disk_written = _step(fields)
     cluster = read("cluster", units.words, None)
     # A job cancelled in the queue has no start, or (before Slurm 20) one equal to its end and no CPUs.
-    began = status != "waiting" and not isnan(start) and not (elapsed == 0 and _first(given, 1.0) == 0)
+    began = (
+        status != "waiting" and not isnan(start) and not (elapsed == 0 and _first(given, 1.0) == 0)
+    )
     ran = began and ended
     row: Row = {
         "job_id": name,
@@ -151,7 +163,9 @@ def _job(name: str, fields: Fields, options: ReadOptions) -> tuple[Row, str]:
         "queue": read("partition", units.words, None),
         "site": cluster,
         "host": read("nodelist", _host, None),
-        "requested_walltime": _first(read("timelimitraw", _limit, nan) * 60, read("timelimit", _limit, nan)),
+        "requested_walltime": _first(
+            read("timelimitraw", _limit, nan) * 60, read("timelimit", _limit, nan)
+        ),
         "requested_cores": requested,
         "requested_memory": _requested_memory(fields, requested),
         "submitted_at": submit,
@@ -175,7 +189,10 @@ def _step(fields: Fields) -> tuple[float, float, float, float]:
     read = partial(value, fields)
     tasks = _first(_positive(read("ntasks", units.number, nan)), 1.0)
     used, written = _tres(fields, "tresusageintot"), _tres(fields, "tresusageouttot")
-    cpu = _first(read("totalcpu", units.duration, nan), read("usercpu", units.duration, nan) + read("systemcpu", units.duration, nan))
+    cpu = _first(
+        read("totalcpu", units.duration, nan),
+        read("usercpu", units.duration, nan) + read("systemcpu", units.duration, nan),
+    )
     return (
         _over_tasks(fields, used.get("mem", nan), "averss", "maxrss", tasks),
         cpu,
@@ -195,16 +212,26 @@ def _over_tasks(fields: Fields, total: float, average: str, largest: str, tasks:
 def _requested_memory(fields: Fields, cores: float) -> float:
     """Bytes of the whole job from ``4Gc`` (a core), ``4Gn`` (a node) or ``4G`` (the job, since Slurm 21.08); 0 means a node's all."""
     text = fields.get("reqmem", "").strip()
-    nodes = _positive(_first(value(fields, "reqnodes", units.number, nan), value(fields, "nnodes", units.number, nan)))
+    nodes = _positive(
+        _first(
+            value(fields, "reqnodes", units.number, nan), value(fields, "nnodes", units.number, nan)
+        )
+    )
     times = {"c": cores, "n": nodes}.get(text[-1:], 1.0)
-    asked = value({"reqmem": text[:-1] if text[-1:] in ("c", "n") else text}, "reqmem", units.size, nan)
+    asked = value(
+        {"reqmem": text[:-1] if text[-1:] in ("c", "n") else text}, "reqmem", units.size, nan
+    )
     return _first(_positive(asked * times), _tres(fields, "reqtres").get("mem", nan))
 
 
 def _tres(fields: Fields, name: str) -> dict[str, float]:
     """The sizes in a list such as ``cpu=00:01:05,fs/disk=4096,mem=12K``."""
     pairs = (part.partition("=") for part in fields.get(name, "").split(",") if "=" in part)
-    return {kind: value({name: amount}, name, units.size, nan) for kind, _, amount in pairs if kind in ("mem", "fs/disk")}
+    return {
+        kind: value({name: amount}, name, units.size, nan)
+        for kind, _, amount in pairs
+        if kind in ("mem", "fs/disk")
+    }
 
 
 def _limit(text: str) -> float:
@@ -222,7 +249,11 @@ def _mend(header: list[str], cells: list[str]) -> list[str] | None:
     if surplus <= 0 or len(places) != 1:
         return None
     start = places[0]
-    return [*cells[:start], "|".join(cells[start : start + surplus + 1]), *cells[start + surplus + 1 :]]
+    return [
+        *cells[:start],
+        "|".join(cells[start : start + surplus + 1]),
+        *cells[start + surplus + 1 :],
+    ]
 
 
 def _first(*numbers: float) -> float:

@@ -16,7 +16,18 @@ STATES = {
 
 STATUS = {word: status for status, states in STATES.items() for word in states.split()}
 
-FREE_TEXT = {"jobname", "comment", "admincomment", "systemcomment", "workdir", "submitline", "extra", "stdout", "stderr", "stdin"}
+FREE_TEXT = {
+    "jobname",
+    "comment",
+    "admincomment",
+    "systemcomment",
+    "workdir",
+    "submitline",
+    "extra",
+    "stdout",
+    "stderr",
+    "stdin",
+}
 
 _PRINTED = """
 account admincomment alloccpus allocnodes alloctres associd avecpu avecpufreq avediskread avediskwrite avepages averss avevmsize blockid

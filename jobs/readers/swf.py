@@ -114,8 +114,12 @@ def recognises(path: Path, head: bytes) -> bool:
     """Whether the first lines are ``;`` comments of SWF, or rows of eighteen numbers."""
     lines = [line.strip() for line in head_lines(head) if line.strip()]
     rows = [line.split() for line in lines if not line.startswith(";")][:50]
-    good = sum(len(row) == len(FIELDS) and all(NUMBER.fullmatch(text) for text in row) for row in rows)
-    labels = re.search(r"(?m)^;\s*(UnixStartTime|MaxJobs|MaxProcs|MaxNodes|Computer|Version)\s*:", "\n".join(lines))
+    good = sum(
+        len(row) == len(FIELDS) and all(NUMBER.fullmatch(text) for text in row) for row in rows
+    )
+    labels = re.search(
+        r"(?m)^;\s*(UnixStartTime|MaxJobs|MaxProcs|MaxNodes|Computer|Version)\s*:", "\n".join(lines)
+    )
     return (good > 0 and good >= len(rows) / 3) or bool(labels)
 
 
@@ -123,7 +127,11 @@ def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
     """Stream the jobs of an SWF file; one that tells no start time counts from 2000-01-01 UTC, and a note says so."""
     header = read_header(path)
     source = options.source or stem(path)
-    start = header.unix_start if header.unix_start is not None and header.unix_start >= EARLIEST_CLOCK else None
+    start = (
+        header.unix_start
+        if header.unix_start is not None and header.unix_start >= EARLIEST_CLOCK
+        else None
+    )
     summary = -1.0
     for chunk in read_chunks(path, options.batch_rows):
         table, numbers, rejects = _table(chunk)
@@ -134,12 +142,16 @@ def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
                 notes["no UnixStartTime in the header: times counted from 2000-01-01 UTC"] += 1
         keep, summary = _without_partials(table, summary)
         if not keep.all():
-            notes["partial execution of a job skipped: its summary row is read"] += int((~keep).sum())
+            notes["partial execution of a job skipped: its summary row is read"] += int(
+                (~keep).sum()
+            )
         table, numbers = table[keep], numbers[keep]
         possible = np.abs(table[:, 1] + (start or 0.0)) <= LATEST
         for i in np.flatnonzero(~possible):
             text = chunk.lines[numbers[i] - chunk.first]
-            rejects.append(Reject(int(numbers[i]), f"submit time is out of range: {table[i, 1]:g} s", text))
+            rejects.append(
+                Reject(int(numbers[i]), f"submit time is out of range: {table[i, 1]:g} s", text)
+            )
         jobs = _jobs(table[possible], header, start or 0.0, notes)
         rejects.sort(key=lambda reject: reject.line)
         yield Batch(jobs.assign(source=source), numbers[possible], rejects, notes)
@@ -164,7 +176,11 @@ def _table(chunk: Chunk) -> tuple[np.ndarray, np.ndarray, list[Reject]]:
         else:
             rows.append([float(text) for text in texts])
             good.append(number)
-    return np.array(rows, dtype=float).reshape(-1, len(FIELDS)), np.array(good, dtype=np.int64), rejects
+    return (
+        np.array(rows, dtype=float).reshape(-1, len(FIELDS)),
+        np.array(good, dtype=np.int64),
+        rejects,
+    )
 
 
 def _parse_together(lines: list[str]) -> np.ndarray | None:
@@ -192,7 +208,11 @@ def _parse_together(lines: list[str]) -> np.ndarray | None:
     except (ValueError, OverflowError):  # pandas' ParserError is a ValueError
         return None
     table = frame.to_numpy()
-    if len(table) != len(lines) or not np.isnan(table[:, width]).all() or not np.isfinite(table[:, :width]).all():
+    if (
+        len(table) != len(lines)
+        or not np.isnan(table[:, width]).all()
+        or not np.isfinite(table[:, :width]).all()
+    ):
         return None
     if (table[:, 0] % 1 != 0).any():
         return None
@@ -207,7 +227,11 @@ def _fault(texts: list[str]) -> str:
         if not NUMBER.fullmatch(text):
             return f"field {position + 1} ({FIELDS[position]}) is not a number: {text[:60]}"
     number = float(texts[0])
-    return "" if number % 1 == 0 and number < 2**53 else f"field 1 ({FIELDS[0]}) is not a whole number: {texts[0][:60]}"
+    return (
+        ""
+        if number % 1 == 0 and number < 2**53
+        else f"field 1 ({FIELDS[0]}) is not a whole number: {texts[0][:60]}"
+    )
 
 
 def _without_partials(table: np.ndarray, summary: float) -> tuple[np.ndarray, float]:
@@ -271,9 +295,14 @@ def _status(codes: np.ndarray, run: np.ndarray, request: np.ndarray) -> np.ndarr
 def _text(numbers: np.ndarray, names: dict[int, str] | None = None) -> pd.Series:
     """Whole numbers as text, by name where the header has one; unknown ones (-1) as None."""
     values, places = np.unique(numbers, return_inverse=True)
-    words = [None if value == -1 else str(int(value)) if value.is_integer() else repr(value) for value in values.tolist()]
+    words = [
+        None if value == -1 else str(int(value)) if value.is_integer() else repr(value)
+        for value in values.tolist()
+    ]
     if names:
-        words = [names.get(int(word), word) if word and word.isdecimal() else word for word in words]
+        words = [
+            names.get(int(word), word) if word and word.isdecimal() else word for word in words
+        ]
     return pd.Series(np.array([*words, None], dtype=object)[:-1][places], dtype=object)
 
 

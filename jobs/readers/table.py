@@ -41,7 +41,11 @@ class Part:
 
 def recognises(path: Path, head: bytes) -> bool:
     """Whether this is Parquet, or a delimited table whose header has a record's required names or a known layout's columns."""
-    return head.startswith(MAGIC) or any(_has_names(record, sniff(head)[1]) for record in RECORDS) or layout_of(sniff(head)[1]) is not None
+    return (
+        head.startswith(MAGIC)
+        or any(_has_names(record, sniff(head)[1]) for record in RECORDS)
+        or layout_of(sniff(head)[1]) is not None
+    )
 
 
 def _has_names(record: Record, names: Iterable[str]) -> bool:
@@ -61,7 +65,9 @@ def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
         record, columns = _columns(path, names, options)
         parts = _delimited(chain(before, rows), names, columns, options)
     used = {column.name for column in columns}
-    unused = Counter(f"unknown column {name} ignored" for name in names if name and name not in used)
+    unused = Counter(
+        f"unknown column {name} ignored" for name in names if name and name not in used
+    )
     for part in parts:
         part.notes.update(unused)
         unused.clear()
@@ -81,16 +87,28 @@ def _columns(path: Path, names: list[str], options: ReadOptions) -> tuple[Record
     """The kind of record, the map's columns, then those of the file that have a field's own name and are not mapped."""
     given = options.columns or layout_of(names)
     mapped = list(given.columns) if given else []
-    record = given.record if given else next((record for record in RECORDS if _has_names(record, names)), JOB)
+    record = (
+        given.record
+        if given
+        else next((record for record in RECORDS if _has_names(record, names)), JOB)
+    )
     for column in mapped:
         if column.name not in names:
-            raise ReadError(f"{path} has no column {column.name} to fill {column.field}: its columns are {', '.join(names)[:300]}")
+            raise ReadError(
+                f"{path} has no column {column.name} to fill {column.field}: its columns are {', '.join(names)[:300]}"
+            )
     fields = {column.field for column in mapped}
     taken = {column.name for column in mapped}
-    columns = mapped + [Column(name, name) for name in record.columns if name in names and name not in fields and name not in taken]
+    columns = mapped + [
+        Column(name, name)
+        for name in record.columns
+        if name in names and name not in fields and name not in taken
+    ]
     for required in _needed(record):
         if required not in {column.field for column in columns}:
-            raise ReadError(f"{path} has no column for {required}: say which one it is, as --map COLUMN={required}")
+            raise ReadError(
+                f"{path} has no column for {required}: say which one it is, as --map COLUMN={required}"
+            )
     return record, columns
 
 
@@ -99,7 +117,9 @@ def _needed(record: Record) -> tuple[str, ...]:
     return ("job_id", "submitted_at") if record is JOB else ("submitted_at", "bytes")
 
 
-def _delimited(items: Iterable[Cells], header: list[str], columns: list[Column], options: ReadOptions) -> Iterator[Part]:
+def _delimited(
+    items: Iterable[Cells], header: list[str], columns: list[Column], options: ReadOptions
+) -> Iterator[Part]:
     places = {column.name: header.index(column.name) for column in columns}
     rows: list[tuple[int, str, list[str]]] = []
     rejects: list[Reject] = []
@@ -117,8 +137,16 @@ def _delimited(items: Iterable[Cells], header: list[str], columns: list[Column],
     yield _text_part(rows, places, rejects, notes)
 
 
-def _text_part(rows: list[tuple[int, str, list[str]]], places: dict[str, int], rejects: list[Reject], notes: Counter[str]) -> Part:
-    cells = {name: pd.Series([row[place] for _, _, row in rows], dtype=object) for name, place in places.items()}
+def _text_part(
+    rows: list[tuple[int, str, list[str]]],
+    places: dict[str, int],
+    rejects: list[Reject],
+    notes: Counter[str],
+) -> Part:
+    cells = {
+        name: pd.Series([row[place] for _, _, row in rows], dtype=object)
+        for name, place in places.items()
+    }
     lines = np.array([line for line, _, _ in rows], dtype=np.int64)
     return Part(cells, lines, lambda place: rows[place][1], rejects, notes)
 
@@ -153,11 +181,23 @@ def _parquet(path: Path, columns: list[Column], options: ReadOptions) -> Iterato
         with _opened_parquet(path) as file:
             for batch in file.iter_batches(options.batch_rows, columns=wanted):
                 lines = np.arange(number, number + len(batch))
-                yield Part({name: _cells(batch.column(name)) for name in wanted}, lines, partial(_arrow_row, batch), [], Counter())
+                yield Part(
+                    {name: _cells(batch.column(name)) for name in wanted},
+                    lines,
+                    partial(_arrow_row, batch),
+                    [],
+                    Counter(),
+                )
                 number += len(batch)
     except BROKEN as error:
         damage = Reject(number, f"the file is damaged from this row on: {_first_line(error)}", "")
-        yield Part({name: pd.Series(dtype=object) for name in wanted}, np.empty(0, dtype=np.int64), lambda i: "", [damage], Counter())
+        yield Part(
+            {name: pd.Series(dtype=object) for name in wanted},
+            np.empty(0, dtype=np.int64),
+            lambda i: "",
+            [damage],
+            Counter(),
+        )
 
 
 def _cells(column: pa.Array) -> pd.Series:
@@ -175,7 +215,9 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def _batch(part: Part, record: Record, columns: list[Column], options: ReadOptions, source: str) -> Batch:
+def _batch(
+    part: Part, record: Record, columns: list[Column], options: ReadOptions, source: str
+) -> Batch:
     """Convert each column into its field's type and unit; rows with a cell that cannot be are rejected."""
     jobs: dict[str, pd.Series] = {}
     reasons: dict[int, str] = {}
@@ -199,21 +241,33 @@ def _batch(part: Part, record: Record, columns: list[Column], options: ReadOptio
         jobs[record.identity[1]] = pd.Series(part.lines).astype("str")
     if options.source or "source" not in jobs:
         jobs["source"] = pd.Series([source] * len(part.lines), dtype=object)
-    rejects = part.rejects + [Reject(int(part.lines[i]), reason, part.raw(i)) for i, reason in reasons.items()]
+    rejects = part.rejects + [
+        Reject(int(part.lines[i]), reason, part.raw(i)) for i, reason in reasons.items()
+    ]
     good = np.array([i not in reasons for i in range(len(part.lines))], dtype=bool)
     frame = pd.DataFrame(jobs)[good].reset_index(drop=True)
-    return Batch(frame, part.lines[good], sorted(rejects, key=lambda reject: reject.line), part.notes, record)
+    return Batch(
+        frame, part.lines[good], sorted(rejects, key=lambda reject: reject.line), part.notes, record
+    )
 
 
 def _texts(cells: pd.Series) -> pd.Series:
-    kinds = {value: units.words(value) for value in cells.unique() if value is not None and value is not pd.NA}
+    kinds = {
+        value: units.words(value)
+        for value in cells.unique()
+        if value is not None and value is not pd.NA
+    }
     return pd.Series([kinds.get(value) for value in cells], dtype=object)
 
 
 def _parser(field: Field, unit: str) -> tuple[Callable[[str], Any], float | None]:
     """What reads one cell of this field and unit, and by what a column of numbers is multiplied as a whole."""
     if field.kind == "time":
-        return (partial(units.timestamp, unit=1e-3 if unit == "epoch_ms" else 1.0) if unit.startswith("epoch") else units.calendar), None
+        return (
+            partial(units.timestamp, unit=1e-3 if unit == "epoch_ms" else 1.0)
+            if unit.startswith("epoch")
+            else units.calendar
+        ), None
     if unit == CLOCK:
         return units.duration, 1.0
     kind = {"s": "seconds", "bytes": "bytes"}.get(field.unit, "")
@@ -223,7 +277,9 @@ def _parser(field: Field, unit: str) -> tuple[Callable[[str], Any], float | None
     return lambda cell: units.scaled(units.number(cell), factor), factor
 
 
-def _parsed(cells: pd.Series, parse: Callable[[str], Any], factor: float | None) -> tuple[Any, dict[int, str]]:
+def _parsed(
+    cells: pd.Series, parse: Callable[[str], Any], factor: float | None
+) -> tuple[Any, dict[int, str]]:
     """Every cell's value (NaN where missing or faulty) and the fault of each that cannot be read; columns of numbers at once."""
     if factor is not None and cells.dtype.kind in "iuf":
         return units.scaled(cells.to_numpy(dtype=float), factor), {}
@@ -253,9 +309,15 @@ def _cell(cell: Any, parse: Callable[[str], Any]) -> Any:
 def _utc(moments: dict[str, Any], timezone: str, rows: int) -> dict[str, pd.Series]:
     """Times in UTC; those printed without a zone are read in ``timezone``, a job's three together."""
     names = [name for name in ("submitted_at", "started_at", "ended_at") if name in moments]
-    known = {name: [None if moment is None or moment != moment else moment for moment in moments[name]] for name in names}
+    known = {
+        name: [None if moment is None or moment != moment else moment for moment in moments[name]]
+        for name in names
+    }
     seconds = [units.to_utc([known[name][i] for name in names], timezone) for i in range(rows)]
-    return {name: units.times(np.array([row[place] for row in seconds], dtype=float)) for place, name in enumerate(names)}
+    return {
+        name: units.times(np.array([row[place] for row in seconds], dtype=float))
+        for place, name in enumerate(names)
+    }
 
 
 def _status(word: Any, notes: Counter[str]) -> str | None:

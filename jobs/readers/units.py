@@ -22,18 +22,48 @@ from jobs.readers.contract import ReadError
 Moment: TypeAlias = datetime | float | None
 """A time as printed: a datetime without zone, or seconds since 1970 where the zone is known, or nothing."""
 
-MISSING = frozenset({"", "-", "--", "none", "null", "nan", "n/a", "na", "unknown", "undefined", "invalid", "(null)", "not set"})
+MISSING = frozenset(
+    {
+        "",
+        "-",
+        "--",
+        "none",
+        "null",
+        "nan",
+        "n/a",
+        "na",
+        "unknown",
+        "undefined",
+        "invalid",
+        "(null)",
+        "not set",
+    }
+)
 LATEST = 1e11
 """Seconds since 1970 (the year 5138) above which a time is not stored."""
 
 AT_THE_LIMIT = 0.99
 """A job that did not complete and used this share of its request was killed at the limit: systems kill some seconds off it."""
 
-WORDS = {"ms": 1e-3, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "hour": 3600.0, "d": 86400.0, "day": 86400.0}
+WORDS = {
+    "ms": 1e-3,
+    "s": 1.0,
+    "sec": 1.0,
+    "m": 60.0,
+    "min": 60.0,
+    "h": 3600.0,
+    "hour": 3600.0,
+    "d": 86400.0,
+    "day": 86400.0,
+}
 WORD = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(ms|secs?|s|mins?|m|hours?|h|days?|d)", re.ASCII)
 CLOCK = re.compile(r"(?:(\d+)-)?(?:(?:(\d+):)?(\d+):)?(\d+)(\.\d+)?", re.ASCII)
-SIZE = re.compile(r"(-?\d+(?:\.\d*)?(?:e[+-]?\d+)?)\s*([kmgtpe]?)i?(b|w|bytes?)?", re.ASCII | re.IGNORECASE)
-NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?inf(?:inity)?", re.ASCII | re.IGNORECASE)
+SIZE = re.compile(
+    r"(-?\d+(?:\.\d*)?(?:e[+-]?\d+)?)\s*([kmgtpe]?)i?(b|w|bytes?)?", re.ASCII | re.IGNORECASE
+)
+NUMBER = re.compile(
+    r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?inf(?:inity)?", re.ASCII | re.IGNORECASE
+)
 EPOCH, SECOND = datetime(1970, 1, 1), timedelta(seconds=1)
 WORD_BYTES = 8
 """What PBS counts as a word (``w``) on today's machines."""
@@ -91,10 +121,18 @@ def duration(text: str, unit: float = 1.0) -> float:
         return scaled(float(text), unit)
     if ":" in text and (found := CLOCK.fullmatch(text)):
         days, hours, minutes, seconds, fraction = found.groups()
-        return int(days or 0) * 86400.0 + int(hours or 0) * 3600.0 + int(minutes or 0) * 60.0 + int(seconds) + float(fraction or 0)
+        return (
+            int(days or 0) * 86400.0
+            + int(hours or 0) * 3600.0
+            + int(minutes or 0) * 60.0
+            + int(seconds)
+            + float(fraction or 0)
+        )
     total, end = 0.0, 0
     while found := WORD.match(text, end):
-        total += scaled(float(found[1]), WORDS[found[2] if found[2] in ("ms", "s") else found[2].rstrip("s")])
+        total += scaled(
+            float(found[1]), WORDS[found[2] if found[2] in ("ms", "s") else found[2].rstrip("s")]
+        )
         end = found.end()
     if end != len(text) or not text:
         raise ValueError(f"is not a duration: {text[:60]}")
@@ -184,7 +222,10 @@ def to_utc(moments: Sequence[Moment], name: str, elapsed: float = nan) -> list[f
     order and end - start is nearest to ``elapsed`` seconds, the earlier one where both fit.
     """
     if name == "UTC":
-        return [nan if moment is None else moment if isinstance(moment, float) else _since_1970(moment) for moment in moments]
+        return [
+            nan if moment is None else moment if isinstance(moment, float) else _since_1970(moment)
+            for moment in moments
+        ]
     tz = zone(name)
     readings = [_readings(moment, tz) for moment in moments]
     choices: list[tuple[float, ...]] = list(product(*readings))

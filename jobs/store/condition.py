@@ -30,9 +30,17 @@ def condition(url: str) -> Condition:
         if engine.dialect.name == "sqlite" and not Path(engine.url.database or "").is_file():
             return Condition(shown(engine), None, HEAD, None, None)  # opening it would make it
         with reading(engine) as connection:
-            clock = connection.execute(text("SELECT clock_timestamp()")).scalar() if engine.dialect.name == "postgresql" else None
+            clock = (
+                connection.execute(text("SELECT clock_timestamp()")).scalar()
+                if engine.dialect.name == "postgresql"
+                else None
+            )
             ends = (func.max(jobs.c.submitted_at), func.max(jobs.c.ended_at))
-            row = connection.execute(select(*ends)).one() if inspect(connection).has_table(jobs.name) else ()
+            row = (
+                connection.execute(select(*ends)).one()
+                if inspect(connection).has_table(jobs.name)
+                else ()
+            )
             newest = max((moment for moment in row if moment is not None), default=None)
             found = None if newest is None else datetime.fromtimestamp(newest / 1e6, UTC)
             return Condition(shown(engine), version_of(connection), HEAD, clock, found)

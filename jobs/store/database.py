@@ -8,7 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, exc, inspect, make_url, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    ExceptionContext,
+    create_engine,
+    event,
+    exc,
+    inspect,
+    make_url,
+    text,
+)
 
 from infra.errors import GridcastError, InputError
 
@@ -63,8 +74,14 @@ def connect(url: str) -> Engine:
     options: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS}}
     if address.get_backend_name() == "postgresql":
         # Whoever waited for the writers' lock must then see what the writer before it committed, whatever the server's default.
-        options = {"connect_args": POSTGRES_PATIENCE, "pool_pre_ping": True, "isolation_level": "READ COMMITTED"}
-    engine = create_engine(address, hide_parameters=True, **options)  # records stay out of error messages
+        options = {
+            "connect_args": POSTGRES_PATIENCE,
+            "pool_pre_ping": True,
+            "isolation_level": "READ COMMITTED",
+        }
+    engine = create_engine(
+        address, hide_parameters=True, **options
+    )  # records stay out of error messages
     event.listen(engine, "handle_error", lambda context: _say(context, where))
     event.listen(engine, "begin", _begin)
     if engine.dialect.name == "sqlite":
@@ -113,7 +130,9 @@ def _begin(connection: Connection) -> None:
     # A transaction that reads first and writes later cannot wait for another writer ("database is locked" at once),
     # so a writer takes the lock when it begins.
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get("reads") else "BEGIN IMMEDIATE")
+        connection.exec_driver_sql(
+            "BEGIN" if connection.get_execution_options().get("reads") else "BEGIN IMMEDIATE"
+        )
 
 
 def _leave_transactions_to_us(driver: Any, record: object) -> None:
@@ -131,9 +150,13 @@ def _set_up_sqlite(driver: Any, record: object) -> None:
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
-    driver.execute("PRAGMA synchronous=FULL").close()  # with NORMAL, WAL may lose a commit when the power fails
+    driver.execute(
+        "PRAGMA synchronous=FULL"
+    ).close()  # with NORMAL, WAL may lose a commit when the power fails
     driver.execute("PRAGMA foreign_keys=ON").close()
-    driver.execute("PRAGMA cache_size=-65536").close()  # 64 MiB: the key's index stays in memory for millions of jobs
+    driver.execute(
+        "PRAGMA cache_size=-65536"
+    ).close()  # 64 MiB: the key's index stays in memory for millions of jobs
 
 
 def _migrate(engine: Engine, where: str) -> None:
@@ -158,7 +181,9 @@ def migrate(connection: Connection, where: str, version: str = HEAD) -> None:
     import infra.migrations
 
     config = Config()
-    config.set_main_option("script_location", str(Path(infra.migrations.__path__[0])).replace("%", "%%"))
+    config.set_main_option(
+        "script_location", str(Path(infra.migrations.__path__[0])).replace("%", "%%")
+    )
     config.attributes["connection"] = connection
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     for found in (version_of(connection) or version, version):
@@ -173,7 +198,9 @@ def version_of(connection: Connection) -> str | None:
     """Which version the tables are, None where there are none."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
-    version: str | None = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
+    version: str | None = connection.execute(
+        text(f"SELECT version_num FROM {VERSION_TABLE}")
+    ).scalar()
     return version
 
 
@@ -182,7 +209,10 @@ def _say(context: ExceptionContext, where: str) -> None:
     if context.is_pre_ping:  # SQLAlchemy connects anew
         return
     error = context.sqlalchemy_exception
-    if isinstance(error, exc.OperationalError | exc.InterfaceError) or type(error) is exc.DatabaseError:
+    if (
+        isinstance(error, exc.OperationalError | exc.InterfaceError)
+        or type(error) is exc.DatabaseError
+    ):
         raise failure(context.original_exception, where) from context.original_exception
 
 

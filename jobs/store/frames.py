@@ -24,18 +24,39 @@ Moment = datetime | pd.Timestamp
 ROWS_AT_ONCE = 5_000  # more at once takes twice as long: Python's garbage collector walks the rows
 WORTH_A_COPY = 500
 _EPOCH = pd.Timestamp("1970-01-01", tz="UTC")
-_ARROW = {"text": pa.string(), "json": pa.string(), "number": pa.float64(), "time": pa.int64(), "count": pa.int64(), "flag": pa.bool_()}
+_ARROW = {
+    "text": pa.string(),
+    "json": pa.string(),
+    "number": pa.float64(),
+    "time": pa.int64(),
+    "count": pa.int64(),
+    "flag": pa.bool_(),
+}
 
 
-def write_rows(connection: Connection, table: Table, frame: pd.DataFrame, overwrite: bool, new: bool = False) -> None:
+def write_rows(
+    connection: Connection, table: Table, frame: pd.DataFrame, overwrite: bool, new: bool = False
+) -> None:
     """Insert the rows of ``frame``; a row whose key is there is overwritten, or left as it is. ``new``: the caller knows that none is."""
     if frame.empty:
         return
     kinds = {column.name: column.info["kind"] for column in table.columns if column.name in frame}
-    write_values(connection, table, {name: _values(frame[name], kind) for name, kind in kinds.items()}, overwrite, new)
+    write_values(
+        connection,
+        table,
+        {name: _values(frame[name], kind) for name, kind in kinds.items()},
+        overwrite,
+        new,
+    )
 
 
-def write_values(connection: Connection, table: Table, values: Mapping[str, Sequence[Any]], overwrite: bool, new: bool = False) -> None:
+def write_values(
+    connection: Connection,
+    table: Table,
+    values: Mapping[str, Sequence[Any]],
+    overwrite: bool,
+    new: bool = False,
+) -> None:
     """``write_rows`` for Python values by column, as the driver takes them: times in microseconds, None for what is missing."""
     columns = [column for column in table.columns if column.name in values]
     if moment := parted_by(connection, table):
@@ -52,7 +73,9 @@ def write_values(connection: Connection, table: Table, values: Mapping[str, Sequ
         connection.exec_driver_sql(statement, chunk)
 
 
-def _insert(connection: Connection, table: Table, columns: Sequence[Column[Any]], overwrite: bool) -> str:
+def _insert(
+    connection: Connection, table: Table, columns: Sequence[Column[Any]], overwrite: bool
+) -> str:
     mark = "?" if connection.dialect.name == "sqlite" else "%s"
     marks = ", ".join([mark] * len(columns))
     action = _on_conflict(connection, table, columns, overwrite)
@@ -60,40 +83,70 @@ def _insert(connection: Connection, table: Table, columns: Sequence[Column[Any]]
 
 
 def _quoted(connection: Connection, columns: Iterable[Column[Any]]) -> str:
-    return ", ".join(connection.dialect.identifier_preparer.quote(column.name) for column in columns)
+    return ", ".join(
+        connection.dialect.identifier_preparer.quote(column.name) for column in columns
+    )
 
 
-def _on_conflict(connection: Connection, table: Table, columns: Sequence[Column[Any]], overwrite: bool) -> str:
+def _on_conflict(
+    connection: Connection, table: Table, columns: Sequence[Column[Any]], overwrite: bool
+) -> str:
     quote = connection.dialect.identifier_preparer.quote
     key = key_of(connection, table)
-    others = [quote(column.name) for column in columns if column.name not in {one.name for one in key}]
-    action = "UPDATE SET " + ", ".join(f"{name} = excluded.{name}" for name in others) if overwrite and others else "NOTHING"
+    others = [
+        quote(column.name) for column in columns if column.name not in {one.name for one in key}
+    ]
+    action = (
+        "UPDATE SET " + ", ".join(f"{name} = excluded.{name}" for name in others)
+        if overwrite and others
+        else "NOTHING"
+    )
     return f"ON CONFLICT ({_quoted(connection, key)}) DO {action}"
 
 
 def _merge(
-    connection: Connection, table: Table, columns: Sequence[Column[Any]], values: Mapping[str, Sequence[Any]], overwrite: bool
+    connection: Connection,
+    table: Table,
+    columns: Sequence[Column[Any]],
+    values: Mapping[str, Sequence[Any]],
+    overwrite: bool,
 ) -> None:
     """The same by COPY into a table of this transaction, and from there."""
     names, draft = _quoted(connection, columns), f"{table.name}_copied"
-    connection.exec_driver_sql(f"CREATE TEMP TABLE IF NOT EXISTS {draft} (LIKE {table.name} INCLUDING DEFAULTS) ON COMMIT DROP")
+    connection.exec_driver_sql(
+        f"CREATE TEMP TABLE IF NOT EXISTS {draft} (LIKE {table.name} INCLUDING DEFAULTS) ON COMMIT DROP"
+    )
     _copy(connection, draft, columns, values)
     action = _on_conflict(connection, table, columns, overwrite)
-    connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) SELECT {names} FROM {draft} {action}")
+    connection.exec_driver_sql(
+        f"INSERT INTO {table.name} ({names}) SELECT {names} FROM {draft} {action}"
+    )
     connection.exec_driver_sql(f"TRUNCATE {draft}")
 
 
-def _copy(connection: Connection, name: str, columns: Sequence[Column[Any]], values: Mapping[str, Sequence[Any]]) -> None:
+def _copy(
+    connection: Connection,
+    name: str,
+    columns: Sequence[Column[Any]],
+    values: Mapping[str, Sequence[Any]],
+) -> None:
     """Put rows into a table by COPY: PostgreSQL takes them several times as fast."""
     arrays = [pa.array(values[column.name], _ARROW[column.info["kind"]]) for column in columns]
     # What is there is quoted, even if it is empty; what is missing is nothing at all.
-    how, out = csv.WriteOptions(include_header=False, quoting_style="all_valid"), pa.BufferOutputStream()
+    how, out = (
+        csv.WriteOptions(include_header=False, quoting_style="all_valid"),
+        pa.BufferOutputStream(),
+    )
     csv.write_csv(pa.table(arrays, [column.name for column in columns]), out, how)
     driver = connection.connection.cursor()
     try:
-        with driver.copy(f"COPY {name} ({_quoted(connection, columns)}) FROM STDIN (FORMAT csv)") as copy:
+        with driver.copy(
+            f"COPY {name} ({_quoted(connection, columns)}) FROM STDIN (FORMAT csv)"
+        ) as copy:
             copy.write(out.getvalue())
-    except connection.dialect.loaded_dbapi.Error as error:  # SQLAlchemy does not see what goes past it
+    except (
+        connection.dialect.loaded_dbapi.Error
+    ) as error:  # SQLAlchemy does not see what goes past it
         raise failure(error, shown(connection.engine)) from error
     finally:
         driver.close()
@@ -108,10 +161,14 @@ def _values(series: pd.Series, kind: str) -> list[Any]:
     if kind == "time":
         values = _microseconds(series).tolist()
     elif kind == "json":
-        values = [None if gone else json.dumps(value) for value, gone in zip(series, missing, strict=True)]
+        values = [
+            None if gone else json.dumps(value) for value, gone in zip(series, missing, strict=True)
+        ]
     elif kind == "text":
         # PostgreSQL stores no NUL; a job's fields were checked for it, an answer's and a rejected line were not.
-        values = pc.replace_substring(pa.array(series.astype("str"), from_pandas=True), "\0", "\ufffd").to_pylist()
+        values = pc.replace_substring(
+            pa.array(series.astype("str"), from_pandas=True), "\0", "\ufffd"
+        ).to_pylist()
     else:
         values = list(series.tolist())
     if missing.any():
@@ -144,20 +201,30 @@ def read_rows(connection: Connection, query: Select[Any], **computed: str) -> pd
     table = pa.Table.from_batches(_batches(result.partitions(ROWS_AT_ONCE), arrow, kinds), arrow)
     for position, kind in enumerate(kinds):
         if kind == "time":
-            table = table.set_column(position, names[position], table.column(position).cast(pa.timestamp("us", "UTC")))
+            table = table.set_column(
+                position, names[position], table.column(position).cast(pa.timestamp("us", "UTC"))
+            )
     frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
     for name, kind in zip(names, kinds, strict=True):
         if kind == "json":
             frame[name] = pd.Series(
-                [json.loads(text) if isinstance(text, str) else None for text in frame[name]], index=frame.index, dtype=object
+                [json.loads(text) if isinstance(text, str) else None for text in frame[name]],
+                index=frame.index,
+                dtype=object,
             )
     return frame
 
 
-def _batches(partitions: Iterator[Sequence[Any]], arrow: pa.Schema, kinds: list[str]) -> Iterator[pa.RecordBatch]:
+def _batches(
+    partitions: Iterator[Sequence[Any]], arrow: pa.Schema, kinds: list[str]
+) -> Iterator[pa.RecordBatch]:
     for rows in partitions:
         values = [
-            [None if value is None else bool(value) for value in column] if kind == "flag" else column
+            [None if value is None else bool(value) for value in column]
+            if kind == "flag"
+            else column
             for column, kind in zip(zip(*rows, strict=True), kinds, strict=True)
         ]
-        yield pa.RecordBatch.from_arrays([pa.array(v, t) for v, t in zip(values, arrow.types, strict=True)], schema=arrow)
+        yield pa.RecordBatch.from_arrays(
+            [pa.array(v, t) for v, t in zip(values, arrow.types, strict=True)], schema=arrow
+        )

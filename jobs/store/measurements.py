@@ -38,6 +38,8 @@ def read_measurements(
         query = query.where(table.c.measured_at >= as_microseconds(since))
     if until is not None:
         query = query.where(table.c.measured_at < as_microseconds(until))
-    query = query.order_by(table.c.measured_at.desc(), table.c.kind.desc(), table.c.name.desc(), table.c.segment.desc()).limit(latest)
+    query = query.order_by(
+        table.c.measured_at.desc(), table.c.kind.desc(), table.c.name.desc(), table.c.segment.desc()
+    ).limit(latest)
     with reading(engine) as connection:
         return read_rows(connection, query).iloc[::-1].reset_index(drop=True)

@@ -18,7 +18,10 @@ from jobs.schema import JOB, STATUSES, Record
 
 FINISHED = ("completed", "failed", "cancelled", "timeout", "out_of_memory", "preempted")
 # Of two statuses of the same stage the one that says more wins.
-_STATUS_RANK = {"unknown": 0, **{status: rank for rank, status in enumerate(STATUSES, 1) if status != "unknown"}}
+_STATUS_RANK = {
+    "unknown": 0,
+    **{status: rank for rank, status in enumerate(STATUSES, 1) if status != "unknown"},
+}
 
 Signs = np.ndarray[Any, np.dtype[np.int8]]
 
@@ -31,7 +34,9 @@ def merge_repeated(jobs: pd.DataFrame, record: Record = JOB) -> pd.DataFrame:
         # Pair by pair: a job reported n times takes log2(n) rounds.
         pair = jobs[repeated].assign(_pair=rank // 2)
         first, second = pair[rank % 2 == 0], pair[rank % 2 == 1]
-        places = pd.MultiIndex.from_frame(first[[*key, "_pair"]]).get_indexer(pd.MultiIndex.from_frame(second[[*key, "_pair"]]))
+        places = pd.MultiIndex.from_frame(first[[*key, "_pair"]]).get_indexer(
+            pd.MultiIndex.from_frame(second[[*key, "_pair"]])
+        )
         partners = first.iloc[places]
         merged = merge(partners[columns], second[columns].set_axis(partners.index), record)
         jobs = jobs.drop(index=second.index)
@@ -52,7 +57,9 @@ def merge(left: pd.DataFrame, right: pd.DataFrame, record: Record = JOB) -> pd.D
     right_wins = _compare(left, right, record) > 0
     # Whole rows are taken at once: column by column it would be most of what a report of one job costs.
     both, rows = pd.concat([left[columns], right[columns]], ignore_index=True), np.arange(count)
-    winner, other = (both.take(rows + count * which).set_axis(left.index) for which in (right_wins, ~right_wins))
+    winner, other = (
+        both.take(rows + count * which).set_axis(left.index) for which in (right_wins, ~right_wins)
+    )
     for name in (name for name in columns if name not in _together(record)):
         lacking = winner[name].isna() & other[name].notna()
         if lacking.any():
@@ -88,10 +95,14 @@ def _sign(left: pd.Series, right: pd.Series) -> Signs:
         left, right = left.dt.as_unit("us"), right.dt.as_unit("us")
     greater = (right > left).fillna(False).to_numpy(bool)
     less = (right < left).fillna(False).to_numpy(bool)
-    return np.where(known != 0, known, greater.astype(np.int8) - less.astype(np.int8)).astype(np.int8)
+    return np.where(known != 0, known, greater.astype(np.int8) - less.astype(np.int8)).astype(
+        np.int8
+    )
 
 
-def differs(left: pd.DataFrame, right: pd.DataFrame, record: Record = JOB) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def differs(
+    left: pd.DataFrame, right: pd.DataFrame, record: Record = JOB
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Which rows of two aligned frames are not the same in every column."""
     unlike = np.zeros(len(left), bool)
     if not len(left):

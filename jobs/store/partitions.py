@@ -39,8 +39,12 @@ def key_of(connection: Connection, table: Table) -> list[Column[object]]:
 
 def is_parted(connection: Connection, table: Table) -> bool:
     """Whether a table that is there is kept in months: one of an earlier store, or of another program, is not."""
-    query = text("SELECT EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = to_regclass(:name))")
-    return parted_by(connection, table) is not None and bool(connection.execute(query, {"name": table.name}).scalar())
+    query = text(
+        "SELECT EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = to_regclass(:name))"
+    )
+    return parted_by(connection, table) is not None and bool(
+        connection.execute(query, {"name": table.name}).scalar()
+    )
 
 
 def partitions(connection: Connection, name: str | None = None) -> set[str]:
@@ -55,35 +59,56 @@ def make_months(connection: Connection, table: Table, moments: Iterable[int]) ->
     if parted_by(connection, table) is None:
         return
     times = np.fromiter(moments, np.int64).view("datetime64[us]")
-    months = {f"{table.name}_{str(month).replace('-', '_')}": month for month in np.unique(times.astype("datetime64[M]"))}
+    months = {
+        f"{table.name}_{str(month).replace('-', '_')}": month
+        for month in np.unique(times.astype("datetime64[M]"))
+    }
     if months.keys() <= partitions(connection, table.name):
         return
     lock_writers(connection)  # of two who miss the same month the second finds it made
     for name in sorted(months.keys() - partitions(connection, table.name)):
-        start, end = (int(month.astype("datetime64[us]").astype(np.int64)) for month in (months[name], months[name] + 1))
+        start, end = (
+            int(month.astype("datetime64[us]").astype(np.int64))
+            for month in (months[name], months[name] + 1)
+        )
         # One that is made first and attached then keeps no reader or writer of the other months waiting.
         connection.exec_driver_sql(f"CREATE TABLE {name} (LIKE {table.name} INCLUDING ALL)")
-        connection.exec_driver_sql(f"ALTER TABLE {table.name} ATTACH PARTITION {name} FOR VALUES FROM ({start}) TO ({end})")
+        connection.exec_driver_sql(
+            f"ALTER TABLE {table.name} ATTACH PARTITION {name} FOR VALUES FROM ({start}) TO ({end})"
+        )
 
 
 def months_before(connection: Connection, table: Table, moment: int) -> list[str]:
     """The partitions of a table that hold nothing of ``moment`` (microseconds since 1970) or later, the oldest first."""
     until = np.datetime64(moment, "us").astype("datetime64[M]")
-    found = {name: re.fullmatch(rf"{table.name}_(\d+)_(\d\d)", name) for name in partitions(connection, table.name)}
-    return sorted(name for name, parts in found.items() if parts and np.datetime64(f"{parts[1]}-{parts[2]}", "M") < until)
+    found = {
+        name: re.fullmatch(rf"{table.name}_(\d+)_(\d\d)", name)
+        for name in partitions(connection, table.name)
+    }
+    return sorted(
+        name
+        for name, parts in found.items()
+        if parts and np.datetime64(f"{parts[1]}-{parts[2]}", "M") < until
+    )
 
 
-def drop_month(connection: Connection, table: Table, name: str, going: Callable[[Table], ColumnElement[bool]]) -> int:
+def drop_month(
+    connection: Connection, table: Table, name: str, going: Callable[[Table], ColumnElement[bool]]
+) -> int:
     """Drop the rows of a partition that are to go, and itself where none stays; returns how many went."""
     part = table.to_metadata(MetaData(), name=name)
     gone = going(part)
-    there, count = connection.execute(select(func.count(), func.count().filter(gone)).select_from(part)).one()
+    there, count = connection.execute(
+        select(func.count(), func.count().filter(gone)).select_from(part)
+    ).one()
     if count == there:
         connection.exec_driver_sql(f"DROP TABLE {name}")
     elif count:
         # Deleted rows would keep their place on the disk: nothing comes into an old month that could take it.
         which = gone.compile(connection, compile_kwargs={"literal_binds": True})
-        connection.exec_driver_sql(f"CREATE TEMP TABLE staying ON COMMIT DROP AS SELECT * FROM {name} WHERE ({which}) IS NOT TRUE")
+        connection.exec_driver_sql(
+            f"CREATE TEMP TABLE staying ON COMMIT DROP AS SELECT * FROM {name} WHERE ({which}) IS NOT TRUE"
+        )
         connection.exec_driver_sql(f"TRUNCATE {name}")
         connection.exec_driver_sql(f"INSERT INTO {name} SELECT * FROM staying")
     return int(count)

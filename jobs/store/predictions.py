@@ -14,7 +14,9 @@ from jobs.store.tables import jobs as jobs_table
 from jobs.store.tables import predictions as table
 
 
-def add_predictions(connection: Connection, predictions: pd.DataFrame | Mapping[str, Sequence[Any]]) -> None:
+def add_predictions(
+    connection: Connection, predictions: pd.DataFrame | Mapping[str, Sequence[Any]]
+) -> None:
     """Log answers, a row a job and a target, with the columns of ``jobs.store.tables.predictions``; logging one again changes nothing.
 
     Plain values by column (see ``write_values``) cost a predictor, which answers meanwhile, a fraction of what a DataFrame does.
@@ -52,11 +54,15 @@ def read_predictions(
     if until is not None:
         query = query.where(table.c.asked_at < as_microseconds(until))
     if ended is not None:
-        query = query.where(jobs_table.c.ended_at.is_not(None) if ended else jobs_table.c.ended_at.is_(None))
+        query = query.where(
+            jobs_table.c.ended_at.is_not(None) if ended else jobs_table.c.ended_at.is_(None)
+        )
     if ended_since is not None:
         query = query.where(jobs_table.c.ended_at >= as_microseconds(ended_since))
     if ended_until is not None:
         query = query.where(jobs_table.c.ended_at < as_microseconds(ended_until))
-    query = query.order_by(table.c.asked_at, table.c.source, table.c.job_id, table.c.target, table.c.model_version).limit(limit)
+    query = query.order_by(
+        table.c.asked_at, table.c.source, table.c.job_id, table.c.target, table.c.model_version
+    ).limit(limit)
     with reading(engine) as connection:
         return read_rows(connection, query)

@@ -7,7 +7,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
-from sqlalchemy import ARRAY, ColumnElement, Connection, Engine, Select, Table, Text, any_, delete, func, literal, select
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    Table,
+    Text,
+    any_,
+    delete,
+    func,
+    literal,
+    select,
+)
 
 from jobs.schema import JOB, Record
 from jobs.store.database import lock_writers, reading
@@ -40,7 +53,9 @@ def add_jobs(connection: Connection, jobs: pd.DataFrame, record: Record = JOB) -
     # Held until the commit, so that whoever reads a revision has every smaller one.
     lock_writers(connection)
     table, identity = RECORDS[record.name], list(record.identity)
-    jobs = merge_repeated(jobs[list(record.columns)].reset_index(drop=True), record).reset_index(drop=True)
+    jobs = merge_repeated(jobs[list(record.columns)].reset_index(drop=True), record).reset_index(
+        drop=True
+    )
     keys = pd.MultiIndex.from_frame(jobs[identity])
     stored = _stored(connection, jobs, record)
     # Which stored row belongs to each job, -1 for none.
@@ -57,10 +72,19 @@ def add_jobs(connection: Connection, jobs: pd.DataFrame, record: Record = JOB) -
     revision = _newest_revision(connection, table) + 1 if len(ended) else 0
     told = new.dropna(axis="columns", how="all").assign(revision=revision * new["ended_at"].notna())
     write_rows(connection, table, told, overwrite=True, new=True)
-    _take_out(connection, before[changed & (before["submitted_at"] != after["submitted_at"])], record)
-    write_rows(connection, table, after.assign(revision=before["revision"].mask(ended_now, revision))[changed], overwrite=True)
+    _take_out(
+        connection, before[changed & (before["submitted_at"] != after["submitted_at"])], record
+    )
+    write_rows(
+        connection,
+        table,
+        after.assign(revision=before["revision"].mask(ended_now, revision))[changed],
+        overwrite=True,
+    )
     unchanged = int((~changed).sum()) + outdated
-    return Added(len(new), int(changed.sum()), unchanged, revision, ended.reset_index(drop=True), outdated)
+    return Added(
+        len(new), int(changed.sum()), unchanged, revision, ended.reset_index(drop=True), outdated
+    )
 
 
 def _newest_revision(connection: Connection, table: Table) -> int:
@@ -68,7 +92,10 @@ def _newest_revision(connection: Connection, table: Table) -> int:
 
 
 def _stored(connection: Connection, jobs: pd.DataFrame, record: Record) -> pd.DataFrame:
-    parts = [read_rows(connection, select(RECORDS[record.name]).where(*these)) for these in _these(connection, jobs, record)]
+    parts = [
+        read_rows(connection, select(RECORDS[record.name]).where(*these))
+        for these in _these(connection, jobs, record)
+    ]
     parts = [part for part in parts if len(part)]
     return pd.concat(parts, ignore_index=True) if parts else jobs.iloc[:0].assign(revision=0)
 
@@ -79,14 +106,18 @@ def _take_out(connection: Connection, moved: pd.DataFrame, record: Record) -> No
         connection.execute(delete(RECORDS[record.name]).where(*these))
 
 
-def _these(connection: Connection, jobs: pd.DataFrame, record: Record) -> Iterator[tuple[ColumnElement[bool], ...]]:
+def _these(
+    connection: Connection, jobs: pd.DataFrame, record: Record
+) -> Iterator[tuple[ColumnElement[bool], ...]]:
     """For each source of ``jobs``, what is true of their rows and no others."""
     table, (_, name) = RECORDS[record.name], record.identity
     for source, ids in jobs.groupby("source", sort=False)[name]:
         yield table.c.source == source, _among(connection, table.c[name], ids.tolist())
 
 
-def _among(connection: Connection, column: ColumnElement[str], ids: list[str]) -> ColumnElement[bool]:
+def _among(
+    connection: Connection, column: ColumnElement[str], ids: list[str]
+) -> ColumnElement[bool]:
     """Whether the ``column`` is one of ``ids``, all in one parameter: each database has a limit of its own on their number."""
     if connection.dialect.name == "postgresql":
         return column == any_(literal(ids, ARRAY(Text)))
@@ -123,36 +154,57 @@ def read_jobs(
         query = query.where(table.c.submitted_at < as_microseconds(until))
     if ended is not None:
         query = query.where(table.c.ended_at.is_not(None) if ended else table.c.ended_at.is_(None))
-    query = query.order_by(table.c.submitted_at, table.c.source, table.c[record.identity[1]]).limit(limit)
+    query = query.order_by(table.c.submitted_at, table.c.source, table.c[record.identity[1]]).limit(
+        limit
+    )
     with reading(engine) as connection:
         return read_rows(connection, query)
 
 
-def read_latest(engine: Engine, count: int, record: Record = JOB, open_for: float = 0.0) -> pd.DataFrame:
+def read_latest(
+    engine: Engine, count: int, record: Record = JOB, open_for: float = 0.0
+) -> pd.DataFrame:
     """The ``count`` records submitted last, in the order of ``read_jobs``; before them those not seen to end that were submitted at most
     ``open_for`` s earlier."""
     table = RECORDS[record.name]
-    newest = select(table.c.submitted_at).order_by(table.c.submitted_at.desc()).offset(count - 1).limit(1)
+    newest = (
+        select(table.c.submitted_at)
+        .order_by(table.c.submitted_at.desc())
+        .offset(count - 1)
+        .limit(1)
+    )
     with reading(engine) as connection:
         since = connection.execute(newest).scalar()
     if since is None:
         return read_jobs(engine, record=record)
     begin = pd.Timestamp(since, unit="us", tz="UTC")
-    still = read_jobs(engine, since=begin - pd.Timedelta(open_for, "s"), until=begin, ended=False, record=record)
+    still = read_jobs(
+        engine, since=begin - pd.Timedelta(open_for, "s"), until=begin, ended=False, record=record
+    )
     last = read_jobs(engine, since=begin, record=record)
     return pd.concat([still, last], ignore_index=True) if len(still) else last
 
 
 def read_kinds(
-    engine: Engine, fields: Sequence[str], *, since: Moment, sources: Sequence[str] | None = None, limit: int | None = None
+    engine: Engine,
+    fields: Sequence[str],
+    *,
+    since: Moment,
+    sources: Sequence[str] | None = None,
+    limit: int | None = None,
 ) -> pd.DataFrame:
     """The kinds of job submitted since a moment, the commonest first: ``fields``, ``submitted_at`` of the latest, how many ``jobs``,
     and the ``longest`` run time (s) of those that ended.
     """
     table, jobs = RECORDS[JOB.name], func.count().label("jobs")
     columns = [table.c[name] for name in fields]
-    latest, longest = func.max(table.c.submitted_at).label("submitted_at"), func.max(table.c.walltime).label("longest")
-    query = select(*columns, latest, jobs, longest).where(table.c.submitted_at >= as_microseconds(since))
+    latest, longest = (
+        func.max(table.c.submitted_at).label("submitted_at"),
+        func.max(table.c.walltime).label("longest"),
+    )
+    query = select(*columns, latest, jobs, longest).where(
+        table.c.submitted_at >= as_microseconds(since)
+    )
     if sources is not None:
         query = query.where(table.c.source.in_(list(sources)))
     query = query.group_by(*columns).order_by(jobs.desc(), *columns).limit(limit)
@@ -166,7 +218,9 @@ def read_ended(engine: Engine, after: int = 0, record: Record = JOB) -> pd.DataF
     Beside the schema's columns ``revision``, whose largest value is what to ask for next: none that is smaller comes later.
     """
     table = RECORDS[record.name]
-    query = select(*(table.c[name] for name in record.columns), table.c.revision).where(table.c.revision > after)
+    query = select(*(table.c[name] for name in record.columns), table.c.revision).where(
+        table.c.revision > after
+    )
     with reading(engine) as connection:
         # Asked for by ended_at, SQLite would go through all that ever ended.
         found = read_rows(connection, query.order_by(table.c.revision))
@@ -176,7 +230,9 @@ def read_ended(engine: Engine, after: int = 0, record: Record = JOB) -> pd.DataF
 def read_ended_at(engine: Engine, moments: Iterable[int]) -> pd.DataFrame:
     """The jobs that ended at one of ``moments`` (microseconds since 1970): source, job_id, ended_at, by source and job_id."""
     table = RECORDS[JOB.name]
-    query = select(table.c.source, table.c.job_id, table.c.ended_at).where(table.c.ended_at.in_(sorted(set(moments))))
+    query = select(table.c.source, table.c.job_id, table.c.ended_at).where(
+        table.c.ended_at.in_(sorted(set(moments)))
+    )
     with reading(engine) as connection:
         return read_rows(connection, query.order_by(table.c.source, table.c.job_id))
 
@@ -185,7 +241,12 @@ def first_of(engine: Engine, revision: int) -> tuple[str, str, int] | None:
     """Source, job_id and ended_at (microseconds since 1970) of the first job of a revision, None where there is none."""
     table = RECORDS[JOB.name]
     # Without the offset PostgreSQL may go through all jobs by source and job_id until it meets one of the revision.
-    its = select(table.c.source, table.c.job_id, table.c.ended_at).where(table.c.revision == revision).offset(0).subquery()
+    its = (
+        select(table.c.source, table.c.job_id, table.c.ended_at)
+        .where(table.c.revision == revision)
+        .offset(0)
+        .subquery()
+    )
     with reading(engine) as connection:
         row = connection.execute(select(its).order_by(its.c.source, its.c.job_id).limit(1)).first()
     return None if row is None else (str(row[0]), str(row[1]), int(row[2]))
@@ -215,5 +276,11 @@ def count_jobs(engine: Engine, record: Record = JOB) -> pd.DataFrame:
     )
     with reading(engine) as connection:
         return read_rows(
-            connection, query, jobs="count", ended="count", first_submitted_at="time", last_submitted_at="time", last_ended_at="time"
+            connection,
+            query,
+            jobs="count",
+            ended="count",
+            first_submitted_at="time",
+            last_submitted_at="time",
+            last_ended_at="time",
         )

@@ -30,19 +30,32 @@ class Refused(Protocol):
 
 
 def add_rejects(
-    connection: Connection, file: str | Path, rejects: Iterable[Refused], seen_at: datetime | None = None, window: str = ""
+    connection: Connection,
+    file: str | Path,
+    rejects: Iterable[Refused],
+    seen_at: datetime | None = None,
+    window: str = "",
 ) -> None:
     """Keep the refused lines of ``file`` (by its absolute path); a line refused before for the same reason is not kept twice.
 
     Of a ``window`` of a longer record, kept under that name, a text that another one had and that was refused alike is not kept again.
     """
-    rows = [(reject.line, _clean(reject.reason, LONGEST_REASON), _clean(reject.raw, LONGEST_RAW)) for reject in rejects]
+    rows = [
+        (reject.line, _clean(reject.reason, LONGEST_REASON), _clean(reject.raw, LONGEST_RAW))
+        for reject in rejects
+    ]
     if window and rows:
         among = table.c.raw.in_(sorted({raw for _, _, raw in rows}))
-        known = {(reason, raw) for reason, raw in connection.execute(select(table.c.reason, table.c.raw).where(among))}
+        known = {
+            (reason, raw)
+            for reason, raw in connection.execute(select(table.c.reason, table.c.raw).where(among))
+        }
         rows = [row for row in rows if row[1:] not in known]
     frame = pd.DataFrame(rows, columns=["line", "reason", "raw"])
-    frame = frame.assign(file=_clean(window or str(Path(file).absolute()), LONGEST_RAW), seen_at=pd.Timestamp(seen_at or datetime.now(UTC)))
+    frame = frame.assign(
+        file=_clean(window or str(Path(file).absolute()), LONGEST_RAW),
+        seen_at=pd.Timestamp(seen_at or datetime.now(UTC)),
+    )
     write_rows(connection, table, frame, overwrite=False)
 
 
@@ -51,7 +64,9 @@ def _clean(text: str, longest: int) -> str:
     return text[:longest].encode("utf-8", "replace").decode("utf-8")
 
 
-def read_rejects(engine: Engine, *, file: str | Path | None = None, limit: int | None = None) -> pd.DataFrame:
+def read_rejects(
+    engine: Engine, *, file: str | Path | None = None, limit: int | None = None
+) -> pd.DataFrame:
     """Read refused lines (file, line, reason, raw, seen_at), by file and line; of one ``file``, or of all."""
     query = select(table).order_by(table.c.file, table.c.line, table.c.reason).limit(limit)
     if file is not None:

@@ -14,16 +14,43 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import pandas as pd
-from sqlalchemy import ColumnElement, Connection, Engine, Table, and_, delete, exists, func, or_, select, text, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Table,
+    and_,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    text,
+    tuple_,
+)
 
 from jobs.store.database import lock_writers, reading
 from jobs.store.frames import as_microseconds, write_rows
 from jobs.store.merging import FINISHED
 from jobs.store.partitions import drop_month, months_before, parted_by
-from jobs.store.tables import RECORDS, jobs, measurements, predictions, rejects, task_predictions, transfers
+from jobs.store.tables import (
+    RECORDS,
+    jobs,
+    measurements,
+    predictions,
+    rejects,
+    task_predictions,
+    transfers,
+)
 
 KIND, SINCE = "retention", "kept since"
-AGEING = {jobs: "submitted_at", transfers: "submitted_at", predictions: "asked_at", rejects: "seen_at", task_predictions: "asked_at"}
+AGEING = {
+    jobs: "submitted_at",
+    transfers: "submitted_at",
+    predictions: "asked_at",
+    rejects: "seen_at",
+    task_predictions: "asked_at",
+}
 """What goes with the months, and by which time; of a task, chain or request all goes together, when it was last looked at before."""
 ROWS_AT_ONCE = 10_000
 LOCK_TIMEOUT = "3s"
@@ -41,7 +68,11 @@ class Pruned:
 def kept_since(connection: Connection) -> pd.Timestamp:
     """The moment before which no unknown job is stored any more, of long ago where all is kept."""
     seconds = _since(connection)
-    return pd.Timestamp.min.tz_localize("UTC") if seconds is None else pd.Timestamp(seconds, unit="s", tz="UTC")
+    return (
+        pd.Timestamp.min.tz_localize("UTC")
+        if seconds is None
+        else pd.Timestamp(seconds, unit="s", tz="UTC")
+    )
 
 
 def prune(engine: Engine, months: int, now: datetime | None = None) -> Pruned:
@@ -57,7 +88,9 @@ def prune(engine: Engine, months: int, now: datetime | None = None) -> Pruned:
             _note(connection, SINCE, seconds, now)
     if since is None:
         return Pruned(None)
-    return Pruned(since, {table.name: _drop(engine, table, as_microseconds(since), now) for table in AGEING})
+    return Pruned(
+        since, {table.name: _drop(engine, table, as_microseconds(since), now) for table in AGEING}
+    )
 
 
 def _first_day(now: datetime, months: int) -> datetime:
@@ -67,14 +100,20 @@ def _first_day(now: datetime, months: int) -> datetime:
 
 
 def _since(connection: Connection) -> float | None:
-    query = select(measurements.c.value).where(measurements.c.kind == KIND, measurements.c.name == SINCE)
-    seconds: float | None = connection.execute(query.order_by(measurements.c.measured_at.desc()).limit(1)).scalar()
+    query = select(measurements.c.value).where(
+        measurements.c.kind == KIND, measurements.c.name == SINCE
+    )
+    seconds: float | None = connection.execute(
+        query.order_by(measurements.c.measured_at.desc()).limit(1)
+    ).scalar()
     return seconds
 
 
 def _note(connection: Connection, name: str, value: float | None, now: datetime) -> None:
     row = {"measured_at": now, "kind": KIND, "name": name, "segment": "all", "value": value}
-    write_rows(connection, measurements, pd.DataFrame([row]).astype({"value": float}), overwrite=True)
+    write_rows(
+        connection, measurements, pd.DataFrame([row]).astype({"value": float}), overwrite=True
+    )
 
 
 @contextmanager
@@ -107,19 +146,27 @@ def _drop(engine: Engine, table: Table, before: int, now: datetime) -> int:
 
 def _drop_some(connection: Connection, table: Table, going: ColumnElement[bool]) -> int:
     key = table.primary_key.columns
-    return connection.execute(delete(table).where(tuple_(*key).in_(select(*key).where(going).limit(ROWS_AT_ONCE)))).rowcount
+    return connection.execute(
+        delete(table).where(tuple_(*key).in_(select(*key).where(going).limit(ROWS_AT_ONCE)))
+    ).rowcount
 
 
-def _going(connection: Connection, table: Table, before: int) -> Callable[[Table], ColumnElement[bool]]:
+def _going(
+    connection: Connection, table: Table, before: int
+) -> Callable[[Table], ColumnElement[bool]]:
     """Which rows of a table, or of a partition of it, are to go."""
     moment = AGEING[table]
     if table in RECORDS.values():
         newest = max(int(connection.execute(select(func.max(table.c.revision))).scalar() or 0), 1)
         return lambda part: and_(
-            part.c[moment] < before, part.c.revision < newest, or_(part.c.ended_at.is_not(None), part.c.status.in_(FINISHED))
+            part.c[moment] < before,
+            part.c.revision < newest,
+            or_(part.c.ended_at.is_not(None), part.c.status.in_(FINISHED)),
         )
     if table is task_predictions:
         later = table.alias()
-        looked_at = exists().where(later.c.kind == table.c.kind, later.c.task == table.c.task, later.c[moment] >= before)
+        looked_at = exists().where(
+            later.c.kind == table.c.kind, later.c.task == table.c.task, later.c[moment] >= before
+        )
         return lambda part: and_(part.c[moment] < before, ~looked_at)
     return lambda part: part.c[moment] < before

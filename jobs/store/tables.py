@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Column, Double, Index, MetaData, PrimaryKeyConstraint, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+)
 from sqlalchemy.types import TypeEngine
 
 from jobs.schema import JOB, Record
@@ -34,7 +44,9 @@ def _table_of(record: Record, name: str) -> Table:
         name,
         metadata,
         *(_column(field.name, field.kind, field.required) for field in record.fields),
-        Column("revision", BigInteger(), nullable=False, server_default="0", info={"kind": "count"}),
+        Column(
+            "revision", BigInteger(), nullable=False, server_default="0", info={"kind": "count"}
+        ),
         PrimaryKeyConstraint(*record.identity, name=f"{name}_key"),
         *(Index(f"{name}_{column}", column) for column in ("submitted_at", "ended_at", "revision")),
     )
@@ -77,7 +89,9 @@ predictions = Table(
     _column("cold_start", "flag"),
     _column("known_revision", "count"),
     _column("shadow", "flag"),
-    PrimaryKeyConstraint("source", "job_id", "target", "asked_at", "model_version", name="predictions_key"),
+    PrimaryKeyConstraint(
+        "source", "job_id", "target", "asked_at", "model_version", name="predictions_key"
+    ),
     Index("predictions_asked_at", "asked_at"),
 )
 """The prediction log: a row an answer, a job and a target; ``low`` and ``high`` bound the 90 % interval.
@@ -110,7 +124,18 @@ task_predictions = Table(
     _column("owner", "text"),
     _column("group", "text"),
     *(_column(name, "time") for name in ("defined_at", "median", "low", "high", "ceiling")),
-    *(_column(name, "number") for name in ("tasks", "jobs", "ended", "failed", "progress", "expected_progress", "confidence")),
+    *(
+        _column(name, "number")
+        for name in (
+            "tasks",
+            "jobs",
+            "ended",
+            "failed",
+            "progress",
+            "expected_progress",
+            "confidence",
+        )
+    ),
     _column("state", "text"),
     _column("reasons", "json"),
     _column("told_at", "time"),

@@ -28,18 +28,29 @@ def first_tasks(engine: Engine, kind: str = "task") -> pd.DataFrame:
     return _rows_at(engine, func.min(table.c.asked_at), table.c.kind == kind)
 
 
-def _rows_at(engine: Engine, moment: ColumnElement[int], which: ColumnElement[bool] | None = None) -> pd.DataFrame:
-    times = select(table.c.kind, table.c.task, moment.label("asked_at")).group_by(table.c.kind, table.c.task)
+def _rows_at(
+    engine: Engine, moment: ColumnElement[int], which: ColumnElement[bool] | None = None
+) -> pd.DataFrame:
+    times = select(table.c.kind, table.c.task, moment.label("asked_at")).group_by(
+        table.c.kind, table.c.task
+    )
     found = (times if which is None else times.where(which)).subquery()
     same = and_(*(table.c[name] == found.c[name] for name in ("kind", "task", "asked_at")))
     with reading(engine) as connection:
-        return read_rows(connection, select(table).join(found, same).order_by(table.c.task, table.c.kind))
+        return read_rows(
+            connection, select(table).join(found, same).order_by(table.c.task, table.c.kind)
+        )
 
 
 def task_history(engine: Engine, task: str, kind: str = "task") -> pd.DataFrame:
     """Every row of one task, chain or request, by time."""
     with reading(engine) as connection:
-        return read_rows(connection, select(table).where(table.c.task == task, table.c.kind == kind).order_by(table.c.asked_at))
+        return read_rows(
+            connection,
+            select(table)
+            .where(table.c.task == task, table.c.kind == kind)
+            .order_by(table.c.asked_at),
+        )
 
 
 def untold_tasks(engine: Engine) -> pd.DataFrame:
@@ -48,13 +59,21 @@ def untold_tasks(engine: Engine) -> pd.DataFrame:
     return found[found["told_at"].isna()].reset_index(drop=True)
 
 
-def mark_told(connection: Connection, kind: str, task: str, asked_at: Moment, told_at: Moment) -> None:
+def mark_told(
+    connection: Connection, kind: str, task: str, asked_at: Moment, told_at: Moment
+) -> None:
     """Note that the production system took what was foreseen of a task, chain or request."""
-    row = (table.c.kind == kind) & (table.c.task == task) & (table.c.asked_at == as_microseconds(asked_at))
+    row = (
+        (table.c.kind == kind)
+        & (table.c.task == task)
+        & (table.c.asked_at == as_microseconds(asked_at))
+    )
     connection.execute(update(table).where(row).values(told_at=as_microseconds(told_at)))
 
 
-def set_threshold(connection: Connection, group: str, name: str, value: float, by: str, at: datetime) -> None:
+def set_threshold(
+    connection: Connection, group: str, name: str, value: float, by: str, at: datetime
+) -> None:
     """Set a threshold of a group, or of ``all``; what was set before is kept."""
     row = {"set_at": pd.Timestamp(at), "group": group, "name": name, "value": value, "set_by": by}
     write_rows(connection, thresholds, pd.DataFrame([row]), overwrite=True)
@@ -63,4 +82,7 @@ def set_threshold(connection: Connection, group: str, name: str, value: float, b
 def read_thresholds(engine: Engine) -> pd.DataFrame:
     """Every threshold that was ever set: set_at, group, name, value, set_by, by time."""
     with reading(engine) as connection:
-        return read_rows(connection, select(thresholds).order_by(thresholds.c.set_at, thresholds.c.group, thresholds.c.name))
+        return read_rows(
+            connection,
+            select(thresholds).order_by(thresholds.c.set_at, thresholds.c.group, thresholds.c.name),
+        )

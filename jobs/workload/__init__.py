@@ -17,7 +17,16 @@ import pandas as pd
 from infra.errors import InputError
 from jobs.workload.changes import Change, read_change, slowness
 from jobs.workload.outcomes import run
-from jobs.workload.population import LAWS, SOURCE, START, Grid, Users, draw_programs, draw_sites, draw_users
+from jobs.workload.population import (
+    LAWS,
+    SOURCE,
+    START,
+    Grid,
+    Users,
+    draw_programs,
+    draw_sites,
+    draw_users,
+)
 from jobs.workload.tasks import draw_jobs, draw_tasks
 
 __all__ = ["SOURCE", "START", "Change", "Generated", "generate", "read_change"]
@@ -32,13 +41,24 @@ class Generated:
 
 
 def generate(
-    jobs: int = 20_000, days: float = 30.0, seed: int = 1, sites: int = 8, users: int = 40, changes: Sequence[Change] = ()
+    jobs: int = 20_000,
+    days: float = 30.0,
+    seed: int = 1,
+    sites: int = 8,
+    users: int = 40,
+    changes: Sequence[Change] = (),
 ) -> Generated:
     """Generate ``jobs`` jobs submitted over ``days`` days; the same arguments give the same jobs."""
     if jobs < 1 or days <= 0 or sites < 1 or users < 1:
         raise InputError("a generated log needs at least one job, one site, one user and some days")
     openings = [change for change in changes if change.kind == "new_site"]
-    grid = Grid(draw_sites(seed, sites + len(openings)), draw_programs(seed), seed=seed, days=days, first_sites=sites)
+    grid = Grid(
+        draw_sites(seed, sites + len(openings)),
+        draw_programs(seed),
+        seed=seed,
+        days=days,
+        first_sites=sites,
+    )
     people = draw_users(seed, users, grid.programs)
     tasks = draw_tasks(grid, people, jobs, changes)
     plan = draw_jobs(grid, people, tasks, jobs, openings)
@@ -54,11 +74,25 @@ def _truth(grid: Grid, people: Users, planted: list[Change], frame: pd.DataFrame
         "start": START.isoformat(),
         "days": grid.days,
         "jobs": len(frame),
-        "changes": [{**asdict(change), "at": (START + pd.Timedelta(days=change.day)).isoformat()} for change in planted],
-        "sites": {name: sorted(set(powers.tolist())) for name, powers in zip(grid.sites.names, grid.sites.powers, strict=True)},
+        "changes": [
+            {**asdict(change), "at": (START + pd.Timedelta(days=change.day)).isoformat()}
+            for change in planted
+        ],
+        "sites": {
+            name: sorted(set(powers.tolist()))
+            for name, powers in zip(grid.sites.names, grid.sites.powers, strict=True)
+        },
         "programs": {
             name: {"law": LAWS[law], "work": float(work), "cores": int(cores)}
-            for name, law, work, cores in zip(grid.programs.names, grid.programs.law, grid.programs.work, grid.programs.cores, strict=True)
+            for name, law, work, cores in zip(
+                grid.programs.names,
+                grid.programs.law,
+                grid.programs.work,
+                grid.programs.cores,
+                strict=True,
+            )
         },
-        "users": {name: float(factor) for name, factor in zip(people.names, people.over_ask, strict=True)},
+        "users": {
+            name: float(factor) for name, factor in zip(people.names, people.over_ask, strict=True)
+        },
     }

@@ -12,7 +12,15 @@ import numpy as np
 from infra.errors import InputError
 from jobs.workload.population import DAY, GROUPS, Array, Grid, Users
 
-ChangeKind = Literal["slow_program", "slow_site", "slow_group", "gradual_slow", "recurring_slow", "new_site", "user_switch"]
+ChangeKind = Literal[
+    "slow_program",
+    "slow_site",
+    "slow_group",
+    "gradual_slow",
+    "recurring_slow",
+    "new_site",
+    "user_switch",
+]
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,9 @@ def named(change: Change, names: Sequence[str], activity: Array) -> int:
     if not change.name:
         return int(np.argmax(activity))
     if change.name not in names:
-        raise InputError(f"the change {change.kind} names {change.name!r}, which is none of {', '.join(names)}")
+        raise InputError(
+            f"the change {change.kind} names {change.name!r}, which is none of {', '.join(names)}"
+        )
     return names.index(change.name)
 
 
@@ -60,7 +70,9 @@ def switcher(change: Change, people: Users) -> int:
     return named(change, people.names, np.where(people.robot, 0.0, people.activity))
 
 
-def slowness(grid: Grid, people: Users, plan: dict[str, Array], changes: Sequence[Change]) -> tuple[Array, list[Change]]:
+def slowness(
+    grid: Grid, people: Users, plan: dict[str, Array], changes: Sequence[Change]
+) -> tuple[Array, list[Change]]:
     """The factor on every job's work, and the changes with the name of what they struck."""
     slow = np.ones(len(plan["task"]))
     day = plan["submitted"] / DAY
@@ -77,17 +89,31 @@ def slowness(grid: Grid, people: Users, plan: dict[str, Array], changes: Sequenc
             planted.append(replace(change, name=grid.sites.names[grid.first_sites + openings]))
             openings += 1
             continue
-        what, names = of[next((word for word in ("site", "group", "user") if word in change.kind), "program")]
-        struck = switcher(change, people) if change.kind == "user_switch" else named(change, names, np.bincount(what, minlength=len(names)))
+        what, names = of[
+            next((word for word in ("site", "group", "user") if word in change.kind), "program")
+        ]
+        struck = (
+            switcher(change, people)
+            if change.kind == "user_switch"
+            else named(change, names, np.bincount(what, minlength=len(names)))
+        )
         planted.append(replace(change, name=names[struck]))
         if change.kind == "user_switch":
             continue
         end = grid.days if change.until is None else change.until
         if change.kind == "gradual_slow":
-            factor = 1 + (change.factor - 1) * np.clip((day - change.day) / max(end - change.day, 1e-9), 0, 1)
+            factor = 1 + (change.factor - 1) * np.clip(
+                (day - change.day) / max(end - change.day, 1e-9), 0, 1
+            )
         elif change.kind == "recurring_slow":
-            factor = np.where((day >= change.day) & ((day - change.day) // change.period % 2 == 0), change.factor, 1.0)
+            factor = np.where(
+                (day >= change.day) & ((day - change.day) // change.period % 2 == 0),
+                change.factor,
+                1.0,
+            )
         else:
-            factor = np.where((day >= change.day) & ((change.until is None) | (day < end)), change.factor, 1.0)
+            factor = np.where(
+                (day >= change.day) & ((change.until is None) | (day < end)), change.factor, 1.0
+            )
         slow = slow * np.where(what == struck, factor, 1.0)
     return slow, planted

@@ -49,26 +49,48 @@ class GeneratedGrid:
         return len(self.jobs)
 
 
-def generate_grid(jobs: int = 4000, days: float = 5.0, seed: int = 1, sites: int = 20, load: float = 0.7) -> GeneratedGrid:
+def generate_grid(
+    jobs: int = 4000, days: float = 5.0, seed: int = 1, sites: int = 20, load: float = 0.7
+) -> GeneratedGrid:
     """Generate a grid that ``jobs`` jobs in ``days`` days load to the share ``load``; the same arguments give the same grid."""
     if jobs < 1 or days <= 0 or sites < 2 or not 0 < load <= 1:
-        raise InputError("a generated grid needs at least one job, two sites, some days and a load between 0 and 1")
-    grid = Grid(draw_sites(seed, sites), draw_programs(seed), seed=seed, days=days, first_sites=sites)
+        raise InputError(
+            "a generated grid needs at least one job, two sites, some days and a load between 0 and 1"
+        )
+    grid = Grid(
+        draw_sites(seed, sites), draw_programs(seed), seed=seed, days=days, first_sites=sites
+    )
     people = draw_users(seed, 40, grid.programs)
     tasks = draw_tasks(grid, people, jobs, ())
     plan = draw_jobs(grid, people, tasks, jobs, ())
     unhindered = np.ones(len(plan["task"]))
-    runs = [run(grid, people, tasks, {**plan, "site": np.full(len(unhindered), site)}, unhindered) for site in range(sites)]
-    seconds = np.column_stack([one["walltime"].fillna(1.0).to_numpy(dtype=np.float64) for one in runs])
+    runs = [
+        run(grid, people, tasks, {**plan, "site": np.full(len(unhindered), site)}, unhindered)
+        for site in range(sites)
+    ]
+    seconds = np.column_stack(
+        [one["walltime"].fillna(1.0).to_numpy(dtype=np.float64) for one in runs]
+    )
     asked = runs[0].drop(columns=list(OUTCOMES)).assign(site=None)
     rng = grid.stream(3)
     home = np.where(rng.random(len(asked)) < LOCAL, plan["site"], NOWHERE)
     # The input of a task lies in one place, of a large site rather than a small one.
-    shelf = rng.choice(sites, len(tasks["size"]), p=grid.sites.share / grid.sites.share.sum())[plan["task"]]
+    shelf = rng.choice(sites, len(tasks["size"]), p=grid.sites.share / grid.sites.share.sum())[
+        plan["task"]
+    ]
     input_at = np.where(asked["input_bytes"].notna(), shelf, NOWHERE)
     work = float((seconds.mean(axis=1) * asked["requested_cores"]).sum())
     share = grid.sites.share / grid.sites.share.sum()
     slots = np.maximum(np.round(work / (days * DAY * load) * share), FEWEST_SLOTS).astype(np.int64)
     ways = RATE * rng.lognormal(0, 0.8, sites)
     rates = np.minimum(ways[:, None], ways[None, :]) * rng.lognormal(-0.5, 0.7, (sites, sites))
-    return GeneratedGrid(grid.sites.names, asked, seconds, home, input_at, slots, rates, rng.lognormal(0, 0.3, len(asked)))
+    return GeneratedGrid(
+        grid.sites.names,
+        asked,
+        seconds,
+        home,
+        input_at,
+        slots,
+        rates,
+        rng.lognormal(0, 0.3, len(asked)),
+    )

@@ -6,13 +6,26 @@ import numpy as np
 import pandas as pd
 
 from jobs.schema import TIME_TYPE, conform
-from jobs.workload.population import GROUPS, LAWS, REFERENCE_POWER, SOURCE, START, Array, Grid, Users
+from jobs.workload.population import (
+    GROUPS,
+    LAWS,
+    REFERENCE_POWER,
+    SOURCE,
+    START,
+    Array,
+    Grid,
+    Users,
+)
 
-WALLTIMES = np.array([600, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800, 259200, 345600], float)
+WALLTIMES = np.array(
+    [600, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800, 259200, 345600], float
+)
 MEMORY_STEP = 1e9
 
 
-def run(grid: Grid, people: Users, tasks: dict[str, Array], plan: dict[str, Array], slow: Array) -> pd.DataFrame:
+def run(
+    grid: Grid, people: Users, tasks: dict[str, Array], plan: dict[str, Array], slow: Array
+) -> pd.DataFrame:
     """Let every job run on its host: work over power, until it completes, fails, or is stopped."""
     rng, count = grid.stream(2), len(plan["task"])
     task, program, user, site = plan["task"], plan["program"], plan["user"], plan["site"]
@@ -22,19 +35,29 @@ def run(grid: Grid, people: Users, tasks: dict[str, Array], plan: dict[str, Arra
     power = sites.powers[site, plan["host"]]
 
     events = np.where(law == LAWS.index("events"), tasks["events"][task], np.nan)
-    input_bytes = np.where(law == LAWS.index("input"), tasks["input"][task] * rng.lognormal(0, 0.5, count), np.nan).round()
+    input_bytes = np.where(
+        law == LAWS.index("input"), tasks["input"][task] * rng.lognormal(0, 0.5, count), np.nan
+    ).round()
     expected, work = _work(grid, people, tasks, plan, events, input_bytes, rng)
     planned = sites.start_up[site] + work * slow / (power * programs.efficiency[program])
 
-    asked = _asked_walltime(people, user, 60 + expected / REFERENCE_POWER / programs.efficiency[program] * tasks["belief"][task])
+    asked = _asked_walltime(
+        people,
+        user,
+        60 + expected / REFERENCE_POWER / programs.efficiency[program] * tasks["belief"][task],
+    )
     typical_memory = programs.memory[program] * cores * people.scale[user, program] ** 0.3
     asked_memory = np.ceil(typical_memory * tasks["memory_ask"][task] / MEMORY_STEP) * MEMORY_STEP
     memory = typical_memory * rng.lognormal(0, 0.12, count)
     failing = np.where(tasks["buggy"][task], 0.7, programs.failing[program] + sites.failing[site])
-    status, ran = _stop(rng, planned, asked, failing, tasks["cancelled"][task], memory > asked_memory)
+    status, ran = _stop(
+        rng, planned, asked, failing, tasks["cancelled"][task], memory > asked_memory
+    )
     never = (status == "cancelled") & (rng.random(count) < 0.3)  # given up while still waiting
     done = np.clip(ran / planned, 0.02, 1)
-    moved = np.where(np.isnan(input_bytes), 1e6 * cores * ran * rng.random(count), input_bytes * done)
+    moved = np.where(
+        np.isnan(input_bytes), 1e6 * cores * ran * rng.random(count), input_bytes * done
+    )
     told = np.where(never, np.nan, 1.0)
 
     start = START + pd.to_timedelta(plan["submitted"], unit="s")
@@ -53,9 +76,13 @@ def run(grid: Grid, people: Users, tasks: dict[str, Array], plan: dict[str, Arra
                 "project": group + np.where(people.robot[user], "-production", "-physics"),
                 "program": np.array(programs.names)[program],
                 "job_name": pd.Series(np.array(programs.kinds)[program]) + "-" + number,
-                "queue": np.array(["short", "medium", "long"])[np.searchsorted([7200.0, 43200.0], asked)],
+                "queue": np.array(["short", "medium", "long"])[
+                    np.searchsorted([7200.0, 43200.0], asked)
+                ],
                 "site": at_site,
-                "host": (at_site + "-n" + pd.Series(plan["host"]).astype(str).str.zfill(3)).mask(never),
+                "host": (at_site + "-n" + pd.Series(plan["host"]).astype(str).str.zfill(3)).mask(
+                    never
+                ),
                 "host_power": power * told,
                 "requested_walltime": asked,
                 "requested_cores": cores,
@@ -65,14 +92,23 @@ def run(grid: Grid, people: Users, tasks: dict[str, Array], plan: dict[str, Arra
                 "events": events,
                 "submitted_at": start.astype(TIME_TYPE),
                 "started_at": started.where(~never).astype(TIME_TYPE),
-                "ended_at": (started + pd.to_timedelta(np.where(never, 0, ran), unit="s")).astype(TIME_TYPE),
+                "ended_at": (started + pd.to_timedelta(np.where(never, 0, ran), unit="s")).astype(
+                    TIME_TYPE
+                ),
                 "status": status,
                 "cores": cores * told,
                 "walltime": ran * told,
-                "cpu_time": np.round(ran * cores * programs.efficiency[program] * rng.uniform(0.97, 1.0, count)) * told,
-                "peak_memory": np.round(np.minimum(memory * (0.6 + 0.4 * done), asked_memory)) * told,
+                "cpu_time": np.round(
+                    ran * cores * programs.efficiency[program] * rng.uniform(0.97, 1.0, count)
+                )
+                * told,
+                "peak_memory": np.round(np.minimum(memory * (0.6 + 0.4 * done), asked_memory))
+                * told,
                 "read_bytes": np.round(moved) * told,
-                "written_bytes": np.round(programs.written[program] * ran * rng.lognormal(0, 0.2, count)) * told,
+                "written_bytes": np.round(
+                    programs.written[program] * ran * rng.lognormal(0, 0.2, count)
+                )
+                * told,
             }
         )
     )
@@ -82,11 +118,18 @@ def _asked_walltime(people: Users, user: Array, believed: Array) -> Array:
     """What each user asks for: the next round number above what they believe times their caution, or always the same."""
     cautious = believed * people.over_ask[user]
     asked = WALLTIMES[np.minimum(np.searchsorted(WALLTIMES, cautious), len(WALLTIMES) - 1)]
-    return np.asarray(np.where(people.default_walltime[user] > 0, people.default_walltime[user], asked))
+    return np.asarray(
+        np.where(people.default_walltime[user] > 0, people.default_walltime[user], asked)
+    )
 
 
 def _stop(
-    rng: np.random.Generator, planned: Array, asked: Array, failing: Array, may_be_cancelled: Array, too_much_memory: Array
+    rng: np.random.Generator,
+    planned: Array,
+    asked: Array,
+    failing: Array,
+    may_be_cancelled: Array,
+    too_much_memory: Array,
 ) -> tuple[Array, Array]:
     """How each job ends, and after how many whole seconds: by what stops it first, at the latest by its limit."""
     count = len(planned)
@@ -106,7 +149,13 @@ def _stop(
 
 
 def _work(
-    grid: Grid, people: Users, tasks: dict[str, Array], plan: dict[str, Array], events: Array, input_bytes: Array, rng: np.random.Generator
+    grid: Grid,
+    people: Users,
+    tasks: dict[str, Array],
+    plan: dict[str, Array],
+    events: Array,
+    input_bytes: Array,
+    rng: np.random.Generator,
 ) -> tuple[Array, Array]:
     """HEPScore·s a job: what its user can expect, and what it is, by the law of its program."""
     task, program, user = plan["task"], plan["program"], plan["user"]
@@ -126,7 +175,11 @@ def _work(
             typical * tasks["spread"][task],
         ],
     )
-    exact = np.where(grid.programs.law[program] == LAWS.index("modes"), typical * people.modes[user, program, mode], expected)
+    exact = np.where(
+        grid.programs.law[program] == LAWS.index("modes"),
+        typical * people.modes[user, program, mode],
+        expected,
+    )
     width = np.array([0.03, 0.1, 0.01, 0.003, 0.6])[grid.programs.law[program]]
     heavy = grid.programs.law[program] == LAWS.index("heavy")
     return expected, exact * np.exp(width * noise) * np.where(heavy, tail, 1.0)

@@ -25,7 +25,9 @@ KINDS = {
 SOURCE = "generated"
 START = pd.Timestamp("2025-01-06", tz="UTC")  # a Monday in the past, whatever the clock says
 DAY = 86400.0
-REFERENCE_POWER = 15.0  # HEPScore per core of the host on which a user measures before asking for walltime
+REFERENCE_POWER = (
+    15.0  # HEPScore per core of the host on which a user measures before asking for walltime
+)
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,26 @@ def draw_sites(seed: int, count: int) -> Sites:
         rng = np.random.default_rng([seed, 1, number])
         generations = rng.lognormal(np.log(14.0), 0.35, 3)
         powers = rng.choice(generations, 60).round(2)
-        rows.append((powers, 1 / (number + 1.5), rng.lognormal(np.log(600.0), 1.0), rng.uniform(10, 90), rng.lognormal(np.log(0.015), 0.7)))
-    powers, share, wait, start_up, failing = (np.array(column) for column in zip(*rows, strict=True))
-    return Sites([f"site-{number + 1:02d}" for number in range(count)], powers, share, wait, start_up, failing)
+        rows.append(
+            (
+                powers,
+                1 / (number + 1.5),
+                rng.lognormal(np.log(600.0), 1.0),
+                rng.uniform(10, 90),
+                rng.lognormal(np.log(0.015), 0.7),
+            )
+        )
+    powers, share, wait, start_up, failing = (
+        np.array(column) for column in zip(*rows, strict=True)
+    )
+    return Sites(
+        [f"site-{number + 1:02d}" for number in range(count)],
+        powers,
+        share,
+        wait,
+        start_up,
+        failing,
+    )
 
 
 def draw_programs(seed: int) -> Programs:
@@ -109,18 +128,39 @@ def draw_programs(seed: int) -> Programs:
     rng = np.random.default_rng([seed, 2])
     pairs = [(group, kind) for group in range(len(GROUPS)) for kind in KINDS]
     count = len(pairs)
-    hours = {"simulation": 5.0, "reconstruction": 2.5, "analysis": 0.7, "merge": 0.3, "calibration": 1.0, "training": 1.5}
-    efficiency = {"simulation": 0.97, "reconstruction": 0.85, "analysis": 0.7, "merge": 0.35, "calibration": 0.9, "training": 0.8}
-    many_cores = np.array([kind in ("simulation", "reconstruction", "training") for _, kind in pairs])
+    hours = {
+        "simulation": 5.0,
+        "reconstruction": 2.5,
+        "analysis": 0.7,
+        "merge": 0.3,
+        "calibration": 1.0,
+        "training": 1.5,
+    }
+    efficiency = {
+        "simulation": 0.97,
+        "reconstruction": 0.85,
+        "analysis": 0.7,
+        "merge": 0.35,
+        "calibration": 0.9,
+        "training": 0.8,
+    }
+    many_cores = np.array(
+        [kind in ("simulation", "reconstruction", "training") for _, kind in pairs]
+    )
     return Programs(
         names=[f"{GROUPS[group]}-{kind}" for group, kind in pairs],
         kinds=[kind for _, kind in pairs],
         group=np.array([group for group, _ in pairs]),
         law=np.array([LAWS.index(KINDS[kind]) for _, kind in pairs]),
-        work=np.array([hours[kind] for _, kind in pairs]) * 3600 * REFERENCE_POWER * rng.lognormal(0, 0.5, count),
+        work=np.array([hours[kind] for _, kind in pairs])
+        * 3600
+        * REFERENCE_POWER
+        * rng.lognormal(0, 0.5, count),
         cores=np.where(many_cores & (rng.random(count) < 0.4), 8, 1),
         memory=rng.lognormal(np.log(1.4e9), 0.35, count),
-        efficiency=np.clip([efficiency[kind] * rng.uniform(0.9, 1.03) for _, kind in pairs], 0.1, 0.99),
+        efficiency=np.clip(
+            [efficiency[kind] * rng.uniform(0.9, 1.03) for _, kind in pairs], 0.1, 0.99
+        ),
         written=rng.lognormal(np.log(2e5), 1.0, count),
         failing=rng.uniform(0.005, 0.05, count),
     )
@@ -133,10 +173,15 @@ def draw_users(seed: int, count: int, programs: Programs) -> Users:
     robot = np.arange(count) < max(1, min(len(GROUPS), count // 5))
     same_group = programs.group[None, :] == group[:, None]
     produces = np.isin(programs.kinds, ("simulation", "reconstruction", "merge"))[None, :]
-    likes = rng.gamma(0.3, 1.0, (count, len(programs.names))) * np.where(robot[:, None] == produces, 1.0, 0.05)
+    likes = rng.gamma(0.3, 1.0, (count, len(programs.names))) * np.where(
+        robot[:, None] == produces, 1.0, 0.05
+    )
     habit = np.where(same_group, likes + 1e-9, 0.0)
     return Users(
-        names=[f"{GROUPS[group[i]]}prod{i + 1}" if robot[i] else f"user{i + 1:03d}" for i in range(count)],
+        names=[
+            f"{GROUPS[group[i]]}prod{i + 1}" if robot[i] else f"user{i + 1:03d}"
+            for i in range(count)
+        ],
         group=group,
         activity=np.where(robot, 1.5, 1.0) / (np.arange(count) % max(1, count // 2) + 2.0),
         habit=habit / habit.sum(axis=1, keepdims=True),

@@ -56,17 +56,34 @@ def generate_scouts(tasks: int = 20_000, days: float = 240.0, seed: int = 1) -> 
     """The scout jobs of ``tasks`` tasks submitted over ``days`` days, in the shape of jobs; the same arguments give the same jobs."""
     rng = np.random.default_rng(seed)
     requests = _requests(rng, tasks, days)
-    request = np.sort(rng.choice(len(requests["kind"]), tasks, p=requests["size"] / requests["size"].sum()))
+    request = np.sort(
+        rng.choice(len(requests["kind"]), tasks, p=requests["size"] / requests["size"].sum())
+    )
     kind = requests["kind"][request]
     at = np.sort(requests["day"][request] + np.abs(rng.normal(0, 2.0, tasks))) * DAY
     # Tasks of a request differ a little in size, as their samples do.
-    events = np.maximum(np.round(requests["events"][request] * rng.choice([0.25, 0.5, 1.0, 1.0, 2.0], tasks), -3), 1000.0)
-    task = {name: values[request] for name, values in requests.items() if name not in ("size", "day", "events")}
-    task |= {"at": at, "events": events, "files": np.ceil(events / np.array([one.file for one in KINDS])[kind])}
+    events = np.maximum(
+        np.round(requests["events"][request] * rng.choice([0.25, 0.5, 1.0, 1.0, 2.0], tasks), -3),
+        1000.0,
+    )
+    task = {
+        name: values[request]
+        for name, values in requests.items()
+        if name not in ("size", "day", "events")
+    }
+    task |= {
+        "at": at,
+        "events": events,
+        "files": np.ceil(events / np.array([one.file for one in KINDS])[kind]),
+    }
     release = np.floor(at / DAY / requests["pace"][request]).astype(int)
     for name, spread in (("memory", 0.10), ("work", 0.15), ("input", 0.10)):
-        walk = np.cumsum(np.random.default_rng([seed, len(name)]).normal(0, spread, (len(KINDS), 200)), axis=1)
-        task[name] = task[name] * np.exp(walk[kind, np.minimum(release, 199)] + rng.normal(0, 0.05, tasks))
+        walk = np.cumsum(
+            np.random.default_rng([seed, len(name)]).normal(0, spread, (len(KINDS), 200)), axis=1
+        )
+        task[name] = task[name] * np.exp(
+            walk[kind, np.minimum(release, 199)] + rng.normal(0, 0.05, tasks)
+        )
     return _run(rng, task)
 
 
@@ -81,7 +98,9 @@ def _requests(rng: np.random.Generator, tasks: int, days: float) -> dict[str, Ar
 
     framework = np.array([rng.choice(KINDS[k].frameworks) for k in kind])
     cores = np.array([float(rng.choice(KINDS[k].cores)) for k in kind])
-    other = np.array([KINDS[k].frameworks.index(name) for k, name in zip(kind, framework, strict=True)])
+    other = np.array(
+        [KINDS[k].frameworks.index(name) for k, name in zip(kind, framework, strict=True)]
+    )
     return {
         "kind": kind,
         "size": rng.lognormal(0, 0.8, count),
@@ -92,7 +111,11 @@ def _requests(rng: np.random.Generator, tasks: int, days: float) -> dict[str, Ar
         "events": of("events") * rng.lognormal(0, 1.0, count),
         "work": of("work") * heavy * np.where(other == 1, 0.6, 1.0),
         # More cores share what all threads need once.
-        "memory": of("memory") * heavy**0.25 * np.where(cores == 1, 1.5, 1.0) * np.where(other == 1, 1.2, 1.0) * hidden,
+        "memory": of("memory")
+        * heavy**0.25
+        * np.where(cores == 1, 1.5, 1.0)
+        * np.where(other == 1, 1.2, 1.0)
+        * hidden,
         "input": of("input") * rng.lognormal(0, 0.3, count),
     }
 
@@ -105,12 +128,16 @@ def _run(rng: np.random.Generator, task: dict[str, Array]) -> pd.DataFrame:
     jobs = len(which)
     power = rng.choice([8.0, 10.0, 11.5, 14.0, 18.0], jobs)
     cores = task["cores"][which]
-    usual = {name: np.array([getattr(one, name) for one in KINDS])[task["kind"]] for name in ("work", "file", "input")}
+    usual = {
+        name: np.array([getattr(one, name) for one in KINDS])[task["kind"]]
+        for name in ("work", "file", "input")
+    }
     # A job is cut to a file or to a working day by what its kind usually needs: what this one needs nobody knows yet.
     a_day = np.round(8 * 3600 * REFERENCE_POWER * task["cores"] / usual["work"], -1)
     events = np.maximum(np.minimum(np.minimum(usual["file"], task["events"]), a_day), 10.0)[which]
     ran = np.round(
-        600 * rng.lognormal(0, 0.2, jobs) + task["work"][which] * events * rng.lognormal(0, 0.08, jobs) / (power * cores * EFFICIENCY)
+        600 * rng.lognormal(0, 0.2, jobs)
+        + task["work"][which] * events * rng.lognormal(0, 0.08, jobs) / (power * cores * EFFICIENCY)
     )
     at = task["at"][which]
     started = at + rng.lognormal(np.log(2 * 3600), 0.8, jobs)
@@ -131,12 +158,18 @@ def _run(rng: np.random.Generator, task: dict[str, Array]) -> pd.DataFrame:
                 "host_power": power,
                 "cores": cores,
                 "submitted_at": (start + pd.to_timedelta(np.round(at), unit="s")).astype(TIME_TYPE),
-                "started_at": (start + pd.to_timedelta(np.round(started), unit="s")).astype(TIME_TYPE),
-                "ended_at": (start + pd.to_timedelta(np.round(started) + ran, unit="s")).astype(TIME_TYPE),
+                "started_at": (start + pd.to_timedelta(np.round(started), unit="s")).astype(
+                    TIME_TYPE
+                ),
+                "ended_at": (start + pd.to_timedelta(np.round(started) + ran, unit="s")).astype(
+                    TIME_TYPE
+                ),
                 "status": "completed",
                 "walltime": ran,
                 "cpu_time": np.round(ran * cores * EFFICIENCY * rng.uniform(0.95, 1.0, jobs)),
-                "peak_memory": np.round(task["memory"][which] * MEGABYTE * cores * rng.lognormal(0, 0.06, jobs)),
+                "peak_memory": np.round(
+                    task["memory"][which] * MEGABYTE * cores * rng.lognormal(0, 0.06, jobs)
+                ),
                 "read_bytes": np.round(read),
                 "written_bytes": np.round(read * 0.3),
             }

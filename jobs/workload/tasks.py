@@ -14,21 +14,32 @@ def draw_tasks(grid: Grid, people: Users, jobs: int, changes: Sequence[Change]) 
     """Arrays over tasks: who submits what, when, how many jobs, and what is alike in them."""
     rng = grid.stream(0)
     wanted = int(1.3 * jobs) + 200
-    guess = max(20, int(2.5 * wanted / float(np.average(people.task_size, weights=people.activity))))
+    guess = max(
+        20, int(2.5 * wanted / float(np.average(people.task_size, weights=people.activity)))
+    )
     user = _choose(people.activity, rng.random(guess))
     # Half of the tasks are small trials; the tail of the others is heavy.
-    size = np.where(rng.random(guess) < 0.3, 1, 1 + people.task_size[user] * np.minimum(rng.pareto(1.8, guess), 40)).astype(int)
+    size = np.where(
+        rng.random(guess) < 0.3,
+        1,
+        1 + people.task_size[user] * np.minimum(rng.pareto(1.8, guess), 40),
+    ).astype(int)
     size[-1] += max(0, jobs - int(size.sum()))
     enough = int(np.searchsorted(np.cumsum(size), wanted)) + 1
     user, size = user[:enough], size[:enough]
     count = len(user)
     day = _submission_days(grid, people, user, rng)
-    draws = {name: rng.random(count) for name in ("program", "mode", "cancel", "buggy", "memory_ask", "trickle")}
+    draws = {
+        name: rng.random(count)
+        for name in ("program", "mode", "cancel", "buggy", "memory_ask", "trickle")
+    }
     program = _choose(people.habit[user], draws["program"])
     for change in changes:
         if change.kind == "user_switch":
             who = switcher(change, people)
-            other = people.habit[who] * (np.arange(people.habit.shape[1]) != people.habit[who].argmax())
+            other = people.habit[who] * (
+                np.arange(people.habit.shape[1]) != people.habit[who].argmax()
+            )
             moved = (user == who) & (day >= change.day)
             program[moved] = _choose(other, draws["program"][moved])
     return {
@@ -38,7 +49,9 @@ def draw_tasks(grid: Grid, people: Users, jobs: int, changes: Sequence[Change]) 
         "program": program,
         "mode": (draws["mode"] * 3).astype(int),
         "spread": rng.lognormal(0, 0.7, count),
-        "events": rng.choice([500, 1000, 2000, 5000, 10000], count, p=[0.1, 0.4, 0.25, 0.2, 0.05]).astype(float),
+        "events": rng.choice(
+            [500, 1000, 2000, 5000, 10000], count, p=[0.1, 0.4, 0.25, 0.2, 0.05]
+        ).astype(float),
         "input": rng.lognormal(np.log(2e9), 1.0, count),
         "belief": rng.lognormal(0, 0.25, count),
         "memory_ask": 1.05 + 1.2 * draws["memory_ask"],
@@ -62,7 +75,9 @@ def _submission_days(grid: Grid, people: Users, user: Array, rng: np.random.Gene
     return np.asarray(when % grid.days)
 
 
-def draw_jobs(grid: Grid, people: Users, tasks: dict[str, Array], jobs: int, openings: Sequence[Change]) -> dict[str, Array]:
+def draw_jobs(
+    grid: Grid, people: Users, tasks: dict[str, Array], jobs: int, openings: Sequence[Change]
+) -> dict[str, Array]:
     """Arrays over jobs, by submission: task, second of submission, site, host, wait."""
     rng = grid.stream(1)
     task = np.repeat(np.arange(len(tasks["size"])), tasks["size"])
@@ -71,9 +86,13 @@ def draw_jobs(grid: Grid, people: Users, tasks: dict[str, Array], jobs: int, ope
     first = np.concatenate([[0], np.cumsum(tasks["size"])[:-1]])
     submitted = np.floor(tasks["day"][task] * DAY + since - since[first][task])
     end = grid.days * DAY
-    if np.sum(submitted < end) < jobs:  # the log is short for its tasks: what would come after its end comes at any time of its task
+    if (
+        np.sum(submitted < end) < jobs
+    ):  # the log is short for its tasks: what would come after its end comes at any time of its task
         start = tasks["day"][task] * DAY
-        submitted = np.where(submitted < end, submitted, np.floor(start + (end - start) * rng.random(len(task))))
+        submitted = np.where(
+            submitted < end, submitted, np.floor(start + (end - start) * rng.random(len(task)))
+        )
     inside = np.flatnonzero(submitted < end)
     kept = np.sort(rng.permutation(inside)[:jobs])
     kept = kept[np.argsort(submitted[kept], kind="stable")]
@@ -84,7 +103,9 @@ def draw_jobs(grid: Grid, people: Users, tasks: dict[str, Array], jobs: int, ope
     site = np.where(rng.random(len(task)) < 0.6, favourite, _choose(share, rng.random(len(task))))
     for number, change in enumerate(openings):
         # A new site is large: from the day it opens it takes a good part of the jobs, and the others stay where they were.
-        taken = (submitted >= change.day * DAY) & (grid.stream(10 + number).random(len(task)) < 0.25)
+        taken = (submitted >= change.day * DAY) & (
+            grid.stream(10 + number).random(len(task)) < 0.25
+        )
         site = np.where(taken, grid.first_sites + number, site)
     host = rng.integers(0, grid.sites.powers.shape[1], len(task))
     busy = 1 + 0.8 * np.sin((submitted / DAY - 0.3) * 2 * np.pi)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from models.baselines.seen import Seen
+from models.baselines.available_history import Seen
 from models.past.recent import Floats, last, mean_of_two, median_of
 from models.quantities.subjects import JOBS
 from models.quantities.targets import Target
@@ -40,7 +40,9 @@ class Regression:
         for start, stop in zip(seen.refits, (*seen.refits[1:], len(predicted)), strict=True):
             rows = latest_ended(seen, int(seen.at[start]))
             if len(rows) >= FEWEST_ROWS and stop > start:
-                predicted[start:stop] = self.fit(inputs.iloc[rows], seen.values[rows], seen.target)(inputs.iloc[start:stop])
+                predicted[start:stop] = self.fit(inputs.iloc[rows], seen.values[rows], seen.target)(
+                    inputs.iloc[start:stop]
+                )
         return predicted
 
 
@@ -72,8 +74,12 @@ def numbers(seen: Seen) -> pd.DataFrame:
         "hour": seen.at / 3.6e9 % 24,
         "limit": np.nan_to_num(seen.request),
     }
-    asked = {name: np.nan_to_num(seen.jobs[name].to_numpy(dtype=np.float64)) for name in _asked(seen)}
-    return pd.DataFrame(np.column_stack([*inputs.values(), *asked.values()]), columns=[*inputs, *asked])
+    asked = {
+        name: np.nan_to_num(seen.jobs[name].to_numpy(dtype=np.float64)) for name in _asked(seen)
+    }
+    return pd.DataFrame(
+        np.column_stack([*inputs.values(), *asked.values()]), columns=[*inputs, *asked]
+    )
 
 
 def _asked(seen: Seen) -> tuple[str, ...]:
@@ -85,8 +91,16 @@ def _asked(seen: Seen) -> tuple[str, ...]:
 
 def numbers_and_names(seen: Seen) -> pd.DataFrame:
     """``numbers``, and who, what and where as categories."""
-    told = [name for name in (*NAMES, "activity", "direction", "file_system", "link") if name in seen.jobs]
-    names = seen.jobs[[name for name in told if seen.jobs[name].notna().any()]].fillna("").astype(object)
+    told = [
+        name
+        for name in (*NAMES, "activity", "direction", "file_system", "link")
+        if name in seen.jobs
+    ]
+    names = (
+        seen.jobs[[name for name in told if seen.jobs[name].notna().any()]]
+        .fillna("")
+        .astype(object)
+    )
     return pd.concat([numbers(seen), names.reset_index(drop=True)], axis=1)
 
 
@@ -114,11 +128,15 @@ def _forest(inputs: pd.DataFrame, values: Floats, target: Target) -> Fitted:
     return lambda asked: guess(np.ascontiguousarray(asked.to_numpy(dtype=np.float32)))
 
 
-def fit_forest(inputs: npt.NDArray[np.float32], values: Floats) -> Callable[[npt.NDArray[np.float32]], Floats]:
+def fit_forest(
+    inputs: npt.NDArray[np.float32], values: Floats
+) -> Callable[[npt.NDArray[np.float32]], Floats]:
     """A random forest over ``inputs`` (float32[n, m]) by squared error, as a function from such rows to values."""
     from sklearn.ensemble import RandomForestRegressor
 
-    model = RandomForestRegressor(60, min_samples_leaf=5, max_features=1 / 3, n_jobs=-1, random_state=SEED).fit(inputs, values)
+    model = RandomForestRegressor(
+        60, min_samples_leaf=5, max_features=1 / 3, n_jobs=-1, random_state=SEED
+    ).fit(inputs, values)
     trees = [tree.tree_ for tree in model.estimators_]
 
     def predict(rows: npt.NDArray[np.float32]) -> Floats:

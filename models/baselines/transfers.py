@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from models.baselines.seen import Seen, first_known
+from models.baselines.available_history import Seen, first_known
 from models.past.load import key_of
 from models.past.recent import Floats
 from models.past.traffic import LEAST, LINK
@@ -24,7 +24,9 @@ CLASSES = (50 * MB, 250 * MB, 750 * MB)
 
 def size_class(transfers: pd.DataFrame) -> pd.Series[int]:
     """The class of file size of each transfer, 0 to 3."""
-    return pd.Series(np.digitize(transfers["bytes"].to_numpy(dtype=np.float64), CLASSES), index=transfers.index)
+    return pd.Series(
+        np.digitize(transfers["bytes"].to_numpy(dtype=np.float64), CLASSES), index=transfers.index
+    )
 
 
 def _point(foresee: Foresee, sized: bool, by_rate: bool) -> Callable[[Seen], Floats]:
@@ -35,7 +37,10 @@ def _point(foresee: Foresee, sized: bool, by_rate: bool) -> Callable[[Seen], Flo
         values = size / np.maximum(seen.values, LEAST) if by_rate else seen.values
         keys = [link * 4 + size_class(seen.jobs).to_numpy(), link] if sized else [link]
         found = (foresee(Past(key, seen.at, seen.known, values)) for key in keys)
-        times = (np.where(each > 0, scale / np.maximum(each, 1e-9), np.nan) if by_rate else each for each in found)
+        times = (
+            np.where(each > 0, scale / np.maximum(each, 1e-9), np.nan) if by_rate else each
+            for each in found
+        )
         return first_known(*times, seen.typical)
 
     return predict
@@ -45,7 +50,13 @@ def transfer_baselines() -> dict[str, tuple[str, Callable[[Seen], Floats]]]:
     """Every baseline as name: (meaning, predictions): of durations, and (``-rate``) of bandwidths, as published."""
     found = {}
     for name, (meaning, foresee) in statistics().items():
-        for sized, ending, of in ((False, "", "on the link"), (True, "-sized", "of the size class on the link")):
+        for sized, ending, of in (
+            (False, "", "on the link"),
+            (True, "-sized", "of the size class on the link"),
+        ):
             for by_rate, last, what in ((False, "", "durations"), (True, BY_RATE, "bandwidths")):
-                found[f"{name}{ending}{last}"] = (f"{meaning} {what} {of}", _point(foresee, sized, by_rate))
+                found[f"{name}{ending}{last}"] = (
+                    f"{meaning} {what} {of}",
+                    _point(foresee, sized, by_rate),
+                )
     return found

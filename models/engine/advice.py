@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infra.settings import listed
-from jobs.coded import CodedJobs
+from jobs.coded_jobs import CodedJobs
 from models.engine.allocation import PRICE, TOLD
 
 Array = npt.NDArray[Any]
@@ -36,17 +36,23 @@ class Advice:
         if not self.left_alone or "program" not in jobs:
             return np.zeros(len(jobs), dtype=bool)
         program = jobs["program"]
-        named = np.array([value in self.left_alone for value in program.values] + [False])  # the last for the code -1: no program
+        named = np.array(
+            [value in self.left_alone for value in program.values] + [False]
+        )  # the last for the code -1: no program
         return np.asarray(named[program.codes])
 
-    def leave(self, numbers: dict[str, Array], names: Iterable[str], limits: dict[str, Array], rows: Array) -> None:
+    def leave(
+        self, numbers: dict[str, Array], names: Iterable[str], limits: dict[str, Array], rows: Array
+    ) -> None:
         """Put the request (NaN without one) in the place of each allocation of ``rows`` (bool[n]), and forget its risk."""
         if not rows.any():
             return
         ends = ("", *(f"_{place + 1}" for place in range(1, TOLD)))
         for name in names:
             asked = np.where(np.isfinite(limits[name]), limits[name], np.nan)
-            for column in [f"{name}_allocation{end}" for end in ends if f"{name}_allocation{end}" in numbers]:
+            for column in [
+                f"{name}_allocation{end}" for end in ends if f"{name}_allocation{end}" in numbers
+            ]:
                 numbers[column] = np.where(rows, asked, numbers[column])
             if f"{name}_risk" in numbers:
                 numbers[f"{name}_risk"] = np.where(rows, np.nan, numbers[f"{name}_risk"])

@@ -32,7 +32,12 @@ UNKNOWN_WALLTIME = 3600.0
 
 
 def ladders(
-    found: Occupancy, grid: Grid, ceiling: Array, by_request: Array | bool = False, price: float = PRICE, typical: float = UNKNOWN_WALLTIME
+    found: Occupancy,
+    grid: Grid,
+    ceiling: Array,
+    by_request: Array | bool = False,
+    price: float = PRICE,
+    typical: float = UNKNOWN_WALLTIME,
 ) -> Array:
     """What to set aside for each job, first and after each failure: float64[n, RUNGS], rising, NaN after the last rung.
 
@@ -52,14 +57,18 @@ def ladders(
     seconds = np.maximum(seconds, 1.0)
     out, ceiling = np.empty((len(seconds), RUNGS)), np.asarray(ceiling, np.float64)
     mass, held = (np.ascontiguousarray(part) for part in (found.mass, found.held))
-    _ladders(mass, held, seconds, found.top, grid.edges, grid.centres, ceiling, price * GIB_HOUR, out)
+    _ladders(
+        mass, held, seconds, found.top, grid.edges, grid.centres, ceiling, price * GIB_HOUR, out
+    )
     new = found.cold & by_request & np.isfinite(ceiling)
     out[new] = np.nan
     out[new, 0] = ceiling[new]
     return out
 
 
-def set_aside(found: Occupancy, foreseen: Distribution, limits: Array, price: float = PRICE) -> dict[str, Array]:
+def set_aside(
+    found: Occupancy, foreseen: Distribution, limits: Array, price: float = PRICE
+) -> dict[str, Array]:
     """What is told of an allocation, float64[n] by the end of its name: the first three rungs, and the risk that the first fails.
 
     ``foreseen`` is the distribution of ``found``, of jobs that asked for ``limits`` (float64[n], infinite for nothing); ``price`` is that
@@ -68,16 +77,32 @@ def set_aside(found: Occupancy, foreseen: Distribution, limits: Array, price: fl
     ceiling = np.where(np.isfinite(foreseen.limit), limits, np.inf)
     rungs = ladders(found, foreseen.grid, ceiling, np.isfinite(ceiling), price)
     rungs = np.fmax.accumulate(rungs, axis=1)  # the last rung stands for those after it
-    told = {"_allocation" + (f"_{place + 1}" if place else ""): rungs[:, place] for place in range(TOLD)}
-    return told | {"_risk": np.where(rungs[:, 0] < foreseen.limit, foreseen.probability_over(rungs[:, 0]), 0.0)}
+    told = {
+        "_allocation" + (f"_{place + 1}" if place else ""): rungs[:, place] for place in range(TOLD)
+    }
+    return told | {
+        "_risk": np.where(rungs[:, 0] < foreseen.limit, foreseen.probability_over(rungs[:, 0]), 0.0)
+    }
 
 
 @compiled
 def _ladders(
-    mass: Array, held: Array, seconds: Array, top: Array, edges: Array, centres: Array, ceiling: Array, price: float, out: Array
+    mass: Array,
+    held: Array,
+    seconds: Array,
+    top: Array,
+    edges: Array,
+    centres: Array,
+    ceiling: Array,
+    price: float,
+    out: Array,
 ) -> None:
     bins = mass.shape[1]
-    sums, hull, following = np.empty((4, bins + 1)), np.empty(bins + 1, np.int64), np.empty(bins + 1, np.int64)
+    sums, hull, following = (
+        np.empty((4, bins + 1)),
+        np.empty(bins + 1, np.int64),
+        np.empty(bins + 1, np.int64),
+    )
     out[:] = np.nan
     for row in range(len(mass)):
         last = top[row]
@@ -94,7 +119,9 @@ def _ladders(
 
 
 @compiled
-def _add_up(mass: Array, held: Array, seconds: float, centres: Array, last: int, sums: Array) -> None:
+def _add_up(
+    mass: Array, held: Array, seconds: float, centres: Array, last: int, sums: Array
+) -> None:
     """Into ``sums`` what lies below each bin: mass, time held, and what was used of it; all above ``last`` counts there."""
     sums[:] = 0.0
     for b in range(len(mass)):
@@ -108,7 +135,9 @@ def _add_up(mass: Array, held: Array, seconds: float, centres: Array, last: int,
 
 
 @compiled
-def _decide(sums: Array, edges: Array, last: int, price: float, hull: Array, following: Array) -> None:
+def _decide(
+    sums: Array, edges: Array, last: int, price: float, hull: Array, following: Array
+) -> None:
     """Into ``following`` the rung to try when the bin before each was too small, with the least cost of all that may follow.
 
     ``sums[3]`` holds, a rung, the part of its line that does not depend on the rung below: its cost when all is still to come
@@ -130,7 +159,9 @@ def _decide(sums: Array, edges: Array, last: int, price: float, hull: Array, fol
         left = sums[1, last + 1] - sums[1, rung]
         # More is left with each step down, so that the least line never lies before the one that was the least.
         low = min(low, size - 1)
-        while low < size - 1 and _at(hull[low + 1], edges, sums, left) < _at(hull[low], edges, sums, left):
+        while low < size - 1 and _at(hull[low + 1], edges, sums, left) < _at(
+            hull[low], edges, sums, left
+        ):
             low += 1
         best = hull[low]
         following[rung] = best

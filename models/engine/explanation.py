@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from models.histories.blend import look
 from models.histories.features import Contexts, Levels
-from models.histories.history import count_known, find_slot
 from models.histories.mixture import Mixture, Walk, weigh_components
+from models.histories.outcome_index import count_known, find_slot
 from models.quantities.targets import Grid
 from models.refiner.clusters import GLOBAL
 from models.refiner.refinement import Refiner, coarse_bins, coarse_masses, input_names, inputs
@@ -32,7 +32,9 @@ AT_REQUEST = "the request, to which jobs keep"
 QUANTILE = "the calibrated quantile that 19 jobs of 20 stay under"
 
 
-def explain_histories(mixture: Mixture, levels: Levels, contexts: Contexts, limits: Array) -> list[Told]:
+def explain_histories(
+    mixture: Mixture, levels: Levels, contexts: Contexts, limits: Array
+) -> list[Told]:
     """For each job the histories with the most weight, and the ended jobs most like it: the latest of its finest history first.
 
     ``histories`` have name, weight (of 1) and jobs (how many had ended); ``similar`` have ``known`` (microseconds) and ``ident`` (see
@@ -51,13 +53,21 @@ def explain_histories(mixture: Mixture, levels: Levels, contexts: Contexts, limi
             if end <= first:
                 continue
             ended = int(count_known(lists, find_slot(lists, jobs.keys[row, place]), end))
-            histories.append({"history": level.name, "weight": round(float(weights[place]), 4), "jobs": ended})
+            histories.append(
+                {"history": level.name, "weight": round(float(weights[place]), 4), "jobs": ended}
+            )
             for outcome in range(end - 1, first - 1, -1) if not level.relative else ():
                 if len(similar) == MOST_SIMILAR:
                     break
                 who = int(lists.known[outcome]), int(lists.ident[outcome])
                 similar.setdefault(
-                    who, {"known": who[0], "ident": who[1], "value": float(lists.value[outcome]), "alike": list(level.fields)}
+                    who,
+                    {
+                        "known": who[0],
+                        "ident": who[1],
+                        "value": float(lists.value[outcome]),
+                        "alike": list(level.fields),
+                    },
                 )
         histories.sort(key=lambda each: -each["weight"])
         told.append({"histories": histories[:MOST_HISTORIES], "similar": list(similar.values())})
@@ -65,7 +75,13 @@ def explain_histories(mixture: Mixture, levels: Levels, contexts: Contexts, limi
 
 
 def explain_refiners(
-    mixture: Mixture, levels: Levels, contexts: Contexts, masses: Array, refiners: dict[str, Refiner], clusters: Array, points: Array
+    mixture: Mixture,
+    levels: Levels,
+    contexts: Contexts,
+    masses: Array,
+    refiners: dict[str, Refiner],
+    clusters: Array,
+    points: Array,
 ) -> list[list[Told]]:
     """For each job the inputs that moved its refiner most: ``contribution`` is by how much an input raised the logarithm of the mass
     around the job's answer (``points``, float64[n]) against that of the other bins; empty where no refiner answers.
@@ -77,7 +93,9 @@ def explain_refiners(
         return found
     coarse = coarse_masses(masses)
     shown = inputs(masses, coarse, mixture.counts(contexts), contexts.numbers)
-    names = input_names(tuple(level.name for level in levels.levels), levels.numbers, mixture.grid.bins)
+    names = input_names(
+        tuple(level.name for level in levels.levels), levels.numbers, mixture.grid.bins
+    )
     answered = coarse_bins(mixture.grid.bins)[mixture.grid.bin(points)]
     for row in range(len(contexts)):
         refiner: CatBoostRefiner | None = refiners.get(clusters[row], refiners.get(GLOBAL))  # type: ignore[assignment]

@@ -12,19 +12,19 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from jobs.coded import CodedJobs, code, in_microseconds
+from jobs.coded_jobs import CodedJobs, code, in_microseconds
 from models.engine import hosts
 from models.engine.advice import LEFT_ALONE, Advice
 from models.engine.allocation import set_aside
-from models.engine.answers import DECIMALS, SHARES, Answers
 from models.engine.explanation import allocation_rule, explain_histories, explain_refiners
 from models.engine.model_set import NO_MODEL, ModelSet
+from models.engine.predictions import DECIMALS, SHARES, Answers
 from models.histories.calibration import Calibration
 from models.histories.components import settings_of
 from models.histories.features import NEVER, Contexts, Levels, choose_levels, encode
-from models.histories.kinds import Kinds, find_kinds, in_parts, tell_apart
 from models.histories.mixture import Mixture, State, endings
 from models.histories.occupancy import occupancy
+from models.histories.unique_contexts import Kinds, find_kinds, in_parts, tell_apart
 from models.quantities.classes import Cuts, likeliest
 from models.quantities.distribution import Distribution
 from models.quantities.targets import LIMITED_BY, TARGETS
@@ -55,7 +55,12 @@ class Forecaster:
     _FEW = 4000
     _CHUNK = 4096
 
-    def __init__(self, model_set: ModelSet | None = None, targets: tuple[str, ...] = ("walltime",), advice: Advice | None = None) -> None:
+    def __init__(
+        self,
+        model_set: ModelSet | None = None,
+        targets: tuple[str, ...] = ("walltime",),
+        advice: Advice | None = None,
+    ) -> None:
         self.model_set = model_set
         self.advice = advice or Advice()
         self.names = tuple(model_set.targets) if model_set else targets
@@ -71,10 +76,17 @@ class Forecaster:
         relative = tuple(level.relative for level in levels.levels)
         self.mixtures: dict[str, Mixture] = {}
         self.calibrations: dict[str, Calibration] = {}
-        self._cuts = {name: Cuts.of(self._thresholds(name), TARGETS[name].grid) for name in self.names}
+        self._cuts = {
+            name: Cuts.of(self._thresholds(name), TARGETS[name].grid) for name in self.names
+        }
         for name in self.names:
             model = self.model_set.targets[name] if self.model_set else None
-            mixture = Mixture(TARGETS[name], relative, levels.owner, model.settings if model else settings_of(name))
+            mixture = Mixture(
+                TARGETS[name],
+                relative,
+                levels.owner,
+                model.settings if model else settings_of(name),
+            )
             if model:
                 mixture.restore(model.learned)
             self.mixtures[name] = mixture
@@ -85,7 +97,13 @@ class Forecaster:
         """Whether the levels are chosen for good."""
         return self._first is None
 
-    def go_on(self, levels: Levels, states: dict[str, State], calibrations: dict[str, Calibration], latest: dict[str, int]) -> None:
+    def go_on(
+        self,
+        levels: Levels,
+        states: dict[str, State],
+        calibrations: dict[str, Calibration],
+        latest: dict[str, int],
+    ) -> None:
         """Go on from what an earlier forecaster of the same model learned, all by target (see snapshot.py)."""
         with self._lock:
             self._start(levels)
@@ -95,7 +113,9 @@ class Forecaster:
                 mixture.state, mixture.latest = states[name], latest[name]
 
     def _thresholds(self, name: str) -> tuple[float, ...]:
-        return tuple(self.model_set.card.get("thresholds", {}).get(name, ())) if self.model_set else ()
+        return (
+            tuple(self.model_set.card.get("thresholds", {}).get(name, ())) if self.model_set else ()
+        )
 
     @property
     def model_version(self) -> str:
@@ -111,7 +131,11 @@ class Forecaster:
 
     def _choose_again(self, jobs: pd.DataFrame) -> pd.DataFrame:
         """Without a model the levels follow from the first jobs: chosen anew as these double, until they are enough."""
-        everything = jobs if self._first is None or not len(self._first) else pd.concat([self._first, jobs], ignore_index=True)
+        everything = (
+            jobs
+            if self._first is None or not len(self._first)
+            else pd.concat([self._first, jobs], ignore_index=True)
+        )
         self._first = everything if len(everything) < self._FEW else None
         if len(everything) < 2 * self._chosen_by and self._first is not None:
             return jobs
@@ -141,9 +165,15 @@ class Forecaster:
                 mixture.learn(part, values[rows], limits[rows])
 
     def _clusters(self, jobs: pd.DataFrame | CodedJobs) -> Array:
-        return self.model_set.clusters.assign(jobs) if self.model_set else np.full(len(jobs), GLOBAL, dtype=object)
+        return (
+            self.model_set.clusters.assign(jobs)
+            if self.model_set
+            else np.full(len(jobs), GLOBAL, dtype=object)
+        )
 
-    def _distribution(self, name: str, contexts: Contexts, limits: Array, clusters: Array) -> Distribution:
+    def _distribution(
+        self, name: str, contexts: Contexts, limits: Array, clusters: Array
+    ) -> Distribution:
         foreseen = self._foresee(name, contexts, limits, clusters)
         answer = foreseen.masses.take(foreseen.which)
         return replace(answer, mass=refine(answer.mass, foreseen.factors))
@@ -163,33 +193,60 @@ class Forecaster:
         refiners = self._refiners(name)
         coarse = coarse_masses(masses.mass)
         each = coarse[alike.which]
-        shown = inputs(masses.mass, coarse, counts, contexts.numbers, alike.which) if refiners else each
+        shown = (
+            inputs(masses.mass, coarse, counts, contexts.numbers, alike.which) if refiners else each
+        )
         cold = (counts[:, self.levels.owner] == 0)[alike.which]
         return _Foreseen(masses, alike.which, factors(shown, each, refiners, clusters), cold, aside)
 
-    def distributions(self, jobs: pd.DataFrame, name: str, at: datetime | None = None) -> Distribution:
+    def distributions(
+        self, jobs: pd.DataFrame, name: str, at: datetime | None = None
+    ) -> Distribution:
         """The distributions of one target for ``jobs``, a row a job, by what was known at submission (or at ``at``)."""
         with self._lock:
             contexts = encode(jobs, self.levels)
             contexts = contexts if at is None else contexts.asked(at)
-            return self._distribution(name, contexts, TARGETS[name].limit(jobs), self._clusters(jobs))
+            return self._distribution(
+                name, contexts, TARGETS[name].limit(jobs), self._clusters(jobs)
+            )
 
     def predict(
-        self, jobs: pd.DataFrame, quantiles: tuple[float, ...] = (), at: datetime | None = None, classes: bool = False
+        self,
+        jobs: pd.DataFrame,
+        quantiles: tuple[float, ...] = (),
+        at: datetime | None = None,
+        classes: bool = False,
     ) -> pd.DataFrame:
         """``answer`` as a DataFrame, a row a job, in the order asked."""
         with self._lock:
-            answers = self.answer(code(jobs, ("submitted_at", "source", "job_id", *self.fields)), quantiles, at, classes)
-        return answers.frame(jobs["job_id"].to_numpy() if "job_id" in jobs else np.arange(len(jobs)).astype(str))
+            answers = self.answer(
+                code(jobs, ("submitted_at", "source", "job_id", *self.fields)),
+                quantiles,
+                at,
+                classes,
+            )
+        return answers.frame(
+            jobs["job_id"].to_numpy() if "job_id" in jobs else np.arange(len(jobs)).astype(str)
+        )
 
     @property
     def fields(self) -> frozenset[str]:
         """The fields of jobs that the answer depends on, beside when they were submitted."""
         field = self.model_set.clusters.field if self.model_set else None
-        others = (*hosts.read_fields(self.names), *((field,) if field else ()), *(("program",) if self.advice.left_alone else ()))
+        others = (
+            *hosts.read_fields(self.names),
+            *((field,) if field else ()),
+            *(("program",) if self.advice.left_alone else ()),
+        )
         return self.levels.fields.union(LIMITED_BY, others)
 
-    def answer(self, jobs: CodedJobs, quantiles: tuple[float, ...] = (), at: datetime | None = None, classes: bool = False) -> Answers:
+    def answer(
+        self,
+        jobs: CodedJobs,
+        quantiles: tuple[float, ...] = (),
+        at: datetime | None = None,
+        classes: bool = False,
+    ) -> Answers:
         """Predict every target of ``jobs`` by the outcomes known at submission, or at ``at`` for jobs that still wait.
 
         How far histories are trusted, and the calibration, are those of now: for a past job that is more than was known (``live_through``
@@ -199,7 +256,10 @@ class Forecaster:
         """
         with self._lock:
             kinds, few, contexts, clusters = self._asked(jobs, at)
-            limits, left_alone = {name: TARGETS[name].limit(few) for name in self.names}, self.advice.leaves(few)
+            limits, left_alone = (
+                {name: TARGETS[name].limit(few) for name in self.names},
+                self.advice.leaves(few),
+            )
             power = hosts.powers(few, self.names)
 
             def answer(rows: Array) -> dict[str, Array]:
@@ -210,13 +270,32 @@ class Forecaster:
                     found |= self._numbers(name, foreseen, part, quantiles, classes)
                     found["cold"] |= foreseen.cold
                 if not np.isnan(power[rows]).all():
-                    self._carry(found, part, power[rows], limits[hosts.CARRIED][rows], clusters[rows], quantiles, classes)
-                self.advice.leave(found, self.names, {name: values[rows] for name, values in limits.items()}, left_alone[rows])
+                    self._carry(
+                        found,
+                        part,
+                        power[rows],
+                        limits[hosts.CARRIED][rows],
+                        clusters[rows],
+                        quantiles,
+                        classes,
+                    )
+                self.advice.leave(
+                    found,
+                    self.names,
+                    {name: values[rows] for name, values in limits.items()},
+                    left_alone[rows],
+                )
                 return found
 
             order, place = _together(contexts)
             found = in_parts(answer, order)
-            return Answers(found, self._answering(clusters[order]), found.pop("cold"), place[kinds.which], self.model_version)
+            return Answers(
+                found,
+                self._answering(clusters[order]),
+                found.pop("cold"),
+                place[kinds.which],
+                self.model_version,
+            )
 
     def _carry(
         self,
@@ -233,20 +312,44 @@ class Forecaster:
             rows = np.flatnonzero(power == each)
             few = part.take(rows)
             foreseen = self._foresee(hosts.WORK, few, np.full(len(rows), np.inf), clusters[rows])
-            cuts = Cuts.of(tuple(edge * each for edge in self._thresholds(hosts.CARRIED)), TARGETS[hosts.WORK].grid) if classes else None
+            cuts = (
+                Cuts.of(
+                    tuple(edge * each for edge in self._thresholds(hosts.CARRIED)),
+                    TARGETS[hosts.WORK].grid,
+                )
+                if classes
+                else None
+            )
             work = self._numbers(hosts.WORK, foreseen, few, quantiles, classes, cuts)
             # Of whom no work is known, the time on any host says more.
             known = ~foreseen.cold
-            hosts.carry(found, rows[known], {name: values[known] for name, values in work.items()}, each, limits[rows[known]])
+            hosts.carry(
+                found,
+                rows[known],
+                {name: values[known] for name, values in work.items()},
+                each,
+                limits[rows[known]],
+            )
 
-    def _asked(self, jobs: CodedJobs, at: datetime | None) -> tuple[Kinds, CodedJobs, Contexts, Array]:
+    def _asked(
+        self, jobs: CodedJobs, at: datetime | None
+    ) -> tuple[Kinds, CodedJobs, Contexts, Array]:
         """The kinds among ``jobs``; of the first of each kind its fields, its contexts and whose refiner answers it."""
-        seen_at = jobs["submitted_at"] if at is None else np.maximum(jobs["submitted_at"], in_microseconds(at))
+        seen_at = (
+            jobs["submitted_at"]
+            if at is None
+            else np.maximum(jobs["submitted_at"], in_microseconds(at))
+        )
         # Nothing changes after the newest outcome.
         seen_at = np.minimum(seen_at, max(mixture.latest for mixture in self.mixtures.values()))
         kinds = find_kinds(jobs, self.fields, self.levels, seen_at)
         few = jobs.take(kinds.first)
-        return kinds, few, replace(encode(few, self.levels), at=seen_at[kinds.first]), self._clusters(few)
+        return (
+            kinds,
+            few,
+            replace(encode(few, self.levels), at=seen_at[kinds.first]),
+            self._clusters(few),
+        )
 
     def quantiles(self, jobs: CodedJobs, shares: Array) -> tuple[Array, Array]:
         """Calibrated quantiles of the first target at ``shares``, and nothing else: float64[kinds, shares], and each job's kind."""
@@ -257,14 +360,30 @@ class Forecaster:
             levels = np.sort([self.calibrations[name].level(share) for share in shares])
             bent = bool(self._refiners(name))
             # Without a refiner the histories are all that tells one from another.
-            alike = Kinds(np.arange(len(few)), np.arange(len(few))) if bent else _alike(contexts, limits)
-            contexts, limits, clusters = contexts.take(alike.first), limits[alike.first], clusters[alike.first]
+            alike = (
+                Kinds(np.arange(len(few)), np.arange(len(few)))
+                if bent
+                else _alike(contexts, limits)
+            )
+            contexts, limits, clusters = (
+                contexts.take(alike.first),
+                limits[alike.first],
+                clusters[alike.first],
+            )
 
             def answer(rows: Array) -> dict[str, Array]:
                 part = contexts.take(rows)
                 if not bent:
-                    return {name: self.mixtures[name].distributions(part, limits[rows]).quantiles(levels)}
-                return {name: self._distribution(name, part, limits[rows], clusters[rows]).quantiles(levels)}
+                    return {
+                        name: self.mixtures[name]
+                        .distributions(part, limits[rows])
+                        .quantiles(levels)
+                    }
+                return {
+                    name: self._distribution(name, part, limits[rows], clusters[rows]).quantiles(
+                        levels
+                    )
+                }
 
             order, place = _together(contexts)
             return in_parts(answer, order)[name], place[alike.which][kinds.which]
@@ -272,7 +391,9 @@ class Forecaster:
     def _refiners(self, name: str) -> Mapping[str, Refiner]:
         return self.model_set.targets[name].refiners if self.model_set else {}
 
-    def explain(self, jobs: CodedJobs, at: datetime | None = None) -> list[dict[str, dict[str, Any]]]:
+    def explain(
+        self, jobs: CodedJobs, at: datetime | None = None
+    ) -> list[dict[str, dict[str, Any]]]:
         """Why each of a few jobs would get its answer: a dict a job with, by target, histories, similar, contributions and allocation.
 
         See models/engine/explanation.py; meant for a person, and some hundred times as slow as an answer.
@@ -280,7 +401,10 @@ class Forecaster:
         with self._lock:
             contexts = encode(jobs, self.levels)
             contexts = contexts if at is None else contexts.asked(at)
-            clusters, told = self._clusters(jobs), [dict[str, dict[str, Any]]() for _ in range(len(jobs))]
+            clusters, told = (
+                self._clusters(jobs),
+                [dict[str, dict[str, Any]]() for _ in range(len(jobs))],
+            )
             left_alone = self.advice.leaves(jobs)
             for name in self.names:
                 mixture, limits = self.mixtures[name], TARGETS[name].limit(jobs)
@@ -289,11 +413,23 @@ class Forecaster:
                 self.advice.leave(numbers, (name,), {name: limits}, left_alone)
                 refiners = dict(self._refiners(name))
                 masses = foreseen.masses.take(foreseen.which).mass
-                moved = explain_refiners(mixture, self.levels, contexts, masses, refiners, clusters, numbers[name])
-                for row, known in enumerate(explain_histories(mixture, self.levels, contexts, limits)):
-                    allocation, by_ladder = float(numbers[f"{name}_allocation"][row]), bool(foreseen.aside)
-                    rule = allocation_rule(bool(foreseen.cold[row]), by_ladder, allocation, float(limits[row]))
-                    set_by = {"value": None if np.isnan(allocation) else allocation, "rule": LEFT_ALONE if left_alone[row] else rule}
+                moved = explain_refiners(
+                    mixture, self.levels, contexts, masses, refiners, clusters, numbers[name]
+                )
+                for row, known in enumerate(
+                    explain_histories(mixture, self.levels, contexts, limits)
+                ):
+                    allocation, by_ladder = (
+                        float(numbers[f"{name}_allocation"][row]),
+                        bool(foreseen.aside),
+                    )
+                    rule = allocation_rule(
+                        bool(foreseen.cold[row]), by_ladder, allocation, float(limits[row])
+                    )
+                    set_by = {
+                        "value": None if np.isnan(allocation) else allocation,
+                        "rule": LEFT_ALONE if left_alone[row] else rule,
+                    }
                     told[row][name] = {**known, "contributions": moved[row], "allocation": set_by}
             return told
 
@@ -303,19 +439,34 @@ class Forecaster:
         own = {cluster for model in self.model_set.targets.values() for cluster in model.refiners}
         if own <= {GLOBAL}:
             return np.full(len(clusters), GLOBAL, dtype=object)
-        return np.array([cluster if cluster in own else GLOBAL for cluster in clusters], dtype=object)
+        return np.array(
+            [cluster if cluster in own else GLOBAL for cluster in clusters], dtype=object
+        )
 
     def _numbers(
-        self, name: str, foreseen: _Foreseen, contexts: Contexts, quantiles: tuple[float, ...], classes: bool, cuts: Cuts | None = None
+        self,
+        name: str,
+        foreseen: _Foreseen,
+        contexts: Contexts,
+        quantiles: tuple[float, ...],
+        classes: bool,
+        cuts: Cuts | None = None,
     ) -> dict[str, Array]:
         mixture, level = self.mixtures[name], self.calibrations[name].level
-        levels = {end: level(share) for end, share in (SHARES | {f"_q{share:g}": share for share in quantiles}).items()}
+        levels = {
+            end: level(share)
+            for end, share in (SHARES | {f"_q{share:g}": share for share in quantiles}).items()
+        }
         masses, which = foreseen.masses, foreseen.which
         cuts = (self._cuts[name] if cuts is None else cuts) if classes else Cuts()
-        numbers, best, shares = read_bent(masses, which, foreseen.factors, np.array([0.5, *levels.values()]), mixture.scale, cuts)
+        numbers, best, shares = read_bent(
+            masses, which, foreseen.factors, np.array([0.5, *levels.values()]), mixture.scale, cuts
+        )
         point = masses.value_in(best, which, mixture.last_in_bin(contexts, best))
         mean, deviation, median, *others = numbers.T
-        known = {"": point, "_median": median, "_mean": mean, "_sd": deviation} | dict(zip(levels, others, strict=True))
+        known = {"": point, "_median": median, "_mean": mean, "_sd": deviation} | dict(
+            zip(levels, others, strict=True)
+        )
         known |= {end: values[which] for end, values in foreseen.aside.items()}
         told = {f"{name}{end}": np.round(values, DECIMALS) for end, values in known.items()}
         return told | (_classes(name, shares, known=len(cuts) > 0) if classes else {})
@@ -323,7 +474,9 @@ class Forecaster:
 
 def _alike(contexts: Contexts, limits: Array) -> Kinds:
     """Rows grouped by all that the histories read of them."""
-    return tell_apart([*contexts.keys.T, contexts.at.view(np.uint64), limits.view(np.uint64)], len(contexts))
+    return tell_apart(
+        [*contexts.keys.T, contexts.at.view(np.uint64), limits.view(np.uint64)], len(contexts)
+    )
 
 
 def _together(contexts: Contexts) -> tuple[Array, Array]:
@@ -336,7 +489,9 @@ def _together(contexts: Contexts) -> tuple[Array, Array]:
 
 def _classes(name: str, shares: Array, known: bool) -> dict[str, Array]:
     """The likeliest class of each row and its probability, NaN where no thresholds are known."""
-    best, probability = likeliest(shares) if known else (np.full(len(shares), np.nan), np.full(len(shares), np.nan))
+    best, probability = (
+        likeliest(shares) if known else (np.full(len(shares), np.nan), np.full(len(shares), np.nan))
+    )
     return {f"{name}_class": best, f"{name}_class_probability": np.round(probability, DECIMALS)}
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from jobs.coded import CodedJobs
-from models.engine.answers import DECIMALS
+from jobs.coded_jobs import CodedJobs
+from models.engine.predictions import DECIMALS
 
 Array = npt.NDArray[Any]
 
@@ -33,7 +33,9 @@ def powers(jobs: CodedJobs, names: Collection[str]) -> Array:
     return np.where(power > 0, power, np.nan)
 
 
-def carry(numbers: dict[str, Array], rows: Array, work: dict[str, Array], power: float, limits: Array) -> None:
+def carry(
+    numbers: dict[str, Array], rows: Array, work: dict[str, Array], power: float, limits: Array
+) -> None:
     """Put CPU time on a host of ``power`` in the place of what ``numbers`` say of ``rows`` (indices), from what they say of ``work``.
 
     ``limits`` float64[rows] is where the system stops each. A class is of work by thresholds times the power, so taken as it is.

@@ -77,11 +77,20 @@ class ModelSet:
             (folder / f"{name}.json").write_text(json.dumps(parts))
             for place, refiner in enumerate(model.refiners.values()):
                 refiner.save(folder / f"{name}.{place}.cbm")
-        head = {"format": FORMAT, "levels": self.levels.to_json(), "clusters": self.clusters.to_json(), "targets": list(self.targets)}
+        head = {
+            "format": FORMAT,
+            "levels": self.levels.to_json(),
+            "clusters": self.clusters.to_json(),
+            "targets": list(self.targets),
+        }
         (folder / "model_set.json").write_text(json.dumps(head))
         (folder / "card.json").write_text(json.dumps(self.card, indent=1, default=str))
-        files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
-        (folder / MANIFEST).write_text(json.dumps({path.name: digest(path) for path in files}, indent=1))
+        files = sorted(
+            path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST
+        )
+        (folder / MANIFEST).write_text(
+            json.dumps({path.name: digest(path) for path in files}, indent=1)
+        )
 
     @staticmethod
     def load(folder: Path) -> ModelSet:
@@ -90,10 +99,17 @@ class ModelSet:
         try:
             head = json.loads((folder / "model_set.json").read_text())
             if head["format"] != FORMAT:
-                raise ModelError(f"the model in {folder} has format {head['format']}, this Gridcast reads format {FORMAT}")
+                raise ModelError(
+                    f"the model in {folder} has format {head['format']}, this Gridcast reads format {FORMAT}"
+                )
             card = json.loads((folder / "card.json").read_text())
             targets = {name: _load_target(folder, name) for name in head["targets"]}
-            return ModelSet(card, Levels.from_json(head["levels"]), Clusters.from_json(head["clusters"]), targets)
+            return ModelSet(
+                card,
+                Levels.from_json(head["levels"]),
+                Clusters.from_json(head["clusters"]),
+                targets,
+            )
         except (KeyError, ValueError, TypeError, OSError) as error:
             raise ModelError(f"the model in {folder} cannot be read: {error!r}") from None
 
@@ -108,20 +124,39 @@ def check_manifest(folder: Path) -> None:
         if not (folder / name).is_file():
             raise ModelError(f"the model in {folder} lacks its file {name}")
         if digest(folder / name) != expected:
-            raise ModelError(f"the file {name} of the model in {folder} is not the one that was saved: its SHA-256 differs")
+            raise ModelError(
+                f"the file {name} of the model in {folder} is not the one that was saved: its SHA-256 differs"
+            )
 
 
 def _load_target(folder: Path, name: str) -> TargetModel:
     from models.refiner.boosting import load_refiner
 
     if name not in TARGETS:
-        raise ModelError(f"the model in {folder} predicts {name}, which this Gridcast does not know")
+        raise ModelError(
+            f"the model in {folder} predicts {name}, which this Gridcast does not know"
+        )
     parts = json.loads((folder / f"{name}.json").read_text())
     table = pd.read_parquet(folder / f"{name}.weights.parquet")
     rows = np.array(table["shares"].tolist(), dtype=np.float32)
-    learned = Learned(table["key"].to_numpy(np.uint64), rows, np.array(parts["facts"], dtype=np.float64), *np.array(parts["gate"]))
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in parts["settings"].items()}
-    refiners: dict[str, Refiner] = {
-        cluster: load_refiner(folder / kept["file"], float(kept["share"])) for cluster, kept in parts["refiners"].items()
+    learned = Learned(
+        table["key"].to_numpy(np.uint64),
+        rows,
+        np.array(parts["facts"], dtype=np.float64),
+        *np.array(parts["gate"]),
+    )
+    fields: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in parts["settings"].items()
     }
-    return TargetModel(name, MixtureSettings(**fields), learned, Calibration.from_json(parts["calibration"]), refiners)
+    refiners: dict[str, Refiner] = {
+        cluster: load_refiner(folder / kept["file"], float(kept["share"]))
+        for cluster, kept in parts["refiners"].items()
+    }
+    return TargetModel(
+        name,
+        MixtureSettings(**fields),
+        learned,
+        Calibration.from_json(parts["calibration"]),
+        refiners,
+    )

@@ -16,8 +16,8 @@ from models.engine.forecaster import Forecaster
 from models.engine.model_set import ModelError
 from models.histories.calibration import Calibration
 from models.histories.features import Levels
-from models.histories.history import Lists
 from models.histories.mixture import State
+from models.histories.outcome_index import Lists
 from models.histories.weights import Tables
 
 Array = npt.NDArray[Any]
@@ -43,14 +43,29 @@ def arrays_of(forecaster: Forecaster) -> dict[str, Array] | None:
     """
     if not forecaster.settled:
         return None
-    found = {"about": _text({"form": form(), "version": forecaster.model_version, "levels": forecaster.levels.to_json()})}
+    found = {
+        "about": _text(
+            {
+                "form": form(),
+                "version": forecaster.model_version,
+                "levels": forecaster.levels.to_json(),
+            }
+        )
+    }
     for name, mixture in forecaster.mixtures.items():
         lists, tables = mixture.state
         for field, values in lists._asdict().items():
-            found[f"{name}.lists.{field}"] = values[: lists.used[1]].copy() if field in _POOL else values.copy()
-        found |= {f"{name}.tables.{field}": values.copy() for field, values in tables._asdict().items()}
+            found[f"{name}.lists.{field}"] = (
+                values[: lists.used[1]].copy() if field in _POOL else values.copy()
+            )
+        found |= {
+            f"{name}.tables.{field}": values.copy() for field, values in tables._asdict().items()
+        }
         calibration = forecaster.calibrations[name]
-        found |= {f"{name}.upto": calibration.upto.copy(), f"{name}.below": calibration.below.copy()}
+        found |= {
+            f"{name}.upto": calibration.upto.copy(),
+            f"{name}.below": calibration.below.copy(),
+        }
         found[f"{name}.latest"] = np.array([mixture.latest])
     return found
 
@@ -63,7 +78,10 @@ def put_back(forecaster: Forecaster, arrays: Mapping[str, Array]) -> None:
             raise ModelError("the snapshot is another model's, or of another version of Gridcast")
         levels = Levels.from_json(about["levels"])
         states = {name: _state(arrays, name) for name in forecaster.names}
-        calibrations = {name: Calibration(arrays[f"{name}.upto"], arrays[f"{name}.below"]) for name in forecaster.names}
+        calibrations = {
+            name: Calibration(arrays[f"{name}.upto"], arrays[f"{name}.below"])
+            for name in forecaster.names
+        }
         latest = {name: int(arrays[f"{name}.latest"][0]) for name in forecaster.names}
     except (KeyError, ValueError, IndexError) as error:
         raise ModelError(f"the snapshot cannot be read: {error!r}") from None
@@ -72,7 +90,9 @@ def put_back(forecaster: Forecaster, arrays: Mapping[str, Array]) -> None:
 
 def _state(arrays: Mapping[str, Array], name: str) -> State:
     lists = Lists(**{field: arrays[f"{name}.lists.{field}"] for field in Lists._fields})
-    return State(lists, Tables(**{field: arrays[f"{name}.tables.{field}"] for field in Tables._fields}))
+    return State(
+        lists, Tables(**{field: arrays[f"{name}.tables.{field}"] for field in Tables._fields})
+    )
 
 
 def _text(value: dict[str, Any]) -> Array:

@@ -22,9 +22,9 @@ from models.quantities.distribution import Distribution, join
 from models.quantities.targets import TARGETS, Target
 from models.refiner.boosting import BOOSTING
 from models.refiner.clusters import By, Clusters, find_clusters
-from models.refiner.contest import WINDOWS, Fits, before_windows, choose_refiners, fit_here
-from models.refiner.lessons import Notebook, make_lessons
 from models.refiner.refinement import factors, input_names, refine
+from models.refiner.selection import WINDOWS, Fits, before_windows, choose_refiners, fit_here
+from models.refiner.training_rows import Notebook, make_lessons
 
 Array = npt.NDArray[Any]
 Progress = Callable[[str, float], None]
@@ -56,7 +56,9 @@ def train(
     chosen = [find_target(name) for name in targets]
     subject = chosen[0].subject
     if any(aim.subject != subject for aim in chosen):
-        raise TrainingError(f"{', '.join(targets)} are not quantities of one kind of record: train them apart")
+        raise TrainingError(
+            f"{', '.join(targets)} are not quantities of one kind of record: train them apart"
+        )
     levels = choose_levels(jobs, subject)
     contexts = encode(jobs, levels)
     known = contexts.known[contexts.known != NEVER]
@@ -66,14 +68,23 @@ def train(
         values = aim.value(jobs)
         ended = endings(contexts, values)
         if not len(ended):
-            raise TrainingError(f"no job has ended with a known {aim.name}: there is nothing to train on")
+            raise TrainingError(
+                f"no job has ended with a known {aim.name}: there is nothing to train on"
+            )
         if place == 0:
             early = before_windows(ended, MOST_ROWS)
             clusters = find_clusters(jobs.iloc[early], values[early], cluster_by)
         if progress:
             progress(f"training {aim.name}", place / len(chosen))
         model, report, metric = _train_one(
-            aim, levels, settings or settings_of(aim.name), contexts, values, aim.limit(jobs), clusters.assign(jobs), fits
+            aim,
+            levels,
+            settings or settings_of(aim.name),
+            contexts,
+            values,
+            aim.limit(jobs),
+            clusters.assign(jobs),
+            fits,
         )
         models[aim.name], reports[aim.name], metrics[aim.name] = model, report, metric
     if progress:
@@ -82,16 +93,27 @@ def train(
     card = {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "rows": len(jobs),
-        "window": {"from": submitted.min().isoformat(), "until": submitted.max().isoformat(), "until_us": int(known.max())},
+        "window": {
+            "from": submitted.min().isoformat(),
+            "until": submitted.max().isoformat(),
+            "until_us": int(known.max()),
+        },
         "sources": sorted(map(str, jobs["source"].dropna().unique())) if "source" in jobs else [],
         "levels": [level.name for level in levels.levels],
-        "features": {aim.name: input_names(tuple(x.name for x in levels.levels), levels.numbers, aim.grid.bins) for aim in chosen},
+        "features": {
+            aim.name: input_names(
+                tuple(x.name for x in levels.levels), levels.numbers, aim.grid.bins
+            )
+            for aim in chosen
+        },
         "settings": {
             "mixture": {name: asdict(model.settings) for name, model in models.items()},
             "boosting": BOOSTING,
             "most_rows": MOST_ROWS,
         },
-        "thresholds": {aim.name: thresholds_of(aim.name, aim.value(jobs), thresholds) for aim in chosen},
+        "thresholds": {
+            aim.name: thresholds_of(aim.name, aim.value(jobs), thresholds) for aim in chosen
+        },
         "cluster_by": cluster_by,
         "clusters": reports,
         "metrics": metrics,
@@ -100,7 +122,14 @@ def train(
 
 
 def _train_one(
-    aim: Target, levels: Levels, settings: MixtureSettings, contexts: Contexts, values: Array, limits: Array, clusters: Array, fits: Fits
+    aim: Target,
+    levels: Levels,
+    settings: MixtureSettings,
+    contexts: Contexts,
+    values: Array,
+    limits: Array,
+    clusters: Array,
+    fits: Fits,
 ) -> tuple[TargetModel, list[dict[str, Any]], dict[str, float]]:
     mixture = new_mixture(aim, levels, settings)
     order = endings(contexts, values)
@@ -111,7 +140,10 @@ def _train_one(
     for start in range(0, len(rows), BATCH):
         few = np.arange(start, min(start + BATCH, len(rows)))
         parts.append(walk.on(rows[few]))
-        notebook.put(few, make_lessons(mixture, contexts.take(rows[few]), parts[-1][0].mass, values[rows[few]]))
+        notebook.put(
+            few,
+            make_lessons(mixture, contexts.take(rows[few]), parts[-1][0].mass, values[rows[few]]),
+        )
     seen_order = np.lexsort((contexts.ids[rows], contexts.known[rows]))
     lessons = notebook.take(seen_order)
     standing = choose_refiners(lessons, clusters[rows][seen_order], aim.grid, fits=fits)
@@ -121,16 +153,24 @@ def _train_one(
     answer = join([answer for answer, _ in parts]).take(after)
     scales = np.concatenate([scales for _, scales in parts])
     if standing.trials:
-        bent = factors(lessons.shown[later], lessons.coarse[later], standing.trials, clusters[rows[after]])
+        bent = factors(
+            lessons.shown[later], lessons.coarse[later], standing.trials, clusters[rows[after]]
+        )
         answer = replace(answer, mass=refine(answer.mass, bent))
     calibration = Calibration()
     calibration.learn(*answer.probability_integral(values[rows[after]]))
     metric = _measure(answer, mixture, part, values[rows[after]], scales[after])
     walk.on(np.empty(0, np.int64))
-    return TargetModel(aim.name, settings, mixture.learned(), calibration, standing.refiners), standing.report, metric
+    return (
+        TargetModel(aim.name, settings, mixture.learned(), calibration, standing.refiners),
+        standing.report,
+        metric,
+    )
 
 
-def _measure(answer: Distribution, mixture: Mixture, contexts: Contexts, truth: Array, scales: Array) -> dict[str, float]:
+def _measure(
+    answer: Distribution, mixture: Mixture, contexts: Contexts, truth: Array, scales: Array
+) -> dict[str, float]:
     if not len(truth):
         return {"validation_jobs": 0.0}
     point = answer.best_point(scales, mixture.last_in_bin(contexts, answer.best_bin(scales)))
@@ -157,4 +197,9 @@ def find_target(name: str) -> Target:
 
 def new_mixture(aim: Target, levels: Levels, settings: MixtureSettings | None = None) -> Mixture:
     """A mixture of a target that has learned nothing yet, by the target's own settings unless others are given."""
-    return Mixture(aim, tuple(level.relative for level in levels.levels), levels.owner, settings or settings_of(aim.name))
+    return Mixture(
+        aim,
+        tuple(level.relative for level in levels.levels),
+        levels.owner,
+        settings or settings_of(aim.name),
+    )

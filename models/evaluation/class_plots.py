@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.evaluation.classes_judged import CLASSIFIER, ClassEvaluation, Judged
-from models.evaluation.whole_log import OURS
+from models.evaluation.backtest import OURS
+from models.evaluation.class_backtest import CLASSIFIER, ClassEvaluation, Judged
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,8 +30,17 @@ def _roc(target: str, judged: Judged) -> Figure:
         hit = np.eye(shares.shape[1])[judged.truth - 1]
         for k in np.flatnonzero((hit.sum(axis=0) > 0) & (hit.sum(axis=0) < len(hit))):
             axes.plot(*roc_curve(hit[:, k], shares[:, k])[:2], linewidth=1, label=f"class {k + 1}")
-        axes.plot(*roc_curve(hit.ravel(), shares.ravel())[:2], color="black", linewidth=2, label="micro-average")
+        axes.plot(
+            *roc_curve(hit.ravel(), shares.ravel())[:2],
+            color="black",
+            linewidth=2,
+            label="micro-average",
+        )
         axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
-        axes.set(xlabel="false positives, share", ylabel="true positives, share", title=f"{target}: {predictor}")
+        axes.set(
+            xlabel="false positives, share",
+            ylabel="true positives, share",
+            title=f"{target}: {predictor}",
+        )
         axes.legend()
     return figure

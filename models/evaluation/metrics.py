@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from models.baselines.rivals import SHARES, Answers
+from models.baselines.catalogue import SHARES, Answers
 from models.past.recent import Floats
 
 WEEK, HALF_DAY, MONTH = 7 * 86400.0, 43200.0, 31 * 86400.0
@@ -75,11 +75,17 @@ def spreads(actual: Floats, answers: Answers, one: float = 1.0) -> dict[str, flo
     octaves = pinball(np.log2(np.maximum(actual, one)), np.log2(np.maximum(asked, one)))
     found: dict[str, float | None] = {"pinball": loss, "crps": 2 * loss, "crps_log": 2 * octaves}
     kept = None if answers.high is None else float((actual <= answers.high).mean())
-    found |= {"upper_95": None if answers.high is None else float(answers.high.mean()), "upper_95_holds": kept}
+    found |= {
+        "upper_95": None if answers.high is None else float(answers.high.mean()),
+        "upper_95_holds": kept,
+    }
     if answers.low is None or answers.high is None:
         return found | {"coverage_90": None, "width_90": None}
     within = (answers.low <= actual) & (actual <= answers.high)
-    return found | {"coverage_90": float(within.mean()), "width_90": float((answers.high - answers.low).mean())}
+    return found | {
+        "coverage_90": float(within.mean()),
+        "width_90": float((answers.high - answers.low).mean()),
+    }
 
 
 def log_score(mass: Floats) -> float:
@@ -113,19 +119,32 @@ class Interval:
 def blocks(at: pd.Series[Any]) -> npt.NDArray[np.int64]:
     """The block of time each job was submitted in: a week, or half a day on logs under a month (int64[n])."""
     seconds = (at - at.min()).dt.total_seconds().to_numpy()
-    return np.asarray(seconds // (WEEK if seconds.max(initial=0) >= MONTH else HALF_DAY), dtype=np.int64)
+    return np.asarray(
+        seconds // (WEEK if seconds.max(initial=0) >= MONTH else HALF_DAY), dtype=np.int64
+    )
 
 
-def against(mine: Floats, theirs: Floats, block: npt.NDArray[np.int64], seed: int = 0) -> tuple[Interval, Interval]:
+def against(
+    mine: Floats, theirs: Floats, block: npt.NDArray[np.int64], seed: int = 0
+) -> tuple[Interval, Interval]:
     """The difference of two mean absolute errors, mine less theirs, and their ratio, with intervals by a bootstrap of whole blocks.
 
     ``mine`` and ``theirs`` are the absolute errors of the same jobs. Jobs of one block are drawn together: their errors are alike,
     and an interval over single jobs would be far too narrow (Künsch 1989).
     """
     _, codes = np.unique(block, return_inverse=True)
-    sums = np.column_stack([np.bincount(codes, weights) for weights in (mine, theirs, np.ones(len(mine)))]).astype(np.float64)
-    draws = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=RESAMPLES) @ sums
-    return _interval(sums, draws, lambda s: (s[:, 0] - s[:, 1]) / s[:, 2]), _interval(sums, draws, _ratio)
+    sums = np.column_stack(
+        [np.bincount(codes, weights) for weights in (mine, theirs, np.ones(len(mine)))]
+    ).astype(np.float64)
+    draws = (
+        np.random.default_rng(seed).multinomial(
+            len(sums), np.full(len(sums), 1 / len(sums)), size=RESAMPLES
+        )
+        @ sums
+    )
+    return _interval(sums, draws, lambda s: (s[:, 0] - s[:, 1]) / s[:, 2]), _interval(
+        sums, draws, _ratio
+    )
 
 
 def _ratio(sums: Floats) -> Floats:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from models.baselines.rivals import SHARES
-from models.evaluation.whole_log import OURS, Evaluation
+from models.baselines.catalogue import SHARES
+from models.evaluation.backtest import OURS, Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,20 +26,34 @@ WITHIN = (0.08, 0.12)
 
 def plots(evaluation: Evaluation) -> dict[str, Figure]:
     """Every plot by name; those of ranges only where Gridcast itself was evaluated."""
-    found = {"error-over-time": error_over_time(evaluation), "predicted-against-actual": predicted_against_actual(evaluation)}
+    found = {
+        "error-over-time": error_over_time(evaluation),
+        "predicted-against-actual": predicted_against_actual(evaluation),
+    }
     if evaluation.deciles:
-        found |= {"calibration": calibration(evaluation), "coverage-over-time": coverage_over_time(evaluation)}
+        found |= {
+            "calibration": calibration(evaluation),
+            "coverage-over-time": coverage_over_time(evaluation),
+        }
     return found
 
 
 def error_over_time(evaluation: Evaluation) -> Figure:
     """Mean absolute error by time of submission, Gridcast beside the best baseline and the template's last two."""
-    shown = dict.fromkeys(name for name in (OURS, evaluation.best_baseline, "template") if name in evaluation.jobs)
+    shown = dict.fromkeys(
+        name for name in (OURS, evaluation.best_baseline, "template") if name in evaluation.jobs
+    )
     jobs = evaluation.jobs
-    figure, axes = _axes(f"{evaluation.target}: mean absolute error over time", "", f"mean absolute error [{evaluation.unit}]")
+    figure, axes = _axes(
+        f"{evaluation.target}: mean absolute error over time",
+        "",
+        f"mean absolute error [{evaluation.unit}]",
+    )
     for name in shown:
         over_time = _over_time(jobs["submitted_at"], (jobs[name] - jobs["actual"]).abs())
-        axes.plot(over_time.index, over_time.to_numpy(), label=name, linewidth=2 if name == OURS else 1)
+        axes.plot(
+            over_time.index, over_time.to_numpy(), label=name, linewidth=2 if name == OURS else 1
+        )
     axes.set_ylim(bottom=0)
     axes.legend()
     figure.autofmt_xdate()
@@ -49,9 +63,17 @@ def error_over_time(evaluation: Evaluation) -> Figure:
 def predicted_against_actual(evaluation: Evaluation) -> Figure:
     """Predicted against actual on logarithmic axes, as the density of jobs, of Gridcast or else the best baseline."""
     name = OURS if OURS in evaluation.jobs else evaluation.best_baseline
-    actual, predicted = (np.maximum(evaluation.jobs[column].to_numpy(), 1.0) for column in ("actual", name))
-    figure, axes = _axes(f"{evaluation.target}: {len(actual):,} jobs, {name}", f"actual [{evaluation.unit}]", "predicted")
-    cells = axes.hexbin(actual, predicted, xscale="log", yscale="log", bins="log", gridsize=50, mincnt=1)
+    actual, predicted = (
+        np.maximum(evaluation.jobs[column].to_numpy(), 1.0) for column in ("actual", name)
+    )
+    figure, axes = _axes(
+        f"{evaluation.target}: {len(actual):,} jobs, {name}",
+        f"actual [{evaluation.unit}]",
+        "predicted",
+    )
+    cells = axes.hexbin(
+        actual, predicted, xscale="log", yscale="log", bins="log", gridsize=50, mincnt=1
+    )
     ends = [min(actual.min(), predicted.min()), max(actual.max(), predicted.max())]
     axes.plot(ends, ends, color="black", linewidth=1)
     figure.colorbar(cells, ax=axes, label="jobs")
@@ -66,18 +88,30 @@ def calibration(evaluation: Evaluation) -> Figure:
     left, right = figure.subplots(1, 2)
     left.bar(np.arange(10) / 10 + 0.05, evaluation.deciles, width=0.09)
     left.axhspan(*WITHIN, color="grey", alpha=0.25)
-    left.set(xlabel="place of the outcome in its distribution", ylabel="share of jobs", title="probability integral transform")
+    left.set(
+        xlabel="place of the outcome in its distribution",
+        ylabel="share of jobs",
+        title="probability integral transform",
+    )
     right.plot(SHARES, evaluation.reliability, marker="o", markersize=4)
     right.plot([0, 1], [0, 1], color="black", linewidth=1)
-    right.set(xlabel="promised quantile", ylabel="share of outcomes not above it", title="calibration of quantiles")
+    right.set(
+        xlabel="promised quantile",
+        ylabel="share of outcomes not above it",
+        title="calibration of quantiles",
+    )
     return figure
 
 
 def coverage_over_time(evaluation: Evaluation) -> Figure:
     """The share of outcomes within Gridcast's 90 % range by time of submission."""
     jobs = evaluation.jobs
-    within = _over_time(jobs["submitted_at"], jobs["actual"].between(jobs["low"], jobs["high"]).astype(float))
-    figure, axes = _axes(f"{evaluation.target}: coverage of 90 % ranges", "", "share of outcomes within")
+    within = _over_time(
+        jobs["submitted_at"], jobs["actual"].between(jobs["low"], jobs["high"]).astype(float)
+    )
+    figure, axes = _axes(
+        f"{evaluation.target}: coverage of 90 % ranges", "", "share of outcomes within"
+    )
     axes.plot(within.index, within.to_numpy())
     axes.axhline(0.9, color="black", linewidth=1)
     axes.set_ylim(0, 1)
@@ -106,7 +140,10 @@ def _axes(title: str, across: str, up: str):  # type: ignore[no-untyped-def]
 
 def as_html(figures: Mapping[str, Figure]) -> str:
     """Figures by what they show, as paragraphs of a page that loads nothing from elsewhere."""
-    return "".join(f'<p><img alt="{escape(title)}" src="data:image/png;base64,{_png(figure)}"></p>' for title, figure in figures.items())
+    return "".join(
+        f'<p><img alt="{escape(title)}" src="data:image/png;base64,{_png(figure)}"></p>'
+        for title, figure in figures.items()
+    )
 
 
 def _png(figure: Figure) -> str:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from infra.compiled import compiled
 from models.histories.components import FACTS, TABLES, Shape
-from models.histories.history import Lists, end_of_known, find_slot, first_in_window
+from models.histories.outcome_index import Lists, end_of_known, find_slot, first_in_window
 
 Array = npt.NDArray[Any]
 
@@ -88,7 +88,10 @@ def blend(lists: Lists, shape: Shape, limit: float, limit_bin: int, view: View, 
         for k in range(widths):
             worth[:count] = 0.0
             for d in range(decays):
-                share, fade = view.weights[(level * decays + d) * widths + k] / shape.sums[d, count], shape.ages[d]
+                share, fade = (
+                    view.weights[(level * decays + d) * widths + k] / shape.sums[d, count],
+                    shape.ages[d],
+                )
                 for age in range(count):
                     worth[age] += share * fade[age]
             for age in range(count):
@@ -134,7 +137,9 @@ def _spread(amounts: Array, kernel: Array, out: Array) -> None:
         three = amounts[b + 3] if left > 3 else 0.0
         around = out[b : b + taps + 3]
         for tap in range(len(around)):
-            around[tap] += here * first[tap] + one * second[tap] + two * third[tap] + three * fourth[tap]
+            around[tap] += (
+                here * first[tap] + one * second[tap] + two * third[tap] + three * fourth[tap]
+            )
         b += 4
 
 
@@ -144,7 +149,10 @@ def _hits(shape: Shape, truth: int, limit_bin: int, out: Array) -> None:
     taps, out[:] = shape.spread.shape[1], 0.0
     reach = taps // 2
     for k in range(len(shape.spread)):
-        for tap in range(max(shape.edge[k], truth + reach - shape.bins + 1), min(taps - shape.edge[k], truth + reach + 1)):
+        for tap in range(
+            max(shape.edge[k], truth + reach - shape.bins + 1),
+            min(taps - shape.edge[k], truth + reach + 1),
+        ):
             out[k, truth + reach - tap] = shape.spread[k, tap]
         if truth == limit_bin:
             for b in range(shape.bins):
@@ -155,7 +163,9 @@ def _hits(shape: Shape, truth: int, limit_bin: int, out: Array) -> None:
 
 
 @compiled
-def share_out(lists: Lists, shape: Shape, limit: float, limit_bin: int, truth: int, view: View) -> None:
+def share_out(
+    lists: Lists, shape: Shape, limit: float, limit_bin: int, truth: int, view: View
+) -> None:
     """Turn view.weights into each component's share in having foreseen the bin ``truth`` (the E step of EM)."""
     decays, widths, weights, hits = len(shape.ages), len(shape.spread), view.weights, view.sharp
     _hits(shape, truth, limit_bin, hits)

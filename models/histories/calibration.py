@@ -47,7 +47,16 @@ class Calibration:
         """A calibration that may learn on its own."""
         return Calibration(self.upto.copy(), self.below.copy())
 
-    def replay(self, below: Array, upto: Array, order: Array, place: int, known: Array, at: Array, wanted: Array) -> tuple[Array, int]:
+    def replay(
+        self,
+        below: Array,
+        upto: Array,
+        order: Array,
+        place: int,
+        known: Array,
+        at: Array,
+        wanted: Array,
+    ) -> tuple[Array, int]:
         """Live through endings (``order[place:]``, by ``known``) and submissions (``at``, ascending) together.
 
         Returns float64[n, wanted], the calibrated levels in force at each submission, and the new place in ``order``.
@@ -61,7 +70,9 @@ class Calibration:
     @staticmethod
     def from_json(text: dict[str, Any]) -> Calibration:
         """The opposite of ``to_json``."""
-        return Calibration(np.array(text["upto"], dtype=float), np.array(text["below"], dtype=float))
+        return Calibration(
+            np.array(text["upto"], dtype=float), np.array(text["below"], dtype=float)
+        )
 
 
 @compiled
@@ -110,7 +121,11 @@ def _replay(
             place += 1
         if stale:
             for i in range(len(wanted)):
-                levels[i] = 0.5 if wanted[i] == 0.5 else _level(upto_histogram if wanted[i] < 0.5 else below_histogram, wanted[i])
+                levels[i] = (
+                    0.5
+                    if wanted[i] == 0.5
+                    else _level(upto_histogram if wanted[i] < 0.5 else below_histogram, wanted[i])
+                )
             stale = False
         out[row] = levels
     return out, place

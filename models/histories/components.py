@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from models.histories.history import WINDOW
+from models.histories.outcome_index import WINDOW
 from models.quantities.targets import Grid
 
 Array = npt.NDArray[Any]
@@ -45,7 +45,11 @@ MEMORY_WIDTHS = (0.0, 0.1, 0.3)
 
 def settings_of(target: str) -> MixtureSettings:
     """How the mixture of a target learns unless it is told otherwise."""
-    return MixtureSettings(widths=MEMORY_WIDTHS) if target in ("peak_memory", "memory_per_core") else MixtureSettings()
+    return (
+        MixtureSettings(widths=MEMORY_WIDTHS)
+        if target in ("peak_memory", "memory_per_core")
+        else MixtureSettings()
+    )
 
 
 class Shape(NamedTuple):
@@ -71,14 +75,20 @@ class Shape(NamedTuple):
     gate: float
 
 
-def make_shape(settings: MixtureSettings, grid: Grid, relative: Array, owner: int, binding: bool = True) -> Shape:
+def make_shape(
+    settings: MixtureSettings, grid: Grid, relative: Array, owner: int, binding: bool = True
+) -> Shape:
     """Fade and spread each outcome as the settings say; the kernels are Gaussian, cut at three standard deviations."""
     reach = int(np.ceil(3 * max(settings.widths) * grid.steps)) + 1
     distance = np.arange(-reach, reach + 1)
     rows = []
     for width in settings.widths:
         sigma = width * grid.steps
-        row = np.exp(-0.5 * (distance / sigma) ** 2) * (np.abs(distance) <= 3 * sigma) if width else (distance == 0).astype(float)
+        row = (
+            np.exp(-0.5 * (distance / sigma) ** 2) * (np.abs(distance) <= 3 * sigma)
+            if width
+            else (distance == 0).astype(float)
+        )
         rows.append(row / row.sum())
     spread = np.array(rows)
     ages = _fade(settings.decays)

@@ -20,8 +20,8 @@ import pandas as pd
 
 from infra.compiled import compiled
 from infra.errors import InputError
-from jobs.coded import NEVER as NEVER
-from jobs.coded import Coded, CodedJobs, code, code_column, in_microseconds
+from jobs.coded_jobs import NEVER as NEVER
+from jobs.coded_jobs import Coded, CodedJobs, code, code_column, in_microseconds
 from models.quantities.subjects import JOBS, SUBJECTS, Subject
 
 Keys = npt.NDArray[np.uint64]
@@ -69,7 +69,9 @@ class Levels:
     def from_json(text: dict[str, Any]) -> Levels:
         """The opposite of ``to_json``; raises FeatureError when a part is missing."""
         try:
-            levels = tuple(Level(tuple(level["fields"]), bool(level["relative"])) for level in text["levels"])
+            levels = tuple(
+                Level(tuple(level["fields"]), bool(level["relative"])) for level in text["levels"]
+            )
             subject = SUBJECTS[text.get("subject", JOBS.name)]
             return Levels(levels, int(text["owner"]), tuple(text["numbers"]), subject.name)
         except (KeyError, TypeError, ValueError) as error:
@@ -97,7 +99,9 @@ class Contexts:
 
     def take(self, rows: npt.NDArray[Any]) -> Contexts:
         """The contexts of some rows (indices or a mask)."""
-        return Contexts(self.keys[rows], self.at[rows], self.known[rows], self.ids[rows], self.numbers[rows])
+        return Contexts(
+            self.keys[rows], self.at[rows], self.known[rows], self.ids[rows], self.numbers[rows]
+        )
 
     def __len__(self) -> int:
         return len(self.at)
@@ -113,18 +117,30 @@ def choose_levels(jobs: pd.DataFrame, subject: Subject = JOBS) -> Levels:
     hashes = {name: _hashes(code_column(sample[name]), name in subject.sizes) for name in kinds}
     chosen: dict[bytes, tuple[str, ...]] = {}
     told = {
-        candidate: tuple(name for name in ("source", *candidate) if name in hashes) if candidate else () for candidate in subject.candidates
+        candidate: tuple(name for name in ("source", *candidate) if name in hashes)
+        if candidate
+        else ()
+        for candidate in subject.candidates
     }
     for fields in told.values():
         # The coarsest of two equal splits names itself by fewer fields.
         chosen[_split(fields, hashes, len(sample))] = fields
     # Levels that split equally finely keep the order of the candidates: a set's order would differ from process to process.
-    levels = [Level(fields) for fields in sorted(dict.fromkeys(chosen.values()), key=lambda fields: _rank(fields, hashes))]
+    levels = [
+        Level(fields)
+        for fields in sorted(
+            dict.fromkeys(chosen.values()), key=lambda fields: _rank(fields, hashes)
+        )
+    ]
     names = [level.fields for level in levels]
     owner = next((names.index(f) for f in _owners(names, subject)), len(levels) - 1)
     numbers = tuple(name for name in subject.numbers if _is_told(sample, name))
     measured = any(_is_told(sample, name) for name in subject.measured_against)
-    rated = (names[owner], (), *(told[candidate] for candidate in subject.rated if told[candidate] in names))
+    rated = (
+        names[owner],
+        (),
+        *(told[candidate] for candidate in subject.rated if told[candidate] in names),
+    )
     relative = dict.fromkeys(Level(fields, relative=True) for fields in rated) if measured else ()
     return Levels((*levels, *relative), owner, numbers, subject.name)
 
@@ -152,7 +168,11 @@ def _split(fields: tuple[str, ...], hashes: dict[str, Keys], rows: int) -> bytes
 
 def _rank(fields: tuple[str, ...], hashes: dict[str, Keys]) -> float:
     rows = len(next(iter(hashes.values()))) if hashes else 0
-    return -float(len(np.unique(_combine((hashes[name] for name in fields), rows, salt=0)))) if fields else 0.0
+    return (
+        -float(len(np.unique(_combine((hashes[name] for name in fields), rows, salt=0))))
+        if fields
+        else 0.0
+    )
 
 
 def encode(jobs: pd.DataFrame | CodedJobs, levels: Levels) -> Contexts:
@@ -163,10 +183,19 @@ def encode(jobs: pd.DataFrame | CodedJobs, levels: Levels) -> Contexts:
     if isinstance(jobs, pd.DataFrame):
         jobs = code(jobs, {*levels.fields, *subject.identity, "submitted_at", subject.known_at})
     rows = len(jobs)
-    hashes = {name: _hashes(jobs[name], name in subject.sizes) if name in jobs else np.full(rows, _MISSING) for name in _read(levels)}
+    hashes = {
+        name: _hashes(jobs[name], name in subject.sizes)
+        if name in jobs
+        else np.full(rows, _MISSING)
+        for name in _read(levels)
+    }
     keys = np.empty((rows, len(levels.levels)), dtype=np.uint64)
     for place, level in enumerate(levels.levels):
-        keys[:, place] = _combine((hashes[name] for name in level.fields), rows, salt=_hash_text("|".join((level.name, str(place)))))
+        keys[:, place] = _combine(
+            (hashes[name] for name in level.fields),
+            rows,
+            salt=_hash_text("|".join((level.name, str(place)))),
+        )
     at = jobs["submitted_at"]
     known = jobs[subject.known_at] if subject.known_at in jobs else np.full(rows, NEVER)
     # A job of no length ended when it was submitted: its outcome is news only after that instant.
@@ -178,7 +207,9 @@ def _read(levels: Levels) -> set[str]:
     return {name for level in levels.levels for name in level.fields}
 
 
-def identities(jobs: CodedJobs, identity: tuple[str, ...] = JOBS.identity) -> npt.NDArray[np.uint32]:
+def identities(
+    jobs: CodedJobs, identity: tuple[str, ...] = JOBS.identity
+) -> npt.NDArray[np.uint32]:
     """A hash of what names each job (uint32[n]), 0 for all where the last of ``identity`` is not told."""
     ids = np.zeros(len(jobs), dtype=np.uint64)
     if identity[-1] in jobs:
@@ -196,7 +227,9 @@ def _numbers(jobs: CodedJobs, levels: Levels, at: npt.NDArray[np.int64]) -> npt.
     columns = [hours % 24, hours // 24]
     with np.errstate(divide="ignore", invalid="ignore"):
         for name in levels.numbers:
-            columns.append(np.log2(np.maximum(jobs[name] if name in jobs else np.full(len(jobs), np.nan), 1.0)))
+            columns.append(
+                np.log2(np.maximum(jobs[name] if name in jobs else np.full(len(jobs), np.nan), 1.0))
+            )
     return np.column_stack(columns).astype(np.float32)
 
 
@@ -211,7 +244,9 @@ def _hash_text(text: str) -> int:
 def _hashes(values: Coded | npt.NDArray[np.float64], by_size: bool) -> Keys:
     """A 64-bit hash of each value; of texts only the distinct values are hashed."""
     if isinstance(values, Coded):
-        table = np.array([_hash_text(text) for text in values.values] + [int(_MISSING)], dtype=np.uint64)
+        table = np.array(
+            [_hash_text(text) for text in values.values] + [int(_MISSING)], dtype=np.uint64
+        )
         return np.asarray(table[values.codes])  # a missing value's code is -1
     numbers = values + 0.0  # which makes 0.0 of -0.0
     if by_size:

@@ -13,7 +13,7 @@ import numpy as np
 from infra.compiled import compiled
 from models.histories.blend import View
 from models.histories.components import FACTS, Shape
-from models.histories.history import Lists
+from models.histories.outcome_index import Lists
 from models.histories.weights import Tables
 
 _PAIRS = 7
@@ -28,7 +28,11 @@ def note_facts(lists: Lists, shape: Shape, view: View) -> None:
     """Into view.facts, a level: its length, its silence, how far its outcomes lie apart, how often they repeat, whether it is one alone."""
     now = view.ends[shape.everyone] - 1
     for level in range(len(view.slots)):
-        count, newest, facts = view.ends[level] - view.firsts[level], view.ends[level] - 1, view.facts[level]
+        count, newest, facts = (
+            view.ends[level] - view.firsts[level],
+            view.ends[level] - 1,
+            view.facts[level],
+        )
         if count <= 0:
             continue
         pairs = min(count - 1, _PAIRS)

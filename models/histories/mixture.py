@@ -12,7 +12,7 @@ from models.histories.blend import View, bin_of, blend, hide_unseen, look, new_v
 from models.histories.components import OVER, MixtureSettings, Shape, count_components, make_shape
 from models.histories.features import NEVER, Contexts
 from models.histories.gate import gate, learn_gate, note_facts
-from models.histories.history import (
+from models.histories.outcome_index import (
     Lists,
     count_known,
     end_of_known,
@@ -70,7 +70,11 @@ class State(NamedTuple):
 @compiled
 def bin_of_limit(limit: float, tables: Tables, shape: Shape) -> int:
     """The bin that takes the mass above a job's limit; the last where there is no limit, or where jobs do not keep to it."""
-    return bin_of(limit, shape.bins) if np.isfinite(limit) and kept(tables, shape) != NOT else shape.bins - 1
+    return (
+        bin_of(limit, shape.bins)
+        if np.isfinite(limit) and kept(tables, shape) != NOT
+        else shape.bins - 1
+    )
 
 
 @compiled
@@ -103,9 +107,23 @@ def end_job(state: State, shape: Shape, jobs: Jobs, row: int, weighing: bool, vi
         judge(lists, shape, tables, view, jobs.value[row], mark - limit)
     for level in range(len(keys)):
         if not shape.relative[level]:
-            insert(lists, view.slots[level], jobs.known[row], jobs.ids[row], np.float32(mark), jobs.value[row])
+            insert(
+                lists,
+                view.slots[level],
+                jobs.known[row],
+                jobs.ids[row],
+                np.float32(mark),
+                jobs.value[row],
+            )
         elif np.isfinite(limit):
-            insert(lists, view.slots[level], jobs.known[row], jobs.ids[row], np.float32(mark - limit), jobs.value[row])
+            insert(
+                lists,
+                view.slots[level],
+                jobs.known[row],
+                jobs.ids[row],
+                np.float32(mark - limit),
+                jobs.value[row],
+            )
 
 
 @compiled
@@ -142,12 +160,17 @@ def _walk(
             stands[0] += 1
         else:
             _predict(state, shape, jobs, asks[stands[1]], view, out[stands[1]])
-            facts[stands[1], 0], facts[stands[1], 1] = large_error(state.tables), kept(state.tables, shape)
+            facts[stands[1], 0], facts[stands[1], 1] = (
+                large_error(state.tables),
+                kept(state.tables, shape),
+            )
             stands[1] += 1
 
 
 @compiled
-def _last_in_bin(lists: Lists, shape: Shape, keys: Array, at: Array, bins: Array, out: Array) -> None:
+def _last_in_bin(
+    lists: Lists, shape: Shape, keys: Array, at: Array, bins: Array, out: Array
+) -> None:
     for row in range(len(at)):
         out[row] = np.nan
         for level in range(keys.shape[1]):
@@ -176,7 +199,9 @@ def _counts(lists: Lists, keys: Array, at: Array, out: Array) -> None:
     for row in range(len(at)):
         for level in range(keys.shape[1]):
             slot = find_slot(lists, keys[row, level])
-            out[row, level] = count_known(lists, slot, end_of_known(lists, slot, at[row])) if slot >= 0 else 0
+            out[row, level] = (
+                count_known(lists, slot, end_of_known(lists, slot, at[row])) if slot >= 0 else 0
+            )
 
 
 class Mixture:
@@ -185,9 +210,17 @@ class Mixture:
     Contexts, values (float64[n], NaN unknown) and limits (float64[n], infinite for none) always go together, a row a job.
     """
 
-    def __init__(self, target: Target, relative: tuple[bool, ...], owner: int, settings: MixtureSettings | None = None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        relative: tuple[bool, ...],
+        owner: int,
+        settings: MixtureSettings | None = None,
+    ) -> None:
         self.target, self.grid = target, target.grid
-        self.shape = make_shape(settings or MixtureSettings(), target.grid, np.array(relative), owner, target.binding)
+        self.shape = make_shape(
+            settings or MixtureSettings(), target.grid, np.array(relative), owner, target.binding
+        )
         components = count_components(self.shape)
         lists = new_lists()
         self.state = State(lists, new_tables(components))
@@ -213,7 +246,14 @@ class Mixture:
     def last_in_bin(self, contexts: Contexts, bins: Array) -> Array:
         """The last value seen in each job's bin by its finest history that has one: float64[n], NaN for none."""
         out = np.empty(len(contexts))
-        _last_in_bin(self.state.lists, self.shape, contexts.keys, contexts.at, np.asarray(bins, np.int64), out)
+        _last_in_bin(
+            self.state.lists,
+            self.shape,
+            contexts.keys,
+            contexts.at,
+            np.asarray(bins, np.int64),
+            out,
+        )
         return out
 
     def news(self, contexts: Contexts) -> Array:
@@ -236,7 +276,9 @@ class Mixture:
         """Start from what an earlier mixture of the same levels and settings learned; raises ValueError when they differ."""
         components = self.state.tables.rows.shape[1]
         if what.rows.shape[1] != components:
-            raise ValueError(f"weights of {what.rows.shape[1]} components do not fit a mixture of {components}")
+            raise ValueError(
+                f"weights of {what.rows.shape[1]} components do not fit a mixture of {components}"
+            )
         self.state = self.state._replace(tables=restored(what))
 
     def grow(self) -> None:
@@ -249,7 +291,14 @@ class Mixture:
 class Walk:
     """A walk through the ends and submissions of some jobs, as far as asked, in time."""
 
-    def __init__(self, mixture: Mixture, contexts: Contexts, values: Array, limits: Array, only_ask: bool = False) -> None:
+    def __init__(
+        self,
+        mixture: Mixture,
+        contexts: Contexts,
+        values: Array,
+        limits: Array,
+        only_ask: bool = False,
+    ) -> None:
         self.mixture, self.limits, grid = mixture, np.asarray(limits, np.float64), mixture.grid
         finite = np.isfinite(limits)
         marks = np.where(finite, grid.mark(np.where(finite, limits, 1.0)), np.inf)
@@ -270,22 +319,39 @@ class Walk:
         mass, facts = np.empty((len(asks), grid.bins), np.float32), np.empty((len(asks), 2))
         self.stands[1] = 0
         while True:
-            _walk(mixture.state, mixture.shape, self.jobs, self.ends, asks, self.stands, weigh, self.view, mass, facts)
+            _walk(
+                mixture.state,
+                mixture.shape,
+                self.jobs,
+                self.ends,
+                asks,
+                self.stands,
+                weigh,
+                self.view,
+                mass,
+                facts,
+            )
             if self.stands[1] == len(asks) if len(asks) else self.stands[0] == len(self.ends):
                 break
             mixture.grow()
         if self.stands[0]:
-            mixture.latest = max(mixture.latest, int(self.jobs.known[self.ends[self.stands[0] - 1]]))
+            mixture.latest = max(
+                mixture.latest, int(self.jobs.known[self.ends[self.stands[0] - 1]])
+            )
         return Distribution(grid, mass, bounds(grid, self.limits[asks], facts[:, 1])), facts[:, 0]
 
 
 def bounds(grid: Grid, limits: Array, as_kept: Array) -> Array:
     """Where jobs end at the latest (float64[n]) by their ``limits`` and by how such limits are kept (see ``weights.kept``)."""
     late = grid.edges[grid.bin(np.where(np.isfinite(limits), limits * OVER, np.inf)) + 1]
-    return np.select([~np.isfinite(limits) | (as_kept == NOT), as_kept == NEARLY], [np.inf, late], limits)
+    return np.select(
+        [~np.isfinite(limits) | (as_kept == NOT), as_kept == NEARLY], [np.inf, late], limits
+    )
 
 
 def endings(contexts: Contexts, values: Array | None = None) -> Array:
     """The jobs that ended (with a known value), in the order in which that became known (int64 indices)."""
-    rows = np.flatnonzero((contexts.known != NEVER) & (True if values is None else np.isfinite(values)))
+    rows = np.flatnonzero(
+        (contexts.known != NEVER) & (True if values is None else np.isfinite(values))
+    )
     return rows[np.lexsort((contexts.ids[rows], contexts.known[rows]))]

@@ -16,8 +16,18 @@ from infra.compiled import compiled
 from models.histories.blend import View, bin_of, look, smooth
 from models.histories.components import Shape
 from models.histories.features import Contexts
-from models.histories.history import Lists, end_of_known, find_slot
-from models.histories.mixture import Jobs, Mixture, State, Walk, bin_of_limit, bounds, end_job, has_room_for, weigh_components
+from models.histories.mixture import (
+    Jobs,
+    Mixture,
+    State,
+    Walk,
+    bin_of_limit,
+    bounds,
+    end_job,
+    has_room_for,
+    weigh_components,
+)
+from models.histories.outcome_index import Lists, end_of_known, find_slot
 from models.histories.weights import kept
 from models.quantities.distribution import Distribution
 from models.quantities.targets import Grid
@@ -49,12 +59,28 @@ class Occupancy(NamedTuple):
 
 def _room(jobs: int, bins: int) -> Occupancy:
     mass, held = np.empty((jobs, bins), np.float32), np.empty((jobs, bins), np.float32)
-    return Occupancy(mass, held, np.empty(jobs), np.empty(jobs, np.int64), np.empty(jobs, np.int64), np.empty(jobs, np.bool_))
+    return Occupancy(
+        mass,
+        held,
+        np.empty(jobs),
+        np.empty(jobs, np.int64),
+        np.empty(jobs, np.int64),
+        np.empty(jobs, np.bool_),
+    )
 
 
 @compiled
 def _blend_both(
-    lists: Lists, times: Lists, shape: Shape, jobs: Jobs, row: int, limit_bin: int, view: View, lasted: Array, mass: Array, held: Array
+    lists: Lists,
+    times: Lists,
+    shape: Shape,
+    jobs: Jobs,
+    row: int,
+    limit_bin: int,
+    view: View,
+    lasted: Array,
+    mass: Array,
+    held: Array,
 ) -> float:
     """Masses of one job, and masses weighted by walltime; returns the mean walltime, NaN where none is known."""
     decays, widths = len(shape.ages), len(shape.spread)
@@ -71,14 +97,20 @@ def _blend_both(
         each[:] = 0.0
         for k in range(widths):
             for d in range(decays):
-                share, fade = view.weights[(level * decays + d) * widths + k] / shape.sums[d, count], shape.ages[d]
+                share, fade = (
+                    view.weights[(level * decays + d) * widths + k] / shape.sums[d, count],
+                    shape.ages[d],
+                )
                 for age in range(count):
                     each[k, age] += share * fade[age]
         for age in range(count):
             outcome = newest - age
             b = bin_of(lists.mark[outcome] + shift, shape.bins)
             known, ident = lists.known[outcome], lists.ident[outcome]
-            while place >= first and (times.known[place] > known or (times.known[place] == known and times.ident[place] > ident)):
+            while place >= first and (
+                times.known[place] > known
+                or (times.known[place] == known and times.ident[place] > ident)
+            ):
                 place -= 1
             paired = place >= first and times.known[place] == known and times.ident[place] == ident
             ran = times.value[place] if paired else 0.0
@@ -100,14 +132,28 @@ def _blend_both(
 
 @compiled
 def _look_at_both(
-    state: State, times: State, shape: Shape, jobs: Jobs, row: int, view: View, lasted: Array, place: int, room: Occupancy
+    state: State,
+    times: State,
+    shape: Shape,
+    jobs: Jobs,
+    row: int,
+    view: View,
+    lasted: Array,
+    place: int,
+    room: Occupancy,
 ) -> None:
     look(state.lists, shape, jobs.keys[row], jobs.at[row], jobs.limit[row], view)
     weigh_components(state, shape, jobs.keys[row], view)
     top = bin_of_limit(jobs.limit[row], state.tables, shape)
-    room.top[place], room.kept[place], room.cold[place] = top, kept(state.tables, shape), view.ends[shape.owner] <= view.firsts[shape.owner]
+    room.top[place], room.kept[place], room.cold[place] = (
+        top,
+        kept(state.tables, shape),
+        view.ends[shape.owner] <= view.firsts[shape.owner],
+    )
     mass, held = room.mass[place], room.held[place]
-    room.seconds[place] = _blend_both(state.lists, times.lists, shape, jobs, row, top, view, lasted, mass, held)
+    room.seconds[place] = _blend_both(
+        state.lists, times.lists, shape, jobs, row, top, view, lasted, mass, held
+    )
 
 
 @compiled
@@ -132,14 +178,23 @@ def _walk(
 def occupancy(mixture: Mixture, times: Mixture, contexts: Contexts, limits: Array) -> Occupancy:
     """The occupancies of jobs by what was known at ``contexts.at``; ``times`` is the mixture of the walltimes of the same jobs."""
     unknown = np.full(len(contexts), np.nan)
-    return OccupancyWalk(mixture, times, contexts, unknown, limits, unknown, only_ask=True).on(np.arange(len(contexts)))
+    return OccupancyWalk(mixture, times, contexts, unknown, limits, unknown, only_ask=True).on(
+        np.arange(len(contexts))
+    )
 
 
 class OccupancyWalk:
     """A walk through the ends and submissions of some jobs, each asked about by what had ended."""
 
     def __init__(
-        self, mixture: Mixture, times: Mixture, contexts: Contexts, values: Array, limits: Array, seconds: Array, only_ask: bool = False
+        self,
+        mixture: Mixture,
+        times: Mixture,
+        contexts: Contexts,
+        values: Array,
+        limits: Array,
+        seconds: Array,
+        only_ask: bool = False,
     ) -> None:
         self.mixture, self.times = mixture, times
         self.jobs = Walk(mixture, contexts, values, limits, only_ask)

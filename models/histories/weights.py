@@ -15,7 +15,7 @@ import numpy.typing as npt
 from infra.compiled import compiled
 from models.histories.blend import View, bin_of
 from models.histories.components import FACTS, TABLES, Shape
-from models.histories.history import Lists, count_known
+from models.histories.outcome_index import Lists, count_known
 
 Array = npt.NDArray[Any]
 
@@ -65,7 +65,9 @@ def widen_tables(tables: Tables) -> Tables:
     if has_rows(tables):
         return tables
     bigger = new_tables(tables.rows.shape[1], 2 * len(tables.rows))
-    bigger = bigger._replace(facts=tables.facts, slopes=tables.slopes, travelled=tables.travelled, used=tables.used)
+    bigger = bigger._replace(
+        facts=tables.facts, slopes=tables.slopes, travelled=tables.travelled, used=tables.used
+    )
     bigger.rows[: len(tables.rows)] = tables.rows
     _copy_keys(tables, bigger)
     return bigger
@@ -74,7 +76,13 @@ def widen_tables(tables: Tables) -> Tables:
 def learned(tables: Tables) -> Learned:
     """A copy of the tables without the room between them."""
     taken = np.flatnonzero(tables.key)
-    return Learned(tables.key[taken], tables.rows[tables.row[taken]], tables.facts.copy(), tables.slopes.copy(), tables.travelled.copy())
+    return Learned(
+        tables.key[taken],
+        tables.rows[tables.row[taken]],
+        tables.facts.copy(),
+        tables.slopes.copy(),
+        tables.travelled.copy(),
+    )
 
 
 def restored(what: Learned) -> Tables:
@@ -195,7 +203,9 @@ def credit(tables: Tables, shape: Shape, view: View) -> None:
 
 
 @compiled
-def judge(lists: Lists, shape: Shape, tables: Tables, view: View, value: float, over: float) -> None:
+def judge(
+    lists: Lists, shape: Shape, tables: Tables, view: View, value: float, over: float
+) -> None:
     """Keep the error of the simplest forecast (mean of the finest history's last two), and how jobs keep to their limits.
 
     ``over`` is how far above its limit the job went, in bins; minus infinity for a job without one.
@@ -204,7 +214,11 @@ def judge(lists: Lists, shape: Shape, tables: Tables, view: View, value: float, 
     for level in range(len(view.slots)):
         count, newest = view.ends[level] - view.firsts[level], view.ends[level] - 1
         if count > 0 and not shape.relative[level]:
-            mean = 0.5 * (lists.value[newest] + lists.value[newest - 1]) if count > 1 else lists.value[newest]
+            mean = (
+                0.5 * (lists.value[newest] + lists.value[newest - 1])
+                if count > 1
+                else lists.value[newest]
+            )
             facts[0] = facts[0] * _FADE + abs(value - mean)
             facts[1] = facts[1] * _FADE + 1.0
             break

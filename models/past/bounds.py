@@ -39,7 +39,12 @@ def ranks(share: float, confidence: float, most: int) -> Integers:
 
 
 def binomial_bounds(
-    keys: npt.NDArray[Any], at: Integers, known: Integers, values: Floats, share: float = 0.95, confidence: float = 0.95
+    keys: npt.NDArray[Any],
+    at: Integers,
+    known: Integers,
+    values: Floats,
+    share: float = 0.95,
+    confidence: float = 0.95,
 ) -> Floats:
     """The bound of each row's key on its quantile ``share``, by what was known ``at`` its time (float64[n], NaN for too few)."""
     _, codes = np.unique(keys, return_inverse=True)
@@ -52,10 +57,22 @@ def binomial_bounds(
 
 @compiled
 def _bounds(
-    codes: Array, at: Array, known: Array, values: Array, order: Array, news: Array, ranked: Ranked, which: Array, least: int
+    codes: Array,
+    at: Array,
+    known: Array,
+    values: Array,
+    order: Array,
+    news: Array,
+    ranked: Ranked,
+    which: Array,
+    least: int,
 ) -> Array:
     tree, keys = np.zeros(len(ranked.values), np.int64), len(ranked.sizes)
-    told, oldest, misses = np.zeros(keys, np.int64), np.zeros(keys, np.int64), np.zeros(keys, np.int64)
+    told, oldest, misses = (
+        np.zeros(keys, np.int64),
+        np.zeros(keys, np.int64),
+        np.zeros(keys, np.int64),
+    )
     bounds = np.full(len(codes), np.nan)
     position = 0
     for row in range(len(codes)):

@@ -13,12 +13,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from infra.compiled import compiled
-from jobs.coded import code_column
+from jobs.coded_jobs import code_column
 
 Array = npt.NDArray[Any]
 
 
-def under_way(keys: Array, at: Array, begin: Array, end: Array, amount: Array, speed: Array) -> Array:
+def under_way(
+    keys: Array, at: Array, begin: Array, end: Array, amount: Array, speed: Array
+) -> Array:
     """Of the others with a record's key that were under way at its time: number, amount, amount left, mean age, speed (float64[n, 5]).
 
     ``at``, ``begin`` and ``end`` are seconds (float64[n]; infinite or NaN: not yet), rows in order of ``at``; what begins at the very
@@ -40,7 +42,16 @@ def under_way(keys: Array, at: Array, begin: Array, end: Array, amount: Array, s
 
 
 @compiled
-def _under_way(keys: Array, at: Array, begin: Array, end: Array, amount: Array, speed: Array, order: Array, out: Array) -> None:
+def _under_way(
+    keys: Array,
+    at: Array,
+    begin: Array,
+    end: Array,
+    amount: Array,
+    speed: Array,
+    order: Array,
+    out: Array,
+) -> None:
     active = np.empty(len(order), np.int64)
     count, place = 0, 0
     for row in range(len(at)):
@@ -67,7 +78,9 @@ def _under_way(keys: Array, at: Array, begin: Array, end: Array, amount: Array, 
 
 def seconds(times: pd.Series[Any]) -> Array:
     """Times as seconds since 1970 (float64[n], NaN for missing)."""
-    return ((times - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)).to_numpy(dtype=np.float64)
+    return ((times - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)).to_numpy(
+        dtype=np.float64
+    )
 
 
 def microseconds(times: pd.Series[Any]) -> npt.NDArray[np.int64]:
@@ -91,5 +104,7 @@ def begun_lately(keys: Array, at: Array, span: float) -> Array:
     for key in np.unique(keys):
         rows = np.flatnonzero(keys == key)
         here = at[rows]
-        out[rows] = np.searchsorted(here, here, side="left") - np.searchsorted(here, here - span, side="left")
+        out[rows] = np.searchsorted(here, here, side="left") - np.searchsorted(
+            here, here - span, side="left"
+        )
     return out

@@ -8,14 +8,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from jobs.coded import code
+from jobs.coded_jobs import code
 from models.past.load import key_of, microseconds, seconds
 from models.past.surroundings import Around, Events, Spell, with_told
 
 Array = npt.NDArray[Any]
 
 QUEUE = ("source", "site", "queue")
-PLACES: dict[str, tuple[str, ...]] = {"system": ("source", "site"), "queue": QUEUE, "own": ("source", "user")}
+PLACES: dict[str, tuple[str, ...]] = {
+    "system": ("source", "site"),
+    "queue": QUEUE,
+    "own": ("source", "user"),
+}
 """Whose state is told: all of a site, the job's queue, the user's own jobs."""
 KINDS = (
     "waiting", "waiting_work", "waited", "running", "running_work", "running_left", "ran", "running_cores", "begun", "last_wait", "waits",
@@ -46,23 +50,47 @@ def with_queues(jobs: pd.DataFrame) -> pd.DataFrame:
     shorter than was asked for before it ends. None waits longer than LONGEST_WAIT, or runs longer than OVERTIME times its request.
     """
     jobs = jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
-    return with_told(jobs, queue_events(jobs), {place: key_of(jobs, fields) for place, fields in PLACES.items()})
+    return with_told(
+        jobs, queue_events(jobs), {place: key_of(jobs, fields) for place, fields in PLACES.items()}
+    )
 
 
 def queues_now(jobs: pd.DataFrame) -> Around:
     """What a job that comes now would see of the queues of ``jobs``, the same columns as ``with_queues`` has."""
     jobs = jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
-    return Around.of(code(jobs, {name for fields in PLACES.values() for name in fields}), queue_events(jobs), PLACES)
+    return Around.of(
+        code(jobs, {name for fields in PLACES.values() for name in fields}),
+        queue_events(jobs),
+        PLACES,
+    )
 
 
 def queue_events(jobs: pd.DataFrame) -> Events:
     """What ``jobs``, in order of submission, do to their queues."""
     at, begin, end = (seconds(jobs[name]) for name in ("submitted_at", "started_at", "ended_at"))
-    asked, cores = (jobs[name].to_numpy(dtype=np.float64) for name in ("requested_walltime", "requested_cores"))
-    return queues_in(at, begin, end, asked, cores, microseconds(jobs["submitted_at"]), microseconds(jobs["started_at"]))
+    asked, cores = (
+        jobs[name].to_numpy(dtype=np.float64) for name in ("requested_walltime", "requested_cores")
+    )
+    return queues_in(
+        at,
+        begin,
+        end,
+        asked,
+        cores,
+        microseconds(jobs["submitted_at"]),
+        microseconds(jobs["started_at"]),
+    )
 
 
-def queues_in(at: Array, begin: Array, end: Array, asked: Array, cores: Array, submitted: Array, started: Array) -> Events:
+def queues_in(
+    at: Array,
+    begin: Array,
+    end: Array,
+    asked: Array,
+    cores: Array,
+    submitted: Array,
+    started: Array,
+) -> Events:
     """``queue_events`` of arrays: seconds of submission, start and end, requested walltime (s) and cores, and the first two again in
     microseconds (int64[n], NEVER for not yet)."""
     cores = np.nan_to_num(cores, nan=1.0)
@@ -72,6 +100,14 @@ def queues_in(at: Array, begin: Array, end: Array, asked: Array, cores: Array, s
     over = np.fmin(end, begin + np.where(asked > 0, OVERTIME * asked, LONGEST_RUN))
     # A wait of no length is known only after the instant.
     known = np.maximum(started, submitted + 1)
-    queued = Spell(("waiting", "waiting_work", None, "waited", None), at, off, work, np.zeros(len(at)))
-    runs = Spell(("running", "running_work", "running_left", "ran", "running_cores"), begin, over, work, cores)
+    queued = Spell(
+        ("waiting", "waiting_work", None, "waited", None), at, off, work, np.zeros(len(at))
+    )
+    runs = Spell(
+        ("running", "running_work", "running_left", "ran", "running_cores"),
+        begin,
+        over,
+        work,
+        cores,
+    )
     return Events(at, submitted, known, begin - at, (queued, runs), LATELY, "last_wait", "waits")

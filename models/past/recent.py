@@ -31,7 +31,9 @@ class Recent:
     average: Floats
 
 
-def recent(keys: npt.NDArray[Any], at: Integers, known: Integers, values: Floats, size: int = 10) -> Recent:
+def recent(
+    keys: npt.NDArray[Any], at: Integers, known: Integers, values: Floats, size: int = 10
+) -> Recent:
     """The last ``size`` outcomes of each job's key and their exponentially weighted average in logs (weight ``NEWEST``).
 
     Rows are in order of submission ``at``; ``values`` (NaN: never measured) become known at ``known``, in the same unit of time.
@@ -41,11 +43,18 @@ def recent(keys: npt.NDArray[Any], at: Integers, known: Integers, values: Floats
     [[nan, nan], [4.0, nan], [3.0, 4.0]]
     """
     codes, count = _codes(keys)
-    return Recent(*_recent(codes, at, known, values, order_of_news(known, values), size, NEWEST, count))
+    return Recent(
+        *_recent(codes, at, known, values, order_of_news(known, values), size, NEWEST, count)
+    )
 
 
 def running_quantiles(
-    keys: npt.NDArray[Any], at: Integers, known: Integers, values: Floats, shares: tuple[float, ...], span: int | None = None
+    keys: npt.NDArray[Any],
+    at: Integers,
+    known: Integers,
+    values: Floats,
+    shares: tuple[float, ...],
+    span: int | None = None,
 ) -> Floats:
     """Exact quantiles of all that each job's key had shown by its submission, n × shares, NaN while there is nothing.
 
@@ -58,7 +67,9 @@ def running_quantiles(
     codes, count = _codes(keys)
     order = order_of_news(known, values)
     since = at - (int(at.max(initial=0)) - int(known.min(initial=0)) + 1 if span is None else span)
-    return _running_quantiles(codes, at, since, known, order, rank_values(codes, count, order, values), np.array(shares))
+    return _running_quantiles(
+        codes, at, since, known, order, rank_values(codes, count, order, values), np.array(shares)
+    )
 
 
 def last(level: Recent) -> Floats:
@@ -68,7 +79,11 @@ def last(level: Recent) -> Floats:
 
 def mean_of_two(level: Recent) -> Floats:
     """The mean of the last two outcomes, or the one there is."""
-    return np.where(np.isnan(level.values[:, 1]), level.values[:, 0], (level.values[:, 0] + level.values[:, 1]) / 2)
+    return np.where(
+        np.isnan(level.values[:, 1]),
+        level.values[:, 0],
+        (level.values[:, 0] + level.values[:, 1]) / 2,
+    )
 
 
 def median_of(count: int) -> Callable[[Recent], Floats]:
@@ -145,5 +160,7 @@ def _running_quantiles(codes, at, since, known, order, ranked, shares):  # type:
         key = codes[row]
         if seen[key] > 0:
             for column in range(len(shares)):
-                found[row, column] = smallest(tree, ranked, key, max(1, int(np.ceil(shares[column] * seen[key]))))
+                found[row, column] = smallest(
+                    tree, ranked, key, max(1, int(np.ceil(shares[column] * seen[key])))
+                )
     return found

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from infra.compiled import compiled
-from jobs.coded import Coded, CodedJobs
+from jobs.coded_jobs import Coded, CodedJobs
 from models.past.load import begun_lately, under_way
 from models.past.recent import NEWEST, order_of_news, recent
 
@@ -64,10 +64,16 @@ class Events:
         found: dict[str, Array] = {}
         for spell in self.spells:
             columns = under_way(keys, self.at, spell.begin, spell.end, spell.amount, spell.speed).T
-            found |= {name: column for name, column in zip(spell.names, columns, strict=True) if name}
+            found |= {
+                name: column for name, column in zip(spell.names, columns, strict=True) if name
+            }
         past = recent(keys, self.asked, self.known, self.values, 1)
         found["begun"] = begun_lately(keys, self.at, self.lately)
-        return found | ({self.last: past.values[:, 0]} if self.last else {}) | {self.usual: past.average}
+        return (
+            found
+            | ({self.last: past.values[:, 0]} if self.last else {})
+            | {self.usual: past.average}
+        )
 
     def told_now(self, keys: Array, count: int, now: int) -> dict[str, Array]:
         """What a record submitted at ``now`` (microseconds) would see of each of ``count`` keys: float64[count] by name."""
@@ -75,7 +81,9 @@ class Events:
         for spell in self.spells:
             columns = np.zeros((5, count))
             _under_way_now(keys, spell.begin, spell.end, spell.amount, spell.speed, moment, columns)
-            found |= {name: column for name, column in zip(spell.names, columns, strict=True) if name}
+            found |= {
+                name: column for name, column in zip(spell.names, columns, strict=True) if name
+            }
         lately = (self.at < moment) & (self.at >= moment - self.lately)
         found["begun"] = np.bincount(keys[lately], minlength=count).astype(np.float64)
         latest = np.full((2, count), np.nan)
@@ -84,7 +92,9 @@ class Events:
 
 
 @compiled
-def _under_way_now(keys: Array, begin: Array, end: Array, amount: Array, speed: Array, now: float, out: Array) -> None:
+def _under_way_now(
+    keys: Array, begin: Array, end: Array, amount: Array, speed: Array, now: float, out: Array
+) -> None:
     for row in range(len(keys)):
         if begin[row] < now and not end[row] <= now:
             key = keys[row]
@@ -98,7 +108,9 @@ def _under_way_now(keys: Array, begin: Array, end: Array, amount: Array, speed: 
 
 
 @compiled
-def _latest(keys: Array, known: Array, values: Array, news: Array, now: int, newest: float, out: Array) -> None:
+def _latest(
+    keys: Array, known: Array, values: Array, news: Array, now: int, newest: float, out: Array
+) -> None:
     """The last value of each key and the moving average of their logarithms, as ``recent`` has them."""
     for place in range(len(news)):
         row = news[place]
@@ -122,7 +134,9 @@ class Places:
     @staticmethod
     def of(records: CodedJobs, fields: Sequence[str]) -> Places:
         """The places of ``records``, which have these ``fields``; a missing value is one of its own."""
-        values = tuple({text: place for place, text in enumerate(records[name].values)} for name in fields)
+        values = tuple(
+            {text: place for place, text in enumerate(records[name].values)} for name in fields
+        )
         mixed = _mixed([records[name].codes for name in fields], values, len(records))
         return Places(tuple(fields), values, *np.unique(mixed, return_inverse=True))
 
@@ -134,11 +148,17 @@ class Places:
         columns = []
         for name, known in zip(self.fields, self.values, strict=True):
             column: Coded = asked[name]
-            table = np.array([known.get(text, len(known)) for text in column.values] + [-1], np.int64)
+            table = np.array(
+                [known.get(text, len(known)) for text in column.values] + [-1], np.int64
+            )
             columns.append(table[column.codes])
         mixed = _mixed(columns, self.values, len(asked))
         place = np.minimum(np.searchsorted(self.distinct, mixed), max(len(self.distinct) - 1, 0))
-        return np.where(self.distinct[place] == mixed, place, len(self.distinct)) if len(self.distinct) else place
+        return (
+            np.where(self.distinct[place] == mixed, place, len(self.distinct))
+            if len(self.distinct)
+            else place
+        )
 
 
 def _mixed(columns: Sequence[Array], values: Sequence[dict[str, int]], rows: int) -> Array:
@@ -150,7 +170,11 @@ def _mixed(columns: Sequence[Array], values: Sequence[dict[str, int]], rows: int
 
 def with_told(records: pd.DataFrame, events: Events, places: dict[str, Array]) -> pd.DataFrame:
     """``records`` with a column for each of ``places`` (the keys of its rows, by name) and each thing told of it."""
-    columns = {f"{place}_{kind}": values for place, keys in places.items() for kind, values in events.told(keys).items()}
+    columns = {
+        f"{place}_{kind}": values
+        for place, keys in places.items()
+        for kind, values in events.told(keys).items()
+    }
     return records.assign(**columns)
 
 

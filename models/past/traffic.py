@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from infra.errors import InputError
-from jobs.coded import code
+from jobs.coded_jobs import code
 from jobs.transfers import LONGEST
 from models.past.load import key_of, microseconds, seconds
 from models.past.recent import recent
@@ -57,30 +57,53 @@ def traffic_now(transfers: pd.DataFrame) -> Around:
 
 def traffic_events(transfers: pd.DataFrame) -> Events:
     """What ``transfers``, in order of submission, do to their links."""
-    at, begin, end = (seconds(transfers[name]) for name in ("submitted_at", "started_at", "ended_at"))
+    at, begin, end = (
+        seconds(transfers[name]) for name in ("submitted_at", "started_at", "ended_at")
+    )
     asked = microseconds(transfers["submitted_at"])
     size, took = (transfers[name].to_numpy(dtype=np.float64) for name in ("bytes", "duration"))
     rates = size / np.maximum(took, LEAST)
-    known = np.maximum(microseconds(transfers["ended_at"]), asked + 1)  # one of no length is known only after the instant
+    known = np.maximum(
+        microseconds(transfers["ended_at"]), asked + 1
+    )  # one of no length is known only after the instant
     usual = recent(key_of(transfers, LINK), asked, known, rates).average
     return traffic_in(at, begin, end, size, rates, usual, asked, known)
 
 
-def traffic_in(at: Array, begin: Array, end: Array, size: Array, rates: Array, usual: Array, asked: Array, known: Array) -> Events:
+def traffic_in(
+    at: Array,
+    begin: Array,
+    end: Array,
+    size: Array,
+    rates: Array,
+    usual: Array,
+    asked: Array,
+    known: Array,
+) -> Events:
     """``traffic_events`` of arrays: seconds of submission, start and end, bytes, their rate, the rate that each could expect (bytes a
     second), and in microseconds when it was asked for and its end was known (int64[n], NEVER for not yet)."""
     moves = Spell(
-        ("transfers", "bytes", "left", "age", None), begin, np.fmin(end, begin + LONGEST), np.nan_to_num(size), np.nan_to_num(usual)
+        ("transfers", "bytes", "left", "age", None),
+        begin,
+        np.fmin(end, begin + LONGEST),
+        np.nan_to_num(size),
+        np.nan_to_num(usual),
     )
     return Events(at, asked, known, rates, (moves,), LATELY, None, "rate")
 
 
 def _told(transfers: pd.DataFrame) -> dict[str, tuple[str, ...]]:
     """The places that these transfers tell of."""
-    return {place: fields for place, fields in PLACES.items() if place == "link" or transfers[fields[-1]].notna().any()}
+    return {
+        place: fields
+        for place, fields in PLACES.items()
+        if place == "link" or transfers[fields[-1]].notna().any()
+    }
 
 
-def with_measurements(records: pd.DataFrame, series: pd.DataFrame, how: str = "last", span: float = 300.0) -> pd.DataFrame:
+def with_measurements(
+    records: pd.DataFrame, series: pd.DataFrame, how: str = "last", span: float = 300.0
+) -> pd.DataFrame:
     """``records`` with a column ``measured_<name>`` for each name in ``series`` (measured_at, name, value): network, disk, what a site has.
 
     A record is given the ``last`` value before its submission, or the ``mean`` of those in the ``span`` seconds before it: the two ways of
@@ -88,7 +111,11 @@ def with_measurements(records: pd.DataFrame, series: pd.DataFrame, how: str = "l
     """
     missing = {"measured_at", "name", "value"} - set(series.columns)
     if missing or how not in ("last", "mean"):
-        raise InputError(f"the series has no column {', '.join(sorted(missing))}" if missing else f"there is no way {how}: last or mean")
+        raise InputError(
+            f"the series has no column {', '.join(sorted(missing))}"
+            if missing
+            else f"there is no way {how}: last or mean"
+        )
     columns = {}
     at = seconds(records["submitted_at"])
     for name, part in series.groupby("name", sort=True):
@@ -100,11 +127,18 @@ def read_series(path: Path) -> pd.DataFrame:
     """A CSV of measurements (measured_at, name, value), gzipped or not; raises InputError for one that cannot be read as such."""
     try:
         series = pd.read_csv(path)
-        times, values = pd.to_datetime(series["measured_at"], utc=True), pd.to_numeric(series["value"])
+        times, values = (
+            pd.to_datetime(series["measured_at"], utc=True),
+            pd.to_numeric(series["value"]),
+        )
     except KeyError as error:
-        raise InputError(f"{path} has no column {error.args[0]}: a series has measured_at, name and value") from None
+        raise InputError(
+            f"{path} has no column {error.args[0]}: a series has measured_at, name and value"
+        ) from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a series of measurements: {str(error).splitlines()[0][:200]}") from None
+        raise InputError(
+            f"{path} cannot be read as a series of measurements: {str(error).splitlines()[0][:200]}"
+        ) from None
     return series.assign(measured_at=times, value=values).dropna(subset=["measured_at", "value"])
 
 
@@ -115,5 +149,8 @@ def _joined(at: Array, part: pd.DataFrame, how: str, span: float) -> Array:
     end = np.searchsorted(times, at, side="left")
     if how == "last":
         return np.where(end > 0, values[np.maximum(end - 1, 0)], np.nan)
-    begin, sums = np.searchsorted(times, at - span, side="left"), np.concatenate([[0.0], np.cumsum(values)])
+    begin, sums = (
+        np.searchsorted(times, at - span, side="left"),
+        np.concatenate([[0.0], np.cumsum(values)]),
+    )
     return np.where(end > begin, (sums[end] - sums[begin]) / np.maximum(end - begin, 1), np.nan)

@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.past.recent import Floats, Integers, order_of_news, quantiles_of_known, recent, running_quantiles
+from models.past.recent import (
+    Floats,
+    Integers,
+    order_of_news,
+    quantiles_of_known,
+    recent,
+    running_quantiles,
+)
 
 HOUR = 3_600_000_000  # microseconds
 
@@ -56,7 +63,9 @@ class Past:
         for code in range(len(starts) - 1):
             rows = np.flatnonzero(codes == code)
             first[rows] = starts[code]
-            end[rows] = starts[code] + np.searchsorted(self.known[order[starts[code] : starts[code + 1]]], self.at[rows], side="right")
+            end[rows] = starts[code] + np.searchsorted(
+                self.known[order[starts[code] : starts[code + 1]]], self.at[rows], side="right"
+            )
         return order, first, end
 
     def _span(self, window: Window) -> tuple[Floats, Integers, Integers]:
@@ -86,7 +95,9 @@ class Past:
     def median(self, window: Window) -> Floats:
         """The median of the window's outcomes, NaN where it has none (float64[n])."""
         if window.count is not None:
-            return quantiles_of_known(recent(self.keys, self.at, self.known, self.values, window.count).values, (0.5,))[:, 0]
+            return quantiles_of_known(
+                recent(self.keys, self.at, self.known, self.values, window.count).values, (0.5,)
+            )[:, 0]
         span = None if window.hours is None else int(window.hours * HOUR)
         return running_quantiles(self.keys, self.at, self.known, self.values, (0.5,), span)[:, 0]
 
@@ -95,7 +106,9 @@ class Past:
         values, begin, end = self._span(window)
         before, after = values[:-1], values[1:]
         pairs, stop = np.maximum(end - begin - 1, 0), np.maximum(end - 1, 0)
-        x, y, xx, xy = (_sums(part, stop - pairs, stop) for part in (before, after, before**2, before * after))
+        x, y, xx, xy = (
+            _sums(part, stop - pairs, stop) for part in (before, after, before**2, before * after)
+        )
         with np.errstate(divide="ignore", invalid="ignore"):
             slope = (pairs * xy - x * y) / (pairs * xx - x**2)
             # Beyond ±1 the series would explode; a fit to a few values often says so.
@@ -120,7 +133,9 @@ Foresee = Callable[[Past], Floats]
 
 def statistics() -> dict[str, tuple[str, Foresee]]:
     """Every statistic of every window as name: (meaning, what it foresees)."""
-    found: dict[str, tuple[str, Foresee]] = {"last": ("the last", lambda past: past.mean(Window("last", count=1)))}
+    found: dict[str, tuple[str, Foresee]] = {
+        "last": ("the last", lambda past: past.mean(Window("last", count=1)))
+    }
     for short, name, statistic in (
         ("mean", "mean", Past.mean),
         ("median", "median", Past.median),

@@ -46,7 +46,9 @@ def cut(values: Floats, count: int, grid: Grid) -> Thresholds:
     known = values[np.isfinite(values)]
     if not len(known):
         return ()
-    bins = np.unique(grid.bin(np.quantile(known, np.arange(1, count) / count, method="inverted_cdf")))
+    bins = np.unique(
+        grid.bin(np.quantile(known, np.arange(1, count) / count, method="inverted_cdf"))
+    )
     return tuple(float(edge) for edge in grid.edges[bins[bins < grid.bin(known).max()] + 1])
 
 
@@ -56,10 +58,14 @@ def class_of(values: Floats, thresholds: Thresholds) -> Integers:
     >>> class_of(np.array([0.5, 4.0, 4.1, np.nan]), (4.0,)).tolist()
     [1, 1, 2, 0]
     """
-    return np.where(np.isnan(values), 0, np.searchsorted(np.array(thresholds), values, side="left") + 1).astype(np.int64)
+    return np.where(
+        np.isnan(values), 0, np.searchsorted(np.array(thresholds), values, side="left") + 1
+    ).astype(np.int64)
 
 
-def thresholds_of(target: str, values: Floats, given: Mapping[str, Sequence[float]] | None = None) -> Thresholds:
+def thresholds_of(
+    target: str, values: Floats, given: Mapping[str, Sequence[float]] | None = None
+) -> Thresholds:
     """The thresholds of a target: those ``given`` for it, else ``cut`` from outcomes ``values`` into as many classes as the paper has."""
     if given and target in given:
         return tuple(float(value) for value in given[target])
@@ -100,7 +106,9 @@ class Cuts:
     @staticmethod
     def of(thresholds: Thresholds, grid: Grid) -> Cuts:
         """The cuts of ``thresholds`` on a grid."""
-        marks = np.interp(np.array(thresholds, dtype=np.float64), grid.edges, np.arange(grid.bins + 1))
+        marks = np.interp(
+            np.array(thresholds, dtype=np.float64), grid.edges, np.arange(grid.bins + 1)
+        )
         bins = np.minimum(marks.astype(np.int64), grid.bins - 1)
         return Cuts(bins, marks - bins)
 

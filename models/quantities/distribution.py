@@ -89,7 +89,9 @@ class Distribution:
         mark = np.clip(self.grid.mark(np.asarray(values, dtype=np.float64)), 0, self.grid.bins)
         bins = np.minimum(mark.astype(np.int64), self.grid.bins - 1)
         rows = np.arange(len(self))
-        return np.clip(1.0 - self._reached()[rows, bins] + self.mass[rows, bins] * (bins + 1 - mark), 0.0, 1.0)
+        return np.clip(
+            1.0 - self._reached()[rows, bins] + self.mass[rows, bins] * (bins + 1 - mark), 0.0, 1.0
+        )
 
     def shares(self, cuts: Cuts) -> Array:
         """The probability of each class between ``cuts`` (float64[n, cuts + 1], rows summing to 1)."""
@@ -103,10 +105,14 @@ class Distribution:
         A job that outlived all that was foreseen is taken to stay in the bin where it is.
         """
         bins = self.grid.bin(np.asarray(spent, dtype=np.float64))
-        left = np.where(np.arange(self.grid.bins)[None, :] >= bins[:, None], self.mass, 0.0).astype(np.float64)
+        left = np.where(np.arange(self.grid.bins)[None, :] >= bins[:, None], self.mass, 0.0).astype(
+            np.float64
+        )
         rows = np.arange(len(self))
         left[rows, bins] += left.sum(axis=1) < 1e-9
-        return Distribution(self.grid, left / left.sum(axis=1, keepdims=True), np.maximum(self.limit, spent))
+        return Distribution(
+            self.grid, left / left.sum(axis=1, keepdims=True), np.maximum(self.limit, spent)
+        )
 
     def best_bin(self, scale: float | Array, deviation: float = DEVIATION) -> npt.NDArray[np.int64]:
         """The bin c that maximises E[min(c/a, a/c) − deviation·|c − a|/scale] over the outcomes a (int64[n]).
@@ -119,7 +125,9 @@ class Distribution:
         best_bins(self.mass, self.grid.centres, self.limit, prices, out)
         return out
 
-    def best_point(self, scale: float | Array, seen: Array | None = None, deviation: float = DEVIATION) -> Array:
+    def best_point(
+        self, scale: float | Array, seen: Array | None = None, deviation: float = DEVIATION
+    ) -> Array:
         """The best single value of each row (float64[n]): ``seen`` (the last value in that bin) where known, else the bin's middle."""
         return self.point_in(self.best_bin(scale, deviation), seen)
 
@@ -165,7 +173,11 @@ class Distribution:
 
 def join(parts: Sequence[Distribution]) -> Distribution:
     """The rows of several distributions over one grid, one after the other."""
-    return Distribution(parts[0].grid, np.concatenate([part.mass for part in parts]), np.concatenate([part.limit for part in parts]))
+    return Distribution(
+        parts[0].grid,
+        np.concatenate([part.mass for part in parts]),
+        np.concatenate([part.limit for part in parts]),
+    )
 
 
 def price_of(scale: float | Array, deviation: float = DEVIATION) -> Array:

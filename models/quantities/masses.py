@@ -79,10 +79,14 @@ def _moments(mass: Array, values: Array, limit: float, out: Array) -> None:
 
 
 @compiled
-def _quantiles(sums: Array, total: float, values: Array, edges: Array, limit: float, levels: Array, out: Array) -> None:
+def _quantiles(
+    sums: Array, total: float, values: Array, edges: Array, limit: float, levels: Array, out: Array
+) -> None:
     for place in range(len(levels)):
         b = _bin_at(sums, (levels[place] - _MARGIN) * total)
-        value = edges[b] if levels[place] < 0.5 else edges[b + 1] if levels[place] > 0.5 else values[b]
+        value = (
+            edges[b] if levels[place] < 0.5 else edges[b + 1] if levels[place] > 0.5 else values[b]
+        )
         if levels[place] > 0.5 and np.isfinite(limit) and sums[b] >= (1.0 - _MARGIN) * total:
             value = limit  # the last bin that holds any mass stands for all up to the limit
         out[place] = min(value, limit)
@@ -100,7 +104,9 @@ def _shares(sums: Array, total: float, mass: Array, bins: Array, parts: Array, o
 
 
 @compiled
-def _best_bin(mass: Array, values: Array, inverses: Array, limit: float, price: float, sums: Array) -> int:
+def _best_bin(
+    mass: Array, values: Array, inverses: Array, limit: float, price: float, sums: Array
+) -> int:
     """See ``best_bins``; fills ``sums`` (float64[3, bins]), of which the first row is as ``_add_up`` makes it."""
     weight, worth, inverse = sums
     largest = 1.0 / limit
@@ -142,7 +148,9 @@ def moments(mass: Array, values: Array, limit: Array, out: Array) -> None:
 
 
 @compiled
-def quantiles(mass: Array, values: Array, edges: Array, limit: Array, levels: Array, out: Array) -> None:
+def quantiles(
+    mass: Array, values: Array, edges: Array, limit: Array, levels: Array, out: Array
+) -> None:
     """Quantiles of each row at its ``levels`` (float64[n or 1, m]), into ``out`` (float64[n, m]).
 
     The outcome lies anywhere in its bin, so a low quantile is the bin's lower edge, a high one its upper edge, the median its value.
@@ -150,7 +158,9 @@ def quantiles(mass: Array, values: Array, edges: Array, limit: Array, levels: Ar
     sums = np.empty(len(values))
     for row in range(len(mass)):
         total = _add_up(mass[row], sums)
-        _quantiles(sums, total, values, edges, limit[row], levels[min(row, len(levels) - 1)], out[row])
+        _quantiles(
+            sums, total, values, edges, limit[row], levels[min(row, len(levels) - 1)], out[row]
+        )
 
 
 @compiled
@@ -183,7 +193,11 @@ def read_off(
     Into ``numbers`` (float64[n, 2 + levels]), ``best`` (int64[n]) and ``classes`` (float64[n, cuts + 1], left alone without cuts); no
     row of masses leaves the processor's cache.
     """
-    bent, sums, inverses = np.empty(len(values), np.float32), np.empty((3, len(values))), 1.0 / values
+    bent, sums, inverses = (
+        np.empty(len(values), np.float32),
+        np.empty((3, len(values))),
+        1.0 / values,
+    )
     for row in range(len(which)):
         _bend(mass[which[row]], factors[row], width, bent)
         _moments(bent, values, limit[row], numbers[row, :2])

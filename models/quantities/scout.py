@@ -91,7 +91,9 @@ class Ran:
     power: Floats
 
 
-def cpu_time(ran: Ran, efficiency: float = EFFICIENCY, base: float = BASE_WALLTIME) -> tuple[int, str] | None:
+def cpu_time(
+    ran: Ran, efficiency: float = EFFICIENCY, base: float = BASE_WALLTIME
+) -> tuple[int, str] | None:
     """``cpuTime`` an event: ceil(1.5·P95(max(0, walltime − base)·power·cores·efficiency/100/events)), with its unit.
 
     Jobs count with at least ten events a core or longer than six hours; below 10 HS06·s it is told in mHS06·s, times 1000. None when no
@@ -104,18 +106,34 @@ def cpu_time(ran: Ran, efficiency: float = EFFICIENCY, base: float = BASE_WALLTI
     (5400, 'mHS06sPerEvent')
     """
     walltime, cores, events, power = (
-        np.atleast_1d(np.asarray(part, np.float64)) for part in (ran.walltime, ran.cores, ran.events, ran.power)
+        np.atleast_1d(np.asarray(part, np.float64))
+        for part in (ran.walltime, ran.cores, ran.events, ran.power)
     )
     counts = (events > 0) & ((events >= FEWEST_EVENTS * cores) | (walltime > LONG))
     if not counts.any():
         return None
-    each = np.maximum(0.0, walltime - base)[counts] * power[counts] * cores[counts] * efficiency / 100 / events[counts]
+    each = (
+        np.maximum(0.0, walltime - base)[counts]
+        * power[counts]
+        * cores[counts]
+        * efficiency
+        / 100
+        / events[counts]
+    )
     needed = CPU_MARGIN * percentile(each, CPU_SHARE)
-    return (ceil(needed * 1000), "mHS06sPerEvent") if needed < 10 else (ceil(needed), "HS06sPerEvent")
+    return (
+        (ceil(needed * 1000), "mHS06sPerEvent") if needed < 10 else (ceil(needed), "HS06sPerEvent")
+    )
 
 
 def cpu_time_after_failure(
-    walltime: float, cores: float, events: float, power: float, before: float, efficiency: float = EFFICIENCY, base: float = BASE_WALLTIME
+    walltime: float,
+    cores: float,
+    events: float,
+    power: float,
+    before: float,
+    efficiency: float = EFFICIENCY,
+    base: float = BASE_WALLTIME,
 ) -> float:
     """CPU time an event once a job ended without success: 1.5·(walltime − base)·power·cores·1.1/(efficiency/100)/events, upwards only.
 
@@ -124,7 +142,9 @@ def cpu_time_after_failure(
     >>> cpu_time_after_failure(1200.0, 8.0, 1000.0, 10.0, before=389.0)
     389.0
     """
-    return max(before, CPU_MARGIN * (walltime - base) * power * cores * 1.1 / (efficiency / 100) / events)
+    return max(
+        before, CPU_MARGIN * (walltime - base) * power * cores * 1.1 / (efficiency / 100) / events
+    )
 
 
 def io_intensity(input_mb: Floats, output_bytes: Floats, walltime: Floats, cores: Floats) -> int:
@@ -166,7 +186,12 @@ def cpu_efficiency(cpu_seconds: Floats, cores: Floats, walltime: Floats) -> floa
 
 
 def walltime_of(
-    cpu_per_event: float, events: float, cores: float, power: float, efficiency: float = EFFICIENCY, base: float = BASE_WALLTIME
+    cpu_per_event: float,
+    events: float,
+    cores: float,
+    power: float,
+    efficiency: float = EFFICIENCY,
+    base: float = BASE_WALLTIME,
 ) -> float:
     """``maxWalltime`` in seconds: cpuTime·events/(cores·power)/(efficiency/100) + base (the paper's equation 3).
 
@@ -176,7 +201,13 @@ def walltime_of(
     return cpu_per_event * events / (cores * power) / (efficiency / 100) + base
 
 
-def site_limit(longest: float, cores: float, power: float, efficiency: float = EFFICIENCY, base: float = BASE_WALLTIME) -> float:
+def site_limit(
+    longest: float,
+    cores: float,
+    power: float,
+    efficiency: float = EFFICIENCY,
+    base: float = BASE_WALLTIME,
+) -> float:
     """The most HS06·s that the broker sends to a site of ``longest`` seconds: (longest − base)·cores·power·efficiency.
 
     >>> site_limit(36_600.0, 8.0, 10.0)
@@ -215,7 +246,8 @@ def exhausted(
     ['CPU over twice walltime times cores']
     """
     found = {
-        "CPU time over twice what was asked, in over a day": cpu_time > 2 * asked_cpu_time and walltime > 86_400,
+        "CPU time over twice what was asked, in over a day": cpu_time > 2 * asked_cpu_time
+        and walltime > 86_400,
         "memory over 4000 MB a core, less was asked": ram_mb > 4000 and asked_ram_mb < 4000,
         "CPU over twice walltime times cores": cpu_seconds > 2 * walltime * cores,
     }

@@ -21,7 +21,10 @@ Array = npt.NDArray[Any]
 POINTS = 64
 LEVELS = (np.arange(POINTS) + 0.5) / POINTS
 """The shares of probability below each point."""
-_LATTICE = tuple((factor * np.arange(POINTS) + shift) % POINTS for factor, shift in ((1, 0), (39, 29), (59, 29), (35, 7)))
+_LATTICE = tuple(
+    (factor * np.arange(POINTS) + shift) % POINTS
+    for factor, shift in ((1, 0), (39, 29), (59, 29), (35, 7))
+)
 """Orders of the points; the correlation of normal or exponential values in any two of them is under .06."""
 
 
@@ -100,10 +103,18 @@ def first(values: Array, groups: Array) -> Array:
 
     What is equal shares the first place.
     """
-    starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1], True]) if len(groups) else np.zeros(1, np.int64)
+    starts = (
+        np.flatnonzero(np.r_[True, groups[1:] != groups[:-1], True])
+        if len(groups)
+        else np.zeros(1, np.int64)
+    )
     chances = np.zeros(len(values))
     _first(np.ascontiguousarray(values), starts, chances)
-    return chances / np.repeat(np.add.reduceat(chances, starts[:-1]), np.diff(starts)) if len(groups) else chances
+    return (
+        chances / np.repeat(np.add.reduceat(chances, starts[:-1]), np.diff(starts))
+        if len(groups)
+        else chances
+    )
 
 
 @compiled
@@ -122,7 +133,10 @@ def _first(values: Array, starts: Array, chances: Array) -> None:
             for row in range(rows):
                 steps[row] = 0
                 if heads[row] == least:
-                    while place[row] + steps[row] < points and values[begin + row, place[row] + steps[row]] == least:
+                    while (
+                        place[row] + steps[row] < points
+                        and values[begin + row, place[row] + steps[row]] == least
+                    ):
                         steps[row] += 1
                     left = points - place[row]
                     shares += steps[row] / left
@@ -130,7 +144,9 @@ def _first(values: Array, starts: Array, chances: Array) -> None:
             after *= none_yet
             for row in range(rows):
                 if steps[row] > 0:
-                    chances[begin + row] += (none_yet - after) * (steps[row] / (points - place[row])) / shares
+                    chances[begin + row] += (
+                        (none_yet - after) * (steps[row] / (points - place[row])) / shares
+                    )
                     place[row] += steps[row]
                     over = over or place[row] == points
                     heads[row] = np.inf if place[row] == points else values[begin + row, place[row]]

@@ -43,10 +43,22 @@ class Subject:
     @cached_property
     def keys(self) -> tuple[str, ...]:
         """The fields that keys are made from; the source of a record always is one."""
-        return tuple(dict.fromkeys(("source", *(name for fields in self.candidates for name in fields))))
+        return tuple(
+            dict.fromkeys(("source", *(name for fields in self.candidates for name in fields)))
+        )
 
 
-_KIND = ("user", "group", "project", "program", "queue", "site", "requested_cores", "requested_walltime", "requested_memory")
+_KIND = (
+    "user",
+    "group",
+    "project",
+    "program",
+    "queue",
+    "site",
+    "requested_cores",
+    "requested_walltime",
+    "requested_memory",
+)
 _SHAPE = ("requested_cores", "requested_walltime")
 
 JOBS = Subject(
@@ -82,7 +94,14 @@ JOBS = Subject(
         (),
     ),
     owners=("user", "program", "project", "group", "task_id"),
-    numbers=("requested_cores", "requested_walltime", "requested_memory", "input_bytes", "input_files", "events"),
+    numbers=(
+        "requested_cores",
+        "requested_walltime",
+        "requested_memory",
+        "input_bytes",
+        "input_files",
+        "events",
+    ),
     sizes=("input_bytes",),
     measured_against=("requested_walltime", "requested_memory"),
 )
@@ -124,7 +143,14 @@ TRANSFERS = Subject(
     around=traffic_now,
 )
 
-_CLASSES = ("system_waiting", "queue_waiting", "queue_waits", "own_waiting", "own_last_wait", "system_last_wait")
+_CLASSES = (
+    "system_waiting",
+    "queue_waiting",
+    "queue_waits",
+    "own_waiting",
+    "own_last_wait",
+    "system_last_wait",
+)
 
 WAITS = Subject(
     "wait",

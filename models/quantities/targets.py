@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from jobs.coded import CodedJobs
+from jobs.coded_jobs import CodedJobs
 from models.past.queues import waits
 from models.quantities.subjects import JOBS, TRANSFERS, WAITS, Subject
 
@@ -82,7 +82,11 @@ class Target:
 def _column(jobs: pd.DataFrame | CodedJobs, name: str, missing: float = np.nan) -> Floats:
     if name not in jobs:
         return np.full(len(jobs), missing)
-    values = jobs[name] if isinstance(jobs, CodedJobs) else jobs[name].to_numpy(dtype=np.float64, na_value=np.nan)
+    values = (
+        jobs[name]
+        if isinstance(jobs, CodedJobs)
+        else jobs[name].to_numpy(dtype=np.float64, na_value=np.nan)
+    )
     return values if np.isnan(missing) else np.where(np.isnan(values), missing, values)
 
 
@@ -100,8 +104,12 @@ def _cpu_time(jobs: pd.DataFrame) -> Floats:
 
 
 def _io(jobs: pd.DataFrame) -> Floats:
-    read, written, seconds = (_column(jobs, name) for name in ("read_bytes", "written_bytes", "walltime"))
-    moved = np.where(np.isnan(read) & np.isnan(written), np.nan, np.nan_to_num(read) + np.nan_to_num(written))
+    read, written, seconds = (
+        _column(jobs, name) for name in ("read_bytes", "written_bytes", "walltime")
+    )
+    moved = np.where(
+        np.isnan(read) & np.isnan(written), np.nan, np.nan_to_num(read) + np.nan_to_num(written)
+    )
     return moved / np.maximum(seconds, 1.0)
 
 
@@ -144,7 +152,11 @@ def _asked_cores(jobs: pd.DataFrame | CodedJobs) -> Floats:
 
 def _duration(transfers: pd.DataFrame) -> Floats:
     """Of those that were completed: how long a failure takes says nothing about the way."""
-    return np.where(transfers["status"].eq("completed").to_numpy(bool, na_value=False), _column(transfers, "duration"), np.nan)
+    return np.where(
+        transfers["status"].eq("completed").to_numpy(bool, na_value=False),
+        _column(transfers, "duration"),
+        np.nan,
+    )
 
 
 def _bytes(transfers: pd.DataFrame | CodedJobs) -> Floats:
@@ -154,7 +166,12 @@ def _bytes(transfers: pd.DataFrame | CodedJobs) -> Floats:
 def _drain(jobs: pd.DataFrame | CodedJobs) -> Floats:
     """The time in which those who run at a site would do all that waits there, if all took what they asked for; infinite where none."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return _positive(np.nan_to_num(_column(jobs, "system_waiting_work") / _column(jobs, "system_running_cores"), posinf=0.0))
+        return _positive(
+            np.nan_to_num(
+                _column(jobs, "system_waiting_work") / _column(jobs, "system_running_cores"),
+                posinf=0.0,
+            )
+        )
 
 
 def _no_limit(jobs: pd.DataFrame | CodedJobs) -> Floats:
@@ -163,7 +180,9 @@ def _no_limit(jobs: pd.DataFrame | CodedJobs) -> Floats:
 
 def told_more(target: Target, numbers: Sequence[str]) -> Target:
     """``target`` with further ``numbers`` of its records that a refiner is shown."""
-    return replace(target, subject=replace(target.subject, numbers=(*target.subject.numbers, *numbers)))
+    return replace(
+        target, subject=replace(target.subject, numbers=(*target.subject.numbers, *numbers))
+    )
 
 
 TARGETS: dict[str, Target] = {
@@ -172,7 +191,9 @@ TARGETS: dict[str, Target] = {
         Target("walltime", "s", Grid(1.0, 16, 321), _walltime, _walltime_limit),
         Target("peak_memory", "bytes", Grid(2.0**16, 16, 513), _peak_memory, _memory_limit),
         Target("cpu_time", "s", Grid(1.0, 16, 449), _cpu_time, _cpu_limit),
-        Target("transfer_time", "s", Grid(1.0, 16, 321), _duration, _bytes, TRANSFERS, binding=False),
+        Target(
+            "transfer_time", "s", Grid(1.0, 16, 321), _duration, _bytes, TRANSFERS, binding=False
+        ),
         # Half of all waits are short and a tenth last for days: the median error, by which waits are judged, is least far below the median.
         Target("wait", "s", Grid(1.0, 16, 353), waits, _drain, WAITS, binding=False, point=1 / 3),
         Target("io", "bytes/s", Grid(1.0, 8, 321), _io, _no_limit),
@@ -183,10 +204,22 @@ TARGETS: dict[str, Target] = {
             lambda jobs: _peak_memory(jobs) / _cores(jobs),
             lambda jobs: _memory_limit(jobs) / _asked_cores(jobs),
         ),
-        Target("cpu_per_core", "s", Grid(1.0, 16, 385), lambda jobs: _cpu_time(jobs) / _cores(jobs), _walltime_limit),
+        Target(
+            "cpu_per_core",
+            "s",
+            Grid(1.0, 16, 385),
+            lambda jobs: _cpu_time(jobs) / _cores(jobs),
+            _walltime_limit,
+        ),
         Target("cpu_per_event", "HEPScore s", Grid(2.0**-10, 16, 513), _cpu_per_event, _no_limit),
         Target("cpu_work", "HEPScore s", Grid(1.0, 16, 513), _cpu_work, _no_limit),
-        Target("io_per_core", "bytes/s", Grid(1.0, 8, 321), lambda jobs: _io(jobs) / _cores(jobs), _no_limit),
+        Target(
+            "io_per_core",
+            "bytes/s",
+            Grid(1.0, 8, 321),
+            lambda jobs: _io(jobs) / _cores(jobs),
+            _no_limit,
+        ),
     )
 }
 """Every target by name: walltime; memory in use by the whole job; CPU time over all cores; bytes read and written a second; the same

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from jobs.coded import Coded, CodedJobs, code
+from jobs.coded_jobs import Coded, CodedJobs, code
 from jobs.schema import ASKED, JOB, Field, conform
-from models.histories.kinds import tell_apart
+from models.histories.unique_contexts import tell_apart
 
 Array = npt.NDArray[Any]
 
@@ -23,7 +23,9 @@ CANDIDATE_FIELDS = (
 )
 CANDIDATE = tuple(field.name for field in CANDIDATE_FIELDS)
 """What a candidate says beside the fields of its job. The site is where both transfers begin or end."""
-_TEXTS = frozenset({*JOB.of_kind["text"], *(field.name for field in CANDIDATE_FIELDS if field.kind == "text")})
+_TEXTS = frozenset(
+    {*JOB.of_kind["text"], *(field.name for field in CANDIDATE_FIELDS if field.kind == "text")}
+)
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,15 @@ class Candidates:
         for field in CANDIDATE_FIELDS:
             if field.name in frame:
                 values = frame[field.name]
-                jobs[field.name] = pd.to_numeric(values, errors="coerce").astype(float) if field.kind == "number" else values
-        return Candidates(Coded(groups.astype(np.int64), [str(name) for name in names]), code(jobs, jobs.columns.drop("job_id")))
+                jobs[field.name] = (
+                    pd.to_numeric(values, errors="coerce").astype(float)
+                    if field.kind == "number"
+                    else values
+                )
+        return Candidates(
+            Coded(groups.astype(np.int64), [str(name) for name in names]),
+            code(jobs, jobs.columns.drop("job_id")),
+        )
 
     def __getitem__(self, name: str) -> Any:
         """A column; one that nobody told is missing in every row."""
@@ -60,16 +69,36 @@ class Candidates:
     def distinct(self) -> tuple[Candidates, Array]:
         """The candidates of the first of all jobs that are alike in all but their name, those of a job together, numbered from 0; and
         for each job in order of appearance which of them it is like (int64[jobs])."""
-        told = [column.codes if isinstance(column, Coded) else column for column in self.columns.columns.values()]
-        columns = [column.astype(np.int64).view(np.uint64) if column.dtype != np.float64 else column.view(np.uint64) for column in told]
+        told = [
+            column.codes if isinstance(column, Coded) else column
+            for column in self.columns.columns.values()
+        ]
+        columns = [
+            column.astype(np.int64).view(np.uint64)
+            if column.dtype != np.float64
+            else column.view(np.uint64)
+            for column in told
+        ]
         kinds = tell_apart(columns, len(self)).which
         starts = np.flatnonzero(np.r_[True, np.diff(self.job.codes) != 0])
-        raw, ends, seen = kinds.tobytes(), [*(8 * starts[1:]).tolist(), 8 * len(self)], dict[bytes, int]()
-        like = np.array([seen.setdefault(raw[start:end], len(seen)) for start, end in zip([0, *ends[:-1]], ends, strict=True)])
+        raw, ends, seen = (
+            kinds.tobytes(),
+            [*(8 * starts[1:]).tolist(), 8 * len(self)],
+            dict[bytes, int](),
+        )
+        like = np.array(
+            [
+                seen.setdefault(raw[start:end], len(seen))
+                for start, end in zip([0, *ends[:-1]], ends, strict=True)
+            ]
+        )
         firsts = np.unique(like, return_index=True)[1]
         sizes = np.diff(np.r_[starts, len(self)])
         rows = ranges(starts[firsts], sizes[firsts])
-        return Candidates(Coded(np.repeat(np.arange(len(firsts)), sizes[firsts]), self.job.values), self.columns.take(rows)), like
+        return Candidates(
+            Coded(np.repeat(np.arange(len(firsts)), sizes[firsts]), self.job.values),
+            self.columns.take(rows),
+        ), like
 
 
 def ranges(starts: Array, sizes: Array) -> Array:
@@ -92,7 +121,10 @@ def pairs(one: Coded, other: Coded, between: str = ">") -> Coded:
     mixed = np.where((one.codes < 0) | (other.codes < 0), -1, one.codes * width + other.codes)
     kinds, codes = np.unique(mixed, return_inverse=True)
     missing = int((kinds < 0).sum())  # the first of them, if any
-    texts = [between.join((one.values[kind // width], other.values[kind % width])) for kind in kinds[missing:]]
+    texts = [
+        between.join((one.values[kind // width], other.values[kind % width]))
+        for kind in kinds[missing:]
+    ]
     return Coded(codes - missing, texts)
 
 

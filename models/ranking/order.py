@@ -37,13 +37,21 @@ class Rule:
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
-            raise RankingError(f"there is no policy {self.policy!r}; there are {', '.join(POLICIES)}")
+            raise RankingError(
+                f"there is no policy {self.policy!r}; there are {', '.join(POLICIES)}"
+            )
         if not 0 < self.level < 1 or not 0 <= self.tuning <= 100:
-            raise RankingError("the quantile's level must lie between 0 and 1, and the tuning factor between 0 and 100")
+            raise RankingError(
+                "the quantile's level must lie between 0 and 1, and the tuning factor between 0 and 100"
+            )
 
 
 def rank(
-    parts: Mapping[str, Array], groups: Array, rule: Rule, deadline: Array | None = None, behind: Array | None = None
+    parts: Mapping[str, Array],
+    groups: Array,
+    rule: Rule,
+    deadline: Array | None = None,
+    behind: Array | None = None,
 ) -> dict[str, Array]:
     """Order the candidates of each job: float64[n] by name, rows as given, those of one job together.
 
@@ -65,7 +73,9 @@ def rank(
         "first": first(done, groups),
     }
     if deadline is not None:
-        answer["in_time"] = np.where(np.isnan(deadline), np.nan, reached(done, np.nan_to_num(deadline, nan=np.inf)))
+        answer["in_time"] = np.where(
+            np.isnan(deadline), np.nan, reached(done, np.nan_to_num(deadline, nan=np.inf))
+        )
     score = {
         "mean": answer["total_mean"],
         "conservative": answer["total_mean"] + rule.tuning * answer["total_sd"],

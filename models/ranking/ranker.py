@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from jobs.coded import Coded, CodedJobs, in_microseconds
+from jobs.coded_jobs import Coded, CodedJobs, in_microseconds
 from jobs.schema import ASKED, JOB
 from jobs.transfers import TRANSFER
 from models.engine.forecaster import Forecaster
 from models.quantities.stochastic import POINTS, times
 from models.ranking.candidates import Candidates, pairs, ranges, same
-from models.ranking.known import Known, foreseen, latest
+from models.ranking.observed import Known, foreseen, latest
 from models.ranking.order import PARTS, RankingError, Rule, rank
 from models.ranking.speeds import Speeds
 
@@ -25,10 +25,22 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-_MOVES = (("transfer_in", "input_at", "input_bytes", True), ("transfer_out", "output_at", "output_bytes", False))
+_MOVES = (
+    ("transfer_in", "input_at", "input_bytes", True),
+    ("transfer_out", "output_at", "output_bytes", False),
+)
 """Part, where the other end is, what is moved, and whether it comes or goes."""
 _TOLD = ("site", "queue", "input_at")
-_ALWAYS = ("source", "user", "site", "queue", "requested_walltime", "requested_memory", "requested_cores", "input_bytes")
+_ALWAYS = (
+    "source",
+    "user",
+    "site",
+    "queue",
+    "requested_walltime",
+    "requested_memory",
+    "requested_cores",
+    "input_bytes",
+)
 """What is asked of every job, told or not."""
 _OF_TRANSFER = ("link", "from_endpoint", "to_endpoint", "file_system", "direction")
 
@@ -45,11 +57,17 @@ class Ranked:
 
     def frame(self) -> pd.DataFrame:
         """A row a candidate; what is not told is None or NaN."""
-        return pd.DataFrame({name: _plain(column) for name, column in {"job_id": self.job, **self.columns}.items()})
+        return pd.DataFrame(
+            {name: _plain(column) for name, column in {"job_id": self.job, **self.columns}.items()}
+        )
 
 
 def _plain(column: Coded | Array) -> Array:
-    return np.array([*column.values, None], dtype=object)[column.codes] if isinstance(column, Coded) else column
+    return (
+        np.array([*column.values, None], dtype=object)[column.codes]
+        if isinstance(column, Coded)
+        else column
+    )
 
 
 @dataclass(frozen=True)
@@ -78,22 +96,32 @@ class Ranker:
         sizes = np.bincount(few.job.codes)
         rows = ranges((np.cumsum(sizes) - sizes)[like], sizes[like])
         taken = {name: _take(column, rows) for name, column in columns.items()}
-        names = candidates.job.codes[np.flatnonzero(np.r_[True, np.diff(candidates.job.codes) != 0])]
+        names = candidates.job.codes[
+            np.flatnonzero(np.r_[True, np.diff(candidates.job.codes) != 0])
+        ]
         return Ranked(Coded(np.repeat(names, sizes[like]), candidates.job.values), taken)
 
     def _rank(self, candidates: Candidates, rule: Rule, now: int) -> dict[str, Coded | Array]:
         runs = candidates["site"].codes >= 0
         if runs.any() and not runs.all():
-            raise RankingError("some candidates name a site and some do not: rank sites and replicas apart")
+            raise RankingError(
+                "some candidates name a site and some do not: rank sites and replicas apart"
+            )
         parts, unknown = self._parts(candidates, bool(runs.all()), now)
         groups, deadline = candidates.job.codes, candidates["deadline"]
         behind = np.logical_or.reduce(list(unknown.values())) if unknown else None
         found = rank(parts, groups, rule, deadline if np.isfinite(deadline).any() else None, behind)
         order = np.lexsort((found["rank"], groups))
         told = {name: _take(candidates[name], order) for name in _TOLD}
-        return told | {name: values[order] for name, values in found.items()} | {"unknown": _take(_named(unknown, len(groups)), order)}
+        return (
+            told
+            | {name: values[order] for name, values in found.items()}
+            | {"unknown": _take(_named(unknown, len(groups)), order)}
+        )
 
-    def _parts(self, candidates: Candidates, running: bool, now: int) -> tuple[dict[str, Array], dict[str, Array]]:
+    def _parts(
+        self, candidates: Candidates, running: bool, now: int
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
         """Stochastic values by part (float64[n, POINTS]), and where nothing is known of a part that counts (bool[n])."""
         parts, unknown = dict[str, Array](), dict[str, Array]()
         asked = self._jobs(candidates, now)
@@ -103,9 +131,13 @@ class Ranker:
                 moved &= ~same(candidates[place], candidates["site"])
             wanted = moved & (candidates[size] > 0)
             if name == "transfer_in" and not running and not wanted.all():
-                raise RankingError("nothing is asked of some candidates: name a site, or input_at and input_bytes of a replica")
+                raise RankingError(
+                    "nothing is asked of some candidates: name a site, or input_at and input_bytes of a replica"
+                )
             # A replica's output_at is only where its copy goes: nothing is written back, so no size is missing.
-            lacking = moved & np.isnan(candidates[size]) if running else np.zeros(len(candidates), bool)
+            lacking = (
+                moved & np.isnan(candidates[size]) if running else np.zeros(len(candidates), bool)
+            )
             if self.transfers is None:
                 lacking |= wanted
             if lacking.any():
@@ -114,7 +146,9 @@ class Ranker:
                 parts[name] = np.zeros((len(candidates), POINTS))
             if wanted.any() and self.transfers is not None:
                 rows = np.flatnonzero(wanted)
-                parts[name][rows] = self.transfers.points(_transfers(candidates.take(rows), place, size, towards, now), now)
+                parts[name][rows] = self.transfers.points(
+                    _transfers(candidates.take(rows), place, size, towards, now), now
+                )
         if running:
             if self.waits is None:
                 unknown["wait"] = np.ones(len(candidates), bool)
@@ -131,8 +165,14 @@ class Ranker:
         return times(foreseen(self.runs, anywhere), self.speeds.of_jobs(asked))
 
     def _jobs(self, candidates: Candidates, now: int) -> CodedJobs:
-        told = {name: candidates[name] for name in ASKED if name in candidates.columns or name in _ALWAYS}
-        return CodedJobs(told | {"submitted_at": np.full(len(candidates), now, np.int64)}, len(candidates))
+        told = {
+            name: candidates[name]
+            for name in ASKED
+            if name in candidates.columns or name in _ALWAYS
+        }
+        return CodedJobs(
+            told | {"submitted_at": np.full(len(candidates), now, np.int64)}, len(candidates)
+        )
 
 
 def _transfers(candidates: Candidates, place: str, size: str, towards: bool, now: int) -> CodedJobs:
@@ -141,9 +181,16 @@ def _transfers(candidates: Candidates, place: str, size: str, towards: bool, now
     ends = (candidates[place], site if (site.codes >= 0).any() else candidates["output_at"])
     here, there = ends if towards else ends[::-1]
     missing = Coded.missing(len(candidates))
-    texts = dict.fromkeys(_OF_TRANSFER, missing) | {"from_endpoint": here, "to_endpoint": there, "link": pairs(here, there)}
+    texts = dict.fromkeys(_OF_TRANSFER, missing) | {
+        "from_endpoint": here,
+        "to_endpoint": there,
+        "link": pairs(here, there),
+    }
     when = np.full(len(candidates), now, np.int64)
-    return CodedJobs({**texts, "source": missing, "submitted_at": when, "bytes": candidates[size]}, len(candidates))
+    return CodedJobs(
+        {**texts, "source": missing, "submitted_at": when, "bytes": candidates[size]},
+        len(candidates),
+    )
 
 
 def _named(unknown: dict[str, Array], rows: int) -> Coded:
@@ -152,7 +199,13 @@ def _named(unknown: dict[str, Array], rows: int) -> Coded:
     names = [name for name in PARTS if name in unknown]
     for place, name in enumerate(names):
         mixed += unknown[name].astype(np.int64) << place
-    return Coded(mixed, [", ".join(name for place, name in enumerate(names) if kind >> place & 1) for kind in range(1 << len(names))])
+    return Coded(
+        mixed,
+        [
+            ", ".join(name for place, name in enumerate(names) if kind >> place & 1)
+            for kind in range(1 << len(names))
+        ],
+    )
 
 
 def _take(column: Coded | Array, rows: Array) -> Coded | Array:
@@ -166,4 +219,9 @@ def ranker(engine: Engine, runs: Forecaster, before: Ranker | None = None) -> Ra
     """
     waits, transfers = (before.waits, before.transfers) if before else (None, None)
     jobs, moved = latest(engine, JOB), latest(engine, TRANSFER)
-    return Ranker(runs, Known.of(jobs, "wait", waits), Known.of(moved, "transfer_time", transfers), Speeds.of(jobs))
+    return Ranker(
+        runs,
+        Known.of(jobs, "wait", waits),
+        Known.of(moved, "transfer_time", transfers),
+        Speeds.of(jobs),
+    )

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from jobs.coded import Coded, CodedJobs
+from jobs.coded_jobs import Coded, CodedJobs
 from models.past.load import key_of
 
 Array = npt.NDArray[Any]
@@ -38,7 +38,11 @@ class Speeds:
     @staticmethod
     def of(jobs: pd.DataFrame) -> Speeds:
         """Learn from completed ``jobs``: the logarithm of a run is what its kind takes and what its site adds, fitted in turn."""
-        done = jobs[jobs["status"].eq("completed").to_numpy(bool, na_value=False) & jobs["site"].notna() & (jobs["walltime"] > 0)]
+        done = jobs[
+            jobs["status"].eq("completed").to_numpy(bool, na_value=False)
+            & jobs["site"].notna()
+            & (jobs["walltime"] > 0)
+        ]
         kinds, (sites, names) = key_of(done, KIND), pd.factorize(done["site"])
         logs = np.log(done["walltime"].to_numpy(dtype=np.float64))
         rated, power = _rated(done, sites, len(names))
@@ -48,24 +52,36 @@ class Speeds:
             takes = np.bincount(kinds, logs - adds[sites]) / np.maximum(often, 1)
             beyond = np.clip(logs - takes[kinds], -FARTHEST, FARTHEST)
             adds = (np.bincount(sites, beyond, len(names)) + DOUBT * rated) / (there + DOUBT)
-        return Speeds({str(name): float(np.exp(more)) for name, more in zip(names, adds, strict=True)}, power)
+        return Speeds(
+            {str(name): float(np.exp(more)) for name, more in zip(names, adds, strict=True)}, power
+        )
 
     def of_jobs(self, jobs: CodedJobs) -> Array:
         """The factor of each job's site, else of the power of its host, as far as they are known (float64[n])."""
         site: Coded = jobs["site"]
-        factor = np.array([*(self.factor.get(name, np.nan) for name in site.values), np.nan])[site.codes]
-        rated = self.power / jobs["host_power"] if "host_power" in jobs else np.full(len(jobs), np.nan)
+        factor = np.array([*(self.factor.get(name, np.nan) for name in site.values), np.nan])[
+            site.codes
+        ]
+        rated = (
+            self.power / jobs["host_power"] if "host_power" in jobs else np.full(len(jobs), np.nan)
+        )
         factor = np.where(np.isnan(factor), rated, factor)
         return np.where(np.isfinite(factor) & (factor > 0), factor, 1.0)
 
 
 def _rated(done: pd.DataFrame, sites: Array, count: int) -> tuple[Array, float]:
     """What the power of each site's hosts adds to a run's logarithm (float64[count], 0 where none is told), and a typical power."""
-    told = done["host_power"].to_numpy(dtype=np.float64, na_value=np.nan) if "host_power" in done else np.full(len(done), np.nan)
+    told = (
+        done["host_power"].to_numpy(dtype=np.float64, na_value=np.nan)
+        if "host_power" in done
+        else np.full(len(done), np.nan)
+    )
     known = told > 0
     if not known.any():
         return np.zeros(count), np.nan
     logs = np.log(told[known])
     typical = float(logs.mean())
     often = np.bincount(sites[known], minlength=count)
-    return -np.bincount(sites[known], logs - typical, count) / np.maximum(often, 1), float(np.exp(typical))
+    return -np.bincount(sites[known], logs - typical, count) / np.maximum(often, 1), float(
+        np.exp(typical)
+    )

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from models.refiner.lessons import Lessons
+from models.refiner.training_rows import Lessons
 
 Array = npt.NDArray[Any]
 
@@ -32,13 +32,20 @@ class CatBoostRefiner:
 
     def ratio(self, inputs: Array, coarse: Array) -> Array:
         """See Refiner; bins that no training job fell into keep their mass."""
-        raw = self.model.predict(inputs, prediction_type="RawFormulaVal", thread_count=2 if len(inputs) > 2000 else 1)
+        raw = self.model.predict(
+            inputs, prediction_type="RawFormulaVal", thread_count=2 if len(inputs) > 2000 else 1
+        )
         raw = np.column_stack([-raw, raw]) if raw.ndim == 1 else raw
         known = coarse[:, self.classes]
         bent = known * np.exp(raw - raw.max(axis=1, keepdims=True))
         ratio = np.ones_like(coarse)
         total = bent.sum(axis=1, keepdims=True)
-        ratio[:, self.classes] = np.divide(bent * known.sum(axis=1, keepdims=True), total * known, where=known > 0, out=np.ones_like(known))
+        ratio[:, self.classes] = np.divide(
+            bent * known.sum(axis=1, keepdims=True),
+            total * known,
+            where=known > 0,
+            out=np.ones_like(known),
+        )
         return 1 - self.share + self.share * ratio
 
     def contributions(self, inputs: Array, answered: int) -> Array:
@@ -49,7 +56,9 @@ class CatBoostRefiner:
         place = np.flatnonzero(self.classes == answered)
         if not len(place):
             return np.zeros(inputs.shape[1])
-        values = np.asarray(self.model.get_feature_importance(Pool(inputs), type="ShapValues", thread_count=1))[0, :, :-1]
+        values = np.asarray(
+            self.model.get_feature_importance(Pool(inputs), type="ShapValues", thread_count=1)
+        )[0, :, :-1]
         return np.asarray(self.share * (values[place[0]] - values.mean(axis=0)))
 
     def first(self, trees: int) -> CatBoostRefiner:
@@ -124,7 +133,11 @@ def _classifier(boosting: Mapping[str, Any]) -> Any:
 
 def _importance(values: Array) -> Array:
     """How much each outcome counts: the large ones make most of the error that a broker feels, but there are few of them."""
-    return 1 - BY_SIZE + BY_SIZE * np.minimum(np.sqrt(values / max(values.mean(), 1e-9)), MOST_IMPORTANT)
+    return (
+        1
+        - BY_SIZE
+        + BY_SIZE * np.minimum(np.sqrt(values / max(values.mean(), 1e-9)), MOST_IMPORTANT)
+    )
 
 
 @dataclass(frozen=True)
@@ -139,7 +152,9 @@ class CatBoostClasses:
     def probabilities(self, inputs: pd.DataFrame, count: int) -> Array:
         """The probability of each of ``count`` classes, from 1 (float64[n, count]); 0 for one that training never saw."""
         found = np.zeros((len(inputs), count))
-        found[:, self.classes - 1] = _softmax(_logarithms(self.model, inputs) @ self.slopes.T + self.shifts)
+        found[:, self.classes - 1] = _softmax(
+            _logarithms(self.model, inputs) @ self.slopes.T + self.shifts
+        )
         return found
 
 
@@ -166,7 +181,9 @@ def fit_classes(inputs: pd.DataFrame, labels: npt.NDArray[np.int64]) -> CatBoost
     return CatBoostClasses(model, classes, slopes, shifts)
 
 
-def _calibrate(logarithms: Array, labels: npt.NDArray[np.int64], classes: npt.NDArray[np.int64]) -> tuple[Array, Array]:
+def _calibrate(
+    logarithms: Array, labels: npt.NDArray[np.int64], classes: npt.NDArray[np.int64]
+) -> tuple[Array, Array]:
     """The line (slopes, shifts) whose softmax makes ``labels`` likeliest; classes that are not among them keep what was said of them."""
     from sklearn.linear_model import LogisticRegression
 
@@ -174,7 +191,9 @@ def _calibrate(logarithms: Array, labels: npt.NDArray[np.int64], classes: npt.ND
     told = np.flatnonzero(np.isin(classes, labels))
     if len(told) == len(classes):
         line = LogisticRegression(max_iter=1000).fit(logarithms, labels)
-        two = len(classes) == 2  # scikit-learn keeps one row for two classes, by which the second is likelier
+        two = (
+            len(classes) == 2
+        )  # scikit-learn keeps one row for two classes, by which the second is likelier
         slopes = np.vstack([0 * line.coef_, line.coef_]) if two else line.coef_
         shifts = np.concatenate([0 * line.intercept_, line.intercept_]) if two else line.intercept_
     return slopes, shifts
@@ -215,7 +234,14 @@ def fit_hazard(inputs: Array, labels: Array) -> Callable[[Array], Array] | None:
     if len(np.unique(labels)) < 2:
         return None
     model = CatBoostClassifier(
-        iterations=300, depth=5, learning_rate=0.06, rsm=0.3, thread_count=2, random_seed=1, verbose=False, allow_writing_files=False
+        iterations=300,
+        depth=5,
+        learning_rate=0.06,
+        rsm=0.3,
+        thread_count=2,
+        random_seed=1,
+        verbose=False,
+        allow_writing_files=False,
     )
     model.fit(inputs, labels)
     return lambda asked: model.predict_proba(asked)[:, 1]

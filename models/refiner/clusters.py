@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from jobs.coded import CodedJobs, code_column
+from jobs.coded_jobs import CodedJobs, code_column
 
 By = Literal["group", "site", "queue", "program", "kmeans"]
 GLOBAL = "global"
@@ -32,8 +32,13 @@ class Clusters:
         """The cluster of each job (object[n] of text); GLOBAL where it has none."""
         if self.field is None or self.field not in jobs:
             return np.full(len(jobs), GLOBAL, dtype=object)
-        column: Any = jobs[self.field] if isinstance(jobs, CodedJobs) else code_column(jobs[self.field])
-        names = [self.kinds.get(value, GLOBAL) if self.by == "kmeans" else f"{self.field} {value}" for value in column.values]
+        column: Any = (
+            jobs[self.field] if isinstance(jobs, CodedJobs) else code_column(jobs[self.field])
+        )
+        names = [
+            self.kinds.get(value, GLOBAL) if self.by == "kmeans" else f"{self.field} {value}"
+            for value in column.values
+        ]
         return np.array([*names, GLOBAL], dtype=object)[column.codes]
 
     def to_json(self) -> dict[str, Any]:
@@ -48,7 +53,14 @@ class Clusters:
 
 def telling_field(jobs: pd.DataFrame) -> str:
     """What says best whose each job is: its group, else site, queue or program, whichever the log tells first, else its source."""
-    return next((name for name in ("group", "site", "queue", "program") if name in jobs and jobs[name].nunique() > 1), "source")
+    return next(
+        (
+            name
+            for name in ("group", "site", "queue", "program")
+            if name in jobs and jobs[name].nunique() > 1
+        ),
+        "source",
+    )
 
 
 def find_clusters(jobs: pd.DataFrame, values: npt.NDArray[np.float64], by: By | None) -> Clusters:
@@ -63,9 +75,17 @@ def find_clusters(jobs: pd.DataFrame, values: npt.NDArray[np.float64], by: By | 
         if jobs[name].notna().any():
             profile[name] = np.log2(jobs[name].clip(lower=1.0))
     grouped = profile[profile["value"].notna()].groupby("user")
-    users = grouped.mean().join(grouped["value"].std().rename("spread")).join(pd.Series(np.log2(grouped.size()), name="jobs"))
+    users = (
+        grouped.mean()
+        .join(grouped["value"].std().rename("spread"))
+        .join(pd.Series(np.log2(grouped.size()), name="jobs"))
+    )
     users = users.fillna(users.mean()).fillna(0.0)
     if len(users) < 2 * KINDS:
         return Clusters(by)
-    found = KMeans(KINDS, n_init=4, random_state=0).fit_predict(StandardScaler().fit_transform(users.to_numpy()))
-    return Clusters(by, {str(user): f"kind {kind}" for user, kind in zip(users.index, found, strict=True)})
+    found = KMeans(KINDS, n_init=4, random_state=0).fit_predict(
+        StandardScaler().fit_transform(users.to_numpy())
+    )
+    return Clusters(
+        by, {str(user): f"kind {kind}" for user, kind in zip(users.index, found, strict=True)}
+    )

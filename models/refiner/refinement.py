@@ -57,7 +57,9 @@ def coarse_masses(mass: Array) -> Array:
     return out
 
 
-def inputs(mass: Array, coarse: Array, counts: Array, numbers: Array, which: Array | None = None) -> Array:
+def inputs(
+    mass: Array, coarse: Array, counts: Array, numbers: Array, which: Array | None = None
+) -> Array:
     """What a refiner is shown: coarse masses, the mixture's quantiles, counts of ended jobs a key, the job's numbers (float32[n, m]).
 
     ``which`` (int64[n]) says which row of the first three each row of ``numbers`` goes with, where several share one.
@@ -73,7 +75,14 @@ def input_names(levels: tuple[str, ...], numbers: tuple[str, ...], bins: int) ->
     """Names of the columns of ``inputs``."""
     masses = [f"mass_{k}" for k in range(int(coarse_bins(bins)[-1]) + 1)]
     quantiles = [f"quantile_{level:g}" for level in QUANTILES]
-    return [*masses, *quantiles, *(f"ended {level}" for level in levels), "hour", "weekday", *numbers]
+    return [
+        *masses,
+        *quantiles,
+        *(f"ended {level}" for level in levels),
+        "hour",
+        "weekday",
+        *numbers,
+    ]
 
 
 def refine(mass: Array, ratio: Array) -> Array:
@@ -91,7 +100,9 @@ def factors(shown: Array, coarse: Array, refiners: Mapping[str, Refiner], cluste
     if refiners.keys() == {GLOBAL}:
         return refiners[GLOBAL].ratio(shown, coarse)
     ratio = np.ones_like(coarse)
-    who = np.array([cluster if cluster in refiners else GLOBAL for cluster in clusters], dtype=object)
+    who = np.array(
+        [cluster if cluster in refiners else GLOBAL for cluster in clusters], dtype=object
+    )
     for cluster, refiner in refiners.items():
         rows = who == cluster
         if rows.any():
@@ -99,7 +110,9 @@ def factors(shown: Array, coarse: Array, refiners: Mapping[str, Refiner], cluste
     return ratio
 
 
-def read_bent(foreseen: Distribution, which: Array, factors: Array, levels: Array, scale: float, cuts: Cuts) -> tuple[Array, Array, Array]:
+def read_bent(
+    foreseen: Distribution, which: Array, factors: Array, levels: Array, scale: float, cuts: Cuts
+) -> tuple[Array, Array, Array]:
     """Mean, standard deviation and quantiles at ``levels`` (float64[n, 2 + levels]), the best bin (int64[n]), and the mass of each class
     between ``cuts`` (float64[n, cuts + 1], empty where there are none).
 

@@ -46,7 +46,9 @@ def back_up(settings: Settings, target: Path) -> Rows:
     it stood at one moment, the store first. Raises InputError where ``target`` is there already, StoreError or RegistryError.
     """
     if target.exists():
-        raise InputError(f"{target} is there already, and a backup overwrites nothing: choose another name")
+        raise InputError(
+            f"{target} is there already, and a backup overwrites nothing: choose another name"
+        )
     if not target.absolute().parent.is_dir():
         raise InputError(f"there is no folder {target.absolute().parent} to put a backup into")
     with TemporaryDirectory(dir=target.absolute().parent, prefix=".gridcast-backup-") as place:
@@ -54,7 +56,9 @@ def back_up(settings: Settings, target: Path) -> Rows:
         told: dict[str, Any] = {"store": _dumped(open_store(settings.store_url), folder / "store")}
         if database := _registry(settings):
             # The rows before the files: whatever a row names was written before it.
-            told["mlflow"] = _dumped(database, folder / "mlflow") | {"artifacts": _artifacts(settings).as_uri()}
+            told["mlflow"] = _dumped(database, folder / "mlflow") | {
+                "artifacts": _artifacts(settings).as_uri()
+            }
             shutil.copytree(_artifacts(settings), folder / "artifacts")
         told["files"] = {name: digest(folder / name) for name in _files(folder)}
         head = {"format": FORMAT, "taken_at": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -82,11 +86,17 @@ def restore(settings: Settings, source: Path) -> Rows:
             all_or_nothing.enter_context(_copied(folder / "artifacts", _artifacts(settings)))
             before, now = manifest["mlflow"]["artifacts"], _artifacts(settings).as_uri()
             tables = all_or_nothing.enter_context(database.begin())
-            copies.load(tables, folder / "mlflow", lambda text: now + text.removeprefix(before) if text.startswith(before) else text)
+            copies.load(
+                tables,
+                folder / "mlflow",
+                lambda text: now + text.removeprefix(before) if text.startswith(before) else text,
+            )
         store = open_store(settings.store_url)
         all_or_nothing.callback(store.dispose)
         connection = all_or_nothing.enter_context(store.begin())
-        copies.load_store(connection, folder / "store", manifest["store"]["versions"][VERSION_TABLE])
+        copies.load_store(
+            connection, folder / "store", manifest["store"]["versions"][VERSION_TABLE]
+        )
         return _told(manifest, settings)
 
 
@@ -156,7 +166,9 @@ def _checked(folder: Path, source: Path) -> dict[str, Any]:
         raise InputError(f"{source} has format {form}, this Gridcast reads format {FORMAT}")
     found = {*_files(folder)} - {MANIFEST}
     for name in sorted(found ^ files.keys()):
-        raise BackupError(f"{source} {'has a file of its own' if name in found else 'lacks its file'}, {name}")
+        raise BackupError(
+            f"{source} {'has a file of its own' if name in found else 'lacks its file'}, {name}"
+        )
     for name, expected in files.items():
         if digest(folder / name) != expected:
             raise BackupError(f"{source} is damaged: the SHA-256 of its file {name} differs")
@@ -179,9 +191,19 @@ def _sync(path: Path) -> None:
 
 
 def _told(told: dict[str, Any], settings: Settings) -> Rows:
-    rows = [{"part": f"store: {name}", "rows": count, "note": ""} for name, count in told["store"]["rows"].items()]
+    rows = [
+        {"part": f"store: {name}", "rows": count, "note": ""}
+        for name, count in told["store"]["rows"].items()
+    ]
     if "mlflow" not in told or settings.tracking_url.startswith("http"):
         others = f"left out: MLflow at {settings.tracking_url_shown} is a server, and whoever runs it keeps its database"
         return [*rows, {"part": "MLflow", "rows": 0, "note": others}]
     artifacts = sum(name.startswith("artifacts/") for name in told["files"])
-    return [*rows, {"part": "MLflow", "rows": sum(told["mlflow"]["rows"].values()), "note": f"with {artifacts:,} artifacts"}]
+    return [
+        *rows,
+        {
+            "part": "MLflow",
+            "rows": sum(told["mlflow"]["rows"].values()),
+            "note": f"with {artifacts:,} artifacts",
+        },
+    ]

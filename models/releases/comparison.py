@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from jobs.schema import OUTCOMES
-from models.baselines.rivals import predict_all
+from models.baselines.catalogue import predict_all
 from models.engine.forecaster import Forecaster
 from models.engine.model_set import ModelSet
 from models.quantities.targets import TARGETS, Floats
@@ -56,7 +56,9 @@ def live_through(
     ended = history[history["ended_at"].notna()].sort_values("ended_at", kind="stable")
     ends = ended["ended_at"]
     # The host, too, is known only once a job has started.
-    asked = asked.drop(columns=[name for name in OUTCOMES if name in asked]).sort_values("submitted_at", kind="stable")
+    asked = asked.drop(columns=[name for name in OUTCOMES if name in asked]).sort_values(
+        "submitted_at", kind="stable"
+    )
     learned, answers = 0, []
     for start in range(0, len(asked), AT_ONCE):
         few = asked.iloc[start : start + AT_ONCE]
@@ -75,10 +77,18 @@ def baseline_answers(jobs: pd.DataFrame, since: pd.Timestamp, target: str) -> di
     ordered = jobs.sort_values("submitted_at", kind="stable")
     later = (ordered["submitted_at"] >= since).to_numpy()
     answers = predict_all(ordered, TARGETS[target], RIVALS)
-    return {name: pd.Series(answer.point[later], index=ordered.index[later]) for name, answer in answers.items()}
+    return {
+        name: pd.Series(answer.point[later], index=ordered.index[later])
+        for name, answer in answers.items()
+    }
 
 
-def table(jobs: pd.DataFrame, since: pd.Timestamp, answers: Mapping[str, pd.DataFrame], targets: tuple[str, ...]) -> pd.DataFrame:
+def table(
+    jobs: pd.DataFrame,
+    since: pd.Timestamp,
+    answers: Mapping[str, pd.DataFrame],
+    targets: tuple[str, ...],
+) -> pd.DataFrame:
     """A row a target and predictor: jobs, mae, median_ae, apa, coverage_90 (NaN for one without a range), by target and mae.
 
     ``answers`` are those of ``live_through`` by name; RIVALS are added. ``apa`` is the average prediction accuracy, the mean of
@@ -88,7 +98,16 @@ def table(jobs: pd.DataFrame, since: pd.Timestamp, answers: Mapping[str, pd.Data
     for target in targets:
         truth = outcomes(jobs, since, target)
         for name, answer in answers.items():
-            rows.append(_row(target, name, truth, answer[target], answer[f"{target}_low"], answer[f"{target}_high"]))
+            rows.append(
+                _row(
+                    target,
+                    name,
+                    truth,
+                    answer[target],
+                    answer[f"{target}_low"],
+                    answer[f"{target}_high"],
+                )
+            )
         for name, point in baseline_answers(jobs, since, target).items():
             rows.append(_row(target, name, truth, point))
     return pd.DataFrame(rows).sort_values(["target", "mae"], kind="stable", ignore_index=True)
@@ -101,7 +120,12 @@ def outcomes(jobs: pd.DataFrame, since: pd.Timestamp, target: str) -> pd.Series:
 
 
 def _row(
-    target: str, name: str, truth: pd.Series, point: pd.Series, low: pd.Series | None = None, high: pd.Series | None = None
+    target: str,
+    name: str,
+    truth: pd.Series,
+    point: pd.Series,
+    low: pd.Series | None = None,
+    high: pd.Series | None = None,
 ) -> dict[str, object]:
     point = point.loc[truth.index]
     error = (point - truth).abs()
@@ -127,13 +151,19 @@ def difference(truth: pd.Series, mine: pd.Series, theirs: pd.Series, seed: int =
     The interval resamples BLOCKS runs of neighbouring jobs: the errors of one task's jobs come together, and an interval over
     single jobs would be too narrow.
     """
-    errors: list[Floats] = [(answer.loc[truth.index] - truth).abs().to_numpy(dtype=float) for answer in (mine, theirs)]
+    errors: list[Floats] = [
+        (answer.loc[truth.index] - truth).abs().to_numpy(dtype=float) for answer in (mine, theirs)
+    ]
     edges = np.linspace(0, len(truth), min(BLOCKS, len(truth)) + 1).astype(int)[:-1]
     sums = [np.add.reduceat(error, edges) for error in errors]
     chosen = np.random.default_rng(seed).integers(len(edges), size=(RESAMPLES, len(edges)))
     shares = _excess(sums[0][chosen].sum(axis=1), sums[1][chosen].sum(axis=1))
     low, high = np.quantile(shares, [0.025, 0.975])
-    return Difference(float(_excess(errors[0].sum(keepdims=True), errors[1].sum(keepdims=True))[0]), float(low), float(high))
+    return Difference(
+        float(_excess(errors[0].sum(keepdims=True), errors[1].sum(keepdims=True))[0]),
+        float(low),
+        float(high),
+    )
 
 
 def _excess(mine: Floats, theirs: Floats) -> Floats:

@@ -24,10 +24,10 @@ import pandas as pd
 from infra.errors import GridcastError
 from infra.settings import Settings, prepare_environment
 from jobs.schema import FIELDS, OUTCOMES
-from models.releases import moves
-from models.releases.moves import CHAMPION, PIN, lock, now
-from models.releases.moves import read_version as _version
-from models.releases.moves import tag as _tag
+from models.releases import alias_moves as moves
+from models.releases.alias_moves import CHAMPION, PIN, lock, now
+from models.releases.alias_moves import read_version as _version
+from models.releases.alias_moves import tag as _tag
 from models.releases.runs import close_orphans, this_process
 from models.releases.versions import Evidence, Version
 
@@ -44,7 +44,13 @@ class OvertakenError(RegistryError):
     """The champion changed after the caller had decided; the version stays a candidate."""
 
 
-def publish(folder: Path, evidence: Evidence, *, run_name: str | None = None, settings: Settings | None = None) -> Version:
+def publish(
+    folder: Path,
+    evidence: Evidence,
+    *,
+    run_name: str | None = None,
+    settings: Settings | None = None,
+) -> Version:
     """Register the model set in ``folder`` with its evidence; returns the new version, a candidate that does not serve yet.
 
     A version is born ``unfinished`` and becomes a ``candidate`` as the last step, so that a process killed in between leaves
@@ -53,7 +59,9 @@ def publish(folder: Path, evidence: Evidence, *, run_name: str | None = None, se
     with _mlflow(settings) as (client, settings):
         experiment = _experiment(client, settings)
         close_orphans(client, experiment)
-        run = client.create_run(experiment, run_name=run_name, tags={**evidence.tags, "process": this_process()})
+        run = client.create_run(
+            experiment, run_name=run_name, tags={**evidence.tags, "process": this_process()}
+        )
         run_id = run.info.run_id
         try:
             _log(client, run_id, evidence)
@@ -70,7 +78,9 @@ def publish(folder: Path, evidence: Evidence, *, run_name: str | None = None, se
                 description=evidence.card,
             )
             client.set_terminated(run_id, "FINISHED")
-            client.set_model_version_tag(settings.model_name, str(made.version), "state", "candidate")
+            client.set_model_version_tag(
+                settings.model_name, str(made.version), "state", "candidate"
+            )
         except BaseException:
             with suppress(Exception):  # what went wrong first is what the caller must hear
                 client.set_terminated(run_id, "FAILED")
@@ -84,7 +94,11 @@ def record(evidence: Evidence, *, run_name: str, settings: Settings | None = Non
     Raises RegistryError.
     """
     with _mlflow(settings) as (client, settings):
-        run_id = str(client.create_run(_experiment(client, settings), run_name=run_name, tags=dict(evidence.tags)).info.run_id)
+        run_id = str(
+            client.create_run(
+                _experiment(client, settings), run_name=run_name, tags=dict(evidence.tags)
+            ).info.run_id
+        )
         _log(client, run_id, evidence)
         client.set_terminated(run_id, "FINISHED")
     return run_id
@@ -115,7 +129,9 @@ def versions(settings: Settings | None = None) -> list[Version]:
         found: list[Version] = []
         token = None
         while True:
-            page = client.search_model_versions(f"name = '{settings.model_name}'", max_results=1000, page_token=token)
+            page = client.search_model_versions(
+                f"name = '{settings.model_name}'", max_results=1000, page_token=token
+            )
             found += [_version(one, aliases.get(int(one.version), ())) for one in page]
             token = page.token
             if not token:
@@ -138,10 +154,15 @@ def fetch(version: Version, *, fresh: bool = False, settings: Settings | None = 
     target = settings.folder("models") / f"{version.label}-{version.run_id[:8]}"
     if target.is_dir() and not fresh:
         return target
-    with _mlflow(settings) as (_, settings), TemporaryDirectory(dir=settings.folder("tmp")) as staging:
+    with (
+        _mlflow(settings) as (_, settings),
+        TemporaryDirectory(dir=settings.folder("tmp")) as staging,
+    ):
         from mlflow.artifacts import download_artifacts
 
-        found = download_artifacts(artifact_uri=version.source, dst_path=staging, tracking_uri=settings.tracking_url)
+        found = download_artifacts(
+            artifact_uri=version.source, dst_path=staging, tracking_uri=settings.tracking_url
+        )
         shutil.rmtree(target, ignore_errors=True)
         # Renamed into place, so that a kill in the middle leaves no half folder under the final name.
         shutil.copytree(found, Path(staging) / "complete").replace(target)
@@ -157,11 +178,20 @@ def challenge(version: Version, settings: Settings | None = None) -> None:
 def refuse(version: Version, *, why: str, settings: Settings | None = None) -> None:
     """Record that ``version`` lost its comparison, and why. Raises RegistryError."""
     with _mlflow(settings) as (client, settings):
-        _tag(client, version.name, version.version, state="refused", refused_why=why, refused_at=now())
+        _tag(
+            client,
+            version.name,
+            version.version,
+            state="refused",
+            refused_why=why,
+            refused_at=now(),
+        )
         _drop_challenger(client, version)
 
 
-def promote(version: int, *, by: str, why: str, expected: int | None = -1, settings: Settings | None = None) -> Version:
+def promote(
+    version: int, *, by: str, why: str, expected: int | None = -1, settings: Settings | None = None
+) -> Version:
     """Make ``version`` the champion and record who did it and why; promoting the champion again changes nothing.
 
     ``expected`` is the champion the decision was made against (None: there was none; -1: whatever it is). Of two that decide
@@ -171,12 +201,16 @@ def promote(version: int, *, by: str, why: str, expected: int | None = -1, setti
         current = _by_alias(client, settings.model_name, CHAMPION)
         wanted = _version(client.get_model_version(settings.model_name, str(version)))
         if wanted.state == "unfinished":
-            raise RegistryError(f"version {version} was never finished: whoever published it was stopped; train again")
+            raise RegistryError(
+                f"version {version} was never finished: whoever published it was stopped; train again"
+            )
         if current is not None and current.version == version:
             return current
         if expected != -1 and (current.version if current else None) != expected:
             stands = f"version {current.version}" if current else "no version"
-            raise OvertakenError(f"{stands} is champion meanwhile, not {expected}: {wanted.label} stays a candidate")
+            raise OvertakenError(
+                f"{stands} is champion meanwhile, not {expected}: {wanted.label} stays a candidate"
+            )
         return _move(client, wanted, current, by=by, why=why)
 
 
@@ -187,7 +221,9 @@ def rollback(*, by: str, why: str, expected: int = -1, settings: Settings | None
         if current is None or "replaces" not in current.tags:
             raise RegistryError("there is no earlier champion to roll back to")
         if expected not in (-1, current.version):
-            raise OvertakenError(f"{current.label} is champion meanwhile, not version {expected}: nothing is rolled back")
+            raise OvertakenError(
+                f"{current.label} is champion meanwhile, not version {expected}: nothing is rolled back"
+            )
         wanted = _version(client.get_model_version(settings.model_name, current.tags["replaces"]))
         return _move(client, wanted, current, by=by, why=why, back=True)
 
@@ -200,7 +236,11 @@ def settle(settings: Settings | None = None) -> Version | None:
     with _mlflow(settings) as (client, settings), lock(settings):
         current = _by_alias(client, settings.model_name, CHAMPION)
         if current is not None:
-            moves.settle(client, current, lambda number: _version(client.get_model_version(settings.model_name, number)))
+            moves.settle(
+                client,
+                current,
+                lambda number: _version(client.get_model_version(settings.model_name, number)),
+            )
         return _by_alias(client, settings.model_name, CHAMPION)
 
 
@@ -210,7 +250,9 @@ def pin(*, by: str, why: str, settings: Settings | None = None) -> Version:
         current = _by_alias(client, settings.model_name, CHAMPION)
         if current is None:
             raise RegistryError("there is no champion to pin: promote one first")
-        client.set_registered_model_tag(current.name, PIN, f"{current.label} is pinned by {by}: {why}")
+        client.set_registered_model_tag(
+            current.name, PIN, f"{current.label} is pinned by {by}: {why}"
+        )
         return current
 
 
@@ -228,12 +270,18 @@ def pinned(settings: Settings | None = None) -> str:
 
 
 def _pinned(client: Any, name: str) -> str:
-    return str(client.get_registered_model(name).tags.get(PIN, "")) if _aliases(client, name) else ""
+    return (
+        str(client.get_registered_model(name).tags.get(PIN, "")) if _aliases(client, name) else ""
+    )
 
 
-def _move(client: Any, wanted: Version, current: Version | None, *, by: str, why: str, back: bool = False) -> Version:
+def _move(
+    client: Any, wanted: Version, current: Version | None, *, by: str, why: str, back: bool = False
+) -> Version:
     if current is not None and (held := _pinned(client, wanted.name)):
-        raise OvertakenError(f"{held} (gridcast unpin frees it): {wanted.label} does not take its place")
+        raise OvertakenError(
+            f"{held} (gridcast unpin frees it): {wanted.label} does not take its place"
+        )
     moves.move(client, wanted, current, by=by, why=why, back=back)
     _drop_challenger(client, wanted)
     return _version(client.get_model_version(wanted.name, str(wanted.version)))
@@ -249,7 +297,9 @@ def _log(client: Any, run_id: str, evidence: Evidence) -> None:
 
     now = int(datetime.now(UTC).timestamp() * 1000)
     numbers = [Metric(key, float(value), now, 0) for key, value in evidence.metrics.items()]
-    client.log_batch(run_id, numbers, [Param(key, str(value)) for key, value in evidence.parameters.items()])
+    client.log_batch(
+        run_id, numbers, [Param(key, str(value)) for key, value in evidence.parameters.items()]
+    )
     client.set_tag(run_id, "mlflow.note.content", evidence.card)
     client.log_text(run_id, evidence.card, "card.md")
     for name, table in evidence.tables.items():
@@ -265,19 +315,30 @@ def _write_signature(folder: Path, evidence: Evidence) -> None:
 
     types = {"text": "string", "number": "double", "time": "datetime"}
     asked = [each for each in FIELDS if each.name not in OUTCOMES]
-    inputs = Schema([ColSpec(types[each.kind], each.name, required=each.required) for each in asked])
+    inputs = Schema(
+        [ColSpec(types[each.kind], each.name, required=each.required) for each in asked]
+    )
     example = None
     if evidence.inputs is not None:
         columns = [each.name for each in asked if each.name in evidence.inputs]
         text = evidence.inputs[columns].to_json(orient="split", index=False, date_format="iso")
         (folder / "input_example.json").write_text(text)
-        example = {"artifact_path": "input_example.json", "type": "dataframe", "pandas_orient": "split"}
+        example = {
+            "artifact_path": "input_example.json",
+            "type": "dataframe",
+            "pandas_orient": "split",
+        }
     outputs = None
     if evidence.outputs is not None:
         numeric = pd.api.types.is_numeric_dtype
-        kinds = {name: "double" if numeric(evidence.outputs[name]) else "string" for name in evidence.outputs}
+        kinds = {
+            name: "double" if numeric(evidence.outputs[name]) else "string"
+            for name in evidence.outputs
+        }
         outputs = Schema([ColSpec(kind, name) for name, kind in kinds.items()])
-    Model(signature=ModelSignature(inputs, outputs), saved_input_example_info=example).save(str(folder / "MLmodel"))
+    Model(signature=ModelSignature(inputs, outputs), saved_input_example_info=example).save(
+        str(folder / "MLmodel")
+    )
 
 
 def _experiment(client: Any, settings: Settings) -> str:
@@ -294,7 +355,9 @@ def _ensure_registered(client: Any, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        client.create_registered_model(name, description="Gridcast: a version is one model set; the alias champion serves.")
+        client.create_registered_model(
+            name, description="Gridcast: a version is one model set; the alias champion serves."
+        )
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -307,7 +370,10 @@ def _by_alias(client: Any, name: str, alias: str) -> Version | None:
         # One question, as a predictor asks it every three seconds while its requests wait.
         return _version(client.get_model_version_by_alias(name, alias))
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no such model, no such alias
+        if error.error_code in (
+            "RESOURCE_DOES_NOT_EXIST",
+            "INVALID_PARAMETER_VALUE",
+        ):  # no such model, no such alias
             return None
         raise
 
@@ -321,7 +387,10 @@ def _aliases(client: Any, name: str) -> dict[int, tuple[str, ...]]:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return {}
         raise
-    return {int(number): tuple(alias for alias, at in found.items() if at == number) for number in found.values()}
+    return {
+        int(number): tuple(alias for alias, at in found.items() if at == number)
+        for number in found.values()
+    }
 
 
 @contextmanager
@@ -337,7 +406,9 @@ def _mlflow(settings: Settings | None) -> Iterator[tuple[Any, Settings]]:
     try:
         yield MlflowClient(settings.tracking_url, settings.tracking_url), settings
     except (MlflowException, OSError, database.sqlalchemy.exc.SQLAlchemyError) as error:
-        raise RegistryError(f"MLflow at {settings.tracking_url_shown} did not do it: {_sentence(error)}") from error
+        raise RegistryError(
+            f"MLflow at {settings.tracking_url_shown} did not do it: {_sentence(error)}"
+        ) from error
 
 
 def _sentence(error: Exception) -> str:

@@ -24,13 +24,19 @@ from models.engine.model_set import ModelSet
 from models.engine.training import TrainingError, train
 from models.quantities.classes import given
 from models.refiner.clusters import By
-from models.refiner.contest import Fits, fit_here
+from models.refiner.selection import Fits, fit_here
 from models.releases import registry
+from models.releases.alias_moves import TYPED
 from models.releases.comparison import Difference, difference, live_through, outcomes, table
-from models.releases.evidence import flat_metrics, importance, plot_importance, plot_predicted, write_card
-from models.releases.moves import TYPED
+from models.releases.evidence import (
+    flat_metrics,
+    importance,
+    plot_importance,
+    plot_predicted,
+    write_card,
+)
 from models.releases.registry import OvertakenError
-from models.releases.trial import fetch, try_out
+from models.releases.verification import fetch, try_out
 from models.releases.versions import Evidence, Version
 
 if TYPE_CHECKING:
@@ -83,18 +89,24 @@ def training_jobs(engine: Engine, sources: Sequence[str] | None = None) -> pd.Da
     """The stored jobs that have ended; raises TrainingError where there are none."""
     jobs = read_jobs(engine, sources=sources, ended=True)
     if jobs.empty:
-        raise TrainingError("no job in the store has ended: ingest some finished jobs first (gridcast ingest FILE)")
+        raise TrainingError(
+            "no job in the store has ended: ingest some finished jobs first (gridcast ingest FILE)"
+        )
     return jobs
 
 
-def recipe(settings: Settings, targets: Sequence[str] | None = None, cluster_by: By | None = None) -> tuple[tuple[str, ...], By | None]:
+def recipe(
+    settings: Settings, targets: Sequence[str] | None = None, cluster_by: By | None = None
+) -> tuple[tuple[str, ...], By | None]:
     """Targets, the most important first, and what clusters are told apart by: as told, and what is not told as the champion was trained.
 
     Without a champion it is walltimes, without clusters. Raises RegistryError or ModelError where the champion cannot be read.
     """
     champion = registry.champion(settings)
     card = load(champion, settings).card if champion else {}
-    return tuple(targets or card.get("clusters", ["walltime"])), cluster_by or card.get("cluster_by")
+    return tuple(targets or card.get("clusters", ["walltime"])), cluster_by or card.get(
+        "cluster_by"
+    )
 
 
 def judge(
@@ -115,26 +127,59 @@ def judge(
     submitted = np.asarray(jobs["submitted_at"].astype("int64"), dtype=np.int64)
     since = pd.Timestamp(judged_since(submitted, until), unit="us", tz="UTC")
     past, later = jobs[jobs["ended_at"] <= since], jobs[jobs["submitted_at"] > since]
-    nothing = pd.DataFrame(columns=["target", "predictor", "jobs", "mae", "median_ae", "apa", "coverage_90"])
+    nothing = pd.DataFrame(
+        columns=["target", "predictor", "jobs", "mae", "median_ae", "apa", "coverage_90"]
+    )
     if len(later) < FEWEST_LATER or len(past) < FEWEST_LATER:
-        new, needed = (len(submitted) if until is None else int((submitted > until).sum())), FEWEST_LATER * (5 if until is None else 2)
+        new, needed = (
+            (len(submitted) if until is None else int((submitted > until).sum())),
+            FEWEST_LATER * (5 if until is None else 2),
+        )
         told = f"{new:,} jobs that ended were submitted{f' since {champion.label}' if champion else ''}, and {needed:,} are needed"
-        return Judgement(None, nothing, pd.DataFrame(), champion, None, None, f"Nothing to compare by: only {told}.")
+        return Judgement(
+            None,
+            nothing,
+            pd.DataFrame(),
+            champion,
+            None,
+            None,
+            f"Nothing to compare by: only {told}.",
+        )
     since = later["submitted_at"].min()
     asked = jobs[jobs["submitted_at"] >= since]
-    answers = {"candidate": live_through(train(past, targets=targets, cluster_by=cluster_by, fits=fits), jobs, asked, progress=progress)}
+    answers = {
+        "candidate": live_through(
+            train(past, targets=targets, cluster_by=cluster_by, fits=fits),
+            jobs,
+            asked,
+            progress=progress,
+        )
+    }
     target = targets[0]
     if rival is None or champion is None or target not in rival.targets:
         rows = table(jobs, since, answers, targets)
-        return Judgement(since, rows, answers["candidate"], champion, None, None, f"There was no champion of {target} to compare with.")
+        return Judgement(
+            since,
+            rows,
+            answers["candidate"],
+            champion,
+            None,
+            None,
+            f"There was no champion of {target} to compare with.",
+        )
     answers["champion"] = live_through(rival, jobs, asked, progress=progress)
     compared = tuple(name for name in targets if name in rival.targets)
     rows = table(jobs, since, answers, compared)
-    found = difference(outcomes(jobs, since, target), answers["candidate"][target], answers["champion"][target])
+    found = difference(
+        outcomes(jobs, since, target), answers["candidate"][target], answers["champion"][target]
+    )
     better: bool | None = is_better(found)
     sentence = f"On {len(later):,} later jobs its mean absolute error of {target} is {found} than that of {champion.label}."
     if better and (lacking := [name for name in rival.targets if name not in targets]):
-        better, sentence = None, f"{sentence} It does not foresee {', '.join(lacking)}, which {champion.label} does."
+        better, sentence = (
+            None,
+            f"{sentence} It does not foresee {', '.join(lacking)}, which {champion.label} does.",
+        )
     return Judgement(since, rows, answers["candidate"], champion, found, better, sentence)
 
 
@@ -176,24 +221,43 @@ def release(
     jobs = training_jobs(engine, sources)
     names, by_what = recipe(settings, targets, cluster_by)
     judgement = judge(jobs, names, by_what, settings, progress)
-    model_set = train(jobs, targets=names, cluster_by=by_what, thresholds=given(settings.thresholds), progress=progress)
+    model_set = train(
+        jobs,
+        targets=names,
+        cluster_by=by_what,
+        thresholds=given(settings.thresholds),
+        progress=progress,
+    )
     version = publish(model_set, jobs, judgement, settings, why=why)
     remember(engine, version, judgement)
     return decide(version, judgement, settings, by=by)
 
 
-def publish(model_set: ModelSet, jobs: pd.DataFrame, judgement: Judgement, settings: Settings, *, why: str) -> Version:
+def publish(
+    model_set: ModelSet, jobs: pd.DataFrame, judgement: Judgement, settings: Settings, *, why: str
+) -> Version:
     """Register ``model_set`` with the card, tables and plots that say how it did."""
     card, targets = model_set.card, tuple(model_set.targets)
     shares = importance(model_set)
-    figures = {f"importance-{name}": plot_importance(shares, name) for name in targets if (shares["target"] == name).any()}
+    figures = {
+        f"importance-{name}": plot_importance(shares, name)
+        for name in targets
+        if (shares["target"] == name).any()
+    }
     if judgement.since is not None:
-        figures |= {f"predicted-{name}": plot_predicted(jobs, judgement.since, judgement.answers, name) for name in targets}
+        figures |= {
+            f"predicted-{name}": plot_predicted(jobs, judgement.since, judgement.answers, name)
+            for name in targets
+        }
     clusters = [{"target": name, **row} for name, rows in card["clusters"].items() for row in rows]
     evidence = Evidence(
         card=write_card(card, judgement.table, judgement.sentence, judgement.since),
         metrics=flat_metrics(judgement.table)
-        | {f"{name}.validation.{key}": value for name, part in card["metrics"].items() for key, value in part.items()},
+        | {
+            f"{name}.validation.{key}": value
+            for name, part in card["metrics"].items()
+            for key, value in part.items()
+        },
         parameters={
             "targets": ", ".join(targets),
             "jobs": card["rows"],
@@ -209,14 +273,23 @@ def publish(model_set: ModelSet, jobs: pd.DataFrame, judgement: Judgement, setti
             "why_trained": why,
             "compared": judgement.sentence,
         },
-        tables={"comparison": judgement.table, "clusters": pd.DataFrame(clusters), "importance": shares},
+        tables={
+            "comparison": judgement.table,
+            "clusters": pd.DataFrame(clusters),
+            "importance": shares,
+        },
         figures=figures,
         inputs=jobs.tail(5),
         outputs=judgement.answers.head(5) if len(judgement.answers) else None,
     )
     with TemporaryDirectory(dir=settings.folder("tmp")) as place:
         model_set.save(Path(place) / "set")
-        return registry.publish(Path(place) / "set", evidence, run_name=f"train {datetime.now(UTC):%Y-%m-%d %H:%M}", settings=settings)
+        return registry.publish(
+            Path(place) / "set",
+            evidence,
+            run_name=f"train {datetime.now(UTC):%Y-%m-%d %H:%M}",
+            settings=settings,
+        )
 
 
 def decide(version: Version, judgement: Judgement, settings: Settings, *, by: str) -> Release:
@@ -225,7 +298,12 @@ def decide(version: Version, judgement: Judgement, settings: Settings, *, by: st
     first = judgement.against is None
     if not first and judgement.better is False:
         registry.refuse(version, why=judgement.sentence, settings=settings)
-        return Release(registry.get(version.version, settings), False, f"refused: {judgement.sentence}", judgement)
+        return Release(
+            registry.get(version.version, settings),
+            False,
+            f"refused: {judgement.sentence}",
+            judgement,
+        )
     pinned = registry.pinned(settings)
     if not first and (judgement.better is None or settings.promotion == "ask" or pinned):
         registry.challenge(version, settings)
@@ -233,7 +311,9 @@ def decide(version: Version, judgement: Judgement, settings: Settings, *, by: st
         return Release(registry.get(version.version, settings), False, why, judgement)
     try:
         why = "the first version" if first else judgement.sentence
-        promoted = registry.promote(version.version, by=by, why=why, expected=expected, settings=settings)
+        promoted = registry.promote(
+            version.version, by=by, why=why, expected=expected, settings=settings
+        )
     except OvertakenError as error:
         registry.settle(settings)  # a person may have moved the alias meanwhile
         return Release(registry.get(version.version, settings), False, str(error), judgement)
@@ -242,7 +322,9 @@ def decide(version: Version, judgement: Judgement, settings: Settings, *, by: st
 
 def remember(engine: Engine, version: Version, judgement: Judgement) -> None:
     """Keep the comparison in the store, where trends are read: kind evaluation, segment the version and predictor."""
-    measured = judgement.table.melt(["target", "predictor"], ["mae", "median_ae", "apa", "coverage_90"], "metric").dropna()
+    measured = judgement.table.melt(
+        ["target", "predictor"], ["mae", "median_ae", "apa", "coverage_90"], "metric"
+    ).dropna()
     if len(measured):
         with engine.begin() as connection:
             add_measurements(
@@ -282,7 +364,11 @@ def promote(version: int | None, settings: Settings, *, by: str, why: str) -> Ve
 
 
 def predict(
-    engine: Engine, settings: Settings, jobs: pd.DataFrame, quantiles: tuple[float, ...] = (), progress: Progress | None = None
+    engine: Engine,
+    settings: Settings,
+    jobs: pd.DataFrame,
+    quantiles: tuple[float, ...] = (),
+    progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Predict ``jobs`` with the champion (without one: by the histories alone), whose histories are those at each submission.
 
@@ -296,7 +382,9 @@ def predict(
     if champion is None or model_set is None:
         return answers.assign(in_training=False)
     until = pd.Timestamp(model_set.card["window"]["until_us"], unit="us", tz="UTC")
-    return answers.assign(model_version=champion.label, in_training=(jobs["submitted_at"] <= until).to_numpy())
+    return answers.assign(
+        model_version=champion.label, in_training=(jobs["submitted_at"] <= until).to_numpy()
+    )
 
 
 def forecaster(engine: Engine, settings: Settings) -> Forecaster:

@@ -38,7 +38,9 @@ class Links:
             of.setdefault(task, []).append(other)
         ordered: dict[int, list[int]] = {}
         while of:
-            ready = [task for task, others in of.items() if not any(other in of for other in others)]
+            ready = [
+                task for task, others in of.items() if not any(other in of for other in others)
+            ]
             ordered |= {task: of.pop(task) for task in ready}
         return ordered
 
@@ -56,8 +58,16 @@ def links(tasks: Tasks) -> Links:
     """Who waits for whom by ``after_task_id``; unknown tasks are no obstacle, and who would wait for itself in a circle waits for none."""
     jobs = tasks.jobs
     said = np.flatnonzero(jobs["after_task_id"].notna())
-    pairs = pd.DataFrame({"later": tasks.task[said], "source": jobs["source"].iloc[said], "name": jobs["after_task_id"].iloc[said]})
-    heads = jobs.iloc[tasks.first[:-1]][["source"]].assign(name=tasks.names, earlier=np.arange(len(tasks)))
+    pairs = pd.DataFrame(
+        {
+            "later": tasks.task[said],
+            "source": jobs["source"].iloc[said],
+            "name": jobs["after_task_id"].iloc[said],
+        }
+    )
+    heads = jobs.iloc[tasks.first[:-1]][["source"]].assign(
+        name=tasks.names, earlier=np.arange(len(tasks))
+    )
     found = pairs.drop_duplicates().merge(heads, on=["source", "name"])
     later, earlier = (found[name].to_numpy(np.int64) for name in ("later", "earlier"))
     circle = _parts(len(tasks), later, earlier, "strong")
@@ -80,21 +90,33 @@ def task_sets(tasks: Tasks, waits: Links) -> list[TaskSet]:
     """The chains, and the requests of at least two tasks: what the first job of a task says that it was asked for with."""
     heads = tasks.jobs.iloc[tasks.first[:-1]]
     asked = heads["request_id"].reset_index(drop=True)
-    requests = (heads["source"].reset_index(drop=True).astype(str) + "\0" + asked.astype(str)).where(asked.notna())
+    requests = (
+        heads["source"].reset_index(drop=True).astype(str) + "\0" + asked.astype(str)
+    ).where(asked.notna())
     chained = np.union1d(waits.later, waits.earlier).astype(np.int64)
-    chains = pd.Series(_parts(waits.count, waits.later, waits.earlier, "weak")[chained], index=chained)
+    chains = pd.Series(
+        _parts(waits.count, waits.later, waits.earlier, "weak")[chained], index=chained
+    )
     whole = [("chain", rows) for rows in chains.groupby(chains).groups.values()]
     whole += [("request", rows) for rows in requests.groupby(requests).groups.values()]
     made = []
     for kind, rows in ((kind, np.sort(np.asarray(rows, dtype=np.int64))) for kind, rows in whole):
         if len(rows) > 1:
-            made.append(TaskSet("chain", tasks.names[rows[0]], rows) if kind == "chain" else TaskSet("request", str(asked[rows[0]]), rows))
+            made.append(
+                TaskSet("chain", tasks.names[rows[0]], rows)
+                if kind == "chain"
+                else TaskSet("request", str(asked[rows[0]]), rows)
+            )
     return made
 
 
 def began(tasks: Tasks, at: float) -> Array:
     """Whether any job of each task had started by an instant (bool[tasks])."""
-    return np.minimum.reduceat(tasks.started, tasks.first[:-1]) <= at if len(tasks) else np.zeros(0, bool)
+    return (
+        np.minimum.reduceat(tasks.started, tasks.first[:-1]) <= at
+        if len(tasks)
+        else np.zeros(0, bool)
+    )
 
 
 def able(tasks: Tasks, waits: Links) -> Array:
@@ -116,7 +138,11 @@ def ends(own: dict[int, Array], begun: Array, waits: Links) -> dict[int, Array]:
     for task, others in waits.before.items():
         if task in own and own[task].any():
             ready = stochastic.maximum(*(found[other][None] for other in others if other in found))
-            late = stochastic.maximum(ready, own[task][None]) if begun[task] else stochastic.total(ready, own[task][None])
+            late = (
+                stochastic.maximum(ready, own[task][None])
+                if begun[task]
+                else stochastic.total(ready, own[task][None])
+            )
             found[task] = late[0]
     return found
 
@@ -130,4 +156,6 @@ def last_of(whole: TaskSet, found: dict[int, Array], waits: Links) -> list[int]:
 
 def end_of(whole: TaskSet, found: dict[int, Array], waits: Links) -> Array:
     """The time until all tasks of a set are done (float64[POINTS])."""
-    return np.asarray(stochastic.maximum(*(found[row][None] for row in last_of(whole, found, waits)))[0])
+    return np.asarray(
+        stochastic.maximum(*(found[row][None] for row in last_of(whole, found, waits)))[0]
+    )

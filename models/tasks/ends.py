@@ -36,7 +36,11 @@ class Past:
         """The questions that had been asked by ``now``; what was not finished by then is not known to have finished."""
         rows = np.flatnonzero(self.questions.at < now)
         finished = self.finished[rows]
-        return Past(self.questions.take(rows), self.inputs[rows], np.where(finished <= now, finished, np.inf))
+        return Past(
+            self.questions.take(rows),
+            self.inputs[rows],
+            np.where(finished <= now, finished, np.inf),
+        )
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,20 @@ class TaskModel:
 
     defined: Callable[[Array], Curves] | None = None
     under_way: Callable[[Array], Curves] | None = None
-    trims: Array = field(default_factory=lambda: np.tile((0.0, 0.05, 0.5, 0.95, 1.0), (len(ASKED), 1)))
+    trims: Array = field(
+        default_factory=lambda: np.tile((0.0, 0.05, 0.5, 0.95, 1.0), (len(ASKED), 1))
+    )
 
     def curves(self, inputs: Array) -> list[tuple[Array, Curves]]:
         """The time left (s) by rows of ``inputs`` (float32[n, NAMES]); rows for which too little is known are in no part."""
         started = inputs[:, NAMES.index("progress")] > 0
-        asked = ((np.flatnonzero(~started), self.defined), (np.flatnonzero(started), self.under_way))
-        return [(rows, model(inputs[rows])) for rows, model in asked if model is not None and len(rows)]
+        asked = (
+            (np.flatnonzero(~started), self.defined),
+            (np.flatnonzero(started), self.under_way),
+        )
+        return [
+            (rows, model(inputs[rows])) for rows, model in asked if model is not None and len(rows)
+        ]
 
 
 def by_promise(inputs: Array, levels: tuple[float, ...] | Array) -> Array:
@@ -69,5 +80,8 @@ def fit(past: Past, now: float) -> TaskModel:
     over = np.isfinite(known.finished)
     lasted = np.where(over, known.finished, now) - known.questions.at
     started = known.questions.progress > 0
-    defined, under_way = (fit_curves(known.inputs[rows], lasted[rows], over[rows], fit_hazard) for rows in (~started, started))
+    defined, under_way = (
+        fit_curves(known.inputs[rows], lasted[rows], over[rows], fit_hazard)
+        for rows in (~started, started)
+    )
     return TaskModel(defined, under_way)

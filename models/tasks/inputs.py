@@ -66,7 +66,11 @@ def open_jobs(tasks: Tasks, questions: Questions) -> OpenJobs:
     """The jobs of each question's task that had not ended at its instant; at the definition all of them, whenever they were submitted."""
     sizes = tasks.sizes[questions.task]
     question = np.repeat(np.arange(len(questions)), sizes)
-    job = np.arange(len(question)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + tasks.first[questions.task][question]
+    job = (
+        np.arange(len(question))
+        - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        + tasks.first[questions.task][question]
+    )
     at = questions.at[question]
     left = tasks.ended[job] > at
     question, job, at = question[left], job[left], at[left]
@@ -90,9 +94,16 @@ def ask_in_time(walk_of: Callable[[Contexts], Walk], contexts: Contexts) -> Ask:
         order = np.argsort(at[heads], kind="stable")
         asked = contexts.take(job[heads[order]])
         asked = replace(asked, at=microseconds(at[heads[order]]), known=np.full(len(order), NEVER))
-        whole = Contexts(*(np.concatenate([getattr(contexts, name), getattr(asked, name)]) for name in Contexts.__dataclass_fields__))
+        whole = Contexts(
+            *(
+                np.concatenate([getattr(contexts, name), getattr(asked, name)])
+                for name in Contexts.__dataclass_fields__
+            )
+        )
         walk, rows = walk_of(whole), len(contexts) + np.arange(len(order))
-        mass = np.concatenate([walk.on(rows[low : low + BATCH])[0].mass for low in range(0, len(rows), BATCH)])
+        mass = np.concatenate(
+            [walk.on(rows[low : low + BATCH])[0].mass for low in range(0, len(rows), BATCH)]
+        )
         return mass, np.argsort(order, kind="stable")[which]
 
     return ask
@@ -100,7 +111,14 @@ def ask_in_time(walk_of: Callable[[Contexts], Walk], contexts: Contexts) -> Ask:
 
 @compiled
 def _finished(
-    reached: Array, which: Array, question: Array, spent: Array, edges: Array, scale: Array, apart: Array, together: Array
+    reached: Array,
+    which: Array,
+    question: Array,
+    spent: Array,
+    edges: Array,
+    scale: Array,
+    apart: Array,
+    together: Array,
 ) -> None:
     """How likely all jobs of a question are done by ``edges`` s from now: if independent, and if alike (both 1 before)."""
     lowest, steps = scale
@@ -122,7 +140,11 @@ def _finished(
             start = curve[low - 1] if low > 0 else 0.0
             share = start + (curve[low] - start) * (mark - low)
             # Who outlived all that was foreseen may end at any moment.
-            share = min(max((share - before) / (1.0 - before), 0.0), 1.0) if before < 1.0 - 1e-9 else 1.0
+            share = (
+                min(max((share - before) / (1.0 - before), 0.0), 1.0)
+                if before < 1.0 - 1e-9
+                else 1.0
+            )
             apart[asked, k] *= share
             together[asked, k] = min(together[asked, k], share)
             if share > 1.0 - 1e-12:
@@ -140,13 +162,28 @@ def promised(jobs: OpenJobs, count: int, ask: Ask, at: Array, grid: Grid) -> Arr
     reached /= reached[:, -1:]
     edges = grid.edges[1:]
     apart, together = np.ones((count, grid.bins)), np.ones((count, grid.bins))
-    _finished(reached, which, jobs.question, jobs.spent, edges, np.array([grid.lowest, grid.steps]), apart, together)
+    _finished(
+        reached,
+        which,
+        jobs.question,
+        jobs.spent,
+        edges,
+        np.array([grid.lowest, grid.steps]),
+        apart,
+        together,
+    )
     return np.column_stack(
-        [edges[np.minimum((share < level).sum(axis=1), grid.bins - 1)] for share in (apart, together) for level in PROMISED]
+        [
+            edges[np.minimum((share < level).sum(axis=1), grid.bins - 1)]
+            for share in (apart, together)
+            for level in PROMISED
+        ]
     )
 
 
-def inputs(tasks: Tasks, questions: Questions, ask: Ask, grid: Grid, progress: Progress | None = None) -> Array:
+def inputs(
+    tasks: Tasks, questions: Questions, ask: Ask, grid: Grid, progress: Progress | None = None
+) -> Array:
     """What the models of tasks are shown of each question (float32[n, NAMES], NaN for unknown)."""
     jobs = open_jobs(tasks, questions)
     if progress:
@@ -155,9 +192,16 @@ def inputs(tasks: Tasks, questions: Questions, ask: Ask, grid: Grid, progress: P
     if progress:
         progress("tasks: looking at what lasted how long", 0.5)
     elapsed = questions.at - tasks.defined[questions.task]
-    by_rate = elapsed * (1 - questions.progress) / np.where(questions.progress > 0, questions.progress, np.nan)
+    by_rate = (
+        elapsed
+        * (1 - questions.progress)
+        / np.where(questions.progress > 0, questions.progress, np.nan)
+    )
     sizes = tasks.sizes[questions.task]
-    sites = np.array([len(set(tasks.site[a:b])) for a, b in zip(tasks.first, tasks.first[1:], strict=False)], dtype=np.float64)
+    sites = np.array(
+        [len(set(tasks.site[a:b])) for a, b in zip(tasks.first, tasks.first[1:], strict=False)],
+        dtype=np.float64,
+    )
     own = np.column_stack([sizes, sites[questions.task], questions.progress, elapsed, by_rate])
     return np.column_stack([own, ends, _lately(tasks, questions)]).astype(np.float32)
 
@@ -183,7 +227,12 @@ def _lately(tasks: Tasks, questions: Questions) -> Array:
             fact
             for age in (1, 2)
             for fact in (
-                (min(ended[-age], at) - begun[-age], ended[-age] > at, width[user, begun[-age]], at - begun[-age])
+                (
+                    min(ended[-age], at) - begun[-age],
+                    ended[-age] > at,
+                    width[user, begun[-age]],
+                    at - begun[-age],
+                )
                 if len(begun) >= age
                 else (np.nan,) * 4
             )
@@ -194,7 +243,13 @@ def _lately(tasks: Tasks, questions: Questions) -> Array:
         there.survivals(places, *asked, LATEST_JOBS, LONG),
     )  # fmt: skip
     steps = len(STEPS)
-    return np.column_stack([*(found[:, :steps] for found in survivals), last, *(found[:, steps:] for found in survivals[1:])])
+    return np.column_stack(
+        [
+            *(found[:, :steps] for found in survivals),
+            last,
+            *(found[:, steps:] for found in survivals[1:]),
+        ]
+    )
 
 
 def _pairs(users: Any, sites: Any) -> Array:

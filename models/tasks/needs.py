@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jobs.coded import CodedJobs
+from jobs.coded_jobs import CodedJobs
 from models.quantities.classes import MEGABYTE
 
 if TYPE_CHECKING:
@@ -26,7 +26,11 @@ TENTHS = tuple(round(0.05 + 0.1 * k, 2) for k in range(10))
 
 
 def task_needs(
-    forecaster: Forecaster, task: CodedJobs, jobs: int, at_once: int | None = None, at: datetime | None = None
+    forecaster: Forecaster,
+    task: CodedJobs,
+    jobs: int,
+    at_once: int | None = None,
+    at: datetime | None = None,
 ) -> dict[str, Any]:
     """What ``jobs`` jobs like the one of ``task`` need: ``per_job`` (as ``Forecaster.answer``, with classes), ``task`` and the message
     ``scout_prediction`` in PanDA's names and units.
@@ -39,27 +43,50 @@ def task_needs(
     # The last of k that run together ends when the slowest of k does: its quantile q is one job's at the k-th root of q.
     roots = tuple(float(share ** (1 / slots)) for share in (SPAN, LATE))
     answers = forecaster.answer(task, tuple(dict.fromkeys((*TENTHS, *roots))), at, classes=True)
-    row: dict[str, Any] = {name: values[answers.which[0]] for name, values in answers.numbers.items()}
-    usual = {name: float(np.mean([row[f"{name}_q{share:g}"] for share in TENTHS])) for name in forecaster.names}
+    row: dict[str, Any] = {
+        name: values[answers.which[0]] for name, values in answers.numbers.items()
+    }
+    usual = {
+        name: float(np.mean([row[f"{name}_q{share:g}"] for share in TENTHS]))
+        for name in forecaster.names
+    }
     found = {name: _number(value) for name, value in row.items() if "_q" not in name}
     whole: Numbers = {"jobs": jobs, "at_once": slots}
     if "cpu_time" in usual:
-        each: Numbers = {"cpu_time": usual["cpu_time"], "cpu_time_low": found["cpu_time_low"], "cpu_time_high": found["cpu_time_high"]}
+        each: Numbers = {
+            "cpu_time": usual["cpu_time"],
+            "cpu_time_low": found["cpu_time_low"],
+            "cpu_time_high": found["cpu_time_high"],
+        }
         whole |= {name: _times(value, jobs) for name, value in each.items()}
     if "walltime" in usual:
         before = usual["walltime"] * (jobs - slots) / slots
         whole |= {
-            name: round(before + float(row[f"walltime_q{root:g}"]), 3) for name, root in zip(("span", "span_late"), roots, strict=True)
+            name: round(before + float(row[f"walltime_q{root:g}"]), 3)
+            for name, root in zip(("span", "span_late"), roots, strict=True)
         }
-    about = {"cold_start": bool(answers.cold_start[answers.which[0]]), "cluster": str(answers.cluster[answers.which[0]])}
-    cores = float(np.nan_to_num(task["requested_cores"][0], nan=1.0)) if "requested_cores" in task else 1.0
-    return {"per_job": found | about, "task": whole, "scout_prediction": _message(found, max(cores, 1.0))}
+    about = {
+        "cold_start": bool(answers.cold_start[answers.which[0]]),
+        "cluster": str(answers.cluster[answers.which[0]]),
+    }
+    cores = (
+        float(np.nan_to_num(task["requested_cores"][0], nan=1.0))
+        if "requested_cores" in task
+        else 1.0
+    )
+    return {
+        "per_job": found | about,
+        "task": whole,
+        "scout_prediction": _message(found, max(cores, 1.0)),
+    }
 
 
 def _message(found: Numbers, cores: float) -> dict[str, Any]:
     """PanDA's columns as far as they are predicted: memory in MB a core and I/O in kB/s a core as ramCount and ioIntensity have them."""
     message: dict[str, Any] = {"msg_type": "scout_prediction", "coreCount": int(cores)}
-    memory = found.get("memory_per_core_allocation") or _times(found.get("peak_memory_allocation"), 1 / cores)
+    memory = found.get("memory_per_core_allocation") or _times(
+        found.get("peak_memory_allocation"), 1 / cores
+    )
     if memory is not None:
         message |= {"ramCount": int(np.ceil(memory / MEGABYTE)), "ramUnit": "MBPerCore"}
     if found.get("cpu_per_event_allocation") is not None:
@@ -68,8 +95,15 @@ def _message(found: Numbers, cores: float) -> dict[str, Any]:
     if io is not None:
         message |= {"ioIntensity": int(np.ceil(io / 1024)), "ioIntensityUnit": "kBPerS"}
     if found.get("walltime_allocation") is not None:
-        message |= {"walltime": int(np.ceil(found["walltime_allocation"] or 0.0)), "walltimeUnit": "s"}
-    classes = {name: int(value) for name, value in found.items() if name.endswith("_class") and value is not None}
+        message |= {
+            "walltime": int(np.ceil(found["walltime_allocation"] or 0.0)),
+            "walltimeUnit": "s",
+        }
+    classes = {
+        name: int(value)
+        for name, value in found.items()
+        if name.endswith("_class") and value is not None
+    }
     return message | ({"classes": classes} if classes else {})
 
 

@@ -23,7 +23,9 @@ FITS = 5
 """How often the past is lived through anew to see where its outcomes lay, when a model is fitted that is to answer."""
 
 
-def live_through(past: Past, defined: Array, warm_up: float, refit_every: float, progress: Progress | None = None) -> Array:
+def live_through(
+    past: Past, defined: Array, warm_up: float, refit_every: float, progress: Progress | None = None
+) -> Array:
     """The time left at each question, as foreseen by models fitted on what was known before: float64[n, LEVELS] s.
 
     ``defined`` are the times of definition (ascending), whose shares ``warm_up`` and ``refit_every`` say when models are fitted.
@@ -31,7 +33,9 @@ def live_through(past: Past, defined: Array, warm_up: float, refit_every: float,
     curves, place = _answers(past, defined, warm_up, refit_every, progress)
     levels, found = _trimmed(past, place), by_promise(past.inputs, LEVELS)
     for part, answer in curves:
-        found[part] = np.column_stack([answer.quantile(levels[part, column]) for column in range(len(LEVELS))])
+        found[part] = np.column_stack(
+            [answer.quantile(levels[part, column]) for column in range(len(LEVELS))]
+        )
     return found
 
 
@@ -40,15 +44,28 @@ def fit_trimmed(past: Past, now: float) -> TaskModel:
     known = past.known_at(now)
     asked, shares = known.questions, np.array(ASKED)
     defined = np.sort(asked.at[asked.progress == 0])
-    place = _answers(known, defined, 1 / FITS, 1 / FITS)[1] if len(defined) >= FITS else np.full(len(asked), np.nan)
+    place = (
+        _answers(known, defined, 1 / FITS, 1 / FITS)[1]
+        if len(defined) >= FITS
+        else np.full(len(asked), np.nan)
+    )
     # Nobody knows yet what becomes of those who ask now.
     still = Questions(np.full(len(shares), -1), np.full(len(shares), now), shares)
-    together = Questions(*(np.concatenate([getattr(part, name) for part in (asked, still)]) for name in ("task", "at", "progress")))
+    together = Questions(
+        *(
+            np.concatenate([getattr(part, name) for part in (asked, still)])
+            for name in ("task", "at", "progress")
+        )
+    )
     unknown = np.full(len(shares), np.inf)
     whole = Past(together, known.inputs, np.concatenate([known.finished, unknown]))
     trims = _trimmed(whole, np.concatenate([place, np.full(len(shares), np.nan)]))[-len(shares) :]
     fitted = fit(known, now)
-    return TaskModel(fitted.defined, fitted.under_way, np.column_stack([np.zeros(len(shares)), trims, np.ones(len(shares))]))
+    return TaskModel(
+        fitted.defined,
+        fitted.under_way,
+        np.column_stack([np.zeros(len(shares)), trims, np.ones(len(shares))]),
+    )
 
 
 def time_left(model: TaskModel, inputs: Array, wanted: tuple[float, ...] | Array) -> Array:
@@ -57,8 +74,12 @@ def time_left(model: TaskModel, inputs: Array, wanted: tuple[float, ...] | Array
     found = by_promise(inputs, wanted)
     for part, answer in model.curves(inputs):
         share = np.searchsorted(ASKED, inputs[part, 2], side="right") - 1
-        levels = np.array([np.interp(wanted, (0.0, *LEVELS, 1.0), trim) for trim in model.trims])[share]
-        found[part] = np.column_stack([answer.quantile(levels[:, column]) for column in range(len(wanted))])
+        levels = np.array([np.interp(wanted, (0.0, *LEVELS, 1.0), trim) for trim in model.trims])[
+            share
+        ]
+        found[part] = np.column_stack(
+            [answer.quantile(levels[:, column]) for column in range(len(wanted))]
+        )
     return np.sort(found, axis=1)
 
 
@@ -67,7 +88,9 @@ def _answers(
 ) -> tuple[list[tuple[Array, Curves]], Array]:
     """What models that were fitted before answered, with the rows asked about, and where the outcome of each lay (float64[n])."""
     asked, count = past.questions, len(defined)
-    fits = [defined[row] for row in range(int(count * warm_up), count, max(int(count * refit_every), 1))]
+    fits = [
+        defined[row] for row in range(int(count * warm_up), count, max(int(count * refit_every), 1))
+    ]
     place = np.full(len(asked), np.nan)
     bounds = np.searchsorted(asked.at, [*fits, np.inf])
     curves: list[tuple[Array, Curves]] = []

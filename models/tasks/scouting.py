@@ -19,7 +19,17 @@ from models.quantities.classes import MEGABYTE
 TARGETS_OF_TASKS = ("memory_per_core", "cpu_per_event", "io_per_core", "walltime")
 """PanDA's ramCount, cpuTime, ioIntensity and walltime."""
 MILLI = "mHS06sPerEvent"
-_FIELDS = ("cores", "walltime", "events", "cpu_time", "peak_memory", "read_bytes", "written_bytes", "host_power", "requested_memory")
+_FIELDS = (
+    "cores",
+    "walltime",
+    "events",
+    "cpu_time",
+    "peak_memory",
+    "read_bytes",
+    "written_bytes",
+    "host_power",
+    "requested_memory",
+)
 
 Numbers = dict[str, npt.NDArray[np.float64]]
 
@@ -56,24 +66,40 @@ def label_tasks(jobs: pd.DataFrame) -> pd.DataFrame:
                 "written_bytes": np.nan,
             }
         )
-    return conform(pd.DataFrame(labelled)).sort_values("submitted_at", kind="stable", ignore_index=True)
+    return conform(pd.DataFrame(labelled)).sort_values(
+        "submitted_at", kind="stable", ignore_index=True
+    )
 
 
 def _tasks(jobs: pd.DataFrame) -> list[pd.DataFrame]:
     """The jobs that ran, a frame a task that has a completed one, by submission."""
-    ran = jobs[jobs["task_id"].notna() & jobs["walltime"].gt(0)].sort_values("submitted_at", kind="stable")
+    ran = jobs[jobs["task_id"].notna() & jobs["walltime"].gt(0)].sort_values(
+        "submitted_at", kind="stable"
+    )
     if ran.empty:
-        raise InputError("no job that ran names its task (task_id): there is nothing that scouts could tell")
-    return [task for _, task in ran.groupby(["source", "task_id"], sort=False) if task["status"].eq("completed").any()]
+        raise InputError(
+            "no job that ran names its task (task_id): there is nothing that scouts could tell"
+        )
+    return [
+        task
+        for _, task in ran.groupby(["source", "task_id"], sort=False)
+        if task["status"].eq("completed").any()
+    ]
 
 
 def _scout(task: pd.DataFrame) -> dict[str, Any]:
     done = _numbers(task[task["status"] == "completed"])
     cores, walltime = done["cores"], done["walltime"]
     told = np.isfinite(done["cpu_time"])
-    efficiency = _percent(scout.cpu_efficiency(done["cpu_time"][told], cores[told], walltime[told])) if told.any() else scout.EFFICIENCY
+    efficiency = (
+        _percent(scout.cpu_efficiency(done["cpu_time"][told], cores[told], walltime[told]))
+        if told.any()
+        else scout.EFFICIENCY
+    )
     events, wide = _median(done["events"]), float(np.median(cores))
-    needed = scout.cpu_time(scout.Ran(walltime, cores, np.nan_to_num(done["events"]), done["host_power"]), efficiency)
+    needed = scout.cpu_time(
+        scout.Ran(walltime, cores, np.nan_to_num(done["events"]), done["host_power"]), efficiency
+    )
     per_event = None if needed is None else needed[0] / (1000 if needed[1] == MILLI else 1)
     return {
         "task_id": task["task_id"].iloc[0],
@@ -95,7 +121,12 @@ def _scout(task: pd.DataFrame) -> dict[str, Any]:
 def _numbers(jobs: pd.DataFrame) -> Numbers:
     found = {name: jobs[name].to_numpy(np.float64) for name in _FIELDS}
     found["cores"] = np.where(np.isnan(found["cores"]), 1.0, found["cores"])
-    found["host_power"] = np.array([scout.core_power(None if np.isnan(power) else power, None, None) for power in found["host_power"]])
+    found["host_power"] = np.array(
+        [
+            scout.core_power(None if np.isnan(power) else power, None, None)
+            for power in found["host_power"]
+        ]
+    )
     return found
 
 
@@ -105,7 +136,11 @@ def _memory(task: pd.DataFrame, done: Numbers) -> int | None:
     if not known.any():
         return None
     found = scout.ram_count(done["peak_memory"][known] / 1024, done["cores"][known])
-    raised = scout.next_ram(found) if scout.raises_task(int(task["status"].eq("out_of_memory").sum()), len(task)) else None
+    raised = (
+        scout.next_ram(found)
+        if scout.raises_task(int(task["status"].eq("out_of_memory").sum()), len(task))
+        else None
+    )
     return found if raised is None else int(raised)
 
 
@@ -113,7 +148,9 @@ def _moved(done: Numbers) -> dict[str, Any]:
     known = np.isfinite(done["read_bytes"])
     if not known.any():
         return {"io_intensity": None, "disk_io": None, "out_disk": None}
-    read, walltime, cores, events = (done[name][known] for name in ("read_bytes", "walltime", "cores", "events"))
+    read, walltime, cores, events = (
+        done[name][known] for name in ("read_bytes", "walltime", "cores", "events")
+    )
     written = np.nan_to_num(done["written_bytes"][known])
     per = np.where(events > 0, events, np.maximum(read / MEGABYTE, 1.0))
     return {

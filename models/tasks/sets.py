@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from jobs.coded import NEVER
+from jobs.coded_jobs import NEVER
 
 Array = npt.NDArray[Any]
 
@@ -82,19 +82,29 @@ def group_tasks(jobs: pd.DataFrame) -> Tasks:
     named = jobs["task_id"].notna()
     ids = jobs["task_id"] if named.any() else bursts(jobs)
     jobs = jobs.assign(task_id=ids)[ids.notna()]
-    codes, _ = pd.factorize(jobs["source"].fillna("").astype(str) + "\0" + jobs["task_id"].astype(str))
+    codes, _ = pd.factorize(
+        jobs["source"].fillna("").astype(str) + "\0" + jobs["task_id"].astype(str)
+    )
     submitted = _seconds(jobs["submitted_at"])
     defined = np.full(codes.max(initial=-1) + 1, np.inf)
     np.minimum.at(defined, codes, submitted)
     rank = np.argsort(np.argsort(defined, kind="stable"), kind="stable")
     order = np.lexsort((submitted, rank[codes]))
-    jobs, task, submitted = jobs.iloc[order].reset_index(drop=True), rank[codes][order], submitted[order]
-    first = np.concatenate([np.flatnonzero(np.diff(task, prepend=-1)), [len(task)]]).astype(np.int64)
+    jobs, task, submitted = (
+        jobs.iloc[order].reset_index(drop=True),
+        rank[codes][order],
+        submitted[order],
+    )
+    first = np.concatenate([np.flatnonzero(np.diff(task, prepend=-1)), [len(task)]]).astype(
+        np.int64
+    )
     heads = jobs.iloc[first[:-1]]
     ended = _seconds(jobs["ended_at"])
     # A log without starts (LCG-2005) tells of run times alone: they are taken to follow the submission.
     started = np.where(
-        np.isfinite(_seconds(jobs["started_at"])), _seconds(jobs["started_at"]), np.where(np.isfinite(ended), submitted, np.inf)
+        np.isfinite(_seconds(jobs["started_at"])),
+        _seconds(jobs["started_at"]),
+        np.where(np.isfinite(ended), submitted, np.inf),
     )
     return Tasks(
         jobs, first, _texts(heads["task_id"]), _texts(heads["user"]), _texts(heads["group"]), np.sort(defined), submitted, started, ended,
@@ -119,7 +129,11 @@ def bursts(jobs: pd.DataFrame) -> pd.Series[Any]:
             opened[owner] = at[row]
         start[row] = opened[owner]
     moments = pd.to_datetime(start, unit="s", utc=True).strftime("%Y%m%dT%H%M%S")
-    return pd.Series([f"{u or '-'}.{g or '-'}.{m}" for u, g, m in zip(users, groups, moments, strict=True)], index=jobs.index, dtype="str")
+    return pd.Series(
+        [f"{u or '-'}.{g or '-'}.{m}" for u, g, m in zip(users, groups, moments, strict=True)],
+        index=jobs.index,
+        dtype="str",
+    )
 
 
 def _texts(values: pd.Series[Any]) -> Array:
@@ -133,4 +147,6 @@ def _seconds(values: pd.Series[Any]) -> Array:
 
 def microseconds(seconds: Array) -> Array:
     """Seconds since 1970 as the engine counts them, NEVER for infinite ones (int64, same shape)."""
-    return np.where(np.isfinite(seconds), (np.nan_to_num(seconds, posinf=0.0) * SECOND).astype(np.int64), NEVER)
+    return np.where(
+        np.isfinite(seconds), (np.nan_to_num(seconds, posinf=0.0) * SECOND).astype(np.int64), NEVER
+    )

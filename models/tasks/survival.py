@@ -26,7 +26,9 @@ FEWEST = 15
 
 
 @compiled
-def count_spells(begun: Array, ended: Array, now: float, first: int, died: Array, risked: Array, steps: Array) -> None:
+def count_spells(
+    begun: Array, ended: Array, now: float, first: int, died: Array, risked: Array, steps: Array
+) -> None:
     """Add spells ``first`` and later (sorted by ``begun``, float64) to the ends and exposures by interval, as they stood at ``now``."""
     for spell in range(first, len(begun)):
         if begun[spell] >= now:
@@ -62,7 +64,9 @@ class Spells:
         place = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         codes = np.fromiter((place[key] for key in keys), np.int64, len(keys))
         order = np.lexsort((begun, codes))
-        first = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(place)))]).astype(np.int64)
+        first = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(place)))]).astype(
+            np.int64
+        )
         return Spells(place, first, begun[order], ended[order])
 
     def before(self, key: Any, now: float, latest: int) -> tuple[Array, Array]:
@@ -75,7 +79,9 @@ class Spells:
         low = max(low, high - latest)
         return self.begun[low:high], self.ended[low:high]
 
-    def survivals(self, keys: list[list[Any]], which: Array, at: Array, latest: int, long: float) -> Array:
+    def survivals(
+        self, keys: list[list[Any]], which: Array, at: Array, latest: int, long: float
+    ) -> Array:
         """What the ``latest`` spells of each key of ``keys[which[n]]`` say together at ``at[n]`` (float64[n, STEPS + 2]).
 
         The share that lasts longer than each of STEPS, NaN where there are none; then how many go on, and for over ``long`` seconds.
@@ -83,12 +89,23 @@ class Spells:
         numbers = [[self.place[key] for key in own if key in self.place] for own in keys]
         bounds = np.concatenate([[0], np.cumsum([len(own) for own in numbers])]).astype(np.int64)
         flat = np.array([number for own in numbers for number in own], dtype=np.int64)
-        return _survivals(self.first, self.begun, self.ended, flat, bounds, which, at, latest, long, STEPS)
+        return _survivals(
+            self.first, self.begun, self.ended, flat, bounds, which, at, latest, long, STEPS
+        )
 
 
 @compiled
 def _survivals(
-    first: Array, begun: Array, ended: Array, keys: Array, bounds: Array, which: Array, at: Array, latest: int, long: float, steps: Array
+    first: Array,
+    begun: Array,
+    ended: Array,
+    keys: Array,
+    bounds: Array,
+    which: Array,
+    at: Array,
+    latest: int,
+    long: float,
+    steps: Array,
 ) -> Array:
     """``Spells.survivals``: by Kaplan and Meier over the spells of all keys together."""
     count = len(steps)
@@ -127,13 +144,17 @@ class Curves:
         rows, last = np.arange(len(self.reached)), self.reached.shape[1] - 1
         bins = np.minimum((self.reached < wanted[:, None]).sum(axis=1), last)
         below = np.where(bins > 0, self.reached[rows, bins - 1], 0.0)
-        part = np.clip((wanted - below) / np.maximum(self.reached[rows, bins] - below, 1e-9), 0.0, 1.0)
+        part = np.clip(
+            (wanted - below) / np.maximum(self.reached[rows, bins] - below, 1e-9), 0.0, 1.0
+        )
         return np.asarray(self.edges[bins] + part * (self.edges[bins + 1] - self.edges[bins]))
 
     def share_by(self, durations: Array) -> Array:
         """The share of each distribution that has ended by its duration (float64[n])."""
         padded = np.column_stack([np.zeros(len(self.reached)), self.reached])
-        return np.array([np.interp(x, self.edges, row) for x, row in zip(durations, padded, strict=True)])
+        return np.array(
+            [np.interp(x, self.edges, row) for x, row in zip(durations, padded, strict=True)]
+        )
 
     def take(self, rows: Array) -> Curves:
         """The distributions of some rows."""
@@ -145,7 +166,9 @@ Hazard = Callable[[Array], Array]
 Fit = Callable[[Array, Array], Hazard | None]
 
 
-def fit_curves(inputs: Array, lasted: Array, over: Array, fit: Fit) -> Callable[[Array], Curves] | None:
+def fit_curves(
+    inputs: Array, lasted: Array, over: Array, fit: Fit
+) -> Callable[[Array], Curves] | None:
     """Learn how long things last from ``inputs`` (float32[n, m]), how long they ``lasted`` so far (s) and whether they are ``over``.
 
     ``fit`` learns probabilities from rows and labels. Returns a function from inputs to Curves; None where too little has ended.
@@ -154,18 +177,29 @@ def fit_curves(inputs: Array, lasted: Array, over: Array, fit: Fit) -> Callable[
         return None
     # The last is narrow: many things end at a limit, such as two days, and a median in it shall be a narrow answer.
     longest = max(float(lasted[over].max()), 2 * SHORTEST)
-    edges = np.concatenate([[0.0], np.geomspace(SHORTEST, longest * 0.97, BINS - 1), [longest * 1.03]])
+    edges = np.concatenate(
+        [[0.0], np.geomspace(SHORTEST, longest * 0.97, BINS - 1), [longest * 1.03]]
+    )
     bins = len(edges) - 1
     at = np.clip(np.searchsorted(edges, lasted, side="left") - 1, 0, bins - 1)
-    intervals = np.where(over, at + 1, at)  # of what goes on only the intervals that it outlived whole
+    intervals = np.where(
+        over, at + 1, at
+    )  # of what goes on only the intervals that it outlived whole
     rows = np.repeat(np.arange(len(lasted)), intervals)
     which = np.arange(len(rows)) - np.repeat(np.cumsum(intervals) - intervals, intervals)
-    hazard = fit(np.column_stack([inputs[rows], which]).astype(np.float32), (over[rows] & (which == at[rows])).astype(np.int64))
+    hazard = fit(
+        np.column_stack([inputs[rows], which]).astype(np.float32),
+        (over[rows] & (which == at[rows])).astype(np.int64),
+    )
     if hazard is None:
         return None
 
     def curves(asked: Array) -> Curves:
-        tiled = np.column_stack([np.repeat(asked, bins, axis=0), np.tile(np.arange(bins), len(asked))]).astype(np.float32)
-        return Curves(edges, 1.0 - np.cumprod(1.0 - hazard(tiled).reshape(len(asked), bins), axis=1))
+        tiled = np.column_stack(
+            [np.repeat(asked, bins, axis=0), np.tile(np.arange(bins), len(asked))]
+        ).astype(np.float32)
+        return Curves(
+            edges, 1.0 - np.cumprod(1.0 - hazard(tiled).reshape(len(asked), bins), axis=1)
+        )
 
     return curves

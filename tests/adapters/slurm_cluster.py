@@ -14,7 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-PROGRAMS = ("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd", "sbatch", "sacct")
+PROGRAMS = (
+    "munged",
+    "mariadbd",
+    "mariadb-install-db",
+    "slurmdbd",
+    "slurmctld",
+    "slurmd",
+    "sbatch",
+    "sacct",
+)
 SLURM_CONF = """
 ClusterName=testbed
 SlurmctldHost=localhost(127.0.0.1)
@@ -77,7 +86,11 @@ def missing() -> str:
     absent = [name for name in PROGRAMS if not shutil.which(name)]
     lua = list(Path("/usr/lib").glob("*/slurm-wlm/job_submit_lua.so"))
     absent += [] if lua else ["job_submit_lua.so"]
-    return f"no {', '.join(absent)} here: apt-get install slurm-wlm munge slurmdbd mariadb-server" if absent else ""
+    return (
+        f"no {', '.join(absent)} here: apt-get install slurm-wlm munge slurmdbd mariadb-server"
+        if absent
+        else ""
+    )
 
 
 @dataclass(frozen=True)
@@ -94,13 +107,21 @@ class Slurm:
 
     def run(self, *command: str) -> str:
         """What a program of Slurm prints; an error where it fails."""
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
         return done.stdout.strip()
 
     def submit(self, name: str, user: str, script: str, *options: str) -> str:
         """Submit a job of ``user``; its number."""
-        always = ("--parsable", f"--uid={user}", "--chdir=/", "--output=/dev/null", f"--job-name={name}")
+        always = (
+            "--parsable",
+            f"--uid={user}",
+            "--chdir=/",
+            "--output=/dev/null",
+            f"--job-name={name}",
+        )
         return self.run("sbatch", *always, *options, f"--wrap={script}")
 
     def field(self, job: str, name: str) -> str:
@@ -133,7 +154,10 @@ def slurm_cluster() -> Iterator[Slurm]:
         ports = {name: free_port() for name in ("slurmctld", "slurmd", "slurmdbd", "mariadb")}
         for name, text in (("slurm.conf", SLURM_CONF), ("slurmdbd.conf", SLURMDBD_CONF)):
             path = folder / name
-            path.write_text(text.format(folder=folder, **ports) + ("JobSubmitPlugins=lua\n" if name == "slurm.conf" else ""))
+            path.write_text(
+                text.format(folder=folder, **ports)
+                + ("JobSubmitPlugins=lua\n" if name == "slurm.conf" else "")
+            )
             path.chmod(0o600 if name == "slurmdbd.conf" else 0o644)
         for name in ("state", "spool", "mariadb"):
             (folder / name).mkdir()
@@ -150,16 +174,49 @@ def _start_all(slurm: Slurm, ports: dict[str, int], stack: ExitStack) -> None:
     key = folder / "munge.key"
     key.write_bytes(os.urandom(128))
     key.chmod(0o600)
-    places = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
-    _start(slurm, stack, "munged", "--foreground", "--force", *(f"--{option}={folder}/munge.{end}" for option, end in places.items()))
+    places = {
+        "key-file": "key",
+        "socket": "socket",
+        "pid-file": "pid",
+        "log-file": "log",
+        "seed-file": "seed",
+    }
+    _start(
+        slurm,
+        stack,
+        "munged",
+        "--foreground",
+        "--force",
+        *(f"--{option}={folder}/munge.{end}" for option, end in places.items()),
+    )
     data, quiet = f"--datadir={folder}/mariadb", ("--no-defaults", "--user=root")
-    install = ("mariadb-install-db", *quiet, data, "--skip-test-db", "--auth-root-authentication-method=normal")
+    install = (
+        "mariadb-install-db",
+        *quiet,
+        data,
+        "--skip-test-db",
+        "--auth-root-authentication-method=normal",
+    )
     slurm.run(*install)
-    address = (f"--socket={folder}/mariadb.socket", "--bind-address=127.0.0.1", f"--port={ports['mariadb']}")
+    address = (
+        f"--socket={folder}/mariadb.socket",
+        "--bind-address=127.0.0.1",
+        f"--port={ports['mariadb']}",
+    )
     # Nothing of it outlives the test, so nothing need reach the disk.
-    fast = ("--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=64M", "--innodb-flush-method=nosync", "--skip-log-bin")
-    _start(slurm, stack, "mariadbd", *quiet, data, *address, f"--pid-file={folder}/mariadb.pid", *fast)
-    slurm.wait(lambda: _answers(ports["mariadb"]) and (folder / "munge.socket").exists(), "MariaDB and munge")
+    fast = (
+        "--innodb-flush-log-at-trx-commit=0",
+        "--innodb-buffer-pool-size=64M",
+        "--innodb-flush-method=nosync",
+        "--skip-log-bin",
+    )
+    _start(
+        slurm, stack, "mariadbd", *quiet, data, *address, f"--pid-file={folder}/mariadb.pid", *fast
+    )
+    slurm.wait(
+        lambda: _answers(ports["mariadb"]) and (folder / "munge.socket").exists(),
+        "MariaDB and munge",
+    )
     _start(slurm, stack, "slurmdbd", "-D")
     slurm.wait(lambda: _answers(ports["slurmdbd"]), "slurmdbd")
     slurm.run("sacctmgr", "--immediate", "add", "cluster", "testbed")
@@ -171,7 +228,9 @@ def _start_all(slurm: Slurm, ports: dict[str, int], stack: ExitStack) -> None:
 def _start(slurm: Slurm, stack: ExitStack, *command: str) -> None:
     """Start a server, and stop it, and wait for its end, when the stack is closed."""
     output = stack.enter_context((slurm.folder / f"{command[0]}.out").open("wb"))
-    process = subprocess.Popen(command, env=slurm.environment, stdout=output, stderr=output, start_new_session=True)
+    process = subprocess.Popen(
+        command, env=slurm.environment, stdout=output, stderr=output, start_new_session=True
+    )
 
     def stop() -> None:
         process.send_signal(signal.SIGTERM)
@@ -185,7 +244,9 @@ def _start(slurm: Slurm, stack: ExitStack, *command: str) -> None:
 
 def _said(slurm: Slurm, *command: str) -> str:
     """What a program says, empty where its server does not answer yet."""
-    return subprocess.run(command, env=slurm.environment, capture_output=True, text=True, timeout=30).stdout
+    return subprocess.run(
+        command, env=slurm.environment, capture_output=True, text=True, timeout=30
+    ).stdout
 
 
 def _answers(port: int) -> bool:

@@ -16,8 +16,8 @@ import pytest
 from adapters import gridcast_panda
 from jobs.ingest import read_log
 from jobs.readers.rows import Row
-from services.bodies import read_json
-from services.doors import outcomes_reported
+from services.http.bodies import read_json
+from services.http.contract import outcomes_reported
 from tests.adapters.slurm_cluster import free_port
 
 JOB: Row = {
@@ -43,7 +43,12 @@ JOB: Row = {
 
 
 @pytest.mark.parametrize(
-    "changed", [{}, {"workingGroup": "AP_Higgs", "coreCount": None, "minRamCount": None}, {"jobStatus": "failed", "maxPSS": 0}]
+    "changed",
+    [
+        {},
+        {"workingGroup": "AP_Higgs", "coreCount": None, "minRamCount": None},
+        {"jobStatus": "failed", "maxPSS": 0},
+    ],
 )
 def test_a_job_is_reported_as_the_reader_would_read_it(changed: Row, tmp_path: Path) -> None:
     told = JOB | changed
@@ -51,7 +56,9 @@ def test_a_job_is_reported_as_the_reader_would_read_it(changed: Row, tmp_path: P
     read, _ = read_log(tmp_path / "jobs.json", "panda")
     row = gridcast_panda.outcome(SimpleNamespace(**told))
     reported = outcomes_reported(read_json(json.dumps({"jobs": [row]}).encode())).jobs
-    same = [name for name in read.columns if name != "cores"]  # which PanDA tells by actualCoreCount only
+    same = [
+        name for name in read.columns if name != "cores"
+    ]  # which PanDA tells by actualCoreCount only
     pd.testing.assert_frame_equal(reported[same], read[same])
 
 
@@ -64,7 +71,9 @@ class Refiner:
     def info(self, sentence: str) -> None:
         self.said.append(sentence)
 
-    def extractCommon(self, jediTaskID: int, taskParamMap: dict[str, Any], workQueueMapper: Any, splitRule: Any) -> str:
+    def extractCommon(
+        self, jediTaskID: int, taskParamMap: dict[str, Any], workQueueMapper: Any, splitRule: Any
+    ) -> str:
         taskParamMap.setdefault("ramCount", 2000)
         self.taskSpec.ramCount = taskParamMap["ramCount"]
         return "refined"
@@ -85,14 +94,32 @@ class Predictor:
 
     def task(self, fields: dict[str, Any], jobs: int) -> dict[str, Any]:
         self.asked.append(fields)
-        message = {"msg_type": "scout_prediction", "ramCount": 1234, "ramUnit": "MBPerCore", "walltime": 7200, "walltimeUnit": "s"}
-        return {"scout_prediction": message, "per_job": {"cold_start": False}, "model_version": "gridcast/7"}
+        message = {
+            "msg_type": "scout_prediction",
+            "ramCount": 1234,
+            "ramUnit": "MBPerCore",
+            "walltime": 7200,
+            "walltimeUnit": "s",
+        }
+        return {
+            "scout_prediction": message,
+            "per_job": {"cold_start": False},
+            "model_version": "gridcast/7",
+        }
 
 
-TASK = {"userName": "ann", "vo": "atlas", "transPath": "http://x/Sim_tf.py", "processingType": "simul", "coreCount": 8}
+TASK = {
+    "userName": "ann",
+    "vo": "atlas",
+    "transPath": "http://x/Sim_tf.py",
+    "processingType": "simul",
+    "coreCount": 8,
+}
 
 
-def test_a_refined_task_says_what_was_foreseen_and_keeps_what_its_user_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refined_task_says_what_was_foreseen_and_keeps_what_its_user_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(gridcast_panda, "Gridcast", Predictor)
     refiner = gridcast_panda.foreseeing(Refiner)()
     assert refiner.extractCommon(1, dict(TASK), None, None) == "refined"
@@ -109,14 +136,18 @@ def test_a_refined_task_says_what_was_foreseen_and_keeps_what_its_user_asked_for
     assert refiner.said == []
 
 
-def test_without_gridcast_a_task_is_refined_and_the_log_says_why_nothing_was_foreseen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_gridcast_a_task_is_refined_and_the_log_says_why_nothing_was_foreseen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(gridcast_panda, "URL", f"http://127.0.0.1:{free_port()}")
     refiner = gridcast_panda.foreseeing(Refiner)()
     assert refiner.extractCommon(1, dict(TASK), None, None) == "refined"
     assert refiner.said[0].startswith("gridcast: no prediction: the predictor cannot be reached")
 
 
-def test_outcomes_that_nobody_takes_hold_nobody_up_and_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outcomes_that_nobody_takes_hold_nobody_up_and_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(gridcast_panda, "URL", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setattr(gridcast_panda, "WAITING", 10)
     outcomes = gridcast_panda.Outcomes()

@@ -10,7 +10,7 @@ import pytest
 
 import adapters
 from infra.settings import environment_with
-from tests.adapters.test_foreseen import COLUMNS, write
+from tests.adapters.test_gridcast_table import COLUMNS, write
 
 CONFIG = Path(adapters.__path__[0]) / "nextflow.config"
 GIB = 1 << 30
@@ -56,9 +56,18 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[int]]
     (folder / "one line").write_text(whole.read_text().splitlines()[0])
     (folder / "empty").write_text("")
     (folder / "no table").write_bytes(bytes(range(256)))
-    (folder / "torn").write_text(whole.read_text().replace("1200", "12x0").replace("2000000000", "-"))
-    (folder / "other columns").write_text(whole.read_text().replace("\t".join(COLUMNS), "\t".join(COLUMNS[:-2])))
-    states = [*sorted(path.name for path in folder.iterdir() if path.is_file() and path.suffix != ".groovy"), "missing"]
+    (folder / "torn").write_text(
+        whole.read_text().replace("1200", "12x0").replace("2000000000", "-")
+    )
+    (folder / "other columns").write_text(
+        whole.read_text().replace("\t".join(COLUMNS), "\t".join(COLUMNS[:-2]))
+    )
+    states = [
+        *sorted(
+            path.name for path in folder.iterdir() if path.is_file() and path.suffix != ".groovy"
+        ),
+        "missing",
+    ]
     command = [
         "groovy",
         "-cp",
@@ -68,8 +77,12 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[int]]
         "SIMULATE:sim",
         *(str(folder / one) for one in states),
     ]
-    environment = environment_with({"JAVA_HOME": str(Path(java).resolve().parents[1])})  # Debian's own guess may not be there
-    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env=environment).stdout.split("\n")
+    environment = environment_with(
+        {"JAVA_HOME": str(Path(java).resolve().parents[1])}
+    )  # Debian's own guess may not be there
+    lines = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=120, env=environment
+    ).stdout.split("\n")
     numbers = [[int(word) for word in line.split()] for line in lines if line]
     return {state: numbers[2 * place : 2 * place + 2] for place, state in enumerate(states)}
 
@@ -80,7 +93,18 @@ def test_a_process_gets_what_one_of_its_tasks_in_a_hundred_exceeds_and_as_much_a
     assert asked["fresh"] == [[1500_000, 2_000_000_000], [3000_000, 4_000_000_000]]
 
 
-def test_a_table_that_is_old_torn_or_none_leaves_the_sites_defaults(asked: dict[str, list[list[int]]]) -> None:
-    assert set(asked) == {"fresh", "stale", "one line", "empty", "no table", "torn", "other columns", "missing"}
+def test_a_table_that_is_old_torn_or_none_leaves_the_sites_defaults(
+    asked: dict[str, list[list[int]]],
+) -> None:
+    assert set(asked) == {
+        "fresh",
+        "stale",
+        "one line",
+        "empty",
+        "no table",
+        "torn",
+        "other columns",
+        "missing",
+    }
     for state in set(asked) - {"fresh"}:
         assert asked[state] == [[4 * 3600_000, 4 * GIB], [8 * 3600_000, 8 * GIB]], state

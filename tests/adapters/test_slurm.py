@@ -58,12 +58,22 @@ class Site:
         for name, words in (("serve", ()), ("table", (str(self.table), "--every", "1"))):
             with (self.home / f"{name}.log").open("ab") as log:
                 command = [sys.executable, "-m", "gridcast", name, *words]
-                self.running.append(subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True))
+                self.running.append(
+                    subprocess.Popen(
+                        command,
+                        env=self.environment,
+                        stdout=log,
+                        stderr=log,
+                        start_new_session=True,
+                    )
+                )
 
     def kill(self) -> None:
         """Kill -9 of both and of all that they started."""
         started = [psutil.Process(process.pid) for process in self.running]
-        family = [member for process in started for member in (process, *process.children(recursive=True))]
+        family = [
+            member for process in started for member in (process, *process.children(recursive=True))
+        ]
         for member in family:
             member.kill()
         psutil.wait_procs(family, timeout=30)
@@ -82,7 +92,9 @@ class Site:
         self.slurm.wait(lambda: self.written_at() > since, "a newer table")
 
     def _brought(self, command: list[str]) -> bool:
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == 0, done.stderr
         stored = count_jobs(open_store(self.store))
         return bool(len(stored)) and int(stored["ended"].sum()) == int(stored["jobs"].sum())
@@ -96,7 +108,11 @@ class Site:
 
     def _learned(self) -> int:
         try:
-            return int(httpx.get(f"http://127.0.0.1:{self.port}/model", trust_env=False, timeout=10).json()["history"]["jobs"])
+            return int(
+                httpx.get(
+                    f"http://127.0.0.1:{self.port}/model", trust_env=False, timeout=10
+                ).json()["history"]["jobs"]
+            )
         except (httpx.HTTPError, KeyError, ValueError):
             return -1
 
@@ -111,7 +127,9 @@ def put_script(slurm: Slurm, options: str) -> None:
     """Give slurmctld a job_submit.lua with the adapter; it looks for a newer one at each submission, by whole seconds."""
     newer = max(time.time(), slurm.script.stat().st_mtime) + 2
     text = (ADAPTER.parent / "job_submit.lua").read_text()
-    text = text.replace("/etc/slurm/gridcast.lua", str(ADAPTER)).replace('table = "/var/lib/gridcast/predictions.tsv"', options)
+    text = text.replace("/etc/slurm/gridcast.lua", str(ADAPTER)).replace(
+        'table = "/var/lib/gridcast/predictions.tsv"', options
+    )
     slurm.script.write_text(text)
     os.utime(slurm.script, (newer, newer))
 
@@ -135,7 +153,11 @@ def submit(slurm: Slurm, name: str, programs: tuple[str, ...], repeat: int) -> R
 @contextmanager
 def at_site(slurm: Slurm, home: Path) -> Iterator[Site]:
     port = free_port()
-    ours = {"GRIDCAST_HOME": str(home), "GRIDCAST_PREDICTOR_PORT": str(port), "GRIDCAST_COLLECT": "slurm"}
+    ours = {
+        "GRIDCAST_HOME": str(home),
+        "GRIDCAST_PREDICTOR_PORT": str(port),
+        "GRIDCAST_COLLECT": "slurm",
+    }
     site = Site(slurm, home, {**slurm.environment, **ours}, port)
     try:
         yield site
@@ -173,7 +195,14 @@ def lived(site: Site) -> list[Round]:
 @pytest.fixture(scope="module")
 def comments(slurm: Slurm, lived: list[Round]) -> dict[str, str]:
     """The comment of each job, as Slurm's accounting has it."""
-    listed = slurm.run("sacct", "--allusers", "--parsable2", "--noheader", "--allocations", "--format=JobID,Comment").splitlines()
+    listed = slurm.run(
+        "sacct",
+        "--allusers",
+        "--parsable2",
+        "--noheader",
+        "--allocations",
+        "--format=JobID,Comment",
+    ).splitlines()
     return dict(line.split("|", 1) for line in listed)
 
 
@@ -181,11 +210,17 @@ def errors(site: Site, one: Round, comments: dict[str, str]) -> tuple[list[float
     """Seconds by which each prediction, and each request, missed the run time."""
     ran = read_jobs(open_store(site.store)).set_index("job_id").loc[list(one.jobs)]
     said = [SAID.match(comments[job]) for job in one.jobs]
-    missed = [abs(int(found[1]) - took) for found, took in zip(said, ran["walltime"], strict=True) if found]
+    missed = [
+        abs(int(found[1]) - took)
+        for found, took in zip(said, ran["walltime"], strict=True)
+        if found
+    ]
     return missed, (ran["requested_walltime"] - ran["walltime"]).abs().tolist()
 
 
-def test_every_job_is_submitted_and_says_what_was_foreseen_or_why_nothing_was(lived: list[Round], comments: dict[str, str]) -> None:
+def test_every_job_is_submitted_and_says_what_was_foreseen_or_why_nothing_was(
+    lived: list[Round], comments: dict[str, str]
+) -> None:
     assert [len(one.jobs) for one in lived] == [40] * 5
     first, *others = lived
     assert {comments[job] for job in first.jobs} <= {
@@ -193,31 +228,52 @@ def test_every_job_is_submitted_and_says_what_was_foreseen_or_why_nothing_was(li
         "gridcast: no prediction (nothing known of such jobs)",
     }
     for one in others:
-        stale = {bool(found and found[6]) for found in (SAID.match(comments[job]) for job in one.jobs)}
-        assert all(SAID.match(comments[job]) for job in one.jobs), [comments[job] for job in one.jobs][:3]
+        stale = {
+            bool(found and found[6]) for found in (SAID.match(comments[job]) for job in one.jobs)
+        }
+        assert all(SAID.match(comments[job]) for job in one.jobs), [
+            comments[job] for job in one.jobs
+        ][:3]
         assert stale == {one.name == "stale"}
 
 
 def test_the_records_come_back_whole(site: Site, lived: list[Round]) -> None:
     jobs = read_jobs(open_store(site.store)).set_index("job_id")
-    assert len(jobs) == 200 and set(jobs["source"]) == {"testbed"} and set(jobs["status"]) == {"completed"}
+    assert (
+        len(jobs) == 200
+        and set(jobs["source"]) == {"testbed"}
+        and set(jobs["status"]) == {"completed"}
+    )
     for one in lived:
         for job, (user, program) in one.jobs.items():
             assert (jobs.at[job, "user"], jobs.at[job, "job_name"]) == (user, program)
-            assert seconds(user, program) - 1 <= jobs.at[job, "walltime"] <= seconds(user, program) + 5
+            assert (
+                seconds(user, program) - 1 <= jobs.at[job, "walltime"] <= seconds(user, program) + 5
+            )
 
 
 def test_what_was_foreseen_is_in_the_prediction_log_and_nothing_that_was_only_thought_of(
     site: Site, lived: list[Round], comments: dict[str, str]
 ) -> None:
     logged = read_predictions(open_store(site.store), columns=["submitted_at"]).set_index("job_id")
-    said = {job: found for job, found in ((job, SAID.match(comment)) for job, comment in comments.items()) if found}
+    said = {
+        job: found
+        for job, found in ((job, SAID.match(comment)) for job, comment in comments.items())
+        if found
+    }
     assert set(logged.index) == set(said) and len(said) == 160
-    assert all(logged.at[job, "point"] == float(found[1]) and logged.at[job, "model_version"] == found[5] for job, found in said.items())
-    assert (logged["asked_at"] == logged["submitted_at"]).all(), "each was made as its job was submitted"
+    assert all(
+        logged.at[job, "point"] == float(found[1]) and logged.at[job, "model_version"] == found[5]
+        for job, found in said.items()
+    )
+    assert (logged["asked_at"] == logged["submitted_at"]).all(), (
+        "each was made as its job was submitted"
+    )
 
 
-def test_the_later_predictions_are_better_than_the_first(site: Site, lived: list[Round], comments: dict[str, str]) -> None:
+def test_the_later_predictions_are_better_than_the_first(
+    site: Site, lived: list[Round], comments: dict[str, str]
+) -> None:
     means = {}
     for one in lived:
         missed, asked = errors(site, one, comments)
@@ -233,30 +289,54 @@ def test_the_later_predictions_are_better_than_the_first(site: Site, lived: list
     assert levels == {"job"}
 
 
-def test_a_table_is_written_once_when_nobody_asks_to_keep_it(site: Site, lived: list[Round]) -> None:
+def test_a_table_is_written_once_when_nobody_asks_to_keep_it(
+    site: Site, lived: list[Round]
+) -> None:
     command = [sys.executable, "-m", "gridcast", "table", str(site.home / "once.tsv"), "--json"]
-    done = subprocess.run(command, env=site.environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, env=site.environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)["rows"]
-    assert (row["jobs"], row["rows"]) == (200, len((site.home / "once.tsv").read_text().splitlines()) - 2)
+    assert (row["jobs"], row["rows"]) == (
+        200,
+        len((site.home / "once.tsv").read_text().splitlines()) - 2,
+    )
 
 
 def test_a_user_is_advised_by_the_predictor_that_runs(site: Site, lived: list[Round]) -> None:
     def advise(name: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "gridcast", "advise", name, "--days", "1", "--timezone", "Europe/Zurich"]
-        return subprocess.run(command, env=site.environment, capture_output=True, text=True, timeout=300)
+        command = [
+            sys.executable,
+            "-m",
+            "gridcast",
+            "advise",
+            name,
+            "--days",
+            "1",
+            "--timezone",
+            "Europe/Zurich",
+        ]
+        return subprocess.run(
+            command, env=site.environment, capture_output=True, text=True, timeout=300
+        )
 
     told = advise("mail")
     assert told.returncode == 0, told.stderr
     assert "user mail: 40 jobs" in told.stdout and "(Europe/Zurich)" in told.stdout
-    assert len(re.findall(r"asked for 1 h 00 min, used \d s .* Ask for 1 min", told.stdout)) == len(PROGRAMS)
+    assert len(re.findall(r"asked for 1 h 00 min, used \d s .* Ask for 1 min", told.stdout)) == len(
+        PROGRAMS
+    )
     assert advise("nobody-of-that-name").returncode == 2
 
 
-def test_a_limit_is_set_only_where_the_site_wants_it_and_the_job_gave_none(site: Site, lived: list[Round]) -> None:
+def test_a_limit_is_set_only_where_the_site_wants_it_and_the_job_gave_none(
+    site: Site, lived: list[Round]
+) -> None:
     slurm = site.slurm
     put_script(
-        slurm, f'table = "{site.table}", stale_after = 100000, set_time_limit = true, least_time_limit = 2, opt_out_users = {{ "lp" }}'
+        slurm,
+        f'table = "{site.table}", stale_after = 100000, set_time_limit = true, least_time_limit = 2, opt_out_users = {{ "lp" }}',
     )
     held = ("--hold",)
     limits = {
@@ -276,7 +356,9 @@ def test_a_limit_is_set_only_where_the_site_wants_it_and_the_job_gave_none(site:
     assert slurm.comment(own, "AdminComment").startswith("gridcast: ")
 
 
-def test_whatever_lies_in_the_tables_place_no_submission_fails(site: Site, lived: list[Round], tmp_path: Path) -> None:
+def test_whatever_lies_in_the_tables_place_no_submission_fails(
+    site: Site, lived: list[Round], tmp_path: Path
+) -> None:
     slurm = site.slurm
     good = site.table.read_bytes()
     header = good.splitlines(keepends=True)[0]
@@ -286,7 +368,10 @@ def test_whatever_lies_in_the_tables_place_no_submission_fails(site: Site, lived
         "other": (b"\x00\xff" * 5000, "gridcast: no prediction (unreadable table)"),
         "cut": (good[: len(good) // 3], "gridcast: "),
         "headless": (header, "gridcast: no prediction (unreadable table)"),
-        "old": (good.replace(header.split(b"\t")[1], b"1000000000", 1), "gridcast: no prediction (stale: the table is "),
+        "old": (
+            good.replace(header.split(b"\t")[1], b"1000000000", 1),
+            "gridcast: no prediction (stale: the table is ",
+        ),
     }
     for name, (content, said) in places.items():
         path = tmp_path / name

@@ -30,7 +30,10 @@ def settings(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """The settings that every flow reads while these tests run: a data folder and ports of their own."""
     ours = {
         "GRIDCAST_HOME": str(tmp_path_factory.mktemp("flows")),
-        **{f"GRIDCAST_{name}_PORT": str(_free_port()) for name in ("PREFECT", "PREDICTOR", "MLFLOW", "DASHBOARD")},
+        **{
+            f"GRIDCAST_{name}_PORT": str(_free_port())
+            for name in ("PREFECT", "PREDICTOR", "MLFLOW", "DASHBOARD")
+        },
     }
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
@@ -55,7 +58,9 @@ def prefect_server(settings: Settings, prefect_part: Part) -> Iterator[str]:
     """Prefect's server as Gridcast starts it, which all flows of these tests report to; its address."""
     log = (settings.folder("logs") / "prefect.log").open("wb")
     environment = {**os.environ, **prefect_part.environment}
-    process = subprocess.Popen(prefect_part.command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    process = subprocess.Popen(
+        prefect_part.command, env=environment, stdout=log, stderr=log, start_new_session=True
+    )
     deadline = time.monotonic() + 180
     while True:
         try:

@@ -11,9 +11,9 @@ from infra.errors import GridcastError
 from infra.settings import Settings
 from models.quantities.targets import TARGETS
 from models.refiner.boosting import CatBoostRefiner
-from models.refiner.contest import choose_refiners, fit_here
-from models.refiner.lessons import Lessons
 from models.refiner.refinement import coarse_bins
+from models.refiner.selection import choose_refiners, fit_here
+from models.refiner.training_rows import Lessons
 
 GRID = TARGETS["walltime"].grid
 COARSE = int(coarse_bins(GRID.bins)[-1]) + 1
@@ -29,7 +29,9 @@ def lessons() -> tuple[Lessons, np.ndarray]:
     coarse[:, [8, 11, 14]] = 0.32
     at = np.arange(ROWS, dtype=np.int64) * 60_000_000
     shown = np.repeat(told[:, None], 3, axis=1).astype(np.float32)
-    return Lessons(shown, coarse, truth, 2.0 ** (truth * 0.75), at, at + 10_000_000), np.where(other, "b", "a").astype(object)
+    return Lessons(shown, coarse, truth, 2.0 ** (truth * 0.75), at, at + 10_000_000), np.where(
+        other, "b", "a"
+    ).astype(object)
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -70,4 +72,8 @@ def test_clusters_trained_by_dask_are_as_those_trained_in_one_process() -> None:
     assert set(apart) == set(here) > {"b"}
     for name, refiner in apart.items():
         part = told.take(np.arange(200))
-        np.testing.assert_allclose(refiner.ratio(part.shown, part.coarse), here[name].ratio(part.shown, part.coarse), rtol=1e-6)
+        np.testing.assert_allclose(
+            refiner.ratio(part.shown, part.coarse),
+            here[name].ratio(part.shown, part.coarse),
+            rtol=1e-6,
+        )

@@ -35,7 +35,9 @@ def artifact(key: str) -> Any:
     from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
 
     with get_client(sync_client=True) as client:
-        found = client.read_latest_artifacts(artifact_filter=ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(any_=[key])))
+        found = client.read_latest_artifacts(
+            artifact_filter=ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(any_=[key]))
+        )
     return found[0]
 
 
@@ -58,7 +60,10 @@ def said_while_empty(settings: Settings, prefect_server: str) -> list[str]:
     from flows.prune import prune
     from flows.retrain import retrain
 
-    return [flow(return_state=True).message for flow in (ingest, collect, advise, prune, retrain, monitor, deploy)]
+    return [
+        flow(return_state=True).message
+        for flow in (ingest, collect, advise, prune, retrain, monitor, deploy)
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -100,7 +105,9 @@ def test_ingest_stores_a_log_once_and_shows_what_became_of_it(ingested, logs):
     assert {run.name for run in runs("ingest")} == {"ingest: the inbox", "ingest: first.csv"}
 
 
-def test_ingest_takes_what_has_settled_in_the_inbox_and_fails_at_the_end_for_what_cannot_be_read(ingested, settings, logs):
+def test_ingest_takes_what_has_settled_in_the_inbox_and_fails_at_the_end_for_what_cannot_be_read(
+    ingested, settings, logs
+):
     from flows.ingest import ingest
 
     inbox = settings.folder("inbox")
@@ -144,13 +151,22 @@ def test_an_inbox_may_have_a_column_map_and_a_time_zone_of_its_own(ingested, set
     log = settings.folder("inbox") / "times.csv"
     log.write_text("id,queued\nmapped,2026-07-01 12:00\n")
     os.utime(log, (time.time() - 3600,) * 2)
-    assert ingest(mapping=["id=job_id", "queued=submitted_at"], timezone="Europe/Paris")[0]["added"] == 1
+    assert (
+        ingest(mapping=["id=job_id", "queued=submitted_at"], timezone="Europe/Paris")[0]["added"]
+        == 1
+    )
     jobs = read_jobs(open_store(settings.store_url), sources=["times"])
-    assert jobs[["job_id", "submitted_at"]].values.tolist() == [["mapped", pd.Timestamp("2026-07-01 10:00", tz="UTC")]]
+    assert jobs[["job_id", "submitted_at"]].values.tolist() == [
+        ["mapped", pd.Timestamp("2026-07-01 10:00", tz="UTC")]
+    ]
 
 
 def test_the_first_training_is_promoted_and_explains_itself_in_prefect(trained, settings):
-    assert (trained["version"], trained["promoted"], trained["why"]) == (1, True, "the first version")
+    assert (trained["version"], trained["promoted"], trained["why"]) == (
+        1,
+        True,
+        "the first version",
+    )
     champion = registry.champion(settings)
     assert champion.version == 1
     assert champion.tags["promoted_by"] == "flow train"
@@ -164,15 +180,21 @@ def test_the_first_training_beats_the_request_on_later_jobs_and_its_range_holds(
     measured = registry.metrics(registry.champion(settings), settings)
     assert measured["walltime.candidate.mae"] < measured["walltime.request.mae"]
     assert 0.8 < measured["walltime.candidate.coverage_90"] < 0.99
-    kept = read_measurements(open_store(settings.store_url), kind="evaluation", segment="gridcast-1 candidate")
-    assert kept.set_index("name")["value"]["walltime mae"] == pytest.approx(measured["walltime.candidate.mae"])
+    kept = read_measurements(
+        open_store(settings.store_url), kind="evaluation", segment="gridcast-1 candidate"
+    )
+    assert kept.set_index("name")["value"]["walltime mae"] == pytest.approx(
+        measured["walltime.candidate.mae"]
+    )
 
 
 def test_retraining_with_nothing_new_changes_nothing_and_says_so(trained, settings):
     from flows.retrain import retrain
 
     state = retrain(return_state=True)
-    assert state.message.startswith("Nothing to compare by: only 0 jobs that ended were submitted since gridcast-1")
+    assert state.message.startswith(
+        "Nothing to compare by: only 0 jobs that ended were submitted since gridcast-1"
+    )
     assert [one.version for one in registry.versions(settings)] == [1]
 
 
@@ -180,7 +202,10 @@ def test_deploy_tries_the_champion_out_and_says_that_no_predictor_runs(trained):
     from flows.deploy import deploy
 
     assert deploy() == {"version": 1, "served": False}
-    assert "gridcast-1 works; no predictor answers at http://127.0.0.1:" in artifact("deploy").description
+    assert (
+        "gridcast-1 works; no predictor answers at http://127.0.0.1:"
+        in artifact("deploy").description
+    )
 
 
 def test_promoting_altered_files_is_refused_and_the_champion_stays(trained, settings):
@@ -192,7 +217,9 @@ def test_promoting_altered_files_is_refused_and_the_champion_stays(trained, sett
     spoiled.mkdir()
     for path in fetched.iterdir():
         (spoiled / path.name).write_bytes(path.read_bytes())
-    (spoiled / "walltime.json").write_bytes((spoiled / "walltime.json").read_bytes().replace(b"1", b"2", 1))
+    (spoiled / "walltime.json").write_bytes(
+        (spoiled / "walltime.json").read_bytes().replace(b"1", b"2", 1)
+    )
     version = registry.publish(spoiled, Evidence(card="# Spoiled"), settings=settings)
 
     with pytest.raises(ModelError, match="SHA-256 differs"):
@@ -227,12 +254,17 @@ def test_later_jobs_are_looked_at_and_retraining_on_them_is_judged(trained, sett
     assert "retrain: more jobs" in {run.name for run in runs("retrain")}
 
 
-def test_a_model_trained_on_a_poisoned_batch_is_refused_and_the_alias_stays_and_an_alert_goes_out(trained, settings, tmp_path, hook):
+def test_a_model_trained_on_a_poisoned_batch_is_refused_and_the_alias_stays_and_an_alert_goes_out(
+    trained, settings, tmp_path, hook
+):
     from flows.ingest import ingest
     from flows.retrain import retrain
 
     registry.promote(
-        max(one.version for one in registry.versions(settings)), by="the test", why="what comes is new to it", settings=settings
+        max(one.version for one in registry.versions(settings)),
+        by="the test",
+        why="what comes is new to it",
+        settings=settings,
     )
     before = registry.champion(settings)
     ingest([str(write_jobs(poisoned(), tmp_path / "poisoned.csv"))])
@@ -263,7 +295,9 @@ def poisoned() -> pd.DataFrame:
     return jobs
 
 
-def test_a_step_is_tried_again_while_the_registry_is_away_and_fails_in_one_sentence(settings, prefect_server):
+def test_a_step_is_tried_again_while_the_registry_is_away_and_fails_in_one_sentence(
+    settings, prefect_server
+):
     from prefect import flow
     from prefect.client.orchestration import get_client
 
@@ -280,7 +314,11 @@ def test_a_step_is_tried_again_while_the_registry_is_away_and_fails_in_one_sente
     with get_client(sync_client=True) as client:
         deadline = time.monotonic() + 60
         while True:  # the server records task runs from events, a moment later
-            tried = [one.run_count for one in client.read_task_runs() if one.name == "the champion" and one.state.is_failed()]
+            tried = [
+                one.run_count
+                for one in client.read_task_runs()
+                if one.name == "the champion" and one.state.is_failed()
+            ]
             if tried or time.monotonic() > deadline:
                 break
             time.sleep(0.2)

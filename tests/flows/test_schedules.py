@@ -16,16 +16,29 @@ from jobs.writers import write_csv
 CALENDAR = {"advise", "collect", "deploy", "ingest", "monitor", "prune", "retrain"}
 
 
-def test_each_deployment_is_registered_once_a_worker_runs_one_and_a_killed_run_crashes_and_frees_its_slot(settings, prefect_server):
+def test_each_deployment_is_registered_once_a_worker_runs_one_and_a_killed_run_crashes_and_frees_its_slot(
+    settings, prefect_server
+):
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags, FlowRunFilter, FlowRunFilterId
+    from prefect.client.schemas.filters import (
+        DeploymentFilter,
+        DeploymentFilterTags,
+        FlowRunFilter,
+        FlowRunFilterId,
+    )
     from prefect.deployments import run_deployment
     from prefect.states import Pending
 
     part = next(part for part in parts(settings) if part.name == "schedules")
     log = settings.folder("logs") / "schedules.log"
     with log.open("wb") as file:
-        worker = subprocess.Popen(part.command, env={**os.environ, **part.environment}, stdout=file, stderr=file, start_new_session=True)
+        worker = subprocess.Popen(
+            part.command,
+            env={**os.environ, **part.environment},
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
     try:
         deadline = time.monotonic() + 180
         while part.says not in log.read_text():
@@ -35,11 +48,18 @@ def test_each_deployment_is_registered_once_a_worker_runs_one_and_a_killed_run_c
         with get_client(sync_client=True) as client:
             found = {
                 one.entrypoint: one
-                for one in client.read_deployments(deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(is_null_=True)))
+                for one in client.read_deployments(
+                    deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(is_null_=True))
+                )
             }
-            assert sorted(found) == sorted(f"flows.{name}.{name}" for name in (*CALENDAR, "promote", "train"))
+            assert sorted(found) == sorted(
+                f"flows.{name}.{name}" for name in (*CALENDAR, "promote", "train")
+            )
             assert {name.split(".")[1] for name, one in found.items() if one.schedules} == CALENDAR
-            assert all(one.work_pool_name == "gridcast" and one.concurrency_limit is None for one in found.values())
+            assert all(
+                one.work_pool_name == "gridcast" and one.concurrency_limit is None
+                for one in found.values()
+            )
             assert all(one.global_concurrency_limit.limit == 1 for one in found.values())
 
             names = {one.id: name.split(".")[1] for name, one in found.items()}
@@ -47,7 +67,9 @@ def test_each_deployment_is_registered_once_a_worker_runs_one_and_a_killed_run_c
             while scheduled != CALENDAR:  # the server's calendar, filled by itself
                 assert time.monotonic() < deadline, f"the server has scheduled {scheduled} only"
                 scheduled = {
-                    names[run.deployment_id] for run in client.read_flow_runs() if run.auto_scheduled and run.deployment_id in names
+                    names[run.deployment_id]
+                    for run in client.read_flow_runs()
+                    if run.auto_scheduled and run.deployment_id in names
                 }
 
         run = run_deployment("ingest/inbox", timeout=180, poll_interval=0.5)
@@ -66,7 +88,10 @@ def test_each_deployment_is_registered_once_a_worker_runs_one_and_a_killed_run_c
             while not client.read_task_runs(flow_run_filter=its):
                 assert time.monotonic() < deadline + 120
                 time.sleep(0.2)
-            everyone = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
+            everyone = [
+                psutil.Process(worker.pid),
+                *psutil.Process(worker.pid).children(recursive=True),
+            ]
             for one in everyone:  # all at once: nobody is left who could tell
                 one.suspend()
             for one in everyone:
@@ -76,22 +101,32 @@ def test_each_deployment_is_registered_once_a_worker_runs_one_and_a_killed_run_c
             while datetime.now(UTC) < killed + timedelta(seconds=2):
                 time.sleep(0.1)
             # The minute of every day would be a minute of every test.
-            assert end_the_dead(client, killed, silence=timedelta(seconds=1)) == ["ingest: the inbox"]
+            assert end_the_dead(client, killed, silence=timedelta(seconds=1)) == [
+                "ingest: the inbox"
+            ]
             state = client.read_flow_run(dying.id).state
             assert state.is_crashed(), state
             assert "no sign of life" in state.message
             slots = client.read_deployment_by_name("ingest/inbox").global_concurrency_limit
             assert slots.active_slots == 0
-            assert {task.state.is_crashed() for task in client.read_task_runs(flow_run_filter=its)} == {True}
+            assert {
+                task.state.is_crashed() for task in client.read_task_runs(flow_run_filter=its)
+            } == {True}
 
             # One that a worker took and never started holds a slot as well.
             never = run_deployment("ingest/inbox", timeout=0)
             client.set_flow_run_state(never.id, Pending())
-            assert client.read_deployment_by_name("ingest/inbox").global_concurrency_limit.active_slots == 1
+            assert (
+                client.read_deployment_by_name("ingest/inbox").global_concurrency_limit.active_slots
+                == 1
+            )
             assert end_the_dead(client, killed) == []
             assert end_the_dead(client, killed, starting=timedelta(0)) == [never.name]
             assert client.read_flow_run(never.id).state.is_crashed()
-            assert client.read_deployment_by_name("ingest/inbox").global_concurrency_limit.active_slots == 0
+            assert (
+                client.read_deployment_by_name("ingest/inbox").global_concurrency_limit.active_slots
+                == 0
+            )
     finally:
         worker.kill()
         assert worker.wait(60) is not None

@@ -13,10 +13,15 @@ def test_it_answers_under_its_own_name_with_api_and_page(prefect_server):
     assert "<html" in httpx.get(prefect_server, follow_redirects=True).text
 
 
-@pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}])
+@pytest.mark.parametrize(
+    "headers", [{"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}]
+)
 def test_a_foreign_host_or_origin_is_refused(prefect_server, headers):
     assert httpx.get(f"{prefect_server}/api/health", headers=headers).status_code == 403
-    assert httpx.post(f"{prefect_server}/api/flows/filter", json={}, headers=headers).status_code == 403
+    assert (
+        httpx.post(f"{prefect_server}/api/flows/filter", json={}, headers=headers).status_code
+        == 403
+    )
 
 
 def test_a_foreign_page_cannot_open_the_event_stream(prefect_server):
@@ -28,5 +33,7 @@ def test_a_foreign_page_cannot_open_the_event_stream(prefect_server):
 
 
 def test_old_runs_and_events_go(prefect_server):
-    vacuum = httpx.get(f"{prefect_server}/api/admin/settings").json()["server"]["services"]["db_vacuum"]
+    vacuum = httpx.get(f"{prefect_server}/api/admin/settings").json()["server"]["services"][
+        "db_vacuum"
+    ]
     assert {"events", "flow_runs"} <= {*vacuum["enabled"]}

@@ -11,9 +11,17 @@ ROOT = Path(__file__).parents[2]
 def answer(folder: Path) -> str:
     """What the package in ``folder`` answers in a process of its own."""
     run = subprocess.run(
-        [sys.executable, "-c", "from kernels.calling import ask; print(ask(1.0), ask.stats.cache_hits)"],
+        [
+            sys.executable,
+            "-c",
+            "from kernels.calling import ask; print(ask(1.0), ask.stats.cache_hits)",
+        ],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "NUMBA_CACHE_DIR": str(folder / "cache")},
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
+            "NUMBA_CACHE_DIR": str(folder / "cache"),
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -35,7 +43,9 @@ def test_a_change_in_a_called_file_is_compiled_anew_and_no_change_is_not(tmp_pat
     )
     assert answer(tmp_path).startswith("2.0 Counter()")
     assert answer(tmp_path).startswith("2.0 Counter({")
-    (package / "called.py").write_text(called.replace("x + STEP", "x + 10 * STEP"), encoding="utf-8")
+    (package / "called.py").write_text(
+        called.replace("x + STEP", "x + 10 * STEP"), encoding="utf-8"
+    )
     assert answer(tmp_path).startswith("11.0 Counter()")
     (package / "constants.py").write_text("STEP = 2.0\n", encoding="utf-8")
     assert answer(tmp_path).startswith("21.0 Counter()")

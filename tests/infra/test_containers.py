@@ -24,7 +24,11 @@ from infra.settings import Settings
 from infra.site import RULES, proxy_text, scrapes_text
 
 INFRA = Path(__file__).parents[2] / "infra"
-COMPOSE, CHART, IMAGE = INFRA / "compose", INFRA / "helm" / "gridcast", INFRA / "image" / "Containerfile"
+COMPOSE, CHART, IMAGE = (
+    INFRA / "compose",
+    INFRA / "helm" / "gridcast",
+    INFRA / "image" / "Containerfile",
+)
 PORTS = {"mlflow": 5000, "prefect": 4200, "predictor": 3000, "dashboard": 3100}
 SETTINGS = {f"GRIDCAST_{name.upper()}" for name in Settings.model_fields}
 RELEASE = "ours"
@@ -53,32 +57,63 @@ def ours(services: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def rendered() -> list[dict[str, Any]]:
     """The objects that Helm makes of the chart."""
-    helm = pytest.importorskip("helm_python", reason="helm-python-sdk is not installed: the chart is not rendered")
+    helm = pytest.importorskip(
+        "helm_python", reason="helm-python-sdk is not installed: the chart is not rendered"
+    )
     helm.disable_logging()
     assert helm.lint(str(CHART), strict=True)["errors"] == []
     with helm.Chart.load(str(CHART)) as chart:
-        values = {"monitoring": {"enabled": True}, "allowedHosts": "gridcast.example", "settings": {"GRIDCAST_PROMOTION": "ask"}}
+        values = {
+            "monitoring": {"enabled": True},
+            "allowedHosts": "gridcast.example",
+            "settings": {"GRIDCAST_PROMOTION": "ask"},
+        }
         files = chart.render(values=values, name=RELEASE)
     return [thing for text in files.values() for thing in yaml.safe_load_all(text) if thing]
 
 
 def of_kind(rendered: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
-    return {thing["metadata"]["name"].removeprefix(f"{RELEASE}-"): thing for thing in rendered if thing["kind"] == kind}
+    return {
+        thing["metadata"]["name"].removeprefix(f"{RELEASE}-"): thing
+        for thing in rendered
+        if thing["kind"] == kind
+    }
 
 
 def settings_from(environment: dict[str, Any]) -> Settings:
     """The settings that a container reads, of which what an operator must fill in is filled in."""
-    given: dict[str, Any] = {name.removeprefix("GRIDCAST_").lower(): str(value) for name, value in environment.items()}
-    return Settings(_env_file=None, **given | {"host": "0.0.0.0", "home": Path("/data"), "tokens": "0123456789abcdef:admin"})
+    given: dict[str, Any] = {
+        name.removeprefix("GRIDCAST_").lower(): str(value) for name, value in environment.items()
+    }
+    return Settings(
+        _env_file=None,
+        **given | {"host": "0.0.0.0", "home": Path("/data"), "tokens": "0123456789abcdef:admin"},
+    )
 
 
 def test_compose_takes_the_file(services: dict[str, Any]) -> None:
     compose = pytest.importorskip("compose_spec", reason="compose-spec is not installed")
     # What an operator must give is given, and what he may is left as it is.
-    text = re.sub(r"\$\{\w+(?::\?|:-([^}]*))\}", lambda found: found[1] or "given", (COMPOSE / "compose.yaml").read_text())
+    text = re.sub(
+        r"\$\{\w+(?::\?|:-([^}]*))\}",
+        lambda found: found[1] or "given",
+        (COMPOSE / "compose.yaml").read_text(),
+    )
     whole = yaml.safe_load(text)
-    compose.PyCompose.from_yaml(yaml.safe_dump({name: part for name, part in whole.items() if not name.startswith("x-")}))
-    assert {"postgres", "mlflow", "prefect", "schedules", "predictor-1", "predictor-2", "proxy", "prometheus", "grafana"} <= services.keys()
+    compose.PyCompose.from_yaml(
+        yaml.safe_dump({name: part for name, part in whole.items() if not name.startswith("x-")})
+    )
+    assert {
+        "postgres",
+        "mlflow",
+        "prefect",
+        "schedules",
+        "predictor-1",
+        "predictor-2",
+        "proxy",
+        "prometheus",
+        "grafana",
+    } <= services.keys()
     for name, service in services.items():
         assert set(service.get("depends_on", ())) <= services.keys(), name
         assert service["cap_drop"] == ["ALL"], name
@@ -86,13 +121,21 @@ def test_compose_takes_the_file(services: dict[str, Any]) -> None:
         assert service["security_opt"] == ["no-new-privileges:true"], name
         for volume in service.get("volumes", ()):
             source = volume.partition(":")[0]
-            assert (COMPOSE / source).exists() if source.startswith(".") else source in whole["volumes"], volume
+            assert (
+                (COMPOSE / source).exists()
+                if source.startswith(".")
+                else source in whole["volumes"]
+            ), volume
         for port in service.get("ports", ()):
-            assert port.startswith(("127.0.0.1:", "${GRIDCAST_ADDRESS:-127.0.0.1}:")), "nothing answers other machines unless asked to"
+            assert port.startswith(("127.0.0.1:", "${GRIDCAST_ADDRESS:-127.0.0.1}:")), (
+                "nothing answers other machines unless asked to"
+            )
 
 
 def test_a_service_of_compose_becomes_the_part_that_is_declared(ours: dict[str, Any]) -> None:
-    assert {service["command"][0] for service in ours.values()} == {part.name for part in parts(Settings(_env_file=None))}
+    assert {service["command"][0] for service in ours.values()} == {
+        part.name for part in parts(Settings(_env_file=None))
+    }
     for name, service in ours.items():
         assert set(service["environment"]) <= SETTINGS, name
         assert service["user"] == "10001:10001"
@@ -103,15 +146,27 @@ def test_a_service_of_compose_becomes_the_part_that_is_declared(ours: dict[str, 
             assert part.address == f"http://0.0.0.0:{PORTS[wanted]}"
             assert part.command[part.command.index("--port") + 1] == str(PORTS[wanted])
         if "healthcheck" in service:
-            assert service["healthcheck"]["test"] == ["CMD", "python", "-m", "infra.part", wanted, "ready"]
+            assert service["healthcheck"]["test"] == [
+                "CMD",
+                "python",
+                "-m",
+                "infra.part",
+                wanted,
+                "ready",
+            ]
         for port in service.get("ports", ()):
             assert port.rpartition(":")[2] == str(PORTS[wanted])
         told = part.environment
         if wanted not in ("mlflow",):
-            assert (told["GRIDCAST_MLFLOW_URL"], told["PREFECT_API_URL"]) == ("http://mlflow:5000", "http://prefect:4200/api")
+            assert (told["GRIDCAST_MLFLOW_URL"], told["PREFECT_API_URL"]) == (
+                "http://mlflow:5000",
+                "http://prefect:4200/api",
+            )
 
 
-def test_servers_of_compose_have_a_database_each_and_answer_by_their_names(ours: dict[str, Any]) -> None:
+def test_servers_of_compose_have_a_database_each_and_answer_by_their_names(
+    ours: dict[str, Any],
+) -> None:
     mlflow = part_named("mlflow", settings_from(ours["mlflow"]["environment"]))
     prefect = part_named("prefect", settings_from(ours["prefect"]["environment"]))
     databases = {
@@ -120,34 +175,75 @@ def test_servers_of_compose_have_a_database_each_and_answer_by_their_names(ours:
         ours["predictor-1"]["environment"]["GRIDCAST_DATABASE_URL"].rpartition("/")[2],
     }
     assert databases == {"mlflow", "prefect", "gridcast"}
-    assert {line.split()[2].rstrip(";") for line in (COMPOSE / "databases.sql").read_text().splitlines()[1:]} == {"mlflow", "prefect"}
+    assert {
+        line.split()[2].rstrip(";")
+        for line in (COMPOSE / "databases.sql").read_text().splitlines()[1:]
+    } == {"mlflow", "prefect"}
     assert "mlflow:5000" in mlflow.command[mlflow.command.index("--allowed-hosts") + 1].split(",")
-    assert {"prefect", "predictor-1", "proxy"} <= {*ours["prefect"]["environment"]["GRIDCAST_ALLOWED_HOSTS"].split(",")}
+    assert {"prefect", "predictor-1", "proxy"} <= {
+        *ours["prefect"]["environment"]["GRIDCAST_ALLOWED_HOSTS"].split(",")
+    }
 
 
 def test_proxy_and_prometheus_of_compose_are_those_of_a_site(tmp_path: Path) -> None:
     doors = {name: f"{name}:3000" for name in ("predictor-1", "predictor-2")}
-    others = {"postgres": ("postgres:5432", ""), "mlflow": ("mlflow:5000", "/health"), "prefect": ("prefect:4200", "/api/ready")}
-    proxy = proxy_text(":3000", doors, others | {"dashboard": ("dashboard:3100", "/")}, "${GRIDCAST_TOKEN}", "127.0.0.11:53")
+    others = {
+        "postgres": ("postgres:5432", ""),
+        "mlflow": ("mlflow:5000", "/health"),
+        "prefect": ("prefect:4200", "/api/ready"),
+    }
+    proxy = proxy_text(
+        ":3000",
+        doors,
+        others | {"dashboard": ("dashboard:3100", "/")},
+        "${GRIDCAST_TOKEN}",
+        "127.0.0.11:53",
+    )
     assert (COMPOSE / "haproxy.cfg").read_text() == proxy
-    where = {"predictors": [*doors.values()], "proxy": "proxy:3000", "prefect": "prefect:4200", "own": "localhost:9090"}
-    scrapes = scrapes_text(**where, rules="/etc/prometheus/rules.yml", token_file="/run/secrets/token")  # type: ignore[arg-type]
+    where = {
+        "predictors": [*doors.values()],
+        "proxy": "proxy:3000",
+        "prefect": "prefect:4200",
+        "own": "localhost:9090",
+    }
+    scrapes = scrapes_text(
+        **where, rules="/etc/prometheus/rules.yml", token_file="/run/secrets/token"
+    )  # type: ignore[arg-type]
     assert (COMPOSE / "prometheus.yml").read_text() == scrapes
     if haproxy := shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin"):
         command = [haproxy, "-c", "-f", str(COMPOSE / "haproxy.cfg")]
-        checked = subprocess.run(command, env={"GRIDCAST_TOKEN": "0123456789abcdef"}, capture_output=True, text=True, check=False)
+        checked = subprocess.run(
+            command,
+            env={"GRIDCAST_TOKEN": "0123456789abcdef"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert (checked.returncode, checked.stderr) == (0, "")
     if promtool := shutil.which("promtool"):
-        subprocess.run([promtool, "check", "config", "--syntax-only", str(COMPOSE / "prometheus.yml")], check=True, capture_output=True)
+        subprocess.run(
+            [promtool, "check", "config", "--syntax-only", str(COMPOSE / "prometheus.yml")],
+            check=True,
+            capture_output=True,
+        )
 
 
 def test_grafana_finds_the_dashboard_and_prometheus(services: dict[str, Any]) -> None:
-    (source,) = yaml.safe_load((INFRA / "grafana/provisioning/datasources/prometheus.yaml").read_text())["datasources"]
-    (provider,) = yaml.safe_load((INFRA / "grafana/provisioning/dashboards/gridcast.yaml").read_text())["providers"]
-    mounted = {volume.split(":")[1]: volume.split(":")[0] for volume in services["grafana"]["volumes"]}
+    (source,) = yaml.safe_load(
+        (INFRA / "grafana/provisioning/datasources/prometheus.yaml").read_text()
+    )["datasources"]
+    (provider,) = yaml.safe_load(
+        (INFRA / "grafana/provisioning/dashboards/gridcast.yaml").read_text()
+    )["providers"]
+    mounted = {
+        volume.split(":")[1]: volume.split(":")[0] for volume in services["grafana"]["volumes"]
+    }
     assert source["url"] == "http://prometheus:9090"
     dashboard = mounted[f"{provider['options']['path']}/predictor.json"]
-    assert json.loads((COMPOSE / dashboard).read_text())["templating"]["list"][0]["query"] == source["type"]
+    assert (
+        json.loads((COMPOSE / dashboard).read_text())["templating"]["list"][0]["query"]
+        == source["type"]
+    )
 
 
 def test_the_recipe_of_the_image_copies_all_that_runs_and_gives_up_root() -> None:
@@ -155,45 +251,94 @@ def test_the_recipe_of_the_image_copies_all_that_runs_and_gives_up_root() -> Non
     copied = {line.split()[1] for line in lines if line.startswith("COPY") and "--from" not in line}
     packages = {path.parent.name for path in INFRA.parent.glob("*/__init__.py")}
     assert packages <= copied
-    let_in = {line[1:] for line in IMAGE.with_suffix(".dockerignore").read_text().splitlines() if line.startswith("!")}
+    let_in = {
+        line[1:]
+        for line in IMAGE.with_suffix(".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
     assert packages | {"pyproject.toml", "uv.lock", "gridcast.py"} <= let_in
     assert [line for line in lines if line.startswith("USER")] == ["USER 10001:10001"]
-    environment = IMAGE.read_text().partition("ENV PATH")[2].partition("\nWORKDIR")[0].replace("\\", "").split()
-    assert {word.partition("=")[0] for word in environment if word.startswith("GRIDCAST_")} <= SETTINGS
-    if hadolint := shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}"):
-        checked = subprocess.run([hadolint, str(IMAGE)], capture_output=True, text=True, check=False)
+    environment = (
+        IMAGE.read_text()
+        .partition("ENV PATH")[2]
+        .partition("\nWORKDIR")[0]
+        .replace("\\", "")
+        .split()
+    )
+    assert {
+        word.partition("=")[0] for word in environment if word.startswith("GRIDCAST_")
+    } <= SETTINGS
+    if hadolint := shutil.which(
+        "hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    ):
+        checked = subprocess.run(
+            [hadolint, str(IMAGE)], capture_output=True, text=True, check=False
+        )
         assert (checked.returncode, checked.stdout) == (0, ""), checked.stdout
 
 
 def test_kubernetes_takes_every_object_of_the_chart(rendered: list[dict[str, Any]]) -> None:
-    validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed").validate
-    checked = [thing for thing in rendered if not thing["apiVersion"].startswith("monitoring.coreos.com/")]
+    validate = pytest.importorskip(
+        "kubernetes_validate", reason="kubernetes-validate is not installed"
+    ).validate
+    checked = [
+        thing for thing in rendered if not thing["apiVersion"].startswith("monitoring.coreos.com/")
+    ]
     for thing in checked:
         for version in ("1.27", "1.34"):
             validate(thing, version, strict=True)
     assert len(checked) >= 17
 
 
-def test_every_deployment_is_a_part_with_its_port_probes_and_no_rights(rendered: list[dict[str, Any]]) -> None:
-    deployments, policies, doors = (of_kind(rendered, kind) for kind in ("Deployment", "NetworkPolicy", "Service"))
-    assert deployments.keys() == policies.keys() == {part.name for part in parts(Settings(_env_file=None))}
+def test_every_deployment_is_a_part_with_its_port_probes_and_no_rights(
+    rendered: list[dict[str, Any]],
+) -> None:
+    deployments, policies, doors = (
+        of_kind(rendered, kind) for kind in ("Deployment", "NetworkPolicy", "Service")
+    )
+    assert (
+        deployments.keys()
+        == policies.keys()
+        == {part.name for part in parts(Settings(_env_file=None))}
+    )
     assert {name: service["spec"]["ports"][0]["port"] for name, service in doors.items()} == PORTS
     for name, deployment in deployments.items():
         pod = deployment["spec"]["template"]["spec"]
         (container,) = pod["containers"]
         assert container["args"] == [name]
-        assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 10001
-        rights = {"readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+        assert (
+            pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 10001
+        )
+        rights = {
+            "readOnlyRootFilesystem": True,
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        }
         assert container["securityContext"] == rights
         assert {"requests", "limits"} <= container["resources"].keys()
-        environment = {one["name"]: one.get("value", "postgresql://db/x") for one in container["env"]}
+        environment = {
+            one["name"]: one.get("value", "postgresql://db/x") for one in container["env"]
+        }
         assert environment.keys() <= SETTINGS
         part = part_named(name, settings_from(environment))
         if part.address:
-            assert container["ports"][0]["containerPort"] == PORTS[name] == int(part.address.rpartition(":")[2])
-            assert container["readinessProbe"]["exec"]["command"] == ["python", "-m", "infra.part", name, "ready"]
+            assert (
+                container["ports"][0]["containerPort"]
+                == PORTS[name]
+                == int(part.address.rpartition(":")[2])
+            )
+            assert container["readinessProbe"]["exec"]["command"] == [
+                "python",
+                "-m",
+                "infra.part",
+                name,
+                "ready",
+            ]
         if "livenessProbe" in container:
-            assert container["livenessProbe"]["httpGet"]["httpHeaders"][0]["value"] == f"localhost:{PORTS[name]}"
+            assert (
+                container["livenessProbe"]["httpGet"]["httpHeaders"][0]["value"]
+                == f"localhost:{PORTS[name]}"
+            )
         assert {mount["mountPath"] for mount in container["volumeMounts"]} >= {"/data", "/tmp"}
     assert deployments["predictor"]["spec"]["replicas"] == 2
 
@@ -203,7 +348,10 @@ def test_only_those_who_must_reach_a_part_may(rendered: list[dict[str, Any]]) ->
 
     def callers(name: str) -> set[str]:
         peers = [peer for rule in policies[name]["spec"]["ingress"] for peer in rule["from"]]
-        return {peer["podSelector"].get("matchLabels", {}).get("app.kubernetes.io/component", "anybody") for peer in peers}
+        return {
+            peer["podSelector"].get("matchLabels", {}).get("app.kubernetes.io/component", "anybody")
+            for peer in peers
+        }
 
     assert {name: callers(name) for name in policies} == {
         "mlflow": {"predictor", "schedules", "dashboard"},
@@ -212,7 +360,9 @@ def test_only_those_who_must_reach_a_part_may(rendered: list[dict[str, Any]]) ->
         "dashboard": {"anybody"},
         "schedules": set(),
     }
-    assert all(policy["spec"]["policyTypes"] == ["Ingress", "Egress"] for policy in policies.values())
+    assert all(
+        policy["spec"]["policyTypes"] == ["Ingress", "Egress"] for policy in policies.values()
+    )
 
 
 def test_the_chart_brings_the_rules_of_prometheus(rendered: list[dict[str, Any]]) -> None:
@@ -226,7 +376,12 @@ def door() -> Iterator[int]:
 
     class Door(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200 if self.headers["Authorization"] == "Bearer 0123456789abcdef" and self.path == "/readyz" else 401)
+            self.send_response(
+                200
+                if self.headers["Authorization"] == "Bearer 0123456789abcdef"
+                and self.path == "/readyz"
+                else 401
+            )
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
@@ -243,10 +398,22 @@ def door() -> Iterator[int]:
 
 def test_a_container_asks_itself_whether_it_is_ready(door: int, tmp_path: Path) -> None:
     ask = [sys.executable, "-m", "infra.part", "predictor", "ready"]
-    environment = {**os.environ, "GRIDCAST_HOME": str(tmp_path), "GRIDCAST_PREDICTOR_PORT": str(door)}
+    environment = {
+        **os.environ,
+        "GRIDCAST_HOME": str(tmp_path),
+        "GRIDCAST_PREDICTOR_PORT": str(door),
+    }
     with_token = {**environment, "GRIDCAST_TOKENS": "0123456789abcdef:predict"}
-    codes = [subprocess.run(ask, cwd=INFRA.parent, env=given, check=False).returncode for given in (environment, with_token)]
+    codes = [
+        subprocess.run(ask, cwd=INFRA.parent, env=given, check=False).returncode
+        for given in (environment, with_token)
+    ]
     assert codes == [1, 0]
     unknown = [*ask[:3], "cellar"]
-    run = subprocess.run(unknown, cwd=INFRA.parent, env=environment, capture_output=True, text=True, check=False)
-    assert (run.returncode, run.stderr.startswith("there is no part cellar with these settings: mlflow, prefect")) == (1, True)
+    run = subprocess.run(
+        unknown, cwd=INFRA.parent, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (
+        run.returncode,
+        run.stderr.startswith("there is no part cellar with these settings: mlflow, prefect"),
+    ) == (1, True)

@@ -15,10 +15,16 @@ def expressions() -> list[str]:
     return [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
 
 
-def test_every_metric_of_the_predictor_is_shown_and_no_other_is_asked_for(expressions: list[str]) -> None:
+def test_every_metric_of_the_predictor_is_shown_and_no_other_is_asked_for(
+    expressions: list[str],
+) -> None:
     declared = (Path(__file__).parents[2] / "services" / "metrics.py").read_text()
     metrics = set(re.findall(r'"(gridcast_\w+)"', declared))
-    asked = {re.sub(r"_bucket$", "", name) for expression in expressions for name in re.findall(r"gridcast_\w+", expression)}
+    asked = {
+        re.sub(r"_bucket$", "", name)
+        for expression in expressions
+        for name in re.findall(r"gridcast_\w+", expression)
+    }
     assert asked == metrics
 
 
@@ -32,7 +38,9 @@ def test_no_two_panels_overlap() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
         place = panel["gridPos"]
-        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        cells = {
+            (place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])
+        }
         assert not cells & taken, panel["title"]
         assert max(x for x, _ in cells) < 24
         taken |= cells

@@ -8,7 +8,17 @@ import pandas as pd
 import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import BigInteger, Boolean, Column, Connection, Double, Integer, MetaData, inspect, select
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Double,
+    Integer,
+    MetaData,
+    inspect,
+    select,
+)
 
 import infra.migrations
 from jobs.schema import conform
@@ -25,7 +35,11 @@ def earlier() -> Iterator[str]:
     """Every revision before today's, the oldest first."""
     config = Config()
     config.set_main_option("script_location", str(Path(infra.migrations.__path__[0])))
-    yield from sorted(script.revision for script in ScriptDirectory.from_config(config).walk_revisions() if script.revision != HEAD)
+    yield from sorted(
+        script.revision
+        for script in ScriptDirectory.from_config(config).walk_revisions()
+        if script.revision != HEAD
+    )
 
 
 def filled(url: str, revision: str) -> dict[str, list[dict[str, Any]]]:
@@ -35,7 +49,10 @@ def filled(url: str, revision: str) -> dict[str, list[dict[str, Any]]]:
         migrate(connection, url, revision)
         tables = reflected(connection)
         rows = {
-            name: [{column.name: value(column, number) for column in table.columns} for number in range(ROWS)]
+            name: [
+                {column.name: value(column, number) for column in table.columns}
+                for number in range(ROWS)
+            ]
             for name, table in tables.items()
         }
         for name, table in tables.items():
@@ -59,14 +76,20 @@ def value(column: Column[Any], number: int) -> object:
     if isinstance(column.type, Boolean):
         return number % 2 == 1
     if isinstance(column.type, BigInteger | Integer):
-        return 1_767_225_600_000_000 + number - 1  # from the last of a month to the second of the next
+        return (
+            1_767_225_600_000_000 + number - 1
+        )  # from the last of a month to the second of the next
     if isinstance(column.type, Double):
         return number + 0.25
-    return {"kind": "task", "status": "completed", "details": "{}"}.get(column.name, f"{column.name} {number}")
+    return {"kind": "task", "status": "completed", "details": "{}"}.get(
+        column.name, f"{column.name} {number}"
+    )
 
 
 @pytest.mark.parametrize("revision", [*earlier()])
-def test_a_store_of_an_earlier_schema_is_brought_up_to_date_with_all_its_rows(store_url: str, revision: str, tmp_path: Path) -> None:
+def test_a_store_of_an_earlier_schema_is_brought_up_to_date_with_all_its_rows(
+    store_url: str, revision: str, tmp_path: Path
+) -> None:
     rows = filled(store_url, revision)
     assert len(rows) >= 4
     was = connect(store_url)
@@ -90,8 +113,11 @@ def check(engine: Any, rows: dict[str, list[dict[str, Any]]]) -> None:
     """The tables are today's, hold ``rows``, and take more."""
     with engine.connect().execution_options(reads=True) as connection:
         tables = reflected(connection)
-        assert {name: {column.name for column in table.columns} for name, table in tables.items()} == {
-            name: {column.name for column in table.columns} for name, table in metadata.tables.items()
+        assert {
+            name: {column.name for column in table.columns} for name, table in tables.items()
+        } == {
+            name: {column.name for column in table.columns}
+            for name, table in metadata.tables.items()
         }
         for name, expected in rows.items():
             kept = [tables[name].c[column] for column in expected[0]]
@@ -99,12 +125,31 @@ def check(engine: Any, rows: dict[str, list[dict[str, Any]]]) -> None:
             assert sorted(found, key=str) == sorted(expected, key=str), name
             keys = inspect(engine).get_pk_constraint(name)["constrained_columns"]
             assert keys == [column.name for column in key_of(connection, metadata.tables[name])]
-            months = {"2025_12", "2026_01"} if name in MONTHLY and connection.dialect.name == "postgresql" else set()
-            assert {part.removeprefix(f"{name}_") for part in partitions(connection, name)} == months
+            months = (
+                {"2025_12", "2026_01"}
+                if name in MONTHLY and connection.dialect.name == "postgresql"
+                else set()
+            )
+            assert {
+                part.removeprefix(f"{name}_") for part in partitions(connection, name)
+            } == months
     assert len(read_jobs(engine)) == ROWS
     assert len(read_ended(engine)) == ROWS - 1
-    later = conform(pd.DataFrame([{"job_id": "later", "source": "made", "submitted_at": "2026-01-02", "ended_at": "2026-01-03"}]))
+    later = conform(
+        pd.DataFrame(
+            [
+                {
+                    "job_id": "later",
+                    "source": "made",
+                    "submitted_at": "2026-01-02",
+                    "ended_at": "2026-01-03",
+                }
+            ]
+        )
+    )
     with engine.begin() as connection:
         assert add_jobs(connection, later).added == 1
         assert add_jobs(connection, later).unchanged == 1
-        connection.execute(metadata.tables["jobs"].delete().where(metadata.tables["jobs"].c.job_id == "later"))
+        connection.execute(
+            metadata.tables["jobs"].delete().where(metadata.tables["jobs"].c.job_id == "later")
+        )

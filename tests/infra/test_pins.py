@@ -26,7 +26,13 @@ print(json.dumps(asyncio.run(ask())))
 
 def test_prefect_filters_answer_beside_the_installed_fastapi(tmp_path):
     environment = {**os.environ, "GRIDCAST_HOME": str(tmp_path)}
-    run = subprocess.run([sys.executable, "-c", ASK], cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", ASK],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     answers = json.loads(run.stdout.splitlines()[-1])
     assert answers == dict.fromkeys(answers, 200)

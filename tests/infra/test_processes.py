@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.children import LONGEST_LOG, answers
 from infra.parts import Part, parts
 from infra.processes import TakenError, down, status, up
 from infra.settings import Settings
+from infra.supervision import LONGEST_LOG, answers
 
 SUPERVISOR = """
 import sys
@@ -41,7 +41,13 @@ def free_port() -> int:
 def web(name: str, *, after: tuple[str, ...] = ()) -> Part:
     port = free_port()
     command = (sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1")
-    return Part(name, command, address=f"http://127.0.0.1:{port}", setting=f"GRIDCAST_{name.upper()}_PORT", after=after)
+    return Part(
+        name,
+        command,
+        address=f"http://127.0.0.1:{port}",
+        setting=f"GRIDCAST_{name.upper()}_PORT",
+        after=after,
+    )
 
 
 def wait_for(truth: Callable[[], object], what: str) -> None:
@@ -65,12 +71,16 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def supervise(settings: Settings, tmp_path: Path) -> Iterator[Callable[[list[Part]], tuple[subprocess.Popen[bytes], Path]]]:
+def supervise(
+    settings: Settings, tmp_path: Path
+) -> Iterator[Callable[[list[Part]], tuple[subprocess.Popen[bytes], Path]]]:
     """Runs ``up`` as a user does, in a process of its own; gives that process and what it says."""
     started: list[subprocess.Popen[bytes]] = []
 
     def run(declared: list[Part]) -> tuple[subprocess.Popen[bytes], Path]:
-        shown = [f"replace({part!r}, files={part.files!r})" for part in declared]  # which a part does not show by itself
+        shown = [
+            f"replace({part!r}, files={part.files!r})" for part in declared
+        ]  # which a part does not show by itself
         (tmp_path / "parts").write_text(f"[{', '.join(shown)}]")
         said = tmp_path / "said"
         with said.open("wb") as file:
@@ -94,7 +104,9 @@ def states(settings: Settings, declared: list[Part]) -> list[str]:
     return [row["state"] for row in status(settings, declared)]
 
 
-def test_parts_start_in_order_answer_and_stop_on_ctrl_c_with_nothing_left_behind(settings, supervise):
+def test_parts_start_in_order_answer_and_stop_on_ctrl_c_with_nothing_left_behind(
+    settings, supervise
+):
     first = web("first")
     declared = [first, web("second", after=("first",))]
     process, said = supervise(declared)
@@ -138,7 +150,10 @@ def test_a_log_that_grows_long_begins_anew_and_the_one_before_is_kept(settings, 
     wait_for(lambda: "READY" in said.read_text(), "the part is ready")
 
     earlier = log.with_suffix(".log.1")
-    wait_for(lambda: earlier.exists() and 0 < log.stat().st_size < 2**20 < earlier.stat().st_size, "a new log")
+    wait_for(
+        lambda: earlier.exists() and 0 < log.stat().st_size < 2**20 < earlier.stat().st_size,
+        "a new log",
+    )
 
     assert earlier.read_bytes().startswith(b"began\n0 x")
     assert earlier.stat().st_size > LONGEST_LOG
@@ -146,10 +161,10 @@ def test_a_log_that_grows_long_begins_anew_and_the_one_before_is_kept(settings, 
 
 
 def test_a_worker_in_a_session_of_its_own_does_not_outlive_its_part(settings, supervise):
-    begin = (
-        "import subprocess, time; subprocess.Popen(['sleep', '302'], start_new_session=True); print('began', flush=True); time.sleep(300)"
-    )
-    declared = [Part(name, (sys.executable, "-c", begin), says="began") for name in ("first", "second")]
+    begin = "import subprocess, time; subprocess.Popen(['sleep', '302'], start_new_session=True); print('began', flush=True); time.sleep(300)"
+    declared = [
+        Part(name, (sys.executable, "-c", begin), says="began") for name in ("first", "second")
+    ]
     _, said = supervise(declared)
     wait_for(lambda: "READY" in said.read_text(), "both are ready")
     leaders = {row["part"]: psutil.Process(row["pid"]) for row in status(settings, declared)}
@@ -162,7 +177,9 @@ def test_a_worker_in_a_session_of_its_own_does_not_outlive_its_part(settings, su
     assert not ended(workers["second"])
 
 
-def test_a_full_disk_ends_nothing_that_watches_and_a_part_that_ended_meanwhile_starts_when_there_is_space(settings, supervise):
+def test_a_full_disk_ends_nothing_that_watches_and_a_part_that_ended_meanwhile_starts_when_there_is_space(
+    settings, supervise
+):
     config = settings.folder("site") / "server.cfg"
     declared = [replace(web("server"), files={str(config): "port = 1"})]
     process, said = supervise(declared)
@@ -170,7 +187,9 @@ def test_a_full_disk_ends_nothing_that_watches_and_a_part_that_ended_meanwhile_s
     before = status(settings, declared)[0]["pid"]
     config.unlink()
     supervisor = psutil.Process(process.pid)
-    supervisor.rlimit(psutil.RLIMIT_FSIZE, (0, psutil.RLIM_INFINITY))  # nothing can be written: file, record, or what it says
+    supervisor.rlimit(
+        psutil.RLIMIT_FSIZE, (0, psutil.RLIM_INFINITY)
+    )  # nothing can be written: file, record, or what it says
 
     os.kill(before, signal.SIGKILL)
 
@@ -201,7 +220,12 @@ def test_down_from_another_shell_stops_everything_and_may_be_repeated(settings, 
 def test_a_part_that_ignores_sigterm_is_killed_with_the_children_it_started(settings, supervise):
     port = free_port()
     serve = f"from http.server import *; HTTPServer(('127.0.0.1', {port}), SimpleHTTPRequestHandler).serve_forever()"
-    stubborn = Part("stubborn", (sys.executable, "-c", STUBBORN + serve), address=f"http://127.0.0.1:{port}", grace=0.5)
+    stubborn = Part(
+        "stubborn",
+        (sys.executable, "-c", STUBBORN + serve),
+        address=f"http://127.0.0.1:{port}",
+        grace=0.5,
+    )
     process, said = supervise([stubborn])
     wait_for(lambda: "READY" in said.read_text(), "the part is ready")
     leader = psutil.Process(status(settings, [stubborn])[0]["pid"])
@@ -230,7 +254,9 @@ def test_what_a_killed_supervisor_left_behind_is_stopped_by_the_next_up(settings
     assert ended(orphan)
 
 
-def test_down_goes_by_the_records_and_the_mark_when_supervisor_and_part_were_killed(settings, supervise):
+def test_down_goes_by_the_records_and_the_mark_when_supervisor_and_part_were_killed(
+    settings, supervise
+):
     # The part has a child in a session of its own, as a worker's runs are: of a dead part only its mark tells.
     begin = "import subprocess, sys, time; subprocess.Popen(['sleep', '301'], start_new_session=True); print('began', flush=True); "
     worker = Part("worker", (sys.executable, "-c", begin + "time.sleep(300)"), says="began")
@@ -251,7 +277,9 @@ def test_down_goes_by_the_records_and_the_mark_when_supervisor_and_part_were_kil
 
 
 def test_a_door_that_wants_a_token_is_asked_with_it(tmp_path):
-    settings = Settings(home=tmp_path, tokens="0123456789abcdef:predict,fedcba9876543210:admin", _env_file=None)
+    settings = Settings(
+        home=tmp_path, tokens="0123456789abcdef:predict,fedcba9876543210:admin", _env_file=None
+    )
     (predictor,) = [part for part in parts(settings) if part.name == "predictor"]
     port = free_port()
     serve = (
@@ -277,7 +305,8 @@ def test_a_taken_port_is_one_sentence_before_anything_starts(settings):
         taker.bind(("127.0.0.1", int(part.address.rpartition(":")[2])))
         taker.listen()
         with pytest.raises(
-            TakenError, match=r"^server cannot listen on 127.0.0.1 port \d+: .* in use; set GRIDCAST_SERVER_PORT to a free one$"
+            TakenError,
+            match=r"^server cannot listen on 127.0.0.1 port \d+: .* in use; set GRIDCAST_SERVER_PORT to a free one$",
         ):
             up(settings, [part])
     assert status(settings, [part])[0]["pid"] is None
@@ -287,13 +316,19 @@ def test_a_second_up_on_the_same_data_folder_is_refused(settings, supervise):
     declared = [web("server")]
     process, said = supervise(declared)
     wait_for(lambda: "READY" in said.read_text(), "the part is ready")
-    with pytest.raises(TakenError, match=rf"already up on .* \(pid {process.pid}\); `gridcast down` stops it"):
+    with pytest.raises(
+        TakenError, match=rf"already up on .* \(pid {process.pid}\); `gridcast down` stops it"
+    ):
         up(settings, declared)
     assert states(settings, declared) == ["up"]
 
 
-def test_a_part_that_never_becomes_ready_fails_up_with_its_last_words_and_stops_the_rest(settings, supervise):
-    broken = replace(web("broken"), command=(sys.executable, "-c", "raise SystemExit('no such model')"))
+def test_a_part_that_never_becomes_ready_fails_up_with_its_last_words_and_stops_the_rest(
+    settings, supervise
+):
+    broken = replace(
+        web("broken"), command=(sys.executable, "-c", "raise SystemExit('no such model')")
+    )
     declared = [web("server"), broken]
     process, said = supervise(declared)
     assert process.wait(60) == 1
@@ -302,7 +337,11 @@ def test_a_part_that_never_becomes_ready_fails_up_with_its_last_words_and_stops_
 
 
 def test_a_part_without_a_door_is_ready_when_its_log_says_so(settings, supervise):
-    worker = Part("worker", (sys.executable, "-uc", "import time; print('worker started!'); time.sleep(300)"), says="started!")
+    worker = Part(
+        "worker",
+        (sys.executable, "-uc", "import time; print('worker started!'); time.sleep(300)"),
+        says="started!",
+    )
     _, said = supervise([worker])
     wait_for(lambda: "READY" in said.read_text(), "the worker is ready")
     assert states(settings, [worker]) == ["up"]
@@ -311,15 +350,25 @@ def test_a_part_without_a_door_is_ready_when_its_log_says_so(settings, supervise
 def test_a_pid_that_now_belongs_to_another_process_is_not_taken_for_the_part(settings):
     part = web("server")
     record = settings.folder("run") / "server.json"
-    record.write_text(f'{{"pid": {os.getpid()}, "began": 1.0, "state": "up", "since": "2026-01-01T00:00:00+00:00", "note": ""}}')
+    record.write_text(
+        f'{{"pid": {os.getpid()}, "began": 1.0, "state": "up", "since": "2026-01-01T00:00:00+00:00", "note": ""}}'
+    )
     assert states(settings, [part]) == ["down"]
     assert down(settings) == []
 
 
 def test_everything_binds_to_the_host_of_the_settings_and_no_password_is_an_argument(tmp_path):
-    settings = Settings(home=tmp_path, mlflow_url="postgresql://someone:hunter2@db/mlflow", _env_file=None)
+    settings = Settings(
+        home=tmp_path, mlflow_url="postgresql://someone:hunter2@db/mlflow", _env_file=None
+    )
     declared = parts(settings)
-    assert [part.name for part in declared] == ["mlflow", "prefect", "predictor", "dashboard", "schedules"]
+    assert [part.name for part in declared] == [
+        "mlflow",
+        "prefect",
+        "predictor",
+        "dashboard",
+        "schedules",
+    ]
     assert not any("hunter2" in word for part in declared for word in part.command)
     for part in declared[:4]:
         assert part.address.startswith("http://127.0.0.1:")
@@ -327,6 +376,10 @@ def test_everything_binds_to_the_host_of_the_settings_and_no_password_is_an_argu
 
 
 def test_a_remote_mlflow_is_used_and_not_started(tmp_path):
-    declared = parts(Settings(home=tmp_path, mlflow_url="http://mlflow.example:5000", _env_file=None))
+    declared = parts(
+        Settings(home=tmp_path, mlflow_url="http://mlflow.example:5000", _env_file=None)
+    )
     assert [part.name for part in declared] == ["prefect", "predictor", "dashboard", "schedules"]
-    assert {part.environment["GRIDCAST_MLFLOW_URL"] for part in declared} == {"http://mlflow.example:5000"}
+    assert {part.environment["GRIDCAST_MLFLOW_URL"] for part in declared} == {
+        "http://mlflow.example:5000"
+    }

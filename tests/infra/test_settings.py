@@ -3,7 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from infra.settings import Settings, SettingsError, environment_with, prepare_environment, read_settings
+from infra.settings import (
+    Settings,
+    SettingsError,
+    environment_with,
+    prepare_environment,
+    read_settings,
+)
 
 
 def test_the_embedded_default_lies_in_one_data_folder(tmp_path, monkeypatch):
@@ -22,7 +28,12 @@ def test_every_setting_is_a_variable_of_the_environment(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("GRIDCAST_PREDICTOR_PORT", "eighty"), ("GRIDCAST_PREFECT_PORT", "70000"), ("GRIDCAST_PROMOTION", "maybe")]
+    ("name", "value"),
+    [
+        ("GRIDCAST_PREDICTOR_PORT", "eighty"),
+        ("GRIDCAST_PREFECT_PORT", "70000"),
+        ("GRIDCAST_PROMOTION", "maybe"),
+    ],
 )
 def test_a_wrong_setting_is_one_sentence_that_names_it(monkeypatch, name, value):
     monkeypatch.setenv(name, value)

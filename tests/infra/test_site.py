@@ -19,7 +19,7 @@ import httpx
 import psutil
 import pytest
 
-from infra.families import MARK
+from infra.process_groups import MARK
 from infra.processes import known, status
 from infra.settings import Settings, SettingsError
 from infra.site import RULES, proxy_text, replica_ports, scrapes_text, site
@@ -28,8 +28,14 @@ from monitoring.doctor import examine
 ROOT = Path(__file__).parents[2]
 RULE_TESTS = [Path(__file__).with_name(name) for name in ("alerts.yml", "alerts_by_the_hour.yml")]
 WAITING = {"jobs": [{"job_id": "1", "source": "site", "user": "ann", "requested_walltime": 7200}]}
-needs = {name: shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") for name in ("haproxy", "prometheus", "promtool")}
-pytestmark = pytest.mark.skipif(None in needs.values(), reason=f"not installed: {', '.join(name for name in needs if not needs[name])}")
+needs = {
+    name: shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
+    for name in ("haproxy", "prometheus", "promtool")
+}
+pytestmark = pytest.mark.skipif(
+    None in needs.values(),
+    reason=f"not installed: {', '.join(name for name in needs if not needs[name])}",
+)
 
 
 def free_ports(count: int) -> list[int]:
@@ -58,7 +64,9 @@ class Site:
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "gridcast", *words]
-        return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False
+        )
 
     def address(self, name: str) -> str:
         return next(part.address for part in known(self.settings, []) if part.name == name)
@@ -84,19 +92,35 @@ def up(postgres: Any) -> Iterator[Site]:
     # Not under pytest's own folder, which no other user may enter: as root the database is another's.
     place = Path(tempfile.mkdtemp(prefix="gridcast-site-"))
     place.chmod(0o755)
-    names = ("predictor_port", "mlflow_port", "prefect_port", "dashboard_port", "postgres_port", "prometheus_port")
+    names = (
+        "predictor_port",
+        "mlflow_port",
+        "prefect_port",
+        "dashboard_port",
+        "postgres_port",
+        "prometheus_port",
+    )
     ports = free_ports(len(names) + 2)
-    chosen: dict[str, Any] = dict(zip(names, ports, strict=False)) | {"replica_ports": f"{ports[-2]},{ports[-1]}", "home": place / "home"}
+    chosen: dict[str, Any] = dict(zip(names, ports, strict=False)) | {
+        "replica_ports": f"{ports[-2]},{ports[-1]}",
+        "home": place / "home",
+    }
     settings = Settings(_env_file=None, **chosen)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GRIDCAST_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("GRIDCAST_")
+    }
     environment |= {f"GRIDCAST_{name.upper()}": str(value) for name, value in chosen.items()}
     said = place / "said"
     with said.open("wb") as file:
         command = [sys.executable, "-m", "gridcast", "up", "--site"]
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True
+        )
     one = Site(settings, environment, said)
     try:
-        wait_for(lambda: "Up" in said.read_text() or process.poll() is not None, "the site to be up", 240)
+        wait_for(
+            lambda: "Up" in said.read_text() or process.poll() is not None, "the site to be up", 240
+        )
         assert process.poll() is None, said.read_text()
         yield one
     finally:
@@ -105,18 +129,31 @@ def up(postgres: Any) -> Iterator[Site]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def test_a_call_through_the_proxy_is_answered_and_what_one_predictor_hears_the_other_learns(up: Site) -> None:
+def test_a_call_through_the_proxy_is_answered_and_what_one_predictor_hears_the_other_learns(
+    up: Site,
+) -> None:
     with httpx.Client(base_url=up.address("proxy"), trust_env=False, timeout=60) as http:
         (answer,) = http.post("/predict", json=WAITING).json()["rows"]
         assert answer["walltime_low"] < answer["walltime"] < answer["walltime_high"]
-        times = {"submitted_at": "2026-01-01T00:00:00Z", "started_at": "2026-01-01T01:00:00Z", "ended_at": "2026-01-01T02:00:00Z"}
-        told = http.post("/outcomes", json={"jobs": [{**WAITING["jobs"][0], **times, "walltime": 3600.0}]}).json()
+        times = {
+            "submitted_at": "2026-01-01T00:00:00Z",
+            "started_at": "2026-01-01T01:00:00Z",
+            "ended_at": "2026-01-01T02:00:00Z",
+        }
+        told = http.post(
+            "/outcomes", json={"jobs": [{**WAITING["jobs"][0], **times, "walltime": 3600.0}]}
+        ).json()
         assert told["added"] == 1
 
     def heard(name: str) -> int:
-        return int(httpx.get(f"{up.address(name)}/model", trust_env=False).json()["history"]["jobs"])
+        return int(
+            httpx.get(f"{up.address(name)}/model", trust_env=False).json()["history"]["jobs"]
+        )
 
-    wait_for(lambda: (heard("predictor-1"), heard("predictor-2")) == (1, 1), "both predictors to know the job")
+    wait_for(
+        lambda: (heard("predictor-1"), heard("predictor-2")) == (1, 1),
+        "both predictors to know the job",
+    )
     # It is in PostgreSQL, which the command line finds by itself.
     (row,) = json.loads(up.run("jobs", "--json").stdout)["rows"]
     assert (row["source"], row["ended"]) == ("site", 1)
@@ -155,24 +192,61 @@ def test_a_predictor_is_killed_and_no_call_fails(up: Site) -> None:
         for caller in callers:
             caller.join()
     assert set(statuses) == {200}
-    wait_for(lambda: up.said.read_text().count("predictor-1 is ready") == 2, "the killed one to be ready again")
+    wait_for(
+        lambda: up.said.read_text().count("predictor-1 is ready") == 2,
+        "the killed one to be ready again",
+    )
 
 
 def test_prometheus_sees_everything_and_knows_the_rules(up: Site) -> None:
-    with httpx.Client(base_url=f"{up.address('prometheus')}/api/v1", trust_env=False, timeout=60) as http:
+    with httpx.Client(
+        base_url=f"{up.address('prometheus')}/api/v1", trust_env=False, timeout=60
+    ) as http:
 
         def asked(query: str) -> dict[str, float]:
             found = http.get("/query", params={"query": query}).json()["data"]["result"]
-            return {f"{one['metric'].get('proxy', '')}{one['metric'].get('job', '')}": float(one["value"][1]) for one in found}
+            return {
+                f"{one['metric'].get('proxy', '')}{one['metric'].get('job', '')}": float(
+                    one["value"][1]
+                )
+                for one in found
+            }
 
-        wait_for(lambda: asked("min by (job) (up)") == dict.fromkeys(("predictor", "proxy", "prefect", "prometheus"), 1.0), "all targets")
-        targets = http.get("/targets").json()["data"]["activeTargets"]
-        assert sorted(one["labels"]["job"] for one in targets) == ["predictor", "predictor", "prefect", "prometheus", "proxy"]
-        checked = {"predictor": 2.0, "postgres": 1.0, "mlflow": 1.0, "prefect": 1.0, "dashboard": 1.0}
         wait_for(
-            lambda: {name.removesuffix("proxy"): value for name, value in asked("haproxy_backend_active_servers").items()} == checked, "all"
+            lambda: (
+                asked("min by (job) (up)")
+                == dict.fromkeys(("predictor", "proxy", "prefect", "prometheus"), 1.0)
+            ),
+            "all targets",
         )
-        rules = [rule for group in http.get("/rules").json()["data"]["groups"] for rule in group["rules"]]
+        targets = http.get("/targets").json()["data"]["activeTargets"]
+        assert sorted(one["labels"]["job"] for one in targets) == [
+            "predictor",
+            "predictor",
+            "prefect",
+            "prometheus",
+            "proxy",
+        ]
+        checked = {
+            "predictor": 2.0,
+            "postgres": 1.0,
+            "mlflow": 1.0,
+            "prefect": 1.0,
+            "dashboard": 1.0,
+        }
+        wait_for(
+            lambda: (
+                {
+                    name.removesuffix("proxy"): value
+                    for name, value in asked("haproxy_backend_active_servers").items()
+                }
+                == checked
+            ),
+            "all",
+        )
+        rules = [
+            rule for group in http.get("/rules").json()["data"]["groups"] for rule in group["rules"]
+        ]
         assert {rule["health"] for rule in rules} <= {"ok", "unknown"}
         assert len(rules) == RULES.read_text().count("- alert:")
 
@@ -193,7 +267,9 @@ def test_down_leaves_no_process_record_socket_or_taken_port(up: Site) -> None:
     assert up.marked() == []
     assert list(settings.folder("run").iterdir()) == []
     left = [
-        path for path in settings.home.rglob("*") if path.is_socket() or path.suffix in (".pid", ".lock") or path.name == "postmaster.pid"
+        path
+        for path in settings.home.rglob("*")
+        if path.is_socket() or path.suffix in (".pid", ".lock") or path.name == "postmaster.pid"
     ]
     assert left == []
     # The store is in that PostgreSQL now: without it nothing is begun.
@@ -209,22 +285,53 @@ def test_down_leaves_no_process_record_socket_or_taken_port(up: Site) -> None:
 @pytest.mark.parametrize("token", ["", "0123456789abcdef"])
 def test_haproxy_and_prometheus_take_what_is_written_for_them(tmp_path: Path, token: str) -> None:
     servers = {"predictor-1": "127.0.0.1:3001", "predictor-2": "127.0.0.1:3002"}
-    others = {"mlflow": ("127.0.0.1:5000", "/health"), "postgres": ("127.0.0.1:5433", ""), "dashboard": ("127.0.0.1:3100", "/")}
+    others = {
+        "mlflow": ("127.0.0.1:5000", "/health"),
+        "postgres": ("127.0.0.1:5433", ""),
+        "dashboard": ("127.0.0.1:3100", "/"),
+    }
     (tmp_path / "haproxy.cfg").write_text(proxy_text("127.0.0.1:3000", servers, others, token))
-    proxy = subprocess.run([str(needs["haproxy"]), "-c", "-f", str(tmp_path / "haproxy.cfg")], capture_output=True, text=True, check=False)
+    proxy = subprocess.run(
+        [str(needs["haproxy"]), "-c", "-f", str(tmp_path / "haproxy.cfg")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (proxy.returncode, proxy.stderr) == (0, ""), proxy.stderr
-    doors = {"predictors": [*servers.values()], "proxy": "127.0.0.1:3000", "prefect": "127.0.0.1:4200", "own": "127.0.0.1:9090"}
+    doors = {
+        "predictors": [*servers.values()],
+        "proxy": "127.0.0.1:3000",
+        "prefect": "127.0.0.1:4200",
+        "own": "127.0.0.1:9090",
+    }
     (tmp_path / "token").write_text(token)
-    (tmp_path / "prometheus.yml").write_text(scrapes_text(**doors, rules=str(RULES), token_file=str(tmp_path / "token") if token else ""))  # type: ignore[arg-type]
-    checked = subprocess.run([str(needs["promtool"]), "check", "config", str(tmp_path / "prometheus.yml")], capture_output=True, text=True)
+    (tmp_path / "prometheus.yml").write_text(
+        scrapes_text(**doors, rules=str(RULES), token_file=str(tmp_path / "token") if token else "")
+    )  # type: ignore[arg-type]
+    checked = subprocess.run(
+        [str(needs["promtool"]), "check", "config", str(tmp_path / "prometheus.yml")],
+        capture_output=True,
+        text=True,
+    )
     assert checked.returncode == 0, checked.stderr
 
 
 def test_each_alert_goes_off_when_it_should_and_not_before() -> None:
-    tested = subprocess.run([str(needs["promtool"]), "test", "rules", *map(str, RULE_TESTS)], capture_output=True, text=True, check=False)
+    tested = subprocess.run(
+        [str(needs["promtool"]), "test", "rules", *map(str, RULE_TESTS)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert tested.returncode == 0, tested.stdout + tested.stderr
-    alerts = {line.split("alert:")[1].strip() for line in RULES.read_text().splitlines() if "- alert:" in line}
-    assert {*re.findall(r'ALERTS\{alertname="(\w+)"', "".join(path.read_text() for path in RULE_TESTS))} == alerts
+    alerts = {
+        line.split("alert:")[1].strip()
+        for line in RULES.read_text().splitlines()
+        if "- alert:" in line
+    }
+    assert {
+        *re.findall(r'ALERTS\{alertname="(\w+)"', "".join(path.read_text() for path in RULE_TESTS))
+    } == alerts
 
 
 @pytest.mark.parametrize(
@@ -233,20 +340,39 @@ def test_each_alert_goes_off_when_it_should_and_not_before() -> None:
         ({"host": "0.0.0.0"}, "set GRIDCAST_TOKENS"),
         ({"replica_ports": "3000,3001"}, "none of them GRIDCAST_PREDICTOR_PORT"),
         ({"replica_ports": "many"}, "GRIDCAST_REPLICA_PORTS must be different ports"),
-        ({"database_url": "postgresql://db/jobs"}, "GRIDCAST_MLFLOW_URL and GRIDCAST_PREFECT_DATABASE_URL"),
+        (
+            {"database_url": "postgresql://db/jobs"},
+            "GRIDCAST_MLFLOW_URL and GRIDCAST_PREFECT_DATABASE_URL",
+        ),
     ],
 )
-def test_settings_that_do_not_fit_together_are_one_sentence(tmp_path: Path, changes: dict[str, str], why: str) -> None:
+def test_settings_that_do_not_fit_together_are_one_sentence(
+    tmp_path: Path, changes: dict[str, str], why: str
+) -> None:
     with pytest.raises(SettingsError, match=why):
         site(Settings(home=tmp_path, _env_file=None, **changes))  # type: ignore[arg-type]
 
 
 def test_no_password_or_token_is_an_argument(tmp_path: Path) -> None:
-    urls = {"database_url": "postgresql://a:hunter2@db/j", "mlflow_url": "postgresql://a:hunter2@db/m"}
+    urls = {
+        "database_url": "postgresql://a:hunter2@db/j",
+        "mlflow_url": "postgresql://a:hunter2@db/m",
+    }
     urls["prefect_database_url"] = "postgresql://a:hunter2@db/p"
-    declared = site(Settings(home=tmp_path, _env_file=None, tokens="0123456789abcdef:predict", **urls))  # type: ignore[arg-type]
+    declared = site(
+        Settings(home=tmp_path, _env_file=None, tokens="0123456789abcdef:predict", **urls)
+    )  # type: ignore[arg-type]
     assert [part.name for part in declared] == [
-        *("mlflow", "prefect", "predictor-1", "predictor-2", "proxy", "dashboard", "schedules", "prometheus")
+        *(
+            "mlflow",
+            "prefect",
+            "predictor-1",
+            "predictor-2",
+            "proxy",
+            "dashboard",
+            "schedules",
+            "prometheus",
+        )
     ]
     words = " ".join(word for part in declared for word in part.command)
     assert "hunter2" not in words

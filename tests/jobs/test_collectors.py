@@ -59,7 +59,9 @@ def moment(at: datetime) -> str:
     return f"{at:%Y-%m-%dT%H:%M:%S}"
 
 
-def slurm_row(number: int, submitted: datetime, seconds: int, ended: bool = True, **fields: str) -> dict[str, str]:
+def slurm_row(
+    number: int, submitted: datetime, seconds: int, ended: bool = True, **fields: str
+) -> dict[str, str]:
     end = submitted + timedelta(seconds=10 + seconds)
     row = {
         "JobID": str(number),
@@ -69,8 +71,17 @@ def slurm_row(number: int, submitted: datetime, seconds: int, ended: bool = True
         "JobName": "reco",
         "Submit": moment(submitted),
     }
-    row |= {"Start": moment(submitted + timedelta(seconds=10)), "ElapsedRaw": str(seconds), "TimelimitRaw": "60", "AllocCPUS": "1"}
-    row |= {"End": moment(end), "State": "COMPLETED"} if ended else {"End": "Unknown", "State": "RUNNING"}
+    row |= {
+        "Start": moment(submitted + timedelta(seconds=10)),
+        "ElapsedRaw": str(seconds),
+        "TimelimitRaw": "60",
+        "AllocCPUS": "1",
+    }
+    row |= (
+        {"End": moment(end), "State": "COMPLETED"}
+        if ended
+        else {"End": "Unknown", "State": "RUNNING"}
+    )
     return row | fields
 
 
@@ -93,17 +104,28 @@ def sacct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sacct:
     return Sacct(tmp_path, monkeypatch)
 
 
-def test_windows_that_overlap_are_lost_or_repeated_leave_each_job_once_with_its_outcome(sqlite_store: Any, sacct: Sacct) -> None:
-    rows = [slurm_row(number, DAY + number * timedelta(minutes=7), 1800) for number in range(1, 200)]
+def test_windows_that_overlap_are_lost_or_repeated_leave_each_job_once_with_its_outcome(
+    sqlite_store: Any, sacct: Sacct
+) -> None:
+    rows = [
+        slurm_row(number, DAY + number * timedelta(minutes=7), 1800) for number in range(1, 200)
+    ]
     for hour in range(1, 26, 3):
         now = DAY + hour * HOUR
         begun = [row for row in rows if row["Submit"] <= moment(now)]
         sacct.holds(
-            [row if row["End"] <= moment(now) else row | {"End": "Unknown", "State": "RUNNING", "ElapsedRaw": "60"} for row in begun]
+            [
+                row
+                if row["End"] <= moment(now)
+                else row | {"End": "Unknown", "State": "RUNNING", "ElapsedRaw": "60"}
+                for row in begun
+            ]
         )
         if hour in (7, 10, 16):
             sacct.down(True)
-            with pytest.raises(CollectError, match="sacct failed: sacct: error: slurm_persist_conn_open"):
+            with pytest.raises(
+                CollectError, match="sacct failed: sacct: error: slurm_persist_conn_open"
+            ):
                 collect(sqlite_store, "slurm", until=now)
             sacct.down(False)
             continue
@@ -111,11 +133,15 @@ def test_windows_that_overlap_are_lost_or_repeated_leave_each_job_once_with_its_
         if hour % 2:
             again = collect(sqlite_store, "slurm", until=now)
             assert (again.added, again.updated) == (0, 0)
-    assert count_jobs(sqlite_store)[["source", "jobs", "ended"]].to_numpy().tolist() == [["testbed", 199, 199]]
+    assert count_jobs(sqlite_store)[["source", "jobs", "ended"]].to_numpy().tolist() == [
+        ["testbed", 199, 199]
+    ]
     assert read_jobs(sqlite_store)["walltime"].unique().tolist() == [1800]
 
 
-def test_what_the_accounting_learns_hours_late_is_in_the_next_window(sqlite_store: Any, sacct: Sacct) -> None:
+def test_what_the_accounting_learns_hours_late_is_in_the_next_window(
+    sqlite_store: Any, sacct: Sacct
+) -> None:
     early, late = slurm_row(1, DAY, 60), slurm_row(2, DAY, 90)
     sacct.holds([early])
     collect(sqlite_store, "slurm", since=DAY, until=DAY + HOUR)
@@ -130,18 +156,30 @@ def mark(store: Any) -> datetime:
     return datetime.fromtimestamp(float(told["value"].iloc[-1]), UTC)
 
 
-def test_a_window_whose_records_cannot_be_read_is_asked_for_again(sqlite_store: Any, sacct: Sacct, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_window_whose_records_cannot_be_read_is_asked_for_again(
+    sqlite_store: Any, sacct: Sacct, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sacct.holds([slurm_row(1, DAY, 60)])
     collect(sqlite_store, "slurm", since=DAY, until=DAY + HOUR)
     with monkeypatch.context() as torn:
-        torn.setattr(collectors, "ingest_file", lambda *given, **more: (_ for _ in ()).throw(ReadError("the window was cut off")))
+        torn.setattr(
+            collectors,
+            "ingest_file",
+            lambda *given, **more: (_ for _ in ()).throw(ReadError("the window was cut off")),
+        )
         lost = collect(sqlite_store, "slurm", until=DAY + 9 * HOUR)
-    assert (lost.lost, lost.errors, mark(sqlite_store)) == (True, ("the window was cut off",), DAY + HOUR)
+    assert (lost.lost, lost.errors, mark(sqlite_store)) == (
+        True,
+        ("the window was cut off",),
+        DAY + HOUR,
+    )
     assert not collect(sqlite_store, "slurm", until=DAY + 9 * HOUR).lost
     assert mark(sqlite_store) == DAY + 9 * HOUR
 
 
-def test_a_window_that_a_person_asks_for_moves_the_mark_neither_over_a_gap_nor_back(sqlite_store: Any, sacct: Sacct) -> None:
+def test_a_window_that_a_person_asks_for_moves_the_mark_neither_over_a_gap_nor_back(
+    sqlite_store: Any, sacct: Sacct
+) -> None:
     sacct.holds([slurm_row(number, DAY + number * HOUR, 60) for number in range(40)])
     collect(sqlite_store, "slurm", since=DAY, until=DAY + 10 * HOUR)
     collect(sqlite_store, "slurm", since=DAY + 20 * HOUR, until=DAY + 22 * HOUR)
@@ -149,7 +187,10 @@ def test_a_window_that_a_person_asks_for_moves_the_mark_neither_over_a_gap_nor_b
     collect(sqlite_store, "slurm", since=DAY + HOUR, until=DAY + 2 * HOUR)
     assert mark(sqlite_store) == DAY + 10 * HOUR
     collect(sqlite_store, "slurm", until=DAY + 40 * HOUR)
-    assert (mark(sqlite_store), count_jobs(sqlite_store)["jobs"].tolist()) == (DAY + 40 * HOUR, [40])
+    assert (mark(sqlite_store), count_jobs(sqlite_store)["jobs"].tolist()) == (
+        DAY + 40 * HOUR,
+        [40],
+    )
 
 
 def test_a_long_absence_is_read_a_day_at_a_time_and_a_failure_half_way_keeps_what_was_read(
@@ -166,36 +207,74 @@ def test_a_long_absence_is_read_a_day_at_a_time_and_a_failure_half_way_keeps_wha
     end = DAY + timedelta(days=4)
     with pytest.raises(KeyboardInterrupt):
         collect(sqlite_store, "slurm", since=DAY, until=end, progress=stop_half_way)
-    assert read_measurements(sqlite_store, "slurm", kind="collected")["value"].iloc[-1] == (DAY + timedelta(days=2)).timestamp()
+    assert (
+        read_measurements(sqlite_store, "slurm", kind="collected")["value"].iloc[-1]
+        == (DAY + timedelta(days=2)).timestamp()
+    )
     done = collect(sqlite_store, "slurm", until=end)
     assert done.since == DAY + timedelta(days=2) - COLLECTORS["slurm"].overlap
     assert count_jobs(sqlite_store)["jobs"].tolist() == [96]
 
 
-def test_columns_that_are_new_or_gone_are_no_matter_and_a_missing_required_one_is_named(sqlite_store: Any, sacct: Sacct) -> None:
+def test_columns_that_are_new_or_gone_are_no_matter_and_a_missing_required_one_is_named(
+    sqlite_store: Any, sacct: Sacct
+) -> None:
     rows = [slurm_row(1, DAY, 60, Newest="unheard of")]
-    sacct.holds(rows, tuple(name for name in (*WANTED, "Newest") if name not in ("AveRSS", "TRESUsageInTot")))
+    sacct.holds(
+        rows,
+        tuple(name for name in (*WANTED, "Newest") if name not in ("AveRSS", "TRESUsageInTot")),
+    )
     done = collect(sqlite_store, "slurm", since=DAY, until=DAY + HOUR)
-    assert done.added == 1 and set(done.notes) == {"sacct has no column AveRSS", "sacct has no column TRESUsageInTot"}
+    assert done.added == 1 and set(done.notes) == {
+        "sacct has no column AveRSS",
+        "sacct has no column TRESUsageInTot",
+    }
     sacct.holds(rows, ("SubmitTime", *(name for name in WANTED if name != "Submit")))
     result = CliRunner().invoke(gridcast.app, ["collect", "slurm", "--since", "2026-11-01"])
-    assert isinstance(result.exception, Exception) and "this sacct has no column Submit" in str(result.exception)
+    assert isinstance(result.exception, Exception) and "this sacct has no column Submit" in str(
+        result.exception
+    )
 
 
-def test_a_bad_record_is_kept_once_however_many_windows_show_it(sqlite_store: Any, sacct: Sacct) -> None:
+def test_a_bad_record_is_kept_once_however_many_windows_show_it(
+    sqlite_store: Any, sacct: Sacct
+) -> None:
     for hour in (1, 2, 3):
-        more = [slurm_row(10 + number, DAY + timedelta(minutes=number), 60) for number in range(hour)]
+        more = [
+            slurm_row(10 + number, DAY + timedelta(minutes=number), 60) for number in range(hour)
+        ]
         sacct.holds([*more, slurm_row(1, DAY, 60, ElapsedRaw="a while")])
-        assert collect(sqlite_store, "slurm", since=DAY if hour == 1 else None, until=DAY + hour * HOUR).rejected == 1
-    assert read_rejects(sqlite_store)["file"].tolist() == [f"slurm all: sacct {moment(DAY)} to {moment(DAY + HOUR)}"]
+        assert (
+            collect(
+                sqlite_store, "slurm", since=DAY if hour == 1 else None, until=DAY + hour * HOUR
+            ).rejected
+            == 1
+        )
+    assert read_rejects(sqlite_store)["file"].tolist() == [
+        f"slurm all: sacct {moment(DAY)} to {moment(DAY + HOUR)}"
+    ]
 
 
-def test_a_system_that_is_not_there_is_one_sentence(sqlite_store: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_system_that_is_not_there_is_one_sentence(
+    sqlite_store: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     for system, where, said in (
-        ("slurm", "", "sacct is not on this machine's PATH: run the collector where Slurm's own commands work"),
-        ("condor", "", "condor_history is not on this machine's PATH: run the collector where HTCondor's own commands work"),
-        ("pbs", "", "the collector pbs must be told the accounting folder: gridcast collect pbs WHERE"),
+        (
+            "slurm",
+            "",
+            "sacct is not on this machine's PATH: run the collector where Slurm's own commands work",
+        ),
+        (
+            "condor",
+            "",
+            "condor_history is not on this machine's PATH: run the collector where HTCondor's own commands work",
+        ),
+        (
+            "pbs",
+            "",
+            "the collector pbs must be told the accounting folder: gridcast collect pbs WHERE",
+        ),
         ("folder", str(tmp_path / "gone"), f"there is no folder {tmp_path / 'gone'}"),
         ("lsf", "", "there is no collector lsf: choose one of slurm, condor, pbs, panda, folder"),
     ):
@@ -234,9 +313,20 @@ def test_condors_history_is_read_back_to_where_it_was_read_last_in_whatever_orde
             "QDate": ended - 100,
             "JobStartDate": ended - 60,
         }
-        | {"CompletionDate": ended - (86400 if number == 4 else 0), "JobStatus": 4, "RemoteWallClockTime": 60.0, "ExitCode": 0}
+        | {
+            "CompletionDate": ended - (86400 if number == 4 else 0),
+            "JobStatus": 4,
+            "RemoteWallClockTime": 60.0,
+            "ExitCode": 0,
+        }
         | ({"QDate": ended - 90000, "JobStartDate": ended - 86460} if number == 4 else {})
-        for number in (1, 2, 3, 4, 5)  # the fourth waited a day in the queue for its output to be fetched
+        for number in (
+            1,
+            2,
+            3,
+            4,
+            5,
+        )  # the fourth waited a day in the queue for its output to be fetched
     ]
     for told, new in ((2, 2), (2, 0), (5, 3), (5, 0)):
         (tmp_path / "history.json").write_text(json.dumps(ads[:told]))
@@ -263,22 +353,37 @@ def test_pbs_accounting_is_read_while_it_is_written(sqlite_store: Any, tmp_path:
     assert (done.added, done.unchanged, done.rejected) == (1, 1, 0)
 
 
-def test_a_folders_bad_file_is_named_and_the_others_are_read(sqlite_store: Any, tmp_path: Path) -> None:
+def test_a_folders_bad_file_is_named_and_the_others_are_read(
+    sqlite_store: Any, tmp_path: Path
+) -> None:
     folder = tmp_path / "dumps"
     folder.mkdir()
     (folder / "a.txt").write_text("JobID|State|Elapsed\n1|COMPLETED|60\n")
-    (folder / "b.txt").write_text(f"JobID|State|Submit|Start|End\n1|COMPLETED|{moment(DAY)}|{moment(DAY)}|{moment(DAY + HOUR)}\n")
-    for path in folder.iterdir():  # moved here with the time of their writing, long before the first window
+    (folder / "b.txt").write_text(
+        f"JobID|State|Submit|Start|End\n1|COMPLETED|{moment(DAY)}|{moment(DAY)}|{moment(DAY + HOUR)}\n"
+    )
+    for path in (
+        folder.iterdir()
+    ):  # moved here with the time of their writing, long before the first window
         os.utime(path, (0, DAY.timestamp() - 86400 * 365))
     (folder / "being-written.txt").write_text("JobID|St")
     done = collect(sqlite_store, "folder", str(folder))
-    assert done.added == 1 and len(done.errors) == 1 and "a.txt" in done.errors[0] and "Submit" in done.errors[0]
+    assert (
+        done.added == 1
+        and len(done.errors) == 1
+        and "a.txt" in done.errors[0]
+        and "Submit" in done.errors[0]
+    )
     assert collect(sqlite_store, "folder", str(folder)).added == 0
     later = datetime.now(UTC) + 3 * HOUR
-    assert collect(sqlite_store, "folder", str(folder), since=later - HOUR, until=later).files == 0, "nothing came or changed since"
+    assert (
+        collect(sqlite_store, "folder", str(folder), since=later - HOUR, until=later).files == 0
+    ), "nothing came or changed since"
 
 
-def test_pandas_records_are_queried_from_its_database_since_the_mark(sqlite_store: Any, tmp_path: Path) -> None:
+def test_pandas_records_are_queried_from_its_database_since_the_mark(
+    sqlite_store: Any, tmp_path: Path
+) -> None:
     url = f"sqlite:///{tmp_path / 'panda.db'}"
     frame = pd.DataFrame(
         {
@@ -290,7 +395,11 @@ def test_pandas_records_are_queried_from_its_database_since_the_mark(sqlite_stor
             "creationtime": "2026-03-10 00:00:00",
             "starttime": "2026-03-10 01:00:00",
             "endtime": ["2026-03-10 02:00:00", "2026-03-10 02:00:00", "2026-03-10 04:00:00"],
-            "modificationtime": ["2026-03-10 02:10:00", "2026-03-10 02:10:00", "2026-03-10 04:10:00"],
+            "modificationtime": [
+                "2026-03-10 02:10:00",
+                "2026-03-10 02:10:00",
+                "2026-03-10 04:10:00",
+            ],
         }
     )
     elsewhere = create_engine(url)

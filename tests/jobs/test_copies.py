@@ -16,7 +16,12 @@ from jobs.store.database import HEAD
 @pytest.fixture
 def copy(store: Any, tmp_path: Path) -> Path:
     """A copy of a store with three jobs, which is empty again."""
-    jobs = pd.DataFrame([{"job_id": str(number), "source": "made", "submitted_at": "2026-01-01"} for number in range(3)])
+    jobs = pd.DataFrame(
+        [
+            {"job_id": str(number), "source": "made", "submitted_at": "2026-01-01"}
+            for number in range(3)
+        ]
+    )
     with store.begin() as connection:
         add_jobs(connection, conform(jobs))
     assert dump(store, tmp_path / "copy")["jobs"] == 3
@@ -30,7 +35,9 @@ def put_back(store: Any, copy: Path) -> None:
         load_store(connection, copy, HEAD)
 
 
-def test_rows_that_the_database_does_not_take_are_one_sentence_and_leave_nothing(store: Any, copy: Path) -> None:
+def test_rows_that_the_database_does_not_take_are_one_sentence_and_leave_nothing(
+    store: Any, copy: Path
+) -> None:
     rows = pq.read_table(copy / "jobs.parquet").to_pandas()
     rows.loc[2, "job_id"] = "0"  # the key of another
     rows.to_parquet(copy / "jobs.parquet", index=False)
@@ -42,7 +49,11 @@ def test_rows_that_the_database_does_not_take_are_one_sentence_and_leave_nothing
 
 
 @pytest.mark.parametrize(
-    ("name", "why"), [("cellar", "has no table cellar, of which the backup has rows"), ("jobs", "has no column cellar")]
+    ("name", "why"),
+    [
+        ("cellar", "has no table cellar, of which the backup has rows"),
+        ("jobs", "has no column cellar"),
+    ],
 )
 def test_rows_that_have_no_place_are_named(store: Any, copy: Path, name: str, why: str) -> None:
     rows = pq.read_table(copy / "jobs.parquet")

@@ -25,7 +25,26 @@ HEADER = "; Version: 2.2\n; UnixStartTime: 1767225600\n"  # 2026-01-01 UTC
 
 def swf_line(number: int, submit: float = 0, run: float = 60, **fields: object) -> str:
     """One SWF line: a job that waited 10 s and ran ``run`` s; other fields by their position (1 to 18)."""
-    values: list[object] = [number, submit, 10, run, 1, 50, 1024, 1, 600, 2048, 1, 3, 4, 5, 6, 7, -1, -1]
+    values: list[object] = [
+        number,
+        submit,
+        10,
+        run,
+        1,
+        50,
+        1024,
+        1,
+        600,
+        2048,
+        1,
+        3,
+        4,
+        5,
+        6,
+        7,
+        -1,
+        -1,
+    ]
     for position, value in fields.items():
         values[int(position.removeprefix("field")) - 1] = value
     return " ".join(map(str, values))
@@ -47,7 +66,9 @@ def test_a_log_is_stored_and_ingesting_it_again_changes_nothing(store: Any, tmp_
     assert sums(ingest_file(store, log)) == (100, 100, 0, 0, 0)
     before = read_jobs(store)
     assert before["source"].unique().tolist() == ["site"]
-    assert (before["ended_at"] - before["submitted_at"]).dt.total_seconds().unique().tolist() == [70.0]
+    assert (before["ended_at"] - before["submitted_at"]).dt.total_seconds().unique().tolist() == [
+        70.0
+    ]
     assert sums(ingest_file(store, log)) == (100, 0, 0, 100, 0)
     pd.testing.assert_frame_equal(read_jobs(store), before)
 
@@ -58,7 +79,11 @@ def test_a_log_is_read_alike_with_a_store_and_without(sqlite_store: Any, tmp_pat
     columns.write_text('[columns]\nid = "job_id"\nqueued = "submitted_at"\nrun = "walltime:min"\n')
     ways = [
         reading(timezone="Europe/Paris", map_file=columns),
-        reading("table", ["id=job_id", "queued=submitted_at", "run=walltime:min"], timezone="Europe/Paris"),
+        reading(
+            "table",
+            ["id=job_id", "queued=submitted_at", "run=walltime:min"],
+            timezone="Europe/Paris",
+        ),
     ]
     for how in ways:
         ingest_file(sqlite_store, log, **how)
@@ -78,11 +103,17 @@ def test_how_a_log_is_to_be_read_is_checked_before_it_is_opened(tmp_path: Path) 
 def test_overlapping_windows_of_a_log_give_each_job_once(sqlite_store: Any, tmp_path: Path) -> None:
     lines = [swf_line(i, i) for i in range(1, 301)]
     for first, last in ((0, 200), (100, 300), (50, 250)):
-        ingest_file(sqlite_store, write_log(tmp_path / "window.swf", lines[first:last]), source="site")
-    assert read_jobs(sqlite_store)["job_id"].astype(int).sort_values().tolist() == list(range(1, 301))
+        ingest_file(
+            sqlite_store, write_log(tmp_path / "window.swf", lines[first:last]), source="site"
+        )
+    assert read_jobs(sqlite_store)["job_id"].astype(int).sort_values().tolist() == list(
+        range(1, 301)
+    )
 
 
-def test_a_garbage_tenth_duplicates_and_disorder_cost_nothing_but_the_garbage(store: Any, tmp_path: Path) -> None:
+def test_a_garbage_tenth_duplicates_and_disorder_cost_nothing_but_the_garbage(
+    store: Any, tmp_path: Path
+) -> None:
     chance = random.Random(7)
     good = [swf_line(i, 10 * i) for i in range(1, 901)]
     garbage = [
@@ -104,8 +135,12 @@ def test_a_garbage_tenth_duplicates_and_disorder_cost_nothing_but_the_garbage(st
     assert jobs["submitted_at"].is_monotonic_increasing
     assert sorted(jobs["job_id"].astype(int)) == list(range(1, 901))
     rejects = read_rejects(store)
-    numbers = {place + 3: line for place, line in enumerate(lines)}  # two header lines, and counting from 1
-    assert rejects["line"].tolist() == [number for number, line in numbers.items() if line in rubbish]
+    numbers = {
+        place + 3: line for place, line in enumerate(lines)
+    }  # two header lines, and counting from 1
+    assert rejects["line"].tolist() == [
+        number for number, line in numbers.items() if line in rubbish
+    ]
     assert [numbers[line] for line in rejects["line"]] == rejects["raw"].tolist()
     assert rejects["reason"].str.len().gt(0).all()
 
@@ -143,7 +178,10 @@ def test_mixed_time_zones_are_one_utc_in_the_store(sqlite_store: Any, tmp_path: 
     )
     assert sums(ingest_file(sqlite_store, log)) == (3, 2, 0, 0, 1)
     jobs = read_jobs(sqlite_store).set_index("job_id")
-    assert (jobs["started_at"] - jobs["submitted_at"]).dt.total_seconds().to_dict() == {"1": 3600, "2": 300}
+    assert (jobs["started_at"] - jobs["submitted_at"]).dt.total_seconds().to_dict() == {
+        "1": 3600,
+        "2": 300,
+    }
     assert jobs["walltime"].to_dict() == {"1": 60, "2": 600}
     assert read_rejects(sqlite_store)["line"].tolist() == [4]
 
@@ -157,8 +195,18 @@ def test_a_bad_file_is_reported_and_the_others_go_on(sqlite_store: Any, tmp_path
     whole = gzip.compress((HEADER + "\n".join(swf_line(i, i) for i in range(1, 2000))).encode())
     (folder / "d.swf.gz").write_bytes(whole[: len(whole) // 2])
     (folder / ".hidden").write_text("x")
-    results = ingest_files(sqlite_store, [folder, tmp_path / "absent.swf", write_log(tmp_path / "e.swf", [swf_line(1)])])
-    assert [result.file.name for result in results] == ["a.swf", "b.swf", "c.swf", "d.swf.gz", "absent.swf", "e.swf"]
+    results = ingest_files(
+        sqlite_store,
+        [folder, tmp_path / "absent.swf", write_log(tmp_path / "e.swf", [swf_line(1)])],
+    )
+    assert [result.file.name for result in results] == [
+        "a.swf",
+        "b.swf",
+        "c.swf",
+        "d.swf.gz",
+        "absent.swf",
+        "e.swf",
+    ]
     assert [result.error is None for result in results] == [True, False, False, True, False, True]
     assert all(result.file.name in str(result.error) for result in results if result.error)
     assert results[3].rejected == 1  # where the stream broke off
@@ -172,11 +220,19 @@ def test_a_file_that_cannot_be_read_raises_one_sentence(sqlite_store: Any, tmp_p
         ingest_file(sqlite_store, write_log(tmp_path / "a.swf", [swf_line(1)]), format="nonsense")
 
 
-def test_progress_tells_what_is_stored_by_then(sqlite_store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_tells_what_is_stored_by_then(
+    sqlite_store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = write_log(tmp_path / "site.swf", [swf_line(i, i) for i in range(1, 2001)])
     monkeypatch.setattr("jobs.ingest.ReadOptions", partial(ReadOptions, batch_rows=500))
     told: list[tuple[int, int]] = []
-    ingest_file(sqlite_store, log, progress=lambda done: told.append((done.added, len(read_jobs(sqlite_store, columns=["job_id"])))))
+    ingest_file(
+        sqlite_store,
+        log,
+        progress=lambda done: told.append(
+            (done.added, len(read_jobs(sqlite_store, columns=["job_id"])))
+        ),
+    )
     assert len(told) == 5  # 2,002 lines
     assert all(said == stored for said, stored in told)
 
@@ -220,23 +276,32 @@ def child_environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
 
-def test_killed_at_any_point_every_acknowledged_row_is_there_once_and_a_rerun_completes(store_url: str, tmp_path: Path) -> None:
+def test_killed_at_any_point_every_acknowledged_row_is_there_once_and_a_rerun_completes(
+    store_url: str, tmp_path: Path
+) -> None:
     chance = random.Random(11)
     lines = [swf_line(i, i) if i % 50 else f"rubbish {i}" for i in range(1, 6001)]
     log = write_log(tmp_path / "site.swf", lines)
     # A batch is 500 lines of the file, the header's two among them: its jobs and its rejects are stored both, or neither.
     rubbish = [line.startswith("rubbish") for line in lines]
-    whole_batches = [(end - sum(rubbish[:end]), sum(rubbish[:end])) for end in (0, *range(498, 6000, 500), 6000)]
+    whole_batches = [
+        (end - sum(rubbish[:end]), sum(rubbish[:end])) for end in (0, *range(498, 6000, 500), 6000)
+    ]
     engine = open_store(store_url)
     command = [sys.executable, "-c", KILLER, store_url, str(log)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=child_environment()) as killer:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=child_environment()
+    ) as killer:
         assert killer.stdin is not None
         assert killer.stdout is not None
         for batches in (0, 0, 0, 1, 2, 3, 5, 7, 9, 11):
             killer.stdin.write(f"{batches} {chance.uniform(0, 0.1)}\n")
             killer.stdin.flush()
             added, rejected = map(int, killer.stdout.readline().split())
-            ids, refused = read_jobs(engine, columns=["job_id"])["job_id"], read_rejects(engine)["line"]
+            ids, refused = (
+                read_jobs(engine, columns=["job_id"])["job_id"],
+                read_rejects(engine)["line"],
+            )
             assert ids.is_unique
             assert (len(ids), len(refused)) in whole_batches
             assert (len(ids), len(refused)) >= (added, rejected)
@@ -247,7 +312,9 @@ def test_killed_at_any_point_every_acknowledged_row_is_there_once_and_a_rerun_co
     calm = open_store(f"sqlite:///{tmp_path / 'calm.db'}")
     ingest_file(calm, log)
     pd.testing.assert_frame_equal(jobs, read_jobs(calm))
-    pd.testing.assert_frame_equal(rejects.drop(columns="seen_at"), read_rejects(calm).drop(columns="seen_at"))
+    pd.testing.assert_frame_equal(
+        rejects.drop(columns="seen_at"), read_rejects(calm).drop(columns="seen_at")
+    )
     calm.dispose()
 
 
@@ -277,19 +344,32 @@ for fatal in itertools.count(1):
 """
 
 
-def test_killed_at_every_statement_a_batch_is_stored_whole_or_not_at_all_and_a_rerun_completes_it(tmp_path: Path) -> None:
+def test_killed_at_every_statement_a_batch_is_stored_whole_or_not_at_all_and_a_rerun_completes_it(
+    tmp_path: Path,
+) -> None:
     lines = [swf_line(i, i) if i % 5 else f"rubbish {i}" for i in range(1, 15)]
     log = write_log(tmp_path / "site.swf", lines)
-    whole_batches = [(end - end // 5, end // 5) for end in (0, 6, 14)]  # eight lines each, the header's two among them
+    whole_batches = [
+        (end - end // 5, end // 5) for end in (0, 6, 14)
+    ]  # eight lines each, the header's two among them
     empty = open_store(f"sqlite:///{tmp_path / 'empty.db'}")
     empty.dispose()
-    subprocess.run([sys.executable, "-c", SUICIDE, str(tmp_path), str(log)], env=child_environment(), timeout=300, check=True)
+    subprocess.run(
+        [sys.executable, "-c", SUICIDE, str(tmp_path), str(log)],
+        env=child_environment(),
+        timeout=300,
+        check=True,
+    )
     found = []
     for fatal in range(1, 1 + len(list(tmp_path.glob("[0-9]*.db")))):
         engine = open_store(f"sqlite:///{tmp_path / f'{fatal}.db'}")
         found.append((len(read_jobs(engine)), len(read_rejects(engine))))
         ingest_file(engine, log)
-        assert (read_jobs(engine)["job_id"].is_unique, len(read_jobs(engine)), len(read_rejects(engine))) == (True, 12, 2)
+        assert (
+            read_jobs(engine)["job_id"].is_unique,
+            len(read_jobs(engine)),
+            len(read_rejects(engine)),
+        ) == (True, 12, 2)
         engine.dispose()
     assert len(found) > 20  # a begin, a look, inserts and a commit for each batch
     assert found == sorted(found)
@@ -310,11 +390,17 @@ except GridcastError as error:
 """
 
 
-def test_a_full_disk_stops_ingest_with_one_sentence_and_it_resumes_when_there_is_space(sqlite_url: str, tmp_path: Path) -> None:
+def test_a_full_disk_stops_ingest_with_one_sentence_and_it_resumes_when_there_is_space(
+    sqlite_url: str, tmp_path: Path
+) -> None:
     log = write_swf(generate(4_000, seed=2).jobs, tmp_path / "log.swf")
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     run = subprocess.run(
-        [sys.executable, "-c", DISK_FULL, sqlite_url, str(log)], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", DISK_FULL, sqlite_url, str(log)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 1
     assert "cannot be written" in run.stderr

@@ -18,17 +18,35 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from jobs.schema import JOB, conform
-from jobs.store import StoreError, add_jobs, add_predictions, count_jobs, frames, open_store, read_ended, read_jobs, read_predictions
+from jobs.store import (
+    StoreError,
+    add_jobs,
+    add_predictions,
+    count_jobs,
+    frames,
+    open_store,
+    read_ended,
+    read_jobs,
+    read_predictions,
+)
 from jobs.store.copies import dump, load_store
 from jobs.store.database import HEAD
 from jobs.store.merging import merge_repeated
 from jobs.store.partitions import partitions
 
-BORDERS = ["2025-12-31 23:59:59.999999", "2026-01-01", "2026-01-31 23:59:59.999999", "2026-02-01", "2024-02-29"]
+BORDERS = [
+    "2025-12-31 23:59:59.999999",
+    "2026-01-01",
+    "2026-01-31 23:59:59.999999",
+    "2026-02-01",
+    "2024-02-29",
+]
 
 
 def frame(*jobs: Mapping[str, object]) -> pd.DataFrame:
-    return conform(pd.DataFrame([{"source": "test", "submitted_at": "2026-01-01", **job} for job in jobs]))
+    return conform(
+        pd.DataFrame([{"source": "test", "submitted_at": "2026-01-01", **job} for job in jobs])
+    )
 
 
 def add(engine: Any, *jobs: Mapping[str, object]) -> Any:
@@ -52,7 +70,9 @@ REPORT = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(told=st.lists(REPORT, min_size=1, max_size=8), cut=st.integers(1, 8), by_copy=st.booleans())
 def test_a_job_is_one_row_however_often_its_submission_is_corrected_across_months(
     store: Any, told: list[dict[str, object]], cut: int, by_copy: bool
@@ -65,26 +85,53 @@ def test_a_job_is_one_row_however_often_its_submission_is_corrected_across_month
             now = add(store, *told[start : start + cut]).ended
             ended += now[["source", "job_id"]].itertuples(index=False, name=None)
         again = add(store, *told)
-    expected = merge_repeated(frame(*told)).sort_values(["submitted_at", *JOB.identity], ignore_index=True)
+    expected = merge_repeated(frame(*told)).sort_values(
+        ["submitted_at", *JOB.identity], ignore_index=True
+    )
     pd.testing.assert_frame_equal(read_jobs(store), expected)
     assert (again.added, again.updated, again.unchanged) == (0, 0, len(expected))
-    assert len(ended) == len(set(ended)) == len(read_ended(store)) == expected["ended_at"].notna().sum()
+    assert (
+        len(ended)
+        == len(set(ended))
+        == len(read_ended(store))
+        == expected["ended_at"].notna().sum()
+    )
 
 
 def test_a_month_is_there_when_something_of_it_is_and_sqlite_has_none(store: Any) -> None:
     assert months(store, "jobs") == set()
-    add(store, *({"job_id": str(number), "submitted_at": moment} for number, moment in enumerate(BORDERS)))
-    there = {"2024_02", "2025_12", "2026_01", "2026_02"} if store.dialect.name == "postgresql" else set()
+    add(
+        store,
+        *({"job_id": str(number), "submitted_at": moment} for number, moment in enumerate(BORDERS)),
+    )
+    there = (
+        {"2024_02", "2025_12", "2026_01", "2026_02"}
+        if store.dialect.name == "postgresql"
+        else set()
+    )
     assert months(store, "jobs") == there
     assert months(store, "transfers") == set()
     if there:
         with store.connect() as connection:
-            held = connection.execute(text("SELECT tableoid::regclass::text, count(*) FROM jobs GROUP BY 1")).all()
-        assert dict(map(tuple, held)) == {"jobs_2024_02": 1, "jobs_2025_12": 1, "jobs_2026_01": 2, "jobs_2026_02": 1}
+            held = connection.execute(
+                text("SELECT tableoid::regclass::text, count(*) FROM jobs GROUP BY 1")
+            ).all()
+        assert dict(map(tuple, held)) == {
+            "jobs_2024_02": 1,
+            "jobs_2025_12": 1,
+            "jobs_2026_01": 2,
+            "jobs_2026_02": 1,
+        }
 
 
 def answer(job_id: str, asked_at: str = "2026-03-01") -> pd.DataFrame:
-    row = {"asked_at": pd.Timestamp(asked_at, tz="UTC"), "source": "test", "job_id": job_id, "target": "walltime", "model_version": "1"}
+    row = {
+        "asked_at": pd.Timestamp(asked_at, tz="UTC"),
+        "source": "test",
+        "job_id": job_id,
+        "target": "walltime",
+        "model_version": "1",
+    }
     return pd.DataFrame([row | {"point": 1.0}])
 
 
@@ -120,15 +167,26 @@ with engine.begin() as connection:
 """
 
 
-def test_a_writer_who_is_killed_while_he_moves_a_job_leaves_it_where_it_was(store: Any, store_url: str) -> None:
+def test_a_writer_who_is_killed_while_he_moves_a_job_leaves_it_where_it_was(
+    store: Any, store_url: str
+) -> None:
     add(store, {"job_id": "1", "submitted_at": "2026-04-01"})
     before = months(store, "jobs")
-    child = subprocess.run([sys.executable, "-c", KILLED, store_url], capture_output=True, text=True, timeout=300, check=False)
+    child = subprocess.run(
+        [sys.executable, "-c", KILLED, store_url],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert (child.returncode, child.stdout) == (-9, "1 1\n"), child.stderr
     add(store)  # waits until the database has noticed
     assert read_jobs(store)["submitted_at"].dt.strftime("%m-%d").tolist() == ["04-01"]
     assert months(store, "jobs") == before
-    assert add(store, {"job_id": "1", "submitted_at": "2026-05-01", "ended_at": "2026-05-02"}).updated == 1
+    assert (
+        add(store, {"job_id": "1", "submitted_at": "2026-05-01", "ended_at": "2026-05-02"}).updated
+        == 1
+    )
     assert read_ended(store)["submitted_at"].dt.strftime("%m-%d").tolist() == ["05-01"]
 
 
@@ -136,13 +194,20 @@ def test_a_writer_who_is_killed_while_he_moves_a_job_leaves_it_where_it_was(stor
 def test_a_backup_knows_tables_and_no_partitions_and_goes_into_either_database(
     store: Any, into: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    add(store, *({"job_id": str(number), "submitted_at": moment} for number, moment in enumerate(BORDERS)))
+    add(
+        store,
+        *({"job_id": str(number), "submitted_at": moment} for number, moment in enumerate(BORDERS)),
+    )
     with store.begin() as connection:
         add_predictions(connection, pd.concat([answer("0"), answer("1", "2026-04-01")]))
     rows = dump(store, tmp_path / "copy")
     assert (rows["jobs"], rows["predictions"]) == (5, 2)
     assert not [name for name in rows if "_20" in name]
-    url = f"sqlite:///{tmp_path / 'other.db'}" if into == "sqlite" else request.getfixturevalue("postgres_url")
+    url = (
+        f"sqlite:///{tmp_path / 'other.db'}"
+        if into == "sqlite"
+        else request.getfixturevalue("postgres_url")
+    )
     with store.begin() as connection:  # it may be the same one
         for name in ("jobs", "predictions"):
             connection.execute(text(f"DELETE FROM {name}"))
@@ -151,11 +216,15 @@ def test_a_backup_knows_tables_and_no_partitions_and_goes_into_either_database(
         load_store(connection, tmp_path / "copy", HEAD)
     assert read_jobs(other)["job_id"].tolist() == ["4", "0", "1", "2", "3"]
     assert read_predictions(other)["job_id"].tolist() == ["0", "1"]
-    assert months(other, "predictions") == ({"2026_03", "2026_04"} if into == "postgresql" else set())
+    assert months(other, "predictions") == (
+        {"2026_03", "2026_04"} if into == "postgresql" else set()
+    )
     other.dispose()
 
 
-def test_a_backup_with_two_records_of_a_job_is_refused_though_their_months_differ(store: Any, tmp_path: Path) -> None:
+def test_a_backup_with_two_records_of_a_job_is_refused_though_their_months_differ(
+    store: Any, tmp_path: Path
+) -> None:
     add(store, {"job_id": "1"}, {"job_id": "2", "submitted_at": "2026-05-01"})
     dump(store, tmp_path / "copy")
     file = tmp_path / "copy" / "jobs.parquet"

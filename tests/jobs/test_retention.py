@@ -56,7 +56,9 @@ def test_without_it_nothing_goes(store: Any) -> None:
     assert read_measurements(store, kind="retention").empty
 
 
-def test_whole_months_go_but_no_job_that_has_not_ended_and_none_of_the_newest_revision(store: Any) -> None:
+def test_whole_months_go_but_no_job_that_has_not_ended_and_none_of_the_newest_revision(
+    store: Any,
+) -> None:
     add(
         store,
         job("ended", "2026-07-31 23:59", **DONE),
@@ -83,14 +85,31 @@ def test_whole_months_go_but_no_job_that_has_not_ended_and_none_of_the_newest_re
     assert ids(store) == ["waits", "runs", "told nothing", "kept"]
     if store.dialect.name == "postgresql":
         with store.connect() as connection:
-            assert partitions(connection, "jobs") == {"jobs_2026_06", "jobs_2026_07", "jobs_2026_08"}
+            assert partitions(connection, "jobs") == {
+                "jobs_2026_06",
+                "jobs_2026_07",
+                "jobs_2026_08",
+            }
 
 
 def test_what_was_said_of_old_jobs_goes_with_them(store: Any) -> None:
     moments = pd.to_datetime(["2026-07-31", "2026-08-01"], utc=True)
-    rows = {"source": "test", "job_id": ["old", "new"], "target": "walltime", "model_version": "1", "asked_at": moments}
-    tasks = pd.DataFrame({"asked_at": [*moments, moments[0]], "kind": "task", "task": ["open", "open", "closed"]})
-    transfer = {"transfer_id": "old", "source": "fts", "submitted_at": "2026-07-31", "ended_at": "2026-08-01"}
+    rows = {
+        "source": "test",
+        "job_id": ["old", "new"],
+        "target": "walltime",
+        "model_version": "1",
+        "asked_at": moments,
+    }
+    tasks = pd.DataFrame(
+        {"asked_at": [*moments, moments[0]], "kind": "task", "task": ["open", "open", "closed"]}
+    )
+    transfer = {
+        "transfer_id": "old",
+        "source": "fts",
+        "submitted_at": "2026-07-31",
+        "ended_at": "2026-08-01",
+    }
     with store.begin() as connection:
         for number in range(2):  # the second is the newest revision
             told = {**transfer, "transfer_id": str(number)}
@@ -99,24 +118,36 @@ def test_what_was_said_of_old_jobs_goes_with_them(store: Any) -> None:
         add_task_predictions(connection, tasks)
         add_rejects(connection, "old.log", [Reject(1, "bad", "x")], moments[0].to_pydatetime())
         add_rejects(connection, "new.log", [Reject(1, "bad", "x")], moments[1].to_pydatetime())
-    assert prune(store, 3, NOW).rows == {"jobs": 0, "transfers": 1, "predictions": 1, "rejects": 1, "task_predictions": 1}
+    assert prune(store, 3, NOW).rows == {
+        "jobs": 0,
+        "transfers": 1,
+        "predictions": 1,
+        "rejects": 1,
+        "task_predictions": 1,
+    }
     assert read_predictions(store)["job_id"].tolist() == ["new"]
     assert read_jobs(store, record=TRANSFER)["transfer_id"].tolist() == ["1"]
     assert read_rejects(store)["seen_at"].tolist() == [moments[1]]
     assert latest_tasks(store)["task"].tolist() == ["open"]
 
 
-def test_an_old_window_that_is_told_again_stays_away_and_is_counted(store: Any, tmp_path: Any) -> None:
-    window = [job("old", "2026-07-31", **DONE), job("new", "2026-08-01", **DONE), job("never told", "2026-07-01", status="waiting")]
+def test_an_old_window_that_is_told_again_stays_away_and_is_counted(
+    store: Any, tmp_path: Any
+) -> None:
+    window = [
+        job("old", "2026-07-31", **DONE),
+        job("new", "2026-08-01", **DONE),
+        job("never told", "2026-07-01", status="waiting"),
+    ]
     write_csv(conform(pd.DataFrame(window)), tmp_path / "window.csv")
     add(store, *window[:2])
     add(store, job("newest", "2026-11-01", **DONE))
     assert prune(store, 3, NOW).rows["jobs"] == 1
     told = ingest_file(store, tmp_path / "window.csv")
     assert (told.read, told.added, told.unchanged, told.rejected) == (3, 0, 3, 0)
-    assert {note: count for note, count in told.notes.items() if "GRIDCAST_RETENTION_MONTHS" in note} == {
-        "older than what is kept (GRIDCAST_RETENTION_MONTHS), left out": 2
-    }
+    assert {
+        note: count for note, count in told.notes.items() if "GRIDCAST_RETENTION_MONTHS" in note
+    } == {"older than what is kept (GRIDCAST_RETENTION_MONTHS), left out": 2}
     assert ids(store) == ["new", "newest"]
 
     # A site that wants more again gets it; what is told of the months between is taken.
@@ -137,9 +168,18 @@ def test_revisions_go_on_for_those_who_follow_though_all_before_is_gone(store: A
     assert read_ended(store, after)["job_id"].tolist() == ["new"]
 
 
-def test_what_is_interrupted_goes_on_with_the_next_call(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_interrupted_goes_on_with_the_next_call(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(retention, "ROWS_AT_ONCE", 2)
-    add(store, *(job(f"{month}-{number}", f"2026-0{month}-01", **DONE) for month in (1, 2, 3) for number in range(3)))
+    add(
+        store,
+        *(
+            job(f"{month}-{number}", f"2026-0{month}-01", **DONE)
+            for month in (1, 2, 3)
+            for number in range(3)
+        ),
+    )
     add(store, job("newest", "2026-11-01", **DONE))
     step = "drop_month" if store.dialect.name == "postgresql" else "_drop_some"
     once, calls = getattr(retention, step), []
@@ -160,10 +200,15 @@ def test_what_is_interrupted_goes_on_with_the_next_call(store: Any, monkeypatch:
     assert add(store, job("1-0", "2026-01-01", **DONE)).added == 0
     assert prune(store, 3, datetime(2026, 11, 23, tzinfo=UTC)).rows["jobs"] == 9 - first
     assert ids(store) == ["newest"]
-    assert read_measurements(store, "jobs", kind="retention")["value"].tolist() == [first, 9 - first]
+    assert read_measurements(store, "jobs", kind="retention")["value"].tolist() == [
+        first,
+        9 - first,
+    ]
 
 
-def test_a_month_that_a_backup_reads_is_left_and_said(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_month_that_a_backup_reads_is_left_and_said(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from jobs.store import open_store
 
     monkeypatch.setattr(retention, "LOCK_TIMEOUT", "100ms")

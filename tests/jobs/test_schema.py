@@ -24,20 +24,38 @@ def reasons(*rows: dict[str, object]) -> list[str]:
     return refused.tolist()
 
 
-numbers = st.one_of(st.none(), st.sampled_from([-1.0, 0.0, 1.0, 3.5, 1e9, 1e17, 1e18, 1e30, float("inf"), -float("inf")]), st.floats())
+numbers = st.one_of(
+    st.none(),
+    st.sampled_from([-1.0, 0.0, 1.0, 3.5, 1e9, 1e17, 1e18, 1e30, float("inf"), -float("inf")]),
+    st.floats(),
+)
 times = st.sampled_from(
-    [None, "1979-12-31", "2026-01-01", "2026-01-01T01:00:00+02:00", "2026-05-31", "2026-06-03", "2999-01-01", "rubbish", 7]
+    [
+        None,
+        "1979-12-31",
+        "2026-01-01",
+        "2026-01-01T01:00:00+02:00",
+        "2026-05-31",
+        "2026-06-03",
+        "2999-01-01",
+        "rubbish",
+        7,
+    ]
 )
 lengths = st.sampled_from([299, 300, 301, 9_999, 10_000, 10_001]).map(lambda length: "z" * length)
-texts = st.one_of(st.sampled_from([None, "", "a", "ä", "x\0y", "\udcff", 7]), st.text(max_size=5), lengths)
+texts = st.one_of(
+    st.sampled_from([None, "", "a", "ä", "x\0y", "\udcff", 7]), st.text(max_size=5), lengths
+)
 a_kind = {"number": numbers, "time": times, "text": texts}
 status = st.sampled_from([None, "completed", "odd"])
 cells = st.sampled_from(FIELDS).flatmap(
-    lambda field: st.tuples(st.just(field.name), status if field.name == "status" else a_kind[field.kind])
+    lambda field: st.tuples(
+        st.just(field.name), status if field.name == "status" else a_kind[field.kind]
+    )
 )
-frames = st.lists(st.lists(cells, max_size=3).map(lambda fields: row(**dict(fields))), min_size=1, max_size=5).map(
-    lambda rows: pd.DataFrame(rows, dtype=object)
-)
+frames = st.lists(
+    st.lists(cells, max_size=3).map(lambda fields: row(**dict(fields))), min_size=1, max_size=5
+).map(lambda rows: pd.DataFrame(rows, dtype=object))
 
 
 @settings(max_examples=25, deadline=None)
@@ -68,7 +86,11 @@ def test_conforming_twice_changes_nothing(frame: pd.DataFrame) -> None:
 @given(frames)
 def test_no_accepted_job_lasts_a_negative_time(frame: pd.DataFrame) -> None:
     jobs, _ = sort_out(fill_in(conform(frame)), now=NOW)
-    for later, earlier in (("ended_at", "started_at"), ("started_at", "submitted_at"), ("ended_at", "submitted_at")):
+    for later, earlier in (
+        ("ended_at", "started_at"),
+        ("started_at", "submitted_at"),
+        ("ended_at", "submitted_at"),
+    ):
         assert not (jobs[later] < jobs[earlier]).any()
     for name in OF_KIND["number"]:
         assert np.isfinite(jobs[name].dropna()).all()
@@ -83,7 +105,10 @@ def test_no_accepted_job_lasts_a_negative_time(frame: pd.DataFrame) -> None:
         ({"submitted_at": "1979-01-01"}, "submitted_at is before 1980: 1979-01-01 00:00:00+00:00"),
         ({"submitted_at": "2026-06-03"}, "submitted_at is in the future"),
         ({"started_at": "2025-12-31"}, "started_at is before submitted_at"),
-        ({"started_at": "2026-01-03", "ended_at": "2026-01-02"}, "walltime is not between 0 and 3.16224e+08: -86400.0"),
+        (
+            {"started_at": "2026-01-03", "ended_at": "2026-01-02"},
+            "walltime is not between 0 and 3.16224e+08: -86400.0",
+        ),
         ({"walltime": 1e18}, "walltime is not between 0 and 3.16224e+08: 1e+18"),
         ({"peak_memory": -1.0}, "peak_memory is not between 0 and 1e+17: -1.0"),
         ({"cpu_time": float("inf")}, "cpu_time is not between 0 and 1e+13: inf"),
@@ -91,7 +116,9 @@ def test_no_accepted_job_lasts_a_negative_time(frame: pd.DataFrame) -> None:
         ({"user": "a\0b"}, "user is longer than 10000 characters or has a NUL character: a\0b"),
     ],
 )
-def test_a_row_that_cannot_be_true_is_refused_with_its_reason(fields: dict[str, object], reason: str) -> None:
+def test_a_row_that_cannot_be_true_is_refused_with_its_reason(
+    fields: dict[str, object], reason: str
+) -> None:
     assert reasons(row(), row(**fields), row()) == [reason]
 
 

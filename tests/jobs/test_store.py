@@ -56,16 +56,35 @@ def add(engine: Any, *jobs: dict[str, object]) -> tuple[int, int, int]:
 
 def test_the_migrations_make_exactly_the_declared_tables(store: Any) -> None:
     with store.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"version_table": "gridcast_version", "compare_type": True})
+        context = MigrationContext.configure(
+            connection, opts={"version_table": "gridcast_version", "compare_type": True}
+        )
         assert compare_metadata(context, metadata) == []
 
 
 def test_a_job_comes_back_as_it_went_in(store: Any) -> None:
     labels = ("task_id", "user", "group", "project", "program", "job_name", "queue", "site", "host")
     full = {name: f"the {name} – ä" for name in labels}
-    numbers = dict.fromkeys(("host_power", "requested_walltime", "requested_cores", "requested_memory", "walltime", "cpu_time"), 12.5)
-    times = {"submitted_at": "2026-03-29T00:59:59.123456Z", "started_at": "2026-03-29T01:00:00Z", "ended_at": "2026-03-29T01:00:12.5Z"}
-    jobs = frame(job("1", **full, **numbers, **times, status="completed"), job("2", submitted_at="2026-03-29T02:00:00Z"))
+    numbers = dict.fromkeys(
+        (
+            "host_power",
+            "requested_walltime",
+            "requested_cores",
+            "requested_memory",
+            "walltime",
+            "cpu_time",
+        ),
+        12.5,
+    )
+    times = {
+        "submitted_at": "2026-03-29T00:59:59.123456Z",
+        "started_at": "2026-03-29T01:00:00Z",
+        "ended_at": "2026-03-29T01:00:12.5Z",
+    }
+    jobs = frame(
+        job("1", **full, **numbers, **times, status="completed"),
+        job("2", submitted_at="2026-03-29T02:00:00Z"),
+    )
     with store.begin() as connection:
         add_jobs(connection, jobs)
     pd.testing.assert_frame_equal(read_jobs(store), jobs)
@@ -73,12 +92,18 @@ def test_a_job_comes_back_as_it_went_in(store: Any) -> None:
 
 
 AWKWARD = ["", '"', "\\.", "\\N", "a,b\r\n", "NULL"]
-TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12) | st.sampled_from(AWKWARD)
+TEXTS = st.text(
+    st.characters(codec="utf-8", exclude_characters="\0"), max_size=12
+) | st.sampled_from(AWKWARD)
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(texts=st.lists(TEXTS, min_size=1, max_size=30), seed=st.integers(0, 99))
-def test_many_jobs_at_once_come_back_as_they_went_in_and_a_later_report_changes_them(store: Any, texts: list[str], seed: int) -> None:
+def test_many_jobs_at_once_come_back_as_they_went_in_and_a_later_report_changes_them(
+    store: Any, texts: list[str], seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     count = 2 * WORTH_A_COPY
     jobs = conform(
@@ -86,10 +111,13 @@ def test_many_jobs_at_once_come_back_as_they_went_in_and_a_later_report_changes_
             {
                 "job_id": [f"{seed}-{row}" for row in range(count)],
                 "source": "many",
-                "submitted_at": pd.Timestamp("2026-01-01", tz="UTC") + pd.to_timedelta(rng.integers(0, 10**13, count), unit="us"),
+                "submitted_at": pd.Timestamp("2026-01-01", tz="UTC")
+                + pd.to_timedelta(rng.integers(0, 10**13, count), unit="us"),
                 "job_name": [texts[row % len(texts)] or None for row in range(count)],
                 "user": [None if row % 7 == 0 else "ann" for row in range(count)],
-                "input_bytes": np.where(rng.random(count) < 0.3, np.nan, rng.lognormal(20, 9, count)),
+                "input_bytes": np.where(
+                    rng.random(count) < 0.3, np.nan, rng.lognormal(20, 9, count)
+                ),
             }
         )
     )
@@ -103,12 +131,24 @@ def test_many_jobs_at_once_come_back_as_they_went_in_and_a_later_report_changes_
     pd.testing.assert_frame_equal(read_jobs(store)[list(COLUMNS)], conform(expected)[list(COLUMNS)])
 
 
-def test_a_database_that_goes_away_while_many_jobs_are_stored_is_one_sentence(postgres_url: str) -> None:
+def test_a_database_that_goes_away_while_many_jobs_are_stored_is_one_sentence(
+    postgres_url: str,
+) -> None:
     engine = open_store(postgres_url)
     many = conform(
-        pd.DataFrame({"job_id": np.arange(600).astype(str), "source": "s", "submitted_at": pd.Timestamp("2026-01-01", tz="UTC")})
+        pd.DataFrame(
+            {
+                "job_id": np.arange(600).astype(str),
+                "source": "s",
+                "submitted_at": pd.Timestamp("2026-01-01", tz="UTC"),
+            }
+        )
     )
-    with pytest.raises(GridcastError, match="cannot be used"), engine.begin() as connection, engine.connect() as other:
+    with (
+        pytest.raises(GridcastError, match="cannot be used"),
+        engine.begin() as connection,
+        engine.connect() as other,
+    ):
         own = connection.execute(text("SELECT pg_backend_pid()")).scalar()
         add_jobs(connection, many.head(1))
         other.execute(text(f"SELECT pg_terminate_backend({own})"))
@@ -133,7 +173,14 @@ def test_opening_an_open_store_again_is_harmless(store_url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "nonsense", "mysql://u:secret@host/jobs", "postgresql://u:secret@host:port/jobs", "sqlite:////no/such/folder/jobs.db"]
+    "url",
+    [
+        "",
+        "nonsense",
+        "mysql://u:secret@host/jobs",
+        "postgresql://u:secret@host:port/jobs",
+        "sqlite:////no/such/folder/jobs.db",
+    ],
 )
 def test_a_wrong_address_is_one_sentence_without_the_password(url: str) -> None:
     with pytest.raises(GridcastError) as error:
@@ -160,9 +207,14 @@ def test_a_store_of_a_newer_gridcast_is_refused(store: Any) -> None:
         open_store(store.url.render_as_string(hide_password=False))
 
 
-def test_sqlite_keeps_what_it_acknowledged_through_a_power_loss_and_lets_readers_in(sqlite_store: Any) -> None:
+def test_sqlite_keeps_what_it_acknowledged_through_a_power_loss_and_lets_readers_in(
+    sqlite_store: Any,
+) -> None:
     with sqlite_store.connect() as connection:
-        pragmas = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous", "foreign_keys")}
+        pragmas = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys")
+        }
         assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
     add(sqlite_store, job("1"))
     with sqlite_store.begin() as writer:
@@ -199,22 +251,33 @@ def test_an_ended_job_is_not_overwritten_but_a_waiting_one_is(store: Any) -> Non
     assert add(store, job(status="waiting", user="ada", requested_walltime=300)) == (1, 0, 0)
     assert add(store, job(status="running", started_at="2026-01-01 12:00")) == (0, 1, 0)
     assert add(store, ended) == (0, 1, 0)
-    assert add(store, job(status="running", started_at="2026-01-01 12:00", requested_walltime=1)) == (0, 0, 1)
+    assert add(
+        store, job(status="running", started_at="2026-01-01 12:00", requested_walltime=1)
+    ) == (0, 0, 1)
     assert add(store, job(ended_at="2026-01-03", status="failed", walltime=99)) == (0, 0, 1)
     (stored,) = read_jobs(store).to_dict("records")
-    assert (stored["status"], stored["walltime"], stored["requested_walltime"], stored["user"]) == ("completed", 60, 600, "ada")
+    assert (stored["status"], stored["walltime"], stored["requested_walltime"], stored["user"]) == (
+        "completed",
+        60,
+        600,
+        "ada",
+    )
 
 
 def test_adding_says_which_jobs_ended_by_it(store: Any) -> None:
     with store.begin() as connection:
         first = add_jobs(connection, frame(job("1"), job("2", ended_at="2026-01-02")))
-        again = add_jobs(connection, frame(job("1", ended_at="2026-01-03"), job("2", ended_at="2026-01-02")))
+        again = add_jobs(
+            connection, frame(job("1", ended_at="2026-01-03"), job("2", ended_at="2026-01-02"))
+        )
         third = add_jobs(connection, frame(job("1", ended_at="2026-01-03", user="late news")))
     assert [added.ended["job_id"].tolist() for added in (first, again, third)] == [["2"], ["1"], []]
 
 
 def ids_ended(engine: Any, after: int = 0) -> list[tuple[str, int]]:
-    return list(read_ended(engine, after)[["job_id", "revision"]].itertuples(index=False, name=None))
+    return list(
+        read_ended(engine, after)[["job_id", "revision"]].itertuples(index=False, name=None)
+    )
 
 
 def test_a_reader_asks_for_the_jobs_that_ended_since_a_revision(store: Any) -> None:
@@ -225,7 +288,10 @@ def test_a_reader_asks_for_the_jobs_that_ended_since_a_revision(store: Any) -> N
     assert ids_ended(store) == [("early", 1), ("late", 1), ("1", 2), ("new", 2)]
     assert ids_ended(store, after=1) == [("1", 2), ("new", 2)]
     assert ids_ended(store, after=2) == []
-    pd.testing.assert_frame_equal(read_ended(store)[list(COLUMNS)], read_jobs(store, ended=True).sort_values("ended_at", ignore_index=True))
+    pd.testing.assert_frame_equal(
+        read_ended(store)[list(COLUMNS)],
+        read_jobs(store, ended=True).sort_values("ended_at", ignore_index=True),
+    )
 
 
 def test_a_correction_of_an_outcome_is_stored_and_is_no_second_end(store: Any) -> None:
@@ -236,7 +302,10 @@ def test_a_correction_of_an_outcome_is_stored_and_is_no_second_end(store: Any) -
     assert ids_ended(store) == [("1", 1), ("2", 2)]
     assert read_ended(store, after=1)["job_id"].tolist() == ["2"]
     with store.begin() as connection:
-        added = add_jobs(connection, frame(job("1", ended_at="2026-01-01 01:00"), job("3", ended_at="2026-01-04")))
+        added = add_jobs(
+            connection,
+            frame(job("1", ended_at="2026-01-01 01:00"), job("3", ended_at="2026-01-04")),
+        )
     assert (added.revision, added.ended["job_id"].tolist()) == (3, ["3"])
 
 
@@ -275,15 +344,24 @@ for batch in range(40):
 """
 
 
-def test_a_reader_that_follows_two_writers_misses_no_job_and_sees_none_twice(store_url: str) -> None:
+def test_a_reader_that_follows_two_writers_misses_no_job_and_sees_none_twice(
+    store_url: str,
+) -> None:
     engine = open_store(store_url)
     writers = [
-        subprocess.Popen([sys.executable, "-c", FOLLOWED, store_url, name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", FOLLOWED, store_url, name],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         for name in ("a", "b")
     ]
     seen, after, running = [], 0, True
     while running:
-        running = any(writer.poll() is None for writer in writers)  # asked before the last look, so that this sees everything
+        running = any(
+            writer.poll() is None for writer in writers
+        )  # asked before the last look, so that this sees everything
         found = read_ended(engine, after)
         seen += found["job_id"].tolist()
         after = int(found["revision"].max()) if len(found) else after
@@ -294,7 +372,10 @@ def test_a_reader_that_follows_two_writers_misses_no_job_and_sees_none_twice(sto
 
 def reports() -> st.SearchStrategy[list[dict[str, object]]]:
     """Reports of few jobs: their outcomes may contradict each other, what was asked for may be left out."""
-    asked = {name: st.sampled_from([None, value]) for name, value in (("user", "ada"), ("requested_walltime", 600.0), ("site", "cern"))}
+    asked = {
+        name: st.sampled_from([None, value])
+        for name, value in (("user", "ada"), ("requested_walltime", 600.0), ("site", "cern"))
+    }
     hours = st.sampled_from([None, *(f"2026-01-02 0{hour}:00" for hour in range(4))])
     outcome = {
         "started_at": hours,
@@ -304,13 +385,17 @@ def reports() -> st.SearchStrategy[list[dict[str, object]]]:
         "host": st.sampled_from([None, "a", "b"]),
         "submitted_at": st.sampled_from(["2026-01-01", "2026-01-01 01:00"]),
     }
-    report = st.fixed_dictionaries({"job_id": st.sampled_from(["1", "1", "2"]), "source": st.just("test"), **asked, **outcome})
+    report = st.fixed_dictionaries(
+        {"job_id": st.sampled_from(["1", "1", "2"]), "source": st.just("test"), **asked, **outcome}
+    )
     return st.lists(report, min_size=1, max_size=5)
 
 
 @settings(max_examples=40, deadline=None)
 @given(reports(), st.randoms(use_true_random=False))
-def test_any_order_of_arrival_and_any_batches_give_the_same_jobs(told: list[dict[str, object]], chance: random.Random) -> None:
+def test_any_order_of_arrival_and_any_batches_give_the_same_jobs(
+    told: list[dict[str, object]], chance: random.Random
+) -> None:
     jobs = frame(*told)
 
     def arrive(order: list[int], one_batch: bool) -> pd.DataFrame:
@@ -322,24 +407,45 @@ def test_any_order_of_arrival_and_any_batches_give_the_same_jobs(told: list[dict
 
     places = list(range(len(told)))
     expected = arrive(places, one_batch=False)
-    pd.testing.assert_frame_equal(arrive(chance.sample(places, len(told)), one_batch=True), expected)
-    pd.testing.assert_frame_equal(arrive(chance.sample(places, len(told)), one_batch=False), expected)
+    pd.testing.assert_frame_equal(
+        arrive(chance.sample(places, len(told)), one_batch=True), expected
+    )
+    pd.testing.assert_frame_equal(
+        arrive(chance.sample(places, len(told)), one_batch=False), expected
+    )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(reports(), st.integers(0, 5))
-def test_the_table_holds_what_merging_says_however_the_reports_are_cut(sqlite_store: Any, told: list[dict[str, object]], cut: int) -> None:
+def test_the_table_holds_what_merging_says_however_the_reports_are_cut(
+    sqlite_store: Any, told: list[dict[str, object]], cut: int
+) -> None:
     with sqlite_store.begin() as connection:
         connection.execute(text("DELETE FROM jobs"))
     for part in (told[:cut], told[cut:]):
         if part:
             add(sqlite_store, *part)
-    expected = merge_repeated(frame(*told)).sort_values(["submitted_at", "source", "job_id"]).reset_index(drop=True)
+    expected = (
+        merge_repeated(frame(*told))
+        .sort_values(["submitted_at", "source", "job_id"])
+        .reset_index(drop=True)
+    )
     pd.testing.assert_frame_equal(read_jobs(sqlite_store), expected)
 
 
 def test_a_job_reported_ten_thousand_times_is_one_job(store: Any) -> None:
-    same = conform(pd.DataFrame({"job_id": "1", "source": "test", "submitted_at": "2026-01-01", "walltime": np.arange(10_000.0)}))
+    same = conform(
+        pd.DataFrame(
+            {
+                "job_id": "1",
+                "source": "test",
+                "submitted_at": "2026-01-01",
+                "walltime": np.arange(10_000.0),
+            }
+        )
+    )
     with store.begin() as connection:
         assert add_jobs(connection, same).added == 1
     assert read_jobs(store)["walltime"].tolist() == [9_999.0]
@@ -358,14 +464,29 @@ def test_jobs_are_read_by_source_time_state_and_column_in_a_stable_order(store: 
     def ids(**chosen: Any) -> list[str]:
         return read_jobs(store, **chosen)["job_id"].tolist()
 
-    assert ids() == ["c", "Z", "b", "ä", "a"]  # byte by byte on both databases, whatever their locale
+    assert ids() == [
+        "c",
+        "Z",
+        "b",
+        "ä",
+        "a",
+    ]  # byte by byte on both databases, whatever their locale
     assert ids(sources=["test"], limit=2) == ["Z", "b"]
-    assert ids(since=pd.Timestamp("2026-01-02"), until=pd.Timestamp("2026-01-04T00:00Z")) == ["c", "Z", "b", "ä"]
+    assert ids(since=pd.Timestamp("2026-01-02"), until=pd.Timestamp("2026-01-04T00:00Z")) == [
+        "c",
+        "Z",
+        "b",
+        "ä",
+    ]
     assert ids(ended=True) == ["b"]
     assert ids(ended=False, sources=["other"]) == ["c"]
     assert ids(sources=[]) == []
     assert list(read_jobs(store, columns=["walltime", "job_id"]).columns) == ["walltime", "job_id"]
-    pd.testing.assert_frame_equal(read_jobs(store, sources=["none"]), frame(job()).iloc[:0].reset_index(drop=True), check_index_type=False)
+    pd.testing.assert_frame_equal(
+        read_jobs(store, sources=["none"]),
+        frame(job()).iloc[:0].reset_index(drop=True),
+        check_index_type=False,
+    )
 
 
 def test_rejects_are_kept_once_with_line_reason_and_text(store: Any) -> None:
@@ -408,7 +529,9 @@ def test_predictions_are_logged_once_and_read_with_what_became_of_the_job(store:
     assert log["walltime"].fillna(-1).tolist() == [60, -1, -1]
     assert log["group"].fillna("").tolist() == ["cms", "", ""]
     assert read_predictions(store, ended=True)["job_id"].tolist() == ["1"]
-    assert read_predictions(store, ended_since=pd.Timestamp("2026-01-02", tz="UTC"), target="walltime")["point"].tolist() == [50.0]
+    assert read_predictions(
+        store, ended_since=pd.Timestamp("2026-01-02", tz="UTC"), target="walltime"
+    )["point"].tolist() == [50.0]
     assert read_predictions(store, ended_until=pd.Timestamp("2026-01-02", tz="UTC")).empty
     assert read_predictions(store, since=asked + pd.Timedelta(microseconds=1)).empty
     assert len(read_predictions(store, limit=2)) == 2
@@ -417,7 +540,13 @@ def test_predictions_are_logged_once_and_read_with_what_became_of_the_job(store:
 def test_measurements_come_back_by_time_with_their_details(store: Any) -> None:
     days = pd.to_datetime(["2026-01-01", "2026-01-02", "2026-01-03"], utc=True)
     numbers = pd.DataFrame(
-        {"measured_at": days, "kind": "decay", "name": "mae", "value": [3.0, np.nan, 1.0], "details": [{"jobs": 7}, None, ["ä"]]}
+        {
+            "measured_at": days,
+            "kind": "decay",
+            "name": "mae",
+            "value": [3.0, np.nan, 1.0],
+            "details": [{"jobs": 7}, None, ["ä"]],
+        }
     )
     with store.begin() as connection:
         add_measurements(connection, numbers)
@@ -426,15 +555,31 @@ def test_measurements_come_back_by_time_with_their_details(store: Any) -> None:
     assert read_measurements(store, "mae")["details"].tolist() == [{"jobs": 7}, None, ["ä"]]
     assert read_measurements(store, "mae")["value"].fillna(-1).tolist() == [3, -1, 1]
     assert read_measurements(store, "mae", latest=1)["measured_at"].tolist() == [days[2]]
-    assert read_measurements(store, kind="decay", segment="cms")["name"].unique().tolist() == ["coverage"]
-    assert read_measurements(store, since=days[1], until=days[2])["segment"].tolist() == ["cms", "all"]
+    assert read_measurements(store, kind="decay", segment="cms")["name"].unique().tolist() == [
+        "coverage"
+    ]
+    assert read_measurements(store, since=days[1], until=days[2])["segment"].tolist() == [
+        "cms",
+        "all",
+    ]
 
 
 def test_counts_tell_each_source_apart(store: Any) -> None:
-    add(store, job("1", ended_at="2026-01-05"), job("2", submitted_at="2026-01-03"), job("1", source="other"))
+    add(
+        store,
+        job("1", ended_at="2026-01-05"),
+        job("2", submitted_at="2026-01-03"),
+        job("1", source="other"),
+    )
     counts = count_jobs(store)
-    assert counts[["source", "jobs", "ended"]].to_numpy().tolist() == [["other", 1, 0], ["test", 2, 1]]
-    assert counts["last_submitted_at"].tolist() == [pd.Timestamp("2026-01-01", tz="UTC"), pd.Timestamp("2026-01-03", tz="UTC")]
+    assert counts[["source", "jobs", "ended"]].to_numpy().tolist() == [
+        ["other", 1, 0],
+        ["test", 2, 1],
+    ]
+    assert counts["last_submitted_at"].tolist() == [
+        pd.Timestamp("2026-01-01", tz="UTC"),
+        pd.Timestamp("2026-01-03", tz="UTC"),
+    ]
     assert counts["last_ended_at"].tolist() == [pd.NaT, pd.Timestamp("2026-01-05", tz="UTC")]
 
 
@@ -453,9 +598,16 @@ for batch in range(10):
 """
 
 
-def test_two_processes_open_and_fill_a_new_store_at_once_and_nothing_is_lost(store_url: str) -> None:
+def test_two_processes_open_and_fill_a_new_store_at_once_and_nothing_is_lost(
+    store_url: str,
+) -> None:
     children = [
-        subprocess.Popen([sys.executable, "-c", WRITER, store_url, name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, store_url, name],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         for name in ("a", "b")
     ]
     for child in children:
@@ -490,7 +642,13 @@ for batch in range(100):
 
 
 def test_a_full_disk_is_one_sentence_and_whole_batches_stay(sqlite_url: str) -> None:
-    child = subprocess.run([sys.executable, "-c", DISK_FULL, sqlite_url], capture_output=True, text=True, timeout=300, check=False)
+    child = subprocess.run(
+        [sys.executable, "-c", DISK_FULL, sqlite_url],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert child.stderr == ""
     *batches, sentence = child.stdout.splitlines()
     assert child.returncode == 1
@@ -507,7 +665,9 @@ def test_a_restarted_server_is_met_without_an_error(postgres: Any, postgres_url:
     engine = open_store(postgres_url)
     add(engine, job("1"))
     name = engine.url.database
-    postgres.psql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}';")  # what a restart does to us
+    postgres.psql(
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}';"
+    )  # what a restart does to us
     add(engine, job("2"))
     assert len(read_jobs(engine)) == 2
     engine.dispose()

@@ -19,11 +19,18 @@ LCLS = "instr,ftype,start,fsz,elap,ttype,fsid,nstripe,stripe0,stripeall\n"
 
 
 def transfers(**columns: Any) -> pd.DataFrame:
-    return conform(pd.DataFrame({"transfer_id": ["a"], "source": "s", "submitted_at": "2026-01-01", **columns}), TRANSFER)
+    return conform(
+        pd.DataFrame(
+            {"transfer_id": ["a"], "source": "s", "submitted_at": "2026-01-01", **columns}
+        ),
+        TRANSFER,
+    )
 
 
 def test_what_a_log_leaves_out_is_filled_in() -> None:
-    (row,) = complete(transfers(from_endpoint="CERN", to_endpoint="BNL", duration=60.0)).to_dict("records")
+    (row,) = complete(transfers(from_endpoint="CERN", to_endpoint="BNL", duration=60.0)).to_dict(
+        "records"
+    )
     assert row["link"] == "CERN>BNL"
     assert row["status"] == "completed"
     assert row["ended_at"] - row["started_at"] == pd.Timedelta(60, "s")
@@ -38,22 +45,40 @@ def test_a_transfer_under_way_has_no_end() -> None:
 
 @pytest.mark.parametrize(
     ("fields", "reason"),
-    [({"bytes": 0.0}, "bytes is not between 1"), ({"bytes": 5.0, "duration": 4294967.295}, "duration is not between 0 and 4.2336e+06")],
+    [
+        ({"bytes": 0.0}, "bytes is not between 1"),
+        ({"bytes": 5.0, "duration": 4294967.295}, "duration is not between 0 and 4.2336e+06"),
+    ],
 )
-def test_a_lost_counter_and_an_empty_file_are_refused(fields: dict[str, float], reason: str) -> None:
+def test_a_lost_counter_and_an_empty_file_are_refused(
+    fields: dict[str, float], reason: str
+) -> None:
     kept, reasons = sort_out(complete(transfers(**fields)), record=TRANSFER)
     assert kept.empty
     assert reasons.tolist()[0].startswith(reason)
 
 
-def test_the_lcls_layout_is_known_by_its_header_and_bad_rows_keep_their_reason(tmp_path: Path, store: Any) -> None:
+def test_the_lcls_layout_is_known_by_its_header_and_bad_rows_keep_their_reason(
+    tmp_path: Path, store: Any
+) -> None:
     path = tmp_path / "lcls.csv"
-    path.write_text(LCLS + "amo,0,1541548440,6512513552,194000,-1,3,1,2,2\ncxi,0,1544048438,9558302428,4294967295,1,11,1,27,27\n")
+    path.write_text(
+        LCLS
+        + "amo,0,1541548440,6512513552,194000,-1,3,1,2,2\ncxi,0,1544048438,9558302428,4294967295,1,11,1,27,27\n"
+    )
     done = ingest_file(store, path)
     assert (done.added, done.rejected) == (1, 1)
     (row,) = read_jobs(store, record=TRANSFER).to_dict("records")
-    assert (row["bytes"], row["duration"], row["group"], row["device"], row["transfer_id"]) == (6512513552.0, 194.0, "amo", "2", "2")
-    assert read_rejects(store)["reason"].tolist() == ["duration is not between 0 and 4.2336e+06: 4294967.295"]
+    assert (row["bytes"], row["duration"], row["group"], row["device"], row["transfer_id"]) == (
+        6512513552.0,
+        194.0,
+        "amo",
+        "2",
+        "2",
+    )
+    assert read_rejects(store)["reason"].tolist() == [
+        "duration is not between 0 and 4.2336e+06: 4294967.295"
+    ]
     again = ingest_file(store, path)
     assert (again.added, again.unchanged) == (0, 1)
     assert count_jobs(store, TRANSFER)["ended"].tolist() == [1]
@@ -63,7 +88,11 @@ def test_the_lcls_layout_is_known_by_its_header_and_bad_rows_keep_their_reason(t
 def test_a_map_given_once_reads_any_table(tmp_path: Path) -> None:
     path = tmp_path / "copies.csv"
     path.write_text("when,kib,took\n2026-01-01T00:00:00Z,8,2.5\n")
-    found, _ = read_log(path, columns=parse_column_map(["when=submitted_at", "kib=bytes:kib", "took=duration:min"]), record=TRANSFER)
+    found, _ = read_log(
+        path,
+        columns=parse_column_map(["when=submitted_at", "kib=bytes:kib", "took=duration:min"]),
+        record=TRANSFER,
+    )
     assert found[["bytes", "duration"]].iloc[0].tolist() == [8192.0, 150.0]
 
 

@@ -18,7 +18,12 @@ from jobs.workload import START, Change, Generated, generate, read_change
 from jobs.writers import write_jobs
 
 SLOW = ("slow_program", "slow_site", "slow_group", "gradual_slow", "recurring_slow")
-ANY_CHANGE = st.builds(Change, st.sampled_from([*SLOW, "new_site", "user_switch"]), st.floats(0, 20), factor=st.floats(1.1, 5))
+ANY_CHANGE = st.builds(
+    Change,
+    st.sampled_from([*SLOW, "new_site", "user_switch"]),
+    st.floats(0, 20),
+    factor=st.floats(1.1, 5),
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +44,9 @@ def submitted_day(jobs: pd.DataFrame) -> pd.Series:
     users=st.integers(1, 50),
     changes=st.lists(ANY_CHANGE, max_size=3),
 )
-def test_every_generated_job_can_be_true(jobs: int, days: float, seed: int, sites: int, users: int, changes: list[Change]) -> None:
+def test_every_generated_job_can_be_true(
+    jobs: int, days: float, seed: int, sites: int, users: int, changes: list[Change]
+) -> None:
     generated = generate(jobs, days, seed, sites, users, changes)
     frame = generated.jobs
     assert tuple(frame.columns) == COLUMNS
@@ -51,7 +58,9 @@ def test_every_generated_job_can_be_true(jobs: int, days: float, seed: int, site
     assert frame["submitted_at"].is_monotonic_increasing
     assert submitted_day(frame).between(0, days).all()
     assert frame["source"].eq("generated").all()
-    assert (frame["walltime"].dropna() <= frame["requested_walltime"][frame["walltime"].notna()]).all()
+    assert (
+        frame["walltime"].dropna() <= frame["requested_walltime"][frame["walltime"].notna()]
+    ).all()
     late = frame["status"] == "timeout"
     assert (frame["walltime"] == frame["requested_walltime"])[late].all()
     assert not (frame["peak_memory"] > frame["requested_memory"]).any()
@@ -59,8 +68,12 @@ def test_every_generated_job_can_be_true(jobs: int, days: float, seed: int, site
     json.dumps(generated.truth)
 
 
-@pytest.mark.parametrize(("jobs", "days", "seed", "users"), [(613, 0.1, 2852703425, 4), (441, 32.36, 1196005414, 10)])
-def test_a_log_too_short_for_its_large_tasks_still_has_all_its_jobs(jobs: int, days: float, seed: int, users: int) -> None:
+@pytest.mark.parametrize(
+    ("jobs", "days", "seed", "users"), [(613, 0.1, 2852703425, 4), (441, 32.36, 1196005414, 10)]
+)
+def test_a_log_too_short_for_its_large_tasks_still_has_all_its_jobs(
+    jobs: int, days: float, seed: int, users: int
+) -> None:
     frame = generate(jobs, days, seed, users=users).jobs
     assert len(frame) == jobs
     assert submitted_day(frame).between(0, days, inclusive="left").all()
@@ -74,27 +87,46 @@ def test_the_same_seed_gives_the_same_jobs_and_another_gives_others(plain: Gener
 
 
 @pytest.mark.parametrize("kind", [*SLOW, "new_site", "user_switch"])
-def test_a_change_touches_only_what_it_names_and_only_from_its_day_on(plain: Generated, kind: str) -> None:
+def test_a_change_touches_only_what_it_names_and_only_from_its_day_on(
+    plain: Generated, kind: str
+) -> None:
     changed = generate(8_000, days=20, seed=4, changes=[Change(kind, 10.0)])  # type: ignore[arg-type]
     before = submitted_day(plain.jobs) < 10
     assert before.any()
-    pd.testing.assert_frame_equal(changed.jobs[submitted_day(changed.jobs) < 10], plain.jobs[before])
+    pd.testing.assert_frame_equal(
+        changed.jobs[submitted_day(changed.jobs) < 10], plain.jobs[before]
+    )
     moved = (changed.jobs["walltime"] != plain.jobs["walltime"]) & plain.jobs["walltime"].notna()
     assert moved.any()
     (planted,) = changed.truth["changes"]
-    field = {"slow_site": "site", "new_site": "site", "slow_group": "group", "user_switch": "user"}.get(kind, "program")
+    field = {
+        "slow_site": "site",
+        "new_site": "site",
+        "slow_group": "group",
+        "user_switch": "user",
+    }.get(kind, "program")
     assert changed.jobs[field][moved].eq(planted["name"]).all()
     asked = [name for name in COLUMNS if name not in OUTCOMES]
     if kind in SLOW:  # nobody can know beforehand: what is asked for does not change
         pd.testing.assert_frame_equal(changed.jobs[asked], plain.jobs[asked])
 
 
-@pytest.mark.parametrize(("kind", "factor"), [("slow_program", 2.0), ("slow_site", 1.5), ("slow_group", 3.0)])
-def test_a_planted_slow_down_is_in_the_data_by_its_factor(plain: Generated, kind: str, factor: float) -> None:
+@pytest.mark.parametrize(
+    ("kind", "factor"), [("slow_program", 2.0), ("slow_site", 1.5), ("slow_group", 3.0)]
+)
+def test_a_planted_slow_down_is_in_the_data_by_its_factor(
+    plain: Generated, kind: str, factor: float
+) -> None:
     jobs = generate(8_000, days=20, seed=4, changes=[Change(kind, 10.0, factor=factor)]).jobs  # type: ignore[arg-type]
     # Long jobs, for the start-up does not slow down; completed in both worlds, for a killed job lasts its limit.
-    whole = (jobs["status"] == "completed") & (plain.jobs["status"] == "completed") & (plain.jobs["walltime"] > 3600)
-    ratio = (jobs["walltime"] / plain.jobs["walltime"])[whole & (jobs["walltime"] != plain.jobs["walltime"])]
+    whole = (
+        (jobs["status"] == "completed")
+        & (plain.jobs["status"] == "completed")
+        & (plain.jobs["walltime"] > 3600)
+    )
+    ratio = (jobs["walltime"] / plain.jobs["walltime"])[
+        whole & (jobs["walltime"] != plain.jobs["walltime"])
+    ]
     assert len(ratio) > 50
     assert ratio.between(1 + (factor - 1) * 0.9, factor + 0.01).all()
 
@@ -115,7 +147,9 @@ def test_a_gradual_slow_down_grows_and_a_recurring_one_comes_and_goes(plain: Gen
     assert len(recurring) > 5
 
 
-def test_a_new_site_takes_jobs_from_its_day_and_a_switching_user_runs_another_program(plain: Generated) -> None:
+def test_a_new_site_takes_jobs_from_its_day_and_a_switching_user_runs_another_program(
+    plain: Generated,
+) -> None:
     opened = generate(8_000, days=20, seed=4, changes=[Change("new_site", 12.0)])
     name = opened.truth["changes"][0]["name"]
     there = opened.jobs["site"] == name
@@ -143,8 +177,18 @@ def test_run_times_follow_work_over_power_habits_and_chance() -> None:
     assert (spread["std"] / spread["mean"]).median() < 0.02
     # CPU time of simulation follows its events: on one core, work an event hardly varies.
     simulation = ended[ended["events"].notna()]
-    an_event = simulation["cpu_time"] * simulation["host_power"] / simulation["cores"] / simulation["events"]
-    assert an_event.groupby(simulation["program"]).agg(lambda values: values.std() / values.mean()).median() < 0.15
+    an_event = (
+        simulation["cpu_time"]
+        * simulation["host_power"]
+        / simulation["cores"]
+        / simulation["events"]
+    )
+    assert (
+        an_event.groupby(simulation["program"])
+        .agg(lambda values: values.std() / values.mean())
+        .median()
+        < 0.15
+    )
     # Heavy tails, round requests that ask for too much, tasks, working hours.
     assert ended["walltime"].quantile(0.99) > 10 * ended["walltime"].median()
     assert jobs["requested_walltime"].nunique() < 12
@@ -155,7 +199,9 @@ def test_run_times_follow_work_over_power_habits_and_chance() -> None:
     assert (people["submitted_at"].dt.dayofweek >= 5).mean() < 0.25
 
 
-@pytest.mark.parametrize("text", ["", "slow_program", "slow_program@", "odd@3", "slow_program@-1", "slow_program@3x"])
+@pytest.mark.parametrize(
+    "text", ["", "slow_program", "slow_program@", "odd@3", "slow_program@-1", "slow_program@3x"]
+)
 def test_a_change_that_cannot_be_read_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="kind@day"):
         read_change(text)
@@ -163,10 +209,21 @@ def test_a_change_that_cannot_be_read_is_refused(text: str) -> None:
 
 def test_changes_are_read_as_they_are_written() -> None:
     assert read_change("new_site@3") == Change("new_site", 3.0)
-    assert read_change("slow_program=cms-merge@12.5x1.5") == Change("slow_program", 12.5, "cms-merge", 1.5)
+    assert read_change("slow_program=cms-merge@12.5x1.5") == Change(
+        "slow_program", 12.5, "cms-merge", 1.5
+    )
 
 
-@pytest.mark.parametrize("wrong", [{"jobs": 0}, {"days": 0}, {"sites": 0}, {"users": 0}, {"changes": [Change("slow_site", 1, "nowhere")]}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"jobs": 0},
+        {"days": 0},
+        {"sites": 0},
+        {"users": 0},
+        {"changes": [Change("slow_site", 1, "nowhere")]},
+    ],
+)
 def test_a_log_that_cannot_be_generated_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InputError):
         generate(**{"jobs": 10, **wrong})  # type: ignore[arg-type]
@@ -184,7 +241,9 @@ def test_a_table_is_read_back_exactly(plain: Generated, tmp_path: Path, name: st
 
 
 @pytest.mark.parametrize("name", ["log.swf", "log.swf.gz"])
-def test_swf_is_read_back_as_far_as_it_can_hold_the_jobs(plain: Generated, tmp_path: Path, name: str) -> None:
+def test_swf_is_read_back_as_far_as_it_can_hold_the_jobs(
+    plain: Generated, tmp_path: Path, name: str
+) -> None:
     jobs, back = plain.jobs, read_back(write_jobs(plain.jobs, tmp_path / name))
     exact = [
         "job_id",
@@ -203,10 +262,14 @@ def test_swf_is_read_back_as_far_as_it_can_hold_the_jobs(plain: Generated, tmp_p
         pairs = pd.DataFrame({"number": back[column], "name": jobs[column]}).drop_duplicates()
         assert pairs["number"].is_unique
         assert pairs["name"].is_unique
-    np.testing.assert_allclose(back["cpu_time"], jobs["cpu_time"], atol=4.01)  # whole seconds a core
+    np.testing.assert_allclose(
+        back["cpu_time"], jobs["cpu_time"], atol=4.01
+    )  # whole seconds a core
     np.testing.assert_allclose(back["peak_memory"], jobs["peak_memory"], atol=4.01 * 1024)
     same = jobs["status"].where(jobs["status"] != "out_of_memory", "failed")
-    assert (back["status"] == same).mean() > 0.999  # SWF tells no failure at the very limit from a kill
+    assert (
+        back["status"] == same
+    ).mean() > 0.999  # SWF tells no failure at the very limit from a kill
 
 
 def test_a_file_name_without_a_format_is_refused(plain: Generated, tmp_path: Path) -> None:

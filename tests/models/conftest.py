@@ -26,11 +26,24 @@ def _habits(rows: int = 900, seed: int = 3, days: int = 20) -> pd.DataFrame:
     length = np.exp(draw.normal(3 + user / 3, 0.5 + user / 12))
     walltime = np.minimum(np.floor(length), np.where(np.isnan(request), 1e6, request))
     at = START + pd.to_timedelta(np.sort(draw.integers(0, days * 86400, rows)), unit="s")
-    started = at + pd.to_timedelta(draw.integers(0, 3600, rows) * draw.integers(0, 2, rows), unit="s")
+    started = at + pd.to_timedelta(
+        draw.integers(0, 3600, rows) * draw.integers(0, 2, rows), unit="s"
+    )
     jobs = conform(
         pd.DataFrame(
-            {"job_id": np.arange(rows).astype(str), "source": "made", "user": [f"u{i}" for i in user], "group": [f"g{i % 4}" for i in user]}
-            | {"requested_cores": cores, "requested_walltime": request, "submitted_at": at, "started_at": started, "walltime": walltime}
+            {
+                "job_id": np.arange(rows).astype(str),
+                "source": "made",
+                "user": [f"u{i}" for i in user],
+                "group": [f"g{i % 4}" for i in user],
+            }
+            | {
+                "requested_cores": cores,
+                "requested_walltime": request,
+                "submitted_at": at,
+                "started_at": started,
+                "walltime": walltime,
+            }
         )
     )
     jobs = fill_in(jobs)

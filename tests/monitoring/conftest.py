@@ -9,7 +9,12 @@ import pytest
 from jobs.schema import conform
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
-PROGRAMS = {"simulate": (8.5, 0.5), "reconstruct": (7.5, 0.7), "analyse": (5.0, 1.2), "merge": (4.0, 0.4)}
+PROGRAMS = {
+    "simulate": (8.5, 0.5),
+    "reconstruct": (7.5, 0.7),
+    "analyse": (5.0, 1.2),
+    "merge": (4.0, 0.4),
+}
 
 
 def steady_grid(jobs: int, seed: int, *, day: float = 0.0) -> pd.DataFrame:

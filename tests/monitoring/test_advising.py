@@ -22,10 +22,25 @@ NOW = datetime(2026, 3, 29, tzinfo=UTC)
 SINCE = NOW - timedelta(days=28)
 
 
-def jobs(user: str, program: str, walltimes: Any, requested: float | None = 36_000.0, **fields: Any) -> pd.DataFrame:
+def jobs(
+    user: str, program: str, walltimes: Any, requested: float | None = 36_000.0, **fields: Any
+) -> pd.DataFrame:
     rows = [
-        {"job_id": f"{user}-{program}-{number}", "source": "site", "user": user, "group": "atlas", "program": program, "walltime": walltime}
-        | {"requested_walltime": requested, "requested_cores": 4.0, "requested_memory": 8e9, "peak_memory": 2e9, "status": "completed"}
+        {
+            "job_id": f"{user}-{program}-{number}",
+            "source": "site",
+            "user": user,
+            "group": "atlas",
+            "program": program,
+            "walltime": walltime,
+        }
+        | {
+            "requested_walltime": requested,
+            "requested_cores": 4.0,
+            "requested_memory": 8e9,
+            "peak_memory": 2e9,
+            "status": "completed",
+        }
         | {"submitted_at": pd.Timestamp(SINCE) + pd.Timedelta(hours=number)}
         | fields
         for number, walltime in enumerate(walltimes)
@@ -44,7 +59,9 @@ def site(engine: Any, *parts: pd.DataFrame) -> Any:
     forecaster.learn(everything)
 
     def ask(rows: list[dict[str, Any]], quantiles: Any) -> list[dict[str, Any]]:
-        thought_of = conform(pd.DataFrame(rows)).assign(submitted_at=pd.Timestamp(NOW), job_id=[str(place) for place in range(len(rows))])
+        thought_of = conform(pd.DataFrame(rows)).assign(
+            submitted_at=pd.Timestamp(NOW), job_id=[str(place) for place in range(len(rows))]
+        )
         return forecaster.predict(thought_of, tuple(quantiles)).to_dict("records")
 
     return ask
@@ -52,19 +69,32 @@ def site(engine: Any, *parts: pd.DataFrame) -> Any:
 
 def test_asked_against_used_and_what_to_ask_for_instead(sqlite_store: Any) -> None:
     hours = 3600 * np.random.default_rng(1).uniform(0.9, 1.1, 200)
-    ask = site(sqlite_store, jobs("ann", "reco", hours), jobs("ann", "once", [60.0] * 4), jobs("bob", "sim", hours * 2))
+    ask = site(
+        sqlite_store,
+        jobs("ann", "reco", hours),
+        jobs("ann", "once", [60.0] * 4),
+        jobs("bob", "sim", hours * 2),
+    )
     advised = advise(sqlite_store, ask, "ann", SINCE, NOW, risk=0.05)
     assert (advised.having, advised.jobs, advised.left_out) == ({"user": "ann"}, 204, {})
     (row,) = advised.rows  # four jobs say nothing
     assert (row["program"], row["jobs"], row["walltime_asked"]) == ("reco", 200, 36_000)
     assert row["unused_core_hours"] == pytest.approx(4 * (10 * 200 - hours.sum() / 3600), rel=1e-3)
-    assert 3600 * 1.05 <= row["walltime_ask_for"] <= 3600 * 1.3 and row["walltime_ask_for"] % 60 == 0
+    assert (
+        3600 * 1.05 <= row["walltime_ask_for"] <= 3600 * 1.3 and row["walltime_ask_for"] % 60 == 0
+    )
     assert row["walltime_low"] < 3600 < row["walltime_high"] and row["walltime_risk"] == 0.05
     assert row["walltime_more"] == pytest.approx(float((hours > row["walltime_ask_for"]).mean()))
     assert 2e9 <= row["peak_memory_ask_for"] <= 3e9
     said = sentences(advised, "Europe/Zurich")
-    assert said[0] == "user ann: 204 jobs submitted from 2026-03-01 01:00 to 2026-03-29 01:00 (Europe/Zurich)."
-    assert said[1].startswith("reco on 4 cores, 200 jobs: asked for 10 h 00 min, used 1 h 00 min") and "Ask for 1 h" in said[1]
+    assert (
+        said[0]
+        == "user ann: 204 jobs submitted from 2026-03-01 01:00 to 2026-03-29 01:00 (Europe/Zurich)."
+    )
+    assert (
+        said[1].startswith("reco on 4 cores, 200 jobs: asked for 10 h 00 min, used 1 h 00 min")
+        and "Ask for 1 h" in said[1]
+    )
 
 
 def test_what_is_advised_is_the_larger_of_what_is_foreseen_and_of_what_the_jobs_kept_to() -> None:
@@ -73,21 +103,41 @@ def test_what_is_advised_is_the_larger_of_what_is_foreseen_and_of_what_the_jobs_
     assert larger(1.0, used.head(5), risk=0.05) == 5.0, "of few jobs the longest"
 
 
-def test_jobs_that_asked_for_different_times_are_advised_apart_and_by_what_they_kept_to(sqlite_store: Any) -> None:
+def test_jobs_that_asked_for_different_times_are_advised_apart_and_by_what_they_kept_to(
+    sqlite_store: Any,
+) -> None:
     """The latest jobs are short: what is foreseen of the next alone would have the longer of before killed."""
     many = jobs("ann", "reco", [600.0] * 30)
-    few = jobs("ann", "reco", [20_000.0] * 10, requested=72_000.0).assign(job_id=[f"long-{number}" for number in range(10)])
+    few = jobs("ann", "reco", [20_000.0] * 10, requested=72_000.0).assign(
+        job_id=[f"long-{number}" for number in range(10)]
+    )
     turned = jobs("bob", "sim", [*[9_000.0] * 20, *[60.0] * 60])
     ask = site(sqlite_store, many, few, turned)
-    advised = {row["walltime_asked"]: row["walltime_ask_for"] for row in advise(sqlite_store, ask, "ann", SINCE, NOW, risk=0.05).rows}
+    advised = {
+        row["walltime_asked"]: row["walltime_ask_for"]
+        for row in advise(sqlite_store, ask, "ann", SINCE, NOW, risk=0.05).rows
+    }
     assert set(advised) == {36_000.0, 72_000.0}
     assert advised[36_000.0] < 2 * 600 and advised[72_000.0] >= 20_000
     (row,) = advise(sqlite_store, ask, "bob", SINCE, NOW, risk=0.05).rows
-    (foreseen,) = ask([{"source": "site", "user": "bob", "group": "atlas", "program": "sim", "requested_walltime": 36_000.0}], (0.95,))
+    (foreseen,) = ask(
+        [
+            {
+                "source": "site",
+                "user": "bob",
+                "group": "atlas",
+                "program": "sim",
+                "requested_walltime": 36_000.0,
+            }
+        ],
+        (0.95,),
+    )
     assert foreseen["walltime_q0.95"] < 9_000 <= row["walltime_ask_for"]
 
 
-def test_a_group_and_a_program_are_advised_as_a_user_is_and_a_stranger_is_named(sqlite_store: Any) -> None:
+def test_a_group_and_a_program_are_advised_as_a_user_is_and_a_stranger_is_named(
+    sqlite_store: Any,
+) -> None:
     ask = site(sqlite_store, jobs("ann", "reco", [600.0] * 10), jobs("bob", "reco", [600.0] * 10))
     assert advise(sqlite_store, ask, "atlas", SINCE, NOW).jobs == 20
     assert advise(sqlite_store, ask, "reco", SINCE, NOW).having == {"program": "reco"}
@@ -115,9 +165,13 @@ def test_records_that_cannot_be_right_are_counted_once_and_left_out() -> None:
     assert len(loose) == 40 and left_out == {}, "where nobody keeps to a limit it is none"
 
 
-def test_jobs_killed_at_their_limit_are_told_and_nothing_asked_for_is_said(sqlite_store: Any) -> None:
+def test_jobs_killed_at_their_limit_are_told_and_nothing_asked_for_is_said(
+    sqlite_store: Any,
+) -> None:
     ask = site(
-        sqlite_store, jobs("ann", "reco", [36_000.0] * 10, status="timeout"), jobs("bob", "free", [60.0] * 10, None, requested_memory=None)
+        sqlite_store,
+        jobs("ann", "reco", [36_000.0] * 10, status="timeout"),
+        jobs("bob", "free", [60.0] * 10, None, requested_memory=None),
     )
     (row,) = advise(sqlite_store, ask, "ann", SINCE, NOW).rows
     assert row["killed_at_limit"] == 10
@@ -128,15 +182,38 @@ def test_jobs_killed_at_their_limit_are_told_and_nothing_asked_for_is_said(sqlit
     assert "asked for nothing" in sentences(advise(sqlite_store, ask, "bob", SINCE, NOW), "UTC")[1]
 
 
-def test_the_most_wasteful_come_first_and_their_letter_goes_out_once_a_week(sqlite_store: Any) -> None:
-    site(sqlite_store, jobs("ann", "reco", [600.0] * 10), jobs("bob", "reco", [600.0] * 30), jobs("eve", "reco", [60.0] * 9, None))
+def test_the_most_wasteful_come_first_and_their_letter_goes_out_once_a_week(
+    sqlite_store: Any,
+) -> None:
+    site(
+        sqlite_store,
+        jobs("ann", "reco", [600.0] * 10),
+        jobs("bob", "reco", [600.0] * 30),
+        jobs("eve", "reco", [60.0] * 9, None),
+    )
     assert wasteful(sqlite_store, SINCE, NOW) == ["bob", "ann"]
     hook = Receiver(Hook)
     settings = Settings(alerts=f"json://127.0.0.1:{hook.port}/")
     try:
-        assert send_once(sqlite_store, settings, "advice 2026-13", "week 13", "bob should ask for less", NOW)
-        assert not send_once(sqlite_store, settings, "advice 2026-13", "week 13", "bob should ask for less", NOW + timedelta(hours=1))
-        assert send_once(sqlite_store, settings, "advice 2026-14", "week 14", "ann should", NOW + timedelta(days=7))
+        assert send_once(
+            sqlite_store, settings, "advice 2026-13", "week 13", "bob should ask for less", NOW
+        )
+        assert not send_once(
+            sqlite_store,
+            settings,
+            "advice 2026-13",
+            "week 13",
+            "bob should ask for less",
+            NOW + timedelta(hours=1),
+        )
+        assert send_once(
+            sqlite_store,
+            settings,
+            "advice 2026-14",
+            "week 14",
+            "ann should",
+            NOW + timedelta(days=7),
+        )
     finally:
         hook.stop()
     assert [(one["title"], one["message"]) for one in hook.got] == [

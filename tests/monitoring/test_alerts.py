@@ -80,9 +80,13 @@ def settings(*addresses: str) -> Settings:
     return Settings(alerts=",".join(addresses), _env_file=None)
 
 
-def test_what_is_wrong_is_told_once_and_once_more_when_it_is_over(sqlite_store: Engine, hook: Receiver) -> None:
+def test_what_is_wrong_is_told_once_and_once_more_when_it_is_over(
+    sqlite_store: Engine, hook: Receiver
+) -> None:
     ours = settings(f"json://127.0.0.1:{hook.port}")
-    for hour, sentence in enumerate(["", "It decays.", "It decays.", "It decays more.", "", "", "Again."]):
+    for hour, sentence in enumerate(
+        ["", "It decays.", "It decays.", "It decays more.", "", "", "Again."]
+    ):
         tell(sqlite_store, ours, {"decay": sentence}, NOW + timedelta(hours=hour))
     assert [(got["title"], got["type"]) for got in hook.got] == [
         ("Gridcast gridcast: decay", "warning"),
@@ -95,8 +99,13 @@ def test_what_is_wrong_is_told_once_and_once_more_when_it_is_over(sqlite_store: 
 
 def test_two_things_that_are_wrong_are_two_alerts(sqlite_store: Engine, hook: Receiver) -> None:
     ours = settings(f"json://127.0.0.1:{hook.port}")
-    assert tell(sqlite_store, ours, {"decay": "a", "drift": "b"}, NOW) == ["Gridcast gridcast: decay", "Gridcast gridcast: drift"]
-    assert tell(sqlite_store, ours, {"decay": "a", "drift": ""}, NOW + timedelta(hours=1)) == ["Gridcast gridcast: drift is over"]
+    assert tell(sqlite_store, ours, {"decay": "a", "drift": "b"}, NOW) == [
+        "Gridcast gridcast: decay",
+        "Gridcast gridcast: drift",
+    ]
+    assert tell(sqlite_store, ours, {"decay": "a", "drift": ""}, NOW + timedelta(hours=1)) == [
+        "Gridcast gridcast: drift is over"
+    ]
 
 
 def test_an_alert_comes_by_mail(sqlite_store: Engine, mail: Receiver) -> None:
@@ -108,7 +117,10 @@ def test_an_alert_comes_by_mail(sqlite_store: Engine, mail: Receiver) -> None:
 
 
 def test_what_could_not_be_delivered_is_tried_again_and_shows_no_secret(
-    sqlite_store: Engine, hook: Receiver, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    sqlite_store: Engine,
+    hook: Receiver,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     port = hook.port
     hook.stop()
@@ -119,10 +131,19 @@ def test_what_could_not_be_delivered_is_tried_again_and_shows_no_secret(
     assert "could not be delivered" in said
     assert "hunter2" not in said
     again = Receiver(Hook)
-    assert tell(sqlite_store, settings(f"json://127.0.0.1:{again.port}"), {"decay": "It decays."}, NOW + timedelta(hours=1))
+    assert tell(
+        sqlite_store,
+        settings(f"json://127.0.0.1:{again.port}"),
+        {"decay": "It decays."},
+        NOW + timedelta(hours=1),
+    )
     again.stop()
 
 
-def test_without_an_address_nothing_is_told_and_nothing_forgotten(sqlite_store: Engine, hook: Receiver) -> None:
+def test_without_an_address_nothing_is_told_and_nothing_forgotten(
+    sqlite_store: Engine, hook: Receiver
+) -> None:
     assert tell(sqlite_store, settings(), {"decay": "It decays."}, NOW) == []
-    assert tell(sqlite_store, settings(f"json://127.0.0.1:{hook.port}"), {"decay": "It decays."}, NOW) == ["Gridcast gridcast: decay"]
+    assert tell(
+        sqlite_store, settings(f"json://127.0.0.1:{hook.port}"), {"decay": "It decays."}, NOW
+    ) == ["Gridcast gridcast: decay"]

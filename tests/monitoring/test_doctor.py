@@ -24,7 +24,9 @@ NOW = datetime.now(UTC)
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    ports = {f"{name}_port": free_port() for name in ("predictor", "mlflow", "prefect", "dashboard")}
+    ports = {
+        f"{name}_port": free_port() for name in ("predictor", "mlflow", "prefect", "dashboard")
+    }
     return Settings(home=tmp_path / "home", _env_file=None, **ports)
 
 
@@ -41,7 +43,11 @@ def found(settings: Settings, **more: object) -> dict[str, Finding]:
 def stored(settings: Settings, ended: datetime) -> None:
     engine = open_store(settings.store_url)
     with engine.begin() as connection:
-        times = {"submitted_at": ended - timedelta(hours=2), "started_at": ended - timedelta(hours=1), "ended_at": ended}
+        times = {
+            "submitted_at": ended - timedelta(hours=2),
+            "started_at": ended - timedelta(hours=1),
+            "ended_at": ended,
+        }
         add_jobs(connection, conform(pd.DataFrame([{"job_id": "1", "source": "made", **times}])))
     engine.dispose()
 
@@ -74,7 +80,10 @@ def test_what_is_wrong_is_named_with_what_to_do(settings: Settings) -> None:
         findings = found(elsewhere, table=settings.home / "none.tsv")
     wrong = {name: finding for name, finding in findings.items() if finding.state == "wrong"}
     assert set(wrong) == {"ports", "database", "clock", "MLflow", "table"}
-    assert f"port {settings.predictor_port}: address already in use; set GRIDCAST_PREDICTOR_PORT" in wrong["ports"].found
+    assert (
+        f"port {settings.predictor_port}: address already in use; set GRIDCAST_PREDICTOR_PORT"
+        in wrong["ports"].found
+    )
     assert "has tables of version 9999" in wrong["database"].found
     assert wrong["clock"].found.startswith("the newest record is 1")
     assert "nobody answers there" in wrong["MLflow"].found
@@ -82,7 +91,9 @@ def test_what_is_wrong_is_named_with_what_to_do(settings: Settings) -> None:
 
 
 def test_an_unreachable_database_is_told_without_its_password(settings: Settings) -> None:
-    away = settings.model_copy(update={"database_url": f"postgresql://someone:hunter2@127.0.0.1:{free_port()}/jobs"})
+    away = settings.model_copy(
+        update={"database_url": f"postgresql://someone:hunter2@127.0.0.1:{free_port()}/jobs"}
+    )
     finding = found(away)["database"]
     assert finding.state == "wrong"
     assert "hunter2" not in finding.found
@@ -99,16 +110,37 @@ def test_the_clock_is_compared_with_the_databases(settings: Settings, postgres_u
 def test_the_age_of_the_table_is_read_from_its_first_line(settings: Settings) -> None:
     table = settings.folder("tables") / "predictions.tsv"
     for hours, state in ((0.2, "ok"), (1.0, "watch"), (30.0, "wrong")):
-        table.write_text(f"{MAGIC}\t{(NOW - timedelta(hours=hours)).timestamp():.0f}\tx\tgridcast-1\t0\nkey\tjobs\tnew\n")
+        table.write_text(
+            f"{MAGIC}\t{(NOW - timedelta(hours=hours)).timestamp():.0f}\tx\tgridcast-1\t0\nkey\tjobs\tnew\n"
+        )
         finding = found(settings, now=NOW)["table"]
         assert (finding.state, finding.found) == (state, f"{table} was written {hours} h ago")
 
 
 def test_the_command_ends_with_1_where_something_is_wrong(settings: Settings) -> None:
     environment = {**os.environ, "GRIDCAST_HOME": str(settings.home)}
-    environment |= {f"GRIDCAST_{name.upper()}": str(getattr(settings, name)) for name in Settings.model_fields if name.endswith("_port")}
-    command = [sys.executable, "-m", "gridcast", "doctor", "--json", "--table", str(settings.home / "none.tsv")]
-    run = subprocess.run(command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, check=False)
+    environment |= {
+        f"GRIDCAST_{name.upper()}": str(getattr(settings, name))
+        for name in Settings.model_fields
+        if name.endswith("_port")
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "gridcast",
+        "doctor",
+        "--json",
+        "--table",
+        str(settings.home / "none.tsv"),
+    ]
+    run = subprocess.run(
+        command,
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.returncode == 1, run.stderr
     rows = {row["what"]: row["state"] for row in json.loads(run.stdout)["rows"]}
     assert {name for name, state in rows.items() if state == "wrong"} == {"table"}

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from jobs.ingest import read_log
 from jobs.readers.swf import read_header
 from jobs.schema import conform, fill_in
-from models.baselines.rivals import BASELINES, predict_all
+from models.baselines.catalogue import BASELINES, predict_all
 from models.quantities.targets import TARGETS
 from scheduling.machine import Machine, MachineError, Pool, machine_of, processors
 from scheduling.owners import Owners
@@ -53,7 +53,10 @@ STORY = log((0, 100, 100, 3), (1, 50, 50, 4), (2, 90, 90, 1), (3, 200, 200, 1))
         ("conservative", [0, 100, 2, 150]),
         ("sjf", [0, 100, 2, 150]),
         ("largest-first", [0, 100, 2, 150]),
-        ("area", [0, 100, 2, 150]),  # jobs 1 and 3 are 200 core-seconds each: the earlier goes first
+        (
+            "area",
+            [0, 100, 2, 150],
+        ),  # jobs 1 and 3 are 200 core-seconds each: the earlier goes first
     ],
 )
 def test_four_jobs_on_four_cores_start_as_written(policy: str, expected: list[float]) -> None:
@@ -98,7 +101,9 @@ def test_conservative_backfilling_lets_nobody_delay_the_second_in_line_where_eas
     assert starts(story, processors(4), "conservative") == [0, 100, 200, 300]
 
 
-def test_the_expansion_factor_serves_a_short_job_that_waits_before_a_long_one_that_waited_longer() -> None:
+def test_the_expansion_factor_serves_a_short_job_that_waits_before_a_long_one_that_waited_longer() -> (
+    None
+):
     story = log((0, 100, 100, 1), (1, 1000, 1000, 1), (50, 10, 10, 1))
     assert starts(story, processors(1), "fcfs") == [0, 100, 1100]
     assert starts(story, processors(1), "xfactor") == [0, 110, 100]
@@ -107,7 +112,10 @@ def test_the_expansion_factor_serves_a_short_job_that_waits_before_a_long_one_th
 def test_half_a_day_of_waiting_makes_up_for_twice_the_length() -> None:
     # When job 0 ends, job 1 has waited half a day longer than job 2: it goes first if it is less than twice as long.
     half = 43200.0
-    for length, expected in ((1990.0, [0, 2 * half, 2 * half + 1990]), (2010.0, [0, 2 * half + 1000, 2 * half])):
+    for length, expected in (
+        (1990.0, [0, 2 * half, 2 * half + 1990]),
+        (2010.0, [0, 2 * half + 1000, 2 * half]),
+    ):
         story = log((0, 2 * half, 2 * half, 1), (1, length, length, 1), (half + 1, 1000, 1000, 1))
         assert starts(story, processors(1), "aged") == expected
 
@@ -116,7 +124,11 @@ def test_a_policy_may_ask_again_about_the_waiting_jobs_of_whose_job_ended() -> N
     # Ada's job 1 was thought to take the 1000 s it asked for; when her job 0 ends after 10 s it is thought to take 10 s too.
     story = log((0, 10, 1000, 1), (1, 10, 1000, 1), (2, 500, 500, 1), user=["ada", "ada", "bob"])
     assert starts(story, processors(1), "gridcast", "last") == [0, 510, 10]
-    assert starts(story, processors(1), replace(POLICIES["gridcast"], refresh=True), "last") == [0, 10, 20]
+    assert starts(story, processors(1), replace(POLICIES["gridcast"], refresh=True), "last") == [
+        0,
+        10,
+        20,
+    ]
 
 
 def test_an_overdue_job_goes_first() -> None:
@@ -128,12 +140,19 @@ def test_last_two_learns_a_run_time_when_the_job_ends_in_the_replay() -> None:
     # Job 2 is submitted while job 1 still waits in the replay, though in the log job 1 had ended long before.
     story = log((0, 100, 1000, 1), (1, 20, 1000, 1), (130, 30, 1000, 1), (131, 40, 1000, 1))
     done = replay(story, processors(1), "fcfs", "last-two")
-    assert done.table["rank"].tolist() == [1000, 1000, 60, 60]  # at 130 jobs 0 and 1 have ended: at 100 and at 120
+    assert done.table["rank"].tolist() == [
+        1000,
+        1000,
+        60,
+        60,
+    ]  # at 130 jobs 0 and 1 have ended: at 100 and at 120
     slow = replay(story, processors(1), "fcfs", "last")
     assert slow.table["rank"].tolist() == [1000, 1000, 20, 20]
 
 
-@pytest.mark.parametrize(("corrector", "corrections"), [("request", 1), ("incremental", 3), ("remaining", 1)])
+@pytest.mark.parametrize(
+    ("corrector", "corrections"), [("request", 1), ("incremental", 3), ("remaining", 1)]
+)
 def test_a_job_that_outlives_its_prediction_is_corrected(corrector: str, corrections: int) -> None:
     # The user's last two took 10 s, so job 2 is thought to take 10 s and takes 400: corrected at 10, 70, 310 s by Tsafrir's steps.
     story = log((0, 10, 1000, 1), (20, 10, 1000, 1), (40, 400, 1000, 1))
@@ -168,23 +187,38 @@ def test_each_site_has_its_own_queue() -> None:
 
 def test_a_quota_holds_an_owner_back_and_lets_others_pass() -> None:
     story = log((0, 100, 100, 1), (1, 100, 100, 1), (2, 100, 100, 1), user=["ada", "ada", "bob"])
-    assert starts(story, processors(2), "easy", owners=Owners(("user",), {"user": 1})) == [0, 100, 2]
+    assert starts(story, processors(2), "easy", owners=Owners(("user",), {"user": 1})) == [
+        0,
+        100,
+        2,
+    ]
 
 
 def test_fair_share_serves_whoever_used_less() -> None:
     story = log((0, 100, 100, 1), (1, 100, 100, 1), (2, 100, 100, 1), user=["ada", "ada", "bob"])
     assert starts(story, processors(1), "fair-share") == [0, 200, 100]
     # Both have used 100 core-seconds when job 2 may start, but one of them has a thousand times the share.
-    even = log((0, 100, 100, 1), (1, 100, 100, 1), (2, 100, 100, 1), (3, 100, 100, 1), user=["ada", "bob", "bob", "ada"])
+    even = log(
+        (0, 100, 100, 1),
+        (1, 100, 100, 1),
+        (2, 100, 100, 1),
+        (3, 100, 100, 1),
+        user=["ada", "bob", "bob", "ada"],
+    )
     assert starts(even, processors(1), "fair-share") == [0, 100, 300, 200]
-    assert starts(even, processors(1), "fair-share", owners=Owners(("user",), shares={"bob": 1000.0})) == [0, 100, 200, 300]
+    assert starts(
+        even, processors(1), "fair-share", owners=Owners(("user",), shares={"bob": 1000.0})
+    ) == [0, 100, 200, 300]
 
 
 def test_jobs_that_cannot_be_replayed_are_left_out_and_counted() -> None:
     story = log((0, 100, 100, 1), (1, 0, 100, 1), (2, 10, 10, 9))
     done = replay(story, processors(4))
     assert done.row()["left_out"] == 2
-    assert set(done.trace.left_out) == {"it never ran: no walltime above 0", "it needs more cores than a host has"}
+    assert set(done.trace.left_out) == {
+        "it never ran: no walltime above 0",
+        "it needs more cores than a host has",
+    }
 
 
 @pytest.mark.parametrize(
@@ -199,7 +233,9 @@ def test_jobs_that_cannot_be_replayed_are_left_out_and_counted() -> None:
         ({"owners": Owners(("user",), {"user": 1})}, MachineError, "more than the quota"),
     ],
 )
-def test_what_cannot_be_done_is_refused_in_a_sentence(options: dict[str, Any], error: type[Exception], words: str) -> None:
+def test_what_cannot_be_done_is_refused_in_a_sentence(
+    options: dict[str, Any], error: type[Exception], words: str
+) -> None:
     story = log((0, 10, 10, 2), (20, 10, 10, 2))
     with pytest.raises(error, match=words):
         replay(story, options.pop("machine", processors(4)), **options)
@@ -217,7 +253,12 @@ def test_the_machine_is_what_the_header_says_or_what_the_jobs_held_at_once() -> 
 def logs(draw: st.DrawFn) -> pd.DataFrame:
     """Up to thirty jobs in a crowd on at most four cores; some overrun their request, some have none."""
     moments = st.integers(0, 60)
-    row = st.tuples(moments, st.integers(1, 40), st.one_of(st.integers(1, 60), st.just(math.nan)), st.integers(1, 4))
+    row = st.tuples(
+        moments,
+        st.integers(1, 40),
+        st.one_of(st.integers(1, 60), st.just(math.nan)),
+        st.integers(1, 4),
+    )
     rows = draw(st.lists(row, min_size=1, max_size=30))
     users = draw(st.lists(st.sampled_from("abc"), min_size=len(rows), max_size=len(rows)))
     return log(*rows, user=users)
@@ -246,12 +287,16 @@ def test_every_policy_keeps_the_laws(policy: str, predictor: str, jobs: pd.DataF
 @pytest.mark.parametrize("policy", ["gridcast", "xfactor", "sjf"])
 @given(jobs=logs())
 @CROWDS
-def test_who_has_waited_longer_than_the_bound_is_delayed_by_nobody(policy: str, predictor: str, jobs: pd.DataFrame) -> None:
+def test_who_has_waited_longer_than_the_bound_is_delayed_by_nobody(
+    policy: str, predictor: str, jobs: pd.DataFrame
+) -> None:
     bound = 15.0
     done = replay(jobs, processors(4), policy, predictor, bound=bound)
     table, cores = done.table, done.trace.cores
     limits = table["started"] + done.trace.request
-    moments = np.unique(np.concatenate([table["submitted"], table["ended"]]))  # when anything is decided at all
+    moments = np.unique(
+        np.concatenate([table["submitted"], table["ended"]])
+    )  # when anything is decided at all
     for row in np.flatnonzero(done.waits > bound):
         # From here on the job is seen to be the oldest that is overdue: whoever came before it has started.
         seen = moments[np.searchsorted(moments, table["submitted"][row] + bound, side="right")]
@@ -260,7 +305,9 @@ def test_who_has_waited_longer_than_the_bound_is_delayed_by_nobody(policy: str, 
         running[row] = False
         order = np.flatnonzero(running)[np.argsort(limits[running], kind="stable")]
         free = 4 - cores[order].sum() + np.concatenate([[0], np.cumsum(cores[order])])
-        reserved = max(since, np.concatenate([[since], limits[order]])[np.argmax(free >= cores[row])])
+        reserved = max(
+            since, np.concatenate([[since], limits[order]])[np.argmax(free >= cores[row])]
+        )
         assert table["started"][row] <= reserved
 
 
@@ -274,15 +321,24 @@ def test_first_come_first_served_keeps_the_order(jobs: pd.DataFrame) -> None:
 @pytest.mark.parametrize("predictor", ["request", "perfect"])
 @given(jobs=logs())
 @CROWDS
-def test_a_reservation_by_upper_bounds_is_never_delayed(policy: str, predictor: str, jobs: pd.DataFrame) -> None:
-    done = replay(jobs.assign(requested_walltime=jobs["requested_walltime"].fillna(100)), processors(4), policy, predictor)
+def test_a_reservation_by_upper_bounds_is_never_delayed(
+    policy: str, predictor: str, jobs: pd.DataFrame
+) -> None:
+    done = replay(
+        jobs.assign(requested_walltime=jobs["requested_walltime"].fillna(100)),
+        processors(4),
+        policy,
+        predictor,
+    )
     promised = np.isfinite(done.table["promised"])
     assert (done.table["started"][promised] <= done.table["promised"][promised]).all()
 
 
 @given(jobs=logs())
 @CROWDS
-def test_with_the_truth_known_conservative_jobs_start_when_promised_or_before(jobs: pd.DataFrame) -> None:
+def test_with_the_truth_known_conservative_jobs_start_when_promised_or_before(
+    jobs: pd.DataFrame,
+) -> None:
     # Nothing ends early then, so nothing moves: each job starts exactly when it was first promised.
     done = replay(jobs, processors(4), "conservative", "perfect", kill=False)
     asked = jobs["requested_walltime"].to_numpy()
@@ -298,10 +354,15 @@ def test_every_baseline_of_the_evaluation_is_a_predictor_of_the_replay() -> None
 
 
 @pytest.mark.parametrize("name", ["ridge", "forest", "catboost"])
-def test_a_regression_in_replay_time_is_the_baseline_of_the_evaluation_where_nothing_waits(name: str) -> None:
+def test_a_regression_in_replay_time_is_the_baseline_of_the_evaluation_where_nothing_waits(
+    name: str,
+) -> None:
     generator = np.random.default_rng(3)
     # With room for all a replay runs as the log did, so that both know the same of each job; nobody's request cuts a job short.
-    rows = [(100.0 * n, float(generator.integers(2, 150)), 2000.0, int(generator.integers(1, 3))) for n in range(400)]
+    rows = [
+        (100.0 * n, float(generator.integers(2, 150)), 2000.0, int(generator.integers(1, 3)))
+        for n in range(400)
+    ]
     jobs = log(*rows, user=[str(n % 5) for n in range(400)])
     jobs["ended_at"] = jobs["submitted_at"] + pd.to_timedelta(jobs["walltime"], unit="s")
     found = replay(jobs, processors(100), "easy", name).table["rank"]
@@ -314,11 +375,16 @@ def test_a_regression_in_replay_time_is_the_baseline_of_the_evaluation_where_not
 def test_no_prediction_moves_when_the_future_does(predictor: str) -> None:
     generator = np.random.default_rng(1)
     # A regression is fitted once a hundred jobs have ended.
-    rows = [(100 * n, float(generator.integers(1, 150)), 200.0, int(generator.integers(1, 3))) for n in range(180)]
+    rows = [
+        (100 * n, float(generator.integers(1, 150)), 200.0, int(generator.integers(1, 3)))
+        for n in range(180)
+    ]
     jobs = log(*rows, user=[str(n % 5) for n in range(180)])
     scrambled = jobs.copy()
     scrambled.loc[140:, "walltime"] = generator.permutation(scrambled.loc[140:, "walltime"])
-    before, after = (replay(frame, processors(4), "easy", predictor).table for frame in (jobs, scrambled))
+    before, after = (
+        replay(frame, processors(4), "easy", predictor).table for frame in (jobs, scrambled)
+    )
     # What job 140 and the later ones took cannot be known before job 140 is submitted.
     assert np.array_equal(before["rank"][:141], after["rank"][:141])
     if predictor != "request":
@@ -326,13 +392,19 @@ def test_no_prediction_moves_when_the_future_does(predictor: str) -> None:
 
 
 @pytest.mark.parametrize("corrector", ["request", "remaining"])
-def test_no_decision_of_the_recommended_policy_moves_when_what_has_not_ended_does(corrector: str) -> None:
+def test_no_decision_of_the_recommended_policy_moves_when_what_has_not_ended_does(
+    corrector: str,
+) -> None:
     generator = np.random.default_rng(2)
     count = 160
     lengths = generator.choice([20.0, 60.0, 300.0, 900.0], count)
-    rows = [(40.0 * n, float(lengths[n]), 1000.0, int(generator.integers(1, 4))) for n in range(count)]
+    rows = [
+        (40.0 * n, float(lengths[n]), 1000.0, int(generator.integers(1, 4))) for n in range(count)
+    ]
     jobs = log(*rows, user=[str(n % 4) for n in range(count)])
-    asking = replace(POLICIES["gridcast"], finish="mean", refresh=True)  # so that jobs outlive their predictions, and are asked about again
+    asking = replace(
+        POLICIES["gridcast"], finish="mean", refresh=True
+    )  # so that jobs outlive their predictions, and are asked about again
     before = replay(jobs, processors(4), asking, "gridcast", corrector).table
     moved = 0
     for moment in np.quantile(before["ended"], (0.2, 0.5, 0.8)):
@@ -340,7 +412,9 @@ def test_no_decision_of_the_recommended_policy_moves_when_what_has_not_ended_doe
         unknown = np.flatnonzero(before["ended"] > moment)
         # What runs at that moment still does, for any time within its request; what waits may take anything.
         ran = np.maximum(moment - before["started"][unknown], 0.0)
-        scrambled.loc[unknown, "walltime"] = ran + generator.uniform(0.01, 1.0, len(unknown)) * (1000.0 - ran)
+        scrambled.loc[unknown, "walltime"] = ran + generator.uniform(0.01, 1.0, len(unknown)) * (
+            1000.0 - ran
+        )
         after = replay(scrambled, processors(4), asking, "gridcast", corrector).table
         decided = before["started"] <= moment
         assert np.array_equal(before["started"][decided], after["started"][decided])
@@ -381,7 +455,12 @@ def real(traces: Path) -> dict[str, tuple[pd.DataFrame, Machine]]:
 
 @pytest.mark.parametrize(("name", "policy", "predictor", "corrector", "published"), PUBLISHED)
 def test_published_slowdowns_come_out_within_five_per_cent(
-    real: dict[str, tuple[pd.DataFrame, Machine]], name: str, policy: str, predictor: str, corrector: str, published: float
+    real: dict[str, tuple[pd.DataFrame, Machine]],
+    name: str,
+    policy: str,
+    predictor: str,
+    corrector: str,
+    published: float,
 ) -> None:
     jobs, machine = real[name]
     found = replay(jobs, machine, policy, predictor, corrector).row()["mean_bounded_slowdown"]

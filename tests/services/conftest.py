@@ -25,9 +25,9 @@ from models.engine.model_set import ModelSet
 from models.engine.training import train
 from models.releases import registry
 from models.releases.versions import Evidence, Version
-from services.live import Live
-from services.metrics import Metrics
-from services.serving import Serving
+from services.http.metrics import Metrics
+from services.live.active_model import Serving
+from services.live.predictor_state import Live
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120.0
@@ -53,12 +53,20 @@ class Predictor:
 
     def worker(self) -> psutil.Process:
         """The process that answers, a child of the one that was started."""
-        found = [child for child in psutil.Process(self.process.pid).children() if "_bentoml_impl.worker.service" in child.cmdline()]
+        found = [
+            child
+            for child in psutil.Process(self.process.pid).children()
+            if "_bentoml_impl.worker.service" in child.cmdline()
+        ]
         assert len(found) == 1
         return found[0]
 
     def wait_until_ready(self) -> None:
-        wait_for(lambda: _answers(self.http, "/readyz"), f"the predictor to be ready; see {self.log}", self)
+        wait_for(
+            lambda: _answers(self.http, "/readyz"),
+            f"the predictor to be ready; see {self.log}",
+            self,
+        )
 
     def stop(self, kind: signal.Signals = signal.SIGTERM) -> None:
         """End it, and wait until the processes that it started have ended by themselves."""
@@ -81,7 +89,12 @@ def _answers(http: httpx.Client, path: str) -> bool:
         return False
 
 
-def wait_for(holds: Callable[[], Any], what: str, predictor: Predictor | None = None, patience: float = PATIENCE) -> Any:
+def wait_for(
+    holds: Callable[[], Any],
+    what: str,
+    predictor: Predictor | None = None,
+    patience: float = PATIENCE,
+) -> Any:
     """What ``holds`` returns once that is true."""
     end = time.monotonic() + patience
     while time.monotonic() < end:
@@ -103,11 +116,23 @@ def free_port() -> int:
 def running(home: Path, **environment: str) -> Iterator[Predictor]:
     """A predictor on the data folder ``home``, ready, and stopped at the end."""
     port, log = free_port(), home / "predictor.log"
-    variables = environment_with({"GRIDCAST_HOME": str(home), "BENTOML_HOME": str(home / "bentoml"), **environment})
+    variables = environment_with(
+        {"GRIDCAST_HOME": str(home), "BENTOML_HOME": str(home / "bentoml"), **environment}
+    )
     variables.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, "-m", "bentoml", "serve", "services.predictor:Predictor", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "bentoml",
+        "serve",
+        "services.predictor:Predictor",
+        "--port",
+        str(port),
+    ]
     with log.open("ab") as out:
-        process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=out, stderr=out, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=variables, stdout=out, stderr=out, start_new_session=True
+        )
     predictor = Predictor(home, port, process, log, Settings(home=home))
     try:
         if "GRIDCAST_TOKENS" in environment:
@@ -128,7 +153,10 @@ def start(tmp_path: Path, metrics: Metrics, model_set: ModelSet) -> Iterator[Sta
     started: list[Live] = []
 
     def begin(url: str = "", home: str = "home", model: ModelSet | None = model_set) -> Live:
-        live = Live(Settings(home=tmp_path / home, database_url=url or f"sqlite:///{tmp_path / 'jobs.db'}"), metrics)
+        live = Live(
+            Settings(home=tmp_path / home, database_url=url or f"sqlite:///{tmp_path / 'jobs.db'}"),
+            metrics,
+        )
         live.rebuild(Serving(Forecaster(model)))
         started.append(live)
         return live
@@ -162,7 +190,11 @@ def publish(model_set: ModelSet, home: Path, promote: bool = True) -> Version:
     folder = settings.folder("tmp") / f"set-{time.monotonic_ns()}"
     model_set.save(folder)
     version = registry.publish(folder, Evidence(card="a test's model"), settings=settings)
-    return registry.promote(version.version, by="test", why="test", settings=settings) if promote else version
+    return (
+        registry.promote(version.version, by="test", why="test", settings=settings)
+        if promote
+        else version
+    )
 
 
 def new_home(folder: Path, jobs: pd.DataFrame) -> Path:
@@ -176,7 +208,9 @@ def new_home(folder: Path, jobs: pd.DataFrame) -> Path:
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory, grid_jobs: pd.DataFrame, model_set: ModelSet) -> Path:
+def home(
+    tmp_path_factory: pytest.TempPathFactory, grid_jobs: pd.DataFrame, model_set: ModelSet
+) -> Path:
     """A data folder with 1,200 finished jobs and a champion trained on them."""
     folder = new_home(tmp_path_factory.mktemp("grid"), grid_jobs.head(1200))
     publish(model_set, folder)
@@ -206,7 +240,11 @@ def as_rows(jobs: pd.DataFrame) -> list[dict[str, Any]]:
     """Jobs as JSON objects, times as ISO 8601, missing fields left out."""
     rows = jobs.astype(object).where(jobs.notna(), None).to_dict("records")
     return [
-        {str(name): value.isoformat() if isinstance(value, pd.Timestamp) else value for name, value in row.items() if value is not None}
+        {
+            str(name): value.isoformat() if isinstance(value, pd.Timestamp) else value
+            for name, value in row.items()
+            if value is not None
+        }
         for row in rows
     ]
 

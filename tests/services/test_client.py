@@ -17,7 +17,12 @@ from services.client import Gridcast, RefusedError, UnavailableError
 from tests.services.conftest import Predictor, free_port
 
 JOB = {"job_id": "1", "source": "grid", "requested_walltime": 3600.0, "requested_memory": 2e9}
-FELL_BACK = {"walltime": 3600.0, "walltime_high": 3600.0, "walltime_kill_limit": 3600.0, "peak_memory_allocation": 2e9}
+FELL_BACK = {
+    "walltime": 3600.0,
+    "walltime_high": 3600.0,
+    "walltime_kill_limit": 3600.0,
+    "peak_memory_allocation": 2e9,
+}
 FELL_BACK |= {"peak_memory": 2e9, "model_version": "request", "cold_start": True}
 
 
@@ -88,7 +93,9 @@ def nowhere() -> str:
 
 
 @pytest.mark.parametrize("way", ["slow", "drip", "busy"])
-def test_a_predictor_that_is_slow_or_busy_is_answered_for_by_the_request(fake: str, way: str) -> None:
+def test_a_predictor_that_is_slow_or_busy_is_answered_for_by_the_request(
+    fake: str, way: str
+) -> None:
     with Gridcast(f"{fake}/{way}", timeout=0.4) as client:
         (row,) = client.predict([JOB])
     assert not Fake.released.is_set()  # the server is at it still
@@ -97,10 +104,14 @@ def test_a_predictor_that_is_slow_or_busy_is_answered_for_by_the_request(fake: s
 
 
 @pytest.mark.parametrize("place", ["nowhere", "silent"])
-def test_a_predictor_that_is_down_or_never_accepts_is_answered_for_in_every_form(place: str, request: pytest.FixtureRequest) -> None:
+def test_a_predictor_that_is_down_or_never_accepts_is_answered_for_in_every_form(
+    place: str, request: pytest.FixtureRequest
+) -> None:
     with Gridcast(request.getfixturevalue(place), timeout=0.3) as client:
         (row,) = client.predict([JOB])
-        assert client.predict({name: [value] for name, value in JOB.items()}) == {name: [value] for name, value in row.items()}
+        assert client.predict({name: [value] for name, value in JOB.items()}) == {
+            name: [value] for name, value in row.items()
+        }
         assert client.predict_arrow(pa.Table.from_pylist([JOB])).to_pylist() == [row]
     assert FELL_BACK.items() <= row.items()
 
@@ -122,10 +133,17 @@ def test_a_report_that_is_never_taken_is_still_the_callers(nowhere: str) -> None
         client.report([JOB], patience=0.5)
 
 
-def test_it_gives_the_predictors_own_answer_in_every_form(predictor: Predictor, waiting: list[dict[str, Any]]) -> None:
+def test_it_gives_the_predictors_own_answer_in_every_form(
+    predictor: Predictor, waiting: list[dict[str, Any]]
+) -> None:
     ask = [{**job, "requested_memory": float("nan")} for job in waiting[:20]]
     names = sorted({name for job in ask for name in job})
-    table = pa.table({name: [None if job.get(name) != job.get(name) else job.get(name) for job in ask] for name in names})
+    table = pa.table(
+        {
+            name: [None if job.get(name) != job.get(name) else job.get(name) for job in ask]
+            for name in names
+        }
+    )
     with Gridcast(predictor.url, timeout=30) as client:
         how = {"quantiles": [0.99], "coverage": 0.8, "classes": True}
         rows = client.predict(ask, **how)
@@ -138,7 +156,9 @@ def test_it_gives_the_predictors_own_answer_in_every_form(predictor: Predictor, 
     assert all(row["walltime_class"] >= 1 for row in rows)
 
 
-def test_a_task_is_told_what_it_needs_before_any_of_its_jobs_has_run(predictor: Predictor, waiting: list[dict[str, Any]]) -> None:
+def test_a_task_is_told_what_it_needs_before_any_of_its_jobs_has_run(
+    predictor: Predictor, waiting: list[dict[str, Any]]
+) -> None:
     job = {name: value for name, value in waiting[0].items() if name != "job_id"}
     with Gridcast(predictor.url, timeout=30) as client:
         found, at_once = client.task(job, 100, at_once=10), client.task(job, 100)
@@ -149,14 +169,22 @@ def test_a_task_is_told_what_it_needs_before_any_of_its_jobs_has_run(predictor: 
             client.task({**job, "walltime": 60}, 5)
         with pytest.raises(RefusedError, match="job 0: requested_cores"):
             client.task({**job, "requested_cores": -1}, 5)
-    assert found["per_job"].items() >= {name: one[name] for name in ("walltime", "walltime_high", "walltime_class", "peak_memory")}.items()
+    assert (
+        found["per_job"].items()
+        >= {
+            name: one[name]
+            for name in ("walltime", "walltime_high", "walltime_class", "peak_memory")
+        }.items()
+    )
     assert found["scout_prediction"]["msg_type"] == "scout_prediction"
     assert found["scout_prediction"]["walltime"] >= one["walltime_allocation"]
     assert at_once["task"]["span"] <= at_once["task"]["span_late"] < found["task"]["span_late"]
     assert found["task"]["span"] > 9 * one["walltime_low"]
 
 
-def test_it_is_told_why_on_request(predictor: Predictor, waiting: list[dict[str, Any]], grid_jobs: pd.DataFrame) -> None:
+def test_it_is_told_why_on_request(
+    predictor: Predictor, waiting: list[dict[str, Any]], grid_jobs: pd.DataFrame
+) -> None:
     with Gridcast(predictor.url, timeout=60) as client:
         told = client.explain(waiting[:3])
         answered = client.predict(waiting[:3])
@@ -169,18 +197,32 @@ def test_it_is_told_why_on_request(predictor: Predictor, waiting: list[dict[str,
         assert 0 < sum(history["weight"] for history in why["walltime"]["histories"]) <= 1.001
         for past in why["walltime"]["similar"]:
             was = known.loc[past["job_id"]]
-            assert was["walltime"] == past["value"] and was["ended_at"] <= pd.Timestamp(job["submitted_at"])
-            assert all(was[name] == job[name] for name in past["alike"] if name != "input_bytes" and name in job)
+            assert was["walltime"] == past["value"] and was["ended_at"] <= pd.Timestamp(
+                job["submitted_at"]
+            )
+            assert all(
+                was[name] == job[name]
+                for name in past["alike"]
+                if name != "input_bytes" and name in job
+            )
 
 
 def test_a_refused_request_is_the_callers_to_mend(predictor: Predictor) -> None:
-    with Gridcast(predictor.url, timeout=30) as client, pytest.raises(RefusedError, match="422: job 0: requested_cores is -1"):
+    with (
+        Gridcast(predictor.url, timeout=30) as client,
+        pytest.raises(RefusedError, match="422: job 0: requested_cores is -1"),
+    ):
         client.predict([{**JOB, "requested_cores": -1}])
 
 
 def test_it_is_one_file_that_stands_alone() -> None:
     tree = ast.parse(Path(services.client.__file__).read_text())
-    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
     imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     ours = {"infra", "jobs", "models", "monitoring", "scheduling", "services", "flows"}
     assert not {name.partition(".")[0] for name in imported} & ours

@@ -89,9 +89,16 @@ class _Receive(BaseHTTPRequestHandler):
     server: Collector
 
     def do_POST(self) -> None:
-        sent = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["Content-Length"])))
+        sent = ExportTraceServiceRequest.FromString(
+            self.rfile.read(int(self.headers["Content-Length"]))
+        )
         if self.path == "/v1/traces":
-            self.server.spans += [span for each in sent.resource_spans for scope in each.scope_spans for span in scope.spans]
+            self.server.spans += [
+                span
+                for each in sent.resource_spans
+                for scope in each.scope_spans
+                for span in scope.spans
+            ]
         self.send_response(200)
         self.end_headers()
 
@@ -110,10 +117,18 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, postgres: Any, grid_jobs: pd.DataFrame, model_set: ModelSet) -> Iterator[Place]:
+def place(
+    tmp_path_factory: pytest.TempPathFactory,
+    postgres: Any,
+    grid_jobs: pd.DataFrame,
+    model_set: ModelSet,
+) -> Iterator[Place]:
     postgres.psql("CREATE DATABASE faults;")
     url = str(postgres.get_uri(database="faults"))
-    relay, collector = Relay(f"{parse_qs(urlsplit(url).query)['host'][0]}/.s.PGSQL.5432"), Collector()
+    relay, collector = (
+        Relay(f"{parse_qs(urlsplit(url).query)['host'][0]}/.s.PGSQL.5432"),
+        Collector(),
+    )
     through = f"postgresql://postgres@127.0.0.1:{relay.port}/faults"
     home = tmp_path_factory.mktemp("faults")
     engine = open_store(Settings(home=home, database_url=url).store_url)
@@ -122,7 +137,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, postgres: Any, grid_jobs: pd
     engine.dispose()
     publish(model_set, home)
     endpoint = f"http://127.0.0.1:{collector.server_port}"
-    with running(home, GRIDCAST_DATABASE_URL=through, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as predictor:
+    with running(
+        home, GRIDCAST_DATABASE_URL=through, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint
+    ) as predictor:
         yield Place(predictor, relay, collector, url)
     relay.close()
     collector.shutdown()
@@ -145,20 +162,30 @@ def test_while_the_database_is_away_predictions_go_on_and_outcomes_are_refused_u
         refused = predictor.http.post("/outcomes", json={"jobs": jobs})
         assert (refused.status_code, int(refused.headers["Retry-After"]) > 0) == (503, True)
         assert "send them again" in refused.json()["error"]
-        assert predictor.http.post("/predict", json={"jobs": waiting[:100]}).json()["rows"] == before
+        assert (
+            predictor.http.post("/predict", json={"jobs": waiting[:100]}).json()["rows"] == before
+        )
     assert model(predictor)["state"] == "degraded"
     assert 'gridcast_outcomes_total{result="refused"} 150.0' in predictor.http.get("/metrics").text
     assert predictor.http.get("/readyz").status_code == 200
 
     place.relay.whole = True
-    answer = wait_for(lambda: _taken(predictor, jobs), "the store to take outcomes again", predictor)
+    answer = wait_for(
+        lambda: _taken(predictor, jobs), "the store to take outcomes again", predictor
+    )
     assert (answer["added"], answer["unchanged"]) == (50, 0)  # nothing of the refused ones was kept
     wait_for(lambda: model(predictor)["state"] == "serving", "all to be well again", predictor)
     engine = open_store(place.store)
     assert set(read_jobs(engine)["job_id"]) >= {job["job_id"] for job in jobs}
     engine.dispose()
     # The answers given meanwhile waited to be recorded, and were.
-    wait_for(lambda: "gridcast_prediction_log_waiting_answers 0.0" in predictor.http.get("/metrics").text, "the log", predictor)
+    wait_for(
+        lambda: (
+            "gridcast_prediction_log_waiting_answers 0.0" in predictor.http.get("/metrics").text
+        ),
+        "the log",
+        predictor,
+    )
     assert 'result="dropped"' not in predictor.http.get("/metrics").text
 
 
@@ -170,11 +197,16 @@ def test_a_database_that_never_answers_keeps_no_prediction_waiting_and_a_report_
     place.relay.flow.clear()
     with ThreadPoolExecutor(1) as callers:
         report = callers.submit(predictor.http.post, "/outcomes", json={"jobs": jobs}, timeout=60)
-        assert predictor.http.post("/predict", json={"jobs": waiting[:100]}).json()["rows"] == before
+        assert (
+            predictor.http.post("/predict", json={"jobs": waiting[:100]}).json()["rows"] == before
+        )
         assert not report.done()
         refused = report.result()
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
-    assert refused.json()["error"] == "the store is busy; nothing was promised, so send the same outcomes again"
+    assert (
+        refused.json()["error"]
+        == "the store is busy; nothing was promised, so send the same outcomes again"
+    )
     place.relay.flow.set()
     wait_for(lambda: _taken(predictor, jobs), "the store to take outcomes again", predictor)
     engine = open_store(place.store)
@@ -187,12 +219,20 @@ def _taken(predictor: Predictor, jobs: Rows) -> dict[str, Any] | None:
     return response.json() if response.status_code == 200 else None
 
 
-def test_a_request_is_a_span_within_its_callers_with_its_steps_and_nothing_of_what_was_asked(place: Place, waiting: Rows) -> None:
+def test_a_request_is_a_span_within_its_callers_with_its_steps_and_nothing_of_what_was_asked(
+    place: Place, waiting: Rows
+) -> None:
     trace, span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
     named = {"traceparent": f"00-{trace}-{span}-01", "X-Request-ID": "traced-1"}
     jobs = [waiting[0] | {"user": "zaphod-the-secret"}, waiting[1]]
-    assert place.predictor.http.post("/predict", json={"jobs": jobs}, headers=named).status_code == 200
-    refused = place.predictor.http.post("/predict", json={"jobs": [jobs[0] | {"site": "heart-of-gold", "events": -1}]}, headers=named)
+    assert (
+        place.predictor.http.post("/predict", json={"jobs": jobs}, headers=named).status_code == 200
+    )
+    refused = place.predictor.http.post(
+        "/predict",
+        json={"jobs": [jobs[0] | {"site": "heart-of-gold", "events": -1}]},
+        headers=named,
+    )
     assert refused.status_code == 422
 
     def received() -> list[Any] | None:
@@ -200,25 +240,45 @@ def test_a_request_is_a_span_within_its_callers_with_its_steps_and_nothing_of_wh
         return ours if sum(each.name == "POST /predict" for each in ours) == 2 else None
 
     spans = wait_for(received, "the spans", place.predictor)
-    answered, turned_away = sorted((each for each in spans if each.name == "POST /predict"), key=lambda each: each.start_time_unix_nano)
+    answered, turned_away = sorted(
+        (each for each in spans if each.name == "POST /predict"),
+        key=lambda each: each.start_time_unix_nano,
+    )
     assert answered.parent_span_id.hex() == turned_away.parent_span_id.hex() == span
-    told = {each.key: each.value.string_value or each.value.int_value for each in answered.attributes}
+    told = {
+        each.key: each.value.string_value or each.value.int_value for each in answered.attributes
+    }
     assert told["http.response.status_code"] == 200
-    assert (told["gridcast.jobs"], told["gridcast.door"], told["gridcast.request_id"]) == (2, "json", "traced-1")
+    assert (told["gridcast.jobs"], told["gridcast.door"], told["gridcast.request_id"]) == (
+        2,
+        "json",
+        "traced-1",
+    )
     steps = [each for each in spans if each.parent_span_id == answered.span_id]
     assert sorted(each.name for each in steps) == ["predict", "read", "write"]
-    assert all(answered.start_time_unix_nano <= each.start_time_unix_nano <= each.end_time_unix_nano for each in steps)
+    assert all(
+        answered.start_time_unix_nano <= each.start_time_unix_nano <= each.end_time_unix_nano
+        for each in steps
+    )
     for secret in ("zaphod", "heart-of-gold", waiting[1]["user"]):
         assert f'"{secret}' not in str(place.collector.spans)
 
 
-def test_the_age_of_model_and_history_is_told_and_an_old_model_is_called_stale(place: Place, grid_jobs: pd.DataFrame) -> None:
+def test_the_age_of_model_and_history_is_told_and_an_old_model_is_called_stale(
+    place: Place, grid_jobs: pd.DataFrame
+) -> None:
     told = model(place.predictor)
     until = pd.Timestamp(told["trained_until"])
     assert until <= pd.Timestamp(told["history"]["newest_ended_at"]) <= grid_jobs["ended_at"].max()
     assert told["stale"] == (pd.Timestamp.now("UTC") - until > pd.Timedelta("30d"))
-    metrics = dict(line.rsplit(" ", 1) for line in place.predictor.http.get("/metrics").text.splitlines() if line[0] != "#")
-    assert float(metrics["gridcast_model_trained_timestamp_seconds"]) == pytest.approx(until.timestamp(), abs=1)
+    metrics = dict(
+        line.rsplit(" ", 1)
+        for line in place.predictor.http.get("/metrics").text.splitlines()
+        if line[0] != "#"
+    )
+    assert float(metrics["gridcast_model_trained_timestamp_seconds"]) == pytest.approx(
+        until.timestamp(), abs=1
+    )
 
 
 def test_a_writer_that_holds_the_store_is_waited_for(predictor: Predictor, finished: Rows) -> None:
@@ -226,7 +286,9 @@ def test_a_writer_that_holds_the_store_is_waited_for(predictor: Predictor, finis
     other = sqlite3.connect(predictor.settings.folder("store") / "jobs.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     answers: list[Any] = []
-    report = threading.Thread(target=lambda: answers.append(predictor.http.post("/outcomes", json={"jobs": jobs})))
+    report = threading.Thread(
+        target=lambda: answers.append(predictor.http.post("/outcomes", json={"jobs": jobs}))
+    )
     report.start()
     time.sleep(1)
     assert not answers
@@ -237,15 +299,23 @@ def test_a_writer_that_holds_the_store_is_waited_for(predictor: Predictor, finis
     assert set(stored(predictor)["job_id"]) >= {job["job_id"] for job in jobs}
 
 
-def test_an_address_in_a_field_is_a_name_and_nobody_is_called(predictor: Predictor, waiting: Rows, finished: Rows) -> None:
+def test_an_address_in_a_field_is_a_name_and_nobody_is_called(
+    predictor: Predictor, waiting: Rows, finished: Rows
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0.5)
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/called"
-        fields = dict.fromkeys(("user", "group", "project", "program", "queue", "site", "job_name", "task_id"), address)
-        assert predictor.http.post("/predict", json={"jobs": [waiting[0] | fields]}).status_code == 200
+        fields = dict.fromkeys(
+            ("user", "group", "project", "program", "queue", "site", "job_name", "task_id"), address
+        )
+        assert (
+            predictor.http.post("/predict", json={"jobs": [waiting[0] | fields]}).status_code == 200
+        )
         ended = finished[0] | fields | {"job_id": address, "host": address}
         assert predictor.http.post("/outcomes", json={"jobs": [ended]}).json()["added"] == 1
-        assert predictor.http.post("/predict", json={"jobs": [waiting[0] | fields]}).status_code == 200
+        assert (
+            predictor.http.post("/predict", json={"jobs": [waiting[0] | fields]}).status_code == 200
+        )
         with pytest.raises(TimeoutError):
             listener.accept()
 
@@ -253,17 +323,29 @@ def test_an_address_in_a_field_is_a_name_and_nobody_is_called(predictor: Predict
 def test_nothing_listens_but_on_this_machine(predictor: Predictor) -> None:
     starter = psutil.Process(predictor.process.pid)
     family = [starter, *starter.children(recursive=True)]
-    heard = {each.laddr for one in family for each in one.net_connections("inet") if each.status == psutil.CONN_LISTEN}
+    heard = {
+        each.laddr
+        for one in family
+        for each in one.net_connections("inet")
+        if each.status == psutil.CONN_LISTEN
+    }
     assert predictor.port in {port for _, port in heard}
     assert {host for host, _ in heard} == {"127.0.0.1"}
 
 
-def test_a_registry_that_never_answers_keeps_no_caller_waiting(home: Path, predictor: Predictor, waiting: Rows) -> None:
+def test_a_registry_that_never_answers_keeps_no_caller_waiting(
+    home: Path, predictor: Predictor, waiting: Rows
+) -> None:
     expected = predictor.http.post("/predict", json={"jobs": waiting[:20]}).json()["rows"]
     silent = socket.create_server(("127.0.0.1", 0))
-    with silent, running(home, GRIDCAST_MLFLOW_URL=f"http://127.0.0.1:{silent.getsockname()[1]}") as other:
+    with (
+        silent,
+        running(home, GRIDCAST_MLFLOW_URL=f"http://127.0.0.1:{silent.getsockname()[1]}") as other,
+    ):
         # Nobody waits for what the registry may say: the last champion of this data folder answers.
         answers = [other.http.post("/predict", json={"jobs": waiting[:20]}) for _ in range(20)]
         assert {answer.status_code for answer in answers} == {200}
-        assert [row["model_version"] for row in answers[0].json()["rows"]] == [row["model_version"] for row in expected]
+        assert [row["model_version"] for row in answers[0].json()["rows"]] == [
+            row["model_version"] for row in expected
+        ]
         assert "registry" in model(other)["troubles"]

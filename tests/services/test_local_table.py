@@ -23,13 +23,38 @@ NOW = datetime(2026, 3, 20, tzinfo=UTC)
 def jobs(source: str = "site") -> pd.DataFrame:
     """Three users' jobs of the days before NOW, one program with a bar and a tab in its name; the last month's are others."""
     rows = [
-        {"job_id": f"{user}{number}", "source": source, "user": user, "job_name": name, "queue": "short", "site": source}
-        | {"requested_walltime": 3600.0 if number % 2 else None, "requested_cores": 1.0, "walltime": seconds + number % 3}
-        | {"submitted_at": pd.Timestamp(NOW) - pd.Timedelta(hours=40 - number), "status": "completed"}
-        for user, name, seconds in (("ann", "re|co\tx", 600.0), ("bob", "sim", 60.0), ("zoë", "sim", 6000.0))
+        {
+            "job_id": f"{user}{number}",
+            "source": source,
+            "user": user,
+            "job_name": name,
+            "queue": "short",
+            "site": source,
+        }
+        | {
+            "requested_walltime": 3600.0 if number % 2 else None,
+            "requested_cores": 1.0,
+            "walltime": seconds + number % 3,
+        }
+        | {
+            "submitted_at": pd.Timestamp(NOW) - pd.Timedelta(hours=40 - number),
+            "status": "completed",
+        }
+        for user, name, seconds in (
+            ("ann", "re|co\tx", 600.0),
+            ("bob", "sim", 60.0),
+            ("zoë", "sim", 6000.0),
+        )
         for number in range(30)
     ]
-    old = [rows[0] | {"job_id": "old", "user": "gone", "submitted_at": pd.Timestamp(NOW) - pd.Timedelta(days=40)}]
+    old = [
+        rows[0]
+        | {
+            "job_id": "old",
+            "user": "gone",
+            "submitted_at": pd.Timestamp(NOW) - pd.Timedelta(days=40),
+        }
+    ]
     frame = conform(pd.DataFrame([*old, *rows]))
     return fill_in(frame.assign(started_at=frame["submitted_at"]))
 
@@ -41,10 +66,14 @@ class Asked:
         self.forecaster = forecaster
         self.rows: list[dict[str, Any]] = []
 
-    def predict(self, rows: list[dict[str, Any]], quantiles: Any = (), keep: bool = True) -> list[dict[str, Any]]:
+    def predict(
+        self, rows: list[dict[str, Any]], quantiles: Any = (), keep: bool = True
+    ) -> list[dict[str, Any]]:
         assert not keep, "kinds of job are only thought of"
         self.rows += rows
-        return self.forecaster.predict(conform(pd.DataFrame(rows)).assign(submitted_at=pd.Timestamp(NOW))).to_dict("records")
+        return self.forecaster.predict(
+            conform(pd.DataFrame(rows)).assign(submitted_at=pd.Timestamp(NOW))
+        ).to_dict("records")
 
 
 @pytest.fixture
@@ -59,17 +88,30 @@ def asked(sqlite_store: Any) -> Any:
 def read(file: Path) -> tuple[list[str], dict[str, dict[str, str]]]:
     head, columns, *lines = file.read_text(encoding="utf-8").splitlines()
     return head.split("\t"), {
-        cells[0]: dict(zip(columns.split("\t"), cells, strict=True)) for cells in (line.split("\t") for line in lines)
+        cells[0]: dict(zip(columns.split("\t"), cells, strict=True))
+        for cells in (line.split("\t") for line in lines)
     }
 
 
-def test_each_kind_of_job_has_a_row_and_so_has_each_wider_key(sqlite_store: Any, asked: Any, tmp_path: Path) -> None:
+def test_each_kind_of_job_has_a_row_and_so_has_each_wider_key(
+    sqlite_store: Any, asked: Any, tmp_path: Path
+) -> None:
     written = write_table(sqlite_store, asked, tmp_path / "table.tsv", now=NOW)
     head, rows = read(written.file)
-    assert head == ["gridcast-table 1", "1773964800", "2026-03-20T00:00:00Z", "none", str(len(rows))]
+    assert head == [
+        "gridcast-table 1",
+        "1773964800",
+        "2026-03-20T00:00:00Z",
+        "none",
+        str(len(rows)),
+    ]
     users = {"ann": "re%7Cco%09x", "bob": "sim", "zoë": "sim"}
     assert set(rows) == {
-        *(f"job|{user}|{name}|-|short|{minutes}|1" for user, name in users.items() for minutes in ("-", "60")),
+        *(
+            f"job|{user}|{name}|-|short|{minutes}|1"
+            for user, name in users.items()
+            for minutes in ("-", "60")
+        ),
         *(f"program|{user}|{name}" for user, name in users.items()),
         *(f"user|{user}" for user in users),
         *("any|re%7Cco%09x", "any|sim", "all"),
@@ -79,12 +121,20 @@ def test_each_kind_of_job_has_a_row_and_so_has_each_wider_key(sqlite_store: Any,
     assert 60 <= float(rows["user|bob"]["walltime"]) <= 62
     assert rows["job|bob|sim|-|short|60|1"]["longest"] == "62" and rows["all"]["longest"] == "6002"
     assert rows["all"]["jobs"] == "90" and rows["user|bob"]["new"] == "0"
-    assert "gridcast_table_written_timestamp_seconds 1773964800" in written.file.with_suffix(".prom").read_text()
-    assert any(row.get("user") == "bob" and not {"job_name", "requested_walltime"} & set(row) for row in asked.rows)
+    assert (
+        "gridcast_table_written_timestamp_seconds 1773964800"
+        in written.file.with_suffix(".prom").read_text()
+    )
+    assert any(
+        row.get("user") == "bob" and not {"job_name", "requested_walltime"} & set(row)
+        for row in asked.rows
+    )
     assert any(row.get("job_name") == "sim" and "user" not in row for row in asked.rows)
 
 
-def test_without_a_predictor_the_old_table_stands(sqlite_store: Any, asked: Any, tmp_path: Path) -> None:
+def test_without_a_predictor_the_old_table_stands(
+    sqlite_store: Any, asked: Any, tmp_path: Path
+) -> None:
     file = write_table(sqlite_store, asked, tmp_path / "table.tsv", now=NOW).file
     before = file.read_bytes()
     with (
@@ -103,7 +153,9 @@ def test_of_several_sources_one_is_named(sqlite_store: Any, asked: Any, tmp_path
         add_jobs(connection, jobs("other"))
     with pytest.raises(InputError, match="the store has jobs of other, site"):
         write_table(sqlite_store, asked, tmp_path / "table.tsv", now=NOW)
-    assert write_table(sqlite_store, asked, tmp_path / "table.tsv", source="other", now=NOW).jobs == 90
+    assert (
+        write_table(sqlite_store, asked, tmp_path / "table.tsv", source="other", now=NOW).jobs == 90
+    )
 
 
 def test_an_empty_store_gives_an_empty_table(sqlite_store: Any, tmp_path: Path) -> None:

@@ -11,13 +11,15 @@ import pyarrow as pa
 import pytest
 
 from jobs.schema import COLUMNS
-from services.bodies import ARROW_TYPE, JSON_TYPE
+from services.http.bodies import ARROW_TYPE, JSON_TYPE
 from tests.services.conftest import Predictor, stored, wait_for
 
 Rows = list[dict[str, Any]]
 
 
-def post(predictor: Predictor, path: str, body: object, kind: str = JSON_TYPE, **query: Any) -> httpx.Response:
+def post(
+    predictor: Predictor, path: str, body: object, kind: str = JSON_TYPE, **query: Any
+) -> httpx.Response:
     content = body if isinstance(body, bytes) else orjson.dumps(body)
     return predictor.http.post(path, content=content, headers={"Content-Type": kind}, params=query)
 
@@ -25,9 +27,13 @@ def post(predictor: Predictor, path: str, body: object, kind: str = JSON_TYPE, *
 def arrow(rows: Rows) -> bytes:
     names = sorted({name for row in rows for name in row})
     table = pa.table({name: [row.get(name) for row in rows] for name in names})
-    times = [name for name in ("submitted_at", "started_at", "ended_at") if name in table.column_names]
+    times = [
+        name for name in ("submitted_at", "started_at", "ended_at") if name in table.column_names
+    ]
     for name in times:
-        table = table.set_column(table.schema.get_field_index(name), name, table[name].cast(pa.timestamp("us", "UTC")))
+        table = table.set_column(
+            table.schema.get_field_index(name), name, table[name].cast(pa.timestamp("us", "UTC"))
+        )
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table)
@@ -39,7 +45,9 @@ def read_arrow(response: httpx.Response) -> pa.Table:
         return stream.read_all()
 
 
-def test_a_job_is_answered_with_values_ranges_and_who_answered(predictor: Predictor, waiting: Rows) -> None:
+def test_a_job_is_answered_with_values_ranges_and_who_answered(
+    predictor: Predictor, waiting: Rows
+) -> None:
     answer = post(predictor, "/predict", {"jobs": waiting[:3]}).json()
     assert [row["job_id"] for row in answer["rows"]] == [job["job_id"] for job in waiting[:3]]
     for row in answer["rows"]:
@@ -48,7 +56,12 @@ def test_a_job_is_answered_with_values_ranges_and_who_answered(predictor: Predic
             assert row[f"{target}_high"] <= row[f"{target}_kill_limit"]
             assert row[target] > 0 and row[f"{target}_mean"] > 0 and row[f"{target}_sd"] >= 0
         assert row["walltime_high"] <= row["walltime_allocation"] <= row["walltime_kill_limit"]
-        assert 0 < row["peak_memory_allocation"] <= row["peak_memory_allocation_2"] <= row["peak_memory_allocation_3"]
+        assert (
+            0
+            < row["peak_memory_allocation"]
+            <= row["peak_memory_allocation_2"]
+            <= row["peak_memory_allocation_3"]
+        )
         assert 0 <= row["peak_memory_risk"] < 0.5
         assert row["model_version"] == answer["model_version"] == "gridcast-1"
         assert row["cold_start"] is False
@@ -58,23 +71,52 @@ def test_rows_columns_and_arrow_give_equal_answers(predictor: Predictor, waiting
     names = sorted({name for job in waiting for name in job})
     options = {"quantiles": [0.5, 0.99], "coverage": 0.8, "classes": True}
     rows = post(predictor, "/predict", {"jobs": waiting, **options}).json()
-    columns = post(predictor, "/predict", {"columns": {name: [job.get(name) for job in waiting] for name in names}, **options}).json()
-    table = read_arrow(post(predictor, "/predict", arrow(waiting), ARROW_TYPE, quantiles="0.5,0.99", coverage=0.8, classes="true"))
+    columns = post(
+        predictor,
+        "/predict",
+        {"columns": {name: [job.get(name) for job in waiting] for name in names}, **options},
+    ).json()
+    table = read_arrow(
+        post(
+            predictor,
+            "/predict",
+            arrow(waiting),
+            ARROW_TYPE,
+            quantiles="0.5,0.99",
+            coverage=0.8,
+            classes="true",
+        )
+    )
     assert len(rows["rows"]) == len(waiting)
     assert {"walltime_q0.5", "walltime_q0.99", "walltime_low"} <= set(rows["rows"][0])
     assert {row["walltime_class"] for row in rows["rows"]} <= {1, 2, 3, 4, 5}
     assert all(0.2 <= row["walltime_class_probability"] <= 1 for row in rows["rows"])
-    assert columns["columns"] == {name: [row[name] for row in rows["rows"]] for name in rows["rows"][0]}
+    assert columns["columns"] == {
+        name: [row[name] for row in rows["rows"]] for name in rows["rows"][0]
+    }
     for by_arrow, by_json in zip(table.to_pylist(), rows["rows"], strict=True):
         assert by_arrow == by_json
 
 
-def test_what_to_set_aside_and_where_to_stop_a_job_stay_within_its_request(predictor: Predictor, waiting: Rows) -> None:
-    for row, job in zip(post(predictor, "/predict", {"jobs": waiting, "coverage": 0.5}).json()["rows"], waiting, strict=True):
-        assert row["walltime_high"] <= row["walltime_allocation"] <= row["walltime_kill_limit"] <= job.get("requested_walltime", 1e9)
+def test_what_to_set_aside_and_where_to_stop_a_job_stay_within_its_request(
+    predictor: Predictor, waiting: Rows
+) -> None:
+    for row, job in zip(
+        post(predictor, "/predict", {"jobs": waiting, "coverage": 0.5}).json()["rows"],
+        waiting,
+        strict=True,
+    ):
+        assert (
+            row["walltime_high"]
+            <= row["walltime_allocation"]
+            <= row["walltime_kill_limit"]
+            <= job.get("requested_walltime", 1e9)
+        )
 
 
-def test_a_narrower_coverage_gives_a_narrower_range_and_ninety_percent_is_the_default(predictor: Predictor, waiting: Rows) -> None:
+def test_a_narrower_coverage_gives_a_narrower_range_and_ninety_percent_is_the_default(
+    predictor: Predictor, waiting: Rows
+) -> None:
     def width(**options: Any) -> float:
         answer = post(predictor, "/predict", {"jobs": waiting, **options}).json()
         assert "walltime_q0.25" not in answer["rows"][0]
@@ -83,7 +125,9 @@ def test_a_narrower_coverage_gives_a_narrower_range_and_ninety_percent_is_the_de
     assert width(coverage=0.5) < width() == width(coverage=0.9) < width(coverage=0.98)
 
 
-def test_an_unknown_user_site_and_program_get_a_wider_range_and_a_flag(predictor: Predictor, waiting: Rows) -> None:
+def test_an_unknown_user_site_and_program_get_a_wider_range_and_a_flag(
+    predictor: Predictor, waiting: Rows
+) -> None:
     known = waiting[0]
     strange = known | {
         "job_id": "strange",
@@ -96,10 +140,15 @@ def test_an_unknown_user_site_and_program_get_a_wider_range_and_a_flag(predictor
     }
     first, second = post(predictor, "/predict", {"jobs": [known, strange]}).json()["rows"]
     assert (first["cold_start"], second["cold_start"]) == (False, True)
-    assert second["walltime_high"] / second["walltime_low"] > first["walltime_high"] / first["walltime_low"]
+    assert (
+        second["walltime_high"] / second["walltime_low"]
+        > first["walltime_high"] / first["walltime_low"]
+    )
 
 
-def test_the_outcome_of_a_job_that_is_asked_about_changes_nothing(predictor: Predictor, waiting: Rows, finished: Rows) -> None:
+def test_the_outcome_of_a_job_that_is_asked_about_changes_nothing(
+    predictor: Predictor, waiting: Rows, finished: Rows
+) -> None:
     plain = post(predictor, "/predict", {"jobs": waiting[:50]}).json()
     leaking = post(predictor, "/predict", {"jobs": finished[:50]}).json()
     assert leaking["rows"] == plain["rows"]
@@ -120,9 +169,24 @@ def test_no_jobs_are_answered_by_no_predictions(predictor: Predictor, body: dict
         (b"{", JSON_TYPE, 400, "not JSON"),
         (b"[" * 1_000_000, JSON_TYPE, 400, "not JSON"),
         ({"jobs": [{"job_id": "1"}]}, JSON_TYPE, 422, "job 0: source is missing"),
-        ({"jobs": [{"job_id": "1", "source": "x", "requested_cores": -3}]}, JSON_TYPE, 422, "job 0: requested_cores is -3"),
-        ({"jobs": [{"job_id": "1", "source": "x", "nope": 1}]}, JSON_TYPE, 422, "job 0: there is no field 'nope'"),
-        ({"columns": {"job_id": ["1"], "submitted_at": ["2026-01-01"]}}, JSON_TYPE, 422, "the column source is missing"),
+        (
+            {"jobs": [{"job_id": "1", "source": "x", "requested_cores": -3}]},
+            JSON_TYPE,
+            422,
+            "job 0: requested_cores is -3",
+        ),
+        (
+            {"jobs": [{"job_id": "1", "source": "x", "nope": 1}]},
+            JSON_TYPE,
+            422,
+            "job 0: there is no field 'nope'",
+        ),
+        (
+            {"columns": {"job_id": ["1"], "submitted_at": ["2026-01-01"]}},
+            JSON_TYPE,
+            422,
+            "the column source is missing",
+        ),
         ({"jobs": [{}] * 100_001}, JSON_TYPE, 413, "more than 100000 jobs"),
         (b" " * (33 * 2**20), JSON_TYPE, 413, "larger than 32 MiB"),
         ({"jobs": []}, "text/plain", 415, "content type"),
@@ -131,17 +195,23 @@ def test_no_jobs_are_answered_by_no_predictions(predictor: Predictor, body: dict
         (b"nonsense", ARROW_TYPE, 400, "not a valid Arrow stream"),
     ],
 )
-def test_a_bad_request_is_refused_with_one_sentence(predictor: Predictor, body: object, kind: str, status: int, sentence: str) -> None:
+def test_a_bad_request_is_refused_with_one_sentence(
+    predictor: Predictor, body: object, kind: str, status: int, sentence: str
+) -> None:
     for path in ("/predict", "/outcomes"):
         response = post(predictor, path, body, kind)
         if path == "/outcomes" and "job 0" in sentence and "nope" not in sentence:
-            assert response.json()["rejected"][0]["index"] == 0  # a bad finished job is rejected by itself
+            assert (
+                response.json()["rejected"][0]["index"] == 0
+            )  # a bad finished job is rejected by itself
             continue
         assert response.status_code == status
         assert sentence in response.json()["error"]
 
 
-def test_a_hundred_megabytes_whose_size_is_not_told_are_refused_before_they_are_all_read(predictor: Predictor) -> None:
+def test_a_hundred_megabytes_whose_size_is_not_told_are_refused_before_they_are_all_read(
+    predictor: Predictor,
+) -> None:
     sent = 0
 
     def endless() -> Iterator[bytes]:
@@ -152,13 +222,20 @@ def test_a_hundred_megabytes_whose_size_is_not_told_are_refused_before_they_are_
 
     before = predictor.worker().memory_info().rss
     with contextlib.suppress(httpx.WriteError):  # refused and closed while we were still sending
-        assert predictor.http.post("/predict", content=endless(), headers={"Content-Type": JSON_TYPE}).status_code == 413
+        assert (
+            predictor.http.post(
+                "/predict", content=endless(), headers={"Content-Type": JSON_TYPE}
+            ).status_code
+            == 413
+        )
     assert sent < 50 * 2**20
     assert predictor.worker().memory_info().rss - before < 100 * 2**20
 
 
 def test_compressed_bodies_are_refused(predictor: Predictor) -> None:
-    response = predictor.http.post("/predict", content=b"x", headers={"Content-Type": JSON_TYPE, "Content-Encoding": "gzip"})
+    response = predictor.http.post(
+        "/predict", content=b"x", headers={"Content-Type": JSON_TYPE, "Content-Encoding": "gzip"}
+    )
     assert response.status_code == 415
 
 
@@ -173,7 +250,9 @@ def test_mutated_streams_never_break_the_worker(predictor: Predictor, waiting: R
     assert predictor.worker().pid == worker
 
 
-def test_finished_jobs_are_stored_before_yes_and_change_the_next_answer(predictor: Predictor, waiting: Rows, finished: Rows) -> None:
+def test_finished_jobs_are_stored_before_yes_and_change_the_next_answer(
+    predictor: Predictor, waiting: Rows, finished: Rows
+) -> None:
     new = [
         job | {"job_id": f"new-{place}", "user": "newcomer", "program": "fresh", "walltime": 777.0}
         for place, job in enumerate(finished[:12])
@@ -193,9 +272,13 @@ def test_finished_jobs_are_stored_before_yes_and_change_the_next_answer(predicto
     assert after == post(predictor, "/predict", ask).json()["rows"][0]
 
 
-def test_impossible_outcomes_are_named_and_the_others_kept(predictor: Predictor, finished: Rows) -> None:
+def test_impossible_outcomes_are_named_and_the_others_kept(
+    predictor: Predictor, finished: Rows
+) -> None:
     good = finished[20] | {"job_id": "good"}
-    answer = post(predictor, "/outcomes", {"jobs": [good | {"walltime": -1}, good, {"job_id": "odd"}]}).json()
+    answer = post(
+        predictor, "/outcomes", {"jobs": [good | {"walltime": -1}, good, {"job_id": "odd"}]}
+    ).json()
     assert answer["added"] == 1
     assert [each["index"] for each in answer["rejected"]] == [0, 2]
     assert answer["rejected"][0]["reason"].startswith("walltime is -1")
@@ -203,7 +286,13 @@ def test_impossible_outcomes_are_named_and_the_others_kept(predictor: Predictor,
 
 def test_candidates_are_ranked_alike_by_both_doors(predictor: Predictor, finished: Rows) -> None:
     sites = list(dict.fromkeys(job["site"] for job in finished))[:3]
-    jobs = [{"job_id": "a", "user": finished[0]["user"], "candidates": [{"site": site} for site in sites]}]
+    jobs = [
+        {
+            "job_id": "a",
+            "user": finished[0]["user"],
+            "candidates": [{"site": site} for site in sites],
+        }
+    ]
     told = predictor.http.post("/rank", json={"jobs": jobs})
     assert told.status_code == 200, told.text
     rows = told.json()["rows"]
@@ -225,7 +314,9 @@ def test_the_model_endpoint_tells_what_answers_and_on_what_history(predictor: Pr
     assert model["history"]["jobs"] >= 1200
 
 
-def test_liveness_readiness_documents_and_page_answer_without_the_network(predictor: Predictor) -> None:
+def test_liveness_readiness_documents_and_page_answer_without_the_network(
+    predictor: Predictor,
+) -> None:
     for path in ("/livez", "/readyz", "/model", "/metrics", "/docs.json", "/openapi.json", "/"):
         assert predictor.http.get(path).status_code == 200, path
     page = predictor.http.get("/").text
@@ -237,17 +328,26 @@ def test_liveness_readiness_documents_and_page_answer_without_the_network(predic
     assert set(document["components"]["schemas"]["JobToPredict"]["properties"]) == set(COLUMNS)
 
 
-def test_metrics_count_what_was_asked_and_name_no_job_or_user(predictor: Predictor, waiting: Rows) -> None:
+def test_metrics_count_what_was_asked_and_name_no_job_or_user(
+    predictor: Predictor, waiting: Rows
+) -> None:
     post(predictor, "/predict", {"jobs": waiting[:5]})
     predictor.http.get("/no-such-page")
     text = predictor.http.get("/metrics").text
-    for name in ("gridcast_requests_total", "gridcast_jobs_total", "gridcast_request_duration_seconds_bucket", "gridcast_history_jobs"):
+    for name in (
+        "gridcast_requests_total",
+        "gridcast_jobs_total",
+        "gridcast_request_duration_seconds_bucket",
+        "gridcast_history_jobs",
+    ):
         assert name in text
     for private in (*{job["user"] for job in waiting}, waiting[0]["job_id"], "no-such-page"):
         assert f'"{private}"' not in text
 
 
-def test_every_answer_is_recorded_for_joining_with_its_outcome(predictor: Predictor, waiting: Rows) -> None:
+def test_every_answer_is_recorded_for_joining_with_its_outcome(
+    predictor: Predictor, waiting: Rows
+) -> None:
     from jobs.store import open_store, read_predictions
 
     ask = [job | {"job_id": f"logged-{place}"} for place, job in enumerate(waiting[:10])]
@@ -264,35 +364,53 @@ def test_every_answer_is_recorded_for_joining_with_its_outcome(predictor: Predic
     for each in answer["rows"]:
         logged = rows[each["job_id"], "walltime"]
         assert logged["point"] == each["walltime"]
-        assert logged["low"] <= each["walltime_low"]  # the log holds the 90 % range, whatever was asked for
+        assert (
+            logged["low"] <= each["walltime_low"]
+        )  # the log holds the 90 % range, whatever was asked for
         assert logged["model_version"] == "gridcast-1"
         assert logged["known_revision"] >= 1  # what the history held by then
 
 
 def test_a_foreign_host_or_origin_is_refused(predictor: Predictor) -> None:
     assert predictor.http.get("/model", headers={"Host": "evil.example"}).status_code == 400
-    assert predictor.http.get("/model", headers={"Origin": "https://evil.example"}).status_code == 403
+    assert (
+        predictor.http.get("/model", headers={"Origin": "https://evil.example"}).status_code == 403
+    )
     assert predictor.http.get("/model", headers={"Origin": predictor.url}).status_code == 200
 
 
 def test_what_is_asked_stays_out_of_the_log(predictor: Predictor, waiting: Rows) -> None:
     post(predictor, "/predict", {"jobs": [waiting[0] | {"user": "zaphod-the-secret"}]})
-    post(predictor, "/predict", {"jobs": [waiting[0] | {"user": "zaphod-the-secret", "events": -1}]})
+    post(
+        predictor, "/predict", {"jobs": [waiting[0] | {"user": "zaphod-the-secret", "events": -1}]}
+    )
     post(predictor, "/outcomes", {"jobs": [waiting[0] | {"user": "zaphod-the-secret"}]})
     assert "zaphod" not in predictor.log.read_text()
 
 
-def test_a_refused_request_is_told_of_in_the_log_under_the_id_that_its_caller_got(predictor: Predictor, waiting: Rows) -> None:
+def test_a_refused_request_is_told_of_in_the_log_under_the_id_that_its_caller_got(
+    predictor: Predictor, waiting: Rows
+) -> None:
     named = {"Content-Type": JSON_TYPE, "X-Request-ID": "broker-7.42"}
-    response = predictor.http.post("/predict", content=orjson.dumps({"jobs": [waiting[0] | {"events": -1}]}), headers=named)
+    response = predictor.http.post(
+        "/predict", content=orjson.dumps({"jobs": [waiting[0] | {"events": -1}]}), headers=named
+    )
     assert (response.status_code, response.headers["X-Request-ID"]) == (422, "broker-7.42")
     line = next(line for line in predictor.log.read_text().splitlines() if "broker-7.42" in line)
     told = orjson.loads(line[line.index("{") : line.rindex("}") + 1])
     assert told.pop("ms") > 0
-    assert told == {"request_id": "broker-7.42", "endpoint": "predict", "door": "json", "status": 422, "jobs": 0}
+    assert told == {
+        "request_id": "broker-7.42",
+        "endpoint": "predict",
+        "door": "json",
+        "status": 422,
+        "jobs": 0,
+    }
 
 
-def test_many_callers_at_once_get_the_answers_that_one_would(predictor: Predictor, waiting: Rows) -> None:
+def test_many_callers_at_once_get_the_answers_that_one_would(
+    predictor: Predictor, waiting: Rows
+) -> None:
     parts = [waiting[place : place + 40] for place in range(0, 400, 40)]
     alone = [post(predictor, "/predict", {"jobs": part}).json()["rows"] for part in parts]
     together: list[Any] = [None] * len(parts)

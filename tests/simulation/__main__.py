@@ -20,7 +20,9 @@ from infra.settings import prepare_environment
 
 def main() -> None:
     """Live through as many worlds as asked for; ends with 1 at the first that breaks."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("seeds", type=int, help="how many")
     parser.add_argument("--from", type=int, default=0, dest="first")
     options = parser.parse_args()
@@ -32,7 +34,9 @@ def main() -> None:
     with universe() as world_of:
         for seed in range(options.first, options.first + options.seeds):
             thrown += world_of(seed).dice.thrown
-    print(f"{options.seeds} worlds held in {time.monotonic() - started:.0f} s through {thrown.total()} faults:")
+    print(
+        f"{options.seeds} worlds held in {time.monotonic() - started:.0f} s through {thrown.total()} faults:"
+    )
     for what, times in thrown.most_common():
         print(f"{times:6d}  {what}")
 

@@ -56,7 +56,9 @@ class Dice:
             self.thrown[f"{what} failed"] += 1
             raise failure()
 
-    def around(self, what: str, effect: Callable[..., Any], failure: Callable[[], Exception]) -> Callable[..., Any]:
+    def around(
+        self, what: str, effect: Callable[..., Any], failure: Callable[[], Exception]
+    ) -> Callable[..., Any]:
         """``effect`` that may not happen, or happen without anyone hearing of it."""
 
         def thrown(*args: Any, **kwargs: Any) -> Any:
@@ -85,10 +87,28 @@ def faults(dice: Dice) -> Iterator[None]:
     with ExitStack() as stack:
         event.listen(Engine, "before_cursor_execute", on_statement)
         stack.callback(event.remove, Engine, "before_cursor_execute", on_statement)
-        stack.enter_context(patch.object(DefaultDialect, "do_commit", dice.around("a commit", DefaultDialect.do_commit, broken)))
+        stack.enter_context(
+            patch.object(
+                DefaultDialect,
+                "do_commit",
+                dice.around("a commit", DefaultDialect.do_commit, broken),
+            )
+        )
         for name in CALLS:
-            effect = dice.around(name, getattr(mlflow.MlflowClient, name), lambda: MlflowException("the registry is away"))
+            effect = dice.around(
+                name,
+                getattr(mlflow.MlflowClient, name),
+                lambda: MlflowException("the registry is away"),
+            )
             stack.enter_context(patch.object(mlflow.MlflowClient, name, effect))
         for name in ("replace", "read_bytes"):
-            stack.enter_context(patch.object(Path, name, dice.around(name, getattr(Path, name), lambda: OSError(5, "Input/output error"))))
+            stack.enter_context(
+                patch.object(
+                    Path,
+                    name,
+                    dice.around(
+                        name, getattr(Path, name), lambda: OSError(5, "Input/output error")
+                    ),
+                )
+            )
         yield

@@ -20,7 +20,7 @@ from infra.settings import Settings
 from tests.simulation.faults import Dice, KilledError, faults
 
 if TYPE_CHECKING:
-    from services.metrics import Metrics
+    from services.http.metrics import Metrics
 
 JOBS, DAYS, TICK = 240, 4.0, pd.Timedelta("16h")
 FEW = 20
@@ -37,7 +37,9 @@ class World:
         self.dice = Dice(np.random.default_rng([seed, 1]))
         self.metrics = metrics
         self.settings = Settings(home=home)
-        self.truth = generate(JOBS, DAYS, seed=seed, sites=3, users=8).jobs.set_index("job_id", drop=False)
+        self.truth = generate(JOBS, DAYS, seed=seed, sites=3, users=8).jobs.set_index(
+            "job_id", drop=False
+        )
         self.clock = self.truth["submitted_at"].min()
         self.acknowledged: set[str] = set()
         self.person_chose: int | None = None
@@ -49,8 +51,8 @@ class World:
 
     def start(self) -> None:
         """Start anew with what the disk holds."""
-        from services.following import Following
-        from services.live import Live
+        from services.live.champion_watcher import Following
+        from services.live.predictor_state import Live
 
         self.live = Live(self.settings, self.metrics)
         self.following = Following(self.live, lambda result: None)
@@ -58,7 +60,7 @@ class World:
     def step(self, name: str, work: Callable[[], None]) -> None:
         """One thing that the process does; it may die of it or be told that it failed."""
         from jobs.store import StoreError
-        from services.refusal import RefusalError
+        from services.http.errors import RefusalError
 
         self.steps.append(name)
         try:
@@ -85,15 +87,20 @@ class World:
         """Most of what is still to be told, out of order, and some of what was told already."""
         ended = self.ended()
         told = ended["job_id"].isin(self.acknowledged).to_numpy()
-        return ended[self.rng.random(len(ended)) < np.where(told, 0.1, 0.8)].sample(frac=1.0, random_state=self.rng)
+        return ended[self.rng.random(len(ended)) < np.where(told, 0.1, 0.8)].sample(
+            frac=1.0, random_state=self.rng
+        )
 
     def report(self) -> None:
         """A broker reports outcomes to the predictor."""
-        from services.bodies import read_body
-        from services.doors import outcomes_reported
+        from services.http.bodies import read_body
+        from services.http.contract import outcomes_reported
 
         jobs = self.some_outcomes()
-        rows = [{name: value for name, value in row.items() if value == value and value is not None} for row in jobs.to_dict("records")]
+        rows = [
+            {name: value for name, value in row.items() if value == value and value is not None}
+            for row in jobs.to_dict("records")
+        ]
         body = orjson.dumps({"jobs": rows}, default=lambda moment: moment.isoformat())
         reported = outcomes_reported(read_body("application/json", body))
         assert not reported.rejected, reported.rejected[:1]
@@ -118,13 +125,18 @@ class World:
 
     def ask(self) -> None:
         """A broker asks about the jobs that wait."""
-        from services.bodies import read_body
-        from services.doors import Options, jobs_asked
+        from services.http.bodies import read_body
+        from services.http.contract import Options, jobs_asked
 
-        waiting = self.truth[(self.truth["submitted_at"] <= self.clock) & (self.truth["ended_at"] > self.clock)].tail(20)
+        waiting = self.truth[
+            (self.truth["submitted_at"] <= self.clock) & (self.truth["ended_at"] > self.clock)
+        ].tail(20)
         if self.live.ready and len(waiting):
             rows = waiting[["job_id", "source", "user", "program"]].to_dict("records")
-            asked = jobs_asked(read_body("application/json", orjson.dumps({"jobs": rows})), self.clock.to_pydatetime())
+            asked = jobs_asked(
+                read_body("application/json", orjson.dumps({"jobs": rows})),
+                self.clock.to_pydatetime(),
+            )
             answers, _ = self.live.predict(asked, Options())
             assert np.isfinite(answers.numbers["walltime_median"]).all()
 
@@ -135,8 +147,8 @@ class World:
 
     def train(self) -> None:
         """A retraining, as the flow does it."""
+        from models.releases.automatic_rollback import alone, look_back
         from models.releases.release import release
-        from models.releases.succession import alone, look_back
 
         with alone(self.settings):
             if look_back(self.live.engine, self.settings) is None:
@@ -145,7 +157,7 @@ class World:
     def monitor(self) -> None:
         """The hourly look at what was predicted."""
         from models.releases import registry
-        from monitoring.champion import watch_champion
+        from monitoring.decay.champion import watch_champion
 
         if champion := registry.settle(self.settings):
             watch_champion(self.live.engine, champion.label, self.clock.to_pydatetime())
@@ -155,7 +167,7 @@ class World:
         import mlflow
 
         from models.releases import registry
-        from models.releases.moves import CHAMPION
+        from models.releases.alias_moves import CHAMPION
 
         with suppress(GridcastError):
             registry.settle(self.settings)
@@ -164,12 +176,16 @@ class World:
             if stands is None:
                 return
             if self.rng.random() < 0.3:
-                registry.unpin(self.settings) if self.pinned_at else registry.pin(by="an engineer", why="a test", settings=self.settings)
+                registry.unpin(self.settings) if self.pinned_at else registry.pin(
+                    by="an engineer", why="a test", settings=self.settings
+                )
                 self.pinned_at = None if self.pinned_at else stands.version
             elif (chosen := done[int(self.rng.integers(len(done)))]).version != stands.version:
                 # In the page, which no die reaches: a person sees that it was done.
                 self.dice.armed = False
-                mlflow.MlflowClient(self.settings.tracking_url).set_registered_model_alias(chosen.name, CHAMPION, str(chosen.version))
+                mlflow.MlflowClient(self.settings.tracking_url).set_registered_model_alias(
+                    chosen.name, CHAMPION, str(chosen.version)
+                )
                 self.person_chose = chosen.version
                 self.pinned_at = chosen.version if self.pinned_at else None
 
@@ -194,7 +210,7 @@ class World:
 
     def _check_registry(self) -> None:
         from models.releases import registry
-        from models.releases.moves import THEIRS
+        from models.releases.alias_moves import THEIRS
         from models.releases.release import load
 
         champion = registry.settle(self.settings)
@@ -202,7 +218,9 @@ class World:
         assert len(standing) == (champion is not None), f"{len(standing)} champions"
         if champion is None:
             return
-        assert champion.tags.get("promoted_by") and champion.tags.get("promoted_why"), "a promotion that nobody explained"
+        assert champion.tags.get("promoted_by") and champion.tags.get("promoted_why"), (
+            "a promotion that nobody explained"
+        )
         if self.person_chose == champion.version:
             assert champion.tags["promoted_by"] == THEIRS
         self.person_chose = None
@@ -218,9 +236,13 @@ class World:
         self.follow()
         champion = registry.champion(self.settings)
         assert self.live.ready
-        assert self.live.serving.is_of(champion), f"{self.live.serving.label} serves and not {champion}: {self.live.troubles}"
+        assert self.live.serving.is_of(champion), (
+            f"{self.live.serving.label} serves and not {champion}: {self.live.troubles}"
+        )
         ended = int(count_jobs(self.live.engine)["ended"].sum())
-        assert self.live.history["jobs"] == ended, f"the history has {self.live.history['jobs']} of {ended} outcomes"
+        assert self.live.history["jobs"] == ended, (
+            f"the history has {self.live.history['jobs']} of {ended} outcomes"
+        )
 
     def check_time(self) -> None:
         """Raise AssertionError where an answer changes with outcomes that came after its question."""
@@ -231,19 +253,36 @@ class World:
 
         champion = registry.champion(self.settings)
         stored = read_jobs(self.live.engine, ended=True)
-        asked = self.truth.sort_values("submitted_at").iloc[JOBS // 2 : JOBS // 2 + 30].reset_index(drop=True)
+        asked = (
+            self.truth.sort_values("submitted_at")
+            .iloc[JOBS // 2 : JOBS // 2 + 30]
+            .reset_index(drop=True)
+        )
         late = stored["ended_at"] > asked["submitted_at"].max()
         scrambled = stored.assign(
-            walltime=stored["walltime"].where(~late, 1 + stored["walltime"].sample(frac=1, random_state=1).to_numpy())
+            walltime=stored["walltime"].where(
+                ~late, 1 + stored["walltime"].sample(frac=1, random_state=1).to_numpy()
+            )
         )
-        one, other = (live_through(load(champion, self.settings) if champion else None, each, asked) for each in (stored, scrambled))
+        one, other = (
+            live_through(load(champion, self.settings) if champion else None, each, asked)
+            for each in (stored, scrambled)
+        )
         pd.testing.assert_frame_equal(one, other)
 
 
 def live(seed: int, home: Path, metrics: Any) -> World:
     """Live through the world of a seed; raises AssertionError, with the seed and what happened, where it breaks."""
     world = World(seed, home, metrics)
-    actions = (world.report, world.ingest, world.ask, world.follow, world.train, world.monitor, world.person)
+    actions = (
+        world.report,
+        world.ingest,
+        world.ask,
+        world.follow,
+        world.train,
+        world.monitor,
+        world.person,
+    )
     chances = np.array([3, 1, 2, 2, 3, 1, 1])
     try:
         with faults(world.dice):
@@ -254,7 +293,9 @@ def live(seed: int, home: Path, metrics: Any) -> World:
                 world.check()
             world.check_time()
     except Exception as broken:
-        raise AssertionError(f"seed {seed} breaks at {world.clock}: {broken!r} after {world.steps[-12:]}") from broken
+        raise AssertionError(
+            f"seed {seed} breaks at {world.clock}: {broken!r} after {world.steps[-12:]}"
+        ) from broken
     finally:
         world._end()
     return world
@@ -267,15 +308,26 @@ def universe(metrics: Metrics | None = None) -> Iterator[Callable[[int], World]]
 
     from jobs.store import open_store
     from models.releases import registry
-    from services.metrics import make_metrics
+    from services.http.metrics import make_metrics
 
     metrics = metrics or make_metrics()
-    few = [patch(f"models.releases.{name}", FEW) for name in ("release.FEWEST_LATER", "succession.FEWEST_LATER")]
+    few = [
+        patch(f"models.releases.{name}", FEW)
+        for name in ("release.FEWEST_LATER", "succession.FEWEST_LATER")
+    ]
     # A child process that tries a version out, and pictures, take seconds and have their own tests; a predictor's memory, which it keeps
     # from being looked through, would not be given back after its world.
-    quick = [patch("models.releases.trial.try_out"), patch("models.releases.release.plot_predicted", lambda *_: Figure(figsize=(1, 1)))]
+    quick = [
+        patch("models.releases.verification.try_out"),
+        patch("models.releases.release.plot_predicted", lambda *_: Figure(figsize=(1, 1))),
+    ]
     with TemporaryDirectory(prefix="gridcast-world-") as place, ExitStack() as stack:
-        for one in (*few, *quick, patch("services.serving.time.sleep"), patch("services.live.gc")):
+        for one in (
+            *few,
+            *quick,
+            patch("services.live.active_model.time.sleep"),
+            patch("services.live.predictor_state.gc"),
+        ):
             stack.enter_context(one)
         blank = Settings(home=Path(place) / "blank")
         open_store(blank.store_url).dispose()

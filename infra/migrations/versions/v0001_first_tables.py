@@ -13,13 +13,23 @@ depends_on = None
 
 JOB_TEXTS_BEFORE = ("task_id",)
 JOB_TEXTS = ("user", "group", "project", "program", "job_name", "queue", "site", "host")
-JOB_ASKED = ("host_power", "requested_walltime", "requested_cores", "requested_memory", "input_bytes", "input_files", "events")
+JOB_ASKED = (
+    "host_power",
+    "requested_walltime",
+    "requested_cores",
+    "requested_memory",
+    "input_bytes",
+    "input_files",
+    "events",
+)
 JOB_OUTCOMES = ("cores", "walltime", "cpu_time", "peak_memory", "read_bytes", "written_bytes")
 
 
 def _key(name: str) -> sa.Column[str]:
     # Both databases must sort keys alike: byte by byte.
-    return sa.Column(name, sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False)
+    return sa.Column(
+        name, sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+    )
 
 
 def upgrade() -> None:
@@ -59,7 +69,9 @@ def upgrade() -> None:
         sa.Column("cluster", sa.Text),
         *(sa.Column(name, sa.Double) for name in ("point", "median", "low", "high")),
         sa.Column("cold_start", sa.Boolean),
-        sa.PrimaryKeyConstraint("source", "job_id", "target", "asked_at", "model_version", name="predictions_key"),
+        sa.PrimaryKeyConstraint(
+            "source", "job_id", "target", "asked_at", "model_version", name="predictions_key"
+        ),
     )
     op.create_index("predictions_asked_at", "predictions", ["asked_at"])
     op.create_table(

@@ -16,7 +16,9 @@ NUMBERS = ("streams", "buffer_bytes", "bytes", "files")
 
 def _key(name: str) -> sa.Column[str]:
     # Both databases must sort keys alike: byte by byte.
-    return sa.Column(name, sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False)
+    return sa.Column(
+        name, sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False
+    )
 
 
 def upgrade() -> None:

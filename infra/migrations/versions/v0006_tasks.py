@@ -19,8 +19,14 @@ def upgrade() -> None:
         sa.Column("task", _KEY, nullable=False),
         sa.Column("owner", sa.Text),
         sa.Column("group", sa.Text),
-        *(sa.Column(name, sa.BigInteger) for name in ("defined_at", "median", "low", "high", "ceiling")),
-        *(sa.Column(name, sa.Double) for name in ("jobs", "ended", "failed", "progress", "expected_progress", "confidence")),
+        *(
+            sa.Column(name, sa.BigInteger)
+            for name in ("defined_at", "median", "low", "high", "ceiling")
+        ),
+        *(
+            sa.Column(name, sa.Double)
+            for name in ("jobs", "ended", "failed", "progress", "expected_progress", "confidence")
+        ),
         sa.Column("state", sa.Text),
         sa.Column("reasons", sa.Text),
         sa.Column("told_at", sa.BigInteger),

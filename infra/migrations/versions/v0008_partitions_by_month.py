@@ -16,9 +16,15 @@ _RECORDS = ("submitted_at", "ended_at", "revision")
 TABLES = {
     "jobs": ("submitted_at", ("source", "job_id"), _RECORDS),
     "transfers": ("submitted_at", ("source", "transfer_id"), _RECORDS),
-    "predictions": ("asked_at", ("source", "job_id", "target", "asked_at", "model_version"), ("asked_at",)),
+    "predictions": (
+        "asked_at",
+        ("source", "job_id", "target", "asked_at", "model_version"),
+        ("asked_at",),
+    ),
 }
-_MONTHS = "SELECT DISTINCT date_trunc('month', to_timestamp({} / 1000000) AT TIME ZONE 'UTC') FROM {}"
+_MONTHS = (
+    "SELECT DISTINCT date_trunc('month', to_timestamp({} / 1000000) AT TIME ZONE 'UTC') FROM {}"
+)
 _BEGIN = "(EXTRACT(EPOCH FROM TIMESTAMP '{}') * 1000000)::bigint"
 
 
@@ -28,11 +34,20 @@ def upgrade() -> None:
         return
     for name, (moment, key, indexed) in TABLES.items():
         _rename(name, indexed)
-        op.execute(f"CREATE TABLE {name} (LIKE {name}_before INCLUDING DEFAULTS) PARTITION BY RANGE ({moment})")
-        for (month,) in op.get_bind().execute(sa.text(_MONTHS.format(moment, f"{name}_before"))).all():
+        op.execute(
+            f"CREATE TABLE {name} (LIKE {name}_before INCLUDING DEFAULTS) PARTITION BY RANGE ({moment})"
+        )
+        for (month,) in (
+            op.get_bind().execute(sa.text(_MONTHS.format(moment, f"{name}_before"))).all()
+        ):
             later = month.replace(year=month.year + month.month // 12, month=month.month % 12 + 1)
-            bounds = [op.get_bind().execute(sa.text(f"SELECT {_BEGIN.format(at)}")).scalar() for at in (month, later)]
-            op.execute(f"CREATE TABLE {name}_{month:%Y_%m} PARTITION OF {name} FOR VALUES FROM ({bounds[0]}) TO ({bounds[1]})")
+            bounds = [
+                op.get_bind().execute(sa.text(f"SELECT {_BEGIN.format(at)}")).scalar()
+                for at in (month, later)
+            ]
+            op.execute(
+                f"CREATE TABLE {name}_{month:%Y_%m} PARTITION OF {name} FOR VALUES FROM ({bounds[0]}) TO ({bounds[1]})"
+            )
         _fill(name, key if moment in key else (*key, moment), indexed)
 
 

@@ -36,12 +36,18 @@ def read_file(path: Path, format: str | None = None, **options: Any) -> Outcome:
     for batch in batches:
         assert len(batch.jobs) == len(batch.lines)
     record = batches[0].record if batches else JOB
-    jobs = pd.concat([conform(batch.jobs, record) for batch in batches], ignore_index=True) if batches else conform(pd.DataFrame())
+    jobs = (
+        pd.concat([conform(batch.jobs, record) for batch in batches], ignore_index=True)
+        if batches
+        else conform(pd.DataFrame())
+    )
     notes: Counter[str] = Counter()
     for batch in batches:
         notes.update(batch.notes)
     lines = [int(line) for batch in batches for line in batch.lines]
-    return Outcome(jobs, lines, [reject for batch in batches for reject in batch.rejects], notes, record)
+    return Outcome(
+        jobs, lines, [reject for batch in batches for reject in batch.rejects], notes, record
+    )
 
 
 Read = Callable[..., Outcome]
@@ -51,7 +57,9 @@ Read = Callable[..., Outcome]
 def read_text(tmp_path: Path) -> Read:
     """Write a text (or bytes) to a file and read it: ``read_text(text, name="log", format=None, **options)``."""
 
-    def read(text: str | bytes, name: str = "log", format: str | None = None, **options: Any) -> Outcome:
+    def read(
+        text: str | bytes, name: str = "log", format: str | None = None, **options: Any
+    ) -> Outcome:
         path = tmp_path / name
         path.write_bytes(text.encode() if isinstance(text, str) else text)
         return read_file(path, format, **options)

@@ -11,8 +11,16 @@ from jobs.readers.columns import Column, ColumnMap, load_column_map, parse_colum
 
 
 def test_an_entry_names_column_field_and_unit():
-    columns = parse_column_map(["run=walltime:s", " wall time = requested_walltime : H ", "a=b=user"])
-    assert columns == ColumnMap((Column("run", "walltime", "s"), Column("wall time", "requested_walltime", "h"), Column("a=b", "user")))
+    columns = parse_column_map(
+        ["run=walltime:s", " wall time = requested_walltime : H ", "a=b=user"]
+    )
+    assert columns == ColumnMap(
+        (
+            Column("run", "walltime", "s"),
+            Column("wall time", "requested_walltime", "h"),
+            Column("a=b", "user"),
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -21,8 +29,14 @@ def test_an_entry_names_column_field_and_unit():
         (["run"], "reads file_column=field:unit, not 'run'"),
         (["=walltime"], "reads file_column=field:unit"),
         (["run="], "reads file_column=field:unit"),
-        (["run=runtime"], "'runtime' in run=runtime is no field of a job or a transfer: choose one of transfer_id"),
-        (["run=walltime:furlong"], "'furlong' in run=walltime:furlong is no unit of walltime: choose one of us, ms, s"),
+        (
+            ["run=runtime"],
+            "'runtime' in run=runtime is no field of a job or a transfer: choose one of transfer_id",
+        ),
+        (
+            ["run=walltime:furlong"],
+            "'furlong' in run=walltime:furlong is no unit of walltime: choose one of us, ms, s",
+        ),
         (["run=user:s"], "'s' in run=user:s is no unit of user: choose one of plain"),
         (["run=started_at:s"], "choose one of iso, epoch, epoch_ms"),
         (["a=user", "b=user"], "the column map fills user twice: a=user and b=user"),
@@ -34,10 +48,17 @@ def test_a_wrong_entry_is_named(entries, message):
     assert message in str(error.value)
 
 
-names = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\r"), min_size=1).map(str.strip).filter(bool)
+names = (
+    st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\r"), min_size=1)
+    .map(str.strip)
+    .filter(bool)
+)
 
 
-@given(name=names, target=st.sampled_from(["walltime:ms", "user", "submitted_at:epoch", "peak_memory:gib"]))
+@given(
+    name=names,
+    target=st.sampled_from(["walltime:ms", "user", "submitted_at:epoch", "peak_memory:gib"]),
+)
 def test_a_map_in_a_file_is_the_one_on_the_command_line(name, target, tmp_path_factory):
     path = tmp_path_factory.mktemp("map") / "map.toml"
     quoted = json.dumps(name, ensure_ascii=False).replace("\x7f", "\\u007f")
@@ -64,5 +85,7 @@ def test_a_wrong_file_is_named(tmp_path, text, message):
 
 
 def test_a_map_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ReadError, match=r"the column map .*none\.toml cannot be read: no such file"):
+    with pytest.raises(
+        ReadError, match=r"the column map .*none\.toml cannot be read: no such file"
+    ):
         load_column_map(tmp_path / "none.toml")

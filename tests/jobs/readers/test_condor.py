@@ -77,14 +77,23 @@ def long_form(job: dict[str, object]) -> str:
 
     def literal(value: object) -> str:
         if isinstance(value, str):
-            return value[6:-2] if value.startswith("/Expr(") else '"' + value.replace('"', '\\"') + '"'
+            return (
+                value[6:-2] if value.startswith("/Expr(") else '"' + value.replace('"', '\\"') + '"'
+            )
         return json.dumps(value)
 
     return "".join(f"{name} = {literal(value)}\n" for name, value in job.items())
 
 
 @pytest.mark.parametrize(
-    "text", [json.dumps([JOB]), json.dumps([JOB], indent=2), json.dumps(JOB) + "\n", long_form(JOB), long_form(JOB) + "\n\n"]
+    "text",
+    [
+        json.dumps([JOB]),
+        json.dumps([JOB], indent=2),
+        json.dumps(JOB) + "\n",
+        long_form(JOB),
+        long_form(JOB) + "\n\n",
+    ],
 )
 def test_every_attribute_in_its_unit_in_both_forms(read_text, text):
     outcome = read_text(text)
@@ -115,7 +124,9 @@ def test_how_a_job_ended(read_text, changes, status):
     assert one(read_text, **changes)["status"] == status
 
 
-@pytest.mark.parametrize(("code", "status"), [(1, "waiting"), (2, "running"), (5, "waiting"), (7, "running")])
+@pytest.mark.parametrize(
+    ("code", "status"), [(1, "waiting"), (2, "running"), (5, "waiting"), (7, "running")]
+)
 def test_a_job_that_has_not_ended_has_no_outcome(read_text, code, status):
     row = one(read_text, JobStatus=code, CompletionDate=0)
     assert row["status"] == status
@@ -140,7 +151,9 @@ def test_a_literal_memory_usage_is_in_mib_and_an_expression_is_missing(read_text
 
 
 def test_the_banners_of_a_history_file_part_its_records(read_text):
-    banner = '*** Offset = 1234 ClusterId = 5 ProcId = 2 Owner = "ann" CompletionDate = 1700003700\n'
+    banner = (
+        '*** Offset = 1234 ClusterId = 5 ProcId = 2 Owner = "ann" CompletionDate = 1700003700\n'
+    )
     outcome = read_text(long_form(JOB) + banner + long_form({**JOB, "ProcId": 3}) + banner)
     assert outcome.jobs["job_id"].tolist() == ["5.2", "5.3"]
     assert outcome.lines == [1, len(JOB) + 2]
@@ -184,6 +197,8 @@ def test_a_long_array_is_streamed_in_bounded_batches(tmp_path):
 
     path = tmp_path / "history.json"
     with path.open("w") as file:
-        file.write("[\n" + "\n,\n".join(json.dumps({**JOB, "ProcId": n}) for n in range(2000)) + "\n]\n")
+        file.write(
+            "[\n" + "\n,\n".join(json.dumps({**JOB, "ProcId": n}) for n in range(2000)) + "\n]\n"
+        )
     sizes = [len(batch.jobs) for batch in detect(path).read(path, ReadOptions(batch_rows=300))]
     assert sizes == [300] * 6 + [200]

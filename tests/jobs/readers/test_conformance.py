@@ -16,7 +16,9 @@ from jobs.readers import READERS, ReadError, ReadOptions, detect, reader_named
 from jobs.schema import JOB, conform, fill_in, sort_out
 from jobs.transfers import complete
 
-READ = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+READ = settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,17 @@ class Sample:
     missing: tuple[str, str, str] | None = None  # replace this by that; the complaint names this
 
     def text(self, records: tuple[str, ...] | None = None) -> str:
-        return self.head + self.between.join(self.records if records is None else records) + self.tail
+        return (
+            self.head + self.between.join(self.records if records is None else records) + self.tail
+        )
 
 
 def column(delimiter: str) -> Callable[[str], str]:
     def add(text: str) -> str:
         first, *rest = text.splitlines()
-        return "\n".join([first + delimiter + "BrandNew", *(line + delimiter + "7" for line in rest), ""])
+        return "\n".join(
+            [first + delimiter + "BrandNew", *(line + delimiter + "7" for line in rest), ""]
+        )
 
     return add
 
@@ -96,7 +102,10 @@ def gridftp_id(number: int) -> str:
     return hashlib.blake2b(told.encode(), digest_size=12).hexdigest()
 
 
-SWF_ROWS = tuple(f"{n} {10 * n} 5 {run} 2 -1 -1 2 3600 -1 1 7 8 9 1 1 -1 -1\n" for n, run in ((1, 100), (2, 200), (3, 300)))
+SWF_ROWS = tuple(
+    f"{n} {10 * n} 5 {run} 2 -1 -1 2 3600 -1 1 7 8 9 1 1 -1 -1\n"
+    for n, run in ((1, 100), (2, 200), (3, 300))
+)
 SACCT = "JobID|State|Submit|Start|End|ElapsedRaw|AllocCPUS|MaxRSS|NTasks\n"
 TRACE = "task_id\thash\tnative_id\tprocess\tname\tstatus\tsubmit\tstart\tcomplete\trealtime\t%cpu\tpeak_rss\n"
 CONDOR_JOBS = {f"9.{n}": (100.0 * n, f"2023-11-14 22:13:2{n}", "completed") for n in (1, 2, 3)}
@@ -107,7 +116,14 @@ SAMPLES = (
         "swf",
         "; Version: 2.2\n; UnixStartTime: 1000000000\n",
         SWF_ROWS,
-        {str(n): (100.0 * n, f"2001-09-09 01:{46 + (40 + 10 * n) // 60}:{(40 + 10 * n) % 60:02}", "completed") for n in (1, 2, 3)},
+        {
+            str(n): (
+                100.0 * n,
+                f"2001-09-09 01:{46 + (40 + 10 * n) // 60}:{(40 + 10 * n) % 60:02}",
+                "completed",
+            )
+            for n in (1, 2, 3)
+        },
     ),
     Sample(
         "slurm",
@@ -173,7 +189,10 @@ SAMPLES = (
     Sample(
         "panda",
         "PandaID,jediTaskID,jobStatus,computingSite,creationTime,startTime,endTime\n",
-        tuple(f"{n},3,finished,CERN,2023-03-13 0{n}:00:00,2023-03-13 0{n}:01:00,2023-03-13 0{n}:11:00\n" for n in (1, 2, 3)),
+        tuple(
+            f"{n},3,finished,CERN,2023-03-13 0{n}:00:00,2023-03-13 0{n}:01:00,2023-03-13 0{n}:11:00\n"
+            for n in (1, 2, 3)
+        ),
         PANDA_JOBS,
         add_column=column(","),
         missing=("creationTime", "birthTime", "creationtime"),
@@ -238,8 +257,12 @@ NAMES = [f"{sample.format}-{place}" for place, sample in enumerate(SAMPLES)]
 
 def samples_with(part: str) -> pytest.MarkDecorator:
     """The samples of formats that have what ``part`` changes."""
-    chosen = [(sample, name) for sample, name in zip(SAMPLES, NAMES, strict=True) if getattr(sample, part)]
-    return pytest.mark.parametrize("sample", [sample for sample, _ in chosen], ids=[name for _, name in chosen])
+    chosen = [
+        (sample, name) for sample, name in zip(SAMPLES, NAMES, strict=True) if getattr(sample, part)
+    ]
+    return pytest.mark.parametrize(
+        "sample", [sample for sample, _ in chosen], ids=[name for _, name in chosen]
+    )
 
 
 every_sample = samples_with("format")
@@ -252,8 +275,17 @@ def rows(read_text):
     def read(text: str | bytes, **options):
         outcome = read_text(text, **options)
         jobs = fill_in(outcome.jobs) if outcome.record is JOB else complete(outcome.jobs)
-        values = zip(jobs[outcome.record.identity[1]], jobs[outcome.record.elapsed], jobs["submitted_at"], jobs["status"], strict=True)
-        return [(job, (walltime, submitted.strftime("%Y-%m-%d %H:%M:%S"), status)) for job, walltime, submitted, status in values], outcome
+        values = zip(
+            jobs[outcome.record.identity[1]],
+            jobs[outcome.record.elapsed],
+            jobs["submitted_at"],
+            jobs["status"],
+            strict=True,
+        )
+        return [
+            (job, (walltime, submitted.strftime("%Y-%m-%d %H:%M:%S"), status))
+            for job, walltime, submitted, status in values
+        ], outcome
 
     return read
 
@@ -298,7 +330,12 @@ def test_batches_of_one_row_give_the_same(sample, rows):
 def test_gzip_a_byte_order_mark_and_windows_line_ends_change_nothing(sample, rows):
     plain = sample.text().encode()
     expected = list(sample.expected.items())
-    for spoiled in (gzip.compress(plain), b"\xef\xbb\xbf" + plain, plain.replace(b"\n", b"\r\n"), plain.rstrip(b"\n")):
+    for spoiled in (
+        gzip.compress(plain),
+        b"\xef\xbb\xbf" + plain,
+        plain.replace(b"\n", b"\r\n"),
+        plain.rstrip(b"\n"),
+    ):
         assert rows(spoiled)[0] == expected
 
 
@@ -329,7 +366,9 @@ def test_repeated_records_give_equal_rows_and_no_new_ones(sample, rows):
 def test_a_truncated_file_gives_the_records_before_the_cut(sample, rows):
     cut = sample.text().index(sample.records[2]) + len(sample.records[2]) // 3
     found, _ = rows(sample.text()[:cut])
-    assert [row for row in found if row[0] in list(sample.expected)[:2]] == list(sample.expected.items())[:2]
+    assert [row for row in found if row[0] in list(sample.expected)[:2]] == list(
+        sample.expected.items()
+    )[:2]
 
 
 @every_sample
@@ -348,7 +387,9 @@ def test_a_new_column_is_ignored_and_noted(sample, rows):
     assert found == list(sample.expected.items())
     assert outcome.rejects == []
     if sample.head and "\n" in sample.head and sample.head != "[\n":
-        assert outcome.notes == {f"unknown column {'BrandNew' if sample.format == 'table' else 'brandnew'} ignored": 1}
+        assert outcome.notes == {
+            f"unknown column {'BrandNew' if sample.format == 'table' else 'brandnew'} ignored": 1
+        }
 
 
 @samples_with("missing")
@@ -378,7 +419,9 @@ def test_a_line_of_ten_megabytes_is_rejected_and_the_rest_read(sample, rows):
 def test_nul_bytes_never_reach_a_row(sample, rows):
     text = sample.text((*sample.records[:2], sample.records[2].replace("1", "1\0", 1)))
     found, outcome = rows(text)
-    assert [row for row in found if row[0] in list(sample.expected)[:2]] == list(sample.expected.items())[:2]
+    assert [row for row in found if row[0] in list(sample.expected)[:2]] == list(
+        sample.expected.items()
+    )[:2]
     assert outcome.rejects
     assert not any("\0" in reject.raw for reject in outcome.rejects)
 
@@ -409,11 +452,33 @@ def test_no_bytes_make_a_reader_fail_otherwise_than_by_read_error(format, conten
 def test_no_mutation_makes_a_reader_fail_otherwise_than_by_read_error(sample, data, tmp_path):
     content = bytearray(sample.text().encode())
     odd = st.sampled_from(
-        [b"\0", b'"', b"{", b"}", b"\n", b"-1", b"1e999", b"nan", b"9" * 400, b"|", b"\t", b",", b"=", b";", b"+", b"\xff", b"[", b"]", b""]
+        [
+            b"\0",
+            b'"',
+            b"{",
+            b"}",
+            b"\n",
+            b"-1",
+            b"1e999",
+            b"nan",
+            b"9" * 400,
+            b"|",
+            b"\t",
+            b",",
+            b"=",
+            b";",
+            b"+",
+            b"\xff",
+            b"[",
+            b"]",
+            b"",
+        ]
     )
     for _ in range(data.draw(st.integers(1, 5))):
         place = data.draw(st.integers(0, len(content)))
-        content[place : place + data.draw(st.integers(0, 8))] = data.draw(odd | st.binary(max_size=6))
+        content[place : place + data.draw(st.integers(0, 8))] = data.draw(
+            odd | st.binary(max_size=6)
+        )
     path = tmp_path / "log"
     path.write_bytes(bytes(content))
     _read_or_refuse(path, sample.format)

@@ -18,9 +18,15 @@ ROW = "1 10 5 60 2 -1 -1 2 -1 -1 1 1 1 1 1 1 -1 -1\n"
         (b"\xef\xbb\xbf", "is empty"),
         (gzip.compress(b"", mtime=0), "is empty"),
         (random.Random(1).randbytes(5000), "is in no format that Gridcast knows"),
-        (gzip.compress(random.Random(2).randbytes(5000), mtime=0), "is in no format that Gridcast knows"),
+        (
+            gzip.compress(random.Random(2).randbytes(5000), mtime=0),
+            "is in no format that Gridcast knows",
+        ),
         (b"\0" * 5000, "is in no format that Gridcast knows"),
-        (gzip.compress(b"x" * 1000, mtime=0)[:10], "its gzip stream is damaged from the first byte"),
+        (
+            gzip.compress(b"x" * 1000, mtime=0)[:10],
+            "its gzip stream is damaged from the first byte",
+        ),
         (b"\x1f\x8bnot gzip at all", "its gzip stream is damaged from the first byte"),
     ],
 )
@@ -38,7 +44,9 @@ def test_what_is_no_log_is_refused_in_one_sentence(tmp_path, content, message, n
 def test_the_refusal_lists_the_formats(tmp_path):
     path = tmp_path / "letter.txt"
     path.write_text("Dear all,\n")
-    with pytest.raises(ReadError, match="swf, slurm, condor, pbs, panda, nextflow, gridftp, fts, rucio, table"):
+    with pytest.raises(
+        ReadError, match="swf, slurm, condor, pbs, panda, nextflow, gridftp, fts, rucio, table"
+    ):
         detect(path)
 
 
@@ -81,8 +89,12 @@ def test_a_damaged_gzip_checksum_still_gives_every_row(tmp_path):
 
 def test_concatenated_gzip_files_are_one(tmp_path):
     path = tmp_path / "log.gz"
-    path.write_bytes(gzip.compress(ROW.encode()) + gzip.compress(ROW.replace("1 10", "2 11", 1).encode()))
-    assert [job for batch in detect(path).read(path, ReadOptions()) for job in batch.jobs["job_id"]] == ["1", "2"]
+    path.write_bytes(
+        gzip.compress(ROW.encode()) + gzip.compress(ROW.replace("1 10", "2 11", 1).encode())
+    )
+    assert [
+        job for batch in detect(path).read(path, ReadOptions()) for job in batch.jobs["job_id"]
+    ] == ["1", "2"]
 
 
 def test_a_text_that_unpacks_without_end_takes_bounded_memory(tmp_path):

@@ -49,7 +49,13 @@ COLUMNS = list(RAW)
 
 
 def trace(*tasks: dict[str, str], delimiter: str = "\t") -> str:
-    return "\n".join([delimiter.join(COLUMNS), *(delimiter.join(task[name] for name in COLUMNS) for task in tasks), ""])
+    return "\n".join(
+        [
+            delimiter.join(COLUMNS),
+            *(delimiter.join(task[name] for name in COLUMNS) for task in tasks),
+            "",
+        ]
+    )
 
 
 @pytest.mark.parametrize("delimiter", ["\t", ","])
@@ -95,28 +101,48 @@ def test_local_times_are_read_in_the_zone_given(read_text):
 
 
 def test_without_realtime_the_walltime_is_from_start_to_complete(read_text):
-    assert read_text(trace({**RAW, "realtime": "-"})).row("a6/9b83dddf716c8a276cb75c42f16ba8")["walltime"] == 28.0
+    assert (
+        read_text(trace({**RAW, "realtime": "-"})).row("a6/9b83dddf716c8a276cb75c42f16ba8")[
+            "walltime"
+        ]
+        == 28.0
+    )
 
 
 def test_bytes_at_the_disk_stand_in_where_the_others_are_not_known(read_text):
-    row = read_text(trace({**RAW, "rchar": "-", "wchar": "-"})).row("a6/9b83dddf716c8a276cb75c42f16ba8")
+    row = read_text(trace({**RAW, "rchar": "-", "wchar": "-"})).row(
+        "a6/9b83dddf716c8a276cb75c42f16ba8"
+    )
     assert (row["read_bytes"], row["written_bytes"]) == (0.0, 4268032.0)
 
 
 @pytest.mark.parametrize(
-    ("without", "job"), [("workdir", "a6/9b83dd"), ("hash", "nf-a69b83dddf716c8a276cb75c42f16ba8"), ("native_id", "24")]
+    ("without", "job"),
+    [
+        ("workdir", "a6/9b83dd"),
+        ("hash", "nf-a69b83dddf716c8a276cb75c42f16ba8"),
+        ("native_id", "24"),
+    ],
 )
 def test_the_job_id_is_the_best_name_the_trace_has(read_text, without, job):
-    hidden = dict.fromkeys(("workdir", "hash", "native_id")[: ("workdir", "hash", "native_id").index(without) + 1], "-")
+    hidden = dict.fromkeys(
+        ("workdir", "hash", "native_id")[: ("workdir", "hash", "native_id").index(without) + 1], "-"
+    )
     assert read_text(trace({**RAW, **hidden})).jobs["job_id"].tolist() == [job]
 
 
 def test_a_start_cut_to_the_second_is_not_before_the_submission(read_text):
     # Kubernetes reports whole seconds: submitted at .274, "started" at .000 of the same second.
-    row = read_text(trace({**RAW, "start": "1678701066000"})).row("a6/9b83dddf716c8a276cb75c42f16ba8")
+    row = read_text(trace({**RAW, "start": "1678701066000"})).row(
+        "a6/9b83dddf716c8a276cb75c42f16ba8"
+    )
     assert row["started_at"] == row["submitted_at"]
-    row = read_text(trace({**RAW, "start": "1678701065000"})).row("a6/9b83dddf716c8a276cb75c42f16ba8")
-    assert row["started_at"] < row["submitted_at"]  # more than a second: a fault of the record, left to the schema
+    row = read_text(trace({**RAW, "start": "1678701065000"})).row(
+        "a6/9b83dddf716c8a276cb75c42f16ba8"
+    )
+    assert (
+        row["started_at"] < row["submitted_at"]
+    )  # more than a second: a fault of the record, left to the schema
 
 
 @pytest.mark.parametrize(
@@ -130,7 +156,10 @@ def test_a_start_cut_to_the_second_is_not_before_the_submission(read_text):
     ],
 )
 def test_how_a_task_ended(read_text, changes, status):
-    assert read_text(trace({**RAW, **changes})).row("a6/9b83dddf716c8a276cb75c42f16ba8")["status"] == status
+    assert (
+        read_text(trace({**RAW, **changes})).row("a6/9b83dddf716c8a276cb75c42f16ba8")["status"]
+        == status
+    )
 
 
 def test_retries_cached_tasks_and_new_words_are_noted(read_text):
@@ -143,7 +172,9 @@ def test_retries_cached_tasks_and_new_words_are_noted(read_text):
 
 
 def test_an_unreadable_cell_rejects_its_row_by_name(read_text):
-    outcome = read_text(trace(RAW, {**RAW, "realtime": "soon"}, {**RAW, "peak_rss": "big"}, {**RAW, "%cpu": "lots"}))
+    outcome = read_text(
+        trace(RAW, {**RAW, "realtime": "soon"}, {**RAW, "peak_rss": "big"}, {**RAW, "%cpu": "lots"})
+    )
     assert [(reject.line, reject.reason) for reject in outcome.rejects] == [
         (3, "realtime is not a duration: soon"),
         (4, "peak_rss is not a size: big"),

@@ -84,13 +84,22 @@ def as_csv(*jobs: dict[str, object]) -> str:
 
 FORMS = {
     "array": json.dumps([JOB]),
-    "wrapped": json.dumps({"selectionsummary": [{"field": "site", "list": [1]}], "jobs": [JOB], "errsByCount": [{"error": 1}]}),
+    "wrapped": json.dumps(
+        {
+            "selectionsummary": [{"field": "site", "list": [1]}],
+            "jobs": [JOB],
+            "errsByCount": [{"error": 1}],
+        }
+    ),
     "wrapped and pretty": json.dumps({"jobs": [JOB]}, indent=4),
     "lines": json.dumps(JOB) + "\n",
     "upper case": json.dumps([{name.upper(): value for name, value in JOB.items()}]),
     "csv": as_csv(JOB),
     "csv in PanDA's case": as_csv(
-        {name.replace("pandaid", "PandaID").replace("jobstatus", "jobStatus"): value for name, value in JOB.items()}
+        {
+            name.replace("pandaid", "PandaID").replace("jobstatus", "jobStatus"): value
+            for name, value in JOB.items()
+        }
     ),
 }
 
@@ -116,11 +125,22 @@ def test_every_field_in_its_unit_in_every_form(read_text, form):
     ],
 )
 def test_how_a_job_ended(read_text, word, code, status):
-    assert read_text(json.dumps([{**JOB, "jobstatus": word, "piloterrorcode": code}])).row("6000000001")["status"] == status
+    assert (
+        read_text(json.dumps([{**JOB, "jobstatus": word, "piloterrorcode": code}])).row(
+            "6000000001"
+        )["status"]
+        == status
+    )
 
 
 @pytest.mark.parametrize(
-    ("word", "status"), [("activated", "waiting"), ("starting", "waiting"), ("running", "running"), ("transferring", "running")]
+    ("word", "status"),
+    [
+        ("activated", "waiting"),
+        ("starting", "waiting"),
+        ("running", "running"),
+        ("transferring", "running"),
+    ],
 )
 def test_a_job_that_has_not_ended_has_no_outcome(read_text, word, status):
     row = read_text(json.dumps([{**JOB, "jobstatus": word}])).row("6000000001")
@@ -148,18 +168,26 @@ def test_what_panda_writes_as_zero_or_null_is_not_known(read_text):
 
 @pytest.mark.parametrize(("parent", "request_"), [(33000000, 0), (0, None), (None, "")])
 def test_a_task_that_is_its_own_parent_waits_for_none(read_text, parent, request_):
-    row = read_text(json.dumps([{**JOB, "parent_tid": parent, "reqid": request_}])).row("6000000001")
+    row = read_text(json.dumps([{**JOB, "parent_tid": parent, "reqid": request_}])).row(
+        "6000000001"
+    )
     assert not {"after_task_id", "request_id"} & set(row)
 
 
-@pytest.mark.parametrize(("parameters", "events"), [("--maxEvents 50 -x", 50.0), ("--maxEvents=-1", None), ("--skipEvents=9", None)])
+@pytest.mark.parametrize(
+    ("parameters", "events"),
+    [("--maxEvents 50 -x", 50.0), ("--maxEvents=-1", None), ("--skipEvents=9", None)],
+)
 def test_events_are_those_asked_for(read_text, parameters, events):
     row = read_text(json.dumps([{**JOB, "jobparameters": parameters}])).row("6000000001")
     assert row.get("events") == events
 
 
 def test_memory_asked_for_the_whole_job_is_not_multiplied(read_text):
-    assert read_text(json.dumps([{**JOB, "minramunit": "MB"}])).row("6000000001")["requested_memory"] == 2000 * 1024.0**2
+    assert (
+        read_text(json.dumps([{**JOB, "minramunit": "MB"}])).row("6000000001")["requested_memory"]
+        == 2000 * 1024.0**2
+    )
 
 
 def test_a_users_program_is_the_last_part_of_its_address(read_text):

@@ -21,7 +21,9 @@ def test_every_key_of_an_end_record_in_its_unit(read_text):
         "Resource_List.nodes=2:ppn=4+1:ppn=2 Resource_List.ncpus=1 Resource_List.walltime=02:00:00 Resource_List.mem=20gb session=77 "
         "Exit_status=0 resources_used.cput=10:00:00 resources_used.mem=1048576kb resources_used.vmem=9gb resources_used.walltime=01:01:40"
     )
-    outcome = read_text(record("queue=batch", kind="Q") + record(message.replace("part=2", "part 2")))
+    outcome = read_text(
+        record("queue=batch", kind="Q") + record(message.replace("part=2", "part 2"))
+    )
     assert outcome.row("123.srv.example.org") == {
         "job_id": "123.srv.example.org",
         "source": "srv.example.org",
@@ -83,7 +85,9 @@ def test_cores_asked_for_in_every_way(read_text, asked, cores):
     ],
 )
 def test_memory_asked_for_in_every_unit(read_text, asked, expected):
-    assert read_text(record(TIMES + asked)).row("123.srv.example.org")["requested_memory"] == expected
+    assert (
+        read_text(record(TIMES + asked)).row("123.srv.example.org")["requested_memory"] == expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,7 +105,9 @@ def test_memory_asked_for_in_every_unit(read_text, asked, expected):
     ],
 )
 def test_the_exit_status_and_the_limit_say_how_a_job_ended(read_text, code, used, status):
-    message = f"{TIMES}Resource_List.walltime=3600 Exit_status={code} resources_used.walltime={used}"
+    message = (
+        f"{TIMES}Resource_List.walltime=3600 Exit_status={code} resources_used.walltime={used}"
+    )
     assert read_text(record(message)).row("123.srv.example.org")["status"] == status
 
 
@@ -112,7 +118,9 @@ def test_array_jobs_belong_to_a_task(read_text):
 
 def test_a_record_without_an_end_takes_its_date_in_the_servers_zone(read_text):
     message = "ctime=1678700000 start=1678700100 Exit_status=0"
-    assert read_text(record(message)).row("123.srv.example.org")["ended_at"] == pd.Timestamp("2023-03-13 12:36:40", tz="UTC")
+    assert read_text(record(message)).row("123.srv.example.org")["ended_at"] == pd.Timestamp(
+        "2023-03-13 12:36:40", tz="UTC"
+    )
     row = read_text(record(message), timezone="Europe/Paris").row("123.srv.example.org")
     assert row["ended_at"] == pd.Timestamp("2023-03-13 11:36:40", tz="UTC")
 
@@ -122,8 +130,14 @@ def test_a_record_without_an_end_takes_its_date_in_the_servers_zone(read_text):
     [
         ("03/13/2023 12:36:40;E;1.srv", "the line is no accounting record (date;type;job;message)"),
         (record("user=ann").strip(), "ctime is missing: when the job was submitted is not known"),
-        (record(TIMES + "resources_used.mem=12zb").strip(), "resources_used.mem is not a size: 12zb"),
-        (record(TIMES + "Resource_List.nodes=2:ppn=x").strip(), "Resource_List.nodes is not a list of chunks: 2:ppn=x"),
+        (
+            record(TIMES + "resources_used.mem=12zb").strip(),
+            "resources_used.mem is not a size: 12zb",
+        ),
+        (
+            record(TIMES + "Resource_List.nodes=2:ppn=x").strip(),
+            "Resource_List.nodes is not a list of chunks: 2:ppn=x",
+        ),
         (record(TIMES, job="").strip(), "the record has no job id"),
     ],
 )

@@ -53,7 +53,11 @@ def test_every_row_is_read_and_is_sane(read_log, traces, name):
 
 def test_lcg_has_its_users_groups_and_sites_by_name(read_log):
     jobs = read_log("LCG-2005-1.first70.swf.gz")
-    assert (jobs["user"].nunique(), jobs["group"].nunique(), jobs["site"].nunique()) == (185, 26, 168)
+    assert (jobs["user"].nunique(), jobs["group"].nunique(), jobs["site"].nunique()) == (
+        185,
+        26,
+        168,
+    )
     assert "cnaf.infn.it" in set(jobs["site"])
     assert jobs["submitted_at"].min() == pd.Timestamp("2005-11-20 00:00:05", tz="UTC")
     assert (jobs["started_at"] == jobs["submitted_at"]).all()
@@ -75,7 +79,10 @@ def test_kth_counts_kills_at_the_limit(read_log, traces):
 
 
 def test_mag_adds_up_to_what_its_raw_columns_add_up_to(read_log, traces):
-    jobs, raw = read_log("nextflow-mag.csv.gz"), pd.read_csv(traces / "nextflow-mag.csv.gz", na_values="-")
+    jobs, raw = (
+        read_log("nextflow-mag.csv.gz"),
+        pd.read_csv(traces / "nextflow-mag.csv.gz", na_values="-"),
+    )
     assert jobs["walltime"].sum() == pytest.approx(raw["realtime"].sum() / 1000)
     assert jobs["peak_memory"].sum() == raw["peak_rss"].sum()
     assert jobs["cpu_time"].sum() == pytest.approx((raw["%cpu"] * raw["realtime"]).sum() / 1e5)

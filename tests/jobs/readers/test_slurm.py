@@ -43,7 +43,9 @@ def test_steps_are_folded_into_their_job(read_text):
             "cores": 8.0,
             "walltime": 90_000.0,
             "cpu_time": 95_400.0,  # 1-02:30:00, not CPUTimeRAW
-            "peak_memory": 8 * 900 * MIB,  # 8 tasks of step 0 at most 900 MiB each, against 200 MiB of the batch step
+            "peak_memory": 8
+            * 900
+            * MIB,  # 8 tasks of step 0 at most 900 MiB each, against 200 MiB of the batch step
             "read_bytes": 10 * MIB + 8 * 20 * MIB,
             "written_bytes": 1 * MIB + 8 * 2 * MIB,
         }
@@ -55,14 +57,22 @@ TIMES = "2024-03-01T10:00:00|2024-03-01T10:00:00|2024-03-01T11:00:00|3600|128"
 
 def test_the_sum_over_tasks_is_taken_where_it_is_printed(read_text):
     step = "cpu=01:00:00,energy=0,fs/disk=4096,mem=10G,pages=3,vmem=90G|fs/disk=2K"
-    row = read_text(STEPS + f"1|COMPLETED|{TIMES}||||||\n1.0|COMPLETED|{TIMES}|4G|1G|128|{step}|01:00:00\n").row("1")
-    assert (row["peak_memory"], row["read_bytes"], row["written_bytes"]) == (10 * GIB, 4096.0, 2048.0)
+    row = read_text(
+        STEPS + f"1|COMPLETED|{TIMES}||||||\n1.0|COMPLETED|{TIMES}|4G|1G|128|{step}|01:00:00\n"
+    ).row("1")
+    assert (row["peak_memory"], row["read_bytes"], row["written_bytes"]) == (
+        10 * GIB,
+        4096.0,
+        2048.0,
+    )
     assert row["cpu_time"] == 3600.0
 
 
 def test_a_large_first_task_is_not_multiplied_where_the_average_is_known(read_text):
     # One task of 64 GiB among 128 that average 2 GiB: 256 GiB in all, not 8 TiB.
-    row = read_text(STEPS + f"1|COMPLETED|{TIMES}||||||\n1.0|COMPLETED|{TIMES}|64G|2G|128|||\n").row("1")
+    row = read_text(
+        STEPS + f"1|COMPLETED|{TIMES}||||||\n1.0|COMPLETED|{TIMES}|64G|2G|128|||\n"
+    ).row("1")
     assert row["peak_memory"] == 256 * GIB
 
 
@@ -110,19 +120,35 @@ def test_states_old_and_new(read_text, state, status):
 
 @pytest.mark.parametrize(
     ("state", "status", "started"),
-    [("RUNNING", "running", True), ("PENDING", "waiting", False), ("REQUEUED", "waiting", False), ("SUSPENDED", "running", True)],
+    [
+        ("RUNNING", "running", True),
+        ("PENDING", "waiting", False),
+        ("REQUEUED", "waiting", False),
+        ("SUSPENDED", "running", True),
+    ],
 )
 def test_a_job_that_has_not_ended_has_no_outcome(read_text, state, status, started):
     times = "2024-03-01T10:00:00|2024-03-01T10:00:00|Unknown|1800|4"
-    row = read_text(STEPS + f"1|{state}|{times}||||||\n1.batch|{state}|{times}|9M|9M|1|||00:10:00\n").row("1")
+    row = read_text(
+        STEPS + f"1|{state}|{times}||||||\n1.batch|{state}|{times}|9M|9M|1|||00:10:00\n"
+    ).row("1")
     assert row["status"] == status
     assert ("started_at" in row) == started
     assert not {"ended_at", "walltime", "cpu_time", "peak_memory"} & set(row)
 
 
-@pytest.mark.parametrize("start", ["Unknown|2024-03-01T11:00:00", "None|2024-03-01T11:00:00", "2024-03-01T11:00:00|2024-03-01T11:00:00"])
+@pytest.mark.parametrize(
+    "start",
+    [
+        "Unknown|2024-03-01T11:00:00",
+        "None|2024-03-01T11:00:00",
+        "2024-03-01T11:00:00|2024-03-01T11:00:00",
+    ],
+)
 def test_a_job_cancelled_in_the_queue_never_ran(read_text, start):
-    row = read_text(STEPS + f"1|CANCELLED by 7|2024-03-01T10:00:00|{start}|0|0||||||00:00:00\n").row("1")
+    row = read_text(
+        STEPS + f"1|CANCELLED by 7|2024-03-01T10:00:00|{start}|0|0||||||00:00:00\n"
+    ).row("1")
     assert row == {
         "job_id": "1",
         "source": "slurm",
@@ -168,19 +194,27 @@ def test_local_times_over_the_end_of_daylight_saving(read_text):
 
 def test_an_offset_or_seconds_since_1970_need_no_zone(read_text):
     header = "JobID|State|Submit|Start|End\n"
-    row = read_text(header + "1|COMPLETED|2024-03-01T10:00:00+01:00|1709283600|1709287200\n", timezone="America/New_York").row("1")
+    row = read_text(
+        header + "1|COMPLETED|2024-03-01T10:00:00+01:00|1709283600|1709287200\n",
+        timezone="America/New_York",
+    ).row("1")
     assert (row["submitted_at"].hour, row["started_at"].hour, row["ended_at"].hour) == (9, 9, 10)
 
 
 def test_a_bar_in_the_only_free_text_is_put_back(read_text):
     header = "JobID|JobName|State|Submit\n"
-    outcome = read_text(header + "1|a|b|c|PENDING|2024-03-01T10:00:00\n2|PENDING|2024-03-01T10:00:00\n")
+    outcome = read_text(
+        header + "1|a|b|c|PENDING|2024-03-01T10:00:00\n2|PENDING|2024-03-01T10:00:00\n"
+    )
     assert outcome.row("1")["job_name"] == "a|b|c"
     assert [reject.reason for reject in outcome.rejects] == ["the row has 3 cells, the header 4"]
 
 
 def test_a_step_alone_and_an_unreadable_field_are_rejected_by_name(read_text):
-    outcome = read_text(STEPS + f"9.batch|COMPLETED|{TIMES}|1M|1M|1|||\n1|COMPLETED|{TIMES}|5X|||||\n2|COMPLETED|never{TIMES[19:]}||||||\n")
+    outcome = read_text(
+        STEPS
+        + f"9.batch|COMPLETED|{TIMES}|1M|1M|1|||\n1|COMPLETED|{TIMES}|5X|||||\n2|COMPLETED|never{TIMES[19:]}||||||\n"
+    )
     assert {reject.line: reject.reason for reject in outcome.rejects} == {
         2: "a step whose job's own row is not near it",
         3: "maxrss is not a size: 5X",

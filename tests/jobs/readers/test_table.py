@@ -12,8 +12,19 @@ import pytest
 from jobs.readers import ReadError, ReadOptions, detect
 from jobs.readers.columns import parse_column_map
 
-MAP = parse_column_map(["id=job_id", "when=submitted_at:epoch_ms", "run=walltime:min", "mem=peak_memory:mb", "who=user", "n=cores"])
-TEXT = "id;when;run;mem;who;n;colour\n7;1678700000250;1.5;2;Ann;4;red\n8;1678700060000;;1e3;-;2;blue\n"
+MAP = parse_column_map(
+    [
+        "id=job_id",
+        "when=submitted_at:epoch_ms",
+        "run=walltime:min",
+        "mem=peak_memory:mb",
+        "who=user",
+        "n=cores",
+    ]
+)
+TEXT = (
+    "id;when;run;mem;who;n;colour\n7;1678700000250;1.5;2;Ann;4;red\n8;1678700060000;;1e3;-;2;blue\n"
+)
 
 
 def test_columns_are_renamed_and_their_units_converted(read_text):
@@ -81,12 +92,17 @@ def test_every_unit(read_text, unit, cell, field, expected):
 )
 def test_times_of_every_kind(read_text, unit, cell, timezone, expected):
     columns = parse_column_map([f"t=submitted_at:{unit}" if unit else "t=submitted_at"])
-    row = read_text(f"job_id,t\na,{cell}\n", name="t.csv", columns=columns, timezone=timezone).row("a")
+    row = read_text(f"job_id,t\na,{cell}\n", name="t.csv", columns=columns, timezone=timezone).row(
+        "a"
+    )
     assert row["submitted_at"] == pd.Timestamp(expected, tz="UTC")
 
 
 def test_bad_cells_reject_their_row_with_the_files_own_column(read_text):
-    text = TEXT + "9;yesterday;1;1;x;1;y\n10;1678700000000;long;1;x;1;y\n11;1678700000000;1;huge;x;1;y\n12;1;2\n13;1e30;1;1;x;1;y\n"
+    text = (
+        TEXT
+        + "9;yesterday;1;1;x;1;y\n10;1678700000000;long;1;x;1;y\n11;1678700000000;1;huge;x;1;y\n12;1;2\n13;1e30;1;1;x;1;y\n"
+    )
     outcome = read_text(text, name="mine.csv", columns=MAP)
     assert [(reject.line, reject.reason) for reject in outcome.rejects] == [
         (4, "when is not a time: yesterday"),
@@ -102,21 +118,35 @@ def test_bad_cells_reject_their_row_with_the_files_own_column(read_text):
 def test_a_mapped_column_that_is_absent_names_file_column_and_field(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("id,when\n1,2\n")
-    with pytest.raises(ReadError, match=r"mine\.csv has no column run to fill walltime: its columns are id, when"):
+    with pytest.raises(
+        ReadError, match=r"mine\.csv has no column run to fill walltime: its columns are id, when"
+    ):
         list(detect(path).read(path, ReadOptions(columns=parse_column_map(["run=walltime"]))))
-    with pytest.raises(ReadError, match=r"mine\.csv has no column for submitted_at: say which one it is, as --map COLUMN=submitted_at"):
+    with pytest.raises(
+        ReadError,
+        match=r"mine\.csv has no column for submitted_at: say which one it is, as --map COLUMN=submitted_at",
+    ):
         list(detect(path).read(path, ReadOptions(columns=parse_column_map(["id=job_id"]))))
 
 
 def test_a_column_with_a_fields_own_name_needs_no_map_beside_one(read_text):
     columns = parse_column_map(["job_id=user", "id=job_id"])
-    row = read_text("id,job_id,submitted_at,source\n1,ann,2023-03-13,farm\n", columns=columns).row("1")
+    row = read_text("id,job_id,submitted_at,source\n1,ann,2023-03-13,farm\n", columns=columns).row(
+        "1"
+    )
     assert (row["user"], row["source"]) == ("ann", "farm")
-    assert read_text("job_id,submitted_at,source\n1,2023-03-13,farm\n", source="mine").row("1")["source"] == "mine"
+    assert (
+        read_text("job_id,submitted_at,source\n1,2023-03-13,farm\n", source="mine").row("1")[
+            "source"
+        ]
+        == "mine"
+    )
 
 
 def test_quoted_cells_may_hold_delimiters_and_line_ends(read_text):
-    outcome = read_text('job_id,submitted_at,job_name\na,2023-03-13,"x, ""y""\nz"\nb,2023-03-13,plain\n')
+    outcome = read_text(
+        'job_id,submitted_at,job_name\na,2023-03-13,"x, ""y""\nz"\nb,2023-03-13,plain\n'
+    )
     assert outcome.row("a")["job_name"] == 'x, "y"\nz'
     assert outcome.lines == [2, 4]
 
@@ -133,13 +163,17 @@ def test_a_stray_quote_harms_only_its_own_line(read_text):
 
 
 def test_statuses_are_met_in_any_case_and_new_ones_noted(read_text):
-    outcome = read_text("job_id,submitted_at,status\na,2023-03-13,Completed\nb,2023-03-13,odd\nc,2023-03-13,\n")
+    outcome = read_text(
+        "job_id,submitted_at,status\na,2023-03-13,Completed\nb,2023-03-13,odd\nc,2023-03-13,\n"
+    )
     assert outcome.jobs["status"].fillna("-").tolist() == ["completed", "unknown", "-"]
     assert outcome.notes == {"unknown status odd": 1}
 
 
 def test_a_name_that_is_not_utf8_is_kept_with_a_mark_and_noted(read_text):
-    outcome = read_text(b"job_id,submitted_at,user\na,2023-03-13,J\xfcrg\nb,2023-03-13,J\xc3\xbcrg\n")
+    outcome = read_text(
+        b"job_id,submitted_at,user\na,2023-03-13,J\xfcrg\nb,2023-03-13,J\xc3\xbcrg\n"
+    )
     assert outcome.jobs["user"].tolist() == ["J\ufffdrg", "Jürg"]
     assert outcome.notes == {"line is not UTF-8: unreadable characters replaced": 1}
 
@@ -151,7 +185,12 @@ def parquet(tmp_path):
         {
             "id": pa.array([7, 8, 9], pa.int64()),
             "when": pa.array(
-                [datetime(2023, 3, 13, 10, tzinfo=UTC), datetime(2023, 3, 13, 11, tzinfo=UTC), None], pa.timestamp("ns", "UTC")
+                [
+                    datetime(2023, 3, 13, 10, tzinfo=UTC),
+                    datetime(2023, 3, 13, 11, tzinfo=UTC),
+                    None,
+                ],
+                pa.timestamp("ns", "UTC"),
             ),
             "local": pa.array([datetime(2023, 3, 13, 12), None, None], pa.timestamp("us")),
             "run": pa.array([timedelta(seconds=90), None, timedelta(0)], pa.duration("ms")),
@@ -166,7 +205,15 @@ def parquet(tmp_path):
 
 
 PARQUET_MAP = parse_column_map(
-    ["id=job_id", "when=submitted_at", "local=started_at", "run=walltime", "mem=peak_memory:kib", "who=user", "n=cores"]
+    [
+        "id=job_id",
+        "when=submitted_at",
+        "local=started_at",
+        "run=walltime",
+        "mem=peak_memory:kib",
+        "who=user",
+        "n=cores",
+    ]
 )
 
 
@@ -175,10 +222,18 @@ PARQUET_MAP = parse_column_map(
 def test_parquet_is_read_in_its_own_types(parquet, packed, batch_rows):
     if packed:
         parquet.write_bytes(gzip.compress(parquet.read_bytes()))
-    batches = list(detect(parquet).read(parquet, ReadOptions(columns=PARQUET_MAP, batch_rows=batch_rows, timezone="Europe/Paris")))
+    batches = list(
+        detect(parquet).read(
+            parquet,
+            ReadOptions(columns=PARQUET_MAP, batch_rows=batch_rows, timezone="Europe/Paris"),
+        )
+    )
     jobs = pd.concat([batch.jobs for batch in batches], ignore_index=True)
     assert jobs["job_id"].tolist() == ["7", "8", "9"]
-    assert jobs["submitted_at"].tolist()[:2] == [pd.Timestamp("2023-03-13 10:00", tz="UTC"), pd.Timestamp("2023-03-13 11:00", tz="UTC")]
+    assert jobs["submitted_at"].tolist()[:2] == [
+        pd.Timestamp("2023-03-13 10:00", tz="UTC"),
+        pd.Timestamp("2023-03-13 11:00", tz="UTC"),
+    ]
     assert jobs["started_at"][0] == pd.Timestamp("2023-03-13 11:00", tz="UTC")
     assert jobs["walltime"].fillna(-1).tolist() == [90.0, -1.0, 0.0]
     assert jobs["peak_memory"].fillna(-1).tolist() == [2560.0, 3072.0, -1.0]

@@ -62,7 +62,9 @@ def test_sizes(text, size):
     assert units.size(text) == size
 
 
-@pytest.mark.parametrize("parse", [units.duration, units.size, units.number, units.timestamp, units.percent])
+@pytest.mark.parametrize(
+    "parse", [units.duration, units.size, units.number, units.timestamp, units.percent]
+)
 @pytest.mark.parametrize("text", ["", "-", " none ", "N/A", "Unknown", "NaN", "null"])
 def test_words_for_unknown_are_missing(parse, text):
     assert isnan(parse(text))
@@ -92,10 +94,16 @@ def test_what_cannot_be_read_is_an_error_that_shows_it(parse, text):
 @given(st.integers(0, 10**7))
 def test_a_clock_reads_back_what_it_shows(seconds):
     days, rest = divmod(seconds, 86400)
-    assert units.duration(f"{days}-{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}") == seconds
+    assert (
+        units.duration(f"{days}-{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}") == seconds
+    )
 
 
-@given(st.datetimes(min_value=datetime(1981, 1, 1), max_value=datetime(2100, 1, 1)), st.integers(0, 10**6), st.integers(0, 10**6))
+@given(
+    st.datetimes(min_value=datetime(1981, 1, 1), max_value=datetime(2100, 1, 1)),
+    st.integers(0, 10**6),
+    st.integers(0, 10**6),
+)
 def test_no_reading_of_local_times_turns_a_duration_negative(moment, wait, run):
     import zoneinfo
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jobs.coded import code
+from jobs.coded_jobs import code
 from jobs.schema import OUTCOMES
 from jobs.workload import generate
 from models.engine.advice import LEFT_ALONE, Advice
@@ -15,7 +15,9 @@ TARGETS = ("walltime", "peak_memory")
 
 @pytest.fixture(scope="module")
 def jobs() -> pd.DataFrame:
-    return generate(900, days=8, seed=2, sites=3, users=6).jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
+    return generate(900, days=8, seed=2, sites=3, users=6).jobs.sort_values(
+        "submitted_at", kind="stable", ignore_index=True
+    )
 
 
 def answers(jobs: pd.DataFrame, advice: Advice) -> pd.DataFrame:
@@ -24,20 +26,29 @@ def answers(jobs: pd.DataFrame, advice: Advice) -> pd.DataFrame:
     return forecaster.predict(jobs.tail(200).drop(columns=list(OUTCOMES)))
 
 
-def test_programs_that_are_left_alone_get_what_they_ask_for_and_others_what_they_would(jobs: pd.DataFrame) -> None:
+def test_programs_that_are_left_alone_get_what_they_ask_for_and_others_what_they_would(
+    jobs: pd.DataFrame,
+) -> None:
     asked = jobs.tail(200).reset_index(drop=True)
     name = str(asked["program"].mode()[0])
-    before, after = answers(jobs, Advice()), answers(jobs, Advice.of(1.0, f"{name}, no such program"))
+    before, after = (
+        answers(jobs, Advice()),
+        answers(jobs, Advice.of(1.0, f"{name}, no such program")),
+    )
     left = (asked["program"] == name).to_numpy()
     assert 0 < left.sum() < 200
     assert (after.loc[left, "peak_memory_allocation"] == asked.loc[left, "requested_memory"]).all()
-    assert (after.loc[left, "peak_memory_allocation_3"] == asked.loc[left, "requested_memory"]).all()
+    assert (
+        after.loc[left, "peak_memory_allocation_3"] == asked.loc[left, "requested_memory"]
+    ).all()
     assert (after.loc[left, "walltime_allocation"] == asked.loc[left, "requested_walltime"]).all()
     assert after.loc[left, "peak_memory_risk"].isna().all()
     pd.testing.assert_frame_equal(after[~left], before[~left])
     assert (after["walltime"] == before["walltime"]).all()  # predictions stay
     forecaster = Forecaster(targets=TARGETS, advice=Advice.of(1.0, name))
-    why = forecaster.explain(code(asked[left].head(1), [field for field in asked if field not in OUTCOMES]))
+    why = forecaster.explain(
+        code(asked[left].head(1), [field for field in asked if field not in OUTCOMES])
+    )
     assert why[0]["peak_memory"]["allocation"]["rule"] == LEFT_ALONE
 
 

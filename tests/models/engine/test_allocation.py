@@ -12,12 +12,21 @@ from models.histories.occupancy import Occupancy
 from models.quantities.targets import Grid
 
 GRID = Grid(1.0, 2, 9)
-shares = some.lists(some.floats(0, 1), min_size=9, max_size=9).map(np.array).filter(lambda parts: parts.sum() > 0.1)
+shares = (
+    some.lists(some.floats(0, 1), min_size=9, max_size=9)
+    .map(np.array)
+    .filter(lambda parts: parts.sum() > 0.1)
+)
 
 
 def one(mass, held, seconds=1.0, cold=False):
     return Occupancy(
-        (mass / mass.sum())[None], (held / held.sum())[None], np.array([seconds]), np.array([8]), np.array([0]), np.array([cold])
+        (mass / mass.sum())[None],
+        (held / held.sum())[None],
+        np.array([seconds]),
+        np.array([8]),
+        np.array([0]),
+        np.array([cold]),
     )
 
 
@@ -69,19 +78,31 @@ def test_who_is_new_gets_the_request_where_requests_are_kept():
 
 def test_a_dearer_failure_never_makes_the_first_rung_smaller():
     jobs = one(np.array([5.0, 0, 0, 2, 0, 0, 1, 0, 0.1]), np.ones(9), seconds=3600.0)
-    first = [ladders(jobs, GRID, np.array([np.inf]), price=price / 2**30)[0, 0] for price in (0, 0.1, 1, 10, 100)]
+    first = [
+        ladders(jobs, GRID, np.array([np.inf]), price=price / 2**30)[0, 0]
+        for price in (0, 0.1, 1, 10, 100)
+    ]
     assert first == sorted(first)
     assert first[0] < first[-1]
 
 
 def test_the_forecaster_sets_memory_aside_by_the_ladder_and_tells_the_risk(habits):
     jobs = habits(rows=600).assign(requested_memory=2.0**34)
-    jobs["peak_memory"] = 2.0**28 * (1 + jobs["user"].str[1:].astype(float)) * np.where(jobs["walltime"] > 60, 4, 1)
+    jobs["peak_memory"] = (
+        2.0**28 * (1 + jobs["user"].str[1:].astype(float)) * np.where(jobs["walltime"] > 60, 4, 1)
+    )
     live = Forecaster(targets=("walltime", "peak_memory"))
     live.learn(jobs[jobs["ended_at"].notna()][:-50])
     answers = live.predict(jobs[-50:])
-    first, second, third = (answers[f"peak_memory_allocation{end}"].to_numpy() for end in ("", "_2", "_3"))
-    assert (first > 0).all() and (first <= second).all() and (second <= third).all() and (third <= 2.0**34).all()
+    first, second, third = (
+        answers[f"peak_memory_allocation{end}"].to_numpy() for end in ("", "_2", "_3")
+    )
+    assert (
+        (first > 0).all()
+        and (first <= second).all()
+        and (second <= third).all()
+        and (third <= 2.0**34).all()
+    )
     assert answers["peak_memory_risk"].between(0, 1).all()
     certain = first == 2.0**34
     assert (answers["peak_memory_risk"][certain] == 0).all()

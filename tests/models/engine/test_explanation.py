@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jobs.coded import code
+from jobs.coded_jobs import code
 from jobs.schema import OUTCOMES
 from jobs.workload import generate
 from models.engine.explanation import AT_REQUEST, LADDER, QUANTILE, REQUEST_OF_NEW, allocation_rule
@@ -16,7 +16,9 @@ from models.histories.features import identities
 
 @pytest.fixture(scope="module")
 def jobs() -> pd.DataFrame:
-    return generate(1500, days=10, seed=4, sites=3, users=8).jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
+    return generate(1500, days=10, seed=4, sites=3, users=8).jobs.sort_values(
+        "submitted_at", kind="stable", ignore_index=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +29,13 @@ def forecaster(jobs: pd.DataFrame) -> Forecaster:
     return made
 
 
-def test_similar_jobs_had_ended_share_what_is_said_and_tell_their_own_outcome(jobs: pd.DataFrame, forecaster: Forecaster) -> None:
+def test_similar_jobs_had_ended_share_what_is_said_and_tell_their_own_outcome(
+    jobs: pd.DataFrame, forecaster: Forecaster
+) -> None:
     asked = jobs.tail(40).drop(columns=list(OUTCOMES))
-    by_hash = dict(zip(identities(code(jobs, ("source", "job_id"))).tolist(), jobs.index, strict=True))
+    by_hash = dict(
+        zip(identities(code(jobs, ("source", "job_id"))).tolist(), jobs.index, strict=True)
+    )
     told = forecaster.explain(code(asked, asked.columns))
     assert sum(len(why["walltime"]["similar"]) for why in told) > 40
     for (_, job), why in zip(asked.iterrows(), told, strict=True):
@@ -37,10 +43,15 @@ def test_similar_jobs_had_ended_share_what_is_said_and_tell_their_own_outcome(jo
             was = jobs.loc[by_hash[past["ident"]]]
             assert was["ended_at"] <= job["submitted_at"] and was["walltime"] == past["value"]
             same = [name for name in past["alike"] if name not in ("input_bytes",)]
-            assert all(was[name] == job[name] or (pd.isna(was[name]) and pd.isna(job[name])) for name in same)
+            assert all(
+                was[name] == job[name] or (pd.isna(was[name]) and pd.isna(job[name]))
+                for name in same
+            )
 
 
-def test_contributions_are_those_of_the_refiner_that_answered(jobs: pd.DataFrame, forecaster: Forecaster) -> None:
+def test_contributions_are_those_of_the_refiner_that_answered(
+    jobs: pd.DataFrame, forecaster: Forecaster
+) -> None:
     assert forecaster.model_set is not None and forecaster.model_set.targets["walltime"].refiners
     told = forecaster.explain(code(jobs.tail(20), [name for name in jobs if name not in OUTCOMES]))
     moved = [each for why in told for each in why["walltime"]["contributions"]]
@@ -50,11 +61,15 @@ def test_contributions_are_those_of_the_refiner_that_answered(jobs: pd.DataFrame
         assert sizes == sorted(sizes, reverse=True)
     alone = Forecaster()
     alone.learn(jobs.head(300))
-    why = alone.explain(code(jobs.tail(1), [name for name in jobs if name not in OUTCOMES]))[0]["walltime"]
+    why = alone.explain(code(jobs.tail(1), [name for name in jobs if name not in OUTCOMES]))[0][
+        "walltime"
+    ]
     assert why["contributions"] == [] and why["histories"]
 
 
-def test_contributions_add_up_to_what_the_trees_say(jobs: pd.DataFrame, forecaster: Forecaster) -> None:
+def test_contributions_add_up_to_what_the_trees_say(
+    jobs: pd.DataFrame, forecaster: Forecaster
+) -> None:
     """SHAP values and their base are the raw score of the class."""
     refiner = forecaster.model_set.targets["walltime"].refiners["global"]  # type: ignore[union-attr]
     shown = np.random.default_rng(0).random((1, len(refiner.model.feature_names_)), np.float32)  # type: ignore[attr-defined]
@@ -73,7 +88,9 @@ def test_the_rule_that_set_an_allocation_is_told() -> None:
     assert allocation_rule(False, False, 60.0, np.inf) == QUANTILE
 
 
-def test_the_contexts_of_an_explanation_are_those_of_the_answer(jobs: pd.DataFrame, forecaster: Forecaster) -> None:
+def test_the_contexts_of_an_explanation_are_those_of_the_answer(
+    jobs: pd.DataFrame, forecaster: Forecaster
+) -> None:
     row = jobs.tail(1).drop(columns=list(OUTCOMES))
     allocation = forecaster.explain(code(row, row.columns))[0]["walltime"]["allocation"]["value"]
     assert allocation == forecaster.predict(row)["walltime_allocation"].iloc[0]

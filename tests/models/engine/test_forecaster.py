@@ -13,8 +13,8 @@ from models.engine.training import new_mixture, train
 from models.histories.features import Contexts, encode
 from models.histories.mixture import Walk, endings
 from models.quantities.targets import TARGETS
-from models.refiner.lessons import Lessons, Notebook, make_lessons
 from models.refiner.refinement import factors, refine
+from models.refiner.training_rows import Lessons, Notebook, make_lessons
 
 WALLTIME = TARGETS["walltime"]
 ROWS = 10_000
@@ -38,7 +38,11 @@ def live_through(jobs: pd.DataFrame, model_set: ModelSet, learned: bool) -> Live
     if learned:
         mixture.restore(model_set.targets["walltime"].learned)
     contexts, values = encode(jobs, model_set.levels), WALLTIME.value(jobs)
-    walk, notebook, masses = Walk(mixture, contexts, values, WALLTIME.limit(jobs)), Notebook(ROWS), []
+    walk, notebook, masses = (
+        Walk(mixture, contexts, values, WALLTIME.limit(jobs)),
+        Notebook(ROWS),
+        [],
+    )
     for rows in PARTS:
         masses.append(walk.on(rows, weigh=not learned)[0].mass)
         notebook.put(rows, make_lessons(mixture, contexts.take(rows), masses[-1], values[rows]))
@@ -48,8 +52,12 @@ def live_through(jobs: pd.DataFrame, model_set: ModelSet, learned: bool) -> Live
 @pytest.fixture(scope="module")
 def jobs() -> pd.DataFrame:
     """By submission; some are still running."""
-    made = generate(ROWS, days=15, seed=4).jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
-    assert made["ended_at"].nunique() < made["ended_at"].notna().sum(), "some should end at one instant"
+    made = generate(ROWS, days=15, seed=4).jobs.sort_values(
+        "submitted_at", kind="stable", ignore_index=True
+    )
+    assert made["ended_at"].nunique() < made["ended_at"].notna().sum(), (
+        "some should end at one instant"
+    )
     return made
 
 
@@ -66,7 +74,9 @@ def test_outcomes_told_late_twice_and_out_of_order_leave_the_inputs_of_every_job
 ) -> None:
     lived = live_through(jobs, model_set, learned=True)
     forecaster = Forecaster(model_set)
-    forecaster._until = np.iinfo(np.int64).max  # weights stay, so that the order in which they would have learned does not matter
+    forecaster._until = np.iinfo(
+        np.int64
+    ).max  # weights stay, so that the order in which they would have learned does not matter
     mixture, contexts = forecaster.mixtures["walltime"], encode(jobs, forecaster.levels)
     np.testing.assert_array_equal(contexts.keys, lived.contexts.keys)
     limits, values, draw = WALLTIME.limit(jobs), WALLTIME.value(jobs), np.random.default_rng(0)
@@ -81,13 +91,25 @@ def test_outcomes_told_late_twice_and_out_of_order_leave_the_inputs_of_every_job
         few = contexts.take(rows)
         masses = mixture.distributions(few, limits[rows]).mass
         np.testing.assert_array_equal(masses, lived.masses[rows])
-        np.testing.assert_array_equal(make_lessons(mixture, few, masses, values[rows]).shown, lived.lessons.shown[rows])
+        np.testing.assert_array_equal(
+            make_lessons(mixture, few, masses, values[rows]).shown, lived.lessons.shown[rows]
+        )
 
 
-def test_an_engine_told_as_jobs_end_answers_as_training_lived_through_them(jobs: pd.DataFrame, model_set: ModelSet) -> None:
+def test_an_engine_told_as_jobs_end_answers_as_training_lived_through_them(
+    jobs: pd.DataFrame, model_set: ModelSet
+) -> None:
     """Weights and all: what ended by each question has been learned, nothing else."""
     lived = live_through(jobs, model_set, learned=False)
-    bent = refine(lived.masses, factors(lived.lessons.shown, lived.lessons.coarse, model_set.targets["walltime"].refiners, jobs.index))
+    bent = refine(
+        lived.masses,
+        factors(
+            lived.lessons.shown,
+            lived.lessons.coarse,
+            model_set.targets["walltime"].refiners,
+            jobs.index,
+        ),
+    )
     forecaster = Forecaster(model_set)
     ended = jobs.iloc[endings(lived.contexts)]
     known = lived.contexts.known[endings(lived.contexts)]
@@ -109,11 +131,15 @@ def test_an_answer_asked_at_a_past_time_looks_at_no_outcome_of_later(habits):
     forecaster = Forecaster()
     forecaster.learn(jobs[jobs["ended_at"].notna()])
     then = forecaster.predict(asked, at=moment.to_pydatetime())["walltime_median"]
-    now = forecaster.predict(asked, at=pd.Timestamp("2100-01-01", tz="UTC").to_pydatetime())["walltime_median"]
+    now = forecaster.predict(asked, at=pd.Timestamp("2100-01-01", tz="UTC").to_pydatetime())[
+        "walltime_median"
+    ]
     assert now.min() > 40_000 > 30_000 > then.max()
 
 
-def test_without_a_model_the_levels_follow_the_first_jobs_however_few_are_told_at_a_time(jobs: pd.DataFrame) -> None:
+def test_without_a_model_the_levels_follow_the_first_jobs_however_few_are_told_at_a_time(
+    jobs: pd.DataFrame,
+) -> None:
     ended = jobs[jobs["ended_at"].notna()].sort_values("ended_at", kind="stable").head(70)
     at_once, one_by_one = Forecaster(), Forecaster()
     at_once.learn(ended.head(64))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from models.baselines.rivals import SHARES, Answers
+from models.baselines.catalogue import SHARES, Answers
 from models.evaluation.metrics import against, blocks, deciles, errors, log_score, pinball, spreads
 
 
@@ -31,7 +31,9 @@ def test_equal_outcomes_explain_nothing():
 @given(some.lists(some.tuples(some.floats(0, 1e6), some.floats(0, 1e6)), min_size=1, max_size=20))
 def test_the_crps_of_a_single_value_is_its_absolute_error(pairs):
     actual, point = np.array(pairs).T
-    assert spreads(actual, Answers(point))["crps"] == pytest.approx(np.abs(actual - point).mean(), abs=1e-6)
+    assert spreads(actual, Answers(point))["crps"] == pytest.approx(
+        np.abs(actual - point).mean(), abs=1e-6
+    )
 
 
 def test_the_crps_of_a_distribution_approaches_its_definition():
@@ -43,7 +45,12 @@ def test_the_crps_of_a_distribution_approaches_its_definition():
 
 
 def test_coverage_and_width_are_those_of_the_range():
-    answers = Answers(np.full(4, 5.0), np.zeros(4), np.full(4, 10.0), np.tile(np.linspace(0, 10, len(SHARES)), (4, 1)))
+    answers = Answers(
+        np.full(4, 5.0),
+        np.zeros(4),
+        np.full(4, 10.0),
+        np.tile(np.linspace(0, 10, len(SHARES)), (4, 1)),
+    )
     found = spreads(np.array([0.0, 5.0, 10.0, 11.0]), answers)
     assert (found["coverage_90"], found["width_90"]) == (0.75, 10.0)
 
@@ -71,7 +78,9 @@ def test_the_log_score_of_a_certain_hit_is_zero():
 def test_blocks_are_weeks_and_on_short_logs_half_days():
     days = pd.Series(pd.to_datetime(["2026-01-01T00", "2026-01-01T13", "2026-01-09T00"], utc=True))
     assert blocks(days).tolist() == [0, 1, 16]
-    long = pd.Series(pd.to_datetime(["2026-01-01", "2026-01-07", "2026-01-09", "2026-03-01"], utc=True))
+    long = pd.Series(
+        pd.to_datetime(["2026-01-01", "2026-01-07", "2026-01-09", "2026-03-01"], utc=True)
+    )
     assert blocks(long).tolist() == [0, 0, 1, 8]
 
 

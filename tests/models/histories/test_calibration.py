@@ -59,7 +59,9 @@ def test_an_unknown_outcome_teaches_nothing_and_what_is_learned_can_be_kept() ->
     calibration.learn(np.array([0.2, np.nan]), np.array([0.3, np.nan]))
     kept = Calibration.from_json(json.loads(json.dumps(calibration.to_json())))
     calibration.learn(np.array([np.nan]), np.array([np.nan]))
-    assert [kept.level(wanted) for wanted in WANTED] == [calibration.level(wanted) for wanted in WANTED]
+    assert [kept.level(wanted) for wanted in WANTED] == [
+        calibration.level(wanted) for wanted in WANTED
+    ]
     copied = calibration.copy()
     copied.learn(*np.full((2, 100), 0.01))
     assert copied.level(0.05) < calibration.level(0.05) == kept.level(0.05)

@@ -6,7 +6,7 @@ import pytest
 from models.histories.blend import View, look, new_view
 from models.histories.components import MixtureSettings, Shape, make_shape
 from models.histories.gate import gate, learn_gate, note_facts
-from models.histories.history import Lists, insert, need_slot, new_lists
+from models.histories.outcome_index import Lists, insert, need_slot, new_lists
 from models.histories.weights import Tables, new_tables
 from models.quantities.targets import TARGETS
 
@@ -18,7 +18,12 @@ LATER = 100 * MINUTE
 @pytest.fixture(scope="module")
 def shape() -> Shape:
     """Three kinds of history, one component each."""
-    return make_shape(MixtureSettings(decays=(0.9,), widths=(0.15,)), TARGETS["walltime"].grid, np.zeros(3, np.bool_), 0)
+    return make_shape(
+        MixtureSettings(decays=(0.9,), widths=(0.15,)),
+        TARGETS["walltime"].grid,
+        np.zeros(3, np.bool_),
+        0,
+    )
 
 
 @pytest.fixture
@@ -28,7 +33,14 @@ def lists() -> Lists:
     told = [(LONG, minute, 80.0) for minute in range(40)] + [(SHORT, 50, 20.0), (SHORT, 60, 120.0)]
     for ident, (key, minute, mark) in enumerate(told):
         for each in (key, EVERYONE):
-            insert(lists, need_slot(lists, each), minute * MINUTE, np.uint32(ident), np.float32(mark), 2.0 ** (mark / 16))
+            insert(
+                lists,
+                need_slot(lists, each),
+                minute * MINUTE,
+                np.uint32(ident),
+                np.float32(mark),
+                2.0 ** (mark / 16),
+            )
     return lists
 
 
@@ -58,7 +70,9 @@ def learned(lists: Lists, shape: Shape, times: int = 40) -> Tables:
 def test_facts_tell_length_silence_spread_and_repeats(lists: Lists, shape: Shape) -> None:
     long, short, _ = seen(lists, shape, LONG, SHORT, EVERYONE).facts
     np.testing.assert_allclose(long, [np.log2(41) / 6, np.log2(1 + 21) / 10, 0.0, 1.0, 0.0])
-    np.testing.assert_allclose(short, [np.log2(3) / 6, 0.0, np.log2(1 + 100 / shape.steps) / 2, 0.0, 0.0])
+    np.testing.assert_allclose(
+        short, [np.log2(3) / 6, 0.0, np.log2(1 + 100 / shape.steps) / 2, 0.0, 0.0]
+    )
 
 
 def test_a_gate_that_learned_nothing_changes_nothing(lists: Lists, shape: Shape) -> None:
@@ -67,7 +81,9 @@ def test_a_gate_that_learned_nothing_changes_nothing(lists: Lists, shape: Shape)
     assert view.weights.tolist() == [1 / 3] * 3
 
 
-def test_a_gate_learns_to_trust_the_longer_history_wherever_it_stands(lists: Lists, shape: Shape) -> None:
+def test_a_gate_learns_to_trust_the_longer_history_wherever_it_stands(
+    lists: Lists, shape: Shape
+) -> None:
     tables = learned(lists, shape)
     for keys, longer in (((LONG, SHORT), 0), ((SHORT, LONG), 1)):
         view = seen(lists, shape, *keys, EVERYONE)

@@ -11,18 +11,30 @@ from models.quantities.targets import TARGETS
 @pytest.fixture(scope="module")
 def jobs(habits):
     made = habits(rows=400)
-    made["peak_memory"] = 2.0**20 * (1 + made["user"].str[1:].astype(float)) * np.sqrt(1 + made["walltime"])
+    made["peak_memory"] = (
+        2.0**20 * (1 + made["user"].str[1:].astype(float)) * np.sqrt(1 + made["walltime"])
+    )
     return made
 
 
 def mixtures(levels):
     relative = tuple(level.relative for level in levels.levels)
-    return [Mixture(TARGETS[name], relative, levels.owner, MixtureSettings()) for name in ("peak_memory", "walltime")]
+    return [
+        Mixture(TARGETS[name], relative, levels.owner, MixtureSettings())
+        for name in ("peak_memory", "walltime")
+    ]
 
 
 def lived(jobs, levels, rows):
     target, (mixture, times) = TARGETS["peak_memory"], mixtures(levels)
-    walk = OccupancyWalk(mixture, times, encode(jobs, levels), target.value(jobs), target.limit(jobs), jobs["walltime"].to_numpy())
+    walk = OccupancyWalk(
+        mixture,
+        times,
+        encode(jobs, levels),
+        target.value(jobs),
+        target.limit(jobs),
+        jobs["walltime"].to_numpy(),
+    )
     return walk.on(rows), mixture, times
 
 

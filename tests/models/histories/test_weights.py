@@ -5,7 +5,7 @@ import pytest
 
 from models.histories.blend import View, new_view
 from models.histories.components import TABLES, MixtureSettings, Shape, make_shape
-from models.histories.history import new_lists
+from models.histories.outcome_index import new_lists
 from models.histories.weights import (
     NEARLY,
     NOT,
@@ -30,7 +30,9 @@ EACH = 3
 @pytest.fixture(scope="module")
 def shape() -> Shape:
     """One kind of history in three widths, so three components."""
-    return make_shape(MixtureSettings(decays=(0.9,)), TARGETS["walltime"].grid, np.zeros(1, np.bool_), 0)
+    return make_shape(
+        MixtureSettings(decays=(0.9,)), TARGETS["walltime"].grid, np.zeros(1, np.bool_), 0
+    )
 
 
 def of(shape: Shape, owner: int, shares: tuple[float, ...] = ()) -> View:
@@ -62,7 +64,9 @@ def test_nothing_learned_weighs_all_alike(shape: Shape) -> None:
     np.testing.assert_allclose(weights(new_tables(EACH), shape, 1), 1 / 3)
 
 
-def test_an_owner_is_trusted_by_what_foresaw_it_and_a_stranger_by_what_foresaw_all(shape: Shape, taught: Tables) -> None:
+def test_an_owner_is_trusted_by_what_foresaw_it_and_a_stranger_by_what_foresaw_all(
+    shape: Shape, taught: Tables
+) -> None:
     first, second, stranger = (weights(taught, shape, owner) for owner in (1, 2, 3))
     for found in (first, second, stranger):
         assert found.sum() == pytest.approx(1)
@@ -85,7 +89,9 @@ def test_weights_stay_when_tables_grow_and_when_they_are_kept(shape: Shape, taug
         assert has_rows(tables)
         credit(tables, shape, of(shape, owner, (0.0, 0.0, 0.0)))
     assert len(tables.rows) > len(taught.rows)
-    np.testing.assert_allclose(weights(restored(learned(tables)), shape, 1), weights(tables, shape, 1), rtol=1e-12)
+    np.testing.assert_allclose(
+        weights(restored(learned(tables)), shape, 1), weights(tables, shape, 1), rtol=1e-12
+    )
     assert weights(tables, shape, 1)[2] == pytest.approx(before[2], abs=0.01)
 
 
@@ -93,6 +99,13 @@ def test_weights_stay_when_tables_grow_and_when_they_are_kept(shape: Shape, taug
 def test_how_jobs_keep_to_their_limits_is_seen(shape: Shape, late: int, far: int, how: int) -> None:
     tables, view = new_tables(EACH), new_view(shape, EACH)
     for job in range(100):
-        judge(new_lists(), shape, tables, view, 50.0, 0.5 if job < late else 30.0 if job < late + far else -10.0)
+        judge(
+            new_lists(),
+            shape,
+            tables,
+            view,
+            50.0,
+            0.5 if job < late else 30.0 if job < late + far else -10.0,
+        )
     assert kept(tables, shape) == how
     assert np.isnan(large_error(tables))

@@ -15,7 +15,11 @@ def test_the_rank_is_the_smallest_that_bounds_the_quantile_with_the_confidence()
     assert which[58] == 59  # too few: none of them does
     assert which[59] == 59
     for count in (59, 100, 200):
-        assert binom.cdf(which[count] - 1, count, 0.95) >= 0.95 > binom.cdf(which[count] - 2, count, 0.95)
+        assert (
+            binom.cdf(which[count] - 1, count, 0.95)
+            >= 0.95
+            > binom.cdf(which[count] - 2, count, 0.95)
+        )
 
 
 def test_nothing_is_bounded_by_fewer_than_59_and_then_by_the_largest() -> None:

@@ -24,9 +24,24 @@ START = pd.Timestamp("2026-01-01", tz="UTC")
 def some_transfers(count: int = 300, seed: int = 0) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     at = START + pd.to_timedelta(np.sort(rng.integers(0, 4000, count)), unit="s")
-    frame = {"transfer_id": np.arange(count).astype(str), "source": "s", "submitted_at": at, "bytes": rng.integers(1, 10**9, count)}
-    places = {"from_endpoint": rng.choice(["a", "b"], count), "to_endpoint": rng.choice(["c", "d"], count)}
-    return complete(conform(pd.DataFrame({**frame, **places, "duration": rng.integers(0, 300, count).astype(float)}), TRANSFER))
+    frame = {
+        "transfer_id": np.arange(count).astype(str),
+        "source": "s",
+        "submitted_at": at,
+        "bytes": rng.integers(1, 10**9, count),
+    }
+    places = {
+        "from_endpoint": rng.choice(["a", "b"], count),
+        "to_endpoint": rng.choice(["c", "d"], count),
+    }
+    return complete(
+        conform(
+            pd.DataFrame(
+                {**frame, **places, "duration": rng.integers(0, 300, count).astype(float)}
+            ),
+            TRANSFER,
+        )
+    )
 
 
 def some_jobs(count: int = 300, seed: int = 0) -> pd.DataFrame:
@@ -40,8 +55,14 @@ def some_jobs(count: int = 300, seed: int = 0) -> pd.DataFrame:
         "started_at": at + waited,
         "ended_at": at + waited + ran,
     }
-    asked = {"queue": rng.choice(["short", "long"], count), "user": rng.choice(["ann", "bob"], count), "requested_walltime": 3600.0}
-    return fill_in(conform(pd.DataFrame({**frame, **asked, "requested_cores": rng.integers(1, 9, count)}), JOB))
+    asked = {
+        "queue": rng.choice(["short", "long"], count),
+        "user": rng.choice(["ann", "bob"], count),
+        "requested_walltime": 3600.0,
+    }
+    return fill_in(
+        conform(pd.DataFrame({**frame, **asked, "requested_cores": rng.integers(1, 9, count)}), JOB)
+    )
 
 
 def scrambled(records: pd.DataFrame, now: pd.Timestamp, seed: int = 1) -> pd.DataFrame:
@@ -67,7 +88,9 @@ def scrambled(records: pd.DataFrame, now: pd.Timestamp, seed: int = 1) -> pd.Dat
     ids=["transfers", "waits"],
 )
 def test_the_future_moves_nothing_that_is_told_of_the_load(
-    records: pd.DataFrame, surround: Callable[[pd.DataFrame], pd.DataFrame], columns: tuple[str, ...]
+    records: pd.DataFrame,
+    surround: Callable[[pd.DataFrame], pd.DataFrame],
+    columns: tuple[str, ...],
 ) -> None:
     told = [name for name in columns if name in surround(records)]
     for row in (50, 150, 250):
@@ -85,7 +108,9 @@ def test_a_load_by_hand() -> None:
                 {
                     "transfer_id": ["a", "b", "c", "d"],
                     "source": "s",
-                    "submitted_at": [START + pd.Timedelta(seconds, "s") for seconds in (0, 10, 20, 100)],
+                    "submitted_at": [
+                        START + pd.Timedelta(seconds, "s") for seconds in (0, 10, 20, 100)
+                    ],
                     "duration": [10.0, 50.0, 50.0, 1.0],
                     "bytes": [100.0, 500.0, 1000.0, 1.0],
                 }
@@ -121,17 +146,28 @@ def test_a_measured_series_is_joined_by_last_value_or_by_mean() -> None:
 
 def test_a_series_is_read_from_a_file_and_a_bad_one_is_a_sentence(tmp_path: Path) -> None:
     good, bad = tmp_path / "series.csv", tmp_path / "bad.csv"
-    good.write_text("measured_at,name,value\n2026-01-01T00:00:10Z,net,2\n2026-01-01T00:00:20Z,net,\n")
+    good.write_text(
+        "measured_at,name,value\n2026-01-01T00:00:10Z,net,2\n2026-01-01T00:00:20Z,net,\n"
+    )
     bad.write_text("measured_at,name,value\nyesterday,net,2\n")
-    found = with_measurements(pd.DataFrame({"submitted_at": [START, START + pd.Timedelta(60, "s")]}), read_series(good))
-    np.testing.assert_equal(found["measured_net"].to_numpy(), [np.nan, 2.0])  # an empty cell measured nothing
-    for path, sentence in ((bad, "cannot be read as a series"), (tmp_path / "none.csv", "cannot be read as a series")):
+    found = with_measurements(
+        pd.DataFrame({"submitted_at": [START, START + pd.Timedelta(60, "s")]}), read_series(good)
+    )
+    np.testing.assert_equal(
+        found["measured_net"].to_numpy(), [np.nan, 2.0]
+    )  # an empty cell measured nothing
+    for path, sentence in (
+        (bad, "cannot be read as a series"),
+        (tmp_path / "none.csv", "cannot be read as a series"),
+    ):
         with pytest.raises(InputError, match=sentence):
             read_series(path)
 
 
 def test_a_refiner_is_shown_what_a_site_measured() -> None:
     transfers = some_transfers(50).assign(measured_net=np.arange(50.0))
-    levels = choose_levels(with_traffic(transfers), told_more(TARGETS["transfer_time"], ["measured_net"]).subject)
+    levels = choose_levels(
+        with_traffic(transfers), told_more(TARGETS["transfer_time"], ["measured_net"]).subject
+    )
     assert "measured_net" in levels.numbers
     assert encode(transfers, levels).numbers[-1, -1] == pytest.approx(np.log2(49.0))

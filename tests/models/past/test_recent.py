@@ -26,7 +26,11 @@ def arrays(history):
 
 def plainly(keys, at, known, values, row):
     """What the key of ``row`` had shown at its submission, oldest first, by the definition."""
-    rows = [j for j in range(len(keys)) if keys[j] == keys[row] and known[j] <= at[row] and np.isfinite(values[j])]
+    rows = [
+        j
+        for j in range(len(keys))
+        if keys[j] == keys[row] and known[j] <= at[row] and np.isfinite(values[j])
+    ]
     return values[sorted(rows, key=lambda j: (known[j], j))]
 
 
@@ -39,7 +43,11 @@ def test_replay_is_the_definition_row_by_row(history):
     for row in range(len(keys)):
         shown = plainly(keys, at, known, values, row)
         newest = shown[::-1][:4]
-        assert np.array_equal(found.values[row], np.pad(newest, (0, 4 - len(newest)), constant_values=np.nan), equal_nan=True)
+        assert np.array_equal(
+            found.values[row],
+            np.pad(newest, (0, 4 - len(newest)), constant_values=np.nan),
+            equal_nan=True,
+        )
         if len(shown):
             logs = np.log(shown[0])
             for value in shown[1:]:
@@ -52,13 +60,20 @@ def test_replay_is_the_definition_row_by_row(history):
 
 
 def test_an_outcome_counts_from_the_moment_it_is_known():
-    story = recent(np.zeros(3), np.array([0, 9, 10]), np.array([10, 30, 30]), np.array([7.0, 1.0, 1.0]))
+    story = recent(
+        np.zeros(3), np.array([0, 9, 10]), np.array([10, 30, 30]), np.array([7.0, 1.0, 1.0])
+    )
     assert np.isnan(story.values[1]).all()
     assert story.values[2, 0] == 7.0
 
 
 def test_the_last_two_are_averaged_and_one_stands_for_itself():
-    story = recent(np.zeros(4), np.array([0, 5, 9, 12]), np.array([4, 8, 11, 40]), np.array([4.0, 2.0, 9.0, 1.0]))
+    story = recent(
+        np.zeros(4),
+        np.array([0, 5, 9, 12]),
+        np.array([4, 8, 11, 40]),
+        np.array([4.0, 2.0, 9.0, 1.0]),
+    )
     assert np.array_equal(mean_of_two(story), [np.nan, 4.0, 3.0, 5.5], equal_nan=True)
     assert np.array_equal(median_of(3)(story), [np.nan, 4.0, 3.0, 4.0], equal_nan=True)
 

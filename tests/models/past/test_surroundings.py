@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jobs.coded import code, in_microseconds
+from jobs.coded_jobs import code, in_microseconds
 from jobs.schema import JOB, conform
 from jobs.transfers import TRANSFER, complete
 from models.past.queues import LONGEST_RUN, LONGEST_WAIT, OVERTIME, queues_now, with_queues
@@ -34,16 +34,30 @@ def some_jobs(count: int = 200) -> pd.DataFrame:
         "site": rng.choice(["x", "y"], count),
         "user": rng.choice(["a", "b"], count),
     }
-    times = {"submitted_at": later(at), "started_at": later(at + waited), "ended_at": later(at + waited + ran)}
+    times = {
+        "submitted_at": later(at),
+        "started_at": later(at + waited),
+        "ended_at": later(at + waited + ran),
+    }
     asked = {"requested_walltime": 3600.0, "requested_cores": rng.integers(1, 9, count)}
     return conform(pd.DataFrame({**names, **times, **asked}), JOB)
 
 
 def some_transfers(count: int = 200) -> pd.DataFrame:
     rng = np.random.default_rng(1)
-    names = {"transfer_id": np.arange(count).astype(str), "source": "s", "submitted_at": later(np.sort(rng.integers(0, 4000, count)))}
-    ends = {"from_endpoint": rng.choice(["a", "b"], count), "to_endpoint": rng.choice(["c", "d"], count)}
-    size = {"bytes": rng.integers(1, 10**9, count), "duration": rng.integers(1, 300, count).astype(float)}
+    names = {
+        "transfer_id": np.arange(count).astype(str),
+        "source": "s",
+        "submitted_at": later(np.sort(rng.integers(0, 4000, count))),
+    }
+    ends = {
+        "from_endpoint": rng.choice(["a", "b"], count),
+        "to_endpoint": rng.choice(["c", "d"], count),
+    }
+    size = {
+        "bytes": rng.integers(1, 10**9, count),
+        "duration": rng.integers(1, 300, count).astype(float),
+    }
     return complete(conform(pd.DataFrame({**names, **ends, **size}), TRANSFER))
 
 
@@ -52,7 +66,9 @@ def some_transfers(count: int = 200) -> pd.DataFrame:
     [(some_jobs(), with_queues, queues_now), (some_transfers(), with_traffic, traffic_now)],
     ids=["waits", "transfers"],
 )
-def test_both_ways_tell_the_same_row_by_row(records: pd.DataFrame, surround: Surround, around: AroundOf) -> None:
+def test_both_ways_tell_the_same_row_by_row(
+    records: pd.DataFrame, surround: Surround, around: AroundOf
+) -> None:
     whole = surround(records)
     told = [name for name in whole if name not in records]
     for row in range(20, len(records), 30):
@@ -60,12 +76,18 @@ def test_both_ways_tell_the_same_row_by_row(records: pd.DataFrame, surround: Sur
         known = records[records["submitted_at"] < now].copy()
         for name in ("started_at", "ended_at"):
             known[name] = known[name].where(known[name] <= now)
-        known.loc[known["ended_at"].isna(), "duration" if "duration" in known else "walltime"] = np.nan
+        known.loc[known["ended_at"].isna(), "duration" if "duration" in known else "walltime"] = (
+            np.nan
+        )
         asked = code(records.iloc[[row]], [name for name in records if name != "job_id"])
-        by_then, knowing_more = (around(some).tell(asked, in_microseconds(now)) for some in (known, records))
+        by_then, knowing_more = (
+            around(some).tell(asked, in_microseconds(now)) for some in (known, records)
+        )
         for name in told:
             assert by_then[name][0] == pytest.approx(whole[name].iloc[row], nan_ok=True), name
-            assert knowing_more[name][0] == pytest.approx(by_then[name][0], nan_ok=True), f"{name} sees what came later"
+            assert knowing_more[name][0] == pytest.approx(by_then[name][0], nan_ok=True), (
+                f"{name} sees what came later"
+            )
 
 
 def test_what_nobody_saw_start_or_end_is_taken_to_be_gone_in_time() -> None:
@@ -82,6 +104,8 @@ def test_what_nobody_saw_start_or_end_is_taken_to_be_gone_in_time() -> None:
         return float(found["system_waiting"][0]), float(found["system_running"][0])
 
     assert at(0)[0] == 2
-    assert at(OVERTIME * 3600.0)[1] == 1, "who asked for an hour is over, who asked for nothing is not"
+    assert at(OVERTIME * 3600.0)[1] == 1, (
+        "who asked for an hour is over, who asked for nothing is not"
+    )
     assert at(LONGEST_RUN)[1] == 0
     assert at(LONGEST_WAIT) == (0, 0)

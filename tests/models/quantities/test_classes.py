@@ -12,8 +12,15 @@ import models.quantities.classes
 from infra.errors import InputError
 from jobs.workload import generate
 from models.engine.training import TrainingError
-from models.evaluation.classes_judged import CLASSIFIER, Judged, evaluate_classes, measure, measure_each, measure_jointly
-from models.evaluation.whole_log import OURS
+from models.evaluation.backtest import OURS
+from models.evaluation.class_backtest import (
+    CLASSIFIER,
+    Judged,
+    evaluate_classes,
+    measure,
+    measure_each,
+    measure_jointly,
+)
 from models.quantities.classes import Cuts, class_of, cut, given, thresholds_of
 from models.quantities.distribution import Distribution
 from models.quantities.targets import TARGETS
@@ -37,7 +44,9 @@ def test_classes_rise_with_the_values_and_none_is_empty(values, count):
 
 
 def test_equal_quantiles_make_equal_classes_of_values_that_differ():
-    counts = np.bincount(class_of(np.geomspace(1, 1e5, 1000), cut(np.geomspace(1, 1e5, 1000), 5, GRID)))[1:]
+    counts = np.bincount(
+        class_of(np.geomspace(1, 1e5, 1000), cut(np.geomspace(1, 1e5, 1000), 5, GRID))
+    )[1:]
     assert len(counts) == 5 and counts.min() > 150
 
 
@@ -65,9 +74,13 @@ def test_the_mass_between_the_thresholds_is_the_probability_of_the_class():
 
 def test_a_classifier_says_a_class_as_often_as_it_is_right():
     draw = np.random.default_rng(0)
-    inputs = pd.DataFrame({"x": draw.random(3000), "who": draw.choice(["a", "b"], 3000)}).astype({"who": object})
+    inputs = pd.DataFrame({"x": draw.random(3000), "who": draw.choice(["a", "b"], 3000)}).astype(
+        {"who": object}
+    )
     likely = 0.05 + 0.4 * (inputs["x"] > 0.5)
-    labels = 1 + (draw.random(3000) < likely).astype(np.int64)  # the second is rare: balanced weights call it half of all
+    labels = 1 + (draw.random(3000) < likely).astype(
+        np.int64
+    )  # the second is rare: balanced weights call it half of all
     fitted = fit_classes(inputs.head(2500), labels[:2500])
     said = fitted.probabilities(inputs.tail(500), 3)
     assert said[:, 2].max() == 0  # never seen
@@ -84,7 +97,12 @@ def test_the_measures_are_those_of_the_paper():
     assert row["accuracy"] == 0.75 and row["macro_f1"] == pytest.approx((2 / 3 + 0.8) / 2)
     assert measure("io", "a", one)["roc_auc"] == 1.0 and row["roc_auc"] == 0.75
     first, second = measure_each("io", "a", two)
-    assert (first["precision"], first["recall"], second["precision"], second["jobs"]) == (1.0, 0.5, pytest.approx(2 / 3), 2)
+    assert (first["precision"], first["recall"], second["precision"], second["jobs"]) == (
+        1.0,
+        0.5,
+        pytest.approx(2 / 3),
+        2,
+    )
     jointly = measure_jointly("a", {"io": one, "walltime": two})  # both are known of 3, 5 and 7
     assert jointly["jobs"] == 3 and jointly["average_accuracy"] == pytest.approx(5 / 6)
     assert (jointly["at_least_1"], jointly["at_least_2"]) == (1.0, pytest.approx(2 / 3))
@@ -92,14 +110,21 @@ def test_the_measures_are_those_of_the_paper():
 
 @pytest.fixture(scope="module")
 def made():
-    return generate(1200, days=8, seed=3).jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
+    return generate(1200, days=8, seed=3).jobs.sort_values(
+        "submitted_at", kind="stable", ignore_index=True
+    )
 
 
 def test_what_comes_later_moves_neither_thresholds_nor_probabilities(made):
     middle = made["submitted_at"].iloc[600]
     late = made["ended_at"] > middle
-    spoilt = made.assign(walltime=made["walltime"].where(~late, made["walltime"].to_numpy()[::-1] + 7.0))
-    before, after = (evaluate_classes(each, ("walltime",), warm_up=0.3, refit_every=0.3).targets["walltime"] for each in (made, spoilt))
+    spoilt = made.assign(
+        walltime=made["walltime"].where(~late, made["walltime"].to_numpy()[::-1] + 7.0)
+    )
+    before, after = (
+        evaluate_classes(each, ("walltime",), warm_up=0.3, refit_every=0.3).targets["walltime"]
+        for each in (made, spoilt)
+    )
     assert before.thresholds == after.thresholds
     early = (before.rows < 600).sum()
     assert early > 100 and (before.rows[:early] == after.rows[:early]).all()

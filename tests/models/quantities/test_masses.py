@@ -25,7 +25,11 @@ def test_one_pass_says_what_a_distribution_says(limited: bool) -> None:
     bend(masses[which], factors, width, bent)
     asked = Distribution(GRID, bent, limit)
     cuts = Cuts.of((3e7, 1e9, 2.5e9), GRID)
-    numbers, best, classes = np.empty((300, 2 + len(LEVELS))), np.empty(300, np.int64), np.empty((300, len(cuts) + 1))
+    numbers, best, classes = (
+        np.empty((300, 2 + len(LEVELS))),
+        np.empty(300, np.int64),
+        np.empty((300, len(cuts) + 1)),
+    )
     read_off(
         masses, which, factors, width, GRID.centres, GRID.edges, limit, LEVELS, DEVIATION / 1e8, cuts.bins, cuts.parts,
         numbers, best, classes,
@@ -33,4 +37,6 @@ def test_one_pass_says_what_a_distribution_says(limited: bool) -> None:
     # Sums may be taken in any order (infra/compiled.py), and which one depends on the processor and on what a function is compiled into.
     np.testing.assert_allclose(classes, asked.shares(cuts), rtol=1e-12)
     np.testing.assert_array_equal(best, asked.best_bin(1e8))
-    np.testing.assert_allclose(numbers, np.column_stack([asked.moments(), asked.quantiles(LEVELS)]), rtol=1e-12)
+    np.testing.assert_allclose(
+        numbers, np.column_stack([asked.moments(), asked.quantiles(LEVELS)]), rtol=1e-12
+    )

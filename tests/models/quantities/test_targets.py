@@ -35,7 +35,10 @@ JOBS = conform(
         ("memory_per_core", [4e9, 1e9, 1e9]),
         ("cpu_per_core", [90.0, 100.0, 90.0]),
         ("io_per_core", [1e4, 1e4, 4e4]),
-        ("cpu_per_event", [36.0, np.nan, np.nan]),  # unknown without events or without the host's power
+        (
+            "cpu_per_event",
+            [36.0, np.nan, np.nan],
+        ),  # unknown without events or without the host's power
     ],
 )
 def test_each_is_the_whole_over_its_cores_or_events(name: str, values: list[float]) -> None:
@@ -44,7 +47,9 @@ def test_each_is_the_whole_over_its_cores_or_events(name: str, values: list[floa
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_no_limit_is_made_from_an_outcome(name: str) -> None:
-    np.testing.assert_array_equal(TARGETS[name].limit(JOBS), TARGETS[name].limit(JOBS.drop(columns=list(OUTCOMES))))
+    np.testing.assert_array_equal(
+        TARGETS[name].limit(JOBS), TARGETS[name].limit(JOBS.drop(columns=list(OUTCOMES)))
+    )
 
 
 def test_a_request_for_the_whole_job_is_shared_by_the_cores_asked_for() -> None:
@@ -53,5 +58,10 @@ def test_a_request_for_the_whole_job_is_shared_by_the_cores_asked_for() -> None:
 
 
 def test_a_wait_is_measured_against_the_time_in_which_the_queue_drains() -> None:
-    around = pd.DataFrame({"system_waiting_work": [7200.0, 0.0, 100.0, np.nan], "system_running_cores": [4.0, 4.0, 0.0, np.nan]})
+    around = pd.DataFrame(
+        {
+            "system_waiting_work": [7200.0, 0.0, 100.0, np.nan],
+            "system_running_cores": [4.0, 4.0, 0.0, np.nan],
+        }
+    )
     assert TARGETS["wait"].limit(around).tolist() == [1800.0, np.inf, np.inf, np.inf]

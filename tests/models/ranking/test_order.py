@@ -13,7 +13,13 @@ ONE_JOB = np.zeros(2, np.int64)
 
 
 @pytest.mark.parametrize(
-    ("rule", "best"), [(Rule(), "B"), (Rule("conservative", tuning=1.0), "A"), (Rule("quantile", level=0.9), "A"), (Rule("first"), "B")]
+    ("rule", "best"),
+    [
+        (Rule(), "B"),
+        (Rule("conservative", tuning=1.0), "A"),
+        (Rule("quantile", level=0.9), "A"),
+        (Rule("first"), "B"),
+    ],
 )
 def test_the_policy_says_which_of_two_to_pick(rule: Rule, best: str) -> None:
     found = rank({"run": A_AND_B}, ONE_JOB, rule)
@@ -21,7 +27,10 @@ def test_the_policy_says_which_of_two_to_pick(rule: Rule, best: str) -> None:
 
 
 def test_the_parts_add_up_and_an_overlap_counts_the_later_only() -> None:
-    parts = {name: constant(np.array([value])) for name, value in (("wait", 10.0), ("transfer_in", 30.0), ("run", 100.0))}
+    parts = {
+        name: constant(np.array([value]))
+        for name, value in (("wait", 10.0), ("transfer_in", 30.0), ("run", 100.0))
+    }
     one = np.zeros(1, np.int64)
     assert rank(parts, one, Rule())["total_mean"].tolist() == [140.0]
     found = rank(parts, one, Rule(overlap=True), np.array([130.0]))

@@ -10,7 +10,7 @@ from jobs.schema import JOB, conform
 from jobs.transfers import TRANSFER, complete
 from models.engine.forecaster import Forecaster
 from models.ranking.candidates import Candidates
-from models.ranking.known import Known
+from models.ranking.observed import Known
 from models.ranking.order import RankingError, Rule
 from models.ranking.ranker import Ranker
 
@@ -24,17 +24,41 @@ def known() -> Ranker:
     count = 600
     at = START + pd.to_timedelta(np.sort(rng.integers(0, 86400 * 5, count)), unit="s")
     far = rng.random(count) < 0.5
-    wait, run = np.where(far, 3600.0, 60.0) * rng.uniform(0.9, 1.1, count), 1000.0 * rng.uniform(0.9, 1.1, count)
+    wait, run = (
+        np.where(far, 3600.0, 60.0) * rng.uniform(0.9, 1.1, count),
+        1000.0 * rng.uniform(0.9, 1.1, count),
+    )
     begun = at + pd.to_timedelta(wait, unit="s")
-    fields = {"job_id": np.arange(count).astype(str), "source": "g", "user": "ann", "site": np.where(far, "far", "near")}
+    fields = {
+        "job_id": np.arange(count).astype(str),
+        "source": "g",
+        "user": "ann",
+        "site": np.where(far, "far", "near"),
+    }
     jobs = conform(
         pd.DataFrame(
-            fields | {"submitted_at": at, "started_at": begun, "ended_at": begun + pd.to_timedelta(run, unit="s"), "walltime": run}
+            fields
+            | {
+                "submitted_at": at,
+                "started_at": begun,
+                "ended_at": begun + pd.to_timedelta(run, unit="s"),
+                "walltime": run,
+            }
         ),
         JOB,
     )
-    copies = {"transfer_id": fields["job_id"], "source": "fts", "from_endpoint": "store", "to_endpoint": fields["site"], "submitted_at": at}
-    transfers = complete(conform(pd.DataFrame(copies | {"bytes": 1e9, "duration": np.where(far, 200.0, 20.0)}), TRANSFER))
+    copies = {
+        "transfer_id": fields["job_id"],
+        "source": "fts",
+        "from_endpoint": "store",
+        "to_endpoint": fields["site"],
+        "submitted_at": at,
+    }
+    transfers = complete(
+        conform(
+            pd.DataFrame(copies | {"bytes": 1e9, "duration": np.where(far, 200.0, 20.0)}), TRANSFER
+        )
+    )
     runs = Forecaster(None, ("walltime",))
     runs.learn(jobs)
     return Ranker(runs, Known.of(jobs, "wait"), Known.of(transfers, "transfer_time"))
@@ -52,12 +76,21 @@ def ranked(known: Ranker, asked: pd.DataFrame, rule: Rule | None = None) -> pd.D
 
 
 def test_each_part_is_foreseen_and_the_sooner_site_stands_first(known: Ranker) -> None:
-    asked = candidates(*({"site": site, "input_at": "store", "input_bytes": 1e9, "deadline": 2000.0} for site in ("far", "near")))
+    asked = candidates(
+        *(
+            {"site": site, "input_at": "store", "input_bytes": 1e9, "deadline": 2000.0}
+            for site in ("far", "near")
+        )
+    )
     found = ranked(known, asked)
     assert found["site"].tolist() == ["near", "far"]
     near, far = found.to_dict("records")
-    assert near["wait"] == pytest.approx(60, rel=0.5) and far["wait"] == pytest.approx(3600, rel=0.3)
-    assert near["transfer_in"] == pytest.approx(20, rel=0.5) and far["transfer_in"] == pytest.approx(200, rel=0.5)
+    assert near["wait"] == pytest.approx(60, rel=0.5) and far["wait"] == pytest.approx(
+        3600, rel=0.3
+    )
+    assert near["transfer_in"] == pytest.approx(20, rel=0.5) and far[
+        "transfer_in"
+    ] == pytest.approx(200, rel=0.5)
     assert near["run"] == pytest.approx(1000, rel=0.2)
     assert near["first"] > 0.9 and near["in_time"] > 0.9 and far["in_time"] < 0.1
     assert near["total_low"] < near["total_mean"] < near["total_high"]
@@ -69,14 +102,20 @@ def test_jobs_that_are_alike_get_the_same_answer_each_under_its_name(known: Rank
     asked = pd.concat([one, other, one.assign(job_id="twin")], ignore_index=True)
     found = ranked(known, asked).set_index("job_id")
     assert list(dict.fromkeys(found.index)) == ["j", "other", "twin"]
-    pd.testing.assert_frame_equal(found.loc["j"].reset_index(drop=True), found.loc["twin"].reset_index(drop=True))
     pd.testing.assert_frame_equal(
-        found.loc["other"].reset_index(drop=True), ranked(known, other).drop(columns="job_id").reset_index(drop=True)
+        found.loc["j"].reset_index(drop=True), found.loc["twin"].reset_index(drop=True)
+    )
+    pd.testing.assert_frame_equal(
+        found.loc["other"].reset_index(drop=True),
+        ranked(known, other).drop(columns="job_id").reset_index(drop=True),
     )
 
 
 def test_replicas_are_ranked_by_their_transfer_alone(known: Ranker) -> None:
-    rows = ({"input_at": place, "output_at": "near", "input_bytes": 1e9} for place in ("store", "elsewhere"))
+    rows = (
+        {"input_at": place, "output_at": "near", "input_bytes": 1e9}
+        for place in ("store", "elsewhere")
+    )
     found = ranked(known, candidates(*rows), Rule("conservative"))
     assert "run" not in found
     assert found["input_at"].tolist()[0] == "store"
@@ -86,9 +125,14 @@ def test_replicas_are_ranked_by_their_transfer_alone(known: Ranker) -> None:
 
 def test_what_is_not_known_is_named_and_stands_behind_what_is(known: Ranker) -> None:
     no_links = Ranker(known.runs, known.waits, None)
-    moved, local = {"site": "near", "input_at": "store", "input_bytes": 1e9}, {"site": "far", "input_at": "far", "input_bytes": 1e9}
+    moved, local = (
+        {"site": "near", "input_at": "store", "input_bytes": 1e9},
+        {"site": "far", "input_at": "far", "input_bytes": 1e9},
+    )
     found = ranked(no_links, candidates(moved, local))
-    assert found["site"].tolist() == ["far", "near"], "near is sooner, as far as is known, but its transfer is not"
+    assert found["site"].tolist() == ["far", "near"], (
+        "near is sooner, as far as is known, but its transfer is not"
+    )
     assert found["unknown"].tolist() == ["", "transfer_in"]
     assert found["first"].isna().all()
     alone = ranked(Ranker(known.runs, None, None), candidates(moved))
@@ -96,7 +140,9 @@ def test_what_is_not_known_is_named_and_stands_behind_what_is(known: Ranker) -> 
 
 
 def test_a_link_never_seen_is_foreseen_by_what_all_links_do(known: Ranker) -> None:
-    rows = ({"site": "near", "input_at": place, "input_bytes": 1e9} for place in ("nowhere", "store"))
+    rows = (
+        {"site": "near", "input_at": place, "input_bytes": 1e9} for place in ("nowhere", "store")
+    )
     found = ranked(known, candidates(*rows))
     assert found["input_at"].tolist() == ["store", "nowhere"]
     assert 0 < found["transfer_in"][0] < found["transfer_in"][1]
@@ -107,7 +153,10 @@ def test_what_cannot_be_ranked_is_a_sentence(known: Ranker) -> None:
     for rows, sentence in (
         (candidates().assign(job_id=[]), "there is no candidate"),
         (candidates({"site": "near"}, {"input_at": "store"}), "rank sites and replicas apart"),
-        (candidates({"input_at": "store", "output_at": "near"}), "nothing is asked of some candidates"),
+        (
+            candidates({"input_at": "store", "output_at": "near"}),
+            "nothing is asked of some candidates",
+        ),
     ):
         with pytest.raises(RankingError, match=sentence):
             ranked(known, rows)
@@ -115,14 +164,18 @@ def test_what_cannot_be_ranked_is_a_sentence(known: Ranker) -> None:
 
 def test_replicas_of_which_nothing_is_known_are_named_and_not_refused(known: Ranker) -> None:
     nothing = Ranker(known.runs, known.waits, None)
-    found = ranked(nothing, candidates(*({"input_at": place, "input_bytes": 1e9} for place in ("store", "tape"))))
+    found = ranked(
+        nothing,
+        candidates(*({"input_at": place, "input_bytes": 1e9} for place in ("store", "tape"))),
+    )
     assert found["unknown"].tolist() == ["transfer_in", "transfer_in"]
     assert found["total_mean"].tolist() == [0.0, 0.0]
 
 
 def test_input_of_unknown_size_is_named_unknown_and_stands_behind(known: Ranker) -> None:
     asked = candidates(
-        {"site": "near", "input_at": "store", "input_bytes": np.nan}, {"site": "far", "input_at": "store", "input_bytes": 1e9}
+        {"site": "near", "input_at": "store", "input_bytes": np.nan},
+        {"site": "far", "input_at": "store", "input_bytes": 1e9},
     )
     found = ranked(known, asked).set_index("site")
     assert found["unknown"].to_dict() == {"near": "transfer_in", "far": ""}

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from models.refiner.contest import before_windows
+from models.refiner.selection import before_windows
 
 
 def test_clusters_are_found_by_what_ended_before_their_windows():

@@ -14,7 +14,9 @@ def mass(request: pytest.FixtureRequest) -> np.ndarray:
 
 def test_coarse_masses_are_the_sums_over_their_bins(mass: np.ndarray) -> None:
     groups = coarse_bins(mass.shape[1])
-    expected = [[row[groups == k].astype(float).sum() for k in range(groups[-1] + 1)] for row in mass]
+    expected = [
+        [row[groups == k].astype(float).sum() for k in range(groups[-1] + 1)] for row in mass
+    ]
     np.testing.assert_allclose(coarse_masses(mass), expected, rtol=1e-12)
 
 
@@ -24,7 +26,10 @@ def test_a_refiner_is_shown_masses_quantiles_counts_and_numbers(mass: np.ndarray
     shown = inputs(mass, coarse, counts, numbers)
     reached = np.cumsum(mass, axis=1, dtype=float)
     quantiles = np.column_stack([(reached < level).sum(axis=1) for level in QUANTILES])
-    np.testing.assert_array_equal(shown, np.column_stack([coarse, quantiles, np.log2(1.0 + counts), numbers]).astype(np.float32))
+    np.testing.assert_array_equal(
+        shown,
+        np.column_stack([coarse, quantiles, np.log2(1.0 + counts), numbers]).astype(np.float32),
+    )
 
 
 def test_masses_are_bent_by_their_factors_and_sum_to_one(mass: np.ndarray) -> None:

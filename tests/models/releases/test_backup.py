@@ -51,17 +51,36 @@ def served(tmp_path_factory: pytest.TempPathFactory, jobs: pd.DataFrame) -> Sett
     with store.begin() as connection:
         add_jobs(connection, jobs.iloc[500:700])
         add_rejects(connection, "log.csv", [])
-        row = {"asked_at": MOMENT, "source": "made", "job_id": "1\0", "target": "walltime", "model_version": "x", "point": float("inf")}
+        row = {
+            "asked_at": MOMENT,
+            "source": "made",
+            "job_id": "1\0",
+            "target": "walltime",
+            "model_version": "x",
+            "point": float("inf"),
+        }
         add_predictions(connection, pd.DataFrame([row | {"cold_start": True}]))
-        numbers = {"measured_at": MOMENT, "kind": "drift", "name": "user", "segment": "all", "value": 0.1, "details": {"of": [1, None]}}
+        numbers = {
+            "measured_at": MOMENT,
+            "kind": "drift",
+            "name": "user",
+            "segment": "all",
+            "value": 0.1,
+            "details": {"of": [1, None]},
+        }
         add_measurements(connection, pd.DataFrame([numbers]))
-        add_task_predictions(connection, pd.DataFrame([{"asked_at": MOMENT, "kind": "task", "task": "7", "reasons": ["slow"]}]))
+        add_task_predictions(
+            connection,
+            pd.DataFrame([{"asked_at": MOMENT, "kind": "task", "task": "7", "reasons": ["slow"]}]),
+        )
         set_threshold(connection, "all", "slow", 2.0, "ada", MOMENT.to_pydatetime())
     store.dispose()
     folder = settings.folder("tmp") / "set"
     train(jobs.iloc[:600]).save(folder)
     for why in ("the first", "the better"):
-        version = registry.publish(folder, Evidence(card=why, metrics={"mae": 1.5}, tags={"of": "test"}), settings=settings)
+        version = registry.publish(
+            folder, Evidence(card=why, metrics={"mae": 1.5}, tags={"of": "test"}), settings=settings
+        )
         registry.promote(version.version, by="ada", why=why, settings=settings)
     return settings
 
@@ -98,16 +117,27 @@ def database(postgres: Any, name: str) -> str:
 def test_a_backup_of_sqlite_restored_into_an_empty_postgresql_serves_the_same_answers(
     backup: Path, said: pd.DataFrame, jobs: pd.DataFrame, postgres: Any, tmp_path: Path
 ) -> None:
-    urls = {"database_url": database(postgres, "restored"), "mlflow_url": database(postgres, "restored_mlflow")}
+    urls = {
+        "database_url": database(postgres, "restored"),
+        "mlflow_url": database(postgres, "restored_mlflow"),
+    }
     settings = settings_of(tmp_path / "home", **urls)
     rows = {row["part"]: row["rows"] for row in restore(settings, backup)}
 
     pd.testing.assert_frame_equal(answers(settings, jobs), said)
     champion = registry.champion(settings)
     assert champion is not None
-    assert (champion.version, champion.tags["promoted_by"], champion.tags["replaces"]) == (2, "ada", "1")
+    assert (champion.version, champion.tags["promoted_by"], champion.tags["replaces"]) == (
+        2,
+        "ada",
+        "1",
+    )
     assert registry.metrics(champion, settings) == {"mae": 1.5}
-    assert (rows["store: jobs"], rows["store: predictions"], rows["store: task_thresholds"]) == (700, 1, 1)
+    assert (rows["store: jobs"], rows["store: predictions"], rows["store: task_thresholds"]) == (
+        700,
+        1,
+        1,
+    )
 
     # It goes on from there: what comes has later numbers, and the next version is the third.
     store = open_store(settings.store_url)
@@ -129,7 +159,9 @@ def test_a_backup_of_sqlite_restored_into_an_empty_postgresql_serves_the_same_an
         restore(home, tmp_path / "again")
 
 
-def test_a_backup_overwrites_nothing_and_fills_only_what_is_empty(backup: Path, jobs: pd.DataFrame, tmp_path: Path) -> None:
+def test_a_backup_overwrites_nothing_and_fills_only_what_is_empty(
+    backup: Path, jobs: pd.DataFrame, tmp_path: Path
+) -> None:
     settings = settings_of(tmp_path / "home")
     with pytest.raises(InputError, match="is there already, and a backup overwrites nothing"):
         back_up(settings, backup)
@@ -149,7 +181,10 @@ def test_a_backup_overwrites_nothing_and_fills_only_what_is_empty(backup: Path, 
 
 def test_a_backup_of_nothing_is_restored_too(postgres: Any, tmp_path: Path) -> None:
     back_up(settings_of(tmp_path / "empty"), tmp_path / "backup")
-    urls = {"database_url": database(postgres, "nothing"), "mlflow_url": database(postgres, "nothing_mlflow")}
+    urls = {
+        "database_url": database(postgres, "nothing"),
+        "mlflow_url": database(postgres, "nothing_mlflow"),
+    }
     rows = restore(settings_of(tmp_path / "home", **urls), tmp_path / "backup")
     assert sum(row["rows"] for row in rows if row["part"].startswith("store")) == 0
     assert registry.champion(settings_of(tmp_path / "home", **urls)) is None
@@ -158,15 +193,34 @@ def test_a_backup_of_nothing_is_restored_too(postgres: Any, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("harm", "why"),
     [
-        (lambda folder: (folder / "store" / "jobs.parquet").write_bytes(b"no"), "damaged: the SHA-256 of its file store/jobs.parquet"),
-        (lambda folder: (folder / "store" / "jobs.parquet").unlink(), "lacks its file, store/jobs.parquet"),
-        (lambda folder: (folder / "store" / "more.parquet").touch(), "has a file of its own, store/more.parquet"),
-        (lambda folder: (folder / MANIFEST).unlink(), "is no backup: it has no readable backup.json"),
+        (
+            lambda folder: (folder / "store" / "jobs.parquet").write_bytes(b"no"),
+            "damaged: the SHA-256 of its file store/jobs.parquet",
+        ),
+        (
+            lambda folder: (folder / "store" / "jobs.parquet").unlink(),
+            "lacks its file, store/jobs.parquet",
+        ),
+        (
+            lambda folder: (folder / "store" / "more.parquet").touch(),
+            "has a file of its own, store/more.parquet",
+        ),
+        (
+            lambda folder: (folder / MANIFEST).unlink(),
+            "is no backup: it has no readable backup.json",
+        ),
         (lambda folder: rewrite(folder, format=9), "has format 9, this Gridcast reads format 1"),
-        (lambda folder: rewrite(folder, store={"versions": {"gridcast_version": "9999"}, "rows": {}}), "written by a newer Gridcast"),
+        (
+            lambda folder: rewrite(
+                folder, store={"versions": {"gridcast_version": "9999"}, "rows": {}}
+            ),
+            "written by a newer Gridcast",
+        ),
     ],
 )
-def test_a_damaged_or_foreign_backup_is_one_sentence_and_changes_nothing(backup: Path, tmp_path: Path, harm: Any, why: str) -> None:
+def test_a_damaged_or_foreign_backup_is_one_sentence_and_changes_nothing(
+    backup: Path, tmp_path: Path, harm: Any, why: str
+) -> None:
     shutil.unpack_archive(backup, tmp_path, filter="data")
     harm(tmp_path / "backup")
     settings = settings_of(tmp_path / "home")

@@ -41,11 +41,15 @@ def test_what_has_not_ended_at_a_submission_does_not_move_its_prediction(jobs, m
 
 def test_jobs_are_asked_about_without_their_outcomes_mattering(jobs, model_set):
     asked = later(jobs).assign(walltime=1.0, status="failed")
-    pd.testing.assert_frame_equal(live_through(model_set, jobs, asked), live_through(model_set, jobs, later(jobs)))
+    pd.testing.assert_frame_equal(
+        live_through(model_set, jobs, asked), live_through(model_set, jobs, later(jobs))
+    )
 
 
 def test_the_table_has_a_row_for_each_predictor_on_the_same_jobs_by_error(jobs, model_set):
-    rows = table(jobs, SINCE, {"candidate": live_through(model_set, jobs, later(jobs))}, ("walltime",))
+    rows = table(
+        jobs, SINCE, {"candidate": live_through(model_set, jobs, later(jobs))}, ("walltime",)
+    )
     assert set(rows["predictor"]) == {"candidate", "request", "last-two", "median-10"}
     assert rows["jobs"].unique().tolist() == [len(outcomes(jobs, SINCE, "walltime"))]
     assert rows["mae"].is_monotonic_increasing

@@ -22,7 +22,11 @@ from models.releases import registry
 from models.releases.registry import OvertakenError, RegistryError
 from models.releases.versions import Evidence
 
-JOBS = conform(pd.DataFrame({"job_id": ["1", "2"], "source": "log", "user": ["ada", None], "submitted_at": "2026-01-01"}))
+JOBS = conform(
+    pd.DataFrame(
+        {"job_id": ["1", "2"], "source": "log", "user": ["ada", None], "submitted_at": "2026-01-01"}
+    )
+)
 
 
 def evidence(**changes: object) -> Evidence:
@@ -35,7 +39,9 @@ def evidence(**changes: object) -> Evidence:
         "metrics": {"walltime mae": 12.5},
         "parameters": {"targets": "walltime"},
         "tags": {"trained_until": "2026-01-02T00:00:00+00:00"},
-        "tables": {"errors": pd.DataFrame({"predictor": ["gridcast", "request"], "mae": [12.5, 40.0]})},
+        "tables": {
+            "errors": pd.DataFrame({"predictor": ["gridcast", "request"], "mae": [12.5, 40.0]})
+        },
         "figures": {"predicted-against-actual": figure},
         "inputs": JOBS,
         "outputs": pd.DataFrame({"job_id": ["1", "2"], "walltime": [60.0, 70.0]}),
@@ -61,7 +67,13 @@ def server(embedded: Settings) -> Iterator[Settings]:
     ours = embedded.model_copy(update={"mlflow_port": free_port()})
     part = next(part for part in parts(ours) if part.name == "mlflow")
     log = (embedded.folder("logs") / "mlflow.log").open("wb")
-    process = subprocess.Popen(part.command, env={**os.environ, **part.environment}, stdout=log, stderr=log, start_new_session=True)
+    process = subprocess.Popen(
+        part.command,
+        env={**os.environ, **part.environment},
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
     deadline = time.monotonic() + 120
     while True:
         try:
@@ -126,9 +138,22 @@ def test_the_run_shows_what_an_engineer_decides_by(settings, folder):
     assert (run.info.run_name, run.info.status) == ("first", "FINISHED")
     assert run.data.params == {"targets": "walltime"}
     assert run.data.tags["mlflow.note.content"] == "# A model\nTrained on **two** jobs."
-    listed = {item.path for place in ("", "tables", "plots", "model") for item in client.list_artifacts(version.run_id, place)}
-    assert {"card.md", "tables/errors.json", "plots/predicted-against-actual.png", "model/MLmodel", "model/input_example.json"} <= listed
-    assert client.get_model_version(settings.model_name, "1").description == "# A model\nTrained on **two** jobs."
+    listed = {
+        item.path
+        for place in ("", "tables", "plots", "model")
+        for item in client.list_artifacts(version.run_id, place)
+    }
+    assert {
+        "card.md",
+        "tables/errors.json",
+        "plots/predicted-against-actual.png",
+        "model/MLmodel",
+        "model/input_example.json",
+    } <= listed
+    assert (
+        client.get_model_version(settings.model_name, "1").description
+        == "# A model\nTrained on **two** jobs."
+    )
 
 
 def test_the_mlmodel_carries_a_signature_and_nothing_that_could_be_loaded(settings, folder):
@@ -147,14 +172,23 @@ def test_the_mlmodel_carries_a_signature_and_nothing_that_could_be_loaded(settin
 
 
 def test_promotion_is_explained_and_promoting_again_changes_nothing(settings, folder):
-    first, second = (registry.publish(folder, evidence(), settings=settings).version for _ in range(2))
+    first, second = (
+        registry.publish(folder, evidence(), settings=settings).version for _ in range(2)
+    )
     registry.promote(first, by="ada", why="the first", settings=settings)
     champion = registry.promote(second, by="retrain", why="7 % better", settings=settings)
     assert champion.version == second
-    assert (champion.tags["promoted_by"], champion.tags["promoted_why"], champion.tags["replaces"]) == ("retrain", "7 % better", "1")
+    assert (
+        champion.tags["promoted_by"],
+        champion.tags["promoted_why"],
+        champion.tags["replaces"],
+    ) == ("retrain", "7 % better", "1")
     again = registry.promote(second, by="somebody", why="again", settings=settings)
     assert again.tags["promoted_by"] == "retrain"
-    assert [(one.version, one.state) for one in registry.versions(settings)] == [(2, "champion"), (1, "retired")]
+    assert [(one.version, one.state) for one in registry.versions(settings)] == [
+        (2, "champion"),
+        (1, "retired"),
+    ]
 
 
 def test_rollback_gives_the_place_back_step_by_step(settings, folder):
@@ -169,7 +203,12 @@ def test_rollback_gives_the_place_back_step_by_step(settings, folder):
 
 
 def test_of_two_retrains_that_race_one_wins_and_the_other_stays_a_candidate(settings, folder):
-    start = registry.promote(registry.publish(folder, evidence(), settings=settings).version, by="ada", why="the first", settings=settings)
+    start = registry.promote(
+        registry.publish(folder, evidence(), settings=settings).version,
+        by="ada",
+        why="the first",
+        settings=settings,
+    )
     rivals = [registry.publish(folder, evidence(), settings=settings).version for _ in range(2)]
     both_decided = threading.Barrier(2)
     lost: list[int] = []
@@ -177,7 +216,9 @@ def test_of_two_retrains_that_race_one_wins_and_the_other_stays_a_candidate(sett
     def decide(version: int) -> None:
         both_decided.wait()
         try:
-            registry.promote(version, by="retrain", why="better", expected=start.version, settings=settings)
+            registry.promote(
+                version, by="retrain", why="better", expected=start.version, settings=settings
+            )
         except OvertakenError:
             lost.append(version)
 
@@ -189,7 +230,11 @@ def test_of_two_retrains_that_race_one_wins_and_the_other_stays_a_candidate(sett
 
     assert len(lost) == 1
     states = {one.version: one.state for one in registry.versions(settings)}
-    assert states == {start.version: "retired", lost[0]: "candidate", (set(rivals) - set(lost)).pop(): "champion"}
+    assert states == {
+        start.version: "retired",
+        lost[0]: "candidate",
+        (set(rivals) - set(lost)).pop(): "champion",
+    }
 
 
 def test_a_person_who_moves_the_alias_in_mlflow_is_honoured(settings, folder):
@@ -197,9 +242,14 @@ def test_a_person_who_moves_the_alias_in_mlflow_is_honoured(settings, folder):
 
     first, second = (registry.publish(folder, evidence(), settings=settings) for _ in range(2))
     registry.promote(second.version, by="retrain", why="better", settings=settings)
-    MlflowClient(settings.tracking_url).set_registered_model_alias(settings.model_name, "champion", "1")
+    MlflowClient(settings.tracking_url).set_registered_model_alias(
+        settings.model_name, "champion", "1"
+    )
     assert registry.champion(settings).version == first.version
-    assert [(one.version, one.state) for one in registry.versions(settings)] == [(2, "retired"), (1, "champion")]
+    assert [(one.version, one.state) for one in registry.versions(settings)] == [
+        (2, "retired"),
+        (1, "champion"),
+    ]
 
 
 def test_a_challenger_waits_under_its_alias_until_it_is_promoted_or_refused(settings, folder):
@@ -230,19 +280,35 @@ registry.publish(Path(sys.argv[1]), Evidence(card="# Never finished"), settings=
 """
 
 
-def test_killed_between_upload_and_alias_the_old_champion_serves_and_the_orphan_is_marked(settings, folder):
+def test_killed_between_upload_and_alias_the_old_champion_serves_and_the_orphan_is_marked(
+    settings, folder
+):
     from mlflow import MlflowClient
 
-    registry.promote(registry.publish(folder, evidence(), settings=settings).version, by="ada", why="the first", settings=settings)
-    environment = {**os.environ, "GRIDCAST_HOME": str(settings.home), "GRIDCAST_MODEL_NAME": settings.model_name}
+    registry.promote(
+        registry.publish(folder, evidence(), settings=settings).version,
+        by="ada",
+        why="the first",
+        settings=settings,
+    )
+    environment = {
+        **os.environ,
+        "GRIDCAST_HOME": str(settings.home),
+        "GRIDCAST_MODEL_NAME": settings.model_name,
+    }
     command = [sys.executable, "-c", KILLED, str(folder)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]) as process:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"reached\n"
         process.kill()
 
     assert registry.champion(settings).version == 1
-    assert [(one.version, one.state) for one in registry.versions(settings)] == [(2, "unfinished"), (1, "champion")]
+    assert [(one.version, one.state) for one in registry.versions(settings)] == [
+        (2, "unfinished"),
+        (1, "champion"),
+    ]
     with pytest.raises(RegistryError, match="was never finished"):
         registry.promote(2, by="ada", why="by mistake", settings=settings)
 
@@ -252,7 +318,11 @@ def test_killed_between_upload_and_alias_the_old_champion_serves_and_the_orphan_
     assert registry.champion(settings).version == again.version
     client = MlflowClient(settings.tracking_url)
     experiment = client.get_experiment_by_name(settings.model_name).experiment_id
-    assert sorted(run.info.status for run in client.search_runs([experiment])) == ["FINISHED", "FINISHED", "KILLED"]
+    assert sorted(run.info.status for run in client.search_runs([experiment])) == [
+        "FINISHED",
+        "FINISHED",
+        "KILLED",
+    ]
 
 
 def test_fetching_again_uses_the_copy_and_fresh_replaces_a_spoiled_one(settings, folder):
@@ -260,21 +330,33 @@ def test_fetching_again_uses_the_copy_and_fresh_replaces_a_spoiled_one(settings,
     copy = registry.fetch(version, settings=settings)
     (copy / "model_set.json").write_text("spoiled")
     assert (registry.fetch(version, settings=settings) / "model_set.json").read_text() == "spoiled"
-    assert (registry.fetch(version, fresh=True, settings=settings) / "model_set.json").read_text() == '{"format": 1}'
+    assert (
+        registry.fetch(version, fresh=True, settings=settings) / "model_set.json"
+    ).read_text() == '{"format": 1}'
     (copy / "model_set.json").write_text("spoiled")
     assert contents(folder)["model_set.json"] == b'{"format": 1}'
 
 
 def test_an_mlflow_that_is_down_is_one_sentence(settings, folder):
     down = settings.model_copy(update={"mlflow_url": f"http://127.0.0.1:{free_port()}"})
-    for call in (lambda: registry.champion(down), lambda: registry.publish(folder, evidence(), settings=down)):
-        with pytest.raises(RegistryError, match=r"^MLflow at http://127.0.0.1:\d+ did not do it: nobody answers there") as caught:
+    for call in (
+        lambda: registry.champion(down),
+        lambda: registry.publish(folder, evidence(), settings=down),
+    ):
+        with pytest.raises(
+            RegistryError,
+            match=r"^MLflow at http://127.0.0.1:\d+ did not do it: nobody answers there",
+        ) as caught:
             call()
         assert "\n" not in str(caught.value)
 
 
 def test_a_database_that_is_down_is_one_sentence_without_its_password(settings):
-    down = settings.model_copy(update={"mlflow_url": f"postgresql+psycopg://someone:hunter2@127.0.0.1:{free_port()}/mlflow"})
+    down = settings.model_copy(
+        update={
+            "mlflow_url": f"postgresql+psycopg://someone:hunter2@127.0.0.1:{free_port()}/mlflow"
+        }
+    )
     with pytest.raises(RegistryError, match="nobody answers there") as caught:
         registry.champion(down)
     assert "hunter2" not in str(caught.value)
@@ -287,14 +369,19 @@ def test_the_lock_of_the_alias_is_freed_by_its_holder(settings, folder):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_all_of_it_works_over_http_and_the_database_sees_the_same(over_http, folder, embedded, capfd):
+def test_all_of_it_works_over_http_and_the_database_sees_the_same(
+    over_http, folder, embedded, capfd
+):
     first = registry.publish(folder, evidence(), settings=over_http)
     second = registry.publish(folder, evidence(), settings=over_http)
     assert (first.version, second.version, second.state) == (1, 2, "candidate")
     registry.challenge(second, over_http)
     assert registry.challenger(over_http).version == 2
     registry.promote(1, by="ada", why="the first", settings=over_http)
-    assert registry.promote(2, by="retrain", why="better", expected=1, settings=over_http).state == "champion"
+    assert (
+        registry.promote(2, by="retrain", why="better", expected=1, settings=over_http).state
+        == "champion"
+    )
     assert registry.challenger(over_http) is None
     fetched = contents(registry.fetch(second, settings=over_http))
     assert {name: fetched[name] for name in contents(folder)} == contents(folder)
@@ -314,9 +401,22 @@ def test_the_server_answers_only_its_own_name_and_pages_and_takes_no_jobs_and_no
     create = f"{url}/api/2.0/mlflow/experiments/create"
     assert httpx.get(search).status_code == 200
     assert httpx.get(search, headers={"Host": "evil.example"}).status_code == 403
-    assert httpx.post(create, json={"name": "x"}, headers={"Origin": "http://evil.example"}).status_code == 403
-    assert httpx.put(f"{url}/api/2.0/mlflow-artifacts/artifacts/0/x.json", content=b"{}").status_code >= 400
-    assert httpx.post(f"{url}/ajax-api/3.0/jobs/", json={"function_fullname": "os.system", "params": {}}).status_code >= 400
+    assert (
+        httpx.post(
+            create, json={"name": "x"}, headers={"Origin": "http://evil.example"}
+        ).status_code
+        == 403
+    )
+    assert (
+        httpx.put(f"{url}/api/2.0/mlflow-artifacts/artifacts/0/x.json", content=b"{}").status_code
+        >= 400
+    )
+    assert (
+        httpx.post(
+            f"{url}/ajax-api/3.0/jobs/", json={"function_fullname": "os.system", "params": {}}
+        ).status_code
+        >= 400
+    )
 
 
 def published(settings, folder, count):
@@ -335,7 +435,10 @@ def test_a_pinned_version_stays_until_it_is_unpinned(settings, folder):
     assert registry.promote(1, by="ada", why="again", settings=settings).version == 1
     registry.unpin(settings)
     registry.unpin(settings)
-    assert registry.promote(2, by="flow train", why="better", expected=1, settings=settings).version == 2
+    assert (
+        registry.promote(2, by="flow train", why="better", expected=1, settings=settings).version
+        == 2
+    )
     registry.pin(by="ada", why="a campaign", settings=settings)
     with pytest.raises(OvertakenError, match="is pinned"):
         registry.rollback(by="flow", why="worse", settings=settings)
@@ -347,11 +450,17 @@ def test_an_alias_that_a_person_moved_in_mlflows_page_is_recorded_as_theirs(sett
     published(settings, folder, 3)
     registry.promote(1, by="flow train", why="the first", settings=settings)
     assert registry.settle(settings).tags["promoted_by"] == "flow train"
-    MlflowClient(settings.tracking_url).set_registered_model_alias(settings.model_name, "champion", "3")
+    MlflowClient(settings.tracking_url).set_registered_model_alias(
+        settings.model_name, "champion", "3"
+    )
     with pytest.raises(OvertakenError, match="version 3 is champion meanwhile, not 1"):
         registry.promote(2, by="flow train", why="better", expected=1, settings=settings)
     theirs = registry.settle(settings)
-    assert (theirs.version, theirs.tags["promoted_by"], theirs.tags["replaces"]) == (3, "a person, in MLflow's page", "1")
+    assert (theirs.version, theirs.tags["promoted_by"], theirs.tags["replaces"]) == (
+        3,
+        "a person, in MLflow's page",
+        "1",
+    )
     left = registry.get(1, settings)
     assert (left.state, left.tags["retired_for"]) == ("retired", "3")
     assert left.tags["served"] == f"{left.tags['promoted_at']} to {left.tags['retired_at']}"
@@ -360,7 +469,7 @@ def test_an_alias_that_a_person_moved_in_mlflows_page_is_recorded_as_theirs(sett
 
 
 def test_a_move_that_a_crash_cut_short_is_completed_as_its_movers(settings, folder, monkeypatch):
-    from models.releases import moves
+    from models.releases import alias_moves as moves
 
     published(settings, folder, 2)
     registry.promote(1, by="flow train", why="the first", settings=settings)
@@ -369,7 +478,11 @@ def test_a_move_that_a_crash_cut_short_is_completed_as_its_movers(settings, fold
         registry.promote(2, by="flow train", why="7 % better", expected=1, settings=settings)
     assert registry.get(1, settings).tags["state"] == "champion"
     settled = registry.settle(settings)
-    assert (settled.version, settled.tags["promoted_by"], settled.tags["promoted_why"]) == (2, "flow train", "7 % better")
+    assert (settled.version, settled.tags["promoted_by"], settled.tags["promoted_why"]) == (
+        2,
+        "flow train",
+        "7 % better",
+    )
     assert registry.get(1, settings).tags["retired_why"] == "7 % better"
 
 

@@ -35,5 +35,8 @@ def test_a_training_is_as_the_champions_and_no_version_serves_by_itself_that_for
     less = release.release(store, settings, targets=["walltime"])
     assert not less.promoted and "does not foresee peak_memory, which" in less.why
     as_much = release.release(store, settings)
-    assert as_much.promoted and {row["target"] for row in as_much.rows} == {"walltime", "peak_memory"}
+    assert as_much.promoted and {row["target"] for row in as_much.rows} == {
+        "walltime",
+        "peak_memory",
+    }
     store.dispose()

@@ -17,7 +17,14 @@ HOUR = 3600.0
 def tasks_of(**said: tuple[str | None, str | None]) -> Tasks:
     """A task of two jobs for each word, an hour after each other, that waits for the first of its pair and belongs to the second."""
     rows = [
-        {"job_id": f"{name}{k}", "task_id": name, "source": "made", "user": "ada", "after_task_id": before, "request_id": request}
+        {
+            "job_id": f"{name}{k}",
+            "task_id": name,
+            "source": "made",
+            "user": "ada",
+            "after_task_id": before,
+            "request_id": request,
+        }
         | {"submitted_at": START + pd.Timedelta(hours=place)}
         for place, (name, (before, request)) in enumerate(said.items())
         for k in range(2)
@@ -25,12 +32,24 @@ def tasks_of(**said: tuple[str | None, str | None]) -> Tasks:
     return group_tasks(conform(pd.DataFrame(rows)))
 
 
-def test_who_waits_for_whom_is_read_from_jobs_and_circles_and_unknown_tasks_are_no_obstacle() -> None:
-    tasks = tasks_of(a=(None, None), b=("a", None), c=("b", None), d=("e", None), e=("d", None), f=("f", None), g=("nobody", None))
+def test_who_waits_for_whom_is_read_from_jobs_and_circles_and_unknown_tasks_are_no_obstacle() -> (
+    None
+):
+    tasks = tasks_of(
+        a=(None, None),
+        b=("a", None),
+        c=("b", None),
+        d=("e", None),
+        e=("d", None),
+        f=("f", None),
+        g=("nobody", None),
+    )
     waits = links(tasks)
     assert waits.before == {1: [0], 2: [1]}
     sets = task_sets(tasks, waits)
-    assert [(whole.kind, whole.name, whole.rows.tolist()) for whole in sets] == [("chain", "a", [0, 1, 2])]
+    assert [(whole.kind, whole.name, whole.rows.tolist()) for whole in sets] == [
+        ("chain", "a", [0, 1, 2])
+    ]
 
 
 def test_a_request_is_what_was_asked_for_together() -> None:
@@ -39,7 +58,10 @@ def test_a_request_is_what_was_asked_for_together() -> None:
     request = next(whole for whole in task_sets(tasks, waits) if whole.kind == "request")
     left = {row: np.full(64, HOUR) for row in range(3)}
     assert request.rows.tolist() == [0, 1, 2] and last_of(request, left, waits) == [1, 2]
-    assert last_of(request, left | {1: np.zeros(64)}, waits) == [0, 2]  # b was done before a, which is still under way
+    assert last_of(request, left | {1: np.zeros(64)}, waits) == [
+        0,
+        2,
+    ]  # b was done before a, which is still under way
 
 
 def test_a_task_of_another_source_is_not_waited_for() -> None:
@@ -62,12 +84,16 @@ def test_the_end_of_a_chain_is_what_a_simulation_finds() -> None:
     request = next(one for one in task_sets(tasks, links(tasks)) if one.kind == "request")
     for points, truth in ((found[2], chain), (end_of(request, found, waits), whole)):
         for level in (0.05, 0.5, 0.95):
-            assert stochastic.quantile(points[None], level)[0] == pytest.approx(np.quantile(truth, level), rel=0.06)
+            assert stochastic.quantile(points[None], level)[0] == pytest.approx(
+                np.quantile(truth, level), rel=0.06
+            )
         low, high = (stochastic.quantile(points[None], level)[0] for level in (0.05, 0.95))
         assert 0.87 < ((low <= truth) & (truth <= high)).mean() < 0.93
 
 
-def test_a_task_that_has_begun_ends_no_sooner_than_the_one_before_and_a_done_one_delays_nobody() -> None:
+def test_a_task_that_has_begun_ends_no_sooner_than_the_one_before_and_a_done_one_delays_nobody() -> (
+    None
+):
     own = {0: np.full(64, 5 * HOUR), 1: np.full(64, 2 * HOUR)}
     waits = Links(2, np.array([1]), np.array([0]))
     assert ends(own, np.array([True, True]), waits)[1][0] == 5 * HOUR
@@ -78,7 +104,13 @@ def test_a_task_that_has_begun_ends_no_sooner_than_the_one_before_and_a_done_one
 def test_a_task_that_waits_can_begin_when_the_one_before_is_done_unless_it_has_begun() -> None:
     tasks = tasks_of(a=(None, None), b=("a", None))
     waits, start = links(tasks), tasks.defined[0]
-    done = Tasks(**{**vars(tasks), "ended": start + np.array([4, 6, 9, 9]) * HOUR, "started": start + np.array([0, 0, 8, 8]) * HOUR})
+    done = Tasks(
+        **{
+            **vars(tasks),
+            "ended": start + np.array([4, 6, 9, 9]) * HOUR,
+            "started": start + np.array([0, 0, 8, 8]) * HOUR,
+        }
+    )
     assert (able(done, waits) - start).tolist() == [0.0, 6 * HOUR]
     early = Tasks(**{**vars(done), "started": start + np.array([0, 0, 2, 8]) * HOUR})
     assert (able(early, waits) - start).tolist() == [0.0, 2 * HOUR]

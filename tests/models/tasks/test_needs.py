@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jobs.coded import code
+from jobs.coded_jobs import code
 from jobs.schema import conform
 from models.engine.forecaster import Forecaster
 from models.tasks.needs import task_needs
@@ -26,7 +26,12 @@ def forecaster() -> Forecaster:
         "started_at": at,
         "walltime": walltime,
     }
-    job |= {"ended_at": at + pd.to_timedelta(walltime, unit="s"), "cpu_time": 2 * walltime, "peak_memory": 2.0**30, "status": "completed"}
+    job |= {
+        "ended_at": at + pd.to_timedelta(walltime, unit="s"),
+        "cpu_time": 2 * walltime,
+        "peak_memory": 2.0**30,
+        "status": "completed",
+    }
     jobs = conform(pd.DataFrame({"job_id": np.arange(400).astype(str)} | job))
     made = Forecaster(targets=("walltime", "cpu_time", "peak_memory"))
     made.learn(jobs)
@@ -36,7 +41,13 @@ def forecaster() -> Forecaster:
 def asked() -> pd.DataFrame:
     return conform(
         pd.DataFrame(
-            {"job_id": ["t"], "source": "made", "user": "ada", "requested_cores": 2.0, "submitted_at": [START + pd.Timedelta("2D")]}
+            {
+                "job_id": ["t"],
+                "source": "made",
+                "user": "ada",
+                "requested_cores": 2.0,
+                "submitted_at": [START + pd.Timedelta("2D")],
+            }
         )
     )
 
@@ -44,7 +55,9 @@ def asked() -> pd.DataFrame:
 def test_a_task_takes_as_long_as_its_slowest_job_and_waves_add_up(forecaster: Forecaster) -> None:
     job = code(asked(), asked().columns)
     one, many, waves = (task_needs(forecaster, job, *how) for how in ((1,), (200,), (200, 20)))
-    assert one["task"]["span"] < 500 < 900 < many["task"]["span"] < 1500  # one of 200 is sure to be slow
+    assert (
+        one["task"]["span"] < 500 < 900 < many["task"]["span"] < 1500
+    )  # one of 200 is sure to be slow
     a_wave = (waves["task"]["span"] - task_needs(forecaster, job, 20)["task"]["span"]) / 9
     assert 100 < a_wave < 400
     assert many["task"]["cpu_time"] == pytest.approx(200 * one["task"]["cpu_time"])
@@ -53,6 +66,8 @@ def test_a_task_takes_as_long_as_its_slowest_job_and_waves_add_up(forecaster: Fo
 
 def test_pandas_message_has_pandas_units(forecaster: Forecaster) -> None:
     message = task_needs(forecaster, code(asked(), asked().columns), 5)["scout_prediction"]
-    assert message["ramUnit"] == "MBPerCore" and 512 <= message["ramCount"] < 640  # 1 GiB on two cores
+    assert (
+        message["ramUnit"] == "MBPerCore" and 512 <= message["ramCount"] < 640
+    )  # 1 GiB on two cores
     assert message["coreCount"] == 2 and message["walltime"] >= 1000
     assert "classes" not in message  # no model, no thresholds

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jobs.workload import generate
+from models.tasks.backtest import ask_about, questions_about
 from models.tasks.ends import FEWEST_JOBS, Past, TaskModel
-from models.tasks.judged import ask_about, questions_about
 from models.tasks.ranges import LEVELS, fit_trimmed, time_left
 from models.tasks.sets import group_tasks
 
@@ -26,7 +26,9 @@ def fitted(past: Past) -> tuple[TaskModel, float]:
     return fit_trimmed(past, now), now
 
 
-def test_ranges_are_trimmed_by_where_outcomes_lay_and_those_of_the_future_do_not_count(past: Past, fitted: tuple[TaskModel, float]) -> None:
+def test_ranges_are_trimmed_by_where_outcomes_lay_and_those_of_the_future_do_not_count(
+    past: Past, fitted: tuple[TaskModel, float]
+) -> None:
     model, now = fitted
     later = np.where(past.finished > now, past.finished + 1e6, past.finished)
     again = fit_trimmed(replace(past, finished=later), now)
@@ -34,7 +36,9 @@ def test_ranges_are_trimmed_by_where_outcomes_lay_and_those_of_the_future_do_not
     assert (np.diff(model.trims, axis=1) > 0).all() and not np.allclose(model.trims[:, 1:4], LEVELS)
 
 
-def test_what_is_asked_for_is_asked_at_the_trimmed_level(past: Past, fitted: tuple[TaskModel, float]) -> None:
+def test_what_is_asked_for_is_asked_at_the_trimmed_level(
+    past: Past, fitted: tuple[TaskModel, float]
+) -> None:
     model, now = fitted
     shown = past.inputs[past.questions.at > now]
     low, middle, high = time_left(model, shown, LEVELS).T

@@ -8,9 +8,9 @@ import pytest
 
 from jobs.workload import generate
 from models.engine.training import TrainingError
+from models.tasks.backtest import ask_about, evaluate_tasks, questions_about
 from models.tasks.ends import FEWEST_JOBS
 from models.tasks.inputs import NAMES
-from models.tasks.judged import ask_about, evaluate_tasks, questions_about
 from models.tasks.sets import group_tasks
 from models.tasks.survival import Spells, fit_curves
 
@@ -30,10 +30,14 @@ def test_a_burst_is_an_hour_of_one_user_and_group(habits: Callable[..., pd.DataF
     assert (again >= 3600).all()
 
 
-def test_a_tasks_progress_is_reached_when_that_share_of_its_jobs_has_ended(generated: pd.DataFrame) -> None:
+def test_a_tasks_progress_is_reached_when_that_share_of_its_jobs_has_ended(
+    generated: pd.DataFrame,
+) -> None:
     tasks = group_tasks(generated)
     for progress in (0.25, 0.5, 1.0):
-        ended = np.add.reduceat(tasks.ended <= tasks.reached(progress)[tasks.task], tasks.first[:-1])
+        ended = np.add.reduceat(
+            tasks.ended <= tasks.reached(progress)[tasks.task], tasks.first[:-1]
+        )
         whole = np.isfinite(tasks.finished)
         assert (ended >= progress * tasks.sizes)[whole].all()
     assert (tasks.reached(1.0) == tasks.finished).all()
@@ -62,9 +66,9 @@ def test_nothing_of_the_future_is_in_what_is_known(generated: pd.DataFrame) -> N
 
 def test_what_goes_on_counts_as_having_lasted_so_long_at_least() -> None:
     begun, ended = np.zeros(4), np.array([100.0, 100.0, np.inf, np.inf])
-    survival = Spells.of(np.array(["a"] * 4, dtype=object), begun, ended).survivals([["a"]], np.array([0]), np.array([1e6]), 100, 0.0)[
-        0, :-2
-    ]
+    survival = Spells.of(np.array(["a"] * 4, dtype=object), begun, ended).survivals(
+        [["a"]], np.array([0]), np.array([1e6]), 100, 0.0
+    )[0, :-2]
     assert survival[0] == 0.5 and survival[-2] == 0.5
 
 

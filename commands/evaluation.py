@@ -1,0 +1,466 @@
+"""Commands that judge: predictions, memory set aside, scheduling, retraining, drift."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from commands.inputs import Json, LogFormat, MapFile, Mapping, Timezone, jobs_of, store
+from commands.tables import err, progress_bar, records, say, show
+from infra.errors import GridcastError, InputError
+from infra.settings import Settings, prepare_environment
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from models.evaluation.backtest import Evaluation
+
+MOST_ROWS = 20
+"""Of a hundred baselines people are shown the best; --json and MLflow have all."""
+
+
+def evaluate(
+    log: Annotated[
+        str | None,
+        typer.Argument(
+            help="A log file, or the name of a stored source; default: all that is stored."
+        ),
+    ] = None,
+    target: Annotated[
+        str,
+        typer.Option(help="walltime, peak_memory, cpu_time, io, memory_per_core, cpu_per_core …"),
+    ] = "walltime",
+    transfers: Annotated[
+        str | None,
+        typer.Option(help="A log of file transfers, or a stored source: how long each takes."),
+    ] = None,
+    waits: Annotated[
+        str | None,
+        typer.Option(help="A log of jobs, or a stored source: how long each waits in its queue."),
+    ] = None,
+    measurements: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --transfers: a site's own (network, disk), a CSV of measured_at, name and value over 1."
+        ),
+    ] = None,
+    measured_by: Annotated[
+        Literal["last", "mean"],
+        typer.Option(
+            help="With --measurements: the last value before each transfer, or the mean of 5 minutes."
+        ),
+    ] = "last",
+    warm_up: Annotated[
+        float | None,
+        typer.Option(help="Share that is only learned from. [default: .1, of transfers .3]"),
+    ] = None,
+    predictor: Annotated[list[str] | None, typer.Option(help="Only these rows; repeat.")] = None,
+    tasks: Annotated[
+        bool,
+        typer.Option(
+            "--tasks",
+            help="Ends of tasks instead: the error by how far along they are, and planted stalls.",
+        ),
+    ] = False,
+    allocation: Annotated[
+        bool,
+        typer.Option(
+            "--allocation", help="Memory set aside instead: waste and failures, a row a policy."
+        ),
+    ] = False,
+    at: Annotated[
+        Literal["submission", "start"], typer.Option(help="When each job is asked about.")
+    ] = "submission",
+    input_known: Annotated[
+        bool,
+        typer.Option(
+            "--input-known",
+            help="What a job read stands for the size of its input, known beforehand.",
+        ),
+    ] = False,
+    classes: Annotated[
+        bool,
+        typer.Option(
+            "--classes",
+            help="Classes instead, as PanDA's broker wants them: of memory, CPU time, I/O and walltime.",
+        ),
+    ] = False,
+    price: Annotated[
+        float,
+        typer.Option(
+            min=0, help="With --allocation: what a failure costs beside its waste, in GiB·h."
+        ),
+    ] = 1.0,
+    log_format: LogFormat = None,
+    mapping: Mapping = None,
+    map_file: MapFile = None,
+    timezone: Timezone = "UTC",
+    as_json: Json = False,
+) -> None:
+    """Live through a log in time order and compare Gridcast with every baseline; logged to MLflow with plots."""
+    from jobs.ingest import reading
+    from models.engine.training import find_target
+    from models.evaluation.backtest import evaluate as judge
+    from models.evaluation.query_time import as_asked
+    from models.past.traffic import read_series, with_measurements
+    from models.quantities.targets import told_more
+
+    settings = prepare_environment()
+    if sum(one is not None for one in (log, transfers, waits)) > 1:
+        raise InputError("give one log: of jobs, --transfers or --waits")
+    if (transfers or waits) and (allocation or classes or target != "walltime"):
+        raise InputError(
+            "--transfers and --waits say what is predicted: leave --target, --allocation and --classes out"
+        )
+    if measurements and not transfers:
+        raise InputError("--measurements are joined to transfers: give --transfers too")
+    target = "transfer_time" if transfers else "wait" if waits else target
+    if target in ("transfer_time", "wait") and (at == "start" or input_known):
+        raise InputError(
+            "--at and --input-known are of a job's needs: transfers and waits are foreseen at submission"
+        )
+    if target in ("io", "io_per_core") and input_known:
+        raise InputError(
+            f"--input-known tells what a job read, which {target} counts: leave it out"
+        )
+    log = transfers or waits or log
+    jobs = jobs_of(
+        log, reading(log_format, mapping, map_file, timezone), "transfer" if transfers else "job"
+    )
+    if at == "start" or input_known:
+        jobs = as_asked(jobs, at, input_known)
+    warm_up = (0.3 if transfers else 0.1) if warm_up is None else warm_up
+    name = Path(log).name if log else "the store"
+    if tasks:
+        _evaluate_tasks(jobs, name, as_json, warm_up)
+        return
+    if allocation:
+        _evaluate_allocation(jobs, name, settings, as_json, warm_up=warm_up, price=price)
+        return
+    if classes:
+        _evaluate_classes(jobs, name, settings, as_json, warm_up=warm_up)
+        return
+    aim = find_target(target)
+    if measurements:
+        told = jobs.columns
+        jobs = with_measurements(jobs, read_series(measurements), measured_by)
+        aim = told_more(aim, jobs.columns.difference(told).tolist())
+    with progress_bar("living through the log") as report:
+        found = judge(jobs, aim, warm_up, predictor, report)
+    _show_evaluation(found, name, settings, as_json)
+
+
+def _show_evaluation(found: Evaluation, name: str, settings: Settings, as_json: bool) -> None:
+    from models.baselines.catalogue import IDEAL
+    from models.releases.evidence import record_evaluation
+
+    target = found.target
+    scores: tuple[str, ...] = (
+        "mae", "median_ae", "median_ape", "rmse", "r2", "r2_log", "mape", "apa", "under", "pinball", "crps", "coverage_90", "width_90",
+    )  # fmt: skip
+    if target == "wait":
+        scores = (
+            "mae",
+            "median_ae",
+            "apa",
+            "crps",
+            "coverage_90",
+            "width_90",
+            "upper_95",
+            "upper_95_holds",
+        )
+    title = f"{target} in {found.unit} of {name}, {len(found.jobs):,} after the warm-up"
+    show(found.rows if as_json else found.rows[:MOST_ROWS], as_json, title, ("predictor", *scores))
+    if any(row["predictor"] == IDEAL.name for row in found.rows):
+        err.print(f"{IDEAL.name} is {IDEAL.meaning}", highlight=False)
+    run = record_evaluation(found, name, settings)
+    err.print(
+        f"logged to MLflow as run {run}, with tables by cluster, period and for long jobs, and plots",
+        highlight=False,
+    )
+
+
+def _evaluate_tasks(jobs: pd.DataFrame, name: str, as_json: bool, warm_up: float) -> None:
+    from models.tasks.backtest import evaluate_tasks
+    from monitoring.tasks.stalls import judge_stalls
+
+    with progress_bar("living through the log") as report:
+        rows = evaluate_tasks(jobs, warm_up, report)
+        stalls = judge_stalls(jobs, report)
+    if as_json:
+        show([*rows, *stalls], as_json)
+        return
+    show(
+        rows,
+        False,
+        f"Ends of {rows[0]['tasks']:,} tasks of {name}, errors in hours",
+        tuple(rows[0]),
+    )
+    if stalls:
+        show(
+            stalls,
+            False,
+            f"Stalls planted in {name}, found while looking every ten minutes",
+            tuple(stalls[0]),
+        )
+    else:
+        err.print(
+            "no stall can be planted: too few tasks whose jobs' starts are known", highlight=False
+        )
+
+
+def _evaluate_allocation(
+    jobs: pd.DataFrame, name: str, settings: Settings, as_json: bool, **how: Any
+) -> None:
+    from models.evaluation.allocation_backtest import evaluate_allocation
+    from models.releases.evidence import record_allocation
+
+    with progress_bar("living through the log") as report:
+        rows = evaluate_allocation(jobs, progress=report, **how)
+    show(
+        rows,
+        as_json,
+        f"Memory set aside for {rows[0]['jobs']:,} jobs of {name}, waste in GiB·h",
+        tuple(rows[0]),
+    )
+    err.print(
+        f"logged to MLflow as run {record_allocation(rows, name, how, settings)}", highlight=False
+    )
+
+
+def _evaluate_classes(
+    jobs: pd.DataFrame, name: str, settings: Settings, as_json: bool, **how: Any
+) -> None:
+    from models.evaluation.class_backtest import evaluate_classes
+    from models.quantities.classes import given
+    from models.releases.evidence import record_classes
+
+    with progress_bar("living through the log") as report:
+        found = evaluate_classes(
+            jobs, thresholds=given(settings.thresholds), progress=report, **how
+        )
+    if as_json:
+        show(
+            [
+                *found.rows,
+                *({"target": "all", **row} for row in found.joint_rows),
+                *found.class_rows,
+            ],
+            as_json,
+        )
+    else:
+        show(
+            found.class_rows,
+            False,
+            f"Each class of {name}; above and up to in the target's unit",
+            tuple(found.class_rows[0]),
+        )
+        show(found.rows, False, f"Classes of {name}", tuple(found.rows[0]))
+        show(
+            found.joint_rows,
+            False,
+            "Right at once, over the jobs of which all targets are known",
+            tuple(found.joint_rows[0]),
+        )
+    err.print(
+        f"logged to MLflow as run {record_classes(found, name, how, settings)}, with ROC plots",
+        highlight=False,
+    )
+
+
+def replay(
+    log: Annotated[
+        str | None, typer.Argument(help="A log file, or the name of a stored source.")
+    ] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="fcfs, easy, easy-sjbf, xfactor, gridcast …; repeat. Default: easy, gridcast."
+        ),
+    ] = None,
+    predictor: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="request, perfect, last-two, template, gridcast …; repeat. Default: request, gridcast."
+        ),
+    ] = None,
+    corrector: Annotated[
+        list[str] | None,
+        typer.Option(help="request, incremental or remaining; repeat. Default: request."),
+    ] = None,
+    bound: Annotated[
+        float | None,
+        typer.Option(
+            help="Hours after which a job is served first; inf for never. Default: the policy's."
+        ),
+    ] = None,
+    machine: Annotated[
+        str | None,
+        typer.Option(
+            help="Processors, or a TOML or JSON file of pools; default: what the log's header says, else its peak."
+        ),
+    ] = None,
+    version: Annotated[
+        int | None,
+        typer.Option(
+            help="Ask this version of the model, trained on what ended before the log begins."
+        ),
+    ] = None,
+    day: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d"], help="The day that the page draws; default: the busiest."
+        ),
+    ] = None,
+    grid: Annotated[
+        bool,
+        typer.Option(
+            "--grid",
+            help="Where first, instead: a generated grid of 20 sites under several brokers.",
+        ),
+    ] = False,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="With --grid: jobs that come in five days.")
+    ] = 4000,
+    seed: Annotated[int, typer.Option(min=0, help="With --grid: another seed, another grid.")] = 1,
+    tuning: Annotated[
+        list[float] | None,
+        typer.Option(help="With --grid: a tuning factor of conservative; repeat."),
+    ] = None,
+    log_format: LogFormat = None,
+    mapping: Mapping = None,
+    map_file: MapFile = None,
+    timezone: Timezone = "UTC",
+    as_json: Json = False,
+) -> None:
+    """Say what a prediction is worth: run a log again under scheduling policies; an HTML page, logged to MLflow with plots."""
+    from jobs.ingest import reading
+    from scheduling.machine import find_machine
+    from scheduling.studies.benefit import HOUR, SHOWN, record_replays, replay_each, trained, ways
+    from scheduling.studies.comparison import against_first
+    from scheduling.studies.report import report as write_page
+
+    if grid == (log is not None):
+        raise InputError("give a log to replay, or --grid for a generated grid")
+    settings = prepare_environment()
+    if log is None:
+        _replay_grid(jobs, seed, tuning, as_json)
+        return
+    asked = ways(policy, predictor, corrector, None if bound is None else bound * HOUR)
+    file = Path(log) if Path(log).exists() else None
+    told = jobs_of(log, reading(log_format, mapping, map_file, timezone))
+    with progress_bar("replaying") as report:
+        learned = None if version is None else trained(version, told, store(), settings)
+        done = replay_each(told, find_machine(machine, file, told), asked, report, learned)
+    rows = against_first(done)
+    name = Path(log).name
+    title = f"Replay of {name}, {len(done[0].trace):,} jobs on {done[0].machine.processors:,} processors, waits in s"
+    show(rows, as_json, title, SHOWN)
+    page = write_page(done, settings.folder("reports") / f"replay-{name}", day)
+    err.print(
+        f"{page}\nlogged to MLflow as run {record_replays(done, name, settings, learned)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _replay_grid(jobs: int, seed: int, tunings: list[float] | None, as_json: bool) -> None:
+    from jobs.workload.grid import generate_grid
+    from scheduling.brokering.benefit import TUNINGS, compare
+
+    made = generate_grid(jobs, seed=seed)
+    with progress_bar("living through the grid") as report:
+        rows = compare(made, TUNINGS if tunings is None else (0.0, *tunings), seed, report)
+    title = f"A generated grid: {len(made.sites)} sites, {rows[0]['jobs']:,} jobs sent by each broker, times in s"
+    show(rows, as_json, title, tuple(rows[0]))
+
+
+def rehearse(
+    log: Annotated[str, typer.Argument(help="A log file, or the name of a stored source.")],
+    target: Annotated[
+        str, typer.Option(help="walltime, peak_memory, cpu_time or io.")
+    ] = "walltime",
+    warm_up: Annotated[
+        float, typer.Option(help="Share of the jobs that the first models are trained on.")
+    ] = 0.1,
+    every: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="Days between two trainings of the schedule; default: a tenth of the log's time.",
+        ),
+    ] = None,
+    log_format: LogFormat = None,
+    mapping: Mapping = None,
+    map_file: MapFile = None,
+    timezone: Timezone = "UTC",
+    as_json: Json = False,
+) -> None:
+    """Say what retraining is worth: live through a log, retrained never, on a schedule and on decay; an HTML page with plots."""
+    from jobs.ingest import reading
+    from models.engine.training import find_target
+    from monitoring.rehearsal.page import worth, write_page
+    from monitoring.rehearsal.rehearse import rehearse as live
+
+    settings = prepare_environment()
+    jobs = jobs_of(log, reading(log_format, mapping, map_file, timezone))
+    with progress_bar("living through the log") as report:
+        found = live(
+            jobs,
+            find_target(target),
+            warm_up=warm_up,
+            period=every and every * 86400,
+            progress=report,
+        )
+    name = Path(log).name
+    shown = (
+        "predictor",
+        "policy",
+        "mae",
+        "mae_ratio",
+        "mae_ratio_low",
+        "mae_ratio_high",
+        "coverage_90",
+        "trainings",
+        "promotions",
+        "alarms",
+    )
+    show(
+        found.rows,
+        as_json,
+        f"Rehearsal of {name}, {target}, {len(found.truth):,} jobs after the warm-up",
+        shown,
+    )
+    for row in found.rows:
+        if row["policy"] != "never":
+            say(worth(row))
+    say(str(write_page(found, name, settings.folder("reports") / f"rehearsal-{name}")))
+
+
+def monitor(as_json: Json = False) -> None:
+    """Compare the jobs that ended since the champion was trained with its training window; writes an HTML report."""
+    from models.releases import registry
+    from models.releases.release import load
+    from monitoring.drift.check import monitor as look
+
+    settings = prepare_environment()
+    champion = registry.champion(settings)
+    if champion is None:
+        raise GridcastError(
+            "there is no champion to compare with: train one first (gridcast train)"
+        )
+    with progress_bar("looking at the recent jobs"):
+        found = look(
+            store(), load(champion, settings).card, settings.folder("reports"), model=champion.label
+        )
+    show(
+        records(found.measurements[["kind", "name", "segment", "value"]]),
+        as_json,
+        f"Drift: {found.verdict}",
+    )
+    err.print(
+        found.sentence, *(f"\n{page}" for page in found.pages), highlight=False, soft_wrap=True
+    )

@@ -1,0 +1,24 @@
+"""Asking: when the jobs of a log are taken to be asked about, and what is taken to be known of them by then."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pandas as pd
+
+Moment = Literal["submission", "start"]
+
+
+def as_asked(
+    jobs: pd.DataFrame, at: Moment = "submission", input_known: bool = False
+) -> pd.DataFrame:
+    """``jobs`` in the order in which they are asked about, their ``submitted_at`` being when.
+
+    ``at`` "start" asks when the job starts, by what has ended until then (late binding). ``input_known`` takes the bytes that a job read
+    for the size of its input, known beforehand, as the Sizey paper does (Bader et al., IEEE CLUSTER 2024).
+    """
+    if at == "start":
+        jobs = jobs.assign(submitted_at=jobs["started_at"].fillna(jobs["submitted_at"]))
+    if input_known:
+        jobs = jobs.assign(input_bytes=jobs["input_bytes"].fillna(jobs["read_bytes"]))
+    return jobs.sort_values("submitted_at", kind="stable", ignore_index=True)

@@ -1,0 +1,84 @@
+"""A version's files before they are trusted: checked, and tried out in a process of their own.
+
+A file that crashes CatBoost, or hangs it, must not take the caller with it.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from infra.settings import Settings, environment_with
+from models.engine.model_set import ModelError, ModelSet, check_manifest
+from models.releases import registry
+from models.releases.versions import Version
+
+PATIENCE = 120.0
+"""Seconds that a model set has to load and to answer."""
+
+
+def fetch(version: Version, settings: Settings) -> Path:
+    """The local folder of ``version``, its checksums checked; a spoiled copy in the data folder is fetched again.
+
+    Raises ModelError where the version itself is not what its checksums say, RegistryError where it cannot be fetched.
+    """
+    folder = registry.fetch(version, settings=settings)
+    try:
+        check_manifest(folder)
+    except ModelError:
+        folder = registry.fetch(version, fresh=True, settings=settings)
+        check_manifest(folder)
+    return folder
+
+
+def try_out(folder: Path) -> None:
+    """Load the model set in ``folder`` in a child process and let it predict; raises ModelError where it does not."""
+    command = [sys.executable, "-m", "models.releases.verification", str(folder.absolute())]
+    try:
+        child = subprocess.run(  # noqa: S603
+            command, env=environment_with({}), capture_output=True, text=True, timeout=PATIENCE
+        )
+    except subprocess.TimeoutExpired:
+        raise ModelError(f"the model in {folder} did not answer within {PATIENCE:.0f} s") from None
+    if child.returncode < 0:
+        raise ModelError(
+            f"the model in {folder} ended the process that loaded it ({signal.Signals(-child.returncode).name})"
+        )
+    if child.returncode:
+        raise ModelError(
+            (child.stderr.strip().splitlines() or [f"the model in {folder} cannot be used"])[-1]
+        )
+
+
+def main(folder: Path) -> None:
+    """Load, teach and ask once; ends the process with the reason where that fails."""
+    import numpy as np
+    import pandas as pd
+
+    from jobs.schema import conform
+    from models.engine.forecaster import Forecaster
+    from models.quantities.targets import TARGETS
+
+    try:
+        forecaster = Forecaster(ModelSet.load(folder))
+    except ModelError as error:
+        sys.exit(str(error))
+    now = pd.Timestamp.now("UTC")
+    ended = {
+        "started_at": now - pd.Timedelta("2h"),
+        "ended_at": now - pd.Timedelta("1h"),
+        "walltime": 3600.0,
+    }
+    job = {"job_id": "1", "source": "trial", "submitted_at": now - pd.Timedelta("3h")}
+    forecaster.learn(conform(pd.DataFrame([job | ended])))
+    answer = forecaster.predict(conform(pd.DataFrame([job | {"job_id": "2", "submitted_at": now}])))
+    for name in forecaster.names:
+        row = answer[[name, f"{name}_low", f"{name}_high"]].to_numpy(dtype=float)[0]
+        if not np.isfinite(row).all() or name not in TARGETS or not 0 <= row[1] <= row[2]:
+            sys.exit(f"the model in {folder} answers {row.tolist()} for {name}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

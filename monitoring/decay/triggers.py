@@ -1,0 +1,64 @@
+"""Triggers: why a model should be trained anew, if it should: its predictions decayed, or the jobs drifted in what matters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from jobs.coded_jobs import in_microseconds
+from jobs.store import count_jobs, read_measurements
+from models.releases.versions import Version
+from monitoring.decay import detection as decay
+from monitoring.decay.champion import Watched
+from monitoring.drift.report import DriftReport
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+OUTCOMES = ("walltime", "cpu_time", "peak_memory", "read_bytes", "written_bytes")
+
+
+def reason_to_retrain(
+    engine: Engine,
+    card: Mapping[str, Any],
+    watched: Watched,
+    drift: DriftReport,
+    latest: Version,
+    now: datetime,
+    cooldown: float,
+) -> str:
+    """Why to train now, in a sentence, empty where there is no reason; ``latest`` is the newest version, ``cooldown`` in s.
+
+    A demand by decay is that of ``decay.demands_training``, the same as in a rehearsal. Drift matters where it is of an outcome or of
+    a field that the model looks at, and where the last training has not seen it: what was tried is not tried again each hour.
+    """
+    trained = latest.created_at
+    if (now - trained).total_seconds() < cooldown:
+        return ""
+    known = int(count_jobs(engine)["ended"].sum())
+    dropped = int(read_measurements(engine, "jobs", kind="retention", since=trained)["value"].sum())
+    new = known + dropped - int(latest.tags.get("jobs", 0))
+    if alarm := decay.demands_training(
+        watched.alarms,
+        in_microseconds(now),
+        in_microseconds(trained),
+        new,
+        known,
+        int(cooldown * 1e6),
+    ):
+        return f"decay: {alarm}"
+    matter = [name for name in drift.drifted if name in OUTCOMES or _looked_at(name, card)]
+    seen = _drifted_before(engine, trained) if matter else ()
+    fresh = [name for name in matter if name not in seen]
+    return f"drift of {', '.join(fresh)}" if drift.verdict == "drift" and fresh else ""
+
+
+def _looked_at(name: str, card: Mapping[str, Any]) -> bool:
+    keys = {part for level in card.get("levels", []) for part in level.split("+")}
+    return name in keys or any(name in names for names in card.get("features", {}).values())
+
+
+def _drifted_before(engine: Engine, trained: datetime) -> Sequence[str]:
+    verdicts = read_measurements(engine, "verdict", kind="drift", until=trained, latest=1)
+    return verdicts["details"].iloc[0].get("drifted", ()) if len(verdicts) else ()

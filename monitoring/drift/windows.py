@@ -1,0 +1,297 @@
+"""Two windows of jobs compared column by column and cluster by cluster: what moved, and whether by more than it ordinarily does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from jobs.schema import OF_KIND
+from monitoring.drift.effect_sizes import (
+    NEW,
+    OTHER,
+    Codes,
+    Distance,
+    Sampling,
+    Values,
+    buckets,
+    by_bursts,
+    by_stretches,
+    category_distance,
+    missing_distance,
+    number_distance,
+)
+
+LEAST_JOBS = 100
+"""Fewer jobs than this in a window, or values in a column, say nothing."""
+LEAST_EFFECT = 0.1
+"""A smaller move is not worth a person's time: a tenth of a standard deviation, of a Jensen-Shannon distance, or of a share."""
+MARGIN = 1.25
+"""A move counts when it is so many times the largest that dealing out the bursts anew makes."""
+FEW_VALUES = 20
+"""A number with no more different values is compared as a category: 1, 2 or 4 GiB asked for is a choice, not a measure."""
+CATEGORIES = ("user", "group", "project", "program", "queue", "site", "host", "status")
+
+LEVELS = ("site", "group", "program", "user")
+CLUSTERS = 10
+"""Clusters of a level that are looked at: those with the most recent jobs."""
+CLUSTER_COLUMNS = ("walltime", "cpu_time", "peak_memory")
+LEAST_CLUSTER_EFFECT = 0.25
+CLUSTER_SAMPLE = 2000
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of both windows, ready to be compared: log10(1 + value), or codes of ``names``."""
+
+    name: str
+    label: str
+    distance: Distance
+    reference: Values
+    current: Values
+    names: tuple[str, ...] = ()
+
+    @property
+    def method(self) -> str:
+        """Evidently's name of the distance."""
+        return "jensenshannon" if self.names else "wasserstein"
+
+    def sampled(self, sampling: Sampling) -> tuple[list[object], list[object]]:
+        """What a report shows of both windows: the sampled numbers, or the names of the sampled buckets."""
+        windows = (
+            buckets(self.reference, self.current) if self.names else (self.reference, self.current)
+        )
+        first, second = (values[sampling.rows(len(values))].tolist() for values in windows)
+        if not self.names:
+            return first, second
+        named = dict(enumerate(self.names)) | {OTHER: "(other)", NEW: "(new)"}
+        return [named[code] for code in first], [named[code] for code in second]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How far one column lies from the reference.
+
+    ``kind`` drift: the distance of its values; missing: the change of the share of missing values. ``cluster`` is empty for all jobs.
+    """
+
+    kind: str
+    column: str
+    cluster: str
+    value: float
+    threshold: float
+    details: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def moved(self) -> bool:
+        """Whether it moved by more than is ordinary and by enough to be worth a person's time."""
+        return self.value > self.threshold
+
+
+def ended(jobs: pd.DataFrame) -> pd.DataFrame:
+    """The jobs that have ended, in order of their end.
+
+    Windows are cut by the end because a window of recent submissions holds only the short jobs of those that will end.
+    """
+    return jobs[jobs["ended_at"].notna()].sort_values("ended_at", kind="stable")
+
+
+def comparable(
+    reference: pd.DataFrame, current: pd.DataFrame, sampling: Sampling
+) -> Iterator[Column]:
+    """The columns of which the samples of both windows hold enough to be compared."""
+    for name in OF_KIND["number"]:
+        if name in reference and name in current:
+            first, second = (frame[name].to_numpy(dtype=float) for frame in (reference, current))
+            if (
+                min(
+                    np.count_nonzero(~np.isnan(values[sampling.rows(len(values))]))
+                    for values in (first, second)
+                )
+                < LEAST_JOBS
+            ):
+                continue
+            if pd.concat([reference[name], current[name]]).nunique() <= FEW_VALUES:
+                yield _category(
+                    name,
+                    *(
+                        frame[name].map("{:g}".format, na_action="ignore")
+                        for frame in (reference, current)
+                    ),
+                )
+            else:
+                yield Column(
+                    name, f"log10 {name}", number_distance, _logarithm(first), _logarithm(second)
+                )
+    for name in CATEGORIES:
+        if (
+            name in reference
+            and name in current
+            and reference[name].notna().any()
+            and current[name].notna().any()
+        ):
+            yield _category(name, reference[name], current[name])
+
+
+def _logarithm(values: Values) -> Values:
+    return np.log10(1 + np.maximum(values, 0))
+
+
+def _category(name: str, reference: pd.Series, current: pd.Series) -> Column:
+    both = pd.concat([reference, current], ignore_index=True).astype(object)
+    codes, names = pd.factorize(both.where(both.notna(), "(missing)"))
+    return Column(
+        name,
+        name,
+        category_distance,
+        codes[: len(reference)],
+        codes[len(reference) :],
+        tuple(str(value) for value in names),
+    )
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What every comparison of two windows shares."""
+
+    bursts: tuple[Codes, Codes]
+    sampling: Sampling
+    least: float
+    cluster: str = ""
+
+    def finding(
+        self,
+        kind: str,
+        name: str,
+        distance: Distance,
+        reference: Values,
+        current: Values,
+        details: dict[str, object],
+    ) -> Finding:
+        """The distance, and beside it what it would take to call it a move; a small one needs no further look."""
+        value = distance(reference, current, self.sampling)
+        threshold = self.least
+        if value > self.least:
+            stretches = by_stretches(reference, len(current), distance, self.sampling)
+            chance = by_bursts(reference, current, self.bursts, distance, self.sampling)
+            threshold = max(self.least, stretches, MARGIN * chance)
+            details = details | {"stretches": stretches, "bursts": chance}
+        return Finding(kind, name, self.cluster, value, threshold, details)
+
+
+def bursts_of(reference: pd.DataFrame, current: pd.DataFrame) -> tuple[Codes, Codes]:
+    """Which jobs came together: those of a task, or where it is unknown a user's jobs of one program and day."""
+    both = pd.concat([reference, current], ignore_index=True).reindex(
+        columns=["task_id", "user", "program", "submitted_at"]
+    )
+    day = pd.to_datetime(both["submitted_at"], utc=True).dt.strftime("%Y-%m-%d")
+    together = (
+        both["user"].astype(object).fillna("").astype(str)
+        + "/"
+        + both["program"].astype(object).fillna("").astype(str)
+        + "/"
+        + day
+    )
+    codes, _ = pd.factorize(both["task_id"].astype(object).where(both["task_id"].notna(), together))
+    return codes[: len(reference)], codes[len(reference) :]
+
+
+def compare_columns(
+    reference: pd.DataFrame, current: pd.DataFrame, columns: list[Column], sampling: Sampling
+) -> list[Finding]:
+    """How far each column lies from the reference; both windows are ended jobs in order of their end, neither empty."""
+    look = _Look(bursts_of(reference, current), sampling, LEAST_EFFECT)
+    findings = []
+    for name in (*OF_KIND["number"], *CATEGORIES):
+        if name in reference and name in current:
+            first, second = (
+                np.where(frame[name].isna(), np.nan, 0.0) for frame in (reference, current)
+            )
+            shares = float(np.isnan(first).mean()), float(np.isnan(second).mean())
+            # A category's missing values are a bucket of its own, so only a wholly empty window is told here.
+            if shares[0] != shares[1] and (name not in CATEGORIES or 1.0 in shares):
+                details: dict[str, object] = {
+                    "reference_share": shares[0],
+                    "current_share": shares[1],
+                }
+                findings.append(
+                    look.finding("missing", name, missing_distance, first, second, details)
+                )
+    for column in columns:
+        details = {"method": column.method} | _what_moved(column, reference, current)
+        findings.append(
+            look.finding(
+                "drift", column.name, column.distance, column.reference, column.current, details
+            )
+        )
+    return findings
+
+
+def _what_moved(
+    column: Column, reference: pd.DataFrame, current: pd.DataFrame
+) -> dict[str, object]:
+    """The medians of a number in its own unit, or the three values of a category whose shares changed most."""
+    if not column.names:
+        return {
+            "reference_median": float(reference[column.name].median()),
+            "current_median": float(current[column.name].median()),
+        }
+    shares = [
+        np.bincount(codes, minlength=len(column.names)) / len(codes)
+        for codes in (column.reference, column.current)
+    ]
+    most = np.argsort(-np.abs(shares[1] - shares[0]), kind="stable")[:3]
+    return {
+        "shares": {
+            column.names[code]: [round(float(share[code]), 4) for share in shares] for code in most
+        }
+    }
+
+
+def compare_clusters(
+    reference: pd.DataFrame, current: pd.DataFrame, sampling: Sampling
+) -> list[Finding]:
+    """How far the outcomes of the largest sites, groups, programs and users lie from their own past.
+
+    A program that became slow hardly moves a whole grid; here it stands out.
+    """
+    findings = []
+    sampling = Sampling(min(CLUSTER_SAMPLE, sampling.most), sampling.seed)
+    bursts = bursts_of(reference, current)
+    for level in LEVELS:
+        if level not in reference or level not in current:
+            continue
+        known, recent = (frame[level].value_counts() for frame in (reference, current))
+        large = [
+            name
+            for name, jobs in recent.items()
+            if jobs >= LEAST_JOBS and known.get(name, 0) >= 3 * LEAST_JOBS
+        ]
+        for name in large[:CLUSTERS]:
+            inside = [(frame[level] == name).to_numpy() for frame in (reference, current)]
+            own = [frame[rows] for frame, rows in zip((reference, current), inside, strict=True)]
+            look = _Look(
+                (bursts[0][inside[0]], bursts[1][inside[1]]),
+                sampling,
+                LEAST_CLUSTER_EFFECT,
+                f"{level}={name}",
+            )
+            for column in comparable(
+                own[0].filter(CLUSTER_COLUMNS), own[1].filter(CLUSTER_COLUMNS), sampling
+            ):
+                details = {"method": column.method, "jobs": len(own[1])} | _what_moved(
+                    column, own[0], own[1]
+                )
+                findings.append(
+                    look.finding(
+                        "drift",
+                        column.name,
+                        column.distance,
+                        column.reference,
+                        column.current,
+                        details,
+                    )
+                )
+    return findings

@@ -1,0 +1,235 @@
+"""Learners: what a rehearsal retrains, walked through a log once for every policy.
+
+The mixture of histories learns as jobs end, whatever is retrained; so it is walked once, and only the refiner that bends its
+masses differs from policy to policy. The plain CatBoost has no history that learns by itself: all of it is retrained.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from models.baselines.available_history import Seen
+from models.baselines.regressions import catboost, latest_ended
+from models.engine.training import BATCH, MOST_ROWS, new_mixture
+from models.histories.calibration import Calibration
+from models.histories.features import choose_levels, encode
+from models.histories.mixture import Walk, endings
+from models.past.recent import Floats, Integers
+from models.quantities.distribution import Distribution
+from models.quantities.targets import Target
+from models.refiner.clusters import GLOBAL
+from models.refiner.refinement import factors, refine
+from models.refiner.selection import Standing, choose_refiners
+from models.refiner.training_rows import Notebook, make_lessons
+
+Progress = Callable[[str, float], None]
+LEVELS = np.array([0.05, 0.95])
+NEWEST = 2000
+"""The plain regression's range is as wide as its errors on so many jobs whose outcomes became known last."""
+ALIKE = 250
+"""Jobs that share one such width."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model, when it was trained, and how long that took (s); ``line`` are the times of the trainings it follows from."""
+
+    at: int
+    model: Any
+    seconds: float
+    line: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Rows, in order of submission, that one ``model`` answered, and its ``points`` for them."""
+
+    rows: Integers
+    model: Trained
+    points: Floats
+
+
+class Learner(Protocol):
+    """What can be trained anew at any time of a log and asked about any of its jobs as of their submission."""
+
+    name: str
+
+    def train(self, at: int, earlier: Trained | None = None) -> Trained:
+        """A model of what was known at ``at`` (microseconds since 1970); what an ``earlier`` one has shown since may help."""
+        ...
+
+    def points(self, model: Trained, rows: Integers) -> Floats:
+        """The best single values of ``model`` for ``rows``, by the history as it stood at each submission (float64[n])."""
+        ...
+
+    def ranges(self, stretches: Sequence[Stretch]) -> tuple[Floats, Floats]:
+        """The ends of the 90 % ranges of all rows of ``stretches``, calibrated by those that had ended before (float64[n] each)."""
+        ...
+
+
+class Engine:
+    """Gridcast's engine: the mixture, walked once, and the refiners chosen by what was known."""
+
+    name = "gridcast"
+
+    def __init__(
+        self, jobs: pd.DataFrame, target: Target, first: int, progress: Progress | None = None
+    ) -> None:
+        levels = choose_levels(jobs.iloc[:first], target.subject)
+        self._contexts, self._values = encode(jobs, levels), target.value(jobs)
+        self._mixture = new_mixture(target, levels)
+        self._target, self._labels = target, np.full(len(jobs), GLOBAL, dtype=object)
+        self._order = endings(self._contexts, self._values)
+        self._lessons = Notebook(len(jobs))
+        walk = Walk(self._mixture, self._contexts, self._values, target.limit(jobs))
+        parts = []
+        for start in range(0, len(jobs), BATCH):
+            rows = np.arange(start, min(start + BATCH, len(jobs)))
+            parts.append(walk.on(rows))
+            self._lessons.put(
+                rows,
+                make_lessons(
+                    self._mixture, self._contexts.take(rows), parts[-1][0].mass, self._values[rows]
+                ),
+            )
+            if progress:
+                progress("walking the mixture through the log", (int(rows[-1]) + 1) / len(jobs))
+        self._masses = Distribution(
+            target.grid,
+            np.concatenate([part.mass for part, _ in parts]),
+            np.concatenate([part.limit for part, _ in parts]),
+        )
+        self._scales = np.concatenate([scales for _, scales in parts])
+        self._trained: dict[tuple[int, ...], Trained] = {}
+
+    def train(self, at: int, earlier: Trained | None = None) -> Trained:
+        """See Learner."""
+
+        def fit() -> Standing:
+            counts = np.searchsorted(
+                self._contexts.known[self._order], [at, earlier.at if earlier else 0], side="right"
+            )
+            ended = self._order[: counts[0]][-MOST_ROWS:]
+            unseen = min(int(counts[0] - counts[1]), len(ended) // 2) if earlier else 0
+            standing: Standing | None = earlier.model if earlier else None
+            return choose_refiners(
+                self._lessons.take(ended), self._labels[ended], self._target.grid, standing, unseen
+            )
+
+        return _once(self._trained, (*(earlier.line if earlier else ()), at), fit)
+
+    def _answer(self, model: Trained, rows: Integers) -> Distribution:
+        answer, refiners = self._masses.take(rows), model.model.refiners
+        if not refiners:
+            return answer
+        lessons = self._lessons.take(rows)
+        return replace(
+            answer,
+            mass=refine(
+                answer.mass, factors(lessons.shown, lessons.coarse, refiners, self._labels[rows])
+            ),
+        )
+
+    def points(self, model: Trained, rows: Integers) -> Floats:
+        """See Learner."""
+        found = [
+            self._points(model, rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)
+        ]
+        return np.concatenate(found) if found else np.empty(0)
+
+    def _points(self, model: Trained, rows: Integers) -> Floats:
+        answer, scales = self._answer(model, rows), self._scales[rows]
+        best = answer.best_bin(scales)
+        return np.asarray(
+            answer.point_in(best, self._mixture.last_in_bin(self._contexts.take(rows), best))
+        )
+
+    def ranges(self, stretches: Sequence[Stretch]) -> tuple[Floats, Floats]:
+        """See Learner."""
+        calibration, place = Calibration(), 0
+        below, upto = (np.full(len(self._values), np.nan) for _ in range(2))
+        ends = []
+        for stretch in stretches:
+            for start in range(0, len(stretch.rows), BATCH):
+                rows = stretch.rows[start : start + BATCH]
+                answer, truth = self._answer(stretch.model, rows), self._values[rows]
+                told = np.isfinite(truth)
+                places = answer.probability_integral(np.nan_to_num(truth))
+                below[rows[told]], upto[rows[told]] = places[0][told], places[1][told]
+                levels, place = calibration.replay(
+                    below,
+                    upto,
+                    self._order,
+                    place,
+                    self._contexts.known,
+                    self._contexts.at[rows],
+                    LEVELS,
+                )
+                ends.append(np.column_stack([answer.quantile(levels[:, end]) for end in (0, 1)]))
+        low, high = np.concatenate(ends).T
+        return low, high
+
+
+class Plain:
+    """The plain CatBoost regression of the baselines, with a range as wide as its latest errors."""
+
+    name = "catboost"
+
+    def __init__(self, seen: Seen) -> None:
+        self._seen, self._inputs = seen, catboost.inputs(seen)
+        highest = np.where(np.isfinite(seen.request), seen.request, np.inf)
+        self._lowest, self._highest = (
+            seen.target.grid.lowest,
+            np.maximum(highest, seen.target.grid.lowest),
+        )
+        self._trained: dict[tuple[int, ...], Trained] = {}
+
+    def train(self, at: int, earlier: Trained | None = None) -> Trained:
+        """See Learner."""
+
+        def fit() -> Callable[[pd.DataFrame], Floats]:
+            rows = latest_ended(self._seen, at)
+            return catboost.fit(self._inputs.iloc[rows], self._seen.values[rows], self._seen.target)
+
+        return _once(self._trained, (at,), fit)
+
+    def points(self, model: Trained, rows: Integers) -> Floats:
+        """See Learner."""
+        if not len(rows):
+            return np.empty(0)
+        return np.clip(model.model(self._inputs.iloc[rows]), self._lowest, self._highest[rows])
+
+    def ranges(self, stretches: Sequence[Stretch]) -> tuple[Floats, Floats]:
+        """See Learner."""
+        rows = np.concatenate([stretch.rows for stretch in stretches])
+        points = np.maximum(np.concatenate([stretch.points for stretch in stretches]), self._lowest)
+        known, at = self._seen.known[rows], self._seen.at[rows]
+        off = np.log(np.maximum(self._seen.values[rows], self._lowest) / points)
+        order = np.argsort(known, kind="stable")
+        order = order[np.isfinite(off[order])]
+        low, high = np.full(len(rows), self._lowest), self._highest[rows].copy()
+        for start in range(0, len(rows), ALIKE):
+            some = slice(start, start + ALIKE)
+            newest = order[: np.searchsorted(known[order], at[start], side="right")][-NEWEST:]
+            if len(newest) >= 1 / LEVELS[0]:
+                down, up = np.exp(np.quantile(off[newest], LEVELS))
+                low[some] = np.clip(points[some] * down, self._lowest, self._highest[rows[some]])
+                high[some] = np.clip(points[some] * up, self._lowest, self._highest[rows[some]])
+        return low, high
+
+
+def _once(
+    trained: dict[tuple[int, ...], Trained], line: tuple[int, ...], fit: Callable[[], Any]
+) -> Trained:
+    """What was trained along ``line``, trained if it was not: policies that train at the same time share the model, not its cost."""
+    if line not in trained:
+        started = time.perf_counter()
+        model = fit()
+        trained[line] = Trained(line[-1], model, time.perf_counter() - started, line)
+    return trained[line]

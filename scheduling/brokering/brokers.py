@@ -1,0 +1,93 @@
+"""Brokers of a simulated grid: where each sends a job, from what has happened and no more; and one that knows what none can."""
+
+from __future__ import annotations
+
+import heapq
+
+import numpy as np
+
+from jobs.workload.grid import NOWHERE, GeneratedGrid
+from scheduling.brokering.grid import LATENCY, Lived
+
+
+class Random:
+    """Any site, with the chance of its slots."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._random = np.random.default_rng(seed)
+
+    def choose(self, job: int, now: float, lived: Lived) -> int:
+        """See Broker."""
+        return int(
+            self._random.choice(len(lived.grid.slots), p=lived.grid.slots / lived.grid.slots.sum())
+        )
+
+
+class ShortestQueue:
+    """The site with the fewest jobs that were sent there and have not started, a slot; of equals the one with most of its slots free."""
+
+    def choose(self, job: int, now: float, lived: Lived) -> int:
+        """See Broker."""
+        slots = lived.grid.slots
+        return int(np.lexsort((-lived.free / slots, lived.ahead / slots))[0])
+
+
+class NearestData:
+    """The site that holds the input; a job without input goes to the shortest queue."""
+
+    def choose(self, job: int, now: float, lived: Lived) -> int:
+        """See Broker."""
+        at = int(lived.grid.input_at[job])
+        return at if at != NOWHERE else ShortestQueue().choose(job, now, lived)
+
+
+class Foreknowing:
+    """Where a job is done first by what no broker can know: what each job takes on a typical host, and how fast each site is.
+
+    By these it plays out every queue, in the order in which sites serve, and it knows each link's rate: a bound for whoever chooses
+    one job after the other. Which host a job will get, and how much slower its transfer will be than its link, it does not know either.
+    """
+
+    def __init__(self, grid: GeneratedGrid) -> None:
+        logs = np.log(grid.seconds)
+        self.expected = np.exp(
+            logs.mean(axis=1)[:, None] + logs.mean(axis=0)[None, :] - logs.mean()
+        )
+
+    def choose(self, job: int, now: float, lived: Lived) -> int:
+        """See Broker."""
+        done = [
+            self._begins(job, site, now, lived) + self.expected[job, site]
+            for site in range(len(lived.grid.sites))
+        ]
+        return int(np.argmin(done))
+
+    def _begins(self, job: int, site: int, now: float, lived: Lived) -> float:
+        """When ``job`` would start at ``site``: its input there, and those before it served."""
+        running = np.flatnonzero(
+            (lived.site == site) & ~np.isnan(lived.started) & np.isnan(lived.ended)
+        )
+        ends = [
+            (max(now, lived.started[other] + self.expected[other, site]), lived.cores[other])
+            for other in running
+        ]
+        heapq.heapify(ends)
+        moment, free = now, lived.free[site]
+        for other in (*lived.queues[site], job):
+            while free < lived.cores[other]:
+                end, cores = heapq.heappop(ends)
+                moment, free = max(moment, end), free + cores
+            free -= lived.cores[other]
+            heapq.heappush(ends, (moment + self.expected[other, site], lived.cores[other]))
+        return max(moment, self._arrives(job, site, now, lived))
+
+    @staticmethod
+    def _arrives(job: int, site: int, now: float, lived: Lived) -> float:
+        if not lived.moves(job, site):
+            return now
+        source = lived.grid.input_at[job]
+        return float(
+            now
+            + LATENCY
+            + lived.size[job] * (lived.moving[source, site] + 1) / lived.grid.rates[source, site]
+        )

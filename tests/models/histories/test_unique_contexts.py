@@ -1,0 +1,67 @@
+"""Kinds: jobs that the engine answers alike are answered once, and as each would be alone."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from jobs.schema import OUTCOMES
+from models.engine.forecaster import Forecaster
+from models.engine.model_set import ModelSet
+from models.engine.training import train
+from models.histories.unique_contexts import tell_apart
+
+Jobs = Callable[..., pd.DataFrame]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    arrays(np.uint64, st.tuples(st.integers(0, 60), st.integers(1, 3)), elements=st.integers(0, 3))
+)
+def test_rows_are_of_one_kind_if_they_hold_the_same(table: np.ndarray) -> None:
+    found = tell_apart(list(table.T), len(table))
+    same = (table[:, None, :] == table[None, :, :]).all(axis=2)
+    np.testing.assert_array_equal(found.which[:, None] == found.which[None, :], same)
+    np.testing.assert_array_equal(table[found.first][found.which], table)
+    assert (np.diff(found.first) > 0).all()
+
+
+@pytest.fixture(scope="module")
+def jobs(habits: Jobs) -> pd.DataFrame:
+    return habits(rows=2500, seed=5)
+
+
+@pytest.fixture(scope="module")
+def model_set(jobs: pd.DataFrame) -> ModelSet:
+    return train(jobs.head(1800), cluster_by="group")
+
+
+@pytest.mark.parametrize("asked", ["at submission", "long after", "now"])
+def test_each_job_is_answered_as_it_would_be_alone(
+    jobs: pd.DataFrame, model_set: ModelSet, asked: str
+) -> None:
+    forecaster = Forecaster(model_set)
+    moment = jobs["submitted_at"].iloc[2000]
+    history = jobs.head(2000)
+    ended = history["ended_at"] <= moment
+    forecaster.learn(history[ended])
+    waiting = jobs.iloc[1900:2300].drop(columns=list(OUTCOMES)).reset_index(drop=True)
+    waiting = pd.concat(
+        [waiting, waiting.head(100).assign(job_id=[f"again {place}" for place in range(100)])],
+        ignore_index=True,
+    )
+    at = {"at submission": None, "long after": moment + pd.Timedelta(days=400), "now": moment}[
+        asked
+    ]
+    together = forecaster.predict(waiting, (0.25, 0.99), at)
+    alone = [
+        forecaster.predict(waiting.iloc[row : row + 1], (0.25, 0.99), at)
+        for row in range(0, len(waiting), 7)
+    ]
+    pd.testing.assert_frame_equal(
+        together.iloc[::7].reset_index(drop=True), pd.concat(alone, ignore_index=True), rtol=1e-6
+    )

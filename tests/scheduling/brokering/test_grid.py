@@ -1,0 +1,118 @@
+"""A generated grid lived through: in order, the same each time, and the ranking broker knows nothing of what is to come."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from infra.errors import InputError
+from jobs.workload.grid import NOWHERE, GeneratedGrid, generate_grid
+from models.ranking.order import Rule
+from scheduling.brokering import ranking_broker
+from scheduling.brokering.benefit import FOREKNOWING, SHORTEST, compare
+from scheduling.brokering.brokers import Foreknowing, NearestData, Random, ShortestQueue
+from scheduling.brokering.grid import job_records, live_through, transfer_records
+from scheduling.brokering.ranking_broker import Ranking
+
+
+@pytest.fixture(scope="module")
+def grid() -> GeneratedGrid:
+    return generate_grid(240, days=0.5, sites=5)
+
+
+def test_jobs_wait_for_their_input_and_their_turn_and_no_site_is_overbooked(
+    grid: GeneratedGrid,
+) -> None:
+    for broker in (Random(), ShortestQueue(), Foreknowing(grid), NearestData()):
+        lived = live_through(grid, broker)
+        assert (
+            (lived.came <= lived.sent).all()
+            and (lived.sent <= lived.there).all()
+            and (lived.there <= lived.started).all()
+        )
+        np.testing.assert_allclose(
+            lived.ended - lived.started, grid.seconds[np.arange(len(grid)), lived.site]
+        )
+        at_home = grid.home != NOWHERE
+        assert (lived.site[at_home] == grid.home[at_home]).all()
+        for site, slots in enumerate(grid.slots):
+            here = lived.site == site
+            moments = lived.started[here]
+            used = [
+                lived.cores[here][(moments <= now) & (lived.ended[here] > now)].sum()
+                for now in moments
+            ]
+            assert max(used, default=0) <= slots
+    assert (
+        (lived.there > lived.sent) <= (grid.home != NOWHERE) | (grid.input_at == NOWHERE)
+    ).all(), "nearest data moves nothing"
+
+
+def test_foreknowledge_of_runs_sites_and_queues_is_worth_more_than_the_shortest_queue(
+    grid: GeneratedGrid,
+) -> None:
+    """And it is no more than that: a job takes just what it expects on no host."""
+    broker, queue = Foreknowing(grid), live_through(grid, ShortestQueue())
+    lived = live_through(grid, broker)
+    assert (lived.ended - lived.came).mean() < (queue.ended - queue.came).mean()
+    taken = (lived.ended - lived.started) / broker.expected[np.arange(len(grid)), lived.site]
+    assert abs(np.log(taken).mean()) < 0.3 and np.log(taken).std() > 0.1
+
+
+def test_the_records_say_what_happened_so_far(grid: GeneratedGrid) -> None:
+    lived = live_through(grid, Random())
+    moved = np.flatnonzero(lived.there > lived.sent)
+    jobs, transfers = job_records(lived, np.arange(5)), transfer_records(lived, moved)
+    np.testing.assert_allclose(jobs["walltime"], (lived.ended - lived.started)[:5])
+    assert (transfers["duration"] > 0).all()
+    assert (transfers["from_endpoint"] != transfers["to_endpoint"]).all()
+
+
+def test_the_same_grid_and_seed_give_the_same_rows(
+    grid: GeneratedGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking_broker, "NEWS", 30)
+    again = generate_grid(240, days=0.5, sites=5)
+    rows = compare(grid, tunings=(1.0,))
+    assert rows == compare(again, tunings=(1.0,))
+    assert [row["policy"] for row in rows] == [
+        "random",
+        SHORTEST,
+        "nearest data",
+        FOREKNOWING,
+        "gridcast, conservative",
+    ]
+    assert [row["mean_ratio"] for row in rows if row["policy"] == SHORTEST] == [1.0]
+
+
+def test_the_ranking_broker_chooses_by_what_had_happened(
+    grid: GeneratedGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking_broker, "NEWS", 30)
+    lived = live_through(grid, Ranking(grid, Rule(overlap=True)))
+    now = float(np.quantile(lived.came, 0.7))
+    assert (lived.ended < now).sum() > 60, "it has learned by then"
+    rng = np.random.default_rng(0)
+    seconds, jitter = grid.seconds.copy(), grid.jitter.copy()
+    # What had not ended, or not come, or not arrived by now, takes longer.
+    late, away = ~(lived.ended <= now), ~(lived.there <= now)
+    seconds[late] *= rng.uniform(1, 9, seconds[late].shape)
+    jitter[away] *= rng.uniform(1, 9, away.sum())
+    changed = live_through(
+        replace(grid, seconds=seconds, jitter=jitter), Ranking(grid, Rule(overlap=True))
+    )
+    before = lived.came <= now
+    np.testing.assert_array_equal(lived.site[before], changed.site[before])
+    assert (lived.site[~before] != changed.site[~before]).any(), "what changed does matter later"
+
+
+def test_a_grid_of_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match="at least one job, two sites"):
+        generate_grid(0)
+
+
+def test_a_grid_of_which_no_job_would_be_counted_is_refused_in_a_sentence() -> None:
+    with pytest.raises(InputError, match="generate more"):
+        compare(generate_grid(1, days=0.5, sites=5))

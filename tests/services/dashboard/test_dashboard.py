@@ -1,0 +1,367 @@
+"""The shifter's page: its API, who may change something, and what a browser shows."""
+
+import json
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pandas as pd
+import pytest
+import uvicorn
+from pydantic import SecretStr
+
+from infra.settings import Settings
+from jobs.store import add_jobs, add_measurements, latest_tasks, untold_tasks
+from jobs.workload import generate
+from models.engine.model_set import ModelSet
+from models.releases import registry
+from services.dashboard.app import Dashboard
+from services.dashboard.task_updates import distribute
+from tests.services.conftest import publish
+
+NOW = pd.Timestamp("2025-01-09 14:00", tz="UTC").to_pydatetime()
+TOKEN = "0123456789abcdef"
+
+
+def chained(jobs: pd.DataFrame) -> pd.DataFrame:
+    """``jobs``, of which the two tasks that end last of what was known form a chain that one request asked for."""
+    known = jobs[jobs["submitted_at"] <= NOW].groupby("task_id")["ended_at"].max().sort_values()
+    first, second = known.index[-2:]
+    asked = pd.Series("r1", index=jobs.index, dtype="str").where(
+        jobs["task_id"].isin([first, second])
+    )
+    return jobs.assign(
+        after_task_id=pd.Series(first, index=jobs.index, dtype="str").where(
+            jobs["task_id"] == second
+        ),
+        request_id=asked,
+    )
+
+
+def measured() -> pd.DataFrame:
+    """Ten days of measurements of each kind."""
+    values = {
+        "walltime mae": 900.0,
+        "walltime baseline_mae": 1200.0,
+        "walltime coverage_90": 0.9,
+        "verdict": 1.0,
+    }
+    rows = [
+        {
+            "kind": "decay",
+            "name": name,
+            "value": value * (1 + day / 50),
+            "measured_at": pd.Timestamp(NOW) - pd.Timedelta(days=10 - day),
+        }
+        for name, value in values.items()
+        for day in range(10)
+    ]
+    return pd.concat([pd.DataFrame(rows), pd.DataFrame(rows[-3:]).assign(kind="drift")])
+
+
+@pytest.fixture(scope="module")
+def served(
+    tmp_path_factory: pytest.TempPathFactory, model_set: ModelSet
+) -> Iterator[tuple[Dashboard, str]]:
+    settings = Settings(
+        home=tmp_path_factory.mktemp("page"),
+        tokens=SecretStr(f"{TOKEN}:admin,fedcba9876543210:predict"),
+    )
+    dashboard = Dashboard(settings, clock=lambda: NOW)
+    with dashboard.engine.begin() as connection:
+        add_jobs(connection, chained(generate(1500, days=6, seed=3).jobs))
+        add_measurements(connection, measured())
+    publish(model_set, settings.home)
+    publish(model_set, settings.home, promote=False)
+    report = settings.folder("reports") / "2025-01-09T120000Z-data.html"
+    report.write_text("<script>document.title = 'drift'</script>")
+    dashboard.look()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = uvicorn.Server(
+        uvicorn.Config(
+            dashboard.app(watching=False), host="127.0.0.1", port=port, log_level="error"
+        )
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        thread.join(0.05)
+    yield dashboard, f"http://127.0.0.1:{port}"
+    dashboard.ended.set()
+    server.should_exit = True
+    thread.join(10)
+    dashboard.engine.dispose()
+
+
+def test_tasks_are_filtered_and_paged(served: tuple[Dashboard, str]) -> None:
+    _, address = served
+    all_of_them = httpx.get(f"{address}/api/tasks?size=200").json()
+    done = httpx.get(f"{address}/api/tasks?state=done&size=1&page=1").json()
+    assert len(all_of_them["rows"]) == all_of_them["count"] == sum(all_of_them["states"].values())
+    assert (
+        done["count"] == all_of_them["states"]["done"]
+        and len(done["rows"]) == 1
+        and done["rows"][0]["state"] == "done"
+    )
+    assert httpx.get(f"{address}/api/tasks?size=999999").status_code == 422
+
+
+def test_a_task_has_its_jobs_and_the_history_of_its_end(served: tuple[Dashboard, str]) -> None:
+    dashboard, address = served
+    row = dashboard.tasks.iloc[0]
+    found = httpx.get(f"{address}/api/tasks/{row['task']}").json()
+    assert (
+        found["task"]["state"] == row["state"]
+        and len(found["jobs"]) == min(row["jobs"], 200)
+        and len(found["history"]) == 1
+    )
+    assert httpx.get(f"{address}/api/tasks/nobody").status_code == 404
+
+
+@pytest.mark.parametrize("kind", ["chain", "request"])
+def test_a_chain_and_a_request_have_their_tasks_and_the_history_of_their_end(
+    served: tuple[Dashboard, str], kind: str
+) -> None:
+    _, address = served
+    row = httpx.get(f"{address}/api/tasks?kind={kind}").json()["rows"][0]
+    found = httpx.get(f"{address}/api/tasks/{row['task']}?kind={kind}").json()
+    assert len(found["tasks"]) == row["tasks"] == 2 and len(found["history"]) == 1
+    assert row["median"] >= max(task["median"] for task in found["tasks"])
+    assert httpx.get(f"{address}/api/tasks?kind=herd").status_code == 422
+
+
+def test_models_are_shown_with_what_was_measured_of_them_and_evidentlys_page_reaches_nothing_here(
+    served: tuple[Dashboard, str],
+) -> None:
+    _, address = served
+    found = httpx.get(f"{address}/api/models").json()
+    titles = {
+        chart["title"]: {line["name"]: len(line["points"]) for line in chart["lines"]}
+        for chart in found["charts"]
+    }
+    assert titles["walltime: mean absolute error"] == {"the champion": 10, "the best baseline": 10}
+    assert len(titles) == 4 and [one["label"] for one in found["promotions"]] == ["gridcast-1"]
+    report = httpx.get(address + found["links"][-1][1])
+    assert report.status_code == 200 and report.headers["content-security-policy"].startswith(
+        "sandbox allow-scripts; default-src 'none'"
+    )
+    assert httpx.get(f"{address}/reports/..%2f..%2fstore%2fjobs.db").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("header", "status"), [("", 401), ("Bearer fedcba9876543210", 403), (f"Bearer {TOKEN}", 200)]
+)
+def test_only_an_admin_sets_a_threshold(
+    served: tuple[Dashboard, str], header: str, status: int
+) -> None:
+    _, address = served
+    body = {"group": "atlas", "name": "late", "value": 0.9, "by": "ada"}
+    answer = httpx.post(
+        f"{address}/api/thresholds", json=body, headers={"authorization": header} if header else {}
+    )
+    assert answer.status_code == status
+    rows = httpx.get(f"{address}/api/thresholds").json()["rows"]
+    assert any(row["set_by"] == "ada" for row in rows) == (status == 200)
+
+
+def test_pages_of_other_origins_are_refused_and_nothing_is_loaded_from_elsewhere(
+    served: tuple[Dashboard, str],
+) -> None:
+    _, address = served
+    assert (
+        httpx.get(f"{address}/api/tasks", headers={"origin": "https://evil.example"}).status_code
+        == 403
+    )
+    assert httpx.get(f"{address}/api/tasks", headers={"host": "evil.example"}).status_code == 400
+    assert "default-src 'none'" in httpx.get(address).headers["content-security-policy"]
+
+
+def test_predictions_are_sent_until_taken_and_never_twice(served: tuple[Dashboard, str]) -> None:
+    dashboard, _ = served
+    settings = dashboard.settings.model_copy(update={"panda_url": "http://panda.example/ttc"})
+    keys: list[str] = []
+    named: list[str] = []
+
+    def panda(request: httpx.Request) -> httpx.Response:
+        keys.append(request.headers["idempotency-key"])
+        named.append(next(iter(json.loads(request.content))))
+        return httpx.Response(503 if len(keys) == 3 else 200)
+
+    def send() -> httpx.Client:
+        return httpx.Client(transport=httpx.MockTransport(panda))
+
+    tasks = len(untold_tasks(dashboard.engine))
+    assert tasks == len(latest_tasks(dashboard.engine)) + 2
+    assert distribute(dashboard.engine, settings, NOW, send()) == 2
+    assert distribute(dashboard.engine, settings, NOW, send()) == tasks - 2
+    assert distribute(dashboard.engine, settings, NOW, send()) == 0
+    assert len(keys) == tasks + 1 and len(set(keys)) == tasks
+    assert set(named) == {"taskID", "chainID", "reqID"}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no browser: neither chromium nor google-chrome is on the path")
+    with playwright.sync_playwright() as running:
+        started = running.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+def test_a_browser_shows_each_page_and_news_without_reloading(
+    served: tuple[Dashboard, str], browser: Any
+) -> None:
+    dashboard, address = served
+    page = browser.new_page()
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto(address, wait_until="domcontentloaded")
+    page.wait_for_selector("table")
+    assert page.locator("tbody tr").count() == min((dashboard.tasks["kind"] == "task").sum(), 50)
+    dashboard.seen_at = datetime(2025, 1, 9, 15, 30).isoformat()
+    page.wait_for_selector("#updated:has-text('15:30')")
+    page.locator("tbody a").first.click()
+    page.wait_for_selector("h2")
+    assert page.locator("h1").inner_text() == dashboard.tasks["task"].iloc[0]
+    for name in ("Sites", "Models", "Thresholds"):
+        page.get_by_role("link", name=name).click()
+        page.wait_for_selector(f"h1:has-text('{name}')")
+    assert not wrong
+    page.close()
+
+
+def test_a_threshold_is_set_in_the_browser_with_a_token(
+    served: tuple[Dashboard, str], browser: Any
+) -> None:
+    _, address = served
+    page = browser.new_page()
+    page.on("dialog", lambda dialog: dialog.accept(TOKEN))
+    page.goto(f"{address}/#thresholds", wait_until="domcontentloaded")
+    page.get_by_label("Value").fill("2.5")
+    page.get_by_label("Your name").fill("grace")
+    page.get_by_role("button", name="Set").click()
+    page.wait_for_selector("td:has-text('grace')")
+    page.close()
+
+
+def test_a_version_is_promoted_by_a_button_and_kept_by_another(
+    served: tuple[Dashboard, str], browser: Any
+) -> None:
+    dashboard, address = served
+    page = browser.new_page()
+    page.on("dialog", lambda dialog: dialog.accept(TOKEN))
+    page.goto(f"{address}/#models", wait_until="domcontentloaded")
+    page.get_by_role("button", name="Promote gridcast-2").click()
+    page.wait_for_selector("tr:has-text('gridcast-2'):has-text('answers now')", timeout=90_000)
+    assert getattr(registry.champion(dashboard.settings), "version", None) == 2
+    page.get_by_role("button", name="Pin the champion").click()
+    page.wait_for_selector("p:has-text('pinned')")
+    page.get_by_role("button", name="Unpin").click()
+    page.wait_for_selector("p:not(:has-text('pinned')):has-text('answers.')")
+    page.close()
+
+
+def test_a_training_is_started_by_a_button(
+    served: tuple[Dashboard, str], browser: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real training takes long and is tested where it lives: of the command of the same name only the help is asked."""
+    from services.dashboard import models_overview as models_shown
+
+    dashboard, address = served
+    log = dashboard.settings.folder("logs") / "train.log"
+    monkeypatch.setattr(models_shown, "TRAINING", ("-m", "gridcast", "train", "--help"))
+    page = browser.new_page()
+    page.on("dialog", lambda dialog: dialog.accept(TOKEN))
+    page.goto(f"{address}/#models", wait_until="domcontentloaded")
+    page.get_by_role("button", name="Train a new version").click()
+    page.wait_for_selector("#updated:has-text('a training has been started')")
+    for _ in range(1200):
+        if "Usage" in log.read_text():
+            break
+        page.wait_for_timeout(50)
+    page.close()
+    assert "Usage" in log.read_text()
+
+
+PAGES = ("tasks", "task", "chain", "sites", "models", "thresholds")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault_on_any_page(
+    served: tuple[Dashboard, str], browser: Any, scheme: str
+) -> None:
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed"
+    ).Axe()
+    dashboard, address = served
+    first = {
+        kind: dashboard.tasks.set_index("kind")["task"].loc[[kind]].iloc[0]
+        for kind in ("task", "chain")
+    }
+    context = browser.new_context(color_scheme=scheme, bypass_csp=True)
+    page = context.new_page()
+    faults: dict[str, str] = {}
+    for name in PAGES:
+        page.goto("about:blank")
+        page.goto(
+            f"{address}/#{name}" + (f"/{first[name]}" if name in first else ""),
+            wait_until="domcontentloaded",
+        )
+        page.wait_for_selector("h1")
+        found = axe.run(page).response["violations"]
+        faults |= {
+            f"{name}: {one['help']}": one["nodes"][0]["html"]
+            for one in found
+            if one["impact"] in ("serious", "critical")
+        }
+    assert not faults
+    context.close()
+
+
+def test_the_keyboard_alone_reaches_a_task(served: tuple[Dashboard, str], browser: Any) -> None:
+    dashboard, address = served
+    page = browser.new_page()
+    page.goto(address, wait_until="domcontentloaded")
+    page.wait_for_selector("table")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    page.locator("tbody a").first.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("h2")
+    assert page.evaluate("document.activeElement.id") == "main"
+    assert page.locator("h1").inner_text() == dashboard.tasks["task"].iloc[0]
+    page.close()
+
+
+def test_a_phone_shows_all_without_scrolling_sideways(
+    served: tuple[Dashboard, str], browser: Any
+) -> None:
+    dashboard, address = served
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    for name in (
+        "tasks",
+        f"task/{dashboard.tasks['task'].iloc[0]}",
+        "sites",
+        "models",
+        "thresholds",
+    ):
+        page.goto(f"{address}/#{name}", wait_until="domcontentloaded")
+        page.wait_for_selector("h1")
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), name
+    page.close()
+
+
+def test_the_page_is_small_and_its_own() -> None:
+    files = list((Path(__file__).parents[3] / "services" / "dashboard" / "page").iterdir())
+    assert {file.name for file in files} == {"index.html", "page.css", "page.js", "charts.js"}
+    assert all("http" not in file.read_text().replace("http://www.w3.org/", "") for file in files)

@@ -1,0 +1,223 @@
+"""Who may knock: tokens, scopes, hosts, and a real predictor that is told of some."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from starlette.routing import Route
+
+from infra.settings import Settings, SettingsError
+from services.http.authentication import check_caller, read_tokens, scopes_of
+from services.http.endpoints import Doors
+from services.http.errors import RefusalError
+from tests.services.conftest import Predictor, running
+
+READER, BROKER, OLD, ADMIN = (
+    "reader-0123456789",
+    "broker-0123456789",
+    "broker-9876543210",
+    "admin-0123456789",
+)
+CONFIGURED = f"{READER}:predict,{BROKER}:predict+report, {OLD}:report ,{ADMIN}:admin"
+HOSTS = frozenset(Settings().names)
+
+
+def verdict(
+    path: str,
+    token: str | None = None,
+    client: str | None = "10.0.0.7",
+    tokens: str = CONFIGURED,
+    **headers: str,
+) -> int:
+    given = {"host": "localhost:3000", **headers} | (
+        {"authorization": f"Bearer {token}"} if token else {}
+    )
+    try:
+        check_caller(path, given, client, read_tokens(tokens), HOSTS)
+    except RefusalError as refused:
+        return refused.status
+    return 200
+
+
+@pytest.mark.parametrize(
+    ("token", "predict", "outcomes", "model"),
+    [
+        (None, 401, 401, 401),
+        ("wrong-0123456789", 401, 401, 401),
+        (READER, 200, 403, 200),
+        (BROKER, 200, 200, 200),
+        (OLD, 403, 200, 200),
+        (ADMIN, 200, 200, 200),
+    ],
+)
+def test_each_scope_opens_its_door(
+    token: str | None, predict: int, outcomes: int, model: int
+) -> None:
+    assert (verdict("/predict", token), verdict("/outcomes", token), verdict("/model", token)) == (
+        predict,
+        outcomes,
+        model,
+    )
+
+
+def test_whoever_may_predict_may_ask_of_tasks_and_ranks_and_nobody_else_and_no_door_was_forgotten() -> (
+    None
+):
+    doors = {
+        route.path
+        for route in Doors().app().routes
+        if isinstance(route, Route) and "POST" in (route.methods or ())
+    }
+    assert doors == {"/predict", "/task", "/rank", "/outcomes"}
+    for door in doors - {"/outcomes"}:
+        assert (verdict(door, BROKER), verdict(door, OLD)) == (200, 403)
+    assert (verdict("/outcomes", OLD), verdict("/outcomes", READER)) == (200, 403)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/predict",
+        "/outcomes",
+        "/model",
+        "/metrics",
+        "/docs.json",
+        "/",
+        "/readyz",
+        "/schema.json",
+        "/static_content/x.js",
+        "/nothing",
+        "/LIVEZ",
+        "/livez/",
+        "//livez",
+    ],
+)
+def test_with_tokens_every_door_but_liveness_is_closed_to_strangers(path: str) -> None:
+    assert verdict(path) == 401
+    assert verdict("/livez") == 200
+
+
+@pytest.mark.parametrize(
+    ("client", "status"),
+    [
+        ("127.0.0.1", 200),
+        ("127.8.8.8", 200),
+        ("::1", 200),
+        (None, 200),
+        ("10.0.0.7", 403),
+        ("nonsense", 403),
+    ],
+)
+def test_without_tokens_only_this_machine_is_answered(client: str | None, status: int) -> None:
+    assert verdict("/predict", client=client, tokens="") == status
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("127.0.0.1:3000", 200),
+        ("[::1]:3000", 200),
+        ("evil.example", 400),
+        ("", 400),
+        ("[", 400),
+        ("localhost.evil.example", 400),
+    ],
+)
+def test_a_host_that_is_not_ours_is_refused(host: str, status: int) -> None:
+    assert verdict("/model", READER, host=host) == status
+
+
+def test_a_page_of_another_origin_is_refused_even_with_a_token() -> None:
+    assert verdict("/model", READER, origin="https://evil.example") == 403
+    assert verdict("/model", READER, origin="null") == 403
+    assert verdict("/model", READER, origin="http://localhost:3000") == 200
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        READER,
+        f"Basic {READER}",
+        "Bearer",
+        "Bearer ",
+        f"Bearer {READER}x",
+        f"Bearer {READER[:-1]}",
+        f"bearer\t{READER}",
+    ],
+)
+def test_anything_but_a_whole_bearer_token_is_unknown(header: str) -> None:
+    assert scopes_of(header, read_tokens(CONFIGURED)) is None
+
+
+def test_more_names_can_be_allowed() -> None:
+    assert {"grid.example", "localhost"} <= set(
+        Settings(host="192.168.1.2", allowed_hosts=" Grid.Example ,").names
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "secret-0123456789",
+        "secret-0123456789:",
+        "secret-0123456789:write",
+        "secret-0123456789:predict+",
+        "short:predict",
+        ":predict",
+    ],
+)
+def test_a_wrong_setting_is_refused_without_showing_the_token(text: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read_tokens(f"{READER}:predict,{text}")
+    assert "entry 2" in str(caught.value)
+    assert "secret" not in str(caught.value) and READER not in str(caught.value)
+    assert READER not in repr(read_tokens(CONFIGURED))
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Predictor]:
+    """A predictor with tokens and, for once, neither model nor jobs."""
+    with running(tmp_path_factory.mktemp("guarded"), GRIDCAST_TOKENS=CONFIGURED) as one:
+        yield one
+
+
+def test_a_predictor_with_tokens_answers_those_who_have_one(guarded: Predictor) -> None:
+    ask = {"jobs": [{"job_id": "1", "source": "grid", "user": "alice", "requested_walltime": 3600}]}
+
+    def status(path: str, token: str | None = None) -> int:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return guarded.http.request(
+            "POST" if path in ("/predict", "/outcomes") else "GET", path, json=ask, headers=headers
+        ).status_code
+
+    for path in (
+        "/predict",
+        "/outcomes",
+        "/model",
+        "/metrics",
+        "/docs.json",
+        "/openapi.json",
+        "/",
+        "/readyz",
+        "/schema.json",
+        "/static_content/index.css",
+    ):
+        assert status(path) == 401, path
+    assert status("/livez") == 200
+    assert "www-authenticate" in guarded.http.get("/model").headers
+    assert status("/outcomes", READER) == 403
+    deadline = time.monotonic() + 120
+    while status("/predict", READER) == 503 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    answer = guarded.http.post(
+        "/predict", json=ask, headers={"Authorization": f"Bearer {READER}"}
+    ).json()
+    assert status("/readyz", ADMIN) == 200
+    # Nothing is trained and nothing has ended: the bare histories answer, and say so.
+    assert answer["model_version"] == "none"
+    assert answer["rows"][0]["cold_start"] is True
+    assert answer["rows"][0]["walltime_high"] <= 3600
+    text = guarded.log.read_text()
+    assert not any(token in text for token in (READER, BROKER, OLD, ADMIN))

@@ -1,0 +1,335 @@
+"""Bodies: whatever is in them, the outcome is a batch or a refusal."""
+
+import gzip
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.http.bodies import (
+    ARROW_TYPE,
+    JSON_TYPE,
+    MOST_JOBS,
+    Batch,
+    read_arrow,
+    read_body,
+    read_json,
+)
+from services.http.errors import RefusalError
+
+JOBS = pa.table(
+    {
+        "job_id": ["1", "2", "3"],
+        "source": pa.array(["grid"] * 3).dictionary_encode(),
+        "user": ["alice", None, "bob"],
+        "requested_cores": pa.array([1, None, 8], pa.int32()),
+        "submitted_at": pa.array([1_760_000_000_000] * 3, pa.timestamp("ms")),
+    }
+)
+
+
+def stream(table: pa.Table, **options: Any) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as out:
+        out.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def refusal(body: object, read: Any = read_json) -> tuple[int, str]:
+    with pytest.raises(RefusalError) as caught:
+        read(body if isinstance(body, bytes) else orjson.dumps(body))
+    return caught.value.status, caught.value.sentence
+
+
+def test_rows_columns_and_arrow_give_the_same_batch() -> None:
+    rows = [{k: v for k, v in row.items() if v is not None} for row in JOBS.to_pylist()]
+    for row in rows:
+        row["submitted_at"] = row["submitted_at"].isoformat() + "Z"
+    columns = {name: [row.get(name) for row in rows] for name in JOBS.column_names}
+    by_rows, by_columns, by_arrow = (
+        read_json(orjson.dumps({"jobs": rows})),
+        read_json(orjson.dumps({"columns": columns})),
+        read_arrow(stream(JOBS)),
+    )
+    assert by_rows.jobs.equals(by_columns.jobs)
+    assert by_rows.jobs.select(JOBS.column_names).equals(by_arrow.jobs)
+    assert (by_rows.shape, by_columns.shape, by_arrow.shape) == ("rows", "columns", "arrow")
+    assert not by_rows.faults.of and not by_arrow.faults.of
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "sentence"),
+    [
+        (b"", 400, "not JSON"),
+        (b"{", 400, "not JSON"),
+        (b'{"jobs": [{"requested_cores": NaN}]}', 400, "not JSON"),
+        (b"[" * 100_000, 400, "not JSON"),
+        (b'{"jobs": [' + b"[],[]," * 400_000 + b"[]" * 2_000_000, 413, "objects and lists"),
+        (b'"\xff\xfe"', 400, "not JSON"),
+        ([], 422, '"jobs", a list of jobs'),
+        ({}, 422, '"jobs", a list of jobs'),
+        ({"jobs": [], "columns": {}}, 422, "either"),
+        ({"jobs": {}}, 422, '"jobs" must be a list'),
+        ({"jobs": [{}, 7]}, 422, "job 1 is not an object"),
+        (
+            {"jobs": [{"job_id": "1"}, {"usr": "alice"}]},
+            422,
+            "job 1: there is no field 'usr'; did you mean user?",
+        ),
+        ({"jobs": [{}] * (MOST_JOBS + 1)}, 413, f"more than {MOST_JOBS} jobs"),
+        ({"columns": []}, 422, '"columns" must be an object'),
+        ({"columns": {"user": "alice"}}, 422, '"columns" must be an object with a list'),
+        (
+            {"columns": {"user": ["alice"], "site": []}},
+            422,
+            "column site has 0 values where others have 1",
+        ),
+        ({"columns": {"color": []}}, 422, "there is no field 'color'"),
+    ],
+)
+def test_a_json_body_that_is_no_batch_is_refused_with_a_sentence(
+    body: object, status: int, sentence: str
+) -> None:
+    got, said = refusal(body)
+    assert got == status
+    assert sentence in said
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("user", 7, "user is a number, not text"),
+        ("user", ["a"], "user is a list, not text"),
+        ("user", "a\0b", "user holds a NUL character"),
+        ("user", "x" * 5000, "user is longer than 1024 characters"),
+        ("requested_cores", "8", "requested_cores is text, not a number"),
+        ("requested_cores", True, "requested_cores is true or false, not a number"),
+        ("requested_cores", 0, "requested_cores is 0, not between 1 and 1e+08 cores"),
+        ("requested_memory", -1, "requested_memory is -1, not between 0 and 1e+17 bytes"),
+        ("requested_walltime", 1e18, "requested_walltime is 1e+18, not between 0 and"),
+        ("submitted_at", "yesterday", "submitted_at is not a time"),
+        ("submitted_at", {}, "submitted_at is an object, not a time"),
+        ("submitted_at", "1970-01-01T00:00:00Z", "submitted_at is before 1980"),
+        ("submitted_at", 4e9, "submitted_at is in the future"),
+        ("submitted_at", 1e300, "submitted_at is not a time"),
+    ],
+)
+def test_a_bad_value_is_named_by_job_and_field(field: str, value: object, sentence: str) -> None:
+    batch = read_json(orjson.dumps({"jobs": [{"job_id": "1"}, {"job_id": "2", field: value}]}))
+    assert list(batch.faults.of) == [1]
+    assert batch.faults.first.startswith(f"job 1: {sentence}")
+
+
+def test_times_come_with_an_offset_without_one_or_as_unix_seconds() -> None:
+    times = [
+        "2026-01-02T03:04:05Z",
+        "2026-01-02T04:04:05+01:00",
+        "2026-01-02 03:04:05",
+        1767323045,
+        1767323045.0,
+    ]
+    batch = read_json(orjson.dumps({"columns": {"submitted_at": times}}))
+    assert set(batch.jobs["submitted_at"].cast(pa.int64()).to_pylist()) == {1_767_323_045_000_000}
+
+
+def test_an_empty_text_is_a_missing_one() -> None:
+    batch = read_json(orjson.dumps({"columns": {"user": ["", "alice"], "job_id": ["1", ""]}}))
+    assert batch.jobs["user"].to_pylist() == [None, "alice"]
+    assert batch.jobs["job_id"].to_pylist() == ["1", None]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "sentence"),
+    [
+        ("requested_cores", pa.array([1.0, np.nan, 2.0]), "job 1: requested_cores is NaN"),
+        (
+            "requested_cores",
+            pa.array([1.0, np.inf, 2.0]),
+            "job 1: requested_cores is inf, not between",
+        ),
+        ("requested_memory", pa.array([1, -5, 2]), "job 1: requested_memory is -5"),
+        ("submitted_at", pa.array([10**18] * 3, pa.timestamp("s")), "submitted_at"),
+        ("user", pa.array(["a", "b" * 5000, "c"], pa.string_view()), "job 1: user is longer"),
+        (
+            "user",
+            pa.array(["a", "b" * 5000, "b" * 5000]).dictionary_encode(),
+            "job 1: user is longer",
+        ),
+    ],
+)
+def test_a_bad_value_in_arrow_is_named_the_same_way(
+    column: str, values: pa.Array, sentence: str
+) -> None:
+    place = JOBS.schema.get_field_index(column)
+    table = (
+        JOBS.set_column(place, column, values) if place >= 0 else JOBS.append_column(column, values)
+    )
+    assert sentence in read_arrow(stream(table)).faults.first
+
+
+@pytest.mark.parametrize(
+    ("table", "status", "sentence"),
+    [
+        (JOBS.append_column("color", [["red"] * 3]), 422, "there is no field 'color'"),
+        (JOBS.append_column("user", [["red"] * 3]), 422, "column user is there twice"),
+        (JOBS.append_column("site", [[1, 2, 3]]), 422, "column site is int64, not text"),
+        (JOBS.append_column("site", [[b"a"] * 3]), 422, "column site is binary, not text"),
+        (JOBS.append_column("events", [["a"] * 3]), 422, "column events is string, not a number"),
+        (JOBS.append_column("events", [[True] * 3]), 422, "column events is bool, not a number"),
+        (
+            JOBS.append_column("events", [[[1]] * 3]),
+            422,
+            "column events is list<item: int64>, not a number",
+        ),
+        (
+            pa.table(
+                {"user": pa.DictionaryArray.from_arrays(np.zeros(70_000, np.int32), ["x" * 1000])}
+            ),
+            422,
+            "column user holds more than 64 MiB",
+        ),
+        (
+            pa.table(
+                {
+                    "user": pa.array(["x" * 1000] * 70_000)
+                    .dictionary_encode()
+                    .cast(pa.string())
+                    .cast(pa.string_view())
+                }
+            ),
+            422,
+            "more than 64 MiB",
+        ),
+        (pa.table({"job_id": pa.nulls(2**20)}), 413, f"more than {MOST_JOBS} jobs"),
+    ],
+)
+def test_an_arrow_table_of_other_columns_is_refused_with_a_sentence(
+    table: pa.Table, status: int, sentence: str
+) -> None:
+    got, said = refusal(stream(table), read_arrow)
+    assert got == status
+    assert sentence in said
+
+
+@pytest.mark.parametrize("codec", ["lz4", "zstd"])
+@pytest.mark.parametrize(
+    "table", [JOBS, JOBS.drop_columns(["source"])], ids=["dictionaries first", "batches only"]
+)
+def test_a_compressed_stream_is_refused_before_anything_is_decompressed(
+    codec: str, table: pa.Table
+) -> None:
+    assert refusal(stream(table, compression=codec), read_arrow)[0] == 415
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "application/x-pickle",
+        "application/vnd.bentoml+pickle",
+        "text/csv",
+        "",
+        "multipart/form-data; boundary=x",
+    ],
+)
+def test_other_content_types_are_refused(kind: str) -> None:
+    with pytest.raises(RefusalError) as caught:
+        read_body(kind, b"cos\nsystem\n(S'true'\ntR.")
+    assert caught.value.status == 415
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"ARROW1\0\0",
+        b"\xff\xff\xff\xff\x10\0\0\0",
+        gzip.compress(stream(JOBS)),
+        stream(JOBS)[:-100],
+        stream(JOBS)[:100],
+    ],
+)
+def test_what_is_no_stream_is_refused(body: bytes) -> None:
+    try:
+        batch = read_arrow(body)
+    except RefusalError as refused:
+        assert refused.status in (400, 422)
+    else:  # a stream may end after any batch
+        assert batch.jobs.num_rows in (0, 3)
+
+
+def mutations() -> Iterator[bytes]:
+    """Streams with some bytes changed, cut out or repeated."""
+    body = stream(JOBS)
+    random = np.random.default_rng(11)
+    for _ in range(3000):
+        mutant = bytearray(body)
+        for _ in range(random.integers(1, 6)):
+            place = int(random.integers(len(mutant)))
+            match random.integers(4):
+                case 0:
+                    mutant[place] = int(random.integers(256))
+                case 1:
+                    mutant[place : place + 4] = int(
+                        random.choice([0, 1, 2**31 - 1, 2**32 - 1])
+                    ).to_bytes(4, "little")
+                case 2:
+                    del mutant[place : place + int(random.integers(1, 40))]
+                case 3:
+                    mutant[place:place] = mutant[place : place + int(random.integers(1, 40))]
+        yield bytes(mutant)
+
+
+def test_three_thousand_mutated_streams_are_read_or_refused() -> None:
+    outcomes: set[object] = set()
+    for body in mutations():
+        try:
+            outcomes.add(type(read_arrow(body)))
+        except RefusalError as refused:
+            assert 400 <= refused.status < 500
+            outcomes.add(refused.status)
+    assert {Batch, 400, 422} <= outcomes
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.dictionaries(
+            st.sampled_from(
+                ["job_id", "user", "requested_cores", "submitted_at", "status", "walltime"]
+            ),
+            json_values,
+        ),
+        max_size=5,
+    )
+)
+def test_any_values_in_known_fields_are_read_or_noted(rows: list[dict[str, object]]) -> None:
+    import json
+
+    try:
+        batch = read_body(JSON_TYPE, json.dumps({"jobs": rows}).encode())
+    except RefusalError as refused:
+        assert (
+            refused.status == 400
+        )  # NaN, infinities, lone surrogates and integers beyond 64 bits are no JSON here
+        return
+    assert batch.jobs.num_rows == len(rows)
+    assert all(0 <= index < len(rows) for index in batch.faults.of)
+
+
+def test_the_content_type_may_carry_parameters() -> None:
+    assert read_body("Application/JSON; charset=utf-8", b'{"jobs": []}').jobs.num_rows == 0
+    assert read_body(ARROW_TYPE, stream(JOBS)).jobs.num_rows == 3

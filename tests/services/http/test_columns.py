@@ -1,0 +1,60 @@
+"""What reaches the engine by the doors is what training reads from a DataFrame, row by row."""
+
+from dataclasses import asdict
+
+import numpy as np
+import orjson
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from jobs.schema import OUTCOMES, conform
+from jobs.workload import generate
+from models.histories.features import Levels, choose_levels, encode
+from services.http.bodies import ARROW_TYPE, JSON_TYPE, read_body
+from services.http.columns import code
+from services.http.contract import jobs_asked
+
+
+@pytest.fixture(scope="module")
+def jobs() -> pd.DataFrame:
+    made = generate(jobs=600, days=5, seed=2).jobs
+    hidden = np.random.default_rng(0).random(made.shape) < 0.1
+    for place, name in enumerate(made.columns):
+        if name not in ("job_id", "source", "submitted_at", *OUTCOMES):
+            made[name] = made[name].mask(hidden[:, place])
+    return conform(made.drop(columns=list(OUTCOMES)).reset_index(drop=True))
+
+
+def arrow(jobs: pd.DataFrame) -> bytes:
+    sink = pa.BufferOutputStream()
+    table = pa.Table.from_pandas(jobs.drop(columns=list(OUTCOMES)), preserve_index=False)
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table, max_chunksize=250)
+    return sink.getvalue().to_pybytes()
+
+
+def json(jobs: pd.DataFrame) -> bytes:
+    texts = jobs.drop(columns=list(OUTCOMES)).assign(
+        submitted_at=jobs["submitted_at"].map(pd.Timestamp.isoformat)
+    )
+    return orjson.dumps(
+        {"jobs": texts.astype(object).where(texts.notna(), None).to_dict("records")}
+    )
+
+
+@pytest.mark.parametrize(
+    ("write", "kind"), [(arrow, ARROW_TYPE), (json, JSON_TYPE)], ids=["arrow", "json"]
+)
+def test_both_doors_give_the_engine_what_training_reads(
+    jobs: pd.DataFrame, write, kind: str
+) -> None:
+    levels = choose_levels(jobs)
+    assert len(Levels.from_json(asdict(levels)).fields) > 8
+    expected = encode(jobs, levels)
+    found = encode(code(jobs_asked(read_body(kind, write(jobs))).jobs), levels)
+    # A job's id tells it from others when it ends; no answer depends on it, and it is not read.
+    for name, values in {
+        name: values for name, values in vars(expected).items() if name != "ids"
+    }.items():
+        np.testing.assert_array_equal(getattr(found, name), values, err_msg=name)

@@ -1,0 +1,171 @@
+"""What the doors ask for: jobs as at submission, options, finished jobs."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import pytest
+
+from jobs.schema import COLUMNS, OUTCOMES
+from services.http.bodies import Batch, read_json
+from services.http.contract import Options, jobs_asked, outcomes_reported, read_options
+from services.http.errors import RefusalError
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+ENDED = {
+    "job_id": "1",
+    "source": "grid",
+    "submitted_at": "2026-02-01T00:00:00Z",
+    "started_at": "2026-02-01T00:01:00Z",
+    "walltime": 60,
+    "status": "completed",
+}
+
+
+def rows(*jobs: dict[str, Any]) -> Batch:
+    return read_json(orjson.dumps({"jobs": list(jobs)}))
+
+
+def test_a_job_without_submission_is_submitted_now() -> None:
+    asked = jobs_asked(
+        rows(
+            {"job_id": "1", "source": "grid"},
+            {"job_id": "2", "source": "grid", "submitted_at": "2026-02-01T00:00:00Z"},
+        ),
+        NOW,
+    )
+    assert asked.jobs["submitted_at"].to_pylist() == [NOW, datetime(2026, 2, 1, tzinfo=UTC)]
+
+
+def test_outcomes_that_come_along_are_left_unread() -> None:
+    asked = jobs_asked(rows(ENDED | {"user": "alice"}), NOW)
+    assert asked.unread == ("started_at", "status", "walltime")
+    assert set(asked.jobs.column_names) == {"job_id", "source", "user", "submitted_at"}
+
+
+def test_no_field_that_only_an_outcome_has_passes_the_door() -> None:
+    everything = {
+        name: ENDED.get(name, 1 if name in ("cores", "cpu_time") else None) for name in COLUMNS
+    }
+    asked = jobs_asked(rows(everything), NOW)
+    assert set(asked.jobs.column_names) & set(OUTCOMES) == {"host_power"}, (
+        "the broker may think of a host"
+    )
+
+
+@pytest.mark.parametrize(
+    ("jobs", "sentence"),
+    [
+        ([{"source": "grid"}], "job 0: job_id is missing"),
+        ([{"job_id": "1", "source": "grid"}, {"job_id": "2"}], "job 1: source is missing"),
+        ([{"job_id": "", "source": "grid"}], "job 0: job_id is missing"),
+        (
+            [{"job_id": "1", "source": "grid", "events": -1}, {"job_id": 2}],
+            "job 0: events is -1, not between 0 and 1e+15 events (and 1 more jobs are wrong)",
+        ),
+        ([{"job_id": "1", "source": "grid", "walltime": -1}], "job 0: walltime is -1"),
+    ],
+)
+def test_a_job_that_cannot_be_read_refuses_the_request_by_its_index_and_field(
+    jobs: list[dict[str, Any]], sentence: str
+) -> None:
+    with pytest.raises(RefusalError) as caught:
+        jobs_asked(rows(*jobs), NOW)
+    assert caught.value.status == 422
+    assert caught.value.sentence.startswith(sentence)
+
+
+def test_options_come_from_the_body_or_the_query() -> None:
+    assert read_options({}, {}) == Options()
+    assert read_options({"quantiles": [0.5, 0.99, 0.5]}, {"coverage": "0.8"}) == Options(
+        (0.5, 0.99), 0.8
+    )
+    assert read_options({}, {"quantiles": "0.5,0.99", "at": "2026-01-01T00:00:00Z"}) == Options(
+        (0.5, 0.99), 0.9, datetime(2026, 1, 1, tzinfo=UTC)
+    )
+    assert read_options({}, {"explain": "true"}).explain and not read_options({}, {}).explain
+    assert read_options({}, {}).keep and not read_options({"keep": False}, {}).keep
+    assert (
+        read_options({"classes": True}, {}).classes
+        and read_options({}, {"classes": "true"}).classes
+    )
+    now = read_options({"at": "now"}, {}).at
+    assert now is not None and abs((datetime.now(UTC) - now).total_seconds()) < 60
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"quantile": 0.5}, "there is no option 'quantile'"),
+        ({"quantiles": 0.5}, "quantiles must be a list"),
+        ({"quantiles": [0.5] * 21}, "quantiles must be a list of at most 20"),
+        ({"quantiles": [1.0]}, "quantiles must lie between"),
+        ({"quantiles": ["x"]}, "quantiles must lie between"),
+        ({"quantiles": [True]}, "quantiles must lie between"),
+        ({"quantiles": "0.5,,"}, "quantiles must lie between"),
+        ({"classes": 1}, "classes must be true or false"),
+        ({"coverage": 0}, "coverage must lie between"),
+        ({"coverage": None}, "coverage must lie between"),
+        ({"coverage": [0.9]}, "coverage must lie between"),
+        ({"at": "soon"}, "at is no time"),
+        (
+            {"at": "2999-01-01T00:00:00Z"},
+            "at is no time to ask the history of: at is in the future",
+        ),
+    ],
+)
+def test_a_wrong_option_is_refused_with_a_sentence(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(RefusalError) as caught:
+        read_options(options, {})
+    assert caught.value.status == 422
+    assert caught.value.sentence.startswith(sentence)
+
+
+def test_an_option_is_given_once() -> None:
+    with pytest.raises(RefusalError, match="given twice"):
+        read_options({"coverage": 0.8}, {"coverage": "0.8"})
+
+
+def test_a_finished_job_gets_what_its_record_implies() -> None:
+    reported = outcomes_reported(rows(ENDED), NOW)
+    assert not reported.rejected
+    assert reported.jobs["ended_at"].tolist() == [datetime(2026, 2, 1, 0, 2, tzinfo=UTC)]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"job_id": None}, "job_id is missing"),
+        ({"submitted_at": None}, "submitted_at is missing"),
+        ({"walltime": None}, "this is no finished job"),
+        ({"status": "running"}, "this is no finished job"),
+        ({"status": "done"}, "this is no finished job"),
+        ({"walltime": -60}, "walltime is -60"),
+        ({"walltime": "60"}, "walltime is text, not a number"),
+        ({"started_at": "2026-01-01T00:00:00Z"}, "ended_at is before submitted_at"),
+        ({"submitted_at": "2999-01-01T00:00:00Z"}, "submitted_at is in the future"),
+        ({"peak_memory": 1e30}, "peak_memory is 1e+30"),
+        ({"status": 5}, "status is a number, not text"),
+    ],
+)
+def test_a_job_that_cannot_be_true_is_rejected_and_the_others_are_kept(
+    change: dict[str, Any], reason: str
+) -> None:
+    reported = outcomes_reported(
+        rows(ENDED, ENDED | {"job_id": "2"} | change, ENDED | {"job_id": "3"}), NOW
+    )
+    assert reported.jobs["job_id"].tolist() == ["1", "3"]
+    assert [each["index"] for each in reported.rejected] == [1]
+    assert reported.rejected[0]["reason"].startswith(reason)
+
+
+def test_no_jobs_are_no_outcomes() -> None:
+    reported = outcomes_reported(rows(), NOW)
+    assert len(reported.jobs) == 0
+    assert reported.rejected == []
+
+
+def test_a_job_that_says_nothing_of_its_status_is_finished_for_an_unknown_reason() -> None:
+    assert outcomes_reported(rows({k: v for k, v in ENDED.items() if k != "status"}), NOW).jobs[
+        "status"
+    ].tolist() == ["unknown"]

@@ -1,0 +1,61 @@
+"""The OpenAPI document describes the doors as they are: Schemathesis asks a real predictor what it allows, and what it does not."""
+
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from services.http.bodies import ARROW_TYPE
+from services.http.openapi import describe
+from tests.services.conftest import Predictor
+
+DOCUMENT = schemathesis.openapi.from_dict(describe())
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance]
+
+
+@schemathesis.serializer(ARROW_TYPE)
+def as_it_is(_: object, value: bytes | str) -> bytes:
+    """Nonsense in place of an Arrow stream; streams that are nearly right have a test of their own."""
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+@DOCUMENT.exclude(path="/metrics").parametrize()
+@settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate],
+)
+def test_the_predictor_answers_as_its_document_says(
+    case: schemathesis.Case[Any], predictor: Predictor
+) -> None:
+    checks = list(CHECKS)
+    if case.media_type != ARROW_TYPE:
+        checks.append(response_schema_conformance)
+        # A finished job that is wrong is rejected by itself, in an answer that says yes to the others.
+        checks += [negative_data_rejection] if case.path != "/outcomes" else []
+    case.call_and_validate(base_url=predictor.url, checks=checks)
+
+
+def test_the_document_is_served_as_it_is(predictor: Predictor) -> None:
+    assert (
+        predictor.http.get("/docs.json").json()
+        == predictor.http.get("/openapi.json").json()
+        == describe()
+    )
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/predict", "/outcomes", "/task", "/model", "/metrics", "/docs.json", "/livez", "/readyz"],
+)
+def test_every_address_is_in_the_document(path: str) -> None:
+    assert path in describe()["paths"]

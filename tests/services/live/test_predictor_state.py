@@ -1,0 +1,191 @@
+"""The live state by itself, on SQLite and on PostgreSQL: two predictors on one store follow each other, and an outcome counts once."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jobs.schema import OUTCOMES, conform
+from jobs.store import add_jobs, open_store
+from models.engine.forecaster import Forecaster
+from models.histories.features import encode
+from services.live.active_model import Serving
+from services.live.champion_watcher import Following
+from services.live.predictor_state import Live
+from tests.services.conftest import Start
+
+
+@pytest.fixture
+def start(start: Start, store_url: str) -> Start:
+    """All live states on one store: SQLite's and PostgreSQL's."""
+    return partial(start, store_url)
+
+
+def ingest(live: Live, jobs: pd.DataFrame) -> None:
+    """What another process does to the store."""
+    engine = open_store(live.settings.store_url)
+    with engine.begin() as connection:
+        add_jobs(connection, jobs)
+    engine.dispose()
+
+
+def outcomes(live: Live, jobs: pd.DataFrame) -> Any:
+    """How many outcomes the live history has of each key of each job, long after all of them."""
+    forecaster = live.serving.forecaster
+    contexts = encode(
+        jobs.assign(submitted_at=pd.Timestamp("2100-01-01", tz="UTC")), forecaster.levels
+    )
+    return forecaster.mixtures["walltime"].counts(contexts)
+
+
+def learned(live: Live) -> list[Any]:
+    """All that a live state learned beside the histories."""
+    forecaster = live.serving.forecaster
+    calibration = forecaster.calibrations["walltime"]
+    return [calibration.upto, calibration.below, *forecaster.mixtures["walltime"].learned()]
+
+
+def test_two_predictors_on_one_store_follow_each_other(start: Start, jobs: pd.DataFrame) -> None:
+    one, other = start(), start()
+    one.report(jobs.iloc[:100])
+    other.report(jobs.iloc[100:200])
+    one.report(jobs.iloc[200:300])
+    ingest(one, jobs.iloc[300:])
+    assert (one.revision, other.revision) == (3, 2)
+    for live in (one, other):
+        live.catch_up()
+        assert live.revision == 4
+        assert live.history == {"jobs": 400, "newest_ended_at": jobs["ended_at"].max()}
+    expected = outcomes(start(), jobs)
+    assert expected.max() > 100
+    np.testing.assert_array_equal(outcomes(one, jobs), expected)
+    np.testing.assert_array_equal(outcomes(other, jobs), expected)
+
+
+def test_late_repeated_and_shuffled_outcomes_leave_the_histories_as_if_in_order(
+    start: Start, jobs: pd.DataFrame
+) -> None:
+    """What is learned of the order itself moves half the answers by less than a tenth, nine of ten by less than a third, none to twice."""
+    in_order, as_they_came = start(), start()
+    shuffled = jobs.sample(frac=1, random_state=5)
+    for place in range(0, 400, 50):
+        as_they_came.report(shuffled.iloc[place : place + 50])
+        as_they_came.report(
+            shuffled.iloc[max(place - 75, 0) : place]
+        )  # again, some of it days later
+    in_order.rebuild(Serving(Forecaster(in_order.serving.forecaster.model_set)))
+    assert (
+        in_order.history
+        == as_they_came.history
+        == {"jobs": 400, "newest_ended_at": jobs["ended_at"].max()}
+    )
+    np.testing.assert_array_equal(outcomes(as_they_came, jobs), outcomes(in_order, jobs))
+    asked = jobs.drop(
+        columns=list(OUTCOMES)
+    )  # each by what had ended at its own submission, whenever that was told
+    ones, others = (live.serving.forecaster.predict(asked) for live in (in_order, as_they_came))
+    np.testing.assert_array_equal(ones["cold_start"], others["cold_start"])
+    for name in ("walltime_median", "walltime_high"):
+        apart = np.maximum(others[name] / ones[name], ones[name] / others[name]) - 1
+        assert np.quantile(apart, 0.5) < 0.1
+        assert np.quantile(apart, 0.9) < 1 / 3
+        assert apart.max() < 1
+
+
+def test_what_was_reported_here_is_learned_once(start: Start, jobs: pd.DataFrame) -> None:
+    live, late = start(), jobs.tail(100)
+    unlearned = [np.copy(values) for values in learned(live)]
+    live.report(late)
+    before = [np.copy(values) for values in learned(live)]
+    assert not np.array_equal(before[0], unlearned[0])
+    live.catch_up()
+    live.report(late)
+    live.serving.learn(pd.concat([late, late]))
+    for after, was in zip(learned(live), before, strict=True):
+        np.testing.assert_array_equal(after, was)
+    assert live.history["jobs"] == 100
+
+
+def test_what_catching_up_learned_before_its_report_was_told_counts_once(
+    start: Start, jobs: pd.DataFrame
+) -> None:
+    live = start()
+    with live.engine.begin() as connection:
+        added = add_jobs(connection, jobs.iloc[:100])
+    live.catch_up()
+    live.learn(added)
+    live.catch_up()
+    assert live.history["jobs"] == 100
+    np.testing.assert_array_equal(outcomes(live, jobs), outcomes(start(), jobs))
+
+
+def test_an_outcome_reported_while_a_model_is_taught_the_store_counts_once(
+    start: Start, jobs: pd.DataFrame
+) -> None:
+    live = start()
+
+    class Slow(Serving):
+        """Reports come while it learns: one before, one after the store was read."""
+
+        def learn(self, ended: pd.DataFrame, rows: int = 200) -> None:
+            if live._missed is not None:
+                live.report(jobs.iloc[100:200])
+            super().learn(ended, rows)
+
+    live.report(jobs.iloc[:100])
+    live.rebuild(Slow(Forecaster(live.serving.forecaster.model_set)))
+    live.catch_up()
+    assert live.history["jobs"] == 200
+    np.testing.assert_array_equal(outcomes(live, jobs), outcomes(start(), jobs))
+
+
+def test_the_thread_that_follows_the_registry_learns_what_others_store(
+    start: Start, jobs: pd.DataFrame
+) -> None:
+    live = start()
+    following = Following(live, lambda result: None)
+    ingest(live, jobs.iloc[:50])
+    following.catch_up()
+    assert live.history["jobs"] == 50
+    assert live.troubles == {}
+
+
+def test_a_corrected_outcome_is_learned_when_the_history_is_next_built(
+    start: Start, jobs: pd.DataFrame
+) -> None:
+    """The earlier end wins in the store at once; a live history keeps the end that it heard of first until then, once."""
+    one, other = start(), start()
+    first = {
+        "job_id": "1",
+        "source": "test",
+        "user": "newcomer",
+        "submitted_at": "2026-02-01 08:00",
+        "started_at": "2026-02-01 09:00",
+    }
+    used = {"walltime": 60.0, "peak_memory": 1e9}
+    late, early = (
+        conform(pd.DataFrame([first | used | {"ended_at": f"2026-02-01 {hour}:00"}]))
+        for hour in (12, 10)
+    )
+    times = ["2026-02-01 11:00", "2026-02-01 13:00"]
+    asked = conform(
+        pd.DataFrame(
+            {"job_id": ["a", "b"], "source": "test", "user": "newcomer", "submitted_at": times}
+        )
+    )
+
+    def nothing_known(live: Live) -> list[bool]:
+        return live.serving.forecaster.predict(asked)["cold_start"].tolist()
+
+    one.report(late)
+    other.catch_up()
+    assert one.report(early) == {"added": 0, "updated": 1, "unchanged": 0}
+    for live in (one, other):
+        live.catch_up()
+        assert nothing_known(live) == [True, False]
+        assert live.history["jobs"] == 1
+    third = start()
+    assert nothing_known(third) == [False, False]
+    np.testing.assert_array_equal(outcomes(one, asked), outcomes(third, asked))

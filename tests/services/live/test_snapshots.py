@@ -1,0 +1,202 @@
+"""A restart goes on from the history on disk, and answers as one that learned the whole store again; what does not fit is not used."""
+
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jobs.schema import OUTCOMES
+from jobs.store import StoreError, add_jobs, open_store
+from models.engine import snapshot
+from models.engine.model_set import ModelSet
+from services.live import snapshots
+from services.live.predictor_state import Live
+from services.live.snapshots import NAME
+from tests.services.conftest import Start
+
+
+def answers(live: Live, jobs: pd.DataFrame) -> pd.DataFrame:
+    asked = jobs.drop(columns=list(OUTCOMES))
+    return live.serving.forecaster.predict(
+        asked, quantiles=(0.3,), at=pd.Timestamp("2100-01-01", tz="UTC")
+    )
+
+
+def built_at(live: Live) -> Any:
+    return live.describe()["history"]["built_at"]
+
+
+def test_a_restart_goes_on_from_the_file_and_learns_what_came_later(
+    start: Start, jobs: pd.DataFrame
+) -> None:
+    one = start()
+    one.report(jobs.iloc[:200])
+    one.keep_history()
+    one.report(jobs.iloc[200:300])
+    ingested = open_store(one.settings.store_url)
+    with ingested.begin() as connection:
+        add_jobs(connection, jobs.iloc[300:])
+    ingested.dispose()
+    again, anew = start(), start(home="other")
+    assert built_at(again) == built_at(one)
+    assert built_at(anew) > built_at(one)
+    assert again.history == anew.history == {"jobs": 400, "newest_ended_at": jobs["ended_at"].max()}
+    assert again.revision == anew.revision == 3
+    pd.testing.assert_frame_equal(answers(again, jobs), answers(anew, jobs))
+    # It goes on learning, once each.
+    again.catch_up()
+    assert again.history["jobs"] == 400
+
+
+def test_outcomes_that_others_stored_between_ones_own_are_not_missed(
+    start: Start, jobs: pd.DataFrame
+) -> None:
+    one, other = start(), start(home="other")
+    one.report(jobs.iloc[:100])
+    other.report(jobs.iloc[100:200])
+    one.report(
+        jobs.iloc[200:300]
+    )  # the file will hold the first and the third revision, not the second
+    one.keep_history()
+    again = start()
+    assert built_at(again) == built_at(one)
+    assert again.history["jobs"] == 300
+    one.catch_up()
+    pd.testing.assert_frame_equal(answers(again, jobs), answers(one, jobs))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "torn",
+        "gone",
+        "another store",
+        "another model",
+        "another version",
+        "no model",
+        "old",
+        "corrected",
+    ],
+)
+def test_a_file_that_does_not_fit_is_not_used(
+    start: Start,
+    jobs: pd.DataFrame,
+    tmp_path: Path,
+    model_set: ModelSet,
+    fault: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = start()
+    one.report(jobs.iloc[:200])
+    one.keep_history()
+    file, how = tmp_path / "home" / "predictor" / NAME, dict[str, Any]()
+    if fault == "torn":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    elif fault == "gone":
+        file.unlink()
+    elif fault == "another store":
+        how = {"url": f"sqlite:///{tmp_path / 'others.db'}"}
+        start(home="third", **how).report(jobs.iloc[50:250])
+    elif fault == "another model":
+        card = {**model_set.card, "version": "gridcast-99"}
+        how = {"model": ModelSet(card, model_set.levels, model_set.clusters, model_set.targets)}
+    elif fault == "another version":
+        monkeypatch.setattr("models.engine.snapshot.form", lambda: "another")
+    elif fault == "no model":
+        how = {"model": None}
+    elif fault == "old":
+        monkeypatch.setattr(snapshots, "OLDEST", timedelta(0))
+    elif fault == "corrected":  # the job by which the file knows its store
+        sooner = jobs.iloc[:200].assign(
+            ended_at=jobs["ended_at"] - pd.Timedelta(1, "s"), walltime=jobs["walltime"] - 1
+        )
+        one.report(sooner[sooner["walltime"] > 0])
+    again = start(**how)
+    assert built_at(again) > built_at(one)
+    expected = start(home="fresh", **how)
+    np.testing.assert_array_equal(
+        answers(again, jobs)["walltime_median"], answers(expected, jobs)["walltime_median"]
+    )
+    assert again.history == expected.history
+
+
+def test_a_store_that_falters_while_a_predictor_starts_hides_nothing_for_good(
+    start: Start, jobs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = start(), start(home="other")
+    one.report(jobs.iloc[:100])
+    other.report(jobs.iloc[100:200])
+    one.report(jobs.iloc[200:300])
+    one.keep_history()
+
+    def away(*_: object, **__: object) -> pd.DataFrame:
+        raise StoreError("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("services.live.predictor_state.read_ended", away)
+        again = start()
+    assert again.history["jobs"] == 200
+    again.catch_up()
+    assert again.history["jobs"] == 300
+    one.catch_up()
+    pd.testing.assert_frame_equal(answers(again, jobs), answers(one, jobs))
+
+
+def test_a_disk_that_cannot_be_written_costs_the_file_and_nothing_else(
+    start: Start, jobs: pd.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = start()
+    one.report(jobs.iloc[:200])
+    (tmp_path / "home" / "predictor" / NAME).mkdir()  # a file cannot take its place
+    one.keep_history()
+    assert "the history cannot be kept" in caplog.text
+    assert not list((tmp_path / "home" / "predictor").glob("*.new"))
+    assert start().history["jobs"] == 200
+
+
+def test_it_is_written_when_it_is_due_and_not_otherwise(
+    start: Start, jobs: pd.DataFrame, tmp_path: Path, monkeypatch: Any
+) -> None:
+    one, file = start(), tmp_path / "home" / "predictor" / NAME
+    one.keep_history()
+    assert not file.exists(), "nothing is known yet"
+    one.report(jobs.iloc[:100])
+    one.keep_history()
+    first = file.stat().st_mtime_ns
+    one.report(jobs.iloc[100:200])
+    one.keep_history()
+    assert file.stat().st_mtime_ns == first, "too soon"
+    monkeypatch.setattr(snapshots, "EVERY", 0.0)
+    one.keep_history()
+    second = file.stat().st_mtime_ns
+    assert second > first
+    one.keep_history()
+    assert file.stat().st_mtime_ns == second, "nothing is new"
+
+
+def test_another_version_is_one_whose_code_of_what_is_learned_differs_by_a_byte(
+    tmp_path: Path,
+) -> None:
+    root = Path(snapshot.__file__).parents[2]
+    copies = [*(Path("models") / room for room in snapshot.ROOMS), Path("jobs")]
+    for folder in copies:
+        shutil.copytree(
+            root / folder,
+            tmp_path / folder,
+            ignore=lambda _, names: [name for name in names if not name.endswith(".py")],
+        )
+    forms = [snapshot.form(), snapshot.form(tmp_path)]
+    for folder in copies:
+        file = (
+            tmp_path / folder / "schema.py"
+            if folder.name == "jobs"
+            else sorted((tmp_path / folder).glob("*.py"))[-1]
+        )
+        file.write_bytes(file.read_bytes() + b"#")
+        snapshot.form.cache_clear()
+        forms.append(snapshot.form(tmp_path))
+    assert forms[0] == forms[1] and len(set(forms)) == len(copies) + 1
