@@ -240,10 +240,8 @@ def _is_up(name: str, rows: dict[str, dict[str, Any]]) -> bool:
 def _date(part: Part) -> datetime | None:
     """What an answering server's clock says."""
     try:
-        with urlopen(  # noqa: S310
-            Request(part.address + part.ready, headers=_headers(part)),
-            timeout=5,  # noqa: S310
-        ) as answer:
+        request = Request(part.address + part.ready, headers=_headers(part))  # noqa: S310
+        with urlopen(request, timeout=5) as answer:  # noqa: S310
             return parsedate_to_datetime(answer.headers["Date"])
     except (OSError, ValueError, TypeError):
         return None
