@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from commands import care, logs, running, site, versions
+from commands import care, logs, replaying, running, site, versions
 from commands import evaluation as judging
 from commands.tables import complain
 from infra.errors import GridcastError
@@ -39,7 +39,8 @@ app.command()(versions.predict)
 app.command()(versions.rank)
 app.command()(judging.monitor)
 app.command()(judging.evaluate)
-app.command()(judging.replay)
+app.command()(replaying.replay)
+app.command(name="replay-grid")(replaying.replay_grid)
 app.command()(judging.rehearse)
 app.command()(running.serve)
 app.command()(running.dashboard)

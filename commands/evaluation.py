@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -269,113 +268,6 @@ def _evaluate_classes(
         f"logged to MLflow as run {record_classes(found, name, how, settings)}, with ROC plots",
         highlight=False,
     )
-
-
-def replay(
-    log: Annotated[
-        str | None, typer.Argument(help="A log file, or the name of a stored source.")
-    ] = None,
-    policy: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="fcfs, easy, easy-sjbf, xfactor, gridcast …; repeat. Default: easy, gridcast."
-        ),
-    ] = None,
-    predictor: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="request, perfect, last-two, template, gridcast …; repeat. Default: request, gridcast."
-        ),
-    ] = None,
-    corrector: Annotated[
-        list[str] | None,
-        typer.Option(help="request, incremental or remaining; repeat. Default: request."),
-    ] = None,
-    bound: Annotated[
-        float | None,
-        typer.Option(
-            help="Hours after which a job is served first; inf for never. Default: the policy's."
-        ),
-    ] = None,
-    machine: Annotated[
-        str | None,
-        typer.Option(
-            help="Processors, or a TOML or JSON file of pools; default: what the log's header says, else its peak."
-        ),
-    ] = None,
-    version: Annotated[
-        int | None,
-        typer.Option(
-            help="Ask this version of the model, trained on what ended before the log begins."
-        ),
-    ] = None,
-    day: Annotated[
-        datetime | None,
-        typer.Option(
-            formats=["%Y-%m-%d"], help="The day that the page draws; default: the busiest."
-        ),
-    ] = None,
-    grid: Annotated[
-        bool,
-        typer.Option(
-            "--grid",
-            help="Where first, instead: a generated grid of 20 sites under several brokers.",
-        ),
-    ] = False,
-    jobs: Annotated[
-        int, typer.Option(min=1, help="With --grid: jobs that come in five days.")
-    ] = 4000,
-    seed: Annotated[int, typer.Option(min=0, help="With --grid: another seed, another grid.")] = 1,
-    tuning: Annotated[
-        list[float] | None,
-        typer.Option(help="With --grid: a tuning factor of conservative; repeat."),
-    ] = None,
-    log_format: LogFormat = None,
-    mapping: Mapping = None,
-    map_file: MapFile = None,
-    timezone: Timezone = "UTC",
-    as_json: Json = False,
-) -> None:
-    """Say what a prediction is worth: run a log again under scheduling policies; an HTML page, logged to MLflow with plots."""
-    from jobs.ingest import reading
-    from scheduling.machine import find_machine
-    from scheduling.studies.benefit import HOUR, SHOWN, record_replays, replay_each, trained, ways
-    from scheduling.studies.comparison import against_first
-    from scheduling.studies.report import report as write_page
-
-    if grid == (log is not None):
-        raise InputError("give a log to replay, or --grid for a generated grid")
-    settings = prepare_environment()
-    if log is None:
-        _replay_grid(jobs, seed, tuning, as_json)
-        return
-    asked = ways(policy, predictor, corrector, None if bound is None else bound * HOUR)
-    file = Path(log) if Path(log).exists() else None
-    told = jobs_of(log, reading(log_format, mapping, map_file, timezone))
-    with progress_bar("replaying") as report:
-        learned = None if version is None else trained(version, told, store(), settings)
-        done = replay_each(told, find_machine(machine, file, told), asked, report, learned)
-    rows = against_first(done)
-    name = Path(log).name
-    title = f"Replay of {name}, {len(done[0].trace):,} jobs on {done[0].machine.processors:,} processors, waits in s"
-    show(rows, as_json, title, SHOWN)
-    page = write_page(done, settings.folder("reports") / f"replay-{name}", day)
-    err.print(
-        f"{page}\nlogged to MLflow as run {record_replays(done, name, settings, learned)}",
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-def _replay_grid(jobs: int, seed: int, tunings: list[float] | None, as_json: bool) -> None:
-    from jobs.workload.grid import generate_grid
-    from scheduling.brokering.benefit import TUNINGS, compare
-
-    made = generate_grid(jobs, seed=seed)
-    with progress_bar("living through the grid") as report:
-        rows = compare(made, TUNINGS if tunings is None else (0.0, *tunings), seed, report)
-    title = f"A generated grid: {len(made.sites)} sites, {rows[0]['jobs']:,} jobs sent by each broker, times in s"
-    show(rows, as_json, title, tuple(rows[0]))
 
 
 def rehearse(

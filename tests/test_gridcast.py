@@ -5,6 +5,8 @@ import inspect
 import pytest
 
 import gridcast
+from commands import replaying
+from infra.errors import InputError
 
 COMMANDS = {
     command.callback.__name__: inspect.signature(command.callback)
@@ -33,3 +35,13 @@ def test_logs_are_read_by_ingest_evaluate_predict_and_replay() -> None:
         "predict",
         "replay",
     }
+
+
+def test_the_old_option_of_replay_names_the_command_that_took_its_place() -> None:
+    with pytest.raises(InputError, match="gridcast replay-grid"):
+        replaying.replay(grid=True)
+
+
+def test_replay_without_a_log_says_what_is_missing() -> None:
+    with pytest.raises(InputError, match="give a log"):
+        replaying.replay()

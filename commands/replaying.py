@@ -1,0 +1,133 @@
+"""Commands that run a log, or a generated grid, again under other scheduling policies."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.inputs import Json, LogFormat, MapFile, Mapping, Timezone, jobs_of, store
+from commands.tables import err, progress_bar, show
+from infra.errors import InputError
+from infra.settings import prepare_environment
+
+
+def replay(
+    log: Annotated[
+        str | None, typer.Argument(help="A log file, or the name of a stored source.")
+    ] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="fcfs, easy, easy-sjbf, xfactor, gridcast …; repeat. Default: easy, gridcast."
+        ),
+    ] = None,
+    predictor: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="request, perfect, last-two, template, gridcast …; repeat. "
+            "Default: request, gridcast."
+        ),
+    ] = None,
+    corrector: Annotated[
+        list[str] | None,
+        typer.Option(help="request, incremental or remaining; repeat. Default: request."),
+    ] = None,
+    bound: Annotated[
+        float | None,
+        typer.Option(
+            help="Hours of waiting after which a job is served first; inf for never. "
+            "Default: the policy's."
+        ),
+    ] = None,
+    machine: Annotated[
+        str | None,
+        typer.Option(
+            help="Processors, or a TOML or JSON file of pools; default: the log's header, "
+            "else the most cores its jobs held at once."
+        ),
+    ] = None,
+    version: Annotated[
+        int | None,
+        typer.Option(
+            help="Predict with this version of the model, trained on jobs that ended "
+            "before the log begins."
+        ),
+    ] = None,
+    day: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d"], help="The day drawn as a Gantt chart; default: the busiest."
+        ),
+    ] = None,
+    grid: Annotated[bool, typer.Option("--grid", hidden=True)] = False,
+    log_format: LogFormat = None,
+    mapping: Mapping = None,
+    map_file: MapFile = None,
+    timezone: Timezone = "UTC",
+    as_json: Json = False,
+) -> None:
+    """Run a log again under scheduling policies and predictors, and compare waits and slowdowns.
+
+    Writes an HTML page; logged to MLflow with plots.
+    """
+    from jobs.ingest import reading
+    from scheduling.machine import find_machine
+    from scheduling.studies.benefit import HOUR, SHOWN, record_replays, replay_each, trained, ways
+    from scheduling.studies.comparison import against_first
+    from scheduling.studies.report import report as write_page
+
+    if grid:
+        raise InputError("a generated grid has its own command: gridcast replay-grid")
+    if log is None:
+        raise InputError("give a log to replay: a file, or the name of a stored source")
+    settings = prepare_environment()
+    combinations = ways(policy, predictor, corrector, None if bound is None else bound * HOUR)
+    file = Path(log) if Path(log).exists() else None
+    jobs = jobs_of(log, reading(log_format, mapping, map_file, timezone))
+    with progress_bar("replaying") as report:
+        learned = None if version is None else trained(version, jobs, store(), settings)
+        replays = replay_each(
+            jobs, find_machine(machine, file, jobs), combinations, report, learned
+        )
+    rows = against_first(replays)
+    name = Path(log).name
+    first = replays[0]
+    title = (
+        f"Replay of {name}, {len(first.trace):,} jobs on {first.machine.processors:,} processors, "
+        "waits in s"
+    )
+    show(rows, as_json, title, SHOWN)
+    page = write_page(replays, settings.folder("reports") / f"replay-{name}", day)
+    err.print(
+        f"{page}\nlogged to MLflow as run {record_replays(replays, name, settings, learned)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def replay_grid(
+    jobs: Annotated[int, typer.Option(min=1, help="Jobs submitted in five days.")] = 4000,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another grid.")] = 1,
+    tuning: Annotated[
+        list[float] | None,
+        typer.Option(help="A tuning factor of the conservative ranking; repeat."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a generated grid of 20 sites under several brokers, and compare when jobs are done."""
+    from jobs.workload.grid import generate_grid
+    from scheduling.brokering.benefit import TUNINGS, compare
+
+    prepare_environment()
+    grid = generate_grid(jobs, seed=seed)
+    tunings = TUNINGS if tuning is None else (0.0, *tuning)
+    with progress_bar("replaying the grid") as report:
+        rows = compare(grid, tunings, seed, report)
+    title = (
+        f"A generated grid: {len(grid.sites)} sites, "
+        f"{rows[0]['jobs']:,} jobs sent by each broker, times in s"
+    )
+    show(rows, as_json, title, tuple(rows[0]))
