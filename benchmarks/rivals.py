@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 from logs import asked, load, show, warm_up
 
+from infra.aliases import Floats
 from jobs.workload import START, Change, generate
 from models.baselines.available_history import see
 from models.baselines.catalogue import predict_all
 from models.baselines.regressions import Fitted, Regression, numbers
 from models.engine.prequential import rolling
-from models.past.recent import Floats
 from models.quantities.targets import TARGETS, Target
 
 WALLTIME = TARGETS["walltime"]

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Array
 from models.engine.training import BATCH, MOST_ROWS, find_target, new_mixture
 from models.histories.components import MixtureSettings
 from models.histories.features import Contexts, choose_levels, encode
@@ -19,7 +19,6 @@ from models.refiner.boosting import BOOSTING, CatBoostRefiner, fit_refiner
 from models.refiner.refinement import QUANTILES, refine
 from models.refiner.training_rows import Lessons, Notebook, make_lessons
 
-Array = npt.NDArray[Any]
 STARTS = (0.4, 0.6, 0.8)
 
 

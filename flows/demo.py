@@ -11,7 +11,7 @@ import logging
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from flows.ingest import ingest
 from flows.monitor import monitor
 from flows.train import train
 from infra import parts
+from infra.aliases import Progress
 from infra.errors import GridcastError
 from infra.process_groups import stop
 from infra.settings import Settings, environment_with, prepare_environment
@@ -31,8 +32,6 @@ from jobs.workload import START, Change, generate
 from jobs.writers import write_jobs
 from services.client import Gridcast
 from services.http.authentication import own_token
-
-Progress = Callable[[str, float], None]
 
 JOBS, DAYS, SEED = 20_000, 30, 1
 CUT = START + pd.Timedelta(days=22)

@@ -11,12 +11,10 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Array
 from jobs.schema import COLUMNS, OF_KIND
-
-Array = npt.NDArray[Any]
 
 NEVER = np.iinfo(np.int64).max
 """A time that has not come, or that nobody told, in microseconds."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from infra.aliases import Floats, Integers
 from infra.compiled import compiled
 from scheduling.backfill import ANYWHERE, place, within_quota
 from scheduling.state import (
@@ -17,8 +18,6 @@ from scheduling.state import (
     LATE,
     QUEUED,
     RUNNING,
-    Floats,
-    Integers,
     Rules,
     State,
     start,

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from infra.aliases import Floats, Integers
 from jobs.schema import OUTCOMES
 from models.engine.model_set import ModelSet, TargetModel
 from models.histories.features import NEVER, Levels, choose_levels, encode
@@ -17,7 +18,6 @@ from models.refiner.clusters import GLOBAL
 from models.refiner.refinement import coarse_masses, factors, inputs, refine
 from scheduling.policies import PolicyError
 from scheduling.quantities import parse_quantity, warm_up
-from scheduling.state import Floats, Integers
 from scheduling.trace import Trace
 
 MICROSECONDS = 1e6

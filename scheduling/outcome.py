@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from infra.aliases import Floats
 from models.evaluation.metrics import errors
 from scheduling.machine import Machine
 from scheduling.orders import TAU
 from scheduling.policies import Policy
-from scheduling.state import Floats, Records
+from scheduling.state import (
+    Records,
+)
 from scheduling.trace import Trace
 
 

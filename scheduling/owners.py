@@ -8,8 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from infra.aliases import Integers
 from scheduling.machine import MachineError
-from scheduling.state import ACCOUNT, Integers, Records
+from scheduling.state import (
+    ACCOUNT,
+    Records,
+)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pandas as pd
 
+from infra.aliases import Floats, Integers
 from models.baselines.available_history import template_levels
 from scheduling.policies import PolicyError
 from scheduling.quantities import (
@@ -26,7 +27,6 @@ from scheduling.quantities import (
     sample_quantity,
     warm_up,
 )
-from scheduling.state import Floats, Integers
 from scheduling.trace import Trace
 
 if TYPE_CHECKING:

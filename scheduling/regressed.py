@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from infra.aliases import Floats, Integers
 from jobs.schema import OF_KIND, OUTCOMES
 from models.baselines.available_history import Seen, template_levels
 from models.baselines.regressions import FEWEST_ROWS, NAMES, TRAINING_ROWS, Fitted, Regression
@@ -15,7 +16,6 @@ from models.past.recent import NEWEST, Recent
 from models.quantities.targets import TARGETS
 from scheduling.predictors import keys_of
 from scheduling.quantities import mean, warm_up
-from scheduling.state import Floats, Integers
 from scheduling.trace import Trace
 
 NUMBERS = tuple(name for name in OF_KIND["number"] if name not in OUTCOMES)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from infra.aliases import Floats, Integers
 from scheduling.correctors import Corrector, corrector_named
 from scheduling.events import CORRECT, DONE, PREDICT, advance
 from scheduling.machine import Machine, Pool, machine_of
@@ -25,8 +26,6 @@ from scheduling.state import (
     KNOWN,
     QUEUED,
     RUNNING,
-    Floats,
-    Integers,
     Records,
     State,
     correct,

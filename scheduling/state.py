@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from infra.aliases import Floats, Integers
 from infra.compiled import compiled
 
 Records = npt.NDArray[Any]
-Integers = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 SUBMITTED, KNOWN, QUEUED, RUNNING, ENDED, FREE, PENDING, LATE, FRESH, BROKEN = range(10)
 """Places in ``State.tally``: jobs submitted, predicted, waiting, running, ended; free cores; whether a scheduling pass is due;

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from infra.aliases import Floats
 from infra.errors import InputError
 from scheduling.machine import Machine
-from scheduling.state import JOB, Floats, Records
+from scheduling.state import (
+    JOB,
+    Records,
+)
 
 UNSTATED = 7 * 86400.0
 """What a job without a requested walltime is taken to have asked for, in s; it is not killed then."""

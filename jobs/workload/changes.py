@@ -9,8 +9,14 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from infra.aliases import Array
 from infra.errors import InputError
-from jobs.workload.population import DAY, GROUPS, Array, Grid, Users
+from jobs.workload.population import (
+    DAY,
+    GROUPS,
+    Grid,
+    Users,
+)
 
 ChangeKind = Literal[
     "slow_program",

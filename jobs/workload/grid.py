@@ -10,10 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from infra.aliases import Array
 from infra.errors import InputError
 from jobs.schema import OUTCOMES
 from jobs.workload.outcomes import run
-from jobs.workload.population import DAY, Array, Grid, draw_programs, draw_sites, draw_users
+from jobs.workload.population import (
+    DAY,
+    Grid,
+    draw_programs,
+    draw_sites,
+    draw_users,
+)
 from jobs.workload.tasks import draw_jobs, draw_tasks
 
 NOWHERE = -1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from infra.aliases import Array
 from jobs.schema import TIME_TYPE, conform
 from jobs.workload.population import (
     GROUPS,
@@ -12,7 +13,6 @@ from jobs.workload.population import (
     REFERENCE_POWER,
     SOURCE,
     START,
-    Array,
     Grid,
     Users,
 )

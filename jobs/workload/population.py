@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from infra.aliases import Array
 
 LAWS = ("events", "input", "modes", "repeat", "heavy")
 """What a program's work follows: its events, its input, one of few values a user, one value a user, or a heavy tail."""

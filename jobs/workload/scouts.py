@@ -8,15 +8,12 @@ what nobody can see of their physics; and each processing type gets a new releas
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Array
 from jobs.schema import TIME_TYPE, conform
-
-Array = npt.NDArray[Any]
 
 SOURCE = "generated-production"
 START = pd.Timestamp("2026-01-05", tz="UTC")

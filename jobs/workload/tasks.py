@@ -6,8 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from infra.aliases import Array
 from jobs.workload.changes import Change, switcher
-from jobs.workload.population import DAY, Array, Grid, Users
+from jobs.workload.population import (
+    DAY,
+    Grid,
+    Users,
+)
 
 
 def draw_tasks(grid: Grid, people: Users, jobs: int, changes: Sequence[Change]) -> dict[str, Array]:

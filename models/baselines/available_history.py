@@ -14,8 +14,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from infra.aliases import Floats, Integers
 from models.histories.features import Level, Levels, encode
-from models.past.recent import Floats, Integers, Recent, recent, running_quantiles
+from models.past.recent import (
+    Recent,
+    recent,
+    running_quantiles,
+)
 from models.quantities.targets import Target
 
 

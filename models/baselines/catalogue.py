@@ -12,11 +12,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from infra.aliases import Floats
 from models.baselines.available_history import Seen, first_known, see
 from models.baselines.regressions import catboost, forest, ideal, ridge
 from models.baselines.transfers import transfer_baselines
 from models.baselines.waits import qbets, wait_baselines
-from models.past.recent import Floats, last, mean_of_two, median_of, quantiles_of_known
+from models.past.recent import (
+    last,
+    mean_of_two,
+    median_of,
+    quantiles_of_known,
+)
 from models.quantities.targets import Target
 
 SHARES = tuple(round(share / 20, 2) for share in range(1, 20))

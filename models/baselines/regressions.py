@@ -13,8 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Floats
 from models.baselines.available_history import Seen
-from models.past.recent import Floats, last, mean_of_two, median_of
+from models.past.recent import (
+    last,
+    mean_of_two,
+    median_of,
+)
 from models.quantities.subjects import JOBS
 from models.quantities.targets import Target
 

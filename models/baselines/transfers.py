@@ -10,9 +10,9 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
+from infra.aliases import Floats
 from models.baselines.available_history import Seen, first_known
 from models.past.load import key_of
-from models.past.recent import Floats
 from models.past.traffic import LEAST, LINK
 from models.past.windows import Foresee, Past, statistics
 

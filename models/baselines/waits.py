@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from infra.aliases import Floats
 from models.baselines.available_history import Seen, first_known
 from models.past.bounds import binomial_bounds
 from models.past.load import key_of
 from models.past.queues import QUEUE
-from models.past.recent import Floats
 from models.past.windows import Foresee, Past, statistics
 
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from infra.aliases import Array
 from infra.settings import listed
 from jobs.coded_jobs import CodedJobs
 from models.engine.allocation import PRICE, TOLD
-
-Array = npt.NDArray[Any]
 
 LEFT_ALONE = "the request: its program is left alone"
 

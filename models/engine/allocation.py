@@ -8,17 +8,13 @@ after j, with the rung's size as its slope, so that the least of all lines (thei
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from infra.aliases import Array
 from infra.compiled import compiled
 from models.histories.occupancy import Occupancy
 from models.quantities.distribution import Distribution
 from models.quantities.targets import Grid
-
-Array = npt.NDArray[Any]
 
 PRICE = 1.0
 """What a failure costs beside what it wasted, in GiB·h: the job is late, and somebody may have to look."""

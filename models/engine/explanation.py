@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from infra.aliases import Array
 from models.histories.blend import look
 from models.histories.features import Contexts, Levels
 from models.histories.mixture import Mixture, Walk, weigh_components
@@ -22,7 +22,6 @@ from models.refiner.refinement import Refiner, coarse_bins, coarse_masses, input
 if TYPE_CHECKING:
     from models.refiner.boosting import CatBoostRefiner
 
-Array = npt.NDArray[Any]
 Told = dict[str, Any]
 
 MOST_CONTRIBUTIONS, MOST_SIMILAR, MOST_HISTORIES = 8, 5, 4

@@ -9,9 +9,9 @@ from threading import RLock
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Array
 from jobs.coded_jobs import CodedJobs, code, in_microseconds
 from models.engine import hosts
 from models.engine.advice import LEFT_ALONE, Advice
@@ -30,8 +30,6 @@ from models.quantities.distribution import Distribution
 from models.quantities.targets import LIMITED_BY, TARGETS
 from models.refiner.clusters import GLOBAL
 from models.refiner.refinement import Refiner, coarse_masses, factors, inputs, read_bent, refine
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

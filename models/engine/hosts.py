@@ -6,15 +6,12 @@ A core of power p (HEPScore) does p HEPScore seconds of work in a second of CPU 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from infra.aliases import Array
 from jobs.coded_jobs import CodedJobs
 from models.engine.predictions import DECIMALS
-
-Array = npt.NDArray[Any]
 
 CARRIED, WORK = "cpu_time", "cpu_work"
 """What is carried over, where the work is among what is foreseen."""

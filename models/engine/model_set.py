@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from infra.checksums import digest
@@ -21,8 +20,6 @@ from models.histories.weights import Learned
 from models.quantities.targets import TARGETS
 from models.refiner.clusters import Clusters
 from models.refiner.refinement import Refiner
-
-Array = npt.NDArray[Any]
 
 FORMAT = 2
 MANIFEST = "manifest.json"

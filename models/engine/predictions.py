@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import numpy.typing as npt
 import pandas as pd
 
-Array = npt.NDArray[Any]
+from infra.aliases import Array
 
 DECIMALS = 3
 """Milliseconds are more than a prediction knows; more digits would only make answers longer."""

@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Array, Progress
 from models.engine.training import (
     BATCH,
     MOST_ROWS,
-    Progress,
     TrainingError,
     find_target,
     new_mixture,
@@ -28,8 +27,6 @@ from models.refiner.clusters import GLOBAL, By, find_clusters
 from models.refiner.refinement import factors, refine
 from models.refiner.selection import Standing, before_windows, choose_refiners
 from models.refiner.training_rows import Notebook, make_lessons
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from infra.aliases import Array
 from models.engine.forecaster import Forecaster
 from models.engine.model_set import ModelError
 from models.histories.calibration import Calibration
@@ -19,8 +19,6 @@ from models.histories.features import Levels
 from models.histories.mixture import State
 from models.histories.outcome_index import Lists
 from models.histories.weights import Tables
-
-Array = npt.NDArray[Any]
 
 _POOL = ("known", "ident", "mark", "value")
 

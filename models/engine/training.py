@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Array, Progress
 from infra.errors import InputError
 from models.engine.model_set import ModelSet, TargetModel
 from models.histories.calibration import Calibration
@@ -25,9 +25,6 @@ from models.refiner.clusters import By, Clusters, find_clusters
 from models.refiner.refinement import factors, input_names, refine
 from models.refiner.selection import WINDOWS, Fits, before_windows, choose_refiners, fit_here
 from models.refiner.training_rows import Notebook, make_lessons
-
-Array = npt.NDArray[Any]
-Progress = Callable[[str, float], None]
 
 MOST_ROWS = 30_000
 BATCH = 4096

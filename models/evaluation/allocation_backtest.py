@@ -13,9 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Flags, Floats, Progress
 from infra.compiled import compiled
 from models.engine.allocation import GIB_HOUR, PRICE, ladders
-from models.engine.training import BATCH, Progress, TrainingError
+from models.engine.training import (
+    BATCH,
+    TrainingError,
+)
 from models.evaluation.allocation_rules import RULES, known
 from models.histories.components import OVER, settings_of
 from models.histories.features import Level, Levels, choose_levels, encode
@@ -23,8 +27,6 @@ from models.histories.mixture import Mixture, endings
 from models.histories.occupancy import OccupancyWalk
 from models.quantities.targets import TARGETS
 
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 Row = dict[str, Any]
 
 OURS = "gridcast"

@@ -11,17 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Floats
 from infra.compiled import compiled
 from models.baselines.available_history import first_known, template_levels
 from models.histories.features import Level, Levels, encode
 from models.past.recent import order_of_news
 from models.quantities.scout import MEMORY_MARGIN, MOST_JOBS, RAM_LADDER
 from models.quantities.targets import Target
-
-Floats = npt.NDArray[np.float64]
 
 LATEST = 20
 MEGABYTE = 2.0**20

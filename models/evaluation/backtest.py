@@ -15,10 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Floats, Progress
 from models.baselines.catalogue import BASELINES, IDEAL, ON_REQUEST, RIVALS, Answers, predict_all
-from models.engine.training import Progress, TrainingError
+from models.engine.training import (
+    TrainingError,
+)
 from models.evaluation.metrics import MONTH, against, blocks, deciles, errors, log_score, spreads
-from models.past.recent import Floats
 from models.quantities.targets import Target
 from models.refiner.clusters import telling_field
 

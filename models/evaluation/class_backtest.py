@@ -14,17 +14,20 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Integers, Progress
 from models.baselines.available_history import Seen, see
 from models.baselines.regressions import FEWEST_ROWS, latest_ended, numbers_and_names
 from models.engine.prequential import rolling
-from models.engine.training import Progress, TrainingError, find_target
+from models.engine.training import (
+    TrainingError,
+    find_target,
+)
 from models.evaluation.backtest import OURS, Row
 from models.past.recent import last
 from models.quantities.classes import PAPER, Thresholds, class_of, likeliest, thresholds_of
 from models.quantities.targets import Target
 
 Shares = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 CLASSIFIER, LAST, COMMONEST = "classifier", "last", "commonest"
 PREDICTORS = (OURS, CLASSIFIER, LAST, COMMONEST)

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Floats
 from models.baselines.catalogue import SHARES, Answers
-from models.past.recent import Floats
 
 WEEK, HALF_DAY, MONTH = 7 * 86400.0, 43200.0, 31 * 86400.0
 RESAMPLES = 2000

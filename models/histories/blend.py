@@ -6,16 +6,14 @@ is learned is about what is predicted.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from infra.aliases import Array
 from infra.compiled import compiled
 from models.histories.components import FACTS, TABLES, Shape
 from models.histories.outcome_index import Lists, end_of_known, find_slot, first_in_window
-
-Array = npt.NDArray[Any]
 
 
 class View(NamedTuple):

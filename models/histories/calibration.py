@@ -10,11 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from infra.aliases import Array
 from infra.compiled import compiled
-
-Array = npt.NDArray[Any]
 
 STEPS = 400
 FORGET = 0.9995

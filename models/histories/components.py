@@ -7,16 +7,13 @@ the logarithmic axis).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from infra.aliases import Array
 from models.histories.outcome_index import WINDOW
 from models.quantities.targets import Grid
-
-Array = npt.NDArray[Any]
-
 
 OVER = 1.1
 """A job broke its limit when it used more than this many times as much; systems take a moment to stop a job."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from infra.aliases import Array
 from infra.compiled import compiled
 from models.histories.blend import View, bin_of, blend, hide_unseen, look, new_view, share_out
 from models.histories.components import OVER, MixtureSettings, Shape, count_components, make_shape
@@ -44,8 +44,6 @@ from models.histories.weights import (
 )  # fmt: skip
 from models.quantities.distribution import Distribution
 from models.quantities.targets import Grid, Target
-
-Array = npt.NDArray[Any]
 
 
 class Jobs(NamedTuple):

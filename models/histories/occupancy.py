@@ -7,11 +7,11 @@ quantity. Run times are few and wild, so half of what they say is believed.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from infra.aliases import Array
 from infra.compiled import compiled
 from models.histories.blend import View, bin_of, look, smooth
 from models.histories.components import Shape
@@ -31,8 +31,6 @@ from models.histories.outcome_index import Lists, end_of_known, find_slot
 from models.histories.weights import kept
 from models.quantities.distribution import Distribution
 from models.quantities.targets import Grid
-
-Array = npt.NDArray[Any]
 
 BELIEVED = 0.5
 """How far the run times in a bin are believed where they differ from the others'."""

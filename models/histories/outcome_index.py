@@ -7,11 +7,11 @@ The arrays live in one pool of blocks so that compiled code can grow them; a ful
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from infra.aliases import Array
 from infra.compiled import compiled
 
 WINDOW = 64
@@ -19,8 +19,6 @@ WINDOW = 64
 CAP = 8192
 """How many of the latest outcomes of a key are kept."""
 _FIRST_BLOCK = 4
-
-Array = npt.NDArray[Any]
 
 
 class Lists(NamedTuple):

@@ -11,16 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from infra.aliases import Array
 from infra.compiled import compiled
 from jobs.coded_jobs import Coded, CodedJobs
 from models.histories.features import Levels, hour_of_week
-
-Array = npt.NDArray[Any]
 
 WORTH_A_PART = 140
 """Kinds that take longer to answer, some milliseconds, than a thread takes to be woken."""

@@ -7,17 +7,15 @@ fine. Size matters because a few large jobs make most of the error, and what for
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from infra.aliases import Array
 from infra.compiled import compiled
 from models.histories.blend import View, bin_of
 from models.histories.components import FACTS, TABLES, Shape
 from models.histories.outcome_index import Lists, count_known
-
-Array = npt.NDArray[Any]
 
 _FADE = 0.9999
 _ENOUGH = 20.0

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from infra.aliases import Array, Floats, Integers
 from infra.compiled import compiled
 from models.past.ranked import Ranked, count_row, rank_values, smallest
-from models.past.recent import Floats, Integers, order_of_news
-
-Array = npt.NDArray[Any]
+from models.past.recent import (
+    order_of_news,
+)
 
 MISSES_IN_A_ROW = 3
 """Misses after which the history is cut: rare at 95 % unless times have changed."""

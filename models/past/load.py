@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Array
 from infra.compiled import compiled
 from jobs.coded_jobs import code_column
-
-Array = npt.NDArray[Any]
 
 
 def under_way(

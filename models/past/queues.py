@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Array
 from jobs.coded_jobs import code
 from models.past.load import key_of, microseconds, seconds
 from models.past.surroundings import Around, Events, Spell, with_told
-
-Array = npt.NDArray[Any]
 
 QUEUE = ("source", "site", "queue")
 PLACES: dict[str, tuple[str, ...]] = {

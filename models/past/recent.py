@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from infra.aliases import Floats, Integers
 from infra.compiled import compiled
 from models.past.ranked import count_row, rank_values, smallest
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 NEWEST = 0.3
 """What the newest outcome weighs in the moving average."""

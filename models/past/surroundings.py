@@ -8,18 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Array
 from infra.compiled import compiled
 from jobs.coded_jobs import Coded, CodedJobs
 from models.past.load import begun_lately, under_way
 from models.past.recent import NEWEST, order_of_news, recent
 
-Array = npt.NDArray[Any]
 MICRO = 1e6
 
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Array
 from infra.errors import InputError
 from jobs.coded_jobs import code
 from jobs.transfers import LONGEST
 from models.past.load import key_of, microseconds, seconds
 from models.past.recent import recent
 from models.past.surroundings import Around, Events, Spell, with_told
-
-Array = npt.NDArray[Any]
 
 LINK = ("source", "link", "from_endpoint", "to_endpoint", "file_system", "direction")
 PLACES: dict[str, tuple[str, ...]] = {

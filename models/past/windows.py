@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from infra.aliases import Floats, Integers
 from models.past.recent import (
-    Floats,
-    Integers,
     order_of_news,
     quantiles_of_known,
     recent,

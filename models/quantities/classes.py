@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from infra.aliases import Floats, Integers
 from infra.errors import InputError
 from models.quantities.scout import RAM_LADDER
 from models.quantities.targets import TARGETS, Grid
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 MEMORY, CPU, IO, WALLTIME = 4, 5, 2, 5
 COUNTS = {

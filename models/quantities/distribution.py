@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from infra.aliases import Array
 from models.quantities.classes import Cuts
 from models.quantities.masses import best_bins, moments, quantiles, reached_by, shares
 from models.quantities.targets import Grid
-
-Array = npt.NDArray[Any]
 
 DEVIATION = 2.0
 """What an error of one ``scale`` costs the best point, against a whole point of relative accuracy."""

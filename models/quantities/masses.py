@@ -5,14 +5,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from infra.aliases import Array
 from infra.compiled import compiled
-
-Array = npt.NDArray[Any]
 
 _MARGIN = 1e-12
 """A level is reached by a sum that is less by no more than this."""

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from infra.aliases import Floats
 
 MOST_JOBS = 1000
 """At most so many finished jobs of a task are looked at."""

@@ -8,15 +8,12 @@ with every part of another without drawing anything at random (Korobov 1959).
 from __future__ import annotations
 
 from itertools import cycle
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from infra.aliases import Array
 from infra.compiled import compiled
 from models.quantities.distribution import Distribution
-
-Array = npt.NDArray[Any]
 
 POINTS = 64
 LEVELS = (np.arange(POINTS) + 0.5) / POINTS

@@ -14,11 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Floats
 from jobs.coded_jobs import CodedJobs
 from models.past.queues import waits
 from models.quantities.subjects import JOBS, TRANSFERS, WAITS, Subject
-
-Floats = npt.NDArray[np.float64]
 
 LIMITED_BY = ("requested_walltime", "requested_memory", "requested_cores")
 """The fields that limits are made from."""

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Array
 from jobs.coded_jobs import Coded, CodedJobs, code
 from jobs.schema import ASKED, JOB, Field, conform
 from models.histories.unique_contexts import tell_apart
-
-Array = npt.NDArray[Any]
 
 CANDIDATE_FIELDS = (
     Field("input_at", "text", "site or endpoint where its input lies"),

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Array
 from jobs.coded_jobs import Coded, CodedJobs
 from jobs.schema import Record
 from jobs.store import read_latest
@@ -21,7 +21,6 @@ from models.quantities.subjects import Subject
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-Array = npt.NDArray[Any]
 
 MOST = 30_000
 """The latest records that queues and links are learned from: a key's history looks at its last hundreds, and a grid's busiest day is

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from infra.aliases import Array
 from infra.errors import InputError
 from models.quantities.stochastic import first, maximum, quantile, reached, total
-
-Array = npt.NDArray[Any]
 
 POLICIES = ("mean", "conservative", "quantile", "first")
 """The least mean; the least mean + tuning · standard deviation (Schopf); the least quantile; the largest chance of being first."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Array
 from jobs.coded_jobs import Coded, CodedJobs, in_microseconds
 from jobs.schema import ASKED, JOB
 from jobs.transfers import TRANSFER
@@ -23,7 +23,6 @@ from models.ranking.speeds import Speeds
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-Array = npt.NDArray[Any]
 
 _MOVES = (
     ("transfer_in", "input_at", "input_bytes", True),

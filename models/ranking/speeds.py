@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Array
 from jobs.coded_jobs import Coded, CodedJobs
 from models.past.load import key_of
-
-Array = npt.NDArray[Any]
 
 KIND = ("source", "user", "program", "requested_walltime", "requested_cores")
 """Jobs with these in common are taken to be alike, wherever they run."""

@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Array
 from models.refiner.training_rows import Lessons
-
-Array = npt.NDArray[Any]
 
 FEWEST_ROWS = 500
 BY_SIZE, MOST_IMPORTANT = 0.25, 10.0

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from infra.aliases import Array
 from models.quantities.classes import Cuts
 from models.quantities.distribution import Distribution, price_of
 from models.quantities.masses import bend, bins_below, coarsen, read_off
 from models.refiner.clusters import GLOBAL
-
-Array = npt.NDArray[Any]
 
 COARSE = 27
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from infra.aliases import Array
 from models.quantities.targets import Grid
 from models.refiner.boosting import BOOSTING, FEWEST_ROWS, CatBoostRefiner, fit_refiner
 from models.refiner.clusters import GLOBAL
 from models.refiner.training_rows import Lessons, score
 
-Array = npt.NDArray[Any]
 Fits = Callable[[Sequence[Lessons]], list[CatBoostRefiner | None]]
 """Fits a refiner to each of several lessons, which do not depend on each other, wherever that is done."""
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from infra.aliases import Array
 from models.histories.features import Contexts
 from models.histories.mixture import Mixture
 from models.quantities.targets import Grid
 from models.refiner.refinement import Refiner, coarse_bins, coarse_masses, inputs
-
-Array = npt.NDArray[Any]
 
 
 @dataclass

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from infra.aliases import Floats, Progress
 from jobs.schema import OUTCOMES
 from models.baselines.catalogue import predict_all
 from models.engine.forecaster import Forecaster
 from models.engine.model_set import ModelSet
-from models.quantities.targets import TARGETS, Floats
-
-Progress = Callable[[str, float], None]
+from models.quantities.targets import (
+    TARGETS,
+)
 
 RIVALS = ("request", "last-two", "median-10")
 """Baselines that need no fitting and stand beside every comparison."""

@@ -5,7 +5,7 @@ Each step can be repeated at any time: what was published stays, and the alias m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Progress
 from infra.errors import InputError
 from infra.settings import Settings
 from jobs.store import add_measurements, read_jobs
@@ -42,7 +43,6 @@ from models.releases.versions import Evidence, Version
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-Progress = Callable[[str, float], None]
 
 HELD_OUT = 0.2
 """The share of the jobs, the latest by submission, that a candidate is judged on."""

@@ -11,11 +11,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Array, Progress
 from models.baselines.regressions import fit_forest
-from models.engine.training import Progress, TrainingError, find_target, new_mixture
+from models.engine.training import (
+    TrainingError,
+    find_target,
+    new_mixture,
+)
 from models.histories.features import choose_levels, encode
 from models.histories.mixture import Walk
 from models.tasks.chains import able, links
@@ -24,7 +28,6 @@ from models.tasks.inputs import Ask, Questions, ask_in_time, inputs
 from models.tasks.ranges import live_through
 from models.tasks.sets import Tasks, group_tasks, microseconds
 
-Array = npt.NDArray[Any]
 Row = dict[str, Any]
 
 RIVALS = ("group-p95", "rate", "forest")

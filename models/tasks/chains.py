@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Array
 from models.quantities import stochastic
 from models.tasks.sets import Tasks
-
-Array = npt.NDArray[Any]
 
 Kind = Literal["chain", "request"]
 

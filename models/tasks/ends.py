@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from infra.aliases import Array
 from models.refiner.boosting import fit_hazard
 from models.tasks.inputs import NAMES, PROMISED, Questions
 from models.tasks.survival import Curves, fit_curves
-
-Array = npt.NDArray[Any]
 
 ASKED = (0.0, 0.25, 0.5, 0.75)
 """The shares of a task's jobs at whose end it is looked at, to learn from and to be judged by."""

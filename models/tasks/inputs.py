@@ -11,18 +11,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Array, Progress
 from infra.compiled import compiled
-from models.engine.training import BATCH, Progress
+from models.engine.training import (
+    BATCH,
+)
 from models.histories.features import NEVER, Contexts
 from models.histories.mixture import Walk
 from models.quantities.targets import Grid
 from models.tasks.sets import Tasks, microseconds
 from models.tasks.survival import STEPS, Spells
-
-Array = npt.NDArray[Any]
 
 PROMISED = (0.05, 0.25, 0.5, 0.75, 0.95)
 LATEST_JOBS, LATEST_TASKS = 3000, 30

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
-from models.engine.training import Progress
+from infra.aliases import Array, Progress
 from models.histories.calibration import STEPS, Calibration
 from models.tasks.ends import ASKED, Past, TaskModel, by_promise, fit
 from models.tasks.inputs import Questions
 from models.tasks.sets import microseconds
 from models.tasks.survival import Curves
-
-Array = npt.NDArray[Any]
 
 LEVELS = (0.05, 0.5, 0.95)
 PRIOR = 30.0

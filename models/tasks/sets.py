@@ -11,12 +11,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Array
 from jobs.coded_jobs import NEVER
-
-Array = npt.NDArray[Any]
 
 BURST = 3600.0
 """Seconds after its first job in which a user's jobs to one group belong to one burst."""

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from infra.aliases import Array
 from infra.compiled import compiled
-
-Array = npt.NDArray[Any]
 
 STEPS = 300.0 * 2.0 ** np.arange(0, 14, 1.25)
 """Seconds at which survival is told to the model: five minutes to a month."""

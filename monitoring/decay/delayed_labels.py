@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Floats, Integers
 from models.baselines.available_history import Seen, template_levels
 from models.baselines.catalogue import HEURISTICS, predict_all
 from models.histories.features import NEVER
-from models.past.recent import Floats, Integers
 from models.refiner.clusters import telling_field
 from monitoring.decay import detection as decay
 from monitoring.decay.detection import Judged

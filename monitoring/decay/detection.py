@@ -16,10 +16,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from infra.aliases import Floats, Integers
 from models.engine.training import MOST_ROWS as TRAINING_ROWS
 
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 Kind = Literal["rose", "worse", "moved"]
 
 EVERYWHERE = "all"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from infra.aliases import Floats
 from models.evaluation.plots import as_html
-from models.past.recent import Floats
 from monitoring.rehearsal.rehearse import Life, Rehearsal
 
 if TYPE_CHECKING:

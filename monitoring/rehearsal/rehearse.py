@@ -14,17 +14,23 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
+from infra.aliases import Floats, Integers, Progress
 from models.baselines.available_history import Seen, see
 from models.engine.training import TrainingError
 from models.evaluation.metrics import against, blocks
-from models.past.recent import Floats, Integers
 from models.quantities.targets import Target
 from models.releases.comparison import difference
 from models.releases.release import FEWEST_LATER, is_better, judged_since
 from monitoring.decay import detection as decay
 from monitoring.decay.delayed_labels import Yardstick, largest, yardstick
 from monitoring.decay.detection import Alarm
-from monitoring.rehearsal.retrained_models import Engine, Learner, Plain, Progress, Stretch, Trained
+from monitoring.rehearsal.retrained_models import (
+    Engine,
+    Learner,
+    Plain,
+    Stretch,
+    Trained,
+)
 
 Policy = Literal["never", "schedule", "decay"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)

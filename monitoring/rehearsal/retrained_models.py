@@ -14,13 +14,13 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
+from infra.aliases import Floats, Integers, Progress
 from models.baselines.available_history import Seen
 from models.baselines.regressions import catboost, latest_ended
 from models.engine.training import BATCH, MOST_ROWS, new_mixture
 from models.histories.calibration import Calibration
 from models.histories.features import choose_levels, encode
 from models.histories.mixture import Walk, endings
-from models.past.recent import Floats, Integers
 from models.quantities.distribution import Distribution
 from models.quantities.targets import Target
 from models.refiner.clusters import GLOBAL
@@ -28,7 +28,6 @@ from models.refiner.refinement import factors, refine
 from models.refiner.selection import Standing, choose_refiners
 from models.refiner.training_rows import Notebook, make_lessons
 
-Progress = Callable[[str, float], None]
 LEVELS = np.array([0.05, 0.95])
 NEWEST = 2000
 """The plain regression's range is as wide as its errors on so many jobs whose outcomes became known last."""

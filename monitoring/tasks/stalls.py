@@ -6,17 +6,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from models.engine.training import Progress, find_target
+from infra.aliases import Array, Progress
+from models.engine.training import (
+    find_target,
+)
 from models.tasks.backtest import walltimes_in_time
 from models.tasks.ends import FEWEST_JOBS
 from models.tasks.inputs import Questions, open_jobs
 from models.tasks.sets import Tasks, group_tasks
 from monitoring.tasks.states import FEWEST_OPEN, Thresholds, last_end, quietness, submitted, upper
-
-Array = npt.NDArray[Any]
 
 LOOK = 600.0
 """Seconds between two looks at a task."""

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from infra.aliases import Array
 from models.quantities.targets import Grid
 from models.tasks.inputs import OpenJobs, Questions
 from models.tasks.ranges import LEVELS
 from models.tasks.sets import FAILED as FAILED
 from models.tasks.sets import Tasks
-
-Array = npt.NDArray[Any]
 
 STATES = ("normal", "ahead", "late", "stalled", "failing", "done")
 FEWEST_ENDED = 5

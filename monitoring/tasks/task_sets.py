@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Array
 from models.quantities import stochastic
 from models.tasks.chains import Links, TaskSet, began, end_of, ends, last_of
 from models.tasks.ranges import LEVELS
 from models.tasks.sets import Tasks
 from monitoring.tasks.states import NAMED, against_first, confidence
-
-Array = npt.NDArray[Any]
 
 GRAVEST = ("failing", "stalled", "late", "normal", "ahead", "done")
 """The states, the one that most needs somebody first: a set stands as the task of it that needs somebody most."""

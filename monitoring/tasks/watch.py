@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Array
 from infra.settings import Settings
 from jobs.schema import COLUMNS as COLUMNS_OF_JOBS
 from jobs.schema import OUTCOMES
@@ -46,7 +46,6 @@ from monitoring.tasks.task_sets import held_up, quantiles, rows_of, until_done
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-Array = npt.NDArray[Any]
 
 HISTORY = timedelta(days=60)
 SHOWN = timedelta(days=1)

@@ -8,11 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from infra.aliases import Progress
 from infra.errors import InputError
 from jobs.workload.grid import NOWHERE, GeneratedGrid
 from models.ranking.order import Rule
 from scheduling.brokering.brokers import Foreknowing, NearestData, Random, ShortestQueue
-from scheduling.brokering.grid import Broker, Lived, Progress, live_through
+from scheduling.brokering.grid import (
+    Broker,
+    Lived,
+    live_through,
+)
 from scheduling.brokering.ranking_broker import Ranking
 
 TUNINGS = (0.0, 0.5, 1.0, 2.0)

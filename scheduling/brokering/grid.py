@@ -12,15 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Array
 from jobs.schema import JOB, TIME_TYPE, conform
 from jobs.transfers import TRANSFER, complete
 from jobs.workload.grid import NOWHERE, GeneratedGrid
-
-Array = npt.NDArray[Any]
-Progress = Callable[[str, float], None]
 
 COMES, ARRIVES, ENDS = range(3)
 LATENCY = 5.0

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Array
 from jobs.coded_jobs import NEVER, Coded, CodedJobs, code, in_microseconds
 from jobs.workload.grid import NOWHERE, GeneratedGrid
 from models.engine.forecaster import Forecaster
@@ -23,8 +21,6 @@ from models.ranking.ranker import Ranker
 from models.ranking.speeds import Speeds
 from scheduling.brokering.brokers import ShortestQueue
 from scheduling.brokering.grid import Lived, job_records, start_of, transfer_records
-
-Array = npt.NDArray[Any]
 
 NEWS = 100
 """So many jobs end before the histories take them in at once; the load of queues and links is always that of the moment."""

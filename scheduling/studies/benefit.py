@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from infra.aliases import Progress
 from scheduling.correctors import corrector_named
 from scheduling.machine import Machine
 from scheduling.outcome import Replay
@@ -30,7 +31,6 @@ SHOWN = (
     "utilisation", "corrected", "seconds",
 )  # fmt: skip
 """What a person is shown of a row; the rest is in the page and for programs."""
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)

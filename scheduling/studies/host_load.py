@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from infra.aliases import Floats
+
 Forecast = Callable[[Floats], Floats]
 
 ADAPTATION = 0.5

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from infra.aliases import Floats, Integers
 from scheduling.outcome import Replay
-from scheduling.state import Floats, Integers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scheduling.studies.host_load import Floats, interval, mixed_tendency
+from infra.aliases import Floats
+from scheduling.studies.host_load import (
+    interval,
+    mixed_tendency,
+)
 
 FULL = 0.98
 """No host is taken to be busier than this: some share of a processor is always had."""
