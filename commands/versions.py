@@ -216,7 +216,7 @@ def rank(
     from models.ranking.ranker import ranker
     from models.releases.release import forecaster
     from services.http.bodies import JSON_TYPE
-    from services.http.errors import RefusalError
+    from services.http.errors import HTTPError
     from services.http.rank import read_rank
 
     given = {"policy": policy, "tuning": tuning, "level": level, "overlap": overlap}
@@ -225,8 +225,8 @@ def rank(
         asked = read_rank(JSON_TYPE, file.read_bytes(), options)
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror or error}") from None
-    except RefusalError as error:
-        raise InputError(f"{file}: {error.sentence}") from None
+    except HTTPError as error:
+        raise InputError(f"{file}: {error.message}") from None
     engine = store()
     with progress_bar("learning"):
         known = ranker(engine, forecaster(engine, prepare_environment()))

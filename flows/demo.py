@@ -31,7 +31,7 @@ from jobs.schema import COLUMNS, OF_KIND, OUTCOMES
 from jobs.workload import START, Change, generate
 from jobs.writers import write_jobs
 from services.client import Gridcast
-from services.http.authentication import own_token
+from services.http.authentication import token_with_scopes
 
 JOBS, DAYS, SEED = 20_000, 30, 1
 CUT = START + pd.Timedelta(days=22)
@@ -65,7 +65,7 @@ def demo(progress: Progress) -> list[dict[str, Any]]:
     with predictor(settings) as address:
         broker = Gridcast(
             address,
-            token=own_token(settings.tokens.get_secret_value(), "predict", "report"),
+            token=token_with_scopes(settings.tokens.get_secret_value(), "predict", "report"),
             timeout=30,
         )
         progress("asking about 1,000 jobs", 0.6)

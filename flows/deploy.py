@@ -16,7 +16,7 @@ from infra.errors import GridcastError
 from infra.settings import Settings, prepare_environment
 from models.releases import release
 from models.releases.versions import Version
-from services.http.authentication import own_token
+from services.http.authentication import token_with_scopes
 
 PATIENCE = 120.0
 """Seconds that the predictor has to fetch the champion and to learn the history of the store."""
@@ -77,5 +77,5 @@ def await_predictor(address: str, version: Version, settings: Settings) -> bool:
 
 def _token(settings: Settings) -> dict[str, str]:
     """A token of ours that may read, where authentication is on."""
-    token = own_token(settings.tokens.get_secret_value(), "predict")
+    token = token_with_scopes(settings.tokens.get_secret_value(), "predict")
     return {"Authorization": f"Bearer {token}"} if token else {}

@@ -24,7 +24,7 @@ from infra.errors import GridcastError, InputError
 from infra.settings import Settings
 from jobs.store import count_jobs, read_kinds
 from services.client import Gridcast, RefusedError
-from services.http.authentication import own_token
+from services.http.authentication import token_with_scopes
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -133,7 +133,7 @@ def write_table(
 
 def own_predictor(settings: Settings) -> Gridcast:
     """This data folder's predictor, asked as a broker asks it, with patience."""
-    token = own_token(settings.tokens.get_secret_value(), "predict")
+    token = token_with_scopes(settings.tokens.get_secret_value(), "predict")
     return Gridcast(settings.predictor_address, token, timeout=30)
 
 

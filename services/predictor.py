@@ -1,4 +1,4 @@
-"""The BentoML service: what starts the live state, guards the doors and mounts them. The only importer of BentoML.
+"""The BentoML service: what starts the live state, guards the endpoints and mounts them. The only importer of BentoML.
 
 ``bentoml serve services.predictor:Predictor`` serves it. One worker holds one live state: the store's history as it stood when the
 champion was taken, what was reported to this worker since, and, some seconds later, what others stored.
@@ -16,14 +16,14 @@ settings = prepare_environment()  # before BentoML is imported: it turns its tel
 import bentoml  # noqa: E402
 
 from services.http.authentication import Guard, read_tokens  # noqa: E402
-from services.http.endpoints import Doors  # noqa: E402
+from services.http.endpoints import Endpoints  # noqa: E402
 from services.http.metrics import make_metrics  # noqa: E402
 from services.http.tracing import Traces  # noqa: E402
 from services.live.champion_watcher import Following  # noqa: E402
 from services.live.predictor_state import Live  # noqa: E402
 from services.live.shadow import Shadow  # noqa: E402
 
-doors = Doors()
+endpoints = Endpoints()
 
 SWITCH_SECONDS = 0.0005
 
@@ -42,7 +42,7 @@ class Service:
         self.following = Following(
             self.live, lambda result: metrics.swaps.labels(result).inc(), self.shadow.follow
         )
-        doors.open(self.live, self.traces)
+        endpoints.open(self.live, self.traces)
         self.live.log.start()
         self.shadow.start()
         self.following.start()
@@ -71,7 +71,7 @@ Predictor: Any = bentoml.service(
     traffic={"timeout": 60},
     workers=1,
 )(Service)
-Predictor.mount_asgi_app(doors.app(), path="/")
+Predictor.mount_asgi_app(endpoints.app(), path="/")
 Predictor.add_asgi_middleware(
     Guard,
     tokens=read_tokens(settings.tokens.get_secret_value()),

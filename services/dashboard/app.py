@@ -32,8 +32,14 @@ from monitoring.tasks.watch import COLUMNS, Watch
 from services.dashboard import models_overview as models_shown
 from services.dashboard import overview
 from services.dashboard.task_updates import distribute
-from services.http.authentication import Token, check_names, is_local, read_tokens, scopes_of
-from services.http.errors import RefusalError, refused
+from services.http.authentication import (
+    Token,
+    check_host_and_origin,
+    is_local,
+    read_tokens,
+    scopes_of_header,
+)
+from services.http.errors import HTTPError, error_response
 
 log = logging.getLogger("gridcast.dashboard")
 
@@ -138,10 +144,10 @@ class Dashboard:
             try:
                 check(request, scope, self.tokens, self.hosts)
                 found = await door(request)
-            except RefusalError as refusal:
-                found = refused(refusal)
+            except HTTPError as refusal:
+                found = error_response(refusal)
             except GridcastError as error:
-                found = refused(RefusalError(409, str(error)))
+                found = error_response(HTTPError(409, str(error)))
             response = (
                 found
                 if isinstance(found, Response)
@@ -174,7 +180,7 @@ class Dashboard:
     async def _report(self, request: Request) -> Response:
         path = self.settings.folder("reports") / Path(request.path_params["name"]).name
         if path.suffix != ".html" or not path.is_file():
-            raise RefusalError(404, "there is no such report")
+            raise HTTPError(404, "there is no such report")
         return FileResponse(path, headers={"Content-Security-Policy": OF_REPORTS})
 
     async def _tasks(self, request: Request) -> Any:
@@ -207,12 +213,12 @@ class Dashboard:
             or not isinstance(value, int | float)
             or not value > 0
         ):
-            raise RefusalError(
+            raise HTTPError(
                 422,
                 f"name must be one of {', '.join(Thresholds.__dataclass_fields__)} and value a positive number",
             )
         if not all(isinstance(text, str) and 0 < len(text.strip()) <= 100 for text in (group, by)):
-            raise RefusalError(
+            raise HTTPError(
                 422, "group (or all) and by, who sets it, must be texts of at most 100 characters"
             )
 
@@ -235,7 +241,7 @@ class Dashboard:
 
         version = (await _body(request)).get("version")
         if not isinstance(version, int):
-            raise RefusalError(422, "version must be a number")
+            raise HTTPError(422, "version must be a number")
         chosen = await asyncio.to_thread(
             release.promote, version, self.settings, by="the page", why="chosen on the page"
         )
@@ -261,21 +267,21 @@ class Dashboard:
 
 
 def check(request: Request, scope: str, tokens: tuple[Token, ...], hosts: frozenset[str]) -> None:
-    """Raise RefusalError unless this caller may read, or, where a ``scope`` is asked for, may change something."""
+    """Raise HTTPError unless this caller may read, or, where a ``scope`` is asked for, may change something."""
     headers = {
         name.decode("latin-1").lower(): value.decode("latin-1")
         for name, value in request.headers.raw
     }
-    check_names(headers, hosts)
+    check_host_and_origin(headers, hosts)
     if not scope and is_local(request.client.host if request.client else None):
         return
     if not tokens:
-        raise RefusalError(403, "no tokens are configured; set GRIDCAST_TOKENS")
-    scopes = scopes_of(_as_bearer(headers.get("authorization", "")), tokens)
+        raise HTTPError(403, "no tokens are configured; set GRIDCAST_TOKENS")
+    scopes = scopes_of_header(_as_bearer(headers.get("authorization", "")), tokens)
     if scopes is None:
-        raise RefusalError(401, "a known token is needed")
+        raise HTTPError(401, "a known token is needed")
     if scope and scope not in scopes:
-        raise RefusalError(403, f"the token has not the scope {scope}")
+        raise HTTPError(403, f"the token has not the scope {scope}")
 
 
 def _as_bearer(header: str) -> str:
@@ -294,13 +300,13 @@ async def _body(request: Request) -> dict[str, Any]:
     async for part in request.stream():
         body += part
         if len(body) > MOST_BODY:
-            raise RefusalError(413, f"a body of more than {MOST_BODY:,} bytes is not read")
+            raise HTTPError(413, f"a body of more than {MOST_BODY:,} bytes is not read")
     try:
         found = orjson.loads(body)
     except orjson.JSONDecodeError:
-        raise RefusalError(400, "the body is no JSON") from None
+        raise HTTPError(400, "the body is no JSON") from None
     if not isinstance(found, dict):
-        raise RefusalError(400, "the body must be a JSON object")
+        raise HTTPError(400, "the body must be a JSON object")
     return found
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from jobs.store import read_jobs, read_thresholds, task_history
 from monitoring.tasks.states import FAILED, STATES, Thresholds
 from monitoring.tasks.task_sets import GRAVEST
-from services.http.errors import RefusalError
+from services.http.errors import HTTPError
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -79,7 +79,7 @@ def tasks(found: pd.DataFrame, query: dict[str, str]) -> dict[str, Any]:
 def _kind(query: dict[str, str]) -> str:
     kind = query.get("kind", KINDS[0])
     if kind not in KINDS:
-        raise RefusalError(422, f"kind must be one of {', '.join(KINDS)}")
+        raise HTTPError(422, f"kind must be one of {', '.join(KINDS)}")
     return kind
 
 
@@ -90,7 +90,7 @@ def _has(values: pd.Series[Any], text: str) -> Any:
 def _whole(query: dict[str, str], name: str, usual: int, most: int) -> int:
     text = query.get(name, str(usual))
     if not text.isdecimal() or not (0 if name == "page" else 1) <= int(text) <= most:
-        raise RefusalError(422, f"{name} must be a whole number of at most {most:,}")
+        raise HTTPError(422, f"{name} must be a whole number of at most {most:,}")
     return int(text)
 
 
@@ -99,9 +99,7 @@ def task(engine: Engine, found: pd.DataFrame, name: str, query: dict[str, str]) 
     kind = _kind(query)
     row = found[(found["task"] == name) & (found["kind"] == kind)]
     if row.empty:
-        raise RefusalError(
-            404, f"there is no {kind} {name} among those that are open or lately done"
-        )
+        raise HTTPError(404, f"there is no {kind} {name} among those that are open or lately done")
     first, last = row["defined_at"].iloc[0], row["asked_at"].iloc[0]
     jobs = read_jobs(engine, since=first, until=last, columns=_OF_JOBS)
     history = records(task_history(engine, name, kind))

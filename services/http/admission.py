@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
-from services.http.errors import RefusalError
+from services.http.errors import HTTPError
 
 
 class Admission:
@@ -19,22 +19,22 @@ class Admission:
         self.bytes = 0
 
     @contextmanager
-    def admit(self) -> Iterator[Held]:
-        """Hold a place for one request; raises RefusalError (429) when there is none."""
+    def admit(self) -> Iterator[Reservation]:
+        """Hold a place for one request; raises HTTPError (429) when there is none."""
         if self.requests >= self.most_requests:
-            raise RefusalError(
+            raise HTTPError(
                 429, "too many requests are waiting; try again in a second", retry_after=1
             )
         self.requests += 1
-        held = Held(self)
+        reservation = Reservation(self)
         try:
-            yield held
+            yield reservation
         finally:
             self.requests -= 1
-            self.bytes -= held.bytes
+            self.bytes -= reservation.bytes
 
 
-class Held:
+class Reservation:
     """What one admitted request holds."""
 
     def __init__(self, admission: Admission) -> None:
@@ -42,9 +42,9 @@ class Held:
         self.bytes = 0
 
     def grow(self, size: int) -> None:
-        """Hold ``size`` bytes more; raises RefusalError (429) when all requests together would hold too many."""
+        """Hold ``size`` bytes more; raises HTTPError (429) when all requests together would hold too many."""
         if self.admission.bytes + size > self.admission.most_bytes:
-            raise RefusalError(
+            raise HTTPError(
                 429,
                 "the requests in hand fill the memory set aside for them; try again in a second",
                 retry_after=1,
@@ -53,26 +53,30 @@ class Held:
         self.bytes += size
 
 
-async def read_bounded(
-    parts: AsyncIterator[bytes], declared: str | None, most: int, held: Held, patience: float
+async def read_bounded_body(
+    parts: AsyncIterator[bytes],
+    declared: str | None,
+    most: int,
+    reservation: Reservation,
+    patience: float,
 ) -> bytes:
-    """A body of at most ``most`` bytes, read within ``patience`` s; raises RefusalError (400, 408, 413, 429) without reading more."""
-    too_large = RefusalError(
+    """A body of at most ``most`` bytes, read within ``patience`` s; raises HTTPError (400, 408, 413, 429) without reading more."""
+    too_large = HTTPError(
         413, f"the body is larger than {most // 2**20} MiB; send the jobs in several requests"
     )
     if declared is not None:
         if not declared.isascii() or not declared.isdigit():
-            raise RefusalError(400, "Content-Length is not a number")
+            raise HTTPError(400, "Content-Length is not a number")
         if int(declared) > most:
             raise too_large
     body = bytearray()
     try:
         async with asyncio.timeout(patience):
             async for part in parts:
-                held.grow(len(part))
+                reservation.grow(len(part))
                 body += part
                 if len(body) > most:
                     raise too_large
     except TimeoutError:
-        raise RefusalError(408, f"the body did not arrive within {patience:g} s") from None
+        raise HTTPError(408, f"the body did not arrive within {patience:g} s") from None
     return bytes(body)

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from infra.settings import SettingsError, listed
-from services.http.errors import RefusalError, send_refusal
+from services.http.errors import HTTPError, send_error
 
 SCOPES = ("predict", "report", "admin")
 """``admin`` may do everything; any token may read the model's card, metrics and documents."""
@@ -59,10 +59,10 @@ def read_tokens(text: str) -> tuple[Token, ...]:
     return tuple(tokens)
 
 
-def own_token(text: str, *wanted: str) -> str | None:
+def token_with_scopes(text: str, *wanted: str) -> str | None:
     """The first of the tokens ``text`` that has all scopes ``wanted``, for Gridcast's own calls; None where there is none.
 
-    >>> own_token("0123456789abcdef:report,fedcba9876543210:predict+report", "predict")
+    >>> token_with_scopes("0123456789abcdef:report,fedcba9876543210:predict+report", "predict")
     'fedcba9876543210'
     """
     for entry in listed(text):
@@ -76,7 +76,7 @@ def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
-def scopes_of(header: str, tokens: Iterable[Token]) -> frozenset[str] | None:
+def scopes_of_header(header: str, tokens: Iterable[Token]) -> frozenset[str] | None:
     """The scopes of an Authorization header, None if its token is unknown; the time taken tells nothing about the tokens."""
     kind, _, secret = header.partition(" ")
     digest = _digest(secret.strip())
@@ -87,45 +87,45 @@ def scopes_of(header: str, tokens: Iterable[Token]) -> frozenset[str] | None:
     return found
 
 
-def check_caller(
+def authorize(
     path: str,
     headers: dict[str, str],
     client: str | None,
     tokens: tuple[Token, ...],
     hosts: frozenset[str],
 ) -> None:
-    """Raise RefusalError (400, 401, 403) unless this caller may ask for ``path``; ``client`` is its address, None on a local socket."""
-    check_names(headers, hosts)
+    """Raise HTTPError (400, 401, 403) unless this caller may ask for ``path``; ``client`` is its address, None on a local socket."""
+    check_host_and_origin(headers, hosts)
     if path in OPEN:
         return
     if not tokens:
         if not is_local(client):
-            raise RefusalError(
+            raise HTTPError(
                 403,
                 "no tokens are configured, so only this machine is answered; set GRIDCAST_TOKENS",
             )
         return
-    scopes = scopes_of(headers.get("authorization", ""), tokens)
+    scopes = scopes_of_header(headers.get("authorization", ""), tokens)
     if scopes is None:
-        raise RefusalError(401, "a known bearer token is needed")
+        raise HTTPError(401, "a known bearer token is needed")
     needed = NEEDS.get(path)
     if needed and not scopes & {needed, "admin"}:
-        raise RefusalError(403, f"the token has not the scope {needed}")
+        raise HTTPError(403, f"the token has not the scope {needed}")
 
 
-def check_names(headers: dict[str, str], hosts: frozenset[str]) -> None:
-    """Raise RefusalError (400, 403) for a foreign Host or Origin; ``hosts`` are the names that this service goes by.
+def check_host_and_origin(headers: dict[str, str], hosts: frozenset[str]) -> None:
+    """Raise HTTPError (400, 403) for a foreign Host or Origin; ``hosts`` are the names that this service goes by.
 
     A page on another site, or a name that an attacker points here (DNS rebinding), does not get through.
     """
     if _host_in(headers.get("host", "")) not in hosts:
-        raise RefusalError(
+        raise HTTPError(
             400,
             "this service does not go by the name in the Host header; name it in GRIDCAST_ALLOWED_HOSTS",
         )
     origin = headers.get("origin")
     if origin is not None and _host_in(urlsplit(origin).netloc) not in hosts:
-        raise RefusalError(403, "requests from pages of another origin are refused")
+        raise HTTPError(403, "requests from pages of another origin are refused")
 
 
 def _host_in(netloc: str) -> str:
@@ -164,9 +164,9 @@ class Guard:
         client = scope["client"][0] if scope.get("client") else None
         try:
             if scope["type"] != "http":
-                raise RefusalError(400, "only HTTP is spoken here")
-            check_caller(scope["path"], headers, client, self.tokens, self.hosts)
-        except RefusalError as refusal:
-            await send_refusal(refusal, scope, receive, send)
+                raise HTTPError(400, "only HTTP is spoken here")
+            authorize(scope["path"], headers, client, self.tokens, self.hosts)
+        except HTTPError as refusal:
+            await send_error(refusal, scope, receive, send)
             return
         await self.app(scope, receive, send)

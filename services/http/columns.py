@@ -19,9 +19,9 @@ from jobs.coded_jobs import NEVER, Coded, CodedJobs
 from jobs.schema import CLOCK_TOLERANCE, EARLIEST, FIELDS, Field
 from models.ranking.candidates import CANDIDATE_FIELDS
 
-LONGEST_TEXT = 1024
+MAX_TEXT = 1024
 """Characters; no user, site or program is called more than that, and the store keeps what is sent."""
-MOST_TEXT = 64 * 2**20
+MAX_COLUMN_BYTES = 64 * 2**20
 """Bytes of one column written out: what a body could hold without repeating itself."""
 
 TIME = pa.timestamp("us", tz="UTC")
@@ -33,14 +33,14 @@ _LONGEST = int(1e12)  # seconds since 1970 that a timestamp in microseconds can 
 
 
 @dataclass
-class Faults:
+class RowErrors:
     """What is wrong with a batch: the first sentence for each bad job, by its index."""
 
-    of: dict[int, str] = field(default_factory=dict)
+    by_row: dict[int, str] = field(default_factory=dict)
 
     def add(self, index: int, sentence: str) -> None:
         """Note that job ``index`` is bad, unless it is known to be already."""
-        self.of.setdefault(int(index), sentence)
+        self.by_row.setdefault(int(index), sentence)
 
     def add_all(self, bad: Any, sentence: Any) -> None:
         """Note every job where the bool array ``bad`` holds; ``sentence(index)`` says why."""
@@ -55,35 +55,35 @@ class Faults:
     @property
     def first(self) -> str:
         """One sentence: the first bad job, and how many more there are."""
-        index = min(self.of)
-        more = len(self.of) - 1
-        return f"job {index}: {self.of[index]}" + (
+        index = min(self.by_row)
+        more = len(self.by_row) - 1
+        return f"job {index}: {self.by_row[index]}" + (
             f" (and {more} more jobs are wrong)" if more else ""
         )
 
 
-def read_values(name: str, values: Sequence[Any], faults: Faults) -> pa.Array:
+def read_values(name: str, values: Sequence[Any], errors: RowErrors) -> pa.Array:
     """The typed array of field ``name`` from plain Python values (None for missing); bad values are noted and become null."""
     field = BY_NAME[name]
     allowed = {"text": (str,), "number": (int, float), "time": (str, int, float)}[field.kind]
     if not set(map(type, values)) <= {*allowed, type(None)}:
         values = [
-            _allowed(index, value, allowed, field, faults) for index, value in enumerate(values)
+            _allowed(index, value, allowed, field, errors) for index, value in enumerate(values)
         ]
     if field.kind == "text":
-        return _check_text(field, pa.array(values, pa.string()), faults)
+        return _check_text(field, pa.array(values, pa.string()), errors)
     if field.kind == "number":
-        return _check_numbers(field, _read_numbers(values), faults)
-    return _check_times(field, _read_times(field, values, faults), faults)
+        return _check_numbers(field, _read_numbers(values), errors)
+    return _check_times(field, _read_times(field, values, errors), errors)
 
 
 def _allowed(
-    index: int, value: Any, allowed: tuple[type, ...], field: Field, faults: Faults
+    index: int, value: Any, allowed: tuple[type, ...], field: Field, errors: RowErrors
 ) -> Any:
     if value is None or type(value) in allowed:
         return value
     wanted = {"text": "text", "number": "a number", "time": "a time"}[field.kind]
-    faults.add(index, f"{field.name} is {_kind(value)}, not {wanted}")
+    errors.add(index, f"{field.name} is {_kind(value)}, not {wanted}")
     return None
 
 
@@ -106,18 +106,18 @@ def _read_numbers(values: Sequence[Any]) -> pa.Array:
         return pa.array([None if value is None else float(value) for value in values], pa.float64())
 
 
-def _read_times(field: Field, values: Sequence[Any], faults: Faults) -> pa.Array:
+def _read_times(field: Field, values: Sequence[Any], errors: RowErrors) -> pa.Array:
     try:
         return pa.array(values, pa.string()).cast(
             TIME
         )  # ISO 8601 with an offset, the usual case, read by Arrow
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         return pa.array(
-            [_read_time(field, index, value, faults) for index, value in enumerate(values)], TIME
+            [_read_time(field, index, value, errors) for index, value in enumerate(values)], TIME
         )
 
 
-def _read_time(field: Field, index: int, value: Any, faults: Faults) -> int | None:
+def _read_time(field: Field, index: int, value: Any, errors: RowErrors) -> int | None:
     """Microseconds since 1970 of an ISO 8601 text (UTC unless it has an offset) or of Unix seconds."""
     if value is None:
         return None
@@ -130,14 +130,14 @@ def _read_time(field: Field, index: int, value: Any, faults: Faults) -> int | No
             return round(value * 1e6)
     except (ValueError, OverflowError):
         pass
-    faults.add(
+    errors.add(
         index,
         f"{field.name} is not a time: give ISO 8601 text such as 2026-11-21T09:30:00Z, or Unix seconds",
     )
     return None
 
 
-def read_array(name: str, values: pa.Array, faults: Faults) -> pa.Array:
+def read_array(name: str, values: pa.Array, errors: RowErrors) -> pa.Array:
     """The typed array of field ``name`` from an Arrow array of a fitting type; raises TypeError with one sentence for others."""
     field, type_ = BY_NAME[name], values.type
     if pa.types.is_null(type_):
@@ -151,29 +151,29 @@ def read_array(name: str, values: pa.Array, faults: Faults) -> pa.Array:
         )
     if field.kind == "text":
         return (
-            _check_text(field, values, faults) if _is_text(type_) else _wrong(field, type_, "text")
+            _check_text(field, values, errors) if _is_text(type_) else _wrong(field, type_, "text")
         )
     if field.kind == "time" and pa.types.is_timestamp(type_):
         return _check_times(
-            field, values.cast(pa.timestamp("us"), safe=False).cast(TIME, safe=False), faults
+            field, values.cast(pa.timestamp("us"), safe=False).cast(TIME, safe=False), errors
         )
     if not (pa.types.is_integer(type_) or pa.types.is_floating(type_)):
         if field.kind == "time" and _is_text(type_):
-            _check_lengths(field, values, faults)
-            return read_values(name, values.to_pylist(), faults)
+            _check_lengths(field, values, errors)
+            return read_values(name, values.to_pylist(), errors)
         return _wrong(
             field,
             type_,
             "a number" if field.kind == "number" else "a timestamp, text or Unix seconds",
         )
     if field.kind == "time":
-        return read_values(name, values.cast(pa.float64(), safe=False).to_pylist(), faults)
+        return read_values(name, values.cast(pa.float64(), safe=False).to_pylist(), errors)
     return _check_numbers(
-        field, values if type_ == pa.float64() else values.cast(pa.float64(), safe=False), faults
+        field, values if type_ == pa.float64() else values.cast(pa.float64(), safe=False), errors
     )
 
 
-def code(jobs: pa.Table) -> CodedJobs:
+def to_coded_jobs(jobs: pa.Table) -> CodedJobs:
     """Typed columns of jobs as the engine reads them, which is all but their names; codes and numbers without a null are not copied."""
     return CodedJobs(
         {
@@ -211,20 +211,22 @@ def _wrong(field: Field, type_: pa.DataType, wanted: str) -> pa.Array:
     raise TypeError(f"column {field.name} is {type_}, not {wanted}")
 
 
-def _check_lengths(field: Field, values: pa.Array, faults: Faults) -> pa.Array:
+def _check_lengths(field: Field, values: pa.Array, errors: RowErrors) -> pa.Array:
     """Null out texts that are too long and unfold views, before anything copies a text that a dictionary or view repeats without end."""
     coded = pa.types.is_dictionary(values.type)
     lengths = _lengths(values.dictionary).take(values.indices) if coded else _lengths(values)
-    if (pc.sum(lengths).as_py() or 0) > MOST_TEXT:
-        raise TypeError(f"column {field.name} holds more than {MOST_TEXT // 2**20} MiB of text")
+    if (pc.sum(lengths).as_py() or 0) > MAX_COLUMN_BYTES:
+        raise TypeError(
+            f"column {field.name} holds more than {MAX_COLUMN_BYTES // 2**20} MiB of text"
+        )
     plain = values.cast(pa.string()) if pa.types.is_string_view(values.type) else values
-    if (pc.max(lengths).as_py() or 0) <= LONGEST_TEXT:
+    if (pc.max(lengths).as_py() or 0) <= MAX_TEXT:
         return plain
     plain = plain.cast(pa.string())
-    long = pc.fill_null(pc.greater(pc.utf8_length(plain), LONGEST_TEXT), False)
-    faults.add_all(
+    long = pc.fill_null(pc.greater(pc.utf8_length(plain), MAX_TEXT), False)
+    errors.add_all(
         long.to_numpy(zero_copy_only=False),
-        lambda _: f"{field.name} is longer than {LONGEST_TEXT} characters",
+        lambda _: f"{field.name} is longer than {MAX_TEXT} characters",
     )
     return pc.if_else(long, pa.scalar(None, pa.string()), plain)
 
@@ -240,7 +242,7 @@ def _lengths(texts: pa.Array) -> pa.Array:
     return pa.array(views[:, 0], pa.int64(), mask=texts.is_null().to_numpy(zero_copy_only=False))
 
 
-def _check_text(field: Field, values: pa.Array, faults: Faults) -> pa.Array:
+def _check_text(field: Field, values: pa.Array, errors: RowErrors) -> pa.Array:
     if values.type == pa.large_string():
         values = values.cast(pa.string())
     given = pa.types.is_dictionary(values.type)
@@ -251,7 +253,7 @@ def _check_text(field: Field, values: pa.Array, faults: Faults) -> pa.Array:
             if field.name == "job_id":
                 return distinct.take(values.indices) if given else values
             return coded.cast(CODED) if coded.type != CODED else coded
-    return _mend_text(field, values, faults)
+    return _mend_text(field, values, errors)
 
 
 def _are_sound(texts: pa.Array, rows: int) -> bool:
@@ -264,14 +266,14 @@ def _are_sound(texts: pa.Array, rows: int) -> bool:
     _, offsets, content = texts.buffers()
     ends = np.frombuffer(offsets, dtype=np.int32)[texts.offset : texts.offset + len(texts) + 1]
     lengths = np.diff(ends)
-    if lengths.min() == 0 or lengths.max() > min(LONGEST_TEXT, MOST_TEXT // max(rows, 1)):
+    if lengths.min() == 0 or lengths.max() > min(MAX_TEXT, MAX_COLUMN_BYTES // max(rows, 1)):
         return False
     return bool(np.frombuffer(content, dtype=np.uint8)[ends[0] : ends[-1]].all())
 
 
-def _mend_text(field: Field, values: pa.Array, faults: Faults) -> pa.Array:
+def _mend_text(field: Field, values: pa.Array, errors: RowErrors) -> pa.Array:
     """Note what is wrong with single texts and make it missing, and what is empty."""
-    values = _check_lengths(field, values, faults)
+    values = _check_lengths(field, values, errors)
     coded = (
         values
         if pa.types.is_dictionary(values.type)
@@ -283,7 +285,7 @@ def _mend_text(field: Field, values: pa.Array, faults: Faults) -> pa.Array:
     empty = pc.fill_null(pc.equal(distinct, ""), False)
     if pc.any(bad).as_py():
         rows = pc.fill_null(bad.take(coded.indices), False).to_numpy(zero_copy_only=False)
-        faults.add_all(rows, lambda _: f"{field.name} holds a NUL character")
+        errors.add_all(rows, lambda _: f"{field.name} holds a NUL character")
     unusable = pc.or_(bad, empty)
     if pc.any(unusable).as_py() or coded.dictionary.null_count:
         distinct = pc.if_else(unusable, pa.scalar(None, pa.string()), distinct)
@@ -294,7 +296,7 @@ def _mend_text(field: Field, values: pa.Array, faults: Faults) -> pa.Array:
     return pa.DictionaryArray.from_arrays(coded.indices.cast(pa.int32()), distinct)
 
 
-def _check_numbers(field: Field, values: pa.Array, faults: Faults) -> pa.Array:
+def _check_numbers(field: Field, values: pa.Array, errors: RowErrors) -> pa.Array:
     """Note the numbers that the field cannot have and make them missing."""
     if not values.null_count and _lie_within(field, values.to_numpy()):
         return values
@@ -303,7 +305,7 @@ def _check_numbers(field: Field, values: pa.Array, faults: Faults) -> pa.Array:
     bad = ~((numbers >= field.lowest) & (numbers <= field.highest)) & ~missing
     if not bad.any():
         return values
-    faults.add_all(bad, lambda index: _say_number(field, float(numbers[index])))
+    errors.add_all(bad, lambda index: _say_number(field, float(numbers[index])))
     return pa.array(numbers, pa.float64(), mask=missing | bad)
 
 
@@ -320,12 +322,12 @@ def _say_number(field: Field, value: float) -> str:
     return f"{field.name} is {value:g}, not between {field.lowest:g} and {field.highest:g}{unit}"
 
 
-def _check_times(field: Field, times: pa.Array, faults: Faults) -> pa.Array:
+def _check_times(field: Field, times: pa.Array, errors: RowErrors) -> pa.Array:
     micros = _filled(times.cast(pa.int64()), _EARLIEST)
     latest = int((datetime.now(UTC) + CLOCK_TOLERANCE).timestamp() * 1e6)
     early, late = micros < _EARLIEST, micros > latest
     if early.any() or late.any():
-        faults.add_all(early, lambda _: f"{field.name} is before {EARLIEST:%Y}")
-        faults.add_all(late, lambda _: f"{field.name} is in the future")
+        errors.add_all(early, lambda _: f"{field.name} is before {EARLIEST:%Y}")
+        errors.add_all(late, lambda _: f"{field.name} is in the future")
         return pc.if_else(pa.array(early | late), pa.scalar(None, TIME), times)
     return times

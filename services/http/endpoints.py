@@ -21,11 +21,11 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from services.http import metrics as measured
-from services.http.admission import Admission, Held, read_bounded
-from services.http.bodies import ARROW_TYPE, JSON_TYPE, MOST_ARROW_BYTES, MOST_JSON_BYTES, read_body
+from services.http.admission import Admission, Reservation, read_bounded_body
+from services.http.bodies import ARROW_TYPE, JSON_TYPE, MAX_ARROW_BYTES, MAX_JSON_BYTES, read_body
 from services.http.columns import one_array
-from services.http.contract import jobs_asked, outcomes_reported, read_options
-from services.http.errors import RefusalError, refused
+from services.http.contract import read_jobs_to_predict, read_options, read_outcomes
+from services.http.errors import HTTPError, error_response
 from services.http.openapi import PAGE, describe
 from services.http.rank import read_rank, write_rank
 from services.http.responses import write_answer, write_json
@@ -45,7 +45,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 WAITING = 64
 HELD_BYTES = 256 * 2**20
 
-Door = Callable[[Request, Held], Awaitable[tuple[Response, int]]]
+Handler = Callable[[Request, Reservation], Awaitable[tuple[Response, int]]]
 Made = TypeVar("Made")
 
 
@@ -66,7 +66,7 @@ def _tell(
         log.log(level, "%s", write_json(told).decode())
 
 
-class Doors:
+class Endpoints:
     """The endpoints over one live state, which ``open`` brings: BentoML wants the app before the worker has started."""
 
     live: Live
@@ -109,7 +109,7 @@ class Doors:
             ]
         )
 
-    def _counted(self, name: str, door: Door) -> Callable[[Request], Awaitable[Response]]:
+    def _counted(self, name: str, door: Handler) -> Callable[[Request], Awaitable[Response]]:
         """A door as an endpoint: admitted, measured, traced, and whatever goes wrong in it answered by one sentence."""
 
         async def answer(request: Request) -> Response:
@@ -146,19 +146,21 @@ class Doors:
         return answer
 
     async def _answered(
-        self, request: Request, name: str, door: Door, request_id: str
+        self, request: Request, name: str, door: Handler, request_id: str
     ) -> tuple[Response, int]:
         try:
-            with self.admission.admit() as held:
-                return await door(request, held)
-        except RefusalError as refusal:
-            return refused(refusal), 0
+            with self.admission.admit() as reservation:
+                return await door(request, reservation)
+        except HTTPError as refusal:
+            return error_response(refusal), 0
         except ClientDisconnect:
-            return refused(RefusalError(400, "the connection closed before the body was whole")), 0
+            return error_response(
+                HTTPError(400, "the connection closed before the body was whole")
+            ), 0
         except Exception:
             log.exception("request %s to /%s failed", request_id, name)
-            return refused(
-                RefusalError(
+            return error_response(
+                HTTPError(
                     500, f"this should not have happened; the log tells more under {request_id}"
                 )
             ), 0
@@ -167,21 +169,21 @@ class Doors:
         """What ``work`` makes in one of ``threads``, its spans within the request's."""
         return await asyncio.get_running_loop().run_in_executor(threads, copy_context().run, work)
 
-    async def _body(self, request: Request, held: Held) -> tuple[str, bytes]:
+    async def _body(self, request: Request, reservation: Reservation) -> tuple[str, bytes]:
         kind = request.headers.get("content-type", "")
         plain = kind.partition(";")[0].strip().lower()
         if plain not in (JSON_TYPE, ARROW_TYPE):
-            raise RefusalError(415, f"the content type must be {JSON_TYPE} or {ARROW_TYPE}")
+            raise HTTPError(415, f"the content type must be {JSON_TYPE} or {ARROW_TYPE}")
         if request.headers.get("content-encoding", "identity").lower() != "identity":
-            raise RefusalError(415, "compressed bodies are not read")
-        most = MOST_ARROW_BYTES if plain == ARROW_TYPE else MOST_JSON_BYTES
-        body = await read_bounded(
-            request.stream(), request.headers.get("content-length"), most, held, PATIENCE
+            raise HTTPError(415, "compressed bodies are not read")
+        most = MAX_ARROW_BYTES if plain == ARROW_TYPE else MAX_JSON_BYTES
+        body = await read_bounded_body(
+            request.stream(), request.headers.get("content-length"), most, reservation, PATIENCE
         )
         return kind, body
 
-    async def _predict(self, request: Request, held: Held) -> tuple[Response, int]:
-        kind, body = await self._body(request, held)
+    async def _predict(self, request: Request, reservation: Reservation) -> tuple[Response, int]:
+        kind, body = await self._body(request, reservation)
         query = dict(request.query_params)
 
         def work() -> tuple[str, bytes, int]:
@@ -189,7 +191,7 @@ class Doors:
                 with self.traces.step("read"):
                     batch = read_body(kind, body)
                     options = read_options(batch.options, query)
-                    asked = jobs_asked(batch)
+                    asked = read_jobs_to_predict(batch)
                 with self.traces.step("predict"):
                     answers, about = self.live.predict(asked, options)
                 self.metrics.jobs.labels(
@@ -204,17 +206,17 @@ class Doors:
         content_type, content, jobs = await self._in_thread(self.predicting, work)
         return Response(content, media_type=content_type), jobs
 
-    async def _outcomes(self, request: Request, held: Held) -> tuple[Response, int]:
-        kind, body = await self._body(request, held)
+    async def _outcomes(self, request: Request, reservation: Reservation) -> tuple[Response, int]:
+        kind, body = await self._body(request, reservation)
 
         def work() -> tuple[bytes, int]:
             with self.traces.step("read"):
                 batch = read_body(kind, body)
                 if batch.options:
-                    raise RefusalError(
+                    raise HTTPError(
                         422, f"there is no option {next(iter(batch.options))[:100]!r} here"
                     )
-                reported = outcomes_reported(batch)
+                reported = read_outcomes(batch)
             with self.traces.step("store and learn"):
                 added = self.live.report(reported.jobs)
             for result, count in {**added, "rejected": len(reported.rejected)}.items():
@@ -225,17 +227,17 @@ class Doors:
             # A report that a thread has begun may still be stored after this; sending it again changes nothing.
             content, jobs = await asyncio.wait_for(self._in_thread(self.reporting, work), PATIENCE)
         except TimeoutError:
-            raise RefusalError(
+            raise HTTPError(
                 503,
                 "the store is busy; nothing was promised, so send the same outcomes again",
                 retry_after=5,
             ) from None
         return Response(content, media_type=JSON_TYPE), jobs
 
-    async def _task(self, request: Request, held: Held) -> tuple[Response, int]:
-        kind, body = await self._body(request, held)
+    async def _task(self, request: Request, reservation: Reservation) -> tuple[Response, int]:
+        kind, body = await self._body(request, reservation)
         if not kind.lower().startswith(JSON_TYPE):
-            raise RefusalError(415, f"the content type must be {JSON_TYPE}")
+            raise HTTPError(415, f"the content type must be {JSON_TYPE}")
 
         def work() -> bytes:
             with self.live.quiet.answering(), self.traces.step("task"):
@@ -243,8 +245,8 @@ class Doors:
 
         return Response(await self._in_thread(self.predicting, work), media_type=JSON_TYPE), 1
 
-    async def _rank(self, request: Request, held: Held) -> tuple[Response, int]:
-        kind, body = await self._body(request, held)
+    async def _rank(self, request: Request, reservation: Reservation) -> tuple[Response, int]:
+        kind, body = await self._body(request, reservation)
         query = dict(request.query_params)
 
         def work() -> tuple[str, bytes, int]:

@@ -7,17 +7,17 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 
-class RefusalError(Exception):
+class HTTPError(Exception):
     """The caller gets ``status`` and ``{"error": sentence}``; ``retry_after`` (s) says when to try again."""
 
     def __init__(self, status: int, sentence: str, retry_after: int | None = None) -> None:
         super().__init__(sentence)
         self.status = status
-        self.sentence = sentence
+        self.message = sentence
         self.retry_after = retry_after
 
 
-def refused(refusal: RefusalError) -> Response:
+def error_response(refusal: HTTPError) -> Response:
     """The response to a refused request."""
     headers = {}
     if refusal.retry_after is not None:
@@ -28,10 +28,10 @@ def refused(refusal: RefusalError) -> Response:
         # What is left of an oversized body is not read, so the connection cannot serve another request.
         headers["Connection"] = "close"
     return Response(
-        orjson.dumps({"error": refusal.sentence}), refusal.status, headers, "application/json"
+        orjson.dumps({"error": refusal.message}), refusal.status, headers, "application/json"
     )
 
 
-async def send_refusal(refusal: RefusalError, scope: Scope, receive: Receive, send: Send) -> None:
+async def send_error(refusal: HTTPError, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a refused request from ASGI middleware."""
-    await refused(refusal)(scope, receive, send)
+    await error_response(refusal)(scope, receive, send)

@@ -1,4 +1,4 @@
-"""Explanations as callers see them: the past jobs that an engine knows by their hashes only, named from the store."""
+"""Explanations as callers see them: the past jobs that an engine knows by their hashes only, name_similar_jobs from the store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Explanation = dict[str, dict[str, Any]]
 
 
-def named(explanations: list[Explanation], engine: Engine) -> list[Explanation]:
+def name_similar_jobs(explanations: list[Explanation], engine: Engine) -> list[Explanation]:
     """The same with ``source``, ``job_id`` and ``ended_at`` of each similar job in the place of its hash; null where the store is away."""
     similar = [
         each

@@ -7,11 +7,11 @@ from typing import Any
 
 from jobs.schema import ASKED, COLUMNS, EARLIEST, FIELDS, STATUSES, Field
 from models.ranking.order import POLICIES
-from services.http.bodies import ARROW_TYPE, JSON_TYPE, MOST_JOBS
-from services.http.columns import LONGEST_TEXT
-from services.http.contract import MOST_QUANTILES, REQUIRED
+from services.http.bodies import ARROW_TYPE, JSON_TYPE, MAX_JOBS
+from services.http.columns import MAX_TEXT
+from services.http.contract import MAX_QUANTILES, REQUIRED
 from services.http.rank import OF_CANDIDATE
-from services.http.task import MOST_OF_TASK
+from services.http.task import MAX_TASK_JOBS
 
 Schema = dict[str, Any]
 
@@ -105,7 +105,7 @@ def describe() -> Schema:
                 "Prediction": _prediction(),
                 "Predictions": _predictions(),
                 "Explanation": _explanation(),
-                "Reported": _reported(),
+                "OutcomeReport": _reported(),
                 "Model": _model(),
                 "Error": _object({"error": {"type": "string"}}),
             },
@@ -150,7 +150,7 @@ def _value(field: Field) -> Schema:
         }
     text: Schema = {
         "type": ["string", "null"],
-        "maxLength": LONGEST_TEXT,
+        "maxLength": MAX_TEXT,
         "pattern": "^[^\\x00]*$",
         "description": meaning,
     }
@@ -168,14 +168,14 @@ def _job(required: tuple[str, ...]) -> Schema:
 
 def _columns(required: tuple[str, ...]) -> Schema:
     columns = {
-        name: {"type": "array", "items": value, "maxItems": MOST_JOBS}
+        name: {"type": "array", "items": value, "maxItems": MAX_JOBS}
         for name, value in _job(required)["properties"].items()
     }
     return _object(columns, required) | {"description": "All lists are of one length."}
 
 
 def _body(job: str, options: Schema) -> Schema:
-    rows = {"type": "array", "items": _ref(job), "maxItems": MOST_JOBS}
+    rows = {"type": "array", "items": _ref(job), "maxItems": MAX_JOBS}
     shapes = [
         _object({"jobs": rows, **options}, ("jobs",)),
         _object({"columns": _ref(f"{job}Columns"), **options}, ("columns",)),
@@ -197,7 +197,7 @@ def _options() -> Schema:
         "anyOf": [{"const": "now"}, {"type": "string", "format": "date-time"}],
         "description": "from 1980 to now",
     }
-    quantiles = {"type": "array", "items": share, "maxItems": MOST_QUANTILES}
+    quantiles = {"type": "array", "items": share, "maxItems": MAX_QUANTILES}
     classes = {
         "type": "boolean",
         "default": False,
@@ -254,7 +254,7 @@ def _outcomes() -> Schema:
         "responses": {
             "200": {
                 "description": "What became of the jobs",
-                "content": {JSON_TYPE: {"schema": _ref("Reported")}},
+                "content": {JSON_TYPE: {"schema": _ref("OutcomeReport")}},
             },
             **_errors("400", "408", "413", "415", "422", "429", "503"),
         },
@@ -267,7 +267,7 @@ waiting left out), and `scout_prediction`, a message in PanDA's names and units.
 
 
 def _task() -> Schema:
-    count = {"type": "integer", "minimum": 1, "maximum": MOST_OF_TASK}
+    count = {"type": "integer", "minimum": 1, "maximum": MAX_TASK_JOBS}
     fields = _job(("source",))
     fields["properties"] = {
         name: value for name, value in fields["properties"].items() if name in ASKED

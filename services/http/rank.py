@@ -17,11 +17,11 @@ from models.ranking.candidates import CANDIDATE, Candidates
 from models.ranking.order import RankingError, Rule
 from models.ranking.ranker import Ranked
 from services.http.bodies import ARROW_TYPE, JSON_TYPE, parse_json, read_columns, read_stream
-from services.http.columns import Faults, code, read_array, read_values
-from services.http.contract import read_moment
-from services.http.errors import RefusalError
+from services.http.columns import RowErrors, read_array, read_values, to_coded_jobs
+from services.http.contract import read_time_option
+from services.http.errors import HTTPError
 
-MOST_CANDIDATES = 100_000
+MAX_CANDIDATES = 100_000
 OF_CANDIDATE = ("site", "queue", "host_power", "input_bytes", *CANDIDATE)
 """What may differ between the candidates of a job; the rest is told of the job."""
 OPTIONS = ("policy", "tuning", "level", "overlap", "at")
@@ -29,7 +29,7 @@ _KNOWN = frozenset({*ASKED, *OF_CANDIDATE})
 
 
 @dataclass(frozen=True)
-class RankAsked:
+class RankRequest:
     """Candidates to rank, by which rule, as of when (None: now), and whether Arrow is wanted."""
 
     candidates: Candidates
@@ -38,16 +38,16 @@ class RankAsked:
     arrow: bool
 
 
-def read_rank(content_type: str, body: bytes, query: Mapping[str, str]) -> RankAsked:
+def read_rank(content_type: str, body: bytes, query: Mapping[str, str]) -> RankRequest:
     """Read ``{"jobs": [{…, "candidates": [{"site": …}, …]}], "policy": …}`` or an Arrow stream with a row a candidate.
 
-    Options of an Arrow body are in the ``query``. Raises RefusalError (400, 413, 415, 422).
+    Options of an Arrow body are in the ``query``. Raises HTTPError (400, 413, 415, 422).
     """
     if content_type.partition(";")[0].strip().lower() == ARROW_TYPE:
         return _asked(_from_arrow(body), dict(query), arrow=True)
     given = parse_json(body)
     if not isinstance(given, dict) or not isinstance(given.get("jobs"), list):
-        raise RefusalError(
+        raise HTTPError(
             422,
             'the body must be an object with "jobs", a list of jobs, each with its "candidates"',
         )
@@ -55,7 +55,7 @@ def read_rank(content_type: str, body: bytes, query: Mapping[str, str]) -> RankA
     names = [rows[0]["job_id"] for rows in jobs]
     if len(set(names)) < len(names):
         twice = next(name for place, name in enumerate(names) if name in names[:place])
-        raise RefusalError(
+        raise HTTPError(
             422,
             f"job {twice[:100]} is there twice (a job without a job_id is called by its place, from 0)",
         )
@@ -70,10 +70,10 @@ def read_rank(content_type: str, body: bytes, query: Mapping[str, str]) -> RankA
 
 def _rows(place: int, job: Any) -> list[dict[str, Any]]:
     if not isinstance(job, dict) or not isinstance(candidates := job.get("candidates"), list):
-        raise RefusalError(422, f"job {place} must be an object with a list of candidates")
+        raise HTTPError(422, f"job {place} must be an object with a list of candidates")
     name = str(job.get("job_id") or place)
     if not candidates:
-        raise RefusalError(422, f"job {name[:100]} has no candidates")
+        raise HTTPError(422, f"job {name[:100]} has no candidates")
     told = {key: value for key, value in job.items() if key != "candidates"} | {"job_id": name}
     for candidate in candidates:
         if not isinstance(candidate, dict) or (
@@ -84,7 +84,7 @@ def _rows(place: int, job: Any) -> list[dict[str, Any]]:
                 if isinstance(candidate, dict)
                 else "is not an object"
             )
-            raise RefusalError(
+            raise HTTPError(
                 422, f"a candidate of job {name[:100]} {wrong}; there are {', '.join(OF_CANDIDATE)}"
             )
     return [told | candidate for candidate in candidates]
@@ -97,38 +97,36 @@ def _from_arrow(body: bytes) -> Candidates:
 
 def _check_once(names: list[str]) -> None:
     if len(set(names)) < len(names):
-        raise RefusalError(422, "a column is there twice")
+        raise HTTPError(422, "a column is there twice")
 
 
 def _typed(
-    columns: Mapping[str, Any], rows: int, read: Callable[[str, Any, Faults], pa.Array]
+    columns: Mapping[str, Any], rows: int, read: Callable[[str, Any, RowErrors], pa.Array]
 ) -> Candidates:
     """Columns of any kind as candidates; what no field can hold is refused by row and field."""
     if not rows or "job_id" not in columns:
-        raise RefusalError(
+        raise HTTPError(
             422, "the candidates have no column job_id" if rows else "there is no candidate to rank"
         )
     if strange := [name for name in columns if name not in _KNOWN]:
-        raise RefusalError(
-            422, f"there is no field {str(strange[0])[:100]!r} of a job or a candidate"
-        )
-    typed, faults = read_columns(columns, read)
+        raise HTTPError(422, f"there is no field {str(strange[0])[:100]!r} of a job or a candidate")
+    typed, errors = read_columns(columns, read)
     names = typed["job_id"].dictionary_encode()
     if names.null_count:
-        faults.add(
+        errors.add(
             int(np.flatnonzero(names.is_null().to_numpy(zero_copy_only=False))[0]),
             "job_id is missing",
         )
-    if faults.of:
-        index = min(faults.of)
-        raise RefusalError(422, f"candidate {index}: {faults.of[index]}")
+    if errors.by_row:
+        index = min(errors.by_row)
+        raise HTTPError(422, f"candidate {index}: {errors.by_row[index]}")
     job = Coded(names.indices.to_numpy().astype(np.int64), names.dictionary.to_pylist())
-    return Candidates(job, code(pa.table(typed)))
+    return Candidates(job, to_coded_jobs(pa.table(typed)))
 
 
-def _asked(candidates: Candidates, options: dict[str, Any], arrow: bool) -> RankAsked:
+def _asked(candidates: Candidates, options: dict[str, Any], arrow: bool) -> RankRequest:
     if unknown := [name for name in options if name not in OPTIONS]:
-        raise RefusalError(
+        raise HTTPError(
             422, f"there is no option {unknown[0][:100]!r} here; there are {', '.join(OPTIONS)}"
         )
     try:
@@ -140,15 +138,15 @@ def _asked(candidates: Candidates, options: dict[str, Any], arrow: bool) -> Rank
             overlap,
         )
     except (RankingError, TypeError, ValueError) as error:
-        raise RefusalError(422, str(error)) from None
-    return RankAsked(candidates, rule, read_moment(options.get("at")), arrow)
+        raise HTTPError(422, str(error)) from None
+    return RankRequest(candidates, rule, read_time_option(options.get("at")), arrow)
 
 
 def _check(candidates: int) -> None:
-    if candidates > MOST_CANDIDATES:
-        raise RefusalError(
+    if candidates > MAX_CANDIDATES:
+        raise HTTPError(
             413,
-            f"the request holds more than {MOST_CANDIDATES} candidates; send them in several requests",
+            f"the request holds more than {MAX_CANDIDATES} candidates; send them in several requests",
         )
 
 

@@ -9,52 +9,54 @@ from typing import Any
 import orjson
 
 from services.http.bodies import parse_json, read_json
-from services.http.contract import Asked, jobs_asked, read_moment
-from services.http.errors import RefusalError
+from services.http.contract import PredictRequest, read_jobs_to_predict, read_time_option
+from services.http.errors import HTTPError
 
-MOST_OF_TASK = 1_000_000
+MAX_TASK_JOBS = 1_000_000
 """Jobs that a task may have."""
 
 
 @dataclass(frozen=True)
-class TaskAsked:
+class TaskRequest:
     """A task to be told the needs of: one of its jobs, how many there are, and how many may run at once (None: all)."""
 
-    like: Asked
+    job: PredictRequest
     jobs: int
     at_once: int | None
     at: datetime | None
 
 
-def read_task(body: bytes) -> TaskAsked:
-    """Read ``{"task": {…fields of one of its jobs…}, "jobs": n, "at_once": n, "at": time}``; raises RefusalError (400, 422)."""
+def read_task(body: bytes) -> TaskRequest:
+    """Read ``{"task": {…fields of one of its jobs…}, "jobs": n, "at_once": n, "at": time}``; raises HTTPError (400, 422)."""
     given = parse_json(body)
     if not isinstance(given, dict) or not isinstance(given.get("task"), dict):
-        raise RefusalError(
+        raise HTTPError(
             422,
             'the body must be an object with "task", the fields of one of its jobs, and "jobs", how many there are',
         )
     if unknown := [name for name in given if name not in ("task", "jobs", "at_once", "at")]:
-        raise RefusalError(
+        raise HTTPError(
             422,
             f"there is no option {unknown[0][:100]!r} here; there are task, jobs, at_once and at",
         )
-    like = jobs_asked(read_json(orjson.dumps({"jobs": [{"job_id": "task", **given["task"]}]})))
-    if like.unread:
-        raise RefusalError(
+    job = read_jobs_to_predict(
+        read_json(orjson.dumps({"jobs": [{"job_id": "task", **given["task"]}]}))
+    )
+    if job.unread:
+        raise HTTPError(
             422,
-            f"{like.unread[0]} is known only of a job that ran: a task is described as it is submitted",
+            f"{job.unread[0]} is known only of a job that ran: a task is described as it is submitted",
         )
     at_once = given.get("at_once")
-    return TaskAsked(
-        like,
+    return TaskRequest(
+        job,
         _count("jobs", given.get("jobs")),
         None if at_once is None else _count("at_once", at_once),
-        read_moment(given.get("at")),
+        read_time_option(given.get("at")),
     )
 
 
 def _count(name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST_OF_TASK:
-        raise RefusalError(422, f"{name} must be a whole number from 1 to {MOST_OF_TASK}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_TASK_JOBS:
+        raise HTTPError(422, f"{name} must be a whole number from 1 to {MAX_TASK_JOBS}")
     return value

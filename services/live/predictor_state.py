@@ -24,10 +24,10 @@ from jobs.coded_jobs import code as code_frame
 from jobs.schema import OUTCOMES
 from jobs.store import Added, StoreError, add_jobs, any_ended, open_store, read_ended, read_latest
 from models.releases.versions import FRESH
-from services.http.columns import code
-from services.http.contract import Asked, Options
-from services.http.errors import RefusalError
-from services.http.explanations import named
+from services.http.columns import to_coded_jobs
+from services.http.contract import Options, PredictRequest
+from services.http.errors import HTTPError
+from services.http.explanations import name_similar_jobs
 from services.http.metrics import Metrics
 from services.live.active_model import AT_ONCE, NO_MODEL, SLICE, Serving
 from services.live.idle import Quiet
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from models.engine.predictions import Answers
     from models.ranking.ranker import Ranked
     from models.releases.versions import Version
-    from services.http.rank import RankAsked
-    from services.http.task import TaskAsked
+    from services.http.rank import RankRequest
+    from services.http.task import TaskRequest
 
 log = logging.getLogger("bentoml.gridcast")
 
@@ -111,20 +111,20 @@ class Live:
 
     @property
     def serving(self) -> Serving:
-        """What answers now; raises RefusalError (503) while the first one is being prepared."""
+        """What answers now; raises HTTPError (503) while the first one is being prepared."""
         if self._serving is None:
-            raise RefusalError(
+            raise HTTPError(
                 503, "the predictor is starting: it reads its model and its history", retry_after=2
             )
         return self._serving
 
     # -- predictions
 
-    def predict(self, asked: Asked, options: Options) -> tuple[Answers, dict[str, Any]]:
+    def predict(self, asked: PredictRequest, options: Options) -> tuple[Answers, dict[str, Any]]:
         """Predictions for the jobs asked about, and which model made them."""
         serving = self.serving
         if options.explain and len(asked.jobs) > MOST_EXPLAINED:
-            raise RefusalError(
+            raise HTTPError(
                 422,
                 f"at most {MOST_EXPLAINED} jobs are explained at once, these are {len(asked.jobs)}",
             )
@@ -135,7 +135,9 @@ class Live:
         )
         quantiles = tuple(dict.fromkeys((*options.quantiles, *tails)))
         answers = replace(
-            serving.forecaster.answer(code(asked.jobs), quantiles, options.at, options.classes),
+            serving.forecaster.answer(
+                to_coded_jobs(asked.jobs), quantiles, options.at, options.classes
+            ),
             model_version=serving.label,
         )
         if options.keep:
@@ -153,22 +155,22 @@ class Live:
             answers = _with_range(answers, tails, options.quantiles)
         about: dict[str, Any] = {"model_version": serving.label, "coverage": options.coverage}
         if options.explain:
-            about["explanations"] = named(
-                serving.forecaster.explain(code(asked.jobs), options.at), self.engine
+            about["explanations"] = name_similar_jobs(
+                serving.forecaster.explain(to_coded_jobs(asked.jobs), options.at), self.engine
             )
         return answers, about
 
-    def task(self, asked: TaskAsked) -> dict[str, Any]:
+    def task(self, asked: TaskRequest) -> dict[str, Any]:
         """What a task needs, and which model says so."""
         from models.tasks.needs import task_needs
 
         serving = self.serving
         found = task_needs(
-            serving.forecaster, code(asked.like.jobs), asked.jobs, asked.at_once, asked.at
+            serving.forecaster, to_coded_jobs(asked.job.jobs), asked.jobs, asked.at_once, asked.at
         )
         return {**found, "model_version": serving.label}
 
-    def rank(self, asked: RankAsked) -> tuple[Ranked, str]:
+    def rank(self, asked: RankRequest) -> tuple[Ranked, str]:
         """Candidates in the order asked for, and which model foresaw their run times."""
         serving = self.serving
         return self._queues.rank(asked, serving.forecaster), serving.label
@@ -184,7 +186,7 @@ class Live:
     def report(self, ended: pd.DataFrame) -> dict[str, int]:
         """Store finished jobs durably, then add them to the history; counts of added, updated and unchanged.
 
-        Raises RefusalError (503) when the store cannot take them: nothing of them is kept then.
+        Raises HTTPError (503) when the store cannot take them: nothing of them is kept then.
         """
         if not len(ended):
             return {"added": 0, "updated": 0, "unchanged": 0}
@@ -194,7 +196,7 @@ class Live:
         except StoreError as error:
             self.troubles["store"] = str(error)
             self.metrics.outcomes.labels("refused").inc(len(ended))
-            raise RefusalError(
+            raise HTTPError(
                 503,
                 "the store cannot take outcomes now; nothing of these was kept, so send them again",
                 retry_after=5,

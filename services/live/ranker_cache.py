@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from jobs.store import StoreError
-from services.http.errors import RefusalError
+from services.http.errors import HTTPError
 
 if TYPE_CHECKING:
     from models.engine.forecaster import Forecaster
     from models.ranking.ranker import Ranked, Ranker
-    from services.http.rank import RankAsked
+    from services.http.rank import RankRequest
     from services.live.predictor_state import Live
 
 log = logging.getLogger("bentoml.gridcast")
@@ -32,8 +32,8 @@ class Queues:
         self._reading = threading.Lock()
         self._known: tuple[float, Ranker] | None = None
 
-    def rank(self, asked: RankAsked, runs: Forecaster) -> Ranked:
-        """Candidates in the order asked for; raises RefusalError (422, 503)."""
+    def rank(self, asked: RankRequest, runs: Forecaster) -> Ranked:
+        """Candidates in the order asked for; raises HTTPError (422, 503)."""
         from models.ranking.order import RankingError
 
         with self._first:
@@ -48,7 +48,7 @@ class Queues:
         try:
             return replace(known, runs=runs).rank(asked.candidates, asked.rule, asked.at)
         except RankingError as error:
-            raise RefusalError(422, str(error)) from None
+            raise HTTPError(422, str(error)) from None
 
     def _read(self, runs: Forecaster) -> None:
         from models.ranking.ranker import ranker
@@ -56,7 +56,7 @@ class Queues:
         try:
             found = ranker(self.live.engine, runs, self._known[1] if self._known else None)
         except StoreError as error:
-            raise RefusalError(
+            raise HTTPError(
                 503,
                 "the store cannot be read, so nothing is known of queues and links",
                 retry_after=5,
@@ -66,9 +66,9 @@ class Queues:
     def _read_again(self, runs: Forecaster) -> None:
         try:
             self._read(runs)
-        except RefusalError as error:
+        except HTTPError as error:
             # What was known goes on answering; who asks a minute later tries again.
-            log.warning("queues and links are as they were: %s", error.sentence)
+            log.warning("queues and links are as they were: %s", error.message)
             assert self._known is not None  # noqa: S101
             self._known = time.monotonic(), self._known[1]
         finally:

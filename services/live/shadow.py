@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from infra.errors import GridcastError
 from jobs.store import read_ended
-from services.http.columns import code
+from services.http.columns import to_coded_jobs
 from services.live.active_model import AT_ONCE, Serving
 from services.live.prediction_log import Answer
 from services.live.predictor_state import Live
@@ -134,7 +134,7 @@ class Shadow:
         # What ended since the question is learned too, and not looked at but in how far histories are trusted: no score is made of it.
         self._revision = self._teach(serving, self._revision)
         answers = replace(
-            serving.forecaster.answer(code(question.jobs), (), question.at),
+            serving.forecaster.answer(to_coded_jobs(question.jobs), (), question.at),
             model_version=serving.label,
         )
         self._live.log.add(

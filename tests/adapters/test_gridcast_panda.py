@@ -17,7 +17,7 @@ from adapters import gridcast_panda
 from jobs.ingest import read_log
 from jobs.readers.rows import Row
 from services.http.bodies import read_json
-from services.http.contract import outcomes_reported
+from services.http.contract import read_outcomes
 from tests.adapters.slurm_cluster import free_port
 
 JOB: Row = {
@@ -55,7 +55,7 @@ def test_a_job_is_reported_as_the_reader_would_read_it(changed: Row, tmp_path: P
     (tmp_path / "jobs.json").write_text(json.dumps([told]))
     read, _ = read_log(tmp_path / "jobs.json", "panda")
     row = gridcast_panda.outcome(SimpleNamespace(**told))
-    reported = outcomes_reported(read_json(json.dumps({"jobs": [row]}).encode())).jobs
+    reported = read_outcomes(read_json(json.dumps({"jobs": [row]}).encode())).jobs
     same = [
         name for name in read.columns if name != "cores"
     ]  # which PanDA tells by actualCoreCount only

@@ -60,7 +60,7 @@ class World:
     def step(self, name: str, work: Callable[[], None]) -> None:
         """One thing that the process does; it may die of it or be told that it failed."""
         from jobs.store import StoreError
-        from services.http.errors import RefusalError
+        from services.http.errors import HTTPError
 
         self.steps.append(name)
         try:
@@ -70,7 +70,7 @@ class World:
             self.steps.append("killed")
             self._end()
             self.start()
-        except (GridcastError, RefusalError, StoreError, OSError) as failed:
+        except (GridcastError, HTTPError, StoreError, OSError) as failed:
             self.steps.append(f"failed: {failed}")
 
     def _end(self) -> None:
@@ -94,7 +94,7 @@ class World:
     def report(self) -> None:
         """A broker reports outcomes to the predictor."""
         from services.http.bodies import read_body
-        from services.http.contract import outcomes_reported
+        from services.http.contract import read_outcomes
 
         jobs = self.some_outcomes()
         rows = [
@@ -102,7 +102,7 @@ class World:
             for row in jobs.to_dict("records")
         ]
         body = orjson.dumps({"jobs": rows}, default=lambda moment: moment.isoformat())
-        reported = outcomes_reported(read_body("application/json", body))
+        reported = read_outcomes(read_body("application/json", body))
         assert not reported.rejected, reported.rejected[:1]
         self.live.report(reported.jobs)
         self.acknowledged |= {*jobs["job_id"]}
@@ -126,14 +126,14 @@ class World:
     def ask(self) -> None:
         """A broker asks about the jobs that wait."""
         from services.http.bodies import read_body
-        from services.http.contract import Options, jobs_asked
+        from services.http.contract import Options, read_jobs_to_predict
 
         waiting = self.truth[
             (self.truth["submitted_at"] <= self.clock) & (self.truth["ended_at"] > self.clock)
         ].tail(20)
         if self.live.ready and len(waiting):
             rows = waiting[["job_id", "source", "user", "program"]].to_dict("records")
-            asked = jobs_asked(
+            asked = read_jobs_to_predict(
                 read_body("application/json", orjson.dumps({"jobs": rows})),
                 self.clock.to_pydatetime(),
             )

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.http.admission import Admission, read_bounded
-from services.http.errors import RefusalError
+from services.http.admission import Admission, read_bounded_body
+from services.http.errors import HTTPError
 
 
 async def parts(*sizes: int, pause: float = 0.0) -> AsyncIterator[bytes]:
@@ -23,11 +23,13 @@ def read(
     patience: float = 5.0,
     pause: float = 0.0,
 ) -> bytes:
-    with admission.admit() as held:
-        return asyncio.run(read_bounded(parts(*sizes, pause=pause), declared, most, held, patience))
+    with admission.admit() as reservation:
+        return asyncio.run(
+            read_bounded_body(parts(*sizes, pause=pause), declared, most, reservation, patience)
+        )
 
 
-def status(caught: pytest.ExceptionInfo[RefusalError]) -> tuple[int, int | None]:
+def status(caught: pytest.ExceptionInfo[HTTPError]) -> tuple[int, int | None]:
     return caught.value.status, caught.value.retry_after
 
 
@@ -51,14 +53,14 @@ def test_a_body_too_large_or_of_no_size_is_refused(
     sizes: tuple[int, ...], declared: str | None, expected: int
 ) -> None:
     admission = Admission(1, 1000)
-    with pytest.raises(RefusalError) as caught:
+    with pytest.raises(HTTPError) as caught:
         read(admission, *sizes, declared=declared)
     assert status(caught)[0] == expected
     assert (admission.requests, admission.bytes) == (0, 0)
 
 
 def test_a_body_that_trickles_in_is_given_up() -> None:
-    with pytest.raises(RefusalError) as caught:
+    with pytest.raises(HTTPError) as caught:
         read(Admission(1, 1000), 1, 1, 1, patience=0.05, pause=0.04)
     assert status(caught)[0] == 408
 
@@ -68,7 +70,7 @@ def test_one_request_too_many_is_told_to_come_again() -> None:
     with (
         admission.admit(),
         admission.admit(),
-        pytest.raises(RefusalError) as caught,
+        pytest.raises(HTTPError) as caught,
         admission.admit(),
     ):
         pass
@@ -81,7 +83,7 @@ def test_bytes_of_all_requests_are_bounded_together() -> None:
     admission = Admission(9, 100)
     with admission.admit() as first, admission.admit() as second:
         first.grow(60)
-        with pytest.raises(RefusalError) as caught:
+        with pytest.raises(HTTPError) as caught:
             second.grow(60)
         assert status(caught) == (429, 1)
         second.grow(40)

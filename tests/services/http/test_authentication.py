@@ -7,9 +7,9 @@ import pytest
 from starlette.routing import Route
 
 from infra.settings import Settings, SettingsError
-from services.http.authentication import check_caller, read_tokens, scopes_of
-from services.http.endpoints import Doors
-from services.http.errors import RefusalError
+from services.http.authentication import authorize, read_tokens, scopes_of_header
+from services.http.endpoints import Endpoints
+from services.http.errors import HTTPError
 from tests.services.conftest import Predictor, running
 
 READER, BROKER, OLD, ADMIN = (
@@ -33,8 +33,8 @@ def verdict(
         {"authorization": f"Bearer {token}"} if token else {}
     )
     try:
-        check_caller(path, given, client, read_tokens(tokens), HOSTS)
-    except RefusalError as refused:
+        authorize(path, given, client, read_tokens(tokens), HOSTS)
+    except HTTPError as refused:
         return refused.status
     return 200
 
@@ -65,7 +65,7 @@ def test_whoever_may_predict_may_ask_of_tasks_and_ranks_and_nobody_else_and_no_d
 ):
     doors = {
         route.path
-        for route in Doors().app().routes
+        for route in Endpoints().app().routes
         if isinstance(route, Route) and "POST" in (route.methods or ())
     }
     assert doors == {"/predict", "/task", "/rank", "/outcomes"}
@@ -148,7 +148,7 @@ def test_a_page_of_another_origin_is_refused_even_with_a_token() -> None:
     ],
 )
 def test_anything_but_a_whole_bearer_token_is_unknown(header: str) -> None:
-    assert scopes_of(header, read_tokens(CONFIGURED)) is None
+    assert scopes_of_header(header, read_tokens(CONFIGURED)) is None
 
 
 def test_more_names_can_be_allowed() -> None:

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from services.http.bodies import (
     ARROW_TYPE,
     JSON_TYPE,
-    MOST_JOBS,
+    MAX_JOBS,
     Batch,
     read_arrow,
     read_body,
     read_json,
 )
-from services.http.errors import RefusalError
+from services.http.errors import HTTPError
 
 JOBS = pa.table(
     {
@@ -41,9 +41,9 @@ def stream(table: pa.Table, **options: Any) -> bytes:
 
 
 def refusal(body: object, read: Any = read_json) -> tuple[int, str]:
-    with pytest.raises(RefusalError) as caught:
+    with pytest.raises(HTTPError) as caught:
         read(body if isinstance(body, bytes) else orjson.dumps(body))
-    return caught.value.status, caught.value.sentence
+    return caught.value.status, caught.value.message
 
 
 def test_rows_columns_and_arrow_give_the_same_batch() -> None:
@@ -59,7 +59,7 @@ def test_rows_columns_and_arrow_give_the_same_batch() -> None:
     assert by_rows.jobs.equals(by_columns.jobs)
     assert by_rows.jobs.select(JOBS.column_names).equals(by_arrow.jobs)
     assert (by_rows.shape, by_columns.shape, by_arrow.shape) == ("rows", "columns", "arrow")
-    assert not by_rows.faults.of and not by_arrow.faults.of
+    assert not by_rows.errors.by_row and not by_arrow.errors.by_row
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_rows_columns_and_arrow_give_the_same_batch() -> None:
             422,
             "job 1: there is no field 'usr'; did you mean user?",
         ),
-        ({"jobs": [{}] * (MOST_JOBS + 1)}, 413, f"more than {MOST_JOBS} jobs"),
+        ({"jobs": [{}] * (MAX_JOBS + 1)}, 413, f"more than {MAX_JOBS} jobs"),
         ({"columns": []}, 422, '"columns" must be an object'),
         ({"columns": {"user": "alice"}}, 422, '"columns" must be an object with a list'),
         (
@@ -121,8 +121,8 @@ def test_a_json_body_that_is_no_batch_is_refused_with_a_sentence(
 )
 def test_a_bad_value_is_named_by_job_and_field(field: str, value: object, sentence: str) -> None:
     batch = read_json(orjson.dumps({"jobs": [{"job_id": "1"}, {"job_id": "2", field: value}]}))
-    assert list(batch.faults.of) == [1]
-    assert batch.faults.first.startswith(f"job 1: {sentence}")
+    assert list(batch.errors.by_row) == [1]
+    assert batch.errors.first.startswith(f"job 1: {sentence}")
 
 
 def test_times_come_with_an_offset_without_one_or_as_unix_seconds() -> None:
@@ -169,7 +169,7 @@ def test_a_bad_value_in_arrow_is_named_the_same_way(
     table = (
         JOBS.set_column(place, column, values) if place >= 0 else JOBS.append_column(column, values)
     )
-    assert sentence in read_arrow(stream(table)).faults.first
+    assert sentence in read_arrow(stream(table)).errors.first
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_a_bad_value_in_arrow_is_named_the_same_way(
             422,
             "more than 64 MiB",
         ),
-        (pa.table({"job_id": pa.nulls(2**20)}), 413, f"more than {MOST_JOBS} jobs"),
+        (pa.table({"job_id": pa.nulls(2**20)}), 413, f"more than {MAX_JOBS} jobs"),
     ],
 )
 def test_an_arrow_table_of_other_columns_is_refused_with_a_sentence(
@@ -237,7 +237,7 @@ def test_a_compressed_stream_is_refused_before_anything_is_decompressed(
     ],
 )
 def test_other_content_types_are_refused(kind: str) -> None:
-    with pytest.raises(RefusalError) as caught:
+    with pytest.raises(HTTPError) as caught:
         read_body(kind, b"cos\nsystem\n(S'true'\ntR.")
     assert caught.value.status == 415
 
@@ -256,7 +256,7 @@ def test_other_content_types_are_refused(kind: str) -> None:
 def test_what_is_no_stream_is_refused(body: bytes) -> None:
     try:
         batch = read_arrow(body)
-    except RefusalError as refused:
+    except HTTPError as refused:
         assert refused.status in (400, 422)
     else:  # a stream may end after any batch
         assert batch.jobs.num_rows in (0, 3)
@@ -289,7 +289,7 @@ def test_three_thousand_mutated_streams_are_read_or_refused() -> None:
     for body in mutations():
         try:
             outcomes.add(type(read_arrow(body)))
-        except RefusalError as refused:
+        except HTTPError as refused:
             assert 400 <= refused.status < 500
             outcomes.add(refused.status)
     assert {Batch, 400, 422} <= outcomes
@@ -321,13 +321,13 @@ def test_any_values_in_known_fields_are_read_or_noted(rows: list[dict[str, objec
 
     try:
         batch = read_body(JSON_TYPE, json.dumps({"jobs": rows}).encode())
-    except RefusalError as refused:
+    except HTTPError as refused:
         assert (
             refused.status == 400
         )  # NaN, infinities, lone surrogates and integers beyond 64 bits are no JSON here
         return
     assert batch.jobs.num_rows == len(rows)
-    assert all(0 <= index < len(rows) for index in batch.faults.of)
+    assert all(0 <= index < len(rows) for index in batch.errors.by_row)
 
 
 def test_the_content_type_may_carry_parameters() -> None:

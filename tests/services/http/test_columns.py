@@ -12,8 +12,8 @@ from jobs.schema import OUTCOMES, conform
 from jobs.workload import generate
 from models.histories.features import Levels, choose_levels, encode
 from services.http.bodies import ARROW_TYPE, JSON_TYPE, read_body
-from services.http.columns import code
-from services.http.contract import jobs_asked
+from services.http.columns import to_coded_jobs
+from services.http.contract import read_jobs_to_predict
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_both_doors_give_the_engine_what_training_reads(
     levels = choose_levels(jobs)
     assert len(Levels.from_json(asdict(levels)).fields) > 8
     expected = encode(jobs, levels)
-    found = encode(code(jobs_asked(read_body(kind, write(jobs))).jobs), levels)
+    found = encode(to_coded_jobs(read_jobs_to_predict(read_body(kind, write(jobs))).jobs), levels)
     # A job's id tells it from others when it ends; no answer depends on it, and it is not read.
     for name, values in {
         name: values for name, values in vars(expected).items() if name != "ids"

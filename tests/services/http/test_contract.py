@@ -8,8 +8,8 @@ import pytest
 
 from jobs.schema import COLUMNS, OUTCOMES
 from services.http.bodies import Batch, read_json
-from services.http.contract import Options, jobs_asked, outcomes_reported, read_options
-from services.http.errors import RefusalError
+from services.http.contract import Options, read_jobs_to_predict, read_options, read_outcomes
+from services.http.errors import HTTPError
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 ENDED = {
@@ -27,7 +27,7 @@ def rows(*jobs: dict[str, Any]) -> Batch:
 
 
 def test_a_job_without_submission_is_submitted_now() -> None:
-    asked = jobs_asked(
+    asked = read_jobs_to_predict(
         rows(
             {"job_id": "1", "source": "grid"},
             {"job_id": "2", "source": "grid", "submitted_at": "2026-02-01T00:00:00Z"},
@@ -38,7 +38,7 @@ def test_a_job_without_submission_is_submitted_now() -> None:
 
 
 def test_outcomes_that_come_along_are_left_unread() -> None:
-    asked = jobs_asked(rows(ENDED | {"user": "alice"}), NOW)
+    asked = read_jobs_to_predict(rows(ENDED | {"user": "alice"}), NOW)
     assert asked.unread == ("started_at", "status", "walltime")
     assert set(asked.jobs.column_names) == {"job_id", "source", "user", "submitted_at"}
 
@@ -47,7 +47,7 @@ def test_no_field_that_only_an_outcome_has_passes_the_door() -> None:
     everything = {
         name: ENDED.get(name, 1 if name in ("cores", "cpu_time") else None) for name in COLUMNS
     }
-    asked = jobs_asked(rows(everything), NOW)
+    asked = read_jobs_to_predict(rows(everything), NOW)
     assert set(asked.jobs.column_names) & set(OUTCOMES) == {"host_power"}, (
         "the broker may think of a host"
     )
@@ -69,10 +69,10 @@ def test_no_field_that_only_an_outcome_has_passes_the_door() -> None:
 def test_a_job_that_cannot_be_read_refuses_the_request_by_its_index_and_field(
     jobs: list[dict[str, Any]], sentence: str
 ) -> None:
-    with pytest.raises(RefusalError) as caught:
-        jobs_asked(rows(*jobs), NOW)
+    with pytest.raises(HTTPError) as caught:
+        read_jobs_to_predict(rows(*jobs), NOW)
     assert caught.value.status == 422
-    assert caught.value.sentence.startswith(sentence)
+    assert caught.value.message.startswith(sentence)
 
 
 def test_options_come_from_the_body_or_the_query() -> None:
@@ -115,19 +115,19 @@ def test_options_come_from_the_body_or_the_query() -> None:
     ],
 )
 def test_a_wrong_option_is_refused_with_a_sentence(options: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(RefusalError) as caught:
+    with pytest.raises(HTTPError) as caught:
         read_options(options, {})
     assert caught.value.status == 422
-    assert caught.value.sentence.startswith(sentence)
+    assert caught.value.message.startswith(sentence)
 
 
 def test_an_option_is_given_once() -> None:
-    with pytest.raises(RefusalError, match="given twice"):
+    with pytest.raises(HTTPError, match="given twice"):
         read_options({"coverage": 0.8}, {"coverage": "0.8"})
 
 
 def test_a_finished_job_gets_what_its_record_implies() -> None:
-    reported = outcomes_reported(rows(ENDED), NOW)
+    reported = read_outcomes(rows(ENDED), NOW)
     assert not reported.rejected
     assert reported.jobs["ended_at"].tolist() == [datetime(2026, 2, 1, 0, 2, tzinfo=UTC)]
 
@@ -151,7 +151,7 @@ def test_a_finished_job_gets_what_its_record_implies() -> None:
 def test_a_job_that_cannot_be_true_is_rejected_and_the_others_are_kept(
     change: dict[str, Any], reason: str
 ) -> None:
-    reported = outcomes_reported(
+    reported = read_outcomes(
         rows(ENDED, ENDED | {"job_id": "2"} | change, ENDED | {"job_id": "3"}), NOW
     )
     assert reported.jobs["job_id"].tolist() == ["1", "3"]
@@ -160,12 +160,12 @@ def test_a_job_that_cannot_be_true_is_rejected_and_the_others_are_kept(
 
 
 def test_no_jobs_are_no_outcomes() -> None:
-    reported = outcomes_reported(rows(), NOW)
+    reported = read_outcomes(rows(), NOW)
     assert len(reported.jobs) == 0
     assert reported.rejected == []
 
 
 def test_a_job_that_says_nothing_of_its_status_is_finished_for_an_unknown_reason() -> None:
-    assert outcomes_reported(rows({k: v for k, v in ENDED.items() if k != "status"}), NOW).jobs[
+    assert read_outcomes(rows({k: v for k, v in ENDED.items() if k != "status"}), NOW).jobs[
         "status"
     ].tolist() == ["unknown"]

@@ -13,7 +13,7 @@ import pytest
 from jobs.coded_jobs import Coded
 from models.ranking.ranker import Ranked
 from services.http.bodies import ARROW_TYPE, JSON_TYPE
-from services.http.errors import RefusalError
+from services.http.errors import HTTPError
 from services.http.rank import read_rank, write_rank
 
 JOBS: list[dict[str, Any]] = [
@@ -93,7 +93,7 @@ def test_json_and_arrow_say_the_same() -> None:
     ],
 )
 def test_what_cannot_be_ranked_is_one_sentence(body: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(RefusalError, match=sentence) as refusal:
+    with pytest.raises(HTTPError, match=sentence) as refusal:
         asked(**body)
     assert refusal.value.status == 422
 
