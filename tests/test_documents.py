@@ -147,7 +147,7 @@ def test_what_a_reader_is_told_to_type_is_a_command_with_those_options(
 
 
 def test_every_command_is_told_of_in_the_readme() -> None:
-    told = set(re.findall(r"`?gridcast (\w+)", text_of(README)))
+    told = set(re.findall(r"`?gridcast ([\w-]+)", text_of(README)))
     assert set(commands()) <= told
 
 
