@@ -6,7 +6,7 @@ Copy this file and services/client.py (as gridcast_client.py) where JEDI's Pytho
     modConfig = wlcg:any:gridcast_panda:ForeseenTaskRefiner
     [msgprocessor]   a plugin of the topic of job statuses: gridcast_panda:OutcomesMsgProcPlugin
 
-A site with refiners of its own makes one line of each: ``ForeseenProd = foreseeing(AtlasProdTaskRefiner)``. No task is refused, no message
+A site with refiners of its own makes one line of each: ``ForeseenProd = with_prediction(AtlasProdTaskRefiner)``. No task is refused, no message
 is held up: whatever goes wrong is a line in JEDI's log, and the task or the message goes on as it was.
 """
 
@@ -42,10 +42,10 @@ WAITING, AT_ONCE, PATIENCE = 10_000, 500, 30.0
 log = logging.getLogger("gridcast")
 
 
-def foreseeing(refiner: type) -> Any:
+def with_prediction(refiner: type) -> Any:
     """The refiner ``refiner`` (a TaskRefinerBase) with Gridcast asked about each task that it refined."""
 
-    class Foreseeing(refiner):
+    class WithPrediction(refiner):
         def extractCommon(self, jediTaskID: int, taskParamMap: dict[str, Any], *others: Any) -> Any:  # noqa: N802, N803
             asked = dict(
                 taskParamMap
@@ -57,7 +57,7 @@ def foreseeing(refiner: type) -> Any:
                 self.tmpLog.info(f"gridcast: no prediction: {error}")
             return done
 
-    return Foreseeing
+    return WithPrediction
 
 
 def _tell(task: Any, asked: dict[str, Any], tell: Any) -> None:
@@ -175,7 +175,7 @@ try:
 except ImportError:  # no JEDI here: foreseeing and outcome are all there is
     pass
 else:
-    ForeseenTaskRefiner = foreseeing(GenTaskRefiner)
+    ForeseenTaskRefiner = with_prediction(GenTaskRefiner)
 
     class OutcomesMsgProcPlugin(BaseMsgProcPlugin):
         """Reports the jobs whose status messages say that they ended; passes every message on."""

@@ -22,7 +22,7 @@ from urllib.parse import unquote
 TABLE = "/var/lib/gridcast/predictions.tsv"
 STALE_AFTER = 900
 """Seconds after which a table is called stale, and only informs: it no longer sets what a job did not ask for."""
-FORGOTTEN_AFTER = 86_400
+UNUSABLE_AFTER = 86_400
 """Seconds after which its numbers are no longer told."""
 OPT_OUT_USERS: frozenset[str] = frozenset()
 OPT_OUT_PROGRAMS: frozenset[str] = frozenset()
@@ -34,7 +34,7 @@ UNSAFE = re.compile(rb"[\x00-\x20%|\x7f]")
 ATTRIBUTE = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*(.*)")
 
 
-class NothingForeseen(Exception):  # noqa: N818
+class NoPrediction(Exception):  # noqa: N818
     """Why nothing is foreseen of a job, in some words."""
 
 
@@ -57,17 +57,17 @@ def look_up(table: str | Path, keys: list[str]) -> dict[str, object]:
         magic, written_at, _, version, _ = head.split("\t")
         age = time.time() - float(written_at)
     except OSError:
-        raise NothingForeseen("no table") from None
+        raise NoPrediction("no table") from None
     except ValueError:
-        raise NothingForeseen("unreadable table") from None
+        raise NoPrediction("unreadable table") from None
     if magic != "gridcast-table 1":
-        raise NothingForeseen("unreadable table")
-    if age > FORGOTTEN_AFTER:
-        raise NothingForeseen(f"stale: the table is {age:.0f} s old")
+        raise NoPrediction("unreadable table")
+    if age > UNUSABLE_AFTER:
+        raise NoPrediction(f"stale: the table is {age:.0f} s old")
     rows = {line.partition("\t")[0]: line for line in lines}
     found = next((rows[one] for one in keys if one in rows), None)
     if found is None:
-        raise NothingForeseen("nothing known of such jobs")
+        raise NoPrediction("nothing known of such jobs")
     name, *cells = found.split("\t")
     cells_by_column = zip(columns.split("\t")[1:], cells)  # noqa: B905  for Python before 3.10
     numbers = {column: float(cell) for column, cell in cells_by_column if cell != "-"}
@@ -117,7 +117,7 @@ def translate(text: str, table: str | Path = TABLE) -> str:
                 float(str(found["walltime_kill_limit"])), float(str(found.get("longest", 0)))
             )
             told.append(f"AllowedExecuteDuration = {ceil(longest * MARGIN)}")
-    except NothingForeseen as reason:
+    except NoPrediction as reason:
         told = [f'GridcastReason = "{reason}"']
     return "\n".join((*lines, *told)) + "\n"
 
@@ -144,7 +144,7 @@ def write_map(table: str | Path, file: str | Path) -> int:
     """Write a map file for ClassAds' ``userMap`` in the file's place; returns its lines. An old table gives an empty map."""
     try:
         age = float(look_up(table, [key("all")])["age"])  # type: ignore[arg-type]
-    except NothingForeseen:
+    except NoPrediction:
         age = float("inf")
     _, columns, *rows = (
         Path(table).read_text(encoding="utf-8").split("\n") if age <= STALE_AFTER else ("", "")
@@ -195,9 +195,9 @@ def _resource(
         try:
             found = look_up(table, keys)
             if float(str(found["age"])) > STALE_AFTER:
-                raise NothingForeseen("stale")
+                raise NoPrediction("stale")
             foreseen = ceil(float(str(found[column])) * MARGIN / unit)
-        except (NothingForeseen, KeyError) as reason:
+        except (NoPrediction, KeyError) as reason:
             sys.stderr.write(
                 f"gridcast: nothing foreseen for rule {rule} ({reason}): {otherwise} is asked for\n"
             )

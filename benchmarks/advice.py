@@ -18,7 +18,7 @@ from logs import load
 
 from jobs.schema import conform
 from models.engine.forecaster import Forecaster
-from monitoring.advising import FEWEST, larger, next_of, sound
+from monitoring.advising import FEWEST, larger, next_job, plausible_jobs
 
 MONTH = pd.Timedelta(days=28)
 DAYS = 7
@@ -42,8 +42,12 @@ def lived(name: str) -> Iterator[tuple[pd.Timestamp, Forecaster, pd.DataFrame, p
     for day in [known + span * part / (DAYS + 2) for part in range(2, DAYS + 2)]:
         forecaster.learn(jobs[(jobs["ended_at"] > known) & (jobs["ended_at"] <= day)])
         known = day
-        past, _ = sound(jobs[(jobs["submitted_at"] >= day - MONTH) & (jobs["ended_at"] <= day)])
-        later, _ = sound(jobs[(jobs["submitted_at"] > day) & (jobs["submitted_at"] <= day + MONTH)])
+        past, _ = plausible_jobs(
+            jobs[(jobs["submitted_at"] >= day - MONTH) & (jobs["ended_at"] <= day)]
+        )
+        later, _ = plausible_jobs(
+            jobs[(jobs["submitted_at"] > day) & (jobs["submitted_at"] <= day + MONTH)]
+        )
         yield day, forecaster, past, later
 
 
@@ -58,7 +62,7 @@ def main() -> None:
         for day, forecaster, past, later in lived(log):
             for shape, fields in KINDS.items():
                 kinds = {key: part for key, part in past.groupby(fields) if len(part) >= FEWEST}
-                asked = conform(pd.DataFrame([next_of(part) for part in kinds.values()])).assign(
+                asked = conform(pd.DataFrame([next_job(part) for part in kinds.values()])).assign(
                     submitted_at=day
                 )
                 answers = forecaster.predict(

@@ -16,8 +16,8 @@ from jobs.workload import Change, generate
 from models.baselines.available_history import see
 from models.quantities.targets import TARGETS
 from monitoring.decay import detection as decay
-from monitoring.decay.delayed_labels import Yardstick, largest, yardstick
-from monitoring.rehearsal.retrained_models import Engine, Learner, Plain
+from monitoring.decay.delayed_labels import DelayedLabels, largest, make_delayed_labels
+from monitoring.rehearsal.retrained_models import Engine, PlainCatBoost, RetrainedModel
 
 DAYS, TRAINED, CHANGED = 60.0, 20.0, 30.0
 JOBS = 40_000
@@ -39,7 +39,9 @@ def changes(kind: str, seed: int) -> list[Change]:
     return [Change("slow_group", CHANGED, factor=FACTOR)] if kind == "one cluster" else []
 
 
-def alarms(learner: Learner, measure: Yardstick, at: np.ndarray, start: int) -> np.ndarray:
+def alarms(
+    learner: RetrainedModel, measure: DelayedLabels, at: np.ndarray, start: int
+) -> np.ndarray:
     """The days, since the log's beginning, of all alarms about a model that is never trained again."""
     first = int(np.searchsorted(at, start))
     rows = np.arange(first, len(at))
@@ -67,9 +69,9 @@ def main() -> None:
             seen = see(jobs, target)
             start = int(seen.at[0] + TRAINED * DAY)
             first = int(np.searchsorted(seen.at, start))
-            measure = yardstick(seen, first)
+            measure = make_delayed_labels(seen, first)
             for name in asked.predictors:
-                learner = Engine(jobs, target, first) if name == "gridcast" else Plain(seen)
+                learner = Engine(jobs, target, first) if name == "gridcast" else PlainCatBoost(seen)
                 found.setdefault(name, []).append(alarms(learner, measure, seen.at, start))
             print(
                 f"{kind}, seed {seed}: "

@@ -184,11 +184,11 @@ def _show_evaluation(found: Evaluation, name: str, settings: Settings, as_json: 
 
 def _evaluate_tasks(jobs: pd.DataFrame, name: str, as_json: bool, warm_up: float) -> None:
     from models.tasks.backtest import evaluate_tasks
-    from monitoring.tasks.stalls import judge_stalls
+    from monitoring.tasks.stalls import score_stall_detection
 
     with progress_bar("living through the log") as report:
         rows = evaluate_tasks(jobs, warm_up, report)
-        stalls = judge_stalls(jobs, report)
+        stalls = score_stall_detection(jobs, report)
     if as_json:
         show([*rows, *stalls], as_json)
         return
@@ -294,7 +294,7 @@ def rehearse(
     """Say what retraining is worth: live through a log, retrained never, on a schedule and on decay; an HTML page with plots."""
     from jobs.ingest import reading
     from models.engine.training import find_target
-    from monitoring.rehearsal.page import worth, write_page
+    from monitoring.rehearsal.page import describe_benefit, write_page
     from monitoring.rehearsal.rehearse import rehearse as live
 
     settings = prepare_environment()
@@ -328,7 +328,7 @@ def rehearse(
     )
     for row in found.rows:
         if row["policy"] != "never":
-            say(worth(row))
+            say(describe_benefit(row))
     say(str(write_page(found, name, settings.folder("reports") / f"rehearsal-{name}")))
 
 

@@ -88,13 +88,13 @@ def table(
     as_json: Json = False,
 ) -> None:
     """Write predictions of the kinds of job submitted lately to a local file, for schedulers that may not ask over a network."""
-    from services.local_table import Written, own_predictor, write_table
+    from services.local_table import WrittenTable, own_predictor, write_table
 
     settings, engine = prepare_environment(), store()
     place = file or settings.folder("tables") / "predictions.tsv"
     with own_predictor(settings) as predictor:
 
-        def write() -> Written:
+        def write() -> WrittenTable:
             return write_table(engine, predictor, place, source=source, days=days, most=most)
 
         if every:
@@ -137,13 +137,19 @@ def advise(
     """Say what somebody's jobs asked for against what they used, and what to ask for instead, with its range and risk."""
     from jobs.readers.units import zone
     from monitoring.advising import advise, sentences
-    from services.local_table import asking, own_predictor
+    from services.local_table import own_predictor, prediction_function
 
     zone(timezone)
     now = datetime.now(UTC)
     with own_predictor(prepare_environment()) as predictor:
         advised = advise(
-            store(), asking(predictor), name, now - timedelta(days=days), now, by=by, risk=risk
+            store(),
+            prediction_function(predictor),
+            name,
+            now - timedelta(days=days),
+            now,
+            by=by,
+            risk=risk,
         )
     if as_json:
         show(advised.rows, as_json)

@@ -14,7 +14,7 @@ from infra.settings import Settings, prepare_environment
 from jobs.readers.units import zone
 from jobs.store import open_store
 from monitoring import advising, alerts
-from services.local_table import asking, own_predictor
+from services.local_table import own_predictor, prediction_function
 
 WEEK = timedelta(days=7)
 
@@ -44,9 +44,11 @@ def write(settings: Settings, now: datetime, most: int, timezone: str) -> list[s
     """The letter's paragraphs, one a user, the most wasteful first."""
     engine = open_store(settings.store_url)
     with own_predictor(settings) as predictor:
-        users = advising.wasteful(engine, now - WEEK, now, most)
+        users = advising.most_wasteful_users(engine, now - WEEK, now, most)
         advised = [
-            advising.advise(engine, asking(predictor), user, now - WEEK, now, by="user")
+            advising.advise(
+                engine, prediction_function(predictor), user, now - WEEK, now, by="user"
+            )
             for user in users
         ]
     return ["\n".join(advising.sentences(one, timezone)) for one in advised if one.rows]

@@ -17,7 +17,7 @@ from jobs.store import open_store
 from models.releases import registry, release
 from models.releases.versions import Version
 from monitoring import alerts
-from monitoring.decay.champion import Watched, watch_champion
+from monitoring.decay.champion import DecayReport, watch_champion
 from monitoring.decay.triggers import reason_to_retrain
 from monitoring.drift.check import monitor as look
 from monitoring.drift.report import DriftReport
@@ -34,13 +34,15 @@ def monitor(act: bool = True) -> Any:
     champion = current(settings)
     if champion is None:
         return Completed(message="there is no champion yet: nothing to compare with")
-    found, watched = watch(champion, settings), judge(champion, settings)
-    why = reason(champion, watched, found, settings)
-    told = tell(watched, found, settings)
+    found, decay_report = watch(champion, settings), judge(champion, settings)
+    why = reason(champion, decay_report, found, settings)
+    told = tell(decay_report, found, settings)
     pages = "\n".join(f"- `{page}`" for page in found.pages) or "- none"
-    text = f"{watched.sentence}\n\n{f'Retraining: {why}' if why else 'No reason to retrain.'}\n\nPages of Evidently:\n\n{pages}"
+    text = f"{decay_report.sentence}\n\n{f'Retraining: {why}' if why else 'No reason to retrain.'}\n\nPages of Evidently:\n\n{pages}"
     create_markdown_artifact(
-        text, key="monitor", description=f"**{found.verdict}**: {found.sentence} {watched.sentence}"
+        text,
+        key="monitor",
+        description=f"**{found.verdict}**: {found.sentence} {decay_report.sentence}",
     )
     if why and act:
         retrain(why)
@@ -48,7 +50,7 @@ def monitor(act: bool = True) -> Any:
         "verdict": found.verdict,
         "sentence": found.sentence,
         "pages": [str(page) for page in found.pages],
-        "decay": watched.sentence,
+        "decay": decay_report.sentence,
         "retrain": why,
         "told": told,
     }
@@ -64,26 +66,34 @@ def watch(champion: Version, settings: Settings) -> DriftReport:
 
 
 @task(task_run_name="judge the predictions", **STEP)
-def judge(champion: Version, settings: Settings) -> Watched:
+def judge(champion: Version, settings: Settings) -> DecayReport:
     """Set the champion's predictions beside the outcomes, and keep the numbers."""
     return watch_champion(open_store(settings.store_url), champion.label, datetime.now(UTC))
 
 
 @task(task_run_name="is there reason to retrain?", **STEP)
-def reason(champion: Version, watched: Watched, drift: DriftReport, settings: Settings) -> str:
+def reason(
+    champion: Version, decay_report: DecayReport, drift: DriftReport, settings: Settings
+) -> str:
     """Why to retrain, empty where there is no reason."""
     card, latest = release.load(champion, settings).card, registry.versions(settings)[0]
     cooldown = settings.cooldown_hours * 3600
     return reason_to_retrain(
-        open_store(settings.store_url), card, watched, drift, latest, datetime.now(UTC), cooldown
+        open_store(settings.store_url),
+        card,
+        decay_report,
+        drift,
+        latest,
+        datetime.now(UTC),
+        cooldown,
     )
 
 
 @task(task_run_name="tell what is wrong", **STEP)
-def tell(watched: Watched, drift: DriftReport, settings: Settings) -> list[str]:
+def tell(decay_report: DecayReport, drift: DriftReport, settings: Settings) -> list[str]:
     """Send what is new or over."""
     wrong = {
-        "decay": watched.sentence if watched.alarms else "",
+        "decay": decay_report.sentence if decay_report.alarms else "",
         "drift": drift.sentence if drift.verdict == "drift" else "",
     }
-    return alerts.tell(open_store(settings.store_url), settings, wrong, datetime.now(UTC))
+    return alerts.notify(open_store(settings.store_url), settings, wrong, datetime.now(UTC))

@@ -75,7 +75,7 @@ def take_back(settings: Settings) -> Version | None:
     back = succession.look_back(open_store(settings.store_url), settings)
     if back:
         sentence = f"{back.label} serves again: {back.tags['promoted_why']}"
-        alerts.tell(
+        alerts.notify(
             open_store(settings.store_url), settings, {"rollback": sentence}, datetime.now(UTC)
         )
     return back
@@ -86,7 +86,7 @@ def tell(decided: release.Release, settings: Settings) -> None:
     """Say that a candidate was refused or waits; a promotion ends both, and what was said of a rollback."""
     label, promoted = decided.version.label, decided.promoted
     wrong = {"retraining": "" if promoted else f"{label} does not serve: {decided.why}"}
-    alerts.tell(
+    alerts.notify(
         open_store(settings.store_url),
         settings,
         wrong | ({"rollback": ""} if promoted else {}),

@@ -43,7 +43,7 @@ Ask = Callable[[list[dict[str, Any]], Iterable[float]], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Advised:
+class UsageAdvice:
     """Advice for the jobs ``having`` a value that were submitted from ``since`` to ``until``: a row a program and what
     it asked for, the greatest waste first; how many ``jobs`` it is from, and how many were ``left_out``, by why."""
 
@@ -64,7 +64,7 @@ def advise(
     *,
     by: str | None = None,
     risk: float = 0.01,
-) -> Advised:
+) -> UsageAdvice:
     """Advise whoever or whatever is called ``name``, taken for the first of WHO that has jobs, or for ``by``.
 
     Raises InputError where nothing of that name was submitted in that time.
@@ -72,14 +72,16 @@ def advise(
     for who in (by,) if by else WHO:
         found = read_jobs(engine, since=since, until=until, ended=True, having={who: name})
         if len(found):
-            jobs, left_out = sound(found)
-            return Advised({who: name}, since, until, len(jobs), left_out, _rows(jobs, ask, risk))
+            jobs, left_out = plausible_jobs(found)
+            return UsageAdvice(
+                {who: name}, since, until, len(jobs), left_out, _rows(jobs, ask, risk)
+            )
     raise InputError(
         f"no job of a {by or 'user, group, project or program'} called {name} that was submitted in that time has ended"
     )
 
 
-def sound(jobs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+def plausible_jobs(jobs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     """The jobs that tell what was used, and how many others there are, by why; each counts once."""
     walltime, cores = jobs["walltime"], jobs["cores"].fillna(jobs["requested_cores"]).fillna(1.0)
     beyond = walltime > SPARE_TIME * jobs["requested_walltime"] + 600
@@ -98,7 +100,9 @@ def sound(jobs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     return jobs[good], {why: count for why, count in left_out.items() if count}
 
 
-def wasteful(engine: Engine, since: datetime, until: datetime, most: int = 10) -> list[str]:
+def most_wasteful_users(
+    engine: Engine, since: datetime, until: datetime, most: int = 10
+) -> list[str]:
     """The users whose sound jobs left most core hours unused of what they asked for, the most wasteful first."""
     columns = [
         "user",
@@ -110,7 +114,9 @@ def wasteful(engine: Engine, since: datetime, until: datetime, most: int = 10) -
         "cpu_time",
         "peak_memory",
     ]
-    jobs, _ = sound(read_jobs(engine, since=since, until=until, ended=True, columns=columns))
+    jobs, _ = plausible_jobs(
+        read_jobs(engine, since=since, until=until, ended=True, columns=columns)
+    )
     unused = _unused(jobs).groupby(jobs["user"]).sum().sort_values(ascending=False, kind="stable")
     return [str(user) for user in unused[unused > 0].index[:most]]
 
@@ -132,11 +138,11 @@ def _rows(jobs: pd.DataFrame, ask: Ask, risk: float) -> list[dict[str, Any]]:
     )
     kinds = [part for _, part in alike if len(part) >= FEWEST]
     kinds = sorted(kinds, key=lambda part: -float(_unused(part).sum()))[:MOST_KINDS]
-    answers = ask([next_of(part) for part in kinds], (round(1 - risk, 6),)) if kinds else []
+    answers = ask([next_job(part) for part in kinds], (round(1 - risk, 6),)) if kinds else []
     return [_row(part, answer, risk) for part, answer in zip(kinds, answers, strict=True)]
 
 
-def next_of(jobs: pd.DataFrame) -> dict[str, Any]:
+def next_job(jobs: pd.DataFrame) -> dict[str, Any]:
     """The next job of a kind, as the latest was submitted."""
     latest = jobs.iloc[-1]
     return {name: latest[name] for name in KIND if pd.notna(latest[name])}
@@ -208,7 +214,7 @@ def _advice(
     }
 
 
-def sentences(advised: Advised, zone: str) -> list[str]:
+def sentences(advised: UsageAdvice, zone: str) -> list[str]:
     """The advice as a person reads it, with the time zone of its times."""
     begin, end = (
         pd.Timestamp(moment).tz_convert(zone) for moment in (advised.since, advised.until)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 
-def tell(engine: Engine, settings: Settings, wrong: Mapping[str, str], now: datetime) -> list[str]:
+def notify(
+    engine: Engine, settings: Settings, wrong: Mapping[str, str], now: datetime
+) -> list[str]:
     """Tell GRIDCAST_ALERTS of each key of ``wrong`` that is new (its sentence), and that is over (an empty sentence).
 
     Keys that are not given are left as they stand. Returns the titles of what was told; nothing is told where no address is set.
@@ -71,7 +73,7 @@ def send_once(
     return sent
 
 
-def standing(engine: Engine, since: datetime) -> set[str]:
+def active_alerts(engine: Engine, since: datetime) -> set[str]:
     """The keys that were told to be wrong since a moment and not to be over."""
     known = read_measurements(engine, kind="alert", since=since).drop_duplicates(
         "name", keep="last"

@@ -34,7 +34,7 @@ WHAT = ("program", "job_name")
 REQUESTS = ("requested_walltime", "requested_cores", "requested_memory")
 FIELDS = (*WHO, *WHAT, "queue", "site", *REQUESTS)
 """What of a kind of job is known when it is submitted, and told to the predictor."""
-FORGOTTEN: dict[str, tuple[str, ...]] = {
+OMITTED_FIELDS: dict[str, tuple[str, ...]] = {
     "job": (),
     "program": (),
     "user": (*WHAT, *REQUESTS),
@@ -48,7 +48,7 @@ MAGIC = "gridcast-table 1"
 UNSAFE = re.compile(rb"[\x00-\x20%|\x7f]")
 
 
-class UnansweredError(GridcastError):
+class NoAnswerError(GridcastError):
     """The predictor did not answer, or refused."""
 
 
@@ -57,7 +57,7 @@ class TableError(GridcastError):
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenTable:
     """A table that was written: where, when, by which model, its rows, and how many jobs are kinds of its finest."""
 
     file: Path
@@ -92,7 +92,7 @@ def write_table(
     days: float = 14,
     most: int = 20_000,
     now: datetime | None = None,
-) -> Written:
+) -> WrittenTable:
     """Ask for a prediction of each kind of job of the last ``days`` (the ``most`` commonest), and put the table in the file's place.
 
     Raises InputError where the store has several sources and none is named, TableError where the predictor does not answer or the file
@@ -105,7 +105,7 @@ def write_table(
     rows = _rows(kinds.assign(source=source))
     try:
         answers, version = ask(predictor, [row["fields"] for row in rows])
-    except UnansweredError as error:
+    except NoAnswerError as error:
         raise TableError(f"{error}; the old table stands") from None
     columns = _columns(answers)
     lines = sorted(_line(row, answer, columns) for row, answer in zip(rows, answers, strict=True))
@@ -116,7 +116,7 @@ def write_table(
         _safe(version),
         str(len(lines)),
     )
-    written = Written(file, now, version, len(lines), int(kinds["jobs"].sum()))
+    written = WrittenTable(file, now, version, len(lines), int(kinds["jobs"].sum()))
     try:
         _replace(
             file,
@@ -137,7 +137,7 @@ def own_predictor(settings: Settings) -> Gridcast:
     return Gridcast(settings.predictor_address, token, timeout=30)
 
 
-def asking(
+def prediction_function(
     predictor: Gridcast,
 ) -> Callable[[list[dict[str, Any]], Iterable[float]], list[dict[str, Any]]]:
     """``ask`` of a predictor, for whoever does not know one; the answers alone."""
@@ -168,7 +168,7 @@ def _rows(kinds: pd.DataFrame) -> list[dict[str, Any]]:
         "any": (name,),
     }
     rows: dict[str, dict[str, Any]] = {}
-    for level, forgotten in FORGOTTEN.items():
+    for level, forgotten in OMITTED_FIELDS.items():
         told = kinds.drop(columns=["submitted_at", "jobs", "longest", *forgotten]).astype(object)
         told = told.where(told.notna(), None)
         keys = zip(*values[level], strict=True) if level in values else repeat((), len(kinds))
@@ -194,11 +194,11 @@ def ask(
         try:
             answers += predictor.predict(part, quantiles=quantiles, keep=False)
         except RefusedError as error:
-            raise UnansweredError(
+            raise NoAnswerError(
                 f"the predictor refused jobs that were only thought of: {error}"
             ) from None
         if why := answers[-1].get("fallback"):
-            raise UnansweredError(str(why))
+            raise NoAnswerError(str(why))
     return answers, str(answers[0]["model_version"]) if answers else "none"
 
 
@@ -237,7 +237,7 @@ def _replace(file: Path, text: str) -> None:
         beside.unlink(missing_ok=True)
 
 
-def _metrics(written: Written) -> str:
+def _metrics(written: WrittenTable) -> str:
     """What Prometheus' node exporter reads from a text file: it goes on saying how old the table is when nobody writes it any more."""
     return (
         "# HELP gridcast_table_written_timestamp_seconds When the table of predictions was written.\n"

@@ -19,8 +19,8 @@ from services.http.authentication import Guard, read_tokens  # noqa: E402
 from services.http.endpoints import Endpoints  # noqa: E402
 from services.http.metrics import make_metrics  # noqa: E402
 from services.http.tracing import Traces  # noqa: E402
-from services.live.champion_watcher import Following  # noqa: E402
-from services.live.predictor_state import Live  # noqa: E402
+from services.live.champion_watcher import ChampionWatcher  # noqa: E402
+from services.live.predictor_state import PredictorState  # noqa: E402
 from services.live.shadow import Shadow  # noqa: E402
 
 endpoints = Endpoints()
@@ -35,11 +35,11 @@ class Service:
         # A thread that works in Python keeps others waiting for so long, each time: the log's must not cost a request 5 ms.
         sys.setswitchinterval(SWITCH_SECONDS)
         metrics = make_metrics()
-        self.live = Live(settings, metrics)
+        self.live = PredictorState(settings, metrics)
         self.shadow = Shadow(self.live)
         self.live.also_asked = self.shadow.ask
         self.traces = Traces(settings.otel_endpoint)
-        self.following = Following(
+        self.following = ChampionWatcher(
             self.live, lambda result: metrics.swaps.labels(result).inc(), self.shadow.follow
         )
         endpoints.open(self.live, self.traces)
@@ -50,7 +50,7 @@ class Service:
     @bentoml.on_shutdown
     def stop(self) -> None:
         """Stop following; record the answers that wait to be recorded, and send the traces."""
-        self.live.quiet.end()
+        self.live.idle.end()
         self.following.stop()
         self.shadow.stop()
         self.live.log.stop()

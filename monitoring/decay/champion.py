@@ -16,7 +16,7 @@ from models.baselines.available_history import see
 from models.quantities.targets import TARGETS, Target
 from monitoring.decay import detection as decay
 from monitoring.decay.accuracy import accuracy
-from monitoring.decay.delayed_labels import largest, yardstick
+from monitoring.decay.delayed_labels import largest, make_delayed_labels
 from monitoring.decay.detection import Alarm
 from monitoring.drift.check import first_answers
 
@@ -45,7 +45,7 @@ FIELDS = (
 
 
 @dataclass(frozen=True)
-class Watched:
+class DecayReport:
     """What a look at the champion's predictions found: ``alarms`` that stand, in a ``sentence``; ``answers`` were judged.
 
     ``measurements`` has the columns of ``jobs.store.add_measurements``, of kind decay.
@@ -59,7 +59,7 @@ class Watched:
 
 def watch_champion(
     engine: Engine, label: str, now: datetime, target: str = "walltime", clusters: int = CLUSTERS
-) -> Watched:
+) -> DecayReport:
     """Judge what version ``label`` predicted until ``now``; the numbers go into the store as kind decay.
 
     Looking again at the same moment changes nothing. The test is run from the version's first answer on: there is no state to lose.
@@ -70,7 +70,7 @@ def watch_champion(
         "submitted_at", kind="stable"
     )
     if len(answers) < FEWEST:
-        return Watched(
+        return DecayReport(
             f"Too few answers to judge {label} by: {len(answers):,}, and {FEWEST} are needed."
         )
     jobs = _history(engine, answers)
@@ -80,12 +80,12 @@ def watch_champion(
     found_at = place.reindex(pd.MultiIndex.from_frame(answers[["source", "job_id"]])).to_numpy()
     answers, rows = answers[~np.isnan(found_at)], found_at[~np.isnan(found_at)].astype(np.int64)
     until = in_microseconds(moment)
-    measure = yardstick(see(jobs, aim), int(rows.min()))
+    measure = make_delayed_labels(see(jobs, aim), int(rows.min()))
     judged = measure.judge(rows, answers["point"].to_numpy(dtype=float), until)
     stand = tuple(
         alarm
         for alarm in decay.alarms(judged, largest(judged.cluster, clusters))
-        if alarm.stands(until)
+        if alarm.is_active(until)
     )
     sentence = _sentence(label, len(judged.at), stand, measure.baseline)
     details = {
@@ -105,7 +105,7 @@ def watch_champion(
     )
     with engine.begin() as connection:
         add_measurements(connection, measurements)
-    return Watched(sentence, len(judged.at), stand, measurements)
+    return DecayReport(sentence, len(judged.at), stand, measurements)
 
 
 def _history(engine: Engine, answers: pd.DataFrame) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from models.baselines.catalogue import HEURISTICS, predict_all
 from models.histories.features import NEVER
 from models.refiner.clusters import telling_field
 from monitoring.decay import detection as decay
-from monitoring.decay.detection import Judged
+from monitoring.decay.detection import ScoredPredictions
 from monitoring.drift.windows import bursts_of
 
 FEWEST_ALIKE = 5
@@ -23,7 +23,7 @@ FEWEST_ALIKE = 5
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class DelayedLabels:
     """A row a job, in order of submission; times in microseconds.
 
     ``simple`` is what the best simple ``baseline`` said; it ``lost`` so much when judged at ``judged``, by ``actual`` or, where that was
@@ -42,7 +42,7 @@ class Yardstick:
     burst: Integers
     cluster: npt.NDArray[Any]
 
-    def judge(self, rows: Integers, point: Floats, until: int | None = None) -> Judged:
+    def judge(self, rows: Integers, point: Floats, until: int | None = None) -> ScoredPredictions:
         """What predictions ``point`` for ``rows`` lost beside the baseline's, as far as that was told by ``until``."""
         excess = (
             decay.losses(point, self.actual[rows], self.ran[rows], self.scale) - self.lost[rows]
@@ -53,17 +53,17 @@ class Yardstick:
             & (until is None or self.judged[rows] <= until)
         )
         kept = rows[use]
-        return Judged(
+        return ScoredPredictions(
             self.judged[kept], excess[use], self.move[kept], self.burst[kept], self.cluster[kept]
         )
 
 
-def yardstick(seen: Seen, first: int) -> Yardstick:
+def make_delayed_labels(seen: Seen, first: int) -> DelayedLabels:
     """The yardstick of the jobs of ``seen``, taken from what those before row ``first`` had shown by then."""
     jobs, target, at, known, values = seen.jobs, seen.target, seen.at, seen.known, seen.values
     told = (known != NEVER) & np.isfinite(values)
     ended = np.flatnonzero(told[:first] & (known[:first] <= at[min(first, len(at) - 1)]))
-    judged = at + decay.judging_delay(at[ended], known[ended])
+    judged = at + decay.label_delay(at[ended], known[ended])
     actual = np.where(told & (known <= judged), values, np.nan)
     scale = max(
         float(np.quantile(values[ended], decay.DELAYS)) if len(ended) else 0.0, target.grid.lowest
@@ -83,9 +83,9 @@ def yardstick(seen: Seen, first: int) -> Yardstick:
         if len(ended)
         else HEURISTICS[0]
     )
-    move = decay.moves(actual, ran, _typical(jobs, values, ended))
+    move = decay.outcome_shifts(actual, ran, _typical(jobs, values, ended))
     burst = bursts_of(jobs.iloc[:0], jobs)[1]
-    return Yardstick(
+    return DelayedLabels(
         best, simple[best], judged, actual, ran, scale, lost[best], move, burst, clusters_of(jobs)
     )
 

@@ -40,15 +40,15 @@ LEAST_MOVE = 0.05
 """A smaller move of the outcomes is neither: of a factor of MOST this share, in logarithms."""
 MOST = 10.0
 """Outcomes that differ from what like jobs took before by more than this factor count as this."""
-STANDS = 7 * 86400 * 1_000_000
+ACTIVE_FOR = 7 * 86400 * 1_000_000
 """How long a move, which is noticed once, is spoken of as standing."""
 
 
 @dataclass(frozen=True)
-class Judged:
+class ScoredPredictions:
     """Predictions judged, in order of ``at`` (int64, microseconds): ``excess`` is the loss less the baseline's (float64, −1 to 1).
 
-    ``move`` is how far the outcome lies from what like jobs took before (see ``moves``); ``burst`` (int64) says which jobs came
+    ``move`` is how far the outcome lies from what like jobs took before (see ``outcome_shifts``); ``burst`` (int64) says which jobs came
     together, ``cluster`` (object) whose jobs they are.
     """
 
@@ -58,9 +58,9 @@ class Judged:
     burst: Integers
     cluster: npt.NDArray[Any]
 
-    def take(self, rows: Any) -> Judged:
+    def take(self, rows: Any) -> ScoredPredictions:
         """Some of them."""
-        return Judged(
+        return ScoredPredictions(
             self.at[rows], self.excess[rows], self.move[rows], self.burst[rows], self.cluster[rows]
         )
 
@@ -80,7 +80,7 @@ class Alarm:
     now: float
     until: int | None = None
 
-    def stands(self, now: int) -> bool:
+    def is_active(self, now: int) -> bool:
         """Whether it had begun and not ended by ``now``."""
         return self.at <= now and (self.until is None or now < self.until)
 
@@ -93,7 +93,7 @@ class Alarm:
         return f"what predictions{where} lose beside the best simple baseline rose from {self.before:+.3f} to {self.now:+.3f}"
 
 
-def judging_delay(at: Integers, known: Integers) -> int:
+def label_delay(at: Integers, known: Integers) -> int:
     """How long after submission (microseconds) a prediction is judged, from when earlier jobs ended; ``known`` of those that did."""
     return int(min(np.quantile(known - at, DELAYS), LONGEST_DELAY)) if len(at) else LONGEST_DELAY
 
@@ -111,7 +111,7 @@ def losses(point: Floats, actual: Floats, ran: Floats, scale: float) -> Floats:
     return np.asarray((ratio + np.minimum((high - low) / scale, 1)) / 2)
 
 
-def moves(actual: Floats, ran: Floats, before: Floats) -> Floats:
+def outcome_shifts(actual: Floats, ran: Floats, before: Floats) -> Floats:
     """How far outcomes lie from what like jobs took ``before``: logarithms of the ratio to the base MOST, −1 to 1 (float64[n]).
 
     ``actual`` and ``ran`` as for ``losses``: a job that still runs has moved by how far it has outlived that, NaN where it has not begun.
@@ -125,7 +125,10 @@ def moves(actual: Floats, ran: Floats, before: Floats) -> Floats:
 
 
 def alarms(
-    judged: Judged, clusters: Sequence[str] = (), delta: float = DELTA, moved: float = MOVED
+    judged: ScoredPredictions,
+    clusters: Sequence[str] = (),
+    delta: float = DELTA,
+    moved: float = MOVED,
 ) -> list[Alarm]:
     """Every alarm of the sequential test, in order of time: over all jobs, and in each of ``clusters``."""
     parts = {EVERYWHERE: np.arange(len(judged.at))} | {
@@ -138,7 +141,7 @@ def alarms(
     return sorted(found, key=lambda alarm: (alarm.at, alarm.segment != EVERYWHERE))
 
 
-def demands_training(
+def training_trigger(
     found: Sequence[Alarm], now: int, trained: int, new: int, known: int, cooldown: int
 ) -> Alarm | None:
     """The alarm by which a model should be trained anew at ``now`` (microseconds, as ``trained`` and ``cooldown``), if one does.
@@ -150,12 +153,12 @@ def demands_training(
         return None
     renewed = 2 * new >= min(known, 2 * TRAINING_ROWS)
     for alarm in found:
-        if renewed and alarm.stands(now) if alarm.kind == "worse" else trained < alarm.at <= now:
+        if renewed and alarm.is_active(now) if alarm.kind == "worse" else trained < alarm.at <= now:
             return alarm
     return None
 
 
-def _excesses(judged: Judged, segment: str, delta: float) -> list[Alarm]:
+def _excesses(judged: ScoredPredictions, segment: str, delta: float) -> list[Alarm]:
     from river.drift import ADWIN
 
     found: list[Alarm] = []
@@ -184,7 +187,7 @@ def _excesses(judged: Judged, segment: str, delta: float) -> list[Alarm]:
     return [*found, *(alarm for alarm in (rise, worse) if alarm)]
 
 
-def _moved(judged: Judged, segment: str, delta: float) -> list[Alarm]:
+def _moved(judged: ScoredPredictions, segment: str, delta: float) -> list[Alarm]:
     from river.drift import ADWIN
 
     found: list[Alarm] = []
@@ -194,7 +197,9 @@ def _moved(judged: Judged, segment: str, delta: float) -> list[Alarm]:
         latest.append(move)
         before = _update(window, move)
         if before is not None and abs(np.mean(latest) - before) > LEAST_MOVE:
-            found.append(Alarm(at, "moved", segment, before, float(np.mean(latest)), at + STANDS))
+            found.append(
+                Alarm(at, "moved", segment, before, float(np.mean(latest)), at + ACTIVE_FOR)
+            )
     return found
 
 
@@ -207,7 +212,7 @@ def _update(window: Any, value: float) -> float | None:
     return float(2 * (total - window.total) / (width - window.width) - 1)
 
 
-def _observations(judged: Judged, values: Floats) -> list[tuple[int, float]]:
+def _observations(judged: ScoredPredictions, values: Floats) -> list[tuple[int, float]]:
     """The mean of ``values`` in each burst in each LOOK, told at the end of the LOOK, in order."""
     if not len(judged.at):
         return []

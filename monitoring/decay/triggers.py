@@ -10,7 +10,7 @@ from jobs.coded_jobs import in_microseconds
 from jobs.store import count_jobs, read_measurements
 from models.releases.versions import Version
 from monitoring.decay import detection as decay
-from monitoring.decay.champion import Watched
+from monitoring.decay.champion import DecayReport
 from monitoring.drift.report import DriftReport
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ OUTCOMES = ("walltime", "cpu_time", "peak_memory", "read_bytes", "written_bytes"
 def reason_to_retrain(
     engine: Engine,
     card: Mapping[str, Any],
-    watched: Watched,
+    decay_report: DecayReport,
     drift: DriftReport,
     latest: Version,
     now: datetime,
@@ -30,7 +30,7 @@ def reason_to_retrain(
 ) -> str:
     """Why to train now, in a sentence, empty where there is no reason; ``latest`` is the newest version, ``cooldown`` in s.
 
-    A demand by decay is that of ``decay.demands_training``, the same as in a rehearsal. Drift matters where it is of an outcome or of
+    A demand by decay is that of ``decay.training_trigger``, the same as in a rehearsal. Drift matters where it is of an outcome or of
     a field that the model looks at, and where the last training has not seen it: what was tried is not tried again each hour.
     """
     trained = latest.created_at
@@ -39,8 +39,8 @@ def reason_to_retrain(
     known = int(count_jobs(engine)["ended"].sum())
     dropped = int(read_measurements(engine, "jobs", kind="retention", since=trained)["value"].sum())
     new = known + dropped - int(latest.tags.get("jobs", 0))
-    if alarm := decay.demands_training(
-        watched.alarms,
+    if alarm := decay.training_trigger(
+        decay_report.alarms,
         in_microseconds(now),
         in_microseconds(trained),
         new,

@@ -2,7 +2,7 @@
 
 A p-value calls every difference real once there are 100,000 rows. An effect size does not grow with the rows, but grid jobs
 come in bursts, a task of a thousand alike at once, so that two windows of a steady grid differ far more than as many
-independent jobs would. ``by_stretches`` and ``by_bursts`` measure by how much.
+independent jobs would. ``largest_block_distance`` and ``largest_permuted_distance`` measure by how much.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Values = npt.NDArray[np.float64] | Codes
 
 BUCKETS = 20
 OTHER, NEW = -1, -2
-STRETCHES = 8
-DEALS = 40
+BLOCKS = 8
+PERMUTATIONS = 40
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,9 @@ def buckets(reference: Values, current: Values, most: int = BUCKETS) -> tuple[Co
     return names[codes[0]], names[codes[1]]
 
 
-def by_stretches(reference: Values, jobs: int, distance: Distance, sampling: Sampling) -> float:
+def largest_block_distance(
+    reference: Values, jobs: int, distance: Distance, sampling: Sampling
+) -> float:
     """The largest distance of a stretch of ``jobs`` rows (a third at most) of ``reference`` from all its others.
 
     ``reference`` is in order of time; STRETCHES stretches are tried. 0 where it cannot be told.
@@ -99,7 +101,7 @@ def by_stretches(reference: Values, jobs: int, distance: Distance, sampling: Sam
     size = min(jobs, len(reference) // 3)
     if size < 1:
         return 0.0
-    starts = np.unique(np.linspace(0, len(reference) - size, STRETCHES).astype(int))
+    starts = np.unique(np.linspace(0, len(reference) - size, BLOCKS).astype(int))
     return _largest(
         [
             distance(
@@ -112,7 +114,7 @@ def by_stretches(reference: Values, jobs: int, distance: Distance, sampling: Sam
     )
 
 
-def by_bursts(
+def largest_permuted_distance(
     reference: Values,
     current: Values,
     bursts: tuple[Codes, Codes],
@@ -132,7 +134,7 @@ def by_bursts(
     sizes = np.bincount(burst)
     random = np.random.default_rng(sampling.seed)
     found = []
-    for _ in range(DEALS if len(names) > 2 else 0):
+    for _ in range(PERMUTATIONS if len(names) > 2 else 0):
         order = random.permutation(len(names))
         dealt = np.isin(
             burst, order[: 1 + int(np.searchsorted(np.cumsum(sizes[order]), len(rows[1])))]

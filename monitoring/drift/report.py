@@ -20,15 +20,15 @@ from infra.settings import prepare_environment
 from models.quantities.targets import TARGETS
 from monitoring.decay.accuracy import accuracy
 from monitoring.drift.effect_sizes import Sampling
-from monitoring.drift.verdict import Verdict, judge, plain, say
+from monitoring.drift.verdict import Verdict, describe_finding, judge, plain_text
 from monitoring.drift.windows import (
-    LEAST_JOBS,
+    MIN_JOBS,
     Column,
     Finding,
     comparable,
     compare_clusters,
     compare_columns,
-    ended,
+    ended_jobs,
 )
 
 KEEP = 48
@@ -72,10 +72,10 @@ def report(
     """
     sampling = sampling or Sampling()
     measured_at = measured_at or datetime.now(UTC)
-    reference, current = ended(reference), ended(current)
+    reference, current = ended_jobs(reference), ended_jobs(current)
     columns: list[Column] = []
     findings: list[Finding] = []
-    if min(len(reference), len(current)) >= LEAST_JOBS:
+    if min(len(reference), len(current)) >= MIN_JOBS:
         columns = list(comparable(reference, current, sampling))
         findings = compare_columns(reference, current, columns, sampling) + compare_clusters(
             reference, current, sampling
@@ -129,7 +129,7 @@ def data_page(
         for column in columns:
             for frame, values in zip(frames, column.sampled(sampling), strict=True):
                 frame[column.label] = pd.Series(
-                    [plain(value) if isinstance(value, str) else value for value in values]
+                    [plain_text(value) if isinstance(value, str) else value for value in values]
                 )
         definition = DataDefinition(
             numerical_columns=[column.label for column in columns if not column.names],
@@ -181,10 +181,13 @@ def _preface(heading: str, clusters: Sequence[Finding]) -> Any:
             return []
 
         def render(self, context: Any, child_widgets: Any = None) -> list[Any]:
-            parts = [text_widget(text=plain(heading, 2000), title="Gridcast")]
+            parts = [text_widget(text=plain_text(heading, 2000), title="Gridcast")]
             if clusters:
                 rows = [
-                    [plain(part.cluster), plain(say(replace(part, cluster="")), 200)]
+                    [
+                        plain_text(part.cluster),
+                        plain_text(describe_finding(replace(part, cluster="")), 200),
+                    ]
                     for part in clusters
                 ]
                 parts.append(

@@ -17,16 +17,16 @@ from monitoring.drift.effect_sizes import (
     Sampling,
     Values,
     buckets,
-    by_bursts,
-    by_stretches,
     category_distance,
+    largest_block_distance,
+    largest_permuted_distance,
     missing_distance,
     number_distance,
 )
 
-LEAST_JOBS = 100
+MIN_JOBS = 100
 """Fewer jobs than this in a window, or values in a column, say nothing."""
-LEAST_EFFECT = 0.1
+MIN_EFFECT = 0.1
 """A smaller move is not worth a person's time: a tenth of a standard deviation, of a Jensen-Shannon distance, or of a share."""
 MARGIN = 1.25
 """A move counts when it is so many times the largest that dealing out the bursts anew makes."""
@@ -38,7 +38,7 @@ LEVELS = ("site", "group", "program", "user")
 CLUSTERS = 10
 """Clusters of a level that are looked at: those with the most recent jobs."""
 CLUSTER_COLUMNS = ("walltime", "cpu_time", "peak_memory")
-LEAST_CLUSTER_EFFECT = 0.25
+MIN_CLUSTER_EFFECT = 0.25
 CLUSTER_SAMPLE = 2000
 
 
@@ -90,7 +90,7 @@ class Finding:
         return self.value > self.threshold
 
 
-def ended(jobs: pd.DataFrame) -> pd.DataFrame:
+def ended_jobs(jobs: pd.DataFrame) -> pd.DataFrame:
     """The jobs that have ended, in order of their end.
 
     Windows are cut by the end because a window of recent submissions holds only the short jobs of those that will end.
@@ -110,7 +110,7 @@ def comparable(
                     np.count_nonzero(~np.isnan(values[sampling.rows(len(values))]))
                     for values in (first, second)
                 )
-                < LEAST_JOBS
+                < MIN_JOBS
             ):
                 continue
             if pd.concat([reference[name], current[name]]).nunique() <= FEW_VALUES:
@@ -174,8 +174,10 @@ class _Look:
         value = distance(reference, current, self.sampling)
         threshold = self.least
         if value > self.least:
-            stretches = by_stretches(reference, len(current), distance, self.sampling)
-            chance = by_bursts(reference, current, self.bursts, distance, self.sampling)
+            stretches = largest_block_distance(reference, len(current), distance, self.sampling)
+            chance = largest_permuted_distance(
+                reference, current, self.bursts, distance, self.sampling
+            )
             threshold = max(self.least, stretches, MARGIN * chance)
             details = details | {"stretches": stretches, "bursts": chance}
         return Finding(kind, name, self.cluster, value, threshold, details)
@@ -202,7 +204,7 @@ def compare_columns(
     reference: pd.DataFrame, current: pd.DataFrame, columns: list[Column], sampling: Sampling
 ) -> list[Finding]:
     """How far each column lies from the reference; both windows are ended jobs in order of their end, neither empty."""
-    look = _Look(bursts_of(reference, current), sampling, LEAST_EFFECT)
+    look = _Look(bursts_of(reference, current), sampling, MIN_EFFECT)
     findings = []
     for name in (*OF_KIND["number"], *CATEGORIES):
         if name in reference and name in current:
@@ -267,7 +269,7 @@ def compare_clusters(
         large = [
             name
             for name, jobs in recent.items()
-            if jobs >= LEAST_JOBS and known.get(name, 0) >= 3 * LEAST_JOBS
+            if jobs >= MIN_JOBS and known.get(name, 0) >= 3 * MIN_JOBS
         ]
         for name in large[:CLUSTERS]:
             inside = [(frame[level] == name).to_numpy() for frame in (reference, current)]
@@ -275,7 +277,7 @@ def compare_clusters(
             look = _Look(
                 (bursts[0][inside[0]], bursts[1][inside[1]]),
                 sampling,
-                LEAST_CLUSTER_EFFECT,
+                MIN_CLUSTER_EFFECT,
                 f"{level}={name}",
             )
             for column in comparable(

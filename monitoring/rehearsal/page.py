@@ -11,7 +11,7 @@ import pandas as pd
 
 from infra.aliases import Floats
 from models.evaluation.plots import as_html
-from monitoring.rehearsal.rehearse import Life, Rehearsal
+from monitoring.rehearsal.rehearse import PolicyRun, Rehearsal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ td:first-child,th:first-child,td:nth-child(2),th:nth-child(2),.text td{{text-ali
 img{{max-width:100%}}div{{overflow-x:auto}}</style>
 <h1>{title}</h1>
 <p>{about}</p>
-{worth}
+{benefit}
 <div><table><tr>{headings}</tr>{rows}</table></div>
 <p>Over never: the mean absolute error as a share of never's, with its 95 % interval when whole blocks of time are drawn again.
 The first training, of the warm-up, is everybody's and not counted.</p>
@@ -52,7 +52,7 @@ The first training, of the warm-up, is everybody's and not counted.</p>
 <h2>Every retraining</h2>
 <div><table class="text"><tr><th>when</th><th>predictor</th><th>policy</th><th>why</th><th>promoted</th>
 <th>what the comparison said</th></tr>
-{attempts}</table></div>
+{retrainings}</table></div>
 </html>
 """
 
@@ -60,7 +60,7 @@ The first training, of the warm-up, is everybody's and not counted.</p>
 def write_page(found: Rehearsal, name: str, folder: Path) -> Path:
     """Write ``rehearsal.html`` about the log ``name`` into ``folder`` (made if it is not there); returns its path."""
     rows = found.rows
-    predictors = list(dict.fromkeys(life.predictor for life in found.lives))
+    predictors = list(dict.fromkeys(life.predictor for life in found.runs))
     figures = {f"Error of {one} over time": _error_over_time(found, one) for one in predictors} | {
         "What was trained": _costs(found)
     }
@@ -73,14 +73,16 @@ def write_page(found: Rehearsal, name: str, folder: Path) -> Path:
     text = PAGE.format(
         title=f"Rehearsal of {escape(name)}",
         about=escape(about),
-        worth="".join(f"<p>{escape(worth(row))}</p>" for row in rows if row["policy"] != "never"),
+        benefit="".join(
+            f"<p>{escape(describe_benefit(row))}</p>" for row in rows if row["policy"] != "never"
+        ),
         headings="".join(f"<th>{heading}</th>" for heading, _ in COLUMNS.values()),
         rows="".join(
             f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in _cells(row))}</tr>"
             for row in rows
         ),
         figures=as_html(figures),
-        attempts="".join(_lines(life) for life in found.lives)
+        retrainings="".join(_lines(life) for life in found.runs)
         or '<tr><td colspan="6">none</td></tr>',
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +91,7 @@ def write_page(found: Rehearsal, name: str, folder: Path) -> Path:
     return path
 
 
-def worth(row: dict[str, object]) -> str:
+def describe_benefit(row: dict[str, object]) -> str:
     """What retraining is worth over never, in a sentence, from a row of ``Rehearsal.rows``."""
     who = f"{row['predictor']}, retrained {'on a schedule' if row['policy'] == 'schedule' else 'on decay'}"
     share, low, high = (
@@ -113,9 +115,9 @@ def _cells(row: dict[str, object]) -> list[str]:
     return list(shown.values())
 
 
-def _lines(life: Life) -> str:
+def _lines(life: PolicyRun) -> str:
     found = []
-    for one in life.attempts:
+    for one in life.retrainings:
         cells = (
             f"{pd.Timestamp(one.at, unit='us'):%Y-%m-%d %H:%M}",
             life.predictor,
@@ -140,13 +142,13 @@ def _error_over_time(found: Rehearsal, predictor: str) -> Figure:
         color="0.7",
         label=f"baseline {found.baseline}",
     )
-    for life in found.lives:
+    for life in found.runs:
         if life.predictor != predictor:
             continue
         colour, shown = COLOURS[life.policy], _means(found, life.point, edges)
         axes.plot(dates, shown, color=colour, label=life.policy, linewidth=1.2)
         for promoted, sign in ((True, "^"), (False, "x")):
-            times = _dates([one.at for one in life.attempts if one.promoted == promoted])
+            times = _dates([one.at for one in life.retrainings if one.promoted == promoted])
             level = 0.06 if life.policy == "decay" else 0.02
             label = (
                 f"{life.policy}: {'promoted' if promoted else 'refused'}" if len(times) else None
@@ -176,13 +178,13 @@ def _means(found: Rehearsal, point: Floats, edges: np.ndarray) -> Floats:
 def _costs(found: Rehearsal) -> Figure:
     """The seconds of training of each life, added up over time."""
     figure, axes = _axes("Seconds of training, added up")
-    for life in found.lives:
+    for life in found.runs:
         if life.policy != "never":
             times = _dates(
-                [int(found.at[0]), *(one.at for one in life.attempts), int(found.at[-1])]
+                [int(found.at[0]), *(one.at for one in life.retrainings), int(found.at[-1])]
             )
-            spent = np.cumsum([0.0, *(one.seconds for one in life.attempts), 0.0])
-            style = "-" if life.predictor == found.lives[0].predictor else "--"
+            spent = np.cumsum([0.0, *(one.seconds for one in life.retrainings), 0.0])
+            style = "-" if life.predictor == found.runs[0].predictor else "--"
             axes.step(
                 times,
                 spent,

@@ -22,19 +22,19 @@ from models.quantities.targets import Target
 from models.releases.comparison import difference
 from models.releases.release import FEWEST_LATER, is_better, judged_since
 from monitoring.decay import detection as decay
-from monitoring.decay.delayed_labels import Yardstick, largest, yardstick
+from monitoring.decay.delayed_labels import DelayedLabels, largest, make_delayed_labels
 from monitoring.decay.detection import Alarm
 from monitoring.rehearsal.retrained_models import (
+    AnsweredRows,
     Engine,
-    Learner,
-    Plain,
-    Stretch,
-    Trained,
+    PlainCatBoost,
+    RetrainedModel,
+    TrainedModel,
 )
 
 Policy = Literal["never", "schedule", "decay"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
-PREDICTORS = (Engine.name, Plain.name)
+PREDICTORS = (Engine.name, PlainCatBoost.name)
 WARM_UP = 0.1
 PERIODS = 10
 """The schedule retrains so many times, unless a period is given: each tenth of the log's time."""
@@ -45,7 +45,7 @@ CLUSTERS = 5
 
 
 @dataclass(frozen=True)
-class Attempt:
+class Retraining:
     """One retraining: when (microseconds), why, whether it was promoted and by which sentence, and what it took (s)."""
 
     at: int
@@ -57,7 +57,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Life:
+class PolicyRun:
     """What a learner's predictions were under one policy, job by job of ``Rehearsal.rows``, and how often it was retrained."""
 
     predictor: str
@@ -65,7 +65,7 @@ class Life:
     point: Floats
     low: Floats
     high: Floats
-    attempts: tuple[Attempt, ...]
+    retrainings: tuple[Retraining, ...]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Rehearsal:
     baseline: str
     baseline_point: Floats
     period: float
-    lives: tuple[Life, ...]
+    runs: tuple[PolicyRun, ...]
 
     @property
     def rows(self) -> list[dict[str, object]]:
@@ -89,11 +89,11 @@ class Rehearsal:
         block = blocks(pd.Series(pd.to_datetime(self.at, unit="us", utc=True)))
         never = {
             life.predictor: np.abs(life.point - self.truth)
-            for life in self.lives
+            for life in self.runs
             if life.policy == "never"
         }
         found: list[dict[str, object]] = []
-        for life in self.lives:
+        for life in self.runs:
             error = np.abs(life.point - self.truth)
             _, ratio = against(error, never[life.predictor], block)
             found.append(
@@ -109,10 +109,10 @@ class Rehearsal:
                     "mae_ratio": ratio.value,
                     "mae_ratio_low": ratio.low,
                     "mae_ratio_high": ratio.high,
-                    "trainings": len(life.attempts),
-                    "promotions": sum(attempt.promoted for attempt in life.attempts),
-                    "alarms": sum(attempt.alarm is not None for attempt in life.attempts),
-                    "training_seconds": sum(attempt.seconds for attempt in life.attempts),
+                    "trainings": len(life.retrainings),
+                    "promotions": sum(attempt.promoted for attempt in life.retrainings),
+                    "alarms": sum(attempt.alarm is not None for attempt in life.retrainings),
+                    "training_seconds": sum(attempt.seconds for attempt in life.retrainings),
                 }
             )
         return found
@@ -142,38 +142,40 @@ def rehearse(
     log = _read(seen, first)
     span = int(log.at[-1] - log.at[first])
     every = int(period * 1e6) if period else max(span // PERIODS, 1)
-    lives: list[Life] = []
+    runs: list[PolicyRun] = []
     for name in predictors:
-        learner: Learner = (
-            Plain(seen) if name == Plain.name else Engine(jobs, target, first, progress)
+        learner: RetrainedModel = (
+            PlainCatBoost(seen)
+            if name == PlainCatBoost.name
+            else Engine(jobs, target, first, progress)
         )
         for policy in POLICIES:
             if progress:
                 progress(
-                    f"{name}, retrained: {policy}", len(lives) / (len(predictors) * len(POLICIES))
+                    f"{name}, retrained: {policy}", len(runs) / (len(predictors) * len(POLICIES))
                 )
-            lives.append(_live(learner, policy, log, every))
+            runs.append(_live(learner, policy, log, every))
     counted = np.flatnonzero(np.isfinite(log.values[first:]))
-    lives = [
-        Life(
+    runs = [
+        PolicyRun(
             one.predictor,
             one.policy,
             one.point[counted],
             one.low[counted],
             one.high[counted],
-            one.attempts,
+            one.retrainings,
         )
-        for one in lives
+        for one in runs
     ]
     rows = counted + first
     return Rehearsal(
         len(jobs),
         log.at[rows],
         log.values[rows],
-        log.yardstick.baseline,
-        log.yardstick.simple[rows],
+        log.make_delayed_labels.baseline,
+        log.make_delayed_labels.simple[rows],
         every / 1e6,
-        tuple(lives),
+        tuple(runs),
     )
 
 
@@ -186,8 +188,8 @@ class _Log:
     ends: Integers
     values: Floats
     first: int
-    yardstick: Yardstick
-    watched: tuple[str, ...]
+    make_delayed_labels: DelayedLabels
+    decay_report: tuple[str, ...]
 
 
 def _read(seen: Seen, first: int) -> _Log:
@@ -198,25 +200,25 @@ def _read(seen: Seen, first: int) -> _Log:
         raise TrainingError(
             f"only {ended.sum():,} jobs of the warm-up ended within it, and {FEWEST_LATER} are needed: give more jobs"
         )
-    made = yardstick(seen, first)
+    made = make_delayed_labels(seen, first)
     ends = np.sort(seen.known[np.isfinite(seen.values)])
     return _Log(
         seen.at, seen.known, ends, seen.values, first, made, largest(made.cluster[:first], CLUSTERS)
     )
 
 
-def _live(learner: Learner, policy: Policy, log: _Log, every: int) -> Life:
+def _live(learner: RetrainedModel, policy: Policy, log: _Log, every: int) -> PolicyRun:
     """One life: the first model answers from the end of the warm-up, and each promoted one from its promotion on."""
     now = int(log.at[log.first])
     serving = learner.train(now)
-    attempts: list[Attempt] = []
-    stretches: list[Stretch] = []
+    retrainings: list[Retraining] = []
+    stretches: list[AnsweredRows] = []
     trained, end = now, int(log.at[-1])
     row, answers = log.first, learner.points(serving, np.arange(log.first, len(log.at)))
     found = _alarms(log, row, answers) if policy == "decay" else []
     while policy != "never" and (now := now + decay.LOOK) <= end:
         alarm = (
-            _demanded(found, log, now, trained, int(COOLDOWN * every) if attempts else 0)
+            _demanded(found, log, now, trained, int(COOLDOWN * every) if retrainings else 0)
             if policy == "decay"
             else None
         )
@@ -226,49 +228,56 @@ def _live(learner: Learner, policy: Policy, log: _Log, every: int) -> Life:
         model, attempt = _attempt(
             learner, serving, log, now, str(alarm) if alarm else "on schedule", alarm
         )
-        attempts.append(attempt)
+        retrainings.append(attempt)
         if model is not None:
             until = int(np.searchsorted(log.at, now))
-            stretches.append(Stretch(np.arange(row, until), serving, answers[: until - row]))
+            stretches.append(AnsweredRows(np.arange(row, until), serving, answers[: until - row]))
             row, serving, answers = (
                 until,
                 model,
                 learner.points(model, np.arange(until, len(log.at))),
             )
             found = _alarms(log, row, answers) if policy == "decay" else []
-    stretches.append(Stretch(np.arange(row, len(log.at)), serving, answers))
+    stretches.append(AnsweredRows(np.arange(row, len(log.at)), serving, answers))
     low, high = learner.ranges(stretches)
-    return Life(
+    return PolicyRun(
         learner.name,
         policy,
         np.concatenate([stretch.points for stretch in stretches]),
         low,
         high,
-        tuple(attempts),
+        tuple(retrainings),
     )
 
 
 def _alarms(log: _Log, row: int, answers: Floats) -> list[Alarm]:
     """The alarms about a model that gives ``answers`` from ``row`` on; each depends only on what was judged before it."""
-    return decay.alarms(log.yardstick.judge(np.arange(row, len(log.at)), answers), log.watched)
+    return decay.alarms(
+        log.make_delayed_labels.judge(np.arange(row, len(log.at)), answers), log.decay_report
+    )
 
 
 def _demanded(
     found: Sequence[Alarm], log: _Log, now: int, trained: int, cooldown: int
 ) -> Alarm | None:
     before, ended = np.searchsorted(log.ends, [trained, now], side="right")
-    return decay.demands_training(found, now, trained, int(ended - before), int(ended), cooldown)
+    return decay.training_trigger(found, now, trained, int(ended - before), int(ended), cooldown)
 
 
 def _attempt(
-    learner: Learner, serving: Trained, log: _Log, now: int, why: str, alarm: Alarm | None
-) -> tuple[Trained | None, Attempt]:
+    learner: RetrainedModel,
+    serving: TrainedModel,
+    log: _Log,
+    now: int,
+    why: str,
+    alarm: Alarm | None,
+) -> tuple[TrainedModel | None, Retraining]:
     """Train on the earlier jobs, compare on the later ones, and where it is better train on all: what the flow ``retrain`` does."""
     ended = np.flatnonzero((log.known <= now) & np.isfinite(log.values))
     since = judged_since(log.at[ended], serving.at)
     later = ended[log.at[ended] > since]
     if len(later) < FEWEST_LATER:
-        return None, Attempt(
+        return None, Retraining(
             now, why, False, f"nothing to compare by: only {len(later)} later jobs", 0.0, alarm
         )
     candidate = learner.train(since, serving)
@@ -276,6 +285,6 @@ def _attempt(
     compared = difference(pd.Series(log.values[later]), mine, theirs)
     verdict = f"on {len(later):,} later jobs its mean absolute error is {compared}"
     if not is_better(compared):
-        return None, Attempt(now, why, False, verdict, candidate.seconds, alarm)
+        return None, Retraining(now, why, False, verdict, candidate.seconds, alarm)
     final = learner.train(now, candidate)
-    return final, Attempt(now, why, True, verdict, candidate.seconds + final.seconds, alarm)
+    return final, Retraining(now, why, True, verdict, candidate.seconds + final.seconds, alarm)

@@ -36,7 +36,7 @@ ALIKE = 250
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A model, when it was trained, and how long that took (s); ``line`` are the times of the trainings it follows from."""
 
     at: int
@@ -46,28 +46,28 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class AnsweredRows:
     """Rows, in order of submission, that one ``model`` answered, and its ``points`` for them."""
 
     rows: Integers
-    model: Trained
+    model: TrainedModel
     points: Floats
 
 
-class Learner(Protocol):
+class RetrainedModel(Protocol):
     """What can be trained anew at any time of a log and asked about any of its jobs as of their submission."""
 
     name: str
 
-    def train(self, at: int, earlier: Trained | None = None) -> Trained:
+    def train(self, at: int, earlier: TrainedModel | None = None) -> TrainedModel:
         """A model of what was known at ``at`` (microseconds since 1970); what an ``earlier`` one has shown since may help."""
         ...
 
-    def points(self, model: Trained, rows: Integers) -> Floats:
+    def points(self, model: TrainedModel, rows: Integers) -> Floats:
         """The best single values of ``model`` for ``rows``, by the history as it stood at each submission (float64[n])."""
         ...
 
-    def ranges(self, stretches: Sequence[Stretch]) -> tuple[Floats, Floats]:
+    def ranges(self, stretches: Sequence[AnsweredRows]) -> tuple[Floats, Floats]:
         """The ends of the 90 % ranges of all rows of ``stretches``, calibrated by those that had ended before (float64[n] each)."""
         ...
 
@@ -105,9 +105,9 @@ class Engine:
             np.concatenate([part.limit for part, _ in parts]),
         )
         self._scales = np.concatenate([scales for _, scales in parts])
-        self._trained: dict[tuple[int, ...], Trained] = {}
+        self._trained: dict[tuple[int, ...], TrainedModel] = {}
 
-    def train(self, at: int, earlier: Trained | None = None) -> Trained:
+    def train(self, at: int, earlier: TrainedModel | None = None) -> TrainedModel:
         """See Learner."""
 
         def fit() -> Standing:
@@ -123,7 +123,7 @@ class Engine:
 
         return _once(self._trained, (*(earlier.line if earlier else ()), at), fit)
 
-    def _answer(self, model: Trained, rows: Integers) -> Distribution:
+    def _answer(self, model: TrainedModel, rows: Integers) -> Distribution:
         answer, refiners = self._masses.take(rows), model.model.refiners
         if not refiners:
             return answer
@@ -135,21 +135,21 @@ class Engine:
             ),
         )
 
-    def points(self, model: Trained, rows: Integers) -> Floats:
+    def points(self, model: TrainedModel, rows: Integers) -> Floats:
         """See Learner."""
         found = [
             self._points(model, rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)
         ]
         return np.concatenate(found) if found else np.empty(0)
 
-    def _points(self, model: Trained, rows: Integers) -> Floats:
+    def _points(self, model: TrainedModel, rows: Integers) -> Floats:
         answer, scales = self._answer(model, rows), self._scales[rows]
         best = answer.best_bin(scales)
         return np.asarray(
             answer.point_in(best, self._mixture.last_in_bin(self._contexts.take(rows), best))
         )
 
-    def ranges(self, stretches: Sequence[Stretch]) -> tuple[Floats, Floats]:
+    def ranges(self, stretches: Sequence[AnsweredRows]) -> tuple[Floats, Floats]:
         """See Learner."""
         calibration, place = Calibration(), 0
         below, upto = (np.full(len(self._values), np.nan) for _ in range(2))
@@ -175,7 +175,7 @@ class Engine:
         return low, high
 
 
-class Plain:
+class PlainCatBoost:
     """The plain CatBoost regression of the baselines, with a range as wide as its latest errors."""
 
     name = "catboost"
@@ -187,9 +187,9 @@ class Plain:
             seen.target.grid.lowest,
             np.maximum(highest, seen.target.grid.lowest),
         )
-        self._trained: dict[tuple[int, ...], Trained] = {}
+        self._trained: dict[tuple[int, ...], TrainedModel] = {}
 
-    def train(self, at: int, earlier: Trained | None = None) -> Trained:
+    def train(self, at: int, earlier: TrainedModel | None = None) -> TrainedModel:
         """See Learner."""
 
         def fit() -> Callable[[pd.DataFrame], Floats]:
@@ -198,13 +198,13 @@ class Plain:
 
         return _once(self._trained, (at,), fit)
 
-    def points(self, model: Trained, rows: Integers) -> Floats:
+    def points(self, model: TrainedModel, rows: Integers) -> Floats:
         """See Learner."""
         if not len(rows):
             return np.empty(0)
         return np.clip(model.model(self._inputs.iloc[rows]), self._lowest, self._highest[rows])
 
-    def ranges(self, stretches: Sequence[Stretch]) -> tuple[Floats, Floats]:
+    def ranges(self, stretches: Sequence[AnsweredRows]) -> tuple[Floats, Floats]:
         """See Learner."""
         rows = np.concatenate([stretch.rows for stretch in stretches])
         points = np.maximum(np.concatenate([stretch.points for stretch in stretches]), self._lowest)
@@ -224,11 +224,11 @@ class Plain:
 
 
 def _once(
-    trained: dict[tuple[int, ...], Trained], line: tuple[int, ...], fit: Callable[[], Any]
-) -> Trained:
+    trained: dict[tuple[int, ...], TrainedModel], line: tuple[int, ...], fit: Callable[[], Any]
+) -> TrainedModel:
     """What was trained along ``line``, trained if it was not: policies that train at the same time share the model, not its cost."""
     if line not in trained:
         started = time.perf_counter()
         model = fit()
-        trained[line] = Trained(line[-1], model, time.perf_counter() - started, line)
+        trained[line] = TrainedModel(line[-1], model, time.perf_counter() - started, line)
     return trained[line]

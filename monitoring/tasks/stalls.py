@@ -16,7 +16,14 @@ from models.tasks.backtest import walltimes_in_time
 from models.tasks.ends import FEWEST_JOBS
 from models.tasks.inputs import Questions, open_jobs
 from models.tasks.sets import Tasks, group_tasks
-from monitoring.tasks.states import FEWEST_OPEN, Thresholds, last_end, quietness, submitted, upper
+from monitoring.tasks.states import (
+    FEWEST_OPEN,
+    Thresholds,
+    last_end,
+    silence_ratio,
+    submitted,
+    upper_walltime,
+)
 
 LOOK = 600.0
 """Seconds between two looks at a task."""
@@ -27,7 +34,7 @@ MOST_JOBS = 16_000
 
 
 @dataclass(frozen=True)
-class Stalls:
+class StallDetection:
     """What was found: ``precision`` and ``recall`` of tasks called stalled, the ``median_delay_hours`` until the first call."""
 
     tasks: int
@@ -37,7 +44,7 @@ class Stalls:
     median_delay_hours: float
 
 
-def judge_stalls(
+def score_stall_detection(
     jobs: pd.DataFrame, progress: Progress | None = None, seed: int = 1
 ) -> list[dict[str, Any]]:
     """Plant stalls in the latest MOST_JOBS of ``jobs`` and look for them: one row, or none where none can be planted."""
@@ -50,12 +57,12 @@ def judge_stalls(
         return []
     if progress:
         progress("stalls: looking at every task as it was every ten minutes", 0.95)
-    frozen, planted = plant(told, seed)
-    found = find_stalls(frozen, planted) if planted else None
+    frozen, planted = plant_stalls(told, seed)
+    found = detect_stalls(frozen, planted) if planted else None
     return [{"predictor": "stalls", **asdict(found)}] if found is not None and found.planted else []
 
 
-def plant(
+def plant_stalls(
     jobs: pd.DataFrame, seed: int = 1, share: float = PLANTED
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Freeze ``share`` of the tasks: from an instant on, none of their open jobs ends for FROZEN seconds. Returns the instants by task."""
@@ -78,17 +85,17 @@ def plant(
     return frozen, since
 
 
-def find_stalls(
+def detect_stalls(
     jobs: pd.DataFrame,
     planted: dict[str, float],
     warm_up: float = 0.3,
     threshold: float = Thresholds().stalled,
-) -> Stalls:
+) -> StallDetection:
     """Look at every task each LOOK seconds as it was then, and compare what is called stalled with what was ``planted``."""
     tasks = group_tasks(jobs)
     rows = np.flatnonzero((tasks.sizes >= FEWEST_JOBS) & np.isfinite(tasks.finished))
     rows = rows[int(len(rows) * warm_up) :]
-    called = first_calls(tasks, rows, threshold)
+    called = first_stalled_at(tasks, rows, threshold)
     truth = {
         int(row): planted[str(tasks.names[row])] for row in rows if str(tasks.names[row]) in planted
     }
@@ -97,13 +104,13 @@ def find_stalls(
         for row, at in called.items()
         if row in truth and truth[row] <= at <= truth[row] + FROZEN
     }
-    return Stalls(
+    return StallDetection(
         len(rows), len(truth), len(found) / max(len(called), 1), len(found) / max(len(truth), 1),
         float(np.median(list(found.values())) / 3600) if found else float("nan"),
     )  # fmt: skip
 
 
-def first_calls(tasks: Tasks, rows: Array, threshold: float) -> dict[int, float]:
+def first_stalled_at(tasks: Tasks, rows: Array, threshold: float) -> dict[int, float]:
     """When each of tasks ``rows`` is first called stalled (seconds since 1970); tasks that never are have no entry."""
     looks = [np.arange(tasks.defined[row] + LOOK, tasks.finished[row], LOOK) for row in rows]
     task, at = np.repeat(rows, [len(times) for times in looks]), np.concatenate(looks)
@@ -116,7 +123,13 @@ def first_calls(tasks: Tasks, rows: Array, threshold: float) -> dict[int, float]
     ends = last_end(tasks, questions)
     mass, which = walltimes_in_time(tasks)(opened.job, ends[opened.question])
     stalled = (
-        quietness(tasks, questions, opened, upper(mass, find_target("walltime").grid)[which], ends)
+        silence_ratio(
+            tasks,
+            questions,
+            opened,
+            upper_walltime(mass, find_target("walltime").grid)[which],
+            ends,
+        )
         > threshold
     )
     first: dict[int, float] = {}

@@ -46,7 +46,7 @@ class Thresholds:
         return asdict(self)
 
 
-def upper(mass: Array, grid: Grid) -> Array:
+def upper_walltime(mass: Array, grid: Grid) -> Array:
     """What most jobs of each row of ``mass`` (float[n, bins]) will not exceed (float64[n])."""
     reached = np.cumsum(mass, axis=1, dtype=np.float64)
     return grid.edges[1:][np.minimum((reached < MOST * reached[:, -1:]).sum(axis=1), grid.bins - 1)]
@@ -69,12 +69,12 @@ def submitted(tasks: Tasks, questions: Questions, opened: OpenJobs) -> OpenJobs:
     return OpenJobs(opened.question[rows], opened.job[rows], opened.spent[rows])
 
 
-def quietness(
+def silence_ratio(
     tasks: Tasks, questions: Questions, opened: OpenJobs, most: Array, ends: Array
 ) -> Array:
     """How long nothing has happened to each question's task, as a multiple of what most of its open jobs should take (float64[n]).
 
-    ``most`` float64[m] is ``upper`` of each open job, ``ends`` float64[n] ``last_end``. 0 for a task of few open jobs.
+    ``most`` float64[m] is ``upper_walltime`` of each open job, ``ends`` float64[n] ``last_end``. 0 for a task of few open jobs.
     """
     at, count = questions.at[opened.question], len(questions)
     moment = np.where(
@@ -98,7 +98,7 @@ def failures(tasks: Tasks, questions: Questions) -> tuple[Array, Array]:
     return ended, bad
 
 
-def against_first(defined: Array, end: Array, before: Array, at: Array) -> tuple[Array, Array]:
+def compare_with_first(defined: Array, end: Array, before: Array, at: Array) -> tuple[Array, Array]:
     """Where the ends now foreseen lie in what was foreseen at first (0 to 1), and the share of that span that has passed (float64[n] each).
 
     ``end`` and ``before`` are low, median and high (float64[n, 3], s since 1970); of what is new ``before`` is NaN.
@@ -151,10 +151,10 @@ def _at_least(bad: int, ended: int, z: float = 1.28) -> float:
     )
 
 
-def held_back_by(tasks: Tasks, task: int, at: float, most: dict[int, float]) -> list[str]:
+def delay_reasons(tasks: Tasks, task: int, at: float, most: dict[int, float]) -> list[str]:
     """Sentences about who holds a task back: sites and hosts where its jobs fail, and the jobs that are longest overdue.
 
-    ``most`` is ``upper`` of its open jobs (rows of ``tasks``).
+    ``most`` is ``upper_walltime`` of its open jobs (rows of ``tasks``).
     """
     own = np.arange(tasks.first[task], tasks.first[task + 1])
     over = own[tasks.ended[own] <= at]

@@ -10,9 +10,9 @@ from models.quantities import stochastic
 from models.tasks.chains import Links, TaskSet, began, end_of, ends, last_of
 from models.tasks.ranges import LEVELS
 from models.tasks.sets import Tasks
-from monitoring.tasks.states import NAMED, against_first, confidence
+from monitoring.tasks.states import NAMED, compare_with_first, confidence
 
-GRAVEST = ("failing", "stalled", "late", "normal", "ahead", "done")
+STATES_BY_SEVERITY = ("failing", "stalled", "late", "normal", "ahead", "done")
 """The states, the one that most needs somebody first: a set stands as the task of it that needs somebody most."""
 
 
@@ -28,7 +28,7 @@ def until_done(
     return ends(own, began(tasks, at), waits)
 
 
-def held_up(tasks: Tasks, rows: Array, waits: Links, at: float) -> Array:
+def blocked_tasks(tasks: Tasks, rows: Array, waits: Links, at: float) -> Array:
     """Which of tasks ``rows`` have not begun, since one before them is not done (bool[rows])."""
     waiting = np.zeros(len(tasks), bool)
     waiting[waits.later[tasks.finished[waits.earlier] > at]] = True
@@ -61,13 +61,15 @@ def rows_of(
             else at + quantiles(end_of(whole, found, waits)[None])[0]
         )
         defined = float(tasks.defined[whole.rows].min())
-        place, expected = against_first(np.array([defined]), end[None], first[None], np.array([at]))
+        place, expected = compare_with_first(
+            np.array([defined]), end[None], first[None], np.array([at])
+        )
         states = _states(tasks, whole, known, at)
         reasons = _reasons(tasks, {row: found[row] for row in last_of(whole, found, waits)}, states)
         made.append(
             {
                 "kind": whole.kind, "task": whole.name, "owner": tasks.users[whole.rows[0]], "group": tasks.groups[whole.rows[0]],
-                "state": next(state for state in GRAVEST if state in states.values()), "reasons": reasons,
+                "state": next(state for state in STATES_BY_SEVERITY if state in states.values()), "reasons": reasons,
                 **_counts(tasks, whole, at), "expected_progress": expected[0], "confidence": confidence(place)[0], "defined_at": defined,
                 **dict(zip(("low", "median", "high"), end, strict=True)), "asked_at": at,
             }
@@ -100,7 +102,11 @@ def _states(tasks: Tasks, whole: TaskSet, known: pd.DataFrame, at: float) -> dic
 
 def _reasons(tasks: Tasks, last: dict[int, Array], states: dict[str, str]) -> list[str]:
     """Which tasks need somebody, and which is to be the last."""
-    said = [f"task {name} is {state}" for name, state in states.items() if state in GRAVEST[:3]]
+    said = [
+        f"task {name} is {state}"
+        for name, state in states.items()
+        if state in STATES_BY_SEVERITY[:3]
+    ]
     row = max(last, key=lambda one: float(np.median(last[one])))
     return [
         *said[:NAMED],

@@ -28,20 +28,20 @@ from models.tasks.ends import FEWEST_JOBS, Past, TaskModel
 from models.tasks.inputs import OpenJobs, Questions, inputs, open_jobs
 from models.tasks.ranges import LEVELS, fit_trimmed, time_left
 from models.tasks.sets import Tasks, group_tasks, microseconds
-from monitoring.alerts import standing, tell
+from monitoring.alerts import active_alerts, notify
 from monitoring.tasks.states import (
     Thresholds,
-    against_first,
+    compare_with_first,
     confidence,
+    delay_reasons,
     failures,
-    held_back_by,
     last_end,
-    quietness,
+    silence_ratio,
     states,
     submitted,
-    upper,
+    upper_walltime,
 )
-from monitoring.tasks.task_sets import held_up, quantiles, rows_of, until_done
+from monitoring.tasks.task_sets import blocked_tasks, quantiles, rows_of, until_done
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -71,7 +71,7 @@ MOVED = 0.02
 
 
 @dataclass
-class Watch:
+class TaskWatch:
     """What is kept between two looks at one store: the histories of jobs, the models of tasks, and when these were fitted."""
 
     engine: Engine
@@ -99,7 +99,7 @@ class Watch:
         if not len(rows):
             return pd.DataFrame(columns=COLUMNS)
         self._learn(tasks, jobs, moment)
-        found = self._foresee(
+        found = self._predict(
             tasks, rows, waits, [whole for whole in sets if np.isin(whole.rows, rows).any()], moment
         )
         self._keep(found, moment)
@@ -126,7 +126,7 @@ class Watch:
         if self.fitted_at is None or now - self.fitted_at >= REFIT:
             self.model, self.fitted_at = fit_on(jobs, now), now
 
-    def _foresee(
+    def _predict(
         self, tasks: Tasks, rows: Array, waits: Links, sets: list[TaskSet], now: pd.Timestamp
     ) -> pd.DataFrame:
         assert self.mixture is not None and self.levels is not None  # noqa: S101
@@ -146,7 +146,7 @@ class Watch:
             mass = mixture.distributions(
                 part, mixture.target.limit(tasks.jobs.iloc[job[heads]])
             ).mass
-            asked["most"] = upper(mass, mixture.grid)[which]
+            asked["most"] = upper_walltime(mass, mixture.grid)[which]
             return mass, which
 
         shown = inputs(tasks, questions, ask, mixture.grid)
@@ -161,7 +161,7 @@ class Watch:
         seen = submitted(tasks, questions, opened)
         most = asked.get("most", np.empty(0))[tasks.submitted[opened.job] <= at]
         found = self._rows(
-            tasks, questions, left, seen, most, over, held_up(tasks, rows, waits, at)
+            tasks, questions, left, seen, most, over, blocked_tasks(tasks, rows, waits, at)
         )
         for kind in ("chain", "request"):
             some = [whole for whole in sets if whole.kind == kind]
@@ -203,11 +203,11 @@ class Watch:
         at, rows = questions.at, questions.task
         finished, defined = tasks.finished[rows], tasks.defined[rows]
         end = np.where(np.isfinite(finished)[:, None], finished[:, None], at[:, None] + left)
-        place, expected = against_first(
+        place, expected = compare_with_first(
             defined, end, first_answers(self.engine, tasks.names[rows]), at
         )
         quiet = np.where(
-            waiting, 0.0, quietness(tasks, questions, opened, most, last_end(tasks, questions))
+            waiting, 0.0, silence_ratio(tasks, questions, opened, most, last_end(tasks, questions))
         )
         ended, bad = failures(tasks, questions)
         stand = states(
@@ -252,7 +252,7 @@ class Watch:
 
     def _tell(self, found: pd.DataFrame, now: pd.Timestamp) -> None:
         """Tell of tasks that went wrong or are right again; a chain or request says no more than its tasks do."""
-        told = {key for key in standing(self.engine, now - HISTORY) if key.startswith(ALERT)}
+        told = {key for key in active_alerts(self.engine, now - HISTORY) if key.startswith(ALERT)}
         wrong = found[found["state"].isin(WRONG)]
         names = ALERT + wrong["task"]
         new = wrong[~names.isin(told).to_numpy()].head(MOST_TOLD)
@@ -263,14 +263,14 @@ class Watch:
                 new["task"], new["owner"], new["state"], new["reasons"], strict=True
             )
         }
-        tell(self.engine, self.settings, sentences, now.to_pydatetime())
+        notify(self.engine, self.settings, sentences, now.to_pydatetime())
 
 
 def _reasons(
     tasks: Tasks, questions: Questions, question: int, opened: OpenJobs, most: Array
 ) -> list[str]:
     own = slice(*np.searchsorted(opened.question, [question, question + 1]))
-    return held_back_by(
+    return delay_reasons(
         tasks,
         int(questions.task[question]),
         float(questions.at[question]),

@@ -28,10 +28,9 @@ from infra.errors import GridcastError
 from infra.settings import Settings, prepare_environment
 from jobs.store import open_store, set_threshold
 from monitoring.tasks.states import Thresholds
-from monitoring.tasks.watch import COLUMNS, Watch
-from services.dashboard import models_overview as models_shown
-from services.dashboard import overview
-from services.dashboard.task_updates import distribute
+from monitoring.tasks.watch import COLUMNS, TaskWatch
+from services.dashboard import models_overview, overview
+from services.dashboard.task_updates import send_task_updates
 from services.http.authentication import (
     Token,
     check_host_and_origin,
@@ -72,7 +71,7 @@ class Dashboard:
     ) -> None:
         self.settings, self.clock = settings, clock
         self.engine = open_store(settings.store_url)
-        self.watch = Watch(self.engine, settings)
+        self.watch = TaskWatch(self.engine, settings)
         self.tasks = pd.DataFrame(columns=COLUMNS)
         self.seen_at = ""
         self.ended = threading.Event()
@@ -82,9 +81,9 @@ class Dashboard:
     def look(self) -> None:
         """Look at the tasks now, and tell the production system."""
         now = self.clock()
-        self.tasks = overview.by_need(self.watch.look(now))
+        self.tasks = overview.by_severity(self.watch.look(now))
         self.seen_at = now.isoformat()
-        distribute(self.engine, self.settings, now)
+        send_task_updates(self.engine, self.settings, now)
 
     def keep_looking(self) -> None:
         """Look every so often until ``ended``; what goes wrong is logged and tried again."""
@@ -199,7 +198,7 @@ class Dashboard:
         return await asyncio.to_thread(overview.sites, self.engine, self.clock())
 
     async def _models(self, request: Request) -> Any:
-        return await asyncio.to_thread(models_shown.models, self.engine, self.settings)
+        return await asyncio.to_thread(models_overview.models, self.engine, self.settings)
 
     async def _thresholds(self, request: Request) -> Any:
         return await asyncio.to_thread(overview.thresholds, self.engine)
@@ -262,7 +261,7 @@ class Dashboard:
         return {"sentence": "the champion may be replaced again"}
 
     async def _retrain(self, request: Request) -> Any:
-        await asyncio.to_thread(models_shown.start_training, self.settings)
+        await asyncio.to_thread(models_overview.start_training, self.settings)
         return {"sentence": "a training has been started; its version will be listed here"}
 
 

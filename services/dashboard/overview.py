@@ -1,4 +1,4 @@
-"""What the page shows, as plain values: tasks, one task, sites and hosts, thresholds; ``models_shown`` has the models."""
+"""What the page shows, as plain values: tasks, one task, sites and hosts, thresholds; ``models_overview`` has the models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from jobs.store import read_jobs, read_thresholds, task_history
 from monitoring.tasks.states import FAILED, STATES, Thresholds
-from monitoring.tasks.task_sets import GRAVEST
+from monitoring.tasks.task_sets import STATES_BY_SEVERITY
 from services.http.errors import HTTPError
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def by_need(tasks: pd.DataFrame) -> pd.DataFrame:
+def by_severity(tasks: pd.DataFrame) -> pd.DataFrame:
     """Tasks in the order in which they need somebody, then by their end."""
-    rank = tasks["state"].map({state: place for place, state in enumerate(GRAVEST)})
+    rank = tasks["state"].map({state: place for place, state in enumerate(STATES_BY_SEVERITY)})
     return (
         tasks.assign(_rank=rank)
         .sort_values(["_rank", "median", "task"], kind="stable", ignore_index=True)

@@ -26,7 +26,7 @@ AT_ONCE = 500
 PATIENCE = 5.0
 
 
-def distribute(
+def send_task_updates(
     engine: Engine, settings: Settings, now: datetime, send: httpx.Client | None = None
 ) -> int:
     """Send GRIDCAST_PANDA_URL what is newest of each task and was not taken yet; returns how many were taken.

@@ -31,7 +31,7 @@ from services.http.rank import read_rank, write_rank
 from services.http.responses import write_answer, write_json
 from services.http.task import read_task
 from services.http.tracing import Traces
-from services.live.predictor_state import Live
+from services.live.predictor_state import PredictorState
 
 log = logging.getLogger("bentoml.gridcast")
 
@@ -69,7 +69,7 @@ def _tell(
 class Endpoints:
     """The endpoints over one live state, which ``open`` brings: BentoML wants the app before the worker has started."""
 
-    live: Live
+    live: PredictorState
     metrics: measured.Metrics
     traces: Traces
 
@@ -78,7 +78,7 @@ class Endpoints:
         self.predicting = ThreadPoolExecutor(PREDICTING, "predict")
         self.reporting = ThreadPoolExecutor(REPORTING, "report")
 
-    def open(self, live: Live, traces: Traces) -> None:
+    def open(self, live: PredictorState, traces: Traces) -> None:
         """Answer from ``live`` from now on."""
         self.live = live
         self.metrics = live.metrics
@@ -187,7 +187,7 @@ class Endpoints:
         query = dict(request.query_params)
 
         def work() -> tuple[str, bytes, int]:
-            with self.live.quiet.answering():
+            with self.live.idle.answering():
                 with self.traces.step("read"):
                     batch = read_body(kind, body)
                     options = read_options(batch.options, query)
@@ -240,7 +240,7 @@ class Endpoints:
             raise HTTPError(415, f"the content type must be {JSON_TYPE}")
 
         def work() -> bytes:
-            with self.live.quiet.answering(), self.traces.step("task"):
+            with self.live.idle.answering(), self.traces.step("task"):
                 return write_json(self.live.task(read_task(body)))
 
         return Response(await self._in_thread(self.predicting, work), media_type=JSON_TYPE), 1
@@ -250,7 +250,7 @@ class Endpoints:
         query = dict(request.query_params)
 
         def work() -> tuple[str, bytes, int]:
-            with self.live.quiet.answering(), self.traces.step("rank"):
+            with self.live.idle.answering(), self.traces.step("rank"):
                 asked = read_rank(kind, body, query)
                 ranked, version = self.live.rank(asked)
                 return *write_rank(ranked, version, asked.arrow), len(ranked)

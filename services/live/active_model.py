@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from models.engine.forecaster import Forecaster
     from models.releases.versions import Version
 
-SLICE = 200
+LEARN_SLICE = 200
 """Outcomes learned at a time: a prediction waits for one slice at most, some milliseconds."""
 AT_ONCE = 20_000
 """The same for a forecaster that does not answer yet."""
@@ -22,7 +22,7 @@ NO_MODEL = "none"
 
 
 @dataclass(frozen=True)
-class Serving:
+class ActiveModel:
     """What answers: a forecaster, whose history grows under its own lock, and what is known of it, which does not change."""
 
     forecaster: Forecaster
@@ -38,7 +38,7 @@ class Serving:
             (version.version, version.run_id) if version else (0, "")
         )
 
-    def learn(self, ended: pd.DataFrame, rows: int = SLICE) -> None:
+    def learn(self, ended: pd.DataFrame, rows: int = LEARN_SLICE) -> None:
         """Add finished jobs to the history, ``rows`` at a time; predictions go on in between."""
         for start in range(0, len(ended), rows):
             self.forecaster.learn(ended.iloc[start : start + rows])

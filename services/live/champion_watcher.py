@@ -17,7 +17,7 @@ from pathlib import Path
 from infra.errors import GridcastError
 from models.releases import registry
 from models.releases.versions import Version
-from services.live.predictor_state import Live
+from services.live.predictor_state import PredictorState
 
 log = logging.getLogger("bentoml.gridcast")
 
@@ -27,12 +27,12 @@ RETRY_SECONDS = 60.0
 """How long a version that was refused is left alone; a disk or a network may have been what was wrong."""
 
 
-class Following:
+class ChampionWatcher:
     """The thread that asks for the champion, and what it remembers between two questions."""
 
     def __init__(
         self,
-        live: Live,
+        live: PredictorState,
         count_swap: Callable[[str], None],
         challenge: Callable[[Version | None], None] = lambda version: None,
     ) -> None:
@@ -63,9 +63,9 @@ class Following:
                 self.look,
                 self.catch_up,
                 self.look_for_challenger,
-                self.live.keep_history,
+                self.live.save_history,
             ):
-                self.live.quiet.wait()
+                self.live.idle.wait()
                 try:
                     step()
                 except Exception:
@@ -87,7 +87,7 @@ class Following:
             if not self.live.ready:
                 self._begin_without(recall(self.live))
             return
-        if self.live.ready and self.live.serving.is_of(version):
+        if self.live.ready and self.live.active.is_of(version):
             troubles.pop("champion", None)
         elif version is not None:
             self._take(version)
@@ -95,7 +95,7 @@ class Following:
             self.live.take(None)
         else:
             troubles["champion"] = (
-                f"the registry names no champion; {self.live.serving.label} goes on answering"
+                f"the registry names no champion; {self.live.active.label} goes on answering"
             )
 
     def catch_up(self) -> None:
@@ -155,11 +155,11 @@ def _same(one: Version | None, other: Version) -> bool:
     )
 
 
-def _place(live: Live) -> Path:
+def _place(live: PredictorState) -> Path:
     return live.settings.folder("predictor") / "champion.json"
 
 
-def remember(live: Live, version: Version) -> None:
+def remember(live: PredictorState, version: Version) -> None:
     """Note the version that answers, for a start while the registry is away."""
     text = json.dumps(
         {
@@ -173,7 +173,7 @@ def remember(live: Live, version: Version) -> None:
     draft.replace(_place(live))
 
 
-def recall(live: Live) -> Version | None:
+def recall(live: PredictorState) -> Version | None:
     """The version that answered last, None if there was none or the note cannot be read."""
     try:
         noted = json.loads(_place(live).read_text())

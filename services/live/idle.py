@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-QUIET = 0.05
+IDLE_AFTER = 0.05
 """Seconds without a request after which it is quiet: a caller who reads one answer and asks again at once is not done by then."""
 LONGEST_WAIT = 0.2
 """Seconds after which whatever waits for quiet makes do with the end of a request: its caller reads the answer then."""
@@ -18,7 +18,7 @@ READING = 0.0005
 """Seconds that the answer of a request needs to be on its way."""
 
 
-class Quiet:
+class IdleDetector:
     """Knows how many requests are being answered; shared by the threads of one process."""
 
     def __init__(self) -> None:
@@ -53,10 +53,10 @@ class Quiet:
         while time.monotonic() < latest:
             with self._change:
                 if self._ended or (
-                    not self._answering and time.monotonic() >= self._answered_at + QUIET
+                    not self._answering and time.monotonic() >= self._answered_at + IDLE_AFTER
                 ):
                     return
-            time.sleep(QUIET / 4)
+            time.sleep(IDLE_AFTER / 4)
         with self._change:
             self._change.wait_for(lambda: self._ended or not self._answering, LONGEST_WAIT)
         time.sleep(READING)

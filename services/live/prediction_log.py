@@ -17,14 +17,14 @@ import numpy as np
 import pyarrow as pa
 
 from jobs.store import StoreError, add_predictions
-from services.live.idle import Quiet
+from services.live.idle import IdleDetector
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from models.engine.predictions import Answers
 
-MOST_WAITING = 200_000
+MAX_WAITING_JOBS = 200_000
 """Jobs whose answers may wait: about 100 MB."""
 AT_ONCE = 100
 """Jobs written at a time: some milliseconds, which a request that comes meanwhile may feel."""
@@ -53,11 +53,11 @@ class PredictionLog:
     """A bounded queue of answers and the thread that writes them."""
 
     def __init__(
-        self, engine: Callable[[], Engine], count: Callable[[str, int], None], quiet: Quiet
+        self, engine: Callable[[], Engine], count: Callable[[str, int], None], idle: IdleDetector
     ) -> None:
         self._engine = engine
         self._count = count
-        self._quiet = quiet
+        self._idle = idle
         self._answers: deque[Answer] = deque()
         self._change = threading.Condition()
         self._stopping = False
@@ -81,7 +81,7 @@ class PredictionLog:
         """Take an answer to record; returns at once, whatever the store does."""
         jobs = len(answer)
         with self._change:
-            if self.waiting + jobs > MOST_WAITING:
+            if self.waiting + jobs > MAX_WAITING_JOBS:
                 self._count("dropped", jobs)
                 return
             self.waiting += jobs
@@ -107,7 +107,7 @@ class PredictionLog:
     def _write(self, answer: Answer) -> bool:
         try:
             for start in range(0, len(answer), AT_ONCE):
-                self._quiet.wait()
+                self._idle.wait()
                 columns = as_columns(answer, slice(start, start + AT_ONCE))
                 with self._engine().begin() as connection:
                     add_predictions(connection, columns)

@@ -1,6 +1,6 @@
 """The live state of one predictor process: the champion that answers, and the history it answers from.
 
-What answers is one immutable ``Serving``; a new champion is fetched, verified and taught the store's history beside it, then
+What answers is one immutable ``ActiveModel``; a new champion is fetched, verified and taught the store's history beside it, then
 takes its place in one assignment. Every outcome is in the store before it is in the history, so that the store alone can
 rebuild the state, after a restart or in another process.
 """
@@ -29,10 +29,10 @@ from services.http.contract import Options, PredictRequest
 from services.http.errors import HTTPError
 from services.http.explanations import name_similar_jobs
 from services.http.metrics import Metrics
-from services.live.active_model import AT_ONCE, NO_MODEL, SLICE, Serving
-from services.live.idle import Quiet
+from services.live.active_model import AT_ONCE, LEARN_SLICE, NO_MODEL, ActiveModel
+from services.live.idle import IdleDetector
 from services.live.prediction_log import Answer, PredictionLog
-from services.live.ranker_cache import Queues
+from services.live.ranker_cache import RankerCache
 from services.live.snapshots import Point, Snapshots
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("bentoml.gridcast")
 
 WARM_UP = 100
-MOST_EXPLAINED = 100
+MAX_EXPLAINED_JOBS = 100
 """Jobs; each takes some milliseconds, which others wait for."""
 YOUNG = 100_000
 """New objects after which Python looks for garbage: a thousand jobs of JSON are several thousand, and none of them is garbage yet."""
@@ -56,17 +56,17 @@ TROUBLES = ("champion", "history", "registry", "store")
 """What may be amiss with what a predictor stands on."""
 
 
-class Live:
+class PredictorState:
     """The state, and the only ways to change it."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings
         self.metrics = metrics
-        self.quiet = Quiet()
+        self.idle = IdleDetector()
         self.log = PredictionLog(
             lambda: self.engine,
             lambda result, jobs: metrics.log_answers.labels(result).inc(jobs),
-            self.quiet,
+            self.idle,
         )
         self.troubles: dict[str, str] = {}
         metrics.log_waiting.set_function(lambda: self.log.waiting)
@@ -75,10 +75,10 @@ class Live:
             metrics.trouble.labels(what).set_function(
                 lambda what=what: float(what in self.troubles)
             )
-        self._serving: Serving | None = None
+        self._active: ActiveModel | None = None
         self.history: dict[str, Any] = {"jobs": 0, "newest_ended_at": None}
         self._engine: Engine | None = None
-        self._queues = Queues(self)
+        self._ranker_cache = RankerCache(self)
         # Held while outcomes enter the history, and for the instant of a swap.
         self._turn = threading.Lock()
         self._missed: list[Added] | None = None
@@ -102,7 +102,7 @@ class Live:
     @property
     def ready(self) -> bool:
         """Whether a forecaster with the store's history answers."""
-        return self._serving is not None
+        return self._active is not None
 
     @property
     def revision(self) -> int:
@@ -110,23 +110,23 @@ class Live:
         return max((self._revision, *self._own))
 
     @property
-    def serving(self) -> Serving:
+    def active(self) -> ActiveModel:
         """What answers now; raises HTTPError (503) while the first one is being prepared."""
-        if self._serving is None:
+        if self._active is None:
             raise HTTPError(
                 503, "the predictor is starting: it reads its model and its history", retry_after=2
             )
-        return self._serving
+        return self._active
 
     # -- predictions
 
     def predict(self, asked: PredictRequest, options: Options) -> tuple[Answers, dict[str, Any]]:
         """Predictions for the jobs asked about, and which model made them."""
-        serving = self.serving
-        if options.explain and len(asked.jobs) > MOST_EXPLAINED:
+        active = self.active
+        if options.explain and len(asked.jobs) > MAX_EXPLAINED_JOBS:
             raise HTTPError(
                 422,
-                f"at most {MOST_EXPLAINED} jobs are explained at once, these are {len(asked.jobs)}",
+                f"at most {MAX_EXPLAINED_JOBS} jobs are explained at once, these are {len(asked.jobs)}",
             )
         tails = (
             ()
@@ -135,10 +135,10 @@ class Live:
         )
         quantiles = tuple(dict.fromkeys((*options.quantiles, *tails)))
         answers = replace(
-            serving.forecaster.answer(
+            active.forecaster.answer(
                 to_coded_jobs(asked.jobs), quantiles, options.at, options.classes
             ),
-            model_version=serving.label,
+            model_version=active.label,
         )
         if options.keep:
             self.log.add(
@@ -153,10 +153,10 @@ class Live:
         self._count(answers)
         if tails:
             answers = _with_range(answers, tails, options.quantiles)
-        about: dict[str, Any] = {"model_version": serving.label, "coverage": options.coverage}
+        about: dict[str, Any] = {"model_version": active.label, "coverage": options.coverage}
         if options.explain:
             about["explanations"] = name_similar_jobs(
-                serving.forecaster.explain(to_coded_jobs(asked.jobs), options.at), self.engine
+                active.forecaster.explain(to_coded_jobs(asked.jobs), options.at), self.engine
             )
         return answers, about
 
@@ -164,16 +164,16 @@ class Live:
         """What a task needs, and which model says so."""
         from models.tasks.needs import task_needs
 
-        serving = self.serving
+        active = self.active
         found = task_needs(
-            serving.forecaster, to_coded_jobs(asked.job.jobs), asked.jobs, asked.at_once, asked.at
+            active.forecaster, to_coded_jobs(asked.job.jobs), asked.jobs, asked.at_once, asked.at
         )
-        return {**found, "model_version": serving.label}
+        return {**found, "model_version": active.label}
 
     def rank(self, asked: RankRequest) -> tuple[Ranked, str]:
         """Candidates in the order asked for, and which model foresaw their run times."""
-        serving = self.serving
-        return self._queues.rank(asked, serving.forecaster), serving.label
+        active = self.active
+        return self._ranker_cache.rank(asked, active.forecaster), active.label
 
     def _count(self, answers: Answers) -> None:
         jobs = np.bincount(answers.which, minlength=len(answers.cold_start))
@@ -210,8 +210,8 @@ class Live:
         with self._turn:
             if self._missed is not None:
                 self._missed.append(added)
-            if self._serving is not None:
-                self._serving.learn(added.ended)
+            if self._active is not None:
+                self._active.learn(added.ended)
             if added.revision > self._revision:  # else catching up was quicker, or nothing ended
                 self._own.add(added.revision)
                 self._note(added.ended)
@@ -226,14 +226,14 @@ class Live:
             self._revision = int(found["revision"].max())
             self._own = {revision for revision in self._own if revision > self._revision}
             whole, self._learning = not self._learning, True
-        for start in range(0, len(news), SLICE):
+        for start in range(0, len(news), LEARN_SLICE):
             # A report waits for one slice at most.
             with self._turn:
-                self.serving.learn(news.iloc[start : start + SLICE])
-                self._note(news.iloc[start : start + SLICE])
+                self.active.learn(news.iloc[start : start + LEARN_SLICE])
+                self._note(news.iloc[start : start + LEARN_SLICE])
         self._learning = not whole
 
-    def keep_history(self) -> None:
+    def save_history(self) -> None:
         """Write the history to disk where that is due, so that a restart learns only what came later; raises StoreError."""
         from models.engine.snapshot import arrays_of
 
@@ -248,7 +248,7 @@ class Live:
             )
             if not self.ready or self._learning or not self._snapshots.due(point):
                 return
-            arrays = arrays_of(self.serving.forecaster)
+            arrays = arrays_of(self.active.forecaster)
         self._snapshots.keep(arrays, point, self.engine)
 
     def _note(self, ended: pd.DataFrame) -> None:
@@ -282,14 +282,14 @@ class Live:
         from models.releases.verification import fetch, try_out
 
         if version is None:
-            self.rebuild(Serving(Forecaster(None, advice=self.advice)))
+            self.rebuild(ActiveModel(Forecaster(None, advice=self.advice)))
             return
         folder = fetch(version, self.settings)
         if not tried:
             try_out(folder)
         model_set = ModelSet.load(folder)
         self.rebuild(
-            Serving(
+            ActiveModel(
                 Forecaster(model_set, advice=self.advice),
                 version.label,
                 version.version,
@@ -298,8 +298,8 @@ class Live:
             )
         )
 
-    def rebuild(self, serving: Serving) -> None:
-        """Teach ``serving`` the store's history and let it answer; outcomes that arrive meanwhile are in it too.
+    def rebuild(self, active: ActiveModel) -> None:
+        """Teach ``active`` the store's history and let it answer; outcomes that arrive meanwhile are in it too.
 
         The first to answer goes on from the history that was kept on disk, if it is this one's.
         """
@@ -309,15 +309,15 @@ class Live:
         start, ended, read = Point(), pd.DataFrame(), False
         try:
             start = (
-                self._snapshots.recall(serving.forecaster, self.engine) if first else None
+                self._snapshots.recall(active.forecaster, self.engine) if first else None
             ) or start
             ended = read_ended(self.engine, after=start.revision)
             ended, read = ended[~ended["revision"].isin(start.own)], True
-            serving.learn(ended, rows=AT_ONCE)
+            active.learn(ended, rows=AT_ONCE)
             # The first prediction compiles and loads what the others then find; no caller should wait for that.
             waiting = read_latest(self.engine, WARM_UP).drop(columns=list(OUTCOMES)).tail(WARM_UP)
-            serving.forecaster.predict(waiting)
-            serving.forecaster.explain(code_frame(waiting.tail(1), waiting.columns))
+            active.forecaster.predict(waiting)
+            active.forecaster.explain(code_frame(waiting.tail(1), waiting.columns))
             self.troubles.pop("store", None)
         except StoreError as error:
             # A model that knows no history is better than none; it catches up when the store is back.
@@ -334,8 +334,8 @@ class Live:
             self._own = own | {added.revision for added in missed}
             self._missed, self._built = None, start.built
             for added in missed:
-                serving.learn(added.ended)
-            self._serving = serving
+                active.learn(added.ended)
+            self._active = active
             self.history = {"jobs": start.jobs, "newest_ended_at": start.newest_ended_at}
             for part in (ended, *(added.ended for added in missed)):
                 self._note(part)
@@ -344,23 +344,23 @@ class Live:
             gc.collect()
             gc.freeze()
             gc.set_threshold(YOUNG)
-        self.metrics.model_version.set(serving.number)
+        self.metrics.model_version.set(active.number)
         self.metrics.model_trained.set(
-            serving.card["window"]["until_us"] / 1e6 if serving.card else 0
+            active.card["window"]["until_us"] / 1e6 if active.card else 0
         )
 
     def describe(self) -> dict[str, Any]:
         """What serves, since when, on what history, and what is wrong: the answer of ``GET /model``."""
-        serving = self._serving
-        until = serving.card["window"]["until_us"] if serving and serving.card else None
+        active = self._active
+        until = active.card["window"]["until_us"] if active and active.card else None
         trained_until = None if until is None else datetime.fromtimestamp(until / 1e6, UTC)
         return {
-            "model_version": serving.label if serving else NO_MODEL,
-            "state": "starting" if serving is None else "degraded" if self.troubles else "serving",
-            "serving_since": serving.since.isoformat(timespec="seconds") if serving else None,
+            "model_version": active.label if active else NO_MODEL,
+            "state": "starting" if active is None else "degraded" if self.troubles else "serving",
+            "serving_since": active.since.isoformat(timespec="seconds") if active else None,
             "trained_until": _text(trained_until),
             "stale": trained_until is not None and datetime.now(UTC) - trained_until > FRESH,
-            "card": dict(serving.card) if serving else {},
+            "card": dict(active.card) if active else {},
             "history": {
                 **self.history,
                 "newest_ended_at": _text(self.history["newest_ended_at"]),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from models.engine.forecaster import Forecaster
     from models.ranking.ranker import Ranked, Ranker
     from services.http.rank import RankRequest
-    from services.live.predictor_state import Live
+    from services.live.predictor_state import PredictorState
 
 log = logging.getLogger("bentoml.gridcast")
 
@@ -23,10 +23,10 @@ AGE = 60.0
 """Seconds for which what is known of queues and links is taken to hold."""
 
 
-class Queues:
+class RankerCache:
     """The ranker of one live state. Only who asks first waits for it: later it is read anew beside the requests."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: PredictorState) -> None:
         self.live = live
         self._first = threading.Lock()
         self._reading = threading.Lock()

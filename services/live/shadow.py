@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from infra.errors import GridcastError
 from jobs.store import read_ended
 from services.http.columns import to_coded_jobs
-from services.live.active_model import AT_ONCE, Serving
+from services.live.active_model import AT_ONCE, ActiveModel
 from services.live.prediction_log import Answer
-from services.live.predictor_state import Live
+from services.live.predictor_state import PredictorState
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bentoml.gridcast")
 
-MOST_WAITING = 100_000
+MAX_WAITING_JOBS = 100_000
 """Jobs that may wait to be asked about again."""
 
 
@@ -40,14 +40,14 @@ class _Question:
 class Shadow:
     """The challenger of one predictor process, if there is one."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: PredictorState) -> None:
         self._live = live
         self._change = threading.Condition()
         self._questions: deque[_Question] = deque()
         self._waiting = 0
         self._wanted: Version | None = None
         self._seen: Version | None = None
-        self._serving: Serving | None = None
+        self._active: ActiveModel | None = None
         self._revision = 0
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
@@ -71,10 +71,10 @@ class Shadow:
 
     def ask(self, jobs: pa.Table, at: datetime | None) -> None:
         """Ask the challenger too, some time later, about what a caller asked; returns at once."""
-        if self._serving is None or not jobs.num_rows:
+        if self._active is None or not jobs.num_rows:
             return
         with self._change:
-            if self._waiting + jobs.num_rows > MOST_WAITING:
+            if self._waiting + jobs.num_rows > MAX_WAITING_JOBS:
                 self._live.metrics.shadow_jobs.labels("dropped").inc(jobs.num_rows)
                 return
             self._waiting += jobs.num_rows
@@ -105,37 +105,37 @@ class Shadow:
         from models.releases.verification import fetch, try_out
 
         with self._change:
-            self._serving, self._seen, self._waiting = None, version, 0
+            self._active, self._seen, self._waiting = None, version, 0
             self._questions.clear()
         if version is None:
             return
         folder = fetch(version, self._live.settings)
         try_out(folder)
-        serving = Serving(
+        active = ActiveModel(
             Forecaster(ModelSet.load(folder)), version.label, version.version, version.run_id
         )
-        self._revision = self._teach(serving, 0)
-        self._serving = serving
+        self._revision = self._teach(active, 0)
+        self._active = active
         log.info("%s is asked in the shadow", version.label)
 
-    def _teach(self, serving: Serving, after: int) -> int:
+    def _teach(self, active: ActiveModel, after: int) -> int:
         """Let it learn what the store learned after a revision; returns the newest."""
         ended = read_ended(self._live.engine, after=after)
-        serving.learn(ended, rows=AT_ONCE)
+        active.learn(ended, rows=AT_ONCE)
         return int(ended["revision"].max()) if len(ended) else after
 
     def _answer(self, question: _Question) -> None:
         with self._change:
             self._waiting -= question.jobs.num_rows
-        serving = self._serving
-        if serving is None:
+        active = self._active
+        if active is None:
             return
-        self._live.quiet.wait()
+        self._live.idle.wait()
         # What ended since the question is learned too, and not looked at but in how far histories are trusted: no score is made of it.
-        self._revision = self._teach(serving, self._revision)
+        self._revision = self._teach(active, self._revision)
         answers = replace(
-            serving.forecaster.answer(to_coded_jobs(question.jobs), (), question.at),
-            model_version=serving.label,
+            active.forecaster.answer(to_coded_jobs(question.jobs), (), question.at),
+            model_version=active.label,
         )
         self._live.log.add(
             Answer(

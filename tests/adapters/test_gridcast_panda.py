@@ -121,7 +121,7 @@ def test_a_refined_task_says_what_was_foreseen_and_keeps_what_its_user_asked_for
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(gridcast_panda, "Gridcast", Predictor)
-    refiner = gridcast_panda.foreseeing(Refiner)()
+    refiner = gridcast_panda.with_prediction(Refiner)()
     assert refiner.extractCommon(1, dict(TASK), None, None) == "refined"
     assert refiner.said[0].startswith("gridcast: {") and refiner.taskSpec.ramCount == 2000
     assert Predictor.asked[0]["program"] == "Sim_tf.py"
@@ -140,7 +140,7 @@ def test_without_gridcast_a_task_is_refined_and_the_log_says_why_nothing_was_for
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(gridcast_panda, "URL", f"http://127.0.0.1:{free_port()}")
-    refiner = gridcast_panda.foreseeing(Refiner)()
+    refiner = gridcast_panda.with_prediction(Refiner)()
     assert refiner.extractCommon(1, dict(TASK), None, None) == "refined"
     assert refiner.said[0].startswith("gridcast: no prediction: the predictor cannot be reached")
 

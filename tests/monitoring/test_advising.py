@@ -14,7 +14,7 @@ from infra.settings import Settings
 from jobs.schema import conform, fill_in
 from jobs.store import add_jobs
 from models.engine.forecaster import Forecaster
-from monitoring.advising import advise, larger, sentences, sound, wasteful
+from monitoring.advising import advise, larger, most_wasteful_users, plausible_jobs, sentences
 from monitoring.alerts import send_once
 from tests.monitoring.test_alerts import Hook, Receiver
 
@@ -153,7 +153,7 @@ def test_records_that_cannot_be_right_are_counted_once_and_left_out() -> None:
     wrong["walltime"] = [np.nan, 600.0, 90_000.0, 600.0]
     wrong["cpu_time"] = [1e9, 1e9, np.nan, np.nan]
     wrong.loc[3, "peak_memory"] = 0.0
-    kept, left_out = sound(pd.concat([good, wrong], ignore_index=True))
+    kept, left_out = plausible_jobs(pd.concat([good, wrong], ignore_index=True))
     assert len(kept) == 40 and set(kept["program"]) == {"reco"}
     assert left_out == {
         "without a run time": 1,
@@ -161,7 +161,7 @@ def test_records_that_cannot_be_right_are_counted_once_and_left_out() -> None:
         "that ran twice as long as they might": 1,
         "with no memory in use": 1,
     }
-    loose, left_out = sound(jobs("ann", "reco", [90_000.0] * 40))
+    loose, left_out = plausible_jobs(jobs("ann", "reco", [90_000.0] * 40))
     assert len(loose) == 40 and left_out == {}, "where nobody keeps to a limit it is none"
 
 
@@ -191,7 +191,7 @@ def test_the_most_wasteful_come_first_and_their_letter_goes_out_once_a_week(
         jobs("bob", "reco", [600.0] * 30),
         jobs("eve", "reco", [60.0] * 9, None),
     )
-    assert wasteful(sqlite_store, SINCE, NOW) == ["bob", "ann"]
+    assert most_wasteful_users(sqlite_store, SINCE, NOW) == ["bob", "ann"]
     hook = Receiver(Hook)
     settings = Settings(alerts=f"json://127.0.0.1:{hook.port}/")
     try:

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine
 
 from infra.settings import Settings
-from monitoring.alerts import tell
+from monitoring.alerts import notify
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -87,7 +87,7 @@ def test_what_is_wrong_is_told_once_and_once_more_when_it_is_over(
     for hour, sentence in enumerate(
         ["", "It decays.", "It decays.", "It decays more.", "", "", "Again."]
     ):
-        tell(sqlite_store, ours, {"decay": sentence}, NOW + timedelta(hours=hour))
+        notify(sqlite_store, ours, {"decay": sentence}, NOW + timedelta(hours=hour))
     assert [(got["title"], got["type"]) for got in hook.got] == [
         ("Gridcast gridcast: decay", "warning"),
         ("Gridcast gridcast: decay is over", "success"),
@@ -99,18 +99,18 @@ def test_what_is_wrong_is_told_once_and_once_more_when_it_is_over(
 
 def test_two_things_that_are_wrong_are_two_alerts(sqlite_store: Engine, hook: Receiver) -> None:
     ours = settings(f"json://127.0.0.1:{hook.port}")
-    assert tell(sqlite_store, ours, {"decay": "a", "drift": "b"}, NOW) == [
+    assert notify(sqlite_store, ours, {"decay": "a", "drift": "b"}, NOW) == [
         "Gridcast gridcast: decay",
         "Gridcast gridcast: drift",
     ]
-    assert tell(sqlite_store, ours, {"decay": "a", "drift": ""}, NOW + timedelta(hours=1)) == [
+    assert notify(sqlite_store, ours, {"decay": "a", "drift": ""}, NOW + timedelta(hours=1)) == [
         "Gridcast gridcast: drift is over"
     ]
 
 
 def test_an_alert_comes_by_mail(sqlite_store: Engine, mail: Receiver) -> None:
     address = f"mailto://127.0.0.1:{mail.port}?from=gridcast@example.org&to=operator@example.org&mode=insecure"
-    assert tell(sqlite_store, settings(address), {"decay": "What predictions lose rose."}, NOW)
+    assert notify(sqlite_store, settings(address), {"decay": "What predictions lose rose."}, NOW)
     [message] = mail.got
     assert "Subject: Gridcast gridcast: decay" in message
     assert "What predictions lose rose." in message
@@ -126,12 +126,12 @@ def test_what_could_not_be_delivered_is_tried_again_and_shows_no_secret(
     hook.stop()
     ours = settings(f"json://someone:hunter2@127.0.0.1:{port}")
     with caplog.at_level(logging.DEBUG):
-        assert tell(sqlite_store, ours, {"decay": "It decays."}, NOW) == []
+        assert notify(sqlite_store, ours, {"decay": "It decays."}, NOW) == []
     said = caplog.text + repr(ours) + "".join(capfd.readouterr())
     assert "could not be delivered" in said
     assert "hunter2" not in said
     again = Receiver(Hook)
-    assert tell(
+    assert notify(
         sqlite_store,
         settings(f"json://127.0.0.1:{again.port}"),
         {"decay": "It decays."},
@@ -143,7 +143,7 @@ def test_what_could_not_be_delivered_is_tried_again_and_shows_no_secret(
 def test_without_an_address_nothing_is_told_and_nothing_forgotten(
     sqlite_store: Engine, hook: Receiver
 ) -> None:
-    assert tell(sqlite_store, settings(), {"decay": "It decays."}, NOW) == []
-    assert tell(
+    assert notify(sqlite_store, settings(), {"decay": "It decays."}, NOW) == []
+    assert notify(
         sqlite_store, settings(f"json://127.0.0.1:{hook.port}"), {"decay": "It decays."}, NOW
     ) == ["Gridcast gridcast: decay"]

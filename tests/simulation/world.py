@@ -51,11 +51,11 @@ class World:
 
     def start(self) -> None:
         """Start anew with what the disk holds."""
-        from services.live.champion_watcher import Following
-        from services.live.predictor_state import Live
+        from services.live.champion_watcher import ChampionWatcher
+        from services.live.predictor_state import PredictorState
 
-        self.live = Live(self.settings, self.metrics)
-        self.following = Following(self.live, lambda result: None)
+        self.live = PredictorState(self.settings, self.metrics)
+        self.following = ChampionWatcher(self.live, lambda result: None)
 
     def step(self, name: str, work: Callable[[], None]) -> None:
         """One thing that the process does; it may die of it or be told that it failed."""
@@ -172,15 +172,15 @@ class World:
         with suppress(GridcastError):
             registry.settle(self.settings)
             done = [one for one in registry.versions(self.settings) if one.state != "unfinished"]
-            stands = registry.champion(self.settings)
-            if stands is None:
+            is_active = registry.champion(self.settings)
+            if is_active is None:
                 return
             if self.rng.random() < 0.3:
                 registry.unpin(self.settings) if self.pinned_at else registry.pin(
                     by="an engineer", why="a test", settings=self.settings
                 )
-                self.pinned_at = None if self.pinned_at else stands.version
-            elif (chosen := done[int(self.rng.integers(len(done)))]).version != stands.version:
+                self.pinned_at = None if self.pinned_at else is_active.version
+            elif (chosen := done[int(self.rng.integers(len(done)))]).version != is_active.version:
                 # In the page, which no die reaches: a person sees that it was done.
                 self.dice.armed = False
                 mlflow.MlflowClient(self.settings.tracking_url).set_registered_model_alias(
@@ -236,8 +236,8 @@ class World:
         self.follow()
         champion = registry.champion(self.settings)
         assert self.live.ready
-        assert self.live.serving.is_of(champion), (
-            f"{self.live.serving.label} serves and not {champion}: {self.live.troubles}"
+        assert self.live.active.is_of(champion), (
+            f"{self.live.active.label} serves and not {champion}: {self.live.troubles}"
         )
         ended = int(count_jobs(self.live.engine)["ended"].sum())
         assert self.live.history["jobs"] == ended, (

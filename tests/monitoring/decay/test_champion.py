@@ -148,7 +148,7 @@ def test_jobs_that_retention_drops_do_not_count_against_those_that_came(
     engine: Engine, jobs: pd.DataFrame
 ) -> None:
     from jobs.store import add_measurements, count_jobs
-    from monitoring.decay.champion import Watched
+    from monitoring.decay.champion import DecayReport
     from monitoring.decay.detection import Alarm
 
     with engine.begin() as connection:
@@ -165,13 +165,13 @@ def test_jobs_that_retention_drops_do_not_count_against_those_that_came(
         "",
         {"jobs": str(known)},
     )
-    watched = Watched(
+    decay_report = DecayReport(
         "worse", alarms=(Alarm(int(trained.timestamp() * 1e6), "worse", "all", 0.0, 0.1),)
     )
 
     def reason() -> str:
         return reason_to_retrain(
-            engine, CARD, watched, DriftReport("none", "", ()), latest, now, 3600.0
+            engine, CARD, decay_report, DriftReport("none", "", ()), latest, now, 3600.0
         )
 
     assert reason() == ""
@@ -190,7 +190,7 @@ def test_drift_is_a_reason_once_and_only_where_it_matters(
     engine: Engine, jobs: pd.DataFrame
 ) -> None:
     from jobs.store import add_measurements
-    from monitoring.decay.champion import Watched
+    from monitoring.decay.champion import DecayReport
 
     now = pd.Timestamp.now(tz="UTC")
     trained = now - pd.Timedelta(hours=10)
@@ -202,7 +202,7 @@ def test_drift_is_a_reason_once_and_only_where_it_matters(
         return reason_to_retrain(
             engine,
             CARD,
-            Watched("fine"),
+            DecayReport("fine"),
             DriftReport("drift", "it moved", drifted),
             latest,
             now,

@@ -6,20 +6,20 @@ import pytest
 from monitoring.decay.detection import (
     LOOK,
     Alarm,
-    Judged,
+    ScoredPredictions,
     alarms,
-    demands_training,
-    judging_delay,
+    label_delay,
     losses,
+    training_trigger,
 )
 
 DAY = 86_400_000_000
 
 
-def judged(excess: np.ndarray, per_look: int = 10, cluster: str = "group a") -> Judged:
+def judged(excess: np.ndarray, per_look: int = 10, cluster: str = "group a") -> ScoredPredictions:
     count = len(excess)
     at = np.arange(count) // per_look * LOOK
-    return Judged(
+    return ScoredPredictions(
         at, excess, np.zeros(count), np.arange(count), np.full(count, cluster, dtype=object)
     )
 
@@ -45,8 +45,8 @@ def test_a_job_that_runs_within_its_prediction_lost_nothing_yet() -> None:
 
 def test_a_prediction_is_judged_when_most_earlier_jobs_had_ended_and_within_three_days() -> None:
     at = np.zeros(100, dtype=np.int64)
-    assert judging_delay(at, np.arange(1, 101) * 60_000_000) == pytest.approx(95.05 * 60_000_000)
-    assert judging_delay(at, np.full(100, 30 * DAY)) == 3 * DAY
+    assert label_delay(at, np.arange(1, 101) * 60_000_000) == pytest.approx(95.05 * 60_000_000)
+    assert label_delay(at, np.full(100, 30 * DAY)) == 3 * DAY
 
 
 def test_what_does_not_change_raises_no_alarm_and_what_rises_does() -> None:
@@ -73,7 +73,7 @@ def test_one_cluster_is_seen_among_many() -> None:
     cluster = np.where(struck, "group b", "group a").astype(object)
     at = np.arange(6000) // 10 * LOOK
     found = alarms(
-        Judged(at, np.clip(excess, -1, 1), np.zeros(6000), np.arange(6000), cluster),
+        ScoredPredictions(at, np.clip(excess, -1, 1), np.zeros(6000), np.arange(6000), cluster),
         ("group a", "group b"),
     )
     assert "group b" in {alarm.segment for alarm in found}
@@ -90,7 +90,7 @@ def test_the_past_of_the_alarms_does_not_change_with_what_comes() -> None:
 
 
 def test_a_thousand_alike_are_one_observation() -> None:
-    burst = Judged(
+    burst = ScoredPredictions(
         np.zeros(1000, np.int64),
         np.full(1000, 0.9),
         np.ones(1000),
@@ -102,15 +102,15 @@ def test_a_thousand_alike_are_one_observation() -> None:
 
 def test_a_rise_demands_training_once_and_being_worse_only_with_many_new_jobs() -> None:
     rose, worse = Alarm(10, "rose", "all", -0.1, 0.1), Alarm(10, "worse", "all", 0.0, 0.1)
-    assert demands_training([rose], now=20, trained=0, new=1, known=1000, cooldown=5) is rose
+    assert training_trigger([rose], now=20, trained=0, new=1, known=1000, cooldown=5) is rose
     assert (
-        demands_training([rose], now=20, trained=15, new=1, known=1000, cooldown=5) is None
+        training_trigger([rose], now=20, trained=15, new=1, known=1000, cooldown=5) is None
     )  # it was answered
-    assert demands_training([rose], now=20, trained=0, new=1, known=1000, cooldown=30) is None
-    assert demands_training([worse], now=20, trained=0, new=499, known=1000, cooldown=5) is None
-    assert demands_training([worse], now=20, trained=0, new=500, known=1000, cooldown=5) is worse
+    assert training_trigger([rose], now=20, trained=0, new=1, known=1000, cooldown=30) is None
+    assert training_trigger([worse], now=20, trained=0, new=499, known=1000, cooldown=5) is None
+    assert training_trigger([worse], now=20, trained=0, new=500, known=1000, cooldown=5) is worse
     assert (
-        demands_training(
+        training_trigger(
             [Alarm(10, "worse", "all", 0.0, 0.1, until=15)],
             now=20,
             trained=0,

@@ -12,9 +12,9 @@ from monitoring.drift.effect_sizes import (
     OTHER,
     Sampling,
     buckets,
-    by_bursts,
-    by_stretches,
     category_distance,
+    largest_block_distance,
+    largest_permuted_distance,
     missing_distance,
     number_distance,
 )
@@ -85,8 +85,8 @@ def test_nothing_can_be_said_of_an_empty_window() -> None:
     assert np.isnan(number_distance(empty, np.array([1.0]), ALL))
     assert np.isnan(number_distance(np.array([np.nan]), np.array([1.0]), ALL))
     assert np.isnan(category_distance(np.array([], dtype=int), np.array([1]), ALL))
-    assert by_stretches(empty, 10, number_distance, ALL) == 0
-    assert by_stretches(np.array([np.nan] * 9), 3, number_distance, ALL) == 0
+    assert largest_block_distance(empty, 10, number_distance, ALL) == 0
+    assert largest_block_distance(np.array([np.nan] * 9), 3, number_distance, ALL) == 0
 
 
 def test_a_sample_is_the_same_rows_for_the_same_seed_and_in_their_order() -> None:
@@ -101,9 +101,9 @@ def test_bursts_are_ordinary_where_they_always_happen() -> None:
     random = np.random.default_rng(0)
     bursts = np.repeat(random.integers(0, 30, 200), 50)  # each user submits 50 jobs at a time
     steady = random.permutation(bursts)
-    assert by_stretches(bursts, 1000, category_distance, ALL) > 2 * by_stretches(
-        steady, 1000, category_distance, ALL
-    )
+    assert largest_block_distance(
+        bursts, 1000, category_distance, ALL
+    ) > 2 * largest_block_distance(steady, 1000, category_distance, ALL)
 
 
 def test_dealing_out_bursts_tells_a_thousand_alike_from_a_thousand_jobs() -> None:
@@ -112,7 +112,12 @@ def test_dealing_out_bursts_tells_a_thousand_alike_from_a_thousand_jobs() -> Non
     values = np.repeat(random.normal(0, 1, 30), 100) + random.normal(0, 0.01, 3000)
     windows, tasks = (values[:2000], values[2000:]), (task[:2000], task[2000:])
     each_alone = (np.arange(2000), np.arange(2000, 3000))
-    assert by_bursts(*windows, tasks, number_distance, ALL) > 2 * by_bursts(
-        *windows, each_alone, number_distance, ALL
+    assert largest_permuted_distance(
+        *windows, tasks, number_distance, ALL
+    ) > 2 * largest_permuted_distance(*windows, each_alone, number_distance, ALL)
+    assert (
+        largest_permuted_distance(
+            *windows, (task[:2000] * 0, task[2000:] * 0), number_distance, ALL
+        )
+        == np.inf
     )
-    assert by_bursts(*windows, (task[:2000] * 0, task[2000:] * 0), number_distance, ALL) == np.inf

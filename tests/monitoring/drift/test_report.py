@@ -13,15 +13,15 @@ from jobs.schema import OF_KIND, conform
 from jobs.workload import Change, generate
 from monitoring.drift.effect_sizes import Sampling
 from monitoring.drift.report import DriftReport, report
-from monitoring.drift.verdict import judge, plain
-from monitoring.drift.windows import comparable, compare_clusters, compare_columns, ended
+from monitoring.drift.verdict import judge, plain_text
+from monitoring.drift.windows import comparable, compare_clusters, compare_columns, ended_jobs
 
 Grid = Callable[..., pd.DataFrame]
 
 
 def compare(reference: pd.DataFrame, current: pd.DataFrame) -> tuple[str, str, set[str]]:
     """The verdict, its sentence and what moved (columns, clusters), without drawing a page."""
-    reference, current, sampling = ended(reference), ended(current), Sampling()
+    reference, current, sampling = ended_jobs(reference), ended_jobs(current), Sampling()
     columns = list(comparable(reference, current, sampling))
     findings = compare_columns(reference, current, columns, sampling) + compare_clusters(
         reference, current, sampling
@@ -266,9 +266,9 @@ def test_only_the_newest_pages_are_kept(grid: Grid, tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_not_unicode_or_very_long_is_shown_all_the_same() -> None:
-    assert plain("caf\udce9") == "caf?"
-    assert plain("\x1b[31mred\nline") == "?[31mred?line"
-    assert plain("x" * 500) == "x" * 59 + "…"
+    assert plain_text("caf\udce9") == "caf?"
+    assert plain_text("\x1b[31mred\nline") == "?[31mred?line"
+    assert plain_text("x" * 500) == "x" * 59 + "…"
 
 
 def test_every_number_of_the_schema_is_looked_at(grid: Grid) -> None:

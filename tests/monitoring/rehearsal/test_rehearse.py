@@ -8,10 +8,10 @@ from jobs.workload import Change, generate
 from models.baselines.available_history import see
 from models.engine.training import TrainingError
 from models.quantities.targets import TARGETS
-from monitoring.rehearsal.page import worth, write_page
+from monitoring.rehearsal import rehearse as rehearsal
+from monitoring.rehearsal.page import describe_benefit, write_page
 from monitoring.rehearsal.rehearse import Rehearsal, rehearse
-from monitoring.rehearsal.rehearse import rehearse as rehearsal
-from monitoring.rehearsal.retrained_models import Plain
+from monitoring.rehearsal.retrained_models import PlainCatBoost
 
 WALLTIME = TARGETS["walltime"]
 FIRST = 400
@@ -39,7 +39,7 @@ def test_one_predictor_lives_under_every_policy_and_is_judged_on_the_same_jobs(
         ("catboost", policy) for policy in ("never", "schedule", "decay")
     ]
     known = np.isfinite(WALLTIME.value(log))[FIRST:].sum()
-    for row, life in zip(lived.rows, lived.lives, strict=True):
+    for row, life in zip(lived.rows, lived.runs, strict=True):
         assert row["jobs"] == known == len(life.point) == len(life.low)
         assert row["mae"] == pytest.approx(np.abs(life.point - lived.truth).mean())
         assert 0.75 < float(str(row["coverage_90"])) < 0.99
@@ -47,20 +47,20 @@ def test_one_predictor_lives_under_every_policy_and_is_judged_on_the_same_jobs(
 
 
 def test_never_trains_never_and_the_schedule_keeps_its_period(lived: Rehearsal) -> None:
-    attempts = {life.policy: life.attempts for life in lived.lives}
-    assert attempts["never"] == ()
-    times = np.array([one.at for one in attempts["schedule"]])
+    retrainings = {life.policy: life.retrainings for life in lived.runs}
+    assert retrainings["never"] == ()
+    times = np.array([one.at for one in retrainings["schedule"]])
     assert len(times) == 5
     assert (np.diff(times) >= 5 * 86400e6).all()
-    assert 2 * len(attempts["decay"]) <= len(times)
+    assert 2 * len(retrainings["decay"]) <= len(times)
 
 
 def test_a_promotion_is_explained_and_changes_only_what_comes_after_it(lived: Rehearsal) -> None:
-    never, schedule, _ = lived.lives
-    promoted = [one.at for one in schedule.attempts if one.promoted]
+    never, schedule, _ = lived.runs
+    promoted = [one.at for one in schedule.retrainings if one.promoted]
     assert promoted
     assert all(
-        "its mean absolute error is" in one.verdict for one in schedule.attempts if one.promoted
+        "its mean absolute error is" in one.verdict for one in schedule.retrainings if one.promoted
     )
     same = lived.at < promoted[0]
     assert np.array_equal(schedule.point[same], never.point[same])
@@ -69,9 +69,9 @@ def test_a_promotion_is_explained_and_changes_only_what_comes_after_it(lived: Re
 
 def test_the_engine_learns_from_its_histories_under_every_policy(log: pd.DataFrame) -> None:
     lived = rehearse(log.head(2500), WALLTIME, warm_up=0.4, period=1e9, predictors=["gridcast"])
-    never, schedule, decay = lived.lives
+    never, schedule, decay = lived.runs
     assert np.array_equal(never.point, schedule.point)
-    assert [len(life.attempts) for life in (never, schedule)] == [0, 0]
+    assert [len(life.retrainings) for life in (never, schedule)] == [0, 0]
     assert len(never.point) == len(decay.point) == len(lived.truth)
     assert len(np.unique(never.point)) > 100
 
@@ -83,18 +83,20 @@ def test_nothing_is_decided_or_predicted_by_what_ended_later(
     other = log.copy()
     late = other["ended_at"] > cut
     other.loc[late, "walltime"] *= np.random.default_rng(0).lognormal(0, 2, int(late.sum()))
-    before = lived.lives[-1]
+    before = lived.runs[-1]
     seen = see(other, WALLTIME)
     scrambled = rehearsal._live(
-        Plain(seen), "decay", rehearsal._read(seen, FIRST), 5 * 86_400_000_000
+        PlainCatBoost(seen), "decay", rehearsal._read(seen, FIRST), 5 * 86_400_000_000
     )
     until = cut.value // 1000
     told = [
-        (one.at, one.why, one.promoted, one.verdict) for one in before.attempts if one.at <= until
+        (one.at, one.why, one.promoted, one.verdict)
+        for one in before.retrainings
+        if one.at <= until
     ]
     assert told == [
         (one.at, one.why, one.promoted, one.verdict)
-        for one in scrambled.attempts
+        for one in scrambled.retrainings
         if one.at <= until
     ]
     known = np.flatnonzero(np.isfinite(seen.values[FIRST:]))
@@ -109,9 +111,9 @@ def test_the_page_tells_what_retraining_is_worth_and_loads_nothing(
     assert "Rehearsal of a &lt;log&gt;" in html
     for row in lived.rows:
         if row["policy"] != "never":
-            assert worth(row) in html
+            assert describe_benefit(row) in html
     assert html.count("<img") == html.count('src="data:image/png;base64,') == 2
-    assert html.count("<tr><td>20") == sum(len(life.attempts) for life in lived.lives)
+    assert html.count("<tr><td>20") == sum(len(life.retrainings) for life in lived.runs)
 
 
 def test_a_log_too_short_or_a_share_that_is_none_is_refused(log: pd.DataFrame) -> None:

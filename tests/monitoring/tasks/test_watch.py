@@ -22,9 +22,9 @@ from jobs.store import (
 from jobs.workload import generate
 from models.tasks.inputs import Questions, open_jobs
 from models.tasks.sets import group_tasks
-from monitoring.tasks.stalls import judge_stalls
-from monitoring.tasks.states import Thresholds, held_back_by, last_end, quietness, states
-from monitoring.tasks.watch import Watch
+from monitoring.tasks.stalls import score_stall_detection
+from monitoring.tasks.states import Thresholds, delay_reasons, last_end, silence_ratio, states
+from monitoring.tasks.watch import TaskWatch
 from tests.monitoring.test_alerts import Hook, Receiver
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
@@ -32,7 +32,7 @@ HOUR = 3600.0
 
 
 def test_planted_stalls_are_found_and_little_else() -> None:
-    (found,) = judge_stalls(generate(6000, days=12, seed=1).jobs)
+    (found,) = score_stall_detection(generate(6000, days=12, seed=1).jobs)
     assert found["predictor"] == "stalls" and found["planted"] > 8
     # Longer logs, by which more is known, are in docs/tasks.md.
     assert (
@@ -43,7 +43,9 @@ def test_planted_stalls_are_found_and_little_else() -> None:
 def test_where_starts_are_not_known_no_stall_is_planted() -> None:
     jobs = generate(300, days=2, seed=1).jobs
     assert (
-        judge_stalls(jobs.assign(started_at=jobs["started_at"].mask(jobs["started_at"].notna())))
+        score_stall_detection(
+            jobs.assign(started_at=jobs["started_at"].mask(jobs["started_at"].notna()))
+        )
         == []
     )
 
@@ -83,7 +85,7 @@ def test_a_task_is_stalled_by_what_its_jobs_should_take_not_by_being_quiet(
     )
     opened = open_jobs(tasks, questions)
     usual = np.full(len(opened.job), 2 * HOUR)
-    long = quietness(tasks, questions, opened, usual, last_end(tasks, questions))
+    long = silence_ratio(tasks, questions, opened, usual, last_end(tasks, questions))
     assert (long[0] > Thresholds().stalled) == quiet
 
 
@@ -103,7 +105,7 @@ def test_states_go_by_what_is_gravest() -> None:
 
 def test_who_holds_a_task_back_is_named() -> None:
     tasks = group_tasks(_task(6, 1.0, 4, "failed"))
-    said = held_back_by(tasks, 0, START.timestamp() + 30 * HOUR, {4: HOUR, 5: HOUR})
+    said = delay_reasons(tasks, 0, START.timestamp() + 30 * HOUR, {4: HOUR, 5: HOUR})
     assert said[0] == "site cern: 4 of 4 jobs failed"
     assert "cern: 2 jobs are overdue there" in said and any(
         "job j4 has run for 30.0 h" in one for one in said
@@ -122,7 +124,7 @@ def test_every_look_foresees_the_end_of_each_open_task_and_keeps_what_is_new(
     engine: Engine,
 ) -> None:
     watch, now = (
-        Watch(engine, Settings()),
+        TaskWatch(engine, Settings()),
         pd.Timestamp("2025-01-09 14:00", tz="UTC").to_pydatetime(),
     )
     first = watch.look(now)
@@ -143,11 +145,11 @@ def test_every_look_foresees_the_end_of_each_open_task_and_keeps_what_is_new(
 
 def test_a_threshold_counts_from_the_next_look_on_and_says_who_set_it(engine: Engine) -> None:
     now = pd.Timestamp("2025-01-09 14:00", tz="UTC").to_pydatetime()
-    before = Watch(engine, Settings()).look(now).set_index("task")["state"]
+    before = TaskWatch(engine, Settings()).look(now).set_index("task")["state"]
     with engine.begin() as connection:
         set_threshold(connection, "all", "failing", 1.0, "ada", now)
         set_threshold(connection, "all", "stalled", 1e9, "ada", now)
-    after = Watch(engine, Settings()).look(now).set_index("task")["state"]
+    after = TaskWatch(engine, Settings()).look(now).set_index("task")["state"]
     assert not after.isin(["failing", "stalled"]).any() and set(after.index) == set(before.index)
     assert read_thresholds(engine)["set_by"].tolist() == ["ada", "ada"]
 
@@ -180,7 +182,7 @@ def test_a_chain_and_a_request_end_with_their_last_task_and_know_nothing_of_the_
         store = open_store(f"sqlite:///{tmp_path / f'{number}.db'}")
         with store.begin() as connection:
             add_jobs(connection, conform(each))
-        seen.append(Watch(store, Settings()).look(ASKED.to_pydatetime()))
+        seen.append(TaskWatch(store, Settings()).look(ASKED.to_pydatetime()))
         assert set(untold_tasks(store)["kind"]) == {"task", "chain", "request"}
         store.dispose()
     pd.testing.assert_frame_equal(seen[0], seen[1])
@@ -227,7 +229,7 @@ def test_a_task_that_stalls_is_told_once_and_so_is_its_recovery(tmp_path: Path) 
     engine, hook = open_store(f"sqlite:///{tmp_path / 'jobs.db'}"), Receiver(Hook)
     with engine.begin() as connection:
         add_jobs(connection, _freezing())
-    watch = Watch(engine, Settings(alerts=SecretStr(f"json://127.0.0.1:{hook.port}")))
+    watch = TaskWatch(engine, Settings(alerts=SecretStr(f"json://127.0.0.1:{hook.port}")))
     begun = START + timedelta(hours=240)
     seen = []
     for hours in (0.5, 1.2, 11, 12, 13, 14.05, 15):
@@ -253,11 +255,11 @@ def test_an_alert_that_nobody_took_is_told_at_the_next_look(tmp_path: Path) -> N
     with engine.begin() as connection:
         add_jobs(connection, _freezing())
     moment = START + timedelta(hours=251)
-    Watch(engine, Settings(alerts=SecretStr(f"json://127.0.0.1:{hook.port}"))).look(
+    TaskWatch(engine, Settings(alerts=SecretStr(f"json://127.0.0.1:{hook.port}"))).look(
         moment.to_pydatetime()
     )
     again = Receiver(Hook)
-    Watch(engine, Settings(alerts=SecretStr(f"json://127.0.0.1:{again.port}"))).look(
+    TaskWatch(engine, Settings(alerts=SecretStr(f"json://127.0.0.1:{again.port}"))).look(
         (moment + timedelta(minutes=1)).to_pydatetime()
     )
     again.stop()

@@ -21,7 +21,7 @@ from jobs.workload import generate
 from models.engine.model_set import ModelSet
 from models.releases import registry
 from services.dashboard.app import Dashboard
-from services.dashboard.task_updates import distribute
+from services.dashboard.task_updates import send_task_updates
 from tests.services.conftest import publish
 
 NOW = pd.Timestamp("2025-01-09 14:00", tz="UTC").to_pydatetime()
@@ -199,9 +199,9 @@ def test_predictions_are_sent_until_taken_and_never_twice(served: tuple[Dashboar
 
     tasks = len(untold_tasks(dashboard.engine))
     assert tasks == len(latest_tasks(dashboard.engine)) + 2
-    assert distribute(dashboard.engine, settings, NOW, send()) == 2
-    assert distribute(dashboard.engine, settings, NOW, send()) == tasks - 2
-    assert distribute(dashboard.engine, settings, NOW, send()) == 0
+    assert send_task_updates(dashboard.engine, settings, NOW, send()) == 2
+    assert send_task_updates(dashboard.engine, settings, NOW, send()) == tasks - 2
+    assert send_task_updates(dashboard.engine, settings, NOW, send()) == 0
     assert len(keys) == tasks + 1 and len(set(keys)) == tasks
     assert set(named) == {"taskID", "chainID", "reqID"}
 
@@ -275,11 +275,11 @@ def test_a_training_is_started_by_a_button(
     served: tuple[Dashboard, str], browser: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A real training takes long and is tested where it lives: of the command of the same name only the help is asked."""
-    from services.dashboard import models_overview as models_shown
+    from services.dashboard import models_overview
 
     dashboard, address = served
     log = dashboard.settings.folder("logs") / "train.log"
-    monkeypatch.setattr(models_shown, "TRAINING", ("-m", "gridcast", "train", "--help"))
+    monkeypatch.setattr(models_overview, "TRAINING", ("-m", "gridcast", "train", "--help"))
     page = browser.new_page()
     page.on("dialog", lambda dialog: dialog.accept(TOKEN))
     page.goto(f"{address}/#models", wait_until="domcontentloaded")

@@ -11,9 +11,9 @@ from jobs.schema import OUTCOMES, conform
 from jobs.store import add_jobs, open_store
 from models.engine.forecaster import Forecaster
 from models.histories.features import encode
-from services.live.active_model import Serving
-from services.live.champion_watcher import Following
-from services.live.predictor_state import Live
+from services.live.active_model import ActiveModel
+from services.live.champion_watcher import ChampionWatcher
+from services.live.predictor_state import PredictorState
 from tests.services.conftest import Start
 
 
@@ -23,7 +23,7 @@ def start(start: Start, store_url: str) -> Start:
     return partial(start, store_url)
 
 
-def ingest(live: Live, jobs: pd.DataFrame) -> None:
+def ingest(live: PredictorState, jobs: pd.DataFrame) -> None:
     """What another process does to the store."""
     engine = open_store(live.settings.store_url)
     with engine.begin() as connection:
@@ -31,18 +31,18 @@ def ingest(live: Live, jobs: pd.DataFrame) -> None:
     engine.dispose()
 
 
-def outcomes(live: Live, jobs: pd.DataFrame) -> Any:
+def outcomes(live: PredictorState, jobs: pd.DataFrame) -> Any:
     """How many outcomes the live history has of each key of each job, long after all of them."""
-    forecaster = live.serving.forecaster
+    forecaster = live.active.forecaster
     contexts = encode(
         jobs.assign(submitted_at=pd.Timestamp("2100-01-01", tz="UTC")), forecaster.levels
     )
     return forecaster.mixtures["walltime"].counts(contexts)
 
 
-def learned(live: Live) -> list[Any]:
+def learned(live: PredictorState) -> list[Any]:
     """All that a live state learned beside the histories."""
-    forecaster = live.serving.forecaster
+    forecaster = live.active.forecaster
     calibration = forecaster.calibrations["walltime"]
     return [calibration.upto, calibration.below, *forecaster.mixtures["walltime"].learned()]
 
@@ -75,7 +75,7 @@ def test_late_repeated_and_shuffled_outcomes_leave_the_histories_as_if_in_order(
         as_they_came.report(
             shuffled.iloc[max(place - 75, 0) : place]
         )  # again, some of it days later
-    in_order.rebuild(Serving(Forecaster(in_order.serving.forecaster.model_set)))
+    in_order.rebuild(ActiveModel(Forecaster(in_order.active.forecaster.model_set)))
     assert (
         in_order.history
         == as_they_came.history
@@ -85,7 +85,7 @@ def test_late_repeated_and_shuffled_outcomes_leave_the_histories_as_if_in_order(
     asked = jobs.drop(
         columns=list(OUTCOMES)
     )  # each by what had ended at its own submission, whenever that was told
-    ones, others = (live.serving.forecaster.predict(asked) for live in (in_order, as_they_came))
+    ones, others = (live.active.forecaster.predict(asked) for live in (in_order, as_they_came))
     np.testing.assert_array_equal(ones["cold_start"], others["cold_start"])
     for name in ("walltime_median", "walltime_high"):
         apart = np.maximum(others[name] / ones[name], ones[name] / others[name]) - 1
@@ -102,7 +102,7 @@ def test_what_was_reported_here_is_learned_once(start: Start, jobs: pd.DataFrame
     assert not np.array_equal(before[0], unlearned[0])
     live.catch_up()
     live.report(late)
-    live.serving.learn(pd.concat([late, late]))
+    live.active.learn(pd.concat([late, late]))
     for after, was in zip(learned(live), before, strict=True):
         np.testing.assert_array_equal(after, was)
     assert live.history["jobs"] == 100
@@ -126,7 +126,7 @@ def test_an_outcome_reported_while_a_model_is_taught_the_store_counts_once(
 ) -> None:
     live = start()
 
-    class Slow(Serving):
+    class Slow(ActiveModel):
         """Reports come while it learns: one before, one after the store was read."""
 
         def learn(self, ended: pd.DataFrame, rows: int = 200) -> None:
@@ -135,7 +135,7 @@ def test_an_outcome_reported_while_a_model_is_taught_the_store_counts_once(
             super().learn(ended, rows)
 
     live.report(jobs.iloc[:100])
-    live.rebuild(Slow(Forecaster(live.serving.forecaster.model_set)))
+    live.rebuild(Slow(Forecaster(live.active.forecaster.model_set)))
     live.catch_up()
     assert live.history["jobs"] == 200
     np.testing.assert_array_equal(outcomes(live, jobs), outcomes(start(), jobs))
@@ -145,7 +145,7 @@ def test_the_thread_that_follows_the_registry_learns_what_others_store(
     start: Start, jobs: pd.DataFrame
 ) -> None:
     live = start()
-    following = Following(live, lambda result: None)
+    following = ChampionWatcher(live, lambda result: None)
     ingest(live, jobs.iloc[:50])
     following.catch_up()
     assert live.history["jobs"] == 50
@@ -176,8 +176,8 @@ def test_a_corrected_outcome_is_learned_when_the_history_is_next_built(
         )
     )
 
-    def nothing_known(live: Live) -> list[bool]:
-        return live.serving.forecaster.predict(asked)["cold_start"].tolist()
+    def nothing_known(live: PredictorState) -> list[bool]:
+        return live.active.forecaster.predict(asked)["cold_start"].tolist()
 
     one.report(late)
     other.catch_up()

@@ -14,19 +14,19 @@ from jobs.store import StoreError, add_jobs, open_store
 from models.engine import snapshot
 from models.engine.model_set import ModelSet
 from services.live import snapshots
-from services.live.predictor_state import Live
+from services.live.predictor_state import PredictorState
 from services.live.snapshots import NAME
 from tests.services.conftest import Start
 
 
-def answers(live: Live, jobs: pd.DataFrame) -> pd.DataFrame:
+def answers(live: PredictorState, jobs: pd.DataFrame) -> pd.DataFrame:
     asked = jobs.drop(columns=list(OUTCOMES))
-    return live.serving.forecaster.predict(
+    return live.active.forecaster.predict(
         asked, quantiles=(0.3,), at=pd.Timestamp("2100-01-01", tz="UTC")
     )
 
 
-def built_at(live: Live) -> Any:
+def built_at(live: PredictorState) -> Any:
     return live.describe()["history"]["built_at"]
 
 
@@ -35,7 +35,7 @@ def test_a_restart_goes_on_from_the_file_and_learns_what_came_later(
 ) -> None:
     one = start()
     one.report(jobs.iloc[:200])
-    one.keep_history()
+    one.save_history()
     one.report(jobs.iloc[200:300])
     ingested = open_store(one.settings.store_url)
     with ingested.begin() as connection:
@@ -61,7 +61,7 @@ def test_outcomes_that_others_stored_between_ones_own_are_not_missed(
     one.report(
         jobs.iloc[200:300]
     )  # the file will hold the first and the third revision, not the second
-    one.keep_history()
+    one.save_history()
     again = start()
     assert built_at(again) == built_at(one)
     assert again.history["jobs"] == 300
@@ -92,7 +92,7 @@ def test_a_file_that_does_not_fit_is_not_used(
 ) -> None:
     one = start()
     one.report(jobs.iloc[:200])
-    one.keep_history()
+    one.save_history()
     file, how = tmp_path / "home" / "predictor" / NAME, dict[str, Any]()
     if fault == "torn":
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
@@ -131,7 +131,7 @@ def test_a_store_that_falters_while_a_predictor_starts_hides_nothing_for_good(
     one.report(jobs.iloc[:100])
     other.report(jobs.iloc[100:200])
     one.report(jobs.iloc[200:300])
-    one.keep_history()
+    one.save_history()
 
     def away(*_: object, **__: object) -> pd.DataFrame:
         raise StoreError("the store is away")
@@ -152,7 +152,7 @@ def test_a_disk_that_cannot_be_written_costs_the_file_and_nothing_else(
     one = start()
     one.report(jobs.iloc[:200])
     (tmp_path / "home" / "predictor" / NAME).mkdir()  # a file cannot take its place
-    one.keep_history()
+    one.save_history()
     assert "the history cannot be kept" in caplog.text
     assert not list((tmp_path / "home" / "predictor").glob("*.new"))
     assert start().history["jobs"] == 200
@@ -162,19 +162,19 @@ def test_it_is_written_when_it_is_due_and_not_otherwise(
     start: Start, jobs: pd.DataFrame, tmp_path: Path, monkeypatch: Any
 ) -> None:
     one, file = start(), tmp_path / "home" / "predictor" / NAME
-    one.keep_history()
+    one.save_history()
     assert not file.exists(), "nothing is known yet"
     one.report(jobs.iloc[:100])
-    one.keep_history()
+    one.save_history()
     first = file.stat().st_mtime_ns
     one.report(jobs.iloc[100:200])
-    one.keep_history()
+    one.save_history()
     assert file.stat().st_mtime_ns == first, "too soon"
     monkeypatch.setattr(snapshots, "EVERY", 0.0)
-    one.keep_history()
+    one.save_history()
     second = file.stat().st_mtime_ns
     assert second > first
-    one.keep_history()
+    one.save_history()
     assert file.stat().st_mtime_ns == second, "nothing is new"
 
 
