@@ -78,7 +78,7 @@ def prepare(home: Path) -> tuple[Any, str]:
     from infra.settings import prepare_environment
     from jobs.store import add_jobs, count_jobs, open_store
     from jobs.transfers import TRANSFER
-    from jobs.workload.grid import NOWHERE, generate_grid
+    from jobs.workload.grid import NO_SITE, generate_grid
     from scheduling.brokering.brokers import Random
     from scheduling.brokering.grid import job_records, live_through, start_of, transfer_records
 
@@ -92,7 +92,7 @@ def prepare(home: Path) -> tuple[Any, str]:
         for times in (lived.sent, lived.there, lived.started, lived.ended):
             times[times > now] = np.nan
         moved = np.flatnonzero(
-            (grid.input_at != NOWHERE) & (grid.input_at != lived.site) & ~np.isnan(lived.sent)
+            (grid.input_at != NO_SITE) & (grid.input_at != lived.site) & ~np.isnan(lived.sent)
         )
         with engine.begin() as connection:
             add_jobs(connection, job_records(lived, np.flatnonzero(~np.isnan(lived.sent))))

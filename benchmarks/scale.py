@@ -207,7 +207,7 @@ def lessons() -> Iterator[Any]:
 
 def behind_proxy(home: Path, predictors: int) -> dict[str, Any]:
     """Jobs a second that four callers are answered through the proxy by so many predictors of one store."""
-    from infra.parts import Part
+    from infra.components import Component
     from infra.settings import Settings
     from infra.site import proxy
 
@@ -215,7 +215,7 @@ def behind_proxy(home: Path, predictors: int) -> dict[str, Any]:
     settings = Settings(home=home, predictor_port=free_port())
     ports = [free_port() for _ in range(predictors)]
     parts = [
-        Part(f"predictor-{number}", (), address=f"http://127.0.0.1:{port}")
+        Component(f"predictor-{number}", (), address=f"http://127.0.0.1:{port}")
         for number, port in enumerate(ports, 1)
     ]
     door = proxy(settings, parts)

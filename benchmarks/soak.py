@@ -87,7 +87,7 @@ def standing(site: Site) -> Iterator[Site]:
         yield site
     finally:
         site.run("down")
-        for process in site.marked():
+        for process in site.marked_processes():
             process.kill()
 
 

@@ -23,11 +23,11 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Say how versions, disk, ports, clock, store, MLflow, Prefect and predictors stand, and what to do; exit code 1 if one is wrong."""
-    from infra.parts import parts
+    from infra.components import local_components
     from monitoring.doctor import examine
 
     settings = prepare_environment()
-    findings = examine(settings, parts(settings), table)
+    findings = examine(settings, local_components(settings), table)
     show([asdict(finding) for finding in findings], as_json, "Gridcast's health")
     if any(finding.state == "wrong" for finding in findings):
         raise typer.Exit(1)

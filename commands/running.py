@@ -24,13 +24,13 @@ def demo(as_json: Json = False) -> None:
 
 def serve() -> None:
     """Serve the champion over HTTP on this machine until Ctrl-C."""
-    from infra.parts import parts
+    from infra.components import local_components
     from infra.processes import up as run
 
     settings = prepare_environment()
     only = [
         replace(part, after=())
-        for part in parts(settings, servers=False)
+        for part in local_components(settings, servers=False)
         if part.name == "predictor"
     ]
     run(
@@ -59,16 +59,16 @@ def up(
     ] = False,
 ) -> None:
     """Start MLflow, Prefect, the predictor, the shifter's page and the schedules; Ctrl-C stops them all."""
-    from infra.parts import parts
+    from infra.components import local_components
     from infra.processes import up as run
-    from infra.site import site as site_parts
+    from infra.site import site_components
 
     settings = prepare_environment()
-    if not site and not settings.database_url and settings.own_postgres("gridcast"):
+    if not site and not settings.database_url and settings.own_postgres_url("gridcast"):
         raise InputError(
             "this data folder's store is a PostgreSQL of its own, which `gridcast up --site` made and starts: start it so"
         )
-    wanted = site_parts(settings) if site else parts(settings)
+    wanted = site_components(settings) if site else local_components(settings)
     run(
         settings,
         wanted,
@@ -89,17 +89,17 @@ def down() -> None:
 
 def status(as_json: Json = False) -> None:
     """Say what runs, where, and how fresh the champion is."""
-    from infra.parts import parts
+    from infra.components import local_components
     from infra.processes import status as look
     from models.releases import registry
 
     settings = prepare_environment()
-    rows = look(settings, parts(settings))
+    rows = look(settings, local_components(settings))
     row = {
         "part": "champion",
         "state": "none",
         "pid": None,
-        "address": settings.tracking_url_shown,
+        "address": settings.displayed_tracking_url,
         "since": None,
         "note": "none yet: gridcast train",
     }

@@ -21,12 +21,12 @@ import pandas as pd
 from flows.ingest import ingest
 from flows.monitor import monitor
 from flows.train import train
-from infra import parts
+from infra import components
 from infra.aliases import Progress
 from infra.errors import GridcastError
 from infra.process_groups import stop
 from infra.settings import Settings, environment_with, prepare_environment
-from infra.supervision import answers
+from infra.supervision import is_responding
 from jobs.schema import COLUMNS, OF_KIND, OUTCOMES
 from jobs.workload import START, Change, generate
 from jobs.writers import write_jobs
@@ -123,7 +123,7 @@ def predictor(settings: Settings) -> Iterator[str]:
     with socket.socket() as door:
         door.bind((settings.host, 0))
         port = door.getsockname()[1]
-    part = parts.predictor(settings.model_copy(update={"predictor_port": port}), {})
+    part = components.predictor(settings.model_copy(update={"predictor_port": port}), {})
     log = settings.folder("logs") / "demo-predictor.log"
     with log.open("ab") as out:
         process = subprocess.Popen(  # noqa: S603
@@ -131,13 +131,13 @@ def predictor(settings: Settings) -> Iterator[str]:
         )
         try:
             deadline = time.monotonic() + PATIENCE
-            while not answers(part):
+            while not is_responding(part):
                 if time.monotonic() > deadline or process.poll() is not None:
                     raise GridcastError(f"the predictor did not become ready: its log is {log}")
                 time.sleep(0.2)
             yield part.address
         finally:
-            stop(process.pid, part.stop_by, part.grace)
+            stop(process.pid, part.stop_signal, part.stop_seconds)
             process.wait()
 
 

@@ -33,6 +33,6 @@ def prune() -> Any:
 
 
 @task(task_run_name="drop old months", **STEP)
-def drop(settings: Settings) -> store.Pruned:
+def drop(settings: Settings) -> store.PruneResult:
     """Drop them; a month that somebody reads is tried again."""
     return store.prune(store.open_store(settings.store_url), settings.retention_months)

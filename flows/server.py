@@ -54,7 +54,9 @@ def create_app() -> Any:
 
     let_schedules_be_written()
     keep_looking(f"http://{own_door(settings)}/api")
-    return Guard(create_prefect(final=True), set(settings.doors(settings.prefect_port)))
+    return Guard(
+        create_prefect(final=True), set(settings.allowed_host_headers(settings.prefect_port))
+    )
 
 
 def own_door(settings: Settings) -> str:

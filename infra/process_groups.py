@@ -26,9 +26,9 @@ def stop(pid: int, by: int, grace: float) -> None:
     _kill({*family, *_family(pid)})
 
 
-def end_strays(home: Path, part: str = "") -> None:
+def kill_strays(home: Path, part: str = "") -> None:
     """Kill what the parts (or one ``part``) of the data folder ``home`` left behind, in whatever session and whoever its parent is now."""
-    _kill(set(marked(home, part)))
+    _kill(set(marked_processes(home, part)))
 
 
 def _kill(processes: set[psutil.Process]) -> None:
@@ -65,7 +65,7 @@ def _family(pid: int) -> list[psutil.Process]:
     return found
 
 
-def marked(home: Path, part: str = "") -> Iterator[psutil.Process]:
+def marked_processes(home: Path, part: str = "") -> Iterator[psutil.Process]:
     """What the parts (or one ``part``) of the data folder ``home`` started and still runs, but for this process and its parents."""
     us = psutil.Process()
     ours = {us.pid, *(parent.pid for parent in us.parents())}

@@ -21,18 +21,18 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from infra.components import Component
 from infra.errors import GridcastError, InputError
-from infra.parts import Part
-from infra.process_groups import end_strays, stop, wait_until_ended
+from infra.process_groups import kill_strays, stop, wait_until_ended
 from infra.process_records import live_process, read_record, write_record
 from infra.settings import Settings
 from infra.supervision import (
     Child,
-    answers,
+    is_responding,
     last_line,
     log_path,
     record_path,
-    remember,
+    record_state,
     start,
     watch,
 )
@@ -51,13 +51,13 @@ class ProcessError(GridcastError):
     """A part did not start; the message names it and its log."""
 
 
-class TakenError(InputError):
+class ConflictError(InputError):
     """A port is in use, or Gridcast is already up; the message says which and what to do."""
 
 
 def up(
     settings: Settings,
-    parts: Sequence[Part],
+    parts: Sequence[Component],
     *,
     say: Callable[[str], None] = print,
     when_ready: Callable[[], None] = lambda: None,
@@ -65,13 +65,13 @@ def up(
     """Start ``parts`` in order, watch them, and stop them all on Ctrl-C or SIGTERM; returns once nothing is left.
 
     ``say`` hears one sentence for each thing that happens, ``when_ready`` is called once, when every part is ready.
-    Raises TakenError before anything starts, ProcessError where a part never becomes ready; either way nothing is left behind.
+    Raises ConflictError before anything starts, ProcessError where a part never becomes ready; either way nothing is left behind.
     """
     say = _without_fail(say)
     with _only_one(settings, parts), _asked_to_stop() as asked:
         for leftover in _stop_recorded(settings):
             say(f"{leftover} was left behind by an earlier run and is stopped")
-        end_strays(settings.home)
+        kill_strays(settings.home)
         _check_ports(parts)
         children: dict[str, Child] = {}
         try:
@@ -81,7 +81,7 @@ def up(
                 if asked.is_set():
                     return
                 children[part.name] = Child(part, start(settings, part), time.monotonic())
-                remember(settings, children[part.name], "starting")
+                record_state(settings, children[part.name], "starting")
             _wait(settings, list(children.values()), asked, say)
             if not asked.is_set():
                 when_ready()
@@ -92,10 +92,10 @@ def up(
             for child in reversed(children.values()):
                 say(f"stopping {child.part.name}")
                 if not child.restart_at:
-                    stop(child.process.pid, child.part.stop_by, child.part.grace)
+                    stop(child.process.pid, child.part.stop_signal, child.part.stop_seconds)
                 child.process.wait()
                 record_path(settings, child.part.name).unlink(missing_ok=True)
-            end_strays(settings.home)
+            kill_strays(settings.home)
 
 
 def down(settings: Settings) -> list[str]:
@@ -110,32 +110,32 @@ def down(settings: Settings) -> list[str]:
         with suppress(psutil.NoSuchProcess):
             supervisor.terminate()
             wait_until_ended(
-                {supervisor}, sum(record["grace"] + 5 for record in records.values()) + 5
+                {supervisor}, sum(record["stop_seconds"] + 5 for record in records.values()) + 5
             )
             supervisor.kill()
     _stop_recorded(settings)
-    end_strays(settings.home)
-    with suppress(TakenError), _only_one(settings, ()):
+    kill_strays(settings.home)
+    with suppress(ConflictError), _only_one(settings, ()):
         pass  # which takes away what a killed supervisor left
     return running
 
 
-def status(settings: Settings, parts: Sequence[Part]) -> list[dict[str, Any]]:
+def status(settings: Settings, parts: Sequence[Component]) -> list[dict[str, Any]]:
     """A row a part: ``part``, ``state`` (up, starting, restarting, failing, down), ``pid``, ``address``, ``since`` (UTC), ``note``.
 
-    The parts are those of ``known``.
+    The parts are those of ``running_components``.
     """
     is_up = live_process(read_record(record_path(settings, UP))) is not None
     records = _records(settings)
     rows = []
-    for part in known(settings, parts):
+    for part in running_components(settings, parts):
         name, record = part.name, records.get(part.name, {})
         process = live_process(record)
         state = "down"
         if process is not None:
             # What it said of itself is old news; whether it answers is asked now.
             state = record["state"]
-            if state == "up" and part.address.startswith("http") and not answers(part):
+            if state == "up" and part.address.startswith("http") and not is_responding(part):
                 state = "failing"
         elif record.get("state") == "restarting" and is_up:
             state = "restarting"
@@ -152,7 +152,7 @@ def status(settings: Settings, parts: Sequence[Part]) -> list[dict[str, Any]]:
     return rows
 
 
-def known(settings: Settings, parts: Sequence[Part]) -> list[Part]:
+def running_components(settings: Settings, parts: Sequence[Component]) -> list[Component]:
     """The parts that ``up`` was given, if it runs, as far as their records tell of them; else ``parts``."""
     supervised = read_record(record_path(settings, UP))
     if live_process(supervised) is None:
@@ -163,14 +163,14 @@ def known(settings: Settings, parts: Sequence[Part]) -> list[Part]:
     ]
 
 
-def _recalled(name: str, record: dict[str, Any], token: str) -> Part:
+def _recalled(name: str, record: dict[str, Any], token: str) -> Component:
     asked = token if record.get("guarded") else ""
-    return Part(
+    return Component(
         name,
         (),
         address=record.get("address", ""),
-        ready=record.get("ready", "/"),
-        says=record.get("says", ""),
+        ready_path=record.get("ready_path", "/"),
+        ready_log_text=record.get("ready_log_text", ""),
         token=asked,
     )
 
@@ -204,19 +204,19 @@ def _stop_recorded(settings: Settings) -> list[str]:
     ):
         process = live_process(record)
         if process is not None:
-            stop(process.pid, record["stop_by"], record["grace"])
+            stop(process.pid, record["stop_signal"], record["stop_seconds"])
             stopped.append(name)
         record_path(settings, name).unlink(missing_ok=True)
     return stopped
 
 
-def _check_ports(parts: Sequence[Part]) -> None:
+def _check_ports(parts: Sequence[Component]) -> None:
     for part in parts:
-        if why := why_taken(part):
-            raise TakenError(why)
+        if why := port_conflict(part):
+            raise ConflictError(why)
 
 
-def why_taken(part: Part) -> str:
+def port_conflict(part: Component) -> str:
     """Why ``part`` cannot listen at its address, in one sentence; empty where it can, or has no address."""
     if not part.address:
         return ""
@@ -226,7 +226,7 @@ def why_taken(part: Part) -> str:
         try:
             probe.bind((place.hostname, place.port or 0))
         except OSError as error:
-            hint = f"; set {part.setting} to a free one" if part.setting else ""
+            hint = f"; set {part.port_setting} to a free one" if part.port_setting else ""
             return f"{part.name} cannot listen on {place.hostname} port {place.port}: {os.strerror(error.errno or 0).lower()}{hint}"
     return ""
 
@@ -239,7 +239,11 @@ def _records(settings: Settings) -> dict[str, dict[str, Any]]:
         if path.stem != UP
     }
     return {
-        name: {"grace": Part.grace, "stop_by": Part.stop_by, **record}
+        name: {
+            "stop_seconds": Component.stop_seconds,
+            "stop_signal": Component.stop_signal,
+            **record,
+        }
         for name, record in found.items()
     }
 
@@ -255,13 +259,13 @@ def _without_fail(say: Callable[[str], None]) -> Callable[[str], None]:
 
 
 @contextmanager
-def _only_one(settings: Settings, parts: Sequence[Part]) -> Iterator[None]:
+def _only_one(settings: Settings, parts: Sequence[Component]) -> Iterator[None]:
     path, lock = record_path(settings, UP), settings.folder("run") / "up.lock"
     try:
         claim = _claim(lock)
     except BlockingIOError:
         pid = read_record(path).get("pid")
-        raise TakenError(
+        raise ConflictError(
             f"Gridcast is already up on {settings.home} (pid {pid}); `gridcast down` stops it"
         ) from None
     with claim:

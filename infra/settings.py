@@ -20,10 +20,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from infra.errors import InputError
 
 
-def listed(text: str) -> list[str]:
+def split_list(text: str) -> list[str]:
     """What a comma-separated setting names.
 
-    >>> listed(" one, two ,,")
+    >>> split_list(" one, two ,,")
     ['one', 'two']
     """
     return [part.strip() for part in text.split(",") if part.strip()]
@@ -129,10 +129,10 @@ class Settings(BaseSettings):
     )
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def host_names(self) -> tuple[str, ...]:
         """Names by which a caller may ask for the servers: the loopback's, the address they are bound to, and ``allowed_hosts``.
 
-        >>> Settings(host="192.168.1.2", allowed_hosts=" Grid.Example ,").names
+        >>> Settings(host="192.168.1.2", allowed_hosts=" Grid.Example ,").host_names
         ('localhost', '127.0.0.1', '::1', '192.168.1.2', 'grid.example')
         """
         return tuple(
@@ -142,21 +142,23 @@ class Settings(BaseSettings):
                     "127.0.0.1",
                     "::1",
                     self.host.lower(),
-                    *listed(self.allowed_hosts.lower()),
+                    *split_list(self.allowed_hosts.lower()),
                 )
             )
         )
 
-    def doors(self, port: int) -> tuple[str, ...]:
+    def allowed_host_headers(self, port: int) -> tuple[str, ...]:
         """What a caller of the server on ``port`` may write into the Host header."""
-        return tuple(f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name in self.names)
+        return tuple(
+            f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name in self.host_names
+        )
 
     @property
     def store_url(self) -> str:
         """SQLAlchemy URL of the job store."""
         return (
             self.database_url
-            or self.own_postgres("gridcast")
+            or self.own_postgres_url("gridcast")
             or f"sqlite:///{self.folder('store') / 'jobs.db'}"
         )
 
@@ -170,15 +172,15 @@ class Settings(BaseSettings):
         """What MLflow calls its tracking and registry URI."""
         return (
             self.mlflow_url
-            or self.own_postgres("mlflow")
+            or self.own_postgres_url("mlflow")
             or f"sqlite:///{self.folder('mlflow') / 'mlflow.db'}"
         )
 
     @property
-    def tracking_url_shown(self) -> str:
+    def displayed_tracking_url(self) -> str:
         """``tracking_url`` as it may be shown: without the password that it may carry.
 
-        >>> Settings(mlflow_url="postgresql://someone:secret@db:5432/mlflow").tracking_url_shown
+        >>> Settings(mlflow_url="postgresql://someone:secret@db:5432/mlflow").displayed_tracking_url
         'postgresql://db:5432/mlflow'
         """
         parts = urlsplit(self.tracking_url)
@@ -193,7 +195,7 @@ class Settings(BaseSettings):
         """Where ``gridcast up --site`` keeps a PostgreSQL of its own, with its password."""
         return self.home.absolute() / "postgres"
 
-    def own_postgres(self, database: str) -> str:
+    def own_postgres_url(self, database: str) -> str:
         """URL of a database of the data folder's own PostgreSQL; empty where there is none."""
         if not (self.postgres_folder / "data").exists():
             return ""

@@ -13,9 +13,8 @@ from pathlib import Path
 from string import Template
 
 import infra
-from infra.database_server import READY, binaries, make_password
-from infra.parts import (
-    Part,
+from infra.components import (
+    Component,
     address,
     dashboard,
     environment,
@@ -25,7 +24,8 @@ from infra.parts import (
     python,
     schedules,
 )
-from infra.settings import Settings, SettingsError, listed
+from infra.database_server import READY, binaries, make_password
+from infra.settings import Settings, SettingsError, split_list
 
 HERE = Path(infra.__path__[0])
 PROXY = HERE / "proxy" / "haproxy.cfg"
@@ -36,7 +36,7 @@ KEPT = "30d"
 """How long Prometheus keeps its numbers."""
 
 
-def site(settings: Settings) -> list[Part]:
+def site_components(settings: Settings) -> list[Component]:
     """PostgreSQL (unless the settings name one), MLflow, Prefect, the predictors, their proxy, the page, the schedules and Prometheus.
 
     Raises SettingsError where a program is missing or the settings do not fit together.
@@ -74,7 +74,7 @@ def site(settings: Settings) -> list[Part]:
 def replica_ports(settings: Settings) -> list[int]:
     """The ports of the predictors; raises SettingsError."""
     try:
-        ports = [int(text) for text in listed(settings.replica_ports)]
+        ports = [int(text) for text in split_list(settings.replica_ports)]
     except ValueError:
         ports = []
     if not ports or len({*ports, settings.predictor_port}) != len(ports) + 1:
@@ -84,24 +84,24 @@ def replica_ports(settings: Settings) -> list[int]:
     return ports
 
 
-def _named(parts: list[Part]) -> tuple[str, ...]:
+def _named(parts: list[Component]) -> tuple[str, ...]:
     return tuple(part.name for part in parts)
 
 
-def postgres(settings: Settings) -> Part:
+def postgres(settings: Settings) -> Component:
     """PostgreSQL in the data folder."""
     folder = settings.postgres_folder
     binaries()  # which must be there before anything is made
     make_password(folder)
-    return Part(
+    return Component(
         "postgres",
         python("infra.database_server", str(folder), str(settings.postgres_port)),
         address=f"postgresql://127.0.0.1:{settings.postgres_port}",
-        says=READY,
-        setting="GRIDCAST_POSTGRES_PORT",
+        ready_log_text=READY,
+        port_setting="GRIDCAST_POSTGRES_PORT",
         # Asked by SIGTERM it waits for its clients to leave, by SIGINT it ends in order at once.
-        stop_by=int(signal.SIGINT),
-        grace=30.0,
+        stop_signal=int(signal.SIGINT),
+        stop_seconds=30.0,
     )
 
 
@@ -120,15 +120,15 @@ def _on_own_postgres(settings: Settings) -> Settings:
 
 def replica(
     settings: Settings, number: int, port: int, shared: dict[str, str], after: tuple[str, ...]
-) -> Part:
+) -> Component:
     """One of the predictors: it shares nothing with the others but the store and MLflow."""
     alone = settings.model_copy(update={"predictor_port": port})
     home = {"GRIDCAST_HOME": str(settings.home.absolute() / "replicas" / str(number))}
     part = predictor(alone, {**shared, **home}, after)
-    return replace(part, name=f"predictor-{number}", setting="GRIDCAST_REPLICA_PORTS")
+    return replace(part, name=f"predictor-{number}", port_setting="GRIDCAST_REPLICA_PORTS")
 
 
-def proxy(settings: Settings, checked: list[Part]) -> Part:
+def proxy(settings: Settings, checked: list[Component]) -> Component:
     """HAProxy before the predictors; it also looks after the other servers, and tells Prometheus how they stand."""
     config = settings.folder("site") / "haproxy.cfg"
     text = proxy_text(
@@ -137,18 +137,18 @@ def proxy(settings: Settings, checked: list[Part]) -> Part:
             part.name: _door(part) for part in checked if part.name.startswith("predictor")
         },
         others={
-            part.name: (_door(part), part.ready if part.address.startswith("http") else "")
+            part.name: (_door(part), part.ready_path if part.address.startswith("http") else "")
             for part in checked
             if part.name in LOOKED_AFTER
         },
         token=settings.any_token,
     )
-    return Part(
+    return Component(
         "proxy",
         (_program("haproxy"), "-W", "-db", "-f", str(config)),
         address=address(settings, settings.predictor_port),
-        ready="/readyz",
-        setting="GRIDCAST_PREDICTOR_PORT",
+        ready_path="/readyz",
+        port_setting="GRIDCAST_PREDICTOR_PORT",
         after=tuple(part.name for part in checked if part.name.startswith("predictor")),
         token=settings.any_token,
         files={str(config): text},
@@ -198,7 +198,7 @@ def _checked(name: str, door: str, path: str, secret: str) -> str:
     return f"\nbackend {name}\n{page}    server {name} {door} check\n"
 
 
-def prometheus(settings: Settings, known: list[Part]) -> Part:
+def prometheus(settings: Settings, known: list[Component]) -> Component:
     """Prometheus, with the rules by which it warns."""
     folder, config = settings.folder("prometheus"), settings.folder("site") / "prometheus.yml"
     door, secret = f"{settings.host}:{settings.prometheus_port}", settings.folder("site") / "token"
@@ -215,7 +215,7 @@ def prometheus(settings: Settings, known: list[Part]) -> Part:
         f"--storage.tsdb.retention.time={KEPT}",
         "--log.level=warn",
     )
-    return Part(
+    return Component(
         "prometheus",
         (
             _program("prometheus"),
@@ -224,8 +224,8 @@ def prometheus(settings: Settings, known: list[Part]) -> Part:
             *options,
         ),
         address=f"http://{door}",
-        ready="/-/ready",
-        setting="GRIDCAST_PROMETHEUS_PORT",
+        ready_path="/-/ready",
+        port_setting="GRIDCAST_PROMETHEUS_PORT",
         files={str(config): text, str(secret): settings.any_token},
     )
 
@@ -241,7 +241,7 @@ def scrapes_text(
     )
 
 
-def _door(part: Part) -> str:
+def _door(part: Component) -> str:
     return part.address.partition("://")[2]
 
 

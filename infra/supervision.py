@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.request import Request, urlopen
 
-from infra.parts import Part
-from infra.process_groups import MARK, NAME, end_strays, stop
+from infra.components import Component
+from infra.process_groups import MARK, NAME, kill_strays, stop
 from infra.process_records import write_record
 from infra.settings import Settings, environment_with
 
@@ -32,7 +32,7 @@ LONGEST_LOG = 50 * 2**20
 class Child:
     """A part as it runs now."""
 
-    part: Part
+    part: Component
     process: subprocess.Popen[bytes]
     started: float
     ready: bool = False
@@ -49,7 +49,7 @@ def watch(settings: Settings, child: Child, say: Callable[[str], None]) -> None:
     name = child.part.name
     _keep_short(log_path(settings, child.part))
     if not child.recorded:
-        remember(settings, child, child.state)
+        record_state(settings, child, child.state)
     if child.restart_at:
         if now >= child.restart_at:
             _start_again(settings, child, say)
@@ -57,8 +57,8 @@ def watch(settings: Settings, child: Child, say: Callable[[str], None]) -> None:
     code = child.process.poll()
     if code is not None:
         # What it had started itself: also a worker in a session of its own, which would hold the port and answer for the next.
-        stop(child.process.pid, child.part.stop_by, child.part.grace)
-        end_strays(settings.home, name)
+        stop(child.process.pid, child.part.stop_signal, child.part.stop_seconds)
+        kill_strays(settings.home, name)
         cause = (
             f"was killed by {signal.Signals(-code).name}"
             if code < 0
@@ -66,11 +66,11 @@ def watch(settings: Settings, child: Child, say: Callable[[str], None]) -> None:
         )
         child.note = f"{cause} at {datetime.now(UTC):%H:%M:%S} UTC"
         wait = _put_off(child)
-        remember(settings, child, "restarting")
+        record_state(settings, child, "restarting")
         say(f"{name} {cause}; it starts again in {wait:.0f} s")
     elif not child.ready and _is_ready(settings, child.part):
         child.ready = True
-        remember(settings, child, "up")
+        record_state(settings, child, "up")
         say(f"{name} is ready{f' at {child.part.address}' if child.part.address else ''}")
 
 
@@ -105,10 +105,10 @@ def _start_again(settings: Settings, child: Child, say: Callable[[str], None]) -
         say(f"{child.part.name} {child.note}; it is tried again in {_put_off(child):.0f} s")
         return
     child.restart_at, child.ready = 0.0, False
-    remember(settings, child, "starting")
+    record_state(settings, child, "starting")
 
 
-def start(settings: Settings, part: Part) -> subprocess.Popen[bytes]:
+def start(settings: Settings, part: Component) -> subprocess.Popen[bytes]:
     """Start a part, its files written and the log of its last start kept; raises OSError, as where the disk is full."""
     for place, text in part.files.items():
         path = Path(place)
@@ -131,16 +131,16 @@ def start(settings: Settings, part: Part) -> subprocess.Popen[bytes]:
         )
 
 
-def _is_ready(settings: Settings, part: Part) -> bool:
-    if part.says:
-        return part.says in log_path(settings, part).read_text(errors="replace")
-    return answers(part)
+def _is_ready(settings: Settings, part: Component) -> bool:
+    if part.ready_log_text:
+        return part.ready_log_text in log_path(settings, part).read_text(errors="replace")
+    return is_responding(part)
 
 
-def answers(part: Part) -> bool:
+def is_responding(part: Component) -> bool:
     """Whether ``part`` says that it is ready."""
     asked = Request(  # noqa: S310
-        part.address + part.ready,
+        part.address + part.ready_path,
         headers={"Authorization": f"Bearer {part.token}"} if part.token else {},
     )
     try:
@@ -150,7 +150,7 @@ def answers(part: Part) -> bool:
         return False
 
 
-def remember(settings: Settings, child: Child, state: str) -> None:
+def record_state(settings: Settings, child: Child, state: str) -> None:
     """Note how a part stands; where the disk is full that waits for the next look."""
     part, child.state = child.part, state
     told = {
@@ -161,11 +161,11 @@ def remember(settings: Settings, child: Child, state: str) -> None:
     }
     how = {
         "address": part.address,
-        "ready": part.ready,
-        "says": part.says,
+        "ready_path": part.ready_path,
+        "ready_log_text": part.ready_log_text,
         "guarded": bool(part.token),
     }
-    how |= {"grace": part.grace, "stop_by": part.stop_by}
+    how |= {"stop_seconds": part.stop_seconds, "stop_signal": part.stop_signal}
     with suppress(OSError):
         child.recorded = False
         write_record(record_path(settings, part.name), told | how)
@@ -177,7 +177,7 @@ def record_path(settings: Settings, name: str) -> Path:
     return settings.folder("run") / f"{name}.json"
 
 
-def log_path(settings: Settings, part: Part) -> Path:
+def log_path(settings: Settings, part: Component) -> Path:
     """Where what a part says is kept."""
     return settings.folder("logs") / f"{part.name}.log"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from infra.settings import Settings, listed
+from infra.settings import Settings, split_list
 from jobs.store import add_measurements, read_measurements
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def notify(
 
     Keys that are not given are left as they stand. Returns the titles of what was told; nothing is told where no address is set.
     """
-    addresses, told = listed(settings.alerts.get_secret_value()), []
+    addresses, told = split_list(settings.alerts.get_secret_value()), []
     for key, sentence in wrong.items() if addresses else ():
         known = read_measurements(engine, key, kind="alert", latest=1)
         told_before = bool(len(known)) and bool(known["value"].iloc[0])
@@ -56,7 +56,7 @@ def send_once(
     engine: Engine, settings: Settings, key: str, title: str, body: str, now: datetime
 ) -> bool:
     """Send a letter that is no alarm to GRIDCAST_ALERTS, once for its ``key``; whether it went out now."""
-    addresses = listed(settings.alerts.get_secret_value())
+    addresses = split_list(settings.alerts.get_secret_value())
     if not addresses or len(read_measurements(engine, key, kind="letter", latest=1)):
         return False
     sent = _send(addresses, f"Gridcast {settings.model_name}: {title}", body, bad=None)

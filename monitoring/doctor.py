@@ -18,12 +18,12 @@ from urllib.request import Request, urlopen
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from infra.components import Component
 from infra.errors import GridcastError
-from infra.parts import Part
-from infra.processes import known, status, why_taken
+from infra.processes import port_conflict, running_components, status
 from infra.settings import Settings
 from jobs.store import StoreError
-from jobs.store.condition import Condition, condition
+from jobs.store.status import StoreStatus, store_status
 from models.releases import registry
 from models.releases.versions import FRESH
 
@@ -45,13 +45,13 @@ class Finding:
 
 def examine(
     settings: Settings,
-    parts: Sequence[Part],
+    parts: Sequence[Component],
     table: Path | None = None,
     now: datetime | None = None,
 ) -> list[Finding]:
     """Look at everything once: versions, disk, ports and parts, clock, store, MLflow, Prefect, champion, and the table of predictions."""
     now = now or datetime.now(UTC)
-    parts = known(settings, parts)
+    parts = running_components(settings, parts)
     rows = {row["part"]: row for row in status(settings, parts)}
     store = _store(settings)
     looks: list[Callable[[], Iterator[Finding]]] = [
@@ -78,7 +78,7 @@ def _versions() -> Iterator[Finding]:
         yield Finding(
             "versions",
             "watch",
-            "gridcast is run from files and not installed, so its pins are not known",
+            "gridcast is run from files and not installed, so its pins are not running_components",
             do,
         )
         return
@@ -132,11 +132,11 @@ def _disk(home: Path) -> Iterator[Finding]:
         yield Finding("disk", "ok", found)
 
 
-def _ports(parts: Sequence[Part], rows: dict[str, dict[str, Any]]) -> Iterator[Finding]:
+def _ports(parts: Sequence[Component], rows: dict[str, dict[str, Any]]) -> Iterator[Finding]:
     taken = [
         why
         for part in parts
-        if (rows.get(part.name) or {"pid": None})["pid"] is None and (why := why_taken(part))
+        if (rows.get(part.name) or {"pid": None})["pid"] is None and (why := port_conflict(part))
     ]
     if taken:
         yield Finding("ports", "wrong", "; ".join(taken), "free the port, or set another")
@@ -164,14 +164,14 @@ def _parts(rows: dict[str, dict[str, Any]]) -> Iterator[Finding]:
         yield Finding("parts", "ok", f"{', '.join(rows)} are up")
 
 
-def _store(settings: Settings) -> Condition | str:
+def _store(settings: Settings) -> StoreStatus | str:
     try:
-        return condition(settings.store_url)
+        return store_status(settings.store_url)
     except StoreError as error:
         return str(error)
 
 
-def _database(store: Condition | str) -> Iterator[Finding]:
+def _database(store: StoreStatus | str) -> Iterator[Finding]:
     if isinstance(store, str):
         yield Finding(
             "database", "wrong", store, "see GRIDCAST_DATABASE_URL, and whether its server runs"
@@ -209,14 +209,17 @@ def _database(store: Condition | str) -> Iterator[Finding]:
 
 
 def _clock(
-    store: Condition | str, parts: Sequence[Part], rows: dict[str, dict[str, Any]], now: datetime
+    store: StoreStatus | str,
+    parts: Sequence[Component],
+    rows: dict[str, dict[str, Any]],
+    now: datetime,
 ) -> Iterator[Finding]:
     others = {
         part.name: _date(part)
         for part in parts
         if part.address.startswith("http") and _is_up(part.name, rows)
     }
-    if isinstance(store, Condition):
+    if isinstance(store, StoreStatus):
         others["the database"] = store.clock
         if store.newest and store.newest - now > CLOCKS_WRONG:
             others["the newest record"] = store.newest
@@ -237,17 +240,17 @@ def _is_up(name: str, rows: dict[str, dict[str, Any]]) -> bool:
     return (rows.get(name) or {"state": "down"})["state"] == "up"
 
 
-def _date(part: Part) -> datetime | None:
+def _date(part: Component) -> datetime | None:
     """What an answering server's clock says."""
     try:
-        request = Request(part.address + part.ready, headers=_headers(part))  # noqa: S310
+        request = Request(part.address + part.ready_path, headers=_headers(part))  # noqa: S310
         with urlopen(request, timeout=5) as answer:  # noqa: S310
             return parsedate_to_datetime(answer.headers["Date"])
     except (OSError, ValueError, TypeError):
         return None
 
 
-def _headers(part: Part) -> dict[str, str]:
+def _headers(part: Component) -> dict[str, str]:
     return {"Authorization": f"Bearer {part.token}"} if part.token else {}
 
 
@@ -262,7 +265,7 @@ def _champion(settings: Settings, now: datetime) -> Iterator[Finding]:
             "see GRIDCAST_MLFLOW_URL, and whether MLflow runs: gridcast status",
         )
         return
-    yield Finding("MLflow", "ok", f"{settings.tracking_url_shown} answers")
+    yield Finding("MLflow", "ok", f"{settings.displayed_tracking_url} answers")
     if champion is None:
         yield Finding(
             "champion", "watch", "there is none yet: the histories alone answer", "gridcast train"
@@ -286,7 +289,7 @@ def _champion(settings: Settings, now: datetime) -> Iterator[Finding]:
         yield Finding("champion", "ok", found)
 
 
-def _prefect(parts: Sequence[Part], rows: dict[str, dict[str, Any]]) -> Iterator[Finding]:
+def _prefect(parts: Sequence[Component], rows: dict[str, dict[str, Any]]) -> Iterator[Finding]:
     part = next((part for part in parts if part.name == "prefect"), None)
     if part is None or not _is_up(part.name, rows):
         yield Finding(
@@ -332,7 +335,7 @@ def _prefect(parts: Sequence[Part], rows: dict[str, dict[str, Any]]) -> Iterator
         yield Finding("Prefect", "ok", f"{part.address} answers, a worker is there, no run is late")
 
 
-def _predictor(parts: Sequence[Part], rows: dict[str, dict[str, Any]]) -> Iterator[Finding]:
+def _predictor(parts: Sequence[Component], rows: dict[str, dict[str, Any]]) -> Iterator[Finding]:
     for part in parts:
         if not part.name.startswith("predictor") or not _is_up(part.name, rows):
             continue
@@ -358,7 +361,7 @@ def _predictor(parts: Sequence[Part], rows: dict[str, dict[str, Any]]) -> Iterat
             yield Finding(part.name, "ok", f"{found}, knows {told['history']['jobs']:,} jobs")
 
 
-def _ask(part: Part, path: str, body: dict[str, Any] | None = None) -> Any:
+def _ask(part: Component, path: str, body: dict[str, Any] | None = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
     asked = Request(  # noqa: S310
         part.address + path, data, {**_headers(part), "Content-Type": "application/json"}

@@ -22,7 +22,7 @@ import pandas as pd
 
 from infra.errors import GridcastError, InputError
 from infra.settings import Settings
-from jobs.store import count_jobs, read_kinds
+from jobs.store import count_jobs, read_unique_contexts
 from services.client import Gridcast, RefusedError
 from services.http.authentication import token_with_scopes
 
@@ -99,7 +99,7 @@ def write_table(
     cannot be written; the file stays as it is then.
     """
     now, source = now or datetime.now(UTC), _source(engine, source)
-    kinds = read_kinds(
+    kinds = read_unique_contexts(
         engine, FIELDS, since=now - timedelta(days=days), sources=[source], limit=most
     )
     rows = _rows(kinds.assign(source=source))

@@ -75,5 +75,5 @@ Predictor.mount_asgi_app(endpoints.app(), path="/")
 Predictor.add_asgi_middleware(
     Guard,
     tokens=read_tokens(settings.tokens.get_secret_value()),
-    hosts=frozenset(settings.names),
+    hosts=frozenset(settings.host_names),
 )

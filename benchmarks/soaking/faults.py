@@ -101,7 +101,7 @@ def fill(site: Site) -> float:
 def kill_everything(site: Site) -> float:
     """Kill supervisor and parts at once, as a power switch does, and start again."""
     everyone = [
-        *site.marked(),
+        *site.marked_processes(),
         *([psutil.Process(site.process.pid)] if site.process and site.supervised else []),
     ]
     began = time.monotonic()

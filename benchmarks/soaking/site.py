@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import psutil
 
-from infra.process_groups import marked
+from infra.process_groups import marked_processes
 from infra.process_records import live_process, read_record
 from infra.settings import Settings
 from infra.site import replica_ports
@@ -150,9 +150,9 @@ class Site:
         """The first process of a part, if it runs."""
         return live_process(self.record(part))
 
-    def marked(self) -> list[psutil.Process]:
+    def marked_processes(self) -> list[psutil.Process]:
         """Every process that any ``up`` of this folder started."""
-        return list(marked(self.settings.home))
+        return list(marked_processes(self.settings.home))
 
     def prefect(self, method: str, path: str, **body: Any) -> Any:
         """Ask Prefect's server; raises httpx.HTTPError."""
@@ -181,7 +181,7 @@ class Site:
 
     def left_behind(self) -> list[str]:
         """What is there after ``gridcast down`` and should not be."""
-        left = [f"process {process.pid}" for process in self.marked()]
+        left = [f"process {process.pid}" for process in self.marked_processes()]
         left += [f"record {path.name}" for path in (self.settings.home / "run").iterdir()]
         left += [
             str(path)

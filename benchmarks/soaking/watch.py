@@ -67,7 +67,7 @@ class Watch:
 
     def database(self, name: str = "gridcast") -> Any:
         """A connection to the store."""
-        return psycopg.connect(self.site.settings.own_postgres(name), connect_timeout=3)
+        return psycopg.connect(self.site.settings.own_postgres_url(name), connect_timeout=3)
 
     def memory(self) -> tuple[dict[str, float], dict[str, int]]:
         """Memory of each part's own (of PostgreSQL with its share of what it shares), and its open files; runs of flows by themselves."""

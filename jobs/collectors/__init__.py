@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from infra.settings import listed
+from infra.settings import split_list
 from jobs.collectors.condor import CONDOR
 from jobs.collectors.contract import CollectError, Collector, Fetched, NoSystemError, Window
 from jobs.collectors.folders import FOLDER, PBS
@@ -83,7 +83,7 @@ def named_systems(text: str) -> list[tuple[str, str]]:
     >>> named_systems("slurm, pbs=/var/spool/pbs/server_priv/accounting")
     [('slurm', ''), ('pbs', '/var/spool/pbs/server_priv/accounting')]
     """
-    parts = [part.partition("=") for part in listed(text)]
+    parts = [part.partition("=") for part in split_list(text)]
     return [(collector_named(name.strip()).name, where.strip()) for name, _, where in parts]
 
 

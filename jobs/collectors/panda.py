@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from jobs.collectors.contract import Collector, Fetched, NoSystemError, Window
 from jobs.collectors.folders import fetch_folder
-from jobs.store.foreign_database import query_elsewhere, shown
+from jobs.store.external import displayed_url, query_external
 
 TABLE = "jobsarchived4"
 """Jobs go there when they end, and to jobsarchived days later."""
@@ -32,7 +32,7 @@ def fetch(window: Window) -> Fetched:
     )
     rows = 0
     with path.open("w", encoding="utf-8") as file:
-        for row in query_elsewhere(url, STATEMENT.format(table=_name(table or TABLE)), moments):
+        for row in query_external(url, STATEMENT.format(table=_name(table or TABLE)), moments):
             file.write(json.dumps(row, default=str) + "\n")
             rows += 1
     return Fetched((path,) if rows else ())
@@ -55,6 +55,6 @@ PANDA = Collector(
     overlap=timedelta(hours=1),
     step=timedelta(days=1),
     needs=NEEDS,
-    shown=shown,
+    shown=displayed_url,
 )
 """The collector to put in the list."""

@@ -33,11 +33,11 @@ from jobs.schema import JOB
 from jobs.store.database import (
     VERSION_TABLE,
     StoreError,
+    displayed_url,
     failure,
     lock_writers,
     migrate,
-    reading,
-    shown,
+    read_connection,
     version_of,
 )
 from jobs.store.partitions import MONTHLY, is_parted, make_months, partitions
@@ -61,9 +61,9 @@ _ARROW = (
 def dump(engine: Engine, folder: Path) -> dict[str, int]:
     """Write every table of a database into ``folder``, as all stood at one moment; returns the rows of each."""
     folder.mkdir(parents=True)
-    with reading(engine) as connection:
+    with read_connection(engine) as connection:
         tables = [table for table in _tables(connection) if table.name not in VERSION_TABLES]
-    with reading(engine) as connection:
+    with read_connection(engine) as connection:
         if engine.dialect.name == "postgresql":
             connection.execution_options(isolation_level="REPEATABLE READ")
             _keep_whole(connection, tables)
@@ -75,7 +75,7 @@ def dump(engine: Engine, folder: Path) -> dict[str, int]:
 
 def versions(engine: Engine) -> dict[str, str]:
     """What each version table of a database says."""
-    with reading(engine) as connection:
+    with read_connection(engine) as connection:
         return {
             table.name: str(connection.execute(select(table.c.version_num)).scalar())
             for table in _tables(connection)
@@ -85,7 +85,7 @@ def versions(engine: Engine) -> dict[str, str]:
 
 def rows_of(engine: Engine, names: Sequence[str]) -> int:
     """How many rows the tables ``names`` hold together; of a table that is not there none."""
-    with reading(engine) as connection:
+    with read_connection(engine) as connection:
         tables = [table for table in _tables(connection) if table.name in names]
         return sum(
             connection.execute(select(func.count()).select_from(table)).scalar() or 0
@@ -104,7 +104,7 @@ def load(
     files = {path.stem: path for path in folder.glob("*.parquet")}
     if missing := sorted(files.keys() - tables.keys()):
         raise StoreError(
-            f"{shown(connection.engine)} has no table {missing[0]}, of which the backup has rows"
+            f"{displayed_url(connection.engine)} has no table {missing[0]}, of which the backup has rows"
         )
     for name in reversed(tables):
         if name in files:
@@ -121,7 +121,7 @@ def load_store(connection: Connection, folder: Path, version: str) -> dict[str, 
 
     Raises StoreError where the store holds rows, or the backup is of a newer Gridcast.
     """
-    where = shown(connection.engine)
+    where = displayed_url(connection.engine)
     lock_writers(connection)
     tables = [table for table in _tables(connection) if table.name in ours.tables]
     for table in tables:
@@ -206,7 +206,7 @@ def _read(connection: Connection, table: Table, file: Path, change: Callable[[st
     unknown = [name for name in source.schema_arrow.names if name not in table.columns]
     if unknown:
         raise StoreError(
-            f"{shown(connection.engine)} has no column {unknown[0]} in its table {table.name}, of which the backup has values"
+            f"{displayed_url(connection.engine)} has no column {unknown[0]} in its table {table.name}, of which the backup has values"
         )
     if is_parted(connection, table):
         moments = pq.read_table(file, columns=[MONTHLY[table.name]]).column(0)
@@ -262,7 +262,7 @@ def _insert(
     except (
         connection.dialect.loaded_dbapi.Error
     ) as error:  # SQLAlchemy does not see what goes past it
-        raise failure(error, shown(connection.engine)) from error
+        raise failure(error, displayed_url(connection.engine)) from error
     finally:
         cursor.close()
 

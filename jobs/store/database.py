@@ -60,7 +60,7 @@ def open_store(url: str) -> Engine:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _set_up_sqlite)
     try:
-        _migrate(engine, shown(engine))
+        _migrate(engine, displayed_url(engine))
     except BaseException:
         engine.dispose()
         raise
@@ -89,8 +89,8 @@ def connect(url: str) -> Engine:
     return engine
 
 
-def shown(engine: Engine) -> str:
-    """Where a database is, as it may be shown."""
+def displayed_url(engine: Engine) -> str:
+    """Where a database is, as it may be displayed_url."""
     return engine.url.render_as_string(hide_password=True)
 
 
@@ -98,7 +98,7 @@ def _address(url: str) -> URL:
     try:
         address = make_url(url)
     except (exc.ArgumentError, ValueError):
-        # The URL is not shown: a password may be anywhere in it.
+        # The URL is not displayed_url: a password may be anywhere in it.
         raise StoreAddressError(
             "the store's URL (GRIDCAST_DATABASE_URL) cannot be read: write sqlite:///file or postgresql://user:password@host/name"
         ) from None
@@ -111,7 +111,7 @@ def _address(url: str) -> URL:
 
 
 @contextmanager
-def reading(engine: Engine) -> Iterator[Connection]:
+def read_connection(engine: Engine) -> Iterator[Connection]:
     """A connection for queries only: on SQLite it waits for no writer."""
     with engine.connect() as connection:
         yield connection.execution_options(reads=True)
@@ -160,7 +160,7 @@ def _set_up_sqlite(driver: Any, record: object) -> None:
 
 
 def _migrate(engine: Engine, where: str) -> None:
-    with reading(engine) as connection:
+    with read_connection(engine) as connection:
         if version_of(connection) == HEAD:
             return
     with engine.begin() as connection:

@@ -16,7 +16,7 @@ from pyarrow import csv
 from sqlalchemy import Column, Connection, Select, Table
 
 from jobs.schema import TIME_TYPE
-from jobs.store.database import failure, shown
+from jobs.store.database import displayed_url, failure
 from jobs.store.partitions import key_of, make_months, parted_by
 
 Moment = datetime | pd.Timestamp
@@ -147,7 +147,7 @@ def _copy(
     except (
         connection.dialect.loaded_dbapi.Error
     ) as error:  # SQLAlchemy does not see what goes past it
-        raise failure(error, shown(connection.engine)) from error
+        raise failure(error, displayed_url(connection.engine)) from error
     finally:
         driver.close()
 

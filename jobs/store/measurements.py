@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from sqlalchemy import Connection, Engine, select
 
-from jobs.store.database import reading
+from jobs.store.database import read_connection
 from jobs.store.frames import Moment, as_microseconds, read_rows, write_rows
 from jobs.store.tables import measurements as table
 
@@ -41,5 +41,5 @@ def read_measurements(
     query = query.order_by(
         table.c.measured_at.desc(), table.c.kind.desc(), table.c.name.desc(), table.c.segment.desc()
     ).limit(latest)
-    with reading(engine) as connection:
+    with read_connection(engine) as connection:
         return read_rows(connection, query).iloc[::-1].reset_index(drop=True)

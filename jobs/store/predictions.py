@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from sqlalchemy import Connection, Engine, and_, select
 
-from jobs.store.database import reading
+from jobs.store.database import read_connection
 from jobs.store.frames import Moment, as_microseconds, read_rows, write_rows, write_values
 from jobs.store.tables import jobs as jobs_table
 from jobs.store.tables import predictions as table
@@ -64,5 +64,5 @@ def read_predictions(
     query = query.order_by(
         table.c.asked_at, table.c.source, table.c.job_id, table.c.target, table.c.model_version
     ).limit(limit)
-    with reading(engine) as connection:
+    with read_connection(engine) as connection:
         return read_rows(connection, query)

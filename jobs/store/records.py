@@ -23,15 +23,15 @@ from sqlalchemy import (
 )
 
 from jobs.schema import JOB, Record
-from jobs.store.database import lock_writers, reading
+from jobs.store.database import lock_writers, read_connection
 from jobs.store.frames import Moment, as_microseconds, read_rows, write_rows
 from jobs.store.merging import differs, merge, merge_repeated, stage
-from jobs.store.retention import kept_since
+from jobs.store.retention import retention_start
 from jobs.store.tables import RECORDS
 
 
 @dataclass(frozen=True)
-class Added:
+class AddResult:
     """What became of a batch, in distinct jobs; ``ended`` are the rows as stored of those that ended by it, of one ``revision``.
 
     ``outdated``, of the unchanged, are unknown jobs of a time that is not kept any more (see ``jobs.store.retention``).
@@ -45,7 +45,7 @@ class Added:
     outdated: int = 0
 
 
-def add_jobs(connection: Connection, jobs: pd.DataFrame, record: Record = JOB) -> Added:
+def add_jobs(connection: Connection, jobs: pd.DataFrame, record: Record = JOB) -> AddResult:
     """Store conformed and sorted-out ``jobs``, merging each with what is known of it (see ``jobs.store.merging``).
 
     Adding the same rows again changes nothing. The caller's transaction (``with engine.begin()``) makes it all or nothing.
@@ -60,7 +60,7 @@ def add_jobs(connection: Connection, jobs: pd.DataFrame, record: Record = JOB) -
     stored = _stored(connection, jobs, record)
     # Which stored row belongs to each job, -1 for none.
     place = pd.MultiIndex.from_frame(stored[identity]).get_indexer(keys)
-    kept = jobs["submitted_at"] >= kept_since(connection)
+    kept = jobs["submitted_at"] >= retention_start(connection)
     new, outdated = jobs[(place < 0) & kept], int(((place < 0) & ~kept).sum())
     known = jobs[place >= 0]
     before = stored.iloc[place[place >= 0]].set_axis(known.index)
@@ -82,7 +82,7 @@ def add_jobs(connection: Connection, jobs: pd.DataFrame, record: Record = JOB) -
         overwrite=True,
     )
     unchanged = int((~changed).sum()) + outdated
-    return Added(
+    return AddResult(
         len(new), int(changed.sum()), unchanged, revision, ended.reset_index(drop=True), outdated
     )
 
@@ -157,7 +157,7 @@ def read_jobs(
     query = query.order_by(table.c.submitted_at, table.c.source, table.c[record.identity[1]]).limit(
         limit
     )
-    with reading(engine) as connection:
+    with read_connection(engine) as connection:
         return read_rows(connection, query)
 
 
@@ -173,7 +173,7 @@ def read_latest(
         .offset(count - 1)
         .limit(1)
     )
-    with reading(engine) as connection:
+    with read_connection(engine) as connection:
         since = connection.execute(newest).scalar()
     if since is None:
         return read_jobs(engine, record=record)
@@ -185,7 +185,7 @@ def read_latest(
     return pd.concat([still, last], ignore_index=True) if len(still) else last
 
 
-def read_kinds(
+def read_unique_contexts(
     engine: Engine,
     fields: Sequence[str],
     *,
@@ -208,7 +208,7 @@ def read_kinds(
     if sources is not None:
         query = query.where(table.c.source.in_(list(sources)))
     query = query.group_by(*columns).order_by(jobs.desc(), *columns).limit(limit)
-    with reading(engine) as connection:
+    with read_connection(engine) as connection:
         return read_rows(connection, query, submitted_at="time", jobs="count", longest="number")
 
 
@@ -221,7 +221,7 @@ def read_ended(engine: Engine, after: int = 0, record: Record = JOB) -> pd.DataF
     query = select(*(table.c[name] for name in record.columns), table.c.revision).where(
         table.c.revision > after
     )
-    with reading(engine) as connection:
+    with read_connection(engine) as connection:
         # Asked for by ended_at, SQLite would go through all that ever ended.
         found = read_rows(connection, query.order_by(table.c.revision))
     return found.sort_values("ended_at", kind="stable", ignore_index=True)
@@ -233,11 +233,11 @@ def read_ended_at(engine: Engine, moments: Iterable[int]) -> pd.DataFrame:
     query = select(table.c.source, table.c.job_id, table.c.ended_at).where(
         table.c.ended_at.in_(sorted(set(moments)))
     )
-    with reading(engine) as connection:
+    with read_connection(engine) as connection:
         return read_rows(connection, query.order_by(table.c.source, table.c.job_id))
 
 
-def first_of(engine: Engine, revision: int) -> tuple[str, str, int] | None:
+def first_ended_of(engine: Engine, revision: int) -> tuple[str, str, int] | None:
     """Source, job_id and ended_at (microseconds since 1970) of the first job of a revision, None where there is none."""
     table = RECORDS[JOB.name]
     # Without the offset PostgreSQL may go through all jobs by source and job_id until it meets one of the revision.
@@ -247,15 +247,15 @@ def first_of(engine: Engine, revision: int) -> tuple[str, str, int] | None:
         .offset(0)
         .subquery()
     )
-    with reading(engine) as connection:
+    with read_connection(engine) as connection:
         row = connection.execute(select(its).order_by(its.c.source, its.c.job_id).limit(1)).first()
     return None if row is None else (str(row[0]), str(row[1]), int(row[2]))
 
 
-def any_ended(engine: Engine, after: int, record: Record = JOB) -> bool:
+def has_ended_after(engine: Engine, after: int, record: Record = JOB) -> bool:
     """Whether ``read_ended`` would find any: a tenth of its time where it would not."""
     table = RECORDS[record.name]
-    with reading(engine) as connection:
+    with read_connection(engine) as connection:
         return _newest_revision(connection, table) > after
 
 
@@ -274,7 +274,7 @@ def count_jobs(engine: Engine, record: Record = JOB) -> pd.DataFrame:
         .group_by(table.c.source)
         .order_by(table.c.source)
     )
-    with reading(engine) as connection:
+    with read_connection(engine) as connection:
         return read_rows(
             connection,
             query,

@@ -10,7 +10,7 @@ from typing import Protocol
 import pandas as pd
 from sqlalchemy import Connection, Engine, select
 
-from jobs.store.database import reading
+from jobs.store.database import read_connection
 from jobs.store.frames import read_rows, write_rows
 from jobs.store.tables import rejects as table
 
@@ -71,5 +71,5 @@ def read_rejects(
     query = select(table).order_by(table.c.file, table.c.line, table.c.reason).limit(limit)
     if file is not None:
         query = query.where(table.c.file == _clean(str(Path(file).absolute()), LONGEST_RAW))
-    with reading(engine) as connection:
+    with read_connection(engine) as connection:
         return read_rows(connection, query)

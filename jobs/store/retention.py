@@ -29,7 +29,7 @@ from sqlalchemy import (
     tuple_,
 )
 
-from jobs.store.database import lock_writers, reading
+from jobs.store.database import lock_writers, read_connection
 from jobs.store.frames import as_microseconds, write_rows
 from jobs.store.merging import FINISHED
 from jobs.store.partitions import drop_month, months_before, parted_by
@@ -58,14 +58,14 @@ LOCK_TIMEOUT = "3s"
 
 
 @dataclass(frozen=True)
-class Pruned:
+class PruneResult:
     """Since when the store keeps jobs (None: all), and how many rows went, by table."""
 
     since: datetime | None
     rows: dict[str, int] = field(default_factory=dict)
 
 
-def kept_since(connection: Connection) -> pd.Timestamp:
+def retention_start(connection: Connection) -> pd.Timestamp:
     """The moment before which no unknown job is stored any more, of long ago where all is kept."""
     seconds = _since(connection)
     return (
@@ -75,7 +75,7 @@ def kept_since(connection: Connection) -> pd.Timestamp:
     )
 
 
-def prune(engine: Engine, months: int, now: datetime | None = None) -> Pruned:
+def prune(engine: Engine, months: int, now: datetime | None = None) -> PruneResult:
     """Drop what is older than this month and the ``months`` before it; 0 keeps all, and takes what is older again from then on.
 
     Raises StoreError where somebody reads a month that should go (a backup, a training): nothing of that month went.
@@ -87,8 +87,8 @@ def prune(engine: Engine, months: int, now: datetime | None = None) -> Pruned:
         if _since(connection) != seconds:
             _note(connection, SINCE, seconds, now)
     if since is None:
-        return Pruned(None)
-    return Pruned(
+        return PruneResult(None)
+    return PruneResult(
         since, {table.name: _drop(engine, table, as_microseconds(since), now) for table in AGEING}
     )
 
@@ -125,7 +125,7 @@ def _writing(engine: Engine) -> Iterator[Connection]:
 
 def _drop(engine: Engine, table: Table, before: int, now: datetime) -> int:
     """Drop what goes of a table, a month or a batch at a time; returns how many rows went."""
-    with reading(engine) as connection:
+    with read_connection(engine) as connection:
         months = months_before(connection, table, before) if parted_by(connection, table) else None
     gone = 0
     while months is None or months:

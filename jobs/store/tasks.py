@@ -7,7 +7,7 @@ from datetime import datetime
 import pandas as pd
 from sqlalchemy import ColumnElement, Connection, Engine, and_, func, select, update
 
-from jobs.store.database import reading
+from jobs.store.database import read_connection
 from jobs.store.frames import Moment, as_microseconds, read_rows, write_rows
 from jobs.store.tables import task_predictions as table
 from jobs.store.tables import task_thresholds as thresholds
@@ -18,12 +18,12 @@ def add_task_predictions(connection: Connection, predictions: pd.DataFrame) -> N
     write_rows(connection, table, predictions, overwrite=False)
 
 
-def latest_tasks(engine: Engine, kind: str = "task") -> pd.DataFrame:
+def latest_task_predictions(engine: Engine, kind: str = "task") -> pd.DataFrame:
     """The newest row of each task, or of each chain or request, by name."""
     return _rows_at(engine, func.max(table.c.asked_at), table.c.kind == kind)
 
 
-def first_tasks(engine: Engine, kind: str = "task") -> pd.DataFrame:
+def first_task_predictions(engine: Engine, kind: str = "task") -> pd.DataFrame:
     """The oldest row of each task, or of each chain or request, by name: what was foreseen when it was first looked at."""
     return _rows_at(engine, func.min(table.c.asked_at), table.c.kind == kind)
 
@@ -36,7 +36,7 @@ def _rows_at(
     )
     found = (times if which is None else times.where(which)).subquery()
     same = and_(*(table.c[name] == found.c[name] for name in ("kind", "task", "asked_at")))
-    with reading(engine) as connection:
+    with read_connection(engine) as connection:
         return read_rows(
             connection, select(table).join(found, same).order_by(table.c.task, table.c.kind)
         )
@@ -44,7 +44,7 @@ def _rows_at(
 
 def task_history(engine: Engine, task: str, kind: str = "task") -> pd.DataFrame:
     """Every row of one task, chain or request, by time."""
-    with reading(engine) as connection:
+    with read_connection(engine) as connection:
         return read_rows(
             connection,
             select(table)
@@ -53,13 +53,13 @@ def task_history(engine: Engine, task: str, kind: str = "task") -> pd.DataFrame:
         )
 
 
-def untold_tasks(engine: Engine) -> pd.DataFrame:
+def unnotified_tasks(engine: Engine) -> pd.DataFrame:
     """The newest row of each task, chain and request, where the production system has not taken it yet."""
     found = _rows_at(engine, func.max(table.c.asked_at))
     return found[found["told_at"].isna()].reset_index(drop=True)
 
 
-def mark_told(
+def mark_notified(
     connection: Connection, kind: str, task: str, asked_at: Moment, told_at: Moment
 ) -> None:
     """Note that the production system took what was foreseen of a task, chain or request."""
@@ -81,7 +81,7 @@ def set_threshold(
 
 def read_thresholds(engine: Engine) -> pd.DataFrame:
     """Every threshold that was ever set: set_at, group, name, value, set_by, by time."""
-    with reading(engine) as connection:
+    with read_connection(engine) as connection:
         return read_rows(
             connection,
             select(thresholds).order_by(thresholds.c.set_at, thresholds.c.group, thresholds.c.name),

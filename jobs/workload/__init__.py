@@ -29,11 +29,11 @@ from jobs.workload.population import (
 )
 from jobs.workload.tasks import draw_jobs, draw_tasks
 
-__all__ = ["SOURCE", "START", "Change", "Generated", "generate", "read_change"]
+__all__ = ["SOURCE", "START", "Change", "GeneratedLog", "generate", "read_change"]
 
 
 @dataclass(frozen=True)
-class Generated:
+class GeneratedLog:
     """Jobs by submission, in the schema's shape with all outcomes, and what is true of them (JSON-ready)."""
 
     jobs: pd.DataFrame
@@ -47,7 +47,7 @@ def generate(
     sites: int = 8,
     users: int = 40,
     changes: Sequence[Change] = (),
-) -> Generated:
+) -> GeneratedLog:
     """Generate ``jobs`` jobs submitted over ``days`` days; the same arguments give the same jobs."""
     if jobs < 1 or days <= 0 or sites < 1 or users < 1:
         raise InputError("a generated log needs at least one job, one site, one user and some days")
@@ -64,7 +64,7 @@ def generate(
     plan = draw_jobs(grid, people, tasks, jobs, openings)
     slow, planted = slowness(grid, people, plan, changes)
     frame = run(grid, people, tasks, plan, slow)
-    return Generated(frame, _truth(grid, people, planted, frame))
+    return GeneratedLog(frame, _truth(grid, people, planted, frame))
 
 
 def _truth(grid: Grid, people: Users, planted: list[Change], frame: pd.DataFrame) -> dict[str, Any]:
@@ -93,6 +93,7 @@ def _truth(grid: Grid, people: Users, planted: list[Change], frame: pd.DataFrame
             )
         },
         "users": {
-            name: float(factor) for name, factor in zip(people.names, people.over_ask, strict=True)
+            name: float(factor)
+            for name, factor in zip(people.names, people.request_factor, strict=True)
         },
     }

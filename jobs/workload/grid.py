@@ -23,7 +23,7 @@ from jobs.workload.population import (
 )
 from jobs.workload.tasks import draw_jobs, draw_tasks
 
-NOWHERE = -1
+NO_SITE = -1
 """The place of what no site holds, and the home of what may run anywhere."""
 FEWEST_SLOTS = 16
 """Twice the cores of the largest job."""
@@ -38,7 +38,7 @@ class GeneratedGrid:
     """``jobs`` by submission as they are asked for, without outcomes, and what is true of them.
 
     ``seconds`` float64[n, sites] is how long each would run at each site; ``home`` int64[n] the site of a job that its users send there
-    themselves, else NOWHERE; ``input_at`` int64[n] where its input lies, or NOWHERE. ``slots`` int64[sites] are cores; ``rates``
+    themselves, else NO_SITE; ``input_at`` int64[n] where its input lies, or NO_SITE. ``slots`` int64[sites] are cores; ``rates``
     float64[sites, sites] bytes a second from one site to another when nothing else moves; ``jitter`` float64[n] the factor by which
     each job's transfer is slower.
     """
@@ -80,12 +80,12 @@ def generate_grid(
     )
     asked = runs[0].drop(columns=list(OUTCOMES)).assign(site=None)
     rng = grid.stream(3)
-    home = np.where(rng.random(len(asked)) < LOCAL, plan["site"], NOWHERE)
+    home = np.where(rng.random(len(asked)) < LOCAL, plan["site"], NO_SITE)
     # The input of a task lies in one place, of a large site rather than a small one.
     shelf = rng.choice(sites, len(tasks["size"]), p=grid.sites.share / grid.sites.share.sum())[
         plan["task"]
     ]
-    input_at = np.where(asked["input_bytes"].notna(), shelf, NOWHERE)
+    input_at = np.where(asked["input_bytes"].notna(), shelf, NO_SITE)
     work = float((seconds.mean(axis=1) * asked["requested_cores"]).sum())
     share = grid.sites.share / grid.sites.share.sum()
     slots = np.maximum(np.round(work / (days * DAY * load) * share), FEWEST_SLOTS).astype(np.int64)

@@ -116,7 +116,7 @@ def run(
 
 def _asked_walltime(people: Users, user: Array, believed: Array) -> Array:
     """What each user asks for: the next round number above what they believe times their caution, or always the same."""
-    cautious = believed * people.over_ask[user]
+    cautious = believed * people.request_factor[user]
     asked = WALLTIMES[np.minimum(np.searchsorted(WALLTIMES, cautious), len(WALLTIMES) - 1)]
     return np.asarray(
         np.where(people.default_walltime[user] > 0, people.default_walltime[user], asked)

@@ -61,7 +61,7 @@ class Programs:
 class Users:
     """Arrays over users; ``habit`` (users, programs) is how often each runs each, ``scale`` how much more work theirs is.
 
-    ``modes`` (users, programs, 3) are the few values that some programs jump between; ``over_ask`` is the factor of the
+    ``modes`` (users, programs, 3) are the few values that some programs jump between; ``request_factor`` is the factor of the
     walltime request, ``default_walltime`` s a fixed one (0: none); ``robot`` users submit at any hour.
     """
 
@@ -71,7 +71,7 @@ class Users:
     habit: Array
     scale: Array
     modes: Array
-    over_ask: Array
+    request_factor: Array
     default_walltime: Array
     task_size: Array
     hour: Array
@@ -186,7 +186,7 @@ def draw_users(seed: int, count: int, programs: Programs) -> Users:
         habit=habit / habit.sum(axis=1, keepdims=True),
         scale=rng.lognormal(0, 0.5, habit.shape),
         modes=rng.lognormal(0, 0.9, (*habit.shape, 3)),
-        over_ask=rng.choice([1.15, 1.5, 2.0, 3.0, 6.0, 12.0], count),
+        request_factor=rng.choice([1.15, 1.5, 2.0, 3.0, 6.0, 12.0], count),
         default_walltime=np.where(rng.random(count) < 0.2, 86400.0, 0.0),
         task_size=np.where(robot, 60.0, rng.lognormal(np.log(12.0), 0.8, count)),
         hour=np.where(robot, 12.0, rng.normal(13.0, 3.0, count) % 24),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from infra.aliases import Array
-from infra.settings import listed
+from infra.settings import split_list
 from jobs.coded_jobs import CodedJobs
 from models.engine.allocation import PRICE, TOLD
 
@@ -26,7 +26,7 @@ class Advice:
     @staticmethod
     def of(price: float, left_alone: str) -> Advice:
         """As settings have it: programs separated by commas."""
-        return Advice(price, frozenset(listed(left_alone)))
+        return Advice(price, frozenset(split_list(left_alone)))
 
     def leaves(self, jobs: CodedJobs) -> Array:
         """Which jobs are left alone (bool[n])."""

@@ -120,7 +120,7 @@ def _artifacts(settings: Settings) -> Path:
 
 
 def _check_registry(database: Engine, versions: dict[str, str], settings: Settings) -> None:
-    where = f"MLflow at {settings.tracking_url_shown}"
+    where = f"MLflow at {settings.displayed_tracking_url}"
     if copies.rows_of(database, FILLED) or any(_artifacts(settings).iterdir()):
         raise BackupError(f"{where} is not empty: a backup is restored into an empty one only")
     if (found := copies.versions(database)) != versions:
@@ -196,7 +196,7 @@ def _told(told: dict[str, Any], settings: Settings) -> Rows:
         for name, count in told["store"]["rows"].items()
     ]
     if "mlflow" not in told or settings.tracking_url.startswith("http"):
-        others = f"left out: MLflow at {settings.tracking_url_shown} is a server, and whoever runs it keeps its database"
+        others = f"left out: MLflow at {settings.displayed_tracking_url} is a server, and whoever runs it keeps its database"
         return [*rows, {"part": "MLflow", "rows": 0, "note": others}]
     artifacts = sum(name.startswith("artifacts/") for name in told["files"])
     return [

@@ -407,7 +407,7 @@ def _mlflow(settings: Settings | None) -> Iterator[tuple[Any, Settings]]:
         yield MlflowClient(settings.tracking_url, settings.tracking_url), settings
     except (MlflowException, OSError, database.sqlalchemy.exc.SQLAlchemyError) as error:
         raise RegistryError(
-            f"MLflow at {settings.tracking_url_shown} did not do it: {_sentence(error)}"
+            f"MLflow at {settings.displayed_tracking_url} did not do it: {_sentence(error)}"
         ) from error
 
 

@@ -17,7 +17,13 @@ from infra.aliases import Array
 from infra.settings import Settings
 from jobs.schema import COLUMNS as COLUMNS_OF_JOBS
 from jobs.schema import OUTCOMES
-from jobs.store import add_task_predictions, first_tasks, latest_tasks, read_jobs, read_thresholds
+from jobs.store import (
+    add_task_predictions,
+    first_task_predictions,
+    latest_task_predictions,
+    read_jobs,
+    read_thresholds,
+)
 from models.engine.training import find_target, new_mixture
 from models.histories.features import Levels, choose_levels, encode
 from models.histories.mixture import Mixture
@@ -234,7 +240,7 @@ class TaskWatch:
     def _keep(self, found: pd.DataFrame, now: pd.Timestamp) -> None:
         """Store the rows that say something new, and tell of tasks that went wrong or are right again."""
         known = pd.concat(
-            [latest_tasks(self.engine, kind) for kind in found["kind"].unique()]
+            [latest_task_predictions(self.engine, kind) for kind in found["kind"].unique()]
         ).set_index(["kind", "task"])
         before = known.reindex(pd.MultiIndex.from_frame(found[["kind", "task"]]))
         left = np.maximum((found["median"] - found["asked_at"]).dt.total_seconds().to_numpy(), 60.0)
@@ -320,7 +326,7 @@ def ceilings(tasks: Tasks, rows: Array, at: float) -> Array:
 
 def first_answers(engine: Engine, names: Array | list[str], kind: str = "task") -> Array:
     """The first end foreseen of each task, chain or request: low, median and high in seconds since 1970 (float64[n, 3]), NaN if new."""
-    found = first_tasks(engine, kind).set_index("task").reindex(names)
+    found = first_task_predictions(engine, kind).set_index("task").reindex(names)
     return np.column_stack(
         [_seconds(pd.to_datetime(found[name], utc=True)) for name in ("low", "median", "high")]
     )

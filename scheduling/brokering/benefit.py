@@ -10,7 +10,7 @@ import numpy as np
 
 from infra.aliases import Progress
 from infra.errors import InputError
-from jobs.workload.grid import NOWHERE, GeneratedGrid
+from jobs.workload.grid import NO_SITE, GeneratedGrid
 from models.ranking.order import Rule
 from scheduling.brokering.brokers import Foreknowing, NearestData, Random, ShortestQueue
 from scheduling.brokering.grid import (
@@ -101,4 +101,4 @@ def figures(lived: Lived) -> dict[str, Any]:
 
 
 def _counted(grid: GeneratedGrid) -> np.ndarray[Any, Any]:
-    return (grid.home == NOWHERE) & (np.arange(len(grid)) >= WARM_UP * len(grid))
+    return (grid.home == NO_SITE) & (np.arange(len(grid)) >= WARM_UP * len(grid))

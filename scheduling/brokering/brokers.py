@@ -6,7 +6,7 @@ import heapq
 
 import numpy as np
 
-from jobs.workload.grid import NOWHERE, GeneratedGrid
+from jobs.workload.grid import NO_SITE, GeneratedGrid
 from scheduling.brokering.grid import LATENCY, Lived
 
 
@@ -38,7 +38,7 @@ class NearestData:
     def choose(self, job: int, now: float, lived: Lived) -> int:
         """See Broker."""
         at = int(lived.grid.input_at[job])
-        return at if at != NOWHERE else ShortestQueue().choose(job, now, lived)
+        return at if at != NO_SITE else ShortestQueue().choose(job, now, lived)
 
 
 class Foreknowing:

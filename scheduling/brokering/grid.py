@@ -17,7 +17,7 @@ import pandas as pd
 from infra.aliases import Array
 from jobs.schema import JOB, TIME_TYPE, conform
 from jobs.transfers import TRANSFER, complete
-from jobs.workload.grid import NOWHERE, GeneratedGrid
+from jobs.workload.grid import NO_SITE, GeneratedGrid
 
 COMES, ARRIVES, ENDS = range(3)
 LATENCY = 5.0
@@ -28,7 +28,7 @@ LATENCY = 5.0
 class Lived:
     """What has happened so far on ``grid``, by job: all times in seconds since its first day, NaN for not yet.
 
-    ``site`` is where each was sent (NOWHERE: not yet); a transfer is from ``sent`` until ``there``, a wait from ``sent`` until
+    ``site`` is where each was sent (NO_SITE: not yet); a transfer is from ``sent`` until ``there``, a wait from ``sent`` until
     ``started``. ``free`` are each site's free slots, ``queues`` the jobs that wait there, ``ahead`` those sent there that have not started.
     """
 
@@ -63,7 +63,7 @@ class Lived:
         return Lived(
             grid,
             came,
-            np.full(count, NOWHERE),
+            np.full(count, NO_SITE),
             sent,
             there,
             started,
@@ -78,7 +78,7 @@ class Lived:
 
     def moves(self, job: int, site: int) -> bool:
         """Whether a job's input must travel to ``site``."""
-        return bool(self.grid.input_at[job] not in (NOWHERE, site))
+        return bool(self.grid.input_at[job] not in (NO_SITE, site))
 
 
 class Broker(Protocol):
@@ -100,7 +100,7 @@ def live_through(
         now, kind, job = heapq.heappop(events)
         if kind == COMES:
             at_home = int(grid.home[job])
-            site = at_home if at_home != NOWHERE else broker.choose(job, now, lived)
+            site = at_home if at_home != NO_SITE else broker.choose(job, now, lived)
             heapq.heappush(events, (_send(lived, job, site, now), ARRIVES, job))
             if progress and job % 100 == 0:
                 progress(job / len(grid))

@@ -7,7 +7,7 @@ import pandas as pd
 
 from infra.aliases import Array
 from jobs.coded_jobs import NEVER, Coded, CodedJobs, code, in_microseconds
-from jobs.workload.grid import NOWHERE, GeneratedGrid
+from jobs.workload.grid import NO_SITE, GeneratedGrid
 from models.engine.forecaster import Forecaster
 from models.past.queues import PLACES as QUEUES
 from models.past.queues import queues_in
@@ -60,9 +60,9 @@ class Ranking:
 
     def _learn(self, lived: Lived) -> None:
         """Take in what has ended by now, and where each started and what each moved."""
-        jobs = job_records(lived, np.flatnonzero(lived.site != NOWHERE))
+        jobs = job_records(lived, np.flatnonzero(lived.site != NO_SITE))
         self.runs.learn(jobs[jobs["ended_at"].notna()])
-        moved = np.flatnonzero((lived.sent < lived.there) & (self.grid.input_at != NOWHERE))
+        moved = np.flatnonzero((lived.sent < lived.there) & (self.grid.input_at != NO_SITE))
         before = self.known
         waits = Known.of(jobs, "wait", before.waits if before else None)
         links = Known.of(
@@ -83,7 +83,7 @@ class Ranking:
 
     def _queues(self, lived: Lived) -> Around:
         """The queues as they are."""
-        rows = np.flatnonzero(lived.site != NOWHERE)
+        rows = np.flatnonzero(lived.site != NO_SITE)
         here = self._asked.take(rows)
         begin = self._begin / 1e6
         sent, started, ended = (values[rows] for values in (lived.sent, lived.started, lived.ended))
@@ -106,8 +106,8 @@ class Ranking:
     def _links(self, lived: Lived) -> Around:
         """The links as they are."""
         rows = np.flatnonzero(
-            (self.grid.input_at != NOWHERE)
-            & (lived.site != NOWHERE)
+            (self.grid.input_at != NO_SITE)
+            & (lived.site != NO_SITE)
             & (lived.site != self.grid.input_at)
         )
         sent, there = lived.sent[rows], lived.there[rows]
@@ -145,5 +145,5 @@ class Ranking:
         told = dict(self._asked.take(np.full(count, job)).columns)
         place = int(self.grid.input_at[job])
         told["site"] = Coded(np.arange(count), self.grid.sites)
-        told["input_at"] = Coded(np.full(count, place if place != NOWHERE else -1), self.grid.sites)
+        told["input_at"] = Coded(np.full(count, place if place != NO_SITE else -1), self.grid.sites)
         return Candidates(Coded(np.zeros(count, np.int64), [str(job)]), CodedJobs(told, count))

@@ -76,7 +76,7 @@ class Dashboard:
         self.seen_at = ""
         self.ended = threading.Event()
         self.tokens = read_tokens(settings.tokens.get_secret_value())
-        self.hosts = frozenset(settings.names)
+        self.hosts = frozenset(settings.host_names)
 
     def look(self) -> None:
         """Look at the tasks now, and tell the production system."""

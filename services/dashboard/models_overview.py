@@ -126,7 +126,7 @@ def _links(settings: Settings) -> list[list[str]]:
     """Names and addresses of the other pages; Evidently's newest reports are served by this one."""
     ours = f"http://{settings.host}"
     mlflow = (
-        settings.tracking_url_shown
+        settings.displayed_tracking_url
         if settings.mlflow_url.startswith("http")
         else f"{ours}:{settings.mlflow_port}"
     )

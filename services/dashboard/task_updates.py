@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from infra.settings import Settings
-from jobs.store import mark_told, untold_tasks
+from jobs.store import mark_notified, unnotified_tasks
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -37,7 +37,7 @@ def send_task_updates(
         return 0
     taken = 0
     with send or httpx.Client(timeout=PATIENCE, trust_env=False) as client:
-        rows = untold_tasks(engine).head(AT_ONCE)
+        rows = unnotified_tasks(engine).head(AT_ONCE)
         for kind, task, end, asked_at in zip(
             rows["kind"], rows["task"], rows["median"], rows["asked_at"], strict=True
         ):
@@ -64,6 +64,6 @@ def send_task_updates(
                 )
                 break
             with engine.begin() as connection:
-                mark_told(connection, kind, task, asked_at, now)
+                mark_notified(connection, kind, task, asked_at, now)
             taken += 1
     return taken

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from infra.settings import SettingsError, listed
+from infra.settings import SettingsError, split_list
 from services.http.errors import HTTPError, send_error
 
 SCOPES = ("predict", "report", "admin")
@@ -44,7 +44,7 @@ def read_tokens(text: str) -> tuple[Token, ...]:
     (Token(predict+report),)
     """
     tokens = []
-    for place, entry in enumerate(listed(text), start=1):
+    for place, entry in enumerate(split_list(text), start=1):
         secret, colon, scopes = entry.rpartition(":")
         chosen = frozenset(scopes.split("+"))
         if not colon or not chosen <= set(SCOPES):
@@ -65,7 +65,7 @@ def token_with_scopes(text: str, *wanted: str) -> str | None:
     >>> token_with_scopes("0123456789abcdef:report,fedcba9876543210:predict+report", "predict")
     'fedcba9876543210'
     """
-    for entry in listed(text):
+    for entry in split_list(text):
         secret, _, scopes = entry.rpartition(":")
         if {*wanted} <= {*scopes.split("+")}:
             return secret

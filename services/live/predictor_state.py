@@ -22,7 +22,15 @@ import pyarrow as pa
 from infra.settings import Settings
 from jobs.coded_jobs import code as code_frame
 from jobs.schema import OUTCOMES
-from jobs.store import Added, StoreError, add_jobs, any_ended, open_store, read_ended, read_latest
+from jobs.store import (
+    AddResult,
+    StoreError,
+    add_jobs,
+    has_ended_after,
+    open_store,
+    read_ended,
+    read_latest,
+)
 from models.releases.versions import FRESH
 from services.http.columns import to_coded_jobs
 from services.http.contract import Options, PredictRequest
@@ -81,7 +89,7 @@ class PredictorState:
         self._ranker_cache = RankerCache(self)
         # Held while outcomes enter the history, and for the instant of a swap.
         self._turn = threading.Lock()
-        self._missed: list[Added] | None = None
+        self._missed: list[AddResult] | None = None
         # The store's revision up to which all is in the history, and the later ones that are in it because they were reported here.
         self._revision = 0
         self._own: set[int] = set()
@@ -205,7 +213,7 @@ class PredictorState:
         self.learn(added)
         return {"added": added.added, "updated": added.updated, "unchanged": added.unchanged}
 
-    def learn(self, added: Added) -> None:
+    def learn(self, added: AddResult) -> None:
         """Add stored outcomes to the history at once."""
         with self._turn:
             if self._missed is not None:
@@ -218,7 +226,7 @@ class PredictorState:
 
     def catch_up(self) -> None:
         """Learn the outcomes that others stored since the last look; raises StoreError when the store cannot be read."""
-        if not self.ready or not any_ended(self.engine, after=self._revision):
+        if not self.ready or not has_ended_after(self.engine, after=self._revision):
             return
         found = read_ended(self.engine, after=self._revision)
         with self._turn:

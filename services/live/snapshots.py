@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from infra.errors import GridcastError
-from jobs.store import first_of
+from jobs.store import first_ended_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -73,7 +73,7 @@ class Snapshots:
         self._kept = (point, time.monotonic())
         if arrays is None:
             return
-        mark = first_of(engine, point.reached)
+        mark = first_ended_of(engine, point.reached)
         about = {
             "revision": point.revision,
             "own": sorted(point.own),
@@ -124,7 +124,7 @@ class Snapshots:
                 "the kept history cannot be read, so it is learned from the store: %s", error
             )
             return None
-        mark = first_of(engine, point.reached)
+        mark = first_ended_of(engine, point.reached)
         if mark is None or list(mark) != about["mark"] or datetime.now(UTC) > built + OLDEST:
             return None
         try:

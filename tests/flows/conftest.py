@@ -12,7 +12,7 @@ import httpx
 import pandas as pd
 import pytest
 
-from infra.parts import Part, parts
+from infra.components import Component, local_components
 from infra.settings import Settings, prepare_environment
 from jobs.workload import START, generate
 from jobs.writers import write_jobs
@@ -49,12 +49,12 @@ def settings(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture(scope="session")
-def prefect_part(settings: Settings) -> Part:
-    return next(part for part in parts(settings) if part.name == "prefect")
+def prefect_part(settings: Settings) -> Component:
+    return next(part for part in local_components(settings) if part.name == "prefect")
 
 
 @pytest.fixture(scope="session")
-def prefect_server(settings: Settings, prefect_part: Part) -> Iterator[str]:
+def prefect_server(settings: Settings, prefect_part: Component) -> Iterator[str]:
     """Prefect's server as Gridcast starts it, which all flows of these tests report to; its address."""
     log = (settings.folder("logs") / "prefect.log").open("wb")
     environment = {**os.environ, **prefect_part.environment}
@@ -64,7 +64,7 @@ def prefect_server(settings: Settings, prefect_part: Part) -> Iterator[str]:
     deadline = time.monotonic() + 180
     while True:
         try:
-            if httpx.get(prefect_part.address + prefect_part.ready).status_code == 200:
+            if httpx.get(prefect_part.address + prefect_part.ready_path).status_code == 200:
                 break
         except httpx.TransportError:
             assert process.poll() is None, Path(log.name).read_text()

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from flows.dead_runs import end_the_dead
-from infra.parts import parts
+from infra.components import local_components
 from jobs.workload import generate
 from jobs.writers import write_csv
 
@@ -29,7 +29,7 @@ def test_each_deployment_is_registered_once_a_worker_runs_one_and_a_killed_run_c
     from prefect.deployments import run_deployment
     from prefect.states import Pending
 
-    part = next(part for part in parts(settings) if part.name == "schedules")
+    part = next(part for part in local_components(settings) if part.name == "schedules")
     log = settings.folder("logs") / "schedules.log"
     with log.open("wb") as file:
         worker = subprocess.Popen(
@@ -41,7 +41,7 @@ def test_each_deployment_is_registered_once_a_worker_runs_one_and_a_killed_run_c
         )
     try:
         deadline = time.monotonic() + 180
-        while part.says not in log.read_text():
+        while part.ready_log_text not in log.read_text():
             assert worker.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)

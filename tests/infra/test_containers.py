@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
-from infra.part import part_named
-from infra.parts import parts
+from infra.component import component_named
+from infra.components import local_components
 from infra.settings import Settings
 from infra.site import RULES, proxy_text, scrapes_text
 
@@ -134,14 +134,14 @@ def test_compose_takes_the_file(services: dict[str, Any]) -> None:
 
 def test_a_service_of_compose_becomes_the_part_that_is_declared(ours: dict[str, Any]) -> None:
     assert {service["command"][0] for service in ours.values()} == {
-        part.name for part in parts(Settings(_env_file=None))
+        part.name for part in local_components(Settings(_env_file=None))
     }
     for name, service in ours.items():
         assert set(service["environment"]) <= SETTINGS, name
         assert service["user"] == "10001:10001"
         (wanted,) = service["command"]
         settings = settings_from(service["environment"])
-        part = part_named(wanted, settings)
+        part = component_named(wanted, settings)
         if part.address:
             assert part.address == f"http://0.0.0.0:{PORTS[wanted]}"
             assert part.command[part.command.index("--port") + 1] == str(PORTS[wanted])
@@ -150,7 +150,7 @@ def test_a_service_of_compose_becomes_the_part_that_is_declared(ours: dict[str, 
                 "CMD",
                 "python",
                 "-m",
-                "infra.part",
+                "infra.component",
                 wanted,
                 "ready",
             ]
@@ -167,8 +167,8 @@ def test_a_service_of_compose_becomes_the_part_that_is_declared(ours: dict[str, 
 def test_servers_of_compose_have_a_database_each_and_answer_by_their_names(
     ours: dict[str, Any],
 ) -> None:
-    mlflow = part_named("mlflow", settings_from(ours["mlflow"]["environment"]))
-    prefect = part_named("prefect", settings_from(ours["prefect"]["environment"]))
+    mlflow = component_named("mlflow", settings_from(ours["mlflow"]["environment"]))
+    prefect = component_named("prefect", settings_from(ours["prefect"]["environment"]))
     databases = {
         mlflow.environment["MLFLOW_BACKEND_STORE_URI"].rpartition("/")[2],
         prefect.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"].rpartition("/")[2],
@@ -299,7 +299,7 @@ def test_every_deployment_is_a_part_with_its_port_probes_and_no_rights(
     assert (
         deployments.keys()
         == policies.keys()
-        == {part.name for part in parts(Settings(_env_file=None))}
+        == {part.name for part in local_components(Settings(_env_file=None))}
     )
     assert {name: service["spec"]["ports"][0]["port"] for name, service in doors.items()} == PORTS
     for name, deployment in deployments.items():
@@ -320,7 +320,7 @@ def test_every_deployment_is_a_part_with_its_port_probes_and_no_rights(
             one["name"]: one.get("value", "postgresql://db/x") for one in container["env"]
         }
         assert environment.keys() <= SETTINGS
-        part = part_named(name, settings_from(environment))
+        part = component_named(name, settings_from(environment))
         if part.address:
             assert (
                 container["ports"][0]["containerPort"]
@@ -330,7 +330,7 @@ def test_every_deployment_is_a_part_with_its_port_probes_and_no_rights(
             assert container["readinessProbe"]["exec"]["command"] == [
                 "python",
                 "-m",
-                "infra.part",
+                "infra.component",
                 name,
                 "ready",
             ]
@@ -397,7 +397,7 @@ def door() -> Iterator[int]:
 
 
 def test_a_container_asks_itself_whether_it_is_ready(door: int, tmp_path: Path) -> None:
-    ask = [sys.executable, "-m", "infra.part", "predictor", "ready"]
+    ask = [sys.executable, "-m", "infra.component", "predictor", "ready"]
     environment = {
         **os.environ,
         "GRIDCAST_HOME": str(tmp_path),

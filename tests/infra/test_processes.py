@@ -13,16 +13,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.parts import Part, parts
-from infra.processes import TakenError, down, status, up
+from infra.components import Component, local_components
+from infra.processes import ConflictError, down, status, up
 from infra.settings import Settings
-from infra.supervision import LONGEST_LOG, answers
+from infra.supervision import LONGEST_LOG, is_responding
 
 SUPERVISOR = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from infra.parts import Part
+from infra.components import Component
 from infra.processes import up
 from infra.settings import read_settings
 declared = eval(Path(sys.argv[1]).read_text())
@@ -38,14 +38,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def web(name: str, *, after: tuple[str, ...] = ()) -> Part:
+def web(name: str, *, after: tuple[str, ...] = ()) -> Component:
     port = free_port()
     command = (sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1")
-    return Part(
+    return Component(
         name,
         command,
         address=f"http://127.0.0.1:{port}",
-        setting=f"GRIDCAST_{name.upper()}_PORT",
+        port_setting=f"GRIDCAST_{name.upper()}_PORT",
         after=after,
     )
 
@@ -73,11 +73,11 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def supervise(
     settings: Settings, tmp_path: Path
-) -> Iterator[Callable[[list[Part]], tuple[subprocess.Popen[bytes], Path]]]:
+) -> Iterator[Callable[[list[Component]], tuple[subprocess.Popen[bytes], Path]]]:
     """Runs ``up`` as a user does, in a process of its own; gives that process and what it says."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def run(declared: list[Part]) -> tuple[subprocess.Popen[bytes], Path]:
+    def run(declared: list[Component]) -> tuple[subprocess.Popen[bytes], Path]:
         shown = [
             f"replace({part!r}, files={part.files!r})" for part in declared
         ]  # which a part does not show by itself
@@ -100,7 +100,7 @@ def supervise(
         process.wait(60)
 
 
-def states(settings: Settings, declared: list[Part]) -> list[str]:
+def states(settings: Settings, declared: list[Component]) -> list[str]:
     return [row["state"] for row in status(settings, declared)]
 
 
@@ -144,7 +144,7 @@ def test_a_part_killed_is_said_and_started_again(settings, supervise):
 def test_a_log_that_grows_long_begins_anew_and_the_one_before_is_kept(settings, supervise):
     long = "import time; print('began', flush=True); [print(line, 'x' * 2**20, flush=True) for line in range(50)]\n"
     later = "while True:\n    print('later', flush=True); time.sleep(0.1)"
-    part = Part("talker", (sys.executable, "-c", long + later), says="later")
+    part = Component("talker", (sys.executable, "-c", long + later), ready_log_text="later")
     log = settings.folder("logs") / "talker.log"
     _, said = supervise([part])
     wait_for(lambda: "READY" in said.read_text(), "the part is ready")
@@ -163,7 +163,8 @@ def test_a_log_that_grows_long_begins_anew_and_the_one_before_is_kept(settings, 
 def test_a_worker_in_a_session_of_its_own_does_not_outlive_its_part(settings, supervise):
     begin = "import subprocess, time; subprocess.Popen(['sleep', '302'], start_new_session=True); print('began', flush=True); time.sleep(300)"
     declared = [
-        Part(name, (sys.executable, "-c", begin), says="began") for name in ("first", "second")
+        Component(name, (sys.executable, "-c", begin), ready_log_text="began")
+        for name in ("first", "second")
     ]
     _, said = supervise(declared)
     wait_for(lambda: "READY" in said.read_text(), "both are ready")
@@ -220,11 +221,11 @@ def test_down_from_another_shell_stops_everything_and_may_be_repeated(settings, 
 def test_a_part_that_ignores_sigterm_is_killed_with_the_children_it_started(settings, supervise):
     port = free_port()
     serve = f"from http.server import *; HTTPServer(('127.0.0.1', {port}), SimpleHTTPRequestHandler).serve_forever()"
-    stubborn = Part(
+    stubborn = Component(
         "stubborn",
         (sys.executable, "-c", STUBBORN + serve),
         address=f"http://127.0.0.1:{port}",
-        grace=0.5,
+        stop_seconds=0.5,
     )
     process, said = supervise([stubborn])
     wait_for(lambda: "READY" in said.read_text(), "the part is ready")
@@ -259,7 +260,9 @@ def test_down_goes_by_the_records_and_the_mark_when_supervisor_and_part_were_kil
 ):
     # The part has a child in a session of its own, as a worker's runs are: of a dead part only its mark tells.
     begin = "import subprocess, sys, time; subprocess.Popen(['sleep', '301'], start_new_session=True); print('began', flush=True); "
-    worker = Part("worker", (sys.executable, "-c", begin + "time.sleep(300)"), says="began")
+    worker = Component(
+        "worker", (sys.executable, "-c", begin + "time.sleep(300)"), ready_log_text="began"
+    )
     server = web("server")
     process, said = supervise([worker, server])
     wait_for(lambda: "READY" in said.read_text(), "both are ready")
@@ -280,7 +283,7 @@ def test_a_door_that_wants_a_token_is_asked_with_it(tmp_path):
     settings = Settings(
         home=tmp_path, tokens="0123456789abcdef:predict,fedcba9876543210:admin", _env_file=None
     )
-    (predictor,) = [part for part in parts(settings) if part.name == "predictor"]
+    (predictor,) = [part for part in local_components(settings) if part.name == "predictor"]
     port = free_port()
     serve = (
         "from http.server import *\n"
@@ -291,8 +294,8 @@ def test_a_door_that_wants_a_token_is_asked_with_it(tmp_path):
     door = subprocess.Popen([sys.executable, "-c", serve], stderr=subprocess.DEVNULL)
     try:
         there = replace(predictor, address=f"http://127.0.0.1:{port}")
-        wait_for(lambda: answers(there), "the door to open")
-        assert not answers(replace(there, token=""))
+        wait_for(lambda: is_responding(there), "the door to open")
+        assert not is_responding(replace(there, token=""))
         assert "0123456789abcdef" not in repr(there)
     finally:
         door.kill()
@@ -305,7 +308,7 @@ def test_a_taken_port_is_one_sentence_before_anything_starts(settings):
         taker.bind(("127.0.0.1", int(part.address.rpartition(":")[2])))
         taker.listen()
         with pytest.raises(
-            TakenError,
+            ConflictError,
             match=r"^server cannot listen on 127.0.0.1 port \d+: .* in use; set GRIDCAST_SERVER_PORT to a free one$",
         ):
             up(settings, [part])
@@ -317,7 +320,7 @@ def test_a_second_up_on_the_same_data_folder_is_refused(settings, supervise):
     process, said = supervise(declared)
     wait_for(lambda: "READY" in said.read_text(), "the part is ready")
     with pytest.raises(
-        TakenError, match=rf"already up on .* \(pid {process.pid}\); `gridcast down` stops it"
+        ConflictError, match=rf"already up on .* \(pid {process.pid}\); `gridcast down` stops it"
     ):
         up(settings, declared)
     assert states(settings, declared) == ["up"]
@@ -337,10 +340,10 @@ def test_a_part_that_never_becomes_ready_fails_up_with_its_last_words_and_stops_
 
 
 def test_a_part_without_a_door_is_ready_when_its_log_says_so(settings, supervise):
-    worker = Part(
+    worker = Component(
         "worker",
         (sys.executable, "-uc", "import time; print('worker started!'); time.sleep(300)"),
-        says="started!",
+        ready_log_text="started!",
     )
     _, said = supervise([worker])
     wait_for(lambda: "READY" in said.read_text(), "the worker is ready")
@@ -361,7 +364,7 @@ def test_everything_binds_to_the_host_of_the_settings_and_no_password_is_an_argu
     settings = Settings(
         home=tmp_path, mlflow_url="postgresql://someone:hunter2@db/mlflow", _env_file=None
     )
-    declared = parts(settings)
+    declared = local_components(settings)
     assert [part.name for part in declared] == [
         "mlflow",
         "prefect",
@@ -376,7 +379,7 @@ def test_everything_binds_to_the_host_of_the_settings_and_no_password_is_an_argu
 
 
 def test_a_remote_mlflow_is_used_and_not_started(tmp_path):
-    declared = parts(
+    declared = local_components(
         Settings(home=tmp_path, mlflow_url="http://mlflow.example:5000", _env_file=None)
     )
     assert [part.name for part in declared] == ["prefect", "predictor", "dashboard", "schedules"]

@@ -20,9 +20,9 @@ import psutil
 import pytest
 
 from infra.process_groups import MARK
-from infra.processes import known, status
+from infra.processes import running_components, status
 from infra.settings import Settings, SettingsError
-from infra.site import RULES, proxy_text, replica_ports, scrapes_text, site
+from infra.site import RULES, proxy_text, replica_ports, scrapes_text, site_components
 from monitoring.doctor import examine
 
 ROOT = Path(__file__).parents[2]
@@ -69,12 +69,14 @@ class Site:
         )
 
     def address(self, name: str) -> str:
-        return next(part.address for part in known(self.settings, []) if part.name == name)
+        return next(
+            part.address for part in running_components(self.settings, []) if part.name == name
+        )
 
     def pid(self, name: str) -> int:
         return next(int(row["pid"]) for row in status(self.settings, []) if row["part"] == name)
 
-    def marked(self) -> list[psutil.Process]:
+    def marked_processes(self) -> list[psutil.Process]:
         """Every process that bears the mark of this data folder."""
         found = []
         for process in psutil.process_iter():
@@ -261,10 +263,10 @@ def test_the_doctor_finds_nothing_wrong(up: Site) -> None:
 
 def test_down_leaves_no_process_record_socket_or_taken_port(up: Site) -> None:
     settings = up.settings
-    assert len(up.marked()) >= 9
+    assert len(up.marked_processes()) >= 9
     run = up.run("down")
     assert run.returncode == 0, run.stderr
-    assert up.marked() == []
+    assert up.marked_processes() == []
     assert list(settings.folder("run").iterdir()) == []
     left = [
         path
@@ -350,7 +352,7 @@ def test_settings_that_do_not_fit_together_are_one_sentence(
     tmp_path: Path, changes: dict[str, str], why: str
 ) -> None:
     with pytest.raises(SettingsError, match=why):
-        site(Settings(home=tmp_path, _env_file=None, **changes))  # type: ignore[arg-type]
+        site_components(Settings(home=tmp_path, _env_file=None, **changes))  # type: ignore[arg-type]
 
 
 def test_no_password_or_token_is_an_argument(tmp_path: Path) -> None:
@@ -359,7 +361,7 @@ def test_no_password_or_token_is_an_argument(tmp_path: Path) -> None:
         "mlflow_url": "postgresql://a:hunter2@db/m",
     }
     urls["prefect_database_url"] = "postgresql://a:hunter2@db/p"
-    declared = site(
+    declared = site_components(
         Settings(home=tmp_path, _env_file=None, tokens="0123456789abcdef:predict", **urls)
     )  # type: ignore[arg-type]
     assert [part.name for part in declared] == [

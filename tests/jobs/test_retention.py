@@ -18,7 +18,7 @@ from jobs.store import (
     add_predictions,
     add_rejects,
     add_task_predictions,
-    latest_tasks,
+    latest_task_predictions,
     prune,
     read_ended,
     read_jobs,
@@ -128,7 +128,7 @@ def test_what_was_said_of_old_jobs_goes_with_them(store: Any) -> None:
     assert read_predictions(store)["job_id"].tolist() == ["new"]
     assert read_jobs(store, record=TRANSFER)["transfer_id"].tolist() == ["1"]
     assert read_rejects(store)["seen_at"].tolist() == [moments[1]]
-    assert latest_tasks(store)["task"].tolist() == ["open"]
+    assert latest_task_predictions(store)["task"].tolist() == ["open"]
 
 
 def test_an_old_window_that_is_told_again_stays_away_and_is_counted(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from infra.errors import InputError
 from jobs.readers import ReadOptions, detect
 from jobs.schema import COLUMNS, OUTCOMES, conform, fill_in, sort_out
-from jobs.workload import START, Change, Generated, generate, read_change
+from jobs.workload import START, Change, GeneratedLog, generate, read_change
 from jobs.writers import write_jobs
 
 SLOW = ("slow_program", "slow_site", "slow_group", "gradual_slow", "recurring_slow")
@@ -27,7 +27,7 @@ ANY_CHANGE = st.builds(
 
 
 @pytest.fixture(scope="module")
-def plain() -> Generated:
+def plain() -> GeneratedLog:
     return generate(8_000, days=20, seed=4)
 
 
@@ -79,7 +79,7 @@ def test_a_log_too_short_for_its_large_tasks_still_has_all_its_jobs(
     assert submitted_day(frame).between(0, days, inclusive="left").all()
 
 
-def test_the_same_seed_gives_the_same_jobs_and_another_gives_others(plain: Generated) -> None:
+def test_the_same_seed_gives_the_same_jobs_and_another_gives_others(plain: GeneratedLog) -> None:
     again = generate(8_000, days=20, seed=4)
     pd.testing.assert_frame_equal(again.jobs, plain.jobs)
     assert again.truth == plain.truth
@@ -88,7 +88,7 @@ def test_the_same_seed_gives_the_same_jobs_and_another_gives_others(plain: Gener
 
 @pytest.mark.parametrize("kind", [*SLOW, "new_site", "user_switch"])
 def test_a_change_touches_only_what_it_names_and_only_from_its_day_on(
-    plain: Generated, kind: str
+    plain: GeneratedLog, kind: str
 ) -> None:
     changed = generate(8_000, days=20, seed=4, changes=[Change(kind, 10.0)])  # type: ignore[arg-type]
     before = submitted_day(plain.jobs) < 10
@@ -115,7 +115,7 @@ def test_a_change_touches_only_what_it_names_and_only_from_its_day_on(
     ("kind", "factor"), [("slow_program", 2.0), ("slow_site", 1.5), ("slow_group", 3.0)]
 )
 def test_a_planted_slow_down_is_in_the_data_by_its_factor(
-    plain: Generated, kind: str, factor: float
+    plain: GeneratedLog, kind: str, factor: float
 ) -> None:
     jobs = generate(8_000, days=20, seed=4, changes=[Change(kind, 10.0, factor=factor)]).jobs  # type: ignore[arg-type]
     # Long jobs, for the start-up does not slow down; completed in both worlds, for a killed job lasts its limit.
@@ -131,7 +131,7 @@ def test_a_planted_slow_down_is_in_the_data_by_its_factor(
     assert ratio.between(1 + (factor - 1) * 0.9, factor + 0.01).all()
 
 
-def test_a_gradual_slow_down_grows_and_a_recurring_one_comes_and_goes(plain: Generated) -> None:
+def test_a_gradual_slow_down_grows_and_a_recurring_one_comes_and_goes(plain: GeneratedLog) -> None:
     def ratio_by_day(change: Change) -> pd.Series:
         jobs = generate(8_000, days=20, seed=4, changes=[change]).jobs
         ratio = jobs["walltime"] / plain.jobs["walltime"]
@@ -148,7 +148,7 @@ def test_a_gradual_slow_down_grows_and_a_recurring_one_comes_and_goes(plain: Gen
 
 
 def test_a_new_site_takes_jobs_from_its_day_and_a_switching_user_runs_another_program(
-    plain: Generated,
+    plain: GeneratedLog,
 ) -> None:
     opened = generate(8_000, days=20, seed=4, changes=[Change("new_site", 12.0)])
     name = opened.truth["changes"][0]["name"]
@@ -236,13 +236,13 @@ def read_back(path: Path) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("name", ["log.csv", "log.csv.gz", "log.parquet"])
-def test_a_table_is_read_back_exactly(plain: Generated, tmp_path: Path, name: str) -> None:
+def test_a_table_is_read_back_exactly(plain: GeneratedLog, tmp_path: Path, name: str) -> None:
     pd.testing.assert_frame_equal(read_back(write_jobs(plain.jobs, tmp_path / name)), plain.jobs)
 
 
 @pytest.mark.parametrize("name", ["log.swf", "log.swf.gz"])
 def test_swf_is_read_back_as_far_as_it_can_hold_the_jobs(
-    plain: Generated, tmp_path: Path, name: str
+    plain: GeneratedLog, tmp_path: Path, name: str
 ) -> None:
     jobs, back = plain.jobs, read_back(write_jobs(plain.jobs, tmp_path / name))
     exact = [
@@ -272,6 +272,6 @@ def test_swf_is_read_back_as_far_as_it_can_hold_the_jobs(
     ).mean() > 0.999  # SWF tells no failure at the very limit from a kill
 
 
-def test_a_file_name_without_a_format_is_refused(plain: Generated, tmp_path: Path) -> None:
+def test_a_file_name_without_a_format_is_refused(plain: GeneratedLog, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"\.swf"):
         write_jobs(plain.jobs, tmp_path / "log.txt")

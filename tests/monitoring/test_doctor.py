@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from sqlalchemy import text
 
-from infra.parts import parts
+from infra.components import local_components
 from infra.settings import Settings
 from jobs.schema import conform
 from jobs.store import add_jobs, connect, open_store
@@ -37,7 +37,9 @@ def free_port() -> int:
 
 
 def found(settings: Settings, **more: object) -> dict[str, Finding]:
-    return {finding.what: finding for finding in examine(settings, parts(settings), **more)}  # type: ignore[arg-type]
+    return {
+        finding.what: finding for finding in examine(settings, local_components(settings), **more)
+    }  # type: ignore[arg-type]
 
 
 def stored(settings: Settings, ended: datetime) -> None:

@@ -15,7 +15,7 @@ import httpx
 import pandas as pd
 import pytest
 
-from infra.parts import parts
+from infra.components import local_components
 from infra.settings import Settings
 from jobs.schema import conform
 from models.releases import registry
@@ -65,7 +65,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 def server(embedded: Settings) -> Iterator[Settings]:
     """MLflow's server as Gridcast starts it, over the same database; gives the settings of its callers."""
     ours = embedded.model_copy(update={"mlflow_port": free_port()})
-    part = next(part for part in parts(ours) if part.name == "mlflow")
+    part = next(part for part in local_components(ours) if part.name == "mlflow")
     log = (embedded.folder("logs") / "mlflow.log").open("wb")
     process = subprocess.Popen(
         part.command,
@@ -77,7 +77,7 @@ def server(embedded: Settings) -> Iterator[Settings]:
     deadline = time.monotonic() + 120
     while True:
         try:
-            if httpx.get(part.address + part.ready).status_code == 200:
+            if httpx.get(part.address + part.ready_path).status_code == 200:
                 break
         except httpx.TransportError:
             assert process.poll() is None, (embedded.folder("logs") / "mlflow.log").read_text()
@@ -268,6 +268,7 @@ def test_a_challenger_waits_under_its_alias_until_it_is_promoted_or_refused(sett
 KILLED = """
 import sys
 from pathlib import Path
+from infra.components import local_components
 from infra.settings import read_settings
 from models.releases import registry
 from models.releases.versions import Evidence

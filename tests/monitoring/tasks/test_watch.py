@@ -10,17 +10,17 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from infra.settings import Settings
-from jobs.schema import conform, fill_in
+from jobs.schema import conform, derive_fields
 from jobs.store import (
     add_jobs,
     open_store,
     read_thresholds,
     set_threshold,
     task_history,
-    untold_tasks,
+    unnotified_tasks,
 )
 from jobs.workload import generate
-from models.tasks.inputs import Questions, open_jobs
+from models.tasks.inputs import Queries, open_jobs
 from models.tasks.sets import group_tasks
 from monitoring.tasks.stalls import score_stall_detection
 from monitoring.tasks.states import Thresholds, delay_reasons, last_end, silence_ratio, states
@@ -80,7 +80,7 @@ def test_a_task_is_stalled_by_what_its_jobs_should_take_not_by_being_quiet(
     hours: float, quiet: bool
 ) -> None:
     tasks = group_tasks(_task(8, 1.0, 3))
-    questions = Questions(
+    questions = Queries(
         np.array([0]), np.array([START.timestamp() + hours * HOUR]), np.array([3 / 8])
     )
     opened = open_jobs(tasks, questions)
@@ -140,7 +140,7 @@ def test_every_look_foresees_the_end_of_each_open_task_and_keeps_what_is_new(
     assert set(opened["task"]) <= set(later["task"])
     history = task_history(engine, opened["task"].iloc[0])
     assert history["asked_at"].is_unique and len(history) == 2
-    assert untold_tasks(engine)["task"].is_unique
+    assert unnotified_tasks(engine)["task"].is_unique
 
 
 def test_a_threshold_counts_from_the_next_look_on_and_says_who_set_it(engine: Engine) -> None:
@@ -183,7 +183,7 @@ def test_a_chain_and_a_request_end_with_their_last_task_and_know_nothing_of_the_
         with store.begin() as connection:
             add_jobs(connection, conform(each))
         seen.append(TaskWatch(store, Settings()).look(ASKED.to_pydatetime()))
-        assert set(untold_tasks(store)["kind"]) == {"task", "chain", "request"}
+        assert set(unnotified_tasks(store)["kind"]) == {"task", "chain", "request"}
         store.dispose()
     pd.testing.assert_frame_equal(seen[0], seen[1])
     found = seen[0].set_index("kind")
@@ -222,7 +222,7 @@ def _freezing() -> pd.DataFrame:
         for k, at in enumerate(starts)
         for j in range(8)
     ]
-    return fill_in(conform(pd.DataFrame(rows)))
+    return derive_fields(conform(pd.DataFrame(rows)))
 
 
 def test_a_task_that_stalls_is_told_once_and_so_is_its_recovery(tmp_path: Path) -> None:

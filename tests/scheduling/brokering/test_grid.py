@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from infra.errors import InputError
-from jobs.workload.grid import NOWHERE, GeneratedGrid, generate_grid
+from jobs.workload.grid import NO_SITE, GeneratedGrid, generate_grid
 from models.ranking.order import Rule
 from scheduling.brokering import ranking_broker
 from scheduling.brokering.benefit import FOREKNOWING, SHORTEST, compare
@@ -35,7 +35,7 @@ def test_jobs_wait_for_their_input_and_their_turn_and_no_site_is_overbooked(
         np.testing.assert_allclose(
             lived.ended - lived.started, grid.seconds[np.arange(len(grid)), lived.site]
         )
-        at_home = grid.home != NOWHERE
+        at_home = grid.home != NO_SITE
         assert (lived.site[at_home] == grid.home[at_home]).all()
         for site, slots in enumerate(grid.slots):
             here = lived.site == site
@@ -46,7 +46,7 @@ def test_jobs_wait_for_their_input_and_their_turn_and_no_site_is_overbooked(
             ]
             assert max(used, default=0) <= slots
     assert (
-        (lived.there > lived.sent) <= (grid.home != NOWHERE) | (grid.input_at == NOWHERE)
+        (lived.there > lived.sent) <= (grid.home != NO_SITE) | (grid.input_at == NO_SITE)
     ).all(), "nearest data moves nothing"
 
 

@@ -16,7 +16,7 @@ import uvicorn
 from pydantic import SecretStr
 
 from infra.settings import Settings
-from jobs.store import add_jobs, add_measurements, latest_tasks, untold_tasks
+from jobs.store import add_jobs, add_measurements, latest_task_predictions, unnotified_tasks
 from jobs.workload import generate
 from models.engine.model_set import ModelSet
 from models.releases import registry
@@ -197,8 +197,8 @@ def test_predictions_are_sent_until_taken_and_never_twice(served: tuple[Dashboar
     def send() -> httpx.Client:
         return httpx.Client(transport=httpx.MockTransport(panda))
 
-    tasks = len(untold_tasks(dashboard.engine))
-    assert tasks == len(latest_tasks(dashboard.engine)) + 2
+    tasks = len(unnotified_tasks(dashboard.engine))
+    assert tasks == len(latest_task_predictions(dashboard.engine)) + 2
     assert send_task_updates(dashboard.engine, settings, NOW, send()) == 2
     assert send_task_updates(dashboard.engine, settings, NOW, send()) == tasks - 2
     assert send_task_updates(dashboard.engine, settings, NOW, send()) == 0

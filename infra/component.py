@@ -1,6 +1,6 @@
-"""One part as a container's only process: ``python -m infra.part NAME`` becomes it, ``python -m infra.part NAME ready`` asks whether it is.
+"""One part as a container's only process: ``python -m infra.component NAME`` becomes it, ``python -m infra.component NAME ready`` asks whether it is.
 
-What the part is, is said once, in ``infra.parts``; a container brings only the settings.
+What the part is, is said once, in ``infra.components``; a container brings only the settings.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from __future__ import annotations
 import os
 import sys
 
+from infra.components import Component, local_components
 from infra.errors import GridcastError, InputError
-from infra.parts import Part, parts
 from infra.settings import Settings, environment_with, prepare_environment
-from infra.supervision import answers
+from infra.supervision import is_responding
 
 
-def part_named(name: str, settings: Settings) -> Part:
+def component_named(name: str, settings: Settings) -> Component:
     """The part of that name; raises InputError where the settings have none."""
-    found = {part.name: part for part in parts(settings)}
+    found = {part.name: part for part in local_components(settings)}
     if name not in found:
         raise InputError(f"there is no part {name} with these settings: {', '.join(found)}")
     return found[name]
@@ -24,9 +24,9 @@ def part_named(name: str, settings: Settings) -> Part:
 
 def main(name: str, asked: str = "") -> None:
     """Become the part, or end with 0 if it is ready and 1 if not."""
-    part = part_named(name, prepare_environment())
+    part = component_named(name, prepare_environment())
     if asked == "ready":
-        sys.exit(not answers(part))
+        sys.exit(not is_responding(part))
     os.execve(part.command[0], part.command, environment_with(part.environment))  # noqa: S606
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from sqlalchemy import func, inspect, select, text
 
-from jobs.store.database import HEAD, connect, reading, shown, version_of
+from jobs.store.database import HEAD, connect, displayed_url, read_connection, version_of
 from jobs.store.tables import jobs
 
 
 @dataclass(frozen=True)
-class Condition:
+class StoreStatus:
     """``where`` a store is, the ``version`` of its tables (None: it has none), that of this Gridcast, its clock, its newest record."""
 
     where: str
@@ -23,13 +23,15 @@ class Condition:
     newest: datetime | None
 
 
-def condition(url: str) -> Condition:
+def store_status(url: str) -> StoreStatus:
     """Look at the store at ``url`` as it is: nothing is made or migrated. Raises StoreError."""
     engine = connect(url)
     try:
         if engine.dialect.name == "sqlite" and not Path(engine.url.database or "").is_file():
-            return Condition(shown(engine), None, HEAD, None, None)  # opening it would make it
-        with reading(engine) as connection:
+            return StoreStatus(
+                displayed_url(engine), None, HEAD, None, None
+            )  # opening it would make it
+        with read_connection(engine) as connection:
             clock = (
                 connection.execute(text("SELECT clock_timestamp()")).scalar()
                 if engine.dialect.name == "postgresql"
@@ -43,6 +45,6 @@ def condition(url: str) -> Condition:
             )
             newest = max((moment for moment in row if moment is not None), default=None)
             found = None if newest is None else datetime.fromtimestamp(newest / 1e6, UTC)
-            return Condition(shown(engine), version_of(connection), HEAD, clock, found)
+            return StoreStatus(displayed_url(engine), version_of(connection), HEAD, clock, found)
     finally:
         engine.dispose()

@@ -10,7 +10,7 @@ from sqlalchemy import create_engine, exc, make_url, text
 from jobs.store.database import StoreAddressError, StoreError
 
 
-def query_elsewhere(
+def query_external(
     url: str, statement: str, parameters: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """The rows of a query by column name; nothing is written there. Raises StoreError in one sentence without a password."""
@@ -18,7 +18,7 @@ def query_elsewhere(
         address = make_url(url)
         engine = create_engine(address, hide_parameters=True)
     except (exc.ArgumentError, ValueError, ImportError) as error:
-        # The URL is not shown: a password may be anywhere in it.
+        # The URL is not displayed_url: a password may be anywhere in it.
         raise StoreAddressError(
             f"the database's URL cannot be used: {type(error).__name__}; write driver://user:password@host/name"
         ) from None
@@ -34,15 +34,15 @@ def query_elsewhere(
         said = (
             str(getattr(error, "orig", None) or error).strip() or type(error).__name__
         ).splitlines()[0]
-        raise StoreError(f"{shown(url)} cannot be read: {said}") from error
+        raise StoreError(f"{displayed_url(url)} cannot be read: {said}") from error
     finally:
         engine.dispose()
 
 
-def shown(url: str) -> str:
-    """A database's URL as it may be shown.
+def displayed_url(url: str) -> str:
+    """A database's URL as it may be displayed_url.
 
-    >>> shown("postgresql://panda:secret@db/panda")
+    >>> displayed_url("postgresql://panda:secret@db/panda")
     'postgresql://panda:***@db/panda'
     """
     try:

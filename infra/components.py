@@ -14,30 +14,30 @@ from infra.settings import Settings
 
 
 @dataclass(frozen=True)
-class Part:
+class Component:
     """One server or worker: its command, its door, how it shows that it is ready and which parts must be ready before it.
 
-    ``ready`` is a path below ``address`` that answers 200 once the part is ready; a part without a door has ``says``, a text
-    that its log shows by then. ``setting`` names the variable that moves its port; ``grace`` is how many seconds the part has to
-    stop by itself, asked by ``stop_by``, before it is killed. ``token`` opens its door to who asks whether it is ready.
+    ``ready_path`` is a path below ``address`` that answers 200 once the part is ready; a part without a door has ``ready_log_text``, a text
+    that its log shows by then. ``port_setting`` names the variable that moves its port; ``stop_seconds`` is how many seconds the part has to
+    stop by itself, asked by ``stop_signal``, before it is killed. ``token`` opens its door to who asks whether it is ready.
     ``files`` are written before it starts, by path, for its eyes only.
     """
 
     name: str
     command: tuple[str, ...]
     address: str = ""
-    ready: str = "/"
-    says: str = ""
-    setting: str = ""
+    ready_path: str = "/"
+    ready_log_text: str = ""
+    port_setting: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     after: tuple[str, ...] = ()
-    grace: float = 10.0
-    stop_by: int = int(signal.SIGTERM)
+    stop_seconds: float = 10.0
+    stop_signal: int = int(signal.SIGTERM)
     token: str = field(default="", repr=False)
     files: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-def parts(settings: Settings, servers: bool = True) -> list[Part]:
+def local_components(settings: Settings, servers: bool = True) -> list[Component]:
     """MLflow, Prefect, the predictor, the shifter's page and the schedules, each told where the others answer.
 
     Without ``servers`` there are neither MLflow nor Prefect, and the others use MLflow's database directly.
@@ -75,9 +75,11 @@ def environment(settings: Settings, mlflow_address: str) -> dict[str, str]:
     }
 
 
-def predictor(settings: Settings, shared: Mapping[str, str], after: tuple[str, ...] = ()) -> Part:
+def predictor(
+    settings: Settings, shared: Mapping[str, str], after: tuple[str, ...] = ()
+) -> Component:
     """The predictor."""
-    return Part(
+    return Component(
         "predictor",
         python(
             "bentoml",
@@ -86,17 +88,19 @@ def predictor(settings: Settings, shared: Mapping[str, str], after: tuple[str, .
             *_bind(settings.host, settings.predictor_port),
         ),
         address=address(settings, settings.predictor_port),
-        ready="/readyz",
-        setting="GRIDCAST_PREDICTOR_PORT",
+        ready_path="/readyz",
+        port_setting="GRIDCAST_PREDICTOR_PORT",
         environment=shared,
         after=after,
         token=settings.any_token,
     )
 
 
-def dashboard(settings: Settings, shared: Mapping[str, str], after: tuple[str, ...] = ()) -> Part:
+def dashboard(
+    settings: Settings, shared: Mapping[str, str], after: tuple[str, ...] = ()
+) -> Component:
     """The shifter's page."""
-    return Part(
+    return Component(
         "dashboard",
         python(
             *(
@@ -109,20 +113,26 @@ def dashboard(settings: Settings, shared: Mapping[str, str], after: tuple[str, .
             *("--log-level", "warning", "--no-access-log", "--timeout-graceful-shutdown", "2"),
         ),
         address=address(settings, settings.dashboard_port),
-        setting="GRIDCAST_DASHBOARD_PORT",
+        port_setting="GRIDCAST_DASHBOARD_PORT",
         environment=shared,
         after=after,
     )
 
 
-def schedules(shared: Mapping[str, str], after: tuple[str, ...] = ()) -> Part:
+def schedules(shared: Mapping[str, str], after: tuple[str, ...] = ()) -> Component:
     """What registers the flows and is their worker."""
-    return Part(
-        "schedules", python("flows.schedules"), says="started!", environment=shared, after=after
+    return Component(
+        "schedules",
+        python("flows.schedules"),
+        ready_log_text="started!",
+        environment=shared,
+        after=after,
     )
 
 
-def prefect(settings: Settings, shared: Mapping[str, str], after: tuple[str, ...] = ()) -> Part:
+def prefect(
+    settings: Settings, shared: Mapping[str, str], after: tuple[str, ...] = ()
+) -> Component:
     """Prefect's server, on the database of the settings if they name one."""
     where = {
         "PREFECT_SERVER_API_HOST": settings.host,
@@ -131,12 +141,12 @@ def prefect(settings: Settings, shared: Mapping[str, str], after: tuple[str, ...
     where["PREFECT_SERVER_METRICS_ENABLED"] = "true"
     # Runs older than 90 days go, as events do by themselves: what they found is in the store.
     where["PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED"] = "events,flow_runs"
-    database = settings.prefect_database_url or settings.own_postgres("prefect")
+    database = settings.prefect_database_url or settings.own_postgres_url("prefect")
     if database:
         where["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = (
             "postgresql+asyncpg://" + database.partition("://")[2]
         )
-    return Part(
+    return Component(
         "prefect",
         python(
             "uvicorn",
@@ -147,18 +157,18 @@ def prefect(settings: Settings, shared: Mapping[str, str], after: tuple[str, ...
             "warning",
         ),
         address=address(settings, settings.prefect_port),
-        ready="/api/ready",
-        setting="GRIDCAST_PREFECT_PORT",
+        ready_path="/api/ready",
+        port_setting="GRIDCAST_PREFECT_PORT",
         environment={**shared, **where},
         after=after,
     )
 
 
-def mlflow(settings: Settings, after: tuple[str, ...] = ()) -> Part:
+def mlflow(settings: Settings, after: tuple[str, ...] = ()) -> Component:
     """MLflow's server, on the database of the settings."""
-    doors = settings.doors(settings.mlflow_port)
+    allowed = settings.allowed_host_headers(settings.mlflow_port)
     artifacts = (settings.folder("mlflow") / "artifacts").as_uri()
-    return Part(
+    return Component(
         "mlflow",
         # One worker answers a handful of engineers; MLflow's guard of Host and Origin exists only under uvicorn, its default.
         # Artifacts are files of the data folder: nobody can write one through the server.
@@ -171,14 +181,14 @@ def mlflow(settings: Settings, after: tuple[str, ...] = ()) -> Part:
             *("--workers", "1", "--default-artifact-root", artifacts, "--no-serve-artifacts"),
             *(
                 "--allowed-hosts",
-                ",".join(doors),
+                ",".join(allowed),
                 "--cors-allowed-origins",
-                ",".join(f"http://{door}" for door in doors),
+                ",".join(f"http://{host}" for host in allowed),
             ),
         ),
         address=address(settings, settings.mlflow_port),
-        ready="/health",
-        setting="GRIDCAST_MLFLOW_PORT",
+        ready_path="/health",
+        port_setting="GRIDCAST_MLFLOW_PORT",
         # By the environment and not as an argument: a database's URL may carry a password, and arguments are for all to see.
         environment={"MLFLOW_BACKEND_STORE_URI": settings.tracking_url},
         after=after,
