@@ -11,7 +11,7 @@ import typer
 
 from commands import care, logs, replaying, running, site, versions
 from commands import evaluation as judging
-from commands.tables import complain
+from commands.tables import print_error
 from infra.errors import GridcastError
 from infra.settings import prepare_environment
 
@@ -59,7 +59,7 @@ def main() -> None:
         prepare_environment()
         app()
     except GridcastError as error:
-        complain(str(error))
+        print_error(str(error))
         sys.exit(error.exit_code)
 
 

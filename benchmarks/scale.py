@@ -161,7 +161,7 @@ def clusters(workers: int) -> dict[str, Any]:
     from distributed import LocalCluster
     from prefect import flow
 
-    from flows.fitting import fits_of
+    from flows.fitting import refiner_fitting
     from infra.settings import Settings
 
     with LocalCluster(
@@ -172,7 +172,7 @@ def clusters(workers: int) -> dict[str, Any]:
         @flow(name="fit clusters")
         def fitted() -> float:
             many = list(lessons())
-            with fits_of(Settings(dask=address), "site") as fits:
+            with refiner_fitting(Settings(dask=address), "site") as fits:
                 fits(many[:workers])  # what a worker imports is no part of it
                 began = time.perf_counter()
                 assert all(fits(many))

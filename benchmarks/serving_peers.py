@@ -30,12 +30,12 @@ def forecaster() -> Any:
     from jobs.store import open_store, read_ended
     from models.engine.forecaster import Forecaster
     from models.releases import registry
-    from models.releases.release import load
+    from models.releases.release import load_model_set
 
     settings = prepare_environment()
     version = registry.champion(settings)
     assert version is not None
-    made = Forecaster(load(version, settings))
+    made = Forecaster(load_model_set(version, settings))
     engine = open_store(settings.store_url)
     made.learn(read_ended(engine))
     engine.dispose()

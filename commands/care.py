@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from commands.inputs import Json, store
-from commands.tables import progress_bar, show
+from commands.tables import progress_bar, show_rows
 from infra.settings import prepare_environment
 
 
@@ -28,7 +28,7 @@ def doctor(
 
     settings = prepare_environment()
     findings = examine(settings, local_components(settings), table)
-    show([asdict(finding) for finding in findings], as_json, "Gridcast's health")
+    show_rows([asdict(finding) for finding in findings], as_json, "Gridcast's health")
     if any(finding.state == "wrong" for finding in findings):
         raise typer.Exit(1)
 
@@ -45,7 +45,7 @@ def backup(
 
     with progress_bar("taking a backup"):
         rows = back_up(prepare_environment(), target)
-    show(rows, as_json, f"Backed up to {target}")
+    show_rows(rows, as_json, f"Backed up to {target}")
 
 
 def restore(
@@ -57,7 +57,7 @@ def restore(
 
     with progress_bar("restoring"):
         rows = put_back(prepare_environment(), source)
-    show(rows, as_json, f"Restored from {source}")
+    show_rows(rows, as_json, f"Restored from {source}")
 
 
 def prune(as_json: Json = False) -> None:
@@ -71,4 +71,4 @@ def prune(as_json: Json = False) -> None:
         if done.since
         else "All is kept: GRIDCAST_RETENTION_MONTHS is 0"
     )
-    show([{"table": name, "rows": rows} for name, rows in done.rows.items()], as_json, title)
+    show_rows([{"table": name, "rows": rows} for name, rows in done.rows.items()], as_json, title)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from commands.inputs import Json, LogFormat, MapFile, Mapping, Timezone, jobs_of, store
-from commands.tables import err, progress_bar, records, say, show
+from commands.inputs import Json, LogFormat, MapFile, Mapping, Timezone, load_jobs, store
+from commands.tables import err, print_note, progress_bar, show_rows, to_records
 from infra.errors import GridcastError, InputError
 from infra.settings import Settings, prepare_environment
 
@@ -126,7 +126,7 @@ def evaluate(
             f"--input-known tells what a job read, which {target} counts: leave it out"
         )
     log = transfers or waits or log
-    jobs = jobs_of(
+    jobs = load_jobs(
         log, reading(log_format, mapping, map_file, timezone), "transfer" if transfers else "job"
     )
     if at == "start" or input_known:
@@ -172,7 +172,9 @@ def _show_evaluation(found: Evaluation, name: str, settings: Settings, as_json: 
             "upper_95_holds",
         )
     title = f"{target} in {found.unit} of {name}, {len(found.jobs):,} after the warm-up"
-    show(found.rows if as_json else found.rows[:MOST_ROWS], as_json, title, ("predictor", *scores))
+    show_rows(
+        found.rows if as_json else found.rows[:MOST_ROWS], as_json, title, ("predictor", *scores)
+    )
     if any(row["predictor"] == IDEAL.name for row in found.rows):
         err.print(f"{IDEAL.name} is {IDEAL.meaning}", highlight=False)
     run = record_evaluation(found, name, settings)
@@ -190,16 +192,16 @@ def _evaluate_tasks(jobs: pd.DataFrame, name: str, as_json: bool, warm_up: float
         rows = evaluate_tasks(jobs, warm_up, report)
         stalls = score_stall_detection(jobs, report)
     if as_json:
-        show([*rows, *stalls], as_json)
+        show_rows([*rows, *stalls], as_json)
         return
-    show(
+    show_rows(
         rows,
         False,
         f"Ends of {rows[0]['tasks']:,} tasks of {name}, errors in hours",
         tuple(rows[0]),
     )
     if stalls:
-        show(
+        show_rows(
             stalls,
             False,
             f"Stalls planted in {name}, found while looking every ten minutes",
@@ -219,7 +221,7 @@ def _evaluate_allocation(
 
     with progress_bar("living through the log") as report:
         rows = evaluate_allocation(jobs, progress=report, **how)
-    show(
+    show_rows(
         rows,
         as_json,
         f"Memory set aside for {rows[0]['jobs']:,} jobs of {name}, waste in GiB·h",
@@ -242,7 +244,7 @@ def _evaluate_classes(
             jobs, thresholds=given(settings.thresholds), progress=report, **how
         )
     if as_json:
-        show(
+        show_rows(
             [
                 *found.rows,
                 *({"target": "all", **row} for row in found.joint_rows),
@@ -251,14 +253,14 @@ def _evaluate_classes(
             as_json,
         )
     else:
-        show(
+        show_rows(
             found.class_rows,
             False,
             f"Each class of {name}; above and up to in the target's unit",
             tuple(found.class_rows[0]),
         )
-        show(found.rows, False, f"Classes of {name}", tuple(found.rows[0]))
-        show(
+        show_rows(found.rows, False, f"Classes of {name}", tuple(found.rows[0]))
+        show_rows(
             found.joint_rows,
             False,
             "Right at once, over the jobs of which all targets are known",
@@ -298,7 +300,7 @@ def rehearse(
     from monitoring.rehearsal.rehearse import rehearse as live
 
     settings = prepare_environment()
-    jobs = jobs_of(log, reading(log_format, mapping, map_file, timezone))
+    jobs = load_jobs(log, reading(log_format, mapping, map_file, timezone))
     with progress_bar("living through the log") as report:
         found = live(
             jobs,
@@ -320,7 +322,7 @@ def rehearse(
         "promotions",
         "alarms",
     )
-    show(
+    show_rows(
         found.rows,
         as_json,
         f"Rehearsal of {name}, {target}, {len(found.truth):,} jobs after the warm-up",
@@ -328,14 +330,14 @@ def rehearse(
     )
     for row in found.rows:
         if row["policy"] != "never":
-            say(describe_benefit(row))
-    say(str(write_page(found, name, settings.folder("reports") / f"rehearsal-{name}")))
+            print_note(describe_benefit(row))
+    print_note(str(write_page(found, name, settings.folder("reports") / f"rehearsal-{name}")))
 
 
 def monitor(as_json: Json = False) -> None:
     """Compare the jobs that ended since the champion was trained with its training window; writes an HTML report."""
     from models.releases import registry
-    from models.releases.release import load
+    from models.releases.release import load_model_set
     from monitoring.drift.check import monitor as look
 
     settings = prepare_environment()
@@ -346,10 +348,13 @@ def monitor(as_json: Json = False) -> None:
         )
     with progress_bar("looking at the recent jobs"):
         found = look(
-            store(), load(champion, settings).card, settings.folder("reports"), model=champion.label
+            store(),
+            load_model_set(champion, settings).card,
+            settings.folder("reports"),
+            model=champion.label,
         )
-    show(
-        records(found.measurements[["kind", "name", "segment", "value"]]),
+    show_rows(
+        to_records(found.measurements[["kind", "name", "segment", "value"]]),
         as_json,
         f"Drift: {found.verdict}",
     )

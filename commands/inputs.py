@@ -58,12 +58,12 @@ def store() -> Engine:
     return open_store(prepare_environment().store_url)
 
 
-def me() -> str:
+def current_user() -> str:
     """Who types, as it is kept with what they decide."""
     return f"{getuser()} by gridcast"
 
 
-def read_file(file: Path, how: Reading, kind: Kind = "job") -> pd.DataFrame:
+def read_log_file(file: Path, how: Reading, kind: Kind = "job") -> pd.DataFrame:
     """The jobs (or transfers) of a log file; says how many of its records were rejected."""
     from jobs.ingest import read_log
     from jobs.readers.columns import RECORDS
@@ -80,10 +80,10 @@ def read_file(file: Path, how: Reading, kind: Kind = "job") -> pd.DataFrame:
     return jobs
 
 
-def jobs_of(log: str | None, how: Reading, kind: Kind = "job") -> pd.DataFrame:
+def load_jobs(log: str | None, how: Reading, kind: Kind = "job") -> pd.DataFrame:
     """The jobs (or transfers) of a log file, or of a stored source of that name, or all that is stored; InputError when there are none."""
     if log and Path(log).exists():
-        return read_file(Path(log), how, kind)
+        return read_log_file(Path(log), how, kind)
     from jobs.readers.columns import RECORDS
     from jobs.store import read_jobs
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from commands.inputs import Json, LogFormat, MapFile, Mapping, Timezone, jobs_of, store
-from commands.tables import complain, progress_bar, records, show
+from commands.inputs import Json, LogFormat, MapFile, Mapping, Timezone, load_jobs, store
+from commands.tables import print_error, progress_bar, show_rows, to_records
 from infra.errors import InputError
 
 
@@ -45,7 +45,7 @@ def ingest(
             for row in rows
         ]
     )
-    show(
+    show_rows(
         named,
         as_json,
         "Ingested",
@@ -53,7 +53,7 @@ def ingest(
     )
     for row in rows:
         if row["error"]:
-            complain(row["error"])
+            print_error(row["error"])
     if any(row["error"] for row in rows):
         raise typer.Exit(InputError.exit_code)
 
@@ -73,14 +73,16 @@ def rejects(
     """Show the records that were refused, with file, line and reason."""
     from jobs.store import read_rejects
 
-    show(records(read_rejects(store(), file=file, limit=limit)), as_json, "Rejected records")
+    show_rows(
+        to_records(read_rejects(store(), file=file, limit=limit)), as_json, "Rejected records"
+    )
 
 
 def jobs_command(as_json: Json = False) -> None:
     """Count what is stored, a row a source."""
     from jobs.store import count_jobs
 
-    show(records(count_jobs(store())), as_json, "Stored jobs")
+    show_rows(to_records(count_jobs(store())), as_json, "Stored jobs")
 
 
 def scouts(
@@ -100,8 +102,8 @@ def scouts(
     from jobs.ingest import reading
     from models.tasks.scouting import scout_tasks
 
-    rows = scout_tasks(jobs_of(log, reading(log_format, mapping, map_file, timezone)))
-    show(rows, as_json, f"{len(rows):,} tasks as PanDA's scouts would have them")
+    rows = scout_tasks(load_jobs(log, reading(log_format, mapping, map_file, timezone)))
+    show_rows(rows, as_json, f"{len(rows):,} tasks as PanDA's scouts would have them")
 
 
 def generate(
@@ -135,4 +137,4 @@ def generate(
             "planted": ", ".join(change or []) or None,
         }
     ]
-    show(rows, as_json, "Generated jobs")
+    show_rows(rows, as_json, "Generated jobs")

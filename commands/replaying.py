@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from commands.inputs import Json, LogFormat, MapFile, Mapping, Timezone, jobs_of, store
-from commands.tables import err, progress_bar, show
+from commands.inputs import Json, LogFormat, MapFile, Mapping, Timezone, load_jobs, store
+from commands.tables import err, progress_bar, show_rows
 from infra.errors import InputError
 from infra.settings import prepare_environment
 
@@ -86,7 +86,7 @@ def replay(
     settings = prepare_environment()
     combinations = ways(policy, predictor, corrector, None if bound is None else bound * HOUR)
     file = Path(log) if Path(log).exists() else None
-    jobs = jobs_of(log, reading(log_format, mapping, map_file, timezone))
+    jobs = load_jobs(log, reading(log_format, mapping, map_file, timezone))
     with progress_bar("replaying") as report:
         learned = None if version is None else trained(version, jobs, store(), settings)
         replays = replay_each(
@@ -99,7 +99,7 @@ def replay(
         f"Replay of {name}, {len(first.trace):,} jobs on {first.machine.processors:,} processors, "
         "waits in s"
     )
-    show(rows, as_json, title, SHOWN)
+    show_rows(rows, as_json, title, SHOWN)
     page = write_page(replays, settings.folder("reports") / f"replay-{name}", day)
     err.print(
         f"{page}\nlogged to MLflow as run {record_replays(replays, name, settings, learned)}",
@@ -130,4 +130,4 @@ def replay_grid(
         f"A generated grid: {len(grid.sites)} sites, "
         f"{rows[0]['jobs']:,} jobs sent by each broker, times in s"
     )
-    show(rows, as_json, title, tuple(rows[0]))
+    show_rows(rows, as_json, title, tuple(rows[0]))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from commands.inputs import Json
-from commands.tables import progress_bar, say, show
+from commands.tables import print_note, progress_bar, show_rows
 from infra.errors import InputError
 from infra.settings import prepare_environment
 
@@ -19,7 +19,7 @@ def demo(as_json: Json = False) -> None:
         from flows.demo import demo as run
 
         rows = run(report)
-    show(rows, as_json, "Gridcast's loop, once, on generated jobs")
+    show_rows(rows, as_json, "Gridcast's loop, once, on generated jobs")
 
 
 def serve() -> None:
@@ -36,8 +36,8 @@ def serve() -> None:
     run(
         settings,
         only,
-        say=say,
-        when_ready=lambda: say(f"the predictor answers on {only[0].address}"),
+        say=print_note,
+        when_ready=lambda: print_note(f"the predictor answers on {only[0].address}"),
     )
 
 
@@ -46,7 +46,7 @@ def dashboard() -> None:
     from services.dashboard.app import run
 
     settings = prepare_environment()
-    say(f"the page is on http://{settings.host}:{settings.dashboard_port}")
+    print_note(f"the page is on http://{settings.host}:{settings.dashboard_port}")
     run(settings)
 
 
@@ -72,8 +72,8 @@ def up(
     run(
         settings,
         wanted,
-        say=say,
-        when_ready=lambda: show(
+        say=print_note,
+        when_ready=lambda: show_rows(
             [{"part": part.name, "address": part.address} for part in wanted], False, "Up"
         ),
     )
@@ -84,7 +84,7 @@ def down() -> None:
     from infra.processes import down as stop
 
     stopped = stop(prepare_environment())
-    say(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
+    print_note(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
 
 
 def status(as_json: Json = False) -> None:
@@ -111,4 +111,4 @@ def status(as_json: Json = False) -> None:
     except registry.RegistryError as error:
         row |= {"state": "unknown", "note": str(error)}
     rows.append(row)
-    show(rows, as_json, "Gridcast")
+    show_rows(rows, as_json, "Gridcast")

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from commands.inputs import Json, store
-from commands.tables import complain, progress_bar, say, show, tell
+from commands.tables import print_error, print_note, print_sentence, progress_bar, show_rows
 from infra.errors import GridcastError, InputError
 from infra.settings import prepare_environment
 
@@ -56,14 +56,14 @@ def collect(
             source=source,
             progress=tell,
         )
-    show(
+    show_rows(
         [done.row()],
         as_json,
         "Collected",
         ("system", "until", "files", "read", "added", "updated", "unchanged", "rejected", "notes"),
     )
     for error in done.errors:
-        complain(error)
+        print_error(error)
     if done.errors:
         raise typer.Exit(GridcastError.exit_code)
 
@@ -100,7 +100,7 @@ def table(
         if every:
             _keep_writing(write, every)
         else:
-            show([vars(write())], as_json, "Written")
+            show_rows([vars(write())], as_json, "Written")
 
 
 def _keep_writing(write: Callable[[], object], every: float) -> None:
@@ -115,7 +115,7 @@ def _keep_writing(write: Callable[[], object], every: float) -> None:
                 raise
             trouble = str(error)
         if trouble != before:
-            complain(trouble) if trouble else say("the table is written again")
+            print_error(trouble) if trouble else print_note("the table is written again")
         time.sleep(max(0.0, every - (time.monotonic() - started)))
 
 
@@ -152,7 +152,7 @@ def advise(
             risk=risk,
         )
     if as_json:
-        show(advised.rows, as_json)
+        show_rows(advised.rows, as_json)
     else:
         for sentence in sentences(advised, timezone):
-            tell(sentence)
+            print_sentence(sentence)

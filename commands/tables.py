@@ -21,7 +21,7 @@ out = Console(width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True)
 
 
-def show(
+def show_rows(
     rows: list[dict[str, Any]], as_json: bool, title: str = "", columns: tuple[str, ...] = ()
 ) -> None:
     """Print rows as a table for people (only ``columns``, if given) or whole as one JSON object for machines."""
@@ -56,22 +56,22 @@ def _cell(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def to_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a frame, as ``show`` takes them."""
     return frame.to_dict("records")  # type: ignore[return-value]
 
 
-def tell(sentence: str) -> None:
+def print_sentence(sentence: str) -> None:
     """A sentence that was asked for, to standard output, as it is."""
     out.print(sentence, highlight=False, soft_wrap=True, markup=False)
 
 
-def say(sentence: str) -> None:
+def print_note(sentence: str) -> None:
     """A sentence to standard error, as it is."""
     err.print(sentence, highlight=False, soft_wrap=True)
 
 
-def complain(sentence: str) -> None:
+def print_error(sentence: str) -> None:
     """What went wrong, in one red sentence to standard error."""
     err.print(
         f"gridcast: {sentence}", style="bold red", soft_wrap=True, highlight=False, markup=False

@@ -15,11 +15,11 @@ from commands.inputs import (
     Mapping,
     Source,
     Timezone,
-    me,
-    read_file,
+    current_user,
+    read_log_file,
     store,
 )
-from commands.tables import err, progress_bar, records, say, show
+from commands.tables import err, print_note, progress_bar, show_rows, to_records
 from infra.errors import InputError
 from infra.settings import prepare_environment
 
@@ -44,11 +44,11 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train on the stored jobs, judge on the latest of them, register in MLflow, and promote what is better."""
-    from models.releases.automatic_rollback import alone
+    from models.releases.automatic_rollback import training_lock
     from models.releases.release import release
 
     settings = prepare_environment()
-    with alone(settings), progress_bar("training") as report:
+    with training_lock(settings), progress_bar("training") as report:
         made = release(
             store(),
             settings,
@@ -58,7 +58,7 @@ def train(
             progress=report,
         )
     version = made.version.label
-    show(
+    show_rows(
         [{"version": version, "promoted": made.promoted, **row} for row in made.rows],
         as_json,
         f"{version} on jobs later than its training",
@@ -77,8 +77,8 @@ def promote(
     settings = prepare_environment()
     with progress_bar("trying the version out"):
         _known(version)
-        promoted = release.promote(version, settings, by=me(), why=why)
-    show([_version(promoted)], as_json, "Champion")
+        promoted = release.promote(version, settings, by=current_user(), why=why)
+    show_rows([_version(promoted)], as_json, "Champion")
 
 
 def rollback(
@@ -88,7 +88,7 @@ def rollback(
     """Give the place back to the version that the champion replaced."""
     from models.releases import registry
 
-    show([_version(registry.rollback(by=me(), why=why))], as_json, "Champion")
+    show_rows([_version(registry.rollback(by=current_user(), why=why))], as_json, "Champion")
 
 
 def pin(
@@ -107,9 +107,9 @@ def pin(
     settings = prepare_environment()
     with progress_bar("trying the version out"):
         _known(version)
-        release.promote(version, settings, by=me(), why=why)
-        pinned = registry.pin(by=me(), why=why)
-    show(
+        release.promote(version, settings, by=current_user(), why=why)
+        pinned = registry.pin(by=current_user(), why=why)
+    show_rows(
         [_version(pinned)],
         as_json,
         "Pinned",
@@ -130,14 +130,14 @@ def unpin() -> None:
 
     held = registry.pinned()
     registry.unpin()
-    say(f"no longer: {held}" if held else "nothing was pinned")
+    print_note(f"no longer: {held}" if held else "nothing was pinned")
 
 
 def history(as_json: Json = False) -> None:
     """Show every version: why it was trained, on what, how it did, who or what promoted it, when it served, why it left."""
     from models.releases import registry
 
-    registry.settle()
+    registry.reconcile()
     shown = (
         "version",
         "state",
@@ -150,9 +150,9 @@ def history(as_json: Json = False) -> None:
         "served",
         "left",
     )
-    show([_version(one) for one in registry.versions()], as_json, "Versions", shown)
+    show_rows([_version(one) for one in registry.versions()], as_json, "Versions", shown)
     if held := registry.pinned():
-        say(held)
+        print_note(held)
 
 
 def predict(
@@ -170,13 +170,13 @@ def predict(
 ) -> None:
     """Predict the jobs of a file with the champion, by histories of what the store knew had ended at each submission."""
     from jobs.ingest import reading
-    from models.releases.release import predict as ask
+    from models.releases.release import predict_jobs
 
-    jobs = read_file(file, reading(log_format, mapping, map_file, timezone))
+    jobs = read_log_file(file, reading(log_format, mapping, map_file, timezone))
     with progress_bar("predicting") as report:
-        answers = ask(store(), prepare_environment(), jobs, tuple(quantile or ()), report)
+        answers = predict_jobs(store(), prepare_environment(), jobs, tuple(quantile or ()), report)
     if known := int(answers["in_training"].sum()):
-        say(
+        print_note(
             f"{known:,} of these jobs were submitted before the champion was trained: do not judge it by them (gridcast evaluate would)"
         )
     shown = (
@@ -189,7 +189,7 @@ def predict(
         "model_version",
         "cold_start",
     )
-    show(records(answers), as_json, f"Predictions for {file.name}, walltime in s", shown)
+    show_rows(to_records(answers), as_json, f"Predictions for {file.name}, walltime in s", shown)
 
 
 def rank(
@@ -214,7 +214,7 @@ def rank(
     An option given here goes before the file's own.
     """
     from models.ranking.ranker import ranker
-    from models.releases.release import forecaster
+    from models.releases.release import load_forecaster
     from services.http.bodies import JSON_TYPE
     from services.http.errors import HTTPError
     from services.http.rank import read_rank
@@ -229,7 +229,7 @@ def rank(
         raise InputError(f"{file}: {error.message}") from None
     engine = store()
     with progress_bar("learning"):
-        known = ranker(engine, forecaster(engine, prepare_environment()))
+        known = ranker(engine, load_forecaster(engine, prepare_environment()))
     found = known.rank(asked.candidates, asked.rule, asked.at).frame()
     parts = (
         "rank",
@@ -252,7 +252,7 @@ def rank(
         *(name for name in parts if name in found),
         "unknown",
     )
-    show(records(found), as_json, f"Where first, by {asked.rule.policy}, in s", shown)
+    show_rows(to_records(found), as_json, f"Where first, by {asked.rule.policy}, in s", shown)
 
 
 def _version(version: Version) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed
 
-from flows.retrying import STEP
+from flows.retrying import TASK_OPTIONS
 from infra.settings import Settings, prepare_environment
 from jobs.readers.units import zone
 from jobs.store import open_store
@@ -39,7 +39,7 @@ def advise(most: int = 10, timezone: str = "UTC") -> Any:
     return {"letter": letter, "sent": post(settings, now, letter)}
 
 
-@task(task_run_name="look at the last week", **STEP)
+@task(task_run_name="look at the last week", **TASK_OPTIONS)
 def write(settings: Settings, now: datetime, most: int, timezone: str) -> list[str]:
     """The letter's paragraphs, one a user, the most wasteful first."""
     engine = open_store(settings.store_url)
@@ -54,7 +54,7 @@ def write(settings: Settings, now: datetime, most: int, timezone: str) -> list[s
     return ["\n".join(advising.sentences(one, timezone)) for one in advised if one.rows]
 
 
-@task(task_run_name="send the letter", **STEP)
+@task(task_run_name="send the letter", **TASK_OPTIONS)
 def post(settings: Settings, now: datetime, letter: list[str]) -> bool:
     """Send it, if this week's was not sent."""
     year, week, _ = now.isocalendar()

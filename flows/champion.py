@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from prefect import task
 
-from flows.retrying import STEP
+from flows.retrying import TASK_OPTIONS
 from infra.settings import Settings
 from models.releases import registry
 from models.releases.versions import Version
 
 
-@task(task_run_name="the champion", **STEP)
-def current(settings: Settings) -> Version | None:
+@task(task_run_name="the champion", **TASK_OPTIONS)
+def current_champion(settings: Settings) -> Version | None:
     """The champion, None before the first; what a person did in MLflow's page is recorded as theirs."""
-    return registry.settle(settings)
+    return registry.reconcile(settings)

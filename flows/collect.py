@@ -8,7 +8,7 @@ from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.states import Completed
 
-from flows.retrying import STEP
+from flows.retrying import TASK_OPTIONS
 from infra.errors import GridcastError
 from infra.settings import prepare_environment
 from jobs import collectors
@@ -46,7 +46,7 @@ def collect() -> Any:
     return rows
 
 
-@task(task_run_name="ask {system}", **STEP)
+@task(task_run_name="ask {system}", **TASK_OPTIONS)
 def bring(system: str, where: str) -> collectors.Collected:
     """Ask one system."""
     return collectors.collect(open_store(prepare_environment().store_url), system, where)

@@ -31,7 +31,7 @@ HEARTBEAT = "prefect.flow-run.heartbeat"
 log = logging.getLogger("prefect.gridcast")
 
 
-def keep_looking(api: str) -> None:
+def start_crash_watch(api: str) -> None:
     """Look for the dead in a thread of its own as long as this process, which serves ``api``, runs."""
     threading.Thread(target=_look, args=(api,), name="look for dead runs", daemon=True).start()
 
@@ -44,13 +44,13 @@ def _look(api: str) -> None:
         time.sleep(EVERY)
         try:
             with SyncPrefectClient(api) as client:
-                for name in end_the_dead(client, began):
+                for name in mark_crashed_runs(client, began):
                     log.warning("%s gave no sign of life and is marked as crashed", name)
         except Exception as error:  # the database may be away, or the server not be ready yet: the next look will do
             log.warning("dead runs cannot be looked for: %s", error)
 
 
-def end_the_dead(
+def mark_crashed_runs(
     client: SyncPrefectClient,
     since: datetime,
     silence: timedelta = SILENCE,

@@ -10,8 +10,8 @@ from prefect import flow, task
 from prefect.artifacts import create_link_artifact
 from prefect.states import Completed
 
-from flows.champion import current
-from flows.retrying import STEP
+from flows.champion import current_champion
+from flows.retrying import TASK_OPTIONS
 from infra.errors import GridcastError
 from infra.settings import Settings, prepare_environment
 from models.releases import release
@@ -30,10 +30,10 @@ PATIENCE = 120.0
 def deploy() -> Any:
     """Try the champion out in a child process, then wait until the predictor, which follows the alias by itself, answers with it."""
     settings = prepare_environment()
-    champion = current(settings)
+    champion = current_champion(settings)
     if champion is None:
         return Completed(message="there is no champion yet: train one first (gridcast train)")
-    try_out(champion, settings)
+    verify_in_subprocess(champion, settings)
     address = settings.predictor_address
     served = await_predictor(address, champion, settings)
     text = (
@@ -47,13 +47,13 @@ def deploy() -> Any:
     return {"version": champion.version, "served": served}
 
 
-@task(task_run_name="try the champion out", **STEP)
-def try_out(version: Version, settings: Settings) -> None:
+@task(task_run_name="try the champion out", **TASK_OPTIONS)
+def verify_in_subprocess(version: Version, settings: Settings) -> None:
     """Load it and ask it once in a process of its own."""
     release.verify(version, settings)
 
 
-@task(task_run_name="wait for the predictor", **STEP)
+@task(task_run_name="wait for the predictor", **TASK_OPTIONS)
 def await_predictor(address: str, version: Version, settings: Settings) -> bool:
     """Wait until the predictor answers with ``version``; False where none runs, GridcastError where it goes on with another."""
     deadline, serves = time.monotonic() + PATIENCE, "nothing"

@@ -9,7 +9,7 @@ from typing import Any
 
 from prefect import task
 
-from flows.retrying import STEP
+from flows.retrying import TASK_OPTIONS
 from infra.errors import GridcastError
 from infra.settings import Settings
 from models.refiner.boosting import CatBoostRefiner, fit_refiner
@@ -23,14 +23,14 @@ _LOCAL: dict[str, Any] = {"host": "127.0.0.1", "dashboard_address": None, "threa
 _AWAY: dict[str, Any] = {"timeout": 10}
 
 
-@task(task_run_name="fit a refiner to {jobs} jobs", **STEP)
+@task(task_run_name="fit a refiner to {jobs} jobs", **TASK_OPTIONS)
 def fit_one(lessons: Lessons, jobs: int) -> CatBoostRefiner | None:
     """Fit one refiner to the ``lessons`` of so many ``jobs``."""
     return fit_refiner(lessons)
 
 
 @contextmanager
-def fits_of(settings: Settings, cluster_by: By | None) -> Iterator[Fits]:
+def refiner_fitting(settings: Settings, cluster_by: By | None) -> Iterator[Fits]:
     """Where refiners are fitted: here where there are no clusters or Dask is off, else by its workers, which end with the block.
 
     Raises GridcastError when the scheduler of ``settings.dask`` cannot be reached.

@@ -10,7 +10,7 @@ from prefect import flow, runtime, task
 from prefect.artifacts import create_table_artifact
 from prefect.states import Completed
 
-from flows.retrying import STEP
+from flows.retrying import TASK_OPTIONS
 from infra.errors import InputError
 from infra.settings import Settings, prepare_environment
 from jobs.ingest import Ingested, Reading, ingest_files, reading
@@ -73,7 +73,7 @@ def ingest(
     return rows
 
 
-@task(task_run_name="read {path.name}", **STEP)
+@task(task_run_name="read {path.name}", **TASK_OPTIONS)
 def read(path: Path, source: str | None, how: Reading) -> Ingested:
     """Read one file."""
     return ingest_files(open_store(prepare_environment().store_url), [path], source=source, **how)[

@@ -9,9 +9,9 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed
 
-from flows.champion import current
+from flows.champion import current_champion
 from flows.retrain import retrain
-from flows.retrying import STEP
+from flows.retrying import TASK_OPTIONS
 from infra.settings import Settings, prepare_environment
 from jobs.store import open_store
 from models.releases import registry, release
@@ -31,7 +31,7 @@ from monitoring.drift.report import DriftReport
 def monitor(act: bool = True) -> Any:
     """Look at drift and decay; keep pages and numbers, tell what is wrong, and with ``act`` retrain where there is reason to."""
     settings = prepare_environment()
-    champion = current(settings)
+    champion = current_champion(settings)
     if champion is None:
         return Completed(message="there is no champion yet: nothing to compare with")
     found, decay_report = watch(champion, settings), judge(champion, settings)
@@ -56,27 +56,27 @@ def monitor(act: bool = True) -> Any:
     }
 
 
-@task(task_run_name="compare the windows", **STEP)
+@task(task_run_name="compare the windows", **TASK_OPTIONS)
 def watch(champion: Version, settings: Settings) -> DriftReport:
     """Make the report and keep its numbers."""
-    card = release.load(champion, settings).card
+    card = release.load_model_set(champion, settings).card
     return look(
         open_store(settings.store_url), card, settings.folder("reports"), model=champion.label
     )
 
 
-@task(task_run_name="judge the predictions", **STEP)
+@task(task_run_name="judge the predictions", **TASK_OPTIONS)
 def judge(champion: Version, settings: Settings) -> DecayReport:
     """Set the champion's predictions beside the outcomes, and keep the numbers."""
     return watch_champion(open_store(settings.store_url), champion.label, datetime.now(UTC))
 
 
-@task(task_run_name="is there reason to retrain?", **STEP)
+@task(task_run_name="is there reason to retrain?", **TASK_OPTIONS)
 def reason(
     champion: Version, decay_report: DecayReport, drift: DriftReport, settings: Settings
 ) -> str:
     """Why to retrain, empty where there is no reason."""
-    card, latest = release.load(champion, settings).card, registry.versions(settings)[0]
+    card, latest = release.load_model_set(champion, settings).card, registry.versions(settings)[0]
     cooldown = settings.cooldown_hours * 3600
     return reason_to_retrain(
         open_store(settings.store_url),
@@ -89,7 +89,7 @@ def reason(
     )
 
 
-@task(task_run_name="tell what is wrong", **STEP)
+@task(task_run_name="tell what is wrong", **TASK_OPTIONS)
 def tell(decay_report: DecayReport, drift: DriftReport, settings: Settings) -> list[str]:
     """Send what is new or over."""
     wrong = {

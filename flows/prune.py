@@ -8,7 +8,7 @@ from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.states import Completed
 
-from flows.retrying import STEP
+from flows.retrying import TASK_OPTIONS
 from infra.settings import Settings, prepare_environment
 from jobs import store
 
@@ -32,7 +32,7 @@ def prune() -> Any:
     return done.rows
 
 
-@task(task_run_name="drop old months", **STEP)
+@task(task_run_name="drop old months", **TASK_OPTIONS)
 def drop(settings: Settings) -> store.PruneResult:
     """Drop them; a month that somebody reads is tried again."""
     return store.prune(store.open_store(settings.store_url), settings.retention_months)

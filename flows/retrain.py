@@ -9,9 +9,9 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed
 
-from flows.champion import current
-from flows.fitting import fits_of
-from flows.retrying import STEP
+from flows.champion import current_champion
+from flows.fitting import refiner_fitting
+from flows.retrying import TASK_OPTIONS
 from flows.train import decide, fit, judge, publish, read_jobs, show
 from infra.settings import Settings, prepare_environment
 from jobs.store import count_jobs, open_store
@@ -33,7 +33,7 @@ def retrain(why: str = "on schedule") -> Any:
     if not count_ended(settings):
         return Completed(message="no job in the store has ended yet")
     try:
-        with succession.alone(settings):
+        with succession.training_lock(settings):
             return _retrain(settings, why)
     except succession.BusyError as busy:
         return Completed(message=str(busy))
@@ -48,11 +48,11 @@ def _retrain(settings: Settings, why: str) -> Any:
             "promoted": True,
             "why": f"rolled back: {back.tags['promoted_why']}",
         }
-    champion = current(settings)
-    card = release.load(champion, settings).card if champion else {}
-    names, cluster_by = release.recipe(settings)
+    champion = current_champion(settings)
+    card = release.load_model_set(champion, settings).card if champion else {}
+    names, cluster_by = release.training_options(settings)
     jobs = read_jobs(settings, card.get("sources"))
-    with fits_of(settings, cluster_by) as fits:
+    with refiner_fitting(settings, cluster_by) as fits:
         judgement = judge(jobs, names, cluster_by, settings, fits)
         if champion and judgement.better is None:
             create_markdown_artifact(
@@ -63,16 +63,16 @@ def _retrain(settings: Settings, why: str) -> Any:
             return Completed(message=judgement.sentence)
         model_set = fit(jobs, names, cluster_by, fits)
     version = publish(model_set, jobs, judgement, settings, why)
-    decided = decide(version, judgement, settings, by=moves.RETRAINED)
+    decided = decide(version, judgement, settings, by=moves.BY_RETRAIN_FLOW)
     show(decided, settings)
     tell(decided, settings)
     return {"version": version.version, "promoted": decided.promoted, "why": decided.why}
 
 
-@task(task_run_name="is the champion worse than the one before?", **STEP)
+@task(task_run_name="is the champion worse than the one before?", **TASK_OPTIONS)
 def take_back(settings: Settings) -> Version | None:
     """Give the place back to the version before the champion where that did surely better since."""
-    back = succession.look_back(open_store(settings.store_url), settings)
+    back = succession.roll_back_if_worse(open_store(settings.store_url), settings)
     if back:
         sentence = f"{back.label} serves again: {back.tags['promoted_why']}"
         alerts.notify(
@@ -81,7 +81,7 @@ def take_back(settings: Settings) -> Version | None:
     return back
 
 
-@task(task_run_name="tell the decision", **STEP)
+@task(task_run_name="tell the decision", **TASK_OPTIONS)
 def tell(decided: release.Release, settings: Settings) -> None:
     """Say that a candidate was refused or waits; a promotion ends both, and what was said of a rollback."""
     label, promoted = decided.version.label, decided.promoted
@@ -94,7 +94,7 @@ def tell(decided: release.Release, settings: Settings) -> None:
     )
 
 
-@task(task_run_name="count the jobs", **STEP)
+@task(task_run_name="count the jobs", **TASK_OPTIONS)
 def count_ended(settings: Settings) -> int:
     """How many jobs have ended."""
     return int(count_jobs(open_store(settings.store_url))["ended"].sum())

@@ -10,7 +10,7 @@ from jobs.store import StoreAddressError, StoreError
 from models.releases.registry import OvertakenError, RegistryError
 
 
-def worth_another_try(_task: Any, _run: Any, state: Any) -> bool:
+def is_transient(_task: Any, _run: Any, state: Any) -> bool:
     """Whether the failure may be gone in a moment."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, StoreError | RegistryError) and not isinstance(
@@ -18,10 +18,10 @@ def worth_another_try(_task: Any, _run: Any, state: Any) -> bool:
     )
 
 
-STEP: dict[str, Any] = {
+TASK_OPTIONS: dict[str, Any] = {
     "retries": 3,
     "retry_delay_seconds": [2, 10, 30],
-    "retry_condition_fn": worth_another_try,
+    "retry_condition_fn": is_transient,
     # A step's values are tables and models of this run: nothing of them is hashed or kept.
     "cache_policy": NO_CACHE,
     "persist_result": False,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from flows.dead_runs import keep_looking
+from flows.dead_runs import start_crash_watch
 from infra.settings import Settings, prepare_environment
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def create_app() -> Any:
     from prefect.server.api.server import create_app as create_prefect
 
     let_schedules_be_written()
-    keep_looking(f"http://{own_door(settings)}/api")
+    start_crash_watch(f"http://{own_door(settings)}/api")
     return Guard(
         create_prefect(final=True), set(settings.allowed_host_headers(settings.prefect_port))
     )

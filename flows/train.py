@@ -8,8 +8,8 @@ import pandas as pd
 from prefect import flow, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
-from flows.fitting import fits_of
-from flows.retrying import STEP
+from flows.fitting import refiner_fitting
+from flows.retrying import TASK_OPTIONS
 from infra.settings import Settings, prepare_environment
 from jobs.store import open_store
 from models.engine import training
@@ -39,8 +39,10 @@ def train(
     What is not told of targets and clusters is as the champion's. Raises BusyError where another training runs.
     """
     settings = prepare_environment()
-    with succession.alone(settings):
-        return _train(settings, *release.recipe(settings, targets, cluster_by), sources, why)
+    with succession.training_lock(settings):
+        return _train(
+            settings, *release.training_options(settings, targets, cluster_by), sources, why
+        )
 
 
 def _train(
@@ -51,7 +53,7 @@ def _train(
     why: str,
 ) -> dict[str, Any]:
     jobs = read_jobs(settings, sources)
-    with fits_of(settings, cluster_by) as fits:
+    with refiner_fitting(settings, cluster_by) as fits:
         judgement = judge(jobs, names, cluster_by, settings, fits)
         model_set = fit(jobs, names, cluster_by, fits)
     version = publish(model_set, jobs, judgement, settings, why)
@@ -65,13 +67,13 @@ def _train(
     }
 
 
-@task(task_run_name="read the jobs", **STEP)
+@task(task_run_name="read the jobs", **TASK_OPTIONS)
 def read_jobs(settings: Settings, sources: list[str] | None) -> pd.DataFrame:
     """Read the jobs that have ended."""
     return release.training_jobs(open_store(settings.store_url), sources)
 
 
-@task(task_run_name="judge on later jobs", **STEP)
+@task(task_run_name="judge on later jobs", **TASK_OPTIONS)
 def judge(
     jobs: pd.DataFrame,
     targets: tuple[str, ...],
@@ -83,7 +85,7 @@ def judge(
     return release.judge(jobs, targets, cluster_by, settings, fits=fits)
 
 
-@task(task_run_name="train on all jobs", **STEP)
+@task(task_run_name="train on all jobs", **TASK_OPTIONS)
 def fit(
     jobs: pd.DataFrame, targets: tuple[str, ...], cluster_by: By | None, fits: Fits
 ) -> ModelSet:
@@ -97,7 +99,7 @@ def fit(
     )
 
 
-@task(task_run_name="publish", **STEP)
+@task(task_run_name="publish", **TASK_OPTIONS)
 def publish(
     model_set: ModelSet,
     jobs: pd.DataFrame,
@@ -107,13 +109,16 @@ def publish(
 ) -> Version:
     """Register the model set with its evidence, and keep the comparison in the store."""
     version = release.publish(model_set, jobs, judgement, settings, why=why)
-    release.remember(open_store(settings.store_url), version, judgement)
+    release.store_comparison(open_store(settings.store_url), version, judgement)
     return version
 
 
-@task(task_run_name="decide", **STEP)
+@task(task_run_name="decide", **TASK_OPTIONS)
 def decide(
-    version: Version, judgement: release.Judgement, settings: Settings, by: str = moves.TRAINED
+    version: Version,
+    judgement: release.Judgement,
+    settings: Settings,
+    by: str = moves.BY_TRAIN_FLOW,
 ) -> release.Release:
     """Promote, refuse, or leave it to a person."""
     return release.decide(version, judgement, settings, by=by)

@@ -25,7 +25,7 @@ from infra.settings import Settings
 from jobs.store import StoreError
 from jobs.store.status import StoreStatus, store_status
 from models.releases import registry
-from models.releases.versions import FRESH
+from models.releases.versions import STALE_AFTER
 
 LEAST_SPACE, LITTLE_SPACE = 2**30, 5 * 2**30
 """Bytes free below which the disk is wrong, and below which it is to be watched."""
@@ -278,7 +278,7 @@ def _champion(settings: Settings, now: datetime) -> Iterator[Finding]:
     )
     age = now - (trained if trained.tzinfo else trained.replace(tzinfo=UTC))
     found = f"{champion.label} knows jobs until {trained:%Y-%m-%d %H:%M} UTC, {age / timedelta(days=1):,.1f} days ago"
-    if age > FRESH:
+    if age > STALE_AFTER:
         yield Finding(
             "champion",
             "watch",

@@ -16,9 +16,9 @@ from infra.settings import Settings
 from models.releases.versions import Version
 
 CHAMPION = "champion"
-GOING, STANDS, PIN = "champion_going_to", "champion_stands_at", "pinned"
-THEIRS = "a person, in MLflow's page"
-TRAINED, RETRAINED, TYPED = "flow train", "flow retrain", "gridcast train"
+CHAMPION_BECOMES, CHAMPION_IS, PIN = "champion_going_to", "champion_stands_at", "pinned"
+BY_PERSON_IN_MLFLOW = "a person, in MLflow's page"
+BY_TRAIN_FLOW, BY_RETRAIN_FLOW, BY_TRAIN_COMMAND = "flow train", "flow retrain", "gridcast train"
 """Who promotes by the score; what anybody else promotes was chosen by a person."""
 
 
@@ -29,7 +29,7 @@ def move(
     if current is not None and not back:
         tag(client, wanted.name, wanted.version, replaces=str(current.version))
     tag(client, wanted.name, wanted.version, promoted_by=by, promoted_why=why, promoted_at=now())
-    client.set_registered_model_tag(wanted.name, GOING, str(wanted.version))
+    client.set_registered_model_tag(wanted.name, CHAMPION_BECOMES, str(wanted.version))
     client.set_registered_model_alias(wanted.name, CHAMPION, str(wanted.version))
     _arrive(client, wanted, current, why)
 
@@ -50,28 +50,28 @@ def _arrive(client: Any, wanted: Version, left: Version | None, why: str) -> Non
             "served": served,
         }
         tag(client, left.name, left.version, **changes)
-    client.set_registered_model_tag(wanted.name, STANDS, str(wanted.version))
+    client.set_registered_model_tag(wanted.name, CHAMPION_IS, str(wanted.version))
 
 
-def settle(client: Any, current: Version, get: Callable[[str], Version]) -> bool:
+def reconcile(client: Any, current: Version, get: Callable[[str], Version]) -> bool:
     """Record what is not recorded of the alias standing at ``current``; says whether there was anything."""
     noted = client.get_registered_model(current.name).tags
-    if noted.get(STANDS) in (None, str(current.version)):
+    if noted.get(CHAMPION_IS) in (None, str(current.version)):
         return False
-    left = get(noted[STANDS])
+    left = get(noted[CHAMPION_IS])
     why = current.tags.get("promoted_why", "")
-    if noted.get(GOING) != str(current.version):
+    if noted.get(CHAMPION_BECOMES) != str(current.version):
         why = "the alias was moved by hand"
         tag(
             client,
             current.name,
             current.version,
-            promoted_by=THEIRS,
+            promoted_by=BY_PERSON_IN_MLFLOW,
             promoted_why=why,
             promoted_at=now(),
-            replaces=noted[STANDS],
+            replaces=noted[CHAMPION_IS],
         )
-        client.set_registered_model_tag(current.name, GOING, str(current.version))
+        client.set_registered_model_tag(current.name, CHAMPION_BECOMES, str(current.version))
     _arrive(client, current, left, why)
     return True
 

@@ -17,7 +17,7 @@ from models.quantities.targets import (
     TARGETS,
 )
 
-RIVALS = ("request", "last-two", "median-10")
+COMPARISON_BASELINES = ("request", "last-two", "median-10")
 """Baselines that need no fitting and stand beside every comparison."""
 AT_ONCE = 16
 """Jobs predicted between two looks at what has ended meanwhile: with 256, what it misses costs KTH-SP2 14 % in error."""
@@ -73,11 +73,13 @@ def live_through(
     return pd.concat(answers) if answers else forecaster.predict(asked, quantiles)
 
 
-def baseline_answers(jobs: pd.DataFrame, since: pd.Timestamp, target: str) -> dict[str, pd.Series]:
-    """What each of RIVALS says of the jobs submitted from ``since`` on, in order of submission."""
+def baseline_predictions(
+    jobs: pd.DataFrame, since: pd.Timestamp, target: str
+) -> dict[str, pd.Series]:
+    """What each of COMPARISON_BASELINES says of the jobs submitted from ``since`` on, in order of submission."""
     ordered = jobs.sort_values("submitted_at", kind="stable")
     later = (ordered["submitted_at"] >= since).to_numpy()
-    answers = predict_all(ordered, TARGETS[target], RIVALS)
+    answers = predict_all(ordered, TARGETS[target], COMPARISON_BASELINES)
     return {
         name: pd.Series(answer.point[later], index=ordered.index[later])
         for name, answer in answers.items()
@@ -92,7 +94,7 @@ def table(
 ) -> pd.DataFrame:
     """A row a target and predictor: jobs, mae, median_ae, apa, coverage_90 (NaN for one without a range), by target and mae.
 
-    ``answers`` are those of ``live_through`` by name; RIVALS are added. ``apa`` is the average prediction accuracy, the mean of
+    ``answers`` are those of ``live_through`` by name; COMPARISON_BASELINES are added. ``apa`` is the average prediction accuracy, the mean of
     min(p, t)/max(p, t) (Tsafrir, Etsion and Feitelson 2007).
     """
     rows = []
@@ -109,7 +111,7 @@ def table(
                     answer[f"{target}_high"],
                 )
             )
-        for name, point in baseline_answers(jobs, since, target).items():
+        for name, point in baseline_predictions(jobs, since, target).items():
             rows.append(_row(target, name, truth, point))
     return pd.DataFrame(rows).sort_values(["target", "mae"], kind="stable", ignore_index=True)
 

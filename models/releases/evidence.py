@@ -25,7 +25,7 @@ MOST_NAMES = 20
 LONGEST_NAME = 40
 
 
-def write_card(
+def write_model_card(
     card: Mapping[str, Any], comparison: pd.DataFrame, verdict: str, since: pd.Timestamp | None
 ) -> str:
     """The model card in Markdown: what it predicts, what it was trained on, how it did on later jobs, and what to mind."""
@@ -64,7 +64,7 @@ def write_card(
     return "\n".join(lines)
 
 
-def flat_metrics(comparison: pd.DataFrame) -> dict[str, float]:
+def metrics_of(comparison: pd.DataFrame) -> dict[str, float]:
     """The comparison as metrics of a run: ``walltime.candidate.mae`` and so on, without what is not known."""
     metrics = {}
     for row in comparison.to_dict("records"):
@@ -102,7 +102,7 @@ def record_evaluation(found: Evaluation, log: str, settings: Settings) -> str:
         },
         figures=plots(found),
     )
-    return registry.record(
+    return registry.log_run(
         evidence, run_name=f"evaluate {found.target} of {log}", settings=settings
     )
 
@@ -122,7 +122,7 @@ def record_allocation(
         parameters={"log": log, **how},
         tables={"allocation": table},
     )
-    return registry.record(evidence, run_name=f"evaluate allocation of {log}", settings=settings)
+    return registry.log_run(evidence, run_name=f"evaluate allocation of {log}", settings=settings)
 
 
 def record_classes(
@@ -160,7 +160,7 @@ def record_classes(
         tables={name: pd.DataFrame(rows) for name, rows in tables.items()},
         figures=roc_plots(found),
     )
-    return registry.record(evidence, run_name=f"evaluate classes of {log}", settings=settings)
+    return registry.log_run(evidence, run_name=f"evaluate classes of {log}", settings=settings)
 
 
 def plot_predicted(

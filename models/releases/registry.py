@@ -88,7 +88,7 @@ def publish(
         return _version(client.get_model_version(settings.model_name, str(made.version)))
 
 
-def record(evidence: Evidence, *, run_name: str, settings: Settings | None = None) -> str:
+def log_run(evidence: Evidence, *, run_name: str, settings: Settings | None = None) -> str:
     """Log evidence that belongs to no version, such as an evaluation of a whole log, as a run of its own; returns the run's id.
 
     Raises RegistryError.
@@ -169,13 +169,13 @@ def fetch(version: Version, *, fresh: bool = False, settings: Settings | None = 
     return target
 
 
-def challenge(version: Version, settings: Settings | None = None) -> None:
+def set_challenger(version: Version, settings: Settings | None = None) -> None:
     """Put ``version`` up for a decision: the alias ``challenger``. Raises RegistryError."""
     with _mlflow(settings) as (client, settings):
         client.set_registered_model_alias(version.name, CHALLENGER, str(version.version))
 
 
-def refuse(version: Version, *, why: str, settings: Settings | None = None) -> None:
+def mark_refused(version: Version, *, why: str, settings: Settings | None = None) -> None:
     """Record that ``version`` lost its comparison, and why. Raises RegistryError."""
     with _mlflow(settings) as (client, settings):
         _tag(
@@ -192,7 +192,7 @@ def refuse(version: Version, *, why: str, settings: Settings | None = None) -> N
 def promote(
     version: int, *, by: str, why: str, expected: int | None = -1, settings: Settings | None = None
 ) -> Version:
-    """Make ``version`` the champion and record who did it and why; promoting the champion again changes nothing.
+    """Make ``version`` the champion and log_run who did it and why; promoting the champion again changes nothing.
 
     ``expected`` is the champion the decision was made against (None: there was none; -1: whatever it is). Of two that decide
     at once, the second gets OvertakenError and its version stays a candidate. Raises RegistryError.
@@ -228,7 +228,7 @@ def rollback(*, by: str, why: str, expected: int = -1, settings: Settings | None
         return _move(client, wanted, current, by=by, why=why, back=True)
 
 
-def settle(settings: Settings | None = None) -> Version | None:
+def reconcile(settings: Settings | None = None) -> Version | None:
     """The champion, after what a person did in MLflow's page was recorded as theirs, and a move that was cut short was completed.
 
     Raises RegistryError.
@@ -236,7 +236,7 @@ def settle(settings: Settings | None = None) -> Version | None:
     with _mlflow(settings) as (client, settings), lock(settings):
         current = _by_alias(client, settings.model_name, CHAMPION)
         if current is not None:
-            moves.settle(
+            moves.reconcile(
                 client,
                 current,
                 lambda number: _version(client.get_model_version(settings.model_name, number)),

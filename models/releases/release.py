@@ -27,30 +27,30 @@ from models.quantities.classes import given
 from models.refiner.clusters import By
 from models.refiner.selection import Fits, fit_here
 from models.releases import registry
-from models.releases.alias_moves import TYPED
+from models.releases.alias_moves import BY_TRAIN_COMMAND
 from models.releases.comparison import Difference, difference, live_through, outcomes, table
 from models.releases.evidence import (
-    flat_metrics,
     importance,
+    metrics_of,
     plot_importance,
     plot_predicted,
-    write_card,
+    write_model_card,
 )
 from models.releases.registry import OvertakenError
-from models.releases.verification import fetch, try_out
+from models.releases.verification import fetch, verify_in_subprocess
 from models.releases.versions import Evidence, Version
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 
-HELD_OUT = 0.2
+EVALUATION_SHARE = 0.2
 """The share of the jobs, the latest by submission, that a candidate is judged on."""
-MOST_LATER = 10_000
+MAX_EVALUATION_JOBS = 10_000
 """More later jobs than this would take minutes and tell no more."""
-FEWEST_LATER = 200
+MIN_EVALUATION_JOBS = 200
 """Fewer later jobs than this decide nothing."""
-TOLERATED = 0.02
+MAX_REGRESSION = 0.02
 """A candidate is not promoted while the 95 % interval still allows it to be worse by more than this."""
 
 
@@ -95,7 +95,7 @@ def training_jobs(engine: Engine, sources: Sequence[str] | None = None) -> pd.Da
     return jobs
 
 
-def recipe(
+def training_options(
     settings: Settings, targets: Sequence[str] | None = None, cluster_by: By | None = None
 ) -> tuple[tuple[str, ...], By | None]:
     """Targets, the most important first, and what clusters are told apart by: as told, and what is not told as the champion was trained.
@@ -103,7 +103,7 @@ def recipe(
     Without a champion it is walltimes, without clusters. Raises RegistryError or ModelError where the champion cannot be read.
     """
     champion = registry.champion(settings)
-    card = load(champion, settings).card if champion else {}
+    card = load_model_set(champion, settings).card if champion else {}
     return tuple(targets or card.get("clusters", ["walltime"])), cluster_by or card.get(
         "cluster_by"
     )
@@ -119,21 +119,21 @@ def judge(
 ) -> Judgement:
     """Train on the earlier jobs, live through the later ones, and set the errors beside the champion's and the baselines'.
 
-    The later jobs are those of ``judged_since``: neither the candidate nor the champion has seen them. ``fits`` as ``train``'s.
+    The later jobs are those of ``evaluation_start``: neither the candidate nor the champion has seen them. ``fits`` as ``train``'s.
     """
     champion = registry.champion(settings)
-    rival = load(champion, settings) if champion else None
+    rival = load_model_set(champion, settings) if champion else None
     until = int(rival.card["window"]["until_us"]) if rival else None
     submitted = np.asarray(jobs["submitted_at"].astype("int64"), dtype=np.int64)
-    since = pd.Timestamp(judged_since(submitted, until), unit="us", tz="UTC")
+    since = pd.Timestamp(evaluation_start(submitted, until), unit="us", tz="UTC")
     past, later = jobs[jobs["ended_at"] <= since], jobs[jobs["submitted_at"] > since]
     nothing = pd.DataFrame(
         columns=["target", "predictor", "jobs", "mae", "median_ae", "apa", "coverage_90"]
     )
-    if len(later) < FEWEST_LATER or len(past) < FEWEST_LATER:
+    if len(later) < MIN_EVALUATION_JOBS or len(past) < MIN_EVALUATION_JOBS:
         new, needed = (
             (len(submitted) if until is None else int((submitted > until).sum())),
-            FEWEST_LATER * (5 if until is None else 2),
+            MIN_EVALUATION_JOBS * (5 if until is None else 2),
         )
         told = f"{new:,} jobs that ended were submitted{f' since {champion.label}' if champion else ''}, and {needed:,} are needed"
         return Judgement(
@@ -173,7 +173,7 @@ def judge(
     found = difference(
         outcomes(jobs, since, target), answers["candidate"][target], answers["champion"][target]
     )
-    better: bool | None = is_better(found)
+    better: bool | None = is_promotable(found)
     sentence = f"On {len(later):,} later jobs its mean absolute error of {target} is {found} than that of {champion.label}."
     if better and (lacking := [name for name in rival.targets if name not in targets]):
         better, sentence = (
@@ -183,23 +183,23 @@ def judge(
     return Judgement(since, rows, answers["candidate"], champion, found, better, sentence)
 
 
-def judged_since(submitted: npt.NDArray[np.int64], champion_until: int | None) -> int:
-    """From when on (after it) jobs judge a candidate: the last HELD_OUT of those ``submitted`` (microseconds), at most MOST_LATER.
+def evaluation_start(submitted: npt.NDArray[np.int64], champion_until: int | None) -> int:
+    """From when on (after it) jobs judge a candidate: the last EVALUATION_SHARE of those ``submitted`` (microseconds), at most MAX_EVALUATION_JOBS.
 
     Of the jobs that came since the champion was trained only the later half judges: on the earlier half a candidate learns what the
     champion does not know, or it would be no better than the champion.
     """
     ordered = np.sort(submitted)
-    since = int(ordered[-min(int(len(ordered) * HELD_OUT) + 1, MOST_LATER)])
+    since = int(ordered[-min(int(len(ordered) * EVALUATION_SHARE) + 1, MAX_EVALUATION_JOBS)])
     if champion_until is None:
         return since
     fresh = ordered[ordered > champion_until]
     return max(since, int(fresh[len(fresh) // 2]) if len(fresh) else champion_until)
 
 
-def is_better(found: Difference) -> bool:
-    """Whether a candidate may be promoted: its error is less, and surely not larger by more than TOLERATED."""
-    return found.share < 0 and found.high <= TOLERATED
+def is_promotable(found: Difference) -> bool:
+    """Whether a candidate may be promoted: its error is less, and surely not larger by more than MAX_REGRESSION."""
+    return found.share < 0 and found.high <= MAX_REGRESSION
 
 
 def release(
@@ -210,16 +210,16 @@ def release(
     cluster_by: By | None = None,
     sources: Sequence[str] | None = None,
     why: str = "asked for",
-    by: str = TYPED,
+    by: str = BY_TRAIN_COMMAND,
     progress: Progress | None = None,
 ) -> Release:
     """Train on all stored jobs, publish the result with its evidence, and promote it where it is better or the first.
 
-    What is not told of ``targets`` and clusters is as the champion's (see ``recipe``). Raises TrainingError where there is nothing to
+    What is not told of ``targets`` and clusters is as the champion's (see ``training_options``). Raises TrainingError where there is nothing to
     train on, RegistryError where MLflow cannot be reached.
     """
     jobs = training_jobs(engine, sources)
-    names, by_what = recipe(settings, targets, cluster_by)
+    names, by_what = training_options(settings, targets, cluster_by)
     judgement = judge(jobs, names, by_what, settings, progress)
     model_set = train(
         jobs,
@@ -229,7 +229,7 @@ def release(
         progress=progress,
     )
     version = publish(model_set, jobs, judgement, settings, why=why)
-    remember(engine, version, judgement)
+    store_comparison(engine, version, judgement)
     return decide(version, judgement, settings, by=by)
 
 
@@ -251,8 +251,8 @@ def publish(
         }
     clusters = [{"target": name, **row} for name, rows in card["clusters"].items() for row in rows]
     evidence = Evidence(
-        card=write_card(card, judgement.table, judgement.sentence, judgement.since),
-        metrics=flat_metrics(judgement.table)
+        card=write_model_card(card, judgement.table, judgement.sentence, judgement.since),
+        metrics=metrics_of(judgement.table)
         | {
             f"{name}.validation.{key}": value
             for name, part in card["metrics"].items()
@@ -297,7 +297,7 @@ def decide(version: Version, judgement: Judgement, settings: Settings, *, by: st
     expected = judgement.against.version if judgement.against else None
     first = judgement.against is None
     if not first and judgement.better is False:
-        registry.refuse(version, why=judgement.sentence, settings=settings)
+        registry.mark_refused(version, why=judgement.sentence, settings=settings)
         return Release(
             registry.get(version.version, settings),
             False,
@@ -306,7 +306,7 @@ def decide(version: Version, judgement: Judgement, settings: Settings, *, by: st
         )
     pinned = registry.pinned(settings)
     if not first and (judgement.better is None or settings.promotion == "ask" or pinned):
-        registry.challenge(version, settings)
+        registry.set_challenger(version, settings)
         why = f"waits for a person: {f'{pinned}. ' if pinned else ''}{judgement.sentence}"
         return Release(registry.get(version.version, settings), False, why, judgement)
     try:
@@ -315,12 +315,12 @@ def decide(version: Version, judgement: Judgement, settings: Settings, *, by: st
             version.version, by=by, why=why, expected=expected, settings=settings
         )
     except OvertakenError as error:
-        registry.settle(settings)  # a person may have moved the alias meanwhile
+        registry.reconcile(settings)  # a person may have moved the alias meanwhile
         return Release(registry.get(version.version, settings), False, str(error), judgement)
     return Release(promoted, True, why, judgement)
 
 
-def remember(engine: Engine, version: Version, judgement: Judgement) -> None:
+def store_comparison(engine: Engine, version: Version, judgement: Judgement) -> None:
     """Keep the comparison in the store, where trends are read: kind evaluation, segment the version and predictor."""
     measured = judgement.table.melt(
         ["target", "predictor"], ["mae", "median_ae", "apa", "coverage_90"], "metric"
@@ -341,14 +341,14 @@ def remember(engine: Engine, version: Version, judgement: Judgement) -> None:
             )
 
 
-def load(version: Version, settings: Settings) -> ModelSet:
+def load_model_set(version: Version, settings: Settings) -> ModelSet:
     """The model set of ``version``, its checksums checked; a spoiled copy in the data folder is fetched again."""
     return ModelSet.load(fetch(version, settings))
 
 
 def verify(version: Version, settings: Settings) -> None:
     """Raise ModelError unless ``version`` loads and answers, tried in a process of its own; what the folder holds is not trusted before."""
-    try_out(fetch(version, settings))
+    verify_in_subprocess(fetch(version, settings))
 
 
 def promote(version: int | None, settings: Settings, *, by: str, why: str) -> Version:
@@ -363,7 +363,7 @@ def promote(version: int | None, settings: Settings, *, by: str, why: str) -> Ve
     return registry.promote(chosen.version, by=by, why=why, settings=settings)
 
 
-def predict(
+def predict_jobs(
     engine: Engine,
     settings: Settings,
     jobs: pd.DataFrame,
@@ -376,7 +376,7 @@ def predict(
     the job was submitted before the champion had learned all that it has: such answers are no measure of it.
     """
     champion = registry.champion(settings)
-    model_set = load(champion, settings) if champion else None
+    model_set = load_model_set(champion, settings) if champion else None
     history = read_jobs(engine, until=jobs["submitted_at"].max(), ended=True)
     answers = live_through(model_set, history, jobs, quantiles, progress).loc[jobs.index]
     if champion is None or model_set is None:
@@ -387,9 +387,9 @@ def predict(
     )
 
 
-def forecaster(engine: Engine, settings: Settings) -> Forecaster:
+def load_forecaster(engine: Engine, settings: Settings) -> Forecaster:
     """The champion, or without one the bare histories, taught all that has ended in the store: for jobs submitted from now on."""
     champion = registry.champion(settings)
-    taught = Forecaster(load(champion, settings) if champion else None)
+    taught = Forecaster(load_model_set(champion, settings) if champion else None)
     taught.learn(read_jobs(engine, ended=True))
     return taught

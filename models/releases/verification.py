@@ -33,7 +33,7 @@ def fetch(version: Version, settings: Settings) -> Path:
     return folder
 
 
-def try_out(folder: Path) -> None:
+def verify_in_subprocess(folder: Path) -> None:
     """Load the model set in ``folder`` in a child process and let it predict; raises ModelError where it does not."""
     command = [sys.executable, "-m", "models.releases.verification", str(folder.absolute())]
     try:

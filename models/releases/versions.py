@@ -12,7 +12,7 @@ import pandas as pd
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FRESH = timedelta(days=30)
+STALE_AFTER = timedelta(days=30)
 """After that a model set is called stale; its histories go on learning, its refiners do not."""
 
 

@@ -20,7 +20,7 @@ from models.engine.training import TrainingError
 from models.evaluation.metrics import against, blocks
 from models.quantities.targets import Target
 from models.releases.comparison import difference
-from models.releases.release import FEWEST_LATER, is_better, judged_since
+from models.releases.release import MIN_EVALUATION_JOBS, evaluation_start, is_promotable
 from monitoring.decay import detection as decay
 from monitoring.decay.delayed_labels import DelayedLabels, largest, make_delayed_labels
 from monitoring.decay.detection import Alarm
@@ -196,9 +196,9 @@ def _read(seen: Seen, first: int) -> _Log:
     ended = np.isfinite(seen.values[:first]) & (
         seen.known[:first] <= seen.at[min(first, len(seen.at) - 1)]
     )
-    if ended.sum() < FEWEST_LATER:
+    if ended.sum() < MIN_EVALUATION_JOBS:
         raise TrainingError(
-            f"only {ended.sum():,} jobs of the warm-up ended within it, and {FEWEST_LATER} are needed: give more jobs"
+            f"only {ended.sum():,} jobs of the warm-up ended within it, and {MIN_EVALUATION_JOBS} are needed: give more jobs"
         )
     made = make_delayed_labels(seen, first)
     ends = np.sort(seen.known[np.isfinite(seen.values)])
@@ -274,9 +274,9 @@ def _attempt(
 ) -> tuple[TrainedModel | None, Retraining]:
     """Train on the earlier jobs, compare on the later ones, and where it is better train on all: what the flow ``retrain`` does."""
     ended = np.flatnonzero((log.known <= now) & np.isfinite(log.values))
-    since = judged_since(log.at[ended], serving.at)
+    since = evaluation_start(log.at[ended], serving.at)
     later = ended[log.at[ended] > since]
-    if len(later) < FEWEST_LATER:
+    if len(later) < MIN_EVALUATION_JOBS:
         return None, Retraining(
             now, why, False, f"nothing to compare by: only {len(later)} later jobs", 0.0, alarm
         )
@@ -284,7 +284,7 @@ def _attempt(
     mine, theirs = (pd.Series(learner.points(model, later)) for model in (candidate, serving))
     compared = difference(pd.Series(log.values[later]), mine, theirs)
     verdict = f"on {len(later):,} later jobs its mean absolute error is {compared}"
-    if not is_better(compared):
+    if not is_promotable(compared):
         return None, Retraining(now, why, False, verdict, candidate.seconds, alarm)
     final = learner.train(now, candidate)
     return final, Retraining(now, why, True, verdict, candidate.seconds + final.seconds, alarm)

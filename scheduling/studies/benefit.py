@@ -83,7 +83,7 @@ def trained(number: int, jobs: pd.DataFrame, engine: Engine, settings: Settings)
     from jobs.store import read_jobs
     from models.releases import registry, release
 
-    model = release.load(registry.get(number, settings), settings)
+    model = release.load_model_set(registry.get(number, settings), settings)
     return Trained(
         model,
         read_jobs(
@@ -163,4 +163,4 @@ def record_replays(
             "day": plots.gantt(replays[-1], plots.busiest_day(replays[-1])),
         },
     )
-    return registry.record(evidence, run_name=f"replay of {log}", settings=settings)
+    return registry.log_run(evidence, run_name=f"replay of {log}", settings=settings)

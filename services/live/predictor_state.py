@@ -31,7 +31,7 @@ from jobs.store import (
     read_ended,
     read_latest,
 )
-from models.releases.versions import FRESH
+from models.releases.versions import STALE_AFTER
 from services.http.columns import to_coded_jobs
 from services.http.contract import Options, PredictRequest
 from services.http.errors import HTTPError
@@ -287,14 +287,14 @@ class PredictorState:
         """
         from models.engine.forecaster import Forecaster
         from models.engine.model_set import ModelSet
-        from models.releases.verification import fetch, try_out
+        from models.releases.verification import fetch, verify_in_subprocess
 
         if version is None:
             self.rebuild(ActiveModel(Forecaster(None, advice=self.advice)))
             return
         folder = fetch(version, self.settings)
         if not tried:
-            try_out(folder)
+            verify_in_subprocess(folder)
         model_set = ModelSet.load(folder)
         self.rebuild(
             ActiveModel(
@@ -367,7 +367,7 @@ class PredictorState:
             "state": "starting" if active is None else "degraded" if self.troubles else "serving",
             "serving_since": active.since.isoformat(timespec="seconds") if active else None,
             "trained_until": _text(trained_until),
-            "stale": trained_until is not None and datetime.now(UTC) - trained_until > FRESH,
+            "stale": trained_until is not None and datetime.now(UTC) - trained_until > STALE_AFTER,
             "card": dict(active.card) if active else {},
             "history": {
                 **self.history,

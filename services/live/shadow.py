@@ -102,7 +102,7 @@ class Shadow:
     def _take(self, version: Version | None) -> None:
         from models.engine.forecaster import Forecaster
         from models.engine.model_set import ModelSet
-        from models.releases.verification import fetch, try_out
+        from models.releases.verification import fetch, verify_in_subprocess
 
         with self._change:
             self._active, self._seen, self._waiting = None, version, 0
@@ -110,7 +110,7 @@ class Shadow:
         if version is None:
             return
         folder = fetch(version, self._live.settings)
-        try_out(folder)
+        verify_in_subprocess(folder)
         active = ActiveModel(
             Forecaster(ModelSet.load(folder)), version.label, version.version, version.run_id
         )

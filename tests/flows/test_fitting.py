@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from prefect import flow
 
-from flows.fitting import fits_of
+from flows.fitting import refiner_fitting
 from infra.errors import GridcastError
 from infra.settings import Settings
 from models.quantities.targets import TARGETS
@@ -38,7 +38,7 @@ def lessons() -> tuple[Lessons, np.ndarray]:
 def test_a_scheduler_that_is_not_there_is_one_sentence() -> None:
     @flow(name="nowhere")
     def nowhere() -> None:
-        with fits_of(Settings(dask="tcp://127.0.0.1:1"), "site"):
+        with refiner_fitting(Settings(dask="tcp://127.0.0.1:1"), "site"):
             pytest.fail("there is nobody to fit anything")
 
     with pytest.raises(GridcastError, match="no Dask scheduler answers at tcp://127"):
@@ -46,9 +46,9 @@ def test_a_scheduler_that_is_not_there_is_one_sentence() -> None:
 
 
 def test_without_clusters_or_with_dask_off_nothing_is_started() -> None:
-    with fits_of(Settings(), None) as fits:
+    with refiner_fitting(Settings(), None) as fits:
         assert fits is fit_here
-    with fits_of(Settings(dask="off"), "site") as fits:
+    with refiner_fitting(Settings(dask="off"), "site") as fits:
         assert fits is fit_here
 
 
@@ -59,7 +59,7 @@ def test_clusters_trained_by_dask_are_as_those_trained_in_one_process() -> None:
 
     @flow(name="train side by side")
     def by_dask() -> dict[str, CatBoostRefiner]:
-        with fits_of(Settings(), "site") as fits:
+        with refiner_fitting(Settings(), "site") as fits:
 
             def counted(many: list[Lessons]) -> list[CatBoostRefiner | None]:
                 at_once.append(len(many))

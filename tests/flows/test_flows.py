@@ -228,7 +228,7 @@ def test_promoting_altered_files_is_refused_and_the_champion_stays(trained, sett
     assert isinstance(typed.exception, ModelError)
 
     assert registry.champion(settings).version == 1
-    registry.refuse(version, why="spoiled", settings=settings)
+    registry.mark_refused(version, why="spoiled", settings=settings)
 
 
 def test_later_jobs_are_looked_at_and_retraining_on_them_is_judged(trained, settings, logs):
@@ -301,13 +301,13 @@ def test_a_step_is_tried_again_while_the_registry_is_away_and_fails_in_one_sente
     from prefect import flow
     from prefect.client.orchestration import get_client
 
-    from flows.deploy import current
+    from flows.deploy import current_champion
 
     away = settings.model_copy(update={"mlflow_url": f"http://127.0.0.1:{settings.mlflow_port}"})
 
     @flow(name="away")
     def look() -> None:
-        current.with_options(retry_delay_seconds=0)(away)
+        current_champion.with_options(retry_delay_seconds=0)(away)
 
     with pytest.raises(RegistryError, match="nobody answers there"):
         look()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from flows.dead_runs import end_the_dead
+from flows.dead_runs import mark_crashed_runs
 from infra.components import local_components
 from jobs.workload import generate
 from jobs.writers import write_csv
@@ -97,11 +97,11 @@ def test_each_deployment_is_registered_once_a_worker_runs_one_and_a_killed_run_c
             for one in everyone:
                 one.kill()
             killed = datetime.now(UTC)
-            assert end_the_dead(client, killed) == []
+            assert mark_crashed_runs(client, killed) == []
             while datetime.now(UTC) < killed + timedelta(seconds=2):
                 time.sleep(0.1)
             # The minute of every day would be a minute of every test.
-            assert end_the_dead(client, killed, silence=timedelta(seconds=1)) == [
+            assert mark_crashed_runs(client, killed, silence=timedelta(seconds=1)) == [
                 "ingest: the inbox"
             ]
             state = client.read_flow_run(dying.id).state
@@ -120,8 +120,8 @@ def test_each_deployment_is_registered_once_a_worker_runs_one_and_a_killed_run_c
                 client.read_deployment_by_name("ingest/inbox").global_concurrency_limit.active_slots
                 == 1
             )
-            assert end_the_dead(client, killed) == []
-            assert end_the_dead(client, killed, starting=timedelta(0)) == [never.name]
+            assert mark_crashed_runs(client, killed) == []
+            assert mark_crashed_runs(client, killed, starting=timedelta(0)) == [never.name]
             assert client.read_flow_run(never.id).state.is_crashed()
             assert (
                 client.read_deployment_by_name("ingest/inbox").global_concurrency_limit.active_slots

@@ -13,7 +13,7 @@ from jobs.schema import OUTCOMES
 from jobs.store import open_store
 from models.engine.model_set import ModelSet
 from models.releases.backup import back_up, restore
-from models.releases.release import forecaster
+from models.releases.release import load_forecaster
 from tests.services.conftest import new_home, publish, running
 
 SAID = (
@@ -36,7 +36,7 @@ def test_a_backup_restored_into_an_empty_postgresql_serves_the_same_answers(
     home = new_home(tmp_path / "first", grid_jobs.head(1200))
     publish(model_set, home)
     settings = Settings(home=home)
-    said = forecaster(open_store(settings.store_url), settings).predict(
+    said = load_forecaster(open_store(settings.store_url), settings).predict(
         grid_jobs.tail(400).drop(columns=list(OUTCOMES)), (0.99,)
     )
     back_up(settings, tmp_path / "gridcast.tar")

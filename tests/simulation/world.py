@@ -147,11 +147,11 @@ class World:
 
     def train(self) -> None:
         """A retraining, as the flow does it."""
-        from models.releases.automatic_rollback import alone, look_back
+        from models.releases.automatic_rollback import roll_back_if_worse, training_lock
         from models.releases.release import release
 
-        with alone(self.settings):
-            if look_back(self.live.engine, self.settings) is None:
+        with training_lock(self.settings):
+            if roll_back_if_worse(self.live.engine, self.settings) is None:
                 release(self.live.engine, self.settings, by="flow retrain")
 
     def monitor(self) -> None:
@@ -159,7 +159,7 @@ class World:
         from models.releases import registry
         from monitoring.decay.champion import watch_champion
 
-        if champion := registry.settle(self.settings):
+        if champion := registry.reconcile(self.settings):
             watch_champion(self.live.engine, champion.label, self.clock.to_pydatetime())
 
     def person(self) -> None:
@@ -170,7 +170,7 @@ class World:
         from models.releases.alias_moves import CHAMPION
 
         with suppress(GridcastError):
-            registry.settle(self.settings)
+            registry.reconcile(self.settings)
             done = [one for one in registry.versions(self.settings) if one.state != "unfinished"]
             is_active = registry.champion(self.settings)
             if is_active is None:
@@ -210,10 +210,10 @@ class World:
 
     def _check_registry(self) -> None:
         from models.releases import registry
-        from models.releases.alias_moves import THEIRS
-        from models.releases.release import load
+        from models.releases.alias_moves import BY_PERSON_IN_MLFLOW
+        from models.releases.release import load_model_set
 
-        champion = registry.settle(self.settings)
+        champion = registry.reconcile(self.settings)
         standing = [one for one in registry.versions(self.settings) if one.state == "champion"]
         assert len(standing) == (champion is not None), f"{len(standing)} champions"
         if champion is None:
@@ -222,11 +222,11 @@ class World:
             "a promotion that nobody explained"
         )
         if self.person_chose == champion.version:
-            assert champion.tags["promoted_by"] == THEIRS
+            assert champion.tags["promoted_by"] == BY_PERSON_IN_MLFLOW
         self.person_chose = None
         if self.pinned_at and registry.pinned(self.settings):
             assert champion.version == self.pinned_at, "a pinned version was moved"
-        load(champion, self.settings)
+        load_model_set(champion, self.settings)
 
     def _check_live(self) -> None:
         from jobs.store import count_jobs
@@ -249,7 +249,7 @@ class World:
         from jobs.store import read_jobs
         from models.releases import registry
         from models.releases.comparison import live_through
-        from models.releases.release import load
+        from models.releases.release import load_model_set
 
         champion = registry.champion(self.settings)
         stored = read_jobs(self.live.engine, ended=True)
@@ -265,7 +265,7 @@ class World:
             )
         )
         one, other = (
-            live_through(load(champion, self.settings) if champion else None, each, asked)
+            live_through(load_model_set(champion, self.settings) if champion else None, each, asked)
             for each in (stored, scrambled)
         )
         pd.testing.assert_frame_equal(one, other)
@@ -313,12 +313,12 @@ def universe(metrics: Metrics | None = None) -> Iterator[Callable[[int], World]]
     metrics = metrics or make_metrics()
     few = [
         patch(f"models.releases.{name}", FEW)
-        for name in ("release.FEWEST_LATER", "succession.FEWEST_LATER")
+        for name in ("release.MIN_EVALUATION_JOBS", "succession.MIN_EVALUATION_JOBS")
     ]
     # A child process that tries a version out, and pictures, take seconds and have their own tests; a predictor's memory, which it keeps
     # from being looked through, would not be given back after its world.
     quick = [
-        patch("models.releases.verification.try_out"),
+        patch("models.releases.verification.verify_in_subprocess"),
         patch("models.releases.release.plot_predicted", lambda *_: Figure(figsize=(1, 1))),
     ]
     with TemporaryDirectory(prefix="gridcast-world-") as place, ExitStack() as stack:

@@ -5,14 +5,18 @@ from pathlib import Path
 import pytest
 
 from infra.settings import Settings
-from models.releases.automatic_rollback import BusyError, alone
+from models.releases.automatic_rollback import BusyError, training_lock
 
 
 def test_of_two_trainings_on_one_data_folder_the_second_leaves_it_to_the_first(
     tmp_path: Path,
 ) -> None:
     settings = Settings(home=tmp_path)
-    with alone(settings), pytest.raises(BusyError, match="another training runs"), alone(settings):
+    with (
+        training_lock(settings),
+        pytest.raises(BusyError, match="another training runs"),
+        training_lock(settings),
+    ):
         pass
-    with alone(settings), alone(Settings(home=tmp_path / "other")):
+    with training_lock(settings), training_lock(Settings(home=tmp_path / "other")):
         pass  # the claim ended with its holder, and another folder is another's

@@ -26,7 +26,7 @@ from jobs.workload import generate
 from models.engine.training import train
 from models.releases import registry
 from models.releases.backup import MANIFEST, BackupError, back_up, restore
-from models.releases.release import forecaster
+from models.releases.release import load_forecaster
 from models.releases.versions import Evidence
 
 MOMENT = pd.Timestamp("2026-02-03 04:05:06.789012", tz="UTC")
@@ -89,7 +89,9 @@ def answers(settings: Settings, jobs: pd.DataFrame) -> pd.DataFrame:
     """What the champion with the store's history says of jobs that did not end yet."""
     store = open_store(settings.store_url)
     try:
-        return forecaster(store, settings).predict(jobs.iloc[700:].drop(columns=list(OUTCOMES)))
+        return load_forecaster(store, settings).predict(
+            jobs.iloc[700:].drop(columns=list(OUTCOMES))
+        )
     finally:
         store.dispose()
 

@@ -254,12 +254,12 @@ def test_a_person_who_moves_the_alias_in_mlflow_is_honoured(settings, folder):
 
 def test_a_challenger_waits_under_its_alias_until_it_is_promoted_or_refused(settings, folder):
     first, second = (registry.publish(folder, evidence(), settings=settings) for _ in range(2))
-    registry.challenge(first, settings)
+    registry.set_challenger(first, settings)
     assert registry.challenger(settings).version == 1
     registry.promote(1, by="ada", why="better", settings=settings)
     assert registry.challenger(settings) is None
-    registry.challenge(second, settings)
-    registry.refuse(second, why="3 % worse on later jobs", settings=settings)
+    registry.set_challenger(second, settings)
+    registry.mark_refused(second, why="3 % worse on later jobs", settings=settings)
     assert registry.challenger(settings) is None
     assert registry.versions(settings)[0].state == "refused"
     assert registry.champion(settings).version == 1
@@ -376,7 +376,7 @@ def test_all_of_it_works_over_http_and_the_database_sees_the_same(
     first = registry.publish(folder, evidence(), settings=over_http)
     second = registry.publish(folder, evidence(), settings=over_http)
     assert (first.version, second.version, second.state) == (1, 2, "candidate")
-    registry.challenge(second, over_http)
+    registry.set_challenger(second, over_http)
     assert registry.challenger(over_http).version == 2
     registry.promote(1, by="ada", why="the first", settings=over_http)
     assert (
@@ -450,13 +450,13 @@ def test_an_alias_that_a_person_moved_in_mlflows_page_is_recorded_as_theirs(sett
 
     published(settings, folder, 3)
     registry.promote(1, by="flow train", why="the first", settings=settings)
-    assert registry.settle(settings).tags["promoted_by"] == "flow train"
+    assert registry.reconcile(settings).tags["promoted_by"] == "flow train"
     MlflowClient(settings.tracking_url).set_registered_model_alias(
         settings.model_name, "champion", "3"
     )
     with pytest.raises(OvertakenError, match="version 3 is champion meanwhile, not 1"):
         registry.promote(2, by="flow train", why="better", expected=1, settings=settings)
-    theirs = registry.settle(settings)
+    theirs = registry.reconcile(settings)
     assert (theirs.version, theirs.tags["promoted_by"], theirs.tags["replaces"]) == (
         3,
         "a person, in MLflow's page",
@@ -465,7 +465,7 @@ def test_an_alias_that_a_person_moved_in_mlflows_page_is_recorded_as_theirs(sett
     left = registry.get(1, settings)
     assert (left.state, left.tags["retired_for"]) == ("retired", "3")
     assert left.tags["served"] == f"{left.tags['promoted_at']} to {left.tags['retired_at']}"
-    assert registry.settle(settings) == theirs
+    assert registry.reconcile(settings) == theirs
     assert registry.rollback(by="ada", why="worse", settings=settings).version == 1
 
 
@@ -478,7 +478,7 @@ def test_a_move_that_a_crash_cut_short_is_completed_as_its_movers(settings, fold
         patch.setattr(moves, "_arrive", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         registry.promote(2, by="flow train", why="7 % better", expected=1, settings=settings)
     assert registry.get(1, settings).tags["state"] == "champion"
-    settled = registry.settle(settings)
+    settled = registry.reconcile(settings)
     assert (settled.version, settled.tags["promoted_by"], settled.tags["promoted_why"]) == (
         2,
         "flow train",

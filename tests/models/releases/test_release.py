@@ -18,20 +18,23 @@ def test_a_training_is_as_the_champions_and_no_version_serves_by_itself_that_for
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, jobs = Settings(home=tmp_path), generate(1600, 8, 5, sites=3, users=8).jobs
-    assert release.recipe(settings) == (("walltime",), None)
+    assert release.training_options(settings) == (("walltime",), None)
     folder = settings.folder("tmp") / "set"
     train(jobs.iloc[:900], targets=("walltime", "peak_memory"), cluster_by="group").save(folder)
     champion = registry.publish(folder, Evidence(card="two targets"), settings=settings)
     registry.promote(champion.version, by="ada", why="the first", settings=settings)
 
-    assert release.recipe(settings) == (("walltime", "peak_memory"), "group")
-    assert release.recipe(settings, ["cpu_time"]) == (("cpu_time",), "group")
-    assert release.recipe(settings, cluster_by="site") == (("walltime", "peak_memory"), "site")
+    assert release.training_options(settings) == (("walltime", "peak_memory"), "group")
+    assert release.training_options(settings, ["cpu_time"]) == (("cpu_time",), "group")
+    assert release.training_options(settings, cluster_by="site") == (
+        ("walltime", "peak_memory"),
+        "site",
+    )
 
     store = open_store(settings.store_url)
     with store.begin() as connection:
         add_jobs(connection, jobs)
-    monkeypatch.setattr(release, "is_better", lambda found: True)
+    monkeypatch.setattr(release, "is_promotable", lambda found: True)
     less = release.release(store, settings, targets=["walltime"])
     assert not less.promoted and "does not foresee peak_memory, which" in less.why
     as_much = release.release(store, settings)

@@ -9,7 +9,7 @@ from infra.checksums import digest
 from jobs.workload import generate
 from models.engine.model_set import MANIFEST, ModelError
 from models.engine.training import train
-from models.releases.verification import try_out
+from models.releases.verification import verify_in_subprocess
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +32,13 @@ def altered(saved: Path, into: Path, name: str, content: bytes, *, signed: bool)
 
 
 def test_a_sound_set_passes(saved):
-    try_out(saved)
+    verify_in_subprocess(saved)
 
 
 def test_an_altered_file_is_refused_by_its_checksum(saved, tmp_path):
     spoiled = altered(saved, tmp_path / "set", "walltime.json", b"{}", signed=False)
     with pytest.raises(ModelError, match=r"walltime.json .* SHA-256 differs"):
-        try_out(spoiled)
+        verify_in_subprocess(spoiled)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_an_altered_file_is_refused_by_its_checksum(saved, tmp_path):
 def test_a_model_file_of_rubbish_is_refused_even_with_a_right_checksum(saved, tmp_path, content):
     spoiled = altered(saved, tmp_path / "set", "walltime.0.cbm", content, signed=True)
     with pytest.raises(ModelError) as caught:
-        try_out(spoiled)
+        verify_in_subprocess(spoiled)
     assert "\n" not in str(caught.value)
 
 
@@ -58,10 +58,10 @@ def test_a_pickle_beside_the_set_is_not_touched(saved, tmp_path):
     (set_with_bomb / "MLmodel").write_text(
         "flavors:\n  python_function:\n    loader_module: os\n    python_model: model.pkl\n"
     )
-    try_out(set_with_bomb)
+    verify_in_subprocess(set_with_bomb)
     assert not trap.exists()
 
 
 def test_no_model_there_is_one_sentence(tmp_path):
     with pytest.raises(ModelError, match="there is no model in"):
-        try_out(tmp_path)
+        verify_in_subprocess(tmp_path)

@@ -7,7 +7,7 @@ import pandas as pd
 
 from jobs.store import open_store, read_predictions
 from models.engine.model_set import ModelSet
-from models.releases.registry import challenge, promote
+from models.releases.registry import promote, set_challenger
 from monitoring.drift.check import answers
 from tests.services.conftest import Predictor, new_home, publish, running, wait_for
 
@@ -29,7 +29,7 @@ def test_a_challenger_is_asked_what_callers_ask_and_no_caller_sees_it(
     rival = publish(model_set, home, promote=False)
     with running(home) as predictor:
         assert not len(recorded(predictor))
-        challenge(rival, settings=predictor.settings)
+        set_challenger(rival, settings=predictor.settings)
         seen = set()
 
         def scored() -> bool:
