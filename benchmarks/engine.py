@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from logs import load, show
 
-from jobs.coded_jobs import code
+from jobs.coded_jobs import encode_jobs
 from jobs.workload import generate
 from models.engine.forecaster import Forecaster
 from models.engine.training import BATCH, find_target, new_mixture, train
@@ -97,7 +97,7 @@ def answers() -> list[dict[str, Any]]:
     forecaster.learn(jobs)
     fields = ("submitted_at", "source", "job_id", *forecaster.fields)
     coded = [
-        code(jobs.iloc[start : start + CALL], fields)
+        encode_jobs(jobs.iloc[start : start + CALL], fields)
         for start in np.linspace(0, len(jobs) - CALL, CALLS).astype(int)
     ]
     now = jobs["ended_at"].max().to_pydatetime()

@@ -20,7 +20,7 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".numba
 
 from jobs.ingest import read_log
 from jobs.readers.swf import read_header
-from jobs.schema import conform, fill_in
+from jobs.schema import conform, derive_fields
 from scheduling.machine import Machine, machine_of, processors
 from scheduling.outcome import Replay
 from scheduling.replay import replay
@@ -244,7 +244,7 @@ def speed(names: list[str]) -> None:
         frame["submitted"], unit="s"
     )
     work = float((frame["cores"] * frame["walltime"]).sum() / (100 * 86400))
-    made = fill_in(conform(frame))
+    made = derive_fields(conform(frame))
     for policy in ("easy", "easy-sjbf", "xfactor"):
         done = replay(made, processors(int(work * 0.97)), policy, "perfect")
         table, moments = done.table, np.linspace(0, 100 * 86400, 200)

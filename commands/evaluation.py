@@ -100,7 +100,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Live through a log in time order and compare Gridcast with every baseline; logged to MLflow with plots."""
-    from jobs.ingest import reading
+    from jobs.ingest import read_arguments
     from models.engine.training import find_target
     from models.evaluation.backtest import evaluate as judge
     from models.evaluation.query_time import as_asked
@@ -127,7 +127,9 @@ def evaluate(
         )
     log = transfers or waits or log
     jobs = load_jobs(
-        log, reading(log_format, mapping, map_file, timezone), "transfer" if transfers else "job"
+        log,
+        read_arguments(log_format, mapping, map_file, timezone),
+        "transfer" if transfers else "job",
     )
     if at == "start" or input_known:
         jobs = as_asked(jobs, at, input_known)
@@ -294,13 +296,13 @@ def rehearse(
     as_json: Json = False,
 ) -> None:
     """Say what retraining is worth: live through a log, retrained never, on a schedule and on decay; an HTML page with plots."""
-    from jobs.ingest import reading
+    from jobs.ingest import read_arguments
     from models.engine.training import find_target
     from monitoring.rehearsal.page import describe_benefit, write_page
     from monitoring.rehearsal.rehearse import rehearse as live
 
     settings = prepare_environment()
-    jobs = load_jobs(log, reading(log_format, mapping, map_file, timezone))
+    jobs = load_jobs(log, read_arguments(log_format, mapping, map_file, timezone))
     with progress_bar("living through the log") as report:
         found = live(
             jobs,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from sqlalchemy import Engine
 
-    from jobs.ingest import Reading
+    from jobs.ingest import ReadArguments
 
 Json = Annotated[
     bool,
@@ -63,7 +63,7 @@ def current_user() -> str:
     return f"{getuser()} by gridcast"
 
 
-def read_log_file(file: Path, how: Reading, kind: Kind = "job") -> pd.DataFrame:
+def read_log_file(file: Path, how: ReadArguments, kind: Kind = "job") -> pd.DataFrame:
     """The jobs (or transfers) of a log file; says how many of its records were rejected."""
     from jobs.ingest import read_log
     from jobs.readers.columns import RECORDS
@@ -80,7 +80,7 @@ def read_log_file(file: Path, how: Reading, kind: Kind = "job") -> pd.DataFrame:
     return jobs
 
 
-def load_jobs(log: str | None, how: Reading, kind: Kind = "job") -> pd.DataFrame:
+def load_jobs(log: str | None, how: ReadArguments, kind: Kind = "job") -> pd.DataFrame:
     """The jobs (or transfers) of a log file, or of a stored source of that name, or all that is stored; InputError when there are none."""
     if log and Path(log).exists():
         return read_log_file(Path(log), how, kind)

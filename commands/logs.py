@@ -27,12 +27,12 @@ def ingest(
     as_json: Json = False,
 ) -> None:
     """Read job logs into the store; reading one again changes nothing."""
-    from jobs.ingest import Ingested, ingest_files, reading
+    from jobs.ingest import IngestResult, ingest_files, read_arguments
 
-    how = reading(log_format, mapping, map_file, timezone)
+    how = read_arguments(log_format, mapping, map_file, timezone)
     with progress_bar("reading") as report:
 
-        def tell(done: Ingested) -> None:
+        def tell(done: IngestResult) -> None:
             report(f"{done.file.name}: {done.read:,} records")
 
         results = ingest_files(store(), files, source=source, progress=tell, **how)
@@ -48,7 +48,7 @@ def ingest(
     show_rows(
         named,
         as_json,
-        "Ingested",
+        "IngestResult",
         ("file", "format", "read", "added", "updated", "unchanged", "rejected", "notes"),
     )
     for row in rows:
@@ -99,10 +99,10 @@ def scouts(
     as_json: Json = False,
 ) -> None:
     """Say what PanDA's scouts would have learned of each task, by its formulas: MB a core, HS06·s an event, kB/s a core."""
-    from jobs.ingest import reading
+    from jobs.ingest import read_arguments
     from models.tasks.scouting import scout_tasks
 
-    rows = scout_tasks(load_jobs(log, reading(log_format, mapping, map_file, timezone)))
+    rows = scout_tasks(load_jobs(log, read_arguments(log_format, mapping, map_file, timezone)))
     show_rows(rows, as_json, f"{len(rows):,} tasks as PanDA's scouts would have them")
 
 

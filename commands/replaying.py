@@ -73,7 +73,7 @@ def replay(
 
     Writes an HTML page; logged to MLflow with plots.
     """
-    from jobs.ingest import reading
+    from jobs.ingest import read_arguments
     from scheduling.machine import find_machine
     from scheduling.studies.benefit import HOUR, SHOWN, record_replays, replay_each, trained, ways
     from scheduling.studies.comparison import against_first
@@ -86,7 +86,7 @@ def replay(
     settings = prepare_environment()
     combinations = ways(policy, predictor, corrector, None if bound is None else bound * HOUR)
     file = Path(log) if Path(log).exists() else None
-    jobs = load_jobs(log, reading(log_format, mapping, map_file, timezone))
+    jobs = load_jobs(log, read_arguments(log_format, mapping, map_file, timezone))
     with progress_bar("replaying") as report:
         learned = None if version is None else trained(version, jobs, store(), settings)
         replays = replay_each(

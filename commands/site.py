@@ -39,12 +39,12 @@ def collect(
     as_json: Json = False,
 ) -> None:
     """Bring what a batch system accounted since the last time into the store; doing so again changes nothing."""
-    from jobs.collectors import Collected, collect, named_systems
+    from jobs.collectors import CollectResult, collect, named_systems
 
     named = dict(named_systems(prepare_environment().collect.get_secret_value()))
     with progress_bar(f"asking {system}") as report:
 
-        def tell(done: Collected) -> None:
+        def tell(done: CollectResult) -> None:
             report(f"{system} until {done.until:%Y-%m-%d %H:%M}: {done.read:,} records")
 
         begin = since.replace(tzinfo=UTC) if since else None
@@ -59,7 +59,7 @@ def collect(
     show_rows(
         [done.row()],
         as_json,
-        "Collected",
+        "CollectResult",
         ("system", "until", "files", "read", "added", "updated", "unchanged", "rejected", "notes"),
     )
     for error in done.errors:

@@ -169,10 +169,10 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Predict the jobs of a file with the champion, by histories of what the store knew had ended at each submission."""
-    from jobs.ingest import reading
+    from jobs.ingest import read_arguments
     from models.releases.release import predict_jobs
 
-    jobs = read_log_file(file, reading(log_format, mapping, map_file, timezone))
+    jobs = read_log_file(file, read_arguments(log_format, mapping, map_file, timezone))
     with progress_bar("predicting") as report:
         answers = predict_jobs(store(), prepare_environment(), jobs, tuple(quantile or ()), report)
     if known := int(answers["in_training"].sum()):

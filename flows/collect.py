@@ -47,6 +47,6 @@ def collect() -> Any:
 
 
 @task(task_run_name="ask {system}", **TASK_OPTIONS)
-def bring(system: str, where: str) -> collectors.Collected:
+def bring(system: str, where: str) -> collectors.CollectResult:
     """Ask one system."""
     return collectors.collect(open_store(prepare_environment().store_url), system, where)

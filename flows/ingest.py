@@ -13,7 +13,7 @@ from prefect.states import Completed
 from flows.retrying import TASK_OPTIONS
 from infra.errors import InputError
 from infra.settings import Settings, prepare_environment
-from jobs.ingest import Ingested, Reading, ingest_files, reading
+from jobs.ingest import IngestResult, ReadArguments, ingest_files, read_arguments
 from jobs.store import open_store
 
 SETTLED = 60.0
@@ -47,7 +47,7 @@ def ingest(
     Reading a file again changes nothing. Fails at the end, when all others are stored, if a file could not be read.
     """
     settings = prepare_environment()
-    how = reading(log_format, mapping, map_file, timezone)
+    how = read_arguments(log_format, mapping, map_file, timezone)
     waiting = inbox(settings) if files is None else [Path(name) for name in files]
     if not waiting:
         return Completed(message=f"no file waits in {settings.folder('inbox')}")
@@ -74,7 +74,7 @@ def ingest(
 
 
 @task(task_run_name="read {path.name}", **TASK_OPTIONS)
-def read(path: Path, source: str | None, how: Reading) -> Ingested:
+def read(path: Path, source: str | None, how: ReadArguments) -> IngestResult:
     """Read one file."""
     return ingest_files(open_store(prepare_environment().store_url), [path], source=source, **how)[
         0

@@ -16,7 +16,7 @@ import pandas as pd
 from infra.aliases import Array
 from jobs.schema import COLUMNS, OF_KIND
 
-NEVER = np.iinfo(np.int64).max
+NOT_AVAILABLE = np.iinfo(np.int64).max
 """A time that has not come, or that nobody told, in microseconds."""
 _NO_TIME = np.iinfo(np.int64).min
 """What NumPy and Arrow make of a missing time."""
@@ -37,7 +37,7 @@ class Coded:
 
 @dataclass(frozen=True)
 class CodedJobs:
-    """n jobs by schema field: texts Coded, numbers float64[n] with NaN, times int64[n] in microseconds since 1970 with NEVER.
+    """n jobs by schema field: texts Coded, numbers float64[n] with NaN, times int64[n] in microseconds since 1970 with NOT_AVAILABLE.
 
     ``job_id`` is an object[n] of text: each job's is its own.
     """
@@ -77,16 +77,16 @@ def in_microseconds(moment: datetime) -> int:
     return int((stamp - pd.Timestamp(0, tz="UTC")) // pd.Timedelta(microseconds=1))
 
 
-def code(jobs: pd.DataFrame, names: Iterable[str]) -> CodedJobs:
+def encode_jobs(jobs: pd.DataFrame, names: Iterable[str]) -> CodedJobs:
     """The columns ``names`` of ``jobs``, as far as it has them.
 
-    >>> code(pd.DataFrame({"user": ["ada", None, "ada"]}), ["user", "site"])["user"]
+    >>> encode_jobs(pd.DataFrame({"user": ["ada", None, "ada"]}), ["user", "site"])["user"]
     Coded(codes=array([ 0, -1,  0]), values=['ada'])
     """
-    return CodedJobs({name: code_column(jobs[name]) for name in names if name in jobs}, len(jobs))
+    return CodedJobs({name: encode_column(jobs[name]) for name in names if name in jobs}, len(jobs))
 
 
-def code_column(values: pd.Series[Any]) -> Coded | Array:
+def encode_column(values: pd.Series[Any]) -> Coded | Array:
     """One column, by the kind of the job field that it is named after, else by what it holds."""
     other = values.name not in COLUMNS
     if values.name == "job_id":
@@ -100,6 +100,6 @@ def code_column(values: pd.Series[Any]) -> Coded | Array:
             else pd.to_datetime(values, utc=True)
         )
         micros = times.dt.as_unit("us").to_numpy(dtype="datetime64[us]").view(np.int64)
-        return np.where(micros == _NO_TIME, NEVER, micros)
+        return np.where(micros == _NO_TIME, NOT_AVAILABLE, micros)
     codes, distinct = pd.factorize(values)
     return Coded(codes, [str(value) for value in distinct])

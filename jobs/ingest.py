@@ -18,16 +18,16 @@ import pandas as pd
 from jobs.readers import Batch, Reader, ReadError, ReadOptions, Reject, detect, reader_named
 from jobs.readers.columns import ColumnMap, load_column_map, parse_column_map
 from jobs.readers.units import zone
-from jobs.schema import JOB, Record, conform, fill_in, sort_out
+from jobs.schema import JOB, Record, conform, derive_fields, split_valid
 from jobs.store import add_jobs, add_rejects
-from jobs.transfers import TRANSFER, complete
+from jobs.transfers import TRANSFER, derive_transfer_fields
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 
 @dataclass(frozen=True)
-class Ingested:
+class IngestResult:
     """What became of a file: records read = added + updated + unchanged + rejected; ``error`` says why reading stopped, if it did.
 
     ``unchanged`` are records that told nothing new; ``notes`` counts what the reader skipped or understood in its own way, and those of
@@ -49,7 +49,7 @@ class Ingested:
         return asdict(self) | {"file": str(self.file), "notes": dict(self.notes)}
 
 
-class Reading(TypedDict):
+class ReadArguments(TypedDict):
     """How a log is to be read: arguments of ``ingest_file``, ``ingest_files`` and ``read_log``."""
 
     format: str | None
@@ -57,17 +57,17 @@ class Reading(TypedDict):
     timezone: str
 
 
-def reading(
+def read_arguments(
     format: str | None = None,
     mapping: Iterable[str] | None = None,
     map_file: str | Path | None = None,
     timezone: str = "UTC",
-) -> Reading:
+) -> ReadArguments:
     """How a log is to be read, from what a person says: ``mapping`` of COLUMN=FIELD[:UNIT], or a TOML file of the same.
 
     Raises ReadError where the map is wrong, both are given, or there is no such time zone.
 
-    >>> reading(mapping=["run=walltime:min"], timezone="Europe/Paris")["timezone"]
+    >>> read_arguments(mapping=["run=walltime:min"], timezone="Europe/Paris")["timezone"]
     'Europe/Paris'
     """
     if mapping and map_file:
@@ -80,11 +80,11 @@ def reading(
         if mapping
         else None
     )
-    return Reading(format=format, columns=columns, timezone=timezone)
+    return ReadArguments(format=format, columns=columns, timezone=timezone)
 
 
 OUTDATED = "older than what is kept (GRIDCAST_RETENTION_MONTHS), left out"
-Progress = Callable[[Ingested], None]
+Progress = Callable[[IngestResult], None]
 """Called after each batch with what is safely stored by then."""
 
 
@@ -97,7 +97,7 @@ def ingest_file(
     progress: Progress | None = None,
     timezone: str = "UTC",
     window: str = "",
-) -> Ingested:
+) -> IngestResult:
     """Read one log file into the store; doing so again changes nothing. ``timezone`` is that of times which carry none.
 
     ``window`` names a file that shows a part of a longer record, which others overlap: what was refused of those is known.
@@ -105,7 +105,7 @@ def ingest_file(
     """
     path = Path(path)
     reader = reader_named(format) if format else detect(path)
-    done = Ingested(path, reader.name)
+    done = IngestResult(path, reader.name)
     for done in _ingest(
         engine, reader, path, ReadOptions(source=source, columns=columns, timezone=timezone), window
     ):
@@ -122,16 +122,16 @@ def ingest_files(
     columns: ColumnMap | None = None,
     progress: Progress | None = None,
     timezone: str = "UTC",
-) -> list[Ingested]:
+) -> list[IngestResult]:
     """Read log files, and the files of folders, into the store; one that cannot be read carries its error, the others go on.
 
     Raises StoreError where the store cannot be written: then no other file would fare better.
     """
-    results: list[Ingested] = []
+    results: list[IngestResult] = []
     for path in log_files(paths):
-        stored = Ingested(path, format or "unknown")
+        stored = IngestResult(path, format or "unknown")
 
-        def remember(done: Ingested) -> None:
+        def remember(done: IngestResult) -> None:
             nonlocal stored
             stored = done
             if progress:
@@ -155,14 +155,14 @@ def read_log(
     progress: Progress | None = None,
     timezone: str = "UTC",
     record: Record = JOB,
-) -> tuple[pd.DataFrame, Ingested]:
+) -> tuple[pd.DataFrame, IngestResult]:
     """The sane jobs (or records of another kind) of one log file, by submission, without a store; repeated records count once.
 
     Raises ReadError where the file cannot be read, or holds no such record.
     """
     path = Path(path)
     reader = reader_named(format) if format else detect(path)
-    done, parts = Ingested(path, reader.name), []
+    done, parts = IngestResult(path, reader.name), []
     for batch in reader.read(path, ReadOptions(columns=columns, timezone=timezone)):
         if batch.record is not record:
             raise ReadError(f"{path} is a log of {batch.record.name}s, not of {record.name}s")
@@ -200,8 +200,8 @@ def log_files(paths: Iterable[str | Path]) -> list[Path]:
 
 def _ingest(
     engine: Engine, reader: Reader, path: Path, options: ReadOptions, window: str = ""
-) -> Iterator[Ingested]:
-    done = Ingested(path, reader.name)
+) -> Iterator[IngestResult]:
+    done = IngestResult(path, reader.name)
     for batch in reader.read(path, options):
         jobs, rejects = _sort_out(batch)
         with engine.begin() as connection:
@@ -222,8 +222,9 @@ def _ingest(
 def _sort_out(batch: Batch) -> tuple[pd.DataFrame, list[Reject]]:
     """The batch's sane jobs, and all that was rejected of it by the reader or because it cannot be true."""
     jobs = conform(batch.jobs.reset_index(drop=True), batch.record)
-    jobs, refused = sort_out(
-        complete(jobs) if batch.record is TRANSFER else fill_in(jobs), record=batch.record
+    jobs, refused = split_valid(
+        derive_transfer_fields(jobs) if batch.record is TRANSFER else derive_fields(jobs),
+        record=batch.record,
     )
     return jobs, [*batch.rejects, *_rejects(batch, refused)]
 

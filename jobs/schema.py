@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,8 @@ TIME_TYPE: Final = "datetime64[us, UTC]"
 EARLIEST = pd.Timestamp("1980-01-01", tz="UTC")
 CLOCK_TOLERANCE = timedelta(days=1)
 YEAR = 366 * 86400.0
+TEXT_BYTES = 512
+"""Longest text of any field, in bytes of UTF-8. PostgreSQL indexes at most 2,704 bytes a row: five such columns fit in a key."""
 LONGEST_SHOWN = 100
 
 STATUSES = (
@@ -42,7 +44,7 @@ STATUSES = (
 
 @dataclass(frozen=True)
 class Field:
-    """One column of a job record: its kind, its unit, the range of sane values (characters of a text) and what it means."""
+    """One column of a job record: its kind, its unit, the range of sane values and what it means."""
 
     name: str
     kind: Kind
@@ -50,7 +52,6 @@ class Field:
     unit: str = ""
     lowest: float = 0.0
     highest: float = 1e18
-    longest: int = 10_000
     required: bool = False
 
 
@@ -59,7 +60,6 @@ FIELDS: tuple[Field, ...] = (
         "job_id",
         "text",
         "the batch system's own name of the job, unique within its source",
-        longest=300,
         required=True,
     ),
     Field("task_id", "text", "the task, array or workflow that the job belongs to"),
@@ -73,9 +73,7 @@ FIELDS: tuple[Field, ...] = (
         "text",
         "the request, campaign or workflow that asked for the job's task, often among others",
     ),
-    Field(
-        "source", "text", "which log or system the record comes from", longest=300, required=True
-    ),
+    Field("source", "text", "which log or system the record comes from", required=True),
     Field("user", "text", "who submitted it"),
     Field("group", "text", "the virtual organisation (VO) or unix group"),
     Field("project", "text", "the account, campaign or pipeline it is booked on"),
@@ -117,7 +115,7 @@ OUTCOMES = (
     "started_at", "ended_at", "status", "cores", "host", "host_power", "walltime", "cpu_time", "peak_memory", "read_bytes", "written_bytes",
 )  # fmt: skip
 """Fields that are unknown when the job is submitted: no feature may read them of a job that had not ended."""
-ASKED = tuple(
+QUERY_FIELDS = tuple(
     field.name for field in FIELDS if field.name not in OUTCOMES or field.name == "host_power"
 )
 """What who asks may tell of a job: all but outcomes, and the power of the host that is thought of, seen before or not."""
@@ -170,8 +168,16 @@ def _sane(values: pd.Series, field: Field) -> pd.Series:
         return values >= EARLIEST
     if field.name == "status":
         return values.isin(STATUSES)
-    # PostgreSQL stores no NUL character, and no key longer than 2,704 bytes.
-    return (values.str.len() <= field.longest) & ~values.str.contains("\0", regex=False, na=False)
+    # PostgreSQL stores no NUL character.
+    return (text_bytes(values) <= TEXT_BYTES) & ~values.str.contains("\0", regex=False, na=False)
+
+
+def text_bytes(values: pd.Series[Any]) -> pd.Series[float]:
+    """Length of each text in bytes of UTF-8; NaN where it is missing."""
+    lengths = values.str.len().astype(float)
+    long = lengths * 4 > TEXT_BYTES  # no character takes more than four bytes
+    encoded = values[long].map(lambda text: len(text.encode("utf-8", "replace")))
+    return lengths.mask(long, encoded.astype(float).reindex(values.index))
 
 
 def _complaint(field: Field) -> str:
@@ -181,7 +187,7 @@ def _complaint(field: Field) -> str:
         return f"{field.name} is before {EARLIEST:%Y}"
     if field.name == "status":
         return "status is not a known state"
-    return f"{field.name} is longer than {field.longest} characters or has a NUL character"
+    return f"{field.name} is longer than {TEXT_BYTES} bytes or has a NUL character"
 
 
 def frame_schema(record: Record = JOB) -> DataFrameSchema:
@@ -254,13 +260,13 @@ def _as_texts(values: pd.Series) -> pd.Series:
     return texts.mask(texts == "") if (texts == "").any() else texts
 
 
-def fill_in(jobs: pd.DataFrame, record: Record = JOB) -> pd.DataFrame:
+def derive_fields(jobs: pd.DataFrame, record: Record = JOB) -> pd.DataFrame:
     """Derive what the record implies: walltime from start and end, end from start and walltime, start from both."""
     jobs = jobs.copy()
     took = record.elapsed
     seconds = (jobs["ended_at"] - jobs["started_at"]).dt.total_seconds()
     jobs[took] = jobs[took].fillna(seconds)
-    # A time taken outside the field's range cannot be added to a time; sort_out rejects it by its own reason.
+    # A time taken outside the field's range cannot be added to a time; split_valid rejects it by its own reason.
     sane = jobs[took].where(_sane(jobs[took], record.by_name[took]))
     ran = pd.to_timedelta(sane, unit="s").astype("timedelta64[us]")
     jobs["ended_at"] = jobs["ended_at"].fillna(jobs["started_at"] + ran).astype(TIME_TYPE)
@@ -268,7 +274,7 @@ def fill_in(jobs: pd.DataFrame, record: Record = JOB) -> pd.DataFrame:
     return jobs
 
 
-def sort_out(
+def split_valid(
     jobs: pd.DataFrame, now: datetime | None = None, record: Record = JOB
 ) -> tuple[pd.DataFrame, pd.Series]:
     """Split conformed ``jobs`` into the sane rows and the reasons for rejecting the others.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from jobs.schema import TIME_TYPE, Field, Record, fill_in
+from jobs.schema import TIME_TYPE, Field, Record, derive_fields
 
 DAY = 86400.0
 LONGEST = 49 * DAY
@@ -15,12 +15,9 @@ _FIELDS: tuple[Field, ...] = (
         "transfer_id",
         "text",
         "the transfer service's own name of it, unique within its source",
-        longest=300,
         required=True,
     ),
-    Field(
-        "source", "text", "which log or service the record comes from", longest=300, required=True
-    ),
+    Field("source", "text", "which log or service the record comes from", required=True),
     Field("user", "text", "who asked for it"),
     Field("group", "text", "the virtual organisation (VO), experiment or instrument it was for"),
     Field("activity", "text", "what it was for: the service's activity, or the kind of data"),
@@ -52,8 +49,8 @@ TRANSFER = Record(
 """The declaration that the table, the readers and the models follow."""
 
 
-def complete(transfers: pd.DataFrame) -> pd.DataFrame:
-    """``fill_in`` for conformed transfers, and what logs of transfers leave out.
+def derive_transfer_fields(transfers: pd.DataFrame) -> pd.DataFrame:
+    """``derive_fields`` for conformed transfers, and what logs of transfers leave out.
 
     A transfer starts when it is asked for unless the log says otherwise, it ended well unless the log says otherwise, and its link is
     from where to where it goes.
@@ -61,7 +58,7 @@ def complete(transfers: pd.DataFrame) -> pd.DataFrame:
     told = transfers[["started_at", "ended_at"]].notna().any(axis=1)
     ran = transfers["duration"].notna()
     starts = transfers["started_at"].mask(~told & ran, transfers["submitted_at"]).astype(TIME_TYPE)
-    filled = fill_in(transfers.assign(started_at=starts), TRANSFER)
+    filled = derive_fields(transfers.assign(started_at=starts), TRANSFER)
     ends = filled["from_endpoint"] + ">" + filled["to_endpoint"]
     status = filled["status"].mask(
         filled["status"].isna() & filled["ended_at"].notna(), "completed"

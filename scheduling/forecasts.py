@@ -10,7 +10,7 @@ import pandas as pd
 from infra.aliases import Floats, Integers
 from jobs.schema import OUTCOMES
 from models.engine.model_set import ModelSet, TargetModel
-from models.histories.features import NEVER, Levels, choose_levels, encode
+from models.histories.features import NOT_AVAILABLE, Levels, choose_levels, encode
 from models.histories.mixture import Mixture, Walk
 from models.quantities.distribution import Distribution
 from models.quantities.targets import TARGETS
@@ -56,7 +56,7 @@ class Forecasts:
         self.walk = Walk(
             self.mixture, contexts, np.full(len(trace), np.nan), self.limits, only_ask=True
         )
-        assert (contexts.known == NEVER).all()  # noqa: S101
+        assert (contexts.known == NOT_AVAILABLE).all()  # noqa: S101
         self.contexts = contexts
         self.ended = np.zeros(len(trace), dtype=np.int64)
         self.count = 0

@@ -38,7 +38,7 @@ SUMS = ("read", "added", "updated", "unchanged", "rejected", "notes")
 
 
 @dataclass(frozen=True)
-class Collected:
+class CollectResult:
     """What became of the windows of one system: how far it is read now, sums over its files, and why files could not be read.
 
     ``lost`` says that the window must be asked for again.
@@ -67,7 +67,7 @@ class Collected:
         return {**told, **moments, "notes": dict(self.notes), "errors": "; ".join(self.errors)}
 
 
-Progress = Callable[[Collected], None]
+Progress = Callable[[CollectResult], None]
 
 
 def collector_named(name: str) -> Collector:
@@ -96,7 +96,7 @@ def collect(
     until: datetime | None = None,
     source: str | None = None,
     progress: Progress | None = None,
-) -> Collected:
+) -> CollectResult:
     """Bring what a system accounted since its mark (or ``since``) into the store, a window after the other, each marked when it is in.
 
     ``where`` says which one: a cluster, a schedd, a folder or a database. Raises NoSystemError where the system is not there, CollectError
@@ -110,7 +110,7 @@ def collect(
     place = collector.shown(where) if where else "all"
     mark, newest = _mark(engine, system, place)
     begin = min(since or (mark - collector.overlap if mark else until - FIRST), until)
-    done = Collected(system, place, begin, begin)
+    done = CollectResult(system, place, begin, begin)
     for start, end in _windows(begin, until, collector.step):
         with TemporaryDirectory(prefix="gridcast-collect-") as temporary:
             window = Window(start, end, where, Path(temporary), newest if since is None else "")
@@ -118,9 +118,11 @@ def collect(
             done = _store(
                 engine, collector, fetched, replace(done, until=end), source, Path(temporary)
             )
-            if collector.foreseen and len(foreseen := collector.foreseen(window, source)):
+            if collector.read_predictions and len(
+                predictions := collector.read_predictions(window, source)
+            ):
                 with engine.begin() as connection:
-                    add_predictions(connection, foreseen)
+                    add_predictions(connection, predictions)
         newest = fetched.newest or newest
         # A window that a person asked for leaves the mark where it is, unless it reaches from before it to behind it.
         if not done.lost and (mark is None or begin <= mark):
@@ -143,10 +145,10 @@ def _store(
     engine: Engine,
     collector: Collector,
     fetched: Fetched,
-    done: Collected,
+    done: CollectResult,
     source: str | None,
     temporary: Path,
-) -> Collected:
+) -> CollectResult:
     done = replace(done, notes=done.notes | Counter(fetched.notes))
     for path in fetched.files:
         own = path.is_relative_to(temporary)
@@ -181,7 +183,9 @@ def _mark(engine: Engine, system: str, place: str) -> tuple[datetime | None, str
     )
 
 
-def _set_mark(engine: Engine, place: str, until: datetime, newest: str, done: Collected) -> None:
+def _set_mark(
+    engine: Engine, place: str, until: datetime, newest: str, done: CollectResult
+) -> None:
     told = {
         "newest": newest,
         "added": done.added,
@@ -203,7 +207,7 @@ def _set_mark(engine: Engine, place: str, until: datetime, newest: str, done: Co
 __all__ = [
     "COLLECTORS",
     "CollectError",
-    "Collected",
+    "CollectResult",
     "Collector",
     "NoSystemError",
     "collect",

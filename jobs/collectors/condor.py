@@ -11,7 +11,8 @@ from pathlib import Path
 
 from infra.settings import environment_with
 from jobs.collectors.contract import Collector, Fetched, Window, program, run
-from jobs.readers.contract import ReadError, Reject
+from jobs.readers.contract import Reject
+from jobs.readers.errors import ReadError
 from jobs.readers.objects import read_objects
 
 _USED = """

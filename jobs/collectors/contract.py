@@ -54,7 +54,7 @@ class Fetched:
 class Collector:
     """One system: how its windows are fetched, in which ``format`` (None: seen from each file), ``step`` long at most.
 
-    ``overlap`` is how far each window reaches back behind the last: for what the system itself learns late. ``foreseen`` finds the
+    ``overlap`` is how far each window reaches back behind the last: for what the system itself learns late. ``read_predictions`` finds the
     predictions that an adapter wrote on jobs, for the prediction log, with the name given to the source if there is one.
     """
 
@@ -65,7 +65,7 @@ class Collector:
     step: timedelta | None = None
     needs: str = ""
     shown: Callable[[str], str] = field(default=str)
-    foreseen: Callable[[Window, str | None], pd.DataFrame] | None = None
+    read_predictions: Callable[[Window, str | None], pd.DataFrame] | None = None
 
 
 def program(name: str, package: str) -> str:

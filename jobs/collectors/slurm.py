@@ -65,7 +65,7 @@ def fetch(window: Window) -> Fetched:
     )
 
 
-def foreseen(window: Window, source: str | None) -> pd.DataFrame:
+def read_predictions(window: Window, source: str | None) -> pd.DataFrame:
     """What the adapter foresaw of the jobs of the window and wrote on them, as rows of the prediction log.
 
     The adapter wrote it as each job was submitted, so that none can have known its outcome. Only the admin comment is read: a job's owner
@@ -147,6 +147,11 @@ def _moment(moment: datetime) -> str:
 
 
 SLURM = Collector(
-    "slurm", fetch, "slurm", overlap=timedelta(hours=6), step=timedelta(days=1), foreseen=foreseen
+    "slurm",
+    fetch,
+    "slurm",
+    overlap=timedelta(hours=6),
+    step=timedelta(days=1),
+    read_predictions=read_predictions,
 )
 """The collector to put in the list: a day at a time, and six hours again, for what slurmctld could tell its database only later."""

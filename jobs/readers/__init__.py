@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from jobs.readers.condor import CONDOR
-from jobs.readers.contract import Batch, Reader, ReadError, ReadOptions, Reject
+from jobs.readers.contract import Batch, Reader, ReadOptions, Reject
+from jobs.readers.errors import ReadError
 from jobs.readers.fts import FTS
 from jobs.readers.gridftp import GRIDFTP
 from jobs.readers.lines import peek

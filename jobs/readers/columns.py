@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.readers.contract import ReadError
+from jobs.readers.errors import ReadError
 from jobs.schema import JOB, Field, Record
 from jobs.transfers import TRANSFER
 

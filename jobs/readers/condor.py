@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from jobs.readers import units
-from jobs.readers.contract import BadField, Batch, Reader, ReadOptions, Reject
+from jobs.readers.contract import Batch, Reader, ReadOptions, Reject
+from jobs.readers.errors import FieldError
 from jobs.readers.lines import head_lines, read_chunks
-from jobs.readers.objects import Found, read_objects
+from jobs.readers.objects import JsonRecord, read_objects
 from jobs.readers.rows import Row, gather, jobs_of
 
 Ad = dict[str, Any]
@@ -69,7 +70,7 @@ def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
     return gather(jobs_of(records, partial(_job, source=options.source)), options.batch_rows)
 
 
-def _read_ads(path: Path, size: int) -> Iterator[Found]:
+def _read_ads(path: Path, size: int) -> Iterator[JsonRecord]:
     """ClassAds as (number of the first line, text, attributes); blank lines and ``***`` banners part them."""
     ad: Ad = {}
     first, raw = 0, ""
@@ -113,7 +114,7 @@ def _job(attributes: Ad, source: str | None) -> Row:
         _known(_time(ad, "JobCurrentStartDate"), _time(ad, "JobStartDate")),
     )
     if isnan(submitted):
-        raise BadField("QDate is missing")
+        raise FieldError("QDate is missing")
     walltime = _known(number("CommittedTime"), number("RemoteWallClockTime"))
     memory = _known(
         number("ResidentSetSize_RAW") * 1024,
@@ -179,7 +180,7 @@ def _status(ad: Ad) -> tuple[str | None, bool]:
 
 
 def _number(ad: Ad, name: str) -> float:
-    """A number of the ad, NaN where there is none or it is an expression; raises BadField where it is another thing."""
+    """A number of the ad, NaN where there is none or it is an expression; raises FieldError where it is another thing."""
     found = ad.get(name.lower())
     if (
         found is None
@@ -190,14 +191,14 @@ def _number(ad: Ad, name: str) -> float:
     try:
         return units.number(found) if isinstance(found, str) else float(found)
     except (ValueError, OverflowError):
-        raise BadField(f"{name} is not a number: {str(found)[:60]}") from None
+        raise FieldError(f"{name} is not a number: {str(found)[:60]}") from None
 
 
 def _time(ad: Ad, name: str) -> float:
-    """Seconds since 1970; raises BadField where no calendar holds them."""
+    """Seconds since 1970; raises FieldError where no calendar holds them."""
     found = _number(ad, name)
     if abs(found) > units.LATEST:
-        raise BadField(f"{name} is a time that no calendar holds: {found:g}")
+        raise FieldError(f"{name} is a time that no calendar holds: {found:g}")
     return found
 
 
@@ -222,7 +223,7 @@ def _only(listed: str | None) -> str | None:
 def _identity(ad: Ad, name: str) -> str:
     found = _number(ad, name)
     if isnan(found) or found < 0 or found % 1:
-        raise BadField(
+        raise FieldError(
             f"{name} is missing" if isnan(found) else f"{name} is not a whole number: {found:g}"
         )
     return str(int(found))

@@ -11,21 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from infra.errors import InputError
 from jobs.schema import JOB, Record
 
 if TYPE_CHECKING:
     from jobs.readers.columns import ColumnMap
 
 RAW_LIMIT = 500
-
-
-class ReadError(InputError):
-    """A file cannot be read at all; the message is one sentence that names the file and, where there is one, the field."""
-
-
-class BadField(Exception):  # noqa: N818
-    """A field of one row cannot be read; the message names the field and shows its text."""
 
 
 @dataclass(frozen=True)

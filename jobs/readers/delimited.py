@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
-from jobs.readers.contract import ReadError, Reject
+from jobs.readers.contract import Reject
+from jobs.readers.errors import ReadError
 from jobs.readers.lines import LINE_LIMIT, head_lines, peek, read_chunks
 
 QUOTE = '"'

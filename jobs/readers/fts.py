@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.readers import units
-from jobs.readers.contract import BadField, Batch, Reader, ReadOptions
+from jobs.readers.contract import Batch, Reader, ReadOptions
+from jobs.readers.errors import FieldError
 from jobs.readers.objects import read_objects
 from jobs.readers.rows import Row, gather, jobs_of, value
 from jobs.transfers import TRANSFER
@@ -44,10 +45,10 @@ def _transfer(message: dict[str, Any], source: str | None) -> Row:
     moment = partial(value, fields, parse=partial(units.timestamp, unit=1e-3), missing=nan)
     name, taken_up, first = words("tr_id"), moment("tr_timestamp_start"), moment("timestamp_tr_st")
     if not name:
-        raise BadField("tr_id is missing")
+        raise FieldError("tr_id is missing")
     begun = taken_up if taken_up > 0 else first
     if isnan(begun):
-        raise BadField("tr_timestamp_start is missing")
+        raise FieldError("tr_timestamp_start is missing")
     last, finished = moment("timestamp_tr_comp"), moment("tr_timestamp_complete")
     return {
         "transfer_id": name,

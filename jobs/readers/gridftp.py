@@ -15,7 +15,8 @@ from math import isnan, nan
 from pathlib import Path
 
 from jobs.readers import units
-from jobs.readers.contract import BadField, Batch, Reader, ReadOptions, Reject
+from jobs.readers.contract import Batch, Reader, ReadOptions, Reject
+from jobs.readers.errors import FieldError
 from jobs.readers.lines import head_lines, read_chunks
 from jobs.readers.rows import Row, gather, jobs_of, value
 from jobs.transfers import TRANSFER
@@ -64,7 +65,7 @@ def _transfer(fields: dict[str, str], options: ReadOptions) -> Row:
     )
     server = units.words(fields.get("HOST"))
     if isnan(started) or isnan(ended) or server is None:
-        raise BadField(
+        raise FieldError(
             f"{'START' if isnan(started) else 'DATE' if isnan(ended) else 'HOST'} is missing"
         )
     done = fields.get("CODE") in DONE

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.readers.contract import ReadError, Reject
+from jobs.readers.contract import Reject
+from jobs.readers.errors import ReadError
 
 PEEK_BYTES = 1 << 16
 LINE_LIMIT = 1 << 20

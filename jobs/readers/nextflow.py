@@ -17,8 +17,9 @@ from math import isnan, nan
 from pathlib import Path
 
 from jobs.readers import units
-from jobs.readers.contract import BadField, Batch, Reader, ReadError, ReadOptions, Reject, stem
+from jobs.readers.contract import Batch, Reader, ReadOptions, Reject, stem
 from jobs.readers.delimited import columns_of, read_records, sniff
+from jobs.readers.errors import FieldError, ReadError
 from jobs.readers.rows import Item, Row, gather, value, whole_id
 
 MARKS = {
@@ -121,7 +122,7 @@ def _items(path: Path, options: ReadOptions, delimiter: str) -> Iterator[Item]:
         line, raw, fields = record
         try:
             yield line, _job(fields, options.timezone)
-        except BadField as error:
+        except FieldError as error:
             yield Reject(line, str(error), raw)
             continue
         if fields.get("attempt", "1").strip() not in ("1", "-", ""):

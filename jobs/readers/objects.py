@@ -27,10 +27,10 @@ NEXT = re.compile(r"[\n,]\s*(?=\{)")
 WRAPPING = re.compile(r'\s*\{(?:(?!pandaid).)*?"jobs"\s*:\s*\[', re.IGNORECASE | re.DOTALL)
 JUNK = re.compile(r"[^\s,\[\]]")
 
-Found = tuple[int, str, dict[str, Any]] | Reject | str
+JsonRecord = tuple[int, str, dict[str, Any]] | Reject | str
 
 
-def read_objects(path: Path) -> Iterator[Found]:
+def read_objects(path: Path) -> Iterator[JsonRecord]:
     """Stream the objects of a JSON file as (number, text, object), the number counting records from 1."""
     text, start, number, endless = "", 0, 0, 0
     pieces, ended, wrapped = _pieces(path), False, False

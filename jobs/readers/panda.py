@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from jobs.readers import units
-from jobs.readers.contract import BadField, Batch, Reader, ReadOptions, Reject
+from jobs.readers.contract import Batch, Reader, ReadOptions, Reject
 from jobs.readers.delimited import columns_of, read_records, sniff
+from jobs.readers.errors import FieldError
 from jobs.readers.lines import head_lines, peek
-from jobs.readers.objects import Found, read_objects
+from jobs.readers.objects import JsonRecord, read_objects
 from jobs.readers.rows import Row, gather, jobs_of, value
 
 MARKS = (
@@ -122,7 +123,7 @@ def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
     )
 
 
-def _records(path: Path, options: ReadOptions) -> Iterator[Found]:
+def _records(path: Path, options: ReadOptions) -> Iterator[JsonRecord]:
     if head_lines(peek(path))[0].lstrip()[:1] in ("[", "{"):
         for item in read_objects(path):
             yield item if isinstance(item, Reject | str) else (item[0], item[1], _texts(item[2]))
@@ -147,13 +148,13 @@ def _job(fields: dict[str, str], options: ReadOptions) -> Row:
     words = partial(value, fields, parse=units.words, missing=None)
     name = words("pandaid")
     if not name:
-        raise BadField("pandaid is missing")
+        raise FieldError("pandaid is missing")
     printed = [
         value(fields, key, units.calendar, None) for key in ("creationtime", "starttime", "endtime")
     ]
     submitted, started, ended_at = units.to_utc(printed, options.timezone)
     if isnan(submitted):
-        raise BadField("creationtime is missing")
+        raise FieldError("creationtime is missing")
     status = _status(fields, words("jobstatus"))
     ended = status not in ("waiting", "running")
     asked = _positive(number("corecount"), 1.0)

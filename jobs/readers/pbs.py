@@ -13,7 +13,8 @@ from math import isnan, nan
 from pathlib import Path
 
 from jobs.readers import units
-from jobs.readers.contract import BadField, Batch, Reader, ReadOptions, Reject
+from jobs.readers.contract import Batch, Reader, ReadOptions, Reject
+from jobs.readers.errors import FieldError
 from jobs.readers.lines import head_lines, read_chunks
 from jobs.readers.rows import Row, gather, jobs_of, value
 
@@ -89,11 +90,11 @@ def _job(fields: Fields, options: ReadOptions) -> Row:
     name = fields["id"].strip()
     number, _, server = name.partition(".")
     if not number:
-        raise BadField("the record has no job id")
+        raise FieldError("the record has no job id")
     requested = _requested_cores(fields)
     submitted = _known(*(read(key, units.timestamp, nan) for key in ("ctime", "qtime", "etime")))
     if isnan(submitted):
-        raise BadField("ctime is missing: when the job was submitted is not known")
+        raise FieldError("ctime is missing: when the job was submitted is not known")
     walltime = read("resources_used.walltime", units.duration, nan)
     limit = read("Resource_List.walltime", units.duration, nan)
     return {

@@ -9,7 +9,8 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import pandas as pd
 
-from jobs.readers.contract import BadField, Batch, Reject
+from jobs.readers.contract import Batch, Reject
+from jobs.readers.errors import FieldError
 from jobs.readers.units import times
 from jobs.schema import JOB, Record
 
@@ -23,14 +24,14 @@ T = TypeVar("T")
 
 
 def value(record: Mapping[str, str], name: str, parse: Callable[[str], T], missing: T) -> T:
-    """Parse one field of a record, or give ``missing`` where the record has none; raises BadField naming it."""
+    """Parse one field of a record, or give ``missing`` where the record has none; raises FieldError naming it."""
     text = record.get(name)
     if not text:
         return missing
     try:
         return parse(text)
     except (ValueError, OverflowError) as error:
-        raise BadField(f"{name} {error}") from None
+        raise FieldError(f"{name} {error}") from None
 
 
 def jobs_of(
@@ -44,7 +45,7 @@ def jobs_of(
         line, raw, content = record
         try:
             yield line, parse(content)
-        except BadField as error:
+        except FieldError as error:
             yield Reject(line, str(error), raw)
 
 
@@ -97,8 +98,8 @@ def frame(rows: list[Row], record: Record = JOB) -> pd.DataFrame:
 
 
 def whole_id(*parts: str | None) -> str:
-    """The first part that is known; raises BadField where none is."""
+    """The first part that is known; raises FieldError where none is."""
     for part in parts:
         if part:
             return part
-    raise BadField("the record has no job id")
+    raise FieldError("the record has no job id")

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from jobs.readers import units
-from jobs.readers.contract import BadField, Batch, Reader, ReadOptions, Reject
+from jobs.readers.contract import Batch, Reader, ReadOptions, Reject
+from jobs.readers.errors import FieldError
 from jobs.readers.fts import texts
-from jobs.readers.objects import Found, read_objects
+from jobs.readers.objects import JsonRecord, read_objects
 from jobs.readers.rows import Row, gather, jobs_of, value
 from jobs.transfers import TRANSFER
 
@@ -40,7 +41,7 @@ def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
     )
 
 
-def _events(path: Path) -> Iterator[Found]:
+def _events(path: Path) -> Iterator[JsonRecord]:
     for found in read_objects(path):
         if not isinstance(found, tuple) or found[2].get("event_type", "transfer-done") in STATES:
             yield found
@@ -64,10 +65,10 @@ def _transfer(event: dict[str, Any], options: ReadOptions) -> Row:
     submitted, started, ended = units.to_utc(printed, options.timezone)
     name = words("request-id")
     if not name:
-        raise BadField("request-id is missing")
+        raise FieldError("request-id is missing")
     begun = started if isnan(submitted) else submitted
     if isnan(begun):
-        raise BadField("submitted_at is missing")
+        raise FieldError("submitted_at is missing")
     size = number("bytes")
     return {
         "transfer_id": name,

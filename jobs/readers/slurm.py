@@ -21,8 +21,9 @@ from math import isnan, nan
 from pathlib import Path
 
 from jobs.readers import units
-from jobs.readers.contract import BadField, Batch, Reader, ReadError, ReadOptions, Reject
+from jobs.readers.contract import Batch, Reader, ReadOptions, Reject
 from jobs.readers.delimited import columns_of, read_records, sniff
+from jobs.readers.errors import FieldError, ReadError
 from jobs.readers.rows import Item, Row, gather, value, whole_id
 from jobs.readers.slurm_words import COLUMNS, FREE_TEXT, state
 
@@ -111,7 +112,7 @@ def _items(path: Path, options: ReadOptions, delimiter: str) -> Iterator[Item]:
                     yield from _close(waiting.pop(key))
                 job = waiting.setdefault(key, Job(line, raw))
                 job.line, job.row, job.text = line, row, raw
-        except BadField as error:
+        except FieldError as error:
             yield Reject(line, str(error), raw)
         if len(waiting) > OPEN_JOBS:
             yield from _close(waiting.pop(next(iter(waiting))))

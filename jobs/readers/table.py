@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 
 from jobs.readers import units
 from jobs.readers.columns import CLOCK, FACTORS, RECORDS, Column, layout_of
-from jobs.readers.contract import Batch, Reader, ReadError, ReadOptions, Reject, stem
+from jobs.readers.contract import Batch, Reader, ReadOptions, Reject, stem
 from jobs.readers.delimited import Cells, columns_of, read_cells, sniff
+from jobs.readers.errors import ReadError
 from jobs.readers.lines import open_log, peek
 from jobs.schema import JOB, STATUSES, Field, Record
 
@@ -29,7 +30,7 @@ MAGIC = b"PAR1"
 
 
 @dataclass(frozen=True)
-class Part:
+class TablePart:
     """Some rows of a table as texts (CSV) or in Arrow's types (Parquet), with what was met on the way to them."""
 
     cells: dict[str, pd.Series]
@@ -119,7 +120,7 @@ def _needed(record: Record) -> tuple[str, ...]:
 
 def _delimited(
     items: Iterable[Cells], header: list[str], columns: list[Column], options: ReadOptions
-) -> Iterator[Part]:
+) -> Iterator[TablePart]:
     places = {column.name: header.index(column.name) for column in columns}
     rows: list[tuple[int, str, list[str]]] = []
     rejects: list[Reject] = []
@@ -142,13 +143,13 @@ def _text_part(
     places: dict[str, int],
     rejects: list[Reject],
     notes: Counter[str],
-) -> Part:
+) -> TablePart:
     cells = {
         name: pd.Series([row[place] for _, _, row in rows], dtype=object)
         for name, place in places.items()
     }
     lines = np.array([line for line, _, _ in rows], dtype=np.int64)
-    return Part(cells, lines, lambda place: rows[place][1], rejects, notes)
+    return TablePart(cells, lines, lambda place: rows[place][1], rejects, notes)
 
 
 @contextmanager
@@ -175,13 +176,13 @@ def _parquet_names(path: Path) -> list[str]:
         raise ReadError(f"{path} is not a whole Parquet file: {_first_line(error)}") from None
 
 
-def _parquet(path: Path, columns: list[Column], options: ReadOptions) -> Iterator[Part]:
+def _parquet(path: Path, columns: list[Column], options: ReadOptions) -> Iterator[TablePart]:
     wanted, number = sorted({column.name for column in columns}), 1
     try:
         with _opened_parquet(path) as file:
             for batch in file.iter_batches(options.batch_rows, columns=wanted):
                 lines = np.arange(number, number + len(batch))
-                yield Part(
+                yield TablePart(
                     {name: _cells(batch.column(name)) for name in wanted},
                     lines,
                     partial(_arrow_row, batch),
@@ -191,7 +192,7 @@ def _parquet(path: Path, columns: list[Column], options: ReadOptions) -> Iterato
                 number += len(batch)
     except BROKEN as error:
         damage = Reject(number, f"the file is damaged from this row on: {_first_line(error)}", "")
-        yield Part(
+        yield TablePart(
             {name: pd.Series(dtype=object) for name in wanted},
             np.empty(0, dtype=np.int64),
             lambda i: "",
@@ -216,7 +217,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _batch(
-    part: Part, record: Record, columns: list[Column], options: ReadOptions, source: str
+    part: TablePart, record: Record, columns: list[Column], options: ReadOptions, source: str
 ) -> Batch:
     """Convert each column into its field's type and unit; rows with a cell that cannot be are rejected."""
     jobs: dict[str, pd.Series] = {}

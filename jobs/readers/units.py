@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pandas as pd
 
-from jobs.readers.contract import ReadError
+from jobs.readers.errors import ReadError
 
 Moment: TypeAlias = datetime | float | None
 """A time as printed: a datetime without zone, or seconds since 1970 where the zone is known, or nothing."""

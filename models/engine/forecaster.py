@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from infra.aliases import Array
-from jobs.coded_jobs import CodedJobs, code, in_microseconds
+from jobs.coded_jobs import CodedJobs, encode_jobs, in_microseconds
 from models.engine import hosts
 from models.engine.advice import LEFT_ALONE, Advice
 from models.engine.allocation import set_aside
@@ -21,7 +21,7 @@ from models.engine.model_set import NO_MODEL, ModelSet
 from models.engine.predictions import DECIMALS, SHARES, Answers
 from models.histories.calibration import Calibration
 from models.histories.components import settings_of
-from models.histories.features import NEVER, Contexts, Levels, choose_levels, encode
+from models.histories.features import NOT_AVAILABLE, Contexts, Levels, choose_levels, encode
 from models.histories.mixture import Mixture, State, endings
 from models.histories.occupancy import occupancy
 from models.histories.unique_contexts import Kinds, find_kinds, in_parts, tell_apart
@@ -218,7 +218,7 @@ class Forecaster:
         """``answer`` as a DataFrame, a row a job, in the order asked."""
         with self._lock:
             answers = self.answer(
-                code(jobs, ("submitted_at", "source", "job_id", *self.fields)),
+                encode_jobs(jobs, ("submitted_at", "source", "job_id", *self.fields)),
                 quantiles,
                 at,
                 classes,
@@ -498,4 +498,4 @@ def _trained_until(model_set: ModelSet | None) -> int:
     if model_set is None:
         return int(np.iinfo(np.int64).min)
     until = model_set.card["window"]["until_us"]
-    return int(until) if until is not None else NEVER - 1
+    return int(until) if until is not None else NOT_AVAILABLE - 1

@@ -15,7 +15,7 @@ from infra.errors import InputError
 from models.engine.model_set import ModelSet, TargetModel
 from models.histories.calibration import Calibration
 from models.histories.components import MixtureSettings, settings_of
-from models.histories.features import NEVER, Contexts, Levels, choose_levels, encode
+from models.histories.features import NOT_AVAILABLE, Contexts, Levels, choose_levels, encode
 from models.histories.mixture import Mixture, Walk, endings
 from models.quantities.classes import thresholds_of
 from models.quantities.distribution import Distribution, join
@@ -58,7 +58,7 @@ def train(
         )
     levels = choose_levels(jobs, subject)
     contexts = encode(jobs, levels)
-    known = contexts.known[contexts.known != NEVER]
+    known = contexts.known[contexts.known != NOT_AVAILABLE]
     models, reports, metrics = {}, {}, {}
     clusters = Clusters()
     for place, aim in enumerate(chosen):

@@ -20,8 +20,8 @@ import pandas as pd
 
 from infra.compiled import compiled
 from infra.errors import InputError
-from jobs.coded_jobs import NEVER as NEVER
-from jobs.coded_jobs import Coded, CodedJobs, code, code_column, in_microseconds
+from jobs.coded_jobs import NOT_AVAILABLE as NOT_AVAILABLE
+from jobs.coded_jobs import Coded, CodedJobs, encode_column, encode_jobs, in_microseconds
 from models.quantities.subjects import JOBS, SUBJECTS, Subject
 
 Keys = npt.NDArray[np.uint64]
@@ -82,7 +82,7 @@ class Levels:
 class Contexts:
     """What the engine knows of n jobs when they are submitted, and when their outcome became known.
 
-    ``keys`` uint64[n, levels]; ``at`` and ``known`` int64[n] in microseconds since 1970: submitted, outcome known (NEVER where it
+    ``keys`` uint64[n, levels]; ``at`` and ``known`` int64[n] in microseconds since 1970: submitted, outcome known (NOT_AVAILABLE where it
     is not); ``ids`` uint32[n], the same for the same job; ``numbers``
     float32[n, features] with NaN for unknown.
     """
@@ -114,7 +114,7 @@ def choose_levels(jobs: pd.DataFrame, subject: Subject = JOBS) -> Levels:
     """
     sample = jobs if len(jobs) <= 50_000 else jobs.iloc[:: len(jobs) // 50_000 + 1]
     kinds = [name for name in subject.keys if name in sample and _is_kind(sample[name], subject)]
-    hashes = {name: _hashes(code_column(sample[name]), name in subject.sizes) for name in kinds}
+    hashes = {name: _hashes(encode_column(sample[name]), name in subject.sizes) for name in kinds}
     chosen: dict[bytes, tuple[str, ...]] = {}
     told = {
         candidate: tuple(name for name in ("source", *candidate) if name in hashes)
@@ -181,7 +181,9 @@ def encode(jobs: pd.DataFrame | CodedJobs, levels: Levels) -> Contexts:
         raise FeatureError("the jobs have no column submitted_at")
     subject = SUBJECTS[levels.subject]
     if isinstance(jobs, pd.DataFrame):
-        jobs = code(jobs, {*levels.fields, *subject.identity, "submitted_at", subject.known_at})
+        jobs = encode_jobs(
+            jobs, {*levels.fields, *subject.identity, "submitted_at", subject.known_at}
+        )
     rows = len(jobs)
     hashes = {
         name: _hashes(jobs[name], name in subject.sizes)
@@ -197,9 +199,9 @@ def encode(jobs: pd.DataFrame | CodedJobs, levels: Levels) -> Contexts:
             salt=_hash_text("|".join((level.name, str(place)))),
         )
     at = jobs["submitted_at"]
-    known = jobs[subject.known_at] if subject.known_at in jobs else np.full(rows, NEVER)
+    known = jobs[subject.known_at] if subject.known_at in jobs else np.full(rows, NOT_AVAILABLE)
     # A job of no length ended when it was submitted: its outcome is news only after that instant.
-    known = np.where(known == NEVER, NEVER, np.maximum(known, at + 1))
+    known = np.where(known == NOT_AVAILABLE, NOT_AVAILABLE, np.maximum(known, at + 1))
     return Contexts(keys, at, known, identities(jobs, subject.identity), _numbers(jobs, levels, at))
 
 

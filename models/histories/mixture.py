@@ -10,7 +10,7 @@ from infra.aliases import Array
 from infra.compiled import compiled
 from models.histories.blend import View, bin_of, blend, hide_unseen, look, new_view, share_out
 from models.histories.components import OVER, MixtureSettings, Shape, count_components, make_shape
-from models.histories.features import NEVER, Contexts
+from models.histories.features import NOT_AVAILABLE, Contexts
 from models.histories.gate import gate, learn_gate, note_facts
 from models.histories.outcome_index import (
     Lists,
@@ -51,7 +51,7 @@ class Jobs(NamedTuple):
 
     keys: Array  # uint64[n, levels]
     at: Array  # int64[n], microseconds: submitted
-    known: Array  # int64[n], outcome known, NEVER
+    known: Array  # int64[n], outcome known, NOT_AVAILABLE
     ids: Array  # uint32[n]
     value: Array  # float64[n], NaN unknown
     mark: Array  # float64[n]
@@ -150,7 +150,7 @@ def _walk(
     """
     levels = jobs.keys.shape[1]
     while stands[1] < len(asks) or (len(asks) == 0 and stands[0] < len(ends)):
-        now = jobs.at[asks[stands[1]]] if len(asks) else np.int64(NEVER)
+        now = jobs.at[asks[stands[1]]] if len(asks) else np.int64(NOT_AVAILABLE)
         if stands[0] < len(ends) and jobs.known[ends[stands[0]]] <= now:
             if not has_room_for(state, levels):
                 return
@@ -350,6 +350,6 @@ def bounds(grid: Grid, limits: Array, as_kept: Array) -> Array:
 def endings(contexts: Contexts, values: Array | None = None) -> Array:
     """The jobs that ended (with a known value), in the order in which that became known (int64 indices)."""
     rows = np.flatnonzero(
-        (contexts.known != NEVER) & (True if values is None else np.isfinite(values))
+        (contexts.known != NOT_AVAILABLE) & (True if values is None else np.isfinite(values))
     )
     return rows[np.lexsort((contexts.ids[rows], contexts.known[rows]))]

@@ -14,7 +14,7 @@ import pandas as pd
 
 from infra.aliases import Array
 from infra.compiled import compiled
-from jobs.coded_jobs import code_column
+from jobs.coded_jobs import encode_column
 
 
 def under_way(
@@ -83,8 +83,8 @@ def seconds(times: pd.Series[Any]) -> Array:
 
 
 def microseconds(times: pd.Series[Any]) -> npt.NDArray[np.int64]:
-    """Times as the engine has them (int64[n], NEVER for missing)."""
-    return np.asarray(code_column(times))
+    """Times as the engine has them (int64[n], NOT_AVAILABLE for missing)."""
+    return np.asarray(encode_column(times))
 
 
 def key_of(records: pd.DataFrame, fields: Sequence[str]) -> Array:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from infra.aliases import Array
-from jobs.coded_jobs import code
+from jobs.coded_jobs import encode_jobs
 from models.past.load import key_of, microseconds, seconds
 from models.past.surroundings import Around, Events, Spell, with_told
 
@@ -55,7 +55,7 @@ def queues_now(jobs: pd.DataFrame) -> Around:
     """What a job that comes now would see of the queues of ``jobs``, the same columns as ``with_queues`` has."""
     jobs = jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
     return Around.of(
-        code(jobs, {name for fields in PLACES.values() for name in fields}),
+        encode_jobs(jobs, {name for fields in PLACES.values() for name in fields}),
         queue_events(jobs),
         PLACES,
     )
@@ -88,7 +88,7 @@ def queues_in(
     started: Array,
 ) -> Events:
     """``queue_events`` of arrays: seconds of submission, start and end, requested walltime (s) and cores, and the first two again in
-    microseconds (int64[n], NEVER for not yet)."""
+    microseconds (int64[n], NOT_AVAILABLE for not yet)."""
     cores = np.nan_to_num(cores, nan=1.0)
     work = np.nan_to_num(asked) * cores
     # What ended without a start never ran, and no longer waits.

@@ -9,7 +9,7 @@ import pandas as pd
 
 from infra.aliases import Array
 from infra.errors import InputError
-from jobs.coded_jobs import code
+from jobs.coded_jobs import encode_jobs
 from jobs.transfers import LONGEST
 from models.past.load import key_of, microseconds, seconds
 from models.past.recent import recent
@@ -48,7 +48,7 @@ def traffic_now(transfers: pd.DataFrame) -> Around:
     """What a transfer that comes now would see of the links of ``transfers``, the same columns as ``with_traffic`` has."""
     transfers = transfers.sort_values("submitted_at", kind="stable", ignore_index=True)
     fields = _told(transfers)
-    coded = code(transfers, {name for group in fields.values() for name in group})
+    coded = encode_jobs(transfers, {name for group in fields.values() for name in group})
     return Around.of(coded, traffic_events(transfers), fields)
 
 
@@ -78,7 +78,7 @@ def traffic_in(
     known: Array,
 ) -> Events:
     """``traffic_events`` of arrays: seconds of submission, start and end, bytes, their rate, the rate that each could expect (bytes a
-    second), and in microseconds when it was asked for and its end was known (int64[n], NEVER for not yet)."""
+    second), and in microseconds when it was asked for and its end was known (int64[n], NOT_AVAILABLE for not yet)."""
     moves = Spell(
         ("transfers", "bytes", "left", "age", None),
         begin,

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from infra.aliases import Array
-from jobs.coded_jobs import Coded, CodedJobs, code
-from jobs.schema import ASKED, JOB, Field, conform
+from jobs.coded_jobs import Coded, CodedJobs, encode_jobs
+from jobs.schema import JOB, QUERY_FIELDS, Field, conform
 from models.histories.unique_contexts import tell_apart
 
 CANDIDATE_FIELDS = (
@@ -40,7 +40,7 @@ class Candidates:
     def of(frame: pd.DataFrame) -> Candidates:
         """Candidates from a row each with ``job_id``, fields of jobs and those of CANDIDATE."""
         groups, names = pd.factorize(frame["job_id"])
-        jobs = conform(frame, JOB)[[name for name in ASKED if name in frame]]
+        jobs = conform(frame, JOB)[[name for name in QUERY_FIELDS if name in frame]]
         for field in CANDIDATE_FIELDS:
             if field.name in frame:
                 values = frame[field.name]
@@ -51,7 +51,7 @@ class Candidates:
                 )
         return Candidates(
             Coded(groups.astype(np.int64), [str(name) for name in names]),
-            code(jobs, jobs.columns.drop("job_id")),
+            encode_jobs(jobs, jobs.columns.drop("job_id")),
         )
 
     def __getitem__(self, name: str) -> Any:

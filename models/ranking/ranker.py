@@ -11,7 +11,7 @@ import pandas as pd
 
 from infra.aliases import Array
 from jobs.coded_jobs import Coded, CodedJobs, in_microseconds
-from jobs.schema import ASKED, JOB
+from jobs.schema import JOB, QUERY_FIELDS
 from jobs.transfers import TRANSFER
 from models.engine.forecaster import Forecaster
 from models.quantities.stochastic import POINTS, times
@@ -166,7 +166,7 @@ class Ranker:
     def _jobs(self, candidates: Candidates, now: int) -> CodedJobs:
         told = {
             name: candidates[name]
-            for name in ASKED
+            for name in QUERY_FIELDS
             if name in candidates.columns or name in _ALWAYS
         }
         return CodedJobs(

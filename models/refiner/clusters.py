@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from jobs.coded_jobs import CodedJobs, code_column
+from jobs.coded_jobs import CodedJobs, encode_column
 
 By = Literal["group", "site", "queue", "program", "kmeans"]
 GLOBAL = "global"
@@ -33,7 +33,7 @@ class Clusters:
         if self.field is None or self.field not in jobs:
             return np.full(len(jobs), GLOBAL, dtype=object)
         column: Any = (
-            jobs[self.field] if isinstance(jobs, CodedJobs) else code_column(jobs[self.field])
+            jobs[self.field] if isinstance(jobs, CodedJobs) else encode_column(jobs[self.field])
         )
         names = [
             self.kinds.get(value, GLOBAL) if self.by == "kmeans" else f"{self.field} {value}"

@@ -18,7 +18,7 @@ from infra.compiled import compiled
 from models.engine.training import (
     BATCH,
 )
-from models.histories.features import NEVER, Contexts
+from models.histories.features import NOT_AVAILABLE, Contexts
 from models.histories.mixture import Walk
 from models.quantities.targets import Grid
 from models.tasks.sets import Tasks, microseconds
@@ -93,7 +93,9 @@ def ask_in_time(walk_of: Callable[[Contexts], Walk], contexts: Contexts) -> Ask:
         heads = np.unique(which, return_index=True)[1]
         order = np.argsort(at[heads], kind="stable")
         asked = contexts.take(job[heads[order]])
-        asked = replace(asked, at=microseconds(at[heads[order]]), known=np.full(len(order), NEVER))
+        asked = replace(
+            asked, at=microseconds(at[heads[order]]), known=np.full(len(order), NOT_AVAILABLE)
+        )
         whole = Contexts(
             *(
                 np.concatenate([getattr(contexts, name), getattr(asked, name)])

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from infra.aliases import Array
-from jobs.coded_jobs import NEVER
+from jobs.coded_jobs import NOT_AVAILABLE
 
 BURST = 3600.0
 """Seconds after its first job in which a user's jobs to one group belong to one burst."""
@@ -144,7 +144,9 @@ def _seconds(values: pd.Series[Any]) -> Array:
 
 
 def microseconds(seconds: Array) -> Array:
-    """Seconds since 1970 as the engine counts them, NEVER for infinite ones (int64, same shape)."""
+    """Seconds since 1970 as the engine counts them, NOT_AVAILABLE for infinite ones (int64, same shape)."""
     return np.where(
-        np.isfinite(seconds), (np.nan_to_num(seconds, posinf=0.0) * SECOND).astype(np.int64), NEVER
+        np.isfinite(seconds),
+        (np.nan_to_num(seconds, posinf=0.0) * SECOND).astype(np.int64),
+        NOT_AVAILABLE,
     )

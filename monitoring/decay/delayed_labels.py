@@ -12,7 +12,7 @@ import pandas as pd
 from infra.aliases import Floats, Integers
 from models.baselines.available_history import Seen, template_levels
 from models.baselines.catalogue import HEURISTICS, predict_all
-from models.histories.features import NEVER
+from models.histories.features import NOT_AVAILABLE
 from models.refiner.clusters import telling_field
 from monitoring.decay import detection as decay
 from monitoring.decay.detection import ScoredPredictions
@@ -61,7 +61,7 @@ class DelayedLabels:
 def make_delayed_labels(seen: Seen, first: int) -> DelayedLabels:
     """The yardstick of the jobs of ``seen``, taken from what those before row ``first`` had shown by then."""
     jobs, target, at, known, values = seen.jobs, seen.target, seen.at, seen.known, seen.values
-    told = (known != NEVER) & np.isfinite(values)
+    told = (known != NOT_AVAILABLE) & np.isfinite(values)
     ended = np.flatnonzero(told[:first] & (known[:first] <= at[min(first, len(at) - 1)]))
     judged = at + decay.label_delay(at[ended], known[ended])
     actual = np.where(told & (known <= judged), values, np.nan)

@@ -16,7 +16,7 @@ import pandas as pd
 
 from infra.aliases import Array
 from jobs.schema import JOB, TIME_TYPE, conform
-from jobs.transfers import TRANSFER, complete
+from jobs.transfers import TRANSFER, derive_transfer_fields
 from jobs.workload.grid import NO_SITE, GeneratedGrid
 
 COMES, ARRIVES, ENDS = range(3)
@@ -184,7 +184,7 @@ def transfer_records(lived: Lived, rows: Array) -> pd.DataFrame:
         "ended_at": _times(begin, lived.there[rows]),
         "duration": (lived.there - lived.sent)[rows],
     }
-    return complete(conform(pd.DataFrame(told), TRANSFER))
+    return derive_transfer_fields(conform(pd.DataFrame(told), TRANSFER))
 
 
 def _times(begin: pd.Timestamp, seconds: Array) -> Any:

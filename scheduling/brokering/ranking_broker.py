@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from infra.aliases import Array
-from jobs.coded_jobs import NEVER, Coded, CodedJobs, code, in_microseconds
+from jobs.coded_jobs import NOT_AVAILABLE, Coded, CodedJobs, encode_jobs, in_microseconds
 from jobs.workload.grid import NO_SITE, GeneratedGrid
 from models.engine.forecaster import Forecaster
 from models.past.queues import PLACES as QUEUES
@@ -34,7 +34,7 @@ class Ranking:
         self.runs = Forecaster(None, ("walltime",))
         self.known: Ranker | None = None
         self._learned = 0
-        self._asked = code(
+        self._asked = encode_jobs(
             grid.jobs,
             [name for name in grid.jobs.columns if name not in ("job_id", "site", "submitted_at")],
         )
@@ -77,7 +77,7 @@ class Ranking:
     def _micros(self, times: Array) -> Array:
         return np.where(
             np.isnan(times),
-            NEVER,
+            NOT_AVAILABLE,
             self._begin + np.round(np.nan_to_num(times) * 1e6).astype(np.int64),
         )
 

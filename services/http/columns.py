@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.coded_jobs import NEVER, Coded, CodedJobs
+from jobs.coded_jobs import NOT_AVAILABLE, Coded, CodedJobs
 from jobs.schema import CLOCK_TOLERANCE, EARLIEST, FIELDS, Field
 from models.ranking.candidates import CANDIDATE_FIELDS
 
@@ -194,7 +194,7 @@ def _code(values: pa.Array) -> Coded | np.ndarray[Any, Any]:
     if pa.types.is_dictionary(values.type):
         return Coded(_filled(values.indices, -1), values.dictionary.to_pylist())
     if pa.types.is_timestamp(values.type):
-        return _filled(values.cast(pa.int64()), NEVER)
+        return _filled(values.cast(pa.int64()), NOT_AVAILABLE)
     return np.asarray(values.to_numpy(zero_copy_only=False))  # a null number becomes NaN
 
 

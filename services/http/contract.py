@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.schema import ASKED, COLUMNS, conform, fill_in, sort_out
+from jobs.schema import COLUMNS, QUERY_FIELDS, conform, derive_fields, split_valid
 from services.http.bodies import Batch
 from services.http.columns import CODED, TIME, RowErrors, read_values
 from services.http.errors import HTTPError
@@ -128,11 +128,13 @@ def read_jobs_to_predict(batch: Batch, now: datetime | None = None) -> PredictRe
     """
     errors, table = batch.errors, batch.jobs
     _require(batch, REQUIRED)
-    unread = tuple(name for name in table.column_names if name in COLUMNS and name not in ASKED)
+    unread = tuple(
+        name for name in table.column_names if name in COLUMNS and name not in QUERY_FIELDS
+    )
     # What is wrong with a field that is not read is still wrong: the caller wants to know.
     if errors.by_row:
         raise HTTPError(422, errors.first)
-    jobs = table.select([name for name in ASKED if name in table.column_names])
+    jobs = table.select([name for name in QUERY_FIELDS if name in table.column_names])
     for name in REQUIRED:
         if name not in jobs.column_names:  # no rows at all
             jobs = jobs.append_column(name, pa.nulls(0, pa.string() if name == "job_id" else CODED))
@@ -159,13 +161,13 @@ def read_outcomes(batch: Batch, now: datetime | None = None) -> OutcomeReport:
         return OutcomeReport(conform(pd.DataFrame()))
     frame = conform(batch.jobs.to_pandas())
     frame["status"] = frame["status"].fillna("unknown")
-    jobs = fill_in(frame.drop(index=list(errors.by_row)))
+    jobs = derive_fields(frame.drop(index=list(errors.by_row)))
     unfinished = jobs["ended_at"].isna() | ~jobs["status"].isin(FINISHED)
     errors.add_all_named(
         jobs.index[unfinished],
         "this is no finished job: it needs ended_at, or started_at and walltime, and an end status",
     )
-    jobs, reasons = sort_out(jobs[~unfinished], now)
+    jobs, reasons = split_valid(jobs[~unfinished], now)
     for index, reason in reasons.items():
         errors.add(int(str(index)), str(reason))
     return OutcomeReport(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from jobs.coded_jobs import code
+from jobs.coded_jobs import encode_jobs
 from jobs.store import StoreError, read_ended_at
 from models.histories.features import identities
 
@@ -36,7 +36,7 @@ def name_similar_jobs(explanations: list[Explanation], engine: Engine) -> list[E
         found = pd.DataFrame()
     names: dict[int, tuple[str, str]] = {}
     if len(found):
-        hashes = identities(code(found, ("source", "job_id"))).tolist()
+        hashes = identities(encode_jobs(found, ("source", "job_id"))).tolist()
         names = dict(zip(hashes, zip(found["source"], found["job_id"], strict=True), strict=True))
     for each in similar:
         source, job_id = names.get(each.pop("ident"), (None, None))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from jobs.schema import ASKED, COLUMNS, EARLIEST, FIELDS, STATUSES, Field
+from jobs.schema import COLUMNS, EARLIEST, FIELDS, QUERY_FIELDS, STATUSES, Field
 from models.ranking.order import POLICIES
 from services.http.bodies import ARROW_TYPE, JSON_TYPE, MAX_JOBS
 from services.http.columns import MAX_TEXT
@@ -270,7 +270,7 @@ def _task() -> Schema:
     count = {"type": "integer", "minimum": 1, "maximum": MAX_TASK_JOBS}
     fields = _job(("source",))
     fields["properties"] = {
-        name: value for name, value in fields["properties"].items() if name in ASKED
+        name: value for name, value in fields["properties"].items() if name in QUERY_FIELDS
     }
     given = {"task": fields, "jobs": count, "at_once": {**count, "type": ["integer", "null"]}}
     given["at"] = {"anyOf": [*_options()["at"]["anyOf"], {"type": "null"}]}
@@ -317,7 +317,9 @@ def _rank() -> Schema:
         }
     )
     job = _job(("source",))
-    job["properties"] = {name: value for name, value in job["properties"].items() if name in ASKED}
+    job["properties"] = {
+        name: value for name, value in job["properties"].items() if name in QUERY_FIELDS
+    }
     job["properties"] |= candidate["properties"] | {
         "candidates": {"type": "array", "items": candidate, "minItems": 1}
     }
@@ -402,7 +404,7 @@ def _predictions() -> Schema:
         "coverage": {"type": "number"},
         "unread": {
             "type": "array",
-            "items": {"enum": [name for name in COLUMNS if name not in ASKED]},
+            "items": {"enum": [name for name in COLUMNS if name not in QUERY_FIELDS]},
         },
     }
     rows = {"rows": {"type": "array", "items": _ref("Prediction")}}

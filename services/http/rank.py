@@ -12,7 +12,7 @@ import orjson
 import pyarrow as pa
 
 from jobs.coded_jobs import Coded
-from jobs.schema import ASKED
+from jobs.schema import QUERY_FIELDS
 from models.ranking.candidates import CANDIDATE, Candidates
 from models.ranking.order import RankingError, Rule
 from models.ranking.ranker import Ranked
@@ -25,7 +25,7 @@ MAX_CANDIDATES = 100_000
 OF_CANDIDATE = ("site", "queue", "host_power", "input_bytes", *CANDIDATE)
 """What may differ between the candidates of a job; the rest is told of the job."""
 OPTIONS = ("policy", "tuning", "level", "overlap", "at")
-_KNOWN = frozenset({*ASKED, *OF_CANDIDATE})
+_KNOWN = frozenset({*QUERY_FIELDS, *OF_CANDIDATE})
 
 
 @dataclass(frozen=True)

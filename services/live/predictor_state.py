@@ -20,7 +20,7 @@ import pandas as pd
 import pyarrow as pa
 
 from infra.settings import Settings
-from jobs.coded_jobs import code as code_frame
+from jobs.coded_jobs import encode_jobs
 from jobs.schema import OUTCOMES
 from jobs.store import (
     AddResult,
@@ -325,7 +325,7 @@ class PredictorState:
             # The first prediction compiles and loads what the others then find; no caller should wait for that.
             waiting = read_latest(self.engine, WARM_UP).drop(columns=list(OUTCOMES)).tail(WARM_UP)
             active.forecaster.predict(waiting)
-            active.forecaster.explain(code_frame(waiting.tail(1), waiting.columns))
+            active.forecaster.explain(encode_jobs(waiting.tail(1), waiting.columns))
             self.troubles.pop("store", None)
         except StoreError as error:
             # A model that knows no history is better than none; it catches up when the store is back.

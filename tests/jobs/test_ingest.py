@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from jobs.ingest import Ingested, ingest_file, ingest_files, read_log, reading
+from jobs.ingest import IngestResult, ingest_file, ingest_files, read_arguments, read_log
 from jobs.readers import ReadError, ReadOptions
 from jobs.store import StoreError, count_jobs, open_store, read_jobs, read_rejects
 from jobs.workload import generate
@@ -56,7 +56,7 @@ def write_log(path: Path, lines: list[str]) -> Path:
     return path
 
 
-def sums(done: Ingested) -> tuple[int, int, int, int, int]:
+def sums(done: IngestResult) -> tuple[int, int, int, int, int]:
     assert done.read == done.added + done.updated + done.unchanged + done.rejected
     return done.read, done.added, done.updated, done.unchanged, done.rejected
 
@@ -78,8 +78,8 @@ def test_a_log_is_read_alike_with_a_store_and_without(sqlite_store: Any, tmp_pat
     log.write_text("id,queued,run\na,2026-07-01 12:00,1.5\nb,2026-07-01 13:00,2\n")
     columns.write_text('[columns]\nid = "job_id"\nqueued = "submitted_at"\nrun = "walltime:min"\n')
     ways = [
-        reading(timezone="Europe/Paris", map_file=columns),
-        reading(
+        read_arguments(timezone="Europe/Paris", map_file=columns),
+        read_arguments(
             "table",
             ["id=job_id", "queued=submitted_at", "run=walltime:min"],
             timezone="Europe/Paris",
@@ -95,9 +95,9 @@ def test_a_log_is_read_alike_with_a_store_and_without(sqlite_store: Any, tmp_pat
 
 def test_how_a_log_is_to_be_read_is_checked_before_it_is_opened(tmp_path: Path) -> None:
     with pytest.raises(ReadError, match="given twice"):
-        reading(mapping=["id=job_id"], map_file=tmp_path / "columns.toml")
+        read_arguments(mapping=["id=job_id"], map_file=tmp_path / "columns.toml")
     with pytest.raises(ReadError, match="no time zone Nowhere/Land"):
-        reading(timezone="Nowhere/Land")
+        read_arguments(timezone="Nowhere/Land")
 
 
 def test_overlapping_windows_of_a_log_give_each_job_once(sqlite_store: Any, tmp_path: Path) -> None:

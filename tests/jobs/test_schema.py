@@ -1,4 +1,4 @@
-"""The shape of job records: conform, fill_in, sort_out."""
+"""The shape of job records: conform, derive_fields, split_valid."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.schema import COLUMNS, FIELDS, OF_KIND, STATUSES, conform, fill_in, frame_schema, sort_out
+from jobs.schema import (
+    COLUMNS,
+    FIELDS,
+    OF_KIND,
+    STATUSES,
+    conform,
+    derive_fields,
+    frame_schema,
+    split_valid,
+)
 
 NOW = pd.Timestamp("2026-06-01", tz="UTC")
 SCHEMA = frame_schema()
@@ -20,7 +29,7 @@ def row(**fields: object) -> dict[str, object]:
 
 
 def reasons(*rows: dict[str, object]) -> list[str]:
-    _, refused = sort_out(fill_in(conform(pd.DataFrame(list(rows)))), now=NOW)
+    _, refused = split_valid(derive_fields(conform(pd.DataFrame(list(rows)))), now=NOW)
     return refused.tolist()
 
 
@@ -42,7 +51,11 @@ times = st.sampled_from(
         7,
     ]
 )
-lengths = st.sampled_from([299, 300, 301, 9_999, 10_000, 10_001]).map(lambda length: "z" * length)
+lengths = st.builds(
+    lambda length, letter: (letter * length)[:length],
+    st.sampled_from([128, 129, 256, 257, 511, 512, 513, 10_000]),
+    st.sampled_from(["z", "ä", "\U0001f600"]),
+)
 texts = st.one_of(
     st.sampled_from([None, "", "a", "ä", "x\0y", "\udcff", 7]), st.text(max_size=5), lengths
 )
@@ -61,8 +74,8 @@ frames = st.lists(
 @settings(max_examples=25, deadline=None)
 @given(frames)
 def test_what_is_accepted_is_what_the_declaration_allows(frame: pd.DataFrame) -> None:
-    jobs = fill_in(conform(frame))
-    accepted, refused = sort_out(jobs, now=NOW)
+    jobs = derive_fields(conform(frame))
+    accepted, refused = split_valid(jobs, now=NOW)
     assert sorted([*accepted.index, *refused.index]) == list(frame.index)
     wrong: set[int] = set()
     try:
@@ -85,7 +98,7 @@ def test_conforming_twice_changes_nothing(frame: pd.DataFrame) -> None:
 @settings(max_examples=40, deadline=None)
 @given(frames)
 def test_no_accepted_job_lasts_a_negative_time(frame: pd.DataFrame) -> None:
-    jobs, _ = sort_out(fill_in(conform(frame)), now=NOW)
+    jobs, _ = split_valid(derive_fields(conform(frame)), now=NOW)
     for later, earlier in (
         ("ended_at", "started_at"),
         ("started_at", "submitted_at"),
@@ -113,7 +126,11 @@ def test_no_accepted_job_lasts_a_negative_time(frame: pd.DataFrame) -> None:
         ({"peak_memory": -1.0}, "peak_memory is not between 0 and 1e+17: -1.0"),
         ({"cpu_time": float("inf")}, "cpu_time is not between 0 and 1e+13: inf"),
         ({"status": "odd"}, "status is not a known state: odd"),
-        ({"user": "a\0b"}, "user is longer than 10000 characters or has a NUL character: a\0b"),
+        (
+            {"user": "ä" * 257},
+            f"user is longer than 512 bytes or has a NUL character: {'ä' * 100}",
+        ),
+        ({"user": "a\0b"}, "user is longer than 512 bytes or has a NUL character: a\0b"),
     ],
 )
 def test_a_row_that_cannot_be_true_is_refused_with_its_reason(
@@ -141,7 +158,7 @@ def test_mixed_zones_fractions_and_daylight_saving_become_one_utc() -> None:
 
 
 def test_the_missing_one_of_start_end_and_walltime_is_derived() -> None:
-    jobs = fill_in(
+    jobs = derive_fields(
         conform(
             pd.DataFrame(
                 [

@@ -11,9 +11,9 @@ import pytest
 from jobs.ingest import ingest_file, read_log
 from jobs.readers import ReadError, ReadOptions, detect
 from jobs.readers.columns import parse_column_map
-from jobs.schema import conform, sort_out
+from jobs.schema import conform, split_valid
 from jobs.store import count_jobs, read_jobs, read_rejects
-from jobs.transfers import TRANSFER, complete
+from jobs.transfers import TRANSFER, derive_transfer_fields
 
 LCLS = "instr,ftype,start,fsz,elap,ttype,fsid,nstripe,stripe0,stripeall\n"
 
@@ -28,9 +28,9 @@ def transfers(**columns: Any) -> pd.DataFrame:
 
 
 def test_what_a_log_leaves_out_is_filled_in() -> None:
-    (row,) = complete(transfers(from_endpoint="CERN", to_endpoint="BNL", duration=60.0)).to_dict(
-        "records"
-    )
+    (row,) = derive_transfer_fields(
+        transfers(from_endpoint="CERN", to_endpoint="BNL", duration=60.0)
+    ).to_dict("records")
     assert row["link"] == "CERN>BNL"
     assert row["status"] == "completed"
     assert row["ended_at"] - row["started_at"] == pd.Timedelta(60, "s")
@@ -38,7 +38,9 @@ def test_what_a_log_leaves_out_is_filled_in() -> None:
 
 
 def test_a_transfer_under_way_has_no_end() -> None:
-    (row,) = complete(transfers(started_at="2026-01-01 00:01", status="running")).to_dict("records")
+    (row,) = derive_transfer_fields(
+        transfers(started_at="2026-01-01 00:01", status="running")
+    ).to_dict("records")
     assert pd.isna(row["ended_at"])
     assert row["status"] == "running"
 
@@ -53,7 +55,7 @@ def test_a_transfer_under_way_has_no_end() -> None:
 def test_a_lost_counter_and_an_empty_file_are_refused(
     fields: dict[str, float], reason: str
 ) -> None:
-    kept, reasons = sort_out(complete(transfers(**fields)), record=TRANSFER)
+    kept, reasons = split_valid(derive_transfer_fields(transfers(**fields)), record=TRANSFER)
     assert kept.empty
     assert reasons.tolist()[0].startswith(reason)
 

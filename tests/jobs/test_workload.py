@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from infra.errors import InputError
 from jobs.readers import ReadOptions, detect
-from jobs.schema import COLUMNS, OUTCOMES, conform, fill_in, sort_out
+from jobs.schema import COLUMNS, OUTCOMES, conform, derive_fields, split_valid
 from jobs.workload import START, Change, GeneratedLog, generate, read_change
 from jobs.writers import write_jobs
 
@@ -51,9 +51,9 @@ def test_every_generated_job_can_be_true(
     frame = generated.jobs
     assert tuple(frame.columns) == COLUMNS
     assert len(frame) == jobs
-    accepted, refused = sort_out(frame)
+    accepted, refused = split_valid(frame)
     assert refused.empty
-    pd.testing.assert_frame_equal(fill_in(accepted), frame)  # times and walltime agree
+    pd.testing.assert_frame_equal(derive_fields(accepted), frame)  # times and walltime agree
     assert frame["job_id"].is_unique
     assert frame["submitted_at"].is_monotonic_increasing
     assert submitted_day(frame).between(0, days).all()
@@ -232,7 +232,7 @@ def test_a_log_that_cannot_be_generated_is_refused(wrong: dict[str, object]) -> 
 def read_back(path: Path) -> pd.DataFrame:
     batches = list(detect(path).read(path, ReadOptions(source="generated")))
     assert not any(batch.rejects for batch in batches)
-    return fill_in(conform(pd.concat([batch.jobs for batch in batches], ignore_index=True)))
+    return derive_fields(conform(pd.concat([batch.jobs for batch in batches], ignore_index=True)))
 
 
 @pytest.mark.parametrize("name", ["log.csv", "log.csv.gz", "log.parquet"])

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jobs.schema import conform, fill_in
+from jobs.schema import conform, derive_fields
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
 
@@ -46,7 +46,7 @@ def _habits(rows: int = 900, seed: int = 3, days: int = 20) -> pd.DataFrame:
             }
         )
     )
-    jobs = fill_in(jobs)
+    jobs = derive_fields(jobs)
     running = draw.random(rows) < 0.05
     jobs.loc[running, "walltime"] = np.nan
     jobs.loc[running, "ended_at"] = pd.NaT

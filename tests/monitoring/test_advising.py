@@ -11,7 +11,7 @@ import pytest
 
 from infra.errors import InputError
 from infra.settings import Settings
-from jobs.schema import conform, fill_in
+from jobs.schema import conform, derive_fields
 from jobs.store import add_jobs
 from models.engine.forecaster import Forecaster
 from monitoring.advising import advise, larger, most_wasteful_users, plausible_jobs, sentences
@@ -47,7 +47,7 @@ def jobs(
     ]
     frame = conform(pd.DataFrame(rows))
     frame["started_at"] = frame["submitted_at"] + pd.Timedelta(minutes=5)
-    return fill_in(frame)
+    return derive_fields(frame)
 
 
 def site(engine: Any, *parts: pd.DataFrame) -> Any:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 
 from jobs.ingest import read_log
 from jobs.readers.swf import read_header
-from jobs.schema import conform, fill_in
+from jobs.schema import conform, derive_fields
 from models.baselines.catalogue import BASELINES, predict_all
 from models.quantities.targets import TARGETS
 from scheduling.machine import Machine, MachineError, Pool, machine_of, processors
@@ -32,7 +32,7 @@ def log(*rows: tuple[float, float, float, int], **columns: list[Any]) -> pd.Data
     frame["job_id"], frame["source"] = [str(n) for n in range(len(rows))], "story"
     frame["submitted_at"] = START + pd.to_timedelta(frame["submitted"], unit="s")
     frame["requested_cores"], frame["user"] = frame["cores"], "ada"
-    return fill_in(conform(frame.assign(**columns)))
+    return derive_fields(conform(frame.assign(**columns)))
 
 
 def starts(*args: Any, **options: Any) -> list[float]:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from infra.errors import InputError
-from jobs.schema import conform, fill_in
+from jobs.schema import conform, derive_fields
 from jobs.store import add_jobs
 from models.engine.forecaster import Forecaster
 from services.client import Gridcast
@@ -56,7 +56,7 @@ def jobs(source: str = "site") -> pd.DataFrame:
         }
     ]
     frame = conform(pd.DataFrame([*old, *rows]))
-    return fill_in(frame.assign(started_at=frame["submitted_at"]))
+    return derive_fields(frame.assign(started_at=frame["submitted_at"]))
 
 
 class Asked:

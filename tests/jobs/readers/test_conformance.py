@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobs.readers import READERS, ReadError, ReadOptions, detect, reader_named
-from jobs.schema import JOB, conform, fill_in, sort_out
-from jobs.transfers import complete
+from jobs.schema import JOB, conform, derive_fields, split_valid
+from jobs.transfers import derive_transfer_fields
 
 READ = settings(
     max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -274,7 +274,11 @@ def rows(read_text):
 
     def read(text: str | bytes, **options):
         outcome = read_text(text, **options)
-        jobs = fill_in(outcome.jobs) if outcome.record is JOB else complete(outcome.jobs)
+        jobs = (
+            derive_fields(outcome.jobs)
+            if outcome.record is JOB
+            else derive_transfer_fields(outcome.jobs)
+        )
         values = zip(
             jobs[outcome.record.identity[1]],
             jobs[outcome.record.elapsed],
@@ -310,8 +314,8 @@ def test_columns_are_the_schemas_and_the_rows_are_sane(sample, tmp_path):
         assert set(batch.jobs.columns) <= set(batch.record.columns)
         record = batch.record
     batches = [conform(batch.jobs, record) for batch in detect(path).read(path, ReadOptions())]
-    fill = fill_in if record is JOB else complete
-    accepted, reasons = sort_out(fill(pd.concat(batches, ignore_index=True)), record=record)
+    fill = derive_fields if record is JOB else derive_transfer_fields
+    accepted, reasons = split_valid(fill(pd.concat(batches, ignore_index=True)), record=record)
     assert len(accepted) == 3, reasons
 
 

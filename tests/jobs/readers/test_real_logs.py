@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from jobs.readers import ReadOptions, detect, swf
-from jobs.schema import conform, fill_in, sort_out
+from jobs.schema import conform, derive_fields, split_valid
 
 LOGS = {
     "LCG-2005-1.first70.swf.gz": ("swf", 131_628),
@@ -34,7 +34,7 @@ def read_log(traces):
                 frames.append(conform(batch.jobs))
                 rejects += batch.rejects
             assert rejects == []
-            kept[name] = fill_in(pd.concat(frames, ignore_index=True))
+            kept[name] = derive_fields(pd.concat(frames, ignore_index=True))
         return kept[name]
 
     return read
@@ -47,7 +47,7 @@ def test_every_row_is_read_and_is_sane(read_log, traces, name):
     jobs = read_log(name)
     assert len(jobs) == rows
     assert jobs["job_id"].is_unique
-    accepted, rejected = sort_out(jobs)
+    accepted, rejected = split_valid(jobs)
     assert len(accepted) == rows, rejected.head()
 
 

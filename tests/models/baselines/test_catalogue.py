@@ -6,7 +6,7 @@ import pytest
 
 from jobs.readers import detect
 from jobs.readers.contract import ReadOptions
-from jobs.schema import conform, fill_in, sort_out
+from jobs.schema import conform, derive_fields, split_valid
 from models.baselines.available_history import first_known, see
 from models.baselines.catalogue import BASELINES, SHARES, predict_all
 from models.evaluation.metrics import errors
@@ -83,8 +83,8 @@ def test_every_target_has_the_same_baselines(jobs):
 def kth(traces):
     path = traces / "KTH-SP2-1996.swf.gz"
     batches = detect(path).read(path, ReadOptions(source="kth", columns=None))
-    whole = fill_in(conform(pd.concat([batch.jobs for batch in batches], ignore_index=True)))
-    return sort_out(whole)[0].sort_values("submitted_at", kind="stable", ignore_index=True)
+    whole = derive_fields(conform(pd.concat([batch.jobs for batch in batches], ignore_index=True)))
+    return split_valid(whole)[0].sort_values("submitted_at", kind="stable", ignore_index=True)
 
 
 def test_the_published_figures_on_kth_are_reached(kth):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jobs.coded_jobs import code
+from jobs.coded_jobs import encode_jobs
 from jobs.schema import OUTCOMES
 from jobs.workload import generate
 from models.engine.advice import LEFT_ALONE, Advice
@@ -47,7 +47,7 @@ def test_programs_that_are_left_alone_get_what_they_ask_for_and_others_what_they
     assert (after["walltime"] == before["walltime"]).all()  # predictions stay
     forecaster = Forecaster(targets=TARGETS, advice=Advice.of(1.0, name))
     why = forecaster.explain(
-        code(asked[left].head(1), [field for field in asked if field not in OUTCOMES])
+        encode_jobs(asked[left].head(1), [field for field in asked if field not in OUTCOMES])
     )
     assert why[0]["peak_memory"]["allocation"]["rule"] == LEFT_ALONE
 

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jobs.coded_jobs import code
+from jobs.coded_jobs import encode_jobs
 from jobs.schema import OUTCOMES
 from jobs.workload import generate
 from models.engine.explanation import AT_REQUEST, LADDER, QUANTILE, REQUEST_OF_NEW, allocation_rule
@@ -34,9 +34,9 @@ def test_similar_jobs_had_ended_share_what_is_said_and_tell_their_own_outcome(
 ) -> None:
     asked = jobs.tail(40).drop(columns=list(OUTCOMES))
     by_hash = dict(
-        zip(identities(code(jobs, ("source", "job_id"))).tolist(), jobs.index, strict=True)
+        zip(identities(encode_jobs(jobs, ("source", "job_id"))).tolist(), jobs.index, strict=True)
     )
-    told = forecaster.explain(code(asked, asked.columns))
+    told = forecaster.explain(encode_jobs(asked, asked.columns))
     assert sum(len(why["walltime"]["similar"]) for why in told) > 40
     for (_, job), why in zip(asked.iterrows(), told, strict=True):
         for past in why["walltime"]["similar"]:
@@ -53,7 +53,9 @@ def test_contributions_are_those_of_the_refiner_that_answered(
     jobs: pd.DataFrame, forecaster: Forecaster
 ) -> None:
     assert forecaster.model_set is not None and forecaster.model_set.targets["walltime"].refiners
-    told = forecaster.explain(code(jobs.tail(20), [name for name in jobs if name not in OUTCOMES]))
+    told = forecaster.explain(
+        encode_jobs(jobs.tail(20), [name for name in jobs if name not in OUTCOMES])
+    )
     moved = [each for why in told for each in why["walltime"]["contributions"]]
     assert moved and all(each["contribution"] for each in moved)
     for why in told:
@@ -61,9 +63,9 @@ def test_contributions_are_those_of_the_refiner_that_answered(
         assert sizes == sorted(sizes, reverse=True)
     alone = Forecaster()
     alone.learn(jobs.head(300))
-    why = alone.explain(code(jobs.tail(1), [name for name in jobs if name not in OUTCOMES]))[0][
-        "walltime"
-    ]
+    why = alone.explain(encode_jobs(jobs.tail(1), [name for name in jobs if name not in OUTCOMES]))[
+        0
+    ]["walltime"]
     assert why["contributions"] == [] and why["histories"]
 
 
@@ -92,5 +94,7 @@ def test_the_contexts_of_an_explanation_are_those_of_the_answer(
     jobs: pd.DataFrame, forecaster: Forecaster
 ) -> None:
     row = jobs.tail(1).drop(columns=list(OUTCOMES))
-    allocation = forecaster.explain(code(row, row.columns))[0]["walltime"]["allocation"]["value"]
+    allocation = forecaster.explain(encode_jobs(row, row.columns))[0]["walltime"]["allocation"][
+        "value"
+    ]
     assert allocation == forecaster.predict(row)["walltime_allocation"].iloc[0]

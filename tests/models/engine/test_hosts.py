@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jobs.coded_jobs import code
+from jobs.coded_jobs import encode_jobs
 from jobs.schema import OUTCOMES, conform
 from models.engine.forecaster import Forecaster
 from models.engine.training import train
@@ -139,7 +139,7 @@ def test_without_the_target_of_work_a_host_changes_nothing(
     assert (
         len(
             plain.answer(
-                code(
+                encode_jobs(
                     question.assign(host_power=NEW),
                     ("submitted_at", "source", "job_id", *plain.fields),
                 )

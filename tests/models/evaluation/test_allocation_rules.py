@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jobs.schema import conform, fill_in
+from jobs.schema import conform, derive_fields
 from models.evaluation.allocation_rules import RULES, known
 from models.quantities.targets import TARGETS
 
@@ -24,7 +24,7 @@ def story():
         "submitted_at": at,
         "started_at": at,
     }
-    return fill_in(conform(pd.DataFrame(jobs | {"walltime": 1800.0, "peak_memory": peaks})))
+    return derive_fields(conform(pd.DataFrame(jobs | {"walltime": 1800.0, "peak_memory": peaks})))
 
 
 def asked(jobs):

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from infra.errors import InputError
-from jobs.schema import JOB, conform, fill_in
-from jobs.transfers import TRANSFER, complete
+from jobs.schema import JOB, conform, derive_fields
+from jobs.transfers import TRANSFER, derive_transfer_fields
 from models.histories.features import choose_levels, encode
 from models.past.load import begun_lately, under_way
 from models.past.queues import STATE, with_queues
@@ -34,7 +34,7 @@ def some_transfers(count: int = 300, seed: int = 0) -> pd.DataFrame:
         "from_endpoint": rng.choice(["a", "b"], count),
         "to_endpoint": rng.choice(["c", "d"], count),
     }
-    return complete(
+    return derive_transfer_fields(
         conform(
             pd.DataFrame(
                 {**frame, **places, "duration": rng.integers(0, 300, count).astype(float)}
@@ -60,7 +60,7 @@ def some_jobs(count: int = 300, seed: int = 0) -> pd.DataFrame:
         "user": rng.choice(["ann", "bob"], count),
         "requested_walltime": 3600.0,
     }
-    return fill_in(
+    return derive_fields(
         conform(pd.DataFrame({**frame, **asked, "requested_cores": rng.integers(1, 9, count)}), JOB)
     )
 
@@ -102,7 +102,7 @@ def test_the_future_moves_nothing_that_is_told_of_the_load(
 
 
 def test_a_load_by_hand() -> None:
-    transfers = complete(
+    transfers = derive_transfer_fields(
         conform(
             pd.DataFrame(
                 {

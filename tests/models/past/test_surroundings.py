@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jobs.coded_jobs import code, in_microseconds
+from jobs.coded_jobs import encode_jobs, in_microseconds
 from jobs.schema import JOB, conform
-from jobs.transfers import TRANSFER, complete
+from jobs.transfers import TRANSFER, derive_transfer_fields
 from models.past.queues import LONGEST_RUN, LONGEST_WAIT, OVERTIME, queues_now, with_queues
 from models.past.surroundings import Around
 from models.past.traffic import traffic_now, with_traffic
@@ -58,7 +58,7 @@ def some_transfers(count: int = 200) -> pd.DataFrame:
         "bytes": rng.integers(1, 10**9, count),
         "duration": rng.integers(1, 300, count).astype(float),
     }
-    return complete(conform(pd.DataFrame({**names, **ends, **size}), TRANSFER))
+    return derive_transfer_fields(conform(pd.DataFrame({**names, **ends, **size}), TRANSFER))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_both_ways_tell_the_same_row_by_row(
         known.loc[known["ended_at"].isna(), "duration" if "duration" in known else "walltime"] = (
             np.nan
         )
-        asked = code(records.iloc[[row]], [name for name in records if name != "job_id"])
+        asked = encode_jobs(records.iloc[[row]], [name for name in records if name != "job_id"])
         by_then, knowing_more = (
             around(some).tell(asked, in_microseconds(now)) for some in (known, records)
         )
@@ -96,7 +96,7 @@ def test_what_nobody_saw_start_or_end_is_taken_to_be_gone_in_time() -> None:
     jobs["ended_at"] = jobs["ended_at"].where(np.zeros(4, bool))
     jobs["requested_walltime"] = [3600.0, 3600.0, np.nan, 3600.0]
     jobs["site"] = "x"
-    one, around = code(jobs.iloc[[0]], ["source", "site", "queue", "user"]), queues_now(jobs)
+    one, around = encode_jobs(jobs.iloc[[0]], ["source", "site", "queue", "user"]), queues_now(jobs)
     begun = in_microseconds(START + pd.Timedelta(40_000, "s"))
 
     def at(seconds: float) -> tuple[float, float]:

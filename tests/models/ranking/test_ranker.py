@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from jobs.schema import JOB, conform
-from jobs.transfers import TRANSFER, complete
+from jobs.transfers import TRANSFER, derive_transfer_fields
 from models.engine.forecaster import Forecaster
 from models.ranking.candidates import Candidates
 from models.ranking.observed import Known
@@ -54,7 +54,7 @@ def known() -> Ranker:
         "to_endpoint": fields["site"],
         "submitted_at": at,
     }
-    transfers = complete(
+    transfers = derive_transfer_fields(
         conform(
             pd.DataFrame(copies | {"bytes": 1e9, "duration": np.where(far, 200.0, 20.0)}), TRANSFER
         )

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jobs.coded_jobs import code
+from jobs.coded_jobs import encode_jobs
 from models.ranking.speeds import Speeds
 
 
@@ -86,5 +86,5 @@ def test_a_site_never_seen_is_as_fast_as_its_hosts_are_rated_and_typical_without
     asked = pd.DataFrame(
         {"site": ["elsewhere", "elsewhere", "old"], "host_power": [20.0, np.nan, 20.0]}
     )
-    factors = Speeds.of(jobs).of_jobs(code(asked, ("site", "host_power")))
+    factors = Speeds.of(jobs).of_jobs(encode_jobs(asked, ("site", "host_power")))
     assert factors == pytest.approx([0.5, 1.0, 1.0], rel=0.02)

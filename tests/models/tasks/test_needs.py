@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jobs.coded_jobs import code
+from jobs.coded_jobs import encode_jobs
 from jobs.schema import conform
 from models.engine.forecaster import Forecaster
 from models.tasks.needs import task_needs
@@ -53,7 +53,7 @@ def asked() -> pd.DataFrame:
 
 
 def test_a_task_takes_as_long_as_its_slowest_job_and_waves_add_up(forecaster: Forecaster) -> None:
-    job = code(asked(), asked().columns)
+    job = encode_jobs(asked(), asked().columns)
     one, many, waves = (task_needs(forecaster, job, *how) for how in ((1,), (200,), (200, 20)))
     assert (
         one["task"]["span"] < 500 < 900 < many["task"]["span"] < 1500
@@ -65,7 +65,7 @@ def test_a_task_takes_as_long_as_its_slowest_job_and_waves_add_up(forecaster: Fo
 
 
 def test_pandas_message_has_pandas_units(forecaster: Forecaster) -> None:
-    message = task_needs(forecaster, code(asked(), asked().columns), 5)["scout_prediction"]
+    message = task_needs(forecaster, encode_jobs(asked(), asked().columns), 5)["scout_prediction"]
     assert (
         message["ramUnit"] == "MBPerCore" and 512 <= message["ramCount"] < 640
     )  # 1 GiB on two cores

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jobs.schema import conform, fill_in
+from jobs.schema import conform, derive_fields
 from scheduling.machine import processors
 from scheduling.outcome import Replay
 from scheduling.replay import replay
@@ -35,7 +35,7 @@ def replays() -> list[Replay]:
     frame["submitted_at"] = pd.Timestamp("2026-01-01", tz="UTC") + pd.to_timedelta(
         frame["submitted"], unit="s"
     )
-    jobs = fill_in(conform(frame))
+    jobs = derive_fields(conform(frame))
     return [replay(jobs, processors(8), *way) for way in (("easy",), ("xfactor", "last-two"))]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jobs.schema import conform, fill_in
+from jobs.schema import conform, derive_fields
 from scheduling.machine import MachineError, Pool, processors, read_machine
 from scheduling.replay import replay
 from scheduling.studies.comparison import by_group, difference, verdict
@@ -26,7 +26,7 @@ def two_groups() -> pd.DataFrame:
     frame["submitted_at"] = pd.Timestamp("2026-01-01", tz="UTC") + pd.to_timedelta(
         frame["submitted"], unit="s"
     )
-    return fill_in(conform(frame))
+    return derive_fields(conform(frame))
 
 
 def test_a_partition_gives_each_group_its_part_by_use_and_room_for_its_widest_job() -> None:
@@ -71,7 +71,7 @@ def test_a_difference_is_told_from_luck_by_weeks() -> None:
     frame["submitted_at"] = pd.Timestamp("2026-01-01", tz="UTC") + pd.to_timedelta(
         frame["submitted"], unit="s"
     )
-    jobs = fill_in(conform(frame))
+    jobs = derive_fields(conform(frame))
     plain, short, same = (
         replay(jobs, processors(2), *way)
         for way in (("fcfs",), ("sjf", "perfect"), ("fcfs", "perfect"))
