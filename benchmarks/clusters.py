@@ -20,7 +20,7 @@ import pandas as pd
 from logs import asked, load, show, warm_up
 from windows import Score, Window, fit, windows
 
-from models.engine.prequential import Rolling, rolling
+from models.engine.prequential import Backtest, backtest
 from models.quantities.targets import TARGETS
 from models.refiner.boosting import fit_refiner
 from models.refiner.clusters import GLOBAL, By, find_clusters
@@ -116,14 +116,14 @@ def _judge_clusters(window: Window, clusters: Any, best: Any, by: str, found: Sc
 
 def live(jobs: pd.DataFrame, warm: float, ways: list[By]) -> list[dict[str, Any]]:
     """A row a way of telling jobs apart, the whole log lived through."""
-    alone = rolling(jobs, warm_up=warm)
+    alone = backtest(jobs, warm_up=warm)
     return [
         _lived(GLOBAL, alone, alone),
-        *(_lived(by, rolling(jobs, warm_up=warm, cluster_by=by), alone) for by in ways),
+        *(_lived(by, backtest(jobs, warm_up=warm, cluster_by=by), alone) for by in ways),
     ]
 
 
-def _lived(by: str, lived: Rolling, alone: Rolling) -> dict[str, Any]:
+def _lived(by: str, lived: Backtest, alone: Backtest) -> dict[str, Any]:
     """Contests of a cluster and a refit, whose refiner answered, and errors; the last two on the clusters' jobs only."""
     contests = [
         verdict

@@ -21,7 +21,7 @@ from logs import load, show
 from jobs.coded_jobs import encode_jobs
 from jobs.workload import generate
 from models.engine.forecaster import Forecaster
-from models.engine.training import BATCH, find_target, new_mixture, train
+from models.engine.training import BATCH_ROWS, find_target, new_mixture, train
 from models.histories.components import MixtureSettings
 from models.histories.features import choose_levels, encode
 from models.histories.mixture import Walk
@@ -73,8 +73,8 @@ def live_through(jobs: pd.DataFrame, asking: bool) -> dict[str, Any]:
     mixture = new_mixture(aim, levels, MixtureSettings())
     walk = Walk(mixture, contexts, aim.value(jobs), aim.limit(jobs))
     began = time.perf_counter()
-    for start in range(0, len(jobs), BATCH) if asking else ():
-        walk.on(np.arange(start, min(start + BATCH, len(jobs))))
+    for start in range(0, len(jobs), BATCH_ROWS) if asking else ():
+        walk.on(np.arange(start, min(start + BATCH_ROWS, len(jobs))))
     walk.on(np.empty(0, np.int64), asking)
     taken = time.perf_counter() - began
     lists = mixture.state.lists

@@ -20,7 +20,7 @@ from jobs.workload import START, Change, generate
 from models.baselines.available_history import see
 from models.baselines.catalogue import predict_all
 from models.baselines.regressions import Fitted, Regression, numbers
-from models.engine.prequential import rolling
+from models.engine.prequential import backtest
 from models.quantities.targets import TARGETS, Target
 
 WALLTIME = TARGETS["walltime"]
@@ -83,7 +83,7 @@ def answers(jobs: pd.DataFrame, warm: float) -> dict[str, Floats]:
     most = np.where(np.isfinite(seen.request), seen.request, np.inf)
     found["neural, on logarithms"] = np.clip(neural_on_logarithms(seen), WALLTIME.grid.lowest, most)
     found["neural, on seconds"] = np.clip(neural_on_seconds(seen), WALLTIME.grid.lowest, most)
-    lived = rolling(jobs, warm_up=warm)
+    lived = backtest(jobs, warm_up=warm)
     found["gridcast"] = np.full(len(jobs), np.nan)
     found["gridcast"][lived.rows] = lived.point
     return found

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from infra.aliases import Array
-from models.engine.training import BATCH, MOST_ROWS, find_target, new_mixture
+from models.engine.training import BATCH_ROWS, MAX_TRAINING_ROWS, find_target, new_mixture
 from models.histories.components import MixtureSettings
 from models.histories.features import Contexts, choose_levels, encode
 from models.histories.mixture import Mixture, Walk, endings
@@ -69,8 +69,8 @@ class Window:
             0.0,
             np.arange(len(self.values)) if jobs is None else np.flatnonzero(jobs),
         )
-        for start in range(0, len(asked), BATCH):
-            few = asked[start : start + BATCH]
+        for start in range(0, len(asked), BATCH_ROWS):
+            few = asked[start : start + BATCH_ROWS]
             answer, truth = self.answer.take(few), self.values[few]
             if factors is not None:
                 answer = replace(answer, mass=refine(answer.mass, factors[few]))
@@ -104,8 +104,8 @@ def windows(
     starts = [0, *(int(count * share) for share in STARTS)]
     for start, stop in zip(starts, [*starts[1:], count], strict=True):
         parts = []
-        for low in range(start, stop, BATCH):
-            rows = np.arange(low, min(low + BATCH, stop))
+        for low in range(start, stop, BATCH_ROWS):
+            rows = np.arange(low, min(low + BATCH_ROWS, stop))
             (answer, scales), *beside = (walk.on(rows) for walk in walks)
             lessons = make_lessons(mixtures[0], contexts.take(rows), answer.mass, values[rows])
             more = [
@@ -123,7 +123,7 @@ def windows(
             answer = join([part[1] for part in parts])
             ended = order[
                 : int(np.searchsorted(contexts.known[order], contexts.at[start], side="right"))
-            ][-MOST_ROWS:]
+            ][-MAX_TRAINING_ROWS:]
             part = contexts.take(rows)
             yield Window(
                 ended,

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from infra.aliases import Floats
-from models.evaluation.metrics import errors
+from models.quantities.metrics import point_errors
 from scheduling.machine import Machine
 from scheduling.orders import TAU
 from scheduling.policies import Policy
@@ -76,7 +76,7 @@ class Replay:
     @property
     def accuracy(self) -> float:
         """How near the quantity that orders the queue is to the truth: mean min(p/a, a/p)."""
-        return float(errors(self.trace.length, self.table["rank"])["apa"] or 0.0)
+        return float(point_errors(self.trace.length, self.table["rank"])["apa"] or 0.0)
 
     def row(self) -> dict[str, Any]:
         """The line of the table: names, then seconds, shares and counts."""

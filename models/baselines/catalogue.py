@@ -23,15 +23,13 @@ from models.past.recent import (
     median_of,
     quantiles_of_known,
 )
+from models.quantities.metrics import QUANTILE_LEVELS
 from models.quantities.targets import Target
-
-SHARES = tuple(round(share / 20, 2) for share in range(1, 20))
-"""The quantiles asked of whoever can give a distribution: .05, .10, … .95."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A row of the table: its name, what it is, its predictions float64[n] and, where natural, its quantiles float64[n, SHARES].
+    """A row of the table: its name, what it is, its predictions float64[n] and, where natural, its quantiles float64[n, QUANTILE_LEVELS].
 
     ``bound`` is what 95 of 100 outcomes are to stay below, of a baseline that foresees no more.
     """
@@ -45,7 +43,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Answers:
-    """What one predictor said of n jobs: a best single value, and a 90 % range and ``SHARES`` quantiles where it gives them."""
+    """What one predictor said of n jobs: a best single value, and a 90 % range and ``QUANTILE_LEVELS`` quantiles where it gives them."""
 
     point: Floats
     low: Floats | None = None
@@ -55,11 +53,11 @@ class Answers:
 
 def _spread_of_ten(seen: Seen) -> Floats:
     known = [np.where(np.isnan(level.values[:, :1]), np.nan, level.values) for level in seen.levels]
-    spreads = [quantiles_of_known(values, SHARES) for values in known]
+    spreads = [quantiles_of_known(values, QUANTILE_LEVELS) for values in known]
     return np.column_stack(
         [
             first_known(*(spread[:, column] for spread in spreads), seen.request, seen.typical)
-            for column in range(len(SHARES))
+            for column in range(len(QUANTILE_LEVELS))
         ]
     )
 

@@ -10,8 +10,8 @@ import pandas as pd
 
 from infra.aliases import Array, Progress
 from models.engine.training import (
-    BATCH,
-    MOST_ROWS,
+    BATCH_ROWS,
+    MAX_TRAINING_ROWS,
     TrainingError,
     find_target,
     new_mixture,
@@ -30,7 +30,7 @@ from models.refiner.training_rows import Notebook, make_lessons
 
 
 @dataclass(frozen=True)
-class Rolling:
+class Backtest:
     """What would have been predicted at each submission after the warm-up, in order of submission.
 
     ``rows`` are positions in the jobs as given, and only jobs whose outcome (``truth``) is known are among them; all arrays have
@@ -61,7 +61,7 @@ class Rolling:
 QUANTILE_LEVELS = tuple(round(0.05 * k, 2) for k in range(1, 20))
 
 
-def rolling(
+def backtest(
     jobs: pd.DataFrame,
     target: str | Target = "walltime",
     *,
@@ -72,7 +72,7 @@ def rolling(
     refined: bool = True,
     thresholds: Thresholds = (),
     progress: Progress | None = None,
-) -> Rolling:
+) -> Backtest:
     """Live through ``jobs`` as the platform would: each predicted at its submission by what had ended, the refiner refitted on a schedule.
 
     ``warm_up`` and ``refit_every`` are shares of the jobs in order of submission; the levels are chosen on the warm-up.
@@ -102,8 +102,8 @@ def rolling(
                 seen_until,
                 int(np.searchsorted(contexts.known[order], contexts.at[start], side="right")),
             )
-            ended = order[:seen_until][-MOST_ROWS:]
-            early = before_windows(order[:seen_until], MOST_ROWS)
+            ended = order[:seen_until][-MAX_TRAINING_ROWS:]
+            early = before_windows(order[:seen_until], MAX_TRAINING_ROWS)
             labels = find_clusters(jobs.iloc[early], values[early], cluster_by).assign(jobs)
             unseen = min(seen_until - before, len(ended) // 2)
             standing = choose_refiners(
@@ -111,8 +111,8 @@ def rolling(
             )
             notes.append({"from_row": start, "trained_on": len(ended), "clusters": standing.report})
         refiners = standing.refiners
-        for low in range(start, stop, BATCH):
-            few = np.arange(low, min(low + BATCH, stop))
+        for low in range(start, stop, BATCH_ROWS):
+            few = np.arange(low, min(low + BATCH_ROWS, stop))
             answer, scales = walk.on(few)
             part = contexts.take(few)
             lesson = make_lessons(mixture, part, answer.mass, values[few])
@@ -150,7 +150,7 @@ def rolling(
     known = np.isfinite(whole["truth"])
     whole = {name: part[known] for name, part in whole.items()}
     whole["rows"] = sequence[whole["rows"]]
-    return Rolling(levels=QUANTILE_LEVELS, notes=notes, **whole)
+    return Backtest(levels=QUANTILE_LEVELS, notes=notes, **whole)
 
 
 def _ask(answer: Distribution, rows: Array, truth: Array, levels: Array) -> dict[str, Array]:

@@ -19,6 +19,7 @@ from models.histories.features import NOT_AVAILABLE, Contexts, Levels, choose_le
 from models.histories.mixture import Mixture, Walk, endings
 from models.quantities.classes import thresholds_of
 from models.quantities.distribution import Distribution, join
+from models.quantities.metrics import coverage, lowest_counted, point_errors
 from models.quantities.targets import TARGETS, Target
 from models.refiner.boosting import BOOSTING
 from models.refiner.clusters import By, Clusters, find_clusters
@@ -26,8 +27,8 @@ from models.refiner.refinement import factors, input_names, refine
 from models.refiner.selection import WINDOWS, Fits, before_windows, choose_refiners, fit_here
 from models.refiner.training_rows import Notebook, make_lessons
 
-MOST_ROWS = 30_000
-BATCH = 4096
+MAX_TRAINING_ROWS = 30_000
+BATCH_ROWS = 4096
 """How many jobs are foreseen at once while living through a log."""
 
 
@@ -69,7 +70,7 @@ def train(
                 f"no job has ended with a known {aim.name}: there is nothing to train on"
             )
         if place == 0:
-            early = before_windows(ended, MOST_ROWS)
+            early = before_windows(ended, MAX_TRAINING_ROWS)
             clusters = find_clusters(jobs.iloc[early], values[early], cluster_by)
         if progress:
             progress(f"training {aim.name}", place / len(chosen))
@@ -106,7 +107,7 @@ def train(
         "settings": {
             "mixture": {name: asdict(model.settings) for name, model in models.items()},
             "boosting": BOOSTING,
-            "most_rows": MOST_ROWS,
+            "most_rows": MAX_TRAINING_ROWS,
         },
         "thresholds": {
             aim.name: thresholds_of(aim.name, aim.value(jobs), thresholds) for aim in chosen
@@ -130,12 +131,12 @@ def _train_one(
 ) -> tuple[TargetModel, list[dict[str, Any]], dict[str, float]]:
     mixture = new_mixture(aim, levels, settings)
     order = endings(contexts, values)
-    latest = order[-MOST_ROWS:]
+    latest = order[-MAX_TRAINING_ROWS:]
     rows = latest[np.argsort(contexts.at[latest], kind="stable")]
     walk = Walk(mixture, contexts, values, limits)
     notebook, parts = Notebook(len(rows)), []
-    for start in range(0, len(rows), BATCH):
-        few = np.arange(start, min(start + BATCH, len(rows)))
+    for start in range(0, len(rows), BATCH_ROWS):
+        few = np.arange(start, min(start + BATCH_ROWS, len(rows)))
         parts.append(walk.on(rows[few]))
         notebook.put(
             few,
@@ -171,17 +172,12 @@ def _measure(
     if not len(truth):
         return {"validation_jobs": 0.0}
     point = answer.best_point(scales, mixture.last_in_bin(contexts, answer.best_bin(scales)))
-    error = np.abs(point - truth)
-    one = np.maximum(1.0, mixture.grid.lowest)
-    ratio = np.maximum(point, one) / np.maximum(truth, one)
-    low, high = answer.interval(0.9)
+    errors = point_errors(truth, point, lowest_counted(mixture.grid))
     return {
         "validation_jobs": float(len(truth)),
-        "mae": float(error.mean()),
-        "median_ae": float(np.median(error)),
-        "apa": float(np.minimum(ratio, 1 / ratio).mean()),
+        **{name: float(errors[name] or 0.0) for name in ("mae", "median_ae", "apa")},
         "crps": float(answer.continuous_ranked_probability(truth).mean()),
-        "coverage_90": float(((truth >= low) & (truth <= high)).mean()),
+        "coverage_90": coverage(truth, *answer.interval(0.9)),
     }
 
 

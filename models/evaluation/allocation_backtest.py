@@ -17,7 +17,7 @@ from infra.aliases import Flags, Floats, Progress
 from infra.compiled import compiled
 from models.engine.allocation import GIB_HOUR, PRICE, ladders
 from models.engine.training import (
-    BATCH,
+    BATCH_ROWS,
     TrainingError,
 )
 from models.evaluation.allocation_rules import RULES, known
@@ -145,8 +145,8 @@ def _ours(
             mixture, times, encode(jobs, levels), peaks, target.limit(jobs), seconds
         )
         asks = judged[(judged >= start) & (judged < stop)]
-        for low in range(0, len(asks), BATCH):
-            few = asks[low : low + BATCH]
+        for low in range(0, len(asks), BATCH_ROWS):
+            few = asks[low : low + BATCH_ROWS]
             answer = walk.on(few)
             found.append(ladders(answer, target.grid, ceiling[few], kept[few], price))
             cold.append(answer.cold)

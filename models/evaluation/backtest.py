@@ -20,7 +20,16 @@ from models.baselines.catalogue import BASELINES, IDEAL, ON_REQUEST, RIVALS, Ans
 from models.engine.training import (
     TrainingError,
 )
-from models.evaluation.metrics import MONTH, against, blocks, deciles, errors, log_score, spreads
+from models.quantities.metrics import (
+    MONTH,
+    compare_errors,
+    deciles,
+    distribution_errors,
+    log_score,
+    lowest_counted,
+    point_errors,
+    time_blocks,
+)
 from models.quantities.targets import Target
 from models.refiner.clusters import telling_field
 
@@ -43,7 +52,7 @@ class Evaluation:
     ``rows`` has a row a predictor, by mae; ``long_rows`` the same for jobs over a minute, ``cluster_rows`` for each large group, site
     or queue; ``period_rows`` the error and coverage a month (three days on short logs) of all that give a range.
     ``jobs`` has submitted_at, actual, cluster, a column a predictor, and low and high of Gridcast's 90 % range. ``deciles`` are the
-    shares of outcomes in each tenth of their distribution, ``reliability`` the share not above each of SHARES quantiles; empty
+    shares of outcomes in each tenth of their distribution, ``reliability`` the share not above each of QUANTILE_LEVELS quantiles; empty
     without Gridcast.
     """
 
@@ -129,9 +138,9 @@ def _gridcast(
     refit_every: float,
     progress: Progress | None,
 ) -> tuple[Answers, dict[str, Any]]:
-    from models.engine.prequential import rolling
+    from models.engine.prequential import backtest
 
-    lived = rolling(jobs, target, warm_up=warm_up, refit_every=refit_every, progress=progress)
+    lived = backtest(jobs, target, warm_up=warm_up, refit_every=refit_every, progress=progress)
     if not np.array_equal(lived.rows, counted):
         raise AssertionError("Gridcast and the baselines were asked about different jobs")
     extra = {
@@ -154,14 +163,14 @@ def _report(
     answers: dict[str, Answers],
     ours: dict[str, Any],
 ) -> Evaluation:
-    one = max(1.0, target.grid.lowest)
+    one = lowest_counted(target.grid)
     submitted = jobs["submitted_at"].reset_index(drop=True)
     rows = [_row(name, actual, answer, one) for name, answer in answers.items()]
     best = best_baseline(rows)
-    block = blocks(submitted)
+    block = time_blocks(submitted)
     absolute = {name: np.abs(answer.point - actual) for name, answer in answers.items()}
     for row in rows:
-        difference, ratio = against(absolute[row["predictor"]], absolute[best], block)
+        difference, ratio = compare_errors(absolute[row["predictor"]], absolute[best], block)
         row |= {
             "mae_difference": difference.value,
             "mae_difference_low": difference.low,
@@ -203,8 +212,14 @@ def _report(
 def _row(name: str, actual: Floats, answers: Answers, one: float) -> Row:
     row: Row = (
         {"predictor": name, "jobs": len(actual)}
-        | errors(actual, answers.point, one)
-        | spreads(actual, answers, one)
+        | point_errors(actual, answers.point, one)
+        | distribution_errors(
+            actual,
+            answers.point[:, None] if answers.quantiles is None else answers.quantiles,
+            answers.low,
+            answers.high,
+            one,
+        )
     )
     return row | {"log_score": None}
 

@@ -17,7 +17,7 @@ import pandas as pd
 from infra.aliases import Integers, Progress
 from models.baselines.available_history import Seen, see
 from models.baselines.regressions import FEWEST_ROWS, latest_ended, numbers_and_names
-from models.engine.prequential import rolling
+from models.engine.prequential import backtest
 from models.engine.training import (
     TrainingError,
     find_target,
@@ -108,7 +108,7 @@ def _judge(
     cuts = thresholds_of(target.name, values[latest_ended(seen, int(seen.at[first]))], given)
     if not cuts or not np.isfinite(values[first:]).any():
         return None
-    lived = rolling(
+    lived = backtest(
         jobs,
         target.name,
         warm_up=warm_up,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from models.baselines.catalogue import SHARES
 from models.evaluation.backtest import OURS, Evaluation
+from models.quantities.metrics import QUANTILE_LEVELS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,7 +93,7 @@ def calibration(evaluation: Evaluation) -> Figure:
         ylabel="share of jobs",
         title="probability integral transform",
     )
-    right.plot(SHARES, evaluation.reliability, marker="o", markersize=4)
+    right.plot(QUANTILE_LEVELS, evaluation.reliability, marker="o", markersize=4)
     right.plot([0, 1], [0, 1], color="black", linewidth=1)
     right.set(
         xlabel="promised quantile",

@@ -8,21 +8,25 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from infra.aliases import Floats, Progress
+from infra.aliases import Progress
 from jobs.schema import OUTCOMES
 from models.baselines.catalogue import predict_all
 from models.engine.forecaster import Forecaster
 from models.engine.model_set import ModelSet
-from models.quantities.targets import (
-    TARGETS,
+from models.quantities.metrics import (
+    compare_errors,
+    coverage,
+    equal_blocks,
+    lowest_counted,
+    point_errors,
 )
+from models.quantities.targets import TARGETS
 
 COMPARISON_BASELINES = ("request", "last-two", "median-10")
 """Baselines that need no fitting and stand beside every comparison."""
 AT_ONCE = 16
 """Jobs predicted between two looks at what has ended meanwhile: with 256, what it misses costs KTH-SP2 14 % in error."""
 BLOCKS = 40
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -130,21 +134,21 @@ def _row(
     low: pd.Series | None = None,
     high: pd.Series | None = None,
 ) -> dict[str, object]:
-    point = point.loc[truth.index]
-    error = (point - truth).abs()
-    one = max(1.0, TARGETS[target].grid.lowest)
-    ratio = point.clip(lower=one) / truth.clip(lower=one)
-    within = np.nan
-    if low is not None and high is not None:
-        within = float(truth.between(low.loc[truth.index], high.loc[truth.index]).mean())
+    actual = truth.to_numpy(dtype=float)
+    columns = [
+        None if column is None else column.loc[truth.index].to_numpy(dtype=float)
+        for column in (point, low, high)
+    ]
+    errors = point_errors(actual, columns[0], lowest_counted(TARGETS[target].grid))
+    ranged = columns[1] is not None and columns[2] is not None
     return {
         "target": target,
         "predictor": name,
         "jobs": len(truth),
-        "mae": float(error.mean()),
-        "median_ae": float(error.median()),
-        "apa": float(np.minimum(ratio, 1 / ratio).mean()),
-        "coverage_90": within,
+        "mae": errors["mae"],
+        "median_ae": errors["median_ae"],
+        "apa": errors["apa"],
+        "coverage_90": coverage(actual, columns[1], columns[2]) if ranged else np.nan,
     }
 
 
@@ -154,21 +158,8 @@ def difference(truth: pd.Series, mine: pd.Series, theirs: pd.Series, seed: int =
     The interval resamples BLOCKS runs of neighbouring jobs: the errors of one task's jobs come together, and an interval over
     single jobs would be too narrow.
     """
-    errors: list[Floats] = [
+    mine_errors, their_errors = (
         (answer.loc[truth.index] - truth).abs().to_numpy(dtype=float) for answer in (mine, theirs)
-    ]
-    edges = np.linspace(0, len(truth), min(BLOCKS, len(truth)) + 1).astype(int)[:-1]
-    sums = [np.add.reduceat(error, edges) for error in errors]
-    chosen = np.random.default_rng(seed).integers(len(edges), size=(RESAMPLES, len(edges)))
-    shares = _excess(sums[0][chosen].sum(axis=1), sums[1][chosen].sum(axis=1))
-    low, high = np.quantile(shares, [0.025, 0.975])
-    return Difference(
-        float(_excess(errors[0].sum(keepdims=True), errors[1].sum(keepdims=True))[0]),
-        float(low),
-        float(high),
     )
-
-
-def _excess(mine: Floats, theirs: Floats) -> Floats:
-    lowest = np.finfo(float).tiny
-    return np.maximum(mine, lowest) / np.maximum(theirs, lowest) - 1
+    _, ratio = compare_errors(mine_errors, their_errors, equal_blocks(len(truth), BLOCKS), seed)
+    return Difference(ratio.value - 1, ratio.low - 1, ratio.high - 1)

@@ -16,7 +16,7 @@ import pandas as pd
 from infra.aliases import Array, Progress
 from infra.compiled import compiled
 from models.engine.training import (
-    BATCH,
+    BATCH_ROWS,
 )
 from models.histories.features import NOT_AVAILABLE, Contexts
 from models.histories.mixture import Walk
@@ -104,7 +104,10 @@ def ask_in_time(walk_of: Callable[[Contexts], Walk], contexts: Contexts) -> Ask:
         )
         walk, rows = walk_of(whole), len(contexts) + np.arange(len(order))
         mass = np.concatenate(
-            [walk.on(rows[low : low + BATCH])[0].mass for low in range(0, len(rows), BATCH)]
+            [
+                walk.on(rows[low : low + BATCH_ROWS])[0].mass
+                for low in range(0, len(rows), BATCH_ROWS)
+            ]
         )
         return mass, np.argsort(order, kind="stable")[which]
 

@@ -17,7 +17,7 @@ import pandas as pd
 from infra.aliases import Floats, Integers, Progress
 from models.baselines.available_history import Seen, see
 from models.engine.training import TrainingError
-from models.evaluation.metrics import against, blocks
+from models.quantities.metrics import compare_errors, coverage, time_blocks
 from models.quantities.targets import Target
 from models.releases.comparison import difference
 from models.releases.release import MIN_EVALUATION_JOBS, evaluation_start, is_promotable
@@ -86,7 +86,7 @@ class Rehearsal:
     @property
     def rows(self) -> list[dict[str, object]]:
         """A row a life: its errors, what retraining is worth over never (mae_ratio and its 95 % interval by blocks of time), its costs."""
-        block = blocks(pd.Series(pd.to_datetime(self.at, unit="us", utc=True)))
+        block = time_blocks(pd.Series(pd.to_datetime(self.at, unit="us", utc=True)))
         never = {
             life.predictor: np.abs(life.point - self.truth)
             for life in self.runs
@@ -95,7 +95,7 @@ class Rehearsal:
         found: list[dict[str, object]] = []
         for life in self.runs:
             error = np.abs(life.point - self.truth)
-            _, ratio = against(error, never[life.predictor], block)
+            _, ratio = compare_errors(error, never[life.predictor], block)
             found.append(
                 {
                     "predictor": life.predictor,
@@ -103,9 +103,7 @@ class Rehearsal:
                     "jobs": len(self.truth),
                     "mae": float(error.mean()),
                     "median_ae": float(np.median(error)),
-                    "coverage_90": float(
-                        ((life.low <= self.truth) & (self.truth <= life.high)).mean()
-                    ),
+                    "coverage_90": coverage(self.truth, life.low, life.high),
                     "mae_ratio": ratio.value,
                     "mae_ratio_low": ratio.low,
                     "mae_ratio_high": ratio.high,

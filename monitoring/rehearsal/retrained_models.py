@@ -17,7 +17,7 @@ import pandas as pd
 from infra.aliases import Floats, Integers, Progress
 from models.baselines.available_history import Seen
 from models.baselines.regressions import catboost, latest_ended
-from models.engine.training import BATCH, MOST_ROWS, new_mixture
+from models.engine.training import BATCH_ROWS, MAX_TRAINING_ROWS, new_mixture
 from models.histories.calibration import Calibration
 from models.histories.features import choose_levels, encode
 from models.histories.mixture import Walk, endings
@@ -88,8 +88,8 @@ class Engine:
         self._lessons = Notebook(len(jobs))
         walk = Walk(self._mixture, self._contexts, self._values, target.limit(jobs))
         parts = []
-        for start in range(0, len(jobs), BATCH):
-            rows = np.arange(start, min(start + BATCH, len(jobs)))
+        for start in range(0, len(jobs), BATCH_ROWS):
+            rows = np.arange(start, min(start + BATCH_ROWS, len(jobs)))
             parts.append(walk.on(rows))
             self._lessons.put(
                 rows,
@@ -114,7 +114,7 @@ class Engine:
             counts = np.searchsorted(
                 self._contexts.known[self._order], [at, earlier.at if earlier else 0], side="right"
             )
-            ended = self._order[: counts[0]][-MOST_ROWS:]
+            ended = self._order[: counts[0]][-MAX_TRAINING_ROWS:]
             unseen = min(int(counts[0] - counts[1]), len(ended) // 2) if earlier else 0
             standing: Standing | None = earlier.model if earlier else None
             return choose_refiners(
@@ -138,7 +138,8 @@ class Engine:
     def points(self, model: TrainedModel, rows: Integers) -> Floats:
         """See Learner."""
         found = [
-            self._points(model, rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)
+            self._points(model, rows[start : start + BATCH_ROWS])
+            for start in range(0, len(rows), BATCH_ROWS)
         ]
         return np.concatenate(found) if found else np.empty(0)
 
@@ -155,8 +156,8 @@ class Engine:
         below, upto = (np.full(len(self._values), np.nan) for _ in range(2))
         ends = []
         for stretch in stretches:
-            for start in range(0, len(stretch.rows), BATCH):
-                rows = stretch.rows[start : start + BATCH]
+            for start in range(0, len(stretch.rows), BATCH_ROWS):
+                rows = stretch.rows[start : start + BATCH_ROWS]
                 answer, truth = self._answer(stretch.model, rows), self._values[rows]
                 told = np.isfinite(truth)
                 places = answer.probability_integral(np.nan_to_num(truth))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from models.evaluation.metrics import Interval, against, blocks
+from models.quantities.metrics import Interval, compare_errors, time_blocks
 from scheduling.outcome import Replay
 
 
@@ -46,7 +46,9 @@ def difference(mine: Replay, theirs: Replay) -> Interval:
 
     Waits of neighbouring jobs hang together, so single jobs would give far too narrow an interval.
     """
-    _, ratio = against(mine.slowdowns, theirs.slowdowns, blocks(mine.trace.jobs["submitted_at"]))
+    _, ratio = compare_errors(
+        mine.slowdowns, theirs.slowdowns, time_blocks(mine.trace.jobs["submitted_at"])
+    )
     return ratio
 
 

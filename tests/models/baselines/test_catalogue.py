@@ -8,9 +8,9 @@ from jobs.readers import detect
 from jobs.readers.contract import ReadOptions
 from jobs.schema import conform, derive_fields, split_valid
 from models.baselines.available_history import first_known, see
-from models.baselines.catalogue import BASELINES, SHARES, predict_all
-from models.evaluation.metrics import errors
+from models.baselines.catalogue import BASELINES, predict_all
 from models.past.recent import mean_of_two
+from models.quantities.metrics import QUANTILE_LEVELS, point_errors
 from models.quantities.targets import TARGETS
 
 WALLTIME = TARGETS["walltime"]
@@ -68,7 +68,7 @@ def test_every_baseline_answers_the_first_job_of_an_empty_history(name, jobs):
 
 def test_ranges_do_not_cross_and_hold_the_point(answers):
     answer = answers["median-10"]
-    assert answer.quantiles.shape[1] == len(SHARES)
+    assert answer.quantiles.shape[1] == len(QUANTILE_LEVELS)
     assert (np.diff(answer.quantiles, axis=1) >= 0).all()
     assert ((answer.low <= answer.point) & (answer.point <= answer.high)).all()
 
@@ -91,19 +91,21 @@ def test_the_published_figures_on_kth_are_reached(kth):
     # ../shared/ANCHORS.md: over the whole log, the request where there is no history.
     actual, request = WALLTIME.value(kth), kth["requested_walltime"].to_numpy()
     seen = see(kth, WALLTIME, levels=(("user", "requested_cores", "requested_walltime"), ("user",)))
-    asked = errors(actual, request)
+    asked = point_errors(actual, request)
     assert (round(asked["mae"]), round(asked["median_ae"]), round(asked["apa"], 3)) == (
         4818,
         669,
         0.473,
     )
-    template = errors(
+    template = point_errors(
         actual,
         np.minimum(first_known(*(mean_of_two(level) for level in seen.levels), request), request),
     )
     assert template["mae"] == pytest.approx(4361, rel=0.002)
     assert template["median_ae"] == pytest.approx(231, abs=3)
     assert template["apa"] == pytest.approx(0.569, abs=0.001)
-    users = errors(actual, np.minimum(first_known(mean_of_two(seen.levels[-1]), request), request))
+    users = point_errors(
+        actual, np.minimum(first_known(mean_of_two(seen.levels[-1]), request), request)
+    )
     assert users["mae"] == pytest.approx(5254, rel=0.002)
     assert users["apa"] == pytest.approx(0.534, abs=0.001)

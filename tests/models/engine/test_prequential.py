@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.engine.prequential import Rolling, rolling
+from models.engine.prequential import Backtest, backtest
 
 Jobs = Callable[..., pd.DataFrame]
 
@@ -36,16 +36,16 @@ def log(habits: Jobs) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def lived(log: pd.DataFrame) -> Rolling:
-    return rolling(log, warm_up=0.2, refit_every=0.2)
+def lived(log: pd.DataFrame) -> Backtest:
+    return backtest(log, warm_up=0.2, refit_every=0.2)
 
 
 @pytest.mark.parametrize("share", [0.45, 0.8])
 def test_no_answer_moves_when_the_future_does(
-    log: pd.DataFrame, lived: Rolling, share: float
+    log: pd.DataFrame, lived: Backtest, share: float
 ) -> None:
     moment = log["submitted_at"].quantile(share)
-    otherwise = rolling(scrambled_after(log, moment), warm_up=0.2, refit_every=0.2)
+    otherwise = backtest(scrambled_after(log, moment), warm_up=0.2, refit_every=0.2)
     before = {
         int(row): place
         for place, row in enumerate(lived.rows)
@@ -61,14 +61,14 @@ def test_no_answer_moves_when_the_future_does(
         )
 
 
-def test_scrambling_does_change_what_comes_later(log: pd.DataFrame, lived: Rolling) -> None:
+def test_scrambling_does_change_what_comes_later(log: pd.DataFrame, lived: Backtest) -> None:
     """So the test above would see a leak: the later answers, which may know of it, do move."""
     moment = log["submitted_at"].quantile(0.45)
-    otherwise = rolling(scrambled_after(log, moment), warm_up=0.2, refit_every=0.2)
+    otherwise = backtest(scrambled_after(log, moment), warm_up=0.2, refit_every=0.2)
     assert not np.array_equal(lived.point[-300:], otherwise.point[-300:])
 
 
-def test_quantiles_do_not_cross_and_keep_to_the_request(log: pd.DataFrame, lived: Rolling) -> None:
+def test_quantiles_do_not_cross_and_keep_to_the_request(log: pd.DataFrame, lived: Backtest) -> None:
     assert (np.diff(lived.quantiles, axis=1) >= 0).all()
     assert (lived.low <= lived.high).all()
     assert (lived.point >= 0).all()
@@ -76,7 +76,7 @@ def test_quantiles_do_not_cross_and_keep_to_the_request(log: pd.DataFrame, lived
 
 
 def test_only_jobs_after_the_warm_up_with_an_outcome_are_judged(
-    log: pd.DataFrame, lived: Rolling
+    log: pd.DataFrame, lived: Backtest
 ) -> None:
     known = log["walltime"].iloc[lived.rows]
     np.testing.assert_array_equal(known.to_numpy(), lived.truth)
