@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from infra.aliases import Progress
+from infra.aliases import Floats, Progress
 from jobs.schema import OUTCOMES
 from models.baselines.catalogue import predict_all
 from models.engine.forecaster import Forecaster
@@ -135,12 +135,11 @@ def _row(
     high: pd.Series | None = None,
 ) -> dict[str, object]:
     actual = truth.to_numpy(dtype=float)
-    columns = [
-        None if column is None else column.loc[truth.index].to_numpy(dtype=float)
-        for column in (point, low, high)
-    ]
-    errors = point_errors(actual, columns[0], lowest_counted(TARGETS[target].grid))
-    ranged = columns[1] is not None and columns[2] is not None
+
+    def values(column: pd.Series) -> Floats:
+        return column.loc[truth.index].to_numpy(dtype=float)
+
+    errors = point_errors(actual, values(point), lowest_counted(TARGETS[target].grid))
     return {
         "target": target,
         "predictor": name,
@@ -148,7 +147,9 @@ def _row(
         "mae": errors["mae"],
         "median_ae": errors["median_ae"],
         "apa": errors["apa"],
-        "coverage_90": coverage(actual, columns[1], columns[2]) if ranged else np.nan,
+        "coverage_90": coverage(actual, values(low), values(high))
+        if low is not None and high is not None
+        else np.nan,
     }
 
 
