@@ -98,7 +98,7 @@ def _judge_clusters(window: Window, clusters: Any, best: Any, by: str, found: Sc
     """Add the scores of each cluster's jobs in a window."""
     before, after = clusters[window.ended_rows], clusters[window.rows]
     names, counts = np.unique(before.astype(str), return_counts=True)
-    theirs = best.ratio(window.later.shown, window.later.coarse)
+    theirs = best.ratio(window.later.inputs, window.later.coarse)
     for name in names[counts >= FEWEST_IN_CLUSTER]:
         inside = after == name
         own = (
@@ -108,7 +108,7 @@ def _judge_clusters(window: Window, clusters: Any, best: Any, by: str, found: Sc
         )
         if own is None:
             continue
-        mine = replace(own, share=best.share).ratio(window.later.shown, window.later.coarse)
+        mine = replace(own, share=best.share).ratio(window.later.inputs, window.later.coarse)
         scores = found[by, str(name)]
         for who, factors in {"global": theirs, "own": mine, "mean": (theirs + mine) / 2}.items():
             scores[who] += window.judge_factors(factors, inside)

@@ -24,7 +24,7 @@ from models.engine.forecaster import Forecaster
 from models.engine.training import BATCH_ROWS, find_target, new_mixture, train
 from models.histories.components import MixtureSettings
 from models.histories.features import choose_levels, encode
-from models.histories.mixture import Walk
+from models.histories.mixture import PrequentialReplay
 
 PARTS = ("history", "generated", "answers", "training")
 GENERATED = (10_000, 100_000, 1_000_000)
@@ -71,11 +71,11 @@ def live_through(jobs: pd.DataFrame, asking: bool) -> dict[str, Any]:
     contexts = encode(jobs, levels)
     encoded = time.perf_counter() - began
     mixture = new_mixture(aim, levels, MixtureSettings())
-    walk = Walk(mixture, contexts, aim.value(jobs), aim.limit(jobs))
+    walk = PrequentialReplay(mixture, contexts, aim.value(jobs), aim.limit(jobs))
     began = time.perf_counter()
     for start in range(0, len(jobs), BATCH_ROWS) if asking else ():
-        walk.on(np.arange(start, min(start + BATCH_ROWS, len(jobs))))
-    walk.on(np.empty(0, np.int64), asking)
+        walk.advance(np.arange(start, min(start + BATCH_ROWS, len(jobs))))
+    walk.advance(np.empty(0, np.int64), asking)
     taken = time.perf_counter() - began
     lists = mixture.state.lists
     return {

@@ -187,7 +187,7 @@ def lessons() -> Iterator[Any]:
 
     from models.quantities.targets import TARGETS
     from models.refiner.refinement import coarse_bins
-    from models.refiner.training_rows import Lessons
+    from models.refiner.training_rows import TrainingRows
 
     rng = np.random.default_rng(1)
     bins = int(coarse_bins(TARGETS["walltime"].grid.bins)[-1]) + 1
@@ -195,7 +195,7 @@ def lessons() -> Iterator[Any]:
     for _ in range(CLUSTERS):
         truth = rng.integers(5, 15, IN_CLUSTER)
         shown = rng.normal(truth[:, None], 2.0, (IN_CLUSTER, 40)).astype(np.float32)
-        yield Lessons(
+        yield TrainingRows(
             shown,
             rng.dirichlet(np.ones(bins), IN_CLUSTER),
             truth,

@@ -23,7 +23,7 @@ from windows import Score, fit, windows
 
 from models.refiner.boosting import BOOSTING, CatBoostRefiner, rank_inputs
 from models.refiner.selection import SHARES
-from models.refiner.training_rows import Lessons
+from models.refiner.training_rows import TrainingRows
 
 TREES, DEPTHS, INPUTS, BORDERS = (
     (5, 10, 20, 30, 45, 60, 90, 120),
@@ -54,7 +54,7 @@ def study(name: str) -> list[dict[str, Any]]:
     return table({key: score.means for key, score in found.items()}, about)
 
 
-def refiners(lessons: Lessons) -> Iterator[tuple[str, CatBoostRefiner]]:
+def refiners(lessons: TrainingRows) -> Iterator[tuple[str, CatBoostRefiner]]:
     """Refiners of every size, each fitted on ``lessons``."""
     long = fit(lessons, iterations=max(TREES))
     for trees in TREES:
@@ -71,14 +71,14 @@ def refiners(lessons: Lessons) -> Iterator[tuple[str, CatBoostRefiner]]:
         yield f"{borders} borders", fit(lessons, border_count=borders)
 
 
-def measure(refiner: CatBoostRefiner, lessons: Lessons) -> tuple[float, float]:
+def measure(refiner: CatBoostRefiner, lessons: TrainingRows) -> tuple[float, float]:
     """Bytes of its file, and milliseconds of the fastest of CALLS calls on ROWS distinct rows, with two threads."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "refiner.cbm"
         refiner.save(path)
         size = path.stat().st_size
     rows = np.linspace(0, len(lessons.truth) - 1, ROWS).astype(int)
-    shown, coarse = np.asfortranarray(lessons.shown[rows]), lessons.coarse[rows]
+    shown, coarse = np.asfortranarray(lessons.inputs[rows]), lessons.coarse[rows]
     taken = []
     for _ in range(CALLS):
         began = time.perf_counter()

@@ -36,7 +36,7 @@ def study(name: str) -> list[dict[str, Any]]:
     ]
     found: dict[tuple[str, float], Score] = defaultdict(lambda: Score(0.0, 0.0, 0))
     for window in windows(jobs, warm_up(name), FIRST, truth):
-        count, each = window.ended.shown.shape[1], len(QUANTILES)
+        count, each = window.ended.inputs.shape[1], len(QUANTILES)
         plain = count - 1 - each * len(FIRST)
         cpu, memory = (
             range(plain + each * place, plain + each * (place + 1)) for place in range(len(FIRST))

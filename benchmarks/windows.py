@@ -13,11 +13,11 @@ from infra.aliases import Array
 from models.engine.training import BATCH_ROWS, MAX_TRAINING_ROWS, find_target, new_mixture
 from models.histories.components import MixtureSettings
 from models.histories.features import Contexts, choose_levels, encode
-from models.histories.mixture import Mixture, Walk, endings
+from models.histories.mixture import Mixture, PrequentialReplay, outcome_order
 from models.quantities.distribution import Distribution, join
 from models.refiner.boosting import BOOSTING, CatBoostRefiner, fit_refiner
 from models.refiner.refinement import QUANTILES, refine
-from models.refiner.training_rows import Lessons, Notebook, make_lessons
+from models.refiner.training_rows import TrainingBuffer, TrainingRows, make_training_rows
 
 STARTS = (0.4, 0.6, 0.8)
 
@@ -53,13 +53,13 @@ class Window:
     values: Array
     answer: Distribution
     scales: Array
-    ended: Lessons
-    later: Lessons
+    ended: TrainingRows
+    later: TrainingRows
 
     def judge(self, refiner: CatBoostRefiner | None) -> Score:
         """How a refiner (None: the mixture alone) does on the window's jobs."""
         return self.judge_factors(
-            refiner.ratio(self.later.shown, self.later.coarse) if refiner else None
+            refiner.ratio(self.later.inputs, self.later.coarse) if refiner else None
         )
 
     def judge_factors(self, factors: Array | None, jobs: Array | None = None) -> Score:
@@ -93,28 +93,32 @@ def windows(
     count, aim = len(jobs), find_target("walltime")
     levels = choose_levels(jobs.iloc[: int(count * warm_up)])
     contexts, values = encode(jobs, levels), aim.value(jobs)
-    order = endings(contexts, values)
+    order = outcome_order(contexts, values)
     aims = [aim, *map(find_target, others)]
     mixtures = [new_mixture(each, levels, MixtureSettings()) for each in aims]
     walks = [
-        Walk(mixture, contexts, each.value(jobs), each.limit(jobs))
+        PrequentialReplay(mixture, contexts, each.value(jobs), each.limit(jobs))
         for mixture, each in zip(mixtures, aims, strict=True)
     ]
-    notebook = Notebook(count)
+    notebook = TrainingBuffer(count)
     starts = [0, *(int(count * share) for share in STARTS)]
     for start, stop in zip(starts, [*starts[1:], count], strict=True):
         parts = []
         for low in range(start, stop, BATCH_ROWS):
             rows = np.arange(low, min(low + BATCH_ROWS, stop))
-            (answer, scales), *beside = (walk.on(rows) for walk in walks)
-            lessons = make_lessons(mixtures[0], contexts.take(rows), answer.mass, values[rows])
+            (answer, scales), *beside = (walk.advance(rows) for walk in walks)
+            lessons = make_training_rows(
+                mixtures[0], contexts.take(rows), answer.mass, values[rows]
+            )
             more = [
                 np.log2(np.maximum(other.quantile(level), 1.0))
                 for other, _ in beside
                 for level in QUANTILES
             ]
-            shown = np.column_stack([lessons.shown, *more, *([] if told is None else [told[rows]])])
-            notebook.put(rows, replace(lessons, shown=np.asfortranarray(shown, np.float32)))
+            shown = np.column_stack(
+                [lessons.inputs, *more, *([] if told is None else [told[rows]])]
+            )
+            notebook.put(rows, replace(lessons, inputs=np.asfortranarray(shown, np.float32)))
             if start:
                 known = np.flatnonzero(np.isfinite(values[rows]))
                 parts.append((rows[known], answer.take(known), scales[known]))
@@ -122,7 +126,9 @@ def windows(
             rows, scales = (np.concatenate([part[place] for part in parts]) for place in (0, 2))
             answer = join([part[1] for part in parts])
             ended = order[
-                : int(np.searchsorted(contexts.known[order], contexts.at[start], side="right"))
+                : int(
+                    np.searchsorted(contexts.available_at[order], contexts.at[start], side="right")
+                )
             ][-MAX_TRAINING_ROWS:]
             part = contexts.take(rows)
             yield Window(
@@ -138,7 +144,7 @@ def windows(
             )
 
 
-def fit(lessons: Lessons, **other: Any) -> CatBoostRefiner:
+def fit(lessons: TrainingRows, **other: Any) -> CatBoostRefiner:
     """A refiner whose settings are those of training but for ``other``."""
     fitted = fit_refiner(lessons, BOOSTING | other)
     if fitted is None:

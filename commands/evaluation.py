@@ -105,7 +105,7 @@ def evaluate(
     from models.evaluation.backtest import evaluate as judge
     from models.evaluation.query_time import as_asked
     from models.past.traffic import read_series, with_measurements
-    from models.quantities.targets import told_more
+    from models.quantities.targets import with_extra_inputs
 
     settings = prepare_environment()
     if sum(one is not None for one in (log, transfers, waits)) > 1:
@@ -148,7 +148,7 @@ def evaluate(
     if measurements:
         told = jobs.columns
         jobs = with_measurements(jobs, read_series(measurements), measured_by)
-        aim = told_more(aim, jobs.columns.difference(told).tolist())
+        aim = with_extra_inputs(aim, jobs.columns.difference(told).tolist())
     with progress_bar("living through the log") as report:
         found = judge(jobs, aim, warm_up, predictor, report)
     _show_evaluation(found, name, settings, as_json)
@@ -238,12 +238,12 @@ def _evaluate_classes(
     jobs: pd.DataFrame, name: str, settings: Settings, as_json: bool, **how: Any
 ) -> None:
     from models.evaluation.class_backtest import evaluate_classes
-    from models.quantities.classes import given
+    from models.quantities.classes import parse_thresholds
     from models.releases.evidence import record_classes
 
     with progress_bar("living through the log") as report:
         found = evaluate_classes(
-            jobs, thresholds=given(settings.thresholds), progress=report, **how
+            jobs, thresholds=parse_thresholds(settings.thresholds), progress=report, **how
         )
     if as_json:
         show_rows(

@@ -15,7 +15,7 @@ from infra.settings import Settings
 from models.refiner.boosting import CatBoostRefiner, fit_refiner
 from models.refiner.clusters import By
 from models.refiner.selection import Fits, fit_here
-from models.refiner.training_rows import Lessons
+from models.refiner.training_rows import TrainingRows
 
 LOCAL, OFF = "local", "off"
 # No page of Dask's own, and no door beyond this machine.
@@ -24,7 +24,7 @@ _AWAY: dict[str, Any] = {"timeout": 10}
 
 
 @task(task_run_name="fit a refiner to {jobs} jobs", **TASK_OPTIONS)
-def fit_one(lessons: Lessons, jobs: int) -> CatBoostRefiner | None:
+def fit_one(lessons: TrainingRows, jobs: int) -> CatBoostRefiner | None:
     """Fit one refiner to the ``lessons`` of so many ``jobs``."""
     return fit_refiner(lessons)
 
@@ -47,7 +47,7 @@ def refiner_fitting(settings: Settings, cluster_by: By | None) -> Iterator[Fits]
         else DaskTaskRunner(address=settings.dask, client_kwargs=_AWAY)
     )
 
-    def side_by_side(many: Sequence[Lessons]) -> list[CatBoostRefiner | None]:
+    def side_by_side(many: Sequence[TrainingRows]) -> list[CatBoostRefiner | None]:
         futures = [
             runner.submit(fit_one, {"lessons": lessons, "jobs": len(lessons.truth)})
             for lessons in many

@@ -14,7 +14,7 @@ from infra.settings import Settings, prepare_environment
 from jobs.store import open_store
 from models.engine import training
 from models.engine.model_set import ModelSet
-from models.quantities.classes import given
+from models.quantities.classes import parse_thresholds
 from models.refiner.clusters import By
 from models.refiner.selection import Fits
 from models.releases import alias_moves as moves
@@ -94,7 +94,7 @@ def fit(
         jobs,
         targets=targets,
         cluster_by=cluster_by,
-        thresholds=given(prepare_environment().thresholds),
+        thresholds=parse_thresholds(prepare_environment().thresholds),
         fits=fits,
     )
 

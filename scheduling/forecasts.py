@@ -11,11 +11,11 @@ from infra.aliases import Floats, Integers
 from jobs.schema import OUTCOMES
 from models.engine.model_set import ModelSet, TargetModel
 from models.histories.features import NOT_AVAILABLE, Levels, choose_levels, encode
-from models.histories.mixture import Mixture, Walk
+from models.histories.mixture import Mixture, PrequentialReplay
 from models.quantities.distribution import Distribution
 from models.quantities.targets import TARGETS
 from models.refiner.clusters import GLOBAL
-from models.refiner.refinement import coarse_masses, factors, inputs, refine
+from models.refiner.refinement import coarse_masses, factors, refine, refiner_inputs
 from scheduling.policies import PolicyError
 from scheduling.quantities import parse_quantity, warm_up
 from scheduling.trace import Trace
@@ -53,10 +53,10 @@ class Forecasts:
             self.mixture.restore(walltime.learned)
         if past is not None:
             self._remember(past, levels)
-        self.walk = Walk(
-            self.mixture, contexts, np.full(len(trace), np.nan), self.limits, only_ask=True
+        self.walk = PrequentialReplay(
+            self.mixture, contexts, np.full(len(trace), np.nan), self.limits, queries_only=True
         )
-        assert (contexts.known == NOT_AVAILABLE).all()  # noqa: S101
+        assert (contexts.available_at == NOT_AVAILABLE).all()  # noqa: S101
         self.contexts = contexts
         self.ended = np.zeros(len(trace), dtype=np.int64)
         self.count = 0
@@ -66,7 +66,7 @@ class Forecasts:
         """Fill the histories with jobs that had ended before the log begins; the weights have learned of them, or never will."""
         target = TARGETS["walltime"]
         contexts = encode(past, levels)
-        before = np.flatnonzero(contexts.known < self.begin)
+        before = np.flatnonzero(contexts.available_at < self.begin)
         self.mixture.learn(
             contexts.take(before),
             target.value(past)[before],
@@ -77,8 +77,11 @@ class Forecasts:
     def learn(self, rows: Integers, ended: Floats, lengths: Floats) -> None:
         """See Predictor; the walk takes the ends in when it is next asked."""
         jobs = self.walk.jobs
-        jobs.known[rows] = self.begin + np.round(ended * MICROSECONDS).astype(np.int64)
-        jobs.value[rows], jobs.mark[rows] = lengths, self.mixture.grid.mark(lengths)
+        jobs.available_at[rows] = self.begin + np.round(ended * MICROSECONDS).astype(np.int64)
+        jobs.value[rows], jobs.log_bin_position[rows] = (
+            lengths,
+            self.mixture.grid.log_bin_positions(lengths),
+        )
         self.ended[self.count : self.count + len(rows)] = rows
         self.count += len(rows)
         self.walk.ends = self.ended[: self.count]
@@ -90,11 +93,13 @@ class Forecasts:
             at = self.walk.jobs.at
             submitted = at[rows]
             at[rows] = self.begin + round(now * MICROSECONDS)
-            answer = self.walk.on(rows)[0]
+            answer = self.walk.advance(rows)[0]
             if self.refiners:
                 contexts = self.contexts.take(rows)
                 coarse = coarse_masses(answer.mass)
-                shown = inputs(answer.mass, coarse, self.mixture.counts(contexts), contexts.numbers)
+                shown = refiner_inputs(
+                    answer.mass, coarse, self.mixture.ended_counts(contexts), contexts.numbers
+                )
                 bent = refine(
                     answer.mass, factors(shown, coarse, self.refiners, self.clusters[rows])
                 )
@@ -113,7 +118,7 @@ class Forecasts:
         if asked == "log-mean":
             return log_mean(foreseen)
         if asked == "point":
-            scale = self.mixture.scale
+            scale = self.mixture.error_scale
             seen = self.mixture.last_in_bin(self.contexts.take(rows), foreseen.best_bin(scale))
             return foreseen.best_point(scale, seen)
         share, deviations = parse_quantity(asked)

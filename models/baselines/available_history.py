@@ -107,7 +107,7 @@ def see(
     if (np.diff(contexts.at) < 0).any():
         raise ValueError("the jobs are not in order of submission")
     values = target.value(jobs)
-    news = (contexts.at, contexts.known, values)
+    news = (contexts.at, contexts.available_at, values)
     return Seen(
         jobs,
         target,

@@ -13,11 +13,17 @@ import numpy as np
 from infra.aliases import Array
 from models.histories.blend import look
 from models.histories.features import Contexts, Levels
-from models.histories.mixture import Mixture, Walk, weigh_components
-from models.histories.outcome_index import count_known, find_slot
+from models.histories.mixture import Mixture, PrequentialReplay, weigh_components
+from models.histories.outcome_index import count_available, find_slot
 from models.quantities.targets import Grid
 from models.refiner.clusters import GLOBAL
-from models.refiner.refinement import Refiner, coarse_bins, coarse_masses, input_names, inputs
+from models.refiner.refinement import (
+    Refiner,
+    coarse_bins,
+    coarse_masses,
+    input_names,
+    refiner_inputs,
+)
 
 if TYPE_CHECKING:
     from models.refiner.boosting import CatBoostRefiner
@@ -39,7 +45,9 @@ def explain_histories(
     ``histories`` have name, weight (of 1) and jobs (how many had ended); ``similar`` have ``known`` (microseconds) and ``ident`` (see
     ``features.identities``), by which a store can name them, the outcome ``value`` and ``alike``, the fields that they share.
     """
-    walk = Walk(mixture, contexts, np.full(len(contexts), np.nan), limits, only_ask=True)
+    walk = PrequentialReplay(
+        mixture, contexts, np.full(len(contexts), np.nan), limits, queries_only=True
+    )
     lists, jobs, view, told = mixture.state.lists, walk.jobs, walk.view, []
     for row in range(len(contexts)):
         look(lists, mixture.shape, jobs.keys[row], jobs.at[row], jobs.limit[row], view)
@@ -51,14 +59,14 @@ def explain_histories(
             first, end = int(view.firsts[place]), int(view.ends[place])
             if end <= first:
                 continue
-            ended = int(count_known(lists, find_slot(lists, jobs.keys[row, place]), end))
+            ended = int(count_available(lists, find_slot(lists, jobs.keys[row, place]), end))
             histories.append(
                 {"history": level.name, "weight": round(float(weights[place]), 4), "jobs": ended}
             )
             for outcome in range(end - 1, first - 1, -1) if not level.relative else ():
                 if len(similar) == MOST_SIMILAR:
                     break
-                who = int(lists.known[outcome]), int(lists.ident[outcome])
+                who = int(lists.available_at[outcome]), int(lists.outcome_id[outcome])
                 similar.setdefault(
                     who,
                     {
@@ -91,7 +99,7 @@ def explain_refiners(
     if not refiners:
         return found
     coarse = coarse_masses(masses)
-    shown = inputs(masses, coarse, mixture.counts(contexts), contexts.numbers)
+    shown = refiner_inputs(masses, coarse, mixture.ended_counts(contexts), contexts.numbers)
     names = input_names(
         tuple(level.name for level in levels.levels), levels.numbers, mixture.grid.bins
     )

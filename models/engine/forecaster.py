@@ -22,14 +22,26 @@ from models.engine.predictions import DECIMALS, SHARES, Answers
 from models.histories.calibration import Calibration
 from models.histories.components import settings_of
 from models.histories.features import NOT_AVAILABLE, Contexts, Levels, choose_levels, encode
-from models.histories.mixture import Mixture, State, endings
+from models.histories.mixture import Mixture, MixtureState, outcome_order
 from models.histories.occupancy import occupancy
-from models.histories.unique_contexts import Kinds, find_kinds, in_parts, tell_apart
+from models.histories.unique_contexts import (
+    UniqueContexts,
+    find_unique_contexts,
+    group_rows,
+    map_in_parallel,
+)
 from models.quantities.classes import Cuts, likeliest
 from models.quantities.distribution import Distribution
 from models.quantities.targets import LIMITED_BY, TARGETS
 from models.refiner.clusters import GLOBAL
-from models.refiner.refinement import Refiner, coarse_masses, factors, inputs, read_bent, refine
+from models.refiner.refinement import (
+    Refiner,
+    coarse_masses,
+    factors,
+    refine,
+    refiner_inputs,
+    summarise_reweighted,
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +110,7 @@ class Forecaster:
     def go_on(
         self,
         levels: Levels,
-        states: dict[str, State],
+        states: dict[str, MixtureState],
         calibrations: dict[str, Calibration],
         latest: dict[str, int],
     ) -> None:
@@ -108,7 +120,7 @@ class Forecaster:
             self._first = None
             self.calibrations = calibrations
             for name, mixture in self.mixtures.items():
-                mixture.state, mixture.latest = states[name], latest[name]
+                mixture.state, mixture.latest_outcome_at = states[name], latest[name]
 
     def _thresholds(self, name: str) -> tuple[float, ...]:
         return (
@@ -149,11 +161,11 @@ class Forecaster:
         clusters = self._clusters(jobs)
         for name, mixture in self.mixtures.items():
             values, limits = TARGETS[name].value(jobs), TARGETS[name].limit(jobs)
-            old = np.flatnonzero(contexts.known <= self._until)
+            old = np.flatnonzero(contexts.available_at <= self._until)
             mixture.learn(contexts.take(old), values[old], limits[old], weigh=False)
-            new = endings(contexts)
-            new = new[contexts.known[new] > self._until]
-            new = new[mixture.news(contexts.take(new))]
+            new = outcome_order(contexts)
+            new = new[contexts.available_at[new] > self._until]
+            new = new[mixture.find_new_outcomes(contexts.take(new))]
             for start in range(0, len(new), self._CHUNK):
                 rows = new[start : start + self._CHUNK]
                 part, told = contexts.take(rows), np.isfinite(values[rows])
@@ -180,8 +192,8 @@ class Forecaster:
         mixture = self.mixtures[name]
         # Only the refiner reads the numbers: the histories of jobs that differ by no more are looked at once.
         alike = _alike(contexts, limits)
-        few = contexts.take(alike.first)
-        counts, asked, aside = mixture.counts(few), limits[alike.first], {}
+        few = contexts.take(alike.first_rows)
+        counts, asked, aside = mixture.ended_counts(few), limits[alike.first_rows], {}
         if name == "peak_memory" and "walltime" in self.mixtures:
             found = occupancy(mixture, self.mixtures["walltime"], few, asked)
             masses = found.distribution(mixture.grid, asked)
@@ -190,12 +202,16 @@ class Forecaster:
             masses = mixture.distributions(few, asked)
         refiners = self._refiners(name)
         coarse = coarse_masses(masses.mass)
-        each = coarse[alike.which]
+        each = coarse[alike.context_of_row]
         shown = (
-            inputs(masses.mass, coarse, counts, contexts.numbers, alike.which) if refiners else each
+            refiner_inputs(masses.mass, coarse, counts, contexts.numbers, alike.context_of_row)
+            if refiners
+            else each
         )
-        cold = (counts[:, self.levels.owner] == 0)[alike.which]
-        return _Foreseen(masses, alike.which, factors(shown, each, refiners, clusters), cold, aside)
+        cold = (counts[:, self.levels.owner] == 0)[alike.context_of_row]
+        return _Foreseen(
+            masses, alike.context_of_row, factors(shown, each, refiners, clusters), cold, aside
+        )
 
     def distributions(
         self, jobs: pd.DataFrame, name: str, at: datetime | None = None
@@ -286,12 +302,12 @@ class Forecaster:
                 return found
 
             order, place = _together(contexts)
-            found = in_parts(answer, order)
+            found = map_in_parallel(answer, order)
             return Answers(
                 found,
                 self._answering(clusters[order]),
                 found.pop("cold"),
-                place[kinds.which],
+                place[kinds.context_of_row],
                 self.model_version,
             )
 
@@ -331,7 +347,7 @@ class Forecaster:
 
     def _asked(
         self, jobs: CodedJobs, at: datetime | None
-    ) -> tuple[Kinds, CodedJobs, Contexts, Array]:
+    ) -> tuple[UniqueContexts, CodedJobs, Contexts, Array]:
         """The kinds among ``jobs``; of the first of each kind its fields, its contexts and whose refiner answers it."""
         seen_at = (
             jobs["submitted_at"]
@@ -339,13 +355,15 @@ class Forecaster:
             else np.maximum(jobs["submitted_at"], in_microseconds(at))
         )
         # Nothing changes after the newest outcome.
-        seen_at = np.minimum(seen_at, max(mixture.latest for mixture in self.mixtures.values()))
-        kinds = find_kinds(jobs, self.fields, self.levels, seen_at)
-        few = jobs.take(kinds.first)
+        seen_at = np.minimum(
+            seen_at, max(mixture.latest_outcome_at for mixture in self.mixtures.values())
+        )
+        kinds = find_unique_contexts(jobs, self.fields, self.levels, seen_at)
+        few = jobs.take(kinds.first_rows)
         return (
             kinds,
             few,
-            replace(encode(few, self.levels), at=seen_at[kinds.first]),
+            replace(encode(few, self.levels), at=seen_at[kinds.first_rows]),
             self._clusters(few),
         )
 
@@ -359,14 +377,14 @@ class Forecaster:
             bent = bool(self._refiners(name))
             # Without a refiner the histories are all that tells one from another.
             alike = (
-                Kinds(np.arange(len(few)), np.arange(len(few)))
+                UniqueContexts(np.arange(len(few)), np.arange(len(few)))
                 if bent
                 else _alike(contexts, limits)
             )
             contexts, limits, clusters = (
-                contexts.take(alike.first),
-                limits[alike.first],
-                clusters[alike.first],
+                contexts.take(alike.first_rows),
+                limits[alike.first_rows],
+                clusters[alike.first_rows],
             )
 
             def answer(rows: Array) -> dict[str, Array]:
@@ -384,7 +402,9 @@ class Forecaster:
                 }
 
             order, place = _together(contexts)
-            return in_parts(answer, order)[name], place[alike.which][kinds.which]
+            return map_in_parallel(answer, order)[name], place[alike.context_of_row][
+                kinds.context_of_row
+            ]
 
     def _refiners(self, name: str) -> Mapping[str, Refiner]:
         return self.model_set.targets[name].refiners if self.model_set else {}
@@ -457,8 +477,13 @@ class Forecaster:
         }
         masses, which = foreseen.masses, foreseen.which
         cuts = (self._cuts[name] if cuts is None else cuts) if classes else Cuts()
-        numbers, best, shares = read_bent(
-            masses, which, foreseen.factors, np.array([0.5, *levels.values()]), mixture.scale, cuts
+        numbers, best, shares = summarise_reweighted(
+            masses,
+            which,
+            foreseen.factors,
+            np.array([0.5, *levels.values()]),
+            mixture.error_scale,
+            cuts,
         )
         point = masses.value_in(best, which, mixture.last_in_bin(contexts, best))
         mean, deviation, median, *others = numbers.T
@@ -470,9 +495,9 @@ class Forecaster:
         return told | (_classes(name, shares, known=len(cuts) > 0) if classes else {})
 
 
-def _alike(contexts: Contexts, limits: Array) -> Kinds:
+def _alike(contexts: Contexts, limits: Array) -> UniqueContexts:
     """Rows grouped by all that the histories read of them."""
-    return tell_apart(
+    return group_rows(
         [*contexts.keys.T, contexts.at.view(np.uint64), limits.view(np.uint64)], len(contexts)
     )
 

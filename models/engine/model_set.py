@@ -16,7 +16,7 @@ from infra.errors import GridcastError
 from models.histories.calibration import Calibration
 from models.histories.components import MixtureSettings
 from models.histories.features import Levels
-from models.histories.weights import Learned
+from models.histories.weights import LearnedWeights
 from models.quantities.targets import TARGETS
 from models.refiner.clusters import Clusters
 from models.refiner.refinement import Refiner
@@ -36,7 +36,7 @@ class TargetModel:
 
     target: str
     settings: MixtureSettings
-    learned: Learned
+    learned: LearnedWeights
     calibration: Calibration
     refiners: Mapping[str, Refiner] = field(default_factory=dict)
 
@@ -136,7 +136,7 @@ def _load_target(folder: Path, name: str) -> TargetModel:
     parts = json.loads((folder / f"{name}.json").read_text())
     table = pd.read_parquet(folder / f"{name}.weights.parquet")
     rows = np.array(table["shares"].tolist(), dtype=np.float32)
-    learned = Learned(
+    learned = LearnedWeights(
         table["key"].to_numpy(np.uint64),
         rows,
         np.array(parts["facts"], dtype=np.float64),

@@ -19,14 +19,14 @@ from models.engine.training import (
 from models.histories.calibration import Calibration
 from models.histories.components import MixtureSettings
 from models.histories.features import Contexts, choose_levels, encode
-from models.histories.mixture import Walk, endings
+from models.histories.mixture import PrequentialReplay, outcome_order
 from models.quantities.classes import Cuts, Thresholds
 from models.quantities.distribution import Distribution
 from models.quantities.targets import Target
 from models.refiner.clusters import GLOBAL, By, find_clusters
 from models.refiner.refinement import factors, refine
-from models.refiner.selection import Standing, before_windows, choose_refiners
-from models.refiner.training_rows import Notebook, make_lessons
+from models.refiner.selection import Selection, before_windows, select_refiners
+from models.refiner.training_rows import TrainingBuffer, make_training_rows
 
 
 @dataclass(frozen=True)
@@ -86,42 +86,44 @@ def backtest(
     first, step = max(int(count * warm_up), 1), max(int(count * refit_every), 1)
     levels = choose_levels(jobs.iloc[:first], aim.subject)
     contexts, values, limits = encode(jobs, levels), aim.value(jobs), aim.limit(jobs)
-    mixture, order = new_mixture(aim, levels, settings), endings(contexts, values)
-    walk = Walk(mixture, contexts, values, limits)
-    lessons = Notebook(count)
+    mixture, order = new_mixture(aim, levels, settings), outcome_order(contexts, values)
+    walk = PrequentialReplay(mixture, contexts, values, limits)
+    lessons = TrainingBuffer(count)
     places = _Places(count)
     cuts, answers = Cuts.of(thresholds, aim.grid), list[dict[str, Array]]()
     notes: list[dict[str, Any]] = []
     labels = np.full(count, GLOBAL, dtype=object)
-    standing = Standing()
+    standing = Selection()
     seen_until = 0
     starts = [0, *range(first, count, step)]
     for start, stop in zip(starts, [*starts[1:], count], strict=True):
         if refined and start:
             before, seen_until = (
                 seen_until,
-                int(np.searchsorted(contexts.known[order], contexts.at[start], side="right")),
+                int(
+                    np.searchsorted(contexts.available_at[order], contexts.at[start], side="right")
+                ),
             )
             ended = order[:seen_until][-MAX_TRAINING_ROWS:]
             early = before_windows(order[:seen_until], MAX_TRAINING_ROWS)
             labels = find_clusters(jobs.iloc[early], values[early], cluster_by).assign(jobs)
             unseen = min(seen_until - before, len(ended) // 2)
-            standing = choose_refiners(
+            standing = select_refiners(
                 lessons.take(ended), labels[ended], aim.grid, standing, unseen
             )
             notes.append({"from_row": start, "trained_on": len(ended), "clusters": standing.report})
         refiners = standing.refiners
         for low in range(start, stop, BATCH_ROWS):
             few = np.arange(low, min(low + BATCH_ROWS, stop))
-            answer, scales = walk.on(few)
+            answer, scales = walk.advance(few)
             part = contexts.take(few)
-            lesson = make_lessons(mixture, part, answer.mass, values[few])
+            lesson = make_training_rows(mixture, part, answer.mass, values[few])
             lessons.put(few, lesson)
             if refiners:
                 answer = replace(
                     answer,
                     mass=refine(
-                        answer.mass, factors(lesson.shown, lesson.coarse, refiners, labels[few])
+                        answer.mass, factors(lesson.inputs, lesson.coarse, refiners, labels[few])
                     ),
                 )
             levels_now = places.judge(answer, values[few], few, contexts, order)
@@ -189,7 +191,7 @@ class _Places:
             self.upto,
             order,
             self.place,
-            contexts.known,
+            contexts.available_at,
             contexts.at[rows],
             np.array(QUANTILE_LEVELS),
         )

@@ -16,11 +16,11 @@ from models.engine.forecaster import Forecaster
 from models.engine.model_set import ModelError
 from models.histories.calibration import Calibration
 from models.histories.features import Levels
-from models.histories.mixture import State
-from models.histories.outcome_index import Lists
-from models.histories.weights import Tables
+from models.histories.mixture import MixtureState
+from models.histories.outcome_index import OutcomeIndex
+from models.histories.weights import WeightTables
 
-_POOL = ("known", "ident", "mark", "value")
+_POOL = ("available_at", "outcome_id", "log_bin_position", "value")
 
 
 ROOMS = ("engine", "histories", "quantities", "refiner", "past")
@@ -30,7 +30,7 @@ ROOMS = ("engine", "histories", "quantities", "refiner", "past")
 def form(root: Path = Path(__file__).parents[2]) -> str:
     """What the arrays mean, as a hash of the code that makes them: those of another version of Gridcast are not read."""
     files = [path for room in ROOMS for path in (root / "models" / room).glob("*.py")]
-    files += [root / "jobs" / "coded.py", root / "jobs" / "schema.py"]
+    files += [root / "jobs" / "coded_jobs.py", root / "jobs" / "schema.py"]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()[:16]
 
 
@@ -64,7 +64,7 @@ def arrays_of(forecaster: Forecaster) -> dict[str, Array] | None:
             f"{name}.upto": calibration.upto.copy(),
             f"{name}.below": calibration.below.copy(),
         }
-        found[f"{name}.latest"] = np.array([mixture.latest])
+        found[f"{name}.latest"] = np.array([mixture.latest_outcome_at])
     return found
 
 
@@ -86,10 +86,13 @@ def put_back(forecaster: Forecaster, arrays: Mapping[str, Array]) -> None:
     forecaster.go_on(levels, states, calibrations, latest)
 
 
-def _state(arrays: Mapping[str, Array], name: str) -> State:
-    lists = Lists(**{field: arrays[f"{name}.lists.{field}"] for field in Lists._fields})
-    return State(
-        lists, Tables(**{field: arrays[f"{name}.tables.{field}"] for field in Tables._fields})
+def _state(arrays: Mapping[str, Array], name: str) -> MixtureState:
+    lists = OutcomeIndex(
+        **{field: arrays[f"{name}.lists.{field}"] for field in OutcomeIndex._fields}
+    )
+    return MixtureState(
+        lists,
+        WeightTables(**{field: arrays[f"{name}.tables.{field}"] for field in WeightTables._fields}),
     )
 
 

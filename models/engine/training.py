@@ -16,7 +16,7 @@ from models.engine.model_set import ModelSet, TargetModel
 from models.histories.calibration import Calibration
 from models.histories.components import MixtureSettings, settings_of
 from models.histories.features import NOT_AVAILABLE, Contexts, Levels, choose_levels, encode
-from models.histories.mixture import Mixture, Walk, endings
+from models.histories.mixture import Mixture, PrequentialReplay, outcome_order
 from models.quantities.classes import thresholds_of
 from models.quantities.distribution import Distribution, join
 from models.quantities.metrics import coverage, lowest_counted, point_errors
@@ -24,8 +24,8 @@ from models.quantities.targets import TARGETS, Target
 from models.refiner.boosting import BOOSTING
 from models.refiner.clusters import By, Clusters, find_clusters
 from models.refiner.refinement import factors, input_names, refine
-from models.refiner.selection import WINDOWS, Fits, before_windows, choose_refiners, fit_here
-from models.refiner.training_rows import Notebook, make_lessons
+from models.refiner.selection import WINDOWS, Fits, before_windows, fit_here, select_refiners
+from models.refiner.training_rows import TrainingBuffer, make_training_rows
 
 MAX_TRAINING_ROWS = 30_000
 BATCH_ROWS = 4096
@@ -59,12 +59,12 @@ def train(
         )
     levels = choose_levels(jobs, subject)
     contexts = encode(jobs, levels)
-    known = contexts.known[contexts.known != NOT_AVAILABLE]
+    known = contexts.available_at[contexts.available_at != NOT_AVAILABLE]
     models, reports, metrics = {}, {}, {}
     clusters = Clusters()
     for place, aim in enumerate(chosen):
         values = aim.value(jobs)
-        ended = endings(contexts, values)
+        ended = outcome_order(contexts, values)
         if not len(ended):
             raise TrainingError(
                 f"no job has ended with a known {aim.name}: there is nothing to train on"
@@ -130,35 +130,40 @@ def _train_one(
     fits: Fits,
 ) -> tuple[TargetModel, list[dict[str, Any]], dict[str, float]]:
     mixture = new_mixture(aim, levels, settings)
-    order = endings(contexts, values)
+    order = outcome_order(contexts, values)
     latest = order[-MAX_TRAINING_ROWS:]
     rows = latest[np.argsort(contexts.at[latest], kind="stable")]
-    walk = Walk(mixture, contexts, values, limits)
-    notebook, parts = Notebook(len(rows)), []
+    walk = PrequentialReplay(mixture, contexts, values, limits)
+    notebook, parts = TrainingBuffer(len(rows)), []
     for start in range(0, len(rows), BATCH_ROWS):
         few = np.arange(start, min(start + BATCH_ROWS, len(rows)))
-        parts.append(walk.on(rows[few]))
+        parts.append(walk.advance(rows[few]))
         notebook.put(
             few,
-            make_lessons(mixture, contexts.take(rows[few]), parts[-1][0].mass, values[rows[few]]),
+            make_training_rows(
+                mixture, contexts.take(rows[few]), parts[-1][0].mass, values[rows[few]]
+            ),
         )
-    seen_order = np.lexsort((contexts.ids[rows], contexts.known[rows]))
+    seen_order = np.lexsort((contexts.ids[rows], contexts.available_at[rows]))
     lessons = notebook.take(seen_order)
-    standing = choose_refiners(lessons, clusters[rows][seen_order], aim.grid, fits=fits)
+    standing = select_refiners(lessons, clusters[rows][seen_order], aim.grid, fits=fits)
     later = lessons.split(int(len(rows) * WINDOWS[-1]))[1]
     after = seen_order[later]
     part = contexts.take(rows[after])
     answer = join([answer for answer, _ in parts]).take(after)
     scales = np.concatenate([scales for _, scales in parts])
-    if standing.trials:
+    if standing.validation_refiners:
         bent = factors(
-            lessons.shown[later], lessons.coarse[later], standing.trials, clusters[rows[after]]
+            lessons.inputs[later],
+            lessons.coarse[later],
+            standing.validation_refiners,
+            clusters[rows[after]],
         )
         answer = replace(answer, mass=refine(answer.mass, bent))
     calibration = Calibration()
     calibration.learn(*answer.probability_integral(values[rows[after]]))
     metric = _measure(answer, mixture, part, values[rows[after]], scales[after])
-    walk.on(np.empty(0, np.int64))
+    walk.advance(np.empty(0, np.int64))
     return (
         TargetModel(aim.name, settings, mixture.learned(), calibration, standing.refiners),
         standing.report,

@@ -23,8 +23,8 @@ from models.engine.training import (
 from models.evaluation.allocation_rules import RULES, known
 from models.histories.components import OVER, settings_of
 from models.histories.features import Level, Levels, choose_levels, encode
-from models.histories.mixture import Mixture, endings
-from models.histories.occupancy import OccupancyWalk
+from models.histories.mixture import Mixture, outcome_order
+from models.histories.occupancy import OccupancyReplay
 from models.quantities.targets import TARGETS
 
 Row = dict[str, Any]
@@ -97,9 +97,11 @@ def _bounds(jobs: pd.DataFrame, peaks: Floats) -> tuple[Floats, Floats, Flags]:
     cores = np.maximum(jobs["requested_cores"].fillna(1.0).to_numpy(np.float64), 1.0)
     has_request = np.isfinite(asked)
     contexts = encode(jobs, Levels((Level(()),), 0))
-    ended = endings(contexts, peaks)
+    ended = outcome_order(contexts, peaks)
     used = _as_known(
-        np.maximum.accumulate(peaks[ended] / cores[ended]), contexts.known[ended], contexts.at
+        np.maximum.accumulate(peaks[ended] / cores[ended]),
+        contexts.available_at[ended],
+        contexts.at,
     )
     share = np.maximum(np.maximum.accumulate(np.where(has_request, asked, 0.0) / cores), used)
     usual = np.cumsum(has_request) > 0.5 * np.arange(1, len(jobs) + 1)
@@ -109,9 +111,11 @@ def _bounds(jobs: pd.DataFrame, peaks: Floats) -> tuple[Floats, Floats, Flags]:
     request = np.where(has_request, asked, np.minimum(DEFAULT_REQUEST, machine))
     telling = ended[has_request[ended]]
     broken = _as_known(
-        np.cumsum(peaks[telling] > asked[telling] * OVER), contexts.known[telling], contexts.at
+        np.cumsum(peaks[telling] > asked[telling] * OVER),
+        contexts.available_at[telling],
+        contexts.at,
     )
-    told = np.searchsorted(contexts.known[telling], contexts.at, side="right")
+    told = np.searchsorted(contexts.available_at[telling], contexts.at, side="right")
     kept = has_request & (broken <= LIMIT_BROKEN * np.maximum(told, 20))
     return request, np.where(kept, request, machine), kept
 
@@ -141,13 +145,13 @@ def _ours(
             Mixture(aim, relative, levels.owner, settings_of(aim.name))
             for aim in (target, TARGETS["walltime"])
         )
-        walk = OccupancyWalk(
+        walk = OccupancyReplay(
             mixture, times, encode(jobs, levels), peaks, target.limit(jobs), seconds
         )
         asks = judged[(judged >= start) & (judged < stop)]
         for low in range(0, len(asks), BATCH_ROWS):
             few = asks[low : low + BATCH_ROWS]
-            answer = walk.on(few)
+            answer = walk.advance(few)
             found.append(ladders(answer, target.grid, ceiling[few], kept[few], price))
             cold.append(answer.cold)
             if progress:

@@ -52,7 +52,7 @@ def known(jobs: pd.DataFrame, target: Target, request: Floats) -> Known:
         target.value(jobs),
         np.maximum(jobs["requested_cores"].fillna(1.0).to_numpy(np.float64), 1.0),
     )
-    order = order_of_news(contexts.known, values)
+    order = order_of_news(contexts.available_at, values)
     found = []
     for place in range(len(templates)):
         distinct, codes = np.unique(contexts.keys[:, place], return_inverse=True)
@@ -61,7 +61,7 @@ def known(jobs: pd.DataFrame, target: Target, request: Floats) -> Known:
                 codes.astype(np.int64),
                 len(distinct),
                 contexts.at,
-                contexts.known,
+                contexts.available_at,
                 values,
                 cores,
                 order,

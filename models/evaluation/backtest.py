@@ -31,7 +31,7 @@ from models.quantities.metrics import (
     time_blocks,
 )
 from models.quantities.targets import Target
-from models.refiner.clusters import telling_field
+from models.refiner.clusters import most_informative_field
 
 Row = dict[str, Any]
 
@@ -103,8 +103,8 @@ def evaluate(
     if not 0 < warm_up < 1 or not 0 < refit_every <= 1:
         raise TrainingError("warm_up and refit_every must be shares between 0 and 1")
     jobs = jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
-    if target.subject.surroundings:
-        jobs = target.subject.surroundings(jobs)
+    if target.subject.add_surroundings:
+        jobs = target.subject.add_surroundings(jobs)
     outcomes = target.value(jobs)
     counted = np.flatnonzero(
         np.isfinite(outcomes) & (np.arange(len(jobs)) >= max(int(len(jobs) * warm_up), 1))
@@ -270,7 +270,7 @@ def _take(answers: Answers, rows: npt.NDArray[np.int64]) -> Answers:
 
 def _clusters(jobs: pd.DataFrame) -> pd.Series[Any]:
     """What each job is put together with."""
-    return jobs[telling_field(jobs)].fillna("(none)").astype(object).reset_index(drop=True)
+    return jobs[most_informative_field(jobs)].fillna("(none)").astype(object).reset_index(drop=True)
 
 
 def _periods(submitted: pd.Series[Any]) -> pd.Series[Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from infra.aliases import Array
 from infra.compiled import compiled
 from models.histories.components import FACTS, TABLES, Shape
-from models.histories.outcome_index import Lists, end_of_known, find_slot, first_in_window
+from models.histories.outcome_index import OutcomeIndex, available_end, find_slot, first_in_window
 
 
 class View(NamedTuple):
@@ -45,7 +45,7 @@ def bin_of(mark: float, bins: int) -> int:
 
 
 @compiled
-def look(lists: Lists, shape: Shape, keys: Array, at: int, limit: float, view: View) -> None:
+def look(lists: OutcomeIndex, shape: Shape, keys: Array, at: int, limit: float, view: View) -> None:
     """Find what a job with these keys can see at ``at``."""
     for level in range(len(keys)):
         slot = find_slot(lists, keys[level])
@@ -53,7 +53,7 @@ def look(lists: Lists, shape: Shape, keys: Array, at: int, limit: float, view: V
         if slot < 0 or (shape.relative[level] and not np.isfinite(limit)):
             view.firsts[level] = view.ends[level] = 0
         else:
-            view.ends[level] = end_of_known(lists, slot, at)
+            view.ends[level] = available_end(lists, slot, at)
             view.firsts[level] = first_in_window(lists, slot, view.ends[level])
 
 
@@ -70,7 +70,9 @@ def hide_unseen(shape: Shape, view: View) -> None:
 
 
 @compiled
-def blend(lists: Lists, shape: Shape, limit: float, limit_bin: int, view: View, out: Array) -> None:
+def blend(
+    lists: OutcomeIndex, shape: Shape, limit: float, limit_bin: int, view: View, out: Array
+) -> None:
     """The distribution of one job, by view.weights, into ``out`` (float32[bins])."""
     decays, widths = len(shape.ages), len(shape.spread)
     sharp = view.sharp
@@ -82,7 +84,7 @@ def blend(lists: Lists, shape: Shape, limit: float, limit_bin: int, view: View, 
             continue
         shift = limit if shape.relative[level] else 0.0
         for age in range(count):
-            bins[age] = bin_of(lists.mark[newest - age] + shift, shape.bins)
+            bins[age] = bin_of(lists.log_bin_position[newest - age] + shift, shape.bins)
         for k in range(widths):
             worth[:count] = 0.0
             for d in range(decays):
@@ -161,8 +163,8 @@ def _hits(shape: Shape, truth: int, limit_bin: int, out: Array) -> None:
 
 
 @compiled
-def share_out(
-    lists: Lists, shape: Shape, limit: float, limit_bin: int, truth: int, view: View
+def responsibilities(
+    lists: OutcomeIndex, shape: Shape, limit: float, limit_bin: int, truth: int, view: View
 ) -> None:
     """Turn view.weights into each component's share in having foreseen the bin ``truth`` (the E step of EM)."""
     decays, widths, weights, hits = len(shape.ages), len(shape.spread), view.weights, view.sharp
@@ -175,7 +177,7 @@ def share_out(
             continue
         shift = limit if shape.relative[level] else 0.0
         for age in range(count):
-            bins[age] = bin_of(lists.mark[newest - age] + shift, shape.bins)
+            bins[age] = bin_of(lists.log_bin_position[newest - age] + shift, shape.bins)
         for k in range(widths):
             for age in range(count):
                 hit[age] = hits[k, bins[age]]

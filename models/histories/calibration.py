@@ -55,7 +55,7 @@ class Calibration:
         at: Array,
         wanted: Array,
     ) -> tuple[Array, int]:
-        """Live through endings (``order[place:]``, by ``known``) and submissions (``at``, ascending) together.
+        """Live through outcome_order (``order[place:]``, by ``known``) and submissions (``at``, ascending) together.
 
         Returns float64[n, wanted], the calibrated levels in force at each submission, and the new place in ``order``.
         """

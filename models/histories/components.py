@@ -20,7 +20,7 @@ OVER = 1.1
 FACTS = 5
 """What the gate is told of each level; see ``gate.note_facts``."""
 TABLES = 6
-"""Tables that each job learns into: of all jobs, by counts, by count and size, of the owner, of the owner by size, of the template."""
+"""WeightTables that each job learns into: of all jobs, by counts, by count and size, of the owner, of the owner by size, of the template."""
 
 
 @dataclass(frozen=True)

@@ -82,14 +82,14 @@ class Levels:
 class Contexts:
     """What the engine knows of n jobs when they are submitted, and when their outcome became known.
 
-    ``keys`` uint64[n, levels]; ``at`` and ``known`` int64[n] in microseconds since 1970: submitted, outcome known (NOT_AVAILABLE where it
+    ``keys`` uint64[n, levels]; ``at`` and ``available_at`` int64[n] in microseconds since 1970: submitted, outcome known (NOT_AVAILABLE where it
     is not); ``ids`` uint32[n], the same for the same job; ``numbers``
     float32[n, features] with NaN for unknown.
     """
 
     keys: Keys
     at: npt.NDArray[np.int64]
-    known: npt.NDArray[np.int64]
+    available_at: npt.NDArray[np.int64]
     ids: npt.NDArray[np.uint32]
     numbers: npt.NDArray[np.float32]
 
@@ -100,7 +100,11 @@ class Contexts:
     def take(self, rows: npt.NDArray[Any]) -> Contexts:
         """The contexts of some rows (indices or a mask)."""
         return Contexts(
-            self.keys[rows], self.at[rows], self.known[rows], self.ids[rows], self.numbers[rows]
+            self.keys[rows],
+            self.at[rows],
+            self.available_at[rows],
+            self.ids[rows],
+            self.numbers[rows],
         )
 
     def __len__(self) -> int:
@@ -182,7 +186,7 @@ def encode(jobs: pd.DataFrame | CodedJobs, levels: Levels) -> Contexts:
     subject = SUBJECTS[levels.subject]
     if isinstance(jobs, pd.DataFrame):
         jobs = encode_jobs(
-            jobs, {*levels.fields, *subject.identity, "submitted_at", subject.known_at}
+            jobs, {*levels.fields, *subject.identity, "submitted_at", subject.outcome_time}
         )
     rows = len(jobs)
     hashes = {
@@ -199,7 +203,9 @@ def encode(jobs: pd.DataFrame | CodedJobs, levels: Levels) -> Contexts:
             salt=_hash_text("|".join((level.name, str(place)))),
         )
     at = jobs["submitted_at"]
-    known = jobs[subject.known_at] if subject.known_at in jobs else np.full(rows, NOT_AVAILABLE)
+    known = (
+        jobs[subject.outcome_time] if subject.outcome_time in jobs else np.full(rows, NOT_AVAILABLE)
+    )
     # A job of no length ended when it was submitted: its outcome is news only after that instant.
     known = np.where(known == NOT_AVAILABLE, NOT_AVAILABLE, np.maximum(known, at + 1))
     return Contexts(keys, at, known, identities(jobs, subject.identity), _numbers(jobs, levels, at))

@@ -13,8 +13,8 @@ import numpy as np
 from infra.compiled import compiled
 from models.histories.blend import View
 from models.histories.components import FACTS, Shape
-from models.histories.outcome_index import Lists
-from models.histories.weights import Tables
+from models.histories.outcome_index import OutcomeIndex
+from models.histories.weights import WeightTables
 
 _PAIRS = 7
 """How many of the latest steps from outcome to outcome are looked at."""
@@ -24,7 +24,7 @@ _STEEPEST = 8.0
 
 
 @compiled
-def note_facts(lists: Lists, shape: Shape, view: View) -> None:
+def note_facts(lists: OutcomeIndex, shape: Shape, view: View) -> None:
     """Into view.facts, a level: its length, its silence, how far its outcomes lie apart, how often they repeat, whether it is one alone."""
     now = view.ends[shape.everyone] - 1
     for level in range(len(view.slots)):
@@ -38,18 +38,22 @@ def note_facts(lists: Lists, shape: Shape, view: View) -> None:
         pairs = min(count - 1, _PAIRS)
         moved, same = 0.0, 0.0
         for age in range(pairs):
-            step = abs(lists.mark[newest - age] - lists.mark[newest - age - 1])
+            step = abs(
+                lists.log_bin_position[newest - age] - lists.log_bin_position[newest - age - 1]
+            )
             moved += step
             same += 1.0 if step < 1.0 else 0.0
         facts[0] = np.log2(1.0 + count) / 6.0
-        facts[1] = np.log2(1.0 + (lists.known[now] - lists.known[newest]) / _MINUTE) / 10.0
+        facts[1] = (
+            np.log2(1.0 + (lists.available_at[now] - lists.available_at[newest]) / _MINUTE) / 10.0
+        )
         facts[2] = np.log2(1.0 + moved / pairs / shape.steps) / 2.0 if pairs else 1.0
         facts[3] = same / pairs if pairs else 0.0
         facts[4] = 0.0 if pairs else 1.0
 
 
 @compiled
-def gate(tables: Tables, shape: Shape, view: View) -> None:
+def gate(tables: WeightTables, shape: Shape, view: View) -> None:
     """Multiply view.weights by what the gate has learned about histories like these."""
     each = len(shape.ages) * len(shape.spread)
     for c in range(len(view.weights)):
@@ -62,7 +66,7 @@ def gate(tables: Tables, shape: Shape, view: View) -> None:
 
 
 @compiled
-def learn_gate(tables: Tables, shape: Shape, view: View) -> None:
+def learn_gate(tables: WeightTables, shape: Shape, view: View) -> None:
     """One step up the log score of an outcome: view.weights are the components' shares in it, view.prior their weights before."""
     each = len(shape.ages) * len(shape.spread)
     for c in range(len(view.weights)):

@@ -17,18 +17,18 @@ from models.histories.blend import View, bin_of, look, smooth
 from models.histories.components import Shape
 from models.histories.features import Contexts
 from models.histories.mixture import (
-    Jobs,
+    JobArrays,
     Mixture,
-    State,
-    Walk,
+    MixtureState,
+    PrequentialReplay,
     bin_of_limit,
     bounds,
-    end_job,
     has_room_for,
+    learn_outcome,
     weigh_components,
 )
-from models.histories.outcome_index import Lists, end_of_known, find_slot
-from models.histories.weights import kept
+from models.histories.outcome_index import OutcomeIndex, available_end, find_slot
+from models.histories.weights import limit_compliance
 from models.quantities.distribution import Distribution
 from models.quantities.targets import Grid
 
@@ -39,20 +39,20 @@ BELIEVED = 0.5
 class Occupancy(NamedTuple):
     """n distributions of a quantity over one grid: ``mass`` float32[n, bins], ``held`` the same weighted by walltime, rows summing to 1.
 
-    ``seconds`` float64[n] is the mean walltime, NaN where none is known; ``top`` int64[n] the last bin allowed, ``kept`` int64[n] how
-    limits are kept (see ``weights.kept``); ``cold`` bool[n] says that nothing is known of who submits.
+    ``seconds`` float64[n] is the mean walltime, NaN where none is known; ``top`` int64[n] the last bin allowed, ``limit_compliance`` int64[n] how
+    limits are kept (see ``weights.limit_compliance``); ``cold`` bool[n] says that nothing is known of who submits.
     """
 
     mass: Array
     held: Array
     seconds: Array
     top: Array
-    kept: Array
+    limit_compliance: Array
     cold: Array
 
     def distribution(self, grid: Grid, limits: Array) -> Distribution:
         """The distributions as ``Mixture.distributions`` gives them, of jobs with ``limits`` (float64[n], infinite for none)."""
-        return Distribution(grid, self.mass, bounds(grid, limits, self.kept))
+        return Distribution(grid, self.mass, bounds(grid, limits, self.limit_compliance))
 
 
 def _room(jobs: int, bins: int) -> Occupancy:
@@ -69,10 +69,10 @@ def _room(jobs: int, bins: int) -> Occupancy:
 
 @compiled
 def _blend_both(
-    lists: Lists,
-    times: Lists,
+    lists: OutcomeIndex,
+    times: OutcomeIndex,
     shape: Shape,
-    jobs: Jobs,
+    jobs: JobArrays,
     row: int,
     limit_bin: int,
     view: View,
@@ -91,7 +91,7 @@ def _blend_both(
         shift = jobs.limit[row] if shape.relative[level] else 0.0
         slot = find_slot(times, jobs.keys[row, level])
         first = times.start[slot] if slot >= 0 else 0
-        place = end_of_known(times, slot, jobs.at[row]) - 1 if slot >= 0 else -1
+        place = available_end(times, slot, jobs.at[row]) - 1 if slot >= 0 else -1
         each[:] = 0.0
         for k in range(widths):
             for d in range(decays):
@@ -103,14 +103,18 @@ def _blend_both(
                     each[k, age] += share * fade[age]
         for age in range(count):
             outcome = newest - age
-            b = bin_of(lists.mark[outcome] + shift, shape.bins)
-            known, ident = lists.known[outcome], lists.ident[outcome]
+            b = bin_of(lists.log_bin_position[outcome] + shift, shape.bins)
+            known, ident = lists.available_at[outcome], lists.outcome_id[outcome]
             while place >= first and (
-                times.known[place] > known
-                or (times.known[place] == known and times.ident[place] > ident)
+                times.available_at[place] > known
+                or (times.available_at[place] == known and times.outcome_id[place] > ident)
             ):
                 place -= 1
-            paired = place >= first and times.known[place] == known and times.ident[place] == ident
+            paired = (
+                place >= first
+                and times.available_at[place] == known
+                and times.outcome_id[place] == ident
+            )
             ran = times.value[place] if paired else 0.0
             for k in range(widths):
                 view.sharp[k, b] += each[k, age]
@@ -130,10 +134,10 @@ def _blend_both(
 
 @compiled
 def _look_at_both(
-    state: State,
-    times: State,
+    state: MixtureState,
+    times: MixtureState,
     shape: Shape,
-    jobs: Jobs,
+    jobs: JobArrays,
     row: int,
     view: View,
     lasted: Array,
@@ -143,9 +147,9 @@ def _look_at_both(
     look(state.lists, shape, jobs.keys[row], jobs.at[row], jobs.limit[row], view)
     weigh_components(state, shape, jobs.keys[row], view)
     top = bin_of_limit(jobs.limit[row], state.tables, shape)
-    room.top[place], room.kept[place], room.cold[place] = (
+    room.top[place], room.limit_compliance[place], room.cold[place] = (
         top,
-        kept(state.tables, shape),
+        limit_compliance(state.tables, shape),
         view.ends[shape.owner] <= view.firsts[shape.owner],
     )
     mass, held = room.mass[place], room.held[place]
@@ -156,32 +160,37 @@ def _look_at_both(
 
 @compiled
 def _walk(
-    state: State, times: State, shape: Shape, time_shape: Shape, jobs: Jobs, time_jobs: Jobs, ends: Array, asks: Array, stands: Array,
+    state: MixtureState, times: MixtureState, shape: Shape, time_shape: Shape, jobs: JobArrays, time_jobs: JobArrays, ends: Array, query_rows: Array, stands: Array,
     view: View, time_view: View, room: Occupancy,
 ) -> None:  # fmt: skip
     """As ``mixture._walk``, through two mixtures side by side; it stops early when the arrays of either are full."""
     levels, lasted = jobs.keys.shape[1], np.zeros_like(view.sharp)
-    while stands[1] < len(asks):
-        if stands[0] < len(ends) and jobs.known[ends[stands[0]]] <= jobs.at[asks[stands[1]]]:
+    while stands[1] < len(query_rows):
+        if (
+            stands[0] < len(ends)
+            and jobs.available_at[ends[stands[0]]] <= jobs.at[query_rows[stands[1]]]
+        ):
             if not has_room_for(state, levels) or not has_room_for(times, levels):
                 return
-            end_job(state, shape, jobs, ends[stands[0]], True, view)
-            end_job(times, time_shape, time_jobs, ends[stands[0]], False, time_view)
+            learn_outcome(state, shape, jobs, ends[stands[0]], True, view)
+            learn_outcome(times, time_shape, time_jobs, ends[stands[0]], False, time_view)
             stands[0] += 1
         else:
-            _look_at_both(state, times, shape, jobs, asks[stands[1]], view, lasted, stands[1], room)
+            _look_at_both(
+                state, times, shape, jobs, query_rows[stands[1]], view, lasted, stands[1], room
+            )
             stands[1] += 1
 
 
 def occupancy(mixture: Mixture, times: Mixture, contexts: Contexts, limits: Array) -> Occupancy:
     """The occupancies of jobs by what was known at ``contexts.at``; ``times`` is the mixture of the walltimes of the same jobs."""
     unknown = np.full(len(contexts), np.nan)
-    return OccupancyWalk(mixture, times, contexts, unknown, limits, unknown, only_ask=True).on(
-        np.arange(len(contexts))
-    )
+    return OccupancyReplay(
+        mixture, times, contexts, unknown, limits, unknown, queries_only=True
+    ).advance(np.arange(len(contexts)))
 
 
-class OccupancyWalk:
+class OccupancyReplay:
     """A walk through the ends and submissions of some jobs, each asked about by what had ended."""
 
     def __init__(
@@ -192,23 +201,25 @@ class OccupancyWalk:
         values: Array,
         limits: Array,
         seconds: Array,
-        only_ask: bool = False,
+        queries_only: bool = False,
     ) -> None:
         self.mixture, self.times = mixture, times
-        self.jobs = Walk(mixture, contexts, values, limits, only_ask)
-        self.time_jobs = Walk(times, contexts, seconds, np.full(len(contexts), np.inf), only_ask)
+        self.jobs = PrequentialReplay(mixture, contexts, values, limits, queries_only)
+        self.time_jobs = PrequentialReplay(
+            times, contexts, seconds, np.full(len(contexts), np.inf), queries_only
+        )
 
-    def on(self, asks: Array) -> Occupancy:
-        """Walk until the last of ``asks`` (rows in the order in which they are asked about) is answered."""
+    def advance(self, query_rows: Array) -> Occupancy:
+        """PrequentialReplay until the last of ``query_rows`` (rows in the order in which they are asked about) is answered."""
         mixture, times, jobs, time_jobs = self.mixture, self.times, self.jobs, self.time_jobs
-        room = _room(len(asks), mixture.grid.bins)
+        room = _room(len(query_rows), mixture.grid.bins)
         jobs.stands[1] = 0
-        while jobs.stands[1] < len(asks):
+        while jobs.stands[1] < len(query_rows):
             _walk(
-                mixture.state, times.state, mixture.shape, times.shape, jobs.jobs, time_jobs.jobs, jobs.ends, asks, jobs.stands,
+                mixture.state, times.state, mixture.shape, times.shape, jobs.jobs, time_jobs.jobs, jobs.ends, query_rows, jobs.stands,
                 jobs.view, time_jobs.view, room,
             )  # fmt: skip
-            if jobs.stands[1] < len(asks):
+            if jobs.stands[1] < len(query_rows):
                 mixture.grow()
                 times.grow()
         return room

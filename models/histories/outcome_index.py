@@ -21,7 +21,7 @@ CAP = 8192
 _FIRST_BLOCK = 4
 
 
-class Lists(NamedTuple):
+class OutcomeIndex(NamedTuple):
     """A hash table from key to slot, and for each slot a block of the pool with its outcomes in order of (known, id)."""
 
     table_key: Array  # uint64[power of two]
@@ -30,26 +30,26 @@ class Lists(NamedTuple):
     room: Array  # int32[slots], size of the block
     count: Array  # type: ignore[assignment]  # int32[slots], outcomes in the block; only the last CAP count
     total: Array  # int64[slots], outcomes ever
-    known: Array  # int64[pool], when the outcome became known, microseconds
-    ident: Array  # uint32[pool], whose outcome it is
-    mark: Array  # float32[pool], place on the grid's axis
+    available_at: Array  # int64[pool], when the outcome became known, microseconds
+    outcome_id: Array  # uint32[pool], whose outcome it is
+    log_bin_position: Array  # float32[pool], place on the grid's axis
     value: Array  # float64[pool], the outcome itself
     free: Array  # int64[32], first free block of each power of two, linked through known; -1 none
     used: Array  # int64[2]: slots in use, pool in use
 
 
-def new_lists(slots: int = 1024, pool: int = 1 << 16) -> Lists:
+def new_outcome_index(slots: int = 1024, pool: int = 1 << 16) -> OutcomeIndex:
     """Empty lists."""
-    return Lists(
+    return OutcomeIndex(
         np.zeros(2 * slots, np.uint64), np.full(2 * slots, -1, np.int32), np.zeros(slots, np.int64), np.zeros(slots, np.int32),
         np.zeros(slots, np.int32), np.zeros(slots, np.int64), np.zeros(pool, np.int64), np.zeros(pool, np.uint32),
         np.zeros(pool, np.float32), np.zeros(pool, np.float64), np.full(32, -1, np.int64), np.zeros(2, np.int64),
     )  # fmt: skip
 
 
-def make_room(lists: Lists, levels: int) -> Lists:
+def ensure_capacity(lists: OutcomeIndex, levels: int) -> OutcomeIndex:
     """The same lists with room for at least one more outcome in ``levels`` keys, usually for many."""
-    slots, pool = len(lists.start), len(lists.known)
+    slots, pool = len(lists.start), len(lists.available_at)
     if lists.used[0] + levels > slots:
         bigger = 2 * slots
         table_key, table_slot = np.zeros(2 * bigger, np.uint64), np.full(2 * bigger, -1, np.int32)
@@ -64,7 +64,7 @@ def make_room(lists: Lists, levels: int) -> Lists:
         lists = lists._replace(
             **{
                 name: _extend(getattr(lists, name), bigger)
-                for name in ("known", "ident", "mark", "value")
+                for name in ("available_at", "outcome_id", "log_bin_position", "value")
             }
         )
     return lists
@@ -77,10 +77,10 @@ def _extend(values: Array, size: int) -> Array:
 
 
 @compiled
-def has_room(lists: Lists, levels: int) -> bool:
+def has_capacity(lists: OutcomeIndex, levels: int) -> bool:
     """Whether one more outcome fits in ``levels`` keys without enlarging the lists."""
     return lists.used[0] + levels <= len(lists.start) and lists.used[1] + levels * 2 * CAP <= len(
-        lists.known
+        lists.available_at
     )
 
 
@@ -97,7 +97,7 @@ def _rehash(old_key: Array, old_slot: Array, table_key: Array, table_slot: Array
 
 
 @compiled
-def find_slot(lists: Lists, key: np.uint64) -> np.int64:
+def find_slot(lists: OutcomeIndex, key: np.uint64) -> np.int64:
     """The slot of a key, or -1 when nothing was ever known of it."""
     mask = np.uint64(len(lists.table_key) - 1)
     place = np.int64(key & mask)
@@ -109,7 +109,7 @@ def find_slot(lists: Lists, key: np.uint64) -> np.int64:
 
 
 @compiled
-def need_slot(lists: Lists, key: np.uint64) -> np.int64:
+def ensure_slot(lists: OutcomeIndex, key: np.uint64) -> np.int64:
     """The slot of a key, made if it was not there."""
     mask = np.uint64(len(lists.table_key) - 1)
     place = np.int64(key & mask)
@@ -136,11 +136,11 @@ def _class_of(room: int) -> int:
 
 
 @compiled
-def _take_block(lists: Lists, room: int) -> int:
+def _take_block(lists: OutcomeIndex, room: int) -> int:
     size = _class_of(room)
     block = lists.free[size]
     if block >= 0:
-        lists.free[size] = lists.known[block]
+        lists.free[size] = lists.available_at[block]
     else:
         block = lists.used[1]
         lists.used[1] += room
@@ -148,7 +148,7 @@ def _take_block(lists: Lists, room: int) -> int:
 
 
 @compiled
-def _grow(lists: Lists, slot: int) -> None:
+def _grow(lists: OutcomeIndex, slot: int) -> None:
     """Give a full list a block of twice the size, or drop its oldest outcomes once it holds twice what is kept."""
     start, count, room = lists.start[slot], lists.count[slot], lists.room[slot]
     kept, target = count, start
@@ -158,13 +158,13 @@ def _grow(lists: Lists, slot: int) -> None:
         target = _take_block(lists, 2 * room)
     for i in range(kept):
         source = start + count - kept + i
-        lists.known[target + i] = lists.known[source]
-        lists.ident[target + i] = lists.ident[source]
-        lists.mark[target + i] = lists.mark[source]
+        lists.available_at[target + i] = lists.available_at[source]
+        lists.outcome_id[target + i] = lists.outcome_id[source]
+        lists.log_bin_position[target + i] = lists.log_bin_position[source]
         lists.value[target + i] = lists.value[source]
     if target != start:
         size = _class_of(room)
-        lists.known[start] = lists.free[size]
+        lists.available_at[start] = lists.free[size]
         lists.free[size] = start
         lists.start[slot] = target
         lists.room[slot] = 2 * room
@@ -172,16 +172,16 @@ def _grow(lists: Lists, slot: int) -> None:
 
 
 @compiled
-def end_of_known(lists: Lists, slot: int, at: int) -> int:
+def available_end(lists: OutcomeIndex, slot: int, at: int) -> int:
     """The place in the pool after the last outcome of a slot that was known at ``at``; not before the oldest that is kept."""
     start, count = lists.start[slot], lists.count[slot]
     high = start + count
-    if count == 0 or lists.known[high - 1] <= at:
+    if count == 0 or lists.available_at[high - 1] <= at:
         return high
     low = start + max(0, count - CAP)
     while low < high:
         middle = (low + high) // 2
-        if lists.known[middle] <= at:
+        if lists.available_at[middle] <= at:
             low = middle + 1
         else:
             high = middle
@@ -189,23 +189,23 @@ def end_of_known(lists: Lists, slot: int, at: int) -> int:
 
 
 @compiled
-def first_in_window(lists: Lists, slot: int, end: int) -> int:
+def first_in_window(lists: OutcomeIndex, slot: int, end: int) -> int:
     """The place in the pool of the oldest of the last WINDOW outcomes before ``end``."""
     return max(lists.start[slot] + max(0, lists.count[slot] - CAP), end - WINDOW)
 
 
 @compiled
-def count_known(lists: Lists, slot: int, end: int) -> int:
+def count_available(lists: OutcomeIndex, slot: int, end: int) -> int:
     """How many outcomes of a slot were ever known by the place ``end``."""
     return lists.total[slot] - (lists.start[slot] + lists.count[slot] - end)
 
 
 @compiled
-def is_known(lists: Lists, slot: int, known: int, ident: np.uint32) -> bool:
+def has_outcome(lists: OutcomeIndex, slot: int, known: int, ident: np.uint32) -> bool:
     """Whether a slot has this job's outcome already."""
-    place = end_of_known(lists, slot, known) - 1
-    while place >= lists.start[slot] and lists.known[place] == known:
-        if lists.ident[place] == ident:
+    place = available_end(lists, slot, known) - 1
+    while place >= lists.start[slot] and lists.available_at[place] == known:
+        if lists.outcome_id[place] == ident:
             return True
         place -= 1
     return False
@@ -213,7 +213,7 @@ def is_known(lists: Lists, slot: int, known: int, ident: np.uint32) -> bool:
 
 @compiled
 def insert(
-    lists: Lists, slot: int, known: int, ident: np.uint32, mark: np.float32, value: float
+    lists: OutcomeIndex, slot: int, known: int, ident: np.uint32, mark: np.float32, value: float
 ) -> None:
     """Put an outcome in its place; one older than all that a full list keeps is only counted."""
     if lists.count[slot] == lists.room[slot]:
@@ -222,20 +222,20 @@ def insert(
     place = start + count
     oldest = start + max(0, count - CAP)
     while place > oldest and (
-        lists.known[place - 1] > known
-        or (lists.known[place - 1] == known and lists.ident[place - 1] > ident)
+        lists.available_at[place - 1] > known
+        or (lists.available_at[place - 1] == known and lists.outcome_id[place - 1] > ident)
     ):
         place -= 1
     lists.total[slot] += 1
     if count >= CAP and place == oldest:
         return
     for i in range(start + count, place, -1):
-        lists.known[i] = lists.known[i - 1]
-        lists.ident[i] = lists.ident[i - 1]
-        lists.mark[i] = lists.mark[i - 1]
+        lists.available_at[i] = lists.available_at[i - 1]
+        lists.outcome_id[i] = lists.outcome_id[i - 1]
+        lists.log_bin_position[i] = lists.log_bin_position[i - 1]
         lists.value[i] = lists.value[i - 1]
-    lists.known[place] = known
-    lists.ident[place] = ident
-    lists.mark[place] = mark
+    lists.available_at[place] = known
+    lists.outcome_id[place] = ident
+    lists.log_bin_position[place] = mark
     lists.value[place] = value
     lists.count[slot] = count + 1

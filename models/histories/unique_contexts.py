@@ -1,4 +1,4 @@
-"""Kinds: jobs of one call that the engine must answer alike, so that it answers each kind once.
+"""UniqueContexts: jobs of one call that the engine must answer alike, so that it answers each kind once.
 
 Ten thousand jobs that a broker holds are a few hundred kinds: users submit the same thing many times.
 """
@@ -21,19 +21,21 @@ from jobs.coded_jobs import Coded, CodedJobs
 from models.histories.features import Levels, hour_of_week
 
 WORTH_A_PART = 140
-"""Kinds that take longer to answer, some milliseconds, than a thread takes to be woken."""
+"""UniqueContexts that take longer to answer, some milliseconds, than a thread takes to be woken."""
 MOST_PARTS = 4
 
 
 @dataclass(frozen=True)
-class Kinds:
-    """Rows grouped by likeness: ``first`` (int64[kinds]) is the first row of each kind, ``which`` (int64[n]) the kind of each row."""
+class UniqueContexts:
+    """Rows grouped by likeness: ``first_rows`` (int64[kinds]) is the first row of each kind, ``context_of_row`` (int64[n]) the kind of each row."""
 
-    first: npt.NDArray[np.int64]
-    which: npt.NDArray[np.int64]
+    first_rows: npt.NDArray[np.int64]
+    context_of_row: npt.NDArray[np.int64]
 
 
-def find_kinds(jobs: CodedJobs, names: Iterable[str], levels: Levels, at: Array) -> Kinds:
+def find_unique_contexts(
+    jobs: CodedJobs, names: Iterable[str], levels: Levels, at: Array
+) -> UniqueContexts:
     """Group jobs that the engine must answer alike: those with the same values of all that it reads.
 
     ``at`` (int64[n]) is when each sees the history; ``names`` are the fields that are read beside the levels'; the hour of
@@ -48,24 +50,24 @@ def find_kinds(jobs: CodedJobs, names: Iterable[str], levels: Levels, at: Array)
                 if isinstance(column, Coded)
                 else column.view(np.uint64)
             )
-    return tell_apart(columns, len(jobs))
+    return group_rows(columns, len(jobs))
 
 
-def tell_apart(columns: Sequence[Array], rows: int) -> Kinds:
+def group_rows(columns: Sequence[Array], rows: int) -> UniqueContexts:
     """Group rows by the values in all ``columns`` (uint64[rows] each), in order of appearance.
 
-    >>> tell_apart([np.array([7, 7, 5], np.uint64)], 3)
-    Kinds(first=array([0, 2]), which=array([0, 0, 1]))
+    >>> group_rows([np.array([7, 7, 5], np.uint64)], 3)
+    UniqueContexts(first_rows=array([0, 2]), context_of_row=array([0, 0, 1]))
     """
     table = np.empty((rows, len(columns)), dtype=np.uint64)
     for place, values in enumerate(columns):
         table[:, place] = values
     first, which = np.empty(rows, dtype=np.int64), np.empty(rows, dtype=np.int64)
     count = _tell_apart(table, _SECRET, first, which)
-    return Kinds(first[:count], which)
+    return UniqueContexts(first[:count], which)
 
 
-def in_parts(work: Callable[[Array], dict[str, Array]], rows: Array) -> dict[str, Array]:
+def map_in_parallel(work: Callable[[Array], dict[str, Array]], rows: Array) -> dict[str, Array]:
     """What ``work`` makes of ``rows``, arrays of as many values by name: in parts side by side where there are many.
 
     Compiled code and CatBoost run without the interpreter's lock, so two cores take little more than half of the time.

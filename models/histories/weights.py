@@ -15,7 +15,7 @@ from infra.aliases import Array
 from infra.compiled import compiled
 from models.histories.blend import View, bin_of
 from models.histories.components import FACTS, TABLES, Shape
-from models.histories.outcome_index import Lists, count_known
+from models.histories.outcome_index import OutcomeIndex, count_available
 
 _FADE = 0.9999
 _ENOUGH = 20.0
@@ -28,7 +28,7 @@ _LOOKED_AT = 4
 """How many outcomes tell a job's expected size."""
 
 
-class Tables(NamedTuple):
+class WeightTables(NamedTuple):
     """Sums of shares under hashed keys, and what else is counted as jobs end."""
 
     key: Array  # uint64[power of two], 0 where free
@@ -40,7 +40,7 @@ class Tables(NamedTuple):
     used: Array  # int64[1], rows in use
 
 
-class Learned(NamedTuple):
+class LearnedWeights(NamedTuple):
     """What a mixture learned, as it is kept in a model set."""
 
     keys: Array  # uint64[k]
@@ -50,19 +50,19 @@ class Learned(NamedTuple):
     travelled: Array  # float64[components, FACTS]
 
 
-def new_tables(components: int, rows: int = 256) -> Tables:
+def new_weight_tables(components: int, rows: int = 256) -> WeightTables:
     """Nothing learned."""
-    return Tables(
+    return WeightTables(
         np.zeros(4 * rows, np.uint64), np.zeros(4 * rows, np.int32), np.zeros((rows, components), np.float32), np.zeros(5),
         np.zeros((components, FACTS)), np.ones((components, FACTS)), np.zeros(1, np.int64),
     )  # fmt: skip
 
 
-def widen_tables(tables: Tables) -> Tables:
+def enlarge_weight_tables(tables: WeightTables) -> WeightTables:
     """The same tables with room for twice as many rows, if they are nearly full."""
     if has_rows(tables):
         return tables
-    bigger = new_tables(tables.rows.shape[1], 2 * len(tables.rows))
+    bigger = new_weight_tables(tables.rows.shape[1], 2 * len(tables.rows))
     bigger = bigger._replace(
         facts=tables.facts, slopes=tables.slopes, travelled=tables.travelled, used=tables.used
     )
@@ -71,10 +71,10 @@ def widen_tables(tables: Tables) -> Tables:
     return bigger
 
 
-def learned(tables: Tables) -> Learned:
+def learned(tables: WeightTables) -> LearnedWeights:
     """A copy of the tables without the room between them."""
     taken = np.flatnonzero(tables.key)
-    return Learned(
+    return LearnedWeights(
         tables.key[taken],
         tables.rows[tables.row[taken]],
         tables.facts.copy(),
@@ -83,12 +83,12 @@ def learned(tables: Tables) -> Learned:
     )
 
 
-def restored(what: Learned) -> Tables:
-    """Tables that start from what was learned."""
+def restored(what: LearnedWeights) -> WeightTables:
+    """WeightTables that start from what was learned."""
     size = 256
     while size < len(what.keys) + TABLES:
         size *= 2
-    tables = new_tables(what.rows.shape[1], size)
+    tables = new_weight_tables(what.rows.shape[1], size)
     for key, shares in zip(what.keys, what.rows, strict=True):
         tables.rows[_need_row(tables, key)] = shares
     tables.facts[:], tables.slopes[:], tables.travelled[:] = what.facts, what.slopes, what.travelled
@@ -96,13 +96,13 @@ def restored(what: Learned) -> Tables:
 
 
 @compiled
-def has_rows(tables: Tables) -> bool:
+def has_rows(tables: WeightTables) -> bool:
     """Whether one more job fits."""
     return tables.used[0] + TABLES <= len(tables.rows)
 
 
 @compiled
-def _copy_keys(source: Tables, target: Tables) -> None:
+def _copy_keys(source: WeightTables, target: WeightTables) -> None:
     for i in range(len(source.key)):
         if source.key[i] != 0:
             place = _place(target, source.key[i])
@@ -110,7 +110,7 @@ def _copy_keys(source: Tables, target: Tables) -> None:
 
 
 @compiled
-def _place(tables: Tables, key: np.uint64) -> np.int64:
+def _place(tables: WeightTables, key: np.uint64) -> np.int64:
     mask = np.uint64(len(tables.key) - 1)
     place = np.int64(key & mask)
     while tables.key[place] != 0 and tables.key[place] != key:
@@ -119,7 +119,7 @@ def _place(tables: Tables, key: np.uint64) -> np.int64:
 
 
 @compiled
-def _need_row(tables: Tables, key: np.uint64) -> np.int64:
+def _need_row(tables: WeightTables, key: np.uint64) -> np.int64:
     place = _place(tables, key)
     if tables.key[place] == 0:
         tables.key[place] = key
@@ -138,14 +138,14 @@ def _mixed(key: np.uint64, what: int) -> np.uint64:
 
 
 @compiled
-def _size(lists: Lists, shape: Shape, view: View) -> np.int64:
+def _size(lists: OutcomeIndex, shape: Shape, view: View) -> np.int64:
     """The class (two octaves) of the size that a job's finest history lets expect; 0 without any."""
     for level in range(len(view.slots)):
         count = min(view.ends[level] - view.firsts[level], _LOOKED_AT)
         if count > 0 and not shape.relative[level]:
             total = 0.0
             for age in range(count):
-                total += lists.mark[view.ends[level] - 1 - age]
+                total += lists.log_bin_position[view.ends[level] - 1 - age]
             return 1 + bin_of(total / count, shape.bins) // np.int64(2 * shape.steps)
     return np.int64(0)
 
@@ -160,12 +160,14 @@ def _doublings(count: int) -> int:
 
 
 @compiled
-def find_tables(lists: Lists, shape: Shape, keys: Array, view: View) -> None:
+def find_tables(lists: OutcomeIndex, shape: Shape, keys: Array, view: View) -> None:
     """The keys of a job's tables, coarse to fine, into view.tables."""
     size = _size(lists, shape, view)
     template, owner = view.slots[0], view.slots[shape.owner]
-    known = _doublings(count_known(lists, template, view.ends[0]) if template >= 0 else 0)
-    known_owner = _doublings(count_known(lists, owner, view.ends[shape.owner]) if owner >= 0 else 0)
+    known = _doublings(count_available(lists, template, view.ends[0]) if template >= 0 else 0)
+    known_owner = _doublings(
+        count_available(lists, owner, view.ends[shape.owner]) if owner >= 0 else 0
+    )
     view.tables[0] = _mixed(np.uint64(0), 0)
     view.tables[1] = _mixed(np.uint64(1), known * 16 + known_owner)
     view.tables[2] = _mixed(np.uint64(2), known * 64 + size)
@@ -175,7 +177,7 @@ def find_tables(lists: Lists, shape: Shape, keys: Array, view: View) -> None:
 
 
 @compiled
-def weigh(tables: Tables, shape: Shape, view: View) -> None:
+def weigh(tables: WeightTables, shape: Shape, view: View) -> None:
     """The weights of one job's components into view.weights, before those without history are hidden."""
     weights = view.weights
     weights[:] = 1.0 / len(weights)
@@ -191,7 +193,7 @@ def weigh(tables: Tables, shape: Shape, view: View) -> None:
 
 
 @compiled
-def credit(tables: Tables, shape: Shape, view: View) -> None:
+def update_weights(tables: WeightTables, shape: Shape, view: View) -> None:
     """Add the shares in view.weights to every table of the job."""
     for t in range(TABLES):
         table = tables.rows[_need_row(tables, view.tables[t])]
@@ -201,8 +203,8 @@ def credit(tables: Tables, shape: Shape, view: View) -> None:
 
 
 @compiled
-def judge(
-    lists: Lists, shape: Shape, tables: Tables, view: View, value: float, over: float
+def update_error_scale(
+    lists: OutcomeIndex, shape: Shape, tables: WeightTables, view: View, value: float, over: float
 ) -> None:
     """Keep the error of the simplest forecast (mean of the finest history's last two), and how jobs keep to their limits.
 
@@ -227,13 +229,13 @@ def judge(
 
 
 @compiled
-def large_error(tables: Tables) -> float:
+def error_scale(tables: WeightTables) -> float:
     """What counts as a large error, in the target's unit: the mean error of the simplest forecast; NaN while unknown."""
     return tables.facts[0] / tables.facts[1] if tables.facts[1] >= _ENOUGH else np.nan
 
 
 @compiled
-def kept(tables: Tables, shape: Shape) -> int:
+def limit_compliance(tables: WeightTables, shape: Shape) -> int:
     """How jobs keep to their limits, as far as has been seen: STRICTLY, NEARLY (they are stopped a moment after) or NOT at all."""
     seen = max(tables.facts[4], _ENOUGH)
     if not shape.binding or tables.facts[2] > shape.limit_broken * seen:

@@ -8,7 +8,7 @@ import pandas as pd
 from infra.aliases import Array
 from jobs.coded_jobs import encode_jobs
 from models.past.load import key_of, microseconds, seconds
-from models.past.surroundings import Around, Events, Spell, with_told
+from models.past.surroundings import CurrentSurroundings, Events, Interval, with_surroundings
 
 QUEUE = ("source", "site", "queue")
 PLACES: dict[str, tuple[str, ...]] = {
@@ -46,15 +46,15 @@ def with_queues(jobs: pd.DataFrame) -> pd.DataFrame:
     shorter than was asked for before it ends. None waits longer than LONGEST_WAIT, or runs longer than OVERTIME times its request.
     """
     jobs = jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
-    return with_told(
+    return with_surroundings(
         jobs, queue_events(jobs), {place: key_of(jobs, fields) for place, fields in PLACES.items()}
     )
 
 
-def queues_now(jobs: pd.DataFrame) -> Around:
+def queues_now(jobs: pd.DataFrame) -> CurrentSurroundings:
     """What a job that comes now would see of the queues of ``jobs``, the same columns as ``with_queues`` has."""
     jobs = jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
-    return Around.of(
+    return CurrentSurroundings.of(
         encode_jobs(jobs, {name for fields in PLACES.values() for name in fields}),
         queue_events(jobs),
         PLACES,
@@ -96,10 +96,10 @@ def queues_in(
     over = np.fmin(end, begin + np.where(asked > 0, OVERTIME * asked, LONGEST_RUN))
     # A wait of no length is known only after the instant.
     known = np.maximum(started, submitted + 1)
-    queued = Spell(
+    queued = Interval(
         ("waiting", "waiting_work", None, "waited", None), at, off, work, np.zeros(len(at))
     )
-    runs = Spell(
+    runs = Interval(
         ("running", "running_work", "running_left", "ran", "running_cores"),
         begin,
         over,

@@ -22,7 +22,7 @@ MICRO = 1e6
 
 
 @dataclass(frozen=True)
-class Spell:
+class Interval:
     """From when to when each record waits, runs or moves (s, NaN: not yet), its amount, and what a second takes off that (float64[n]).
 
     ``names`` are what the number of those under way, their amount, the amount left, their mean age and their speed in all are
@@ -48,7 +48,7 @@ class Events:
     asked: Array
     known: Array
     values: Array
-    spells: tuple[Spell, ...]
+    spells: tuple[Interval, ...]
     lately: float
     last: str | None
     usual: str
@@ -57,7 +57,7 @@ class Events:
     def _news(self) -> Array:
         return order_of_news(self.known, self.values)
 
-    def told(self, keys: Array) -> dict[str, Array]:
+    def observed_at_submission(self, keys: Array) -> dict[str, Array]:
         """What each record saw of those with its key (int64[n]) at its submission: float64[n] by name."""
         found: dict[str, Array] = {}
         for spell in self.spells:
@@ -73,7 +73,7 @@ class Events:
             | {self.usual: past.average}
         )
 
-    def told_now(self, keys: Array, count: int, now: int) -> dict[str, Array]:
+    def observed_now(self, keys: Array, count: int, now: int) -> dict[str, Array]:
         """What a record submitted at ``now`` (microseconds) would see of each of ``count`` keys: float64[count] by name."""
         moment, found = now / MICRO, dict[str, Array]()
         for spell in self.spells:
@@ -121,7 +121,7 @@ def _latest(
 
 
 @dataclass(frozen=True)
-class Places:
+class FieldCombinations:
     """The distinct combinations of some text fields among records: ``codes`` (int64[n]) is each record's; others are looked up."""
 
     fields: tuple[str, ...]
@@ -130,13 +130,13 @@ class Places:
     codes: Array
 
     @staticmethod
-    def of(records: CodedJobs, fields: Sequence[str]) -> Places:
+    def of(records: CodedJobs, fields: Sequence[str]) -> FieldCombinations:
         """The places of ``records``, which have these ``fields``; a missing value is one of its own."""
         values = tuple(
             {text: place for place, text in enumerate(records[name].values)} for name in fields
         )
         mixed = _mixed([records[name].codes for name in fields], values, len(records))
-        return Places(tuple(fields), values, *np.unique(mixed, return_inverse=True))
+        return FieldCombinations(tuple(fields), values, *np.unique(mixed, return_inverse=True))
 
     def __len__(self) -> int:
         return len(self.distinct) + 1
@@ -166,33 +166,39 @@ def _mixed(columns: Sequence[Array], values: Sequence[dict[str, int]], rows: int
     return mixed
 
 
-def with_told(records: pd.DataFrame, events: Events, places: dict[str, Array]) -> pd.DataFrame:
+def with_surroundings(
+    records: pd.DataFrame, events: Events, places: dict[str, Array]
+) -> pd.DataFrame:
     """``records`` with a column for each of ``places`` (the keys of its rows, by name) and each thing told of it."""
     columns = {
         f"{place}_{kind}": values
         for place, keys in places.items()
-        for kind, values in events.told(keys).items()
+        for kind, values in events.observed_at_submission(keys).items()
     }
     return records.assign(**columns)
 
 
 @dataclass(frozen=True)
-class Around:
+class CurrentSurroundings:
     """Records and their events, ready to tell what one who comes now would see of its places."""
 
     events: Events
-    places: dict[str, Places]
+    places: dict[str, FieldCombinations]
 
     @staticmethod
-    def of(records: CodedJobs, events: Events, fields: dict[str, tuple[str, ...]]) -> Around:
+    def of(
+        records: CodedJobs, events: Events, fields: dict[str, tuple[str, ...]]
+    ) -> CurrentSurroundings:
         """Of ``records`` and what they do; ``fields`` tell the places of each kind apart."""
-        return Around(events, {place: Places.of(records, group) for place, group in fields.items()})
+        return CurrentSurroundings(
+            events, {place: FieldCombinations.of(records, group) for place, group in fields.items()}
+        )
 
-    def tell(self, asked: CodedJobs, now: int) -> CodedJobs:
+    def observe(self, asked: CodedJobs, now: int) -> CodedJobs:
         """``asked`` with what each would see if it came ``now`` (microseconds)."""
         columns = dict(asked.columns)
         for name, place in self.places.items():
             codes = place.find(asked)
-            found = self.events.told_now(place.codes, len(place), now)
+            found = self.events.observed_now(place.codes, len(place), now)
             columns |= {f"{name}_{kind}": values[codes] for kind, values in found.items()}
         return CodedJobs(columns, len(asked))

@@ -13,7 +13,7 @@ from jobs.coded_jobs import encode_jobs
 from jobs.transfers import LONGEST
 from models.past.load import key_of, microseconds, seconds
 from models.past.recent import recent
-from models.past.surroundings import Around, Events, Spell, with_told
+from models.past.surroundings import CurrentSurroundings, Events, Interval, with_surroundings
 
 LINK = ("source", "link", "from_endpoint", "to_endpoint", "file_system", "direction")
 PLACES: dict[str, tuple[str, ...]] = {
@@ -41,15 +41,15 @@ def with_traffic(transfers: pd.DataFrame) -> pd.DataFrame:
     """
     transfers = transfers.sort_values("submitted_at", kind="stable", ignore_index=True)
     places = {place: key_of(transfers, fields) for place, fields in _told(transfers).items()}
-    return with_told(transfers, traffic_events(transfers), places)
+    return with_surroundings(transfers, traffic_events(transfers), places)
 
 
-def traffic_now(transfers: pd.DataFrame) -> Around:
+def traffic_now(transfers: pd.DataFrame) -> CurrentSurroundings:
     """What a transfer that comes now would see of the links of ``transfers``, the same columns as ``with_traffic`` has."""
     transfers = transfers.sort_values("submitted_at", kind="stable", ignore_index=True)
     fields = _told(transfers)
     coded = encode_jobs(transfers, {name for group in fields.values() for name in group})
-    return Around.of(coded, traffic_events(transfers), fields)
+    return CurrentSurroundings.of(coded, traffic_events(transfers), fields)
 
 
 def traffic_events(transfers: pd.DataFrame) -> Events:
@@ -79,7 +79,7 @@ def traffic_in(
 ) -> Events:
     """``traffic_events`` of arrays: seconds of submission, start and end, bytes, their rate, the rate that each could expect (bytes a
     second), and in microseconds when it was asked for and its end was known (int64[n], NOT_AVAILABLE for not yet)."""
-    moves = Spell(
+    moves = Interval(
         ("transfers", "bytes", "left", "age", None),
         begin,
         np.fmin(end, begin + LONGEST),

@@ -70,10 +70,10 @@ def thresholds_of(
     return cut(values, COUNTS[target], TARGETS[target].grid) if target in COUNTS else ()
 
 
-def given(text: str) -> dict[str, Thresholds]:
+def parse_thresholds(text: str) -> dict[str, Thresholds]:
     """Thresholds by target as a person writes them, in the target's unit; ``ladder`` is PanDA's of memory a core. Raises InputError.
 
-    >>> given("walltime=600,3600; io=1e6")
+    >>> parse_thresholds("walltime=600,3600; io=1e6")
     {'walltime': (600.0, 3600.0), 'io': (1000000.0,)}
     """
     return dict(_one(part) for part in text.split(";") if part.strip())

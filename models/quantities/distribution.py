@@ -84,7 +84,9 @@ class Distribution:
 
     def probability_over(self, values: Array) -> Array:
         """Probability that the outcome exceeds each of ``values`` (float64[n]); a bin that the value cuts counts in proportion."""
-        mark = np.clip(self.grid.mark(np.asarray(values, dtype=np.float64)), 0, self.grid.bins)
+        mark = np.clip(
+            self.grid.log_bin_positions(np.asarray(values, dtype=np.float64)), 0, self.grid.bins
+        )
         bins = np.minimum(mark.astype(np.int64), self.grid.bins - 1)
         rows = np.arange(len(self))
         return np.clip(

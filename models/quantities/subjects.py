@@ -12,7 +12,7 @@ from functools import cached_property
 import pandas as pd
 
 from models.past.queues import STATE, queues_now, with_queues
-from models.past.surroundings import Around
+from models.past.surroundings import CurrentSurroundings
 from models.past.traffic import TRAFFIC, traffic_now, with_traffic
 
 
@@ -24,8 +24,8 @@ class Subject:
     ``owners`` are the fields, the most telling first, that say whose a record is. Of the fields in ``sizes`` a key takes the size class
     (half an octave), not the value. ``measured_against`` are the fields that limits and yardsticks are made from: where records have
     one, relative histories are kept: of all, of the owner and of the candidates in ``rated``. ``numbers`` are what a refiner is shown.
-    An outcome is known from the time in ``known_at`` on. ``surroundings`` adds to records what else was under way when each was
-    submitted, as it was known then; ``around`` tells the same of one that comes now.
+    An outcome is known from the time in ``outcome_time`` on. ``add_surroundings`` adds to records what else was under way when each was
+    submitted, as it was known then; ``current_surroundings`` tells the same of one that comes now.
     """
 
     name: str
@@ -36,9 +36,9 @@ class Subject:
     measured_against: tuple[str, ...] = ()
     rated: tuple[tuple[str, ...], ...] = ()
     identity: tuple[str, ...] = ("source", "job_id")
-    known_at: str = "ended_at"
-    surroundings: Callable[[pd.DataFrame], pd.DataFrame] | None = None
-    around: Callable[[pd.DataFrame], Around] | None = None
+    outcome_time: str = "ended_at"
+    add_surroundings: Callable[[pd.DataFrame], pd.DataFrame] | None = None
+    current_surroundings: Callable[[pd.DataFrame], CurrentSurroundings] | None = None
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
@@ -139,8 +139,8 @@ TRANSFERS = Subject(
         ("file_system", "device", "bytes"),
     ),
     identity=("source", "transfer_id"),
-    surroundings=with_traffic,
-    around=traffic_now,
+    add_surroundings=with_traffic,
+    current_surroundings=traffic_now,
 )
 
 _CLASSES = (
@@ -182,9 +182,9 @@ WAITS = Subject(
     sizes=_CLASSES,
     measured_against=("system_waiting_work",),
     rated=(("site", "queue"), ("site", "queue", *_SHAPE), ("site", "queue", "requested_cores")),
-    known_at="started_at",
-    surroundings=with_queues,
-    around=queues_now,
+    outcome_time="started_at",
+    add_surroundings=with_queues,
+    current_surroundings=queues_now,
 )
 
 SUBJECTS: dict[str, Subject] = {subject.name: subject for subject in (JOBS, TRANSFERS, WAITS)}

@@ -33,7 +33,7 @@ class Grid:
     steps: int
     bins: int
 
-    def mark(self, values: Floats) -> Floats:
+    def log_bin_positions(self, values: Floats) -> Floats:
         """Where ``values`` lie on the axis, in bins from the lowest value, not rounded (float64, same shape)."""
         return self.steps * np.log2(np.maximum(values, self.lowest) / self.lowest)
 
@@ -43,7 +43,9 @@ class Grid:
         >>> Grid(1.0, 16, 321).bin(np.array([0.0, 1.0, 2.0, 1e9])).tolist()
         [0, 0, 16, 320]
         """
-        return np.clip(np.floor(self.mark(values) + _ROUNDING), 0, self.bins - 1).astype(np.int64)
+        return np.clip(
+            np.floor(self.log_bin_positions(values) + _ROUNDING), 0, self.bins - 1
+        ).astype(np.int64)
 
     @cached_property
     def edges(self) -> Floats:
@@ -177,7 +179,7 @@ def _no_limit(jobs: pd.DataFrame | CodedJobs) -> Floats:
     return np.full(len(jobs), np.inf)
 
 
-def told_more(target: Target, numbers: Sequence[str]) -> Target:
+def with_extra_inputs(target: Target, numbers: Sequence[str]) -> Target:
     """``target`` with further ``numbers`` of its records that a refiner is shown."""
     return replace(
         target, subject=replace(target.subject, numbers=(*target.subject.numbers, *numbers))

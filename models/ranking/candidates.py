@@ -11,7 +11,7 @@ import pandas as pd
 from infra.aliases import Array
 from jobs.coded_jobs import Coded, CodedJobs, encode_jobs
 from jobs.schema import JOB, QUERY_FIELDS, Field, conform
-from models.histories.unique_contexts import tell_apart
+from models.histories.unique_contexts import group_rows
 
 CANDIDATE_FIELDS = (
     Field("input_at", "text", "site or endpoint where its input lies"),
@@ -77,7 +77,7 @@ class Candidates:
             else column.view(np.uint64)
             for column in told
         ]
-        kinds = tell_apart(columns, len(self)).which
+        kinds = group_rows(columns, len(self)).context_of_row
         starts = np.flatnonzero(np.r_[True, np.diff(self.job.codes) != 0])
         raw, ends, seen = (
             kinds.tobytes(),

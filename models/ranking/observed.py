@@ -14,7 +14,7 @@ from jobs.schema import Record
 from jobs.store import read_latest
 from models.engine.forecaster import Forecaster
 from models.past.queues import LONGEST_WAIT
-from models.past.surroundings import Around
+from models.past.surroundings import CurrentSurroundings
 from models.quantities.stochastic import LEVELS
 from models.quantities.subjects import Subject
 
@@ -34,7 +34,7 @@ class Known:
     """What one kind of record has taught. ``source`` stands for a candidate's where it names none; ``told`` are the known outcomes."""
 
     forecaster: Forecaster
-    around: Around
+    around: CurrentSurroundings
     source: str | None
     told: pd.Index[Any]
 
@@ -46,23 +46,26 @@ class Known:
         """
         forecaster = before.forecaster if before else Forecaster(None, (target,))
         subject = forecaster.subject
-        assert subject.surroundings is not None and subject.around is not None  # noqa: S101
+        assert subject.add_surroundings is not None and subject.current_surroundings is not None  # noqa: S101
         names = _names(records, subject)
-        known = records[subject.known_at].notna().to_numpy()
+        known = records[subject.outcome_time].notna().to_numpy()
         if not known.any():
             return None
         news = known & ~names.isin(before.told) if before else known
         if news.any():
             # In the order of submission both ways, so that rows stay where they were.
             order = np.argsort(records["submitted_at"].to_numpy(), kind="stable")
-            forecaster.learn(subject.surroundings(records)[news[order]])
+            forecaster.learn(subject.add_surroundings(records)[news[order]])
         return Known(
-            forecaster, subject.around(records), str(records["source"].mode().iloc[0]), names[known]
+            forecaster,
+            subject.current_surroundings(records),
+            str(records["source"].mode().iloc[0]),
+            names[known],
         )
 
     def points(self, asked: CodedJobs, now: int) -> Array:
         """Stochastic values for records that would be submitted ``now`` (microseconds): float64[n, POINTS]."""
-        return foreseen(self.forecaster, self.around.tell(with_source(asked, self.source), now))
+        return foreseen(self.forecaster, self.around.observe(with_source(asked, self.source), now))
 
 
 def _names(records: pd.DataFrame, subject: Subject) -> pd.Index[Any]:

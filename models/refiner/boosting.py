@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from infra.aliases import Array
-from models.refiner.training_rows import Lessons
+from models.refiner.training_rows import TrainingRows
 
 FEWEST_ROWS = 500
 BY_SIZE, MOST_IMPORTANT = 0.25, 10.0
@@ -84,7 +84,9 @@ def load_refiner(path: Path, share: float) -> CatBoostRefiner:
     return CatBoostRefiner(model, np.asarray(model.classes_, dtype=np.int64), share)
 
 
-def fit_refiner(lessons: Lessons, boosting: Mapping[str, Any] = BOOSTING) -> CatBoostRefiner | None:
+def fit_refiner(
+    lessons: TrainingRows, boosting: Mapping[str, Any] = BOOSTING
+) -> CatBoostRefiner | None:
     """Teach CatBoost the coarse bins of the outcomes from what is shown, starting from the mixture's masses; None for too little."""
     pool, classes = _pool(lessons)
     if pool is None:
@@ -94,22 +96,22 @@ def fit_refiner(lessons: Lessons, boosting: Mapping[str, Any] = BOOSTING) -> Cat
     return CatBoostRefiner(model, classes)
 
 
-def rank_inputs(lessons: Lessons, best: int) -> list[int]:
+def rank_inputs(lessons: TrainingRows, best: int) -> list[int]:
     """The inputs that a refiner reads, the ``best`` first (as CatBoost's own selection finds them), then the last to be given up."""
     from catboost import EFeaturesSelectionAlgorithm
 
     pool, _ = _pool(lessons)
     if pool is None:
-        return list(range(lessons.shown.shape[1]))
+        return list(range(lessons.inputs.shape[1]))
     found = _classifier(BOOSTING).select_features(
-        pool, features_for_select=list(range(lessons.shown.shape[1])), num_features_to_select=best, steps=4, train_final_model=False,
+        pool, features_for_select=list(range(lessons.inputs.shape[1])), num_features_to_select=best, steps=4, train_final_model=False,
         algorithm=EFeaturesSelectionAlgorithm.RecursiveByLossFunctionChange, logging_level="Silent",
     )  # fmt: skip
     return [*found["selected_features"], *reversed(found["eliminated_features"])]
 
 
-def _pool(lessons: Lessons) -> tuple[Any, npt.NDArray[np.int64]]:
-    """Lessons as CatBoost takes them, None for too few, and the coarse bins that they tell of."""
+def _pool(lessons: TrainingRows) -> tuple[Any, npt.NDArray[np.int64]]:
+    """TrainingRows as CatBoost takes them, None for too few, and the coarse bins that they tell of."""
     from catboost import Pool
 
     classes, counts = np.unique(lessons.truth, return_counts=True)
@@ -118,7 +120,7 @@ def _pool(lessons: Lessons) -> tuple[Any, npt.NDArray[np.int64]]:
     if len(lessons.truth) < FEWEST_ROWS or len(classes) < 3:
         return None, classes
     baseline = np.log(np.maximum(lessons.coarse[:, classes], 1e-9))
-    pool = Pool(lessons.shown, lessons.truth, baseline=baseline, weight=_importance(lessons.value))
+    pool = Pool(lessons.inputs, lessons.truth, baseline=baseline, weight=_importance(lessons.value))
     return pool, np.asarray(classes, dtype=np.int64)
 
 

@@ -51,7 +51,7 @@ class Clusters:
         return Clusters(text["by"], dict(text["kinds"]))
 
 
-def telling_field(jobs: pd.DataFrame) -> str:
+def most_informative_field(jobs: pd.DataFrame) -> str:
     """What says best whose each job is: its group, else site, queue or program, whichever the log tells first, else its source."""
     return next(
         (

@@ -56,7 +56,7 @@ def coarse_masses(mass: Array) -> Array:
     return out
 
 
-def inputs(
+def refiner_inputs(
     mass: Array, coarse: Array, counts: Array, numbers: Array, which: Array | None = None
 ) -> Array:
     """What a refiner is shown: coarse masses, the mixture's quantiles, counts of ended jobs a key, the job's numbers (float32[n, m]).
@@ -71,7 +71,7 @@ def inputs(
 
 
 def input_names(levels: tuple[str, ...], numbers: tuple[str, ...], bins: int) -> list[str]:
-    """Names of the columns of ``inputs``."""
+    """Names of the columns of ``refiner_inputs``."""
     masses = [f"mass_{k}" for k in range(int(coarse_bins(bins)[-1]) + 1)]
     quantiles = [f"quantile_{level:g}" for level in QUANTILES]
     return [
@@ -92,7 +92,7 @@ def refine(mass: Array, ratio: Array) -> Array:
 
 
 def factors(shown: Array, coarse: Array, refiners: Mapping[str, Refiner], clusters: Array) -> Array:
-    """The factor of each coarse mass of each job (float64[n, coarse bins]), by what its refiner is ``shown`` (see ``inputs``).
+    """The factor of each coarse mass of each job (float64[n, coarse bins]), by what its refiner is ``shown`` (see ``refiner_inputs``).
 
     A job is answered by its cluster's refiner, or by the global one where it has none; its masses stay where there is neither.
     """
@@ -109,7 +109,7 @@ def factors(shown: Array, coarse: Array, refiners: Mapping[str, Refiner], cluste
     return ratio
 
 
-def read_bent(
+def summarise_reweighted(
     foreseen: Distribution, which: Array, factors: Array, levels: Array, scale: float, cuts: Cuts
 ) -> tuple[Array, Array, Array]:
     """Mean, standard deviation and quantiles at ``levels`` (float64[n, 2 + levels]), the best bin (int64[n]), and the mass of each class

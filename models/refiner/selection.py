@@ -12,9 +12,9 @@ from infra.aliases import Array
 from models.quantities.targets import Grid
 from models.refiner.boosting import BOOSTING, FEWEST_ROWS, CatBoostRefiner, fit_refiner
 from models.refiner.clusters import GLOBAL
-from models.refiner.training_rows import Lessons, score
+from models.refiner.training_rows import TrainingRows, score
 
-Fits = Callable[[Sequence[Lessons]], list[CatBoostRefiner | None]]
+Fits = Callable[[Sequence[TrainingRows]], list[CatBoostRefiner | None]]
 """Fits a refiner to each of several lessons, which do not depend on each other, wherever that is done."""
 
 FEWEST_IN_CLUSTER = 1000
@@ -34,7 +34,7 @@ REACHES = ((0.0, TREES[-1]), *((share, trees) for share in SHARES[1:] for trees 
 
 
 @dataclass(frozen=True)
-class Record:
+class WindowScores:
     """How a refiner did in all ``windows`` so far: of its score over the mixture's the logarithms, summed over the ``jobs`` judged.
 
     ``sums`` has one value for each of REACHES. One window says little, since a few long jobs decide it.
@@ -44,11 +44,11 @@ class Record:
     jobs: int = 0
     sums: tuple[float, ...] = (0.0,) * len(REACHES)
 
-    def add(self, scores: tuple[float, ...], jobs: int) -> Record:
+    def add(self, scores: tuple[float, ...], jobs: int) -> WindowScores:
         """With the scores of so many jobs of one more window, at each of REACHES."""
         least = np.finfo(float).tiny
         logs = np.log(np.maximum(scores, least) / max(scores[0], least))
-        return Record(
+        return WindowScores(
             self.windows + 1, self.jobs + jobs, tuple(float(x) for x in self.sums + jobs * logs)
         )
 
@@ -76,16 +76,16 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Standing:
+class Selection:
     """Where a contest left: the refiners that answer (by cluster), the same fitted without the last window, a report a cluster, the record.
 
     ``fitted`` is the global refiner even where the mixture alone is better.
     """
 
     refiners: dict[str, CatBoostRefiner] = field(default_factory=dict)
-    trials: dict[str, CatBoostRefiner] = field(default_factory=dict)
+    validation_refiners: dict[str, CatBoostRefiner] = field(default_factory=dict)
     report: list[dict[str, Any]] = field(default_factory=list)
-    record: Record = Record()
+    record: WindowScores = WindowScores()
     fitted: CatBoostRefiner | None = None
 
 
@@ -97,19 +97,19 @@ def before_windows(ended: Array, lessons: int) -> Array:
     return ended[: len(ended) - int((1 - WINDOWS[0]) * min(len(ended), lessons))]
 
 
-def fit_here(many: Sequence[Lessons]) -> list[CatBoostRefiner | None]:
+def fit_here(many: Sequence[TrainingRows]) -> list[CatBoostRefiner | None]:
     """One after the other, in this process."""
     return [fit_refiner(lessons) for lessons in many]
 
 
-def choose_refiners(
-    lessons: Lessons,
+def select_refiners(
+    lessons: TrainingRows,
     clusters: Array,
     grid: Grid,
-    earlier: Standing | None = None,
+    earlier: Selection | None = None,
     unseen: int = 0,
     fits: Fits = fit_here,
-) -> Standing:
+) -> Selection:
     """Fit a refiner for all jobs and one for each cluster, and let each answer only if it wins on later lessons.
 
     ``lessons`` are in the order in which their outcomes became known. Where an ``earlier`` contest's refiner has not seen the last
@@ -123,7 +123,7 @@ def choose_refiners(
     else:
         record, trial, window = _first_windows(lessons, grid)
     if trial is None:
-        return Standing(
+        return Selection(
             report=[
                 {
                     "cluster": GLOBAL,
@@ -152,10 +152,10 @@ def choose_refiners(
         name: _cut(record, other or own)
         for (name, own), other in zip(winners.items(), others, strict=True)
     }
-    return Standing(refiners, trials | winners, [verdict | _told(record), *report], record, final)
+    return Selection(refiners, trials | winners, [verdict | _told(record), *report], record, final)
 
 
-def _windows(lessons: Lessons) -> Iterator[tuple[tuple[int, int], Array, Array]]:
+def _windows(lessons: TrainingRows) -> Iterator[tuple[tuple[int, int], Array, Array]]:
     """Each of WINDOWS in which there is enough to judge: where it lies, the rows known before it, and those that are its own."""
     count, width = len(lessons.truth), 1 - WINDOWS[-1]
     for start in WINDOWS:
@@ -166,10 +166,10 @@ def _windows(lessons: Lessons) -> Iterator[tuple[tuple[int, int], Array, Array]]
 
 
 def _first_windows(
-    lessons: Lessons, grid: Grid
-) -> tuple[Record, CatBoostRefiner | None, tuple[int, int]]:
+    lessons: TrainingRows, grid: Grid
+) -> tuple[WindowScores, CatBoostRefiner | None, tuple[int, int]]:
     """The record over WINDOWS, the refiner fitted before the last of these that could be judged, and where that window lies."""
-    record, where = Record(), (0, len(lessons.truth))
+    record, where = WindowScores(), (0, len(lessons.truth))
     last: CatBoostRefiner | None = None
     for window, before, after in _windows(lessons):
         if fitted := fit_refiner(lessons.take(before)):
@@ -178,7 +178,7 @@ def _first_windows(
 
 
 def _contest_clusters(
-    lessons: Lessons, clusters: Array, record: Record, grid: Grid, fits: Fits
+    lessons: TrainingRows, clusters: Array, record: WindowScores, grid: Grid, fits: Fits
 ) -> tuple[dict[str, CatBoostRefiner], list[dict[str, Any]]]:
     """The refiners of clusters that beat the global one (or the mixture, where that answers) in every window, and a report a cluster.
 
@@ -230,12 +230,14 @@ def _verdict_of_duels(
     return _verdict(name, jobs, GLOBAL, rival, own, wins) | {"windows": len(duels)}
 
 
-def _cut(record: Record, refiner: CatBoostRefiner) -> CatBoostRefiner:
+def _cut(record: WindowScores, refiner: CatBoostRefiner) -> CatBoostRefiner:
     """As the record says, or where that leaves all to the mixture, all trees half of the way."""
     return record.cut(refiner) if record.share else replace(refiner, share=SHARES[1])
 
 
-def _judge(record: Record, refiner: CatBoostRefiner, later: Lessons, grid: Grid) -> Record:
+def _judge(
+    record: WindowScores, refiner: CatBoostRefiner, later: TrainingRows, grid: Grid
+) -> WindowScores:
     """The record with one more window."""
     cut = {trees: refiner.first(trees) for trees in TREES}
     scores = (
@@ -245,7 +247,7 @@ def _judge(record: Record, refiner: CatBoostRefiner, later: Lessons, grid: Grid)
     return record.add(tuple(scores), len(later.truth))
 
 
-def _told(record: Record) -> dict[str, Any]:
+def _told(record: WindowScores) -> dict[str, Any]:
     return {"share": record.share, "trees": record.trees, "windows": record.windows}
 
 

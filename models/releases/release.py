@@ -23,7 +23,7 @@ from jobs.store import add_measurements, read_jobs
 from models.engine.forecaster import Forecaster
 from models.engine.model_set import ModelSet
 from models.engine.training import TrainingError, train
-from models.quantities.classes import given
+from models.quantities.classes import parse_thresholds
 from models.refiner.clusters import By
 from models.refiner.selection import Fits, fit_here
 from models.releases import registry
@@ -225,7 +225,7 @@ def release(
         jobs,
         targets=names,
         cluster_by=by_what,
-        thresholds=given(settings.thresholds),
+        thresholds=parse_thresholds(settings.thresholds),
         progress=progress,
     )
     version = publish(model_set, jobs, judgement, settings, why=why)

@@ -21,7 +21,7 @@ from models.engine.training import (
     new_mixture,
 )
 from models.histories.features import choose_levels, encode
-from models.histories.mixture import Walk
+from models.histories.mixture import PrequentialReplay
 from models.tasks.chains import able, links
 from models.tasks.ends import ASKED, FEWEST_JOBS, Past
 from models.tasks.inputs import Ask, Questions, ask_in_time, inputs
@@ -110,9 +110,9 @@ def walltimes_in_time(tasks: Tasks) -> Ask:
     contexts = replace(encode(jobs, levels), at=microseconds(tasks.defined[tasks.task]))
     mixture, values, limits = new_mixture(aim, levels), aim.value(jobs), aim.limit(jobs)
 
-    def walk_of(whole: Any) -> Walk:
+    def walk_of(whole: Any) -> PrequentialReplay:
         more = len(whole) - len(values)
-        return Walk(
+        return PrequentialReplay(
             mixture,
             whole,
             np.append(values, np.full(more, np.nan)),

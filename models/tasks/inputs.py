@@ -19,7 +19,7 @@ from models.engine.training import (
     BATCH_ROWS,
 )
 from models.histories.features import NOT_AVAILABLE, Contexts
-from models.histories.mixture import Walk
+from models.histories.mixture import PrequentialReplay
 from models.quantities.targets import Grid
 from models.tasks.sets import Tasks, microseconds
 from models.tasks.survival import STEPS, Spells
@@ -81,7 +81,7 @@ Ask = Callable[[Array, Array], tuple[Array, Array]]
 """From jobs (int64[m]) and instants (float64[m], s) to the masses of their walltimes (float[kinds, bins]) and whose is whose (int64[m])."""
 
 
-def ask_in_time(walk_of: Callable[[Contexts], Walk], contexts: Contexts) -> Ask:
+def ask_in_time(walk_of: Callable[[Contexts], PrequentialReplay], contexts: Contexts) -> Ask:
     """An ``Ask`` that lives through the jobs of ``contexts`` in time; it can be used once.
 
     ``walk_of`` makes the walk of the contexts that it is given, which are those of the jobs and after them those of the questions.
@@ -94,7 +94,9 @@ def ask_in_time(walk_of: Callable[[Contexts], Walk], contexts: Contexts) -> Ask:
         order = np.argsort(at[heads], kind="stable")
         asked = contexts.take(job[heads[order]])
         asked = replace(
-            asked, at=microseconds(at[heads[order]]), known=np.full(len(order), NOT_AVAILABLE)
+            asked,
+            at=microseconds(at[heads[order]]),
+            available_at=np.full(len(order), NOT_AVAILABLE),
         )
         whole = Contexts(
             *(
@@ -105,7 +107,7 @@ def ask_in_time(walk_of: Callable[[Contexts], Walk], contexts: Contexts) -> Ask:
         walk, rows = walk_of(whole), len(contexts) + np.arange(len(order))
         mass = np.concatenate(
             [
-                walk.on(rows[low : low + BATCH_ROWS])[0].mass
+                walk.advance(rows[low : low + BATCH_ROWS])[0].mass
                 for low in range(0, len(rows), BATCH_ROWS)
             ]
         )

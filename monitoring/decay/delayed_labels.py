@@ -13,7 +13,7 @@ from infra.aliases import Floats, Integers
 from models.baselines.available_history import Seen, template_levels
 from models.baselines.catalogue import HEURISTICS, predict_all
 from models.histories.features import NOT_AVAILABLE
-from models.refiner.clusters import telling_field
+from models.refiner.clusters import most_informative_field
 from monitoring.decay import detection as decay
 from monitoring.decay.detection import ScoredPredictions
 from monitoring.drift.windows import bursts_of
@@ -104,7 +104,7 @@ def _typical(jobs: pd.DataFrame, values: Floats, ended: Integers) -> Floats:
 
 def clusters_of(jobs: pd.DataFrame) -> npt.NDArray[Any]:
     """Whose each job is: ``group x``, or by another field, whichever the log tells (object[n])."""
-    field = telling_field(jobs)
+    field = most_informative_field(jobs)
     return (
         (f"{field} " + jobs[field].astype(object).fillna("(none)").astype(str))
         .astype(object)

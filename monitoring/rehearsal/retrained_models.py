@@ -20,13 +20,13 @@ from models.baselines.regressions import catboost, latest_ended
 from models.engine.training import BATCH_ROWS, MAX_TRAINING_ROWS, new_mixture
 from models.histories.calibration import Calibration
 from models.histories.features import choose_levels, encode
-from models.histories.mixture import Walk, endings
+from models.histories.mixture import PrequentialReplay, outcome_order
 from models.quantities.distribution import Distribution
 from models.quantities.targets import Target
 from models.refiner.clusters import GLOBAL
 from models.refiner.refinement import factors, refine
-from models.refiner.selection import Standing, choose_refiners
-from models.refiner.training_rows import Notebook, make_lessons
+from models.refiner.selection import Selection, select_refiners
+from models.refiner.training_rows import TrainingBuffer, make_training_rows
 
 LEVELS = np.array([0.05, 0.95])
 NEWEST = 2000
@@ -84,16 +84,16 @@ class Engine:
         self._contexts, self._values = encode(jobs, levels), target.value(jobs)
         self._mixture = new_mixture(target, levels)
         self._target, self._labels = target, np.full(len(jobs), GLOBAL, dtype=object)
-        self._order = endings(self._contexts, self._values)
-        self._lessons = Notebook(len(jobs))
-        walk = Walk(self._mixture, self._contexts, self._values, target.limit(jobs))
+        self._order = outcome_order(self._contexts, self._values)
+        self._lessons = TrainingBuffer(len(jobs))
+        walk = PrequentialReplay(self._mixture, self._contexts, self._values, target.limit(jobs))
         parts = []
         for start in range(0, len(jobs), BATCH_ROWS):
             rows = np.arange(start, min(start + BATCH_ROWS, len(jobs)))
-            parts.append(walk.on(rows))
+            parts.append(walk.advance(rows))
             self._lessons.put(
                 rows,
-                make_lessons(
+                make_training_rows(
                     self._mixture, self._contexts.take(rows), parts[-1][0].mass, self._values[rows]
                 ),
             )
@@ -110,14 +110,16 @@ class Engine:
     def train(self, at: int, earlier: TrainedModel | None = None) -> TrainedModel:
         """See Learner."""
 
-        def fit() -> Standing:
+        def fit() -> Selection:
             counts = np.searchsorted(
-                self._contexts.known[self._order], [at, earlier.at if earlier else 0], side="right"
+                self._contexts.available_at[self._order],
+                [at, earlier.at if earlier else 0],
+                side="right",
             )
             ended = self._order[: counts[0]][-MAX_TRAINING_ROWS:]
             unseen = min(int(counts[0] - counts[1]), len(ended) // 2) if earlier else 0
-            standing: Standing | None = earlier.model if earlier else None
-            return choose_refiners(
+            standing: Selection | None = earlier.model if earlier else None
+            return select_refiners(
                 self._lessons.take(ended), self._labels[ended], self._target.grid, standing, unseen
             )
 
@@ -131,7 +133,7 @@ class Engine:
         return replace(
             answer,
             mass=refine(
-                answer.mass, factors(lessons.shown, lessons.coarse, refiners, self._labels[rows])
+                answer.mass, factors(lessons.inputs, lessons.coarse, refiners, self._labels[rows])
             ),
         )
 
@@ -167,7 +169,7 @@ class Engine:
                     upto,
                     self._order,
                     place,
-                    self._contexts.known,
+                    self._contexts.available_at,
                     self._contexts.at[rows],
                     LEVELS,
                 )

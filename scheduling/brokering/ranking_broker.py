@@ -11,7 +11,7 @@ from jobs.workload.grid import NO_SITE, GeneratedGrid
 from models.engine.forecaster import Forecaster
 from models.past.queues import PLACES as QUEUES
 from models.past.queues import queues_in
-from models.past.surroundings import Around
+from models.past.surroundings import CurrentSurroundings
 from models.past.traffic import PLACES as LINKS
 from models.past.traffic import traffic_in
 from models.ranking.candidates import Candidates, pairs
@@ -71,7 +71,7 @@ class Ranking:
         self.known = Ranker(self.runs, waits, links, Speeds.of(jobs))
 
     @staticmethod
-    def _with(known: Known | None, around: Around) -> Known | None:
+    def _with(known: Known | None, around: CurrentSurroundings) -> Known | None:
         return Known(known.forecaster, around, known.source, known.told) if known else None
 
     def _micros(self, times: Array) -> Array:
@@ -81,7 +81,7 @@ class Ranking:
             self._begin + np.round(np.nan_to_num(times) * 1e6).astype(np.int64),
         )
 
-    def _queues(self, lived: Lived) -> Around:
+    def _queues(self, lived: Lived) -> CurrentSurroundings:
         """The queues as they are."""
         rows = np.flatnonzero(lived.site != NO_SITE)
         here = self._asked.take(rows)
@@ -95,7 +95,7 @@ class Ranking:
         events = queues_in(
             begin + sent, begin + started, begin + ended, asked, cores, known, self._micros(started)
         )
-        return Around.of(
+        return CurrentSurroundings.of(
             CodedJobs(
                 {**here.columns, "site": Coded(lived.site[rows], self.grid.sites)}, len(rows)
             ),
@@ -103,7 +103,7 @@ class Ranking:
             QUEUES,
         )
 
-    def _links(self, lived: Lived) -> Around:
+    def _links(self, lived: Lived) -> CurrentSurroundings:
         """The links as they are."""
         rows = np.flatnonzero(
             (self.grid.input_at != NO_SITE)
@@ -133,7 +133,7 @@ class Ranking:
             for name, fields in LINKS.items()
             if name in ("server", "link", "from", "to")
         }
-        return Around.of(
+        return CurrentSurroundings.of(
             CodedJobs({**told, "file_system": missing, "direction": missing}, len(rows)),
             events,
             places,

@@ -12,15 +12,15 @@ from infra.settings import Settings
 from models.quantities.targets import TARGETS
 from models.refiner.boosting import CatBoostRefiner
 from models.refiner.refinement import coarse_bins
-from models.refiner.selection import choose_refiners, fit_here
-from models.refiner.training_rows import Lessons
+from models.refiner.selection import fit_here, select_refiners
+from models.refiner.training_rows import TrainingRows
 
 GRID = TARGETS["walltime"].grid
 COARSE = int(coarse_bins(GRID.bins)[-1]) + 1
 ROWS = 4000
 
 
-def lessons() -> tuple[Lessons, np.ndarray]:
+def lessons() -> tuple[TrainingRows, np.ndarray]:
     """Jobs of two clusters, of which one reads the number that it is told the other way round."""
     rng = np.random.default_rng(1)
     told, other = rng.integers(0, 3, ROWS), rng.random(ROWS) < 0.35
@@ -29,7 +29,7 @@ def lessons() -> tuple[Lessons, np.ndarray]:
     coarse[:, [8, 11, 14]] = 0.32
     at = np.arange(ROWS, dtype=np.int64) * 60_000_000
     shown = np.repeat(told[:, None], 3, axis=1).astype(np.float32)
-    return Lessons(shown, coarse, truth, 2.0 ** (truth * 0.75), at, at + 10_000_000), np.where(
+    return TrainingRows(shown, coarse, truth, 2.0 ** (truth * 0.75), at, at + 10_000_000), np.where(
         other, "b", "a"
     ).astype(object)
 
@@ -61,19 +61,19 @@ def test_clusters_trained_by_dask_are_as_those_trained_in_one_process() -> None:
     def by_dask() -> dict[str, CatBoostRefiner]:
         with refiner_fitting(Settings(), "site") as fits:
 
-            def counted(many: list[Lessons]) -> list[CatBoostRefiner | None]:
+            def counted(many: list[TrainingRows]) -> list[CatBoostRefiner | None]:
                 at_once.append(len(many))
                 return fits(many)
 
-            return choose_refiners(told, clusters, GRID, fits=counted).refiners  # type: ignore[arg-type]
+            return select_refiners(told, clusters, GRID, fits=counted).refiners  # type: ignore[arg-type]
 
-    apart, here = by_dask(), choose_refiners(told, clusters, GRID).refiners
+    apart, here = by_dask(), select_refiners(told, clusters, GRID).refiners
     assert max(at_once) >= 3, "the global one and two clusters at once"
     assert set(apart) == set(here) > {"b"}
     for name, refiner in apart.items():
         part = told.take(np.arange(200))
         np.testing.assert_allclose(
-            refiner.ratio(part.shown, part.coarse),
-            here[name].ratio(part.shown, part.coarse),
+            refiner.ratio(part.inputs, part.coarse),
+            here[name].ratio(part.inputs, part.coarse),
             rtol=1e-6,
         )

@@ -11,10 +11,10 @@ from models.engine.forecaster import Forecaster
 from models.engine.model_set import ModelSet
 from models.engine.training import new_mixture, train
 from models.histories.features import Contexts, encode
-from models.histories.mixture import Walk, endings
+from models.histories.mixture import PrequentialReplay, outcome_order
 from models.quantities.targets import TARGETS
 from models.refiner.refinement import factors, refine
-from models.refiner.training_rows import Lessons, Notebook, make_lessons
+from models.refiner.training_rows import TrainingBuffer, TrainingRows, make_training_rows
 
 WALLTIME = TARGETS["walltime"]
 ROWS = 10_000
@@ -28,24 +28,26 @@ class Lived:
     """A log lived through in time, as training does it: what was foreseen at each submission, and what a refiner was shown."""
 
     contexts: Contexts
-    lessons: Lessons
+    lessons: TrainingRows
     masses: np.ndarray
 
 
 def live_through(jobs: pd.DataFrame, model_set: ModelSet, learned: bool) -> Lived:
-    """Walk through all jobs; ``learned`` says whether the set's weights are there from the first job on, and stay."""
+    """PrequentialReplay through all jobs; ``learned`` says whether the set's weights are there from the first job on, and stay."""
     mixture = new_mixture(WALLTIME, model_set.levels, model_set.targets["walltime"].settings)
     if learned:
         mixture.restore(model_set.targets["walltime"].learned)
     contexts, values = encode(jobs, model_set.levels), WALLTIME.value(jobs)
     walk, notebook, masses = (
-        Walk(mixture, contexts, values, WALLTIME.limit(jobs)),
-        Notebook(ROWS),
+        PrequentialReplay(mixture, contexts, values, WALLTIME.limit(jobs)),
+        TrainingBuffer(ROWS),
         [],
     )
     for rows in PARTS:
-        masses.append(walk.on(rows, weigh=not learned)[0].mass)
-        notebook.put(rows, make_lessons(mixture, contexts.take(rows), masses[-1], values[rows]))
+        masses.append(walk.advance(rows, weigh=not learned)[0].mass)
+        notebook.put(
+            rows, make_training_rows(mixture, contexts.take(rows), masses[-1], values[rows])
+        )
     return Lived(contexts, notebook.take(np.arange(ROWS)), np.concatenate(masses))
 
 
@@ -83,8 +85,8 @@ def test_outcomes_told_late_twice_and_out_of_order_leave_the_inputs_of_every_job
     told = 0
     for rows in PARTS:
         # All that ended until the last of these was submitted, in a muddle, then half of it again: most of it later than it was news.
-        ended = np.flatnonzero(contexts.known <= contexts.at[rows[-1]])
-        muddle = draw.permutation(np.setdiff1d(ended, ended[contexts.known[ended] <= told]))
+        ended = np.flatnonzero(contexts.available_at <= contexts.at[rows[-1]])
+        muddle = draw.permutation(np.setdiff1d(ended, ended[contexts.available_at[ended] <= told]))
         for part in np.array_split(np.concatenate([muddle, muddle[::2]]), 5):
             forecaster.learn(jobs.iloc[part])
         told = contexts.at[rows[-1]]
@@ -92,7 +94,8 @@ def test_outcomes_told_late_twice_and_out_of_order_leave_the_inputs_of_every_job
         masses = mixture.distributions(few, limits[rows]).mass
         np.testing.assert_array_equal(masses, lived.masses[rows])
         np.testing.assert_array_equal(
-            make_lessons(mixture, few, masses, values[rows]).shown, lived.lessons.shown[rows]
+            make_training_rows(mixture, few, masses, values[rows]).inputs,
+            lived.lessons.inputs[rows],
         )
 
 
@@ -104,15 +107,15 @@ def test_an_engine_told_as_jobs_end_answers_as_training_lived_through_them(
     bent = refine(
         lived.masses,
         factors(
-            lived.lessons.shown,
+            lived.lessons.inputs,
             lived.lessons.coarse,
             model_set.targets["walltime"].refiners,
             jobs.index,
         ),
     )
     forecaster = Forecaster(model_set)
-    ended = jobs.iloc[endings(lived.contexts)]
-    known = lived.contexts.known[endings(lived.contexts)]
+    ended = jobs.iloc[outcome_order(lived.contexts)]
+    known = lived.contexts.available_at[outcome_order(lived.contexts)]
     told = 0
     for row in range(ROWS // 2 + 1, ROWS, 25):
         news = int(np.searchsorted(known, lived.contexts.at[row], side="right"))

@@ -21,7 +21,7 @@ def test_another_subject_gets_keys_by_its_own_rule_and_is_known_from_its_own_tim
 ) -> None:
     parcels = Subject(
         "parcel", (("carrier", "weight"), ("carrier",), ()), ("carrier",), ("weight",), sizes=("weight",), measured_against=("weight",),
-        identity=("source", "number"), known_at="delivered_at",
+        identity=("source", "number"), outcome_time="delivered_at",
     )  # fmt: skip
     monkeypatch.setitem(SUBJECTS, "parcel", parcels)
     at = pd.Timestamp("2026-01-01", tz="UTC") + pd.to_timedelta(np.arange(6), unit="h")
@@ -43,6 +43,6 @@ def test_another_subject_gets_keys_by_its_own_rule_and_is_known_from_its_own_tim
         "all over limit",
     ]
     contexts = encode(sent, type(levels).from_json(levels.to_json()))
-    assert (contexts.known - contexts.at == 3_600_000_000).all()
+    assert (contexts.available_at - contexts.at == 3_600_000_000).all()
     assert len(set(contexts.ids)) == 6
     assert contexts.keys[1, 0] != contexts.keys[0, 0] == contexts.keys[4, 0]

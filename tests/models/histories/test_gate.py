@@ -6,8 +6,8 @@ import pytest
 from models.histories.blend import View, look, new_view
 from models.histories.components import MixtureSettings, Shape, make_shape
 from models.histories.gate import gate, learn_gate, note_facts
-from models.histories.outcome_index import Lists, insert, need_slot, new_lists
-from models.histories.weights import Tables, new_tables
+from models.histories.outcome_index import OutcomeIndex, ensure_slot, insert, new_outcome_index
+from models.histories.weights import WeightTables, new_weight_tables
 from models.quantities.targets import TARGETS
 
 LONG, SHORT, EVERYONE, UNKNOWN = (np.uint64(key) for key in (1, 2, 3, 4))
@@ -27,15 +27,15 @@ def shape() -> Shape:
 
 
 @pytest.fixture
-def lists() -> Lists:
+def lists() -> OutcomeIndex:
     """A long history of one value over and over, a short one of two that lie apart, and that of everyone, which heard of both."""
-    lists = new_lists()
+    lists = new_outcome_index()
     told = [(LONG, minute, 80.0) for minute in range(40)] + [(SHORT, 50, 20.0), (SHORT, 60, 120.0)]
     for ident, (key, minute, mark) in enumerate(told):
         for each in (key, EVERYONE):
             insert(
                 lists,
-                need_slot(lists, each),
+                ensure_slot(lists, each),
                 minute * MINUTE,
                 np.uint32(ident),
                 np.float32(mark),
@@ -44,7 +44,7 @@ def lists() -> Lists:
     return lists
 
 
-def seen(lists: Lists, shape: Shape, *keys: np.uint64) -> View:
+def seen(lists: OutcomeIndex, shape: Shape, *keys: np.uint64) -> View:
     """What a job of these keys is told of, every component weighing the same."""
     view = new_view(shape, 3)
     look(lists, shape, np.array(keys), LATER, np.inf, view)
@@ -53,9 +53,9 @@ def seen(lists: Lists, shape: Shape, *keys: np.uint64) -> View:
     return view
 
 
-def learned(lists: Lists, shape: Shape, times: int = 40) -> Tables:
+def learned(lists: OutcomeIndex, shape: Shape, times: int = 40) -> WeightTables:
     """A gate that saw the long history foresee every outcome, now the first of a job's, now the second."""
-    tables = new_tables(3)
+    tables = new_weight_tables(3)
     for time in range(times):
         keys = (LONG, SHORT) if time % 2 else (SHORT, LONG)
         view = seen(lists, shape, *keys, EVERYONE)
@@ -67,7 +67,7 @@ def learned(lists: Lists, shape: Shape, times: int = 40) -> Tables:
     return tables
 
 
-def test_facts_tell_length_silence_spread_and_repeats(lists: Lists, shape: Shape) -> None:
+def test_facts_tell_length_silence_spread_and_repeats(lists: OutcomeIndex, shape: Shape) -> None:
     long, short, _ = seen(lists, shape, LONG, SHORT, EVERYONE).facts
     np.testing.assert_allclose(long, [np.log2(41) / 6, np.log2(1 + 21) / 10, 0.0, 1.0, 0.0])
     np.testing.assert_allclose(
@@ -75,14 +75,14 @@ def test_facts_tell_length_silence_spread_and_repeats(lists: Lists, shape: Shape
     )
 
 
-def test_a_gate_that_learned_nothing_changes_nothing(lists: Lists, shape: Shape) -> None:
+def test_a_gate_that_learned_nothing_changes_nothing(lists: OutcomeIndex, shape: Shape) -> None:
     view = seen(lists, shape, LONG, SHORT, EVERYONE)
-    gate(new_tables(3), shape, view)
+    gate(new_weight_tables(3), shape, view)
     assert view.weights.tolist() == [1 / 3] * 3
 
 
 def test_a_gate_learns_to_trust_the_longer_history_wherever_it_stands(
-    lists: Lists, shape: Shape
+    lists: OutcomeIndex, shape: Shape
 ) -> None:
     tables = learned(lists, shape)
     for keys, longer in (((LONG, SHORT), 0), ((SHORT, LONG), 1)):
@@ -92,7 +92,9 @@ def test_a_gate_learns_to_trust_the_longer_history_wherever_it_stands(
         assert view.weights[longer] > 3 * view.weights[2]
 
 
-def test_a_history_without_outcomes_neither_learns_nor_is_gated(lists: Lists, shape: Shape) -> None:
+def test_a_history_without_outcomes_neither_learns_nor_is_gated(
+    lists: OutcomeIndex, shape: Shape
+) -> None:
     tables = learned(lists, shape)
     before = tables.slopes.copy()
     view = seen(lists, shape, LONG, UNKNOWN, EVERYONE)

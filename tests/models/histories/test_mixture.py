@@ -20,14 +20,14 @@ import sys
 import numpy as np
 import pandas as pd
 from models.histories.features import choose_levels, encode
-from models.histories.mixture import Walk
+from models.histories.mixture import PrequentialReplay
 from models.quantities.targets import TARGETS
 from models.engine.training import new_mixture
 
 jobs, target = pd.read_parquet(sys.argv[1]), TARGETS["walltime"]
 levels = choose_levels(jobs)
 mixture = new_mixture(target, levels)
-answer, scales = Walk(mixture, encode(jobs, levels), target.value(jobs), target.limit(jobs)).on(np.arange(len(jobs)))
+answer, scales = PrequentialReplay(mixture, encode(jobs, levels), target.value(jobs), target.limit(jobs)).advance(np.arange(len(jobs)))
 np.savez(sys.argv[2], mass=answer.mass, limit=answer.limit, scales=scales)
 """
 

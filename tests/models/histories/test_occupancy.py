@@ -4,7 +4,7 @@ import pytest
 from models.histories.components import MixtureSettings
 from models.histories.features import choose_levels, encode
 from models.histories.mixture import Mixture
-from models.histories.occupancy import OccupancyWalk, occupancy
+from models.histories.occupancy import OccupancyReplay, occupancy
 from models.quantities.targets import TARGETS
 
 
@@ -27,7 +27,7 @@ def mixtures(levels):
 
 def lived(jobs, levels, rows):
     target, (mixture, times) = TARGETS["peak_memory"], mixtures(levels)
-    walk = OccupancyWalk(
+    walk = OccupancyReplay(
         mixture,
         times,
         encode(jobs, levels),
@@ -35,7 +35,7 @@ def lived(jobs, levels, rows):
         target.limit(jobs),
         jobs["walltime"].to_numpy(),
     )
-    return walk.on(rows), mixture, times
+    return walk.advance(rows), mixture, times
 
 
 def test_the_masses_are_those_of_the_mixture_and_time_weighs_them_towards_the_long(jobs):

@@ -8,39 +8,39 @@ from hypothesis import strategies as some
 from models.histories.outcome_index import (
     CAP,
     WINDOW,
-    Lists,
-    count_known,
-    end_of_known,
+    OutcomeIndex,
+    available_end,
+    count_available,
+    ensure_capacity,
+    ensure_slot,
     find_slot,
     first_in_window,
-    has_room,
+    has_capacity,
+    has_outcome,
     insert,
-    is_known,
-    make_room,
-    need_slot,
-    new_lists,
+    new_outcome_index,
 )
 
 outcomes = some.lists(some.tuples(some.integers(0, 4), some.integers(0, 30)), max_size=120)
 
 
-def tell(lists: Lists, key: int, known: int, ident: int, value: float) -> Lists:
+def tell(lists: OutcomeIndex, key: int, known: int, ident: int, value: float) -> OutcomeIndex:
     """What the engine does with an outcome: told twice it counts once."""
-    if not has_room(lists, 1):
-        lists = make_room(lists, 1)
-    slot = need_slot(lists, np.uint64(key))
-    if not is_known(lists, slot, known, np.uint32(ident)):
+    if not has_capacity(lists, 1):
+        lists = ensure_capacity(lists, 1)
+    slot = ensure_slot(lists, np.uint64(key))
+    if not has_outcome(lists, slot, known, np.uint32(ident)):
         insert(lists, slot, known, np.uint32(ident), np.float32(value), value)
     return lists
 
 
-def seen(lists: Lists, key: int, at: int) -> tuple[list[float], int]:
+def seen(lists: OutcomeIndex, key: int, at: int) -> tuple[list[float], int]:
     """The values that a key shows at a time, oldest first, and how many outcomes were known by then."""
     slot = find_slot(lists, np.uint64(key))
     if slot < 0:
         return [], 0
-    end = end_of_known(lists, slot, at)
-    return lists.value[first_in_window(lists, slot, end) : end].tolist(), count_known(
+    end = available_end(lists, slot, at)
+    return lists.value[first_in_window(lists, slot, end) : end].tolist(), count_available(
         lists, slot, end
     )
 
@@ -53,7 +53,7 @@ def test_a_history_is_what_was_known_by_then_in_whatever_order_it_was_told(
     jobs = [(key, known, ident, float(ident)) for ident, (key, known) in enumerate(told)]
     shuffled = [*jobs, *jobs[::3]]
     chance.shuffle(shuffled)  # type: ignore[attr-defined]
-    lists = new_lists(slots=2, pool=64)
+    lists = new_outcome_index(slots=2, pool=64)
     for job in shuffled:
         lists = tell(lists, *job)
     for key in range(5):
@@ -67,22 +67,22 @@ def test_a_history_is_what_was_known_by_then_in_whatever_order_it_was_told(
 
 
 @pytest.fixture(scope="module")
-def long() -> Lists:
+def long() -> OutcomeIndex:
     """One key with more than twice as many outcomes as are kept, one an instant, told in pairs the wrong way round."""
-    lists = new_lists()
+    lists = new_outcome_index()
     for instant in np.arange(2 * CAP + 500) ^ 1:
         lists = tell(lists, 1, int(instant), int(instant), float(instant))
     return lists
 
 
-def test_a_long_history_keeps_its_latest_and_counts_all(long: Lists) -> None:
+def test_a_long_history_keeps_its_latest_and_counts_all(long: OutcomeIndex) -> None:
     newest = 2 * CAP + 499
     assert seen(long, 1, newest) == (list(range(newest - WINDOW + 1, newest + 1)), newest + 1)
     assert seen(long, 1, newest - CAP // 2)[0][-1] == newest - CAP // 2
     assert long.count[find_slot(long, np.uint64(1))] <= 2 * CAP
 
 
-def test_what_is_older_than_all_that_is_kept_is_only_counted(long: Lists) -> None:
+def test_what_is_older_than_all_that_is_kept_is_only_counted(long: OutcomeIndex) -> None:
     values, count = seen(long, 1, 2 * CAP + 499)
     tell(long, 1, 3, 999_999, 7.0)
     assert seen(long, 1, 2 * CAP + 499) == (values, count + 1)
@@ -90,7 +90,7 @@ def test_what_is_older_than_all_that_is_kept_is_only_counted(long: Lists) -> Non
 
 
 def test_keys_that_meet_in_the_table_keep_apart() -> None:
-    lists = new_lists(slots=2, pool=64)
+    lists = new_outcome_index(slots=2, pool=64)
     keys = [7 + 64 * step for step in range(40)]
     for ident, key in enumerate(keys):
         lists = tell(lists, key, ident, ident, float(key))

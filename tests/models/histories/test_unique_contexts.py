@@ -1,4 +1,4 @@
-"""Kinds: jobs that the engine answers alike are answered once, and as each would be alone."""
+"""UniqueContexts: jobs that the engine answers alike are answered once, and as each would be alone."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from jobs.schema import OUTCOMES
 from models.engine.forecaster import Forecaster
 from models.engine.model_set import ModelSet
 from models.engine.training import train
-from models.histories.unique_contexts import tell_apart
+from models.histories.unique_contexts import group_rows
 
 Jobs = Callable[..., pd.DataFrame]
 
@@ -23,11 +23,13 @@ Jobs = Callable[..., pd.DataFrame]
     arrays(np.uint64, st.tuples(st.integers(0, 60), st.integers(1, 3)), elements=st.integers(0, 3))
 )
 def test_rows_are_of_one_kind_if_they_hold_the_same(table: np.ndarray) -> None:
-    found = tell_apart(list(table.T), len(table))
+    found = group_rows(list(table.T), len(table))
     same = (table[:, None, :] == table[None, :, :]).all(axis=2)
-    np.testing.assert_array_equal(found.which[:, None] == found.which[None, :], same)
-    np.testing.assert_array_equal(table[found.first][found.which], table)
-    assert (np.diff(found.first) > 0).all()
+    np.testing.assert_array_equal(
+        found.context_of_row[:, None] == found.context_of_row[None, :], same
+    )
+    np.testing.assert_array_equal(table[found.first_rows][found.context_of_row], table)
+    assert (np.diff(found.first_rows) > 0).all()
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from models.histories.features import choose_levels, encode
 from models.past.load import begun_lately, under_way
 from models.past.queues import STATE, with_queues
 from models.past.traffic import TRAFFIC, read_series, with_measurements, with_traffic
-from models.quantities.targets import TARGETS, told_more
+from models.quantities.targets import TARGETS, with_extra_inputs
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
 
@@ -167,7 +167,8 @@ def test_a_series_is_read_from_a_file_and_a_bad_one_is_a_sentence(tmp_path: Path
 def test_a_refiner_is_shown_what_a_site_measured() -> None:
     transfers = some_transfers(50).assign(measured_net=np.arange(50.0))
     levels = choose_levels(
-        with_traffic(transfers), told_more(TARGETS["transfer_time"], ["measured_net"]).subject
+        with_traffic(transfers),
+        with_extra_inputs(TARGETS["transfer_time"], ["measured_net"]).subject,
     )
     assert "measured_net" in levels.numbers
     assert encode(transfers, levels).numbers[-1, -1] == pytest.approx(np.log2(49.0))

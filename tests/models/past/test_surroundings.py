@@ -12,12 +12,12 @@ from jobs.coded_jobs import encode_jobs, in_microseconds
 from jobs.schema import JOB, conform
 from jobs.transfers import TRANSFER, derive_transfer_fields
 from models.past.queues import LONGEST_RUN, LONGEST_WAIT, OVERTIME, queues_now, with_queues
-from models.past.surroundings import Around
+from models.past.surroundings import CurrentSurroundings
 from models.past.traffic import traffic_now, with_traffic
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
 Surround = Callable[[pd.DataFrame], pd.DataFrame]
-AroundOf = Callable[[pd.DataFrame], Around]
+AroundOf = Callable[[pd.DataFrame], CurrentSurroundings]
 
 
 def later(seconds: np.ndarray) -> pd.DatetimeIndex:
@@ -81,7 +81,7 @@ def test_both_ways_tell_the_same_row_by_row(
         )
         asked = encode_jobs(records.iloc[[row]], [name for name in records if name != "job_id"])
         by_then, knowing_more = (
-            around(some).tell(asked, in_microseconds(now)) for some in (known, records)
+            around(some).observe(asked, in_microseconds(now)) for some in (known, records)
         )
         for name in told:
             assert by_then[name][0] == pytest.approx(whole[name].iloc[row], nan_ok=True), name
@@ -100,7 +100,7 @@ def test_what_nobody_saw_start_or_end_is_taken_to_be_gone_in_time() -> None:
     begun = in_microseconds(START + pd.Timedelta(40_000, "s"))
 
     def at(seconds: float) -> tuple[float, float]:
-        found = around.tell(one, begun + round(seconds * 1e6))
+        found = around.observe(one, begun + round(seconds * 1e6))
         return float(found["system_waiting"][0]), float(found["system_running"][0])
 
     assert at(0)[0] == 2

@@ -21,7 +21,7 @@ from models.evaluation.class_backtest import (
     measure_each,
     measure_jointly,
 )
-from models.quantities.classes import Cuts, class_of, cut, given, thresholds_of
+from models.quantities.classes import Cuts, class_of, cut, parse_thresholds, thresholds_of
 from models.quantities.distribution import Distribution
 from models.quantities.targets import TARGETS
 from models.refiner.boosting import fit_classes
@@ -51,12 +51,12 @@ def test_equal_quantiles_make_equal_classes_of_values_that_differ():
 
 
 def test_thresholds_that_are_given_are_kept_and_the_ladder_is_a_word_for_pandas():
-    chosen = given("memory_per_core=ladder;walltime=60,3600")
+    chosen = parse_thresholds("memory_per_core=ladder;walltime=60,3600")
     assert chosen["memory_per_core"][:2] == (1000 * 2.0**20, 2000 * 2.0**20)
     assert thresholds_of("walltime", np.array([1.0, 2.0]), chosen) == (60.0, 3600.0)
     for wrong in ("wall=1", "walltime=", "walltime=3,2", "walltime=a", "walltime=1,inf"):
         with pytest.raises(InputError, match="thresholds"):
-            given(wrong)
+            parse_thresholds(wrong)
 
 
 def test_the_mass_between_the_thresholds_is_the_probability_of_the_class():

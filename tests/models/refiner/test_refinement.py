@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.refiner.refinement import QUANTILES, coarse_bins, coarse_masses, inputs, refine
+from models.refiner.refinement import QUANTILES, coarse_bins, coarse_masses, refine, refiner_inputs
 
 
 @pytest.fixture(params=[321, 513, 449], ids=lambda bins: f"{bins} bins")
@@ -23,7 +23,7 @@ def test_coarse_masses_are_the_sums_over_their_bins(mass: np.ndarray) -> None:
 def test_a_refiner_is_shown_masses_quantiles_counts_and_numbers(mass: np.ndarray) -> None:
     counts, numbers = np.arange(100).reshape(50, 2), np.full((50, 1), np.nan, np.float32)
     coarse = coarse_masses(mass)
-    shown = inputs(mass, coarse, counts, numbers)
+    shown = refiner_inputs(mass, coarse, counts, numbers)
     reached = np.cumsum(mass, axis=1, dtype=float)
     quantiles = np.column_stack([(reached < level).sum(axis=1) for level in QUANTILES])
     np.testing.assert_array_equal(

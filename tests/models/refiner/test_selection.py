@@ -9,21 +9,28 @@ from models.quantities.targets import TARGETS
 from models.refiner.boosting import BOOSTING, fit_refiner
 from models.refiner.clusters import GLOBAL
 from models.refiner.refinement import coarse_bins
-from models.refiner.selection import REACHES, SHARES, TREES, Record, Standing, choose_refiners
-from models.refiner.training_rows import Lessons
+from models.refiner.selection import (
+    REACHES,
+    SHARES,
+    TREES,
+    Selection,
+    WindowScores,
+    select_refiners,
+)
+from models.refiner.training_rows import TrainingRows
 
 GRID = TARGETS["walltime"].grid
 COARSE = int(coarse_bins(GRID.bins)[-1]) + 1
 ROWS = 4000
 
 
-def lessons(truth: np.ndarray, told: np.ndarray) -> Lessons:
+def lessons(truth: np.ndarray, told: np.ndarray) -> TrainingRows:
     """A job a minute, known ten seconds later; the mixture thinks three bins alike, a refiner is ``told`` a number in three columns."""
     coarse = np.full((len(truth), COARSE), 0.04 / (COARSE - 3))
     coarse[:, [8, 11, 14]] = 0.32
     at = np.arange(len(truth), dtype=np.int64) * 60_000_000
     shown = np.repeat(told[:, None], 3, axis=1).astype(np.float32)
-    return Lessons(shown, coarse, truth, 2.0 ** (truth * 0.75), at, at + 10_000_000)
+    return TrainingRows(shown, coarse, truth, 2.0 ** (truth * 0.75), at, at + 10_000_000)
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +44,14 @@ def nobody() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def lasting(told: np.ndarray, nobody: np.ndarray) -> Standing:
+def lasting(told: np.ndarray, nobody: np.ndarray) -> Selection:
     """What the number tells holds for good."""
-    return choose_refiners(lessons(8 + 3 * told, told), nobody, GRID)
+    return select_refiners(lessons(8 + 3 * told, told), nobody, GRID)
 
 
-def test_a_refiner_that_is_better_later_answers_and_goes_most_of_the_way(lasting: Standing) -> None:
+def test_a_refiner_that_is_better_later_answers_and_goes_most_of_the_way(
+    lasting: Selection,
+) -> None:
     assert lasting.refiners[GLOBAL].share == SHARES[-1]
     (verdict,) = lasting.report
     assert verdict["answers"] == GLOBAL
@@ -53,18 +62,18 @@ def test_a_refiner_that_is_better_later_answers_and_goes_most_of_the_way(lasting
 def test_a_refiner_that_harms_later_does_not_answer(told: np.ndarray, nobody: np.ndarray) -> None:
     """What the number tells turns about before the first window, and until the last most lessons are of before."""
     meaning = np.where(np.arange(ROWS) < 0.4 * ROWS, told, 2 - told)
-    found = choose_refiners(lessons(8 + 3 * meaning, told), nobody, GRID)
+    found = select_refiners(lessons(8 + 3 * meaning, told), nobody, GRID)
     assert found.refiners == {}
     assert found.report[0]["answers"] == "mixture"
     assert found.fitted is not None
 
 
 def test_a_standing_refiner_is_judged_on_what_it_has_not_seen(
-    told: np.ndarray, nobody: np.ndarray, lasting: Standing
+    told: np.ndarray, nobody: np.ndarray, lasting: Selection
 ) -> None:
     """All that is new turned about, which the refiner that stood did not know, though one fitted now does."""
     turned = lessons(8 + 3 * np.where(np.arange(ROWS) < ROWS // 2, told, 2 - told), told)
-    found = choose_refiners(turned, nobody, GRID, lasting, unseen=ROWS // 2)
+    found = select_refiners(turned, nobody, GRID, lasting, unseen=ROWS // 2)
     assert found.record.windows == lasting.record.windows + 1
     assert found.report[0]["crps"] > found.report[0]["crps_mixture"]
     assert found.record.sums[-1] > lasting.record.sums[-1]
@@ -76,19 +85,19 @@ def test_a_cluster_answers_for_itself_only_where_it_is_better_than_the_rest(
     """Of two clusters, one reads the number the other way round; the larger is what the global refiner is about."""
     other = np.random.default_rng(1).random(ROWS) < 0.35
     clusters = np.where(other, "group b", "group a").astype(object)
-    found = choose_refiners(lessons(8 + 3 * np.where(other, 2 - told, told), told), clusters, GRID)
+    found = select_refiners(lessons(8 + 3 * np.where(other, 2 - told, told), told), clusters, GRID)
     verdicts = {verdict["cluster"]: verdict for verdict in found.report}
     assert verdicts["group b"]["answers"] == "group b"
     assert verdicts["group b"]["gain"] > 0.2
     assert set(found.refiners) <= {GLOBAL, "group a", "group b"}
-    same = choose_refiners(lessons(8 + 3 * told, told), clusters, GRID)
+    same = select_refiners(lessons(8 + 3 * told, told), clusters, GRID)
     assert set(same.refiners) == {GLOBAL}
     assert all(verdict["answers"] == GLOBAL for verdict in same.report)
 
 
 def test_too_little_is_left_to_the_mixture(told: np.ndarray, nobody: np.ndarray) -> None:
     few = lessons(8 + 3 * told, told).take(np.arange(400))
-    found = choose_refiners(few, nobody[:400], GRID)
+    found = select_refiners(few, nobody[:400], GRID)
     assert found.refiners == {}
     assert found.report == [
         {"cluster": GLOBAL, "jobs": 400, "answers": "mixture", "why": "too few ended jobs"}
@@ -97,22 +106,22 @@ def test_too_little_is_left_to_the_mixture(told: np.ndarray, nobody: np.ndarray)
 
 def test_a_window_counts_by_its_jobs_and_by_how_much_was_won() -> None:
     won, lost = (tuple(1 + sign * 0.2 * share for share, _ in REACHES) for sign in (-1, 1))
-    assert Record().share == 0.0
-    assert Record().add(won, 100).share == SHARES[-1]
-    assert Record().add(won, 100).add(lost, 1000).share == 0.0
-    assert Record().add(won, 1000).add(lost, 100).share == SHARES[-1]
-    assert Record().add((0.0,) * len(REACHES), 5).sums == Record().sums
+    assert WindowScores().share == 0.0
+    assert WindowScores().add(won, 100).share == SHARES[-1]
+    assert WindowScores().add(won, 100).add(lost, 1000).share == 0.0
+    assert WindowScores().add(won, 1000).add(lost, 100).share == SHARES[-1]
+    assert WindowScores().add((0.0,) * len(REACHES), 5).sums == WindowScores().sums
 
 
 def test_the_fewest_trees_are_kept_that_hardly_lose() -> None:
     by_trees = dict(zip(TREES, (0.92, 0.9005, 0.9, 0.9002), strict=True))
-    record = Record().add(
+    record = WindowScores().add(
         tuple(by_trees[trees] if share == SHARES[-1] else 1.0 for share, trees in REACHES), 100
     )
     assert (record.share, record.trees) == (SHARES[-1], TREES[1])
 
 
-def test_a_refiner_is_cut_to_its_first_trees(told: np.ndarray, lasting: Standing) -> None:
+def test_a_refiner_is_cut_to_its_first_trees(told: np.ndarray, lasting: Selection) -> None:
     """As a shorter training would have made it."""
     told_of = lessons(8 + 3 * told, told)
     fitted = lasting.fitted
@@ -121,8 +130,8 @@ def test_a_refiner_is_cut_to_its_first_trees(told: np.ndarray, lasting: Standing
     assert short is not None
     few = told_of.take(np.arange(300))
     np.testing.assert_allclose(
-        fitted.first(TREES[0]).ratio(few.shown, few.coarse),
-        short.ratio(few.shown, few.coarse),
+        fitted.first(TREES[0]).ratio(few.inputs, few.coarse),
+        short.ratio(few.inputs, few.coarse),
         rtol=1e-9,
     )
     assert fitted.model.tree_count_ == TREES[-1]
@@ -131,7 +140,7 @@ def test_a_refiner_is_cut_to_its_first_trees(told: np.ndarray, lasting: Standing
 def test_a_refiner_of_empty_trees_stays_as_it_is(told: np.ndarray) -> None:
     """CatBoost cannot shorten one that has fewer splits than trees."""
     told_of = lessons(8 + 3 * told, told)
-    fitted = fit_refiner(replace(told_of, shown=told_of.shown[:, :1]))
+    fitted = fit_refiner(replace(told_of, inputs=told_of.inputs[:, :1]))
     assert fitted is not None
     assert fitted.first(TREES[1]) is fitted
     assert fitted.first(1).model.tree_count_ == 1

@@ -37,7 +37,7 @@ def outcomes(live: PredictorState, jobs: pd.DataFrame) -> Any:
     contexts = encode(
         jobs.assign(submitted_at=pd.Timestamp("2100-01-01", tz="UTC")), forecaster.levels
     )
-    return forecaster.mixtures["walltime"].counts(contexts)
+    return forecaster.mixtures["walltime"].ended_counts(contexts)
 
 
 def learned(live: PredictorState) -> list[Any]:
