@@ -13,7 +13,7 @@ import numpy as np
 
 from infra.settings import prepare_environment
 from jobs.workload import Change, generate
-from models.baselines.available_history import see
+from models.baselines.available_history import read_history
 from models.quantities.targets import TARGETS
 from monitoring.decay import detection as decay
 from monitoring.decay.delayed_labels import DelayedLabels, largest, make_delayed_labels
@@ -66,13 +66,15 @@ def main() -> None:
         for seed in range(asked.seeds):
             jobs = generate(JOBS, DAYS, seed, changes=changes(kind, seed)).jobs
             jobs = jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
-            seen = see(jobs, target)
-            start = int(seen.at[0] + TRAINED * DAY)
-            first = int(np.searchsorted(seen.at, start))
+            seen = read_history(jobs, target)
+            start = int(seen.submitted_at[0] + TRAINED * DAY)
+            first = int(np.searchsorted(seen.submitted_at, start))
             measure = make_delayed_labels(seen, first)
             for name in asked.predictors:
                 learner = Engine(jobs, target, first) if name == "gridcast" else PlainCatBoost(seen)
-                found.setdefault(name, []).append(alarms(learner, measure, seen.at, start))
+                found.setdefault(name, []).append(
+                    alarms(learner, measure, seen.submitted_at, start)
+                )
             print(
                 f"{kind}, seed {seed}: "
                 + "; ".join(f"{name} {each[-1].round(1)}" for name, each in found.items()),

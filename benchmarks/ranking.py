@@ -80,7 +80,7 @@ def prepare(home: Path) -> tuple[Any, str]:
     from jobs.transfers import TRANSFER
     from jobs.workload.grid import NO_SITE, generate_grid
     from scheduling.brokering.brokers import Random
-    from scheduling.brokering.grid import job_records, live_through, start_of, transfer_records
+    from scheduling.brokering.grid import job_records, simulate, start_of, transfer_records
 
     grid = generate_grid(JOBS, days=30.0, sites=SITES)
     now = float(np.quantile((grid.jobs["submitted_at"] - start_of(grid)).dt.total_seconds(), AT))
@@ -88,15 +88,15 @@ def prepare(home: Path) -> tuple[Any, str]:
     engine = open_store(prepare_environment().store_url)
     if count_jobs(engine).empty:
         say("filling the store with what a generated grid did")
-        lived = live_through(grid, Random())
-        for times in (lived.sent, lived.there, lived.started, lived.ended):
+        state = simulate(grid, Random())
+        for times in (state.sent, state.there, state.started, state.ended):
             times[times > now] = np.nan
         moved = np.flatnonzero(
-            (grid.input_at != NO_SITE) & (grid.input_at != lived.site) & ~np.isnan(lived.sent)
+            (grid.input_at != NO_SITE) & (grid.input_at != state.site) & ~np.isnan(state.sent)
         )
         with engine.begin() as connection:
-            add_jobs(connection, job_records(lived, np.flatnonzero(~np.isnan(lived.sent))))
-            add_jobs(connection, transfer_records(lived, moved), TRANSFER)
+            add_jobs(connection, job_records(state, np.flatnonzero(~np.isnan(state.sent))))
+            add_jobs(connection, transfer_records(state, moved), TRANSFER)
     engine.dispose()
     places = np.array([*grid.sites, None], dtype=object)
     told = grid.jobs.drop(columns=["site", "submitted_at", "job_id"]).assign(
@@ -141,14 +141,14 @@ def shares(jobs: Any, moment: str) -> dict[str, float]:
     from jobs.store import open_store, read_ended
     from models.engine.forecaster import Forecaster
     from models.ranking import ranker as ranking
-    from models.ranking.ranker import ranker
+    from models.ranking.ranker import build_ranker
     from services.http.bodies import ARROW_TYPE
     from services.http.rank import read_rank, write_rank
 
     engine = open_store(prepare_environment().store_url)
     runs = Forecaster()
     runs.learn(read_ended(engine))
-    known = ranker(engine, runs)
+    known = build_ranker(engine, runs)
     assert known.waits is not None and known.transfers is not None
     taken: dict[str, list[float]] = {}
 
@@ -158,7 +158,7 @@ def shares(jobs: Any, moment: str) -> dict[str, float]:
         taken.setdefault(name, []).append((time.perf_counter() - began) * 1000)
         return answer
 
-    steps = {"foreseen": "run times", "rank": "sums, chances, order"}
+    steps = {"predicted_points": "run times", "rank": "sums, chances, order"}
     waits, transfers = known.waits.points, known.transfers.points
     for start in np.linspace(0, len(jobs) - MANY, 15).astype(int):
         table = candidates(jobs.slice(int(start), MANY))

@@ -17,8 +17,8 @@ from logs import asked, load, show, warm_up
 
 from infra.aliases import Floats
 from jobs.workload import START, Change, generate
-from models.baselines.available_history import see
-from models.baselines.catalogue import predict_all
+from models.baselines.available_history import read_history
+from models.baselines.catalogue import predict_baselines
 from models.baselines.regressions import Fitted, Regression, numbers
 from models.engine.prequential import backtest
 from models.quantities.targets import TARGETS, Target
@@ -75,11 +75,13 @@ def planted() -> list[dict[str, Any]]:
 
 def answers(jobs: pd.DataFrame, warm: float) -> dict[str, Floats]:
     """What each says of every job at its submission (float64[n]; NaN where it was not asked)."""
-    baselines = predict_all(
+    baselines = predict_baselines(
         jobs, WALLTIME, ("template", "median-10", "ridge", "catboost"), warm_up=warm
     )
     found = {name: answer.point for name, answer in baselines.items()}
-    seen = see(jobs, WALLTIME, [int(len(jobs) * share) for share in np.arange(warm, 1, 0.1)])
+    seen = read_history(
+        jobs, WALLTIME, [int(len(jobs) * share) for share in np.arange(warm, 1, 0.1)]
+    )
     most = np.where(np.isfinite(seen.request), seen.request, np.inf)
     found["neural, on logarithms"] = np.clip(neural_on_logarithms(seen), WALLTIME.grid.lowest, most)
     found["neural, on seconds"] = np.clip(neural_on_seconds(seen), WALLTIME.grid.lowest, most)

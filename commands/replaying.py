@@ -75,8 +75,15 @@ def replay(
     """
     from jobs.ingest import read_arguments
     from scheduling.machine import find_machine
-    from scheduling.studies.benefit import HOUR, SHOWN, record_replays, replay_each, trained, ways
-    from scheduling.studies.comparison import against_first
+    from scheduling.studies.benefit import (
+        COLUMNS,
+        HOUR,
+        combinations,
+        record_replays,
+        replay_each,
+        trained_version,
+    )
+    from scheduling.studies.comparison import compare_with_first
     from scheduling.studies.report import report as write_page
 
     if grid:
@@ -84,22 +91,20 @@ def replay(
     if log is None:
         raise InputError("give a log to replay: a file, or the name of a stored source")
     settings = prepare_environment()
-    combinations = ways(policy, predictor, corrector, None if bound is None else bound * HOUR)
+    chosen = combinations(policy, predictor, corrector, None if bound is None else bound * HOUR)
     file = Path(log) if Path(log).exists() else None
     jobs = load_jobs(log, read_arguments(log_format, mapping, map_file, timezone))
     with progress_bar("replaying") as report:
-        learned = None if version is None else trained(version, jobs, store(), settings)
-        replays = replay_each(
-            jobs, find_machine(machine, file, jobs), combinations, report, learned
-        )
-    rows = against_first(replays)
+        learned = None if version is None else trained_version(version, jobs, store(), settings)
+        replays = replay_each(jobs, find_machine(machine, file, jobs), chosen, report, learned)
+    rows = compare_with_first(replays)
     name = Path(log).name
     first = replays[0]
     title = (
         f"Replay of {name}, {len(first.trace):,} jobs on {first.machine.processors:,} processors, "
         "waits in s"
     )
-    show_rows(rows, as_json, title, SHOWN)
+    show_rows(rows, as_json, title, COLUMNS)
     page = write_page(replays, settings.folder("reports") / f"replay-{name}", day)
     err.print(
         f"{page}\nlogged to MLflow as run {record_replays(replays, name, settings, learned)}",

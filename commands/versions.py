@@ -213,7 +213,7 @@ def rank(
 
     An option given here goes before the file's own.
     """
-    from models.ranking.ranker import ranker
+    from models.ranking.ranker import build_ranker
     from models.releases.release import load_forecaster
     from services.http.bodies import JSON_TYPE
     from services.http.errors import HTTPError
@@ -229,7 +229,7 @@ def rank(
         raise InputError(f"{file}: {error.message}") from None
     engine = store()
     with progress_bar("learning"):
-        known = ranker(engine, load_forecaster(engine, prepare_environment()))
+        known = build_ranker(engine, load_forecaster(engine, prepare_environment()))
     found = known.rank(asked.candidates, asked.rule, asked.at).frame()
     parts = (
         "rank",

@@ -152,8 +152,8 @@ def backfill(state: State, rules: Rules, position: int) -> None:
     head = state.queue[position]
     by_request = now - state.job[head].submitted > rules.bound
     shadow, kept = _reservation(state, head, by_request)
-    if np.isnan(state.job[head].promised):
-        state.job[head].promised = shadow
+    if np.isnan(state.job[head].first_reservation):
+        state.job[head].first_reservation = shadow
     while count[FREE] > 0:
         position, host = _candidate(state, rules, head, shadow, kept, by_request, since)
         if position < 0:

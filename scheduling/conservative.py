@@ -63,7 +63,7 @@ def earliest(times: Floats, free: Integers, steps: int, length: float, cores: in
 @compiled
 def _hold(state: State, times: Floats, free: Integers, steps: int, number: int, sign: int) -> int:
     job = state.job[number]
-    return occupy(times, free, steps, job.planned, job.fit, sign * job.cores)
+    return occupy(times, free, steps, job.reservation, job.fit, sign * job.cores)
 
 
 @compiled
@@ -83,18 +83,18 @@ def plan(state: State) -> None:
     for number in waiting:
         job = state.job[number]
         if count[BROKEN]:
-            job.planned = np.nan
-        if not np.isnan(job.planned):
+            job.reservation = np.nan
+        if not np.isnan(job.reservation):
             steps = _hold(state, times, free, steps, number, 1)
     count[BROKEN] = 0
     # After submissions alone nobody who holds a reservation can move.
     for number in waiting[queued - count[LATE] :]:
         job = state.job[number]
-        if not np.isnan(job.planned):
+        if not np.isnan(job.reservation):
             steps = _hold(state, times, free, steps, number, -1)
-        job.planned = earliest(times, free, steps, job.fit, job.cores)
-        if np.isnan(job.promised):
-            job.promised = job.planned
+        job.reservation = earliest(times, free, steps, job.fit, job.cores)
+        if np.isnan(job.first_reservation):
+            job.first_reservation = job.reservation
         steps = _hold(state, times, free, steps, number, 1)
 
 
@@ -106,12 +106,12 @@ def start_as_planned(state: State, rules: Rules) -> None:
     state.clock[1] = np.inf
     while position < state.tally[QUEUED]:
         number = state.queue[position]
-        planned = state.job[number].planned
-        due = planned <= state.clock[0] and within_quota(state, number)
+        reservation = state.job[number].reservation
+        due = reservation <= state.clock[0] and within_quota(state, number)
         host = place(state, number, ANYWHERE) if due else -1
         if host >= 0:
             start(state, rules, position, host)
             continue
-        if planned > state.clock[0]:
-            state.clock[1] = min(state.clock[1], planned)
+        if reservation > state.clock[0]:
+            state.clock[1] = min(state.clock[1], reservation)
         position += 1

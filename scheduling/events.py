@@ -16,9 +16,9 @@ from scheduling.state import (
     BROKEN,
     FREE,
     FRESH,
-    KNOWN,
     LATE,
     PENDING,
+    PREDICTED,
     QUEUED,
     RUNNING,
     SUBMITTED,
@@ -101,7 +101,7 @@ def advance(state: State, rules: Rules) -> int:
             correct(state, number, _new_end(state, rules, number))
             continue
         elif next_submission == now:
-            if count[SUBMITTED] >= count[KNOWN]:
+            if count[SUBMITTED] >= count[PREDICTED]:
                 return PREDICT
             state.queue[count[QUEUED]] = count[SUBMITTED]
             count[QUEUED] += 1

@@ -69,9 +69,11 @@ class Replay:
     @property
     def late_heads(self) -> float:
         """Share of the jobs that were given a reservation and started more than a second after the first one."""
-        promised = np.isfinite(self.table["promised"])
-        late = self.table["started"][promised] > self.table["promised"][promised] + 1.0
-        return float(late.mean()) if promised.any() else 0.0
+        is_reserved = np.isfinite(self.table["first_reservation"])
+        late = (
+            self.table["started"][is_reserved] > self.table["first_reservation"][is_reserved] + 1.0
+        )
+        return float(late.mean()) if is_reserved.any() else 0.0
 
     @property
     def accuracy(self) -> float:

@@ -27,7 +27,7 @@ from scheduling.quantities import (
     sample_quantity,
     warm_up,
 )
-from scheduling.trace import Trace
+from scheduling.trace import Trace, job_keys
 
 if TYPE_CHECKING:
     from models.engine.model_set import ModelSet
@@ -67,7 +67,7 @@ class Fixed:
         return float(max(self.answers[row], ran + 1.0))
 
 
-class Histories:
+class TemplateHistories:
     """The last ``size`` walltimes of each job's key; the finest key that knows any answers, and the request where none does.
 
     ``levels`` are the keys' fields, fine to coarse. A "point" is what ``point`` makes of the walltimes, newest last; the other
@@ -83,7 +83,7 @@ class Histories:
         fewest: int = 1,
     ) -> None:
         self.trace, self.point, self.fewest = trace, point, fewest
-        self.keys = [keys_of(trace, fields) for fields in levels]
+        self.keys = [job_keys(trace, fields) for fields in levels]
         self.known: list[dict[Any, deque[float]]] = [{} for _ in levels]
         self.size = size
 
@@ -118,15 +118,8 @@ class Histories:
         return sum(longer) / len(longer) if longer else float(self.trace.request[row])
 
 
-def keys_of(trace: Trace, fields: tuple[str, ...]) -> list[Any]:
-    """Each job's key: the values of some fields together."""
-    if not fields:
-        return [()] * len(trace)
-    return list(zip(*(trace.jobs[name].astype(str).tolist() for name in fields), strict=True))
-
-
 @dataclass(frozen=True)
-class Predicting:
+class PredictorKind:
     """A row of ``PREDICTORS``: its name, what it is, how to make it for a trace."""
 
     name: str
@@ -139,7 +132,7 @@ def _levels(trace: Trace) -> tuple[tuple[str, ...], ...]:
 
 
 def _along(size: int, point: Point) -> Callable[[Trace], Predictor]:
-    return lambda trace: Histories(trace, _levels(trace), size, point)
+    return lambda trace: TemplateHistories(trace, _levels(trace), size, point)
 
 
 def gridcast(
@@ -168,49 +161,49 @@ def _group(trace: Trace) -> tuple[tuple[str, ...], ...]:
     return (tuple(names[:1]), ())
 
 
-PREDICTORS: dict[str, Predicting] = {
+PREDICTORS: dict[str, PredictorKind] = {
     one.name: one
     for one in (
-        Predicting("request", "what was asked for", lambda trace: Fixed(trace.request)),
-        Predicting("perfect", "the truth, which nobody has", lambda trace: Fixed(trace.length)),
-        Predicting("last", "the template's last", _along(1, mean)),
-        Predicting(
+        PredictorKind("request", "what was asked for", lambda trace: Fixed(trace.request)),
+        PredictorKind("perfect", "the truth, which nobody has", lambda trace: Fixed(trace.length)),
+        PredictorKind("last", "the template's last", _along(1, mean)),
+        PredictorKind(
             "last-two",
             "mean of the user's last two (EASY++; Tsafrir 2007)",
-            lambda trace: Histories(trace, _levels(trace)[-1:], 2, mean, fewest=2),
+            lambda trace: TemplateHistories(trace, _levels(trace)[-1:], 2, mean, fewest=2),
         ),
-        Predicting("template", "mean of the template's last two", _along(2, mean)),
-        Predicting("median-3", "median of the template's last 3", _along(3, median)),
-        Predicting("median-10", "median of the template's last 10", _along(10, median)),
-        Predicting(
+        PredictorKind("template", "mean of the template's last two", _along(2, mean)),
+        PredictorKind("median-3", "median of the template's last 3", _along(3, median)),
+        PredictorKind("median-10", "median of the template's last 10", _along(10, median)),
+        PredictorKind(
             "ewma", "moving average of the template's logarithms", _along(20, moving_average)
         ),
-        Predicting(
+        PredictorKind(
             "gridcast",
             "Gridcast's distribution over what user, program and site have shown",
             gridcast,
         ),
-        Predicting(
+        PredictorKind(
             "group-median",
             "median of the group's last 500",
-            lambda trace: Histories(trace, _group(trace), 500, median),
+            lambda trace: TemplateHistories(trace, _group(trace), 500, median),
         ),
-        Predicting(
+        PredictorKind(
             "group-p95",
             "95th percentile of the same (ATLAS P2PA)",
-            lambda trace: Histories(trace, _group(trace), 500, quantile_95),
+            lambda trace: TemplateHistories(trace, _group(trace), 500, quantile_95),
         ),
-        Predicting("ridge", "ridge regression on history and request", _regressed("ridge")),
-        Predicting(
+        PredictorKind("ridge", "ridge regression on history and request", _regressed("ridge")),
+        PredictorKind(
             "forest", "random forest on history and request (ALICE, P2PA)", _regressed("forest")
         ),
-        Predicting("catboost", "plain CatBoost on history and request", _regressed("catboost")),
+        PredictorKind("catboost", "plain CatBoost on history and request", _regressed("catboost")),
     )
 }
 """The predictors; ``models.baselines.catalogue`` says where each comes from."""
 
 
-def predictor_named(name: str) -> Predicting:
+def predictor_named(name: str) -> PredictorKind:
     """The predictor of that name; raises PolicyError with the names there are."""
     if name not in PREDICTORS:
         raise PolicyError(f"there is no predictor {name!r}; there are {', '.join(PREDICTORS)}")

@@ -10,13 +10,12 @@ import pandas as pd
 
 from infra.aliases import Floats, Integers
 from jobs.schema import OF_KIND, OUTCOMES
-from models.baselines.available_history import Seen, template_levels
+from models.baselines.available_history import AvailableHistory, template_levels
 from models.baselines.regressions import FEWEST_ROWS, NAMES, TRAINING_ROWS, Fitted, Regression
 from models.past.recent import NEWEST, Recent
 from models.quantities.targets import TARGETS
-from scheduling.predictors import keys_of
 from scheduling.quantities import mean, warm_up
-from scheduling.trace import Trace
+from scheduling.trace import Trace, job_keys
 
 NUMBERS = tuple(name for name in OF_KIND["number"] if name not in OUTCOMES)
 SIZE = 10
@@ -53,9 +52,11 @@ class Regressed:
             name: jobs[name].astype(object).fillna("") for name in NAMES if jobs[name].notna().any()
         }
         self.jobs = jobs[list(dict.fromkeys((*NUMBERS, *NAMES)))].assign(**named)
-        self.at: Integers = np.asarray(jobs["submitted_at"].astype("int64"), dtype=np.int64)
+        self.submitted_at: Integers = np.asarray(
+            jobs["submitted_at"].astype("int64"), dtype=np.int64
+        )
         self.keys = [
-            keys_of(trace, names) for names in template_levels(jobs[: warm_up(len(trace))])
+            job_keys(trace, names) for names in template_levels(jobs[: warm_up(len(trace))])
         ]
         self.known: list[dict[Any, Key]] = [{} for _ in self.keys]
         self.inputs = np.empty((len(trace), 0), dtype=object)
@@ -103,7 +104,7 @@ class Regressed:
         ]
         return mean(list(found[0].latest)[:2]) if found else float(self.trace.request[row])
 
-    def _see(self, rows: Integers) -> Seen:
+    def _see(self, rows: Integers) -> AvailableHistory:
         """What is known of ``rows`` now, as ``models.baselines.available_history`` tells it; nothing of it is an outcome of their own."""
         unknown = np.full((len(rows), 2), np.nan)
         levels = []
@@ -115,7 +116,7 @@ class Regressed:
                     values[place, : len(key.latest)] = key.latest
                     average[place] = np.exp(key.logs)
             levels.append(Recent(values, average))
-        return Seen(
-            self.jobs.iloc[rows].reset_index(drop=True), self.target, self.at[rows], self.at[rows], unknown[:, 0],
-            levels=tuple(levels), group=unknown, everyone=unknown, refits=(),
+        return AvailableHistory(
+            self.jobs.iloc[rows].reset_index(drop=True), self.target, self.submitted_at[rows], self.submitted_at[rows], unknown[:, 0],
+            levels=tuple(levels), group_quantiles=unknown, all_quantiles=unknown, refits=(),
         )  # fmt: skip

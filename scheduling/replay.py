@@ -23,7 +23,7 @@ from scheduling.state import (
     ENDED,
     FRESH,
     JOB,
-    KNOWN,
+    PREDICTED,
     QUEUED,
     RUNNING,
     Records,
@@ -93,7 +93,7 @@ def _compile() -> None:
     state = new_state(
         job, Pool("one", 1).free(), np.zeros(0, dtype=ACCOUNT), np.zeros((1, 0), dtype=np.int64)
     )
-    state.tally[KNOWN] = 1
+    state.tally[PREDICTED] = 1
     advance(state, policy_named("easy").rules(0))
 
 
@@ -111,7 +111,7 @@ def _live(
     rules, learned = policy.rules(corrector.code), 0
     if isinstance(predictor, Fixed):
         _predict(state, trace, policy, predictor, np.arange(len(trace)))
-        state.tally[KNOWN] = len(trace)
+        state.tally[PREDICTED] = len(trace)
         rules = rules._replace(refresh=False)
     owner = state.accounts_of[:, 0]
     news = np.zeros(len(state.account), dtype=bool)
@@ -122,10 +122,10 @@ def _live(
             learned += len(ended)
             news[owner[ended]] = True
         if code == PREDICT:
-            first = int(state.tally[KNOWN])
+            first = int(state.tally[PREDICTED])
             last = int(np.searchsorted(trace.submitted, trace.submitted[first], side="right"))
             _predict(state, trace, policy, predictor, np.arange(first, last))
-            state.tally[KNOWN] = last
+            state.tally[PREDICTED] = last
             if progress is not None and last * 100 // len(trace) > first * 100 // len(trace):
                 progress(last / len(trace))
         elif code == CORRECT:

@@ -15,7 +15,7 @@ from infra.compiled import compiled
 
 Records = npt.NDArray[Any]
 
-SUBMITTED, KNOWN, QUEUED, RUNNING, ENDED, FREE, PENDING, LATE, FRESH, BROKEN = range(10)
+SUBMITTED, PREDICTED, QUEUED, RUNNING, ENDED, FREE, PENDING, LATE, FRESH, BROKEN = range(10)
 """Places in ``State.tally``: jobs submitted, predicted, waiting, running, ended; free cores; whether a scheduling pass is due;
 the queue's entries that the last pass has not seen; whether waiting jobs were predicted anew since the last end; whether a
 running job has outlived what the plan allowed it."""
@@ -25,13 +25,22 @@ JOB = np.dtype(
     + [("cores", np.int64)]
     + [
         (name, np.float64)
-        for name in ("rank", "fit", "finish", "started", "ended", "expected", "promised", "planned")
+        for name in (
+            "rank",
+            "fit",
+            "finish",
+            "started",
+            "ended",
+            "expected",
+            "first_reservation",
+            "reservation",
+        )
     ]
     + [("corrections", np.int64), ("host", np.int64)]
 )
 """A job, in order of submission; times in s, memory in bytes. Given: it runs for ``length`` and asked for ``request``. Predicted:
 ``rank`` orders the queue, ``fit`` says whether it ends before a reservation, ``finish`` how long it is thought to run once it
-does. Found: ``expected`` is its end, corrected; ``promised`` its first reservation, ``planned`` the present one."""
+does. Found: ``expected`` is its end, corrected; ``first_reservation`` its first reservation, ``reservation`` the present one."""
 
 EVENT = np.dtype([("time", np.float64), ("job", np.int64)])
 HOST = np.dtype([("cores", np.int64), ("memory", np.float64)])

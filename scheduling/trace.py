@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -66,8 +67,8 @@ class Trace:
             "started",
             "ended",
             "expected",
-            "promised",
-            "planned",
+            "first_reservation",
+            "reservation",
         ):
             records[name] = np.nan
         return records
@@ -116,3 +117,10 @@ def trace_of(jobs: pd.DataFrame, machine: Machine, *, kill: bool = True) -> Trac
         pool=pool[usable].to_numpy(dtype=np.int64),
         left_out=Counter(reasons[~usable].tolist()),
     )
+
+
+def job_keys(trace: Trace, fields: tuple[str, ...]) -> list[Any]:
+    """Each job's key: the values of some fields together."""
+    if not fields:
+        return [()] * len(trace)
+    return list(zip(*(trace.jobs[name].astype(str).tolist() for name in fields), strict=True))

@@ -25,22 +25,22 @@ from models.quantities.targets import Target
 
 
 @dataclass(frozen=True)
-class Seen:
+class AvailableHistory:
     """What was known of n jobs, in order of submission, each at its own submission.
 
-    ``levels`` hold the latest outcomes of the template, then of coarser templates, then of the owner; ``group`` and ``everyone``
+    ``levels`` hold the latest outcomes of the template, then of coarser templates, then of the owner; ``group_quantiles`` and ``all_quantiles``
     float64[n, 2] the median and the 95th percentile so far; ``refits`` the rows at whose submission models are fitted anew.
-    ``values`` are the outcomes themselves, known from ``known`` on (microseconds since 1970, as ``at``, the submission).
+    ``values`` are the outcomes themselves, available from ``available_at`` on (microseconds since 1970, as ``submitted_at``).
     """
 
     jobs: pd.DataFrame
     target: Target
-    at: Integers
-    known: Integers
+    submitted_at: Integers
+    available_at: Integers
     values: Floats
     levels: tuple[Recent, ...]
-    group: Floats
-    everyone: Floats
+    group_quantiles: Floats
+    all_quantiles: Floats
     refits: tuple[int, ...]
 
     @cached_property
@@ -50,26 +50,28 @@ class Seen:
         return np.where(np.isfinite(limit) & self.target.binding, limit, np.nan)
 
     @cached_property
-    def typical(self) -> Floats:
+    def fallback(self) -> Floats:
         """The median of all that has ended, and before that the middle of the grid (float64[n])."""
         centres = self.target.grid.centres
-        return first_known(self.everyone[:, 0], np.full(len(self.at), centres[len(centres) // 2]))
+        return coalesce(
+            self.all_quantiles[:, 0], np.full(len(self.submitted_at), centres[len(centres) // 2])
+        )
 
-    def along(
+    def finest(
         self, pick: Callable[[Recent], Floats], levels: Sequence[Recent] | None = None
     ) -> Floats:
         """What ``pick`` finds in the finest of the levels (default: all) that knows anything, else the fall-backs (float64[n])."""
-        return first_known(
+        return coalesce(
             *(pick(level) for level in (self.levels if levels is None else levels)),
             self.request,
-            self.typical,
+            self.fallback,
         )
 
 
-def first_known(*candidates: Floats) -> Floats:
+def coalesce(*candidates: Floats) -> Floats:
     """Row by row the first of the candidates that is not NaN.
 
-    >>> first_known(np.array([1.0, np.nan]), np.array([5.0, 6.0])).tolist()
+    >>> coalesce(np.array([1.0, np.nan]), np.array([5.0, 6.0])).tolist()
     [1.0, 6.0]
     """
     found = candidates[0]
@@ -78,13 +80,13 @@ def first_known(*candidates: Floats) -> Floats:
     return found
 
 
-def see(
+def read_history(
     jobs: pd.DataFrame,
     target: Target,
     refits: Sequence[int] = (),
     levels: Sequence[tuple[str, ...]] | None = None,
     warm_up: int | None = None,
-) -> Seen:
+) -> AvailableHistory:
     """Replay ``jobs`` and note what was known when each was submitted; ``levels`` default to the ``template_levels`` of the log.
 
     Which fields tell jobs apart is seen from the first ``warm_up`` of them (default: all). Raises ValueError when the jobs are not in
@@ -108,13 +110,13 @@ def see(
         raise ValueError("the jobs are not in order of submission")
     values = target.value(jobs)
     news = (contexts.at, contexts.available_at, values)
-    return Seen(
+    return AvailableHistory(
         jobs,
         target,
         *news,
         levels=tuple(recent(contexts.keys[:, place], *news) for place in range(len(levels))),
-        group=running_quantiles(contexts.keys[:, -1], *news, (0.5, 0.95)),
-        everyone=running_quantiles(np.zeros(len(jobs)), *news, (0.5, 0.95)),
+        group_quantiles=running_quantiles(contexts.keys[:, -1], *news, (0.5, 0.95)),
+        all_quantiles=running_quantiles(np.zeros(len(jobs)), *news, (0.5, 0.95)),
         refits=tuple(refits),
     )
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from infra.aliases import Floats
-from models.baselines.available_history import Seen
+from models.baselines.available_history import AvailableHistory
 from models.past.recent import (
     last,
     mean_of_two,
@@ -36,14 +36,14 @@ NAMES = ("user", "group", "program", "queue", "site")
 class Regression:
     """A fitted baseline: ``inputs`` are what it looks at, a row a job; ``fit`` learns outcomes from them and gives what predicts."""
 
-    inputs: Callable[[Seen], pd.DataFrame]
+    inputs: Callable[[AvailableHistory], pd.DataFrame]
     fit: Callable[[pd.DataFrame, Floats, Target], Fitted]
 
-    def __call__(self, seen: Seen) -> Floats:
+    def __call__(self, seen: AvailableHistory) -> Floats:
         """Predictions, fitted anew at each of ``seen.refits``, as the template's last two before the first (float64[n])."""
-        predicted, inputs = seen.along(mean_of_two), self.inputs(seen)
+        predicted, inputs = seen.finest(mean_of_two), self.inputs(seen)
         for start, stop in zip(seen.refits, (*seen.refits[1:], len(predicted)), strict=True):
-            rows = latest_ended(seen, int(seen.at[start]))
+            rows = latest_outcomes(seen, int(seen.submitted_at[start]))
             if len(rows) >= FEWEST_ROWS and stop > start:
                 predicted[start:stop] = self.fit(inputs.iloc[rows], seen.values[rows], seen.target)(
                     inputs.iloc[start:stop]
@@ -51,13 +51,13 @@ class Regression:
         return predicted
 
 
-def latest_ended(seen: Seen, at: int) -> npt.NDArray[np.int64]:
+def latest_outcomes(seen: AvailableHistory, at: int) -> npt.NDArray[np.int64]:
     """The rows, at most ``TRAINING_ROWS``, whose outcome became known last by ``at`` (microseconds), in that order."""
-    known = np.flatnonzero((seen.known <= at) & np.isfinite(seen.values))
-    return known[np.argsort(seen.known[known], kind="stable")][-TRAINING_ROWS:]
+    known = np.flatnonzero((seen.available_at <= at) & np.isfinite(seen.values))
+    return known[np.argsort(seen.available_at[known], kind="stable")][-TRAINING_ROWS:]
 
 
-def numbers(seen: Seen) -> pd.DataFrame:
+def numbers(seen: AvailableHistory) -> pd.DataFrame:
     """What history says and on how many outcomes it stands, what was asked for, and the hour: n rows without gaps.
 
     Nothing that tells the date is among them (the weekday, a median since the log's beginning): on a log of days trees take it
@@ -65,18 +65,18 @@ def numbers(seen: Seen) -> pd.DataFrame:
     """
     owner = seen.levels[-1:]
     inputs = {
-        "template_last": seen.along(last),
-        "template_two": seen.along(mean_of_two),
-        "template_ten": seen.along(median_of(10)),
-        "template_average": seen.along(lambda level: level.average),
-        "template_most": seen.along(lambda level: np.fmax.reduce(level.values, axis=1)),
-        "user_last": seen.along(last, owner),
-        "user_two": seen.along(mean_of_two, owner),
-        "user_ten": seen.along(median_of(10), owner),
-        "user_average": seen.along(lambda level: level.average, owner),
+        "template_last": seen.finest(last),
+        "template_two": seen.finest(mean_of_two),
+        "template_ten": seen.finest(median_of(10)),
+        "template_average": seen.finest(lambda level: level.average),
+        "template_most": seen.finest(lambda level: np.fmax.reduce(level.values, axis=1)),
+        "user_last": seen.finest(last, owner),
+        "user_two": seen.finest(mean_of_two, owner),
+        "user_ten": seen.finest(median_of(10), owner),
+        "user_average": seen.finest(lambda level: level.average, owner),
         "template_known": np.isfinite(seen.levels[0].values).sum(axis=1),
         "user_known": np.isfinite(seen.levels[-1].values).sum(axis=1),
-        "hour": seen.at / 3.6e9 % 24,
+        "hour": seen.submitted_at / 3.6e9 % 24,
         "limit": np.nan_to_num(seen.request),
     }
     asked = {
@@ -87,14 +87,14 @@ def numbers(seen: Seen) -> pd.DataFrame:
     )
 
 
-def _asked(seen: Seen) -> tuple[str, ...]:
+def _asked(seen: AvailableHistory) -> tuple[str, ...]:
     """What was asked for, in numbers."""
     if seen.target.subject is JOBS:
         return ("requested_cores", "requested_memory", "input_bytes")
     return tuple(name for name in seen.target.subject.numbers if name in seen.jobs)
 
 
-def numbers_and_names(seen: Seen) -> pd.DataFrame:
+def inputs_with_categories(seen: AvailableHistory) -> pd.DataFrame:
     """``numbers``, and who, what and where as categories."""
     told = [
         name
@@ -109,9 +109,9 @@ def numbers_and_names(seen: Seen) -> pd.DataFrame:
     return pd.concat([numbers(seen), names.reset_index(drop=True)], axis=1)
 
 
-def numbers_and_cpu_time(seen: Seen) -> pd.DataFrame:
-    """``numbers_and_names``, and the CPU time that the job was then to take, which nobody can know at its submission."""
-    return numbers_and_names(seen).assign(cpu_time=seen.jobs["cpu_time"].to_numpy())
+def inputs_with_cpu_time(seen: AvailableHistory) -> pd.DataFrame:
+    """``inputs_with_categories``, and the CPU time that the job was then to take, which nobody can know at its submission."""
+    return inputs_with_categories(seen).assign(cpu_time=seen.jobs["cpu_time"].to_numpy())
 
 
 def _ridge(inputs: pd.DataFrame, values: Floats, target: Target) -> Fitted:
@@ -162,5 +162,5 @@ def _catboost(inputs: pd.DataFrame, values: Floats, target: Target) -> Fitted:
 
 ridge = Regression(numbers, _ridge)
 forest = Regression(numbers, _forest)
-catboost = Regression(numbers_and_names, _catboost)
-ideal = Regression(numbers_and_cpu_time, _catboost)
+catboost = Regression(inputs_with_categories, _catboost)
+ideal = Regression(inputs_with_cpu_time, _catboost)

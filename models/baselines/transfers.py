@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from infra.aliases import Floats
-from models.baselines.available_history import Seen, first_known
+from models.baselines.available_history import AvailableHistory, coalesce
 from models.past.load import key_of
 from models.past.traffic import LEAST, LINK
 from models.past.windows import Foresee, Past, statistics
@@ -29,24 +29,24 @@ def size_class(transfers: pd.DataFrame) -> pd.Series[int]:
     )
 
 
-def _point(foresee: Foresee, sized: bool, by_rate: bool) -> Callable[[Seen], Floats]:
-    def predict(seen: Seen) -> Floats:
+def _point(foresee: Foresee, sized: bool, by_rate: bool) -> Callable[[AvailableHistory], Floats]:
+    def predict(seen: AvailableHistory) -> Floats:
         link = key_of(seen.jobs, LINK)
         size = seen.jobs["bytes"].to_numpy(dtype=np.float64)
         scale = size if by_rate else np.ones(len(size))
         values = size / np.maximum(seen.values, LEAST) if by_rate else seen.values
         keys = [link * 4 + size_class(seen.jobs).to_numpy(), link] if sized else [link]
-        found = (foresee(Past(key, seen.at, seen.known, values)) for key in keys)
+        found = (foresee(Past(key, seen.submitted_at, seen.available_at, values)) for key in keys)
         times = (
             np.where(each > 0, scale / np.maximum(each, 1e-9), np.nan) if by_rate else each
             for each in found
         )
-        return first_known(*times, seen.typical)
+        return coalesce(*times, seen.fallback)
 
     return predict
 
 
-def transfer_baselines() -> dict[str, tuple[str, Callable[[Seen], Floats]]]:
+def transfer_baselines() -> dict[str, tuple[str, Callable[[AvailableHistory], Floats]]]:
     """Every baseline as name: (meaning, predictions): of durations, and (``-rate``) of bandwidths, as published."""
     found = {}
     for name, (meaning, foresee) in statistics().items():

@@ -15,7 +15,7 @@ import pandas as pd
 
 from infra.aliases import Floats
 from infra.compiled import compiled
-from models.baselines.available_history import first_known, template_levels
+from models.baselines.available_history import coalesce, template_levels
 from models.histories.features import Level, Levels, encode
 from models.past.recent import order_of_news
 from models.quantities.scout import MEMORY_MARGIN, MOST_JOBS, RAM_LADDER
@@ -67,7 +67,7 @@ def known(jobs: pd.DataFrame, target: Target, request: Floats) -> Known:
                 order,
             )
         )
-    part = [first_known(*(columns[:, which] for columns in found)) for which in range(5)]
+    part = [coalesce(*(columns[:, which] for columns in found)) for which in range(5)]
     return Known(
         request, cores, part[P95], part[P75], part[TOVAR], part[LARGEST], part[LATEST_LARGEST]
     )
@@ -87,9 +87,7 @@ def _scout(known: Known) -> Floats:
 
 
 def _then_largest(first: Floats, known: Known) -> Floats:
-    return np.column_stack(
-        [first_known(first, known.request), first_known(known.largest, known.request)]
-    )
+    return np.column_stack([coalesce(first, known.request), coalesce(known.largest, known.request)])
 
 
 @dataclass(frozen=True)
@@ -119,12 +117,12 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "peak",
         "the template's largest plus 10 %; then doubled",
-        lambda known: first_known(known.largest * 1.1, known.request)[:, None],
+        lambda known: coalesce(known.largest * 1.1, known.request)[:, None],
     ),
     Rule(
         "last-20-max",
         "the largest of its last 20; then doubled",
-        lambda known: first_known(known.latest, known.request)[:, None],
+        lambda known: coalesce(known.latest, known.request)[:, None],
     ),
 )
 """Every rule, in the order of the table."""

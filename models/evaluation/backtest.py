@@ -16,7 +16,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from infra.aliases import Floats, Progress
-from models.baselines.catalogue import BASELINES, IDEAL, ON_REQUEST, RIVALS, Answers, predict_all
+from models.baselines.catalogue import (
+    BASELINES,
+    BASELINES_BY_SUBJECT,
+    IDEAL,
+    OPTIONAL_BASELINES,
+    BaselinePredictions,
+    predict_baselines,
+)
 from models.engine.training import (
     TrainingError,
 )
@@ -88,7 +95,8 @@ def evaluate(
     """
     told = target.name == "walltime" and jobs["cpu_time"].notna().mean() >= ENOUGH_TOLD
     usual, more = (
-        tuple(one.name for one in of[target.subject.name]) for of in (RIVALS, ON_REQUEST)
+        tuple(one.name for one in of[target.subject.name])
+        for of in (BASELINES_BY_SUBJECT, OPTIONAL_BASELINES)
     )
     names = tuple(predictors if predictors is not None else (OURS, *usual, *(more if told else ())))
     unknown = [name for name in names if name not in (OURS, *usual, *more)]
@@ -114,7 +122,7 @@ def evaluate(
             f"no job after the warm-up has a known {target.name}: there is nothing to evaluate"
         )
     asked = [name for name in names if name != OURS]
-    everything = predict_all(
+    everything = predict_baselines(
         jobs, target, asked, warm_up=warm_up, refit_every=refit_every, progress=progress
     )
     answers = {name: _take(answer, counted) for name, answer in everything.items()}
@@ -137,7 +145,7 @@ def _gridcast(
     warm_up: float,
     refit_every: float,
     progress: Progress | None,
-) -> tuple[Answers, dict[str, Any]]:
+) -> tuple[BaselinePredictions, dict[str, Any]]:
     from models.engine.prequential import backtest
 
     lived = backtest(jobs, target, warm_up=warm_up, refit_every=refit_every, progress=progress)
@@ -152,7 +160,7 @@ def _gridcast(
             for place in range(len(lived.levels))
         ],
     }
-    return Answers(lived.point, lived.low, lived.high, lived.quantiles), extra
+    return BaselinePredictions(lived.point, lived.low, lived.high, lived.quantiles), extra
 
 
 def _report(
@@ -160,7 +168,7 @@ def _report(
     target: Target,
     warm_up: float,
     actual: Floats,
-    answers: dict[str, Answers],
+    answers: dict[str, BaselinePredictions],
     ours: dict[str, Any],
 ) -> Evaluation:
     one = lowest_counted(target.grid)
@@ -209,7 +217,7 @@ def _report(
     )
 
 
-def _row(name: str, actual: Floats, answers: Answers, one: float) -> Row:
+def _row(name: str, actual: Floats, answers: BaselinePredictions, one: float) -> Row:
     row: Row = (
         {"predictor": name, "jobs": len(actual)}
         | point_errors(actual, answers.point, one)
@@ -225,7 +233,11 @@ def _row(name: str, actual: Floats, answers: Answers, one: float) -> Row:
 
 
 def _parts(
-    name: str, labels: pd.Series[Any], actual: Floats, answers: dict[str, Answers], one: float
+    name: str,
+    labels: pd.Series[Any],
+    actual: Floats,
+    answers: dict[str, BaselinePredictions],
+    one: float,
 ) -> list[Row]:
     """A few figures a predictor for each part of the jobs: parts by label for periods, by size for clusters."""
     groups = labels.groupby(labels, sort=True).indices
@@ -263,9 +275,9 @@ def _by_error(rows: list[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: (row["mae"], row["predictor"]))
 
 
-def _take(answers: Answers, rows: npt.NDArray[np.int64]) -> Answers:
+def _take(answers: BaselinePredictions, rows: npt.NDArray[np.int64]) -> BaselinePredictions:
     parts = (answers.point, answers.low, answers.high, answers.quantiles)
-    return Answers(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
+    return BaselinePredictions(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
 
 
 def _clusters(jobs: pd.DataFrame) -> pd.Series[Any]:

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from infra.aliases import Integers, Progress
-from models.baselines.available_history import Seen, see
-from models.baselines.regressions import FEWEST_ROWS, latest_ended, numbers_and_names
+from models.baselines.available_history import AvailableHistory, read_history
+from models.baselines.regressions import FEWEST_ROWS, inputs_with_categories, latest_outcomes
 from models.engine.prequential import backtest
 from models.engine.training import (
     TrainingError,
@@ -103,9 +103,11 @@ def _judge(
     progress: Progress | None,
 ) -> Judged | None:
     first, step = max(int(len(jobs) * warm_up), 1), max(int(len(jobs) * refit_every), 1)
-    seen = see(jobs, target, range(first, len(jobs), step), warm_up=first)
+    seen = read_history(jobs, target, range(first, len(jobs), step), warm_up=first)
     values = np.where(np.isfinite(seen.values), seen.values, np.nan)
-    cuts = thresholds_of(target.name, values[latest_ended(seen, int(seen.at[first]))], given)
+    cuts = thresholds_of(
+        target.name, values[latest_outcomes(seen, int(seen.submitted_at[first]))], given
+    )
     if not cuts or not np.isfinite(values[first:]).any():
         return None
     lived = backtest(
@@ -123,29 +125,29 @@ def _judge(
     }
     shares = {
         OURS: lived.shares,
-        LAST: _certain(class_of(seen.along(last), cuts), len(cuts) + 1)[lived.rows],
+        LAST: _certain(class_of(seen.finest(last), cuts), len(cuts) + 1)[lived.rows],
     }
     shares |= {name: _refitted(seen, fit, len(cuts) + 1)[lived.rows] for name, fit in ways.items()}
     return Judged(cuts, lived.rows, labels[lived.rows], shares)
 
 
-def _inputs(seen: Seen) -> pd.DataFrame:
+def _inputs(seen: AvailableHistory) -> pd.DataFrame:
     """What the classifier looks at: all that the plain CatBoost does, and what else tells tasks apart in the paper."""
     names = [
         name for name in MORE_NAMES if 1 < seen.jobs[name].nunique() < max(0.1 * len(seen.jobs), 20)
     ]
     more = seen.jobs[names].fillna("").astype(object).reset_index(drop=True)
     sizes = seen.jobs[list(MORE_NUMBERS)].reset_index(drop=True)
-    return pd.concat([numbers_and_names(seen), more, sizes], axis=1)
+    return pd.concat([inputs_with_categories(seen), more, sizes], axis=1)
 
 
 def _refitted(
-    seen: Seen, fit: Callable[[Integers], Callable[[Integers], Shares]], count: int
+    seen: AvailableHistory, fit: Callable[[Integers], Callable[[Integers], Shares]], count: int
 ) -> Shares:
     """What a way fitted anew at each of ``seen.refits`` to what had ended gives each class (float64[n, count]); alike before the first."""
-    shares = np.full((len(seen.at), count), 1 / count)
+    shares = np.full((len(seen.submitted_at), count), 1 / count)
     for start, stop in zip(seen.refits, (*seen.refits[1:], len(shares)), strict=True):
-        rows = latest_ended(seen, int(seen.at[start]))
+        rows = latest_outcomes(seen, int(seen.submitted_at[start]))
         if len(rows) >= FEWEST_ROWS:
             shares[start:stop] = fit(rows)(np.arange(start, stop))
     return shares

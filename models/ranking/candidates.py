@@ -19,7 +19,7 @@ CANDIDATE_FIELDS = (
     Field("output_bytes", "number", "size of its output", "bytes"),
     Field("deadline", "number", "by when the job must be done, from now", "s"),
 )
-CANDIDATE = tuple(field.name for field in CANDIDATE_FIELDS)
+CANDIDATE_COLUMNS = tuple(field.name for field in CANDIDATE_FIELDS)
 """What a candidate says beside the fields of its job. The site is where both transfers begin or end."""
 _TEXTS = frozenset(
     {*JOB.of_kind["text"], *(field.name for field in CANDIDATE_FIELDS if field.kind == "text")}
@@ -28,7 +28,7 @@ _TEXTS = frozenset(
 
 @dataclass(frozen=True)
 class Candidates:
-    """Candidates by ``columns``, fields of jobs and those of CANDIDATE as far as told; ``job`` says whose each is, rows in any order."""
+    """Candidates by ``columns``, fields of jobs and those of CANDIDATE_COLUMNS as far as told; ``job`` says whose each is, rows in any order."""
 
     job: Coded
     columns: CodedJobs
@@ -38,7 +38,7 @@ class Candidates:
 
     @staticmethod
     def of(frame: pd.DataFrame) -> Candidates:
-        """Candidates from a row each with ``job_id``, fields of jobs and those of CANDIDATE."""
+        """Candidates from a row each with ``job_id``, fields of jobs and those of CANDIDATE_COLUMNS."""
         groups, names = pd.factorize(frame["job_id"])
         jobs = conform(frame, JOB)[[name for name in QUERY_FIELDS if name in frame]]
         for field in CANDIDATE_FIELDS:
@@ -92,27 +92,27 @@ class Candidates:
         )
         firsts = np.unique(like, return_index=True)[1]
         sizes = np.diff(np.r_[starts, len(self)])
-        rows = ranges(starts[firsts], sizes[firsts])
+        rows = index_ranges(starts[firsts], sizes[firsts])
         return Candidates(
             Coded(np.repeat(np.arange(len(firsts)), sizes[firsts]), self.job.values),
             self.columns.take(rows),
         ), like
 
 
-def ranges(starts: Array, sizes: Array) -> Array:
+def index_ranges(starts: Array, sizes: Array) -> Array:
     """The indices from each of ``starts`` on, as many as ``sizes`` says, one after the other (int64).
 
-    >>> ranges(np.array([5, 0]), np.array([2, 3])).tolist()
+    >>> index_ranges(np.array([5, 0]), np.array([2, 3])).tolist()
     [5, 6, 0, 1, 2]
     """
     before = np.cumsum(sizes) - sizes
     return np.asarray(np.arange(sizes.sum()) + np.repeat(starts - before, sizes))
 
 
-def pairs(one: Coded, other: Coded, between: str = ">") -> Coded:
+def join_texts(one: Coded, other: Coded, between: str = ">") -> Coded:
     """The text of both columns with ``between``, missing where either is.
 
-    >>> pairs(Coded(np.array([0, -1]), ["a"]), Coded(np.array([1, 0]), ["b", "c"]))
+    >>> join_texts(Coded(np.array([0, -1]), ["a"]), Coded(np.array([1, 0]), ["b", "c"]))
     Coded(codes=array([ 0, -1]), values=['a>c'])
     """
     width = max(len(other.values), 1)
@@ -126,7 +126,7 @@ def pairs(one: Coded, other: Coded, between: str = ">") -> Coded:
     return Coded(codes - missing, texts)
 
 
-def same(one: Coded, other: Coded) -> Array:
+def equal_texts(one: Coded, other: Coded) -> Array:
     """Where both columns hold the same text (bool[n]); what is missing is the same as nothing."""
     places = {text: place for place, text in enumerate(other.values)}
     table = np.array([places.get(text, -2) for text in one.values] + [-2])

@@ -15,8 +15,8 @@ from jobs.schema import JOB, QUERY_FIELDS
 from jobs.transfers import TRANSFER
 from models.engine.forecaster import Forecaster
 from models.quantities.stochastic import POINTS, times
-from models.ranking.candidates import Candidates, pairs, ranges, same
-from models.ranking.observed import Known, foreseen, latest
+from models.ranking.candidates import Candidates, equal_texts, index_ranges, join_texts
+from models.ranking.load_forecaster import LoadForecaster, predicted_points, read_recent
 from models.ranking.order import PARTS, RankingError, Rule, rank
 from models.ranking.speeds import Speeds
 
@@ -74,8 +74,8 @@ class Ranker:
     """All that a ranking asks: who foresees run times, how fast sites are, what is known of queues and transfers (None: nothing yet)."""
 
     runs: Forecaster
-    waits: Known | None
-    transfers: Known | None
+    waits: LoadForecaster | None
+    transfers: LoadForecaster | None
     speeds: Speeds = field(default_factory=lambda: Speeds({}))
 
     def rank(self, candidates: Candidates, rule: Rule, now: datetime | None = None) -> Ranked:
@@ -93,7 +93,7 @@ class Ranker:
         few, like = candidates.distinct()
         columns = self._rank(few, rule, in_microseconds(now or datetime.now(UTC)))
         sizes = np.bincount(few.job.codes)
-        rows = ranges((np.cumsum(sizes) - sizes)[like], sizes[like])
+        rows = index_ranges((np.cumsum(sizes) - sizes)[like], sizes[like])
         taken = {name: _take(column, rows) for name, column in columns.items()}
         names = candidates.job.codes[
             np.flatnonzero(np.r_[True, np.diff(candidates.job.codes) != 0])
@@ -127,7 +127,7 @@ class Ranker:
         for name, place, size, towards in _MOVES:
             moved = candidates[place].codes >= 0
             if running:
-                moved &= ~same(candidates[place], candidates["site"])
+                moved &= ~equal_texts(candidates[place], candidates["site"])
             wanted = moved & (candidates[size] > 0)
             if name == "transfer_in" and not running and not wanted.all():
                 raise RankingError(
@@ -159,9 +159,9 @@ class Ranker:
     def _runs(self, asked: CodedJobs) -> Array:
         """Run times by what such jobs do anywhere, times what each site, or host, makes of it (float64[n, POINTS])."""
         if not self.speeds.factor:
-            return foreseen(self.runs, asked)
+            return predicted_points(self.runs, asked)
         anywhere = CodedJobs({**asked.columns, "site": Coded.missing(len(asked))}, len(asked))
-        return times(foreseen(self.runs, anywhere), self.speeds.of_jobs(asked))
+        return times(predicted_points(self.runs, anywhere), self.speeds.of_jobs(asked))
 
     def _jobs(self, candidates: Candidates, now: int) -> CodedJobs:
         told = {
@@ -183,7 +183,7 @@ def _transfers(candidates: Candidates, place: str, size: str, towards: bool, now
     texts = dict.fromkeys(_OF_TRANSFER, missing) | {
         "from_endpoint": here,
         "to_endpoint": there,
-        "link": pairs(here, there),
+        "link": join_texts(here, there),
     }
     when = np.full(len(candidates), now, np.int64)
     return CodedJobs(
@@ -211,16 +211,16 @@ def _take(column: Coded | Array, rows: Array) -> Coded | Array:
     return Coded(column.codes[rows], column.values) if isinstance(column, Coded) else column[rows]
 
 
-def ranker(engine: Engine, runs: Forecaster, before: Ranker | None = None) -> Ranker:
+def build_ranker(engine: Engine, runs: Forecaster, before: Ranker | None = None) -> Ranker:
     """A ranker that asks ``runs`` for run times, and knows of queues and transfers what the store's latest records tell.
 
     What ``before`` had learned of them is not learned again.
     """
     waits, transfers = (before.waits, before.transfers) if before else (None, None)
-    jobs, moved = latest(engine, JOB), latest(engine, TRANSFER)
+    jobs, moved = read_recent(engine, JOB), read_recent(engine, TRANSFER)
     return Ranker(
         runs,
-        Known.of(jobs, "wait", waits),
-        Known.of(moved, "transfer_time", transfers),
+        LoadForecaster.learned_from(jobs, "wait", waits),
+        LoadForecaster.learned_from(moved, "transfer_time", transfers),
         Speeds.of(jobs),
     )

@@ -10,7 +10,7 @@ import pandas as pd
 
 from infra.aliases import Floats, Progress
 from jobs.schema import OUTCOMES
-from models.baselines.catalogue import predict_all
+from models.baselines.catalogue import predict_baselines
 from models.engine.forecaster import Forecaster
 from models.engine.model_set import ModelSet
 from models.quantities.metrics import (
@@ -83,7 +83,7 @@ def baseline_predictions(
     """What each of COMPARISON_BASELINES says of the jobs submitted from ``since`` on, in order of submission."""
     ordered = jobs.sort_values("submitted_at", kind="stable")
     later = (ordered["submitted_at"] >= since).to_numpy()
-    answers = predict_all(ordered, TARGETS[target], COMPARISON_BASELINES)
+    answers = predict_baselines(ordered, TARGETS[target], COMPARISON_BASELINES)
     return {
         name: pd.Series(answer.point[later], index=ordered.index[later])
         for name, answer in answers.items()

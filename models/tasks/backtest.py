@@ -22,15 +22,15 @@ from models.engine.training import (
 )
 from models.histories.features import choose_levels, encode
 from models.histories.mixture import PrequentialReplay
-from models.tasks.chains import able, links
-from models.tasks.ends import ASKED, FEWEST_JOBS, Past
-from models.tasks.inputs import Ask, Questions, ask_in_time, inputs
-from models.tasks.ranges import live_through
+from models.tasks.chains import links, ready_at
+from models.tasks.ends import FEWEST_JOBS, PROGRESS_LEVELS, PastQueries
+from models.tasks.inputs import Queries, WalltimePredictor, inputs, prequential_predictor
+from models.tasks.ranges import backtest_ranges
 from models.tasks.sets import Tasks, group_tasks, microseconds
 
 Row = dict[str, Any]
 
-RIVALS = ("group-p95", "rate", "forest")
+BASELINES = ("group-p95", "rate", "forest")
 OURS = "gridcast"
 
 
@@ -51,15 +51,17 @@ def evaluate_tasks(
             f"no task of at least {FEWEST_JOBS} jobs has ended after the warm-up: there is nothing to evaluate"
         )
     counted = whole[int(len(whole) * warm_up) :]
-    questions = questions_about(tasks, whole)
-    past = Past(questions, ask_about(tasks, questions, progress), tasks.finished[questions.task])
-    ours = live_through(past, tasks.defined[whole], warm_up, refit_every, progress)
+    questions = queries_about(tasks, whole)
+    past = PastQueries(
+        questions, query_inputs(tasks, questions, progress), tasks.finished[questions.task]
+    )
+    ours = backtest_ranges(past, tasks.defined[whole], warm_up, refit_every, progress)
     rivals = _rivals(tasks, whole, warm_up, refit_every)
     rows = []
-    for share in ASKED:
+    for share in PROGRESS_LEVELS:
         asked = np.flatnonzero((questions.progress == share) & np.isin(questions.task, counted))
         task, at, end = questions.task[asked], questions.at[asked], past.finished[asked]
-        for name in RIVALS:
+        for name in BASELINES:
             if name == "rate" and share == 0:
                 continue
             foreseen = (
@@ -80,28 +82,30 @@ def _row(name: str, share: float, error: Array, within: Array | None) -> Row:
     }  # fmt: skip
 
 
-def questions_about(tasks: Tasks, rows: Array) -> Questions:
-    """The questions about tasks ``rows`` at each of ASKED, in the order of time; who waits for others is asked about when it can begin."""
+def queries_about(tasks: Tasks, rows: Array) -> Queries:
+    """The questions about tasks ``rows`` at each of PROGRESS_LEVELS, in the order of time; who waits for others is asked about when it can begin."""
     at = np.concatenate(
         [
-            (able(tasks, links(tasks)) if share == 0 else tasks.reached(share))[rows]
-            for share in ASKED
+            (ready_at(tasks, links(tasks)) if share == 0 else tasks.reached(share))[rows]
+            for share in PROGRESS_LEVELS
         ]
     )
     order = np.argsort(at, kind="stable")
-    return Questions(
-        np.tile(rows, len(ASKED))[order], at[order], np.repeat(ASKED, len(rows))[order]
+    return Queries(
+        np.tile(rows, len(PROGRESS_LEVELS))[order],
+        at[order],
+        np.repeat(PROGRESS_LEVELS, len(rows))[order],
     )
 
 
-def ask_about(tasks: Tasks, questions: Questions, progress: Progress | None = None) -> Array:
+def query_inputs(tasks: Tasks, questions: Queries, progress: Progress | None = None) -> Array:
     """What the models are shown of each question, the walltimes of its jobs foreseen by the mixture as it stood at the instant."""
     return inputs(
-        tasks, questions, walltimes_in_time(tasks), find_target("walltime").grid, progress
+        tasks, questions, prequential_walltimes(tasks), find_target("walltime").grid, progress
     )
 
 
-def walltimes_in_time(tasks: Tasks) -> Ask:
+def prequential_walltimes(tasks: Tasks) -> WalltimePredictor:
     """Who foresees the walltimes of the jobs of ``tasks``: a mixture that lives through them in time, and can be asked once."""
     aim = find_target("walltime")
     jobs = tasks.jobs
@@ -119,7 +123,7 @@ def walltimes_in_time(tasks: Tasks) -> Ask:
             np.append(limits, np.full(more, np.inf)),
         )
 
-    return ask_in_time(walk_of, contexts)
+    return prequential_predictor(walk_of, contexts)
 
 
 def _rivals(tasks: Tasks, whole: Array, warm_up: float, refit_every: float) -> dict[str, Array]:
@@ -127,7 +131,7 @@ def _rivals(tasks: Tasks, whole: Array, warm_up: float, refit_every: float) -> d
     defined, finished, begin = (
         tasks.defined[whole],
         tasks.finished[whole],
-        able(tasks, links(tasks))[whole],
+        ready_at(tasks, links(tasks))[whole],
     )
     lasted = finished - begin
     groups = tasks.groups[whole]

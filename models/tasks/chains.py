@@ -117,7 +117,7 @@ def began(tasks: Tasks, at: float) -> Array:
     )
 
 
-def able(tasks: Tasks, waits: Links) -> Array:
+def ready_at(tasks: Tasks, waits: Links) -> Array:
     """When each task could begin: at its definition, or when those before it were done, or when it did (float64[tasks], s since 1970)."""
     if not len(waits.later):
         return tasks.defined

@@ -12,28 +12,28 @@ import numpy as np
 
 from infra.aliases import Array
 from models.refiner.boosting import fit_hazard
-from models.tasks.inputs import NAMES, PROMISED, Questions
+from models.tasks.inputs import NAMES, WALLTIME_LEVELS, Queries
 from models.tasks.survival import Curves, fit_curves
 
-ASKED = (0.0, 0.25, 0.5, 0.75)
+PROGRESS_LEVELS = (0.0, 0.25, 0.5, 0.75)
 """The shares of a task's jobs at whose end it is looked at, to learn from and to be judged by."""
 FEWEST_JOBS = 4
 """Sets of fewer jobs are no tasks: each quarter of the way shall be an instant at which something is still to come."""
 
 
 @dataclass(frozen=True)
-class Past:
-    """Questions asked before, and what came of them: ``inputs`` float32[n, NAMES] as they were then, ``finished`` float64[n] s, or inf."""
+class PastQueries:
+    """Queries asked before, and what came of them: ``inputs`` float32[n, NAMES] as they were then, ``finished`` float64[n] s, or inf."""
 
-    questions: Questions
+    questions: Queries
     inputs: Array
     finished: Array
 
-    def known_at(self, now: float) -> Past:
+    def known_at(self, now: float) -> PastQueries:
         """The questions that had been asked by ``now``; what was not finished by then is not known to have finished."""
         rows = np.flatnonzero(self.questions.at < now)
         finished = self.finished[rows]
-        return Past(
+        return PastQueries(
             self.questions.take(rows),
             self.inputs[rows],
             np.where(finished <= now, finished, np.inf),
@@ -44,13 +44,13 @@ class Past:
 class TaskModel:
     """What answers: learned functions from inputs to Curves of the time left, for either kind of question (None: too little known).
 
-    ``trims`` float64[ASKED, 5] are the levels to ask for where 0, 0.05, 0.5, 0.95 and 1 are wanted (see ``ranges``).
+    ``trims`` float64[PROGRESS_LEVELS, 5] are the levels to ask for where 0, 0.05, 0.5, 0.95 and 1 are wanted (see ``ranges``).
     """
 
     defined: Callable[[Array], Curves] | None = None
     under_way: Callable[[Array], Curves] | None = None
     trims: Array = field(
-        default_factory=lambda: np.tile((0.0, 0.05, 0.5, 0.95, 1.0), (len(ASKED), 1))
+        default_factory=lambda: np.tile((0.0, 0.05, 0.5, 0.95, 1.0), (len(PROGRESS_LEVELS), 1))
     )
 
     def curves(self, inputs: Array) -> list[tuple[Array, Curves]]:
@@ -65,13 +65,17 @@ class TaskModel:
         ]
 
 
-def by_promise(inputs: Array, levels: tuple[float, ...] | Array) -> Array:
-    """The time left as the jobs alone promise it, for where nothing was learned: float64[n, levels], s, linear between PROMISED."""
-    known = inputs[:, [NAMES.index(f"together_{level:g}") for level in PROMISED]].astype(np.float64)
-    return known @ np.array([np.interp(levels, PROMISED, one) for one in np.eye(len(PROMISED))])
+def from_walltimes(inputs: Array, levels: tuple[float, ...] | Array) -> Array:
+    """The time left as the jobs alone promise it, for where nothing was learned: float64[n, levels], s, linear between WALLTIME_LEVELS."""
+    known = inputs[:, [NAMES.index(f"together_{level:g}") for level in WALLTIME_LEVELS]].astype(
+        np.float64
+    )
+    return known @ np.array(
+        [np.interp(levels, WALLTIME_LEVELS, one) for one in np.eye(len(WALLTIME_LEVELS))]
+    )
 
 
-def fit(past: Past, now: float) -> TaskModel:
+def fit(past: PastQueries, now: float) -> TaskModel:
     """Learn from what was known of ``past`` questions at ``now``."""
     known = past.known_at(now)
     over = np.isfinite(known.finished)

@@ -22,14 +22,14 @@ from models.histories.features import NOT_AVAILABLE, Contexts
 from models.histories.mixture import PrequentialReplay
 from models.quantities.targets import Grid
 from models.tasks.sets import Tasks, microseconds
-from models.tasks.survival import STEPS, Spells
+from models.tasks.survival import STEPS, Intervals
 
-PROMISED = (0.05, 0.25, 0.5, 0.75, 0.95)
+WALLTIME_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 LATEST_JOBS, LATEST_TASKS = 3000, 30
 LONG = 12 * 3600.0
 NAMES = (
     "jobs", "sites", "progress", "elapsed", "by_rate",
-    *(f"{kind}_{level:g}" for kind in ("apart", "together") for level in PROMISED),
+    *(f"{kind}_{level:g}" for kind in ("apart", "together") for level in WALLTIME_LEVELS),
     *(f"{whose}_{step:.0f}" for whose in ("tasks", "jobs", "jobs_there") for step in STEPS),
     *(f"{fact}_{age}" for age in ("last", "last_but_one") for fact in ("lasted", "open", "jobs", "age")),
     "running", "running_long", "running_there", "running_long_there",
@@ -38,8 +38,8 @@ NAMES = (
 
 
 @dataclass(frozen=True)
-class Questions:
-    """Questions about tasks: ``task`` int64[n], ``at`` float64[n] in seconds since 1970; ``progress`` float64[n] is the share ended."""
+class Queries:
+    """Queries about tasks: ``task`` int64[n], ``at`` float64[n] in seconds since 1970; ``progress`` float64[n] is the share ended."""
 
     task: Array
     at: Array
@@ -48,9 +48,9 @@ class Questions:
     def __len__(self) -> int:
         return len(self.task)
 
-    def take(self, rows: Array) -> Questions:
+    def take(self, rows: Array) -> Queries:
         """Some of the questions."""
-        return Questions(self.task[rows], self.at[rows], self.progress[rows])
+        return Queries(self.task[rows], self.at[rows], self.progress[rows])
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class OpenJobs:
     spent: Array
 
 
-def open_jobs(tasks: Tasks, questions: Questions) -> OpenJobs:
+def open_jobs(tasks: Tasks, questions: Queries) -> OpenJobs:
     """The jobs of each question's task that had not ended at its instant; at the definition all of them, whenever they were submitted."""
     sizes = tasks.sizes[questions.task]
     question = np.repeat(np.arange(len(questions)), sizes)
@@ -77,12 +77,14 @@ def open_jobs(tasks: Tasks, questions: Questions) -> OpenJobs:
     return OpenJobs(question, job, np.maximum(at - tasks.started[job], 0.0))
 
 
-Ask = Callable[[Array, Array], tuple[Array, Array]]
+WalltimePredictor = Callable[[Array, Array], tuple[Array, Array]]
 """From jobs (int64[m]) and instants (float64[m], s) to the masses of their walltimes (float[kinds, bins]) and whose is whose (int64[m])."""
 
 
-def ask_in_time(walk_of: Callable[[Contexts], PrequentialReplay], contexts: Contexts) -> Ask:
-    """An ``Ask`` that lives through the jobs of ``contexts`` in time; it can be used once.
+def prequential_predictor(
+    walk_of: Callable[[Contexts], PrequentialReplay], contexts: Contexts
+) -> WalltimePredictor:
+    """An ``WalltimePredictor`` that lives through the jobs of ``contexts`` in time; it can be used once.
 
     ``walk_of`` makes the walk of the contexts that it is given, which are those of the jobs and after them those of the questions.
     """
@@ -158,8 +160,10 @@ def _finished(
                 break  # and certain from here on
 
 
-def promised(jobs: OpenJobs, count: int, ask: Ask, at: Array, grid: Grid) -> Array:
-    """When all open jobs of each question will be done, by their predicted walltimes: float64[count, 2 · PROMISED], s from now.
+def walltime_ends(
+    jobs: OpenJobs, count: int, ask: WalltimePredictor, at: Array, grid: Grid
+) -> Array:
+    """When all open jobs of each question will be done, by their predicted walltimes: float64[count, 2 · WALLTIME_LEVELS], s from now.
 
     First as if they were independent, then as if all were as late as their own distribution lets the latest be. The truth lies
     between and is learned; waits and submissions still to come are not in it.
@@ -183,19 +187,23 @@ def promised(jobs: OpenJobs, count: int, ask: Ask, at: Array, grid: Grid) -> Arr
         [
             edges[np.minimum((share < level).sum(axis=1), grid.bins - 1)]
             for share in (apart, together)
-            for level in PROMISED
+            for level in WALLTIME_LEVELS
         ]
     )
 
 
 def inputs(
-    tasks: Tasks, questions: Questions, ask: Ask, grid: Grid, progress: Progress | None = None
+    tasks: Tasks,
+    questions: Queries,
+    ask: WalltimePredictor,
+    grid: Grid,
+    progress: Progress | None = None,
 ) -> Array:
     """What the models of tasks are shown of each question (float32[n, NAMES], NaN for unknown)."""
     jobs = open_jobs(tasks, questions)
     if progress:
         progress("tasks: asking for the walltimes of their jobs", 0.1)
-    ends = promised(jobs, len(questions), ask, questions.at, grid)
+    ends = walltime_ends(jobs, len(questions), ask, questions.at, grid)
     if progress:
         progress("tasks: looking at what lasted how long", 0.5)
     elapsed = questions.at - tasks.defined[questions.task]
@@ -213,12 +221,12 @@ def inputs(
     return np.column_stack([own, ends, _lately(tasks, questions)]).astype(np.float32)
 
 
-def _lately(tasks: Tasks, questions: Questions) -> Array:
+def _lately(tasks: Tasks, questions: Queries) -> Array:
     """How the owner's tasks and jobs, and those jobs at the task's sites, lasted lately, each question by what was known then."""
     users = tasks.users[tasks.task]
-    owned = Spells.of(tasks.users, tasks.defined, tasks.finished)
-    by_user = Spells.of(users, tasks.submitted, tasks.ended)
-    there = Spells.of(_pairs(users, tasks.site), tasks.submitted, tasks.ended)
+    owned = Intervals.of(tasks.users, tasks.defined, tasks.finished)
+    by_user = Intervals.of(users, tasks.submitted, tasks.ended)
+    there = Intervals.of(_pairs(users, tasks.site), tasks.submitted, tasks.ended)
     width = dict(zip(zip(tasks.users, tasks.defined, strict=True), tasks.sizes, strict=True))
     places = [
         list(dict.fromkeys((user, site) for site in tasks.site[a:b]))

@@ -6,8 +6,8 @@ import numpy as np
 
 from infra.aliases import Array, Progress
 from models.histories.calibration import STEPS, Calibration
-from models.tasks.ends import ASKED, Past, TaskModel, by_promise, fit
-from models.tasks.inputs import Questions
+from models.tasks.ends import PROGRESS_LEVELS, PastQueries, TaskModel, fit, from_walltimes
+from models.tasks.inputs import Queries
 from models.tasks.sets import microseconds
 from models.tasks.survival import Curves
 
@@ -18,15 +18,19 @@ FITS = 5
 """How often the past is lived through anew to see where its outcomes lay, when a model is fitted that is to answer."""
 
 
-def live_through(
-    past: Past, defined: Array, warm_up: float, refit_every: float, progress: Progress | None = None
+def backtest_ranges(
+    past: PastQueries,
+    defined: Array,
+    warm_up: float,
+    refit_every: float,
+    progress: Progress | None = None,
 ) -> Array:
     """The time left at each question, as foreseen by models fitted on what was known before: float64[n, LEVELS] s.
 
     ``defined`` are the times of definition (ascending), whose shares ``warm_up`` and ``refit_every`` say when models are fitted.
     """
     curves, place = _answers(past, defined, warm_up, refit_every, progress)
-    levels, found = _trimmed(past, place), by_promise(past.inputs, LEVELS)
+    levels, found = _trimmed(past, place), from_walltimes(past.inputs, LEVELS)
     for part, answer in curves:
         found[part] = np.column_stack(
             [answer.quantile(levels[part, column]) for column in range(len(LEVELS))]
@@ -34,10 +38,10 @@ def live_through(
     return found
 
 
-def fit_trimmed(past: Past, now: float) -> TaskModel:
+def fit_calibrated(past: PastQueries, now: float) -> TaskModel:
     """Learn from what was known of ``past`` questions at ``now``, and how the ranges are to be trimmed from then on."""
     known = past.known_at(now)
-    asked, shares = known.questions, np.array(ASKED)
+    asked, shares = known.questions, np.array(PROGRESS_LEVELS)
     defined = np.sort(asked.at[asked.progress == 0])
     place = (
         _answers(known, defined, 1 / FITS, 1 / FITS)[1]
@@ -45,15 +49,15 @@ def fit_trimmed(past: Past, now: float) -> TaskModel:
         else np.full(len(asked), np.nan)
     )
     # Nobody knows yet what becomes of those who ask now.
-    still = Questions(np.full(len(shares), -1), np.full(len(shares), now), shares)
-    together = Questions(
+    still = Queries(np.full(len(shares), -1), np.full(len(shares), now), shares)
+    together = Queries(
         *(
             np.concatenate([getattr(part, name) for part in (asked, still)])
             for name in ("task", "at", "progress")
         )
     )
     unknown = np.full(len(shares), np.inf)
-    whole = Past(together, known.inputs, np.concatenate([known.finished, unknown]))
+    whole = PastQueries(together, known.inputs, np.concatenate([known.finished, unknown]))
     trims = _trimmed(whole, np.concatenate([place, np.full(len(shares), np.nan)]))[-len(shares) :]
     fitted = fit(known, now)
     return TaskModel(
@@ -66,9 +70,9 @@ def fit_trimmed(past: Past, now: float) -> TaskModel:
 def time_left(model: TaskModel, inputs: Array, wanted: tuple[float, ...] | Array) -> Array:
     """The time left by rows of ``inputs`` (float32[n, NAMES]) at the levels ``wanted``, trimmed: float64[n, wanted], s."""
     wanted = np.asarray(wanted)
-    found = by_promise(inputs, wanted)
+    found = from_walltimes(inputs, wanted)
     for part, answer in model.curves(inputs):
-        share = np.searchsorted(ASKED, inputs[part, 2], side="right") - 1
+        share = np.searchsorted(PROGRESS_LEVELS, inputs[part, 2], side="right") - 1
         levels = np.array([np.interp(wanted, (0.0, *LEVELS, 1.0), trim) for trim in model.trims])[
             share
         ]
@@ -79,7 +83,11 @@ def time_left(model: TaskModel, inputs: Array, wanted: tuple[float, ...] | Array
 
 
 def _answers(
-    past: Past, defined: Array, warm_up: float, refit_every: float, progress: Progress | None = None
+    past: PastQueries,
+    defined: Array,
+    warm_up: float,
+    refit_every: float,
+    progress: Progress | None = None,
 ) -> tuple[list[tuple[Array, Curves]], Array]:
     """What models that were fitted before answered, with the rows asked about, and where the outcome of each lay (float64[n])."""
     asked, count = past.questions, len(defined)
@@ -99,11 +107,11 @@ def _answers(
     return curves, place
 
 
-def _trimmed(past: Past, place: Array) -> Array:
+def _trimmed(past: PastQueries, place: Array) -> Array:
     """The levels to ask for so that each of LEVELS holds, by where outcomes known at each question had lain (float64[n, LEVELS])."""
     levels = np.tile(np.array(LEVELS), (len(place), 1))
     at, known = microseconds(past.questions.at), microseconds(past.finished)
-    for share in ASKED:
+    for share in PROGRESS_LEVELS:
         rows = np.flatnonzero(past.questions.progress == share)
         order = rows[np.argsort(known[rows], kind="stable")]
         learned = Calibration(np.full(STEPS, PRIOR / STEPS), np.full(STEPS, PRIOR / STEPS))

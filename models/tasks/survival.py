@@ -24,7 +24,7 @@ FEWEST = 15
 
 
 @compiled
-def count_spells(
+def count_intervals(
     begun: Array, ended: Array, now: float, first: int, died: Array, risked: Array, steps: Array
 ) -> None:
     """Add spells ``first`` and later (sorted by ``begun``, float64) to the ends and exposures by interval, as they stood at ``now``."""
@@ -48,8 +48,8 @@ def count_spells(
 
 
 @dataclass(frozen=True)
-class Spells:
-    """Spells by key: those of key k lie from ``first[k]`` to ``first[k + 1]`` in ``begun`` and ``ended`` (float64), by their beginning."""
+class Intervals:
+    """Intervals by key: those of key k lie from ``first[k]`` to ``first[k + 1]`` in ``begun`` and ``ended`` (float64), by their beginning."""
 
     place: dict[Any, int]
     first: Array
@@ -57,7 +57,7 @@ class Spells:
     ended: Array
 
     @staticmethod
-    def of(keys: Array, begun: Array, ended: Array) -> Spells:
+    def of(keys: Array, begun: Array, ended: Array) -> Intervals:
         """Sort spells with any hashable ``keys`` (object[n]) by key and beginning."""
         place = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         codes = np.fromiter((place[key] for key in keys), np.int64, len(keys))
@@ -65,7 +65,7 @@ class Spells:
         first = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(place)))]).astype(
             np.int64
         )
-        return Spells(place, first, begun[order], ended[order])
+        return Intervals(place, first, begun[order], ended[order])
 
     def before(self, key: Any, now: float, latest: int) -> tuple[Array, Array]:
         """Beginning and end of the ``latest`` spells of a key that began before ``now``."""
@@ -105,7 +105,7 @@ def _survivals(
     long: float,
     steps: Array,
 ) -> Array:
-    """``Spells.survivals``: by Kaplan and Meier over the spells of all keys together."""
+    """``Intervals.survivals``: by Kaplan and Meier over the spells of all keys together."""
     count = len(steps)
     found = np.full((len(which), count + 2), np.nan)
     for row in range(len(which)):
@@ -115,7 +115,7 @@ def _survivals(
             low, high = first[keys[place]], first[keys[place] + 1]
             high = low + np.searchsorted(begun[low:high], now)
             low = max(low, high - latest)
-            count_spells(begun[low:high], ended[low:high], now, 0, died, risked, steps)
+            count_intervals(begun[low:high], ended[low:high], now, 0, died, risked, steps)
             for spell in range(low, high):
                 if ended[spell] > now:
                     running += 1.0

@@ -12,7 +12,7 @@ import pandas as pd
 
 from jobs.coded_jobs import in_microseconds
 from jobs.store import add_measurements, read_jobs
-from models.baselines.available_history import see
+from models.baselines.available_history import read_history
 from models.quantities.targets import TARGETS, Target
 from monitoring.decay import detection as decay
 from monitoring.decay.accuracy import accuracy
@@ -80,7 +80,7 @@ def watch_champion(
     found_at = place.reindex(pd.MultiIndex.from_frame(answers[["source", "job_id"]])).to_numpy()
     answers, rows = answers[~np.isnan(found_at)], found_at[~np.isnan(found_at)].astype(np.int64)
     until = in_microseconds(moment)
-    measure = make_delayed_labels(see(jobs, aim), int(rows.min()))
+    measure = make_delayed_labels(read_history(jobs, aim), int(rows.min()))
     judged = measure.judge(rows, answers["point"].to_numpy(dtype=float), until)
     stand = tuple(
         alarm

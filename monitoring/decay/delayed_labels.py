@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from infra.aliases import Floats, Integers
-from models.baselines.available_history import Seen, template_levels
-from models.baselines.catalogue import HEURISTICS, predict_all
+from models.baselines.available_history import AvailableHistory, template_levels
+from models.baselines.catalogue import HEURISTICS, predict_baselines
 from models.histories.features import NOT_AVAILABLE
 from models.refiner.clusters import most_informative_field
 from monitoring.decay import detection as decay
@@ -58,9 +58,15 @@ class DelayedLabels:
         )
 
 
-def make_delayed_labels(seen: Seen, first: int) -> DelayedLabels:
+def make_delayed_labels(seen: AvailableHistory, first: int) -> DelayedLabels:
     """The yardstick of the jobs of ``seen``, taken from what those before row ``first`` had shown by then."""
-    jobs, target, at, known, values = seen.jobs, seen.target, seen.at, seen.known, seen.values
+    jobs, target, at, known, values = (
+        seen.jobs,
+        seen.target,
+        seen.submitted_at,
+        seen.available_at,
+        seen.values,
+    )
     told = (known != NOT_AVAILABLE) & np.isfinite(values)
     ended = np.flatnonzero(told[:first] & (known[:first] <= at[min(first, len(at) - 1)]))
     judged = at + decay.label_delay(at[ended], known[ended])
@@ -76,7 +82,9 @@ def make_delayed_labels(seen: Seen, first: int) -> DelayedLabels:
     )
     runs = (began < judged) & (known > judged) & (target.unit == "s")
     ran = np.where(runs, (judged - began) / 1e6, np.nan)
-    simple = {name: answer.point for name, answer in predict_all(jobs, target, HEURISTICS).items()}
+    simple = {
+        name: answer.point for name, answer in predict_baselines(jobs, target, HEURISTICS).items()
+    }
     lost = {name: decay.losses(point, actual, ran, scale) for name, point in simple.items()}
     best = (
         min(lost, key=lambda name: float(np.nanmean(lost[name][ended])))

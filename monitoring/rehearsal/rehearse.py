@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from infra.aliases import Floats, Integers, Progress
-from models.baselines.available_history import Seen, see
+from models.baselines.available_history import AvailableHistory, read_history
 from models.engine.training import TrainingError
 from models.quantities.metrics import compare_errors, coverage, time_blocks
 from models.quantities.targets import Target
@@ -136,7 +136,7 @@ def rehearse(
             "warm_up must be a share between 0 and 1, and a period longer than nothing"
         )
     jobs = jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
-    seen, first = see(jobs, target), int(len(jobs) * warm_up)
+    seen, first = read_history(jobs, target), int(len(jobs) * warm_up)
     log = _read(seen, first)
     span = int(log.at[-1] - log.at[first])
     every = int(period * 1e6) if period else max(span // PERIODS, 1)
@@ -190,18 +190,24 @@ class _Log:
     decay_report: tuple[str, ...]
 
 
-def _read(seen: Seen, first: int) -> _Log:
+def _read(seen: AvailableHistory, first: int) -> _Log:
     ended = np.isfinite(seen.values[:first]) & (
-        seen.known[:first] <= seen.at[min(first, len(seen.at) - 1)]
+        seen.available_at[:first] <= seen.submitted_at[min(first, len(seen.submitted_at) - 1)]
     )
     if ended.sum() < MIN_EVALUATION_JOBS:
         raise TrainingError(
             f"only {ended.sum():,} jobs of the warm-up ended within it, and {MIN_EVALUATION_JOBS} are needed: give more jobs"
         )
     made = make_delayed_labels(seen, first)
-    ends = np.sort(seen.known[np.isfinite(seen.values)])
+    ends = np.sort(seen.available_at[np.isfinite(seen.values)])
     return _Log(
-        seen.at, seen.known, ends, seen.values, first, made, largest(made.cluster[:first], CLUSTERS)
+        seen.submitted_at,
+        seen.available_at,
+        ends,
+        seen.values,
+        first,
+        made,
+        largest(made.cluster[:first], CLUSTERS),
     )
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from infra.aliases import Floats, Integers, Progress
-from models.baselines.available_history import Seen
-from models.baselines.regressions import catboost, latest_ended
+from models.baselines.available_history import AvailableHistory
+from models.baselines.regressions import catboost, latest_outcomes
 from models.engine.training import BATCH_ROWS, MAX_TRAINING_ROWS, new_mixture
 from models.histories.calibration import Calibration
 from models.histories.features import choose_levels, encode
@@ -183,7 +183,7 @@ class PlainCatBoost:
 
     name = "catboost"
 
-    def __init__(self, seen: Seen) -> None:
+    def __init__(self, seen: AvailableHistory) -> None:
         self._seen, self._inputs = seen, catboost.inputs(seen)
         highest = np.where(np.isfinite(seen.request), seen.request, np.inf)
         self._lowest, self._highest = (
@@ -196,7 +196,7 @@ class PlainCatBoost:
         """See Learner."""
 
         def fit() -> Callable[[pd.DataFrame], Floats]:
-            rows = latest_ended(self._seen, at)
+            rows = latest_outcomes(self._seen, at)
             return catboost.fit(self._inputs.iloc[rows], self._seen.values[rows], self._seen.target)
 
         return _once(self._trained, (at,), fit)
@@ -211,7 +211,7 @@ class PlainCatBoost:
         """See Learner."""
         rows = np.concatenate([stretch.rows for stretch in stretches])
         points = np.maximum(np.concatenate([stretch.points for stretch in stretches]), self._lowest)
-        known, at = self._seen.known[rows], self._seen.at[rows]
+        known, at = self._seen.available_at[rows], self._seen.submitted_at[rows]
         off = np.log(np.maximum(self._seen.values[rows], self._lowest) / points)
         order = np.argsort(known, kind="stable")
         order = order[np.isfinite(off[order])]

@@ -12,9 +12,9 @@ from infra.aliases import Array, Progress
 from models.engine.training import (
     find_target,
 )
-from models.tasks.backtest import walltimes_in_time
+from models.tasks.backtest import prequential_walltimes
 from models.tasks.ends import FEWEST_JOBS
-from models.tasks.inputs import Questions, open_jobs
+from models.tasks.inputs import Queries, open_jobs
 from models.tasks.sets import Tasks, group_tasks
 from monitoring.tasks.states import (
     FEWEST_OPEN,
@@ -115,13 +115,13 @@ def first_stalled_at(tasks: Tasks, rows: Array, threshold: float) -> dict[int, f
     looks = [np.arange(tasks.defined[row] + LOOK, tasks.finished[row], LOOK) for row in rows]
     task, at = np.repeat(rows, [len(times) for times in looks]), np.concatenate(looks)
     order = np.argsort(at, kind="stable")
-    questions = Questions(task[order], at[order], np.zeros(len(task)))
+    questions = Queries(task[order], at[order], np.zeros(len(task)))
     opened = submitted(tasks, questions, open_jobs(tasks, questions))
     if not len(opened.job):
         return {}
     # By what was known when a job of the task last ended: a stall must not teach that jobs take long.
     ends = last_end(tasks, questions)
-    mass, which = walltimes_in_time(tasks)(opened.job, ends[opened.question])
+    mass, which = prequential_walltimes(tasks)(opened.job, ends[opened.question])
     stalled = (
         silence_ratio(
             tasks,

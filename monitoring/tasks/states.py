@@ -13,7 +13,7 @@ import numpy as np
 
 from infra.aliases import Array
 from models.quantities.targets import Grid
-from models.tasks.inputs import OpenJobs, Questions
+from models.tasks.inputs import OpenJobs, Queries
 from models.tasks.ranges import LEVELS
 from models.tasks.sets import FAILED as FAILED
 from models.tasks.sets import Tasks
@@ -52,7 +52,7 @@ def upper_walltime(mass: Array, grid: Grid) -> Array:
     return grid.edges[1:][np.minimum((reached < MOST * reached[:, -1:]).sum(axis=1), grid.bins - 1)]
 
 
-def last_end(tasks: Tasks, questions: Questions) -> Array:
+def last_end(tasks: Tasks, questions: Queries) -> Array:
     """When a job of each question's task last ended before its instant, else when the task was defined (float64[n])."""
     ends = tasks.ended[np.lexsort((tasks.ended, tasks.task))]
     found = np.empty(len(questions))
@@ -63,14 +63,14 @@ def last_end(tasks: Tasks, questions: Questions) -> Array:
     return found
 
 
-def submitted(tasks: Tasks, questions: Questions, opened: OpenJobs) -> OpenJobs:
+def submitted(tasks: Tasks, questions: Queries, opened: OpenJobs) -> OpenJobs:
     """The open jobs that were submitted by the instant: who watches a task sees only these."""
     rows = np.flatnonzero(tasks.submitted[opened.job] <= questions.at[opened.question])
     return OpenJobs(opened.question[rows], opened.job[rows], opened.spent[rows])
 
 
 def silence_ratio(
-    tasks: Tasks, questions: Questions, opened: OpenJobs, most: Array, ends: Array
+    tasks: Tasks, questions: Queries, opened: OpenJobs, most: Array, ends: Array
 ) -> Array:
     """How long nothing has happened to each question's task, as a multiple of what most of its open jobs should take (float64[n]).
 
@@ -88,7 +88,7 @@ def silence_ratio(
     return np.where(left >= FEWEST_OPEN, silent / np.maximum(usual, 1.0), 0.0)
 
 
-def failures(tasks: Tasks, questions: Questions) -> tuple[Array, Array]:
+def failures(tasks: Tasks, questions: Queries) -> tuple[Array, Array]:
     """The jobs of each question that had ended, and of these the failed (int64[n] each)."""
     ended, bad = np.zeros(len(questions), np.int64), np.zeros(len(questions), np.int64)
     for row, (task, at) in enumerate(zip(questions.task, questions.at, strict=True)):

@@ -28,11 +28,11 @@ from models.engine.training import find_target, new_mixture
 from models.histories.features import Levels, choose_levels, encode
 from models.histories.mixture import Mixture
 from models.quantities import stochastic
-from models.tasks.backtest import ask_about, questions_about
+from models.tasks.backtest import queries_about, query_inputs
 from models.tasks.chains import Links, TaskSet, links, task_sets
-from models.tasks.ends import FEWEST_JOBS, Past, TaskModel
-from models.tasks.inputs import OpenJobs, Questions, inputs, open_jobs
-from models.tasks.ranges import LEVELS, fit_trimmed, time_left
+from models.tasks.ends import FEWEST_JOBS, PastQueries, TaskModel
+from models.tasks.inputs import OpenJobs, Queries, inputs, open_jobs
+from models.tasks.ranges import LEVELS, fit_calibrated, time_left
 from models.tasks.sets import Tasks, group_tasks, microseconds
 from monitoring.alerts import active_alerts, notify
 from monitoring.tasks.states import (
@@ -139,7 +139,7 @@ class TaskWatch:
         at = now.timestamp()
         count = len(rows)
         over = np.add.reduceat(tasks.ended <= at, tasks.first[:-1])[rows]
-        questions = Questions(rows, np.full(count, at), over / tasks.sizes[rows])
+        questions = Queries(rows, np.full(count, at), over / tasks.sizes[rows])
         contexts, mixture = encode(tasks.jobs, self.levels), self.mixture
         asked: dict[str, Array] = {}
 
@@ -186,7 +186,7 @@ class TaskWatch:
         return found.assign(**times)
 
     def _ends_of_sets(
-        self, tasks: Tasks, questions: Questions, shown: Array, sets: list[TaskSet], waits: Links
+        self, tasks: Tasks, questions: Queries, shown: Array, sets: list[TaskSet], waits: Links
     ) -> dict[int, Array]:
         rows, at = questions.task, float(questions.at[0])
         some = np.flatnonzero(
@@ -199,7 +199,7 @@ class TaskWatch:
     def _rows(
         self,
         tasks: Tasks,
-        questions: Questions,
+        questions: Queries,
         left: Array,
         opened: OpenJobs,
         most: Array,
@@ -273,7 +273,7 @@ class TaskWatch:
 
 
 def _reasons(
-    tasks: Tasks, questions: Questions, question: int, opened: OpenJobs, most: Array
+    tasks: Tasks, questions: Queries, question: int, opened: OpenJobs, most: Array
 ) -> list[str]:
     own = slice(*np.searchsorted(opened.question, [question, question + 1]))
     return delay_reasons(
@@ -302,12 +302,12 @@ def fit_on(jobs: pd.DataFrame, now: pd.Timestamp) -> TaskModel:
     """The models of tasks, fitted on the latest of ``jobs`` by what is known ``now``."""
     tasks = group_tasks(jobs.sort_values("submitted_at", kind="stable").tail(MOST_JOBS))
     rows = np.flatnonzero(tasks.sizes >= FEWEST_JOBS)
-    questions = questions_about(tasks, rows)
+    questions = queries_about(tasks, rows)
     asked = questions.take(np.flatnonzero(questions.at < now.timestamp()))
     if not len(asked):
         return TaskModel()
-    return fit_trimmed(
-        Past(asked, ask_about(tasks, asked), tasks.finished[asked.task]), now.timestamp()
+    return fit_calibrated(
+        PastQueries(asked, query_inputs(tasks, asked), tasks.finished[asked.task]), now.timestamp()
     )
 
 

@@ -1,4 +1,4 @@
-"""What a ranking is worth: a generated grid lived through once for each broker, all with the same jobs to come."""
+"""What a ranking is worth: a generated grid simulated once for each broker, all with the same jobs to come."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from infra.aliases import Progress
 from infra.errors import InputError
 from jobs.workload.grid import NO_SITE, GeneratedGrid
 from models.ranking.order import Rule
-from scheduling.brokering.brokers import Foreknowing, NearestData, Random, ShortestQueue
+from scheduling.brokering.brokers import NearestData, Oracle, Random, ShortestQueue
 from scheduling.brokering.grid import (
     Broker,
-    Lived,
-    live_through,
+    GridState,
+    simulate,
 )
-from scheduling.brokering.ranking_broker import Ranking
+from scheduling.brokering.ranking_broker import RankingBroker
 
 TUNINGS = (0.0, 0.5, 1.0, 2.0)
 """Tuning factors that are swept; 0 is the mean only."""
 SHORTEST = "shortest queue"
-FOREKNOWING = "foreknowing (a bound, no broker)"
+ORACLE = "oracle (a bound, no broker)"
 WARM_UP = 0.1
 """The share of the jobs, the first to come, that are not counted: every broker begins with an empty grid, and one of them with no past."""
 
@@ -35,13 +35,13 @@ def brokers(
     yield "random", None, partial(Random, seed)
     yield SHORTEST, None, ShortestQueue
     yield "nearest data", None, NearestData
-    yield FOREKNOWING, None, partial(Foreknowing, grid)
+    yield ORACLE, None, partial(Oracle, grid)
     for tuning in tunings:
         rule = Rule("conservative", tuning, overlap=True) if tuning else Rule("mean", overlap=True)
         yield (
             "gridcast, mean only" if not tuning else "gridcast, conservative",
             tuning,
-            partial(Ranking, grid, rule),
+            partial(RankingBroker, grid, rule),
         )
 
 
@@ -68,9 +68,7 @@ def compare(
             if progress is not None:
                 progress(policy, (place + share) / len(asked))
 
-        rows.append(
-            {"policy": policy, "tuning": tuning} | figures(live_through(grid, make(), tell))
-        )
+        rows.append({"policy": policy, "tuning": tuning} | figures(simulate(grid, make(), tell)))
     against = next(row for row in rows if row["policy"] == SHORTEST)
     return [
         row
@@ -82,14 +80,14 @@ def compare(
     ]
 
 
-def figures(lived: Lived) -> dict[str, Any]:
+def figures(state: GridState) -> dict[str, Any]:
     """What a broker's jobs took, those of the warm-up and those that sites' own users sent left out."""
-    counted = _counted(lived.grid)
-    done = (lived.ended - lived.came)[counted]
+    counted = _counted(state.grid)
+    done = (state.ended - state.came)[counted]
     parts = {
-        "move": lived.there - lived.sent,
-        "wait": lived.started - lived.sent,
-        "run": lived.ended - lived.started,
+        "move": state.there - state.sent,
+        "wait": state.started - state.sent,
+        "run": state.ended - state.started,
     }
     means = {f"mean_{name}_s": float(part[counted].mean()) for name, part in parts.items()}
     return {

@@ -1,4 +1,4 @@
-"""A grid lived through: jobs come, a broker sends each to a site, its input travels while it waits there in order of arrival, it runs.
+"""A simulated grid: jobs are submitted, a broker sends each to a site, its input travels while it waits there in order of arrival, it runs.
 
 The grid is generated (``jobs.workload.grid``). A broker is told of a job, the moment and what has happened so far, and no more.
 """
@@ -25,7 +25,7 @@ LATENCY = 5.0
 
 
 @dataclass
-class Lived:
+class GridState:
     """What has happened so far on ``grid``, by job: all times in seconds since its first day, NaN for not yet.
 
     ``site`` is where each was sent (NO_SITE: not yet); a transfer is from ``sent`` until ``there``, a wait from ``sent`` until
@@ -47,7 +47,7 @@ class Lived:
     size: Array
 
     @staticmethod
-    def beginning(grid: GeneratedGrid) -> Lived:
+    def beginning(grid: GeneratedGrid) -> GridState:
         """Nothing has happened yet."""
         count, sites = len(grid), len(grid.sites)
         came = (
@@ -60,7 +60,7 @@ class Lived:
         size = grid.jobs["input_bytes"].to_numpy(dtype=np.float64)
         empty = [deque[int]() for _ in range(sites)]
         ahead, moving = np.zeros(sites, np.int64), np.zeros((sites, sites), np.int64)
-        return Lived(
+        return GridState(
             grid,
             came,
             np.full(count, NO_SITE),
@@ -84,67 +84,67 @@ class Lived:
 class Broker(Protocol):
     """Who says where a job runs, from what has happened."""
 
-    def choose(self, job: int, now: float, lived: Lived) -> int:
+    def choose(self, job: int, now: float, state: GridState) -> int:
         """The site for ``job``, which has just come."""
         ...
 
 
-def live_through(
+def simulate(
     grid: GeneratedGrid, broker: Broker, progress: Callable[[float], None] | None = None
-) -> Lived:
+) -> GridState:
     """Live through all jobs of ``grid``, sent where ``broker`` says or where they are at home, until the last has ended."""
-    lived = Lived.beginning(grid)
-    events = [(float(moment), COMES, job) for job, moment in enumerate(lived.came)]
+    state = GridState.beginning(grid)
+    events = [(float(moment), COMES, job) for job, moment in enumerate(state.came)]
     heapq.heapify(events)
     while events:
         now, kind, job = heapq.heappop(events)
         if kind == COMES:
             at_home = int(grid.home[job])
-            site = at_home if at_home != NO_SITE else broker.choose(job, now, lived)
-            heapq.heappush(events, (_send(lived, job, site, now), ARRIVES, job))
+            site = at_home if at_home != NO_SITE else broker.choose(job, now, state)
+            heapq.heappush(events, (_send(state, job, site, now), ARRIVES, job))
             if progress and job % 100 == 0:
                 progress(job / len(grid))
             continue
-        site = int(lived.site[job])
+        site = int(state.site[job])
         if kind == ARRIVES:
-            if lived.moves(job, site):
-                lived.moving[grid.input_at[job], site] -= 1
-            lived.there[job] = now
+            if state.moves(job, site):
+                state.moving[grid.input_at[job], site] -= 1
+            state.there[job] = now
         else:
-            lived.ended[job] = now
-            lived.free[site] += lived.cores[job]
-        for begun in _start(lived, site, now):
+            state.ended[job] = now
+            state.free[site] += state.cores[job]
+        for begun in _start(state, site, now):
             heapq.heappush(events, (now + float(grid.seconds[begun, site]), ENDS, begun))
-    return lived
+    return state
 
 
-def _send(lived: Lived, job: int, site: int, now: float) -> float:
+def _send(state: GridState, job: int, site: int, now: float) -> float:
     """Send a job, and its input if it is elsewhere; says when both are there. Who comes to a busy link shares it from the start."""
-    grid, source = lived.grid, int(lived.grid.input_at[job])
-    lived.site[job], lived.sent[job] = site, now
-    lived.ahead[site] += 1
-    lived.queues[site].append(job)
-    if not lived.moves(job, site):
+    grid, source = state.grid, int(state.grid.input_at[job])
+    state.site[job], state.sent[job] = site, now
+    state.ahead[site] += 1
+    state.queues[site].append(job)
+    if not state.moves(job, site):
         return now
-    lived.moving[source, site] += 1
-    rate = grid.rates[source, site] / lived.moving[source, site]
-    return now + LATENCY + float(lived.size[job] / rate * grid.jitter[job])
+    state.moving[source, site] += 1
+    rate = grid.rates[source, site] / state.moving[source, site]
+    return now + LATENCY + float(state.size[job] / rate * grid.jitter[job])
 
 
-def _start(lived: Lived, site: int, now: float) -> list[int]:
+def _start(state: GridState, site: int, now: float) -> list[int]:
     """Start who waits at a site, first come first served; who still waits for input keeps its place and stops nobody."""
     begun = list[int]()
-    for job in lived.queues[site]:
-        if np.isnan(lived.there[job]):
+    for job in state.queues[site]:
+        if np.isnan(state.there[job]):
             continue
-        if lived.cores[job] > lived.free[site]:
+        if state.cores[job] > state.free[site]:
             break
-        lived.free[site] -= lived.cores[job]
-        lived.ahead[site] -= 1
-        lived.started[job] = now
+        state.free[site] -= state.cores[job]
+        state.ahead[site] -= 1
+        state.started[job] = now
         begun.append(job)
     for job in begun:
-        lived.queues[site].remove(job)
+        state.queues[site].remove(job)
     return begun
 
 
@@ -153,36 +153,36 @@ def start_of(grid: GeneratedGrid) -> pd.Timestamp:
     return grid.jobs["submitted_at"].iloc[0].normalize()
 
 
-def job_records(lived: Lived, rows: Array) -> pd.DataFrame:
+def job_records(state: GridState, rows: Array) -> pd.DataFrame:
     """The records of some jobs (indices) as they stand: submitted when they were sent."""
-    begin = start_of(lived.grid)
-    times = {"submitted_at": lived.sent, "started_at": lived.started, "ended_at": lived.ended}
+    begin = start_of(state.grid)
+    times = {"submitted_at": state.sent, "started_at": state.started, "ended_at": state.ended}
     told = {name: _times(begin, values[rows]) for name, values in times.items()}
-    ran = (lived.ended - lived.started)[rows]
+    ran = (state.ended - state.started)[rows]
     status = np.where(
-        np.isnan(lived.ended[rows]),
-        np.where(np.isnan(lived.started[rows]), "waiting", "running"),
+        np.isnan(state.ended[rows]),
+        np.where(np.isnan(state.started[rows]), "waiting", "running"),
         "completed",
     )
-    sites = np.array(lived.grid.sites, dtype=object)[lived.site[rows]]
+    sites = np.array(state.grid.sites, dtype=object)[state.site[rows]]
     return conform(
-        lived.grid.jobs.iloc[rows].assign(**told, site=sites, walltime=ran, status=status), JOB
+        state.grid.jobs.iloc[rows].assign(**told, site=sites, walltime=ran, status=status), JOB
     )
 
 
-def transfer_records(lived: Lived, rows: Array) -> pd.DataFrame:
+def transfer_records(state: GridState, rows: Array) -> pd.DataFrame:
     """The records of the transfers of some jobs (indices), all of which had one, as they stand."""
-    begin, names = start_of(lived.grid), np.array(lived.grid.sites, dtype=object)
+    begin, names = start_of(state.grid), np.array(state.grid.sites, dtype=object)
     told = {
-        "transfer_id": lived.grid.jobs["job_id"].iloc[rows].to_numpy(),
-        "source": lived.grid.jobs["source"].iloc[rows].to_numpy(),
-        "from_endpoint": names[lived.grid.input_at[rows]],
-        "to_endpoint": names[lived.site[rows]],
-        "bytes": lived.grid.jobs["input_bytes"].iloc[rows].to_numpy(),
-        "submitted_at": _times(begin, lived.sent[rows]),
-        "started_at": _times(begin, lived.sent[rows]),
-        "ended_at": _times(begin, lived.there[rows]),
-        "duration": (lived.there - lived.sent)[rows],
+        "transfer_id": state.grid.jobs["job_id"].iloc[rows].to_numpy(),
+        "source": state.grid.jobs["source"].iloc[rows].to_numpy(),
+        "from_endpoint": names[state.grid.input_at[rows]],
+        "to_endpoint": names[state.site[rows]],
+        "bytes": state.grid.jobs["input_bytes"].iloc[rows].to_numpy(),
+        "submitted_at": _times(begin, state.sent[rows]),
+        "started_at": _times(begin, state.sent[rows]),
+        "ended_at": _times(begin, state.there[rows]),
+        "duration": (state.there - state.sent)[rows],
     }
     return derive_transfer_fields(conform(pd.DataFrame(told), TRANSFER))
 

@@ -14,19 +14,19 @@ from models.past.queues import queues_in
 from models.past.surroundings import CurrentSurroundings
 from models.past.traffic import PLACES as LINKS
 from models.past.traffic import traffic_in
-from models.ranking.candidates import Candidates, pairs
-from models.ranking.observed import Known
+from models.ranking.candidates import Candidates, join_texts
+from models.ranking.load_forecaster import LoadForecaster
 from models.ranking.order import Rule
 from models.ranking.ranker import Ranker
 from models.ranking.speeds import Speeds
 from scheduling.brokering.brokers import ShortestQueue
-from scheduling.brokering.grid import Lived, job_records, start_of, transfer_records
+from scheduling.brokering.grid import GridState, job_records, start_of, transfer_records
 
 NEWS = 100
 """So many jobs end before the histories take them in at once; the load of queues and links is always that of the moment."""
 
 
-class Ranking:
+class RankingBroker:
     """Sends each job where Gridcast's ranking by ``rule`` says it is done first; by the shortest queue until something has ended."""
 
     def __init__(self, grid: GeneratedGrid, rule: Rule) -> None:
@@ -40,16 +40,16 @@ class Ranking:
         )
         self._begin = in_microseconds(start_of(grid))
 
-    def choose(self, job: int, now: float, lived: Lived) -> int:
+    def choose(self, job: int, now: float, state: GridState) -> int:
         """See Broker."""
-        if (ended := int((lived.ended <= now).sum())) >= self._learned + NEWS:
-            self._learn(lived)
+        if (ended := int((state.ended <= now).sum())) >= self._learned + NEWS:
+            self._learn(state)
             self._learned = ended
         if self.known is None:
-            return ShortestQueue().choose(job, now, lived)
+            return ShortestQueue().choose(job, now, state)
         waits, links = (
-            self._with(self.known.waits, self._queues(lived)),
-            self._with(self.known.transfers, self._links(lived)),
+            self._with(self.known.waits, self._queues(state)),
+            self._with(self.known.transfers, self._links(state)),
         )
         around = Ranker(self.runs, waits, links, self.known.speeds)
         moment = pd.Timestamp(self._begin + round(now * 1e6), unit="us", tz="UTC")
@@ -58,21 +58,21 @@ class Ranking:
         assert isinstance(site, Coded)  # noqa: S101
         return int(site.codes[0])
 
-    def _learn(self, lived: Lived) -> None:
+    def _learn(self, state: GridState) -> None:
         """Take in what has ended by now, and where each started and what each moved."""
-        jobs = job_records(lived, np.flatnonzero(lived.site != NO_SITE))
+        jobs = job_records(state, np.flatnonzero(state.site != NO_SITE))
         self.runs.learn(jobs[jobs["ended_at"].notna()])
-        moved = np.flatnonzero((lived.sent < lived.there) & (self.grid.input_at != NO_SITE))
+        moved = np.flatnonzero((state.sent < state.there) & (self.grid.input_at != NO_SITE))
         before = self.known
-        waits = Known.of(jobs, "wait", before.waits if before else None)
-        links = Known.of(
-            transfer_records(lived, moved), "transfer_time", before.transfers if before else None
+        waits = LoadForecaster.learned_from(jobs, "wait", before.waits if before else None)
+        links = LoadForecaster.learned_from(
+            transfer_records(state, moved), "transfer_time", before.transfers if before else None
         )
         self.known = Ranker(self.runs, waits, links, Speeds.of(jobs))
 
     @staticmethod
-    def _with(known: Known | None, around: CurrentSurroundings) -> Known | None:
-        return Known(known.forecaster, around, known.source, known.told) if known else None
+    def _with(known: LoadForecaster | None, around: CurrentSurroundings) -> LoadForecaster | None:
+        return LoadForecaster(known.forecaster, around, known.source, known.told) if known else None
 
     def _micros(self, times: Array) -> Array:
         return np.where(
@@ -81,12 +81,12 @@ class Ranking:
             self._begin + np.round(np.nan_to_num(times) * 1e6).astype(np.int64),
         )
 
-    def _queues(self, lived: Lived) -> CurrentSurroundings:
+    def _queues(self, state: GridState) -> CurrentSurroundings:
         """The queues as they are."""
-        rows = np.flatnonzero(lived.site != NO_SITE)
+        rows = np.flatnonzero(state.site != NO_SITE)
         here = self._asked.take(rows)
         begin = self._begin / 1e6
-        sent, started, ended = (values[rows] for values in (lived.sent, lived.started, lived.ended))
+        sent, started, ended = (values[rows] for values in (state.sent, state.started, state.ended))
         asked, cores, known = (
             here["requested_walltime"],
             here["requested_cores"],
@@ -97,20 +97,20 @@ class Ranking:
         )
         return CurrentSurroundings.of(
             CodedJobs(
-                {**here.columns, "site": Coded(lived.site[rows], self.grid.sites)}, len(rows)
+                {**here.columns, "site": Coded(state.site[rows], self.grid.sites)}, len(rows)
             ),
             events,
             QUEUES,
         )
 
-    def _links(self, lived: Lived) -> CurrentSurroundings:
+    def _links(self, state: GridState) -> CurrentSurroundings:
         """The links as they are."""
         rows = np.flatnonzero(
             (self.grid.input_at != NO_SITE)
-            & (lived.site != NO_SITE)
-            & (lived.site != self.grid.input_at)
+            & (state.site != NO_SITE)
+            & (state.site != self.grid.input_at)
         )
-        sent, there = lived.sent[rows], lived.there[rows]
+        sent, there = state.sent[rows], state.there[rows]
         size = self._asked["input_bytes"][rows]
         rates = size / np.maximum(there - sent, 0.5)
         begin = self._begin / 1e6
@@ -119,14 +119,14 @@ class Ranking:
             begin + sent, begin + sent, begin + there, size, rates, rates, self._micros(sent), known
         )
         here, there_at = (
-            Coded(places[rows], self.grid.sites) for places in (self.grid.input_at, lived.site)
+            Coded(places[rows], self.grid.sites) for places in (self.grid.input_at, state.site)
         )
         missing = Coded.missing(len(rows))
         told = {
             "source": self._asked.take(rows)["source"],
             "from_endpoint": here,
             "to_endpoint": there_at,
-            "link": pairs(here, there_at),
+            "link": join_texts(here, there_at),
         }
         places = {
             name: fields

@@ -17,7 +17,7 @@ from scheduling.outcome import Replay
 from scheduling.policies import Policy, PolicyError, policy_named
 from scheduling.predictors import predictor_named
 from scheduling.replay import replay
-from scheduling.studies.comparison import against_first
+from scheduling.studies.comparison import compare_with_first
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from models.engine.model_set import ModelSet
 
 HOUR = 3600.0
-SHOWN = (
+COLUMNS = (
     "policy", "predictor", "corrector", "mean_bounded_slowdown", "ratio", "p95_bounded_slowdown", "mean_wait", "p99_wait", "max_wait",
     "utilisation", "corrected", "seconds",
 )  # fmt: skip
@@ -34,7 +34,7 @@ SHOWN = (
 
 
 @dataclass(frozen=True)
-class Way:
+class Combination:
     """A way to run the site: policy, predictor and corrector."""
 
     policy: Policy
@@ -42,12 +42,12 @@ class Way:
     corrector: str
 
 
-def ways(
+def combinations(
     policies: Sequence[str] | None = None,
     predictors: Sequence[str] | None = None,
     correctors: Sequence[str] | None = None,
     bound: float | None = None,
-) -> list[Way]:
+) -> list[Combination]:
     """Every combination of what is named, in the order named; ``bound`` (s, default each policy's own) is how long anyone may wait.
 
     Unnamed policies are EASY and the recommended one, unnamed predictors the request and Gridcast. Raises PolicyError.
@@ -58,7 +58,7 @@ def ways(
         correctors or ("request",),
     )
     return [
-        Way(
+        Combination(
             policy_named(policy).with_(bound),
             predictor_named(predictor).name,
             corrector_named(corrector).name,
@@ -68,14 +68,16 @@ def ways(
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedVersion:
     """A version of the model, and the jobs that had ended before it is asked."""
 
     model: ModelSet
     past: pd.DataFrame
 
 
-def trained(number: int, jobs: pd.DataFrame, engine: Engine, settings: Settings) -> Trained:
+def trained_version(
+    number: int, jobs: pd.DataFrame, engine: Engine, settings: Settings
+) -> TrainedVersion:
     """Version ``number`` of the registered model, with the stored jobs of its sources that were submitted before ``jobs``.
 
     Raises RegistryError where there is no such version.
@@ -84,7 +86,7 @@ def trained(number: int, jobs: pd.DataFrame, engine: Engine, settings: Settings)
     from models.releases import registry, release
 
     model = release.load_model_set(registry.get(number, settings), settings)
-    return Trained(
+    return TrainedVersion(
         model,
         read_jobs(
             engine, sources=model.card["sources"], until=jobs["submitted_at"].min(), ended=True
@@ -95,11 +97,11 @@ def trained(number: int, jobs: pd.DataFrame, engine: Engine, settings: Settings)
 def replay_each(
     jobs: pd.DataFrame,
     machine: Machine,
-    asked: Sequence[Way],
+    asked: Sequence[Combination],
     progress: Progress | None = None,
-    version: Trained | None = None,
+    version: TrainedVersion | None = None,
 ) -> list[Replay]:
-    """Replay ``jobs`` on ``machine`` in each of the ways, in their order; raises PolicyError, MachineError or TraceError.
+    """Replay ``jobs`` on ``machine`` in each of the combinations, in their order; raises PolicyError, MachineError or TraceError.
 
     With ``version`` the predictor gridcast is that version, which must have been trained on what ended before the log begins.
     """
@@ -110,7 +112,7 @@ def replay_each(
     done = []
     for place, way in enumerate(asked):
 
-        def tell(share: float, place: int = place, way: Way = way) -> None:
+        def tell(share: float, place: int = place, way: Combination = way) -> None:
             if progress is not None:
                 progress(f"{way.policy.name}, {way.predictor}", (place + share) / len(asked))
 
@@ -135,14 +137,14 @@ def replay_each(
 
 
 def record_replays(
-    replays: Sequence[Replay], log: str, settings: Settings, version: Trained | None = None
+    replays: Sequence[Replay], log: str, settings: Settings, version: TrainedVersion | None = None
 ) -> str:
     """Log replays of ``log`` to MLflow, table and plots, beside the models that they judge; returns the run's id. Raises RegistryError."""
     from models.releases import registry
     from models.releases.versions import Evidence
     from scheduling.studies import plots
 
-    rows = against_first(replays)
+    rows = compare_with_first(replays)
     first = replays[0]
     metrics = {
         f"{row['policy']}.{row['predictor']}.{row['corrector']}.{name}": float(value)
@@ -151,7 +153,7 @@ def record_replays(
         if isinstance(value, int | float) and np.isfinite(value)
     }
     evidence = Evidence(
-        card=f"# Replay of {log}\n\n{len(first.trace):,} jobs on {first.machine.processors:,} processors, {len(rows)} ways.",
+        card=f"# Replay of {log}\n\n{len(first.trace):,} jobs on {first.machine.processors:,} processors, {len(rows)} combinations.",
         metrics=metrics,
         tags={"model_version": version.model.version} if version else {},
         parameters={"log": log, "jobs": len(first.trace), "processors": first.machine.processors},

@@ -30,7 +30,7 @@ def by_group(replays: Sequence[tuple[str, Replay]], field: str = "group") -> pd.
     return table.sort_values("core_seconds").rename_axis(field)
 
 
-def against_first(replays: Sequence[Replay]) -> list[dict[str, Any]]:
+def compare_with_first(replays: Sequence[Replay]) -> list[dict[str, Any]]:
     """The lines of the table, each with ``ratio``, its mean bounded slowdown over the first line's, and the ends of its 95 % interval."""
     rows = []
     for replay in replays:

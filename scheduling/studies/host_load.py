@@ -1,4 +1,4 @@
-"""Predicting a host's load: the mixed tendency and what it is measured against, on series of one value a step.
+"""PredictorKind a host's load: the mixed tendency and what it is measured against, on series of one value a step.
 
 Series are float64[steps, hosts]; a forecast float64[steps, hosts] holds in row t what was foreseen of row t from the rows before
 it, NaN where nothing was. Percentages or load averages alike; nothing below 0 is foreseen.

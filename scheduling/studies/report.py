@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from models.evaluation.plots import as_html
 from scheduling.outcome import Replay
 from scheduling.studies import plots
-from scheduling.studies.comparison import against_first
+from scheduling.studies.comparison import compare_with_first
 
 if TYPE_CHECKING:
     pass
@@ -88,7 +88,7 @@ def report(replays: Sequence[Replay], folder: Path, day: datetime | None = None)
         headings="".join(f"<th>{heading}</th>" for heading, _ in COLUMNS.values()),
         rows="".join(
             f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells(row))}</tr>"
-            for row in against_first(replays)
+            for row in compare_with_first(replays)
         ),
         figures=as_html(figures),
     )

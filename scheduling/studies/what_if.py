@@ -63,7 +63,7 @@ def what_if(
         return dict(np.maximum(np.ceil(times * parts * cores), widest).astype(float))
 
     share = POLICIES["fair-share"]
-    ways: dict[str, tuple[str, dict[str, object]]] = {
+    scenarios: dict[str, tuple[str, dict[str, object]]] = {
         "one pool": ("easy", {}),
         "quota": ("easy", {"owners": Owners((by,), {by: quota(2.0)})}),
         "relaxed quota": ("easy", {"owners": Owners(levels, {by: quota(4.0), "user": many})}),
@@ -73,7 +73,7 @@ def what_if(
     if progress is not None:
         progress("partitioned")
     found["partitioned"] = replay(own, pools, "easy")
-    for name, (policy, more) in ways.items():
+    for name, (policy, more) in scenarios.items():
         if progress is not None:
             progress(name)
         found[name] = replay(jobs, processors(cores), policy, **more)  # type: ignore[arg-type]

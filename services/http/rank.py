@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from jobs.coded_jobs import Coded
 from jobs.schema import QUERY_FIELDS
-from models.ranking.candidates import CANDIDATE, Candidates
+from models.ranking.candidates import CANDIDATE_COLUMNS, Candidates
 from models.ranking.order import RankingError, Rule
 from models.ranking.ranker import Ranked
 from services.http.bodies import ARROW_TYPE, JSON_TYPE, parse_json, read_columns, read_stream
@@ -22,7 +22,7 @@ from services.http.contract import read_time_option
 from services.http.errors import HTTPError
 
 MAX_CANDIDATES = 100_000
-OF_CANDIDATE = ("site", "queue", "host_power", "input_bytes", *CANDIDATE)
+OF_CANDIDATE = ("site", "queue", "host_power", "input_bytes", *CANDIDATE_COLUMNS)
 """What may differ between the candidates of a job; the rest is told of the job."""
 OPTIONS = ("policy", "tuning", "level", "overlap", "at")
 _KNOWN = frozenset({*QUERY_FIELDS, *OF_CANDIDATE})

@@ -51,10 +51,10 @@ class RankerCache:
             raise HTTPError(422, str(error)) from None
 
     def _read(self, runs: Forecaster) -> None:
-        from models.ranking.ranker import ranker
+        from models.ranking.ranker import build_ranker
 
         try:
-            found = ranker(self.live.engine, runs, self._known[1] if self._known else None)
+            found = build_ranker(self.live.engine, runs, self._known[1] if self._known else None)
         except StoreError as error:
             raise HTTPError(
                 503,

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from jobs.ingest import read_log
 from jobs.readers.swf import read_header
 from jobs.schema import conform, derive_fields
-from models.baselines.catalogue import BASELINES, predict_all
+from models.baselines.catalogue import BASELINES, predict_baselines
 from models.quantities.targets import TARGETS
 from scheduling.machine import Machine, MachineError, Pool, machine_of, processors
 from scheduling.owners import Owners
@@ -87,10 +87,10 @@ def test_a_job_without_a_request_is_never_killed() -> None:
 
 
 def test_an_early_end_moves_reservations_forward_and_none_back() -> None:
-    # Job 0 asked for 100 and took 20. Under conservative backfilling job 1 had been promised 100, and job 2 slips in before neither.
+    # Job 0 asked for 100 and took 20. Under conservative backfilling job 1 had been first_reservation 100, and job 2 slips in before neither.
     story = log((0, 20, 100, 4), (1, 50, 50, 3), (2, 60, 60, 2))
     done = replay(story, processors(4), "conservative")
-    assert done.table["promised"][1:].tolist() == [100, 150]
+    assert done.table["first_reservation"][1:].tolist() == [100, 150]
     assert done.table["started"].tolist() == [0, 20, 70]
 
 
@@ -330,8 +330,10 @@ def test_a_reservation_by_upper_bounds_is_never_delayed(
         policy,
         predictor,
     )
-    promised = np.isfinite(done.table["promised"])
-    assert (done.table["started"][promised] <= done.table["promised"][promised]).all()
+    is_reserved = np.isfinite(done.table["first_reservation"])
+    assert (
+        done.table["started"][is_reserved] <= done.table["first_reservation"][is_reserved]
+    ).all()
 
 
 @given(jobs=logs())
@@ -343,7 +345,7 @@ def test_with_the_truth_known_conservative_jobs_start_when_promised_or_before(
     done = replay(jobs, processors(4), "conservative", "perfect", kill=False)
     asked = jobs["requested_walltime"].to_numpy()
     if not (asked < jobs["walltime"].to_numpy()).any():
-        assert np.array_equal(done.table["started"], done.table["promised"])
+        assert np.array_equal(done.table["started"], done.table["first_reservation"])
 
 
 LEARNERS = [name for name in PREDICTORS if name != "perfect"]
@@ -366,7 +368,7 @@ def test_a_regression_in_replay_time_is_the_baseline_of_the_evaluation_where_not
     jobs = log(*rows, user=[str(n % 5) for n in range(400)])
     jobs["ended_at"] = jobs["submitted_at"] + pd.to_timedelta(jobs["walltime"], unit="s")
     found = replay(jobs, processors(100), "easy", name).table["rank"]
-    expected = predict_all(jobs, TARGETS["walltime"], [name])[name].point
+    expected = predict_baselines(jobs, TARGETS["walltime"], [name])[name].point
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert len(np.unique(found[-100:])) > 50
 

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from jobs.schema import conform
-from models.baselines.available_history import see, template_levels
+from models.baselines.available_history import read_history, template_levels
 from models.quantities.targets import TARGETS
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
@@ -90,10 +90,10 @@ def test_a_new_template_is_answered_by_the_coarser_one_then_the_owner_then_the_r
         ("user", "requested_walltime"),
         ("user",),
     )
-    seen = see(jobs, TARGETS["walltime"], levels=levels)
-    assert seen.along(lambda level: level.values[:, 0]).tolist() == [100, 10, 20, 30, 700, 30]
+    seen = read_history(jobs, TARGETS["walltime"], levels=levels)
+    assert seen.finest(lambda level: level.values[:, 0]).tolist() == [100, 10, 20, 30, 700, 30]
 
 
 def test_jobs_out_of_order_are_refused():
     with pytest.raises(ValueError, match="not in order of submission"):
-        see(log(user=3)[::-1], TARGETS["walltime"])
+        read_history(log(user=3)[::-1], TARGETS["walltime"])

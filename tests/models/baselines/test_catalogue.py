@@ -7,8 +7,8 @@ import pytest
 from jobs.readers import detect
 from jobs.readers.contract import ReadOptions
 from jobs.schema import conform, derive_fields, split_valid
-from models.baselines.available_history import first_known, see
-from models.baselines.catalogue import BASELINES, predict_all
+from models.baselines.available_history import coalesce, read_history
+from models.baselines.catalogue import BASELINES, predict_baselines
 from models.past.recent import mean_of_two
 from models.quantities.metrics import QUANTILE_LEVELS, point_errors
 from models.quantities.targets import TARGETS
@@ -24,7 +24,7 @@ def jobs(habits):
 
 @pytest.fixture(scope="module")
 def answers(jobs):
-    return predict_all(jobs, WALLTIME, refit_every=0.3)
+    return predict_baselines(jobs, WALLTIME, refit_every=0.3)
 
 
 @EVERY
@@ -51,7 +51,7 @@ def test_no_baseline_knows_the_future(name, jobs, answers):
     told = (jobs["submitted_at"] <= now).to_numpy()
     # Nor what later jobs are like: were each to ask for a time of its own, requests would tell no kinds of job apart.
     scrambled.loc[~told, "requested_walltime"] = 1e5 + np.arange(int((~told).sum()))
-    other = predict_all(scrambled, WALLTIME, [name], refit_every=0.3)[name]
+    other = predict_baselines(scrambled, WALLTIME, [name], refit_every=0.3)[name]
     assert np.array_equal(answers[name].point[told], other.point[told])
     if name not in ("request",):  # the test could not fail if nothing depended on outcomes
         assert not np.array_equal(answers[name].point[~told], other.point[~told])
@@ -62,7 +62,7 @@ def test_no_baseline_knows_the_future(name, jobs, answers):
 @EVERY
 def test_every_baseline_answers_the_first_job_of_an_empty_history(name, jobs):
     first = jobs.iloc[:1].assign(requested_walltime=np.nan)
-    point = predict_all(first, WALLTIME, [name])[name].point
+    point = predict_baselines(first, WALLTIME, [name])[name].point
     assert point.tolist() == [WALLTIME.grid.centres[WALLTIME.grid.bins // 2]]
 
 
@@ -75,7 +75,7 @@ def test_ranges_do_not_cross_and_hold_the_point(answers):
 
 def test_every_target_has_the_same_baselines(jobs):
     made = jobs.assign(peak_memory=jobs["walltime"] * 2.0**20, requested_memory=2.0**34)
-    for answer in predict_all(made, TARGETS["peak_memory"], refit_every=0.5).values():
+    for answer in predict_baselines(made, TARGETS["peak_memory"], refit_every=0.5).values():
         assert ((answer.point >= 2.0**16) & (answer.point <= 2.0**34)).all()
 
 
@@ -90,7 +90,9 @@ def kth(traces):
 def test_the_published_figures_on_kth_are_reached(kth):
     # ../shared/ANCHORS.md: over the whole log, the request where there is no history.
     actual, request = WALLTIME.value(kth), kth["requested_walltime"].to_numpy()
-    seen = see(kth, WALLTIME, levels=(("user", "requested_cores", "requested_walltime"), ("user",)))
+    seen = read_history(
+        kth, WALLTIME, levels=(("user", "requested_cores", "requested_walltime"), ("user",))
+    )
     asked = point_errors(actual, request)
     assert (round(asked["mae"]), round(asked["median_ae"]), round(asked["apa"], 3)) == (
         4818,
@@ -99,13 +101,13 @@ def test_the_published_figures_on_kth_are_reached(kth):
     )
     template = point_errors(
         actual,
-        np.minimum(first_known(*(mean_of_two(level) for level in seen.levels), request), request),
+        np.minimum(coalesce(*(mean_of_two(level) for level in seen.levels), request), request),
     )
     assert template["mae"] == pytest.approx(4361, rel=0.002)
     assert template["median_ae"] == pytest.approx(231, abs=3)
     assert template["apa"] == pytest.approx(0.569, abs=0.001)
     users = point_errors(
-        actual, np.minimum(first_known(mean_of_two(seen.levels[-1]), request), request)
+        actual, np.minimum(coalesce(mean_of_two(seen.levels[-1]), request), request)
     )
     assert users["mae"] == pytest.approx(5254, rel=0.002)
     assert users["apa"] == pytest.approx(0.534, abs=0.001)

@@ -10,7 +10,7 @@ from jobs.schema import JOB, conform
 from jobs.transfers import TRANSFER, derive_transfer_fields
 from models.engine.forecaster import Forecaster
 from models.ranking.candidates import Candidates
-from models.ranking.observed import Known
+from models.ranking.load_forecaster import LoadForecaster
 from models.ranking.order import RankingError, Rule
 from models.ranking.ranker import Ranker
 
@@ -61,7 +61,11 @@ def known() -> Ranker:
     )
     runs = Forecaster(None, ("walltime",))
     runs.learn(jobs)
-    return Ranker(runs, Known.of(jobs, "wait"), Known.of(transfers, "transfer_time"))
+    return Ranker(
+        runs,
+        LoadForecaster.learned_from(jobs, "wait"),
+        LoadForecaster.learned_from(transfers, "transfer_time"),
+    )
 
 
 NOW = START + pd.Timedelta(6, "D")

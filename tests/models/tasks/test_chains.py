@@ -7,7 +7,7 @@ from scipy.special import ndtri
 
 from jobs.schema import conform
 from models.quantities import stochastic
-from models.tasks.chains import Links, able, end_of, ends, last_of, links, task_sets
+from models.tasks.chains import Links, end_of, ends, last_of, links, ready_at, task_sets
 from models.tasks.sets import Tasks, group_tasks
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
@@ -111,6 +111,6 @@ def test_a_task_that_waits_can_begin_when_the_one_before_is_done_unless_it_has_b
             "started": start + np.array([0, 0, 8, 8]) * HOUR,
         }
     )
-    assert (able(done, waits) - start).tolist() == [0.0, 6 * HOUR]
+    assert (ready_at(done, waits) - start).tolist() == [0.0, 6 * HOUR]
     early = Tasks(**{**vars(done), "started": start + np.array([0, 0, 2, 8]) * HOUR})
-    assert (able(early, waits) - start).tolist() == [0.0, 2 * HOUR]
+    assert (ready_at(early, waits) - start).tolist() == [0.0, 2 * HOUR]

@@ -6,38 +6,38 @@ import numpy as np
 import pytest
 
 from jobs.workload import generate
-from models.tasks.backtest import ask_about, questions_about
-from models.tasks.ends import FEWEST_JOBS, Past, TaskModel
-from models.tasks.ranges import LEVELS, fit_trimmed, time_left
+from models.tasks.backtest import queries_about, query_inputs
+from models.tasks.ends import FEWEST_JOBS, PastQueries, TaskModel
+from models.tasks.ranges import LEVELS, fit_calibrated, time_left
 from models.tasks.sets import group_tasks
 
 
 @pytest.fixture(scope="module")
-def past() -> Past:
+def past() -> PastQueries:
     tasks = group_tasks(generate(3000, days=10, seed=3).jobs)
     rows = np.flatnonzero((tasks.sizes >= FEWEST_JOBS) & np.isfinite(tasks.finished))
-    questions = questions_about(tasks, rows)
-    return Past(questions, ask_about(tasks, questions), tasks.finished[questions.task])
+    questions = queries_about(tasks, rows)
+    return PastQueries(questions, query_inputs(tasks, questions), tasks.finished[questions.task])
 
 
 @pytest.fixture(scope="module")
-def fitted(past: Past) -> tuple[TaskModel, float]:
+def fitted(past: PastQueries) -> tuple[TaskModel, float]:
     now = float(np.quantile(past.questions.at, 0.8))
-    return fit_trimmed(past, now), now
+    return fit_calibrated(past, now), now
 
 
 def test_ranges_are_trimmed_by_where_outcomes_lay_and_those_of_the_future_do_not_count(
-    past: Past, fitted: tuple[TaskModel, float]
+    past: PastQueries, fitted: tuple[TaskModel, float]
 ) -> None:
     model, now = fitted
     later = np.where(past.finished > now, past.finished + 1e6, past.finished)
-    again = fit_trimmed(replace(past, finished=later), now)
+    again = fit_calibrated(replace(past, finished=later), now)
     np.testing.assert_array_equal(model.trims, again.trims)
     assert (np.diff(model.trims, axis=1) > 0).all() and not np.allclose(model.trims[:, 1:4], LEVELS)
 
 
 def test_what_is_asked_for_is_asked_at_the_trimmed_level(
-    past: Past, fitted: tuple[TaskModel, float]
+    past: PastQueries, fitted: tuple[TaskModel, float]
 ) -> None:
     model, now = fitted
     shown = past.inputs[past.questions.at > now]

@@ -8,11 +8,11 @@ import pytest
 
 from jobs.workload import generate
 from models.engine.training import TrainingError
-from models.tasks.backtest import ask_about, evaluate_tasks, questions_about
+from models.tasks.backtest import evaluate_tasks, queries_about, query_inputs
 from models.tasks.ends import FEWEST_JOBS
 from models.tasks.inputs import NAMES
 from models.tasks.sets import group_tasks
-from models.tasks.survival import Spells, fit_curves
+from models.tasks.survival import Intervals, fit_curves
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +55,9 @@ def test_nothing_of_the_future_is_in_what_is_known(generated: pd.DataFrame) -> N
     answers = []
     for log in (jobs, later):
         tasks = group_tasks(log)
-        questions = questions_about(tasks, np.flatnonzero(tasks.sizes >= FEWEST_JOBS))
+        questions = queries_about(tasks, np.flatnonzero(tasks.sizes >= FEWEST_JOBS))
         early = np.flatnonzero(questions.at <= now.timestamp())
-        shown = ask_about(tasks, questions.take(early))
+        shown = query_inputs(tasks, questions.take(early))
         order = np.lexsort((questions.progress[early], questions.task[early]))
         answers.append(shown[order])
     assert len(answers[0]) > 50
@@ -66,7 +66,7 @@ def test_nothing_of_the_future_is_in_what_is_known(generated: pd.DataFrame) -> N
 
 def test_what_goes_on_counts_as_having_lasted_so_long_at_least() -> None:
     begun, ended = np.zeros(4), np.array([100.0, 100.0, np.inf, np.inf])
-    survival = Spells.of(np.array(["a"] * 4, dtype=object), begun, ended).survivals(
+    survival = Intervals.of(np.array(["a"] * 4, dtype=object), begun, ended).survivals(
         [["a"]], np.array([0]), np.array([1e6]), 100, 0.0
     )[0, :-2]
     assert survival[0] == 0.5 and survival[-2] == 0.5

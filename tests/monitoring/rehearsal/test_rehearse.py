@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from jobs.workload import Change, generate
-from models.baselines.available_history import see
+from models.baselines.available_history import read_history
 from models.engine.training import TrainingError
 from models.quantities.targets import TARGETS
 from monitoring.rehearsal import rehearse as rehearsal
@@ -84,7 +84,7 @@ def test_nothing_is_decided_or_predicted_by_what_ended_later(
     late = other["ended_at"] > cut
     other.loc[late, "walltime"] *= np.random.default_rng(0).lognormal(0, 2, int(late.sum()))
     before = lived.runs[-1]
-    seen = see(other, WALLTIME)
+    seen = read_history(other, WALLTIME)
     scrambled = rehearsal._live(
         PlainCatBoost(seen), "decay", rehearsal._read(seen, FIRST), 5 * 86_400_000_000
     )

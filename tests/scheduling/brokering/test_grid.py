@@ -1,4 +1,4 @@
-"""A generated grid lived through: in order, the same each time, and the ranking broker knows nothing of what is to come."""
+"""A simulated grid: in order, the same each time, and the ranking broker knows nothing of what is to come."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from infra.errors import InputError
 from jobs.workload.grid import NO_SITE, GeneratedGrid, generate_grid
 from models.ranking.order import Rule
 from scheduling.brokering import ranking_broker
-from scheduling.brokering.benefit import FOREKNOWING, SHORTEST, compare
-from scheduling.brokering.brokers import Foreknowing, NearestData, Random, ShortestQueue
-from scheduling.brokering.grid import job_records, live_through, transfer_records
-from scheduling.brokering.ranking_broker import Ranking
+from scheduling.brokering.benefit import ORACLE, SHORTEST, compare
+from scheduling.brokering.brokers import NearestData, Oracle, Random, ShortestQueue
+from scheduling.brokering.grid import job_records, simulate, transfer_records
+from scheduling.brokering.ranking_broker import RankingBroker
 
 
 @pytest.fixture(scope="module")
@@ -25,28 +25,28 @@ def grid() -> GeneratedGrid:
 def test_jobs_wait_for_their_input_and_their_turn_and_no_site_is_overbooked(
     grid: GeneratedGrid,
 ) -> None:
-    for broker in (Random(), ShortestQueue(), Foreknowing(grid), NearestData()):
-        lived = live_through(grid, broker)
+    for broker in (Random(), ShortestQueue(), Oracle(grid), NearestData()):
+        state = simulate(grid, broker)
         assert (
-            (lived.came <= lived.sent).all()
-            and (lived.sent <= lived.there).all()
-            and (lived.there <= lived.started).all()
+            (state.came <= state.sent).all()
+            and (state.sent <= state.there).all()
+            and (state.there <= state.started).all()
         )
         np.testing.assert_allclose(
-            lived.ended - lived.started, grid.seconds[np.arange(len(grid)), lived.site]
+            state.ended - state.started, grid.seconds[np.arange(len(grid)), state.site]
         )
         at_home = grid.home != NO_SITE
-        assert (lived.site[at_home] == grid.home[at_home]).all()
+        assert (state.site[at_home] == grid.home[at_home]).all()
         for site, slots in enumerate(grid.slots):
-            here = lived.site == site
-            moments = lived.started[here]
+            here = state.site == site
+            moments = state.started[here]
             used = [
-                lived.cores[here][(moments <= now) & (lived.ended[here] > now)].sum()
+                state.cores[here][(moments <= now) & (state.ended[here] > now)].sum()
                 for now in moments
             ]
             assert max(used, default=0) <= slots
     assert (
-        (lived.there > lived.sent) <= (grid.home != NO_SITE) | (grid.input_at == NO_SITE)
+        (state.there > state.sent) <= (grid.home != NO_SITE) | (grid.input_at == NO_SITE)
     ).all(), "nearest data moves nothing"
 
 
@@ -54,18 +54,18 @@ def test_foreknowledge_of_runs_sites_and_queues_is_worth_more_than_the_shortest_
     grid: GeneratedGrid,
 ) -> None:
     """And it is no more than that: a job takes just what it expects on no host."""
-    broker, queue = Foreknowing(grid), live_through(grid, ShortestQueue())
-    lived = live_through(grid, broker)
-    assert (lived.ended - lived.came).mean() < (queue.ended - queue.came).mean()
-    taken = (lived.ended - lived.started) / broker.expected[np.arange(len(grid)), lived.site]
+    broker, queue = Oracle(grid), simulate(grid, ShortestQueue())
+    state = simulate(grid, broker)
+    assert (state.ended - state.came).mean() < (queue.ended - queue.came).mean()
+    taken = (state.ended - state.started) / broker.expected[np.arange(len(grid)), state.site]
     assert abs(np.log(taken).mean()) < 0.3 and np.log(taken).std() > 0.1
 
 
 def test_the_records_say_what_happened_so_far(grid: GeneratedGrid) -> None:
-    lived = live_through(grid, Random())
-    moved = np.flatnonzero(lived.there > lived.sent)
-    jobs, transfers = job_records(lived, np.arange(5)), transfer_records(lived, moved)
-    np.testing.assert_allclose(jobs["walltime"], (lived.ended - lived.started)[:5])
+    state = simulate(grid, Random())
+    moved = np.flatnonzero(state.there > state.sent)
+    jobs, transfers = job_records(state, np.arange(5)), transfer_records(state, moved)
+    np.testing.assert_allclose(jobs["walltime"], (state.ended - state.started)[:5])
     assert (transfers["duration"] > 0).all()
     assert (transfers["from_endpoint"] != transfers["to_endpoint"]).all()
 
@@ -81,7 +81,7 @@ def test_the_same_grid_and_seed_give_the_same_rows(
         "random",
         SHORTEST,
         "nearest data",
-        FOREKNOWING,
+        ORACLE,
         "gridcast, conservative",
     ]
     assert [row["mean_ratio"] for row in rows if row["policy"] == SHORTEST] == [1.0]
@@ -91,21 +91,21 @@ def test_the_ranking_broker_chooses_by_what_had_happened(
     grid: GeneratedGrid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ranking_broker, "NEWS", 30)
-    lived = live_through(grid, Ranking(grid, Rule(overlap=True)))
-    now = float(np.quantile(lived.came, 0.7))
-    assert (lived.ended < now).sum() > 60, "it has learned by then"
+    state = simulate(grid, RankingBroker(grid, Rule(overlap=True)))
+    now = float(np.quantile(state.came, 0.7))
+    assert (state.ended < now).sum() > 60, "it has learned by then"
     rng = np.random.default_rng(0)
     seconds, jitter = grid.seconds.copy(), grid.jitter.copy()
     # What had not ended, or not come, or not arrived by now, takes longer.
-    late, away = ~(lived.ended <= now), ~(lived.there <= now)
+    late, away = ~(state.ended <= now), ~(state.there <= now)
     seconds[late] *= rng.uniform(1, 9, seconds[late].shape)
     jitter[away] *= rng.uniform(1, 9, away.sum())
-    changed = live_through(
-        replace(grid, seconds=seconds, jitter=jitter), Ranking(grid, Rule(overlap=True))
+    changed = simulate(
+        replace(grid, seconds=seconds, jitter=jitter), RankingBroker(grid, Rule(overlap=True))
     )
-    before = lived.came <= now
-    np.testing.assert_array_equal(lived.site[before], changed.site[before])
-    assert (lived.site[~before] != changed.site[~before]).any(), "what changed does matter later"
+    before = state.came <= now
+    np.testing.assert_array_equal(state.site[before], changed.site[before])
+    assert (state.site[~before] != changed.site[~before]).any(), "what changed does matter later"
 
 
 def test_a_grid_of_nothing_is_refused() -> None:

@@ -18,7 +18,7 @@ from models.releases import registry
 from models.releases.versions import Evidence
 from scheduling.machine import processors
 from scheduling.policies import PolicyError
-from scheduling.studies.benefit import record_replays, replay_each, trained, ways
+from scheduling.studies.benefit import combinations, record_replays, replay_each, trained_version
 
 KEYS = {
     "policy", "predictor", "corrector", "mean_bounded_slowdown", "p95_bounded_slowdown", "mean_wait", "p99_wait", "max_wait",
@@ -99,14 +99,14 @@ def test_the_recommended_way_stands_in_the_first_row_when_it_is_asked_for(log: P
 
 
 def test_what_is_not_named_is_compared_with_what_sites_do_today() -> None:
-    assert [(way.policy.name, way.predictor, way.corrector) for way in ways()] == [
+    assert [(way.policy.name, way.predictor, way.corrector) for way in combinations()] == [
         ("easy", "request", "request"),
         ("easy", "gridcast", "request"),
         ("gridcast", "request", "request"),
         ("gridcast", "gridcast", "request"),
     ]
     with pytest.raises(PolicyError, match="bound"):
-        ways(bound=-1.0)
+        combinations(bound=-1.0)
 
 
 @pytest.mark.parametrize(
@@ -179,10 +179,10 @@ def test_a_version_of_the_model_answers_by_what_it_learned_before_the_log_began(
     folder = tmp_path / "model"
     train(earlier).save(folder)
     registry.publish(folder, Evidence(card="# a card"), run_name="a test", settings=settings)
-    version = trained(1, later, engine, settings)
+    version = trained_version(1, later, engine, settings)
     assert len(version.past) == len(earlier)
     # On a machine with room for all, each job is predicted at once: only what was learned before tells the two apart.
-    (asked,) = ways(["easy"], ["gridcast"])
+    (asked,) = combinations(["easy"], ["gridcast"])
     (knowing,), (anew,) = (
         replay_each(later, processors(10_000), [asked], version=one) for one in (version, None)
     )
@@ -190,7 +190,7 @@ def test_a_version_of_the_model_answers_by_what_it_learned_before_the_log_began(
     with pytest.raises(PolicyError, match="trained on jobs that ended after the log begins"):
         replay_each(earlier, processors(10_000), [asked], version=version)
     with pytest.raises(PolicyError, match="answers as the predictor gridcast"):
-        replay_each(later, processors(10_000), ways(["easy"], ["last"]), version=version)
+        replay_each(later, processors(10_000), combinations(["easy"], ["last"]), version=version)
     run = record_replays([knowing], "later", settings, version)
     assert (
         MlflowClient(settings.tracking_url).get_run(run).data.tags["model_version"]

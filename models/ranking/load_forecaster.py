@@ -30,7 +30,7 @@ LONGEST = 1e9
 
 
 @dataclass(frozen=True)
-class Known:
+class LoadForecaster:
     """What one kind of record has taught. ``source`` stands for a candidate's where it names none; ``told`` are the known outcomes."""
 
     forecaster: Forecaster
@@ -39,7 +39,9 @@ class Known:
     told: pd.Index[Any]
 
     @staticmethod
-    def of(records: pd.DataFrame, target: str, before: Known | None = None) -> Known | None:
+    def learned_from(
+        records: pd.DataFrame, target: str, before: LoadForecaster | None = None
+    ) -> LoadForecaster | None:
         """Learn from ``records``, jobs for waits and transfers for transfer times; None where none of them tells an outcome.
 
         What ``before`` knew is not learned again.
@@ -56,7 +58,7 @@ class Known:
             # In the order of submission both ways, so that rows stay where they were.
             order = np.argsort(records["submitted_at"].to_numpy(), kind="stable")
             forecaster.learn(subject.add_surroundings(records)[news[order]])
-        return Known(
+        return LoadForecaster(
             forecaster,
             subject.current_surroundings(records),
             str(records["source"].mode().iloc[0]),
@@ -65,7 +67,9 @@ class Known:
 
     def points(self, asked: CodedJobs, now: int) -> Array:
         """Stochastic values for records that would be submitted ``now`` (microseconds): float64[n, POINTS]."""
-        return foreseen(self.forecaster, self.around.observe(with_source(asked, self.source), now))
+        return predicted_points(
+            self.forecaster, self.around.observe(with_source(asked, self.source), now)
+        )
 
 
 def _names(records: pd.DataFrame, subject: Subject) -> pd.Index[Any]:
@@ -73,7 +77,7 @@ def _names(records: pd.DataFrame, subject: Subject) -> pd.Index[Any]:
     return pd.Index(records[source].astype(object) + "\0" + records[name].astype(object))
 
 
-def foreseen(forecaster: Forecaster, asked: CodedJobs) -> Array:
+def predicted_points(forecaster: Forecaster, asked: CodedJobs) -> Array:
     """What a forecaster says of records, as calibrated points (float64[n, POINTS])."""
     values, which = forecaster.quantiles(asked, LEVELS)
     return np.nan_to_num(values, posinf=LONGEST)[which]
@@ -90,6 +94,6 @@ def with_source(asked: CodedJobs, source: str | None) -> CodedJobs:
     return CodedJobs({**asked.columns, "source": filled}, len(asked))
 
 
-def latest(engine: Engine, record: Record) -> pd.DataFrame:
+def read_recent(engine: Engine, record: Record) -> pd.DataFrame:
     """The records of the store that queues or links are learned from."""
     return read_latest(engine, MOST, record, open_for=LONGEST_WAIT)
