@@ -136,7 +136,7 @@ def training() -> list[dict[str, Any]]:
         "s": time.perf_counter() - began,
         "s of CPU": time.process_time() - busy,
     }
-    metrics = made.card["metrics"]["walltime"]
+    metrics = made.card.metrics["walltime"]
     return [
         rows | {"GiB before": before, "GiB at its peak": peak(), "validation MAE": metrics["mae"]}
     ]

@@ -49,9 +49,9 @@ def _retrain(settings: Settings, why: str) -> Any:
             "why": f"rolled back: {back.tags['promoted_why']}",
         }
     champion = current_champion(settings)
-    card = release.load_model_set(champion, settings).card if champion else {}
+    card = release.load_model_set(champion, settings).card if champion else None
     names, cluster_by = release.training_options(settings)
-    jobs = read_jobs(settings, card.get("sources"))
+    jobs = read_jobs(settings, list(card.sources) if card else None)
     with refiner_fitting(settings, cluster_by) as fits:
         judgement = judge(jobs, names, cluster_by, settings, fits)
         if champion and judgement.better is None:

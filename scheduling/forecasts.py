@@ -135,8 +135,7 @@ def _trained_before(model: ModelSet, begin: int) -> TargetModel:
     """The model's walltime; raises PolicyError when it knows of anything that became known at ``begin`` (µs) or after."""
     if "walltime" not in model.targets:
         raise PolicyError(f"the model {model.version} does not predict walltime")
-    until = model.card["window"]["until_us"]
-    if until is None or until >= begin:
+    if model.card.window.until_us >= begin:
         raise PolicyError(
             f"the model {model.version} was trained on jobs that ended after the log begins: replay a later part of it"
         )

@@ -123,9 +123,7 @@ class Forecaster:
                 mixture.state, mixture.latest_outcome_at = states[name], latest[name]
 
     def _thresholds(self, name: str) -> tuple[float, ...]:
-        return (
-            tuple(self.model_set.card.get("thresholds", {}).get(name, ())) if self.model_set else ()
-        )
+        return tuple(self.model_set.card.thresholds.get(name, ())) if self.model_set else ()
 
     @property
     def model_version(self) -> str:
@@ -522,5 +520,5 @@ def _trained_until(model_set: ModelSet | None) -> int:
     """The end of the training window in microseconds: weights have learned what became known up to then."""
     if model_set is None:
         return int(np.iinfo(np.int64).min)
-    until = model_set.card["window"]["until_us"]
+    until = model_set.card.window.until_us
     return int(until) if until is not None else NOT_AVAILABLE - 1

@@ -13,6 +13,7 @@ import pandas as pd
 
 from infra.checksums import digest
 from infra.errors import GridcastError
+from models.engine.model_card import ModelCard
 from models.histories.calibration import Calibration
 from models.histories.components import MixtureSettings
 from models.histories.features import Levels
@@ -45,7 +46,7 @@ class TargetModel:
 class ModelSet:
     """All targets' models with the levels and clusters they share, and the card that says how they came to be."""
 
-    card: dict[str, Any]
+    card: ModelCard
     levels: Levels
     clusters: Clusters
     targets: dict[str, TargetModel]
@@ -53,7 +54,7 @@ class ModelSet:
     @property
     def version(self) -> str:
         """The version under which the set is registered, or when it was made."""
-        return str(self.card.get("version") or self.card.get("created_at", NO_MODEL))
+        return self.card.version or self.card.created_at or NO_MODEL
 
     def save(self, folder: Path) -> None:
         """Write the set into ``folder``: JSON, Parquet and .cbm files, and a manifest with the SHA-256 of each."""
@@ -81,7 +82,7 @@ class ModelSet:
             "targets": list(self.targets),
         }
         (folder / "model_set.json").write_text(json.dumps(head))
-        (folder / "card.json").write_text(json.dumps(self.card, indent=1, default=str))
+        (folder / "card.json").write_text(json.dumps(self.card.to_json(), indent=1))
         files = sorted(
             path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST
         )
@@ -99,7 +100,7 @@ class ModelSet:
                 raise ModelError(
                     f"the model in {folder} has format {head['format']}, this Gridcast reads format {FORMAT}"
                 )
-            card = json.loads((folder / "card.json").read_text())
+            card = ModelCard.from_json(json.loads((folder / "card.json").read_text()))
             targets = {name: _load_target(folder, name) for name in head["targets"]}
             return ModelSet(
                 card,

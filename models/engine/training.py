@@ -12,10 +12,11 @@ import pandas as pd
 
 from infra.aliases import Array, Progress
 from infra.errors import InputError
+from models.engine.model_card import ModelCard, TrainingWindow, data_by_source
 from models.engine.model_set import ModelSet, TargetModel
 from models.histories.calibration import Calibration
 from models.histories.components import MixtureSettings, settings_of
-from models.histories.features import NOT_AVAILABLE, Contexts, Levels, choose_levels, encode
+from models.histories.features import Contexts, Levels, choose_levels, encode
 from models.histories.mixture import Mixture, PrequentialReplay, outcome_order
 from models.quantities.classes import thresholds_of
 from models.quantities.distribution import Distribution, join
@@ -59,7 +60,6 @@ def train(
         )
     levels = choose_levels(jobs, subject)
     contexts = encode(jobs, levels)
-    known = contexts.available_at[contexts.available_at != NOT_AVAILABLE]
     models, reports, metrics = {}, {}, {}
     clusters = Clusters()
     for place, aim in enumerate(chosen):
@@ -87,35 +87,30 @@ def train(
         models[aim.name], reports[aim.name], metrics[aim.name] = model, report, metric
     if progress:
         progress("trained", 1.0)
-    submitted = pd.to_datetime(jobs["submitted_at"], utc=True)
-    card = {
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "rows": len(jobs),
-        "window": {
-            "from": submitted.min().isoformat(),
-            "until": submitted.max().isoformat(),
-            "until_us": int(known.max()),
+    names = tuple(level.name for level in levels.levels)
+    card = ModelCard(
+        datetime.now(UTC).isoformat(timespec="seconds"),
+        len(jobs),
+        TrainingWindow.of(jobs, contexts.available_at),
+        by_source=(by_source := data_by_source(jobs, contexts.available_at)),
+        sources=tuple(by_source),
+        levels=names,
+        features={
+            target.name: input_names(names, levels.numbers, target.grid.bins) for target in chosen
         },
-        "sources": sorted(map(str, jobs["source"].dropna().unique())) if "source" in jobs else [],
-        "levels": [level.name for level in levels.levels],
-        "features": {
-            aim.name: input_names(
-                tuple(x.name for x in levels.levels), levels.numbers, aim.grid.bins
-            )
-            for aim in chosen
-        },
-        "settings": {
+        settings={
             "mixture": {name: asdict(model.settings) for name, model in models.items()},
             "boosting": BOOSTING,
             "most_rows": MAX_TRAINING_ROWS,
         },
-        "thresholds": {
-            aim.name: thresholds_of(aim.name, aim.value(jobs), thresholds) for aim in chosen
+        thresholds={
+            target.name: thresholds_of(target.name, target.value(jobs), thresholds)
+            for target in chosen
         },
-        "cluster_by": cluster_by,
-        "clusters": reports,
-        "metrics": metrics,
-    }
+        cluster_by=cluster_by,
+        clusters=reports,
+        metrics=metrics,
+    )
     return ModelSet(card, levels, clusters, models)
 
 

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from infra.errors import GridcastError
 from infra.settings import Settings
 from jobs.store import read_jobs
@@ -61,8 +59,8 @@ def roll_back_if_worse(engine: Engine, settings: Settings) -> Version | None:
         return None
     before = registry.get(int(champion.tags["replaces"]), settings)
     new, old = load_model_set(champion, settings), load_model_set(before, settings)
-    since = pd.Timestamp(int(new.card["window"]["until_us"]), unit="us", tz="UTC")
-    jobs = read_jobs(engine, sources=new.card.get("sources") or None, ended=True)
+    since = new.card.window.until
+    jobs = read_jobs(engine, sources=new.card.sources or None, ended=True)
     asked = (
         jobs[jobs["submitted_at"] > since]
         .sort_values("submitted_at", kind="stable")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from infra.settings import Settings
+from models.engine.model_card import ModelCard
 from models.engine.model_set import ModelSet
 from models.evaluation.backtest import Evaluation
 from models.quantities.targets import TARGETS
@@ -26,12 +27,12 @@ LONGEST_NAME = 40
 
 
 def write_model_card(
-    card: Mapping[str, Any], comparison: pd.DataFrame, verdict: str, since: pd.Timestamp | None
+    card: ModelCard, comparison: pd.DataFrame, verdict: str, since: pd.Timestamp | None
 ) -> str:
     """The model card in Markdown: what it predicts, what it was trained on, how it did on later jobs, and what to mind."""
-    window = card["window"]
-    targets = [f"{name} ({TARGETS[name].unit})" for name in card["clusters"]]
-    histories = ", ".join(card["levels"]).replace(
+    window = card.window
+    targets = [f"{name} ({TARGETS[name].unit})" for name in card.clusters]
+    histories = ", ".join(card.levels).replace(
         "+", " + "
     )  # spaces, for a page to break the line at
     lines = [
@@ -39,9 +40,9 @@ def write_model_card(
         f"{', '.join(targets)} of a job before it runs, as a distribution: best single value, median, mean, ranges.",
         "",
         "# What it was trained on",
-        f"{card['rows']:,} jobs of {', '.join(card['sources']) or 'an unnamed source'}, "
-        f"submitted {window['from'][:16]} to {window['until'][:16]} UTC. "
-        f"Histories by {histories}; CatBoost models by {card['cluster_by'] or 'no clusters: one for all'}.",
+        f"{card.rows:,} jobs of {', '.join(card.sources) or 'an unnamed source'}, "
+        f"submitted {window.first_submission[:16]} to {window.last_submission[:16]} UTC. "
+        f"Histories by {histories}; CatBoost models by {card.cluster_by or 'no clusters: one for all'}.",
         "",
         "# How it did on later jobs",
         verdict,
@@ -53,7 +54,7 @@ def write_model_card(
             "",
         ]
     lines += [_markdown(comparison), "", "# Which model answers for whom"]
-    for name, reports in card["clusters"].items():
+    for name, reports in card.clusters.items():
         lines += ["", f"**{name}**", "", _markdown(pd.DataFrame(reports).head(MOST_NAMES))]
     lines += [
         "",
@@ -205,7 +206,7 @@ def importance(model_set: ModelSet) -> pd.DataFrame:
             shares = np.asarray(refiner.model.get_feature_importance())  # type: ignore[attr-defined]
             rows += [
                 {"target": name, "cluster": cluster, "input": column, "importance": float(share)}
-                for column, share in zip(model_set.card["features"][name], shares, strict=True)
+                for column, share in zip(model_set.card.features[name], shares, strict=True)
             ]
     frame = pd.DataFrame(rows, columns=["target", "cluster", "input", "importance"])
     return frame.sort_values(

@@ -103,10 +103,9 @@ def training_options(
     Without a champion it is walltimes, without clusters. Raises RegistryError or ModelError where the champion cannot be read.
     """
     champion = registry.champion(settings)
-    card = load_model_set(champion, settings).card if champion else {}
-    return tuple(targets or card.get("clusters", ["walltime"])), cluster_by or card.get(
-        "cluster_by"
-    )
+    card = load_model_set(champion, settings).card if champion else None
+    names = targets or (card.targets if card else ()) or ("walltime",)
+    return tuple(names), cluster_by or (card.cluster_by if card else None)
 
 
 def judge(
@@ -123,7 +122,7 @@ def judge(
     """
     champion = registry.champion(settings)
     rival = load_model_set(champion, settings) if champion else None
-    until = int(rival.card["window"]["until_us"]) if rival else None
+    until = rival.card.window.until_us if rival else None
     submitted = np.asarray(jobs["submitted_at"].astype("int64"), dtype=np.int64)
     since = pd.Timestamp(evaluation_start(submitted, until), unit="us", tz="UTC")
     past, later = jobs[jobs["ended_at"] <= since], jobs[jobs["submitted_at"] > since]
@@ -249,27 +248,27 @@ def publish(
             f"predicted-{name}": plot_predicted(jobs, judgement.since, judgement.answers, name)
             for name in targets
         }
-    clusters = [{"target": name, **row} for name, rows in card["clusters"].items() for row in rows]
+    clusters = [{"target": name, **row} for name, rows in card.clusters.items() for row in rows]
     evidence = Evidence(
         card=write_model_card(card, judgement.table, judgement.sentence, judgement.since),
         metrics=metrics_of(judgement.table)
         | {
             f"{name}.validation.{key}": value
-            for name, part in card["metrics"].items()
+            for name, part in card.metrics.items()
             for key, value in part.items()
         },
         parameters={
             "targets": ", ".join(targets),
-            "jobs": card["rows"],
-            "sources": ", ".join(card["sources"])[:500],
-            "cluster_by": card["cluster_by"] or "none",
-            "trained_from": card["window"]["from"],
-            "trained_until": card["window"]["until"],
+            "jobs": card.rows,
+            "sources": ", ".join(card.sources)[:500],
+            "cluster_by": card.cluster_by or "none",
+            "trained_from": card.window.first_submission,
+            "trained_until": card.window.last_submission,
         },
         tags={
-            "jobs": str(card["rows"]),
-            "trained_from": card["window"]["from"],
-            "trained_until": card["window"]["until"],
+            "jobs": str(card.rows),
+            "trained_from": card.window.first_submission,
+            "trained_until": card.window.last_submission,
             "why_trained": why,
             "compared": judgement.sentence,
         },
@@ -381,7 +380,7 @@ def predict_jobs(
     answers = live_through(model_set, history, jobs, quantiles, progress).loc[jobs.index]
     if champion is None or model_set is None:
         return answers.assign(in_training=False)
-    until = pd.Timestamp(model_set.card["window"]["until_us"], unit="us", tz="UTC")
+    until = model_set.card.window.until
     return answers.assign(
         model_version=champion.label, in_training=(jobs["submitted_at"] <= until).to_numpy()
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobs.coded_jobs import in_microseconds
 from jobs.store import count_jobs, read_measurements
+from models.engine.model_card import ModelCard
 from models.releases.versions import Version
 from monitoring.decay import detection as decay
 from monitoring.decay.champion import DecayReport
@@ -21,7 +22,7 @@ OUTCOMES = ("walltime", "cpu_time", "peak_memory", "read_bytes", "written_bytes"
 
 def reason_to_retrain(
     engine: Engine,
-    card: Mapping[str, Any],
+    card: ModelCard,
     decay_report: DecayReport,
     drift: DriftReport,
     latest: Version,
@@ -54,9 +55,9 @@ def reason_to_retrain(
     return f"drift of {', '.join(fresh)}" if drift.verdict == "drift" and fresh else ""
 
 
-def _looked_at(name: str, card: Mapping[str, Any]) -> bool:
-    keys = {part for level in card.get("levels", []) for part in level.split("+")}
-    return name in keys or any(name in names for names in card.get("features", {}).values())
+def _looked_at(name: str, card: ModelCard) -> bool:
+    keys = {part for level in card.levels for part in level.split("+")}
+    return name in keys or any(name in names for names in card.features.values())
 
 
 def _drifted_before(engine: Engine, trained: datetime) -> Sequence[str]:

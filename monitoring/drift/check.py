@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from infra.errors import GridcastError
 from jobs.schema import OF_KIND
 from jobs.store import add_measurements, read_jobs, read_predictions
+from models.engine.model_card import ModelCard
 from models.quantities.targets import TARGETS
 from monitoring.drift.effect_sizes import Sampling
 from monitoring.drift.report import KEEP, DriftReport, report
@@ -30,7 +30,7 @@ LONGEST_REFERENCE = timedelta(days=180)
 
 def monitor(
     engine: Engine,
-    card: Mapping[str, Any],
+    card: ModelCard,
     folder: Path,
     *,
     model: str = "",
@@ -42,11 +42,11 @@ def monitor(
     """Compare the jobs that ended since the champion was trained (the last ``recent`` of them) with its training window.
 
     ``card`` is the champion's (``ModelSet.card``), ``model`` its label; pages go into ``folder``, numbers into the store under the
-    kinds drift, missing and accuracy. Raises GridcastError when the card names no window. Running it again does no harm.
+    kinds drift, missing and accuracy. Running it again does no harm.
     """
     reference, current = windows(engine, card, recent)
     predictions = answers(engine, current["ended_at"].min()) if len(current) else None
-    about = f"{model} trained on {', '.join(map(str, card.get('sources', [])[:3]))}.".strip()
+    about = f"{model} trained on {', '.join(card.sources[:3])}.".strip()
     found = report(
         reference,
         current,
@@ -63,16 +63,10 @@ def monitor(
 
 
 def windows(
-    engine: Engine, card: Mapping[str, Any], recent: timedelta = RECENT
+    engine: Engine, card: ModelCard, recent: timedelta = RECENT
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The jobs that had ended when the model of ``card`` was trained, and the recent ones of those that ended since."""
-    try:
-        trained_from = pd.Timestamp(card["window"]["from"])
-        trained_until = pd.Timestamp(card["window"]["until_us"], unit="us", tz="UTC")
-    except (KeyError, TypeError, ValueError):
-        raise GridcastError(
-            "the champion's card names no training window: train it again"
-        ) from None
+    trained_from, trained_until = pd.Timestamp(card.window.first_submission), card.window.until
     since = max(trained_from, trained_until - LONGEST_REFERENCE)
     columns = [*OF_KIND["number"], *CATEGORIES, "task_id", "submitted_at", "ended_at"]
     jobs = read_jobs(engine, since=since, ended=True, columns=columns)

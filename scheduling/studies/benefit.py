@@ -88,9 +88,7 @@ def trained_version(
     model = release.load_model_set(registry.get(number, settings), settings)
     return TrainedVersion(
         model,
-        read_jobs(
-            engine, sources=model.card["sources"], until=jobs["submitted_at"].min(), ended=True
-        ),
+        read_jobs(engine, sources=model.card.sources, until=jobs["submitted_at"].min(), ended=True),
     )
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 if TYPE_CHECKING:
     from models.engine.forecaster import Forecaster
+    from models.engine.model_card import ModelCard
     from models.releases.versions import Version
 
 LEARN_SLICE = 200
@@ -29,7 +29,7 @@ class ActiveModel:
     label: str = NO_MODEL
     number: int = 0
     run_id: str = ""
-    card: Mapping[str, Any] = field(default_factory=dict)
+    card: ModelCard | None = None
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def is_of(self, version: Version | None) -> bool:

@@ -353,14 +353,12 @@ class PredictorState:
             gc.freeze()
             gc.set_threshold(YOUNG)
         self.metrics.model_version.set(active.number)
-        self.metrics.model_trained.set(
-            active.card["window"]["until_us"] / 1e6 if active.card else 0
-        )
+        self.metrics.model_trained.set(active.card.window.until_us / 1e6 if active.card else 0)
 
     def describe(self) -> dict[str, Any]:
         """What serves, since when, on what history, and what is wrong: the answer of ``GET /model``."""
         active = self._active
-        until = active.card["window"]["until_us"] if active and active.card else None
+        until = active.card.window.until_us if active and active.card else None
         trained_until = None if until is None else datetime.fromtimestamp(until / 1e6, UTC)
         return {
             "model_version": active.label if active else NO_MODEL,
@@ -368,7 +366,7 @@ class PredictorState:
             "serving_since": active.since.isoformat(timespec="seconds") if active else None,
             "trained_until": _text(trained_until),
             "stale": trained_until is not None and datetime.now(UTC) - trained_until > STALE_AFTER,
-            "card": dict(active.card) if active else {},
+            "card": active.card.to_json() if active and active.card else {},
             "history": {
                 **self.history,
                 "newest_ended_at": _text(self.history["newest_ended_at"]),

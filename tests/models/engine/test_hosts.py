@@ -88,7 +88,7 @@ def test_cpu_time_carries_over_to_a_host_never_seen(
 
 
 def test_classes_follow_the_host(forecaster: Forecaster, later: pd.DataFrame) -> None:
-    thresholds = forecaster.model_set.card["thresholds"]["cpu_time"]
+    thresholds = forecaster.model_set.card.thresholds["cpu_time"]
     known = forecaster.predict(asked(later).assign(host_power=NEW), classes=True)
     true = 1 + np.searchsorted(thresholds, later["cpu_time"])
     assert (known["cpu_time_class"].to_numpy() == true).mean() > 0.85

@@ -12,17 +12,20 @@ from sqlalchemy import Engine
 from jobs.schema import OUTCOMES
 from jobs.store import add_jobs, add_predictions, open_store, read_measurements
 from jobs.workload import generate
+from models.engine.model_card import ModelCard, TrainingWindow
 from models.quantities.targets import TARGETS
 from models.releases.versions import Version
 from monitoring.decay.champion import _figures, watch_champion
 from monitoring.decay.triggers import reason_to_retrain
 from monitoring.drift.report import DriftReport
 
-CARD = {
-    "levels": ["user+program"],
-    "features": {"walltime": ["requested_cores"]},
-    "window": {"until_us": 0},
-}
+CARD = ModelCard(
+    "",
+    0,
+    TrainingWindow("", "", 0),
+    levels=("user+program",),
+    features={"walltime": ["requested_cores"]},
+)
 
 
 @pytest.fixture

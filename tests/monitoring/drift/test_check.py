@@ -9,14 +9,17 @@ from sqlalchemy import Engine
 
 from infra.errors import GridcastError
 from jobs.store import add_jobs, add_predictions, open_store, read_measurements
+from models.engine.model_card import ModelCard, TrainingWindow
 from monitoring.drift.check import answers, monitor, windows
 
 Grid = Callable[..., pd.DataFrame]
 TRAINED_UNTIL = pd.Timestamp("2026-01-04", tz="UTC")
-CARD = {
-    "window": {"from": "2026-01-01T00:00:00+00:00", "until_us": TRAINED_UNTIL.value // 1000},
-    "sources": ["grid"],
-}
+CARD = ModelCard(
+    "",
+    60_000,
+    TrainingWindow("2026-01-01T00:00:00+00:00", "", TRAINED_UNTIL.value // 1000),
+    sources=("grid",),
+)
 
 
 @pytest.fixture
@@ -146,6 +149,6 @@ def test_nothing_since_the_training_is_a_verdict_not_an_error(
     assert monitor(open_store("sqlite://"), CARD, tmp_path / "reports").verdict == "unknown"
 
 
-def test_a_card_without_a_window_is_refused(engine: Engine, tmp_path: Path) -> None:
+def test_a_card_without_a_window_is_refused() -> None:
     with pytest.raises(GridcastError, match="names no training window"):
-        monitor(engine, {"window": {}}, tmp_path)
+        ModelCard.from_json({"window": {}})

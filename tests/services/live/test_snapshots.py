@@ -1,6 +1,7 @@
 """A restart goes on from the history on disk, and answers as one that learned the whole store again; what does not fit is not used."""
 
 import shutil
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ def test_a_file_that_does_not_fit_is_not_used(
         how = {"url": f"sqlite:///{tmp_path / 'others.db'}"}
         start(home="third", **how).report(jobs.iloc[50:250])
     elif fault == "another model":
-        card = {**model_set.card, "version": "gridcast-99"}
+        card = replace(model_set.card, version="gridcast-99")
         how = {"model": ModelSet(card, model_set.levels, model_set.clusters, model_set.targets)}
     elif fault == "another version":
         monkeypatch.setattr("models.engine.snapshot.form", lambda: "another")
