@@ -1,4 +1,4 @@
-"""One scheduling pass without reservations or with one: who starts now, and who may slip in front of the first that cannot."""
+"""Queue order and EASY backfilling: one scheduling pass with no reservation, or with one."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import numpy as np
 
 from infra.compiled import compiled
 from scheduling.orders import ARRIVAL, FAIR_SHARE, urgency
-from scheduling.state import FREE, LATE, QUEUED, RUNNING, Rules, State, start, usage
+from scheduling.state import Rules, State, start, usage
 
 NONE, EASY, CONSERVATIVE = range(3)
 
-ANYWHERE = (-1, 0, 0.0)
-"""No host is kept for anyone. What is kept is a host and what is spare on it: (number, cores, bytes)."""
+NO_RESERVATION = (-1, 0, 0.0)
+"""No reservation. A reservation is a host and what is spare on it: (index, cores, bytes)."""
 
 
 @compiled
@@ -24,14 +24,17 @@ def within_quota(state: State, number: int) -> bool:
 
 
 @compiled
-def place(state: State, number: int, kept: tuple[int, int, float]) -> int:
-    """The fullest host that holds the job now, on the ``kept`` host only within what is spare; -1 if none does."""
+def best_host(state: State, number: int, reserved: tuple[int, int, float]) -> int:
+    """The fullest host on which the job fits now; -1 if there is none.
+
+    On the ``reserved`` host it must fit into what is spare there.
+    """
     job = state.job[number]
     best, least = -1, np.iinfo(np.int64).max
     for host in range(len(state.host)):
         free, memory = state.host[host].cores, state.host[host].memory
-        if host == kept[0]:
-            free, memory = min(free, kept[1]), min(memory, kept[2])
+        if host == reserved[0]:
+            free, memory = min(free, reserved[1]), min(memory, reserved[2])
         if job.cores <= free and free < least and job.memory <= memory:
             best, least = host, free
     return best
@@ -39,8 +42,8 @@ def place(state: State, number: int, kept: tuple[int, int, float]) -> int:
 
 @compiled
 def _urgency(state: State, rules: Rules, order: int, number: int) -> float:
-    """How urgent a waiting job is now by ``order``, lowest first."""
-    job, now = state.job[number], state.clock[0]
+    """Sort key of a waiting job by ``order`` now, lowest first."""
+    job, now = state.job[number], state.status[0].now
     used = running = 0.0
     if order >= FAIR_SHARE:
         owner = state.accounts_of[number, 0]
@@ -51,12 +54,16 @@ def _urgency(state: State, rules: Rules, order: int, number: int) -> float:
 
 @compiled
 def _first(state: State, rules: Rules) -> int:
-    """Position of the job to serve next: the oldest overdue job, else the most urgent within its quota; -1 if there is none."""
+    """Position of the job to serve next; -1 if there is none.
+
+    The oldest overdue job, else the most urgent one within its quota.
+    """
+    status = state.status[0]
     best, least = -1, np.inf
-    for position in range(state.tally[QUEUED]):
+    for position in range(status.queued):
         number = state.queue[position]
-        # The queue lies in order of submission, so the first overdue job is the oldest.
-        if rules.order == ARRIVAL or state.clock[0] - state.job[number].submitted > rules.bound:
+        # The queue is in order of submission, so the first overdue job is the oldest.
+        if rules.order == ARRIVAL or status.now - state.job[number].submitted > rules.bound:
             if within_quota(state, number):
                 return position
             continue
@@ -68,8 +75,11 @@ def _first(state: State, rules: Rules) -> int:
 
 @compiled
 def _reservation(state: State, head: int, by_request: bool) -> tuple[float, tuple[int, int, float]]:
-    """When the head fits by the expected ends (or requests) of running jobs, on which host, and what is spare there then."""
-    running = state.tally[RUNNING]
+    """When the head of the queue fits by the expected ends of running jobs (or by their requests).
+
+    Returns the time (s), the host and what is spare on it then.
+    """
+    running = state.status[0].running
     order = np.arange(running - 1, -1, -1)
     times = state.dues[:running]["time"].copy()
     if by_request:
@@ -78,7 +88,7 @@ def _reservation(state: State, head: int, by_request: bool) -> tuple[float, tupl
             times[due] = max(job.started + job.request, times[due])
         order = np.argsort(times)
     cores, memory = state.host["cores"].copy(), state.host["memory"].copy()
-    wanted = state.job[head]
+    head_job = state.job[head]
     shadow, chosen = np.inf, -1
     for due in order:
         if times[due] > shadow:
@@ -86,11 +96,12 @@ def _reservation(state: State, head: int, by_request: bool) -> tuple[float, tupl
         job = state.job[state.dues[due].job]
         cores[job.host] += job.cores
         memory[job.host] += job.memory
-        if chosen < 0 and cores[job.host] >= wanted.cores and memory[job.host] >= wanted.memory:
+        fits = cores[job.host] >= head_job.cores and memory[job.host] >= head_job.memory
+        if chosen < 0 and fits:
             shadow, chosen = times[due], job.host
     if chosen < 0:
         return np.inf, (-1, 0, 0.0)
-    return shadow, (chosen, cores[chosen] - wanted.cores, memory[chosen] - wanted.memory)
+    return shadow, (chosen, cores[chosen] - head_job.cores, memory[chosen] - head_job.memory)
 
 
 @compiled
@@ -99,14 +110,17 @@ def _candidate(
     rules: Rules,
     head: int,
     shadow: float,
-    kept: tuple[int, int, float],
+    reserved: tuple[int, int, float],
     by_request: bool,
     since: int,
 ) -> tuple[int, int]:
-    """Position, from ``since`` on, and host of the first job by the backfill order that leaves the reservation alone; -1 if none."""
-    now, free = state.clock[0], state.tally[FREE]
+    """Position and host of the first job by the backfill order that does not delay the reservation.
+
+    Only positions from ``since`` on are considered; (-1, -1) if there is no such job.
+    """
+    now, free = state.status[0].now, state.status[0].free_cores
     best, chosen, least = -1, -1, np.inf
-    for position in range(since, state.tally[QUEUED]):
+    for position in range(since, state.status[0].queued):
         number = state.queue[position]
         job = state.job[number]
         if job.cores > free or number == head:
@@ -117,7 +131,7 @@ def _candidate(
             if urgent >= least and best >= 0:
                 continue
         length = job.request if by_request else job.fit
-        host = place(state, number, (-1, 0, 0.0) if now + length <= shadow else kept)
+        host = best_host(state, number, (-1, 0, 0.0) if now + length <= shadow else reserved)
         if host < 0 or not within_quota(state, number):
             continue
         if rules.backfill_order == ARRIVAL:
@@ -128,39 +142,44 @@ def _candidate(
 
 @compiled
 def start_in_order(state: State, rules: Rules) -> int:
-    """Start jobs in order while they fit; returns the position of the first that does not, -1 if there is none to wait for."""
-    count = state.tally
-    while count[QUEUED] > 0:
+    """Start jobs in order while they fit.
+
+    Returns the position of the first that does not fit; -1 if no job is left waiting for room.
+    """
+    status = state.status[0]
+    while status.queued > 0:
         position = _first(state, rules)
-        host = place(state, state.queue[position], ANYWHERE) if position >= 0 else -1
+        host = best_host(state, state.queue[position], NO_RESERVATION) if position >= 0 else -1
         if host < 0:
             return position
         start(state, rules, position, host)
-        count[LATE] = count[QUEUED]
+        status.reconsider = status.queued
     return -1
 
 
 @compiled
 def backfill(state: State, rules: Rules, position: int) -> None:
-    """Reserve for the job at ``position`` of the queue and start others that leave its reservation alone.
+    """Reserve for the job at ``position`` of the queue, and start others that do not delay it.
 
-    An overdue head is guarded by requests instead of predictions. After submissions alone under the order of arrival, only the
-    ``LATE`` newcomers are looked at: for the others nothing has changed but the time.
+    The reservation of an overdue job is computed from requests instead of predictions. In order of
+    arrival, after submissions alone, only the newly submitted jobs are considered: for the others
+    nothing has changed but the time.
     """
-    count, now = state.tally, state.clock[0]
-    since = count[QUEUED] - count[LATE] if rules.order == ARRIVAL else 0
+    status = state.status[0]
+    now = status.now
+    since = status.queued - status.reconsider if rules.order == ARRIVAL else 0
     head = state.queue[position]
     by_request = now - state.job[head].submitted > rules.bound
-    shadow, kept = _reservation(state, head, by_request)
+    shadow, reserved = _reservation(state, head, by_request)
     if np.isnan(state.job[head].first_reservation):
         state.job[head].first_reservation = shadow
-    while count[FREE] > 0:
-        position, host = _candidate(state, rules, head, shadow, kept, by_request, since)
+    while status.free_cores > 0:
+        position, host = _candidate(state, rules, head, shadow, reserved, by_request, since)
         if position < 0:
             return
         job = state.job[state.queue[position]]
-        if host == kept[0] and now + (job.request if by_request else job.fit) > shadow:
-            kept = (host, kept[1] - job.cores, kept[2] - job.memory)
+        if host == reserved[0] and now + (job.request if by_request else job.fit) > shadow:
+            reserved = (host, reserved[1] - job.cores, reserved[2] - job.memory)
         start(state, rules, position, host)
         if rules.backfill_order == ARRIVAL:
             since = position

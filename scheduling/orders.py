@@ -1,7 +1,7 @@
 """Queue orders: the urgency of a waiting job, lowest first; equally urgent jobs go in order of submission.
 
-Each order is a short function of what is known while the job waits: how long it has waited, its predicted run time, the
-cores it asks for, what its owner has used.
+Each order is a function of the job's wait so far, its predicted run time, the cores it requests and
+what its owner has used.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from math import log2
 from infra.compiled import compiled
 
 ARRIVAL, SHORTEST, LARGEST, SMALLEST_AREA, SMITH, EXPANSION, AGED, FAIR_SHARE, QUOTA = range(9)
-"""The orders; those from FAIR_SHARE on look at the owner's account."""
+"""The orders; those from FAIR_SHARE on depend on the owner's account."""
 
 TAU = 10.0
 """Run times below this many seconds count as this long in a slowdown."""
@@ -22,7 +22,7 @@ AGEING = 12 * 3600.0
 
 @compiled
 def expansion(waited: float, predicted: float) -> float:
-    """Bounded expansion factor: how much longer than its run the job will have taken if it starts now."""
+    """Bounded expansion factor of a job that starts now: (wait + run) / max(run, TAU)."""
     return (waited + predicted) / max(predicted, TAU)
 
 
@@ -32,8 +32,15 @@ def urgency(
 ) -> float:
     """Sort key of a waiting job, lowest first.
 
-    ``waited`` and ``predicted`` in s, ``used`` the owner's decayed core-seconds over its share, ``running`` the owner's running
-    cores over its quota. Smith's rule is area over weight with the weight of the bounded slowdown, 1/max(predicted, tau).
+    Smith's rule is area over weight with the weight of the bounded slowdown, 1 / max(predicted, TAU).
+
+    Args:
+        order: One of the orders above.
+        waited: Wait so far, s.
+        predicted: Predicted run time, s.
+        cores: Requested cores.
+        used: The owner's decayed core-seconds over its share.
+        running: The owner's running cores over its quota.
     """
     if order == SHORTEST:
         return predicted
@@ -50,6 +57,6 @@ def urgency(
     if order == FAIR_SHARE:
         return used
     if order == QUOTA:
-        # The ordering of ALICE's task queue: owners far below their quota first, and waiting counts for something.
+        # ALICE's task queue: owners far below their quota first; a day of waiting counts as a quota.
         return running - waited / 86400.0
     return -waited

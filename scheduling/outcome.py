@@ -17,7 +17,7 @@ from scheduling.policies import Policy
 from scheduling.state import (
     Records,
 )
-from scheduling.trace import Trace
+from scheduling.trace import Trace, field_texts
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Replay:
         """Jain's index of the users' mean bounded slowdowns: 1 when all fare alike, 1/users when one bears it all."""
         means = (
             pd.Series(self.slowdowns)
-            .groupby(self.trace.jobs["user"].astype(str).to_numpy())
+            .groupby(field_texts(self.trace.jobs, "user").to_numpy())
             .mean()
             .to_numpy()
         )

@@ -20,12 +20,7 @@ from scheduling.policies import Policy, PolicyError, policy_named
 from scheduling.predictors import Fixed, Predictor, gridcast, predictor_named
 from scheduling.state import (
     ACCOUNT,
-    ENDED,
-    FRESH,
     JOB,
-    PREDICTED,
-    QUEUED,
-    RUNNING,
     Records,
     State,
     correct,
@@ -93,7 +88,7 @@ def _compile() -> None:
     state = new_state(
         job, Pool("one", 1).free(), np.zeros(0, dtype=ACCOUNT), np.zeros((1, 0), dtype=np.int64)
     )
-    state.tally[PREDICTED] = 1
+    state.status[0]["predicted"] = 1
     advance(state, policy_named("easy").rules(0))
 
 
@@ -111,33 +106,33 @@ def _live(
     rules, learned = policy.rules(corrector.code), 0
     if isinstance(predictor, Fixed):
         _predict(state, trace, policy, predictor, np.arange(len(trace)))
-        state.tally[PREDICTED] = len(trace)
+        state.status[0]["predicted"] = len(trace)
         rules = rules._replace(refresh=False)
     owner = state.accounts_of[:, 0]
     news = np.zeros(len(state.account), dtype=bool)
     while (code := advance(state, rules)) != DONE:
-        ended = state.ended[learned : state.tally[ENDED]]
+        ended = state.ended[learned : state.status[0]["ended"]]
         if len(ended):
             predictor.learn(ended, state.job["ended"][ended], trace.length[ended])
             learned += len(ended)
             news[owner[ended]] = True
         if code == PREDICT:
-            first = int(state.tally[PREDICTED])
+            first = int(state.status[0]["predicted"])
             last = int(np.searchsorted(trace.submitted, trace.submitted[first], side="right"))
             _predict(state, trace, policy, predictor, np.arange(first, last))
-            state.tally[PREDICTED] = last
+            state.status[0]["predicted"] = last
             if progress is not None and last * 100 // len(trace) > first * 100 // len(trace):
                 progress(last / len(trace))
         elif code == CORRECT:
             _ask_anew(state, trace, predictor)
         else:
             # What a job came to tells most about the waiting jobs of the same owner.
-            waiting = state.queue[: state.tally[QUEUED]]
+            waiting = state.queue[: state.status[0]["queued"]]
             rows = waiting[news[owner[waiting]]]
             if len(rows):
                 _predict(state, trace, policy, predictor, rows)
             news[:] = False
-            state.tally[FRESH] = 1
+            state.status[0]["refreshed"] = 1
     return state.job
 
 
@@ -145,7 +140,7 @@ def _predict(
     state: State, trace: Trace, policy: Policy, predictor: Predictor, rows: Integers
 ) -> None:
     """Write what is predicted of ``rows``, at least a second and at most the request, as no job may outrun that."""
-    request, now = trace.request[rows], float(state.clock[0])
+    request, now = trace.request[rows], float(state.status[0]["now"])
     answers: dict[str, Floats] = {"request": request}
     for name, asked in (("rank", policy.rank), ("fit", policy.fit), ("finish", policy.finish)):
         if asked not in answers:
@@ -157,8 +152,8 @@ def _predict(
 
 def _ask_anew(state: State, trace: Trace, predictor: Predictor) -> None:
     """Correct the running job that is due by what the predictor says of one that has run so long."""
-    row = int(state.dues["job"][state.tally[RUNNING] - 1])
-    now, started = float(state.clock[0]), float(state.job["started"][row])
+    row = int(state.dues["job"][state.status[0]["running"] - 1])
+    now, started = float(state.status[0]["now"]), float(state.job["started"][row])
     expected = started + predictor.remaining(row, now - started, now)
     latest = max(
         started + trace.request[row],

@@ -1,6 +1,7 @@
-"""What the replay's kernel holds: jobs, hosts and accounts as records, the queue, the running jobs, a few counts.
+"""State of a replay's kernel: jobs, hosts and accounts as records, the queue, the running jobs.
 
-An account is whoever a core is booked on: a user, a group, a queue. Every job belongs to one account a level.
+An account is what cores are booked on: a user, a group or a queue. Every job belongs to one account
+of each level.
 """
 
 from __future__ import annotations
@@ -10,55 +11,50 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from infra.aliases import Floats, Integers
+from infra.aliases import Integers
 from infra.compiled import compiled
 
 Records = npt.NDArray[Any]
 
-SUBMITTED, PREDICTED, QUEUED, RUNNING, ENDED, FREE, PENDING, LATE, FRESH, BROKEN = range(10)
-"""Places in ``State.tally``: jobs submitted, predicted, waiting, running, ended; free cores; whether a scheduling pass is due;
-the queue's entries that the last pass has not seen; whether waiting jobs were predicted anew since the last end; whether a
-running job has outlived what the plan allowed it."""
-
 JOB = np.dtype(
     [(name, np.float64) for name in ("submitted", "length", "request", "memory")]
     + [("cores", np.int64)]
-    + [
-        (name, np.float64)
-        for name in (
-            "rank",
-            "fit",
-            "finish",
-            "started",
-            "ended",
-            "expected",
-            "first_reservation",
-            "reservation",
-        )
-    ]
-    + [("corrections", np.int64), ("host", np.int64)]
+    + [(name, np.float64) for name in ("rank", "fit", "finish")]
+    + [(name, np.float64) for name in ("started", "ended", "expected")]
+    + [(name, np.float64) for name in ("first_reservation", "reservation")]
+    + [(name, np.int64) for name in ("corrections", "host", "reserved_host")]
 )
-"""A job, in order of submission; times in s, memory in bytes. Given: it runs for ``length`` and asked for ``request``. Predicted:
-``rank`` orders the queue, ``fit`` says whether it ends before a reservation, ``finish`` how long it is thought to run once it
-does. Found: ``expected`` is its end, corrected; ``first_reservation`` its first reservation, ``reservation`` the present one."""
+"""A job, in order of submission; times in s, memory in bytes.
+
+Inputs: it runs for ``length`` and requested ``request``. Predictions: ``rank`` orders the queue,
+``fit`` decides whether it ends before a reservation, ``finish`` is its predicted run time once it
+runs. Results: ``expected`` is its predicted end, corrected; ``first_reservation`` the first start
+that was reserved for it, ``reservation`` the present one, on host ``reserved_host``."""
 
 EVENT = np.dtype([("time", np.float64), ("job", np.int64)])
 HOST = np.dtype([("cores", np.int64), ("memory", np.float64)])
 """What is free on a host: cores, and memory in bytes."""
-ACCOUNT = np.dtype(
-    [
-        ("cap", np.float64),
-        ("share", np.float64),
-        ("booked", np.float64),
-        ("used", np.float64),
-        ("at", np.float64),
-    ]
+ACCOUNT = np.dtype([(name, np.float64) for name in ("cap", "share", "booked", "used", "used_at")])
+"""An account: the most cores it may hold, its fair share, the cores it holds, and the core-seconds
+it had used by the time ``used_at`` (s)."""
+STATUS = np.dtype(
+    [(name, np.float64) for name in ("now", "next_planned")]
+    + [(name, np.int64) for name in ("submitted", "predicted", "queued", "running", "ended")]
+    + [(name, np.int64) for name in ("free_cores", "pass_due", "reconsider")]
+    + [(name, np.int64) for name in ("refreshed", "plan_broken")]
 )
-"""An account: the most cores it may hold, its fair share, the cores it holds, the core-seconds it had used at a time in s."""
+"""The time now and the next planned start (s), and counts of jobs and free cores.
+
+``pass_due``: a scheduling pass is due. ``reconsider``: how many of the queue's last entries the next
+pass must look at. ``refreshed``: the waiting jobs were predicted again since the last end.
+``plan_broken``: a running job has exceeded the time that the plan allowed it."""
 
 
 class Rules(NamedTuple):
-    """The policy as the kernel reads it; ``bound`` is the wait in s beyond which a job is served by arrival, guarded by requests."""
+    """A policy as the kernel reads it.
+
+    Beyond a wait of ``bound`` s a job is served in order of arrival, with a reservation by requests.
+    """
 
     order: int
     backfill: int
@@ -72,8 +68,8 @@ class Rules(NamedTuple):
 class State(NamedTuple):
     """Queue and machine at one moment.
 
-    ``ends`` and ``dues`` list actual and expected ends of running jobs, latest first; ``ended`` all jobs that did, in that order.
-    ``clock`` holds the time now and the next planned start, in s.
+    ``ends`` and ``dues`` list actual and expected ends of running jobs, latest first; ``ended`` the
+    jobs that have ended, in that order; ``status`` is one record of STATUS.
     """
 
     job: Records
@@ -84,15 +80,21 @@ class State(NamedTuple):
     ended: Integers
     ends: Records
     dues: Records
-    clock: Floats
-    tally: Integers
+    status: Records
 
 
 def new_state(jobs: Records, hosts: Records, accounts: Records, accounts_of: Integers) -> State:
-    """The state before the first submission: all of ``hosts`` free, nothing booked on ``accounts`` (of each job: jobs × levels)."""
+    """The state before the first submission, with all hosts free.
+
+    Args:
+        jobs: Records of JOB, in order of submission.
+        hosts: Records of HOST.
+        accounts: Records of ACCOUNT, nothing booked on them.
+        accounts_of: The indices of each job's accounts, int64[jobs, levels].
+    """
     rows = len(jobs)
-    tally = np.zeros(10, dtype=np.int64)
-    tally[FREE] = hosts["cores"].sum()
+    status = np.zeros(1, dtype=STATUS)
+    status["next_planned"], status["free_cores"] = np.inf, hosts["cores"].sum()
     return State(
         job=jobs.copy(),
         host=hosts.copy(),
@@ -102,14 +104,13 @@ def new_state(jobs: Records, hosts: Records, accounts: Records, accounts_of: Int
         ended=np.zeros(rows, dtype=np.int64),
         ends=np.zeros(rows, dtype=EVENT),
         dues=np.zeros(rows, dtype=EVENT),
-        clock=np.array([0.0, np.inf]),
-        tally=tally,
+        status=status,
     )
 
 
 @compiled
 def _position(events: Records, count: int, time: float, job: int) -> int:
-    """Where (time, job) lies or belongs among the first ``count`` events; at equal times the lower job comes later."""
+    """Index of (time, job) among the first ``count`` events; at equal times the lower job is later."""
     low, high = 0, count
     while low < high:
         middle = (low + high) // 2
@@ -123,28 +124,28 @@ def _position(events: Records, count: int, time: float, job: int) -> int:
 
 @compiled
 def _insert(events: Records, count: int, time: float, job: int) -> None:
-    at = _position(events, count, time, job)
-    for place in range(count, at, -1):
-        events[place] = events[place - 1]
-    events[at].time = time
-    events[at].job = job
+    position = _position(events, count, time, job)
+    for later in range(count, position, -1):
+        events[later] = events[later - 1]
+    events[position].time = time
+    events[position].job = job
 
 
 @compiled
 def _remove(events: Records, count: int, time: float, job: int) -> None:
-    for place in range(_position(events, count, time, job), count - 1):
-        events[place] = events[place + 1]
+    for later in range(_position(events, count, time, job), count - 1):
+        events[later] = events[later + 1]
 
 
 @compiled
 def usage(state: State, rules: Rules, number: int, now: float) -> float:
-    """Core-seconds that account ``number`` has used by ``now``, those of a half-life ago counting half."""
+    """Core-seconds that account ``number`` has used by ``now``; those of a half-life ago count half."""
     account = state.account[number]
-    passed = now - account.at
+    passed = now - account.used_at
     if np.isinf(rules.half_life):
         return account.used + account.booked * passed
-    kept = 0.5 ** (passed / rules.half_life)
-    return account.used * kept + account.booked * (1 - kept) * rules.half_life / np.log(2.0)
+    decay = 0.5 ** (passed / rules.half_life)
+    return account.used * decay + account.booked * (1 - decay) * rules.half_life / np.log(2.0)
 
 
 @compiled
@@ -152,50 +153,50 @@ def _book(state: State, rules: Rules, job: int, sign: int, now: float) -> None:
     cores = sign * state.job[job].cores
     for number in state.accounts_of[job]:
         state.account[number].used = usage(state, rules, number, now)
-        state.account[number].at = now
+        state.account[number].used_at = now
         state.account[number].booked += cores
     host = state.job[job].host
     state.host[host].cores -= cores
     state.host[host].memory -= sign * state.job[job].memory
-    state.tally[FREE] -= cores
+    state.status[0].free_cores -= cores
 
 
 @compiled
 def start(state: State, rules: Rules, position: int, host: int) -> None:
     """Start the job at ``position`` of the queue on ``host`` now."""
-    count, now = state.tally, state.clock[0]
-    number = state.queue[position]
-    for later in range(position + 1, count[QUEUED]):
+    status = state.status[0]
+    now, number = status.now, state.queue[position]
+    for later in range(position + 1, status.queued):
         state.queue[later - 1] = state.queue[later]
-    count[QUEUED] -= 1
+    status.queued -= 1
     job = state.job[number]
     job.host = host
     job.started = now
     job.expected = now + job.finish
     _book(state, rules, number, 1, now)
-    _insert(state.ends, count[RUNNING], now + job.length, number)
-    _insert(state.dues, count[RUNNING], job.expected, number)
-    count[RUNNING] += 1
+    _insert(state.ends, status.running, now + job.length, number)
+    _insert(state.dues, status.running, job.expected, number)
+    status.running += 1
 
 
 @compiled
 def end(state: State, rules: Rules) -> None:
     """End the running job whose end is next."""
-    count = state.tally
-    last = count[RUNNING] - 1
+    status = state.status[0]
+    last = status.running - 1
     number, now = state.ends[last].job, state.ends[last].time
-    _remove(state.dues, count[RUNNING], state.job[number].expected, number)
-    count[RUNNING] = last
+    _remove(state.dues, status.running, state.job[number].expected, number)
+    status.running = last
     _book(state, rules, number, -1, now)
     state.job[number].ended = now
-    state.ended[count[ENDED]] = number
-    count[ENDED] += 1
+    state.ended[status.ended] = number
+    status.ended += 1
 
 
 @compiled
 def correct(state: State, number: int, expected: float) -> None:
     """Move the expected end of running job ``number`` to ``expected``, a time in s."""
-    running = state.tally[RUNNING]
+    running = state.status[0].running
     _remove(state.dues, running, state.job[number].expected, number)
     _insert(state.dues, running - 1, expected, number)
     state.job[number].expected = expected

@@ -119,6 +119,12 @@ def trace_of(jobs: pd.DataFrame, machine: Machine, *, kill: bool = True) -> Trac
     )
 
 
+def field_texts(jobs: pd.DataFrame, field: str, missing: str = "") -> pd.Series[Any]:
+    """The values of a field as texts, with ``missing`` for those that a job does not have."""
+    values = jobs[field].astype(object)
+    return values.where(values.notna(), missing).astype(str)
+
+
 def job_keys(trace: Trace, fields: tuple[str, ...]) -> list[Any]:
     """Each job's key: the values of some fields together."""
     if not fields:

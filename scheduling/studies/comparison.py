@@ -9,6 +9,7 @@ import pandas as pd
 
 from models.quantities.metrics import Interval, compare_errors, time_blocks
 from scheduling.outcome import Replay
+from scheduling.trace import field_texts
 
 
 def by_group(replays: Sequence[tuple[str, Replay]], field: str = "group") -> pd.DataFrame:
@@ -20,7 +21,7 @@ def by_group(replays: Sequence[tuple[str, Replay]], field: str = "group") -> pd.
     first = replays[0][1].trace
     if any(not replay.trace.jobs["job_id"].equals(first.jobs["job_id"]) for _, replay in replays):
         raise ValueError("the replays are not of the same jobs")
-    groups = first.jobs[field].astype(str)
+    groups = field_texts(first.jobs, field, "(none)")
     work = pd.Series(first.cores * first.length).groupby(groups)
     table = pd.DataFrame({"jobs": work.size(), "core_seconds": work.sum()})
     for name, replay in replays:

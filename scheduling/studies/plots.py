@@ -11,6 +11,7 @@ import pandas as pd
 
 from infra.aliases import Floats, Integers
 from scheduling.outcome import Replay
+from scheduling.trace import field_texts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,7 +81,7 @@ def gantt(replay: Replay, day: float) -> Figure:
     rows = np.flatnonzero(
         (replay.table["ended"] > day - 7 * DAY) & (replay.table["started"] < day + DAY)
     )
-    users = pd.factorize(replay.trace.jobs["user"].astype(str))[0]
+    users = pd.factorize(field_texts(replay.trace.jobs, "user"))[0]
     patches, colours = [], []
     for row, cores in lanes(replay, rows):
         begin, end = ((replay.table[name][row] - day) / HOUR for name in ("started", "ended"))

@@ -13,6 +13,7 @@ from scheduling.outcome import Replay
 from scheduling.owners import Owners
 from scheduling.policies import POLICIES
 from scheduling.replay import replay
+from scheduling.trace import field_texts
 
 DAY = 86400.0
 
@@ -24,7 +25,7 @@ def partition(jobs: pd.DataFrame, cores: int, by: str) -> tuple[pd.DataFrame, Ma
     do not suffice for that.
     """
     width = jobs["cores"].fillna(jobs["requested_cores"]).fillna(1.0)
-    names = jobs[by].astype(str)
+    names = field_texts(jobs, by, "(none)")
     used = (width * jobs["walltime"].fillna(0.0)).groupby(names).sum()
     widest = width.groupby(names).max().clip(lower=1)
     spare = cores - widest.sum()
@@ -51,7 +52,7 @@ def what_if(
     part; ``relaxed``: four times, and a tenth of the centre for a user. ``fair share``: least used for the same share first, over a
     window of 1, 7 or 30 days; ``by use``: shares as large as the part that each used.
     """
-    names = jobs[by].astype(str)
+    names = field_texts(jobs, by, "(none)")
     width = jobs["cores"].fillna(jobs["requested_cores"]).fillna(1.0)
     used = (width * jobs["walltime"].fillna(0.0)).groupby(names).sum()
     parts = (used / used.sum()).clip(lower=1e-6)

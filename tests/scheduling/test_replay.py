@@ -87,7 +87,7 @@ def test_a_job_without_a_request_is_never_killed() -> None:
 
 
 def test_an_early_end_moves_reservations_forward_and_none_back() -> None:
-    # Job 0 asked for 100 and took 20. Under conservative backfilling job 1 had been first_reservation 100, and job 2 slips in before neither.
+    # Job 0 requested 100 s and took 20. Job 1 had a reservation at 100; job 2 delays neither.
     story = log((0, 20, 100, 4), (1, 50, 50, 3), (2, 60, 60, 2))
     done = replay(story, processors(4), "conservative")
     assert done.table["first_reservation"][1:].tolist() == [100, 150]
@@ -346,6 +346,47 @@ def test_with_the_truth_known_conservative_jobs_start_when_promised_or_before(
     asked = jobs["requested_walltime"].to_numpy()
     if not (asked < jobs["walltime"].to_numpy()).any():
         assert np.array_equal(done.table["started"], done.table["first_reservation"])
+
+
+def test_every_planned_start_is_met_on_several_hosts_with_the_truth_known() -> None:
+    generator = np.random.default_rng(5)
+    rows = [
+        (float(generator.integers(0, 4000)), float(generator.integers(1, 900)), math.nan, wide)
+        for wide in generator.integers(1, 5, 400).tolist()
+    ]
+    memory = generator.choice([0.0, 1e9, 3e9], 400).tolist()
+    jobs = log(*sorted(rows), requested_memory=memory)
+    hosts = Machine((Pool("farm", cores=4, hosts=4, memory=6e9),))
+    table = replay(jobs, hosts, "conservative", "perfect").table
+    assert np.array_equal(table["started"], table["first_reservation"])
+    assert (table["started"] > table["submitted"]).mean() > 0.5  # the machine is crowded
+    for moment in table["started"]:
+        running = (table["started"] <= moment) & (moment < table["ended"])
+        for host in range(4):
+            here = running & (table["host"] == host)
+            assert table["cores"][here].sum() <= 4
+            assert table["memory"][here].sum() <= 6e9
+
+
+def test_no_reservation_on_several_hosts_is_delayed_when_jobs_end_early() -> None:
+    generator = np.random.default_rng(6)
+    rows = []
+    for wide in generator.integers(1, 5, 300).tolist():
+        length = float(generator.integers(1, 900))
+        rows.append((float(generator.integers(0, 4000)), length, 2 * length, wide))
+    hosts = Machine((Pool("farm", cores=4, hosts=4),))
+    done = replay(log(*sorted(rows)), hosts, "conservative", "request")
+    assert (done.table["started"] <= done.table["first_reservation"]).all()
+    assert done.late_heads == 0.0
+
+
+@pytest.mark.parametrize("policy", ["easy", "conservative", "fair-share"])
+def test_a_log_that_names_no_users_is_replayed_as_one_user(policy: str) -> None:
+    story = log((0, 100, 100, 1), (1, 10, 10, 1), (2, 10, 10, 1))
+    unnamed = story.assign(user=pd.Series([None] * 3, dtype=story["user"].dtype))
+    done = replay(unnamed, processors(1), policy)
+    assert done.table["started"].tolist() == [0, 100, 110]
+    assert done.row()["fairness"] == pytest.approx(1.0)
 
 
 LEARNERS = [name for name in PREDICTORS if name != "perfect"]
