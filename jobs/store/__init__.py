@@ -1,10 +1,12 @@
-"""The store: job records, refused lines, the prediction log and measured numbers; the only place of SQL.
+"""The store: jobs, rejected lines, the prediction log and measured values; the only place of SQL.
 
-SQLite or PostgreSQL by one URL. Writers take a connection (``with engine.begin() as connection``), so that the caller says
-what belongs together; readers take the engine and give DataFrames. Every time is UTC.
+SQLite or PostgreSQL, chosen by a URL. Functions that write take a connection (``with
+engine.begin() as connection``), so that the caller decides what is one transaction; functions that
+read take the engine and return DataFrames. Every time is UTC.
 """
 
 from jobs.store.database import StoreAddressError, StoreError, connect, open_store
+from jobs.store.export import EXPORTED, export_batches
 from jobs.store.measurements import add_measurements, read_measurements
 from jobs.store.predictions import add_predictions, read_predictions
 from jobs.store.records import (
@@ -20,7 +22,7 @@ from jobs.store.records import (
     read_unique_contexts,
 )
 from jobs.store.rejects import add_rejects, read_rejects
-from jobs.store.retention import PruneResult, prune
+from jobs.store.retention import PruneResult, drop_source, dropped_at, prune
 from jobs.store.tasks import (
     add_task_predictions,
     first_task_predictions,
@@ -33,6 +35,7 @@ from jobs.store.tasks import (
 )
 
 __all__ = [
+    "EXPORTED",
     "AddResult",
     "PruneResult",
     "StoreAddressError",
@@ -44,6 +47,9 @@ __all__ = [
     "add_task_predictions",
     "connect",
     "count_jobs",
+    "drop_source",
+    "dropped_at",
+    "export_batches",
     "first_ended_of",
     "first_task_predictions",
     "has_ended_after",

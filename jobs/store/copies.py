@@ -1,7 +1,7 @@
-"""Whole databases as Parquet files, a file a table: out of SQLite or PostgreSQL, and into either.
+"""Copies of whole databases as Parquet files, one file per table.
 
-The files hold plain values, so that what was taken from one database can be put into the other. The same serves the job store and
-MLflow's database: the tables are those that are found there.
+They are taken from SQLite or PostgreSQL and loaded into either. They serve the job store and
+MLflow's database: the tables are those that the database has.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from sqlalchemy import (
     JSON,
     Boolean,
+    Column,
     Connection,
     Date,
     Engine,
@@ -40,15 +41,16 @@ from jobs.store.database import (
     read_connection,
     version_of,
 )
-from jobs.store.partitions import MONTHLY, is_parted, make_months, partitions
+from jobs.store.frames import index_key
+from jobs.store.partitions import MONTHLY, create_partitions, is_partitioned, partitions
 from jobs.store.tables import RECORDS
-from jobs.store.tables import metadata as ours
+from jobs.store.tables import metadata as store_metadata
 from jobs.transfers import TRANSFER
 
-ROWS_AT_ONCE = 50_000
+BATCH_ROWS = 50_000
 VERSION_TABLES = (VERSION_TABLE, "alembic_version")
-"""Where migrations note how far they are: Gridcast's, and those of MLflow."""
-# Of a type and its heirs the first counts.
+"""The tables of migrations: Gridcast's, and MLflow's."""
+# The first that a column's type is an instance of.
 _ARROW = (
     (Boolean, pa.bool_()),
     (Integer, pa.int64()),
@@ -59,22 +61,25 @@ _ARROW = (
 
 
 def dump(engine: Engine, folder: Path) -> dict[str, int]:
-    """Write every table of a database into ``folder``, as all stood at one moment; returns the rows of each."""
+    """Write every table of a database into ``folder``, as of one moment.
+
+    Returns the number of rows of each table.
+    """
     folder.mkdir(parents=True)
     with read_connection(engine) as connection:
         tables = [table for table in _tables(connection) if table.name not in VERSION_TABLES]
     with read_connection(engine) as connection:
         if engine.dialect.name == "postgresql":
             connection.execution_options(isolation_level="REPEATABLE READ")
-            _keep_whole(connection, tables)
+            _lock_partitions(connection, tables)
         return {
-            table.name: _write(connection, table, folder / f"{table.name}.parquet")
+            table.name: _dump_table(connection, table, folder / f"{table.name}.parquet")
             for table in tables
         }
 
 
 def versions(engine: Engine) -> dict[str, str]:
-    """What each version table of a database says."""
+    """The version in each table of migrations of a database."""
     with read_connection(engine) as connection:
         return {
             table.name: str(connection.execute(select(table.c.version_num)).scalar())
@@ -83,8 +88,8 @@ def versions(engine: Engine) -> dict[str, str]:
         }
 
 
-def rows_of(engine: Engine, names: Sequence[str]) -> int:
-    """How many rows the tables ``names`` hold together; of a table that is not there none."""
+def count_rows(engine: Engine, names: Sequence[str]) -> int:
+    """The number of rows in the tables ``names`` together; a missing table counts as empty."""
     with read_connection(engine) as connection:
         tables = [table for table in _tables(connection) if table.name in names]
         return sum(
@@ -94,11 +99,20 @@ def rows_of(engine: Engine, names: Sequence[str]) -> int:
 
 
 def load(
-    connection: Connection, folder: Path, change: Callable[[str], str] = str
+    connection: Connection, folder: Path, convert_text: Callable[[str], str] = str
 ) -> dict[str, int]:
-    """Put what ``dump`` wrote in the place of all rows of the same tables, in the caller's transaction; returns the rows of each.
+    """Replace all rows of the tables that ``dump`` wrote.
 
-    ``change`` is applied to every text. Raises StoreError where a table is not there.
+    Args:
+        connection: the caller's transaction.
+        folder: the folder of the copy.
+        convert_text: applied to every text.
+
+    Returns:
+        The number of rows of each table.
+
+    Raises:
+        StoreError: if the database lacks one of the tables.
     """
     tables = {table.name: table for table in _tables(connection)}
     files = {path.stem: path for path in folder.glob("*.parquet")}
@@ -110,27 +124,37 @@ def load(
         if name in files:
             connection.execute(tables[name].delete())
     return {
-        name: _read(connection, table, files[name], change)
+        name: _load_table(connection, table, files[name], convert_text)
         for name, table in tables.items()
         if name in files
     }
 
 
 def load_store(connection: Connection, folder: Path, version: str) -> dict[str, int]:
-    """Put a dumped job store, whose tables were of ``version``, into an empty one and bring it up to date; returns the rows of each table.
+    """Load a copy of a job store into an empty one, and migrate it.
 
-    Raises StoreError where the store holds rows, or the backup is of a newer Gridcast.
+    Args:
+        connection: the caller's transaction.
+        folder: the folder of the copy.
+        version: the version of the copied tables.
+
+    Returns:
+        The number of rows of each table.
+
+    Raises:
+        StoreError: if the store has rows, or the copy is of a newer Gridcast.
     """
     where = displayed_url(connection.engine)
     lock_writers(connection)
-    tables = [table for table in _tables(connection) if table.name in ours.tables]
+    tables = [table for table in _tables(connection) if table.name in store_metadata.tables]
     for table in tables:
         if connection.execute(select(table).limit(1)).first() is not None:
             raise StoreError(
-                f"{where} is not empty (its table {table.name} has rows): a backup is restored into an empty store only"
+                f"{where} is not empty (its table {table.name} has rows): "
+                "a backup is restored into an empty store only"
             )
     if version_of(connection) != version:
-        # The rows fit the tables of their own time; from there the migrations bring both to today's.
+        # The rows fit the tables of their own version; migrations then convert both.
         for table in reversed(tables):
             table.drop(connection)
         connection.execute(text(f"DROP TABLE IF EXISTS {VERSION_TABLE}"))
@@ -142,50 +166,51 @@ def load_store(connection: Connection, folder: Path, version: str) -> dict[str, 
 
 
 def _check_identities(connection: Connection, where: str) -> None:
-    """What is one row to those who write is one row, whether or not the database would say so."""
+    """Check that no record is stored twice, which partitioned tables do not guarantee."""
     for record in (JOB, TRANSFER):
         key = [RECORDS[record.name].c[name] for name in record.identity]
-        twice = connection.execute(
+        duplicate = connection.execute(
             select(*key).group_by(*key).having(func.count() > 1).limit(1)
         ).first()
-        if twice:
+        if duplicate:
+            source, name = duplicate
             raise StoreError(
-                f"{where} cannot be used: the backup has two records of the {record.name} {twice[1]} of {twice[0]}"
+                f"{where} cannot be used: "
+                f"the backup has two records of the {record.name} {name} of {source}"
             )
 
 
 def _tables(connection: Connection) -> list[Table]:
-    """The tables that are there, each after those that it refers to; a partition is a part of its table."""
-    found, parts = MetaData(), partitions(connection)
-    found.reflect(connection, only=lambda name, _: name not in parts)
-    return list(found.sorted_tables)
+    """The tables of a database but for partitions, each after those that it refers to."""
+    reflected, excluded = MetaData(), partitions(connection)
+    reflected.reflect(connection, only=lambda name, _: name not in excluded)
+    return list(reflected.sorted_tables)
 
 
-def _keep_whole(connection: Connection, tables: Sequence[Table]) -> None:
-    """Let no month be dropped until the transaction ends: its rows would be gone for those who began before, too."""
+def _lock_partitions(connection: Connection, tables: Sequence[Table]) -> None:
+    """Let no month be dropped until the transaction ends, since that ignores its snapshot."""
     names = ", ".join(
         connection.dialect.identifier_preparer.format_table(table) for table in tables
     )
-    if names:  # the first statement: what is seen is decided by the next
+    if names:  # the first statement: the next one takes the snapshot
         connection.exec_driver_sql(f"LOCK TABLE {names} IN ACCESS SHARE MODE")
 
 
-def _write(connection: Connection, table: Table, file: Path) -> int:
-    kept = [column for column in table.columns if column.computed is None]
-    schema = pa.schema([(column.name, _arrow(column.type)) for column in kept])
+def _dump_table(connection: Connection, table: Table, file: Path) -> int:
+    stored = [column for column in table.columns if column.computed is None]
+    schema = pa.schema([(column.name, _arrow(column.type)) for column in stored])
     rows = 0
     result = connection.execute(
-        select(*kept).order_by(*table.primary_key.columns),
+        select(*stored).order_by(*table.primary_key.columns),
         execution_options={"stream_results": True},
     )
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        for part in result.partitions(ROWS_AT_ONCE):
-            columns = zip(*part, strict=True)
+        for batch in result.partitions(BATCH_ROWS):
             values = [
-                [None if value is None else json.dumps(value) for value in found]
+                [None if value is None else json.dumps(value) for value in cells]
                 if isinstance(column.type, JSON)
-                else list(found)
-                for column, found in zip(kept, columns, strict=True)
+                else list(cells)
+                for column, cells in zip(stored, zip(*batch, strict=True), strict=True)
             ]
             writer.write_batch(
                 pa.record_batch(
@@ -193,7 +218,7 @@ def _write(connection: Connection, table: Table, file: Path) -> int:
                     schema=schema,
                 )
             )
-            rows += len(part)
+            rows += len(batch)
     return rows
 
 
@@ -201,18 +226,21 @@ def _arrow(type_: Any) -> pa.DataType:
     return next((arrow for kind, arrow in _ARROW if isinstance(type_, kind)), pa.string())
 
 
-def _read(connection: Connection, table: Table, file: Path, change: Callable[[str], str]) -> int:
+def _load_table(
+    connection: Connection, table: Table, file: Path, convert_text: Callable[[str], str]
+) -> int:
     source = pq.ParquetFile(file)
     unknown = [name for name in source.schema_arrow.names if name not in table.columns]
     if unknown:
         raise StoreError(
-            f"{displayed_url(connection.engine)} has no column {unknown[0]} in its table {table.name}, of which the backup has values"
+            f"{displayed_url(connection.engine)} has no column {unknown[0]} "
+            f"in its table {table.name}, of which the backup has values"
         )
-    if is_parted(connection, table):
+    if is_partitioned(connection, table):
         moments = pq.read_table(file, columns=[MONTHLY[table.name]]).column(0)
-        make_months(connection, table, moments.unique().to_pylist())
+        create_partitions(connection, table, moments.unique().to_pylist())
     convert = {
-        name: _converter(table.columns[name].type, change) for name in source.schema_arrow.names
+        name: _converter(table.columns[name], convert_text) for name in source.schema_arrow.names
     }
     batches = (
         zip(
@@ -222,25 +250,38 @@ def _read(connection: Connection, table: Table, file: Path, change: Callable[[st
             ),
             strict=True,
         )
-        for batch in source.iter_batches(ROWS_AT_ONCE)
+        for batch in source.iter_batches(BATCH_ROWS)
     )
     _insert(connection, table, list(convert), (row for batch in batches for row in batch))
     _move_sequences(connection, table)
     return int(source.metadata.num_rows)
 
 
-def _converter(type_: Any, change: Callable[[str], str]) -> Callable[[Any], Any]:
-    """A stored value as this database takes it: SQLite has kept some flags as numbers, and PostgreSQL wants them as flags."""
-    make: Callable[[Any], Any] = (
+def _converter(column: Column[Any], convert_text: Callable[[str], str]) -> Callable[[Any], Any]:
+    """Convert a stored value to what this database accepts.
+
+    SQLite stores some flags as numbers, and indexes texts that are too long for PostgreSQL.
+    """
+    ours = store_metadata.tables.get(column.table.name)
+    convert_number = (
         bool
-        if isinstance(type_, Boolean)
+        if isinstance(column.type, Boolean)
         else int
-        if isinstance(type_, Integer)
-        else lambda value: value
+        if isinstance(column.type, Integer)
+        else None
     )
-    return lambda value: (
-        None if value is None else change(value) if isinstance(value, str) else make(value)
-    )
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, str):
+            text = convert_text(value)
+            return (
+                index_key(ours.c[column.name], text)
+                if ours is not None and column.primary_key
+                else text
+            )
+        return value if value is None or convert_number is None else convert_number(value)
+
+    return convert
 
 
 def _insert(
@@ -256,19 +297,18 @@ def _insert(
                     copy.write_row(row)
         else:
             cursor.executemany(
-                f"INSERT INTO {quote(table.name)} ({columns}) VALUES ({', '.join('?' * len(names))})",
+                f"INSERT INTO {quote(table.name)} ({columns}) "
+                f"VALUES ({', '.join('?' * len(names))})",
                 rows,
             )
-    except (
-        connection.dialect.loaded_dbapi.Error
-    ) as error:  # SQLAlchemy does not see what goes past it
+    except connection.dialect.loaded_dbapi.Error as error:  # not seen by SQLAlchemy
         raise failure(error, displayed_url(connection.engine)) from error
     finally:
         cursor.close()
 
 
 def _move_sequences(connection: Connection, table: Table) -> None:
-    """Let PostgreSQL number the next row after those that were put in."""
+    """Let PostgreSQL number the next row after the loaded ones."""
     if connection.dialect.name != "postgresql":
         return
     for column in table.primary_key.columns:

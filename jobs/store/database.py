@@ -1,4 +1,4 @@
-"""Opening the store: address, connections, migrations, and errors said in one sentence."""
+"""Opening the store: address, connections, migrations, and errors as one sentence."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from sqlalchemy import (
 
 from infra.errors import GridcastError, InputError
 
-HEAD = "0008"
-"""The newest migration; a test holds it equal to Alembic's own head, whose import would cost every command 0.2 s."""
+HEAD = "0009"
+"""The newest migration, as a test compares with Alembic, whose import takes 0.2 s."""
 
 VERSION_TABLE = "gridcast_version"
-BUSY_SECONDS = 120
+BUSY_SECONDS = 120.0
+"""How long a writer waits for another process by default."""
 POSTGRES_PATIENCE = {
     "connect_timeout": 10,
     "keepalives_idle": 30,
@@ -35,28 +36,32 @@ POSTGRES_PATIENCE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-"""A server that vanished without a word is given up after half a minute, not after the quarter of an hour of TCP's own."""
+"""A server that vanished is given up after 30 s; TCP's own time-out is 15 minutes."""
 _WRITERS_LOCK = 0x67726964  # "grid": any number that no other program of this database uses
 
 
 class StoreError(GridcastError):
-    """The store cannot be reached, read or written; nothing of the unfinished transaction was kept."""
+    """The store cannot be reached, read or written; the transaction was rolled back."""
 
 
 class StoreAddressError(StoreError, InputError):
     """The URL of the store is wrong."""
 
 
-def open_store(url: str) -> Engine:
-    """Open the store at an SQLAlchemy URL (SQLite or PostgreSQL) and bring its tables up to date.
+def open_store(url: str, busy_seconds: float = BUSY_SECONDS) -> Engine:
+    """Open the store at an SQLAlchemy URL (SQLite or PostgreSQL) and migrate its tables.
 
-    ``engine.begin()`` is a writer's transaction: writers wait for each other. Raises StoreError in one sentence.
+    ``engine.begin()`` begins a writer's transaction: writers wait for each other, ``busy_seconds``
+    at most. A server that holds requests while it waits should not wait long.
 
-    >>> open_store("mysql://host/jobs")
+    Raises:
+        StoreError: if the store cannot be opened.
+
+    >>> open_store("mysql://host/jobs")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    jobs.store.database.StoreAddressError: the store's URL mysql://host/jobs must begin with sqlite:/// or postgresql://
+    jobs.store.database.StoreAddressError: the store's URL mysql://host/jobs must begin with ...
     """
-    engine = connect(url)
+    engine = connect(url, busy_seconds)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _set_up_sqlite)
     try:
@@ -67,30 +72,37 @@ def open_store(url: str) -> Engine:
     return engine
 
 
-def connect(url: str) -> Engine:
-    """A database at an SQLAlchemy URL as it is, whosever its tables are; raises StoreError in one sentence."""
+def connect(url: str, busy_seconds: float = BUSY_SECONDS) -> Engine:
+    """Connect to a database at an SQLAlchemy URL, without migrating it.
+
+    Raises:
+        StoreError: if the URL is wrong; later, whenever the database fails.
+    """
     address = _address(url)
     where = address.render_as_string(hide_password=True)
-    options: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS}}
+    options: dict[str, Any] = {"connect_args": {"timeout": busy_seconds}}
     if address.get_backend_name() == "postgresql":
-        # Whoever waited for the writers' lock must then see what the writer before it committed, whatever the server's default.
+        # A writer that waited for the lock must see the commit of the one before it.
         options = {
             "connect_args": POSTGRES_PATIENCE,
             "pool_pre_ping": True,
             "isolation_level": "READ COMMITTED",
         }
+    # hide_parameters: records stay out of error messages.
     engine = create_engine(
-        address, hide_parameters=True, **options
-    )  # records stay out of error messages
-    event.listen(engine, "handle_error", lambda context: _say(context, where))
+        address, hide_parameters=True, execution_options={"busy_seconds": busy_seconds}, **options
+    )
+    event.listen(
+        engine, "handle_error", lambda context: _raise_failure(context, where, busy_seconds)
+    )
     event.listen(engine, "begin", _begin)
     if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _leave_transactions_to_us)
+        event.listen(engine, "connect", _disable_driver_transactions)
     return engine
 
 
 def displayed_url(engine: Engine) -> str:
-    """Where a database is, as it may be displayed_url."""
+    """The URL of a database without its password."""
     return engine.url.render_as_string(hide_password=True)
 
 
@@ -98,9 +110,10 @@ def _address(url: str) -> URL:
     try:
         address = make_url(url)
     except (exc.ArgumentError, ValueError):
-        # The URL is not displayed_url: a password may be anywhere in it.
+        # The URL is not shown: a password may be anywhere in it.
         raise StoreAddressError(
-            "the store's URL (GRIDCAST_DATABASE_URL) cannot be read: write sqlite:///file or postgresql://user:password@host/name"
+            "the store's URL (GRIDCAST_DATABASE_URL) cannot be read: "
+            "write sqlite:///file or postgresql://user:password@host/name"
         ) from None
     if address.get_backend_name() in ("postgresql", "postgres"):
         return address.set(drivername="postgresql+psycopg")
@@ -112,22 +125,25 @@ def _address(url: str) -> URL:
 
 @contextmanager
 def read_connection(engine: Engine) -> Iterator[Connection]:
-    """A connection for queries only: on SQLite it waits for no writer."""
+    """A connection for queries only, which on SQLite waits for no writer."""
     with engine.connect() as connection:
         yield connection.execution_options(reads=True)
 
 
 def lock_writers(connection: Connection) -> None:
-    """Let one writer at a time past this point until its transaction ends.
+    """Take the lock of writers until the transaction ends.
 
-    SQLite does so by itself; on PostgreSQL, two upserts of the same keys in different order would deadlock.
+    SQLite does so by itself; on PostgreSQL, two upserts of the same keys in different order would
+    deadlock.
     """
     if connection.dialect.name == "postgresql":
+        seconds = connection.get_execution_options().get("busy_seconds", BUSY_SECONDS)
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {seconds * 1000:.0f}")
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _WRITERS_LOCK})
 
 
 def _begin(connection: Connection) -> None:
-    # A transaction that reads first and writes later cannot wait for another writer ("database is locked" at once),
+    # A transaction that reads first and writes later fails at once where another one is writing,
     # so a writer takes the lock when it begins.
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql(
@@ -135,28 +151,25 @@ def _begin(connection: Connection) -> None:
         )
 
 
-def _leave_transactions_to_us(driver: Any, record: object) -> None:
-    driver.isolation_level = None  # begin and commit are ours (see _begin)
+def _disable_driver_transactions(driver: Any, record: object) -> None:
+    driver.isolation_level = None  # _begin begins them
 
 
 def _set_up_sqlite(driver: Any, record: object) -> None:
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
-            # Leaving rollback mode needs the file alone, and SQLite does not wait for that by itself.
+            # Leaving rollback mode needs exclusive access, for which SQLite does not wait.
             driver.execute("PRAGMA journal_mode=WAL").close()
             break
         except driver.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
-    driver.execute(
-        "PRAGMA synchronous=FULL"
-    ).close()  # with NORMAL, WAL may lose a commit when the power fails
-    driver.execute("PRAGMA foreign_keys=ON").close()
-    driver.execute(
-        "PRAGMA cache_size=-65536"
-    ).close()  # 64 MiB: the key's index stays in memory for millions of jobs
+    # With synchronous=NORMAL, WAL may lose a commit when the power fails. A cache of 64 MiB holds
+    # the key's index of millions of jobs.
+    for setting in ("synchronous=FULL", "foreign_keys=ON", "cache_size=-65536"):
+        driver.execute(f"PRAGMA {setting}").close()
 
 
 def _migrate(engine: Engine, where: str) -> None:
@@ -170,9 +183,15 @@ def _migrate(engine: Engine, where: str) -> None:
 
 
 def migrate(connection: Connection, where: str, version: str = HEAD) -> None:
-    """Bring the tables from whatever version they are up to ``version``, in the caller's transaction.
+    """Migrate the tables to ``version``, in the caller's transaction.
 
-    Raises StoreError where they, or ``version``, are of a newer Gridcast.
+    Args:
+        connection: the caller's transaction.
+        where: the database's URL without its password, for messages.
+        version: the version to reach.
+
+    Raises:
+        StoreError: if the tables, or ``version``, are of a newer Gridcast.
     """
     from alembic import command
     from alembic.config import Config
@@ -185,17 +204,20 @@ def migrate(connection: Connection, where: str, version: str = HEAD) -> None:
         "script_location", str(Path(infra.migrations.__path__[0])).replace("%", "%%")
     )
     config.attributes["connection"] = connection
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    for found in (version_of(connection) or version, version):
-        if found not in known:
+    migrations = {
+        script.revision for script in ScriptDirectory.from_config(config).walk_revisions()
+    }
+    for required in (version_of(connection) or version, version):
+        if required not in migrations:
             raise StoreError(
-                f"{where} was written by a newer Gridcast (its tables are version {found}, this one knows {HEAD}): update Gridcast"
+                f"{where} was written by a newer Gridcast "
+                f"(its tables are version {required}, this one knows {HEAD}): update Gridcast"
             )
     command.upgrade(config, version)
 
 
 def version_of(connection: Connection) -> str | None:
-    """Which version the tables are, None where there are none."""
+    """The version of the tables, None where there are none."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
     version: str | None = connection.execute(
@@ -204,8 +226,8 @@ def version_of(connection: Connection) -> str | None:
     return version
 
 
-def _say(context: ExceptionContext, where: str) -> None:
-    """Turn what the database refuses, as opposed to what the code got wrong, into one sentence."""
+def _raise_failure(context: ExceptionContext, where: str, busy_seconds: float) -> None:
+    """Raise StoreError for what the database refuses, but not for errors of the program."""
     if context.is_pre_ping:  # SQLAlchemy connects anew
         return
     error = context.sqlalchemy_exception
@@ -213,23 +235,43 @@ def _say(context: ExceptionContext, where: str) -> None:
         isinstance(error, exc.OperationalError | exc.InterfaceError)
         or type(error) is exc.DatabaseError
     ):
-        raise failure(context.original_exception, where) from context.original_exception
+        original = context.original_exception
+        raise failure(original, where, busy_seconds, context.statement or "") from original
 
 
-def failure(error: BaseException, where: str) -> StoreError:
-    """What a driver's error of the database at ``where`` means, in one sentence."""
-    return StoreError(_sentence(error, where))
+def failure(
+    error: BaseException, where: str, busy_seconds: float = BUSY_SECONDS, statement: str = ""
+) -> StoreError:
+    """The meaning of a driver's error, as one sentence.
 
-
-def _sentence(error: BaseException, where: str) -> str:
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    Args:
+        error: the driver's error.
+        where: the database's URL without its password.
+        busy_seconds: how long the connection waits for a lock.
+        statement: the statement that failed.
+    """
+    message = (str(error).strip() or type(error).__name__).splitlines()[0]
     code = str(getattr(error, "sqlite_errorname", None) or getattr(error, "sqlstate", None) or "")
+    is_timeout = code == "55P03"
     if code.startswith(("SQLITE_FULL", "SQLITE_IOERR", "53100")):
-        return f"{where} cannot be written ({said}): nothing of this batch was stored; free some disk space and run the same command again"
-    if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return f"{where} was kept locked by another process for {BUSY_SECONDS} s: let that finish and run the same command again"
-    if code == "55P03":
-        return f"{where} has a month that another reads just now (a backup, a training): run the same command again later"
-    if code.startswith("SQLITE_CANTOPEN"):
-        return f"{where} cannot be opened: does its folder exist, and may you write there?"
-    return f"{where} cannot be used: {said}"
+        sentence = (
+            f"cannot be written ({message}): nothing of this batch was stored; "
+            "free some disk space and run the same command again"
+        )
+    elif code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or (
+        is_timeout and "advisory" in statement
+    ):
+        sentence = (
+            f"was locked by another process for {busy_seconds:g} s: "
+            "let that finish and run the same command again"
+        )
+    elif is_timeout:
+        sentence = (
+            "has a month that is being read (by a backup or a training): "
+            "run the same command again later"
+        )
+    elif code.startswith("SQLITE_CANTOPEN"):
+        sentence = "cannot be opened: does its folder exist, and may you write there?"
+    else:
+        sentence = f"cannot be used: {message}"
+    return StoreError(f"{where} {sentence}")

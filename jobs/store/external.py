@@ -1,4 +1,4 @@
-"""Reading somebody else's database: a query by SQLAlchemy over whatever DB-API driver its URL names, a row at a time."""
+"""Queries to databases of other systems, through the SQLAlchemy driver that their URL names."""
 
 from __future__ import annotations
 
@@ -13,14 +13,24 @@ from jobs.store.database import StoreAddressError, StoreError
 def query_external(
     url: str, statement: str, parameters: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """The rows of a query by column name; nothing is written there. Raises StoreError in one sentence without a password."""
+    """Run a query and yield its rows, one at a time, as dictionaries by column name.
+
+    Args:
+        url: SQLAlchemy URL of the database.
+        statement: the query.
+        parameters: its named parameters.
+
+    Raises:
+        StoreError: if the database cannot be read; the message holds no password.
+    """
     try:
         address = make_url(url)
         engine = create_engine(address, hide_parameters=True)
     except (exc.ArgumentError, ValueError, ImportError) as error:
-        # The URL is not displayed_url: a password may be anywhere in it.
+        # The URL is not shown: a password may be anywhere in it.
         raise StoreAddressError(
-            f"the database's URL cannot be used: {type(error).__name__}; write driver://user:password@host/name"
+            f"the database's URL cannot be used: {type(error).__name__}; "
+            "write driver://user:password@host/name"
         ) from None
     try:
         with engine.connect() as connection:
@@ -31,16 +41,16 @@ def query_external(
             ):
                 yield dict(row)
     except exc.SQLAlchemyError as error:
-        said = (
-            str(getattr(error, "orig", None) or error).strip() or type(error).__name__
-        ).splitlines()[0]
-        raise StoreError(f"{displayed_url(url)} cannot be read: {said}") from error
+        message = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
+        raise StoreError(
+            f"{displayed_url(url)} cannot be read: {message.splitlines()[0]}"
+        ) from error
     finally:
         engine.dispose()
 
 
 def displayed_url(url: str) -> str:
-    """A database's URL as it may be displayed_url.
+    """A database's URL without its password.
 
     >>> displayed_url("postgresql://panda:secret@db/panda")
     'postgresql://panda:***@db/panda'

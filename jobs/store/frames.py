@@ -1,10 +1,15 @@
-"""DataFrames to database rows and back, by raw driver rows: a Row object a record costs more than the query."""
+"""DataFrames to database rows and back.
+
+Rows are plain driver tuples: a Row object per record costs more than the query.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -15,14 +20,19 @@ import pyarrow.compute as pc
 from pyarrow import csv
 from sqlalchemy import Column, Connection, Select, Table
 
+from infra.aliases import Integers
 from jobs.schema import TIME_TYPE
 from jobs.store.database import displayed_url, failure
-from jobs.store.partitions import key_of, make_months, parted_by
+from jobs.store.partitions import create_partitions, key_columns, partition_column
 
 Moment = datetime | pd.Timestamp
 
-ROWS_AT_ONCE = 5_000  # more at once takes twice as long: Python's garbage collector walks the rows
-WORTH_A_COPY = 500
+BATCH_ROWS = 5_000  # more at once takes twice as long: Python's garbage collector walks the rows
+MIN_COPY_ROWS = 500
+KEY_BYTES = 2_560
+"""Bytes of UTF-8 that the free texts of a key may have together; PostgreSQL indexes 2,704 a row."""
+SHORT_KEYS = ("kind", "target")
+"""Texts of keys that are never from outside, and short."""
 _EPOCH = pd.Timestamp("1970-01-01", tz="UTC")
 _ARROW = {
     "text": pa.string(),
@@ -37,17 +47,20 @@ _ARROW = {
 def write_rows(
     connection: Connection, table: Table, frame: pd.DataFrame, overwrite: bool, new: bool = False
 ) -> None:
-    """Insert the rows of ``frame``; a row whose key is there is overwritten, or left as it is. ``new``: the caller knows that none is."""
+    """Insert the rows of a DataFrame.
+
+    Args:
+        connection: the caller's transaction.
+        table: the table to write to.
+        frame: its columns by name; those that the table does not have are ignored.
+        overwrite: whether a row whose key is stored replaces it or is left out.
+        new: whether the caller knows that no key is stored yet.
+    """
     if frame.empty:
         return
     kinds = {column.name: column.info["kind"] for column in table.columns if column.name in frame}
-    write_values(
-        connection,
-        table,
-        {name: _values(frame[name], kind) for name, kind in kinds.items()},
-        overwrite,
-        new,
-    )
+    values = {name: _values(frame[name], kind) for name, kind in kinds.items()}
+    write_values(connection, table, values, overwrite, new)
 
 
 def write_values(
@@ -57,29 +70,70 @@ def write_values(
     overwrite: bool,
     new: bool = False,
 ) -> None:
-    """``write_rows`` for Python values by column, as the driver takes them: times in microseconds, None for what is missing."""
+    """Insert rows given as Python values by column: times in microseconds, None for missing.
+
+    Args:
+        connection: the caller's transaction.
+        table: the table to write to.
+        values: one sequence per column, all of the same length.
+        overwrite: whether a row whose key is stored replaces it or is left out.
+        new: whether the caller knows that no key is stored yet.
+    """
     columns = [column for column in table.columns if column.name in values]
-    if moment := parted_by(connection, table):
-        make_months(connection, table, values[moment])
-    if connection.dialect.name == "postgresql" and len(values[columns[0].name]) >= WORTH_A_COPY:
+    values = {column.name: _indexable(column, values[column.name]) for column in columns}
+    if moment := partition_column(connection, table):
+        create_partitions(connection, table, values[moment])
+    if connection.dialect.name == "postgresql" and len(values[columns[0].name]) >= MIN_COPY_ROWS:
         if new:
             _copy(connection, table.name, columns, values)
         else:
             _merge(connection, table, columns, values, overwrite)
         return
     rows = zip(*(values[column.name] for column in columns), strict=True)
-    statement = _insert(connection, table, columns, overwrite)
-    while chunk := list(islice(rows, ROWS_AT_ONCE)):
+    statement = _insert_statement(connection, table, columns, overwrite)
+    while chunk := list(islice(rows, BATCH_ROWS)):
         connection.exec_driver_sql(statement, chunk)
 
 
-def _insert(
+def index_key(column: Column[Any], text: str) -> str:
+    """``text`` as the store keeps it in a key: shortened to what an index takes.
+
+    A text that is too long ends in a digest of all of it, so that two stay two.
+    """
+    data, limit = text.encode("utf-8", "replace"), _key_limit(column.table)
+    if len(data) <= limit:
+        return text
+    digest = "#" + hashlib.sha256(data).hexdigest()[:16]
+    return data[: limit - len(digest)].decode("utf-8", "ignore") + digest
+
+
+@cache
+def _key_limit(table: Table) -> int:
+    """Bytes of UTF-8 that each free text of a table's key may have; numbers take eight each."""
+    texts = [column for column in table.primary_key if column.info["kind"] == "text"]
+    return KEY_BYTES // sum(column.name not in SHORT_KEYS for column in texts)
+
+
+def _indexable(column: Column[Any], values: Sequence[Any]) -> Sequence[Any]:
+    """The values of a column; the texts of a key are shortened where an index could refuse them."""
+    if column.info["kind"] != "text" or not column.primary_key:
+        return values
+    # Four such texts fit in any key, with four bytes a character.
+    if max(map(len, values), default=0) * 16 <= KEY_BYTES:
+        return values
+    return [index_key(column, value) for value in values]
+
+
+def _insert_statement(
     connection: Connection, table: Table, columns: Sequence[Column[Any]], overwrite: bool
 ) -> str:
-    mark = "?" if connection.dialect.name == "sqlite" else "%s"
-    marks = ", ".join([mark] * len(columns))
-    action = _on_conflict(connection, table, columns, overwrite)
-    return f"INSERT INTO {table.name} ({_quoted(connection, columns)}) VALUES ({marks}) {action}"
+    placeholder = "?" if connection.dialect.name == "sqlite" else "%s"
+    placeholders = ", ".join([placeholder] * len(columns))
+    names, action = (
+        _quoted(connection, columns),
+        _on_conflict(connection, table, columns, overwrite),
+    )
+    return f"INSERT INTO {table.name} ({names}) VALUES ({placeholders}) {action}"
 
 
 def _quoted(connection: Connection, columns: Iterable[Column[Any]]) -> str:
@@ -92,13 +146,12 @@ def _on_conflict(
     connection: Connection, table: Table, columns: Sequence[Column[Any]], overwrite: bool
 ) -> str:
     quote = connection.dialect.identifier_preparer.quote
-    key = key_of(connection, table)
-    others = [
-        quote(column.name) for column in columns if column.name not in {one.name for one in key}
-    ]
+    key = key_columns(connection, table)
+    key_names = {column.name for column in key}
+    assigned = [quote(column.name) for column in columns if column.name not in key_names]
     action = (
-        "UPDATE SET " + ", ".join(f"{name} = excluded.{name}" for name in others)
-        if overwrite and others
+        "UPDATE SET " + ", ".join(f"{name} = excluded.{name}" for name in assigned)
+        if overwrite and assigned
         else "NOTHING"
     )
     return f"ON CONFLICT ({_quoted(connection, key)}) DO {action}"
@@ -111,10 +164,11 @@ def _merge(
     values: Mapping[str, Sequence[Any]],
     overwrite: bool,
 ) -> None:
-    """The same by COPY into a table of this transaction, and from there."""
+    """Insert by COPY into a temporary table of this transaction, and from there."""
     names, draft = _quoted(connection, columns), f"{table.name}_copied"
     connection.exec_driver_sql(
-        f"CREATE TEMP TABLE IF NOT EXISTS {draft} (LIKE {table.name} INCLUDING DEFAULTS) ON COMMIT DROP"
+        f"CREATE TEMP TABLE IF NOT EXISTS {draft} "
+        f"(LIKE {table.name} INCLUDING DEFAULTS) ON COMMIT DROP"
     )
     _copy(connection, draft, columns, values)
     action = _on_conflict(connection, table, columns, overwrite)
@@ -130,23 +184,18 @@ def _copy(
     columns: Sequence[Column[Any]],
     values: Mapping[str, Sequence[Any]],
 ) -> None:
-    """Put rows into a table by COPY: PostgreSQL takes them several times as fast."""
+    """Insert rows by COPY, which is several times as fast on PostgreSQL."""
     arrays = [pa.array(values[column.name], _ARROW[column.info["kind"]]) for column in columns]
-    # What is there is quoted, even if it is empty; what is missing is nothing at all.
-    how, out = (
-        csv.WriteOptions(include_header=False, quoting_style="all_valid"),
-        pa.BufferOutputStream(),
-    )
-    csv.write_csv(pa.table(arrays, [column.name for column in columns]), out, how)
+    # A present value is quoted, even if it is empty; a missing one is nothing at all.
+    options = csv.WriteOptions(include_header=False, quoting_style="all_valid")
+    out = pa.BufferOutputStream()
+    csv.write_csv(pa.table(arrays, [column.name for column in columns]), out, options)
     driver = connection.connection.cursor()
+    statement = f"COPY {name} ({_quoted(connection, columns)}) FROM STDIN (FORMAT csv)"
     try:
-        with driver.copy(
-            f"COPY {name} ({_quoted(connection, columns)}) FROM STDIN (FORMAT csv)"
-        ) as copy:
+        with driver.copy(statement) as copy:
             copy.write(out.getvalue())
-    except (
-        connection.dialect.loaded_dbapi.Error
-    ) as error:  # SQLAlchemy does not see what goes past it
+    except connection.dialect.loaded_dbapi.Error as error:  # not seen by SQLAlchemy
         raise failure(error, displayed_url(connection.engine)) from error
     finally:
         driver.close()
@@ -162,10 +211,11 @@ def _values(series: pd.Series, kind: str) -> list[Any]:
         values = _microseconds(series).tolist()
     elif kind == "json":
         values = [
-            None if gone else json.dumps(value) for value, gone in zip(series, missing, strict=True)
+            None if is_missing else json.dumps(value)
+            for value, is_missing in zip(series, missing, strict=True)
         ]
     elif kind == "text":
-        # PostgreSQL stores no NUL; a job's fields were checked for it, an answer's and a rejected line were not.
+        # PostgreSQL stores no NUL; only fields of records have been checked for it before.
         values = pc.replace_substring(
             pa.array(series.astype("str"), from_pandas=True), "\0", "\ufffd"
         ).to_pylist()
@@ -184,7 +234,7 @@ def as_microseconds(moment: Moment) -> int:
     return int((stamp - _EPOCH) // pd.Timedelta(microseconds=1))
 
 
-def _microseconds(times: pd.Series) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _microseconds(times: pd.Series) -> Integers:
     """Times as microseconds since 1970 in UTC; a missing time is the smallest int64."""
     if not pd.api.types.is_datetime64_any_dtype(times):
         times = pd.to_datetime(times, utc=True)
@@ -193,38 +243,66 @@ def _microseconds(times: pd.Series) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 
 def read_rows(connection: Connection, query: Select[Any], **computed: str) -> pd.DataFrame:
-    """Run ``query`` and give its rows as a DataFrame in the types of ``jobs.schema``; ``computed`` names the kinds of computed columns."""
-    names = [column.name for column in query.selected_columns]
-    kinds = [computed.get(column.name) or column.info["kind"] for column in query.selected_columns]
-    result = connection.execute(query, execution_options={"stream_results": True})
-    arrow = pa.schema([(name, _ARROW[kind]) for name, kind in zip(names, kinds, strict=True)])
-    table = pa.Table.from_batches(_batches(result.partitions(ROWS_AT_ONCE), arrow, kinds), arrow)
-    for position, kind in enumerate(kinds):
-        if kind == "time":
-            table = table.set_column(
-                position, names[position], table.column(position).cast(pa.timestamp("us", "UTC"))
-            )
+    """Run a query and return its rows in the types of ``jobs.schema``.
+
+    Args:
+        connection: a connection for reading, or the caller's transaction.
+        query: a selection of columns of the store's tables, or of computed columns.
+        computed: the kind of each computed column, by its name.
+    """
+    kinds = _kinds(query, computed)
+    table = pa.Table.from_batches(read_batches(connection, query, **computed))
     frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
-    for name, kind in zip(names, kinds, strict=True):
-        if kind == "json":
-            frame[name] = pd.Series(
-                [json.loads(text) if isinstance(text, str) else None for text in frame[name]],
-                index=frame.index,
-                dtype=object,
-            )
+    for name in (name for name, kind in kinds.items() if kind == "json"):
+        frame[name] = pd.Series(
+            [json.loads(text) if isinstance(text, str) else None for text in frame[name]],
+            index=frame.index,
+            dtype=object,
+        )
     return frame
 
 
-def _batches(
-    partitions: Iterator[Sequence[Any]], arrow: pa.Schema, kinds: list[str]
+def read_batches(
+    connection: Connection, query: Select[Any], **computed: str
 ) -> Iterator[pa.RecordBatch]:
-    for rows in partitions:
-        values = [
-            [None if value is None else bool(value) for value in column]
-            if kind == "flag"
-            else column
-            for column, kind in zip(zip(*rows, strict=True), kinds, strict=True)
+    """Run a query and return its rows as Arrow batches, at least one (which may be empty).
+
+    Only one batch is held at a time; ``json`` columns are text.
+
+    Args:
+        connection: a connection for reading, open until the last batch is taken.
+        query: a selection of columns of the store's tables, or of computed columns.
+        computed: the kind of each computed column, by its name.
+    """
+    kinds = _kinds(query, computed)
+    schema = pa.schema(
+        [
+            (name, pa.timestamp("us", "UTC") if kind == "time" else _ARROW[kind])
+            for name, kind in kinds.items()
         ]
-        yield pa.RecordBatch.from_arrays(
-            [pa.array(v, t) for v, t in zip(values, arrow.types, strict=True)], schema=arrow
-        )
+    )
+    result = connection.execute(query, execution_options={"stream_results": True})
+    is_empty = True
+    for rows in result.partitions(BATCH_ROWS):
+        columns = zip(*rows, strict=True)
+        arrays = [
+            _array(column, kind) for column, kind in zip(columns, kinds.values(), strict=True)
+        ]
+        is_empty = False
+        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+    if is_empty:
+        yield pa.RecordBatch.from_pylist([], schema=schema)
+
+
+def _kinds(query: Select[Any], computed: Mapping[str, str]) -> dict[str, str]:
+    return {
+        column.name: computed.get(column.name) or column.info["kind"]
+        for column in query.selected_columns
+    }
+
+
+def _array(values: Sequence[Any], kind: str) -> pa.Array:
+    if kind == "flag":  # SQLite stores numbers
+        values = [None if value is None else bool(value) for value in values]
+    array = pa.array(values, _ARROW[kind])
+    return array.cast(pa.timestamp("us", "UTC")) if kind == "time" else array

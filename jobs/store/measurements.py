@@ -1,4 +1,4 @@
-"""Measured numbers in the store: drift, missing, accuracy, evaluation."""
+"""Measured values in the store: drift, missing fields, accuracy, evaluations, alerts."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import pandas as pd
 from sqlalchemy import Connection, Engine, select
 
 from jobs.store.database import read_connection
-from jobs.store.frames import Moment, as_microseconds, read_rows, write_rows
+from jobs.store.frames import Moment, as_microseconds, index_key, read_rows, write_rows
 from jobs.store.tables import measurements as table
 
 
 def add_measurements(connection: Connection, measurements: pd.DataFrame) -> None:
-    """Keep numbers: measured_at, kind, name, value, and if known segment (default ``all``) and details (anything that JSON holds).
+    """Store measured values: measured_at, kind, name, value, and optionally segment and details.
 
-    A number of the same kind, name, segment and time is kept once.
+    ``segment`` defaults to ``all``; ``details`` is anything that JSON holds. A value of the same
+    kind, name, segment and time is stored once.
     """
     segment = measurements["segment"].fillna("all") if "segment" in measurements else "all"
     write_rows(connection, table, measurements.assign(segment=segment), overwrite=False)
@@ -29,11 +30,21 @@ def read_measurements(
     until: Moment | None = None,
     latest: int | None = None,
 ) -> pd.DataFrame:
-    """Read numbers measured from ``since`` to before ``until``, by time; ``latest`` keeps that many of the newest."""
+    """Read measured values, by time.
+
+    Args:
+        engine: the store.
+        name: only values of this name.
+        kind: only values of this kind.
+        segment: only values of this segment.
+        since: only values measured at this time or later.
+        until: only values measured before this time.
+        latest: at most that many, the newest.
+    """
     query = select(table)
-    for column, wanted in ((table.c.name, name), (table.c.kind, kind), (table.c.segment, segment)):
-        if wanted is not None:
-            query = query.where(column == wanted)
+    for column, value in ((table.c.name, name), (table.c.kind, kind), (table.c.segment, segment)):
+        if value is not None:
+            query = query.where(column == index_key(column, value))
     if since is not None:
         query = query.where(table.c.measured_at >= as_microseconds(since))
     if until is not None:

@@ -1,4 +1,4 @@
-"""The prediction log in the store: what was answered, for joining with what then happened."""
+"""The prediction log in the store, to be joined with the outcomes of the predicted jobs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from jobs.store.tables import predictions as table
 def add_predictions(
     connection: Connection, predictions: pd.DataFrame | Mapping[str, Sequence[Any]]
 ) -> None:
-    """Log answers, a row a job and a target, with the columns of ``jobs.store.tables.predictions``; logging one again changes nothing.
+    """Log predictions, one row per job and target, with the columns of ``tables.predictions``.
 
-    Plain values by column (see ``write_values``) cost a predictor, which answers meanwhile, a fraction of what a DataFrame does.
+    Logging one again changes nothing. Plain values by column (see ``frames.write_values``) take a
+    fraction of the time of a DataFrame, during which the predictor cannot answer.
     """
     if isinstance(predictions, pd.DataFrame):
         write_rows(connection, table, predictions, overwrite=False)
@@ -39,10 +40,18 @@ def read_predictions(
     columns: Sequence[str] = (),
     limit: int | None = None,
 ) -> pd.DataFrame:
-    """Read answers given from ``since`` to before ``until``, by (asked_at, source, job_id, target, model_version).
+    """Read logged predictions, by (asked_at, source, job_id, target, model_version).
 
-    ``columns`` adds those fields of the job itself, missing where the store does not know it; ``ended`` keeps the answers about
-    jobs that have ended (or have not, or are unknown), ``ended_since`` and ``ended_until`` those about jobs that ended then.
+    Args:
+        engine: the store.
+        target: only predictions of this target.
+        since: only predictions made at this time or later.
+        until: only predictions made before this time.
+        ended: only predictions of jobs that have ended (True), or have not or are unknown (False).
+        ended_since: only predictions of jobs that ended at this time or later.
+        ended_until: only predictions of jobs that ended before this time.
+        columns: fields of the job to add, missing where the store does not have the job.
+        limit: at most that many, the first.
     """
     same_job = and_(jobs_table.c.source == table.c.source, jobs_table.c.job_id == table.c.job_id)
     query = select(table, *(jobs_table.c[name] for name in columns if name not in table.c))

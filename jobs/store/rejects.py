@@ -1,4 +1,4 @@
-"""Refused lines and records in the store, with their reasons."""
+"""Rejected lines and records in the store, with the reasons."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pandas as pd
 from sqlalchemy import Connection, Engine, select
 
 from jobs.store.database import read_connection
-from jobs.store.frames import read_rows, write_rows
+from jobs.store.frames import index_key, read_rows, write_rows
 from jobs.store.tables import rejects as table
 
-LONGEST_REASON = 500
-LONGEST_RAW = 2000
+LONGEST_REASON, LONGEST_RAW = 500, 2000
+"""Characters of a reason and of a text that are stored."""
 
 
-class Refused(Protocol):
-    """A line or record number in a file, why it was refused, and its text."""
+class RejectedLine(Protocol):
+    """A line or record number of a file, why it was rejected, and its text."""
 
     @property
     def line(self) -> int: ...  # noqa: D102
@@ -32,44 +32,62 @@ class Refused(Protocol):
 def add_rejects(
     connection: Connection,
     file: str | Path,
-    rejects: Iterable[Refused],
+    rejects: Iterable[RejectedLine],
     seen_at: datetime | None = None,
     window: str = "",
 ) -> None:
-    """Keep the refused lines of ``file`` (by its absolute path); a line refused before for the same reason is not kept twice.
+    """Store the rejected lines of a file; a line rejected before for the same reason is kept once.
 
-    Of a ``window`` of a longer record, kept under that name, a text that another one had and that was refused alike is not kept again.
+    Args:
+        connection: the caller's transaction.
+        file: the file, stored as its absolute path.
+        rejects: its rejected lines.
+        seen_at: when they were rejected; default now.
+        window: stored instead of ``file`` where the file is one window of a longer record; a text
+            that another window had, rejected for the same reason, is not stored again.
     """
     rows = [
-        (reject.line, _clean(reject.reason, LONGEST_REASON), _clean(reject.raw, LONGEST_RAW))
-        for reject in rejects
+        (reject.line, _reason(reject.reason), _clean(reject.raw, LONGEST_RAW)) for reject in rejects
     ]
     if window and rows:
-        among = table.c.raw.in_(sorted({raw for _, _, raw in rows}))
-        known = {
-            (reason, raw)
-            for reason, raw in connection.execute(select(table.c.reason, table.c.raw).where(among))
-        }
-        rows = [row for row in rows if row[1:] not in known]
+        query = select(table.c.reason, table.c.raw).where(
+            table.c.raw.in_(sorted({raw for _, _, raw in rows}))
+        )
+        stored = {(reason, raw) for reason, raw in connection.execute(query)}
+        rows = [row for row in rows if row[1:] not in stored]
     frame = pd.DataFrame(rows, columns=["line", "reason", "raw"])
     frame = frame.assign(
-        file=_clean(window or str(Path(file).absolute()), LONGEST_RAW),
+        file=_file(window or Path(file).absolute()),
         seen_at=pd.Timestamp(seen_at or datetime.now(UTC)),
     )
     write_rows(connection, table, frame, overwrite=False)
 
 
 def _clean(text: str, longest: int) -> str:
-    """Cut to length and storable: what is not UTF-8 becomes a question mark."""
+    """``text`` cut to length, with question marks for what is not UTF-8."""
     return text[:longest].encode("utf-8", "replace").decode("utf-8")
+
+
+def _reason(text: str) -> str:
+    return index_key(table.c.reason, _clean(text, LONGEST_REASON))
+
+
+def _file(file: str | Path) -> str:
+    return index_key(table.c.file, _clean(str(file), LONGEST_RAW))
 
 
 def read_rejects(
     engine: Engine, *, file: str | Path | None = None, limit: int | None = None
 ) -> pd.DataFrame:
-    """Read refused lines (file, line, reason, raw, seen_at), by file and line; of one ``file``, or of all."""
+    """Read rejected lines (file, line, reason, raw, seen_at), by file and line.
+
+    Args:
+        engine: the store.
+        file: only lines of this file.
+        limit: at most that many, the first.
+    """
     query = select(table).order_by(table.c.file, table.c.line, table.c.reason).limit(limit)
     if file is not None:
-        query = query.where(table.c.file == _clean(str(Path(file).absolute()), LONGEST_RAW))
+        query = query.where(table.c.file == _file(Path(file).absolute()))
     with read_connection(engine) as connection:
         return read_rows(connection, query)

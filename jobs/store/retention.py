@@ -1,9 +1,10 @@
-"""How long the store keeps what grows with the jobs: where a site asks for it, whole months of the past go, and stay away.
+"""Deletion from the store: of whole past months, where a site asks for it, and of a source.
 
-What is kept begins with the first day of a month, so many months before this one. That moment is itself in the store, a measurement of
-kind ``retention``, so that every writer knows it: an unknown job of before is not stored, however often its window is told again. Never
-dropped are jobs that have not ended, and those of the newest revision, by which the next is numbered. Each month, or batch of rows, is
-a transaction with the count of what went; whatever is interrupted goes on with the next call.
+Retention keeps what was submitted since the first day of a month, some months before this one.
+That moment is stored, as a measurement of kind ``retention``, so that every writer knows it: an
+unknown job of an earlier time is not stored, however often it is reported. Jobs that have not
+ended, and those of the newest revision, are never dropped. Each month, or batch of rows, is one
+transaction with the count of deleted rows; an interrupted call is completed by the next.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from sqlalchemy import (
 from jobs.store.database import lock_writers, read_connection
 from jobs.store.frames import as_microseconds, write_rows
 from jobs.store.merging import FINISHED
-from jobs.store.partitions import drop_month, months_before, parted_by
+from jobs.store.partitions import delete_from_partition, partition_column, partitions_before
 from jobs.store.tables import (
     RECORDS,
     jobs,
@@ -43,31 +44,35 @@ from jobs.store.tables import (
     transfers,
 )
 
-KIND, SINCE = "retention", "kept since"
-AGEING = {
+KIND, SINCE, DROPPED = "retention", "kept since", "dropped source"
+"""The kind of the notes below, and two of their names."""
+AGE_COLUMNS = {
     jobs: "submitted_at",
     transfers: "submitted_at",
     predictions: "asked_at",
     rejects: "seen_at",
     task_predictions: "asked_at",
 }
-"""What goes with the months, and by which time; of a task, chain or request all goes together, when it was last looked at before."""
-ROWS_AT_ONCE = 10_000
+"""What retention deletes, and by which time.
+
+All predictions of a task, chain or request are deleted together, by the latest of them.
+"""
+BATCH_ROWS = 10_000
 LOCK_TIMEOUT = "3s"
-"""A month that somebody reads is not waited for longer: whoever reads or writes meanwhile waits behind."""
+"""A month that is being read is not waited for longer: all readers and writers would wait too."""
 
 
 @dataclass(frozen=True)
 class PruneResult:
-    """Since when the store keeps jobs (None: all), and how many rows went, by table."""
+    """The start of retention (None: everything is kept), and the deleted rows by table."""
 
     since: datetime | None
     rows: dict[str, int] = field(default_factory=dict)
 
 
 def retention_start(connection: Connection) -> pd.Timestamp:
-    """The moment before which no unknown job is stored any more, of long ago where all is kept."""
-    seconds = _since(connection)
+    """The moment before which no unknown job is stored; the earliest moment where all are."""
+    seconds = _latest_note(connection, SINCE)
     return (
         pd.Timestamp.min.tz_localize("UTC")
         if seconds is None
@@ -76,97 +81,162 @@ def retention_start(connection: Connection) -> pd.Timestamp:
 
 
 def prune(engine: Engine, months: int, now: datetime | None = None) -> PruneResult:
-    """Drop what is older than this month and the ``months`` before it; 0 keeps all, and takes what is older again from then on.
+    """Delete what is older than this month and the ``months`` before it.
 
-    Raises StoreError where somebody reads a month that should go (a backup, a training): nothing of that month went.
+    Args:
+        engine: the store.
+        months: full months to keep; 0 keeps all, and stores older jobs again from then on.
+        now: the present; default the clock.
+
+    Raises:
+        StoreError: if somebody is reading a month to be dropped (a backup, a training); nothing of
+            that month was deleted.
     """
     now = now or datetime.now(UTC)
     since = _first_day(now, months) if months else None
-    with _writing(engine) as connection:
+    with _write_connection(engine) as connection:
         seconds = since.timestamp() if since else None
-        if _since(connection) != seconds:
+        if _latest_note(connection, SINCE) != seconds:
             _note(connection, SINCE, seconds, now)
     if since is None:
         return PruneResult(None)
+    before = as_microseconds(since)
     return PruneResult(
-        since, {table.name: _drop(engine, table, as_microseconds(since), now) for table in AGEING}
+        since, {table.name: _prune_table(engine, table, before, now) for table in AGE_COLUMNS}
     )
 
 
+def drop_source(engine: Engine, source: str, now: datetime | None = None) -> dict[str, int]:
+    """Delete all that is stored of a source, in one transaction.
+
+    These are its jobs, transfers, logged predictions and predictions of tasks. Rejected lines stay:
+    they belong to files. The numbers of the deleted revisions are not used again.
+
+    Args:
+        engine: the store.
+        source: name of the source.
+        now: the present; default the clock.
+
+    Returns:
+        The number of deleted rows by table.
+    """
+    with _write_connection(engine) as connection:
+        revisions = {table: newest_revision(connection, table) for table in RECORDS.values()}
+        rows = {
+            table.name: connection.execute(delete(table).where(table.c.source == source)).rowcount
+            for table in (jobs, transfers, predictions, task_predictions)
+        }
+        for table, revision in revisions.items():
+            if newest_revision(connection, table) < revision:
+                _note(connection, _revision_name(table), revision, now)
+        if any(rows.values()):
+            _note(connection, DROPPED, float(rows[jobs.name]), now, segment=source)
+    return rows
+
+
+def dropped_at(engine: Engine) -> datetime | None:
+    """When a source was last dropped from the store; None if never."""
+    query = select(func.max(measurements.c.measured_at)).where(
+        measurements.c.kind == KIND, measurements.c.name == DROPPED
+    )
+    with read_connection(engine) as connection:
+        moment = connection.execute(query).scalar()
+    return None if moment is None else datetime.fromtimestamp(moment / 1e6, UTC)
+
+
+def newest_revision(connection: Connection, table: Table) -> int:
+    """The newest revision that records of a table ever had, 0 where none has ended."""
+    newest = connection.execute(select(func.max(table.c.revision))).scalar() or 0
+    return int(max(newest, _latest_note(connection, _revision_name(table)) or 0))
+
+
+def _revision_name(table: Table) -> str:
+    return f"revision of {table.name}"
+
+
 def _first_day(now: datetime, months: int) -> datetime:
-    """The first of a month, so many before that of ``now``."""
+    """The first of a month, ``months`` months before that of ``now``."""
     year, month = divmod(now.astimezone(UTC).year * 12 + now.astimezone(UTC).month - 1 - months, 12)
     return datetime(year, month + 1, 1, tzinfo=UTC)
 
 
-def _since(connection: Connection) -> float | None:
+def _latest_note(connection: Connection, name: str) -> float | None:
     query = select(measurements.c.value).where(
-        measurements.c.kind == KIND, measurements.c.name == SINCE
+        measurements.c.kind == KIND, measurements.c.name == name
     )
-    seconds: float | None = connection.execute(
+    value: float | None = connection.execute(
         query.order_by(measurements.c.measured_at.desc()).limit(1)
     ).scalar()
-    return seconds
+    return value
 
 
-def _note(connection: Connection, name: str, value: float | None, now: datetime) -> None:
-    row = {"measured_at": now, "kind": KIND, "name": name, "segment": "all", "value": value}
+def _note(
+    connection: Connection,
+    name: str,
+    value: float | None,
+    now: datetime | None,
+    segment: str = "all",
+) -> None:
+    moment = now or datetime.now(UTC)
+    row = {"measured_at": moment, "kind": KIND, "name": name, "segment": segment, "value": value}
     write_rows(
         connection, measurements, pd.DataFrame([row]).astype({"value": float}), overwrite=True
     )
 
 
 @contextmanager
-def _writing(engine: Engine) -> Iterator[Connection]:
+def _write_connection(engine: Engine) -> Iterator[Connection]:
     with engine.begin() as connection:
         lock_writers(connection)
         yield connection
 
 
-def _drop(engine: Engine, table: Table, before: int, now: datetime) -> int:
-    """Drop what goes of a table, a month or a batch at a time; returns how many rows went."""
+def _prune_table(engine: Engine, table: Table, before: int, now: datetime) -> int:
+    """Delete the old rows of a table, by month or batch; returns their number."""
     with read_connection(engine) as connection:
-        months = months_before(connection, table, before) if parted_by(connection, table) else None
-    gone = 0
+        is_whole = partition_column(connection, table) is None
+        months = None if is_whole else partitions_before(connection, table, before)
+    deleted = 0
     while months is None or months:
-        with _writing(engine) as connection:
-            going = _going(connection, table, before)
+        with _write_connection(engine) as connection:
+            condition = _pruned(connection, table, before)
             if months:
                 connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
-                went = drop_month(connection, table, months.pop(0), going)
+                count = delete_from_partition(connection, table, months.pop(0), condition)
             else:
-                went = _drop_some(connection, table, going(table))
-            gone += went
-            if went:
-                _note(connection, table.name, gone, now)
+                count = _delete_batch(connection, table, condition(table))
+            deleted += count
+            if count:
+                _note(connection, table.name, deleted, now)
             elif months is None:
                 break
-    return gone
+    return deleted
 
 
-def _drop_some(connection: Connection, table: Table, going: ColumnElement[bool]) -> int:
+def _delete_batch(connection: Connection, table: Table, condition: ColumnElement[bool]) -> int:
     key = table.primary_key.columns
     return connection.execute(
-        delete(table).where(tuple_(*key).in_(select(*key).where(going).limit(ROWS_AT_ONCE)))
+        delete(table).where(tuple_(*key).in_(select(*key).where(condition).limit(BATCH_ROWS)))
     ).rowcount
 
 
-def _going(
+def _pruned(
     connection: Connection, table: Table, before: int
 ) -> Callable[[Table], ColumnElement[bool]]:
-    """Which rows of a table, or of a partition of it, are to go."""
-    moment = AGEING[table]
+    """Which rows of a table, or of a partition of it, to delete."""
+    moment = AGE_COLUMNS[table]
     if table in RECORDS.values():
-        newest = max(int(connection.execute(select(func.max(table.c.revision))).scalar() or 0), 1)
-        return lambda part: and_(
-            part.c[moment] < before,
-            part.c.revision < newest,
-            or_(part.c.ended_at.is_not(None), part.c.status.in_(FINISHED)),
+        newest = max(newest_revision(connection, table), 1)
+        return lambda rows: and_(
+            rows.c[moment] < before,
+            rows.c.revision < newest,
+            or_(rows.c.ended_at.is_not(None), rows.c.status.in_(FINISHED)),
         )
     if table is task_predictions:
         later = table.alias()
-        looked_at = exists().where(
-            later.c.kind == table.c.kind, later.c.task == table.c.task, later.c[moment] >= before
+        has_later = exists().where(
+            *(later.c[name] == table.c[name] for name in ("kind", "source", "task")),
+            later.c[moment] >= before,
         )
-        return lambda part: and_(part.c[moment] < before, ~looked_at)
-    return lambda part: part.c[moment] < before
+        return lambda rows: and_(rows.c[moment] < before, ~has_later)
+    return lambda rows: rows.c[moment] < before

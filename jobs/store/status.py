@@ -1,4 +1,4 @@
-"""How a store stands, without touching it: which tables it has, what its clock says, and how new its newest record is."""
+"""The state of a store, read without changing it: version, clock and newest record."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from jobs.store.tables import jobs
 
 @dataclass(frozen=True)
 class StoreStatus:
-    """``where`` a store is, the ``version`` of its tables (None: it has none), that of this Gridcast, its clock, its newest record."""
+    """The state of a store.
+
+    ``version`` is that of its tables (None: it has none), ``head`` the one of this Gridcast,
+    ``clock`` the database server's time (None on SQLite).
+    """
 
     where: str
     version: str | None
@@ -24,13 +28,15 @@ class StoreStatus:
 
 
 def store_status(url: str) -> StoreStatus:
-    """Look at the store at ``url`` as it is: nothing is made or migrated. Raises StoreError."""
+    """Read the state of the store at ``url``, which is neither made nor migrated.
+
+    Raises:
+        StoreError: if the database cannot be reached or read.
+    """
     engine = connect(url)
     try:
         if engine.dialect.name == "sqlite" and not Path(engine.url.database or "").is_file():
-            return StoreStatus(
-                displayed_url(engine), None, HEAD, None, None
-            )  # opening it would make it
+            return StoreStatus(displayed_url(engine), None, HEAD, None, None)  # connecting makes it
         with read_connection(engine) as connection:
             clock = (
                 connection.execute(text("SELECT clock_timestamp()")).scalar()
@@ -43,8 +49,8 @@ def store_status(url: str) -> StoreStatus:
                 if inspect(connection).has_table(jobs.name)
                 else ()
             )
-            newest = max((moment for moment in row if moment is not None), default=None)
-            found = None if newest is None else datetime.fromtimestamp(newest / 1e6, UTC)
-            return StoreStatus(displayed_url(engine), version_of(connection), HEAD, clock, found)
+            latest = max((moment for moment in row if moment is not None), default=None)
+            newest = None if latest is None else datetime.fromtimestamp(latest / 1e6, UTC)
+            return StoreStatus(displayed_url(engine), version_of(connection), HEAD, clock, newest)
     finally:
         engine.dispose()

@@ -1,4 +1,7 @@
-"""The store's tables. Those of records follow from their declarations (``jobs.schema``); times are microseconds since 1970 in UTC."""
+"""The store's tables. Times are microseconds since 1970 in UTC.
+
+The columns of records follow from their declarations in ``jobs.schema``.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ def _column(name: str, kind: str, required: bool = False) -> Column[Any]:
     return Column(name, type_, nullable=not required, info={"kind": kind})
 
 
-def _table_of(record: Record, name: str) -> Table:
+def _record_table(record: Record, name: str) -> Table:
     return Table(
         name,
         metadata,
@@ -52,14 +55,15 @@ def _table_of(record: Record, name: str) -> Table:
     )
 
 
-jobs = _table_of(JOB, "jobs")
-"""A row a job; ``revision`` numbers the transactions by which the store learned that jobs ended, in the order of their commits.
+jobs = _record_table(JOB, "jobs")
+"""One row per job.
 
-It is 0 until a job has ended, and stays what it is when a later report corrects the outcome.
+``revision`` numbers, in commit order, the transactions in which the store learned that jobs had
+ended. It is 0 until a job has ended, and does not change when a later report corrects the outcome.
 """
 
-transfers = _table_of(TRANSFER, "transfers")
-"""A row a transfer, kept as jobs are."""
+transfers = _record_table(TRANSFER, "transfers")
+"""One row per transfer, stored as jobs are."""
 
 RECORDS: dict[str, Table] = {JOB.name: jobs, TRANSFER.name: transfers}
 """The table of each kind of record."""
@@ -74,7 +78,7 @@ rejects = Table(
     _column("seen_at", "time", required=True),
     PrimaryKeyConstraint("file", "line", "reason", name="rejects_key"),
 )
-"""A row a line or record that was refused."""
+"""One row per rejected line or record."""
 
 predictions = Table(
     "predictions",
@@ -94,10 +98,11 @@ predictions = Table(
     ),
     Index("predictions_asked_at", "asked_at"),
 )
-"""The prediction log: a row an answer, a job and a target; ``low`` and ``high`` bound the 90 % interval.
+"""The prediction log: one row per prediction, job and target.
 
-``shadow`` marks the challenger's answers, which no caller saw. ``known_revision`` is the newest revision of ``jobs`` that the answer
-may have known: an answer about a job of a greater one foresaw it.
+``low`` and ``high`` bound the 90 % interval. ``shadow`` marks predictions of the challenger, which
+no caller received. ``known_revision`` is the newest revision of ``jobs`` that the predictor had
+learned: a prediction for a job of a greater revision was made before the job's end was known.
 """
 
 measurements = Table(
@@ -112,14 +117,17 @@ measurements = Table(
     PrimaryKeyConstraint("kind", "name", "segment", "measured_at", name="measurements_key"),
     Index("measurements_measured_at", "measured_at"),
 )
-"""Numbers that were measured: ``kind`` is drift, missing, accuracy, evaluation, decay, alert, letter, collected or retention;
-``segment`` a cluster or ``all``."""
+"""Measured values. ``segment`` is a cluster, a source or ``all``.
+
+``kind`` is drift, missing, accuracy, evaluation, decay, alert, letter, collected or retention.
+"""
 
 task_predictions = Table(
     "task_predictions",
     metadata,
     _column("asked_at", "time", required=True),
     Column("kind", Text(), nullable=False, server_default="task", info={"kind": "text"}),
+    Column("source", _KEY_TEXT, nullable=False, server_default="", info={"kind": "text"}),
     Column("task", _KEY_TEXT, nullable=False, info={"kind": "text"}),
     _column("owner", "text"),
     _column("group", "text"),
@@ -139,13 +147,14 @@ task_predictions = Table(
     _column("state", "text"),
     _column("reasons", "json"),
     _column("told_at", "time"),
-    PrimaryKeyConstraint("kind", "task", "asked_at", name="task_predictions_key"),
+    PrimaryKeyConstraint("kind", "source", "task", "asked_at", name="task_predictions_key"),
     Index("task_predictions_asked_at", "asked_at"),
 )
-"""A row a task and an update that changed what is foreseen of it: the end (``low`` and ``high`` bound nine of ten), how it stands and why.
+"""One row per task and per change of its prediction: end, state and reasons.
 
-``kind`` is task, or chain or request, which then stand under ``task``, with how many ``tasks`` they have.
-``told_at`` is when the production system took it.
+``kind`` is task, chain or request; the name of a chain or request is stored in ``task``, the number
+of its tasks in ``tasks``. ``low`` and ``high`` bound the 90 % interval of the end. ``told_at`` is
+the time at which the production system accepted the prediction.
 """
 
 task_thresholds = Table(
@@ -158,4 +167,4 @@ task_thresholds = Table(
     _column("set_by", "text", required=True),
     PrimaryKeyConstraint("group", "name", "set_at", name="task_thresholds_key"),
 )
-"""Every threshold that was ever set, for a group or for ``all``; the newest counts."""
+"""Every threshold ever set, for a group or for ``all``; the newest applies."""

@@ -121,7 +121,7 @@ def _artifacts(settings: Settings) -> Path:
 
 def _check_registry(database: Engine, versions: dict[str, str], settings: Settings) -> None:
     where = f"MLflow at {settings.displayed_tracking_url}"
-    if copies.rows_of(database, FILLED) or any(_artifacts(settings).iterdir()):
+    if copies.count_rows(database, FILLED) or any(_artifacts(settings).iterdir()):
         raise BackupError(f"{where} is not empty: a backup is restored into an empty one only")
     if (found := copies.versions(database)) != versions:
         raise BackupError(

@@ -38,8 +38,8 @@ def send_task_updates(
     taken = 0
     with send or httpx.Client(timeout=PATIENCE, trust_env=False) as client:
         rows = unnotified_tasks(engine).head(AT_ONCE)
-        for kind, task, end, asked_at in zip(
-            rows["kind"], rows["task"], rows["median"], rows["asked_at"], strict=True
+        for kind, source, task, end, asked_at in zip(
+            *(rows[name] for name in ("kind", "source", "task", "median", "asked_at")), strict=True
         ):
             body = {
                 NAMED[kind]: task,
@@ -64,6 +64,6 @@ def send_task_updates(
                 )
                 break
             with engine.begin() as connection:
-                mark_notified(connection, kind, task, asked_at, now)
+                mark_notified(connection, (kind, source, task), asked_at, now)
             taken += 1
     return taken

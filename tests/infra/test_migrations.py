@@ -25,7 +25,7 @@ from jobs.schema import conform
 from jobs.store import add_jobs, connect, open_store, read_ended, read_jobs
 from jobs.store.copies import dump, load_store, versions
 from jobs.store.database import HEAD, VERSION_TABLE, migrate
-from jobs.store.partitions import MONTHLY, key_of, partitions
+from jobs.store.partitions import MONTHLY, key_columns, partitions
 from jobs.store.tables import metadata
 
 ROWS = 3
@@ -124,7 +124,9 @@ def check(engine: Any, rows: dict[str, list[dict[str, Any]]]) -> None:
             found = [dict(row) for row in connection.execute(select(*kept)).mappings()]
             assert sorted(found, key=str) == sorted(expected, key=str), name
             keys = inspect(engine).get_pk_constraint(name)["constrained_columns"]
-            assert keys == [column.name for column in key_of(connection, metadata.tables[name])]
+            assert keys == [
+                column.name for column in key_columns(connection, metadata.tables[name])
+            ]
             months = (
                 {"2025_12", "2026_01"}
                 if name in MONTHLY and connection.dialect.name == "postgresql"

@@ -80,7 +80,7 @@ def test_a_job_is_one_row_however_often_its_submission_is_corrected_across_month
     with store.begin() as connection:
         connection.execute(text("DELETE FROM jobs"))
     ended: list[tuple[str, str]] = []
-    with patch.object(frames, "WORTH_A_COPY", 1 if by_copy else frames.WORTH_A_COPY):
+    with patch.object(frames, "MIN_COPY_ROWS", 1 if by_copy else frames.MIN_COPY_ROWS):
         for start in range(0, len(told), cut):
             now = add(store, *told[start : start + cut]).ended
             ended += now[["source", "job_id"]].itertuples(index=False, name=None)

@@ -18,6 +18,9 @@ from jobs.store import (
     add_predictions,
     add_rejects,
     add_task_predictions,
+    drop_source,
+    dropped_at,
+    has_ended_after,
     latest_task_predictions,
     prune,
     read_ended,
@@ -27,7 +30,7 @@ from jobs.store import (
     read_rejects,
     retention,
 )
-from jobs.store.copies import _keep_whole, _tables
+from jobs.store.copies import _lock_partitions, _tables
 from jobs.store.partitions import partitions
 from jobs.transfers import TRANSFER
 from jobs.writers import write_csv
@@ -171,7 +174,7 @@ def test_revisions_go_on_for_those_who_follow_though_all_before_is_gone(store: A
 def test_what_is_interrupted_goes_on_with_the_next_call(
     store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(retention, "BATCH_ROWS", 2)
     add(
         store,
         *(
@@ -181,7 +184,7 @@ def test_what_is_interrupted_goes_on_with_the_next_call(
         ),
     )
     add(store, job("newest", "2026-11-01", **DONE))
-    step = "drop_month" if store.dialect.name == "postgresql" else "_drop_some"
+    step = "delete_from_partition" if store.dialect.name == "postgresql" else "_delete_batch"
     once, calls = getattr(retention, step), []
 
     def dying(*given: Any) -> int:
@@ -219,10 +222,48 @@ def test_a_month_that_a_backup_reads_is_left_and_said(
         reader.execution_options(isolation_level="REPEATABLE READ")
         with engine.connect() as other:
             tables = _tables(other)
-        _keep_whole(reader, tables)
+        _lock_partitions(reader, tables)
         with pytest.raises(StoreError, match="run the same command again later"):
             prune(engine, 3, NOW)
         assert reader.execute(text("SELECT count(*) FROM jobs")).scalar() == 3
     assert prune(engine, 3, NOW).rows["jobs"] == 1
     assert ids(engine) == ["open", "newest"]
     engine.dispose()
+
+
+def test_a_dropped_source_leaves_the_others_and_no_revision_comes_twice(store: Any) -> None:
+    add(store, job("1", "2026-10-01", **DONE), {**job("2", "2026-10-01", **DONE), "source": "b"})
+    add(store, job("3", "2026-10-02", **DONE))
+    moment = pd.Timestamp("2026-10-02", tz="UTC")
+    log = {"job_id": "1", "target": "walltime", "model_version": "1", "asked_at": moment}
+    transfer = {"transfer_id": "1", "submitted_at": "2026-10-01"}
+    with store.begin() as connection:
+        for source in ("test", "b"):
+            named = {"source": source}
+            add_predictions(connection, pd.DataFrame([log | named]))
+            add_task_predictions(
+                connection,
+                pd.DataFrame([{"asked_at": moment, "kind": "task", "task": "t"} | named]),
+            )
+            add_jobs(connection, conform(pd.DataFrame([transfer | named]), TRANSFER), TRANSFER)
+        add_rejects(connection, "file", [Reject(1, "reason", "raw")])
+    assert dropped_at(store) is None
+
+    rows = drop_source(store, "test", NOW)
+    assert rows == {"jobs": 2, "transfers": 1, "predictions": 1, "task_predictions": 1}
+    assert read_jobs(store)["source"].tolist() == ["b"]
+    assert read_jobs(store, record=TRANSFER)["source"].tolist() == ["b"]
+    assert read_predictions(store)["source"].tolist() == ["b"]
+    assert latest_task_predictions(store)["source"].tolist() == ["b"]
+    assert len(read_rejects(store)) == 1
+    assert dropped_at(store) == NOW
+
+    # Who has learned up to the second revision must get the next one.
+    assert not has_ended_after(store, 2)
+    assert add(store, job("4", "2026-10-03", **DONE)).revision == 3
+    assert read_ended(store, after=2)["job_id"].tolist() == ["4"]
+    assert not any(drop_source(store, "never heard of").values())
+    assert prune(store, 0, NOW).since is None
+    assert drop_source(store, "test")["jobs"] == 1
+    assert drop_source(store, "b")["jobs"] == 1
+    assert add(store, job("5", "2026-10-03", **DONE)).revision == 4

@@ -34,8 +34,8 @@ from jobs.store import (
     read_predictions,
     read_rejects,
 )
-from jobs.store.database import HEAD
-from jobs.store.frames import WORTH_A_COPY, write_rows
+from jobs.store.database import HEAD, lock_writers
+from jobs.store.frames import MIN_COPY_ROWS, write_rows
 from jobs.store.merging import merge_repeated
 from jobs.store.tables import RECORDS, metadata
 
@@ -105,7 +105,7 @@ def test_many_jobs_at_once_come_back_as_they_went_in_and_a_later_report_changes_
     store: Any, texts: list[str], seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    count = 2 * WORTH_A_COPY
+    count = 2 * MIN_COPY_ROWS
     jobs = conform(
         pd.DataFrame(
             {
@@ -124,9 +124,9 @@ def test_many_jobs_at_once_come_back_as_they_went_in_and_a_later_report_changes_
     running = jobs.assign(user="bob", started_at=jobs["submitted_at"])
     with store.begin() as connection:
         connection.execute(text("DELETE FROM jobs"))
-        add_jobs(connection, jobs.iloc[: WORTH_A_COPY + 1])
+        add_jobs(connection, jobs.iloc[: MIN_COPY_ROWS + 1])
         told = add_jobs(connection, running)
-    assert (told.added, told.updated) == (WORTH_A_COPY - 1, WORTH_A_COPY + 1)
+    assert (told.added, told.updated) == (MIN_COPY_ROWS - 1, MIN_COPY_ROWS + 1)
     expected = running.sort_values(["submitted_at", "source", "job_id"], ignore_index=True)
     pd.testing.assert_frame_equal(read_jobs(store)[list(COLUMNS)], conform(expected)[list(COLUMNS)])
 
@@ -671,3 +671,17 @@ def test_a_restarted_server_is_met_without_an_error(postgres: Any, postgres_url:
     add(engine, job("2"))
     assert len(read_jobs(engine)) == 2
     engine.dispose()
+
+
+def test_a_writer_waits_for_another_only_as_long_as_asked(store_url: str) -> None:
+    patient, hasty = open_store(store_url), open_store(store_url, busy_seconds=0.2)
+    with patient.begin() as connection:
+        lock_writers(connection)
+        with pytest.raises(StoreError, match=r"locked by another process for 0\.2 s"):  # noqa: SIM117
+            with hasty.begin() as second:
+                add_jobs(second, conform(pd.DataFrame([job("1")])))
+        assert len(read_jobs(hasty)) == 0  # readers do not wait
+    with hasty.begin() as second:
+        assert add_jobs(second, conform(pd.DataFrame([job("1")]))).added == 1
+    patient.dispose()
+    hasty.dispose()
