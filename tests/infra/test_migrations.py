@@ -25,7 +25,13 @@ from jobs.schema import conform
 from jobs.store import add_jobs, connect, open_store, read_ended, read_jobs
 from jobs.store.copies import dump, load_store, versions
 from jobs.store.database import HEAD, VERSION_TABLE, migrate
-from jobs.store.partitions import MONTHLY, key_columns, partitions
+from jobs.store.partitions import (
+    MONTHLY,
+    create_partitions,
+    is_partitioned,
+    key_columns,
+    partitions,
+)
 from jobs.store.tables import metadata
 
 ROWS = 3
@@ -56,6 +62,8 @@ def filled(url: str, revision: str) -> dict[str, list[dict[str, Any]]]:
             for name, table in tables.items()
         }
         for name, table in tables.items():
+            if is_partitioned(connection, table):
+                create_partitions(connection, table, [row[MONTHLY[name]] for row in rows[name]])
             connection.execute(table.insert(), rows[name])
     engine.dispose()
     return rows
