@@ -19,9 +19,7 @@ from services.http.authentication import Guard, read_tokens  # noqa: E402
 from services.http.endpoints import Endpoints  # noqa: E402
 from services.http.metrics import make_metrics  # noqa: E402
 from services.http.tracing import Traces  # noqa: E402
-from services.live.champion_watcher import ChampionWatcher  # noqa: E402
-from services.live.predictor_state import PredictorState  # noqa: E402
-from services.live.shadow import Shadow  # noqa: E402
+from services.live.live_predictor import LivePredictor  # noqa: E402
 
 endpoints = Endpoints()
 
@@ -29,31 +27,21 @@ SWITCH_SECONDS = 0.0005
 
 
 class Service:
-    """Before a grid job runs: how long it will run and what it will use, with honest ranges."""
+    """Predicts how long a grid job will run and what it will use, before it runs."""
 
     def __init__(self) -> None:
-        # A thread that works in Python keeps others waiting for so long, each time: the log's must not cost a request 5 ms.
+        # A thread that works in Python keeps others waiting for so long, each time: the prediction
+        # log must not cost a request 5 ms.
         sys.setswitchinterval(SWITCH_SECONDS)
-        metrics = make_metrics()
-        self.live = PredictorState(settings, metrics)
-        self.shadow = Shadow(self.live)
-        self.live.also_asked = self.shadow.ask
+        self.live = LivePredictor(settings, make_metrics())
         self.traces = Traces(settings.otel_endpoint)
-        self.following = ChampionWatcher(
-            self.live, lambda result: metrics.swaps.labels(result).inc(), self.shadow.follow
-        )
         endpoints.open(self.live, self.traces)
-        self.live.log.start()
-        self.shadow.start()
-        self.following.start()
+        self.live.start()
 
     @bentoml.on_shutdown
     def stop(self) -> None:
-        """Stop following; record the answers that wait to be recorded, and send the traces."""
-        self.live.idle.end()
-        self.following.stop()
-        self.shadow.stop()
-        self.live.log.stop()
+        """Record the answers that wait to be recorded, end the threads and send the traces."""
+        self.live.stop()
         self.traces.stop()
 
     def __is_ready__(self) -> bool:

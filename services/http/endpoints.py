@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
 from starlette.applications import Starlette
@@ -31,7 +31,9 @@ from services.http.rank import read_rank, write_rank
 from services.http.responses import write_answer, write_json
 from services.http.task import read_task
 from services.http.tracing import Traces
-from services.live.predictor_state import PredictorState
+
+if TYPE_CHECKING:
+    from services.live.live_predictor import LivePredictor
 
 log = logging.getLogger("bentoml.gridcast")
 
@@ -69,7 +71,7 @@ def _tell(
 class Endpoints:
     """The endpoints over one live state, which ``open`` brings: BentoML wants the app before the worker has started."""
 
-    live: PredictorState
+    live: LivePredictor
     metrics: measured.Metrics
     traces: Traces
 
@@ -78,7 +80,7 @@ class Endpoints:
         self.predicting = ThreadPoolExecutor(PREDICTING, "predict")
         self.reporting = ThreadPoolExecutor(REPORTING, "report")
 
-    def open(self, live: PredictorState, traces: Traces) -> None:
+    def open(self, live: LivePredictor, traces: Traces) -> None:
         """Answer from ``live`` from now on."""
         self.live = live
         self.metrics = live.metrics

@@ -33,6 +33,8 @@ class Metrics:
     log_waiting: Any
     log_answers: Any
     shadow_jobs: Any
+    thread_failures: Any
+    thread_failing: Any
 
 
 def make_metrics() -> Metrics:
@@ -96,6 +98,14 @@ def make_metrics() -> Metrics:
             "gridcast_shadow_jobs_total",
             "Jobs that the challenger was to be asked about",
             ("result",),
+        ),
+        thread_failures=Counter(
+            "gridcast_background_failures_total", "Failed steps of background threads", ("thread",)
+        ),
+        thread_failing=Gauge(
+            "gridcast_background_failing",
+            "1 while a background thread fails or has ended",
+            ("thread",),
         ),
     )
 

@@ -1,7 +1,8 @@
-"""What answers: a forecaster with the store's history, and which model set it is."""
+"""The model that answers: a forecaster with the store's history, and which model set it is."""
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -9,21 +10,26 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from infra.settings import Settings
+from services.background import is_data_error
+
 if TYPE_CHECKING:
     from models.engine.forecaster import Forecaster
     from models.engine.model_card import ModelCard
     from models.releases.versions import Version
 
-LEARN_SLICE = 200
+log = logging.getLogger("bentoml.gridcast")
+
+LEARN_ROWS = 200
 """Outcomes learned at a time: a prediction waits for one slice at most, some milliseconds."""
-AT_ONCE = 20_000
+BULK_ROWS = 20_000
 """The same for a forecaster that does not answer yet."""
 NO_MODEL = "none"
 
 
 @dataclass(frozen=True)
 class ActiveModel:
-    """What answers: a forecaster, whose history grows under its own lock, and what is known of it, which does not change."""
+    """A forecaster, whose history grows under its own lock, and the version that it belongs to."""
 
     forecaster: Forecaster
     label: str = NO_MODEL
@@ -38,9 +44,71 @@ class ActiveModel:
             (version.version, version.run_id) if version else (0, "")
         )
 
-    def learn(self, ended: pd.DataFrame, rows: int = LEARN_SLICE) -> None:
-        """Add finished jobs to the history, ``rows`` at a time; predictions go on in between."""
+    def learn(self, ended: pd.DataFrame, rows: int = LEARN_ROWS) -> None:
+        """Add finished jobs to the history, ``rows`` at a time; predictions go on in between.
+
+        A job that the forecaster cannot learn is left out with a line in the log.
+        """
         for start in range(0, len(ended), rows):
-            self.forecaster.learn(ended.iloc[start : start + rows])
-            # The lock is not a fair one: without a pause the next slice would have it before a waiting prediction.
+            self._learn_slice(ended.iloc[start : start + rows])
+            # The lock is not fair: without a pause the next slice would overtake a prediction.
             time.sleep(0.0005)
+
+    def _learn_slice(self, ended: pd.DataFrame) -> None:
+        try:
+            self.forecaster.learn(ended)
+        except Exception as error:
+            if not is_data_error(error):
+                raise
+            if len(ended) == 1:
+                source, job_id = ended["source"].iloc[0], ended["job_id"].iloc[0]
+                log.exception("the outcome of job %s of %s cannot be learned", job_id, source)
+                return
+            # Jobs that are learned twice count once.
+            middle = len(ended) // 2
+            self._learn_slice(ended.iloc[:middle])
+            self._learn_slice(ended.iloc[middle:])
+
+
+def load_active_model(
+    version: Version | None, settings: Settings, verified: bool = False
+) -> ActiveModel:
+    """Load the model set of ``version``, without any history yet; None gives bare histories.
+
+    Args:
+        version: The version in the registry.
+        settings: Where the registry is, and what the operator wants of allocations.
+        verified: Whether it has answered here before; else a child process, which a bad file may
+            crash, tries it out first.
+
+    Raises:
+        GridcastError: It cannot be fetched, its checksums differ, or it does not predict.
+    """
+    from models.engine.advice import Advice
+    from models.engine.forecaster import Forecaster
+    from models.engine.model_set import ModelSet
+    from models.releases.verification import fetch, verify_in_subprocess
+
+    advice = Advice.of(settings.failure_price, settings.left_alone)
+    if version is None:
+        return ActiveModel(Forecaster(None, advice=advice))
+    folder = fetch(version, settings)
+    if not verified:
+        verify_in_subprocess(folder)
+    model_set = ModelSet.load(folder)
+    return ActiveModel(
+        Forecaster(model_set, advice=advice),
+        version.label,
+        version.version,
+        version.run_id,
+        model_set.card,
+    )
+
+
+def same_version(version: Version | None, other: Version | None) -> bool:
+    """Whether both are the same version of one model, or both None."""
+    return _identity(version) == _identity(other)
+
+
+def _identity(version: Version | None) -> tuple[str, int, str] | None:
+    return None if version is None else (version.name, version.version, version.run_id)

@@ -1,7 +1,8 @@
-"""The history kept on disk: a restart goes on from it, and learns only what the store learned since.
+"""The history on disk: a restart goes on from it, and learns only what the store learned since.
 
-The store stays the only truth: a file that is torn, of another model, of another version of Gridcast or of another store is not used,
-and neither is one whose history was built from the whole store more than OLDEST ago, so that corrections of old records are learned.
+The store is the only truth. A file is ignored where it is torn, or of another model, another
+version of Gridcast or another store, and where its history was built from the whole store more
+than MAX_AGE ago, so that corrections of old records are learned.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import zipfile
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,106 +33,126 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bentoml.gridcast")
 
-EVERY = 3600.0
-"""Seconds between one file and the next: what ended in them is learned again after a restart. A file holds a kilobyte a job and target."""
-OLDEST = timedelta(days=7)
+PERIOD = 3600.0
+"""Seconds between two files: what ended in them is learned again after a restart. A file holds a
+kilobyte a job and target."""
+RETRY_SECONDS = 300.0
+"""Seconds after a file that could not be written."""
+MAX_AGE = timedelta(days=7)
 NAME = "history.npz"
 
 
 @dataclass(frozen=True)
-class Point:
-    """How far a history goes: all up to ``revision`` of the store and the later ones of ``own``; when it was built from the whole store."""
+class HistoryPosition:
+    """How far a history reaches: all outcomes up to ``revision`` of the store and those of ``own``.
+
+    ``built_at`` is when it was built from the whole store.
+    """
 
     revision: int = 0
     own: frozenset[int] = frozenset()
     jobs: int = 0
     newest_ended_at: datetime | None = None
-    built: datetime = field(default_factory=lambda: datetime.now(UTC))
+    built_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
-    def reached(self) -> int:
+    def newest_revision(self) -> int:
         """The newest revision in it."""
         return max((self.revision, *self.own))
 
 
 class Snapshots:
-    """The file of one data folder, written when it is due."""
+    """The history file of one data folder."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / NAME
-        self._kept: tuple[Point | None, float] = (None, 0.0)
-        self._turn = threading.Lock()
+        self._saved: HistoryPosition | None = None
+        self._saved_at = self._tried_at = -inf
+        self._lock = threading.Lock()
 
-    def due(self, point: Point) -> bool:
-        """Whether a history that goes so far should be kept now."""
-        before, when = self._kept
-        return point.reached > 0 and (
-            before is None or (before != point and time.monotonic() > when + EVERY)
+    def is_due(self, position: HistoryPosition) -> bool:
+        """Whether a history that reaches so far should be saved now."""
+        return (
+            position.newest_revision > 0
+            and position != self._saved
+            and time.monotonic() > max(self._saved_at + PERIOD, self._tried_at + RETRY_SECONDS)
         )
 
-    def keep(self, arrays: dict[str, Any] | None, point: Point, engine: Engine) -> None:
-        """Write what a forecaster learned (see models/engine/snapshot.py); where that fails it goes to the log and is tried again later."""
-        self._kept = (point, time.monotonic())
-        if arrays is None:
-            return
-        mark = first_ended_of(engine, point.reached)
-        about = {
-            "revision": point.revision,
-            "own": sorted(point.own),
-            "jobs": point.jobs,
-            "newest_ended_at": point.newest_ended_at.isoformat() if point.newest_ended_at else None,
-            "built": point.built.isoformat(),
-            "mark": list(mark) if mark else None,
-        }
+    def save(
+        self, arrays: dict[str, Any] | None, position: HistoryPosition, engine: Engine
+    ) -> None:
+        """Write the history; where the disk refuses it, say so in the log and try again later.
+
+        Args:
+            arrays: What the forecaster learned (``models.engine.snapshot``), None for nothing.
+            position: How far it reaches.
+            engine: The store, whose first outcome of that revision identifies it.
+        """
+        self._tried_at = time.monotonic()
+        if arrays is not None:
+            first = first_ended_of(engine, position.newest_revision)
+            newest = position.newest_ended_at
+            summary = {
+                "revision": position.revision,
+                "own": sorted(position.own),
+                "jobs": position.jobs,
+                "newest_ended_at": newest.isoformat() if newest else None,
+                "built": position.built_at.isoformat(),
+                "mark": list(first) if first else None,
+            }
+            try:
+                self._write(arrays, summary)
+            except OSError as error:
+                log.warning("the history cannot be kept on disk; trying again later: %s", error)
+                return
+        self._saved, self._saved_at, self._tried_at = position, time.monotonic(), -inf
+
+    def _write(self, arrays: dict[str, Any], summary: dict[str, Any]) -> None:
         draft = self._file.with_suffix(f".{os.getpid()}.new")
+        text = np.frombuffer(json.dumps(summary).encode(), np.uint8)
         try:
-            with self._turn, draft.open("wb") as out:
-                np.savez(out, point=np.frombuffer(json.dumps(about).encode(), np.uint8), **arrays)
+            with self._lock, draft.open("wb") as out:
+                np.savez(out, point=text, **arrays)
                 out.flush()
                 os.fsync(out.fileno())
             draft.replace(self._file)
-        except OSError as error:
-            log.warning(
-                "the history cannot be kept, so a restart would learn it from the store: %s", error
-            )
+        except OSError:
             with suppress(OSError):
                 draft.unlink()
+            raise
 
-    def recall(self, forecaster: Forecaster, engine: Engine) -> Point | None:
-        """Let ``forecaster``, new and of the model that answers, go on from the file; how far that goes, None where it is not to be used.
+    def restore(self, forecaster: Forecaster, engine: Engine) -> HistoryPosition | None:
+        """Put the file's history into ``forecaster``, which is new; None if it does not fit.
 
-        Raises StoreError when the store cannot be asked whether the file is of its history.
+        Raises StoreError when the store cannot say whether the file is of its history.
         """
         from models.engine.snapshot import put_back
 
         try:
-            with self._file.open("rb") as file, np.load(file, allow_pickle=False) as found:
-                arrays = dict(found)
-            about = json.loads(arrays.pop("point").tobytes())
-            newest = about["newest_ended_at"]
-            built = datetime.fromisoformat(about["built"])
-            newest_ended_at = pd.Timestamp(newest) if newest else None
-            point = Point(
-                int(about["revision"]),
-                frozenset(about["own"]),
-                int(about["jobs"]),
-                newest_ended_at,
-                built,
+            with self._file.open("rb") as file, np.load(file, allow_pickle=False) as content:
+                arrays = dict(content)
+            summary = json.loads(arrays.pop("point").tobytes())
+            newest = summary["newest_ended_at"]
+            position = HistoryPosition(
+                int(summary["revision"]),
+                frozenset(summary["own"]),
+                int(summary["jobs"]),
+                pd.Timestamp(newest) if newest else None,
+                datetime.fromisoformat(summary["built"]),
             )
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            log.warning(
-                "the kept history cannot be read, so it is learned from the store: %s", error
-            )
+            log.warning("the history on disk cannot be read, the store is read instead: %s", error)
             return None
-        mark = first_ended_of(engine, point.reached)
-        if mark is None or list(mark) != about["mark"] or datetime.now(UTC) > built + OLDEST:
+        first = first_ended_of(engine, position.newest_revision)
+        too_old = datetime.now(UTC) > position.built_at + MAX_AGE
+        if first is None or list(first) != summary["mark"] or too_old:
             return None
         try:
             put_back(forecaster, arrays)
         except GridcastError as error:
             log.info("the history is learned from the store: %s", error)
             return None
-        self._kept = (point, time.monotonic())
-        return point
+        self._saved, self._saved_at = position, time.monotonic()
+        return position

@@ -27,7 +27,7 @@ from models.releases import registry
 from models.releases.versions import Evidence, Version
 from services.http.metrics import Metrics
 from services.live.active_model import ActiveModel
-from services.live.predictor_state import PredictorState
+from services.live.live_predictor import LivePredictor
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120.0
@@ -144,22 +144,22 @@ def running(home: Path, **environment: str) -> Iterator[Predictor]:
         predictor.stop()
 
 
-Start = Callable[..., PredictorState]
+Start = Callable[..., LivePredictor]
 
 
 @pytest.fixture
 def start(tmp_path: Path, metrics: Metrics, model_set: ModelSet) -> Iterator[Start]:
     """A function that starts a live state on the store of a URL (or its own), with a data folder and a model (or the one trained here)."""
-    started: list[PredictorState] = []
+    started: list[LivePredictor] = []
 
     def begin(
         url: str = "", home: str = "home", model: ModelSet | None = model_set
-    ) -> PredictorState:
-        live = PredictorState(
+    ) -> LivePredictor:
+        live = LivePredictor(
             Settings(home=tmp_path / home, database_url=url or f"sqlite:///{tmp_path / 'jobs.db'}"),
             metrics,
         )
-        live.rebuild(ActiveModel(Forecaster(model)))
+        live.state.rebuild(ActiveModel(Forecaster(model)))
         started.append(live)
         return live
 

@@ -51,11 +51,9 @@ class World:
 
     def start(self) -> None:
         """Start anew with what the disk holds."""
-        from services.live.champion_watcher import ChampionWatcher
-        from services.live.predictor_state import PredictorState
+        from services.live.live_predictor import LivePredictor
 
-        self.live = PredictorState(self.settings, self.metrics)
-        self.following = ChampionWatcher(self.live, lambda result: None)
+        self.live = LivePredictor(self.settings, self.metrics)
 
     def step(self, name: str, work: Callable[[], None]) -> None:
         """One thing that the process does; it may die of it or be told that it failed."""
@@ -142,8 +140,8 @@ class World:
 
     def follow(self) -> None:
         """The predictor looks for a champion, and for what others stored."""
-        self.following.look()
-        self.following.catch_up()
+        self.live.watcher.look()
+        self.live.catch_up()
 
     def train(self) -> None:
         """A retraining, as the flow does it."""
@@ -232,16 +230,16 @@ class World:
         from jobs.store import count_jobs
         from models.releases import registry
 
-        self.following._refused = (0, "", 0.0)  # its minute of patience is over
+        self.live.watcher.forget_refusal()  # its minute of patience is over
         self.follow()
         champion = registry.champion(self.settings)
         assert self.live.ready
-        assert self.live.active.is_of(champion), (
-            f"{self.live.active.label} serves and not {champion}: {self.live.troubles}"
+        assert self.live.state.active.is_of(champion), (
+            f"{self.live.state.active.label} serves and not {champion}: {self.live.troubles}"
         )
         ended = int(count_jobs(self.live.engine)["ended"].sum())
-        assert self.live.history["jobs"] == ended, (
-            f"the history has {self.live.history['jobs']} of {ended} outcomes"
+        assert self.live.state.history["jobs"] == ended, (
+            f"the history has {self.live.state.history['jobs']} of {ended} outcomes"
         )
 
     def check_time(self) -> None:

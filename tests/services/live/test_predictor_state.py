@@ -12,8 +12,7 @@ from jobs.store import add_jobs, open_store
 from models.engine.forecaster import Forecaster
 from models.histories.features import encode
 from services.live.active_model import ActiveModel
-from services.live.champion_watcher import ChampionWatcher
-from services.live.predictor_state import PredictorState
+from services.live.live_predictor import LivePredictor
 from tests.services.conftest import Start
 
 
@@ -23,7 +22,7 @@ def start(start: Start, store_url: str) -> Start:
     return partial(start, store_url)
 
 
-def ingest(live: PredictorState, jobs: pd.DataFrame) -> None:
+def ingest(live: LivePredictor, jobs: pd.DataFrame) -> None:
     """What another process does to the store."""
     engine = open_store(live.settings.store_url)
     with engine.begin() as connection:
@@ -31,18 +30,18 @@ def ingest(live: PredictorState, jobs: pd.DataFrame) -> None:
     engine.dispose()
 
 
-def outcomes(live: PredictorState, jobs: pd.DataFrame) -> Any:
+def outcomes(live: LivePredictor, jobs: pd.DataFrame) -> Any:
     """How many outcomes the live history has of each key of each job, long after all of them."""
-    forecaster = live.active.forecaster
+    forecaster = live.state.active.forecaster
     contexts = encode(
         jobs.assign(submitted_at=pd.Timestamp("2100-01-01", tz="UTC")), forecaster.levels
     )
     return forecaster.mixtures["walltime"].ended_counts(contexts)
 
 
-def learned(live: PredictorState) -> list[Any]:
+def learned(live: LivePredictor) -> list[Any]:
     """All that a live state learned beside the histories."""
-    forecaster = live.active.forecaster
+    forecaster = live.state.active.forecaster
     calibration = forecaster.calibrations["walltime"]
     return [calibration.upto, calibration.below, *forecaster.mixtures["walltime"].learned()]
 
@@ -53,11 +52,11 @@ def test_two_predictors_on_one_store_follow_each_other(start: Start, jobs: pd.Da
     other.report(jobs.iloc[100:200])
     one.report(jobs.iloc[200:300])
     ingest(one, jobs.iloc[300:])
-    assert (one.revision, other.revision) == (3, 2)
+    assert (one.state.revision, other.state.revision) == (3, 2)
     for live in (one, other):
-        live.catch_up()
-        assert live.revision == 4
-        assert live.history == {"jobs": 400, "newest_ended_at": jobs["ended_at"].max()}
+        live.state.catch_up()
+        assert live.state.revision == 4
+        assert live.state.history == {"jobs": 400, "newest_ended_at": jobs["ended_at"].max()}
     expected = outcomes(start(), jobs)
     assert expected.max() > 100
     np.testing.assert_array_equal(outcomes(one, jobs), expected)
@@ -75,17 +74,19 @@ def test_late_repeated_and_shuffled_outcomes_leave_the_histories_as_if_in_order(
         as_they_came.report(
             shuffled.iloc[max(place - 75, 0) : place]
         )  # again, some of it days later
-    in_order.rebuild(ActiveModel(Forecaster(in_order.active.forecaster.model_set)))
+    in_order.state.rebuild(ActiveModel(Forecaster(in_order.state.active.forecaster.model_set)))
     assert (
-        in_order.history
-        == as_they_came.history
+        in_order.state.history
+        == as_they_came.state.history
         == {"jobs": 400, "newest_ended_at": jobs["ended_at"].max()}
     )
     np.testing.assert_array_equal(outcomes(as_they_came, jobs), outcomes(in_order, jobs))
     asked = jobs.drop(
         columns=list(OUTCOMES)
     )  # each by what had ended at its own submission, whenever that was told
-    ones, others = (live.active.forecaster.predict(asked) for live in (in_order, as_they_came))
+    ones, others = (
+        live.state.active.forecaster.predict(asked) for live in (in_order, as_they_came)
+    )
     np.testing.assert_array_equal(ones["cold_start"], others["cold_start"])
     for name in ("walltime_median", "walltime_high"):
         apart = np.maximum(others[name] / ones[name], ones[name] / others[name]) - 1
@@ -100,12 +101,12 @@ def test_what_was_reported_here_is_learned_once(start: Start, jobs: pd.DataFrame
     live.report(late)
     before = [np.copy(values) for values in learned(live)]
     assert not np.array_equal(before[0], unlearned[0])
-    live.catch_up()
+    live.state.catch_up()
     live.report(late)
-    live.active.learn(pd.concat([late, late]))
+    live.state.active.learn(pd.concat([late, late]))
     for after, was in zip(learned(live), before, strict=True):
         np.testing.assert_array_equal(after, was)
-    assert live.history["jobs"] == 100
+    assert live.state.history["jobs"] == 100
 
 
 def test_what_catching_up_learned_before_its_report_was_told_counts_once(
@@ -114,10 +115,10 @@ def test_what_catching_up_learned_before_its_report_was_told_counts_once(
     live = start()
     with live.engine.begin() as connection:
         added = add_jobs(connection, jobs.iloc[:100])
-    live.catch_up()
-    live.learn(added)
-    live.catch_up()
-    assert live.history["jobs"] == 100
+    live.state.catch_up()
+    live.state.learn(added)
+    live.state.catch_up()
+    assert live.state.history["jobs"] == 100
     np.testing.assert_array_equal(outcomes(live, jobs), outcomes(start(), jobs))
 
 
@@ -130,25 +131,23 @@ def test_an_outcome_reported_while_a_model_is_taught_the_store_counts_once(
         """Reports come while it learns: one before, one after the store was read."""
 
         def learn(self, ended: pd.DataFrame, rows: int = 200) -> None:
-            if live._missed is not None:
+            if live.state._missed is not None:
                 live.report(jobs.iloc[100:200])
             super().learn(ended, rows)
 
     live.report(jobs.iloc[:100])
-    live.rebuild(Slow(Forecaster(live.active.forecaster.model_set)))
-    live.catch_up()
-    assert live.history["jobs"] == 200
+    live.state.rebuild(Slow(Forecaster(live.state.active.forecaster.model_set)))
+    live.state.catch_up()
+    assert live.state.history["jobs"] == 200
     np.testing.assert_array_equal(outcomes(live, jobs), outcomes(start(), jobs))
 
 
-def test_the_thread_that_follows_the_registry_learns_what_others_store(
-    start: Start, jobs: pd.DataFrame
-) -> None:
+def test_a_thread_learns_what_others_store(start: Start, jobs: pd.DataFrame) -> None:
     live = start()
-    following = ChampionWatcher(live, lambda result: None)
+    (catch_up,) = (thread for thread in live.threads if thread.name == "catch-up")
     ingest(live, jobs.iloc[:50])
-    following.catch_up()
-    assert live.history["jobs"] == 50
+    catch_up.run_step()
+    assert live.state.history["jobs"] == 50
     assert live.troubles == {}
 
 
@@ -176,16 +175,16 @@ def test_a_corrected_outcome_is_learned_when_the_history_is_next_built(
         )
     )
 
-    def nothing_known(live: PredictorState) -> list[bool]:
-        return live.active.forecaster.predict(asked)["cold_start"].tolist()
+    def nothing_known(live: LivePredictor) -> list[bool]:
+        return live.state.active.forecaster.predict(asked)["cold_start"].tolist()
 
     one.report(late)
-    other.catch_up()
+    other.state.catch_up()
     assert one.report(early) == {"added": 0, "updated": 1, "unchanged": 0}
     for live in (one, other):
-        live.catch_up()
+        live.state.catch_up()
         assert nothing_known(live) == [True, False]
-        assert live.history["jobs"] == 1
+        assert live.state.history["jobs"] == 1
     third = start()
     assert nothing_known(third) == [False, False]
     np.testing.assert_array_equal(outcomes(one, asked), outcomes(third, asked))

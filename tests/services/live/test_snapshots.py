@@ -15,19 +15,19 @@ from jobs.store import StoreError, add_jobs, open_store
 from models.engine import snapshot
 from models.engine.model_set import ModelSet
 from services.live import snapshots
-from services.live.predictor_state import PredictorState
+from services.live.live_predictor import LivePredictor
 from services.live.snapshots import NAME
 from tests.services.conftest import Start
 
 
-def answers(live: PredictorState, jobs: pd.DataFrame) -> pd.DataFrame:
+def answers(live: LivePredictor, jobs: pd.DataFrame) -> pd.DataFrame:
     asked = jobs.drop(columns=list(OUTCOMES))
-    return live.active.forecaster.predict(
+    return live.state.active.forecaster.predict(
         asked, quantiles=(0.3,), at=pd.Timestamp("2100-01-01", tz="UTC")
     )
 
 
-def built_at(live: PredictorState) -> Any:
+def built_at(live: LivePredictor) -> Any:
     return live.describe()["history"]["built_at"]
 
 
@@ -36,7 +36,7 @@ def test_a_restart_goes_on_from_the_file_and_learns_what_came_later(
 ) -> None:
     one = start()
     one.report(jobs.iloc[:200])
-    one.save_history()
+    one.state.save_history()
     one.report(jobs.iloc[200:300])
     ingested = open_store(one.settings.store_url)
     with ingested.begin() as connection:
@@ -45,12 +45,16 @@ def test_a_restart_goes_on_from_the_file_and_learns_what_came_later(
     again, anew = start(), start(home="other")
     assert built_at(again) == built_at(one)
     assert built_at(anew) > built_at(one)
-    assert again.history == anew.history == {"jobs": 400, "newest_ended_at": jobs["ended_at"].max()}
-    assert again.revision == anew.revision == 3
+    assert (
+        again.state.history
+        == anew.state.history
+        == {"jobs": 400, "newest_ended_at": jobs["ended_at"].max()}
+    )
+    assert again.state.revision == anew.state.revision == 3
     pd.testing.assert_frame_equal(answers(again, jobs), answers(anew, jobs))
     # It goes on learning, once each.
-    again.catch_up()
-    assert again.history["jobs"] == 400
+    again.state.catch_up()
+    assert again.state.history["jobs"] == 400
 
 
 def test_outcomes_that_others_stored_between_ones_own_are_not_missed(
@@ -62,11 +66,11 @@ def test_outcomes_that_others_stored_between_ones_own_are_not_missed(
     one.report(
         jobs.iloc[200:300]
     )  # the file will hold the first and the third revision, not the second
-    one.save_history()
+    one.state.save_history()
     again = start()
     assert built_at(again) == built_at(one)
-    assert again.history["jobs"] == 300
-    one.catch_up()
+    assert again.state.history["jobs"] == 300
+    one.state.catch_up()
     pd.testing.assert_frame_equal(answers(again, jobs), answers(one, jobs))
 
 
@@ -93,7 +97,7 @@ def test_a_file_that_does_not_fit_is_not_used(
 ) -> None:
     one = start()
     one.report(jobs.iloc[:200])
-    one.save_history()
+    one.state.save_history()
     file, how = tmp_path / "home" / "predictor" / NAME, dict[str, Any]()
     if fault == "torn":
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
@@ -110,7 +114,7 @@ def test_a_file_that_does_not_fit_is_not_used(
     elif fault == "no model":
         how = {"model": None}
     elif fault == "old":
-        monkeypatch.setattr(snapshots, "OLDEST", timedelta(0))
+        monkeypatch.setattr(snapshots, "MAX_AGE", timedelta(0))
     elif fault == "corrected":  # the job by which the file knows its store
         sooner = jobs.iloc[:200].assign(
             ended_at=jobs["ended_at"] - pd.Timedelta(1, "s"), walltime=jobs["walltime"] - 1
@@ -122,7 +126,7 @@ def test_a_file_that_does_not_fit_is_not_used(
     np.testing.assert_array_equal(
         answers(again, jobs)["walltime_median"], answers(expected, jobs)["walltime_median"]
     )
-    assert again.history == expected.history
+    assert again.state.history == expected.state.history
 
 
 def test_a_store_that_falters_while_a_predictor_starts_hides_nothing_for_good(
@@ -132,7 +136,7 @@ def test_a_store_that_falters_while_a_predictor_starts_hides_nothing_for_good(
     one.report(jobs.iloc[:100])
     other.report(jobs.iloc[100:200])
     one.report(jobs.iloc[200:300])
-    one.save_history()
+    one.state.save_history()
 
     def away(*_: object, **__: object) -> pd.DataFrame:
         raise StoreError("the store is away")
@@ -140,10 +144,10 @@ def test_a_store_that_falters_while_a_predictor_starts_hides_nothing_for_good(
     with monkeypatch.context() as patch:
         patch.setattr("services.live.predictor_state.read_ended", away)
         again = start()
-    assert again.history["jobs"] == 200
-    again.catch_up()
-    assert again.history["jobs"] == 300
-    one.catch_up()
+    assert again.state.history["jobs"] == 200
+    again.state.catch_up()
+    assert again.state.history["jobs"] == 300
+    one.state.catch_up()
     pd.testing.assert_frame_equal(answers(again, jobs), answers(one, jobs))
 
 
@@ -153,29 +157,29 @@ def test_a_disk_that_cannot_be_written_costs_the_file_and_nothing_else(
     one = start()
     one.report(jobs.iloc[:200])
     (tmp_path / "home" / "predictor" / NAME).mkdir()  # a file cannot take its place
-    one.save_history()
+    one.state.save_history()
     assert "the history cannot be kept" in caplog.text
     assert not list((tmp_path / "home" / "predictor").glob("*.new"))
-    assert start().history["jobs"] == 200
+    assert start().state.history["jobs"] == 200
 
 
 def test_it_is_written_when_it_is_due_and_not_otherwise(
     start: Start, jobs: pd.DataFrame, tmp_path: Path, monkeypatch: Any
 ) -> None:
     one, file = start(), tmp_path / "home" / "predictor" / NAME
-    one.save_history()
+    one.state.save_history()
     assert not file.exists(), "nothing is known yet"
     one.report(jobs.iloc[:100])
-    one.save_history()
+    one.state.save_history()
     first = file.stat().st_mtime_ns
     one.report(jobs.iloc[100:200])
-    one.save_history()
+    one.state.save_history()
     assert file.stat().st_mtime_ns == first, "too soon"
-    monkeypatch.setattr(snapshots, "EVERY", 0.0)
-    one.save_history()
+    monkeypatch.setattr(snapshots, "PERIOD", 0.0)
+    one.state.save_history()
     second = file.stat().st_mtime_ns
     assert second > first
-    one.save_history()
+    one.state.save_history()
     assert file.stat().st_mtime_ns == second, "nothing is new"
 
 

@@ -1,0 +1,335 @@
+"""The live predictor: answers requests from the active model, and owns the background threads."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from infra.settings import Settings
+from jobs.store import StoreError, add_jobs, open_store
+from models.releases.versions import STALE_AFTER
+from services.background import BackgroundThread, is_data_error
+from services.http.columns import to_coded_jobs
+from services.http.contract import Options, PredictRequest
+from services.http.errors import HTTPError
+from services.http.explanations import name_similar_jobs
+from services.http.metrics import Metrics
+from services.live.active_model import NO_MODEL, load_active_model
+from services.live.champion_watcher import ChampionWatcher
+from services.live.idle import IdleDetector
+from services.live.prediction_log import LoggedAnswer, PredictionLog
+from services.live.predictor_state import PredictorState
+from services.live.ranker_cache import RankerCache
+from services.live.shadow import Shadow
+from services.live.snapshots import Snapshots
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from models.engine.predictions import Answers
+    from models.ranking.ranker import Ranked
+    from services.http.rank import RankRequest
+    from services.http.task import TaskRequest
+
+log = logging.getLogger("bentoml.gridcast")
+
+PERIOD = 3.0
+"""Seconds between two looks at the registry, and at the store."""
+START_PERIOD = 0.1
+"""The same while nothing answers yet."""
+MAX_EXPLAINED_JOBS = 100
+"""Jobs; each takes some milliseconds, for which other requests wait."""
+TROUBLES = ("background", "champion", "history", "registry", "store")
+"""What can be wrong with what a predictor depends on."""
+
+
+class LivePredictor:
+    """One predictor process: its state, the parts that keep it current, and the answers."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.settings, self.metrics = settings, metrics
+        self.troubles: dict[str, str] = {}
+        self.idle = IdleDetector()
+        self._engine: Engine | None = None
+        self._opening = threading.Lock()
+        snapshots = Snapshots(settings.folder("predictor"))
+        self.state = PredictorState(self._store, snapshots, self.troubles, self._measure)
+        self.log = PredictionLog(
+            self._store,
+            lambda result, jobs: metrics.log_answers.labels(result).inc(jobs),
+            self.idle,
+            self._count_failure,
+        )
+        self.shadow = Shadow(
+            lambda version: load_active_model(version, settings),
+            self._store,
+            self.log.add,
+            lambda result, jobs: metrics.shadow_jobs.labels(result).inc(jobs),
+            self.idle,
+            self._count_failure,
+        )
+        self.watcher = ChampionWatcher(
+            self.state,
+            settings,
+            self.troubles,
+            lambda result: metrics.swaps.labels(result).inc(),
+            self.shadow.follow,
+        )
+        self.ranker_cache = RankerCache(self._store, self._count_failure)
+        self._one_at_a_time = threading.Lock()
+        self._parent = os.getppid()
+        self.threads = (
+            self._repeating("champion watcher", self._watch_champion),
+            self._repeating("challenger watcher", self.watcher.look_for_challenger),
+            self._repeating("catch-up", self.catch_up),
+            self._repeating("history snapshots", self.state.save_history),
+            self.log.thread,
+            self.shadow.thread,
+            self.ranker_cache.thread,
+        )
+        self._register_gauges()
+
+    # -- life
+
+    def start(self) -> None:
+        """Start the background threads; the first look at the registry makes it ready."""
+        for thread in self.threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Record the answers that wait to be recorded, and end the threads."""
+        self.idle.end()
+        for thread in self.threads:
+            if thread is not self.log.thread:
+                thread.stop()
+        self.log.stop()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a forecaster with the store's history answers."""
+        return self.state.ready
+
+    @property
+    def engine(self) -> Engine:
+        """The store, opened when it is first needed; raises StoreError."""
+        if self._engine is None:
+            with self._opening:
+                if self._engine is None:
+                    self._engine = open_store(self.settings.store_url)
+        return self._engine
+
+    def catch_up(self) -> None:
+        """Learn what others stored; raises StoreError."""
+        try:
+            self.state.catch_up()
+        except StoreError as error:
+            self.troubles["history"] = str(error)
+            raise
+        self.troubles.pop("history", None)
+
+    def _store(self) -> Engine:
+        return self.engine
+
+    def _repeating(self, name: str, work: Callable[[], None]) -> BackgroundThread:
+        """A thread that does some ``work`` between requests, and none beside another of these."""
+
+        def step() -> float:
+            self.idle.wait()
+            with self._one_at_a_time:
+                work()
+            return PERIOD if self.ready else START_PERIOD
+
+        return BackgroundThread(name, step, self._count_failure, longest_pause=15.0)
+
+    def _watch_champion(self) -> None:
+        if os.getppid() != self._parent:
+            # BentoML's supervisor was killed: an orphan would hold the port and answer from an
+            # ageing state.
+            log.warning("the process that started this one has ended, so this one ends")
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        self.watcher.look()
+
+    # -- requests
+
+    def predict(self, request: PredictRequest, options: Options) -> tuple[Answers, dict[str, Any]]:
+        """Predict the jobs of a request.
+
+        Args:
+            request: The jobs.
+            options: The range's coverage, further quantiles, the time, and what else to tell.
+
+        Returns:
+            The predictions, and what is said of all of them: model version, coverage and, where
+            asked for, explanations.
+
+        Raises:
+            HTTPError: Too many jobs to explain (422), or no model is ready (503).
+        """
+        active, jobs = self.state.active, request.jobs
+        if options.explain and len(jobs) > MAX_EXPLAINED_JOBS:
+            raise HTTPError(
+                422,
+                f"at most {MAX_EXPLAINED_JOBS} jobs are explained at once, these are {len(jobs)}",
+            )
+        tails = () if options.coverage == 0.9 else _tails(options.coverage)
+        quantiles = tuple(dict.fromkeys((*options.quantiles, *tails)))
+        coded = to_coded_jobs(jobs)
+        answers = replace(
+            active.forecaster.answer(coded, quantiles, options.at, options.classes),
+            model_version=active.label,
+        )
+        if options.keep:
+            identities = jobs.select(["source", "job_id"])
+            now, revision = datetime.now(UTC), self.state.revision
+            self.log.add(LoggedAnswer(identities, answers, now, revision))
+            self.shadow.ask(jobs, options.at)
+        self._count_predictions(answers)
+        if tails:
+            answers = _with_range(answers, tails, options.quantiles)
+        summary: dict[str, Any] = {"model_version": active.label, "coverage": options.coverage}
+        if options.explain:
+            explanations = active.forecaster.explain(coded, options.at)
+            summary["explanations"] = name_similar_jobs(explanations, self.engine)
+        return answers, summary
+
+    def task(self, request: TaskRequest) -> dict[str, Any]:
+        """Predict the needs of a task; raises HTTPError (503) while no model is ready."""
+        from models.tasks.needs import task_needs
+
+        active, coded = self.state.active, to_coded_jobs(request.job.jobs)
+        needs = task_needs(active.forecaster, coded, request.jobs, request.at_once, request.at)
+        return {**needs, "model_version": active.label}
+
+    def rank(self, request: RankRequest) -> tuple[Ranked, str]:
+        """Rank the candidates of a request; returns the model version too."""
+        active = self.state.active
+        return self.ranker_cache.rank(request, active.forecaster), active.label
+
+    def report(self, ended: pd.DataFrame) -> dict[str, int]:
+        """Store finished jobs durably, then add them to the history.
+
+        Returns:
+            Counts of added, updated and unchanged jobs.
+
+        Raises:
+            HTTPError: The store cannot take them now (503), or never (422); none is kept then.
+        """
+        if not len(ended):
+            return {"added": 0, "updated": 0, "unchanged": 0}
+        try:
+            with self.engine.begin() as connection:
+                added = add_jobs(connection, ended)
+        except Exception as error:
+            self.metrics.outcomes.labels("refused").inc(len(ended))
+            if is_data_error(error):
+                raise HTTPError(
+                    422, f"the store refuses these outcomes; none was kept: {str(error)[:300]}"
+                ) from error
+            self.troubles["store"] = str(error)
+            raise HTTPError(
+                503,
+                "the store cannot take outcomes now; nothing of these was kept, so send them again",
+                retry_after=5,
+            ) from error
+        self.troubles.pop("store", None)
+        try:
+            self.state.learn(added)
+        except Exception:
+            log.exception("stored outcomes could not be learned yet; catching up will do so")
+        return {"added": added.added, "updated": added.updated, "unchanged": added.unchanged}
+
+    def describe(self) -> dict[str, Any]:
+        """Give the answer of ``GET /model``: the active model, its history, and what is wrong."""
+        active = self.state.active if self.ready else None
+        card = active.card if active else None
+        trained_until = card.window.until if card else None
+        troubles = {**self.troubles}
+        if background := "; ".join(filter(None, (t.status.trouble for t in self.threads))):
+            troubles["background"] = background
+        history = self.state.history
+        return {
+            "model_version": active.label if active else NO_MODEL,
+            "state": "starting" if active is None else "degraded" if troubles else "serving",
+            "serving_since": active.since.isoformat(timespec="seconds") if active else None,
+            "trained_until": _text(trained_until),
+            "stale": trained_until is not None and datetime.now(UTC) - trained_until > STALE_AFTER,
+            "card": card.to_json() if card else {},
+            "history": {
+                **history,
+                "newest_ended_at": _text(history["newest_ended_at"]),
+                "built_at": _text(self.state.built_at),
+            },
+            "troubles": troubles,
+            "threads": {thread.name: thread.status.to_json() for thread in self.threads},
+            "set_aside": {"answers": self.log.set_aside, "last_reason": self.log.last_reason},
+        }
+
+    # -- metrics
+
+    def _register_gauges(self) -> None:
+        metrics = self.metrics
+        metrics.log_waiting.set_function(lambda: self.log.waiting)
+        metrics.model_degraded.set_function(lambda: float("champion" in self.troubles))
+        for name in TROUBLES:
+            metrics.trouble.labels(name).set_function(lambda name=name: self._has_trouble(name))
+        for thread in self.threads:
+            metrics.thread_failing.labels(thread.name).set_function(
+                lambda thread=thread: float(bool(thread.status.trouble))
+            )
+
+    def _has_trouble(self, name: str) -> float:
+        if name == "background":
+            return float(any(thread.status.trouble for thread in self.threads))
+        return float(name in self.troubles)
+
+    def _count_failure(self, thread: str) -> None:
+        self.metrics.thread_failures.labels(thread).inc()
+
+    def _measure(self, state: PredictorState) -> None:
+        if not state.ready:
+            return
+        history, active = state.history, state.active
+        self.metrics.history_jobs.set(history["jobs"])
+        if history["newest_ended_at"] is not None:
+            self.metrics.history_newest.set(history["newest_ended_at"].timestamp())
+        self.metrics.model_version.set(active.number)
+        self.metrics.model_trained.set(active.card.window.until_us / 1e6 if active.card else 0)
+
+    def _count_predictions(self, answers: Answers) -> None:
+        jobs = np.bincount(answers.which, minlength=len(answers.cold_start))
+        self.metrics.cold_starts.inc(int(jobs[answers.cold_start].sum()))
+        for cluster in {*answers.cluster}:
+            self.metrics.clusters.labels(cluster).inc(int(jobs[answers.cluster == cluster].sum()))
+
+
+def _text(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
+
+
+def _tails(coverage: float) -> tuple[float, float]:
+    """The levels at both ends of a range of that coverage."""
+    return round((1 - coverage) / 2, 6), round((1 + coverage) / 2, 6)
+
+
+def _with_range(answers: Answers, tails: tuple[float, float], wanted: tuple[float, ...]) -> Answers:
+    """Replace the 90 % range by the one between ``tails``.
+
+    Its ends are dropped from the quantiles unless they are among the ``wanted`` ones.
+    """
+    numbers = dict(answers.numbers)
+    for low in [name for name in numbers if name.endswith("_low")]:
+        target = low.removesuffix("_low")
+        for name, level in ((low, tails[0]), (f"{target}_high", tails[1])):
+            column = f"{target}_q{level:g}"
+            numbers[name] = numbers[column] if level in wanted else numbers.pop(column)
+    return replace(answers, numbers=numbers)
