@@ -11,6 +11,7 @@ from jobs.schema import OUTCOMES, conform
 from jobs.store import add_jobs, open_store
 from models.engine.forecaster import Forecaster
 from models.histories.features import encode
+from services.http.errors import HTTPError
 from services.live.active_model import ActiveModel
 from services.live.live_predictor import LivePredictor
 from tests.services.conftest import Start
@@ -188,3 +189,66 @@ def test_a_corrected_outcome_is_learned_when_the_history_is_next_built(
     third = start()
     assert nothing_known(third) == [False, False]
     np.testing.assert_array_equal(outcomes(one, asked), outcomes(third, asked))
+
+
+def test_catching_up_that_fails_half_way_is_done_again(
+    start: Start, jobs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = start()
+    ingest(live, jobs.iloc[:100])
+    ingest(live, jobs.iloc[100:300])
+    learn = live.state.active.forecaster.learn
+    calls: list[int] = []
+
+    def out_of_memory(ended: pd.DataFrame) -> None:
+        calls.append(len(ended))
+        if len(calls) == 2:
+            raise MemoryError
+        learn(ended)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(live.state.active.forecaster, "learn", out_of_memory)
+        with pytest.raises(MemoryError):
+            live.state.catch_up()
+    assert live.state.revision == 0 and live.state.history["jobs"] == 0
+    live.report(jobs.iloc[300:])
+    live.state.catch_up()
+    assert live.state.revision == 3 and live.state.history["jobs"] == 400
+    np.testing.assert_array_equal(outcomes(live, jobs), outcomes(start(), jobs))
+
+
+def test_an_outcome_that_cannot_be_learned_is_left_out_and_the_others_are_learned(
+    start: Start, jobs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live, poison = start(), jobs["job_id"].iloc[17]
+    learn = live.state.active.forecaster.learn
+
+    def refuse(ended: pd.DataFrame) -> None:
+        if (ended["job_id"] == poison).any():
+            raise ValueError("a value that nobody foresaw")
+        learn(ended)
+
+    ingest(live, jobs.iloc[:50])
+    monkeypatch.setattr(live.state.active.forecaster, "learn", refuse)
+    live.state.catch_up()
+    assert live.state.revision == 1
+    others = jobs.drop(index=jobs.index[50:]).drop(index=jobs.index[17])
+    assert outcomes(live, others).max() == outcomes(start(), jobs.iloc[:50]).max() - 1
+
+
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_outcomes_are_refused_with_503_while_postgres_is_read_only(
+    start: Start, jobs: pd.DataFrame, postgres: Any
+) -> None:
+    live = start()
+    name = live.engine.url.database
+    postgres.psql(f"ALTER DATABASE {name} SET default_transaction_read_only = on;")
+    live.engine.dispose()
+    with pytest.raises(HTTPError) as refused:
+        live.report(jobs.iloc[:10])
+    assert (refused.value.status, refused.value.retry_after) == (503, 5)
+    assert "store" in live.describe()["troubles"] and live.describe()["state"] == "degraded"
+    postgres.psql(f"ALTER DATABASE {name} SET default_transaction_read_only = off;")
+    live.engine.dispose()
+    assert live.report(jobs.iloc[:10])["added"] == 10
+    assert live.describe()["state"] == "serving"
