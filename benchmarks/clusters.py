@@ -20,7 +20,7 @@ import pandas as pd
 from logs import asked, load, show, warm_up
 from windows import Score, Window, fit, windows
 
-from models.engine.prequential import Backtest, backtest
+from models.engine.backtest import Backtest, backtest
 from models.quantities.targets import TARGETS
 from models.refiner.boosting import fit_refiner
 from models.refiner.clusters import GLOBAL, By, find_clusters
@@ -127,7 +127,7 @@ def _lived(by: str, lived: Backtest, alone: Backtest) -> dict[str, Any]:
     """Contests of a cluster and a refit, whose refiner answered, and errors; the last two on the clusters' jobs only."""
     contests = [
         verdict
-        for note in lived.notes
+        for note in lived.refits
         for verdict in note["clusters"]
         if verdict["cluster"] != GLOBAL and "gain" in verdict
     ]

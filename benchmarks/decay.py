@@ -17,7 +17,7 @@ from models.baselines.available_history import read_history
 from models.quantities.targets import TARGETS
 from monitoring.decay import detection as decay
 from monitoring.decay.delayed_labels import DelayedLabels, largest, make_delayed_labels
-from monitoring.rehearsal.retrained_models import Engine, PlainCatBoost, RetrainedModel
+from monitoring.rehearsal.retrained_models import PlainCatBoost, RetrainedEngine, RetrainedModel
 
 DAYS, TRAINED, CHANGED = 60.0, 20.0, 30.0
 JOBS = 40_000
@@ -71,7 +71,11 @@ def main() -> None:
             first = int(np.searchsorted(seen.submitted_at, start))
             measure = make_delayed_labels(seen, first)
             for name in asked.predictors:
-                learner = Engine(jobs, target, first) if name == "gridcast" else PlainCatBoost(seen)
+                learner = (
+                    RetrainedEngine(jobs, target, first)
+                    if name == "gridcast"
+                    else PlainCatBoost(seen)
+                )
                 found.setdefault(name, []).append(
                     alarms(learner, measure, seen.submitted_at, start)
                 )

@@ -21,7 +21,8 @@ from logs import load, show
 from jobs.coded_jobs import encode_jobs
 from jobs.workload import generate
 from models.engine.forecaster import Forecaster
-from models.engine.training import BATCH_ROWS, find_target, new_mixture, train
+from models.engine.target_predictor import BATCH_ROWS, TargetPredictor
+from models.engine.training import find_target, train
 from models.histories.components import MixtureSettings
 from models.histories.features import choose_levels, encode
 from models.histories.mixture import PrequentialReplay
@@ -70,7 +71,7 @@ def live_through(jobs: pd.DataFrame, asking: bool) -> dict[str, Any]:
     levels = choose_levels(jobs)
     contexts = encode(jobs, levels)
     encoded = time.perf_counter() - began
-    mixture = new_mixture(aim, levels, MixtureSettings())
+    mixture = TargetPredictor.create(aim, levels, MixtureSettings()).mixture
     walk = PrequentialReplay(mixture, contexts, aim.value(jobs), aim.limit(jobs))
     began = time.perf_counter()
     for start in range(0, len(jobs), BATCH_ROWS) if asking else ():

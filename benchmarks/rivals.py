@@ -20,7 +20,7 @@ from jobs.workload import START, Change, generate
 from models.baselines.available_history import read_history
 from models.baselines.catalogue import predict_baselines
 from models.baselines.regressions import Fitted, Regression, numbers
-from models.engine.prequential import backtest
+from models.engine.backtest import backtest
 from models.quantities.targets import TARGETS, Target
 
 WALLTIME = TARGETS["walltime"]

@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 
 from infra.aliases import Array
-from models.engine.training import BATCH_ROWS, MAX_TRAINING_ROWS, find_target, new_mixture
+from models.engine.prequential import MAX_TRAINING_ROWS
+from models.engine.target_predictor import BATCH_ROWS, TargetPredictor
+from models.engine.training import find_target
 from models.histories.components import MixtureSettings
 from models.histories.features import Contexts, choose_levels, encode
 from models.histories.mixture import Mixture, PrequentialReplay, outcome_order
@@ -95,7 +97,7 @@ def windows(
     contexts, values = encode(jobs, levels), aim.value(jobs)
     order = outcome_order(contexts, values)
     aims = [aim, *map(find_target, others)]
-    mixtures = [new_mixture(each, levels, MixtureSettings()) for each in aims]
+    mixtures = [TargetPredictor.create(each, levels, MixtureSettings()).mixture for each in aims]
     walks = [
         PrequentialReplay(mixture, contexts, each.value(jobs), each.limit(jobs))
         for mixture, each in zip(mixtures, aims, strict=True)

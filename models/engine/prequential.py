@@ -1,198 +1,370 @@
-"""Rolling: live through a log as the platform would, each job predicted at its submission by what had ended."""
+"""Prequential replay of one target over a log: predict each job from what was available, then learn.
+
+Every evaluation, the training, the rehearsal and the task models go through ``TargetReplay``; the
+live forecaster learns and predicts by the same ``TargetPredictor``.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pandas as pd
 
-from infra.aliases import Array, Progress
-from models.engine.training import (
-    BATCH_ROWS,
-    MAX_TRAINING_ROWS,
-    TrainingError,
-    find_target,
-    new_mixture,
-)
+from infra.aliases import Array, Flags, Floats, Integers
+from models.engine.model_set import ModelSet
+from models.engine.target_predictor import TargetPredictor, reweight
 from models.histories.calibration import Calibration
-from models.histories.components import MixtureSettings
-from models.histories.features import Contexts, choose_levels, encode
+from models.histories.features import NOT_AVAILABLE, Contexts, Levels, encode
 from models.histories.mixture import PrequentialReplay, outcome_order
-from models.quantities.classes import Cuts, Thresholds
+from models.histories.occupancy import Occupancy, OccupancyReplay
 from models.quantities.distribution import Distribution
-from models.quantities.targets import Target
-from models.refiner.clusters import GLOBAL, By, find_clusters
-from models.refiner.refinement import factors, refine
-from models.refiner.selection import Selection, before_windows, select_refiners
-from models.refiner.training_rows import TrainingBuffer, make_training_rows
+from models.quantities.targets import TARGETS, Target
+from models.refiner.clusters import GLOBAL, By, Clusters, find_clusters
+from models.refiner.refinement import factors
+from models.refiner.selection import (
+    WINDOWS,
+    Fits,
+    Selection,
+    before_windows,
+    fit_here,
+    select_refiners,
+)
+from models.refiner.training_rows import TrainingBuffer, TrainingRows, make_training_rows
+
+MAX_TRAINING_ROWS = 30_000
+"""A refiner is trained on so many of the outcomes that became available last, at most."""
 
 
 @dataclass(frozen=True)
-class Backtest:
-    """What would have been predicted at each submission after the warm-up, in order of submission.
+class LogRows:
+    """The jobs of a log as arrays, a row a job in the order given.
 
-    ``rows`` are positions in the jobs as given, and only jobs whose outcome (``truth``) is known are among them; all arrays have
-    one value or row for each. ``levels`` belong to the columns of ``quantiles`` (calibrated). ``below`` and ``upto`` are the
-    uncalibrated mass below the truth's bin and up to and with it, so ``upto - below`` is the mass in the truth's bin. ``shares`` are
-    the probabilities of the classes between the thresholds asked for (float64[n, thresholds + 1]). ``refined`` says whether a refiner
-    took part, ``clusters`` whose. ``notes`` has a record a refit.
+    ``values`` float64[n] are the outcomes (NaN unknown), ``limits`` float64[n] where the system
+    stops a job (infinite for nowhere); ``outcome_order`` are the rows with an outcome, in the order
+    in which these became available.
     """
 
-    rows: Array
-    truth: Array
-    point: Array
-    median: Array
-    mean: Array
-    low: Array
-    high: Array
-    levels: tuple[float, ...]
-    quantiles: Array
-    crps: Array
-    below: Array
-    upto: Array
-    shares: Array
-    refined: Array
-    clusters: Array
-    notes: list[dict[str, Any]]
+    contexts: Contexts
+    values: Floats
+    limits: Floats
+    outcome_order: Integers
+
+    @staticmethod
+    def of(jobs: pd.DataFrame, target: Target, levels: Levels, until: int | None = None) -> LogRows:
+        """Encode ``jobs``; outcomes that became available after ``until`` (µs) are left out."""
+        return LogRows.of_contexts(
+            encode(jobs, levels), target.value(jobs), target.limit(jobs), until
+        )
+
+    @staticmethod
+    def of_contexts(
+        contexts: Contexts, values: Floats, limits: Floats, until: int | None = None
+    ) -> LogRows:
+        """The rows of encoded jobs; outcomes after ``until`` (µs) are left out."""
+        if until is not None:
+            late = contexts.available_at > until
+            contexts = replace_availability(contexts, late)
+            values = np.where(late, np.nan, values)
+        return LogRows(contexts, values, limits, outcome_order(contexts, values))
+
+    def with_queries(self, contexts: Contexts) -> LogRows:
+        """Append queries without outcomes or limits, to be predicted at ``contexts.at``."""
+        joined = {
+            field.name: np.concatenate(
+                [getattr(self.contexts, field.name), getattr(contexts, field.name)]
+            )
+            for field in fields(Contexts)
+        }
+        unknown = np.full(len(contexts), np.nan)
+        return LogRows(
+            Contexts(**joined),
+            np.append(self.values, unknown),
+            np.append(self.limits, np.full(len(contexts), np.inf)),
+            self.outcome_order,
+        )
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def available(self, at: int) -> int:
+        """How many outcomes had become available at ``at`` (µs)."""
+        available_at = self.contexts.available_at[self.outcome_order]
+        return int(np.searchsorted(available_at, at, side="right"))
+
+    def find_clusters(self, jobs: pd.DataFrame, by: By | None, at: int) -> Clusters:
+        """Find clusters by the outcomes available at ``at`` before the windows of the selection."""
+        ended = self.outcome_order[: self.available(at)]
+        early = before_windows(ended, MAX_TRAINING_ROWS)
+        return find_clusters(jobs.iloc[early], self.values[early], by)
 
 
-QUANTILE_LEVELS = tuple(round(0.05 * k, 2) for k in range(1, 20))
+def replace_availability(contexts: Contexts, hidden: Array) -> Contexts:
+    """Return the contexts without the outcomes of the ``hidden`` rows (bool[n])."""
+    available_at = np.where(hidden, NOT_AVAILABLE, contexts.available_at)
+    return Contexts(contexts.keys, contexts.at, available_at, contexts.ids, contexts.numbers)
 
 
-def backtest(
-    jobs: pd.DataFrame,
-    target: str | Target = "walltime",
-    *,
-    warm_up: float = 0.1,
-    refit_every: float = 0.1,
-    cluster_by: By | None = None,
-    settings: MixtureSettings | None = None,
-    refined: bool = True,
-    thresholds: Thresholds = (),
-    progress: Progress | None = None,
-) -> Backtest:
-    """Live through ``jobs`` as the platform would: each predicted at its submission by what had ended, the refiner refitted on a schedule.
+@dataclass(frozen=True)
+class RefinerFit:
+    """The refiners selected by the outcomes available at a time.
 
-    ``warm_up`` and ``refit_every`` are shares of the jobs in order of submission; the levels are chosen on the warm-up.
-    ``refined=False`` is the mixture alone. Raises TrainingError for an unknown target or a share that is none.
+    ``at`` is that time (µs), ``rows`` are the rows trained on, in order of availability, and
+    ``calibration`` is by these same rows.
     """
-    aim = find_target(target) if isinstance(target, str) else target
-    if not 0 < warm_up < 1 or not 0 < refit_every <= 1:
-        raise TrainingError("warm_up and refit_every must be shares between 0 and 1")
-    sequence = np.argsort(jobs["submitted_at"].to_numpy(), kind="stable")
-    jobs, count = jobs.iloc[sequence], len(jobs)
-    first, step = max(int(count * warm_up), 1), max(int(count * refit_every), 1)
-    levels = choose_levels(jobs.iloc[:first], aim.subject)
-    contexts, values, limits = encode(jobs, levels), aim.value(jobs), aim.limit(jobs)
-    mixture, order = new_mixture(aim, levels, settings), outcome_order(contexts, values)
-    walk = PrequentialReplay(mixture, contexts, values, limits)
-    lessons = TrainingBuffer(count)
-    places = _Places(count)
-    cuts, answers = Cuts.of(thresholds, aim.grid), list[dict[str, Array]]()
-    notes: list[dict[str, Any]] = []
-    labels = np.full(count, GLOBAL, dtype=object)
-    standing = Selection()
-    seen_until = 0
-    starts = [0, *range(first, count, step)]
-    for start, stop in zip(starts, [*starts[1:], count], strict=True):
-        if refined and start:
-            before, seen_until = (
-                seen_until,
-                int(
-                    np.searchsorted(contexts.available_at[order], contexts.at[start], side="right")
-                ),
-            )
-            ended = order[:seen_until][-MAX_TRAINING_ROWS:]
-            early = before_windows(order[:seen_until], MAX_TRAINING_ROWS)
-            labels = find_clusters(jobs.iloc[early], values[early], cluster_by).assign(jobs)
-            unseen = min(seen_until - before, len(ended) // 2)
-            standing = select_refiners(
-                lessons.take(ended), labels[ended], aim.grid, standing, unseen
-            )
-            notes.append({"from_row": start, "trained_on": len(ended), "clusters": standing.report})
-        refiners = standing.refiners
-        for low in range(start, stop, BATCH_ROWS):
-            few = np.arange(low, min(low + BATCH_ROWS, stop))
-            answer, scales = walk.advance(few)
-            part = contexts.take(few)
-            lesson = make_training_rows(mixture, part, answer.mass, values[few])
-            lessons.put(few, lesson)
-            if refiners:
-                answer = replace(
-                    answer,
-                    mass=refine(
-                        answer.mass, factors(lesson.inputs, lesson.coarse, refiners, labels[few])
-                    ),
-                )
-            levels_now = places.judge(answer, values[few], few, contexts, order)
-            if start:
-                owner = np.array(
-                    [label if label in refiners else GLOBAL for label in labels[few]], dtype=object
-                )
-                seen = mixture.last_in_bin(part, answer.best_bin(scales))
-                answers.append(
-                    _ask(answer, few, values[few], levels_now)
-                    | {
-                        "point": answer.best_point(scales, seen)
-                        if aim.point is None
-                        else answer.quantile(aim.point)
-                    }
-                    | {
-                        "clusters": owner,
-                        "refined": np.full(len(few), bool(refiners)),
-                        "shares": answer.shares(cuts),
-                    }
-                )
-            if progress:
-                progress(f"{aim.name}: living through {count} jobs", (int(few[-1]) + 1) / count)
-    whole = {name: np.concatenate([part[name] for part in answers]) for name in answers[0]}
-    whole |= {"below": places.below[whole["rows"]], "upto": places.upto[whole["rows"]]}
-    known = np.isfinite(whole["truth"])
-    whole = {name: part[known] for name, part in whole.items()}
-    whole["rows"] = sequence[whole["rows"]]
-    return Backtest(levels=QUANTILE_LEVELS, notes=notes, **whole)
+
+    at: int
+    rows: Integers
+    selection: Selection
+    calibration: Calibration
 
 
-def _ask(answer: Distribution, rows: Array, truth: Array, levels: Array) -> dict[str, Array]:
-    quantiles = np.column_stack(
-        [answer.quantile(levels[:, place]) for place in range(levels.shape[1])]
-    )
-    return {
-        "rows": rows,
-        "truth": truth,
-        "median": answer.median(),
-        "mean": answer.mean(),
-        "low": quantiles[:, 0],
-        "high": quantiles[:, -1],
-        "quantiles": quantiles,
-        "crps": answer.continuous_ranked_probability(truth),
-    }
+@dataclass(frozen=True)
+class Predicted:
+    """The predictions of ``rows`` by what was available at each one's submission.
+
+    ``distribution`` is refined; ``scales`` float64[n] are the error scales at the submissions.
+    """
+
+    rows: Integers
+    distribution: Distribution
+    scales: Floats
+
+    def take(self, positions: Integers) -> Predicted:
+        """Return the predictions at some positions."""
+        return Predicted(
+            self.rows[positions], self.distribution.take(positions), self.scales[positions]
+        )
 
 
-class _Places:
-    """Where each job's outcome lay in its distribution, and the calibration that has learned it as far as it was known."""
+class CalibrationReplay:
+    """A calibration that learns outcomes as they become available, each by its own prediction.
 
-    def __init__(self, count: int) -> None:
-        self.below, self.upto = np.full(count, np.nan), np.full(count, np.nan)
-        self.calibration = Calibration()
-        self.place = 0
+    ``below`` and ``upto`` (float64[n], NaN without a prediction or an outcome) are the probability
+    integral transform of each row: its predicted mass below the outcome's bin, and up to it.
+    """
 
-    def judge(
-        self, answer: Distribution, truth: Array, rows: Array, contexts: Contexts, order: Array
-    ) -> Array:
-        """Note where the outcomes of ``rows`` lie; returns the levels to ask for at each one's submission (float64[n, levels])."""
-        below, upto = answer.probability_integral(np.nan_to_num(truth))
-        known = np.isfinite(truth)
-        self.below[rows[known]], self.upto[rows[known]] = below[known], upto[known]
-        levels, self.place = self.calibration.replay(
+    def __init__(
+        self, log: LogRows, calibration: Calibration | None = None, position: int = 0
+    ) -> None:
+        self.calibration = calibration or Calibration()
+        self.below, self.upto = np.full(len(log), np.nan), np.full(len(log), np.nan)
+        self._log, self._position = log, position
+
+    def record(self, rows: Integers, predicted: Distribution) -> None:
+        """Note where the outcomes of ``rows`` lie in their predicted distributions."""
+        truth = self._log.values[rows]
+        observed = np.isfinite(truth)
+        below, upto = predicted.probability_integral(np.nan_to_num(truth))
+        self.below[rows] = np.where(observed, below, np.nan)
+        self.upto[rows] = np.where(observed, upto, np.nan)
+
+    def levels(self, rows: Integers, wanted: Array) -> Floats:
+        """Return the calibrated levels at each row's submission (float64[n, wanted]).
+
+        Args:
+            rows: Rows in order of submission, recorded before; none may lie before earlier ones.
+            wanted: The levels whose calibrated ones are wanted, 0 to 1.
+        """
+        contexts = self._log.contexts
+        levels, self._position = self.calibration.replay(
             self.below,
             self.upto,
-            order,
-            self.place,
+            self._log.outcome_order,
+            self._position,
             contexts.available_at,
             contexts.at[rows],
-            np.array(QUANTILE_LEVELS),
+            np.asarray(wanted),
         )
         return levels
+
+
+class TargetReplay:
+    """The prequential replay of one target over the rows of a log.
+
+    ``advance`` predicts rows in order of submission, each after all outcomes that had become
+    available by then were learned, and keeps what a refiner would train on; ``fit`` selects
+    refiners by the outcomes available at a time, and ``deploy`` lets them answer from then on.
+    """
+
+    def __init__(self, predictor: TargetPredictor, log: LogRows) -> None:
+        self.predictor, self.log = predictor, log
+        self.clusters = np.full(len(log), GLOBAL, dtype=object)
+        self.calibration = CalibrationReplay(log)
+        self.training_rows = TrainingBuffer(len(log))
+        self.served_since = int(np.iinfo(np.int64).min)
+        """Jobs submitted from then on (µs) are predicted by the version, where one is replayed."""
+        self._deployed = False
+        self._replay = PrequentialReplay(predictor.mixture, log.contexts, log.values, log.limits)
+
+    @staticmethod
+    def of_version(model_set: ModelSet, name: str, jobs: pd.DataFrame) -> TargetReplay:
+        """Replay the jobs that a trained version serves, those submitted since its training.
+
+        Args:
+            model_set: The version; its weights have learned what was available by its window's end.
+            name: The target.
+            jobs: The jobs in any order, those of the training among them.
+        """
+        until = model_set.card.window.until_us
+        target, model = TARGETS[name], model_set.targets[name]
+        log = LogRows.of(jobs, target, model_set.levels)
+        predictor = TargetPredictor.create(target, model_set.levels, model=model)
+        trained = log.outcome_order[: log.available(until)]
+        predictor.load_histories(
+            log.contexts.take(trained), log.values[trained], log.limits[trained]
+        )
+        replay = TargetReplay(predictor, log)
+        replay.clusters, replay.served_since = model_set.clusters.assign(jobs), until
+        replay.calibration = CalibrationReplay(log, predictor.calibration, len(trained))
+        return replay
+
+    def masses(self, rows: Integers) -> tuple[Distribution, Floats]:
+        """Predict ``rows`` by the mixture alone: distributions and error scales (float64[n])."""
+        return self._replay.advance(rows)
+
+    def advance(self, rows: Integers) -> Predicted:
+        """Predict ``rows``, which follow those predicted before in order of submission."""
+        log, refiners = self.log, self.predictor.refiners
+        masses, scales = self.masses(rows)
+        contexts = log.contexts.take(rows)
+        inputs = make_training_rows(self.predictor.mixture, contexts, masses.mass, log.values[rows])
+        self.training_rows.put(rows, inputs)
+        if refiners:
+            ratio = factors(inputs.inputs, inputs.coarse, refiners, self.clusters[rows])
+            masses = reweight(masses, ratio)
+        self.calibration.record(rows, masses)
+        return Predicted(rows, masses, scales)
+
+    def points(self, predicted: Predicted) -> Floats:
+        """Compute the best single value of each predicted row (float64[n])."""
+        contexts = self.log.contexts.take(predicted.rows)
+        return self.predictor.points(predicted.distribution, contexts, predicted.scales)
+
+    def cold_starts(self, predicted: Predicted) -> Flags:
+        """Return which predicted rows had no outcome of their owner available (bool[n])."""
+        mixture = self.predictor.mixture
+        counts = mixture.ended_counts(self.log.contexts.take(predicted.rows))
+        return np.asarray(counts[:, mixture.shape.owner] == 0)
+
+    def learn_rest(self) -> None:
+        """Learn all outcomes that are left."""
+        self._replay.advance(np.empty(0, np.int64))
+
+    def fit(
+        self, at: int, clusters: Array, earlier: RefinerFit | None = None, fits: Fits = fit_here
+    ) -> RefinerFit:
+        """Select refiners by the outcomes available at ``at``.
+
+        Args:
+            at: The time of the training, µs.
+            clusters: The cluster of each row of the log (object[n]).
+            earlier: The fit before, which has not seen the outcomes since; its calibration goes on.
+            fits: Where refiners are fitted.
+        """
+        available = self.log.available(at)
+        rows = self.log.outcome_order[:available][-MAX_TRAINING_ROWS:]
+        training = self.training_rows.take(rows)
+        unseen = min(available - self.log.available(earlier.at), len(rows) // 2) if earlier else 0
+        selection = select_refiners(
+            training,
+            clusters[rows],
+            self.predictor.target.grid,
+            earlier.selection if earlier else None,
+            unseen,
+            fits,
+        )
+        if earlier:
+            return RefinerFit(at, rows, selection, earlier.calibration)
+        calibration = Calibration()
+        below, upto = self.calibration.below[rows], self.calibration.upto[rows]
+        if selection.validation_refiners:
+            later = validation_rows(training)
+            ratio = factors(
+                training.inputs[later],
+                training.coarse[later],
+                selection.validation_refiners,
+                clusters[rows[later]],
+            )
+            below[later], upto[later] = reweight_transform(
+                below[later], upto[later], training.take(later), ratio
+            )
+        calibration.learn(below, upto)
+        return RefinerFit(at, rows, selection, calibration)
+
+    def deploy(self, fit: RefinerFit, clusters: Array) -> None:
+        """Let the refiners of ``fit`` answer the rows from now on.
+
+        A first fit brings its calibration, which goes on with the rows that it answers itself.
+        """
+        if not self._deployed:
+            available = self.log.available(fit.at)
+            self.calibration = CalibrationReplay(self.log, fit.calibration.copy(), available)
+            self._deployed = True
+        self.predictor.refiners, self.clusters = fit.selection.refiners, clusters
+
+
+class AllocationReplay:
+    """The prequential replay of peak memory beside the walltimes of the same jobs."""
+
+    def __init__(
+        self, memory: TargetPredictor, walltime: TargetPredictor, log: LogRows, seconds: Floats
+    ) -> None:
+        self.log, self.grid = log, memory.target.grid
+        self._replay = OccupancyReplay(
+            memory.mixture, walltime.mixture, log.contexts, log.values, log.limits, seconds
+        )
+
+    @staticmethod
+    def of_jobs(jobs: pd.DataFrame, levels: Levels) -> AllocationReplay:
+        """Replay ``jobs`` from nothing."""
+        memory, walltime = (TARGETS[name] for name in ("peak_memory", "walltime"))
+        return AllocationReplay(
+            TargetPredictor.create(memory, levels),
+            TargetPredictor.create(walltime, levels),
+            LogRows.of(jobs, memory, levels),
+            walltime.value(jobs),
+        )
+
+    @staticmethod
+    def of_version(model_set: ModelSet, jobs: pd.DataFrame) -> AllocationReplay:
+        """Replay ``jobs`` by the weights of a trained version."""
+        memory, walltime = (
+            TargetReplay.of_version(model_set, name, jobs) for name in ("peak_memory", "walltime")
+        )
+        return AllocationReplay(
+            memory.predictor, walltime.predictor, memory.log, walltime.log.values
+        )
+
+    def advance(self, rows: Integers) -> Occupancy:
+        """Predict the occupancy of ``rows``, which follow those before in order of submission."""
+        return self._replay.advance(rows)
+
+
+def validation_rows(training: TrainingRows) -> Integers:
+    """The rows of the last window, which the refiners fitted for validation have not seen."""
+    return training.split(int(len(training.truth) * WINDOWS[-1]))[1]
+
+
+def reweight_transform(
+    below: Array, upto: Array, training: TrainingRows, ratio: Array
+) -> tuple[Array, Array]:
+    """Compute the probability integral transform after reweighting coarse masses.
+
+    Args:
+        below: The mixture's mass below each outcome's bin.
+        upto: The mixture's mass up to and with it.
+        training: The coarse masses of the same rows, and the coarse bin of each outcome.
+        ratio: The factor of each coarse mass (float64[n, coarse bins]).
+    """
+    each = np.arange(len(below))
+    before = np.cumsum(training.coarse, axis=1) - training.coarse
+    reweighted = training.coarse * ratio
+    start = np.cumsum(reweighted, axis=1) - reweighted
+    total = reweighted.sum(axis=1)
+    before, start, factor = (values[each, training.truth] for values in (before, start, ratio))
+    below, upto = (
+        np.clip((start + factor * np.maximum(mass - before, 0.0)) / total, 0.0, 1.0)
+        for mass in (below, upto)
+    )
+    return below, upto

@@ -1,4 +1,4 @@
-"""Training: live through the log once, then teach CatBoost to bend what the mixture of histories foresaw."""
+"""Training: one prequential replay of a log, then CatBoost refiners of what the histories predict."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from infra.aliases import Array, Progress
 from infra.errors import InputError
 from models.engine.model_card import ModelCard, TrainingWindow, data_by_source
 from models.engine.model_set import ModelSet, TargetModel
-from models.histories.calibration import Calibration
-from models.histories.components import MixtureSettings, settings_of
-from models.histories.features import Contexts, Levels, choose_levels, encode
-from models.histories.mixture import Mixture, PrequentialReplay, outcome_order
+from models.engine.prequential import (
+    MAX_TRAINING_ROWS,
+    LogRows,
+    Predicted,
+    RefinerFit,
+    TargetReplay,
+    validation_rows,
+)
+from models.engine.target_predictor import TargetPredictor, batches, reweight
+from models.histories.components import MixtureSettings
+from models.histories.features import NOT_AVAILABLE, choose_levels
 from models.quantities.classes import thresholds_of
-from models.quantities.distribution import Distribution, join
+from models.quantities.distribution import join
 from models.quantities.metrics import coverage, lowest_counted, point_errors
 from models.quantities.targets import TARGETS, Target
 from models.refiner.boosting import BOOSTING
-from models.refiner.clusters import By, Clusters, find_clusters
-from models.refiner.refinement import factors, input_names, refine
-from models.refiner.selection import WINDOWS, Fits, before_windows, fit_here, select_refiners
-from models.refiner.training_rows import TrainingBuffer, make_training_rows
-
-MAX_TRAINING_ROWS = 30_000
-BATCH_ROWS = 4096
-"""How many jobs are foreseen at once while living through a log."""
+from models.refiner.clusters import By, Clusters
+from models.refiner.refinement import factors, input_names
+from models.refiner.selection import Fits, fit_here
 
 
 class TrainingError(InputError):
@@ -44,55 +46,65 @@ def train(
     cluster_by: By | None = None,
     settings: MixtureSettings | None = None,
     thresholds: Mapping[str, Sequence[float]] | None = None,
+    until: int | None = None,
     progress: Progress | None = None,
     fits: Fits = fit_here,
 ) -> ModelSet:
-    """Train a model set on stored ``jobs`` in time order; raises TrainingError when no job has ended with a known outcome.
+    """Train a model set on ``jobs`` in order of time.
 
-    ``thresholds`` of classes by target are taken as given; those of the other targets are quantiles of the outcomes. ``fits`` says where
-    the refiners of clusters are fitted.
+    Args:
+        jobs: Records of one kind, in any order.
+        targets: Names of the quantities to predict, the most important first.
+        cluster_by: What clusters are told apart by; None for one model only.
+        settings: Of the mixtures; each target's own unless given.
+        thresholds: Of classes, by target; quantiles of the outcomes for targets without any.
+        until: The time of the training (µs): only outcomes available by then are used. None for
+            all outcomes.
+        progress: Called before each target.
+        fits: Where the refiners of clusters are fitted.
+
+    Raises:
+        TrainingError: Where no job has ended with a known outcome.
     """
     chosen = [find_target(name) for name in targets]
     subject = chosen[0].subject
-    if any(aim.subject != subject for aim in chosen):
+    if any(target.subject != subject for target in chosen):
         raise TrainingError(
             f"{', '.join(targets)} are not quantities of one kind of record: train them apart"
         )
     levels = choose_levels(jobs, subject)
-    contexts = encode(jobs, levels)
-    models, reports, metrics = {}, {}, {}
+    logs = {target.name: LogRows.of(jobs, target, levels, until) for target in chosen}
+    available_at = logs[targets[0]].contexts.available_at
+    at = until if until is not None else _latest(available_at)
+    models: dict[str, TargetModel] = {}
+    reports, metrics = {}, {}
     clusters = Clusters()
-    for place, aim in enumerate(chosen):
-        values = aim.value(jobs)
-        ended = outcome_order(contexts, values)
-        if not len(ended):
+    for number, target in enumerate(chosen):
+        log = logs[target.name]
+        if not len(log.outcome_order):
             raise TrainingError(
-                f"no job has ended with a known {aim.name}: there is nothing to train on"
+                f"no job has ended with a known {target.name}: there is nothing to train on"
             )
-        if place == 0:
-            early = before_windows(ended, MAX_TRAINING_ROWS)
-            clusters = find_clusters(jobs.iloc[early], values[early], cluster_by)
+        if number == 0:
+            clusters = log.find_clusters(jobs, cluster_by, at)
         if progress:
-            progress(f"training {aim.name}", place / len(chosen))
-        model, report, metric = _train_one(
-            aim,
-            levels,
-            settings or settings_of(aim.name),
-            contexts,
-            values,
-            aim.limit(jobs),
+            progress(f"training {target.name}", number / len(chosen))
+        models[target.name], reports[target.name], metrics[target.name] = _train_target(
+            target,
+            TargetReplay(TargetPredictor.create(target, levels, settings), log),
             clusters.assign(jobs),
+            at,
             fits,
         )
-        models[aim.name], reports[aim.name], metrics[aim.name] = model, report, metric
     if progress:
         progress("trained", 1.0)
+    window = replace(TrainingWindow.of(jobs, available_at), until_us=at)
     names = tuple(level.name for level in levels.levels)
     card = ModelCard(
         datetime.now(UTC).isoformat(timespec="seconds"),
         len(jobs),
-        TrainingWindow.of(jobs, contexts.available_at),
-        by_source=(by_source := data_by_source(jobs, contexts.available_at)),
+        window,
+        by_source=(by_source := data_by_source(jobs, available_at)),
         sources=tuple(by_source),
         levels=names,
         features={
@@ -104,7 +116,7 @@ def train(
             "most_rows": MAX_TRAINING_ROWS,
         },
         thresholds={
-            target.name: thresholds_of(target.name, target.value(jobs), thresholds)
+            target.name: thresholds_of(target.name, logs[target.name].values, thresholds)
             for target in chosen
         },
         cluster_by=cluster_by,
@@ -114,70 +126,57 @@ def train(
     return ModelSet(card, levels, clusters, models)
 
 
-def _train_one(
-    aim: Target,
-    levels: Levels,
-    settings: MixtureSettings,
-    contexts: Contexts,
-    values: Array,
-    limits: Array,
-    clusters: Array,
-    fits: Fits,
+def _latest(available_at: Array) -> int:
+    available = available_at[available_at != NOT_AVAILABLE]
+    return int(available.max()) if len(available) else 0
+
+
+def _train_target(
+    target: Target, replay: TargetReplay, clusters: Array, at: int, fits: Fits
 ) -> tuple[TargetModel, list[dict[str, Any]], dict[str, float]]:
-    mixture = new_mixture(aim, levels, settings)
-    order = outcome_order(contexts, values)
-    latest = order[-MAX_TRAINING_ROWS:]
-    rows = latest[np.argsort(contexts.at[latest], kind="stable")]
-    walk = PrequentialReplay(mixture, contexts, values, limits)
-    notebook, parts = TrainingBuffer(len(rows)), []
-    for start in range(0, len(rows), BATCH_ROWS):
-        few = np.arange(start, min(start + BATCH_ROWS, len(rows)))
-        parts.append(walk.advance(rows[few]))
-        notebook.put(
-            few,
-            make_training_rows(
-                mixture, contexts.take(rows[few]), parts[-1][0].mass, values[rows[few]]
-            ),
-        )
-    seen_order = np.lexsort((contexts.ids[rows], contexts.available_at[rows]))
-    lessons = notebook.take(seen_order)
-    standing = select_refiners(lessons, clusters[rows][seen_order], aim.grid, fits=fits)
-    later = lessons.split(int(len(rows) * WINDOWS[-1]))[1]
-    after = seen_order[later]
-    part = contexts.take(rows[after])
-    answer = join([answer for answer, _ in parts]).take(after)
-    scales = np.concatenate([scales for _, scales in parts])
-    if standing.validation_refiners:
-        bent = factors(
-            lessons.inputs[later],
-            lessons.coarse[later],
-            standing.validation_refiners,
-            clusters[rows[after]],
-        )
-        answer = replace(answer, mass=refine(answer.mass, bent))
-    calibration = Calibration()
-    calibration.learn(*answer.probability_integral(values[rows[after]]))
-    metric = _measure(answer, mixture, part, values[rows[after]], scales[after])
-    walk.advance(np.empty(0, np.int64))
+    log, mixture = replay.log, replay.predictor.mixture
+    latest = log.outcome_order[-MAX_TRAINING_ROWS:]
+    in_order = latest[np.argsort(log.contexts.at[latest], kind="stable")]
+    predicted = [replay.advance(rows) for rows in batches(in_order)]
+    fit = replay.fit(at, clusters, fits=fits)
+    metrics = _validation_errors(replay, fit, clusters, predicted)
+    replay.learn_rest()
+    selection = fit.selection
+    settings = replay.predictor.settings
     return (
-        TargetModel(aim.name, settings, mixture.learned(), calibration, standing.refiners),
-        standing.report,
-        metric,
+        TargetModel(target.name, settings, mixture.learned(), fit.calibration, selection.refiners),
+        selection.report,
+        metrics,
     )
 
 
-def _measure(
-    answer: Distribution, mixture: Mixture, contexts: Contexts, truth: Array, scales: Array
+def _validation_errors(
+    replay: TargetReplay, fit: RefinerFit, clusters: Array, predicted: list[Predicted]
 ) -> dict[str, float]:
-    if not len(truth):
+    """The errors on the last window of the refiners that have not seen it; ranges uncalibrated."""
+    training = replay.training_rows.take(fit.rows)
+    later = validation_rows(training)
+    if not len(later):
         return {"validation_jobs": 0.0}
-    point = answer.best_point(scales, mixture.last_in_bin(contexts, answer.best_bin(scales)))
-    errors = point_errors(truth, point, lowest_counted(mixture.grid))
+    rows = np.concatenate([batch.rows for batch in predicted])
+    position = np.empty(len(replay.log), np.int64)
+    position[rows] = np.arange(len(rows))
+    scales = np.concatenate([batch.scales for batch in predicted])
+    window = position[fit.rows[later]]
+    masses = join([batch.distribution for batch in predicted]).take(window)
+    if fit.selection.validation_refiners:
+        shown, refiners = training.take(later), fit.selection.validation_refiners
+        masses = reweight(
+            masses, factors(shown.inputs, shown.coarse, refiners, clusters[fit.rows[later]])
+        )
+    window_predictions = Predicted(fit.rows[later], masses, scales[window])
+    truth = replay.log.values[window_predictions.rows]
+    errors = point_errors(truth, replay.points(window_predictions), lowest_counted(masses.grid))
     return {
         "validation_jobs": float(len(truth)),
         **{name: float(errors[name] or 0.0) for name in ("mae", "median_ae", "apa")},
-        "crps": float(answer.continuous_ranked_probability(truth).mean()),
-        "coverage_90": coverage(truth, *answer.interval(0.9)),
+        "crps": float(masses.continuous_ranked_probability(truth).mean()),
+        "coverage_90": coverage(truth, *masses.interval(0.9)),
     }
 
 
@@ -186,13 +185,3 @@ def find_target(name: str) -> Target:
     if name not in TARGETS:
         raise TrainingError(f"there is no target {name!r}; there are {', '.join(TARGETS)}")
     return TARGETS[name]
-
-
-def new_mixture(aim: Target, levels: Levels, settings: MixtureSettings | None = None) -> Mixture:
-    """A mixture of a target that has learned nothing yet, by the target's own settings unless others are given."""
-    return Mixture(
-        aim,
-        tuple(level.relative for level in levels.levels),
-        levels.owner,
-        settings or settings_of(aim.name),
-    )

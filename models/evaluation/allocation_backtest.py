@@ -16,15 +16,15 @@ import pandas as pd
 from infra.aliases import Flags, Floats, Progress
 from infra.compiled import compiled
 from models.engine.allocation import GIB_HOUR, PRICE, ladders
+from models.engine.prequential import AllocationReplay
+from models.engine.target_predictor import batches
 from models.engine.training import (
-    BATCH_ROWS,
     TrainingError,
 )
 from models.evaluation.allocation_rules import RULES, known
-from models.histories.components import OVER, settings_of
+from models.histories.components import OVER
 from models.histories.features import Level, Levels, choose_levels, encode
-from models.histories.mixture import Mixture, outcome_order
-from models.histories.occupancy import OccupancyReplay
+from models.histories.mixture import outcome_order
 from models.quantities.targets import TARGETS
 
 Row = dict[str, Any]
@@ -69,7 +69,7 @@ def evaluate_allocation(
     if progress:
         progress("memory: the rules", 0.1)
     found = {rule.name: rule.ladder(facts)[judged] for rule in RULES}
-    found[OURS], cold = _ours(jobs, judged, (peaks, seconds), (ceiling, kept), price, progress)
+    found[OURS], cold = _ours(jobs, judged, (ceiling, kept), price, progress)
     rows = []
     for name in POLICIES:
         waste, failures = score(found[name], peaks[judged], seconds[judged], ceiling[judged])
@@ -130,32 +130,22 @@ def _as_known(
 def _ours(
     jobs: pd.DataFrame,
     judged: npt.NDArray[np.int64],
-    outcomes: tuple[Floats, Floats],
     bounds: tuple[Floats, Flags],
     price: float,
     progress: Progress | None,
 ) -> tuple[Floats, Flags]:
     """Gridcast's ladders for the jobs ``judged``, and which of them are cold starts."""
-    (peaks, seconds), (ceiling, kept) = outcomes, bounds
+    ceiling, kept = bounds
     target, found, cold = TARGETS["peak_memory"], [], []
     for start, stop in _stretches(len(jobs), int(judged[0])):
         levels = choose_levels(jobs.iloc[:start])
-        relative = tuple(level.relative for level in levels.levels)
-        mixture, times = (
-            Mixture(aim, relative, levels.owner, settings_of(aim.name))
-            for aim in (target, TARGETS["walltime"])
-        )
-        walk = OccupancyReplay(
-            mixture, times, encode(jobs, levels), peaks, target.limit(jobs), seconds
-        )
-        asks = judged[(judged >= start) & (judged < stop)]
-        for low in range(0, len(asks), BATCH_ROWS):
-            few = asks[low : low + BATCH_ROWS]
-            answer = walk.advance(few)
-            found.append(ladders(answer, target.grid, ceiling[few], kept[few], price))
-            cold.append(answer.cold)
+        replay = AllocationReplay.of_jobs(jobs, levels)
+        for rows in batches(judged[(judged >= start) & (judged < stop)]):
+            predicted = replay.advance(rows)
+            found.append(ladders(predicted, target.grid, ceiling[rows], kept[rows], price))
+            cold.append(predicted.cold)
             if progress:
-                progress(f"memory: living through {len(jobs)} jobs", (int(few[-1]) + 1) / len(jobs))
+                progress(f"memory: backtesting {len(jobs)} jobs", (int(rows[-1]) + 1) / len(jobs))
     return np.concatenate(found), np.concatenate(cold)
 
 

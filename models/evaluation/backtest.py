@@ -146,15 +146,15 @@ def _gridcast(
     refit_every: float,
     progress: Progress | None,
 ) -> tuple[BaselinePredictions, dict[str, Any]]:
-    from models.engine.prequential import backtest
+    from models.engine.backtest import backtest
 
     lived = backtest(jobs, target, warm_up=warm_up, refit_every=refit_every, progress=progress)
     if not np.array_equal(lived.rows, counted):
         raise AssertionError("Gridcast and the baselines were asked about different jobs")
     extra = {
         "crps": float(lived.crps.mean()),
-        "log_score": log_score(lived.upto - lived.below),
-        "deciles": deciles(lived.below, lived.upto),
+        "log_score": log_score(lived.pit_upto - lived.pit_below),
+        "deciles": deciles(lived.pit_below, lived.pit_upto),
         "reliability": [
             float((lived.truth <= lived.quantiles[:, place]).mean())
             for place in range(len(lived.levels))

@@ -17,7 +17,7 @@ import pandas as pd
 from infra.aliases import Integers, Progress
 from models.baselines.available_history import AvailableHistory, read_history
 from models.baselines.regressions import FEWEST_ROWS, inputs_with_categories, latest_outcomes
-from models.engine.prequential import backtest
+from models.engine.backtest import backtest
 from models.engine.training import (
     TrainingError,
     find_target,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from infra.errors import GridcastError
 from infra.settings import Settings
 from jobs.store import read_jobs
+from models.engine.backtest import predict_in_time
 from models.releases import registry
 from models.releases.alias_moves import (
     BY_PERSON_IN_MLFLOW,
@@ -17,7 +18,7 @@ from models.releases.alias_moves import (
     BY_TRAIN_COMMAND,
     BY_TRAIN_FLOW,
 )
-from models.releases.comparison import difference, live_through, outcomes
+from models.releases.comparison import difference, outcomes
 from models.releases.release import MAX_EVALUATION_JOBS, MIN_EVALUATION_JOBS, load_model_set
 from models.releases.versions import Version
 
@@ -70,7 +71,7 @@ def roll_back_if_worse(engine: Engine, settings: Settings) -> Version | None:
     if len(asked) < MIN_EVALUATION_JOBS or target not in old.targets:
         return None
     truth = outcomes(asked, since, target)
-    mine, theirs = (live_through(one, jobs, asked)[target] for one in (new, old))
+    mine, theirs = (predict_in_time(one, jobs, asked)[target] for one in (new, old))
     found = difference(truth, mine, theirs)
     if found.low <= 0:
         return None

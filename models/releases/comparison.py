@@ -8,11 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from infra.aliases import Floats, Progress
-from jobs.schema import OUTCOMES
+from infra.aliases import Floats
 from models.baselines.catalogue import predict_baselines
-from models.engine.forecaster import Forecaster
-from models.engine.model_set import ModelSet
 from models.quantities.metrics import (
     compare_errors,
     coverage,
@@ -24,8 +21,6 @@ from models.quantities.targets import TARGETS
 
 COMPARISON_BASELINES = ("request", "last-two", "median-10")
 """Baselines that need no fitting and stand beside every comparison."""
-AT_ONCE = 16
-"""Jobs predicted between two looks at what has ended meanwhile: with 256, what it misses costs KTH-SP2 14 % in error."""
 BLOCKS = 40
 
 
@@ -43,38 +38,6 @@ class Difference:
         sign = -1 if self.share < 0 else 1
         ends = sorted((sign * self.low, sign * self.high))
         return f"{abs(self.share):.1%} {word} (95 %: {ends[0]:.1%} to {ends[1]:.1%})"
-
-
-def live_through(
-    model_set: ModelSet | None,
-    history: pd.DataFrame,
-    asked: pd.DataFrame,
-    quantiles: tuple[float, ...] = (),
-    progress: Progress | None = None,
-) -> pd.DataFrame:
-    """Predict each of ``asked`` as when serving: by what of ``history`` had ended when it was submitted.
-
-    A job is predicted by what had ended when the first of its AT_ONCE companions was submitted, so never by more than was known.
-    Returns the rows of ``Forecaster.predict`` under the index of ``asked``, in order of submission.
-    """
-    forecaster = Forecaster(model_set)
-    ended = history[history["ended_at"].notna()].sort_values("ended_at", kind="stable")
-    ends = ended["ended_at"]
-    # The host, too, is known only once a job has started.
-    asked = asked.drop(columns=[name for name in OUTCOMES if name in asked]).sort_values(
-        "submitted_at", kind="stable"
-    )
-    learned, answers = 0, []
-    for start in range(0, len(asked), AT_ONCE):
-        few = asked.iloc[start : start + AT_ONCE]
-        # Strictly before: a job of no length ends at its own submission, and must not be told of before it is asked about.
-        known = int(ends.searchsorted(few["submitted_at"].iloc[0], side="left"))
-        forecaster.learn(ended.iloc[learned:known])
-        learned = known
-        answers.append(forecaster.predict(few, quantiles).set_index(few.index))
-        if progress:
-            progress("living through the jobs", min(1.0, (start + AT_ONCE) / len(asked)))
-    return pd.concat(answers) if answers else forecaster.predict(asked, quantiles)
 
 
 def baseline_predictions(
@@ -98,7 +61,7 @@ def table(
 ) -> pd.DataFrame:
     """A row a target and predictor: jobs, mae, median_ae, apa, coverage_90 (NaN for one without a range), by target and mae.
 
-    ``answers`` are those of ``live_through`` by name; COMPARISON_BASELINES are added. ``apa`` is the average prediction accuracy, the mean of
+    ``answers`` are those of ``predict_in_time`` by name; COMPARISON_BASELINES are added. ``apa`` is the average prediction accuracy, the mean of
     min(p, t)/max(p, t) (Tsafrir, Etsion and Feitelson 2007).
     """
     rows = []

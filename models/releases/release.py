@@ -19,7 +19,9 @@ import pandas as pd
 from infra.aliases import Progress
 from infra.errors import InputError
 from infra.settings import Settings
+from jobs.coded_jobs import in_microseconds
 from jobs.store import add_measurements, read_jobs
+from models.engine.backtest import predict_in_time
 from models.engine.forecaster import Forecaster
 from models.engine.model_set import ModelSet
 from models.engine.training import TrainingError, train
@@ -28,7 +30,7 @@ from models.refiner.clusters import By
 from models.refiner.selection import Fits, fit_here
 from models.releases import registry
 from models.releases.alias_moves import BY_TRAIN_COMMAND
-from models.releases.comparison import Difference, difference, live_through, outcomes, table
+from models.releases.comparison import Difference, difference, outcomes, table
 from models.releases.evidence import (
     importance,
     metrics_of,
@@ -125,11 +127,11 @@ def judge(
     until = rival.card.window.until_us if rival else None
     submitted = np.asarray(jobs["submitted_at"].astype("int64"), dtype=np.int64)
     since = pd.Timestamp(evaluation_start(submitted, until), unit="us", tz="UTC")
-    past, later = jobs[jobs["ended_at"] <= since], jobs[jobs["submitted_at"] > since]
+    ended, later = jobs["ended_at"] <= since, jobs[jobs["submitted_at"] > since]
     nothing = pd.DataFrame(
         columns=["target", "predictor", "jobs", "mae", "median_ae", "apa", "coverage_90"]
     )
-    if len(later) < MIN_EVALUATION_JOBS or len(past) < MIN_EVALUATION_JOBS:
+    if len(later) < MIN_EVALUATION_JOBS or ended.sum() < MIN_EVALUATION_JOBS:
         new, needed = (
             (len(submitted) if until is None else int((submitted > until).sum())),
             MIN_EVALUATION_JOBS * (5 if until is None else 2),
@@ -147,8 +149,14 @@ def judge(
     since = later["submitted_at"].min()
     asked = jobs[jobs["submitted_at"] >= since]
     answers = {
-        "candidate": live_through(
-            train(past, targets=targets, cluster_by=cluster_by, fits=fits),
+        "candidate": predict_in_time(
+            train(
+                jobs[jobs["submitted_at"] < since],
+                targets=targets,
+                cluster_by=cluster_by,
+                until=in_microseconds(since),
+                fits=fits,
+            ),
             jobs,
             asked,
             progress=progress,
@@ -166,7 +174,7 @@ def judge(
             None,
             f"There was no champion of {target} to compare with.",
         )
-    answers["champion"] = live_through(rival, jobs, asked, progress=progress)
+    answers["champion"] = predict_in_time(rival, jobs, asked, progress=progress)
     compared = tuple(name for name in targets if name in rival.targets)
     rows = table(jobs, since, answers, compared)
     found = difference(
@@ -377,7 +385,7 @@ def predict_jobs(
     champion = registry.champion(settings)
     model_set = load_model_set(champion, settings) if champion else None
     history = read_jobs(engine, until=jobs["submitted_at"].max(), ended=True)
-    answers = live_through(model_set, history, jobs, quantiles, progress).loc[jobs.index]
+    answers = predict_in_time(model_set, history, jobs, quantiles, progress).loc[jobs.index]
     if champion is None or model_set is None:
         return answers.assign(in_training=False)
     until = model_set.card.window.until

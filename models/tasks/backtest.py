@@ -15,13 +15,13 @@ import pandas as pd
 
 from infra.aliases import Array, Progress
 from models.baselines.regressions import fit_forest
+from models.engine.prequential import LogRows
+from models.engine.target_predictor import TargetPredictor
 from models.engine.training import (
     TrainingError,
     find_target,
-    new_mixture,
 )
 from models.histories.features import choose_levels, encode
-from models.histories.mixture import PrequentialReplay
 from models.tasks.chains import links, ready_at
 from models.tasks.ends import FEWEST_JOBS, PROGRESS_LEVELS, PastQueries
 from models.tasks.inputs import Queries, WalltimePredictor, inputs, prequential_predictor
@@ -106,24 +106,15 @@ def query_inputs(tasks: Tasks, questions: Queries, progress: Progress | None = N
 
 
 def prequential_walltimes(tasks: Tasks) -> WalltimePredictor:
-    """Who foresees the walltimes of the jobs of ``tasks``: a mixture that lives through them in time, and can be asked once."""
-    aim = find_target("walltime")
-    jobs = tasks.jobs
-    levels = choose_levels(jobs.iloc[: max(len(jobs) // 10, 1)], aim.subject)
-    # A job is foreseen when its task is defined, not when it is submitted: by what was known then it is judged who foresaw it.
+    """Return a predictor of the walltimes of the jobs of ``tasks``; it can be called once.
+
+    A job is predicted, and its histories are credited, as of its task's definition.
+    """
+    target, jobs = find_target("walltime"), tasks.jobs
+    levels = choose_levels(jobs.iloc[: max(len(jobs) // 10, 1)], target.subject)
     contexts = replace(encode(jobs, levels), at=microseconds(tasks.defined[tasks.task]))
-    mixture, values, limits = new_mixture(aim, levels), aim.value(jobs), aim.limit(jobs)
-
-    def walk_of(whole: Any) -> PrequentialReplay:
-        more = len(whole) - len(values)
-        return PrequentialReplay(
-            mixture,
-            whole,
-            np.append(values, np.full(more, np.nan)),
-            np.append(limits, np.full(more, np.inf)),
-        )
-
-    return prequential_predictor(walk_of, contexts)
+    log = LogRows.of_contexts(contexts, target.value(jobs), target.limit(jobs))
+    return prequential_predictor(TargetPredictor.create(target, levels), log)
 
 
 def _rivals(tasks: Tasks, whole: Array, warm_up: float, refit_every: float) -> dict[str, Array]:

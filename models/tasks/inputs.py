@@ -15,11 +15,9 @@ import pandas as pd
 
 from infra.aliases import Array, Progress
 from infra.compiled import compiled
-from models.engine.training import (
-    BATCH_ROWS,
-)
-from models.histories.features import NOT_AVAILABLE, Contexts
-from models.histories.mixture import PrequentialReplay
+from models.engine.prequential import LogRows, TargetReplay
+from models.engine.target_predictor import TargetPredictor, batches
+from models.histories.features import NOT_AVAILABLE
 from models.quantities.targets import Grid
 from models.tasks.sets import Tasks, microseconds
 from models.tasks.survival import STEPS, Intervals
@@ -81,41 +79,30 @@ WalltimePredictor = Callable[[Array, Array], tuple[Array, Array]]
 """From jobs (int64[m]) and instants (float64[m], s) to the masses of their walltimes (float[kinds, bins]) and whose is whose (int64[m])."""
 
 
-def prequential_predictor(
-    walk_of: Callable[[Contexts], PrequentialReplay], contexts: Contexts
-) -> WalltimePredictor:
-    """An ``WalltimePredictor`` that lives through the jobs of ``contexts`` in time; it can be used once.
+def prequential_predictor(predictor: TargetPredictor, log: LogRows) -> WalltimePredictor:
+    """A ``WalltimePredictor`` by a prequential replay of ``log``; it can be called once.
 
-    ``walk_of`` makes the walk of the contexts that it is given, which are those of the jobs and after them those of the questions.
+    Args:
+        predictor: Of walltimes, without histories.
+        log: The jobs.
     """
 
-    def ask(job: Array, at: Array) -> tuple[Array, Array]:
-        alike = pd.DataFrame(contexts.keys[job]).assign(at=at)
-        which = alike.groupby(list(alike.columns), sort=False).ngroup().to_numpy()
-        heads = np.unique(which, return_index=True)[1]
-        order = np.argsort(at[heads], kind="stable")
-        asked = contexts.take(job[heads[order]])
-        asked = replace(
-            asked,
-            at=microseconds(at[heads[order]]),
+    def predict(job: Array, at: Array) -> tuple[Array, Array]:
+        keys = pd.DataFrame(log.contexts.keys[job]).assign(at=at)
+        query_of_job = keys.groupby(list(keys.columns), sort=False).ngroup().to_numpy()
+        first = np.unique(query_of_job, return_index=True)[1]
+        order = np.argsort(at[first], kind="stable")
+        queries = replace(
+            log.contexts.take(job[first[order]]),
+            at=microseconds(at[first[order]]),
             available_at=np.full(len(order), NOT_AVAILABLE),
         )
-        whole = Contexts(
-            *(
-                np.concatenate([getattr(contexts, name), getattr(asked, name)])
-                for name in Contexts.__dataclass_fields__
-            )
-        )
-        walk, rows = walk_of(whole), len(contexts) + np.arange(len(order))
-        mass = np.concatenate(
-            [
-                walk.advance(rows[low : low + BATCH_ROWS])[0].mass
-                for low in range(0, len(rows), BATCH_ROWS)
-            ]
-        )
-        return mass, np.argsort(order, kind="stable")[which]
+        replay = TargetReplay(predictor, log.with_queries(queries))
+        rows = len(log) + np.arange(len(order))
+        mass = np.concatenate([replay.masses(batch)[0].mass for batch in batches(rows)])
+        return mass, np.argsort(order, kind="stable")[query_of_job]
 
-    return ask
+    return predict
 
 
 @compiled

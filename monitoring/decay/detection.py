@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infra.aliases import Floats, Integers
-from models.engine.training import MAX_TRAINING_ROWS as TRAINING_ROWS
+from models.engine.prequential import MAX_TRAINING_ROWS as TRAINING_ROWS
 
 Kind = Literal["rose", "worse", "moved"]
 

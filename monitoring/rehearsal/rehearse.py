@@ -26,15 +26,15 @@ from monitoring.decay.delayed_labels import DelayedLabels, largest, make_delayed
 from monitoring.decay.detection import Alarm
 from monitoring.rehearsal.retrained_models import (
     AnsweredRows,
-    Engine,
     PlainCatBoost,
+    RetrainedEngine,
     RetrainedModel,
     TrainedModel,
 )
 
 Policy = Literal["never", "schedule", "decay"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
-PREDICTORS = (Engine.name, PlainCatBoost.name)
+PREDICTORS = (RetrainedEngine.name, PlainCatBoost.name)
 WARM_UP = 0.1
 PERIODS = 10
 """The schedule retrains so many times, unless a period is given: each tenth of the log's time."""
@@ -145,7 +145,7 @@ def rehearse(
         learner: RetrainedModel = (
             PlainCatBoost(seen)
             if name == PlainCatBoost.name
-            else Engine(jobs, target, first, progress)
+            else RetrainedEngine(jobs, target, first, progress)
         )
         for policy in POLICIES:
             if progress:

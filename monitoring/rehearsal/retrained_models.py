@@ -1,14 +1,14 @@
-"""Learners: what a rehearsal retrains, walked through a log once for every policy.
+"""Models that a rehearsal retrains: Gridcast's engine, and a plain CatBoost regression.
 
-The mixture of histories learns as jobs end, whatever is retrained; so it is walked once, and only the refiner that bends its
-masses differs from policy to policy. The plain CatBoost has no history that learns by itself: all of it is retrained.
+The mixture of histories learns as jobs end, whatever is retrained: it is replayed once, and only
+the refiners differ from policy to policy. All of the plain CatBoost is retrained.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,16 +17,19 @@ import pandas as pd
 from infra.aliases import Floats, Integers, Progress
 from models.baselines.available_history import AvailableHistory
 from models.baselines.regressions import catboost, latest_outcomes
-from models.engine.training import BATCH_ROWS, MAX_TRAINING_ROWS, new_mixture
-from models.histories.calibration import Calibration
-from models.histories.features import choose_levels, encode
-from models.histories.mixture import PrequentialReplay, outcome_order
-from models.quantities.distribution import Distribution
+from models.engine.prequential import (
+    CalibrationReplay,
+    LogRows,
+    Predicted,
+    RefinerFit,
+    TargetReplay,
+)
+from models.engine.target_predictor import TargetPredictor, batches, reweight
+from models.histories.features import choose_levels
+from models.quantities.distribution import join
 from models.quantities.targets import Target
 from models.refiner.clusters import GLOBAL
-from models.refiner.refinement import factors, refine
-from models.refiner.selection import Selection, select_refiners
-from models.refiner.training_rows import TrainingBuffer, make_training_rows
+from models.refiner.refinement import factors
 
 LEVELS = np.array([0.05, 0.95])
 NEWEST = 2000
@@ -72,8 +75,8 @@ class RetrainedModel(Protocol):
         ...
 
 
-class Engine:
-    """Gridcast's engine: the mixture, walked once, and the refiners chosen by what was known."""
+class RetrainedEngine:
+    """Gridcast's engine: the mixture, replayed once, and the refiners selected at each training."""
 
     name = "gridcast"
 
@@ -81,99 +84,52 @@ class Engine:
         self, jobs: pd.DataFrame, target: Target, first: int, progress: Progress | None = None
     ) -> None:
         levels = choose_levels(jobs.iloc[:first], target.subject)
-        self._contexts, self._values = encode(jobs, levels), target.value(jobs)
-        self._mixture = new_mixture(target, levels)
-        self._target, self._labels = target, np.full(len(jobs), GLOBAL, dtype=object)
-        self._order = outcome_order(self._contexts, self._values)
-        self._lessons = TrainingBuffer(len(jobs))
-        walk = PrequentialReplay(self._mixture, self._contexts, self._values, target.limit(jobs))
-        parts = []
-        for start in range(0, len(jobs), BATCH_ROWS):
-            rows = np.arange(start, min(start + BATCH_ROWS, len(jobs)))
-            parts.append(walk.advance(rows))
-            self._lessons.put(
-                rows,
-                make_training_rows(
-                    self._mixture, self._contexts.take(rows), parts[-1][0].mass, self._values[rows]
-                ),
-            )
-            if progress:
-                progress("walking the mixture through the log", (int(rows[-1]) + 1) / len(jobs))
-        self._masses = Distribution(
-            target.grid,
-            np.concatenate([part.mass for part, _ in parts]),
-            np.concatenate([part.limit for part, _ in parts]),
-        )
-        self._scales = np.concatenate([scales for _, scales in parts])
+        self._log = LogRows.of(jobs, target, levels)
+        self._replay = TargetReplay(TargetPredictor.create(target, levels), self._log)
+        self._clusters = np.full(len(jobs), GLOBAL, dtype=object)
         self._trained: dict[tuple[int, ...], TrainedModel] = {}
+        mixture_predictions = []
+        for rows in batches(np.arange(len(jobs))):
+            mixture_predictions.append(self._replay.advance(rows))
+            if progress:
+                progress("replaying the mixture over the log", (int(rows[-1]) + 1) / len(jobs))
+        self._masses = join([batch.distribution for batch in mixture_predictions])
+        self._scales = np.concatenate([batch.scales for batch in mixture_predictions])
 
     def train(self, at: int, earlier: TrainedModel | None = None) -> TrainedModel:
-        """See Learner."""
+        """See RetrainedModel."""
 
-        def fit() -> Selection:
-            counts = np.searchsorted(
-                self._contexts.available_at[self._order],
-                [at, earlier.at if earlier else 0],
-                side="right",
-            )
-            ended = self._order[: counts[0]][-MAX_TRAINING_ROWS:]
-            unseen = min(int(counts[0] - counts[1]), len(ended) // 2) if earlier else 0
-            standing: Selection | None = earlier.model if earlier else None
-            return select_refiners(
-                self._lessons.take(ended), self._labels[ended], self._target.grid, standing, unseen
-            )
+        def fit() -> RefinerFit:
+            return self._replay.fit(at, self._clusters, earlier.model if earlier else None)
 
-        return _once(self._trained, (*(earlier.line if earlier else ()), at), fit)
+        return _train_once(self._trained, (*(earlier.line if earlier else ()), at), fit)
 
-    def _answer(self, model: TrainedModel, rows: Integers) -> Distribution:
-        answer, refiners = self._masses.take(rows), model.model.refiners
-        if not refiners:
-            return answer
-        lessons = self._lessons.take(rows)
-        return replace(
-            answer,
-            mass=refine(
-                answer.mass, factors(lessons.inputs, lessons.coarse, refiners, self._labels[rows])
-            ),
-        )
+    def _predict(self, model: TrainedModel, rows: Integers) -> Predicted:
+        masses, refiners = self._masses.take(rows), model.model.selection.refiners
+        if refiners:
+            inputs = self._replay.training_rows.take(rows)
+            ratio = factors(inputs.inputs, inputs.coarse, refiners, self._clusters[rows])
+            masses = reweight(masses, ratio)
+        return Predicted(rows, masses, self._scales[rows])
 
     def points(self, model: TrainedModel, rows: Integers) -> Floats:
-        """See Learner."""
-        found = [
-            self._points(model, rows[start : start + BATCH_ROWS])
-            for start in range(0, len(rows), BATCH_ROWS)
-        ]
-        return np.concatenate(found) if found else np.empty(0)
+        """See RetrainedModel."""
+        points = [self._replay.points(self._predict(model, batch)) for batch in batches(rows)]
+        return np.concatenate(points) if points else np.empty(0)
 
-    def _points(self, model: TrainedModel, rows: Integers) -> Floats:
-        answer, scales = self._answer(model, rows), self._scales[rows]
-        best = answer.best_bin(scales)
-        return np.asarray(
-            answer.point_in(best, self._mixture.last_in_bin(self._contexts.take(rows), best))
+    def ranges(self, answered: Sequence[AnsweredRows]) -> tuple[Floats, Floats]:
+        """See RetrainedModel."""
+        first = answered[0].model
+        calibration = CalibrationReplay(
+            self._log, first.model.calibration.copy(), self._log.available(first.at)
         )
-
-    def ranges(self, stretches: Sequence[AnsweredRows]) -> tuple[Floats, Floats]:
-        """See Learner."""
-        calibration, place = Calibration(), 0
-        below, upto = (np.full(len(self._values), np.nan) for _ in range(2))
         ends = []
-        for stretch in stretches:
-            for start in range(0, len(stretch.rows), BATCH_ROWS):
-                rows = stretch.rows[start : start + BATCH_ROWS]
-                answer, truth = self._answer(stretch.model, rows), self._values[rows]
-                told = np.isfinite(truth)
-                places = answer.probability_integral(np.nan_to_num(truth))
-                below[rows[told]], upto[rows[told]] = places[0][told], places[1][told]
-                levels, place = calibration.replay(
-                    below,
-                    upto,
-                    self._order,
-                    place,
-                    self._contexts.available_at,
-                    self._contexts.at[rows],
-                    LEVELS,
-                )
-                ends.append(np.column_stack([answer.quantile(levels[:, end]) for end in (0, 1)]))
+        for stretch in answered:
+            for rows in batches(stretch.rows):
+                predicted = self._predict(stretch.model, rows).distribution
+                calibration.record(rows, predicted)
+                levels = calibration.levels(rows, LEVELS)
+                ends.append(np.column_stack([predicted.quantile(levels[:, end]) for end in (0, 1)]))
         low, high = np.concatenate(ends).T
         return low, high
 
@@ -199,7 +155,7 @@ class PlainCatBoost:
             rows = latest_outcomes(self._seen, at)
             return catboost.fit(self._inputs.iloc[rows], self._seen.values[rows], self._seen.target)
 
-        return _once(self._trained, (at,), fit)
+        return _train_once(self._trained, (at,), fit)
 
     def points(self, model: TrainedModel, rows: Integers) -> Floats:
         """See Learner."""
@@ -226,7 +182,7 @@ class PlainCatBoost:
         return low, high
 
 
-def _once(
+def _train_once(
     trained: dict[tuple[int, ...], TrainedModel], line: tuple[int, ...], fit: Callable[[], Any]
 ) -> TrainedModel:
     """What was trained along ``line``, trained if it was not: policies that train at the same time share the model, not its cost."""

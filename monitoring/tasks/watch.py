@@ -24,7 +24,8 @@ from jobs.store import (
     read_jobs,
     read_thresholds,
 )
-from models.engine.training import find_target, new_mixture
+from models.engine.target_predictor import TargetPredictor
+from models.engine.training import find_target
 from models.histories.features import Levels, choose_levels, encode
 from models.histories.mixture import Mixture
 from models.quantities import stochastic
@@ -115,7 +116,7 @@ class TaskWatch:
         aim = find_target("walltime")
         if self.mixture is None or self.levels is None:
             self.levels = choose_levels(jobs, aim.subject)
-            self.mixture = new_mixture(aim, self.levels)
+            self.mixture = TargetPredictor.create(aim, self.levels).mixture
         since = self.learned_until - SHOWN if self.learned_until is not None else None
         ended = tasks.jobs["ended_at"].notna() if since is None else tasks.jobs["ended_at"] > since
         some = np.flatnonzero(ended)

@@ -245,8 +245,8 @@ class World:
     def check_time(self) -> None:
         """Raise AssertionError where an answer changes with outcomes that came after its question."""
         from jobs.store import read_jobs
+        from models.engine.backtest import predict_in_time
         from models.releases import registry
-        from models.releases.comparison import live_through
         from models.releases.release import load_model_set
 
         champion = registry.champion(self.settings)
@@ -263,7 +263,9 @@ class World:
             )
         )
         one, other = (
-            live_through(load_model_set(champion, self.settings) if champion else None, each, asked)
+            predict_in_time(
+                load_model_set(champion, self.settings) if champion else None, each, asked
+            )
             for each in (stored, scrambled)
         )
         pd.testing.assert_frame_equal(one, other)

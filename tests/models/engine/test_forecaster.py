@@ -9,7 +9,8 @@ import pytest
 from jobs.workload import generate
 from models.engine.forecaster import Forecaster
 from models.engine.model_set import ModelSet
-from models.engine.training import new_mixture, train
+from models.engine.target_predictor import TargetPredictor
+from models.engine.training import train
 from models.histories.features import Contexts, encode
 from models.histories.mixture import PrequentialReplay, outcome_order
 from models.quantities.targets import TARGETS
@@ -34,7 +35,8 @@ class Lived:
 
 def live_through(jobs: pd.DataFrame, model_set: ModelSet, learned: bool) -> Lived:
     """PrequentialReplay through all jobs; ``learned`` says whether the set's weights are there from the first job on, and stay."""
-    mixture = new_mixture(WALLTIME, model_set.levels, model_set.targets["walltime"].settings)
+    settings = model_set.targets["walltime"].settings
+    mixture = TargetPredictor.create(WALLTIME, model_set.levels, settings).mixture
     if learned:
         mixture.restore(model_set.targets["walltime"].learned)
     contexts, values = encode(jobs, model_set.levels), WALLTIME.value(jobs)

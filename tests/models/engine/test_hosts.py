@@ -8,9 +8,9 @@ import pytest
 
 from jobs.coded_jobs import encode_jobs
 from jobs.schema import OUTCOMES, conform
+from models.engine.backtest import predict_in_time
 from models.engine.forecaster import Forecaster
 from models.engine.training import train
-from models.releases.comparison import live_through
 
 TARGETS = ("cpu_time", "cpu_work")
 POWERS = np.array([9.0, 12.0, 17.0])
@@ -123,8 +123,8 @@ def test_evaluation_never_reads_the_power_of_the_host_that_a_job_came_to(
     early, late = past.iloc[:2000], past.iloc[2000:2200]
     model_set = train(early, targets=TARGETS)
     there, elsewhere = (
-        live_through(model_set, early, late),
-        live_through(model_set, early, late.assign(host_power=NEW)),
+        predict_in_time(model_set, early, late),
+        predict_in_time(model_set, early, late.assign(host_power=NEW)),
     )
     pd.testing.assert_frame_equal(there, elsewhere)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.engine.prequential import Backtest, backtest
+from models.engine.backtest import Backtest, backtest
 
 Jobs = Callable[..., pd.DataFrame]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.engine.training import new_mixture
+from models.engine.target_predictor import TargetPredictor
 from models.histories.features import choose_levels, encode
 from models.quantities.targets import TARGETS
 
@@ -22,11 +22,11 @@ import pandas as pd
 from models.histories.features import choose_levels, encode
 from models.histories.mixture import PrequentialReplay
 from models.quantities.targets import TARGETS
-from models.engine.training import new_mixture
+from models.engine.target_predictor import TargetPredictor
 
 jobs, target = pd.read_parquet(sys.argv[1]), TARGETS["walltime"]
 levels = choose_levels(jobs)
-mixture = new_mixture(target, levels)
+mixture = TargetPredictor.create(target, levels).mixture
 answer, scales = PrequentialReplay(mixture, encode(jobs, levels), target.value(jobs), target.limit(jobs)).advance(np.arange(len(jobs)))
 np.savez(sys.argv[2], mass=answer.mass, limit=answer.limit, scales=scales)
 """
@@ -63,7 +63,7 @@ def test_only_a_binding_limit_ends_what_is_foreseen(
     jobs = habits(rows=200).assign(requested_walltime=lambda jobs: 2 * jobs["walltime"].max())
     levels = choose_levels(jobs)
     mixture, contexts, limits = (
-        new_mixture(target, levels),
+        TargetPredictor.create(target, levels).mixture,
         encode(jobs, levels),
         target.limit(jobs),
     )

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from jobs.workload import START, generate
+from models.engine.backtest import predict_in_time
 from models.engine.training import train
-from models.releases.comparison import difference, live_through, outcomes, table
+from models.releases.comparison import difference, outcomes, table
 
 SINCE = START + pd.Timedelta(days=8)
 
@@ -26,13 +27,13 @@ def later(jobs: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_what_has_not_ended_at_a_submission_does_not_move_its_prediction(jobs, model_set):
-    answers = live_through(model_set, jobs, later(jobs))
+    answers = predict_in_time(model_set, jobs, later(jobs))
     middle = later(jobs)["submitted_at"].sort_values().iloc[len(later(jobs)) // 2]
     scrambled = jobs.copy()
     future = scrambled["ended_at"] > middle
     shuffled = np.random.default_rng(0).permutation(np.flatnonzero(future))
     scrambled.loc[future, "walltime"] = jobs["walltime"].to_numpy()[shuffled] * 100
-    again = live_through(model_set, scrambled, later(jobs))
+    again = predict_in_time(model_set, scrambled, later(jobs))
     asked = later(jobs).sort_values("submitted_at", kind="stable")
     before = (asked["submitted_at"] <= middle).to_numpy()
     pd.testing.assert_frame_equal(again[before], answers[before])
@@ -42,13 +43,13 @@ def test_what_has_not_ended_at_a_submission_does_not_move_its_prediction(jobs, m
 def test_jobs_are_asked_about_without_their_outcomes_mattering(jobs, model_set):
     asked = later(jobs).assign(walltime=1.0, status="failed")
     pd.testing.assert_frame_equal(
-        live_through(model_set, jobs, asked), live_through(model_set, jobs, later(jobs))
+        predict_in_time(model_set, jobs, asked), predict_in_time(model_set, jobs, later(jobs))
     )
 
 
 def test_the_table_has_a_row_for_each_predictor_on_the_same_jobs_by_error(jobs, model_set):
     rows = table(
-        jobs, SINCE, {"candidate": live_through(model_set, jobs, later(jobs))}, ("walltime",)
+        jobs, SINCE, {"candidate": predict_in_time(model_set, jobs, later(jobs))}, ("walltime",)
     )
     assert set(rows["predictor"]) == {"candidate", "request", "last-two", "median-10"}
     assert rows["jobs"].unique().tolist() == [len(outcomes(jobs, SINCE, "walltime"))]
