@@ -19,7 +19,7 @@ READER, BROKER, OLD, ADMIN = (
     "admin-0123456789",
 )
 CONFIGURED = f"{READER}:predict,{BROKER}:predict+report, {OLD}:report ,{ADMIN}:admin"
-HOSTS = frozenset(Settings().names)
+HOSTS = frozenset(Settings().host_names)
 
 
 def verdict(
@@ -153,7 +153,7 @@ def test_anything_but_a_whole_bearer_token_is_unknown(header: str) -> None:
 
 def test_more_names_can_be_allowed() -> None:
     assert {"grid.example", "localhost"} <= set(
-        Settings(host="192.168.1.2", allowed_hosts=" Grid.Example ,").names
+        Settings(host="192.168.1.2", allowed_hosts=" Grid.Example ,").host_names
     )
 
 
