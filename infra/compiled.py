@@ -1,8 +1,8 @@
-"""Compiled code: the one decorator for it, and where its machine code is kept between runs.
+"""The decorator of compiled functions, and the cache of their machine code.
 
-Numba notices that a function's own file changed, but not that a function it calls from another file did, and would go on using
-the old one. So the machine code of a top-level package is kept in a folder named after the contents of its files that hold compiled
-code, and of those files of the package that they import from.
+Numba detects a change of a function's own file, but not of a file whose functions it calls, and
+would use outdated code. So the code of a top-level package is cached in a folder named after the
+contents of its files with compiled functions, and of the files of the package that they import.
 """
 
 from __future__ import annotations
@@ -18,44 +18,47 @@ from typing import Any
 import numba
 from numba import njit
 
-REORDERED = {"reassoc", "contract", "nsz"}
-"""Sums may be taken in any order, so that they can be vectorised; infinities and NaN keep their meaning."""
+FAST_MATH = {"reassoc", "contract", "nsz"}
+"""Sums may be reordered, so that they can be vectorised; infinities and NaN are respected."""
 
 
 def compiled(function: Any) -> Any:
-    """Compile a function at its first call; it runs without the interpreter's lock, and a division by zero gives infinity."""
+    """Compile a function at its first call.
+
+    It runs without the interpreter's lock, and a division by zero gives infinity.
+    """
     file = Path(function.__code__.co_filename)
     folder = _folder(file.parents[function.__module__.count(".") - 1], numba.config.CACHE_DIR)
     numba.config.CACHE_DIR, before = str(folder), numba.config.CACHE_DIR
     try:
-        return njit(cache=True, nogil=True, error_model="numpy", fastmath=REORDERED)(function)
+        return njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST_MATH)(function)
     finally:
         numba.config.CACHE_DIR = before
 
 
 @cache
-def _folder(package: Path, wished_for: str) -> Path:
+def _folder(package: Path, cache_dir: str) -> Path:
     contents = hashlib.sha256(
         b"".join(path.read_bytes() for path in (Path(__file__), *_sources(package)))
     ).hexdigest()[:16]
-    wished = Path(wished_for or package / "__pycache__") / f"gridcast-{contents}"
+    folder = Path(cache_dir or package / "__pycache__") / f"gridcast-{contents}"
     try:
-        wished.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError:
-        wished = Path(tempfile.gettempdir()) / f"gridcast-{os.getuid()}-{contents}"
-        wished.mkdir(mode=0o700, exist_ok=True)
-    return wished
+        folder = Path(tempfile.gettempdir()) / f"gridcast-{os.getuid()}-{contents}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def _sources(package: Path) -> list[Path]:
     texts = {path: path.read_text(encoding="utf-8") for path in package.rglob("*.py")}
-    holding = {
+    compiling = {
         path for path, text in texts.items() if re.search(r"^@compiled$", text, re.MULTILINE)
     }
     imports = re.compile(rf"^from {package.name}\.([\w.]+) import", re.MULTILINE)
-    used = {
-        package.joinpath(*found.split(".")).with_suffix(".py")
-        for path in holding
-        for found in imports.findall(texts[path])
+    imported = {
+        package.joinpath(*module.split(".")).with_suffix(".py")
+        for path in compiling
+        for module in imports.findall(texts[path])
     }
-    return sorted((holding | used) & texts.keys())
+    return sorted((compiling | imported) & texts.keys())

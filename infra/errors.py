@@ -1,11 +1,12 @@
-"""The two ways a command can fail; every error that a user may meet derives from one of them.
+"""The base classes of all errors that a user may see.
 
-The message is one sentence that names what is wrong (file, line, field, setting or server) and what to do.
+The message is one sentence that names what is wrong (file, line, field, setting or server) and what
+to do about it.
 """
 
 
 class GridcastError(Exception):
-    """Something that should have worked did not: exit code 1."""
+    """An operation failed: exit code 1."""
 
     exit_code = 1
 

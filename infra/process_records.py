@@ -1,6 +1,6 @@
-"""Records of running processes: small JSON files in the data folder, which another shell can read.
+"""Records of running processes: small JSON files in the data folder, for other shells to read.
 
-A process is known by its pid and the moment it began: a pid alone is given to another process after a while.
+A process is identified by its pid and its start: pids are reused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ import psutil
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write ``record``, which has a ``pid``, in one step; raises OSError with nothing of it left."""
+    """Write ``record``, which has a ``pid``, atomically.
+
+    Raises:
+        OSError: if it cannot be written; nothing of it is left.
+    """
     with suppress(psutil.NoSuchProcess):
         record = {**record, "began": psutil.Process(record["pid"]).create_time()}
     scratch = path.with_suffix(".new")
@@ -28,7 +32,7 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record at ``path``, empty where there is none that can be read."""
+    """The record at ``path``, empty where none can be read."""
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError):
@@ -36,7 +40,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def live_process(record: Mapping[str, Any]) -> psutil.Process | None:
-    """The process of ``record`` if it still runs and is still that one."""
+    """The process of ``record`` if it still runs."""
     if "pid" not in record or "began" not in record:
         return None
     try:

@@ -1,7 +1,7 @@
-"""Starting, watching and stopping the servers: behind ``gridcast up``, ``down`` and ``status``.
+"""Starting, watching and stopping the components: ``gridcast up``, ``down`` and ``status``.
 
-Each part is a child in a session of its own, so that Ctrl-C reaches only this process, which then stops the parts in order, and
-so that whatever a part has started itself can be found and ended with it.
+Each component is a child in a session of its own, so that Ctrl-C reaches only this process, which
+then stops the components in order, each with all processes that it has started.
 """
 
 from __future__ import annotations
@@ -38,166 +38,178 @@ from infra.supervision import (
 )
 
 PATIENCE = 120.0
-"""Seconds that a part has to become ready."""
-TRIES = 3
-"""Crashes before a part has ever been ready, after which ``up`` gives up."""
-
-
+"""Seconds that a component may take to become ready."""
+MAX_CRASHES = 3
+"""Crashes of a component before it was ever ready, after which ``up`` gives up."""
 UP = "up"
-"""The record of the process that supervises the others."""
+"""The record of the supervising process."""
+
+Report = Callable[[str], None]
 
 
 class ProcessError(GridcastError):
-    """A part did not start; the message names it and its log."""
+    """A component did not start; the message names it and its log."""
 
 
 class ConflictError(InputError):
-    """A port is in use, or Gridcast is already up; the message says which and what to do."""
+    """A port is in use, or Gridcast is already up."""
 
 
 def up(
     settings: Settings,
-    parts: Sequence[Component],
+    components: Sequence[Component],
     *,
-    say: Callable[[str], None] = print,
+    say: Report = print,
     when_ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Start ``parts`` in order, watch them, and stop them all on Ctrl-C or SIGTERM; returns once nothing is left.
+    """Start components in order, watch them, and stop them on Ctrl-C or SIGTERM.
 
-    ``say`` hears one sentence for each thing that happens, ``when_ready`` is called once, when every part is ready.
-    Raises ConflictError before anything starts, ProcessError where a part never becomes ready; either way nothing is left behind.
+    Args:
+        settings: the settings.
+        components: what to start.
+        say: called with a sentence for each event.
+        when_ready: called once, when every component is ready.
+
+    Raises:
+        ConflictError: before anything is started.
+        ProcessError: if a component never becomes ready; all are stopped.
     """
-    say = _without_fail(say)
-    with _only_one(settings, parts), _asked_to_stop() as asked:
-        for leftover in _stop_recorded(settings):
-            say(f"{leftover} was left behind by an earlier run and is stopped")
+    report = _suppressing_errors(say)
+    with _exclusive(settings, components), _stop_signals() as stopping:
+        for name in _stop_recorded(settings):
+            report(f"{name} was left behind by an earlier run and is stopped")
         kill_strays(settings.home)
-        _check_ports(parts)
+        for component in components:
+            if conflict := port_conflict(component):
+                raise ConflictError(conflict)
         children: dict[str, Child] = {}
         try:
-            for part in parts:
-                if not all(children[name].ready for name in part.after):
-                    _wait(settings, [children[name] for name in part.after], asked, say)
-                if asked.is_set():
+            for component in components:
+                required = [children[name] for name in component.after]
+                if not all(child.ready for child in required):
+                    _wait(settings, required, stopping, report)
+                if stopping.is_set():
                     return
-                children[part.name] = Child(part, start(settings, part), time.monotonic())
-                record_state(settings, children[part.name], "starting")
-            _wait(settings, list(children.values()), asked, say)
-            if not asked.is_set():
+                child = Child(component, start(settings, component), time.monotonic())
+                children[component.name] = child
+                record_state(settings, child, "starting")
+            _wait(settings, list(children.values()), stopping, report)
+            if not stopping.is_set():
                 when_ready()
-            while not asked.wait(0.2):
+            while not stopping.wait(0.2):
                 for child in children.values():
-                    watch(settings, child, say)
+                    watch(settings, child, report)
         finally:
             for child in reversed(children.values()):
-                say(f"stopping {child.part.name}")
+                component = child.component
+                report(f"stopping {component.name}")
                 if not child.restart_at:
-                    stop(child.process.pid, child.part.stop_signal, child.part.stop_seconds)
+                    stop(child.process.pid, component.stop_signal, component.stop_seconds)
                 child.process.wait()
-                record_path(settings, child.part.name).unlink(missing_ok=True)
+                record_path(settings, component.name).unlink(missing_ok=True)
             kill_strays(settings.home)
 
 
 def down(settings: Settings) -> list[str]:
-    """Stop everything that any ``up`` started on this data folder; returns the names of what ran, and may be called at any time.
+    """Stop everything that ``up`` started on this data folder; returns the names of what ran.
 
-    It goes by what was recorded: which parts there were, and what the settings are now, makes no difference.
+    It uses the records only, not the present settings, and may be called at any time.
     """
     records = _records(settings)
     running = [name for name, record in records.items() if live_process(record) is not None]
     supervisor = live_process(read_record(record_path(settings, UP)))
     if supervisor is not None:
+        seconds = 5 + sum(record["stop_seconds"] + 5 for record in records.values())
         with suppress(psutil.NoSuchProcess):
             supervisor.terminate()
-            wait_until_ended(
-                {supervisor}, sum(record["stop_seconds"] + 5 for record in records.values()) + 5
-            )
+            wait_until_ended({supervisor}, seconds)
             supervisor.kill()
     _stop_recorded(settings)
     kill_strays(settings.home)
-    with suppress(ConflictError), _only_one(settings, ()):
-        pass  # which takes away what a killed supervisor left
+    with suppress(ConflictError), _exclusive(settings, ()):
+        pass  # removes the files of a killed supervisor
     return running
 
 
-def status(settings: Settings, parts: Sequence[Component]) -> list[dict[str, Any]]:
-    """A row a part: ``part``, ``state`` (up, starting, restarting, failing, down), ``pid``, ``address``, ``since`` (UTC), ``note``.
+def status(settings: Settings, components: Sequence[Component]) -> list[dict[str, Any]]:
+    """One row per component of ``running_components``.
 
-    The parts are those of ``running_components``.
+    A row has ``part`` (its name), ``state`` (up, starting, restarting, failing or down), ``pid``,
+    ``address``, ``since`` (UTC) and ``note``.
     """
     is_up = live_process(read_record(record_path(settings, UP))) is not None
     records = _records(settings)
     rows = []
-    for part in running_components(settings, parts):
-        name, record = part.name, records.get(part.name, {})
-        process = live_process(record)
+    for component in running_components(settings, components):
+        record = records.get(component.name, {})
+        is_alive = live_process(record) is not None
         state = "down"
-        if process is not None:
-            # What it said of itself is old news; whether it answers is asked now.
+        if is_alive:
+            # The record may be outdated: whether it answers is checked now.
             state = record["state"]
-            if state == "up" and part.address.startswith("http") and not is_responding(part):
-                state = "failing"
+            if state == "up" and component.address.startswith("http"):
+                state = "up" if is_responding(component) else "failing"
         elif record.get("state") == "restarting" and is_up:
             state = "restarting"
-        alive = process is not None
-        row = {
-            "part": name,
-            "state": state,
-            "pid": record["pid"] if alive else None,
-            "address": part.address,
-        }
         rows.append(
-            row | {"since": record["since"] if alive else None, "note": record.get("note", "")}
+            {
+                "part": component.name,
+                "state": state,
+                "pid": record["pid"] if is_alive else None,
+                "address": component.address,
+                "since": record["since"] if is_alive else None,
+                "note": record.get("note", ""),
+            }
         )
     return rows
 
 
-def running_components(settings: Settings, parts: Sequence[Component]) -> list[Component]:
-    """The parts that ``up`` was given, if it runs, as far as their records tell of them; else ``parts``."""
-    supervised = read_record(record_path(settings, UP))
-    if live_process(supervised) is None:
-        return list(parts)
+def running_components(settings: Settings, components: Sequence[Component]) -> list[Component]:
+    """The components of a running ``up``, as far as they are recorded; else ``components``."""
+    supervisor = read_record(record_path(settings, UP))
+    if live_process(supervisor) is None:
+        return list(components)
     records = _records(settings)
     return [
-        _recalled(name, records.get(name, {}), settings.any_token) for name in supervised["parts"]
+        _recorded_component(name, records.get(name, {}), settings.any_token)
+        for name in supervisor["parts"]
     ]
 
 
-def _recalled(name: str, record: dict[str, Any], token: str) -> Component:
-    asked = token if record.get("guarded") else ""
+def _recorded_component(name: str, record: dict[str, Any], token: str) -> Component:
     return Component(
         name,
         (),
         address=record.get("address", ""),
         ready_path=record.get("ready_path", "/"),
         ready_log_text=record.get("ready_log_text", ""),
-        token=asked,
+        token=token if record.get("guarded") else "",
     )
 
 
 def _wait(
-    settings: Settings,
-    children: Sequence[Child],
-    asked: threading.Event,
-    say: Callable[[str], None],
+    settings: Settings, children: Sequence[Child], stopping: threading.Event, report: Report
 ) -> None:
-    """Watch ``children`` until all are ready or a stop is asked for."""
+    """Watch ``children`` until all are ready or a stop is requested."""
     deadline = time.monotonic() + PATIENCE
-    while not all(child.ready for child in children) and not asked.wait(0.2):
+    while not all(child.ready for child in children) and not stopping.wait(0.2):
         for child in children:
-            watch(settings, child, say)
-            if not child.ready and (child.crashes >= TRIES or time.monotonic() > deadline):
-                why = (
+            watch(settings, child, report)
+            is_crashing = child.crashes >= MAX_CRASHES
+            if not child.ready and (is_crashing or time.monotonic() > deadline):
+                log = log_path(settings, child.component)
+                reason = (
                     f"ended {child.crashes} times"
-                    if child.crashes >= TRIES
+                    if is_crashing
                     else f"was not ready after {PATIENCE:.0f} s"
                 )
-                log = log_path(settings, child.part)
-                raise ProcessError(f"{child.part.name} {why}: {last_line(log)} (its log is {log})")
+                raise ProcessError(
+                    f"{child.component.name} {reason}: {last_line(log)} (its log is {log})"
+                )
 
 
 def _stop_recorded(settings: Settings) -> list[str]:
-    """Stop parts whose supervisor was killed and could not, the latest first."""
+    """Stop components whose supervisor was killed, the latest first; returns their names."""
     stopped = []
     for name, record in sorted(
         _records(settings).items(), key=lambda item: -item[1].get("began", 0.0)
@@ -210,66 +222,58 @@ def _stop_recorded(settings: Settings) -> list[str]:
     return stopped
 
 
-def _check_ports(parts: Sequence[Component]) -> None:
-    for part in parts:
-        if why := port_conflict(part):
-            raise ConflictError(why)
-
-
-def port_conflict(part: Component) -> str:
-    """Why ``part`` cannot listen at its address, in one sentence; empty where it can, or has no address."""
-    if not part.address:
+def port_conflict(component: Component) -> str:
+    """Why a component cannot listen at its address, in one sentence; empty where it can."""
+    if not component.address:
         return ""
-    place = urlsplit(part.address)
+    url = urlsplit(component.address)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((place.hostname, place.port or 0))
+            probe.bind((url.hostname, url.port or 0))
         except OSError as error:
-            hint = f"; set {part.port_setting} to a free one" if part.port_setting else ""
-            return f"{part.name} cannot listen on {place.hostname} port {place.port}: {os.strerror(error.errno or 0).lower()}{hint}"
+            setting, cause = component.port_setting, os.strerror(error.errno or 0).lower()
+            hint = f"; set {setting} to a free one" if setting else ""
+            return (
+                f"{component.name} cannot listen on {url.hostname} port {url.port}: {cause}{hint}"
+            )
     return ""
 
 
 def _records(settings: Settings) -> dict[str, dict[str, Any]]:
-    """What is recorded of each part that runs, or ran when its supervisor was killed."""
-    found = {
-        path.stem: read_record(path)
+    """The records of all components that run, or ran when their supervisor was killed."""
+    defaults = {"stop_seconds": Component.stop_seconds, "stop_signal": Component.stop_signal}
+    return {
+        path.stem: defaults | read_record(path)
         for path in sorted(settings.folder("run").glob("*.json"))
         if path.stem != UP
     }
-    return {
-        name: {
-            "stop_seconds": Component.stop_seconds,
-            "stop_signal": Component.stop_signal,
-            **record,
-        }
-        for name, record in found.items()
-    }
 
 
-def _without_fail(say: Callable[[str], None]) -> Callable[[str], None]:
-    """``say``, but what cannot be said, as to a file on a full disk, is left unsaid: the parts are worth more."""
+def _suppressing_errors(say: Report) -> Report:
+    """``say``, but without its errors, as of output to a full disk: the components matter more."""
 
-    def try_to_say(text: str) -> None:
+    def report(text: str) -> None:
         with suppress(OSError):
             say(text)
 
-    return try_to_say
+    return report
 
 
 @contextmanager
-def _only_one(settings: Settings, parts: Sequence[Component]) -> Iterator[None]:
+def _exclusive(settings: Settings, components: Sequence[Component]) -> Iterator[None]:
+    """The record of ``up``, of which there is one a data folder."""
     path, lock = record_path(settings, UP), settings.folder("run") / "up.lock"
     try:
-        claim = _claim(lock)
+        lock_file = _acquire(lock)
     except BlockingIOError:
         pid = read_record(path).get("pid")
         raise ConflictError(
             f"Gridcast is already up on {settings.home} (pid {pid}); `gridcast down` stops it"
         ) from None
-    with claim:
-        write_record(path, {"pid": os.getpid(), "parts": [part.name for part in parts]})
+    with lock_file:
+        names = [component.name for component in components]
+        write_record(path, {"pid": os.getpid(), "parts": names})
         try:
             yield
         finally:
@@ -277,13 +281,17 @@ def _only_one(settings: Settings, parts: Sequence[Component]) -> Iterator[None]:
             lock.unlink(missing_ok=True)
 
 
-def _claim(lock: Path) -> TextIO:
-    """The file ``lock``, claimed until it is closed; raises BlockingIOError where another process has it."""
+def _acquire(lock: Path) -> TextIO:
+    """The file ``lock``, locked until it is closed.
+
+    Raises:
+        BlockingIOError: if another process has locked it.
+    """
     while True:
         file = lock.open("w")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever had it before may have taken the file away when it ended.
+            # Its last owner may have deleted it meanwhile.
             if lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat()):
                 return file
         except BlockingIOError:
@@ -293,16 +301,18 @@ def _claim(lock: Path) -> TextIO:
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set, while this runs."""
-    asked = threading.Event()
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set, while the context lasts."""
+    stopping = threading.Event()
 
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        asked.set()
+    def set_event(_number: int, _frame: FrameType | None) -> None:
+        stopping.set()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, set_event) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
-        yield asked
+        yield stopping
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,8 +1,8 @@
-"""Settings: the only reader of the environment.
+"""The settings: the only reader of the environment.
 
-Every setting is an environment variable ``GRIDCAST_<NAME>`` or a line of ``.env``; everything that Gridcast writes lies
-under ``GRIDCAST_HOME``. ``prepare_environment`` must run before Prefect, MLflow, Evidently or BentoML is imported: it turns
-their telemetry off and their files into the data folder.
+Every setting is an environment variable ``GRIDCAST_<NAME>`` or a line of ``.env``; Gridcast writes
+only below ``GRIDCAST_HOME``. ``prepare_environment`` must run before Prefect, MLflow, Evidently or
+BentoML is imported: it turns off their telemetry and moves their files into the data folder.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from infra.errors import InputError
 
 
 def split_list(text: str) -> list[str]:
-    """What a comma-separated setting names.
+    """The items of a comma-separated setting.
 
     >>> split_list(" one, two ,,")
     ['one', 'two']
     """
-    return [part.strip() for part in text.split(",") if part.strip()]
+    return [item.strip() for item in text.split(",") if item.strip()]
 
 
 class SettingsError(InputError):
-    """A setting is wrong; the message is one sentence that names it."""
+    """A setting is wrong; the message names it."""
 
 
 class Settings(BaseSettings):
-    """What an operator may set, with the embedded defaults."""
+    """All settings, with the defaults of an embedded installation."""
 
     model_config = SettingsConfigDict(env_prefix="GRIDCAST_", env_file=".env", extra="ignore")
 
     home: Path = Field(
-        Path("gridcast-data"), description="folder that holds everything Gridcast writes"
+        Path("gridcast-data"), description="folder of everything that Gridcast writes"
     )
     database_url: str = Field(
         "", description="SQLAlchemy URL of the job store; default that of `up --site`, else SQLite"
@@ -53,11 +53,11 @@ class Settings(BaseSettings):
     )
     prefect_url: str = Field(
         "",
-        description="Prefect's server where another machine runs it, http://…; default the one of `up`",
+        description="Prefect's server on another machine, http://…; default the one of `up`",
     )
     predictor_url: str = Field(
         "",
-        description="where the predictors, or their proxy, answer, http://…; default this machine's port",
+        description="URL of the predictors or their proxy, http://…; default this machine's port",
     )
     model_name: str = Field("gridcast", description="name of the registered model set in MLflow")
     host: str = Field("127.0.0.1", description="address that the servers bind to")
@@ -67,61 +67,64 @@ class Settings(BaseSettings):
     dashboard_port: int = Field(3100, ge=0, le=65535)
     replica_ports: str = Field(
         "3001,3002",
-        description="ports of the predictors behind the proxy of `up --site`, which has their port",
+        description="ports of the predictors behind the proxy of `up --site`",
     )
     postgres_port: int = Field(5433, ge=0, le=65535)
     prometheus_port: int = Field(9090, ge=0, le=65535)
     dashboard_seconds: float = Field(
-        60.0, gt=0, description="seconds between two looks at the tasks"
+        60.0, gt=0, description="seconds between two updates of the tasks"
     )
     collect: SecretStr = Field(
         SecretStr(""),
-        description="batch systems that are read every ten minutes, as slurm, pbs=FOLDER, panda=URL or FOLDER; empty: none",
+        description="batch systems to collect from every ten minutes, as slurm, pbs=FOLDER, "
+        "panda=URL or FOLDER; empty: none",
     )
     retention_months: int = Field(
         0,
         ge=0,
         le=1200,
-        description="full months before this one that jobs and all about them are kept for; 0: nothing is ever dropped",
+        description="full months, before this one, for which records are kept; 0: for ever",
     )
     panda_url: str = Field(
         "",
-        description="address that takes ttcPredicted and ttcPredictionDate of each task; empty: nobody is told",
+        description="URL that accepts ttcPredicted and ttcPredictionDate of each task; empty: none",
     )
     promotion: Literal["auto", "ask"] = Field(
-        "auto", description="promote a better challenger at once, or wait for a person"
+        "auto", description="promote a better challenger at once, or ask an operator"
     )
     thresholds: str = Field(
         "",
-        description="thresholds of classes by target, as walltime=600,3600; memory_per_core=ladder; else quantiles of the training part",
+        description="thresholds of classes by target, as walltime=600,3600; "
+        "memory_per_core=ladder; default quantiles of the training jobs",
     )
     dask: str = Field(
         "local",
-        description="where models of clusters are trained side by side: local, a Dask scheduler such as tcp://host:8786, or off",
+        description="where models of clusters are trained in parallel: local, off, "
+        "or a Dask scheduler such as tcp://host:8786",
     )
     failure_price: float = Field(
         1.0,
         ge=0,
-        description="what a job killed for lack of memory costs beside what it wasted, in GiB·h",
+        description="cost of a job killed for lack of memory, beside what it used, in GiB·h",
     )
     left_alone: str = Field(
-        "", description="programs, comma-separated, whose jobs are set aside just what they ask for"
+        "", description="programs, comma-separated, whose jobs are allocated what they request"
     )
     cooldown_hours: float = Field(
-        6.0, ge=0, description="least hours between two trainings that decay or drift asks for"
+        6.0, ge=0, description="least hours between two trainings triggered by decay or drift"
     )
     alerts: SecretStr = Field(
         SecretStr(""),
-        description="Apprise URLs, comma-separated, that are told when something is wrong and when it is over",
+        description="Apprise URLs, comma-separated, that are notified of alerts and of their end",
     )
     allowed_hosts: str = Field(
         "",
-        description="more names, comma-separated, by which a caller may ask for the servers, such as a proxy's",
+        description="more names of the servers, comma-separated, that callers may use in requests",
     )
     otel_endpoint: str = Field(
         "",
         validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT",
-        description="OpenTelemetry collector (OTLP over HTTP) that the predictor's traces go to; empty: none are made",
+        description="OpenTelemetry collector (OTLP over HTTP) of the predictor's traces",
     )
     tokens: SecretStr = Field(
         SecretStr(""),
@@ -130,25 +133,17 @@ class Settings(BaseSettings):
 
     @property
     def host_names(self) -> tuple[str, ...]:
-        """Names by which a caller may ask for the servers: the loopback's, the address they are bound to, and ``allowed_hosts``.
+        """Names of the servers: of the loopback, the address they bind to, and ``allowed_hosts``.
 
         >>> Settings(host="192.168.1.2", allowed_hosts=" Grid.Example ,").host_names
         ('localhost', '127.0.0.1', '::1', '192.168.1.2', 'grid.example')
         """
-        return tuple(
-            dict.fromkeys(
-                (
-                    "localhost",
-                    "127.0.0.1",
-                    "::1",
-                    self.host.lower(),
-                    *split_list(self.allowed_hosts.lower()),
-                )
-            )
-        )
+        loopback = ("localhost", "127.0.0.1", "::1")
+        named = (self.host.lower(), *split_list(self.allowed_hosts.lower()))
+        return tuple(dict.fromkeys((*loopback, *named)))
 
     def allowed_host_headers(self, port: int) -> tuple[str, ...]:
-        """What a caller of the server on ``port`` may write into the Host header."""
+        """The valid Host headers of requests to the server on ``port``."""
         return tuple(
             f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name in self.host_names
         )
@@ -164,12 +159,12 @@ class Settings(BaseSettings):
 
     @property
     def predictor_address(self) -> str:
-        """Where Gridcast's own calls go to."""
+        """URL of the predictor for Gridcast's own requests."""
         return self.predictor_url.rstrip("/") or f"http://{self.host}:{self.predictor_port}"
 
     @property
     def tracking_url(self) -> str:
-        """What MLflow calls its tracking and registry URI."""
+        """MLflow's tracking and registry URI."""
         return (
             self.mlflow_url
             or self.own_postgres_url("mlflow")
@@ -178,7 +173,7 @@ class Settings(BaseSettings):
 
     @property
     def displayed_tracking_url(self) -> str:
-        """``tracking_url`` as it may be shown: without the password that it may carry.
+        """``tracking_url`` without a password.
 
         >>> Settings(mlflow_url="postgresql://someone:secret@db:5432/mlflow").displayed_tracking_url
         'postgresql://db:5432/mlflow'
@@ -192,18 +187,19 @@ class Settings(BaseSettings):
 
     @property
     def postgres_folder(self) -> Path:
-        """Where ``gridcast up --site`` keeps a PostgreSQL of its own, with its password."""
+        """Folder of the PostgreSQL that ``gridcast up --site`` runs, and of its password."""
         return self.home.absolute() / "postgres"
 
     def own_postgres_url(self, database: str) -> str:
         """URL of a database of the data folder's own PostgreSQL; empty where there is none."""
         if not (self.postgres_folder / "data").exists():
             return ""
-        return f"postgresql://gridcast:{(self.postgres_folder / 'password').read_text()}@127.0.0.1:{self.postgres_port}/{database}"
+        password = (self.postgres_folder / "password").read_text()
+        return f"postgresql://gridcast:{password}@127.0.0.1:{self.postgres_port}/{database}"
 
     @property
     def any_token(self) -> str:
-        """One of the tokens, for what may be asked with any; empty where there are none.
+        """The first token, for requests that need any; empty where there are none.
 
         >>> Settings(tokens="0123456789abcdef:predict,fedcba9876543210:admin").any_token
         '0123456789abcdef'
@@ -211,7 +207,7 @@ class Settings(BaseSettings):
         return self.tokens.get_secret_value().partition(",")[0].strip().rpartition(":")[0]
 
     def folder(self, name: str) -> Path:
-        """An absolute folder of the data folder, made if it is not there."""
+        """The absolute path of a folder of the data folder, which is made if it does not exist."""
         path = self.home.absolute() / name
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -221,52 +217,53 @@ class Settings(BaseSettings):
 
 
 def read_settings() -> Settings:
-    """Read the settings from the environment now.
+    """Read the settings from the environment.
 
-    Raises SettingsError with one sentence naming the first variable that is wrong.
+    Raises:
+        SettingsError: if a variable is wrong; it names the first.
     """
     try:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
-        name = "GRIDCAST_" + "_".join(str(part) for part in first["loc"]).upper()
+        name = "GRIDCAST_" + "_".join(map(str, first["loc"])).upper()
         raise SettingsError(f"the setting {name} is wrong: {first['msg'].lower()}") from None
 
 
 @lru_cache(maxsize=1)
 def prepare_environment() -> Settings:
-    """Silence telemetry and point every part's files into the data folder, once a process; returns the settings."""
+    """Set the variables of other packages, once a process; returns the settings."""
     settings = read_settings()
-    here = {
-        # MLflow reads the word "true" only.
+    variables = {
+        # MLflow accepts only "true".
         "DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "BENTOML_DO_NOT_TRACK": "True",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-        # Seven job workers of 255 MB each start otherwise, and the jobs API is one more door to guard.
+        # Otherwise seven job workers of 255 MB each start, and one more API must be guarded.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-        # The defaults keep a caller waiting for minutes when MLflow is down, and print on standard output.
+        # By default a call takes minutes to fail when MLflow is down, and prints to stdout.
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        # On a busy machine a flow's own temporary server takes longer than the default of 20 s.
+        # On a busy machine a flow's temporary server takes longer than the default of 20 s.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
         "BENTOML_HOME": str(settings.folder("bentoml")),
         "PREFECT_HOME": str(settings.folder("prefect")),
         "MLFLOW_TRACKING_URI": settings.tracking_url,
         "MPLBACKEND": "Agg",
     }
-    os.environ.update(here)
+    os.environ.update(variables)
     os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
     return settings
 
 
 def environment_with(extra: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment, prepared, with ``extra``: what a child process is given."""
+    """The environment of a child process: this one's, prepared, and ``extra``."""
     prepare_environment()
     return {**os.environ, **extra}

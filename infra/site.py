@@ -1,7 +1,7 @@
-"""The parts of ``gridcast up --site``: what compose and the Helm chart run in containers, as processes of one machine.
+"""The components of ``gridcast up --site``: those of compose and of the Helm chart, as processes.
 
-Two predictors behind a proxy, which has the predictor's own address; PostgreSQL under the store, MLflow and Prefect; Prometheus, which
-asks all that tell numbers, and through the proxy's checks whether the others answer.
+Predictors behind a proxy, which has the predictor's address; PostgreSQL under the store, MLflow and
+Prefect; and Prometheus, which scrapes their metrics, and the proxy's checks of the other servers.
 """
 
 from __future__ import annotations
@@ -31,37 +31,43 @@ HERE = Path(infra.__path__[0])
 PROXY = HERE / "proxy" / "haproxy.cfg"
 SCRAPES = HERE / "prometheus" / "prometheus.yml"
 RULES = HERE / "prometheus" / "rules.yml"
-LOOKED_AFTER = ("mlflow", "prefect", "dashboard", "postgres")
-KEPT = "30d"
-"""How long Prometheus keeps its numbers."""
+WATCHED = ("mlflow", "prefect", "dashboard", "postgres")
+"""The servers that the proxy only checks."""
+RETENTION = "30d"
+"""How long Prometheus keeps its metrics."""
 
 
 def site_components(settings: Settings) -> list[Component]:
-    """PostgreSQL (unless the settings name one), MLflow, Prefect, the predictors, their proxy, the page, the schedules and Prometheus.
+    """PostgreSQL, MLflow, Prefect, predictors, proxy, dashboard, schedules and Prometheus.
 
-    Raises SettingsError where a program is missing or the settings do not fit together.
+    Without PostgreSQL or MLflow where the settings name another.
+
+    Raises:
+        SettingsError: if a program is missing or the settings do not fit together.
     """
     ports = replica_ports(settings)
     if not settings.any_token and settings.host not in ("127.0.0.1", "localhost", "::1"):
         raise SettingsError(
-            f"behind a proxy at {settings.host} every caller would pass for this machine: set GRIDCAST_TOKENS"
+            f"behind a proxy at {settings.host} every caller would seem to be this machine: "
+            "set GRIDCAST_TOKENS"
         )
     if settings.database_url and not (settings.mlflow_url and settings.prefect_database_url):
         raise SettingsError(
-            "beside GRIDCAST_DATABASE_URL, GRIDCAST_MLFLOW_URL and GRIDCAST_PREFECT_DATABASE_URL must name a database each"
+            "with GRIDCAST_DATABASE_URL, also GRIDCAST_MLFLOW_URL and "
+            "GRIDCAST_PREFECT_DATABASE_URL must name a database each"
         )
     database = [] if settings.database_url else [postgres(settings)]
     if database:
         settings = _on_own_postgres(settings)
-    tracked = [] if settings.mlflow_url.startswith("http") else [mlflow(settings, _named(database))]
+    tracked = [] if settings.mlflow_url.startswith("http") else [mlflow(settings, _names(database))]
     shared = environment(settings, tracked[0].address if tracked else settings.mlflow_url)
     shared["GRIDCAST_DATABASE_URL"] = settings.store_url
-    first = [*database, *tracked, prefect(settings, shared, _named(database))]
+    first = [*database, *tracked, prefect(settings, shared, _names(database))]
     replicas = [
-        replica(settings, number, port, shared, _named(first))
+        replica(settings, number, port, shared, _names(first))
         for number, port in enumerate(ports, 1)
     ]
-    rest = [dashboard(settings, shared, _named(first)), schedules(shared, _named(first))]
+    rest = [dashboard(settings, shared, _names(first)), schedules(shared, _names(first))]
     return [
         *first,
         *replicas,
@@ -72,26 +78,31 @@ def site_components(settings: Settings) -> list[Component]:
 
 
 def replica_ports(settings: Settings) -> list[int]:
-    """The ports of the predictors; raises SettingsError."""
+    """The ports of the predictors.
+
+    Raises:
+        SettingsError: if they are not different ports.
+    """
     try:
         ports = [int(text) for text in split_list(settings.replica_ports)]
     except ValueError:
         ports = []
     if not ports or len({*ports, settings.predictor_port}) != len(ports) + 1:
         raise SettingsError(
-            "GRIDCAST_REPLICA_PORTS must be different ports, comma-separated, none of them GRIDCAST_PREDICTOR_PORT"
+            "GRIDCAST_REPLICA_PORTS must be different ports, comma-separated, "
+            "none of them GRIDCAST_PREDICTOR_PORT"
         )
     return ports
 
 
-def _named(parts: list[Component]) -> tuple[str, ...]:
-    return tuple(part.name for part in parts)
+def _names(components: list[Component]) -> tuple[str, ...]:
+    return tuple(component.name for component in components)
 
 
 def postgres(settings: Settings) -> Component:
     """PostgreSQL in the data folder."""
     folder = settings.postgres_folder
-    binaries()  # which must be there before anything is made
+    binaries()  # raises an error before anything is written
     make_password(folder)
     return Component(
         "postgres",
@@ -99,7 +110,7 @@ def postgres(settings: Settings) -> Component:
         address=f"postgresql://127.0.0.1:{settings.postgres_port}",
         ready_log_text=READY,
         port_setting="GRIDCAST_POSTGRES_PORT",
-        # Asked by SIGTERM it waits for its clients to leave, by SIGINT it ends in order at once.
+        # At SIGTERM it would wait for its clients to disconnect.
         stop_signal=int(signal.SIGINT),
         stop_seconds=30.0,
     )
@@ -121,25 +132,35 @@ def _on_own_postgres(settings: Settings) -> Settings:
 def replica(
     settings: Settings, number: int, port: int, shared: dict[str, str], after: tuple[str, ...]
 ) -> Component:
-    """One of the predictors: it shares nothing with the others but the store and MLflow."""
-    alone = settings.model_copy(update={"predictor_port": port})
+    """One of the predictors, which share only the store and MLflow.
+
+    Args:
+        settings: the settings.
+        number: its number, from 1.
+        port: its port.
+        shared: the variables of every component.
+        after: names of the components that must be ready before it.
+    """
+    own = settings.model_copy(update={"predictor_port": port})
     home = {"GRIDCAST_HOME": str(settings.home.absolute() / "replicas" / str(number))}
-    part = predictor(alone, {**shared, **home}, after)
-    return replace(part, name=f"predictor-{number}", port_setting="GRIDCAST_REPLICA_PORTS")
+    component = predictor(own, {**shared, **home}, after)
+    return replace(component, name=f"predictor-{number}", port_setting="GRIDCAST_REPLICA_PORTS")
 
 
 def proxy(settings: Settings, checked: list[Component]) -> Component:
-    """HAProxy before the predictors; it also looks after the other servers, and tells Prometheus how they stand."""
+    """HAProxy before the predictors, which also checks the other servers for Prometheus."""
     config = settings.folder("site") / "haproxy.cfg"
+    predictors = [component for component in checked if component.name.startswith("predictor")]
     text = proxy_text(
         bind=f"{settings.host}:{settings.predictor_port}",
-        predictors={
-            part.name: _door(part) for part in checked if part.name.startswith("predictor")
-        },
-        others={
-            part.name: (_door(part), part.ready_path if part.address.startswith("http") else "")
-            for part in checked
-            if part.name in LOOKED_AFTER
+        predictors={component.name: _host_port(component) for component in predictors},
+        watched={
+            component.name: (
+                _host_port(component),
+                component.ready_path if component.address.startswith("http") else "",
+            )
+            for component in checked
+            if component.name in WATCHED
         },
         token=settings.any_token,
     )
@@ -149,7 +170,7 @@ def proxy(settings: Settings, checked: list[Component]) -> Component:
         address=address(settings, settings.predictor_port),
         ready_path="/readyz",
         port_setting="GRIDCAST_PREDICTOR_PORT",
-        after=tuple(part.name for part in checked if part.name.startswith("predictor")),
+        after=_names(predictors),
         token=settings.any_token,
         files={str(config): text},
     )
@@ -158,61 +179,66 @@ def proxy(settings: Settings, checked: list[Component]) -> Component:
 def proxy_text(
     bind: str,
     predictors: dict[str, str],
-    others: dict[str, tuple[str, str]],
+    watched: dict[str, tuple[str, str]],
     token: str = "",
     resolver: str = "",
 ) -> str:
-    """HAProxy's configuration: where it listens, its predictors (host:port by name), and others (host:port, path) that it only checks.
+    """HAProxy's configuration.
 
-    With ``resolver`` (host:port of a name server) a name may be known later, and move, as those of containers do.
+    Args:
+        bind: host:port to listen on.
+        predictors: host:port of each predictor, by name.
+        watched: host:port and path of each server that it only checks, by name.
+        token: bearer token of its checks, and of requests for its metrics.
+        resolver: host:port of a name server, where names may change as those of containers do.
     """
     secret = f' hdr Authorization "Bearer {token}"' if token else ""
     guard = f' {{ req.hdr(Authorization) -m str "Bearer {token}" }}' if token else ""
-    found = "\n    default-server resolvers names init-addr none" if resolver else ""
+    resolved = "\n    default-server resolvers names init-addr none" if resolver else ""
     names = (
         f"\nresolvers names\n    nameserver first {resolver}\n    hold valid 2s\n"
         if resolver
         else ""
     )
-    checks = "".join(_checked(name, door, path, secret) for name, (door, path) in others.items())
-    servers = "\n".join(f"    server {name} {door} check" for name, door in predictors.items())
-    filled = {
-        "secret": secret,
-        "guard": guard,
-        "found": found,
-        "names": names,
-        "servers": servers,
-        "others": checks,
-    }
-    return Template(PROXY.read_text()).substitute(bind=bind, **filled)
+    return Template(PROXY.read_text()).substitute(
+        bind=bind,
+        secret=secret,
+        guard=guard,
+        resolved=resolved,
+        names=names,
+        servers="\n".join(f"    server {name} {host} check" for name, host in predictors.items()),
+        watched="".join(
+            _check_only(name, host, path, secret) for name, (host, path) in watched.items()
+        ),
+    )
 
 
-def _checked(name: str, door: str, path: str, secret: str) -> str:
-    """A backend that nothing is sent to: only looked after, by its page, or where it has none by whether it takes a connection."""
-    asked = secret if name == "dashboard" else ""
-    page = (
-        f"    option httpchk GET {path} HTTP/1.1\n    http-check send hdr Host {door}{asked}\n"
+def _check_only(name: str, host: str, path: str, secret: str) -> str:
+    """A backend that is only checked: by its path, or without one by connecting to it."""
+    token = secret if name == "dashboard" else ""
+    check = (
+        f"    option httpchk GET {path} HTTP/1.1\n    http-check send hdr Host {host}{token}\n"
         if path
         else ""
     )
-    return f"\nbackend {name}\n{page}    server {name} {door} check\n"
+    return f"\nbackend {name}\n{check}    server {name} {host} check\n"
 
 
-def prometheus(settings: Settings, known: list[Component]) -> Component:
-    """Prometheus, with the rules by which it warns."""
+def prometheus(settings: Settings, scraped: list[Component]) -> Component:
+    """Prometheus, with the rules of its alerts."""
     folder, config = settings.folder("prometheus"), settings.folder("site") / "prometheus.yml"
-    door, secret = f"{settings.host}:{settings.prometheus_port}", settings.folder("site") / "token"
+    host, secret = f"{settings.host}:{settings.prometheus_port}", settings.folder("site") / "token"
     text = scrapes_text(
-        predictors=[_door(part) for part in known if part.name.startswith("predictor")],
+        predictors=[_host_port(c) for c in scraped if c.name.startswith("predictor")],
         proxy=f"{settings.host}:{settings.predictor_port}",
-        prefect=next(_door(part) for part in known if part.name == "prefect"),
-        own=door,
+        prefect=next(_host_port(c) for c in scraped if c.name == "prefect"),
+        own=host,
         rules=str(RULES),
         token_file=str(secret) if settings.any_token else "",
     )
     options = (
-        f"--web.listen-address={door}",
-        f"--storage.tsdb.retention.time={KEPT}",
+        f"--web.listen-address={host}",
+        f"--storage.tsdb.retention.time={RETENTION}",
         "--log.level=warn",
     )
     return Component(
@@ -223,7 +249,7 @@ def prometheus(settings: Settings, known: list[Component]) -> Component:
             f"--storage.tsdb.path={folder}",
             *options,
         ),
-        address=f"http://{door}",
+        address=f"http://{host}",
         ready_path="/-/ready",
         port_setting="GRIDCAST_PROMETHEUS_PORT",
         files={str(config): text, str(secret): settings.any_token},
@@ -233,22 +259,32 @@ def prometheus(settings: Settings, known: list[Component]) -> Component:
 def scrapes_text(
     *, predictors: list[str], proxy: str, prefect: str, own: str, rules: str, token_file: str = ""
 ) -> str:
-    """Prometheus' configuration: whom it asks (host:port), and the file that holds a token of ours."""
-    targets = ", ".join(f'"{door}"' for door in predictors)
+    """Prometheus' configuration.
+
+    Args:
+        predictors: host:port of each predictor.
+        proxy: host:port of the proxy.
+        prefect: host:port of Prefect's server.
+        own: host:port of Prometheus.
+        rules: file of its rules.
+        token_file: file of the bearer token of its requests; empty: none.
+    """
+    targets = ", ".join(f'"{host}"' for host in predictors)
     secret = f'\n    authorization: {{credentials_file: "{token_file}"}}' if token_file else ""
     return Template(SCRAPES.read_text()).substitute(
         predictors=targets, proxy=proxy, prefect=prefect, own=own, rules=rules, secret=secret
     )
 
 
-def _door(part: Component) -> str:
-    return part.address.partition("://")[2]
+def _host_port(component: Component) -> str:
+    return component.address.partition("://")[2]
 
 
 def _program(name: str) -> str:
-    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
-    if found is None:
+    program = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+    if program is None:
         raise SettingsError(
-            f"gridcast up --site needs {name}, which is not on this machine: install Debian's package {name}"
+            f"gridcast up --site needs {name}, which is not on this machine: "
+            f"install Debian's package {name}"
         )
-    return found
+    return program

@@ -1,6 +1,7 @@
-"""A part as it runs: its process is started, watched, put off where it does not last, and what is known of it is recorded.
+"""Starting and watching the process of a component, and restarting it with increasing delay.
 
-Its record (pid, since when, note) and its log lie in the data folder, where ``down`` and ``status`` read them from another shell.
+Its record (pid, state, note) and its log are files of the data folder, which ``down`` and
+``status`` read in other shells.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from infra.process_groups import MARK, NAME, kill_strays, stop
 from infra.process_records import write_record
 from infra.settings import Settings, environment_with
 
-LONGEST_WAIT = 60.0
-"""Seconds between two restarts of a part that keeps crashing: 1, 2, 4 … up to this."""
-LONGEST_LOG = 50 * 2**20
-"""Bytes after which a log begins anew; the one before it is kept. A trouble may be told every few seconds for weeks."""
+MAX_DELAY = 60.0
+"""Most seconds before a restart of a component that keeps crashing: 1, 2, 4, …"""
+MAX_LOG_BYTES = 50 * 2**20
+"""Size at which a log is rotated; one earlier log is kept."""
 
 
 @dataclass
 class Child:
-    """A part as it runs now."""
+    """A component's process, its state (as in its record) and its crashes so far."""
 
-    part: Component
+    component: Component
     process: subprocess.Popen[bytes]
     started: float
     ready: bool = False
@@ -43,21 +44,27 @@ class Child:
     recorded: bool = False
 
 
-def watch(settings: Settings, child: Child, say: Callable[[str], None]) -> None:
-    """Look at ``child`` once: note that it became ready, or that it ended, and restart it when its wait is over."""
+def watch(settings: Settings, child: Child, report: Callable[[str], None]) -> None:
+    """Check a component once, and restart it when its delay after a crash is over.
+
+    Args:
+        settings: the settings.
+        child: the component's process.
+        report: called with a sentence for each change.
+    """
     now = time.monotonic()
-    name = child.part.name
-    _keep_short(log_path(settings, child.part))
+    name = child.component.name
+    _rotate(log_path(settings, child.component))
     if not child.recorded:
         record_state(settings, child, child.state)
     if child.restart_at:
         if now >= child.restart_at:
-            _start_again(settings, child, say)
+            _restart(settings, child, report)
         return
     code = child.process.poll()
     if code is not None:
-        # What it had started itself: also a worker in a session of its own, which would hold the port and answer for the next.
-        stop(child.process.pid, child.part.stop_signal, child.part.stop_seconds)
+        # Its descendants too: a worker in another session would hold the port of the next.
+        stop(child.process.pid, child.component.stop_signal, child.component.stop_seconds)
         kill_strays(settings.home, name)
         cause = (
             f"was killed by {signal.Signals(-code).name}"
@@ -65,128 +72,130 @@ def watch(settings: Settings, child: Child, say: Callable[[str], None]) -> None:
             else f"ended with exit code {code}"
         )
         child.note = f"{cause} at {datetime.now(UTC):%H:%M:%S} UTC"
-        wait = _put_off(child)
+        delay = _delay(child)
         record_state(settings, child, "restarting")
-        say(f"{name} {cause}; it starts again in {wait:.0f} s")
-    elif not child.ready and _is_ready(settings, child.part):
+        report(f"{name} {cause}; it starts again in {delay:.0f} s")
+    elif not child.ready and _is_ready(settings, child.component):
         child.ready = True
         record_state(settings, child, "up")
-        say(f"{name} is ready{f' at {child.part.address}' if child.part.address else ''}")
+        report(
+            f"{name} is ready{f' at {child.component.address}' if child.component.address else ''}"
+        )
 
 
-def _keep_short(log: Path) -> None:
-    """Let a log that is long begin anew under the part that goes on writing it; what it says at that moment may be lost."""
+def _rotate(log: Path) -> None:
+    """Copy and truncate a long log, which its process goes on writing to.
+
+    A line written at that moment may be lost.
+    """
     with suppress(OSError):
-        if log.stat().st_size > LONGEST_LOG:
+        if log.stat().st_size > MAX_LOG_BYTES:
             earlier = log.with_suffix(".log.1")
             try:
                 shutil.copyfile(log, earlier)
-            except OSError:  # a full disk has no room for both
+            except OSError:  # the disk is full
                 earlier.unlink(missing_ok=True)
             os.truncate(log, 0)
 
 
-def _put_off(child: Child) -> float:
-    """Seconds until the next start of a part that ended, longer each time that it did not last."""
+def _delay(child: Child) -> float:
+    """Count a crash, and return the seconds until the restart."""
     now = time.monotonic()
-    child.crashes = child.crashes + 1 if now - child.started < LONGEST_WAIT else 1
-    wait = min(2.0 ** (child.crashes - 1), LONGEST_WAIT)
-    child.restart_at = now + wait
-    return wait
+    child.crashes = child.crashes + 1 if now - child.started < MAX_DELAY else 1
+    delay = min(2.0 ** (child.crashes - 1), MAX_DELAY)
+    child.restart_at = now + delay
+    return delay
 
 
-def _start_again(settings: Settings, child: Child, say: Callable[[str], None]) -> None:
-    """Start a part that ended; where that cannot be, as on a full disk, it is put off."""
+def _restart(settings: Settings, child: Child, report: Callable[[str], None]) -> None:
+    """Start a component again, or delay it where that fails, as on a full disk."""
     child.started = time.monotonic()
     try:
-        child.process = start(settings, child.part)
+        child.process = start(settings, child.component)
     except OSError as error:
         child.note = f"cannot be started: {error.strerror}"
-        say(f"{child.part.name} {child.note}; it is tried again in {_put_off(child):.0f} s")
+        report(f"{child.component.name} {child.note}; it is tried again in {_delay(child):.0f} s")
         return
     child.restart_at, child.ready = 0.0, False
     record_state(settings, child, "starting")
 
 
-def start(settings: Settings, part: Component) -> subprocess.Popen[bytes]:
-    """Start a part, its files written and the log of its last start kept; raises OSError, as where the disk is full."""
-    for place, text in part.files.items():
-        path = Path(place)
+def start(settings: Settings, component: Component) -> subprocess.Popen[bytes]:
+    """Write a component's files, rotate its log and start its process.
+
+    Raises:
+        OSError: if that fails, as where the disk is full.
+    """
+    for name, text in component.files.items():
+        path = Path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(0o600)
         path.write_text(text)
-    log = log_path(settings, part)
+    log = log_path(settings, component)
     if log.exists():
         log.replace(log.with_suffix(".log.1"))
-    with log.open("ab") as file:  # appended to, so that it can be cut short
+    variables = {MARK: str(settings.home.absolute()), NAME: component.name}
+    with log.open("ab") as file:  # appended to, so that it can be truncated
         return subprocess.Popen(  # noqa: S603
-            part.command,
+            component.command,
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=environment_with(
-                {**part.environment, MARK: str(settings.home.absolute()), NAME: part.name}
-            ),
+            env=environment_with({**component.environment, **variables}),
             start_new_session=True,
         )
 
 
-def _is_ready(settings: Settings, part: Component) -> bool:
-    if part.ready_log_text:
-        return part.ready_log_text in log_path(settings, part).read_text(errors="replace")
-    return is_responding(part)
+def _is_ready(settings: Settings, component: Component) -> bool:
+    if text := component.ready_log_text:
+        return text in log_path(settings, component).read_text(errors="replace")
+    return is_responding(component)
 
 
-def is_responding(part: Component) -> bool:
-    """Whether ``part`` says that it is ready."""
-    asked = Request(  # noqa: S310
-        part.address + part.ready_path,
-        headers={"Authorization": f"Bearer {part.token}"} if part.token else {},
-    )
+def is_responding(component: Component) -> bool:
+    """Whether a component answers 200 to a request for its ``ready_path``."""
+    headers = {"Authorization": f"Bearer {component.token}"} if component.token else {}
+    request = Request(component.address + component.ready_path, headers=headers)  # noqa: S310
     try:
-        with urlopen(asked, timeout=2) as answer:  # noqa: S310
-            return bool(answer.status == 200)
+        with urlopen(request, timeout=2) as response:  # noqa: S310
+            return bool(response.status == 200)
     except OSError:  # refused, too slow, or an error status
         return False
 
 
 def record_state(settings: Settings, child: Child, state: str) -> None:
-    """Note how a part stands; where the disk is full that waits for the next look."""
-    part, child.state = child.part, state
-    told = {
+    """Record the state of a component; where the disk is full the next check tries again."""
+    component, child.state = child.component, state
+    record = {
         "pid": child.process.pid,
         "state": state,
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
         "note": child.note,
+        "address": component.address,
+        "ready_path": component.ready_path,
+        "ready_log_text": component.ready_log_text,
+        "guarded": bool(component.token),
+        "stop_seconds": component.stop_seconds,
+        "stop_signal": component.stop_signal,
     }
-    how = {
-        "address": part.address,
-        "ready_path": part.ready_path,
-        "ready_log_text": part.ready_log_text,
-        "guarded": bool(part.token),
-    }
-    how |= {"stop_seconds": part.stop_seconds, "stop_signal": part.stop_signal}
     with suppress(OSError):
         child.recorded = False
-        write_record(record_path(settings, part.name), told | how)
+        write_record(record_path(settings, component.name), record)
         child.recorded = True
 
 
 def record_path(settings: Settings, name: str) -> Path:
-    """Where it is recorded how a part, or ``up`` itself, stands."""
+    """The file of the record of a component, or of ``up`` itself."""
     return settings.folder("run") / f"{name}.json"
 
 
-def log_path(settings: Settings, part: Component) -> Path:
-    """Where what a part says is kept."""
-    return settings.folder("logs") / f"{part.name}.log"
+def log_path(settings: Settings, component: Component) -> Path:
+    """The file of a component's output."""
+    return settings.folder("logs") / f"{component.name}.log"
 
 
 def last_line(log: Path) -> str:
-    """The last that a part said, at most 200 characters."""
-    lines = (
-        [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        if log.exists()
-        else []
-    )
-    return lines[-1][:200] if lines else "it said nothing"
+    """The last line of a log, at most 200 characters."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else "it wrote nothing"

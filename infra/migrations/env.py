@@ -1,6 +1,6 @@
-"""Alembic's entry: runs the migrations on the connection that jobs.store hands over, inside its transaction.
+"""Alembic's entry: runs the migrations on the connection of jobs.store, inside its transaction.
 
-The version table has a name of its own, because Prefect and MLflow both own a table ``alembic_version``.
+The version table is not ``alembic_version``, which Prefect and MLflow both use.
 """
 
 from alembic import context
@@ -10,7 +10,7 @@ VERSION_TABLE = "gridcast_version"
 context.configure(
     connection=context.config.attributes["connection"],
     version_table=VERSION_TABLE,
-    transactional_ddl=True,  # SQLite can, though Alembic's default says it cannot: a killed migration leaves nothing behind
+    transactional_ddl=True,  # also on SQLite, against Alembic's default: all or nothing
     render_as_batch=True,  # SQLite alters a table by copying it
 )
 with context.begin_transaction():

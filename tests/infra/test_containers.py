@@ -415,5 +415,5 @@ def test_a_container_asks_itself_whether_it_is_ready(door: int, tmp_path: Path) 
     )
     assert (
         run.returncode,
-        run.stderr.startswith("there is no part cellar with these settings: mlflow, prefect"),
+        run.stderr.startswith("there is no component cellar with these settings: mlflow, prefect"),
     ) == (1, True)

@@ -16,7 +16,7 @@ import pytest
 from infra.components import Component, local_components
 from infra.processes import ConflictError, down, status, up
 from infra.settings import Settings
-from infra.supervision import LONGEST_LOG, is_responding
+from infra.supervision import MAX_LOG_BYTES, is_responding
 
 SUPERVISOR = """
 import sys
@@ -156,7 +156,7 @@ def test_a_log_that_grows_long_begins_anew_and_the_one_before_is_kept(settings, 
     )
 
     assert earlier.read_bytes().startswith(b"began\n0 x")
-    assert earlier.stat().st_size > LONGEST_LOG
+    assert earlier.stat().st_size > MAX_LOG_BYTES
     assert {*log.read_bytes().splitlines()} == {b"later"}
 
 

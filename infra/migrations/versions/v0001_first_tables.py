@@ -1,6 +1,6 @@
 """First tables: jobs, rejects, predictions, measurements.
 
-A migration is history: it spells its columns out and does not follow jobs/schema.py. A test compares the two.
+Migrations name their columns and do not follow jobs/schema.py; a test compares the result.
 """
 
 import sqlalchemy as sa

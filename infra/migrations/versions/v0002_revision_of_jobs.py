@@ -1,4 +1,4 @@
-"""The revision of a job: the number of the transaction by which the store learned that it ended, so that others can follow."""
+"""The revision of a job: the number of the transaction in which its end was stored."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,13 +10,13 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Number what has ended 1, and what has not 0."""
+    """Add the column: 1 for jobs that have ended, 0 for others."""
     op.add_column("jobs", sa.Column("revision", sa.BigInteger, nullable=False, server_default="0"))
     op.execute("UPDATE jobs SET revision = 1 WHERE ended_at IS NOT NULL")
     op.create_index("jobs_revision", "jobs", ["revision"])
 
 
 def downgrade() -> None:
-    """Forget the numbers."""
+    """Drop it."""
     op.drop_index("jobs_revision", "jobs")
     op.drop_column("jobs", "revision")

@@ -9,7 +9,8 @@ branch_labels = None
 depends_on = None
 
 TEXTS = (
-    "user", "group", "activity", "direction", "from_endpoint", "to_endpoint", "link", "file_system", "device", "protocol",
+    "user", "group", "activity", "direction", "from_endpoint", "to_endpoint", "link",
+    "file_system", "device", "protocol",
 )  # fmt: skip
 NUMBERS = ("streams", "buffer_bytes", "bytes", "files")
 
@@ -42,5 +43,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop it again."""
+    """Drop it."""
     op.drop_table("transfers")

@@ -1,4 +1,4 @@
-"""Tasks: how their ends were foreseen, and the thresholds that operators set."""
+"""Tasks: predictions of their ends, and thresholds set by operators."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Chains and requests of tasks: who waits for whom, who belongs together, and how their ends were foreseen."""
+"""Chains and requests of tasks, and predictions of their ends."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Say of jobs which task comes before theirs and who asked for it; of what was foreseen, whether of a task, a chain or a request."""
+    """Add the previous task and the request to jobs, and the kind to predictions of tasks."""
     for name in ("after_task_id", "request_id"):
         op.add_column("jobs", sa.Column(name, sa.Text))
     with op.batch_alter_table("task_predictions") as table:
@@ -21,7 +21,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Forget it."""
+    """Drop them."""
     op.execute("DELETE FROM task_predictions WHERE kind <> 'task'")
     with op.batch_alter_table("task_predictions") as table:
         table.drop_constraint("task_predictions_key", type_="primary")

@@ -1,6 +1,6 @@
-"""Partitions by month, on PostgreSQL, of the tables that grow with the jobs; SQLite keeps each table whole.
+"""Partitions by month, on PostgreSQL, of the tables that grow with the jobs.
 
-The rows are copied, in the transaction of the migration: one that is interrupted has changed nothing, and the next start tries again.
+The rows are copied in the transaction of the migration: if it is interrupted, nothing has changed.
 """
 
 import sqlalchemy as sa
@@ -12,7 +12,7 @@ branch_labels = None
 depends_on = None
 
 _RECORDS = ("submitted_at", "ended_at", "revision")
-# The time that parts a table, the key without it, and what else is indexed.
+# The time that a table is partitioned by, its key without it, and its other indexes.
 TABLES = {
     "jobs": ("submitted_at", ("source", "job_id"), _RECORDS),
     "transfers": ("submitted_at", ("source", "transfer_id"), _RECORDS),
@@ -29,13 +29,14 @@ _BEGIN = "(EXTRACT(EPOCH FROM TIMESTAMP '{}') * 1000000)::bigint"
 
 
 def upgrade() -> None:
-    """Part them."""
+    """Partition them."""
     if op.get_bind().dialect.name != "postgresql":
         return
     for name, (moment, key, indexed) in TABLES.items():
         _rename(name, indexed)
         op.execute(
-            f"CREATE TABLE {name} (LIKE {name}_before INCLUDING DEFAULTS) PARTITION BY RANGE ({moment})"
+            f"CREATE TABLE {name} (LIKE {name}_before INCLUDING DEFAULTS) "
+            f"PARTITION BY RANGE ({moment})"
         )
         for (month,) in (
             op.get_bind().execute(sa.text(_MONTHS.format(moment, f"{name}_before"))).all()
@@ -46,13 +47,14 @@ def upgrade() -> None:
                 for at in (month, later)
             ]
             op.execute(
-                f"CREATE TABLE {name}_{month:%Y_%m} PARTITION OF {name} FOR VALUES FROM ({bounds[0]}) TO ({bounds[1]})"
+                f"CREATE TABLE {name}_{month:%Y_%m} PARTITION OF {name} "
+                f"FOR VALUES FROM ({bounds[0]}) TO ({bounds[1]})"
             )
         _fill(name, key if moment in key else (*key, moment), indexed)
 
 
 def downgrade() -> None:
-    """Put them together again."""
+    """Make each one table again."""
     if op.get_bind().dialect.name != "postgresql":
         return
     for name, (_, key, indexed) in TABLES.items():
@@ -62,7 +64,7 @@ def downgrade() -> None:
 
 
 def _rename(name: str, indexed: tuple[str, ...]) -> None:
-    """Put a table out of the way; its indexes go, since the copy wants their names."""
+    """Rename a table and drop its indexes, whose names the copy needs."""
     op.execute(f"ALTER TABLE {name} RENAME TO {name}_before")
     op.drop_constraint(f"{name}_key", f"{name}_before", type_="primary")
     for column in indexed:
@@ -70,7 +72,7 @@ def _rename(name: str, indexed: tuple[str, ...]) -> None:
 
 
 def _fill(name: str, key: tuple[str, ...], indexed: tuple[str, ...]) -> None:
-    """Copy the rows, which is fastest before there are indexes."""
+    """Copy the rows, then make the indexes."""
     op.execute(f"INSERT INTO {name} SELECT * FROM {name}_before")
     op.create_primary_key(f"{name}_key", name, list(key))
     for column in indexed:

@@ -1,4 +1,4 @@
-"""What an answer knew: the store's revision that the history held when it was given, missing in answers of before."""
+"""The store's revision that the predictor had learned at a prediction; missing in earlier ones."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Answers in the shadow: the challenger's, which no caller saw; missing in answers of before, which callers did."""
+"""Whether a prediction is the challenger's, which no caller received; missing in earlier ones."""
 
 import sqlalchemy as sa
 from alembic import op
