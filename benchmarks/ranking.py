@@ -142,7 +142,7 @@ def shares(jobs: Any, moment: str) -> dict[str, float]:
     from models.engine.forecaster import Forecaster
     from models.ranking import ranker as ranking
     from models.ranking.ranker import build_ranker
-    from services.http.bodies import ARROW_TYPE
+    from services.http.contract import ARROW_TYPE
     from services.http.rank import read_rank, write_rank
 
     engine = open_store(prepare_environment().store_url)

@@ -215,7 +215,7 @@ def rank(
     """
     from models.ranking.ranker import build_ranker
     from models.releases.release import load_forecaster
-    from services.http.bodies import JSON_TYPE
+    from services.http.contract import JSON_TYPE
     from services.http.errors import HTTPError
     from services.http.rank import read_rank
 

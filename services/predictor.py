@@ -16,11 +16,14 @@ settings = prepare_environment()  # before BentoML is imported: it turns its tel
 import bentoml  # noqa: E402
 
 from services.http.authentication import Guard, read_tokens  # noqa: E402
+from services.http.connection import use_bounded_connections  # noqa: E402
 from services.http.endpoints import Endpoints  # noqa: E402
 from services.http.metrics import make_metrics  # noqa: E402
+from services.http.routes import SCOPE_OF_PATH  # noqa: E402
 from services.http.tracing import Traces  # noqa: E402
 from services.live.live_predictor import LivePredictor  # noqa: E402
 
+use_bounded_connections()
 endpoints = Endpoints()
 
 SWITCH_SECONDS = 0.0005
@@ -35,7 +38,7 @@ class Service:
         sys.setswitchinterval(SWITCH_SECONDS)
         self.live = LivePredictor(settings, make_metrics())
         self.traces = Traces(settings.otel_endpoint)
-        endpoints.open(self.live, self.traces)
+        endpoints.attach(self.live, self.traces)
         self.live.start()
 
     @bentoml.on_shutdown
@@ -64,4 +67,5 @@ Predictor.add_asgi_middleware(
     Guard,
     tokens=read_tokens(settings.tokens.get_secret_value()),
     hosts=frozenset(settings.host_names),
+    scope_of_path=SCOPE_OF_PATH,
 )

@@ -1,49 +1,71 @@
-"""Admission: how much may wait at once. Past that a caller is told to come back, instead of waiting in a queue without end."""
+"""Admission: bounds on the requests in hand and on the memory of their bodies.
+
+Past them a caller is told to come again, instead of waiting in a queue without end.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager
+from contextvars import copy_context
+from typing import Any, Generic, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
 
 from services.http.errors import HTTPError
 
+Result = TypeVar("Result")
+
 
 class Admission:
-    """Bounds on the requests in hand and on the bytes they hold in memory; used from one event loop, so it needs no lock."""
+    """Counts requests and bytes; used from one event loop, so it needs no lock.
 
-    def __init__(self, most_requests: int, most_bytes: int) -> None:
-        self.most_requests = most_requests
-        self.most_bytes = most_bytes
+    Args:
+        max_requests: Requests in hand.
+        max_bytes: Bytes of all their bodies.
+    """
+
+    def __init__(self, max_requests: int, max_bytes: int) -> None:
+        self.max_requests = max_requests
+        self.max_bytes = max_bytes
         self.requests = 0
         self.bytes = 0
 
     @contextmanager
     def admit(self) -> Iterator[Reservation]:
-        """Hold a place for one request; raises HTTPError (429) when there is none."""
-        if self.requests >= self.most_requests:
-            raise HTTPError(
-                429, "too many requests are waiting; try again in a second", retry_after=1
-            )
+        """Reserve a place for one request, until its work has ended; raises HTTPError (429)."""
+        if self.requests >= self.max_requests:
+            raise HTTPError(429, "too many requests are waiting; try again in a second", 1)
         self.requests += 1
         reservation = Reservation(self)
         try:
             yield reservation
         finally:
-            self.requests -= 1
-            self.bytes -= reservation.bytes
+            work = reservation.work
+            if work is None or work.done():
+                self._release(reservation)
+            else:
+                work.add_done_callback(lambda _: self._release(reservation))
+
+    def _release(self, reservation: Reservation) -> None:
+        self.requests -= 1
+        self.bytes -= reservation.bytes
 
 
 class Reservation:
-    """What one admitted request holds."""
+    """The place and the bytes of one admitted request, and the work that still needs them."""
 
     def __init__(self, admission: Admission) -> None:
         self.admission = admission
         self.bytes = 0
+        self.work: asyncio.Future[Any] | None = None
 
     def grow(self, size: int) -> None:
-        """Hold ``size`` bytes more; raises HTTPError (429) when all requests together would hold too many."""
-        if self.admission.bytes + size > self.admission.most_bytes:
+        """Reserve ``size`` bytes more; raises HTTPError (429) where all requests hold too many."""
+        if self.admission.bytes + size > self.admission.max_bytes:
             raise HTTPError(
                 429,
                 "the requests in hand fill the memory set aside for them; try again in a second",
@@ -56,18 +78,29 @@ class Reservation:
 async def read_bounded_body(
     parts: AsyncIterator[bytes],
     declared: str | None,
-    most: int,
+    max_bytes: int,
     reservation: Reservation,
     patience: float,
 ) -> bytes:
-    """A body of at most ``most`` bytes, read within ``patience`` s; raises HTTPError (400, 408, 413, 429) without reading more."""
+    """Read a body, and no more of it than allowed.
+
+    Args:
+        parts: The body as it arrives.
+        declared: The Content-Length header.
+        max_bytes: The longest body.
+        reservation: Grows with the body.
+        patience: Seconds in which the body must arrive.
+
+    Raises:
+        HTTPError: 400, 408, 413 or 429.
+    """
     too_large = HTTPError(
-        413, f"the body is larger than {most // 2**20} MiB; send the jobs in several requests"
+        413, f"the body is larger than {max_bytes // 2**20} MiB; send the jobs in several requests"
     )
     if declared is not None:
         if not declared.isascii() or not declared.isdigit():
             raise HTTPError(400, "Content-Length is not a number")
-        if int(declared) > most:
+        if len(declared) > len(str(max_bytes)) or int(declared) > max_bytes:
             raise too_large
     body = bytearray()
     try:
@@ -75,8 +108,87 @@ async def read_bounded_body(
             async for part in parts:
                 reservation.grow(len(part))
                 body += part
-                if len(body) > most:
+                if len(body) > max_bytes:
                     raise too_large
     except TimeoutError:
         raise HTTPError(408, f"the body did not arrive within {patience:g} s") from None
     return bytes(body)
+
+
+class CancelledWork(Exception):  # noqa: N818
+    """Nobody waits for the result of some work any more."""
+
+
+class Work(Generic[Result]):
+    """The work of one request in a thread; cancelled, it does not begin, or ends at its next step.
+
+    Args:
+        call: The work, which calls ``check`` between its steps.
+    """
+
+    def __init__(self, call: Callable[[Work[Result]], Result]) -> None:
+        self._call: Callable[[Work[Result]], Result] | None = call
+        self._turn = threading.Lock()
+        self._cancelled = False
+
+    def __call__(self) -> Result:
+        """Do the work; raises CancelledWork."""
+        with self._turn:
+            call, self._call = self._call, None
+        if call is None:
+            raise CancelledWork
+        return call(self)
+
+    def cancel(self) -> bool:
+        """Cancel the work; True where it had not begun: then nothing of its request is kept."""
+        with self._turn:
+            waiting, self._call, self._cancelled = self._call is not None, None, True
+        return waiting
+
+    def check(self) -> None:
+        """Raise CancelledWork where the work was cancelled."""
+        if self._cancelled:
+            raise CancelledWork
+
+
+async def run(
+    work: Work[Result],
+    threads: Executor,
+    request: Request,
+    reservation: Reservation,
+    patience: float | None = None,
+) -> Result:
+    """Do work in a thread while its caller waits; the reservation is kept until it has ended.
+
+    Args:
+        work: The work.
+        threads: Where it is done.
+        request: Whose client is watched.
+        reservation: Of that request.
+        patience: Seconds after which to give up.
+
+    Raises:
+        ClientDisconnect: The client has gone.
+        TimeoutError: The patience has ended.
+    """
+    loop = asyncio.get_running_loop()
+    result = loop.run_in_executor(threads, copy_context().run, work)
+    # Where nobody waits any more, nobody reads its error either.
+    result.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    reservation.work = result
+    gone = loop.create_task(_disconnection(request))
+    try:
+        await asyncio.wait((result, gone), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        if result.done():
+            return result.result()
+        raise ClientDisconnect if gone.done() else TimeoutError
+    finally:
+        gone.cancel()
+        if not result.done() and work.cancel():
+            reservation.work = None
+
+
+async def _disconnection(request: Request) -> None:
+    """Return when the client of a request, whose body was read, has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,7 +1,8 @@
-"""Who may knock: bearer tokens with scopes, and no foreign Host or Origin.
+"""Authentication: bearer tokens with scopes, and no foreign Host or Origin.
 
-A token is configured as ``token:scope+scope`` in GRIDCAST_TOKENS, several separated by commas, so that an old and a new one
-can both hold while callers change over. Without any token the service answers this machine only.
+A token is configured as ``token:scope+scope`` in GRIDCAST_TOKENS, several separated by commas, so
+that an old and a new one hold while callers change over. Without any token the service answers
+this machine only.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -19,16 +20,20 @@ from infra.settings import SettingsError, split_list
 from services.http.errors import HTTPError, send_error
 
 SCOPES = ("predict", "report", "admin")
-"""``admin`` may do everything; any token may read the model's card, metrics and documents."""
+"""``admin`` implies the others; any token may read the model's card, metrics and documents."""
 OPEN = ("/livez", "/healthz")
-"""What an orchestrator asks before it holds any secret; it says that the process lives, nothing more."""
-NEEDS = {"/predict": "predict", "/task": "predict", "/rank": "predict", "/outcomes": "report"}
+"""Addresses for an orchestrator that holds no secret; they tell that the process runs."""
 LEAST_TOKEN = 16
+MAX_HEADERS = 100
+MAX_HEAD_BYTES = 32 * 2**10
+"""Bytes of path, query and headers."""
+ONCE = ("host", "origin", "authorization", "content-type", "content-length")
+"""Headers that a request may hold once: of two, two readers could believe a different one."""
 
 
 @dataclass(frozen=True)
 class Token:
-    """One caller's right: only the digest of the secret is kept, so that no traceback can show it."""
+    """The rights of one caller; only the secret's digest is kept, so that no traceback shows it."""
 
     digest: bytes
     scopes: frozenset[str]
@@ -44,32 +49,45 @@ def read_tokens(text: str) -> tuple[Token, ...]:
     (Token(predict+report),)
     """
     tokens = []
-    for place, entry in enumerate(split_list(text), start=1):
-        secret, colon, scopes = entry.rpartition(":")
-        chosen = frozenset(scopes.split("+"))
-        if not colon or not chosen <= set(SCOPES):
+    for number, entry in enumerate(split_list(text), start=1):
+        secret, colon, names = entry.rpartition(":")
+        scopes = frozenset(names.split("+"))
+        if not colon or not scopes <= set(SCOPES):
             raise SettingsError(
-                f"GRIDCAST_TOKENS: entry {place} must be token:scope+scope with scopes among {', '.join(SCOPES)}"
+                f"GRIDCAST_TOKENS: entry {number} must be token:scope+scope "
+                f"with scopes among {', '.join(SCOPES)}"
             )
         if len(secret) < LEAST_TOKEN:
             raise SettingsError(
-                f"GRIDCAST_TOKENS: the token of entry {place} is shorter than {LEAST_TOKEN} characters"
+                f"GRIDCAST_TOKENS: the token of entry {number} is shorter than "
+                f"{LEAST_TOKEN} characters"
             )
-        tokens.append(Token(_digest(secret), chosen))
+        tokens.append(Token(_digest(secret), scopes))
     return tuple(tokens)
 
 
-def token_with_scopes(text: str, *wanted: str) -> str | None:
-    """The first of the tokens ``text`` that has all scopes ``wanted``, for Gridcast's own calls; None where there is none.
+def allows(scopes: frozenset[str], *needed: str) -> bool:
+    """Whether a token with ``scopes`` may do what ``needed`` scopes allow; admin may do all."""
+    return "admin" in scopes or scopes.issuperset(needed)
+
+
+def token_with_scopes(text: str, *needed: str) -> str | None:
+    """A token for Gridcast's own calls: of those that allow them, the one with fewest scopes.
 
     >>> token_with_scopes("0123456789abcdef:report,fedcba9876543210:predict+report", "predict")
     'fedcba9876543210'
+    >>> token_with_scopes("0123456789abcdef:admin", "predict", "report")
+    '0123456789abcdef'
     """
-    for entry in split_list(text):
-        secret, _, scopes = entry.rpartition(":")
-        if {*wanted} <= {*scopes.split("+")}:
-            return secret
-    return None
+    entries = [entry.rpartition(":") for entry in split_list(text)]
+    fitting = [
+        ("admin" in scopes, len(scopes), secret)
+        for secret, scopes in (
+            (secret, frozenset(names.split("+"))) for secret, _, names in entries
+        )
+        if allows(scopes, *needed)
+    ]
+    return min(fitting)[2] if fitting else None
 
 
 def _digest(secret: str) -> bytes:
@@ -77,24 +95,40 @@ def _digest(secret: str) -> bytes:
 
 
 def scopes_of_header(header: str, tokens: Iterable[Token]) -> frozenset[str] | None:
-    """The scopes of an Authorization header, None if its token is unknown; the time taken tells nothing about the tokens."""
+    """The scopes of an Authorization header, None if its token is unknown.
+
+    Every token is compared, whole: the time taken tells nothing about them.
+    """
     kind, _, secret = header.partition(" ")
     digest = _digest(secret.strip())
-    found: frozenset[str] | None = None
-    for token in tokens:  # no early exit: every token is compared, whole
+    scopes: frozenset[str] | None = None
+    for token in tokens:
         if hmac.compare_digest(token.digest, digest) and kind.lower() == "bearer":
-            found = token.scopes
-    return found
+            scopes = token.scopes
+    return scopes
 
 
 def authorize(
     path: str,
-    headers: dict[str, str],
+    headers: Mapping[str, str],
     client: str | None,
     tokens: tuple[Token, ...],
     hosts: frozenset[str],
+    scope_of_path: Mapping[str, str],
 ) -> None:
-    """Raise HTTPError (400, 401, 403) unless this caller may ask for ``path``; ``client`` is its address, None on a local socket."""
+    """Let a request pass, or refuse it.
+
+    Args:
+        path: The requested address, as the router compares it.
+        headers: By lower-case name.
+        client: The caller's IP address, None on a local socket.
+        tokens: The configured tokens.
+        hosts: The names of this service.
+        scope_of_path: The scope that a token needs, where any is not enough.
+
+    Raises:
+        HTTPError: 400, 401 or 403.
+    """
     check_host_and_origin(headers, hosts)
     if path in OPEN:
         return
@@ -108,32 +142,42 @@ def authorize(
     scopes = scopes_of_header(headers.get("authorization", ""), tokens)
     if scopes is None:
         raise HTTPError(401, "a known bearer token is needed")
-    needed = NEEDS.get(path)
-    if needed and not scopes & {needed, "admin"}:
+    needed = scope_of_path.get(path)
+    if needed and not allows(scopes, needed):
         raise HTTPError(403, f"the token has not the scope {needed}")
 
 
-def check_host_and_origin(headers: dict[str, str], hosts: frozenset[str]) -> None:
-    """Raise HTTPError (400, 403) for a foreign Host or Origin; ``hosts`` are the names that this service goes by.
+def check_host_and_origin(headers: Mapping[str, str], hosts: frozenset[str]) -> None:
+    """Refuse a foreign Host or Origin, of a page elsewhere or of a name that points here.
 
-    A page on another site, or a name that an attacker points here (DNS rebinding), does not get through.
+    Args:
+        headers: By lower-case name.
+        hosts: The names of this service.
+
+    Raises:
+        HTTPError: 400 or 403.
     """
-    if _host_in(headers.get("host", "")) not in hosts:
+    if _host_of(f"//{headers.get('host', '')}") not in hosts:
         raise HTTPError(
             400,
-            "this service does not go by the name in the Host header; name it in GRIDCAST_ALLOWED_HOSTS",
+            "this service does not have the name in the Host header; "
+            "name it in GRIDCAST_ALLOWED_HOSTS",
         )
     origin = headers.get("origin")
-    if origin is not None and _host_in(urlsplit(origin).netloc) not in hosts:
-        raise HTTPError(403, "requests from pages of another origin are refused")
+    if origin is not None:
+        host = _host_of(origin)
+        if host is None:
+            raise HTTPError(400, "the Origin header cannot be read")
+        if host not in hosts:
+            raise HTTPError(403, "requests from pages of another origin are refused")
 
 
-def _host_in(netloc: str) -> str:
-    """The host of ``host:port``, lower case, brackets kept off an IPv6 address."""
+def _host_of(url: str) -> str | None:
+    """The host of a URL, lower case, without an IPv6 address's brackets; None if unreadable."""
     try:
-        return urlsplit(f"//{netloc}").hostname or ""
+        return urlsplit(url).hostname or ""
     except ValueError:
-        return ""
+        return None
 
 
 def is_local(client: str | None) -> bool:
@@ -144,28 +188,57 @@ def is_local(client: str | None) -> bool:
         return False
 
 
-class Guard:
-    """ASGI middleware before every door, BentoML's own included."""
+def read_head(scope: Scope) -> dict[str, str]:
+    """The headers of a request by lower-case name; raises HTTPError (400, 431)."""
+    pairs = scope["headers"]
+    size = sum(len(name) + len(value) for name, value in pairs)
+    size += len(scope["path"]) + len(scope["query_string"])
+    if len(pairs) > MAX_HEADERS or size > MAX_HEAD_BYTES:
+        raise HTTPError(
+            431, f"at most {MAX_HEADERS} headers, and {MAX_HEAD_BYTES} bytes with the address"
+        )
+    headers: dict[str, str] = {}
+    for name, value in pairs:
+        key = name.decode("latin-1").lower()
+        if key in headers and key in ONCE:
+            raise HTTPError(400, f"the header {key} is there twice")
+        headers[key] = value.decode("latin-1")
+    return headers
 
-    def __init__(self, app: ASGIApp, tokens: tuple[Token, ...], hosts: frozenset[str]) -> None:
+
+class Guard:
+    """ASGI middleware before every endpoint, BentoML's own included.
+
+    Args:
+        app: What it guards.
+        tokens: The configured tokens.
+        hosts: The names of this service.
+        scope_of_path: The scope that a token needs, where any is not enough.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        tokens: tuple[Token, ...],
+        hosts: frozenset[str],
+        scope_of_path: Mapping[str, str],
+    ) -> None:
         self.app = app
         self.tokens = tokens
         self.hosts = hosts
+        self.scope_of_path = scope_of_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer the refusal."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        headers = {
-            name.decode("latin-1").lower(): value.decode("latin-1")
-            for name, value in scope["headers"]
-        }
         client = scope["client"][0] if scope.get("client") else None
         try:
             if scope["type"] != "http":
-                raise HTTPError(400, "only HTTP is spoken here")
-            authorize(scope["path"], headers, client, self.tokens, self.hosts)
+                raise HTTPError(400, "only HTTP is served here")
+            headers = read_head(scope)
+            authorize(scope["path"], headers, client, self.tokens, self.hosts, self.scope_of_path)
         except HTTPError as refusal:
             await send_error(refusal, scope, receive, send)
             return

@@ -1,41 +1,57 @@
-"""Bodies of requests: JSON or Arrow bytes in, a batch of jobs out; pure functions without a server.
+"""Bodies of requests: JSON or Arrow bytes in, a batch of jobs out; pure functions.
 
-Whatever a body holds, the outcome is a ``Batch`` or a ``HTTPError``; nothing of a body is executed, decompressed or repeated
-without bound. What is wrong with single jobs is in ``Batch.errors``: the caller decides whether that refuses the batch.
+Whatever a body holds, the result is a ``Batch`` or an ``HTTPError``: sizes are checked before
+anything is made of them, and nothing is executed, decompressed or repeated without bound.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
-from typing import Any, Literal
+from functools import lru_cache
+from typing import Any, Literal, TypeVar
 
-import orjson
+import numpy as np
 import pyarrow as pa
+from msgspec import UNSET, DecodeError, Raw, Struct, ValidationError
+from msgspec import json as msgspec_json
+from msgspec.structs import asdict, astuple
 
 from jobs.schema import COLUMNS
-from services.http.columns import RowErrors, one_array, read_array, read_values
-from services.http.errors import HTTPError
-
-JSON_TYPE = "application/json"
-ARROW_TYPE = "application/vnd.apache.arrow.stream"
-
-MAX_JOBS = 100_000
-"""Jobs a request may hold; the response to more would take longer than a broker's matching loop has."""
-MAX_JSON_BYTES = 32 * 2**20
-MAX_ARROW_BYTES = 64 * 2**20
-MAX_JSON_CONTAINERS = 2_000_000
-"""Objects and lists a JSON body may hold: each costs 64 bytes or more once parsed, against 2 in the body."""
+from services.http.columns import RowErrors, check_type, read_array, read_values, single_array
+from services.http.contract import (
+    ARROW_TYPE,
+    JSON_TYPE,
+    MAX_JOBS,
+    MAX_JSON_CONTAINERS,
+    MAX_JSON_VALUES,
+    Options,
+    unchecked,
+)
+from services.http.errors import HTTPError, quote
+from services.http.options import unknown_option
 
 Shape = Literal["rows", "columns", "arrow"]
+T = TypeVar("T")
+Explain = Callable[[str, str, str | None], HTTPError]
+"""The refusal for a wrong value: from the message, its path, and the unknown member if any."""
+
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_SEVERAL = "send the jobs in several requests"
+_SUGGESTED = 40
+"""Characters of an unknown name up to which a known one is suggested."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Jobs of one request: ``jobs`` has the typed columns that were sent (schema names), ``errors`` what is wrong by row."""
+    """The jobs of one request.
+
+    ``jobs`` has the typed columns that were sent, ``errors`` what is wrong by row; the caller
+    decides whether that refuses the batch. ``options`` are the body's other members.
+    """
 
     jobs: pa.Table
     errors: RowErrors
@@ -43,129 +59,278 @@ class Batch:
     options: Mapping[str, Any]
 
 
-def read_body(content_type: str, body: bytes) -> Batch:
-    """Read the jobs of a request by its content type; raises HTTPError (400, 413, 415, 422)."""
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind == JSON_TYPE:
-        return read_json(body)
-    if kind == ARROW_TYPE:
-        return read_arrow(body)
-    raise HTTPError(415, f"the content type must be {JSON_TYPE} or {ARROW_TYPE}")
+def media_type(header: str) -> str:
+    """The media type of a Content-Type header; raises HTTPError (415) unless JSON or Arrow."""
+    media = header.partition(";")[0].strip().lower()
+    if media not in (JSON_TYPE, ARROW_TYPE):
+        raise HTTPError(415, f"the content type must be {JSON_TYPE} or {ARROW_TYPE}")
+    return media
 
 
-def parse_json(body: bytes) -> Any:
-    """What a JSON body says; raises HTTPError (400)."""
+def read_body(content_type: str, body: bytes, options: type[Struct] = Options) -> Batch:
+    """Read the jobs of a request.
+
+    Args:
+        content_type: The Content-Type header.
+        body: JSON, or an Arrow IPC stream.
+        options: The struct of the options that a JSON body may hold.
+
+    Raises:
+        HTTPError: 400, 413, 415 or 422.
+    """
+    if media_type(content_type) == JSON_TYPE:
+        return read_json(body, options)
+    return read_arrow(body)
+
+
+# -- JSON
+
+
+def decode(body: bytes, decoder: msgspec_json.Decoder[T], explain: Explain) -> T:
+    """Decode a JSON body whose size was checked first.
+
+    Args:
+        body: The bytes.
+        decoder: Of the struct that the body must be.
+        explain: Makes the refusal (422) of JSON that is not that struct.
+
+    Raises:
+        HTTPError: 400 for what is not JSON, 413 for too many values, and what ``explain`` makes.
+    """
+    _check_json_size(body)
     try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise HTTPError(400, f"the body is not JSON: {error}") from None
+        return decoder.decode(body)
+    except ValidationError as error:
+        _require_json(body)
+        message, _, path = str(error).partition(" - at `$")
+        if "out of range" in message:
+            raise HTTPError(400, "the body is not JSON: a number is out of range") from None
+        unknown = _UNKNOWN.fullmatch(message)
+        raise explain(message, path.rstrip("`"), unknown and unknown[1]) from None
+    except (DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise _not_json(error) from None
 
 
-def read_json(body: bytes) -> Batch:
-    """Read ``{"jobs": [{…}, …]}`` or ``{"columns": {field: […], …}}``; other keys are options; raises HTTPError (400, 413, 422)."""
-    if body.count(b"{") + body.count(b"[") > MAX_JSON_CONTAINERS:
-        raise HTTPError(
-            413,
-            f"the body holds more than {MAX_JSON_CONTAINERS} objects and lists; send at most {MAX_JOBS} jobs a request",
-        )
-    request = parse_json(body)
-    if not isinstance(request, dict) or ("jobs" in request) == ("columns" in request):
-        raise HTTPError(
-            422,
-            'the body must be an object with either "jobs", a list of jobs, or "columns", a list for each field',
-        )
-    options = {key: value for key, value in request.items() if key not in ("jobs", "columns")}
-    if "jobs" in request:
-        return _from_rows(request["jobs"], options)
-    return _from_columns(request["columns"], options)
+def _check_json_size(body: bytes) -> None:
+    """Refuse bodies whose values would take many times the memory of their text."""
+    for characters, limit in ((b"{[", MAX_JSON_CONTAINERS), (b",", MAX_JSON_VALUES)):
+        # Texts may hold such characters too; looking for texts takes longer.
+        if (
+            len(body) > limit
+            and sum(map(body.count, characters)) > limit
+            and _count_outside_texts(body, characters) > limit
+        ):
+            what = "objects and lists" if b"{" in characters else "values"
+            raise HTTPError(413, f"the body holds more than {limit} {what}; {_SEVERAL}")
 
 
-def _from_rows(rows: Any, options: dict[str, Any]) -> Batch:
-    if not isinstance(rows, list):
-        raise HTTPError(422, '"jobs" must be a list of jobs')
+def _count_outside_texts(body: bytes, characters: bytes) -> int:
+    escaped = body.replace(b"\\\\", b"  ").replace(b'\\"', b"  ")
+    plain = np.frombuffer(escaped, np.uint8)
+    outside = np.cumsum(plain == ord('"'), dtype=np.uint8) % 2 == 0
+    return sum(int(((plain == character) & outside).sum()) for character in characters)
+
+
+def _require_json(body: bytes) -> None:
+    """Raise HTTPError (400) for bytes that are no JSON: that is worse than wrong JSON."""
+    try:
+        body.decode()
+        msgspec_json.decode(body, type=Raw)
+    except (DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise _not_json(error) from None
+
+
+def _not_json(error: Exception) -> HTTPError:
+    return HTTPError(400, f"the body is not JSON: {str(error)[:200]}")
+
+
+Row: Any = unchecked("Row", COLUMNS)
+_Columns: Any = unchecked("Columns", COLUMNS, list[Any])
+
+
+@lru_cache
+def _decoder(options: type[Struct]) -> msgspec_json.Decoder[Any]:
+    names = options.__struct_fields__
+    return msgspec_json.Decoder(unchecked("Body", names, jobs=list[Row], columns=_Columns))
+
+
+def read_json(body: bytes, options: type[Struct] = Options) -> Batch:
+    """Read ``{"jobs": [{…}, …]}`` or ``{"columns": {field: […], …}}``, options beside them.
+
+    Raises:
+        HTTPError: 400, 413 or 422.
+    """
+
+    def explain(_: str, path: str, unknown: str | None) -> HTTPError:
+        index = re.match(r"\.jobs\[(\d+)\]", path)
+        if index:
+            reason = unknown_field(unknown) if unknown else "is not an object"
+            return HTTPError(422, f"job {index[1]}{': ' if unknown else ' '}{reason}")
+        if path.startswith(".jobs"):
+            return HTTPError(422, '"jobs" must be a list of jobs')
+        if path.startswith(".columns"):
+            reason = '"columns" must be an object with a list of values for each field'
+            return HTTPError(422, unknown_field(unknown) if unknown else reason)
+        if unknown:
+            return unknown_option(unknown, options.__struct_fields__)
+        return _EITHER
+
+    members = asdict(decode(body, _decoder(options), explain))
+    rows, columns = members.pop("jobs"), members.pop("columns")
+    if (rows is UNSET) == (columns is UNSET):
+        raise _EITHER
+    chosen = set_members(members)
+    if rows is not UNSET:
+        return batch_of_rows(rows, chosen)
+    columns = set_members(asdict(columns))
+    count = max(map(len, columns.values()), default=0)
+    for name, values in columns.items():
+        if len(values) != count:
+            raise HTTPError(
+                422, f"column {name} has {len(values)} values where others have {count}"
+            )
+    check_job_count(count)
+    return _batch(columns, count, read_values, "columns", chosen)
+
+
+_EITHER = HTTPError(
+    422,
+    'the body must be an object with either "jobs", a list of jobs, or "columns", '
+    "a list for each field",
+)
+
+
+def set_members(members: Mapping[str, Any]) -> dict[str, Any]:
+    """The members that a body really had."""
+    return {name: value for name, value in members.items() if value is not UNSET}
+
+
+def columns_of(rows: Sequence[Struct], names: Iterable[str]) -> dict[str, Sequence[Any]]:
+    """The values of decoded objects by member, without members that no object has."""
+    columns = zip(names, zip(*map(astuple, rows), strict=True), strict=False)
+    return {
+        name: values
+        for name, values in columns
+        if values[0] is not UNSET or values.count(UNSET) < len(values)
+    }
+
+
+def batch_of_rows(rows: Sequence[Struct], options: Mapping[str, Any]) -> Batch:
+    """The batch of decoded ``Row`` objects; raises HTTPError (413)."""
     check_job_count(len(rows))
-    for index, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise HTTPError(422, f"job {index} is not an object")
-    names = set[str]().union(*rows)
-    if not names <= set(COLUMNS):
-        index, name = next(
-            (index, name) for index, row in enumerate(rows) for name in row if name not in COLUMNS
-        )
-        raise HTTPError(422, f"job {index}: {_unknown(name)}")
-    return _typed(
-        {name: _values_of(rows, name) for name in COLUMNS if name in names},
-        len(rows),
-        read_values,
-        "rows",
-        options,
-    )
+    return _batch(columns_of(rows, COLUMNS), len(rows), read_values, "rows", options)
 
 
-def _values_of(rows: list[dict[str, Any]], name: str) -> list[Any]:
-    try:
-        return list(
-            map(itemgetter(name), rows)
-        )  # a third of the time, where every job has the field
-    except KeyError:
-        return [row.get(name) for row in rows]
+def check_job_count(jobs: int) -> None:
+    """Raise HTTPError (413) when a request holds too many jobs."""
+    if jobs > MAX_JOBS:
+        raise HTTPError(413, f"the request holds more than {MAX_JOBS} jobs; {_SEVERAL}")
 
 
-def _from_columns(columns: Any, options: dict[str, Any]) -> Batch:
-    if not isinstance(columns, dict) or not all(
-        isinstance(values, list) for values in columns.values()
-    ):
-        raise HTTPError(422, '"columns" must be an object with a list of values for each field')
-    _check_names(columns)
-    lengths = {name: len(values) for name, values in columns.items()}
-    rows = max(lengths.values(), default=0)
-    for name, length in lengths.items():
-        if length != rows:
-            raise HTTPError(422, f"column {name} has {length} values where others have {rows}")
-    check_job_count(rows)
-    return _typed(columns, rows, read_values, "columns", options)
+def unknown_field(name: str) -> str:
+    """The reason why a field is refused, with the field that may be meant."""
+    near = difflib.get_close_matches(name, COLUMNS, n=1) if len(name) <= _SUGGESTED else []
+    return f"there is no field {quote(name)}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+# -- Arrow
 
 
 def read_arrow(body: bytes) -> Batch:
-    """Read an Arrow IPC stream of job columns, fully validated before a value is touched; raises HTTPError (400, 413, 422)."""
-    columns, rows = read_stream(body, _check_names, check_job_count)
-    return _typed(columns, rows, read_array, "arrow", {})
+    """Read an Arrow IPC stream of job columns; raises HTTPError (400, 413, 415, 422)."""
+    columns, rows = read_stream(body, _check_name, check_job_count)
+    return _batch(columns, rows, read_array, "arrow", {})
+
+
+def _check_name(name: str) -> None:
+    if name not in COLUMNS:
+        raise HTTPError(422, unknown_field(name))
 
 
 def read_stream(
-    body: bytes, check_names: Callable[[list[str]], None], check_rows: Callable[[int], None]
+    body: bytes, check_name: Callable[[str], None], check_rows: Callable[[int], None]
 ) -> tuple[dict[str, pa.Array], int]:
-    """The columns of an Arrow IPC stream and its number of rows, fully validated; the checks refuse its names and how many rows it has.
+    """Read the columns of an Arrow IPC stream, validated before a value is touched.
 
-    Raises HTTPError (400, 415), and what the checks raise.
+    Args:
+        body: The stream.
+        check_name: Refuses a column by its name.
+        check_rows: Refuses a number of rows.
+
+    Returns:
+        The columns by name, and the number of rows.
+
+    Raises:
+        HTTPError: 400, 415 or 422, and what the checks raise.
     """
     try:
         refuse_compression(body)
         batches = []
         rows = 0
         with pa.ipc.open_stream(pa.py_buffer(body)) as stream:
-            check_names(stream.schema.names)
+            names = set[str]()
+            for field in stream.schema:
+                check_name(field.name)
+                if field.name in names:
+                    raise HTTPError(422, f"column {field.name} is there twice")
+                names.add(field.name)
+                check_type(field.name, field.type)
             for batch in stream:
-                # The row count is only a number in the message: look at it before anything is made of that length.
+                # The row count is a number in the message: checked before it becomes a length.
                 rows += batch.num_rows
                 check_rows(rows)
-                batch.validate(full=True)
-                batches.append(batch)
-            table = (
-                pa.Table.from_batches(batches, stream.schema).unify_dictionaries().combine_chunks()
-            )
+                if batch.num_rows:
+                    batch.validate(full=True)
+                    batches.append(batch)
+            table = pa.Table.from_batches(batches, stream.schema)
+            table = table.unify_dictionaries().combine_chunks()
     except (pa.ArrowException, struct.error, OSError, UnicodeDecodeError) as error:
-        sentence = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise HTTPError(400, f"the body is not a valid Arrow stream: {sentence}") from None
-    return {name: one_array(table.column(name)) for name in table.column_names}, table.num_rows
+        message = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise HTTPError(400, f"the body is not a valid Arrow stream: {message}") from None
+    return {name: single_array(table.column(name)) for name in table.column_names}, rows
 
 
-def _typed(
+def refuse_compression(body: bytes) -> None:
+    """Raise HTTPError (415) for compressed buffers: a few bytes could claim any amount of memory.
+
+    Arrow decompresses while it reads, so the flatbuffer of each message is looked at first:
+    Message.header (its third field) is a RecordBatch, or a DictionaryBatch whose second field is
+    one; a RecordBatch's fourth field is its compression.
+    """
+    for message in pa.ipc.MessageReader.open_stream(pa.py_buffer(body)):
+        metadata = message.metadata.to_pybytes()
+        batch = _table_in(metadata, _root(metadata), 2) if message.type != "schema" else None
+        if batch is not None and message.type == "dictionary":
+            batch = _table_in(metadata, batch, 1)
+        if batch is not None and _table_in(metadata, batch, 3) is not None:
+            raise HTTPError(415, "compressed Arrow buffers are not read; write them uncompressed")
+
+
+def _root(buffer: bytes) -> int:
+    return int(struct.unpack_from("<I", buffer, 0)[0])
+
+
+def _table_in(buffer: bytes, table: int, field: int) -> int | None:
+    """The position of the flatbuffer table in slot ``field`` of ``table``; None if it is empty."""
+    vtable = table - struct.unpack_from("<i", buffer, table)[0]
+    if 4 + 2 * field >= struct.unpack_from("<H", buffer, vtable)[0]:
+        return None
+    offset = struct.unpack_from("<H", buffer, vtable + 4 + 2 * field)[0]
+    if not offset:
+        return None
+    position = table + offset
+    return int(position + struct.unpack_from("<I", buffer, position)[0])
+
+
+# -- both
+
+
+def _batch(
     columns: Mapping[str, Any],
     rows: int,
     read: Callable[[str, Any, RowErrors], pa.Array],
     shape: Shape,
-    options: dict[str, Any],
+    options: Mapping[str, Any],
 ) -> Batch:
     typed, errors = read_columns(columns, read)
     # A table without columns has no rows: empty jobs are carried by their missing ids.
@@ -176,65 +341,13 @@ def _typed(
 def read_columns(
     columns: Mapping[str, Any], read: Callable[[str, Any, RowErrors], pa.Array]
 ) -> tuple[dict[str, pa.Array], RowErrors]:
-    """Columns typed by their fields, and what is wrong with single rows; raises HTTPError (422) for a column of a wrong type."""
+    """Columns typed by their fields, and what is wrong with single rows.
+
+    Raises:
+        HTTPError: 422 for a column of a wrong type.
+    """
     errors = RowErrors()
     try:
         return {name: read(name, values, errors) for name, values in columns.items()}, errors
-    except (TypeError, pa.ArrowException) as error:
+    except pa.ArrowException as error:
         raise HTTPError(422, str(error).splitlines()[0]) from None
-
-
-def _check_names(names: Any) -> None:
-    seen = set()
-    for name in names:
-        if name not in COLUMNS:
-            raise HTTPError(422, _unknown(name))
-        if name in seen:
-            raise HTTPError(422, f"column {name} is there twice")
-        seen.add(name)
-
-
-def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, COLUMNS, n=1)
-    return f"there is no field {name[:100]!r}" + (f"; did you mean {near[0]}?" if near else "")
-
-
-def check_job_count(jobs: int) -> None:
-    """Raise HTTPError (413) when a request holds too many jobs."""
-    if jobs > MAX_JOBS:
-        raise HTTPError(
-            413, f"the request holds more than {MAX_JOBS} jobs; send them in several requests"
-        )
-
-
-def refuse_compression(body: bytes) -> None:
-    """Raise HTTPError (415) for a stream with compressed buffers: a small body could claim any amount of memory.
-
-    Arrow decompresses while it reads, so this looks at the flatbuffer of each message first: Message.header (its third field)
-    is a RecordBatch, or a DictionaryBatch whose second field is one; a RecordBatch's fourth field is its compression.
-    """
-    for message in pa.ipc.MessageReader.open_stream(pa.py_buffer(body)):
-        metadata = message.metadata.to_pybytes()
-        batch = _table_in(metadata, _root(metadata), 2) if message.type != "schema" else None
-        if batch is not None and message.type == "dictionary":
-            batch = _table_in(metadata, batch, 1)
-        if batch is not None and _table_in(metadata, batch, 3) is not None:
-            raise HTTPError(
-                415, "compressed Arrow buffers are not read; write the stream without compression"
-            )
-
-
-def _root(buffer: bytes) -> int:
-    return int(struct.unpack_from("<I", buffer, 0)[0])
-
-
-def _table_in(buffer: bytes, table: int, field: int) -> int | None:
-    """Where the flatbuffer table in slot ``field`` of the one at ``table`` begins, or None when the slot is empty."""
-    vtable = table - struct.unpack_from("<i", buffer, table)[0]
-    if 4 + 2 * field >= struct.unpack_from("<H", buffer, vtable)[0]:
-        return None
-    offset = struct.unpack_from("<H", buffer, vtable + 4 + 2 * field)[0]
-    if not offset:
-        return None
-    place = table + offset
-    return int(place + struct.unpack_from("<I", buffer, place)[0])

@@ -1,193 +1,242 @@
-"""What the two doors ask for: the jobs to predict, how to answer, and the finished jobs that are reported; pure functions."""
+"""The requests of the HTTP contract: limits, values, options and bodies, each declared once.
+
+Decoding, the messages of refusals and the OpenAPI document follow from what is declared here,
+and from the answers in ``answers`` and the endpoints in ``routes``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, cast
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Annotated, Any, Literal
 
-import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
+from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
+from msgspec.structs import fields, force_setattr
 
-from jobs.schema import COLUMNS, QUERY_FIELDS, conform, derive_fields, split_valid
-from services.http.bodies import Batch
-from services.http.columns import CODED, TIME, RowErrors, read_values
-from services.http.errors import HTTPError
+from jobs.schema import COLUMNS, EARLIEST, FIELDS, QUERY_FIELDS, STATUSES, TEXT_BYTES, Field
+from models.ranking.candidates import CANDIDATE_FIELDS
+from models.ranking.order import POLICIES
+
+JSON_TYPE = "application/json"
+ARROW_TYPE = "application/vnd.apache.arrow.stream"
+
+MAX_JOBS = 100_000
+"""Jobs of a request: the answer to more would take longer than a broker's matching loop has."""
+MAX_CANDIDATES = 100_000
+MAX_TASK_JOBS = 1_000_000
+MAX_EXPLAINED = 100
+"""Jobs explained in one request; each takes some milliseconds, for which others wait."""
+MAX_QUANTILES = 20
+MAX_JSON_BYTES = 32 * 2**20
+MAX_ARROW_BYTES = 64 * 2**20
+MAX_JSON_CONTAINERS = 3 * MAX_CANDIDATES + 100
+"""Objects and lists in a JSON body: a job to rank is an object with a list of objects."""
+MAX_JSON_VALUES = 32 * MAX_JOBS + 100
+"""Values in a JSON body: every field of every job."""
 
 REQUIRED = ("job_id", "source")
-OPTIONS = ("quantiles", "coverage", "at", "classes", "explain", "keep")
-MAX_QUANTILES = 20
+"""Fields of every job in a request."""
+FINISHED_REQUIRED = (*REQUIRED, "submitted_at")
 FINISHED = ("completed", "failed", "cancelled", "timeout", "out_of_memory", "preempted", "unknown")
+"""Statuses of a job that has ended."""
+CANDIDATE_MEMBERS = (
+    "site",
+    "queue",
+    "host_power",
+    "input_bytes",
+    *(field.name for field in CANDIDATE_FIELDS),
+)
+"""Fields in which the candidates of one job may differ."""
+FIELD_BY_NAME = {field.name: field for field in (*FIELDS, *CANDIDATE_FIELDS)}
+
+# -- values
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to answer: further ``quantiles``, the ``coverage`` of the range (shares), and the time ``at`` which the history is asked.
-
-    Without ``at`` each job is answered by the outcomes known when it was submitted, weighed as is known today. ``classes`` asks for the
-    likeliest class of each target, ``explain`` for why each job got its answer. Without ``keep`` nothing is put into the
-    prediction log: such jobs are only thought of.
-    """
-
-    quantiles: tuple[float, ...] = ()
-    coverage: float = 0.9
-    at: datetime | None = None
-    classes: bool = False
-    explain: bool = False
-    keep: bool = True
+class Instant(datetime):
+    """A time that an option names: ISO 8601 text, Unix seconds, or ``now``."""
 
 
-@dataclass(frozen=True)
-class PredictRequest:
-    """Jobs to predict: typed columns that are known at submission, in schema order, and the fields that were left unread."""
-
-    jobs: pa.Table
-    unread: tuple[str, ...]
+def _rule(rule: str, **limits: Any) -> Meta:
+    """Limits of an option, and the end of the sentence that refuses another value."""
+    return Meta(extra={"rule": rule}, **limits)
 
 
-@dataclass(frozen=True)
-class OutcomeReport:
-    """Finished jobs: the sane ones as a DataFrame of jobs, and for each other one its index in the request and why."""
+Share = Annotated[float, _rule("must lie between 0.001 and 0.999", ge=0.001, le=0.999)]
+Quantiles = Annotated[
+    tuple[Share, ...],
+    _rule(
+        f"must be a list of at most {MAX_QUANTILES} numbers between 0 and 1",
+        max_length=MAX_QUANTILES,
+    ),
+]
+Count = Annotated[
+    int, _rule(f"must be a whole number from 1 to {MAX_TASK_JOBS}", ge=1, le=MAX_TASK_JOBS)
+]
+Flag = Annotated[bool, _rule("must be true or false")]
+Number = Annotated[float, _rule("must be a number")]
 
-    jobs: pd.DataFrame
-    rejected: list[dict[str, Any]] = field(default_factory=list)
 
-
-def read_options(body: Mapping[str, Any], query: Mapping[str, str]) -> Options:
-    """The options of a request: keys of a JSON body, or query parameters; raises HTTPError (422)."""
-    if twice := [name for name in query if name in body]:
-        raise HTTPError(
-            422, f"the option {twice[0][:100]} is given twice, in the body and in the address"
+def value_type(field: Field, required: bool = False) -> Any:
+    """The type of one field of a job, with its limits and its meaning."""
+    meaning = f"{field.meaning} ({field.unit})" if field.unit else field.meaning
+    value: Any
+    if field.kind == "number":
+        value = Annotated[float, Meta(ge=field.lowest, le=field.highest, description=meaning)]
+    elif field.kind == "time":
+        meaning += (
+            "; ISO 8601 (UTC unless it has an offset) or Unix seconds, "
+            f"from {EARLIEST:%Y} to a day from now"
         )
-    given: dict[str, Any] = {**query, **body}
-    unknown = [name for name in given if name not in OPTIONS]
-    if unknown:
-        raise HTTPError(
-            422, f"there is no option {unknown[0][:100]!r}; the options are {', '.join(OPTIONS)}"
-        )
-    quantiles = given.get("quantiles", ())
-    quantiles = quantiles.split(",") if isinstance(quantiles, str) else quantiles
-    if not isinstance(quantiles, list | tuple) or len(quantiles) > MAX_QUANTILES:
-        raise HTTPError(
-            422, f"quantiles must be a list of at most {MAX_QUANTILES} numbers between 0 and 1"
-        )
-    levels = tuple(_share("quantiles", value) for value in quantiles)
-    coverage, at = _share("coverage", given.get("coverage", 0.9)), read_time_option(given.get("at"))
-    yes = {
-        name: _yes(name, given.get(name, usual))
-        for name, usual in (("classes", False), ("explain", False), ("keep", True))
-    }
-    return Options(tuple(dict.fromkeys(levels)), coverage, at, **yes)
+        value = Annotated[Annotated[datetime, Meta(tz=True)] | float, Meta(description=meaning)]
+    elif field.name == "status":
+        value = Annotated[Literal[STATUSES], Meta(description=meaning)]
+    else:
+        value = Annotated[
+            str,
+            Meta(
+                min_length=int(required),
+                max_length=TEXT_BYTES,
+                pattern="^[^\\x00]*$",
+                description=f"{meaning}; at most {TEXT_BYTES} bytes of UTF-8",
+            ),
+        ]
+    return value if required else value | None
 
 
-def _yes(name: str, value: Any) -> bool:
-    """An option that is true or false, in an address too."""
-    found = {"true": True, "false": False}.get(value) if isinstance(value, str) else value
-    if not isinstance(found, bool):
-        raise HTTPError(422, f"{name} must be true or false")
-    return found
+def _list(item: Any, **limits: Any) -> Any:
+    return Annotated[list[item], Meta(**limits)]
 
 
-def read_time_option(value: Any) -> datetime | None:
-    """The time of the option ``at``: ISO 8601 text, Unix seconds, or ``now``."""
-    if value is None:
-        return None
-    if value == "now":
-        return datetime.now(UTC)
-    errors = RowErrors()
-    read = read_values("submitted_at", [value], errors)
-    if errors.by_row:
-        raise HTTPError(
-            422,
-            f"at is no time to ask the history of: {errors.by_row[0].replace('submitted_at', 'at')}",
-        )
-    return cast(datetime, read[0].as_py())
-
-
-def _share(name: str, value: Any) -> float:
-    try:
-        share = (
-            float(value)
-            if not isinstance(value, bool) and isinstance(value, str | int | float)
-            else np.nan
-        )
-    except (ValueError, OverflowError):
-        share = np.nan
-    if not 0.001 <= share <= 0.999:
-        raise HTTPError(422, f"{name} must lie between 0.001 and 0.999")
-    return round(share, 6)
-
-
-def read_jobs_to_predict(batch: Batch, now: datetime | None = None) -> PredictRequest:
-    """The jobs of a batch as they stand at submission; outcomes that came along are left unread, by the law of time.
-
-    A job without ``submitted_at`` is submitted now. Raises HTTPError (422) naming the first job that cannot be read.
-    """
-    errors, table = batch.errors, batch.jobs
-    _require(batch, REQUIRED)
-    unread = tuple(
-        name for name in table.column_names if name in COLUMNS and name not in QUERY_FIELDS
+def _struct(name: str, members: Iterable[tuple[Any, ...]], **options: Any) -> type[Struct]:
+    return defstruct(
+        name, list(members), forbid_unknown_fields=True, kw_only=True, module=__name__, **options
     )
-    # What is wrong with a field that is not read is still wrong: the caller wants to know.
-    if errors.by_row:
-        raise HTTPError(422, errors.first)
-    jobs = table.select([name for name in QUERY_FIELDS if name in table.column_names])
-    for name in REQUIRED:
-        if name not in jobs.column_names:  # no rows at all
-            jobs = jobs.append_column(name, pa.nulls(0, pa.string() if name == "job_id" else CODED))
-    return PredictRequest(_submitted(jobs, now or datetime.now(UTC)), unread)
 
 
-def _submitted(jobs: pa.Table, now: datetime) -> pa.Table:
-    if "submitted_at" not in jobs.column_names:
-        return jobs.append_column("submitted_at", pa.repeat(pa.scalar(now, TIME), len(jobs)))
-    place = jobs.column_names.index("submitted_at")
-    submitted = jobs.column(place)
+def job_struct(name: str, names: Iterable[str], required: Iterable[str] = ()) -> type[Struct]:
+    """A job as an object with the fields ``names``, of which ``required`` must be there."""
+    return _struct(
+        name,
+        (
+            (field, value_type(FIELD_BY_NAME[field], required=True))
+            if field in required
+            else (field, value_type(FIELD_BY_NAME[field]), None)
+            for field in names
+        ),
+    )
+
+
+def column_struct(job: type[Struct]) -> type[Struct]:
+    """Jobs as an object with a list of values for each field; all lists have one length."""
+    return _struct(
+        f"{job.__name__}Columns",
+        (
+            (field.name, _list(field.type, max_length=MAX_JOBS))
+            + (() if field.required else (UNSET,))
+            for field in fields(job)
+        ),
+    )
+
+
+def unchecked(name: str, names: Iterable[str], value: Any = Any, **more: Any) -> type[Struct]:
+    """The struct that decodes an object with members ``names``: UNSET where one is missing.
+
+    Values are checked later, by column, so that one wrong job is named and the others are kept.
+    ``more`` are further members and their types.
+    """
+    members = [(member, value) for member in names] + list(more.items())
+    return defstruct(
+        name,
+        [(member, kind if kind is Any else kind | UnsetType, UNSET) for member, kind in members],
+        forbid_unknown_fields=True,
+        gc=False,
+    )
+
+
+# -- options
+
+
+class Options(Struct, frozen=True, forbid_unknown_fields=True):
+    """How to answer ``POST /predict``.
+
+    Without ``at`` each job is predicted from the outcomes available when it was submitted.
+    """
+
+    quantiles: Quantiles = ()
+    coverage: Share = 0.9
+    at: Instant | None = None
+    classes: Annotated[Flag, Meta(description="the likeliest class of each target too")] = False
+    explain: Annotated[Flag, Meta(description=f"why, too; at most {MAX_EXPLAINED} jobs")] = False
+    keep: Annotated[
+        Flag, Meta(description="false: hypothetical jobs, left out of the prediction log")
+    ] = True
+
+    def __post_init__(self) -> None:
+        levels = dict.fromkeys(round(level, 6) for level in self.quantiles)
+        force_setattr(self, "quantiles", tuple(levels))
+        force_setattr(self, "coverage", round(self.coverage, 6))
+
+
+class NoOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """An endpoint without options."""
+
+
+class TaskOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """The number of jobs of a task, how many may run at once (None: all), and as of when."""
+
+    jobs: Count
+    at_once: Count | None = None
+    at: Instant | None = None
+
+
+class RankOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """How to order candidates, and as of when (None: now)."""
+
+    policy: Annotated[
+        str, _rule("must be text"), Meta(extra_json_schema={"enum": list(POLICIES)})
+    ] = "mean"
+    tuning: Number = 1.0
+    level: Number = 0.9
+    overlap: Flag = False
+    at: Instant | None = None
+
+
+# -- bodies
+
+JobToPredict = job_struct("JobToPredict", COLUMNS, REQUIRED)
+FinishedJob = job_struct("FinishedJob", COLUMNS, FINISHED_REQUIRED)
+TaskJob = job_struct("TaskJob", QUERY_FIELDS, ("source",))
+Candidate = job_struct("Candidate", CANDIDATE_MEMBERS)
+JobToRank = _struct(
+    "JobToRank",
+    (
+        *((field.name, field.type, None) for field in fields(TaskJob)),
+        *((name, value_type(FIELD_BY_NAME[name]), None) for name in CANDIDATE_MEMBERS[-4:]),
+        ("candidates", _list(Candidate, min_length=1)),
+    ),
+)
+
+
+def _body(name: str, member: str, content: Any, options: type[Struct]) -> type[Struct]:
+    """An object with ``member`` and, beside it, the options."""
+    return _struct(name, ((member, content),), bases=(options,), frozen=True)
+
+
+def _batch(job: type[Struct], options: type[Struct]) -> tuple[type[Struct], type[Struct]]:
+    """The two forms of a body of jobs: a list of objects, or an object of lists."""
+    rows = _list(job, max_length=MAX_JOBS)
     return (
-        jobs.set_column(place, "submitted_at", submitted.fill_null(pa.scalar(now, TIME)))
-        if submitted.null_count
-        else jobs
+        _body(f"{job.__name__}Body", "jobs", rows, options),
+        _body(f"{job.__name__}ColumnsBody", "columns", column_struct(job), options),
     )
 
 
-def read_outcomes(batch: Batch, now: datetime | None = None) -> OutcomeReport:
-    """The finished jobs of a batch, derived times filled in, and the rejected ones with index and reason."""
-    errors = batch.errors
-    _require(batch, (*REQUIRED, "submitted_at"))
-    if not batch.jobs.num_rows:
-        return OutcomeReport(conform(pd.DataFrame()))
-    frame = conform(batch.jobs.to_pandas())
-    frame["status"] = frame["status"].fillna("unknown")
-    jobs = derive_fields(frame.drop(index=list(errors.by_row)))
-    unfinished = jobs["ended_at"].isna() | ~jobs["status"].isin(FINISHED)
-    errors.add_all_named(
-        jobs.index[unfinished],
-        "this is no finished job: it needs ended_at, or started_at and walltime, and an end status",
-    )
-    jobs, reasons = split_valid(jobs[~unfinished], now)
-    for index, reason in reasons.items():
-        errors.add(int(str(index)), str(reason))
-    return OutcomeReport(
-        jobs, [{"index": index, "reason": errors.by_row[index]} for index in sorted(errors.by_row)]
-    )
-
-
-def _require(batch: Batch, names: tuple[str, ...]) -> None:
-    """Note the jobs that lack a field they must have; a batch of columns that lacks a column is refused whole (422)."""
-    table, errors = batch.jobs, batch.errors
-    for name in names:
-        if name in table.column_names:
-            if table.column(name).null_count:
-                errors.add_all(
-                    pc.is_null(table.column(name)).to_numpy(),
-                    lambda _, name=name: f"{name} is missing",
-                )
-        elif batch.shape == "rows":
-            errors.add_all(
-                np.ones(table.num_rows, dtype=bool), lambda _, name=name: f"{name} is missing"
-            )
-        else:
-            raise HTTPError(422, f"the column {name} is missing")
+PREDICT_BODIES = _batch(JobToPredict, Options)
+OUTCOMES_BODIES = _batch(FinishedJob, NoOptions)
+TaskBody = _body("TaskBody", "task", TaskJob, TaskOptions)
+RankBody = _body(
+    "RankBody",
+    "jobs",
+    _list(JobToRank, max_length=MAX_CANDIDATES),
+    RankOptions,
+)

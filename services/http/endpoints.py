@@ -1,6 +1,7 @@
-"""The doors: what each address does with a request. A Starlette app, mounted into the BentoML service.
+"""The endpoints of a live predictor: a Starlette app, mounted into the BentoML service.
 
-Bodies are read here, bounded; the work itself runs in threads, so that the process goes on answering whether it lives.
+Bodies are read here, bounded; the work itself runs in threads, so that the process goes on
+answering its liveness probe.
 """
 
 from __future__ import annotations
@@ -9,25 +10,37 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from starlette._utils import get_route_path
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Receive, Scope, Send
 
-from services.http import metrics as measured
-from services.http.admission import Admission, Reservation, read_bounded_body
-from services.http.bodies import ARROW_TYPE, JSON_TYPE, MAX_ARROW_BYTES, MAX_JSON_BYTES, read_body
-from services.http.columns import one_array
-from services.http.contract import read_jobs_to_predict, read_options, read_outcomes
-from services.http.errors import HTTPError, error_response
+from services.http import metrics as predictor_metrics
+from services.http.admission import Admission, Work, read_bounded_body, run
+from services.http.bodies import media_type, read_body
+from services.http.columns import single_array
+from services.http.contract import (
+    ARROW_TYPE,
+    JSON_TYPE,
+    MAX_ARROW_BYTES,
+    MAX_JSON_BYTES,
+    NoOptions,
+    Options,
+)
+from services.http.errors import HTTPError, error_response, send_error
 from services.http.openapi import PAGE, describe
+from services.http.options import read_options
 from services.http.rank import read_rank, write_rank
+from services.http.requests import read_jobs_to_predict, read_outcomes
 from services.http.responses import write_answer, write_json
 from services.http.task import read_task
 from services.http.tracing import Traces
@@ -38,237 +51,271 @@ if TYPE_CHECKING:
 log = logging.getLogger("bentoml.gridcast")
 
 PATIENCE = 10.0
-"""Seconds for a body to arrive, and for a report to be stored, before the caller is told to come again."""
-PREDICTING, REPORTING = 2, 2
-"""Threads: predictions share one history under one lock, so more than one and a reader ahead of it gains nothing."""
+"""Seconds for a body to arrive, and for a report to be stored."""
+PREDICTING_THREADS, REPORTING_THREADS = 2, 2
+"""Predictions share one history under one lock: more than one and a reader ahead gain nothing."""
 SLOW = 1.0
-"""Seconds."""
-REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-WAITING = 64
-HELD_BYTES = 256 * 2**20
-
-Handler = Callable[[Request, Reservation], Awaitable[tuple[Response, int]]]
-Made = TypeVar("Made")
+"""Seconds from which on a request is worth a line in the log."""
+MAX_REQUESTS = 64
+MAX_BODY_BYTES = 256 * 2**20
+"""Bytes of the bodies of all requests in hand."""
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
-def _tell(
-    request_id: str, endpoint: str, door: str, status: int, jobs: int, seconds: float
-) -> None:
-    """A line of JSON about a request, and nothing of what was in it; only a refused or slow one is worth a line that is kept."""
-    level = logging.INFO if status != 200 or seconds > SLOW else logging.DEBUG
-    if log.isEnabledFor(level):
-        told = {
-            "request_id": request_id,
-            "endpoint": endpoint,
-            "door": door,
-            "status": status,
-            "jobs": jobs,
-            "ms": round(seconds * 1e3, 1),
-        }
-        log.log(level, "%s", write_json(told).decode())
+@dataclass(frozen=True)
+class Body:
+    """A request as it was read: media type, body, and query parameters."""
+
+    media_type: str
+    content: bytes
+    query: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer of status 200, and about how many jobs it is."""
+
+    media_type: str
+    content: bytes
+    jobs: int
+
+
+Handler = Callable[[Body, Work[Answer]], Answer]
+
+
+class ExactRoute(Route):
+    """One address, compared as the guard compares it.
+
+    The pattern of a plain route lets a line feed follow, which the guard's table does not.
+    """
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """FULL for the path itself, whatever the method."""
+        if scope["type"] == "http" and get_route_path(scope) == self.path:
+            return Match.FULL, {"endpoint": self.endpoint, "path_params": {}}
+        return Match.NONE, {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or refuse another method (405)."""
+        methods = sorted(self.methods or ())
+        if scope["method"] in methods:
+            await self.app(scope, receive, send)
+            return
+        error = HTTPError(405, f"{self.path} takes {' and '.join(methods)} only")
+        response = error_response(error)
+        response.headers["Allow"] = ", ".join(methods)
+        await response(scope, receive, send)
+
+
+class UnknownRoute(BaseRoute):
+    """Every other path but that of Swagger UI's files, which BentoML serves after this app."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """FULL for all but those files, and paths that redirect to one without the last slash."""
+        path = get_route_path(scope)
+        if scope["type"] != "http" or path.startswith("/static_content/") or path.endswith("/"):
+            return Match.NONE, {}
+        return Match.FULL, {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse (404)."""
+        await send_error(HTTPError(404, "there is nothing at this address"), scope, receive, send)
 
 
 class Endpoints:
-    """The endpoints over one live state, which ``open`` brings: BentoML wants the app before the worker has started."""
-
-    live: LivePredictor
-    metrics: measured.Metrics
-    traces: Traces
+    """The endpoints; ``attach`` brings the predictor, since BentoML wants the app before its worker."""
 
     def __init__(self) -> None:
-        self.admission = Admission(WAITING, HELD_BYTES)
-        self.predicting = ThreadPoolExecutor(PREDICTING, "predict")
-        self.reporting = ThreadPoolExecutor(REPORTING, "report")
+        self.admission = Admission(MAX_REQUESTS, MAX_BODY_BYTES)
+        self.predicting = ThreadPoolExecutor(PREDICTING_THREADS, "predict")
+        self.reporting = ThreadPoolExecutor(REPORTING_THREADS, "report")
 
-    def open(self, live: LivePredictor, traces: Traces) -> None:
-        """Answer from ``live`` from now on."""
-        self.live = live
-        self.metrics = live.metrics
+    def attach(self, predictor: LivePredictor, traces: Traces) -> None:
+        """Answer from ``predictor`` from now on."""
+        self.predictor = predictor
+        self.metrics = predictor.metrics
         self.traces = traces
 
     def app(self) -> Starlette:
         """The app to mount."""
-        doors = {
+        posts: dict[str, Handler] = {
             "/predict": self._predict,
             "/outcomes": self._outcomes,
             "/task": self._task,
             "/rank": self._rank,
         }
-        pages = {
+        gets: dict[str, Callable[[Request], Awaitable[Response]]] = {
             "/model": self._model,
             "/metrics": self._metrics,
-            "/docs.json": self._docs,
-            "/openapi.json": self._docs,
+            "/docs.json": self._document,
+            "/openapi.json": self._document,
             "/": self._page,
         }
         return Starlette(
             routes=[
                 *(
-                    Route(path, self._counted(path[1:], door), methods=["POST"])
-                    for path, door in doors.items()
+                    ExactRoute(path, self._measured(path[1:], handler), methods=["POST"])
+                    for path, handler in posts.items()
                 ),
-                *(Route(path, page, methods=["GET"]) for path, page in pages.items()),
+                *(ExactRoute(path, page, methods=["GET"]) for path, page in gets.items()),
+                UnknownRoute(),
             ]
         )
 
-    def _counted(self, name: str, door: Handler) -> Callable[[Request], Awaitable[Response]]:
-        """A door as an endpoint: admitted, measured, traced, and whatever goes wrong in it answered by one sentence."""
+    # -- around every request with a body
 
-        async def answer(request: Request) -> Response:
+    def _measured(self, name: str, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+        """An endpoint that is counted, timed, traced and logged."""
+
+        async def endpoint(request: Request) -> Response:
             started = time.perf_counter()
-            given = request.headers.get("x-request-id", "")
-            request_id = given if REQUEST_ID.fullmatch(given) else uuid4().hex
-            kind = "arrow" if ARROW_TYPE in request.headers.get("content-type", "") else "json"
+            header = request.headers.get("x-request-id", "")
+            request_id = header if _REQUEST_ID.fullmatch(header) else uuid4().hex
+            content_type = request.headers.get("content-type", "")
+            form = "arrow" if content_type.lower().startswith(ARROW_TYPE) else "json"
             with self.traces.request(f"POST /{name}", request.headers) as span:
-                response, jobs = await self._answered(request, name, door, request_id)
+                response, jobs = await self._answered(request, name, handler, request_id)
                 span.set_attributes(
                     {
                         "http.request.method": "POST",
                         "http.route": f"/{name}",
-                        "gridcast.request_id": request_id,
-                    }
-                )
-                span.set_attributes(
-                    {
                         "http.response.status_code": response.status_code,
-                        "gridcast.door": kind,
+                        "gridcast.request_id": request_id,
+                        "gridcast.door": form,
                         "gridcast.jobs": jobs,
                     }
                 )
             response.headers["X-Request-ID"] = request_id
             seconds = time.perf_counter() - started
-            self.metrics.requests.labels(name, kind, str(response.status_code)).inc()
+            self.metrics.requests.labels(name, form, str(response.status_code)).inc()
             if jobs:
-                self.metrics.request_seconds.labels(name, kind, measured.size_class(jobs)).observe(
-                    seconds
-                )
-            _tell(request_id, name, kind, response.status_code, jobs, seconds)
+                size = predictor_metrics.size_class(jobs)
+                self.metrics.request_seconds.labels(name, form, size).observe(seconds)
+            _log_request(request_id, name, form, response.status_code, jobs, seconds)
             return response
 
-        return answer
+        return endpoint
 
     async def _answered(
-        self, request: Request, name: str, door: Handler, request_id: str
+        self, request: Request, name: str, handler: Handler, request_id: str
     ) -> tuple[Response, int]:
+        """The response, and about how many jobs it is; every failure is one sentence."""
         try:
-            with self.admission.admit() as reservation:
-                return await door(request, reservation)
+            answer = await self._answer(request, name, handler)
+            return Response(answer.content, media_type=answer.media_type), answer.jobs
         except HTTPError as refusal:
-            return error_response(refusal), 0
+            error = refusal
         except ClientDisconnect:
-            return error_response(
-                HTTPError(400, "the connection closed before the body was whole")
-            ), 0
+            error = HTTPError(400, "the client closed the connection before it was answered")
         except Exception:
             log.exception("request %s to /%s failed", request_id, name)
-            return error_response(
-                HTTPError(
-                    500, f"this should not have happened; the log tells more under {request_id}"
-                )
-            ), 0
+            error = HTTPError(500, f"internal error; the log tells more under {request_id}")
+        return error_response(error), 0
 
-    async def _in_thread(self, threads: ThreadPoolExecutor, work: Callable[[], Made]) -> Made:
-        """What ``work`` makes in one of ``threads``, its spans within the request's."""
-        return await asyncio.get_running_loop().run_in_executor(threads, copy_context().run, work)
+    async def _answer(self, request: Request, name: str, handler: Handler) -> Answer:
+        """Admit a request, read its body, and do its work in a thread."""
+        with self.admission.admit() as reservation:
+            media = media_type(request.headers.get("content-type", ""))
+            if request.headers.get("content-encoding", "identity").lower() != "identity":
+                raise HTTPError(415, "compressed bodies are not read")
+            content = await read_bounded_body(
+                request.stream(),
+                request.headers.get("content-length"),
+                MAX_ARROW_BYTES if media == ARROW_TYPE else MAX_JSON_BYTES,
+                reservation,
+                PATIENCE,
+            )
+            body = Body(media, content, dict(request.query_params))
+            work = Work[Answer](lambda work, body=body: handler(body, work))  # type: ignore[misc]
+            del content, body  # the work alone keeps them
+            if name != "outcomes":
+                return await run(work, self.predicting, request, reservation)
+            try:
+                return await run(work, self.reporting, request, reservation, PATIENCE)
+            except TimeoutError:
+                # What a thread has begun may still be stored; sending it again changes nothing.
+                raise HTTPError(
+                    503,
+                    "the store is busy; nothing was promised, so send the same outcomes again",
+                    retry_after=5,
+                ) from None
 
-    async def _body(self, request: Request, reservation: Reservation) -> tuple[str, bytes]:
-        kind = request.headers.get("content-type", "")
-        plain = kind.partition(";")[0].strip().lower()
-        if plain not in (JSON_TYPE, ARROW_TYPE):
-            raise HTTPError(415, f"the content type must be {JSON_TYPE} or {ARROW_TYPE}")
-        if request.headers.get("content-encoding", "identity").lower() != "identity":
-            raise HTTPError(415, "compressed bodies are not read")
-        most = MAX_ARROW_BYTES if plain == ARROW_TYPE else MAX_JSON_BYTES
-        body = await read_bounded_body(
-            request.stream(), request.headers.get("content-length"), most, reservation, PATIENCE
-        )
-        return kind, body
+    @contextmanager
+    def _step(self, name: str, work: Work[Answer]) -> Iterator[None]:
+        """A step of the work of a request: a span, not begun where nobody waits any more."""
+        work.check()
+        with self.traces.step(name):
+            yield
 
-    async def _predict(self, request: Request, reservation: Reservation) -> tuple[Response, int]:
-        kind, body = await self._body(request, reservation)
-        query = dict(request.query_params)
+    # -- the work of each endpoint
 
-        def work() -> tuple[str, bytes, int]:
-            with self.live.idle.answering():
-                with self.traces.step("read"):
-                    batch = read_body(kind, body)
-                    options = read_options(batch.options, query)
-                    asked = read_jobs_to_predict(batch)
-                with self.traces.step("predict"):
-                    answers, about = self.live.predict(asked, options)
-                self.metrics.jobs.labels(
-                    "arrow" if batch.shape == "arrow" else "json", about["model_version"]
-                ).inc(len(answers))
-                with self.traces.step("write"):
-                    job_ids = one_array(asked.jobs.column("job_id"))
-                    return *write_answer(
-                        answers, job_ids, {**about, "unread": list(asked.unread)}, batch.shape
-                    ), len(answers)
+    def _predict(self, body: Body, work: Work[Answer]) -> Answer:
+        with self.predictor.idle.answering():
+            with self._step("read", work):
+                batch = read_body(body.media_type, body.content)
+                options = read_options(batch.options, body.query, Options)
+                request = read_jobs_to_predict(batch)
+            with self._step("predict", work):
+                answers, about = self.predictor.predict(request, options)
+            form = "arrow" if batch.shape == "arrow" else "json"
+            self.metrics.jobs.labels(form, about["model_version"]).inc(len(answers))
+            with self._step("write", work):
+                job_ids = single_array(request.jobs.column("job_id"))
+                about["unread"] = list(request.unread)
+                return Answer(*write_answer(answers, job_ids, about, batch.shape), len(answers))
 
-        content_type, content, jobs = await self._in_thread(self.predicting, work)
-        return Response(content, media_type=content_type), jobs
+    def _outcomes(self, body: Body, work: Work[Answer]) -> Answer:
+        with self._step("read", work):
+            batch = read_body(body.media_type, body.content, NoOptions)
+            report = read_outcomes(batch)
+        with self._step("store and learn", work):
+            counts = self.predictor.report(report.jobs)
+        for result, count in {**counts, "rejected": len(report.rejected)}.items():
+            self.metrics.outcomes.labels(result).inc(count)
+        answer = {**counts, "rejected": report.rejected}
+        return Answer(JSON_TYPE, write_json(answer), batch.jobs.num_rows)
 
-    async def _outcomes(self, request: Request, reservation: Reservation) -> tuple[Response, int]:
-        kind, body = await self._body(request, reservation)
-
-        def work() -> tuple[bytes, int]:
-            with self.traces.step("read"):
-                batch = read_body(kind, body)
-                if batch.options:
-                    raise HTTPError(
-                        422, f"there is no option {next(iter(batch.options))[:100]!r} here"
-                    )
-                reported = read_outcomes(batch)
-            with self.traces.step("store and learn"):
-                added = self.live.report(reported.jobs)
-            for result, count in {**added, "rejected": len(reported.rejected)}.items():
-                self.metrics.outcomes.labels(result).inc(count)
-            return write_json({**added, "rejected": reported.rejected}), batch.jobs.num_rows
-
-        try:
-            # A report that a thread has begun may still be stored after this; sending it again changes nothing.
-            content, jobs = await asyncio.wait_for(self._in_thread(self.reporting, work), PATIENCE)
-        except TimeoutError:
-            raise HTTPError(
-                503,
-                "the store is busy; nothing was promised, so send the same outcomes again",
-                retry_after=5,
-            ) from None
-        return Response(content, media_type=JSON_TYPE), jobs
-
-    async def _task(self, request: Request, reservation: Reservation) -> tuple[Response, int]:
-        kind, body = await self._body(request, reservation)
-        if not kind.lower().startswith(JSON_TYPE):
+    def _task(self, body: Body, work: Work[Answer]) -> Answer:
+        if body.media_type != JSON_TYPE:
             raise HTTPError(415, f"the content type must be {JSON_TYPE}")
+        with self.predictor.idle.answering(), self._step("task", work):
+            return Answer(JSON_TYPE, write_json(self.predictor.task(read_task(body.content))), 1)
 
-        def work() -> bytes:
-            with self.live.idle.answering(), self.traces.step("task"):
-                return write_json(self.live.task(read_task(body)))
-
-        return Response(await self._in_thread(self.predicting, work), media_type=JSON_TYPE), 1
-
-    async def _rank(self, request: Request, reservation: Reservation) -> tuple[Response, int]:
-        kind, body = await self._body(request, reservation)
-        query = dict(request.query_params)
-
-        def work() -> tuple[str, bytes, int]:
-            with self.live.idle.answering(), self.traces.step("rank"):
-                asked = read_rank(kind, body, query)
-                ranked, version = self.live.rank(asked)
-                return *write_rank(ranked, version, asked.arrow), len(ranked)
-
-        content_type, content, candidates = await self._in_thread(self.predicting, work)
-        return Response(content, media_type=content_type), candidates
+    def _rank(self, body: Body, work: Work[Answer]) -> Answer:
+        with self.predictor.idle.answering():
+            with self._step("read", work):
+                request = read_rank(body.media_type, body.content, body.query)
+            with self._step("rank", work):
+                ranked, version = self.predictor.rank(request)
+            with self._step("write", work):
+                return Answer(*write_rank(ranked, version, request.arrow), len(ranked))
 
     async def _model(self, _: Request) -> Response:
-        return Response(write_json(self.live.describe()), media_type=JSON_TYPE)
+        return Response(write_json(self.predictor.describe()), media_type=JSON_TYPE)
 
     async def _metrics(self, _: Request) -> Response:
-        content_type, text = await asyncio.to_thread(measured.expose)
+        content_type, text = await asyncio.to_thread(predictor_metrics.expose)
         return Response(text, media_type=content_type)
 
-    async def _docs(self, _: Request) -> Response:
+    async def _document(self, _: Request) -> Response:
         return Response(write_json(describe()), media_type=JSON_TYPE)
 
     async def _page(self, _: Request) -> Response:
         return HTMLResponse(PAGE)
+
+
+def _log_request(
+    request_id: str, endpoint: str, form: str, status: int, jobs: int, seconds: float
+) -> None:
+    """Log a line of JSON about a request, nothing of its content; a good quick one for debugging."""
+    level = logging.INFO if status != 200 or seconds > SLOW else logging.DEBUG
+    if log.isEnabledFor(level):
+        line = {
+            "request_id": request_id,
+            "endpoint": endpoint,
+            "door": form,
+            "status": status,
+            "jobs": jobs,
+            "ms": round(seconds * 1e3, 1),
+        }
+        log.log(level, "%s", write_json(line).decode())

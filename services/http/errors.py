@@ -1,4 +1,4 @@
-"""A request that is not answered as asked: one status code, one clear sentence."""
+"""Refused requests: one status code, one clear sentence."""
 
 from __future__ import annotations
 
@@ -6,32 +6,45 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+MAX_QUOTED = 100
+"""Characters of a caller's text that a message repeats."""
+
 
 class HTTPError(Exception):
-    """The caller gets ``status`` and ``{"error": sentence}``; ``retry_after`` (s) says when to try again."""
+    """A request is answered with ``status`` and ``{"error": message}``.
 
-    def __init__(self, status: int, sentence: str, retry_after: int | None = None) -> None:
-        super().__init__(sentence)
+    Args:
+        status: The HTTP status code.
+        message: One sentence.
+        retry_after: After how many seconds the same request may succeed, where it may.
+    """
+
+    def __init__(self, status: int, message: str, retry_after: int | None = None) -> None:
+        super().__init__(message)
         self.status = status
-        self.message = sentence
+        self.message = message
         self.retry_after = retry_after
 
 
-def error_response(refusal: HTTPError) -> Response:
+def quote(text: str) -> str:
+    """A caller's text for a message: quoted, and cut where it is long."""
+    return repr(text[:MAX_QUOTED])
+
+
+def error_response(error: HTTPError) -> Response:
     """The response to a refused request."""
     headers = {}
-    if refusal.retry_after is not None:
-        headers["Retry-After"] = str(refusal.retry_after)
-    if refusal.status == 401:
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if refusal.status == 413:
-        # What is left of an oversized body is not read, so the connection cannot serve another request.
+    if error.status in (413, 431):
+        # The rest of an oversized request is not read: the connection cannot serve another one.
         headers["Connection"] = "close"
-    return Response(
-        orjson.dumps({"error": refusal.message}), refusal.status, headers, "application/json"
-    )
+    body = orjson.dumps({"error": error.message})
+    return Response(body, error.status, headers, "application/json")
 
 
-async def send_error(refusal: HTTPError, scope: Scope, receive: Receive, send: Send) -> None:
+async def send_error(error: HTTPError, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a refused request from ASGI middleware."""
-    await error_response(refusal)(scope, receive, send)
+    await error_response(error)(scope, receive, send)

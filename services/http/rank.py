@@ -1,8 +1,9 @@
-"""The call that ranks candidates: its body read, bounded, and its answer written; pure functions."""
+"""Requests that rank candidates: reading ``POST /rank`` and writing its answer; pure functions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,22 +11,51 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
+from msgspec import UNSET, Struct
+from msgspec import json as msgspec_json
+from msgspec.structs import asdict
 
-from jobs.coded_jobs import Coded
+from infra.aliases import Array
+from jobs.coded_jobs import Coded, CodedJobs
 from jobs.schema import QUERY_FIELDS
-from models.ranking.candidates import CANDIDATE_COLUMNS, Candidates
+from models.ranking.candidates import Candidates
 from models.ranking.order import RankingError, Rule
 from models.ranking.ranker import Ranked
-from services.http.bodies import ARROW_TYPE, JSON_TYPE, parse_json, read_columns, read_stream
-from services.http.columns import RowErrors, read_array, read_values, to_coded_jobs
-from services.http.contract import read_time_option
-from services.http.errors import HTTPError
+from services.http.bodies import (
+    columns_of,
+    decode,
+    media_type,
+    read_columns,
+    read_stream,
+    set_members,
+)
+from services.http.columns import (
+    MAX_COLUMN_BYTES,
+    RowErrors,
+    read_array,
+    read_values,
+    to_coded_jobs,
+)
+from services.http.contract import (
+    ARROW_TYPE,
+    CANDIDATE_MEMBERS,
+    JSON_TYPE,
+    MAX_CANDIDATES,
+    RankOptions,
+    unchecked,
+)
+from services.http.errors import HTTPError, quote
+from services.http.options import read_options, unknown_option
+from services.http.responses import json_rows, write_stream
 
-MAX_CANDIDATES = 100_000
-OF_CANDIDATE = ("site", "queue", "host_power", "input_bytes", *CANDIDATE_COLUMNS)
-"""What may differ between the candidates of a job; the rest is told of the job."""
-OPTIONS = ("policy", "tuning", "level", "overlap", "at")
-_KNOWN = frozenset({*QUERY_FIELDS, *OF_CANDIDATE})
+_JOB_FIELDS = tuple(dict.fromkeys((*QUERY_FIELDS, *CANDIDATE_MEMBERS)))
+_Candidate: Any = unchecked("Candidate", CANDIDATE_MEMBERS)
+_Job: Any = unchecked("Job", _JOB_FIELDS, candidates=list[_Candidate])
+_OPTIONS = RankOptions.__struct_fields__
+_DECODER: Any = msgspec_json.Decoder(unchecked("Body", _OPTIONS, jobs=list[_Job]))
+_FORM = HTTPError(
+    422, 'the body must be an object with "jobs", a list of jobs, each with its "candidates"'
+)
 
 
 @dataclass(frozen=True)
@@ -39,136 +69,221 @@ class RankRequest:
 
 
 def read_rank(content_type: str, body: bytes, query: Mapping[str, str]) -> RankRequest:
-    """Read ``{"jobs": [{…, "candidates": [{"site": …}, …]}], "policy": …}`` or an Arrow stream with a row a candidate.
+    """Read jobs with their candidates, or an Arrow stream with a row a candidate.
 
-    Options of an Arrow body are in the ``query``. Raises HTTPError (400, 413, 415, 422).
+    Args:
+        content_type: The Content-Type header.
+        body: ``{"jobs": [{…, "candidates": [{"site": …}, …]}], "policy": …}`` or the stream.
+        query: Options; they replace those of a JSON body.
+
+    Raises:
+        HTTPError: 400, 413, 415 or 422.
     """
-    if content_type.partition(";")[0].strip().lower() == ARROW_TYPE:
-        return _asked(_from_arrow(body), dict(query), arrow=True)
-    given = parse_json(body)
-    if not isinstance(given, dict) or not isinstance(given.get("jobs"), list):
-        raise HTTPError(
-            422,
-            'the body must be an object with "jobs", a list of jobs, each with its "candidates"',
-        )
-    jobs = [_rows(place, job) for place, job in enumerate(given.pop("jobs"))]
-    names = [rows[0]["job_id"] for rows in jobs]
-    if len(set(names)) < len(names):
-        twice = next(name for place, name in enumerate(names) if name in names[:place])
-        raise HTTPError(
-            422,
-            f"job {twice[:100]} is there twice (a job without a job_id is called by its place, from 0)",
-        )
-    rows = [row for rows in jobs for row in rows]
-    _check(len(rows))
-    columns = {
-        name: [row.get(name) for row in rows]
-        for name in dict.fromkeys(name for row in rows for name in row)
-    }
-    return _asked(_typed(columns, len(rows), read_values), given | dict(query), arrow=False)
+    arrow = media_type(content_type) == ARROW_TYPE
+    candidates, members = (_from_arrow(body), {}) if arrow else _from_json(body)
+    members = {name: value for name, value in members.items() if name not in query}
+    options = read_options(members, query, RankOptions)
+    try:
+        rule = Rule(options.policy, options.tuning, options.level, options.overlap)
+    except RankingError as error:
+        raise HTTPError(422, str(error)) from None
+    return RankRequest(candidates, rule, options.at, arrow)
 
 
-def _rows(place: int, job: Any) -> list[dict[str, Any]]:
-    if not isinstance(job, dict) or not isinstance(candidates := job.get("candidates"), list):
-        raise HTTPError(422, f"job {place} must be an object with a list of candidates")
-    name = str(job.get("job_id") or place)
-    if not candidates:
-        raise HTTPError(422, f"job {name[:100]} has no candidates")
-    told = {key: value for key, value in job.items() if key != "candidates"} | {"job_id": name}
-    for candidate in candidates:
-        if not isinstance(candidate, dict) or (
-            strange := [key for key in candidate if key not in OF_CANDIDATE]
-        ):
-            wrong = (
-                f"has no field {strange[0][:100]!r}"
-                if isinstance(candidate, dict)
-                else "is not an object"
-            )
+# -- JSON
+
+
+def _from_json(body: bytes) -> tuple[Candidates, dict[str, Any]]:
+    """The candidates of a JSON body, and its options.
+
+    A job's own values are typed once, not once a candidate: they may be long.
+    """
+
+    def explain(_: str, path: str, unknown: str | None) -> HTTPError:
+        index = re.match(r"\.jobs\[(\d+)\]", path)
+        if index is None:
+            return unknown_option(unknown, _OPTIONS) if unknown and not path else _FORM
+        if ".candidates[" in path:
+            name = _job_name(body, int(index[1]))
+            wrong = f"has no field {quote(unknown)}" if unknown else "is not an object"
+            names = ", ".join(CANDIDATE_MEMBERS)
+            return HTTPError(422, f"a candidate of job {name} {wrong}; there are {names}")
+        if unknown:
+            return _unknown_field(unknown)
+        return HTTPError(422, f"job {index[1]} must be an object with a list of candidates")
+
+    members = asdict(decode(body, _DECODER, explain))
+    jobs = members.pop("jobs")
+    if jobs is UNSET:
+        raise _FORM
+    names = [_text_name(job.job_id, index) for index, job in enumerate(jobs)]
+    for index, job in enumerate(jobs):
+        if job.candidates is UNSET:
+            raise HTTPError(422, f"job {index} must be an object with a list of candidates")
+        if not job.candidates:
+            raise HTTPError(422, f"job {names[index][:100]} has no candidates")
+    sizes = np.array([len(job.candidates) for job in jobs], np.int64)
+    _check_count(int(sizes.sum()))
+    _check_unique(names)
+    return _join(jobs, names, sizes), set_members(members)
+
+
+def _job_name(body: bytes, index: int) -> str:
+    """What a job of a body is called in messages, where the body itself is wrong."""
+    names = msgspec_json.decode(body, type=_Names).jobs
+    return _text_name(names[index].job_id, index)[:100]
+
+
+class _Name(Struct):
+    job_id: Any = None
+
+
+class _Names(Struct):
+    jobs: list[_Name]
+
+
+def _text_name(job_id: Any, index: int) -> str:
+    """The name of a job: its ``job_id``, or its index where there is none."""
+    return str(job_id) if job_id and isinstance(job_id, str | int | float) else str(index)
+
+
+def _check_unique(names: Sequence[str]) -> None:
+    seen = set[str]()
+    for name in names:
+        if name in seen:
             raise HTTPError(
-                422, f"a candidate of job {name[:100]} {wrong}; there are {', '.join(OF_CANDIDATE)}"
+                422,
+                f"job {name[:100]} is there twice "
+                "(a job without a job_id is called by its index, from 0)",
             )
-    return [told | candidate for candidate in candidates]
+        seen.add(name)
+
+
+def _join(jobs: Sequence[Any], names: Sequence[str], sizes: Array) -> Candidates:
+    """The candidates of decoded jobs; a candidate's value replaces its job's.
+
+    Args:
+        jobs: The decoded jobs.
+        names: What each is called.
+        sizes: The number of candidates of each (int64[jobs]).
+    """
+    rows = [candidate for job in jobs for candidate in job.candidates]
+    job_of_row = np.repeat(np.arange(len(jobs)), sizes)
+    first_row = np.cumsum(sizes) - sizes
+    job_values = columns_of(jobs, _JOB_FIELDS) | {"job_id": names}
+    row_values = columns_of(rows, CANDIDATE_MEMBERS)
+    of_jobs, job_errors = read_columns(job_values, read_values)
+    of_rows, row_errors = read_columns(row_values, read_values)
+    for index, reason in job_errors.by_row.items():
+        row_errors.add(int(first_row[index]), reason)
+    _refuse_errors(row_errors)
+    columns = dict(to_coded_jobs(pa.table(of_jobs)).take(job_of_row).columns)
+    if of_rows:
+        for name, values in to_coded_jobs(pa.table(of_rows)).columns.items():
+            own = np.array([value is not UNSET for value in row_values[name]])
+            columns[name] = _override(columns[name], values, own) if name in columns else values
+    return _candidates(Coded(job_of_row, list(names)), CodedJobs(columns, len(rows)))
+
+
+def _override(of_job: Any, of_row: Any, own: Array) -> Any:
+    """A column of which a candidate has its ``own`` value (bool[n]), or else its job's."""
+    if not isinstance(of_job, Coded):
+        return np.where(own, of_row, of_job)
+    codes = {text: code for code, text in enumerate(of_job.values)}
+    moved = np.array([codes.setdefault(text, len(codes)) for text in of_row.values] + [-1])
+    return Coded(np.where(own, moved[of_row.codes], of_job.codes), list(codes))
+
+
+# -- Arrow
 
 
 def _from_arrow(body: bytes) -> Candidates:
-    columns, rows = read_stream(body, _check_once, _check)
-    return _typed(columns, rows, read_array)
-
-
-def _check_once(names: list[str]) -> None:
-    if len(set(names)) < len(names):
-        raise HTTPError(422, "a column is there twice")
-
-
-def _typed(
-    columns: Mapping[str, Any], rows: int, read: Callable[[str, Any, RowErrors], pa.Array]
-) -> Candidates:
-    """Columns of any kind as candidates; what no field can hold is refused by row and field."""
-    if not rows or "job_id" not in columns:
-        raise HTTPError(
-            422, "the candidates have no column job_id" if rows else "there is no candidate to rank"
-        )
-    if strange := [name for name in columns if name not in _KNOWN]:
-        raise HTTPError(422, f"there is no field {str(strange[0])[:100]!r} of a job or a candidate")
-    typed, errors = read_columns(columns, read)
+    columns, rows = read_stream(body, _check_name, _check_count)
+    if not rows:
+        raise HTTPError(422, "there is no candidate to rank")
+    if "job_id" not in columns:
+        raise HTTPError(422, "the candidates have no column job_id")
+    typed, errors = read_columns(columns, read_array)
     names = typed["job_id"].dictionary_encode()
-    if names.null_count:
-        errors.add(
-            int(np.flatnonzero(names.is_null().to_numpy(zero_copy_only=False))[0]),
-            "job_id is missing",
-        )
-    if errors.by_row:
-        index = min(errors.by_row)
-        raise HTTPError(422, f"candidate {index}: {errors.by_row[index]}")
+    errors.add_where(names.is_null().to_numpy(zero_copy_only=False), "job_id is missing")
+    _refuse_errors(errors)
     job = Coded(names.indices.to_numpy().astype(np.int64), names.dictionary.to_pylist())
-    return Candidates(job, to_coded_jobs(pa.table(typed)))
+    return _candidates(job, to_coded_jobs(pa.table(typed)))
 
 
-def _asked(candidates: Candidates, options: dict[str, Any], arrow: bool) -> RankRequest:
-    if unknown := [name for name in options if name not in OPTIONS]:
-        raise HTTPError(
-            422, f"there is no option {unknown[0][:100]!r} here; there are {', '.join(OPTIONS)}"
-        )
-    try:
-        overlap = str(options.get("overlap", False)).lower() in ("true", "1")
-        rule = Rule(
-            str(options.get("policy", "mean")),
-            float(options.get("tuning", 1)),
-            float(options.get("level", 0.9)),
-            overlap,
-        )
-    except (RankingError, TypeError, ValueError) as error:
-        raise HTTPError(422, str(error)) from None
-    return RankRequest(candidates, rule, read_time_option(options.get("at")), arrow)
+def _check_name(name: str) -> None:
+    if name not in _JOB_FIELDS:
+        raise _unknown_field(name)
 
 
-def _check(candidates: int) -> None:
+# -- both
+
+
+def _unknown_field(name: str) -> HTTPError:
+    return HTTPError(422, f"there is no field {quote(name)} of a job or a candidate")
+
+
+def _check_count(candidates: int) -> None:
+    if not candidates:
+        raise HTTPError(422, "there is no candidate to rank")
     if candidates > MAX_CANDIDATES:
         raise HTTPError(
             413,
-            f"the request holds more than {MAX_CANDIDATES} candidates; send them in several requests",
+            f"the request holds more than {MAX_CANDIDATES} candidates; "
+            "send them in several requests",
         )
+
+
+def _refuse_errors(errors: RowErrors) -> None:
+    if errors.by_row:
+        index = min(errors.by_row)
+        raise HTTPError(422, f"candidate {index}: {errors.by_row[index]}")
+
+
+def _candidates(job: Coded, columns: CodedJobs) -> Candidates:
+    """Candidates whose answer, which repeats their names, is not too long."""
+    repeated = [job, *(columns[name] for name in ("site", "queue", "input_at") if name in columns)]
+    if sum(map(_text_bytes, repeated)) > MAX_COLUMN_BYTES:
+        raise HTTPError(
+            413,
+            f"the answer would hold more than {MAX_COLUMN_BYTES // 2**20} MiB of names; "
+            "send the candidates in several requests",
+        )
+    return Candidates(job, columns)
+
+
+def _text_bytes(column: Coded) -> int:
+    lengths = np.array([*map(len, column.values), 0])
+    return int(lengths[column.codes].sum())
+
+
+# -- the answer
 
 
 def write_rank(ranked: Ranked, model_version: str, arrow: bool) -> tuple[str, bytes]:
-    """Content type and body: ``{"rows": […], "model_version": …}`` or an Arrow stream, the candidates of each job best first."""
+    """Content type and body of an answer, the candidates of each job best first.
+
+    Args:
+        ranked: The candidates in order.
+        model_version: Which model predicted their run times.
+        arrow: Write an Arrow stream instead of ``{"rows": […], "model_version": …}``.
+    """
     if arrow:
-        columns = {
-            "job_id": _array(ranked.job).dictionary_decode(),
-            **{name: _array(column) for name, column in ranked.columns.items()},
-        }
-        batch = pa.RecordBatch.from_pydict(columns).replace_schema_metadata(
-            {"model_version": model_version}
-        )
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, batch.schema) as stream:
-            stream.write_batch(batch)
-        return ARROW_TYPE, bytes(sink.getvalue())
-    frame = ranked.frame()
-    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return JSON_TYPE, orjson.dumps(
-        {"rows": rows, "model_version": model_version}, option=orjson.OPT_SERIALIZE_NUMPY
-    )
+        columns = {"job_id": _array(ranked.job).dictionary_decode()}
+        columns |= {name: _array(column) for name, column in ranked.columns.items()}
+        return ARROW_TYPE, write_stream(columns, {"model_version": model_version})
+    values = {"job_id": ranked.job, **ranked.columns}
+    rows = json_rows({name: _plain(column) for name, column in values.items()}, len(ranked))
+    about = orjson.dumps({"model_version": model_version})
+    return JSON_TYPE, b"".join((b'{"rows":[', *rows, b"],", about[1:]))
+
+
+def _plain(column: Any) -> Callable[[slice], list[Any]]:
+    """Python values of some rows of a column, None for missing."""
+    if isinstance(column, Coded):
+        texts = [*column.values, None]
+        return lambda rows: [texts[code] for code in column.codes[rows].tolist()]
+    return lambda rows: column[rows].tolist()
 
 
 def _array(column: Any) -> pa.Array:

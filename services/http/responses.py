@@ -1,94 +1,135 @@
-"""Answers: what was foreseen as the JSON or Arrow body that the caller's door promises; pure functions."""
+"""Answers: predictions as the JSON or Arrow body that the caller asked for; pure functions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from itertools import repeat
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 import pyarrow as pa
 
-from services.http.bodies import ARROW_TYPE, JSON_TYPE, Shape
+from infra.aliases import Array
+from services.http.bodies import Shape
+from services.http.contract import ARROW_TYPE, JSON_TYPE
 
 if TYPE_CHECKING:
     from models.engine.predictions import Answers
+
+_BLOCK_ROWS = 2_000
+"""Rows that are Python objects at a time."""
 
 
 def write_answer(
     answers: Answers, job_ids: pa.Array, about: Mapping[str, Any], shape: Shape
 ) -> tuple[str, bytes]:
-    """Content type and body: ``{"rows": […], **about}``, ``{"columns": {…}, **about}`` or an Arrow stream with ``about`` as metadata.
+    """Content type and body of predictions, a row a job in the order of ``job_ids``.
 
-    A row a job, in the order of ``job_ids``: the numbers of ``answers``, cluster, model_version and cold_start. A number that is not
-    known is null, in every shape.
+    ``{"rows": […], **about}``, ``{"columns": {…}, **about}`` or an Arrow stream with ``about`` in
+    its metadata. A missing number is null in every form.
+
+    Args:
+        answers: The predictions.
+        job_ids: What each job is called.
+        about: The rest of the answer.
+        shape: The form of the request.
     """
     if shape == "arrow":
         return ARROW_TYPE, write_arrow(answers, job_ids, about)
-    which = answers.which
-    numbers = {name: values[which] for name, values in answers.numbers.items()}
-    if shape == "columns":
-        columns = {
-            "job_id": job_ids.to_pylist(),
-            **numbers,
-            "cluster": answers.cluster[which].tolist(),
-            "model_version": [answers.model_version] * len(which),
-            "cold_start": answers.cold_start[which],
-        }
-        return JSON_TYPE, orjson.dumps(
-            {"columns": columns, **about}, option=orjson.OPT_SERIALIZE_NUMPY
-        )
-    return JSON_TYPE, orjson.dumps({"rows": [], **about}).replace(
-        b"[]", b"[" + b",".join(_rows(answers, job_ids)) + b"]", 1
-    )
+    rest = orjson.dumps(about)
+    rest = b"," + rest[1:] if about else rest[1:]
+    if shape == "rows":
+        return JSON_TYPE, b"".join((b'{"rows":[', *_rows(answers, job_ids), b"]", rest))
+    unique_row = answers.which
+    columns = {
+        "job_id": job_ids.to_pylist(),
+        **{name: values[unique_row] for name, values in answers.numbers.items()},
+        "cluster": answers.cluster[unique_row].tolist(),
+        "model_version": [answers.model_version] * len(unique_row),
+        "cold_start": answers.cold_start[unique_row],
+    }
+    content = orjson.dumps(columns, option=orjson.OPT_SERIALIZE_NUMPY)
+    return JSON_TYPE, b"".join((b'{"columns":', content, rest))
 
 
 def _rows(answers: Answers, job_ids: pa.Array) -> list[bytes]:
-    """Each job's row as JSON: its own beginning, and the end that all jobs of its kind share, which is written once."""
-    names = (*answers.numbers, "cluster", "model_version", "cold_start")
-    numbers = (values.tolist() for values in answers.numbers.values())
-    kinds = zip(
-        *numbers,
-        answers.cluster.tolist(),
-        repeat(answers.model_version),
-        answers.cold_start.tolist(),
-        strict=False,
-    )
-    ends = [orjson.dumps(dict(zip(names, kind, strict=True)))[1:] for kind in kinds]
-    ids = map(orjson.dumps, job_ids.to_pylist())
-    return [
-        b'{"job_id":' + job + b"," + ends[kind]
-        for job, kind in zip(ids, answers.which.tolist(), strict=True)
+    """The rows in pieces: each job's beginning, and the end that all jobs alike share."""
+    unique_rows = len(answers.cold_start)
+    columns = {
+        **answers.numbers,
+        "cluster": answers.cluster,
+        "model_version": np.full(unique_rows, answers.model_version, object),
+        "cold_start": answers.cold_start,
+    }
+    takes = {name: _taking(values) for name, values in columns.items()}
+    ends = [b"," + row[1:] for row in _objects(takes, unique_rows)]  # without the object's "{"
+    pieces = [
+        piece
+        for job_id, row in zip(
+            map(orjson.dumps, job_ids.to_pylist()), answers.which.tolist(), strict=True
+        )
+        for piece in (b',{"job_id":', job_id, ends[row])
     ]
+    return [b'{"job_id":', *pieces[1:]] if pieces else []
+
+
+def _taking(values: Array) -> Callable[[slice], list[Any]]:
+    return lambda rows: values[rows].tolist()
+
+
+def _objects(columns: Mapping[str, Callable[[slice], list[Any]]], rows: int) -> Iterator[bytes]:
+    """Each row as a JSON object; the values of a block of rows are made at a time."""
+    names = tuple(columns)
+    for start in range(0, rows, _BLOCK_ROWS):
+        block = slice(start, min(start + _BLOCK_ROWS, rows))
+        for values in zip(*(column(block) for column in columns.values()), strict=True):
+            yield orjson.dumps(dict(zip(names, values, strict=True)))
+
+
+def json_rows(columns: Mapping[str, Callable[[slice], list[Any]]], rows: int) -> Iterator[bytes]:
+    """Rows as the pieces of a JSON list, without its brackets.
+
+    Args:
+        columns: By name, what gives the Python values of some rows.
+        rows: How many there are.
+    """
+    for index, content in enumerate(_objects(columns, rows)):
+        if index:
+            yield b","
+        yield content
 
 
 def write_arrow(answers: Answers, job_ids: pa.Array, about: Mapping[str, Any]) -> bytes:
-    """An Arrow IPC stream of one batch; the schema's metadata holds ``about`` as JSON under ``gridcast``."""
-    which = answers.which
-    places = {name: place for place, name in enumerate(dict.fromkeys(answers.cluster.tolist()))}
-    codes = np.array([places[name] for name in answers.cluster.tolist()], dtype=np.int32)
+    """An Arrow IPC stream of one batch; its metadata holds ``about`` as JSON under ``gridcast``."""
+    unique_row = answers.which
+    clusters = {name: code for code, name in enumerate(dict.fromkeys(answers.cluster.tolist()))}
+    codes = np.array([clusters[name] for name in answers.cluster.tolist()], dtype=np.int32)
     columns = {
         "job_id": job_ids,
-        **{name: _numbers(values, which) for name, values in answers.numbers.items()},
+        **{name: _numbers(values, unique_row) for name, values in answers.numbers.items()},
         "cluster": pa.DictionaryArray.from_arrays(
-            codes[which], pa.array(list(places), pa.string())
+            codes[unique_row], pa.array(list(clusters), pa.string())
         ),
         "model_version": pa.DictionaryArray.from_arrays(
-            np.zeros(len(which), np.int32), pa.array([answers.model_version], pa.string())
+            np.zeros(len(unique_row), np.int32), pa.array([answers.model_version], pa.string())
         ),
-        "cold_start": pa.array(answers.cold_start[which]),
+        "cold_start": pa.array(answers.cold_start[unique_row]),
     }
-    batch = pa.record_batch(columns).replace_schema_metadata({"gridcast": orjson.dumps(about)})
+    return write_stream(columns, {"gridcast": orjson.dumps(about)})
+
+
+def write_stream(columns: Mapping[str, pa.Array], metadata: Mapping[str, Any]) -> bytes:
+    """An Arrow IPC stream of one batch with metadata."""
+    batch = pa.record_batch(dict(columns)).replace_schema_metadata(dict(metadata))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as stream:
         stream.write_batch(batch)
     return bytes(sink.getvalue())
 
 
-def _numbers(values: np.ndarray[Any, Any], which: np.ndarray[Any, Any]) -> pa.Array:
+def _numbers(values: Array, rows: Array) -> pa.Array:
     missing = np.isnan(values)
-    return pa.array(values[which], mask=missing[which] if missing.any() else None)
+    return pa.array(values[rows], mask=missing[rows] if missing.any() else None)
 
 
 def write_json(answer: Mapping[str, Any]) -> bytes:

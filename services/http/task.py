@@ -1,4 +1,4 @@
-"""The call about a task: its body read, bounded; pure functions."""
+"""Requests about a task: reading ``POST /task``; pure functions."""
 
 from __future__ import annotations
 
@@ -6,19 +6,28 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import orjson
+from msgspec import UNSET
+from msgspec import json as msgspec_json
+from msgspec.structs import asdict
 
-from services.http.bodies import parse_json, read_json
-from services.http.contract import PredictRequest, read_jobs_to_predict, read_time_option
+from services.http.bodies import Row, batch_of_rows, decode, set_members, unknown_field
+from services.http.contract import TaskOptions, unchecked
 from services.http.errors import HTTPError
+from services.http.options import read_options, unknown_option
+from services.http.requests import PredictRequest, read_jobs_to_predict
 
-MAX_TASK_JOBS = 1_000_000
-"""Jobs that a task may have."""
+_FORM = HTTPError(
+    422,
+    'the body must be an object with "task", the fields of one of its jobs, and "jobs", '
+    "how many there are",
+)
+_NAMES = ("task", *TaskOptions.__struct_fields__)
+_DECODER: Any = msgspec_json.Decoder(unchecked("Body", _NAMES[1:], task=Row))
 
 
 @dataclass(frozen=True)
 class TaskRequest:
-    """A task to be told the needs of: one of its jobs, how many there are, and how many may run at once (None: all)."""
+    """A task: one of its jobs, how many there are, and how many may run at once (None: all)."""
 
     job: PredictRequest
     jobs: int
@@ -27,36 +36,31 @@ class TaskRequest:
 
 
 def read_task(body: bytes) -> TaskRequest:
-    """Read ``{"task": {…fields of one of its jobs…}, "jobs": n, "at_once": n, "at": time}``; raises HTTPError (400, 422)."""
-    given = parse_json(body)
-    if not isinstance(given, dict) or not isinstance(given.get("task"), dict):
-        raise HTTPError(
-            422,
-            'the body must be an object with "task", the fields of one of its jobs, and "jobs", how many there are',
-        )
-    if unknown := [name for name in given if name not in ("task", "jobs", "at_once", "at")]:
-        raise HTTPError(
-            422,
-            f"there is no option {unknown[0][:100]!r} here; there are task, jobs, at_once and at",
-        )
-    job = read_jobs_to_predict(
-        read_json(orjson.dumps({"jobs": [{"job_id": "task", **given["task"]}]}))
-    )
+    """Read ``{"task": {fields of a job}, "jobs": n, "at_once": n, "at": time}``.
+
+    Raises:
+        HTTPError: 400, 413 or 422.
+    """
+    members = asdict(decode(body, _DECODER, _explain))
+    row = members.pop("task")
+    if row is UNSET:
+        raise _FORM
+    if row.job_id is UNSET:
+        row.job_id = "task"
+    job = read_jobs_to_predict(batch_of_rows([row], {}))
     if job.unread:
         raise HTTPError(
             422,
-            f"{job.unread[0]} is known only of a job that ran: a task is described as it is submitted",
+            f"{job.unread[0]} is known only of a job that ran: "
+            "a task is described as it is submitted",
         )
-    at_once = given.get("at_once")
-    return TaskRequest(
-        job,
-        _count("jobs", given.get("jobs")),
-        None if at_once is None else _count("at_once", at_once),
-        read_time_option(given.get("at")),
-    )
+    options = read_options(set_members(members), {}, TaskOptions)
+    return TaskRequest(job, options.jobs, options.at_once, options.at)
 
 
-def _count(name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_TASK_JOBS:
-        raise HTTPError(422, f"{name} must be a whole number from 1 to {MAX_TASK_JOBS}")
-    return value
+def _explain(_: str, path: str, unknown: str | None) -> HTTPError:
+    if unknown is None:
+        return _FORM
+    if path:
+        return HTTPError(422, f"job 0: {unknown_field(unknown)}")
+    return unknown_option(unknown, _NAMES)

@@ -19,10 +19,11 @@ from jobs.store import StoreError, add_jobs, open_store
 from models.releases.versions import STALE_AFTER
 from services.background import BackgroundThread, is_data_error
 from services.http.columns import to_coded_jobs
-from services.http.contract import Options, PredictRequest
+from services.http.contract import MAX_EXPLAINED, Options
 from services.http.errors import HTTPError
 from services.http.explanations import name_similar_jobs
 from services.http.metrics import Metrics
+from services.http.requests import PredictRequest
 from services.live.active_model import NO_MODEL, load_active_model
 from services.live.champion_watcher import ChampionWatcher
 from services.live.idle import IdleDetector
@@ -46,8 +47,6 @@ PERIOD = 3.0
 """Seconds between two looks at the registry, and at the store."""
 START_PERIOD = 0.1
 """The same while nothing answers yet."""
-MAX_EXPLAINED_JOBS = 100
-"""Jobs; each takes some milliseconds, for which other requests wait."""
 TROUBLES = ("background", "champion", "history", "registry", "store")
 """What can be wrong with what a predictor depends on."""
 
@@ -176,10 +175,10 @@ class LivePredictor:
             HTTPError: Too many jobs to explain (422), or no model is ready (503).
         """
         active, jobs = self.state.active, request.jobs
-        if options.explain and len(jobs) > MAX_EXPLAINED_JOBS:
+        if options.explain and len(jobs) > MAX_EXPLAINED:
             raise HTTPError(
                 422,
-                f"at most {MAX_EXPLAINED_JOBS} jobs are explained at once, these are {len(jobs)}",
+                f"at most {MAX_EXPLAINED} jobs are explained at once, these are {len(jobs)}",
             )
         tails = () if options.coverage == 0.9 else _tails(options.coverage)
         quantiles = tuple(dict.fromkeys((*options.quantiles, *tails)))

@@ -17,7 +17,7 @@ from adapters import gridcast_panda
 from jobs.ingest import read_log
 from jobs.readers.rows import Row
 from services.http.bodies import read_json
-from services.http.contract import read_outcomes
+from services.http.requests import read_outcomes
 from tests.adapters.slurm_cluster import free_port
 
 JOB: Row = {

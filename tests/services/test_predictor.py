@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from jobs.schema import COLUMNS
-from services.http.bodies import ARROW_TYPE, JSON_TYPE
+from services.http.contract import ARROW_TYPE, JSON_TYPE
 from tests.services.conftest import Predictor, stored, wait_for
 
 Rows = list[dict[str, Any]]

@@ -92,7 +92,7 @@ class World:
     def report(self) -> None:
         """A broker reports outcomes to the predictor."""
         from services.http.bodies import read_body
-        from services.http.contract import read_outcomes
+        from services.http.requests import read_outcomes
 
         jobs = self.some_outcomes()
         rows = [
@@ -124,7 +124,8 @@ class World:
     def ask(self) -> None:
         """A broker asks about the jobs that wait."""
         from services.http.bodies import read_body
-        from services.http.contract import Options, read_jobs_to_predict
+        from services.http.contract import Options
+        from services.http.requests import read_jobs_to_predict
 
         waiting = self.truth[
             (self.truth["submitted_at"] <= self.clock) & (self.truth["ended_at"] > self.clock)

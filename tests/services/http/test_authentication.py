@@ -10,6 +10,7 @@ from infra.settings import Settings, SettingsError
 from services.http.authentication import authorize, read_tokens, scopes_of_header
 from services.http.endpoints import Endpoints
 from services.http.errors import HTTPError
+from services.http.routes import SCOPE_OF_PATH
 from tests.services.conftest import Predictor, running
 
 READER, BROKER, OLD, ADMIN = (
@@ -33,7 +34,7 @@ def verdict(
         {"authorization": f"Bearer {token}"} if token else {}
     )
     try:
-        authorize(path, given, client, read_tokens(tokens), HOSTS)
+        authorize(path, given, client, read_tokens(tokens), HOSTS, SCOPE_OF_PATH)
     except HTTPError as refused:
         return refused.status
     return 200

@@ -11,15 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.http.bodies import (
-    ARROW_TYPE,
-    JSON_TYPE,
-    MAX_JOBS,
-    Batch,
-    read_arrow,
-    read_body,
-    read_json,
-)
+from jobs.schema import TEXT_BYTES
+from services.http.bodies import Batch, read_arrow, read_body, read_json
+from services.http.contract import ARROW_TYPE, JSON_TYPE, MAX_JOBS
 from services.http.errors import HTTPError
 
 JOBS = pa.table(
@@ -106,7 +100,7 @@ def test_a_json_body_that_is_no_batch_is_refused_with_a_sentence(
         ("user", 7, "user is a number, not text"),
         ("user", ["a"], "user is a list, not text"),
         ("user", "a\0b", "user holds a NUL character"),
-        ("user", "x" * 5000, "user is longer than 1024 characters"),
+        ("user", "x" * 5000, f"user is longer than {TEXT_BYTES} bytes"),
         ("requested_cores", "8", "requested_cores is text, not a number"),
         ("requested_cores", True, "requested_cores is true or false, not a number"),
         ("requested_cores", 0, "requested_cores is 0, not between 1 and 1e+08 cores"),

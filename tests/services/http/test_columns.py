@@ -11,9 +11,10 @@ import pytest
 from jobs.schema import OUTCOMES, conform
 from jobs.workload import generate
 from models.histories.features import Levels, choose_levels, encode
-from services.http.bodies import ARROW_TYPE, JSON_TYPE, read_body
+from services.http.bodies import read_body
 from services.http.columns import to_coded_jobs
-from services.http.contract import read_jobs_to_predict
+from services.http.contract import ARROW_TYPE, JSON_TYPE
+from services.http.requests import read_jobs_to_predict
 
 
 @pytest.fixture(scope="module")

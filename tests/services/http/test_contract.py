@@ -8,8 +8,10 @@ import pytest
 
 from jobs.schema import COLUMNS, OUTCOMES
 from services.http.bodies import Batch, read_json
-from services.http.contract import Options, read_jobs_to_predict, read_options, read_outcomes
+from services.http.contract import Options
 from services.http.errors import HTTPError
+from services.http.options import read_options
+from services.http.requests import read_jobs_to_predict, read_outcomes
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 ENDED = {
@@ -76,20 +78,25 @@ def test_a_job_that_cannot_be_read_refuses_the_request_by_its_index_and_field(
 
 
 def test_options_come_from_the_body_or_the_query() -> None:
-    assert read_options({}, {}) == Options()
-    assert read_options({"quantiles": [0.5, 0.99, 0.5]}, {"coverage": "0.8"}) == Options(
+    assert read_options({}, {}, Options) == Options()
+    assert read_options({"quantiles": [0.5, 0.99, 0.5]}, {"coverage": "0.8"}, Options) == Options(
         (0.5, 0.99), 0.8
     )
-    assert read_options({}, {"quantiles": "0.5,0.99", "at": "2026-01-01T00:00:00Z"}) == Options(
-        (0.5, 0.99), 0.9, datetime(2026, 1, 1, tzinfo=UTC)
-    )
-    assert read_options({}, {"explain": "true"}).explain and not read_options({}, {}).explain
-    assert read_options({}, {}).keep and not read_options({"keep": False}, {}).keep
+    assert read_options(
+        {}, {"quantiles": "0.5,0.99", "at": "2026-01-01T00:00:00Z"}, Options
+    ) == Options((0.5, 0.99), 0.9, datetime(2026, 1, 1, tzinfo=UTC))
     assert (
-        read_options({"classes": True}, {}).classes
-        and read_options({}, {"classes": "true"}).classes
+        read_options({}, {"explain": "true"}, Options).explain
+        and not read_options({}, {}, Options).explain
     )
-    now = read_options({"at": "now"}, {}).at
+    assert (
+        read_options({}, {}, Options).keep and not read_options({"keep": False}, {}, Options).keep
+    )
+    assert (
+        read_options({"classes": True}, {}, Options).classes
+        and read_options({}, {"classes": "true"}, Options).classes
+    )
+    now = read_options({"at": "now"}, {}, Options).at
     assert now is not None and abs((datetime.now(UTC) - now).total_seconds()) < 60
 
 
@@ -116,14 +123,14 @@ def test_options_come_from_the_body_or_the_query() -> None:
 )
 def test_a_wrong_option_is_refused_with_a_sentence(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(HTTPError) as caught:
-        read_options(options, {})
+        read_options(options, {}, Options)
     assert caught.value.status == 422
     assert caught.value.message.startswith(sentence)
 
 
 def test_an_option_is_given_once() -> None:
     with pytest.raises(HTTPError, match="given twice"):
-        read_options({"coverage": 0.8}, {"coverage": "0.8"})
+        read_options({"coverage": 0.8}, {"coverage": "0.8"}, Options)
 
 
 def test_a_finished_job_gets_what_its_record_implies() -> None:

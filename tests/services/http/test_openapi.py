@@ -13,7 +13,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from services.http.bodies import ARROW_TYPE
+from services.http.contract import ARROW_TYPE
 from services.http.openapi import describe
 from tests.services.conftest import Predictor
 

@@ -12,7 +12,7 @@ import pytest
 
 from jobs.coded_jobs import Coded
 from models.ranking.ranker import Ranked
-from services.http.bodies import ARROW_TYPE, JSON_TYPE
+from services.http.contract import ARROW_TYPE, JSON_TYPE
 from services.http.errors import HTTPError
 from services.http.rank import read_rank, write_rank
 

@@ -1,0 +1,168 @@
+"""The answers of the HTTP contract, as the OpenAPI document shows them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from jobs.schema import COLUMNS, QUERY_FIELDS
+from services.http.contract import Count
+
+Natural = Annotated[int, Meta(ge=0)]
+Moment = Annotated[str, Meta(extra_json_schema={"format": "date-time"})] | None
+OutcomeField = Annotated[
+    str, Meta(extra_json_schema={"enum": [name for name in COLUMNS if name not in QUERY_FIELDS]})
+]
+
+
+class Error(Struct, forbid_unknown_fields=True):
+    """Every refusal: one sentence."""
+
+    error: str
+
+
+class Prediction(Struct):
+    """The numbers of one job, and which model gave them."""
+
+    job_id: str
+    cluster: str
+    model_version: str
+    cold_start: bool
+
+
+class History(Struct, forbid_unknown_fields=True):
+    """A history that took part in a prediction."""
+
+    history: str
+    weight: float | None
+    jobs: Natural
+
+
+class SimilarJob(Struct, forbid_unknown_fields=True):
+    """A past job close to the predicted one."""
+
+    source: str | None
+    job_id: str | None
+    ended_at: str
+    value: float | None
+    alike: Annotated[list[str], Meta(description="the fields that it shares")]
+
+
+class Contribution(Struct, forbid_unknown_fields=True):
+    """What one input added to the refiner's logarithm (SHAP value)."""
+
+    input: str
+    value: float | None
+    contribution: float | None
+
+
+class Allocation(Struct, forbid_unknown_fields=True):
+    """The amount to set aside, and the rule that set it."""
+
+    value: float | None
+    rule: str
+
+
+class Explanation(Struct, forbid_unknown_fields=True):
+    """Why one target of one job was predicted so."""
+
+    histories: list[History]
+    similar: list[SimilarJob]
+    contributions: list[Contribution]
+    allocation: Allocation
+
+
+class _AboutPredictions(Struct, kw_only=True, forbid_unknown_fields=True):
+    model_version: str
+    coverage: float
+    unread: list[OutcomeField]
+    explanations: list[dict[str, Explanation]] | UnsetType = UNSET
+
+
+class Predictions(_AboutPredictions, kw_only=True, forbid_unknown_fields=True):
+    """A prediction for each job."""
+
+    rows: list[Prediction]
+
+
+class PredictionColumns(_AboutPredictions, kw_only=True, forbid_unknown_fields=True):
+    """The same as a list of values for each name."""
+
+    columns: dict[str, list[Any]]
+
+
+class RejectedJob(Struct, forbid_unknown_fields=True):
+    """A job that was not stored: its index in the request, and why."""
+
+    index: Natural
+    reason: str
+
+
+class Reported(Struct, forbid_unknown_fields=True):
+    """The jobs of a report, counted by what became of them."""
+
+    added: Natural
+    updated: Natural
+    unchanged: Natural
+    rejected: list[RejectedJob]
+
+
+class JobOfTask(Struct):
+    """The numbers of one job of a task."""
+
+    cold_start: bool
+    cluster: str
+
+
+class TaskTotals(Struct):
+    """The numbers of a whole task."""
+
+    jobs: Count
+    at_once: Count
+
+
+class ScoutPrediction(Struct):
+    """A message in PanDA's names and units."""
+
+    msg_type: Literal["scout_prediction"]
+    coreCount: int  # noqa: N815
+
+
+class TaskNeeds(Struct, forbid_unknown_fields=True):
+    """The needs of one job and of the whole task."""
+
+    per_job: JobOfTask
+    task: TaskTotals
+    scout_prediction: ScoutPrediction
+    model_version: str
+
+
+class Ranking(Struct, forbid_unknown_fields=True):
+    """A row a candidate, those of each job best first."""
+
+    rows: list[dict[str, Any]]
+    model_version: str
+
+
+class Model(Struct, forbid_unknown_fields=True):
+    """The model that answers, its history, and what is wrong."""
+
+    model_version: Annotated[str, Meta(description='"none" while only the histories answer')]
+    state: Annotated[
+        Literal["starting", "serving", "degraded"],
+        Meta(description="degraded: something in troubles is wrong; it still answers"),
+    ]
+    serving_since: Moment
+    trained_until: Annotated[Moment, Meta(description="end of the training window")]
+    stale: Annotated[bool, Meta(description="the training window ended more than 30 days ago")]
+    card: Annotated[
+        dict[str, Any],
+        Meta(description="How the model set came to be: its training window, clusters and errors"),
+    ]
+    history: dict[str, Any]
+    troubles: dict[str, str]
+
+
+NUMBERS_BESIDE = (Prediction, JobOfTask, TaskTotals)
+"""Answers with further members, one for each number of each target: a number or null."""

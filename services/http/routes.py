@@ -1,0 +1,160 @@
+"""The endpoints of the HTTP contract: one table for the router, the guard and the document."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from msgspec import Struct
+
+from services.http.answers import (
+    Model,
+    PredictionColumns,
+    Predictions,
+    Ranking,
+    Reported,
+    TaskNeeds,
+)
+from services.http.contract import (
+    OUTCOMES_BODIES,
+    PREDICT_BODIES,
+    NoOptions,
+    Options,
+    RankBody,
+    RankOptions,
+    TaskBody,
+)
+
+STATUSES_OF_READING = (400, 408, 413, 415, 422, 429, 503)
+"""Refusals of an endpoint that reads a body, beside 401 and 403."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One address: the scope that a token needs ("" for any), its bodies, options and answers."""
+
+    path: str
+    name: str
+    summary: str
+    description: str = ""
+    scope: str = ""
+    bodies: tuple[type[Struct], ...] = ()
+    options: type[Struct] = NoOptions
+    answers: tuple[type[Struct], ...] = ()
+    arrow: bool = False
+    text: bool = False
+    served_by_bentoml: bool = False
+    statuses: tuple[int, ...] = (400,)
+
+    @property
+    def arrow_answer(self) -> bool:
+        """Whether a request as an Arrow stream is answered by one."""
+        return self.arrow and self.name != "outcomes"
+
+    @property
+    def method(self) -> str:
+        """POST where there is a body, else GET."""
+        return "POST" if self.bodies else "GET"
+
+
+ENDPOINTS = (
+    Endpoint(
+        "/predict",
+        "predict",
+        "Predict jobs",
+        """Predicts each job from its description at submission; one row a job, in the same order.
+
+For every target t of the model (walltime in s, peak_memory in bytes, cpu_time in s, io in
+bytes/s): `t` the best single value, `t_median`, `t_mean`, `t_sd`, the range `t_low` to `t_high`
+(90 % unless `coverage` differs), `t_allocation`, the amount to set aside (19 jobs of 20 need no
+more; of memory the first rung of the ladder that wastes least, `peak_memory_allocation_2` and
+`_3` for the attempts after a failure and `peak_memory_risk` the probability of one),
+`t_kill_limit`, where to stop it (99 of 100 need no more), and `t_q<level>` for each quantile.
+With `classes`, `t_class` (from 1; thresholds in the card of `GET /model`, null while there is
+no model) and `t_class_probability`. Then `cluster`, `model_version` ("none" while only the
+histories answer), `cold_start`.
+
+With `explain`, for at most 100 jobs, `explanations` has for each job and target: the
+`histories` that took part, with their weight and number of ended jobs; the `similar` past jobs,
+the closest first, with their outcome; the `contributions` of inputs to the CatBoost refiner
+(SHAP values, logarithms); and the `rule` that set the `allocation`. This takes some hundred
+times as long.
+
+A job is predicted from the outcomes that were available when it was submitted (`submitted_at`,
+default now), or at `at` for jobs that still wait. Weights of histories and widths of ranges are
+today's, so predictions of past jobs do not measure Gridcast (`gridcast evaluate` and `gridcast
+predict` backtest a log for that). Fields that only an outcome has are ignored and named in
+`unread`. As an Arrow IPC stream: the same columns in, the same columns out, options as query
+parameters, and the rest of the answer as JSON under `gridcast` in the schema's metadata.""",
+        scope="predict",
+        bodies=PREDICT_BODIES,
+        options=Options,
+        answers=(Predictions, PredictionColumns),
+        arrow=True,
+        statuses=STATUSES_OF_READING,
+    ),
+    Endpoint(
+        "/outcomes",
+        "outcomes",
+        "Report finished jobs",
+        """Takes finished jobs. An answer of 200 means that they are stored durably and in the history;
+sending the same again changes nothing.
+
+A job that cannot be true is rejected with its index and the reason; the others are kept.""",
+        scope="report",
+        bodies=OUTCOMES_BODIES,
+        answers=(Reported,),
+        arrow=True,
+        statuses=STATUSES_OF_READING,
+    ),
+    Endpoint(
+        "/task",
+        "task",
+        "Predict the needs of a task",
+        """Predicts the needs of a task before any of its jobs has run: `per_job` as a prediction with
+classes, `task` its CPU time (s, all jobs taken to be equal) and `span` (s from the first start
+to the last end, median and 95th percentile, `at_once` jobs running at a time, waiting left
+out), and `scout_prediction`, a message in PanDA's names and units.""",
+        scope="predict",
+        bodies=(TaskBody,),
+        answers=(TaskNeeds,),
+        statuses=STATUSES_OF_READING,
+    ),
+    Endpoint(
+        "/rank",
+        "rank",
+        "Rank where jobs would be done first",
+        """Orders the candidates of each job (site, queue, where its input lies) by when it is done;
+without a site, replicas.""",
+        scope="predict",
+        bodies=(RankBody,),
+        options=RankOptions,
+        answers=(Ranking,),
+        arrow=True,
+        statuses=STATUSES_OF_READING,
+    ),
+    Endpoint(
+        "/model",
+        "model",
+        "The model that answers, its history, and what is wrong.",
+        answers=(Model,),
+    ),
+    Endpoint("/metrics", "metrics", "Prometheus metrics.", text=True),
+    Endpoint("/docs.json", "docs", "This document."),
+    Endpoint(
+        "/livez",
+        "livez",
+        "200 while the process runs; needs no token.",
+        text=True,
+        served_by_bentoml=True,
+        statuses=(),
+    ),
+    Endpoint(
+        "/readyz",
+        "readyz",
+        "200 once a model or the bare histories answer.",
+        text=True,
+        served_by_bentoml=True,
+        statuses=(400, 503),
+    ),
+)
+SCOPE_OF_PATH = {endpoint.path: endpoint.scope for endpoint in ENDPOINTS if endpoint.scope}
