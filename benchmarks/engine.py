@@ -78,7 +78,7 @@ def live_through(jobs: pd.DataFrame, asking: bool) -> dict[str, Any]:
         walk.advance(np.arange(start, min(start + BATCH_ROWS, len(jobs))))
     walk.advance(np.empty(0, np.int64), asking)
     taken = time.perf_counter() - began
-    lists = mixture.state.lists
+    lists = mixture.state.outcomes
     return {
         "jobs": len(jobs),
         "what": "histories, weights and a distribution a job" if asking else "histories alone",

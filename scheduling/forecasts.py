@@ -84,7 +84,7 @@ class Forecasts:
         )
         self.ended[self.count : self.count + len(rows)] = rows
         self.count += len(rows)
-        self.walk.ends = self.ended[: self.count]
+        self.walk.outcomes = self.ended[: self.count]
 
     def distribution(self, rows: Integers, now: float) -> Distribution:
         """What is foreseen of ``rows`` by what had ended at ``now``."""

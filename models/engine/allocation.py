@@ -52,7 +52,7 @@ def ladders(
     seconds = np.sqrt(np.where(np.isnan(found.seconds), typical, found.seconds) * typical)
     seconds = np.maximum(seconds, 1.0)
     out, ceiling = np.empty((len(seconds), RUNGS)), np.asarray(ceiling, np.float64)
-    mass, held = (np.ascontiguousarray(part) for part in (found.mass, found.held))
+    mass, held = (np.ascontiguousarray(part) for part in (found.mass, found.weighted))
     _ladders(
         mass, held, seconds, found.top, grid.edges, grid.centres, ceiling, price * GIB_HOUR, out
     )

@@ -48,7 +48,7 @@ def explain_histories(
     walk = PrequentialReplay(
         mixture, contexts, np.full(len(contexts), np.nan), limits, queries_only=True
     )
-    lists, jobs, view, told = mixture.state.lists, walk.jobs, walk.view, []
+    lists, jobs, view, told = mixture.state.outcomes, walk.jobs, walk.view, []
     for row in range(len(contexts)):
         look(lists, mixture.shape, jobs.keys[row], jobs.at[row], jobs.limit[row], view)
         weigh_components(mixture.state, mixture.shape, jobs.keys[row], view)
@@ -56,7 +56,7 @@ def explain_histories(
         similar: dict[tuple[int, int], Told] = {}
         histories: list[Told] = []
         for place, level in enumerate(levels.levels):
-            first, end = int(view.firsts[place]), int(view.ends[place])
+            first, end = int(view.starts[place]), int(view.ends[place])
             if end <= first:
                 continue
             ended = int(count_available(lists, find_slot(lists, jobs.keys[row, place]), end))

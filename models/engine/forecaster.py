@@ -217,7 +217,7 @@ class Forecaster:
         """The distributions of one target for ``jobs``, a row a job, by what was known at submission (or at ``at``)."""
         with self._lock:
             contexts = encode(jobs, self.levels)
-            contexts = contexts if at is None else contexts.asked(at)
+            contexts = contexts if at is None else contexts.predicted_at(at)
             return self._distribution(
                 name, contexts, TARGETS[name].limit(jobs), self._clusters(jobs)
             )
@@ -416,7 +416,7 @@ class Forecaster:
         """
         with self._lock:
             contexts = encode(jobs, self.levels)
-            contexts = contexts if at is None else contexts.asked(at)
+            contexts = contexts if at is None else contexts.predicted_at(at)
             clusters, told = (
                 self._clusters(jobs),
                 [dict[str, dict[str, Any]]() for _ in range(len(jobs))],

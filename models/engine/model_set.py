@@ -65,7 +65,7 @@ class ModelSet:
             parts = {
                 "settings": model.settings.__dict__,
                 "facts": model.learned.facts.tolist(),
-                "gate": [model.learned.slopes.tolist(), model.learned.travelled.tolist()],
+                "gate": [model.learned.slopes.tolist(), model.learned.squares.tolist()],
                 "calibration": model.calibration.to_json(),
                 "refiners": {
                     cluster: {"file": f"{name}.{place}.cbm", "share": refiner.share}

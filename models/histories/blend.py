@@ -1,7 +1,7 @@
-"""Blending: histories into one distribution, and an outcome into shares of the histories that foresaw it (compiled).
+"""Blend the outcomes in a job's histories into one distribution, and compute responsibilities.
 
-``View`` is what one job can see: for each level the part of the pool to look at. Both functions look at the same things, so what
-is learned is about what is predicted.
+``View`` holds the window of outcomes that one job sees at each level. Prediction and learning read
+the same windows, so the weights that are learned are those of the predictions.
 """
 
 from __future__ import annotations
@@ -13,57 +13,77 @@ import numpy as np
 from infra.aliases import Array
 from infra.compiled import compiled
 from models.histories.components import FACTS, TABLES, Shape
-from models.histories.outcome_index import OutcomeIndex, available_end, find_slot, first_in_window
+from models.histories.outcome_index import (
+    OutcomeIndex,
+    available_end,
+    find_slot,
+    first_in_window,
+)
 
 
 class View(NamedTuple):
-    """One job's histories, and room to work in."""
+    """One job's windows and weights, and scratch space."""
 
-    slots: Array  # int64[levels], -1 where nothing is known of the key
-    firsts: Array  # int64[levels]
-    ends: Array  # int64[levels]
+    slots: Array  # int64[levels], -1 for a key without outcomes
+    starts: Array  # int64[levels], pool position of the window's oldest outcome
+    ends: Array  # int64[levels], pool position after its newest
     weights: Array  # float64[components]
     prior: Array  # float64[components], the weights before the outcome was known
-    facts: Array  # float64[levels, FACTS], what the gate is told
-    tables: Array  # uint64[TABLES], keys of the tables of weights
+    facts: Array  # float64[levels, FACTS], inputs of the gate
+    tables: Array  # uint64[TABLES], keys of the weight tables
     sharp: Array  # float64[widths, bins]
 
 
 def new_view(shape: Shape, components: int) -> View:
-    """Room for one job after another."""
+    """Allocate a view, which serves one job after another."""
     levels = len(shape.relative)
     return View(
-        np.full(levels, -1, np.int64), np.zeros(levels, np.int64), np.zeros(levels, np.int64), np.zeros(components),
-        np.zeros(components), np.zeros((levels, FACTS)), np.zeros(TABLES, np.uint64), np.zeros((len(shape.spread), shape.bins)),
-    )  # fmt: skip
+        slots=np.full(levels, -1, np.int64),
+        starts=np.zeros(levels, np.int64),
+        ends=np.zeros(levels, np.int64),
+        weights=np.zeros(components),
+        prior=np.zeros(components),
+        facts=np.zeros((levels, FACTS)),
+        tables=np.zeros(TABLES, np.uint64),
+        sharp=np.zeros((len(shape.spread), shape.bins)),
+    )
 
 
 @compiled
-def bin_of(mark: float, bins: int) -> int:
-    """The bin of a place on the axis; see Grid.bin."""
-    return min(int(max(mark + 1e-3, 0.0)), bins - 1)
+def bin_of(log_bin_position: float, bins: int) -> int:
+    """Return the bin of a position on the axis; see ``Grid.bin``."""
+    return min(int(max(log_bin_position + 1e-3, 0.0)), bins - 1)
 
 
 @compiled
-def look(lists: OutcomeIndex, shape: Shape, keys: Array, at: int, limit: float, view: View) -> None:
-    """Find what a job with these keys can see at ``at``."""
+def look(index: OutcomeIndex, shape: Shape, keys: Array, at: int, limit: float, view: View) -> None:
+    """Find the windows of outcomes that a job sees.
+
+    Args:
+        index: The outcomes.
+        shape: The mixture's shape.
+        keys: The job's keys (uint64[levels]).
+        at: Time of the prediction, microseconds.
+        limit: Position of the job's limit on the axis, infinite for none.
+        view: Receives slots, starts and ends.
+    """
     for level in range(len(keys)):
-        slot = find_slot(lists, keys[level])
+        slot = find_slot(index, keys[level])
         view.slots[level] = slot
         if slot < 0 or (shape.relative[level] and not np.isfinite(limit)):
-            view.firsts[level] = view.ends[level] = 0
+            view.starts[level] = view.ends[level] = 0
         else:
-            view.ends[level] = available_end(lists, slot, at)
-            view.firsts[level] = first_in_window(lists, slot, view.ends[level])
+            view.ends[level] = available_end(index, slot, at)
+            view.starts[level] = first_in_window(index, slot, view.ends[level])
 
 
 @compiled
-def hide_unseen(shape: Shape, view: View) -> None:
-    """Take the weight of components without any history away and give it to the others; the weights then sum to 1 or are all 0."""
-    weights, each = view.weights, len(shape.ages) * len(shape.spread)
+def hide_empty(shape: Shape, view: View) -> None:
+    """Drop the weights of levels without outcomes; the others sum to 1, or all are 0."""
+    weights, per_level = view.weights, len(shape.ages) * len(shape.spread)
     for level in range(len(view.slots)):
-        if view.ends[level] <= view.firsts[level]:
-            weights[level * each : (level + 1) * each] = 0.0
+        if view.ends[level] <= view.starts[level]:
+            weights[level * per_level : (level + 1) * per_level] = 0.0
     total = weights.sum()
     if total > 0:
         weights /= total
@@ -71,37 +91,51 @@ def hide_unseen(shape: Shape, view: View) -> None:
 
 @compiled
 def blend(
-    lists: OutcomeIndex, shape: Shape, limit: float, limit_bin: int, view: View, out: Array
+    index: OutcomeIndex, shape: Shape, limit: float, limit_bin: int, view: View, out: Array
 ) -> None:
-    """The distribution of one job, by view.weights, into ``out`` (float32[bins])."""
+    """Compute the distribution of one job by ``view.weights``.
+
+    Args:
+        index: The outcomes.
+        shape: The mixture's shape.
+        limit: Position of the job's limit on the axis, infinite for none.
+        limit_bin: The last bin that may hold mass.
+        view: The job's windows and weights.
+        out: Receives the masses (float32[bins]).
+    """
     decays, widths = len(shape.ages), len(shape.spread)
     sharp = view.sharp
     sharp[:] = 0.0
-    bins, worth = np.empty(shape.ages.shape[1], np.int64), np.empty(shape.ages.shape[1])
+    bins, mass = np.empty(shape.ages.shape[1], np.int64), np.empty(shape.ages.shape[1])
     for level in range(len(view.slots)):
-        count, newest = view.ends[level] - view.firsts[level], view.ends[level] - 1
+        count, newest = view.ends[level] - view.starts[level], view.ends[level] - 1
         if count <= 0:
             continue
         shift = limit if shape.relative[level] else 0.0
         for age in range(count):
-            bins[age] = bin_of(lists.log_bin_position[newest - age] + shift, shape.bins)
+            bins[age] = bin_of(index.log_bin_position[newest - age] + shift, shape.bins)
         for k in range(widths):
-            worth[:count] = 0.0
+            mass[:count] = 0.0
             for d in range(decays):
-                share, fade = (
-                    view.weights[(level * decays + d) * widths + k] / shape.sums[d, count],
-                    shape.ages[d],
-                )
+                weight = view.weights[(level * decays + d) * widths + k] / shape.sums[d, count]
+                fading = shape.ages[d]
                 for age in range(count):
-                    worth[age] += share * fade[age]
+                    mass[age] += weight * fading[age]
             for age in range(count):
-                sharp[k, bins[age]] += worth[age]
+                sharp[k, bins[age]] += mass[age]
     smooth(shape, limit_bin, sharp, out)
 
 
 @compiled
 def smooth(shape: Shape, limit_bin: int, sharp: Array, out: Array) -> None:
-    """Spread what ``sharp`` holds at each width, fold what falls off the grid or over the limit back, and add the floor."""
+    """Spread masses by the kernels, fold those beyond the grid or the limit back, add the floor.
+
+    Args:
+        shape: The mixture's shape.
+        limit_bin: The last bin that may hold mass.
+        sharp: Masses before spreading (float64[widths, bins]).
+        out: Receives the masses (float32[bins]), which sum to 1.
+    """
     bins, taps = shape.bins, shape.spread.shape[1]
     reach = taps // 2
     padded = np.zeros(bins + 2 * reach)
@@ -110,42 +144,51 @@ def smooth(shape: Shape, limit_bin: int, sharp: Array, out: Array) -> None:
         _spread(sharp[k], shape.spread[k, edge : taps - edge], padded[edge:])
     padded[reach] += padded[:reach].sum()
     padded[reach + limit_bin] += padded[reach + limit_bin + 1 :].sum()
-    kept = padded[reach : reach + limit_bin + 1]
-    total = kept.sum()
+    allowed = padded[reach : reach + limit_bin + 1]
+    total = allowed.sum()
     floor = shape.floor if total > 0 else 1.0
     scale = (1.0 - floor) / total if total > 0 else 0.0
     out[:] = 0.0
     for b in range(limit_bin + 1):
-        out[b] = kept[b] * scale + floor / (limit_bin + 1)
+        out[b] = allowed[b] * scale + floor / (limit_bin + 1)
 
 
 @compiled
 def _spread(amounts: Array, kernel: Array, out: Array) -> None:
-    """Add each of ``amounts`` times ``kernel`` to ``out`` from its place on; four neighbours at once, or each would wait for the last."""
+    """Add each amount times the kernel to ``out``, starting at the amount's bin.
+
+    Four neighbouring bins are added in one pass, so that additions do not wait for each other.
+    """
     bins, taps = len(amounts), len(kernel)
-    wide = np.zeros(taps + 6)
-    wide[3 : taps + 3] = kernel
-    first, second, third, fourth = wide[3:], wide[2:], wide[1:], wide
+    padded = np.zeros(taps + 6)
+    padded[3 : taps + 3] = kernel
+    kernel_0, kernel_1, kernel_2, kernel_3 = padded[3:], padded[2:], padded[1:], padded
     b = 0
     while b < bins:
         if amounts[b] == 0.0:
             b += 1
             continue
-        here, left = amounts[b], bins - b
-        one = amounts[b + 1] if left > 1 else 0.0
-        two = amounts[b + 2] if left > 2 else 0.0
-        three = amounts[b + 3] if left > 3 else 0.0
+        amount_0, left = amounts[b], bins - b
+        amount_1 = amounts[b + 1] if left > 1 else 0.0
+        amount_2 = amounts[b + 2] if left > 2 else 0.0
+        amount_3 = amounts[b + 3] if left > 3 else 0.0
         around = out[b : b + taps + 3]
         for tap in range(len(around)):
             around[tap] += (
-                here * first[tap] + one * second[tap] + two * third[tap] + three * fourth[tap]
+                amount_0 * kernel_0[tap]
+                + amount_1 * kernel_1[tap]
+                + amount_2 * kernel_2[tap]
+                + amount_3 * kernel_3[tap]
             )
         b += 4
 
 
 @compiled
-def _hits(shape: Shape, truth: int, limit_bin: int, out: Array) -> None:
-    """How much of an outcome in each bin falls into the bin ``truth`` at each width; the first and last allowed bins take all beyond."""
+def _likelihoods(shape: Shape, truth: int, limit_bin: int, out: Array) -> None:
+    """Compute the share of an outcome in each bin that each kernel puts into the bin ``truth``.
+
+    The first bin and ``limit_bin`` take all mass beyond them. ``out`` is float64[widths, bins].
+    """
     taps, out[:] = shape.spread.shape[1], 0.0
     reach = taps // 2
     for k in range(len(shape.spread)):
@@ -164,28 +207,39 @@ def _hits(shape: Shape, truth: int, limit_bin: int, out: Array) -> None:
 
 @compiled
 def responsibilities(
-    lists: OutcomeIndex, shape: Shape, limit: float, limit_bin: int, truth: int, view: View
+    index: OutcomeIndex, shape: Shape, limit: float, limit_bin: int, truth: int, view: View
 ) -> None:
-    """Turn view.weights into each component's share in having foreseen the bin ``truth`` (the E step of EM)."""
-    decays, widths, weights, hits = len(shape.ages), len(shape.spread), view.weights, view.sharp
-    _hits(shape, truth, limit_bin, hits)
-    bins, hit = np.empty(shape.ages.shape[1], np.int64), np.empty(shape.ages.shape[1])
+    """Replace ``view.weights`` by each component's responsibility for an outcome (EM's E step).
+
+    Args:
+        index: The outcomes.
+        shape: The mixture's shape.
+        limit: Position of the job's limit on the axis, infinite for none.
+        limit_bin: The last bin that may hold mass.
+        truth: The outcome's bin.
+        view: The job's windows and weights.
+    """
+    decays, widths, weights, likelihoods = (
+        len(shape.ages), len(shape.spread), view.weights, view.sharp,
+    )  # fmt: skip
+    _likelihoods(shape, truth, limit_bin, likelihoods)
+    bins, likelihood = np.empty(shape.ages.shape[1], np.int64), np.empty(shape.ages.shape[1])
     density = shape.floor / (limit_bin + 1)
     for level in range(len(view.slots)):
-        count, newest = view.ends[level] - view.firsts[level], view.ends[level] - 1
+        count, newest = view.ends[level] - view.starts[level], view.ends[level] - 1
         if count <= 0:
             continue
         shift = limit if shape.relative[level] else 0.0
         for age in range(count):
-            bins[age] = bin_of(lists.log_bin_position[newest - age] + shift, shape.bins)
+            bins[age] = bin_of(index.log_bin_position[newest - age] + shift, shape.bins)
         for k in range(widths):
             for age in range(count):
-                hit[age] = hits[k, bins[age]]
+                likelihood[age] = likelihoods[k, bins[age]]
             for d in range(decays):
-                seen, fade = 0.0, shape.ages[d]
+                total, fading = 0.0, shape.ages[d]
                 for age in range(count):
-                    seen += fade[age] * hit[age]
+                    total += fading[age] * likelihood[age]
                 c = (level * decays + d) * widths + k
-                weights[c] *= (1.0 - shape.floor) * seen / shape.sums[d, count]
+                weights[c] *= (1.0 - shape.floor) * total / shape.sums[d, count]
                 density += weights[c]
     weights /= density

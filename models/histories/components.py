@@ -1,7 +1,7 @@
-"""Components: the ways in which a key's outcomes become a distribution over the grid.
+"""Components of the mixture: each turns the outcomes of one key into a distribution over the grid.
 
-A component is a level (one kind of history), a decay (how fast older outcomes fade) and a width (how far an outcome is spread on
-the logarithmic axis).
+A component is a level (one kind of history), a decay (how fast older outcomes lose weight) and a
+width (the standard deviation of the kernel around each outcome on the logarithmic axis).
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from models.histories.outcome_index import WINDOW
 from models.quantities.targets import Grid
 
 OVER = 1.1
-"""A job broke its limit when it used more than this many times as much; systems take a moment to stop a job."""
+"""A job broke its limit if it used more than this many times as much; systems stop jobs late."""
 FACTS = 5
-"""What the gate is told of each level; see ``gate.note_facts``."""
+"""Inputs of the gate for each level; see ``gate.compute_facts``."""
 TABLES = 6
-"""WeightTables that each job learns into: of all jobs, by counts, by count and size, of the owner, of the owner by size, of the template."""
+"""Weight tables of a job: all jobs, counts, count and size, owner, owner and size, template."""
 
 
 @dataclass(frozen=True)
 class MixtureSettings:
-    """How the mixture learns; one setting serves every log (see ``settings_of``), and is kept with each model."""
+    """How the mixture learns; one setting serves every log, and is saved with each model."""
 
     decays: tuple[float, ...] = (0.5, 0.9, 0.99)
     widths: tuple[float, ...] = (0.0, 0.15, 0.8)  # octaves
@@ -37,11 +37,11 @@ class MixtureSettings:
 
 
 MEMORY_WIDTHS = (0.0, 0.1, 0.3)
-"""Memory repeats more closely than time does: wide kernels cost allocations half of what they save (docs/resources.md)."""
+"""Memory repeats more closely than time: wide kernels waste allocations (docs/resources.md)."""
 
 
 def settings_of(target: str) -> MixtureSettings:
-    """How the mixture of a target learns unless it is told otherwise."""
+    """Return the default settings of a target's mixture."""
     return (
         MixtureSettings(widths=MEMORY_WIDTHS)
         if target in ("peak_memory", "memory_per_core")
@@ -50,16 +50,16 @@ def settings_of(target: str) -> MixtureSettings:
 
 
 class Shape(NamedTuple):
-    """The settings as arrays that compiled code reads."""
+    """The settings as arrays for compiled code."""
 
     ages: Array  # float64[decays, WINDOW], weight of the outcome of each age
     sums: Array  # float64[decays, WINDOW + 1], sum of the weights of so many outcomes
     spread: Array  # float64[widths, 2·reach + 1], share of an outcome's mass in the bins around it
     below: Array  # float64[widths, 2·reach + 2], mass below the lower edge of each of these bins
-    edge: Array  # int64[widths], how many bins at either end of a row of spread are empty
+    edge: Array  # int64[widths], empty bins at either end of a row of spread
     relative: Array  # bool[levels]
-    owner: int
-    everyone: int  # the level of all jobs
+    owner: int  # position of the owner's level
+    everyone: int  # position of the level of all jobs
     bins: int
     steps: float
     lowest: float
@@ -75,7 +75,15 @@ class Shape(NamedTuple):
 def make_shape(
     settings: MixtureSettings, grid: Grid, relative: Array, owner: int, binding: bool = True
 ) -> Shape:
-    """Fade and spread each outcome as the settings say; the kernels are Gaussian, cut at three standard deviations."""
+    """Compute the fading weights and the kernels (Gaussian, cut at three standard deviations).
+
+    Args:
+        settings: How the mixture learns.
+        grid: The target's grid.
+        relative: Which levels hold outcomes relative to the limit (bool[levels]).
+        owner: The position of the owner's level.
+        binding: Whether limits stop jobs.
+    """
     reach = int(np.ceil(3 * max(settings.widths) * grid.steps)) + 1
     distance = np.arange(-reach, reach + 1)
     rows = []
@@ -113,7 +121,7 @@ def make_shape(
 
 
 def count_components(shape: Shape) -> int:
-    """How many components there are: by level, decay, width."""
+    """Count the components, which are ordered by level, decay and width."""
     return len(shape.relative) * len(shape.ages) * len(shape.spread)
 
 

@@ -1,14 +1,14 @@
-"""Features: the keys under which a job's history is kept, and the numbers that the refiner reads.
+"""Features: the keys of a job's histories, and the numbers that the refiner reads.
 
-Which keys a log gets follows from its subject's rule and the fields that the log really has. "Job" stands for a record of any subject
-(see ``subjects``). Keys are 64-bit hashes of the values
-themselves, the same in every process, so that a live service needs no table of categories.
+Which levels a log gets follows from its subject's rule and the fields that its records report.
+"Job" stands for a record of any subject. Keys are 64-bit hashes of the values themselves, the same
+in every process, so a live service needs no table of categories.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -18,16 +18,20 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from infra.aliases import Array, Floats, Integers
 from infra.compiled import compiled
 from infra.errors import InputError
 from jobs.coded_jobs import NOT_AVAILABLE as NOT_AVAILABLE
 from jobs.coded_jobs import Coded, CodedJobs, encode_column, encode_jobs, in_microseconds
+from models.histories.hash_table import mix
 from models.quantities.subjects import JOBS, SUBJECTS, Subject
 
 Keys = npt.NDArray[np.uint64]
 
-MOST_DISTINCT = 0.5
-"""A field with more distinct values than this share of the jobs names each job, not a kind of job."""
+MAX_DISTINCT = 0.5
+"""A field with more distinct values than this share of the jobs names jobs, not kinds of job."""
+_SAMPLE = 50_000
+_MISSING = np.uint64(0x9E3779B97F4A7C15)
 
 
 class FeatureError(InputError):
@@ -36,7 +40,7 @@ class FeatureError(InputError):
 
 @dataclass(frozen=True)
 class Level:
-    """One kind of history: that of the jobs with the same ``fields``; ``relative`` histories hold the value over its limit."""
+    """One kind of history: of jobs with equal ``fields``; a ``relative`` one holds value/limit."""
 
     fields: tuple[str, ...]
     relative: bool = False
@@ -49,7 +53,14 @@ class Level:
 
 @dataclass(frozen=True)
 class Levels:
-    """The kinds of history that a log gets, fine to coarse; ``owner`` is the place of the one that tells who the job belongs to."""
+    """The kinds of history of a log, fine to coarse.
+
+    Attributes:
+        levels: The levels.
+        owner: The position of the level that says whose a job is.
+        numbers: Numeric fields that the refiner reads.
+        subject: The kind of record.
+    """
 
     levels: tuple[Level, ...]
     owner: int
@@ -62,12 +73,12 @@ class Levels:
         return frozenset({*self.numbers, *(name for level in self.levels for name in level.fields)})
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return plain JSON values."""
         return asdict(self)
 
     @staticmethod
     def from_json(text: dict[str, Any]) -> Levels:
-        """The opposite of ``to_json``; raises FeatureError when a part is missing."""
+        """Invert ``to_json``; raises FeatureError when an entry is missing."""
         try:
             levels = tuple(
                 Level(tuple(level["fields"]), bool(level["relative"])) for level in text["levels"]
@@ -80,25 +91,28 @@ class Levels:
 
 @dataclass(frozen=True)
 class Contexts:
-    """What the engine knows of n jobs when they are submitted, and when their outcome became known.
+    """What the engine knows of n jobs at prediction.
 
-    ``keys`` uint64[n, levels]; ``at`` and ``available_at`` int64[n] in microseconds since 1970: submitted, outcome known (NOT_AVAILABLE where it
-    is not); ``ids`` uint32[n], the same for the same job; ``numbers``
-    float32[n, features] with NaN for unknown.
+    Attributes:
+        keys: uint64[n, levels].
+        at: When each job is predicted, at its submission or later (int64[n], microseconds).
+        available_at: When its outcome became available (int64[n], NOT_AVAILABLE for not yet).
+        ids: A hash of each job's identity (uint32[n]).
+        numbers: float32[n, features], NaN for unknown.
     """
 
     keys: Keys
-    at: npt.NDArray[np.int64]
-    available_at: npt.NDArray[np.int64]
+    at: Integers
+    available_at: Integers
     ids: npt.NDArray[np.uint32]
     numbers: npt.NDArray[np.float32]
 
-    def asked(self, at: datetime) -> Contexts:
-        """The same jobs as asked about at another time, but never before their submission."""
+    def predicted_at(self, at: datetime) -> Contexts:
+        """Return the same jobs predicted at another time, but never before their submission."""
         return replace(self, at=np.maximum(self.at, in_microseconds(at)))
 
-    def take(self, rows: npt.NDArray[Any]) -> Contexts:
-        """The contexts of some rows (indices or a mask)."""
+    def take(self, rows: Array) -> Contexts:
+        """Return the contexts of some rows (indices or a mask)."""
         return Contexts(
             self.keys[rows],
             self.at[rows],
@@ -112,75 +126,65 @@ class Contexts:
 
 
 def choose_levels(jobs: pd.DataFrame, subject: Subject = JOBS) -> Levels:
-    """Choose the levels for a log from the fields that its jobs really have, by the rule of their subject.
+    """Choose the levels of a log from the fields that its jobs report, by their subject's rule.
 
-    A level that splits the jobs exactly as a level already chosen is left out, so a missing or constant field costs nothing.
+    A level that splits the jobs exactly as another is left out: a missing or constant field costs
+    nothing.
     """
-    sample = jobs if len(jobs) <= 50_000 else jobs.iloc[:: len(jobs) // 50_000 + 1]
-    kinds = [name for name in subject.keys if name in sample and _is_kind(sample[name], subject)]
-    hashes = {name: _hashes(encode_column(sample[name]), name in subject.sizes) for name in kinds}
-    chosen: dict[bytes, tuple[str, ...]] = {}
-    told = {
+    sample = jobs if len(jobs) <= _SAMPLE else jobs.iloc[:: len(jobs) // _SAMPLE + 1]
+    hashes = {
+        name: _hash_values(encode_column(sample[name]), name in subject.sizes)
+        for name in subject.keys
+        if name in sample and _tells_kinds(sample[name], subject)
+    }
+    candidates = {
         candidate: tuple(name for name in ("source", *candidate) if name in hashes)
         if candidate
         else ()
         for candidate in subject.candidates
     }
-    for fields in told.values():
-        # The coarsest of two equal splits names itself by fewer fields.
-        chosen[_split(fields, hashes, len(sample))] = fields
-    # Levels that split equally finely keep the order of the candidates: a set's order would differ from process to process.
-    levels = [
-        Level(fields)
-        for fields in sorted(
-            dict.fromkeys(chosen.values()), key=lambda fields: _rank(fields, hashes)
-        )
-    ]
-    names = [level.fields for level in levels]
-    owner = next((names.index(f) for f in _owners(names, subject)), len(levels) - 1)
-    numbers = tuple(name for name in subject.numbers if _is_told(sample, name))
-    measured = any(_is_told(sample, name) for name in subject.measured_against)
-    rated = (
-        names[owner],
-        (),
-        *(told[candidate] for candidate in subject.rated if told[candidate] in names),
+    by_split: dict[bytes, tuple[str, ...]] = {}
+    groups: dict[tuple[str, ...], int] = {}
+    for fields in candidates.values():
+        codes, distinct = pd.factorize(_combine((hashes[name] for name in fields), len(sample), 0))
+        split = hashlib.blake2b(codes.astype(np.int64).tobytes(), digest_size=16).digest()
+        # Of two equal splits the later, coarser candidate names the level.
+        by_split[split], groups[fields] = fields, len(distinct) if fields else 0
+    # Ties keep the order of the candidates, so that processes agree.
+    names = sorted(dict.fromkeys(by_split.values()), key=lambda fields: -groups[fields])
+    owner = next(
+        (
+            names.index(fields)
+            for name in subject.owners
+            for fields in names
+            if fields in ((name,), ("source", name))
+        ),
+        len(names) - 1,
     )
-    relative = dict.fromkeys(Level(fields, relative=True) for fields in rated) if measured else ()
-    return Levels((*levels, *relative), owner, numbers, subject.name)
+    measured = any(_is_reported(sample, name) for name in subject.measured_against)
+    rated = (candidates[candidate] for candidate in subject.rated)
+    relative = dict.fromkeys(
+        Level(fields, relative=True)
+        for fields in (names[owner], (), *rated)
+        if measured and fields in names
+    )
+    numbers = tuple(name for name in subject.numbers if _is_reported(sample, name))
+    return Levels((*map(Level, names), *relative), owner, numbers, subject.name)
 
 
-def _is_told(sample: pd.DataFrame, name: str) -> bool:
+def _is_reported(sample: pd.DataFrame, name: str) -> bool:
     return name in sample and bool(sample[name].notna().any())
 
 
-def _owners(names: list[tuple[str, ...]], subject: Subject) -> Iterator[tuple[str, ...]]:
-    for owner in subject.owners:
-        yield from (fields for fields in names if fields in ((owner,), ("source", owner)))
-
-
-def _is_kind(values: pd.Series[Any], subject: Subject) -> bool:
-    known, distinct = int(values.notna().sum()), values.nunique()
-    varies = distinct > 1 or (distinct == 1 and known < len(values))
-    return varies and (values.name in subject.sizes or distinct <= max(MOST_DISTINCT * known, 20))
-
-
-def _split(fields: tuple[str, ...], hashes: dict[str, Keys], rows: int) -> bytes:
-    """A fingerprint of how ``fields`` split the jobs: equal for two sets of fields that split them alike."""
-    codes, _ = pd.factorize(_combine((hashes[name] for name in fields), rows, salt=0))
-    return hashlib.blake2b(codes.astype(np.int64).tobytes(), digest_size=16).digest()
-
-
-def _rank(fields: tuple[str, ...], hashes: dict[str, Keys]) -> float:
-    rows = len(next(iter(hashes.values()))) if hashes else 0
-    return (
-        -float(len(np.unique(_combine((hashes[name] for name in fields), rows, salt=0))))
-        if fields
-        else 0.0
-    )
+def _tells_kinds(values: pd.Series[Any], subject: Subject) -> bool:
+    """Whether a field has several values, counting missing as one, but does not name each job."""
+    reported, distinct = int(values.notna().sum()), values.nunique()
+    varies = distinct > 1 or (distinct == 1 and reported < len(values))
+    return varies and (values.name in subject.sizes or distinct <= max(MAX_DISTINCT * reported, 20))
 
 
 def encode(jobs: pd.DataFrame | CodedJobs, levels: Levels) -> Contexts:
-    """Turn jobs into the arrays that the engine works on; raises FeatureError when a column that it needs is missing."""
+    """Turn jobs into arrays; raises FeatureError when they have no submission times."""
     if "submitted_at" not in jobs:
         raise FeatureError("the jobs have no column submitted_at")
     subject = SUBJECTS[levels.subject]
@@ -190,58 +194,50 @@ def encode(jobs: pd.DataFrame | CodedJobs, levels: Levels) -> Contexts:
         )
     rows = len(jobs)
     hashes = {
-        name: _hashes(jobs[name], name in subject.sizes)
+        name: _hash_values(jobs[name], name in subject.sizes)
         if name in jobs
         else np.full(rows, _MISSING)
-        for name in _read(levels)
+        for name in {name for level in levels.levels for name in level.fields}
     }
     keys = np.empty((rows, len(levels.levels)), dtype=np.uint64)
-    for place, level in enumerate(levels.levels):
-        keys[:, place] = _combine(
-            (hashes[name] for name in level.fields),
-            rows,
-            salt=_hash_text("|".join((level.name, str(place)))),
+    for position, level in enumerate(levels.levels):
+        salt = _hash_text("|".join((level.name, str(position))))
+        keys[:, position] = _combine((hashes[name] for name in level.fields), rows, salt)
+    at, available_at = jobs["submitted_at"], np.full(rows, NOT_AVAILABLE)
+    if subject.outcome_time in jobs:
+        ended_at = jobs[subject.outcome_time]
+        # The outcome of a job of no length is available only after the instant of submission.
+        available_at = np.where(
+            ended_at == NOT_AVAILABLE, NOT_AVAILABLE, np.maximum(ended_at, at + 1)
         )
-    at = jobs["submitted_at"]
-    known = (
-        jobs[subject.outcome_time] if subject.outcome_time in jobs else np.full(rows, NOT_AVAILABLE)
+    return Contexts(
+        keys, at, available_at, identities(jobs, subject.identity), _numbers(jobs, levels, at)
     )
-    # A job of no length ended when it was submitted: its outcome is news only after that instant.
-    known = np.where(known == NOT_AVAILABLE, NOT_AVAILABLE, np.maximum(known, at + 1))
-    return Contexts(keys, at, known, identities(jobs, subject.identity), _numbers(jobs, levels, at))
-
-
-def _read(levels: Levels) -> set[str]:
-    return {name for level in levels.levels for name in level.fields}
 
 
 def identities(
     jobs: CodedJobs, identity: tuple[str, ...] = JOBS.identity
 ) -> npt.NDArray[np.uint32]:
-    """A hash of what names each job (uint32[n]), 0 for all where the last of ``identity`` is not told."""
+    """Hash what names each job (uint32[n]); 0 for all where the last of ``identity`` is missing."""
     ids = np.zeros(len(jobs), dtype=np.uint64)
     if identity[-1] in jobs:
-        ids = _combine((_each(jobs[name]) for name in identity if name in jobs), len(jobs), salt=1)
+        names = (_hash_names(jobs[name]) for name in identity if name in jobs)
+        ids = _combine(names, len(jobs), salt=1)
     return (ids >> np.uint64(32)).astype(np.uint32)
 
 
-def hour_of_week(at: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def hour_of_week(at: Integers) -> Integers:
     """Hours since Monday began, UTC (int64[n], 0 to 167), of microseconds since 1970."""
     return np.asarray((at // 3_600_000_000 + 72) % 168)  # 1970 began on a Thursday
 
 
-def _numbers(jobs: CodedJobs, levels: Levels, at: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+def _numbers(jobs: CodedJobs, levels: Levels, at: Integers) -> npt.NDArray[np.float32]:
     hours = hour_of_week(at)
     columns = [hours % 24, hours // 24]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for name in levels.numbers:
-            columns.append(
-                np.log2(np.maximum(jobs[name] if name in jobs else np.full(len(jobs), np.nan), 1.0))
-            )
+    for name in levels.numbers:
+        values = jobs[name] if name in jobs else np.full(len(jobs), np.nan)
+        columns.append(np.log2(np.maximum(values, 1.0)))
     return np.column_stack(columns).astype(np.float32)
-
-
-_MISSING = np.uint64(0x9E3779B97F4A7C15)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -249,44 +245,36 @@ def _hash_text(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def _hashes(values: Coded | npt.NDArray[np.float64], by_size: bool) -> Keys:
-    """A 64-bit hash of each value; of texts only the distinct values are hashed."""
+def _hash_values(values: Coded | Floats, by_size: bool) -> Keys:
+    """Hash each value (uint64[n]), or its size class (half an octave); texts are hashed once."""
     if isinstance(values, Coded):
         table = np.array(
             [_hash_text(text) for text in values.values] + [int(_MISSING)], dtype=np.uint64
         )
-        return np.asarray(table[values.codes])  # a missing value's code is -1
-    numbers = values + 0.0  # which makes 0.0 of -0.0
+        return np.asarray(table[values.codes])  # the code of a missing value is -1
+    numbers = values + 0.0  # turns -0.0 into 0.0
     if by_size:
         with np.errstate(divide="ignore", invalid="ignore"):
             numbers = np.floor(2 * np.log2(np.where(numbers > 0, numbers, np.nan)))
-    return np.where(np.isnan(numbers), _MISSING, _mix(numbers.view(np.uint64)))
+    return np.where(np.isnan(numbers), _MISSING, mix(numbers.view(np.uint64)))
 
 
-def _each(values: Coded | npt.NDArray[Any]) -> Keys:
-    """A 64-bit hash of each text, by which jobs are ordered that ended at one instant."""
+def _hash_names(values: Coded | Array) -> Keys:
+    """Hash each text (uint64[n]); orders the jobs that ended at one instant."""
     if isinstance(values, Coded):
-        return np.asarray(_each(np.array([*values.values, np.nan], dtype=object))[values.codes])
+        table = _hash_names(np.array([*values.values, np.nan], dtype=object))
+        return np.asarray(table[values.codes])
     return np.asarray(pd.util.hash_array(values, categorize=False), dtype=np.uint64)
 
 
 def _combine(hashes: Iterable[Keys], rows: int, salt: int) -> Keys:
-    total = np.full(rows, np.uint64(salt))
+    combined = np.full(rows, np.uint64(salt))
     for values in hashes:
-        _take_in(total, values)
-    return _mix(total)
+        _combine_into(combined, values)
+    return mix(combined)
 
 
 @compiled
-def _take_in(total: Keys, values: Keys) -> None:
-    """``total = _mix(total * prime ^ values)`` without room for what lies between."""
-    for row in range(len(total)):
-        total[row] = _mix((total[row] * np.uint64(0x100000001B3)) ^ values[row])
-
-
-@compiled
-def _mix(values: Keys) -> Keys:
-    """The finaliser of splitmix64 (Steele, Lea, Flood 2014), of a number or of each of an array."""
-    once = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    twice = (once ^ (once >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return twice ^ (twice >> np.uint64(31))
+def _combine_into(combined: Keys, values: Keys) -> None:
+    for row in range(len(combined)):
+        combined[row] = mix((combined[row] * np.uint64(0x100000001B3)) ^ values[row])

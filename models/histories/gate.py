@@ -1,9 +1,9 @@
-"""The gate: what each level's history looks like, and how far its components are trusted for it, learned as jobs end (compiled).
+"""The gate adjusts component weights by what each level's history looks like, learned online.
 
-A long history whose values repeat deserves trust, one that has heard nothing for long does not. The gate multiplies the weights
-of components by the exponential of a linear function of such facts, which follows the gradient of the log score (Adagrad; Duchi,
-Hazan and Singer 2011). Time is told by news: how long a history has been silent while others heard of jobs that ended, so that a
-prediction changes only when something was learned.
+A long history of repeated values deserves more weight, one without news less. The gate multiplies
+weights by the exponential of a linear function of five facts and follows the gradient of the log
+score (Adagrad; Duchi, Hazan and Singer 2011). Silence is measured between outcomes, not by the
+clock, so a prediction changes only when something was learned.
 """
 
 from __future__ import annotations
@@ -16,64 +16,60 @@ from models.histories.components import FACTS, Shape
 from models.histories.outcome_index import OutcomeIndex
 from models.histories.weights import WeightTables
 
+LENGTH, SILENCE, SPREAD, REPEATS, SINGLE = range(FACTS)
+"""Positions of the facts of a level."""
 _PAIRS = 7
-"""How many of the latest steps from outcome to outcome are looked at."""
+"""How many of the latest steps between outcomes are read."""
 _MINUTE = 6e7
-_STEEPEST = 8.0
-"""The gate changes a weight by no more than this power of e."""
+_MAX_EXPONENT = 8.0
 
 
 @compiled
-def note_facts(lists: OutcomeIndex, shape: Shape, view: View) -> None:
-    """Into view.facts, a level: its length, its silence, how far its outcomes lie apart, how often they repeat, whether it is one alone."""
-    now = view.ends[shape.everyone] - 1
+def compute_facts(index: OutcomeIndex, shape: Shape, view: View) -> None:
+    """Compute the facts of each level's window into ``view.facts``."""
+    newest_of_all = view.ends[shape.everyone] - 1
     for level in range(len(view.slots)):
-        count, newest, facts = (
-            view.ends[level] - view.firsts[level],
-            view.ends[level] - 1,
-            view.facts[level],
-        )
+        count, newest = view.ends[level] - view.starts[level], view.ends[level] - 1
         if count <= 0:
             continue
+        facts = view.facts[level]
         pairs = min(count - 1, _PAIRS)
-        moved, same = 0.0, 0.0
+        distance, repeats = 0.0, 0.0
         for age in range(pairs):
-            step = abs(
-                lists.log_bin_position[newest - age] - lists.log_bin_position[newest - age - 1]
-            )
-            moved += step
-            same += 1.0 if step < 1.0 else 0.0
-        facts[0] = np.log2(1.0 + count) / 6.0
-        facts[1] = (
-            np.log2(1.0 + (lists.available_at[now] - lists.available_at[newest]) / _MINUTE) / 10.0
-        )
-        facts[2] = np.log2(1.0 + moved / pairs / shape.steps) / 2.0 if pairs else 1.0
-        facts[3] = same / pairs if pairs else 0.0
-        facts[4] = 0.0 if pairs else 1.0
+            position = newest - age
+            step = abs(index.log_bin_position[position] - index.log_bin_position[position - 1])
+            distance += step
+            repeats += 1.0 if step < 1.0 else 0.0
+        silence = index.available_at[newest_of_all] - index.available_at[newest]
+        facts[LENGTH] = np.log2(1.0 + count) / 6.0
+        facts[SILENCE] = np.log2(1.0 + silence / _MINUTE) / 10.0
+        facts[SPREAD] = np.log2(1.0 + distance / pairs / shape.steps) / 2.0 if pairs else 1.0
+        facts[REPEATS] = repeats / pairs if pairs else 0.0
+        facts[SINGLE] = 0.0 if pairs else 1.0
 
 
 @compiled
 def gate(tables: WeightTables, shape: Shape, view: View) -> None:
-    """Multiply view.weights by what the gate has learned about histories like these."""
-    each = len(shape.ages) * len(shape.spread)
+    """Multiply ``view.weights`` by what the gate has learned of histories with these facts."""
+    per_level = len(shape.ages) * len(shape.spread)
     for c in range(len(view.weights)):
-        level = c // each
-        if view.ends[level] > view.firsts[level]:
-            total = 0.0
+        level = c // per_level
+        if view.ends[level] > view.starts[level]:
+            exponent = 0.0
             for f in range(FACTS):
-                total += tables.slopes[c, f] * view.facts[level, f]
-            view.weights[c] *= np.exp(min(max(total, -_STEEPEST), _STEEPEST))
+                exponent += tables.slopes[c, f] * view.facts[level, f]
+            view.weights[c] *= np.exp(min(max(exponent, -_MAX_EXPONENT), _MAX_EXPONENT))
 
 
 @compiled
-def learn_gate(tables: WeightTables, shape: Shape, view: View) -> None:
-    """One step up the log score of an outcome: view.weights are the components' shares in it, view.prior their weights before."""
-    each = len(shape.ages) * len(shape.spread)
+def update_gate(tables: WeightTables, shape: Shape, view: View) -> None:
+    """Take one gradient step: ``view.weights`` are responsibilities, ``view.prior`` the weights."""
+    per_level = len(shape.ages) * len(shape.spread)
     for c in range(len(view.weights)):
-        level = c // each
-        if view.ends[level] > view.firsts[level]:
-            gap = view.weights[c] - view.prior[c]
+        level = c // per_level
+        if view.ends[level] > view.starts[level]:
+            difference = view.weights[c] - view.prior[c]
             for f in range(FACTS):
-                steep = gap * view.facts[level, f]
-                tables.travelled[c, f] += steep * steep
-                tables.slopes[c, f] += shape.gate * steep / np.sqrt(tables.travelled[c, f])
+                gradient = difference * view.facts[level, f]
+                tables.squares[c, f] += gradient * gradient
+                tables.slopes[c, f] += shape.gate * gradient / np.sqrt(tables.squares[c, f])

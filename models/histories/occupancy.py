@@ -1,8 +1,9 @@
-"""Occupancy: a quantity's distribution, and the same weighted by how long its jobs ran.
+"""Occupancy: a quantity's distribution, and the same weighted by how long jobs ran.
 
-What an allocation costs depends on both: a job that fails at once costs nothing, one that fails after a day costs a day. So each
-outcome in a job's histories is looked at beside the walltime of the same job, under the weights that the mixture has learned for the
-quantity. Run times are few and wild, so half of what they say is believed.
+The cost of an allocation depends on both: a job that fails at once costs nothing, one that fails
+after a day costs a day. Each outcome in a job's histories is paired with the walltime of the same
+job, under the weights that the quantity's mixture has learned. Run times are few and vary widely,
+so they count by half.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ from models.histories.blend import View, bin_of, look, smooth
 from models.histories.components import Shape
 from models.histories.features import Contexts
 from models.histories.mixture import (
+    NEXT_OUTCOME,
+    NEXT_QUERY,
     JobArrays,
     Mixture,
     MixtureState,
     PrequentialReplay,
     bin_of_limit,
-    bounds,
-    has_room_for,
+    has_capacity,
     learn_outcome,
+    upper_bounds,
     weigh_components,
 )
 from models.histories.outcome_index import OutcomeIndex, available_end, find_slot
@@ -32,44 +35,28 @@ from models.histories.weights import limit_compliance
 from models.quantities.distribution import Distribution
 from models.quantities.targets import Grid
 
-BELIEVED = 0.5
-"""How far the run times in a bin are believed where they differ from the others'."""
+TRUST = 0.5
+"""How far the walltimes in a bin count where they differ from those of other bins."""
 
 
 class Occupancy(NamedTuple):
-    """n distributions of a quantity over one grid: ``mass`` float32[n, bins], ``held`` the same weighted by walltime, rows summing to 1.
+    """n distributions of a quantity over one grid, and the same weighted by walltime."""
 
-    ``seconds`` float64[n] is the mean walltime, NaN where none is known; ``top`` int64[n] the last bin allowed, ``limit_compliance`` int64[n] how
-    limits are kept (see ``weights.limit_compliance``); ``cold`` bool[n] says that nothing is known of who submits.
-    """
-
-    mass: Array
-    held: Array
-    seconds: Array
-    top: Array
-    limit_compliance: Array
-    cold: Array
+    mass: Array  # float32[n, bins]
+    weighted: Array  # float32[n, bins], weighted by walltime, rows sum to 1
+    seconds: Array  # float64[n], mean walltime, NaN for unknown
+    top: Array  # int64[n], the last bin that may hold mass
+    compliance: Array  # int64[n], see weights.limit_compliance
+    cold: Array  # bool[n], the owner has no outcome
 
     def distribution(self, grid: Grid, limits: Array) -> Distribution:
-        """The distributions as ``Mixture.distributions`` gives them, of jobs with ``limits`` (float64[n], infinite for none)."""
-        return Distribution(grid, self.mass, bounds(grid, limits, self.limit_compliance))
-
-
-def _room(jobs: int, bins: int) -> Occupancy:
-    mass, held = np.empty((jobs, bins), np.float32), np.empty((jobs, bins), np.float32)
-    return Occupancy(
-        mass,
-        held,
-        np.empty(jobs),
-        np.empty(jobs, np.int64),
-        np.empty(jobs, np.int64),
-        np.empty(jobs, np.bool_),
-    )
+        """Return what ``Mixture.distributions`` gives for jobs with these limits (float64[n])."""
+        return Distribution(grid, self.mass, upper_bounds(grid, limits, self.compliance))
 
 
 @compiled
 def _blend_both(
-    lists: OutcomeIndex,
+    index: OutcomeIndex,
     times: OutcomeIndex,
     shape: Shape,
     jobs: JobArrays,
@@ -78,120 +65,118 @@ def _blend_both(
     view: View,
     lasted: Array,
     mass: Array,
-    held: Array,
+    weighted: Array,
 ) -> float:
-    """Masses of one job, and masses weighted by walltime; returns the mean walltime, NaN where none is known."""
+    """Compute both distributions of one job; returns the mean walltime, NaN for unknown."""
     decays, widths = len(shape.ages), len(shape.spread)
     view.sharp[:], lasted[:] = 0.0, 0.0
-    weight, total, each = 0.0, 0.0, np.empty((widths, shape.ages.shape[1]))
+    paired_mass, total_time = 0.0, 0.0
+    outcome_mass = np.empty((widths, shape.ages.shape[1]))
     for level in range(len(view.slots)):
-        count, newest = view.ends[level] - view.firsts[level], view.ends[level] - 1
+        count, newest = view.ends[level] - view.starts[level], view.ends[level] - 1
         if count <= 0:
             continue
         shift = jobs.limit[row] if shape.relative[level] else 0.0
         slot = find_slot(times, jobs.keys[row, level])
         first = times.start[slot] if slot >= 0 else 0
-        place = available_end(times, slot, jobs.at[row]) - 1 if slot >= 0 else -1
-        each[:] = 0.0
+        paired = available_end(times, slot, jobs.at[row]) - 1 if slot >= 0 else -1
+        outcome_mass[:] = 0.0
         for k in range(widths):
             for d in range(decays):
-                share, fade = (
-                    view.weights[(level * decays + d) * widths + k] / shape.sums[d, count],
-                    shape.ages[d],
-                )
+                weight = view.weights[(level * decays + d) * widths + k] / shape.sums[d, count]
+                fading = shape.ages[d]
                 for age in range(count):
-                    each[k, age] += share * fade[age]
+                    outcome_mass[k, age] += weight * fading[age]
         for age in range(count):
             outcome = newest - age
-            b = bin_of(lists.log_bin_position[outcome] + shift, shape.bins)
-            known, ident = lists.available_at[outcome], lists.outcome_id[outcome]
-            while place >= first and (
-                times.available_at[place] > known
-                or (times.available_at[place] == known and times.outcome_id[place] > ident)
+            b = bin_of(index.log_bin_position[outcome] + shift, shape.bins)
+            available_at, outcome_id = index.available_at[outcome], index.outcome_id[outcome]
+            while paired >= first and (
+                times.available_at[paired] > available_at
+                or (
+                    times.available_at[paired] == available_at
+                    and times.outcome_id[paired] > outcome_id
+                )
             ):
-                place -= 1
-            paired = (
-                place >= first
-                and times.available_at[place] == known
-                and times.outcome_id[place] == ident
+                paired -= 1
+            same_job = (
+                paired >= first
+                and times.available_at[paired] == available_at
+                and times.outcome_id[paired] == outcome_id
             )
-            ran = times.value[place] if paired else 0.0
+            walltime = times.value[paired] if same_job else 0.0
             for k in range(widths):
-                view.sharp[k, b] += each[k, age]
-                if paired:
-                    lasted[k, b] += each[k, age] * ran
-                    total += each[k, age] * ran
-                    weight += each[k, age]
+                view.sharp[k, b] += outcome_mass[k, age]
+                if same_job:
+                    lasted[k, b] += outcome_mass[k, age] * walltime
+                    total_time += outcome_mass[k, age] * walltime
+                    paired_mass += outcome_mass[k, age]
     smooth(shape, limit_bin, view.sharp, mass)
-    held[:] = mass
-    if weight <= 0.0:
+    weighted[:] = mass
+    if paired_mass <= 0.0:
         return np.nan
-    if total > 0.0:
-        smooth(shape, limit_bin, lasted, held)
-        held[:] = BELIEVED * held + (1.0 - BELIEVED) * mass
-    return total / weight
+    if total_time > 0.0:
+        smooth(shape, limit_bin, lasted, weighted)
+        weighted[:] = TRUST * weighted + (1.0 - TRUST) * mass
+    return total_time / paired_mass
 
 
 @compiled
-def _look_at_both(
+def _advance(
     state: MixtureState,
     times: MixtureState,
     shape: Shape,
+    time_shape: Shape,
     jobs: JobArrays,
-    row: int,
+    time_jobs: JobArrays,
+    outcomes: Array,
+    query_rows: Array,
+    progress: Array,
     view: View,
-    lasted: Array,
-    place: int,
-    room: Occupancy,
+    time_view: View,
+    out: Occupancy,
 ) -> None:
-    look(state.lists, shape, jobs.keys[row], jobs.at[row], jobs.limit[row], view)
-    weigh_components(state, shape, jobs.keys[row], view)
-    top = bin_of_limit(jobs.limit[row], state.tables, shape)
-    room.top[place], room.limit_compliance[place], room.cold[place] = (
-        top,
-        limit_compliance(state.tables, shape),
-        view.ends[shape.owner] <= view.firsts[shape.owner],
-    )
-    mass, held = room.mass[place], room.held[place]
-    room.seconds[place] = _blend_both(
-        state.lists, times.lists, shape, jobs, row, top, view, lasted, mass, held
-    )
-
-
-@compiled
-def _walk(
-    state: MixtureState, times: MixtureState, shape: Shape, time_shape: Shape, jobs: JobArrays, time_jobs: JobArrays, ends: Array, query_rows: Array, stands: Array,
-    view: View, time_view: View, room: Occupancy,
-) -> None:  # fmt: skip
-    """As ``mixture._walk``, through two mixtures side by side; it stops early when the arrays of either are full."""
+    """Replay as ``mixture._advance`` does, through two mixtures side by side."""
     levels, lasted = jobs.keys.shape[1], np.zeros_like(view.sharp)
-    while stands[1] < len(query_rows):
-        if (
-            stands[0] < len(ends)
-            and jobs.available_at[ends[stands[0]]] <= jobs.at[query_rows[stands[1]]]
-        ):
-            if not has_room_for(state, levels) or not has_room_for(times, levels):
+    while progress[NEXT_QUERY] < len(query_rows):
+        query = progress[NEXT_QUERY]
+        row, pending = query_rows[query], progress[NEXT_OUTCOME] < len(outcomes)
+        if pending and jobs.available_at[outcomes[progress[NEXT_OUTCOME]]] <= jobs.at[row]:
+            if not has_capacity(state, levels) or not has_capacity(times, levels):
                 return
-            learn_outcome(state, shape, jobs, ends[stands[0]], True, view)
-            learn_outcome(times, time_shape, time_jobs, ends[stands[0]], False, time_view)
-            stands[0] += 1
+            outcome = outcomes[progress[NEXT_OUTCOME]]
+            learn_outcome(state, shape, jobs, outcome, True, view)
+            learn_outcome(times, time_shape, time_jobs, outcome, False, time_view)
+            progress[NEXT_OUTCOME] += 1
         else:
-            _look_at_both(
-                state, times, shape, jobs, query_rows[stands[1]], view, lasted, stands[1], room
+            look(state.outcomes, shape, jobs.keys[row], jobs.at[row], jobs.limit[row], view)
+            weigh_components(state, shape, jobs.keys[row], view)
+            top = bin_of_limit(jobs.limit[row], state.tables, shape)
+            out.top[query], out.compliance[query] = top, limit_compliance(state.tables, shape)
+            out.cold[query] = view.ends[shape.owner] <= view.starts[shape.owner]
+            mass, weighted = out.mass[query], out.weighted[query]
+            out.seconds[query] = _blend_both(
+                state.outcomes, times.outcomes, shape, jobs, row, top, view, lasted, mass, weighted
             )
-            stands[1] += 1
+            progress[NEXT_QUERY] += 1
 
 
 def occupancy(mixture: Mixture, times: Mixture, contexts: Contexts, limits: Array) -> Occupancy:
-    """The occupancies of jobs by what was known at ``contexts.at``; ``times`` is the mixture of the walltimes of the same jobs."""
+    """Predict the occupancies of jobs by what was available at ``contexts.at``.
+
+    Args:
+        mixture: The quantity's mixture.
+        times: The mixture of the walltimes of the same jobs.
+        contexts: The jobs.
+        limits: float64[n], infinite for none.
+    """
     unknown = np.full(len(contexts), np.nan)
-    return OccupancyReplay(
-        mixture, times, contexts, unknown, limits, unknown, queries_only=True
-    ).advance(np.arange(len(contexts)))
+    replay = OccupancyReplay(mixture, times, contexts, unknown, limits, unknown, queries_only=True)
+    return replay.advance(np.arange(len(contexts)))
 
 
 class OccupancyReplay:
-    """A walk through the ends and submissions of some jobs, each asked about by what had ended."""
+    """A replay of jobs' outcomes and queries in event order; see ``PrequentialReplay``."""
 
     def __init__(
         self,
@@ -203,23 +188,50 @@ class OccupancyReplay:
         seconds: Array,
         queries_only: bool = False,
     ) -> None:
-        self.mixture, self.times = mixture, times
-        self.jobs = PrequentialReplay(mixture, contexts, values, limits, queries_only)
-        self.time_jobs = PrequentialReplay(
-            times, contexts, seconds, np.full(len(contexts), np.inf), queries_only
-        )
+        """Prepare a replay.
+
+        Args:
+            mixture: Learns the quantity's outcomes.
+            times: Learns the walltimes.
+            contexts: The jobs.
+            values: The quantity (float64[n], NaN for unknown).
+            limits: Its limits (float64[n], infinite for none).
+            seconds: The walltimes (float64[n], NaN for unknown).
+            queries_only: Learn nothing.
+        """
+        unlimited = np.full(len(contexts), np.inf)
+        self.replay = PrequentialReplay(mixture, contexts, values, limits, queries_only)
+        self.times = PrequentialReplay(times, contexts, seconds, unlimited, queries_only)
 
     def advance(self, query_rows: Array) -> Occupancy:
-        """PrequentialReplay until the last of ``query_rows`` (rows in the order in which they are asked about) is answered."""
-        mixture, times, jobs, time_jobs = self.mixture, self.times, self.jobs, self.time_jobs
-        room = _room(len(query_rows), mixture.grid.bins)
-        jobs.stands[1] = 0
-        while jobs.stands[1] < len(query_rows):
-            _walk(
-                mixture.state, times.state, mixture.shape, times.shape, jobs.jobs, time_jobs.jobs, jobs.ends, query_rows, jobs.stands,
-                jobs.view, time_jobs.view, room,
-            )  # fmt: skip
-            if jobs.stands[1] < len(query_rows):
-                mixture.grow()
-                times.grow()
-        return room
+        """Replay until the last of ``query_rows`` (in order of prediction) is answered."""
+        replay, times, queries = self.replay, self.times, len(query_rows)
+        bins = replay.mixture.grid.bins
+        out = Occupancy(
+            mass=np.empty((queries, bins), np.float32),
+            weighted=np.empty((queries, bins), np.float32),
+            seconds=np.empty(queries),
+            top=np.empty(queries, np.int64),
+            compliance=np.empty(queries, np.int64),
+            cold=np.empty(queries, np.bool_),
+        )
+        replay.progress[NEXT_QUERY] = 0
+        while True:
+            _advance(
+                replay.mixture.state,
+                times.mixture.state,
+                replay.mixture.shape,
+                times.mixture.shape,
+                replay.jobs,
+                times.jobs,
+                replay.outcomes,
+                query_rows,
+                replay.progress,
+                replay.view,
+                times.view,
+                out,
+            )
+            if replay.progress[NEXT_QUERY] == queries:
+                return out
+            replay.mixture.grow()
+            times.mixture.grow()

@@ -1,8 +1,8 @@
-"""History: what the jobs that have ended did, kept for each key in the order in which it became known.
+"""An index of ended jobs' outcomes by key, ordered by the time at which each became available.
 
-"History as it stood at time t" is a binary search: no later outcome can be seen, so the law of time is a property of the data.
-An outcome that comes late is put in its place, one that is repeated is left out, and the state is as if all had come in order.
-The arrays live in one pool of blocks so that compiled code can grow them; a full pool is enlarged from outside.
+What was available at a time is a binary search, so no later outcome can leak into a prediction.
+Outcomes may arrive in any order and more than once; the index is the same as if all had arrived
+once and in order. Arrays are blocks of one pool, which ``ensure_capacity`` enlarges.
 """
 
 from __future__ import annotations
@@ -13,175 +13,179 @@ import numpy as np
 
 from infra.aliases import Array
 from infra.compiled import compiled
+from models.histories.hash_table import copy_keys, find_position, find_row
 
 WINDOW = 64
-"""How many of the latest outcomes of a key are looked at."""
+"""A prediction reads this many of the latest outcomes of a key."""
 CAP = 8192
-"""How many of the latest outcomes of a key are kept."""
+"""This many of the latest outcomes of a key are kept."""
+SLOTS, POOL = 0, 1
+"""Positions in ``OutcomeIndex.used``."""
 _FIRST_BLOCK = 4
 
 
 class OutcomeIndex(NamedTuple):
-    """A hash table from key to slot, and for each slot a block of the pool with its outcomes in order of (known, id)."""
+    """A hash table from key to slot; a slot's outcomes are a block ordered by (time, id)."""
 
     table_key: Array  # uint64[power of two]
     table_slot: Array  # int32, -1 where free
     start: Array  # int64[slots], where the slot's block begins in the pool
     room: Array  # int32[slots], size of the block
-    count: Array  # type: ignore[assignment]  # int32[slots], outcomes in the block; only the last CAP count
+    size: Array  # int32[slots], outcomes in the block; only the last CAP count
     total: Array  # int64[slots], outcomes ever
-    available_at: Array  # int64[pool], when the outcome became known, microseconds
-    outcome_id: Array  # uint32[pool], whose outcome it is
-    log_bin_position: Array  # float32[pool], place on the grid's axis
-    value: Array  # float64[pool], the outcome itself
-    free: Array  # int64[32], first free block of each power of two, linked through known; -1 none
-    used: Array  # int64[2]: slots in use, pool in use
+    available_at: Array  # int64[pool], microseconds
+    outcome_id: Array  # uint32[pool], a hash of the job's identity
+    log_bin_position: Array  # float32[pool]
+    value: Array  # float64[pool], the outcome in the target's unit
+    free: Array  # int64[32], first free block of each power of two, linked through available_at
+    used: Array  # int64[2]: slots and pool entries in use
+
+
+_BY_SLOT = ("start", "room", "size", "total")
+POOL_FIELDS = ("available_at", "outcome_id", "log_bin_position", "value")
+"""The fields with an entry for each outcome."""
 
 
 def new_outcome_index(slots: int = 1024, pool: int = 1 << 16) -> OutcomeIndex:
-    """Empty lists."""
+    """Create an empty index."""
     return OutcomeIndex(
-        np.zeros(2 * slots, np.uint64), np.full(2 * slots, -1, np.int32), np.zeros(slots, np.int64), np.zeros(slots, np.int32),
-        np.zeros(slots, np.int32), np.zeros(slots, np.int64), np.zeros(pool, np.int64), np.zeros(pool, np.uint32),
-        np.zeros(pool, np.float32), np.zeros(pool, np.float64), np.full(32, -1, np.int64), np.zeros(2, np.int64),
-    )  # fmt: skip
-
-
-def ensure_capacity(lists: OutcomeIndex, levels: int) -> OutcomeIndex:
-    """The same lists with room for at least one more outcome in ``levels`` keys, usually for many."""
-    slots, pool = len(lists.start), len(lists.available_at)
-    if lists.used[0] + levels > slots:
-        bigger = 2 * slots
-        table_key, table_slot = np.zeros(2 * bigger, np.uint64), np.full(2 * bigger, -1, np.int32)
-        _rehash(lists.table_key, lists.table_slot, table_key, table_slot)
-        grown = {
-            name: _extend(getattr(lists, name), bigger)
-            for name in ("start", "room", "count", "total")
-        }
-        lists = lists._replace(table_key=table_key, table_slot=table_slot, **grown)
-    if lists.used[1] + levels * 2 * CAP > pool:
-        bigger = int(pool * 1.5) + levels * 2 * CAP
-        lists = lists._replace(
-            **{
-                name: _extend(getattr(lists, name), bigger)
-                for name in ("available_at", "outcome_id", "log_bin_position", "value")
-            }
-        )
-    return lists
-
-
-def _extend(values: Array, size: int) -> Array:
-    longer = np.zeros(size, values.dtype)
-    longer[: len(values)] = values
-    return longer
-
-
-@compiled
-def has_capacity(lists: OutcomeIndex, levels: int) -> bool:
-    """Whether one more outcome fits in ``levels`` keys without enlarging the lists."""
-    return lists.used[0] + levels <= len(lists.start) and lists.used[1] + levels * 2 * CAP <= len(
-        lists.available_at
+        table_key=np.zeros(2 * slots, np.uint64),
+        table_slot=np.full(2 * slots, -1, np.int32),
+        start=np.zeros(slots, np.int64),
+        room=np.zeros(slots, np.int32),
+        size=np.zeros(slots, np.int32),
+        total=np.zeros(slots, np.int64),
+        available_at=np.zeros(pool, np.int64),
+        outcome_id=np.zeros(pool, np.uint32),
+        log_bin_position=np.zeros(pool, np.float32),
+        value=np.zeros(pool, np.float64),
+        free=np.full(32, -1, np.int64),
+        used=np.zeros(2, np.int64),
     )
 
 
-@compiled
-def _rehash(old_key: Array, old_slot: Array, table_key: Array, table_slot: Array) -> None:
-    mask = np.uint64(len(table_key) - 1)
-    for i in range(len(old_key)):
-        if old_slot[i] >= 0:
-            place = np.int64(old_key[i] & mask)
-            while table_slot[place] >= 0:
-                place = (place + 1) & np.int64(mask)
-            table_key[place] = old_key[i]
-            table_slot[place] = old_slot[i]
+def ensure_capacity(index: OutcomeIndex, levels: int) -> OutcomeIndex:
+    """Return the same index with room for at least one more outcome under each of ``levels`` keys."""
+    slots, pool = len(index.start), len(index.value)
+    if index.used[SLOTS] + levels > slots:
+        slots *= 2
+        table_key, table_slot = np.zeros(2 * slots, np.uint64), np.full(2 * slots, -1, np.int32)
+        copy_keys(index.table_key, index.table_slot, table_key, table_slot)
+        index = index._replace(
+            table_key=table_key, table_slot=table_slot, **_extended(index, _BY_SLOT, slots)
+        )
+    if index.used[POOL] + levels * 2 * CAP > pool:
+        pool = int(pool * 1.5) + levels * 2 * CAP
+        index = index._replace(**_extended(index, POOL_FIELDS, pool))
+    return index
+
+
+def _extended(index: OutcomeIndex, fields: tuple[str, ...], size: int) -> dict[str, Array]:
+    extended = {}
+    for name in fields:
+        values = getattr(index, name)
+        extended[name] = np.zeros(size, values.dtype)
+        extended[name][: len(values)] = values
+    return extended
 
 
 @compiled
-def find_slot(lists: OutcomeIndex, key: np.uint64) -> np.int64:
-    """The slot of a key, or -1 when nothing was ever known of it."""
-    mask = np.uint64(len(lists.table_key) - 1)
-    place = np.int64(key & mask)
-    while lists.table_slot[place] >= 0:
-        if lists.table_key[place] == key:
-            return np.int64(lists.table_slot[place])
-        place = (place + 1) & np.int64(mask)
-    return np.int64(-1)
+def has_capacity(index: OutcomeIndex, levels: int) -> bool:
+    """Whether one more outcome fits under each of ``levels`` keys without enlarging the index."""
+    fits = index.used[POOL] + levels * 2 * CAP <= len(index.value)
+    return fits and index.used[SLOTS] + levels <= len(index.start)
 
 
 @compiled
-def ensure_slot(lists: OutcomeIndex, key: np.uint64) -> np.int64:
-    """The slot of a key, made if it was not there."""
-    mask = np.uint64(len(lists.table_key) - 1)
-    place = np.int64(key & mask)
-    while lists.table_slot[place] >= 0:
-        if lists.table_key[place] == key:
-            return np.int64(lists.table_slot[place])
-        place = (place + 1) & np.int64(mask)
-    slot = lists.used[0]
-    lists.used[0] += 1
-    lists.table_key[place] = key
-    lists.table_slot[place] = slot
-    lists.start[slot] = _take_block(lists, _FIRST_BLOCK)
-    lists.room[slot] = _FIRST_BLOCK
+def find_slot(index: OutcomeIndex, key: np.uint64) -> np.int64:
+    """Return the slot of a key, or -1 where it has no outcome."""
+    return find_row(index.table_key, index.table_slot, key)
+
+
+@compiled
+def ensure_slot(index: OutcomeIndex, key: np.uint64) -> np.int64:
+    """Return the slot of a key, created where it is missing."""
+    position = find_position(index.table_key, index.table_slot, key)
+    if index.table_slot[position] >= 0:
+        return np.int64(index.table_slot[position])
+    slot = index.used[SLOTS]
+    index.used[SLOTS] += 1
+    index.table_key[position] = key
+    index.table_slot[position] = slot
+    index.start[slot] = _take_block(index, _FIRST_BLOCK)
+    index.room[slot] = _FIRST_BLOCK
     return slot
 
 
 @compiled
-def _class_of(room: int) -> int:
-    size = 0
+def _power_of(room: int) -> int:
+    power = 0
     while room > 1:
         room >>= 1
-        size += 1
-    return size
+        power += 1
+    return power
 
 
 @compiled
-def _take_block(lists: OutcomeIndex, room: int) -> int:
-    size = _class_of(room)
-    block = lists.free[size]
+def _take_block(index: OutcomeIndex, room: int) -> int:
+    power = _power_of(room)
+    block = index.free[power]
     if block >= 0:
-        lists.free[size] = lists.available_at[block]
+        index.free[power] = index.available_at[block]
     else:
-        block = lists.used[1]
-        lists.used[1] += room
+        block = index.used[POOL]
+        index.used[POOL] += room
     return block
 
 
 @compiled
-def _grow(lists: OutcomeIndex, slot: int) -> None:
-    """Give a full list a block of twice the size, or drop its oldest outcomes once it holds twice what is kept."""
-    start, count, room = lists.start[slot], lists.count[slot], lists.room[slot]
-    kept, target = count, start
-    if room >= 2 * CAP:
-        kept = CAP
-    else:
-        target = _take_block(lists, 2 * room)
-    for i in range(kept):
-        source = start + count - kept + i
-        lists.available_at[target + i] = lists.available_at[source]
-        lists.outcome_id[target + i] = lists.outcome_id[source]
-        lists.log_bin_position[target + i] = lists.log_bin_position[source]
-        lists.value[target + i] = lists.value[source]
-    if target != start:
-        size = _class_of(room)
-        lists.available_at[start] = lists.free[size]
-        lists.free[size] = start
-        lists.start[slot] = target
-        lists.room[slot] = 2 * room
-    lists.count[slot] = kept
+def _copy_outcome(index: OutcomeIndex, source: int, target: int) -> None:
+    index.available_at[target] = index.available_at[source]
+    index.outcome_id[target] = index.outcome_id[source]
+    index.log_bin_position[target] = index.log_bin_position[source]
+    index.value[target] = index.value[source]
 
 
 @compiled
-def available_end(lists: OutcomeIndex, slot: int, at: int) -> int:
-    """The place in the pool after the last outcome of a slot that was known at ``at``; not before the oldest that is kept."""
-    start, count = lists.start[slot], lists.count[slot]
-    high = start + count
-    if count == 0 or lists.available_at[high - 1] <= at:
+def _grow(index: OutcomeIndex, slot: int) -> None:
+    """Move a full slot to a block of twice the size, or drop its oldest outcomes at 2·CAP."""
+    start, room, keep = index.start[slot], index.room[slot], index.size[slot]
+    source, target = start, start
+    if room >= 2 * CAP:
+        source, keep = start + keep - CAP, CAP
+    else:
+        target = _take_block(index, 2 * room)
+    for i in range(keep):
+        _copy_outcome(index, source + i, target + i)
+    if target != start:
+        power = _power_of(room)
+        index.available_at[start] = index.free[power]
+        index.free[power] = start
+        index.start[slot] = target
+        index.room[slot] = 2 * room
+    index.size[slot] = keep
+
+
+@compiled
+def available_end(index: OutcomeIndex, slot: int, at: int) -> int:
+    """Return the pool position after the slot's last outcome that was available ``at`` a time.
+
+    Args:
+        index: The outcomes.
+        slot: As from ``find_slot``.
+        at: Microseconds since 1970.
+
+    Returns:
+        A position not before the oldest outcome that is kept.
+    """
+    start, size = index.start[slot], index.size[slot]
+    high = start + size
+    if size == 0 or index.available_at[high - 1] <= at:
         return high
-    low = start + max(0, count - CAP)
+    low = start + max(0, size - CAP)
     while low < high:
         middle = (low + high) // 2
-        if lists.available_at[middle] <= at:
+        if index.available_at[middle] <= at:
             low = middle + 1
         else:
             high = middle
@@ -189,53 +193,67 @@ def available_end(lists: OutcomeIndex, slot: int, at: int) -> int:
 
 
 @compiled
-def first_in_window(lists: OutcomeIndex, slot: int, end: int) -> int:
-    """The place in the pool of the oldest of the last WINDOW outcomes before ``end``."""
-    return max(lists.start[slot] + max(0, lists.count[slot] - CAP), end - WINDOW)
+def first_in_window(index: OutcomeIndex, slot: int, end: int) -> int:
+    """Return the pool position of the oldest of the slot's last WINDOW outcomes before ``end``."""
+    return max(index.start[slot] + max(0, index.size[slot] - CAP), end - WINDOW)
 
 
 @compiled
-def count_available(lists: OutcomeIndex, slot: int, end: int) -> int:
-    """How many outcomes of a slot were ever known by the place ``end``."""
-    return lists.total[slot] - (lists.start[slot] + lists.count[slot] - end)
+def count_available(index: OutcomeIndex, slot: int, end: int) -> int:
+    """Count all outcomes a slot ever had before the pool position ``end``."""
+    return index.total[slot] - (index.start[slot] + index.size[slot] - end)
 
 
 @compiled
-def has_outcome(lists: OutcomeIndex, slot: int, known: int, ident: np.uint32) -> bool:
-    """Whether a slot has this job's outcome already."""
-    place = available_end(lists, slot, known) - 1
-    while place >= lists.start[slot] and lists.available_at[place] == known:
-        if lists.outcome_id[place] == ident:
+def has_outcome(index: OutcomeIndex, slot: int, available_at: int, outcome_id: np.uint32) -> bool:
+    """Whether a slot has this outcome already; arguments as for ``insert``."""
+    position = available_end(index, slot, available_at) - 1
+    while position >= index.start[slot] and index.available_at[position] == available_at:
+        if index.outcome_id[position] == outcome_id:
             return True
-        place -= 1
+        position -= 1
     return False
 
 
 @compiled
 def insert(
-    lists: OutcomeIndex, slot: int, known: int, ident: np.uint32, mark: np.float32, value: float
+    index: OutcomeIndex,
+    slot: int,
+    available_at: int,
+    outcome_id: np.uint32,
+    log_bin_position: np.float32,
+    value: float,
 ) -> None:
-    """Put an outcome in its place; one older than all that a full list keeps is only counted."""
-    if lists.count[slot] == lists.room[slot]:
-        _grow(lists, slot)
-    start, count = lists.start[slot], lists.count[slot]
-    place = start + count
-    oldest = start + max(0, count - CAP)
-    while place > oldest and (
-        lists.available_at[place - 1] > known
-        or (lists.available_at[place - 1] == known and lists.outcome_id[place - 1] > ident)
+    """Insert an outcome in order; one older than all that a full slot keeps is only counted.
+
+    Args:
+        index: The outcomes, with capacity for one more.
+        slot: As from ``ensure_slot``.
+        available_at: When the outcome became available, microseconds.
+        outcome_id: A hash of the job's identity, which orders equal times.
+        log_bin_position: The outcome on the grid's logarithmic axis, in bins.
+        value: The outcome in the target's unit.
+    """
+    if index.size[slot] == index.room[slot]:
+        _grow(index, slot)
+    start, size = index.start[slot], index.size[slot]
+    position = start + size
+    oldest = start + max(0, size - CAP)
+    while position > oldest and (
+        index.available_at[position - 1] > available_at
+        or (
+            index.available_at[position - 1] == available_at
+            and index.outcome_id[position - 1] > outcome_id
+        )
     ):
-        place -= 1
-    lists.total[slot] += 1
-    if count >= CAP and place == oldest:
+        position -= 1
+    index.total[slot] += 1
+    if size >= CAP and position == oldest:
         return
-    for i in range(start + count, place, -1):
-        lists.available_at[i] = lists.available_at[i - 1]
-        lists.outcome_id[i] = lists.outcome_id[i - 1]
-        lists.log_bin_position[i] = lists.log_bin_position[i - 1]
-        lists.value[i] = lists.value[i - 1]
-    lists.available_at[place] = known
-    lists.outcome_id[place] = ident
-    lists.log_bin_position[place] = mark
-    lists.value[place] = value
-    lists.count[slot] = count + 1
+    for i in range(start + size, position, -1):
+        _copy_outcome(index, i - 1, i)
+    index.available_at[position] = available_at
+    index.outcome_id[position] = outcome_id
+    index.log_bin_position[position] = log_bin_position
+    index.value[position] = value
+    index.size[slot] = size + 1

@@ -1,6 +1,6 @@
-"""UniqueContexts: jobs of one call that the engine must answer alike, so that it answers each kind once.
+"""Unique contexts: queries of one call with equal inputs, which the engine answers only once.
 
-Ten thousand jobs that a broker holds are a few hundred kinds: users submit the same thing many times.
+Ten thousand waiting jobs have a few hundred unique contexts: users submit the same job many times.
 """
 
 from __future__ import annotations
@@ -13,33 +13,41 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
-from infra.aliases import Array
+from infra.aliases import Array, Integers
 from infra.compiled import compiled
 from jobs.coded_jobs import Coded, CodedJobs
 from models.histories.features import Levels, hour_of_week
+from models.histories.hash_table import find_position, mix
 
-WORTH_A_PART = 140
-"""UniqueContexts that take longer to answer, some milliseconds, than a thread takes to be woken."""
-MOST_PARTS = 4
+MIN_BATCH = 140
+"""Contexts whose answers take longer, some milliseconds, than it takes to wake a thread."""
+MAX_THREADS = 4
 
 
 @dataclass(frozen=True)
 class UniqueContexts:
-    """Rows grouped by likeness: ``first_rows`` (int64[kinds]) is the first row of each kind, ``context_of_row`` (int64[n]) the kind of each row."""
+    """Rows grouped by equality.
 
-    first_rows: npt.NDArray[np.int64]
-    context_of_row: npt.NDArray[np.int64]
+    Attributes:
+        first_rows: The first row of each context (int64[contexts]).
+        context_of_row: The context of each row (int64[n]).
+    """
+
+    first_rows: Integers
+    context_of_row: Integers
 
 
 def find_unique_contexts(
     jobs: CodedJobs, names: Iterable[str], levels: Levels, at: Array
 ) -> UniqueContexts:
-    """Group jobs that the engine must answer alike: those with the same values of all that it reads.
+    """Group jobs whose answers are equal by construction: all that the engine reads is equal.
 
-    ``at`` (int64[n]) is when each sees the history; ``names`` are the fields that are read beside the levels'; the hour of
-    submission is read too.
+    Args:
+        jobs: The queries; the hour of submission is among what is read.
+        names: Fields that are read beside those of the levels.
+        levels: The levels of the histories.
+        at: Time of each prediction, microseconds (int64[n]).
     """
     columns = [at.view(np.uint64), hour_of_week(jobs["submitted_at"]).astype(np.uint64)]
     for name in sorted(levels.fields.union(names)):
@@ -60,65 +68,66 @@ def group_rows(columns: Sequence[Array], rows: int) -> UniqueContexts:
     UniqueContexts(first_rows=array([0, 2]), context_of_row=array([0, 0, 1]))
     """
     table = np.empty((rows, len(columns)), dtype=np.uint64)
-    for place, values in enumerate(columns):
-        table[:, place] = values
-    first, which = np.empty(rows, dtype=np.int64), np.empty(rows, dtype=np.int64)
-    count = _tell_apart(table, _SECRET, first, which)
-    return UniqueContexts(first[:count], which)
+    for column, values in enumerate(columns):
+        table[:, column] = values
+    first_rows, context_of_row = np.empty(rows, dtype=np.int64), np.empty(rows, dtype=np.int64)
+    count = _group_rows(table, _SECRET, first_rows, context_of_row)
+    return UniqueContexts(first_rows[:count], context_of_row)
 
 
 def map_in_parallel(work: Callable[[Array], dict[str, Array]], rows: Array) -> dict[str, Array]:
-    """What ``work`` makes of ``rows``, arrays of as many values by name: in parts side by side where there are many.
+    """Apply ``work``, which returns arrays of as many values by name, to ``rows`` in threads.
 
-    Compiled code and CatBoost run without the interpreter's lock, so two cores take little more than half of the time.
+    Compiled code and CatBoost release the interpreter's lock, so two cores take little more than
+    half of the time.
     """
-    parts = max(min(_cores(), len(rows) // WORTH_A_PART), 1)
-    if parts == 1:
+    batches = max(min(_cores(), len(rows) // MIN_BATCH), 1)
+    if batches == 1:
         return work(rows)
-    done = list(_helpers().map(work, np.array_split(rows, parts)))
-    return {name: np.concatenate([part[name] for part in done]) for name in done[0]}
+    results = list(_pool().map(work, np.array_split(rows, batches)))
+    return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
 
 
 def _cores() -> int:
-    return min(
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        MOST_PARTS,
-    )
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return min(cores, MAX_THREADS)
 
 
 @lru_cache(maxsize=1)
-def _helpers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(MOST_PARTS, "part")
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(MAX_THREADS, "predict")
 
 
 _SECRET = np.uint64(secrets.randbits(64))
-"""Without it a caller could choose values that all meet in one place of the table, and keep the process busy for minutes."""
+"""Keeps callers from choosing values that all collide, which would take minutes to group."""
 
 
 @compiled
-def _tell_apart(table: Array, secret: np.uint64, first: Array, which: Array) -> int:
+def _group_rows(table: Array, secret: np.uint64, first_rows: Array, context_of_row: Array) -> int:
     rows, columns = table.shape
     size = 16
     while size < 2 * rows:
         size *= 2
-    slots = np.full(size, -1, np.int64)
-    count = 0
+    table_key, table_row, count = np.zeros(size, np.uint64), np.full(size, -1, np.int32), 0
     for row in range(rows):
-        mixed = secret
+        key = secret
         for c in range(columns):
-            mixed = (mixed ^ table[row, c]) * np.uint64(0xBF58476D1CE4E5B9)
-            mixed = mixed ^ (mixed >> np.uint64(29))
-        place = np.int64(mixed & np.uint64(size - 1))
-        while slots[place] >= 0:
-            other, same = first[slots[place]], True
+            key = mix(key ^ table[row, c])
+        while True:
+            position = find_position(table_key, table_row, key)
+            context = table_row[position]
+            if context < 0:
+                table_key[position], table_row[position] = key, count
+                first_rows[count] = row
+                context = count
+                count += 1
+                break
+            same = True
             for c in range(columns):
-                same = same and table[other, c] == table[row, c]
+                same = same and table[first_rows[context], c] == table[row, c]
             if same:
                 break
-            place = (place + 1) & (size - 1)
-        if slots[place] < 0:
-            slots[place] = count
-            first[count] = row
-            count += 1
-        which[row] = slots[place]
+            key = mix(key + np.uint64(1))  # two different rows with one key
+        context_of_row[row] = context
     return count

@@ -1,8 +1,9 @@
-"""Weights: how much each component is trusted, learned online in tables that shrink towards each other (compiled).
+"""Component weights, learned online by EM in tables that shrink towards coarser ones.
 
-When a job ends, each component's share in having foreseen it is added to several tables: of all jobs, of those with as long a
-history and of its size, of its owner, of its owner's jobs of its size, of its template. A job's weights come from these, coarse to
-fine. Size matters because a few large jobs make most of the error, and what foresees them is not what foresees the many small.
+When a job ends, each component's responsibility for its outcome is added to six tables: of all
+jobs, of jobs with as many outcomes, of these and its size, of its owner, of its owner's jobs of its
+size, of its template. A job's weights are computed from them, coarse to fine. Size counts because a
+few large jobs make most of the error, and other histories predict them than predict small jobs.
 """
 
 from __future__ import annotations
@@ -15,229 +16,241 @@ from infra.aliases import Array
 from infra.compiled import compiled
 from models.histories.blend import View, bin_of
 from models.histories.components import FACTS, TABLES, Shape
+from models.histories.hash_table import copy_keys, find_position, find_row, mix
 from models.histories.outcome_index import OutcomeIndex, count_available
 
-_FADE = 0.9999
-_ENOUGH = 20.0
 STRICTLY, NEARLY, NOT = 0, 1, 2
+"""How jobs keep to their limits: always, to within OVER, or not at all."""
+ERROR_SUM, ERROR_COUNT, FAR_OVER_LIMIT, OVER_LIMIT, LIMITED = range(5)
+"""Positions in ``WeightTables.facts``: sum and number of the simplest predictor's errors; jobs far
+over their limit, over it, and with one. All are decayed."""
+_DECAY = 0.9999
+_MIN_COUNT = 20.0
 _STOPPED_LATE = 0.005
-"""More jobs than this share over their limit, and systems are taken to stop jobs a moment after it."""
-_NOTHING = 1e-9
-"""Shares that faded below this are 0: denormal numbers would make every later sum a hundred times slower."""
-_LOOKED_AT = 4
-"""How many outcomes tell a job's expected size."""
+"""Above this share of jobs over their limit, jobs are taken to be stopped late."""
+_NEGLIGIBLE = 1e-9
+"""Smaller shares are set to 0: denormal numbers would make sums a hundred times slower."""
+_SIZE_OUTCOMES = 4
+"""This many of the latest outcomes give a job's expected size."""
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class WeightTables(NamedTuple):
-    """Sums of shares under hashed keys, and what else is counted as jobs end."""
+    """Decayed sums of responsibilities by hashed key, and what else is learned from outcomes."""
 
-    key: Array  # uint64[power of two], 0 where free
-    row: Array  # int32, the row of a key
+    table_key: Array  # uint64[power of two]
+    table_row: Array  # int32, -1 where free
     rows: Array  # float32[rows, components]
-    facts: Array  # float64[5]: sum of the simplest forecast's errors, their number; jobs far over their limit, over it, with a limit
+    facts: Array  # float64[5], see ERROR_SUM
     slopes: Array  # float64[components, FACTS], of the gate
-    travelled: Array  # float64[components, FACTS], sums of its squared steps
+    squares: Array  # float64[components, FACTS], sums of its squared gradients
     used: Array  # int64[1], rows in use
 
 
 class LearnedWeights(NamedTuple):
-    """What a mixture learned, as it is kept in a model set."""
+    """What a mixture learned, as it is saved in a model set."""
 
     keys: Array  # uint64[k]
     rows: Array  # float32[k, components]
     facts: Array  # float64[5]
     slopes: Array  # float64[components, FACTS]
-    travelled: Array  # float64[components, FACTS]
+    squares: Array  # float64[components, FACTS]
 
 
 def new_weight_tables(components: int, rows: int = 256) -> WeightTables:
-    """Nothing learned."""
+    """Create tables that have learned nothing."""
     return WeightTables(
-        np.zeros(4 * rows, np.uint64), np.zeros(4 * rows, np.int32), np.zeros((rows, components), np.float32), np.zeros(5),
-        np.zeros((components, FACTS)), np.ones((components, FACTS)), np.zeros(1, np.int64),
-    )  # fmt: skip
+        table_key=np.zeros(4 * rows, np.uint64),
+        table_row=np.full(4 * rows, -1, np.int32),
+        rows=np.zeros((rows, components), np.float32),
+        facts=np.zeros(5),
+        slopes=np.zeros((components, FACTS)),
+        squares=np.ones((components, FACTS)),
+        used=np.zeros(1, np.int64),
+    )
 
 
 def enlarge_weight_tables(tables: WeightTables) -> WeightTables:
-    """The same tables with room for twice as many rows, if they are nearly full."""
-    if has_rows(tables):
+    """Return the same tables with room for one more job, usually for many."""
+    if has_capacity(tables):
         return tables
-    bigger = new_weight_tables(tables.rows.shape[1], 2 * len(tables.rows))
-    bigger = bigger._replace(
-        facts=tables.facts, slopes=tables.slopes, travelled=tables.travelled, used=tables.used
-    )
-    bigger.rows[: len(tables.rows)] = tables.rows
-    _copy_keys(tables, bigger)
-    return bigger
+    count = len(tables.rows)
+    larger = new_weight_tables(tables.rows.shape[1], 2 * count)
+    larger.rows[:count] = tables.rows
+    copy_keys(tables.table_key, tables.table_row, larger.table_key, larger.table_row)
+    return tables._replace(table_key=larger.table_key, table_row=larger.table_row, rows=larger.rows)
 
 
-def learned(tables: WeightTables) -> LearnedWeights:
-    """A copy of the tables without the room between them."""
-    taken = np.flatnonzero(tables.key)
+def compact_weights(tables: WeightTables) -> LearnedWeights:
+    """Copy the tables without their spare room."""
+    positions = np.flatnonzero(tables.table_row >= 0)
     return LearnedWeights(
-        tables.key[taken],
-        tables.rows[tables.row[taken]],
+        tables.table_key[positions],
+        tables.rows[tables.table_row[positions]],
         tables.facts.copy(),
         tables.slopes.copy(),
-        tables.travelled.copy(),
+        tables.squares.copy(),
     )
 
 
-def restored(what: LearnedWeights) -> WeightTables:
-    """WeightTables that start from what was learned."""
+def restore_weights(learned: LearnedWeights) -> WeightTables:
+    """Create tables that continue from what was learned."""
     size = 256
-    while size < len(what.keys) + TABLES:
+    while size < len(learned.keys) + TABLES:
         size *= 2
-    tables = new_weight_tables(what.rows.shape[1], size)
-    for key, shares in zip(what.keys, what.rows, strict=True):
-        tables.rows[_need_row(tables, key)] = shares
-    tables.facts[:], tables.slopes[:], tables.travelled[:] = what.facts, what.slopes, what.travelled
+    tables = new_weight_tables(learned.rows.shape[1], size)
+    for key, shares in zip(learned.keys, learned.rows, strict=True):
+        tables.rows[_ensure_row(tables, key)] = shares
+    tables.facts[:] = learned.facts
+    tables.slopes[:], tables.squares[:] = learned.slopes, learned.squares
     return tables
 
 
 @compiled
-def has_rows(tables: WeightTables) -> bool:
+def has_capacity(tables: WeightTables) -> bool:
     """Whether one more job fits."""
     return tables.used[0] + TABLES <= len(tables.rows)
 
 
 @compiled
-def _copy_keys(source: WeightTables, target: WeightTables) -> None:
-    for i in range(len(source.key)):
-        if source.key[i] != 0:
-            place = _place(target, source.key[i])
-            target.key[place], target.row[place] = source.key[i], source.row[i]
-
-
-@compiled
-def _place(tables: WeightTables, key: np.uint64) -> np.int64:
-    mask = np.uint64(len(tables.key) - 1)
-    place = np.int64(key & mask)
-    while tables.key[place] != 0 and tables.key[place] != key:
-        place = (place + 1) & np.int64(mask)
-    return place
-
-
-@compiled
-def _need_row(tables: WeightTables, key: np.uint64) -> np.int64:
-    place = _place(tables, key)
-    if tables.key[place] == 0:
-        tables.key[place] = key
-        tables.row[place] = tables.used[0]
+def _ensure_row(tables: WeightTables, key: np.uint64) -> np.int64:
+    position = find_position(tables.table_key, tables.table_row, key)
+    if tables.table_row[position] < 0:
+        tables.table_key[position] = key
+        tables.table_row[position] = tables.used[0]
         tables.used[0] += 1
-    return np.int64(tables.row[place])
+    return np.int64(tables.table_row[position])
 
 
 @compiled
-def _mixed(key: np.uint64, what: int) -> np.uint64:
-    """A key for ``what`` of ``key``: the finaliser of splitmix64, never 0."""
-    value = (key ^ np.uint64(what + 1)) * np.uint64(0x9E3779B97F4A7C15)
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return (value ^ (value >> np.uint64(31))) | np.uint64(1)
+def _table_key(key: np.uint64, purpose: int) -> np.uint64:
+    """Derive a key for one purpose from another key, never 0."""
+    return mix((key ^ np.uint64(purpose + 1)) * _GOLDEN) | np.uint64(1)
 
 
 @compiled
-def _size(lists: OutcomeIndex, shape: Shape, view: View) -> np.int64:
-    """The class (two octaves) of the size that a job's finest history lets expect; 0 without any."""
+def _size_class(index: OutcomeIndex, shape: Shape, view: View) -> np.int64:
+    """Return the class (two octaves) of the size that the finest history suggests; 0 for none."""
     for level in range(len(view.slots)):
-        count = min(view.ends[level] - view.firsts[level], _LOOKED_AT)
+        count = min(view.ends[level] - view.starts[level], _SIZE_OUTCOMES)
         if count > 0 and not shape.relative[level]:
             total = 0.0
             for age in range(count):
-                total += lists.log_bin_position[view.ends[level] - 1 - age]
+                total += index.log_bin_position[view.ends[level] - 1 - age]
             return 1 + bin_of(total / count, shape.bins) // np.int64(2 * shape.steps)
     return np.int64(0)
 
 
 @compiled
 def _doublings(count: int) -> int:
-    size = 0
-    while count > 0 and size < 13:
+    doublings = 0
+    while count > 0 and doublings < 13:
         count >>= 1
-        size += 1
-    return size
+        doublings += 1
+    return doublings
 
 
 @compiled
-def find_tables(lists: OutcomeIndex, shape: Shape, keys: Array, view: View) -> None:
-    """The keys of a job's tables, coarse to fine, into view.tables."""
-    size = _size(lists, shape, view)
-    template, owner = view.slots[0], view.slots[shape.owner]
-    known = _doublings(count_available(lists, template, view.ends[0]) if template >= 0 else 0)
-    known_owner = _doublings(
-        count_available(lists, owner, view.ends[shape.owner]) if owner >= 0 else 0
-    )
-    view.tables[0] = _mixed(np.uint64(0), 0)
-    view.tables[1] = _mixed(np.uint64(1), known * 16 + known_owner)
-    view.tables[2] = _mixed(np.uint64(2), known * 64 + size)
-    view.tables[3] = _mixed(keys[shape.owner], 0)
-    view.tables[4] = _mixed(keys[shape.owner], 1 + size)
-    view.tables[5] = _mixed(keys[0], 0x1000)
+def find_tables(index: OutcomeIndex, shape: Shape, keys: Array, view: View) -> None:
+    """Compute the keys of a job's weight tables into ``view.tables``, coarse to fine.
+
+    Args:
+        index: The outcomes.
+        shape: The mixture's shape.
+        keys: The job's keys (uint64[levels]).
+        view: The job's windows.
+    """
+    size, owner = _size_class(index, shape, view), shape.owner
+    template_count, owner_count = 0, 0
+    if view.slots[0] >= 0:
+        template_count = _doublings(count_available(index, view.slots[0], view.ends[0]))
+    if view.slots[owner] >= 0:
+        owner_count = _doublings(count_available(index, view.slots[owner], view.ends[owner]))
+    view.tables[0] = _table_key(np.uint64(0), 0)
+    view.tables[1] = _table_key(np.uint64(1), template_count * 16 + owner_count)
+    view.tables[2] = _table_key(np.uint64(2), template_count * 64 + size)
+    view.tables[3] = _table_key(keys[owner], 0)
+    view.tables[4] = _table_key(keys[owner], 1 + size)
+    view.tables[5] = _table_key(keys[0], 0x1000)
 
 
 @compiled
 def weigh(tables: WeightTables, shape: Shape, view: View) -> None:
-    """The weights of one job's components into view.weights, before those without history are hidden."""
+    """Compute a job's weights into ``view.weights``, levels without outcomes included."""
     weights = view.weights
     weights[:] = 1.0 / len(weights)
     for t in range(TABLES):
-        place = _place(tables, view.tables[t])
-        if tables.key[place] != 0:
-            table = tables.rows[tables.row[place]]
+        row = find_row(tables.table_key, tables.table_row, view.tables[t])
+        if row >= 0:
+            shares = tables.rows[row]
             total = shape.shrink[t]
             for c in range(len(weights)):
-                total += table[c]
+                total += shares[c]
             for c in range(len(weights)):
-                weights[c] = (table[c] + shape.shrink[t] * weights[c]) / total
+                weights[c] = (shares[c] + shape.shrink[t] * weights[c]) / total
 
 
 @compiled
 def update_weights(tables: WeightTables, shape: Shape, view: View) -> None:
-    """Add the shares in view.weights to every table of the job."""
+    """Add the responsibilities in ``view.weights`` to each of the job's tables."""
     for t in range(TABLES):
-        table = tables.rows[_need_row(tables, view.tables[t])]
+        shares = tables.rows[_ensure_row(tables, view.tables[t])]
         for c in range(len(view.weights)):
-            share = table[c] * shape.forget[t] + view.weights[c]
-            table[c] = share if share > _NOTHING else 0.0
+            share = shares[c] * shape.forget[t] + view.weights[c]
+            shares[c] = share if share > _NEGLIGIBLE else 0.0
 
 
 @compiled
 def update_error_scale(
-    lists: OutcomeIndex, shape: Shape, tables: WeightTables, view: View, value: float, over: float
+    index: OutcomeIndex,
+    shape: Shape,
+    tables: WeightTables,
+    view: View,
+    value: float,
+    excess: float,
 ) -> None:
-    """Keep the error of the simplest forecast (mean of the finest history's last two), and how jobs keep to their limits.
+    """Update the error of the simplest predictor, and how jobs keep to their limits.
 
-    ``over`` is how far above its limit the job went, in bins; minus infinity for a job without one.
+    The simplest predictor is the mean of the last two outcomes of the finest history.
+
+    Args:
+        index: The outcomes.
+        shape: The mixture's shape.
+        tables: Receives the update.
+        view: The job's windows.
+        value: The outcome in the target's unit.
+        excess: By how much it lies above the limit, in bins; minus infinity without a limit.
     """
     facts = tables.facts
     for level in range(len(view.slots)):
-        count, newest = view.ends[level] - view.firsts[level], view.ends[level] - 1
+        count, newest = view.ends[level] - view.starts[level], view.ends[level] - 1
         if count > 0 and not shape.relative[level]:
             mean = (
-                0.5 * (lists.value[newest] + lists.value[newest - 1])
+                0.5 * (index.value[newest] + index.value[newest - 1])
                 if count > 1
-                else lists.value[newest]
+                else index.value[newest]
             )
-            facts[0] = facts[0] * _FADE + abs(value - mean)
-            facts[1] = facts[1] * _FADE + 1.0
+            facts[ERROR_SUM] = facts[ERROR_SUM] * _DECAY + abs(value - mean)
+            facts[ERROR_COUNT] = facts[ERROR_COUNT] * _DECAY + 1.0
             break
-    if np.isfinite(over):
-        facts[2] = facts[2] * _FADE + (1.0 if over > shape.moment else 0.0)
-        facts[3] = facts[3] * _FADE + (1.0 if over > 0.0 else 0.0)
-        facts[4] = facts[4] * _FADE + 1.0
+    if np.isfinite(excess):
+        far_over, over = (1.0 if excess > shape.moment else 0.0), (1.0 if excess > 0.0 else 0.0)
+        facts[FAR_OVER_LIMIT] = facts[FAR_OVER_LIMIT] * _DECAY + far_over
+        facts[OVER_LIMIT] = facts[OVER_LIMIT] * _DECAY + over
+        facts[LIMITED] = facts[LIMITED] * _DECAY + 1.0
 
 
 @compiled
 def error_scale(tables: WeightTables) -> float:
-    """What counts as a large error, in the target's unit: the mean error of the simplest forecast; NaN while unknown."""
-    return tables.facts[0] / tables.facts[1] if tables.facts[1] >= _ENOUGH else np.nan
+    """Return the mean error of the simplest predictor in the target's unit; NaN while unknown."""
+    facts = tables.facts
+    return facts[ERROR_SUM] / facts[ERROR_COUNT] if facts[ERROR_COUNT] >= _MIN_COUNT else np.nan
 
 
 @compiled
 def limit_compliance(tables: WeightTables, shape: Shape) -> int:
-    """How jobs keep to their limits, as far as has been seen: STRICTLY, NEARLY (they are stopped a moment after) or NOT at all."""
-    seen = max(tables.facts[4], _ENOUGH)
-    if not shape.binding or tables.facts[2] > shape.limit_broken * seen:
+    """Return how jobs have kept to their limits so far: STRICTLY, NEARLY or NOT."""
+    jobs = max(tables.facts[LIMITED], _MIN_COUNT)
+    if not shape.binding or tables.facts[FAR_OVER_LIMIT] > shape.limit_broken * jobs:
         return NOT
-    return NEARLY if tables.facts[3] > _STOPPED_LATE * seen else STRICTLY
+    return NEARLY if tables.facts[OVER_LIMIT] > _STOPPED_LATE * jobs else STRICTLY

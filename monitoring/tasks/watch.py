@@ -149,7 +149,7 @@ class TaskWatch:
                 pd.DataFrame(contexts.keys[job]), index=False
             ).to_numpy()
             heads, which = np.unique(alike, return_index=True, return_inverse=True)[1:]
-            part = contexts.take(job[heads]).asked(now)
+            part = contexts.take(job[heads]).predicted_at(now)
             mass = mixture.distributions(
                 part, mixture.target.limit(tasks.jobs.iloc[job[heads]])
             ).mass

@@ -58,11 +58,11 @@ def test_no_ladder_costs_less(mass, held, price):
     jobs = one(mass, held)
     found = ladders(jobs, GRID, np.array([np.inf]), price=price / GIB_HOUR, typical=1.0)[0]
     rungs = np.searchsorted(GRID.edges, found[~np.isnan(found)]).tolist()
-    least = min(cost(ladder, jobs.mass[0], jobs.held[0], price) for ladder in every_ladder())
+    least = min(cost(ladder, jobs.mass[0], jobs.weighted[0], price) for ladder in every_ladder())
     told = [rung - 1 for rung in rungs]
     if len(told) < RUNGS:
         assert told[-1] == 8
-        assert np.isclose(cost(told, jobs.mass[0], jobs.held[0], price), least)
+        assert np.isclose(cost(told, jobs.mass[0], jobs.weighted[0], price), least)
 
 
 def test_nothing_is_set_aside_above_the_ceiling_and_the_last_rung_is_the_ceiling():

@@ -5,7 +5,7 @@ import pytest
 
 from models.histories.blend import View, look, new_view
 from models.histories.components import MixtureSettings, Shape, make_shape
-from models.histories.gate import gate, learn_gate, note_facts
+from models.histories.gate import compute_facts, gate, update_gate
 from models.histories.outcome_index import OutcomeIndex, ensure_slot, insert, new_outcome_index
 from models.histories.weights import WeightTables, new_weight_tables
 from models.quantities.targets import TARGETS
@@ -48,7 +48,7 @@ def seen(lists: OutcomeIndex, shape: Shape, *keys: np.uint64) -> View:
     """What a job of these keys is told of, every component weighing the same."""
     view = new_view(shape, 3)
     look(lists, shape, np.array(keys), LATER, np.inf, view)
-    note_facts(lists, shape, view)
+    compute_facts(lists, shape, view)
     view.weights[:] = 1 / 3
     return view
 
@@ -63,7 +63,7 @@ def learned(lists: OutcomeIndex, shape: Shape, times: int = 40) -> WeightTables:
         view.weights[:] = view.weights / view.weights.sum()
         view.prior[:] = view.weights
         view.weights[:] = [keys[0] == LONG, keys[1] == LONG, 0.0]
-        learn_gate(tables, shape, view)
+        update_gate(tables, shape, view)
     return tables
 
 
@@ -102,6 +102,6 @@ def test_a_history_without_outcomes_neither_learns_nor_is_gated(
     gate(tables, shape, view)
     assert view.weights[1] == 1 / 3
     view.prior[:] = [0.2, 0.6, 0.2]
-    learn_gate(tables, shape, view)
+    update_gate(tables, shape, view)
     np.testing.assert_array_equal(tables.slopes[1], before[1])
     assert (tables.slopes[[0, 2]] != before[[0, 2]]).any()

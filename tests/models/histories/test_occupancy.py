@@ -44,10 +44,12 @@ def test_the_masses_are_those_of_the_mixture_and_time_weighs_them_towards_the_lo
     last = encode(jobs, levels).take(rows[-1:])
     limits = TARGETS["peak_memory"].limit(jobs)[rows[-1:]]
     assert np.allclose(found.mass[-1:], mixture.distributions(last, limits).mass, atol=1e-6)
-    assert np.allclose(found.held.sum(axis=1), 1, atol=1e-5)
+    assert np.allclose(found.weighted.sum(axis=1), 1, atol=1e-5)
     centres = mixture.grid.centres
     # More memory goes with longer runs here.
-    assert ((found.held * centres).sum(axis=1) > (found.mass * centres).sum(axis=1)).mean() > 0.9
+    assert (
+        (found.weighted * centres).sum(axis=1) > (found.mass * centres).sum(axis=1)
+    ).mean() > 0.9
     live = occupancy(mixture, times, last, limits)
     for one, other in zip(live, found, strict=True):
         assert np.allclose(one, other[-1:], atol=1e-6)

@@ -79,7 +79,7 @@ def test_a_long_history_keeps_its_latest_and_counts_all(long: OutcomeIndex) -> N
     newest = 2 * CAP + 499
     assert seen(long, 1, newest) == (list(range(newest - WINDOW + 1, newest + 1)), newest + 1)
     assert seen(long, 1, newest - CAP // 2)[0][-1] == newest - CAP // 2
-    assert long.count[find_slot(long, np.uint64(1))] <= 2 * CAP
+    assert long.size[find_slot(long, np.uint64(1))] <= 2 * CAP
 
 
 def test_what_is_older_than_all_that_is_kept_is_only_counted(long: OutcomeIndex) -> None:

@@ -11,13 +11,13 @@ from models.histories.weights import (
     NOT,
     STRICTLY,
     WeightTables,
+    compact_weights,
     enlarge_weight_tables,
     error_scale,
-    has_rows,
-    learned,
+    has_capacity,
     limit_compliance,
     new_weight_tables,
-    restored,
+    restore_weights,
     update_error_scale,
     update_weights,
     weigh,
@@ -88,11 +88,13 @@ def test_weights_stay_when_tables_grow_and_when_they_are_kept(
     tables = taught
     for owner in range(10, 400):
         tables = enlarge_weight_tables(tables)
-        assert has_rows(tables)
+        assert has_capacity(tables)
         update_weights(tables, shape, of(shape, owner, (0.0, 0.0, 0.0)))
     assert len(tables.rows) > len(taught.rows)
     np.testing.assert_allclose(
-        weights(restored(learned(tables)), shape, 1), weights(tables, shape, 1), rtol=1e-12
+        weights(restore_weights(compact_weights(tables)), shape, 1),
+        weights(tables, shape, 1),
+        rtol=1e-12,
     )
     assert weights(tables, shape, 1)[2] == pytest.approx(before[2], abs=0.01)
 

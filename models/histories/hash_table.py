@@ -1,0 +1,48 @@
+"""A hash table from 64-bit keys to row numbers with linear probing, and the mixer of such keys."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from infra.aliases import Array
+from infra.compiled import compiled
+
+
+@compiled
+def mix(values: Array) -> Array:
+    """Finalise splitmix64 (Steele, Lea and Flood 2014) for one number or each of an array."""
+    first = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    second = (first ^ (first >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return second ^ (second >> np.uint64(31))
+
+
+@compiled
+def find_position(table_key: Array, table_row: Array, key: np.uint64) -> np.int64:
+    """Find where a key stands in the table, or the free position where it belongs.
+
+    Args:
+        table_key: uint64[power of two], larger than the number of keys.
+        table_row: int32[power of two], -1 where free.
+        key: The key to find.
+    """
+    mask = np.uint64(len(table_key) - 1)
+    position = np.int64(key & mask)
+    while table_row[position] >= 0 and table_key[position] != key:
+        position = (position + 1) & np.int64(mask)
+    return position
+
+
+@compiled
+def find_row(table_key: Array, table_row: Array, key: np.uint64) -> np.int64:
+    """Return the row of a key, or -1; arguments as for ``find_position``."""
+    return np.int64(table_row[find_position(table_key, table_row, key)])
+
+
+@compiled
+def copy_keys(source_key: Array, source_row: Array, table_key: Array, table_row: Array) -> None:
+    """Enter all keys and rows of one table into another; arguments as for ``find_position``."""
+    for i in range(len(source_key)):
+        if source_row[i] >= 0:
+            position = find_position(table_key, table_row, source_key[i])
+            table_key[position] = source_key[i]
+            table_row[position] = source_row[i]
