@@ -1,4 +1,4 @@
-"""Candidates: where a job could run, or from where a copy could come, as columns, a row a candidate."""
+"""Candidates: sites where a job could run, or replicas of its input, as columns of a row each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from infra.aliases import Array
+from infra.aliases import Array, Flags
 from jobs.coded_jobs import Coded, CodedJobs, encode_jobs
 from jobs.schema import JOB, QUERY_FIELDS, Field, conform
 from models.histories.unique_contexts import group_rows
@@ -20,7 +20,7 @@ CANDIDATE_FIELDS = (
     Field("deadline", "number", "by when the job must be done, from now", "s"),
 )
 CANDIDATE_COLUMNS = tuple(field.name for field in CANDIDATE_FIELDS)
-"""What a candidate says beside the fields of its job. The site is where both transfers begin or end."""
+"""Fields of a candidate beside those of its job. Both transfers begin or end at the site."""
 _TEXTS = frozenset(
     {*JOB.of_kind["text"], *(field.name for field in CANDIDATE_FIELDS if field.kind == "text")}
 )
@@ -28,7 +28,7 @@ _TEXTS = frozenset(
 
 @dataclass(frozen=True)
 class Candidates:
-    """Candidates by ``columns``, fields of jobs and those of CANDIDATE_COLUMNS as far as told; ``job`` says whose each is, rows in any order."""
+    """Candidates in any order: ``columns`` are fields of jobs and of candidates, ``job`` the job's name."""
 
     job: Coded
     columns: CodedJobs
@@ -37,8 +37,8 @@ class Candidates:
         return len(self.columns)
 
     @staticmethod
-    def of(frame: pd.DataFrame) -> Candidates:
-        """Candidates from a row each with ``job_id``, fields of jobs and those of CANDIDATE_COLUMNS."""
+    def from_frame(frame: pd.DataFrame) -> Candidates:
+        """Candidates from rows with ``job_id``, fields of jobs and those of CANDIDATE_COLUMNS."""
         groups, names = pd.factorize(frame["job_id"])
         jobs = conform(frame, JOB)[[name for name in QUERY_FIELDS if name in frame]]
         for field in CANDIDATE_FIELDS:
@@ -55,7 +55,7 @@ class Candidates:
         )
 
     def __getitem__(self, name: str) -> Any:
-        """A column; one that nobody told is missing in every row."""
+        """A column; one that is absent has missing values in every row."""
         if name in self.columns:
             return self.columns[name]
         return Coded.missing(len(self)) if name in _TEXTS else np.full(len(self), np.nan)
@@ -64,43 +64,39 @@ class Candidates:
         """Some of the candidates (indices)."""
         return Candidates(Coded(self.job.codes[rows], self.job.values), self.columns.take(rows))
 
-    def distinct(self) -> tuple[Candidates, Array]:
-        """The candidates of the first of all jobs that are alike in all but their name, those of a job together, numbered from 0; and
-        for each job in order of appearance which of them it is like (int64[jobs])."""
-        told = [
-            column.codes if isinstance(column, Coded) else column
-            for column in self.columns.columns.values()
-        ]
-        columns = [
-            column.astype(np.int64).view(np.uint64)
-            if column.dtype != np.float64
-            else column.view(np.uint64)
-            for column in told
-        ]
-        kinds = group_rows(columns, len(self)).context_of_row
-        starts = np.flatnonzero(np.r_[True, np.diff(self.job.codes) != 0])
-        raw, ends, seen = (
-            kinds.tobytes(),
-            [*(8 * starts[1:]).tolist(), 8 * len(self)],
-            dict[bytes, int](),
-        )
-        like = np.array(
+    def unique_jobs(self) -> tuple[Candidates, Array]:
+        """The candidates of the first of all jobs that differ only in their name.
+
+        Rows of one job must be together.
+
+        Returns:
+            The candidates, with jobs numbered from 0, and for each job in order of appearance the
+            number of the one that it equals (int64[jobs]).
+        """
+        columns = []
+        for column in self.columns.columns.values():
+            values = column.codes if isinstance(column, Coded) else column
+            values = values if values.dtype == np.float64 else values.astype(np.int64)
+            columns.append(values.view(np.uint64))
+        context_of_row = group_rows(columns, len(self)).context_of_row
+        begins = np.flatnonzero(np.r_[True, np.diff(self.job.codes) != 0])
+        sizes = np.diff(np.r_[begins, len(self)])
+        number_of: dict[bytes, int] = {}
+        unique_of_job = np.array(
             [
-                seen.setdefault(raw[start:end], len(seen))
-                for start, end in zip([0, *ends[:-1]], ends, strict=True)
+                number_of.setdefault(context_of_row[begin : begin + size].tobytes(), len(number_of))
+                for begin, size in zip(begins.tolist(), sizes.tolist(), strict=True)
             ]
         )
-        firsts = np.unique(like, return_index=True)[1]
-        sizes = np.diff(np.r_[starts, len(self)])
-        rows = index_ranges(starts[firsts], sizes[firsts])
-        return Candidates(
-            Coded(np.repeat(np.arange(len(firsts)), sizes[firsts]), self.job.values),
-            self.columns.take(rows),
-        ), like
+        firsts = np.unique(unique_of_job, return_index=True)[1]
+        rows = index_ranges(begins[firsts], sizes[firsts])
+        numbers = np.repeat(np.arange(len(firsts)), sizes[firsts])
+        unique = Candidates(Coded(numbers, self.job.values), self.columns.take(rows))
+        return unique, unique_of_job
 
 
 def index_ranges(starts: Array, sizes: Array) -> Array:
-    """The indices from each of ``starts`` on, as many as ``sizes`` says, one after the other (int64).
+    """The indices from each of ``starts`` on, as many as ``sizes`` says, concatenated (int64).
 
     >>> index_ranges(np.array([5, 0]), np.array([2, 3])).tolist()
     [5, 6, 0, 1, 2]
@@ -109,25 +105,25 @@ def index_ranges(starts: Array, sizes: Array) -> Array:
     return np.asarray(np.arange(sizes.sum()) + np.repeat(starts - before, sizes))
 
 
-def join_texts(one: Coded, other: Coded, between: str = ">") -> Coded:
-    """The text of both columns with ``between``, missing where either is.
+def join_texts(left: Coded, right: Coded, separator: str = ">") -> Coded:
+    """The texts of both columns joined by ``separator``, missing where either is.
 
     >>> join_texts(Coded(np.array([0, -1]), ["a"]), Coded(np.array([1, 0]), ["b", "c"]))
     Coded(codes=array([ 0, -1]), values=['a>c'])
     """
-    width = max(len(other.values), 1)
-    mixed = np.where((one.codes < 0) | (other.codes < 0), -1, one.codes * width + other.codes)
-    kinds, codes = np.unique(mixed, return_inverse=True)
-    missing = int((kinds < 0).sum())  # the first of them, if any
+    width = max(len(right.values), 1)
+    mixed = np.where((left.codes < 0) | (right.codes < 0), -1, left.codes * width + right.codes)
+    unique, codes = np.unique(mixed, return_inverse=True)
+    missing = int((unique < 0).sum())  # 1 where there is a missing one: it is the first
     texts = [
-        between.join((one.values[kind // width], other.values[kind % width]))
-        for kind in kinds[missing:]
+        separator.join((left.values[code // width], right.values[code % width]))
+        for code in unique[missing:]
     ]
     return Coded(codes - missing, texts)
 
 
-def equal_texts(one: Coded, other: Coded) -> Array:
-    """Where both columns hold the same text (bool[n]); what is missing is the same as nothing."""
-    places = {text: place for place, text in enumerate(other.values)}
-    table = np.array([places.get(text, -2) for text in one.values] + [-2])
-    return np.asarray(table[one.codes] == other.codes)
+def equal_texts(left: Coded, right: Coded) -> Flags:
+    """Where both columns hold the same text (bool[n]); missing values equal nothing."""
+    code_of = {text: code for code, text in enumerate(right.values)}
+    table = np.array([code_of.get(text, -2) for text in left.values] + [-2])
+    return np.asarray(table[left.codes] == right.codes)

@@ -1,4 +1,4 @@
-"""What is known of queues or links: the forecaster that learned them, and what one who comes now would see of them."""
+"""Waits at sites and transfer times on links, predicted from past records and the current load."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from infra.aliases import Array
+from infra.aliases import Array, Flags
 from jobs.coded_jobs import Coded, CodedJobs
 from jobs.schema import Record
 from jobs.store import read_latest
@@ -23,77 +23,96 @@ if TYPE_CHECKING:
 
 
 MOST = 30_000
-"""The latest records that queues and links are learned from: a key's history looks at its last hundreds, and a grid's busiest day is
-less. Beside them those not seen to end, for as long as they may wait."""
+"""The latest ended records to learn from: a key's history looks at its last hundreds, and the
+busiest day of a grid has fewer. Open records are read as far back as a job may wait."""
 LONGEST = 1e9
-"""Seconds; what is never done is taken to take so long."""
+"""Stands for an infinite duration, s."""
+_PLACES = ("site", "from_endpoint", "to_endpoint")
 
 
 @dataclass(frozen=True)
 class LoadForecaster:
-    """What one kind of record has taught. ``source`` stands for a candidate's where it names none; ``told`` are the known outcomes."""
+    """A forecaster of one kind of record, and the load of queues or links at the moment.
+
+    ``source`` is assumed for queries that name none; ``learned_ids`` are the records whose outcomes
+    were learned; ``places`` the sites or endpoints that any of them names.
+    """
 
     forecaster: Forecaster
-    around: CurrentSurroundings
+    surroundings: CurrentSurroundings
     source: str | None
-    told: pd.Index[Any]
+    learned_ids: pd.Index[Any]
+    places: frozenset[str] = frozenset()
 
     @staticmethod
     def learned_from(
-        records: pd.DataFrame, target: str, before: LoadForecaster | None = None
+        records: pd.DataFrame, target: str, previous: LoadForecaster | None = None
     ) -> LoadForecaster | None:
-        """Learn from ``records``, jobs for waits and transfers for transfer times; None where none of them tells an outcome.
+        """Learn from jobs (for waits) or transfers (for transfer times).
 
-        What ``before`` knew is not learned again.
+        Args:
+            records: Ended and open records; the open ones make up the current load.
+            target: "wait" or "transfer_time".
+            previous: What was learned before; its records are not learned again.
+
+        Returns:
+            None where no record has an outcome.
         """
-        forecaster = before.forecaster if before else Forecaster(None, (target,))
+        forecaster = previous.forecaster if previous else Forecaster(None, (target,))
         subject = forecaster.subject
         assert subject.add_surroundings is not None and subject.current_surroundings is not None  # noqa: S101
-        names = _names(records, subject)
-        known = records[subject.outcome_time].notna().to_numpy()
-        if not known.any():
+        ids = _record_ids(records, subject)
+        has_outcome = records[subject.outcome_time].notna().to_numpy()
+        if not has_outcome.any():
             return None
-        news = known & ~names.isin(before.told) if before else known
-        if news.any():
-            # In the order of submission both ways, so that rows stay where they were.
+        is_new = has_outcome & ~ids.isin(previous.learned_ids) if previous else has_outcome
+        if is_new.any():
+            # Surroundings are computed of all rows in order of submission, then the new ones taken.
             order = np.argsort(records["submitted_at"].to_numpy(), kind="stable")
-            forecaster.learn(subject.add_surroundings(records)[news[order]])
+            forecaster.learn(subject.add_surroundings(records)[is_new[order]])
+        columns = [name for name in _PLACES if name in records]
+        texts = (records.loc[has_outcome, name].dropna() for name in columns)
+        places = frozenset(str(text) for values in texts for text in values.unique())
         return LoadForecaster(
             forecaster,
             subject.current_surroundings(records),
             str(records["source"].mode().iloc[0]),
-            names[known],
+            ids[has_outcome],
+            places | (previous.places if previous else frozenset()),
         )
 
-    def points(self, asked: CodedJobs, now: int) -> Array:
-        """Stochastic values for records that would be submitted ``now`` (microseconds): float64[n, POINTS]."""
-        return predicted_points(
-            self.forecaster, self.around.observe(with_source(asked, self.source), now)
-        )
+    def points(self, queries: CodedJobs, now: int) -> Array:
+        """Stochastic values of records submitted at ``now`` (microseconds), float64[n, POINTS]."""
+        queries = with_source(queries, self.source)
+        return predicted_points(self.forecaster, self.surroundings.observe(queries, now))
+
+    def has_seen(self, place: Coded) -> Flags:
+        """Whether any learned record names the site or endpoint of each row (bool[n])."""
+        seen = np.array([*(name in self.places for name in place.values), False])
+        return np.asarray(seen[place.codes])
 
 
-def _names(records: pd.DataFrame, subject: Subject) -> pd.Index[Any]:
+def _record_ids(records: pd.DataFrame, subject: Subject) -> pd.Index[Any]:
     source, name = subject.identity
     return pd.Index(records[source].astype(object) + "\0" + records[name].astype(object))
 
 
-def predicted_points(forecaster: Forecaster, asked: CodedJobs) -> Array:
-    """What a forecaster says of records, as calibrated points (float64[n, POINTS])."""
-    values, which = forecaster.quantiles(asked, LEVELS)
-    return np.nan_to_num(values, posinf=LONGEST)[which]
+def predicted_points(forecaster: Forecaster, queries: CodedJobs) -> Array:
+    """Calibrated quantiles of each query at the levels of stochastic values, float64[n, POINTS]."""
+    values, context_of_row = forecaster.quantiles(queries, LEVELS)
+    return np.nan_to_num(values, posinf=LONGEST)[context_of_row]
 
 
-def with_source(asked: CodedJobs, source: str | None) -> CodedJobs:
-    """``asked``, from ``source`` where they do not say from which."""
-    given: Coded = asked["source"]
-    if source is None or not len(given.codes) or given.codes.min() >= 0:
-        return asked
-    filled = Coded(
-        np.where(given.codes < 0, len(given.values), given.codes), [*given.values, source]
-    )
-    return CodedJobs({**asked.columns, "source": filled}, len(asked))
+def with_source(queries: CodedJobs, source: str | None) -> CodedJobs:
+    """``queries``, with ``source`` for those that name none."""
+    column: Coded = queries["source"]
+    if source is None or not len(column.codes) or column.codes.min() >= 0:
+        return queries
+    codes = np.where(column.codes < 0, len(column.values), column.codes)
+    filled = Coded(codes, [*column.values, source])
+    return CodedJobs({**queries.columns, "source": filled}, len(queries))
 
 
 def read_recent(engine: Engine, record: Record) -> pd.DataFrame:
-    """The records of the store that queues or links are learned from."""
+    """The stored records that waits or transfer times are learned from."""
     return read_latest(engine, MOST, record, open_for=LONGEST_WAIT)

@@ -1,4 +1,4 @@
-"""Ranking: where a job would be done first, and from where its input comes soonest, by the policy that is asked for."""
+"""The order of candidates by a policy, from the stochastic values of their parts."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from infra.aliases import Array
+from infra.aliases import Array, Flags
 from infra.errors import InputError
 from models.quantities.stochastic import first, maximum, quantile, reached, total
 
 POLICIES = ("mean", "conservative", "quantile", "first")
-"""The least mean; the least mean + tuning · standard deviation (Schopf); the least quantile; the largest chance of being first."""
+"""Least mean; least mean + tuning · standard deviation (Schopf); least quantile; largest chance of
+being first."""
 PARTS = ("wait", "transfer_in", "run", "transfer_out")
 
 
@@ -22,9 +23,13 @@ class RankingError(InputError):
 
 @dataclass(frozen=True)
 class Rule:
-    """How candidates are ordered: the policy, the tuning factor of ``conservative``, the level of ``quantile``.
+    """How candidates are ordered.
 
-    With ``overlap`` the input comes while the job waits, so that the later of both counts; else one after the other.
+    Args:
+        policy: One of POLICIES.
+        tuning: The tuning factor of ``conservative``.
+        level: The level of ``quantile``.
+        overlap: The input is transferred while the job waits, so the later of both counts.
     """
 
     policy: str = "mean"
@@ -39,7 +44,8 @@ class Rule:
             )
         if not 0 < self.level < 1 or not 0 <= self.tuning <= 100:
             raise RankingError(
-                "the quantile's level must lie between 0 and 1, and the tuning factor between 0 and 100"
+                "the quantile's level must lie between 0 and 1, "
+                "and the tuning factor between 0 and 100"
             )
 
 
@@ -48,19 +54,28 @@ def rank(
     groups: Array,
     rule: Rule,
     deadline: Array | None = None,
-    behind: Array | None = None,
+    behind: Flags | None = None,
+    incomplete: Flags | None = None,
 ) -> dict[str, Array]:
-    """Order the candidates of each job: float64[n] by name, rows as given, those of one job together.
+    """Order the candidates of each job, rows of one job together.
 
-    ``parts`` are stochastic values (float64[n, POINTS]) by name of PARTS, what is not needed left out; ``groups`` int64[n] tells the jobs
-    apart; ``deadline`` float64[n] is in seconds from now, NaN for none. Those ``behind`` (bool[n]) come after all others of their job,
-    and none is told its chances where some are. Answers ``rank`` (1 is best), ``total`` with ``_mean``, ``_sd``,
-    ``_low``, ``_median``, ``_high`` (90 %), the mean of each part, ``first`` and, where a deadline is given, ``in_time``.
+    Args:
+        parts: Stochastic values (float64[n, POINTS]) by name of PARTS, those not needed left out.
+        groups: The job of each row, int64[n].
+        rule: The policy and its settings.
+        deadline: Seconds from now, float64[n], NaN for none.
+        behind: Rows that are placed after all others of their job, bool[n].
+        incomplete: Rows that lack a part, bool[n]; no candidate of their job has chances.
+
+    Returns:
+        Arrays of n by name: ``rank`` (1 is best), ``total`` with ``_mean``, ``_sd``, ``_low``,
+        ``_median``, ``_high`` (90 %), the mean of each part, ``first`` (the chance of being first)
+        and, with a deadline, ``in_time`` (the chance of meeting it).
     """
     if not parts or not len(groups):
         raise RankingError("there is no candidate to rank")
     done = _total(parts, rule.overlap)
-    answer = {
+    columns = {
         "total_mean": done.mean(axis=1),
         "total_sd": done.std(axis=1),
         "total_low": quantile(done, 0.05),
@@ -70,43 +85,42 @@ def rank(
         "first": first(done, groups),
     }
     if deadline is not None:
-        answer["in_time"] = np.where(
+        columns["in_time"] = np.where(
             np.isnan(deadline), np.nan, reached(done, np.nan_to_num(deadline, nan=np.inf))
         )
     score = {
-        "mean": answer["total_mean"],
-        "conservative": answer["total_mean"] + rule.tuning * answer["total_sd"],
+        "mean": columns["total_mean"],
+        "conservative": columns["total_mean"] + rule.tuning * columns["total_sd"],
         "quantile": quantile(done, rule.level),
-        "first": -answer["first"],
+        "first": -columns["first"],
     }[rule.policy]
-    if behind is None:
-        return {"rank": places(score, groups), **answer}
-    for name in {"first", "in_time"} & answer.keys():
-        some = np.zeros(int(groups.max()) + 1, bool)
-        some[groups[behind]] = True
-        answer[name] = np.where(some[groups], np.nan, answer[name])
-    return {"rank": places(score, groups, behind), **answer}
+    if incomplete is not None:
+        lacks_part = np.zeros(int(groups.max()) + 1, bool)
+        lacks_part[groups[incomplete]] = True
+        for name in {"first", "in_time"} & columns.keys():
+            columns[name] = np.where(lacks_part[groups], np.nan, columns[name])
+    return {"rank": rank_in_groups(score, groups, behind), **columns}
 
 
 def _total(parts: Mapping[str, Array], overlap: bool) -> Array:
-    told = dict(parts)
-    if overlap and "wait" in told and "transfer_in" in told:
-        told["wait"] = maximum(told["wait"], told.pop("transfer_in"))
-    return total(*(told[name] for name in PARTS if name in told))
+    summands = dict(parts)
+    if overlap and "wait" in summands and "transfer_in" in summands:
+        summands["wait"] = maximum(summands["wait"], summands.pop("transfer_in"))
+    return total(*(summands[name] for name in PARTS if name in summands))
 
 
-def places(score: Array, groups: Array, behind: Array | None = None) -> Array:
-    """The place of each row in its group by score, the least first, 1 the best; of equals the one given first (int64[n]).
+def rank_in_groups(score: Array, groups: Array, behind: Flags | None = None) -> Array:
+    """The rank of each row in its group by ``score``, least first, from 1 (int64[n]); ties in row order.
 
-    Those ``behind`` (bool[n]) come after the others.
+    Rows ``behind`` (bool[n]) come after the others of their group.
 
-    >>> places(np.array([3.0, 1.0, 2.0, 5.0]), np.array([0, 0, 0, 1])).tolist()
+    >>> rank_in_groups(np.array([3.0, 1.0, 2.0, 5.0]), np.array([0, 0, 0, 1])).tolist()
     [3, 1, 2, 1]
     """
     order = np.lexsort((score, groups) if behind is None else (score, behind, groups))
     ordered = groups[order]
     begins = np.r_[True, ordered[1:] != ordered[:-1]]
     start = np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))
-    found = np.empty(len(order), np.int64)
-    found[order] = np.arange(len(order)) - start + 1
-    return found
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = np.arange(len(order)) - start + 1
+    return ranks

@@ -1,7 +1,8 @@
-"""The ranker: from jobs and their candidates to stochastic values of each part, by what is known now."""
+"""The ranker: predicts wait, transfers and run time of each candidate, and orders them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -9,13 +10,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from infra.aliases import Array
+from infra.aliases import Array, Flags
 from jobs.coded_jobs import Coded, CodedJobs, in_microseconds
 from jobs.schema import JOB, QUERY_FIELDS
 from jobs.transfers import TRANSFER
 from models.engine.forecaster import Forecaster
 from models.quantities.stochastic import POINTS, times
-from models.ranking.candidates import Candidates, equal_texts, index_ranges, join_texts
+from models.ranking.candidates import (
+    CANDIDATE_COLUMNS,
+    Candidates,
+    equal_texts,
+    index_ranges,
+    join_texts,
+)
 from models.ranking.load_forecaster import LoadForecaster, predicted_points, read_recent
 from models.ranking.order import PARTS, RankingError, Rule, rank
 from models.ranking.speeds import Speeds
@@ -28,9 +35,9 @@ _MOVES = (
     ("transfer_in", "input_at", "input_bytes", True),
     ("transfer_out", "output_at", "output_bytes", False),
 )
-"""Part, where the other end is, what is moved, and whether it comes or goes."""
-_TOLD = ("site", "queue", "input_at")
-_ALWAYS = (
+"""Part, column of the other end, column of the size, and whether data moves towards the site."""
+_CANDIDATE_TEXTS = ("site", "queue", "input_at")
+_QUERY_COLUMNS = (
     "source",
     "user",
     "site",
@@ -40,13 +47,17 @@ _ALWAYS = (
     "requested_cores",
     "input_bytes",
 )
-"""What is asked of every job, told or not."""
-_OF_TRANSFER = ("link", "from_endpoint", "to_endpoint", "file_system", "direction")
+"""Columns that every query has, with missing values where a job does not have them."""
+_TRANSFER_TEXTS = ("link", "from_endpoint", "to_endpoint", "file_system", "direction")
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """Candidates in order: ``job``, texts of the candidate, what ``ranking.rank`` says, and ``unknown``, a row a candidate."""
+    """Candidates in order, a row each: ``job``, the candidate's texts, the columns of ``order.rank``.
+
+    ``unknown`` names the parts that nothing was observed for, ``never_seen`` the fields that name a
+    site or endpoint of which there is no record.
+    """
 
     job: Coded
     columns: dict[str, Coded | Array]
@@ -55,13 +66,16 @@ class Ranked:
         return len(self.job.codes)
 
     def frame(self) -> pd.DataFrame:
-        """A row a candidate; what is not told is None or NaN."""
+        """A row for each candidate; missing values are None or NaN."""
         return pd.DataFrame(
-            {name: _plain(column) for name, column in {"job_id": self.job, **self.columns}.items()}
+            {
+                name: _decoded(column)
+                for name, column in {"job_id": self.job, **self.columns}.items()
+            }
         )
 
 
-def _plain(column: Coded | Array) -> Array:
+def _decoded(column: Coded | Array) -> Array:
     return (
         np.array([*column.values, None], dtype=object)[column.codes]
         if isinstance(column, Coded)
@@ -71,7 +85,10 @@ def _plain(column: Coded | Array) -> Array:
 
 @dataclass(frozen=True)
 class Ranker:
-    """All that a ranking asks: who foresees run times, how fast sites are, what is known of queues and transfers (None: nothing yet)."""
+    """Forecasters of run times, waits and transfer times, and the speeds of sites.
+
+    ``waits`` and ``transfers`` are None while no outcome of theirs is known.
+    """
 
     runs: Forecaster
     waits: LoadForecaster | None
@@ -79,130 +96,180 @@ class Ranker:
     speeds: Speeds = field(default_factory=lambda: Speeds({}))
 
     def rank(self, candidates: Candidates, rule: Rule, now: datetime | None = None) -> Ranked:
-        """Rank ``candidates``: the jobs in order of appearance, the candidates of each best first.
+        """Rank ``candidates``: jobs in order of appearance, the candidates of each best first.
 
-        A candidate with a site runs there; one without is a replica, whose transfer alone counts. A part of which nothing at all is known
-        counts nothing: ``unknown`` names it, and who has such a part stands behind those of the job who have none. Jobs that are alike in
-        all but their name are ranked once. Raises RankingError where there are no candidates, where they are of both kinds, or where
-        one says too little to be ranked.
+        A candidate with a site runs there; one without is a replica, of which only the transfer
+        counts. ``unknown`` names the parts that nothing was observed for: waits and run times at a
+        site of which there is no record (their estimates are those of all sites), and parts that
+        cannot be estimated at all, which count as 0. A candidate with an unknown part, or with a
+        place that was never seen, is placed behind the other candidates of its job. Jobs that
+        differ only in their name are ranked once.
+
+        Raises:
+            RankingError: There are no candidates, they are of both kinds, or one lacks the fields
+                that it must have.
         """
         if not len(candidates):
             raise RankingError("there is no candidate to rank")
         if (np.diff(candidates.job.codes) < 0).any():
             candidates = candidates.take(np.argsort(candidates.job.codes, kind="stable"))
-        few, like = candidates.distinct()
-        columns = self._rank(few, rule, in_microseconds(now or datetime.now(UTC)))
-        sizes = np.bincount(few.job.codes)
-        rows = index_ranges((np.cumsum(sizes) - sizes)[like], sizes[like])
-        taken = {name: _take(column, rows) for name, column in columns.items()}
-        names = candidates.job.codes[
-            np.flatnonzero(np.r_[True, np.diff(candidates.job.codes) != 0])
-        ]
-        return Ranked(Coded(np.repeat(names, sizes[like]), candidates.job.values), taken)
+        unique, unique_of_job = candidates.unique_jobs()
+        columns = self._rank(unique, rule, in_microseconds(now or datetime.now(UTC)))
+        sizes = np.bincount(unique.job.codes)
+        rows = index_ranges((np.cumsum(sizes) - sizes)[unique_of_job], sizes[unique_of_job])
+        begins = np.flatnonzero(np.r_[True, np.diff(candidates.job.codes) != 0])
+        jobs = np.repeat(candidates.job.codes[begins], sizes[unique_of_job])
+        return Ranked(
+            Coded(jobs, candidates.job.values),
+            {name: _take(column, rows) for name, column in columns.items()},
+        )
 
     def _rank(self, candidates: Candidates, rule: Rule, now: int) -> dict[str, Coded | Array]:
-        runs = candidates["site"].codes >= 0
-        if runs.any() and not runs.all():
+        at_site = candidates["site"].codes >= 0
+        if at_site.any() and not at_site.all():
             raise RankingError(
                 "some candidates name a site and some do not: rank sites and replicas apart"
             )
-        parts, unknown = self._parts(candidates, bool(runs.all()), now)
+        estimates = self._estimate(candidates, bool(at_site.all()), now)
         groups, deadline = candidates.job.codes, candidates["deadline"]
-        behind = np.logical_or.reduce(list(unknown.values())) if unknown else None
-        found = rank(parts, groups, rule, deadline if np.isfinite(deadline).any() else None, behind)
-        order = np.lexsort((found["rank"], groups))
-        told = {name: _take(candidates[name], order) for name in _TOLD}
+        ranked = rank(
+            estimates.parts,
+            groups,
+            rule,
+            deadline if np.isfinite(deadline).any() else None,
+            _any_of(estimates.unknown | estimates.never_seen),
+            _any_of(estimates.missing),
+        )
+        order = np.lexsort((ranked["rank"], groups))
+        unknown = _listed(estimates.unknown, PARTS, len(groups))
+        never_seen = _listed(estimates.never_seen, CANDIDATE_COLUMNS, len(groups))
         return (
-            told
-            | {name: values[order] for name, values in found.items()}
-            | {"unknown": _take(_named(unknown, len(groups)), order)}
+            {name: _take(candidates[name], order) for name in _CANDIDATE_TEXTS}
+            | {name: values[order] for name, values in ranked.items()}
+            | {"unknown": _take(unknown, order), "never_seen": _take(never_seen, order)}
         )
 
-    def _parts(
-        self, candidates: Candidates, running: bool, now: int
-    ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Stochastic values by part (float64[n, POINTS]), and where nothing is known of a part that counts (bool[n])."""
-        parts, unknown = dict[str, Array](), dict[str, Array]()
-        asked = self._jobs(candidates, now)
-        for name, place, size, towards in _MOVES:
-            moved = candidates[place].codes >= 0
+    def _estimate(self, candidates: Candidates, running: bool, now: int) -> _Estimates:
+        estimates = _Estimates()
+        for name, end, size, towards in _MOVES:
+            moved = candidates[end].codes >= 0
             if running:
-                moved &= ~equal_texts(candidates[place], candidates["site"])
-            wanted = moved & (candidates[size] > 0)
-            if name == "transfer_in" and not running and not wanted.all():
+                moved &= ~equal_texts(candidates[end], candidates["site"])
+            needed = moved & (candidates[size] > 0)
+            if name == "transfer_in" and not running and not needed.all():
                 raise RankingError(
-                    "nothing is asked of some candidates: name a site, or input_at and input_bytes of a replica"
+                    "some candidates have nothing to rank: name a site, "
+                    "or input_at and input_bytes of a replica"
                 )
-            # A replica's output_at is only where its copy goes: nothing is written back, so no size is missing.
-            lacking = (
-                moved & np.isnan(candidates[size]) if running else np.zeros(len(candidates), bool)
-            )
-            if self.transfers is None:
-                lacking |= wanted
-            if lacking.any():
-                unknown[name] = lacking
-            if wanted.any() and (self.transfers is not None or not running):
-                parts[name] = np.zeros((len(candidates), POINTS))
-            if wanted.any() and self.transfers is not None:
-                rows = np.flatnonzero(wanted)
-                parts[name][rows] = self.transfers.points(
-                    _transfers(candidates.take(rows), place, size, towards, now), now
-                )
+            # Nothing is written back from a replica's output_at, so no size of an output is missing.
+            missing = needed & (self.transfers is None)
+            if running:
+                missing |= moved & np.isnan(candidates[size])
+            estimates.mark(name, missing, estimated=False)
+            if needed.any() and (self.transfers is not None or not running):
+                estimates.parts[name] = np.zeros((len(candidates), POINTS))
+            if needed.any() and self.transfers is not None:
+                rows = np.flatnonzero(needed)
+                queries = _transfers(candidates.take(rows), end, size, towards, now)
+                estimates.parts[name][rows] = self.transfers.points(queries, now)
+                unseen = needed & ~self._has_seen(candidates[end])
+                if unseen.any():
+                    estimates.never_seen[end] = unseen
         if running:
-            if self.waits is None:
-                unknown["wait"] = np.ones(len(candidates), bool)
-            else:
-                parts["wait"] = self.waits.points(asked, now)
-            parts["run"] = self._runs(asked)
-        return parts, unknown
+            self._estimate_at_sites(candidates, estimates, now)
+        return estimates
 
-    def _runs(self, asked: CodedJobs) -> Array:
-        """Run times by what such jobs do anywhere, times what each site, or host, makes of it (float64[n, POINTS])."""
+    def _estimate_at_sites(self, candidates: Candidates, estimates: _Estimates, now: int) -> None:
+        queries = self._job_queries(candidates, now)
+        site: Coded = candidates["site"]
+        if self.waits is None:
+            estimates.mark("wait", np.ones(len(candidates), bool), estimated=False)
+        else:
+            estimates.parts["wait"] = self.waits.points(queries, now)
+            estimates.mark("wait", ~self.waits.has_seen(site))
+            if not (seen := self._has_seen(site)).all():
+                estimates.never_seen["site"] = ~seen
         if not self.speeds.factor:
-            return predicted_points(self.runs, asked)
-        anywhere = CodedJobs({**asked.columns, "site": Coded.missing(len(asked))}, len(asked))
-        return times(predicted_points(self.runs, anywhere), self.speeds.of_jobs(asked))
+            estimates.parts["run"] = predicted_points(self.runs, queries)
+            return
+        # A run at any site, times the factor of this one.
+        anywhere = CodedJobs({**queries.columns, "site": Coded.missing(len(queries))}, len(queries))
+        points = predicted_points(self.runs, anywhere)
+        estimates.parts["run"] = times(points, self.speeds.of_jobs(queries))
+        estimates.mark("run", ~self.speeds.is_known(queries))
 
-    def _jobs(self, candidates: Candidates, now: int) -> CodedJobs:
-        told = {
+    def _has_seen(self, place: Coded) -> Flags:
+        """Whether any job or transfer with an outcome names the place of each row (bool[n])."""
+        seen = np.zeros(len(place.codes), bool)
+        for forecaster in (self.waits, self.transfers):
+            if forecaster is not None:
+                seen |= forecaster.has_seen(place)
+        return seen
+
+    def _job_queries(self, candidates: Candidates, now: int) -> CodedJobs:
+        columns = {
             name: candidates[name]
             for name in QUERY_FIELDS
-            if name in candidates.columns or name in _ALWAYS
+            if name in candidates.columns or name in _QUERY_COLUMNS
         }
-        return CodedJobs(
-            told | {"submitted_at": np.full(len(candidates), now, np.int64)}, len(candidates)
-        )
+        submitted = np.full(len(candidates), now, np.int64)
+        return CodedJobs(columns | {"submitted_at": submitted}, len(candidates))
 
 
-def _transfers(candidates: Candidates, place: str, size: str, towards: bool, now: int) -> CodedJobs:
+@dataclass(frozen=True)
+class _Estimates:
+    """Estimates of n candidates by part, float64[n, POINTS].
+
+    ``unknown`` (by part, bool[n]) is where nothing was observed for it, ``missing`` where it has no
+    estimate either; ``never_seen`` (by column) where a place has no record.
+    """
+
+    parts: dict[str, Array] = field(default_factory=dict)
+    unknown: dict[str, Flags] = field(default_factory=dict)
+    missing: dict[str, Flags] = field(default_factory=dict)
+    never_seen: dict[str, Flags] = field(default_factory=dict)
+
+    def mark(self, part: str, rows: Flags, estimated: bool = True) -> None:
+        """Mark a part of some rows (bool[n]) as unknown, with an estimate or without one."""
+        if rows.any():
+            self.unknown[part] = rows
+            if not estimated:
+                self.missing[part] = rows
+
+
+def _transfers(candidates: Candidates, end: str, size: str, towards: bool, now: int) -> CodedJobs:
     """The transfers that would carry input to candidates, or output from them."""
     site = candidates["site"]
-    ends = (candidates[place], site if (site.codes >= 0).any() else candidates["output_at"])
-    here, there = ends if towards else ends[::-1]
+    ends = (candidates[end], site if (site.codes >= 0).any() else candidates["output_at"])
+    origin, destination = ends if towards else ends[::-1]
     missing = Coded.missing(len(candidates))
-    texts = dict.fromkeys(_OF_TRANSFER, missing) | {
-        "from_endpoint": here,
-        "to_endpoint": there,
-        "link": join_texts(here, there),
+    texts = dict.fromkeys(_TRANSFER_TEXTS, missing) | {
+        "from_endpoint": origin,
+        "to_endpoint": destination,
+        "link": join_texts(origin, destination),
     }
-    when = np.full(len(candidates), now, np.int64)
+    submitted = np.full(len(candidates), now, np.int64)
     return CodedJobs(
-        {**texts, "source": missing, "submitted_at": when, "bytes": candidates[size]},
+        {**texts, "source": missing, "submitted_at": submitted, "bytes": candidates[size]},
         len(candidates),
     )
 
 
-def _named(unknown: dict[str, Array], rows: int) -> Coded:
-    """The names of the parts of which nothing is known, by row."""
-    mixed = np.zeros(rows, np.int64)
-    names = [name for name in PARTS if name in unknown]
-    for place, name in enumerate(names):
-        mixed += unknown[name].astype(np.int64) << place
+def _any_of(masks: dict[str, Flags]) -> Flags | None:
+    return np.logical_or.reduce(list(masks.values())) if masks else None
+
+
+def _listed(masks: dict[str, Flags], names: Sequence[str], rows: int) -> Coded:
+    """The names whose mask (bool[rows]) is set, by row, separated by commas."""
+    used = [name for name in names if name in masks] + [name for name in masks if name not in names]
+    bits = np.zeros(rows, np.int64)
+    for bit, name in enumerate(used):
+        bits += masks[name].astype(np.int64) << bit
     return Coded(
-        mixed,
+        bits,
         [
-            ", ".join(name for place, name in enumerate(names) if kind >> place & 1)
-            for kind in range(1 << len(names))
+            ", ".join(name for bit, name in enumerate(used) if combination >> bit & 1)
+            for combination in range(1 << len(used))
         ],
     )
 
@@ -211,12 +278,15 @@ def _take(column: Coded | Array, rows: Array) -> Coded | Array:
     return Coded(column.codes[rows], column.values) if isinstance(column, Coded) else column[rows]
 
 
-def build_ranker(engine: Engine, runs: Forecaster, before: Ranker | None = None) -> Ranker:
-    """A ranker that asks ``runs`` for run times, and knows of queues and transfers what the store's latest records tell.
+def build_ranker(engine: Engine, runs: Forecaster, previous: Ranker | None = None) -> Ranker:
+    """A ranker that learns waits, transfer times and speeds from the latest records of the store.
 
-    What ``before`` had learned of them is not learned again.
+    Args:
+        engine: The store.
+        runs: Predicts run times.
+        previous: A ranker whose records are not learned again.
     """
-    waits, transfers = (before.waits, before.transfers) if before else (None, None)
+    waits, transfers = (previous.waits, previous.transfers) if previous else (None, None)
     jobs, moved = read_recent(engine, JOB), read_recent(engine, TRANSFER)
     return Ranker(
         runs,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -72,7 +74,7 @@ class RankingBroker:
 
     @staticmethod
     def _with(known: LoadForecaster | None, around: CurrentSurroundings) -> LoadForecaster | None:
-        return LoadForecaster(known.forecaster, around, known.source, known.told) if known else None
+        return replace(known, surroundings=around) if known else None
 
     def _micros(self, times: Array) -> Array:
         return np.where(

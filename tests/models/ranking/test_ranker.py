@@ -13,6 +13,7 @@ from models.ranking.candidates import Candidates
 from models.ranking.load_forecaster import LoadForecaster
 from models.ranking.order import RankingError, Rule
 from models.ranking.ranker import Ranker
+from models.ranking.speeds import Speeds
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
 
@@ -76,7 +77,7 @@ def candidates(*rows: dict[str, object]) -> pd.DataFrame:
 
 
 def ranked(known: Ranker, asked: pd.DataFrame, rule: Rule | None = None) -> pd.DataFrame:
-    return known.rank(Candidates.of(asked), rule or Rule(), NOW).frame()
+    return known.rank(Candidates.from_frame(asked), rule or Rule(), NOW).frame()
 
 
 def test_each_part_is_foreseen_and_the_sooner_site_stands_first(known: Ranker) -> None:
@@ -159,7 +160,7 @@ def test_what_cannot_be_ranked_is_a_sentence(known: Ranker) -> None:
         (candidates({"site": "near"}, {"input_at": "store"}), "rank sites and replicas apart"),
         (
             candidates({"input_at": "store", "output_at": "near"}),
-            "nothing is asked of some candidates",
+            "some candidates have nothing to rank",
         ),
     ):
         with pytest.raises(RankingError, match=sentence):
@@ -184,3 +185,51 @@ def test_input_of_unknown_size_is_named_unknown_and_stands_behind(known: Ranker)
     found = ranked(known, asked).set_index("site")
     assert found["unknown"].to_dict() == {"near": "transfer_in", "far": ""}
     assert found["rank"].to_dict() == {"far": 1, "near": 2}
+
+
+def test_a_site_without_any_record_is_marked_unknown_and_stands_behind(known: Ranker) -> None:
+    rated = Ranker(known.runs, known.waits, known.transfers, Speeds({"near": 1.0, "far": 1.0}))
+    asked = candidates(*({"site": site} for site in ("atlantis", "far", "near")))
+    found = ranked(rated, asked).set_index("site")
+    assert found["rank"].to_dict() == {"near": 1, "far": 2, "atlantis": 3}
+    assert found.loc["atlantis", "total_mean"] < found.loc["far", "total_mean"]
+    assert found["unknown"].to_dict() == {"near": "", "far": "", "atlantis": "wait, run"}
+    assert found["never_seen"].to_dict() == {"near": "", "far": "", "atlantis": "site"}
+    assert found["first"].notna().all()  # its parts are estimated from those of all sites
+
+
+def test_sites_of_which_none_has_a_record_are_all_marked_and_still_ranked(known: Ranker) -> None:
+    asked = candidates({"site": "atlantis"}, {"site": "utopia"})
+    found = ranked(known, asked)
+    assert found["rank"].tolist() == [1, 2]
+    assert found["unknown"].str.contains("wait").all()
+
+
+def test_a_replica_at_an_endpoint_without_any_record_stands_behind(known: Ranker) -> None:
+    slow = {"output_at": "far", "input_bytes": 1e9, "input_at": "store"}
+    found = ranked(known, candidates(slow | {"input_at": "nowhere"}, slow)).set_index("input_at")
+    assert found["rank"].to_dict() == {"store": 1, "nowhere": 2}
+    assert found["never_seen"].to_dict() == {"store": "", "nowhere": "input_at"}
+
+
+def test_what_was_seen_earlier_is_still_known_when_only_later_records_are_read() -> None:
+    at = START + pd.to_timedelta(np.arange(4) * 600.0, unit="s")
+    begun = at + pd.Timedelta(60, "s")
+    jobs = conform(
+        pd.DataFrame(
+            {
+                "job_id": list("abcd"),
+                "source": "g",
+                "site": ["near", "near", "far", "far"],
+                "submitted_at": at,
+                "started_at": begun,
+                "ended_at": begun + pd.Timedelta(60, "s"),
+                "walltime": 60.0,
+            }
+        ),
+        JOB,
+    )
+    before = LoadForecaster.learned_from(jobs.iloc[:2], "wait")
+    after = LoadForecaster.learned_from(jobs.iloc[2:], "wait", before)
+    assert after is not None
+    assert after.places == {"near", "far"}
