@@ -1,9 +1,10 @@
-"""A generator of grid jobs for the demo and for tests: seeded, and its truth is known.
+"""A seeded generator of grid jobs, with known truth, for the demo and for tests.
 
-Jobs come in tasks of similar jobs, in working hours or from robots; run times are work over the power of the host, so that
-they repeat nearly exactly, jump between few values, follow events or input, or have a heavy tail; users ask for too much in
-round numbers; jobs fail, run out of memory and are killed at their limit. Nothing is simulated twice: a planted change
-touches only jobs submitted after it, and every other number stays as it was.
+Tasks of similar jobs are submitted in working hours, or at any hour by robots. A run time is work
+divided by the power of the host: it repeats almost exactly, jumps between few values, follows
+events or input, or has a heavy tail. Users request too much, in round numbers; jobs fail, run out
+of memory, and are killed at their limit. A planted change affects only jobs submitted after it:
+every other value stays the same.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from infra.errors import InputError
-from jobs.workload.changes import Change, read_change, slowness
+from jobs.workload.changes import Change, read_change, slowdown_factors
 from jobs.workload.outcomes import run
 from jobs.workload.population import (
     LAWS,
@@ -34,7 +35,7 @@ __all__ = ["SOURCE", "START", "Change", "GeneratedLog", "generate", "read_change
 
 @dataclass(frozen=True)
 class GeneratedLog:
-    """Jobs by submission, in the schema's shape with all outcomes, and what is true of them (JSON-ready)."""
+    """Jobs by submission with all outcomes, in the schema's types, and their truth (for JSON)."""
 
     jobs: pd.DataFrame
     truth: dict[str, Any]
@@ -48,7 +49,16 @@ def generate(
     users: int = 40,
     changes: Sequence[Change] = (),
 ) -> GeneratedLog:
-    """Generate ``jobs`` jobs submitted over ``days`` days; the same arguments give the same jobs."""
+    """Generate jobs; the same arguments give the same jobs.
+
+    Args:
+        jobs: number of jobs.
+        days: length of the log.
+        seed: seed of all random numbers.
+        sites: number of sites that are open from the start.
+        users: number of users.
+        changes: the planted changes.
+    """
     if jobs < 1 or days <= 0 or sites < 1 or users < 1:
         raise InputError("a generated log needs at least one job, one site, one user and some days")
     openings = [change for change in changes if change.kind == "new_site"]
@@ -62,7 +72,7 @@ def generate(
     people = draw_users(seed, users, grid.programs)
     tasks = draw_tasks(grid, people, jobs, changes)
     plan = draw_jobs(grid, people, tasks, jobs, openings)
-    slow, planted = slowness(grid, people, plan, changes)
+    slow, planted = slowdown_factors(grid, people, plan, changes)
     frame = run(grid, people, tasks, plan, slow)
     return GeneratedLog(frame, _truth(grid, people, planted, frame))
 

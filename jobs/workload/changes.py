@@ -1,4 +1,4 @@
-"""What is planted in a generated log: changes of work, sites and habits at given days."""
+"""Changes planted in a generated log: of work, sites and habits, at given days."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ ChangeKind = Literal[
 
 @dataclass(frozen=True)
 class Change:
-    """Something that happens on a ``day`` (counted from 0) of the log.
+    """A change on a ``day`` (from 0) of the log.
 
-    ``slow_*``, ``gradual_slow`` and ``recurring_slow`` make the work of the named program, site or group ``factor`` times as
-    much: at once, growing until the day ``until``, or on and off every ``period`` days. ``new_site`` opens a site,
-    ``user_switch`` makes a user run another program. Without a ``name`` the most active one is taken.
+    ``slow_*``, ``gradual_slow`` and ``recurring_slow`` multiply the work of the named program, site
+    or group by ``factor``: at once, growing until the day ``until``, or on and off every ``period``
+    days. ``new_site`` opens a site; ``user_switch`` makes a user run another program. Without a
+    ``name`` the most active one changes.
     """
 
     kind: ChangeKind
@@ -47,7 +48,7 @@ class Change:
 
 
 def read_change(text: str) -> Change:
-    """Read a change as written on the command line: ``kind@day``, ``kind=name@day``, either with ``x factor`` behind.
+    """Read a change from the command line: ``kind@day`` or ``kind=name@day``, then ``xfactor``.
 
     >>> read_change("slow_program@20x1.5")
     Change(kind='slow_program', day=20.0, name='', factor=1.5, until=None, period=7.0)
@@ -55,13 +56,24 @@ def read_change(text: str) -> Change:
     match = re.fullmatch(r"(\w+)(?:=([^@]+))?@(\d+(?:\.\d+)?)(?:x(\d+(?:\.\d+)?))?", text.strip())
     if not match or match[1] not in get_args(ChangeKind):
         raise InputError(
-            f"the change {text!r} is not kind@day, kind=name@day or kind@dayxfactor, with a kind of {', '.join(get_args(ChangeKind))}"
+            f"the change {text!r} is not kind@day, kind=name@day or kind@dayxfactor, "
+            f"with a kind of {', '.join(get_args(ChangeKind))}"
         )
-    return Change(match[1], float(match[3]), match[2] or "", float(match[4] or 2.0))  # type: ignore[arg-type]
+    kind, name, day, factor = match.groups()
+    return Change(kind, float(day), name or "", float(factor or 2.0))  # type: ignore[arg-type]
 
 
-def named(change: Change, names: Sequence[str], activity: Array) -> int:
-    """The index of what a change names, or of the most active one; raises InputError for an unknown name."""
+def index_of_name(change: Change, names: Sequence[str], activity: Array) -> int:
+    """The index of the name of a change, or of the most active one.
+
+    Args:
+        change: the change.
+        names: the names to choose from.
+        activity: the activity of each.
+
+    Raises:
+        InputError: if the name is not one of ``names``.
+    """
     if not change.name:
         return int(np.argmax(activity))
     if change.name not in names:
@@ -71,19 +83,26 @@ def named(change: Change, names: Sequence[str], activity: Array) -> int:
     return names.index(change.name)
 
 
-def switcher(change: Change, people: Users) -> int:
-    """The index of the user who switches: the one named, or the most active person."""
-    return named(change, people.names, np.where(people.robot, 0.0, people.activity))
+def index_of_switching_user(change: Change, people: Users) -> int:
+    """The index of the user who switches: the named one, or the most active who is no robot."""
+    return index_of_name(change, people.names, np.where(people.robot, 0.0, people.activity))
 
 
-def slowness(
+def slowdown_factors(
     grid: Grid, people: Users, plan: dict[str, Array], changes: Sequence[Change]
 ) -> tuple[Array, list[Change]]:
-    """The factor on every job's work, and the changes with the name of what they struck."""
+    """The factor on the work of each job, and the changes with their names filled in.
+
+    Args:
+        grid: the grid.
+        people: its users.
+        plan: the arrays of ``draw_jobs``.
+        changes: the planted changes.
+    """
     slow = np.ones(len(plan["task"]))
     day = plan["submitted"] / DAY
     planted: list[Change] = []
-    of = {
+    subjects = {
         "site": (plan["site"], grid.sites.names),
         "group": (grid.programs.group[plan["program"]], list(GROUPS)),
         "user": (plan["user"], people.names),
@@ -95,15 +114,15 @@ def slowness(
             planted.append(replace(change, name=grid.sites.names[grid.first_sites + openings]))
             openings += 1
             continue
-        what, names = of[
+        indices, names = subjects[
             next((word for word in ("site", "group", "user") if word in change.kind), "program")
         ]
-        struck = (
-            switcher(change, people)
+        affected = (
+            index_of_switching_user(change, people)
             if change.kind == "user_switch"
-            else named(change, names, np.bincount(what, minlength=len(names)))
+            else index_of_name(change, names, np.bincount(indices, minlength=len(names)))
         )
-        planted.append(replace(change, name=names[struck]))
+        planted.append(replace(change, name=names[affected]))
         if change.kind == "user_switch":
             continue
         end = grid.days if change.until is None else change.until
@@ -121,5 +140,5 @@ def slowness(
             factor = np.where(
                 (day >= change.day) & ((change.until is None) | (day < end)), change.factor, 1.0
             )
-        slow = slow * np.where(what == struck, factor, 1.0)
+        slow = slow * np.where(indices == affected, factor, 1.0)
     return slow, planted

@@ -1,4 +1,4 @@
-"""How every generated job runs: work over power, until it completes, fails or is stopped."""
+"""The runs of generated jobs: work divided by power, until a job completes, fails or is stopped."""
 
 from __future__ import annotations
 
@@ -26,7 +26,15 @@ MEMORY_STEP = 1e9
 def run(
     grid: Grid, people: Users, tasks: dict[str, Array], plan: dict[str, Array], slow: Array
 ) -> pd.DataFrame:
-    """Let every job run on its host: work over power, until it completes, fails, or is stopped."""
+    """Run every job on its host, and return the records.
+
+    Args:
+        grid: the grid.
+        people: its users.
+        tasks: the arrays of ``draw_tasks``.
+        plan: the arrays of ``draw_jobs``.
+        slow: factor on the work of each job.
+    """
     rng, count = grid.stream(2), len(plan["task"])
     task, program, user, site = plan["task"], plan["program"], plan["user"], plan["site"]
     programs, sites = grid.programs, grid.sites
@@ -41,24 +49,25 @@ def run(
     expected, work = _work(grid, people, tasks, plan, events, input_bytes, rng)
     planned = sites.start_up[site] + work * slow / (power * programs.efficiency[program])
 
-    asked = _asked_walltime(
+    requested = _requested_walltime(
         people,
         user,
         60 + expected / REFERENCE_POWER / programs.efficiency[program] * tasks["belief"][task],
     )
     typical_memory = programs.memory[program] * cores * people.scale[user, program] ** 0.3
-    asked_memory = np.ceil(typical_memory * tasks["memory_ask"][task] / MEMORY_STEP) * MEMORY_STEP
+    steps = np.ceil(typical_memory * tasks["memory_factor"][task] / MEMORY_STEP)
+    requested_memory = steps * MEMORY_STEP
     memory = typical_memory * rng.lognormal(0, 0.12, count)
     failing = np.where(tasks["buggy"][task], 0.7, programs.failing[program] + sites.failing[site])
     status, ran = _stop(
-        rng, planned, asked, failing, tasks["cancelled"][task], memory > asked_memory
+        rng, planned, requested, failing, tasks["cancelled"][task], memory > requested_memory
     )
-    never = (status == "cancelled") & (rng.random(count) < 0.3)  # given up while still waiting
+    never = (status == "cancelled") & (rng.random(count) < 0.3)  # cancelled while waiting
     done = np.clip(ran / planned, 0.02, 1)
     moved = np.where(
         np.isnan(input_bytes), 1e6 * cores * ran * rng.random(count), input_bytes * done
     )
-    told = np.where(never, np.nan, 1.0)
+    if_started = np.where(never, np.nan, 1.0)
 
     start = START + pd.to_timedelta(plan["submitted"], unit="s")
     started = start + pd.to_timedelta(plan["wait"], unit="s")
@@ -77,16 +86,16 @@ def run(
                 "program": np.array(programs.names)[program],
                 "job_name": pd.Series(np.array(programs.kinds)[program]) + "-" + number,
                 "queue": np.array(["short", "medium", "long"])[
-                    np.searchsorted([7200.0, 43200.0], asked)
+                    np.searchsorted([7200.0, 43200.0], requested)
                 ],
                 "site": at_site,
                 "host": (at_site + "-n" + pd.Series(plan["host"]).astype(str).str.zfill(3)).mask(
                     never
                 ),
-                "host_power": power * told,
-                "requested_walltime": asked,
+                "host_power": power * if_started,
+                "requested_walltime": requested,
                 "requested_cores": cores,
-                "requested_memory": asked_memory,
+                "requested_memory": requested_memory,
                 "input_bytes": input_bytes,
                 "input_files": np.ceil(input_bytes / 2e9),
                 "events": events,
@@ -96,56 +105,55 @@ def run(
                     TIME_TYPE
                 ),
                 "status": status,
-                "cores": cores * told,
-                "walltime": ran * told,
+                "cores": cores * if_started,
+                "walltime": ran * if_started,
                 "cpu_time": np.round(
                     ran * cores * programs.efficiency[program] * rng.uniform(0.97, 1.0, count)
                 )
-                * told,
-                "peak_memory": np.round(np.minimum(memory * (0.6 + 0.4 * done), asked_memory))
-                * told,
-                "read_bytes": np.round(moved) * told,
+                * if_started,
+                "peak_memory": np.round(np.minimum(memory * (0.6 + 0.4 * done), requested_memory))
+                * if_started,
+                "read_bytes": np.round(moved) * if_started,
                 "written_bytes": np.round(
                     programs.written[program] * ran * rng.lognormal(0, 0.2, count)
                 )
-                * told,
+                * if_started,
             }
         )
     )
 
 
-def _asked_walltime(people: Users, user: Array, believed: Array) -> Array:
-    """What each user asks for: the next round number above what they believe times their caution, or always the same."""
+def _requested_walltime(people: Users, user: Array, believed: Array) -> Array:
+    """Requested walltimes (s): the usual one above the expected times caution, or a default."""
     cautious = believed * people.request_factor[user]
-    asked = WALLTIMES[np.minimum(np.searchsorted(WALLTIMES, cautious), len(WALLTIMES) - 1)]
-    return np.asarray(
-        np.where(people.default_walltime[user] > 0, people.default_walltime[user], asked)
-    )
+    usual = WALLTIMES[np.minimum(np.searchsorted(WALLTIMES, cautious), len(WALLTIMES) - 1)]
+    default = people.default_walltime[user]
+    return np.asarray(np.where(default > 0, default, usual))
 
 
 def _stop(
     rng: np.random.Generator,
     planned: Array,
-    asked: Array,
+    requested: Array,
     failing: Array,
     may_be_cancelled: Array,
     too_much_memory: Array,
 ) -> tuple[Array, Array]:
-    """How each job ends, and after how many whole seconds: by what stops it first, at the latest by its limit."""
+    """The status of each job, and its run time in whole seconds: by what stops it first."""
     count = len(planned)
     status = np.full(count, "completed", dtype=object)
     ran = planned.copy()
-    for state, happens, part in (
+    for state, happens, share in (
         ("failed", rng.random(count) < failing, rng.beta(0.6, 1.2, count)),
         ("cancelled", may_be_cancelled & (rng.random(count) < 0.8), rng.random(count)),
         ("out_of_memory", too_much_memory, rng.uniform(0.2, 0.9, count)),
     ):
-        first = happens & (planned * part < ran)
+        first = happens & (planned * share < ran)
         status[first] = state
-        ran = np.where(first, planned * part, ran)
+        ran = np.where(first, planned * share, ran)
     ran = np.maximum(1, np.round(ran))
-    status[ran > asked] = "timeout"
-    return status, np.minimum(ran, asked)
+    status[ran > requested] = "timeout"
+    return status, np.minimum(ran, requested)
 
 
 def _work(
@@ -157,7 +165,7 @@ def _work(
     input_bytes: Array,
     rng: np.random.Generator,
 ) -> tuple[Array, Array]:
-    """HEPScore·s a job: what its user can expect, and what it is, by the law of its program."""
+    """The work of each job in HEPScore·s, by the law of its program: expected, and actual."""
     task, program, user = plan["task"], plan["program"], plan["user"]
     count = len(task)
     typical = grid.programs.work[program] * people.scale[user, program]

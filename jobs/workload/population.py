@@ -1,4 +1,4 @@
-"""Who and what a generated grid has: sites with hosts, VOs with programs, users with habits. Drawn from a seed, then fixed."""
+"""The population of a generated grid, drawn from a seed: sites, hosts, programs and users."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pandas as pd
 from infra.aliases import Array
 
 LAWS = ("events", "input", "modes", "repeat", "heavy")
-"""What a program's work follows: its events, its input, one of few values a user, one value a user, or a heavy tail."""
+"""What a program's work depends on: events, input, one of few values per user, one value per user,
+or a heavy tail."""
 
 GROUPS = ("alice", "atlas", "cms", "lhcb")
 KINDS = {
@@ -24,14 +25,16 @@ KINDS = {
 SOURCE = "generated"
 START = pd.Timestamp("2025-01-06", tz="UTC")  # a Monday in the past, whatever the clock says
 DAY = 86400.0
-REFERENCE_POWER = (
-    15.0  # HEPScore per core of the host on which a user measures before asking for walltime
-)
+REFERENCE_POWER = 15.0
+"""HEPScore per core of the host on which users measure, before they request walltime."""
 
 
 @dataclass(frozen=True)
 class Sites:
-    """Arrays over sites; ``powers`` (sites, hosts) in HEPScore per core, ``wait`` the median queue wait in s."""
+    """Arrays over sites.
+
+    ``powers`` [sites, hosts] are in HEPScore per core, ``wait`` is the median queue wait (s).
+    """
 
     names: list[str]
     powers: Array
@@ -43,7 +46,11 @@ class Sites:
 
 @dataclass(frozen=True)
 class Programs:
-    """Arrays over programs; ``work`` is the typical job in HEPScore·s on one core, ``memory`` bytes a core, ``written`` bytes a s."""
+    """Arrays over programs.
+
+    ``work`` is that of a typical job (HEPScore·s on one core), ``memory`` bytes per core,
+    ``written`` bytes per second.
+    """
 
     names: list[str]
     kinds: list[str]
@@ -59,10 +66,12 @@ class Programs:
 
 @dataclass(frozen=True)
 class Users:
-    """Arrays over users; ``habit`` (users, programs) is how often each runs each, ``scale`` how much more work theirs is.
+    """Arrays over users.
 
-    ``modes`` (users, programs, 3) are the few values that some programs jump between; ``request_factor`` is the factor of the
-    walltime request, ``default_walltime`` s a fixed one (0: none); ``robot`` users submit at any hour.
+    ``habit`` [users, programs] is the share of each program, ``scale`` the factor on its work, and
+    ``modes`` [users, programs, 3] the values that some programs jump between. ``request_factor``
+    is the factor of the walltime request, ``default_walltime`` (s) a fixed request (0: none).
+    ``robot`` users submit at any hour.
     """
 
     names: list[str]
@@ -80,7 +89,7 @@ class Users:
 
 @dataclass(frozen=True)
 class Grid:
-    """The machines and programs, and where the randomness comes from; ``first_sites`` are open from the start."""
+    """Sites, programs and the seed; ``first_sites`` of the sites are open from the start."""
 
     sites: Sites
     programs: Programs
@@ -89,12 +98,12 @@ class Grid:
     first_sites: int
 
     def stream(self, purpose: int) -> np.random.Generator:
-        """Random numbers for one purpose, so that a change in one leaves the others as they are."""
+        """Random numbers of one purpose, independent of those of others."""
         return np.random.default_rng([self.seed, 10 + purpose])
 
 
 def draw_sites(seed: int, count: int) -> Sites:
-    """Sites of unlike size and power, each from a stream of its own: one more site changes no other."""
+    """Draw sites, each from its own stream: one more site changes no other."""
     rows = []
     for number in range(count):
         rng = np.random.default_rng([seed, 1, number])
@@ -123,7 +132,7 @@ def draw_sites(seed: int, count: int) -> Sites:
 
 
 def draw_programs(seed: int) -> Programs:
-    """Each VO's programs, one of every kind."""
+    """Draw one program of every kind for each VO."""
     rng = np.random.default_rng([seed, 2])
     pairs = [(group, kind) for group in range(len(GROUPS)) for kind in KINDS]
     count = len(pairs)
@@ -166,7 +175,7 @@ def draw_programs(seed: int) -> Programs:
 
 
 def draw_users(seed: int, count: int, programs: Programs) -> Users:
-    """Users of unlike activity: a few robots submit most of the production, many people a little analysis."""
+    """Draw users: a few robots with most of the production, many people with a little analysis."""
     rng = np.random.default_rng([seed, 3])
     group = np.arange(count) % len(GROUPS)
     robot = np.arange(count) < max(1, min(len(GROUPS), count // 5))
