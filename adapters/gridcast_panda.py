@@ -1,6 +1,7 @@
 """PanDA: a new task is told what its jobs will need before its scouts run, and jobs that ended are reported as PanDA hears of them.
 
-Copy this file and services/client.py (as gridcast_client.py) where JEDI's Python finds them. In panda_jedi.cfg:
+Copy this file, services/client.py (as gridcast_client.py) and jobs/readers/panda_mapping.py (as
+gridcast_panda_mapping.py) where JEDI's Python finds them. In panda_jedi.cfg:
 
     [taskrefine]
     modConfig = wlcg:any:gridcast_panda:ForeseenTaskRefiner
@@ -17,11 +18,14 @@ import logging
 import queue
 import threading
 from contextlib import suppress
+from math import nan
 from typing import Any
 
 try:
     from gridcast_client import Gridcast, RefusedError, UnavailableError
+    from gridcast_panda_mapping import NAMES, map_job
 except ImportError:  # in Gridcast's own checkout
+    from jobs.readers.panda_mapping import NAMES, map_job
     from services.client import Gridcast, RefusedError, UnavailableError
 
 URL, TOKEN = "http://127.0.0.1:3000", None
@@ -31,12 +35,6 @@ OPT_OUT_PROGRAMS: frozenset[str] = frozenset()
 SET_WHAT_IS_MISSING = False
 """Whether a task that gave no ramCount or walltime gets one: the site must want it."""
 ENDED = ("finished", "failed", "cancelled", "closed")
-STATUS = {
-    "finished": "completed",
-    "failed": "failed",
-    "cancelled": "cancelled",
-    "closed": "cancelled",
-}
 WAITING, AT_ONCE, PATIENCE = 10_000, 500, 30.0
 
 log = logging.getLogger("gridcast")
@@ -140,29 +138,28 @@ class Outcomes:
 
 
 def outcome(job: Any) -> dict[str, Any]:
-    """A finished JobSpec as Gridcast is told of it, the same that its reader of PanDA's records makes of it."""
-    cores, group = job.coreCount or 1, job.workingGroup or job.VO
-    row = {
-        "job_id": str(job.PandaID),
-        "task_id": str(job.jediTaskID) if job.jediTaskID else None,
-        "source": SOURCE,
-        "user": job.prodUserName,
-        "group": group,
-        "project": job.prodSourceLabel,
-        "program": _last(job.transformation) or _last(job.processingType),
-        "job_name": job.processingType,
-        "site": job.computingSite,
-        "requested_cores": cores,
-        "requested_walltime": job.maxWalltime or None,
-        "requested_memory": job.minRamCount * 2**20 * cores if job.minRamCount else None,
-        "submitted_at": f"{job.creationTime}Z",
-        "started_at": f"{job.startTime}Z" if job.startTime else None,
-        "ended_at": f"{job.endTime}Z" if job.endTime else None,
-        "status": STATUS.get(job.jobStatus, "unknown"),
-        "cpu_time": job.cpuConsumptionTime or None,
-        "peak_memory": job.maxPSS * 1024 if job.maxPSS else None,
-    }
-    return {name: value for name, value in row.items() if value is not None}
+    """A finished JobSpec as Gridcast's reader of PanDA's records would read it (panda_mapping)."""
+    values = {name.lower(): getattr(job, name, None) for name in NAMES}
+
+    def text(name: str) -> str | None:
+        value = values[name]
+        return None if value in (None, "", "NULL") else str(value)
+
+    def number(name: str) -> float:
+        try:
+            return float(values[name])
+        except (TypeError, ValueError):
+            return nan
+
+    row = map_job(text, number, has_started=text("starttime") is not None)
+    row["source"] = SOURCE
+    for field, name in (
+        ("submitted_at", "creationtime"),
+        ("started_at", "starttime"),
+        ("ended_at", "endtime"),
+    ):
+        row[field] = f"{values[name]}Z" if text(name) else None
+    return {name: value for name, value in row.items() if value is not None and value == value}
 
 
 def _last(path: str | None) -> str | None:

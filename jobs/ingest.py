@@ -18,8 +18,9 @@ import pandas as pd
 from jobs.readers import Batch, Reader, ReadError, ReadOptions, Reject, detect, reader_named
 from jobs.readers.columns import ColumnMap, load_column_map, parse_column_map
 from jobs.readers.units import zone
-from jobs.schema import JOB, Record, conform, derive_fields, split_valid
+from jobs.schema import JOB, Record, conform, derive_fields, leave_out_bad_fields, split_valid
 from jobs.store import add_jobs, add_rejects
+from jobs.store.merging import merge_repeated, separate_recycled
 from jobs.transfers import TRANSFER, derive_transfer_fields
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ def read_arguments(
 
 
 OUTDATED = "older than what is kept (GRIDCAST_RETENTION_MONTHS), left out"
+MAX_REJECTS = 10_000
+"""Rejects of one file that are kept; the others are only counted."""
 Progress = Callable[[IngestResult], None]
 """Called after each batch with what is safely stored by then."""
 
@@ -166,23 +169,24 @@ def read_log(
     for batch in reader.read(path, ReadOptions(columns=columns, timezone=timezone)):
         if batch.record is not record:
             raise ReadError(f"{path} is a log of {batch.record.name}s, not of {record.name}s")
-        jobs, rejects = _sort_out(batch)
+        jobs, rejects, notes = _prepare(batch)
         parts.append(jobs)
         done = replace(
             done,
             read=done.read + len(batch.jobs) + len(batch.rejects),
             rejected=done.rejected + len(rejects),
+            notes=done.notes + notes,
         )
         if progress:
             progress(done)
     jobs = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     if jobs.empty:
         raise ReadError(
-            f"{path} holds no {record.name} that could be read: all its {done.rejected} records were rejected"
+            f"{path} holds no {record.name} that could be read: all its {done.rejected} records were"
+            " rejected"
         )
-    jobs = jobs.drop_duplicates(list(record.identity)).sort_values(
-        "submitted_at", kind="stable", ignore_index=True
-    )
+    jobs = merge_repeated(separate_recycled(jobs, jobs.iloc[:0], record=record), record)
+    jobs = jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
     return jobs, replace(done, added=len(jobs))
 
 
@@ -203,10 +207,13 @@ def _ingest(
 ) -> Iterator[IngestResult]:
     done = IngestResult(path, reader.name)
     for batch in reader.read(path, options):
-        jobs, rejects = _sort_out(batch)
+        jobs, rejects, notes = _prepare(batch)
+        storable = rejects[: max(0, MAX_REJECTS - done.rejected)]
+        notes[f"only {MAX_REJECTS:,} rejects of a file are kept"] += len(rejects) - len(storable)
         with engine.begin() as connection:
             added = add_jobs(connection, jobs, batch.record)
-            add_rejects(connection, path, rejects, window=window)
+            add_rejects(connection, path, storable, window=window)
+        notes[OUTDATED] += added.outdated
         done = replace(
             done,
             read=done.read + len(batch.jobs) + len(batch.rejects),
@@ -214,24 +221,24 @@ def _ingest(
             updated=done.updated + added.updated,
             unchanged=done.unchanged + len(jobs) - added.added - added.updated,
             rejected=done.rejected + len(rejects),
-            notes=done.notes + batch.notes + Counter({OUTDATED: added.outdated}),
+            notes=done.notes + notes,
         )
         yield done
 
 
-def _sort_out(batch: Batch) -> tuple[pd.DataFrame, list[Reject]]:
-    """The batch's sane jobs, and all that was rejected of it by the reader or because it cannot be true."""
+def _prepare(batch: Batch) -> tuple[pd.DataFrame, list[Reject], Counter[str]]:
+    """The batch's sane jobs, all that was rejected of it, and its notes."""
     jobs = conform(batch.jobs.reset_index(drop=True), batch.record)
-    jobs, refused = split_valid(
-        derive_transfer_fields(jobs) if batch.record is TRANSFER else derive_fields(jobs),
-        record=batch.record,
-    )
-    return jobs, [*batch.rejects, *_rejects(batch, refused)]
+    jobs, left_out = leave_out_bad_fields(jobs, batch.record)
+    derive = derive_transfer_fields if batch.record is TRANSFER else derive_fields
+    jobs, refused = split_valid(derive(jobs), record=batch.record)
+    return jobs, [*batch.rejects, *_rejects(batch, refused)], batch.notes + left_out
 
 
 def _rejects(batch: Batch, refused: pd.Series) -> Iterator[Reject]:
     """Rejects for rows that were read but cannot be true, with the record as it was read."""
     records = batch.jobs.iloc[refused.index].to_dict("records")
     for row, record in zip(refused.index, records, strict=True):
-        told = {str(name): str(value) for name, value in record.items() if pd.notna(value)}
-        yield Reject(int(batch.lines[row]), str(refused[row]), json.dumps(told, ensure_ascii=False))
+        values = {str(name): str(value) for name, value in record.items() if pd.notna(value)}
+        raw = json.dumps(values, ensure_ascii=False)
+        yield Reject(int(batch.lines[row]), str(refused[row]), raw)

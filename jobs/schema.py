@@ -7,6 +7,7 @@ Other kinds of record (see ``jobs.transfers``) are one more ``Record``: what is 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
@@ -23,6 +24,8 @@ Kind = Literal["text", "number", "time"]
 TIME_TYPE: Final = "datetime64[us, UTC]"
 EARLIEST = pd.Timestamp("1980-01-01", tz="UTC")
 CLOCK_TOLERANCE = timedelta(days=1)
+CLOCK_SKEW = timedelta(seconds=1)
+"""By so much the clocks of two machines may differ: times out of order by less are as good as equal."""
 YEAR = 366 * 86400.0
 TEXT_BYTES = 512
 """Longest text of any field, in bytes of UTF-8. PostgreSQL indexes at most 2,704 bytes a row: five such columns fit in a key."""
@@ -44,7 +47,10 @@ STATUSES = (
 
 @dataclass(frozen=True)
 class Field:
-    """One column of a job record: its kind, its unit, the range of sane values and what it means."""
+    """One column of a job record: its kind, its unit, the range of sane values and what it means.
+
+    ``zero_is_unknown`` is set where a 0 can only mean that nothing was asked for or measured.
+    """
 
     name: str
     kind: Kind
@@ -53,6 +59,7 @@ class Field:
     lowest: float = 0.0
     highest: float = 1e18
     required: bool = False
+    zero_is_unknown: bool = False
 
 
 FIELDS: tuple[Field, ...] = (
@@ -93,9 +100,17 @@ FIELDS: tuple[Field, ...] = (
         "walltime asked for, at which the system may kill it",
         "s",
         highest=10 * YEAR,
+        zero_is_unknown=True,
     ),
     Field("requested_cores", "number", "cores asked for", "cores", lowest=1, highest=1e8),
-    Field("requested_memory", "number", "memory asked for, whole job", "bytes", highest=1e17),
+    Field(
+        "requested_memory",
+        "number",
+        "memory asked for, whole job",
+        "bytes",
+        highest=1e17,
+        zero_is_unknown=True,
+    ),
     Field("input_bytes", "number", "size of the input", "bytes"),
     Field("input_files", "number", "input files", "files", highest=1e12),
     Field("events", "number", "physics events to process", "events", highest=1e15),
@@ -106,7 +121,14 @@ FIELDS: tuple[Field, ...] = (
     Field("cores", "number", "cores it was given", "cores", lowest=1, highest=1e8),
     Field("walltime", "number", "how long it ran", "s", highest=10 * YEAR),
     Field("cpu_time", "number", "CPU time over all cores", "s", highest=1e13),
-    Field("peak_memory", "number", "largest memory in use, whole job", "bytes", highest=1e17),
+    Field(
+        "peak_memory",
+        "number",
+        "largest memory in use, whole job",
+        "bytes",
+        highest=1e17,
+        zero_is_unknown=True,
+    ),
     Field("read_bytes", "number", "bytes read", "bytes"),
     Field("written_bytes", "number", "bytes written", "bytes"),
 )
@@ -123,13 +145,18 @@ QUERY_FIELDS = tuple(
 
 @dataclass(frozen=True)
 class Record:
-    """A kind of record: its fields, those that name it, the one that says how long it took, and those that its submission cannot know."""
+    """A kind of record: its fields, the two that name it, and the one that says how long it took.
+
+    ``outcomes`` are those that cannot be known at its submission, ``essential`` those without whose
+    sound values the record is rejected: any other is left out where it cannot be true.
+    """
 
     name: str
     fields: tuple[Field, ...]
     identity: tuple[str, str]
     elapsed: str
     outcomes: tuple[str, ...]
+    essential: tuple[str, ...]
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -155,7 +182,11 @@ class Record:
         return tuple(field.name for field in self.fields if field.required)
 
 
-JOB = Record("job", FIELDS, ("source", "job_id"), "walltime", OUTCOMES)
+_TIMES = ("submitted_at", "started_at", "ended_at")
+JOB = Record(
+    "job", FIELDS, ("source", "job_id"), "walltime", OUTCOMES,
+    ("source", "job_id", "status", *_TIMES),
+)  # fmt: skip
 COLUMNS = JOB.columns
 OF_KIND = JOB.of_kind
 
@@ -260,14 +291,54 @@ def _as_texts(values: pd.Series) -> pd.Series:
     return texts.mask(texts == "") if (texts == "").any() else texts
 
 
+def leave_out_bad_fields(
+    jobs: pd.DataFrame, record: Record = JOB
+) -> tuple[pd.DataFrame, Counter[str]]:
+    """Empty the fields of conformed ``jobs`` that cannot be true and are not essential.
+
+    Returns the jobs, and how often each field was left out, by a note.
+    """
+    columns: dict[str, pd.Series] = {}
+    notes: Counter[str] = Counter()
+    for field in record.fields:
+        values = jobs[field.name]
+        if field.name in ("started_at", "ended_at"):
+            # Where there is none, some systems print the first second of 1970.
+            wrong = (values - pd.Timestamp(0, tz="UTC")).abs() <= pd.Timedelta(days=1)
+        elif field.name in record.essential:
+            continue
+        else:
+            if field.name == record.elapsed:
+                values = values.mask(values.between(-CLOCK_SKEW.total_seconds(), 0), 0.0)
+                columns[field.name] = values
+            wrong = values.notna() & ~_sane(values, field)
+            if field.name == record.elapsed:  # it can be missed only where the times say it too
+                wrong &= jobs["started_at"].notna() & jobs["ended_at"].notna()
+        if wrong.any():
+            columns[field.name] = values.mask(wrong)
+            notes[f"{_complaint(field)}: left out"] += int(wrong.sum())
+    return jobs.assign(**columns), notes
+
+
 def derive_fields(jobs: pd.DataFrame, record: Record = JOB) -> pd.DataFrame:
-    """Derive what the record implies: walltime from start and end, end from start and walltime, start from both."""
+    """Derive what the record implies: walltime from start and end, end from start and walltime.
+
+    The start follows from end and walltime. Times out of order by no more than ``CLOCK_SKEW`` are
+    made equal, and a 0 that means "unknown" becomes missing.
+    """
     jobs = jobs.copy()
-    took = record.elapsed
+    for field in record.fields:
+        if field.zero_is_unknown:
+            jobs[field.name] = jobs[field.name].mask(jobs[field.name] == 0)
+    for earlier, later in (("submitted_at", "started_at"), ("started_at", "ended_at")):
+        early_by = jobs[earlier] - jobs[later]
+        skewed = (early_by > pd.Timedelta(0)) & (early_by <= CLOCK_SKEW)
+        if skewed.any():
+            jobs[later] = jobs[later].mask(skewed, jobs[earlier]).astype(TIME_TYPE)
     seconds = (jobs["ended_at"] - jobs["started_at"]).dt.total_seconds()
-    jobs[took] = jobs[took].fillna(seconds)
-    # A time taken outside the field's range cannot be added to a time; split_valid rejects it by its own reason.
-    sane = jobs[took].where(_sane(jobs[took], record.by_name[took]))
+    elapsed = jobs[record.elapsed] = jobs[record.elapsed].fillna(seconds)
+    # A time outside the field's range cannot be added to a time; split_valid rejects its record.
+    sane = elapsed.where(_sane(elapsed, record.by_name[record.elapsed]))
     ran = pd.to_timedelta(sane, unit="s").astype("timedelta64[us]")
     jobs["ended_at"] = jobs["ended_at"].fillna(jobs["started_at"] + ran).astype(TIME_TYPE)
     jobs["started_at"] = jobs["started_at"].fillna(jobs["ended_at"] - ran).astype(TIME_TYPE)

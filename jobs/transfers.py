@@ -45,6 +45,16 @@ TRANSFER = Record(
     ("source", "transfer_id"),
     "duration",
     ("started_at", "ended_at", "status", "duration"),
+    (
+        "source",
+        "transfer_id",
+        "submitted_at",
+        "started_at",
+        "ended_at",
+        "status",
+        "bytes",
+        "duration",
+    ),
 )
 """The declaration that the table, the readers and the models follow."""
 

@@ -16,11 +16,13 @@ from jobs.readers.errors import ReadError
 from jobs.readers.objects import read_objects
 
 _USED = """
-ClusterId ProcId GlobalJobId DAGManJobId QDate JobStartDate JobCurrentStartDate CompletionDate EnteredCurrentStatus JobStatus ExitCode
-ExitBySignal HoldReasonCode LastHoldReasonCode Owner User x509UserProxyVOName AcctGroup ProjectName Cmd JobBatchName DESIRED_Sites
-LastRemoteHost RemoteHost AllowedExecuteDuration AllowedJobDuration MaxRuntime maxWallTime RequestCpus RequestMemory CpusProvisioned
-TransferInputSizeMB CommittedTime RemoteWallClockTime RemoteUserCpu RemoteSysCpu ResidentSetSize_RAW ResidentSetSize MemoryUsage
-BytesRecvd BytesSent
+ClusterId ProcId GlobalJobId DAGManJobId QDate JobStartDate JobCurrentStartDate CompletionDate
+EnteredCurrentStatus JobStatus ExitCode ExitBySignal HoldReasonCode LastHoldReasonCode Owner User
+x509UserProxyVOName AcctGroup ProjectName Cmd JobBatchName DESIRED_Sites LastRemoteHost RemoteHost
+AllowedExecuteDuration AllowedJobDuration MaxRuntime maxWallTime RequestCpus RequestMemory
+CpusProvisioned TransferInputSizeMB CommittedTime RemoteWallClockTime LastRemoteWallClockTime
+LastJobStatus JobUniverse MaxHosts RemoteUserCpu RemoteSysCpu ResidentSetSize_RAW ResidentSetSize
+MemoryUsage BytesRecvd BytesSent
 """
 ATTRIBUTES = _USED.split()
 """What the reader uses; a whole ad is ten times as long."""

@@ -1,4 +1,4 @@
-"""Collectors of folders: PBS's accounting, which is being written while it is read, and dumps of whatever format."""
+"""Collectors of folders: PBS's accounting, which grows while it is read, and dumps of any format."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from datetime import timedelta
 from pathlib import Path
 
 from jobs.collectors.contract import Collector, Fetched, Window, changed_files
+from jobs.readers.lines import GZIP_MAGIC
 
 SETTLED = timedelta(seconds=60)
-"""For so long a dump must not have changed: until then somebody may still be writing it."""
+"""A dump that changed later than this before the window's end may still be in writing."""
 
 
 def fetch_pbs(window: Window) -> Fetched:
-    """The accounting files (one a day) of the folder ``where`` that were written to in the window, each up to its last whole line.
+    """Copy the accounting files (one a day) of the folder ``where`` written to in the window.
 
-    Raises NoSystemError where there is no such folder.
+    Each is copied up to its last whole line. Raises NoSystemError where there is no such folder.
     """
     return Fetched(
         tuple(
@@ -26,8 +27,11 @@ def fetch_pbs(window: Window) -> Fetched:
 
 
 def _whole_lines(path: Path, copy: Path) -> Path:
+    """Copy a file and cut the line that is still being written; a packed file is whole."""
     shutil.copyfile(path, copy)
     with copy.open("rb+") as file:
+        if file.read(len(GZIP_MAGIC)) == GZIP_MAGIC:
+            return copy
         size = file.seek(0, 2)
         # A record is one line, of at most some kilobytes.
         start = max(0, size - 2**20)
@@ -39,7 +43,7 @@ def _whole_lines(path: Path, copy: Path) -> Path:
 
 
 def fetch_folder(window: Window) -> Fetched:
-    """The files of the folder ``where`` that came or changed in the window and that nobody is writing any more; they stay where they are.
+    """The files of the folder ``where`` that came or changed in the window and are not in writing.
 
     Raises NoSystemError where there is no such folder.
     """

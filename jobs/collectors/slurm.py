@@ -23,15 +23,18 @@ from jobs.collectors.contract import (
     program,
     run,
 )
-from jobs.readers.rows import whole_id
+from jobs.readers.rows import first_id
 
 REQUIRED = ("JobID", "Submit", "State")
 _USED = """
-JobIDRaw Cluster User Group Account JobName Partition Start End ElapsedRaw TimelimitRaw Timelimit ReqCPUS AllocCPUS NNodes ReqNodes ReqMem
-ReqTRES NodeList NTasks TotalCPU MaxRSS AveRSS MaxDiskRead AveDiskRead MaxDiskWrite AveDiskWrite TRESUsageInTot TRESUsageOutTot
+JobIDRaw Cluster User Group Account Partition Start End ElapsedRaw TimelimitRaw Timelimit ReqCPUS AllocCPUS NNodes ReqNodes ReqMem
+ReqTRES NodeList NTasks TotalCPU MaxRSS AveRSS MaxDiskRead AveDiskRead MaxDiskWrite AveDiskWrite TRESUsageInTot TRESUsageOutTot ExitCode
 """
-WANTED = (*REQUIRED, *_USED.split())
-"""What the reader of Slurm's accounting uses; JobName is the one free text, so that a bar in it can be told from those between columns."""
+WANTED = (*REQUIRED, *_USED.split(), "JobName")
+"""Columns that the reader of Slurm's accounting uses.
+
+JobName is the one free text and stands last: no bar or line feed in it can move another column.
+"""
 
 
 SAID = re.compile(r"gridcast: (\d{1,9}) s \((\d{1,9})-(\d{1,9})\) by \w+ of ([^\s|,]{1,100})")
@@ -92,7 +95,7 @@ def read_predictions(window: Window, source: str | None) -> pd.DataFrame:
             }
             job = {
                 "source": source or cluster or "slurm",
-                "job_id": whole_id(name, raw),
+                "job_id": first_id(name, raw),
                 "asked_at": submitted,
             }
             rows.append(

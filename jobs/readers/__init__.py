@@ -7,6 +7,7 @@ from pathlib import Path
 from jobs.readers.condor import CONDOR
 from jobs.readers.contract import Batch, Reader, ReadOptions, Reject
 from jobs.readers.errors import ReadError
+from jobs.readers.foreign_forms import hint
 from jobs.readers.fts import FTS
 from jobs.readers.gridftp import GRIDFTP
 from jobs.readers.lines import peek
@@ -28,6 +29,8 @@ def detect(path: Path) -> Reader:
     for reader in READERS:
         if reader.recognises(path, head):
             return reader
+    if sentence := hint(path, head):
+        raise ReadError(sentence)
     if not _is_binary(head):
         name = path.name.lower().removesuffix(".gz")
         for reader in READERS:

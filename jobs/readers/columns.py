@@ -25,7 +25,7 @@ FACTORS = {
 }
 """What one of each unit is in the schema's own: kb, mb, gb, tb are powers of 1000, kib, mib, gib, tib of 1024."""
 CLOCK = "hms"
-TIME_UNITS = ("iso", "epoch", "epoch_ms")
+TIME_UNITS = ("iso", "epoch", "epoch_ms", "epoch_us")
 RECORDS = (JOB, TRANSFER)
 BY_NAME = {name: field for record in reversed(RECORDS) for name, field in record.by_name.items()}
 

@@ -1,10 +1,16 @@
-"""Rows of a delimited text file under a header: as many as are whole, whatever a stray quote or a cut line does to the others."""
+"""Rows of a delimited text file under a header, whatever a stray quote or a cut line does to some.
+
+Two kinds of writers are read: those that quote (CSV), and those that never do (sacct, Nextflow),
+whose free texts may hold the delimiter and line feeds. Rows of the latter are put right by an
+``Alignment``: the typed columns say where the free texts begin and end.
+"""
 
 from __future__ import annotations
 
 import csv
+import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,18 +20,98 @@ from jobs.readers.lines import LINE_LIMIT, head_lines, peek, read_chunks
 
 QUOTE = '"'
 LONGEST_RECORD = 50
-"""Lines that a quoted record may span; a stray quote would otherwise swallow the rest of the file."""
+"""Lines that a record may span; a stray quote would otherwise swallow the rest of the file."""
+MAX_SURPLUS = 500
+"""Delimiters that the free texts of a row may hold."""
+MAX_VAIN_JOINS = 5_000
+"""Lines of a file that are joined to rows in vain before no more are tried."""
 
 Cells: TypeAlias = "tuple[int, str, list[str]] | Reject | str"
 """A row as (line, raw text, cells), or a rejected line, or a note."""
 
 Record: TypeAlias = "tuple[int, str, dict[str, str]] | Reject | str"
 
-Mend: TypeAlias = "Callable[[list[str], list[str]], list[str] | None]"
+
+class Alignment:
+    """Which cells of an unquoted row belong to which column, where free texts hold delimiters.
+
+    ``kinds`` gives the pattern of each typed column by lower-case name, ``free_text`` names the
+    columns that may hold anything. All alignments are followed at once, as bits of an integer, so
+    that a row takes time linear in its cells.
+    """
+
+    def __init__(
+        self,
+        kinds: Mapping[str, re.Pattern[str]],
+        free_text: Collection[str],
+        delimiter: str,
+        header: list[str],
+    ) -> None:
+        names = [name.strip().lower() for name in header]
+        self.width, self.delimiter = len(names), delimiter
+        self.free = sum(1 << i for i, name in enumerate(names) if name in free_text)
+        masks: dict[re.Pattern[str], int] = {}
+        for i, name in enumerate(names):
+            if name in kinds:
+                masks[kinds[name]] = masks.get(kinds[name], 0) | 1 << i & ~self.free
+        self._typed = masks
+        self._untyped = (1 << self.width) - 1 & ~self.free & ~sum(masks.values())
+        self._accepted: dict[str, int] = {}
+
+    def accepts(self, cell: str) -> int:
+        """The columns (bits) that may hold the cell."""
+        if "\n" in cell:
+            return self.free
+        mask = self._accepted.get(cell)
+        if mask is None:
+            mask = self.free | self._untyped
+            for pattern, columns in self._typed.items():
+                if not cell or pattern.fullmatch(cell[:200].strip()):
+                    mask |= columns
+            if len(self._accepted) < 100_000 and len(cell) <= 100:
+                self._accepted[cell] = mask
+        return mask
+
+    def states(self, cells: list[str]) -> list[int]:
+        """The columns (bits) that may come next, before each cell and after the last one."""
+        states = [1]
+        for cell in cells:
+            state = states[-1]
+            states.append(((state & self.accepts(cell)) << 1) | (state & (self.free << 1)))
+        return states
+
+    def may_begin(self, cells: list[str]) -> bool:
+        """Whether a row may begin with these cells, of which the last may go on."""
+        state = self.states(cells[:-1])[-1]
+        if len(cells) > self.width + MAX_SURPLUS or not state:
+            return False
+        return bool(state & (self.accepts(cells[-1]) | self.free << 1))
+
+    def align(self, cells: list[str]) -> list[str] | None:
+        """The cells put together to the header's width, or None where they do not fit.
+
+        Where several ways fit, the last free text takes the surplus.
+        """
+        if not self.width <= len(cells) <= self.width + MAX_SURPLUS:
+            return None
+        states = self.states(cells)
+        column = self.width
+        if not states[-1] >> column & 1:
+            return None
+        aligned: list[list[str]] = [[] for _ in range(self.width)]
+        for i in range(len(cells) - 1, -1, -1):
+            aligned[column - 1].append(cells[i])
+            goes_on = self.free << 1 >> column & 1 and states[i] >> column & 1
+            if not goes_on:
+                column -= 1
+        return [self.delimiter.join(reversed(parts)) for parts in aligned]
+
+
+Align: TypeAlias = "Callable[[list[str]], Alignment]"
 
 
 def sniff(head: bytes, delimiters: str = ",\t;|") -> tuple[str, list[str]]:
-    """The delimiter and the column names of a file's first line that is neither empty nor a comment."""
+    """The delimiter and the column names of a file's first line that is no comment."""
     line = next(
         (line for line in head_lines(head) if line.strip() and not line.startswith("#")), ""
     )
@@ -44,119 +130,193 @@ def split(line: str, delimiter: str) -> list[str] | None:
         return None
 
 
-def _rows(path: Path, size: int, delimiter: str, quoted: bool) -> Iterator[Cells]:
-    lines = _lines(path, size)
-    waiting: deque[tuple[int, str]] = deque()
-    width = 0
-    while item := waiting.popleft() if waiting else next(lines, None):
-        if not isinstance(item, tuple):
-            yield item
-            continue
-        number, text = item
-        if not quoted or QUOTE not in text:
-            cells: list[str] | None = text.split(delimiter)
-        else:
-            text, cells, aside = _quoted_record(text, delimiter, width, waiting, lines)
-            yield from aside
-        if cells is None:
-            yield Reject(number, "the quotes on the line do not match", text)
-            continue
-        width = width or len(cells)
-        yield number, text, cells
+Line: TypeAlias = "tuple[int, str]"
 
 
-def _quoted_record(
-    text: str,
-    delimiter: str,
-    width: int,
-    waiting: deque[tuple[int, str]],
-    lines: Iterator[tuple[int, str] | Reject | str],
-) -> tuple[str, list[str] | None, list[Reject | str]]:
-    """A record with quotes, over as many lines as it needs; lines that do not belong to it wait for their turn."""
-    aside: list[Reject | str] = []
-    taken: list[tuple[int, str]] = []
-    whole = text
-    while whole.count(QUOTE) % 2 and len(taken) < LONGEST_RECORD and len(whole) < LINE_LIMIT:
-        following = waiting.popleft() if waiting else next(lines, None)
-        if following is None:
-            break
-        if not isinstance(following, tuple):
-            aside.append(following)
-            continue
-        taken.append(following)
-        whole += "\n" + following[1]
-    cells = split(whole, delimiter)
-    if taken and (cells is None or (width and len(cells) != width)):
-        waiting.extendleft(reversed(taken))
-        whole, cells = text, None
-    if cells is None and width and text.count(delimiter) == width - 1:
-        # Some writers never quote: then a quote is a character like another.
-        whole, cells = text, text.split(delimiter)
-    return whole, cells, aside
+class _Lines:
+    """The lines of a file that are not blank, with a way to put some back."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._lines = _lines(path, size)
+        self._waiting: deque[Line] = deque()
+        self.aside: list[Reject | str] = []
+        """Rejects and notes met while looking ahead."""
+
+    def next_item(self) -> Line | Reject | str | None:
+        return self._waiting.popleft() if self._waiting else next(self._lines, None)
+
+    def next_line(self) -> Line | None:
+        """The next line; rejects and notes before it go to ``aside``."""
+        while (item := self.next_item()) is not None:
+            if isinstance(item, tuple):
+                return item
+            self.aside.append(item)
+        return None
+
+    def put_back(self, lines: list[Line]) -> None:
+        self._waiting.extendleft(reversed(lines))
 
 
-def _lines(path: Path, size: int) -> Iterator[tuple[int, str] | Reject | str]:
+def _lines(path: Path, size: int) -> Iterator[Line | Reject | str]:
     for chunk in read_chunks(path, size):
         yield from chunk.rejects
-        for note, count in chunk.notes.items():
-            yield from [note] * count
+        yield from chunk.notes.elements()
         for number, line in enumerate(chunk.lines, chunk.first):
             if line.strip():
                 yield number, line
 
 
-def read_cells(path: Path, size: int, delimiter: str, mend: Mend | None = None) -> Iterator[Cells]:
-    """Stream the header and then the rows of its width; others are rejected, a repeated header is skipped.
+def read_cells(
+    path: Path, size: int, delimiter: str, align: Align | None = None
+) -> Iterator[Cells]:
+    """Stream the header and then the rows of its width; others are rejected.
 
-    ``mend`` is given for formats that never quote: it takes the header and a row of another width and gives one that fits, or None.
+    A repeated header is skipped. ``align`` makes the alignment of a header, for formats that never
+    quote; without it quotes are understood as in CSV.
     """
+    lines = _Lines(path, size)
     header: list[str] = []
-    for item in _rows(path, size, delimiter, quoted=mend is None):
+    alignment: Alignment | None = None
+    vain = 0
+    while (item := lines.next_item()) is not None:
         if not isinstance(item, tuple):
             yield item
             continue
-        number, text, cells = item
+        number, text = item
         if not header:
             if text.startswith("#"):
                 continue
-            header = cells
-        elif len(cells) != len(header):
-            mended = mend(header, cells) if mend else None
-            if mended is None:
-                yield Reject(
-                    number, f"the row has {len(cells)} cells, the header {len(header)}", text
-                )
+            cells = split(text, delimiter)
+            if cells is None:
+                yield Reject(number, "the quotes on the line do not match", text)
                 continue
-            item = number, text, mended
-        elif cells == header:
-            yield "repeated header skipped"
+            header, alignment = cells, align(cells) if align else None
+            yield number, text, cells
             continue
-        yield item
+        if alignment is None:
+            text, row = _quoted(text, delimiter, len(header), lines)
+            reason = "the quotes on the line do not match"
+        else:
+            text, row, lost = _unquoted(text, delimiter, alignment, lines, vain < MAX_VAIN_JOINS)
+            vain += lost
+            reason = ""
+        yield from lines.aside
+        lines.aside.clear()
+        if row is None or len(row) != len(header):
+            cells = row or text.split(delimiter)
+            width = f"the row has {len(cells)} cells, the header {len(header)}"
+            yield Reject(number, reason if row is None and reason else width, text)
+        elif row == header:
+            yield "repeated header skipped"
+        else:
+            yield number, text, row
+
+
+def _quoted(text: str, delimiter: str, width: int, lines: _Lines) -> tuple[str, list[str] | None]:
+    """A record of CSV, over as many lines as its quotes need; None where they do not match."""
+    if QUOTE not in text:
+        return text, text.split(delimiter)
+    taken: list[Line] = []
+    record, quotes = text, text.count(QUOTE)
+    while quotes % 2 and len(taken) < LONGEST_RECORD and len(record) < LINE_LIMIT:
+        following = lines.next_line()
+        if following is None:
+            break
+        taken.append(following)
+        record += "\n" + following[1]
+        quotes += following[1].count(QUOTE)
+    cells = split(record, delimiter)
+    if taken and (cells is None or len(cells) != width):
+        lines.put_back(taken)
+        record, cells = text, None
+    if cells is None and text.count(delimiter) == width - 1:
+        # Some writers never quote: then a quote is a character like another.
+        record, cells = text, text.split(delimiter)
+    return record, cells
+
+
+def _unquoted(
+    text: str, delimiter: str, alignment: Alignment, lines: _Lines, join: bool
+) -> tuple[str, list[str] | None, int]:
+    """A row of a writer that never quotes, over as many lines as its free texts have.
+
+    Returns the text, the cells (None where none fit), and how many lines were tried in vain.
+    """
+    cells = text.split(delimiter)
+    if QUOTE in text and (delimiter == "," or len(cells) != alignment.width):
+        quoted = split(text, delimiter)  # as a spreadsheet or pandas saved it
+        if quoted is not None and len(quoted) == alignment.width:
+            return text, quoted, 0
+    row = cells if len(cells) == alignment.width else alignment.align(cells)
+    if not alignment.free or not join:
+        return text, row, 0
+    record, taken = text, list[Line]()
+    if row is None:
+        if len(cells) > alignment.width or not alignment.may_begin(cells):
+            return text, None, 0
+        while row is None and len(taken) < LONGEST_RECORD and len(record) < LINE_LIMIT:
+            following = lines.next_line()
+            if following is None:
+                break
+            taken.append(following)
+            if alignment.align(following[1].split(delimiter)):
+                break  # a whole row of its own
+            record += "\n" + following[1]
+            first, *others = following[1].split(delimiter)
+            cells = [*cells[:-1], f"{cells[-1]}\n{first}", *others]
+            row = alignment.align(cells)
+            if row is None and not alignment.may_begin(cells):
+                break
+        if row is None:
+            lines.put_back(taken)
+            return text, None, len(taken)
+    if alignment.free >> (alignment.width - 1) & 1:
+        record, row = _with_trailing_lines(record, row, delimiter, alignment, lines)
+    return record, row, 0
+
+
+def _with_trailing_lines(
+    record: str, row: list[str], delimiter: str, alignment: Alignment, lines: _Lines
+) -> tuple[str, list[str]]:
+    """The row with the lines after it that can only be the rest of its last column."""
+    for _ in range(LONGEST_RECORD):
+        following = lines.next_line()
+        if following is None:
+            break
+        if alignment.may_begin(following[1].split(delimiter)):
+            lines.put_back([following])
+            break
+        record += "\n" + following[1]
+        row = [*row[:-1], f"{row[-1]}\n{following[1]}"]
+    return record, row
 
 
 def read_records(
     path: Path,
     size: int,
-    known: Iterable[str],
+    columns: Iterable[str],
     required: Iterable[str],
     delimiter: str,
-    mend: Mend | None = None,
+    align: Align | None = None,
 ) -> Iterator[Record]:
-    """Stream rows as dicts by lower-case column name, only the ``known`` columns; each new column becomes one note.
+    """Stream rows as dicts by lower-case column name, only of these columns.
 
-    Raises ReadError where the header lacks one of the ``required`` columns.
+    A column that is not among them becomes one note. Raises ReadError where the header lacks one of
+    the ``required`` columns.
     """
-    known = {name.lower() for name in known}
-    places: list[tuple[int, str]] | None = None
-    for item in read_cells(path, size, delimiter, mend):
+    wanted = {name.lower() for name in columns}
+    positions: list[tuple[int, str]] | None = None
+    for item in read_cells(path, size, delimiter, align):
         if not isinstance(item, tuple):
             yield item
             continue
         number, text, cells = item
-        if places is None:
+        if positions is None:
             names = [cell.strip().lower() for cell in cells]
-            places = [
-                (i, name) for i, name in enumerate(names) if name in known and name not in names[:i]
+            positions = [
+                (i, name)
+                for i, name in enumerate(names)
+                if name in wanted and name not in names[:i]
             ]
             missing = [name for name in required if name.lower() not in names]
             if missing:
@@ -164,10 +324,10 @@ def read_records(
                     f"{path} has no column {missing[0]}: its columns are {', '.join(cells)[:300]}"
                 )
             yield from (
-                f"unknown column {name} ignored" for name in names if name and name not in known
+                f"unknown column {name} ignored" for name in names if name and name not in wanted
             )
         else:
-            yield number, text, {name: cells[i] for i, name in places}
+            yield number, text, {name: cells[i] for i, name in positions}
 
 
 def columns_of(path: Path, delimiters: str = ",\t;|") -> tuple[str, list[str]]:

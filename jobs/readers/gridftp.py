@@ -1,7 +1,9 @@
-"""Reader of the transfer log of Globus GridFTP servers: a line of NAME=value a transfer, times in UTC unless told otherwise.
+"""Reader of the transfer log of Globus GridFTP servers: a line of NAME=value a transfer.
 
-RETR and ERET read from the server, STOR and ESTO write to it; other commands (listings) are no transfers and only counted. DATE is when
-it ended. NBYTES is what was moved, so it is the file's size only where the transfer succeeded (CODE 226).
+Times are in UTC unless told otherwise, with microseconds that are not padded: ``.5`` is 5 µs. RETR
+and ERET read from the server, STOR and ESTO write to it; other commands (listings) are no transfers
+and only counted. DATE is when it ended. NBYTES is what was moved, so it is the file's size only
+where the transfer succeeded (CODE 226).
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ from jobs.readers import units
 from jobs.readers.contract import Batch, Reader, ReadOptions, Reject
 from jobs.readers.errors import FieldError
 from jobs.readers.lines import head_lines, read_chunks
-from jobs.readers.rows import Row, gather, jobs_of, value
+from jobs.readers.rows import Row, Values, gather, parse_rows
 from jobs.transfers import TRANSFER
 
 MARK = "NL.EVNT=FTP_INFO"
-PAIR = re.compile(r"(?:^|\s)([A-Z][A-Z.]*)=(.*?)(?=\s+[A-Z][A-Z.]*=|\s*$)")
+KEY = re.compile(r"(?<!\S)([A-Z][A-Z.]*+)=")
 DIRECTIONS = {"RETR": "read", "ERET": "read", "STOR": "write", "ESTO": "write"}
 DONE = ("226", "227")
 HOST = re.compile(r"\[([^\]]+)\]")
@@ -35,73 +37,79 @@ def recognises(path: Path, head: bytes) -> bool:
 
 def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
     """Stream the transfers of a log; a line without START, DATE or HOST is rejected."""
-    records = _records(path, options.batch_rows)
-    return gather(
-        jobs_of(records, partial(_transfer, options=options)), options.batch_rows, TRANSFER
-    )
+    rows = parse_rows(_records(path, options.batch_rows), partial(_transfer, options=options))
+    return gather(rows, options.batch_rows, TRANSFER)
 
 
 def _records(path: Path, size: int) -> Iterator[tuple[int, str, dict[str, str]] | Reject | str]:
     for chunk in read_chunks(path, size):
         yield from chunk.rejects
-        for note, count in chunk.notes.items():
-            yield from [note] * count
+        yield from chunk.notes.elements()
         for number, line in enumerate(chunk.lines, chunk.first):
             if not line.strip():
                 continue
-            fields = dict(PAIR.findall(line))
-            if MARK not in line or "TYPE" not in fields:
+            fields = _pairs(line)
+            if MARK not in line or "type" not in fields:
                 yield Reject(number, "the line is no FTP_INFO event", line)
-            elif fields["TYPE"] not in DIRECTIONS:
-                yield f"{fields['TYPE'][:20]} is no transfer"
+            elif fields["type"] not in DIRECTIONS:
+                yield f"{fields['type'][:20]} is no transfer"
             else:
                 yield number, line, fields
 
 
-def _transfer(fields: dict[str, str], options: ReadOptions) -> Row:
-    number = partial(value, fields, parse=units.number, missing=nan)
-    started, ended = units.to_utc(
-        [value(fields, name, _clock, None) for name in ("START", "DATE")], options.timezone
-    )
-    server = units.words(fields.get("HOST"))
+def _pairs(line: str) -> dict[str, str]:
+    """The values by lower-case name; each ends where the next name begins."""
+    keys = list(KEY.finditer(line))
+    ends = [*(key.start() for key in keys[1:]), len(line)]
+    return {
+        key[1].lower(): line[key.end() : end].strip() for key, end in zip(keys, ends, strict=False)
+    }
+
+
+def _transfer(values: Values, options: ReadOptions) -> Row:
+    fields = values.fields
+    printed = [values.required(name, _clock, None) for name in ("START", "DATE")]
+    started, ended = units.to_utc(printed, options.timezone)
+    server = values.text("HOST")
     if isnan(started) or isnan(ended) or server is None:
         raise FieldError(
             f"{'START' if isnan(started) else 'DATE' if isnan(ended) else 'HOST'} is missing"
         )
-    done = fields.get("CODE") in DONE
-    other = HOST.search(fields.get("DEST", ""))
-    direction = DIRECTIONS[fields["TYPE"]]
-    places = (server, other[1] if other else None)
-    here, there = places if direction == "read" else places[::-1]
-    told = "|".join(
-        fields.get(name, "") for name in ("START", "DATE", "HOST", "DEST", "FILE", "TYPE", "NBYTES")
+    succeeded = fields.get("code") in DONE
+    remote = HOST.search(fields.get("dest", "")[:1000])
+    direction = DIRECTIONS[fields["type"]]
+    ends = (server, remote[1] if remote else None)
+    from_endpoint, to_endpoint = ends if direction == "read" else ends[::-1]
+    identity = "|".join(
+        fields.get(name, "") for name in ("start", "date", "host", "dest", "file", "type", "nbytes")
     )
+    digest = hashlib.blake2b(identity.encode("utf-8", "replace"), digest_size=12)
     return {
-        "transfer_id": hashlib.blake2b(told.encode("utf-8", "replace"), digest_size=12).hexdigest(),
+        "transfer_id": digest.hexdigest(),
         "source": options.source or server,
-        "user": units.words(fields.get("USER")),
+        "user": values.text("USER"),
         "direction": direction,
-        "from_endpoint": here,
-        "to_endpoint": there,
-        "file_system": units.words(fields.get("VOLUME")),
+        "from_endpoint": from_endpoint,
+        "to_endpoint": to_endpoint,
+        "file_system": values.text("VOLUME"),
         "protocol": "gsiftp",
-        "streams": number("STREAMS"),
-        "buffer_bytes": number("BUFFER"),
-        "bytes": number("NBYTES") if done else nan,
+        "streams": values.positive("STREAMS"),
+        "buffer_bytes": values.number("BUFFER"),
+        "bytes": values.positive("NBYTES") if succeeded else nan,
         "files": 1.0,
         "submitted_at": started,
         "started_at": started,
         "ended_at": ended,
-        "status": "completed" if done else "failed",
+        "status": "completed" if succeeded else "failed",
     }
 
 
 def _clock(text: str) -> datetime:
-    """A time as the server prints it: 20240107092754.223249."""
-    whole, _, fraction = text.strip().partition(".")
+    """A time as the server prints it: 20240107092754.223249; the microseconds have no padding."""
+    whole, _, micros = text.strip().partition(".")
     try:
         moment = datetime.strptime(whole, "%Y%m%d%H%M%S")
-        return moment.replace(microsecond=int((fraction + "000000")[:6]))
+        return moment.replace(microsecond=int(micros[:6] or 0))
     except ValueError:
         raise ValueError(f"is not a time: {text[:60]}") from None
 

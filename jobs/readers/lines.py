@@ -21,6 +21,7 @@ PEEK_BYTES = 1 << 16
 LINE_LIMIT = 1 << 20
 CHUNK_BYTES = 1 << 25
 
+GZIP_MAGIC = b"\x1f\x8b"
 BROKEN = (EOFError, gzip.BadGzipFile, zlib.error)
 """What Python raises where a gzip stream is cut short or damaged."""
 
@@ -39,7 +40,7 @@ def open_log(path: Path) -> io.BufferedReader:
     """Open a file for reading, decompressing gzip by its content; raises ReadError where it cannot be opened."""
     try:
         with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
+            packed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
         return io.BufferedReader(_Unpacked(path), 1 << 17) if packed else path.open("rb")
     except OSError as error:
         raise ReadError(

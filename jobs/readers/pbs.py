@@ -1,7 +1,9 @@
-"""Reader of the accounting records of PBS Professional, OpenPBS and Torque: ``date;type;job;key=value key=value ...``.
+"""Reader of the accounting records of PBS Professional, OpenPBS and Torque.
 
-A job is what its ``E`` record (its end) says; records of other types (queued, started, deleted, ...) are counted and not used.
-Times in an ``E`` record are seconds since 1970; the date before it is the server's local time and used only where ``end`` is not given.
+A record is ``date;type;job;key=value key=value ...``. A job is what its ``E`` record (its end)
+says; records of other types (queued, started, deleted, ...) are counted and not used, and so is the
+record of an array itself (``4[].server``), which ran nowhere. Times in an ``E`` record are seconds
+since 1970; the date before it is the server's local time and used only without ``end``.
 """
 
 from __future__ import annotations
@@ -16,20 +18,20 @@ from jobs.readers import units
 from jobs.readers.contract import Batch, Reader, ReadOptions, Reject
 from jobs.readers.errors import FieldError
 from jobs.readers.lines import head_lines, read_chunks
-from jobs.readers.rows import Row, gather, jobs_of, value
+from jobs.readers.rows import Row, SkipRecord, Values, gather, parse_rows
 
 Fields = dict[str, str]
 
 RECORD = re.compile(
     r"(\d\d/\d\d/\d{4} \d\d:\d\d:\d\d(?:\.\d+)?);(\w);([^;]*);(.*)", re.ASCII | re.DOTALL
 )
-KEY = re.compile(r"(?:^|(?<=\s))([A-Za-z_][\w.]*)=", re.ASCII)
+KEY = re.compile(r"(?<!\S)([A-Za-z_][\w.]*+)=", re.ASCII)
 CHUNK_COUNT = re.compile(r"\d+", re.ASCII)
 
 TIMED_OUT = (-29,)
 OUT_OF_MEMORY = (-26, -27)
-SIGNALLED = (256 + 15, 256 + 9, 128 + 15, 128 + 9)
-"""Exit status of a job that a signal ended: 256 (or 128) plus SIGTERM or SIGKILL, sent by qdel or at a limit."""
+SIGNALLED = (256 + 15, 256 + 9)
+"""Exit status of a job that SIGTERM or SIGKILL ended, sent by qdel or at a limit."""
 
 
 def recognises(path: Path, head: bytes) -> bool:
@@ -40,113 +42,137 @@ def recognises(path: Path, head: bytes) -> bool:
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
-    """Stream the jobs that ended in an accounting file; the source is the server in the job's id, if none is given."""
-    return gather(
-        jobs_of(_records(path, options.batch_rows), partial(_job, options=options)),
-        options.batch_rows,
-    )
+    """Stream the jobs that ended in an accounting file.
+
+    The source is the server in the job's id, if none is given.
+    """
+    records = _records(path, options.batch_rows)
+    return gather(parse_rows(records, partial(_job, options=options)), options.batch_rows)
 
 
 def _records(path: Path, size: int) -> Iterator[tuple[int, str, Fields] | Reject | str]:
     for chunk in read_chunks(path, size):
         yield from chunk.rejects
-        for note, count in chunk.notes.items():
-            yield from [note] * count
+        yield from chunk.notes.elements()
         for number, line in enumerate(chunk.lines, chunk.first):
-            found = RECORD.fullmatch(line)
-            if not found:
+            match = RECORD.fullmatch(line)
+            if not match:
                 if line.strip():
                     yield Reject(
                         number, "the line is no accounting record (date;type;job;message)", line
                     )
-            elif found[2] != "E":
-                yield f"record {found[2]} (not the end of a job) not used"
+            elif match[2] != "E":
+                yield f"record {match[2]} (not the end of a job) not used"
             else:
-                yield number, line, {"date": found[1], "id": found[3], **_pairs(found[4])}
+                yield number, line, {"date": match[1], "id": match[3], **_pairs(match[4])}
 
 
 def _pairs(message: str) -> Fields:
-    """The ``key=value`` pairs of a message; a value may be quoted, or hold spaces up to the next key."""
+    """The ``key=value`` pairs of a message, by lower-case key; the first of a key counts.
+
+    A value may be quoted, or hold spaces up to the next key.
+    """
     pairs: Fields = {}
+    last = {quote: message.rfind(quote) for quote in "\"'"}
     key = KEY.search(message)
     while key:
         start = key.end()
         quote = message[start : start + 1]
-        close = message.find(quote, start + 1) if quote in ('"', "'") else -1
+        # A quote that nothing closes is looked for only once.
+        close = message.find(quote, start + 1) if last.get(quote, -1) > start else -1
         following = KEY.search(message, close + 1 if close > 0 else start)
         text = (
             message[start + 1 : close]
             if close > 0
             else message[start : following.start() if following else len(message)]
         )
-        pairs.setdefault(key[1], text.strip())
+        pairs.setdefault(key[1].lower(), text.strip())
         key = following
     return pairs
 
 
-def _job(fields: Fields, options: ReadOptions) -> Row:
+def _job(values: Values, options: ReadOptions) -> Row:
     """One ended job; kb, mb, gb are powers of 1024, a word (w) is 8 bytes."""
-    read = partial(value, fields)
-    name = fields["id"].strip()
+    name = values.fields["id"].strip()
     number, _, server = name.partition(".")
     if not number:
         raise FieldError("the record has no job id")
-    requested = _requested_cores(fields)
-    submitted = _known(*(read(key, units.timestamp, nan) for key in ("ctime", "qtime", "etime")))
+    if number.endswith("[]"):
+        raise SkipRecord("record of an array, whose jobs have their own, not used")
+    requested = _requested_cores(values)
+    submitted = values.timestamp("ctime", "qtime", "etime")
     if isnan(submitted):
         raise FieldError("ctime is missing: when the job was submitted is not known")
-    walltime = read("resources_used.walltime", units.duration, nan)
-    limit = read("Resource_List.walltime", units.duration, nan)
+    walltime = values.duration("resources_used.walltime")
+    limit = values.duration("Resource_List.walltime")
     return {
         "job_id": name,
         "task_id": re.sub(r"\[\d+\]", "[]", name) if "[" in name else None,
         "source": options.source or server or "pbs",
-        "user": read("user", units.words, None),
-        "group": read("group", units.words, None),
-        "project": read("account", units.words, None) or read("project", units.words, None),
-        "job_name": read("jobname", units.words, None),
-        "queue": read("queue", units.words, None),
-        "host": read("exec_host", _hosts, None),
+        "user": values.text("user"),
+        "group": values.text("group"),
+        "project": values.text("account", "project"),
+        "job_name": values.text("jobname"),
+        "queue": values.text("queue"),
+        "host": values.parse("exec_host", _hosts, None),
         "requested_walltime": limit,
         "requested_cores": requested,
-        "requested_memory": _requested_memory(fields, requested),
+        "requested_memory": _requested_memory(values, requested),
         "submitted_at": submitted,
-        "started_at": _known(read("start", units.timestamp, nan)),
-        "ended_at": _known(read("end", units.timestamp, nan), _printed(fields, options.timezone)),
-        "status": _status(read("Exit_status", units.number, nan), walltime, limit),
-        "cores": _known(read("exec_host", _slots, nan), requested),
+        "started_at": values.timestamp("start"),
+        "ended_at": units.first_nonzero(
+            values.timestamp("end"), _printed(values, options.timezone)
+        ),
+        "status": _status(values.required("Exit_status", units.number, nan), walltime, limit),
+        "cores": units.first_nonzero(
+            _cray_cores(values), values.parse("exec_host", _slots, nan), requested
+        ),
         "walltime": walltime,
-        "cpu_time": read("resources_used.cput", units.duration, nan),
-        "peak_memory": read("resources_used.mem", units.size, nan),
+        "cpu_time": values.duration("resources_used.cput"),
+        "peak_memory": units.first_nonzero(values.size("resources_used.mem")),
     }
 
 
-def _printed(fields: Fields, timezone: str) -> float:
-    moment = value(
-        fields, "date", lambda text: units.calendar(text.split(".")[0], "%m/%d/%Y %H:%M:%S"), None
+def _printed(values: Values, timezone: str) -> float:
+    def moment(text: str) -> units.Moment:
+        return units.calendar(text.split(".")[0], "%m/%d/%Y %H:%M:%S")
+
+    return units.to_utc([values.required("date", moment, None)], timezone)[0]
+
+
+def _cray_cores(values: Values) -> float:
+    """Cores of a Cray's compute nodes: width (processing elements) × depth (cores of each).
+
+    The hosts and ncpus of such a record are those of the login node that started it.
+    """
+    return values.positive("Resource_List.mppwidth") * units.first_nonzero(
+        values.number("Resource_List.mppdepth"), 1.0
     )
-    return units.to_utc([moment], timezone)[0]
 
 
-def _requested_cores(fields: Fields) -> float:
-    """Cores over all chunks: select, then nodes (Torque sets ncpus to 1 beside it), then procs or ncpus."""
+def _requested_cores(values: Values) -> float:
+    """Cores over all chunks: select, then nodes (Torque sets ncpus to 1 beside it), then procs."""
+    if (cray := _cray_cores(values)) > 0:
+        return cray
     for key, each in (("select", "ncpus"), ("nodes", "ppn")):
-        if f"Resource_List.{key}" in fields:
-            return value(fields, f"Resource_List.{key}", partial(_total, each=each), nan)
-    return _known(
-        *(
-            value(fields, f"Resource_List.{key}", units.number, nan)
-            for key in ("procs", "ncpus", "mppwidth")
-        )
+        cores = values.parse(f"Resource_List.{key}", partial(_total, each=each), nan)
+        if cores == cores:
+            return cores
+    return units.first_nonzero(
+        values.number("Resource_List.procs"), values.number("Resource_List.ncpus")
     )
 
 
-def _requested_memory(fields: Fields, cores: float) -> float:
-    """Bytes of the whole job: mem, or pmem of each process, or mem of each chunk; virtual memory where only that was asked for."""
-    size = partial(value, fields, parse=units.size, missing=nan)
-    chunks = value(fields, "Resource_List.select", _memory_of_chunks, nan)
-    asked = (size("Resource_List.mem"), size("Resource_List.pmem") * cores, chunks)
-    return _known(*asked, size("Resource_List.vmem"), size("Resource_List.pvmem") * cores)
+def _requested_memory(values: Values, cores: float) -> float:
+    """Bytes of the whole job: mem, or pmem of each process, or mem of each chunk.
+
+    Virtual memory stands in where only that was asked for.
+    """
+    mem, pmem, vmem, pvmem = (
+        values.size(f"Resource_List.{name}") for name in ("mem", "pmem", "vmem", "pvmem")
+    )
+    chunks = values.parse("Resource_List.select", _memory_of_chunks, nan)
+    return units.first_nonzero(mem, pmem * cores, chunks, vmem, pvmem * cores)
 
 
 def _memory_of_chunks(text: str) -> float:
@@ -174,8 +200,8 @@ def _total(text: str, each: str) -> float:
 def _slots(text: str) -> float:
     """Cores in ``node1/0*4+node2/0-3+node3/1,5``: a slot is a number, a range, or ``index*count``."""
     total = 0.0
-    for place in text.split("+"):
-        for slot in place.partition("/")[2].split(","):
+    for host in text.split("+"):
+        for slot in host.partition("/")[2].split(","):
             low, _, high = slot.partition("-")
             times = slot.partition("*")[2]
             total += (
@@ -190,9 +216,7 @@ def _slots(text: str) -> float:
 
 def _hosts(text: str) -> str | None:
     """The hosts of ``exec_host``, each once, joined by ``+``."""
-    return units.words(
-        "+".join(dict.fromkeys(place.partition("/")[0] for place in text.split("+")))
-    )
+    return units.words("+".join(dict.fromkeys(host.partition("/")[0] for host in text.split("+"))))
 
 
 def _status(code: float, walltime: float, limit: float) -> str | None:
@@ -205,12 +229,7 @@ def _status(code: float, walltime: float, limit: float) -> str | None:
         return "timeout"
     if code in OUT_OF_MEMORY:
         return "out_of_memory"
-    return "cancelled" if code in SIGNALLED[:2] else "failed"
-
-
-def _known(*numbers: float) -> float:
-    """The first that is known: PBS writes 0 for what it does not have."""
-    return next((number for number in numbers if not isnan(number) and number != 0), nan)
+    return "cancelled" if code in SIGNALLED else "failed"
 
 
 PBS = Reader("pbs", recognises, read)

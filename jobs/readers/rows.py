@@ -1,56 +1,119 @@
-"""From records, one at a time, to batches: what every reader that goes row by row shares."""
+"""From records to batches: what all readers that go record by record share."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import nan
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
 
+from jobs.readers import units
 from jobs.readers.contract import Batch, Reject
 from jobs.readers.errors import FieldError
-from jobs.readers.units import times
 from jobs.schema import JOB, Record
 
 Row: TypeAlias = dict[str, Any]
-"""Schema fields of one job (or transfer): texts or None, numbers, and times in seconds since 1970; what is not in it is missing."""
+"""Schema fields of one record: texts or None, numbers, times in seconds since 1970."""
 
 Item: TypeAlias = "tuple[int, Row] | Reject | str"
-"""What a reader finds on its way: a job with its line, a rejected line, or a note to be counted."""
+"""A row with its line, a rejected line, or a note to be counted."""
 
 T = TypeVar("T")
 
 
-def value(record: Mapping[str, str], name: str, parse: Callable[[str], T], missing: T) -> T:
-    """Parse one field of a record, or give ``missing`` where the record has none; raises FieldError naming it."""
-    text = record.get(name)
-    if not text:
-        return missing
-    try:
-        return parse(text)
-    except (ValueError, OverflowError) as error:
-        raise FieldError(f"{name} {error}") from None
+class SkipRecord(Exception):  # noqa: N818
+    """A record is no job of its own; the message is the note to count."""
 
 
-def jobs_of(
-    records: Iterable[tuple[int, str, T] | Reject | str], parse: Callable[[T], Row]
+class Values:
+    """Typed access to the fields of one record, which are named in lower case.
+
+    An optional field that cannot be read is missing, and ``notes`` says so: it takes no outcome
+    with it. What a record cannot be without is read by ``moment`` or ``required``, which raise
+    FieldError.
+    """
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        self.fields = fields
+        self.notes: list[str] = []
+
+    def parse(self, name: str, parser: Callable[[str], T], missing: T) -> T:
+        """An optional field by a parser that raises ValueError; ``missing`` where it has none."""
+        try:
+            return self._parsed(name, parser, missing)
+        except FieldError:
+            self.notes.append(f"{name} cannot be read: left out")
+            return missing
+
+    def required(self, name: str, parser: Callable[[str], T], missing: T) -> T:
+        """A field by a parser that raises ValueError; raises FieldError naming the field."""
+        return self._parsed(name, parser, missing)
+
+    def _parsed(self, name: str, parser: Callable[[str], T], missing: T) -> T:
+        value = self.fields.get(name.lower())
+        if value is None or value == "" or isinstance(value, bool | dict | list):
+            return missing
+        try:
+            return parser(str(value))
+        except (ValueError, OverflowError) as error:
+            raise FieldError(f"{name} {error}") from None
+
+    def text(self, *names: str) -> str | None:
+        """The first of these fields that has a text."""
+        return next((text for name in names if (text := self.parse(name, units.words, None))), None)
+
+    def number(self, *names: str) -> float:
+        """The first of these fields that has a number."""
+        return units.first_known(*(self.parse(name, units.number, nan) for name in names))
+
+    def positive(self, *names: str) -> float:
+        """The first of these fields that has a number above 0, which many write for "unknown"."""
+        numbers = (self.number(name) for name in names)
+        return next((number for number in numbers if number > 0), nan)
+
+    def size(self, name: str) -> float:
+        """A size in bytes."""
+        return self.parse(name, units.size, nan)
+
+    def duration(self, name: str) -> float:
+        """A duration in seconds."""
+        return self.parse(name, units.duration, nan)
+
+    def moment(self, name: str) -> units.Moment:
+        """A time as printed (see ``units.calendar``); raises FieldError where it cannot be read."""
+        return self.required(name, units.calendar, None)
+
+    def timestamp(self, *names: str) -> float:
+        """The first of these times that is not 0, in seconds since 1970, without a zone in UTC."""
+        times = (self.required(name, units.timestamp, nan) for name in names)
+        return units.first_nonzero(*times)
+
+
+def parse_rows(
+    records: Iterable[tuple[int, str, Mapping[str, Any]] | Reject | str],
+    parse: Callable[[Values], Row],
 ) -> Iterator[Item]:
-    """Turn records, each with its line number and raw text, into rows; one that cannot be parsed becomes a reject."""
+    """Turn records, each with its line and raw text, into rows, rejects and notes."""
     for record in records:
         if isinstance(record, Reject | str):
             yield record
             continue
-        line, raw, content = record
+        line, raw, fields = record
+        values = Values(fields)
         try:
-            yield line, parse(content)
+            yield line, parse(values)
         except FieldError as error:
             yield Reject(line, str(error), raw)
+        except SkipRecord as skipped:
+            yield str(skipped)
+        yield from values.notes
 
 
 def gather(items: Iterable[Item], batch_rows: int, record: Record = JOB) -> Iterator[Batch]:
-    """Collect items into batches of at most ``batch_rows`` rows, with the rejects and notes met on the way."""
+    """Collect items into batches of at most ``batch_rows`` rows, with their rejects and notes."""
     lines: list[int] = []
     rows: list[Row] = []
     rejects: list[Reject] = []
@@ -91,14 +154,14 @@ def frame(rows: list[Row], record: Record = JOB) -> pd.DataFrame:
         if name in record.of_kind["text"]:
             columns[name] = pd.Series(values, dtype=object)
         elif name in record.of_kind["time"]:
-            columns[name] = times(np.array(values, dtype=float))
+            columns[name] = units.times(np.array(values, dtype=float))
         else:
             columns[name] = pd.Series(np.array(values, dtype=float))
     return pd.DataFrame(columns)
 
 
-def whole_id(*parts: str | None) -> str:
-    """The first part that is known; raises FieldError where none is."""
+def first_id(*parts: str | None) -> str:
+    """The first part that is not empty; raises FieldError where there is none."""
     for part in parts:
         if part:
             return part

@@ -1,22 +1,22 @@
-"""Reader of Rucio's events about transfers (transfer-done, transfer-failed …), as JSON: an array or an object a line, times in UTC.
+"""Reader of Rucio's events about transfers (transfer-done, transfer-failed …), as JSON.
 
-Other events are counted and left out. A transfer is named by its request, since one FTS job may hold many.
+A file is an array of them or an object a line; times are in UTC. Other events are counted and left
+out. A transfer is named by its request, since one FTS job may hold many.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from math import isnan, nan
+from math import isnan
 from pathlib import Path
-from typing import Any
 
 from jobs.readers import units
-from jobs.readers.contract import Batch, Reader, ReadOptions, Reject
+from jobs.readers.contract import Batch, Reader, ReadOptions
 from jobs.readers.errors import FieldError
-from jobs.readers.fts import texts
+from jobs.readers.fts import lower_names
 from jobs.readers.objects import JsonRecord, read_objects
-from jobs.readers.rows import Row, gather, jobs_of, value
+from jobs.readers.rows import Row, Values, gather, parse_rows
 from jobs.transfers import TRANSFER
 
 MARKS = (b'"request-id"', b'"src-rse"', b'"dst-rse"', b'"transfer-id"', b'"event_type"')
@@ -35,56 +35,53 @@ def recognises(path: Path, head: bytes) -> bool:
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
-    """Stream the transfers of a file of events; one without a request's name or a time of submission is rejected."""
-    return gather(
-        jobs_of(_events(path), partial(_transfer, options=options)), options.batch_rows, TRANSFER
-    )
+    """Stream the transfers of a file of events.
+
+    One without a request's name or a time of submission is rejected.
+    """
+    rows = parse_rows(_events(path), partial(_transfer, options=options))
+    return gather(rows, options.batch_rows, TRANSFER)
 
 
 def _events(path: Path) -> Iterator[JsonRecord]:
-    for found in read_objects(path):
-        if not isinstance(found, tuple) or found[2].get("event_type", "transfer-done") in STATES:
-            yield found
+    for item in read_objects(path):
+        if not isinstance(item, tuple):
+            yield item
+            continue
+        number, raw, event = item
+        kind = str(event.get("event_type", "transfer-done"))
+        if kind in STATES:
+            payload = event.get("payload")
+            fields = lower_names(payload if isinstance(payload, dict) else event)
+            yield number, raw, fields | {"event_type": kind}
         else:
-            yield (
-                f"event {str(found[2]['event_type'])[:60]} is no transfer"
-                if "event_type" in found[2]
-                else Reject(found[0], "", found[1])
-            )
+            yield f"event {kind[:60]} is no transfer"
 
 
-def _transfer(event: dict[str, Any], options: ReadOptions) -> Row:
-    payload = event.get("payload")
-    fields = texts(payload if isinstance(payload, dict) else event)
-    words = partial(value, fields, parse=units.words, missing=None)
-    number = partial(value, fields, parse=units.number, missing=nan)
-    printed = [
-        value(fields, name, units.calendar, None)
-        for name in ("submitted_at", "started_at", "transferred_at")
-    ]
+def _transfer(values: Values, options: ReadOptions) -> Row:
+    printed = [values.moment(name) for name in ("submitted_at", "started_at", "transferred_at")]
     submitted, started, ended = units.to_utc(printed, options.timezone)
-    name = words("request-id")
+    name = values.text("request-id")
     if not name:
         raise FieldError("request-id is missing")
-    begun = started if isnan(submitted) else submitted
-    if isnan(begun):
+    submitted = units.first_known(submitted, started)
+    if isnan(submitted):
         raise FieldError("submitted_at is missing")
-    size = number("bytes")
     return {
         "transfer_id": name,
-        "source": options.source or words("tool-id") or "rucio",
-        "user": words("account"),
-        "group": words("vo") or words("scope"),
-        "activity": words("activity"),
-        "from_endpoint": words("src-rse"),
-        "to_endpoint": words("dst-rse"),
-        "protocol": words("protocol"),
-        "bytes": size if size > 0 else number("file-size"),
+        "source": options.source or values.text("tool-id") or "rucio",
+        "user": values.text("account"),
+        "group": values.text("vo", "scope"),
+        "activity": values.text("activity"),
+        "from_endpoint": values.text("src-rse"),
+        "to_endpoint": values.text("dst-rse"),
+        "protocol": values.text("protocol"),
+        "bytes": values.positive("bytes", "file-size"),
         "files": 1.0,
-        "submitted_at": begun,
+        "submitted_at": submitted,
         "started_at": started,
         "ended_at": ended,
-        "status": STATES.get(str(event.get("event_type", "transfer-done")), "unknown"),
+        "status": STATES[values.fields["event_type"]],
     }
 
 

@@ -1,75 +1,86 @@
-"""Reader of Slurm accounting as ``sacct --parsable2`` prints it (slurm.schedmd.com/sacct.html), any columns in any order.
+"""Reader of Slurm accounting: ``sacct --parsable2``, any columns in any order, and ``sacct --json``.
 
-A job's row is followed by its steps' (``123.batch``, ``123.extern``, ``123.0``), which are folded into it:
+A job's row is followed by its steps' (``123.batch``, ``123.extern``, ``123.0``), which are folded
+into it (slurm.schedmd.com/sacct.html):
 
-- peak memory is that of the largest step, since steps mostly follow one another. A step's is the sum over its tasks, on all nodes, of each
-  task's own peak: the ``mem`` of TRESUsageInTot where it is printed; else AveRSS × NTasks, the same sum by Slurm's definition of the
-  average; else MaxRSS × NTasks. MaxRSS alone is only the largest task's, and times NTasks it is too much where one task is larger.
-- CPU time is TotalCPU (user + system) of the job's row or the sum over its steps, whichever is more. CPUTimeRAW is no use: it is
-  elapsed time × CPUs.
+- peak memory is that of the largest step, since steps mostly follow one another. A step's is the
+  sum over its tasks, on all nodes, of each task's own peak: the ``mem`` of TRESUsageInTot where it
+  is printed; else AveRSS × NTasks, the same sum by Slurm's definition of the average; else
+  MaxRSS × NTasks. MaxRSS alone is only the largest task's, and times NTasks it is too much where
+  one task is larger.
+- CPU time is TotalCPU (user + system) of the job's row or the sum over its steps, whichever is
+  more. CPUTimeRAW is no use: it is elapsed time × CPUs.
 - bytes read and written are summed over the steps, each a sum over tasks in the same way.
+- a failed job of which a step ran out of memory ran out of memory: since Slurm 22.05.4 only the
+  step says so.
 
-Of a job that has not ended its resources so far are no outcome and are left out.
+A job that has not ended has no outcome: its resources so far are left out. Of a job that was
+requeued each run is a row; the store keeps the last as the outcome.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from math import isnan, nan
+from math import nan
 from pathlib import Path
 
 from jobs.readers import units
 from jobs.readers.contract import Batch, Reader, ReadOptions, Reject
-from jobs.readers.delimited import columns_of, read_records, sniff
+from jobs.readers.delimited import Alignment, columns_of, read_records, sniff
 from jobs.readers.errors import FieldError, ReadError
-from jobs.readers.rows import Item, Row, gather, value, whole_id
-from jobs.readers.slurm_words import COLUMNS, FREE_TEXT, state
+from jobs.readers.foreign_forms import hint
+from jobs.readers.lines import head_lines, peek
+from jobs.readers.rows import Item, Row, Values, first_id, gather
+from jobs.readers.slurm_json import MARKS as JSON_MARKS
+from jobs.readers.slurm_json import read_json
+from jobs.readers.slurm_words import COLUMNS, FREE_TEXT, KINDS, OUT_OF_MEMORY_EXIT, state
 
-MARKS = {
-    "jobid",
-    "jobidraw",
-    "state",
-    "elapsed",
-    "elapsedraw",
-    "alloccpus",
-    "reqcpus",
-    "reqmem",
-    "maxrss",
-    "timelimit",
-    "submit",
-    "partition",
-}
-MEASURED: tuple[str, ...] = (
-    "tresusageintot",
-    "tresusageouttot",
-    "maxrss",
-    "averss",
-    "totalcpu",
-    "usercpu",
-    "systemcpu",
+MARKS = frozenset(
+    [
+        "jobid",
+        "jobidraw",
+        "state",
+        "elapsed",
+        "elapsedraw",
+        "alloccpus",
+        "reqcpus",
+        "reqmem",
+        "maxrss",
+        "timelimit",
+        "submit",
+        "partition",
+    ]
 )
-MEASURED += ("maxdiskread", "avediskread", "maxdiskwrite", "avediskwrite")
 OPEN_JOBS = 5_000
 """Jobs held back for steps still to come; sacct prints steps right after their job, sorted or merged files near it."""
-
-Fields = dict[str, str]
+MIB = 1024.0**2
+PER_CPU_FLAGS = (2**63, 2**31)
+"""Bits by which Slurm's database marks a memory request as one for each CPU."""
+MEBIBYTES = re.compile(r"(\d{1,20})M", re.ASCII)
+Measured = tuple[float, float, float, float]
+"""Memory (bytes), CPU time (s), bytes read and written of one row, over all its tasks."""
 
 
 @dataclass
 class Job:
-    """A job whose rows are still coming: its own row once met, and its steps' (memory, CPU time, read, written) by step id."""
+    """A job whose rows are still coming: its own row once met, and its steps' by step id."""
 
     line: int
     raw: str
     row: Row | None = None
     text: str = ""
-    steps: dict[str, tuple[float, float, float, float]] = field(default_factory=dict)
+    steps: dict[str, Measured] = field(default_factory=dict)
+    out_of_memory: bool = False
 
 
 def recognises(path: Path, head: bytes) -> bool:
-    """Whether the first line has three of sacct's columns between bars, or four of its own words between other marks."""
+    """Whether the first line has sacct's columns, or the first object the fields of its JSON."""
+    text = "\n".join(head_lines(head))
+    if text.lstrip()[:1] in ("[", "{"):
+        return sum(mark in text for mark in JSON_MARKS) >= 3
     delimiter, columns = sniff(head, "|,;\t")
     names = {name.lower() for name in columns}
     if delimiter == "|":
@@ -78,46 +89,71 @@ def recognises(path: Path, head: bytes) -> bool:
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
-    """Stream the jobs of a sacct listing; raises ReadError where there is no column JobID (or JobIDRaw) or Submit."""
+    """Stream the jobs of a sacct listing.
+
+    Raises ReadError where there is no column JobID (or JobIDRaw) or Submit.
+    """
+    head = peek(path)
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"[", b"{"):
+        return gather(_items(read_json(path), options), options.batch_rows)
     delimiter, names = columns_of(path, "|,;\t")
     if not {"jobid", "jobidraw"} & {name.lower() for name in names}:
-        raise ReadError(f"{path} has no column JobID: its columns are {', '.join(names)[:300]}")
-    return gather(_items(path, options, delimiter), options.batch_rows)
+        raise ReadError(
+            hint(path, head)
+            or f"{path} has no column JobID: its columns are {', '.join(names)[:300]}"
+        )
+    align = partial(Alignment, KINDS, FREE_TEXT, delimiter)
+    records = read_records(path, options.batch_rows, COLUMNS, ("Submit",), delimiter, align)
+    return gather(_items(records, options), options.batch_rows)
 
 
-def _items(path: Path, options: ReadOptions, delimiter: str) -> Iterator[Item]:
+def _items(
+    records: Iterator[tuple[int, str, dict[str, str]] | Reject | str], options: ReadOptions
+) -> Iterator[Item]:
     waiting: dict[str, Job] = {}
-    for record in read_records(path, options.batch_rows, COLUMNS, ("Submit",), delimiter, _mend):
+    for record in records:
         if isinstance(record, Reject | str):
             yield record
             continue
         line, raw, fields = record
+        values = Values(fields)
         try:
-            name, _, step = whole_id(
-                *(units.words(fields.get(key, "")) for key in ("jobid", "jobidraw"))
-            ).partition(".")
+            name, _, step = first_id(values.text("jobid"), values.text("jobidraw")).partition(".")
             key = f"{fields.get('cluster', '')}/{name}"
             if "[" in name:
                 yield "array tasks not started yet, printed as one row, skipped"
-                continue
-            if step:
-                waiting.setdefault(key, Job(line, raw)).steps[step] = _step(fields)
+            elif step:
+                job = waiting.setdefault(key, Job(line, raw))
+                job.steps[step] = _measured(values)
+                job.out_of_memory |= _is_out_of_memory(values)
             elif key in waiting and waiting[key].row and waiting[key].text == raw:
                 yield "repeated row skipped"
             else:
-                row, new = _job(name, fields, options)
+                row, new = _job(name, values, options)
                 if new:
                     yield f"unknown state {new[:60]}"
                 if key in waiting and waiting[key].row:
                     yield from _close(waiting.pop(key))
                 job = waiting.setdefault(key, Job(line, raw))
                 job.line, job.row, job.text = line, row, raw
+                job.out_of_memory |= _is_out_of_memory(values)
+                leader = key.partition("+")[0]
+                if leader != key and leader in waiting and not waiting[leader].steps:
+                    yield "heterogeneous job, of which each component is a job, skipped"
+                    del waiting[leader]
         except FieldError as error:
             yield Reject(line, str(error), raw)
+        yield from values.notes
         if len(waiting) > OPEN_JOBS:
             yield from _close(waiting.pop(next(iter(waiting))))
     for job in waiting.values():
         yield from _close(job)
+
+
+def _is_out_of_memory(values: Values) -> bool:
+    """Whether a row's state or exit code says that its process was killed for its memory."""
+    state_word, _ = state(values.fields.get("state", ""))
+    return state_word == "out_of_memory" or values.fields.get("exitcode", "") == OUT_OF_MEMORY_EXIT
 
 
 def _close(job: Job) -> Iterator[Item]:
@@ -126,6 +162,8 @@ def _close(job: Job) -> Iterator[Item]:
         yield Reject(job.line, "a step whose job's own row is not near it", job.raw)
         return
     row = job.row
+    if row["status"] == "failed" and job.out_of_memory:
+        row["status"] = "out_of_memory"
     if row["status"] not in ("waiting", "running") and job.steps:
         memory, cpu, read, written = zip(*job.steps.values(), strict=True)
         row["peak_memory"] = _largest(row["peak_memory"], *memory)
@@ -135,40 +173,38 @@ def _close(job: Job) -> Iterator[Item]:
     yield job.line, row
 
 
-def _job(name: str, fields: Fields, options: ReadOptions) -> tuple[Row, str]:
+def _job(name: str, values: Values, options: ReadOptions) -> tuple[Row, str]:
     """One job's own row, and its state where Slurm has a new word for it."""
-    read = partial(value, fields)
-    status, new = state(fields.get("state", ""))
+    status, new = state(values.fields.get("state", ""))
     ended = status not in ("waiting", "running")
-    elapsed = _first(read("elapsedraw", units.number, nan), read("elapsed", units.duration, nan))
-    printed = [read(name, units.calendar, None) for name in ("submit", "start", "end")]
+    elapsed = units.first_known(values.number("elapsedraw"), values.duration("elapsed"))
+    printed = [values.moment(name) for name in ("submit", "start", "end")]
     submit, start, end = units.to_utc(printed, options.timezone, elapsed)
-    given = _first(read("alloccpus", units.number, nan), read("ncpus", units.number, nan))
-    allocated = _positive(given)
-    requested = _first(_positive(read("reqcpus", units.number, nan)), allocated)
-    memory, cpu, disk_read, disk_written = _step(fields)
-    cluster = read("cluster", units.words, None)
+    cores = values.number("alloccpus", "ncpus")
+    allocated = units.first_nonzero(cores)
+    requested = units.first_nonzero(values.number("reqcpus"), allocated)
+    memory, cpu, disk_read, disk_written = _measured(values)
+    cluster = values.text("cluster")
     # A job cancelled in the queue has no start, or (before Slurm 20) one equal to its end and no CPUs.
-    began = (
-        status != "waiting" and not isnan(start) and not (elapsed == 0 and _first(given, 1.0) == 0)
-    )
+    began = status != "waiting" and start == start and not (elapsed == 0 and cores == 0)
     ran = began and ended
     row: Row = {
         "job_id": name,
-        "task_id": name.split("_")[0].split("+")[0] if "_" in name or "+" in name else None,
+        "task_id": re.split(r"[_+]", name)[0] if "_" in name or "+" in name else None,
         "source": options.source or cluster or "slurm",
-        "user": read("user", units.words, None),
-        "group": read("group", units.words, None),
-        "project": read("account", units.words, None),
-        "job_name": read("jobname", units.words, None),
-        "queue": read("partition", units.words, None),
+        "user": values.text("user"),
+        "group": values.text("group"),
+        "project": values.text("account"),
+        "job_name": values.text("jobname"),
+        "queue": values.text("partition"),
         "site": cluster,
-        "host": read("nodelist", _host, None),
-        "requested_walltime": _first(
-            read("timelimitraw", _limit, nan) * 60, read("timelimit", _limit, nan)
+        "host": values.parse("nodelist", _host, None),
+        "requested_walltime": units.first_known(
+            units.amount(values.parse("timelimitraw", _limit, nan)) * 60,
+            values.parse("timelimit", _limit, nan),
         ),
-        "requested_cores": requested,
-        "requested_memory": _requested_memory(fields, requested),
+        "requested_cores": units.amount(requested),
+        "requested_memory": _requested_memory(values, requested),
         "submitted_at": submit,
         "started_at": start if began else nan,
         "ended_at": end if ended else nan,
@@ -183,56 +219,68 @@ def _job(name: str, fields: Fields, options: ReadOptions) -> tuple[Row, str]:
     return row, new
 
 
-def _step(fields: Fields) -> tuple[float, float, float, float]:
-    """Memory, CPU time, bytes read and written of one row, over all its tasks."""
-    if not any(fields.get(name) for name in MEASURED):
-        return nan, nan, nan, nan
-    read = partial(value, fields)
-    tasks = _first(_positive(read("ntasks", units.number, nan)), 1.0)
-    used, written = _tres(fields, "tresusageintot"), _tres(fields, "tresusageouttot")
-    cpu = _first(
-        read("totalcpu", units.duration, nan),
-        read("usercpu", units.duration, nan) + read("systemcpu", units.duration, nan),
+def _measured(values: Values) -> Measured:
+    tasks = units.first_nonzero(values.number("ntasks"), 1.0)
+    used, written = _tres(values, "tresusageintot"), _tres(values, "tresusageouttot")
+    cpu = units.first_known(
+        values.duration("totalcpu"), values.duration("usercpu") + values.duration("systemcpu")
     )
     return (
-        _over_tasks(fields, used.get("mem", nan), "averss", "maxrss", tasks),
+        units.first_nonzero(_over_tasks(values, used.get("mem", nan), "averss", "maxrss", tasks)),
         cpu,
-        _over_tasks(fields, used.get("fs/disk", nan), "avediskread", "maxdiskread", tasks),
-        _over_tasks(fields, written.get("fs/disk", nan), "avediskwrite", "maxdiskwrite", tasks),
+        _over_tasks(values, used.get("fs/disk", nan), "avediskread", "maxdiskread", tasks),
+        _over_tasks(values, written.get("fs/disk", nan), "avediskwrite", "maxdiskwrite", tasks),
     )
 
 
-def _over_tasks(fields: Fields, total: float, average: str, largest: str, tasks: float) -> float:
-    """The sum over a step's tasks: as printed, or from the average, or from the largest; never less than the largest task's."""
-    if not fields.get(average) and not fields.get(largest):
-        return total
-    most, mean = value(fields, largest, units.size, nan), value(fields, average, units.size, nan)
-    return _largest(_first(total, mean * tasks if mean > 0 else nan, most * tasks), most)
+def _over_tasks(values: Values, total: float, average: str, largest: str, tasks: float) -> float:
+    """The sum over a step's tasks: as printed, or from the average, or from the largest task's.
+
+    It is never less than the largest task's.
+    """
+    most, mean = values.size(largest), values.size(average)
+    return _largest(units.first_known(total, mean * tasks if mean > 0 else nan, most * tasks), most)
 
 
-def _requested_memory(fields: Fields, cores: float) -> float:
-    """Bytes of the whole job from ``4Gc`` (a core), ``4Gn`` (a node) or ``4G`` (the job, since Slurm 21.08); 0 means a node's all."""
-    text = fields.get("reqmem", "").strip()
-    nodes = _positive(
-        _first(
-            value(fields, "reqnodes", units.number, nan), value(fields, "nnodes", units.number, nan)
-        )
-    )
-    times = {"c": cores, "n": nodes}.get(text[-1:], 1.0)
-    asked = value(
-        {"reqmem": text[:-1] if text[-1:] in ("c", "n") else text}, "reqmem", units.size, nan
-    )
-    return _first(_positive(asked * times), _tres(fields, "reqtres").get("mem", nan))
+def _requested_memory(values: Values, cores: float) -> float:
+    """Bytes of the whole job from ``4Gc`` (a core), ``4Gn`` (a node) or ``4G`` (the job).
+
+    The last form is that of Slurm since 21.08. 0 means all of a node's, whatever that is.
+    """
+    size, per = values.parse("reqmem", _memory_size, (nan, ""))
+    nodes = units.first_nonzero(values.number("reqnodes"), values.number("nnodes"))
+    times = {"c": cores, "n": nodes}.get(per, 1.0)
+    return units.first_nonzero(size * times, _tres(values, "reqtres").get("mem", nan))
 
 
-def _tres(fields: Fields, name: str) -> dict[str, float]:
+def _memory_size(text: str) -> tuple[float, str]:
+    """Bytes, and whether they are a core's (c), a node's (n) or the job's; NaN for no limit."""
+    text = text.strip()
+    per = text[-1:] if text[-1:] in ("c", "n") else ""
+    text = text.removesuffix(per)
+    match = MEBIBYTES.fullmatch(text)
+    if match and int(match[1]) >= PER_CPU_FLAGS[-1]:
+        flag = next(flag for flag in PER_CPU_FLAGS if int(match[1]) >= flag)
+        rest = int(match[1]) - flag
+        # What is left of a sentinel (2^32 - 1, 2^32 - 2, 2^64 - 1 ...) is no size either.
+        return (rest * MIB if rest < min(flag - 2, 2**31) else nan), "c"
+    size = units.size(text)
+    return (size if size < PER_CPU_FLAGS[-1] * MIB else nan), per
+
+
+def _tres(values: Values, name: str) -> dict[str, float]:
     """The sizes in a list such as ``cpu=00:01:05,fs/disk=4096,mem=12K``."""
-    pairs = (part.partition("=") for part in fields.get(name, "").split(",") if "=" in part)
-    return {
-        kind: value({name: amount}, name, units.size, nan)
-        for kind, _, amount in pairs
-        if kind in ("mem", "fs/disk")
+    text = values.fields.get(name)
+    if not text:
+        return {}
+    pairs = (part.partition("=") for part in text.split(",") if "=" in part)
+    amounts = Values({kind: size for kind, _, size in pairs if kind in ("mem", "fs/disk")})
+    sizes = {
+        "mem": amounts.parse("mem", _memory_size, (nan, ""))[0],
+        "fs/disk": amounts.size("fs/disk"),
     }
+    values.notes += [f"{name}: {note}" for note in amounts.notes]
+    return sizes
 
 
 def _limit(text: str) -> float:
@@ -243,42 +291,13 @@ def _host(text: str) -> str | None:
     return None if text.strip().lower() == "none assigned" else units.words(text)
 
 
-def _mend(header: list[str], cells: list[str]) -> list[str] | None:
-    """sacct never quotes: a bar within the one free text of a row is put back."""
-    places = [i for i, name in enumerate(header) if name.strip().lower() in FREE_TEXT]
-    surplus = len(cells) - len(header)
-    if surplus <= 0 or len(places) != 1:
-        return None
-    start = places[0]
-    return [
-        *cells[:start],
-        "|".join(cells[start : start + surplus + 1]),
-        *cells[start + surplus + 1 :],
-    ]
-
-
-def _first(*numbers: float) -> float:
-    for number in numbers:
-        if number == number:  # not NaN
-            return number
-    return nan
-
-
-def _positive(number: float) -> float:
-    return number if number != 0 else nan
-
-
 def _largest(*numbers: float) -> float:
-    largest = nan
-    for number in numbers:
-        if not number <= largest and number == number:
-            largest = number
-    return largest
+    return max((number for number in numbers if number == number), default=nan)
 
 
 def _sum(numbers: tuple[float, ...]) -> float:
-    known = [number for number in numbers if number == number]
-    return sum(known) if known else nan
+    observed = [number for number in numbers if number == number]
+    return sum(observed) if observed else nan
 
 
 SLURM = Reader("slurm", recognises, read)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 STATES = {
     "waiting": "PENDING CONFIGURING REQUEUED REQUEUE_FED REQUEUE_HOLD SPECIAL_EXIT RESV_DEL_HOLD POWER_UP_NODE EXPEDITING UPDATE_DB",
     "running": "RUNNING SUSPENDED COMPLETING RESIZING SIGNALING STAGE_OUT STOPPED",
@@ -16,18 +18,53 @@ STATES = {
 
 STATUS = {word: status for status, states in STATES.items() for word in states.split()}
 
-FREE_TEXT = {
-    "jobname",
-    "comment",
-    "admincomment",
-    "systemcomment",
-    "workdir",
-    "submitline",
-    "extra",
-    "stdout",
-    "stderr",
-    "stdin",
+OUT_OF_MEMORY_EXIT = "0:125"
+"""Exit code of what the kernel killed for its memory: signal 125, which Slurm made up for it."""
+
+FREE_TEXT = frozenset(
+    [
+        "jobname",
+        "comment",
+        "admincomment",
+        "systemcomment",
+        "workdir",
+        "submitline",
+        "extra",
+        "stdout",
+        "stderr",
+        "stdin",
+        "constraints",
+        "container",
+        "licenses",
+        "wckey",
+        "reservation",
+    ]
+)
+"""Columns that may hold bars and line feeds, which sacct neither quotes nor escapes."""
+
+_COUNT = re.compile(r"-?[\d.]*[KMGTPE]?|UNLIMITED|Partition_Limit|INVALID", re.IGNORECASE)
+_CLOCK = re.compile(r"[\d:.-]*|UNLIMITED|Partition_Limit|INVALID", re.IGNORECASE)
+_TIME = re.compile(r"[\d:.TZ+-]*|Unknown|None|N/A|Assigned", re.IGNORECASE)
+_SIZE = re.compile(r"[\d.]*[KMGTPE]?[cn]?|\?", re.IGNORECASE)
+_TYPES = {
+    _COUNT: "alloccpus allocnodes ncpus nnodes ntasks reqcpus reqnodes elapsedraw cputimeraw uid"
+    " gid timelimitraw priority restarts associd dbindex qosraw plannedcpuraw resvcpuraw wckeyid"
+    " reservationid avepages maxpages consumedenergyraw",
+    _CLOCK: "elapsed timelimit totalcpu usercpu systemcpu suspended cputime avecpu mincpu planned"
+    " plannedcpu reserved resvcpu",
+    _TIME: "submit start end eligible",
+    _SIZE: "reqmem maxrss averss maxvmsize avevmsize maxdiskread avediskread maxdiskwrite"
+    " avediskwrite",
+    re.compile(r"\d*([_+][\d\[\],%:-]*)?(\.[\w+-]*)?"): "jobid jobidraw",
+    re.compile(r"[A-Z_]+\+?( by [^ ]*)?"): "state",
+    re.compile(r"-?\d+:-?\d+"): "exitcode derivedexitcode",
+    re.compile(
+        r"[\w.:/-]+=[^ ]*"
+    ): "reqtres alloctres tresusageintot tresusageouttot tresusageinmax"
+    " tresusageinave tresusageinmin tresusageoutmax tresusageoutave tresusageoutmin",
 }
+KINDS = {name: pattern for pattern, names in _TYPES.items() for name in names.split()}
+"""What a cell of each typed column looks like; any may be empty."""
 
 _PRINTED = """
 account admincomment alloccpus allocnodes alloctres associd avecpu avecpufreq avediskread avediskwrite avepages averss avevmsize blockid

@@ -46,7 +46,9 @@ NOMINAL_START = 946_684_800.0
 """2000-01-01 UTC, in seconds: the start of a log that does not tell its own. Only the differences mean anything then."""
 EARLIEST_CLOCK = 315_532_800.0
 
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+ESSENTIAL = frozenset({0, 1, 2, 3, 10})
+"""Fields (by index) without which a line is no job: number, times and status."""
+NUMBER = re.compile(r"[+-]?(\d++(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 HEADER_LINE = re.compile(r";\s*([A-Za-z]\w*)\s*:(?!//)\s*(.*)")
 
 
@@ -174,7 +176,7 @@ def _table(chunk: Chunk) -> tuple[np.ndarray, np.ndarray, list[Reject]]:
         if reason:
             rejects.append(Reject(number, reason, line))
         else:
-            rows.append([float(text) for text in texts])
+            rows.append([float(text) if NUMBER.fullmatch(text) else -1.0 for text in texts])
             good.append(number)
     return (
         np.array(rows, dtype=float).reshape(-1, len(FIELDS)),
@@ -223,9 +225,10 @@ def _fault(texts: list[str]) -> str:
     """Why these texts are not a row, or an empty string."""
     if len(texts) != len(FIELDS):
         return f"the line has {len(texts)} fields, not {len(FIELDS)}"
-    for position, text in enumerate(texts):
-        if not NUMBER.fullmatch(text):
-            return f"field {position + 1} ({FIELDS[position]}) is not a number: {text[:60]}"
+    for position in sorted(ESSENTIAL):
+        if not NUMBER.fullmatch(texts[position]):
+            name = FIELDS[position]
+            return f"field {position + 1} ({name}) is not a number: {texts[position][:60]}"
     number = float(texts[0])
     return (
         ""

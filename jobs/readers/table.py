@@ -219,7 +219,10 @@ def _first_line(error: Exception) -> str:
 def _batch(
     part: TablePart, record: Record, columns: list[Column], options: ReadOptions, source: str
 ) -> Batch:
-    """Convert each column into its field's type and unit; rows with a cell that cannot be are rejected."""
+    """Convert each column into its field's type and unit.
+
+    A cell that cannot be rejects its row where the field is essential, else it is left out.
+    """
     jobs: dict[str, pd.Series] = {}
     reasons: dict[int, str] = {}
     moments: dict[str, list[Any]] = {}
@@ -229,8 +232,11 @@ def _batch(
             jobs[field.name] = _texts(cells)
             continue
         values, faults = _parsed(cells, *_parser(field, column.unit))
-        for i, fault in faults.items():
-            reasons.setdefault(i, f"{column.name} {fault}")
+        if field.name in record.essential:
+            for i, fault in faults.items():
+                reasons.setdefault(i, f"{column.name} {fault}")
+        elif faults:
+            part.notes[f"{column.name} cannot be read: left out"] += len(faults)
         if field.kind == "time":
             moments[field.name] = values
         else:
@@ -262,26 +268,27 @@ def _texts(cells: pd.Series) -> pd.Series:
 
 
 def _parser(field: Field, unit: str) -> tuple[Callable[[str], Any], float | None]:
-    """What reads one cell of this field and unit, and by what a column of numbers is multiplied as a whole."""
+    """What reads a cell of this field and unit, and the factor of a column of numbers."""
     if field.kind == "time":
-        return (
-            partial(units.timestamp, unit=1e-3 if unit == "epoch_ms" else 1.0)
-            if unit.startswith("epoch")
-            else units.calendar
-        ), None
+        return (units.timestamp if unit.startswith("epoch") else units.calendar), None
     if unit == CLOCK:
         return units.duration, 1.0
     kind = {"s": "seconds", "bytes": "bytes"}.get(field.unit, "")
     factor = FACTORS[kind][unit] if unit and unit != "plain" else 1.0
     if kind and not unit:
         return (units.duration if kind == "seconds" else units.size), factor
+    if field.name.startswith("requested_"):
+        return lambda cell: units.scaled(units.amount(units.number(cell)), factor), factor
     return lambda cell: units.scaled(units.number(cell), factor), factor
 
 
 def _parsed(
     cells: pd.Series, parse: Callable[[str], Any], factor: float | None
 ) -> tuple[Any, dict[int, str]]:
-    """Every cell's value (NaN where missing or faulty) and the fault of each that cannot be read; columns of numbers at once."""
+    """Every cell's value (NaN where missing or faulty), and the fault of each that cannot be read.
+
+    A column of numbers is converted as a whole.
+    """
     if factor is not None and cells.dtype.kind in "iuf":
         return units.scaled(cells.to_numpy(dtype=float), factor), {}
     values: list[Any] = []
@@ -310,14 +317,14 @@ def _cell(cell: Any, parse: Callable[[str], Any]) -> Any:
 def _utc(moments: dict[str, Any], timezone: str, rows: int) -> dict[str, pd.Series]:
     """Times in UTC; those printed without a zone are read in ``timezone``, a job's three together."""
     names = [name for name in ("submitted_at", "started_at", "ended_at") if name in moments]
-    known = {
+    printed = {
         name: [None if moment is None or moment != moment else moment for moment in moments[name]]
         for name in names
     }
-    seconds = [units.to_utc([known[name][i] for name in names], timezone) for i in range(rows)]
+    seconds = [units.to_utc([printed[name][i] for name in names], timezone) for i in range(rows)]
     return {
-        name: units.times(np.array([row[place] for row in seconds], dtype=float))
-        for place, name in enumerate(names)
+        name: units.times(np.array([row[i] for row in seconds], dtype=float))
+        for i, name in enumerate(names)
     }
 
 

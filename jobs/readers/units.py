@@ -46,24 +46,29 @@ AT_THE_LIMIT = 0.99
 """A job that did not complete and used this share of its request was killed at the limit: systems kill some seconds off it."""
 
 WORDS = {
-    "ms": 1e-3,
-    "s": 1.0,
-    "sec": 1.0,
-    "m": 60.0,
-    "min": 60.0,
-    "h": 3600.0,
-    "hour": 3600.0,
-    "d": 86400.0,
-    "day": 86400.0,
-}
-WORD = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(ms|secs?|s|mins?|m|hours?|h|days?|d)", re.ASCII)
+    "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0,
+    "h": 3600.0, "hr": 3600.0, "hour": 3600.0, "d": 86400.0, "day": 86400.0,
+}  # fmt: skip
+# Each pattern takes linear time: no two repetitions that stand side by side match the same text.
+WORD = re.compile(
+    r"\s*(\d++(?:\.\d*)?|\.\d+)\s*([uµm]s|secs?|s|mins?|m|hours?|hrs?|h|days?|d)", re.ASCII
+)
 CLOCK = re.compile(r"(?:(\d+)-)?(?:(?:(\d+):)?(\d+):)?(\d+)(\.\d+)?", re.ASCII)
+DAYS = re.compile(r"(-?\d{1,9})\s{1,9}days?,?(?:\s{1,9}([+-]?[\d:.]+))?", re.ASCII)
+"""How pandas and Python print a timedelta: ``1 days 02:03:04.5``, ``-1 days +23:59:54``."""
 SIZE = re.compile(
-    r"(-?\d+(?:\.\d*)?(?:e[+-]?\d+)?)\s*([kmgtpe]?)i?(b|w|bytes?)?", re.ASCII | re.IGNORECASE
+    r"(-?\d++(?:\.\d*)?(?:e[+-]?\d+)?)\s*([kmgtpe]?)i?(b|w|bytes?)?", re.ASCII | re.IGNORECASE
 )
 NUMBER = re.compile(
-    r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?inf(?:inity)?", re.ASCII | re.IGNORECASE
+    r"[+-]?(?:\d++(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|[+-]?inf(?:inity)?",
+    re.ASCII | re.IGNORECASE,
 )
+SENTINELS = frozenset(
+    float(value + offset) for value in (2**31, 2**32, 2**63, 2**64) for offset in (-2, -1)
+)
+"""Largest integers and Slurm's NO_VAL and INFINITE, by which systems say "no limit" or "not set"."""
+SENTINEL_LIMIT = 2.0**62
+"""From here on a number is a sentinel whatever its last digits (2^63 rounded to pages, for example)."""
 EPOCH, SECOND = datetime(1970, 1, 1), timedelta(seconds=1)
 WORD_BYTES = 8
 """What PBS counts as a word (``w``) on today's machines."""
@@ -96,6 +101,15 @@ def number(text: str) -> float:
     return float(text)
 
 
+def amount(value: float) -> float:
+    """The value, or NaN where it is a sentinel for "no limit".
+
+    >>> amount(4.0), amount(2.0**31 - 1), amount(2.0**63)
+    (4.0, nan, nan)
+    """
+    return nan if value in SENTINELS or value >= SENTINEL_LIMIT else value
+
+
 N = TypeVar("N", float, np.ndarray)
 
 
@@ -119,8 +133,12 @@ def duration(text: str, unit: float = 1.0) -> float:
         return nan
     if NUMBER.fullmatch(text):
         return scaled(float(text), unit)
-    if ":" in text and (found := CLOCK.fullmatch(text)):
-        days, hours, minutes, seconds, fraction = found.groups()
+    if "day" in text and (match := DAYS.fullmatch(text)):
+        clock = match[2] or "0"
+        sign = -1.0 if clock.startswith("-") else 1.0
+        return float(match[1]) * 86400.0 + sign * duration(clock.lstrip("+-"))
+    if ":" in text and (match := CLOCK.fullmatch(text)):
+        days, hours, minutes, seconds, fraction = match.groups()
         return (
             int(days or 0) * 86400.0
             + int(hours or 0) * 3600.0
@@ -129,11 +147,9 @@ def duration(text: str, unit: float = 1.0) -> float:
             + float(fraction or 0)
         )
     total, end = 0.0, 0
-    while found := WORD.match(text, end):
-        total += scaled(
-            float(found[1]), WORDS[found[2] if found[2] in ("ms", "s") else found[2].rstrip("s")]
-        )
-        end = found.end()
+    while match := WORD.match(text, end):
+        total += scaled(float(match[1]), WORDS.get(match[2]) or WORDS[match[2].rstrip("s")])
+        end = match.end()
     if end != len(text) or not text:
         raise ValueError(f"is not a duration: {text[:60]}")
     return total
@@ -148,13 +164,13 @@ def size(text: str, unit: float = 1.0) -> float:
     text = text.strip()
     if is_missing(text):
         return nan
-    found = SIZE.fullmatch(text)
-    if not found:
+    match = SIZE.fullmatch(text)
+    if not match:
         raise ValueError(f"is not a size: {text[:60]}")
-    amount, letter, kind = float(found[1]), found[2].lower(), (found[3] or "").lower()
+    number, letter, kind = float(match[1]), match[2].lower(), (match[3] or "").lower()
     if not letter and not kind:
-        return amount * unit
-    return amount * 1024.0 ** " kmgtpe".index(letter or " ") * (WORD_BYTES if kind == "w" else 1)
+        return number * unit
+    return number * 1024.0 ** " kmgtpe".index(letter or " ") * (WORD_BYTES if kind == "w" else 1)
 
 
 def percent(text: str) -> float:
@@ -176,43 +192,50 @@ def zone(name: str) -> ZoneInfo:
 
 
 def calendar(text: str, pattern: str = "") -> Moment:
-    """A time as printed: seconds since 1970 where they or a zone are given, else a datetime without zone, None where unknown.
+    """A time as printed: seconds since 1970 where they or a zone are given, else a datetime.
 
-    ``pattern`` is a strptime pattern; without one the text is ISO 8601 (a space may stand for the T) or a number.
+    ``pattern`` is a strptime pattern; without one the text is ISO 8601 (a space may replace the T,
+    `` UTC`` may end it) or a number since 1970 in s, ms or µs. None where unknown.
     """
     text = text.strip()
     if is_missing(text):
         return None
+    if not pattern and NUMBER.fullmatch(text) and not re.fullmatch(r"\d{8}", text):
+        return epoch_seconds(float(text), text)
     try:
         if pattern:
             return datetime.strptime(text, pattern)
-        if NUMBER.fullmatch(text) and not re.fullmatch(r"\d{8}", text):
-            return _possible(float(text), text)
-        moment = datetime.fromisoformat(text)
+        zoned = text.removesuffix(" UTC").removesuffix(" GMT")
+        moment = datetime.fromisoformat(zoned.rstrip())
+        if zoned is not text and not moment.tzinfo:
+            moment = moment.replace(tzinfo=UTC)
     except ValueError:
         raise ValueError(f"is not a time: {text[:60]}") from None
-    return _possible(moment.timestamp(), text) if moment.tzinfo else moment
+    return moment.timestamp() if moment.tzinfo else moment
 
 
-def timestamp(text: str, unit: float = 1.0) -> float:
-    """Seconds since 1970 of an ISO time (UTC where it names no zone) or of a number of ``unit`` seconds.
+def epoch_seconds(value: float, text: str = "") -> float:
+    """Seconds since 1970 of a number of s, ms or µs since then, told apart by its size.
 
-    >>> timestamp("2023-03-13 10:31:05.265"), timestamp("1678703465265", unit=0.001)
+    >>> epoch_seconds(1678703465.5), epoch_seconds(1678703465265), epoch_seconds(1678703465265000)
+    (1678703465.5, 1678703465.265, 1678703465.265)
+    """
+    for unit in (1, 1e3, 1e6):
+        if abs(value) <= LATEST * unit:
+            return value / unit
+    raise ValueError(f"is a time that no calendar holds: {text[:60] or f'{value:g}'}")
+
+
+def timestamp(text: str) -> float:
+    """Seconds since 1970 of a time as ``calendar`` reads it, in UTC where it names no zone.
+
+    >>> timestamp("2023-03-13 10:31:05.265"), timestamp("1678703465265")
     (1678703465.265, 1678703465.265)
     """
-    text = text.strip()
-    if NUMBER.fullmatch(text):
-        return _possible(scaled(float(text), unit), text)
     moment = calendar(text)
     if moment is None:
         return nan
     return moment if isinstance(moment, float) else moment.replace(tzinfo=UTC).timestamp()
-
-
-def _possible(seconds: float, text: str) -> float:
-    if abs(seconds) > LATEST:
-        raise ValueError(f"is a time that no calendar holds: {text[:60]}")
-    return seconds
 
 
 def to_utc(moments: Sequence[Moment], name: str, elapsed: float = nan) -> list[float]:
@@ -239,8 +262,7 @@ def _readings(moment: Moment, tz: ZoneInfo) -> list[float]:
     if isinstance(moment, float):
         return [moment]
     # Years 1 and 9999 lie outside what timestamp() can move into UTC.
-    epoch = datetime(1970, 1, 1)
-    naive = (moment - epoch) / timedelta(seconds=1)
+    naive = _since_1970(moment)
     offsets = [tz.utcoffset(moment.replace(fold=fold)) or timedelta() for fold in (0, 1)]
     instants = [naive - offset.total_seconds() for offset in offsets]
     # In the hour that is skipped in spring both folds are guesses; the first one is what the clock would have shown without the jump.
@@ -253,10 +275,10 @@ def _since_1970(moment: datetime) -> float:
 
 
 def _misfit(choice: tuple[float, ...], elapsed: float) -> tuple[int, float]:
-    known = [moment for moment in choice if moment == moment]
-    disorder = sum(later < earlier for earlier, later in pairwise(known))
-    off = abs(choice[-1] - choice[-2] - elapsed) if len(choice) > 1 else 0.0
-    return disorder, off if off == off else 0.0
+    instants = [instant for instant in choice if instant == instant]
+    disorder = sum(later < earlier for earlier, later in pairwise(instants))
+    error = abs(choice[-1] - choice[-2] - elapsed) if len(choice) > 1 else 0.0
+    return disorder, error if error == error else 0.0
 
 
 def times(seconds: np.ndarray) -> pd.Series:
@@ -266,3 +288,13 @@ def times(seconds: np.ndarray) -> pd.Series:
     moments = micros.astype("datetime64[us]")
     moments[~possible] = np.datetime64("NaT")
     return pd.Series(moments).dt.tz_localize("UTC")
+
+
+def first_known(*numbers: float) -> float:
+    """The first number that is not NaN."""
+    return next((number for number in numbers if number == number), nan)
+
+
+def first_nonzero(*numbers: float) -> float:
+    """The first number that is neither NaN nor 0, which many systems write for "unknown"."""
+    return next((number for number in numbers if number == number and number != 0), nan)

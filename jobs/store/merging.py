@@ -1,20 +1,26 @@
-"""What is kept when the same job is reported twice, in whatever order the reports arrive.
+"""Merging of several reports of one job, in whatever order they arrive.
 
-The report that knows the later stage wins: ended before finished without a time, before running, before waiting. Of two
-that both ended, the one that ended first wins, as if they had arrived in order; a tie goes to the greater outcome. The
-winner gives the submission time and the whole outcome, so that these always agree with each other. What was asked for is
-the winner's too, and where the winner does not say, the other's. So a known fact of an ended job is never overwritten by a
-report that is older, that repeats it, or that ended later.
+The report that knows the later stage wins: ended before finished without a time, before running,
+before waiting. Of two that both ended, the one that ended last wins: a job that was preempted,
+evicted or lost with its node runs again, and the last attempt is its outcome. The earlier ones are
+attempts (see ``attempts_of``). A tie goes to the greater outcome.
+
+The winner gives the submission time and the whole outcome, so that these always agree with each
+other. What was asked for is the winner's too, and where the winner has no value, the other's.
+
+Batch systems give a job's id again to another job after months or years. Reports whose submissions
+are ``RECYCLED_AFTER`` apart are of two jobs (see ``separate_recycled``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from jobs.schema import JOB, STATUSES, Record
+from jobs.schema import CLOCK_SKEW, JOB, STATUSES, Record
 
 FINISHED = ("completed", "failed", "cancelled", "timeout", "out_of_memory", "preempted")
 # Of two statuses of the same stage the one that says more wins.
@@ -23,7 +29,96 @@ _STATUS_RANK = {
     **{status: rank for rank, status in enumerate(STATUSES, 1) if status != "unknown"},
 }
 
+RECYCLED_AFTER = pd.Timedelta(days=30)
+"""Time from the end of a job (or its start or submission, if that is all) to the submission under
+the same id that is another job's."""
+
+RECYCLED_MARK = "@"
+"""Between an id and the day of submission in the name of a job under a recycled id."""
+
 Signs = np.ndarray[Any, np.dtype[np.int8]]
+
+
+def separate_recycled(
+    jobs: pd.DataFrame,
+    stored: pd.DataFrame,
+    variants: Callable[[str, str], pd.DataFrame] | None = None,
+    record: Record = JOB,
+) -> pd.DataFrame:
+    """Give reports under a recycled id the names of their jobs: ``7``, ``7@2026-03-14``.
+
+    Args:
+        jobs: reports, any number of each job.
+        stored: the rows stored under the same ids.
+        variants: gives the rows stored under a source and names that begin with ``id@``.
+        record: the kind of record.
+    """
+    key, name = list(record.identity), record.identity[1]
+    affected = _recycled_in(jobs, key)
+    if len(stored):
+        place = pd.MultiIndex.from_frame(stored[key]).get_indexer(
+            pd.MultiIndex.from_frame(jobs[key])
+        )
+        both = jobs[place >= 0]
+        before = stored.iloc[place[place >= 0]].set_axis(both.index)
+        affected |= set(both.loc[is_recycled(before, both), key].itertuples(index=False, name=None))
+    if not affected:
+        return jobs
+    jobs = jobs.copy()
+    keys = pd.Series(list(jobs[key].itertuples(index=False, name=None)), index=jobs.index)
+    for source, job_id in affected:
+        rows = jobs[keys == (source, job_id)].sort_values("submitted_at", kind="stable")
+        known = [stored[(stored[key[0]] == source) & (stored[name] == job_id)]]
+        known += [variants(source, job_id)] if variants else []
+        spans = [
+            [row.submitted_at, last, getattr(row, name)]
+            for frame in known
+            for row, last in zip(frame.itertuples(), _last_seen(frame), strict=True)
+        ]
+        for row, last in zip(rows.itertuples(), _last_seen(rows), strict=True):
+            jobs.loc[row.Index, name] = _name_in(spans, job_id, row.submitted_at, last)
+    return jobs
+
+
+def _recycled_in(jobs: pd.DataFrame, key: list[str]) -> set[tuple[str, str]]:
+    """The identities under which ``jobs`` has reports of several jobs."""
+    repeated = jobs.duplicated(key, keep=False)
+    if not repeated.any():
+        return set()
+    rows = jobs[repeated].sort_values([*key, "submitted_at"], kind="stable")
+    keys = [rows[column] for column in key]
+    last_seen = _last_seen(rows).groupby(keys, sort=False).cummax()
+    gap = rows["submitted_at"] - last_seen.groupby(keys, sort=False).shift()
+    return set(rows.loc[gap > RECYCLED_AFTER, key].itertuples(index=False, name=None))
+
+
+def _name_in(spans: list[list[Any]], job_id: str, first: Any, last: Any) -> str:
+    """The name of the job (first moment, last moment, name) near a report; a new one if none is."""
+    for span in spans:
+        if first - span[1] <= RECYCLED_AFTER and span[0] - last <= RECYCLED_AFTER:
+            span[:2] = min(span[0], first), max(span[1], last)
+            return str(span[2])
+    name = (
+        job_id
+        if all(span[2] != job_id for span in spans)
+        else f"{job_id}{RECYCLED_MARK}{first:%Y-%m-%d}"
+    )
+    spans.append([first, last, name])
+    return name
+
+
+def is_recycled(left: pd.DataFrame, right: pd.DataFrame) -> pd.Series[bool]:
+    """Which rows of two aligned frames are reports of two jobs, of one id."""
+    earlier = left["submitted_at"] <= right["submitted_at"]
+    gap = (right["submitted_at"] - _last_seen(left)).where(
+        earlier, left["submitted_at"] - _last_seen(right)
+    )
+    return gap > RECYCLED_AFTER
+
+
+def _last_seen(jobs: pd.DataFrame) -> pd.Series[pd.Timestamp]:
+    """The last moment that each report has of its job."""
+    return jobs[["submitted_at", "started_at", "ended_at"]].max(axis=1)
 
 
 def merge_repeated(jobs: pd.DataFrame, record: Record = JOB) -> pd.DataFrame:
@@ -34,10 +129,10 @@ def merge_repeated(jobs: pd.DataFrame, record: Record = JOB) -> pd.DataFrame:
         # Pair by pair: a job reported n times takes log2(n) rounds.
         pair = jobs[repeated].assign(_pair=rank // 2)
         first, second = pair[rank % 2 == 0], pair[rank % 2 == 1]
-        places = pd.MultiIndex.from_frame(first[[*key, "_pair"]]).get_indexer(
+        positions = pd.MultiIndex.from_frame(first[[*key, "_pair"]]).get_indexer(
             pd.MultiIndex.from_frame(second[[*key, "_pair"]])
         )
-        partners = first.iloc[places]
+        partners = first.iloc[positions]
         merged = merge(partners[columns], second[columns].set_axis(partners.index), record)
         jobs = jobs.drop(index=second.index)
         jobs.loc[merged.index] = merged
@@ -57,29 +152,39 @@ def merge(left: pd.DataFrame, right: pd.DataFrame, record: Record = JOB) -> pd.D
     right_wins = _compare(left, right, record) > 0
     # Whole rows are taken at once: column by column it would be most of what a report of one job costs.
     both, rows = pd.concat([left[columns], right[columns]], ignore_index=True), np.arange(count)
-    winner, other = (
-        both.take(rows + count * which).set_axis(left.index) for which in (right_wins, ~right_wins)
+    winner, loser = (
+        both.take(rows + count * side).set_axis(left.index) for side in (right_wins, ~right_wins)
     )
     for name in (name for name in columns if name not in _together(record)):
-        lacking = winner[name].isna() & other[name].notna()
+        lacking = winner[name].isna() & loser[name].notna()
         if lacking.any():
-            winner[name] = winner[name].where(~lacking, other[name])
+            winner[name] = winner[name].where(~lacking, loser[name])
     return winner
+
+
+def is_other_attempt(
+    before: pd.DataFrame, after: pd.DataFrame
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which rows of two aligned frames are ended runs of their job that began at other times."""
+    ended = before["ended_at"].notna() & after["ended_at"].notna()
+    apart = (after["started_at"] - before["started_at"]).abs() > CLOCK_SKEW
+    same_end = before["ended_at"] == after["ended_at"]
+    lacking = before["started_at"].isna() != after["started_at"].isna()
+    return (ended & ~same_end & (apart | lacking)).to_numpy(bool)
 
 
 def stage(jobs: pd.DataFrame) -> Signs:
     """How much each report knows: 0 waiting, 1 running, 2 finished at an unknown time, 3 ended."""
     started = jobs["started_at"].notna() | (jobs["status"] == "running")
     finished = jobs["status"].isin(FINISHED)
-    known = np.where(jobs["ended_at"].notna(), 3, np.where(finished, 2, np.where(started, 1, 0)))
-    return known.astype(np.int8)
+    level = np.where(jobs["ended_at"].notna(), 3, np.where(finished, 2, np.where(started, 1, 0)))
+    return level.astype(np.int8)
 
 
 def _compare(left: pd.DataFrame, right: pd.DataFrame, record: Record) -> Signs:
     """+1 where the right report wins, -1 where the left one does, 0 where their outcomes are the same."""
     sign = np.sign(stage(right) - stage(left))
-    sign = np.where(sign == 0, _sign(right["ended_at"], left["ended_at"]), sign)
-    for name in ("started_at", record.elapsed, *_together(record)):
+    for name in ("ended_at", "started_at", record.elapsed, *_together(record)):
         if sign.all():
             break
         sign = np.where(sign == 0, _sign(left[name], right[name]), sign)
@@ -90,12 +195,12 @@ def _sign(left: pd.Series, right: pd.Series) -> Signs:
     """+1 where right is the greater, -1 where left is; a missing value is the least."""
     if left.name == "status":
         left, right = left.map(_STATUS_RANK), right.map(_STATUS_RANK)
-    known = right.notna().astype(np.int8).to_numpy() - left.notna().astype(np.int8).to_numpy()
+    observed = right.notna().astype(np.int8).to_numpy() - left.notna().astype(np.int8).to_numpy()
     if pd.api.types.is_datetime64_any_dtype(left):
         left, right = left.dt.as_unit("us"), right.dt.as_unit("us")
     greater = (right > left).fillna(False).to_numpy(bool)
     less = (right < left).fillna(False).to_numpy(bool)
-    return np.where(known != 0, known, greater.astype(np.int8) - less.astype(np.int8)).astype(
+    return np.where(observed != 0, observed, greater.astype(np.int8) - less.astype(np.int8)).astype(
         np.int8
     )
 

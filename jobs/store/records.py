@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import pandas as pd
 from sqlalchemy import (
@@ -24,7 +25,15 @@ from sqlalchemy import (
 from jobs.schema import JOB, Record
 from jobs.store.database import lock_writers, read_connection
 from jobs.store.frames import Moment, as_microseconds, read_rows, write_rows
-from jobs.store.merging import differs, merge, merge_repeated, stage
+from jobs.store.merging import (
+    RECYCLED_MARK,
+    differs,
+    is_other_attempt,
+    merge,
+    merge_repeated,
+    separate_recycled,
+    stage,
+)
 from jobs.store.retention import newest_revision, retention_start
 from jobs.store.tables import RECORDS
 
@@ -59,11 +68,14 @@ def add_jobs(connection: Connection, jobs: pd.DataFrame, record: Record = JOB) -
     # Held until the commit, so that a reader of one revision also has all smaller ones.
     lock_writers(connection)
     table, identity = RECORDS[record.name], list(record.identity)
-    jobs = merge_repeated(jobs[list(record.columns)].reset_index(drop=True), record).reset_index(
-        drop=True
-    )
+    reports = jobs[list(record.columns)].reset_index(drop=True)
+    stored = _stored(connection, reports, record)
+    variants = partial(_variants, connection, record)
+    named = separate_recycled(reports, stored, variants, record)
+    if named is not reports:
+        stored = _stored(connection, named, record)
+    jobs = merge_repeated(named, record).reset_index(drop=True)
     keys = pd.MultiIndex.from_frame(jobs[identity])
-    stored = _stored(connection, jobs, record)
     # The stored row of each job, -1 for none.
     stored_row = pd.MultiIndex.from_frame(stored[identity]).get_indexer(keys)
     is_new, is_recent = stored_row < 0, jobs["submitted_at"] >= retention_start(connection)
@@ -72,7 +84,7 @@ def add_jobs(connection: Connection, jobs: pd.DataFrame, record: Record = JOB) -
     before = stored.iloc[stored_row[~is_new]].set_axis(reported.index)
     after = merge(before, reported, record)
     changed = differs(before, after, record)
-    ended_now = (stage(after) == 3) & (stage(before) < 3)
+    ended_now = (stage(after) == 3) & ((stage(before) < 3) | is_other_attempt(before, after))
     ended = pd.concat([new[new["ended_at"].notna()], after[ended_now]]).sort_index()
 
     revision = newest_revision(connection, table) + 1 if len(ended) else 0
@@ -99,6 +111,18 @@ def _stored(connection: Connection, jobs: pd.DataFrame, record: Record) -> pd.Da
     ]
     frames = [frame for frame in frames if len(frame)]
     return pd.concat(frames, ignore_index=True) if frames else jobs.iloc[:0].assign(revision=0)
+
+
+def _variants(connection: Connection, record: Record, source: str, job_id: str) -> pd.DataFrame:
+    """The rows of jobs that had an id again (see ``separate_recycled``)."""
+    table, name = RECORDS[record.name], record.identity[1]
+    begin = f"{job_id}{RECYCLED_MARK}"
+    # The next character after the mark bounds the names that begin with it.
+    end = f"{job_id}{chr(ord(RECYCLED_MARK) + 1)}"
+    query = select(table).where(
+        table.c.source == source, table.c[name] >= begin, table.c[name] < end
+    )
+    return read_rows(connection, query)
 
 
 def _conditions(

@@ -15,6 +15,7 @@ import pytest
 
 from adapters import gridcast_panda
 from jobs.ingest import read_log
+from jobs.readers.panda_mapping import NAMES
 from jobs.readers.rows import Row
 from services.http.bodies import read_json
 from services.http.requests import read_outcomes
@@ -48,6 +49,24 @@ JOB: Row = {
         {},
         {"workingGroup": "AP_Higgs", "coreCount": None, "minRamCount": None},
         {"jobStatus": "failed", "maxPSS": 0},
+        {"minRamUnit": "MB"},
+        {"minRamUnit": "MBPerCore", "actualCoreCount": 4},
+        {"jobStatus": "failed", "pilotErrorCode": 1235, "maxPSS": None, "maxRSS": 5_000_000},
+        {"jobStatus": "failed", "pilotErrorCode": 1213},
+        {"jobStatus": "closed", "startTime": None, "endTime": "2026-03-01 10:30:00"},
+        {"maxWalltime": 2**31 - 1, "minRamCount": 2**31 - 1},
+        {
+            "campaign": "mc23",
+            "modificationHost": "slot1@node7",
+            "hs06": 12.5,
+            "nInputDataFiles": 4,
+            "inputFileBytes": 10**9,
+            "outputFileBytes": 10**8,
+            "totRBYTES": 2 * 10**9,
+            "totWBYTES": 3 * 10**8,
+            "jobParameters": "--maxEvents=1000 --skipEvents=0",
+            "reqID": 4242,
+        },
     ],
 )
 def test_a_job_is_reported_as_the_reader_would_read_it(changed: Row, tmp_path: Path) -> None:
@@ -56,10 +75,21 @@ def test_a_job_is_reported_as_the_reader_would_read_it(changed: Row, tmp_path: P
     read, _ = read_log(tmp_path / "jobs.json", "panda")
     row = gridcast_panda.outcome(SimpleNamespace(**told))
     reported = read_outcomes(read_json(json.dumps({"jobs": [row]}).encode())).jobs
-    same = [
-        name for name in read.columns if name != "cores"
-    ]  # which PanDA tells by actualCoreCount only
-    pd.testing.assert_frame_equal(reported[same], read[same])
+    pd.testing.assert_frame_equal(reported, read)
+
+
+def test_every_field_that_the_reader_uses_reaches_the_report() -> None:
+    values = dict.fromkeys(NAMES, 1) | {"creationTime": "a", "startTime": "b", "endTime": "c"}
+    used: set[str] = set()
+
+    class Job:
+        def __getattr__(self, name: str) -> object:
+            used.add(name)
+            return values[name]
+
+    row = gridcast_panda.outcome(Job())
+    assert used == set(NAMES)
+    assert set(row) >= {"host_power", "input_bytes", "input_files"}
 
 
 class Refiner:

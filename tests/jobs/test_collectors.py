@@ -243,7 +243,7 @@ def test_a_bad_record_is_kept_once_however_many_windows_show_it(
         more = [
             slurm_row(10 + number, DAY + timedelta(minutes=number), 60) for number in range(hour)
         ]
-        sacct.holds([*more, slurm_row(1, DAY, 60, ElapsedRaw="a while")])
+        sacct.holds([*more, slurm_row(1, DAY, 60, Start="a while")])
         assert (
             collect(
                 sqlite_store, "slurm", since=DAY if hour == 1 else None, until=DAY + hour * HOUR

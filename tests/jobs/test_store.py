@@ -254,7 +254,7 @@ def test_an_ended_job_is_not_overwritten_but_a_waiting_one_is(store: Any) -> Non
     assert add(
         store, job(status="running", started_at="2026-01-01 12:00", requested_walltime=1)
     ) == (0, 0, 1)
-    assert add(store, job(ended_at="2026-01-03", status="failed", walltime=99)) == (0, 0, 1)
+    assert add(store, job(ended_at="2026-01-01 20:00", status="failed", walltime=99)) == (0, 0, 1)
     (stored,) = read_jobs(store).to_dict("records")
     assert (stored["status"], stored["walltime"], stored["requested_walltime"], stored["user"]) == (
         "completed",
@@ -295,7 +295,7 @@ def test_a_reader_asks_for_the_jobs_that_ended_since_a_revision(store: Any) -> N
 
 
 def test_a_correction_of_an_outcome_is_stored_and_is_no_second_end(store: Any) -> None:
-    add(store, job("1", ended_at="2026-01-03"))
+    add(store, job("1", ended_at="2026-01-01 12:00"))
     add(store, job("2", ended_at="2026-01-03"))
     assert add(store, job("1", ended_at="2026-01-02")) == (0, 1, 0)
     assert add(store, job("1", ended_at="2026-01-02", user="late news")) == (0, 1, 0)
@@ -304,7 +304,7 @@ def test_a_correction_of_an_outcome_is_stored_and_is_no_second_end(store: Any) -
     with store.begin() as connection:
         added = add_jobs(
             connection,
-            frame(job("1", ended_at="2026-01-01 01:00"), job("3", ended_at="2026-01-04")),
+            frame(job("1", ended_at="2026-01-02 01:00"), job("3", ended_at="2026-01-04")),
         )
     assert (added.revision, added.ended["job_id"].tolist()) == (3, ["3"])
 

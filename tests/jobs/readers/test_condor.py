@@ -138,10 +138,24 @@ def test_where_a_job_ran_is_no_site_that_it_asked_for(read_text):
     assert "site" not in one(read_text, DESIRED_Sites="CERN,FNAL")
 
 
-def test_a_removed_job_ended_when_it_was_removed_after_all_its_runs(read_text):
+def test_a_removed_job_ended_when_it_was_removed_and_took_its_last_run(read_text):
     row = one(read_text, JobStatus=3, CompletionDate=0, CommittedTime=0)
     assert row["ended_at"] == pd.Timestamp(1700003701, unit="s", tz="UTC")
-    assert row["walltime"] == 3690.0
+    assert row["walltime"] == 3601.0
+
+
+def test_a_job_removed_while_it_was_idle_has_the_time_of_its_runs(read_text):
+    for last_status in (1, 5):
+        row = one(
+            read_text, JobStatus=3, CompletionDate=0, CommittedTime=0, LastJobStatus=last_status
+        )
+        assert row["walltime"] == 3690.0
+
+
+def test_an_unreadable_optional_attribute_takes_no_outcome_with_it(read_text):
+    assert one(read_text, RequestCpus="many") == {
+        name: value for name, value in EXPECTED.items() if name not in ("requested_cores", "cores")
+    }
 
 
 def test_a_literal_memory_usage_is_in_mib_and_an_expression_is_missing(read_text):
@@ -169,7 +183,7 @@ def test_quotes_and_non_ascii_names_survive(read_text):
         ({"QDate": None}, "QDate is missing"),
         ({"ClusterId": None}, "ClusterId is missing"),
         ({"ProcId": 1.5}, "ProcId is not a whole number: 1.5"),
-        ({"RequestCpus": "many"}, "RequestCpus is not a number: many"),
+        ({"JobStatus": "over"}, "JobStatus is not a number: over"),
         ({"QDate": 10**18}, "QDate is a time that no calendar holds: 1e+18"),
     ],
 )

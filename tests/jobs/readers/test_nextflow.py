@@ -171,13 +171,17 @@ def test_retries_cached_tasks_and_new_words_are_noted(read_text):
     }
 
 
-def test_an_unreadable_cell_rejects_its_row_by_name(read_text):
+def test_an_unreadable_cell_is_left_out_and_takes_no_outcome_with_it(read_text):
     outcome = read_text(
-        trace(RAW, {**RAW, "realtime": "soon"}, {**RAW, "peak_rss": "big"}, {**RAW, "%cpu": "lots"})
+        trace(RAW, {**RAW, "peak_rss": "big"}, {**RAW, "%cpu": "lots"}, {**RAW, "submit": "soon"})
     )
     assert [(reject.line, reject.reason) for reject in outcome.rejects] == [
-        (3, "realtime is not a duration: soon"),
-        (4, "peak_rss is not a size: big"),
-        (5, "%cpu is not a number: lots"),
+        (5, "submit is not a time: soon")
     ]
-    assert len(outcome.jobs) == 1
+    assert outcome.notes == {
+        "peak_rss cannot be read: left out": 1,
+        "%cpu cannot be read: left out": 1,
+    }
+    assert outcome.jobs["walltime"].nunique() == 1
+    assert outcome.jobs["walltime"].notna().sum() == 3
+    assert outcome.jobs["peak_memory"].isna().tolist() == [False, True, False]

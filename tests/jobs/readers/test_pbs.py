@@ -130,14 +130,8 @@ def test_a_record_without_an_end_takes_its_date_in_the_servers_zone(read_text):
     [
         ("03/13/2023 12:36:40;E;1.srv", "the line is no accounting record (date;type;job;message)"),
         (record("user=ann").strip(), "ctime is missing: when the job was submitted is not known"),
-        (
-            record(TIMES + "resources_used.mem=12zb").strip(),
-            "resources_used.mem is not a size: 12zb",
-        ),
-        (
-            record(TIMES + "Resource_List.nodes=2:ppn=x").strip(),
-            "Resource_List.nodes is not a list of chunks: 2:ppn=x",
-        ),
+        (record(TIMES + "Exit_status=x").strip(), "Exit_status is not a number: x"),
+        (record("ctime=yesterday").strip(), "ctime is not a time: yesterday"),
         (record(TIMES, job="").strip(), "the record has no job id"),
     ],
 )
@@ -145,3 +139,12 @@ def test_a_bad_record_is_rejected_by_name(read_text, line, reason):
     outcome = read_text(record(TIMES, job="1.s") + line + "\n" + record(TIMES, job="2.s"))
     assert outcome.jobs["job_id"].tolist() == ["1.s", "2.s"]
     assert [(reject.line, reject.reason) for reject in outcome.rejects] == [(2, reason)]
+
+
+@pytest.mark.parametrize("bad", ["resources_used.mem=12zb", "Resource_List.nodes=2:ppn=x"])
+def test_an_unreadable_optional_field_takes_no_outcome_with_it(read_text, bad):
+    outcome = read_text(record(f"{TIMES}Exit_status=0 resources_used.walltime=00:10:00 {bad}"))
+    row = outcome.row("123.srv.example.org")
+    assert (row["walltime"], row["status"]) == (600.0, "completed")
+    assert not {"peak_memory", "requested_cores"} & set(row)
+    assert outcome.notes == {f"{bad.partition('=')[0]} cannot be read: left out": 1}

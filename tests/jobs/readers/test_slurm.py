@@ -210,16 +210,17 @@ def test_a_bar_in_the_only_free_text_is_put_back(read_text):
     assert [reject.reason for reject in outcome.rejects] == ["the row has 3 cells, the header 4"]
 
 
-def test_a_step_alone_and_an_unreadable_field_are_rejected_by_name(read_text):
+def test_a_step_alone_and_an_unreadable_time_are_rejected_by_name(read_text):
     outcome = read_text(
         STEPS
         + f"9.batch|COMPLETED|{TIMES}|1M|1M|1|||\n1|COMPLETED|{TIMES}|5X|||||\n2|COMPLETED|never{TIMES[19:]}||||||\n"
     )
     assert {reject.line: reject.reason for reject in outcome.rejects} == {
         2: "a step whose job's own row is not near it",
-        3: "maxrss is not a size: 5X",
         4: "submit is not a time: never",
     }
+    assert outcome.row("1")["walltime"] == 3600.0
+    assert outcome.notes == {"maxrss cannot be read: left out": 1}
 
 
 def test_a_renamed_job_id_refuses_the_file_by_name(tmp_path):

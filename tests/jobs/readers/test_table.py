@@ -98,7 +98,7 @@ def test_times_of_every_kind(read_text, unit, cell, timezone, expected):
     assert row["submitted_at"] == pd.Timestamp(expected, tz="UTC")
 
 
-def test_bad_cells_reject_their_row_with_the_files_own_column(read_text):
+def test_bad_cells_are_left_out_or_reject_their_row_with_the_files_own_column(read_text):
     text = (
         TEXT
         + "9;yesterday;1;1;x;1;y\n10;1678700000000;long;1;x;1;y\n11;1678700000000;1;huge;x;1;y\n12;1;2\n13;1e30;1;1;x;1;y\n"
@@ -106,13 +106,14 @@ def test_bad_cells_reject_their_row_with_the_files_own_column(read_text):
     outcome = read_text(text, name="mine.csv", columns=MAP)
     assert [(reject.line, reject.reason) for reject in outcome.rejects] == [
         (4, "when is not a time: yesterday"),
-        (5, "run is not a number: long"),
-        (6, "mem is not a number: huge"),
         (7, "the row has 3 cells, the header 7"),
         (8, "when is a time that no calendar holds: 1e30"),
     ]
-    assert outcome.rejects[1].raw == "10;1678700000000;long;1;x;1;y"
-    assert outcome.jobs["job_id"].tolist() == ["7", "8"]
+    assert outcome.rejects[0].raw == "9;yesterday;1;1;x;1;y"
+    assert outcome.jobs["job_id"].tolist() == ["7", "8", "10", "11"]
+    assert outcome.jobs["walltime"].isna().tolist() == [False, False, True, False]
+    assert outcome.notes["run cannot be read: left out"] == 1
+    assert outcome.notes["mem cannot be read: left out"] == 1
 
 
 def test_a_mapped_column_that_is_absent_names_file_column_and_field(tmp_path):
