@@ -139,7 +139,7 @@ class Outcomes:
 
 def outcome(job: Any) -> dict[str, Any]:
     """A finished JobSpec as Gridcast's reader of PanDA's records would read it (panda_mapping)."""
-    values = {name.lower(): getattr(job, name, None) for name in NAMES}
+    values: dict[str, Any] = {name.lower(): getattr(job, name, None) for name in NAMES}
 
     def text(name: str) -> str | None:
         value = values[name]
