@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from commands import care, logs, replaying, running, site, versions
+from commands import care, logs, predicting, replaying, running, site, versions
 from commands import evaluation as judging
 from commands.tables import print_error
 from infra.errors import GridcastError
@@ -35,8 +35,8 @@ app.command()(versions.rollback)
 app.command()(versions.pin)
 app.command()(versions.unpin)
 app.command()(versions.history)
-app.command()(versions.predict)
-app.command()(versions.rank)
+app.command()(predicting.predict)
+app.command()(predicting.rank)
 app.command()(judging.monitor)
 app.command()(judging.evaluate)
 app.command()(replaying.replay)

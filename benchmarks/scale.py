@@ -159,17 +159,15 @@ def chunks() -> Iterator[Any]:
 def clusters(workers: int) -> dict[str, Any]:
     """Fit a refiner to each cluster by so many workers of a scheduler of its own, as the flow of training does."""
     from distributed import LocalCluster
-    from prefect import flow
 
-    from flows.fitting import refiner_fitting
     from infra.settings import Settings
+    from models.releases.refiner_fitting import refiner_fitting
 
     with LocalCluster(
         n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
     ) as scheduler:
         address = scheduler.scheduler_address
 
-        @flow(name="fit clusters")
         def fitted() -> float:
             many = list(lessons())
             with refiner_fitting(Settings(dask=address), "site") as fits:

@@ -30,7 +30,7 @@ def forecaster() -> Any:
     from jobs.store import open_store, read_ended
     from models.engine.forecaster import Forecaster
     from models.releases import registry
-    from models.releases.release import load_model_set
+    from models.releases.verification import load_model_set
 
     settings = prepare_environment()
     version = registry.champion(settings)

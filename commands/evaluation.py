@@ -339,7 +339,7 @@ def rehearse(
 def monitor(as_json: Json = False) -> None:
     """Compare the jobs that ended since the champion was trained with its training window; writes an HTML report."""
     from models.releases import registry
-    from models.releases.release import load_model_set
+    from models.releases.verification import load_model_set
     from monitoring.drift.check import monitor as look
 
     settings = prepare_environment()

@@ -44,7 +44,7 @@ Timezone = Annotated[
     str, typer.Option(help="Zone of times that carry none, for instance Europe/Paris.")
 ]
 Kind = Literal["job", "transfer"]
-ClusterBy = Literal["group", "site", "queue", "program", "kmeans"]
+ClusterBy = Literal["group", "site", "queue", "program", "kmeans", "none"]
 Source = Annotated[
     str | None,
     typer.Option(help="Only this source (a log or system); default: all that is stored."),

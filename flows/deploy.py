@@ -14,7 +14,7 @@ from flows.champion import current_champion
 from flows.retrying import TASK_OPTIONS
 from infra.errors import GridcastError
 from infra.settings import Settings, prepare_environment
-from models.releases import release
+from models.releases.verification import verify
 from models.releases.versions import Version
 from services.http.authentication import token_with_scopes
 
@@ -50,7 +50,7 @@ def deploy() -> Any:
 @task(task_run_name="try the champion out", **TASK_OPTIONS)
 def verify_in_subprocess(version: Version, settings: Settings) -> None:
     """Load it and ask it once in a process of its own."""
-    release.verify(version, settings)
+    verify(version, settings)
 
 
 @task(task_run_name="wait for the predictor", **TASK_OPTIONS)

@@ -14,7 +14,8 @@ from flows.retrain import retrain
 from flows.retrying import TASK_OPTIONS
 from infra.settings import Settings, prepare_environment
 from jobs.store import open_store
-from models.releases import registry, release
+from models.releases import registry
+from models.releases.verification import load_model_set
 from models.releases.versions import Version
 from monitoring import alerts
 from monitoring.decay.champion import DecayReport, watch_champion
@@ -59,7 +60,7 @@ def monitor(act: bool = True) -> Any:
 @task(task_run_name="compare the windows", **TASK_OPTIONS)
 def watch(champion: Version, settings: Settings) -> DriftReport:
     """Make the report and keep its numbers."""
-    card = release.load_model_set(champion, settings).card
+    card = load_model_set(champion, settings).card
     return look(
         open_store(settings.store_url), card, settings.folder("reports"), model=champion.label
     )
@@ -76,7 +77,7 @@ def reason(
     champion: Version, decay_report: DecayReport, drift: DriftReport, settings: Settings
 ) -> str:
     """Why to retrain, empty where there is no reason."""
-    card, latest = release.load_model_set(champion, settings).card, registry.versions(settings)[0]
+    card, latest = load_model_set(champion, settings).card, registry.versions(settings)[0]
     cooldown = settings.cooldown_hours * 3600
     return reason_to_retrain(
         open_store(settings.store_url),

@@ -9,7 +9,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.retrying import TASK_OPTIONS
 from infra.settings import Settings, prepare_environment
-from models.releases import release
+from models.releases import champion
 from models.releases.versions import Version
 
 
@@ -44,4 +44,4 @@ def promote(
 @task(task_run_name="try out and promote", **TASK_OPTIONS)
 def move(version: int | None, by: str, why: str, settings: Settings) -> Version:
     """Try it out and move the alias."""
-    return release.promote(version, settings, by=by, why=why)
+    return champion.promote(version, settings, by=by, why=why)

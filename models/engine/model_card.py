@@ -72,7 +72,8 @@ class SourceData:
 class ModelCard:
     """How a model set came to be; immutable, stored as ``card.json`` beside the model.
 
-    ``clusters`` has a row a cluster by target, as model selection reports them; ``metrics`` the
+    ``sources`` had the training jobs; ``selected_sources`` are those that a person chose to train
+    on, empty where it was all. ``clusters`` has a row a cluster by target, as model selection reports them; ``metrics`` the
     validation errors by target; ``features`` the refiner's inputs by target.
     """
 
@@ -81,6 +82,7 @@ class ModelCard:
     window: TrainingWindow
     sources: tuple[str, ...] = ()
     by_source: Mapping[str, SourceData] = field(default_factory=dict)
+    selected_sources: tuple[str, ...] = ()
     levels: tuple[str, ...] = ()
     features: Mapping[str, Sequence[str]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -96,14 +98,19 @@ class ModelCard:
         """The predicted quantities, the most important first."""
         return tuple(self.clusters)
 
-    def trained_until(self, source: str) -> pd.Timestamp | None:
-        """When the latest outcome of ``source`` in the training became available; None without any.
+    def window_of(self, source: str) -> TrainingWindow | None:
+        """Return what the training had of ``source``; None if nothing.
 
-        A card older than version 2 knows one time for all of its sources.
+        A card older than version 2 knows one window for all of its sources.
         """
         if data := self.by_source.get(source):
-            return data.window.until
-        return self.window.until if not self.by_source and source in self.sources else None
+            return data.window
+        return self.window if not self.by_source and source in self.sources else None
+
+    def trained_until(self, source: str) -> pd.Timestamp | None:
+        """When the latest outcome of ``source`` in the training became available, if any did."""
+        window = self.window_of(source)
+        return window.until if window else None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -115,6 +122,7 @@ class ModelCard:
             "window": self.window.to_json(),
             "sources": list(self.sources),
             "by_source": by_source,
+            "selected_sources": list(self.selected_sources),
             "levels": list(self.levels),
         }
 
@@ -129,16 +137,19 @@ class ModelCard:
             }
         except (KeyError, TypeError, ValueError):
             raise CardError("the model's card names no training window: train it again") from None
-        known = {name for name in ModelCard.__dataclass_fields__ if name in values}
+        # An older card does not say whether its sources were chosen: they are kept.
+        selected = values.get("selected_sources", values.get("sources", ()))
+        fields = {name for name in ModelCard.__dataclass_fields__ if name in values}
         return ModelCard(
             **{
                 "created_at": "",
                 "rows": 0,
                 "card_version": 1,
-                **{name: values[name] for name in known},
+                **{name: values[name] for name in fields},
                 "window": window,
                 "sources": tuple(values.get("sources", ())),
                 "by_source": by_source,
+                "selected_sources": tuple(selected),
                 "levels": tuple(values.get("levels", ())),
             }
         )

@@ -63,6 +63,17 @@ def most_informative_field(jobs: pd.DataFrame) -> str:
     )
 
 
+def default_cluster_by(jobs: pd.DataFrame) -> By:
+    """Return what tells clusters apart unless a person says: group, else site, else k-means.
+
+    A field counts where the jobs name more than one value of it.
+    """
+    for name in ("group", "site"):
+        if name in jobs and jobs[name].nunique() > 1:
+            return name
+    return "kmeans"
+
+
 def find_clusters(jobs: pd.DataFrame, values: npt.NDArray[np.float64], by: By | None) -> Clusters:
     """Clusters of ended ``jobs`` with outcomes ``values`` (float64[n]); k-means groups users by what their jobs are like."""
     if by != "kmeans":

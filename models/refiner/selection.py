@@ -19,6 +19,8 @@ Fits = Callable[[Sequence[TrainingRows]], list[CatBoostRefiner | None]]
 
 FEWEST_IN_CLUSTER = 1000
 FEWEST_TO_JUDGE = 50
+MOST_REPORTED = 100
+"""Of clusters without a model of their own only so many, the largest, are reported."""
 WINDOWS = (0.4, 0.6, 0.8)
 """Where the windows of later lessons begin, as shares of all: a refiner fitted on what was known before each is judged on it."""
 MUST_WIN, FEWEST_DUELS = 0.002, 2
@@ -133,7 +135,8 @@ def select_refiners(
                 }
             ]
         )
-    later, trial = lessons.take(lessons.split(*window)[1]), record.cut(trial)
+    later_rows, trial = lessons.split(*window)[1], record.cut(trial)
+    later = lessons.take(later_rows)
     verdict = _verdict(
         GLOBAL,
         count,
@@ -152,7 +155,31 @@ def select_refiners(
         name: _cut(record, other or own)
         for (name, own), other in zip(winners.items(), others, strict=True)
     }
-    return Selection(refiners, trials | winners, [verdict | _told(record), *report], record, final)
+    small = _small_clusters(lessons.take(later_rows), clusters, clusters[later_rows], trial, grid)
+    report = [verdict | _told(record), *report, *small]
+    return Selection(refiners, trials | winners, report, record, final)
+
+
+def _small_clusters(
+    later: TrainingRows,
+    clusters: Array,
+    later_clusters: Array,
+    refiner: CatBoostRefiner,
+    grid: Grid,
+) -> list[dict[str, Any]]:
+    """Report the clusters too small for a model of their own, with the global model's score."""
+    names, counts = np.unique(clusters.astype(str), return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    rows: list[dict[str, Any]] = []
+    for name, jobs in zip(names[order], counts[order], strict=True):
+        if name == GLOBAL or jobs >= FEWEST_IN_CLUSTER or len(rows) == MOST_REPORTED:
+            continue
+        of_cluster = later.take(np.flatnonzero(later_clusters == name))
+        row: dict[str, Any] = {"cluster": str(name), "jobs": int(jobs), "answers": GLOBAL}
+        if len(of_cluster.truth):
+            row[f"crps_{GLOBAL}"] = score(of_cluster, refiner, grid)
+        rows.append(row | {"why": f"fewer than {FEWEST_IN_CLUSTER:,} ended jobs"})
+    return rows
 
 
 def _windows(lessons: TrainingRows) -> Iterator[tuple[tuple[int, int], Array, Array]]:

@@ -6,11 +6,12 @@ person in MLflow's page; one that stands where a move was going was cut short by
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
+
+from filelock import FileLock
 
 from infra.settings import Settings
 from models.releases.versions import Version
@@ -53,12 +54,12 @@ def _arrive(client: Any, wanted: Version, left: Version | None, why: str) -> Non
     client.set_registered_model_tag(wanted.name, CHAMPION_IS, str(wanted.version))
 
 
-def reconcile(client: Any, current: Version, get: Callable[[str], Version]) -> bool:
+def reconcile(client: Any, current: Version, find: Callable[[str], Version | None]) -> bool:
     """Record what is not recorded of the alias standing at ``current``; says whether there was anything."""
     noted = client.get_registered_model(current.name).tags
     if noted.get(CHAMPION_IS) in (None, str(current.version)):
         return False
-    left = get(noted[CHAMPION_IS])
+    left = find(noted[CHAMPION_IS])
     why = current.tags.get("promoted_why", "")
     if noted.get(CHAMPION_BECOMES) != str(current.version):
         why = "the alias was moved by hand"
@@ -112,6 +113,5 @@ def now() -> str:
 @contextmanager
 def lock(settings: Settings) -> Iterator[None]:
     """One mover of the alias at a time on this data folder; the lock dies with its process."""
-    with (settings.folder("mlflow") / "alias.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(settings.folder("mlflow") / "alias.lock"):
         yield

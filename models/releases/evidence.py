@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,9 @@ from models.engine.model_card import ModelCard
 from models.engine.model_set import ModelSet
 from models.evaluation.backtest import Evaluation
 from models.quantities.targets import TARGETS
+from models.refiner.clusters import GLOBAL
 from models.releases import registry
+from models.releases.candidate import CandidateComparison
 from models.releases.comparison import outcomes
 from models.releases.versions import Evidence
 
@@ -26,53 +29,158 @@ MOST_NAMES = 20
 LONGEST_NAME = 40
 
 
-def write_model_card(
-    card: ModelCard, comparison: pd.DataFrame, verdict: str, since: pd.Timestamp | None
-) -> str:
-    """The model card in Markdown: what it predicts, what it was trained on, how it did on later jobs, and what to mind."""
+def version_evidence(
+    model_set: ModelSet, jobs: pd.DataFrame, comparison: CandidateComparison, why: str
+) -> Evidence:
+    """Gather the card, metrics, tables and plots of a version about to be published.
+
+    Args:
+        model_set: What was trained.
+        jobs: The training jobs.
+        comparison: How a candidate did on later jobs.
+        why: Why it was trained.
+    """
+    card, targets = model_set.card, tuple(model_set.targets)
+    shares = importance(model_set)
+    figures = {
+        f"importance-{name}": plot_importance(shares, name)
+        for name in targets
+        if (shares["target"] == name).any()
+    }
+    predictions = comparison.predictions
+    if len(comparison.later):
+        figures |= {
+            f"predicted-{name}": plot_predicted(comparison.later, predictions, name)
+            for name in targets
+        }
+    window = {
+        "trained_from": card.window.first_submission,
+        "trained_until": card.window.last_submission,
+    }
+    validation = {
+        f"{name}.validation.{key}": value
+        for name, metrics in card.metrics.items()
+        for key, value in metrics.items()
+    }
+    clusters = [{"target": name, **row} for name, rows in card.clusters.items() for row in rows]
+    return Evidence(
+        card=write_model_card(card, comparison),
+        metrics=metrics_of(comparison.table) | validation,
+        parameters={
+            "targets": ", ".join(targets),
+            "jobs": card.rows,
+            "sources": ", ".join(card.sources)[:500],
+            "cluster_by": card.cluster_by or "none",
+            **window,
+        },
+        tags={
+            "jobs": str(card.rows),
+            **window,
+            "why_trained": why,
+            "compared": comparison.sentence,
+        },
+        tables={
+            "comparison": comparison.table,
+            "clusters": pd.DataFrame(clusters),
+            "importance": shares,
+        },
+        figures=figures,
+        inputs=jobs.tail(5),
+        outputs=predictions.head(5) if len(predictions) else None,
+    )
+
+
+def write_model_card(card: ModelCard, comparison: CandidateComparison) -> str:
+    """Write the model card in Markdown: targets, training data, errors on later jobs, limits."""
     window = card.window
-    targets = [f"{name} ({TARGETS[name].unit})" for name in card.clusters]
-    histories = ", ".join(card.levels).replace(
-        "+", " + "
-    )  # spaces, for a page to break the line at
+    targets = [f"{name} ({TARGETS[name].unit})" for name in card.targets]
+    # Spaces, for a page to break the line at.
+    histories = ", ".join(card.levels).replace("+", " + ")
+    clusters = f"by {card.cluster_by} and a global one" if card.cluster_by else "one for all jobs"
+    splits = pd.DataFrame(
+        {
+            "source": split.source,
+            "jobs": split.jobs,
+            "new since the champion": split.fresh,
+            "compared on": split.later,
+            "compared after": f"{split.since:%Y-%m-%d %H:%M}" if split.later else "too few jobs",
+        }
+        for split in comparison.splits
+    )
     lines = [
         "# What it predicts",
-        f"{', '.join(targets)} of a job before it runs, as a distribution: best single value, median, mean, ranges.",
+        f"{', '.join(targets)} of a job before it runs, as a distribution: best single value, "
+        "median, mean, ranges.",
         "",
         "# What it was trained on",
-        f"{card.rows:,} jobs of {', '.join(card.sources) or 'an unnamed source'}, "
-        f"submitted {window.first_submission[:16]} to {window.last_submission[:16]} UTC. "
-        f"Histories by {histories}; CatBoost models by {card.cluster_by or 'no clusters: one for all'}.",
+        f"{card.rows:,} jobs of {', '.join(card.sources) or 'an unnamed source'}, submitted "
+        f"{window.first_submission[:16]} to {window.last_submission[:16]} UTC. "
+        f"Histories by {histories}; CatBoost models: {clusters}.",
+        "",
+        _markdown(splits),
         "",
         "# How it did on later jobs",
-        verdict,
+        comparison.sentence,
         "",
     ]
-    if since is not None:
+    if len(comparison.later):
         lines += [
-            f"The comparison was trained on what had ended by {since:%Y-%m-%d %H:%M} UTC and lived through all jobs after it.",
+            "For the comparison a candidate was trained on what had ended by the time in the table "
+            "above, and predicted all later jobs.",
             "",
         ]
-    lines += [_markdown(comparison), "", "# Which model answers for whom"]
+    lines += [_markdown(comparison.table), "", "# Which model answers for which cluster"]
     for name, reports in card.clusters.items():
-        lines += ["", f"**{name}**", "", _markdown(pd.DataFrame(reports).head(MOST_NAMES))]
+        lines += ["", f"**{name}** (errors: CRPS in {TARGETS[name].unit})", ""]
+        lines += [_markdown(cluster_table(reports).head(MOST_NAMES))]
     lines += [
         "",
-        "# What to mind",
-        "It knows only jobs like those above; a prediction for somebody never seen is marked `cold_start` and has a wide range. "
-        "The histories go on learning while it serves, so its live errors may differ from these.",
+        "# Limits",
+        "It knows only jobs like those above; a prediction for a user never seen is marked "
+        "`cold_start` and has a wide range. The histories go on learning while it serves, so its "
+        "live errors may differ from these.",
     ]
     return "\n".join(lines)
 
 
+def cluster_table(reports: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Tabulate which model answers for each cluster, and the errors by which it was chosen."""
+    return pd.DataFrame(
+        {
+            "cluster": row["cluster"],
+            "jobs": row["jobs"],
+            "error of its own model": None if row["cluster"] == GLOBAL else row.get("crps"),
+            "error of the global model": row.get(
+                "crps" if row["cluster"] == GLOBAL else f"crps_{GLOBAL}"
+            ),
+            "error of the histories": row.get("crps_mixture"),
+            "gain": row.get("gain"),
+            "answers": "histories" if row["answers"] == "mixture" else row["answers"],
+            "note": row.get("why"),
+        }
+        for row in reports
+    )
+
+
 def metrics_of(comparison: pd.DataFrame) -> dict[str, float]:
-    """The comparison as metrics of a run: ``walltime.candidate.mae`` and so on, without what is not known."""
-    metrics = {}
+    """Name the comparison's known values as metrics of a run: ``walltime.candidate.mae``, ….
+
+    Where several sources were compared, those of one are ``walltime.candidate.mae.SOURCE``.
+    """
+    metrics: dict[str, float] = {}
     for row in comparison.to_dict("records"):
         for name in ("jobs", "mae", "median_ae", "apa", "coverage_90"):
+            key = f"{row['target']}.{row['predictor']}.{name}"
+            if row["source"] != comparison["source"].iloc[0]:
+                key = f"{key}.{_metric_name(row['source'])}"
             if pd.notna(row[name]):
-                metrics[f"{row['target']}.{row['predictor']}.{name}"] = float(row[name])
+                metrics[key] = float(row[name])
     return metrics
+
+
+def _metric_name(source: str) -> str:
+    """A source's name in the characters that MLflow takes."""
+    return re.sub(r"[^\w.\- /]", "_", source)[:100]
 
 
 def record_evaluation(found: Evaluation, log: str, settings: Settings) -> str:
@@ -164,13 +272,11 @@ def record_classes(
     return registry.log_run(evidence, run_name=f"evaluate classes of {log}", settings=settings)
 
 
-def plot_predicted(
-    jobs: pd.DataFrame, since: pd.Timestamp, answers: pd.DataFrame, target: str
-) -> Figure:
-    """Predicted against actual on the later jobs, both on logarithmic axes, as the density of jobs."""
+def plot_predicted(later: pd.DataFrame, answers: pd.DataFrame, target: str) -> Figure:
+    """Plot predicted against actual on ``later`` jobs, on logarithmic axes, as density."""
     from matplotlib.figure import Figure
 
-    truth = outcomes(jobs, since, target)
+    truth = outcomes(later, target)
     lowest = max(1.0, TARGETS[target].grid.lowest)
     actual, predicted = (
         values.clip(lower=lowest).to_numpy() for values in (truth, answers.loc[truth.index, target])

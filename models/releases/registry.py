@@ -122,6 +122,12 @@ def get(number: int, settings: Settings | None = None) -> Version:
         return _version(client.get_model_version(settings.model_name, str(number)))
 
 
+def find(number: int, settings: Settings | None = None) -> Version | None:
+    """Return the version of a number, None where there is none. Raises RegistryError."""
+    with _mlflow(settings) as (client, settings):
+        return _find(client, settings.model_name, str(number))
+
+
 def versions(settings: Settings | None = None) -> list[Version]:
     """Every version, newest first. Raises RegistryError."""
     with _mlflow(settings) as (client, settings):
@@ -224,7 +230,12 @@ def rollback(*, by: str, why: str, expected: int = -1, settings: Settings | None
             raise OvertakenError(
                 f"{current.label} is champion meanwhile, not version {expected}: nothing is rolled back"
             )
-        wanted = _version(client.get_model_version(settings.model_name, current.tags["replaces"]))
+        wanted = _find(client, settings.model_name, current.tags["replaces"])
+        if wanted is None:
+            raise RegistryError(
+                f"version {current.tags['replaces']}, which {current.label} replaced, is deleted: "
+                "promote another one (gridcast promote)"
+            )
         return _move(client, wanted, current, by=by, why=why, back=True)
 
 
@@ -237,9 +248,7 @@ def reconcile(settings: Settings | None = None) -> Version | None:
         current = _by_alias(client, settings.model_name, CHAMPION)
         if current is not None:
             moves.reconcile(
-                client,
-                current,
-                lambda number: _version(client.get_model_version(settings.model_name, number)),
+                client, current, lambda number: _find(client, settings.model_name, number)
             )
         return _by_alias(client, settings.model_name, CHAMPION)
 
@@ -374,6 +383,17 @@ def _by_alias(client: Any, name: str, alias: str) -> Version | None:
             "RESOURCE_DOES_NOT_EXIST",
             "INVALID_PARAMETER_VALUE",
         ):  # no such model, no such alias
+            return None
+        raise
+
+
+def _find(client: Any, name: str, number: str) -> Version | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _version(client.get_model_version(name, number))
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise
 

@@ -33,6 +33,16 @@ def fetch(version: Version, settings: Settings) -> Path:
     return folder
 
 
+def load_model_set(version: Version, settings: Settings) -> ModelSet:
+    """Return the model set of ``version``, its checksums checked; raises as ``fetch``."""
+    return ModelSet.load(fetch(version, settings))
+
+
+def verify(version: Version, settings: Settings) -> None:
+    """Raise ModelError unless ``version`` loads and answers, tried in a process of its own."""
+    verify_in_subprocess(fetch(version, settings))
+
+
 def verify_in_subprocess(folder: Path) -> None:
     """Load the model set in ``folder`` in a child process and let it predict; raises ModelError where it does not."""
     command = [sys.executable, "-m", "models.releases.verification", str(folder.absolute())]

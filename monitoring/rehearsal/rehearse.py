@@ -1,7 +1,7 @@
 """A rehearsal: live through a log under several policies of retraining, side by side, and see what each is worth.
 
 It calls what the flows call: the test of ``monitoring.decay.detection``, the training of ``models``, the window and the comparison of
-``models.releases.release`` by which a version is promoted. The registry, the store and the service are left out: a log of years is then
+``models.releases.candidate`` by which a version is promoted. The registry, the store and the service are left out: a log of years is then
 lived through in minutes.
 """
 
@@ -19,8 +19,8 @@ from models.baselines.available_history import AvailableHistory, read_history
 from models.engine.training import TrainingError
 from models.quantities.metrics import compare_errors, coverage, time_blocks
 from models.quantities.targets import Target
+from models.releases.candidate import MIN_EVALUATION_JOBS, evaluation_start, is_promotable
 from models.releases.comparison import difference
-from models.releases.release import MIN_EVALUATION_JOBS, evaluation_start, is_promotable
 from monitoring.decay import detection as decay
 from monitoring.decay.delayed_labels import DelayedLabels, largest, make_delayed_labels
 from monitoring.decay.detection import Alarm

@@ -83,9 +83,10 @@ def trained_version(
     Raises RegistryError where there is no such version.
     """
     from jobs.store import read_jobs
-    from models.releases import registry, release
+    from models.releases import registry
+    from models.releases.verification import load_model_set
 
-    model = release.load_model_set(registry.get(number, settings), settings)
+    model = load_model_set(registry.get(number, settings), settings)
     return TrainedVersion(
         model,
         read_jobs(engine, sources=model.card.sources, until=jobs["submitted_at"].min(), ended=True),

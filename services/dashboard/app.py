@@ -236,13 +236,13 @@ class Dashboard:
         return {"sentence": f"{name} of {group} is {value:g} from the next look on"}
 
     async def _promote(self, request: Request) -> Any:
-        from models.releases import release
+        from models.releases import champion
 
         version = (await _body(request)).get("version")
         if not isinstance(version, int):
             raise HTTPError(422, "version must be a number")
         chosen = await asyncio.to_thread(
-            release.promote, version, self.settings, by="the page", why="chosen on the page"
+            champion.promote, version, self.settings, by="the page", why="chosen on the page"
         )
         return {"sentence": f"{chosen.label} is the champion"}
 

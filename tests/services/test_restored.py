@@ -13,7 +13,7 @@ from jobs.schema import OUTCOMES
 from jobs.store import open_store
 from models.engine.model_set import ModelSet
 from models.releases.backup import back_up, restore
-from models.releases.release import load_forecaster
+from models.releases.champion import load_forecaster
 from tests.services.conftest import new_home, publish, running
 
 SAID = (

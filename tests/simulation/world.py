@@ -147,11 +147,12 @@ class World:
     def train(self) -> None:
         """A retraining, as the flow does it."""
         from models.releases.automatic_rollback import roll_back_if_worse, training_lock
-        from models.releases.release import release
+        from models.releases.pipeline import TrainingOptions, TrainingPipeline
 
         with training_lock(self.settings):
             if roll_back_if_worse(self.live.engine, self.settings) is None:
-                release(self.live.engine, self.settings, by="flow retrain")
+                options = TrainingOptions(by="flow retrain")
+                TrainingPipeline(self.live.engine, self.settings, options).run()
 
     def monitor(self) -> None:
         """The hourly look at what was predicted."""
@@ -210,7 +211,7 @@ class World:
     def _check_registry(self) -> None:
         from models.releases import registry
         from models.releases.alias_moves import BY_PERSON_IN_MLFLOW
-        from models.releases.release import load_model_set
+        from models.releases.verification import load_model_set
 
         champion = registry.reconcile(self.settings)
         standing = [one for one in registry.versions(self.settings) if one.state == "champion"]
@@ -248,7 +249,7 @@ class World:
         from jobs.store import read_jobs
         from models.engine.backtest import predict_in_time
         from models.releases import registry
-        from models.releases.release import load_model_set
+        from models.releases.verification import load_model_set
 
         champion = registry.champion(self.settings)
         stored = read_jobs(self.live.engine, ended=True)
@@ -314,13 +315,13 @@ def universe(metrics: Metrics | None = None) -> Iterator[Callable[[int], World]]
     metrics = metrics or make_metrics()
     few = [
         patch(f"models.releases.{name}", FEW)
-        for name in ("release.MIN_EVALUATION_JOBS", "succession.MIN_EVALUATION_JOBS")
+        for name in ("candidate.MIN_EVALUATION_JOBS", "automatic_rollback.MIN_EVALUATION_JOBS")
     ]
     # A child process that tries a version out, and pictures, take seconds and have their own tests; a predictor's memory, which it keeps
     # from being looked through, would not be given back after its world.
     quick = [
         patch("models.releases.verification.verify_in_subprocess"),
-        patch("models.releases.release.plot_predicted", lambda *_: Figure(figsize=(1, 1))),
+        patch("models.releases.evidence.plot_predicted", lambda *_: Figure(figsize=(1, 1))),
     ]
     with TemporaryDirectory(prefix="gridcast-world-") as place, ExitStack() as stack:
         for one in (

@@ -1,15 +1,12 @@
 """What training reports of a version on later jobs is what the evaluation reports of the same jobs."""
 
-from pathlib import Path
-
 import pandas as pd
 import pytest
 
-from infra.settings import Settings
 from jobs.workload import generate
 from models.evaluation.backtest import evaluate
 from models.quantities.targets import TARGETS
-from models.releases.release import judge
+from models.releases.candidate import compare_candidate
 
 WALLTIME = TARGETS["walltime"]
 
@@ -43,10 +40,9 @@ def jobs() -> pd.DataFrame:
 
 
 def test_the_judgement_of_a_candidate_and_the_evaluation_agree_to_the_digit(
-    jobs: pd.DataFrame, tmp_path: Path
+    jobs: pd.DataFrame,
 ) -> None:
-    settings = Settings(home=tmp_path)
-    judgement = judge(jobs, ("walltime",), None, settings)
-    assert judgement.since is not None
-    assert agreeing_rows(jobs, judgement.table, judgement.since) > 1000
-    assert judgement.answers["cluster"].eq("global").any()
+    comparison = compare_candidate(jobs, ("walltime",), None, None)
+    since = comparison.later["submitted_at"].min()
+    assert agreeing_rows(jobs, comparison.table, since) > 1000
+    assert comparison.predictions["cluster"].eq("global").any()

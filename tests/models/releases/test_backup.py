@@ -26,7 +26,7 @@ from jobs.workload import generate
 from models.engine.training import train
 from models.releases import registry
 from models.releases.backup import MANIFEST, BackupError, back_up, restore
-from models.releases.release import load_forecaster
+from models.releases.champion import load_forecaster
 from models.releases.versions import Evidence
 
 MOMENT = pd.Timestamp("2026-02-03 04:05:06.789012", tz="UTC")

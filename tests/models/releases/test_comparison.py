@@ -7,7 +7,7 @@ import pytest
 from jobs.workload import START, generate
 from models.engine.backtest import predict_in_time
 from models.engine.training import train
-from models.releases.comparison import difference, outcomes, table
+from models.releases.comparison import comparison_table, difference, outcomes
 
 SINCE = START + pd.Timedelta(days=8)
 
@@ -48,11 +48,10 @@ def test_jobs_are_asked_about_without_their_outcomes_mattering(jobs, model_set):
 
 
 def test_the_table_has_a_row_for_each_predictor_on_the_same_jobs_by_error(jobs, model_set):
-    rows = table(
-        jobs, SINCE, {"candidate": predict_in_time(model_set, jobs, later(jobs))}, ("walltime",)
-    )
+    answers = {"candidate": predict_in_time(model_set, jobs, later(jobs))}
+    rows = comparison_table(jobs, later(jobs), answers, ("walltime",))
     assert set(rows["predictor"]) == {"candidate", "request", "last-two", "median-10"}
-    assert rows["jobs"].unique().tolist() == [len(outcomes(jobs, SINCE, "walltime"))]
+    assert rows["jobs"].unique().tolist() == [len(outcomes(later(jobs), "walltime"))]
     assert rows["mae"].is_monotonic_increasing
     assert rows.set_index("predictor")["coverage_90"].notna().to_dict() == {
         "candidate": True,
@@ -88,3 +87,25 @@ def test_neighbouring_jobs_that_err_together_widen_the_interval():
     alone = difference(truth, pd.Series(random.exponential(1.0, 2000)), theirs)
     together = difference(truth, pd.Series(np.repeat(random.exponential(1.0, 40), 50)), theirs)
     assert together.high - together.low > 3 * (alone.high - alone.low)
+
+
+def test_each_source_of_several_has_rows_of_its_own_beside_those_of_all(jobs, model_set):
+    mixed = pd.concat([jobs, jobs.assign(source="other", job_id="o" + jobs["job_id"])])
+    mixed = mixed.reset_index(drop=True)
+    answers = {"candidate": predict_in_time(model_set, mixed, later(mixed))}
+    rows = comparison_table(mixed, later(mixed), answers, ("walltime",))
+    assert rows["source"].unique().tolist() == ["all", "generated", "other"]
+    counts = rows.groupby("source")["jobs"].first()
+    assert counts["all"] == counts["generated"] + counts["other"]
+    baselines = rows[rows["predictor"] == "last-two"].set_index("source")["mae"]
+    # A baseline of one source is not moved by the same users' jobs of another.
+    assert baselines["generated"] == baselines["other"]
+
+
+def test_a_source_of_long_jobs_does_not_decide_for_one_of_short_jobs():
+    truth = pd.Series(np.zeros(800))
+    sources = pd.Series(["long", "short"] * 400)
+    theirs = sources.map({"long": 1000.0, "short": 1.0})
+    mine = sources.map({"long": 900.0, "short": 1.5})
+    assert difference(truth, mine, theirs).share == pytest.approx(-0.0994, abs=1e-3)
+    assert difference(truth, mine, theirs, sources=sources).share == pytest.approx(0.2)

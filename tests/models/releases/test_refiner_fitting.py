@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
-from prefect import flow
 
-from flows.fitting import refiner_fitting
 from infra.errors import GridcastError
 from infra.settings import Settings
 from models.quantities.targets import TARGETS
@@ -14,6 +14,7 @@ from models.refiner.boosting import CatBoostRefiner
 from models.refiner.refinement import coarse_bins
 from models.refiner.selection import fit_here, select_refiners
 from models.refiner.training_rows import TrainingRows
+from models.releases.refiner_fitting import refiner_fitting
 
 GRID = TARGETS["walltime"].grid
 COARSE = int(coarse_bins(GRID.bins)[-1]) + 1
@@ -34,15 +35,12 @@ def lessons() -> tuple[TrainingRows, np.ndarray]:
     ).astype(object)
 
 
-@pytest.mark.usefixtures("prefect_server")
 def test_a_scheduler_that_is_not_there_is_one_sentence() -> None:
-    @flow(name="nowhere")
-    def nowhere() -> None:
-        with refiner_fitting(Settings(dask="tcp://127.0.0.1:1"), "site"):
-            pytest.fail("there is nobody to fit anything")
-
-    with pytest.raises(GridcastError, match="no Dask scheduler answers at tcp://127"):
-        nowhere()
+    with (
+        pytest.raises(GridcastError, match="no Dask scheduler answers at tcp://127"),
+        refiner_fitting(Settings(dask="tcp://127.0.0.1:1"), "site"),
+    ):
+        pytest.fail("there is no worker to fit anything")
 
 
 def test_without_clusters_or_with_dask_off_nothing_is_started() -> None:
@@ -52,22 +50,18 @@ def test_without_clusters_or_with_dask_off_nothing_is_started() -> None:
         assert fits is fit_here
 
 
-@pytest.mark.usefixtures("prefect_server")
 def test_clusters_trained_by_dask_are_as_those_trained_in_one_process() -> None:
     told, clusters = lessons()
     at_once: list[int] = []
 
-    @flow(name="train side by side")
-    def by_dask() -> dict[str, CatBoostRefiner]:
-        with refiner_fitting(Settings(), "site") as fits:
+    with refiner_fitting(Settings(), "site") as fits:
 
-            def counted(many: list[TrainingRows]) -> list[CatBoostRefiner | None]:
-                at_once.append(len(many))
-                return fits(many)
+        def counted(batch: Sequence[TrainingRows]) -> list[CatBoostRefiner | None]:
+            at_once.append(len(batch))
+            return fits(batch)
 
-            return select_refiners(told, clusters, GRID, fits=counted).refiners  # type: ignore[arg-type]
-
-    apart, here = by_dask(), select_refiners(told, clusters, GRID).refiners
+        apart = select_refiners(told, clusters, GRID, fits=counted).refiners
+    here = select_refiners(told, clusters, GRID).refiners
     assert max(at_once) >= 3, "the global one and two clusters at once"
     assert set(apart) == set(here) > {"b"}
     for name, refiner in apart.items():

@@ -1,0 +1,88 @@
+"""What is done with the champion: promote a version to it, and let it predict."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from infra.aliases import Progress
+from infra.errors import InputError
+from infra.settings import Settings
+from jobs.store import read_jobs
+from models.engine.backtest import predict_in_time
+from models.engine.forecaster import Forecaster
+from models.releases import registry
+from models.releases.verification import load_model_set, verify
+from models.releases.versions import Version
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+
+def promote(version: int | None, settings: Settings, *, by: str, why: str) -> Version:
+    """Make a version that a person chose champion, if it loads and answers.
+
+    Args:
+        version: Its number; None: the challenger.
+        settings: Whose registry.
+        by: Who promotes.
+        why: The reason, kept with the version.
+
+    Raises:
+        InputError: No challenger waits, or there is no such version.
+        ModelError: The version does not load or answer; the champion stays.
+        RegistryError: MLflow cannot be reached.
+    """
+    if version is None:
+        chosen = registry.challenger(settings)
+        if chosen is None:
+            raise InputError("no challenger waits: name a version (gridcast history shows them)")
+    else:
+        chosen = registry.find(version, settings)
+        if chosen is None:
+            raise InputError(
+                f"there is no version {version}: gridcast history shows which there are"
+            )
+    verify(chosen, settings)
+    return registry.promote(chosen.version, by=by, why=why, settings=settings)
+
+
+def predict_jobs(
+    engine: Engine,
+    settings: Settings,
+    jobs: pd.DataFrame,
+    quantiles: tuple[float, ...] = (),
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Predict ``jobs`` with the champion, by the histories as they were at each submission.
+
+    Args:
+        engine: The store, whose ended jobs make the histories.
+        settings: Whose champion; without one the histories alone predict.
+        jobs: The jobs, whose outcomes are not read.
+        quantiles: Quantiles to add.
+        progress: Told of the progress.
+
+    Returns:
+        The rows of ``Forecaster.predict`` under the index of ``jobs``, with the version's label
+        and ``in_training``: whether the job was submitted before the latest outcome of its source
+        in the champion's training, so that the prediction is no measure of the champion.
+    """
+    champion = registry.champion(settings)
+    model_set = load_model_set(champion, settings) if champion else None
+    history = read_jobs(engine, until=jobs["submitted_at"].max(), ended=True)
+    answers = predict_in_time(model_set, history, jobs, quantiles, progress).loc[jobs.index]
+    if champion is None or model_set is None:
+        return answers.assign(in_training=False)
+    until = jobs["source"].map(model_set.card.trained_until)
+    in_training = jobs["submitted_at"] <= pd.to_datetime(until, utc=True)
+    return answers.assign(model_version=champion.label, in_training=in_training.to_numpy())
+
+
+def load_forecaster(engine: Engine, settings: Settings) -> Forecaster:
+    """Return the champion's forecaster (or the bare histories) with all that has ended learned."""
+    champion = registry.champion(settings)
+    forecaster = Forecaster(load_model_set(champion, settings) if champion else None)
+    forecaster.learn(read_jobs(engine, ended=True))
+    return forecaster

@@ -1,0 +1,318 @@
+"""The training pipeline: from stored jobs to a version that serves, as one list of steps.
+
+``gridcast train``, the flow ``train`` and the flow ``retrain`` run the same steps. Each can be
+repeated: what was published stays, and the alias moves only in the last step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from infra.aliases import Progress
+from infra.settings import Settings
+from jobs.store import add_measurements, count_jobs, read_jobs
+from models.engine.model_set import ModelSet
+from models.engine.training import TrainingError, find_target, train
+from models.quantities.classes import parse_thresholds
+from models.refiner.clusters import By, default_cluster_by
+from models.refiner.selection import Fits, fit_here
+from models.releases import registry
+from models.releases.alias_moves import BY_TRAIN_COMMAND
+from models.releases.candidate import CandidateComparison, compare_candidate
+from models.releases.evidence import version_evidence
+from models.releases.refiner_fitting import refiner_fitting
+from models.releases.registry import OvertakenError
+from models.releases.verification import load_model_set
+from models.releases.versions import Version
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+ClusterBy = By | Literal["none"]
+RunStep = Callable[[str, Callable[[], None]], None]
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What to train.
+
+    Attributes:
+        targets: Predicted quantities, the most important first; empty: the champion's, or walltime.
+        cluster_by: What tells clusters apart, "none" for one model of all jobs; None: the
+            champion's, or what ``default_cluster_by`` finds in the jobs.
+        sources: The sources to train on; empty: the champion's selection, or all that are stored.
+        why: The reason, kept with the version.
+        by: Who trains, kept with a promotion.
+        only_if_comparable: Stop where too few jobs are new to compare with the champion.
+    """
+
+    targets: Sequence[str] = ()
+    cluster_by: ClusterBy | None = None
+    sources: Sequence[str] = ()
+    why: str = "asked for"
+    by: str = BY_TRAIN_COMMAND
+    only_if_comparable: bool = False
+
+
+@dataclass(frozen=True)
+class Release:
+    """The published version, whether it was promoted, why or why not, and its comparison."""
+
+    version: Version
+    promoted: bool
+    why: str
+    comparison: CandidateComparison
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The comparison on later jobs, a row a source, target and predictor."""
+        return self.comparison.table.to_dict("records")  # type: ignore[return-value]
+
+    @property
+    def source_rows(self) -> list[dict[str, Any]]:
+        """What was trained and compared on, a row a source."""
+        return [
+            {
+                "source": split.source,
+                "jobs": split.jobs,
+                "new_jobs": split.fresh,
+                "compared_on": split.later,
+                "mae_against_champion": found.share
+                if (found := self.comparison.by_source.get(split.source))
+                else None,
+            }
+            for split in self.comparison.splits
+        ]
+
+
+class TrainingPipeline:
+    """One training: its options, and what its steps hand on to each other.
+
+    Raises TrainingError where there is nothing to train on, RegistryError or ModelError where the
+    champion cannot be read, StoreError where the store cannot.
+    """
+
+    champion: tuple[Version, ModelSet] | None
+    jobs: pd.DataFrame
+    cluster_by: By | None
+    comparison: CandidateComparison
+    model_set: ModelSet
+    version: Version
+    release: Release | None = None
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        options: TrainingOptions | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.engine, self.settings, self.progress = engine, settings, progress
+        self.options = options or TrainingOptions()
+        self.fits: Fits = fit_here
+        self.workers = ExitStack()
+        self.is_stopped = False
+
+    @property
+    def steps(self) -> tuple[tuple[str, Callable[[], None]], ...]:
+        """The steps in their order, by title."""
+        return (
+            ("read the champion", self.read_champion),
+            ("read the jobs", self.read_jobs),
+            ("compare on later jobs", self.compare),
+            ("train on all jobs", self.fit),
+            ("publish", self.publish),
+            ("decide", self.decide),
+        )
+
+    def run(self, run_step: RunStep = lambda _title, step: step()) -> Release | None:
+        """Run the steps, each by ``run_step``; None where ``only_if_comparable`` stopped it."""
+        with self.workers:
+            for title, step in self.steps:
+                run_step(title, step)
+                if self.is_stopped:
+                    break
+        return self.release
+
+    def read_champion(self) -> None:
+        """Read the champion, and take from it what the options leave open."""
+        version = registry.reconcile(self.settings)
+        self.champion = (version, load_model_set(version, self.settings)) if version else None
+        self.options = complete_options(self.options, self.champion[1] if self.champion else None)
+
+    def read_jobs(self) -> None:
+        """Read the jobs that have ended, find what tells clusters apart, and who fits these."""
+        sources = tuple(self.options.sources) or self._sources_of_champion()
+        self.jobs = training_jobs(self.engine, self.options.targets, sources)
+        self.options = replace(self.options, sources=sources)
+        chosen = self.options.cluster_by or default_cluster_by(self.jobs)
+        self.cluster_by = None if chosen == "none" else chosen
+        self.fits = self.workers.enter_context(refiner_fitting(self.settings, self.cluster_by))
+
+    def _sources_of_champion(self) -> tuple[str, ...]:
+        """The sources that the champion was told to train on, of those that are still stored."""
+        chosen = self.champion[1].card.selected_sources if self.champion else ()
+        stored = set(count_jobs(self.engine)["source"]) if chosen else set()
+        return tuple(source for source in chosen if source in stored)
+
+    def compare(self) -> None:
+        """Train on the earlier jobs and compare on the later ones."""
+        self.comparison = compare_candidate(
+            self.jobs,
+            tuple(self.options.targets),
+            self.cluster_by,
+            self.champion,
+            self.progress,
+            self.fits,
+        )
+        self.is_stopped = (
+            self.options.only_if_comparable
+            and self.champion is not None
+            and self.comparison.better is None
+        )
+
+    def fit(self) -> None:
+        """Train on all jobs."""
+        model_set = train(
+            self.jobs,
+            targets=tuple(self.options.targets),
+            cluster_by=self.cluster_by,
+            thresholds=parse_thresholds(self.settings.thresholds),
+            progress=self.progress,
+            fits=self.fits,
+        )
+        card = replace(model_set.card, selected_sources=tuple(self.options.sources))
+        self.model_set = replace(model_set, card=card)
+
+    def publish(self) -> None:
+        """Register the model set with its evidence, and store the comparison's measurements."""
+        evidence = version_evidence(self.model_set, self.jobs, self.comparison, self.options.why)
+        with TemporaryDirectory(dir=self.settings.folder("tmp")) as folder:
+            self.model_set.save(Path(folder) / "set")
+            self.version = registry.publish(
+                Path(folder) / "set",
+                evidence,
+                run_name=f"train {datetime.now(UTC):%Y-%m-%d %H:%M}",
+                settings=self.settings,
+            )
+        store_comparison(self.engine, self.version, self.comparison)
+
+    def decide(self) -> None:
+        """Promote, refuse, or leave it to a person."""
+        self.release = decide(self.version, self.comparison, self.settings, by=self.options.by)
+
+
+def complete_options(options: TrainingOptions, champion: ModelSet | None) -> TrainingOptions:
+    """Fill in what ``options`` leave open: as the champion was trained; without one, walltime."""
+    if champion is None:
+        return replace(options, targets=tuple(options.targets) or ("walltime",))
+    card = champion.card
+    # A card before version 2 says nothing of clusters where there were none: nobody had chosen.
+    by_champion: ClusterBy | None = card.cluster_by or ("none" if card.card_version > 1 else None)
+    return replace(
+        options,
+        targets=tuple(options.targets) or card.targets or ("walltime",),
+        cluster_by=options.cluster_by or by_champion,
+    )
+
+
+def training_jobs(
+    engine: Engine, targets: Sequence[str], sources: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Read the stored jobs that have ended; raises TrainingError where they teach nothing.
+
+    Args:
+        engine: The store.
+        targets: What is to be predicted; each must be known of some job.
+        sources: Only these sources; empty: all that are stored.
+    """
+    counts = count_jobs(engine).set_index("source")
+    if counts.empty:
+        raise TrainingError("nothing is stored: ingest a log first (gridcast ingest FILE)")
+    if missing := [source for source in sources if source not in counts.index]:
+        raise TrainingError(
+            f"no source called {', '.join(missing)} is stored; there are "
+            f"{', '.join(counts.index)} (gridcast jobs counts their jobs)"
+        )
+    chosen = counts.loc[list(sources)] if sources else counts
+    if not chosen["ended"].sum():
+        raise TrainingError(
+            f"none of the {chosen['jobs'].sum():,} stored jobs has ended: a training needs jobs "
+            "with their outcomes (gridcast ingest FILE)"
+        )
+    jobs = read_jobs(engine, sources=sources or None, ended=True)
+    for name in targets:
+        if not np.isfinite(find_target(name).value(jobs)).any():
+            raise TrainingError(
+                f"none of the {len(jobs):,} jobs that have ended reports what {name} is: "
+                "there is nothing to train on"
+            )
+    return jobs
+
+
+def decide(
+    version: Version, comparison: CandidateComparison, settings: Settings, *, by: str
+) -> Release:
+    """Promote the first version and a better one, refuse a worse one, else ask a person.
+
+    Args:
+        version: The published candidate.
+        comparison: How it did beside the champion.
+        settings: Whose registry, and whether promotion asks first.
+        by: Who promotes.
+    """
+    champion = comparison.champion
+    if champion and comparison.better is False:
+        registry.mark_refused(version, why=comparison.sentence, settings=settings)
+        refused = registry.get(version.version, settings)
+        return Release(refused, False, f"refused: {comparison.sentence}", comparison)
+    pinned = registry.pinned(settings)
+    if champion and (comparison.better is None or settings.promotion == "ask" or pinned):
+        registry.set_challenger(version, settings)
+        why = f"waits for a person: {f'{pinned}. ' if pinned else ''}{comparison.sentence}"
+        return Release(registry.get(version.version, settings), False, why, comparison)
+    why = comparison.sentence if champion else "the first version"
+    expected = champion.version if champion else None
+    try:
+        promoted = registry.promote(
+            version.version, by=by, why=why, expected=expected, settings=settings
+        )
+    except OvertakenError as error:
+        registry.reconcile(settings)  # a person may have moved the alias meanwhile
+        return Release(registry.get(version.version, settings), False, str(error), comparison)
+    return Release(promoted, True, why, comparison)
+
+
+def store_comparison(engine: Engine, version: Version, comparison: CandidateComparison) -> None:
+    """Store the comparison as measurements, of which trends are read.
+
+    Their kind is ``evaluation``, their segment the version and predictor, with the source where
+    several were compared.
+    """
+    measured = comparison.table.melt(
+        ["source", "target", "predictor"], ["mae", "median_ae", "apa", "coverage_90"], "metric"
+    ).dropna()
+    if measured.empty:
+        return
+    first = comparison.table["source"].iloc[0]
+    suffix = (" of " + measured["source"]).where(measured["source"] != first, "")
+    frame = pd.DataFrame(
+        {
+            "measured_at": pd.Timestamp(version.created_at),
+            "kind": "evaluation",
+            "name": measured["target"] + " " + measured["metric"],
+            "segment": version.label + " " + measured["predictor"] + suffix,
+            "value": measured["value"].astype(float),
+        }
+    )
+    with engine.begin() as connection:
+        add_measurements(connection, frame)

@@ -1,0 +1,76 @@
+"""Where the refiners of clusters are fitted: in this process, or side by side by Dask's workers."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from infra.errors import GridcastError
+from infra.settings import Settings
+from models.refiner.boosting import CatBoostRefiner, fit_refiner
+from models.refiner.clusters import By
+from models.refiner.selection import Fits, fit_here
+from models.refiner.training_rows import TrainingRows
+
+LOCAL, OFF = "local", "off"
+CONNECT_SECONDS = 10
+
+
+@contextmanager
+def refiner_fitting(settings: Settings, cluster_by: By | None) -> Iterator[Fits]:
+    """Yield what fits refiners: without clusters, or with Dask off, one after the other here.
+
+    Else Dask's workers fit them side by side; local ones start with the first batch that has
+    several, and end with the block. Raises GridcastError when the scheduler of ``settings.dask``
+    cannot be reached.
+    """
+    if cluster_by is None or settings.dask == OFF:
+        yield fit_here
+        return
+    with ExitStack() as stack:
+        clients: list[Any] = []
+
+        def client() -> Any:
+            if not clients:
+                clients.append(_connect(settings.dask, stack))
+            return clients[0]
+
+        if settings.dask != LOCAL:
+            client()
+
+        def fit_side_by_side(batch: Sequence[TrainingRows]) -> list[CatBoostRefiner | None]:
+            if len(batch) < 2:
+                return fit_here(batch)
+            dask = client()
+            # The longest first, so that no worker waits for it at the end.
+            order = sorted(range(len(batch)), key=lambda row: -len(batch[row].truth))
+            futures = {row: dask.submit(fit_refiner, batch[row], pure=False) for row in order}
+            return [futures[row].result() for row in range(len(batch))]
+
+        yield fit_side_by_side
+
+
+def _connect(address: str, stack: ExitStack) -> Any:
+    import distributed
+
+    dask: Any = distributed
+
+    try:
+        if address == LOCAL:
+            # No page of Dask's own, and no port beyond this machine.
+            cluster = dask.LocalCluster(
+                n_workers=os.cpu_count(),
+                threads_per_worker=1,
+                host="127.0.0.1",
+                dashboard_address=None,
+                silence_logs=logging.ERROR,
+            )
+            return stack.enter_context(dask.Client(stack.enter_context(cluster)))
+        return stack.enter_context(dask.Client(address, timeout=CONNECT_SECONDS))
+    except (OSError, ValueError) as error:
+        raise GridcastError(
+            f"no Dask scheduler answers at {address} (GRIDCAST_DASK): {error}"
+        ) from error

@@ -1,0 +1,212 @@
+"""The training pipeline: its options, its steps, and how it compares sources of their own times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from infra.settings import Settings
+from jobs.store import add_jobs, open_store
+from jobs.workload import generate
+from models.engine.model_set import ModelSet
+from models.engine.training import TrainingError, train
+from models.releases import candidate, registry
+from models.releases.candidate import split_sources
+from models.releases.pipeline import (
+    Release,
+    TrainingOptions,
+    TrainingPipeline,
+    complete_options,
+)
+from models.releases.verification import load_model_set
+from models.releases.versions import Evidence
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path, dask="off")
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Any]:
+    engine = open_store(settings.store_url)
+    yield engine
+    engine.dispose()
+
+
+def fill(store: Any, *frames: pd.DataFrame) -> None:
+    with store.begin() as connection:
+        for frame in frames:
+            add_jobs(connection, frame)
+
+
+def run(store: Any, settings: Settings, **options: Any) -> Release:
+    release = TrainingPipeline(store, settings, TrainingOptions(**options)).run()
+    assert release
+    return release
+
+
+def publish(model_set: ModelSet, settings: Settings) -> None:
+    folder = settings.folder("tmp") / "set"
+    model_set.save(folder)
+    version = registry.publish(folder, Evidence(card="a champion"), settings=settings)
+    registry.promote(version.version, by="flow train", why="a test", settings=settings)
+
+
+def test_a_training_is_as_the_champions_and_no_version_serves_by_itself_that_foresees_less(
+    settings: Settings, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = generate(1600, 8, 5, sites=3, users=8).jobs
+    nothing = complete_options(TrainingOptions(), None)
+    assert (nothing.targets, nothing.cluster_by) == (("walltime",), None)
+    champion = train(jobs.iloc[:900], targets=("walltime", "peak_memory"), cluster_by="group")
+    publish(champion, settings)
+
+    def completed(**options: Any) -> tuple[Any, Any]:
+        done = complete_options(TrainingOptions(**options), champion)
+        return done.targets, done.cluster_by
+
+    assert completed() == (("walltime", "peak_memory"), "group")
+    assert completed(targets=["cpu_time"]) == (("cpu_time",), "group")
+    assert completed(cluster_by="site") == (("walltime", "peak_memory"), "site")
+
+    fill(store, jobs)
+    monkeypatch.setattr(candidate, "is_promotable", lambda found: True)
+    less = run(store, settings, targets=["walltime"])
+    assert not less.promoted and "does not predict peak_memory, which" in less.why
+    as_much = run(store, settings)
+    assert as_much.promoted and {row["target"] for row in as_much.rows} == {
+        "walltime",
+        "peak_memory",
+    }
+
+
+def test_clusters_are_found_from_the_fields_of_the_jobs_unless_none_are_wanted(
+    settings: Settings, store: Any
+) -> None:
+    jobs = generate(1500, 8, 5, sites=3, users=8).jobs
+    fill(store, jobs.assign(group=None))
+    by_site = load_model_set(run(store, settings).version, settings).card
+    assert by_site.cluster_by == "site"
+    reports = by_site.clusters["walltime"]
+    assert {row["cluster"] for row in reports} == {"global", *("site " + jobs["site"].unique())}
+    assert all(row["answers"] and ("crps" in row or "why" in row) for row in reports)
+    assert all("crps_global" in row for row in reports[1:])
+
+    one_model = run(store, settings, cluster_by="none")
+    assert load_model_set(one_model.version, settings).card.cluster_by is None
+    card = one_model.version.card
+    assert "CatBoost models: one for all jobs" in card
+    # A champion without clusters by choice is followed; one that predates the choice is not.
+    chosen = load_model_set(one_model.version, settings)
+    assert complete_options(TrainingOptions(), chosen).cluster_by == "none"
+
+
+def test_sources_of_different_years_are_compared_each_on_its_own_later_jobs(
+    settings: Settings, store: Any
+) -> None:
+    old = generate(1300, 8, 5).jobs.assign(source="old")
+    for name in ("submitted_at", "started_at", "ended_at"):
+        old[name] -= pd.Timedelta(days=3000)
+    fill(store, old, generate(1600, 8, 6).jobs.assign(source="new"))
+    release = run(store, settings, cluster_by="none")
+    compared = {row["source"]: row["compared_on"] for row in release.source_rows}
+    assert min(compared.values()) >= 200
+    card = load_model_set(release.version, settings).card
+    assert {name: data.jobs for name, data in card.by_source.items()} == {
+        row["source"]: row["jobs"] for row in release.source_rows
+    }
+    assert {row["source"] for row in release.rows} == {"all", "old", "new"}
+    assert "| old |" in release.version.card and "| new |" in release.version.card
+
+
+def test_a_source_that_got_worse_blocks_the_promotion(
+    settings: Settings, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the second source the jobs before the comparison are other jobs' outcomes."""
+    good, bad = (
+        generate(2600, 16, seed).jobs.assign(source=name) for name, seed in (("a", 5), ("b", 6))
+    )
+    cut = good["ended_at"].quantile(0.5)
+    publish(train(pd.concat([jobs[jobs["ended_at"] <= cut] for jobs in (good, bad)])), settings)
+    spoiled = bad.copy()
+    fresh = (spoiled["submitted_at"] > cut).to_numpy().nonzero()[0]
+    half = fresh[: len(fresh) // 2]
+    spoiled.loc[half, "walltime"] = spoiled.loc[half, "walltime"] * 300
+    fill(store, good, spoiled)
+    monkeypatch.setattr(candidate, "is_promotable", lambda found: True)
+    release = run(store, settings, cluster_by="none")
+    assert not release.promoted
+    assert release.comparison.better is False
+    assert "It is worse on b." in release.why
+    assert release.comparison.by_source["b"].low > 0
+
+
+def test_jobs_of_another_source_are_no_news_to_a_champion_trained_on_one(
+    settings: Settings,
+) -> None:
+    mine = generate(1500, 8, 5).jobs.assign(source="mine")
+    others = generate(1500, 8, 6).jobs.assign(source="theirs")
+    for name in ("submitted_at", "started_at", "ended_at"):
+        others[name] += pd.Timedelta(days=100)
+    champion = train(mine)
+    splits, _, _, later = split_sources(pd.concat([mine, others], ignore_index=True), champion)
+    by_name = {split.source: split for split in splits}
+    assert (by_name["mine"].fresh, by_name["mine"].later) == (0, 0)
+    assert set(later["source"]) == {"theirs"}
+
+
+def test_a_retraining_stops_before_it_trains_where_nothing_is_new(
+    settings: Settings, store: Any
+) -> None:
+    fill(store, generate(1500, 8, 5).jobs)
+    first = run(store, settings)
+    again = TrainingPipeline(store, settings, TrainingOptions(only_if_comparable=True))
+    assert again.run() is None
+    assert again.comparison.sentence.startswith(
+        f"Nothing to compare by: only 0 jobs that ended were submitted since {first.version.label}"
+    )
+    assert len(registry.versions(settings)) == 1
+
+
+def test_a_store_that_teaches_nothing_is_refused_in_one_sentence(
+    settings: Settings, store: Any
+) -> None:
+    def refusal(**options: Any) -> str:
+        with pytest.raises(TrainingError) as error:
+            run(store, settings, **options)
+        return str(error.value)
+
+    assert refusal().startswith("nothing is stored: ingest a log first")
+    jobs = generate(300, 4, 5).jobs
+    waiting = jobs.assign(started_at=pd.NaT, ended_at=pd.NaT, walltime=None, cpu_time=None)
+    fill(store, waiting)
+    assert refusal().startswith("none of the 300 stored jobs has ended")
+    assert refusal(sources=["nobody"]).startswith(
+        "no source called nobody is stored; there are generated (gridcast jobs"
+    )
+    fill(store, jobs.assign(source="blank", walltime=None, cpu_time=None, started_at=pd.NaT))
+    assert refusal(sources=["blank"]).startswith(
+        "none of the 300 jobs that have ended reports what walltime is"
+    )
+
+
+def test_a_dropped_source_does_not_stop_the_trainings_of_a_champion_that_was_trained_on_it(
+    settings: Settings, store: Any
+) -> None:
+    from sqlalchemy import text
+
+    fill(store, *(generate(1500, 8, 5).jobs.assign(source=name) for name in ("a", "b")))
+    chosen = run(store, settings, sources=["a"])
+    assert load_model_set(chosen.version, settings).card.selected_sources == ("a",)
+    pipeline = TrainingPipeline(store, settings, TrainingOptions(only_if_comparable=True))
+    assert pipeline.run() is None and set(pipeline.jobs["source"]) == {"a"}
+    with store.begin() as connection:
+        connection.execute(text("delete from jobs where source = 'a'"))
+    pipeline = TrainingPipeline(store, settings, TrainingOptions(only_if_comparable=True))
+    pipeline.run()
+    assert set(pipeline.jobs["source"]) == {"b"}
