@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,12 @@ from infra.settings import Settings, prepare_environment
 from jobs.ingest import IngestResult, ReadArguments, ingest_files, read_arguments
 from jobs.store import open_store
 
-SETTLED = 60.0
-"""Seconds for which a file of the inbox must not have changed: until then somebody may still be writing it."""
+SETTLE_SECONDS = 60.0
+"""A file of the inbox is read when it has not changed for so long: it may be still being written."""
 
 
 def run_name() -> str:
-    """What is read, as an operator knows it."""
+    """Name the run after the files that it reads."""
     files = runtime.flow_run.parameters.get("files")
     return (
         f"ingest: {', '.join(Path(name).name for name in files)}" if files else "ingest: the inbox"
@@ -41,52 +42,70 @@ def ingest(
     map_file: str | None = None,
     timezone: str = "UTC",
 ) -> Any:
-    """Read ``files`` into the store, or what lies in the inbox of the data folder, which is moved to done or refused.
+    """Read ``files`` into the store; without any, the inbox, whose files move to done or refused.
 
-    The others are the options of ``gridcast ingest``: a deployment's parameters, on Prefect's page, say how its inbox is read.
-    Reading a file again changes nothing. Fails at the end, when all others are stored, if a file could not be read.
+    Reading a file again changes nothing. The run fails at the end, when all others are stored, if
+    a file could not be read.
+
+    Args:
+        files: Paths of logs; default: the inbox of the data folder.
+        log_format: Format; default: recognised from each file.
+        source: Name of the system; default: what the file says, or its name.
+        mapping: Columns of a table as ``gridcast ingest --map`` takes them.
+        map_file: A TOML file of these.
+        timezone: Zone of times that carry none.
     """
     settings = prepare_environment()
-    how = read_arguments(log_format, mapping, map_file, timezone)
-    waiting = inbox(settings) if files is None else [Path(name) for name in files]
+    arguments = read_arguments(log_format, mapping, map_file, timezone)
+    waiting = inbox_files(settings) if files is None else [Path(name) for name in files]
     if not waiting:
         return Completed(message=f"no file waits in {settings.folder('inbox')}")
-    results = [read(path, source, how) for path in waiting]
-    rows = [
-        {name: value for name, value in one.row().items() if name != "notes"}
-        | {"error": one.error or ""}
-        for one in results
-    ]
+    results = [read(path, source, arguments) for path in waiting]
+    rows = []
+    for result in results:
+        row = {name: value for name, value in result.row().items() if name != "notes"}
+        rows.append(row | {"error": result.error or ""})
     create_table_artifact(
         rows,
         key="ingest",
-        description="What became of each file; `gridcast rejects` shows the refused records.",
+        description="What was stored of each file; `gridcast rejects` shows the refused records.",
     )
     if files is None:
-        for one in results:
-            one.file.replace(
-                settings.folder("inbox/refused" if one.error else "inbox/done") / one.file.name
-            )
-    errors = [one.error for one in results if one.error]
+        for result in results:
+            folder = settings.folder("inbox/refused" if result.error else "inbox/done")
+            result.file.replace(free_path(folder, result.file.name))
+    errors = [result.error for result in results if result.error]
     if errors:
         raise InputError("; ".join(errors))
     return rows
 
 
 @task(task_run_name="read {path.name}", **TASK_OPTIONS)
-def read(path: Path, source: str | None, how: ReadArguments) -> IngestResult:
+def read(path: Path, source: str | None, arguments: ReadArguments) -> IngestResult:
     """Read one file."""
-    return ingest_files(open_store(prepare_environment().store_url), [path], source=source, **how)[
-        0
-    ]
+    engine = open_store(prepare_environment().store_url)
+    return ingest_files(engine, [path], source=source, **arguments)[0]
 
 
-def inbox(settings: Settings) -> list[Path]:
-    """The files of the inbox that nobody is writing any more, by name."""
+def inbox_files(settings: Settings) -> list[Path]:
+    """List the files of the inbox that are no longer being written, by name."""
     now = time.time()
     files = [
         path
         for path in settings.folder("inbox").iterdir()
         if path.is_file() and not path.name.startswith(".")
     ]
-    return sorted(path for path in files if now - path.stat().st_mtime >= SETTLED)
+    return sorted(path for path in files if now - path.stat().st_mtime >= SETTLE_SECONDS)
+
+
+def free_path(folder: Path, name: str) -> Path:
+    """Return a path in ``folder`` that overwrites nothing: ``log.csv``, else ``log-2.csv``, ….
+
+    >>> free_path(Path("/nowhere"), "log.csv.gz").name
+    'log.csv.gz'
+    """
+    stem, dot, suffixes = name.partition(".")
+    names = (f"{stem}-{number}{dot}{suffixes}" for number in itertools.count(2))
+    return next(
+        folder / free for free in itertools.chain((name,), names) if not (folder / free).exists()
+    )
