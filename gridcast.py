@@ -9,8 +9,17 @@ import sys
 
 import typer
 
-from commands import care, logs, predicting, replaying, running, site, versions
-from commands import evaluation as judging
+from commands import (
+    care,
+    evaluation,
+    logs,
+    predicting,
+    replaying,
+    running,
+    site,
+    versions,
+    watching,
+)
 from commands.tables import print_error
 from infra.errors import GridcastError
 from infra.settings import prepare_environment
@@ -37,11 +46,16 @@ app.command()(versions.unpin)
 app.command()(versions.history)
 app.command()(predicting.predict)
 app.command()(predicting.rank)
-app.command()(judging.monitor)
-app.command()(judging.evaluate)
+app.command()(watching.monitor)
+app.command(cls=evaluation.EvaluateCommand)(evaluation.evaluate)
+app.command(name="evaluate-allocation")(evaluation.evaluate_allocation)
+app.command(name="evaluate-classes")(evaluation.evaluate_classes)
+app.command(name="evaluate-tasks")(evaluation.evaluate_tasks)
+app.command(name="evaluate-transfers")(evaluation.evaluate_transfers)
+app.command(name="evaluate-waits")(evaluation.evaluate_waits)
 app.command()(replaying.replay)
 app.command(name="replay-grid")(replaying.replay_grid)
-app.command()(judging.rehearse)
+app.command()(watching.rehearse)
 app.command()(running.serve)
 app.command()(running.dashboard)
 app.command()(running.up)

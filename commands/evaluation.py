@@ -1,365 +1,284 @@
-"""Commands that judge: predictions, memory set aside, scheduling, retraining, drift."""
+"""Commands that backtest a log: predictions of jobs, transfers, waits and tasks; memory; classes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
-from commands.inputs import Json, LogFormat, MapFile, Mapping, Timezone, load_jobs, store
-from commands.tables import err, print_note, progress_bar, show_rows, to_records
-from infra.errors import GridcastError, InputError
-from infra.settings import Settings, prepare_environment
+from commands.inputs import Json, Kind, LogName, load_jobs, reads_log
+from commands.tables import print_note, progress_bar, show_rows
+from infra.errors import InputError
+from infra.settings import prepare_environment
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from models.evaluation.backtest import Evaluation
+    from jobs.ingest import ReadArguments
+    from models.quantities.targets import Target
 
-MOST_ROWS = 20
+MAX_ROWS = 20
 """Of a hundred baselines people are shown the best; --json and MLflow have all."""
+SCORES = (
+    "mae", "median_ae", "median_ape", "rmse", "r2", "r2_log", "mape", "apa", "under", "pinball",
+    "crps", "coverage_90", "width_90",
+)  # fmt: skip
+WAIT_SCORES = (
+    "mae", "median_ae", "apa", "crps", "coverage_90", "width_90", "upper_95", "upper_95_holds",
+)  # fmt: skip
+WarmUp = Annotated[float, typer.Option(help="Share of the log that is only learned from.")]
+Predictors = Annotated[list[str] | None, typer.Option(help="Only these rows; repeat.")]
+At = Annotated[Literal["submission", "start"], typer.Option(help="When each job is predicted.")]
+InputKnown = Annotated[
+    bool,
+    typer.Option(
+        "--input-known",
+        help="Take what a job read as the size of its input, known beforehand.",
+    ),
+]
+MOVED_OPTIONS = {
+    "--allocation": "evaluate-allocation [LOG]",
+    "--price": "evaluate-allocation [LOG] --price",
+    "--classes": "evaluate-classes [LOG]",
+    "--tasks": "evaluate-tasks [LOG]",
+    "--transfers": "evaluate-transfers [LOG]",
+    "--measurements": "evaluate-transfers [LOG] --measurements",
+    "--measured-by": "evaluate-transfers [LOG] --measured-by",
+    "--waits": "evaluate-waits [LOG]",
+}
+"""Options of ``evaluate`` that became commands of their own; they are named for one release."""
 
 
+class EvaluateCommand(TyperCommand):
+    """``evaluate``, which names the command that an option of before became."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; raises InputError for an option that moved."""
+        options = [argument.partition("=")[0] for argument in args]
+        for option, command in MOVED_OPTIONS.items():
+            if option in options:
+                raise InputError(f"evaluate {option} is now: gridcast {command}")
+        return super().parse_args(ctx, args)
+
+
+@reads_log
 def evaluate(
-    log: Annotated[
-        str | None,
-        typer.Argument(
-            help="A log file, or the name of a stored source; default: all that is stored."
-        ),
-    ] = None,
+    log: LogName = None,
     target: Annotated[
         str,
         typer.Option(help="walltime, peak_memory, cpu_time, io, memory_per_core, cpu_per_core …"),
     ] = "walltime",
-    transfers: Annotated[
-        str | None,
-        typer.Option(help="A log of file transfers, or a stored source: how long each takes."),
-    ] = None,
-    waits: Annotated[
-        str | None,
-        typer.Option(help="A log of jobs, or a stored source: how long each waits in its queue."),
-    ] = None,
+    warm_up: WarmUp = 0.1,
+    predictor: Predictors = None,
+    at: At = "submission",
+    input_known: InputKnown = False,
+    as_json: Json = False,
+    *,
+    arguments: ReadArguments,
+) -> None:
+    """Backtest a log of jobs against every baseline; logged to MLflow with plots."""
+    from models.engine.training import find_target
+
+    if target == "wait":
+        raise InputError("waits have a command of their own: gridcast evaluate-waits")
+    if target == "transfer_time":
+        raise InputError("transfers have a command of their own: gridcast evaluate-transfers")
+    if target in ("io", "io_per_core") and input_known:
+        raise InputError(f"--input-known tells what a job read, which {target} counts: omit it")
+    jobs = _load(log, arguments, targets=(target,), at=at, input_known=input_known)
+    _backtest(jobs, find_target(target), warm_up, predictor, log, as_json)
+
+
+@reads_log
+def evaluate_transfers(
+    log: LogName = None,
     measurements: Annotated[
         Path | None,
         typer.Option(
-            help="With --transfers: a site's own (network, disk), a CSV of measured_at, name and value over 1."
+            help="A site's own measurements (network, disk): a CSV of measured_at, name and value."
         ),
     ] = None,
     measured_by: Annotated[
         Literal["last", "mean"],
         typer.Option(
-            help="With --measurements: the last value before each transfer, or the mean of 5 minutes."
+            help="With --measurements: the last value before each transfer, or the mean of 5 min."
         ),
     ] = "last",
-    warm_up: Annotated[
-        float | None,
-        typer.Option(help="Share that is only learned from. [default: .1, of transfers .3]"),
-    ] = None,
-    predictor: Annotated[list[str] | None, typer.Option(help="Only these rows; repeat.")] = None,
-    tasks: Annotated[
-        bool,
-        typer.Option(
-            "--tasks",
-            help="Ends of tasks instead: the error by how far along they are, and planted stalls.",
-        ),
-    ] = False,
-    allocation: Annotated[
-        bool,
-        typer.Option(
-            "--allocation", help="Memory set aside instead: waste and failures, a row a policy."
-        ),
-    ] = False,
-    at: Annotated[
-        Literal["submission", "start"], typer.Option(help="When each job is asked about.")
-    ] = "submission",
-    input_known: Annotated[
-        bool,
-        typer.Option(
-            "--input-known",
-            help="What a job read stands for the size of its input, known beforehand.",
-        ),
-    ] = False,
-    classes: Annotated[
-        bool,
-        typer.Option(
-            "--classes",
-            help="Classes instead, as PanDA's broker wants them: of memory, CPU time, I/O and walltime.",
-        ),
-    ] = False,
-    price: Annotated[
-        float,
-        typer.Option(
-            min=0, help="With --allocation: what a failure costs beside its waste, in GiB·h."
-        ),
-    ] = 1.0,
-    log_format: LogFormat = None,
-    mapping: Mapping = None,
-    map_file: MapFile = None,
-    timezone: Timezone = "UTC",
+    warm_up: WarmUp = 0.3,
+    predictor: Predictors = None,
     as_json: Json = False,
+    *,
+    arguments: ReadArguments,
 ) -> None:
-    """Live through a log in time order and compare Gridcast with every baseline; logged to MLflow with plots."""
-    from jobs.ingest import read_arguments
+    """Backtest a log of file transfers, how long each takes, against every baseline."""
     from models.engine.training import find_target
-    from models.evaluation.backtest import evaluate as judge
-    from models.evaluation.query_time import as_asked
     from models.past.traffic import read_series, with_measurements
     from models.quantities.targets import with_extra_inputs
 
-    settings = prepare_environment()
-    if sum(one is not None for one in (log, transfers, waits)) > 1:
-        raise InputError("give one log: of jobs, --transfers or --waits")
-    if (transfers or waits) and (allocation or classes or target != "walltime"):
-        raise InputError(
-            "--transfers and --waits say what is predicted: leave --target, --allocation and --classes out"
-        )
-    if measurements and not transfers:
-        raise InputError("--measurements are joined to transfers: give --transfers too")
-    target = "transfer_time" if transfers else "wait" if waits else target
-    if target in ("transfer_time", "wait") and (at == "start" or input_known):
-        raise InputError(
-            "--at and --input-known are of a job's needs: transfers and waits are foreseen at submission"
-        )
-    if target in ("io", "io_per_core") and input_known:
-        raise InputError(
-            f"--input-known tells what a job read, which {target} counts: leave it out"
-        )
-    log = transfers or waits or log
-    jobs = load_jobs(
-        log,
-        read_arguments(log_format, mapping, map_file, timezone),
-        "transfer" if transfers else "job",
-    )
-    if at == "start" or input_known:
-        jobs = as_asked(jobs, at, input_known)
-    warm_up = (0.3 if transfers else 0.1) if warm_up is None else warm_up
-    name = Path(log).name if log else "the store"
-    if tasks:
-        _evaluate_tasks(jobs, name, as_json, warm_up)
-        return
-    if allocation:
-        _evaluate_allocation(jobs, name, settings, as_json, warm_up=warm_up, price=price)
-        return
-    if classes:
-        _evaluate_classes(jobs, name, settings, as_json, warm_up=warm_up)
-        return
-    aim = find_target(target)
+    target = find_target("transfer_time")
+    jobs = _load(log, arguments, "transfer", targets=(target.name,))
     if measurements:
-        told = jobs.columns
+        columns = jobs.columns
         jobs = with_measurements(jobs, read_series(measurements), measured_by)
-        aim = with_extra_inputs(aim, jobs.columns.difference(told).tolist())
-    with progress_bar("living through the log") as report:
-        found = judge(jobs, aim, warm_up, predictor, report)
-    _show_evaluation(found, name, settings, as_json)
+        target = with_extra_inputs(target, jobs.columns.difference(columns).tolist())
+    _backtest(jobs, target, warm_up, predictor, log, as_json)
 
 
-def _show_evaluation(found: Evaluation, name: str, settings: Settings, as_json: bool) -> None:
-    from models.baselines.catalogue import IDEAL
-    from models.releases.evidence import record_evaluation
+@reads_log
+def evaluate_waits(
+    log: LogName = None,
+    warm_up: WarmUp = 0.1,
+    predictor: Predictors = None,
+    as_json: Json = False,
+    *,
+    arguments: ReadArguments,
+) -> None:
+    """Backtest a log of jobs, how long each waits in its queue, against every baseline."""
+    from models.engine.training import find_target
 
-    target = found.target
-    scores: tuple[str, ...] = (
-        "mae", "median_ae", "median_ape", "rmse", "r2", "r2_log", "mape", "apa", "under", "pinball", "crps", "coverage_90", "width_90",
-    )  # fmt: skip
-    if target == "wait":
-        scores = (
-            "mae",
-            "median_ae",
-            "apa",
-            "crps",
-            "coverage_90",
-            "width_90",
-            "upper_95",
-            "upper_95_holds",
-        )
-    title = f"{target} in {found.unit} of {name}, {len(found.jobs):,} after the warm-up"
-    show_rows(
-        found.rows if as_json else found.rows[:MOST_ROWS], as_json, title, ("predictor", *scores)
-    )
-    if any(row["predictor"] == IDEAL.name for row in found.rows):
-        err.print(f"{IDEAL.name} is {IDEAL.meaning}", highlight=False)
-    run = record_evaluation(found, name, settings)
-    err.print(
-        f"logged to MLflow as run {run}, with tables by cluster, period and for long jobs, and plots",
-        highlight=False,
-    )
+    jobs = _load(log, arguments, targets=("wait",))
+    _backtest(jobs, find_target("wait"), warm_up, predictor, log, as_json)
 
 
-def _evaluate_tasks(jobs: pd.DataFrame, name: str, as_json: bool, warm_up: float) -> None:
-    from models.tasks.backtest import evaluate_tasks
+@reads_log
+def evaluate_tasks(
+    log: LogName = None,
+    warm_up: WarmUp = 0.1,
+    as_json: Json = False,
+    *,
+    arguments: ReadArguments,
+) -> None:
+    """Backtest the predicted ends of tasks by their progress, and find planted stalls."""
+    from models.tasks.backtest import evaluate_tasks as backtest
     from monitoring.tasks.stalls import score_stall_detection
 
-    with progress_bar("living through the log") as report:
-        rows = evaluate_tasks(jobs, warm_up, report)
+    jobs = _load(log, arguments)
+    with progress_bar("backtesting the log") as report:
+        rows = backtest(jobs, warm_up, report)
         stalls = score_stall_detection(jobs, report)
     if as_json:
         show_rows([*rows, *stalls], as_json)
         return
-    show_rows(
-        rows,
-        False,
-        f"Ends of {rows[0]['tasks']:,} tasks of {name}, errors in hours",
-        tuple(rows[0]),
-    )
+    name = _name(log)
+    show_rows(rows, False, f"Ends of {rows[0]['tasks']:,} tasks of {name}, errors in hours")
     if stalls:
-        show_rows(
-            stalls,
-            False,
-            f"Stalls planted in {name}, found while looking every ten minutes",
-            tuple(stalls[0]),
-        )
+        show_rows(stalls, False, f"Stalls planted in {name}, looked for every ten minutes")
     else:
-        err.print(
-            "no stall can be planted: too few tasks whose jobs' starts are known", highlight=False
-        )
+        print_note("no stall can be planted: too few tasks whose jobs' starts are known")
 
 
-def _evaluate_allocation(
-    jobs: pd.DataFrame, name: str, settings: Settings, as_json: bool, **how: Any
+@reads_log
+def evaluate_allocation(
+    log: LogName = None,
+    price: Annotated[
+        float, typer.Option(min=0, help="What a failure costs beside its waste, in GiB·h.")
+    ] = 1.0,
+    warm_up: WarmUp = 0.1,
+    at: At = "submission",
+    input_known: InputKnown = False,
+    as_json: Json = False,
+    *,
+    arguments: ReadArguments,
 ) -> None:
-    from models.evaluation.allocation_backtest import evaluate_allocation
+    """Backtest policies of memory allocation: waste and failures, a row a policy."""
+    from models.evaluation.allocation_backtest import evaluate_allocation as backtest
     from models.releases.evidence import record_allocation
 
-    with progress_bar("living through the log") as report:
-        rows = evaluate_allocation(jobs, progress=report, **how)
-    show_rows(
-        rows,
-        as_json,
-        f"Memory set aside for {rows[0]['jobs']:,} jobs of {name}, waste in GiB·h",
-        tuple(rows[0]),
+    jobs = _load(
+        log, arguments, targets=("peak_memory", "walltime"), at=at, input_known=input_known
     )
-    err.print(
-        f"logged to MLflow as run {record_allocation(rows, name, how, settings)}", highlight=False
-    )
+    options: dict[str, Any] = {"warm_up": warm_up, "price": price}
+    with progress_bar("backtesting the log") as report:
+        rows = backtest(jobs, progress=report, **options)
+    name = _name(log)
+    title = f"Memory allocated to {rows[0]['jobs']:,} jobs of {name}, waste in GiB·h"
+    show_rows(rows, as_json, title)
+    _note_run(record_allocation(rows, name, options, prepare_environment()))
 
 
-def _evaluate_classes(
-    jobs: pd.DataFrame, name: str, settings: Settings, as_json: bool, **how: Any
+@reads_log
+def evaluate_classes(
+    log: LogName = None,
+    warm_up: WarmUp = 0.1,
+    at: At = "submission",
+    input_known: InputKnown = False,
+    as_json: Json = False,
+    *,
+    arguments: ReadArguments,
 ) -> None:
-    from models.evaluation.class_backtest import evaluate_classes
+    """Backtest classes, as PanDA's broker wants them, of memory, CPU time, I/O and walltime."""
+    from models.evaluation.class_backtest import evaluate_classes as backtest
     from models.quantities.classes import parse_thresholds
     from models.releases.evidence import record_classes
 
-    with progress_bar("living through the log") as report:
-        found = evaluate_classes(
-            jobs, thresholds=parse_thresholds(settings.thresholds), progress=report, **how
-        )
+    settings, name = prepare_environment(), _name(log)
+    jobs = _load(log, arguments, targets=(), at=at, input_known=input_known)
+    options: dict[str, Any] = {"warm_up": warm_up}
+    thresholds = parse_thresholds(settings.thresholds)
+    with progress_bar("backtesting the log") as report:
+        evaluation = backtest(jobs, thresholds=thresholds, progress=report, **options)
+    joint = evaluation.joint_rows
     if as_json:
-        show_rows(
-            [
-                *found.rows,
-                *({"target": "all", **row} for row in found.joint_rows),
-                *found.class_rows,
-            ],
-            as_json,
-        )
+        all_targets = [{"target": "all", **row} for row in joint]
+        show_rows([*evaluation.rows, *all_targets, *evaluation.class_rows], as_json)
     else:
-        show_rows(
-            found.class_rows,
-            False,
-            f"Each class of {name}; above and up to in the target's unit",
-            tuple(found.class_rows[0]),
-        )
-        show_rows(found.rows, False, f"Classes of {name}", tuple(found.rows[0]))
-        show_rows(
-            found.joint_rows,
-            False,
-            "Right at once, over the jobs of which all targets are known",
-            tuple(found.joint_rows[0]),
-        )
-    err.print(
-        f"logged to MLflow as run {record_classes(found, name, how, settings)}, with ROC plots",
-        highlight=False,
-    )
+        title = f"Each class of {name}; above and up to in the target's unit"
+        show_rows(evaluation.class_rows, False, title)
+        show_rows(evaluation.rows, False, f"Classes of {name}")
+        show_rows(joint, False, "All targets right at once, over the jobs that report all of them")
+    _note_run(record_classes(evaluation, name, options, settings), "with ROC plots")
 
 
-def rehearse(
-    log: Annotated[str, typer.Argument(help="A log file, or the name of a stored source.")],
-    target: Annotated[
-        str, typer.Option(help="walltime, peak_memory, cpu_time or io.")
-    ] = "walltime",
-    warm_up: Annotated[
-        float, typer.Option(help="Share of the jobs that the first models are trained on.")
-    ] = 0.1,
-    every: Annotated[
-        float | None,
-        typer.Option(
-            min=0.01,
-            help="Days between two trainings of the schedule; default: a tenth of the log's time.",
-        ),
-    ] = None,
-    log_format: LogFormat = None,
-    mapping: Mapping = None,
-    map_file: MapFile = None,
-    timezone: Timezone = "UTC",
-    as_json: Json = False,
+def _load(
+    log: str | None,
+    arguments: ReadArguments,
+    kind: Kind = "job",
+    *,
+    targets: tuple[str, ...] = ("walltime",),
+    at: Literal["submission", "start"] = "submission",
+    input_known: bool = False,
+) -> pd.DataFrame:
+    """Read the log, with what is known when each job is predicted; refuse one without outcomes."""
+    from models.engine.outcomes import require_outcomes
+    from models.evaluation.query_time import as_asked
+
+    jobs = load_jobs(log, arguments, kind)
+    require_outcomes(jobs, targets, _name(log))
+    return as_asked(jobs, at, input_known) if at == "start" or input_known else jobs
+
+
+def _backtest(
+    jobs: pd.DataFrame,
+    target: Target,
+    warm_up: float,
+    predictors: list[str] | None,
+    log: str | None,
+    as_json: bool,
 ) -> None:
-    """Say what retraining is worth: live through a log, retrained never, on a schedule and on decay; an HTML page with plots."""
-    from jobs.ingest import read_arguments
-    from models.engine.training import find_target
-    from monitoring.rehearsal.page import describe_benefit, write_page
-    from monitoring.rehearsal.rehearse import rehearse as live
+    """Backtest all predictors of a target, show the rows and log them to MLflow."""
+    from models.baselines.catalogue import IDEAL
+    from models.evaluation.backtest import evaluate as backtest
+    from models.releases.evidence import record_evaluation
 
-    settings = prepare_environment()
-    jobs = load_jobs(log, read_arguments(log_format, mapping, map_file, timezone))
-    with progress_bar("living through the log") as report:
-        found = live(
-            jobs,
-            find_target(target),
-            warm_up=warm_up,
-            period=every and every * 86400,
-            progress=report,
-        )
-    name = Path(log).name
-    shown = (
-        "predictor",
-        "policy",
-        "mae",
-        "mae_ratio",
-        "mae_ratio_low",
-        "mae_ratio_high",
-        "coverage_90",
-        "trainings",
-        "promotions",
-        "alarms",
-    )
-    show_rows(
-        found.rows,
-        as_json,
-        f"Rehearsal of {name}, {target}, {len(found.truth):,} jobs after the warm-up",
-        shown,
-    )
-    for row in found.rows:
-        if row["policy"] != "never":
-            print_note(describe_benefit(row))
-    print_note(str(write_page(found, name, settings.folder("reports") / f"rehearsal-{name}")))
+    with progress_bar("backtesting the log") as report:
+        evaluation = backtest(jobs, target, warm_up, predictors, report)
+    rows: list[Mapping[str, Any]] = list(evaluation.rows)
+    name, count = _name(log), len(evaluation.jobs)
+    scores = WAIT_SCORES if evaluation.target == "wait" else SCORES
+    title = f"{evaluation.target} in {evaluation.unit} of {name}, {count:,} after the warm-up"
+    show_rows(rows if as_json else rows[:MAX_ROWS], as_json, title, ("predictor", *scores))
+    if any(row["predictor"] == IDEAL.name for row in rows):
+        print_note(f"{IDEAL.name} is {IDEAL.meaning}")
+    run = record_evaluation(evaluation, name, prepare_environment())
+    _note_run(run, "with tables by cluster, period and for long jobs, and plots")
 
 
-def monitor(as_json: Json = False) -> None:
-    """Compare the jobs that ended since the champion was trained with its training window; writes an HTML report."""
-    from models.releases import registry
-    from models.releases.verification import load_model_set
-    from monitoring.drift.check import monitor as look
+def _name(log: str | None) -> str:
+    return Path(log).name if log else "the store"
 
-    settings = prepare_environment()
-    champion = registry.champion(settings)
-    if champion is None:
-        raise GridcastError(
-            "there is no champion to compare with: train one first (gridcast train)"
-        )
-    with progress_bar("looking at the recent jobs"):
-        found = look(
-            store(),
-            load_model_set(champion, settings).card,
-            settings.folder("reports"),
-            model=champion.label,
-        )
-    show_rows(
-        to_records(found.measurements[["kind", "name", "segment", "value"]]),
-        as_json,
-        f"Drift: {found.verdict}",
-    )
-    err.print(
-        found.sentence, *(f"\n{page}" for page in found.pages), highlight=False, soft_wrap=True
-    )
+
+def _note_run(run: str, contents: str = "") -> None:
+    print_note(f"logged to MLflow as run {run}{f', {contents}' if contents else ''}")

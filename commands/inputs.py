@@ -1,14 +1,17 @@
-"""What commands are given: their common options, the store, and the jobs of a log."""
+"""Inputs of commands: the options that several have, the store, and the jobs of a log."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from getpass import getuser
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from commands.tables import err, progress_bar
+from commands.tables import print_note, progress_bar
 from infra.errors import InputError
 from infra.settings import prepare_environment
 
@@ -25,11 +28,19 @@ Json = Annotated[
         help='Print one object {"rows": [{…}]} to standard output, and nothing else there.',
     ),
 ]
+LogName = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="LOG",
+        help="A log file, or the name of a stored source; default: all that is stored.",
+    ),
+]
 LogFormat = Annotated[
     str | None,
     typer.Option(
         "--format",
-        help="swf, slurm, condor, pbs, panda, nextflow, gridftp, fts, rucio or table; default: seen from the file.",
+        help="swf, slurm, condor, pbs, panda, nextflow, gridftp, fts, rucio or table; "
+        "default: recognised from the file.",
     ),
 ]
 Mapping = Annotated[
@@ -49,50 +60,104 @@ Source = Annotated[
     str | None,
     typer.Option(help="Only this source (a log or system); default: all that is stored."),
 ]
+READING: dict[str, tuple[Any, Any]] = {
+    "log_format": (LogFormat, None),
+    "mapping": (Mapping, None),
+    "map_file": (MapFile, None),
+    "timezone": (Timezone, "UTC"),
+}
+"""The options by which a log is read: their types and defaults."""
+
+
+def reads_log(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of READING, which it gets together as ``arguments``."""
+    positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [
+        parameter
+        for name, parameter in inspect.signature(command).parameters.items()
+        if name != "arguments"
+    ]
+    options = [
+        inspect.Parameter(name, positional, default=default, annotation=kind)
+        for name, (kind, default) in READING.items()
+    ]
+    is_json = bool(parameters) and parameters[-1].name == "as_json"
+    at = len(parameters) - is_json
+
+    def run(**values: Any) -> None:
+        from jobs.ingest import read_arguments
+
+        reading = [values.pop(name) for name in READING]
+        command(**values, arguments=read_arguments(*reading))
+
+    wrapper: Any = functools.wraps(command)(run)
+    # The module of a command imports ReadArguments for type checking only.
+    hints = get_type_hints(command, localns={"ReadArguments": object}, include_extras=True)
+    del hints["arguments"]
+    wrapper.__annotations__ = hints | {name: kind for name, (kind, _) in READING.items()}
+    wrapper.__signature__ = inspect.Signature(
+        [
+            parameter.replace(annotation=wrapper.__annotations__[parameter.name])
+            for parameter in (*parameters[:at], *options, *parameters[at:])
+        ]
+    )
+    del wrapper.__wrapped__
+    decorated: Callable[..., None] = wrapper
+    return decorated
 
 
 def store() -> Engine:
-    """The store of this data folder."""
+    """Open the store of this data folder."""
     from jobs.store import open_store
 
     return open_store(prepare_environment().store_url)
 
 
 def current_user() -> str:
-    """Who types, as it is kept with what they decide."""
+    """Name the person at the terminal, as decisions are signed."""
     return f"{getuser()} by gridcast"
 
 
-def read_log_file(file: Path, how: ReadArguments, kind: Kind = "job") -> pd.DataFrame:
-    """The jobs (or transfers) of a log file; says how many of its records were rejected."""
+def read_log_file(file: Path, arguments: ReadArguments, kind: Kind = "job") -> pd.DataFrame:
+    """Read the jobs (or transfers) of a log file; notes how many records were rejected."""
     from jobs.ingest import read_log
     from jobs.readers.columns import RECORDS
 
     record = next(record for record in RECORDS if record.name == kind)
     with progress_bar(f"reading {file.name}") as report:
-        jobs, read = read_log(
-            file, progress=lambda done: report(f"{done.read:,} records"), record=record, **how
+        jobs, result = read_log(
+            file, progress=lambda done: report(f"{done.read:,} records"), record=record, **arguments
         )
-    if read.rejected:
-        err.print(
-            f"{read.rejected:,} of {read.read:,} records of {file.name} were rejected; gridcast ingest keeps them with their reasons"
+    if result.rejected:
+        print_note(
+            f"{result.rejected:,} of {result.read:,} records of {file.name} were rejected; "
+            "gridcast ingest keeps them with their reasons"
         )
     return jobs
 
 
-def load_jobs(log: str | None, how: ReadArguments, kind: Kind = "job") -> pd.DataFrame:
-    """The jobs (or transfers) of a log file, or of a stored source of that name, or all that is stored; InputError when there are none."""
+def load_jobs(log: str | None, arguments: ReadArguments, kind: Kind = "job") -> pd.DataFrame:
+    """Read the jobs (or transfers) of a log file, a stored source, or all that is stored.
+
+    Args:
+        log: A path, the name of a stored source, or None for all.
+        arguments: How a file is read.
+        kind: What is read.
+
+    Raises:
+        InputError: There are none.
+    """
     if log and Path(log).exists():
-        return read_log_file(Path(log), how, kind)
+        return read_log_file(Path(log), arguments, kind)
     from jobs.readers.columns import RECORDS
     from jobs.store import read_jobs
 
     record = next(record for record in RECORDS if record.name == kind)
     jobs = read_jobs(store(), sources=[log] if log else None, record=record)
-    if jobs.empty:
+    if jobs.empty and log:
         raise InputError(
-            f"there is no file and no stored source called {log}"
-            if log
-            else "nothing is stored: gridcast ingest FILE"
+            f"there is no file and no stored source called {log} (gridcast jobs lists the sources)"
         )
+    if jobs.empty:
+        raise InputError("nothing is stored: gridcast ingest FILE")
     return jobs

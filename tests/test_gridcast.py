@@ -1,15 +1,24 @@
 """The command line: what its commands have in common, and what a person who types is told."""
 
 import inspect
+import json
+import re
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from rich.console import Console
+from typer.testing import CliRunner
 
 import gridcast
-from commands import replaying
+from commands import replaying, tables
+from commands.tables import print_error, print_note, print_sentence, progress_bar, show_rows
+from commands.versions import version_number
 from infra.errors import InputError
 
 COMMANDS = {
-    command.callback.__name__: inspect.signature(command.callback)
+    command.callback.__name__: inspect.signature(command.callback, eval_str=True)
     for command in gridcast.app.registered_commands
 }
 READING = ("log_format", "mapping", "map_file", "timezone")
@@ -45,3 +54,102 @@ def test_the_old_option_of_replay_names_the_command_that_took_its_place() -> Non
 def test_replay_without_a_log_says_what_is_missing() -> None:
     with pytest.raises(InputError, match="give a log"):
         replaying.replay()
+
+
+MODES = {
+    "--allocation": "evaluate-allocation",
+    "--classes": "evaluate-classes",
+    "--tasks": "evaluate-tasks",
+    "--transfers=x.csv": "evaluate-transfers",
+    "--waits": "evaluate-waits",
+}
+
+
+@pytest.mark.parametrize("option", MODES)
+def test_an_option_that_became_a_command_is_answered_by_its_name(option: str) -> None:
+    result = CliRunner().invoke(gridcast.app, ["evaluate", "x.swf", option])
+    assert isinstance(result.exception, InputError)
+    assert result.exception.exit_code == 2
+    assert f"is now: gridcast {MODES[option]} " in str(result.exception)
+    named = {command.name for command in gridcast.app.registered_commands}
+    assert MODES[option] in named
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["evaluate", "evaluate-tasks", "evaluate-allocation", "evaluate-waits", "rehearse"],
+)
+def test_a_log_whose_jobs_have_not_ended_is_refused_in_one_sentence(
+    command: str, tmp_path: Path
+) -> None:
+    log = tmp_path / "waiting.csv"
+    log.write_text("job_id,submitted_at,user\n" + "".join(f"{i},2026-03-01,a\n" for i in range(9)))
+    result = CliRunner().invoke(gridcast.app, [command, str(log)])
+    assert isinstance(result.exception, InputError)
+    assert result.exception.exit_code == 2
+    assert re.match(
+        r"none of the 9 jobs of waiting\.csv has (ended|started)", str(result.exception)
+    )
+
+
+def test_a_log_that_reports_no_run_times_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    log = tmp_path / "ends.csv"
+    rows = (f"{i},2026-03-01,2026-03-02\n" for i in range(9))
+    log.write_text("job_id,submitted_at,ended_at\n" + "".join(rows))
+    result = CliRunner().invoke(gridcast.app, ["evaluate", str(log)])
+    assert isinstance(result.exception, InputError)
+    assert "none of the 9 jobs of ends.csv reports its walltime" in str(result.exception)
+
+
+@pytest.mark.parametrize("text", ["3", "gridcast-3", " 3 "])
+def test_a_version_is_named_by_its_number_or_its_label(text: str) -> None:
+    assert version_number(text, "gridcast") == 3
+
+
+@pytest.mark.parametrize("text", ["three", "other-3", "gridcast", "-1", ""])
+def test_what_names_no_version_is_answered_by_an_example(text: str) -> None:
+    with pytest.raises(InputError, match="give its number, such as 3 or gridcast-3"):
+        version_number(text, "gridcast")
+
+
+def test_json_has_null_for_every_kind_of_missing_value(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {
+        "nat": pd.NaT,
+        "nan": np.float64("nan"),
+        "na": pd.NA,
+        "infinite": float("inf"),
+        "count": np.int64(3),
+        "nested": {"times": [pd.NaT, 1.0]},
+        "at": pd.Timestamp("2026-03-01", tz="UTC"),
+    }
+    show_rows([row], as_json=True)
+    assert json.loads(capsys.readouterr().out) == {
+        "rows": [
+            {
+                "nat": None,
+                "nan": None,
+                "na": None,
+                "infinite": None,
+                "count": 3,
+                "nested": {"times": [None, 1.0]},
+                "at": "2026-03-01 00:00:00+00:00",
+            }
+        ]
+    }
+
+
+def test_square_brackets_are_printed_as_they_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "because [/] of [red]this[/blue]"
+    monkeypatch.setattr(tables, "out", Console(width=200))
+    monkeypatch.setattr(tables, "err", Console(width=200, stderr=True))
+    show_rows([{"why [/]": text}], as_json=False, title=text)
+    show_rows([], as_json=False, title=text)
+    for write in (print_note, print_error, print_sentence):
+        write(text)
+    with progress_bar(text) as report:
+        report(text, 0.5)
+    printed = capsys.readouterr()
+    assert printed.out.count(text) == 4
+    assert printed.err.count(text) >= 2

@@ -14,14 +14,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import pandas as pd
 
 from infra.aliases import Progress
 from infra.settings import Settings
 from jobs.store import add_measurements, count_jobs, read_jobs
 from models.engine.model_set import ModelSet
-from models.engine.training import TrainingError, find_target, train
+from models.engine.outcomes import require_outcomes
+from models.engine.training import TrainingError, train
 from models.quantities.classes import parse_thresholds
 from models.refiner.clusters import By, default_cluster_by
 from models.refiner.selection import Fits, fit_here
@@ -250,12 +250,7 @@ def training_jobs(
             "with their outcomes (gridcast ingest FILE)"
         )
     jobs = read_jobs(engine, sources=sources or None, ended=True)
-    for name in targets:
-        if not np.isfinite(find_target(name).value(jobs)).any():
-            raise TrainingError(
-                f"none of the {len(jobs):,} jobs that have ended reports what {name} is: "
-                "there is nothing to train on"
-            )
+    require_outcomes(jobs, targets)
     return jobs
 
 

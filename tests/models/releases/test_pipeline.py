@@ -191,7 +191,7 @@ def test_a_store_that_teaches_nothing_is_refused_in_one_sentence(
     )
     fill(store, jobs.assign(source="blank", walltime=None, cpu_time=None, started_at=pd.NaT))
     assert refusal(sources=["blank"]).startswith(
-        "none of the 300 jobs that have ended reports what walltime is"
+        "none of the 300 jobs of the store reports its walltime"
     )
 
 

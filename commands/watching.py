@@ -1,0 +1,95 @@
+"""Commands that watch the model: drift against its training, and what retraining is worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from commands.inputs import Json, load_jobs, reads_log, store
+from commands.tables import print_note, progress_bar, show_rows, to_records
+from infra.errors import GridcastError
+from infra.settings import prepare_environment
+
+if TYPE_CHECKING:
+    from jobs.ingest import ReadArguments
+
+
+@reads_log
+def rehearse(
+    log: Annotated[str, typer.Argument(help="A log file, or the name of a stored source.")],
+    target: Annotated[
+        str, typer.Option(help="walltime, peak_memory, cpu_time or io.")
+    ] = "walltime",
+    warm_up: Annotated[
+        float, typer.Option(help="Share of the jobs that the first models are trained on.")
+    ] = 0.1,
+    every: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="Days between two trainings of the schedule; default: a tenth of the log's time.",
+        ),
+    ] = None,
+    as_json: Json = False,
+    *,
+    arguments: ReadArguments,
+) -> None:
+    """Backtest a log with retraining never, on a schedule and on decay; an HTML page with plots."""
+    from models.engine.outcomes import require_outcomes
+    from models.engine.training import find_target
+    from monitoring.rehearsal.page import describe_benefit, write_page
+    from monitoring.rehearsal.rehearse import rehearse as run
+
+    settings, name = prepare_environment(), Path(log).name
+    jobs = load_jobs(log, arguments)
+    require_outcomes(jobs, (target,), name)
+    with progress_bar("backtesting the log") as report:
+        rehearsal = run(
+            jobs,
+            find_target(target),
+            warm_up=warm_up,
+            period=every and every * 86400,
+            progress=report,
+        )
+    columns = (
+        "predictor",
+        "policy",
+        "mae",
+        "mae_ratio",
+        "mae_ratio_low",
+        "mae_ratio_high",
+        "coverage_90",
+        "trainings",
+        "promotions",
+        "alarms",
+    )
+    count = len(rehearsal.truth)
+    title = f"Rehearsal of {name}, {target}, {count:,} jobs after the warm-up"
+    show_rows(rehearsal.rows, as_json, title, columns)
+    for row in rehearsal.rows:
+        if row["policy"] != "never":
+            print_note(describe_benefit(row))
+    page = write_page(rehearsal, name, settings.folder("reports") / f"rehearsal-{name}")
+    print_note(str(page))
+
+
+def monitor(as_json: Json = False) -> None:
+    """Compare jobs that ended since the champion's training with its window; an HTML report."""
+    from models.releases import registry
+    from models.releases.verification import load_model_set
+    from monitoring.drift.check import monitor as compare
+
+    settings = prepare_environment()
+    champion = registry.champion(settings)
+    if champion is None:
+        raise GridcastError(
+            "there is no champion to compare with: train one first (gridcast train)"
+        )
+    card = load_model_set(champion, settings).card
+    with progress_bar("comparing the recent jobs"):
+        report = compare(store(), card, settings.folder("reports"), model=champion.label)
+    rows = to_records(report.measurements[["kind", "name", "segment", "value"]])
+    show_rows(rows, as_json, f"Drift: {report.verdict}")
+    print_note("\n".join((report.sentence, *map(str, report.pages))))
