@@ -17,6 +17,7 @@ from commands import (
     replaying,
     running,
     site,
+    stored,
     versions,
     watching,
 )
@@ -34,8 +35,10 @@ app.command()(logs.ingest)
 app.command()(site.collect)
 app.command()(site.table)
 app.command()(site.advise)
-app.command()(logs.rejects)
-app.command(name="jobs")(logs.jobs_command)
+app.command()(stored.rejects)
+app.command(name="jobs")(stored.jobs_command)
+app.command()(stored.export)
+app.command(name="drop-source")(stored.drop_source)
 app.command()(logs.scouts)
 app.command()(logs.generate)
 app.command()(versions.train)

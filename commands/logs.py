@@ -1,15 +1,19 @@
-"""Commands about job records: read them, count them, see what was refused, generate some."""
+"""Commands about logs: read them into the store, see what scouts would say, generate one."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping as Counts
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from commands.inputs import Json, LogFormat, MapFile, Mapping, Timezone, load_jobs, store
-from commands.tables import print_error, progress_bar, show_rows, to_records
-from infra.errors import InputError
+from commands.tables import print_error, progress_bar, show_rows
+from infra.errors import GridcastError, InputError
+
+if TYPE_CHECKING:
+    from jobs.ingest import IngestResult
 
 
 def ingest(
@@ -27,62 +31,51 @@ def ingest(
     as_json: Json = False,
 ) -> None:
     """Read job logs into the store; reading one again changes nothing."""
-    from jobs.ingest import IngestResult, ingest_files, read_arguments
+    from jobs.ingest import ingest_files, read_arguments
 
-    how = read_arguments(log_format, mapping, map_file, timezone)
+    arguments = read_arguments(log_format, mapping, map_file, timezone)
     with progress_bar("reading") as report:
 
-        def tell(done: IngestResult) -> None:
-            report(f"{done.file.name}: {done.read:,} records")
+        def report_file(result: IngestResult) -> None:
+            report(f"{result.file.name}: {result.read:,} records")
 
-        results = ingest_files(store(), files, source=source, progress=tell, **how)
-    rows = [one.row() for one in results]
-    named = (
-        rows
-        if as_json
-        else [
+        results = ingest_files(store(), files, source=source, progress=report_file, **arguments)
+    rows = [result.row() for result in results]
+    if not as_json:
+        rows = [
             row | {"file": Path(row["file"]).name, "notes": _first_notes(row["notes"])}
             for row in rows
         ]
-    )
-    show_rows(
-        named,
-        as_json,
-        "IngestResult",
-        ("file", "format", "read", "added", "updated", "unchanged", "rejected", "notes"),
-    )
-    for row in rows:
-        if row["error"]:
-            print_error(row["error"])
-    if any(row["error"] for row in rows):
+    columns = ("file", "format", "read", "added", "updated", "unchanged", "rejected", "notes")
+    show_rows(rows, as_json, "Ingested", columns)
+    errors = [result.error for result in results if result.error]
+    empty = [why for result in results if not result.error and (why := why_nothing(result))]
+    for sentence in (*errors, *empty):
+        print_error(sentence)
+    if errors:
         raise typer.Exit(InputError.exit_code)
+    if empty:
+        raise typer.Exit(GridcastError.exit_code)
 
 
-def _first_notes(notes: dict[str, int], most: int = 2) -> str:
-    told = [f"{count:,} × {note}" for note, count in notes.items()]
-    return "; ".join(told[:most]) + (
-        f"; and {len(told) - most} more (--json)" if len(told) > most else ""
-    )
+def why_nothing(result: IngestResult) -> str:
+    """Say why nothing of a file is stored, in a sentence; empty where something is."""
+    if result.added or result.updated or result.unchanged:
+        return ""
+    name = result.file.name
+    notes = f" ({_first_notes(result.notes)})" if result.notes else ""
+    if result.rejected:
+        return (
+            f"nothing of {name} is stored: all {result.rejected:,} records were rejected{notes}; "
+            f"gridcast rejects --file {result.file} lists the reasons"
+        )
+    return f"nothing of {name} is stored: it has no record of a {result.format} log{notes}"
 
 
-def rejects(
-    file: Annotated[Path | None, typer.Option(help="Only those of this file.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, by file and line.")] = 100,
-    as_json: Json = False,
-) -> None:
-    """Show the records that were refused, with file, line and reason."""
-    from jobs.store import read_rejects
-
-    show_rows(
-        to_records(read_rejects(store(), file=file, limit=limit)), as_json, "Rejected records"
-    )
-
-
-def jobs_command(as_json: Json = False) -> None:
-    """Count what is stored, a row a source."""
-    from jobs.store import count_jobs
-
-    show_rows(to_records(count_jobs(store())), as_json, "Stored jobs")
+def _first_notes(notes: Counts[str, int], most: int = 2) -> str:
+    texts = [f"{count:,} × {note}" for note, count in notes.items()]
+    more = f"; and {len(texts) - most} more (--json)" if len(texts) > most else ""
+    return "; ".join(texts[:most]) + more
 
 
 def scouts(

@@ -18,6 +18,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from infra.errors import GridcastError, InputError
@@ -159,7 +160,7 @@ def _rows(kinds: pd.DataFrame) -> list[dict[str, Any]]:
     user, name = kinds["user"], kinds["program"].fillna(kinds["job_name"])
     minutes, cores = (
         (-(-kinds["requested_walltime"] // 60)).astype("Int64"),
-        kinds["requested_cores"].astype("Int64"),
+        np.ceil(kinds["requested_cores"]).astype("Int64"),
     )
     values = {
         "job": (user, name, kinds["project"], kinds["queue"], minutes, cores),

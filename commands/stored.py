@@ -1,0 +1,107 @@
+"""Commands about what is stored: count it, show what was rejected, export it, drop a source."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from commands.inputs import Json, store
+from commands.tables import print_note, progress_bar, show_rows, to_records
+from infra.errors import InputError
+
+ExportKind = Literal["jobs", "transfers", "predictions"]
+
+
+def jobs_command(as_json: Json = False) -> None:
+    """Count what is stored, a row a source."""
+    from jobs.store import count_jobs
+
+    show_rows(to_records(count_jobs(store())), as_json, "Stored jobs")
+
+
+def rejects(
+    file: Annotated[Path | None, typer.Option(help="Only those of this file.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, by file and line.")] = 100,
+    as_json: Json = False,
+) -> None:
+    """List the rejected records, with file, line and reason."""
+    from jobs.store import read_rejects
+
+    rows = to_records(read_rejects(store(), file=file, limit=limit))
+    show_rows(rows, as_json, "Rejected records")
+
+
+def export(
+    source: Annotated[
+        list[str] | None, typer.Option(help="Only of this source; repeat. Default: all.")
+    ] = None,
+    since: Annotated[
+        datetime | None, typer.Option(help="Only submitted (predictions: made) from then on, UTC.")
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(help="Only submitted (predictions: made) before then, UTC.")
+    ] = None,
+    kind: Annotated[ExportKind, typer.Option(help="What to export.")] = "jobs",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="A file that ends in .csv, .csv.gz, .parquet or .jsonl; default: CSV to standard "
+            "output.",
+        ),
+    ] = None,
+) -> None:
+    """Write stored records to a file, a row a record, without holding them in memory."""
+    from jobs.export import export_records
+    from jobs.store import count_jobs
+
+    engine = store()
+    if source and kind == "jobs":
+        stored = count_jobs(engine)["source"].tolist()
+        if missing := [name for name in source if name not in stored]:
+            raise InputError(
+                f"no source called {', '.join(missing)} is stored; there are {', '.join(stored)}"
+            )
+    period = {
+        name: moment.replace(tzinfo=UTC)
+        for name, moment in (("since", since), ("until", until))
+        if moment
+    }
+    rows = export_records(engine, kind, output or sys.stdout.buffer, sources=source, **period)
+    print_note(f"{rows:,} {kind} written{f' to {output}' if output else ''}")
+
+
+def drop_source(
+    name: Annotated[str, typer.Argument(help="The source (gridcast jobs lists them).")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete all that is stored of a source: jobs, transfers, predictions and tasks."""
+    from jobs import store as stored
+    from jobs.transfers import TRANSFER
+
+    engine = store()
+    counts = stored.count_jobs(engine)
+    of_source = counts[counts["source"] == name]
+    jobs = int(of_source["jobs"].sum())
+    if not jobs and stored.read_jobs(engine, sources=[name], record=TRANSFER).empty:
+        names = ", ".join(counts["source"]) or "none"
+        raise InputError(f"no source called {name} is stored; there are: {names}")
+    if not yes:
+        if not sys.stdin.isatty():
+            raise InputError(
+                f"this deletes {jobs:,} jobs of {name} for good: confirm it with --yes"
+            )
+        typer.confirm(f"Delete {jobs:,} jobs of {name}, its predictions and tasks?", abort=True)
+    with progress_bar(f"dropping {name}"):
+        rows = stored.drop_source(engine, name)
+    deleted = [{"table": table, "rows": count} for table, count in rows.items()]
+    show_rows(deleted, as_json, f"Deleted of {name}")
+    print_note(
+        "a model that was trained on it goes on serving until another replaces it (gridcast train)"
+    )

@@ -1,0 +1,125 @@
+"""Commands about what is stored: what goes out of the store is what came in, and a source can go."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+import gridcast
+from infra.errors import InputError
+from infra.settings import prepare_environment
+from jobs.ingest import ingest_files, read_arguments
+from jobs.store import add_jobs, count_jobs, open_store, read_jobs
+from jobs.workload import generate
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("GRIDCAST_HOME", str(tmp_path / "home"))
+    prepare_environment.cache_clear()
+    yield tmp_path
+    monkeypatch.undo()
+    prepare_environment.cache_clear()
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(gridcast.app, list(arguments))
+
+
+@pytest.fixture
+def jobs(home: Path) -> pd.DataFrame:
+    made = generate(400, 4, 5).jobs
+    made.loc[0, "program"] = 'a, "quoted" [/program]'
+    with open_store(prepare_environment().store_url).begin() as connection:
+        add_jobs(connection, made)
+        add_jobs(connection, made.head(50).assign(source="other"))
+    return made
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet", ".jsonl", ".jsonl.gz"])
+def test_what_is_exported_is_what_is_stored(jobs: pd.DataFrame, home: Path, suffix: str) -> None:
+    file = home / f"out{suffix}"
+    result = run("export", "--source", "generated", "-o", str(file))
+    assert result.exit_code == 0, result.output
+    read = {"c": pd.read_csv, "p": pd.read_parquet, "j": lambda f: pd.read_json(f, lines=True)}
+    table = read[suffix[1]](file)
+    assert len(table) == 400 and set(table["source"]) == {"generated"}
+    table = table.assign(job_id=table["job_id"].astype(str)).set_index("job_id")
+    expected = jobs.set_index("job_id").loc[table.index]
+    pd.testing.assert_series_equal(
+        table["walltime"].astype(float), expected["walltime"], check_names=False
+    )
+    assert table["program"].tolist() == expected["program"].tolist()
+    assert pd.to_datetime(table["ended_at"], utc=True, format="ISO8601").tolist() == (
+        expected["ended_at"].tolist()
+    )
+
+
+def test_an_exported_csv_can_be_ingested_again_and_is_the_same_jobs(
+    jobs: pd.DataFrame, home: Path
+) -> None:
+    file = home / "out.csv"
+    assert run("export", "-o", str(file)).exit_code == 0
+    engine = open_store(f"sqlite:///{home / 'again.db'}")
+    [result] = ingest_files(engine, [file], **read_arguments())
+    assert (result.added, result.rejected) == (450, 0)
+    columns = ["source", "job_id", "user", "program", "walltime", "peak_memory", "ended_at"]
+    tables = [
+        read_jobs(each)[columns].sort_values(["source", "job_id"], ignore_index=True)
+        for each in (open_store(prepare_environment().store_url), engine)
+    ]
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_export_without_a_file_is_csv_and_a_period_is_half_open(jobs: pd.DataFrame) -> None:
+    days = jobs["submitted_at"].dt.floor("D")
+    day = days.iloc[200]
+    until = day + pd.Timedelta(days=1)
+    result = run(
+        "export", "--source", "generated", "--since", f"{day:%Y-%m-%d}", "--until",
+        f"{until:%Y-%m-%d}",
+    )  # fmt: skip
+    assert result.stdout.count("\n") == 1 + int((days == day).sum())
+    assert result.stdout.startswith("job_id,")
+
+
+def test_an_unknown_suffix_or_source_is_one_sentence(jobs: pd.DataFrame, home: Path) -> None:
+    for arguments in (["-o", str(home / "x.xlsx")], ["--source", "nobody"]):
+        result = run("export", *arguments)
+        assert isinstance(result.exception, InputError)
+    assert not (home / "x.xlsx").exists()
+
+
+def test_a_source_goes_when_that_is_confirmed_and_others_stay(jobs: pd.DataFrame) -> None:
+    refused = run("drop-source", "generated")
+    assert isinstance(refused.exception, InputError) and "--yes" in str(refused.exception)
+    unknown = run("drop-source", "nobody", "--yes")
+    assert "there are: generated, other" in str(unknown.exception)
+    assert count_jobs(open_store(prepare_environment().store_url))["jobs"].sum() == 450
+    done = run("drop-source", "generated", "--yes", "--json")
+    rows = {row["table"]: row["rows"] for row in json.loads(done.stdout)["rows"]}
+    assert rows["jobs"] == 400
+    counts = count_jobs(open_store(prepare_environment().store_url))
+    assert counts[["source", "jobs"]].values.tolist() == [["other", 50]]
+
+
+def test_a_file_of_which_nothing_is_stored_is_exit_code_1_and_says_why(home: Path) -> None:
+    bad = home / "bad.csv"
+    bad.write_text("job_id,submitted_at\n1,yesterday\n2,\n")
+    result = run("ingest", str(bad))
+    assert result.exit_code == 1
+    assert "all 2 records were rejected" in result.stderr
+    empty = home / "empty.csv"
+    empty.write_text("job_id,submitted_at\n")
+    result = run("ingest", str(empty))
+    assert result.exit_code in (1, 2) and "empty.csv" in result.stderr
+    good = home / "good.csv"
+    good.write_text("job_id,submitted_at\n1,2026-03-01\n")
+    assert run("ingest", str(good)).exit_code == 0
+    assert run("ingest", str(good)).exit_code == 0, "unchanged is stored"
