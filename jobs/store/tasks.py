@@ -19,6 +19,11 @@ KEY = ("kind", "source", "task")
 """The columns that identify a task, chain or request."""
 
 
+def stored_task_name(name: str) -> str:
+    """The name of a task as the store keeps it: shortened where an index could refuse it."""
+    return index_key(table.c.task, name)
+
+
 def add_task_predictions(connection: Connection, predictions: pd.DataFrame) -> None:
     """Store predictions of tasks, with the columns of ``tables.task_predictions``.
 
@@ -35,8 +40,12 @@ def latest_task_predictions(engine: Engine, kind: str = "task") -> pd.DataFrame:
 
 
 def first_task_predictions(engine: Engine, kind: str = "task") -> pd.DataFrame:
-    """Read the oldest prediction of each task (or chain or request), by name and source."""
-    return _rows_at(engine, func.min(table.c.asked_at), table.c.kind == kind)
+    """Read the oldest predicted end of each task (or chain or request), by name and source.
+
+    Rows without an end, of tasks that stalled, do not count.
+    """
+    condition = (table.c.kind == kind) & table.c.median.is_not(None)
+    return _rows_at(engine, func.min(table.c.asked_at), condition)
 
 
 def _rows_at(

@@ -1,7 +1,7 @@
-"""How tasks stand: normal, ahead, late, stalled, failing or done, and who holds them back.
+"""States of tasks: normal, ahead, late, stalled, failing or done, and what delays them.
 
-A task is stalled when nothing has happened to it, no end, no start, no submission, for longer than most of its open jobs should take as
-a whole: a task of long jobs is not stalled because it is quiet. It stays stalled until something happens, so the state does not flap.
+A task is stalled when nothing has happened to it (no end, start or submission of a job) for longer
+than most of its open jobs should take in all. It stays stalled until something happens.
 """
 
 from __future__ import annotations
@@ -19,22 +19,25 @@ from models.tasks.sets import FAILED as FAILED
 from models.tasks.sets import Tasks
 
 STATES = ("normal", "ahead", "late", "stalled", "failing", "done")
-FEWEST_ENDED = 5
-"""Fewer ended jobs than this say nothing about how many fail."""
-FEWEST_OPEN = 4
+MIN_ENDED = 5
+"""Fewer ended jobs than this do not show which share fails."""
+MIN_OPEN = 4
 """Fewer open jobs than this are stragglers: the task is late, not stalled."""
-MOST = 0.75
-"""What most jobs do not exceed: this quantile of what is foreseen for each."""
-MOMENT = 1800.0
-"""Seconds for which no task is called stalled."""
-NAMED = 5
+MOST_JOBS_LEVEL = 0.75
+"""The quantile of a job's predicted walltime that most jobs do not exceed."""
+GRACE_SECONDS = 1800.0
+"""Seconds of silence before a task can be called stalled."""
+MAX_NAMED = 5
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What an operator may set: ``stalled``, how many times as long as most of a task's open jobs should take it may be quiet;
-    ``failing``, a share of its ended jobs; ``late`` and ``ahead``, levels of its first prediction that the end now foreseen lies above
-    or below."""
+    """Limits that an operator may set.
+
+    ``stalled``: silence, as a multiple of what most open jobs should take. ``failing``: share of
+    the ended jobs. ``late``, ``ahead``: levels of the first prediction that the end now predicted
+    lies above or below.
+    """
 
     stalled: float = 1.25
     failing: float = 0.3
@@ -47,137 +50,176 @@ class Thresholds:
 
 
 def upper_walltime(mass: Array, grid: Grid) -> Array:
-    """What most jobs of each row of ``mass`` (float[n, bins]) will not exceed (float64[n])."""
+    """The MOST_JOBS_LEVEL quantile of each row of ``mass`` (float[n, bins]), in s (float64[n])."""
     reached = np.cumsum(mass, axis=1, dtype=np.float64)
-    return grid.edges[1:][np.minimum((reached < MOST * reached[:, -1:]).sum(axis=1), grid.bins - 1)]
+    last = (reached < MOST_JOBS_LEVEL * reached[:, -1:]).sum(axis=1)
+    return grid.edges[1:][np.minimum(last, grid.bins - 1)]
 
 
-def last_end(tasks: Tasks, questions: Queries) -> Array:
-    """When a job of each question's task last ended before its instant, else when the task was defined (float64[n])."""
+def last_end(tasks: Tasks, queries: Queries) -> Array:
+    """When a job of each query's task last ended before its time, else its definition (s[n])."""
     ends = tasks.ended[np.lexsort((tasks.ended, tasks.task))]
-    found = np.empty(len(questions))
-    for row, (task, at) in enumerate(zip(questions.task, questions.at, strict=True)):
+    latest = np.empty(len(queries))
+    for row, (task, at) in enumerate(zip(queries.task, queries.at, strict=True)):
         own = ends[tasks.first[task] : tasks.first[task + 1]]
-        known = np.searchsorted(own, at, side="right")
-        found[row] = own[known - 1] if known else tasks.defined[task]
-    return found
+        ended = np.searchsorted(own, at, side="right")
+        latest[row] = own[ended - 1] if ended else tasks.defined[task]
+    return latest
 
 
-def submitted(tasks: Tasks, questions: Queries, opened: OpenJobs) -> OpenJobs:
-    """The open jobs that were submitted by the instant: who watches a task sees only these."""
-    rows = np.flatnonzero(tasks.submitted[opened.job] <= questions.at[opened.question])
+def submitted(tasks: Tasks, queries: Queries, opened: OpenJobs) -> OpenJobs:
+    """The open jobs that were submitted by the time of their query."""
+    rows = np.flatnonzero(tasks.submitted[opened.job] <= queries.at[opened.question])
     return OpenJobs(opened.question[rows], opened.job[rows], opened.spent[rows])
 
 
-def silence_ratio(
-    tasks: Tasks, questions: Queries, opened: OpenJobs, most: Array, ends: Array
-) -> Array:
-    """How long nothing has happened to each question's task, as a multiple of what most of its open jobs should take (float64[n]).
+def last_event(tasks: Tasks, queries: Queries, opened: OpenJobs, ends: Array) -> Array:
+    """When a job of each query's task last ended, started or was submitted (float64[n], s).
 
-    ``most`` float64[m] is ``upper_walltime`` of each open job, ``ends`` float64[n] ``last_end``. 0 for a task of few open jobs.
+    Args:
+        tasks: The tasks.
+        queries: Which tasks, and at what times.
+        opened: Their open jobs that were submitted by then.
+        ends: ``last_end`` of the queries.
     """
-    at, count = questions.at[opened.question], len(questions)
-    moment = np.where(
-        tasks.started[opened.job] <= at, tasks.started[opened.job], tasks.submitted[opened.job]
-    )
-    news = ends.copy()
-    np.maximum.at(news, opened.question, moment)
-    left = np.bincount(opened.question, minlength=count)
-    usual = np.bincount(opened.question, most, minlength=count) / np.maximum(left, 1)
-    silent = np.maximum(questions.at - news - MOMENT, 0.0)
-    return np.where(left >= FEWEST_OPEN, silent / np.maximum(usual, 1.0), 0.0)
+    started, at = tasks.started[opened.job], queries.at[opened.question]
+    latest = ends.copy()
+    changed = np.where(started <= at, started, tasks.submitted[opened.job])
+    np.maximum.at(latest, opened.question, changed)
+    return latest
 
 
-def failures(tasks: Tasks, questions: Queries) -> tuple[Array, Array]:
-    """The jobs of each question that had ended, and of these the failed (int64[n] each)."""
-    ended, bad = np.zeros(len(questions), np.int64), np.zeros(len(questions), np.int64)
-    for row, (task, at) in enumerate(zip(questions.task, questions.at, strict=True)):
+def silence_ratio(
+    tasks: Tasks, queries: Queries, opened: OpenJobs, longest: Array, ends: Array
+) -> Array:
+    """How long nothing has happened, as a multiple of what most open jobs should take (float64[n]).
+
+    Args:
+        tasks: The tasks.
+        queries: Which tasks, and at what times.
+        opened: Their open jobs that were submitted by then.
+        longest: ``upper_walltime`` of each open job (float64[m]).
+        ends: ``last_end`` of the queries.
+
+    Returns:
+        The ratio; 0 for tasks with fewer than MIN_OPEN open jobs.
+    """
+    count = len(queries)
+    jobs_left = np.bincount(opened.question, minlength=count)
+    usual = np.bincount(opened.question, longest, minlength=count) / np.maximum(jobs_left, 1)
+    silent = queries.at - last_event(tasks, queries, opened, ends) - GRACE_SECONDS
+    ratio = np.maximum(silent, 0.0) / np.maximum(usual, 1.0)
+    return np.where(jobs_left >= MIN_OPEN, ratio, 0.0)
+
+
+def failures(tasks: Tasks, queries: Queries) -> tuple[Array, Array]:
+    """Count the ended jobs of each query's task, and the failed among them (int64[n] each)."""
+    ended, failed = np.zeros(len(queries), np.int64), np.zeros(len(queries), np.int64)
+    for row, (task, at) in enumerate(zip(queries.task, queries.at, strict=True)):
         own = slice(tasks.first[task], tasks.first[task + 1])
         over = tasks.ended[own] <= at
-        ended[row], bad[row] = over.sum(), (over & tasks.failed[own]).sum()
-    return ended, bad
+        ended[row], failed[row] = over.sum(), (over & tasks.failed[own]).sum()
+    return ended, failed
 
 
-def compare_with_first(defined: Array, end: Array, before: Array, at: Array) -> tuple[Array, Array]:
-    """Where the ends now foreseen lie in what was foreseen at first (0 to 1), and the share of that span that has passed (float64[n] each).
+def compare_with_first(defined: Array, end: Array, first: Array, at: Array) -> tuple[Array, Array]:
+    """Compare predicted ends with the first prediction of each task.
 
-    ``end`` and ``before`` are low, median and high (float64[n, 3], s since 1970); of what is new ``before`` is NaN.
+    Args:
+        defined: Definition of each task (float64[n], s since 1970).
+        end: Low, median and high end predicted now (float64[n, 3], s since 1970).
+        first: The same as predicted first, NaN for new tasks.
+        at: The present (float64[n], s since 1970).
+
+    Returns:
+        Where the median lies in the first prediction (0 to 1), and the share of the time from
+        the definition to the first median that has passed (float64[n] each).
     """
-    first = np.where(np.isnan(before), end, before)
-    place = np.array(
+    first = np.where(np.isnan(first), end, first)
+    level = np.array(
         [
-            np.interp(e, [d, *f], [0.0, *LEVELS])
-            for e, d, f in zip(end[:, 1], defined, first, strict=True)
+            np.interp(now, [begin, *ends], [0.0, *LEVELS])
+            for now, begin, ends in zip(end[:, 1], defined, first, strict=True)
         ]
     )
-    return place, np.clip((at - defined) / np.maximum(first[:, 1] - defined, 1.0), 0.0, 1.0)
+    return level, np.clip((at - defined) / np.maximum(first[:, 1] - defined, 1.0), 0.0, 1.0)
 
 
-def confidence(place: Array) -> Array:
-    """1 where the end now foreseen is the middle of what was foreseen at first, 0 at its ends (float64[n])."""
-    return np.clip(2 * np.minimum(place, 1 - place), 0.0, 1.0)
+def confidence(level: Array) -> Array:
+    """1 where an end lies in the middle of the first prediction, 0 at its ends (float64[n])."""
+    return np.clip(2 * np.minimum(level, 1 - level), 0.0, 1.0)
 
 
 def states(
-    finished: Array, quiet: Array, ended: Array, bad: Array, place: Array, limits: list[Thresholds]
+    finished: Array,
+    silence: Array,
+    ended: Array,
+    failed: Array,
+    level: Array,
+    limits: list[Thresholds],
 ) -> list[str]:
-    """The state of each task, the gravest first; ``place`` is where the end now foreseen lies in the first prediction (0 to 1)."""
-    found = []
+    """Give the state of each task, the gravest that applies.
+
+    Args:
+        finished: Whether all its jobs have ended (bool[n]).
+        silence: ``silence_ratio`` (float64[n]).
+        ended: Its ended jobs (int64[n]).
+        failed: The failed among them (int64[n]).
+        level: Where its end lies in its first prediction (float64[n], 0 to 1).
+        limits: The thresholds of its group.
+    """
+    chosen = []
     for row, limit in enumerate(limits):
         if finished[row]:
-            found.append("done")
-        elif ended[row] >= FEWEST_ENDED and _at_least(bad[row], ended[row]) > limit.failing:
-            found.append("failing")
-        elif quiet[row] > limit.stalled:
-            found.append("stalled")
+            chosen.append("done")
+        elif ended[row] >= MIN_ENDED and _least_share(failed[row], ended[row]) > limit.failing:
+            chosen.append("failing")
+        elif silence[row] > limit.stalled:
+            chosen.append("stalled")
+        elif level[row] > limit.late:
+            chosen.append("late")
         else:
-            found.append(
-                "late"
-                if place[row] > limit.late
-                else "ahead"
-                if place[row] < limit.ahead
-                else "normal"
-            )
-    return found
+            chosen.append("ahead" if level[row] < limit.ahead else "normal")
+    return chosen
 
 
-def _at_least(bad: int, ended: int, z: float = 1.28) -> float:
-    """The share of failures that is surely reached: the lower end of Wilson's interval (1927), nine times of ten."""
-    share = bad / ended
+def _least_share(failed: int, ended: int, z: float = 1.28) -> float:
+    """The lower end of Wilson's 80 % interval (1927) for the share of failures."""
+    share = failed / ended
     middle = share + z * z / (2 * ended)
-    return float(
-        (middle - z * np.sqrt(share * (1 - share) / ended + z * z / (4 * ended * ended)))
-        / (1 + z * z / ended)
-    )
+    spread = z * np.sqrt(share * (1 - share) / ended + z * z / (4 * ended * ended))
+    return float((middle - spread) / (1 + z * z / ended))
 
 
-def delay_reasons(tasks: Tasks, task: int, at: float, most: dict[int, float]) -> list[str]:
-    """Sentences about who holds a task back: sites and hosts where its jobs fail, and the jobs that are longest overdue.
+def delay_reasons(tasks: Tasks, task: int, at: float, longest: dict[int, float]) -> list[str]:
+    """Say what delays a task: sites and hosts where its jobs fail, and its most overdue jobs.
 
-    ``most`` is ``upper_walltime`` of its open jobs (rows of ``tasks``).
+    Args:
+        tasks: The tasks.
+        task: The row of the task.
+        at: The present (s since 1970).
+        longest: ``upper_walltime`` of its open jobs, by row of ``tasks.jobs``.
     """
     own = np.arange(tasks.first[task], tasks.first[task + 1])
     over = own[tasks.ended[own] <= at]
-    bad = over[tasks.failed[over]]
-    said = []
-    for field, names in (("site", tasks.site), ("host", tasks.host)) if len(bad) > 1 else ():
-        ended, failing = Counter(names[over]), Counter(names[bad])
-        for name, count in failing.most_common(NAMED):
+    failed = over[tasks.failed[over]]
+    reasons = []
+    for field, names in (("site", tasks.site), ("host", tasks.host)) if len(failed) > 1 else ():
+        ended, failing = Counter(names[over]), Counter(names[failed])
+        for name, count in failing.most_common(MAX_NAMED):
             if name and count > 1 and count > 0.5 * ended[name]:
-                said.append(f"{field} {name}: {count} of {ended[name]} jobs failed")
-    begun = {
-        job: tasks.started[job] if tasks.started[job] <= at else tasks.submitted[job]
-        for job in most
-    }
+                reasons.append(f"{field} {name}: {count} of {ended[name]} jobs failed")
+    running = {job: tasks.started[job] <= at for job in longest}
+    begun = {job: tasks.started[job] if running[job] else tasks.submitted[job] for job in longest}
     late = sorted(
-        (job for job in most if at - begun[job] > 2 * most[job]), key=lambda job: begun[job]
+        (job for job in longest if at - begun[job] > 2 * longest[job]), key=begun.__getitem__
     )
     for site, count in Counter(tasks.site[late]).most_common(1) if late else ():
         if count > 1:
-            said.append(f"{site or 'an unknown site'}: {count} jobs are overdue there")
-    for job in late[:NAMED]:
-        doing = "has run" if tasks.started[job] <= at else "has waited"
-        said.append(
-            f"job {tasks.job_ids[job]} {doing} for {(at - begun[job]) / 3600:.1f} h, longer than foreseen"
+            reasons.append(f"{site or 'an unknown site'}: {count} jobs are overdue there")
+    for job in late[:MAX_NAMED]:
+        verb, hours = "run" if running[job] else "waited", (at - begun[job]) / 3600
+        reasons.append(
+            f"job {tasks.job_ids[job]} has {verb} for {hours:.1f} h, longer than predicted"
         )
-    return said
+    return reasons

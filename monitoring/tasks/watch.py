@@ -1,11 +1,13 @@
-"""The watch over tasks: at every look, when each open task will be done, how it stands, and who holds it back.
+"""The task watch: when each open task will be done, its state, and what delays it.
 
-Three steps, as in ATLAS's P2PA: the 95th percentile of the group is the ceiling; the models of ``models.tasks.ends`` foresee the end at the
-definition; and every later look foresees it anew from what ended, what runs and for how long, and what waits.
+Three steps, as in ATLAS's P2PA: the 95th percentile of the group is the ceiling; the models of
+``models.tasks.ends`` predict the end at the definition; and every later update predicts it again
+from what ended, what runs and for how long, and what waits. A stalled task has no predicted end.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from infra.aliases import Array
+from infra.background import is_data_error
 from infra.settings import Settings
 from jobs.schema import COLUMNS as COLUMNS_OF_JOBS
 from jobs.schema import OUTCOMES
@@ -24,6 +27,7 @@ from jobs.store import (
     read_jobs,
     read_thresholds,
 )
+from jobs.store.tasks import stored_task_name
 from models.engine.target_predictor import TargetPredictor
 from models.engine.training import find_target
 from models.histories.features import Levels, choose_levels, encode
@@ -35,7 +39,7 @@ from models.tasks.ends import FEWEST_JOBS, PastQueries, TaskModel
 from models.tasks.inputs import OpenJobs, Queries, inputs, open_jobs
 from models.tasks.ranges import LEVELS, fit_calibrated, time_left
 from models.tasks.sets import Tasks, group_tasks, microseconds
-from monitoring.alerts import active_alerts, notify
+from monitoring.alerts import active_alerts, alert_key, notify
 from monitoring.tasks.states import (
     Thresholds,
     compare_with_first,
@@ -43,43 +47,69 @@ from monitoring.tasks.states import (
     delay_reasons,
     failures,
     last_end,
+    last_event,
     silence_ratio,
     states,
     submitted,
     upper_walltime,
 )
-from monitoring.tasks.task_sets import blocked_tasks, quantiles, rows_of, until_done
+from monitoring.tasks.task_sets import (
+    blocked_tasks,
+    held_up_by,
+    quantiles,
+    rows_of_sets,
+    until_done,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+log = logging.getLogger(__name__)
 
 HISTORY = timedelta(days=60)
-SHOWN = timedelta(days=1)
-"""How long a task that is done stays among those that are looked at."""
-REFIT = timedelta(hours=6)
-MOST_JOBS = 100_000
-"""The latest ended jobs whose tasks the models are fitted on."""
-SEEN = (
+DONE_SHOWN = timedelta(days=1)
+"""How long a task that is done stays among the watched ones."""
+REFIT_AFTER = timedelta(hours=6)
+MAX_FIT_JOBS = 100_000
+"""The latest jobs whose tasks the models are fitted on."""
+JOB_COLUMNS = (
     *(name for name in COLUMNS_OF_JOBS if name not in OUTCOMES),
-    "started_at",
-    "ended_at",
-    "status",
-    "walltime",
-    "host",
+    *("started_at", "ended_at", "status", "walltime", "host"),
 )
-"""What is read of jobs: all that is known at submission, and the outcomes that say how a task stands."""
-ALERT = "task "
-MOST_TOLD = 20
-"""Of more that went wrong at once the rest is told at the next looks, as what could not be delivered is."""
-WRONG = ("stalled", "failing")
-MOVED = 0.02
-"""An end that moved by less than this share of what is left is no news."""
+"""What is read of jobs: what is known at submission, and the outcomes that a state follows from."""
+ALERT_PREFIX = "task "
+MAX_ALERTS = 20
+"""New alerts in one update; the next updates send the others, as they do what was not delivered."""
+ALERTED_STATES = ("stalled", "failing")
+MIN_MOVE = 0.02
+"""An end that moved by less than this share of the time left is not stored again."""
+IDENTITY = ["kind", "source", "task"]
+ENDS = ("low", "median", "high")
+TIMES = ("defined_at", *ENDS, "ceiling", "asked_at", "stalled_since")
+COLUMNS = (
+    *IDENTITY,
+    *("owner", "group", "state", "reasons", "tasks", "jobs", "ended", "failed", "progress"),
+    *("expected_progress", "confidence", *TIMES),
+)
+
+
+@dataclass(frozen=True)
+class _Open:
+    """The open jobs of queried tasks, and the walltime that each should not exceed (s)."""
+
+    queries: Queries
+    jobs: OpenJobs
+    longest: Array
+
+    def of(self, query: int) -> dict[int, float]:
+        """The longest walltimes of one query's jobs, by row."""
+        own = slice(*np.searchsorted(self.jobs.question, [query, query + 1]))
+        return dict(zip(self.jobs.job[own].tolist(), self.longest[own].tolist(), strict=True))
 
 
 @dataclass
 class TaskWatch:
-    """What is kept between two looks at one store: the histories of jobs, the models of tasks, and when these were fitted."""
+    """What is kept between two updates: histories of jobs, models of tasks, when they were fitted."""
 
     engine: Engine
     settings: Settings
@@ -89,48 +119,49 @@ class TaskWatch:
     fitted_at: pd.Timestamp | None = None
     learned_until: pd.Timestamp | None = None
 
-    def look(self, now: datetime) -> pd.DataFrame:
-        """Look at all tasks as they stood at ``now``; returns a row a task that is open or lately done, and stores what is news."""
+    def update(self, now: datetime) -> pd.DataFrame:
+        """Describe every task that is open or lately done as of ``now``; store what changed.
+
+        Returns:
+            A row a task, chain or request, with COLUMNS; times in UTC.
+        """
         moment = pd.Timestamp(now)
-        jobs = as_of(
-            read_jobs(self.engine, since=moment - HISTORY, until=moment, columns=SEEN), moment
-        )
+        stored = read_jobs(self.engine, since=moment - HISTORY, until=moment, columns=JOB_COLUMNS)
+        jobs = as_of(stored, moment)
         tasks = group_tasks(jobs)
         waits = links(tasks)
         sets = task_sets(tasks, waits)
-        several = tasks.sizes > 1
-        several[np.concatenate([whole.rows for whole in sets] or [np.empty(0, np.int64)])] = True
-        rows = np.flatnonzero(
-            (tasks.finished > moment.timestamp() - SHOWN.total_seconds()) & several
-        )
+        in_sets = np.concatenate([each.rows for each in sets] or [np.empty(0, np.int64)])
+        watched = tasks.sizes > 1
+        watched[in_sets] = True
+        watched &= tasks.finished > moment.timestamp() - DONE_SHOWN.total_seconds()
+        rows = np.flatnonzero(watched)
         if not len(rows):
-            return pd.DataFrame(columns=COLUMNS)
+            return pd.DataFrame(columns=list(COLUMNS))
         self._learn(tasks, jobs, moment)
-        found = self._predict(
-            tasks, rows, waits, [whole for whole in sets if np.isin(whole.rows, rows).any()], moment
-        )
-        self._keep(found, moment)
-        return found
+        sets = [each for each in sets if np.isin(each.rows, rows).any()]
+        described = self._predict(tasks, rows, waits, sets, moment)
+        self._store(described)
+        self._alert(described[described["kind"] == "task"], moment)
+        return described
 
     def _learn(self, tasks: Tasks, jobs: pd.DataFrame, now: pd.Timestamp) -> None:
-        aim = find_target("walltime")
+        target = find_target("walltime")
         if self.mixture is None or self.levels is None:
-            self.levels = choose_levels(jobs, aim.subject)
-            self.mixture = TargetPredictor.create(aim, self.levels).mixture
-        since = self.learned_until - SHOWN if self.learned_until is not None else None
-        ended = tasks.jobs["ended_at"].notna() if since is None else tasks.jobs["ended_at"] > since
-        some = np.flatnonzero(ended)
-        if len(some):
-            # What is learned twice is known by its name and left out.
-            contexts = replace(
-                encode(tasks.jobs.iloc[some], self.levels),
-                at=microseconds(tasks.defined[tasks.task[some]]),
-            )
-            self.mixture.learn(
-                contexts, aim.value(tasks.jobs.iloc[some]), aim.limit(tasks.jobs.iloc[some])
-            )
+            self.levels = choose_levels(jobs, target.subject)
+            self.mixture = TargetPredictor.create(target, self.levels).mixture
+        ended_at = tasks.jobs["ended_at"]
+        new = ended_at.notna()
+        if self.learned_until is not None:  # jobs that are learned twice count once
+            new = ended_at > self.learned_until - DONE_SHOWN
+        rows = np.flatnonzero(new)
+        if len(rows):
+            ended = tasks.jobs.iloc[rows]
+            defined = microseconds(tasks.defined[tasks.task[rows]])
+            contexts = replace(encode(ended, self.levels), at=defined)
+            self.mixture.learn(contexts, target.value(ended), target.limit(ended))
         self.learned_until = now
-        if self.fitted_at is None or now - self.fitted_at >= REFIT:
+        if self.fitted_at is None or now - self.fitted_at >= REFIT_AFTER:
             self.model, self.fitted_at = fit_on(jobs, now), now
 
     def _predict(
@@ -138,221 +169,264 @@ class TaskWatch:
     ) -> pd.DataFrame:
         assert self.mixture is not None and self.levels is not None  # noqa: S101
         at = now.timestamp()
-        count = len(rows)
         over = np.add.reduceat(tasks.ended <= at, tasks.first[:-1])[rows]
-        questions = Queries(rows, np.full(count, at), over / tasks.sizes[rows])
+        queries = Queries(rows, np.full(len(rows), at), over / tasks.sizes[rows])
         contexts, mixture = encode(tasks.jobs, self.levels), self.mixture
-        asked: dict[str, Array] = {}
+        longest = np.empty(0)
 
-        def ask(job: Array, _: Array) -> tuple[Array, Array]:
-            alike = pd.util.hash_pandas_object(
-                pd.DataFrame(contexts.keys[job]), index=False
-            ).to_numpy()
-            heads, which = np.unique(alike, return_index=True, return_inverse=True)[1:]
-            part = contexts.take(job[heads]).predicted_at(now)
-            mass = mixture.distributions(
-                part, mixture.target.limit(tasks.jobs.iloc[job[heads]])
-            ).mass
-            asked["most"] = upper_walltime(mass, mixture.grid)[which]
-            return mass, which
+        def walltimes(job: Array, _: Array) -> tuple[Array, Array]:
+            nonlocal longest
+            keys = pd.DataFrame(contexts.keys[job])
+            alike = pd.util.hash_pandas_object(keys, index=False).to_numpy()
+            _, heads, index = np.unique(alike, return_index=True, return_inverse=True)
+            unique = contexts.take(job[heads]).predicted_at(now)
+            limit = mixture.target.limit(tasks.jobs.iloc[job[heads]])
+            mass = mixture.distributions(unique, limit).mass
+            longest = upper_walltime(mass, mixture.grid)[index]
+            return mass, index
 
-        shown = inputs(tasks, questions, ask, mixture.grid)
-        left = time_left(self.model, shown, LEVELS)
+        task_inputs = inputs(tasks, queries, walltimes, mixture.grid)
+        left = time_left(self.model, task_inputs, LEVELS)
         left[over == tasks.sizes[rows]] = 0.0
-        later = self._ends_of_sets(tasks, questions, shown, sets, waits)
-        for place in (
-            place for place, row in enumerate(rows) if row in waits.before and left[place].any()
-        ):
-            left[place] = quantiles(later[rows[place]][None])[0]
-        opened = open_jobs(tasks, questions)
-        seen = submitted(tasks, questions, opened)
-        most = asked.get("most", np.empty(0))[tasks.submitted[opened.job] <= at]
-        found = self._rows(
-            tasks, questions, left, seen, most, over, blocked_tasks(tasks, rows, waits, at)
-        )
+        remaining = self._remaining_of_sets(tasks, queries, task_inputs, sets, waits)
+        for index, row in enumerate(rows.tolist()):
+            if row in waits.before and left[index].any():
+                left[index] = quantiles(remaining[row][None])[0]
+        jobs = open_jobs(tasks, queries)
+        was_submitted = tasks.submitted[jobs.job] <= at
+        opened = _Open(queries, submitted(tasks, queries, jobs), longest[was_submitted])
+        frame, causes = self._task_rows(tasks, left, opened, over, waits)
+        states_by_row = dict(zip(rows.tolist(), frame["state"], strict=True))
+        frames = [frame]
         for kind in ("chain", "request"):
-            some = [whole for whole in sets if whole.kind == kind]
-            before = first_answers(self.engine, [whole.name for whole in some], kind)
-            found = (
-                pd.concat(
-                    [found, rows_of(some, tasks, waits, later, found, before, at)],
-                    ignore_index=True,
+            own = [each for each in sets if each.kind == kind]
+            if own:
+                sources = tasks.jobs["source"].iloc[tasks.first[[each.rows[0] for each in own]]]
+                first = first_ends(self.engine, [each.name for each in own], sources, kind)
+                frames.append(
+                    rows_of_sets(own, tasks, waits, remaining, states_by_row, causes, first, at)
                 )
-                if some
-                else found
-            )
-        times: Any = {
-            name: pd.to_datetime(found[name], unit="s", utc=True).dt.round("s") for name in MOMENTS
+        described = pd.concat(frames, ignore_index=True)
+        times: dict[str, Any] = {
+            name: pd.to_datetime(described[name], unit="s", utc=True).dt.round("s")
+            for name in TIMES
         }
-        return found.assign(**times)
+        return described.assign(**times)
 
-    def _ends_of_sets(
-        self, tasks: Tasks, questions: Queries, shown: Array, sets: list[TaskSet], waits: Links
+    def _remaining_of_sets(
+        self, tasks: Tasks, queries: Queries, task_inputs: Array, sets: list[TaskSet], waits: Links
     ) -> dict[int, Array]:
-        rows, at = questions.task, float(questions.at[0])
-        some = np.flatnonzero(
-            np.isin(rows, np.concatenate([whole.rows for whole in sets] or [np.empty(0, np.int64)]))
-        )
-        points = time_left(self.model, shown[some], stochastic.LEVELS)
-        points[tasks.finished[rows[some]] <= at] = 0.0
-        return until_done(tasks, rows[some], points, sets, waits, at)
+        rows, at = queries.task, float(queries.at[0])
+        in_sets = np.concatenate([each.rows for each in sets] or [np.empty(0, np.int64)])
+        members = np.flatnonzero(np.isin(rows, in_sets))
+        points = time_left(self.model, task_inputs[members], stochastic.LEVELS)
+        points[tasks.finished[rows[members]] <= at] = 0.0
+        return until_done(tasks, rows[members], points, sets, waits, at)
 
-    def _rows(
-        self,
-        tasks: Tasks,
-        questions: Queries,
-        left: Array,
-        opened: OpenJobs,
-        most: Array,
-        over: Array,
-        waiting: Array,
-    ) -> pd.DataFrame:
-        at, rows = questions.at, questions.task
+    def _task_rows(
+        self, tasks: Tasks, left: Array, opened: _Open, over: Array, waits: Links
+    ) -> tuple[pd.DataFrame, dict[int, int]]:
+        """Describe the tasks; and ``held_up_by``, which task each one without an end waits for."""
+        queries = opened.queries
+        rows, at, now = queries.task, queries.at, float(queries.at[0])
         finished, defined = tasks.finished[rows], tasks.defined[rows]
-        end = np.where(np.isfinite(finished)[:, None], finished[:, None], at[:, None] + left)
-        place, expected = compare_with_first(
-            defined, end, first_answers(self.engine, tasks.names[rows]), at
-        )
-        quiet = np.where(
-            waiting, 0.0, silence_ratio(tasks, questions, opened, most, last_end(tasks, questions))
-        )
-        ended, bad = failures(tasks, questions)
-        stand = states(
-            np.isfinite(finished),
-            quiet,
-            ended,
-            bad,
-            place,
-            thresholds_of(self.engine, tasks.groups[rows]),
-        )
-        reasons = [
-            [] if state not in ("late", *WRONG) else _reasons(tasks, questions, q, opened, most)
-            for q, state in enumerate(stand)
-        ]
+        done = np.isfinite(finished)
+        sources = tasks.jobs["source"].iloc[tasks.first[rows]]
+        end = np.where(done[:, None], finished[:, None], at[:, None] + left)
+        first = first_ends(self.engine, tasks.names[rows], sources)
+        level, expected = compare_with_first(defined, end, first, at)
+        ends = last_end(tasks, queries)
+        silence = silence_ratio(tasks, queries, opened.jobs, opened.longest, ends)
+        silence[blocked_tasks(tasks, rows, waits, now)] = 0.0
+        limits = thresholds_of(self.engine, tasks.groups[rows])
+        ended, failed = failures(tasks, queries)
+        chosen = states(done, silence, ended, failed, level, limits)
+        stall_limit = np.array([limit.stalled for limit in limits])
+        stalled = ~done & (silence > stall_limit)
+        since = np.where(stalled, last_event(tasks, queries, opened.jobs, ends), np.nan)
+        causes = held_up_by(tasks, set(rows[stalled].tolist()), waits, now)
+        no_end = np.array([row in causes for row in rows.tolist()])
+        # The longer a task is silent, the less is known of its end.
+        trust = np.where(stalled, stall_limit / np.maximum(silence, stall_limit), ~no_end)
+        reasons = []
+        for index, state in enumerate(chosen):
+            own = []
+            if state in ("late", *ALERTED_STATES):
+                own = delay_reasons(tasks, int(rows[index]), now, opened.of(index))
+            if stalled[index]:
+                own.append(stall_sentence(since[index], left[index]))
+            elif no_end[index]:
+                own.append(f"waits for task {tasks.names[causes[int(rows[index])]]}, which stalls")
+            reasons.append(own)
         columns = {
-            "kind": "task", "task": tasks.names[rows], "owner": tasks.users[rows], "group": tasks.groups[rows], "state": stand,
-            "reasons": reasons, "tasks": 1.0, "jobs": tasks.sizes[rows].astype(float), "ended": over.astype(float),
-            "failed": bad.astype(float), "progress": over / tasks.sizes[rows], "expected_progress": expected,
-            "confidence": confidence(place), "ceiling": defined + ceilings(tasks, rows, float(at[0])),
-            "defined_at": defined, "low": end[:, 0], "median": end[:, 1], "high": end[:, 2], "asked_at": at,
-        }  # fmt: skip
-        return pd.DataFrame(columns)
-
-    def _keep(self, found: pd.DataFrame, now: pd.Timestamp) -> None:
-        """Store the rows that say something new, and tell of tasks that went wrong or are right again."""
-        known = pd.concat(
-            [latest_task_predictions(self.engine, kind) for kind in found["kind"].unique()]
-        ).set_index(["kind", "task"])
-        before = known.reindex(pd.MultiIndex.from_frame(found[["kind", "task"]]))
-        left = np.maximum((found["median"] - found["asked_at"]).dt.total_seconds().to_numpy(), 60.0)
-        moved = np.nan_to_num(
-            _seconds(found["median"]) - _seconds(pd.to_datetime(before["median"], utc=True)),
-            nan=np.inf,
-        )
-        same = (before["state"].to_numpy() == found["state"].to_numpy()) & (
-            before["ended"].to_numpy() == found["ended"].to_numpy()
-        )
-        news = found[~(same & (np.abs(moved) <= MOVED * left))]
-        with self.engine.begin() as connection:
-            add_task_predictions(connection, news)
-        self._tell(found[found["kind"] == "task"], now)
-
-    def _tell(self, found: pd.DataFrame, now: pd.Timestamp) -> None:
-        """Tell of tasks that went wrong or are right again; a chain or request says no more than its tasks do."""
-        told = {key for key in active_alerts(self.engine, now - HISTORY) if key.startswith(ALERT)}
-        wrong = found[found["state"].isin(WRONG)]
-        names = ALERT + wrong["task"]
-        new = wrong[~names.isin(told).to_numpy()].head(MOST_TOLD)
-        sentences = dict.fromkeys(sorted(told - set(names)), "")
-        sentences |= {
-            f"{ALERT}{task}": f"{task} of {owner} is {state}: {'; '.join(reasons)}"
-            for task, owner, state, reasons in zip(
-                new["task"], new["owner"], new["state"], new["reasons"], strict=True
-            )
+            "kind": "task",
+            "source": sources.to_numpy(),
+            "task": tasks.names[rows],
+            "owner": tasks.users[rows],
+            "group": tasks.groups[rows],
+            "state": chosen,
+            "reasons": reasons,
+            "tasks": 1.0,
+            "jobs": tasks.sizes[rows].astype(float),
+            "ended": over.astype(float),
+            "failed": failed.astype(float),
+            "progress": over / tasks.sizes[rows],
+            "expected_progress": expected,
+            "confidence": confidence(level) * trust,
+            "ceiling": defined + ceilings(tasks, rows, now),
+            "defined_at": defined,
+            **{name: np.where(no_end, np.nan, end[:, i]) for i, name in enumerate(ENDS)},
+            "asked_at": at,
+            "stalled_since": since,
         }
-        notify(self.engine, self.settings, sentences, now.to_pydatetime())
+        return pd.DataFrame(columns), causes
+
+    def _store(self, described: pd.DataFrame) -> None:
+        """Store the rows that say something new; one that the store cannot take is left out."""
+        names = described.assign(task=[stored_task_name(name) for name in described["task"]])
+        keys = pd.MultiIndex.from_frame(names[IDENTITY])
+        kinds = described["kind"].unique()
+        latest = pd.concat([latest_task_predictions(self.engine, kind) for kind in kinds])
+        before = latest.set_index(IDENTITY).reindex(keys)
+        left = (described["median"] - described["asked_at"]).dt.total_seconds().to_numpy()
+        now, then = _seconds(described["median"]), _seconds(before["median"])
+        unmoved = np.abs(now - then) <= MIN_MOVE * np.maximum(left, 60.0)
+        same = (unmoved | (np.isnan(now) & np.isnan(then))) & (
+            before["state"].to_numpy() == described["state"].to_numpy()
+        )
+        same &= before["ended"].to_numpy() == described["ended"].to_numpy()
+        new = described[~same].drop(columns="stalled_since")
+        try:
+            self._add(new)
+        except Exception as error:
+            if not is_data_error(error):
+                raise
+            for row in range(len(new)):
+                self._add_one(new.iloc[row : row + 1])
+
+    def _add(self, rows: pd.DataFrame) -> None:
+        with self.engine.begin() as connection:
+            add_task_predictions(connection, rows)
+
+    def _add_one(self, row: pd.DataFrame) -> None:
+        try:
+            self._add(row)
+        except Exception as error:
+            if not is_data_error(error):
+                raise
+            name = str(row["task"].iloc[0])[:100]
+            log.warning("the prediction of task %r cannot be stored: %s", name, error)
+
+    def _alert(self, tasks: pd.DataFrame, now: pd.Timestamp) -> None:
+        """Alert about tasks that went wrong, and when they recover; their sets add nothing."""
+        active = active_alerts(self.engine, self.settings, now - HISTORY)
+        old_keys = {f"{ALERT_PREFIX}{name}" for name in tasks["task"]} & active.keys()
+        several = tasks["source"].nunique() > 1
+        sentences, titles = dict[str, str](), dict[str, str]()
+        for row in tasks.to_dict("records"):
+            name = f"{ALERT_PREFIX}{row['task']}"
+            # Alerts of older versions have no source in their key.
+            key = name if name in old_keys else alert_key(name, row["source"])
+            titles[key] = f"{name} of {row['source']}" if several else name
+            if row["state"] not in ALERTED_STATES:
+                continue
+            reasons = "; ".join(row["reasons"])
+            sentences[key] = f"{row['task']} of {row['owner']} is {row['state']}: {reasons}"
+        over = {key for key in active if key.startswith(ALERT_PREFIX)} - sentences.keys()
+        # Those that no address knows come before those that only some could be sent.
+        unsent = [key for key in sentences if key not in active]
+        unsent += [key for key in sentences if active.get(key) is False]
+        conditions = dict.fromkeys(sorted(over), "")
+        conditions |= {key: sentences[key] for key in unsent[:MAX_ALERTS]}
+        notify(self.engine, self.settings, conditions, now.to_pydatetime(), titles)
 
 
-def _reasons(
-    tasks: Tasks, questions: Queries, question: int, opened: OpenJobs, most: Array
-) -> list[str]:
-    own = slice(*np.searchsorted(opened.question, [question, question + 1]))
-    return delay_reasons(
-        tasks,
-        int(questions.task[question]),
-        float(questions.at[question]),
-        dict(zip(opened.job[own], most[own], strict=True)),
+def stall_sentence(since: float, left: Array) -> str:
+    """Say since when a task stalls, and how long it needs once it goes on.
+
+    Args:
+        since: Its last event (s since 1970).
+        left: Low, median and high time that it needs (float64[3], s).
+    """
+    low, median, high = left / 3600
+    moment = f"{pd.Timestamp(since, unit='s'):%Y-%m-%d %H:%M} UTC"
+    return (
+        f"nothing has happened since {moment}: no end is predicted; "
+        f"once it goes on it needs {median:.1f} h ({low:.1f} to {high:.1f} h)"
     )
 
 
-MOMENTS = ("defined_at", "low", "median", "high", "ceiling", "asked_at")
-COLUMNS = (
-    "kind", "task", "owner", "group", "state", "reasons", "tasks", "jobs", "ended", "failed", "progress", "expected_progress", "confidence",
-    *MOMENTS,
-)  # fmt: skip
-
-
 def as_of(jobs: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
-    """``jobs`` as they were known at ``now``: what ended or started later had not."""
+    """Give ``jobs`` as they were at ``now``, without later starts and outcomes."""
     later, waits = jobs["ended_at"] > now, jobs["started_at"] > now
     outcomes = {name: jobs[name].mask(later) for name in ("ended_at", "walltime", "status")}
     return jobs.assign(**outcomes, started_at=jobs["started_at"].mask(waits))
 
 
 def fit_on(jobs: pd.DataFrame, now: pd.Timestamp) -> TaskModel:
-    """The models of tasks, fitted on the latest of ``jobs`` by what is known ``now``."""
-    tasks = group_tasks(jobs.sort_values("submitted_at", kind="stable").tail(MOST_JOBS))
-    rows = np.flatnonzero(tasks.sizes >= FEWEST_JOBS)
-    questions = queries_about(tasks, rows)
-    asked = questions.take(np.flatnonzero(questions.at < now.timestamp()))
-    if not len(asked):
+    """Fit the models of tasks on the latest of ``jobs``, by what is known ``now``."""
+    latest = jobs.sort_values("submitted_at", kind="stable").tail(MAX_FIT_JOBS)
+    tasks = group_tasks(latest)
+    queries = queries_about(tasks, np.flatnonzero(tasks.sizes >= FEWEST_JOBS))
+    past = queries.take(np.flatnonzero(queries.at < now.timestamp()))
+    if not len(past):
         return TaskModel()
+    past_inputs = query_inputs(tasks, past)
     return fit_calibrated(
-        PastQueries(asked, query_inputs(tasks, asked), tasks.finished[asked.task]), now.timestamp()
+        PastQueries(past, past_inputs, tasks.finished[past.task]), now.timestamp()
     )
 
 
 def ceilings(tasks: Tasks, rows: Array, at: float) -> Array:
-    """The 95th percentile of how long the ended tasks of each task's group took (float64[rows], s); of all where it has none."""
+    """The 95th percentile of the durations of each group's ended tasks (float64[rows], s).
+
+    Of a group that has none, that of all tasks.
+    """
     lasted, over = tasks.finished - tasks.defined, tasks.finished <= at
-    whole = float(np.quantile(lasted[over], 0.95)) if over.any() else 0.0
-    of_group = {
-        group: float(np.quantile(lasted[same], 0.95))
-        if (same := over & (tasks.groups == group)).any()
-        else whole
-        for group in dict.fromkeys(tasks.groups[rows])
-    }
-    return np.array([of_group[group] for group in tasks.groups[rows]])
+
+    def ceiling(chosen: Array, otherwise: float) -> float:
+        return float(np.quantile(lasted[chosen], 0.95)) if chosen.any() else otherwise
+
+    overall = ceiling(over, 0.0)
+    groups = tasks.groups[rows]
+    of_group = {g: ceiling(over & (tasks.groups == g), overall) for g in dict.fromkeys(groups)}
+    return np.array([of_group[group] for group in groups])
 
 
-def first_answers(engine: Engine, names: Array | list[str], kind: str = "task") -> Array:
-    """The first end foreseen of each task, chain or request: low, median and high in seconds since 1970 (float64[n, 3]), NaN if new."""
-    found = first_task_predictions(engine, kind).set_index("task").reindex(names)
-    return np.column_stack(
-        [_seconds(pd.to_datetime(found[name], utc=True)) for name in ("low", "median", "high")]
-    )
+def first_ends(
+    engine: Engine, names: Array | list[str], sources: pd.Series[Any], kind: str = "task"
+) -> Array:
+    """The first predicted end of each task, chain or request (float64[n, 3], s since 1970).
+
+    Args:
+        engine: The store.
+        names: Their names.
+        sources: Their sources.
+        kind: ``task``, ``chain`` or ``request``.
+
+    Returns:
+        Low, median and high; NaN for those that are new.
+    """
+    stored = first_task_predictions(engine, kind).set_index(["source", "task"])
+    keys = pd.MultiIndex.from_arrays([list(sources), [stored_task_name(name) for name in names]])
+    rows = stored.reindex(keys)
+    return np.column_stack([_seconds(rows[name]) for name in ENDS])
 
 
 def _seconds(times: pd.Series[Any]) -> Array:
-    return np.asarray(
-        (times - pd.Timestamp(0, tz="UTC")).dt.total_seconds().to_numpy(dtype=np.float64)
-    )
+    since = pd.to_datetime(times, utc=True) - pd.Timestamp(0, tz="UTC")
+    return np.asarray(since.dt.total_seconds().to_numpy(dtype=np.float64))
 
 
 def thresholds_of(engine: Engine, groups: Array) -> list[Thresholds]:
-    """The thresholds that hold for each group: the newest set for it, else the newest for ``all``, else the usual."""
-    made: dict[str, Thresholds] = {}
+    """The thresholds of each group: the newest set for it, else for ``all``, else the defaults."""
     stored = read_thresholds(engine)
+    stored = stored[stored["name"].isin(list(Thresholds.__dataclass_fields__))]
+    made: dict[str, Thresholds] = {}
     for group in dict.fromkeys(groups):
         values: dict[str, float] = {}
-        for whose in ("all", group):
-            own = stored[stored["group"] == whose]
+        for scope in ("all", group):
+            own = stored[stored["group"] == scope]
             values |= dict(zip(own["name"], own["value"], strict=True))
-        made[group] = Thresholds(
-            **{
-                name: value
-                for name, value in values.items()
-                if name in Thresholds.__dataclass_fields__
-            }
-        )
+        made[group] = Thresholds(**values)
     return [made[group] for group in groups]

@@ -81,7 +81,7 @@ class Dashboard:
     def look(self) -> None:
         """Look at the tasks now, and tell the production system."""
         now = self.clock()
-        self.tasks = overview.by_severity(self.watch.look(now))
+        self.tasks = overview.by_severity(self.watch.update(now))
         self.seen_at = now.isoformat()
         send_task_updates(self.engine, self.settings, now)
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from infra.background import is_data_error
 from infra.settings import Settings
-from services.background import is_data_error
 
 if TYPE_CHECKING:
     from models.engine.forecaster import Forecaster

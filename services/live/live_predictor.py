@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from infra.background import BackgroundThread, is_data_error
 from infra.settings import Settings
 from jobs.store import StoreError, add_jobs, open_store
 from models.releases.versions import STALE_AFTER
-from services.background import BackgroundThread, is_data_error
 from services.http.columns import to_coded_jobs
 from services.http.contract import MAX_EXPLAINED, Options
 from services.http.errors import HTTPError

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from infra.background import FOREVER, BackgroundThread, is_data_error
 from jobs.store import add_predictions
-from services.background import FOREVER, BackgroundThread, is_data_error
 from services.live.idle import IdleDetector
 
 if TYPE_CHECKING:

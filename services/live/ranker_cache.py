@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from infra.background import FOREVER, BackgroundThread
 from jobs.store import StoreError
-from services.background import FOREVER, BackgroundThread
 from services.http.errors import HTTPError
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from infra.background import FOREVER, BackgroundThread
 from jobs.store import read_ended
-from services.background import FOREVER, BackgroundThread
 from services.http.columns import to_coded_jobs
 from services.live.active_model import BULK_ROWS, ActiveModel, same_version
 from services.live.idle import IdleDetector

@@ -9,11 +9,13 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
+import pandas as pd
 import pytest
 from sqlalchemy import Engine
 
 from infra.settings import Settings
-from monitoring.alerts import notify
+from jobs.store import add_measurements
+from monitoring.alerts import active_alerts, notify, send_once
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -147,3 +149,52 @@ def test_without_an_address_nothing_is_told_and_nothing_forgotten(
     assert notify(
         sqlite_store, settings(f"json://127.0.0.1:{hook.port}"), {"decay": "It decays."}, NOW
     ) == ["Gridcast gridcast: decay"]
+
+
+def test_a_dead_address_makes_no_other_hear_an_alarm_again(
+    sqlite_store: Engine, hook: Receiver
+) -> None:
+    dead = Receiver(Hook)
+    dead.stop()
+    both = settings(f"json://127.0.0.1:{hook.port}", f"json://127.0.0.1:{dead.port}")
+    for hour, sentence in enumerate(["It decays.", "It decays.", "It decays.", ""]):
+        notify(sqlite_store, both, {"decay": sentence}, NOW + timedelta(hours=hour))
+        send_once(sqlite_store, both, "week 1", "advice", "text", NOW + timedelta(hours=hour))
+    assert [got["title"] for got in hook.got] == [
+        "Gridcast gridcast: decay",
+        "Gridcast gridcast: advice",
+        "Gridcast gridcast: decay is over",
+    ]
+    assert active_alerts(sqlite_store, both, NOW) == {}
+
+
+def test_an_address_that_comes_back_hears_what_it_missed(
+    sqlite_store: Engine, hook: Receiver
+) -> None:
+    late = Receiver(Hook)
+    port = late.port
+    late.stop()
+    both = settings(f"json://127.0.0.1:{hook.port}", f"json://127.0.0.1:{port}")
+    notify(sqlite_store, both, {"decay": "It decays."}, NOW)
+    assert active_alerts(sqlite_store, both, NOW) == {"decay": False}
+    heard = HTTPServer(("127.0.0.1", port), Hook)
+    late.server, late.thread = heard, threading.Thread(target=heard.serve_forever, daemon=True)
+    heard.receiver = late  # type: ignore[attr-defined]
+    late.thread.start()
+    notify(sqlite_store, both, {"decay": "It decays."}, NOW + timedelta(hours=1))
+    assert active_alerts(sqlite_store, both, NOW) == {"decay": True}
+    late.stop()
+    assert [len(receiver.got) for receiver in (hook, late)] == [1, 1]
+
+
+def test_alerts_of_an_older_version_are_known_to_every_address(
+    sqlite_store: Engine, hook: Receiver
+) -> None:
+    row = {"measured_at": NOW, "kind": "alert", "name": "decay", "value": 1.0, "details": "x"}
+    with sqlite_store.begin() as connection:
+        add_measurements(connection, pd.DataFrame([row]))
+    ours = settings(f"json://127.0.0.1:{hook.port}")
+    assert notify(sqlite_store, ours, {"decay": "x"}, NOW + timedelta(hours=1)) == []
+    assert notify(sqlite_store, ours, {"decay": ""}, NOW + timedelta(hours=2)) == [
+        "Gridcast gridcast: decay is over"
+    ]

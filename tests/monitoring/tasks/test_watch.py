@@ -127,7 +127,7 @@ def test_every_look_foresees_the_end_of_each_open_task_and_keeps_what_is_new(
         TaskWatch(engine, Settings()),
         pd.Timestamp("2025-01-09 14:00", tz="UTC").to_pydatetime(),
     )
-    first = watch.look(now)
+    first = watch.update(now)
     opened = first[first["state"] != "done"]
     assert len(opened) > 1
     assert (
@@ -135,8 +135,8 @@ def test_every_look_foresees_the_end_of_each_open_task_and_keeps_what_is_new(
         and (opened["median"] <= opened["high"]).all()
         and (opened["low"] >= now).all()
     )
-    watch.look(now)
-    later = watch.look(now + timedelta(hours=6))
+    watch.update(now)
+    later = watch.update(now + timedelta(hours=6))
     assert set(opened["task"]) <= set(later["task"])
     history = task_history(engine, opened["task"].iloc[0])
     assert history["asked_at"].is_unique and len(history) == 2
@@ -145,11 +145,11 @@ def test_every_look_foresees_the_end_of_each_open_task_and_keeps_what_is_new(
 
 def test_a_threshold_counts_from_the_next_look_on_and_says_who_set_it(engine: Engine) -> None:
     now = pd.Timestamp("2025-01-09 14:00", tz="UTC").to_pydatetime()
-    before = TaskWatch(engine, Settings()).look(now).set_index("task")["state"]
+    before = TaskWatch(engine, Settings()).update(now).set_index("task")["state"]
     with engine.begin() as connection:
         set_threshold(connection, "all", "failing", 1.0, "ada", now)
         set_threshold(connection, "all", "stalled", 1e9, "ada", now)
-    after = TaskWatch(engine, Settings()).look(now).set_index("task")["state"]
+    after = TaskWatch(engine, Settings()).update(now).set_index("task")["state"]
     assert not after.isin(["failing", "stalled"]).any() and set(after.index) == set(before.index)
     assert read_thresholds(engine)["set_by"].tolist() == ["ada", "ada"]
 
@@ -182,7 +182,7 @@ def test_a_chain_and_a_request_end_with_their_last_task_and_know_nothing_of_the_
         store = open_store(f"sqlite:///{tmp_path / f'{number}.db'}")
         with store.begin() as connection:
             add_jobs(connection, conform(each))
-        seen.append(TaskWatch(store, Settings()).look(PROGRESS_LEVELS.to_pydatetime()))
+        seen.append(TaskWatch(store, Settings()).update(PROGRESS_LEVELS.to_pydatetime()))
         assert set(unnotified_tasks(store)["kind"]) == {"task", "chain", "request"}
         store.dispose()
     pd.testing.assert_frame_equal(seen[0], seen[1])
@@ -233,7 +233,7 @@ def test_a_task_that_stalls_is_told_once_and_so_is_its_recovery(tmp_path: Path) 
     begun = START + timedelta(hours=240)
     seen = []
     for hours in (0.5, 1.2, 11, 12, 13, 14.05, 15):
-        found = watch.look((begun + timedelta(hours=hours)).to_pydatetime()).set_index("task")
+        found = watch.update((begun + timedelta(hours=hours)).to_pydatetime()).set_index("task")
         seen.append((found.loc["t40", "state"], len(hook.got)))
     hook.stop()
     engine.dispose()
@@ -255,13 +255,119 @@ def test_an_alert_that_nobody_took_is_told_at_the_next_look(tmp_path: Path) -> N
     with engine.begin() as connection:
         add_jobs(connection, _freezing())
     moment = START + timedelta(hours=251)
-    TaskWatch(engine, Settings(alerts=SecretStr(f"json://127.0.0.1:{hook.port}"))).look(
+    TaskWatch(engine, Settings(alerts=SecretStr(f"json://127.0.0.1:{hook.port}"))).update(
         moment.to_pydatetime()
     )
     again = Receiver(Hook)
-    TaskWatch(engine, Settings(alerts=SecretStr(f"json://127.0.0.1:{again.port}"))).look(
+    TaskWatch(engine, Settings(alerts=SecretStr(f"json://127.0.0.1:{again.port}"))).update(
         (moment + timedelta(minutes=1)).to_pydatetime()
     )
     again.stop()
     engine.dispose()
     assert [got["title"] for got in again.got] == ["Gridcast gridcast: task t40"]
+
+
+def test_a_stalled_task_has_no_end_says_since_when_and_its_confidence_falls(
+    tmp_path: Path,
+) -> None:
+    engine = open_store(f"sqlite:///{tmp_path / 'jobs.db'}")
+    with engine.begin() as connection:
+        add_jobs(connection, _freezing())
+    watch, begun = TaskWatch(engine, Settings()), START + timedelta(hours=240)
+    rows = []
+    for hours in (0.5, 11, 12, 13, 14.05):
+        found = watch.update((begun + timedelta(hours=hours)).to_pydatetime())
+        rows.append(found.set_index("task").loc["t40"])
+    engine.dispose()
+    before, *stalled, after = rows
+    assert pd.notna(before["median"]) and pd.isna(before["stalled_since"])
+    last_end = begun + timedelta(hours=1, minutes=2)
+    for row in stalled:
+        assert row["state"] == "stalled"
+        assert pd.isna(row["low"]) and pd.isna(row["median"]) and pd.isna(row["high"])
+        assert row["stalled_since"] == last_end
+        assert f"nothing has happened since {last_end:%Y-%m-%d %H:%M} UTC" in row["reasons"][-1]
+        assert "once it goes on it needs" in row["reasons"][-1]
+    confidences = [row["confidence"] for row in stalled]
+    assert 1 > confidences[0] > confidences[1] > confidences[2]
+    assert pd.notna(after["median"]) and pd.isna(after["stalled_since"])
+
+
+def test_a_stall_is_stored_once_and_not_at_every_update(tmp_path: Path) -> None:
+    engine = open_store(f"sqlite:///{tmp_path / 'jobs.db'}")
+    with engine.begin() as connection:
+        add_jobs(connection, _freezing())
+    watch, begun = TaskWatch(engine, Settings()), START + timedelta(hours=240)
+    for hours in (0.5, 11, 12, 13):
+        watch.update((begun + timedelta(hours=hours)).to_pydatetime())
+    history = task_history(engine, "t40")
+    assert history["state"].tolist() == ["normal", "stalled"]
+    assert history["median"].notna().tolist() == [True, False]
+    engine.dispose()
+
+
+def test_what_waits_for_a_stalled_task_has_no_end_either(tmp_path: Path) -> None:
+    jobs = _freezing()
+    waiting = jobs[jobs["task_id"] == "t40"].assign(
+        job_id=lambda rows: "w" + rows["job_id"],
+        task_id="after",
+        after_task_id="t40",
+        started_at=pd.NaT,
+        ended_at=pd.NaT,
+        walltime=np.nan,
+        status="waiting",
+    )
+    engine = open_store(f"sqlite:///{tmp_path / 'jobs.db'}")
+    with engine.begin() as connection:
+        add_jobs(connection, conform(pd.concat([jobs, waiting])))
+    now = START + timedelta(hours=252)
+    found = TaskWatch(engine, Settings()).update(now.to_pydatetime())
+    engine.dispose()
+    row = found[found["task"] == "after"].iloc[0]
+    assert pd.isna(row["median"]) and row["confidence"] == 0
+    assert row["reasons"] == ["waits for task t40, which stalls"]
+    chain = found[found["kind"] == "chain"].iloc[0]
+    assert pd.isna(chain["median"]) and chain["confidence"] == 0
+
+
+def test_two_sources_may_use_one_name_of_a_task(tmp_path: Path) -> None:
+    jobs = _freezing()
+    other = jobs[jobs["task_id"] == "t40"].assign(source="other", user="bob")
+    other = other.assign(ended_at=other["started_at"] + timedelta(hours=1), walltime=3600.0)
+    engine, hook = open_store(f"sqlite:///{tmp_path / 'jobs.db'}"), Receiver(Hook)
+    with engine.begin() as connection:
+        add_jobs(connection, conform(pd.concat([jobs, other])))
+    watch = TaskWatch(engine, Settings(alerts=SecretStr(f"json://127.0.0.1:{hook.port}")))
+    begun = START + timedelta(hours=240)
+    for hours in (0.5, 11, 12, 14.05):
+        found = watch.update((begun + timedelta(hours=hours)).to_pydatetime())
+        states = found[found["task"] == "t40"].set_index("source")["state"].to_dict()
+        assert states["other"] == ("normal" if hours < 1 else "done")
+        assert states["made"] == ("stalled" if 10 < hours < 14 else states["made"])
+    hook.stop()
+    assert [got["title"] for got in hook.got] == [
+        "Gridcast gridcast: task t40 of made",
+        "Gridcast gridcast: task t40 of made is over",
+    ]
+    for source, owner in (("made", "ada"), ("other", "bob")):
+        assert set(task_history(engine, "t40", source=source)["owner"]) == {owner}
+    engine.dispose()
+
+
+def test_names_of_any_length_neither_break_the_watch_nor_repeat_its_alerts(
+    store: Engine,
+) -> None:
+    """Stored by an older version, when the API still took such names."""
+    long = "t" * 3000
+    jobs = _freezing()
+    jobs = jobs.assign(task_id=jobs["task_id"].where(jobs["task_id"] != "t40", long))
+    with store.begin() as connection:
+        add_jobs(connection, jobs.assign(user="ä" * 1500))
+    hook = Receiver(Hook)
+    watch = TaskWatch(store, Settings(alerts=SecretStr(f"json://127.0.0.1:{hook.port}")))
+    begun = START + timedelta(hours=240)
+    for hours in (0.5, 11, 12, 13, 14.05):
+        watch.update((begun + timedelta(hours=hours)).to_pydatetime())
+    hook.stop()
+    assert [got["type"] for got in hook.got] == ["warning", "success"]
+    assert len(task_history(store, long)) == 3

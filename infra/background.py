@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-log = logging.getLogger("bentoml.gridcast")
+log = logging.getLogger("bentoml.gridcast.background")
 
 FOREVER = threading.TIMEOUT_MAX
 """A pause that only ``BackgroundThread.wake`` or ``stop`` ends."""

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from services.background import BackgroundThread, is_data_error
+from infra.background import BackgroundThread, is_data_error
 
 
 class AwayError(Exception):
