@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +27,7 @@ def doctor(
 
     settings = prepare_environment()
     findings = examine(settings, local_components(settings), table)
-    show_rows([asdict(finding) for finding in findings], as_json, "Gridcast's health")
+    show_rows([finding.to_json() for finding in findings], as_json, "Gridcast's health")
     if any(finding.state == "wrong" for finding in findings):
         raise typer.Exit(1)
 

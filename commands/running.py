@@ -43,7 +43,7 @@ def serve() -> None:
 
 def dashboard() -> None:
     """Show tasks, sites, models and thresholds on a web page of this machine, looked at anew every minute, until Ctrl-C."""
-    from services.dashboard.app import run
+    from services.dashboard_server import run
 
     settings = prepare_environment()
     print_note(f"the page is on http://{settings.host}:{settings.dashboard_port}")

@@ -62,6 +62,7 @@ class BackgroundThread:
         on_failure: Called with the name after each failure, to count it.
         first_pause: Seconds after a first failure; they double with each further one in a row.
         longest_pause: The most seconds between two attempts.
+        on_recovery: Called with the name after the first success that follows a failure.
     """
 
     def __init__(
@@ -71,10 +72,11 @@ class BackgroundThread:
         on_failure: Callable[[str], None] = lambda name: None,
         first_pause: float = FIRST_PAUSE,
         longest_pause: float = LONGEST_PAUSE,
+        on_recovery: Callable[[str], None] = lambda name: None,
     ) -> None:
         self.name = name
         self._step = step
-        self._on_failure = on_failure
+        self._on_failure, self._on_recovery = on_failure, on_recovery
         self._pauses = first_pause, longest_pause
         self._wakeup = threading.Event()
         self._stopping = threading.Event()
@@ -117,7 +119,8 @@ class BackgroundThread:
             return self._failed(error)
         if self._failing_since is not None:
             log.info("%s works again after %d failures", self.name, self._failures_in_a_row)
-        self._failures_in_a_row, self._failing_since, self._error = 0, None, ""
+            self._failures_in_a_row, self._failing_since, self._error = 0, None, ""
+            self._on_recovery(self.name)
         return pause
 
     def _run(self) -> None:

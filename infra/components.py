@@ -123,7 +123,7 @@ def dashboard(
     return Component(
         "dashboard",
         python(
-            "uvicorn --factory services.dashboard.app:create_app",
+            "uvicorn --factory services.dashboard_server:create_app",
             *_bind(settings.host, settings.dashboard_port),
             *options.split(),
         ),

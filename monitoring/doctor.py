@@ -1,4 +1,4 @@
-"""The doctor: looks at all that Gridcast stands on, and says of what is wrong what to do. It changes nothing."""
+"""The doctor: examines everything that Gridcast depends on and says what to do; changes nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -26,81 +26,100 @@ from jobs.store import StoreError
 from jobs.store.status import StoreStatus, store_status
 from models.releases import registry
 from models.releases.versions import STALE_AFTER
+from monitoring.tasks.latest_tasks import LatestTasks
 
-LEAST_SPACE, LITTLE_SPACE = 2**30, 5 * 2**30
-"""Bytes free below which the disk is wrong, and below which it is to be watched."""
-CLOCKS_APART, CLOCKS_WRONG = timedelta(seconds=5), timedelta(seconds=60)
+WRONG_FREE_BYTES, LOW_FREE_BYTES = 2**30, 5 * 2**30
+"""Free bytes below which the disk is wrong, and below which it is to be watched."""
+CLOCK_TOLERANCE, CLOCK_WRONG = timedelta(seconds=5), timedelta(seconds=60)
 STALE_TABLE, OLD_TABLE = timedelta(minutes=15), timedelta(hours=24)
+STALE_TASKS = timedelta(minutes=15)
+TIMEOUT = 5
+
+State = Literal["ok", "watch", "wrong"]
+Rows = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: how it stands, what was found, and what to do where it is not ``ok``. Only ``wrong`` needs a person now."""
+    """The state of one thing, a summary, and a remedy unless it is ``ok``.
 
-    what: str
-    state: Literal["ok", "watch", "wrong"]
-    found: str
-    do: str = ""
+    Only ``wrong`` needs a person now.
+    """
+
+    subject: str
+    state: State
+    summary: str
+    remedy: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        """As the rows of ``gridcast doctor``."""
+        return {
+            "what": self.subject,
+            "state": self.state,
+            "found": self.summary,
+            "do": self.remedy,
+        }
 
 
 def examine(
     settings: Settings,
-    parts: Sequence[Component],
+    components: Sequence[Component],
     table: Path | None = None,
     now: datetime | None = None,
 ) -> list[Finding]:
-    """Look at everything once: versions, disk, ports and parts, clock, store, MLflow, Prefect, champion, and the table of predictions."""
+    """Examine everything once.
+
+    Args:
+        settings: The data folder, and where the servers are.
+        components: What ``gridcast up`` would run.
+        table: The file of ``gridcast table``; by default the one of the data folder.
+        now: The present, by default that of this machine.
+    """
     now = now or datetime.now(UTC)
-    parts = running_components(settings, parts)
-    rows = {row["part"]: row for row in status(settings, parts)}
+    components = running_components(settings, components)
+    rows: Rows = {row["part"]: row for row in status(settings, components)}
     store = _store(settings)
-    looks: list[Callable[[], Iterator[Finding]]] = [
-        lambda: _versions(),
+    checks: list[Callable[[], Iterator[Finding]]] = [
+        _versions,
         lambda: _disk(settings.home),
-        lambda: _ports(parts, rows),
-        lambda: _parts(rows),
+        lambda: _ports(components, rows),
+        lambda: _components(rows),
         lambda: _database(store),
-        lambda: _clock(store, parts, rows, now),
+        lambda: _clock(store, components, rows, now),
         lambda: _champion(settings, now),
-        lambda: _prefect(parts, rows),
-        lambda: _predictor(parts, rows),
+        lambda: _prefect(components, rows),
+        lambda: _predictors(components, rows),
+        lambda: _tasks(settings, now),
         lambda: _table(table or _own_table(settings), now),
     ]
-    return [finding for look in looks for finding in look()]
+    return [finding for check in checks for finding in check()]
 
 
 def _versions() -> Iterator[Finding]:
-    do = "uv sync installs what uv.lock says"
+    remedy = "uv sync installs what uv.lock says"
     try:
-        wanted = [Requirement(text) for text in metadata.requires("gridcast") or ()]
+        pins = [Requirement(text) for text in metadata.requires("gridcast") or ()]
         python = SpecifierSet(metadata.metadata("gridcast")["Requires-Python"])
     except metadata.PackageNotFoundError:
-        yield Finding(
-            "versions",
-            "watch",
-            "gridcast is run from files and not installed, so its pins are not running_components",
-            do,
-        )
+        summary = "gridcast is run from files and not installed, so its pins are unknown"
+        yield Finding("versions", "watch", summary, remedy)
         return
-    installed = {one.name: _installed(one.name) for one in wanted}
-    off = [
-        f"{one.name} {installed[one.name] or 'is missing'}, not {one.specifier}"
-        for one in wanted
-        if installed[one.name] is None
-        or not one.specifier.contains(str(installed[one.name]), prereleases=True)
-    ]
+    wrong = []
+    for pin in pins:
+        version = _installed_version(pin.name)
+        if version is None or not pin.specifier.contains(version, prereleases=True):
+            wrong.append(f"{pin.name} {version or 'is missing'}, not {pin.specifier}")
     running = ".".join(map(str, sys.version_info[:3]))
     if running not in python:
-        off.append(f"Python {running}, not {python}")
-    if off:
-        yield Finding("versions", "wrong", "; ".join(off), do)
+        wrong.append(f"Python {running}, not {python}")
+    if wrong:
+        yield Finding("versions", "wrong", "; ".join(wrong), remedy)
     else:
-        yield Finding(
-            "versions", "ok", f"Python {running} and {len(wanted)} packages are within their pins"
-        )
+        summary = f"Python {running} and {len(pins)} packages are within their pins"
+        yield Finding("versions", "ok", summary)
 
 
-def _installed(name: str) -> str | None:
+def _installed_version(name: str) -> str | None:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -109,57 +128,37 @@ def _installed(name: str) -> str | None:
 
 def _disk(home: Path) -> Iterator[Finding]:
     if home.is_dir() and not os.access(home, os.W_OK | os.X_OK):
-        yield Finding(
-            "data folder",
-            "wrong",
-            f"{home} cannot be written",
-            "give it to the user that runs Gridcast",
-        )
-    there = next(
-        folder for folder in (home.absolute(), *home.absolute().parents) if folder.is_dir()
-    )
-    free = shutil.disk_usage(there).free
-    found = f"{free / 2**30:.1f} GiB free on the disk of {home.absolute()}"
-    if free < LITTLE_SPACE:
-        state: Literal["wrong", "watch"] = "wrong" if free < LEAST_SPACE else "watch"
-        yield Finding(
-            "disk",
-            state,
-            found,
-            "free some space: a full disk stops ingest, training and the report of outcomes",
-        )
+        remedy = "give it to the user that runs Gridcast"
+        yield Finding("data folder", "wrong", f"{home} cannot be written", remedy)
+    absolute = home.absolute()
+    existing = next(folder for folder in (absolute, *absolute.parents) if folder.is_dir())
+    free = shutil.disk_usage(existing).free
+    summary = f"{free / 2**30:.1f} GiB free on the disk of {absolute}"
+    if free >= LOW_FREE_BYTES:
+        yield Finding("disk", "ok", summary)
+        return
+    remedy = "free some space: a full disk stops ingest, training and the report of outcomes"
+    yield Finding("disk", "wrong" if free < WRONG_FREE_BYTES else "watch", summary, remedy)
+
+
+def _ports(components: Sequence[Component], rows: Rows) -> Iterator[Finding]:
+    stopped = [one for one in components if rows.get(one.name, {}).get("pid") is None]
+    conflicts = [conflict for one in stopped if (conflict := port_conflict(one))]
+    if conflicts:
+        yield Finding("ports", "wrong", "; ".join(conflicts), "free the port, or set another")
     else:
-        yield Finding("disk", "ok", found)
+        count = sum(bool(one.address) for one in components)
+        yield Finding("ports", "ok", f"{count} ports are ours or free")
 
 
-def _ports(parts: Sequence[Component], rows: dict[str, dict[str, Any]]) -> Iterator[Finding]:
-    taken = [
-        why
-        for part in parts
-        if (rows.get(part.name) or {"pid": None})["pid"] is None and (why := port_conflict(part))
-    ]
-    if taken:
-        yield Finding("ports", "wrong", "; ".join(taken), "free the port, or set another")
-    else:
-        yield Finding(
-            "ports", "ok", f"{sum(bool(part.address) for part in parts)} ports are ours or free"
-        )
-
-
-def _parts(rows: dict[str, dict[str, Any]]) -> Iterator[Finding]:
-    running = [row for row in rows.values() if row["pid"] is not None]
-    off = [f"{row['part']} is {row['state']}" for row in rows.values() if row["state"] != "up"]
-    if not running:
-        yield Finding(
-            "parts", "watch", "nothing runs on this data folder", "gridcast up starts them"
-        )
-    elif off:
-        yield Finding(
-            "parts",
-            "wrong",
-            "; ".join(off),
-            "their logs are in logs/ of the data folder; gridcast down, then up, starts them anew",
-        )
+def _components(rows: Rows) -> Iterator[Finding]:
+    down = [f"{row['part']} is {row['state']}" for row in rows.values() if row["state"] != "up"]
+    if all(row["pid"] is None for row in rows.values()):
+        summary = "nothing runs on this data folder"
+        yield Finding("parts", "watch", summary, "gridcast up starts them")
+    elif down:
+        remedy = "their logs are in logs/ of the data folder; gridcast down, then up, restarts them"
+        yield Finding("parts", "wrong", "; ".join(down), remedy)
     else:
         yield Finding("parts", "ok", f"{', '.join(rows)} are up")
 
@@ -173,228 +172,202 @@ def _store(settings: Settings) -> StoreStatus | str:
 
 def _database(store: StoreStatus | str) -> Iterator[Finding]:
     if isinstance(store, str):
-        yield Finding(
-            "database", "wrong", store, "see GRIDCAST_DATABASE_URL, and whether its server runs"
-        )
-    elif store.version is None:
-        yield Finding(
-            "database",
-            "ok",
-            f"{store.where} is not there or empty: the first command makes its tables",
-        )
+        remedy = "see GRIDCAST_DATABASE_URL, and whether its server runs"
+        yield Finding("database", "wrong", store, remedy)
+        return
+    tables = f"{store.where} has tables of version {store.version}"
+    if store.version is None:
+        summary = f"{store.where} is absent or empty: the first command makes its tables"
+        yield Finding("database", "ok", summary)
     elif store.version > store.head:
-        found = (
-            f"{store.where} has tables of version {store.version}, this Gridcast knows {store.head}"
-        )
-        yield Finding("database", "wrong", found, "update Gridcast")
+        summary = f"{tables}, this Gridcast knows {store.head}"
+        yield Finding("database", "wrong", summary, "update Gridcast")
     elif store.version < store.head:
-        found = f"{store.where} has tables of version {store.version}, this Gridcast makes {store.head} of them when it next opens it"
-        yield Finding(
-            "database",
-            "watch",
-            found,
-            "take a backup with the Gridcast that ran until now, if there is none",
-        )
+        summary = f"{tables}, this Gridcast upgrades them to {store.head} when it next opens it"
+        remedy = "take a backup with the Gridcast that ran until now, if there is none"
+        yield Finding("database", "watch", summary, remedy)
     else:
-        newest = (
-            f"its newest record is of {store.newest:%Y-%m-%d %H:%M} UTC"
-            if store.newest
-            else "it holds no job"
-        )
-        yield Finding(
-            "database",
-            "ok",
-            f"{store.where} answers, its tables are of version {store.head}, {newest}",
-        )
+        newest = "it holds no job"
+        if store.newest:
+            newest = f"its newest record is of {store.newest:%Y-%m-%d %H:%M} UTC"
+        summary = f"{store.where} answers, its tables are of version {store.head}, {newest}"
+        yield Finding("database", "ok", summary)
 
 
 def _clock(
-    store: StoreStatus | str,
-    parts: Sequence[Component],
-    rows: dict[str, dict[str, Any]],
-    now: datetime,
+    store: StoreStatus | str, components: Sequence[Component], rows: Rows, now: datetime
 ) -> Iterator[Finding]:
-    others = {
-        part.name: _date(part)
-        for part in parts
-        if part.address.startswith("http") and _is_up(part.name, rows)
+    clocks = {
+        one.name: _server_clock(one)
+        for one in components
+        if one.address.startswith("http") and _is_up(one.name, rows)
     }
     if isinstance(store, StoreStatus):
-        others["the database"] = store.clock
-        if store.newest and store.newest - now > CLOCKS_WRONG:
-            others["the newest record"] = store.newest
-    apart = {name: clock - now for name, clock in others.items() if clock is not None}
-    name, most = max(apart.items(), key=lambda item: abs(item[1]), default=("", timedelta()))
-    do = "let NTP set the clock of each machine: times decide what a prediction may know"
-    if abs(most) <= CLOCKS_APART:
-        told = (
-            f"agrees with {', '.join(sorted(apart))}" if apart else "there is none to compare with"
-        )
-        yield Finding("clock", "ok", f"{now:%Y-%m-%d %H:%M:%S} UTC; {told}")
-    else:
-        where = f"{name} is {abs(most.total_seconds()):,.0f} s {'ahead of' if most > timedelta() else 'behind'} this machine"
-        yield Finding("clock", "wrong" if abs(most) > CLOCKS_WRONG else "watch", where, do)
+        clocks["the database"] = store.clock
+        if store.newest and store.newest - now > CLOCK_WRONG:
+            clocks["the newest record"] = store.newest
+    offsets = {name: clock - now for name, clock in clocks.items() if clock is not None}
+    name, offset = max(offsets.items(), key=lambda item: abs(item[1]), default=("", timedelta()))
+    if abs(offset) <= CLOCK_TOLERANCE:
+        agrees = f"agrees with {', '.join(sorted(offsets))}" if offsets else "nothing to compare it"
+        yield Finding("clock", "ok", f"{now:%Y-%m-%d %H:%M:%S} UTC; {agrees}")
+        return
+    direction = "ahead of" if offset > timedelta() else "behind"
+    summary = f"{name} is {abs(offset.total_seconds()):,.0f} s {direction} this machine"
+    remedy = "let NTP set the clock of each machine: times decide what a prediction may know"
+    yield Finding("clock", "wrong" if abs(offset) > CLOCK_WRONG else "watch", summary, remedy)
 
 
-def _is_up(name: str, rows: dict[str, dict[str, Any]]) -> bool:
-    return (rows.get(name) or {"state": "down"})["state"] == "up"
+def _is_up(name: str, rows: Rows) -> bool:
+    return bool(rows.get(name, {}).get("state") == "up")
 
 
-def _date(part: Component) -> datetime | None:
-    """What an answering server's clock says."""
+def _server_clock(component: Component) -> datetime | None:
+    """The time that a server's answer carries."""
     try:
-        request = Request(part.address + part.ready_path, headers=_headers(part))  # noqa: S310
-        with urlopen(request, timeout=5) as answer:  # noqa: S310
+        with urlopen(_request(component, component.ready_path), timeout=TIMEOUT) as answer:  # noqa: S310
             return parsedate_to_datetime(answer.headers["Date"])
     except (OSError, ValueError, TypeError):
         return None
 
 
-def _headers(part: Component) -> dict[str, str]:
-    return {"Authorization": f"Bearer {part.token}"} if part.token else {}
+def _request(component: Component, path: str, body: dict[str, Any] | None = None) -> Request:
+    headers = {"Content-Type": "application/json"}
+    if component.token:
+        headers["Authorization"] = f"Bearer {component.token}"
+    data = None if body is None else json.dumps(body).encode()
+    return Request(component.address + path, data, headers)  # noqa: S310
+
+
+def _fetch(component: Component, path: str, body: dict[str, Any] | None = None) -> Any:
+    with urlopen(_request(component, path, body), timeout=TIMEOUT) as answer:  # noqa: S310
+        return json.load(answer)
 
 
 def _champion(settings: Settings, now: datetime) -> Iterator[Finding]:
     try:
         champion = registry.champion(settings)
     except registry.RegistryError as error:
-        yield Finding(
-            "MLflow",
-            "wrong",
-            str(error),
-            "see GRIDCAST_MLFLOW_URL, and whether MLflow runs: gridcast status",
-        )
+        remedy = "see GRIDCAST_MLFLOW_URL, and whether MLflow runs: gridcast status"
+        yield Finding("MLflow", "wrong", str(error), remedy)
         return
     yield Finding("MLflow", "ok", f"{settings.displayed_tracking_url} answers")
     if champion is None:
-        yield Finding(
-            "champion", "watch", "there is none yet: the histories alone answer", "gridcast train"
-        )
+        summary = "there is none yet: the histories alone answer"
+        yield Finding("champion", "watch", summary, "gridcast train")
         return
-    trained = (
-        datetime.fromisoformat(champion.tags["trained_until"])
-        if "trained_until" in champion.tags
-        else champion.created_at
-    )
+    trained = champion.created_at
+    if "trained_until" in champion.tags:
+        trained = datetime.fromisoformat(champion.tags["trained_until"])
     age = now - (trained if trained.tzinfo else trained.replace(tzinfo=UTC))
-    found = f"{champion.label} knows jobs until {trained:%Y-%m-%d %H:%M} UTC, {age / timedelta(days=1):,.1f} days ago"
+    summary = (
+        f"{champion.label} knows jobs until {trained:%Y-%m-%d %H:%M} UTC, "
+        f"{age / timedelta(days=1):,.1f} days ago"
+    )
     if age > STALE_AFTER:
-        yield Finding(
-            "champion",
-            "watch",
-            found,
-            "gridcast history tells why no newer one was promoted; gridcast train trains one",
-        )
+        remedy = "gridcast history tells why no newer one was promoted; gridcast train trains one"
+        yield Finding("champion", "watch", summary, remedy)
     else:
-        yield Finding("champion", "ok", found)
+        yield Finding("champion", "ok", summary)
 
 
-def _prefect(parts: Sequence[Component], rows: dict[str, dict[str, Any]]) -> Iterator[Finding]:
-    part = next((part for part in parts if part.name == "prefect"), None)
-    if part is None or not _is_up(part.name, rows):
-        yield Finding(
-            "Prefect",
-            "watch",
-            "its server does not run here, so nothing is scheduled",
-            "gridcast up starts it",
-        )
+def _prefect(components: Sequence[Component], rows: Rows) -> Iterator[Finding]:
+    prefect = next((one for one in components if one.name == "prefect"), None)
+    if prefect is None or not _is_up(prefect.name, rows):
+        summary = "its server does not run here, so nothing is scheduled"
+        yield Finding("Prefect", "watch", summary, "gridcast up starts it")
         return
+    late_runs = {"flow_runs": {"state": {"name": {"any_": ["Late"]}}}}
     try:
-        late = _ask(
-            part, "/api/flow_runs/count", {"flow_runs": {"state": {"name": {"any_": ["Late"]}}}}
-        )
-        paused = [
-            one["name"]
-            for one in _ask(part, "/api/work_pools/filter", {})
-            if one["status"] != "READY"
-        ]
+        late = _fetch(prefect, "/api/flow_runs/count", late_runs)
+        pools = _fetch(prefect, "/api/work_pools/filter", {})
+        paused = [pool["name"] for pool in pools if pool["status"] != "READY"]
     except (OSError, ValueError, KeyError) as error:
-        yield Finding(
-            "Prefect",
-            "wrong",
-            f"{part.address} does not answer as it should: {error}",
-            "gridcast down, then up",
-        )
+        summary = f"{prefect.address} does not answer as it should: {error}"
+        yield Finding("Prefect", "wrong", summary, "gridcast down, then up")
         return
     if paused:
-        found = f"no worker takes the runs of the pool {', '.join(paused)}"
-        yield Finding(
-            "Prefect",
-            "wrong",
-            found,
-            "logs/schedules.log of the data folder says why; gridcast up starts one",
-        )
+        summary = f"no worker takes the runs of the pool {', '.join(paused)}"
+        remedy = "logs/schedules.log of the data folder says why; gridcast up starts one"
+        yield Finding("Prefect", "wrong", summary, remedy)
     elif late:
-        yield Finding(
-            "Prefect",
-            "watch",
-            f"{late} runs are late",
-            "look at them on its page: they wait for a worker, or for the run before",
-        )
+        remedy = "look at them on its page: they wait for a worker, or for the run before"
+        yield Finding("Prefect", "watch", f"{late} runs are late", remedy)
     else:
-        yield Finding("Prefect", "ok", f"{part.address} answers, a worker is there, no run is late")
+        summary = f"{prefect.address} answers, a worker is there, no run is late"
+        yield Finding("Prefect", "ok", summary)
 
 
-def _predictor(parts: Sequence[Component], rows: dict[str, dict[str, Any]]) -> Iterator[Finding]:
-    for part in parts:
-        if not part.name.startswith("predictor") or not _is_up(part.name, rows):
-            continue
-        try:
-            told = _ask(part, "/model")
-        except (OSError, ValueError) as error:
-            yield Finding(
-                part.name,
-                "wrong",
-                f"{part.address} does not answer: {error}",
-                f"its log is logs/{part.name}.log of the data folder",
-            )
-            continue
-        found = f"{part.address} is {told['state']}, answers with {told['model_version']}"
-        if told["troubles"]:
-            yield Finding(
-                part.name,
-                "wrong",
-                f"{found}: {'; '.join(told['troubles'].values())}",
-                "mend what it names; it goes on by itself then",
-            )
-        else:
-            yield Finding(part.name, "ok", f"{found}, knows {told['history']['jobs']:,} jobs")
+def _predictors(components: Sequence[Component], rows: Rows) -> Iterator[Finding]:
+    for one in components:
+        if one.name.startswith("predictor") and _is_up(one.name, rows):
+            yield from _predictor(one)
 
 
-def _ask(part: Component, path: str, body: dict[str, Any] | None = None) -> Any:
-    data = None if body is None else json.dumps(body).encode()
-    asked = Request(  # noqa: S310
-        part.address + path, data, {**_headers(part), "Content-Type": "application/json"}
-    )
-    with urlopen(asked, timeout=5) as answer:  # noqa: S310
-        return json.load(answer)
+def _predictor(component: Component) -> Iterator[Finding]:
+    name, address = component.name, component.address
+    try:
+        model = _fetch(component, "/model")
+    except (OSError, ValueError) as error:
+        remedy = f"its log is logs/{name}.log of the data folder"
+        yield Finding(name, "wrong", f"{address} does not answer: {error}", remedy)
+        return
+    summary = f"{address} is {model['state']}, answers with {model['model_version']}"
+    set_aside = model.get("set_aside", {"answers": 0})
+    if model["troubles"]:
+        troubles = "; ".join(model["troubles"].values())
+        remedy = "mend what it names; it goes on by itself then"
+        yield Finding(name, "wrong", f"{summary}: {troubles}", remedy)
+    elif set_aside["answers"]:
+        reason = f"{set_aside['answers']:,} predictions were not recorded, the last of {set_aside['last_reason']}"
+        remedy = "see its log for each; restarting it clears the count"
+        yield Finding(name, "watch", f"{summary}; {reason}", remedy)
+    else:
+        yield Finding(name, "ok", f"{summary}, knows {model['history']['jobs']:,} jobs")
+
+
+def _tasks(settings: Settings, now: datetime) -> Iterator[Finding]:
+    """The task watch, if it ever ran on this data folder."""
+    latest = LatestTasks(settings.home / "tasks")
+    threads, (_, updated_at) = latest.read_status(), latest.read()
+    if not threads and not updated_at:
+        return
+    remedy = "logs/dashboard.log of the data folder says more; it goes on by itself"
+    troubles = [thread["trouble"] for thread in threads.values() if thread["trouble"]]
+    age = now - datetime.fromisoformat(updated_at) if updated_at else timedelta()
+    summary = f"the tasks were updated {age / timedelta(hours=1):,.1f} h ago"
+    if troubles:
+        yield Finding("tasks", "wrong", f"{summary}; {'; '.join(troubles)}", remedy)
+    elif age > max(STALE_TASKS, 10 * timedelta(seconds=settings.dashboard_seconds)):
+        yield Finding("tasks", "watch", summary, "gridcast up, or gridcast dashboard, updates them")
+    else:
+        yield Finding("tasks", "ok", summary)
 
 
 def _table(table: Path | None, now: datetime) -> Iterator[Finding]:
     if table is None:
         return
-    do = "gridcast table writes it; adapters fall back on the user's request meanwhile"
+    remedy = "gridcast table writes it; adapters fall back on the user's request meanwhile"
     try:
         age = now - written_at(table)
     except GridcastError as error:
-        yield Finding("table", "wrong", str(error), do)
+        yield Finding("table", "wrong", str(error), remedy)
         return
-    found = f"{table} was written {age / timedelta(hours=1):,.1f} h ago"
-    yield (
-        Finding("table", "ok", found)
-        if age <= STALE_TABLE
-        else Finding("table", "wrong" if age > OLD_TABLE else "watch", found, do)
-    )
+    summary = f"{table} was written {age / timedelta(hours=1):,.1f} h ago"
+    if age <= STALE_TABLE:
+        yield Finding("table", "ok", summary)
+    else:
+        yield Finding("table", "wrong" if age > OLD_TABLE else "watch", summary, remedy)
 
 
 def _own_table(settings: Settings) -> Path | None:
-    """Where ``gridcast table`` writes unless told otherwise, if it ever did."""
-    place = settings.home / "tables" / "predictions.tsv"
-    return place if place.exists() else None
+    """Where ``gridcast table`` writes by default, if it ever did."""
+    file = settings.home / "tables" / "predictions.tsv"
+    return file if file.exists() else None
 
 
 def written_at(table: Path) -> datetime:
-    """When a table of ``gridcast table`` was written; raises GridcastError where there is none that can be read."""
+    """When a table of ``gridcast table`` was written; raises GridcastError if it is none."""
     try:
         with table.open(encoding="utf-8") as file:
             magic, seconds, *_ = file.readline().split("\t")
@@ -402,4 +375,4 @@ def written_at(table: Path) -> datetime:
             raise ValueError
         return datetime.fromtimestamp(float(seconds), UTC)
     except (OSError, ValueError):
-        raise GridcastError(f"{table} is no table of predictions that can be read") from None
+        raise GridcastError(f"{table} is no readable table of predictions") from None

@@ -1,14 +1,14 @@
-"""The web page of the shifter: a Starlette app that serves the page, a JSON API for all that it shows, and news as they come.
+"""The shifters' web page: a Starlette app with the page, a JSON API of all it shows, and events.
 
-Reading needs no token on this machine; from elsewhere any token, and to change something one with the scope admin: as a bearer, or as
-the password that a browser asks for.
+It only reads what others stored: the task watch, the monitor and the registry. Reading needs no
+token on this machine; from elsewhere any token, and to change something one with the scope admin:
+as a bearer, or as the password that a browser asks for.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import logging
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -20,17 +20,16 @@ import orjson
 import pandas as pd
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from infra.errors import GridcastError
-from infra.settings import Settings, prepare_environment
+from infra.settings import Settings
 from jobs.store import open_store, set_threshold
+from monitoring.tasks.latest_tasks import LatestTasks
 from monitoring.tasks.states import Thresholds
-from monitoring.tasks.watch import COLUMNS, TaskWatch
 from services.dashboard import models_overview, overview
-from services.dashboard.task_updates import send_task_updates
 from services.http.authentication import (
     Token,
     check_host_and_origin,
@@ -40,159 +39,148 @@ from services.http.authentication import (
 )
 from services.http.errors import HTTPError, error_response
 
-log = logging.getLogger("gridcast.dashboard")
-
 PAGE = Path(__file__).parent / "page"
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
-    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-OF_REPORTS = (
-    "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; "
-    "font-src data:"
+REPORT_POLICY = (
+    "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
 )
-"""Evidently's pages are whole in themselves, scripts and all; as a page of nowhere they reach nothing of this one."""
-MOST_BODY = 10_000
-HEARTBEAT = 15.0
-GRACE = 2
-"""Seconds that open pages, which listen for news, may hold up the end."""
+"""Evidently's pages carry their scripts; in a sandbox they reach nothing of this page."""
+MAX_BODY_BYTES = 10_000
+HEARTBEAT_SECONDS = 15
 
-Answer = Callable[[Request], Awaitable[Any]]
+Handler = Callable[[Request], Awaitable[Any]]
 
 
 class Dashboard:
-    """What the page shows, looked at anew by a thread, and the doors to it."""
+    """The page, its API and who may use them.
+
+    Args:
+        settings: The store, the data folder, the tokens and the names of this machine.
+        clock: Gives the present (UTC).
+    """
 
     def __init__(
         self, settings: Settings, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
         self.settings, self.clock = settings, clock
         self.engine = open_store(settings.store_url)
-        self.watch = TaskWatch(self.engine, settings)
-        self.tasks = pd.DataFrame(columns=COLUMNS)
-        self.seen_at = ""
+        self.latest = LatestTasks(settings.folder("tasks"))
         self.ended = threading.Event()
         self.tokens = read_tokens(settings.tokens.get_secret_value())
         self.hosts = frozenset(settings.host_names)
 
-    def look(self) -> None:
-        """Look at the tasks now, and tell the production system."""
-        now = self.clock()
-        self.tasks = overview.by_severity(self.watch.update(now))
-        self.seen_at = now.isoformat()
-        send_task_updates(self.engine, self.settings, now)
+    @property
+    def tasks(self) -> pd.DataFrame:
+        """The tasks as of the latest update."""
+        return self.latest.read()[0]
 
-    def keep_looking(self) -> None:
-        """Look every so often until ``ended``; what goes wrong is logged and tried again."""
-        while not self.ended.is_set():
-            try:
-                self.look()
-            except Exception:
-                log.exception("the tasks could not be looked at; trying again")
-            self.ended.wait(self.settings.dashboard_seconds)
-
-    def app(self, watching: bool = True) -> Starlette:
-        """The app; with ``watching`` it looks at the tasks by itself while it runs."""
+    def app(
+        self, start: Callable[[], None] = lambda: None, stop: Callable[[], None] = lambda: None
+    ) -> Starlette:
+        """Make the app; ``start`` and ``stop`` are called when it starts and ends."""
 
         @asynccontextmanager
-        async def life(_: Starlette) -> AsyncIterator[None]:
-            thread = threading.Thread(target=self.keep_looking, name="tasks", daemon=True)
-            if watching:
-                thread.start()
+        async def lifespan(_: Starlette) -> AsyncIterator[None]:
+            start()
             yield
             self.ended.set()
+            stop()
 
-        reads = {
-            "tasks": self._tasks,
-            "tasks/{name:path}": self._task,
-            "sites": self._sites,
-            "models": self._models,
+        reads: dict[str, Handler] = {
+            "/": self._index,
+            "/metrics": self._metrics,
+            "/reports/{name}": self._report,
+            "/api/events": self._events,
+            "/api/tasks": self._tasks,
+            "/api/tasks/{name:path}": self._task,
+            "/api/sites": self._sites,
+            "/api/models": self._models,
+            "/api/thresholds": self._thresholds,
         }
-        changes = {
-            "thresholds": self._set_threshold,
-            "promote": self._promote,
-            "pin": self._pin,
-            "unpin": self._unpin,
+        changes: dict[str, Handler] = {
+            "/api/thresholds": self._set_threshold,
+            "/api/promote": self._promote,
+            "/api/pin": self._pin,
+            "/api/unpin": self._unpin,
+            "/api/retrain": self._retrain,
         }
-        changes["retrain"] = self._retrain
-        return Starlette(
-            lifespan=life,
-            routes=[
-                Route("/", self._guarded(self._index)),
-                Route("/api/events", self._guarded(self._events)),
-                Route("/reports/{name}", self._guarded(self._report)),
-                *(
-                    Route(f"/api/{path}", self._guarded(door))
-                    for path, door in {**reads, "thresholds": self._thresholds}.items()
-                ),
-                *(
-                    Route(f"/api/{path}", self._guarded(door, "admin"), methods=["POST"])
-                    for path, door in changes.items()
-                ),
-                Mount("/page", StaticFiles(directory=PAGE)),
-            ],
-        )
+        routes = [Route(path, self._guarded(handler)) for path, handler in reads.items()]
+        routes += [
+            Route(path, self._guarded(handler, "admin"), methods=["POST"])
+            for path, handler in changes.items()
+        ]
+        page = Mount("/page", StaticFiles(directory=PAGE))
+        return Starlette(lifespan=lifespan, routes=[*routes, page])
 
-    def _guarded(self, door: Answer, scope: str = "") -> Callable[[Request], Awaitable[Response]]:
-        """A door for those who may pass it; whatever goes wrong is one sentence."""
+    def _guarded(
+        self, handler: Handler, scope: str = ""
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """A handler for authorized callers; errors are answered by one sentence."""
 
-        async def answer(request: Request) -> Response:
+        async def respond(request: Request) -> Response:
             try:
                 check(request, scope, self.tokens, self.hosts)
-                found = await door(request)
-            except HTTPError as refusal:
-                found = error_response(refusal)
+                content = await handler(request)
+            except HTTPError as error:
+                content = error_response(error)
             except GridcastError as error:
-                found = error_response(HTTPError(409, str(error)))
-            response = (
-                found
-                if isinstance(found, Response)
-                else Response(overview.as_json(found), media_type="application/json")
-            )
+                content = error_response(HTTPError(409, str(error)))
+            if isinstance(content, Response):
+                response = content
+            else:
+                response = Response(overview.as_json(content), media_type="application/json")
             for name, value in HEADERS.items():
                 response.headers.setdefault(name, value)
             return response
 
-        return answer
+        return respond
 
     async def _index(self, request: Request) -> Response:
         return FileResponse(PAGE / "index.html")
 
+    async def _metrics(self, request: Request) -> Response:
+        status, updated_at = self.latest.read_status(), self.latest.read()[1]
+        return PlainTextResponse(overview.metrics(status, updated_at))
+
     async def _events(self, request: Request) -> Response:
-        async def news() -> AsyncIterator[str]:
-            told = None
-            for beat in range(10**9):
-                if self.seen_at != told:
-                    told = self.seen_at
-                    yield f"data: {told}\n\n"
-                elif beat % int(HEARTBEAT) == 0:
-                    yield ": still here\n\n"
+        async def events() -> AsyncIterator[str]:
+            sent = None
+            for second in range(10**9):
+                updated_at = self.latest.read()[1]
+                if updated_at != sent:
+                    sent = updated_at
+                    yield f"data: {sent}\n\n"
+                elif second % HEARTBEAT_SECONDS == 0:
+                    yield ": heartbeat\n\n"
                 if self.ended.is_set() or await request.is_disconnected():
                     return
                 await asyncio.sleep(1.0)
 
-        return StreamingResponse(news(), media_type="text/event-stream")
+        return StreamingResponse(events(), media_type="text/event-stream")
 
     async def _report(self, request: Request) -> Response:
         path = self.settings.folder("reports") / Path(request.path_params["name"]).name
         if path.suffix != ".html" or not path.is_file():
             raise HTTPError(404, "there is no such report")
-        return FileResponse(path, headers={"Content-Security-Policy": OF_REPORTS})
+        return FileResponse(path, headers={"Content-Security-Policy": REPORT_POLICY})
 
     async def _tasks(self, request: Request) -> Any:
-        return overview.tasks(self.tasks, dict(request.query_params))
+        tasks, updated_at = self.latest.read()
+        page = overview.tasks(tasks, dict(request.query_params))
+        troubles = [thread["trouble"] for thread in self.latest.read_status().values()]
+        return {**page, "updated_at": updated_at, "trouble": "; ".join(filter(None, troubles))}
 
     async def _task(self, request: Request) -> Any:
-        return await asyncio.to_thread(
-            overview.task,
-            self.engine,
-            self.tasks,
-            request.path_params["name"],
-            dict(request.query_params),
-        )
+        name, query = request.path_params["name"], dict(request.query_params)
+        return await asyncio.to_thread(overview.task, self.engine, self.tasks, name, query)
 
     async def _sites(self, request: Request) -> Any:
         return await asyncio.to_thread(overview.sites, self.engine, self.clock())
@@ -204,36 +192,27 @@ class Dashboard:
         return await asyncio.to_thread(overview.thresholds, self.engine)
 
     async def _set_threshold(self, request: Request) -> Any:
-        asked = await _body(request)
-        name, value, group, by = (asked.get(key) for key in ("name", "value", "group", "by"))
-        if (
-            name not in Thresholds.__dataclass_fields__
-            or isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not value > 0
-        ):
+        body = await _body(request)
+        name, value, group, by = (body.get(key) for key in ("name", "value", "group", "by"))
+        names = Thresholds.__dataclass_fields__
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            value = 0
+        if name not in names or not value > 0:
             raise HTTPError(
-                422,
-                f"name must be one of {', '.join(Thresholds.__dataclass_fields__)} and value a positive number",
+                422, f"name must be one of {', '.join(names)} and value a positive number"
             )
         if not all(isinstance(text, str) and 0 < len(text.strip()) <= 100 for text in (group, by)):
             raise HTTPError(
                 422, "group (or all) and by, who sets it, must be texts of at most 100 characters"
             )
+        group, by = str(group).strip(), str(by).strip()
 
         def store() -> None:
             with self.engine.begin() as connection:
-                set_threshold(
-                    connection,
-                    str(group).strip(),
-                    str(name),
-                    float(value),
-                    str(by).strip(),
-                    self.clock(),
-                )
+                set_threshold(connection, group, str(name), float(value), by, self.clock())
 
         await asyncio.to_thread(store)
-        return {"sentence": f"{name} of {group} is {value:g} from the next look on"}
+        return {"sentence": f"{name} of {group} is {value:g} from the next update on"}
 
     async def _promote(self, request: Request) -> Any:
         from models.releases import champion
@@ -249,10 +228,10 @@ class Dashboard:
     async def _pin(self, request: Request) -> Any:
         from models.releases import registry
 
-        kept = await asyncio.to_thread(
+        pinned = await asyncio.to_thread(
             registry.pin, by="the page", why="pinned on the page", settings=self.settings
         )
-        return {"sentence": f"{kept.label} stays the champion until it is unpinned"}
+        return {"sentence": f"{pinned.label} stays the champion until it is unpinned"}
 
     async def _unpin(self, request: Request) -> Any:
         from models.releases import registry
@@ -266,7 +245,17 @@ class Dashboard:
 
 
 def check(request: Request, scope: str, tokens: tuple[Token, ...], hosts: frozenset[str]) -> None:
-    """Raise HTTPError unless this caller may read, or, where a ``scope`` is asked for, may change something."""
+    """Let a caller pass who may read, or with a ``scope`` change something.
+
+    Args:
+        request: The request.
+        scope: The scope that the token needs; empty for reading.
+        tokens: The tokens that are configured.
+        hosts: The names of this machine.
+
+    Raises:
+        HTTPError: The caller may not (401, 403), or names another host (400).
+    """
     headers = {
         name.decode("latin-1").lower(): value.decode("latin-1")
         for name, value in request.headers.raw
@@ -284,7 +273,7 @@ def check(request: Request, scope: str, tokens: tuple[Token, ...], hosts: frozen
 
 
 def _as_bearer(header: str) -> str:
-    """The password of a browser's Basic header as a bearer token."""
+    """Turn the password of a browser's Basic header into a bearer token."""
     kind, _, value = header.partition(" ")
     if kind.lower() != "basic":
         return header
@@ -298,27 +287,12 @@ async def _body(request: Request) -> dict[str, Any]:
     body = b""
     async for part in request.stream():
         body += part
-        if len(body) > MOST_BODY:
-            raise HTTPError(413, f"a body of more than {MOST_BODY:,} bytes is not read")
+        if len(body) > MAX_BODY_BYTES:
+            raise HTTPError(413, f"a body of more than {MAX_BODY_BYTES:,} bytes is not read")
     try:
-        found = orjson.loads(body)
+        content = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise HTTPError(400, "the body is no JSON") from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise HTTPError(400, "the body must be a JSON object")
-    return found
-
-
-def create_app() -> Starlette:
-    """The app as ``gridcast up`` serves it."""
-    return Dashboard(prepare_environment()).app()
-
-
-def run(settings: Settings) -> None:
-    """Serve the page until Ctrl-C."""
-    import uvicorn
-
-    uvicorn.run(
-        Dashboard(settings).app(), host=settings.host, port=settings.dashboard_port, log_level="warning", access_log=False,
-        timeout_graceful_shutdown=GRACE,
-    )  # fmt: skip
+    return content

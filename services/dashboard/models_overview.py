@@ -1,4 +1,4 @@
-"""What the page shows of models: the versions, their error and coverage over time, drift, decay, promotions, and where more is told."""
+"""What the page shows of models: versions, error and coverage over time, drift, decay, links."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from infra.errors import GridcastError
 from infra.settings import Settings
 from jobs.store import read_measurements
 from models.quantities.targets import TARGETS
@@ -21,109 +22,109 @@ if TYPE_CHECKING:
     from models.releases.versions import Version
 
 TRAINING = ("-m", "gridcast", "train")
-MOST_POINTS, MOST_MEASUREMENTS, MOST_VERSIONS, MOST_REPORTS = 5000, 50, 20, 4
-MEASURED = {
+MAX_POINTS, MAX_MEASUREMENTS, MAX_VERSIONS, MAX_REPORTS = 5000, 50, 20, 4
+CHART_LINES = {
     "mean absolute error": {"mae": "the champion", "baseline_mae": "the best baseline"},
     "share of outcomes within the 90 % range": {"coverage_90": "the champion"},
 }
-"""What is drawn of each target, and which line shows which number."""
-VERDICTS = {"drift": "Drift: columns that moved", "decay": "Decay: alarms that stand"}
+"""The charts of each target: which line shows which measurement."""
+VERDICT_TITLES = {"drift": "Drift: columns that moved", "decay": "Decay: active alarms"}
 
 Chart = dict[str, Any]
 
 
 def models(engine: Engine, settings: Settings) -> dict[str, Any]:
-    """The model sets, charts of what was measured of them, and where more is told."""
-    from models.releases import registry
+    """Give the versions, charts of what was measured of them, and links to other pages.
 
-    versions = registry.versions(settings)
-    champion, pinned = registry.champion(settings), registry.pinned(settings)
-    found = {
-        kind: read_measurements(engine, kind=kind, segment="all", latest=MOST_POINTS)
+    While the registry is away, the measurements are given without the versions.
+    """
+    sentence, versions = _versions(settings)
+    measured = {
+        kind: read_measurements(engine, kind=kind, segment="all", latest=MAX_POINTS)
         for kind in ("decay", "accuracy", "drift")
     }
-    newest = (
-        pd.concat(list(found.values()))
-        .dropna(subset=["value"])
-        .sort_values("measured_at", ascending=False)
-        .head(MOST_MEASUREMENTS)
-    )
-    answers = (
-        f"{champion.label} answers." if champion else "No model set answers yet: gridcast train."
-    )
+    newest = pd.concat(list(measured.values())).dropna(subset=["value"])
+    newest = newest.sort_values("measured_at", ascending=False).head(MAX_MEASUREMENTS)
     return {
-        "sentence": " ".join(filter(None, (answers, f"{pinned}." if pinned else ""))),
+        "sentence": sentence,
         "versions": [
             {
-                "version": v.version,
-                "label": v.label,
-                "alias": v.state,
-                "created_at": v.created_at.isoformat(),
+                "version": version.version,
+                "label": version.label,
+                "alias": version.state,
+                "created_at": version.created_at.isoformat(),
             }
-            for v in versions[:MOST_VERSIONS]
+            for version in versions[:MAX_VERSIONS]
         ],
         "promotions": _promotions(versions),
-        "charts": charts(found),
+        "charts": charts(measured),
         "measurements": records(newest[["measured_at", "kind", "name", "value"]]),
         "links": _links(settings),
     }
 
 
-def charts(found: dict[str, pd.DataFrame]) -> list[Chart]:
-    """Lines over time from measurements by kind: error and coverage of each target, then drift and decay; empty ones are left out."""
-    # Decay counts open jobs as ended ones will be; of targets that it does not follow there is plain accuracy.
-    followed = {name.rpartition(" ")[0] for name in found["decay"]["name"]}
-    others = [name.rpartition(" ")[0] not in followed for name in found["accuracy"]["name"]]
-    rows = pd.concat([found["decay"], found["accuracy"][np.array(others, dtype=bool)]])
+def _versions(settings: Settings) -> tuple[str, list[Version]]:
+    """A sentence about the champion, and all versions; an absent registry is the sentence."""
+    from models.releases import registry
+
+    try:
+        versions = registry.versions(settings)
+        champion, pinned = registry.champion(settings), registry.pinned(settings)
+    except GridcastError as error:
+        return str(error), []
+    first = (
+        f"{champion.label} answers." if champion else "No model set answers yet: gridcast train."
+    )
+    return f"{first} {pinned}." if pinned else first, versions
+
+
+def charts(measured: dict[str, pd.DataFrame]) -> list[Chart]:
+    """Lines over time of each target's error and coverage, then of drift and decay."""
+    # Decay counts open jobs as ended ones will be; accuracy is for targets that it does not watch.
+    watched = {name.rpartition(" ")[0] for name in measured["decay"]["name"]}
+    accuracy = measured["accuracy"]
+    extra = [name.rpartition(" ")[0] not in watched for name in accuracy["name"]]
+    rows = pd.concat([measured["decay"], accuracy[np.array(extra, dtype=bool)]])
     drawn = []
     for target in (name for name in TARGETS if rows["name"].str.startswith(f"{name} ").any()):
-        for what, lines in MEASURED.items():
-            unit = TARGETS[target].unit if "error" in what else ""
+        for title, lines in CHART_LINES.items():
+            unit = TARGETS[target].unit if "error" in title else ""
             own = {label: rows[rows["name"] == f"{target} {name}"] for name, label in lines.items()}
-            drawn.append(_chart(f"{target}: {what}", unit, own))
-    for kind, title in VERDICTS.items():
-        verdicts = found[kind][found[kind]["name"] == "verdict"]
+            drawn.append(_chart(f"{target}: {title}", unit, own))
+    for kind, title in VERDICT_TITLES.items():
+        verdicts = measured[kind][measured[kind]["name"] == "verdict"]
         drawn.append(_chart(title, "", {title.partition(": ")[2]: verdicts}))
     return [chart for chart in drawn if chart["lines"]]
 
 
 def _chart(title: str, unit: str, lines: dict[str, pd.DataFrame]) -> Chart:
-    known = {
-        name: rows.dropna(subset=["value"]).sort_values("measured_at")
-        for name, rows in lines.items()
-    }
-    points = {
-        name: [
-            [at.isoformat(), value]
-            for at, value in zip(rows["measured_at"], rows["value"], strict=True)
-        ]
-        for name, rows in known.items()
-        if len(rows)
-    }
-    return {
-        "title": title,
-        "unit": unit,
-        "lines": [{"name": name, "points": values} for name, values in points.items()],
-    }
+    drawn = []
+    for name, rows in lines.items():
+        rows = rows.dropna(subset=["value"]).sort_values("measured_at")
+        times = [moment.isoformat() for moment in rows["measured_at"]]
+        points = [list(point) for point in zip(times, rows["value"], strict=True)]
+        if points:
+            drawn.append({"name": name, "points": points})
+    return {"title": title, "unit": unit, "lines": drawn}
 
 
 def _promotions(versions: list[Version]) -> list[dict[str, str]]:
     """When which version became the champion, by whom and why, newest first."""
-    made = [
+    promotions = [
         {
-            "at": v.tags["promoted_at"],
-            "label": v.label,
-            "by": v.tags.get("promoted_by", ""),
-            "why": v.tags.get("promoted_why", ""),
+            "at": version.tags["promoted_at"],
+            "label": version.label,
+            "by": version.tags.get("promoted_by", ""),
+            "why": version.tags.get("promoted_why", ""),
         }
-        for v in versions
-        if "promoted_at" in v.tags
+        for version in versions
+        if "promoted_at" in version.tags
     ]
-    return sorted(made, key=lambda one: one["at"], reverse=True)
+    return sorted(promotions, key=lambda promotion: promotion["at"], reverse=True)
 
 
 def _links(settings: Settings) -> list[list[str]]:
-    """Names and addresses of the other pages; Evidently's newest reports are served by this one."""
+    """Names and addresses of other pages; Evidently's newest reports are served by this one."""
     ours = f"http://{settings.host}"
     mlflow = (
         settings.displayed_tracking_url
@@ -132,7 +133,7 @@ def _links(settings: Settings) -> list[list[str]]:
     )
     pages = sorted(
         (page.name for page in settings.folder("reports").glob("*Z-*.html")), reverse=True
-    )[:MOST_REPORTS]
+    )[:MAX_REPORTS]
     return [
         ["MLflow: the versions and their evidence", f"{mlflow}/#/models/{settings.model_name}"],
         ["Prefect: flows and their runs", f"{ours}:{settings.prefect_port}/runs"],
@@ -142,7 +143,7 @@ def _links(settings: Settings) -> list[list[str]]:
 
 
 def start_training(settings: Settings) -> None:
-    """Start a training as a process of its own, as ``gridcast train`` does; a thread waits for its end, so that it leaves no zombie."""
+    """Start ``gridcast train`` as a process; a thread waits for its end, so that none is left."""
     with (settings.folder("logs") / "train.log").open("ab") as output:
         process = Popen(  # noqa: S603
             [sys.executable, *TRAINING], stdout=output, stderr=output, start_new_session=True

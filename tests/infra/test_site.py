@@ -254,11 +254,11 @@ def test_prometheus_sees_everything_and_knows_the_rules(up: Site) -> None:
 
 
 def test_the_doctor_finds_nothing_wrong(up: Site) -> None:
-    findings = {finding.what: finding for finding in examine(up.settings, [])}
+    findings = {finding.subject: finding for finding in examine(up.settings, [])}
     assert [finding for finding in findings.values() if finding.state == "wrong"] == []
     assert {"predictor-1", "predictor-2", "Prefect", "database"} <= findings.keys()
-    assert "a worker is there" in findings["Prefect"].found
-    assert "the database" in findings["clock"].found
+    assert "a worker is there" in findings["Prefect"].summary
+    assert "the database" in findings["clock"].summary
 
 
 def test_down_leaves_no_process_record_socket_or_taken_port(up: Site) -> None:

@@ -38,7 +38,8 @@ def free_port() -> int:
 
 def found(settings: Settings, **more: object) -> dict[str, Finding]:
     return {
-        finding.what: finding for finding in examine(settings, local_components(settings), **more)
+        finding.subject: finding
+        for finding in examine(settings, local_components(settings), **more)
     }  # type: ignore[arg-type]
 
 
@@ -67,7 +68,7 @@ def test_a_new_data_folder_is_sound_and_says_what_to_do_next(settings: Settings)
         "champion": "watch",
         "Prefect": "watch",
     }
-    assert all(bool(finding.do) == (finding.state != "ok") for finding in findings.values())
+    assert all(bool(finding.remedy) == (finding.state != "ok") for finding in findings.values())
     assert not (settings.home / "store" / "jobs.db").exists(), "the doctor makes nothing"
 
 
@@ -84,12 +85,12 @@ def test_what_is_wrong_is_named_with_what_to_do(settings: Settings) -> None:
     assert set(wrong) == {"ports", "database", "clock", "MLflow", "table"}
     assert (
         f"port {settings.predictor_port}: address already in use; set GRIDCAST_PREDICTOR_PORT"
-        in wrong["ports"].found
+        in wrong["ports"].summary
     )
-    assert "has tables of version 9999" in wrong["database"].found
-    assert wrong["clock"].found.startswith("the newest record is 1")
-    assert "nobody answers there" in wrong["MLflow"].found
-    assert all(finding.do for finding in wrong.values())
+    assert "has tables of version 9999" in wrong["database"].summary
+    assert wrong["clock"].summary.startswith("the newest record is 1")
+    assert "nobody answers there" in wrong["MLflow"].summary
+    assert all(finding.remedy for finding in wrong.values())
 
 
 def test_an_unreachable_database_is_told_without_its_password(settings: Settings) -> None:
@@ -98,15 +99,15 @@ def test_an_unreachable_database_is_told_without_its_password(settings: Settings
     )
     finding = found(away)["database"]
     assert finding.state == "wrong"
-    assert "hunter2" not in finding.found
+    assert "hunter2" not in finding.summary
 
 
 def test_the_clock_is_compared_with_the_databases(settings: Settings, postgres_url: str) -> None:
     on_postgres = settings.model_copy(update={"database_url": postgres_url})
     stored(on_postgres, NOW - timedelta(days=2))
-    assert "agrees with the database" in found(on_postgres)["clock"].found
+    assert "agrees with the database" in found(on_postgres)["clock"].summary
     late = found(on_postgres, now=datetime.now(UTC) - timedelta(seconds=40))["clock"]
-    assert (late.state, late.found) == ("watch", "the database is 40 s ahead of this machine")
+    assert (late.state, late.summary) == ("watch", "the database is 40 s ahead of this machine")
 
 
 def test_the_age_of_the_table_is_read_from_its_first_line(settings: Settings) -> None:
@@ -116,7 +117,7 @@ def test_the_age_of_the_table_is_read_from_its_first_line(settings: Settings) ->
             f"{MAGIC}\t{(NOW - timedelta(hours=hours)).timestamp():.0f}\tx\tgridcast-1\t0\nkey\tjobs\tnew\n"
         )
         finding = found(settings, now=NOW)["table"]
-        assert (finding.state, finding.found) == (state, f"{table} was written {hours} h ago")
+        assert (finding.state, finding.summary) == (state, f"{table} was written {hours} h ago")
 
 
 def test_the_command_ends_with_1_where_something_is_wrong(settings: Settings) -> None:

@@ -21,10 +21,10 @@ function table(caption, columns, rows) {
 }
 const stateOf = (row) => make("span", { class: `state ${row.state}` }, row.state);
 const bar = (row) => make("span", {}, make("progress", { max: 1, value: row.progress, "aria-label": `${row.task}: jobs ended` }), ` ${percent(row.progress)}`);
-const link = (row) => make("a", { href: `#${row.kind}/${encodeURIComponent(row.task)}` }, row.task);
-const range = (row) => make("span", {}, when(row.median), make("br"), make("span", { class: "faint" }, row.state === "done" ? "" : `${when(row.low)} to ${when(row.high)}`));
+const link = (row) => make("a", { href: `#${row.kind}/${encodeURIComponent(row.task)}/${encodeURIComponent(row.source)}` }, row.task);
+const range = (row) => row.median === null ? make("span", { class: "faint" }, row.stalled_since ? `no end: nothing has happened since ${when(row.stalled_since)}` : "no end while what it waits for stalls") : make("span", {}, when(row.median), make("br"), make("span", { class: "faint" }, row.state === "done" ? "" : `${when(row.low)} to ${when(row.high)}`));
 
-const columnsOfTasks = [["Task", link], ["Owner", (r) => text(r.owner)], ["Group", (r) => text(r.group)], ["State", stateOf], ["Jobs ended", bar], ["Jobs", (r) => text(r.jobs), "n"], ["Will be done", range], ["What holds it back", (r) => (r.reasons || []).slice(0, 2).join("; ")]];
+const columnsOfTasks = [["Task", link], ["Source", (r) => text(r.source)], ["Owner", (r) => text(r.owner)], ["Group", (r) => text(r.group)], ["State", stateOf], ["Jobs ended", bar], ["Jobs", (r) => text(r.jobs), "n"], ["Will be done", range], ["What delays it", (r) => (r.reasons || []).slice(0, 2).join("; ")]];
 
 async function tasks() {
   const query = new URLSearchParams({ ...view, size: SIZE });
@@ -37,18 +37,21 @@ async function tasks() {
   return [make("h1", {}, NAMED[view.kind][1]), make("ul", { class: "counts", "aria-label": `${NAMED[view.kind][1]} by state` }, ...counts),
     make("div", { class: "bar" }, make("label", { for: "kind" }, "Show", kinds), make("label", { for: "filter" }, "Name, owner or group has", filter), turn(-1, "Previous"), make("span", {}, `page ${view.page + 1} of ${pages}`), turn(1, "Next")),
     found.count ? null : make("p", { class: "faint" }, `No ${view.kind} matches, or the store has none with jobs submitted in the last 60 days.`),
-    table(`${found.count} ${NAMED[view.kind][1].toLowerCase()}, those that need somebody first; times in UTC`, columnsOfTasks, found.rows)];
+    found.trouble ? make("p", { role: "alert" }, found.trouble) : null,
+    table(`${found.count} ${NAMED[view.kind][1].toLowerCase()}, the gravest states first; times in UTC`, columnsOfTasks, found.rows)];
 }
 
-async function task(kind, name) {
-  const found = await get(`/api/tasks/${encodeURIComponent(name)}?kind=${kind}`), row = found.task;
-  const facts = [["State", stateOf(row)], ["Owner", text(row.owner)], ["Group", text(row.group)], ["Defined", when(row.defined_at)], ["Will be done", `${when(row.median)} ${hours(row.median)}`], ["Nine of ten times between", `${when(row.low)} and ${when(row.high)}`], ["Ceiling of its group", when(row.ceiling)], ["Jobs", `${row.ended} of ${row.jobs} ended, ${row.failed} failed`], ["Progress", `${percent(row.progress)}, expected ${percent(row.expected_progress)}`], ["Confidence", percent(row.confidence)]];
+async function task(kind, name, source) {
+  const found = await get(`/api/tasks/${encodeURIComponent(name)}?${new URLSearchParams({ kind, source })}`), row = found.task;
+  const end = row.median === null ? "unknown until it goes on" : `${when(row.median)} ${hours(row.median)}`;
+  const facts = [["State", stateOf(row)], ["Source", text(row.source)], ["Owner", text(row.owner)], ["Group", text(row.group)], ["Defined", when(row.defined_at)], ["Will be done", end], ["Nine of ten times between", row.median === null ? "–" : `${when(row.low)} and ${when(row.high)}`], ["Ceiling of its group", when(row.ceiling)], ["Jobs", `${row.ended} of ${row.jobs} ended, ${row.failed} failed`], ["Progress", `${percent(row.progress)}, expected ${percent(row.expected_progress)}`], ["Confidence", percent(row.confidence)]];
+  if (row.stalled_since) facts.splice(1, 0, ["Stalled since", `${when(row.stalled_since)} UTC`]);
   if (kind !== "task") facts.splice(1, 0, ["Tasks", text(row.tasks)]);
   const parts = kind === "task" ? [make("h2", {}, "Its jobs"),
     table(`${found.jobs.length} of ${row.jobs} jobs, the open ones first`, [["Job", (r) => r.job_id], ["Site", (r) => text(r.site)], ["Host", (r) => text(r.host)], ["State", (r) => text(r.status)], ["Submitted", (r) => when(r.submitted_at)], ["Started", (r) => when(r.started_at)], ["Ended", (r) => when(r.ended_at)]], found.jobs)]
     : [make("h2", {}, "Its tasks"), table(`${found.tasks.length} of ${row.tasks} tasks: those that are open or lately done, as they were defined`, columnsOfTasks, found.tasks)];
   return [make("h1", {}, kind === "task" ? row.task : `${NAMED[kind][0]} ${row.task}`), make("dl", {}, ...facts.flatMap(([key, value]) => [make("dt", {}, key), make("dd", {}, value)])),
-    make("h2", {}, "What holds it back"), row.reasons && row.reasons.length ? make("ul", {}, ...row.reasons.map((reason) => make("li", {}, reason))) : make("p", { class: "faint" }, "Nothing that is seen."),
+    make("h2", {}, "What delays it"), row.reasons && row.reasons.length ? make("ul", {}, ...row.reasons.map((reason) => make("li", {}, reason))) : make("p", { class: "faint" }, "Nothing is known to."),
     make("h2", {}, "Its predicted end over time"), converging(found.history), ...parts];
 }
 
@@ -65,8 +68,8 @@ async function models() {
     table("Versions", [["Version", (r) => text(r.label)], ["Alias", (r) => text(r.alias)], ["Since", (r) => when(r.created_at)], ["Change", (r) => (r.alias === "champion" ? "answers now" : promote(r))]], found.versions),
     make("h2", {}, "Error, coverage, drift and decay over time"), ...(found.charts.length ? [make("div", { class: "charts" }, ...found.charts.map((one) => chart(one, found.promotions)))] : [make("p", { class: "faint" }, "Nothing was measured yet: gridcast monitor measures, and so do the schedules of gridcast up.")]),
     make("h2", {}, "Promotions"), table("Promotions, newest first", [["When", (r) => when(r.at)], ["Version", (r) => r.label], ["By", (r) => text(r.by)], ["Why", (r) => text(r.why)]], found.promotions),
-    make("h2", {}, "More is told by"), make("ul", {}, ...found.links.map(([name, address]) => make("li", {}, make("a", { href: address }, name)))),
-    make("h2", {}, "Newest numbers"), table("Measurements, newest first", [["When", (r) => when(r.measured_at)], ["Kind", (r) => r.kind], ["What", (r) => r.name], ["Value", (r) => (r.value === null ? "–" : String(+r.value.toPrecision(4))), "n"]], found.measurements)];
+    make("h2", {}, "Other pages"), make("ul", {}, ...found.links.map(([name, address]) => make("li", {}, make("a", { href: address }, name)))),
+    make("h2", {}, "Newest numbers"), table("Measurements, newest first", [["When", (r) => when(r.measured_at)], ["Kind", (r) => r.kind], ["Name", (r) => r.name], ["Value", (r) => (r.value === null ? "–" : String(+r.value.toPrecision(4))), "n"]], found.measurements)];
 }
 
 async function act(path, body) {
@@ -84,18 +87,18 @@ async function thresholds() {
     field("g", "Group, or all", make("input", { id: "g", name: "group", value: "all" })), field("n", "Threshold", make("select", { id: "n", name: "name" }, ...Object.keys(found.usual).map((name) => make("option", {}, name)))),
     field("v", "Value", make("input", { id: "v", name: "value", type: "number", step: "any", required: "" })), field("b", "Your name", make("input", { id: "b", name: "by", required: "" })), make("button", {}, "Set"));
   return [make("h1", {}, "Thresholds"), make("p", {}, `Unless set: ${Object.entries(found.usual).map(([k, v]) => `${k} ${v}`).join(", ")}. ${found.meaning}`), form,
-    table("What was set, newest first", [["When", (r) => when(r.set_at)], ["Group", (r) => r.group], ["Threshold", (r) => r.name], ["Value", (r) => r.value, "n"], ["By", (r) => r.set_by]], found.rows)];
+    table("Values that were set, newest first", [["When", (r) => when(r.set_at)], ["Group", (r) => r.group], ["Threshold", (r) => r.name], ["Value", (r) => r.value, "n"], ["By", (r) => r.set_by]], found.rows)];
 }
 
 let turn = 0;
 async function show(focus = false) {
-  const mine = ++turn, [page, name] = (location.hash.slice(1) || "tasks").split("/"), held = document.activeElement && document.activeElement.id;
+  const mine = ++turn, [page, name, source = ""] = (location.hash.slice(1) || "tasks").split("/"), focused = document.activeElement && document.activeElement.id;
   for (const a of document.querySelectorAll("nav a")) if (a.getAttribute("href") === `#${page}`) a.setAttribute("aria-current", "page"); else a.removeAttribute("aria-current");
   try {
-    const nodes = await (NAMED[page] ? task(page, decodeURIComponent(name)) : ({ tasks, sites, models, thresholds }[page] || tasks)());
+    const nodes = await (NAMED[page] ? task(page, decodeURIComponent(name), decodeURIComponent(source)) : ({ tasks, sites, models, thresholds }[page] || tasks)());
     if (mine !== turn) return;
     main.replaceChildren(...nodes.filter((node) => node !== null)); document.title = `${main.querySelector("h1").textContent} – Gridcast`;
-    if (focus) main.focus(); else if (held && document.getElementById(held)) document.getElementById(held).focus();
+    if (focus) main.focus(); else if (focused && document.getElementById(focused)) document.getElementById(focused).focus();
   } catch (error) { if (mine === turn) main.replaceChildren(make("p", { role: "alert" }, error.message)); }
 }
 window.addEventListener("hashchange", () => show(true));

@@ -21,7 +21,8 @@ from jobs.workload import generate
 from models.engine.model_set import ModelSet
 from models.releases import registry
 from services.dashboard.app import Dashboard
-from services.dashboard.task_updates import send_task_updates
+from services.task_watch.service import TaskWatchService
+from services.task_watch.task_updates import send_task_updates
 from tests.services.conftest import publish
 
 NOW = pd.Timestamp("2025-01-09 14:00", tz="UTC").to_pydatetime()
@@ -80,14 +81,12 @@ def served(
     publish(model_set, settings.home, promote=False)
     report = settings.folder("reports") / "2025-01-09T120000Z-data.html"
     report.write_text("<script>document.title = 'drift'</script>")
-    dashboard.look()
+    TaskWatchService(settings, clock=lambda: NOW).update()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server = uvicorn.Server(
-        uvicorn.Config(
-            dashboard.app(watching=False), host="127.0.0.1", port=port, log_level="error"
-        )
+        uvicorn.Config(dashboard.app(), host="127.0.0.1", port=port, log_level="error")
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -228,7 +227,7 @@ def test_a_browser_shows_each_page_and_news_without_reloading(
     page.goto(address, wait_until="domcontentloaded")
     page.wait_for_selector("table")
     assert page.locator("tbody tr").count() == min((dashboard.tasks["kind"] == "task").sum(), 50)
-    dashboard.seen_at = datetime(2025, 1, 9, 15, 30).isoformat()
+    dashboard.latest.write(dashboard.tasks, datetime(2025, 1, 9, 15, 30))
     page.wait_for_selector("#updated:has-text('15:30')")
     page.locator("tbody a").first.click()
     page.wait_for_selector("h2")
@@ -365,3 +364,60 @@ def test_the_page_is_small_and_its_own() -> None:
     files = list((Path(__file__).parents[3] / "services" / "dashboard" / "page").iterdir())
     assert {file.name for file in files} == {"index.html", "page.css", "page.js", "charts.js"}
     assert all("http" not in file.read_text().replace("http://www.w3.org/", "") for file in files)
+
+
+def test_the_models_page_shows_what_was_measured_while_the_registry_is_away(
+    served: tuple[Dashboard, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, address = served
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise registry.RegistryError("the registry is away")
+
+    monkeypatch.setattr(registry, "versions", away)
+    found = httpx.get(f"{address}/api/models").json()
+    assert found["sentence"] == "the registry is away" and found["versions"] == []
+    assert len(found["charts"]) == 4 and found["measurements"]
+
+
+def test_the_api_names_the_sources_where_two_use_one_name(served: tuple[Dashboard, str]) -> None:
+    dashboard, address = served
+    tasks, moment = dashboard.latest.read()
+    row = tasks[tasks["kind"] == "task"].head(1)
+    twin = row.assign(source="other", owner="grace")
+    try:
+        both = pd.concat([tasks, twin], ignore_index=True)
+        dashboard.latest.write(both, datetime.fromisoformat(moment))
+        path, source = f"{address}/api/tasks/{row['task'].iloc[0]}", row["source"].iloc[0]
+        refused = httpx.get(path)
+        assert refused.status_code == 422 and f"other, {source}" in refused.json()["error"]
+        own = httpx.get(path, params={"source": source}).json()
+        others = httpx.get(path, params={"source": "other"}).json()
+        assert own["jobs"] and own["task"]["owner"] == row["owner"].iloc[0]
+        assert others["jobs"] == [] and others["task"]["owner"] == "grace"
+    finally:
+        dashboard.latest.write(tasks, datetime.fromisoformat(moment))
+
+
+def test_a_stalled_task_is_shown_without_an_end_and_with_its_beginning(
+    served: tuple[Dashboard, str], browser: Any
+) -> None:
+    dashboard, address = served
+    tasks, moment = dashboard.latest.read()
+    since = pd.Timestamp("2025-01-09 02:30", tz="UTC")
+    stalled = tasks.head(1).assign(
+        task="t-stalled", state="stalled", low=pd.NaT, median=pd.NaT, high=pd.NaT
+    )
+    stalled = stalled.assign(stalled_since=since).astype(tasks.dtypes)
+    page = browser.new_page()
+    try:
+        both = pd.concat([stalled, tasks], ignore_index=True)
+        dashboard.latest.write(both, datetime.fromisoformat(moment))
+        row = httpx.get(f"{address}/api/tasks?text=t-stalled").json()["rows"][0]
+        assert row["median"] is None and row["stalled_since"] == since.isoformat()
+        page.goto(f"{address}/#task/t-stalled", wait_until="domcontentloaded")
+        page.wait_for_selector("dd:has-text('2025-01-09 02:30 UTC')")
+        assert page.locator("dd:has-text('unknown until it goes on')").count() == 1
+    finally:
+        dashboard.latest.write(tasks, datetime.fromisoformat(moment))
+        page.close()
