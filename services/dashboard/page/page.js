@@ -87,7 +87,7 @@ async function thresholds() {
     field("g", "Group, or all", make("input", { id: "g", name: "group", value: "all" })), field("n", "Threshold", make("select", { id: "n", name: "name" }, ...Object.keys(found.usual).map((name) => make("option", {}, name)))),
     field("v", "Value", make("input", { id: "v", name: "value", type: "number", step: "any", required: "" })), field("b", "Your name", make("input", { id: "b", name: "by", required: "" })), make("button", {}, "Set"));
   return [make("h1", {}, "Thresholds"), make("p", {}, `Unless set: ${Object.entries(found.usual).map(([k, v]) => `${k} ${v}`).join(", ")}. ${found.meaning}`), form,
-    table("Values that were set, newest first", [["When", (r) => when(r.set_at)], ["Group", (r) => r.group], ["Threshold", (r) => r.name], ["Value", (r) => r.value, "n"], ["By", (r) => r.set_by]], found.rows)];
+    table("Thresholds that were set, newest first", [["When", (r) => when(r.set_at)], ["Group", (r) => r.group], ["Threshold", (r) => r.name], ["Value", (r) => r.value, "n"], ["By", (r) => r.set_by]], found.rows)];
 }
 
 let turn = 0;

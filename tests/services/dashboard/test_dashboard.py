@@ -390,7 +390,7 @@ def test_the_api_names_the_sources_where_two_use_one_name(served: tuple[Dashboar
         dashboard.latest.write(both, datetime.fromisoformat(moment))
         path, source = f"{address}/api/tasks/{row['task'].iloc[0]}", row["source"].iloc[0]
         refused = httpx.get(path)
-        assert refused.status_code == 422 and f"other, {source}" in refused.json()["error"]
+        assert refused.status_code == 422 and f"one of {source}, other" in refused.json()["error"]
         own = httpx.get(path, params={"source": source}).json()
         others = httpx.get(path, params={"source": "other"}).json()
         assert own["jobs"] and own["task"]["owner"] == row["owner"].iloc[0]
@@ -405,10 +405,9 @@ def test_a_stalled_task_is_shown_without_an_end_and_with_its_beginning(
     dashboard, address = served
     tasks, moment = dashboard.latest.read()
     since = pd.Timestamp("2025-01-09 02:30", tz="UTC")
-    stalled = tasks.head(1).assign(
-        task="t-stalled", state="stalled", low=pd.NaT, median=pd.NaT, high=pd.NaT
-    )
-    stalled = stalled.assign(stalled_since=since).astype(tasks.dtypes)
+    stalled = tasks.head(1).assign(task="t-stalled", state="stalled", stalled_since=since)
+    for name in ("low", "median", "high"):
+        stalled[name] = tasks[name].head(1).mask([True])
     page = browser.new_page()
     try:
         both = pd.concat([stalled, tasks], ignore_index=True)
