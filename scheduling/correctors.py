@@ -1,10 +1,10 @@
-"""Correctors: what becomes of a running job's prediction once the job has outlived it."""
+"""Correctors: the new prediction of a running job that has exceeded its prediction."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scheduling.events import ASK, STEPS, TO_REQUEST
+from scheduling.events import REMAINING, STEPS, TO_REQUEST
 from scheduling.policies import PolicyError
 
 
@@ -18,15 +18,15 @@ class Corrector:
 
 
 CORRECTORS: dict[str, Corrector] = {
-    one.name: one
-    for one in (
+    corrector.name: corrector
+    for corrector in (
         Corrector("request", "to the requested walltime", TO_REQUEST),
         Corrector(
             "incremental",
             "1 min more, then 5, 15, 30 min, 1, 2, 5, 10, 20, 50, 100 h (Tsafrir 2007)",
             STEPS,
         ),
-        Corrector("remaining", "to E[T | T > t], asked of the predictor", ASK),
+        Corrector("remaining", "to the predictor's E[T | T > t]", REMAINING),
     )
 }
 

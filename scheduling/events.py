@@ -16,7 +16,7 @@ from scheduling.conservative import start_as_planned
 from scheduling.state import Rules, State, correct, end
 
 DONE, PREDICT, CORRECT, REFRESH = range(4)
-TO_REQUEST, STEPS, ASK = range(3)
+TO_REQUEST, STEPS, REMAINING = range(3)
 
 _STEPS = 60.0 * np.array([1, 5, 15, 30, 60, 120, 300, 600, 1200, 3000, 6000])
 """Tsafrir's increments (s): added to the prediction of a job at its first, second … correction."""
@@ -84,7 +84,7 @@ def advance(state: State, rules: Rules) -> int:
             status.reconsider = status.queued
             if rules.backfill == CONSERVATIVE:
                 status.pass_due = 1
-            if rules.corrector == ASK:
+            if rules.corrector == REMAINING:
                 return CORRECT
             number = state.dues[running - 1].job
             correct(state, number, _new_end(state, rules, number))

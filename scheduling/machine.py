@@ -1,7 +1,7 @@
-"""The machine that a log is replayed on: pools of hosts, each host some cores and memory.
+"""The machine that a log is replayed on: pools of hosts with cores and memory.
 
-A job runs on one host; a pool that is given as a plain number of processors is one big host. Jobs are bound to the pool that
-their ``site`` names; a machine with one pool takes them all.
+A job runs on one host; a pool given as a number of processors is one big host. A job belongs to the
+pool that its ``site`` names; a machine with one pool takes all jobs.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from infra.errors import InputError
 from jobs.readers import ReadError, detect
 from jobs.readers.swf import read_header
 from scheduling.state import HOST, Records
+from scheduling.trace import check_run_times
 
 
 class MachineError(InputError):
@@ -28,7 +29,7 @@ class MachineError(InputError):
 
 @dataclass(frozen=True)
 class Pool:
-    """``hosts`` alike hosts of ``cores`` cores and ``memory`` bytes each."""
+    """``hosts`` equal hosts of ``cores`` cores and ``memory`` bytes each."""
 
     name: str
     cores: int
@@ -65,7 +66,7 @@ class Machine:
         """All cores of the machine."""
         return sum(pool.processors for pool in self.pools)
 
-    def of(self, jobs: pd.DataFrame) -> pd.Series:
+    def pool_names(self, jobs: pd.DataFrame) -> pd.Series:
         """The name of each job's pool; missing where its site has none."""
         if len(self.pools) == 1:
             return pd.Series(self.pools[0].name, index=jobs.index)
@@ -78,7 +79,7 @@ def processors(count: int) -> Machine:
 
 
 def read_machine(description: Mapping[str, Any]) -> Machine:
-    """A machine from a few lines (JSON or TOML read as a mapping): a pool a key, with ``cores`` and maybe ``hosts`` and ``memory``.
+    """A machine from a mapping (read from JSON or TOML) of pools: ``cores`` and maybe ``hosts``, ``memory``.
 
     >>> read_machine({"CERN": {"hosts": 20, "cores": 8, "memory": 16e9}, "LYON": 64}).processors
     224
@@ -92,7 +93,8 @@ def read_machine(description: Mapping[str, Any]) -> Machine:
             or "cores" not in fields
         ):
             raise MachineError(
-                f"the pool {name!r} must be a number of processors, or have cores and maybe hosts and memory"
+                f"the pool {name!r} must be a number of processors, "
+                "or have cores and maybe hosts and memory"
             )
         try:
             pools.append(
@@ -113,46 +115,60 @@ def read_machine(description: Mapping[str, Any]) -> Machine:
 
 
 def machine_of(jobs: pd.DataFrame, header_processors: int | None = None) -> Machine:
-    """The machine that a log came from: as its header says, else as many processors as its jobs ever held at once."""
+    """The machine of a log: as its header says, else the most processors that its jobs held at once.
+
+    Raises TraceError where no job has run, MachineError where the jobs' starts and ends are unknown.
+    """
+    check_run_times(jobs)
     if header_processors:
         return processors(header_processors)
     ran = jobs[jobs["started_at"].notna() & jobs["ended_at"].notna()]
     cores = ran["cores"].fillna(ran["requested_cores"]).fillna(1).to_numpy()
     if not len(ran):
         raise MachineError(
-            "no job of the log has run, so the machine's size is unknown: say how many processors it has"
+            "no job of the log reports both its start and its end, so the machine's size is unknown: "
+            "say how many processors it has"
         )
-    when = np.concatenate(
+    times = np.concatenate(
         [ran["ended_at"].astype("int64").to_numpy(), ran["started_at"].astype("int64").to_numpy()]
     )
     # Ends come before starts at the same moment.
-    held = np.cumsum(np.concatenate([-cores, cores])[np.argsort(when, kind="stable")])
-    return processors(max(int(held.max()), int(cores.max())))
+    in_use = np.cumsum(np.concatenate([-cores, cores])[np.argsort(times, kind="stable")])
+    return processors(max(int(in_use.max()), int(cores.max())))
 
 
 def find_machine(description: str | None, log: Path | None, jobs: pd.DataFrame) -> Machine:
-    """The machine to replay ``jobs`` on: as ``description`` says (a number of processors, or a TOML or JSON file of pools).
+    """The machine to replay ``jobs`` on.
 
-    Without one it is what the header of ``log`` says, else as many processors as the jobs ever held at once. Raises MachineError.
+    Args:
+        description: A number of processors, or a TOML or JSON file of pools; None: see ``machine_of``.
+        log: The log file, whose header may say how many processors there are.
+        jobs: The jobs.
+
+    Raises:
+        MachineError: The description cannot be read, or the size is unknown.
+        TraceError: No job of the log has run.
     """
+    check_run_times(jobs)
     if description is None:
         return machine_of(jobs, _header_processors(log) if log else None)
     if description.isdecimal():
         return processors(int(description))
     try:
         text = Path(description).read_text(encoding="utf-8")
-        found = json.loads(text) if description.endswith(".json") else tomllib.loads(text)
+        pools = json.loads(text) if description.endswith(".json") else tomllib.loads(text)
     except (OSError, ValueError) as error:
         raise MachineError(
-            f"the machine {description} is no number of processors and no TOML or JSON file of pools: {error}"
+            f"the machine {description} is no number of processors "
+            f"and no TOML or JSON file of pools: {error}"
         ) from None
-    if not isinstance(found, Mapping):
+    if not isinstance(pools, Mapping):
         raise MachineError(f"{description} holds no pools: it must name each with its cores")
-    return read_machine(found)
+    return read_machine(pools)
 
 
 def _header_processors(log: Path) -> int | None:
     try:
         return read_header(log).max_procs if detect(log).name == "swf" else None
-    except ReadError:  # its format was named by hand: then it has no header that we know
+    except ReadError:  # no format is recognised, so there is no header to read
         return None

@@ -1,4 +1,4 @@
-"""What a replay came to: waits, slowdowns, use of the machine, fairness across users, broken promises."""
+"""The outcome of a replay: waits, slowdowns, utilisation, fairness across users, late starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from scheduling.trace import Trace, field_texts
 
 @dataclass(frozen=True)
 class Replay:
-    """A replayed log; ``table`` is the kernel's record of each job of ``trace``, ``seconds`` how long the replay took."""
+    """A replayed log: ``table`` holds the kernel's record of each job, ``seconds`` the replay's time."""
 
     trace: Trace
     machine: Machine
@@ -57,7 +57,7 @@ class Replay:
 
     @property
     def fairness(self) -> float:
-        """Jain's index of the users' mean bounded slowdowns: 1 when all fare alike, 1/users when one bears it all."""
+        """Jain's index of the users' mean bounded slowdowns: 1 when all are equal, at least 1/users."""
         means = (
             pd.Series(self.slowdowns)
             .groupby(field_texts(self.trace.jobs, "user").to_numpy())
@@ -68,7 +68,7 @@ class Replay:
 
     @property
     def late_heads(self) -> float:
-        """Share of the jobs that were given a reservation and started more than a second after the first one."""
+        """Share of the jobs with a reservation that started over a second after their first one."""
         is_reserved = np.isfinite(self.table["first_reservation"])
         late = (
             self.table["started"][is_reserved] > self.table["first_reservation"][is_reserved] + 1.0
@@ -77,7 +77,7 @@ class Replay:
 
     @property
     def accuracy(self) -> float:
-        """How near the quantity that orders the queue is to the truth: mean min(p/a, a/p)."""
+        """Accuracy of the quantity that orders the queue: the mean of min(p/a, a/p)."""
         return float(point_errors(self.trace.length, self.table["rank"])["apa"] or 0.0)
 
     def row(self) -> dict[str, Any]:

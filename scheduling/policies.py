@@ -1,8 +1,9 @@
-"""Policies: the order of the queue, what may slip in front, what is asked of the prediction, and how long anyone may wait.
+"""Policies: the order of the queue, backfilling, the quantities of predictions, the bound on waiting.
 
-What orders the queue, what says that a job ends before a reservation, and when a running job is thought to end need not be the
-same quantity, so a policy asks the predictor for three: ``rank``, ``fit`` and ``finish``. Each is "point", "median", "mean",
-"log-mean", "request", a quantile such as "q0.9", or Schopf's mean plus a tuning factor of standard deviations, "mean+1sd".
+What orders the queue, what decides that a job ends before a reservation, and when a running job is
+expected to end need not be the same quantity, so a policy has three: ``rank``, ``fit`` and
+``finish``. Each is "point", "median", "mean", "log-mean", "request", a quantile such as "q0.9", or
+Schopf's mean plus a tuning factor of standard deviations, "mean+1sd".
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from scheduling.state import Rules
 
 HOUR = 3600.0
 BOUND = 72 * HOUR
-"""A job that has waited this long is served by arrival, before all others, with a reservation by its request."""
+"""After this wait a job is served before all others, in order of arrival, by its request."""
 LATEST = 120 * HOUR
-"""The same where the order itself makes waiting count: a safety net, since serving by arrival costs everybody else dearly."""
+"""The same where the order itself counts waiting: later, as serving by arrival costs the others much."""
 
 
 class PolicyError(InputError):
@@ -41,7 +42,7 @@ class Policy:
     bound: float = inf
     half_life: float = 7 * 24 * HOUR
     refresh: bool = False
-    """Whether the waiting jobs of an owner are asked about again when a job of theirs has ended."""
+    """Whether the waiting jobs of an owner are predicted again when a job of the owner has ended."""
 
     def rules(self, corrector: int) -> Rules:
         """As the kernel reads it."""
@@ -55,18 +56,29 @@ class Policy:
             self.refresh,
         )
 
-    def with_(
+    def with_settings(
         self,
         bound: float | None = None,
         rank: str | None = None,
         fit: str | None = None,
         finish: str | None = None,
     ) -> Policy:
-        """The same policy with other settings; raises PolicyError for a bound that is no length of time."""
+        """The same policy with other settings.
+
+        Args:
+            bound: See the fields of the policy; None: unchanged.
+            rank: Likewise.
+            fit: Likewise.
+            finish: Likewise.
+
+        Raises:
+            PolicyError: The bound is no length of time.
+        """
         if bound is not None and (isnan(bound) or bound < 0):
             raise PolicyError(f"the bound on waiting must be seconds, 0 or more, not {bound}")
-        given = {"bound": bound, "rank": rank, "fit": fit, "finish": finish}
-        return replace(self, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        settings = {"bound": bound, "rank": rank, "fit": fit, "finish": finish}
+        changes = {name: value for name, value in settings.items() if value is not None}
+        return replace(self, **changes)  # type: ignore[arg-type]
 
 
 def _ordered(name: str, meaning: str, order: int) -> Policy:
@@ -78,19 +90,19 @@ def _ordered(name: str, meaning: str, order: int) -> Policy:
 POLICIES: dict[str, Policy] = {
     policy.name: policy
     for policy in (
-        Policy("fcfs", "first come, first served, nobody slips in front", backfill=NONE),
+        Policy("fcfs", "first come, first served, without backfilling", backfill=NONE),
         Policy(
             "easy",
-            "first come, first served; others may slip in front of the first if they do not delay it",
+            "first come, first served; jobs that do not delay the first may be backfilled",
         ),
         Policy(
             "easy-sjbf",
-            "EASY, the shortest of those that may slip in front first",
+            "EASY, backfilling the shortest job first",
             backfill_order=orders.SHORTEST,
         ),
         Policy(
             "conservative",
-            "every waiting job has a reservation that nobody may delay",
+            "every waiting job has a reservation that no later job may delay",
             backfill=CONSERVATIVE,
         ),
         _ordered("sjf", "shortest first", orders.SHORTEST),
@@ -104,7 +116,8 @@ POLICIES: dict[str, Policy] = {
         _ordered("xfactor", "largest expansion factor first: (wait + run) / run", orders.EXPANSION),
         Policy(
             "gridcast",
-            "shortest mean first, 12 h of waiting making up for twice the length; backfill by the mean, reservations by the request",
+            "shortest mean first, 12 h of waiting making up for twice the length; "
+            "backfill by the mean, reservations by the request",
             orders.AGED,
             EASY,
             orders.AGED,
@@ -119,7 +132,7 @@ POLICIES: dict[str, Policy] = {
         _ordered("fair-share", "the owner who used least for their share first", orders.FAIR_SHARE),
         _ordered(
             "quota",
-            "the owner furthest below their quota first, waiting counted (as ALICE's task queue)",
+            "the owner furthest below their quota first, counting waits (as ALICE's task queue)",
             orders.QUOTA,
         ),
     )

@@ -1,24 +1,23 @@
-"""The jobs of a log as a replay takes them: usable ones in order of submission, the others counted with their reason."""
+"""The jobs of a log as a replay takes them: usable ones in order of submission, others counted."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from infra.aliases import Floats
 from infra.errors import InputError
-from scheduling.machine import Machine
-from scheduling.state import (
-    JOB,
-    Records,
-)
+from scheduling.state import JOB, Records
+
+if TYPE_CHECKING:
+    from scheduling.machine import Machine
 
 UNSTATED = 7 * 86400.0
-"""What a job without a requested walltime is taken to have asked for, in s; it is not killed then."""
+"""The request of a job without a requested walltime, s; such a job is not killed."""
 
 
 class TraceError(InputError):
@@ -29,9 +28,10 @@ class TraceError(InputError):
 class Trace:
     """Jobs in order of submission; arrays of one entry a job, times in s since the first submission.
 
-    ``jobs`` are their records, ``request`` the walltime asked for (``UNSTATED`` if none), ``length`` how long they run in a
-    replay, ``killed`` whether that is less than they ran in the log, ``pool`` the number of their pool. Of a job that has not
-    ended a predictor may look at its record without outcomes, its request and cores, never at ``length`` or ``killed``.
+    ``jobs`` are their records; ``request`` is the requested walltime (``UNSTATED`` if none),
+    ``length`` the run time in a replay, ``killed`` whether that is less than in the log, ``pool`` the
+    index of the pool. Of a job that has not ended a predictor may use its record without outcomes,
+    its request and cores, never ``length`` or ``killed``.
     """
 
     jobs: pd.DataFrame
@@ -60,56 +60,66 @@ class Trace:
         records = np.zeros(len(self), dtype=JOB)
         for name in ("submitted", "length", "request", "memory", "cores"):
             records[name] = getattr(self, name)
-        for name in (
-            "rank",
-            "fit",
-            "finish",
-            "started",
-            "ended",
-            "expected",
-            "first_reservation",
-            "reservation",
-        ):
+        for name in ("rank", "fit", "finish", "started", "ended", "expected"):
             records[name] = np.nan
+        records["first_reservation"] = records["reservation"] = np.nan
         return records
 
 
-def trace_of(jobs: pd.DataFrame, machine: Machine, *, kill: bool = True) -> Trace:
-    """Prepare conformed ``jobs`` for a replay on ``machine``; with ``kill`` a job is killed when its requested walltime is over.
+def check_run_times(jobs: pd.DataFrame) -> None:
+    """Raise TraceError where no job reports a run time, so that there is nothing to replay."""
+    if (jobs["walltime"] > 0).any():
+        return
+    if not len(jobs):
+        raise TraceError("the log has no jobs, so there is nothing to replay")
+    lacking = "reports a run time" if jobs["ended_at"].notna().any() else "has ended"
+    raise TraceError(
+        f"none of the {len(jobs):,} jobs of the log {lacking}, so there is nothing to replay"
+    )
 
-    Cores are those the job was given, else those it asked for, else one. Raises TraceError when no job can be replayed.
+
+def trace_of(jobs: pd.DataFrame, machine: Machine, *, kill: bool = True) -> Trace:
+    """Prepare ``jobs`` for a replay on ``machine``.
+
+    Cores are those the job was given, else those it requested, else one.
+
+    Args:
+        jobs: Conformed records.
+        machine: The pools.
+        kill: A job is killed when its requested walltime is over.
+
+    Raises:
+        TraceError: No job can be replayed.
     """
+    check_run_times(jobs)
     jobs = jobs.sort_values("submitted_at", kind="stable").reset_index(drop=True)
     cores = jobs["cores"].fillna(jobs["requested_cores"]).fillna(1.0)
-    pools = {pool.name: number for number, pool in enumerate(machine.pools)}
-    pool = machine.of(jobs).map(pools)
-    biggest = pool.map({number: one.cores for number, one in enumerate(machine.pools)})
-    roomiest = pool.map({number: one.memory for number, one in enumerate(machine.pools)})
+    indices = {pool.name: index for index, pool in enumerate(machine.pools)}
+    pool = machine.pool_names(jobs).map(indices)
+    most_cores = pool.map({index: pool.cores for index, pool in enumerate(machine.pools)})
+    most_memory = pool.map({index: pool.memory for index, pool in enumerate(machine.pools)})
     memory = jobs["requested_memory"].fillna(0.0)
     reasons = np.full(len(jobs), "", dtype=object)
-    for reason, wrong in (
+    for reason, applies in (
         ("it never ran: no walltime above 0", ~(jobs["walltime"] > 0)),
         ("its site is no pool of the machine", pool.isna()),
-        ("it needs more cores than a host has", cores > biggest),
-        ("it needs more memory than a host has", memory > roomiest),
+        ("it needs more cores than a host has", cores > most_cores),
+        ("it needs more memory than a host has", memory > most_memory),
     ):
-        reasons[(reasons == "") & wrong.to_numpy()] = reason
+        reasons[(reasons == "") & applies.to_numpy()] = reason
     usable = reasons == ""
     if not usable.any():
-        raise TraceError(
-            f"no job of the log can be replayed: {reasons[0] if len(reasons) else 'it has no jobs'}"
-        )
-    kept = jobs[usable].reset_index(drop=True)
-    submitted = (kept["submitted_at"] - kept["submitted_at"].iloc[0]).dt.total_seconds().to_numpy()
-    runtime = kept["walltime"].to_numpy(dtype=float)
-    asked = kept["requested_walltime"].to_numpy(dtype=float)
-    stated = asked > 0
-    length = np.minimum(runtime, asked) if kill else runtime
-    length = np.where(stated, length, runtime)
+        raise TraceError(f"no job of the log can be replayed: {reasons[0]}")
+    replayed = jobs[usable].reset_index(drop=True)
+    since = replayed["submitted_at"] - replayed["submitted_at"].iloc[0]
+    runtime = replayed["walltime"].to_numpy(dtype=float)
+    request = replayed["requested_walltime"].to_numpy(dtype=float)
+    is_stated = request > 0
+    length = np.where(is_stated & kill, np.minimum(runtime, request), runtime)
     return Trace(
-        jobs=kept,
-        submitted=submitted,
-        request=np.where(stated, asked, UNSTATED),
+        jobs=replayed,
+        submitted=since.dt.total_seconds().to_numpy(),
+        request=np.where(is_stated, request, UNSTATED),
         length=length,
         killed=length < runtime,
         cores=cores[usable].to_numpy().round().astype(np.int64),
@@ -123,10 +133,3 @@ def field_texts(jobs: pd.DataFrame, field: str, missing: str = "") -> pd.Series[
     """The values of a field as texts, with ``missing`` for those that a job does not have."""
     values = jobs[field].astype(object)
     return values.where(values.notna(), missing).astype(str)
-
-
-def job_keys(trace: Trace, fields: tuple[str, ...]) -> list[Any]:
-    """Each job's key: the values of some fields together."""
-    if not fields:
-        return [()] * len(trace)
-    return list(zip(*(trace.jobs[name].astype(str).tolist() for name in fields), strict=True))

@@ -29,7 +29,7 @@ FEWEST_ROWS = 100
 SEED = 1
 
 Fitted = Callable[[pd.DataFrame], Floats]
-NAMES = ("user", "group", "program", "queue", "site")
+CATEGORIES = ("user", "group", "program", "queue", "site")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def inputs_with_categories(seen: AvailableHistory) -> pd.DataFrame:
     """``numbers``, and who, what and where as categories."""
     told = [
         name
-        for name in (*NAMES, "activity", "direction", "file_system", "link")
+        for name in (*CATEGORIES, "activity", "direction", "file_system", "link")
         if name in seen.jobs
     ]
     names = (

@@ -59,7 +59,7 @@ def combinations(
     )
     return [
         Combination(
-            policy_named(policy).with_(bound),
+            policy_named(policy).with_settings(bound),
             predictor_named(predictor).name,
             corrector_named(corrector).name,
         )
