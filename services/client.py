@@ -1,14 +1,17 @@
-"""A broker's client of the Gridcast predictor: one file to take as it is; needs httpx, and pyarrow for the fast door only.
+"""A broker's client of the Gridcast predictor: one file to copy; needs httpx, for Arrow pyarrow.
 
 Where orjson is installed it writes and reads JSON, several times as fast.
 
     grid = Gridcast("http://127.0.0.1:3000", token="…", timeout=0.5)
-    for row in grid.predict([{"job_id": "17", "source": "my-site", "user": "alice", "requested_walltime": 7200}]):
+    job = {"job_id": "17", "source": "my-site", "user": "alice", "requested_walltime": 7200}
+    for row in grid.predict([job]):
         print(row["walltime"], row["walltime_low"], row["walltime_high"])
-    grid.report([{"job_id": "17", "source": "my-site", "submitted_at": "2026-11-21T09:30:00Z", "ended_at": "…", "walltime": 1830}])
+    outcome = {"submitted_at": "2026-11-21T09:30:00Z", "ended_at": "…", "walltime": 1830}
+    grid.report([{"job_id": "17", "source": "my-site", **outcome}])
 
-``predict`` never keeps a broker waiting: when the predictor is down, overloaded or slower than the time limit, the answer is
-the user's own request as value and upper end, and says so (``model_version`` is "request", ``fallback`` tells why).
+``predict`` never keeps a broker waiting: when the predictor is down, overloaded or slower than the
+time limit, the answer is the user's own request as value and upper end, and is marked as such
+(``model_version`` is "request", ``fallback`` the reason).
 """
 
 from __future__ import annotations
@@ -32,17 +35,22 @@ except ImportError:  # a thousand jobs then take some milliseconds more
 JSON_TYPE = "application/json"
 ARROW_TYPE = "application/vnd.apache.arrow.stream"
 REQUESTS = {"walltime": "requested_walltime", "peak_memory": "requested_memory"}
-"""What stands for each prediction when there is none: the field with what the user asked for."""
+"""The field that replaces each target's prediction when there is none: the user's own request."""
 
 FALLBACK = ("", "_high", "_allocation", "_kill_limit")
-"""The parts of a prediction that it stands for."""
+"""The numbers of a target that it replaces."""
 
 Rows = list[dict[str, Any]]
 Columns = dict[str, list[Any]]
 
 
 class RefusedError(Exception):
-    """The predictor refused the request as wrong, or the caller as unknown; the message is its sentence."""
+    """The predictor refused the request as wrong, or the caller as unknown.
+
+    Args:
+        status: The HTTP status code.
+        sentence: The reason, as the predictor gave it.
+    """
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(f"{status}: {sentence}")
@@ -50,7 +58,12 @@ class RefusedError(Exception):
 
 
 class UnavailableError(Exception):
-    """The predictor did not answer in time, or cannot now; the message says which."""
+    """The predictor did not answer in time, cannot now, or gave no answer of its own.
+
+    Args:
+        why: The reason.
+        retry_after: Seconds after which to try again.
+    """
 
     def __init__(self, why: str, retry_after: float = 1.0) -> None:
         super().__init__(why)
@@ -58,16 +71,22 @@ class UnavailableError(Exception):
 
 
 class Gridcast:
-    """A predictor at ``url``; ``timeout`` (s) is the longest that ``predict`` may take, connection and all."""
+    """A predictor.
+
+    Args:
+        url: Its address.
+        token: A bearer token, where it needs one.
+        timeout: The longest that ``predict`` may take, connection and all, in seconds.
+    """
 
     def __init__(
         self, url: str = "http://127.0.0.1:3000", token: str | None = None, timeout: float = 0.5
     ) -> None:
         self.timeout = timeout
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        # Proxies of the environment are for the outside world; the predictor is a neighbour.
+        # Proxies of the environment are for the outside world; the predictor is near.
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=False)
-        # httpx bounds each step of a call, not the whole; a thread that is left behind bounds it for sure.
+        # httpx bounds each step of a call, not all of it; waiting for a thread bounds it for sure.
         self._calls = ThreadPoolExecutor(4, "gridcast")
 
     @overload
@@ -104,10 +123,18 @@ class Gridcast:
         classes: bool = False,
         keep: bool = True,
     ) -> Rows | Columns:
-        """Predict ``jobs``, given as rows or as columns by name; the answer has the same form, a row a job, in the same order.
+        """Predict jobs.
 
-        With ``classes`` it has the likeliest class of each target too; jobs that are only thought of are asked about without ``keep``.
-        Raises RefusedError when the predictor says that the jobs or the token are wrong.
+        Args:
+            jobs: Rows, or columns by name; the answer has the same form and order, a row a job.
+            quantiles: Further quantiles of each target (shares).
+            coverage: The share of outcomes within the predicted ranges.
+            at: The time of the history to predict from; default each job's submission.
+            classes: Give the likeliest class of each target too.
+            keep: Record the answer for monitoring; False for hypothetical jobs.
+
+        Raises:
+            RefusedError: The jobs or the token are wrong.
         """
         as_columns = isinstance(jobs, dict)
         body: dict[str, Any] = {"columns": jobs} if as_columns else {"jobs": list(jobs)}
@@ -119,10 +146,7 @@ class Gridcast:
         body |= {} if keep else {"keep": False}
         key = "columns" if as_columns else "rows"
         try:
-            answer = self._in_time(
-                lambda: _load(self._post("/predict", _dump(body), JSON_TYPE).content)
-            )
-            return cast(Rows | Columns, answer[key])
+            return cast(Rows | Columns, self._json("/predict", body, key))
         except UnavailableError as error:
             if as_columns:
                 rows = [
@@ -141,7 +165,18 @@ class Gridcast:
         at: str | None = None,
         classes: bool = False,
     ) -> Any:
-        """Predict a pyarrow Table of jobs by the fast door; returns a Table, a row a job, in the same order."""
+        """Predict a pyarrow Table of jobs as an Arrow stream, which is the fastest way.
+
+        Args:
+            table: The jobs.
+            quantiles: As of ``predict``.
+            coverage: As of ``predict``.
+            at: As of ``predict``.
+            classes: As of ``predict``.
+
+        Returns:
+            A Table, a row a job, in the same order.
+        """
         import pyarrow as pa
 
         query: dict[str, Any] = (
@@ -149,8 +184,8 @@ class Gridcast:
             | ({"at": at} if at else {})
             | ({"classes": "true"} if classes else {})
         )
-        if chosen := ",".join(str(level) for level in quantiles):
-            query["quantiles"] = chosen
+        if levels := ",".join(str(level) for level in quantiles):
+            query["quantiles"] = levels
         try:
             return self._arrow("/predict", table, query)
         except UnavailableError as error:
@@ -158,33 +193,37 @@ class Gridcast:
             return pa.Table.from_pylist(_requests(table.select(wanted).to_pylist(), str(error)))
 
     def rank(self, jobs: Iterable[Mapping[str, Any]], **options: Any) -> Rows:
-        """Where each of ``jobs``, each with its ``candidates``, would be done first: a row a candidate, those of a job best first.
+        """Rank where jobs, each with its ``candidates``, would be done first.
 
-        ``options`` are policy, tuning, level, overlap and at. Raises RefusedError, and UnavailableError where the predictor cannot say
-        in time.
+        Args:
+            jobs: The jobs.
+            options: policy, tuning, level, overlap and at.
+
+        Returns:
+            A row a candidate, those of a job best first.
+
+        Raises:
+            RefusedError: The request is wrong.
+            UnavailableError: There is no answer in time.
         """
-        body = {"jobs": list(jobs), **options}
-        return cast(
-            Rows,
-            self._in_time(lambda: _load(self._post("/rank", _dump(body), JSON_TYPE).content))[
-                "rows"
-            ],
-        )
+        return cast(Rows, self._json("/rank", {"jobs": list(jobs), **options}, "rows"))
 
     def rank_arrow(self, table: Any, **options: Any) -> Any:
-        """``rank`` by the fast door: a pyarrow Table with a row a candidate, its job's fields in it; returns a Table."""
+        """``rank`` as an Arrow stream: a Table of a row a candidate with its job's fields."""
         return self._arrow("/rank", table, options)
 
     def explain(self, jobs: Iterable[Mapping[str, Any]], *, at: str | None = None) -> Rows:
-        """Why each of at most 100 ``jobs`` gets its answer: histories, similar jobs, contributions and allocation, by target.
+        """Explain the predictions of at most 100 jobs.
 
-        Raises RefusedError, and UnavailableError where the predictor cannot say in time.
+        Returns:
+            For each job and target its histories, similar jobs, contributions and allocation.
+
+        Raises:
+            RefusedError: The request is wrong.
+            UnavailableError: There is no answer in time.
         """
         body = {"jobs": list(jobs), "explain": True} | ({"at": at} if at else {})
-        answer = self._in_time(
-            lambda: _load(self._post("/predict", _dump(body), JSON_TYPE).content)
-        )
-        return cast(Rows, answer["explanations"])
+        return cast(Rows, self._json("/predict", body, "explanations"))
 
     def task(
         self,
@@ -194,45 +233,60 @@ class Gridcast:
         at_once: int | None = None,
         at: str | None = None,
     ) -> dict[str, Any]:
-        """What ``jobs`` jobs with the fields of ``task`` need: per job, altogether, and as PanDA's ``scout_prediction``.
+        """Predict the needs of a task: per job, in total, and as PanDA's ``scout_prediction``.
 
-        Raises RefusedError, and UnavailableError where the predictor cannot say in time.
+        Args:
+            task: Fields of one of its jobs.
+            jobs: How many there are.
+            at_once: How many may run at a time; default all.
+            at: The time of the history to predict from; default now.
+
+        Raises:
+            RefusedError: The request is wrong.
+            UnavailableError: There is no answer in time.
         """
         body = (
             {"task": dict(task), "jobs": jobs}
             | ({"at_once": at_once} if at_once else {})
             | ({"at": at} if at else {})
         )
-        return cast(
-            dict[str, Any],
-            self._in_time(lambda: _load(self._post("/task", _dump(body), JSON_TYPE).content)),
-        )
+        return cast(dict[str, Any], self._json("/task", body))
 
     def report(
         self, jobs: Iterable[Mapping[str, Any]] | Columns, patience: float = 30.0
     ) -> dict[str, Any]:
-        """Report finished jobs; returns counts of added, updated and unchanged, and ``rejected`` with index and reason.
+        """Report finished jobs, again and again while the predictor cannot take them.
 
-        While the predictor cannot take them they are sent again, which changes nothing twice, for ``patience`` s; then
-        UnavailableError is raised, and the jobs are still the caller's to report. Raises RefusedError.
+        Args:
+            jobs: Rows, or columns by name.
+            patience: Seconds to try; sending jobs twice changes nothing.
+
+        Returns:
+            Counts of added, updated and unchanged, and ``rejected`` with index and reason.
+
+        Raises:
+            RefusedError: The request is wrong.
+            UnavailableError: The patience has ended; the jobs are still the caller's to report.
         """
         body = _dump({"columns": jobs} if isinstance(jobs, dict) else {"jobs": list(jobs)})
         deadline = time.monotonic() + patience
         while True:
             try:
-                answer: dict[str, Any] = self._post(
-                    "/outcomes", body, JSON_TYPE, limit=max(patience, self.timeout)
-                ).json()
-                return answer
+                limit = max(patience, self.timeout)
+                content = self._post("/outcomes", body, JSON_TYPE, limit=limit)
+                return cast(dict[str, Any], _load(content))
             except UnavailableError as error:
                 if time.monotonic() + error.retry_after > deadline:
                     raise
                 time.sleep(error.retry_after)
 
     def model(self) -> dict[str, Any]:
-        """What answers: model version, how it was trained, its history, and what is wrong. Raises UnavailableError."""
-        answer: dict[str, Any] = self._send(self._http.build_request("GET", "/model")).json()
-        return answer
+        """The model that answers: version, training, history, and what is wrong.
+
+        Raises:
+            UnavailableError: There is no answer in time.
+        """
+        return cast(dict[str, Any], _load(self._send(self._http.build_request("GET", "/model"))))
 
     def __enter__(self) -> Gridcast:
         return self
@@ -251,6 +305,10 @@ class Gridcast:
         except OutOfTime:
             raise UnavailableError("the predictor did not answer in time") from None
 
+    def _json(self, path: str, body: Mapping[str, Any], *member: str) -> Any:
+        """The answer to a JSON body, or a ``member`` of it."""
+        return self._in_time(lambda: _load(self._post(path, _dump(body), JSON_TYPE), *member))
+
     def _arrow(self, path: str, table: Any, query: dict[str, Any]) -> Any:
         import pyarrow as pa
 
@@ -258,9 +316,12 @@ class Gridcast:
         with pa.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
         body = sink.getvalue().to_pybytes()
-        answer = self._in_time(lambda: self._post(path, body, ARROW_TYPE, query).content)
-        with pa.ipc.open_stream(answer) as stream:
-            return stream.read_all()
+        answer = self._in_time(lambda: self._post(path, body, ARROW_TYPE, query))
+        try:
+            with pa.ipc.open_stream(answer) as stream:
+                return stream.read_all()
+        except (pa.ArrowException, OSError) as error:
+            raise _unreadable(answer) from error
 
     def _post(
         self,
@@ -269,14 +330,14 @@ class Gridcast:
         content_type: str,
         query: dict[str, Any] | None = None,
         limit: float | None = None,
-    ) -> httpx.Response:
+    ) -> bytes:
         headers = {"Content-Type": content_type}
         request = self._http.build_request(
             "POST", path, content=body, params=query, headers=headers, timeout=limit or self.timeout
         )
         return self._send(request)
 
-    def _send(self, request: httpx.Request) -> httpx.Response:
+    def _send(self, request: httpx.Request) -> bytes:
         try:
             response = self._http.send(request)
         except httpx.TimeoutException:
@@ -284,7 +345,7 @@ class Gridcast:
         except httpx.HTTPError as error:
             raise UnavailableError(f"the predictor cannot be reached: {error}") from None
         if response.status_code == 200:
-            return response
+            return response.content
         sentence = _sentence(response)
         if response.status_code in (408, 429) or response.status_code >= 500:
             raise UnavailableError(
@@ -295,14 +356,14 @@ class Gridcast:
 
 
 def _requests(rows: Iterable[Mapping[str, Any]], why: str) -> Rows:
-    """For each job what its user asked for, in the place of a prediction."""
+    """For each job what its user requested, instead of a prediction."""
     return [
         {
             "job_id": row.get("job_id"),
             **{
-                f"{target}{part}": row.get(field)
+                f"{target}{number}": row.get(field)
                 for target, field in REQUESTS.items()
-                for part in FALLBACK
+                for number in FALLBACK
             },
             "cluster": "none",
             "model_version": "request",
@@ -320,9 +381,8 @@ def _columns(rows: Rows) -> Columns:
 def _dump(body: Mapping[str, Any]) -> bytes:
     """JSON with times as ISO 8601 and NaN as null."""
     if orjson:
-        with suppress(
-            TypeError
-        ):  # such as a whole number of more than 64 bits, which json can write
+        # A whole number of more than 64 bits is a TypeError; json can write it.
+        with suppress(TypeError):
             return orjson.dumps(body, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
     try:
         return json.dumps(body, default=_plain, allow_nan=False, separators=(",", ":")).encode()
@@ -332,15 +392,31 @@ def _dump(body: Mapping[str, Any]) -> bytes:
         ).encode()
 
 
-def _load(body: bytes) -> Any:
-    return orjson.loads(body) if orjson else json.loads(body)
+def _load(body: bytes, *members: str) -> Any:
+    """A JSON answer, or a member of it.
+
+    A proxy may answer 200 with a page of its own: UnavailableError, as if nobody had answered.
+    """
+    try:
+        answer = orjson.loads(body) if orjson else json.loads(body)
+        if not isinstance(answer, dict):
+            raise TypeError
+        for member in members:
+            answer = answer[member]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _unreadable(body) from error
+    return answer
+
+
+def _unreadable(body: bytes) -> UnavailableError:
+    return UnavailableError(f"the answer is none of a predictor's: {body[:80]!r}")
 
 
 def _without_nan(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _without_nan(each) for key, each in value.items()}
+        return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(each) for each in value]
+        return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and value != value else value
 
 
@@ -360,7 +436,9 @@ def _sentence(response: httpx.Response) -> str:
 
 
 def _seconds(text: str) -> float:
+    """The seconds of a Retry-After header, within bounds; 1 where it is a date or nonsense."""
     try:
-        return min(max(float(text), 0.1), 60.0)
+        seconds = float(text)
     except ValueError:
         return 1.0
+    return min(max(seconds, 0.1), 60.0) if seconds == seconds else 1.0

@@ -1,7 +1,8 @@
-"""The BentoML service: what starts the live state, guards the endpoints and mounts them. The only importer of BentoML.
+"""The BentoML service: starts the live predictor, guards the endpoints and mounts them.
 
-``bentoml serve services.predictor:Predictor`` serves it. One worker holds one live state: the store's history as it stood when the
-champion was taken, what was reported to this worker since, and, some seconds later, what others stored.
+The only importer of BentoML. ``bentoml serve services.predictor:Predictor`` serves it. One worker
+holds one live state: the store's history when the champion was loaded, outcomes reported to this
+worker since, and, some seconds later, what others stored.
 """
 
 from __future__ import annotations
@@ -54,10 +55,10 @@ class Service:
 Predictor: Any = bentoml.service(
     name="gridcast",
     http={"host": settings.host, "port": settings.predictor_port},
-    # BentoML's own request metrics make a series of every path that anybody asks for; ours are at /metrics.
+    # BentoML's own request metrics make a series of every path; ours are at /metrics.
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
-    # Gridcast makes spans of its own; BentoML's, one for each part of a body, cost a request time and say nothing.
+    # Gridcast makes spans of its own; BentoML's, one for each part of a body, take time.
     tracing={"excluded_urls": ".*"},
     traffic={"timeout": 60},
     workers=1,

@@ -76,7 +76,7 @@ class Reservation:
 
 
 async def read_bounded_body(
-    parts: AsyncIterator[bytes],
+    chunks: AsyncIterator[bytes],
     declared: str | None,
     max_bytes: int,
     reservation: Reservation,
@@ -85,7 +85,7 @@ async def read_bounded_body(
     """Read a body, and no more of it than allowed.
 
     Args:
-        parts: The body as it arrives.
+        chunks: The body as it arrives.
         declared: The Content-Length header.
         max_bytes: The longest body.
         reservation: Grows with the body.
@@ -105,9 +105,9 @@ async def read_bounded_body(
     body = bytearray()
     try:
         async with asyncio.timeout(patience):
-            async for part in parts:
-                reservation.grow(len(part))
-                body += part
+            async for chunk in chunks:
+                reservation.grow(len(chunk))
+                body += chunk
                 if len(body) > max_bytes:
                     raise too_large
     except TimeoutError:

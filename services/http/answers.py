@@ -145,6 +145,22 @@ class Ranking(Struct, forbid_unknown_fields=True):
     model_version: str
 
 
+class BackgroundThread(Struct, forbid_unknown_fields=True):
+    """A background thread of the predictor: its failures since the start, and the one it has now."""
+
+    alive: bool
+    failures: Natural
+    failing_since: Moment
+    error: str
+
+
+class SetAside(Struct, forbid_unknown_fields=True):
+    """Answers that are not in the prediction log, since no retry can store them."""
+
+    answers: Natural
+    last_reason: str
+
+
 class Model(Struct, forbid_unknown_fields=True):
     """The model that answers, its history, and what is wrong."""
 
@@ -162,6 +178,12 @@ class Model(Struct, forbid_unknown_fields=True):
     ]
     history: dict[str, Any]
     troubles: dict[str, str]
+    threads: Annotated[
+        dict[str, BackgroundThread], Meta(description="how each background thread does")
+    ]
+    set_aside: Annotated[
+        SetAside, Meta(description="answers that the store refused for good, and why the last one")
+    ]
 
 
 NUMBERS_BESIDE = (Prediction, JobOfTask, TaskTotals)

@@ -10,6 +10,7 @@ import difflib
 import re
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, TypeVar
@@ -120,8 +121,17 @@ def _check_json_size(body: bytes) -> None:
             and sum(map(body.count, characters)) > limit
             and _count_outside_texts(body, characters) > limit
         ):
-            what = "objects and lists" if b"{" in characters else "values"
-            raise HTTPError(413, f"the body holds more than {limit} {what}; {_SEVERAL}")
+            kind = "objects and lists" if b"{" in characters else "values"
+            _require_shallow(body)
+            raise HTTPError(413, f"the body holds more than {limit} {kind}; {_SEVERAL}")
+
+
+def _require_shallow(body: bytes) -> None:
+    with suppress(DecodeError):  # a body cut short is too large all the same
+        try:
+            msgspec_json.decode(body, type=Raw)
+        except RecursionError as error:
+            raise _not_json(error) from None
 
 
 def _count_outside_texts(body: bytes, characters: bytes) -> int:

@@ -190,7 +190,7 @@ def read_array(name: str, values: pa.Array, errors: RowErrors) -> pa.Array:
 
 
 def to_coded_jobs(jobs: pa.Table) -> CodedJobs:
-    """Typed columns as the engine reads them, all but ``job_id``; what has no null is not copied."""
+    """Typed columns as the engine reads them, without ``job_id``; not copied unless null."""
     return CodedJobs(
         {
             name: _code(single_array(jobs.column(name)))

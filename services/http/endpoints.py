@@ -123,7 +123,7 @@ class UnknownRoute(BaseRoute):
 
 
 class Endpoints:
-    """The endpoints; ``attach`` brings the predictor, since BentoML wants the app before its worker."""
+    """The endpoints, built before the worker has started; ``attach`` gives them its predictor."""
 
     def __init__(self) -> None:
         self.admission = Admission(MAX_REQUESTS, MAX_BODY_BYTES)
@@ -307,7 +307,7 @@ class Endpoints:
 def _log_request(
     request_id: str, endpoint: str, form: str, status: int, jobs: int, seconds: float
 ) -> None:
-    """Log a line of JSON about a request, nothing of its content; a good quick one for debugging."""
+    """Log a line of JSON about a request, nothing of its content; at INFO if refused or slow."""
     level = logging.INFO if status != 200 or seconds > SLOW else logging.DEBUG
     if log.isEnabledFor(level):
         line = {

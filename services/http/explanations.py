@@ -1,4 +1,4 @@
-"""Explanations as callers see them: the past jobs that an engine knows by their hashes only, name_similar_jobs from the store."""
+"""Explanations as callers see them: similar jobs, known to the engine by hash, get their names."""
 
 from __future__ import annotations
 
@@ -17,29 +17,34 @@ Explanation = dict[str, dict[str, Any]]
 
 
 def name_similar_jobs(explanations: list[Explanation], engine: Engine) -> list[Explanation]:
-    """The same with ``source``, ``job_id`` and ``ended_at`` of each similar job in the place of its hash; null where the store is away."""
+    """Replace the hash of each similar job by ``source``, ``job_id`` and ``ended_at``.
+
+    Args:
+        explanations: For each job by target, changed in place.
+        engine: The store; where it cannot be read, names are null.
+    """
     similar = [
-        each
+        job
         for explanation in explanations
-        for told in explanation.values()
-        for each in told["similar"]
+        for of_target in explanation.values()
+        for job in of_target["similar"]
     ]
-    known = {each["known"] for each in similar}
-    try:
-        # What took no time is known a microsecond after its end.
-        found = (
-            read_ended_at(engine, known | {moment - 1 for moment in known})
-            if known
-            else pd.DataFrame()
-        )
-    except StoreError:
-        found = pd.DataFrame()
-    names: dict[int, tuple[str, str]] = {}
-    if len(found):
-        hashes = identities(encode_jobs(found, ("source", "job_id"))).tolist()
-        names = dict(zip(hashes, zip(found["source"], found["job_id"], strict=True), strict=True))
-    for each in similar:
-        source, job_id = names.get(each.pop("ident"), (None, None))
-        ended_at = pd.Timestamp(each.pop("known"), unit="us", tz="UTC").isoformat()
-        each |= {"source": source, "job_id": job_id, "ended_at": ended_at}
+    names = _names({job["known"] for job in similar}, engine) if similar else {}
+    for job in similar:
+        source, job_id = names.get(job.pop("ident"), (None, None))
+        ended_at = pd.Timestamp(job.pop("known"), unit="us", tz="UTC").isoformat()
+        job |= {"source": source, "job_id": job_id, "ended_at": ended_at}
     return explanations
+
+
+def _names(available_at: set[int], engine: Engine) -> dict[int, tuple[str, str]]:
+    """Source and job_id by hash of the jobs whose outcomes became available at some times."""
+    try:
+        # The outcome of a job that took no time is available a microsecond after its end.
+        ended = read_ended_at(engine, available_at | {moment - 1 for moment in available_at})
+    except StoreError:
+        return {}
+    if not len(ended):
+        return {}
+    hashes = identities(encode_jobs(ended, ("source", "job_id"))).tolist()
+    return dict(zip(hashes, zip(ended["source"], ended["job_id"], strict=True), strict=True))

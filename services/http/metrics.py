@@ -1,7 +1,8 @@
-"""What Prometheus sees: base units, ``_total`` counters, and no label that a caller can make up.
+"""Prometheus metrics: base units, ``_total`` counters, and no label that a caller can make up.
 
-BentoML's own request metrics are off: they label by path, so anybody could make series without end. A predictor is one worker
-with one live state, so its numbers are kept in memory: in BentoML's mapped files a full disk would kill the worker.
+BentoML's own request metrics are off: they label by path, of which anybody could make series
+without end. A predictor is one worker, so its numbers are kept in memory: in BentoML's mapped
+files a full disk would kill the worker.
 """
 
 from __future__ import annotations
@@ -38,10 +39,13 @@ class Metrics:
 
 
 def make_metrics() -> Metrics:
-    """Register the metrics of this process; imports prometheus_client, which must happen inside the worker."""
+    """Register the metrics of this process.
+
+    Imports prometheus_client, which must happen inside the worker.
+    """
     from prometheus_client import Counter, Gauge, Histogram, values
 
-    # BentoML set PROMETHEUS_MULTIPROC_DIR for its workers, which would put every number into a mapped file.
+    # BentoML sets PROMETHEUS_MULTIPROC_DIR for its workers, which would map a file for each number.
     values.ValueClass = values.MutexValue
 
     return Metrics(
@@ -78,7 +82,7 @@ def make_metrics() -> Metrics:
         ),
         trouble=Gauge(
             "gridcast_trouble",
-            "1 while something is amiss with what the predictor stands on",
+            "1 while something that the predictor depends on is in trouble",
             ("what",),
         ),
         history_jobs=Gauge("gridcast_history_jobs", "Finished jobs in the live history"),
@@ -96,7 +100,7 @@ def make_metrics() -> Metrics:
         ),
         shadow_jobs=Counter(
             "gridcast_shadow_jobs_total",
-            "Jobs that the challenger was to be asked about",
+            "Jobs for the challenger, by what became of them",
             ("result",),
         ),
         thread_failures=Counter(

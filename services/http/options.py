@@ -56,7 +56,7 @@ def _from_text(text: str, hint: Any) -> Any:
     """The value that a text stands for, as JSON would give it; the text itself if none."""
     kinds = str(hint)
     if "tuple" in kinds:
-        return [_number(part) for part in text.split(",")]
+        return [_number(level) for level in text.split(",")]
     if "bool" in kinds:
         return {"true": True, "false": False}.get(text.lower(), text)
     return _number(text) if "float" in kinds else text
@@ -81,10 +81,10 @@ def _to_instant(_: type, value: Any) -> Instant:
 
 def _sentence(message: str, hints: Mapping[str, Any]) -> str:
     """The sentence for a message of msgspec, by the rule declared with the option."""
-    what, _, path = message.partition(" - at `$.")
+    problem, _, path = message.partition(" - at `$.")
     name = (re.match(r"\w+", path) or re.search(r"(?<=`)\w+", message) or [""])[0]
-    if what.startswith("is no time"):
-        return f"{name} {what}"
+    if problem.startswith("is no time"):
+        return f"{name} {problem}"
     return f"{name} {_rule(hints.get(name), inside='[' in path) or 'is wrong'}"
 
 

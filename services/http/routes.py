@@ -96,8 +96,8 @@ parameters, and the rest of the answer as JSON under `gridcast` in the schema's 
         "/outcomes",
         "outcomes",
         "Report finished jobs",
-        """Takes finished jobs. An answer of 200 means that they are stored durably and in the history;
-sending the same again changes nothing.
+        """Takes finished jobs. An answer of 200 means that they are stored durably and in the
+history; sending the same again changes nothing.
 
 A job that cannot be true is rejected with its index and the reason; the others are kept.""",
         scope="report",
@@ -110,8 +110,8 @@ A job that cannot be true is rejected with its index and the reason; the others 
         "/task",
         "task",
         "Predict the needs of a task",
-        """Predicts the needs of a task before any of its jobs has run: `per_job` as a prediction with
-classes, `task` its CPU time (s, all jobs taken to be equal) and `span` (s from the first start
+        """Predicts the needs of a task before any of its jobs has run: `per_job` as a prediction
+with classes, `task` its CPU time (s, all jobs taken to be equal) and `span` (s from the first start
 to the last end, median and 95th percentile, `at_once` jobs running at a time, waiting left
 out), and `scout_prediction`, a message in PanDA's names and units.""",
         scope="predict",

@@ -1,6 +1,7 @@
-"""Traces: a span for each request and its steps, sent to an OpenTelemetry collector where one is set; the only importer of OpenTelemetry.
+"""Traces: a span for each request and its steps, sent to an OpenTelemetry collector.
 
-A span says which door, how many jobs and how long; nothing of what was asked is in it.
+The only importer of OpenTelemetry. A span has the endpoint, the number of jobs and the time;
+nothing of a request's content is in it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 SECONDS = 5.0
-"""How long a collector may take; spans that it does not take are dropped, and no caller waits for it."""
+"""How long a collector may take; spans that it does not take are dropped, nobody waits for it."""
 _CALLER = TraceContextTextMapPropagator()
 
 
@@ -30,13 +31,13 @@ class Traces:
         )
 
     def request(self, name: str, headers: Mapping[str, str]) -> AbstractContextManager[Span]:
-        """The span of a request, a part of its caller's where the header ``traceparent`` (W3C Trace Context) names one."""
+        """The span of a request, within its caller's where a ``traceparent`` header names one."""
         return self._tracer.start_as_current_span(
             name, _CALLER.extract(headers), SpanKind.SERVER, record_exception=False
         )
 
     def step(self, name: str) -> AbstractContextManager[Span]:
-        """The span of a step of the request that is answered here; what a refusal says is not in it."""
+        """The span of a step of the request in hand; the sentence of a refusal is not in it."""
         return self._tracer.start_as_current_span(
             name, record_exception=False, set_status_on_exception=False
         )
