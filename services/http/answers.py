@@ -146,7 +146,7 @@ class Ranking(Struct, forbid_unknown_fields=True):
 
 
 class BackgroundThread(Struct, forbid_unknown_fields=True):
-    """A background thread of the predictor: its failures since the start, and the one it has now."""
+    """A background thread of the predictor: its failures since the start, and the present one."""
 
     alive: bool
     failures: Natural
