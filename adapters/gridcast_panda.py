@@ -1,14 +1,16 @@
-"""PanDA: a new task is told what its jobs will need before its scouts run, and jobs that ended are reported as PanDA hears of them.
+"""PanDA: predictions for new tasks in JEDI's log, and reports of the jobs that ended.
 
-Copy this file, services/client.py (as gridcast_client.py) and jobs/readers/panda_mapping.py (as
-gridcast_panda_mapping.py) where JEDI's Python finds them. In panda_jedi.cfg:
+A task's needs are predicted before its scouts run. Copy this file, services/client.py (as
+gridcast_client.py) and jobs/readers/panda_mapping.py (as gridcast_panda_mapping.py) where JEDI's
+Python finds them. In panda_jedi.cfg:
 
     [taskrefine]
-    modConfig = wlcg:any:gridcast_panda:ForeseenTaskRefiner
+    modConfig = wlcg:any:gridcast_panda:PredictingTaskRefiner
     [msgprocessor]   a plugin of the topic of job statuses: gridcast_panda:OutcomesMsgProcPlugin
 
-A site with refiners of its own makes one line of each: ``ForeseenProd = with_prediction(AtlasProdTaskRefiner)``. No task is refused, no message
-is held up: whatever goes wrong is a line in JEDI's log, and the task or the message goes on as it was.
+A site with refiners of its own adds a line for each:
+``PredictingProd = with_prediction(AtlasProdTaskRefiner)``. No task is refused and no message is
+held up: a failure is a line in JEDI's log, and the task or the message goes on as it was.
 """
 
 from __future__ import annotations
@@ -33,71 +35,70 @@ SOURCE = "panda"
 OPT_OUT_USERS: frozenset[str] = frozenset()
 OPT_OUT_PROGRAMS: frozenset[str] = frozenset()
 SET_WHAT_IS_MISSING = False
-"""Whether a task that gave no ramCount or walltime gets one: the site must want it."""
+"""Whether a task without a ramCount or walltime gets the predicted one; the site must want it."""
 ENDED = ("finished", "failed", "cancelled", "closed")
-WAITING, AT_ONCE, PATIENCE = 10_000, 500, 30.0
+WAITING, BATCH_JOBS, PATIENCE = 10_000, 500, 30.0
+LONGEST_PAUSE = 60.0
+"""The most seconds between two attempts after failures in a row."""
 
 log = logging.getLogger("gridcast")
 
 
 def with_prediction(refiner: type) -> Any:
-    """The refiner ``refiner`` (a TaskRefinerBase) with Gridcast asked about each task that it refined."""
+    """Derive a class from ``refiner`` (a TaskRefinerBase) that predicts each task it refines."""
 
     class WithPrediction(refiner):
-        def extractCommon(self, jediTaskID: int, taskParamMap: dict[str, Any], *others: Any) -> Any:  # noqa: N802, N803
-            asked = dict(
-                taskParamMap
-            )  # before the refiner puts defaults where the user said nothing
-            done = super().extractCommon(jediTaskID, taskParamMap, *others)
+        def extractCommon(self, jediTaskID: int, taskParamMap: dict[str, Any], *rest: Any) -> Any:  # noqa: N802, N803
+            request = dict(taskParamMap)  # before the refiner fills in defaults
+            result = super().extractCommon(jediTaskID, taskParamMap, *rest)
             try:
-                _tell(self.taskSpec, asked, self.tmpLog)
+                _predict(self.taskSpec, request, self.tmpLog)
             except Exception as error:
                 self.tmpLog.info(f"gridcast: no prediction: {error}")
-            return done
+            return result
 
     return WithPrediction
 
 
-def _tell(task: Any, asked: dict[str, Any], tell: Any) -> None:
-    """Say what a task's jobs will need in JEDI's log, and, where the site wants it, set what its user did not."""
-    program = _last(asked.get("transPath")) or asked.get("processingType")
-    if asked.get("userName") in OPT_OUT_USERS or program in OPT_OUT_PROGRAMS:
+def _predict(task: Any, request: dict[str, Any], logger: Any) -> None:
+    """Log what a task's jobs will need and, if the site wants it, set what its user left open."""
+    user, process = request.get("userName"), request.get("processingType")
+    program = _last(request.get("transPath")) or process
+    if user in OPT_OUT_USERS or program in OPT_OUT_PROGRAMS:
         return
     fields = {
         "source": SOURCE,
-        "user": asked.get("userName"),
-        "group": asked.get("workingGroup") or asked.get("vo"),
+        "user": user,
+        "group": request.get("workingGroup") or request.get("vo"),
         "program": program,
+        "job_name": process,
+        "requested_cores": request.get("coreCount") or 1,
     }
-    fields |= {
-        "job_name": asked.get("processingType"),
-        "requested_cores": asked.get("coreCount") or 1,
-    }
+    fields = {name: value for name, value in fields.items() if value is not None}
     with Gridcast(URL, TOKEN) as predictor:
-        found = predictor.task(
-            {name: value for name, value in fields.items() if value is not None}, 1
-        )
-    message = found["scout_prediction"]
-    tell.info(
-        f"gridcast: {json.dumps(message)} by {found['model_version']}, {'new user' if found['per_job']['cold_start'] else 'known'}"
-    )
-    if not SET_WHAT_IS_MISSING or found["per_job"]["cold_start"]:
+        needs = predictor.task(fields, 1)
+    message, is_new_user = needs["scout_prediction"], needs["per_job"]["cold_start"]
+    user_kind = "new user" if is_new_user else "known"
+    logger.info(f"gridcast: {json.dumps(message)} by {needs['model_version']}, {user_kind}")
+    if not SET_WHAT_IS_MISSING or is_new_user:
         return
-    if "ramCount" not in asked and "ramCount" in message:
+    if "ramCount" not in request and "ramCount" in message:
         task.ramCount, task.ramUnit = message["ramCount"], message["ramUnit"]
-    if "walltime" not in asked and "walltime" in message:
+    if "walltime" not in request and "walltime" in message:
         task.walltime, task.walltimeUnit = message["walltime"], message["walltimeUnit"]
 
 
 class Outcomes:
-    """Jobs that ended, on their way to Gridcast in a thread of their own; when too many wait the oldest are dropped, and counted.
+    """Reports ended jobs in a thread that survives every error.
 
-    What is dropped is brought by ``gridcast collect panda``.
+    When too many wait, the oldest are dropped and counted; ``gridcast collect panda`` brings those.
     """
 
     def __init__(self) -> None:
         self.waiting: queue.Queue[dict[str, Any]] = queue.Queue(WAITING)
-        self.dropped = 0
+        self.dropped = self.refused = self.failures = 0
+        self._failures_in_a_row = 0
+        self._pause = threading.Event()
         threading.Thread(target=self._report, name="gridcast", daemon=True).start()
 
     def add(self, job: dict[str, Any]) -> None:
@@ -112,33 +113,54 @@ class Outcomes:
                     self._drop(1)
 
     def _drop(self, jobs: int) -> None:
-        if (
-            self.dropped // 1000 < (self.dropped + jobs) // 1000 or not self.dropped
-        ):  # not a line each
+        before, self.dropped = self.dropped, self.dropped + jobs
+        if not before or before // 1000 < self.dropped // 1000:  # not a line each
             log.warning(
-                "gridcast: %d outcomes dropped so far: the predictor takes none; collect brings them",
-                self.dropped + jobs,
+                "gridcast: %d outcomes dropped so far: the predictor takes none; collect brings "
+                "them",
+                self.dropped,
             )
-        self.dropped += jobs
 
     def _report(self) -> None:
-        with Gridcast(URL, TOKEN) as predictor:
-            jobs: list[dict[str, Any]] = []
-            while True:
+        while True:
+            jobs = [self.waiting.get()]
+            while len(jobs) < BATCH_JOBS and not self.waiting.empty():
                 jobs.append(self.waiting.get())
-                while len(jobs) < AT_ONCE and not self.waiting.empty():
-                    jobs.append(self.waiting.get())
-                try:
-                    predictor.report(jobs, patience=PATIENCE)
-                except UnavailableError:
-                    self._drop(len(jobs))
-                except RefusedError as error:
-                    log.warning("gridcast: %s", error)
-                jobs.clear()
+            try:
+                with Gridcast(URL, TOKEN) as predictor:
+                    self._send(predictor, jobs)
+                self._failures_in_a_row = 0
+            except UnavailableError:
+                self._drop(len(jobs))
+            except Exception as error:
+                self._failed(error)
+                self._drop(len(jobs))
+
+    def _send(self, predictor: Gridcast, jobs: list[dict[str, Any]]) -> None:
+        """Report jobs; of a batch that is refused, set aside only the job that is wrong."""
+        try:
+            predictor.report(jobs, patience=PATIENCE)
+        except RefusedError as error:
+            if len(jobs) == 1:
+                self.refused += 1
+                log.warning("gridcast: job %s is set aside: %s", jobs[0].get("job_id"), error)
+                return
+            if error.status in (401, 403):  # the token is wrong, not a job
+                raise
+            middle = len(jobs) // 2
+            self._send(predictor, jobs[:middle])
+            self._send(predictor, jobs[middle:])
+
+    def _failed(self, error: Exception) -> None:
+        self.failures += 1
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row == 1:
+            log.warning("gridcast: outcomes cannot be reported: %r; trying again", error)
+        self._pause.wait(min(2.0 ** (self._failures_in_a_row - 1), LONGEST_PAUSE))
 
 
 def outcome(job: Any) -> dict[str, Any]:
-    """A finished JobSpec as Gridcast's reader of PanDA's records would read it (panda_mapping)."""
+    """Map a finished JobSpec as Gridcast's reader of PanDA's records does (panda_mapping)."""
     values: dict[str, Any] = {name.lower(): getattr(job, name, None) for name in NAMES}
 
     def text(name: str) -> str | None:
@@ -169,10 +191,11 @@ def _last(path: str | None) -> str | None:
 try:
     from pandajedi.jedimsgprocessor.base_msg_processor import BaseMsgProcPlugin
     from pandajedi.jedirefine.GenTaskRefiner import GenTaskRefiner
-except ImportError:  # no JEDI here: foreseeing and outcome are all there is
+except ImportError:  # without JEDI there are only with_prediction and outcome
     pass
 else:
-    ForeseenTaskRefiner = with_prediction(GenTaskRefiner)
+    PredictingTaskRefiner = with_prediction(GenTaskRefiner)
+    ForeseenTaskRefiner = PredictingTaskRefiner  # its name in configurations of older versions
 
     class OutcomesMsgProcPlugin(BaseMsgProcPlugin):
         """Reports the jobs whose status messages say that they ended; passes every message on."""
@@ -185,9 +208,9 @@ else:
         def process(self, msg_obj: Any, decoded_data: dict[str, Any] | None = None) -> Any:
             """Take one message."""
             try:
-                told = decoded_data or json.loads(msg_obj.data)
-                if told.get("msg_type") == "job_status" and told.get("status") in ENDED:
-                    for job in self.tbIF.peekJobs([told["jobid"]]):
+                message = decoded_data or json.loads(msg_obj.data)
+                if message.get("msg_type") == "job_status" and message.get("status") in ENDED:
+                    for job in self.tbIF.peekJobs([message["jobid"]]):
                         if job is not None and job.endTime:
                             self.outcomes.add(outcome(job))
             except Exception as error:

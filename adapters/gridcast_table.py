@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
-"""Gridcast's local table for what speaks Python: HTCondor's job router, its user maps, Snakemake. One file to copy, no package needed.
+"""Gridcast's local table for HTCondor's job router and user maps, and for Snakemake.
 
-    foreseen.py                      HTCondor's <KEYWORD>_HOOK_TRANSLATE_JOB: a job's ClassAd in, the same with what is foreseen out
-    foreseen.py map TABLE MAPFILE    a map file for CLASSAD_USER_MAPFILE_<name>: user, and user|program, to "seconds,low,high"
-    from foreseen import minutes, megabytes      resources of Snakemake's rules
+One file to copy; it needs Python 3.8 and no package.
 
-`gridcast table FILE --every 60` keeps the table. Nothing here rejects a job, waits or fails: where nothing is foreseen the job stays as
-it is, with the reason beside it.
+    gridcast_table.py                      HTCondor's <KEYWORD>_HOOK_TRANSLATE_JOB: reads a job's
+                                           ClassAd, writes it with its prediction
+    gridcast_table.py map TABLE MAPFILE    a file for CLASSAD_USER_MAPFILE_<name>: from user, and
+                                           user|program, to "seconds,low,high"
+    from gridcast_table import minutes, megabytes    resources of Snakemake's rules
+
+`gridcast table FILE --every 60` keeps the table current. Nothing here rejects a job, waits or
+fails: without a prediction the job stays as it is, with the reason beside it.
 """
 
 from __future__ import annotations
@@ -21,36 +25,48 @@ from urllib.parse import unquote
 
 TABLE = "/var/lib/gridcast/predictions.tsv"
 STALE_AFTER = 900
-"""Seconds after which a table is called stale, and only informs: it no longer sets what a job did not ask for."""
+"""Age (s) from which a table only informs: it no longer sets what a job did not request."""
 UNUSABLE_AFTER = 86_400
-"""Seconds after which its numbers are no longer told."""
+"""Age (s) from which its numbers are not used at all."""
 OPT_OUT_USERS: frozenset[str] = frozenset()
 OPT_OUT_PROGRAMS: frozenset[str] = frozenset()
 SET_DURATION = False
-"""Whether a routed job that gave no AllowedExecuteDuration gets one: the site must want it."""
+"""Whether a routed job without AllowedExecuteDuration gets one: the site must want it."""
 MARGIN = 1.25
-"""Times what one job in a hundred exceeds, or the longest that ran lately where that is more: a job would be killed there."""
+"""Factor on what one job in a hundred exceeds, or on the longest recent one where that is more:
+a job would be killed there."""
 UNSAFE = re.compile(rb"[\x00-\x20%|\x7f]")
 ATTRIBUTE = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*(.*)")
+ATTRIBUTES = {
+    "Walltime": "walltime",
+    "WalltimeLow": "walltime_low",
+    "WalltimeHigh": "walltime_high",
+    "PeakMemory": "peak_memory",
+    "PeakMemoryHigh": "peak_memory_high",
+}
 
 
 class NoPrediction(Exception):  # noqa: N818
-    """Why nothing is foreseen of a job, in some words."""
+    """There is no prediction for a job; the message says why in a few words."""
 
 
 def key(level: str, *values: object) -> str:
-    """The key of a row of the table."""
+    """Make the key of a row of the table."""
     escaped = (
-        UNSAFE.sub(lambda found: b"%%%02X" % found[0][0], str(value).encode()).decode()
+        UNSAFE.sub(lambda match: b"%%%02X" % match[0][0], str(value).encode()).decode()
         for value in values
     )
     return "|".join((level, *(text or "-" for text in escaped)))
 
 
 def look_up(table: str | Path, keys: list[str]) -> dict[str, object]:
-    """The row of the first of ``keys`` that the table has: numbers by column, ``level``, ``version`` and ``age`` (s).
+    """Find the row of the first of ``keys`` that the table has.
 
-    Raises NothingForeseen, saying why.
+    Returns:
+        Its numbers by column, and ``level``, ``version`` and ``age`` (s).
+
+    Raises:
+        NoPrediction: There is no usable table, or no such row.
     """
     try:
         head, columns, *lines = Path(table).read_text(encoding="utf-8").split("\n")
@@ -65,10 +81,10 @@ def look_up(table: str | Path, keys: list[str]) -> dict[str, object]:
     if age > UNUSABLE_AFTER:
         raise NoPrediction(f"stale: the table is {age:.0f} s old")
     rows = {line.partition("\t")[0]: line for line in lines}
-    found = next((rows[one] for one in keys if one in rows), None)
-    if found is None:
+    row = next((rows[name] for name in keys if name in rows), None)
+    if row is None:
         raise NoPrediction("nothing known of such jobs")
-    name, *cells = found.split("\t")
+    name, *cells = row.split("\t")
     cells_by_column = zip(columns.split("\t")[1:], cells)  # noqa: B905  for Python before 3.10
     numbers = {column: float(cell) for column, cell in cells_by_column if cell != "-"}
     return {**numbers, "level": name.partition("|")[0], "version": version, "age": age}
@@ -78,62 +94,50 @@ def look_up(table: str | Path, keys: list[str]) -> dict[str, object]:
 
 
 def translate(text: str, table: str | Path = TABLE) -> str:
-    """A job's ClassAd, which follows a line of dashes, with what is foreseen of it: Gridcast… attributes, or GridcastReason."""
+    """Add a prediction to a job's ClassAd.
+
+    Args:
+        text: The ClassAd, after a line of dashes.
+        table: The local table.
+
+    Returns:
+        The ClassAd with Gridcast… attributes, or with GridcastReason.
+    """
     lines = [line for line in text.rpartition("------\n")[2].splitlines() if line.strip()]
-    ad = {found[1].lower(): found[2].strip() for found in map(ATTRIBUTE.fullmatch, lines) if found}
-    user, program = (
-        _text(ad.get("owner", "")),
-        _text(ad.get("cmd", "")).replace("\\", "/").rpartition("/")[2],
-    )
-    if (
-        user in OPT_OUT_USERS
-        or program in OPT_OUT_PROGRAMS
-        or ad.get("gridcastoff", "").lower() == "true"
-    ):
-        return "\n".join(lines) + "\n"
-    try:
+    matches = [match for match in map(ATTRIBUTE.fullmatch, lines) if match]
+    ad = {match[1].lower(): match[2].strip() for match in matches}
+    user = _text(ad.get("owner", ""))
+    program = _text(ad.get("cmd", "")).replace("\\", "/").rpartition("/")[2]
+    opted_out = user in OPT_OUT_USERS or program in OPT_OUT_PROGRAMS
+    if not opted_out and ad.get("gridcastoff", "").lower() != "true":
         keys = [key("program", user, program), key("user", user), key("any", program), key("all")]
-        found = look_up(table, keys)
-        told = [
-            f"Gridcast{name} = {found[column]:.10g}"
-            for name, column in ATTRIBUTES.items()
-            if column in found
-        ]
-        told += [
-            f'GridcastModel = "{_quoted(str(found["version"]))}"',
-            f'GridcastOf = "{found["level"]}"',
-        ]
-        stale = float(str(found["age"])) > STALE_AFTER
-        told += (
-            [f'GridcastReason = "stale: the table is {found["age"]:.0f} s old"'] if stale else []
-        )
-        if (
-            SET_DURATION
-            and not stale
-            and found["level"] == "program"
-            and "allowedexecuteduration" not in ad
-        ):
-            longest = max(
-                float(str(found["walltime_kill_limit"])), float(str(found.get("longest", 0)))
-            )
-            told.append(f"AllowedExecuteDuration = {ceil(longest * MARGIN)}")
-    except NoPrediction as reason:
-        told = [f'GridcastReason = "{reason}"']
-    return "\n".join((*lines, *told)) + "\n"
+        try:
+            lines += _attributes(look_up(table, keys), ad)
+        except NoPrediction as reason:
+            lines.append(f'GridcastReason = "{reason}"')
+    return "\n".join(lines) + "\n"
 
 
-ATTRIBUTES = {
-    "Walltime": "walltime",
-    "WalltimeLow": "walltime_low",
-    "WalltimeHigh": "walltime_high",
-    "PeakMemory": "peak_memory",
-    "PeakMemoryHigh": "peak_memory_high",
-}
+def _attributes(row: dict[str, object], ad: dict[str, str]) -> list[str]:
+    """The lines that a row of the table adds to the job ``ad``."""
+    lines = [
+        f"Gridcast{name} = {row[column]:.10g}"
+        for name, column in ATTRIBUTES.items()
+        if column in row
+    ]
+    lines.append(f'GridcastModel = "{_quoted(str(row["version"]))}"')
+    lines.append(f'GridcastOf = "{row["level"]}"')
+    if float(str(row["age"])) > STALE_AFTER:
+        lines.append(f'GridcastReason = "stale: the table is {row["age"]:.0f} s old"')
+    elif SET_DURATION and row["level"] == "program" and "allowedexecuteduration" not in ad:
+        limits = (float(str(row.get(name, 0))) for name in ("walltime_kill_limit", "longest"))
+        lines.append(f"AllowedExecuteDuration = {ceil(max(limits) * MARGIN)}")
+    return lines
 
 
 def _text(literal: str) -> str:
-    found = re.fullmatch(r'"((?:[^"\\]|\\.)*)"', literal)
-    return re.sub(r"\\(.)", r"\1", found[1]) if found else ""
+    match = re.fullmatch(r'"((?:[^"\\]|\\.)*)"', literal)
+    return re.sub(r"\\(.)", r"\1", match[1]) if match else ""
 
 
 def _quoted(text: str) -> str:
@@ -141,32 +145,36 @@ def _quoted(text: str) -> str:
 
 
 def write_map(table: str | Path, file: str | Path) -> int:
-    """Write a map file for ClassAds' ``userMap`` in the file's place; returns its lines. An old table gives an empty map."""
+    """Write a map file for ClassAds' ``userMap``; returns its lines, 0 for a stale table."""
     try:
-        age = float(look_up(table, [key("all")])["age"])  # type: ignore[arg-type]
+        age = float(str(look_up(table, [key("all")])["age"]))
     except NoPrediction:
         age = float("inf")
-    _, columns, *rows = (
-        Path(table).read_text(encoding="utf-8").split("\n") if age <= STALE_AFTER else ("", "")
-    )
     lines = []
-    for row in rows:
-        found = dict(zip(columns.split("\t"), row.split("\t")))  # noqa: B905
-        level, *who = found["key"].split("|")
-        shown = [unquote(one) for one in who]
-        if level not in ("user", "program") or len(found) < len(columns.split("\t")):
-            continue
-        left_alone = shown[0] in OPT_OUT_USERS or (
-            level == "program" and shown[-1] in OPT_OUT_PROGRAMS
-        )
-        # A line of a map ends at a control character, whoever named his program so.
-        if not left_alone and "|".join(shown).isprintable():
-            told = ",".join(found[name] for name in ("walltime", "walltime_low", "walltime_high"))
-            lines.append(f'* "{_quoted("|".join(shown))}" {told}\n')
-    beside = Path(f"{file}.new")
-    beside.write_text("".join(lines), encoding="utf-8")
-    beside.replace(file)
+    if age <= STALE_AFTER:
+        _, columns, *rows = Path(table).read_text(encoding="utf-8").split("\n")
+        names = columns.split("\t")
+        cells = (row.split("\t") for row in rows)
+        complete = (dict(zip(names, row)) for row in cells if len(row) >= len(names))  # noqa: B905
+        lines = [line for line in map(_map_line, complete) if line]
+    draft = Path(f"{file}.new")
+    draft.write_text("".join(lines), encoding="utf-8")
+    draft.replace(file)
     return len(lines)
+
+
+def _map_line(row: dict[str, str]) -> str:
+    level, *escaped = row["key"].split("|")
+    if level not in ("user", "program"):
+        return ""
+    names = [unquote(name) for name in escaped]
+    if names[0] in OPT_OUT_USERS or (level == "program" and names[-1] in OPT_OUT_PROGRAMS):
+        return ""
+    principal = "|".join(names)
+    if not principal.isprintable():  # a control character would end the line
+        return ""
+    numbers = ",".join(row[name] for name in ("walltime", "walltime_low", "walltime_high"))
+    return f'* "{_quoted(principal)}" {numbers}\n'
 
 
 # -- Snakemake
@@ -175,14 +183,34 @@ def write_map(table: str | Path, file: str | Path) -> int:
 def minutes(
     rule: str, otherwise: int, user: str = "", table: str | Path = TABLE
 ) -> Callable[..., int]:
-    """The resource ``runtime`` of a rule: what one job in a hundred exceeds, with a margin, and more after each failure."""
+    """Make the resource ``runtime`` of a rule: what one job in a hundred exceeds, with a margin.
+
+    Args:
+        rule: The rule.
+        otherwise: The minutes without a prediction.
+        user: Whose jobs, if the table is to be asked by user.
+        table: The local table.
+
+    Returns:
+        A function of wildcards and attempt; each attempt asks for more.
+    """
     return _resource(rule, otherwise, user, table, "walltime_kill_limit", 60.0)
 
 
 def megabytes(
     rule: str, otherwise: int, user: str = "", table: str | Path = TABLE
 ) -> Callable[..., int]:
-    """The resource ``mem_mb`` of a rule: what wastes least, and more after each failure."""
+    """Make the resource ``mem_mb`` of a rule: the allocation that wastes least, with a margin.
+
+    Args:
+        rule: The rule.
+        otherwise: The megabytes without a prediction.
+        user: Whose jobs, if the table is to be asked by user.
+        table: The local table.
+
+    Returns:
+        A function of wildcards and attempt; each attempt asks for more.
+    """
     return _resource(rule, otherwise, user, table, "peak_memory_allocation", 1e6)
 
 
@@ -191,24 +219,24 @@ def _resource(
 ) -> Callable[..., int]:
     keys = ([key("program", user, rule)] if user else []) + [key("any", rule)]
 
-    def resource(wildcards: object, attempt: int) -> int:  # Snakemake gives what the names ask for
+    def resource(wildcards: object, attempt: int) -> int:  # Snakemake passes arguments by name
         try:
-            found = look_up(table, keys)
-            if float(str(found["age"])) > STALE_AFTER:
+            row = look_up(table, keys)
+            if float(str(row["age"])) > STALE_AFTER:
                 raise NoPrediction("stale")
-            foreseen = ceil(float(str(found[column])) * MARGIN / unit)
+            amount = ceil(float(str(row[column])) * MARGIN / unit)
         except (NoPrediction, KeyError) as reason:
             sys.stderr.write(
-                f"gridcast: nothing foreseen for rule {rule} ({reason}): {otherwise} is asked for\n"
+                f"gridcast: no prediction for rule {rule} ({reason}): {otherwise} is requested\n"
             )
-            foreseen = otherwise
-        return max(1, foreseen) * attempt
+            amount = otherwise
+        return max(1, amount) * attempt
 
     return resource
 
 
 def main(words: list[str]) -> int:
-    """The hook, or the writer of maps; the hook answers with the job as it came whatever happens."""
+    """Run the hook or write a map; the hook returns the job unchanged whatever happens."""
     if words[:1] == ["map"] and len(words) == 3:
         write_map(words[1], words[2])
         return 0

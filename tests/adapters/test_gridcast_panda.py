@@ -6,9 +6,14 @@ JEDI itself needs PanDA's database: a base class with the methods and attributes
 from __future__ import annotations
 
 import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
@@ -17,6 +22,7 @@ from adapters import gridcast_panda
 from jobs.ingest import read_log
 from jobs.readers.panda_mapping import NAMES
 from jobs.readers.rows import Row
+from services.client import Gridcast
 from services.http.bodies import read_json
 from services.http.requests import read_outcomes
 from tests.adapters.slurm_cluster import free_port
@@ -184,3 +190,87 @@ def test_outcomes_that_nobody_takes_hold_nobody_up_and_are_counted(
     for number in range(1000):
         outcomes.add({"job_id": str(number)})
     assert outcomes.waiting.qsize() <= 10 and outcomes.dropped > 0
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Answers reports by the next of some statuses and bodies, then takes them all."""
+
+    script: ClassVar[list[tuple[int, bytes]]] = []
+    taken: ClassVar[list[str]] = []
+    poison: ClassVar[str] = ""
+
+    def do_POST(self) -> None:
+        jobs = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["jobs"]
+        names = [job["job_id"] for job in jobs]
+        status, body = self.script.pop(0) if self.script else (200, b'{"added": 1}')
+        if status == 200 and self.poison in names:
+            status, body = 422, b'{"error": "no such job can be"}'
+        elif status == 200 and body.startswith(b"{"):
+            self.taken.extend(names)
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def predictor(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Answers]]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(gridcast_panda, "URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(gridcast_panda, "Gridcast", partial(Gridcast, timeout=60.0))
+    monkeypatch.setattr(gridcast_panda, "PATIENCE", 0.0)
+    monkeypatch.setattr(gridcast_panda, "LONGEST_PAUSE", 0.01)
+    Answers.script, Answers.taken, Answers.poison = [], [], ""
+    yield Answers
+    server.shutdown()
+    server.server_close()
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [(200, b"<html>a proxy's page</html>"), (200, b"[]"), (401, b"{}"), (500, b"x"), (302, b"")],
+)
+def test_the_reporting_thread_survives_every_answer(
+    predictor: type[Answers], answer: tuple[int, bytes]
+) -> None:
+    predictor.script = [answer]
+    outcomes = gridcast_panda.Outcomes()
+    outcomes.add({"job_id": "lost"})
+    until(lambda: outcomes.dropped + outcomes.refused == 1)
+    outcomes.add({"job_id": "next"})
+    until(lambda: predictor.taken == ["next"])
+
+
+def test_the_reporting_thread_survives_a_client_that_fails(
+    predictor: type[Answers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(gridcast_panda, "Gridcast", lambda *_: 1 / 0)
+        outcomes = gridcast_panda.Outcomes()
+        outcomes.add({"job_id": "lost"})
+        until(lambda: outcomes.failures == 1 and outcomes.dropped == 1)
+    outcomes.add({"job_id": "next"})
+    until(lambda: predictor.taken == ["next"])
+
+
+def test_a_refused_job_is_set_aside_and_its_neighbours_are_reported(
+    predictor: type[Answers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor.poison = "3"
+    outcomes = gridcast_panda.Outcomes()
+    with gridcast_panda.Gridcast(gridcast_panda.URL) as client:
+        outcomes._send(client, [{"job_id": str(number)} for number in range(8)])
+    assert sorted(predictor.taken) == ["0", "1", "2", "4", "5", "6", "7"]
+    assert outcomes.refused == 1

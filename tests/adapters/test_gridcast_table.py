@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import adapters
-from adapters import gridcast_table as foreseen
+from adapters import gridcast_table
 from adapters.gridcast_table import key, look_up, megabytes, minutes, translate, write_map
 from services import local_table
 
@@ -51,8 +51,8 @@ def test_keys_are_those_that_the_table_is_written_with() -> None:
 
 def test_condors_hook_answers_the_job_with_what_is_foreseen(tmp_path: Path) -> None:
     hook = tmp_path / "gridcast_hook"
-    source = (Path(adapters.__path__[0]) / "foreseen.py").read_text()
-    hook.write_text(source.replace(foreseen.TABLE, str(write(tmp_path / "table.tsv"))))
+    source = (Path(adapters.__path__[0]) / "gridcast_table.py").read_text()
+    hook.write_text(source.replace(gridcast_table.TABLE, str(write(tmp_path / "table.tsv"))))
     given = f'[ Name = "route"; ]\n------\n{AD}'
 
     def run(text: str) -> str:
@@ -96,7 +96,7 @@ def test_a_duration_is_set_only_where_the_site_wants_it_and_the_job_has_none(
 ) -> None:
     table = write(tmp_path / "table.tsv")
     assert "AllowedExecuteDuration" not in translate(AD, table)
-    monkeypatch.setattr(foreseen, "SET_DURATION", True)
+    monkeypatch.setattr(gridcast_table, "SET_DURATION", True)
     assert "AllowedExecuteDuration = 1250" in translate(AD, table)
     assert (
         translate(AD + "AllowedExecuteDuration = 60\n", table).count("AllowedExecuteDuration") == 1
@@ -127,9 +127,9 @@ def test_a_user_map_leaves_out_who_opted_out_and_names_that_would_be_lines_of_th
         out.write(odd[2] + "\t9\n")
     assert write_map(table, tmp_path / "map") == 3
     assert "bob" not in (tmp_path / "map").read_text()
-    monkeypatch.setattr(foreseen, "OPT_OUT_PROGRAMS", frozenset({"sim"}))
+    monkeypatch.setattr(gridcast_table, "OPT_OUT_PROGRAMS", frozenset({"sim"}))
     assert write_map(table, tmp_path / "map") == 2
-    monkeypatch.setattr(foreseen, "OPT_OUT_USERS", frozenset({"ann"}))
+    monkeypatch.setattr(gridcast_table, "OPT_OUT_USERS", frozenset({"ann"}))
     assert write_map(table, tmp_path / "map") == 0
 
 
@@ -154,12 +154,12 @@ def test_snakemakes_resources_are_what_is_foreseen_more_after_each_failure_and_t
 
 @pytest.mark.skipif(not shutil.which("snakemake"), reason="Snakemake is not installed here")
 def test_snakemake_itself_takes_the_resources(tmp_path: Path) -> None:
-    shutil.copy(Path(adapters.__path__[0]) / "foreseen.py", tmp_path)
+    shutil.copy(Path(adapters.__path__[0]) / "gridcast_table.py", tmp_path)
     write(tmp_path / "table.tsv")
     resource = 'runtime=minutes("sim", otherwise=60, table="table.tsv")'
     rule = f'rule sim:\n    output: "a"\n    resources: {resource}\n    shell: "echo {{resources.runtime}} > a"\n'
     (tmp_path / "Snakefile").write_text(
-        f"import sys\nsys.path.insert(0, workflow.basedir)\nfrom foreseen import minutes\n{rule}"
+        f"import sys\nsys.path.insert(0, workflow.basedir)\nfrom gridcast_table import minutes\n{rule}"
     )
     subprocess.run(["snakemake", "-c1", "-q"], cwd=tmp_path, check=True, capture_output=True)
     assert (tmp_path / "a").read_text() == "25\n"
