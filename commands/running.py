@@ -1,7 +1,8 @@
-"""Commands that run Gridcast: the whole loop once, the servers."""
+"""Commands that run Gridcast: the demo, the servers, and what is up."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Annotated
 
@@ -10,16 +11,29 @@ import typer
 from commands.inputs import Json
 from commands.tables import print_note, progress_bar, show_rows
 from infra.errors import InputError
-from infra.settings import prepare_environment
+from infra.settings import Settings, prepare_environment
 
 
 def demo(as_json: Json = False) -> None:
-    """Run the whole loop once on generated jobs: log, store, training, MLflow, predictor, a broker's call, drift report."""
+    """Run the whole loop once on generated jobs, in a data folder of its own: log to drift report."""
+    _use_own_folder("demo")
     with progress_bar("starting") as report:
         from flows.demo import demo as run
 
         rows = run(report)
     show_rows(rows, as_json, "Gridcast's loop, once, on generated jobs")
+
+
+def _use_own_folder(name: str) -> None:
+    """Keep all that follows in a folder of the data folder, whatever databases settings name.
+
+    So the jobs of the demo never mix with a site's. To be called before flows are imported.
+    """
+    databases = ("DATABASE_URL", "MLFLOW_URL", "PREFECT_DATABASE_URL")
+    home = prepare_environment().home.absolute() / name
+    os.environ.update({f"GRIDCAST_{setting}": "" for setting in databases}, GRIDCAST_HOME=str(home))
+    prepare_environment.cache_clear()
+    prepare_environment()
 
 
 def serve() -> None:
@@ -42,7 +56,7 @@ def serve() -> None:
 
 
 def dashboard() -> None:
-    """Show tasks, sites, models and thresholds on a web page of this machine, looked at anew every minute, until Ctrl-C."""
+    """Show tasks, sites, models and thresholds on a web page of this machine, until Ctrl-C."""
     from services.dashboard_server import run
 
     settings = prepare_environment()
@@ -57,16 +71,38 @@ def up(
             "--site", help="As at a site: PostgreSQL, two predictors behind a proxy, Prometheus."
         ),
     ] = False,
+    move: Annotated[
+        bool,
+        typer.Option(
+            "--move",
+            help="With --site, the first time: copy the store and MLflow's registry from SQLite "
+            "into the new PostgreSQL.",
+        ),
+    ] = False,
+    empty: Annotated[
+        bool,
+        typer.Option(
+            "--empty",
+            help="With --site, the first time: begin with an empty PostgreSQL; the SQLite files "
+            "stay as they are.",
+        ),
+    ] = False,
 ) -> None:
-    """Start MLflow, Prefect, the predictor, the shifter's page and the schedules; Ctrl-C stops them all."""
+    """Start MLflow, Prefect, the predictor, the page and the schedules; Ctrl-C stops them all."""
     from infra.components import local_components
     from infra.processes import up as run
     from infra.site import site_components
 
     settings = prepare_environment()
-    if not site and not settings.database_url and settings.own_postgres_url("gridcast"):
+    if ((move or empty) and not site) or (move and empty):
+        raise InputError("--move and --empty say how the first up --site begins: give one of them")
+    if site:
+        _begin_site(settings, move, empty)
+    elif not settings.database_url and settings.own_postgres_url("gridcast"):
         raise InputError(
-            "this data folder's store is a PostgreSQL of its own, which `gridcast up --site` made and starts: start it so"
+            "this data folder's store is the PostgreSQL that `gridcast up --site` made: start it "
+            "so. Back to SQLite: `gridcast backup FILE` while it is up, then `gridcast restore "
+            "FILE` with another GRIDCAST_HOME, and `gridcast up` there (docs/operations.md)"
         )
     wanted = site_components(settings) if site else local_components(settings)
     run(
@@ -79,6 +115,27 @@ def up(
     )
 
 
+def _begin_site(settings: Settings, move: bool, empty: bool) -> None:
+    """Let a new PostgreSQL begin with what SQLite has, or empty where a person says so."""
+    from models.releases.moving import count_in_sqlite, move_to_postgres
+
+    if settings.database_url or settings.own_postgres_url("gridcast"):
+        if move:
+            raise InputError("--move is for the first up --site: PostgreSQL is there already")
+        return
+    jobs, versions = count_in_sqlite(settings)
+    if move:
+        with progress_bar("moving the store into PostgreSQL"):
+            rows = move_to_postgres(settings)
+        print_note(f"moved {rows:,} rows into PostgreSQL; the SQLite files stay as they are")
+    elif (jobs or versions) and not empty:
+        raise InputError(
+            f"this data folder has {jobs:,} jobs and {versions:,} versions of the model in SQLite, "
+            "and PostgreSQL would begin empty: `gridcast up --site --move` copies them into it, "
+            "`gridcast up --site --empty` begins without them (docs/operations.md)"
+        )
+
+
 def down() -> None:
     """Stop what `gridcast up` started on this data folder."""
     from infra.processes import down as stop
@@ -88,7 +145,7 @@ def down() -> None:
 
 
 def status(as_json: Json = False) -> None:
-    """Say what runs, where, and how fresh the champion is."""
+    """List what runs, where, and how old the champion is."""
     from infra.components import local_components
     from infra.processes import status as look
     from models.releases import registry
@@ -106,8 +163,8 @@ def status(as_json: Json = False) -> None:
     try:
         if champion := registry.champion(settings):
             trained = champion.tags.get("trained_until", "?")[:16]
-            told = f"trained until {trained} UTC, {champion.age / 3600:.1f} h old"
-            row |= {"state": champion.label, "since": champion.created_at.isoformat(), "note": told}
+            note = f"trained until {trained} UTC, {champion.age / 3600:.1f} h old"
+            row |= {"state": champion.label, "since": champion.created_at.isoformat(), "note": note}
     except registry.RegistryError as error:
         row |= {"state": "unknown", "note": str(error)}
     rows.append(row)

@@ -75,7 +75,7 @@ def watch(settings: Settings, child: Child, report: Callable[[str], None]) -> No
         delay = _delay(child)
         record_state(settings, child, "restarting")
         report(f"{name} {cause}; it starts again in {delay:.0f} s")
-    elif not child.ready and _is_ready(settings, child.component):
+    elif not child.ready and is_ready(settings, child.component):
         child.ready = True
         record_state(settings, child, "up")
         report(
@@ -146,7 +146,8 @@ def start(settings: Settings, component: Component) -> subprocess.Popen[bytes]:
         )
 
 
-def _is_ready(settings: Settings, component: Component) -> bool:
+def is_ready(settings: Settings, component: Component) -> bool:
+    """Whether a component is ready: by a text in its log, or by its answer to a request."""
     if text := component.ready_log_text:
         return text in log_path(settings, component).read_text(errors="replace")
     return is_responding(component)

@@ -104,14 +104,9 @@ def compare_candidate(
         return CandidateComparison(splits, later, predictions, rows, version, None, sentence)
     answers["champion"] = predict_in_time(model_set, jobs, later, progress=progress)
     common = tuple(name for name in targets if name in model_set.targets)
-    truth = outcomes(later, target)
-    points = [answers[name][target] for name in ("candidate", "champion")]
-    overall = difference(truth, *points, sources=later["source"])
-    by_source = {
-        source: difference(of_source, *points)
-        for source, of_source in truth.groupby(later["source"].loc[truth.index], sort=True)
-    }
-    better: bool | None = is_promotable(overall)
+    overall, by_source, better = compare_by_source(
+        outcomes(later, target), predictions[target], answers["champion"][target], later["source"]
+    )
     sentence = (
         f"On {len(later):,} later jobs its mean absolute error of {target} is {overall} "
         f"than that of {version.label}."
@@ -119,13 +114,12 @@ def compare_candidate(
     if len(by_source) > 1:
         details = "; ".join(f"{name} {found}" for name, found in by_source.items())
         sentence = f"{sentence} By source: {details}."
-    worse = [name for name, found in by_source.items() if found.low > 0]
-    if better and worse and len(by_source) > 1:
-        better = False
-        sentence = f"{sentence} It is worse on {', '.join(worse)}."
+        if worse := [name for name, found in by_source.items() if found.low > 0]:
+            sentence = f"{sentence} It is worse on {', '.join(worse)}."
     missing = [name for name in model_set.targets if name not in targets]
+    promotable: bool | None = better
     if better and missing:
-        better = None
+        promotable = None
         sentence = (
             f"{sentence} It does not predict {', '.join(missing)}, which {version.label} does."
         )
@@ -135,10 +129,34 @@ def compare_candidate(
         predictions,
         comparison_table(jobs, later, answers, common),
         version,
-        better,
+        promotable,
         sentence,
         by_source,
     )
+
+
+def compare_by_source(
+    truth: pd.Series, candidate: pd.Series, champion: pd.Series, sources: pd.Series
+) -> tuple[Difference, dict[str, Difference], bool]:
+    """Compare the errors of a candidate with the champion's, together and source by source.
+
+    Args:
+        truth: The outcomes of the later jobs, in order of submission.
+        candidate: Its predictions of them.
+        champion: Those of the champion.
+        sources: The source of each job.
+
+    Returns:
+        The difference over all sources, that of each, and whether the candidate may be promoted:
+        not where a source surely got worse.
+    """
+    overall = difference(truth, candidate, champion, sources=sources)
+    by_source = {
+        str(source): difference(of_source, candidate, champion)
+        for source, of_source in truth.groupby(sources.loc[truth.index], sort=True)
+    }
+    surely_worse = len(by_source) > 1 and any(found.low > 0 for found in by_source.values())
+    return overall, by_source, is_promotable(overall) and not surely_worse
 
 
 def split_sources(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -15,7 +16,7 @@ from jobs.workload import generate
 from models.engine.model_set import ModelSet
 from models.engine.training import TrainingError, train
 from models.releases import candidate, registry
-from models.releases.candidate import split_sources
+from models.releases.candidate import compare_by_source, is_promotable, split_sources
 from models.releases.pipeline import (
     Release,
     TrainingOptions,
@@ -124,26 +125,19 @@ def test_sources_of_different_years_are_compared_each_on_its_own_later_jobs(
     assert "| old |" in release.version.card and "| new |" in release.version.card
 
 
-def test_a_source_that_got_worse_blocks_the_promotion(
-    settings: Settings, store: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of the second source the jobs before the comparison are other jobs' outcomes."""
-    good, bad = (
-        generate(2600, 16, seed).jobs.assign(source=name) for name, seed in (("a", 5), ("b", 6))
-    )
-    cut = good["ended_at"].quantile(0.5)
-    publish(train(pd.concat([jobs[jobs["ended_at"] <= cut] for jobs in (good, bad)])), settings)
-    spoiled = bad.copy()
-    fresh = (spoiled["submitted_at"] > cut).to_numpy().nonzero()[0]
-    half = fresh[: len(fresh) // 2]
-    spoiled.loc[half, "walltime"] = spoiled.loc[half, "walltime"] * 300
-    fill(store, good, spoiled)
-    monkeypatch.setattr(candidate, "is_promotable", lambda found: True)
-    release = run(store, settings, cluster_by="none")
-    assert not release.promoted
-    assert release.comparison.better is False
-    assert "It is worse on b." in release.why
-    assert release.comparison.by_source["b"].low > 0
+def test_a_source_that_got_worse_blocks_the_promotion() -> None:
+    random = np.random.default_rng(0)
+    sources = pd.Series(np.where(random.random(1200) < 0.75, "a", "b"))
+    truth = pd.Series(np.zeros(1200))
+    champion = pd.Series(random.exponential(100.0, 1200))
+    candidate = champion * sources.map({"a": 0.7, "b": 1.2})
+    overall, by_source, better = compare_by_source(truth, candidate, champion, sources)
+    assert is_promotable(overall), "all sources together, it would be promoted"
+    assert by_source["a"].high < 0 < by_source["b"].low
+    assert not better
+    assert compare_by_source(truth, champion * 0.8, champion, sources)[2]
+    only = pd.Series(["a"] * 1200)
+    assert compare_by_source(truth, candidate, champion, only)[2]
 
 
 def test_jobs_of_another_source_are_no_news_to_a_champion_trained_on_one(
