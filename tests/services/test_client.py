@@ -26,6 +26,17 @@ FELL_BACK = {
 FELL_BACK |= {"peak_memory": 2e9, "model_version": "request", "cold_start": True}
 
 
+OTHER_ANSWERS = {
+    "page": b"<html>Please log in</html>",
+    "nothing": b"",
+    "half": b'{"rows": [{"walltime": 1',
+    "list": b"[1, 2]",
+    "other": b'{"status": "ok"}',
+    "bytes": b"\xff\xfe",
+}
+"""Answers of status 200 that are none of a predictor's, by the path that gives them."""
+
+
 class Fake(BaseHTTPRequestHandler):
     """A server that is slow, dripping or refusing, by the first part of the path it is asked under."""
 
@@ -45,10 +56,16 @@ class Fake(BaseHTTPRequestHandler):
                 self.wfile.write(b" ")
                 self.wfile.flush()
             return
-        busy = way == "busy" or (way == "soon" and Fake.hits < 3)
+        if way in OTHER_ANSWERS:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(OTHER_ANSWERS[way])))
+            self.end_headers()
+            self.wfile.write(OTHER_ANSWERS[way])
+            return
+        busy = way in ("busy", "never") or (way == "soon" and Fake.hits < 3)
         body = b'{"error": "not now"}' if busy else b'{"added": 1}'
         self.send_response(503 if busy else 200)
-        self.send_header("Retry-After", "0.1")
+        self.send_header("Retry-After", "nan" if way == "never" else "0.1")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -126,6 +143,32 @@ def test_a_report_is_sent_again_until_it_is_taken(fake: str) -> None:
     with Gridcast(f"{fake}/soon") as client:
         assert client.report([JOB]) == {"added": 1}
     assert Fake.hits == 3
+
+
+@pytest.mark.parametrize("way", list(OTHER_ANSWERS))
+def test_an_answer_of_200_that_is_none_of_a_predictors_counts_as_no_answer(
+    fake: str, way: str
+) -> None:
+    with Gridcast(f"{fake}/{way}", timeout=5) as client:
+        (row,) = client.predict([JOB])
+        assert FELL_BACK.items() <= row.items()
+        assert "none of a predictor's" in row["fallback"]
+        assert client.predict_arrow(pa.Table.from_pylist([JOB])).to_pylist()[0]["fallback"]
+        for call in (client.rank, client.explain, client.rank_arrow):
+            jobs = pa.Table.from_pylist([JOB]) if call == client.rank_arrow else [JOB]
+            with pytest.raises(UnavailableError, match="none of a predictor's"):
+                call(jobs)
+        if way != "other":  # an object is as good as any other to these
+            with pytest.raises(UnavailableError, match="none of a predictor's"):
+                client.task(JOB, 3)
+            with pytest.raises(UnavailableError, match="none of a predictor's"):
+                client.report([JOB], patience=0.0)
+
+
+def test_a_time_to_wait_that_is_no_number_is_a_second(fake: str) -> None:
+    with Gridcast(f"{fake}/never") as client, pytest.raises(UnavailableError) as caught:
+        client.report([JOB], patience=0.5)
+    assert caught.value.retry_after == 1.0
 
 
 def test_a_report_that_is_never_taken_is_still_the_callers(nowhere: str) -> None:

@@ -1,17 +1,26 @@
-"""Who may knock: tokens, scopes, hosts, and a real predictor that is told of some."""
+"""Authentication: tokens, scopes, hosts, and a real predictor with some."""
 
+import asyncio
 import time
 from collections.abc import Iterator
+from typing import Any
 
+import orjson
 import pytest
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from infra.settings import Settings, SettingsError
-from services.http.authentication import authorize, read_tokens, scopes_of_header
+from services.http.authentication import (
+    Guard,
+    authorize,
+    read_tokens,
+    scopes_of_header,
+    token_with_scopes,
+)
 from services.http.endpoints import Endpoints
 from services.http.errors import HTTPError
 from services.http.routes import SCOPE_OF_PATH
-from tests.services.conftest import Predictor, running
+from tests.services.conftest import Predictor, running, stored
 
 READER, BROKER, OLD, ADMIN = (
     "reader-0123456789",
@@ -152,6 +161,75 @@ def test_anything_but_a_whole_bearer_token_is_unknown(header: str) -> None:
     assert scopes_of_header(header, read_tokens(CONFIGURED)) is None
 
 
+def refusal(*headers: tuple[bytes, bytes], path: str = "/model") -> tuple[int, str]:
+    """What the guard answers a request with these headers, 200 where it lets it pass."""
+    sent = list[Any]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b'{"error": ""}'})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    guard = Guard(app, read_tokens(CONFIGURED), HOSTS, SCOPE_OF_PATH)
+    own = [(b"host", b"localhost"), (b"authorization", f"Bearer {READER}".encode())]
+    scope = {"type": "http", "path": path, "query_string": b"", "headers": [*own, *headers]}
+    asyncio.run(guard(scope | {"client": ("10.0.0.7", 1)}, None, send))  # type: ignore[arg-type]
+    return sent[0]["status"], orjson.loads(sent[1]["body"])["error"]
+
+
+def test_an_origin_that_cannot_be_read_is_a_bad_request() -> None:
+    assert refusal() == (200, "")
+    assert refusal((b"origin", b"http://[")) == (400, "the Origin header cannot be read")
+    assert refusal((b"origin", b"http://[::1")) == (400, "the Origin header cannot be read")
+    assert refusal((b"origin", b"http://[evil]"))[0] in (400, 403)
+    assert refusal((b"origin", b"\xff\xfe"))[0] == 403
+
+
+@pytest.mark.parametrize("name", [b"host", b"Authorization", b"content-type"])
+def test_a_header_that_two_readers_could_read_in_two_ways_is_given_once(name: bytes) -> None:
+    assert refusal((name, b"localhost"), (name, b"localhost")) == (
+        400,
+        f"the header {name.decode().lower()} is there twice",
+    )
+
+
+def test_headers_are_bounded_in_number_and_size() -> None:
+    assert refusal(*[(b"x", b"")] * 90)[0] == 200
+    assert refusal(*[(b"x", b"")] * 101)[0] == 431
+    assert refusal((b"x", b"x" * 40_000))[0] == 431
+    assert refusal(path="/" + "x" * 40_000)[0] == 431
+
+
+def test_a_line_feed_behind_an_address_reaches_no_endpoint() -> None:
+    routes = [route for route in Endpoints().app().routes if isinstance(route, Route)]
+    assert {"/outcomes", "/predict", "/model"} <= {route.path for route in routes}
+    for route in routes:
+        scope = {"type": "http", "method": "POST", "root_path": "", "path": route.path}
+        assert route.matches(scope)[0] is Match.FULL
+        for path in (f"{route.path}\n", f"{route.path}/", f"/{route.path}", route.path.upper()):
+            if path != route.path:
+                assert route.matches({**scope, "path": path})[0] is Match.NONE, path
+
+
+@pytest.mark.parametrize(
+    ("text", "token"),
+    [
+        (f"{ADMIN}:admin", ADMIN),
+        (f"{ADMIN}:admin,{BROKER}:predict+report", BROKER),
+        (f"{OLD}:report,{ADMIN}:admin,{READER}:predict", ADMIN),
+        (f"{OLD}:report", None),
+        ("", None),
+    ],
+)
+def test_admin_may_do_what_gridcasts_own_calls_need(text: str, token: str | None) -> None:
+    assert token_with_scopes(text, "predict", "report") == token
+    if token:
+        assert verdict("/predict", token, tokens=text) == 200
+        assert verdict("/outcomes", token, tokens=text) == 200
+
+
 def test_more_names_can_be_allowed() -> None:
     assert {"grid.example", "localhost"} <= set(
         Settings(host="192.168.1.2", allowed_hosts=" Grid.Example ,").host_names
@@ -220,5 +298,14 @@ def test_a_predictor_with_tokens_answers_those_who_have_one(guarded: Predictor) 
     assert answer["model_version"] == "none"
     assert answer["rows"][0]["cold_start"] is True
     assert answer["rows"][0]["walltime_high"] <= 3600
+    # A path is compared as the router compares it: a line feed behind it is no way round a scope.
+    ended = {"jobs": [{**ask["jobs"][0], "submitted_at": "2026-01-01", "walltime": 60}]}
+    ended["jobs"][0] |= {"started_at": "2026-01-01"}
+    for token in (READER, ADMIN):
+        response = guarded.http.post(
+            "/outcomes%0a", json=ended, headers={"Authorization": f"Bearer {token}"}
+        )
+        assert response.status_code == 404, response.text
+    assert len(stored(guarded)) == 0
     text = guarded.log.read_text()
     assert not any(token in text for token in (READER, BROKER, OLD, ADMIN))

@@ -6,15 +6,18 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.schema import TEXT_BYTES
+from jobs.schema import TEXT_BYTES, conform, split_valid
 from services.http.bodies import Batch, read_arrow, read_body, read_json
 from services.http.contract import ARROW_TYPE, JSON_TYPE, MAX_JOBS
 from services.http.errors import HTTPError
+from services.http.openapi import describe
+from services.http.rank import read_rank
 
 JOBS = pa.table(
     {
@@ -129,6 +132,40 @@ def test_times_come_with_an_offset_without_one_or_as_unix_seconds() -> None:
     ]
     batch = read_json(orjson.dumps({"columns": {"submitted_at": times}}))
     assert set(batch.jobs["submitted_at"].cast(pa.int64()).to_pylist()) == {1_767_323_045_000_000}
+
+
+@pytest.mark.parametrize("character", ["x", "é", "😀"])
+@pytest.mark.parametrize("field", ["job_id", "source", "user", "task_id"])
+def test_texts_have_one_limit_in_bytes_for_every_form_the_store_and_the_document(
+    field: str, character: str
+) -> None:
+    size = len(character.encode())
+    fitting, long = character * (TEXT_BYTES // size), character * (TEXT_BYTES // size + 1)
+    job = {"job_id": "1", "source": "grid", "submitted_at": "2026-01-01", "user": "ann"}
+    for text, fits in ((fitting, True), (long, False)):
+        batches = [
+            read_json(orjson.dumps({"jobs": [job | {field: text}]})),
+            read_json(orjson.dumps({"columns": {field: [text]}})),
+            *(
+                read_arrow(stream(pa.table({field: pa.array([text], kind)})))
+                for kind in (pa.string(), pa.large_string(), pa.string_view())
+            ),
+            read_arrow(stream(pa.table({field: pa.array([text]).dictionary_encode()}))),
+        ]
+        for batch in batches:
+            assert batch.errors.by_row == (
+                {} if fits else {0: f"{field} is longer than {TEXT_BYTES} bytes"}
+            )
+        frame = conform(pd.DataFrame([job | {field: text}]))
+        assert len(split_valid(frame)[0]) == int(fits)
+        candidates = {"jobs": [{"source": "g"} | {field: text, "candidates": [{"site": "s"}]}]}
+        if fits:
+            read_rank(JSON_TYPE, orjson.dumps(candidates), {})
+        else:
+            with pytest.raises(HTTPError, match=f"{field} is longer than {TEXT_BYTES} bytes"):
+                read_rank(JSON_TYPE, orjson.dumps(candidates), {})
+    document = describe()["components"]["schemas"]["JobToPredict"]["properties"][field]
+    assert document.get("maxLength", document.get("anyOf", [{}])[0].get("maxLength")) == TEXT_BYTES
 
 
 def test_an_empty_text_is_a_missing_one() -> None:

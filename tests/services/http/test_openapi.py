@@ -1,4 +1,4 @@
-"""The OpenAPI document describes the doors as they are: Schemathesis asks a real predictor what it allows, and what it does not."""
+"""The OpenAPI document describes the endpoints as they are: Schemathesis tests a real predictor."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def test_the_predictor_answers_as_its_document_says(
         checks.append(response_schema_conformance)
         # A finished job that is wrong is rejected by itself, in an answer that says yes to the others.
         checks += [negative_data_rejection] if case.path != "/outcomes" else []
-    case.call_and_validate(base_url=predictor.url, checks=checks)
+    case.call_and_validate(base_url=predictor.url, checks=checks, timeout=120)
 
 
 def test_the_document_is_served_as_it_is(predictor: Predictor) -> None:
@@ -51,6 +51,18 @@ def test_the_document_is_served_as_it_is(predictor: Predictor) -> None:
         == predictor.http.get("/openapi.json").json()
         == describe()
     )
+
+
+def test_errors_of_address_and_method_have_the_form_of_all_others(predictor: Predictor) -> None:
+    unknown, other = predictor.http.get("/nothing"), predictor.http.get("/predict")
+    assert (unknown.status_code, unknown.json()) == (
+        404,
+        {"error": "there is nothing at this address"},
+    )
+    assert (other.status_code, other.json()) == (405, {"error": "/predict takes POST only"})
+    assert other.headers["allow"] == "POST"
+    assert predictor.http.post("/model").headers["allow"] == "GET, HEAD"
+    assert predictor.http.get("/static_content/index.css").status_code == 200
 
 
 @pytest.mark.parametrize(
