@@ -113,6 +113,10 @@ class Settings(BaseSettings):
     cooldown_hours: float = Field(
         6.0, ge=0, description="least hours between two trainings triggered by decay or drift"
     )
+    watch_seconds: float = Field(
+        3.0, gt=0, description="seconds between two looks of a predictor at registry and store"
+    )
+    mlflow_seconds: int = Field(10, ge=1, description="seconds for MLflow to answer a request")
     alerts: SecretStr = Field(
         SecretStr(""),
         description="Apprise URLs, comma-separated, that are notified of alerts and of their end",
@@ -245,7 +249,7 @@ def prepare_environment() -> Settings:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         # By default a call takes minutes to fail when MLflow is down, and prints to stdout.
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(settings.mlflow_seconds),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",

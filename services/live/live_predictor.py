@@ -43,10 +43,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bentoml.gridcast")
 
-PERIOD = 3.0
-"""Seconds between two looks at the registry, and at the store."""
 START_PERIOD = 0.1
-"""The same while nothing answers yet."""
+"""Seconds between two looks at the registry, and at the store, while nothing answers yet."""
+STORE_SECONDS = 10.0
+"""How long a write waits for another writer: who reports outcomes does not wait longer either."""
 TROUBLES = ("background", "champion", "history", "registry", "store")
 """What can be wrong with what a predictor depends on."""
 
@@ -123,7 +123,7 @@ class LivePredictor:
         if self._engine is None:
             with self._opening:
                 if self._engine is None:
-                    self._engine = open_store(self.settings.store_url)
+                    self._engine = open_store(self.settings.store_url, STORE_SECONDS)
         return self._engine
 
     def catch_up(self) -> None:
@@ -145,7 +145,7 @@ class LivePredictor:
             self.idle.wait()
             with self._one_at_a_time:
                 work()
-            return PERIOD if self.ready else START_PERIOD
+            return self.settings.watch_seconds if self.ready else START_PERIOD
 
         return BackgroundThread(name, step, self._count_failure, longest_pause=15.0)
 

@@ -15,6 +15,7 @@ import httpx
 import pandas as pd
 import psutil
 import pytest
+from filelock import FileLock
 
 from infra.settings import Settings, environment_with
 from jobs.schema import COLUMNS, OUTCOMES
@@ -116,9 +117,10 @@ def free_port() -> int:
 def running(home: Path, **environment: str) -> Iterator[Predictor]:
     """A predictor on the data folder ``home``, ready, and stopped at the end."""
     port, log = free_port(), home / "predictor.log"
-    variables = environment_with(
-        {"GRIDCAST_HOME": str(home), "BENTOML_HOME": str(home / "bentoml"), **environment}
-    )
+    # What waits for a look or a time-out waits less than a site would.
+    quick = {"GRIDCAST_WATCH_SECONDS": "0.5", "GRIDCAST_MLFLOW_SECONDS": "2"}
+    places = {"GRIDCAST_HOME": str(home), "BENTOML_HOME": str(home / "bentoml")}
+    variables = environment_with(quick | places | environment)
     variables.pop("MLFLOW_TRACKING_URI", None)
     command = [
         sys.executable,
@@ -181,9 +183,15 @@ def grid_jobs() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="session")
-def model_set(grid_jobs: pd.DataFrame) -> ModelSet:
-    """A model set trained on the first 1,200 of them."""
-    return train(grid_jobs.head(1200), targets=("walltime", "peak_memory"))
+def model_set(grid_jobs: pd.DataFrame, shared_folder: Path) -> ModelSet:
+    """A model set trained on the first 1,200 of them, once for all workers."""
+    folder = shared_folder / "model-set"
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            draft = folder.with_suffix(".new")
+            train(grid_jobs.head(1200), targets=("walltime", "peak_memory")).save(draft)
+            draft.rename(folder)
+    return ModelSet.load(folder)
 
 
 def publish(model_set: ModelSet, home: Path, promote: bool = True) -> Version:

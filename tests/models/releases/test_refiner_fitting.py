@@ -14,6 +14,7 @@ from models.refiner.boosting import CatBoostRefiner
 from models.refiner.refinement import coarse_bins
 from models.refiner.selection import fit_here, select_refiners
 from models.refiner.training_rows import TrainingRows
+from models.releases import refiner_fitting as refiner_fitting_module
 from models.releases.refiner_fitting import refiner_fitting
 
 GRID = TARGETS["walltime"].grid
@@ -35,7 +36,8 @@ def lessons() -> tuple[TrainingRows, np.ndarray]:
     ).astype(object)
 
 
-def test_a_scheduler_that_is_not_there_is_one_sentence() -> None:
+def test_a_scheduler_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refiner_fitting_module, "CONNECT_SECONDS", 1)
     with (
         pytest.raises(GridcastError, match="no Dask scheduler answers at tcp://127"),
         refiner_fitting(Settings(dask="tcp://127.0.0.1:1"), "site"),

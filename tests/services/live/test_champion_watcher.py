@@ -39,7 +39,7 @@ def hammering(predictor: Predictor, ask: Rows) -> Iterator[list[tuple[int, str]]
 
     def ask_on() -> None:
         with httpx.Client(base_url=predictor.url, trust_env=False, timeout=60) as http:
-            while not done.wait(0.01):  # the predictor, too, wants some of the machine
+            while not done.wait(0.05):  # the predictor, too, wants some of the machine
                 response = http.post("/predict", json={"jobs": ask})
                 versions = {row["model_version"] for row in response.json().get("rows", [])}
                 answers.append((response.status_code, "+".join(sorted(versions))))
