@@ -14,8 +14,8 @@ from jobs.coded_jobs import in_microseconds
 from jobs.store import add_measurements, read_jobs
 from models.baselines.available_history import read_history
 from models.quantities.targets import TARGETS, Target
+from monitoring.accuracy import accuracy
 from monitoring.decay import detection as decay
-from monitoring.decay.accuracy import accuracy
 from monitoring.decay.delayed_labels import largest, make_delayed_labels
 from monitoring.decay.detection import Alarm
 from monitoring.drift.check import first_answers

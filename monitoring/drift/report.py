@@ -18,7 +18,7 @@ import pandas as pd
 
 from infra.settings import prepare_environment
 from models.quantities.targets import TARGETS
-from monitoring.decay.accuracy import accuracy
+from monitoring.accuracy import accuracy
 from monitoring.drift.effect_sizes import Sampling
 from monitoring.drift.verdict import Verdict, describe_finding, judge, plain_text
 from monitoring.drift.windows import (
@@ -67,7 +67,7 @@ def report(
 ) -> DriftReport:
     """Compare ``current`` jobs with ``reference`` jobs (columns of ``jobs.schema``; only those that ended count) and write the pages.
 
-    ``predictions`` are answers and outcomes, as ``monitoring.decay.accuracy.accuracy`` takes them. Pages go into ``folder``, named by
+    ``predictions`` are answers and outcomes, as ``monitoring.accuracy.accuracy`` takes them. Pages go into ``folder``, named by
     ``measured_at`` (default: now); ``about`` (which log, which model) is written above them; the newest ``keep`` pages stay.
     """
     sampling = sampling or Sampling()
