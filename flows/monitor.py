@@ -1,4 +1,4 @@
-"""Monitor: recent jobs against the champion's training window, and its predictions beside what came of them."""
+"""Monitor: recent jobs against the champion's training window, and its predictions against outcomes."""
 
 from __future__ import annotations
 
@@ -14,87 +14,85 @@ from flows.retrain import retrain
 from flows.retrying import TASK_OPTIONS
 from infra.settings import Settings, prepare_environment
 from jobs.store import open_store
+from models.engine.model_card import ModelCard
 from models.releases import registry
 from models.releases.verification import load_model_set
 from models.releases.versions import Version
 from monitoring import alerts
 from monitoring.decay.champion import DecayReport, watch_champion
 from monitoring.decay.triggers import reason_to_retrain
-from monitoring.drift.check import monitor as look
+from monitoring.drift.check import monitor as check_drift
 from monitoring.drift.report import DriftReport
 
 
 @flow(
     name="monitor",
     flow_run_name="monitor",
-    description="Recent jobs against the champion's training window, and its predictions beside the outcomes; retrains where they decayed.",
+    description="Recent jobs against the champion's training window, and its predictions against "
+    "the outcomes; retrains where they decayed.",
 )
 def monitor(act: bool = True) -> Any:
-    """Look at drift and decay; keep pages and numbers, tell what is wrong, and with ``act`` retrain where there is reason to."""
+    """Measure drift and decay, store pages and numbers, send alerts, and with ``act`` retrain."""
     settings = prepare_environment()
     champion = current_champion(settings)
     if champion is None:
         return Completed(message="there is no champion yet: nothing to compare with")
-    found, decay_report = watch(champion, settings), judge(champion, settings)
-    why = reason(champion, decay_report, found, settings)
-    told = tell(decay_report, found, settings)
-    pages = "\n".join(f"- `{page}`" for page in found.pages) or "- none"
-    text = f"{decay_report.sentence}\n\n{f'Retraining: {why}' if why else 'No reason to retrain.'}\n\nPages of Evidently:\n\n{pages}"
+    card = load_model_set(champion, settings).card
+    drift, decay = measure_drift(champion, card, settings), measure_decay(champion, card, settings)
+    why = find_reason(card, decay, drift, settings)
+    notified = notify(decay, drift, settings)
+    pages = "\n".join(f"- `{page}`" for page in drift.pages) or "- none"
+    decision = f"Retraining: {why}" if why else "No reason to retrain."
     create_markdown_artifact(
-        text,
+        f"{decay.sentence}\n\n{decision}\n\nPages of Evidently:\n\n{pages}",
         key="monitor",
-        description=f"**{found.verdict}**: {found.sentence} {decay_report.sentence}",
+        description=f"**{drift.verdict}**: {drift.sentence} {decay.sentence}",
     )
     if why and act:
         retrain(why)
     return {
-        "verdict": found.verdict,
-        "sentence": found.sentence,
-        "pages": [str(page) for page in found.pages],
-        "decay": decay_report.sentence,
+        "verdict": drift.verdict,
+        "sentence": drift.sentence,
+        "pages": [str(page) for page in drift.pages],
+        "decay": decay.sentence,
         "retrain": why,
-        "told": told,
+        "notified": notified,
     }
 
 
 @task(task_run_name="compare the windows", **TASK_OPTIONS)
-def watch(champion: Version, settings: Settings) -> DriftReport:
-    """Make the report and keep its numbers."""
-    card = load_model_set(champion, settings).card
-    return look(
-        open_store(settings.store_url), card, settings.folder("reports"), model=champion.label
-    )
+def measure_drift(champion: Version, card: ModelCard, settings: Settings) -> DriftReport:
+    """Compare recent jobs with the training window, and store the numbers."""
+    engine = open_store(settings.store_url)
+    return check_drift(engine, card, settings.folder("reports"), model=champion.label)
 
 
-@task(task_run_name="judge the predictions", **TASK_OPTIONS)
-def judge(champion: Version, settings: Settings) -> DecayReport:
-    """Set the champion's predictions beside the outcomes, and keep the numbers."""
-    return watch_champion(open_store(settings.store_url), champion.label, datetime.now(UTC))
+@task(task_run_name="compare predictions with outcomes", **TASK_OPTIONS)
+def measure_decay(champion: Version, card: ModelCard, settings: Settings) -> DecayReport:
+    """Compare the champion's predictions with the outcomes, and store the numbers."""
+    engine = open_store(settings.store_url)
+    return watch_champion(engine, champion.label, datetime.now(UTC), sources=card.sources)
 
 
-@task(task_run_name="is there reason to retrain?", **TASK_OPTIONS)
-def reason(
-    champion: Version, decay_report: DecayReport, drift: DriftReport, settings: Settings
-) -> str:
-    """Why to retrain, empty where there is no reason."""
-    card, latest = load_model_set(champion, settings).card, registry.versions(settings)[0]
-    cooldown = settings.cooldown_hours * 3600
+@task(task_run_name="find a reason to retrain", **TASK_OPTIONS)
+def find_reason(card: ModelCard, decay: DecayReport, drift: DriftReport, settings: Settings) -> str:
+    """Return why to retrain; empty where there is no reason."""
     return reason_to_retrain(
         open_store(settings.store_url),
         card,
-        decay_report,
+        decay,
         drift,
-        latest,
+        registry.versions(settings)[0],
         datetime.now(UTC),
-        cooldown,
+        settings.cooldown_hours * 3600,
     )
 
 
-@task(task_run_name="tell what is wrong", **TASK_OPTIONS)
-def tell(decay_report: DecayReport, drift: DriftReport, settings: Settings) -> list[str]:
-    """Send what is new or over."""
+@task(task_run_name="send alerts", **TASK_OPTIONS)
+def notify(decay: DecayReport, drift: DriftReport, settings: Settings) -> list[str]:
+    """Send what is newly wrong, and what is wrong no longer."""
     wrong = {
-        "decay": decay_report.sentence if decay_report.alarms else "",
+        "decay": decay.sentence if decay.alarms else "",
         "drift": drift.sentence if drift.verdict == "drift" else "",
     }
     return alerts.notify(open_store(settings.store_url), settings, wrong, datetime.now(UTC))

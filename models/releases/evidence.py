@@ -18,7 +18,7 @@ from models.refiner.clusters import GLOBAL
 from models.releases import registry
 from models.releases.candidate import CandidateComparison
 from models.releases.comparison import outcomes
-from models.releases.versions import Evidence
+from models.releases.versions import Evidence, sources_tag
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,6 +78,7 @@ def version_evidence(
             **window,
             "why_trained": why,
             "compared": comparison.sentence,
+            **sources_tag({name: data.jobs for name, data in card.by_source.items()}),
         },
         tables={
             "comparison": comparison.table,

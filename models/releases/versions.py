@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -34,6 +35,10 @@ class Evidence:
     outputs: pd.DataFrame | None = None
 
 
+SOURCES_TAG = "jobs_by_source"
+MAX_TAG = 4000
+
+
 @dataclass(frozen=True)
 class Version:
     """One version of the registered model: how it stands, when it was made (UTC), its card and the tags that explain it."""
@@ -61,3 +66,18 @@ class Version:
     def age(self) -> float:
         """Seconds since it was made."""
         return (datetime.now(UTC) - self.created_at).total_seconds()
+
+
+def jobs_by_source(version: Version) -> dict[str, int] | None:
+    """Return how many jobs of each source a version was trained on; None if it does not say."""
+    try:
+        counts = json.loads(version.tags[SOURCES_TAG])
+    except (KeyError, ValueError):
+        return None
+    return {str(name): int(jobs) for name, jobs in counts.items()}
+
+
+def sources_tag(jobs: Mapping[str, int]) -> dict[str, str]:
+    """Return the tag that ``jobs_by_source`` reads; none where the sources are too many for one."""
+    text = json.dumps(jobs, ensure_ascii=False)
+    return {SOURCES_TAG: text} if len(text) <= MAX_TAG else {}

@@ -58,7 +58,12 @@ class DecayReport:
 
 
 def watch_champion(
-    engine: Engine, label: str, now: datetime, target: str = "walltime", clusters: int = CLUSTERS
+    engine: Engine,
+    label: str,
+    now: datetime,
+    target: str = "walltime",
+    clusters: int = CLUSTERS,
+    sources: Sequence[str] = (),
 ) -> DecayReport:
     """Judge what version ``label`` predicted until ``now``; the numbers go into the store as kind decay.
 
@@ -66,6 +71,8 @@ def watch_champion(
     """
     aim, moment = TARGETS[target], pd.Timestamp(now)
     answers = first_answers(engine, label, target, FIELDS)
+    if sources:  # the champion is not judged by jobs of a source that it was not trained on
+        answers = answers[answers["source"].isin(sources)]
     answers = answers[answers["submitted_at"].notna() & answers["point"].notna()].sort_values(
         "submitted_at", kind="stable"
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from jobs.coded_jobs import in_microseconds
 from jobs.store import count_jobs, read_measurements
 from models.engine.model_card import ModelCard
-from models.releases.versions import Version
+from models.releases.versions import Version, jobs_by_source
 from monitoring.decay import detection as decay
 from monitoring.decay.champion import DecayReport
 from monitoring.drift.report import DriftReport
@@ -37,9 +37,8 @@ def reason_to_retrain(
     trained = latest.created_at
     if (now - trained).total_seconds() < cooldown:
         return ""
-    known = int(count_jobs(engine)["ended"].sum())
-    dropped = int(read_measurements(engine, "jobs", kind="retention", since=trained)["value"].sum())
-    new = known + dropped - int(latest.tags.get("jobs", 0))
+    known, new = _count_news(engine, card, latest)
+    new += int(read_measurements(engine, "jobs", kind="retention", since=trained)["value"].sum())
     if alarm := decay.training_trigger(
         decay_report.alarms,
         in_microseconds(now),
@@ -53,6 +52,21 @@ def reason_to_retrain(
     seen = _drifted_before(engine, trained) if matter else ()
     fresh = [name for name in matter if name not in seen]
     return f"drift of {', '.join(fresh)}" if drift.verdict == "drift" and fresh else ""
+
+
+def _count_news(engine: Engine, card: ModelCard, latest: Version) -> tuple[int, int]:
+    """Count the jobs of the champion's sources that have ended, and those new to ``latest``.
+
+    Jobs of a source that the champion was not trained on are no reason to train it again.
+    """
+    counts = count_jobs(engine).set_index("source")["ended"]
+    counts = counts[counts.index.isin(card.sources)] if card.sources else counts
+    trained = jobs_by_source(latest)
+    if trained is None:
+        return int(counts.sum()), int(counts.sum()) - int(latest.tags.get("jobs", 0))
+    return int(counts.sum()), sum(
+        max(0, int(jobs) - trained.get(str(source), 0)) for source, jobs in counts.items()
+    )
 
 
 def _looked_at(name: str, card: ModelCard) -> bool:

@@ -46,6 +46,8 @@ def monitor(
     """
     reference, current = windows(engine, card, recent)
     predictions = answers(engine, current["ended_at"].min()) if len(current) else None
+    if predictions is not None and card.sources:
+        predictions = predictions[predictions["source"].isin(card.sources)]
     about = f"{model} trained on {', '.join(card.sources[:3])}.".strip()
     found = report(
         reference,
@@ -66,10 +68,22 @@ def windows(
     engine: Engine, card: ModelCard, recent: timedelta = RECENT
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The jobs that had ended when the model of ``card`` was trained, and the recent ones of those that ended since."""
-    trained_from, trained_until = pd.Timestamp(card.window.first_submission), card.window.until
-    since = max(trained_from, trained_until - LONGEST_REFERENCE)
+    sources: tuple[str | None, ...] = card.sources or (None,)
+    pairs = [_windows_of(engine, card, source, recent) for source in sources]
+    reference, last = (pd.concat(frames, ignore_index=True) for frames in zip(*pairs, strict=True))
+    return reference, last
+
+
+def _windows_of(
+    engine: Engine, card: ModelCard, source: str | None, recent: timedelta
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The two windows of one source, whose jobs may be of other years than another's."""
+    window = (card.window_of(source) if source else None) or card.window
+    trained_until = window.until
+    since = max(pd.Timestamp(window.first_submission), trained_until - LONGEST_REFERENCE)
     columns = [*OF_KIND["number"], *CATEGORIES, "task_id", "submitted_at", "ended_at"]
-    jobs = read_jobs(engine, since=since, ended=True, columns=columns)
+    sources = [source] if source else None
+    jobs = read_jobs(engine, since=since, sources=sources, ended=True, columns=columns)
     later = jobs[jobs["ended_at"] > trained_until]
     last = later[later["ended_at"] >= later["ended_at"].max() - recent]
     if len(last) < LEAST_RECENT:
