@@ -13,6 +13,7 @@ from commands import (
     care,
     evaluation,
     logs,
+    planning,
     predicting,
     replaying,
     running,
@@ -58,6 +59,8 @@ app.command(name="evaluate-transfers")(evaluation.evaluate_transfers)
 app.command(name="evaluate-waits")(evaluation.evaluate_waits)
 app.command()(replaying.replay)
 app.command(name="replay-grid")(replaying.replay_grid)
+app.command(name="what-if")(planning.what_if)
+app.command()(planning.balance)
 app.command()(watching.rehearse)
 app.command()(running.serve)
 app.command()(running.dashboard)

@@ -298,18 +298,15 @@ def centre(names: list[str]) -> None:
     for name in names or ["LPC"]:
         jobs, machine = load(name)
         found = what_if(
-            jobs, machine.processors, progress=lambda text: print(text, file=sys.stderr)
+            jobs, machine.processors, progress=lambda text, _: print(text, file=sys.stderr)
         )
         for way, done in found.items():
             show(name, done, way)
-        table = by_group(list(found.items()))
-        table = table[table["jobs"] >= 20]
-        waits = table[[column for column in table if column.endswith(" wait")]] / HOUR
-        print(
-            pd.concat(
-                [table[["jobs"]], (table[["core_seconds"]] / HOUR).round(0), waits.round(2)], axis=1
-            ).to_string()
-        )
+        rows = pd.DataFrame(by_group(found))
+        rows = rows[rows["jobs"] >= 20].assign(mean_wait=rows["mean_wait"] / HOUR)
+        index = ["group", "jobs", "core_hours"]
+        waits = rows.pivot(index=index, columns="scenario", values="mean_wait")
+        print(waits.sort_index(level="core_hours").round(2).to_string())
 
 
 TABLES: dict[str, Callable[[list[str]], None]] = {

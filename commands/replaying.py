@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.inputs import Json, LogFormat, MapFile, Mapping, Timezone, load_jobs, store
+from commands.inputs import Json, load_jobs, reads_log, store
 from commands.tables import err, progress_bar, show_rows
 from infra.errors import InputError
 from infra.settings import prepare_environment
 
+if TYPE_CHECKING:
+    from jobs.ingest import ReadArguments
 
+
+@reads_log
 def replay(
     log: Annotated[
         str | None, typer.Argument(help="A log file, or the name of a stored source.")
@@ -63,17 +67,14 @@ def replay(
         ),
     ] = None,
     grid: Annotated[bool, typer.Option("--grid", hidden=True)] = False,
-    log_format: LogFormat = None,
-    mapping: Mapping = None,
-    map_file: MapFile = None,
-    timezone: Timezone = "UTC",
     as_json: Json = False,
+    *,
+    arguments: ReadArguments,
 ) -> None:
     """Run a log again under scheduling policies and predictors, and compare waits and slowdowns.
 
     Writes an HTML page; logged to MLflow with plots.
     """
-    from jobs.ingest import read_arguments
     from scheduling.machine import find_machine
     from scheduling.studies.benefit import (
         COLUMNS,
@@ -93,7 +94,7 @@ def replay(
     settings = prepare_environment()
     chosen = combinations(policy, predictor, corrector, None if bound is None else bound * HOUR)
     file = Path(log) if Path(log).exists() else None
-    jobs = load_jobs(log, read_arguments(log_format, mapping, map_file, timezone))
+    jobs = load_jobs(log, arguments)
     with progress_bar("replaying") as report:
         learned = None if version is None else trained_version(version, jobs, store(), settings)
         replays = replay_each(jobs, find_machine(machine, file, jobs), chosen, report, learned)

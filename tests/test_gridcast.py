@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import gridcast
-from commands import replaying, tables
+from commands import tables
 from commands.tables import print_error, print_note, print_sentence, progress_bar, show_rows
 from commands.versions import version_number
 from infra.errors import InputError
@@ -47,13 +47,62 @@ def test_logs_are_read_by_ingest_evaluate_predict_and_replay() -> None:
 
 
 def test_the_old_option_of_replay_names_the_command_that_took_its_place() -> None:
-    with pytest.raises(InputError, match="gridcast replay-grid"):
-        replaying.replay(grid=True)
+    result = CliRunner().invoke(gridcast.app, ["replay", "--grid"])
+    assert isinstance(result.exception, InputError)
+    assert "gridcast replay-grid" in str(result.exception)
 
 
 def test_replay_without_a_log_says_what_is_missing() -> None:
-    with pytest.raises(InputError, match="give a log"):
-        replaying.replay()
+    result = CliRunner().invoke(gridcast.app, ["replay"])
+    assert isinstance(result.exception, InputError)
+    assert "give a log" in str(result.exception)
+
+
+@pytest.mark.parametrize("command", ["replay", "what-if"])
+@pytest.mark.parametrize("options", [[], ["8"]])
+def test_a_replay_of_jobs_that_have_not_ended_is_refused_in_one_sentence(
+    command: str, options: list[str], tmp_path: Path
+) -> None:
+    log = tmp_path / "waiting.csv"
+    log.write_text("job_id,submitted_at,user\n" + "".join(f"{i},2026-03-01,a\n" for i in range(9)))
+    size = {"replay": "--machine", "what-if": "--cores"}[command]
+    arguments = [command, str(log), *(word for value in options for word in (size, value))]
+    result = CliRunner().invoke(gridcast.app, arguments)
+    assert isinstance(result.exception, InputError)
+    assert result.exception.exit_code == 2
+    assert str(result.exception).startswith("none of the 9 jobs of the log has ended")
+
+
+def test_what_if_prints_a_row_for_each_group_and_scenario(tmp_path: Path) -> None:
+    log = tmp_path / "ended.csv"
+    rows = (
+        f"{i},2026-03-01T00:00:0{i % 10},{600 + i},{'atlas' if i % 3 else 'lhcb'},1\n"
+        for i in range(40)
+    )
+    log.write_text("job_id,submitted_at,walltime,group,cores\n" + "".join(rows), encoding="utf-8")
+    result = CliRunner().invoke(gridcast.app, ["what-if", str(log), "--cores", "4", "--json"])
+    assert result.exception is None
+    found = json.loads(result.stdout)["rows"]
+    assert {(row["group"], row["jobs"]) for row in found} == {("atlas", 26), ("lhcb", 14)}
+    assert len({row["scenario"] for row in found}) == 8 and len(found) == 16
+    assert all(row["mean_wait"] >= 0 and row["p95_wait"] >= 0 for row in found)
+
+
+def test_balance_gives_the_idle_host_the_larger_part(tmp_path: Path) -> None:
+    loads = tmp_path / "loads.csv"
+    loads.write_text("busy,idle\n" + "50,0\n" * 20, encoding="utf-8")
+    arguments = ["balance", str(loads), "--work", "300", "--json"]
+    result = CliRunner().invoke(gridcast.app, arguments)
+    found = json.loads(result.stdout)["rows"]
+    assert [(row["host"], row["work_s"]) for row in found] == [
+        ("idle", pytest.approx(200.0)),
+        ("busy", pytest.approx(100.0)),
+    ]
+    result = CliRunner().invoke(gridcast.app, [*arguments, "--compare"])
+    assert {row["policy"] for row in json.loads(result.stdout)["rows"]} >= {"conservative"}
+    result = CliRunner().invoke(gridcast.app, ["balance", str(loads), "--host", "lost"])
+    assert isinstance(result.exception, InputError)
+    assert "has no host 'lost'" in str(result.exception)
 
 
 MODES = {

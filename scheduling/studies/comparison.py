@@ -1,58 +1,77 @@
-"""Comparing replays: who wins and who loses, and whether a difference is more than luck."""
+"""Comparisons of replays: by group of jobs, and the significance of a difference."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
+import numpy as np
 
 from models.quantities.metrics import Interval, compare_errors, time_blocks
 from scheduling.outcome import Replay
 from scheduling.trace import field_texts
 
 
-def by_group(replays: Sequence[tuple[str, Replay]], field: str = "group") -> pd.DataFrame:
-    """How each group of jobs (by a field of the record) fares under each named replay, smallest group first.
+def by_group(replays: Mapping[str, Replay], field: str = "group") -> list[dict[str, Any]]:
+    """How each group of jobs fares in each replay, the group with the least work first.
 
-    Columns: ``jobs`` and ``core_seconds`` of the group; then for each name ``<name> wait`` and ``<name> p95`` (mean and 95th
-    percentile of the waits, s) and ``<name> slowdown``. Raises ValueError when the replays are not of the same jobs.
+    Args:
+        replays: Replays of the same jobs, by name.
+        field: The field of the record that groups the jobs.
+
+    Returns:
+        A row for each group and replay: ``group``, ``scenario``, ``jobs``, ``core_hours``, and the
+        mean and 95th percentile of the waits (s) and the mean bounded slowdown.
+
+    Raises:
+        ValueError: The replays are not of the same jobs.
     """
-    first = replays[0][1].trace
-    if any(not replay.trace.jobs["job_id"].equals(first.jobs["job_id"]) for _, replay in replays):
-        raise ValueError("the replays are not of the same jobs")
-    groups = field_texts(first.jobs, field, "(none)")
-    work = pd.Series(first.cores * first.length).groupby(groups)
-    table = pd.DataFrame({"jobs": work.size(), "core_seconds": work.sum()})
-    for name, replay in replays:
-        waits = pd.Series(replay.waits).groupby(groups)
-        table[f"{name} wait"], table[f"{name} p95"] = waits.mean(), waits.quantile(0.95)
-        table[f"{name} slowdown"] = pd.Series(replay.slowdowns).groupby(groups).mean()
-    return table.sort_values("core_seconds").rename_axis(field)
+    first = next(iter(replays.values())).trace
+    for replay in replays.values():
+        if not replay.trace.jobs["job_id"].equals(first.jobs["job_id"]):
+            raise ValueError("the replays are not of the same jobs")
+    rows_of = field_texts(first.jobs, field, "(none)").groupby(
+        field_texts(first.jobs, field, "(none)")
+    )
+    work = first.cores * first.length
+    groups = sorted(rows_of.indices.items(), key=lambda item: work[item[1]].sum())
+    return [
+        {
+            "group": name,
+            "scenario": scenario,
+            "jobs": len(rows),
+            "core_hours": float(work[rows].sum() / 3600),
+            "mean_wait": float(replay.waits[rows].mean()),
+            "p95_wait": float(np.quantile(replay.waits[rows], 0.95)),
+            "mean_bounded_slowdown": float(replay.slowdowns[rows].mean()),
+        }
+        for name, rows in groups
+        for scenario, replay in replays.items()
+    ]
 
 
 def compare_with_first(replays: Sequence[Replay]) -> list[dict[str, Any]]:
-    """The lines of the table, each with ``ratio``, its mean bounded slowdown over the first line's, and the ends of its 95 % interval."""
+    """The rows of the table: each replay's, and its mean bounded slowdown over that of the first.
+
+    ``ratio`` has its 95 % interval, ``ratio_low`` to ``ratio_high``, and a ``verdict``.
+    """
     rows = []
     for replay in replays:
-        apart = difference(replay, replays[0])
-        rows.append(
-            replay.row() | {"ratio": apart.value, "ratio_low": apart.low, "ratio_high": apart.high}
-        )
+        ratio = difference(replay, replays[0])
+        interval = {"ratio": ratio.value, "ratio_low": ratio.low, "ratio_high": ratio.high}
+        rows.append(replay.row() | interval | {"verdict": verdict(ratio)})
     return rows
 
 
-def difference(mine: Replay, theirs: Replay) -> Interval:
-    """Mean bounded slowdown of ``mine`` over that of ``theirs``, with a bootstrap of whole weeks of submission.
+def difference(replay: Replay, baseline: Replay) -> Interval:
+    """Mean bounded slowdown over that of ``baseline``, with a bootstrap of weeks of submission.
 
-    Waits of neighbouring jobs hang together, so single jobs would give far too narrow an interval.
+    Waits of neighbouring jobs are correlated; resampling single jobs would give too narrow an interval.
     """
-    _, ratio = compare_errors(
-        mine.slowdowns, theirs.slowdowns, time_blocks(mine.trace.jobs["submitted_at"])
-    )
-    return ratio
+    weeks = time_blocks(replay.trace.jobs["submitted_at"])
+    return compare_errors(replay.slowdowns, baseline.slowdowns, weeks)[1]
 
 
 def verdict(ratio: Interval) -> str:
-    """``better`` or ``worse`` when the interval of a ratio of slowdowns lies on one side of 1, else ``no difference seen``."""
+    """``better`` or ``worse`` where the interval of a ratio excludes 1, else ``no difference seen``."""
     return "better" if ratio.high < 1 else "worse" if ratio.low > 1 else "no difference seen"

@@ -1,7 +1,7 @@
-"""PredictorKind a host's load: the mixed tendency and what it is measured against, on series of one value a step.
+"""Forecasts of host load: the mixed tendency and the forecasts it is compared with.
 
-Series are float64[steps, hosts]; a forecast float64[steps, hosts] holds in row t what was foreseen of row t from the rows before
-it, NaN where nothing was. Percentages or load averages alike; nothing below 0 is foreseen.
+Series are float64[steps, hosts], percentages or load averages alike. A forecast has the same shape:
+row t is predicted from the rows before it, NaN where there is none. No forecast is below 0.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ Forecast = Callable[[Floats], Floats]
 
 ADAPTATION = 0.5
 INCREMENT, DECREMENT = 0.1, 0.01
-"""Where the mixed tendency starts: a constant to add while the load rises, a factor to take off while it falls."""
+"""The mixed tendency at first: a constant added while the load rises, a factor taken off while it falls."""
 
 
 def mixed_tendency(series: Floats) -> Floats:
-    """Add an adapted constant while the load rises and take off an adapted factor while it falls (Yang, Foster, Schopf 2003).
+    """Add an adapted constant while the load rises, take off an adapted factor while it falls.
 
-    Near a turning point, above the mean so far when rising or below it when falling, the step is held back by the share of past
-    values beyond the present one.
+    Near a turning point (above the mean so far when rising, below it when falling) the step is limited
+    by the share of past values beyond the present one (Yang, Foster, Schopf 2003).
     """
     steps, hosts = series.shape
-    foreseen = np.full((steps, hosts), np.nan)
+    predicted = np.full((steps, hosts), np.nan)
     if steps > 1:
-        foreseen[1] = series[0]
+        predicted[1] = series[0]
     increment, decrement = np.full(hosts, INCREMENT), np.full(hosts, DECREMENT)
     rising, falling = np.zeros(hosts, dtype=bool), np.zeros(hosts, dtype=bool)
     for now in range(1, steps - 1):
@@ -39,21 +39,21 @@ def mixed_tendency(series: Floats) -> Floats:
         share = np.divide(-change, before, out=np.zeros(hosts), where=before > 0)
         learned_up = increment + (change - increment) * ADAPTATION
         learned_down = decrement + (share - decrement) * ADAPTATION
-        held_up = np.minimum(np.abs(learned_up), np.abs(increment * (past > value).mean(axis=0)))
-        held_down = np.minimum(
+        turning_up = np.minimum(np.abs(learned_up), np.abs(increment * (past > value).mean(axis=0)))
+        turning_down = np.minimum(
             np.abs(learned_down), np.abs(decrement * (past < value).mean(axis=0))
         )
-        # Adapt by the tendency that was predicted with, then follow the tendency as it is now.
-        increment = np.where(rising, np.where(value < mean, learned_up, held_up), increment)
-        decrement = np.where(falling, np.where(value > mean, learned_down, held_down), decrement)
+        # Adapt by the tendency that the last prediction used, then follow the present tendency.
+        increment = np.where(rising, np.where(value < mean, learned_up, turning_up), increment)
+        decrement = np.where(falling, np.where(value > mean, learned_down, turning_down), decrement)
         rising, falling = (
             (change > 0) | (rising & (change == 0)),
             (change < 0) | (falling & (change == 0)),
         )
-        foreseen[now + 1] = np.where(
+        predicted[now + 1] = np.where(
             rising, value + increment, np.where(falling, value - value * decrement, value)
         )
-    return np.maximum(foreseen, 0.0)
+    return np.maximum(predicted, 0.0)
 
 
 def last_value(series: Floats) -> Floats:
@@ -90,10 +90,13 @@ def smoothing(gain: float) -> Forecast:
 
 
 def autoregression(order: int = 8, fewest: int = 32) -> Forecast:
-    """An autoregression of ``order``, fitted anew by Yule-Walker to all values before each step; the last value until there are enough."""
+    """An autoregression, fitted by Yule-Walker to all values before each step.
+
+    ``order`` is that of the regression; until there are ``fewest`` values, the last value.
+    """
 
     def forecast(series: Floats) -> Floats:
-        foreseen = _shifted(series)
+        predicted = _shifted(series)
         for now in range(max(fewest, order + 2), len(series)):
             past = series[:now]
             mean = past.mean(axis=0)
@@ -110,8 +113,8 @@ def autoregression(order: int = 8, fewest: int = 32) -> Forecast:
                 + 1e-6 * np.eye(order) * (1.0 + covariance[0])[:, None, None]
             )
             weights = np.linalg.solve(matrix, covariance[1:].T[:, :, None])[:, :, 0]
-            foreseen[now] = mean + (weights * centred[::-1][:order].T).sum(axis=1)
-        return np.maximum(foreseen, 0.0)
+            predicted[now] = mean + (weights * centred[::-1][:order].T).sum(axis=1)
+        return np.maximum(predicted, 0.0)
 
     return forecast
 
@@ -126,7 +129,7 @@ BATTERY: tuple[Forecast, ...] = (
 
 
 def best_of(series: Floats, battery: tuple[Forecast, ...] = BATTERY) -> Floats:
-    """At each step the forecast of whoever of ``battery`` had the least mean absolute error so far (as the Network Weather Service)."""
+    """At each step the forecast with the least mean absolute error so far (Network Weather Service)."""
     answers = np.array([forecast(series) for forecast in battery])
     errors = np.nan_to_num(np.abs(answers - series))
     so_far = np.cumsum(errors, axis=1) - errors
@@ -145,35 +148,46 @@ FORECASTS: dict[str, Forecast] = {
 }
 
 
-def relative_error(series: Floats, foreseen: Floats) -> Floats:
-    """Mean of |foreseen − value| / value over the steps with a forecast and a load above 0, a host (float64[hosts])."""
-    known = np.isfinite(foreseen) & (series > 0)
-    errors = np.divide(np.abs(foreseen - series), series, out=np.zeros_like(series), where=known)
-    return errors.sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+def relative_error(series: Floats, predicted: Floats) -> Floats:
+    """Mean of |predicted − value| / value by host, over steps with a forecast and a load above 0."""
+    is_counted = np.isfinite(predicted) & (series > 0)
+    errors = np.zeros_like(series)
+    np.divide(np.abs(predicted - series), series, out=errors, where=is_counted)
+    return errors.sum(axis=0) / np.maximum(is_counted.sum(axis=0), 1)
 
 
-def absolute_error(series: Floats, foreseen: Floats) -> Floats:
-    """Mean of |foreseen − value| over the steps with a forecast, a host (float64[hosts])."""
-    return np.nanmean(np.abs(foreseen - series), axis=0)
+def absolute_error(series: Floats, predicted: Floats) -> Floats:
+    """Mean of |predicted − value| by host, over steps with a forecast."""
+    return np.nanmean(np.abs(predicted - series), axis=0)
 
 
 def interval(
     series: Floats, length: int, forecast: Forecast = mixed_tendency
 ) -> tuple[Floats, Floats]:
-    """Mean and standard deviation foreseen for the ``length`` steps that follow ``series`` (float64[hosts] each).
+    """Predict mean and standard deviation of the next steps, float64[hosts] each.
 
-    The series is cut from its end into stretches of that length; their means and their deviations are series themselves, and
-    ``forecast`` foresees the next value of each. Raises ValueError when there is not one whole stretch.
+    The series is cut from its end into intervals of that length; their means and deviations are
+    series themselves, whose next values are predicted.
+
+    Args:
+        series: The past, float64[steps, hosts].
+        length: How many steps follow.
+        forecast: Predicts the next mean and deviation.
+
+    Raises:
+        ValueError: The series is shorter than one interval.
     """
-    stretches = len(series) // length
-    if stretches < 1:
-        raise ValueError(f"a stretch of {length} steps is longer than the series of {len(series)}")
-    cut = series[len(series) - stretches * length :].reshape(stretches, length, series.shape[1])
+    intervals = len(series) // length
+    if intervals < 1:
+        raise ValueError(
+            f"an interval of {length} steps is longer than the series of {len(series)}"
+        )
+    cut = series[len(series) - intervals * length :].reshape(intervals, length, series.shape[1])
     return _next(cut.mean(axis=1), forecast), _next(cut.std(axis=1), forecast)
 
 
 def _next(series: Floats, forecast: Forecast) -> Floats:
-    """What ``forecast`` foresees after the last row: the row that follows does not matter, so the last one stands in for it."""
+    """The forecast of the row after the last: its own value is not used, so the last is repeated."""
     return forecast(np.concatenate([series, series[-1:]]))[-1]
 
 

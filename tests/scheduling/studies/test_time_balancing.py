@@ -1,11 +1,24 @@
 """Dividing work over hosts so that all end together."""
 
+from pathlib import Path
+
 import hypothesis.strategies as st
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 
-from scheduling.studies.time_balancing import SPLITTINGS, balance, run, slowdown, split_and_run
+from infra.errors import InputError
+from scheduling.studies.time_balancing import (
+    SPLITTINGS,
+    balance,
+    compare_policies,
+    divide_by_host,
+    read_loads,
+    run,
+    slowdown,
+    split_and_run,
+)
 
 
 def test_a_host_half_as_fast_gets_half_as_much() -> None:
@@ -66,3 +79,50 @@ def test_conservative_gives_a_wild_host_less_as_the_tuning_factor_grows() -> Non
         shares.append(balance(1.0, slowdown(load))[0])
     assert shares[0] == pytest.approx(0.5)
     assert shares[0] > shares[1] > shares[2]
+
+
+def test_loads_are_read_as_shares_and_what_is_none_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "loads.csv"
+    file.write_text("a,b\n10,20\n30,0\n", encoding="utf-8")
+    assert read_loads(file).to_dict("list") == {"a": [0.1, 0.3], "b": [0.2, 0.0]}
+    assert list(read_loads(file, ["b"])) == ["b"]
+    for text, sentence in (
+        ("a,b\n10,x\n", "row 1 of loads.csv holds no load of host 'b': 'x'"),
+        ("a,b\n10,20\n10,\n", "row 2 of loads.csv holds no load of host 'b'"),
+        ("a,b\n10,-1\n", "holds no load"),
+        ("a,b\n", "has no row of loads"),
+        ("", "cannot be read"),
+    ):
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(InputError, match=sentence):
+            read_loads(file)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_loads(tmp_path / "nowhere.csv")
+    file.write_text("a\n1\n", encoding="utf-8")
+    with pytest.raises(InputError, match="has no host 'c'"):
+        read_loads(file, ["c"])
+
+
+@pytest.mark.parametrize("policy", SPLITTINGS)
+def test_the_parts_of_the_hosts_make_the_whole_and_the_idle_host_gets_most(policy: str) -> None:
+    loads = pd.DataFrame({"busy": [0.8] * 20, "idle": [0.1] * 20, "half": [0.5] * 20})
+    rows = divide_by_host(loads, 600.0, policy, 300.0, 1.0)
+    assert [row["host"] for row in rows] == ["idle", "half", "busy"]
+    assert sum(row["work_s"] for row in rows) == pytest.approx(600.0)
+    assert rows[0]["work_s"] == pytest.approx(600.0 * 0.9 / 1.6)
+
+
+def test_policies_are_compared_by_when_all_is_done_best_first() -> None:
+    generator = np.random.default_rng(4)
+    loads = pd.DataFrame(generator.uniform(0, 0.9, (60, 4)), columns=list("abcd"))
+    rows = compare_policies(loads, 1200.0, 300.0, 1.0)
+    assert {row["policy"] for row in rows} == set(SPLITTINGS)
+    assert [row["mean_s"] for row in rows] == sorted(row["mean_s"] for row in rows)
+    at = np.unique(np.linspace(30, 59, 100).astype(int))
+    first = rows[0]
+    took = [split_and_run(loads.to_numpy(), step, 1200.0, first["policy"]) for step in at]
+    assert first["mean_s"] == pytest.approx(np.mean(took))
+    with pytest.raises(InputError, match="at least 12 rows"):
+        compare_policies(loads.iloc[:8], 1200.0, 300.0, 1.0)
+    with pytest.raises(InputError, match="no policy 'magic'"):
+        divide_by_host(loads, 1.0, "magic", 300.0, 1.0)

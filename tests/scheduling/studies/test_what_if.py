@@ -9,6 +9,7 @@ from scheduling.machine import MachineError, Pool, processors, read_machine
 from scheduling.replay import replay
 from scheduling.studies.comparison import by_group, difference, verdict
 from scheduling.studies.what_if import partition, what_if
+from scheduling.trace import TraceError
 
 
 def two_groups() -> pd.DataFrame:
@@ -39,18 +40,35 @@ def test_a_partition_gives_each_group_its_part_by_use_and_room_for_its_widest_jo
 
 
 def test_the_small_group_wins_by_fair_share_what_it_loses_in_one_queue() -> None:
-    found = what_if(two_groups(), 10)
-    table = by_group(list(found.items()))
-    assert list(table.index) == ["lhcb", "atlas"]  # the smallest first
+    rows = by_group(what_if(two_groups(), 10))
+    table = pd.DataFrame(rows).pivot(index="group", columns="scenario", values="mean_wait")
+    assert list(dict.fromkeys(row["group"] for row in rows)) == ["lhcb", "atlas"]  # smallest first
     waits = table.loc["lhcb"]
-    assert waits["one pool wait"] > 200  # behind the burst
-    assert waits["fair share 7 d wait"] < 60  # as soon as any core comes free
-    assert waits["partitioned wait"] == 0.0
+    assert waits["one pool"] > 200  # behind the burst
+    assert waits["fair share 7 d"] < 60  # as soon as any core comes free
+    assert waits["partitioned"] == 0.0
     assert (
-        table.loc["atlas", "one pool wait"]
-        <= table.loc["atlas", "fair share 7 d wait"]
-        <= table.loc["atlas", "partitioned wait"]
+        table.loc["atlas", "one pool"]
+        <= table.loc["atlas", "fair share 7 d"]
+        <= table.loc["atlas", "partitioned"]
     )
+
+
+def test_jobs_without_a_group_share_a_pool_and_an_account_of_their_own() -> None:
+    jobs = two_groups()
+    jobs.loc[jobs["group"] == "lhcb", "group"] = pd.NA
+    rows = by_group(what_if(jobs, 10))
+    assert {(row["group"], row["jobs"]) for row in rows} == {("(none)", 10), ("atlas", 60)}
+
+
+def test_what_if_refuses_logs_that_have_not_run_and_fields_that_are_none() -> None:
+    jobs = two_groups()
+    with pytest.raises(TraceError, match="none of the 70 jobs of the log reports a run time"):
+        what_if(jobs.assign(walltime=np.nan, ended_at=jobs["submitted_at"]), 10)
+    with pytest.raises(TraceError, match="none of the 70 jobs of the log has ended"):
+        what_if(jobs.assign(walltime=np.nan, ended_at=pd.NaT), 10)
+    with pytest.raises(MachineError, match="'colour' is no field"):
+        what_if(jobs, 10, "colour")
 
 
 def test_a_difference_is_told_from_luck_by_weeks() -> None:
