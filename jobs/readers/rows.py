@@ -79,8 +79,8 @@ class Values:
         return self.parse(name, units.size, nan)
 
     def duration(self, name: str) -> float:
-        """A duration in seconds."""
-        return self.parse(name, units.duration, nan)
+        """A duration in seconds; 2^31 - 1 s (596523:14:07) and the like are none."""
+        return units.amount(self.parse(name, units.duration, nan))
 
     def moment(self, name: str) -> units.Moment:
         """A time as printed (see ``units.calendar``); raises FieldError where it cannot be read."""

@@ -6,10 +6,12 @@ out. A transfer is named by its request, since one FTS job may hold many.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import partial
 from math import isnan
 from pathlib import Path
+from typing import Any
 
 from jobs.readers import units
 from jobs.readers.contract import Batch, Reader, ReadOptions
@@ -19,7 +21,7 @@ from jobs.readers.objects import JsonRecord, read_objects
 from jobs.readers.rows import Row, Values, gather, parse_rows
 from jobs.transfers import TRANSFER
 
-MARKS = (b'"request-id"', b'"src-rse"', b'"dst-rse"', b'"transfer-id"', b'"event_type"')
+MARKS = (b"request-id", b"src-rse", b"dst-rse", b"transfer-id", b"event_type")
 STATES = {
     "transfer-done": "completed",
     "transfer-failed": "failed",
@@ -52,10 +54,19 @@ def _events(path: Path) -> Iterator[JsonRecord]:
         kind = str(event.get("event_type", "transfer-done"))
         if kind in STATES:
             payload = event.get("payload")
+            if isinstance(payload, str):  # as Rucio's table of messages has it
+                payload = _loaded(payload)
             fields = lower_names(payload if isinstance(payload, dict) else event)
             yield number, raw, fields | {"event_type": kind}
         else:
             yield f"event {kind[:60]} is no transfer"
+
+
+def _loaded(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _transfer(values: Values, options: ReadOptions) -> Row:

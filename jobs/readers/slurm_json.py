@@ -32,8 +32,10 @@ def read_json(path: Path) -> Iterator[Record]:
         number, raw, job = item
         fields = _job(job)
         yield number, raw, fields
+        of_job = {"cluster": fields["cluster"]} if "cluster" in fields else {}
         for step in _list(job.get("steps")):
-            yield number, raw, {"jobid": f"{fields['jobid']}.{_step_name(step)}"} | _step(step)
+            name = f"{fields.get('jobid')}.{_step_name(step)}"
+            yield number, raw, {"jobid": name} | of_job | _step(step)
 
 
 def _job(job: Object) -> dict[str, str]:
@@ -75,7 +77,9 @@ def _name(job: Object) -> str | None:
     if array_id and isinstance(array.get("task"), str) and array["task"]:
         return f"{array_id}_[{array['task']}]"
     het_id = _number(het.get("job_id"))
-    return f"{het_id}+{_number(het.get('job_offset')) or 0}" if het_id else _number(job["job_id"])
+    return (
+        f"{het_id}+{_number(het.get('job_offset')) or 0}" if het_id else _number(job.get("job_id"))
+    )
 
 
 def _step_name(step: Object) -> str:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from jobs.readers.contract import Batch, Reader, ReadOptions, Reject, stem
 from jobs.readers.lines import Chunk, head_lines, read_chunks
-from jobs.readers.units import AT_THE_LIMIT, LATEST, times
+from jobs.readers.units import AT_THE_LIMIT, LATEST, SENTINELS, times
 
 FIELDS = (
     "job number",
@@ -176,7 +176,11 @@ def _table(chunk: Chunk) -> tuple[np.ndarray, np.ndarray, list[Reject]]:
         if reason:
             rejects.append(Reject(number, reason, line))
         else:
-            rows.append([float(text) if NUMBER.fullmatch(text) else -1.0 for text in texts])
+            numbers_read = [float(text) if NUMBER.fullmatch(text) else -1.0 for text in texts]
+            for name, text in zip(FIELDS, texts, strict=True):
+                if not NUMBER.fullmatch(text):
+                    chunk.notes[f"{name} cannot be read: left out"] += 1
+            rows.append(numbers_read)
             good.append(number)
     return (
         np.array(rows, dtype=float).reshape(-1, len(FIELDS)),
@@ -249,6 +253,8 @@ def _without_partials(table: np.ndarray, summary: float) -> tuple[np.ndarray, fl
 def _jobs(table: np.ndarray, header: SwfHeader, start: float, notes: Counter[str]) -> pd.DataFrame:
     """Turn rows of eighteen numbers into job records: seconds, bytes of the whole job, UTC."""
     known = np.where(table == -1, np.nan, table)
+    amounts = known[:, 4:10]
+    amounts[np.isin(amounts, list(SENTINELS))] = np.nan
     wait, run = known[:, 2], known[:, 3]
     # A job cancelled in the queue has no processors: 0 is no number of cores it was given.
     cores = np.where(known[:, 4] == 0, np.nan, known[:, 4])

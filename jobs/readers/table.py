@@ -27,6 +27,7 @@ from jobs.readers.lines import open_log, peek
 from jobs.schema import JOB, STATUSES, Field, Record
 
 MAGIC = b"PAR1"
+SENTINEL_TEXTS = frozenset(f"{value:.0f}" for value in units.SENTINELS)
 
 
 @dataclass(frozen=True)
@@ -231,6 +232,8 @@ def _batch(
         if field.kind == "text":
             jobs[field.name] = _texts(cells)
             continue
+        if field.name.startswith("requested_"):
+            cells = cells.mask(cells.isin([*units.SENTINELS, *SENTINEL_TEXTS]))
         values, faults = _parsed(cells, *_parser(field, column.unit))
         if field.name in record.essential:
             for i, fault in faults.items():
@@ -277,8 +280,6 @@ def _parser(field: Field, unit: str) -> tuple[Callable[[str], Any], float | None
     factor = FACTORS[kind][unit] if unit and unit != "plain" else 1.0
     if kind and not unit:
         return (units.duration if kind == "seconds" else units.size), factor
-    if field.name.startswith("requested_"):
-        return lambda cell: units.scaled(units.amount(units.number(cell)), factor), factor
     return lambda cell: units.scaled(units.number(cell), factor), factor
 
 

@@ -37,6 +37,11 @@ MISSING = frozenset(
         "invalid",
         "(null)",
         "not set",
+        "nat",
+        "<na>",
+        "#n/a",
+        "nil",
+        "\\n",
     }
 )
 LATEST = 1e11
@@ -56,6 +61,11 @@ WORD = re.compile(
 CLOCK = re.compile(r"(?:(\d+)-)?(?:(?:(\d+):)?(\d+):)?(\d+)(\.\d+)?", re.ASCII)
 DAYS = re.compile(r"(-?\d{1,9})\s{1,9}days?,?(?:\s{1,9}([+-]?[\d:.]+))?", re.ASCII)
 """How pandas and Python print a timedelta: ``1 days 02:03:04.5``, ``-1 days +23:59:54``."""
+UNPADDED = re.compile(
+    r"(\d{4})[-/](\d{1,2})[-/](\d{1,2})(?:[T ](\d{1,2}):(\d{1,2})(?::(\d{1,2}))?)?"
+    r"((?:[.,]\d+)?)\s?((?:Z|[+-][\d:]+)?)",
+    re.ASCII,
+)
 SIZE = re.compile(
     r"(-?\d++(?:\.\d*)?(?:e[+-]?\d+)?)\s*([kmgtpe]?)i?(b|w|bytes?)?", re.ASCII | re.IGNORECASE
 )
@@ -146,6 +156,8 @@ def duration(text: str, unit: float = 1.0) -> float:
             + int(seconds)
             + float(fraction or 0)
         )
+    if text.startswith("-") and len(text) > 1 and text[1] != "-":
+        return -duration(text[1:], unit)
     total, end = 0.0, 0
     while match := WORD.match(text, end):
         total += scaled(float(match[1]), WORDS.get(match[2]) or WORDS[match[2].rstrip("s")])
@@ -206,12 +218,25 @@ def calendar(text: str, pattern: str = "") -> Moment:
         if pattern:
             return datetime.strptime(text, pattern)
         zoned = text.removesuffix(" UTC").removesuffix(" GMT")
-        moment = datetime.fromisoformat(zoned.rstrip())
+        try:
+            moment = datetime.fromisoformat(zoned.rstrip())
+        except ValueError:
+            moment = datetime.fromisoformat(_padded(zoned.rstrip()))
         if zoned is not text and not moment.tzinfo:
             moment = moment.replace(tzinfo=UTC)
     except ValueError:
         raise ValueError(f"is not a time: {text[:60]}") from None
     return moment.timestamp() if moment.tzinfo else moment
+
+
+def _padded(text: str) -> str:
+    """A date that begins with its year, with two digits for month, day, hour, minute and second."""
+    match = UNPADDED.fullmatch(text)
+    if not match:
+        return text
+    year, month, day, hour, minute, second, fraction, zone_offset = match.groups()
+    clock = ":".join(part.zfill(2) for part in (hour, minute, second) if part)
+    return f"{year}-{month.zfill(2)}-{day.zfill(2)}{f'T{clock}' if clock else ''}{fraction}{zone_offset}"
 
 
 def epoch_seconds(value: float, text: str = "") -> float:

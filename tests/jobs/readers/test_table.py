@@ -111,7 +111,7 @@ def test_bad_cells_are_left_out_or_reject_their_row_with_the_files_own_column(re
     ]
     assert outcome.rejects[0].raw == "9;yesterday;1;1;x;1;y"
     assert outcome.jobs["job_id"].tolist() == ["7", "8", "10", "11"]
-    assert outcome.jobs["walltime"].isna().tolist() == [False, False, True, False]
+    assert outcome.jobs["walltime"].isna().tolist() == [False, True, True, False]
     assert outcome.notes["run cannot be read: left out"] == 1
     assert outcome.notes["mem cannot be read: left out"] == 1
 
