@@ -103,16 +103,18 @@ def answers() -> list[dict[str, Any]]:
     ]
     now = jobs["ended_at"].max().to_pydatetime()
     return [
-        timed("as they wait", coded, lambda part: forecaster.answer(part, (), now)),
+        timed("as they wait", coded, lambda part: forecaster.predict_encoded(part, (), now)),
         timed(
-            "each as of its submission (all distinct)", coded, lambda part: forecaster.answer(part)
+            "each as of its submission (all distinct)",
+            coded,
+            lambda part: forecaster.predict_encoded(part),
         ),
     ]
 
 
 def timed(how: str, parts: list[Any], ask: Callable[[Any], Any]) -> dict[str, Any]:
     """A row of how long calls took; kinds are the distinct answers among the jobs of a call."""
-    kinds = [len(np.unique(ask(part).which)) for part in parts[:4]]
+    kinds = [len(np.unique(ask(part).context_of_row)) for part in parts[:4]]
     taken = []
     for part in parts:
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Gridcast's own distribution as a predictor in replay time: asked when a job is submitted, taught when it ends in the replay."""
+"""Gridcast's distributions as a predictor in replay time: outcomes are learned as jobs end there."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pandas as pd
 from infra.aliases import Floats, Integers
 from jobs.schema import OUTCOMES
 from models.engine.model_set import ModelSet, TargetModel
-from models.histories.features import NOT_AVAILABLE, Levels, choose_levels, encode
-from models.histories.mixture import Mixture, PrequentialReplay
+from models.engine.prequential import LogRows
+from models.engine.target_predictor import TargetPredictor
+from models.histories.features import Contexts, Levels, choose_levels, encode
 from models.quantities.distribution import Distribution
 from models.quantities.targets import TARGETS
 from models.refiner.clusters import GLOBAL
-from models.refiner.refinement import coarse_masses, factors, refine, refiner_inputs
 from scheduling.policies import PolicyError
 from scheduling.quantities import parse_quantity, warm_up
 from scheduling.trace import Trace
@@ -24,107 +24,91 @@ MICROSECONDS = 1e6
 
 
 class Forecasts:
-    """The mixture of histories, and the refiners of a trained ``model`` if there is one.
+    """The walltime predictor of the live service, fed in replay time.
 
-    Without a model it starts with nothing, and its keys are chosen by the fields of the log's first jobs. A model must have been
-    trained on what was known before the log begins, else PolicyError; ``past`` are the jobs that had ended by then. One walk
-    through the log serves the whole replay: it holds no outcome but those that the replay has told.
+    Its histories hold no outcome but those that the replay has reported.
+
+    Args:
+        trace: The jobs of the replay.
+        model: A trained model, whose weights and refiners are used. None starts with nothing, and
+            chooses the levels by the fields of the first jobs.
+        past: Jobs that had ended before the log begins, for the histories.
+
+    Raises:
+        PolicyError: Where the model was trained on outcomes of the log's own time.
     """
 
     def __init__(
         self, trace: Trace, model: ModelSet | None = None, past: pd.DataFrame | None = None
     ) -> None:
-        asked = trace.jobs.drop(columns=list(OUTCOMES))
-        asked["requested_cores"] = asked["requested_cores"].fillna(trace.jobs["cores"])
-        levels = model.levels if model else choose_levels(asked.iloc[: warm_up(len(trace))])
-        contexts = encode(asked, levels)
-        self.limits = np.where(asked["requested_walltime"] > 0, trace.request, np.inf)
-        self.begin = int(contexts.at[0] - trace.submitted[0] * MICROSECONDS)
+        jobs = trace.jobs.drop(columns=list(OUTCOMES))
+        jobs["requested_cores"] = jobs["requested_cores"].fillna(trace.jobs["cores"])
+        levels = model.levels if model else choose_levels(jobs.iloc[: warm_up(len(trace))])
+        self.contexts = encode(jobs, levels)
+        self.limits = np.where(jobs["requested_walltime"] > 0, trace.request, np.inf)
+        self.begin = int(self.contexts.at[0] - trace.submitted[0] * MICROSECONDS)
         walltime = _trained_before(model, self.begin) if model else None
-        relative = tuple(level.relative for level in levels.levels)
-        self.mixture = Mixture(
-            TARGETS["walltime"], relative, levels.owner, walltime.settings if walltime else None
-        )
-        self.refiners = walltime.refiners if walltime else {}
+        self.predictor = TargetPredictor.create(TARGETS["walltime"], levels, model=walltime)
         self.clusters = (
-            model.clusters.assign(asked) if model else np.full(len(trace), GLOBAL, dtype=object)
+            model.clusters.assign(jobs) if model else np.full(len(trace), GLOBAL, dtype=object)
         )
-        if walltime:
-            self.mixture.restore(walltime.learned)
         if past is not None:
-            self._remember(past, levels)
-        self.walk = PrequentialReplay(
-            self.mixture, contexts, np.full(len(trace), np.nan), self.limits, queries_only=True
-        )
-        assert (contexts.available_at == NOT_AVAILABLE).all()  # noqa: S101
-        self.contexts = contexts
-        self.ended = np.zeros(len(trace), dtype=np.int64)
-        self.count = 0
-        self._answered: tuple[bytes, float, Distribution] | None = None
+            self._load_past(past, levels)
+        self._pending: list[tuple[Integers, Integers, Floats]] = []
+        self._cached: tuple[bytes, float, Contexts, Distribution] | None = None
 
-    def _remember(self, past: pd.DataFrame, levels: Levels) -> None:
-        """Fill the histories with jobs that had ended before the log begins; the weights have learned of them, or never will."""
-        target = TARGETS["walltime"]
-        contexts = encode(past, levels)
-        before = np.flatnonzero(contexts.available_at < self.begin)
-        self.mixture.learn(
-            contexts.take(before),
-            target.value(past)[before],
-            target.limit(past)[before],
-            weigh=False,
-        )
+    def _load_past(self, past: pd.DataFrame, levels: Levels) -> None:
+        """Fill the histories with outcomes from before the log; the weights learn none of them."""
+        log = LogRows.of(past, self.predictor.target, levels, until=self.begin - 1)
+        rows = log.outcome_order
+        self.predictor.load_histories(log.contexts.take(rows), log.values[rows], log.limits[rows])
 
     def learn(self, rows: Integers, ended: Floats, lengths: Floats) -> None:
-        """See Predictor; the walk takes the ends in when it is next asked."""
-        jobs = self.walk.jobs
-        jobs.available_at[rows] = self.begin + np.round(ended * MICROSECONDS).astype(np.int64)
-        jobs.value[rows], jobs.log_bin_position[rows] = (
-            lengths,
-            self.mixture.grid.log_bin_positions(lengths),
-        )
-        self.ended[self.count : self.count + len(rows)] = rows
-        self.count += len(rows)
-        self.walk.outcomes = self.ended[: self.count]
+        """See Predictor; the outcomes are learned together before the next prediction."""
+        available_at = self.begin + np.round(ended * MICROSECONDS).astype(np.int64)
+        self._pending.append((np.array(rows), available_at, np.array(lengths, dtype=np.float64)))
+
+    def _learn_pending(self) -> None:
+        if self._pending:
+            rows, available_at, lengths = (
+                np.concatenate(column) for column in zip(*self._pending, strict=True)
+            )
+            contexts = replace(self.contexts.take(rows), available_at=available_at)
+            self.predictor.mixture.learn(contexts, lengths, self.limits[rows])
+            self._pending.clear()
 
     def distribution(self, rows: Integers, now: float) -> Distribution:
-        """What is foreseen of ``rows`` by what had ended at ``now``."""
-        asked = (rows.tobytes(), now)
-        if self._answered is None or self._answered[:2] != asked:
-            at = self.walk.jobs.at
-            submitted = at[rows]
-            at[rows] = self.begin + round(now * MICROSECONDS)
-            answer = self.walk.advance(rows)[0]
-            if self.refiners:
-                contexts = self.contexts.take(rows)
-                coarse = coarse_masses(answer.mass)
-                shown = refiner_inputs(
-                    answer.mass, coarse, self.mixture.ended_counts(contexts), contexts.numbers
-                )
-                bent = refine(
-                    answer.mass, factors(shown, coarse, self.refiners, self.clusters[rows])
-                )
-                answer = replace(answer, mass=bent)
-            at[rows] = submitted
-            self._answered = (*asked, answer)
-        return self._answered[2]
+        """Predict the walltimes of ``rows`` by what had ended at ``now`` (s)."""
+        return self._predicted(rows, now)[1]
 
-    def predict(self, rows: Integers, asked: str, now: float) -> Floats:
+    def _predicted(self, rows: Integers, now: float) -> tuple[Contexts, Distribution]:
+        query = (rows.tobytes(), now)
+        if self._cached is None or self._cached[:2] != query:
+            self._learn_pending()
+            at = np.full(len(rows), self.begin + round(now * MICROSECONDS))
+            contexts = replace(self.contexts.take(rows), at=at)
+            predicted = self.predictor.distribution(
+                contexts, self.limits[rows], self.clusters[rows]
+            )
+            self._cached = (*query, contexts, predicted)
+        return self._cached[2:]
+
+    def predict(self, rows: Integers, quantity: str, now: float) -> Floats:
         """See Predictor."""
-        foreseen = self.distribution(rows, now)
-        if asked == "median":
-            return foreseen.median()
-        if asked == "mean":
-            return foreseen.mean()
-        if asked == "log-mean":
-            return log_mean(foreseen)
-        if asked == "point":
-            scale = self.mixture.error_scale
-            seen = self.mixture.last_in_bin(self.contexts.take(rows), foreseen.best_bin(scale))
-            return foreseen.best_point(scale, seen)
-        share, deviations = parse_quantity(asked)
-        if share is not None:
-            return foreseen.quantile(share)
-        return foreseen.mean() + deviations * foreseen.standard_deviation()
+        contexts, predicted = self._predicted(rows, now)
+        if quantity == "median":
+            return predicted.median()
+        if quantity == "mean":
+            return predicted.mean()
+        if quantity == "log-mean":
+            return log_mean(predicted)
+        if quantity == "point":
+            scale = self.predictor.mixture.error_scale
+            return self.predictor.points(predicted, contexts, scale)
+        level, deviations = parse_quantity(quantity)
+        if level is not None:
+            return predicted.quantile(level)
+        return predicted.mean() + deviations * predicted.standard_deviation()
 
     def remaining(self, row: int, ran: float, now: float) -> float:
         """E[T | T > t] of the distribution."""
@@ -142,8 +126,8 @@ def _trained_before(model: ModelSet, begin: int) -> TargetModel:
     return model.targets["walltime"]
 
 
-def log_mean(foreseen: Distribution) -> Floats:
+def log_mean(predicted: Distribution) -> Floats:
     """Exponential of the expected logarithm of each row (float64[n])."""
-    values = np.minimum(foreseen.grid.centres[None, :], foreseen.limit[:, None])
-    logarithm: Floats = (foreseen.mass * np.log(values)).sum(axis=1, dtype=np.float64)
+    values = np.minimum(predicted.grid.centres[None, :], predicted.limit[:, None])
+    logarithm: Floats = (predicted.mass * np.log(values)).sum(axis=1, dtype=np.float64)
     return np.exp(logarithm)

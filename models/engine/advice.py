@@ -1,4 +1,4 @@
-"""Advice: what whoever runs the service wants of allocations, the price of a failure and the programs that it keeps its hands off."""
+"""Advice: how an operator wants allocations chosen, and the programs exempt from it."""
 
 from __future__ import annotations
 
@@ -7,49 +7,59 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from infra.aliases import Array
+from infra.aliases import Array, Flags
 from infra.settings import split_list
 from jobs.coded_jobs import CodedJobs
-from models.engine.allocation import PRICE, TOLD
+from models.engine.allocation import FAILURE_PRICE, REPORTED_RUNGS
 
-LEFT_ALONE = "the request: its program is left alone"
+EXEMPT = "the request: its program is exempt from advice"
 
 
 @dataclass(frozen=True)
 class Advice:
-    """``price`` is what a failure for lack of memory costs beside what it wasted, in GiB·h; jobs of the programs ``left_alone`` are set
-    aside just what they ask for."""
+    """``price`` is what a failure for lack of memory costs beside what it wasted, GiB·h; jobs of
+    ``exempt_programs`` are allocated what they request."""
 
-    price: float = PRICE
-    left_alone: frozenset[str] = frozenset()
+    price: float = FAILURE_PRICE
+    exempt_programs: frozenset[str] = frozenset()
 
     @staticmethod
-    def of(price: float, left_alone: str) -> Advice:
-        """As settings have it: programs separated by commas."""
-        return Advice(price, frozenset(split_list(left_alone)))
+    def of(price: float, exempt_programs: str) -> Advice:
+        """Read the settings: programs separated by commas."""
+        return Advice(price, frozenset(split_list(exempt_programs)))
 
-    def leaves(self, jobs: CodedJobs) -> Array:
-        """Which jobs are left alone (bool[n])."""
-        if not self.left_alone or "program" not in jobs:
+    def is_exempt(self, jobs: CodedJobs) -> Flags:
+        """Which jobs are exempt (bool[n])."""
+        if not self.exempt_programs or "program" not in jobs:
             return np.zeros(len(jobs), dtype=bool)
         program = jobs["program"]
-        named = np.array(
-            [value in self.left_alone for value in program.values] + [False]
-        )  # the last for the code -1: no program
-        return np.asarray(named[program.codes])
+        # The last value is for the code -1: no program.
+        exempt = np.array([value in self.exempt_programs for value in program.values] + [False])
+        return np.asarray(exempt[program.codes])
 
-    def leave(
-        self, numbers: dict[str, Array], names: Iterable[str], limits: dict[str, Array], rows: Array
+    def apply_requests(
+        self,
+        columns: dict[str, Array],
+        names: Iterable[str],
+        limits: dict[str, Array],
+        exempt: Flags,
     ) -> None:
-        """Put the request (NaN without one) in the place of each allocation of ``rows`` (bool[n]), and forget its risk."""
-        if not rows.any():
+        """Replace the allocations of exempt jobs by their requests (NaN without), without a risk.
+
+        Args:
+            columns: The predicted columns, changed in place.
+            names: The targets.
+            limits: What each job requested of each target.
+            exempt: The exempt jobs.
+        """
+        if not exempt.any():
             return
-        ends = ("", *(f"_{place + 1}" for place in range(1, TOLD)))
+        ends = ("", *(f"_{rung + 1}" for rung in range(1, REPORTED_RUNGS)))
         for name in names:
-            asked = np.where(np.isfinite(limits[name]), limits[name], np.nan)
-            for column in [
-                f"{name}_allocation{end}" for end in ends if f"{name}_allocation{end}" in numbers
-            ]:
-                numbers[column] = np.where(rows, asked, numbers[column])
-            if f"{name}_risk" in numbers:
-                numbers[f"{name}_risk"] = np.where(rows, np.nan, numbers[f"{name}_risk"])
+            request = np.where(np.isfinite(limits[name]), limits[name], np.nan)
+            for end in ends:
+                column = f"{name}_allocation{end}"
+                if column in columns:
+                    columns[column] = np.where(exempt, request, columns[column])
+            if f"{name}_risk" in columns:
+                columns[f"{name}_risk"] = np.where(exempt, np.nan, columns[f"{name}_risk"])

@@ -1,84 +1,113 @@
-"""Allocation: how much to set aside, and what to try after each failure, as one decision.
+"""Allocation: what to allocate and what to try after each failure, as one decision.
 
-A ladder of allocations is chosen that makes the expected cost least: what is set aside and not used, over the time it is held, all
-that a failed attempt held, and a price for each failure. Dynamic programming from the top down: what it costs to go on after an
-allocation failed is known when the one below is chosen. The cost of a next rung k after j failed is a line in what is still to come
-after j, with the rung's size as its slope, so that the least of all lines (their lower hull) is found in time linear in the bins.
+The ladder of allocations minimises the expected cost: what is allocated and not used over the time
+it is held, all that a failed attempt held, and a price for each failure. It is found by dynamic
+programming from the top down: the cost of going on after an allocation failed is known when the one
+below is chosen. The cost of a next rung k after j failed is a line in what is still to come after
+j, whose slope is the size of the rung; the least of all lines (their lower hull) is found in time
+linear in the bins.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from infra.aliases import Array
+from infra.aliases import Array, Floats
 from infra.compiled import compiled
 from models.histories.occupancy import Occupancy
 from models.quantities.distribution import Distribution
 from models.quantities.targets import Grid
 
-PRICE = 1.0
-"""What a failure costs beside what it wasted, in GiB·h: the job is late, and somebody may have to look."""
+FAILURE_PRICE = 1.0
+"""What a failure costs beside what it wasted, GiB·h: the job is late, and a person may look at it."""
 GIB_HOUR = 2.0**30 * 3600.0
-RUNGS = 8
-"""How many rungs a ladder has at most; after the last whoever runs the job doubles."""
-TOLD = 3
-"""How many of them a caller is told."""
-UNKNOWN_WALLTIME = 3600.0
-"""The run time of a job of which nothing is known, in seconds."""
+MAX_RUNGS = 8
+"""Rungs of a ladder at most; after the last the allocation is doubled."""
+REPORTED_RUNGS = 3
+TYPICAL_WALLTIME = 3600.0
+"""The run time of a job without any history, s."""
 
 
 def ladders(
-    found: Occupancy,
+    occupancy: Occupancy,
     grid: Grid,
     ceiling: Array,
     by_request: Array | bool = False,
-    price: float = PRICE,
-    typical: float = UNKNOWN_WALLTIME,
-) -> Array:
-    """What to set aside for each job, first and after each failure: float64[n, RUNGS], rising, NaN after the last rung.
+    price: float = FAILURE_PRICE,
+    typical: float = TYPICAL_WALLTIME,
+) -> Floats:
+    """Compute the allocations of each job, first and after each failure.
 
-    ``ceiling`` (float64[n], infinite for none) is the most that a job may get and the last rung where it is finite. ``by_request``
-    (bool[n]) says that it is the job's own request: who is new gets just that. ``price`` is in GiB·h a failure; ``typical`` is the run
-    time in seconds towards which those of single jobs are drawn.
+    Args:
+        occupancy: The predicted memory of n jobs, and for how long it is held.
+        grid: Of the memory.
+        ceiling: The most that each job may get, float64[n], infinite for none; a finite one is the
+            last rung.
+        by_request: Whether the ceiling is the job's own request, bool[n]; a cold start gets just
+            that.
+        price: Of a failure, GiB·h.
+        typical: The run time towards which those of single jobs are drawn, s.
+
+    Returns:
+        float64[n, MAX_RUNGS], rising, NaN after the last rung.
 
     >>> half = np.array([[0.5, 0.0, 0.0, 0.5]])  # as many use 1 as use 8
-    >>> sure = Occupancy(half, half, np.array([3600.0]), np.array([3]), np.array([0]), cold=np.array([False]))
+    >>> one_hour, top, compliance = np.array([3600.0]), np.array([3]), np.array([0])
+    >>> two_peaks = Occupancy(half, half, one_hour, top, compliance, cold=np.array([False]))
     >>> gib = Grid(2.0**30, 1, 4)
-    >>> np.round(ladders(sure, gib, np.array([np.inf]), price=0.0) / 2**30, 1)[0, :3].tolist()
+    >>> free = ladders(two_peaks, gib, np.array([np.inf]), price=0.0)
+    >>> np.round(free / 2**30, 1)[0, :3].tolist()
     [2.0, 16.0, nan]
-    >>> np.round(ladders(sure, gib, np.array([np.inf]), price=15.0) / 2**30, 1)[0, :2].tolist()
+    >>> dear = ladders(two_peaks, gib, np.array([np.inf]), price=15.0)
+    >>> np.round(dear / 2**30, 1)[0, :2].tolist()
     [16.0, nan]
     """
-    seconds = np.sqrt(np.where(np.isnan(found.seconds), typical, found.seconds) * typical)
-    seconds = np.maximum(seconds, 1.0)
-    out, ceiling = np.empty((len(seconds), RUNGS)), np.asarray(ceiling, np.float64)
-    mass, held = (np.ascontiguousarray(part) for part in (found.mass, found.weighted))
+    seconds = np.where(np.isnan(occupancy.seconds), typical, occupancy.seconds)
+    seconds = np.maximum(np.sqrt(seconds * typical), 1.0)
+    rungs, ceiling = np.empty((len(seconds), MAX_RUNGS)), np.asarray(ceiling, np.float64)
     _ladders(
-        mass, held, seconds, found.top, grid.edges, grid.centres, ceiling, price * GIB_HOUR, out
+        np.ascontiguousarray(occupancy.mass),
+        np.ascontiguousarray(occupancy.weighted),
+        seconds,
+        occupancy.top,
+        grid.edges,
+        grid.centres,
+        ceiling,
+        price * GIB_HOUR,
+        rungs,
     )
-    new = found.cold & by_request & np.isfinite(ceiling)
-    out[new] = np.nan
-    out[new, 0] = ceiling[new]
-    return out
+    at_request = occupancy.cold & by_request & np.isfinite(ceiling)
+    rungs[at_request] = np.nan
+    rungs[at_request, 0] = ceiling[at_request]
+    return rungs
 
 
-def set_aside(
-    found: Occupancy, foreseen: Distribution, limits: Array, price: float = PRICE
+def allocation_columns(
+    occupancy: Occupancy, predicted: Distribution, limits: Array, price: float = FAILURE_PRICE
 ) -> dict[str, Array]:
-    """What is told of an allocation, float64[n] by the end of its name: the first three rungs, and the risk that the first fails.
+    """Compute the columns of an allocation, float64[n] by the end of their names.
 
-    ``foreseen`` is the distribution of ``found``, of jobs that asked for ``limits`` (float64[n], infinite for nothing); ``price`` is that
-    of a failure. Where jobs keep to their requests nothing is set aside above them.
+    Where jobs keep to their requests nothing is allocated above them.
+
+    Args:
+        occupancy: The predicted memory of n jobs, and for how long it is held.
+        predicted: The distribution of the memory.
+        limits: What each job requested, float64[n], infinite for nothing.
+        price: Of a failure, GiB·h.
+
+    Returns:
+        The first REPORTED_RUNGS rungs, and the risk that the first fails.
     """
-    ceiling = np.where(np.isfinite(foreseen.limit), limits, np.inf)
-    rungs = ladders(found, foreseen.grid, ceiling, np.isfinite(ceiling), price)
-    rungs = np.fmax.accumulate(rungs, axis=1)  # the last rung stands for those after it
-    told = {
-        "_allocation" + (f"_{place + 1}" if place else ""): rungs[:, place] for place in range(TOLD)
+    ceiling = np.where(np.isfinite(predicted.limit), limits, np.inf)
+    rungs = ladders(occupancy, predicted.grid, ceiling, np.isfinite(ceiling), price)
+    rungs = np.fmax.accumulate(rungs, axis=1)  # the last rung stays for those after it
+    columns = {
+        "_allocation" + (f"_{rung + 1}" if rung else ""): rungs[:, rung]
+        for rung in range(REPORTED_RUNGS)
     }
-    return told | {
-        "_risk": np.where(rungs[:, 0] < foreseen.limit, foreseen.probability_over(rungs[:, 0]), 0.0)
-    }
+    first = rungs[:, 0]
+    risk = np.where(first < predicted.limit, predicted.probability_over(first), 0.0)
+    return columns | {"_risk": risk}
 
 
 @compiled

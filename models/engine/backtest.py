@@ -10,9 +10,9 @@ import pandas as pd
 
 from infra.aliases import Array, Floats, Progress
 from jobs.schema import OUTCOMES
-from models.engine.allocation import set_aside
+from models.engine.allocation import allocation_columns
 from models.engine.model_set import NO_MODEL, ModelSet
-from models.engine.predictions import SHARES, Answers
+from models.engine.predictions import Predictions, quantile_columns
 from models.engine.prequential import (
     AllocationReplay,
     LogRows,
@@ -27,7 +27,7 @@ from models.histories.features import choose_levels
 from models.quantities.classes import Cuts, Thresholds
 from models.quantities.metrics import QUANTILE_LEVELS
 from models.quantities.targets import TARGETS, Target
-from models.refiner.clusters import GLOBAL, By
+from models.refiner.clusters import By, answering_clusters
 
 
 @dataclass(frozen=True)
@@ -162,13 +162,8 @@ def _columns(
         "pit_upto": replay.calibration.upto[rows],
         "shares": distribution.shares(cuts),
         "refined": np.full(len(rows), bool(refiners)),
-        "clusters": answering_cluster(replay.clusters[rows], set(refiners)),
+        "clusters": answering_clusters(replay.clusters[rows], refiners),
     }
-
-
-def answering_cluster(clusters: Array, own: set[str]) -> Array:
-    """The cluster whose refiner answers each job: its own, or the global one (object[n])."""
-    return np.array([name if name in own else GLOBAL for name in clusters], dtype=object)
 
 
 def predict_in_time(
@@ -216,12 +211,11 @@ def predict_in_time(
         columns |= _allocation_columns(model_set, jobs, np.flatnonzero(is_query))
     clusters = np.full(len(queries), NO_MODEL, dtype=object)
     if model_set:
-        own = {name for model in model_set.targets.values() for name in model.refiners}
-        clusters = answering_cluster(model_set.clusters.assign(queries), own)
+        clusters = model_set.answering_clusters(model_set.clusters.assign(queries))
     version = model_set.version if model_set else NO_MODEL
-    answers = Answers(columns, clusters, cold, np.arange(len(queries)), version)
+    predictions = Predictions(columns, clusters, cold, np.arange(len(queries)), version)
     ids = queries["job_id"].to_numpy() if "job_id" in queries else np.arange(len(queries))
-    return answers.frame(ids).set_index(queries.index)
+    return predictions.frame(ids).set_index(queries.index)
 
 
 def _replay_of(
@@ -242,7 +236,7 @@ def _query_columns(
     report: Progress,
 ) -> tuple[dict[str, Array], Array]:
     """Predict the served jobs in order of submission; returns columns and cold starts of queries."""
-    wanted = SHARES | {f"_q{level:g}": level for level in quantiles}
+    wanted = quantile_columns(quantiles)
     at = replay.log.contexts.at
     served = np.flatnonzero(is_query | (at >= replay.served_since))
     served = served[np.argsort(at[served], kind="stable")]
@@ -283,7 +277,7 @@ def _allocation_columns(
     for rows in batches(query_rows):
         occupancy = replay.advance(rows)
         masses = occupancy.distribution(replay.grid, limits[rows])
-        columns.append(set_aside(occupancy, masses, limits[rows]))
+        columns.append(allocation_columns(occupancy, masses, limits[rows]))
     return {
         f"peak_memory{end}": np.concatenate([batch[end] for batch in columns])
         for end in (columns[0] if columns else ())

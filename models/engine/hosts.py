@@ -1,6 +1,7 @@
-"""Hosts: CPU time on a host of known power, read off the work that such jobs did on any host; so it carries over to one never seen.
+"""CPU time on a host of known power, from the work that such jobs did on any host.
 
-A core of power p (HEPScore) does p HEPScore seconds of work in a second of CPU time.
+A core of power p (HEPScore) does p HEPScore seconds of work in a second of CPU time, so that the
+prediction also holds for a host never seen before.
 """
 
 from __future__ import annotations
@@ -9,39 +10,43 @@ from collections.abc import Collection
 
 import numpy as np
 
-from infra.aliases import Array
+from infra.aliases import Array, Floats, Integers
 from jobs.coded_jobs import CodedJobs
 from models.engine.predictions import DECIMALS
 
-CARRIED, WORK = "cpu_time", "cpu_work"
-"""What is carried over, where the work is among what is foreseen."""
-_UNSCALED = ("_class", "_class_probability")
+CPU_TIME, CPU_WORK = "cpu_time", "cpu_work"
+_CLASS_COLUMNS = ("_class", "_class_probability")
 
 
 def read_fields(names: Collection[str]) -> tuple[str, ...]:
-    """The fields that carrying over reads, none unless both quantities are among the targets' ``names``."""
-    return ("host_power",) if {CARRIED, WORK} <= set(names) else ()
+    """The fields that are read: none unless both quantities are among the targets ``names``."""
+    return ("host_power",) if {CPU_TIME, CPU_WORK} <= set(names) else ()
 
 
-def powers(jobs: CodedJobs, names: Collection[str]) -> Array:
-    """The power of the host that each job is asked about (float64[n], HEPScore per core), NaN where none is told or nothing carries."""
-    told = read_fields(names) and "host_power" in jobs
-    power = jobs["host_power"] if told else np.full(len(jobs), np.nan)
+def powers(jobs: CodedJobs, names: Collection[str]) -> Floats:
+    """The power of each job's host (float64[n], HEPScore per core), NaN where it is unknown."""
+    has_power = read_fields(names) and "host_power" in jobs
+    power = jobs["host_power"] if has_power else np.full(len(jobs), np.nan)
     return np.where(power > 0, power, np.nan)
 
 
-def carry(
-    numbers: dict[str, Array], rows: Array, work: dict[str, Array], power: float, limits: Array
+def replace_cpu_times(
+    columns: dict[str, Array], rows: Integers, work: dict[str, Array], power: float, limits: Array
 ) -> None:
-    """Put CPU time on a host of ``power`` in the place of what ``numbers`` say of ``rows`` (indices), from what they say of ``work``.
+    """Replace the CPU times of some rows by those on a host of known power.
 
-    ``limits`` float64[rows] is where the system stops each. A class is of work by thresholds times the power, so taken as it is.
+    Args:
+        columns: The predicted columns of all jobs, changed in place.
+        rows: The jobs on such a host.
+        work: The columns of the predicted work of ``rows``; their classes are by thresholds of CPU
+            time multiplied by the power, and taken as they are.
+        power: Of the host, HEPScore per core.
+        limits: Where the system stops each of ``rows``, s.
     """
     for name, values in work.items():
-        end = name.removeprefix(WORK)
-        if end in _UNSCALED:
-            carried = values
-        else:
-            carried = np.round(values / power, DECIMALS)
-            carried = carried if end == "_sd" else np.minimum(carried, limits)
-        numbers[CARRIED + end][rows] = carried
+        end = name.removeprefix(CPU_WORK)
+        times = values
+        if end not in _CLASS_COLUMNS:
+            times = np.round(values / power, DECIMALS)
+            times = times if end == "_sd" else np.minimum(times, limits)
+        columns[CPU_TIME + end][rows] = times

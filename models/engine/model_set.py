@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from infra.aliases import Array
 from infra.checksums import digest
 from infra.errors import GridcastError
 from models.engine.model_card import ModelCard
@@ -19,7 +20,7 @@ from models.histories.components import MixtureSettings
 from models.histories.features import Levels
 from models.histories.weights import LearnedWeights
 from models.quantities.targets import TARGETS
-from models.refiner.clusters import Clusters
+from models.refiner.clusters import Clusters, answering_clusters
 from models.refiner.refinement import Refiner
 
 FORMAT = 2
@@ -55,6 +56,11 @@ class ModelSet:
     def version(self) -> str:
         """The version under which the set is registered, or when it was made."""
         return self.card.version or self.card.created_at or NO_MODEL
+
+    def answering_clusters(self, clusters: Array) -> Array:
+        """Whose refiner answers jobs of ``clusters`` (object[n]): their own, or the global one."""
+        own = {name for model in self.targets.values() for name in model.refiners}
+        return answering_clusters(clusters, own)
 
     def save(self, folder: Path) -> None:
         """Write the set into ``folder``: JSON, Parquet and .cbm files, and a manifest with the SHA-256 of each."""

@@ -1,46 +1,108 @@
-"""Answers: what was foreseen for many jobs, kept a kind of job."""
+"""Predictions as columns: the numbers of each target that a caller gets of its jobs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
-from infra.aliases import Array
+from infra.aliases import Array, Flags, Integers
+from models.engine.target_predictor import TargetPrediction, TargetPredictor
+from models.histories.features import Contexts
+from models.quantities.classes import Cuts, likeliest
+from models.refiner.refinement import summarise_reweighted
 
 DECIMALS = 3
-"""Milliseconds are more than a prediction knows; more digits would only make answers longer."""
-SHARES = {"_low": 0.05, "_high": 0.95, "_allocation": 0.95, "_kill_limit": 0.99}
-"""The share of the jobs that each of these answers is to lie above, within what the user asked for."""
+"""Numbers are rounded to milliseconds and the like; more digits would only lengthen responses."""
+QUANTILE_COLUMNS = {"_low": 0.05, "_high": 0.95, "_allocation": 0.95, "_kill_limit": 0.99}
+"""The level of the calibrated quantile in each of these columns, within what the job requested."""
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What was foreseen for n jobs, kept a kind of job: ``which`` (int64[n]) is the kind of each.
+class Predictions:
+    """Predictions of n jobs, a row a unique context.
 
-    ``numbers``, float64[kinds] by name, are for each target t the best single value t, t_median, t_mean, t_sd, the 90 % range t_low to
-    t_high, what to set aside t_allocation and where to stop the job t_kill_limit (see SHARES), and t_q<level> for each quantile asked
-    for; where classes are, t_class and t_class_probability. ``cluster`` (object[kinds]) is whose refiner answered, ``cold_start``
-    (bool[kinds]) says that nothing is known of who submits. Of peak_memory, where walltimes are predicted too, t_allocation is the first
-    rung of the ladder that wastes least (see allocation.py); t_allocation_2 and t_allocation_3 are what to try after a failure (no
-    larger where there is nothing more to try), and t_risk is the probability that the first fails.
+    ``numbers`` has for each target t the columns t (best single value), t_median, t_mean, t_sd,
+    t_low and t_high (90 % range), t_allocation, t_kill_limit (see QUANTILE_COLUMNS) and t_q<level>
+    for each quantile asked for; with classes also t_class and t_class_probability. Where walltimes
+    are predicted too, peak_memory_allocation is the first rung of the ladder that wastes least (see
+    allocation.py), peak_memory_allocation_2 and _3 are what to try after a failure (no larger where
+    there is nothing more to try), and peak_memory_risk is the probability that the first fails.
+
+    Attributes:
+        numbers: float64[contexts] by column.
+        cluster: Whose refiner answered, object[contexts].
+        cold_start: Whether no outcome of the owner was available, bool[contexts].
+        context_of_row: The unique context of each job, int64[n].
+        model_version: The version that predicted.
     """
 
     numbers: dict[str, Array]
     cluster: Array
-    cold_start: Array
-    which: Array
+    cold_start: Flags
+    context_of_row: Integers
     model_version: str
 
     def __len__(self) -> int:
-        return len(self.which)
+        return len(self.context_of_row)
 
     def frame(self, job_ids: Array) -> pd.DataFrame:
         """A row a job: job_id, the numbers, then cluster, model_version and cold_start."""
-        columns = {name: values[self.which] for name, values in self.numbers.items()}
+        row = self.context_of_row
+        columns = {name: values[row] for name, values in self.numbers.items()}
         last = {
-            "cluster": self.cluster[self.which],
+            "cluster": self.cluster[row],
             "model_version": self.model_version,
-            "cold_start": self.cold_start[self.which],
+            "cold_start": self.cold_start[row],
         }
         return pd.DataFrame({"job_id": job_ids, **columns, **last})
+
+
+def quantile_columns(quantiles: tuple[float, ...]) -> dict[str, float]:
+    """The level of each quantile column by the end of its name, with ``quantiles`` asked for."""
+    return QUANTILE_COLUMNS | {f"_q{level:g}": level for level in quantiles}
+
+
+def prediction_columns(
+    predictor: TargetPredictor,
+    prediction: TargetPrediction,
+    contexts: Contexts,
+    quantiles: tuple[float, ...] = (),
+    cuts: Cuts | None = None,
+) -> dict[str, Array]:
+    """Compute the columns of one target, rounded (float64[n] by name, see ``Predictions``).
+
+    Args:
+        predictor: Of the target; its calibration is the one of now.
+        prediction: What it predicted for the n jobs.
+        contexts: The n jobs.
+        quantiles: Levels of further quantiles.
+        cuts: The thresholds between classes; None where no classes are asked for.
+    """
+    mixture, name = predictor.mixture, predictor.target.name
+    levels = {
+        end: predictor.calibration.level(level)
+        for end, level in quantile_columns(quantiles).items()
+    }
+    masses, row = prediction.masses, prediction.history_of_row
+    numbers, best, shares = summarise_reweighted(
+        masses,
+        row,
+        prediction.ratio,
+        np.array([0.5, *levels.values()]),
+        mixture.error_scale,
+        Cuts() if cuts is None else cuts,
+    )
+    point = masses.value_in(best, row, mixture.last_in_bin(contexts, best))
+    mean, deviation, median, *calibrated = numbers.T
+    values = {"": point, "_median": median, "_mean": mean, "_sd": deviation}
+    values |= dict(zip(levels, calibrated, strict=True))
+    values |= {end: column[row] for end, column in prediction.allocation.items()}
+    columns = {f"{name}{end}": np.round(column, DECIMALS) for end, column in values.items()}
+    if cuts is not None:
+        unknown = np.full(len(row), np.nan)
+        best_class, probability = likeliest(shares) if len(cuts) else (unknown, unknown)
+        columns[f"{name}_class"] = best_class
+        columns[f"{name}_class_probability"] = np.round(probability, DECIMALS)
+    return columns

@@ -39,7 +39,7 @@ def arrays_of(forecaster: Forecaster) -> dict[str, Array] | None:
 
     Who calls it sees to it that nothing is learned meanwhile; answers change nothing, and go on.
     """
-    if not forecaster.settled:
+    if not forecaster.levels_final:
         return None
     found = {
         "about": _text(
@@ -59,7 +59,7 @@ def arrays_of(forecaster: Forecaster) -> dict[str, Array] | None:
         found |= {
             f"{name}.tables.{field}": values.copy() for field, values in tables._asdict().items()
         }
-        calibration = forecaster.calibrations[name]
+        calibration = forecaster.predictors[name].calibration
         found |= {
             f"{name}.upto": calibration.upto.copy(),
             f"{name}.below": calibration.below.copy(),
@@ -83,7 +83,7 @@ def put_back(forecaster: Forecaster, arrays: Mapping[str, Array]) -> None:
         latest = {name: int(arrays[f"{name}.latest"][0]) for name in forecaster.names}
     except (KeyError, ValueError, IndexError) as error:
         raise ModelError(f"the snapshot cannot be read: {error!r}") from None
-    forecaster.go_on(levels, states, calibrations, latest)
+    forecaster.resume(levels, states, calibrations, latest)
 
 
 def _state(arrays: Mapping[str, Array], name: str) -> MixtureState:

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from infra.aliases import Array, Integers
+from infra.aliases import Array, Flags, Integers
+from models.engine.allocation import FAILURE_PRICE, allocation_columns
 from models.engine.model_set import TargetModel
 from models.histories.calibration import Calibration
 from models.histories.components import MixtureSettings, settings_of
 from models.histories.features import Contexts, Levels
 from models.histories.mixture import Mixture, outcome_order
+from models.histories.occupancy import occupancy
 from models.histories.unique_contexts import UniqueContexts, group_rows
 from models.quantities.distribution import Distribution
 from models.quantities.targets import Target
@@ -23,6 +25,30 @@ from models.refiner.refinement import Refiner, coarse_masses, factors, refine, r
 
 BATCH_ROWS = 4096
 """Rows that are predicted at once; their masses fit into memory."""
+
+
+@dataclass(frozen=True)
+class TargetPrediction:
+    """The predictions of one target for n jobs.
+
+    Attributes:
+        masses: The mixture's distributions of the unique histories among the jobs.
+        history_of_row: Which of them each job has, int64[n].
+        ratio: The factor of each coarse mass of each job, float64[n, coarse bins].
+        cold: Whether no outcome of the job's owner was available, bool[n].
+        allocation: Columns of the allocation of each unique history, by the end of their names,
+            where it is decided by more than a quantile.
+    """
+
+    masses: Distribution
+    history_of_row: Integers
+    ratio: Array
+    cold: Flags
+    allocation: Mapping[str, Array]
+
+    def distribution(self) -> Distribution:
+        """The refined distributions, a row a job."""
+        return reweight(self.masses.take(self.history_of_row), self.ratio)
 
 
 @dataclass
@@ -64,35 +90,45 @@ class TargetPredictor:
             predictor.refiners, predictor.calibration = model.refiners, model.calibration.copy()
         return predictor
 
-    def predict(self, contexts: Contexts, limits: Array, clusters: Array) -> Distribution:
-        """Predict each job by the outcomes available at ``contexts.at``, refined."""
-        unique = group_by_history(contexts, limits)
-        masses = self.mixture.distributions(
-            contexts.take(unique.first_rows), limits[unique.first_rows]
-        )
-        ratio = self.reweighting(masses, contexts, unique, clusters)
-        return reweight(masses.take(unique.context_of_row), ratio)
-
-    def reweighting(
-        self, masses: Distribution, contexts: Contexts, unique: UniqueContexts, clusters: Array
-    ) -> Array:
-        """Compute the factor of each coarse mass of each job (float64[n, coarse bins]).
+    def predict(
+        self,
+        contexts: Contexts,
+        limits: Array,
+        clusters: Array,
+        walltimes: Mixture | None = None,
+        failure_price: float = FAILURE_PRICE,
+    ) -> TargetPrediction:
+        """Predict jobs by the outcomes available at ``contexts.at``.
 
         Args:
-            masses: The mixture's distributions of the unique histories.
-            contexts: Of all n jobs.
-            unique: Which history each job has.
-            clusters: Whose refiner answers each job.
+            contexts: The jobs; each unique history among them is looked up once.
+            limits: Where the system stops each.
+            clusters: Whose refiner answers each.
+            walltimes: The mixture of walltimes of the same jobs, where memory is to be allocated.
+            failure_price: What a failure for lack of memory costs, GiB·h.
         """
+        unique = group_by_history(contexts, limits)
+        queries, query_limits = contexts.take(unique.first_rows), limits[unique.first_rows]
+        allocation: dict[str, Array] = {}
+        if walltimes is None:
+            masses = self.mixture.distributions(queries, query_limits)
+        else:
+            joint = occupancy(self.mixture, walltimes, queries, query_limits)
+            masses = joint.distribution(self.mixture.grid, query_limits)
+            allocation = allocation_columns(joint, masses, query_limits, failure_price)
+        counts = self.mixture.ended_counts(queries)
+        row = unique.context_of_row
         coarse = coarse_masses(masses.mass)
-        coarse_of_job = coarse[unique.context_of_row]
-        if not self.refiners:
-            return np.ones_like(coarse_of_job)
-        counts = self.mixture.ended_counts(contexts.take(unique.first_rows))
-        inputs = refiner_inputs(
-            masses.mass, coarse, counts, contexts.numbers, unique.context_of_row
-        )
-        return factors(inputs, coarse_of_job, self.refiners, clusters)
+        ratio = np.ones((len(row), coarse.shape[1]))
+        if self.refiners:
+            inputs = refiner_inputs(masses.mass, coarse, counts, contexts.numbers, row)
+            ratio = factors(inputs, coarse[row], self.refiners, clusters)
+        cold = np.asarray((counts[:, self.mixture.shape.owner] == 0)[row])
+        return TargetPrediction(masses, row, ratio, cold, allocation)
+
+    def distribution(self, contexts: Contexts, limits: Array, clusters: Array) -> Distribution:
+        """The refined distributions of jobs by the outcomes available at ``contexts.at``."""
+        return self.predict(contexts, limits, clusters).distribution()
 
     def points(self, predicted: Distribution, contexts: Contexts, scales: Array | float) -> Array:
         """Compute the best single value of each job (float64[n]); ``scales`` are error scales."""
@@ -114,7 +150,7 @@ class TargetPredictor:
         new = ended[self.mixture.find_new_outcomes(contexts.take(ended))]
         for rows in batches(new):
             outcomes, observed = contexts.take(rows), np.isfinite(values[rows])
-            predicted = self.predict(outcomes, limits[rows], clusters[rows])
+            predicted = self.distribution(outcomes, limits[rows], clusters[rows])
             below, upto = predicted.probability_integral(np.nan_to_num(values[rows]))
             self.calibration.learn(below[observed], upto[observed])
             self.mixture.learn(outcomes, values[rows], limits[rows])

@@ -15,7 +15,7 @@ import pandas as pd
 
 from infra.aliases import Flags, Floats, Progress
 from infra.compiled import compiled
-from models.engine.allocation import GIB_HOUR, PRICE, ladders
+from models.engine.allocation import FAILURE_PRICE, GIB_HOUR, ladders
 from models.engine.prequential import AllocationReplay
 from models.engine.target_predictor import batches
 from models.engine.training import (
@@ -43,7 +43,7 @@ LAST_CHOICE = 4000
 def evaluate_allocation(
     jobs: pd.DataFrame,
     warm_up: float = 0.1,
-    price: float = PRICE,
+    price: float = FAILURE_PRICE,
     progress: Progress | None = None,
 ) -> list[Row]:
     """Live through ``jobs`` and count each policy's waste and failures over those after the warm-up whose memory and walltime are known.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -49,6 +50,13 @@ class Clusters:
     def from_json(text: dict[str, Any]) -> Clusters:
         """The opposite of ``to_json``."""
         return Clusters(text["by"], dict(text["kinds"]))
+
+
+def answering_clusters(clusters: npt.NDArray[Any], own: Collection[str]) -> npt.NDArray[Any]:
+    """Whose refiner answers jobs of ``clusters``: that of one of ``own``, else GLOBAL (object[n])."""
+    if set(own) <= {GLOBAL}:
+        return np.full(len(clusters), GLOBAL, dtype=object)
+    return np.array([name if name in own else GLOBAL for name in clusters], dtype=object)
 
 
 def most_informative_field(jobs: pd.DataFrame) -> str:

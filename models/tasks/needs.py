@@ -42,9 +42,11 @@ def task_needs(
     slots = min(at_once or jobs, jobs)
     # The last of k that run together ends when the slowest of k does: its quantile q is one job's at the k-th root of q.
     roots = tuple(float(share ** (1 / slots)) for share in (SPAN, LATE))
-    answers = forecaster.answer(task, tuple(dict.fromkeys((*TENTHS, *roots))), at, classes=True)
+    answers = forecaster.predict_encoded(
+        task, tuple(dict.fromkeys((*TENTHS, *roots))), at, classes=True
+    )
     row: dict[str, Any] = {
-        name: values[answers.which[0]] for name, values in answers.numbers.items()
+        name: values[answers.context_of_row[0]] for name, values in answers.numbers.items()
     }
     usual = {
         name: float(np.mean([row[f"{name}_q{share:g}"] for share in TENTHS]))
@@ -66,8 +68,8 @@ def task_needs(
             for name, root in zip(("span", "span_late"), roots, strict=True)
         }
     about = {
-        "cold_start": bool(answers.cold_start[answers.which[0]]),
-        "cluster": str(answers.cluster[answers.which[0]]),
+        "cold_start": bool(answers.cold_start[answers.context_of_row[0]]),
+        "cluster": str(answers.cluster[answers.context_of_row[0]]),
     }
     cores = (
         float(np.nan_to_num(task["requested_cores"][0], nan=1.0))

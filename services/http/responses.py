@@ -14,14 +14,14 @@ from services.http.bodies import Shape
 from services.http.contract import ARROW_TYPE, JSON_TYPE
 
 if TYPE_CHECKING:
-    from models.engine.predictions import Answers
+    from models.engine.predictions import Predictions
 
 _BLOCK_ROWS = 2_000
 """Rows that are Python objects at a time."""
 
 
 def write_answer(
-    answers: Answers, job_ids: pa.Array, about: Mapping[str, Any], shape: Shape
+    answers: Predictions, job_ids: pa.Array, about: Mapping[str, Any], shape: Shape
 ) -> tuple[str, bytes]:
     """Content type and body of predictions, a row a job in the order of ``job_ids``.
 
@@ -40,7 +40,7 @@ def write_answer(
     rest = b"," + rest[1:] if about else rest[1:]
     if shape == "rows":
         return JSON_TYPE, b"".join((b'{"rows":[', *_rows(answers, job_ids), b"]", rest))
-    unique_row = answers.which
+    unique_row = answers.context_of_row
     columns = {
         "job_id": job_ids.to_pylist(),
         **{name: values[unique_row] for name, values in answers.numbers.items()},
@@ -52,7 +52,7 @@ def write_answer(
     return JSON_TYPE, b"".join((b'{"columns":', content, rest))
 
 
-def _rows(answers: Answers, job_ids: pa.Array) -> list[bytes]:
+def _rows(answers: Predictions, job_ids: pa.Array) -> list[bytes]:
     """The rows in pieces: each job's beginning, and the end that all jobs alike share."""
     unique_rows = len(answers.cold_start)
     columns = {
@@ -66,7 +66,7 @@ def _rows(answers: Answers, job_ids: pa.Array) -> list[bytes]:
     pieces = [
         piece
         for job_id, row in zip(
-            map(orjson.dumps, job_ids.to_pylist()), answers.which.tolist(), strict=True
+            map(orjson.dumps, job_ids.to_pylist()), answers.context_of_row.tolist(), strict=True
         )
         for piece in (b',{"job_id":', job_id, ends[row])
     ]
@@ -99,9 +99,9 @@ def json_rows(columns: Mapping[str, Callable[[slice], list[Any]]], rows: int) ->
         yield content
 
 
-def write_arrow(answers: Answers, job_ids: pa.Array, about: Mapping[str, Any]) -> bytes:
+def write_arrow(answers: Predictions, job_ids: pa.Array, about: Mapping[str, Any]) -> bytes:
     """An Arrow IPC stream of one batch; its metadata holds ``about`` as JSON under ``gridcast``."""
-    unique_row = answers.which
+    unique_row = answers.context_of_row
     clusters = {name: code for code, name in enumerate(dict.fromkeys(answers.cluster.tolist()))}
     codes = np.array([clusters[name] for name in answers.cluster.tolist()], dtype=np.int32)
     columns = {

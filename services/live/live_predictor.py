@@ -36,7 +36,7 @@ from services.live.snapshots import Snapshots
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from models.engine.predictions import Answers
+    from models.engine.predictions import Predictions
     from models.ranking.ranker import Ranked
     from services.http.rank import RankRequest
     from services.http.task import TaskRequest
@@ -160,7 +160,9 @@ class LivePredictor:
 
     # -- requests
 
-    def predict(self, request: PredictRequest, options: Options) -> tuple[Answers, dict[str, Any]]:
+    def predict(
+        self, request: PredictRequest, options: Options
+    ) -> tuple[Predictions, dict[str, Any]]:
         """Predict the jobs of a request.
 
         Args:
@@ -184,7 +186,7 @@ class LivePredictor:
         quantiles = tuple(dict.fromkeys((*options.quantiles, *tails)))
         coded = to_coded_jobs(jobs)
         answers = replace(
-            active.forecaster.answer(coded, quantiles, options.at, options.classes),
+            active.forecaster.predict_encoded(coded, quantiles, options.at, options.classes),
             model_version=active.label,
         )
         if options.keep:
@@ -304,8 +306,8 @@ class LivePredictor:
         self.metrics.model_version.set(active.number)
         self.metrics.model_trained.set(active.card.window.until_us / 1e6 if active.card else 0)
 
-    def _count_predictions(self, answers: Answers) -> None:
-        jobs = np.bincount(answers.which, minlength=len(answers.cold_start))
+    def _count_predictions(self, answers: Predictions) -> None:
+        jobs = np.bincount(answers.context_of_row, minlength=len(answers.cold_start))
         self.metrics.cold_starts.inc(int(jobs[answers.cold_start].sum()))
         for cluster in {*answers.cluster}:
             self.metrics.clusters.labels(cluster).inc(int(jobs[answers.cluster == cluster].sum()))
@@ -320,7 +322,9 @@ def _tails(coverage: float) -> tuple[float, float]:
     return round((1 - coverage) / 2, 6), round((1 + coverage) / 2, 6)
 
 
-def _with_range(answers: Answers, tails: tuple[float, float], wanted: tuple[float, ...]) -> Answers:
+def _with_range(
+    answers: Predictions, tails: tuple[float, float], wanted: tuple[float, ...]
+) -> Predictions:
     """Replace the 90 % range by the one between ``tails``.
 
     Its ends are dropped from the quantiles unless they are among the ``wanted`` ones.

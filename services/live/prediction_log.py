@@ -25,7 +25,7 @@ from services.live.idle import IdleDetector
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from models.engine.predictions import Answers
+    from models.engine.predictions import Predictions
 
 log = logging.getLogger("bentoml.gridcast")
 
@@ -46,7 +46,7 @@ class LoggedAnswer:
     """
 
     jobs: pa.Table
-    predictions: Answers
+    predictions: Predictions
     asked_at: datetime
     known_revision: int
     shadow: bool = False
@@ -157,7 +157,7 @@ class PredictionLog:
 def as_columns(answer: LoggedAnswer, rows: slice) -> dict[str, list[Any]]:
     """Give the log's columns of some jobs of an answer, a row a job and target, as plain values."""
     predictions = answer.predictions
-    contexts = predictions.which[rows].tolist()
+    contexts = predictions.context_of_row[rows].tolist()
     jobs = answer.jobs.slice(rows.start, len(contexts))
     numbers = predictions.numbers
     targets = [name.removesuffix("_median") for name in numbers if name.endswith("_median")]

@@ -142,7 +142,7 @@ class Shadow:
         # are trusted, and no score is made of this.
         self._revision = self._teach(challenger, self._revision)
         predictions = replace(
-            challenger.forecaster.answer(to_coded_jobs(query.jobs), (), query.at),
+            challenger.forecaster.predict_encoded(to_coded_jobs(query.jobs), (), query.at),
             model_version=challenger.label,
         )
         jobs = query.jobs.select(["source", "job_id"])

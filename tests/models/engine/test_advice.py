@@ -7,7 +7,7 @@ import pytest
 from jobs.coded_jobs import encode_jobs
 from jobs.schema import OUTCOMES
 from jobs.workload import generate
-from models.engine.advice import LEFT_ALONE, Advice
+from models.engine.advice import EXEMPT, Advice
 from models.engine.forecaster import Forecaster
 
 TARGETS = ("walltime", "peak_memory")
@@ -49,7 +49,7 @@ def test_programs_that_are_left_alone_get_what_they_ask_for_and_others_what_they
     why = forecaster.explain(
         encode_jobs(asked[left].head(1), [field for field in asked if field not in OUTCOMES])
     )
-    assert why[0]["peak_memory"]["allocation"]["rule"] == LEFT_ALONE
+    assert why[0]["peak_memory"]["allocation"]["rule"] == EXEMPT
 
 
 def test_the_dearer_a_failure_the_less_is_risked(jobs: pd.DataFrame) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 import models.engine.allocation
-from models.engine.allocation import GIB_HOUR, RUNGS, ladders
+from models.engine.allocation import GIB_HOUR, MAX_RUNGS, ladders
 from models.engine.forecaster import Forecaster
 from models.histories.occupancy import Occupancy
 from models.quantities.targets import Grid
@@ -60,7 +60,7 @@ def test_no_ladder_costs_less(mass, held, price):
     rungs = np.searchsorted(GRID.edges, found[~np.isnan(found)]).tolist()
     least = min(cost(ladder, jobs.mass[0], jobs.weighted[0], price) for ladder in every_ladder())
     told = [rung - 1 for rung in rungs]
-    if len(told) < RUNGS:
+    if len(told) < MAX_RUNGS:
         assert told[-1] == 8
         assert np.isclose(cost(told, jobs.mass[0], jobs.weighted[0], price), least)
 

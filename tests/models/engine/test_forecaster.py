@@ -78,7 +78,7 @@ def test_outcomes_told_late_twice_and_out_of_order_leave_the_inputs_of_every_job
 ) -> None:
     lived = live_through(jobs, model_set, learned=True)
     forecaster = Forecaster(model_set)
-    forecaster._until = np.iinfo(
+    forecaster._trained_until = np.iinfo(
         np.int64
     ).max  # weights stay, so that the order in which they would have learned does not matter
     mixture, contexts = forecaster.mixtures["walltime"], encode(jobs, forecaster.levels)
@@ -123,7 +123,12 @@ def test_an_engine_told_as_jobs_end_answers_as_training_lived_through_them(
         news = int(np.searchsorted(known, lived.contexts.at[row], side="right"))
         forecaster.learn(ended.iloc[told:news])
         told = news
-        answer = forecaster.distributions(jobs.iloc[[row]], "walltime").mass[0]
+        query = jobs.iloc[[row]]
+        answer = (
+            forecaster.predictors["walltime"]
+            .distribution(lived.contexts.take([row]), WALLTIME.limit(query), query.index)
+            .mass[0]
+        )
         np.testing.assert_allclose(answer, bent[row], rtol=1e-4, atol=1e-7, err_msg=str(row))
 
 

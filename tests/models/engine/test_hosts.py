@@ -138,7 +138,7 @@ def test_without_the_target_of_work_a_host_changes_nothing(
     question = asked(later.head(3))
     assert (
         len(
-            plain.answer(
+            plain.predict_encoded(
                 encode_jobs(
                     question.assign(host_power=NEW),
                     ("submitted_at", "source", "job_id", *plain.fields),

@@ -6,15 +6,15 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from models.engine.predictions import Answers
+from models.engine.predictions import Predictions
 from services.http.responses import write_answer
 
 IDS = pa.array(["1", "2", "3"])
-ANSWERS = Answers(
+ANSWERS = Predictions(
     numbers={"walltime": np.array([60.5, np.nan]), "walltime_low": np.array([1.0, 2.0])},
     cluster=np.array(["global", "site A"], dtype=object),
     cold_start=np.array([True, False]),
-    which=np.array([0, 1, 0]),
+    context_of_row=np.array([0, 1, 0]),
     model_version="gridcast-3",
 )
 EXPECTED: list[dict[str, object]] = [
@@ -63,7 +63,7 @@ def test_rows_columns_and_arrow_hold_the_same_values_and_null_for_what_is_not_kn
 
 
 def test_no_jobs_give_an_empty_answer() -> None:
-    nothing = replace(ANSWERS, which=ANSWERS.which[:0])
+    nothing = replace(ANSWERS, context_of_row=ANSWERS.context_of_row[:0])
     assert orjson.loads(write_answer(nothing, IDS[:0], {}, "rows")[1]) == {"rows": []}
     with pa.ipc.open_stream(write_answer(nothing, IDS[:0], {}, "arrow")[1]) as stream:
         assert stream.read_all().num_rows == 0

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from jobs.store import open_store, read_predictions
-from models.engine.predictions import Answers
+from models.engine.predictions import Predictions
 from services.live.idle import IdleDetector
 from services.live.prediction_log import LoggedAnswer, PredictionLog
 from services.live.shadow import Shadow
@@ -21,7 +21,7 @@ def answer(*job_ids: str) -> LoggedAnswer:
     numbers = {name: np.array([60.0]) for name in names}
     context = np.zeros(len(job_ids), dtype=np.int64)
     cluster = np.array(["global"], dtype=object)
-    predictions = Answers(numbers, cluster, np.array([False]), context, "gridcast-1")
+    predictions = Predictions(numbers, cluster, np.array([False]), context, "gridcast-1")
     jobs = pa.table({"source": ["test"] * len(job_ids), "job_id": list(job_ids)})
     return LoggedAnswer(jobs, predictions, datetime.now(UTC), 1)
 

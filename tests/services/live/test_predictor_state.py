@@ -43,7 +43,7 @@ def outcomes(live: LivePredictor, jobs: pd.DataFrame) -> Any:
 def learned(live: LivePredictor) -> list[Any]:
     """All that a live state learned beside the histories."""
     forecaster = live.state.active.forecaster
-    calibration = forecaster.calibrations["walltime"]
+    calibration = forecaster.predictors["walltime"].calibration
     return [calibration.upto, calibration.below, *forecaster.mixtures["walltime"].learned()]
 
 
