@@ -243,11 +243,11 @@ def _load(
 ) -> pd.DataFrame:
     """Read the log, with what is known when each job is predicted; refuse one without outcomes."""
     from models.engine.outcomes import require_outcomes
-    from models.evaluation.query_time import as_asked
+    from models.evaluation.query_time import at_query_time
 
     jobs = load_jobs(log, arguments, kind)
     require_outcomes(jobs, targets, _name(log))
-    return as_asked(jobs, at, input_known) if at == "start" or input_known else jobs
+    return at_query_time(jobs, at, input_known) if at == "start" or input_known else jobs
 
 
 def _backtest(
@@ -269,7 +269,12 @@ def _backtest(
     name, count = _name(log), len(evaluation.jobs)
     scores = WAIT_SCORES if evaluation.target == "wait" else SCORES
     title = f"{evaluation.target} in {evaluation.unit} of {name}, {count:,} after the warm-up"
-    show_rows(rows if as_json else rows[:MAX_ROWS], as_json, title, ("predictor", *scores))
+    unseen = evaluation.unseen_rows
+    shown_rows = [*rows, *unseen] if as_json else rows[:MAX_ROWS]
+    show_rows(shown_rows, as_json, title, ("predictor", *scores))
+    if unseen and not as_json:
+        title = "Jobs of users, and of programs, none of whose jobs had ended yet"
+        show_rows(unseen, False, title, ("predictor", "jobs", *scores))
     if any(row["predictor"] == IDEAL.name for row in rows):
         print_note(f"{IDEAL.name} is {IDEAL.meaning}")
     run = record_evaluation(evaluation, name, prepare_environment())

@@ -1,1 +1,1 @@
-"""Evaluation: a whole log lived through in the order of time, and what came of it as tables and plots."""
+"""Backtests of whole logs: predictors, memory allocation and classes compared."""

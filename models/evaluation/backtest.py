@@ -1,8 +1,9 @@
-"""Evaluation: a whole log lived through in time order, every predictor asked at every submission, one table in the end.
+"""Evaluation: every predictor backtested on a log in order of time, and one table of their errors.
 
-Only what had ended is known, models are fitted anew on a schedule, and the first jobs (the warm-up) are not counted. Twelve
-baselines and Gridcast take a minute for 30,000 jobs and under ten for 235,000 on two cores: fitted baselines train on at most
-30,000 ended jobs, ten times at most.
+Each job is predicted by what had ended at its submission; models are refitted on a schedule, and the
+first jobs (the warm-up) are not counted. Twelve baselines and Gridcast take a minute for 30,000 jobs
+and under ten for 235,000 on two cores: fitted baselines train on at most 30,000 ended jobs, ten
+times at most.
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from infra.aliases import Floats, Progress
+from infra.aliases import Floats, Integers, Progress
 from models.baselines.catalogue import (
     BASELINES,
     BASELINES_BY_SUBJECT,
@@ -24,9 +24,7 @@ from models.baselines.catalogue import (
     BaselinePredictions,
     predict_baselines,
 )
-from models.engine.training import (
-    TrainingError,
-)
+from models.engine.training import TrainingError
 from models.quantities.metrics import (
     MONTH,
     compare_errors,
@@ -37,30 +35,43 @@ from models.quantities.metrics import (
     point_errors,
     time_blocks,
 )
+from models.quantities.subjects import Subject
 from models.quantities.targets import Target
-from models.refiner.clusters import most_informative_field
+from models.refiner.clusters import By, most_informative_field
 
 Row = dict[str, Any]
 
 OURS = "gridcast"
 PREDICTORS = (OURS, *(baseline.name for baseline in BASELINES), IDEAL.name)
-ENOUGH_TOLD = 0.5
-"""The ideal is only shown where at least this share of the jobs tells its CPU time."""
-LONG = 60.0
-"""Jobs that take longer than this many seconds have a table of their own: on many logs most jobs crash at once."""
-FEWEST_IN_CLUSTER = 100
-MOST_CLUSTERS = 30
+MIN_CPU_TIME_SHARE = 0.5
+"""The ideal is only shown where at least this share of the jobs reports its CPU time."""
+LONG_SECONDS = 60.0
+"""Longer jobs have a table of their own: on many logs most jobs crash at once."""
+MIN_CLUSTER_JOBS = 100
+MAX_CLUSTERS = 30
+PART_COLUMNS = (
+    "predictor", "jobs", "mae", "median_ae", "apa", "under", "crps", "coverage_90", "width_90",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found; each list holds a dict a row of its table.
+    """The tables of an evaluation; each list holds a dict a row.
 
-    ``rows`` has a row a predictor, by mae; ``long_rows`` the same for jobs over a minute, ``cluster_rows`` for each large group, site
-    or queue; ``period_rows`` the error and coverage a month (three days on short logs) of all that give a range.
-    ``jobs`` has submitted_at, actual, cluster, a column a predictor, and low and high of Gridcast's 90 % range. ``deciles`` are the
-    shares of outcomes in each tenth of their distribution, ``reliability`` the share not above each of QUANTILE_LEVELS quantiles; empty
-    without Gridcast.
+    Attributes:
+        target: Name of the target.
+        unit: Its unit.
+        warm_up: The share of the jobs that was not counted.
+        rows: A row a predictor, by mae.
+        long_rows: The same for jobs over a minute.
+        unseen_rows: Gridcast's errors on jobs of whose user, and of whose program, no outcome was
+            available at submission.
+        cluster_rows: The same for each large group, site or queue.
+        period_rows: Error and coverage a month (three days on short logs) of all with a range.
+        jobs: submitted_at, actual, cluster, a column a predictor, and low and high of Gridcast's
+            90 % range.
+        deciles: The share of outcomes in each tenth of their distribution; empty without Gridcast.
+        reliability: The share of outcomes not above each of QUANTILE_LEVELS; empty without Gridcast.
     """
 
     target: str
@@ -68,6 +79,7 @@ class Evaluation:
     warm_up: float
     rows: list[Row]
     long_rows: list[Row]
+    unseen_rows: list[Row]
     cluster_rows: list[Row]
     period_rows: list[Row]
     jobs: pd.DataFrame
@@ -87,27 +99,25 @@ def evaluate(
     predictors: Sequence[str] | None = None,
     progress: Progress | None = None,
     refit_every: float = 0.1,
+    cluster_by: By | None = None,
 ) -> Evaluation:
-    """Live through ``jobs`` and compare ``predictors`` (default: all of PREDICTORS) on the jobs after the warm-up.
+    """Backtest ``jobs`` and compare predictors on those after the warm-up.
 
-    The ideal is left out where the log does not tell CPU times, or where these are the target. Raises TrainingError for an unknown
-    predictor, a share that is none, or when no job after the warm-up has a known outcome.
+    Args:
+        jobs: Records of the target's subject, in any order.
+        target: What is predicted.
+        warm_up: The share of the jobs, by submission, that is not counted.
+        predictors: Names of the predictors; all of the subject's unless given, the ideal only where
+            enough jobs report their CPU times.
+        progress: Called as jobs are predicted.
+        refit_every: The share of the jobs between two refits.
+        cluster_by: What tells clusters of Gridcast's refiners apart.
+
+    Raises:
+        TrainingError: For an unknown predictor, a share out of range, or when no job after the
+            warm-up has a known outcome.
     """
-    told = target.name == "walltime" and jobs["cpu_time"].notna().mean() >= ENOUGH_TOLD
-    usual, more = (
-        tuple(one.name for one in of[target.subject.name])
-        for of in (BASELINES_BY_SUBJECT, OPTIONAL_BASELINES)
-    )
-    names = tuple(predictors if predictors is not None else (OURS, *usual, *(more if told else ())))
-    unknown = [name for name in names if name not in (OURS, *usual, *more)]
-    if unknown or not names:
-        raise TrainingError(
-            f"there is no predictor {', '.join(unknown) or 'chosen'}; there are {', '.join((OURS, *usual, *more))}"
-        )
-    if IDEAL.name in names and not told:
-        raise TrainingError(
-            f"{IDEAL.name} needs the CPU times of jobs whose run time is evaluated, which these do not tell"
-        )
+    names = _chosen_predictors(jobs, target, predictors)
     if not 0 < warm_up < 1 or not 0 < refit_every <= 1:
         raise TrainingError("warm_up and refit_every must be shares between 0 and 1")
     jobs = jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
@@ -121,174 +131,206 @@ def evaluate(
         raise TrainingError(
             f"no job after the warm-up has a known {target.name}: there is nothing to evaluate"
         )
-    asked = [name for name in names if name != OURS]
-    everything = predict_baselines(
-        jobs, target, asked, warm_up=warm_up, refit_every=refit_every, progress=progress
+    baselines = predict_baselines(
+        jobs,
+        target,
+        [name for name in names if name != OURS],
+        warm_up=warm_up,
+        refit_every=refit_every,
+        progress=progress,
     )
-    answers = {name: _take(answer, counted) for name, answer in everything.items()}
-    ours: dict[str, Any] = {}
+    predictions = {name: _take(predicted, counted) for name, predicted in baselines.items()}
+    scores: dict[str, Any] = {}
     if OURS in names:
-        answers[OURS], ours = _gridcast(jobs, target, counted, warm_up, refit_every, progress)
-    return _report(jobs.iloc[counted], target, warm_up, outcomes[counted], answers, ours)
+        from models.engine.backtest import backtest
+
+        ours = backtest(
+            jobs,
+            target,
+            warm_up=warm_up,
+            refit_every=refit_every,
+            cluster_by=cluster_by,
+            progress=progress,
+        )
+        if not np.array_equal(ours.rows, counted):
+            raise AssertionError("Gridcast and the baselines predicted different jobs")
+        predictions[OURS] = BaselinePredictions(ours.point, ours.low, ours.high, ours.quantiles)
+        scores = {
+            "crps": float(ours.crps.mean()),
+            "log_score": log_score(ours.pit_upto - ours.pit_below),
+            "deciles": deciles(ours.pit_below, ours.pit_upto),
+            "reliability": [
+                float((ours.truth <= ours.quantiles[:, column]).mean())
+                for column in range(len(ours.levels))
+            ],
+        }
+    unseen = {
+        f"{OURS}, {field} never seen": np.flatnonzero(
+            is_unseen(jobs, field, target.subject)[counted]
+        )
+        for field in ("user", "program")
+        if field in jobs
+    }
+    return _tables(
+        jobs.iloc[counted], target, warm_up, outcomes[counted], predictions, scores, unseen
+    )
+
+
+def _chosen_predictors(
+    jobs: pd.DataFrame, target: Target, predictors: Sequence[str] | None
+) -> tuple[str, ...]:
+    has_cpu_times = (
+        target.name == "walltime" and jobs["cpu_time"].notna().mean() >= MIN_CPU_TIME_SHARE
+    )
+    default, optional = (
+        tuple(baseline.name for baseline in baselines[target.subject.name])
+        for baselines in (BASELINES_BY_SUBJECT, OPTIONAL_BASELINES)
+    )
+    available = (OURS, *default, *optional)
+    names = (OURS, *default, *(optional if has_cpu_times else ()))
+    if predictors is not None:
+        names = tuple(predictors)
+    unknown = [name for name in names if name not in available]
+    if unknown or not names:
+        raise TrainingError(
+            f"there is no predictor {', '.join(unknown) or 'chosen'}; "
+            f"there are {', '.join(available)}"
+        )
+    if IDEAL.name in names and not has_cpu_times:
+        raise TrainingError(
+            f"{IDEAL.name} needs the CPU times of jobs whose run time is evaluated, "
+            "which these do not report"
+        )
+    return names
 
 
 def best_baseline(rows: Sequence[Row]) -> str:
-    """The name of the row with the least mae, Gridcast's and the ideal left out unless they are alone."""
-    others = [row for row in rows if row["predictor"] not in (OURS, IDEAL.name)] or list(rows)
-    return str(min(others, key=lambda row: (row["mae"], row["predictor"]))["predictor"])
+    """The name of the row with the least mae, without Gridcast and the ideal unless alone."""
+    baselines = [row for row in rows if row["predictor"] not in (OURS, IDEAL.name)] or list(rows)
+    return str(min(baselines, key=lambda row: (row["mae"], row["predictor"]))["predictor"])
 
 
-def _gridcast(
-    jobs: pd.DataFrame,
-    target: Target,
-    counted: npt.NDArray[np.int64],
-    warm_up: float,
-    refit_every: float,
-    progress: Progress | None,
-) -> tuple[BaselinePredictions, dict[str, Any]]:
-    from models.engine.backtest import backtest
+def is_unseen(jobs: pd.DataFrame, field: str, subject: Subject) -> Any:
+    """Which jobs name a value of ``field`` of which no outcome was available yet (bool[n]).
 
-    lived = backtest(jobs, target, warm_up=warm_up, refit_every=refit_every, progress=progress)
-    if not np.array_equal(lived.rows, counted):
-        raise AssertionError("Gridcast and the baselines were asked about different jobs")
-    extra = {
-        "crps": float(lived.crps.mean()),
-        "log_score": log_score(lived.pit_upto - lived.pit_below),
-        "deciles": deciles(lived.pit_below, lived.pit_upto),
-        "reliability": [
-            float((lived.truth <= lived.quantiles[:, place]).mean())
-            for place in range(len(lived.levels))
-        ],
-    }
-    return BaselinePredictions(lived.point, lived.low, lived.high, lived.quantiles), extra
+    Args:
+        jobs: The jobs.
+        field: The user or program; a job without one is not unseen.
+        subject: Of the target, which says when an outcome becomes available.
+    """
+    available = jobs[subject.outcome_time]
+    sources = jobs["source"].astype("str") if "source" in jobs else ""
+    names = sources + "\0" + jobs[field].astype("str")
+    first = available.groupby(names.to_numpy()).transform("min")
+    return (jobs[field].notna() & ~(first < jobs["submitted_at"])).to_numpy()
 
 
-def _report(
+def _tables(
     jobs: pd.DataFrame,
     target: Target,
     warm_up: float,
     actual: Floats,
-    answers: dict[str, BaselinePredictions],
-    ours: dict[str, Any],
+    predictions: dict[str, BaselinePredictions],
+    scores: dict[str, Any],
+    unseen: dict[str, Integers],
 ) -> Evaluation:
-    one = lowest_counted(target.grid)
+    lowest = lowest_counted(target.grid)
     submitted = jobs["submitted_at"].reset_index(drop=True)
-    rows = [_row(name, actual, answer, one) for name, answer in answers.items()]
-    best = best_baseline(rows)
-    block = time_blocks(submitted)
-    absolute = {name: np.abs(answer.point - actual) for name, answer in answers.items()}
+
+    def table(rows: Integers, names: Sequence[str] = tuple(predictions)) -> list[Row]:
+        return _by_error(
+            [_row(name, actual[rows], _take(predictions[name], rows), lowest) for name in names]
+        )
+
+    rows = table(np.arange(len(actual)))
+    best, block = best_baseline(rows), time_blocks(submitted)
+    best_errors = np.abs(predictions[best].point - actual)
     for row in rows:
-        difference, ratio = compare_errors(absolute[row["predictor"]], absolute[best], block)
-        row |= {
-            "mae_difference": difference.value,
-            "mae_difference_low": difference.low,
-            "mae_difference_high": difference.high,
-        }
-        row |= {"mae_ratio": ratio.value, "mae_ratio_low": ratio.low, "mae_ratio_high": ratio.high}
+        errors = np.abs(predictions[row["predictor"]].point - actual)
+        for name, interval in zip(
+            ("mae_difference", "mae_ratio"), compare_errors(errors, best_errors, block), strict=True
+        ):
+            row |= {
+                name: interval.value,
+                f"{name}_low": interval.low,
+                f"{name}_high": interval.high,
+            }
         if row["predictor"] == OURS:
-            row |= {"crps": ours["crps"], "log_score": ours["log_score"]}
-    columns = {"submitted_at": submitted, "actual": actual, "cluster": _clusters(jobs)}
-    columns |= {name: answer.point for name, answer in answers.items()}
-    if OURS in answers:
-        columns |= {"low": answers[OURS].low, "high": answers[OURS].high}
-    table = pd.DataFrame(columns)
-    long = np.flatnonzero(actual > LONG) if target.unit == "s" else np.array([], dtype=np.int64)
+            row |= {name: scores[name] for name in ("crps", "log_score")}
+    clusters = jobs[most_informative_field(jobs)].fillna("(none)").astype(object)
+    columns = {"submitted_at": submitted, "actual": actual, "cluster": clusters.to_numpy()}
+    columns |= {name: predicted.point for name, predicted in predictions.items()}
+    if OURS in predictions:
+        columns |= {"low": predictions[OURS].low, "high": predictions[OURS].high}
+    ranged = [
+        name
+        for name, predicted in predictions.items()
+        if name in (OURS, best) or predicted.low is not None
+    ]
+    is_long = (actual > LONG_SECONDS) & (target.unit == "s")
     return Evaluation(
         target=target.name,
         unit=target.unit,
         warm_up=warm_up,
-        rows=_by_error(rows),
-        long_rows=_by_error(
-            [_row(name, actual[long], _take(answer, long), one) for name, answer in answers.items()]
-        )
-        if len(long)
-        else [],
-        cluster_rows=_parts("cluster", table["cluster"], actual, answers, one),
-        period_rows=_parts(
-            "period",
-            _periods(submitted),
-            actual,
-            {k: a for k, a in answers.items() if k in (OURS, best) or a.low is not None},
-            one,
-        ),
-        jobs=table,
-        deciles=ours.get("deciles", []),
-        reliability=ours.get("reliability", []),
+        rows=rows,
+        long_rows=table(np.flatnonzero(is_long)) if is_long.any() else [],
+        unseen_rows=[
+            {**row, "predictor": name}
+            for name, positions in unseen.items()
+            if OURS in predictions and len(positions)
+            for row in table(positions, [OURS])
+        ],
+        cluster_rows=[
+            {"cluster": name} | {column: row[column] for column in PART_COLUMNS}
+            for name, positions in _large_clusters(columns["cluster"])
+            for row in table(positions)
+        ],
+        period_rows=[
+            {"period": period} | {column: row[column] for column in PART_COLUMNS}
+            for period, positions in _periods(submitted)
+            for row in table(positions, ranged)
+        ],
+        jobs=pd.DataFrame(columns),
+        deciles=scores.get("deciles", []),
+        reliability=scores.get("reliability", []),
     )
 
 
-def _row(name: str, actual: Floats, answers: BaselinePredictions, one: float) -> Row:
-    row: Row = (
+def _row(name: str, actual: Floats, predicted: BaselinePredictions, lowest: float) -> Row:
+    quantiles = predicted.point[:, None] if predicted.quantiles is None else predicted.quantiles
+    return (
         {"predictor": name, "jobs": len(actual)}
-        | point_errors(actual, answers.point, one)
-        | distribution_errors(
-            actual,
-            answers.point[:, None] if answers.quantiles is None else answers.quantiles,
-            answers.low,
-            answers.high,
-            one,
-        )
+        | point_errors(actual, predicted.point, lowest)
+        | distribution_errors(actual, quantiles, predicted.low, predicted.high, lowest)
+        | {"log_score": None}
     )
-    return row | {"log_score": None}
-
-
-def _parts(
-    name: str,
-    labels: pd.Series[Any],
-    actual: Floats,
-    answers: dict[str, BaselinePredictions],
-    one: float,
-) -> list[Row]:
-    """A few figures a predictor for each part of the jobs: parts by label for periods, by size for clusters."""
-    groups = labels.groupby(labels, sort=True).indices
-    if name == "cluster":
-        large = sorted(
-            (-len(rows), str(label))
-            for label, rows in groups.items()
-            if len(rows) >= FEWEST_IN_CLUSTER
-        )
-        groups = {label: groups[label] for _, label in large[:MOST_CLUSTERS]}
-    keep = (
-        "predictor",
-        "jobs",
-        "mae",
-        "median_ae",
-        "apa",
-        "under",
-        "crps",
-        "coverage_90",
-        "width_90",
-    )
-    found = []
-    for label, rows in groups.items():
-        part = _by_error(
-            [
-                _row(who, actual[rows], _take(answer, np.asarray(rows)), one)
-                for who, answer in answers.items()
-            ]
-        )
-        found += [{name: label} | {key: row[key] for key in keep} for row in part]
-    return found
 
 
 def _by_error(rows: list[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: (row["mae"], row["predictor"]))
 
 
-def _take(answers: BaselinePredictions, rows: npt.NDArray[np.int64]) -> BaselinePredictions:
-    parts = (answers.point, answers.low, answers.high, answers.quantiles)
-    return BaselinePredictions(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
+def _take(predicted: BaselinePredictions, rows: Integers) -> BaselinePredictions:
+    columns = (predicted.point, predicted.low, predicted.high, predicted.quantiles)
+    return BaselinePredictions(*(None if column is None else column[rows] for column in columns))  # type: ignore[arg-type]
 
 
-def _clusters(jobs: pd.DataFrame) -> pd.Series[Any]:
-    """What each job is put together with."""
-    return jobs[most_informative_field(jobs)].fillna("(none)").astype(object).reset_index(drop=True)
+def _large_clusters(labels: Any) -> list[tuple[str, Integers]]:
+    """The largest clusters and their rows, by size."""
+    groups = pd.Series(labels).groupby(labels, sort=True).indices
+    large = sorted(
+        (-len(rows), str(label)) for label, rows in groups.items() if len(rows) >= MIN_CLUSTER_JOBS
+    )
+    return [(label, np.asarray(groups[label])) for _, label in large[:MAX_CLUSTERS]]
 
 
-def _periods(submitted: pd.Series[Any]) -> pd.Series[Any]:
-    """The month of each submission, or on logs under a month the first day of its three."""
-    first = submitted.min().normalize()
+def _periods(submitted: pd.Series[Any]) -> list[tuple[str, Integers]]:
+    """The months, or on logs under a month stretches of three days by their first, and their rows."""
     if (submitted.max() - submitted.min()).total_seconds() >= MONTH:
-        return submitted.dt.strftime("%Y-%m")
-    days = (submitted - first).dt.days
-    return (first + pd.to_timedelta(days - days % 3, unit="D")).dt.strftime("%Y-%m-%d")
+        labels = submitted.dt.strftime("%Y-%m")
+    else:
+        first = submitted.min().normalize()
+        days = (submitted - first).dt.days
+        labels = (first + pd.to_timedelta(days - days % 3, unit="D")).dt.strftime("%Y-%m-%d")
+    groups = labels.groupby(labels, sort=True).indices
+    return [(str(label), np.asarray(rows)) for label, rows in groups.items()]

@@ -1,7 +1,7 @@
-"""Classes judged: a whole log lived through in time order, each job's classes foreseen at its submission, by several ways.
+"""Backtest of classes: the class of each job's outcome, predicted at its submission in several ways.
 
-The measures are those of the paper on PanDA's learned resource prediction (its Tables 2 to 4), and the logarithmic score, which alone
-says whether the probabilities are honest.
+The metrics are those of the paper on PanDA's learned resource prediction (its Tables 2 to 4), and
+the logarithmic score, which shows whether the probabilities are honest.
 """
 
 from __future__ import annotations
@@ -11,55 +11,59 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from infra.aliases import Integers, Progress
+from infra.aliases import Floats, Integers, Progress
 from models.baselines.available_history import AvailableHistory, read_history
 from models.baselines.regressions import FEWEST_ROWS, inputs_with_categories, latest_outcomes
 from models.engine.backtest import backtest
-from models.engine.training import (
-    TrainingError,
-    find_target,
-)
+from models.engine.training import TrainingError, find_target
 from models.evaluation.backtest import OURS, Row
 from models.past.recent import last
 from models.quantities.classes import PAPER, Thresholds, class_of, likeliest, thresholds_of
 from models.quantities.targets import Target
 
-Shares = npt.NDArray[np.float64]
-
 CLASSIFIER, LAST, COMMONEST = "classifier", "last", "commonest"
 PREDICTORS = (OURS, CLASSIFIER, LAST, COMMONEST)
-"""Read off the predicted distribution; CatBoost on classes; the class of the template's last; the shares of what had ended."""
+"""By the predicted distribution; CatBoost on classes; the class of the template's last outcome; the
+shares of the outcomes so far."""
 MORE_NAMES, MORE_NUMBERS = ("project", "job_name"), ("input_files", "events")
-FEWEST_PROBABILITY = 1e-4
-"""The logarithmic score takes no probability to be less: who says never, and is wrong, has not lost everything."""
+MIN_PROBABILITY = 1e-4
+"""The logarithmic score clips probabilities here, so that one confident error is not infinite."""
 
 
 @dataclass(frozen=True)
-class Judged:
-    """One target's classes: ``rows`` (int64[n], positions in the jobs) whose true class is ``truth`` (int64[n], from 1), and what each
-    predictor gave each class (float64[n, classes])."""
+class ClassPredictions:
+    """The predicted classes of one target.
+
+    Attributes:
+        thresholds: Between the classes.
+        rows: Positions in the jobs, int64[n].
+        truth: The true class of each, from 1, int64[n].
+        shares: What each predictor gave each class, float64[n, classes].
+    """
 
     thresholds: Thresholds
     rows: Integers
     truth: Integers
-    shares: Mapping[str, Shares]
+    shares: Mapping[str, Floats]
 
 
 @dataclass(frozen=True)
 class ClassEvaluation:
-    """What an evaluation of classes found; each list has a dict a row of its table.
+    """The tables of an evaluation of classes; each list has a dict a row.
 
-    ``rows`` has a row a predictor and target, ``class_rows`` a row a class of these, ``joint_rows`` a row a predictor over the jobs of
-    which all targets are known. ``targets`` is what they are made from.
+    Attributes:
+        rows: A row a predictor and target.
+        class_rows: A row a class of these.
+        joint_rows: A row a predictor, over the jobs of which all targets are known.
+        targets: The predictions that they are computed from.
     """
 
     rows: list[Row]
     class_rows: list[Row]
     joint_rows: list[Row]
-    targets: dict[str, Judged]
+    targets: dict[str, ClassPredictions]
 
 
 def evaluate_classes(
@@ -70,47 +74,62 @@ def evaluate_classes(
     progress: Progress | None = None,
     refit_every: float = 0.1,
 ) -> ClassEvaluation:
-    """Live through ``jobs`` and judge the classes foreseen of those after the warm-up; targets that the log does not have are left out.
+    """Backtest ``jobs`` and evaluate the predicted classes of those after the warm-up.
 
-    Thresholds not given are quantiles of what had ended by the end of the warm-up. Raises TrainingError where no target is left.
+    Args:
+        jobs: The log, in any order.
+        targets: Names of the targets; those that the log does not have are left out.
+        warm_up: The share of the jobs, by submission, that is not counted.
+        thresholds: Of the classes, by target; quantiles of what had ended by the end of the warm-up
+            for targets without any.
+        progress: Called as jobs are predicted.
+        refit_every: The share of the jobs between two refits.
+
+    Raises:
+        TrainingError: Where no target is left.
     """
     jobs = jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
-    found = {}
+    predictions = {}
     for name in targets:
-        one = _judge(jobs, find_target(name), warm_up, refit_every, thresholds, progress)
-        if one is not None:
-            found[name] = one
-    if not found:
-        raise TrainingError(
-            f"none of {', '.join(targets)} is known of enough jobs to cut it into classes: there is nothing to evaluate"
+        of_target = _predict_classes(
+            jobs, find_target(name), warm_up, refit_every, thresholds, progress
         )
-    rows = [measure(name, who, one) for name, one in found.items() for who in PREDICTORS]
-    each = [
-        row
-        for name, one in found.items()
-        for who in PREDICTORS
-        for row in measure_each(name, who, one)
-    ]
-    return ClassEvaluation(rows, each, [measure_jointly(who, found) for who in PREDICTORS], found)
+        if of_target is not None:
+            predictions[name] = of_target
+    if not predictions:
+        raise TrainingError(
+            f"none of {', '.join(targets)} is known of enough jobs to cut it into classes: "
+            "there is nothing to evaluate"
+        )
+    pairs = [(name, predictor) for name in predictions for predictor in PREDICTORS]
+    return ClassEvaluation(
+        [class_metrics(name, predictor, predictions[name]) for name, predictor in pairs],
+        [
+            row
+            for name, predictor in pairs
+            for row in per_class_metrics(name, predictor, predictions[name])
+        ],
+        [joint_metrics(predictor, predictions) for predictor in PREDICTORS],
+        predictions,
+    )
 
 
-def _judge(
+def _predict_classes(
     jobs: pd.DataFrame,
     target: Target,
     warm_up: float,
     refit_every: float,
-    given: Mapping[str, Sequence[float]] | None,
+    thresholds: Mapping[str, Sequence[float]] | None,
     progress: Progress | None,
-) -> Judged | None:
+) -> ClassPredictions | None:
     first, step = max(int(len(jobs) * warm_up), 1), max(int(len(jobs) * refit_every), 1)
-    seen = read_history(jobs, target, range(first, len(jobs), step), warm_up=first)
-    values = np.where(np.isfinite(seen.values), seen.values, np.nan)
-    cuts = thresholds_of(
-        target.name, values[latest_outcomes(seen, int(seen.submitted_at[first]))], given
-    )
+    history = read_history(jobs, target, range(first, len(jobs), step), warm_up=first)
+    values = np.where(np.isfinite(history.values), history.values, np.nan)
+    warm_up_rows = latest_outcomes(history, int(history.submitted_at[first]))
+    cuts = thresholds_of(target.name, values[warm_up_rows], thresholds)
     if not cuts or not np.isfinite(values[first:]).any():
         return None
-    lived = backtest(
+    ours = backtest(
         jobs,
         target.name,
         warm_up=warm_up,
@@ -118,69 +137,90 @@ def _judge(
         thresholds=cuts,
         progress=progress,
     )
-    labels = class_of(values, cuts)
-    ways: dict[str, Callable[[Integers], Callable[[Integers], Shares]]] = {
-        CLASSIFIER: partial(_classifier, _inputs(seen), labels, len(cuts) + 1),
-        COMMONEST: partial(_commonest, labels, len(cuts) + 1),
+    labels, count = class_of(values, cuts), len(cuts) + 1
+    fitted: dict[str, Callable[[Integers], Callable[[Integers], Floats]]] = {
+        CLASSIFIER: partial(_classifier, _inputs(history), labels, count),
+        COMMONEST: partial(_commonest, labels, count),
     }
     shares = {
-        OURS: lived.shares,
-        LAST: _certain(class_of(seen.finest(last), cuts), len(cuts) + 1)[lived.rows],
+        OURS: ours.shares,
+        LAST: _certain(class_of(history.finest(last), cuts), count)[ours.rows],
     }
-    shares |= {name: _refitted(seen, fit, len(cuts) + 1)[lived.rows] for name, fit in ways.items()}
-    return Judged(cuts, lived.rows, labels[lived.rows], shares)
+    shares |= {name: _refitted(history, fit, count)[ours.rows] for name, fit in fitted.items()}
+    return ClassPredictions(cuts, ours.rows, labels[ours.rows], shares)
 
 
-def _inputs(seen: AvailableHistory) -> pd.DataFrame:
-    """What the classifier looks at: all that the plain CatBoost does, and what else tells tasks apart in the paper."""
+def _inputs(history: AvailableHistory) -> pd.DataFrame:
+    """The classifier's inputs: those of the plain CatBoost, and what tells tasks apart in the paper."""
     names = [
-        name for name in MORE_NAMES if 1 < seen.jobs[name].nunique() < max(0.1 * len(seen.jobs), 20)
+        name
+        for name in MORE_NAMES
+        if 1 < history.jobs[name].nunique() < max(0.1 * len(history.jobs), 20)
     ]
-    more = seen.jobs[names].fillna("").astype(object).reset_index(drop=True)
-    sizes = seen.jobs[list(MORE_NUMBERS)].reset_index(drop=True)
-    return pd.concat([inputs_with_categories(seen), more, sizes], axis=1)
+    more = history.jobs[names].fillna("").astype(object).reset_index(drop=True)
+    sizes = history.jobs[list(MORE_NUMBERS)].reset_index(drop=True)
+    return pd.concat([inputs_with_categories(history), more, sizes], axis=1)
 
 
 def _refitted(
-    seen: AvailableHistory, fit: Callable[[Integers], Callable[[Integers], Shares]], count: int
-) -> Shares:
-    """What a way fitted anew at each of ``seen.refits`` to what had ended gives each class (float64[n, count]); alike before the first."""
-    shares = np.full((len(seen.submitted_at), count), 1 / count)
-    for start, stop in zip(seen.refits, (*seen.refits[1:], len(shares)), strict=True):
-        rows = latest_outcomes(seen, int(seen.submitted_at[start]))
-        if len(rows) >= FEWEST_ROWS:
-            shares[start:stop] = fit(rows)(np.arange(start, stop))
+    history: AvailableHistory, fit: Callable[[Integers], Callable[[Integers], Floats]], count: int
+) -> Floats:
+    """Compute the class shares of a predictor refitted at each of ``history.refits``.
+
+    Args:
+        history: What was available at each submission.
+        fit: Fits to the rows that had ended, and returns a function of rows.
+        count: Of classes.
+
+    Returns:
+        float64[n, count], equal shares before the first fit.
+    """
+    shares = np.full((len(history.submitted_at), count), 1 / count)
+    for start, stop in zip(history.refits, (*history.refits[1:], len(shares)), strict=True):
+        ended = latest_outcomes(history, int(history.submitted_at[start]))
+        if len(ended) >= FEWEST_ROWS:
+            shares[start:stop] = fit(ended)(np.arange(start, stop))
     return shares
 
 
-def _commonest(labels: Integers, count: int, ended: Integers) -> Callable[[Integers], Shares]:
+def _commonest(labels: Integers, count: int, ended: Integers) -> Callable[[Integers], Floats]:
     shares = np.bincount(labels[ended] - 1, minlength=count) / len(ended)
-    return lambda asked: np.tile(shares, (len(asked), 1))
+    return lambda rows: np.tile(shares, (len(rows), 1))
 
 
 def _classifier(
     inputs: pd.DataFrame, labels: Integers, count: int, ended: Integers
-) -> Callable[[Integers], Shares]:
+) -> Callable[[Integers], Floats]:
     from models.refiner.boosting import fit_classes
 
     model = fit_classes(inputs.iloc[ended], labels[ended])
     if model is None:
         return _commonest(labels, count, ended)
-    return lambda asked: model.probabilities(inputs.iloc[asked], count)
+    return lambda rows: model.probabilities(inputs.iloc[rows], count)
 
 
-def _certain(classes: Integers, count: int) -> Shares:
+def _certain(classes: Integers, count: int) -> Floats:
     return np.eye(count)[classes - 1]
 
 
-def measure(target: str, predictor: str, judged: Judged) -> Row:
-    """Accuracy, macro F1, areas under the micro-averaged ROC and precision-recall curves, logarithmic score (nats) of one predictor."""
+def class_metrics(target: str, predictor: str, predictions: ClassPredictions) -> Row:
+    """Compute accuracy, macro F1, areas under micro-averaged curves, and the logarithmic score.
+
+    Args:
+        target: Name of the target.
+        predictor: Name of the predictor.
+        predictions: Of the target.
+
+    Returns:
+        A row; ``roc_auc`` and ``pr_auc`` are the areas under the receiver operating characteristic
+        and the precision-recall curve, ``log_score`` is in nats.
+    """
     from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-    shares, truth = judged.shares[predictor], judged.truth
+    shares, truth = predictions.shares[predictor], predictions.truth
     best, count = likeliest(shares)[0], shares.shape[1]
     hit = _certain(truth, count)
-    told = np.maximum(shares[np.arange(len(truth)), truth - 1], FEWEST_PROBABILITY)
+    of_truth = np.maximum(shares[np.arange(len(truth)), truth - 1], MIN_PROBABILITY)
     return {
         "predictor": predictor,
         "target": target,
@@ -189,17 +229,26 @@ def measure(target: str, predictor: str, judged: Judged) -> Row:
         "macro_f1": float(f1_score(truth, best, average="macro", zero_division=0)),
         "roc_auc": float(roc_auc_score(hit.ravel(), shares.ravel())),
         "pr_auc": float(average_precision_score(hit.ravel(), shares.ravel())),
-        "log_score": float(-np.log(told).mean()),
+        "log_score": float(-np.log(of_truth).mean()),
     }
 
 
-def measure_each(target: str, predictor: str, judged: Judged) -> list[Row]:
-    """Precision, recall and F1 of each class, with what it holds and how many jobs are of it."""
+def per_class_metrics(target: str, predictor: str, predictions: ClassPredictions) -> list[Row]:
+    """Compute precision, recall and F1 of each class, with its bounds and how many jobs it has.
+
+    Args:
+        target: Name of the target.
+        predictor: Name of the predictor.
+        predictions: Of the target.
+    """
     from sklearn.metrics import precision_recall_fscore_support
 
-    best, edges = likeliest(judged.shares[predictor])[0], (0.0, *judged.thresholds, np.inf)
+    best = likeliest(predictions.shares[predictor])[0]
+    edges = (0.0, *predictions.thresholds, np.inf)
     classes = np.arange(1, len(edges))
-    found = precision_recall_fscore_support(judged.truth, best, labels=classes, zero_division=0)
+    scores = precision_recall_fscore_support(
+        predictions.truth, best, labels=classes, zero_division=0
+    )
     return [
         {
             "predictor": predictor,
@@ -207,29 +256,29 @@ def measure_each(target: str, predictor: str, judged: Judged) -> list[Row]:
             "class": int(k),
             "above": edges[k - 1],
             "up_to": edges[k] if k < len(classes) else None,
-        }
-        | {
             "precision": float(precision),
             "recall": float(recall),
             "f1": float(f1),
             "jobs": int(jobs),
         }
-        for k, precision, recall, f1, jobs in zip(classes, *found, strict=True)
+        for k, precision, recall, f1, jobs in zip(classes, *scores, strict=True)
     ]
 
 
-def measure_jointly(predictor: str, targets: Mapping[str, Judged]) -> Row:
-    """Mean accuracy over the targets, and how often at least k of them are right, over the jobs of which all are known."""
-    rows: Integers = np.sort(
-        np.array(
-            list(set.intersection(*(set(one.rows.tolist()) for one in targets.values()))),
-            dtype=np.int64,
-        )
-    )
+def joint_metrics(predictor: str, targets: Mapping[str, ClassPredictions]) -> Row:
+    """Compute the mean accuracy over the targets, and how often at least k of them are right.
+
+    Args:
+        predictor: Name of the predictor.
+        targets: The predictions by target; counted are the jobs of which all targets are known.
+    """
+    common = set.intersection(*(set(target.rows.tolist()) for target in targets.values()))
+    rows: Integers = np.sort(np.array(list(common), dtype=np.int64))
     right = np.zeros(len(rows), np.int64)
-    for one in targets.values():
-        place = np.searchsorted(one.rows, rows)
-        right += likeliest(one.shares[predictor][place])[0] == one.truth[place]
+    for target in targets.values():
+        positions = np.searchsorted(target.rows, rows)
+        best = likeliest(target.shares[predictor][positions])[0]
+        right += best == target.truth[positions]
     row: Row = {
         "predictor": predictor,
         "jobs": len(rows),

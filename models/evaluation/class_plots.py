@@ -7,27 +7,30 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models.evaluation.backtest import OURS
-from models.evaluation.class_backtest import CLASSIFIER, ClassEvaluation, Judged
+from models.evaluation.class_backtest import CLASSIFIER, ClassEvaluation, ClassPredictions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SHOWN = (OURS, CLASSIFIER)
+PLOTTED = (OURS, CLASSIFIER)
 
 
-def roc_plots(found: ClassEvaluation) -> dict[str, Figure]:
-    """The ROC curves of each target by name: each class against the others, and the micro-average."""
-    return {f"roc-{name}": _roc(name, judged) for name, judged in found.targets.items()}
+def roc_plots(evaluation: ClassEvaluation) -> dict[str, Figure]:
+    """Plot the ROC curves of each target: each class against the others, and the micro-average."""
+    return {
+        f"roc-{name}": _roc_plot(name, predictions)
+        for name, predictions in evaluation.targets.items()
+    }
 
 
-def _roc(target: str, judged: Judged) -> Figure:
+def _roc_plot(target: str, predictions: ClassPredictions) -> Figure:
     from matplotlib.figure import Figure
     from sklearn.metrics import roc_curve
 
     figure = Figure(figsize=(10, 5), layout="constrained")
-    for predictor, axes in zip(SHOWN, figure.subplots(1, len(SHOWN)), strict=True):
-        shares = judged.shares[predictor]
-        hit = np.eye(shares.shape[1])[judged.truth - 1]
+    for predictor, axes in zip(PLOTTED, figure.subplots(1, len(PLOTTED)), strict=True):
+        shares = predictions.shares[predictor]
+        hit = np.eye(shares.shape[1])[predictions.truth - 1]
         for k in np.flatnonzero((hit.sum(axis=0) > 0) & (hit.sum(axis=0) < len(hit))):
             axes.plot(*roc_curve(hit[:, k], shares[:, k])[:2], linewidth=1, label=f"class {k + 1}")
         axes.plot(

@@ -1,4 +1,4 @@
-"""Plots of an evaluation: what a person looks at before believing its table."""
+"""Plots of an evaluation: errors and coverage over time, predictions, and calibration."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from models.quantities.metrics import QUANTILE_LEVELS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_STEPS = 60
-"""The log is cut into at most this many equal stretches of time for the curves over time."""
-FEWEST = 20
-WITHIN = (0.08, 0.12)
-"""Between these every tenth should lie."""
+MAX_STEPS = 60
+"""The log is cut into at most so many equal stretches of time for the curves over time."""
+MIN_STEP_JOBS = 20
+DECILE_BAND = (0.08, 0.12)
+"""Between these the share of every tenth should lie."""
 
 
 def plots(evaluation: Evaluation) -> dict[str, Figure]:
-    """Every plot by name; those of ranges only where Gridcast itself was evaluated."""
-    found = {
+    """Draw every plot by name; those of ranges only where Gridcast itself was evaluated."""
+    figures = {
         "error-over-time": error_over_time(evaluation),
         "predicted-against-actual": predicted_against_actual(evaluation),
     }
     if evaluation.deciles:
-        found |= {
+        figures |= {
             "calibration": calibration(evaluation),
             "coverage-over-time": coverage_over_time(evaluation),
         }
-    return found
+    return figures
 
 
 def error_over_time(evaluation: Evaluation) -> Figure:
-    """Mean absolute error by time of submission, Gridcast beside the best baseline and the template's last two."""
-    shown = dict.fromkeys(
+    """Plot the mean absolute error by submission, beside the best baseline and ``template``."""
+    names = dict.fromkeys(
         name for name in (OURS, evaluation.best_baseline, "template") if name in evaluation.jobs
     )
     jobs = evaluation.jobs
@@ -49,7 +49,7 @@ def error_over_time(evaluation: Evaluation) -> Figure:
         "",
         f"mean absolute error [{evaluation.unit}]",
     )
-    for name in shown:
+    for name in names:
         over_time = _over_time(jobs["submitted_at"], (jobs[name] - jobs["actual"]).abs())
         axes.plot(
             over_time.index, over_time.to_numpy(), label=name, linewidth=2 if name == OURS else 1
@@ -61,7 +61,7 @@ def error_over_time(evaluation: Evaluation) -> Figure:
 
 
 def predicted_against_actual(evaluation: Evaluation) -> Figure:
-    """Predicted against actual on logarithmic axes, as the density of jobs, of Gridcast or else the best baseline."""
+    """Plot predicted against actual values of Gridcast, or else the best baseline."""
     name = OURS if OURS in evaluation.jobs else evaluation.best_baseline
     actual, predicted = (
         np.maximum(evaluation.jobs[column].to_numpy(), 1.0) for column in ("actual", name)
@@ -81,22 +81,22 @@ def predicted_against_actual(evaluation: Evaluation) -> Figure:
 
 
 def calibration(evaluation: Evaluation) -> Figure:
-    """How outcomes fall into the tenths of their distributions, and how many lie below each promised quantile."""
+    """Plot the probability integral transform, and the shares of outcomes below each quantile."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.bar(np.arange(10) / 10 + 0.05, evaluation.deciles, width=0.09)
-    left.axhspan(*WITHIN, color="grey", alpha=0.25)
+    left.axhspan(*DECILE_BAND, color="grey", alpha=0.25)
     left.set(
-        xlabel="place of the outcome in its distribution",
+        xlabel="probability integral transform of the outcome",
         ylabel="share of jobs",
         title="probability integral transform",
     )
     right.plot(QUANTILE_LEVELS, evaluation.reliability, marker="o", markersize=4)
     right.plot([0, 1], [0, 1], color="black", linewidth=1)
     right.set(
-        xlabel="promised quantile",
+        xlabel="predicted quantile",
         ylabel="share of outcomes not above it",
         title="calibration of quantiles",
     )
@@ -104,7 +104,7 @@ def calibration(evaluation: Evaluation) -> Figure:
 
 
 def coverage_over_time(evaluation: Evaluation) -> Figure:
-    """The share of outcomes within Gridcast's 90 % range by time of submission."""
+    """Plot the share of outcomes within Gridcast's 90 % range by submission."""
     jobs = evaluation.jobs
     within = _over_time(
         jobs["submitted_at"], jobs["actual"].between(jobs["low"], jobs["high"]).astype(float)
@@ -120,11 +120,11 @@ def coverage_over_time(evaluation: Evaluation) -> Figure:
 
 
 def _over_time(at: pd.Series[pd.Timestamp], values: pd.Series[float]) -> pd.Series[float]:
-    """The mean of ``values`` in equal stretches of time, those with too few jobs left out."""
-    steps = max(1, min(MOST_STEPS, len(at) // FEWEST))
+    """The mean of ``values`` in equal stretches of time, without those of too few jobs."""
+    steps = max(1, min(MAX_STEPS, len(at) // MIN_STEP_JOBS))
     width = max((at.max() - at.min()) / steps, pd.Timedelta(1, "s"))
     groups = values.groupby(((at - at.min()) // width).to_numpy())
-    means = groups.mean()[groups.size() >= min(FEWEST, len(at))]
+    means = groups.mean()[groups.size() >= min(MIN_STEP_JOBS, len(at))]
     means.index = at.min() + means.index * width + width / 2
     return means
 
@@ -139,7 +139,7 @@ def _axes(title: str, across: str, up: str):  # type: ignore[no-untyped-def]
 
 
 def as_html(figures: Mapping[str, Figure]) -> str:
-    """Figures by what they show, as paragraphs of a page that loads nothing from elsewhere."""
+    """Render figures by title as paragraphs of a page that loads nothing from elsewhere."""
     return "".join(
         f'<p><img alt="{escape(title)}" src="data:image/png;base64,{_png(figure)}"></p>'
         for title, figure in figures.items()

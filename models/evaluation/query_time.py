@@ -1,4 +1,4 @@
-"""Asking: when the jobs of a log are taken to be asked about, and what is taken to be known of them by then."""
+"""Query time: when the jobs of a log are predicted, and what is known of their inputs by then."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import pandas as pd
 Moment = Literal["submission", "start"]
 
 
-def as_asked(
+def at_query_time(
     jobs: pd.DataFrame, at: Moment = "submission", input_known: bool = False
 ) -> pd.DataFrame:
-    """``jobs`` in the order in which they are asked about, their ``submitted_at`` being when.
+    """Return ``jobs`` in the order in which they are predicted, with that time as ``submitted_at``.
 
-    ``at`` "start" asks when the job starts, by what has ended until then (late binding). ``input_known`` takes the bytes that a job read
-    for the size of its input, known beforehand, as the Sizey paper does (Bader et al., IEEE CLUSTER 2024).
+    Args:
+        jobs: The jobs.
+        at: "start" predicts each when it starts, by what has ended until then (late binding).
+        input_known: Takes the bytes that a job read for the size of its input, known beforehand, as
+            the Sizey paper does (Bader et al., IEEE CLUSTER 2024).
     """
     if at == "start":
         jobs = jobs.assign(submitted_at=jobs["started_at"].fillna(jobs["submitted_at"]))

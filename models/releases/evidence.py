@@ -207,6 +207,7 @@ def record_evaluation(found: Evaluation, log: str, settings: Settings) -> str:
         tables={
             "evaluation": pd.DataFrame(found.rows),
             "long-jobs": pd.DataFrame(found.long_rows),
+            "unseen": pd.DataFrame(found.unseen_rows),
             "clusters": pd.DataFrame(found.cluster_rows),
             "periods": pd.DataFrame(found.period_rows),
         },

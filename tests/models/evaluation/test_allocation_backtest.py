@@ -6,8 +6,13 @@ import pytest
 import models.evaluation.allocation_backtest
 from jobs.ingest import read_log
 from models.engine.training import TrainingError
-from models.evaluation.allocation_backtest import POLICIES, _bounds, evaluate_allocation, score
-from models.evaluation.query_time import as_asked
+from models.evaluation.allocation_backtest import (
+    POLICIES,
+    _memory_bounds,
+    evaluate_allocation,
+    score,
+)
+from models.evaluation.query_time import at_query_time
 
 GIB, HOUR = 2.0**30, 3600.0
 
@@ -48,7 +53,7 @@ def test_the_machine_is_known_by_what_had_been_asked_for_or_had_ended(habits):
     half = jobs["submitted_at"].iloc[150]
     later = jobs.assign(peak_memory=jobs["peak_memory"].where(jobs["ended_at"] <= half, 100 * GIB))
     before = (jobs["submitted_at"] <= half).to_numpy()
-    now, then = (_bounds(each, each["peak_memory"].to_numpy()) for each in (later, jobs))
+    now, then = (_memory_bounds(each, each["peak_memory"].to_numpy()) for each in (later, jobs))
     for known, as_it_was in zip(now, then, strict=True):
         assert (known[before] == as_it_was[before]).all()
     assert (now[1][~before] > then[1][~before]).any()
@@ -64,6 +69,7 @@ def test_on_real_workflows_it_wastes_less_than_any_rule_at_submission_and_at_the
     waste = {row["policy"]: row["waste_gbh"] for row in evaluate_allocation(jobs)}
     assert waste["gridcast"] == min(waste.values())
     at_start = {
-        row["policy"]: row["waste_gbh"] for row in evaluate_allocation(as_asked(jobs, at="start"))
+        row["policy"]: row["waste_gbh"]
+        for row in evaluate_allocation(at_query_time(jobs, at="start"))
     }
     assert at_start["gridcast"] == min(at_start.values())

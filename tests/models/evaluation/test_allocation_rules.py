@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from jobs.schema import conform, derive_fields
-from models.evaluation.allocation_rules import RULES, known
+from models.evaluation.allocation_rules import RULES, template_statistics
 from models.quantities.targets import TARGETS
 
 GIB = 2.0**30
@@ -29,7 +29,7 @@ def story():
 
 def asked(jobs):
     request = np.full(len(jobs), 8 * GIB)
-    facts = known(jobs, TARGETS["peak_memory"], request)
+    facts = template_statistics(jobs, TARGETS["peak_memory"], request)
     return {rule.name: rule.ladder(facts) / GIB for rule in RULES}
 
 

@@ -1,9 +1,10 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from models.baselines.catalogue import HEURISTICS
 from models.engine.training import TrainingError
-from models.evaluation.backtest import OURS, PREDICTORS, evaluate
+from models.evaluation.backtest import OURS, PREDICTORS, evaluate, is_unseen
 from models.evaluation.plots import plots
 from models.quantities.targets import TARGETS
 
@@ -194,3 +195,37 @@ def test_the_names_of_predictors_are_those_of_the_interface():
     assert set(PREDICTORS) >= {
         "gridcast", "request", "last", "last-two", "template", "median-3", "median-10", "ewma", "ridge", "forest", "catboost"
     }  # fmt: skip
+
+
+def test_a_user_is_unseen_until_one_of_its_jobs_has_ended():
+    minutes = pd.Timestamp("2026-01-01", tz="UTC") + pd.to_timedelta(np.arange(6), unit="min")
+    jobs = pd.DataFrame(
+        {
+            "source": ["a", "a", "a", "b", "a", "a"],
+            "user": ["ada", "ada", "ada", "ada", None, "bob"],
+            "submitted_at": minutes,
+            "ended_at": minutes + pd.to_timedelta([1.5, 10, 10, 10, 10, 0], unit="min"),
+        }
+    )
+    # The first job of ada ends after her second was submitted; b's ada is another; bob's own job
+    # of no length says nothing of itself.
+    unseen = is_unseen(jobs, "user", WALLTIME.subject)
+    assert unseen.tolist() == [True, True, False, True, False, True]
+
+
+def test_jobs_of_unseen_users_and_programs_have_rows_of_their_own(habits):
+    jobs = habits(rows=1500, days=100)
+    new = np.arange(1000, 1500, 5)
+    jobs.loc[jobs.index[new], "user"] = [f"newcomer-{number}" for number in new]
+    evaluation = evaluate(jobs, WALLTIME, predictors=[OURS, "last"])
+    by_name = {row["predictor"]: row for row in evaluation.unseen_rows}
+    row = by_name[f"{OURS}, user never seen"]
+    assert row["jobs"] >= len(new)
+    rows = evaluation.jobs.iloc[
+        np.flatnonzero(
+            is_unseen(jobs, "user", WALLTIME.subject)[len(jobs) - len(evaluation.jobs) :]
+        )
+    ]
+    assert row["coverage_90"] == rows["actual"].between(rows["low"], rows["high"]).mean()
+    assert row["mae"] == pytest.approx((rows[OURS] - rows["actual"]).abs().mean())
+    assert all(row["predictor"] in (OURS, "last") for row in evaluation.rows)

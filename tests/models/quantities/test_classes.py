@@ -15,11 +15,11 @@ from models.engine.training import TrainingError
 from models.evaluation.backtest import OURS
 from models.evaluation.class_backtest import (
     CLASSIFIER,
-    Judged,
+    ClassPredictions,
+    class_metrics,
     evaluate_classes,
-    measure,
-    measure_each,
-    measure_jointly,
+    joint_metrics,
+    per_class_metrics,
 )
 from models.quantities.classes import Cuts, class_of, cut, parse_thresholds, thresholds_of
 from models.quantities.distribution import Distribution
@@ -91,19 +91,19 @@ def test_a_classifier_says_a_class_as_often_as_it_is_right():
 def test_the_measures_are_those_of_the_paper():
     truth = np.array([1, 1, 2, 2])
     right, wrong = np.eye(2)[truth - 1], np.eye(2)[[0, 1, 1, 1]]
-    one = Judged((1.0,), np.array([3, 5, 7, 9]), truth, {"a": right})
-    two = Judged((1.0,), np.array([3, 5, 7, 8]), truth, {"a": wrong})
-    row = measure("io", "a", two)
+    one = ClassPredictions((1.0,), np.array([3, 5, 7, 9]), truth, {"a": right})
+    two = ClassPredictions((1.0,), np.array([3, 5, 7, 8]), truth, {"a": wrong})
+    row = class_metrics("io", "a", two)
     assert row["accuracy"] == 0.75 and row["macro_f1"] == pytest.approx((2 / 3 + 0.8) / 2)
-    assert measure("io", "a", one)["roc_auc"] == 1.0 and row["roc_auc"] == 0.75
-    first, second = measure_each("io", "a", two)
+    assert class_metrics("io", "a", one)["roc_auc"] == 1.0 and row["roc_auc"] == 0.75
+    first, second = per_class_metrics("io", "a", two)
     assert (first["precision"], first["recall"], second["precision"], second["jobs"]) == (
         1.0,
         0.5,
         pytest.approx(2 / 3),
         2,
     )
-    jointly = measure_jointly("a", {"io": one, "walltime": two})  # both are known of 3, 5 and 7
+    jointly = joint_metrics("a", {"io": one, "walltime": two})  # both are known of 3, 5 and 7
     assert jointly["jobs"] == 3 and jointly["average_accuracy"] == pytest.approx(5 / 6)
     assert (jointly["at_least_1"], jointly["at_least_2"]) == (1.0, pytest.approx(2 / 3))
 
