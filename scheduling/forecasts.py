@@ -1,4 +1,4 @@
-"""Gridcast's distributions as a predictor in replay time: outcomes are learned as jobs end there."""
+"""Gridcast's distributions as a predictor in replay time: it learns as jobs end there."""
 
 from __future__ import annotations
 
@@ -116,12 +116,13 @@ class Forecasts:
 
 
 def _trained_before(model: ModelSet, begin: int) -> TargetModel:
-    """The model's walltime; raises PolicyError when it knows of anything that became known at ``begin`` (µs) or after."""
+    """The model of walltimes; raises PolicyError if trained on outcomes from ``begin`` (µs) on."""
     if "walltime" not in model.targets:
         raise PolicyError(f"the model {model.version} does not predict walltime")
     if model.card.window.until_us >= begin:
         raise PolicyError(
-            f"the model {model.version} was trained on jobs that ended after the log begins: replay a later part of it"
+            f"the model {model.version} was trained on jobs that ended after the log begins: "
+            "replay a later part of it"
         )
     return model.targets["walltime"]
 

@@ -19,11 +19,13 @@ from models.quantities.distribution import Distribution
 from models.quantities.targets import Grid
 
 FAILURE_PRICE = 1.0
-"""What a failure costs beside what it wasted, GiB·h: the job is late, and a person may look at it."""
+"""The cost of a failure beside its waste, GiB·h: the job is late, a person may look at it."""
 GIB_HOUR = 2.0**30 * 3600.0
 MAX_RUNGS = 8
 """Rungs of a ladder at most; after the last the allocation is doubled."""
 REPORTED_RUNGS = 3
+MASS, TIME, USED, OFFSET, SUMS = range(5)
+"""Rows of the sums that the choice of rungs works on."""
 TYPICAL_WALLTIME = 3600.0
 """The run time of a job without any history, s."""
 
@@ -113,87 +115,93 @@ def allocation_columns(
 @compiled
 def _ladders(
     mass: Array,
-    held: Array,
+    weighted: Array,
     seconds: Array,
     top: Array,
     edges: Array,
     centres: Array,
     ceiling: Array,
     price: float,
-    out: Array,
+    rungs: Array,
 ) -> None:
     bins = mass.shape[1]
-    sums, hull, following = (
-        np.empty((4, bins + 1)),
-        np.empty(bins + 1, np.int64),
-        np.empty(bins + 1, np.int64),
-    )
-    out[:] = np.nan
+    sums, hull = np.empty((SUMS, bins + 1)), np.empty(bins + 1, np.int64)
+    next_rung = np.empty(bins + 1, np.int64)
+    rungs[:] = np.nan
     for row in range(len(mass)):
         last = top[row]
         while last > 0 and edges[last] >= ceiling[row]:
             last -= 1
-        _add_up(mass[row], held[row], seconds[row], centres, last, sums)
-        _decide(sums, edges, last, price, hull, following)
-        rung, place = following[0], 0
-        while place < out.shape[1]:
-            out[row, place] = min(edges[rung + 1], ceiling[row])
+        _sum_below(mass[row], weighted[row], seconds[row], centres, last, sums)
+        _choose_rungs(sums, edges, last, price, hull, next_rung)
+        rung = next_rung[0]
+        for number in range(rungs.shape[1]):
+            rungs[row, number] = min(edges[rung + 1], ceiling[row])
             if rung == last:
                 break
-            rung, place = following[rung + 1], place + 1
+            rung = next_rung[rung + 1]
 
 
 @compiled
-def _add_up(
-    mass: Array, held: Array, seconds: float, centres: Array, last: int, sums: Array
+def _sum_below(
+    mass: Array, weighted: Array, seconds: float, centres: Array, last: int, sums: Array
 ) -> None:
-    """Into ``sums`` what lies below each bin: mass, time held, and what was used of it; all above ``last`` counts there."""
+    """Sum into ``sums`` the mass, time and use below each bin; all above ``last`` counts there."""
     sums[:] = 0.0
     for b in range(len(mass)):
-        place = min(b, last) + 1
-        sums[0, place] += mass[b]
-        sums[1, place] += held[b] * seconds
-        sums[2, place] += held[b] * seconds * centres[min(b, last)]
+        edge = min(b, last) + 1
+        sums[MASS, edge] += mass[b]
+        sums[TIME, edge] += weighted[b] * seconds
+        sums[USED, edge] += weighted[b] * seconds * centres[min(b, last)]
     for b in range(last + 1):
-        for kind in range(3):
+        for kind in range(OFFSET):
             sums[kind, b + 1] += sums[kind, b]
 
 
 @compiled
-def _decide(
-    sums: Array, edges: Array, last: int, price: float, hull: Array, following: Array
+def _choose_rungs(
+    sums: Array, edges: Array, last: int, price: float, hull: Array, next_rung: Array
 ) -> None:
-    """Into ``following`` the rung to try when the bin before each was too small, with the least cost of all that may follow.
+    """Find the cheapest next rung after each bin was too small.
 
-    ``sums[3]`` holds, a rung, the part of its line that does not depend on the rung below: its cost when all is still to come
-    after it, less what jobs up to it used.
+    Args:
+        sums: Of one job, see ``_sum_below``. ``sums[OFFSET]`` is filled with the part of each
+            rung's line that does not depend on the rung below: its cost when all is still to come
+            after it, less what jobs up to it used.
+        edges: Of the grid.
+        last: The last bin that may be allocated.
+        price: Of a failure.
+        hull: Room for the rungs on the lower hull.
+        next_rung: The result, for each bin.
     """
     size, to_go, low = 0, 0.0, 0
     for rung in range(last, -1, -1):
-        offset = to_go - sums[2, rung + 1] + price * (sums[0, last + 1] - sums[0, rung + 1])
-        sums[3, rung] = offset
+        failing = sums[MASS, last + 1] - sums[MASS, rung + 1]
+        offset = to_go - sums[USED, rung + 1] + price * failing
+        sums[OFFSET, rung] = offset
         while size >= 2:
-            # The line last added is of no use where the one before and the new one cross before it is the least.
+            # The line added last is never least where the one before and the new one cross before.
             before, middle = hull[size - 2], hull[size - 1]
-            rise, steep = sums[3, middle] - sums[3, before], edges[before + 1] - edges[middle + 1]
-            if (offset - sums[3, before]) * steep > rise * (edges[before + 1] - edges[rung + 1]):
+            rise = sums[OFFSET, middle] - sums[OFFSET, before]
+            run = edges[before + 1] - edges[middle + 1]
+            if (offset - sums[OFFSET, before]) * run > rise * (edges[before + 1] - edges[rung + 1]):
                 break
             size -= 1
         hull[size] = rung
         size += 1
-        left = sums[1, last + 1] - sums[1, rung]
-        # More is left with each step down, so that the least line never lies before the one that was the least.
+        left = sums[TIME, last + 1] - sums[TIME, rung]
+        # More time is left with each step down: the least line never moves back.
         low = min(low, size - 1)
-        while low < size - 1 and _at(hull[low + 1], edges, sums, left) < _at(
+        while low < size - 1 and _cost(hull[low + 1], edges, sums, left) < _cost(
             hull[low], edges, sums, left
         ):
             low += 1
         best = hull[low]
-        following[rung] = best
-        to_go = _at(best, edges, sums, left) + sums[2, rung]
+        next_rung[rung] = best
+        to_go = _cost(best, edges, sums, left) + sums[USED, rung]
 
 
 @compiled
-def _at(rung: int, edges: Array, sums: Array, left: float) -> float:
-    """What it costs to try ``rung`` next, with so much still to come, less what jobs before used."""
-    return edges[rung + 1] * left + sums[3, rung]
+def _cost(rung: int, edges: Array, sums: Array, left: float) -> float:
+    """The cost of trying ``rung`` next with ``left`` time to come, less what jobs before used."""
+    return edges[rung + 1] * left + sums[OFFSET, rung]

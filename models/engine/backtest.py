@@ -235,7 +235,7 @@ def _query_columns(
     quantiles: tuple[float, ...],
     report: Progress,
 ) -> tuple[dict[str, Array], Array]:
-    """Predict the served jobs in order of submission; returns columns and cold starts of queries."""
+    """Predict the served jobs in order; returns columns and cold starts of the queries."""
     wanted = quantile_columns(quantiles)
     at = replay.log.contexts.at
     served = np.flatnonzero(is_query | (at >= replay.served_since))
@@ -244,8 +244,8 @@ def _query_columns(
     for rows in batches(served):
         predicted = replay.advance(rows)
         levels = replay.calibration.levels(rows, np.array(list(wanted.values())))
-        asked = np.flatnonzero(is_query[rows])
-        predicted, levels = predicted.take(asked), levels[asked]
+        queries = np.flatnonzero(is_query[rows])
+        predicted, levels = predicted.take(queries), levels[queries]
         moments = predicted.distribution.moments()
         numbers = {
             "": replay.points(predicted),

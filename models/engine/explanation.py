@@ -7,7 +7,7 @@ set the allocation.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -167,7 +167,7 @@ def explain_refiners(
     names = input_names(level_names, levels.numbers, mixture.grid.bins)
     predicted_bin = coarse_bins(mixture.grid.bins)[mixture.grid.bin(points)]
     for row in range(len(contexts)):
-        refiner: CatBoostRefiner | None = refiners.get(clusters[row], refiners.get(GLOBAL))  # type: ignore[assignment]
+        refiner = cast("CatBoostRefiner | None", refiners.get(clusters[row], refiners.get(GLOBAL)))
         if refiner is None:
             continue
         moved = refiner.contributions(inputs[row : row + 1], int(predicted_bin[row]))

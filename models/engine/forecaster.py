@@ -336,11 +336,11 @@ class Forecaster:
                 contexts, limits, clusters = contexts.take(first), limits[first], clusters[first]
 
             def predict(rows: Array) -> dict[str, Array]:
-                few = contexts.take(rows)
+                batch = contexts.take(rows)
                 if predictor.refiners:
-                    masses = predictor.distribution(few, limits[rows], clusters[rows])
+                    masses = predictor.distribution(batch, limits[rows], clusters[rows])
                 else:
-                    masses = predictor.mixture.distributions(few, limits[rows])
+                    masses = predictor.mixture.distributions(batch, limits[rows])
                 return {name: masses.quantiles(wanted)}
 
             order, order_position = _by_history(contexts)

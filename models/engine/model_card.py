@@ -24,7 +24,7 @@ class CardError(GridcastError, ValueError):
 
 @dataclass(frozen=True)
 class TrainingWindow:
-    """First and last submission of the training jobs (ISO 8601), and the latest outcome (µs, UTC)."""
+    """First and last submission of the training jobs (ISO 8601), and latest outcome (µs, UTC)."""
 
     first_submission: str
     last_submission: str

@@ -34,7 +34,7 @@ class ModelError(GridcastError):
 
 @dataclass(frozen=True)
 class TargetModel:
-    """One target's part of a model set: the mixture's learned weights, the refiners by cluster, the calibration."""
+    """One target of a model set: the mixture's weights, refiners by cluster, and calibration."""
 
     target: str
     settings: MixtureSettings
@@ -45,7 +45,7 @@ class TargetModel:
 
 @dataclass(frozen=True)
 class ModelSet:
-    """All targets' models with the levels and clusters they share, and the card that says how they came to be."""
+    """The models of all targets, the levels and clusters they share, and their card."""
 
     card: ModelCard
     levels: Levels
@@ -63,7 +63,7 @@ class ModelSet:
         return answering_clusters(clusters, own)
 
     def save(self, folder: Path) -> None:
-        """Write the set into ``folder``: JSON, Parquet and .cbm files, and a manifest with the SHA-256 of each."""
+        """Write JSON, Parquet and .cbm files into ``folder``, and a manifest with their SHA-256."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, model in self.targets.items():
             learned = pd.DataFrame({"key": model.learned.keys, "shares": list(model.learned.rows)})
@@ -74,13 +74,13 @@ class ModelSet:
                 "gate": [model.learned.slopes.tolist(), model.learned.squares.tolist()],
                 "calibration": model.calibration.to_json(),
                 "refiners": {
-                    cluster: {"file": f"{name}.{place}.cbm", "share": refiner.share}
-                    for place, (cluster, refiner) in enumerate(model.refiners.items())
+                    cluster: {"file": f"{name}.{number}.cbm", "share": refiner.share}
+                    for number, (cluster, refiner) in enumerate(model.refiners.items())
                 },
             }
             (folder / f"{name}.json").write_text(json.dumps(parts))
-            for place, refiner in enumerate(model.refiners.values()):
-                refiner.save(folder / f"{name}.{place}.cbm")
+            for number, refiner in enumerate(model.refiners.values()):
+                refiner.save(folder / f"{name}.{number}.cbm")
         head = {
             "format": FORMAT,
             "levels": self.levels.to_json(),
@@ -98,13 +98,14 @@ class ModelSet:
 
     @staticmethod
     def load(folder: Path) -> ModelSet:
-        """Read a set and check it; raises ModelError when a file is missing, changed or of another format."""
+        """Read a set; raises ModelError when a file is missing, changed or of another format."""
         check_manifest(folder)
         try:
             head = json.loads((folder / "model_set.json").read_text())
             if head["format"] != FORMAT:
                 raise ModelError(
-                    f"the model in {folder} has format {head['format']}, this Gridcast reads format {FORMAT}"
+                    f"the model in {folder} has format {head['format']}, "
+                    f"this Gridcast reads format {FORMAT}"
                 )
             card = ModelCard.from_json(json.loads((folder / "card.json").read_text()))
             targets = {name: _load_target(folder, name) for name in head["targets"]}
@@ -129,7 +130,8 @@ def check_manifest(folder: Path) -> None:
             raise ModelError(f"the model in {folder} lacks its file {name}")
         if digest(folder / name) != expected:
             raise ModelError(
-                f"the file {name} of the model in {folder} is not the one that was saved: its SHA-256 differs"
+                f"the file {name} of the model in {folder} is not the one that was saved: "
+                "its SHA-256 differs"
             )
 
 
@@ -154,8 +156,8 @@ def _load_target(folder: Path, name: str) -> TargetModel:
         for key, value in parts["settings"].items()
     }
     refiners: dict[str, Refiner] = {
-        cluster: load_refiner(folder / kept["file"], float(kept["share"]))
-        for cluster, kept in parts["refiners"].items()
+        cluster: load_refiner(folder / entry["file"], float(entry["share"]))
+        for cluster, entry in parts["refiners"].items()
     }
     return TargetModel(
         name,

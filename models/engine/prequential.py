@@ -1,4 +1,4 @@
-"""Prequential replay of one target over a log: predict each job from what was available, then learn.
+"""Prequential replay of one target: predict each job from what was available, then learn.
 
 Every evaluation, the training, the rehearsal and the task models go through ``TargetReplay``; the
 live forecaster learns and predicts by the same ``TargetPredictor``.
@@ -357,12 +357,12 @@ def reweight_transform(
         training: The coarse masses of the same rows, and the coarse bin of each outcome.
         ratio: The factor of each coarse mass (float64[n, coarse bins]).
     """
-    each = np.arange(len(below))
+    row = np.arange(len(below))
     before = np.cumsum(training.coarse, axis=1) - training.coarse
     reweighted = training.coarse * ratio
     start = np.cumsum(reweighted, axis=1) - reweighted
     total = reweighted.sum(axis=1)
-    before, start, factor = (values[each, training.truth] for values in (before, start, ratio))
+    before, start, factor = (values[row, training.truth] for values in (before, start, ratio))
     below, upto = (
         np.clip((start + factor * np.maximum(mass - before, 0.0)) / total, 0.0, 1.0)
         for mass in (below, upto)

@@ -1,4 +1,4 @@
-"""Training: one prequential replay of a log, then CatBoost refiners of what the histories predict."""
+"""Training: a prequential replay of a log, then CatBoost refiners of its predictions."""
 
 from __future__ import annotations
 
@@ -165,9 +165,10 @@ def _validation_errors(
     window = position[fit.rows[later]]
     masses = join([batch.distribution for batch in predicted]).take(window)
     if fit.selection.validation_refiners:
-        shown, refiners = training.take(later), fit.selection.validation_refiners
+        window_rows, refiners = training.take(later), fit.selection.validation_refiners
         masses = reweight(
-            masses, factors(shown.inputs, shown.coarse, refiners, clusters[fit.rows[later]])
+            masses,
+            factors(window_rows.inputs, window_rows.coarse, refiners, clusters[fit.rows[later]]),
         )
     window_predictions = Predicted(fit.rows[later], masses, scales[window])
     truth = replay.log.values[window_predictions.rows]

@@ -1,4 +1,4 @@
-"""Backtest of memory allocation: each job is allocated memory by every policy, and the waste counted.
+"""Backtest of memory allocation: the waste of every policy, job by job.
 
 Waste is counted as in the Sizey paper (Bader et al., IEEE CLUSTER 2024): GiB·h allocated and not
 used, and all that a failed attempt held, for the whole of the job's run time (time to failure 1.0).
@@ -41,7 +41,7 @@ LAST_CHOICE = 4000
 
 
 class MemoryBounds(NamedTuple):
-    """What each job requested (or the default), the most it may get, and whether that is its request."""
+    """Each job's request (or the default), the most it may get, and whether that is its request."""
 
     request: Floats
     ceiling: Floats
@@ -176,7 +176,7 @@ def _predicted_ladders(
 
 
 def _level_choices(count: int, first: int) -> Iterator[tuple[int, int]]:
-    """The rows between two choices of levels: at the first counted job, and each time they double."""
+    """The rows between two choices of levels, as the jobs double from the first counted one."""
     start = first
     while start < count:
         stop = count if start >= LAST_CHOICE else min(max(2 * start, FIRST_LEVELS), count)

@@ -1,9 +1,9 @@
 """Evaluation: every predictor backtested on a log in order of time, and one table of their errors.
 
-Each job is predicted by what had ended at its submission; models are refitted on a schedule, and the
-first jobs (the warm-up) are not counted. Twelve baselines and Gridcast take a minute for 30,000 jobs
-and under ten for 235,000 on two cores: fitted baselines train on at most 30,000 ended jobs, ten
-times at most.
+Each job is predicted by what had ended at its submission; models are refitted on a schedule, and
+the first jobs (the warm-up) are not counted. Twelve baselines and Gridcast take a minute for 30,000
+jobs and under ten for 235,000 on two cores: fitted baselines train on at most 30,000 ended jobs,
+ten times at most.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Evaluation:
         jobs: submitted_at, actual, cluster, a column a predictor, and low and high of Gridcast's
             90 % range.
         deciles: The share of outcomes in each tenth of their distribution; empty without Gridcast.
-        reliability: The share of outcomes not above each of QUANTILE_LEVELS; empty without Gridcast.
+        reliability: The share of outcomes not above each of QUANTILE_LEVELS; empty likewise.
     """
 
     target: str
@@ -311,8 +311,15 @@ def _by_error(rows: list[Row]) -> list[Row]:
 
 
 def _take(predicted: BaselinePredictions, rows: Integers) -> BaselinePredictions:
-    columns = (predicted.point, predicted.low, predicted.high, predicted.quantiles)
-    return BaselinePredictions(*(None if column is None else column[rows] for column in columns))  # type: ignore[arg-type]
+    def of_rows(column: Floats | None) -> Floats | None:
+        return None if column is None else column[rows]
+
+    return BaselinePredictions(
+        predicted.point[rows],
+        of_rows(predicted.low),
+        of_rows(predicted.high),
+        of_rows(predicted.quantiles),
+    )
 
 
 def _large_clusters(labels: Any) -> list[tuple[str, Integers]]:
@@ -325,7 +332,7 @@ def _large_clusters(labels: Any) -> list[tuple[str, Integers]]:
 
 
 def _periods(submitted: pd.Series[Any]) -> list[tuple[str, Integers]]:
-    """The months, or on logs under a month stretches of three days by their first, and their rows."""
+    """The months and their rows; on logs under a month stretches of three days."""
     if (submitted.max() - submitted.min()).total_seconds() >= MONTH:
         labels = submitted.dt.strftime("%Y-%m")
     else:

@@ -1,4 +1,4 @@
-"""Backtest of classes: the class of each job's outcome, predicted at its submission in several ways.
+"""Backtest of classes: the class of each job's outcome, predicted at its submission.
 
 The metrics are those of the paper on PanDA's learned resource prediction (its Tables 2 to 4), and
 the logarithmic score, which shows whether the probabilities are honest.
@@ -151,7 +151,7 @@ def _predict_classes(
 
 
 def _inputs(history: AvailableHistory) -> pd.DataFrame:
-    """The classifier's inputs: those of the plain CatBoost, and what tells tasks apart in the paper."""
+    """The inputs of the plain CatBoost, and what tells tasks apart in the paper."""
     names = [
         name
         for name in MORE_NAMES

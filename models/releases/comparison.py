@@ -1,4 +1,4 @@
-"""Comparison of model sets on the same later jobs, each predicting them as it would when serving."""
+"""Comparison of model sets on the same later jobs, each predicting as when serving."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ from models.quantities.targets import TARGETS
 
 COMPARISON_BASELINES = ("request", "last-two", "median-10")
 """Baselines that need no fitting and stand beside every comparison."""
-AT_ONCE = 16
-"""Jobs predicted between two looks at what has ended meanwhile: with 256, what it misses costs KTH-SP2 14 % in error."""
 BLOCKS = 40
+"""Runs of neighbouring jobs that the bootstrap draws together."""
 ALL_SOURCES = "all"
 """The name of all sources together in a comparison of several."""
 COMPARISON_COLUMNS = (
@@ -40,7 +39,7 @@ COMPARISON_COLUMNS = (
 
 @dataclass(frozen=True)
 class Difference:
-    """Excess of one mean absolute error over another, as a share of the other, with a 95 % interval."""
+    """Relative excess of one mean absolute error over another, with a 95 % interval."""
 
     share: float
     low: float
@@ -154,9 +153,15 @@ def difference(
     """Compare two mean absolute errors, relative to the second (negative: ``mine`` is better).
 
     The interval resamples BLOCKS runs of neighbouring jobs: the errors of one task's jobs are
-    alike, and an interval over single jobs would be too narrow. With ``sources`` each job's error
-    counts relative to the mean error of ``theirs`` in its source, so that a source of long jobs
-    does not decide alone.
+    alike, and an interval over single jobs would be too narrow.
+
+    Args:
+        truth: The outcomes.
+        mine: The points of one predictor, under an index that has that of ``truth``.
+        theirs: The points of the other.
+        sources: The source of each job: an error then counts relative to the mean error of
+            ``theirs`` in its source, so that a source of long jobs does not decide alone.
+        seed: Seed of the resampling.
     """
     mine_errors, their_errors = (
         (answer.loc[truth.index] - truth).abs().to_numpy(dtype=float) for answer in (mine, theirs)

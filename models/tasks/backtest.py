@@ -1,8 +1,9 @@
-"""How well ends of tasks are foreseen, asked of a log in the order of time, beside what is done today.
+"""Backtest of the ends of tasks, beside what is done today.
 
-At its definition a task is known as it is described: its owner and its jobs, with the sites that they ask for, but neither when each
-will be submitted nor any outcome that was not known by then. At a progress p the question is asked at the instant when that share of its
-jobs had ended. Every model is fitted on what was known when it was fitted, a tenth of the tasks at a time.
+At its definition a task is known by its description: its owner and its jobs, with the sites that
+they request, but neither when each will be submitted nor any outcome that was not yet available.
+At a progress p the end is predicted when that share of its jobs had ended. Every model is fitted on
+what was available when it was fitted, a tenth of the tasks at a time.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from models.engine.training import (
     find_target,
 )
 from models.histories.features import choose_levels, encode
+from models.quantities.metrics import coverage, point_errors
 from models.tasks.chains import links, ready_at
 from models.tasks.ends import FEWEST_JOBS, PROGRESS_LEVELS, PastQueries
 from models.tasks.inputs import Queries, WalltimePredictor, inputs, prequential_predictor
@@ -40,50 +42,68 @@ def evaluate_tasks(
     progress: Progress | None = None,
     refit_every: float = 0.1,
 ) -> list[Row]:
-    """Compare predictors of the end of tasks on those after the warm-up: a row a predictor and progress, errors in hours.
+    """Compare predictors of the end of tasks on those after the warm-up.
 
-    Only tasks of at least FEWEST_JOBS jobs that have all ended are counted. Raises TrainingError when there are none.
+    Args:
+        jobs: The jobs of the tasks; only tasks of at least FEWEST_JOBS jobs that have all ended are
+            counted.
+        warm_up: The share of the tasks, by definition, that is not counted.
+        progress: Called as tasks are predicted.
+        refit_every: The share of the tasks between two refits.
+
+    Returns:
+        A row a predictor and progress, errors in hours.
+
+    Raises:
+        TrainingError: When there are no such tasks.
     """
     tasks = group_tasks(jobs)
-    whole = np.flatnonzero((tasks.sizes >= FEWEST_JOBS) & np.isfinite(tasks.finished))
-    if len(whole) < 2 or not 0 < warm_up < 1:
+    ended = np.flatnonzero((tasks.sizes >= FEWEST_JOBS) & np.isfinite(tasks.finished))
+    if len(ended) < 2 or not 0 < warm_up < 1:
         raise TrainingError(
-            f"no task of at least {FEWEST_JOBS} jobs has ended after the warm-up: there is nothing to evaluate"
+            f"no task of at least {FEWEST_JOBS} jobs has ended after the warm-up: "
+            "there is nothing to evaluate"
         )
-    counted = whole[int(len(whole) * warm_up) :]
-    questions = queries_about(tasks, whole)
+    counted = ended[int(len(ended) * warm_up) :]
+    queries = queries_about(tasks, ended)
     past = PastQueries(
-        questions, query_inputs(tasks, questions, progress), tasks.finished[questions.task]
+        queries, query_inputs(tasks, queries, progress), tasks.finished[queries.task]
     )
-    ours = backtest_ranges(past, tasks.defined[whole], warm_up, refit_every, progress)
-    rivals = _rivals(tasks, whole, warm_up, refit_every)
+    time_left = backtest_ranges(past, tasks.defined[ended], warm_up, refit_every, progress)
+    baselines = _baselines(tasks, ended, warm_up, refit_every)
     rows = []
     for share in PROGRESS_LEVELS:
-        asked = np.flatnonzero((questions.progress == share) & np.isin(questions.task, counted))
-        task, at, end = questions.task[asked], questions.at[asked], past.finished[asked]
+        at_share = np.flatnonzero((queries.progress == share) & np.isin(queries.task, counted))
+        task, at, end = queries.task[at_share], queries.at[at_share], past.finished[at_share]
+        defined = tasks.defined[task]
+        ends = {name: predicted[task] for name, predicted in baselines.items()}
+        if share:
+            ends["rate"] = defined + (at - defined) / share
         for name in BASELINES:
-            if name == "rate" and share == 0:
-                continue
-            foreseen = (
-                rivals[name][task]
-                if name != "rate"
-                else tasks.defined[task] + (at - tasks.defined[task]) / share
-            )
-            rows.append(_row(name, share, np.abs(np.maximum(foreseen, at) - end), None))
-        low, middle, high = (at + ours[asked, place] for place in range(3))
-        rows.append(_row(OURS, share, np.abs(middle - end), (low <= end) & (end <= high)))
+            if name in ends:
+                rows.append(_row(name, share, end, np.maximum(ends[name], at)))
+        low, middle, high = (at + column for column in time_left[at_share].T)
+        rows.append(_row(OURS, share, end, middle) | {"coverage_90": coverage(end, low, high)})
     return rows
 
 
-def _row(name: str, share: float, error: Array, within: Array | None) -> Row:
+def _row(name: str, share: float, end: Array, predicted: Array) -> Row:
+    errors = point_errors(end / 3600, predicted / 3600)
     return {
-        "predictor": name, "progress": share, "tasks": len(error), "mae_hours": float(error.mean() / 3600),
-        "median_ae_hours": float(np.median(error) / 3600), "coverage_90": None if within is None else float(within.mean()),
-    }  # fmt: skip
+        "predictor": name,
+        "progress": share,
+        "tasks": len(end),
+        "mae_hours": errors["mae"],
+        "median_ae_hours": errors["median_ae"],
+        "coverage_90": None,
+    }
 
 
 def queries_about(tasks: Tasks, rows: Array) -> Queries:
-    """The questions about tasks ``rows`` at each of PROGRESS_LEVELS, in the order of time; who waits for others is asked about when it can begin."""
+    """Query tasks ``rows`` at each of PROGRESS_LEVELS, in order of time.
+
+    A task that waits for others is queried when it can begin.
+    """
     at = np.concatenate(
         [
             (ready_at(tasks, links(tasks)) if share == 0 else tasks.reached(share))[rows]
@@ -98,10 +118,10 @@ def queries_about(tasks: Tasks, rows: Array) -> Queries:
     )
 
 
-def query_inputs(tasks: Tasks, questions: Queries, progress: Progress | None = None) -> Array:
-    """What the models are shown of each question, the walltimes of its jobs foreseen by the mixture as it stood at the instant."""
+def query_inputs(tasks: Tasks, queries: Queries, progress: Progress | None = None) -> Array:
+    """Compute the models' inputs, the walltimes of the jobs predicted as of each query."""
     return inputs(
-        tasks, questions, prequential_walltimes(tasks), find_target("walltime").grid, progress
+        tasks, queries, prequential_walltimes(tasks), find_target("walltime").grid, progress
     )
 
 
@@ -117,47 +137,42 @@ def prequential_walltimes(tasks: Tasks) -> WalltimePredictor:
     return prequential_predictor(TargetPredictor.create(target, levels), log)
 
 
-def _rivals(tasks: Tasks, whole: Array, warm_up: float, refit_every: float) -> dict[str, Array]:
-    """The ends that the group's 95th percentile and P2PA's random forest on the task's parameters foresee (float64[tasks])."""
-    defined, finished, begin = (
-        tasks.defined[whole],
-        tasks.finished[whole],
-        ready_at(tasks, links(tasks))[whole],
-    )
-    lasted = finished - begin
-    groups = tasks.groups[whole]
-    ceiling = np.empty(len(whole))
-    for row in range(len(whole)):
-        known = finished[:row] <= defined[row]
-        same = known & (groups[:row] == groups[row])
-        ended = lasted[:row][same if same.any() else known]
-        ceiling[row] = np.quantile(ended, 0.95) if len(ended) else 0.0
-    parameters = _parameters(tasks, whole)
-    guess = ceiling.copy()
-    starts = list(
-        range(int(len(whole) * warm_up), len(whole), max(int(len(whole) * refit_every), 1))
-    )
-    for start, stop in zip(starts, [*starts[1:], len(whole)], strict=True):
-        known = np.flatnonzero(finished <= defined[start])
-        if len(known):
-            guess[start:stop] = fit_forest(parameters[known], lasted[known])(parameters[start:stop])
+def _baselines(tasks: Tasks, ended: Array, warm_up: float, refit_every: float) -> dict[str, Array]:
+    """Predict ends (float64[tasks]) by the group's 95th percentile and by P2PA's random forest."""
+    defined, finished = tasks.defined[ended], tasks.finished[ended]
+    begin = ready_at(tasks, links(tasks))[ended]
+    durations, groups = finished - begin, tasks.groups[ended]
+    ceiling = np.empty(len(ended))
+    for row in range(len(ended)):
+        available = finished[:row] <= defined[row]
+        same_group = available & (groups[:row] == groups[row])
+        sample = durations[:row][same_group if same_group.any() else available]
+        ceiling[row] = np.quantile(sample, 0.95) if len(sample) else 0.0
+    parameters = _parameters(tasks, ended)
+    by_forest, count = ceiling.copy(), len(ended)
+    starts = list(range(int(count * warm_up), count, max(int(count * refit_every), 1)))
+    for start, stop in zip(starts, [*starts[1:], count], strict=True):
+        available = np.flatnonzero(finished <= defined[start])
+        if len(available):
+            fitted = fit_forest(parameters[available], durations[available])
+            by_forest[start:stop] = fitted(parameters[start:stop])
     ends = {name: np.full(len(tasks), np.nan) for name in ("group-p95", "forest")}
-    ends["group-p95"][whole], ends["forest"][whole] = begin + ceiling, begin + guess
+    ends["group-p95"][ended], ends["forest"][ended] = begin + ceiling, begin + by_forest
     return ends
 
 
-def _parameters(tasks: Tasks, whole: Array) -> Array:
-    """What P2PA's forest is told: owner, group, project, program, main site, number of jobs and sites, what they ask for, the hour."""
-    heads = tasks.jobs.iloc[tasks.first[:-1][whole]]
+def _parameters(tasks: Tasks, rows: Array) -> Array:
+    """P2PA's inputs: owner, group, project, program, main site, size, requests, hour."""
+    first_jobs = tasks.jobs.iloc[tasks.first[:-1][rows]]
     names = [
-        pd.factorize(heads[name].fillna(""))[0]
+        pd.factorize(first_jobs[name].fillna(""))[0]
         for name in ("user", "group", "project", "program", "site")
     ]
-    asked = [
-        np.nan_to_num(heads[name].to_numpy())
+    requests = [
+        np.nan_to_num(first_jobs[name].to_numpy())
         for name in ("requested_walltime", "requested_cores", "input_bytes", "events")
     ]
-    sites = [len(set(tasks.site[tasks.first[task] : tasks.first[task + 1]])) for task in whole]
+    sites = [len(set(tasks.site[tasks.first[task] : tasks.first[task + 1]])) for task in rows]
     return np.column_stack(
-        [*names, *asked, tasks.sizes[whole], sites, tasks.defined[whole] / 3600 % 24]
+        [*names, *requests, tasks.sizes[rows], sites, tasks.defined[rows] / 3600 % 24]
     ).astype(np.float32)

@@ -32,15 +32,22 @@ from models.refiner.clusters import GLOBAL
 from models.refiner.refinement import factors
 
 LEVELS = np.array([0.05, 0.95])
-NEWEST = 2000
-"""The plain regression's range is as wide as its errors on so many jobs whose outcomes became known last."""
-ALIKE = 250
-"""Jobs that share one such width."""
+LATEST_ERRORS = 2000
+"""The plain regression's range is as wide as its errors on so many of the latest outcomes."""
+ROWS_PER_WIDTH = 250
+"""So many jobs share one such width."""
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model, when it was trained, and how long that took (s); ``line`` are the times of the trainings it follows from."""
+    """A model and its training.
+
+    Attributes:
+        at: When it was trained, µs.
+        model: The model.
+        seconds: How long the training took.
+        line: The times of the trainings that it follows from, its own last.
+    """
 
     at: int
     model: Any
@@ -50,7 +57,7 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class AnsweredRows:
-    """Rows, in order of submission, that one ``model`` answered, and its ``points`` for them."""
+    """Rows, in order of submission, that one ``model`` predicted, and its ``points`` for them."""
 
     rows: Integers
     model: TrainedModel
@@ -58,20 +65,23 @@ class AnsweredRows:
 
 
 class RetrainedModel(Protocol):
-    """What can be trained anew at any time of a log and asked about any of its jobs as of their submission."""
+    """A model that is trained at any time of a log and predicts jobs as of their submission."""
 
     name: str
 
     def train(self, at: int, earlier: TrainedModel | None = None) -> TrainedModel:
-        """A model of what was known at ``at`` (microseconds since 1970); what an ``earlier`` one has shown since may help."""
+        """Train by the outcomes available at ``at`` (µs), going on from an ``earlier`` model."""
         ...
 
     def points(self, model: TrainedModel, rows: Integers) -> Floats:
-        """The best single values of ``model`` for ``rows``, by the history as it stood at each submission (float64[n])."""
+        """Predict the best single values of ``rows``, each as of its submission (float64[n])."""
         ...
 
-    def ranges(self, stretches: Sequence[AnsweredRows]) -> tuple[Floats, Floats]:
-        """The ends of the 90 % ranges of all rows of ``stretches``, calibrated by those that had ended before (float64[n] each)."""
+    def ranges(self, answered: Sequence[AnsweredRows]) -> tuple[Floats, Floats]:
+        """Compute the ends of the 90 % ranges of all answered rows (float64[n] each).
+
+        They are calibrated by the outcomes available at each submission.
+        """
         ...
 
 
@@ -139,53 +149,54 @@ class PlainCatBoost:
 
     name = "catboost"
 
-    def __init__(self, seen: AvailableHistory) -> None:
-        self._seen, self._inputs = seen, catboost.inputs(seen)
-        highest = np.where(np.isfinite(seen.request), seen.request, np.inf)
-        self._lowest, self._highest = (
-            seen.target.grid.lowest,
-            np.maximum(highest, seen.target.grid.lowest),
-        )
+    def __init__(self, history: AvailableHistory) -> None:
+        self._history, self._inputs = history, catboost.inputs(history)
+        self._lowest = history.target.grid.lowest
+        request = np.where(np.isfinite(history.request), history.request, np.inf)
+        self._highest = np.maximum(request, self._lowest)
         self._trained: dict[tuple[int, ...], TrainedModel] = {}
 
     def train(self, at: int, earlier: TrainedModel | None = None) -> TrainedModel:
-        """See Learner."""
+        """See RetrainedModel."""
+        history = self._history
 
         def fit() -> Callable[[pd.DataFrame], Floats]:
-            rows = latest_outcomes(self._seen, at)
-            return catboost.fit(self._inputs.iloc[rows], self._seen.values[rows], self._seen.target)
+            rows = latest_outcomes(history, at)
+            return catboost.fit(self._inputs.iloc[rows], history.values[rows], history.target)
 
         return _train_once(self._trained, (at,), fit)
 
     def points(self, model: TrainedModel, rows: Integers) -> Floats:
-        """See Learner."""
+        """See RetrainedModel."""
         if not len(rows):
             return np.empty(0)
         return np.clip(model.model(self._inputs.iloc[rows]), self._lowest, self._highest[rows])
 
-    def ranges(self, stretches: Sequence[AnsweredRows]) -> tuple[Floats, Floats]:
-        """See Learner."""
-        rows = np.concatenate([stretch.rows for stretch in stretches])
-        points = np.maximum(np.concatenate([stretch.points for stretch in stretches]), self._lowest)
-        known, at = self._seen.available_at[rows], self._seen.submitted_at[rows]
-        off = np.log(np.maximum(self._seen.values[rows], self._lowest) / points)
-        order = np.argsort(known, kind="stable")
-        order = order[np.isfinite(off[order])]
+    def ranges(self, answered: Sequence[AnsweredRows]) -> tuple[Floats, Floats]:
+        """See RetrainedModel."""
+        rows = np.concatenate([stretch.rows for stretch in answered])
+        points = np.maximum(np.concatenate([stretch.points for stretch in answered]), self._lowest)
+        available_at = self._history.available_at[rows]
+        at = self._history.submitted_at[rows]
+        errors = np.log(np.maximum(self._history.values[rows], self._lowest) / points)
+        order = np.argsort(available_at, kind="stable")
+        order = order[np.isfinite(errors[order])]
         low, high = np.full(len(rows), self._lowest), self._highest[rows].copy()
-        for start in range(0, len(rows), ALIKE):
-            some = slice(start, start + ALIKE)
-            newest = order[: np.searchsorted(known[order], at[start], side="right")][-NEWEST:]
-            if len(newest) >= 1 / LEVELS[0]:
-                down, up = np.exp(np.quantile(off[newest], LEVELS))
-                low[some] = np.clip(points[some] * down, self._lowest, self._highest[rows[some]])
-                high[some] = np.clip(points[some] * up, self._lowest, self._highest[rows[some]])
+        for start in range(0, len(rows), ROWS_PER_WIDTH):
+            run = slice(start, start + ROWS_PER_WIDTH)
+            available = np.searchsorted(available_at[order], at[start], side="right")
+            latest = order[:available][-LATEST_ERRORS:]
+            if len(latest) >= 1 / LEVELS[0]:
+                down, up = np.exp(np.quantile(errors[latest], LEVELS))
+                low[run] = np.clip(points[run] * down, self._lowest, self._highest[rows[run]])
+                high[run] = np.clip(points[run] * up, self._lowest, self._highest[rows[run]])
         return low, high
 
 
 def _train_once(
     trained: dict[tuple[int, ...], TrainedModel], line: tuple[int, ...], fit: Callable[[], Any]
 ) -> TrainedModel:
-    """What was trained along ``line``, trained if it was not: policies that train at the same time share the model, not its cost."""
+    """Train along ``line`` unless that was done: policies share models of the same trainings."""
     if line not in trained:
         started = time.perf_counter()
         model = fit()

@@ -131,7 +131,7 @@ class PredictorState:
 
         Raises StoreError when the store cannot be read.
         """
-        from models.engine.snapshot import arrays_of
+        from models.engine.snapshot import snapshot_arrays
 
         with self._lock:
             position = HistoryPosition(
@@ -144,7 +144,7 @@ class PredictorState:
             partial = self._torn or self._catching_up_to
             if not self.ready or partial or not self._snapshots.is_due(position):
                 return
-            arrays = arrays_of(self.active.forecaster)
+            arrays = snapshot_arrays(self.active.forecaster)
         self._snapshots.save(arrays, position, self._store())
 
     def rebuild(self, active: ActiveModel) -> None:

@@ -126,7 +126,7 @@ class Snapshots:
 
         Raises StoreError when the store cannot say whether the file is of its history.
         """
-        from models.engine.snapshot import put_back
+        from models.engine.snapshot import restore_snapshot
 
         try:
             with self._file.open("rb") as file, np.load(file, allow_pickle=False) as content:
@@ -150,7 +150,7 @@ class Snapshots:
         if first is None or list(first) != summary["mark"] or too_old:
             return None
         try:
-            put_back(forecaster, arrays)
+            restore_snapshot(forecaster, arrays)
         except GridcastError as error:
             log.info("the history is learned from the store: %s", error)
             return None

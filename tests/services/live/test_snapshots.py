@@ -110,7 +110,7 @@ def test_a_file_that_does_not_fit_is_not_used(
         card = replace(model_set.card, version="gridcast-99")
         how = {"model": ModelSet(card, model_set.levels, model_set.clusters, model_set.targets)}
     elif fault == "another version":
-        monkeypatch.setattr("models.engine.snapshot.form", lambda: "another")
+        monkeypatch.setattr("models.engine.snapshot.code_hash", lambda: "another")
     elif fault == "no model":
         how = {"model": None}
     elif fault == "old":
@@ -194,7 +194,7 @@ def test_another_version_is_one_whose_code_of_what_is_learned_differs_by_a_byte(
             tmp_path / folder,
             ignore=lambda _, names: [name for name in names if not name.endswith(".py")],
         )
-    forms = [snapshot.form(), snapshot.form(tmp_path)]
+    forms = [snapshot.code_hash(), snapshot.code_hash(tmp_path)]
     for folder in copies:
         file = (
             tmp_path / folder / "schema.py"
@@ -202,6 +202,6 @@ def test_another_version_is_one_whose_code_of_what_is_learned_differs_by_a_byte(
             else sorted((tmp_path / folder).glob("*.py"))[-1]
         )
         file.write_bytes(file.read_bytes() + b"#")
-        snapshot.form.cache_clear()
-        forms.append(snapshot.form(tmp_path))
+        snapshot.code_hash.cache_clear()
+        forms.append(snapshot.code_hash(tmp_path))
     assert forms[0] == forms[1] and len(set(forms)) == len(copies) + 1
