@@ -23,7 +23,7 @@ from models.engine.prequential import (
 from models.engine.target_predictor import TargetPredictor, batches
 from models.engine.training import TrainingError, find_target
 from models.histories.components import MixtureSettings
-from models.histories.features import choose_levels
+from models.histories.features import Contexts, choose_levels, encode
 from models.quantities.classes import Cuts, Thresholds
 from models.quantities.metrics import QUANTILE_LEVELS
 from models.quantities.targets import TARGETS, Target
@@ -195,6 +195,7 @@ def predict_in_time(
     jobs = pd.concat([history, queries], ignore_index=True)
     is_query = np.arange(len(jobs)) >= len(history)
     names = tuple(model_set.targets) if model_set else ("walltime",)
+    contexts = encode(jobs, model_set.levels) if model_set else None
     columns: dict[str, Array] = {}
     cold = np.zeros(len(queries), dtype=bool)
     for number, name in enumerate(names):
@@ -203,12 +204,13 @@ def predict_in_time(
             if progress:
                 progress(text, (number + share) / len(names))
 
-        replay = _replay_of(model_set, name, jobs, queries)
+        replay = _replay_of(model_set, name, jobs, contexts, queries)
         batch_columns, batch_cold = _query_columns(replay, name, is_query, quantiles, report)
         columns |= batch_columns
         cold |= batch_cold
-    if model_set and {"peak_memory", "walltime"} <= set(names):
-        columns |= _allocation_columns(model_set, jobs, np.flatnonzero(is_query))
+    if model_set and contexts is not None and {"peak_memory", "walltime"} <= set(names):
+        replay_of_memory = AllocationReplay.of_version(model_set, jobs, contexts)
+        columns |= _allocation_columns(replay_of_memory, np.flatnonzero(is_query))
     clusters = np.full(len(queries), NO_MODEL, dtype=object)
     if model_set:
         clusters = model_set.answering_clusters(model_set.clusters.assign(queries))
@@ -219,10 +221,14 @@ def predict_in_time(
 
 
 def _replay_of(
-    model_set: ModelSet | None, name: str, jobs: pd.DataFrame, queries: pd.DataFrame
+    model_set: ModelSet | None,
+    name: str,
+    jobs: pd.DataFrame,
+    contexts: Contexts | None,
+    queries: pd.DataFrame,
 ) -> TargetReplay:
     if model_set:
-        return TargetReplay.of_version(model_set, name, jobs)
+        return TargetReplay.of_version(model_set, name, jobs, contexts)
     target, first = TARGETS[name], queries["submitted_at"].min()
     levels = choose_levels(jobs[jobs["submitted_at"] < first], target.subject)
     return TargetReplay(TargetPredictor.create(target, levels), LogRows.of(jobs, target, levels))
@@ -269,10 +275,7 @@ def _query_columns(
     return joined, np.concatenate(cold)
 
 
-def _allocation_columns(
-    model_set: ModelSet, jobs: pd.DataFrame, query_rows: Array
-) -> dict[str, Array]:
-    replay = AllocationReplay.of_version(model_set, jobs)
+def _allocation_columns(replay: AllocationReplay, query_rows: Array) -> dict[str, Array]:
     limits, columns = replay.log.limits, []
     for rows in batches(query_rows):
         occupancy = replay.advance(rows)

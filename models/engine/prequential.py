@@ -198,17 +198,22 @@ class TargetReplay:
         self._replay = PrequentialReplay(predictor.mixture, log.contexts, log.values, log.limits)
 
     @staticmethod
-    def of_version(model_set: ModelSet, name: str, jobs: pd.DataFrame) -> TargetReplay:
+    def of_version(
+        model_set: ModelSet, name: str, jobs: pd.DataFrame, contexts: Contexts | None = None
+    ) -> TargetReplay:
         """Replay the jobs that a trained version serves, those submitted since its training.
 
         Args:
             model_set: The version; its weights have learned what was available by its window's end.
             name: The target.
             jobs: The jobs in any order, those of the training among them.
+            contexts: The jobs encoded, where they are already.
         """
         until = model_set.card.window.until_us
         target, model = TARGETS[name], model_set.targets[name]
-        log = LogRows.of(jobs, target, model_set.levels)
+        if contexts is None:
+            contexts = encode(jobs, model_set.levels)
+        log = LogRows.of_contexts(contexts, target.value(jobs), target.limit(jobs))
         predictor = TargetPredictor.create(target, model_set.levels, model=model)
         trained = log.outcome_order[: log.available(until)]
         predictor.load_histories(
@@ -327,10 +332,11 @@ class AllocationReplay:
         )
 
     @staticmethod
-    def of_version(model_set: ModelSet, jobs: pd.DataFrame) -> AllocationReplay:
-        """Replay ``jobs`` by the weights of a trained version."""
+    def of_version(model_set: ModelSet, jobs: pd.DataFrame, contexts: Contexts) -> AllocationReplay:
+        """Replay ``jobs``, encoded as ``contexts``, by the weights of a trained version."""
         memory, walltime = (
-            TargetReplay.of_version(model_set, name, jobs) for name in ("peak_memory", "walltime")
+            TargetReplay.of_version(model_set, name, jobs, contexts)
+            for name in ("peak_memory", "walltime")
         )
         return AllocationReplay(
             memory.predictor, walltime.predictor, memory.log, walltime.log.values

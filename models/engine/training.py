@@ -24,7 +24,7 @@ from models.engine.prequential import (
 )
 from models.engine.target_predictor import TargetPredictor, batches, reweight
 from models.histories.components import MixtureSettings
-from models.histories.features import NOT_AVAILABLE, choose_levels
+from models.histories.features import NOT_AVAILABLE, choose_levels, encode
 from models.quantities.classes import thresholds_of
 from models.quantities.distribution import join
 from models.quantities.metrics import coverage, lowest_counted, point_errors
@@ -73,7 +73,11 @@ def train(
             f"{', '.join(targets)} are not quantities of one kind of record: train them apart"
         )
     levels = choose_levels(jobs, subject)
-    logs = {target.name: LogRows.of(jobs, target, levels, until) for target in chosen}
+    contexts = encode(jobs, levels)
+    logs = {
+        target.name: LogRows.of_contexts(contexts, target.value(jobs), target.limit(jobs), until)
+        for target in chosen
+    }
     available_at = logs[targets[0]].contexts.available_at
     at = until if until is not None else _latest(available_at)
     models: dict[str, TargetModel] = {}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from infra.aliases import Floats, Integers
+from infra.aliases import Flags, Floats, Integers
 from models.quantities.targets import Grid
 
 WEEK, HALF_DAY, MONTH = 7 * 86400.0, 43200.0, 31 * 86400.0
@@ -30,13 +30,16 @@ def lowest_counted(grid: Grid) -> float:
     return max(1.0, grid.lowest)
 
 
-def point_errors(actual: Floats, point: Floats, lowest: float = 1.0) -> dict[str, float | None]:
+def point_errors(
+    actual: Floats, point: Floats, lowest: float = 1.0, weights: Floats | None = None
+) -> dict[str, float | None]:
     """Compute the errors of point predictions.
 
     Args:
         actual: Outcomes.
         point: Predictions of the same jobs.
         lowest: The least value that ratios and logarithms count.
+        weights: For how many jobs each prediction stands, 1 unless given; r2 takes no weights.
 
     Returns:
         mae, median_ae, rmse, r2, r2_log, mape, median_ape, apa and under (share predicted too
@@ -50,15 +53,15 @@ def point_errors(actual: Floats, point: Floats, lowest: float = 1.0) -> dict[str
     error = point - actual
     predicted, real = np.maximum(point, lowest), np.maximum(actual, lowest)
     return {
-        "mae": float(np.abs(error).mean()),
-        "median_ae": float(np.median(np.abs(error))),
-        "rmse": float(np.sqrt((error**2).mean())),
+        "mae": weighted_mean(np.abs(error), weights),
+        "median_ae": weighted_median(np.abs(error), weights),
+        "rmse": float(np.sqrt(weighted_mean(error**2, weights))),
         "r2": _explained_variance(actual, point),
         "r2_log": _explained_variance(np.log(real), np.log(predicted)),
-        "mape": float((np.abs(error) / real).mean()),
-        "median_ape": float(np.median(np.abs(error) / real)),
-        "apa": float((np.minimum(predicted, real) / np.maximum(predicted, real)).mean()),
-        "under": float((error < 0).mean()),
+        "mape": weighted_mean(np.abs(error) / real, weights),
+        "median_ape": weighted_median(np.abs(error) / real, weights),
+        "apa": weighted_mean(np.minimum(predicted, real) / np.maximum(predicted, real), weights),
+        "under": weighted_mean(error < 0, weights),
     }
 
 
@@ -67,9 +70,30 @@ def _explained_variance(actual: Floats, predicted: Floats) -> float | None:
     return 1 - float(((actual - predicted) ** 2).sum()) / variance if variance > 0 else None
 
 
-def coverage(actual: Floats, low: Floats, high: Floats) -> float:
-    """The share of outcomes within ``low`` and ``high``, ends included."""
-    return float(((low <= actual) & (actual <= high)).mean())
+def weighted_mean(values: Floats | Flags, weights: Floats | None = None) -> float:
+    """The mean of ``values``, by ``weights`` if any."""
+    return float(np.average(values, weights=weights))
+
+
+def weighted_median(values: Floats, weights: Floats | None = None) -> float:
+    """The median of ``values``; by unequal ``weights`` the least value that half of them reach."""
+    if weights is None or (weights == weights[0]).all():
+        return float(np.median(values))
+    order = np.argsort(values)
+    reached = np.cumsum(weights[order])
+    return float(values[order[np.searchsorted(reached, reached[-1] / 2)]])
+
+
+def coverage(actual: Floats, low: Floats, high: Floats, weights: Floats | None = None) -> float:
+    """Compute the share of outcomes within their ranges.
+
+    Args:
+        actual: Outcomes.
+        low: Lower ends, included.
+        high: Upper ends, included.
+        weights: For how many jobs each stands, 1 unless given.
+    """
+    return weighted_mean((low <= actual) & (actual <= high), weights)
 
 
 def pinball(actual: Floats, quantiles: Floats, levels: Sequence[float] = QUANTILE_LEVELS) -> float:

@@ -12,6 +12,7 @@ from infra.settings import Settings
 from jobs.store import read_jobs
 from models.engine.backtest import predict_in_time
 from models.engine.forecaster import Forecaster
+from models.engine.predictions import DECIMALS
 from models.releases import registry
 from models.releases.verification import load_model_set, verify
 from models.releases.versions import Version
@@ -72,7 +73,8 @@ def predict_jobs(
     champion = registry.champion(settings)
     model_set = load_model_set(champion, settings) if champion else None
     history = read_jobs(engine, until=jobs["submitted_at"].max(), ended=True)
-    answers = predict_in_time(model_set, history, jobs, quantiles, progress).loc[jobs.index]
+    answers = predict_in_time(model_set, history, jobs, quantiles, progress)
+    answers = answers.loc[jobs.index].round(DECIMALS)
     if champion is None or model_set is None:
         return answers.assign(in_training=False)
     until = jobs["source"].map(model_set.card.trained_until)

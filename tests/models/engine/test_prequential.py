@@ -1,4 +1,4 @@
-"""The engine lived through a log: nothing of the future moves an answer, and every answer is a sane range."""
+"""The prequential replay: no prediction of any caller moves with the future, and ranges are sane."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.engine.backtest import Backtest, backtest
+from jobs.coded_jobs import in_microseconds
+from models.engine.backtest import Backtest, backtest, predict_in_time
+from models.engine.prequential import AllocationReplay, LogRows, TargetReplay
+from models.engine.target_predictor import TargetPredictor, batches
+from models.engine.training import train
+from models.histories.features import choose_levels
+from models.quantities.targets import TARGETS
 
 Jobs = Callable[..., pd.DataFrame]
 
@@ -81,3 +87,94 @@ def test_only_jobs_after_the_warm_up_with_an_outcome_are_judged(
     known = log["walltime"].iloc[lived.rows]
     np.testing.assert_array_equal(known.to_numpy(), lived.truth)
     assert len(lived.rows) == int(log["walltime"].iloc[int(0.2 * len(log)) :].notna().sum())
+
+
+MEMORY = ("walltime", "peak_memory")
+
+
+@pytest.fixture(scope="module")
+def measured(log: pd.DataFrame) -> pd.DataFrame:
+    """The log with the memory of each ended job, which grows with its walltime."""
+    return log.assign(peak_memory=2.0**20 * (100 + log["walltime"]))
+
+
+def unmeasured_after(jobs: pd.DataFrame, moment: pd.Timestamp) -> pd.DataFrame:
+    other = scrambled_after(jobs, moment)
+    late = ~(jobs["ended_at"] <= moment)
+    return other.assign(peak_memory=jobs["peak_memory"].where(~late, 2.0**33))
+
+
+def test_no_prediction_of_a_served_version_moves_when_the_future_does(
+    measured: pd.DataFrame,
+) -> None:
+    since, moment = (measured["submitted_at"].quantile(share) for share in (0.4, 0.7))
+    model_set = train(
+        measured[measured["submitted_at"] < since], targets=MEMORY, until=in_microseconds(since)
+    )
+    later = measured[measured["submitted_at"] >= since]
+    now, other = (
+        predict_in_time(model_set, history, later, (0.8,))
+        for history in (measured, unmeasured_after(measured, moment))
+    )
+    before = (later["submitted_at"] <= moment).to_numpy()
+    assert before.sum() > 500
+    pd.testing.assert_frame_equal(now[before], other[before])
+    for column in ("walltime", "peak_memory", "peak_memory_allocation_2", "walltime_q0.8"):
+        assert not now.loc[~before, column].equals(other.loc[~before, column]), column
+
+
+def test_a_training_as_of_a_time_uses_no_outcome_of_later(measured: pd.DataFrame) -> None:
+    since = measured["submitted_at"].quantile(0.6)
+    earlier = measured[measured["submitted_at"] < since]
+    now, other = (
+        train(jobs, targets=MEMORY, until=in_microseconds(since))
+        for jobs in (earlier, unmeasured_after(earlier, since))
+    )
+    for name in MEMORY:
+        mine, theirs = now.targets[name], other.targets[name]
+        np.testing.assert_array_equal(mine.learned.rows, theirs.learned.rows)
+        np.testing.assert_array_equal(mine.calibration.upto, theirs.calibration.upto)
+        assert mine.refiners.keys() == theirs.refiners.keys()
+    assert now.card.metrics == other.card.metrics
+    assert now.card.thresholds == other.card.thresholds
+
+
+def test_no_allocation_moves_when_the_future_does(measured: pd.DataFrame) -> None:
+    moment = measured["submitted_at"].quantile(0.5)
+    rows, levels = np.arange(1500), choose_levels(measured.iloc[:500])
+    now, other = (
+        AllocationReplay.of_jobs(jobs, levels).advance(rows)
+        for jobs in (measured, unmeasured_after(measured, moment))
+    )
+    before = (measured["submitted_at"] <= moment).to_numpy()[rows]
+    for name, values in now._asdict().items():
+        np.testing.assert_array_equal(values[before], getattr(other, name)[before], err_msg=name)
+    assert not np.array_equal(now.mass, other.mass)
+
+
+def test_queries_between_the_jobs_are_predicted_as_of_their_own_time(log: pd.DataFrame) -> None:
+    """As tasks are: a query at a job's submission is predicted as the job itself."""
+    target, levels = TARGETS["walltime"], choose_levels(log.iloc[:500])
+    rows = LogRows.of(log, target, levels)
+    jobs = TargetReplay(TargetPredictor.create(target, levels), rows)
+    masses = np.concatenate([jobs.masses(batch)[0].mass for batch in batches(np.arange(900), 64)])
+    picked = np.arange(300, 900, 7)
+    with_queries = rows.with_queries(rows.contexts.take(picked))
+    queries = TargetReplay(TargetPredictor.create(target, levels), with_queries)
+    asked = len(log) + np.arange(len(picked))
+    of_jobs = masses[picked][np.isinf(rows.limits[picked])]
+    of_queries = queries.masses(asked)[0].mass[np.isinf(rows.limits[picked])]
+    assert len(of_jobs) > 5
+    np.testing.assert_array_equal(of_jobs, of_queries)
+
+
+def test_batches_change_no_prediction(log: pd.DataFrame) -> None:
+    target, levels = TARGETS["walltime"], choose_levels(log.iloc[:500])
+    points = []
+    for size in (1, 97):
+        replay = TargetReplay(
+            TargetPredictor.create(target, levels), LogRows.of(log, target, levels)
+        )
+        predictions = [replay.advance(rows) for rows in batches(np.arange(600), size)]
+        points.append(np.concatenate([replay.points(batch) for batch in predictions]))
+    np.testing.assert_array_equal(*points)
