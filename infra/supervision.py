@@ -165,7 +165,13 @@ def is_responding(component: Component) -> bool:
 
 
 def record_state(settings: Settings, child: Child, state: str) -> None:
-    """Record the state of a component; where the disk is full the next check tries again."""
+    """Record the state of a component; where the disk is full the next check tries again.
+
+    Args:
+        settings: the settings.
+        child: the component's process.
+        state: ``starting``, ``up`` or ``restarting``.
+    """
     component, child.state = child.component, state
     record = {
         "pid": child.process.pid,

@@ -56,11 +56,11 @@ def separate_recycled(
     key, name = list(record.identity), record.identity[1]
     affected = _recycled_in(jobs, key)
     if len(stored):
-        place = pd.MultiIndex.from_frame(stored[key]).get_indexer(
+        stored_row = pd.MultiIndex.from_frame(stored[key]).get_indexer(
             pd.MultiIndex.from_frame(jobs[key])
         )
-        both = jobs[place >= 0]
-        before = stored.iloc[place[place >= 0]].set_axis(both.index)
+        both = jobs[stored_row >= 0]
+        before = stored.iloc[stored_row[stored_row >= 0]].set_axis(both.index)
         affected |= set(both.loc[is_recycled(before, both), key].itertuples(index=False, name=None))
     if not affected:
         return jobs
@@ -68,11 +68,11 @@ def separate_recycled(
     keys = pd.Series(list(jobs[key].itertuples(index=False, name=None)), index=jobs.index)
     for source, job_id in affected:
         rows = jobs[keys == (source, job_id)].sort_values("submitted_at", kind="stable")
-        known = [stored[(stored[key[0]] == source) & (stored[name] == job_id)]]
-        known += [variants(source, job_id)] if variants else []
+        same_id = [stored[(stored[key[0]] == source) & (stored[name] == job_id)]]
+        same_id += [variants(source, job_id)] if variants else []
         spans = [
             [row.submitted_at, last, getattr(row, name)]
-            for frame in known
+            for frame in same_id
             for row, last in zip(frame.itertuples(), _last_seen(frame), strict=True)
         ]
         for row, last in zip(rows.itertuples(), _last_seen(rows), strict=True):

@@ -55,7 +55,13 @@ def partitions(connection: Connection, name: str | None = None) -> set[str]:
 
 
 def create_partitions(connection: Connection, table: Table, moments: Iterable[int]) -> None:
-    """Create the missing partitions for rows of these times (microseconds since 1970)."""
+    """Create the missing partitions for new rows.
+
+    Args:
+        connection: the caller's transaction.
+        table: the table of the rows.
+        moments: their times, in microseconds since 1970.
+    """
     if partition_column(connection, table) is None:
         return
     times = np.fromiter(moments, np.int64).view("datetime64[us]")
@@ -79,7 +85,13 @@ def create_partitions(connection: Connection, table: Table, moments: Iterable[in
 
 
 def partitions_before(connection: Connection, table: Table, moment: int) -> list[str]:
-    """The partitions that end before ``moment`` (microseconds since 1970), the oldest first."""
+    """The names of the partitions that end before a moment, the oldest first.
+
+    Args:
+        connection: a connection.
+        table: the partitioned table.
+        moment: microseconds since 1970.
+    """
     until = np.datetime64(moment, "us").astype("datetime64[M]")
     matches = {
         name: re.fullmatch(rf"{table.name}_(\d+)_(\d\d)", name)

@@ -175,7 +175,13 @@ def draw_programs(seed: int) -> Programs:
 
 
 def draw_users(seed: int, count: int, programs: Programs) -> Users:
-    """Draw users: a few robots with most of the production, many people with a little analysis."""
+    """Draw users: a few robots with most of the production, many people with a little analysis.
+
+    Args:
+        seed: seed of the random numbers.
+        count: number of users.
+        programs: the programs that they run.
+    """
     rng = np.random.default_rng([seed, 3])
     group = np.arange(count) % len(GROUPS)
     robot = np.arange(count) < max(1, min(len(GROUPS), count // 5))
