@@ -1,9 +1,9 @@
-"""How advice holds: what is advised on seven days of a log, beside the jobs of the 28 days after each.
+"""Accuracy of advice: advice on seven days of a log, compared with the jobs of the next 28 days.
 
     uv run python benchmarks/advice.py [KTH CTC]
 
-A line a rule and a risk: the jobs of the kinds that got advice, the share that needed more time than was advised, and the time asked for
-then as a share of what was asked for.
+One line per rule and risk: the jobs that got advice, the share that ran longer than advised, and
+the advised walltime as a share of the requested one.
 """
 
 from __future__ import annotations
@@ -25,23 +25,25 @@ DAYS = 7
 RISKS = (0.01, 0.05)
 KINDS = {
     "a program": ["user", "name", "cores"],
-    "a program and a time asked for": ["user", "name", "cores", "asked"],
+    "a program and a request": ["user", "name", "cores", "asked"],
 }
 
 
-def lived(name: str) -> Iterator[tuple[pd.Timestamp, Forecaster, pd.DataFrame, pd.DataFrame]]:
-    """Each day of advice: a forecaster that knows what had ended, the jobs looked at, and those of the month after."""
+def days_of_advice(
+    name: str,
+) -> Iterator[tuple[pd.Timestamp, Forecaster, pd.DataFrame, pd.DataFrame]]:
+    """For each day: a forecaster of the ended jobs, the past jobs, and those of the next month."""
     jobs = load(name)
     jobs["name"], jobs["cores"] = (
         jobs["program"].fillna(jobs["job_name"]).fillna("–"),
         jobs["requested_cores"].fillna(1.0),
     )
     jobs["asked"] = jobs["requested_walltime"].fillna(0.0)
-    forecaster, known = Forecaster(), jobs["submitted_at"].min()
-    span = jobs["submitted_at"].max() - known
-    for day in [known + span * part / (DAYS + 2) for part in range(2, DAYS + 2)]:
-        forecaster.learn(jobs[(jobs["ended_at"] > known) & (jobs["ended_at"] <= day)])
-        known = day
+    forecaster, learned_until = Forecaster(), jobs["submitted_at"].min()
+    span = jobs["submitted_at"].max() - learned_until
+    for day in [learned_until + span * step / (DAYS + 2) for step in range(2, DAYS + 2)]:
+        forecaster.learn(jobs[(jobs["ended_at"] > learned_until) & (jobs["ended_at"] <= day)])
+        learned_until = day
         past, _ = plausible_jobs(
             jobs[(jobs["submitted_at"] >= day - MONTH) & (jobs["ended_at"] <= day)]
         )
@@ -59,45 +61,50 @@ def main() -> None:
     parser.add_argument("logs", nargs="*", default=["KTH", "CTC"])
     for log in parser.parse_args().logs:
         sums: dict[tuple[str, float, str], list[float]] = defaultdict(lambda: [0.0] * 4)
-        for day, forecaster, past, later in lived(log):
+        for day, forecaster, past, later in days_of_advice(log):
             for shape, fields in KINDS.items():
-                kinds = {key: part for key, part in past.groupby(fields) if len(part) >= FEWEST}
-                asked = conform(pd.DataFrame([next_job(part) for part in kinds.values()])).assign(
-                    submitted_at=day
-                )
+                kinds = {
+                    key: jobs_alike
+                    for key, jobs_alike in past.groupby(fields)
+                    if len(jobs_alike) >= FEWEST
+                }
+                requested = conform(
+                    pd.DataFrame([next_job(jobs_alike) for jobs_alike in kinds.values()])
+                ).assign(submitted_at=day)
                 answers = forecaster.predict(
-                    asked.assign(job_id=asked.index.astype(str)),
+                    requested.assign(job_id=requested.index.astype(str)),
                     tuple(1 - risk for risk in RISKS),
                     day,
                 )
                 following = dict(list(later.groupby(fields)))
-                for place, (key, part) in enumerate(kinds.items()):
+                for index, (key, jobs_alike) in enumerate(kinds.items()):
                     for risk in RISKS if key in following else ():
-                        foreseen = float(answers[f"walltime_q{1 - risk:g}"].iloc[place])
-                        kept = larger(0.0, part["walltime"], risk)
+                        predicted = float(answers[f"walltime_q{1 - risk:g}"].iloc[index])
+                        observed = larger(0.0, jobs_alike["walltime"], risk)
                         for rule, value in (
-                            ("foreseen", foreseen),
-                            ("kept to", kept),
-                            ("the larger", max(foreseen, kept)),
+                            ("predicted", predicted),
+                            ("kept to", observed),
+                            ("the larger", max(predicted, observed)),
                         ):
                             add(sums[shape, risk, rule], following[key], value)
-        for (shape, risk, rule), (jobs, more, asked_for, advised) in sums.items():
-            told = f"{jobs:,.0f} jobs, {more / jobs:.1%} needed more, {advised / asked_for:.2f} of the time"
-            print(f"{log} {shape}, risk {risk:g}, {rule}: {told}")
+        for (shape, risk, rule), (jobs, more, requested_seconds, advised) in sums.items():
+            share = advised / requested_seconds
+            summary = f"{jobs:,.0f} jobs, {more / jobs:.1%} ran longer, {share:.2f} of the time"
+            print(f"{log} {shape}, risk {risk:g}, {rule}: {summary}")
 
 
 def add(sums: list[float], jobs: pd.DataFrame, advised: float) -> None:
-    """Count what became of the jobs that were to ask for so much, or for what they asked for where that was less."""
-    asked = jobs["requested_walltime"].fillna(advised)
-    for place, value in enumerate(
+    """Add the outcomes of jobs that request what was advised, or less where they did before."""
+    requested = jobs["requested_walltime"].fillna(advised)
+    for index, value in enumerate(
         (
             len(jobs),
             (jobs["walltime"] > advised).sum(),
-            asked.sum(),
-            np.minimum(asked, advised).sum(),
+            requested.sum(),
+            np.minimum(requested, advised).sum(),
         )
     ):
-        sums[place] += float(value)
+        sums[index] += float(value)
 
 
 if __name__ == "__main__":

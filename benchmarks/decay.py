@@ -1,7 +1,8 @@
-"""How soon decay is noticed in generated logs with a planted change, and how often where nothing changed.
+"""Detection of decay in generated logs with a planted change, and false alarms without one.
 
-``python benchmarks/decay.py [--seeds 20]`` prints a row a kind of change and predictor: how many logs had an alarm after the change,
-the median of the days it took, and the alarms a month before any change. The predictors are trained once, ten days before the change.
+``python benchmarks/decay.py [--seeds 20]`` prints one row per kind of change and predictor: the
+logs with an alarm after the change, the median days until it, and the alarms per month before any
+change. The predictors are trained once, ten days before the change.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ def changes(kind: str, seed: int) -> list[Change]:
 def alarms(
     learner: RetrainedModel, measure: DelayedLabels, at: np.ndarray, start: int
 ) -> np.ndarray:
-    """The days, since the log's beginning, of all alarms about a model that is never trained again."""
+    """The days, since the log's beginning, of all alarms about a model that is trained once."""
     first = int(np.searchsorted(at, start))
     rows = np.arange(first, len(at))
     judged = measure.judge(rows, learner.points(learner.train(start), rows))
-    found = decay.alarms(judged, largest(measure.cluster[:first], 5))
-    return np.array([(alarm.at - at[0]) / DAY for alarm in found])
+    alarm_days = decay.alarms(judged, largest(measure.cluster[:first], 5))
+    return np.array([(alarm.at - at[0]) / DAY for alarm in alarm_days])
 
 
 def main() -> None:
@@ -57,43 +58,48 @@ def main() -> None:
         "--kinds", nargs="*", default=["none", "sudden", "gradual", "one cluster", "recurring"]
     )
     parser.add_argument("--predictors", nargs="*", default=["gridcast", "catboost"])
-    asked = parser.parse_args()
+    options = parser.parse_args()
     prepare_environment()
     target = TARGETS["walltime"]
     print("change       predictor  noticed   median days   alarms a month before")
-    for kind in asked.kinds:
-        found: dict[str, list[np.ndarray]] = {}
-        for seed in range(asked.seeds):
+    for kind in options.kinds:
+        alarm_days: dict[str, list[np.ndarray]] = {}
+        for seed in range(options.seeds):
             jobs = generate(JOBS, DAYS, seed, changes=changes(kind, seed)).jobs
             jobs = jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
             seen = read_history(jobs, target)
             start = int(seen.submitted_at[0] + TRAINED * DAY)
             first = int(np.searchsorted(seen.submitted_at, start))
             measure = make_delayed_labels(seen, first)
-            for name in asked.predictors:
+            for name in options.predictors:
                 learner = (
                     RetrainedEngine(jobs, target, first)
                     if name == "gridcast"
                     else PlainCatBoost(seen)
                 )
-                found.setdefault(name, []).append(
+                alarm_days.setdefault(name, []).append(
                     alarms(learner, measure, seen.submitted_at, start)
                 )
             print(
                 f"{kind}, seed {seed}: "
-                + "; ".join(f"{name} {each[-1].round(1)}" for name, each in found.items()),
+                + "; ".join(
+                    f"{name} {days_by_seed[-1].round(1)}"
+                    for name, days_by_seed in alarm_days.items()
+                ),
                 file=sys.stderr,
             )
-        for name, each in found.items():
+        for name, days_by_seed in alarm_days.items():
             changed = DAYS if kind == "none" else CHANGED
             late = [
-                days[days >= changed].min() - changed for days in each if (days >= changed).any()
+                days[days >= changed].min() - changed
+                for days in days_by_seed
+                if (days >= changed).any()
             ]
-            early = sum(int((days < changed).sum()) for days in each) / (
-                len(each) * (changed - TRAINED) / 30
+            early = sum(int((days < changed).sum()) for days in days_by_seed) / (
+                len(days_by_seed) * (changed - TRAINED) / 30
             )
             took = f"{np.median(late):11.1f}" if late else "          –"
-            print(f"{kind:12} {name:10} {len(late):3d} of {len(each)} {took} {early:18.3f}")
+            print(f"{kind:12} {name:10} {len(late):3d} of {len(days_by_seed)} {took} {early:18.3f}")
 
 
 if __name__ == "__main__":

@@ -35,17 +35,17 @@ MEBI = 1 << 20
 
 def main() -> None:
     """Print the parts asked for, each from a child of its own."""
-    asked = sys.argv[1:] or PARTS
-    if asked[0] == "--here":
+    selected = sys.argv[1:] or PARTS
+    if selected[0] == "--here":
         show(
-            asked[1],
+            selected[1],
             {"history": history, "generated": generated, "answers": answers, "training": training}[
-                asked[1]
+                selected[1]
             ](),
         )
         return
-    for part in asked:
-        subprocess.run([sys.executable, __file__, "--here", part], check=True)
+    for name in selected:
+        subprocess.run([sys.executable, __file__, "--here", name], check=True)
 
 
 def history() -> list[dict[str, Any]]:
@@ -85,7 +85,7 @@ def live_through(jobs: pd.DataFrame, asking: bool) -> dict[str, Any]:
         "levels": len(levels.levels),
         "keys": int(lists.used[0]),
         "s to encode": encoded,
-        "s to live through": taken,
+        "s to backtest": taken,
         "µs a job": 1e6 * (encoded + taken) / len(jobs),
         "MiB of histories": sum(array.nbytes for array in lists) / MEBI,
     }
@@ -103,22 +103,22 @@ def answers() -> list[dict[str, Any]]:
     ]
     now = jobs["ended_at"].max().to_pydatetime()
     return [
-        timed("as they wait", coded, lambda part: forecaster.predict_encoded(part, (), now)),
+        timed("as they wait", coded, lambda batch: forecaster.predict_encoded(batch, (), now)),
         timed(
             "each as of its submission (all distinct)",
             coded,
-            lambda part: forecaster.predict_encoded(part),
+            lambda batch: forecaster.predict_encoded(batch),
         ),
     ]
 
 
 def timed(how: str, parts: list[Any], ask: Callable[[Any], Any]) -> dict[str, Any]:
     """A row of how long calls took; kinds are the distinct answers among the jobs of a call."""
-    kinds = [len(np.unique(ask(part).context_of_row)) for part in parts[:4]]
+    kinds = [len(np.unique(ask(batch).context_of_row)) for batch in parts[:4]]
     taken = []
-    for part in parts:
+    for batch in parts:
         began = time.perf_counter()
-        ask(part)
+        ask(batch)
         taken.append(1000 * (time.perf_counter() - began))
     row = {"jobs a call": CALL, "asked": how, "kinds": float(np.mean(kinds)), "calls": len(parts)}
     return row | {
@@ -133,13 +133,13 @@ def training() -> list[dict[str, Any]]:
     jobs = load("LCG")
     before = peak()
     began, busy = time.perf_counter(), time.process_time()
-    made = train(jobs)
+    model_set = train(jobs)
     rows = {
         "jobs": len(jobs),
         "s": time.perf_counter() - began,
         "s of CPU": time.process_time() - busy,
     }
-    metrics = made.card.metrics["walltime"]
+    metrics = model_set.card.metrics["walltime"]
     return [
         rows | {"GiB before": before, "GiB at its peak": peak(), "validation MAE": metrics["mae"]}
     ]

@@ -1,4 +1,4 @@
-"""The real logs that the benchmarks of predictions live through, and how they print a table."""
+"""The real logs of the benchmarks of predictions, and their tables."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def load(name: str) -> pd.DataFrame:
 
 
 def warm_up(name: str) -> float:
-    """The share of a log that is not judged: LCG-2005 needs more, since nothing long has ended on its first day."""
+    """The share of a log that is not evaluated; no long job of LCG ends on its first day."""
     return 0.3 if name == "LCG" else 0.1
 
 
-def asked(document: str, logs: str = "KTH LCG SDSC") -> list[str]:
-    """The logs named on the command line, else ``logs``."""
+def selected_logs(document: str, logs: str = "KTH LCG SDSC") -> list[str]:
+    """The logs of the command line, by default ``logs``."""
     parser = argparse.ArgumentParser(
         description=document, formatter_class=argparse.RawDescriptionHelpFormatter
     )

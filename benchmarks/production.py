@@ -1,9 +1,10 @@
-"""Classes of generated production tasks, beside those that the paper on PanDA's learned resource prediction publishes of real ones.
+"""Classes of generated production tasks, beside the published ones of PanDA's predictions.
 
     uv run python benchmarks/production.py [--tasks 20000] [--json]
 
-Tasks are generated (jobs/workload/scouts.py), so only the comparison within the table means anything: the same tasks in the order of time,
-trained on the past and asked about later ones, and dealt at random as the paper's were, where tasks of one request lie on both sides.
+The tasks are generated (jobs/workload/scouts.py), so that only rows of the table can be compared:
+the same tasks split by time, and split at random as in the paper, where tasks of one request are in
+both parts.
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ from models.tasks.scouting import TARGETS_OF_TASKS, label_tasks
 
 PAPER = {
     "memory_per_core": 0.805, "cpu_per_event": 0.858, "io_per_core": 0.939, "walltime": 0.839,
-    "average_accuracy": 0.8603, "at_least_1": 0.998, "at_least_2": 0.979, "at_least_3": 0.891, "at_least_4": 0.574,
+    "average_accuracy": 0.8603,
+    "at_least_1": 0.998, "at_least_2": 0.979, "at_least_3": 0.891, "at_least_4": 0.574,
 }  # fmt: skip
-"""The paper's equation for the average and its Table 4: about 100,000 tasks of its test environment."""
+"""The paper's average and its Table 4: about 100,000 tasks of its test environment."""
 TRAINED = 0.85
-"""The paper's share."""
+"""The paper's share of training tasks."""
 
 
 def main() -> None:
-    """Generate, live through, print."""
+    """Generate, evaluate, print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -44,15 +46,15 @@ def main() -> None:
         list(tasks.columns)
     ]  # a task is no kind of task
     rows = [
-        {"split": "the paper's own tasks (dealt at random)", "predictor": "neural network", **PAPER}
+        {"split": "the paper's own tasks (split at random)", "predictor": "neural network", **PAPER}
     ]
-    rows += shown(
-        "in the order of time",
+    rows += result_rows(
+        "split by time",
         evaluate_classes(tasks, TARGETS_OF_TASKS, warm_up=TRAINED, refit_every=0.05),
     )
-    rows += shown(
-        "dealt at random",
-        evaluate_classes(dealt(tasks), TARGETS_OF_TASKS, warm_up=TRAINED, refit_every=1.0),
+    rows += result_rows(
+        "split at random",
+        evaluate_classes(shuffled(tasks), TARGETS_OF_TASKS, warm_up=TRAINED, refit_every=1.0),
     )
     if options.json:
         print(json.dumps({"rows": rows, "tasks": options.tasks}))
@@ -60,24 +62,24 @@ def main() -> None:
     print(pd.DataFrame(rows).to_string(index=False, float_format=lambda value: f"{value:.3f}"))
 
 
-def shown(split: str, found: ClassEvaluation) -> list[dict[str, object]]:
-    """A row a predictor: accuracy of each target, the average, and how often so many are right at once."""
+def result_rows(split: str, evaluation: ClassEvaluation) -> list[dict[str, object]]:
+    """One row per predictor: accuracy by target, average, and how often several are right at once."""
     rows = []
-    for joint in found.joint_rows:
-        each = {
+    for joint in evaluation.joint_rows:
+        accuracies = {
             row["target"]: row["accuracy"]
-            for row in found.rows
+            for row in evaluation.rows
             if row["predictor"] == joint["predictor"]
         }
         rows.append(
-            {"split": f"{split} (generated)", "predictor": joint["predictor"], **each}
+            {"split": f"{split} (generated)", "predictor": joint["predictor"], **accuracies}
             | {k: joint[k] for k in joint if k in PAPER}
         )
     return rows
 
 
-def dealt(tasks: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """The same tasks in another order: the first part had ended when the rest is submitted, all of it before any of that ends."""
+def shuffled(tasks: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """The tasks in random order: training tasks end before the others are submitted."""
     tasks = tasks.iloc[np.random.default_rng(seed).permutation(len(tasks))].reset_index(drop=True)
     at = START + pd.to_timedelta(np.arange(len(tasks)) * 60.0, unit="s")
     trained = np.arange(len(tasks)) < int(len(tasks) * TRAINED)

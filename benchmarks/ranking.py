@@ -99,12 +99,12 @@ def prepare(home: Path) -> tuple[Any, str]:
             add_jobs(connection, transfer_records(state, moved), TRANSFER)
     engine.dispose()
     places = np.array([*grid.sites, None], dtype=object)
-    told = grid.jobs.drop(columns=["site", "submitted_at", "job_id"]).assign(
+    described = grid.jobs.drop(columns=["site", "submitted_at", "job_id"]).assign(
         job_id=grid.jobs["job_id"], input_at=places[grid.input_at]
     )
     moment = start_of(grid) + np.timedelta64(round(now * 1e6), "us")
     return pa.Table.from_pandas(
-        told.iloc[int(JOBS * AT) :], preserve_index=False
+        described.iloc[int(JOBS * AT) :], preserve_index=False
     ).combine_chunks(), moment.isoformat()
 
 
@@ -148,25 +148,25 @@ def shares(jobs: Any, moment: str) -> dict[str, float]:
     engine = open_store(prepare_environment().store_url)
     runs = Forecaster()
     runs.learn(read_ended(engine))
-    known = build_ranker(engine, runs)
-    assert known.waits is not None and known.transfers is not None
+    built_ranker = build_ranker(engine, runs)
+    assert built_ranker.waits is not None and built_ranker.transfers is not None
     taken: dict[str, list[float]] = {}
 
-    def clocked(name: str, work: Any, *given: Any) -> Any:
+    def clocked(name: str, work: Any, *arguments: Any) -> Any:
         began = time.perf_counter()
-        answer = work(*given)
+        answer = work(*arguments)
         taken.setdefault(name, []).append((time.perf_counter() - began) * 1000)
         return answer
 
     steps = {"predicted_points": "run times", "rank": "sums, chances, order"}
-    waits, transfers = known.waits.points, known.transfers.points
+    waits, transfers = built_ranker.waits.points, built_ranker.transfers.points
     for start in np.linspace(0, len(jobs) - MANY, 15).astype(int):
         table = candidates(jobs.slice(int(start), MANY))
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
         body = sink.getvalue().to_pybytes()
-        asked = clocked(
+        request = clocked(
             "reading the body",
             read_rank,
             ARROW_TYPE,
@@ -174,27 +174,31 @@ def shares(jobs: Any, moment: str) -> dict[str, float]:
             {"at": moment, "policy": "conservative"},
         )
         patches: list[Any] = [
-            patch.object(ranking, name, partial(clocked, shown, getattr(ranking, name)))
-            for name, shown in steps.items()
+            patch.object(ranking, name, partial(clocked, label, getattr(ranking, name)))
+            for name, label in steps.items()
         ]
         patches.append(
             patch.object(
-                type(known.waits), "points", new=lambda one, *given: clocked_points(one, given)
+                type(built_ranker.waits),
+                "points",
+                new=lambda predictor, *arguments: clocked_points(predictor, arguments),
             )
         )
 
-        def clocked_points(one: Any, given: Any) -> Any:
+        def clocked_points(predictor: Any, arguments: Any) -> Any:
             return (
-                clocked("waits", waits, *given)
-                if one is known.waits
-                else clocked("transfers", transfers, *given)
+                clocked("waits", waits, *arguments)
+                if predictor is built_ranker.waits
+                else clocked("transfers", transfers, *arguments)
             )
 
-        for each in patches:
-            each.start()
-        ranked = clocked("ranking, in all", known.rank, asked.candidates, asked.rule, asked.at)
-        for each in patches:
-            each.stop()
+        for active_patch in patches:
+            active_patch.start()
+        ranked = clocked(
+            "ranking, in all", built_ranker.rank, request.candidates, request.rule, request.at
+        )
+        for active_patch in patches:
+            active_patch.stop()
         clocked("writing the answer", write_rank, ranked, "none", True)
     engine.dispose()
     return {name: round(float(np.median(values[2:])), 2) for name, values in taken.items()}

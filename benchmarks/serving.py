@@ -165,9 +165,9 @@ def waiting_jobs() -> Any:
     jobs = read_jobs(engine, columns=[*SENT, "submitted_at"])
     jobs = jobs[jobs["source"] != "sustained"]  # what an earlier sustained load reported
     engine.dispose()
-    told = [name for name in SENT if jobs[name].notna().any()]
+    fields = [name for name in SENT if jobs[name].notna().any()]
     return pa.Table.from_pandas(
-        jobs[[*told, "submitted_at"]], preserve_index=False
+        jobs[[*fields, "submitted_at"]], preserve_index=False
     ).combine_chunks()
 
 
@@ -222,36 +222,36 @@ def measure(address: str, jobs: Any, classes: bool = False) -> list[dict[str, An
     with Gridcast(address, timeout=60) as broker:
         label = broker.model()["model_version"]
 
-        def arrow(part: Any, at: str | None = "now") -> None:
-            answer = broker.predict_arrow(part, at=at, classes=classes)
-            assert len(answer) == len(part) and answer["model_version"][0].as_py() == label
+        def arrow(batch: Any, at: str | None = "now") -> None:
+            answer = broker.predict_arrow(batch, at=at, classes=classes)
+            assert len(answer) == len(batch) and answer["model_version"][0].as_py() == label
 
-        def rows_of_json(part: list[dict[str, Any]]) -> None:
-            answer = broker.predict(part, at="now", classes=classes)
-            assert len(answer) == len(part) and answer[0]["model_version"] == label
+        def rows_of_json(batch: list[dict[str, Any]]) -> None:
+            answer = broker.predict(batch, at="now", classes=classes)
+            assert len(answer) == len(batch) and answer[0]["model_version"] == label
 
         for count in CALLS:
-            rows.append(timed("arrow", count, arrow, jobs, lambda part: part))
+            rows.append(timed("arrow", count, arrow, jobs, lambda batch: batch))
         for count in (1, 1_000):
             rows.append(timed("json", count, rows_of_json, jobs, as_rows))
         rows.append(
             timed(
                 "arrow, all distinct",
                 10_000,
-                lambda part: arrow(part, None),
+                lambda batch: arrow(batch, None),
                 jobs,
-                lambda part: part,
+                lambda batch: batch,
                 calls=60,
             )
         )
     return rows
 
 
-def as_rows(part: Any) -> list[dict[str, Any]]:
+def as_rows(batch: Any) -> list[dict[str, Any]]:
     """Jobs as JSON's rows, without what is not known."""
     return [
         {name: value for name, value in row.items() if value is not None}
-        for row in part.to_pylist()
+        for row in batch.to_pylist()
     ]
 
 
@@ -279,9 +279,9 @@ def timed(
     taken = []
     gc.collect()
     gc.disable()  # the time of our own garbage must not be taken for the server's
-    for part in parts:
+    for batch in parts:
         began = time.perf_counter()
-        ask(part)
+        ask(batch)
         taken.append((time.perf_counter() - began) * 1000)
     gc.enable()
     p50, p99 = np.percentile(taken, [50, 99])

@@ -35,27 +35,27 @@ def forecaster() -> Any:
     settings = prepare_environment()
     version = registry.champion(settings)
     assert version is not None
-    made = Forecaster(load_model_set(version, settings))
+    model = Forecaster(load_model_set(version, settings))
     engine = open_store(settings.store_url)
-    made.learn(read_ended(engine))
+    model.learn(read_ended(engine))
     engine.dispose()
-    return made
+    return model
 
 
-def predict(made: Any, rows: Any) -> Any:
+def predict(model: Any, rows: Any) -> Any:
     """What such a server does: a DataFrame in, a DataFrame out, every job as one that waits now."""
     import pandas as pd
 
     from jobs.schema import conform
 
-    return made.predict(conform(pd.DataFrame(rows)), at=pd.Timestamp.now("UTC"))
+    return model.predict(conform(pd.DataFrame(rows)), at=pd.Timestamp.now("UTC"))
 
 
 def app() -> Any:
     """The bare FastAPI app."""
     from fastapi import FastAPI
 
-    made, server = forecaster(), FastAPI()
+    model, server = forecaster(), FastAPI()
 
     @server.get("/ping")
     def ping() -> str:
@@ -64,7 +64,7 @@ def app() -> Any:
     async def answer(request: Request) -> Response:
         rows = json.loads(await request.body())["jobs"]
         return Response(
-            predict(made, rows).to_json(orient="records"), media_type="application/json"
+            predict(model, rows).to_json(orient="records"), media_type="application/json"
         )
 
     server.add_api_route("/predict", answer, methods=["POST"])
@@ -108,8 +108,8 @@ def started(command: list[str], ready: Callable[[Callable[[], bool]], None]) -> 
     finally:
         with suppress(psutil.NoSuchProcess):
             family = psutil.Process(process.pid).children(recursive=True)
-            for one in (process, *family):
-                one.terminate()
+            for process_of_family in (process, *family):
+                process_of_family.terminate()
             psutil.wait_procs(family, 30)
         process.wait(60)
 
@@ -123,9 +123,9 @@ def save(folder: Path) -> None:
     mlflow.pyfunc.save_model(str(folder / "model"), python_model=str(script), pip_requirements=[])
 
 
-def rows_of(part: Any) -> list[dict[str, Any]]:
+def rows_of(batch: Any) -> list[dict[str, Any]]:
     """Jobs as JSON's rows, times as text."""
-    columns = part.to_pydict()
+    columns = batch.to_pydict()
     columns["submitted_at"] = [moment.isoformat() for moment in columns["submitted_at"]]
     return [
         dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
@@ -188,12 +188,12 @@ def peers(
         save(Path(folder))
         for name, (command, address, path, key) in commands(folder, ports).items():
 
-            def ask(part: list[dict[str, Any]], url: str = address + path, key: str = key) -> None:
-                response = http.post(url, json={key: part})
+            def ask(batch: list[dict[str, Any]], url: str = address + path, key: str = key) -> None:
+                response = http.post(url, json={key: batch})
                 assert response.status_code == 200, response.text[:500]
                 answer = response.json()
                 assert len(answer["predictions"] if isinstance(answer, dict) else answer) == len(
-                    part
+                    batch
                 )
 
             with started(command, partial(wait, f"{address}/ping")):

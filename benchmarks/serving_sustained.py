@@ -90,9 +90,9 @@ def _ask(address: str, jobs: Any, done: threading.Event, seen: Seen) -> None:
     chance = np.random.default_rng(1)
     with Gridcast(address, timeout=30) as broker:
         while not done.is_set():
-            part = jobs.slice(int(chance.integers(0, max(len(jobs) - ASKED, 1))), ASKED)
+            batch = jobs.slice(int(chance.integers(0, max(len(jobs) - ASKED, 1))), ASKED)
             began = time.perf_counter()
-            answer = broker.predict_arrow(part, at="now")
+            answer = broker.predict_arrow(batch, at="now")
             versions = set(answer["model_version"].unique().to_pylist())
             if versions == {"request"}:
                 seen.answers["unanswered"] += 1
@@ -103,7 +103,7 @@ def _ask(address: str, jobs: Any, done: threading.Event, seen: Seen) -> None:
                 seen.versions.setdefault(version, time.monotonic())
             right = (
                 len(versions) == 1
-                and answer["job_id"].to_pylist() == part["job_id"].to_pylist()
+                and answer["job_id"].to_pylist() == batch["job_id"].to_pylist()
                 and not answer["walltime_median"].null_count
             )
             seen.answers["right" if right else "wrong"] += 1
@@ -118,9 +118,9 @@ def _report(address: str, done: threading.Event, seen: Seen) -> None:
             now = time.time()
             jobs = [
                 {
-                    "job_id": f"{run}-{len(seen.taken) + place}",
+                    "job_id": f"{run}-{len(seen.taken) + number}",
                     "source": "sustained",
-                    "user": f"u{place % 7}",
+                    "user": f"u{number % 7}",
                     "site": "here",
                     "submitted_at": now - 900,
                     "started_at": now - 600,
@@ -128,18 +128,18 @@ def _report(address: str, done: threading.Event, seen: Seen) -> None:
                     "status": "completed",
                     "walltime": 600.0,
                 }
-                for place in range(REPORTED)
+                for number in range(REPORTED)
             ]
             try:
-                told = broker.report(jobs, patience=60)
+                reported = broker.report(jobs, patience=60)
             except UnavailableError:
                 seen.answers["unanswered"] += 1
                 continue
-            seen.answers["right" if not told["rejected"] else "wrong"] += 1
+            seen.answers["right" if not reported["rejected"] else "wrong"] += 1
             seen.taken += [str(job["job_id"]) for job in jobs]
 
 
-def _publish_again(which: str) -> None:
+def _publish_again(label: str) -> None:
     """Register the champion's files once more and promote the copy: another version, of the same answers."""
     from infra.settings import read_settings
     from models.releases import registry
@@ -150,7 +150,7 @@ def _publish_again(which: str) -> None:
     assert champion is not None
     folder = registry.fetch(champion, settings=settings)
     version = registry.publish(
-        Path(folder), Evidence(card=f"the champion again, swap {which}"), settings=settings
+        Path(folder), Evidence(card=f"the champion again, swap {label}"), settings=settings
     )
     registry.promote(
         version.version, by="benchmark", why="a hot swap under load", settings=settings
@@ -162,9 +162,9 @@ def _lost(taken: list[str]) -> int:
     from jobs.store import open_store, read_jobs
 
     engine = open_store(read_settings().store_url)
-    kept = set(read_jobs(engine, sources=["sustained"], columns=["job_id"])["job_id"])
+    stored_ids = set(read_jobs(engine, sources=["sustained"], columns=["job_id"])["job_id"])
     engine.dispose()
-    return len(set(taken) - kept)
+    return len(set(taken) - stored_ids)
 
 
 def _worker(address: str) -> Any:

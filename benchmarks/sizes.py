@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from logs import asked, load, show, warm_up
+from logs import load, selected_logs, show, warm_up
 from windows import Score, fit, windows
 
 from models.refiner.boosting import BOOSTING, CatBoostRefiner, rank_inputs
@@ -37,21 +37,21 @@ DEFAULT = f"{BOOSTING['iterations']} trees"
 
 def main() -> None:
     """Study each log that is asked for."""
-    for name in asked(__doc__ or ""):
+    for name in selected_logs(__doc__ or ""):
         show(name, study(name))
 
 
 def study(name: str) -> list[dict[str, Any]]:
     """A row a size of the refiner, over all windows."""
-    found: dict[tuple[str, float], Score] = defaultdict(lambda: Score(0.0, 0.0, 0))
+    scores: dict[tuple[str, float], Score] = defaultdict(lambda: Score(0.0, 0.0, 0))
     about: dict[str, list[tuple[float, ...]]] = defaultdict(list)
     for window in windows(load(name), warm_up(name)):
-        found["mixture alone", 0.0] += window.judge(None)
+        scores["mixture alone", 0.0] += window.judge(None)
         for size, refiner in refiners(window.ended):
             about[size].append(measure(refiner, window.later))
             for share in SHARES[1:]:
-                found[size, share] += window.judge(replace(refiner, share=share))
-    return table({key: score.means for key, score in found.items()}, about)
+                scores[size, share] += window.judge(replace(refiner, share=share))
+    return table({key: score.means for key, score in scores.items()}, about)
 
 
 def refiners(lessons: TrainingRows) -> Iterator[tuple[str, CatBoostRefiner]]:
@@ -78,11 +78,11 @@ def measure(refiner: CatBoostRefiner, lessons: TrainingRows) -> tuple[float, flo
         refiner.save(path)
         size = path.stat().st_size
     rows = np.linspace(0, len(lessons.truth) - 1, ROWS).astype(int)
-    shown, coarse = np.asfortranarray(lessons.inputs[rows]), lessons.coarse[rows]
+    inputs, coarse = np.asfortranarray(lessons.inputs[rows]), lessons.coarse[rows]
     taken = []
     for _ in range(CALLS):
         began = time.perf_counter()
-        refiner.ratio(shown, coarse)
+        refiner.ratio(inputs, coarse)
         taken.append(time.perf_counter() - began)
     return float(size), 1000 * min(taken)
 
@@ -97,13 +97,13 @@ def table(
         if share not in (0.0, best):
             continue
         crps, mae = means[size, share]
-        kept, milliseconds = np.mean(about[size], axis=0) if size in about else (0.0, 0.0)
+        mean_score, milliseconds = np.mean(about[size], axis=0) if size in about else (0.0, 0.0)
         against = means[DEFAULT, best]
         rows.append(
             {
                 "refiner": f"{size} (as trained)" if size == DEFAULT else size,
                 "share": share,
-                "kB": float(kept) / 1000,
+                "kB": float(mean_score) / 1000,
             }
             | {"ms for 10,000": float(milliseconds), "CRPS": crps, "MAE": mae}
             | {

@@ -62,7 +62,7 @@ def main() -> None:
         checks.append(
             verdict.Check(
                 "every part came back",
-                all(one.seconds < math.inf for one in befell),
+                all(event.seconds < math.inf for event in befell),
                 f"{len(befell)} faults",
             )
         )
@@ -71,7 +71,10 @@ def main() -> None:
     if options.json:
         options.json.write_text(
             json.dumps(
-                {"samples": [asdict(one) for one in watch.samples], "asked": callers.asked.calls}
+                {
+                    "samples": [asdict(event) for event in watch.samples],
+                    "asked": callers.asked.calls,
+                }
             )
         )
     table.show(clock, week, watch, callers, rounds, befell, checks)
@@ -119,14 +122,14 @@ def live(site: Site, week: Week, watch: Watch, callers: Callers, rounds: Rounds)
             running[work] = threads.submit(work)
         try:
             planned = faults(site)
-            for number, (what, befall) in enumerate(planned):
+            for number, (description, befall) in enumerate(planned):
                 wait_until(clock, clock.days / 2 * (number + 0.5) / len(planned), running)
                 day = clock.day
-                say(f"day {day:.2f}: {what}")
+                say(f"day {day:.2f}: {description}")
                 try:
-                    befell.append(Befell(what, day, befall()))
+                    befell.append(Befell(description, day, befall()))
                 except TimeoutError as error:
-                    befell.append(Befell(f"{what}: {error}", day, math.inf))
+                    befell.append(Befell(f"{description}: {error}", day, math.inf))
                 say(f"    all up after {befell[-1].seconds:.1f} s")
             swap(site)
             wait_until(clock, clock.days, running)

@@ -1,4 +1,4 @@
-"""Two stages: whether CPU time and peak memory, foreseen first, make the run time easier to foresee; the table of docs/predictions.md.
+"""Prediction in two stages: CPU time and peak memory first, then run time; docs/predictions.md.
 
     uv run python benchmarks/stages.py [LOG ...]
 
@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from logs import asked, load, show, warm_up
+from logs import load, selected_logs, show, warm_up
 from windows import Score, fit, windows
 
 from models.refiner.refinement import QUANTILES
@@ -23,8 +23,8 @@ FIRST = ("cpu_time", "peak_memory")
 
 
 def main() -> None:
-    """Study each log that is asked for."""
-    for name in asked(__doc__ or "", "LPC LANL"):
+    """Study each selected log."""
+    for name in selected_logs(__doc__ or "", "LPC LANL"):
         show(name, study(name))
 
 
@@ -34,27 +34,28 @@ def study(name: str) -> list[dict[str, Any]]:
     truth = np.log2(np.maximum(jobs["cpu_time"].to_numpy(dtype=float, na_value=np.nan), 1.0))[
         :, None
     ]
-    found: dict[tuple[str, float], Score] = defaultdict(lambda: Score(0.0, 0.0, 0))
+    scores: dict[tuple[str, float], Score] = defaultdict(lambda: Score(0.0, 0.0, 0))
     for window in windows(jobs, warm_up(name), FIRST, truth):
-        count, each = window.ended.inputs.shape[1], len(QUANTILES)
-        plain = count - 1 - each * len(FIRST)
+        count, per_quantile = window.ended.inputs.shape[1], len(QUANTILES)
+        plain = count - 1 - per_quantile * len(FIRST)
         cpu, memory = (
-            range(plain + each * place, plain + each * (place + 1)) for place in range(len(FIRST))
+            range(plain + per_quantile * stage, plain + per_quantile * (stage + 1))
+            for stage in range(len(FIRST))
         )
         kinds = {
             "one stage": [*cpu, *memory, count - 1],
-            "CPU time foreseen first": [*memory, count - 1],
-            "CPU time and peak memory foreseen first": [count - 1],
+            "CPU time predicted first": [*memory, count - 1],
+            "CPU time and peak memory predicted first": [count - 1],
             "the true CPU time told (no prediction)": [*cpu, *memory],
         }
-        found["mixture alone", 0.0] += window.judge(None)
+        scores["mixture alone", 0.0] += window.judge(None)
         for kind, hidden in kinds.items():
             refiner = fit(window.ended, ignored_features=hidden)
             for share in SHARES[1:]:
-                found[kind, share] += window.judge(replace(refiner, share=share))
-    plain_means = {share: found["one stage", share].means for share in SHARES[1:]}
+                scores[kind, share] += window.judge(replace(refiner, share=share))
+    plain_means = {share: scores["one stage", share].means for share in SHARES[1:]}
     rows = []
-    for (kind, share), score in found.items():
+    for (kind, share), score in scores.items():
         crps, mae = score.means
         against = plain_means.get(share, plain_means[SHARES[1]])
         rows.append(

@@ -1,4 +1,4 @@
-"""Refiners judged on later jobs: the mixture lives through a log, and stops at some places to let refiners be fitted and judged."""
+"""Refiners evaluated on later jobs, at some points of a backtest of the mixture."""
 
 from __future__ import annotations
 
@@ -66,26 +66,29 @@ class Window:
 
     def judge_factors(self, factors: Array | None, jobs: Array | None = None) -> Score:
         """How the window's masses bent by ``factors`` (a row a job; None: not at all) do on its jobs, or on some of them (bool[n])."""
-        crps, error, asked = (
+        crps, error, queries = (
             0.0,
             0.0,
             np.arange(len(self.values)) if jobs is None else np.flatnonzero(jobs),
         )
-        for start in range(0, len(asked), BATCH_ROWS):
-            few = asked[start : start + BATCH_ROWS]
-            answer, truth = self.answer.take(few), self.values[few]
+        for start in range(0, len(queries), BATCH_ROWS):
+            batch_rows = queries[start : start + BATCH_ROWS]
+            answer, truth = self.answer.take(batch_rows), self.values[batch_rows]
             if factors is not None:
-                answer = replace(answer, mass=refine(answer.mass, factors[few]))
+                answer = replace(answer, mass=refine(answer.mass, factors[batch_rows]))
             seen = self.mixture.last_in_bin(
-                self.contexts.take(few), answer.best_bin(self.scales[few])
+                self.contexts.take(batch_rows), answer.best_bin(self.scales[batch_rows])
             )
             crps += float(answer.continuous_ranked_probability(truth).sum())
-            error += float(np.abs(answer.best_point(self.scales[few], seen) - truth).sum())
-        return Score(crps, error, len(asked))
+            error += float(np.abs(answer.best_point(self.scales[batch_rows], seen) - truth).sum())
+        return Score(crps, error, len(queries))
 
 
 def windows(
-    jobs: pd.DataFrame, warm_up: float, others: Sequence[str] = (), told: Array | None = None
+    jobs: pd.DataFrame,
+    warm_up: float,
+    other_targets: Sequence[str] = (),
+    extra_inputs: Array | None = None,
 ) -> Iterator[Window]:
     """Live through ``jobs`` (in order of submission) and stop at STARTS.
 
@@ -96,11 +99,13 @@ def windows(
     levels = choose_levels(jobs.iloc[: int(count * warm_up)])
     contexts, values = encode(jobs, levels), aim.value(jobs)
     order = outcome_order(contexts, values)
-    aims = [aim, *map(find_target, others)]
-    mixtures = [TargetPredictor.create(each, levels, MixtureSettings()).mixture for each in aims]
+    aims = [aim, *map(find_target, other_targets)]
+    mixtures = [
+        TargetPredictor.create(target, levels, MixtureSettings()).mixture for target in aims
+    ]
     walks = [
-        PrequentialReplay(mixture, contexts, each.value(jobs), each.limit(jobs))
-        for mixture, each in zip(mixtures, aims, strict=True)
+        PrequentialReplay(mixture, contexts, target.value(jobs), target.limit(jobs))
+        for mixture, target in zip(mixtures, aims, strict=True)
     ]
     notebook = TrainingBuffer(count)
     starts = [0, *(int(count * share) for share in STARTS)]
@@ -117,27 +122,27 @@ def windows(
                 for other, _ in beside
                 for level in QUANTILES
             ]
-            shown = np.column_stack(
-                [lessons.inputs, *more, *([] if told is None else [told[rows]])]
+            inputs = np.column_stack(
+                [lessons.inputs, *more, *([] if extra_inputs is None else [extra_inputs[rows]])]
             )
-            notebook.put(rows, replace(lessons, inputs=np.asfortranarray(shown, np.float32)))
+            notebook.put(rows, replace(lessons, inputs=np.asfortranarray(inputs, np.float32)))
             if start:
-                known = np.flatnonzero(np.isfinite(values[rows]))
-                parts.append((rows[known], answer.take(known), scales[known]))
+                observed = np.flatnonzero(np.isfinite(values[rows]))
+                parts.append((rows[observed], answer.take(observed), scales[observed]))
         if parts:
-            rows, scales = (np.concatenate([part[place] for part in parts]) for place in (0, 2))
-            answer = join([part[1] for part in parts])
+            rows, scales = (np.concatenate([batch[index] for batch in parts]) for index in (0, 2))
+            answer = join([batch[1] for batch in parts])
             ended = order[
                 : int(
                     np.searchsorted(contexts.available_at[order], contexts.at[start], side="right")
                 )
             ][-MAX_TRAINING_ROWS:]
-            part = contexts.take(rows)
+            batch = contexts.take(rows)
             yield Window(
                 ended,
                 rows,
                 mixtures[0],
-                part,
+                batch,
                 values[rows],
                 answer,
                 scales,

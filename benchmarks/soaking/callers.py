@@ -26,16 +26,16 @@ class Seen:
 
     def stretches(self) -> list[tuple[float, float, int, str]]:
         """Unbroken runs of calls that went wrong: the day, seconds until one went well, how many, and the first's reason."""
-        found: list[tuple[float, float, int, str]] = []
+        stretches_found: list[tuple[float, float, int, str]] = []
         since: tuple[float, float, str] | None = None
         many = 0
         for day, at, took, wrong in self.calls:
             if wrong:
                 since, many = since or (day, at - took, wrong), many + 1
             elif since:
-                found.append((since[0], at - since[1], many, since[2]))
+                stretches_found.append((since[0], at - since[1], many, since[2]))
                 since, many = None, 0
-        return found
+        return stretches_found
 
 
 @dataclass

@@ -28,26 +28,32 @@ class Befell:
 
 def faults(site: Site) -> list[tuple[str, Callable[[], float]]]:
     """All of them in their order; each returns the seconds from the fault (the disk's: from its end) until all is up again."""
-    killed = {part: (f"kill -9 of {part}", partial(kill, site, part)) for part in site.parts()}
+    killed = {
+        component: (f"kill -9 of {component}", partial(kill, site, component))
+        for component in site.parts()
+    }
     return [
-        *(killed[part] for part in ("predictor-1", "proxy", "prefect", "mlflow")),
+        *(killed[component] for component in ("predictor-1", "proxy", "prefect", "mlflow")),
         ("accounting folder away", partial(without_accounting, site)),
         ("kill -9 of the worker at a training", partial(kill_the_worker, site)),
-        *(killed[part] for part in ("postgres", "predictor-2", "prometheus", "dashboard")),
+        *(
+            killed[component]
+            for component in ("postgres", "predictor-2", "prometheus", "dashboard")
+        ),
         ("disk full", partial(fill, site)),
         ("kill -9 of everything", partial(kill_everything, site)),
     ]
 
 
-def kill(site: Site, part: str) -> float:
+def kill(site: Site, component: str) -> float:
     """Kill the part's first process, as the kernel does when memory is short."""
-    leader = site.leader(part)
-    assert leader is not None, f"{part} does not run"
+    leader = site.leader(component)
+    assert leader is not None, f"{component} does not run"
     began = time.monotonic()
     leader.kill()
     wait_for(
-        lambda: (now := site.leader(part)) and now.pid != leader.pid and all_up(site),
-        f"{part} to be up again",
+        lambda: (now := site.leader(component)) and now.pid != leader.pid and all_up(site),
+        f"{component} to be up again",
     )
     return time.monotonic() - began
 
@@ -56,7 +62,8 @@ def all_up(site: Site) -> bool:
     """Whether the supervisor says so of each part."""
     assert site.supervised, f"the supervisor ended: {site.starts[-1].read_text()[-2000:]}"
     return all(
-        site.record(part).get("state") == "up" and site.leader(part) for part in site.parts()
+        site.record(component).get("state") == "up" and site.leader(component)
+        for component in site.parts()
     )
 
 
@@ -89,8 +96,8 @@ def fill(site: Site) -> float:
             for size in (2**24, 2**20, 2**16, 2**12):
                 with suppress(OSError):
                     while True:
-                        place = file.seek(0, os.SEEK_END)
-                        os.posix_fallocate(file.fileno(), place, size)
+                        position = file.seek(0, os.SEEK_END)
+                        os.posix_fallocate(file.fileno(), position, size)
             time.sleep(0.2)
     ballast.unlink()
     began = time.monotonic()

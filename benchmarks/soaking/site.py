@@ -39,9 +39,9 @@ ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 @contextmanager
 def disk(gigabytes: float) -> Iterator[Path]:
     """An empty ext4 of so many GB, mounted (which takes root), and gone at the end whatever happens."""
-    place = Path(tempfile.mkdtemp(prefix="gridcast-soak-"))
-    place.chmod(0o755)  # PostgreSQL is another user's, who must be able to enter
-    image, mount = place / "disk.img", place / "disk"
+    folder = Path(tempfile.mkdtemp(prefix="gridcast-soak-"))
+    folder.chmod(0o755)  # PostgreSQL is another user's, who must be able to enter
+    image, mount = folder / "disk.img", folder / "disk"
     try:
         mount.mkdir()
         with image.open("wb") as file:
@@ -53,7 +53,7 @@ def disk(gigabytes: float) -> Iterator[Path]:
         for how in ([], ["--lazy"]):
             if mount.is_mount():
                 subprocess.run(["umount", *how, str(mount)], check=False)
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass
@@ -116,9 +116,9 @@ class Site:
 
     def up(self) -> None:
         """Start everything and wait until it is up."""
-        said = self.mount.parent / f"said-{len(self.starts) + 1}"
-        self.starts.append(said)
-        with said.open("wb") as file:
+        output = self.mount.parent / f"said-{len(self.starts) + 1}"
+        self.starts.append(output)
+        with output.open("wb") as file:
             command = [sys.executable, "-m", "gridcast", "up", "--site"]
             self.process = subprocess.Popen(
                 command,
@@ -128,17 +128,17 @@ class Site:
                 stderr=file,
                 start_new_session=True,
             )
-        wait_for(lambda: "Up" in said.read_text() or not self.supervised, "the site to be up")
-        assert self.supervised, said.read_text()
+        wait_for(lambda: "Up" in output.read_text() or not self.supervised, "the site to be up")
+        assert self.supervised, output.read_text()
 
     @property
     def supervised(self) -> bool:
         """Whether the supervisor runs."""
         return self.process is not None and self.process.poll() is None
 
-    def record(self, part: str) -> dict[str, Any]:
+    def record(self, component: str) -> dict[str, Any]:
         """What the supervisor noted of a part."""
-        return read_record(self.settings.home / "run" / f"{part}.json")
+        return read_record(self.settings.home / "run" / f"{component}.json")
 
     def parts(self) -> list[str]:
         """The names of all parts."""
@@ -146,9 +146,9 @@ class Site:
             path.stem for path in (self.settings.home / "run").glob("*.json") if path.stem != "up"
         )
 
-    def leader(self, part: str) -> psutil.Process | None:
+    def leader(self, component: str) -> psutil.Process | None:
         """The first process of a part, if it runs."""
-        return live_process(self.record(part))
+        return live_process(self.record(component))
 
     def marked_processes(self) -> list[psutil.Process]:
         """Every process that any ``up`` of this folder started."""
@@ -163,10 +163,10 @@ class Site:
 
     def start_flow(self, deployment: str, **parameters: Any) -> str:
         """Ask for a run of a deployment, as its schedule would; returns its id."""
-        found = self.prefect("GET", f"/deployments/name/{deployment}")
+        result = self.prefect("GET", f"/deployments/name/{deployment}")
         return str(
             self.prefect(
-                "POST", f"/deployments/{found['id']}/create_flow_run", parameters=parameters
+                "POST", f"/deployments/{result['id']}/create_flow_run", parameters=parameters
             )["id"]
         )
 
@@ -199,15 +199,15 @@ class Site:
         return left
 
 
-def wait_for(holds: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
+def wait_for(holds: Callable[[], Any], description: str, patience: float = PATIENCE) -> Any:
     """Wait until ``holds`` says something true; raises TimeoutError. While the server that it asks is away it holds nothing."""
     deadline = time.monotonic() + patience
     while True:
         try:
-            if found := holds():
-                return found
+            if result := holds():
+                return result
         except (httpx.HTTPError, OSError):
             pass
         if time.monotonic() > deadline:
-            raise TimeoutError(f"waited in vain for {what}")
+            raise TimeoutError(f"waited in vain for {description}")
         time.sleep(0.5)

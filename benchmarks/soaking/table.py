@@ -92,10 +92,14 @@ def show(
     print(
         "\n| what befell | day | s until all was up | calls for predictions that failed | reports not taken |\n|---|---|---|---|---|"
     )
-    ends = [*(one.day for one in befell[1:]), clock.days]
-    for one, end in zip(befell, ends, strict=True):
-        told = [f"{_summed(seen, one.day, end)}" for seen in (callers.asked, callers.reported)]
-        print(f"| {one.what} | {one.day:.2f} | {one.seconds:.0f} | {told[0]} | {told[1]} |")
+    ends = [*(event.day for event in befell[1:]), clock.days]
+    for event, end in zip(befell, ends, strict=True):
+        summaries = [
+            f"{_summed(seen, event.day, end)}" for seen in (callers.asked, callers.reported)
+        ]
+        print(
+            f"| {event.what} | {event.day:.2f} | {event.seconds:.0f} | {summaries[0]} | {summaries[1]} |"
+        )
     for name, seen in (("asked", callers.asked), ("reported", callers.reported)):
         took = sorted(call[2] for call in seen.calls if not call[3])
         why = Counter(call[3].partition(" under ")[0][:100] for call in seen.calls if call[3])
@@ -103,10 +107,10 @@ def show(
             f"median {1000 * middle(took):.0f} ms, 99 % {1000 * took[int(0.99 * len(took))]:.0f} ms"
         )
         print(f"\n{name}: {len(seen.calls):,} calls, {times}; {dict(why)}")
-    for which in range(len(watch.site.predictors)):
-        behind = lags(watch.samples, which)
+    for replica in range(len(watch.site.predictors)):
+        behind = lags(watch.samples, replica)
         print(
-            f"predictor-{which + 1} behind the store: median {middle(behind):.0f} s, largest {max(behind, default=0.0):.0f} s"
+            f"predictor-{replica + 1} behind the store: median {middle(behind):.0f} s, largest {max(behind, default=0.0):.0f} s"
         )
     since = calm_from(befell, clock)
     print(
@@ -127,10 +131,10 @@ def calm_from(befell: list[Befell], clock: Clock) -> float:
 
 
 def _summed(seen: Seen, begin: float, end: float) -> str:
-    found = [one for one in seen.stretches() if begin <= one[0] < end]
-    if not found:
+    inside = [event for event in seen.stretches() if begin <= event[0] < end]
+    if not inside:
         return "none"
-    return f"{sum(one[2] for one in found)}, longest {max(one[1] for one in found):.0f} s"
+    return f"{sum(event[2] for event in inside)}, longest {max(event[1] for event in inside):.0f} s"
 
 
 def _grown(title: str, rows: list[tuple[str, float, float, float]]) -> None:

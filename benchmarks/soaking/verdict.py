@@ -41,12 +41,12 @@ def rows(watch: Watch, week: Week, callers: Callers) -> list[Check]:
             "SELECT reason, raw, count(*) FROM rejects GROUP BY 1, 2"
         ).fetchall()
     times = Counter((source, job) for source, job, *_ in stored)
-    told = week.jobs
-    ended = told["ended_at"].astype("datetime64[us, UTC]").astype("int64").tolist()
+    reported_jobs = week.jobs
+    ended = reported_jobs["ended_at"].astype("datetime64[us, UTC]").astype("int64").tolist()
     expected = dict(
         zip(
-            zip(told["source"], told["job_id"], strict=True),
-            zip(ended, told["walltime"], strict=True),
+            zip(reported_jobs["source"], reported_jobs["job_id"], strict=True),
+            zip(ended, reported_jobs["walltime"], strict=True),
             strict=True,
         )
     )
@@ -60,13 +60,13 @@ def rows(watch: Watch, week: Week, callers: Callers) -> list[Check]:
             tuple(found[job]) != outcome for job, outcome in expected.items() if job in found
         ),
     }
-    said = ", ".join(f"{many} {name}" for name, many in wrong.items())
+    summary = ", ".join(f"{many} {name}" for name, many in wrong.items())
     once = len(refused) == week.garbled and all(many == 1 for *_, many in refused)
     return [
         Check(
             "every row once",
             not any(wrong.values()),
-            f"{len(expected):,} told, {len(callers.acknowledged):,} acknowledged: {said}",
+            f"{len(expected):,} told, {len(callers.acknowledged):,} acknowledged: {summary}",
         ),
         Check(
             "nonsense kept once, with its reason",
@@ -81,13 +81,13 @@ def histories(site: Site, watch: Watch) -> Check:
     deadline = time.monotonic() + 60
     while True:
         look = watch.look()
-        known = [history(address) for address in site.predictors]
+        learned_jobs = [history(address) for address in site.predictors]
         ended = look.stored[0] if look.stored else None
-        if all(one == ended for one in known) or time.monotonic() > deadline:
+        if all(item == ended for item in learned_jobs) or time.monotonic() > deadline:
             return Check(
                 "both predictors know all that ended",
-                all(one == ended for one in known),
-                f"{known} of {ended}",
+                all(item == ended for item in learned_jobs),
+                f"{learned_jobs} of {ended}",
             )
         time.sleep(2)
 
@@ -98,22 +98,22 @@ def stuck(site: Site) -> list[Check]:
     while (left := unfinished(site)) and time.monotonic() < deadline:
         time.sleep(5)
     limits = site.prefect("POST", "/v2/concurrency_limits/filter", limit=200)
-    held = sum(one["active_slots"] for one in limits)
-    kinds = Counter(f"{one['state_name']}: {one['name']}" for one in left)
+    active_slots = sum(item["active_slots"] for item in limits)
+    kinds = Counter(f"{item['state_name']}: {item['name']}" for item in left)
     tasks = site.prefect(
         "POST",
         "/task_runs/filter",
         task_runs={"state": {"type": {"any_": ["RUNNING", "PENDING"]}}},
         limit=200,
     )
-    known = Counter(f"{one['state_type']}" for one in all_runs(site))
-    hang = Counter(one["name"] for one in tasks)
+    learned_jobs = Counter(f"{item['state_type']}" for item in all_runs(site))
+    hang = Counter(item["name"] for item in tasks)
     return [
-        Check("no run of Prefect stuck", not left, f"{dict(known)}; stuck: {dict(kinds)}"),
+        Check("no run of Prefect stuck", not left, f"{dict(learned_jobs)}; stuck: {dict(kinds)}"),
         Check(
             "no slot of a deployment held by a dead run",
-            bool(left) or not held,
-            f"{held} of {len(limits)} held",
+            bool(left) or not active_slots,
+            f"{active_slots} of {len(limits)} held",
         ),
         Check(
             "no task of a run stuck", not tasks, f"{len(tasks)} in Running or Pending {dict(hang)}"
@@ -135,22 +135,22 @@ def unfinished(site: Site) -> list[dict[str, Any]]:
     """Runs that have been neither waiting for their time nor ended for longer than any of ours should need to be called dead."""
     try:
         runs = [
-            one
-            for one in all_runs(site)
-            if one["state_type"] in ("RUNNING", "PENDING", "CANCELLING", "SCHEDULED")
+            item
+            for item in all_runs(site)
+            if item["state_type"] in ("RUNNING", "PENDING", "CANCELLING", "SCHEDULED")
         ]
     except httpx.HTTPError as error:
         return [{"state_name": "Prefect does not answer", "name": str(error)}]
     now = datetime.now(UTC)
     due = [
-        one
-        for one in runs
-        if one["state_type"] != "SCHEDULED" or _age(one["expected_start_time"], now) > LONG
+        item
+        for item in runs
+        if item["state_type"] != "SCHEDULED" or _age(item["expected_start_time"], now) > LONG
     ]
     return [
-        one
-        for one in due
-        if _age(one["state"]["timestamp"], now) > LONG or one["state_type"] == "SCHEDULED"
+        item
+        for item in due
+        if _age(item["state"]["timestamp"], now) > LONG or item["state_type"] == "SCHEDULED"
     ]
 
 

@@ -71,24 +71,26 @@ class Watch:
 
     def memory(self) -> tuple[dict[str, float], dict[str, int]]:
         """Memory of each part's own (of PostgreSQL with its share of what it shares), and its open files; runs of flows by themselves."""
-        found: dict[str, float] = {}
+        values: dict[str, float] = {}
         files: dict[str, int] = {}
-        leaders = {part: leader for part in self.site.parts() if (leader := self.site.leader(part))}
+        leaders = {
+            window: leader for window in self.site.parts() if (leader := self.site.leader(window))
+        }
         if self.site.process:
             leaders["up"] = psutil.Process(self.site.process.pid)
-        for part, leader in leaders.items():
+        for window, leader in leaders.items():
             with suppress(psutil.Error):
-                family = [leader] if part == "up" else [leader, *leader.children(recursive=True)]
+                family = [leader] if window == "up" else [leader, *leader.children(recursive=True)]
                 for process in family:
-                    name = "flow runs" if part == "schedules" and process != leader else part
+                    name = "flow runs" if window == "schedules" and process != leader else window
                     with suppress(psutil.Error):
                         used = process.memory_full_info()
-                        found[name] = (
-                            found.get(name, 0.0)
-                            + (used.pss if part == "postgres" else used.uss) / 2**20
+                        values[name] = (
+                            values.get(name, 0.0)
+                            + (used.pss if window == "postgres" else used.uss) / 2**20
                         )
                         files[name] = files.get(name, 0) + process.num_fds()
-        return found, files
+        return values, files
 
     def places(self) -> dict[str, Path]:
         """The folders that grow, by name."""
@@ -129,17 +131,17 @@ def serves(address: str) -> str:
     return str(httpx.get(f"{address}/model", trust_env=False, timeout=3).json()["model_version"])
 
 
-def lags(samples: list[Sample], which: int) -> list[float]:
+def lags(samples: list[Sample], replica: int) -> list[float]:
     """For each sample how many seconds it took a predictor to know as many jobs as the store then held."""
-    found = []
-    for place, sample in enumerate(samples):
+    values = []
+    for index, sample in enumerate(samples):
         if sample.stored is None:
             continue
-        for later in samples[place:]:
-            if (later.known[which] or 0) >= sample.stored[0]:
-                found.append(later.at - sample.at)
+        for later in samples[index:]:
+            if (later.known[replica] or 0) >= sample.stored[0]:
+                values.append(later.at - sample.at)
                 break
-    return found
+    return values
 
 
 def middle(values: list[float]) -> float:
@@ -152,12 +154,18 @@ def growth(
 ) -> list[tuple[str, float, float, float]]:
     """Of each name the median in the first quarter of the time from the day ``since`` on, that in the last, and the largest of the week."""
     calm = [sample for sample in samples if sample.day >= since]
-    few = max(1, len(calm) // 4)
+    quarter = max(1, len(calm) // 4)
     rows = []
     for name in sorted({name for sample in samples for name in of(sample)}):
         ends = [
-            middle([of(one)[name] for one in part if name in of(one)])
-            for part in (calm[:few], calm[-few:])
+            middle(
+                [
+                    of(sample_of_window)[name]
+                    for sample_of_window in window
+                    if name in of(sample_of_window)
+                ]
+            )
+            for window in (calm[:quarter], calm[-quarter:])
         ]
         rows.append((name, ends[0], ends[1], max(of(sample).get(name, 0.0) for sample in samples)))
     return rows

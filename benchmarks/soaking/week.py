@@ -103,9 +103,11 @@ class Week:
     def waiting(self, many: int) -> list[dict[str, Any]]:
         """Jobs that wait now, as a broker would ask about them."""
         now = self.clock.now
-        found = self.jobs[(self.jobs["submitted_at"] <= now) & (self.jobs["started_at"] > now)]
+        running = self.jobs[(self.jobs["submitted_at"] <= now) & (self.jobs["started_at"] > now)]
         return rows_of(
-            found.sample(min(many, len(found)), random_state=self.rng.randrange(2**31))[list(ASKED)]
+            running.sample(min(many, len(running)), random_state=self.rng.randrange(2**31))[
+                list(ASKED)
+            ]
         )
 
     def pass_on(self) -> list[dict[str, Any]]:
@@ -124,16 +126,16 @@ class Week:
 
     def _due(self, now: pd.Timestamp) -> Iterator[pd.DataFrame]:
         over = now >= self.clock.end
-        for place, frame in enumerate(self.late):
+        for index, frame in enumerate(self.late):
             due = frame["ended_at"] + LATE <= now
             yield frame[due | over]
-            self.late[place] = frame[~(due | over)]
+            self.late[index] = frame[~(due | over)]
         self.late = [frame for frame in self.late if len(frame)]
 
     def account(self, ended: pd.DataFrame) -> None:
         """Append to the accounting of each day, whole lines or nothing; now and then a line is garbled."""
-        for day, few in ended.groupby(ended["ended_at"].dt.strftime("%Y%m%d")):
-            lines = [accounting_line(job) for job in few.itertuples()]
+        for day, ended_that_day in ended.groupby(ended["ended_at"].dt.strftime("%Y%m%d")):
+            lines = [accounting_line(job) for job in ended_that_day.itertuples()]
             nonsense = self.rng.random() < 0.2
             if nonsense:
                 lines.insert(0, f"{day} the disk spoke to me, {self.garbled}\n")
@@ -150,7 +152,7 @@ class Week:
         self.dumped_at, self.undumped = now, []
         if len(news):
             self.to_dump.append((now + (LATE if self.rng.random() < 0.1 else 0 * HOUR), news))
-        while due := [one for one in self.to_dump if one[0] <= now or over]:
+        while due := [dump for dump in self.to_dump if dump[0] <= now or over]:
             self._place(due[0][1])
             self.to_dump.remove(due[0])
 
@@ -173,7 +175,7 @@ def accounting_line(job: Any) -> str:
         job.status, 1
     )
     begun, ended = (int(moment.timestamp()) for moment in (job.started_at, job.ended_at))
-    told = {
+    record = {
         "user": job.user,
         "group": job.group,
         "queue": job.queue if isinstance(job.queue, str) else "batch",
@@ -189,7 +191,7 @@ def accounting_line(job: Any) -> str:
     return (
         head
         + " ".join(
-            f"{name}={value}" for name, value in told.items() if isinstance(value, str | int)
+            f"{name}={value}" for name, value in record.items() if isinstance(value, str | int)
         )
         + "\n"
     )
@@ -198,8 +200,8 @@ def accounting_line(job: Any) -> str:
 def _clock_text(seconds: float) -> str | None:
     if seconds != seconds:
         return None
-    whole = int(seconds)
-    return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+    whole_seconds = int(seconds)
+    return f"{whole_seconds // 3600:02d}:{whole_seconds // 60 % 60:02d}:{whole_seconds % 60:02d}"
 
 
 def append(path: Path, text: str) -> None:

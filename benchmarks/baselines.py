@@ -1,9 +1,10 @@
-"""How linear, boosted and neural regressions adapt beside Gridcast: after a planted change and on LCG's last days; docs/predictions.md.
+"""Adaptation of linear, boosted and neural regressions and of Gridcast; docs/predictions.md.
 
-    uv run python benchmarks/rivals.py [LOG ...]
+    uv run python benchmarks/baselines.py [LOG ...]
 
-All are asked at submission, know what had ended, and are fitted anew after each tenth of the log. The change makes the work of the most
-active program twice as much from day 20 of 30 on, in three generated logs; only that program's jobs are judged.
+After a planted change, and on the last days of LCG. All predict at submission from ended jobs, and
+are fitted again after each tenth of the log. The change doubles the work of the most active program
+from day 20 of 30, in three generated logs; only its jobs are evaluated.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from logs import asked, load, show, warm_up
+from logs import load, selected_logs, show, warm_up
 
 from infra.aliases import Floats
 from jobs.workload import START, Change, generate
@@ -36,7 +37,7 @@ LAST_DAYS = 3
 
 def main() -> None:
     """The planted change, then the last days of each log."""
-    names = asked(__doc__ or "", "LCG")
+    names = selected_logs(__doc__ or "", "LCG")
     show(
         f"MAE in seconds around a planted change (twice the work), {len(SEEDS)} generated logs",
         planted(),
@@ -44,12 +45,12 @@ def main() -> None:
     for name in names:
         jobs = load(name)
         since = jobs["submitted_at"].max() - pd.Timedelta(days=LAST_DAYS)
-        found = answers(jobs, warm_up(name))
+        points = answers(jobs, warm_up(name))
         actual = WALLTIME.value(jobs)
         judged = np.isfinite(actual) & (jobs["submitted_at"] >= since).to_numpy()
         show(
             f"{name}, last {LAST_DAYS} days, {judged.sum():,} jobs",
-            [_row(who, point[judged], actual[judged]) for who, point in found.items()],
+            [_row(predictor, point[judged], actual[judged]) for predictor, point in points.items()],
         )
 
 
@@ -57,42 +58,46 @@ def planted() -> list[dict[str, Any]]:
     """A row a predictor, a column a stretch of time around the change."""
     errors: dict[str, dict[str, list[Floats]]] = {}
     for seed in SEEDS:
-        made = generate(seed=seed, changes=[Change("slow_program", DAY)])
-        jobs = made.jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
+        generated = generate(seed=seed, changes=[Change("slow_program", DAY)])
+        jobs = generated.jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
         day = ((jobs["submitted_at"] - START) / pd.Timedelta(days=1)).to_numpy() - DAY
-        struck = (jobs["program"] == made.truth["changes"][0]["name"]).to_numpy()
+        struck = (jobs["program"] == generated.truth["changes"][0]["name"]).to_numpy()
         actual = WALLTIME.value(jobs)
-        for who, point in answers(jobs, 0.1).items():
-            for part, (since, until) in PARTS.items():
+        for predictor, point in answers(jobs, 0.1).items():
+            for period, (since, until) in PARTS.items():
                 rows = struck & (day >= since) & (day < until) & np.isfinite(actual)
-                errors.setdefault(who, {}).setdefault(part, []).append(np.abs(point - actual)[rows])
+                errors.setdefault(predictor, {}).setdefault(period, []).append(
+                    np.abs(point - actual)[rows]
+                )
     return [
-        {"predictor": who}
-        | {part: float(np.concatenate(found).mean()) for part, found in row.items()}
-        for who, row in errors.items()
+        {"predictor": predictor}
+        | {period: float(np.concatenate(points).mean()) for period, points in row.items()}
+        for predictor, row in errors.items()
     ]
 
 
 def answers(jobs: pd.DataFrame, warm: float) -> dict[str, Floats]:
-    """What each says of every job at its submission (float64[n]; NaN where it was not asked)."""
+    """Predictions of every job at its submission, by predictor: float64[n], NaN where there is none."""
     baselines = predict_baselines(
         jobs, WALLTIME, ("template", "median-10", "ridge", "catboost"), warm_up=warm
     )
-    found = {name: answer.point for name, answer in baselines.items()}
+    points = {name: answer.point for name, answer in baselines.items()}
     seen = read_history(
         jobs, WALLTIME, [int(len(jobs) * share) for share in np.arange(warm, 1, 0.1)]
     )
     most = np.where(np.isfinite(seen.request), seen.request, np.inf)
-    found["neural, on logarithms"] = np.clip(neural_on_logarithms(seen), WALLTIME.grid.lowest, most)
-    found["neural, on seconds"] = np.clip(neural_on_seconds(seen), WALLTIME.grid.lowest, most)
-    lived = backtest(jobs, warm_up=warm)
-    found["gridcast"] = np.full(len(jobs), np.nan)
-    found["gridcast"][lived.rows] = lived.point
-    return found
+    points["neural, on logarithms"] = np.clip(
+        neural_on_logarithms(seen), WALLTIME.grid.lowest, most
+    )
+    points["neural, on seconds"] = np.clip(neural_on_seconds(seen), WALLTIME.grid.lowest, most)
+    gridcast = backtest(jobs, warm_up=warm)
+    points["gridcast"] = np.full(len(jobs), np.nan)
+    points["gridcast"][gridcast.rows] = gridcast.point
+    return points
 
 
 def _neural(inputs: pd.DataFrame, values: Floats, target: Target, logarithms: bool) -> Fitted:
-    """Two hidden layers (64 and 32) on the logarithms of the inputs, stopped early on a tenth of what has ended."""
+    """Two hidden layers (64, 32) on the logarithms of the inputs, with early stopping."""
     from sklearn.neural_network import MLPRegressor
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -108,12 +113,12 @@ def _neural(inputs: pd.DataFrame, values: Floats, target: Target, logarithms: bo
             inputs, np.log(np.maximum(values, target.grid.lowest)) if logarithms else values / scale
         )
 
-    def predict(asked: pd.DataFrame) -> Floats:
-        found = model.predict(asked)
+    def predict(rows: pd.DataFrame) -> Floats:
+        points = model.predict(rows)
         return (
-            np.exp(np.clip(found, 0.0, np.log(target.grid.edges[-1])))
+            np.exp(np.clip(points, 0.0, np.log(target.grid.edges[-1])))
             if logarithms
-            else found * scale
+            else points * scale
         )
 
     return predict
@@ -127,11 +132,11 @@ neural_on_seconds = Regression(
 )
 
 
-def _row(who: str, point: Floats, actual: Floats) -> dict[str, Any]:
+def _row(predictor: str, point: Floats, actual: Floats) -> dict[str, Any]:
     point, truth = np.maximum(point, 1.0), np.maximum(actual, 1.0)
     error = np.abs(point - actual)
     return {
-        "predictor": who,
+        "predictor": predictor,
         "MAE": float(error.mean()),
         "median AE": float(np.median(error)),
         "APA": float(np.minimum(point / truth, truth / point).mean()),
