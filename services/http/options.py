@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC
+from functools import lru_cache
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from msgspec import Meta, Struct, ValidationError, convert
@@ -30,7 +31,7 @@ def read_options(
     Raises:
         HTTPError: 422, naming the first wrong option.
     """
-    hints = get_type_hints(kind, include_extras=True)
+    hints = _hints(kind)
     for name in (*body, *query):
         if name not in hints:
             raise unknown_option(name, hints)
@@ -44,6 +45,11 @@ def read_options(
         return convert(values, kind, dec_hook=_to_instant)
     except ValidationError as error:
         raise HTTPError(422, _sentence(str(error), hints)) from None
+
+
+@lru_cache
+def _hints(kind: type[Struct]) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
 
 
 def unknown_option(name: str, names: Any) -> HTTPError:

@@ -46,7 +46,7 @@ from services.http.contract import (
 )
 from services.http.errors import HTTPError, quote
 from services.http.options import read_options, unknown_option
-from services.http.responses import json_rows, write_stream
+from services.http.responses import joined, row_members, write_stream
 
 _JOB_FIELDS = tuple(dict.fromkeys((*QUERY_FIELDS, *CANDIDATE_MEMBERS)))
 _Candidate: Any = unchecked("Candidate", CANDIDATE_MEMBERS)
@@ -273,7 +273,8 @@ def write_rank(ranked: Ranked, model_version: str, arrow: bool) -> tuple[str, by
         columns |= {name: _array(column) for name, column in ranked.columns.items()}
         return ARROW_TYPE, write_stream(columns, {"model_version": model_version})
     values = {"job_id": ranked.job, **ranked.columns}
-    rows = json_rows({name: _plain(column) for name, column in values.items()}, len(ranked))
+    members = row_members({name: _plain(column) for name, column in values.items()}, len(ranked))
+    rows = joined(b"{" + row + b"}" for row in members)
     about = orjson.dumps({"model_version": model_version})
     return JSON_TYPE, b"".join((b'{"rows":[', *rows, b"],", about[1:]))
 

@@ -93,9 +93,10 @@ def _require(batch: Batch, names: tuple[str, ...]) -> None:
     """Note the jobs that lack a required field; raises HTTPError (422) for a missing column."""
     table, errors = batch.jobs, batch.errors
     for name in names:
-        missing = np.ones(table.num_rows, dtype=bool)
         if name in table.column_names:
-            missing = pc.is_null(table.column(name)).to_numpy()
-        elif batch.shape != "rows":
+            if table.column(name).null_count:
+                errors.add_where(pc.is_null(table.column(name)).to_numpy(), f"{name} is missing")
+        elif batch.shape == "rows":
+            errors.add_where(np.ones(table.num_rows, dtype=bool), f"{name} is missing")
+        else:
             raise HTTPError(422, f"the column {name} is missing")
-        errors.add_where(missing, f"{name} is missing")

@@ -1,8 +1,8 @@
-"""Answers: predictions as the JSON or Arrow body that the caller asked for; pure functions."""
+"""Predictions: predictions as the JSON or Arrow body that the caller asked for; pure functions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,7 +53,7 @@ def write_answer(
 
 
 def _rows(answers: Predictions, job_ids: pa.Array) -> list[bytes]:
-    """The rows in pieces: each job's beginning, and the end that all jobs alike share."""
+    """The rows of a JSON list: the members that all jobs alike share are written once."""
     unique_rows = len(answers.cold_start)
     columns = {
         **answers.numbers,
@@ -61,42 +61,37 @@ def _rows(answers: Predictions, job_ids: pa.Array) -> list[bytes]:
         "model_version": np.full(unique_rows, answers.model_version, object),
         "cold_start": answers.cold_start,
     }
-    takes = {name: _taking(values) for name, values in columns.items()}
-    ends = [b"," + row[1:] for row in _objects(takes, unique_rows)]  # without the object's "{"
-    pieces = [
-        piece
-        for job_id, row in zip(
-            map(orjson.dumps, job_ids.to_pylist()), answers.context_of_row.tolist(), strict=True
-        )
-        for piece in (b',{"job_id":', job_id, ends[row])
-    ]
-    return [b'{"job_id":', *pieces[1:]] if pieces else []
+    members = row_members({name: _taking(values) for name, values in columns.items()}, unique_rows)
+    ids = map(orjson.dumps, job_ids.to_pylist())
+    return joined(
+        b'{"job_id":' + job_id + b"," + members[row] + b"}"
+        for job_id, row in zip(ids, answers.context_of_row.tolist(), strict=True)
+    )
 
 
 def _taking(values: Array) -> Callable[[slice], list[Any]]:
     return lambda rows: values[rows].tolist()
 
 
-def _objects(columns: Mapping[str, Callable[[slice], list[Any]]], rows: int) -> Iterator[bytes]:
-    """Each row as a JSON object; the values of a block of rows are made at a time."""
-    names = tuple(columns)
-    for start in range(0, rows, _BLOCK_ROWS):
-        block = slice(start, min(start + _BLOCK_ROWS, rows))
-        for values in zip(*(column(block) for column in columns.values()), strict=True):
-            yield orjson.dumps(dict(zip(names, values, strict=True)))
-
-
-def json_rows(columns: Mapping[str, Callable[[slice], list[Any]]], rows: int) -> Iterator[bytes]:
-    """Rows as the pieces of a JSON list, without its brackets.
+def row_members(columns: Mapping[str, Callable[[slice], list[Any]]], rows: int) -> list[bytes]:
+    """The members of a JSON object for each row, without its braces.
 
     Args:
         columns: By name, what gives the Python values of some rows.
-        rows: How many there are.
+        rows: How many there are; a block of them is Python values at a time.
     """
-    for index, content in enumerate(_objects(columns, rows)):
-        if index:
-            yield b","
-        yield content
+    names, members = tuple(columns), list[bytes]()
+    for start in range(0, rows, _BLOCK_ROWS):
+        block = slice(start, start + _BLOCK_ROWS)
+        values = zip(*(column(block) for column in columns.values()), strict=True)
+        members += [orjson.dumps(dict(zip(names, row, strict=True)))[1:-1] for row in values]
+    return members
+
+
+def joined(items: Iterable[bytes]) -> list[bytes]:
+    """Items of a JSON list with commas before all but the first."""
+    pieces = [b"," + item for item in items]
+    return [pieces[0][1:], *pieces[1:]] if pieces else []
 
 
 def write_arrow(answers: Predictions, job_ids: pa.Array, about: Mapping[str, Any]) -> bytes:
