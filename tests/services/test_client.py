@@ -38,7 +38,7 @@ OTHER_ANSWERS = {
 
 
 class Fake(BaseHTTPRequestHandler):
-    """A server that is slow, dripping or refusing, by the first part of the path it is asked under."""
+    """A server that is slow, dripping or refusing, by the first segment of the path."""
 
     hits = 0
     released = threading.Event()
@@ -115,16 +115,16 @@ def test_a_predictor_that_is_slow_or_busy_is_answered_for_by_the_request(
 ) -> None:
     with Gridcast(f"{fake}/{way}", timeout=0.4) as client:
         (row,) = client.predict([JOB])
-    assert not Fake.released.is_set()  # the server is at it still
+    assert not Fake.released.is_set()  # the server is still at it
     assert FELL_BACK.items() <= row.items()
     assert "the predictor" in row["fallback"]
 
 
-@pytest.mark.parametrize("place", ["nowhere", "silent"])
+@pytest.mark.parametrize("address", ["nowhere", "silent"])
 def test_a_predictor_that_is_down_or_never_accepts_is_answered_for_in_every_form(
-    place: str, request: pytest.FixtureRequest
+    address: str, request: pytest.FixtureRequest
 ) -> None:
-    with Gridcast(request.getfixturevalue(place), timeout=0.3) as client:
+    with Gridcast(request.getfixturevalue(address), timeout=0.3) as client:
         (row,) = client.predict([JOB])
         assert client.predict({name: [value] for name, value in JOB.items()}) == {
             name: [value] for name, value in row.items()
@@ -204,8 +204,8 @@ def test_a_task_is_told_what_it_needs_before_any_of_its_jobs_has_run(
 ) -> None:
     job = {name: value for name, value in waiting[0].items() if name != "job_id"}
     with Gridcast(predictor.url, timeout=30) as client:
-        found, at_once = client.task(job, 100, at_once=10), client.task(job, 100)
-        one = client.predict([waiting[0]], classes=True)[0]
+        limited, unlimited = client.task(job, 100, at_once=10), client.task(job, 100)
+        row = client.predict([waiting[0]], classes=True)[0]
         with pytest.raises(RefusedError, match="jobs must be a whole number"):
             client.task(job, 0)
         with pytest.raises(RefusedError, match="walltime is known only of a job that ran"):
@@ -213,33 +213,35 @@ def test_a_task_is_told_what_it_needs_before_any_of_its_jobs_has_run(
         with pytest.raises(RefusedError, match="job 0: requested_cores"):
             client.task({**job, "requested_cores": -1}, 5)
     assert (
-        found["per_job"].items()
+        limited["per_job"].items()
         >= {
-            name: one[name]
+            name: row[name]
             for name in ("walltime", "walltime_high", "walltime_class", "peak_memory")
         }.items()
     )
-    assert found["scout_prediction"]["msg_type"] == "scout_prediction"
-    assert found["scout_prediction"]["walltime"] >= one["walltime_allocation"]
-    assert at_once["task"]["span"] <= at_once["task"]["span_late"] < found["task"]["span_late"]
-    assert found["task"]["span"] > 9 * one["walltime_low"]
+    assert limited["scout_prediction"]["msg_type"] == "scout_prediction"
+    assert limited["scout_prediction"]["walltime"] >= row["walltime_allocation"]
+    assert (
+        unlimited["task"]["span"] <= unlimited["task"]["span_late"] < limited["task"]["span_late"]
+    )
+    assert limited["task"]["span"] > 9 * row["walltime_low"]
 
 
 def test_it_is_told_why_on_request(
     predictor: Predictor, waiting: list[dict[str, Any]], grid_jobs: pd.DataFrame
 ) -> None:
     with Gridcast(predictor.url, timeout=60) as client:
-        told = client.explain(waiting[:3])
+        explanations = client.explain(waiting[:3])
         answered = client.predict(waiting[:3])
         with pytest.raises(RefusedError, match="at most 100 jobs are explained"):
             client.explain(waiting[:101])
-    known = grid_jobs.set_index("job_id")
-    for job, row, why in zip(waiting, answered, told, strict=False):
+    by_id = grid_jobs.set_index("job_id")
+    for job, row, why in zip(waiting, answered, explanations, strict=False):
         assert set(why) == {"walltime", "peak_memory"}
         assert why["peak_memory"]["allocation"]["value"] == row["peak_memory_allocation"]
         assert 0 < sum(history["weight"] for history in why["walltime"]["histories"]) <= 1.001
         for past in why["walltime"]["similar"]:
-            was = known.loc[past["job_id"]]
+            was = by_id.loc[past["job_id"]]
             assert was["walltime"] == past["value"] and was["ended_at"] <= pd.Timestamp(
                 job["submitted_at"]
             )

@@ -1,4 +1,4 @@
-"""Faults beside a predictor that goes on: a database that is cut off, a writer that holds the store, addresses in fields, a collector."""
+"""Faults beside a predictor that goes on: a database cut off, a locked store, a collector."""
 
 import socket
 import sqlite3
@@ -27,9 +27,9 @@ Rows = list[dict[str, Any]]
 
 
 class Relay:
-    """A way to a server's local socket that can be cut: what is under way breaks off, and nobody is let in until it is mended.
+    """A relay to a server's local socket that can be cut: connections break, new ones are closed.
 
-    While it does not ``flow``, what is sent is held back, and nobody is told.
+    While it does not ``flow``, data is withheld and connections stay open.
     """
 
     def __init__(self, to: str) -> None:
@@ -37,7 +37,7 @@ class Relay:
         self._open: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
-        self.whole = True
+        self.connected = True
         self.flow = threading.Event()
         self.flow.set()
         threading.Thread(target=self._run, daemon=True).start()
@@ -46,26 +46,28 @@ class Relay:
         with suppress(OSError):
             while True:
                 caller, _ = self._listener.accept()
-                if not self.whole:
+                if not self.connected:
                     caller.close()
                     continue
                 server = socket.socket(socket.AF_UNIX)
                 server.connect(self._to)
                 self._open += [caller, server]
-                for one, other in ((caller, server), (server, caller)):
-                    threading.Thread(target=self._pass_on, args=(one, other), daemon=True).start()
+                for source, target in ((caller, server), (server, caller)):
+                    threading.Thread(
+                        target=self._pass_on, args=(source, target), daemon=True
+                    ).start()
 
-    def _pass_on(self, one: socket.socket, other: socket.socket) -> None:
+    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError):
-            while part := one.recv(65536):
+            while data := source.recv(65536):
                 self.flow.wait()
-                other.sendall(part)
-        for end in (one, other):
+                target.sendall(data)
+        for end in (source, target):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
     def cut(self) -> None:
-        self.whole = False
+        self.connected = False
         for end in self._open:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -95,8 +97,8 @@ class _Receive(BaseHTTPRequestHandler):
         if self.path == "/v1/traces":
             self.server.spans += [
                 span
-                for each in sent.resource_spans
-                for scope in each.scope_spans
+                for resource in sent.resource_spans
+                for scope in resource.scope_spans
                 for span in scope.spans
             ]
         self.send_response(200)
@@ -107,7 +109,7 @@ class _Receive(BaseHTTPRequestHandler):
 
 
 @dataclass(frozen=True)
-class Place:
+class FaultySite:
     """A predictor whose store is a PostgreSQL behind a relay, and whose spans go to a collector."""
 
     predictor: Predictor
@@ -117,12 +119,12 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(
+def site(
     tmp_path_factory: pytest.TempPathFactory,
     postgres: Any,
     grid_jobs: pd.DataFrame,
     model_set: ModelSet,
-) -> Iterator[Place]:
+) -> Iterator[FaultySite]:
     postgres.psql("CREATE DATABASE faults;")
     url = str(postgres.get_uri(database="faults"))
     relay, collector = (
@@ -140,7 +142,7 @@ def place(
     with running(
         home, GRIDCAST_DATABASE_URL=through, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint
     ) as predictor:
-        yield Place(predictor, relay, collector, url)
+        yield FaultySite(predictor, relay, collector, url)
     relay.close()
     collector.shutdown()
     collector.server_close()
@@ -152,12 +154,12 @@ def model(predictor: Predictor) -> dict[str, Any]:
 
 
 def test_while_the_database_is_away_predictions_go_on_and_outcomes_are_refused_until_it_is_back(
-    place: Place, waiting: Rows, finished: Rows
+    site: FaultySite, waiting: Rows, finished: Rows
 ) -> None:
-    predictor, jobs = place.predictor, finished[:50]
+    predictor, jobs = site.predictor, finished[:50]
     assert model(predictor)["history"]["jobs"] == 1200
     before = predictor.http.post("/predict", json={"jobs": waiting[:100]}).json()["rows"]
-    place.relay.cut()
+    site.relay.cut()
     for _ in range(3):
         refused = predictor.http.post("/outcomes", json={"jobs": jobs})
         assert (refused.status_code, int(refused.headers["Retry-After"]) > 0) == (503, True)
@@ -169,13 +171,13 @@ def test_while_the_database_is_away_predictions_go_on_and_outcomes_are_refused_u
     assert 'gridcast_outcomes_total{result="refused"} 150.0' in predictor.http.get("/metrics").text
     assert predictor.http.get("/readyz").status_code == 200
 
-    place.relay.whole = True
+    site.relay.connected = True
     answer = wait_for(
         lambda: _taken(predictor, jobs), "the store to take outcomes again", predictor
     )
     assert (answer["added"], answer["unchanged"]) == (50, 0)  # nothing of the refused ones was kept
     wait_for(lambda: model(predictor)["state"] == "serving", "all to be well again", predictor)
-    engine = open_store(place.store)
+    engine = open_store(site.store)
     assert set(read_jobs(engine)["job_id"]) >= {job["job_id"] for job in jobs}
     engine.dispose()
     # The answers given meanwhile waited to be recorded, and were.
@@ -190,11 +192,11 @@ def test_while_the_database_is_away_predictions_go_on_and_outcomes_are_refused_u
 
 
 def test_a_database_that_never_answers_keeps_no_prediction_waiting_and_a_report_for_so_long_only(
-    place: Place, waiting: Rows, finished: Rows
+    site: FaultySite, waiting: Rows, finished: Rows
 ) -> None:
-    predictor, jobs = place.predictor, finished[50:60]
+    predictor, jobs = site.predictor, finished[50:60]
     before = predictor.http.post("/predict", json={"jobs": waiting[:100]}).json()["rows"]
-    place.relay.flow.clear()
+    site.relay.flow.clear()
     with ThreadPoolExecutor(1) as callers:
         report = callers.submit(predictor.http.post, "/outcomes", json={"jobs": jobs}, timeout=60)
         assert (
@@ -207,9 +209,9 @@ def test_a_database_that_never_answers_keeps_no_prediction_waiting_and_a_report_
         refused.json()["error"]
         == "the store is busy; nothing was promised, so send the same outcomes again"
     )
-    place.relay.flow.set()
+    site.relay.flow.set()
     wait_for(lambda: _taken(predictor, jobs), "the store to take outcomes again", predictor)
-    engine = open_store(place.store)
+    engine = open_store(site.store)
     assert set(read_jobs(engine)["job_id"]) >= {job["job_id"] for job in jobs}
     engine.dispose()
 
@@ -220,15 +222,15 @@ def _taken(predictor: Predictor, jobs: Rows) -> dict[str, Any] | None:
 
 
 def test_a_request_is_a_span_within_its_callers_with_its_steps_and_nothing_of_what_was_asked(
-    place: Place, waiting: Rows
+    site: FaultySite, waiting: Rows
 ) -> None:
     trace, span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
     named = {"traceparent": f"00-{trace}-{span}-01", "X-Request-ID": "traced-1"}
     jobs = [waiting[0] | {"user": "zaphod-the-secret"}, waiting[1]]
     assert (
-        place.predictor.http.post("/predict", json={"jobs": jobs}, headers=named).status_code == 200
+        site.predictor.http.post("/predict", json={"jobs": jobs}, headers=named).status_code == 200
     )
-    refused = place.predictor.http.post(
+    refused = site.predictor.http.post(
         "/predict",
         json={"jobs": [jobs[0] | {"site": "heart-of-gold", "events": -1}]},
         headers=named,
@@ -236,44 +238,50 @@ def test_a_request_is_a_span_within_its_callers_with_its_steps_and_nothing_of_wh
     assert refused.status_code == 422
 
     def received() -> list[Any] | None:
-        ours = [each for each in place.collector.spans if each.trace_id.hex() == trace]
-        return ours if sum(each.name == "POST /predict" for each in ours) == 2 else None
+        ours = [span for span in site.collector.spans if span.trace_id.hex() == trace]
+        return ours if sum(span.name == "POST /predict" for span in ours) == 2 else None
 
-    spans = wait_for(received, "the spans", place.predictor)
+    spans = wait_for(received, "the spans", site.predictor)
     answered, turned_away = sorted(
-        (each for each in spans if each.name == "POST /predict"),
-        key=lambda each: each.start_time_unix_nano,
+        (span for span in spans if span.name == "POST /predict"),
+        key=lambda span: span.start_time_unix_nano,
     )
     assert answered.parent_span_id.hex() == turned_away.parent_span_id.hex() == span
-    told = {
-        each.key: each.value.string_value or each.value.int_value for each in answered.attributes
+    attributes = {
+        item.key: item.value.string_value or item.value.int_value for item in answered.attributes
     }
-    assert told["http.response.status_code"] == 200
-    assert (told["gridcast.jobs"], told["gridcast.door"], told["gridcast.request_id"]) == (
+    assert attributes["http.response.status_code"] == 200
+    assert (
+        attributes["gridcast.jobs"],
+        attributes["gridcast.door"],
+        attributes["gridcast.request_id"],
+    ) == (
         2,
         "json",
         "traced-1",
     )
-    steps = [each for each in spans if each.parent_span_id == answered.span_id]
-    assert sorted(each.name for each in steps) == ["predict", "read", "write"]
+    steps = [span for span in spans if span.parent_span_id == answered.span_id]
+    assert sorted(span.name for span in steps) == ["predict", "read", "write"]
     assert all(
-        answered.start_time_unix_nano <= each.start_time_unix_nano <= each.end_time_unix_nano
-        for each in steps
+        answered.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano
+        for span in steps
     )
     for secret in ("zaphod", "heart-of-gold", waiting[1]["user"]):
-        assert f'"{secret}' not in str(place.collector.spans)
+        assert f'"{secret}' not in str(site.collector.spans)
 
 
 def test_the_age_of_model_and_history_is_told_and_an_old_model_is_called_stale(
-    place: Place, grid_jobs: pd.DataFrame
+    site: FaultySite, grid_jobs: pd.DataFrame
 ) -> None:
-    told = model(place.predictor)
-    until = pd.Timestamp(told["trained_until"])
-    assert until <= pd.Timestamp(told["history"]["newest_ended_at"]) <= grid_jobs["ended_at"].max()
-    assert told["stale"] == (pd.Timestamp.now("UTC") - until > pd.Timedelta("30d"))
+    answer = model(site.predictor)
+    until = pd.Timestamp(answer["trained_until"])
+    assert (
+        until <= pd.Timestamp(answer["history"]["newest_ended_at"]) <= grid_jobs["ended_at"].max()
+    )
+    assert answer["stale"] == (pd.Timestamp.now("UTC") - until > pd.Timedelta("30d"))
     metrics = dict(
         line.rsplit(" ", 1)
-        for line in place.predictor.http.get("/metrics").text.splitlines()
+        for line in site.predictor.http.get("/metrics").text.splitlines()
         if line[0] != "#"
     )
     assert float(metrics["gridcast_model_trained_timestamp_seconds"]) == pytest.approx(
@@ -282,9 +290,9 @@ def test_the_age_of_model_and_history_is_told_and_an_old_model_is_called_stale(
 
 
 def test_a_writer_that_holds_the_store_is_waited_for(predictor: Predictor, finished: Rows) -> None:
-    jobs = [job | {"job_id": f"held-{place}"} for place, job in enumerate(finished[:20])]
-    other = sqlite3.connect(predictor.settings.folder("store") / "jobs.db", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
+    jobs = [job | {"job_id": f"held-{index}"} for index, job in enumerate(finished[:20])]
+    writer = sqlite3.connect(predictor.settings.folder("store") / "jobs.db", isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
     answers: list[Any] = []
     report = threading.Thread(
         target=lambda: answers.append(predictor.http.post("/outcomes", json={"jobs": jobs}))
@@ -292,8 +300,8 @@ def test_a_writer_that_holds_the_store_is_waited_for(predictor: Predictor, finis
     report.start()
     time.sleep(1)
     assert not answers
-    other.execute("COMMIT")
-    other.close()
+    writer.execute("COMMIT")
+    writer.close()
     report.join()
     assert (answers[0].status_code, answers[0].json()["added"]) == (200, 20)
     assert set(stored(predictor)["job_id"]) >= {job["job_id"] for job in jobs}
@@ -324,10 +332,10 @@ def test_nothing_listens_but_on_this_machine(predictor: Predictor) -> None:
     starter = psutil.Process(predictor.process.pid)
     family = [starter, *starter.children(recursive=True)]
     heard = {
-        each.laddr
-        for one in family
-        for each in one.net_connections("inet")
-        if each.status == psutil.CONN_LISTEN
+        connection.laddr
+        for process in family
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
     }
     assert predictor.port in {port for _, port in heard}
     assert {host for host, _ in heard} == {"127.0.0.1"}
@@ -340,12 +348,12 @@ def test_a_registry_that_never_answers_keeps_no_caller_waiting(
     silent = socket.create_server(("127.0.0.1", 0))
     with (
         silent,
-        running(home, GRIDCAST_MLFLOW_URL=f"http://127.0.0.1:{silent.getsockname()[1]}") as other,
+        running(home, GRIDCAST_MLFLOW_URL=f"http://127.0.0.1:{silent.getsockname()[1]}") as second,
     ):
         # Nobody waits for what the registry may say: the last champion of this data folder answers.
-        answers = [other.http.post("/predict", json={"jobs": waiting[:20]}) for _ in range(20)]
+        answers = [second.http.post("/predict", json={"jobs": waiting[:20]}) for _ in range(20)]
         assert {answer.status_code for answer in answers} == {200}
         assert [row["model_version"] for row in answers[0].json()["rows"]] == [
             row["model_version"] for row in expected
         ]
-        assert "registry" in model(other)["troubles"]
+        assert "registry" in model(second)["troubles"]

@@ -128,8 +128,8 @@ def test_a_narrower_coverage_gives_a_narrower_range_and_ninety_percent_is_the_de
 def test_an_unknown_user_site_and_program_get_a_wider_range_and_a_flag(
     predictor: Predictor, waiting: Rows
 ) -> None:
-    known = waiting[0]
-    strange = known | {
+    usual = waiting[0]
+    strange = usual | {
         "job_id": "strange",
         "user": "nobody",
         "group": "none",
@@ -138,7 +138,7 @@ def test_an_unknown_user_site_and_program_get_a_wider_range_and_a_flag(
         "project": "x",
         "job_name": "y",
     }
-    first, second = post(predictor, "/predict", {"jobs": [known, strange]}).json()["rows"]
+    first, second = post(predictor, "/predict", {"jobs": [usual, strange]}).json()["rows"]
     assert (first["cold_start"], second["cold_start"]) == (False, True)
     assert (
         second["walltime_high"] / second["walltime_low"]
@@ -242,8 +242,8 @@ def test_compressed_bodies_are_refused(predictor: Predictor) -> None:
 def test_mutated_streams_never_break_the_worker(predictor: Predictor, waiting: Rows) -> None:
     body, worker = arrow(waiting[:20]), predictor.worker().pid
     statuses = set()
-    for place in range(0, len(body), len(body) // 150):
-        mutant = body[:place] + bytes([body[place] ^ 0xFF]) + body[place + 1 :]
+    for index in range(0, len(body), len(body) // 150):
+        mutant = body[:index] + bytes([body[index] ^ 0xFF]) + body[index + 1 :]
         statuses.add(post(predictor, "/predict", mutant, ARROW_TYPE).status_code)
     assert statuses <= {200, 400, 413, 422}
     assert len(statuses) > 1
@@ -254,8 +254,8 @@ def test_finished_jobs_are_stored_before_yes_and_change_the_next_answer(
     predictor: Predictor, waiting: Rows, finished: Rows
 ) -> None:
     new = [
-        job | {"job_id": f"new-{place}", "user": "newcomer", "program": "fresh", "walltime": 777.0}
-        for place, job in enumerate(finished[:12])
+        job | {"job_id": f"new-{index}", "user": "newcomer", "program": "fresh", "walltime": 777.0}
+        for index, job in enumerate(finished[:12])
     ]
     for job in new:
         del job["ended_at"]
@@ -280,7 +280,7 @@ def test_impossible_outcomes_are_named_and_the_others_kept(
         predictor, "/outcomes", {"jobs": [good | {"walltime": -1}, good, {"job_id": "odd"}]}
     ).json()
     assert answer["added"] == 1
-    assert [each["index"] for each in answer["rejected"]] == [0, 2]
+    assert [row["index"] for row in answer["rejected"]] == [0, 2]
     assert answer["rejected"][0]["reason"].startswith("walltime is -1")
 
 
@@ -293,9 +293,9 @@ def test_candidates_are_ranked_alike_by_both_doors(predictor: Predictor, finishe
             "candidates": [{"site": site} for site in sites],
         }
     ]
-    told = predictor.http.post("/rank", json={"jobs": jobs})
-    assert told.status_code == 200, told.text
-    rows = told.json()["rows"]
+    response = predictor.http.post("/rank", json={"jobs": jobs})
+    assert response.status_code == 200, response.text
+    rows = response.json()["rows"]
     assert [row["rank"] for row in rows] == [1, 2, 3]
     assert {row["site"] for row in rows} == set(sites)
     assert all(row["total_low"] <= row["total_median"] <= row["total_high"] for row in rows)
@@ -350,7 +350,7 @@ def test_every_answer_is_recorded_for_joining_with_its_outcome(
 ) -> None:
     from jobs.store import open_store, read_predictions
 
-    ask = [job | {"job_id": f"logged-{place}"} for place, job in enumerate(waiting[:10])]
+    ask = [job | {"job_id": f"logged-{index}"} for index, job in enumerate(waiting[:10])]
     answer = post(predictor, "/predict", {"jobs": ask, "coverage": 0.5}).json()
     engine = open_store(predictor.settings.store_url)
 
@@ -361,11 +361,11 @@ def test_every_answer_is_recorded_for_joining_with_its_outcome(
 
     rows = {(row["job_id"], row["target"]): row for row in wait_for(recorded, "the prediction log")}
     engine.dispose()
-    for each in answer["rows"]:
-        logged = rows[each["job_id"], "walltime"]
-        assert logged["point"] == each["walltime"]
+    for row in answer["rows"]:
+        logged = rows[row["job_id"], "walltime"]
+        assert logged["point"] == row["walltime"]
         assert (
-            logged["low"] <= each["walltime_low"]
+            logged["low"] <= row["walltime_low"]
         )  # the log holds the 90 % range, whatever was asked for
         assert logged["model_version"] == "gridcast-1"
         assert logged["known_revision"] >= 1  # what the history held by then
@@ -397,9 +397,9 @@ def test_a_refused_request_is_told_of_in_the_log_under_the_id_that_its_caller_go
     )
     assert (response.status_code, response.headers["X-Request-ID"]) == (422, "broker-7.42")
     line = next(line for line in predictor.log.read_text().splitlines() if "broker-7.42" in line)
-    told = orjson.loads(line[line.index("{") : line.rindex("}") + 1])
-    assert told.pop("ms") > 0
-    assert told == {
+    logged = orjson.loads(line[line.index("{") : line.rindex("}") + 1])
+    assert logged.pop("ms") > 0
+    assert logged == {
         "request_id": "broker-7.42",
         "endpoint": "predict",
         "door": "json",
@@ -411,15 +411,15 @@ def test_a_refused_request_is_told_of_in_the_log_under_the_id_that_its_caller_go
 def test_many_callers_at_once_get_the_answers_that_one_would(
     predictor: Predictor, waiting: Rows
 ) -> None:
-    parts = [waiting[place : place + 40] for place in range(0, 400, 40)]
-    alone = [post(predictor, "/predict", {"jobs": part}).json()["rows"] for part in parts]
-    together: list[Any] = [None] * len(parts)
+    batches = [waiting[index : index + 40] for index in range(0, 400, 40)]
+    alone = [post(predictor, "/predict", {"jobs": batch}).json()["rows"] for batch in batches]
+    together: list[Any] = [None] * len(batches)
 
-    def ask(place: int) -> None:
+    def ask(index: int) -> None:
         with httpx.Client(base_url=predictor.url, trust_env=False, timeout=60) as http:
-            together[place] = http.post("/predict", json={"jobs": parts[place]}).json()["rows"]
+            together[index] = http.post("/predict", json={"jobs": batches[index]}).json()["rows"]
 
-    threads = [threading.Thread(target=ask, args=(place,)) for place in range(len(parts))]
+    threads = [threading.Thread(target=ask, args=(index,)) for index in range(len(batches))]
     for thread in threads:
         thread.start()
     for thread in threads:

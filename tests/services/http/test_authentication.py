@@ -39,11 +39,11 @@ def verdict(
     tokens: str = CONFIGURED,
     **headers: str,
 ) -> int:
-    given = {"host": "localhost:3000", **headers} | (
+    sent = {"host": "localhost:3000", **headers} | (
         {"authorization": f"Bearer {token}"} if token else {}
     )
     try:
-        authorize(path, given, client, read_tokens(tokens), HOSTS, SCOPE_OF_PATH)
+        authorize(path, sent, client, read_tokens(tokens), HOSTS, SCOPE_OF_PATH)
     except HTTPError as refused:
         return refused.status
     return 200
@@ -70,17 +70,15 @@ def test_each_scope_opens_its_door(
     )
 
 
-def test_whoever_may_predict_may_ask_of_tasks_and_ranks_and_nobody_else_and_no_door_was_forgotten() -> (
-    None
-):
-    doors = {
+def test_the_scope_predict_opens_tasks_and_ranks_and_no_endpoint_was_forgotten() -> None:
+    endpoints = {
         route.path
         for route in Endpoints().app().routes
         if isinstance(route, Route) and "POST" in (route.methods or ())
     }
-    assert doors == {"/predict", "/task", "/rank", "/outcomes"}
-    for door in doors - {"/outcomes"}:
-        assert (verdict(door, BROKER), verdict(door, OLD)) == (200, 403)
+    assert endpoints == {"/predict", "/task", "/rank", "/outcomes"}
+    for path in endpoints - {"/outcomes"}:
+        assert (verdict(path, BROKER), verdict(path, OLD)) == (200, 403)
     assert (verdict("/outcomes", OLD), verdict("/outcomes", READER)) == (200, 403)
 
 
@@ -258,8 +256,8 @@ def test_a_wrong_setting_is_refused_without_showing_the_token(text: str) -> None
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Predictor]:
     """A predictor with tokens and, for once, neither model nor jobs."""
-    with running(tmp_path_factory.mktemp("guarded"), GRIDCAST_TOKENS=CONFIGURED) as one:
-        yield one
+    with running(tmp_path_factory.mktemp("guarded"), GRIDCAST_TOKENS=CONFIGURED) as predictor:
+        yield predictor
 
 
 def test_a_predictor_with_tokens_answers_those_who_have_one(guarded: Predictor) -> None:

@@ -92,9 +92,9 @@ def test_rows_columns_and_arrow_give_the_same_batch() -> None:
 def test_a_json_body_that_is_no_batch_is_refused_with_a_sentence(
     body: object, status: int, sentence: str
 ) -> None:
-    got, said = refusal(body)
+    got, message = refusal(body)
     assert got == status
-    assert sentence in said
+    assert sentence in message
 
 
 @pytest.mark.parametrize(
@@ -196,9 +196,9 @@ def test_an_empty_text_is_a_missing_one() -> None:
 def test_a_bad_value_in_arrow_is_named_the_same_way(
     column: str, values: pa.Array, sentence: str
 ) -> None:
-    place = JOBS.schema.get_field_index(column)
+    index = JOBS.schema.get_field_index(column)
     table = (
-        JOBS.set_column(place, column, values) if place >= 0 else JOBS.append_column(column, values)
+        JOBS.set_column(index, column, values) if index >= 0 else JOBS.append_column(column, values)
     )
     assert sentence in read_arrow(stream(table)).errors.first
 
@@ -242,9 +242,9 @@ def test_a_bad_value_in_arrow_is_named_the_same_way(
 def test_an_arrow_table_of_other_columns_is_refused_with_a_sentence(
     table: pa.Table, status: int, sentence: str
 ) -> None:
-    got, said = refusal(stream(table), read_arrow)
+    got, message = refusal(stream(table), read_arrow)
     assert got == status
-    assert sentence in said
+    assert sentence in message
 
 
 @pytest.mark.parametrize("codec", ["lz4", "zstd"])
@@ -300,18 +300,18 @@ def mutations() -> Iterator[bytes]:
     for _ in range(3000):
         mutant = bytearray(body)
         for _ in range(random.integers(1, 6)):
-            place = int(random.integers(len(mutant)))
+            index = int(random.integers(len(mutant)))
             match random.integers(4):
                 case 0:
-                    mutant[place] = int(random.integers(256))
+                    mutant[index] = int(random.integers(256))
                 case 1:
-                    mutant[place : place + 4] = int(
+                    mutant[index : index + 4] = int(
                         random.choice([0, 1, 2**31 - 1, 2**32 - 1])
                     ).to_bytes(4, "little")
                 case 2:
-                    del mutant[place : place + int(random.integers(1, 40))]
+                    del mutant[index : index + int(random.integers(1, 40))]
                 case 3:
-                    mutant[place:place] = mutant[place : place + int(random.integers(1, 40))]
+                    mutant[index:index] = mutant[index : index + int(random.integers(1, 40))]
         yield bytes(mutant)
 
 

@@ -1,4 +1,4 @@
-"""Bounds: no body within the limits takes more memory than is set aside, or time beyond its size."""
+"""Bounds: no body within the limits takes more memory, or more time, than its size allows."""
 
 import asyncio
 import json

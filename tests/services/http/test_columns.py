@@ -19,12 +19,12 @@ from services.http.requests import read_jobs_to_predict
 
 @pytest.fixture(scope="module")
 def jobs() -> pd.DataFrame:
-    made = generate(jobs=600, days=5, seed=2).jobs
-    hidden = np.random.default_rng(0).random(made.shape) < 0.1
-    for place, name in enumerate(made.columns):
+    jobs = generate(jobs=600, days=5, seed=2).jobs
+    hidden = np.random.default_rng(0).random(jobs.shape) < 0.1
+    for column, name in enumerate(jobs.columns):
         if name not in ("job_id", "source", "submitted_at", *OUTCOMES):
-            made[name] = made[name].mask(hidden[:, place])
-    return conform(made.drop(columns=list(OUTCOMES)).reset_index(drop=True))
+            jobs[name] = jobs[name].mask(hidden[:, column])
+    return conform(jobs.drop(columns=list(OUTCOMES)).reset_index(drop=True))
 
 
 def arrow(jobs: pd.DataFrame) -> bytes:
@@ -53,9 +53,9 @@ def test_both_doors_give_the_engine_what_training_reads(
     levels = choose_levels(jobs)
     assert len(Levels.from_json(asdict(levels)).fields) > 8
     expected = encode(jobs, levels)
-    found = encode(to_coded_jobs(read_jobs_to_predict(read_body(kind, write(jobs))).jobs), levels)
+    encoded = encode(to_coded_jobs(read_jobs_to_predict(read_body(kind, write(jobs))).jobs), levels)
     # A job's id tells it from others when it ends; no answer depends on it, and it is not read.
     for name, values in {
         name: values for name, values in vars(expected).items() if name != "ids"
     }.items():
-        np.testing.assert_array_equal(getattr(found, name), values, err_msg=name)
+        np.testing.assert_array_equal(getattr(encoded, name), values, err_msg=name)

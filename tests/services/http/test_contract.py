@@ -29,28 +29,28 @@ def rows(*jobs: dict[str, Any]) -> Batch:
 
 
 def test_a_job_without_submission_is_submitted_now() -> None:
-    asked = read_jobs_to_predict(
+    request = read_jobs_to_predict(
         rows(
             {"job_id": "1", "source": "grid"},
             {"job_id": "2", "source": "grid", "submitted_at": "2026-02-01T00:00:00Z"},
         ),
         NOW,
     )
-    assert asked.jobs["submitted_at"].to_pylist() == [NOW, datetime(2026, 2, 1, tzinfo=UTC)]
+    assert request.jobs["submitted_at"].to_pylist() == [NOW, datetime(2026, 2, 1, tzinfo=UTC)]
 
 
 def test_outcomes_that_come_along_are_left_unread() -> None:
-    asked = read_jobs_to_predict(rows(ENDED | {"user": "alice"}), NOW)
-    assert asked.unread == ("started_at", "status", "walltime")
-    assert set(asked.jobs.column_names) == {"job_id", "source", "user", "submitted_at"}
+    request = read_jobs_to_predict(rows(ENDED | {"user": "alice"}), NOW)
+    assert request.unread == ("started_at", "status", "walltime")
+    assert set(request.jobs.column_names) == {"job_id", "source", "user", "submitted_at"}
 
 
 def test_no_field_that_only_an_outcome_has_passes_the_door() -> None:
     everything = {
         name: ENDED.get(name, 1 if name in ("cores", "cpu_time") else None) for name in COLUMNS
     }
-    asked = read_jobs_to_predict(rows(everything), NOW)
-    assert set(asked.jobs.column_names) & set(OUTCOMES) == {"host_power"}, (
+    request = read_jobs_to_predict(rows(everything), NOW)
+    assert set(request.jobs.column_names) & set(OUTCOMES) == {"host_power"}, (
         "the broker may think of a host"
     )
 
@@ -162,7 +162,7 @@ def test_a_job_that_cannot_be_true_is_rejected_and_the_others_are_kept(
         rows(ENDED, ENDED | {"job_id": "2"} | change, ENDED | {"job_id": "3"}), NOW
     )
     assert reported.jobs["job_id"].tolist() == ["1", "3"]
-    assert [each["index"] for each in reported.rejected] == [1]
+    assert [row["index"] for row in reported.rejected] == [1]
     assert reported.rejected[0]["reason"].startswith(reason)
 
 

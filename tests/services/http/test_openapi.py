@@ -23,7 +23,7 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance]
 
 @schemathesis.serializer(ARROW_TYPE)
 def as_it_is(_: object, value: bytes | str) -> bytes:
-    """Nonsense in place of an Arrow stream; streams that are nearly right have a test of their own."""
+    """Nonsense instead of an Arrow stream; nearly valid streams have a test of their own."""
     return value if isinstance(value, bytes) else str(value).encode()
 
 
@@ -40,7 +40,7 @@ def test_the_predictor_answers_as_its_document_says(
     checks = list(CHECKS)
     if case.media_type != ARROW_TYPE:
         checks.append(response_schema_conformance)
-        # A finished job that is wrong is rejected by itself, in an answer that says yes to the others.
+        # A wrong finished job is rejected alone, in an answer of 200 for the others.
         checks += [negative_data_rejection] if case.path != "/outcomes" else []
     case.call_and_validate(base_url=predictor.url, checks=checks, timeout=120)
 
@@ -54,13 +54,13 @@ def test_the_document_is_served_as_it_is(predictor: Predictor) -> None:
 
 
 def test_errors_of_address_and_method_have_the_form_of_all_others(predictor: Predictor) -> None:
-    unknown, other = predictor.http.get("/nothing"), predictor.http.get("/predict")
+    unknown, wrong = predictor.http.get("/nothing"), predictor.http.get("/predict")
     assert (unknown.status_code, unknown.json()) == (
         404,
         {"error": "there is nothing at this address"},
     )
-    assert (other.status_code, other.json()) == (405, {"error": "/predict takes POST only"})
-    assert other.headers["allow"] == "POST"
+    assert (wrong.status_code, wrong.json()) == (405, {"error": "/predict takes POST only"})
+    assert wrong.headers["allow"] == "POST"
     assert predictor.http.post("/model").headers["allow"] == "GET, HEAD"
     assert predictor.http.get("/static_content/index.css").status_code == 200
 

@@ -1,4 +1,4 @@
-"""The call that ranks: what it reads, what it refuses in one sentence, what it writes."""
+"""The call that ranks: what it reads, what it refuses in read_request sentence, what it writes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ JOBS: list[dict[str, Any]] = [
 ]
 
 
-def asked(**body: Any) -> Any:
+def read(**body: Any) -> Any:
     return read_rank(JSON_TYPE, json.dumps(body).encode(), {})
 
 
@@ -38,23 +38,26 @@ def arrow(frame: pd.DataFrame) -> bytes:
 
 
 def test_json_and_arrow_say_the_same() -> None:
-    found = asked(jobs=JOBS, policy="conservative", tuning=2, overlap=True)
+    request = read(jobs=JOBS, policy="conservative", tuning=2, overlap=True)
     rows = pd.DataFrame(
         [{"job_id": "a", "user": "ann", **candidate} for candidate in JOBS[0]["candidates"]]
     )
     same = read_rank(
         ARROW_TYPE, arrow(rows), {"policy": "conservative", "tuning": "2", "overlap": "true"}
     )
-    for one in (found, same):
-        assert one.candidates.job.values == ["a"]
-        assert [one.candidates["site"].values[code] for code in one.candidates["site"].codes] == [
+    for read_request in (request, same):
+        assert read_request.candidates.job.values == ["a"]
+        assert [
+            read_request.candidates["site"].values[code]
+            for code in read_request.candidates["site"].codes
+        ] == [
             "CERN",
             "BNL",
         ]
-        np.testing.assert_equal(one.candidates["input_bytes"], [np.nan, 1e9])
-        assert one.candidates["input_at"].codes.tolist()[0] == -1
-    assert found.rule == same.rule
-    assert (found.arrow, same.arrow) == (False, True)
+        np.testing.assert_equal(read_request.candidates["input_bytes"], [np.nan, 1e9])
+        assert read_request.candidates["input_at"].codes.tolist()[0] == -1
+    assert request.rule == same.rule
+    assert (request.arrow, same.arrow) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +97,7 @@ def test_json_and_arrow_say_the_same() -> None:
 )
 def test_what_cannot_be_ranked_is_one_sentence(body: dict[str, Any], sentence: str) -> None:
     with pytest.raises(HTTPError, match=sentence) as refusal:
-        asked(**body)
+        read(**body)
     assert refusal.value.status == 422
 
 
