@@ -1,6 +1,7 @@
-"""The command line: one short command for each thing a person does; the commands are in ``commands``.
+"""The command line; its commands are in ``commands``.
 
-Tables go to standard output, progress and logs to standard error. Exit codes: 0 done, 1 failed, 2 wrong use or input.
+Tables go to standard output, progress and logs to standard error. Exit codes: 0 done, 1 failed,
+2 wrong use or input.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What a person types: a command reads its arguments, calls one function below and prints its table."""
+"""The commands: each reads its arguments, calls functions below and prints a table."""

@@ -1,4 +1,4 @@
-"""Commands that look after Gridcast: what is wrong with it, a backup, putting one back, and letting old months go."""
+"""Commands of care: health, backup, restore, retention."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def doctor(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say how versions, disk, ports, clock, store, MLflow, Prefect and predictors stand, and what to do; exit code 1 if one is wrong."""
+    """Check versions, disk, ports, clock, store and servers; exit code 1 if one is wrong."""
     from infra.components import local_components
     from monitoring.doctor import examine
 
@@ -35,11 +35,11 @@ def doctor(
 def backup(
     target: Annotated[
         Path,
-        typer.Argument(help="A file that ends in .tar, or a folder; it must not be there yet."),
+        typer.Argument(help="A file that ends in .tar, or a folder; it must not exist yet."),
     ],
     as_json: Json = False,
 ) -> None:
-    """Copy the job store and MLflow's registry, with checksums; whatever runs goes on meanwhile."""
+    """Copy the job store and MLflow's registry, with checksums, while everything runs."""
     from models.releases.backup import back_up
 
     with progress_bar("taking a backup"):
@@ -51,7 +51,7 @@ def restore(
     source: Annotated[Path, typer.Argument(help="What `gridcast backup` made.")],
     as_json: Json = False,
 ) -> None:
-    """Put a backup into an empty store and registry, of SQLite or PostgreSQL, wherever it was taken from."""
+    """Restore a backup into an empty store and registry, of SQLite or PostgreSQL."""
     from models.releases.backup import restore as put_back
 
     with progress_bar("restoring"):
@@ -60,7 +60,7 @@ def restore(
 
 
 def prune(as_json: Json = False) -> None:
-    """Drop the months that ended longer ago than GRIDCAST_RETENTION_MONTHS says; without it nothing is dropped."""
+    """Drop the months that ended before GRIDCAST_RETENTION_MONTHS; 0 keeps all."""
     from jobs.store import prune as drop
 
     with progress_bar("dropping old months"):

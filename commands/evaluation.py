@@ -1,4 +1,4 @@
-"""Commands that backtest a log: predictions of jobs, transfers, waits and tasks; memory; classes."""
+"""Commands that backtest a log: jobs, transfers, waits and tasks; memory; classes."""
 
 from __future__ import annotations
 

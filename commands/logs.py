@@ -91,7 +91,7 @@ def scouts(
     timezone: Timezone = "UTC",
     as_json: Json = False,
 ) -> None:
-    """Say what PanDA's scouts would have learned of each task, by its formulas: MB a core, HS06·s an event, kB/s a core."""
+    """Compute what PanDA's scouts would have measured of each task, by PanDA's formulas."""
     from jobs.ingest import read_arguments
     from models.tasks.scouting import scout_tasks
 
@@ -112,19 +112,19 @@ def generate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a log of generated jobs, with changes planted on request; the same seed gives the same log."""
+    """Write a log of generated jobs, with planted changes on request; reproducible by its seed."""
     from jobs.workload import generate as make
     from jobs.workload import read_change
     from jobs.writers import write_jobs
 
-    made = make(
+    generated = make(
         jobs=jobs, days=days, seed=seed, changes=[read_change(text) for text in change or []]
     )
-    write_jobs(made.jobs, file)
+    write_jobs(generated.jobs, file)
     rows = [
         {
             "file": str(file),
-            "jobs": len(made.jobs),
+            "jobs": len(generated.jobs),
             "source": "generated",
             "seed": seed,
             "planted": ", ".join(change or []) or None,

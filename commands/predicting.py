@@ -47,7 +47,7 @@ def predict(
             f"{in_training:,} of these jobs were submitted before the champion was trained: its "
             "errors on them are no measure (gridcast evaluate gives one)"
         )
-    shown = (
+    columns = (
         "job_id",
         "walltime",
         "walltime_median",
@@ -57,7 +57,7 @@ def predict(
         "model_version",
         "cold_start",
     )
-    show_rows(to_records(answers), as_json, f"Predictions for {file.name}, walltime in s", shown)
+    show_rows(to_records(answers), as_json, f"Predictions for {file.name}, walltime in s", columns)
 
 
 def rank(
@@ -113,7 +113,7 @@ def rank(
         "first",
         "in_time",
     )
-    shown = ("job_id", "site", "queue", "input_at", *numbers, "unknown")
-    columns = tuple(name for name in shown if name in ranking or name not in numbers)
+    candidates = ("job_id", "site", "queue", "input_at", *numbers, "unknown")
+    columns = tuple(name for name in candidates if name in ranking or name not in numbers)
     title = f"Candidates by {request.rule.policy}, in s"
     show_rows(to_records(ranking), as_json, title, columns)

@@ -15,7 +15,7 @@ from infra.settings import Settings, prepare_environment
 
 
 def demo(as_json: Json = False) -> None:
-    """Run the whole loop once on generated jobs, in a data folder of its own: log to drift report."""
+    """Run the whole loop once on generated jobs, in a data folder of its own."""
     _use_own_folder("demo")
     with progress_bar("starting") as report:
         from flows.demo import demo as run
@@ -43,9 +43,9 @@ def serve() -> None:
 
     settings = prepare_environment()
     only = [
-        replace(part, after=())
-        for part in local_components(settings, servers=False)
-        if part.name == "predictor"
+        replace(component, after=())
+        for component in local_components(settings, servers=False)
+        if component.name == "predictor"
     ]
     run(
         settings,
@@ -110,7 +110,9 @@ def up(
         wanted,
         say=print_note,
         when_ready=lambda: show_rows(
-            [{"part": part.name, "address": part.address} for part in wanted], False, "Up"
+            [{"part": component.name, "address": component.address} for component in wanted],
+            False,
+            "Up",
         ),
     )
 

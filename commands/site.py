@@ -1,4 +1,4 @@
-"""Commands of a site: bring what its batch systems account, keep a table of predictions for them, advise its users."""
+"""Commands of a site: collect accounting records, write a table of predictions, advise users."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def collect(
     where: Annotated[
         str,
         typer.Argument(
-            help="Which one: a cluster, a schedd, a folder or a database's URL; default: what GRIDCAST_COLLECT names."
+            help="Which one: a cluster, a schedd, a folder or a database's URL; "
+            "default: what GRIDCAST_COLLECT names."
         ),
     ] = "",
     since: Annotated[
@@ -38,7 +39,7 @@ def collect(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Bring what a batch system accounted since the last time into the store; doing so again changes nothing."""
+    """Store what a batch system accounted since the last time; repeating it changes nothing."""
     from jobs.collectors import CollectResult, collect, named_systems
 
     named = dict(named_systems(prepare_environment().collect.get_secret_value()))
@@ -87,15 +88,15 @@ def table(
     ] = 20_000,
     as_json: Json = False,
 ) -> None:
-    """Write predictions of the kinds of job submitted lately to a local file, for schedulers that may not ask over a network."""
+    """Write predictions of recent kinds of jobs to a local file, for schedulers without network."""
     from services.local_table import WrittenTable, own_predictor, write_table
 
     settings, engine = prepare_environment(), store()
-    place = file or settings.folder("tables") / "predictions.tsv"
+    target = file or settings.folder("tables") / "predictions.tsv"
     with own_predictor(settings) as predictor:
 
         def write() -> WrittenTable:
-            return write_table(engine, predictor, place, source=source, days=days, most=most)
+            return write_table(engine, predictor, target, source=source, days=days, most=most)
 
         if every:
             _keep_writing(write, every)
@@ -104,7 +105,7 @@ def table(
 
 
 def _keep_writing(write: Callable[[], object], every: float) -> None:
-    """Write again and again; what goes wrong is said once, and what was written last stands meanwhile."""
+    """Write again and again; an error is printed once, and the last table stays meanwhile."""
     trouble = ""
     while True:
         started, before, trouble = time.monotonic(), trouble, ""
@@ -134,7 +135,7 @@ def advise(
     ] = "UTC",
     as_json: Json = False,
 ) -> None:
-    """Say what somebody's jobs asked for against what they used, and what to ask for instead, with its range and risk."""
+    """Compare what jobs requested and used, and advise what to request, with range and risk."""
     from jobs.readers.units import zone
     from monitoring.advising import advise, sentences
     from services.local_table import own_predictor, prediction_function

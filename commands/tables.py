@@ -1,4 +1,4 @@
-"""Output of commands: tables or JSON to standard output; notes, errors and progress to standard error."""
+"""Output of commands: tables or JSON to standard output, the rest to standard error."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def train(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train on the stored jobs, compare on the latest ones, register in MLflow, promote if better."""
+    """Train on the stored jobs, compare on the latest, register in MLflow, promote if better."""
     from models.releases.automatic_rollback import training_lock
     from models.releases.pipeline import TrainingOptions, TrainingPipeline
 
@@ -89,13 +89,13 @@ def rollback(why: Why = "asked for", as_json: Json = False) -> None:
 
 
 def pin(version: VersionName, why: Why = "asked for", as_json: Json = False) -> None:
-    """Keep a version as champion, promoted first if need be: no retraining or rollback replaces it."""
+    """Keep a version as champion (promoted if need be): no retraining or rollback replaces it."""
     from models.releases import registry
 
     _promote(version, why)
     row = _row(registry.pin(by=current_user(), why=why))
-    shown = ("version", "state", "jobs", "promoted_by", "promoted_why")
-    show_rows([row], as_json, "Pinned", shown)
+    columns = ("version", "state", "jobs", "promoted_by", "promoted_why")
+    show_rows([row], as_json, "Pinned", columns)
 
 
 def unpin() -> None:
@@ -108,11 +108,11 @@ def unpin() -> None:
 
 
 def history(as_json: Json = False) -> None:
-    """List all versions: why trained, on what, how good, promoted by whom, when served, why left."""
+    """List all versions: why and on what trained, how good, promoted by whom, when served."""
     from models.releases import registry
 
     registry.reconcile()
-    shown = (
+    columns = (
         "version",
         "state",
         "created_at",
@@ -124,7 +124,7 @@ def history(as_json: Json = False) -> None:
         "served",
         "left",
     )
-    show_rows([_row(version) for version in registry.versions()], as_json, "Versions", shown)
+    show_rows([_row(version) for version in registry.versions()], as_json, "Versions", columns)
     if pinned := registry.pinned():
         print_note(pinned)
 

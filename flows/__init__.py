@@ -1,6 +1,6 @@
-"""The flows that Prefect runs: each a thin list of calls downwards. The only package that imports Prefect."""
+"""The flows that Prefect runs, each a short list of calls; the only package that imports it."""
 
 from infra.settings import prepare_environment
 
-# Before any of these modules imports Prefect: it turns its telemetry off and its files into the data folder.
+# Before any of these modules imports Prefect: no telemetry, and its files in the data folder.
 prepare_environment()

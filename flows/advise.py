@@ -1,4 +1,4 @@
-"""Advise: a weekly letter about who leaves most of what they ask for unused, and what they should ask for."""
+"""Advise: a weekly report of the users with most unused requests, and what to request."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ WEEK = timedelta(days=7)
 @flow(
     name="advise",
     flow_run_name="advise",
-    description="A weekly letter to GRIDCAST_ALERTS: what jobs asked for against what they used.",
+    description="A weekly report to GRIDCAST_ALERTS: what jobs requested and what they used.",
 )
 def advise(most: int = 10, timezone: str = "UTC") -> Any:
-    """Advise the ``most`` wasteful users of the last week in one letter; it is sent once a week however often this runs."""
+    """Report the ``most`` wasteful users of the last week; sent once a week at most."""
     settings, now = prepare_environment(), datetime.now(UTC)
     zone(timezone)
     letter = write(settings, now, most, timezone)
     if not letter:
-        return Completed(message="nobody left unused what they asked for in the last week")
+        return Completed(message="nobody left unused what they requested in the last week")
     create_markdown_artifact(
         "\n\n".join(letter),
         key="advise",
-        description="Who leaves most of what they ask for unused.",
+        description="Users with most unused requests.",
     )
     return {"letter": letter, "sent": post(settings, now, letter)}
 
 
 @task(task_run_name="look at the last week", **TASK_OPTIONS)
 def write(settings: Settings, now: datetime, most: int, timezone: str) -> list[str]:
-    """The letter's paragraphs, one a user, the most wasteful first."""
+    """Return the report's paragraphs, one a user, the most wasteful first."""
     engine = open_store(settings.store_url)
     with own_predictor(settings) as predictor:
         users = advising.most_wasteful_users(engine, now - WEEK, now, most)
@@ -51,14 +51,14 @@ def write(settings: Settings, now: datetime, most: int, timezone: str) -> list[s
             )
             for user in users
         ]
-    return ["\n".join(advising.sentences(one, timezone)) for one in advised if one.rows]
+    return ["\n".join(advising.sentences(advice, timezone)) for advice in advised if advice.rows]
 
 
-@task(task_run_name="send the letter", **TASK_OPTIONS)
+@task(task_run_name="send the report", **TASK_OPTIONS)
 def post(settings: Settings, now: datetime, letter: list[str]) -> bool:
-    """Send it, if this week's was not sent."""
+    """Send the report, if this week's was not sent."""
     year, week, _ = now.isocalendar()
-    title = f"what jobs asked for against what they used, week {week} of {year}"
+    title = f"what jobs requested and what they used, week {week} of {year}"
     return alerts.send_once(
         open_store(settings.store_url),
         settings,

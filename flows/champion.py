@@ -1,4 +1,4 @@
-"""The champion, as a step of every flow that looks at it."""
+"""The champion, as a task of the flows that need it."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ from models.releases.versions import Version
 
 @task(task_run_name="the champion", **TASK_OPTIONS)
 def current_champion(settings: Settings) -> Version | None:
-    """The champion, None before the first; what a person did in MLflow's page is recorded as theirs."""
+    """Return the champion, if any; moves made in MLflow's page are recorded first."""
     return registry.reconcile(settings)

@@ -1,4 +1,4 @@
-"""Collect: what the site's batch systems accounted, into the store."""
+"""Collect: the accounting records of the site's batch systems, into the store."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from jobs.store import open_store
 @flow(
     name="collect",
     flow_run_name="collect",
-    description="Ask the batch systems that settings name what they accounted since the last time.",
+    description="Read what the batch systems in GRIDCAST_COLLECT accounted since the last time.",
 )
 def collect() -> Any:
-    """Bring the records of every system of GRIDCAST_COLLECT; one that does not answer fails the run when the others are in.
+    """Store the records of every system of GRIDCAST_COLLECT.
 
-    It is asked for the same window at the next run, so that nothing is lost and nothing is stored twice.
+    A system that does not answer fails the run once the others are stored. The next run asks it
+    for the same window, so that nothing is lost and nothing is stored twice.
     """
     named = collectors.named_systems(prepare_environment().collect.get_secret_value())
     if not named:
@@ -46,7 +47,7 @@ def collect() -> Any:
     return rows
 
 
-@task(task_run_name="ask {system}", **TASK_OPTIONS)
+@task(task_run_name="collect from {system}", **TASK_OPTIONS)
 def bring(system: str, where: str) -> collectors.CollectResult:
-    """Ask one system."""
+    """Collect from one system."""
     return collectors.collect(open_store(prepare_environment().store_url), system, where)

@@ -1,8 +1,9 @@
-"""Runs that died without a word are marked as crashed, which frees their slots for the next.
+"""Runs whose process was killed are marked as crashed, which frees their slots for the next.
 
-Prefect's server looks by itself, as long as it runs: at what the runs' states and signs of life in its database say, and not at what it
-heard since its start, so that neither its own end nor that of a worker lets a run be forgotten. (An automation of Prefect forgets: it is
-begun anew when a worker registers it again, and it never hears of a run whose event was lost.)
+Prefect's server checks as long as it runs, by the states and heartbeats in its database and not by
+the events since its start, so that no end of a server or worker loses a run. (An automation of
+Prefect loses them: it begins anew when a worker registers it again, and never hears of a run whose
+event was lost.)
 """
 
 from __future__ import annotations
@@ -21,33 +22,33 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 SILENCE = timedelta(seconds=60)
-"""A run that gave no sign of life (each gives one every 30 s) for so long is dead: killed, or its machine is gone."""
+"""A run without a heartbeat (one every 30 s) for so long was killed, or its machine is gone."""
 STARTING = timedelta(minutes=5)
 """For so long a worker may be about to start a run."""
-EVERY = 15.0
-"""Seconds between two looks."""
+PERIOD_SECONDS = 15.0
+"""The time between two checks."""
 HEARTBEAT = "prefect.flow-run.heartbeat"
 
 log = logging.getLogger("prefect.gridcast")
 
 
 def start_crash_watch(api: str) -> None:
-    """Look for the dead in a thread of its own as long as this process, which serves ``api``, runs."""
-    threading.Thread(target=_look, args=(api,), name="look for dead runs", daemon=True).start()
+    """Check for dead runs in a thread as long as this process, which serves ``api``, runs."""
+    threading.Thread(target=_watch, args=(api,), name="dead runs", daemon=True).start()
 
 
-def _look(api: str) -> None:
+def _watch(api: str) -> None:
     from prefect.client.orchestration import SyncPrefectClient
 
     began = datetime.now(UTC)
     while True:
-        time.sleep(EVERY)
+        time.sleep(PERIOD_SECONDS)
         try:
             with SyncPrefectClient(api) as client:
                 for name in mark_crashed_runs(client, began):
-                    log.warning("%s gave no sign of life and is marked as crashed", name)
-        except Exception as error:  # the database may be away, or the server not be ready yet: the next look will do
-            log.warning("dead runs cannot be looked for: %s", error)
+                    log.warning("%s had no heartbeat and is marked as crashed", name)
+        except Exception as error:  # the database may be away, or the server not ready yet
+            log.warning("dead runs cannot be checked for: %s", error)
 
 
 def mark_crashed_runs(
@@ -56,25 +57,36 @@ def mark_crashed_runs(
     silence: timedelta = SILENCE,
     starting: timedelta = STARTING,
 ) -> list[str]:
-    """Mark what is dead as crashed, with its tasks; returns the names of the runs.
+    """Mark dead runs, and their tasks, as crashed.
 
-    Nothing counts as silent from before ``since``: while the server was away nobody could give it a sign. Raises httpx.HTTPError.
+    Args:
+        client: A client of the server.
+        since: Nothing counts as silent before it: while the server was away none could hear.
+        silence: A run at work without a heartbeat for so long is dead.
+        starting: A pending run is dead after so long.
+
+    Returns:
+        The names of the runs.
+
+    Raises:
+        httpx.HTTPError: The server cannot be asked.
     """
     dead = []
-    for run, allowed in _at_work(client, silence, starting):
+    for run, allowed in _active_runs(client, silence, starting):
         signs = [since, *([run.state.timestamp] if run.state else [])]
-        if (
-            datetime.now(UTC) - max(signs) > allowed
-        ):  # which most are not, and need not be asked about further
+        if datetime.now(UTC) - max(signs) > allowed:  # for most runs the state is enough
             signs += _heartbeats(client, run)
         if datetime.now(UTC) - max(signs) > allowed:
-            said = f"It gave no sign of life for {allowed.total_seconds():.0f} s: it was killed, or its machine is gone."
-            _crash(client, run, said)
+            message = (
+                f"It had no heartbeat for {allowed.total_seconds():.0f} s: it was killed, "
+                "or its machine is gone."
+            )
+            _crash(client, run, message)
             dead.append(run.name)
     return dead
 
 
-def _at_work(
+def _active_runs(
     client: SyncPrefectClient, silence: timedelta, starting: timedelta
 ) -> Iterator[tuple[FlowRun, timedelta]]:
     from prefect.client.schemas.filters import (
@@ -94,21 +106,21 @@ def _at_work(
 
 
 def _heartbeats(client: SyncPrefectClient, run: FlowRun) -> list[datetime]:
-    """When a run last gave a sign, if it did."""
+    """The time of a run's last heartbeat, if it had one."""
     wanted: dict[str, Any] = {
         "event": {"name": [HEARTBEAT]},
         "resource": {"id": [f"prefect.flow-run.{run.id}"]},
         "order": "DESC",
     }
-    body = {"filter": wanted, "limit": 1}
+    # The client has no method for it.
     answer: httpx.Response = client._client.post(
-        "/events/filter", json=body
-    )  # which has no method of its own
+        "/events/filter", json={"filter": wanted, "limit": 1}
+    )
     answer.raise_for_status()
     return [datetime.fromisoformat(event["occurred"]) for event in answer.json()["events"]]
 
 
-def _crash(client: SyncPrefectClient, run: FlowRun, said: str) -> None:
+def _crash(client: SyncPrefectClient, run: FlowRun, message: str) -> None:
     from prefect.client.schemas.filters import (
         FlowRunFilter,
         FlowRunFilterId,
@@ -119,12 +131,12 @@ def _crash(client: SyncPrefectClient, run: FlowRun, said: str) -> None:
     from prefect.client.schemas.objects import StateType
     from prefect.states import Crashed
 
-    client.set_flow_run_state(run.id, Crashed(message=said))
-    its = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
-    at_work = TaskRunFilter(
+    client.set_flow_run_state(run.id, Crashed(message=message))
+    of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+    active = TaskRunFilter(
         state=TaskRunFilterState(
             type=TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING])
         )
     )
-    for task in client.read_task_runs(flow_run_filter=its, task_run_filter=at_work):
-        client.set_task_run_state(task.id, Crashed(message=said), force=True)
+    for task in client.read_task_runs(flow_run_filter=of_run, task_run_filter=active):
+        client.set_task_run_state(task.id, Crashed(message=message), force=True)

@@ -1,4 +1,4 @@
-"""Deploy: the champion is tried out, and the predictor is watched until it answers with it."""
+"""Deploy: verify the champion, and wait until the predictor answers with it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from models.releases.verification import verify
 from models.releases.versions import Version
 from services.http.authentication import token_with_scopes
 
-PATIENCE = 120.0
-"""Seconds that the predictor has to fetch the champion and to learn the history of the store."""
+TAKE_SECONDS = 120.0
+"""The time in which a predictor must load the champion and learn the history of the store."""
 
 
 @flow(
@@ -28,7 +28,10 @@ PATIENCE = 120.0
     description="Check that the champion works and that the predictor answers with it.",
 )
 def deploy() -> Any:
-    """Try the champion out in a child process, then wait until the predictor, which follows the alias by itself, answers with it."""
+    """Verify the champion in a child process, then wait until the predictor answers with it.
+
+    The predictor follows the alias by itself.
+    """
     settings = prepare_environment()
     champion = current_champion(settings)
     if champion is None:
@@ -47,16 +50,19 @@ def deploy() -> Any:
     return {"version": champion.version, "served": served}
 
 
-@task(task_run_name="try the champion out", **TASK_OPTIONS)
+@task(task_run_name="verify the champion", **TASK_OPTIONS)
 def verify_in_subprocess(version: Version, settings: Settings) -> None:
-    """Load it and ask it once in a process of its own."""
+    """Load it and let it predict once in a process of its own."""
     verify(version, settings)
 
 
 @task(task_run_name="wait for the predictor", **TASK_OPTIONS)
 def await_predictor(address: str, version: Version, settings: Settings) -> bool:
-    """Wait until the predictor answers with ``version``; False where none runs, GridcastError where it goes on with another."""
-    deadline, serves = time.monotonic() + PATIENCE, "nothing"
+    """Wait until the predictor answers with ``version``.
+
+    Returns False where none runs; raises GridcastError where it goes on with another version.
+    """
+    deadline, serves = time.monotonic() + TAKE_SECONDS, "nothing"
     while time.monotonic() < deadline:
         try:
             answer = httpx.get(f"{address}/model", headers=_token(settings), timeout=10)
@@ -71,11 +77,12 @@ def await_predictor(address: str, version: Version, settings: Settings) -> bool:
             return True
         time.sleep(1)
     raise GridcastError(
-        f"the predictor at {address} answers with {serves} and not with {version.label}: its log says why"
+        f"the predictor at {address} answers with {serves} and not with {version.label}: "
+        "its log says why"
     )
 
 
 def _token(settings: Settings) -> dict[str, str]:
-    """A token of ours that may read, where authentication is on."""
+    """The header for Gridcast's own request, where authentication is on."""
     token = token_with_scopes(settings.tokens.get_secret_value(), "predict")
     return {"Authorization": f"Bearer {token}"} if token else {}

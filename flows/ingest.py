@@ -18,7 +18,7 @@ from jobs.ingest import IngestResult, ReadArguments, ingest_files, read_argument
 from jobs.store import open_store
 
 SETTLE_SECONDS = 60.0
-"""A file of the inbox is read when it has not changed for so long: it may be still being written."""
+"""A file of the inbox that changed since may still be being written."""
 
 
 def run_name() -> str:

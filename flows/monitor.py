@@ -1,4 +1,4 @@
-"""Monitor: recent jobs against the champion's training window, and its predictions against outcomes."""
+"""Monitor: recent jobs against the training window, the champion's predictions against outcomes."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from models.releases.versions import Version
 
 
 def run_name() -> str:
-    """What is promoted, as an operator knows it."""
+    """Name the run after what it promotes."""
     version = runtime.flow_run.parameters.get("version")
     return "promote: the challenger" if version is None else f"promote: version {version}"
 
@@ -27,10 +27,17 @@ def run_name() -> str:
 def promote(
     version: int | None = None, by: str = "operator", why: str = "chosen by a person"
 ) -> dict[str, Any]:
-    """Try the version out in a child process, then move the alias; promoting the champion again changes nothing."""
+    """Verify the version in a child process, then move the alias; the champion itself stays.
+
+    Args:
+        version: Its number; default: the challenger.
+        by: Who promotes.
+        why: The reason, kept with the version.
+    """
     promoted = move(version, by, why, prepare_environment())
     create_markdown_artifact(
-        f"**{promoted.label} is champion**, promoted by {promoted.tags['promoted_by']}: {promoted.tags['promoted_why']}\n\n{promoted.card}",
+        f"**{promoted.label} is champion**, promoted by {promoted.tags['promoted_by']}: "
+        f"{promoted.tags['promoted_why']}\n\n{promoted.card}",
         key="promote",
         description=f"{promoted.label} is champion",
     )
@@ -41,7 +48,7 @@ def promote(
     }
 
 
-@task(task_run_name="try out and promote", **TASK_OPTIONS)
+@task(task_run_name="verify and promote", **TASK_OPTIONS)
 def move(version: int | None, by: str, why: str, settings: Settings) -> Version:
-    """Try it out and move the alias."""
+    """Verify the version and move the alias."""
     return champion.promote(version, settings, by=by, why=why)

@@ -1,4 +1,4 @@
-"""Prune: months that ended longer ago than the site wants them go; unless it says so, none does."""
+"""Prune: drop the months that ended longer ago than the site keeps them."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from jobs import store
     description="Drop the months that ended longer ago than GRIDCAST_RETENTION_MONTHS says.",
 )
 def prune() -> Any:
-    """Drop what is older than GRIDCAST_RETENTION_MONTHS from the store; how many rows went, by table."""
+    """Drop what is older than GRIDCAST_RETENTION_MONTHS; returns the dropped rows by table."""
     done = drop(prepare_environment())
     if done.since is None:
         return Completed(message="GRIDCAST_RETENTION_MONTHS is 0: all is kept")
-    said = f"Rows dropped: jobs are kept from {done.since:%Y-%m-%d} on."
+    description = f"Rows dropped: jobs are kept from {done.since:%Y-%m-%d} on."
     create_table_artifact(
         [{"table": name, "rows": rows} for name, rows in done.rows.items()],
         key="prune",
-        description=said,
+        description=description,
     )
     return done.rows
 
 
 @task(task_run_name="drop old months", **TASK_OPTIONS)
 def drop(settings: Settings) -> store.PruneResult:
-    """Drop them; a month that somebody reads is tried again."""
+    """Drop old months; one that is being read is tried again."""
     return store.prune(store.open_store(settings.store_url), settings.retention_months)

@@ -1,4 +1,4 @@
-"""What a flow tries again: a store, a registry or a predictor that could not be reached; never wrong input."""
+"""Retries of tasks: where a store or a registry could not be reached, never for wrong input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from models.releases.registry import OvertakenError, RegistryError
 
 
 def is_transient(_task: Any, _run: Any, state: Any) -> bool:
-    """Whether the failure may be gone in a moment."""
+    """Whether the failure may be over in a moment."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, StoreError | RegistryError) and not isinstance(
         error, StoreAddressError | OvertakenError
@@ -22,7 +22,7 @@ TASK_OPTIONS: dict[str, Any] = {
     "retries": 3,
     "retry_delay_seconds": [2, 10, 30],
     "retry_condition_fn": is_transient,
-    # A step's values are tables and models of this run: nothing of them is hashed or kept.
+    # Values are tables and models of this run: nothing of them is hashed or stored.
     "cache_policy": NO_CACHE,
     "persist_result": False,
 }

@@ -1,4 +1,4 @@
-"""The schedules: registers the deployments of ``infra/prefect.yaml`` with the server and becomes the worker that runs them."""
+"""The schedules: register the deployments of ``infra/prefect.yaml`` and run their worker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEPLOYMENTS = Path(infra.__file__).parent / "prefect.yaml"
 
 
 def register() -> None:
-    """Make the work pool, and create or update every deployment; may be called at any time."""
+    """Create or update the work pool and all deployments."""
     prepare_environment()
     from prefect import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
@@ -40,7 +40,7 @@ def register() -> None:
 
 
 def main() -> None:
-    """Register the deployments, then turn this process into their worker."""
+    """Register the deployments, and replace this process by their worker."""
     register()
     command = [
         sys.executable,

@@ -1,7 +1,8 @@
-"""Prefect's server as Gridcast runs it: its own application behind a guard of Host and Origin, which it lacks.
+"""Prefect's server: its own application behind a check of Host and Origin, which it lacks.
 
-Without the guard any web page that an operator opens could reach the server on this machine: by a name that is made to resolve to
-127.0.0.1 (Host), or by a socket to its event stream, which no browser forbids (Origin).
+Without it any web page that an operator opens could reach the server on this machine: by a name
+that resolves to 127.0.0.1 (Host), or by a web socket to its event stream, which no browser forbids
+(Origin).
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class Guard:
-    """An ASGI application that lets through what asks for one of ``doors`` (host:port) and comes from one of their pages."""
+    """An ASGI application that passes on requests to, and from pages of, ``hosts`` (host:port)."""
 
-    def __init__(self, app: ASGIApp, doors: set[str]) -> None:
-        self.app, self.doors = app, doors
+    def __init__(self, app: ASGIApp, hosts: set[str]) -> None:
+        self.app, self.hosts = app, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the call on, or answer 403 (to a socket: close it)."""
-        if scope["type"] == "lifespan" or self._welcome(dict(scope["headers"])):
+        """Pass the request on, or answer 403 (a web socket is closed)."""
+        if scope["type"] == "lifespan" or self._is_allowed(dict(scope["headers"])):
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()
@@ -41,10 +42,10 @@ class Guard:
             )
             await send({"type": "http.response.body", "body": b"foreign Host or Origin"})
 
-    def _welcome(self, headers: dict[bytes, bytes]) -> bool:
+    def _is_allowed(self, headers: dict[bytes, bytes]) -> bool:
         origin = headers.get(b"origin")
-        foreign = origin is not None and urlsplit(origin.decode("latin-1")).netloc not in self.doors
-        return headers.get(b"host", b"").decode("latin-1") in self.doors and not foreign
+        foreign = origin is not None and urlsplit(origin.decode("latin-1")).netloc not in self.hosts
+        return headers.get(b"host", b"").decode("latin-1") in self.hosts and not foreign
 
 
 def create_app() -> Any:
@@ -52,33 +53,34 @@ def create_app() -> Any:
     settings = prepare_environment()
     from prefect.server.api.server import create_app as create_prefect
 
-    let_schedules_be_written()
-    start_crash_watch(f"http://{own_door(settings)}/api")
+    allow_bulk_inserts()
+    start_crash_watch(f"http://{own_host(settings)}/api")
     return Guard(
         create_prefect(final=True), set(settings.allowed_host_headers(settings.prefect_port))
     )
 
 
-def own_door(settings: Settings) -> str:
-    """Where this process asks itself: an address that stands for all is none to ask.
+def own_host(settings: Settings) -> str:
+    """Return host:port for this server's own requests; an address of all interfaces is none.
 
-    >>> own_door(Settings(host="0.0.0.0", prefect_port=4200))
+    >>> own_host(Settings(host="0.0.0.0", prefect_port=4200))
     '127.0.0.1:4200'
     """
-    return f"{'127.0.0.1' if settings.host in ('0.0.0.0', '::') else settings.host}:{settings.prefect_port}"  # noqa: S104
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
+    return f"{host}:{settings.prefect_port}"
 
 
-def let_schedules_be_written() -> None:
-    """Tell SQLAlchemy 2.1 to pass over the ``state`` of a run that is inserted in bulk, as 2.0 did without being told.
+def allow_bulk_inserts() -> None:
+    """Let SQLAlchemy 2.1 ignore the ``state`` of a run that is inserted in bulk, as 2.0 did.
 
-    Prefect 3.8.8 writes scheduled runs so, with the state beside the columns: it fails with "Can't evaluate bulk DML statement",
-    in its log only, and no schedule ever runs.
+    Prefect 3.8.8 writes scheduled runs so. It would fail with "Can't evaluate bulk DML statement",
+    in its log only, and no schedule would ever run.
     """
     from prefect.server.database import orm_models
 
     for model in (orm_models.FlowRun, orm_models.TaskRun):
-        vars(model)["state"].bulk_dml_setter = _pass_over
+        vars(model)["state"].bulk_dml_setter = _ignore
 
 
-def _pass_over(_model: type, _row: object, _state: object) -> None:
+def _ignore(_model: type, _row: object, _state: object) -> None:
     return None

@@ -1,4 +1,4 @@
-"""Automatic rollback: return to the version before a champion that turned out worse; the training lock."""
+"""Automatic rollback to the version before a champion that is worse, and the training lock."""
 
 from __future__ import annotations
 
@@ -85,12 +85,12 @@ def roll_back_if_worse(engine: Engine, settings: Settings) -> Version | None:
         return None
     truth = outcomes(later, target)
     points = [predict_in_time(model_set, jobs, later)[target] for model_set in (new, old)]
-    found = difference(truth, *points, sources=later["source"])
-    if found.low <= 0:
+    excess = difference(truth, *points, sources=later["source"])
+    if excess.low <= 0:
         return None
     why = (
         f"on {len(truth):,} jobs since its training the mean absolute error of {target} was "
-        f"{found} than that of {before.label}"
+        f"{excess} than that of {before.label}"
     )
     return registry.rollback(
         by=ROLLED_BACK_BY, why=why, expected=champion.version, settings=settings

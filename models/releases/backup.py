@@ -1,7 +1,8 @@
-"""Backup and restore: the job store and MLflow's registry with its artifacts, as files that either database takes.
+"""Backup and restore of the job store and of MLflow's registry with its artifacts.
 
-Tables are Parquet (``jobs.store.copies``), so that what was backed up from SQLite can be restored into PostgreSQL and the other way
-round. Prefect's database is left out: its flows are registered anew by ``gridcast up``, and what its runs did is in the store.
+Tables are Parquet files (``jobs.store.copies``), so that a backup of SQLite can be restored into
+PostgreSQL, and the other way round. Prefect's database is left out: ``gridcast up`` registers its
+flows again, and the results of its runs are in the store.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 MANIFEST = "backup.json"
 FILLED = ("runs", "registered_models", "model_versions")
-"""Tables of MLflow that hold nothing before it is used."""
+"""Tables of MLflow that are empty before its first use."""
 
 Rows = list[dict[str, Any]]
 
@@ -40,10 +41,22 @@ class BackupError(GridcastError):
 
 
 def back_up(settings: Settings, target: Path) -> Rows:
-    """Write the store, MLflow's tables and its artifacts to ``target``: one file if it ends in .tar, else a folder; a row a part.
+    """Write the store, MLflow's tables and its artifacts, with a SHA-256 of each file.
 
-    It appears whole or not at all, and carries a SHA-256 of each file. Others may read and write meanwhile: each database is taken as
-    it stood at one moment, the store first. Raises InputError where ``target`` is there already, StoreError or RegistryError.
+    The backup appears complete or not at all. Others may read and write meanwhile: each database
+    is copied as of one moment, the store first.
+
+    Args:
+        settings: What to back up.
+        target: One file if it ends in .tar, else a folder.
+
+    Returns:
+        A row a table, and one of MLflow.
+
+    Raises:
+        InputError: ``target`` exists, or its folder does not.
+        StoreError: The store cannot be read.
+        RegistryError: MLflow cannot be read.
     """
     if target.exists():
         raise InputError(
@@ -51,32 +64,45 @@ def back_up(settings: Settings, target: Path) -> Rows:
         )
     if not target.absolute().parent.is_dir():
         raise InputError(f"there is no folder {target.absolute().parent} to put a backup into")
-    with TemporaryDirectory(dir=target.absolute().parent, prefix=".gridcast-backup-") as place:
-        folder = Path(place) / "backup"
-        told: dict[str, Any] = {"store": _dumped(open_store(settings.store_url), folder / "store")}
+    with TemporaryDirectory(dir=target.absolute().parent, prefix=".gridcast-backup-") as draft:
+        folder = Path(draft) / "backup"
+        contents: dict[str, Any] = {
+            "store": _dumped(open_store(settings.store_url), folder / "store")
+        }
         if database := _registry(settings):
-            # The rows before the files: whatever a row names was written before it.
-            told["mlflow"] = _dumped(database, folder / "mlflow") | {
+            # The rows before the files, each of which is written before the row that names it.
+            contents["mlflow"] = _dumped(database, folder / "mlflow") | {
                 "artifacts": _artifacts(settings).as_uri()
             }
             shutil.copytree(_artifacts(settings), folder / "artifacts")
-        told["files"] = {name: digest(folder / name) for name in _files(folder)}
+        contents["files"] = {name: digest(folder / name) for name in _files(folder)}
         head = {"format": FORMAT, "taken_at": datetime.now(UTC).isoformat(timespec="seconds")}
-        (folder / MANIFEST).write_text(json.dumps(head | told, indent=1))
+        (folder / MANIFEST).write_text(json.dumps(head | contents, indent=1))
         if target.suffix == ".tar":
-            with tarfile.open(Path(place) / target.name, "w") as packed:
+            with tarfile.open(Path(draft) / target.name, "w") as packed:
                 packed.add(folder, "backup")
-            folder = Path(place) / target.name
+            folder = Path(draft) / target.name
         _sync(folder)
         folder.replace(target)
-    return _told(told, settings)
+    return _rows(contents, settings)
 
 
 def restore(settings: Settings, source: Path) -> Rows:
-    """Put a backup into an empty store and an empty MLflow, whichever databases these are; a row a part.
+    """Restore a backup into an empty store and an empty MLflow of any kind of database.
 
-    Every checksum is checked first. Raises InputError where ``source`` is no backup, BackupError where it is damaged or MLflow is not
-    empty, StoreError where the store is not: then nothing has changed.
+    All checksums are checked first. After an error nothing has changed.
+
+    Args:
+        settings: Where to restore.
+        source: What ``back_up`` wrote.
+
+    Returns:
+        A row a table, and one of MLflow.
+
+    Raises:
+        InputError: ``source`` is no backup.
+        BackupError: It is damaged, or MLflow is not empty.
+        StoreError: The store is not empty.
     """
     with _unpacked(source) as folder, ExitStack() as all_or_nothing:
         manifest = _checked(folder, source)
@@ -97,7 +123,7 @@ def restore(settings: Settings, source: Path) -> Rows:
         copies.load_store(
             connection, folder / "store", manifest["store"]["versions"][VERSION_TABLE]
         )
-        return _told(manifest, settings)
+        return _rows(manifest, settings)
 
 
 def _dumped(database: Engine, folder: Path) -> dict[str, Any]:
@@ -108,10 +134,10 @@ def _dumped(database: Engine, folder: Path) -> dict[str, Any]:
 
 
 def _registry(settings: Settings) -> Engine | None:
-    """MLflow's database with its tables made, None where it is a server whose database others keep."""
+    """MLflow's database, its tables made; None where it is a server with a database of its own."""
     if settings.tracking_url.startswith("http"):
         return None
-    registry.versions(settings)  # MLflow makes its tables when it is first asked
+    registry.versions(settings)  # MLflow makes its tables at its first use
     return connect(settings.tracking_url)
 
 
@@ -123,16 +149,17 @@ def _check_registry(database: Engine, versions: dict[str, str], settings: Settin
     where = f"MLflow at {settings.displayed_tracking_url}"
     if copies.count_rows(database, FILLED) or any(_artifacts(settings).iterdir()):
         raise BackupError(f"{where} is not empty: a backup is restored into an empty one only")
-    if (found := copies.versions(database)) != versions:
+    if (own := copies.versions(database)) != versions:
         raise BackupError(
-            f"{where} has tables of version {found.get('alembic_version')}, the backup of {versions.get('alembic_version')}: "
-            "restore it with the Gridcast that made it, and update then"
+            f"{where} has tables of version {own.get('alembic_version')}, the backup of "
+            f"{versions.get('alembic_version')}: restore it with the Gridcast that made it, and "
+            "update then"
         )
 
 
 @contextmanager
 def _copied(files: Path, into: Path) -> Iterator[None]:
-    """A copy of ``files`` in the empty folder ``into``, which is empty again where what follows fails."""
+    """A copy of ``files`` in the empty folder ``into``, removed if what follows fails."""
     try:
         shutil.copytree(files, into, dirs_exist_ok=True)
         yield
@@ -143,17 +170,17 @@ def _copied(files: Path, into: Path) -> Iterator[None]:
 
 @contextmanager
 def _unpacked(source: Path) -> Iterator[Path]:
-    """The folder of a backup, of a packed one in a temporary place."""
+    """The folder of a backup; a packed one is unpacked into a temporary folder."""
     if source.is_dir():
         yield source
         return
-    with TemporaryDirectory(dir=source.absolute().parent, prefix=".gridcast-restore-") as place:
+    with TemporaryDirectory(dir=source.absolute().parent, prefix=".gridcast-restore-") as draft:
         try:
             with tarfile.open(source) as packed:
-                packed.extractall(place, filter="data")
+                packed.extractall(draft, filter="data")
         except (tarfile.TarError, OSError) as error:
             raise InputError(f"{source} is no backup that can be read: {error}") from None
-        yield Path(place) / "backup"
+        yield Path(draft) / "backup"
 
 
 def _checked(folder: Path, source: Path) -> dict[str, Any]:
@@ -164,10 +191,10 @@ def _checked(folder: Path, source: Path) -> dict[str, Any]:
         raise InputError(f"{source} is no backup: it has no readable {MANIFEST}") from None
     if form != FORMAT:
         raise InputError(f"{source} has format {form}, this Gridcast reads format {FORMAT}")
-    found = {*_files(folder)} - {MANIFEST}
-    for name in sorted(found ^ files.keys()):
+    present = {*_files(folder)} - {MANIFEST}
+    for name in sorted(present ^ files.keys()):
         raise BackupError(
-            f"{source} {'has a file of its own' if name in found else 'lacks its file'}, {name}"
+            f"{source} {'has a file of its own' if name in present else 'lacks its file'}, {name}"
         )
     for name, expected in files.items():
         if digest(folder / name) != expected:
@@ -182,28 +209,27 @@ def _files(folder: Path) -> list[str]:
 
 def _sync(path: Path) -> None:
     """Let a file, or all of a folder, reach the disk."""
-    for each in [path, *path.rglob("*")]:
-        handle = os.open(each, os.O_RDONLY)
+    for entry in [path, *path.rglob("*")]:
+        handle = os.open(entry, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
 
 
-def _told(told: dict[str, Any], settings: Settings) -> Rows:
+def _rows(contents: dict[str, Any], settings: Settings) -> Rows:
+    """A row a table of the store, and one of MLflow."""
     rows = [
         {"part": f"store: {name}", "rows": count, "note": ""}
-        for name, count in told["store"]["rows"].items()
+        for name, count in contents["store"]["rows"].items()
     ]
-    if "mlflow" not in told or settings.tracking_url.startswith("http"):
-        others = f"left out: MLflow at {settings.displayed_tracking_url} is a server, and whoever runs it keeps its database"
-        return [*rows, {"part": "MLflow", "rows": 0, "note": others}]
-    artifacts = sum(name.startswith("artifacts/") for name in told["files"])
-    return [
-        *rows,
-        {
-            "part": "MLflow",
-            "rows": sum(told["mlflow"]["rows"].values()),
-            "note": f"with {artifacts:,} artifacts",
-        },
-    ]
+    count, note = 0, ""
+    if "mlflow" not in contents or settings.tracking_url.startswith("http"):
+        note = (
+            f"left out: MLflow at {settings.displayed_tracking_url} is a server, "
+            "whose database is backed up where it runs"
+        )
+    else:
+        artifacts = sum(name.startswith("artifacts/") for name in contents["files"])
+        count, note = sum(contents["mlflow"]["rows"].values()), f"with {artifacts:,} artifacts"
+    return [*rows, {"part": "MLflow", "rows": count, "note": note}]

@@ -112,9 +112,9 @@ def compare_candidate(
         f"than that of {version.label}."
     )
     if len(by_source) > 1:
-        details = "; ".join(f"{name} {found}" for name, found in by_source.items())
+        details = "; ".join(f"{name} {excess}" for name, excess in by_source.items())
         sentence = f"{sentence} By source: {details}."
-        if worse := [name for name, found in by_source.items() if found.low > 0]:
+        if worse := [name for name, excess in by_source.items() if excess.low > 0]:
             sentence = f"{sentence} It is worse on {', '.join(worse)}."
     missing = [name for name in model_set.targets if name not in targets]
     promotable: bool | None = better
@@ -155,7 +155,7 @@ def compare_by_source(
         str(source): difference(of_source, candidate, champion)
         for source, of_source in truth.groupby(sources.loc[truth.index], sort=True)
     }
-    surely_worse = len(by_source) > 1 and any(found.low > 0 for found in by_source.values())
+    surely_worse = len(by_source) > 1 and any(excess.low > 0 for excess in by_source.values())
     return overall, by_source, is_promotable(overall) and not surely_worse
 
 
@@ -237,9 +237,9 @@ def evaluation_start(
     return max(since, int(fresh[len(fresh) // 2]) if len(fresh) else champion_until)
 
 
-def is_promotable(found: Difference) -> bool:
+def is_promotable(excess: Difference) -> bool:
     """Tell whether the error is smaller, and surely not larger by more than MAX_REGRESSION."""
-    return found.share < 0 and found.high <= MAX_REGRESSION
+    return excess.share < 0 and excess.high <= MAX_REGRESSION
 
 
 def _too_few_sentence(splits: tuple[SourceSplit, ...], champion: Version | None) -> str:

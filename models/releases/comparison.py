@@ -1,4 +1,4 @@
-"""Comparison of model sets on the same later jobs, each predicting as when serving."""
+"""Comparison of model sets, and baselines, on the same later jobs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ COMPARISON_COLUMNS = (
 
 @dataclass(frozen=True)
 class Difference:
-    """Relative excess of one mean absolute error over another, with a 95 % interval."""
+    """Excess of one mean absolute error over another, as a share of it, with a 95 % interval."""
 
     share: float
     low: float

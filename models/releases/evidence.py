@@ -1,4 +1,4 @@
-"""The evidence for a version: the card that a person reads and the plots beside it."""
+"""The evidence for a version: its card, metrics, tables and plots."""
 
 from __future__ import annotations
 
@@ -184,44 +184,52 @@ def _metric_name(source: str) -> str:
     return re.sub(r"[^\w.\- /]", "_", source)[:100]
 
 
-def record_evaluation(found: Evaluation, log: str, settings: Settings) -> str:
-    """Log an evaluation of a whole log to MLflow, tables and plots; returns the run's id. Raises RegistryError."""
+def record_evaluation(evaluation: Evaluation, log: str, settings: Settings) -> str:
+    """Log an evaluation of a log to MLflow, with tables and plots; returns the run's id."""
     from models.evaluation.plots import plots
 
     metrics = {
         f"{row['predictor']}.{name}": value
-        for row in found.rows
+        for row in evaluation.rows
         for name, value in row.items()
         if isinstance(value, float)
     }
     evidence = Evidence(
-        card=f"# {found.target} of {log}\n\nEach job predicted at its submission, after a warm-up of {found.warm_up:.0%}.\n\n"
-        + _markdown(pd.DataFrame(found.rows)),
+        card=f"# {evaluation.target} of {log}\n\nEach job predicted at its submission, "
+        f"after a warm-up of {evaluation.warm_up:.0%}.\n\n"
+        + _markdown(pd.DataFrame(evaluation.rows)),
         metrics={name: value for name, value in metrics.items() if np.isfinite(value)},
         parameters={
             "log": log,
-            "target": found.target,
-            "warm_up": found.warm_up,
-            "jobs": len(found.jobs),
+            "target": evaluation.target,
+            "warm_up": evaluation.warm_up,
+            "jobs": len(evaluation.jobs),
         },
         tables={
-            "evaluation": pd.DataFrame(found.rows),
-            "long-jobs": pd.DataFrame(found.long_rows),
-            "unseen": pd.DataFrame(found.unseen_rows),
-            "clusters": pd.DataFrame(found.cluster_rows),
-            "periods": pd.DataFrame(found.period_rows),
+            "evaluation": pd.DataFrame(evaluation.rows),
+            "long-jobs": pd.DataFrame(evaluation.long_rows),
+            "unseen": pd.DataFrame(evaluation.unseen_rows),
+            "clusters": pd.DataFrame(evaluation.cluster_rows),
+            "periods": pd.DataFrame(evaluation.period_rows),
         },
-        figures=plots(found),
+        figures=plots(evaluation),
     )
     return registry.log_run(
-        evidence, run_name=f"evaluate {found.target} of {log}", settings=settings
+        evidence, run_name=f"evaluate {evaluation.target} of {log}", settings=settings
     )
 
 
 def record_allocation(
     rows: Sequence[Mapping[str, Any]], log: str, how: Mapping[str, object], settings: Settings
 ) -> str:
-    """Log what policies of setting memory aside wasted to MLflow, a row a policy; returns the run's id. Raises RegistryError."""
+    """Log what policies of memory allocation wasted to MLflow; returns the run's id.
+
+    Args:
+        rows: A row a policy.
+        log: The name of the log.
+        how: The options of the evaluation.
+        settings: Whose registry.
+    """
     table = pd.DataFrame(rows)
     evidence = Evidence(
         card=f"# Memory set aside for {log}\n\n" + _markdown(table),
@@ -237,39 +245,53 @@ def record_allocation(
 
 
 def record_classes(
-    found: ClassEvaluation, log: str, how: Mapping[str, object], settings: Settings
+    evaluation: ClassEvaluation, log: str, how: Mapping[str, object], settings: Settings
 ) -> str:
-    """Log how classes were foreseen to MLflow, with tables and ROC plots; returns the run's id. Raises RegistryError."""
+    """Log how classes were predicted to MLflow, with ROC plots; returns the run's id.
+
+    Args:
+        evaluation: The evaluation.
+        log: The name of the log.
+        how: The options of the evaluation.
+        settings: Whose registry.
+    """
     from models.evaluation.class_plots import roc_plots
 
-    shown = ("accuracy", "macro_f1", "roc_auc", "pr_auc")
+    scores = ("accuracy", "macro_f1", "roc_auc", "pr_auc")
     metrics = {
         f"{row['target']}.{row['predictor']}.{name}": row[name]
-        for row in found.rows
-        for name in shown
+        for row in evaluation.rows
+        for name in scores
     }
     metrics |= {
         f"{row['predictor']}.{name}": value
-        for row in found.joint_rows
+        for row in evaluation.joint_rows
         for name, value in row.items()
         if isinstance(value, float)
     }
-    tables = {"classes": found.rows, "each-class": found.class_rows, "jointly": found.joint_rows}
+    tables = {
+        "classes": evaluation.rows,
+        "each-class": evaluation.class_rows,
+        "jointly": evaluation.joint_rows,
+    }
     evidence = Evidence(
         card="\n\n".join(
             [
                 f"# Classes of {log}",
-                *(_markdown(pd.DataFrame(rows)) for rows in (found.joint_rows, found.rows)),
+                *(
+                    _markdown(pd.DataFrame(rows))
+                    for rows in (evaluation.joint_rows, evaluation.rows)
+                ),
             ]
         ),
         metrics=metrics,
         parameters={
             "log": log,
             **how,
-            **{f"thresholds_{name}": one.thresholds for name, one in found.targets.items()},
+            **{f"thresholds_{name}": row.thresholds for name, row in evaluation.targets.items()},
         },
         tables={name: pd.DataFrame(rows) for name, rows in tables.items()},
-        figures=roc_plots(found),
+        figures=roc_plots(evaluation),
     )
     return registry.log_run(evidence, run_name=f"evaluate classes of {log}", settings=settings)
 
@@ -307,11 +329,15 @@ def plot_predicted(later: pd.DataFrame, answers: pd.DataFrame, target: str) -> F
 
 
 def importance(model_set: ModelSet) -> pd.DataFrame:
-    """How much each input moves each CatBoost model of the set: target, cluster, input, importance (per cent), largest first."""
+    """Return how much each input moves each CatBoost model of the set, the largest first.
+
+    Columns: target, cluster, input, importance (per cent).
+    """
     rows = []
     for name, model in model_set.targets.items():
         for cluster, refiner in model.refiners.items():
-            shares = np.asarray(refiner.model.get_feature_importance())  # type: ignore[attr-defined]
+            trees: Any = refiner.model  # type: ignore[attr-defined]
+            shares = np.asarray(trees.get_feature_importance())
             rows += [
                 {"target": name, "cluster": cluster, "input": column, "importance": float(share)}
                 for column, share in zip(model_set.card.features[name], shares, strict=True)
@@ -323,7 +349,7 @@ def importance(model_set: ModelSet) -> pd.DataFrame:
 
 
 def plot_importance(shares: pd.DataFrame, target: str) -> Figure:
-    """The most important inputs of the target's models, averaged over its clusters."""
+    """Plot the most important inputs of the target's models, averaged over its clusters."""
     from matplotlib.figure import Figure
 
     mean = (
@@ -334,7 +360,7 @@ def plot_importance(shares: pd.DataFrame, target: str) -> Figure:
     )
     figure = Figure(figsize=(6, 5.5), layout="constrained")
     axes = figure.subplots()
-    # The finest level names every field that the log has: whole, it would leave no room for the bars.
+    # The finest level names every field of the log; its full name would leave no room for bars.
     axes.barh(
         [
             name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"

@@ -59,8 +59,8 @@ def in_sqlite(settings: Settings) -> Settings:
 
 
 def _copy(sqlite: Settings, settings: Settings) -> int:
-    with TemporaryDirectory(dir=settings.folder("tmp")) as place:
-        folder = Path(place)
+    with TemporaryDirectory(dir=settings.folder("tmp")) as draft:
+        folder = Path(draft)
         source, target = open_store(sqlite.store_url), open_store(settings.store_url)
         version = copies.versions(source)[VERSION_TABLE]
         copies.dump(source, folder / "store")
@@ -68,9 +68,9 @@ def _copy(sqlite: Settings, settings: Settings) -> int:
             rows = sum(copies.load_store(connection, folder / "store", version).values())
         engines = [source, target]
         if not settings.mlflow_url:
-            for each in (sqlite, settings):
-                registry.versions(each)  # MLflow makes its tables at its first use
-                engines.append(connect(each.tracking_url))
+            for database in (sqlite, settings):
+                registry.versions(database)  # MLflow makes its tables at its first use
+                engines.append(connect(database.tracking_url))
             copies.dump(engines[-2], folder / "mlflow")
             with engines[-1].begin() as connection:
                 rows += sum(copies.load(connection, folder / "mlflow").values())

@@ -86,8 +86,8 @@ class Release:
                 "jobs": split.jobs,
                 "new_jobs": split.fresh,
                 "compared_on": split.later,
-                "mae_against_champion": found.share
-                if (found := self.comparison.by_source.get(split.source))
+                "mae_against_champion": excess.share
+                if (excess := self.comparison.by_source.get(split.source))
                 else None,
             }
             for split in self.comparison.splits

@@ -1,11 +1,14 @@
-"""The registry: every model set is one version of one registered model in MLflow, and an alias says which one serves.
+"""The registry: each model set is a version of one registered model in MLflow.
 
-The only importer of MLflow. A version is one artifact directory of native CatBoost and JSON files, written and read as plain
-files: no flavour's loader is ever called, so nothing that a version names can be executed. The ``MLmodel`` file beside them
-carries the signature and the input example for MLflow's page and nothing else.
+The only importer of MLflow. A version is one artifact directory of native CatBoost and JSON files,
+written and read as plain files: no flavour's loader is ever called, so nothing that a version names
+can be executed. The ``MLmodel`` file beside them carries the signature and the input example for
+MLflow's page and nothing else.
 
-The alias ``champion`` is the only truth about what serves. Each move of it is explained by tags that are written *before* the
-alias moves, so that a crash between the two leaves an explanation without a move, never a move without an explanation.
+The alias ``champion`` is the only truth about what serves. Each move of it is explained by tags
+that are written *before* the alias moves, so that a crash between the two leaves an explanation
+without a move, never a move without an explanation. Any version, run or experiment may be deleted
+in MLflow's page at any time.
 """
 
 from __future__ import annotations
@@ -51,10 +54,22 @@ def publish(
     run_name: str | None = None,
     settings: Settings | None = None,
 ) -> Version:
-    """Register the model set in ``folder`` with its evidence; returns the new version, a candidate that does not serve yet.
+    """Register a model set with its evidence.
 
-    A version is born ``unfinished`` and becomes a ``candidate`` as the last step, so that a process killed in between leaves
-    a version that says so. Runs that dead processes left open are closed first. Raises RegistryError.
+    A version begins as ``unfinished`` and becomes a ``candidate`` in the last step, so that one of
+    a killed process is marked. Runs that ended processes left open are closed first.
+
+    Args:
+        folder: The saved model set.
+        evidence: Card, metrics, tables and plots.
+        run_name: The name of the run; default: MLflow's.
+        settings: Whose registry; default: the environment's.
+
+    Returns:
+        The new version, which does not serve yet.
+
+    Raises:
+        RegistryError: MLflow cannot be reached.
     """
     with _mlflow(settings) as (client, settings):
         experiment = _experiment(client, settings)
@@ -70,7 +85,7 @@ def publish(
                 _write_signature(copy, evidence)
                 client.log_artifacts(run_id, str(copy), MODEL_FOLDER)
             _ensure_registered(client, settings.model_name)
-            made = client.create_model_version(
+            row = client.create_model_version(
                 settings.model_name,
                 source=f"{run.info.artifact_uri}/{MODEL_FOLDER}",
                 run_id=run_id,
@@ -79,17 +94,17 @@ def publish(
             )
             client.set_terminated(run_id, "FINISHED")
             client.set_model_version_tag(
-                settings.model_name, str(made.version), "state", "candidate"
+                settings.model_name, str(row.version), "state", "candidate"
             )
         except BaseException:
-            with suppress(Exception):  # what went wrong first is what the caller must hear
+            with suppress(Exception):  # the first error is the one to report
                 client.set_terminated(run_id, "FAILED")
             raise
-        return _version(client.get_model_version(settings.model_name, str(made.version)))
+        return _version(client.get_model_version(settings.model_name, str(row.version)))
 
 
 def log_run(evidence: Evidence, *, run_name: str, settings: Settings | None = None) -> str:
-    """Log evidence that belongs to no version, such as an evaluation of a whole log, as a run of its own; returns the run's id.
+    """Log evidence of no version, such as an evaluation of a log, as a run; returns its id.
 
     Raises RegistryError.
     """
@@ -105,19 +120,19 @@ def log_run(evidence: Evidence, *, run_name: str, settings: Settings | None = No
 
 
 def champion(settings: Settings | None = None) -> Version | None:
-    """The version that serves, or None before the first one is promoted. Raises RegistryError."""
+    """Return the version that serves, None before the first promotion. Raises RegistryError."""
     with _mlflow(settings) as (client, settings):
         return _by_alias(client, settings.model_name, CHAMPION)
 
 
 def challenger(settings: Settings | None = None) -> Version | None:
-    """The version that waits for a decision, or None. Raises RegistryError."""
+    """Return the version that waits for a decision, or None. Raises RegistryError."""
     with _mlflow(settings) as (client, settings):
         return _by_alias(client, settings.model_name, CHALLENGER)
 
 
 def get(number: int, settings: Settings | None = None) -> Version:
-    """The version of a number. Raises RegistryError where there is none."""
+    """Return the version of a number. Raises RegistryError where there is none."""
     with _mlflow(settings) as (client, settings):
         return _version(client.get_model_version(settings.model_name, str(number)))
 
@@ -129,34 +144,34 @@ def find(number: int, settings: Settings | None = None) -> Version | None:
 
 
 def versions(settings: Settings | None = None) -> list[Version]:
-    """Every version, newest first. Raises RegistryError."""
+    """Return all versions, newest first. Raises RegistryError."""
     with _mlflow(settings) as (client, settings):
         aliases = _aliases(client, settings.model_name)
-        found: list[Version] = []
+        rows: list[Version] = []
         token = None
         while True:
             page = client.search_model_versions(
                 f"name = '{settings.model_name}'", max_results=1000, page_token=token
             )
-            found += [_version(one, aliases.get(int(one.version), ())) for one in page]
+            rows += [_version(row, aliases.get(int(row.version), ())) for row in page]
             token = page.token
             if not token:
-                return sorted(found, key=lambda one: -one.version)
+                return sorted(rows, key=lambda row: -row.version)
 
 
 def metrics(version: Version, settings: Settings | None = None) -> dict[str, float]:
-    """The metrics on the run of ``version``. Raises RegistryError."""
+    """Return the metrics on the run of ``version``. Raises RegistryError."""
     with _mlflow(settings) as (client, settings):
         return dict(client.get_run(version.run_id).data.metrics)
 
 
 def fetch(version: Version, *, fresh: bool = False, settings: Settings | None = None) -> Path:
-    """The local folder of ``version``, downloaded once into the data folder (again if ``fresh``).
+    """Return the local folder of ``version``, downloaded once (again if ``fresh``).
 
-    The caller's ``model_set.load`` checks the checksums. Raises RegistryError.
+    The caller checks the checksums. Raises RegistryError.
     """
     settings = settings or prepare_environment()
-    # The run's id is in the name: a registry that was begun anew counts its versions from 1 again.
+    # With the run's id: another registry counts its versions from 1 again.
     target = settings.folder("models") / f"{version.label}-{version.run_id[:8]}"
     if target.is_dir() and not fresh:
         return target
@@ -166,12 +181,12 @@ def fetch(version: Version, *, fresh: bool = False, settings: Settings | None = 
     ):
         from mlflow.artifacts import download_artifacts
 
-        found = download_artifacts(
+        files = download_artifacts(
             artifact_uri=version.source, dst_path=staging, tracking_uri=settings.tracking_url
         )
         shutil.rmtree(target, ignore_errors=True)
-        # Renamed into place, so that a kill in the middle leaves no half folder under the final name.
-        shutil.copytree(found, Path(staging) / "complete").replace(target)
+        # Renamed, so that a kill in between leaves no partial folder under the final name.
+        shutil.copytree(files, Path(staging) / "complete").replace(target)
     return target
 
 
@@ -186,8 +201,7 @@ def mark_refused(version: Version, *, why: str, settings: Settings | None = None
     with _mlflow(settings) as (client, settings):
         _tag(
             client,
-            version.name,
-            version.version,
+            version,
             state="refused",
             refused_why=why,
             refused_at=now(),
@@ -198,37 +212,50 @@ def mark_refused(version: Version, *, why: str, settings: Settings | None = None
 def promote(
     version: int, *, by: str, why: str, expected: int | None = -1, settings: Settings | None = None
 ) -> Version:
-    """Make ``version`` the champion and log_run who did it and why; promoting the champion again changes nothing.
+    """Make a version the champion and record by whom and why; the champion itself stays as it is.
 
-    ``expected`` is the champion the decision was made against (None: there was none; -1: whatever it is). Of two that decide
-    at once, the second gets OvertakenError and its version stays a candidate. Raises RegistryError.
+    Args:
+        version: Its number.
+        by: Who promotes.
+        why: The reason.
+        expected: The champion that it was compared with (None: there was none; -1: any).
+        settings: Whose registry; default: the environment's.
+
+    Raises:
+        OvertakenError: Another version became champion meanwhile; this one stays a candidate.
+        RegistryError: MLflow cannot be reached, or the version was never finished.
     """
     with _mlflow(settings) as (client, settings), lock(settings):
         current = _by_alias(client, settings.model_name, CHAMPION)
         wanted = _version(client.get_model_version(settings.model_name, str(version)))
         if wanted.state == "unfinished":
             raise RegistryError(
-                f"version {version} was never finished: whoever published it was stopped; train again"
+                f"version {version} was never finished: its training was stopped; train again"
             )
         if current is not None and current.version == version:
             return current
         if expected != -1 and (current.version if current else None) != expected:
-            stands = f"version {current.version}" if current else "no version"
+            champion = f"version {current.version}" if current else "no version"
             raise OvertakenError(
-                f"{stands} is champion meanwhile, not {expected}: {wanted.label} stays a candidate"
+                f"{champion} is champion meanwhile, not {expected}: "
+                f"{wanted.label} stays a candidate"
             )
         return _move(client, wanted, current, by=by, why=why)
 
 
 def rollback(*, by: str, why: str, expected: int = -1, settings: Settings | None = None) -> Version:
-    """Give the place back to the version that the champion (``expected``, if given) replaced. Raises RegistryError where there is none."""
+    """Return to the version that the champion (``expected``, if not -1) replaced.
+
+    Raises RegistryError where there is none, or where it was deleted.
+    """
     with _mlflow(settings) as (client, settings), lock(settings):
         current = _by_alias(client, settings.model_name, CHAMPION)
         if current is None or "replaces" not in current.tags:
             raise RegistryError("there is no earlier champion to roll back to")
         if expected not in (-1, current.version):
             raise OvertakenError(
-                f"{current.label} is champion meanwhile, not version {expected}: nothing is rolled back"
+                f"{current.label} is champion meanwhile, not version {expected}: "
+                "nothing is rolled back"
             )
         wanted = _find(client, settings.model_name, current.tags["replaces"])
         if wanted is None:
@@ -236,11 +263,11 @@ def rollback(*, by: str, why: str, expected: int = -1, settings: Settings | None
                 f"version {current.tags['replaces']}, which {current.label} replaced, is deleted: "
                 "promote another one (gridcast promote)"
             )
-        return _move(client, wanted, current, by=by, why=why, back=True)
+        return _move(client, wanted, current, by=by, why=why, is_rollback=True)
 
 
 def reconcile(settings: Settings | None = None) -> Version | None:
-    """The champion, after what a person did in MLflow's page was recorded as theirs, and a move that was cut short was completed.
+    """Return the champion, once moves made in MLflow's page or interrupted are recorded.
 
     Raises RegistryError.
     """
@@ -254,7 +281,7 @@ def reconcile(settings: Settings | None = None) -> Version | None:
 
 
 def pin(*, by: str, why: str, settings: Settings | None = None) -> Version:
-    """Keep the champion until ``unpin``: nobody but a person in MLflow's page moves the alias meanwhile. Raises RegistryError."""
+    """Keep the champion until ``unpin``; only MLflow's page still moves it."""
     with _mlflow(settings) as (client, settings), lock(settings):
         current = _by_alias(client, settings.model_name, CHAMPION)
         if current is None:
@@ -266,14 +293,14 @@ def pin(*, by: str, why: str, settings: Settings | None = None) -> Version:
 
 
 def unpin(settings: Settings | None = None) -> None:
-    """Let the champion be replaced again; nothing happens where nothing is pinned. Raises RegistryError."""
+    """Let the champion be replaced again, if it is pinned. Raises RegistryError."""
     with _mlflow(settings) as (client, settings):
         if _pinned(client, settings.model_name):
             client.delete_registered_model_tag(settings.model_name, PIN)
 
 
 def pinned(settings: Settings | None = None) -> str:
-    """Which version is pinned, by whom and why, as a sentence; empty where none is. Raises RegistryError."""
+    """Say which version is pinned, by whom and why; empty where none is. Raises RegistryError."""
     with _mlflow(settings) as (client, settings):
         return _pinned(client, settings.model_name)
 
@@ -285,13 +312,19 @@ def _pinned(client: Any, name: str) -> str:
 
 
 def _move(
-    client: Any, wanted: Version, current: Version | None, *, by: str, why: str, back: bool = False
+    client: Any,
+    wanted: Version,
+    current: Version | None,
+    *,
+    by: str,
+    why: str,
+    is_rollback: bool = False,
 ) -> Version:
-    if current is not None and (held := _pinned(client, wanted.name)):
+    if current is not None and (pin := _pinned(client, wanted.name)):
         raise OvertakenError(
-            f"{held} (gridcast unpin frees it): {wanted.label} does not take its place"
+            f"{pin} (gridcast unpin frees it): {wanted.label} does not take its place"
         )
-    moves.move(client, wanted, current, by=by, why=why, back=back)
+    moves.move(client, wanted, current, by=by, why=why, is_rollback=is_rollback)
     _drop_challenger(client, wanted)
     return _version(client.get_model_version(wanted.name, str(wanted.version)))
 
@@ -318,18 +351,18 @@ def _log(client: Any, run_id: str, evidence: Evidence) -> None:
 
 
 def _write_signature(folder: Path, evidence: Evidence) -> None:
-    """Write ``MLmodel`` (no flavours: there is nothing that a loader could load) and the input example beside the model."""
+    """Write ``MLmodel``, which has no flavour that a loader could load, and the input example."""
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, Schema
 
     types = {"text": "string", "number": "double", "time": "datetime"}
-    asked = [each for each in FIELDS if each.name not in OUTCOMES]
+    fields = [field for field in FIELDS if field.name not in OUTCOMES]
     inputs = Schema(
-        [ColSpec(types[each.kind], each.name, required=each.required) for each in asked]
+        [ColSpec(types[field.kind], field.name, required=field.required) for field in fields]
     )
     example = None
     if evidence.inputs is not None:
-        columns = [each.name for each in asked if each.name in evidence.inputs]
+        columns = [field.name for field in fields if field.name in evidence.inputs]
         text = evidence.inputs[columns].to_json(orient="split", index=False, date_format="iso")
         (folder / "input_example.json").write_text(text)
         example = {
@@ -351,10 +384,13 @@ def _write_signature(folder: Path, evidence: Evidence) -> None:
 
 
 def _experiment(client: Any, settings: Settings) -> str:
-    found = client.get_experiment_by_name(settings.model_name)
-    if found is not None:
-        return str(found.experiment_id)
-    # A server decides where its artifacts lie; without one they lie beside its database, where ``gridcast up`` finds them.
+    experiment = client.get_experiment_by_name(settings.model_name)
+    if experiment is not None:
+        if experiment.lifecycle_stage == "deleted":  # in MLflow's page: its name stays taken
+            client.restore_experiment(experiment.experiment_id)
+        return str(experiment.experiment_id)
+    # A server decides where artifacts are; without one they are beside its database, where
+    # ``gridcast up`` finds them.
     local = not settings.tracking_url.startswith("http")
     where = (settings.folder("mlflow") / "artifacts").as_uri() if local else None
     return str(client.create_experiment(settings.model_name, artifact_location=where))
@@ -376,7 +412,7 @@ def _by_alias(client: Any, name: str, alias: str) -> Version | None:
     from mlflow.exceptions import MlflowException
 
     try:
-        # One question, as a predictor asks it every three seconds while its requests wait.
+        # One request, since a predictor makes it every three seconds.
         return _version(client.get_model_version_by_alias(name, alias))
     except MlflowException as error:
         if error.error_code in (
@@ -402,20 +438,20 @@ def _aliases(client: Any, name: str) -> dict[int, tuple[str, ...]]:
     from mlflow.exceptions import MlflowException
 
     try:
-        found = client.get_registered_model(name).aliases
+        aliases = client.get_registered_model(name).aliases
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return {}
         raise
     return {
-        int(number): tuple(alias for alias, at in found.items() if at == number)
-        for number in found.values()
+        int(number): tuple(alias for alias, at in aliases.items() if at == number)
+        for number in aliases.values()
     }
 
 
 @contextmanager
 def _mlflow(settings: Settings | None) -> Iterator[tuple[Any, Settings]]:
-    """A client of the tracking server or database, and the settings; what MLflow raises becomes a RegistryError of one sentence."""
+    """A client of MLflow, and the settings; MLflow's errors become a RegistryError."""
     settings = settings or prepare_environment()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException

@@ -1,6 +1,6 @@
-"""A version's files before they are trusted: checked, and tried out in a process of their own.
+"""Verification of a version's files: checksums, and a trial in a process of its own.
 
-A file that crashes CatBoost, or hangs it, must not take the caller with it.
+A file that crashes CatBoost, or makes it hang, must not stop the caller.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ from models.engine.model_set import ModelError, ModelSet, check_manifest
 from models.releases import registry
 from models.releases.versions import Version
 
-PATIENCE = 120.0
-"""Seconds that a model set has to load and to answer."""
+TRIAL_SECONDS = 120.0
+"""The time in which a model set must load and answer."""
 
 
 def fetch(version: Version, settings: Settings) -> Path:
-    """The local folder of ``version``, its checksums checked; a spoiled copy in the data folder is fetched again.
+    """Return the local folder of ``version``, its checksums checked.
 
-    Raises ModelError where the version itself is not what its checksums say, RegistryError where it cannot be fetched.
+    A copy in the data folder that was altered is downloaded again.
+
+    Raises:
+        ModelError: The version itself does not match its checksums.
+        RegistryError: It cannot be downloaded.
     """
     folder = registry.fetch(version, settings=settings)
     try:
@@ -44,17 +48,20 @@ def verify(version: Version, settings: Settings) -> None:
 
 
 def verify_in_subprocess(folder: Path) -> None:
-    """Load the model set in ``folder`` in a child process and let it predict; raises ModelError where it does not."""
+    """Let a child process load the model set in ``folder`` and predict; ModelError if it fails."""
     command = [sys.executable, "-m", "models.releases.verification", str(folder.absolute())]
     try:
         child = subprocess.run(  # noqa: S603
-            command, env=environment_with({}), capture_output=True, text=True, timeout=PATIENCE
+            command, env=environment_with({}), capture_output=True, text=True, timeout=TRIAL_SECONDS
         )
     except subprocess.TimeoutExpired:
-        raise ModelError(f"the model in {folder} did not answer within {PATIENCE:.0f} s") from None
+        raise ModelError(
+            f"the model in {folder} did not answer within {TRIAL_SECONDS:.0f} s"
+        ) from None
     if child.returncode < 0:
         raise ModelError(
-            f"the model in {folder} ended the process that loaded it ({signal.Signals(-child.returncode).name})"
+            f"the model in {folder} ended the process that loaded it "
+            f"({signal.Signals(-child.returncode).name})"
         )
     if child.returncode:
         raise ModelError(
@@ -63,7 +70,7 @@ def verify_in_subprocess(folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    """Load, teach and ask once; ends the process with the reason where that fails."""
+    """Load the model set, let it learn and predict one job; exits with the reason if it fails."""
     import numpy as np
     import pandas as pd
 

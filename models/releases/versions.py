@@ -1,4 +1,4 @@
-"""The two values that the registry takes and gives: the evidence for a version, and the version itself."""
+"""Values of the registry: a version of the model, and the evidence for it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STALE_AFTER = timedelta(days=30)
-"""After that a model set is called stale; its histories go on learning, its refiners do not."""
+"""A model set older than this is stale: its histories go on learning, its refiners do not."""
 
 
 @dataclass(frozen=True)
 class Evidence:
     """What an engineer reads on MLflow's page to decide about a version.
 
-    ``card`` is Markdown; ``inputs`` is a few jobs as a broker sends them and ``outputs`` their predictions, which give the
-    signature and the input example; a table becomes an artifact ``tables/<name>.json``, a figure ``plots/<name>.png``.
+    ``card`` is Markdown. ``inputs`` is a few jobs as a broker sends them and ``outputs`` their
+    predictions; they give the signature and the input example. A table becomes an artifact
+    ``tables/<name>.json``, a figure ``plots/<name>.png``.
     """
 
     card: str
@@ -41,7 +42,7 @@ MAX_TAG = 4000
 
 @dataclass(frozen=True)
 class Version:
-    """One version of the registered model: how it stands, when it was made (UTC), its card and the tags that explain it."""
+    """One version of the registered model: its state, when it was made (UTC), card and tags."""
 
     name: str
     version: int
@@ -55,7 +56,7 @@ class Version:
 
     @property
     def label(self) -> str:
-        """How a prediction names the model that made it.
+        """The name of the model in its predictions.
 
         >>> Version("gridcast", 3, "", "candidate", (), datetime.now(UTC), "", {}).label
         'gridcast-3'

@@ -106,7 +106,7 @@ def test_each_deployment_is_registered_once_a_worker_runs_one_and_a_killed_run_c
             ]
             state = client.read_flow_run(dying.id).state
             assert state.is_crashed(), state
-            assert "no sign of life" in state.message
+            assert "no heartbeat" in state.message
             slots = client.read_deployment_by_name("ingest/inbox").global_concurrency_limit
             assert slots.active_slots == 0
             assert {

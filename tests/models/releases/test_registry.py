@@ -475,7 +475,7 @@ def test_a_move_that_a_crash_cut_short_is_completed_as_its_movers(settings, fold
     published(settings, folder, 2)
     registry.promote(1, by="flow train", why="the first", settings=settings)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(moves, "_arrive", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(moves, "_complete", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         registry.promote(2, by="flow train", why="7 % better", expected=1, settings=settings)
     assert registry.get(1, settings).tags["state"] == "champion"
     settled = registry.reconcile(settings)
@@ -494,3 +494,54 @@ def test_a_rollback_by_a_flow_does_not_undo_what_a_person_did_meanwhile(settings
     with pytest.raises(OvertakenError, match="nothing is rolled back"):
         registry.rollback(by="flow", why="worse", expected=2, settings=settings)
     assert registry.champion(settings).version == 3
+
+
+def test_versions_deleted_in_mlflows_page_stop_nothing(settings, folder):
+    """Whatever other version, run or experiment is deleted, looking, moving and publishing go on."""
+    from mlflow import MlflowClient
+
+    client, name = MlflowClient(settings.tracking_url), settings.model_name
+    published(settings, folder, 4)
+    for version in (1, 2):
+        registry.promote(version, by="flow train", why="better", settings=settings)
+    client.delete_model_version(name, "1")
+    assert registry.reconcile(settings).version == 2
+    assert registry.find(1, settings) is None
+    with pytest.raises(RegistryError, match=r"version 1, which .*-2 replaced, is deleted"):
+        registry.rollback(by="ada", why="worse", settings=settings)
+
+    # The alias was moved by hand, and the version that it left is deleted.
+    client.set_registered_model_alias(name, "champion", "3")
+    client.delete_model_version(name, "2")
+    champion = registry.reconcile(settings)
+    assert (champion.version, champion.state) == (3, "champion")
+    assert "replaces" not in champion.tags
+    assert [version.version for version in registry.versions(settings)] == [4, 3]
+    registry.set_challenger(registry.get(4, settings), settings)
+    client.delete_model_version(name, "4")
+    assert registry.challenger(settings) is None
+    assert registry.reconcile(settings) == champion
+
+    client.delete_run(champion.run_id)
+    client.delete_experiment(client.get_experiment_by_name(name).experiment_id)
+    again = registry.publish(folder, evidence(), settings=settings)
+    assert registry.promote(
+        again.version, by="flow train", why="better", expected=3, settings=settings
+    ).state == "champion"  # fmt: skip
+    client.delete_model_version(name, str(again.version))
+    assert registry.champion(settings) is None, "the alias goes with its version"
+    assert registry.reconcile(settings) is None
+    assert registry.pinned(settings) == ""
+
+
+def test_a_rollback_of_a_flow_has_nothing_to_return_to_where_that_was_deleted(settings, folder):
+    from mlflow import MlflowClient
+
+    from jobs.store import open_store
+    from models.releases.automatic_rollback import roll_back_if_worse
+
+    published(settings, folder, 2)
+    for version in (1, 2):
+        registry.promote(version, by="flow train", why="better", settings=settings)
+    MlflowClient(settings.tracking_url).delete_model_version(settings.model_name, "1")
+    assert roll_back_if_worse(open_store(settings.store_url), settings) is None
