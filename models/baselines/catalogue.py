@@ -21,7 +21,7 @@ from models.past.recent import (
     last,
     mean_of_two,
     median_of,
-    quantiles_of_known,
+    row_quantiles,
 )
 from models.quantities.metrics import QUANTILE_LEVELS
 from models.quantities.targets import Target
@@ -53,7 +53,7 @@ class BaselinePredictions:
 
 def _spread_of_ten(seen: AvailableHistory) -> Floats:
     known = [np.where(np.isnan(level.values[:, :1]), np.nan, level.values) for level in seen.levels]
-    spreads = [quantiles_of_known(values, QUANTILE_LEVELS) for values in known]
+    spreads = [row_quantiles(values, QUANTILE_LEVELS) for values in known]
     return np.column_stack(
         [
             coalesce(*(spread[:, column] for spread in spreads), seen.request, seen.fallback)

@@ -14,7 +14,7 @@ from infra.aliases import Floats
 from models.baselines.available_history import AvailableHistory, coalesce
 from models.past.load import key_of
 from models.past.traffic import LEAST, LINK
-from models.past.windows import Foresee, Past, statistics
+from models.past.windows import Past, Statistic, statistics
 
 BY_RATE = "-rate"
 MB = 1e6
@@ -29,14 +29,16 @@ def size_class(transfers: pd.DataFrame) -> pd.Series[int]:
     )
 
 
-def _point(foresee: Foresee, sized: bool, by_rate: bool) -> Callable[[AvailableHistory], Floats]:
+def _point(
+    statistic: Statistic, sized: bool, by_rate: bool
+) -> Callable[[AvailableHistory], Floats]:
     def predict(seen: AvailableHistory) -> Floats:
         link = key_of(seen.jobs, LINK)
         size = seen.jobs["bytes"].to_numpy(dtype=np.float64)
         scale = size if by_rate else np.ones(len(size))
         values = size / np.maximum(seen.values, LEAST) if by_rate else seen.values
         keys = [link * 4 + size_class(seen.jobs).to_numpy(), link] if sized else [link]
-        found = (foresee(Past(key, seen.submitted_at, seen.available_at, values)) for key in keys)
+        found = (statistic(Past(key, seen.submitted_at, seen.available_at, values)) for key in keys)
         times = (
             np.where(each > 0, scale / np.maximum(each, 1e-9), np.nan) if by_rate else each
             for each in found

@@ -9,12 +9,14 @@ from models.baselines.available_history import AvailableHistory, coalesce
 from models.past.bounds import binomial_bounds
 from models.past.load import key_of
 from models.past.queues import QUEUE
-from models.past.windows import Foresee, Past, statistics
+from models.past.windows import Past, Statistic, statistics
 
 
-def _point(foresee: Foresee) -> Callable[[AvailableHistory], Floats]:
+def _point(statistic: Statistic) -> Callable[[AvailableHistory], Floats]:
     return lambda seen: coalesce(
-        foresee(Past(key_of(seen.jobs, QUEUE), seen.submitted_at, seen.available_at, seen.values)),
+        statistic(
+            Past(key_of(seen.jobs, QUEUE), seen.submitted_at, seen.available_at, seen.values)
+        ),
         seen.fallback,
     )
 

@@ -18,7 +18,7 @@ from infra.aliases import Floats
 from infra.compiled import compiled
 from models.baselines.available_history import coalesce, template_levels
 from models.histories.features import Level, Levels, encode
-from models.past.recent import order_of_news
+from models.past.recent import order_by_availability
 from models.quantities.scout import MEMORY_MARGIN, MOST_JOBS, RAM_LADDER
 from models.quantities.targets import Target
 
@@ -65,7 +65,7 @@ def template_statistics(jobs: pd.DataFrame, target: Target, request: Floats) -> 
     contexts = encode(jobs, Levels(tuple(Level(fields) for fields in templates), 0))
     values = target.value(jobs)
     cores = np.maximum(jobs["requested_cores"].fillna(1.0).to_numpy(np.float64), 1.0)
-    order = order_of_news(contexts.available_at, values)
+    order = order_by_availability(contexts.available_at, values)
     of_templates = []
     for column in range(len(templates)):
         distinct, codes = np.unique(contexts.keys[:, column], return_inverse=True)

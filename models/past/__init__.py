@@ -1,1 +1,1 @@
-"""What had happened by the time a record was submitted: the only things that a prediction may look at."""
+"""What had happened by the submission of a record: the only inputs a prediction may use."""

@@ -1,6 +1,7 @@
-"""Background load: what else waited or was under way when a record was submitted, as it was known then.
+"""Background load: the index_of_other records that were in progress when a record was submitted.
 
-That something is under way is known from its beginning, that it is over from its end, and how long it will take is not known before.
+A record is known to be in progress from its start and to be over from its end; its duration is not
+known before it ends.
 """
 
 from __future__ import annotations
@@ -17,31 +18,41 @@ from infra.compiled import compiled
 from jobs.coded_jobs import encode_column
 
 
-def under_way(
+def in_progress(
     keys: Array, at: Array, begin: Array, end: Array, amount: Array, speed: Array
 ) -> Array:
-    """Of the others with a record's key that were under way at its time: number, amount, amount left, mean age, speed (float64[n, 5]).
+    """Summarise the index_of_other records with a record's key that were in progress at its submission.
 
-    ``at``, ``begin`` and ``end`` are seconds (float64[n]; infinite or NaN: not yet), rows in order of ``at``; what begins at the very
-    instant is not known yet. ``amount`` is what each takes in all (bytes, seconds of cores), of which ``speed`` a second is done.
+    Args:
+        keys: Key of each record, rows in order of ``at``.
+        at: Submission, s; records that begin at that very instant do not count yet.
+        begin: Start, s; infinite or NaN for not yet.
+        end: End, s; infinite or NaN for not yet.
+        amount: Total amount of each record (bytes, core seconds).
+        speed: Amount done a second.
+
+    Returns:
+        float64[n, 5]: number, amount, remaining amount, mean age (s), speed.
 
     >>> zero, when = np.zeros(3), np.array([0.0, 5.0, 9.0])
-    >>> under_way(zero, when, when, np.array([8.0, 20.0, 30.0]), np.full(3, 10.0), np.ones(3)).tolist()
+    >>> in_progress(zero, when, when, np.array([8.0, 20.0, 30.0]), np.full(3, 10.0), np.ones(3)).tolist()
     [[0.0, 0.0, 0.0, nan, 0.0], [1.0, 10.0, 5.0, 5.0, 1.0], [1.0, 10.0, 6.0, 4.0, 1.0]]
     """
-    never = np.where(np.isnan(end), np.inf, end)
+    end_or_never = np.where(np.isnan(end), np.inf, end)
     order = np.flatnonzero(np.isfinite(begin))
     order = order[np.argsort(begin[order], kind="stable")]
     out = np.zeros((len(at), 5))
     codes = pd.factorize(keys)[0].astype(np.int64)
-    _under_way(codes, at, begin, never, np.nan_to_num(amount), np.nan_to_num(speed), order, out)
+    _in_progress(
+        codes, at, begin, end_or_never, np.nan_to_num(amount), np.nan_to_num(speed), order, out
+    )
     with np.errstate(invalid="ignore"):
         out[:, 3] /= out[:, 0]
     return out
 
 
 @compiled
-def _under_way(
+def _in_progress(
     keys: Array,
     at: Array,
     begin: Array,
@@ -52,27 +63,30 @@ def _under_way(
     out: Array,
 ) -> None:
     active = np.empty(len(order), np.int64)
-    count, place = 0, 0
+    count, position = 0, 0
     for row in range(len(at)):
         now = at[row]
-        while place < len(order) and begin[order[place]] < now:
-            active[count] = order[place]
+        while position < len(order) and begin[order[position]] < now:
+            active[count] = order[position]
             count += 1
-            place += 1
-        kept = 0
+            position += 1
+        remaining = 0
         for index in range(count):
-            other = active[index]
-            if end[other] <= now:
+            index_of_other = active[index]
+            if end[index_of_other] <= now:
                 continue
-            active[kept] = other
-            kept += 1
-            if other != row and keys[other] == keys[row]:
+            active[remaining] = index_of_other
+            remaining += 1
+            if index_of_other != row and keys[index_of_other] == keys[row]:
                 out[row, 0] += 1
-                out[row, 1] += amount[other]
-                out[row, 2] += max(0.0, amount[other] - speed[other] * (now - begin[other]))
-                out[row, 3] += now - begin[other]
-                out[row, 4] += speed[other]
-        count = kept
+                out[row, 1] += amount[index_of_other]
+                out[row, 2] += max(
+                    0.0,
+                    amount[index_of_other] - speed[index_of_other] * (now - begin[index_of_other]),
+                )
+                out[row, 3] += now - begin[index_of_other]
+                out[row, 4] += speed[index_of_other]
+        count = remaining
 
 
 def seconds(times: pd.Series[Any]) -> Array:
@@ -83,7 +97,7 @@ def seconds(times: pd.Series[Any]) -> Array:
 
 
 def microseconds(times: pd.Series[Any]) -> npt.NDArray[np.int64]:
-    """Times as the engine has them (int64[n], NOT_AVAILABLE for missing)."""
+    """Times in microseconds since 1970 (int64[n], NOT_AVAILABLE for missing)."""
     return np.asarray(encode_column(times))
 
 
@@ -97,13 +111,18 @@ def key_of(records: pd.DataFrame, fields: Sequence[str]) -> Array:
     return codes
 
 
-def begun_lately(keys: Array, at: Array, span: float) -> Array:
-    """How many others with a record's key came in the last ``span`` seconds before it (float64[n]); rows in order of ``at``."""
+def started_recently(keys: Array, at: Array, span: float) -> Array:
+    """Count the index_of_other records with a record's key in the ``span`` seconds before it.
+
+    Args:
+        keys: Key of each record, rows in order of ``at``.
+        at: Submission, s.
+        span: Length of the window, s.
+    """
     out = np.zeros(len(at))
     for key in np.unique(keys):
         rows = np.flatnonzero(keys == key)
-        here = at[rows]
-        out[rows] = np.searchsorted(here, here, side="left") - np.searchsorted(
-            here, here - span, side="left"
-        )
+        times = at[rows]
+        until = np.searchsorted(times, times, side="left")
+        out[rows] = until - np.searchsorted(times, times - span, side="left")
     return out

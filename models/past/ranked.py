@@ -1,4 +1,4 @@
-"""Ranked: each key's outcomes by size, and compiled counters that find the k-th smallest of those that are known by now."""
+"""Order statistics of each key's available outcomes, by Fenwick trees (compiled)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from infra.compiled import compiled
 
 
 class Ranked(NamedTuple):
-    """A key's ``sizes`` outcomes, sorted, begin at its ``first`` in ``values``; ``rank`` (from 1) is a row's among those of its key."""
+    """Each key's outcomes, sorted: ``sizes`` of them from ``first`` on in ``values``.
+
+    ``rank`` is the rank of each row's outcome within its key, from 1.
+    """
 
     rank: Array  # int64[n], 0 for a row without an outcome
     first: Array  # int64[count]
@@ -20,7 +23,14 @@ class Ranked(NamedTuple):
 
 
 def rank_values(codes: Array, count: int, order: Array, values: Array) -> Ranked:
-    """Rank the ``values`` (float64[n]) of the rows in ``order`` within their keys, ``codes`` (int64[n], below ``count``)."""
+    """Rank the outcomes of the rows in ``order`` within their keys.
+
+    Args:
+        codes: Key of each row, int64[n] below ``count``.
+        count: Number of keys.
+        order: Rows with an outcome.
+        values: Outcomes, float64[n].
+    """
     by_value = order[np.lexsort((values[order], codes[order]))]
     sizes = np.bincount(codes[by_value], minlength=count)
     first = np.cumsum(sizes) - sizes
@@ -31,7 +41,15 @@ def rank_values(codes: Array, count: int, order: Array, values: Array) -> Ranked
 
 @compiled
 def count_row(tree: Array, ranked: Ranked, key: int, row: int, more: int) -> None:
-    """Count a row's outcome (``more`` 1) or no longer (-1) in ``tree`` (int64[outcomes]), a Fenwick tree for each key."""
+    """Add a row's outcome to (``more`` 1) or remove it from (-1) its key's Fenwick tree.
+
+    Args:
+        tree: int64[outcomes], the trees of all keys one after another.
+        ranked: Outcomes by key.
+        key: The key.
+        row: The row.
+        more: 1 or -1.
+    """
     node = ranked.rank[row]
     while node <= ranked.sizes[key]:
         tree[ranked.first[key] + node - 1] += more
@@ -40,7 +58,14 @@ def count_row(tree: Array, ranked: Ranked, key: int, row: int, more: int) -> Non
 
 @compiled
 def smallest(tree: Array, ranked: Ranked, key: int, wanted: int) -> float:
-    """The ``wanted``-th smallest of a key's outcomes that are counted."""
+    """Find the ``wanted``-th smallest (from 1) of the outcomes of ``key`` counted in ``tree``.
+
+    Args:
+        tree: The Fenwick trees.
+        ranked: Outcomes by key.
+        key: The key.
+        wanted: Rank, from 1.
+    """
     first, size, step, below = ranked.first[key], ranked.sizes[key], 1, 0
     while step * 2 <= size:
         step *= 2

@@ -1,7 +1,7 @@
-"""What the latest jobs of a key were like, as it stood when a job was submitted.
+"""The latest outcomes of a key that were available when a job was submitted.
 
-One replay in the order of events serves every heuristic: an outcome counts from the moment it is known, never before. A key
-is whatever groups jobs (a user, a template, a group), one integer a job.
+One replay in event order serves every heuristic: an outcome counts from the time it became
+available, never before. A key groups jobs (by user, template, group), one integer a job.
 """
 
 from __future__ import annotations
@@ -18,55 +18,93 @@ from infra.compiled import compiled
 from models.past.ranked import count_row, rank_values, smallest
 
 NEWEST = 0.3
-"""What the newest outcome weighs in the moving average."""
+"""Weight of the newest outcome in the moving average."""
 
 
 @dataclass(frozen=True)
 class Recent:
-    """The latest outcomes of each job's key: ``values`` n × size, newest first, then NaN; ``average`` float64[n], of logs, as a value."""
+    """The latest outcomes of each job's key.
+
+    ``values`` is float64[n, size], newest first, then NaN; ``average`` float64[n] is the
+    exponential of the moving average of the logarithms.
+    """
 
     values: Floats
     average: Floats
 
 
 def recent(
-    keys: npt.NDArray[Any], at: Integers, known: Integers, values: Floats, size: int = 10
+    keys: npt.NDArray[Any], at: Integers, available_at: Integers, values: Floats, size: int = 10
 ) -> Recent:
-    """The last ``size`` outcomes of each job's key and their exponentially weighted average in logs (weight ``NEWEST``).
+    """The last outcomes of each job's key and their exponentially weighted average in logarithms.
 
-    Rows are in order of submission ``at``; ``values`` (NaN: never measured) become known at ``known``, in the same unit of time.
+    Args:
+        keys: Key of each job, rows in order of submission.
+        at: Submission.
+        available_at: When the outcome became available, in the unit of ``at``.
+        values: Outcomes, NaN for never measured.
+        size: Number of outcomes.
 
-    >>> story = recent(np.zeros(3), np.array([0, 5, 9]), np.array([4, 8, 20]), np.array([4.0, 3.0, 11.0]), size=2)
-    >>> story.values.tolist()
+    >>> at, available_at = np.array([0, 5, 9]), np.array([4, 8, 20])
+    >>> recent(np.zeros(3), at, available_at, np.array([4.0, 3.0, 11.0]), size=2).values.tolist()
     [[nan, nan], [4.0, nan], [3.0, 4.0]]
     """
     codes, count = _codes(keys)
     return Recent(
-        *_recent(codes, at, known, values, order_of_news(known, values), size, NEWEST, count)
+        *_recent(
+            codes,
+            at,
+            available_at,
+            values,
+            order_by_availability(available_at, values),
+            size,
+            NEWEST,
+            count,
+        )
     )
 
 
 def running_quantiles(
     keys: npt.NDArray[Any],
     at: Integers,
-    known: Integers,
+    available_at: Integers,
     values: Floats,
     shares: tuple[float, ...],
     span: int | None = None,
 ) -> Floats:
-    """Exact quantiles of all that each job's key had shown by its submission, n × shares, NaN while there is nothing.
+    """Exact quantiles of the outcomes of each job's key that were available at its submission.
 
-    A quantile is the smallest outcome that at least that share does not exceed. Rows as for ``recent``. With ``span`` only what became
-    known so long before counts, in the unit of ``at``.
+    A quantile is the smallest outcome that at least that share of outcomes does not exceed.
 
-    >>> running_quantiles(np.zeros(3), np.array([0, 5, 9]), np.array([4, 8, 20]), np.array([4.0, 3.0, 11.0]), (0.5, 0.95)).tolist()
+    Args:
+        keys: Key of each job, rows in order of submission.
+        at: Submission.
+        available_at: When the outcome became available, in the unit of ``at``.
+        values: Outcomes, NaN for never measured.
+        shares: The quantiles, 0 to 1.
+        span: Use only outcomes that became available so long before; None for all.
+
+    Returns:
+        float64[n, shares], NaN without an outcome.
+
+    >>> at, available_at = np.array([0, 5, 9]), np.array([4, 8, 20])
+    >>> outcomes = np.array([4.0, 3.0, 11.0])
+    >>> running_quantiles(np.zeros(3), at, available_at, outcomes, (0.5, 0.95)).tolist()
     [[nan, nan], [4.0, 4.0], [3.0, 4.0]]
     """
     codes, count = _codes(keys)
-    order = order_of_news(known, values)
-    since = at - (int(at.max(initial=0)) - int(known.min(initial=0)) + 1 if span is None else span)
+    order = order_by_availability(available_at, values)
+    since = at - (
+        int(at.max(initial=0)) - int(available_at.min(initial=0)) + 1 if span is None else span
+    )
     return _running_quantiles(
-        codes, at, since, known, order, rank_values(codes, count, order, values), np.array(shares)
+        codes,
+        at,
+        since,
+        available_at,
+        order,
+        rank_values(codes, count, order, values),
+        np.array(shares),
     )
 
 
@@ -76,7 +114,7 @@ def last(level: Recent) -> Floats:
 
 
 def mean_of_two(level: Recent) -> Floats:
-    """The mean of the last two outcomes, or the one there is."""
+    """The mean of the last two outcomes, or the only one."""
     return np.where(
         np.isnan(level.values[:, 1]),
         level.values[:, 0],
@@ -85,22 +123,24 @@ def mean_of_two(level: Recent) -> Floats:
 
 
 def median_of(count: int) -> Callable[[Recent], Floats]:
-    """The median of the last ``count`` outcomes, or of those there are."""
-    return lambda level: quantiles_of_known(level.values[:, :count], (0.5,))[:, 0]
+    """The median of the last ``count`` outcomes, or of fewer."""
+    return lambda level: row_quantiles(level.values[:, :count], (0.5,))[:, 0]
 
 
-def quantiles_of_known(values: Floats, shares: Sequence[float]) -> Floats:
-    """Quantiles of each row's known values, linear between them, n × shares; NaN where a row has none.
+def row_quantiles(values: Floats, shares: Sequence[float]) -> Floats:
+    """Quantiles of each row's finite values with linear interpolation, float64[n, shares].
 
-    >>> quantiles_of_known(np.array([[4.0, 2.0, np.nan], [np.nan, np.nan, np.nan]]), (0.5,)).tolist()
+    NaN where a row has none.
+
+    >>> row_quantiles(np.array([[4.0, 2.0, np.nan], [np.nan, np.nan, np.nan]]), (0.5,)).tolist()
     [[3.0], [nan]]
     """
     ordered = np.sort(values, axis=1)  # NaN last
-    place = np.multiply.outer(np.maximum(np.isfinite(values).sum(axis=1) - 1, 0), shares)
-    below = np.floor(place).astype(int)
-    above = np.ceil(place).astype(int)
+    position = np.multiply.outer(np.maximum(np.isfinite(values).sum(axis=1) - 1, 0), shares)
+    below = np.floor(position).astype(int)
+    above = np.ceil(position).astype(int)
     lower, upper = (np.take_along_axis(ordered, index, axis=1) for index in (below, above))
-    return lower + (place - below) * (upper - lower)
+    return lower + (position - below) * (upper - lower)
 
 
 def _codes(keys: npt.NDArray[Any]) -> tuple[Integers, int]:
@@ -108,57 +148,57 @@ def _codes(keys: npt.NDArray[Any]) -> tuple[Integers, int]:
     return codes.astype(np.int64), len(distinct)
 
 
-def order_of_news(known: Integers, values: Floats) -> Integers:
-    """The rows with an outcome, in the order in which it became known."""
+def order_by_availability(available_at: Integers, values: Floats) -> Integers:
+    """The rows with an outcome, in the order in which it became available (int64)."""
     measured = np.flatnonzero(np.isfinite(values))
-    return measured[np.argsort(known[measured], kind="stable")]
+    return measured[np.argsort(available_at[measured], kind="stable")]
 
 
 @compiled
-def _recent(codes, at, known, values, order, size, newest, count):  # type: ignore[no-untyped-def]
+def _recent(codes, at, available_at, values, order, size, newest, count):  # type: ignore[no-untyped-def]
     ring = np.full((count, size), np.nan)
-    seen = np.zeros(count, np.int64)
+    counts = np.zeros(count, np.int64)
     logs = np.zeros(count)
     last = np.full((len(codes), size), np.nan)
     average = np.full(len(codes), np.nan)
     position = 0
     for row in range(len(codes)):
-        while position < len(order) and known[order[position]] <= at[row]:
-            done = order[position]
+        while position < len(order) and available_at[order[position]] <= at[row]:
+            outcome = order[position]
             position += 1
-            key = codes[done]
-            ring[key, seen[key] % size] = values[done]
-            log = np.log(max(values[done], 1.0))
-            logs[key] = log if seen[key] == 0 else logs[key] + newest * (log - logs[key])
-            seen[key] += 1
+            key = codes[outcome]
+            ring[key, counts[key] % size] = values[outcome]
+            log = np.log(max(values[outcome], 1.0))
+            logs[key] = log if counts[key] == 0 else logs[key] + newest * (log - logs[key])
+            counts[key] += 1
         key = codes[row]
-        if seen[key] > 0:
+        if counts[key] > 0:
             average[row] = np.exp(logs[key])
-            for back in range(min(size, seen[key])):
-                last[row, back] = ring[key, (seen[key] - 1 - back) % size]
+            for back in range(min(size, counts[key])):
+                last[row, back] = ring[key, (counts[key] - 1 - back) % size]
     return last, average
 
 
 @compiled
-def _running_quantiles(codes, at, since, known, order, ranked, shares):  # type: ignore[no-untyped-def]
-    tree, seen = np.zeros(len(ranked.values), np.int64), np.zeros(len(ranked.sizes), np.int64)
-    found = np.full((len(codes), len(shares)), np.nan)
-    position, gone = 0, 0
+def _running_quantiles(codes, at, since, available_at, order, ranked, shares):  # type: ignore[no-untyped-def]
+    tree, counts = np.zeros(len(ranked.values), np.int64), np.zeros(len(ranked.sizes), np.int64)
+    out = np.full((len(codes), len(shares)), np.nan)
+    position, expired = 0, 0
     for row in range(len(codes)):
-        while position < len(order) and known[order[position]] <= at[row]:
+        while position < len(order) and available_at[order[position]] <= at[row]:
             key = codes[order[position]]
             count_row(tree, ranked, key, order[position], 1)
-            seen[key] += 1
+            counts[key] += 1
             position += 1
-        while gone < position and known[order[gone]] < since[row]:
-            key = codes[order[gone]]
-            count_row(tree, ranked, key, order[gone], -1)
-            seen[key] -= 1
-            gone += 1
+        while expired < position and available_at[order[expired]] < since[row]:
+            key = codes[order[expired]]
+            count_row(tree, ranked, key, order[expired], -1)
+            counts[key] -= 1
+            expired += 1
         key = codes[row]
-        if seen[key] > 0:
+        if counts[key] > 0:
             for column in range(len(shares)):
-                found[row, column] = smallest(
-                    tree, ranked, key, max(1, int(np.ceil(shares[column] * seen[key])))
+                out[row, column] = smallest(
+                    tree, ranked, key, max(1, int(np.ceil(shares[column] * counts[key])))
                 )
-    return found
+    return out

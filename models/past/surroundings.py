@@ -1,6 +1,7 @@
-"""Surroundings: what else waited, ran or moved in a record's places, told of every record at its submission, or of any place now.
+"""Surroundings: the other records waiting, running or moving at a record's site, queue or link.
 
-Both ways start from the same ``Events``, so that what was learned from a log and what is asked of a live grid mean the same.
+They are computed for every record at its submission, or for any key now. Both start from the same
+``Events``, so that training on a log and querying a live grid use the same definitions.
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ import pandas as pd
 from infra.aliases import Array
 from infra.compiled import compiled
 from jobs.coded_jobs import Coded, CodedJobs
-from models.past.load import begun_lately, under_way
-from models.past.recent import NEWEST, order_of_news, recent
+from models.past.load import in_progress, started_recently
+from models.past.recent import NEWEST, order_by_availability, recent
 
 MICRO = 1e6
 
 
 @dataclass(frozen=True)
 class Interval:
-    """From when to when each record waits, runs or moves (s, NaN: not yet), its amount, and what a second takes off that (float64[n]).
+    """When each record waits, runs or moves, with its amount and speed (float64[n]).
 
-    ``names`` are what the number of those under way, their amount, the amount left, their mean age and their speed in all are
-    called, None for not told.
+    ``begin`` and ``end`` are seconds, NaN for not yet; ``speed`` is the amount done a second.
+    ``names`` are the columns for number in progress, amount, remaining amount, mean age and total
+    speed, None for a column that is left out.
     """
 
     names: tuple[str | None, str | None, str | None, str | None, str | None]
@@ -38,59 +40,80 @@ class Interval:
 
 @dataclass(frozen=True)
 class Events:
-    """What records do, in order of submission ``at`` (s): their spells, and ``values`` known from ``known`` on (microseconds as ``asked``).
+    """Events of records in order of submission: their intervals, and outcomes with their times.
 
-    ``last`` and ``usual`` are what the latest value and the moving average are called (None: not told), ``lately`` (s) how long one
-    counts as just begun.
+    ``at`` is the submission in s, ``submitted`` the same in µs; ``values`` became available at
+    ``available_at`` (µs). ``last`` and ``usual`` are the columns of the latest value and of the
+    moving average (None: left out); a record counts as recent for ``recent_span`` seconds.
     """
 
     at: Array
-    asked: Array
-    known: Array
+    submitted: Array
+    available_at: Array
     values: Array
-    spells: tuple[Interval, ...]
-    lately: float
+    intervals: tuple[Interval, ...]
+    recent_span: float
     last: str | None
     usual: str
 
     @cached_property
-    def _news(self) -> Array:
-        return order_of_news(self.known, self.values)
+    def _by_availability(self) -> Array:
+        return order_by_availability(self.available_at, self.values)
 
     def observed_at_submission(self, keys: Array) -> dict[str, Array]:
-        """What each record saw of those with its key (int64[n]) at its submission: float64[n] by name."""
-        found: dict[str, Array] = {}
-        for spell in self.spells:
-            columns = under_way(keys, self.at, spell.begin, spell.end, spell.amount, spell.speed).T
-            found |= {
-                name: column for name, column in zip(spell.names, columns, strict=True) if name
-            }
-        past = recent(keys, self.asked, self.known, self.values, 1)
-        found["begun"] = begun_lately(keys, self.at, self.lately)
-        return (
-            found
-            | ({self.last: past.values[:, 0]} if self.last else {})
-            | {self.usual: past.average}
-        )
+        """Surroundings of each record at its submission, among the records with its key.
+
+        Args:
+            keys: int64[n].
+
+        Returns:
+            float64[n] by column name.
+        """
+        columns_by_name: dict[str, Array] = {}
+        for interval in self.intervals:
+            columns = in_progress(
+                keys, self.at, interval.begin, interval.end, interval.amount, interval.speed
+            ).T
+            columns_by_name |= _named(interval, columns)
+        past = recent(keys, self.submitted, self.available_at, self.values, 1)
+        columns_by_name["begun"] = started_recently(keys, self.at, self.recent_span)
+        if self.last:
+            columns_by_name[self.last] = past.values[:, 0]
+        return columns_by_name | {self.usual: past.average}
 
     def observed_now(self, keys: Array, count: int, now: int) -> dict[str, Array]:
-        """What a record submitted at ``now`` (microseconds) would see of each of ``count`` keys: float64[count] by name."""
-        moment, found = now / MICRO, dict[str, Array]()
-        for spell in self.spells:
+        """Surroundings of a record submitted now, for each key.
+
+        Args:
+            keys: Key of each recorded event, int64[n].
+            count: Number of keys.
+            now: Microseconds since 1970.
+
+        Returns:
+            float64[count] by column name.
+        """
+        moment, columns_by_name = now / MICRO, dict[str, Array]()
+        for interval in self.intervals:
             columns = np.zeros((5, count))
-            _under_way_now(keys, spell.begin, spell.end, spell.amount, spell.speed, moment, columns)
-            found |= {
-                name: column for name, column in zip(spell.names, columns, strict=True) if name
-            }
-        lately = (self.at < moment) & (self.at >= moment - self.lately)
-        found["begun"] = np.bincount(keys[lately], minlength=count).astype(np.float64)
+            _in_progress_now(
+                keys, interval.begin, interval.end, interval.amount, interval.speed, moment, columns
+            )
+            columns_by_name |= _named(interval, columns)
+        lately = (self.at < moment) & (self.at >= moment - self.recent_span)
+        columns_by_name["begun"] = np.bincount(keys[lately], minlength=count).astype(np.float64)
         latest = np.full((2, count), np.nan)
-        _latest(keys, self.known, self.values, self._news, now, NEWEST, latest)
-        return found | ({self.last: latest[0]} if self.last else {}) | {self.usual: latest[1]}
+        _latest(keys, self.available_at, self.values, self._by_availability, now, NEWEST, latest)
+        if self.last:
+            columns_by_name[self.last] = latest[0]
+        return columns_by_name | {self.usual: latest[1]}
+
+
+def _named(interval: Interval, columns: Array) -> dict[str, Array]:
+    return {name: column for name, column in zip(interval.names, columns, strict=True) if name}
 
 
 @compiled
-def _under_way_now(
+def _in_progress_now(
     keys: Array, begin: Array, end: Array, amount: Array, speed: Array, now: float, out: Array
 ) -> None:
     for row in range(len(keys)):
@@ -107,12 +130,17 @@ def _under_way_now(
 
 @compiled
 def _latest(
-    keys: Array, known: Array, values: Array, news: Array, now: int, newest: float, out: Array
+    keys: Array,
+    available_at: Array,
+    values: Array,
+    by_availability: Array,
+    now: int,
+    newest: float,
+    out: Array,
 ) -> None:
-    """The last value of each key and the moving average of their logarithms, as ``recent`` has them."""
-    for place in range(len(news)):
-        row = news[place]
-        if known[row] > now:
+    """The last value of each key and the moving average of the logarithms, as in ``recent``."""
+    for row in by_availability:
+        if available_at[row] > now:
             break
         key, log = keys[row], np.log(max(values[row], 1.0))
         out[1, key] = log if np.isnan(out[1, key]) else out[1, key] + newest * (log - out[1, key])
@@ -122,7 +150,7 @@ def _latest(
 
 @dataclass(frozen=True)
 class FieldCombinations:
-    """The distinct combinations of some text fields among records: ``codes`` (int64[n]) is each record's; others are looked up."""
+    """The distinct combinations of some text fields among records; ``codes`` (int64[n]) are theirs."""
 
     fields: tuple[str, ...]
     values: tuple[dict[str, int], ...]
@@ -131,9 +159,9 @@ class FieldCombinations:
 
     @staticmethod
     def of(records: CodedJobs, fields: Sequence[str]) -> FieldCombinations:
-        """The places of ``records``, which have these ``fields``; a missing value is one of its own."""
+        """The combinations among ``records``; a missing value is a value of its own."""
         values = tuple(
-            {text: place for place, text in enumerate(records[name].values)} for name in fields
+            {text: code for code, text in enumerate(records[name].values)} for name in fields
         )
         mixed = _mixed([records[name].codes for name in fields], values, len(records))
         return FieldCombinations(tuple(fields), values, *np.unique(mixed, return_inverse=True))
@@ -141,38 +169,42 @@ class FieldCombinations:
     def __len__(self) -> int:
         return len(self.distinct) + 1
 
-    def find(self, asked: CodedJobs) -> Array:
-        """The code of each of ``asked`` (int64[n]), the last one, which no record has, for what is new here."""
+    def find(self, queries: CodedJobs) -> Array:
+        """The code of each query (int64[n]); the last code, which no record has, for a new combination."""
         columns = []
-        for name, known in zip(self.fields, self.values, strict=True):
-            column: Coded = asked[name]
+        for name, codes in zip(self.fields, self.values, strict=True):
+            column: Coded = queries[name]
             table = np.array(
-                [known.get(text, len(known)) for text in column.values] + [-1], np.int64
+                [codes.get(text, len(codes)) for text in column.values] + [-1], np.int64
             )
             columns.append(table[column.codes])
-        mixed = _mixed(columns, self.values, len(asked))
-        place = np.minimum(np.searchsorted(self.distinct, mixed), max(len(self.distinct) - 1, 0))
-        return (
-            np.where(self.distinct[place] == mixed, place, len(self.distinct))
-            if len(self.distinct)
-            else place
-        )
+        mixed = _mixed(columns, self.values, len(queries))
+        code = np.minimum(np.searchsorted(self.distinct, mixed), max(len(self.distinct) - 1, 0))
+        if not len(self.distinct):
+            return code
+        return np.where(self.distinct[code] == mixed, code, len(self.distinct))
 
 
 def _mixed(columns: Sequence[Array], values: Sequence[dict[str, int]], rows: int) -> Array:
     mixed = np.zeros(rows, np.int64)
-    for column, known in zip(columns, values, strict=True):
-        mixed = mixed * (len(known) + 2) + column + 1
+    for column, codes in zip(columns, values, strict=True):
+        mixed = mixed * (len(codes) + 2) + column + 1
     return mixed
 
 
 def with_surroundings(
-    records: pd.DataFrame, events: Events, places: dict[str, Array]
+    records: pd.DataFrame, events: Events, keys_by_scope: dict[str, Array]
 ) -> pd.DataFrame:
-    """``records`` with a column for each of ``places`` (the keys of its rows, by name) and each thing told of it."""
+    """Add a column for each scope (site, queue, link …) and each of its quantities.
+
+    Args:
+        records: The records, in order of submission.
+        events: Their events.
+        keys_by_scope: Keys of the rows, int64[n], by name of the scope.
+    """
     columns = {
-        f"{place}_{kind}": values
-        for place, keys in places.items()
+        f"{scope}_{kind}": values
+        for scope, keys in keys_by_scope.items()
         for kind, values in events.observed_at_submission(keys).items()
     }
     return records.assign(**columns)
@@ -180,25 +212,31 @@ def with_surroundings(
 
 @dataclass(frozen=True)
 class CurrentSurroundings:
-    """Records and their events, ready to tell what one who comes now would see of its places."""
+    """Records and their events, for the surroundings of a record that is submitted now."""
 
     events: Events
-    places: dict[str, FieldCombinations]
+    scopes: dict[str, FieldCombinations]
 
     @staticmethod
     def of(
         records: CodedJobs, events: Events, fields: dict[str, tuple[str, ...]]
     ) -> CurrentSurroundings:
-        """Of ``records`` and what they do; ``fields`` tell the places of each kind apart."""
+        """Build from records and their events.
+
+        Args:
+            records: The records.
+            events: Their events.
+            fields: The fields that identify each scope, by its name.
+        """
         return CurrentSurroundings(
-            events, {place: FieldCombinations.of(records, group) for place, group in fields.items()}
+            events, {scope: FieldCombinations.of(records, group) for scope, group in fields.items()}
         )
 
-    def observe(self, asked: CodedJobs, now: int) -> CodedJobs:
-        """``asked`` with what each would see if it came ``now`` (microseconds)."""
-        columns = dict(asked.columns)
-        for name, place in self.places.items():
-            codes = place.find(asked)
-            found = self.events.observed_now(place.codes, len(place), now)
-            columns |= {f"{name}_{kind}": values[codes] for kind, values in found.items()}
-        return CodedJobs(columns, len(asked))
+    def observe(self, queries: CodedJobs, now: int) -> CodedJobs:
+        """Add to each query its surroundings if it were submitted at ``now`` (µs)."""
+        columns = dict(queries.columns)
+        for name, scope in self.scopes.items():
+            codes = scope.find(queries)
+            observed = self.events.observed_now(scope.codes, len(scope), now)
+            columns |= {f"{name}_{kind}": values[codes] for kind, values in observed.items()}
+        return CodedJobs(columns, len(queries))

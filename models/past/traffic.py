@@ -1,4 +1,4 @@
-"""Traffic: what else moved when a transfer was asked for, by server, link, endpoint and file system, as it was known then."""
+"""Traffic: other transfers by server, link, endpoint and file system at a transfer's submission."""
 
 from __future__ import annotations
 
@@ -16,55 +16,56 @@ from models.past.recent import recent
 from models.past.surroundings import CurrentSurroundings, Events, Interval, with_surroundings
 
 LINK = ("source", "link", "from_endpoint", "to_endpoint", "file_system", "direction")
-PLACES: dict[str, tuple[str, ...]] = {
+SCOPES: dict[str, tuple[str, ...]] = {
     "server": ("source",),
     "link": LINK,
     "from": ("source", "from_endpoint"),
     "to": ("source", "to_endpoint"),
     "file_system": ("source", "file_system"),
 }
-"""What may be loaded, each with the fields that tell it from others of its kind."""
+"""What may be loaded, each with the fields that identify it."""
 KINDS = ("transfers", "bytes", "left", "age", "begun", "rate")
-"""What is told of each: transfers under way, their bytes and bytes left, their mean age, how many came in the last minute, recent rates."""
-TRAFFIC = tuple(f"{place}_{kind}" for place in PLACES for kind in KINDS)
-LATELY = 60.0
-"""Seconds: files of one data set are asked for within a minute."""
+"""Transfers in progress, their bytes, remaining bytes and mean age; transfers submitted in the
+last minute; a moving average of rates."""
+TRAFFIC = tuple(f"{scope}_{kind}" for scope in SCOPES for kind in KINDS)
+RECENT_SPAN = 60.0
+"""Seconds; the files of one data set are submitted within a minute."""
 LEAST = 0.5
-"""Seconds that a transfer takes at least, for a rate."""
+"""Least duration of a transfer for its rate, s."""
 
 
 def with_traffic(transfers: pd.DataFrame) -> pd.DataFrame:
-    """``transfers`` in order of submission, with the columns of TRAFFIC that their fields allow.
+    """Sort transfers by submission and add the columns of TRAFFIC that their fields allow.
 
-    Of another transfer its size is known from its start, and that it is over from its end. What is left of it is what the latest rate of
-    its link, as known when it began, has not moved yet. None is under way longer than a transfer can take.
+    The size of another transfer is known from its start, its completion from its end. Its
+    remaining bytes follow from the recent rate of its link as known when it began. None is in
+    progress longer than the longest valid transfer.
     """
     transfers = transfers.sort_values("submitted_at", kind="stable", ignore_index=True)
-    places = {place: key_of(transfers, fields) for place, fields in _told(transfers).items()}
-    return with_surroundings(transfers, traffic_events(transfers), places)
+    keys = {scope: key_of(transfers, fields) for scope, fields in _scopes_of(transfers).items()}
+    return with_surroundings(transfers, traffic_events(transfers), keys)
 
 
 def traffic_now(transfers: pd.DataFrame) -> CurrentSurroundings:
-    """What a transfer that comes now would see of the links of ``transfers``, the same columns as ``with_traffic`` has."""
+    """The columns of ``with_traffic`` for a transfer that is submitted now."""
     transfers = transfers.sort_values("submitted_at", kind="stable", ignore_index=True)
-    fields = _told(transfers)
+    fields = _scopes_of(transfers)
     coded = encode_jobs(transfers, {name for group in fields.values() for name in group})
     return CurrentSurroundings.of(coded, traffic_events(transfers), fields)
 
 
 def traffic_events(transfers: pd.DataFrame) -> Events:
-    """What ``transfers``, in order of submission, do to their links."""
+    """The traffic events of ``transfers``, which are in order of submission."""
     at, begin, end = (
         seconds(transfers[name]) for name in ("submitted_at", "started_at", "ended_at")
     )
-    asked = microseconds(transfers["submitted_at"])
+    submitted = microseconds(transfers["submitted_at"])
     size, took = (transfers[name].to_numpy(dtype=np.float64) for name in ("bytes", "duration"))
     rates = size / np.maximum(took, LEAST)
-    known = np.maximum(
-        microseconds(transfers["ended_at"]), asked + 1
-    )  # one of no length is known only after the instant
-    usual = recent(key_of(transfers, LINK), asked, known, rates).average
-    return traffic_in(at, begin, end, size, rates, usual, asked, known)
+    # A transfer of length 0 is known only after that instant.
+    available_at = np.maximum(microseconds(transfers["ended_at"]), submitted + 1)
+    usual = recent(key_of(transfers, LINK), submitted, available_at, rates).average
+    return traffic_in(at, begin, end, size, rates, usual, submitted, available_at)
 
 
 def traffic_in(
@@ -74,11 +75,21 @@ def traffic_in(
     size: Array,
     rates: Array,
     usual: Array,
-    asked: Array,
-    known: Array,
+    submitted: Array,
+    available_at: Array,
 ) -> Events:
-    """``traffic_events`` of arrays: seconds of submission, start and end, bytes, their rate, the rate that each could expect (bytes a
-    second), and in microseconds when it was asked for and its end was known (int64[n], NOT_AVAILABLE for not yet)."""
+    """``traffic_events`` from arrays, rows in order of submission.
+
+    Args:
+        at: Submission, s.
+        begin: Start, s, NaN for not yet.
+        end: End, s, NaN for not yet.
+        size: Bytes.
+        rates: Bytes a second.
+        usual: Recent rate of the link at submission, bytes a second.
+        submitted: Submission, µs.
+        available_at: When the end was known, µs, NOT_AVAILABLE for not yet.
+    """
     moves = Interval(
         ("transfers", "bytes", "left", "age", None),
         begin,
@@ -86,42 +97,50 @@ def traffic_in(
         np.nan_to_num(size),
         np.nan_to_num(usual),
     )
-    return Events(at, asked, known, rates, (moves,), LATELY, None, "rate")
+    return Events(at, submitted, available_at, rates, (moves,), RECENT_SPAN, None, "rate")
 
 
-def _told(transfers: pd.DataFrame) -> dict[str, tuple[str, ...]]:
-    """The places that these transfers tell of."""
+def _scopes_of(transfers: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """The scopes whose fields these transfers report."""
     return {
-        place: fields
-        for place, fields in PLACES.items()
-        if place == "link" or transfers[fields[-1]].notna().any()
+        scope: fields
+        for scope, fields in SCOPES.items()
+        if scope == "link" or transfers[fields[-1]].notna().any()
     }
 
 
 def with_measurements(
     records: pd.DataFrame, series: pd.DataFrame, how: str = "last", span: float = 300.0
 ) -> pd.DataFrame:
-    """``records`` with a column ``measured_<name>`` for each name in ``series`` (measured_at, name, value): network, disk, what a site has.
+    """Add a column ``measured_<name>`` for each name of a site's own series (network, disk …).
 
-    A record is given the ``last`` value before its submission, or the ``mean`` of those in the ``span`` seconds before it: the two ways of
-    Vazhkudai and Schopf (2003). Raises InputError for another way or a series without these columns.
+    The two joins of Vazhkudai and Schopf (2003).
+
+    Args:
+        records: The records.
+        series: Columns measured_at, name, value.
+        how: ``last`` value before the submission, or ``mean`` of the ``span`` seconds before it.
+        span: Length of that window, s.
+
+    Raises:
+        InputError: Another join, or a series without these columns.
     """
     missing = {"measured_at", "name", "value"} - set(series.columns)
     if missing or how not in ("last", "mean"):
         raise InputError(
             f"the series has no column {', '.join(sorted(missing))}"
             if missing
-            else f"there is no way {how}: last or mean"
+            else f"the join is last or mean, not {how}"
         )
     columns = {}
     at = seconds(records["submitted_at"])
-    for name, part in series.groupby("name", sort=True):
-        columns[f"measured_{name}"] = _joined(at, part, how, span)
+    for name, values in series.groupby("name", sort=True):
+        columns[f"measured_{name}"] = _joined(at, values, how, span)
     return records.assign(**columns)
 
 
 def read_series(path: Path) -> pd.DataFrame:
-    """A CSV of measurements (measured_at, name, value), gzipped or not; raises InputError for one that cannot be read as such."""
+    """Read a CSV of measurements (measured_at, name, value), gzipped or not; raises InputError."""
     try:
         series = pd.read_csv(path)
         times, values = (
@@ -139,10 +158,10 @@ def read_series(path: Path) -> pd.DataFrame:
     return series.assign(measured_at=times, value=values).dropna(subset=["measured_at", "value"])
 
 
-def _joined(at: Array, part: pd.DataFrame, how: str, span: float) -> Array:
-    times = seconds(pd.to_datetime(part["measured_at"], utc=True))
+def _joined(at: Array, measured: pd.DataFrame, how: str, span: float) -> Array:
+    times = seconds(pd.to_datetime(measured["measured_at"], utc=True))
     order = np.argsort(times, kind="stable")
-    times, values = times[order], part["value"].to_numpy(dtype=np.float64)[order]
+    times, values = times[order], measured["value"].to_numpy(dtype=np.float64)[order]
     end = np.searchsorted(times, at, side="left")
     if how == "last":
         return np.where(end > 0, values[np.maximum(end - 1, 0)], np.nan)

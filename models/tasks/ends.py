@@ -48,7 +48,7 @@ class TaskModel:
     """
 
     defined: Callable[[Array], Curves] | None = None
-    under_way: Callable[[Array], Curves] | None = None
+    in_progress: Callable[[Array], Curves] | None = None
     trims: Array = field(
         default_factory=lambda: np.tile((0.0, 0.05, 0.5, 0.95, 1.0), (len(PROGRESS_LEVELS), 1))
     )
@@ -58,7 +58,7 @@ class TaskModel:
         started = inputs[:, NAMES.index("progress")] > 0
         asked = (
             (np.flatnonzero(~started), self.defined),
-            (np.flatnonzero(started), self.under_way),
+            (np.flatnonzero(started), self.in_progress),
         )
         return [
             (rows, model(inputs[rows])) for rows, model in asked if model is not None and len(rows)
@@ -81,8 +81,8 @@ def fit(past: PastQueries, now: float) -> TaskModel:
     over = np.isfinite(known.finished)
     lasted = np.where(over, known.finished, now) - known.questions.at
     started = known.questions.progress > 0
-    defined, under_way = (
+    defined, in_progress = (
         fit_curves(known.inputs[rows], lasted[rows], over[rows], fit_hazard)
         for rows in (~started, started)
     )
-    return TaskModel(defined, under_way)
+    return TaskModel(defined, in_progress)

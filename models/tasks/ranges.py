@@ -62,7 +62,7 @@ def fit_calibrated(past: PastQueries, now: float) -> TaskModel:
     fitted = fit(known, now)
     return TaskModel(
         fitted.defined,
-        fitted.under_way,
+        fitted.in_progress,
         np.column_stack([np.zeros(len(shares)), trims, np.ones(len(shares))]),
     )
 

@@ -11,10 +11,10 @@ from infra.aliases import Array
 from jobs.coded_jobs import NOT_AVAILABLE, Coded, CodedJobs, encode_jobs, in_microseconds
 from jobs.workload.grid import NO_SITE, GeneratedGrid
 from models.engine.forecaster import Forecaster
-from models.past.queues import PLACES as QUEUES
+from models.past.queues import SCOPES as QUEUES
 from models.past.queues import queues_in
 from models.past.surroundings import CurrentSurroundings
-from models.past.traffic import PLACES as LINKS
+from models.past.traffic import SCOPES as LINKS
 from models.past.traffic import traffic_in
 from models.ranking.candidates import Candidates, join_texts
 from models.ranking.load_forecaster import LoadForecaster

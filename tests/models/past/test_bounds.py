@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from models.past.bounds import binomial_bounds, fewest, ranks
+from models.past.bounds import binomial_bounds, min_outcomes, ranks
 
 
 def test_the_rank_is_the_smallest_that_bounds_the_quantile_with_the_confidence() -> None:
     which = ranks(0.95, 0.95, 200)
-    assert fewest(0.95, 0.95) == 59
+    assert min_outcomes(0.95, 0.95) == 59
     assert which[58] == 59  # too few: none of them does
     assert which[59] == 59
     for count in (59, 100, 200):

@@ -13,7 +13,7 @@ from infra.errors import InputError
 from jobs.schema import JOB, conform, derive_fields
 from jobs.transfers import TRANSFER, derive_transfer_fields
 from models.histories.features import choose_levels, encode
-from models.past.load import begun_lately, under_way
+from models.past.load import in_progress, started_recently
 from models.past.queues import STATE, with_queues
 from models.past.traffic import TRAFFIC, read_series, with_measurements, with_traffic
 from models.quantities.targets import TARGETS, with_extra_inputs
@@ -129,8 +129,8 @@ def test_a_load_by_hand() -> None:
 
 def test_what_begins_at_the_very_instant_is_not_known_yet() -> None:
     now = np.zeros(2)
-    assert under_way(now, now, now, np.ones(2), np.ones(2), now)[:, 0].tolist() == [0, 0]
-    assert begun_lately(now, now, 60.0).tolist() == [0, 0]
+    assert in_progress(now, now, now, np.ones(2), np.ones(2), now)[:, 0].tolist() == [0, 0]
+    assert started_recently(now, now, 60.0).tolist() == [0, 0]
 
 
 def test_a_measured_series_is_joined_by_last_value_or_by_mean() -> None:

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from models.past.recent import mean_of_two, median_of, quantiles_of_known, recent, running_quantiles
+from models.past.recent import mean_of_two, median_of, recent, row_quantiles, running_quantiles
 
 SHARES = (0.05, 0.5, 0.95)
 
@@ -81,4 +81,4 @@ def test_the_last_two_are_averaged_and_one_stands_for_itself():
 @given(some.lists(some.floats(0, 1e9), min_size=1, max_size=10))
 def test_quantiles_of_known_values_are_numpys(values):
     padded = np.array([*values, *[np.nan] * (10 - len(values))])
-    assert np.allclose(quantiles_of_known(padded[None], SHARES)[0], np.quantile(values, SHARES))
+    assert np.allclose(row_quantiles(padded[None], SHARES)[0], np.quantile(values, SHARES))
