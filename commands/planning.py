@@ -1,4 +1,4 @@
-"""Commands for planning: how a centre may be shared, and how work may be divided over loaded hosts."""
+"""Commands for planning: sharing a centre, and dividing work over loaded hosts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The baselines of ``models.baselines`` as predictors of a replay: what they observe is what has ended there."""
+"""The baselines of ``models.baselines`` as predictors of a replay."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class BaselinePredictor:
     """A baseline that observes a walltime when the job ends in the replay.
 
     It has a single value and gives it for every quantity. A regression is fitted again after each
-    ``REFIT_EVERY`` of the jobs, on inputs as they were at submission; before the first fit it is the
-    baseline ``template``.
+    ``REFIT_EVERY`` of the jobs, on inputs as they were at submission; before the first fit it is
+    the baseline ``template``.
     """
 
     def __init__(self, trace: Trace, baseline: Baseline) -> None:

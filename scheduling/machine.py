@@ -79,7 +79,7 @@ def processors(count: int) -> Machine:
 
 
 def read_machine(description: Mapping[str, Any]) -> Machine:
-    """A machine from a mapping (read from JSON or TOML) of pools: ``cores`` and maybe ``hosts``, ``memory``.
+    """A machine from a mapping of pools with ``cores`` and maybe ``hosts`` and ``memory``.
 
     >>> read_machine({"CERN": {"hosts": 20, "cores": 8, "memory": 16e9}, "LYON": 64}).processors
     224
@@ -115,9 +115,9 @@ def read_machine(description: Mapping[str, Any]) -> Machine:
 
 
 def machine_of(jobs: pd.DataFrame, header_processors: int | None = None) -> Machine:
-    """The machine of a log: as its header says, else the most processors that its jobs held at once.
+    """The machine of a log: as its header says, else the most processors in use at once.
 
-    Raises TraceError where no job has run, MachineError where the jobs' starts and ends are unknown.
+    Raises TraceError where no job has run, MachineError where starts and ends are unknown.
     """
     check_run_times(jobs)
     if header_processors:
@@ -126,8 +126,8 @@ def machine_of(jobs: pd.DataFrame, header_processors: int | None = None) -> Mach
     cores = ran["cores"].fillna(ran["requested_cores"]).fillna(1).to_numpy()
     if not len(ran):
         raise MachineError(
-            "no job of the log reports both its start and its end, so the machine's size is unknown: "
-            "say how many processors it has"
+            "no job of the log reports both its start and its end, "
+            "so the machine's size is unknown: say how many processors it has"
         )
     times = np.concatenate(
         [ran["ended_at"].astype("int64").to_numpy(), ran["started_at"].astype("int64").to_numpy()]
@@ -141,7 +141,7 @@ def find_machine(description: str | None, log: Path | None, jobs: pd.DataFrame) 
     """The machine to replay ``jobs`` on.
 
     Args:
-        description: A number of processors, or a TOML or JSON file of pools; None: see ``machine_of``.
+        description: A number of processors, or a TOML or JSON file of pools; None: the log's.
         log: The log file, whose header may say how many processors there are.
         jobs: The jobs.
 

@@ -1,4 +1,4 @@
-"""Queue orders: the urgency of a waiting job, lowest first; equally urgent jobs go in order of submission.
+"""Queue orders: the sort key of a waiting job, lowest first; ties in order of submission.
 
 Each order is a function of the job's wait so far, its predicted run time, the cores it requests and
 what its owner has used.
@@ -32,7 +32,8 @@ def urgency(
 ) -> float:
     """Sort key of a waiting job, lowest first.
 
-    Smith's rule is area over weight with the weight of the bounded slowdown, 1 / max(predicted, TAU).
+    Smith's rule is area over weight, with the weight of the bounded slowdown,
+    1 / max(predicted, TAU).
 
     Args:
         order: One of the orders above.
@@ -57,6 +58,6 @@ def urgency(
     if order == FAIR_SHARE:
         return used
     if order == QUOTA:
-        # ALICE's task queue: owners far below their quota first; a day of waiting counts as a quota.
+        # ALICE's task queue: owners far below their quota first; a day of waiting is a quota.
         return running - waited / 86400.0
     return -waited

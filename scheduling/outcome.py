@@ -22,7 +22,7 @@ from scheduling.trace import Trace, field_texts
 
 @dataclass(frozen=True)
 class Replay:
-    """A replayed log: ``table`` holds the kernel's record of each job, ``seconds`` the replay's time."""
+    """A replayed log: ``table`` is the kernel's records, ``seconds`` the time of the replay."""
 
     trace: Trace
     machine: Machine
@@ -39,7 +39,7 @@ class Replay:
 
     @cached_property
     def slowdowns(self) -> Floats:
-        """Bounded slowdown of each job: max(1, (wait + run) / max(run, tau)), tau 10 s (Feitelson)."""
+        """Bounded slowdowns: max(1, (wait + run) / max(run, tau)), tau 10 s (Feitelson)."""
         run = self.trace.length
         return np.maximum(1.0, (self.waits + run) / np.maximum(run, TAU))
 
@@ -57,7 +57,7 @@ class Replay:
 
     @property
     def fairness(self) -> float:
-        """Jain's index of the users' mean bounded slowdowns: 1 when all are equal, at least 1/users."""
+        """Jain's index of the users' mean bounded slowdowns: 1 when equal, at least 1/users."""
         means = (
             pd.Series(self.slowdowns)
             .groupby(field_texts(self.trace.jobs, "user").to_numpy())

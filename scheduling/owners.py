@@ -29,7 +29,7 @@ class Owners:
     shares: Mapping[str, float] = field(default_factory=dict)
 
     def book(self, jobs: pd.DataFrame, cores: Integers) -> tuple[Records, Integers]:
-        """The accounts of ``jobs``, with nothing booked on them, and which of them each job belongs to.
+        """The accounts of ``jobs``, with nothing booked on them, and those of each job.
 
         Jobs that name no account at a level share one, called "".
 

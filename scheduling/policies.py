@@ -1,4 +1,4 @@
-"""Policies: the order of the queue, backfilling, the quantities of predictions, the bound on waiting.
+"""Policies: queue order, backfilling, quantities of predictions, bound on waiting.
 
 What orders the queue, what decides that a job ends before a reservation, and when a running job is
 expected to end need not be the same quantity, so a policy has three: ``rank``, ``fit`` and
@@ -20,11 +20,11 @@ HOUR = 3600.0
 BOUND = 72 * HOUR
 """After this wait a job is served before all others, in order of arrival, by its request."""
 LATEST = 120 * HOUR
-"""The same where the order itself counts waiting: later, as serving by arrival costs the others much."""
+"""The same where the order counts waiting: later, as serving by arrival costs others much."""
 
 
 class PolicyError(InputError):
-    """There is no such policy, predictor or corrector, or a setting is wrong; the message is one sentence."""
+    """There is no such policy, predictor or corrector, or a setting is wrong."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Policy:
     bound: float = inf
     half_life: float = 7 * 24 * HOUR
     refresh: bool = False
-    """Whether the waiting jobs of an owner are predicted again when a job of the owner has ended."""
+    """Whether an owner's waiting jobs are predicted again when a job of the owner has ended."""
 
     def rules(self, corrector: int) -> Rules:
         """As the kernel reads it."""

@@ -85,8 +85,12 @@ def replay(
         if len(rows):
             # Each pool has its own queue, clock and predictor.
             jobs_of_pool = trace if len(rows) == len(trace) else trace.take(rows)
-            made = gridcast(jobs_of_pool, model, past) if model else kind.make(jobs_of_pool)
-            run = _PoolReplay(jobs_of_pool, pool, chosen, made, corrector_kind, owners or Owners())
+            pool_predictor = (
+                gridcast(jobs_of_pool, model, past) if model else kind.make(jobs_of_pool)
+            )
+            run = _PoolReplay(
+                jobs_of_pool, pool, chosen, pool_predictor, corrector_kind, owners or Owners()
+            )
             table[rows] = run.run(progress)
     seconds = time.perf_counter() - began
     return Replay(trace, machine, chosen, kind.name, corrector_kind.name, table, seconds)

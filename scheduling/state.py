@@ -45,15 +45,15 @@ STATUS = np.dtype(
 )
 """The time now and the next planned start (s), and counts of jobs and free cores.
 
-``pass_due``: a scheduling pass is due. ``reconsider``: how many of the queue's last entries the next
-pass must look at. ``refreshed``: the waiting jobs were predicted again since the last end.
+``pass_due``: a scheduling pass is due. ``reconsider``: how many of the queue's last entries the
+next pass must look at. ``refreshed``: the waiting jobs were predicted again since the last end.
 ``plan_broken``: a running job has exceeded the time that the plan allowed it."""
 
 
 class Rules(NamedTuple):
     """A policy as the kernel reads it.
 
-    Beyond a wait of ``bound`` s a job is served in order of arrival, with a reservation by requests.
+    Beyond a wait of ``bound`` s a job is served in order of arrival, reserved for by requests.
     """
 
     order: int
@@ -110,7 +110,7 @@ def new_state(jobs: Records, hosts: Records, accounts: Records, accounts_of: Int
 
 @compiled
 def _position(events: Records, count: int, time: float, job: int) -> int:
-    """Index of (time, job) among the first ``count`` events; at equal times the lower job is later."""
+    """Index of (time, job) among ``count`` events; of equal times the lower job is last."""
     low, high = 0, count
     while low < high:
         middle = (low + high) // 2
@@ -139,7 +139,7 @@ def _remove(events: Records, count: int, time: float, job: int) -> None:
 
 @compiled
 def usage(state: State, rules: Rules, number: int, now: float) -> float:
-    """Core-seconds that account ``number`` has used by ``now``; those of a half-life ago count half."""
+    """Core-seconds used by account ``number`` by ``now``; those of a half-life ago count half."""
     account = state.account[number]
     passed = now - account.used_at
     if np.isinf(rules.half_life):

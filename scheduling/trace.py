@@ -26,12 +26,12 @@ class TraceError(InputError):
 
 @dataclass(frozen=True)
 class Trace:
-    """Jobs in order of submission; arrays of one entry a job, times in s since the first submission.
+    """Jobs in order of submission, as arrays; times in s since the first submission.
 
     ``jobs`` are their records; ``request`` is the requested walltime (``UNSTATED`` if none),
-    ``length`` the run time in a replay, ``killed`` whether that is less than in the log, ``pool`` the
-    index of the pool. Of a job that has not ended a predictor may use its record without outcomes,
-    its request and cores, never ``length`` or ``killed``.
+    ``length`` the run time in a replay, ``killed`` whether that is less than in the log, ``pool``
+    the index of the pool. Of a job that has not ended a predictor may use the record without
+    outcomes, the request and the cores, never ``length`` or ``killed``.
     """
 
     jobs: pd.DataFrame

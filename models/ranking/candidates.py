@@ -28,7 +28,7 @@ _TEXTS = frozenset(
 
 @dataclass(frozen=True)
 class Candidates:
-    """Candidates in any order: ``columns`` are fields of jobs and of candidates, ``job`` the job's name."""
+    """Candidates in any order: ``columns`` are fields of jobs and candidates, ``job`` the name."""
 
     job: Coded
     columns: CodedJobs

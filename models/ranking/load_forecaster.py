@@ -60,7 +60,8 @@ class LoadForecaster:
         """
         forecaster = previous.forecaster if previous else Forecaster(None, (target,))
         subject = forecaster.subject
-        assert subject.add_surroundings is not None and subject.current_surroundings is not None  # noqa: S101
+        assert subject.add_surroundings is not None  # noqa: S101
+        assert subject.current_surroundings is not None  # noqa: S101
         ids = _record_ids(records, subject)
         has_outcome = records[subject.outcome_time].notna().to_numpy()
         if not has_outcome.any():
@@ -86,10 +87,10 @@ class LoadForecaster:
         queries = with_source(queries, self.source)
         return predicted_points(self.forecaster, self.surroundings.observe(queries, now))
 
-    def has_seen(self, place: Coded) -> Flags:
+    def has_seen(self, names: Coded) -> Flags:
         """Whether any learned record names the site or endpoint of each row (bool[n])."""
-        seen = np.array([*(name in self.places for name in place.values), False])
-        return np.asarray(seen[place.codes])
+        seen = np.array([*(name in self.places for name in names.values), False])
+        return np.asarray(seen[names.codes])
 
 
 def _record_ids(records: pd.DataFrame, subject: Subject) -> pd.Index[Any]:

@@ -110,9 +110,9 @@ def _total(parts: Mapping[str, Array], overlap: bool) -> Array:
 
 
 def rank_in_groups(score: Array, groups: Array, behind: Flags | None = None) -> Array:
-    """The rank of each row in its group by ``score``, least first, from 1 (int64[n]); ties in row order.
+    """The rank of each row in its group by ``score``, least first, from 1 (int64[n]).
 
-    Rows ``behind`` (bool[n]) come after the others of their group.
+    Ties are ranked in row order. Rows ``behind`` (bool[n]) come after the others of their group.
 
     >>> rank_in_groups(np.array([3.0, 1.0, 2.0, 5.0]), np.array([0, 0, 0, 1])).tolist()
     [3, 1, 2, 1]

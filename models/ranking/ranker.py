@@ -53,7 +53,7 @@ _TRANSFER_TEXTS = ("link", "from_endpoint", "to_endpoint", "file_system", "direc
 
 @dataclass(frozen=True)
 class Ranked:
-    """Candidates in order, a row each: ``job``, the candidate's texts, the columns of ``order.rank``.
+    """Candidates in order: ``job``, the candidate's texts, the columns of ``order.rank``.
 
     ``unknown`` names the parts that nothing was observed for, ``never_seen`` the fields that name a
     site or endpoint of which there is no record.
@@ -161,7 +161,7 @@ class Ranker:
                     "some candidates have nothing to rank: name a site, "
                     "or input_at and input_bytes of a replica"
                 )
-            # Nothing is written back from a replica's output_at, so no size of an output is missing.
+            # Nothing is written back from a replica's output_at: no size of an output is missing.
             missing = needed & (self.transfers is None)
             if running:
                 missing |= moved & np.isnan(candidates[size])
@@ -198,12 +198,12 @@ class Ranker:
         estimates.parts["run"] = times(points, self.speeds.of_jobs(queries))
         estimates.mark("run", ~self.speeds.is_known(queries))
 
-    def _has_seen(self, place: Coded) -> Flags:
-        """Whether any job or transfer with an outcome names the place of each row (bool[n])."""
-        seen = np.zeros(len(place.codes), bool)
+    def _has_seen(self, names: Coded) -> Flags:
+        """Whether any job or transfer with an outcome names each site or endpoint (bool[n])."""
+        seen = np.zeros(len(names.codes), bool)
         for forecaster in (self.waits, self.transfers):
             if forecaster is not None:
-                seen |= forecaster.has_seen(place)
+                seen |= forecaster.has_seen(names)
         return seen
 
     def _job_queries(self, candidates: Candidates, now: int) -> CodedJobs:
@@ -229,12 +229,12 @@ class _Estimates:
     missing: dict[str, Flags] = field(default_factory=dict)
     never_seen: dict[str, Flags] = field(default_factory=dict)
 
-    def mark(self, part: str, rows: Flags, estimated: bool = True) -> None:
+    def mark(self, name: str, rows: Flags, estimated: bool = True) -> None:
         """Mark a part of some rows (bool[n]) as unknown, with an estimate or without one."""
         if rows.any():
-            self.unknown[part] = rows
+            self.unknown[name] = rows
             if not estimated:
-                self.missing[part] = rows
+                self.missing[name] = rows
 
 
 def _transfers(candidates: Candidates, end: str, size: str, towards: bool, now: int) -> CodedJobs:

@@ -65,7 +65,7 @@ class Speeds:
         )
 
     def of_jobs(self, jobs: CodedJobs) -> Array:
-        """The factor of each job's site, else by the power of its host; 1 if unknown (float64[n])."""
+        """The factor of each job's site, else of its host's power, else 1 (float64[n])."""
         factor = self._factors(jobs)
         return np.where(np.isnan(factor), 1.0, factor)
 

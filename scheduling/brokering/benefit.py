@@ -1,4 +1,4 @@
-"""What a ranking is worth: a generated grid simulated once for each broker, all with the same jobs to come."""
+"""The benefit of a ranking: a generated grid is simulated with each broker, with the same jobs."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ TUNINGS = (0.0, 0.5, 1.0, 2.0)
 SHORTEST = "shortest queue"
 ORACLE = "oracle (a bound, no broker)"
 WARM_UP = 0.1
-"""The share of the jobs, the first to come, that are not counted: every broker begins with an empty grid, and one of them with no past."""
+"""The share of the jobs, the first submitted, that are not counted: every broker begins with an
+empty grid, and the ranking without any history."""
 
 
 def brokers(
     grid: GeneratedGrid, tunings: Sequence[float], seed: int
 ) -> Iterator[tuple[str, float | None, Callable[[], Broker]]]:
-    """Every broker as policy, tuning factor and how to make it."""
+    """Every broker as policy, tuning factor and constructor."""
     yield "random", None, partial(Random, seed)
     yield SHORTEST, None, ShortestQueue
     yield "nearest data", None, NearestData
@@ -51,29 +52,40 @@ def compare(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """A row a broker: of the jobs that it sent, from their coming to their end, the mean and 95th percentile, and the mean of each part.
+    """Compare brokers by the times of the jobs that they send, from submission to end.
 
-    ``mean_ratio`` and ``p95_ratio`` are against the shortest queue. All times in seconds. Raises RankingError for a bad tuning
-    factor, InputError where no job would be counted.
+    Args:
+        grid: The grid and its jobs.
+        tunings: Tuning factors of the ranking; 0 ranks by the mean.
+        seed: The seed of the random broker.
+        progress: Is called with the broker and the share done.
+
+    Returns:
+        A row a broker: mean and 95th percentile, the means of each part (s), and the ratios to the
+        shortest queue.
+
+    Raises:
+        RankingError: A tuning factor is out of range.
+        InputError: No job is left after the warm-up.
     """
     if not _counted(grid).any():
         raise InputError(
             "so few jobs leave none to count after the warm-up: generate more (--jobs)"
         )
-    asked = list(brokers(grid, tunings, seed))
+    compared = list(brokers(grid, tunings, seed))
     rows = []
-    for place, (policy, tuning, make) in enumerate(asked):
+    for index, (policy, tuning, make) in enumerate(compared):
 
-        def tell(share: float, place: int = place, policy: str = policy) -> None:
+        def report(share: float, index: int = index, policy: str = policy) -> None:
             if progress is not None:
-                progress(policy, (place + share) / len(asked))
+                progress(policy, (index + share) / len(compared))
 
-        rows.append({"policy": policy, "tuning": tuning} | figures(simulate(grid, make(), tell)))
-    against = next(row for row in rows if row["policy"] == SHORTEST)
+        rows.append({"policy": policy, "tuning": tuning} | figures(simulate(grid, make(), report)))
+    shortest = next(row for row in rows if row["policy"] == SHORTEST)
     return [
         row
         | {
-            f"{name}_ratio": row[f"{name}_done_s"] / against[f"{name}_done_s"]
+            f"{name}_ratio": row[f"{name}_done_s"] / shortest[f"{name}_done_s"]
             for name in ("mean", "p95")
         }
         for row in rows
@@ -81,7 +93,7 @@ def compare(
 
 
 def figures(state: GridState) -> dict[str, Any]:
-    """What a broker's jobs took, those of the warm-up and those that sites' own users sent left out."""
+    """The times of a broker's jobs, without those of the warm-up and those of sites' own users."""
     counted = _counted(state.grid)
     done = (state.ended - state.came)[counted]
     parts = {
@@ -89,7 +101,7 @@ def figures(state: GridState) -> dict[str, Any]:
         "wait": state.started - state.sent,
         "run": state.ended - state.started,
     }
-    means = {f"mean_{name}_s": float(part[counted].mean()) for name, part in parts.items()}
+    means = {f"mean_{name}_s": float(times[counted].mean()) for name, times in parts.items()}
     return {
         "jobs": int(counted.sum()),
         "mean_done_s": float(done.mean()),

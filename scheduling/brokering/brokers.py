@@ -1,4 +1,4 @@
-"""Brokers of a simulated grid: where each sends a job, from what has happened and no more; and one that knows what none can."""
+"""Brokers of a simulated grid: each chooses a site from the state so far; one is an oracle."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scheduling.brokering.grid import LATENCY, GridState
 
 
 class Random:
-    """Any site, with the chance of its slots."""
+    """A random site, with probabilities in proportion to slots."""
 
     def __init__(self, seed: int = 0) -> None:
         self._random = np.random.default_rng(seed)
@@ -24,7 +24,7 @@ class Random:
 
 
 class ShortestQueue:
-    """The site with the fewest jobs that were sent there and have not started, a slot; of equals the one with most of its slots free."""
+    """The site with the fewest waiting jobs per slot; of equals the one with most slots free."""
 
     def choose(self, job: int, now: float, state: GridState) -> int:
         """See Broker."""
@@ -33,19 +33,19 @@ class ShortestQueue:
 
 
 class NearestData:
-    """The site that holds the input; a job without input goes to the shortest queue."""
+    """The site that holds the input; the shortest queue for a job without input."""
 
     def choose(self, job: int, now: float, state: GridState) -> int:
         """See Broker."""
-        at = int(state.grid.input_at[job])
-        return at if at != NO_SITE else ShortestQueue().choose(job, now, state)
+        site = int(state.grid.input_at[job])
+        return site if site != NO_SITE else ShortestQueue().choose(job, now, state)
 
 
 class Oracle:
-    """Where a job is done first by what no broker can know: what each job takes on a typical host, and how fast each site is.
+    """The site where a job ends first, by true run times.
 
-    By these it plays out every queue, in the order in which sites serve, and it knows each link's rate: a bound for whoever chooses
-    one job after the other. Which host a job will get, and how much slower its transfer will be than its link, it does not know either.
+    It knows run times on a typical host, the speeds of sites and the rates of links, and simulates
+    every queue in the order of service: a bound for brokers that choose job by job. The host that a job will get, and the jitter of its transfer, it does not know.
     """
 
     def __init__(self, grid: GeneratedGrid) -> None:
@@ -63,22 +63,22 @@ class Oracle:
         return int(np.argmin(done))
 
     def _begins(self, job: int, site: int, now: float, state: GridState) -> float:
-        """When ``job`` would start at ``site``: its input there, and those before it served."""
+        """When ``job`` would start at ``site``, after its transfer and the jobs before it."""
         running = np.flatnonzero(
             (state.site == site) & ~np.isnan(state.started) & np.isnan(state.ended)
         )
         ends = [
-            (max(now, state.started[other] + self.expected[other, site]), state.cores[other])
-            for other in running
+            (max(now, state.started[run] + self.expected[run, site]), state.cores[run])
+            for run in running
         ]
         heapq.heapify(ends)
         moment, free = now, state.free[site]
-        for other in (*state.queues[site], job):
-            while free < state.cores[other]:
+        for queued in (*state.queues[site], job):
+            while free < state.cores[queued]:
                 end, cores = heapq.heappop(ends)
                 moment, free = max(moment, end), free + cores
-            free -= state.cores[other]
-            heapq.heappush(ends, (moment + self.expected[other, site], state.cores[other]))
+            free -= state.cores[queued]
+            heapq.heappush(ends, (moment + self.expected[queued, site], state.cores[queued]))
         return max(moment, self._arrives(job, site, now, state))
 
     @staticmethod

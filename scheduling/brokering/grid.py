@@ -1,6 +1,6 @@
-"""A simulated grid: jobs are submitted, a broker sends each to a site, its input travels while it waits there in order of arrival, it runs.
+"""A simulated grid: a broker sends each job to a site, where it waits for its input and its turn.
 
-The grid is generated (``jobs.workload.grid``). A broker is told of a job, the moment and what has happened so far, and no more.
+The grid is generated (``jobs.workload.grid``). A broker gets a job, the time and the state so far.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ LATENCY = 5.0
 
 @dataclass
 class GridState:
-    """What has happened so far on ``grid``, by job: all times in seconds since its first day, NaN for not yet.
+    """The state of a grid: by job times in seconds since its first day, NaN for not yet.
 
-    ``site`` is where each was sent (NO_SITE: not yet); a transfer is from ``sent`` until ``there``, a wait from ``sent`` until
-    ``started``. ``free`` are each site's free slots, ``queues`` the jobs that wait there, ``ahead`` those sent there that have not started.
+    ``came`` is the submission; ``site`` where a job was sent (NO_SITE: not yet). A transfer lasts
+    from ``sent`` until ``there``, a wait from ``sent`` until ``started``. By site, ``free`` are
+    slots, ``queues`` the waiting jobs, ``ahead`` how many were sent there and have not started;
+    ``moving`` counts transfers by link.
     """
 
     grid: GeneratedGrid
@@ -48,7 +50,7 @@ class GridState:
 
     @staticmethod
     def beginning(grid: GeneratedGrid) -> GridState:
-        """Nothing has happened yet."""
+        """The state before the first submission."""
         count, sites = len(grid), len(grid.sites)
         came = (
             (grid.jobs["submitted_at"] - start_of(grid))
@@ -77,22 +79,28 @@ class GridState:
         )
 
     def moves(self, job: int, site: int) -> bool:
-        """Whether a job's input must travel to ``site``."""
+        """Whether a job's input must be transferred to ``site``."""
         return bool(self.grid.input_at[job] not in (NO_SITE, site))
 
 
 class Broker(Protocol):
-    """Who says where a job runs, from what has happened."""
+    """Chooses the site of a job from the state."""
 
     def choose(self, job: int, now: float, state: GridState) -> int:
-        """The site for ``job``, which has just come."""
+        """The site for ``job``, submitted at ``now``."""
         ...
 
 
 def simulate(
     grid: GeneratedGrid, broker: Broker, progress: Callable[[float], None] | None = None
 ) -> GridState:
-    """Live through all jobs of ``grid``, sent where ``broker`` says or where they are at home, until the last has ended."""
+    """Simulate all jobs of ``grid`` until the last has ended.
+
+    Args:
+        grid: The grid and its jobs.
+        broker: Chooses the sites of jobs that have no home.
+        progress: Is called with the share of jobs submitted.
+    """
     state = GridState.beginning(grid)
     events = [(float(moment), COMES, job) for job, moment in enumerate(state.came)]
     heapq.heapify(events)
@@ -119,7 +127,10 @@ def simulate(
 
 
 def _send(state: GridState, job: int, site: int, now: float) -> float:
-    """Send a job, and its input if it is elsewhere; says when both are there. Who comes to a busy link shares it from the start."""
+    """Send a job, and its input if it is at another site; returns when both have arrived.
+
+    A transfer shares its link with those under way when it begins.
+    """
     grid, source = state.grid, int(state.grid.input_at[job])
     state.site[job], state.sent[job] = site, now
     state.ahead[site] += 1
@@ -132,7 +143,7 @@ def _send(state: GridState, job: int, site: int, now: float) -> float:
 
 
 def _start(state: GridState, site: int, now: float) -> list[int]:
-    """Start who waits at a site, first come first served; who still waits for input keeps its place and stops nobody."""
+    """Start jobs that wait at a site in order of arrival, skipping those without their input."""
     begun = list[int]()
     for job in state.queues[site]:
         if np.isnan(state.there[job]):
@@ -149,15 +160,15 @@ def _start(state: GridState, site: int, now: float) -> list[int]:
 
 
 def start_of(grid: GeneratedGrid) -> pd.Timestamp:
-    """The midnight before the first job."""
+    """Midnight before the first job."""
     return grid.jobs["submitted_at"].iloc[0].normalize()
 
 
 def job_records(state: GridState, rows: Array) -> pd.DataFrame:
-    """The records of some jobs (indices) as they stand: submitted when they were sent."""
+    """The records of some jobs (indices) now; they are submitted when they were sent."""
     begin = start_of(state.grid)
     times = {"submitted_at": state.sent, "started_at": state.started, "ended_at": state.ended}
-    told = {name: _times(begin, values[rows]) for name, values in times.items()}
+    columns = {name: _times(begin, values[rows]) for name, values in times.items()}
     ran = (state.ended - state.started)[rows]
     status = np.where(
         np.isnan(state.ended[rows]),
@@ -166,14 +177,14 @@ def job_records(state: GridState, rows: Array) -> pd.DataFrame:
     )
     sites = np.array(state.grid.sites, dtype=object)[state.site[rows]]
     return conform(
-        state.grid.jobs.iloc[rows].assign(**told, site=sites, walltime=ran, status=status), JOB
+        state.grid.jobs.iloc[rows].assign(**columns, site=sites, walltime=ran, status=status), JOB
     )
 
 
 def transfer_records(state: GridState, rows: Array) -> pd.DataFrame:
-    """The records of the transfers of some jobs (indices), all of which had one, as they stand."""
+    """The records of the transfers of some jobs (indices), all of which had one, now."""
     begin, names = start_of(state.grid), np.array(state.grid.sites, dtype=object)
-    told = {
+    columns = {
         "transfer_id": state.grid.jobs["job_id"].iloc[rows].to_numpy(),
         "source": state.grid.jobs["source"].iloc[rows].to_numpy(),
         "from_endpoint": names[state.grid.input_at[rows]],
@@ -184,7 +195,7 @@ def transfer_records(state: GridState, rows: Array) -> pd.DataFrame:
         "ended_at": _times(begin, state.there[rows]),
         "duration": (state.there - state.sent)[rows],
     }
-    return derive_transfer_fields(conform(pd.DataFrame(told), TRANSFER))
+    return derive_transfer_fields(conform(pd.DataFrame(columns), TRANSFER))
 
 
 def _times(begin: pd.Timestamp, seconds: Array) -> Any:

@@ -1,4 +1,4 @@
-"""The broker that ranks: Gridcast's own ranking of the sites, learned from nothing but what this very grid has done so far."""
+"""The broker that uses Gridcast's ranking, learned from what the simulated grid has done so far."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from scheduling.brokering.brokers import ShortestQueue
 from scheduling.brokering.grid import GridState, job_records, start_of, transfer_records
 
 NEWS = 100
-"""So many jobs end before the histories take them in at once; the load of queues and links is always that of the moment."""
+"""After so many ended jobs the histories learn them; the load is always current."""
 
 
 class RankingBroker:
-    """Sends each job where Gridcast's ranking by ``rule`` says it is done first; by the shortest queue until something has ended."""
+    """Sends each job to the site ranked first; to the shortest queue until NEWS jobs have ended."""
 
     def __init__(self, grid: GeneratedGrid, rule: Rule) -> None:
         self.rule, self.grid = rule, grid
         self.runs = Forecaster(None, ("walltime",))
-        self.known: Ranker | None = None
+        self.ranker: Ranker | None = None
         self._learned = 0
-        self._asked = encode_jobs(
+        self._queries = encode_jobs(
             grid.jobs,
             [name for name in grid.jobs.columns if name not in ("job_id", "site", "submitted_at")],
         )
@@ -47,34 +47,30 @@ class RankingBroker:
         if (ended := int((state.ended <= now).sum())) >= self._learned + NEWS:
             self._learn(state)
             self._learned = ended
-        if self.known is None:
+        if self.ranker is None:
             return ShortestQueue().choose(job, now, state)
-        waits, links = (
-            self._with(self.known.waits, self._queues(state)),
-            self._with(self.known.transfers, self._links(state)),
-        )
-        around = Ranker(self.runs, waits, links, self.known.speeds)
+        waits = _with_load(self.ranker.waits, self._queues(state))
+        links = _with_load(self.ranker.transfers, self._links(state))
+        current = Ranker(self.runs, waits, links, self.ranker.speeds)
         moment = pd.Timestamp(self._begin + round(now * 1e6), unit="us", tz="UTC")
-        ranked = around.rank(self._candidates(job), self.rule, moment.to_pydatetime())
+        ranked = current.rank(self._candidates(job), self.rule, moment.to_pydatetime())
         site = ranked.columns["site"]
         assert isinstance(site, Coded)  # noqa: S101
         return int(site.codes[0])
 
     def _learn(self, state: GridState) -> None:
-        """Take in what has ended by now, and where each started and what each moved."""
+        """Learn the jobs that have ended, and all waits and transfers."""
         jobs = job_records(state, np.flatnonzero(state.site != NO_SITE))
         self.runs.learn(jobs[jobs["ended_at"].notna()])
         moved = np.flatnonzero((state.sent < state.there) & (self.grid.input_at != NO_SITE))
-        before = self.known
-        waits = LoadForecaster.learned_from(jobs, "wait", before.waits if before else None)
+        previous = self.ranker
+        waits = LoadForecaster.learned_from(jobs, "wait", previous.waits if previous else None)
         links = LoadForecaster.learned_from(
-            transfer_records(state, moved), "transfer_time", before.transfers if before else None
+            transfer_records(state, moved),
+            "transfer_time",
+            previous.transfers if previous else None,
         )
-        self.known = Ranker(self.runs, waits, links, Speeds.of(jobs))
-
-    @staticmethod
-    def _with(known: LoadForecaster | None, around: CurrentSurroundings) -> LoadForecaster | None:
-        return replace(known, surroundings=around) if known else None
+        self.ranker = Ranker(self.runs, waits, links, Speeds.of(jobs))
 
     def _micros(self, times: Array) -> Array:
         return np.where(
@@ -84,68 +80,69 @@ class RankingBroker:
         )
 
     def _queues(self, state: GridState) -> CurrentSurroundings:
-        """The queues as they are."""
+        """The load of the queues now."""
         rows = np.flatnonzero(state.site != NO_SITE)
-        here = self._asked.take(rows)
+        jobs = self._queries.take(rows)
         begin = self._begin / 1e6
         sent, started, ended = (values[rows] for values in (state.sent, state.started, state.ended))
-        asked, cores, known = (
-            here["requested_walltime"],
-            here["requested_cores"],
-            self._micros(sent),
-        )
         events = queues_in(
-            begin + sent, begin + started, begin + ended, asked, cores, known, self._micros(started)
+            begin + sent,
+            begin + started,
+            begin + ended,
+            jobs["requested_walltime"],
+            jobs["requested_cores"],
+            self._micros(sent),
+            self._micros(started),
         )
-        return CurrentSurroundings.of(
-            CodedJobs(
-                {**here.columns, "site": Coded(state.site[rows], self.grid.sites)}, len(rows)
-            ),
-            events,
-            QUEUES,
-        )
+        site = Coded(state.site[rows], self.grid.sites)
+        columns = CodedJobs({**jobs.columns, "site": site}, len(rows))
+        return CurrentSurroundings.of(columns, events, QUEUES)
 
     def _links(self, state: GridState) -> CurrentSurroundings:
-        """The links as they are."""
-        rows = np.flatnonzero(
-            (self.grid.input_at != NO_SITE)
-            & (state.site != NO_SITE)
-            & (state.site != self.grid.input_at)
-        )
+        """The load of the links now."""
+        has_moved = (state.site != NO_SITE) & (state.site != self.grid.input_at)
+        rows = np.flatnonzero((self.grid.input_at != NO_SITE) & has_moved)
         sent, there = state.sent[rows], state.there[rows]
-        size = self._asked["input_bytes"][rows]
+        size = self._queries["input_bytes"][rows]
         rates = size / np.maximum(there - sent, 0.5)
         begin = self._begin / 1e6
-        known = self._micros(there)
         events = traffic_in(
-            begin + sent, begin + sent, begin + there, size, rates, rates, self._micros(sent), known
+            begin + sent,
+            begin + sent,
+            begin + there,
+            size,
+            rates,
+            rates,
+            self._micros(sent),
+            self._micros(there),
         )
-        here, there_at = (
-            Coded(places[rows], self.grid.sites) for places in (self.grid.input_at, state.site)
-        )
+        origin = Coded(self.grid.input_at[rows], self.grid.sites)
+        destination = Coded(state.site[rows], self.grid.sites)
         missing = Coded.missing(len(rows))
-        told = {
-            "source": self._asked.take(rows)["source"],
-            "from_endpoint": here,
-            "to_endpoint": there_at,
-            "link": join_texts(here, there_at),
+        columns = {
+            "source": self._queries.take(rows)["source"],
+            "from_endpoint": origin,
+            "to_endpoint": destination,
+            "link": join_texts(origin, destination),
+            "file_system": missing,
+            "direction": missing,
         }
-        places = {
-            name: fields
-            for name, fields in LINKS.items()
-            if name in ("server", "link", "from", "to")
-        }
-        return CurrentSurroundings.of(
-            CodedJobs({**told, "file_system": missing, "direction": missing}, len(rows)),
-            events,
-            places,
-        )
+        names = ("server", "link", "from", "to")
+        keys = {name: fields for name, fields in LINKS.items() if name in names}
+        return CurrentSurroundings.of(CodedJobs(columns, len(rows)), events, keys)
 
     def _candidates(self, job: int) -> Candidates:
         """Every site, for one job."""
         count = len(self.grid.sites)
-        told = dict(self._asked.take(np.full(count, job)).columns)
-        place = int(self.grid.input_at[job])
-        told["site"] = Coded(np.arange(count), self.grid.sites)
-        told["input_at"] = Coded(np.full(count, place if place != NO_SITE else -1), self.grid.sites)
-        return Candidates(Coded(np.zeros(count, np.int64), [str(job)]), CodedJobs(told, count))
+        columns = dict(self._queries.take(np.full(count, job)).columns)
+        input_at = int(self.grid.input_at[job])
+        columns["site"] = Coded(np.arange(count), self.grid.sites)
+        codes = np.full(count, input_at if input_at != NO_SITE else -1)
+        columns["input_at"] = Coded(codes, self.grid.sites)
+        return Candidates(Coded(np.zeros(count, np.int64), [str(job)]), CodedJobs(columns, count))
+
+
+def _with_load(
+    forecaster: LoadForecaster | None, surroundings: CurrentSurroundings
+) -> LoadForecaster | None:
+    return replace(forecaster, surroundings=surroundings) if forecaster else None

@@ -1,4 +1,4 @@
-"""What predictions are worth on one log: every way that is asked about replayed, and the comparison left in MLflow."""
+"""The benefit of predictions on a log: replays in all combinations, and their record in MLflow."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 HOUR = 3600.0
 COLUMNS = (
-    "policy", "predictor", "corrector", "mean_bounded_slowdown", "ratio", "p95_bounded_slowdown", "mean_wait", "p99_wait", "max_wait",
-    "utilisation", "corrected", "seconds",
+    "policy", "predictor", "corrector", "mean_bounded_slowdown", "ratio", "p95_bounded_slowdown",
+    "mean_wait", "p99_wait", "max_wait", "utilisation", "corrected", "seconds",
 )  # fmt: skip
-"""What a person is shown of a row; the rest is in the page and for programs."""
+"""The columns of the table in a terminal; the page and --json have all."""
 
 
 @dataclass(frozen=True)
 class Combination:
-    """A way to run the site: policy, predictor and corrector."""
+    """A policy, a predictor and a corrector."""
 
     policy: Policy
     predictor: str
@@ -48,11 +48,18 @@ def combinations(
     correctors: Sequence[str] | None = None,
     bound: float | None = None,
 ) -> list[Combination]:
-    """Every combination of what is named, in the order named; ``bound`` (s, default each policy's own) is how long anyone may wait.
+    """Every combination of policies, predictors and correctors.
 
-    Unnamed policies are EASY and the recommended one, unnamed predictors the request and Gridcast. Raises PolicyError.
+    Args:
+        policies: Names; default: EASY and the recommended one.
+        predictors: Names; default: the request and Gridcast.
+        correctors: Names; default: the request.
+        bound: The wait in s beyond which a job is served first; default: each policy's.
+
+    Raises:
+        PolicyError: There is no policy, predictor or corrector of that name.
     """
-    named = (
+    names = (
         policies or ("easy", "gridcast"),
         predictors or ("request", "gridcast"),
         correctors or ("request",),
@@ -63,13 +70,13 @@ def combinations(
             predictor_named(predictor).name,
             corrector_named(corrector).name,
         )
-        for policy, predictor, corrector in product(*named)
+        for policy, predictor, corrector in product(*names)
     ]
 
 
 @dataclass(frozen=True)
 class TrainedVersion:
-    """A version of the model, and the jobs that had ended before it is asked."""
+    """A version of the model, and the jobs that had ended before the log begins."""
 
     model: ModelSet
     past: pd.DataFrame
@@ -78,9 +85,16 @@ class TrainedVersion:
 def trained_version(
     number: int, jobs: pd.DataFrame, engine: Engine, settings: Settings
 ) -> TrainedVersion:
-    """Version ``number`` of the registered model, with the stored jobs of its sources that were submitted before ``jobs``.
+    """A registered version, with the stored jobs of its sources submitted before ``jobs``.
 
-    Raises RegistryError where there is no such version.
+    Args:
+        number: The version.
+        jobs: The log to replay.
+        engine: The store.
+        settings: Where the registry is.
+
+    Raises:
+        RegistryError: There is no such version.
     """
     from jobs.store import read_jobs
     from models.releases import registry
@@ -96,26 +110,36 @@ def trained_version(
 def replay_each(
     jobs: pd.DataFrame,
     machine: Machine,
-    asked: Sequence[Combination],
+    chosen: Sequence[Combination],
     progress: Progress | None = None,
     version: TrainedVersion | None = None,
 ) -> list[Replay]:
-    """Replay ``jobs`` on ``machine`` in each of the combinations, in their order; raises PolicyError, MachineError or TraceError.
+    """Replay ``jobs`` in each of the combinations, in their order.
 
-    With ``version`` the predictor gridcast is that version, which must have been trained on what ended before the log begins.
+    Args:
+        jobs: Conformed records of jobs that ran.
+        machine: The machine.
+        chosen: The combinations.
+        progress: Is called with the combination and the share done.
+        version: The model of the predictor gridcast, trained on jobs that ended before the log.
+
+    Raises:
+        PolicyError: No combination uses the version, or it was trained on later jobs.
+        MachineError: A quota is too small.
+        TraceError: No job can be replayed.
     """
-    if version and all(way.predictor != "gridcast" for way in asked):
+    if version and all(way.predictor != "gridcast" for way in chosen):
         raise PolicyError(
-            "a version of the model answers as the predictor gridcast, and that is not among those asked about"
+            "a version of the model is the predictor gridcast, which is not among the predictors"
         )
     done = []
-    for place, way in enumerate(asked):
+    for index, way in enumerate(chosen):
 
-        def tell(share: float, place: int = place, way: Combination = way) -> None:
+        def report(share: float, index: int = index, way: Combination = way) -> None:
             if progress is not None:
-                progress(f"{way.policy.name}, {way.predictor}", (place + share) / len(asked))
+                progress(f"{way.policy.name}, {way.predictor}", (index + share) / len(chosen))
 
-        tell(0.0)
+        report(0.0)
         learned = (
             {"model": version.model, "past": version.past}
             if version and way.predictor == "gridcast"
@@ -128,7 +152,7 @@ def replay_each(
                 way.policy,
                 way.predictor,
                 way.corrector,
-                progress=tell,
+                progress=report,
                 **learned,  # type: ignore[arg-type]
             )
         )
@@ -138,7 +162,20 @@ def replay_each(
 def record_replays(
     replays: Sequence[Replay], log: str, settings: Settings, version: TrainedVersion | None = None
 ) -> str:
-    """Log replays of ``log`` to MLflow, table and plots, beside the models that they judge; returns the run's id. Raises RegistryError."""
+    """Log the table and the plots of replays to MLflow.
+
+    Args:
+        replays: The replays.
+        log: The name of the log.
+        settings: Where MLflow is.
+        version: The model of the predictor gridcast.
+
+    Returns:
+        The id of the run.
+
+    Raises:
+        RegistryError: MLflow cannot be reached.
+    """
     from models.releases import registry
     from models.releases.versions import Evidence
     from scheduling.studies import plots
@@ -152,7 +189,8 @@ def record_replays(
         if isinstance(value, int | float) and np.isfinite(value)
     }
     evidence = Evidence(
-        card=f"# Replay of {log}\n\n{len(first.trace):,} jobs on {first.machine.processors:,} processors, {len(rows)} combinations.",
+        card=f"# Replay of {log}\n\n{len(first.trace):,} jobs on {first.machine.processors:,} "
+        f"processors, {len(rows)} combinations.",
         metrics=metrics,
         tags={"model_version": version.model.version} if version else {},
         parameters={"log": log, "jobs": len(first.trace), "processors": first.machine.processors},

@@ -66,12 +66,12 @@ def compare_with_first(replays: Sequence[Replay]) -> list[dict[str, Any]]:
 def difference(replay: Replay, baseline: Replay) -> Interval:
     """Mean bounded slowdown over that of ``baseline``, with a bootstrap of weeks of submission.
 
-    Waits of neighbouring jobs are correlated; resampling single jobs would give too narrow an interval.
+    Waits of neighbouring jobs are correlated: resampling single jobs gives too narrow an interval.
     """
     weeks = time_blocks(replay.trace.jobs["submitted_at"])
     return compare_errors(replay.slowdowns, baseline.slowdowns, weeks)[1]
 
 
 def verdict(ratio: Interval) -> str:
-    """``better`` or ``worse`` where the interval of a ratio excludes 1, else ``no difference seen``."""
+    """``better`` or ``worse`` where the interval excludes 1, else ``no difference seen``."""
     return "better" if ratio.high < 1 else "worse" if ratio.low > 1 else "no difference seen"

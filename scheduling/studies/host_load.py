@@ -16,14 +16,14 @@ Forecast = Callable[[Floats], Floats]
 
 ADAPTATION = 0.5
 INCREMENT, DECREMENT = 0.1, 0.01
-"""The mixed tendency at first: a constant added while the load rises, a factor taken off while it falls."""
+"""The first constant added while the load rises, and the first factor taken off while it falls."""
 
 
 def mixed_tendency(series: Floats) -> Floats:
     """Add an adapted constant while the load rises, take off an adapted factor while it falls.
 
-    Near a turning point (above the mean so far when rising, below it when falling) the step is limited
-    by the share of past values beyond the present one (Yang, Foster, Schopf 2003).
+    Near a turning point (above the mean so far when rising, below it when falling) the step is
+    limited by the share of past values beyond the present one (Yang, Foster, Schopf 2003).
     """
     steps, hosts = series.shape
     predicted = np.full((steps, hosts), np.nan)
@@ -129,7 +129,7 @@ BATTERY: tuple[Forecast, ...] = (
 
 
 def best_of(series: Floats, battery: tuple[Forecast, ...] = BATTERY) -> Floats:
-    """At each step the forecast with the least mean absolute error so far (Network Weather Service)."""
+    """At each step the forecast of the least error so far (Network Weather Service)."""
     answers = np.array([forecast(series) for forecast in battery])
     errors = np.nan_to_num(np.abs(answers - series))
     so_far = np.cumsum(errors, axis=1) - errors
@@ -149,7 +149,7 @@ FORECASTS: dict[str, Forecast] = {
 
 
 def relative_error(series: Floats, predicted: Floats) -> Floats:
-    """Mean of |predicted − value| / value by host, over steps with a forecast and a load above 0."""
+    """Mean of |predicted − value| / value by host, where there is a forecast and a load above 0."""
     is_counted = np.isfinite(predicted) & (series > 0)
     errors = np.zeros_like(series)
     np.divide(np.abs(predicted - series), series, out=errors, where=is_counted)
@@ -187,7 +187,7 @@ def interval(
 
 
 def _next(series: Floats, forecast: Forecast) -> Floats:
-    """The forecast of the row after the last: its own value is not used, so the last is repeated."""
+    """The forecast of the row after the last (its value is not used, so the last is repeated)."""
     return forecast(np.concatenate([series, series[-1:]]))[-1]
 
 

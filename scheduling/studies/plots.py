@@ -1,4 +1,4 @@
-"""Plots of replays: what a person looks at before believing the table."""
+"""Plots of replays."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 HOUR, DAY = 3600.0, 86400.0
 MOST_STEPS = 100
-"""Utilisation over time is averaged over at most this many equal stretches."""
+"""Utilisation is averaged over at most this many equal intervals."""
 
 
 def waits(replays: Sequence[Replay]) -> Figure:
@@ -27,8 +27,9 @@ def waits(replays: Sequence[Replay]) -> Figure:
     figure, axes = _axes("Jobs that waited longer", "wait [h]", "share of jobs")
     for replay in replays:
         waited = np.sort(replay.waits)[::-1] / HOUR
-        shown = np.unique(np.geomspace(1, len(waited), 500).astype(int)) - 1
-        axes.loglog(np.maximum(waited[shown], 1e-3), (shown + 1) / len(waited), label=title(replay))
+        points = np.unique(np.geomspace(1, len(waited), 500).astype(int)) - 1
+        shares = (points + 1) / len(waited)
+        axes.loglog(np.maximum(waited[points], 1e-3), shares, label=title(replay))
     axes.set_xlim(left=1e-2)
     axes.legend(fontsize=8)
     return figure
@@ -66,9 +67,9 @@ def _in_use(replay: Replay, edges: Floats) -> Floats:
 
 
 def gantt(replay: Replay, day: float) -> Figure:
-    """Who ran on which core from ``day`` (s since the first submission) for a day, and how much waited.
+    """The jobs on each core for a day from ``day`` (s since the first submission).
 
-    Colour tells the user, edges the jobs; below, the cores that waiting jobs ask for.
+    Colours are users, edges jobs; below, the cores that waiting jobs request.
     """
     from matplotlib.collections import PatchCollection
     from matplotlib.figure import Figure
@@ -108,13 +109,13 @@ def gantt(replay: Replay, day: float) -> Figure:
 
 
 def _waiting(replay: Replay, day: float) -> tuple[Floats, Floats]:
-    """The cores that waiting jobs ask for over the 24 hours from ``day``: hours, and cores from each on."""
+    """The cores that waiting jobs request in the 24 hours from ``day``: hours, and cores since."""
     table, cores = replay.table, replay.trace.cores
     times = np.concatenate([[day], table["submitted"], table["started"], [day + DAY]])
     change = np.concatenate([[0], cores, -cores, [0]])
     order = np.argsort(times, kind="stable")
     waiting = np.cumsum(change[order])
-    # Who is submitted and starts at one moment did not wait: only the last state of a moment is drawn.
+    # A job that starts when it is submitted did not wait: only the last state of a moment is drawn.
     last = (
         np.append(np.diff(times[order]) > 0, True)
         & (times[order] >= day)
@@ -124,27 +125,23 @@ def _waiting(replay: Replay, day: float) -> tuple[Floats, Floats]:
 
 
 def lanes(replay: Replay, rows: Integers) -> list[tuple[int, list[tuple[int, int]]]]:
-    """Cores for jobs to be drawn on, lowest free ones first: for each row the stretches [first, last) of its cores.
+    """Cores on which to draw jobs, lowest free ones first: ranges [first, last) for each row.
 
-    A job that began before all of ``rows`` may lack room in the drawing only where the rows leave running jobs out.
+    Where ``rows`` leave out running jobs, a job may get fewer cores than it had.
     """
     free_at = np.zeros(replay.machine.processors)
-    found = []
+    drawn = []
     for row in rows[np.argsort(replay.table["started"][rows], kind="stable")]:
         free = np.flatnonzero(free_at <= replay.table["started"][row])[: replay.trace.cores[row]]
         free_at[free] = replay.table["ended"][row]
-        cuts = np.flatnonzero(np.diff(free) != 1) + 1
-        found.append(
-            (
-                int(row),
-                [(int(part[0]), int(part[-1]) + 1) for part in np.split(free, cuts) if len(part)],
-            )
-        )
-    return found
+        pieces = np.split(free, np.flatnonzero(np.diff(free) != 1) + 1)
+        ranges = [(int(piece[0]), int(piece[-1]) + 1) for piece in pieces if len(piece)]
+        drawn.append((int(row), ranges))
+    return drawn
 
 
 def frontier(replays: Sequence[Replay]) -> Figure:
-    """Mean bounded slowdown against the longest wait, and against the accuracy of the prediction: lower left is better."""
+    """Mean bounded slowdown against the longest wait, and against the accuracy of predictions."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
@@ -155,7 +152,7 @@ def frontier(replays: Sequence[Replay]) -> Figure:
         (right, [row["accuracy"] for row in rows]),
     ):
         for replay, row, x in zip(replays, rows, across, strict=True):
-            # A name is written towards the middle, where there is room for it.
+            # Labels are written towards the middle, where there is room.
             inwards = ("right", -4) if x > (min(across) + max(across)) / 2 else ("left", 4)
             axes.scatter([x], [row["mean_bounded_slowdown"]], s=25)
             axes.annotate(
@@ -176,7 +173,7 @@ def frontier(replays: Sequence[Replay]) -> Figure:
 
 
 def busiest_day(replay: Replay) -> float:
-    """The beginning (midnight UTC, s since the first submission) of the day whose jobs waited longest together."""
+    """Midnight (UTC, s since the first submission) of the day with the longest total wait."""
     late = -seconds_of(replay, replay.trace.jobs["submitted_at"].iloc[0].floor("D"))
     days = ((replay.trace.submitted + late) // DAY).astype(int)
     return float(np.argmax(np.bincount(days, replay.waits)) * DAY - late)

@@ -1,4 +1,4 @@
-"""The page that a replay leaves: one HTML file with its table and its plots, which loads nothing from elsewhere."""
+"""The page of a replay: one HTML file with its table and plots, without external resources."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from models.evaluation.plots import as_html
 from scheduling.outcome import Replay
 from scheduling.studies import plots
 from scheduling.studies.comparison import compare_with_first
-
-if TYPE_CHECKING:
-    pass
 
 COLUMNS: dict[str, tuple[str, str]] = {
     "policy": ("policy", "s"),
@@ -38,30 +35,35 @@ COLUMNS: dict[str, tuple[str, str]] = {
 """The columns of the table: heading and format."""
 
 MOST_DAYS = 4
-"""Of so many replays the day is drawn."""
+"""The day is drawn of so many replays."""
 
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
 <style>body{{font:15px system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}}
-table{{border-collapse:collapse;font-size:12px}}td,th{{padding:.25rem .4rem;border-bottom:1px solid #ccc;text-align:right}}
+table{{border-collapse:collapse;font-size:12px}}
+td,th{{padding:.25rem .4rem;border-bottom:1px solid #ccc;text-align:right}}
 td{{white-space:nowrap}}td:first-child,th:first-child{{text-align:left}}
 img{{max-width:100%}}div{{overflow-x:auto}}</style>
 <h1>{title}</h1>
 <p>{jobs}</p>
 <div><table><tr>{headings}</tr>{rows}</table></div>
-<p>Bounded slowdown is max(1, (wait + run) / max(run, 10 s)); over the first line's, with the 95 % interval when weeks are drawn again.
-Fairness is Jain's index of the users' mean slowdowns: 1 when all fare alike.
-Late: jobs that were given a reservation and started after it. Accuracy is that of what orders the queue. Times as hours:minutes.
-In the drawn day a colour is a user; white cores idle although jobs wait are kept for a reservation, or too few for those who wait.</p>
+<p>Bounded slowdown is max(1, (wait + run) / max(run, 10 s)); its ratio to the first line's has a
+95 % interval by a bootstrap of weeks. Fairness is Jain's index of the users' mean slowdowns: 1 when
+all are equal. Late: jobs with a reservation that started after it. Accuracy is that of the quantity
+that orders the queue. Times are hours:minutes. In the drawn day a colour is a user; cores that are
+idle (white) while jobs wait are reserved, or too few for the waiting jobs.</p>
 {figures}
 </html>
 """
 
 
 def report(replays: Sequence[Replay], folder: Path, day: datetime | None = None) -> Path:
-    """Write ``replay.html`` into ``folder`` (made if it is not there) and return its path.
+    """Write ``replay.html`` and return its path.
 
-    ``day`` (UTC; default: the busiest of the first replay) is the day that is drawn as a Gantt chart.
+    Args:
+        replays: The replays.
+        folder: Where to write; it is made if it does not exist.
+        day: The day drawn as a Gantt chart, UTC; default: the busiest of the first replay.
     """
     begin = plots.busiest_day(replays[0]) if day is None else plots.seconds_of(replays[0], day)
     figures = {
@@ -72,8 +74,8 @@ def report(replays: Sequence[Replay], folder: Path, day: datetime | None = None)
         ),
     }
     figures |= {
-        f"Who ran on which core: {plots.title(one)}, {one.corrector}": plots.gantt(one, begin)
-        for one in replays[:MOST_DAYS]
+        f"Jobs by core: {plots.title(replay)}, {replay.corrector}": plots.gantt(replay, begin)
+        for replay in replays[:MOST_DAYS]
     }
     trace = replays[0].trace
     sources = ", ".join(sorted(trace.jobs["source"].astype(str).unique()))
@@ -99,13 +101,13 @@ def report(replays: Sequence[Replay], folder: Path, day: datetime | None = None)
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    """The cells of one line of the table, as a person reads them."""
-    shown = [
+    """The cells of one line of the table as texts."""
+    texts = [
         clock(row[name]) if form == "time" else format(row[name], form)
         for name, (_, form) in COLUMNS.items()
     ]
-    shown[list(COLUMNS).index("ratio")] += f" ({row['ratio_low']:.2f}–{row['ratio_high']:.2f})"
-    return shown
+    texts[list(COLUMNS).index("ratio")] += f" ({row['ratio_low']:.2f}–{row['ratio_high']:.2f})"
+    return texts
 
 
 def clock(seconds: float) -> str:

@@ -20,7 +20,7 @@ DAY = 86400.0
 
 @dataclass(frozen=True)
 class Scenario:
-    """A way to share a centre: the jobs bound to its pools, its policy, and accounts with quotas."""
+    """A way to share a centre: jobs bound to pools, a policy, and accounts with quotas."""
 
     name: str
     jobs: pd.DataFrame
@@ -67,9 +67,10 @@ def partition(jobs: pd.DataFrame, cores: int, by: str) -> tuple[pd.DataFrame, Ma
 def scenarios(jobs: pd.DataFrame, cores: int, by: str = "group") -> list[Scenario]:
     """Ways to share a centre of ``cores`` between the values of the field ``by``.
 
-    ``partitioned``: a pool each, sized by use. ``one pool``: EASY. ``quota``: at most twice the share
-    by use for each; ``relaxed quota``: four times, and a tenth of the centre for a user. ``fair
-    share``: least use first, over a window of 1, 7 or 30 days; ``by use``: shares in proportion to use.
+    ``partitioned``: a pool each, sized by use. ``one pool``: EASY. ``quota``: at most twice the
+    share by use for each; ``relaxed quota``: four times, and a tenth of the centre for a user.
+    ``fair share``: least use first, over a window of 1, 7 or 30 days; ``by use``: with shares in
+    proportion to use.
     """
     names = field_texts(jobs, by, "(none)")
     width = _widths(jobs)
@@ -84,25 +85,25 @@ def scenarios(jobs: pd.DataFrame, cores: int, by: str = "group") -> list[Scenari
         caps = np.maximum(np.ceil(times * share_of_use * cores), widest).astype(float)
         return dict(zip(account_names, caps, strict=True))
 
-    whole, easy, fair = processors(cores), POLICIES["easy"], POLICIES["fair-share"]
+    centre, easy, fair = processors(cores), POLICIES["easy"], POLICIES["fair-share"]
     relaxed = Owners((by, "user"), {by: quota(4.0), "user": cap_of_user})
     shares = dict(zip(account_names, share_of_use.astype(float), strict=True))
     return [
         Scenario("partitioned", *partition(jobs, cores, by), easy),
-        Scenario("one pool", jobs, whole, easy),
-        Scenario("quota", jobs, whole, easy, Owners((by,), {by: quota(2.0)})),
-        Scenario("relaxed quota", jobs, whole, easy, relaxed),
+        Scenario("one pool", jobs, centre, easy),
+        Scenario("quota", jobs, centre, easy, Owners((by,), {by: quota(2.0)})),
+        Scenario("relaxed quota", jobs, centre, easy, relaxed),
         *(
             Scenario(
                 f"fair share {days} d",
                 jobs,
-                whole,
+                centre,
                 replace(fair, half_life=days * DAY),
                 Owners((by,)),
             )
             for days in (1, 7, 30)
         ),
-        Scenario("fair share by use", jobs, whole, fair, Owners((by,), shares=shares)),
+        Scenario("fair share by use", jobs, centre, fair, Owners((by,), shares=shares)),
     ]
 
 
