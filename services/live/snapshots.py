@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from infra.errors import GridcastError
-from jobs.store import first_ended_of
+from jobs.store import dropped_at, first_ended_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -146,8 +146,11 @@ class Snapshots:
             log.warning("the history on disk cannot be read, the store is read instead: %s", error)
             return None
         first = first_ended_of(engine, position.newest_revision)
-        too_old = datetime.now(UTC) > position.built_at + MAX_AGE
-        if first is None or list(first) != summary["mark"] or too_old:
+        dropped = dropped_at(engine)
+        is_outdated = datetime.now(UTC) > position.built_at + MAX_AGE or (
+            dropped is not None and dropped >= position.built_at
+        )
+        if first is None or list(first) != summary["mark"] or is_outdated:
             return None
         try:
             restore_snapshot(forecaster, arrays)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from jobs.schema import OUTCOMES
-from jobs.store import StoreError, add_jobs, open_store
+from jobs.store import StoreError, add_jobs, drop_source, open_store
 from models.engine import snapshot
 from models.engine.model_set import ModelSet
 from services.live import snapshots
@@ -85,6 +85,7 @@ def test_outcomes_that_others_stored_between_ones_own_are_not_missed(
         "no model",
         "old",
         "corrected",
+        "a dropped source",
     ],
 )
 def test_a_file_that_does_not_fit_is_not_used(
@@ -120,6 +121,12 @@ def test_a_file_that_does_not_fit_is_not_used(
             ended_at=jobs["ended_at"] - pd.Timedelta(1, "s"), walltime=jobs["walltime"] - 1
         )
         one.report(sooner[sooner["walltime"] > 0])
+    elif fault == "a dropped source":
+        monkeypatch.setattr(snapshots, "PERIOD", 0.0)
+        one.report(jobs.iloc[200:250].assign(source="another"))
+        one.report(jobs.iloc[250:260])
+        one.state.save_history()
+        assert drop_source(one.engine, "another")["jobs"] == 50
     again = start(**how)
     assert built_at(again) > built_at(one)
     expected = start(home="fresh", **how)
