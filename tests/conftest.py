@@ -79,6 +79,7 @@ SLOW_FILES = {
     "tests/models/evaluation/": "backtests whole logs",
     "tests/models/releases/": "trains and publishes models",
     "tests/monitoring/decay/test_champion.py": "trains models",
+    "tests/monitoring/test_doctor.py": "waits for servers that do not answer",
     "tests/monitoring/drift/test_check.py": "compares whole logs by Evidently",
     "tests/monitoring/drift/test_report.py": "makes Evidently's reports",
     "tests/monitoring/rehearsal/": "rehearses weeks of retraining",
