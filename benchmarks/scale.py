@@ -188,7 +188,7 @@ def training_rows() -> Iterator[Any]:
     from models.refiner.training_rows import TrainingRows
 
     rng = np.random.default_rng(1)
-    bins = int(coarse_bins(TARGETS["walltime"].grid.bins)[-1]) + 1
+    bins = int(coarse_bins(TARGETS["walltime"].grid)[-1]) + 1
     at = np.arange(IN_CLUSTER, dtype=np.int64) * 60_000_000
     for _ in range(CLUSTERS):
         truth = rng.integers(5, 15, IN_CLUSTER)

@@ -75,7 +75,7 @@ class Window:
             batch_rows = queries[start : start + BATCH_ROWS]
             answer, truth = self.answer.take(batch_rows), self.values[batch_rows]
             if factors is not None:
-                answer = replace(answer, mass=refine(answer.mass, factors[batch_rows]))
+                answer = refine(answer, factors[batch_rows])
             seen = self.mixture.last_in_bin(
                 self.contexts.take(batch_rows), answer.best_bin(self.scales[batch_rows])
             )
@@ -114,9 +114,7 @@ def windows(
         for low in range(start, stop, BATCH_ROWS):
             rows = np.arange(low, min(low + BATCH_ROWS, stop))
             (answer, scales), *beside = (walk.advance(rows) for walk in walks)
-            lessons = make_training_rows(
-                mixtures[0], contexts.take(rows), answer.mass, values[rows]
-            )
+            lessons = make_training_rows(mixtures[0], contexts.take(rows), answer, values[rows])
             more = [
                 np.log2(np.maximum(other.quantile(level), 1.0))
                 for other, _ in beside

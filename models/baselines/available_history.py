@@ -97,7 +97,7 @@ def encode_keys(
     names = (name for name in ("group", "project", "queue") if name in first)
     group = next(((name,) for name in names if _tells(first[name])), ())
     fields = tuple(Level(fields) for fields in (*levels, group))
-    return encode(jobs, Levels(fields, 0, subject=target.subject.name))
+    return encode(jobs, Levels(fields, 0, subject=target.subject.name), match_missing=True)
 
 
 def read_history(

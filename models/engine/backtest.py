@@ -144,18 +144,18 @@ def _columns(
         predicted.distribution,
         replay.log.values[predicted.rows],
     )
-    quantiles = np.column_stack(
-        [distribution.quantile(levels[:, column]) for column in range(levels.shape[1])]
-    )
+    wanted = np.array(QUANTILE_LEVELS)
+    quantiles = replay.calibration.quantiles(rows, distribution, levels, wanted)
+    low, high = quantiles[:, 0], quantiles[:, -1]
     refiners = replay.predictor.refiners
     return {
         "rows": rows,
         "truth": truth,
-        "point": replay.points(predicted),
+        "point": np.clip(replay.points(predicted), low, high),
         "median": distribution.median(),
         "mean": distribution.mean(),
-        "low": quantiles[:, 0],
-        "high": quantiles[:, -1],
+        "low": low,
+        "high": high,
         "quantiles": quantiles,
         "crps": distribution.continuous_ranked_probability(truth),
         "pit_below": replay.calibration.below[rows],
@@ -249,19 +249,21 @@ def _query_columns(
     batch_columns, cold, done = [], [], 0
     for rows in batches(served):
         predicted = replay.advance(rows)
-        levels = replay.calibration.levels(rows, np.array(list(wanted.values())))
-        queries = np.flatnonzero(is_query[rows])
-        predicted, levels = predicted.take(queries), levels[queries]
+        wanted_levels = np.array(list(wanted.values()))
+        levels = replay.calibration.levels(rows, wanted_levels)
+        query_positions = np.flatnonzero(is_query[rows])
+        predicted, levels = predicted.take(query_positions), levels[query_positions]
+        quantile_values = replay.calibration.quantiles(
+            predicted.rows, predicted.distribution, levels, wanted_levels
+        )
         moments = predicted.distribution.moments()
         numbers = {
             "": replay.points(predicted),
             "_median": predicted.distribution.median(),
             "_mean": moments[:, 0],
             "_sd": moments[:, 1],
-        } | {
-            end: predicted.distribution.quantile(levels[:, column])
-            for column, end in enumerate(wanted)
-        }
+        } | dict(zip(wanted, quantile_values.T, strict=True))
+        numbers[""] = np.clip(numbers[""], numbers["_low"], numbers["_high"])
         batch_columns.append({f"{name}{end}": values for end, values in numbers.items()})
         cold.append(replay.cold_starts(predicted))
         done += len(rows)

@@ -160,12 +160,12 @@ def explain_refiners(
     refiners, mixture = predictor.refiners, predictor.mixture
     if not refiners:
         return contributions
-    masses = prediction.masses.take(prediction.history_of_row).mass
+    masses = prediction.masses.take(prediction.history_of_row)
     counts = mixture.ended_counts(contexts)
-    inputs = refiner_inputs(masses, coarse_masses(masses), counts, contexts.numbers)
+    inputs = refiner_inputs(masses.mass, coarse_masses(masses), counts, contexts.numbers)
     level_names = tuple(level.name for level in levels.levels)
-    names = input_names(level_names, levels.numbers, mixture.grid.bins)
-    predicted_bin = coarse_bins(mixture.grid.bins)[mixture.grid.bin(points)]
+    names = input_names(level_names, levels.numbers, mixture.grid)
+    predicted_bin = coarse_bins(mixture.grid)[mixture.grid.bin(points)]
     for row in range(len(contexts)):
         refiner = cast("CatBoostRefiner | None", refiners.get(clusters[row], refiners.get(GLOBAL)))
         if refiner is None:
@@ -188,7 +188,7 @@ def _readable(name: str, grid: Grid) -> str:
     """Describe an input for a person: the range of a mass, a quantile in words."""
     kind, _, rest = name.partition("_")
     if kind == "mass":
-        bins = np.flatnonzero(coarse_bins(grid.bins) == int(rest))
+        bins = np.flatnonzero(coarse_bins(grid) == int(rest))
         low, high = grid.edges[bins[0]], grid.edges[bins[-1] + 1]
         return f"mass of the histories from {low:.4g} to {high:.4g}"
     return f"bin of the histories' quantile {rest}" if kind == "quantile" else name

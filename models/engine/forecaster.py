@@ -327,7 +327,7 @@ class Forecaster:
             queries = self._unique_queries(jobs, None)
             contexts, clusters = queries.contexts, queries.clusters
             limits = TARGETS[name].limit(queries.jobs)
-            wanted = np.sort([predictor.calibration.level(level) for level in levels])
+            wanted = np.sort(levels)
             position = queries.unique.context_of_row
             if not predictor.refiners:
                 # Only the histories tell one context from another.
@@ -336,12 +336,14 @@ class Forecaster:
                 contexts, limits, clusters = contexts.take(first), limits[first], clusters[first]
 
             def predict(rows: Array) -> dict[str, Array]:
-                batch = contexts.take(rows)
+                batch, batch_limits = contexts.take(rows), limits[rows]
                 if predictor.refiners:
-                    masses = predictor.distribution(batch, limits[rows], clusters[rows])
+                    masses = predictor.distribution(batch, batch_limits, clusters[rows])
                 else:
-                    masses = predictor.mixture.distributions(batch, limits[rows])
-                return {name: masses.quantiles(wanted)}
+                    masses = predictor.mixture.distributions(batch, batch_limits)
+                familiarity = predictor.mixture.familiarity(batch, batch_limits)
+                quantiles = masses.quantiles(predictor.calibration.levels(wanted, familiarity))
+                return {name: familiarity.widen(quantiles, wanted, masses.limit)}
 
             order, order_position = _by_history(contexts)
             return map_in_parallel(predict, order)[name], order_position[position]

@@ -81,23 +81,24 @@ def prediction_columns(
         cuts: The thresholds between classes; None where no classes are asked for.
     """
     mixture, name = predictor.mixture, predictor.target.name
-    levels = {
-        end: predictor.calibration.level(level)
-        for end, level in quantile_columns(quantiles).items()
-    }
+    wanted = quantile_columns(quantiles)
+    levels = np.array(list(wanted.values()))
     masses, row = prediction.masses, prediction.history_of_row
+    calibrated_levels = predictor.calibration.levels(levels, prediction.familiarity)
     numbers, best, shares = summarise_reweighted(
         masses,
         row,
         prediction.ratio,
-        np.array([0.5, *levels.values()]),
+        np.column_stack([np.full(len(row), 0.5), calibrated_levels]),
         mixture.error_scale,
         Cuts() if cuts is None else cuts,
     )
     point = masses.value_in(best, row, mixture.last_in_bin(contexts, best))
-    mean, deviation, median, *calibrated = numbers.T
+    mean, deviation, median = numbers[:, :3].T
+    calibrated = prediction.familiarity.widen(numbers[:, 3:], levels, masses.limit[row])
     values = {"": point, "_median": median, "_mean": mean, "_sd": deviation}
-    values |= dict(zip(levels, calibrated, strict=True))
+    values |= dict(zip(wanted, calibrated.T, strict=True))
+    values[""] = np.clip(point, values["_low"], values["_high"])
     values |= {end: column[row] for end, column in prediction.allocation.items()}
     columns = {f"{name}{end}": np.round(column, DECIMALS) for end, column in values.items()}
     if cuts is not None:

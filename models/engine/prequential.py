@@ -6,7 +6,7 @@ live forecaster learns and predicts by the same ``TargetPredictor``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,9 @@ from infra.aliases import Array, Flags, Floats, Integers
 from models.engine.model_set import ModelSet
 from models.engine.target_predictor import TargetPredictor, reweight
 from models.histories.calibration import Calibration
+from models.histories.familiarity import Familiarity
 from models.histories.features import NOT_AVAILABLE, Contexts, Levels, encode
-from models.histories.mixture import PrequentialReplay, outcome_order
+from models.histories.mixture import Mixture, PrequentialReplay, outcome_order
 from models.histories.occupancy import Occupancy, OccupancyReplay
 from models.quantities.distribution import Distribution
 from models.quantities.targets import TARGETS, Target
@@ -102,7 +103,7 @@ class LogRows:
 def replace_availability(contexts: Contexts, hidden: Array) -> Contexts:
     """Return the contexts without the outcomes of the ``hidden`` rows (bool[n])."""
     available_at = np.where(hidden, NOT_AVAILABLE, contexts.available_at)
-    return Contexts(contexts.keys, contexts.at, available_at, contexts.ids, contexts.numbers)
+    return replace(contexts, available_at=available_at)
 
 
 @dataclass(frozen=True)
@@ -142,11 +143,17 @@ class CalibrationReplay:
 
     ``below`` and ``upto`` (float64[n], NaN without a prediction or an outcome) are the probability
     integral transform of each row: its predicted mass below the outcome's bin, and up to it.
+    ``familiarity`` has what was known of each row's owner when it was predicted.
     """
 
     def __init__(
-        self, log: LogRows, calibration: Calibration | None = None, position: int = 0
+        self,
+        log: LogRows,
+        mixture: Mixture,
+        calibration: Calibration | None = None,
+        position: int = 0,
     ) -> None:
+        self.familiarity, self._mixture = Familiarity.unknown(len(log)), mixture
         self.calibration = calibration or Calibration()
         self.below, self.upto = np.full(len(log), np.nan), np.full(len(log), np.nan)
         self._log, self._position = log, position
@@ -158,6 +165,8 @@ class CalibrationReplay:
         below, upto = predicted.probability_integral(np.nan_to_num(truth))
         self.below[rows] = np.where(observed, below, np.nan)
         self.upto[rows] = np.where(observed, upto, np.nan)
+        contexts, limits = self._log.contexts.take(rows), self._log.limits[rows]
+        self.familiarity.put(rows, self._mixture.familiarity(contexts, limits))
 
     def levels(self, rows: Integers, wanted: Array) -> Floats:
         """Return the calibrated levels at each row's submission (float64[n, wanted]).
@@ -175,8 +184,24 @@ class CalibrationReplay:
             contexts.available_at,
             contexts.at[rows],
             np.asarray(wanted),
+            self.familiarity,
+            self.familiarity.take(rows),
         )
         return levels
+
+    def quantiles(
+        self, rows: Integers, predicted: Distribution, levels: Floats, wanted: Array
+    ) -> Floats:
+        """Return calibrated quantiles (float64[n, wanted]), wide enough for cold starts.
+
+        Args:
+            rows: Rows recorded before.
+            predicted: Their predictions.
+            levels: As from ``levels``.
+            wanted: As for ``levels``.
+        """
+        familiarity = self.familiarity.take(rows)
+        return familiarity.widen(predicted.quantiles(levels), wanted, predicted.limit)
 
 
 class TargetReplay:
@@ -190,7 +215,7 @@ class TargetReplay:
     def __init__(self, predictor: TargetPredictor, log: LogRows) -> None:
         self.predictor, self.log = predictor, log
         self.clusters = np.full(len(log), GLOBAL, dtype=object)
-        self.calibration = CalibrationReplay(log)
+        self.calibration = CalibrationReplay(log, predictor.mixture)
         self.training_rows = TrainingBuffer(len(log))
         self.served_since = int(np.iinfo(np.int64).min)
         """Jobs submitted from then on (µs) are predicted by the version, where one is replayed."""
@@ -221,7 +246,9 @@ class TargetReplay:
         )
         replay = TargetReplay(predictor, log)
         replay.clusters, replay.served_since = model_set.clusters.assign(jobs), until
-        replay.calibration = CalibrationReplay(log, predictor.calibration, len(trained))
+        replay.calibration = CalibrationReplay(
+            log, predictor.mixture, predictor.calibration, len(trained)
+        )
         return replay
 
     def masses(self, rows: Integers) -> tuple[Distribution, Floats]:
@@ -233,7 +260,7 @@ class TargetReplay:
         log, refiners = self.log, self.predictor.refiners
         masses, scales = self.masses(rows)
         contexts = log.contexts.take(rows)
-        inputs = make_training_rows(self.predictor.mixture, contexts, masses.mass, log.values[rows])
+        inputs = make_training_rows(self.predictor.mixture, contexts, masses, log.values[rows])
         self.training_rows.put(rows, inputs)
         if refiners:
             ratio = factors(inputs.inputs, inputs.coarse, refiners, self.clusters[rows])
@@ -242,15 +269,13 @@ class TargetReplay:
         return Predicted(rows, masses, scales)
 
     def points(self, predicted: Predicted) -> Floats:
-        """Compute the best single value of each predicted row (float64[n])."""
+        """Compute the best single value of each predicted row (float64[n]), without its range."""
         contexts = self.log.contexts.take(predicted.rows)
         return self.predictor.points(predicted.distribution, contexts, predicted.scales)
 
     def cold_starts(self, predicted: Predicted) -> Flags:
         """Return which predicted rows had no outcome of their owner available (bool[n])."""
-        mixture = self.predictor.mixture
-        counts = mixture.ended_counts(self.log.contexts.take(predicted.rows))
-        return np.asarray(counts[:, mixture.shape.owner] == 0)
+        return self.calibration.familiarity.take(predicted.rows).cold
 
     def learn_rest(self) -> None:
         """Learn all outcomes that are left."""
@@ -294,7 +319,7 @@ class TargetReplay:
             below[later], upto[later] = reweight_transform(
                 below[later], upto[later], training.take(later), ratio
             )
-        calibration.learn(below, upto)
+        calibration.learn(below, upto, self.calibration.familiarity.take(rows))
         return RefinerFit(at, rows, selection, calibration)
 
     def deploy(self, fit: RefinerFit, clusters: Array) -> None:
@@ -304,7 +329,9 @@ class TargetReplay:
         """
         if not self._deployed:
             available = self.log.available(fit.at)
-            self.calibration = CalibrationReplay(self.log, fit.calibration.copy(), available)
+            self.calibration = CalibrationReplay(
+                self.log, self.predictor.mixture, fit.calibration.copy(), available
+            )
             self._deployed = True
         self.predictor.refiners, self.clusters = fit.selection.refiners, clusters
 

@@ -54,6 +54,7 @@ def snapshot_arrays(forecaster: Forecaster) -> dict[str, Array] | None:
             arrays[f"{name}.lists.{field}"] = used.copy()
         for field, values in tables._asdict().items():
             arrays[f"{name}.tables.{field}"] = values.copy()
+        arrays[f"{name}.sources"] = calibration.sources.copy()
         arrays[f"{name}.upto"] = calibration.upto.copy()
         arrays[f"{name}.below"] = calibration.below.copy()
         arrays[f"{name}.latest"] = np.array([mixture.latest_outcome_at])
@@ -73,7 +74,9 @@ def restore_snapshot(forecaster: Forecaster, arrays: Mapping[str, Array]) -> Non
         levels = Levels.from_json(about["levels"])
         states = {name: _state(arrays, name) for name in forecaster.names}
         calibrations = {
-            name: Calibration(arrays[f"{name}.upto"], arrays[f"{name}.below"])
+            name: Calibration(
+                arrays[f"{name}.sources"], arrays[f"{name}.upto"], arrays[f"{name}.below"]
+            )
             for name in forecaster.names
         }
         latest = {name: int(arrays[f"{name}.latest"][0]) for name in forecaster.names}

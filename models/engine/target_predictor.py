@@ -6,7 +6,7 @@ The live forecaster and every replay predict and learn through it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from models.engine.allocation import FAILURE_PRICE, allocation_columns
 from models.engine.model_set import TargetModel
 from models.histories.calibration import Calibration
 from models.histories.components import MixtureSettings, settings_of
+from models.histories.familiarity import Familiarity
 from models.histories.features import Contexts, Levels
 from models.histories.mixture import Mixture, outcome_order
 from models.histories.occupancy import occupancy
@@ -35,7 +36,7 @@ class TargetPrediction:
         masses: The mixture's distributions of the unique histories among the jobs.
         history_of_row: Which of them each job has, int64[n].
         ratio: The factor of each coarse mass of each job, float64[n, coarse bins].
-        cold: Whether no outcome of the job's owner was available, bool[n].
+        familiarity: What was known of each job's owner.
         allocation: Columns of the allocation of each unique history, by the end of their names,
             where it is decided by more than a quantile.
     """
@@ -43,8 +44,13 @@ class TargetPrediction:
     masses: Distribution
     history_of_row: Integers
     ratio: Array
-    cold: Flags
+    familiarity: Familiarity
     allocation: Mapping[str, Array]
+
+    @property
+    def cold(self) -> Flags:
+        """Whether no outcome of the job's owner was available, bool[n]."""
+        return self.familiarity.cold
 
     def distribution(self) -> Distribution:
         """The refined distributions, a row a job."""
@@ -118,13 +124,13 @@ class TargetPredictor:
             allocation = allocation_columns(joint, masses, query_limits, failure_price)
         counts = self.mixture.ended_counts(queries)
         row = unique.context_of_row
-        coarse = coarse_masses(masses.mass)
+        coarse = coarse_masses(masses)
         ratio = np.ones((len(row), coarse.shape[1]))
         if self.refiners:
             inputs = refiner_inputs(masses.mass, coarse, counts, contexts.numbers, row)
             ratio = factors(inputs, coarse[row], self.refiners, clusters)
-        cold = np.asarray((counts[:, self.mixture.shape.owner] == 0)[row])
-        return TargetPrediction(masses, row, ratio, cold, allocation)
+        familiarity = self.mixture.familiarity(queries, query_limits)
+        return TargetPrediction(masses, row, ratio, familiarity.take(row), allocation)
 
     def distribution(self, contexts: Contexts, limits: Array, clusters: Array) -> Distribution:
         """The refined distributions of jobs by the outcomes available at ``contexts.at``."""
@@ -150,20 +156,23 @@ class TargetPredictor:
         new = ended[self.mixture.find_new_outcomes(contexts.take(ended))]
         for rows in batches(new):
             outcomes, observed = contexts.take(rows), np.isfinite(values[rows])
-            predicted = self.distribution(outcomes, limits[rows], clusters[rows])
+            prediction = self.predict(outcomes, limits[rows], clusters[rows])
+            predicted = prediction.distribution()
             below, upto = predicted.probability_integral(np.nan_to_num(values[rows]))
-            self.calibration.learn(below[observed], upto[observed])
+            familiarity = prediction.familiarity.take(observed)
+            self.calibration.learn(below[observed], upto[observed], familiarity)
             self.mixture.learn(outcomes, values[rows], limits[rows])
 
 
 def reweight(masses: Distribution, ratio: Array) -> Distribution:
     """Multiply the masses of each row by the factors of its coarse bins."""
-    return replace(masses, mass=refine(masses.mass, ratio))
+    return refine(masses, ratio)
 
 
 def group_by_history(contexts: Contexts, limits: Array) -> UniqueContexts:
     """Group rows by all that the histories read of them; only the refiner reads the numbers."""
-    columns = [*contexts.keys.T, contexts.at.view(np.uint64), limits.view(np.uint64)]
+    at, limit_bits = contexts.at.view(np.uint64), limits.view(np.uint64)
+    columns = [*contexts.keys.T, contexts.sources, at, limit_bits]
     return group_rows(columns, len(contexts))
 
 

@@ -112,7 +112,7 @@ def train(
         sources=tuple(by_source),
         levels=names,
         features={
-            target.name: input_names(names, levels.numbers, target.grid.bins) for target in chosen
+            target.name: input_names(names, levels.numbers, target.grid) for target in chosen
         },
         settings={
             "mixture": {name: asdict(model.settings) for name, model in models.items()},

@@ -62,7 +62,7 @@ def template_statistics(jobs: pd.DataFrame, target: Target, request: Floats) -> 
         request: What each job requested, bytes.
     """
     templates = template_levels(jobs) or ((),)
-    contexts = encode(jobs, Levels(tuple(Level(fields) for fields in templates), 0))
+    contexts = encode(jobs, Levels(tuple(Level(fields) for fields in templates), 0), True)
     values = target.value(jobs)
     cores = np.maximum(jobs["requested_cores"].fillna(1.0).to_numpy(np.float64), 1.0)
     order = order_by_availability(contexts.available_at, values)

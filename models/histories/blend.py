@@ -12,13 +12,14 @@ import numpy as np
 
 from infra.aliases import Array
 from infra.compiled import compiled
-from models.histories.components import FACTS, TABLES, Shape
+from models.histories.components import FACTS, TABLES, TAIL_FLOOR, Shape
 from models.histories.outcome_index import (
     OutcomeIndex,
     available_end,
     find_slot,
     first_in_window,
 )
+from models.quantities.targets import TAIL_WIDTH
 
 
 class View(NamedTuple):
@@ -50,9 +51,25 @@ def new_view(shape: Shape, components: int) -> View:
 
 
 @compiled
-def bin_of(log_bin_position: float, bins: int) -> int:
+def bin_of(log_bin_position: float, shape: Shape) -> int:
     """Return the bin of a position on the axis; see ``Grid.bin``."""
-    return min(int(max(log_bin_position + 1e-3, 0.0)), bins - 1)
+    position = log_bin_position + 1e-3
+    if position < shape.fine_bins:
+        return int(max(position, 0.0))
+    return min(shape.fine_bins + int((position - shape.fine_bins) / TAIL_WIDTH), shape.bins - 1)
+
+
+@compiled
+def _floor(shape: Shape, limit_bin: int) -> tuple[float, float]:
+    """Return the floor in each fine bin and in each bin of the tail, as shares of the floor.
+
+    Without a limit the tail gets next to nothing: hundreds of days are as unlikely as that.
+    """
+    fine = min(limit_bin + 1, shape.fine_bins)
+    tail = limit_bin + 1 - fine
+    weight = TAIL_WIDTH if limit_bin < shape.bins - 1 else TAIL_FLOOR * fine / max(tail, 1)
+    unit = 1.0 / (fine + weight * tail)
+    return unit, weight * unit
 
 
 @compiled
@@ -113,7 +130,7 @@ def blend(
             continue
         shift = limit if shape.relative[level] else 0.0
         for age in range(count):
-            bins[age] = bin_of(index.log_bin_position[newest - age] + shift, shape.bins)
+            bins[age] = bin_of(index.log_bin_position[newest - age] + shift, shape)
         for k in range(widths):
             mass[:count] = 0.0
             for d in range(decays):
@@ -148,9 +165,11 @@ def smooth(shape: Shape, limit_bin: int, sharp: Array, out: Array) -> None:
     total = allowed.sum()
     floor = shape.floor if total > 0 else 1.0
     scale = (1.0 - floor) / total if total > 0 else 0.0
+    fine_floor, tail_floor = _floor(shape, limit_bin)
     out[:] = 0.0
     for b in range(limit_bin + 1):
-        out[b] = allowed[b] * scale + floor / (limit_bin + 1)
+        share = fine_floor if b < shape.fine_bins else tail_floor
+        out[b] = allowed[b] * scale + floor * share
 
 
 @compiled
@@ -224,14 +243,15 @@ def responsibilities(
     )  # fmt: skip
     _likelihoods(shape, truth, limit_bin, likelihoods)
     bins, likelihood = np.empty(shape.ages.shape[1], np.int64), np.empty(shape.ages.shape[1])
-    density = shape.floor / (limit_bin + 1)
+    fine_floor, tail_floor = _floor(shape, limit_bin)
+    density = shape.floor * (fine_floor if truth < shape.fine_bins else tail_floor)
     for level in range(len(view.slots)):
         count, newest = view.ends[level] - view.starts[level], view.ends[level] - 1
         if count <= 0:
             continue
         shift = limit if shape.relative[level] else 0.0
         for age in range(count):
-            bins[age] = bin_of(index.log_bin_position[newest - age] + shift, shape.bins)
+            bins[age] = bin_of(index.log_bin_position[newest - age] + shift, shape)
         for k in range(widths):
             for age in range(count):
                 likelihood[age] = likelihoods[k, bins[age]]

@@ -22,6 +22,9 @@ FACTS = 5
 TABLES = 6
 """Weight tables of a job: all jobs, counts, count and size, owner, owner and size, template."""
 
+TAIL_FLOOR = 1e-3
+"""The share of the floor that the grid's tail gets for a job without a limit."""
+
 
 @dataclass(frozen=True)
 class MixtureSettings:
@@ -61,6 +64,7 @@ class Shape(NamedTuple):
     owner: int  # position of the owner's level
     everyone: int  # position of the level of all jobs
     bins: int
+    fine_bins: int  # bins before the grid's coarser tail
     steps: float
     lowest: float
     floor: float
@@ -108,6 +112,7 @@ def make_shape(
         owner=owner,
         everyone=int(np.flatnonzero(~np.asarray(relative))[-1]),
         bins=grid.bins,
+        fine_bins=grid.fine_bins,
         steps=float(grid.steps),
         lowest=grid.lowest,
         floor=settings.floor,

@@ -7,6 +7,7 @@ in every process, so a live service needs no table of categories.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -94,11 +95,12 @@ class Contexts:
     """What the engine knows of n jobs at prediction.
 
     Attributes:
-        keys: uint64[n, levels].
+        keys: uint64[n, levels], 0 where the job does not report a field of the level.
         at: When each job is predicted, at its submission or later (int64[n], microseconds).
         available_at: When its outcome became available (int64[n], NOT_AVAILABLE for not yet).
         ids: A hash of each job's identity (uint32[n]).
         numbers: float32[n, features], NaN for unknown.
+        sources: A hash of each job's source (uint64[n]), 0 for unreported.
     """
 
     keys: Keys
@@ -106,6 +108,7 @@ class Contexts:
     available_at: Integers
     ids: npt.NDArray[np.uint32]
     numbers: npt.NDArray[np.float32]
+    sources: Keys
 
     def predicted_at(self, at: datetime) -> Contexts:
         """Return the same jobs predicted at another time, but never before their submission."""
@@ -113,13 +116,7 @@ class Contexts:
 
     def take(self, rows: Array) -> Contexts:
         """Return the contexts of some rows (indices or a mask)."""
-        return Contexts(
-            self.keys[rows],
-            self.at[rows],
-            self.available_at[rows],
-            self.ids[rows],
-            self.numbers[rows],
-        )
+        return Contexts(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
 
     def __len__(self) -> int:
         return len(self.at)
@@ -183,26 +180,37 @@ def _tells_kinds(values: pd.Series[Any], subject: Subject) -> bool:
     return varies and (values.name in subject.sizes or distinct <= max(MAX_DISTINCT * reported, 20))
 
 
-def encode(jobs: pd.DataFrame | CodedJobs, levels: Levels) -> Contexts:
-    """Turn jobs into arrays; raises FeatureError when they have no submission times."""
+def encode(jobs: pd.DataFrame | CodedJobs, levels: Levels, match_missing: bool = False) -> Contexts:
+    """Turn jobs into arrays.
+
+    Args:
+        jobs: The jobs.
+        levels: The levels of their histories.
+        match_missing: Whether jobs that do not report a field count as equal in it. If not, such a
+            job has no history at the field's levels.
+
+    Raises:
+        FeatureError: The jobs have no submission times.
+    """
     if "submitted_at" not in jobs:
         raise FeatureError("the jobs have no column submitted_at")
     subject = SUBJECTS[levels.subject]
     if isinstance(jobs, pd.DataFrame):
-        jobs = encode_jobs(
-            jobs, {*levels.fields, *subject.identity, "submitted_at", subject.outcome_time}
-        )
+        columns = {*levels.fields, *subject.identity, "submitted_at", subject.outcome_time}
+        jobs = encode_jobs(jobs, columns | {"source"})
     rows = len(jobs)
     hashes = {
         name: _hash_values(jobs[name], name in subject.sizes)
         if name in jobs
         else np.full(rows, _MISSING)
-        for name in {name for level in levels.levels for name in level.fields}
+        for name in {"source", *(name for level in levels.levels for name in level.fields)}
     }
     keys = np.empty((rows, len(levels.levels)), dtype=np.uint64)
     for position, level in enumerate(levels.levels):
         salt = _hash_text("|".join((level.name, str(position))))
         keys[:, position] = _combine((hashes[name] for name in level.fields), rows, salt)
+        for name in level.fields if not match_missing else ():
+            keys[hashes[name] == _MISSING, position] = 0
     at, available_at = jobs["submitted_at"], np.full(rows, NOT_AVAILABLE)
     if subject.outcome_time in jobs:
         ended_at = jobs[subject.outcome_time]
@@ -211,7 +219,12 @@ def encode(jobs: pd.DataFrame | CodedJobs, levels: Levels) -> Contexts:
             ended_at == NOT_AVAILABLE, NOT_AVAILABLE, np.maximum(ended_at, at + 1)
         )
     return Contexts(
-        keys, at, available_at, identities(jobs, subject.identity), _numbers(jobs, levels, at)
+        keys,
+        at,
+        available_at,
+        identities(jobs, subject.identity),
+        _numbers(jobs, levels, at),
+        np.where(hashes["source"] == _MISSING, np.uint64(0), hashes["source"]),
     )
 
 

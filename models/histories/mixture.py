@@ -22,6 +22,7 @@ from models.histories.blend import (
     responsibilities,
 )
 from models.histories.components import OVER, MixtureSettings, Shape, count_components, make_shape
+from models.histories.familiarity import Familiarity, find_familiarity, first_outcomes_key
 from models.histories.features import NOT_AVAILABLE, Contexts
 from models.histories.gate import compute_facts, gate, update_gate
 from models.histories.outcome_index import (
@@ -71,6 +72,7 @@ class JobArrays(NamedTuple):
     value: Array  # float64[n], the outcome, NaN for unknown
     log_bin_position: Array  # float64[n], of the outcome
     limit: Array  # float64[n], position of the limit, infinite for none
+    source: Array  # uint64[n], hash of the source
 
 
 class MixtureState(NamedTuple):
@@ -84,8 +86,17 @@ class MixtureState(NamedTuple):
 def bin_of_limit(limit: float, tables: WeightTables, shape: Shape) -> int:
     """Return the last bin that may hold mass, by the position of a job's limit on the axis."""
     if np.isfinite(limit) and limit_compliance(tables, shape) != NOT:
-        return bin_of(limit, shape.bins)
+        return bin_of(limit, shape)
     return shape.bins - 1
+
+
+@compiled
+def finest_level(keys: Array) -> int:
+    """Return the first level whose fields the job reports; all jobs have the coarsest."""
+    level = 0
+    while level < len(keys) - 1 and keys[level] == 0:
+        level += 1
+    return level
 
 
 @compiled
@@ -126,21 +137,28 @@ def learn_outcome(
     keys, limit, position = jobs.keys[row], jobs.limit[row], jobs.log_bin_position[row]
     available_at, outcome_id = jobs.available_at[row], jobs.ids[row]
     for level in range(len(keys)):
-        view.slots[level] = ensure_slot(index, keys[level])
-    if np.isnan(position) or has_outcome(index, view.slots[0], available_at, outcome_id):
+        view.slots[level] = ensure_slot(index, keys[level]) if keys[level] != 0 else -1
+    slot = view.slots[finest_level(keys)]
+    if np.isnan(position) or slot < 0 or has_outcome(index, slot, available_at, outcome_id):
         return
+    owner = shape.owner
+    if keys[owner] != 0 and index.total[view.slots[owner]] == 0:
+        first_key = first_outcomes_key(jobs.source[row], limit, shape.steps)
+        first_slot = ensure_slot(index, first_key)
+        first_position, value = np.float32(position), jobs.value[row]
+        insert(index, first_slot, available_at, outcome_id, first_position, value)
     if weighing:
         look(index, shape, keys, jobs.at[row], limit, view)
         limit_bin = bin_of_limit(limit, tables, shape)
         weigh_components(state, shape, keys, view)
         view.prior[:] = view.weights
-        truth = min(bin_of(position, shape.bins), limit_bin)
+        truth = min(bin_of(position, shape), limit_bin)
         responsibilities(index, shape, limit, limit_bin, truth, view)
         update_gate(tables, shape, view)
         update_weights(tables, shape, view)
         update_error_scale(index, shape, tables, view, jobs.value[row], position - limit)
     for level in range(len(keys)):
-        if np.isfinite(limit) or not shape.relative[level]:
+        if keys[level] != 0 and (np.isfinite(limit) or not shape.relative[level]):
             shift = limit if shape.relative[level] else 0.0
             insert(
                 index,
@@ -165,7 +183,8 @@ def _predict(
 @compiled
 def has_capacity(state: MixtureState, levels: int) -> bool:
     """Whether one more outcome with keys at ``levels`` levels fits."""
-    return index_has_capacity(state.outcomes, levels) and tables_have_capacity(state.tables)
+    # One key more: that of new owners' first outcomes.
+    return index_has_capacity(state.outcomes, levels + 1) and tables_have_capacity(state.tables)
 
 
 @compiled
@@ -220,7 +239,7 @@ def _last_in_bin(
             position, first = end - 1, first_in_window(index, slot, end)
             while (
                 position >= first
-                and bin_of(np.float64(index.log_bin_position[position]), shape.bins) != bins[row]
+                and bin_of(np.float64(index.log_bin_position[position]), shape) != bins[row]
             ):
                 position -= 1
             if position >= first:
@@ -233,7 +252,7 @@ def _find_new_outcomes(
     index: OutcomeIndex, keys: Array, available_at: Array, ids: Array, out: Array
 ) -> None:
     for row in range(len(ids)):
-        slot = find_slot(index, keys[row, 0])
+        slot = find_slot(index, keys[row, finest_level(keys[row])])
         repeated = (
             row > 0 and available_at[row] == available_at[row - 1] and ids[row] == ids[row - 1]
         )
@@ -324,6 +343,22 @@ class Mixture:
         _ended_counts(self.state.outcomes, contexts.keys, contexts.at, out)
         return out
 
+    def familiarity(self, contexts: Contexts, limits: Array) -> Familiarity:
+        """Return what was known of the jobs' owners at ``contexts.at``; see ``Familiarity``."""
+        rows, owners = len(contexts), np.ascontiguousarray(contexts.keys[:, self.shape.owner])
+        status, first = np.empty(rows, np.int64), np.empty((rows, 2))
+        find_familiarity(
+            self.state.outcomes,
+            owners,
+            contexts.sources,
+            contexts.at,
+            limit_positions(self.grid, limits),
+            self.shape.steps,
+            status,
+            first,
+        )
+        return Familiarity(contexts.sources, owners, status, first[:, 0], first[:, 1])
+
     def learned(self) -> LearnedWeights:
         """Copy what was learned beside the histories."""
         return compact_weights(self.state.tables)
@@ -340,7 +375,7 @@ class Mixture:
 
     def grow(self) -> None:
         """Enlarge the state for more keys and outcomes."""
-        index = ensure_capacity(self.state.outcomes, len(self.shape.relative))
+        index = ensure_capacity(self.state.outcomes, len(self.shape.relative) + 1)
         self.state = MixtureState(index, enlarge_weight_tables(self.state.tables))
 
 
@@ -365,7 +400,6 @@ class PrequentialReplay:
             queries_only: Learn nothing; several such replays may run at once.
         """
         self.mixture, self.limits, grid = mixture, np.asarray(limits, np.float64), mixture.grid
-        finite = np.isfinite(limits)
         self.jobs = JobArrays(
             keys=contexts.keys,
             at=contexts.at,
@@ -373,7 +407,8 @@ class PrequentialReplay:
             ids=contexts.ids,
             value=np.asarray(values, np.float64),
             log_bin_position=grid.log_bin_positions(values),
-            limit=np.where(finite, grid.log_bin_positions(np.where(finite, limits, 1.0)), np.inf),
+            limit=limit_positions(grid, limits),
+            source=contexts.sources,
         )
         self.outcomes = np.empty(0, np.int64) if queries_only else outcome_order(contexts)
         self.progress = np.zeros(2, np.int64)
@@ -416,6 +451,12 @@ class PrequentialReplay:
             mixture.latest_outcome_at = max(mixture.latest_outcome_at, newest)
         bounds = upper_bounds(grid, self.limits[query_rows], compliance)
         return Distribution(grid, masses, bounds), scales
+
+
+def limit_positions(grid: Grid, limits: Array) -> Array:
+    """Return the positions of limits on the axis (float64[n], infinite for none)."""
+    finite = np.isfinite(limits)
+    return np.where(finite, grid.log_bin_positions(np.where(finite, limits, 1.0)), np.inf)
 
 
 def upper_bounds(grid: Grid, limits: Array, compliance: Array) -> Array:

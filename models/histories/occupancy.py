@@ -89,7 +89,7 @@ def _blend_both(
                     outcome_mass[k, age] += weight * fading[age]
         for age in range(count):
             outcome = newest - age
-            b = bin_of(index.log_bin_position[outcome] + shift, shape.bins)
+            b = bin_of(index.log_bin_position[outcome] + shift, shape)
             available_at, outcome_id = index.available_at[outcome], index.outcome_id[outcome]
             while paired >= first and (
                 times.available_at[paired] > available_at

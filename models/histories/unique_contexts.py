@@ -50,7 +50,7 @@ def find_unique_contexts(
         at: Time of each prediction, microseconds (int64[n]).
     """
     columns = [at.view(np.uint64), hour_of_week(jobs["submitted_at"]).astype(np.uint64)]
-    for name in sorted(levels.fields.union(names)):
+    for name in sorted(levels.fields.union(names, ("source",))):
         if name in jobs:
             column = jobs[name]
             columns.append(

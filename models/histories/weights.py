@@ -137,7 +137,7 @@ def _size_class(index: OutcomeIndex, shape: Shape, view: View) -> np.int64:
             total = 0.0
             for age in range(count):
                 total += index.log_bin_position[view.ends[level] - 1 - age]
-            return 1 + bin_of(total / count, shape.bins) // np.int64(2 * shape.steps)
+            return 1 + bin_of(total / count, shape) // np.int64(2 * shape.steps)
     return np.int64(0)
 
 
@@ -161,17 +161,21 @@ def find_tables(index: OutcomeIndex, shape: Shape, keys: Array, view: View) -> N
         view: The job's windows.
     """
     size, owner = _size_class(index, shape, view), shape.owner
-    template_count, owner_count = 0, 0
-    if view.slots[0] >= 0:
-        template_count = _doublings(count_available(index, view.slots[0], view.ends[0]))
+    template, template_count, owner_count = 0, 0, 0
+    while template < len(keys) - 1 and keys[template] == 0:
+        template += 1
+    if view.slots[template] >= 0:
+        available = count_available(index, view.slots[template], view.ends[template])
+        template_count = _doublings(available)
     if view.slots[owner] >= 0:
         owner_count = _doublings(count_available(index, view.slots[owner], view.ends[owner]))
     view.tables[0] = _table_key(np.uint64(0), 0)
     view.tables[1] = _table_key(np.uint64(1), template_count * 16 + owner_count)
     view.tables[2] = _table_key(np.uint64(2), template_count * 64 + size)
-    view.tables[3] = _table_key(keys[owner], 0)
-    view.tables[4] = _table_key(keys[owner], 1 + size)
-    view.tables[5] = _table_key(keys[0], 0x1000)
+    # Jobs that do not report their owner are no owner's.
+    view.tables[3] = _table_key(keys[owner], 0) if keys[owner] != 0 else np.uint64(0)
+    view.tables[4] = _table_key(keys[owner], 1 + size) if keys[owner] != 0 else np.uint64(0)
+    view.tables[5] = _table_key(keys[template], 0x1000)
 
 
 @compiled
@@ -181,7 +185,7 @@ def weigh(tables: WeightTables, shape: Shape, view: View) -> None:
     weights[:] = 1.0 / len(weights)
     for t in range(TABLES):
         row = find_row(tables.table_key, tables.table_row, view.tables[t])
-        if row >= 0:
+        if row >= 0 and view.tables[t] != 0:
             shares = tables.rows[row]
             total = shape.shrink[t]
             for c in range(len(weights)):
@@ -194,6 +198,8 @@ def weigh(tables: WeightTables, shape: Shape, view: View) -> None:
 def update_weights(tables: WeightTables, shape: Shape, view: View) -> None:
     """Add the responsibilities in ``view.weights`` to each of the job's tables."""
     for t in range(TABLES):
+        if view.tables[t] == 0:
+            continue
         shares = tables.rows[_ensure_row(tables, view.tables[t])]
         for c in range(len(view.weights)):
             share = shares[c] * shape.forget[t] + view.weights[c]

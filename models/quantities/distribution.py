@@ -1,4 +1,4 @@
-"""Distributions: everything a caller may ask of a prediction, asked of one array of masses over one grid."""
+"""Distributions of outcomes: rows of masses over one grid, and what a caller may compute of them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from infra.aliases import Array
+from infra.aliases import Array, Integers
 from models.quantities.classes import Cuts
-from models.quantities.masses import best_bins, moments, quantiles, reached_by, shares
+from models.quantities.masses import best_bins, cumulate, moments, quantiles, shares
 from models.quantities.targets import Grid
 
 DEVIATION = 2.0
-"""What an error of one ``scale`` costs the best point, against a whole point of relative accuracy."""
+"""What an error of one ``scale`` costs the best point, against a whole point of accuracy."""
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """n distributions over one grid: ``mass`` float[n, bins], rows summing to 1; ``limit`` float64[n], infinite for none."""
+    """n distributions over one grid.
+
+    Attributes:
+        grid: The grid.
+        mass: float[n, bins], rows sum to 1.
+        limit: Upper bounds of the outcomes (float64[n], infinite for none).
+    """
 
     grid: Grid
     mass: Array
@@ -29,96 +34,107 @@ class Distribution:
         return len(self.mass)
 
     def take(self, rows: Array) -> Distribution:
-        """The distributions of some rows."""
+        """Return the distributions of some rows."""
         return Distribution(self.grid, self.mass[rows], self.limit[rows])
 
     def _values(self) -> Array:
-        """What each bin stands for in each row, never above the row's limit (float64[n or 1, bins])."""
+        """Return what each bin stands for, at most the limit (float64[n or 1, bins])."""
         centres = self.grid.centres
         if not np.isfinite(self.limit).any():
             return centres[None, :]
         return np.minimum(centres[None, :], self.limit[:, None])
 
-    def _reached(self) -> Array:
-        """Mass up to and with each bin, exactly 1 from the last bin on that has any (float64[n, bins])."""
-        reached = np.empty(self.mass.shape)
-        reached_by(self.mass, reached)
-        return reached
+    def _cumulated(self) -> Array:
+        """Return the mass up to and with each bin, exactly 1 at the end (float64[n, bins])."""
+        cumulated = np.empty(self.mass.shape)
+        cumulate(self.mass, cumulated)
+        return cumulated
 
     def mean(self) -> Array:
-        """Expected value of each row (float64[n]); where there is no limit the largest 2 % count as where they begin (winsorised)."""
+        """Return expected values (float64[n]).
+
+        Without a limit the largest 2 % are winsorised: they count as the value where they begin.
+        """
         return self.moments()[:, 0]
 
     def standard_deviation(self) -> Array:
-        """Standard deviation of each row (float64[n])."""
+        """Return standard deviations (float64[n])."""
         return self.moments()[:, 1]
 
     def moments(self) -> Array:
-        """Mean and standard deviation of each row (float64[n, 2])."""
+        """Return means and standard deviations (float64[n, 2])."""
         out = np.empty((len(self), 2))
         moments(self.mass, self.grid.centres, self.limit, out)
         return out
 
     def median(self) -> Array:
-        """The middle of the bin that holds half of the mass below it or in it (float64[n])."""
+        """Return the middle of the bin that reaches half of the mass (float64[n])."""
         return self.quantile(0.5)
 
     def quantile(self, level: float | Array) -> Array:
-        """Quantiles at ``level`` (a number or float64[n], 0 to 1): float64[n], within 0 and the limit, never crossing.
+        """Return quantiles within 0 and the limit (float64[n]), which never cross.
 
-        The outcome is taken to lie anywhere in its bin, so a low quantile is a bin's lower edge and a high one its upper edge.
-        In the last bin that holds any mass the upper end is the limit, where there is one: some systems stop jobs a moment late.
+        An outcome is taken to lie anywhere in its bin, so a low quantile is a bin's lower edge and
+        a high one its upper edge. In the last bin with mass the upper end is the limit, where there
+        is one: some systems stop jobs late.
+
+        Args:
+            level: A number or float64[n], 0 to 1.
         """
         return self.quantiles(np.atleast_1d(np.asarray(level, dtype=np.float64))[:, None])[:, 0]
 
     def quantiles(self, levels: Array) -> Array:
-        """Quantiles at several ``levels`` (float64[m] for all rows, or float64[n, m]): float64[n, m]."""
-        wanted = np.ascontiguousarray(np.atleast_2d(levels), dtype=np.float64)
-        out = np.empty((len(self), wanted.shape[1]))
-        quantiles(self.mass, self.grid.centres, self.grid.edges, self.limit, wanted, out)
+        """Return quantiles (float64[n, m]) at ``levels`` (float64[m] or float64[n, m])."""
+        levels = np.ascontiguousarray(np.atleast_2d(levels), dtype=np.float64)
+        out = np.empty((len(self), levels.shape[1]))
+        quantiles(self.mass, self.grid.centres, self.grid.edges, self.limit, levels, out)
         return out
 
     def interval(self, coverage: float = 0.9) -> tuple[Array, Array]:
-        """The central range that holds ``coverage`` of the mass: lower and upper ends, float64[n] each."""
+        """Return the ends of the central range that holds ``coverage`` of the mass."""
         return self.quantile((1 - coverage) / 2), self.quantile((1 + coverage) / 2)
 
     def probability_over(self, values: Array) -> Array:
-        """Probability that the outcome exceeds each of ``values`` (float64[n]); a bin that the value cuts counts in proportion."""
-        mark = np.clip(
-            self.grid.log_bin_positions(np.asarray(values, dtype=np.float64)), 0, self.grid.bins
+        """Return the probability of an outcome above each of ``values`` (float64[n]).
+
+        A bin that the value cuts counts in proportion.
+        """
+        positions = self.grid.bin_positions(np.asarray(values, dtype=np.float64))
+        positions = np.clip(positions, 0, self.grid.bins)
+        bins, rows = (
+            np.minimum(positions.astype(np.int64), self.grid.bins - 1),
+            np.arange(len(self)),
         )
-        bins = np.minimum(mark.astype(np.int64), self.grid.bins - 1)
-        rows = np.arange(len(self))
-        return np.clip(
-            1.0 - self._reached()[rows, bins] + self.mass[rows, bins] * (bins + 1 - mark), 0.0, 1.0
-        )
+        above = 1.0 - self._cumulated()[rows, bins]
+        return np.clip(above + self.mass[rows, bins] * (bins + 1 - positions), 0.0, 1.0)
 
     def shares(self, cuts: Cuts) -> Array:
-        """The probability of each class between ``cuts`` (float64[n, cuts + 1], rows summing to 1)."""
+        """Return the probability of each class between ``cuts`` (float64[n, cuts + 1])."""
         out = np.empty((len(self), len(cuts) + 1))
         shares(self.mass, cuts.bins, cuts.parts, out)
         return out
 
     def remaining(self, spent: Array) -> Distribution:
-        """The distributions of those that already used ``spent`` (float64[n]): what they will have used in the end, E[T | T > t] and all.
+        """Return the distributions of totals given that ``spent`` (float64[n]) is exceeded.
 
-        A job that outlived all that was foreseen is taken to stay in the bin where it is.
+        A job beyond all mass of its distribution is taken to stay in the bin where it is.
         """
         bins = self.grid.bin(np.asarray(spent, dtype=np.float64))
-        left = np.where(np.arange(self.grid.bins)[None, :] >= bins[:, None], self.mass, 0.0).astype(
-            np.float64
-        )
-        rows = np.arange(len(self))
-        left[rows, bins] += left.sum(axis=1) < 1e-9
+        later = np.arange(self.grid.bins)[None, :] >= bins[:, None]
+        mass = np.where(later, self.mass, 0.0).astype(np.float64)
+        mass[np.arange(len(self)), bins] += mass.sum(axis=1) < 1e-9
         return Distribution(
-            self.grid, left / left.sum(axis=1, keepdims=True), np.maximum(self.limit, spent)
+            self.grid, mass / mass.sum(axis=1, keepdims=True), np.maximum(self.limit, spent)
         )
 
-    def best_bin(self, scale: float | Array, deviation: float = DEVIATION) -> npt.NDArray[np.int64]:
-        """The bin c that maximises E[min(c/a, a/c) − deviation·|c − a|/scale] over the outcomes a (int64[n]).
+    def best_bin(self, scale: float | Array, deviation: float = DEVIATION) -> Integers:
+        """Find the bin c that maximises E[min(c/a, a/c) − deviation·|c − a|/scale] (int64[n]).
 
-        Accuracy as APA and as MAE in one aim; prefix sums make it linear in the bins. ``scale`` is a number or float64[n]; where it
-        is NaN only relative accuracy counts.
+        This weighs relative accuracy (APA) and absolute error (MAE) together.
+
+        Args:
+            scale: A large error, a number or float64[n]; where NaN only accuracy counts.
+            deviation: The cost of such an error.
         """
         prices = np.ascontiguousarray(np.broadcast_to(price_of(scale, deviation), (len(self),)))
         out = np.empty(len(self), np.int64)
@@ -128,59 +144,68 @@ class Distribution:
     def best_point(
         self, scale: float | Array, seen: Array | None = None, deviation: float = DEVIATION
     ) -> Array:
-        """The best single value of each row (float64[n]): ``seen`` (the last value in that bin) where known, else the bin's middle."""
+        """Return the best single value of each row (float64[n]); see ``best_bin``, ``point_in``."""
         return self.point_in(self.best_bin(scale, deviation), seen)
 
     def point_in(self, bins: Array, seen: Array | None = None) -> Array:
-        """The value of each row (float64[n]) in its bin of ``bins``: ``seen`` where known, else the bin's middle."""
+        """Return the value of each row (float64[n]) in its bin of ``bins``.
+
+        Args:
+            bins: int64[n].
+            seen: The last outcome in that bin (float64[n]), NaN for the bin's middle.
+        """
         return self.value_in(bins, np.arange(len(self)), seen)
 
     def value_in(self, bins: Array, rows: Array, seen: Array | None = None) -> Array:
-        """``point_in`` for some ``rows``, any of them several times."""
+        """Return ``point_in`` for some ``rows``, which may repeat."""
         values = self.grid.centres[bins]
         if seen is not None:
             values = np.where(np.isnan(seen), values, seen)
         return np.minimum(values, self.limit[rows])
 
     def total(self, draws: int = 2000, seed: int = 0) -> Array:
-        """Draws from the distribution of the sum over all rows, taken to be independent (float64[draws])."""
+        """Draw from the sum over all rows, taken to be independent (float64[draws])."""
         generator = np.random.default_rng(seed)
         values, total = self._values(), np.zeros(draws)
-        for row, reached in enumerate(self._reached()):
-            picks = np.searchsorted(reached, generator.random(draws), side="right")
-            total += values[row % len(values)][np.minimum(picks, self.grid.bins - 1)]
+        for row, cumulated in enumerate(self._cumulated()):
+            bins = np.searchsorted(cumulated, generator.random(draws), side="right")
+            total += values[row % len(values)][np.minimum(bins, self.grid.bins - 1)]
         return total
 
     def probability_integral(self, truths: Array) -> tuple[Array, Array]:
-        """Mass below the bin of each truth, and up to and with it (float64[n] each); a truth above the limit counts at the limit."""
-        bins = np.minimum(self.grid.bin(truths), self.top_bin())
-        rows = np.arange(len(self))
-        reached = self._reached()
-        upper = reached[rows, bins]
-        return np.maximum(upper - self.mass[rows, bins], 0.0), upper
+        """Return the mass below the bin of each truth, and up to and with it (float64[n] each).
 
-    def top_bin(self) -> npt.NDArray[np.int64]:
-        """The last bin of each row that holds any mass (int64[n])."""
+        A truth above the limit counts at the limit.
+        """
+        bins, rows = np.minimum(self.grid.bin(truths), self.top_bin()), np.arange(len(self))
+        upto = self._cumulated()[rows, bins]
+        return np.maximum(upto - self.mass[rows, bins], 0.0), upto
+
+    def top_bin(self) -> Integers:
+        """Return the last bin of each row that holds mass (int64[n])."""
         return self.grid.bins - 1 - np.argmax(self.mass[:, ::-1] > 0, axis=1)
 
     def continuous_ranked_probability(self, truths: Array) -> Array:
-        """Continuous ranked probability score of each row in the target's unit (float64[n]; less is better; Gneiting, Raftery 2007)."""
+        """Return the continuous ranked probability score in the target's unit (float64[n]).
+
+        Less is better (Gneiting and Raftery 2007).
+        """
         values = np.append(self.grid.centres, self.grid.edges[-1])
         steps = np.diff(values)
         below = (truths[:, None] <= self.grid.centres[None, :]).astype(np.float64)
-        return ((self._reached() - below) ** 2 * steps).sum(axis=1)
+        return ((self._cumulated() - below) ** 2 * steps).sum(axis=1)
 
 
-def join(parts: Sequence[Distribution]) -> Distribution:
-    """The rows of several distributions over one grid, one after the other."""
+def join(distributions: Sequence[Distribution]) -> Distribution:
+    """Concatenate the rows of distributions over one grid."""
     return Distribution(
-        parts[0].grid,
-        np.concatenate([part.mass for part in parts]),
-        np.concatenate([part.limit for part in parts]),
+        distributions[0].grid,
+        np.concatenate([distribution.mass for distribution in distributions]),
+        np.concatenate([distribution.limit for distribution in distributions]),
     )
 
 
 def price_of(scale: float | Array, deviation: float = DEVIATION) -> Array:
-    """What a unit of error costs (float64, the shape of ``scale``), see ``best_bin``."""
+    """Return the cost of a unit of error (float64, the shape of ``scale``); see ``best_bin``."""
     scales = np.asarray(scale, dtype=np.float64)
     return np.where(scales > 0, deviation / np.where(scales > 0, scales, 1.0), 0.0)

@@ -1,6 +1,6 @@
-"""Masses: what a caller may ask of rows of masses, read off in one pass a row (compiled).
+"""Compiled statistics of rows of masses over a grid, each in one pass a row.
 
-``values`` are what the bins stand for; where a row has a limit, a bin above it stands for the limit.
+``values`` are what the bins stand for; a bin above a row's limit stands for the limit.
 """
 
 from __future__ import annotations
@@ -12,26 +12,28 @@ from infra.compiled import compiled
 
 _MARGIN = 1e-12
 """A level is reached by a sum that is less by no more than this."""
-_NOTHING = 1e-300
+_NEGLIGIBLE = 1e-300
+_UNLIKELY = 0.02
+"""The mixture's floor, which lies on all values of its grid, however large."""
 
 
 @compiled
-def _add_up(mass: Array, sums: Array) -> float:
-    """Mass up to and with each bin; returns all of it."""
+def _cumulate(mass: Array, sums: Array) -> float:
+    """Compute the mass up to and with each bin; returns all of it."""
     total = 0.0
     for b in range(len(mass)):
         total += mass[b]
         sums[b] = total
-    return max(total, _NOTHING)
+    return max(total, _NEGLIGIBLE)
 
 
 @compiled
-def _bin_at(sums: Array, wanted: float) -> int:
-    """The first bin by which ``wanted`` is reached, by bisection."""
+def _bin_at(sums: Array, level: float) -> int:
+    """Return the first bin by which ``level`` is reached, by bisection."""
     low, high = 0, len(sums) - 1
     while low < high:
         middle = (low + high) // 2
-        if sums[middle] < wanted:
+        if sums[middle] < level:
             low = middle + 1
         else:
             high = middle
@@ -39,21 +41,20 @@ def _bin_at(sums: Array, wanted: float) -> int:
 
 
 @compiled
-def reached_by(mass: Array, out: Array) -> None:
-    """Share of the mass up to and with each bin of each row, exactly 1 from the last that has any on, into ``out`` (float64[n, bins])."""
+def cumulate(mass: Array, out: Array) -> None:
+    """Compute the share of each row's mass up to and with each bin (float64[n, bins])."""
     for row in range(len(mass)):
-        total = _add_up(mass[row], out[row])
+        total = _cumulate(mass[row], out[row])
         for b in range(mass.shape[1]):
             out[row, b] /= total
 
 
-_UNLIKELY = 0.02
-"""As much as the mixture's floor lays over all values of its grid, hundreds of terabytes among them."""
-
-
 @compiled
 def _ceiling(mass: Array, values: Array, limit: float) -> float:
-    """The limit, or where there is none the value above which lies only what is _UNLIKELY, which would else be all of the mean."""
+    """Return the limit, or without one the value above which lies only _UNLIKELY mass.
+
+    That mass would else make up all of the mean.
+    """
     if np.isfinite(limit):
         return limit
     above, b = 0.0, len(values) - 1
@@ -78,19 +79,18 @@ def _moments(mass: Array, values: Array, limit: float, out: Array) -> None:
 def _quantiles(
     sums: Array, total: float, values: Array, edges: Array, limit: float, levels: Array, out: Array
 ) -> None:
-    for place in range(len(levels)):
-        b = _bin_at(sums, (levels[place] - _MARGIN) * total)
-        value = (
-            edges[b] if levels[place] < 0.5 else edges[b + 1] if levels[place] > 0.5 else values[b]
-        )
-        if levels[place] > 0.5 and np.isfinite(limit) and sums[b] >= (1.0 - _MARGIN) * total:
+    for i in range(len(levels)):
+        level = levels[i]
+        b = _bin_at(sums, (level - _MARGIN) * total)
+        value = edges[b] if level < 0.5 else edges[b + 1] if level > 0.5 else values[b]
+        if level > 0.5 and np.isfinite(limit) and sums[b] >= (1.0 - _MARGIN) * total:
             value = limit  # the last bin that holds any mass stands for all up to the limit
-        out[place] = min(value, limit)
+        out[i] = min(value, limit)
 
 
 @compiled
 def _shares(sums: Array, total: float, mass: Array, bins: Array, parts: Array, out: Array) -> None:
-    """Mass between the cuts, which lie in ``bins`` with ``parts`` of these below them (see ``classes.Cuts``)."""
+    """Compute the mass between cuts; ``parts`` of the cuts' ``bins`` lie below them."""
     before = 0.0
     for cut in range(len(bins)):
         below = (sums[bins[cut]] - mass[bins[cut]] * (1.0 - parts[cut])) / total
@@ -103,33 +103,34 @@ def _shares(sums: Array, total: float, mass: Array, bins: Array, parts: Array, o
 def _best_bin(
     mass: Array, values: Array, inverses: Array, limit: float, price: float, sums: Array
 ) -> int:
-    """See ``best_bins``; fills ``sums`` (float64[3, bins]), of which the first row is as ``_add_up`` makes it."""
-    weight, worth, inverse = sums
-    largest = 1.0 / limit
-    all_weight, all_worth, all_inverse = 0.0, 0.0, 0.0
+    """Compute one row of ``best_bins``; the first row of ``sums`` (float64[3, bins]) is as from
+    ``_cumulate``."""
+    mass_upto, value_upto, inverse_upto = sums
+    smallest_inverse = 1.0 / limit
+    total, total_value, total_inverse = 0.0, 0.0, 0.0
     for b in range(len(values)):
-        all_weight += mass[b]
-        all_worth += mass[b] * min(values[b], limit)
-        all_inverse += mass[b] * max(inverses[b], largest)
-        weight[b], worth[b], inverse[b] = all_weight, all_worth, all_inverse
+        total += mass[b]
+        total_value += mass[b] * min(values[b], limit)
+        total_inverse += mass[b] * max(inverses[b], smallest_inverse)
+        mass_upto[b], value_upto[b], inverse_upto[b] = total, total_value, total_inverse
     # Above the limit every bin stands for the same value: the first of them is as good as any.
-    best, most = 0, -np.inf
+    best, best_gain = 0, -np.inf
     for b in range(len(values)):
-        value = min(values[b], limit)
-        nearness = worth[b] * max(inverses[b], largest) + value * (all_inverse - inverse[b])
-        distance = 2.0 * (value * weight[b] - worth[b]) + all_worth - value * all_weight
-        aim = nearness - price * distance
-        if aim > most:
-            best, most = b, aim
+        value, inverse = min(values[b], limit), max(inverses[b], smallest_inverse)
+        accuracy = value_upto[b] * inverse + value * (total_inverse - inverse_upto[b])
+        error = 2.0 * (value * mass_upto[b] - value_upto[b]) + total_value - value * total
+        gain = accuracy - price * error
+        if gain > best_gain:
+            best, best_gain = b, gain
     return best
 
 
 @compiled
-def _bend(mass: Array, factors: Array, width: int, out: Array) -> None:
-    bins, total = len(mass), 0.0
-    for k in range(len(factors)):
+def _reweight(mass: Array, factors: Array, width: int, out: Array) -> None:
+    bins, groups, total = len(mass), len(factors), 0.0
+    for k in range(groups):
         factor = factors[k]
-        for b in range(k * width, min((k + 1) * width, bins)):
+        for b in range(k * width, (k + 1) * width if k < groups - 1 else bins):
             out[b] = mass[b] * factor
             total += mass[b] * factor
     for b in range(bins):
@@ -138,7 +139,14 @@ def _bend(mass: Array, factors: Array, width: int, out: Array) -> None:
 
 @compiled
 def moments(mass: Array, values: Array, limit: Array, out: Array) -> None:
-    """Mean and standard deviation of each row, into ``out`` (float64[n, 2])."""
+    """Compute mean and standard deviation of each row.
+
+    Args:
+        mass: float[n, bins].
+        values: float64[bins].
+        limit: float64[n], infinite for none.
+        out: Receives float64[n, 2].
+    """
     for row in range(len(mass)):
         _moments(mass[row], values, limit[row], out[row])
 
@@ -147,31 +155,53 @@ def moments(mass: Array, values: Array, limit: Array, out: Array) -> None:
 def quantiles(
     mass: Array, values: Array, edges: Array, limit: Array, levels: Array, out: Array
 ) -> None:
-    """Quantiles of each row at its ``levels`` (float64[n or 1, m]), into ``out`` (float64[n, m]).
+    """Compute quantiles of each row.
 
-    The outcome lies anywhere in its bin, so a low quantile is the bin's lower edge, a high one its upper edge, the median its value.
+    An outcome lies anywhere in its bin, so a low quantile is the bin's lower edge, a high one its
+    upper edge, and the median its value.
+
+    Args:
+        mass: float[n, bins].
+        values: float64[bins].
+        edges: float64[bins + 1].
+        limit: float64[n], infinite for none.
+        levels: float64[n or 1, m].
+        out: Receives float64[n, m].
     """
     sums = np.empty(len(values))
     for row in range(len(mass)):
-        total = _add_up(mass[row], sums)
-        _quantiles(
-            sums, total, values, edges, limit[row], levels[min(row, len(levels) - 1)], out[row]
-        )
+        total = _cumulate(mass[row], sums)
+        row_levels = levels[min(row, len(levels) - 1)]
+        _quantiles(sums, total, values, edges, limit[row], row_levels, out[row])
 
 
 @compiled
 def shares(mass: Array, bins: Array, parts: Array, out: Array) -> None:
-    """Mass of each row in each class, into ``out`` (float64[n, cuts + 1]); ``bins`` and ``parts`` are those of ``classes.Cuts``."""
+    """Compute the mass of each row in each class.
+
+    Args:
+        mass: float[n, bins].
+        bins: As in ``classes.Cuts``.
+        parts: As in ``classes.Cuts``.
+        out: Receives float64[n, cuts + 1].
+    """
     sums = np.empty(mass.shape[1])
     for row in range(len(mass)):
-        _shares(sums, _add_up(mass[row], sums), mass[row], bins, parts, out[row])
+        _shares(sums, _cumulate(mass[row], sums), mass[row], bins, parts, out[row])
 
 
 @compiled
 def best_bins(mass: Array, values: Array, limit: Array, prices: Array, out: Array) -> None:
-    """The bin c of each row that maximises E[min(c/a, a/c) − price·|c − a|] over the outcomes a, into ``out`` (int64[n]).
+    """Find the bin c of each row that maximises E[min(c/a, a/c) − price·|c − a|] over outcomes a.
 
-    Sums up to each bin make it linear in the bins; the last bin's sums give what lies above.
+    Sums up to each bin make it linear in the bins.
+
+    Args:
+        mass: float[n, bins].
+        values: float64[bins].
+        limit: float64[n], infinite for none.
+        prices: float64[n].
+        out: Receives int64[n].
     """
     sums, inverses = np.empty((3, len(values))), 1.0 / values
     for row in range(len(mass)):
@@ -179,59 +209,92 @@ def best_bins(mass: Array, values: Array, limit: Array, prices: Array, out: Arra
 
 
 @compiled
-def read_off(
-    mass: Array, which: Array, factors: Array, width: int, values: Array, edges: Array, limit: Array, levels: Array, price: float,
-    cut_bins: Array, cut_parts: Array, numbers: Array, best: Array, classes: Array,
-) -> None:  # fmt: skip
-    """What ``moments``, ``quantiles``, ``best_bins`` and ``shares`` say of each row ``which`` of ``mass``, bent by ``factors`` as by
-    ``bend``.
+def summarise(
+    mass: Array,
+    rows: Array,
+    factors: Array,
+    width: int,
+    values: Array,
+    edges: Array,
+    limit: Array,
+    levels: Array,
+    price: float,
+    cut_bins: Array,
+    cut_parts: Array,
+    numbers: Array,
+    best: Array,
+    classes: Array,
+) -> None:
+    """Reweight rows and compute moments, quantiles, best bins and class shares of each.
 
-    Into ``numbers`` (float64[n, 2 + levels]), ``best`` (int64[n]) and ``classes`` (float64[n, cuts + 1], left alone without cuts); no
-    row of masses leaves the processor's cache.
+    No row of masses leaves the processor's cache.
+
+    Args:
+        mass: float32[m, bins].
+        rows: The row of ``mass`` of each result (int64[n]).
+        factors: As for ``reweight`` (float64[n, groups]).
+        width: Bins in a group.
+        values: float64[bins].
+        edges: float64[bins + 1].
+        limit: float64[n], infinite for none.
+        levels: float64[n or 1, levels].
+        price: As for ``best_bins``.
+        cut_bins: As in ``classes.Cuts``.
+        cut_parts: As in ``classes.Cuts``.
+        numbers: Receives mean, standard deviation and quantiles (float64[n, 2 + levels]).
+        best: Receives best bins (int64[n]).
+        classes: Receives class shares (float64[n, cuts + 1]), untouched without cuts.
     """
-    bent, sums, inverses = (
+    reweighted, sums, inverses = (
         np.empty(len(values), np.float32),
         np.empty((3, len(values))),
         1.0 / values,
     )
-    for row in range(len(which)):
-        _bend(mass[which[row]], factors[row], width, bent)
-        _moments(bent, values, limit[row], numbers[row, :2])
-        best[row] = _best_bin(bent, values, inverses, limit[row], price, sums)
-        total = max(sums[0, -1], _NOTHING)
-        _quantiles(sums[0], total, values, edges, limit[row], levels, numbers[row, 2:])
+    for row in range(len(rows)):
+        _reweight(mass[rows[row]], factors[row], width, reweighted)
+        _moments(reweighted, values, limit[row], numbers[row, :2])
+        best[row] = _best_bin(reweighted, values, inverses, limit[row], price, sums)
+        total = max(sums[0, -1], _NEGLIGIBLE)
+        row_levels = levels[min(row, len(levels) - 1)]
+        _quantiles(sums[0], total, values, edges, limit[row], row_levels, numbers[row, 2:])
         if len(cut_bins):
-            _shares(sums[0], total, bent, cut_bins, cut_parts, classes[row])
+            _shares(sums[0], total, reweighted, cut_bins, cut_parts, classes[row])
 
 
 @compiled
 def coarsen(mass: Array, width: int, out: Array) -> None:
-    """Mass in each group of ``width`` bins of each row, into ``out`` (float64[n, groups])."""
-    bins = mass.shape[1]
+    """Sum each row in groups of ``width`` bins (float64[n, groups]); the last has all that follow."""
+    bins, groups = mass.shape[1], out.shape[1]
     for row in range(len(mass)):
-        for k in range(out.shape[1]):
+        for k in range(groups):
             total = 0.0
-            for b in range(k * width, min((k + 1) * width, bins)):
+            for b in range(k * width, (k + 1) * width if k < groups - 1 else bins):
                 total += mass[row, b]
             out[row, k] = total
 
 
 @compiled
 def bins_below(mass: Array, levels: Array, out: Array) -> None:
-    """How many bins of each row it takes before each of ``levels`` (ascending) is reached, into ``out`` (float32[n, levels])."""
+    """Count the bins of each row before each of ``levels`` (ascending) is reached (float32[n, m])."""
     for row in range(len(mass)):
-        total, place = 0.0, 0
+        total, reached = 0.0, 0
         for b in range(mass.shape[1]):
             total += mass[row, b]
-            while place < len(levels) and total >= levels[place]:
-                out[row, place] = b
-                place += 1
-        for rest in range(place, len(levels)):
-            out[row, rest] = mass.shape[1]
+            while reached < len(levels) and total >= levels[reached]:
+                out[row, reached] = b
+                reached += 1
+        out[row, reached:] = mass.shape[1]
 
 
 @compiled
-def bend(mass: Array, factors: Array, width: int, out: Array) -> None:
-    """Multiply each group of ``width`` bins by its factor (float64[n, groups]); rows of ``out`` (float32[n, bins]) sum to 1."""
+def reweight(mass: Array, factors: Array, width: int, out: Array) -> None:
+    """Multiply groups of bins by factors, so that each row sums to 1.
+
+    Args:
+        mass: float[n, bins].
+        factors: float64[n, groups].
+        width: Bins in a group; the last group has all that follow.
+        out: Receives float32[n, bins].
+    """
     for row in range(len(mass)):
-        _bend(mass[row], factors[row], width, out[row])
+        _reweight(mass[row], factors[row], width, out[row])

@@ -1,7 +1,8 @@
-"""Targets: the quantities that Gridcast predicts, each with its unit, its grid of values and its limit.
+"""Targets: the quantities that Gridcast predicts, each with its unit, its grid and its limit.
 
-The engine knows a target through these functions; beside them only `histories/components` (how closely memory repeats), `engine/hosts`
-(CPU work carried to a host) and `engine/forecaster` (memory is set aside over a walltime) name one.
+The engine knows a target through these functions. Beside them ``histories/components`` (how closely
+memory repeats), ``engine/hosts`` (CPU work carried to a host) and ``engine/forecaster`` (memory is
+allocated over a walltime) name one.
 """
 
 from __future__ import annotations
@@ -9,65 +10,105 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from infra.aliases import Floats
+from infra.aliases import Floats, Integers
 from jobs.coded_jobs import CodedJobs
+from jobs.schema import FIELDS
+from jobs.transfers import LONGEST
 from models.past.queues import waits
 from models.quantities.subjects import JOBS, TRANSFERS, WAITS, Subject
 
 LIMITED_BY = ("requested_walltime", "requested_memory", "requested_cores")
 """The fields that limits are made from."""
 _ROUNDING = 1e-3
-"""Added before a logarithm is floored, so that a power of two falls into its own bin whatever the last digit of its logarithm."""
+"""Added before a logarithm is floored, so that a power of two falls into its own bin."""
+TAIL_WIDTH = 4
+"""Fine bins in a bin of the tail, which few values reach."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Bins of equal width on a logarithmic axis: bin k holds lowest·2^(k/steps) up to the next; the first also all below it."""
+    """Bins on a logarithmic axis: fine ones, then a coarser tail up to the highest value.
+
+    Attributes:
+        lowest: The first bin holds this value and all below it.
+        steps: Fine bins an octave.
+        fine_bins: Bin k of them begins at lowest·2^(k/steps).
+        highest: The largest value that the schema accepts; bins of TAIL_WIDTH fine ones reach it.
+    """
 
     lowest: float
     steps: int
-    bins: int
+    fine_bins: int
+    highest: float = 0.0
+
+    @cached_property
+    def bins(self) -> int:
+        """The number of all bins."""
+        if self.highest <= self.lowest:
+            return self.fine_bins
+        beyond = self.steps * np.log2(self.highest / self.lowest) - self.fine_bins
+        return self.fine_bins + max(int(np.ceil(beyond / TAIL_WIDTH)), 0)
 
     def log_bin_positions(self, values: Floats) -> Floats:
-        """Where ``values`` lie on the axis, in bins from the lowest value, not rounded (float64, same shape)."""
+        """Return where ``values`` lie on the axis, in fine bins (float64, same shape)."""
         return self.steps * np.log2(np.maximum(values, self.lowest) / self.lowest)
 
-    def bin(self, values: Floats) -> npt.NDArray[np.int64]:
-        """The bin of each of ``values`` (int64, same shape).
+    def bin_positions(self, values: Floats) -> Floats:
+        """Return where ``values`` lie in bins, not rounded (float64, same shape)."""
+        positions = self.log_bin_positions(values)
+        beyond = np.maximum(positions - self.fine_bins, 0.0)
+        return np.minimum(positions, self.fine_bins) + beyond / TAIL_WIDTH
+
+    def bin(self, values: Floats) -> Integers:
+        """Return the bin of each of ``values`` (int64, same shape).
 
         >>> Grid(1.0, 16, 321).bin(np.array([0.0, 1.0, 2.0, 1e9])).tolist()
         [0, 0, 16, 320]
+        >>> Grid(1.0, 1, 4, 2.0**12).bin(np.array([8.0, 16.0, 255.0, 256.0, 4096.0])).tolist()
+        [3, 4, 4, 5, 5]
         """
-        return np.clip(
-            np.floor(self.log_bin_positions(values) + _ROUNDING), 0, self.bins - 1
-        ).astype(np.int64)
+        bins = np.floor(self.bin_positions(values) + _ROUNDING)
+        return np.clip(bins, 0, self.bins - 1).astype(np.int64)
+
+    def _values_at(self, bin_positions: npt.NDArray[Any]) -> Floats:
+        beyond = np.maximum(bin_positions - self.fine_bins, 0.0)
+        return self.lowest * 2.0 ** ((bin_positions + (TAIL_WIDTH - 1) * beyond) / self.steps)
 
     @cached_property
     def edges(self) -> Floats:
-        """Lower edges of the bins and the upper edge of the last (float64[bins + 1]); the first is 0."""
-        edges = self.lowest * 2.0 ** ((np.arange(self.bins + 1) - _ROUNDING) / self.steps)
+        """Lower edges of the bins and the upper edge of the last (float64[bins + 1])."""
+        edges = self._values_at(np.arange(self.bins + 1) - _ROUNDING)
         edges[0] = 0.0
         return edges
 
     @cached_property
     def centres(self) -> Floats:
-        """A value that stands for each bin: its geometric middle, or the lowest value in the first (float64[bins])."""
-        centres = self.lowest * 2.0 ** ((np.arange(self.bins) + 0.5) / self.steps)
+        """The geometric middle of each bin, and the lowest value for the first (float64[bins])."""
+        centres = self._values_at(np.arange(self.bins) + 0.5)
         centres[0] = self.lowest
         return centres
 
 
 @dataclass(frozen=True)
 class Target:
-    """A quantity of a subject to predict: ``value`` gives its outcomes and ``limit`` where the system stops the job, both float64[n].
+    """A quantity of a subject to predict.
 
-    A limit that is not ``binding`` stops nothing: it is only the yardstick that relative histories are measured against. ``point`` is the
-    level of the quantile that is told as the best single value; None: the best for relative and absolute error together.
+    Attributes:
+        name: Its name.
+        unit: Its unit.
+        grid: The grid of its distributions.
+        value: Computes the outcomes of jobs (float64[n]).
+        limit: Computes where the system stops each job (float64[n], infinite for nowhere).
+        subject: The kind of record.
+        binding: False if the limit stops nothing and only scales relative histories.
+        point: The level of the quantile that is the best single value; None for the best of
+            relative and absolute error together.
     """
 
     name: str
@@ -91,13 +132,17 @@ def _column(jobs: pd.DataFrame | CodedJobs, name: str, missing: float = np.nan) 
     return values if np.isnan(missing) else np.where(np.isnan(values), missing, values)
 
 
+def _positive(limits: Floats) -> Floats:
+    return np.where(limits > 0, limits, np.inf)
+
+
 def _walltime(jobs: pd.DataFrame) -> Floats:
     return _column(jobs, "walltime")
 
 
 def _peak_memory(jobs: pd.DataFrame) -> Floats:
-    used = _column(jobs, "peak_memory")
-    return np.where(used > 0, used, np.nan)  # a log that writes 0 did not measure it
+    memory = _column(jobs, "peak_memory")
+    return np.where(memory > 0, memory, np.nan)  # a log that writes 0 did not measure it
 
 
 def _cpu_time(jobs: pd.DataFrame) -> Floats:
@@ -105,19 +150,20 @@ def _cpu_time(jobs: pd.DataFrame) -> Floats:
 
 
 def _io(jobs: pd.DataFrame) -> Floats:
-    read, written, seconds = (
-        _column(jobs, name) for name in ("read_bytes", "written_bytes", "walltime")
-    )
-    moved = np.where(
-        np.isnan(read) & np.isnan(written), np.nan, np.nan_to_num(read) + np.nan_to_num(written)
-    )
-    return moved / np.maximum(seconds, 1.0)
+    read, written = _column(jobs, "read_bytes"), _column(jobs, "written_bytes")
+    missing = np.isnan(read) & np.isnan(written)
+    total = np.where(missing, np.nan, np.nan_to_num(read) + np.nan_to_num(written))
+    return total / np.maximum(_column(jobs, "walltime"), 1.0)
+
+
+def _requested_cores(jobs: pd.DataFrame | CodedJobs) -> Floats:
+    return np.maximum(_column(jobs, "requested_cores", 1.0), 1.0)
 
 
 def _cores(jobs: pd.DataFrame) -> Floats:
-    """What each job was given, else what it asked for, else one core."""
-    given, asked = _column(jobs, "cores"), _asked_cores(jobs)
-    return np.where(np.isnan(given), asked, np.maximum(given, 1.0))
+    """Return the cores each job had, else requested, else one."""
+    cores = _column(jobs, "cores")
+    return np.where(np.isnan(cores), _requested_cores(jobs), np.maximum(cores, 1.0))
 
 
 def _cpu_work(jobs: pd.DataFrame) -> Floats:
@@ -131,10 +177,6 @@ def _cpu_per_event(jobs: pd.DataFrame) -> Floats:
         return np.where(events > 0, _cpu_work(jobs) / events, np.nan)
 
 
-def _positive(limits: Floats) -> Floats:
-    return np.where(limits > 0, limits, np.inf)
-
-
 def _walltime_limit(jobs: pd.DataFrame | CodedJobs) -> Floats:
     return _positive(_column(jobs, "requested_walltime", np.inf))
 
@@ -144,20 +186,13 @@ def _memory_limit(jobs: pd.DataFrame | CodedJobs) -> Floats:
 
 
 def _cpu_limit(jobs: pd.DataFrame | CodedJobs) -> Floats:
-    return _walltime_limit(jobs) * _asked_cores(jobs)
-
-
-def _asked_cores(jobs: pd.DataFrame | CodedJobs) -> Floats:
-    return np.maximum(_column(jobs, "requested_cores", 1.0), 1.0)
+    return _walltime_limit(jobs) * _requested_cores(jobs)
 
 
 def _duration(transfers: pd.DataFrame) -> Floats:
-    """Of those that were completed: how long a failure takes says nothing about the way."""
-    return np.where(
-        transfers["status"].eq("completed").to_numpy(bool, na_value=False),
-        _column(transfers, "duration"),
-        np.nan,
-    )
+    """Return durations of completed transfers; a failure's says nothing of the link."""
+    completed = transfers["status"].eq("completed").to_numpy(bool, na_value=False)
+    return np.where(completed, _column(transfers, "duration"), np.nan)
 
 
 def _bytes(transfers: pd.DataFrame | CodedJobs) -> Floats:
@@ -165,14 +200,10 @@ def _bytes(transfers: pd.DataFrame | CodedJobs) -> Floats:
 
 
 def _drain(jobs: pd.DataFrame | CodedJobs) -> Floats:
-    """The time in which those who run at a site would do all that waits there, if all took what they asked for; infinite where none."""
+    """Return the time in which the cores in use would do all waiting work as requested."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return _positive(
-            np.nan_to_num(
-                _column(jobs, "system_waiting_work") / _column(jobs, "system_running_cores"),
-                posinf=0.0,
-            )
-        )
+        drain = _column(jobs, "system_waiting_work") / _column(jobs, "system_running_cores")
+    return _positive(np.nan_to_num(drain, posinf=0.0))
 
 
 def _no_limit(jobs: pd.DataFrame | CodedJobs) -> Floats:
@@ -180,48 +211,79 @@ def _no_limit(jobs: pd.DataFrame | CodedJobs) -> Floats:
 
 
 def with_extra_inputs(target: Target, numbers: Sequence[str]) -> Target:
-    """``target`` with further ``numbers`` of its records that a refiner is shown."""
+    """Return ``target`` with further numeric fields of its records as inputs of the refiner."""
     return replace(
         target, subject=replace(target.subject, numbers=(*target.subject.numbers, *numbers))
     )
 
 
+def _highest(name: str) -> float:
+    return next(field.highest for field in FIELDS if field.name == name)
+
+
+_SECONDS, _MEMORY = _highest("walltime"), _highest("peak_memory")
+_CPU_TIME, _WORK = _highest("cpu_time"), _highest("cpu_time") * _highest("host_power")
+_IO = _highest("read_bytes") + _highest("written_bytes")
+
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("walltime", "s", Grid(1.0, 16, 321), _walltime, _walltime_limit),
-        Target("peak_memory", "bytes", Grid(2.0**16, 16, 513), _peak_memory, _memory_limit),
-        Target("cpu_time", "s", Grid(1.0, 16, 449), _cpu_time, _cpu_limit),
+        Target("walltime", "s", Grid(1.0, 16, 321, _SECONDS), _walltime, _walltime_limit),
         Target(
-            "transfer_time", "s", Grid(1.0, 16, 321), _duration, _bytes, TRANSFERS, binding=False
+            "peak_memory", "bytes", Grid(2.0**16, 16, 513, _MEMORY), _peak_memory, _memory_limit
         ),
-        # Half of all waits are short and a tenth last for days: the median error, by which waits are judged, is least far below the median.
-        Target("wait", "s", Grid(1.0, 16, 353), waits, _drain, WAITS, binding=False, point=1 / 3),
-        Target("io", "bytes/s", Grid(1.0, 8, 321), _io, _no_limit),
+        Target("cpu_time", "s", Grid(1.0, 16, 449, _CPU_TIME), _cpu_time, _cpu_limit),
+        Target(
+            "transfer_time",
+            "s",
+            Grid(1.0, 16, 321, LONGEST),
+            _duration,
+            _bytes,
+            TRANSFERS,
+            binding=False,
+        ),
+        # Half of all waits are short and a tenth last for days: the median error, by which waits
+        # are judged, is least far below the median.
+        Target(
+            "wait",
+            "s",
+            Grid(1.0, 16, 353, _SECONDS),
+            waits,
+            _drain,
+            WAITS,
+            binding=False,
+            point=1 / 3,
+        ),
+        Target("io", "bytes/s", Grid(1.0, 8, 321, _IO), _io, _no_limit),
         Target(
             "memory_per_core",
             "bytes",
-            Grid(2.0**16, 16, 417),
+            Grid(2.0**16, 16, 417, _MEMORY),
             lambda jobs: _peak_memory(jobs) / _cores(jobs),
-            lambda jobs: _memory_limit(jobs) / _asked_cores(jobs),
+            lambda jobs: _memory_limit(jobs) / _requested_cores(jobs),
         ),
         Target(
             "cpu_per_core",
             "s",
-            Grid(1.0, 16, 385),
+            Grid(1.0, 16, 385, _CPU_TIME),
             lambda jobs: _cpu_time(jobs) / _cores(jobs),
             _walltime_limit,
         ),
-        Target("cpu_per_event", "HEPScore s", Grid(2.0**-10, 16, 513), _cpu_per_event, _no_limit),
-        Target("cpu_work", "HEPScore s", Grid(1.0, 16, 513), _cpu_work, _no_limit),
+        Target(
+            "cpu_per_event", "HEPScore s", Grid(2.0**-10, 16, 513, _WORK), _cpu_per_event, _no_limit
+        ),
+        Target("cpu_work", "HEPScore s", Grid(1.0, 16, 513, _WORK), _cpu_work, _no_limit),
         Target(
             "io_per_core",
             "bytes/s",
-            Grid(1.0, 8, 321),
+            Grid(1.0, 8, 321, _IO),
             lambda jobs: _io(jobs) / _cores(jobs),
             _no_limit,
         ),
     )
 }
-"""Every target by name: walltime; memory in use by the whole job; CPU time over all cores; bytes read and written a second; the same
-of a core; and the CPU time times the power of the host where that is known, of an event and of the whole job."""
+"""Every target by name.
+
+Walltime; memory in use by the whole job; CPU time over all cores; bytes read and written a second;
+the same of a core; and CPU time times the power of the host, of an event and of the whole job.
+"""

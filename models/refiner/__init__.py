@@ -1,1 +1,1 @@
-"""The refiner: CatBoost bends what the mixture of histories foresaw, for whom and as far as later jobs bear it out."""
+"""The refiner: CatBoost reweights the mixture's distributions as far as later jobs confirm it."""

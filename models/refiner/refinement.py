@@ -1,6 +1,6 @@
-"""Refinement: how a learned model bends the mixture's masses, and what it is shown.
+"""Refinement: how a trained model reweights the mixture's masses, and its inputs.
 
-The mixture's bins are put together into coarse ones; the model says for each by how much its mass should change.
+The mixture's bins are grouped into coarse ones; the model gives a factor for the mass of each.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from infra.aliases import Array
+from infra.aliases import Array, Integers
 from models.quantities.classes import Cuts
 from models.quantities.distribution import Distribution, price_of
-from models.quantities.masses import bend, bins_below, coarsen, read_off
+from models.quantities.masses import bins_below, coarsen, reweight, summarise
+from models.quantities.targets import Grid
 from models.refiner.clusters import GLOBAL
 
 COARSE = 27
@@ -23,7 +23,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 class Refiner(Protocol):
-    """A trained model of how the coarse masses should change; it goes ``share`` of the way."""
+    """A trained model of the factors of coarse masses."""
 
     @property
     def share(self) -> float:
@@ -31,7 +31,7 @@ class Refiner(Protocol):
         ...
 
     def ratio(self, inputs: Array, coarse: Array) -> Array:
-        """Factor of each coarse mass (float64[n, coarse bins]); the masses times the factors sum to 1."""
+        """Return factors (float64[n, coarse bins]) such that masses times factors sum to 1."""
         ...
 
     def save(self, path: Path) -> None:
@@ -39,44 +39,59 @@ class Refiner(Protocol):
         ...
 
 
-def coarse_bins(bins: int) -> npt.NDArray[np.int64]:
-    """The coarse bin of each fine one (int64[bins]), COARSE of them at most and of equal size."""
-    return np.arange(bins) // _width(bins)
+def _width(grid: Grid) -> int:
+    """Return the number of bins in a coarse one; the last also has the grid's tail."""
+    return -(-grid.fine_bins // COARSE)
 
 
-def _width(bins: int) -> int:
-    return -(-bins // COARSE)
+def coarse_count(grid: Grid) -> int:
+    """Return the number of coarse bins, COARSE at most."""
+    return -(-grid.fine_bins // _width(grid))
 
 
-def coarse_masses(mass: Array) -> Array:
-    """Mass in each coarse bin (float64[n, coarse bins]) of float[n, bins]."""
-    bins = mass.shape[1]
-    out = np.empty((len(mass), -(-bins // _width(bins))))
-    coarsen(mass, _width(bins), out)
+def coarse_bins(grid: Grid) -> Integers:
+    """Return the coarse bin of each bin (int64[bins])."""
+    return np.minimum(np.arange(grid.bins) // _width(grid), coarse_count(grid) - 1)
+
+
+def coarse_masses(distribution: Distribution) -> Array:
+    """Return the mass in each coarse bin (float64[n, coarse bins])."""
+    grid = distribution.grid
+    out = np.empty((len(distribution), coarse_count(grid)))
+    coarsen(distribution.mass, _width(grid), out)
     return out
 
 
 def refiner_inputs(
-    mass: Array, coarse: Array, counts: Array, numbers: Array, which: Array | None = None
+    mass: Array, coarse: Array, counts: Array, numbers: Array, rows: Array | None = None
 ) -> Array:
-    """What a refiner is shown: coarse masses, the mixture's quantiles, counts of ended jobs a key, the job's numbers (float32[n, m]).
+    """Compute the inputs of a refiner (float32[n, m]).
 
-    ``which`` (int64[n]) says which row of the first three each row of ``numbers`` goes with, where several share one.
+    Args:
+        mass: The mixture's masses (float32[k, bins]), of which quantiles are inputs.
+        coarse: The same in coarse bins.
+        counts: How many outcomes each key had (int64[k, levels]).
+        numbers: The jobs' numeric fields (float32[n, fields]).
+        rows: The row of the first three of each job (int64[n]); default: the same row.
     """
     quantiles = np.empty((len(mass), len(QUANTILES)), np.float32)
     bins_below(mass, np.array(QUANTILES), quantiles)
-    shown = np.column_stack([coarse, quantiles, np.log2(1.0 + counts)]).astype(np.float32)
-    # CatBoost takes columns as they lie, and would copy rows.
-    return np.asfortranarray(np.column_stack([shown if which is None else shown[which], numbers]))
+    inputs = np.column_stack([coarse, quantiles, np.log2(1.0 + counts)]).astype(np.float32)
+    # CatBoost reads columns without copying them if they are contiguous.
+    return np.asfortranarray(np.column_stack([inputs if rows is None else inputs[rows], numbers]))
 
 
-def input_names(levels: tuple[str, ...], numbers: tuple[str, ...], bins: int) -> list[str]:
-    """Names of the columns of ``refiner_inputs``."""
-    masses = [f"mass_{k}" for k in range(int(coarse_bins(bins)[-1]) + 1)]
-    quantiles = [f"quantile_{level:g}" for level in QUANTILES]
+def input_names(levels: tuple[str, ...], numbers: tuple[str, ...], grid: Grid) -> list[str]:
+    """Return the names of the columns of ``refiner_inputs``.
+
+    Args:
+        levels: The names of the levels.
+        numbers: The names of numeric fields.
+        grid: The target's grid.
+    """
     return [
-        *masses,
-        *quantiles,
+        *(f"mass_{k}" for k in range(coarse_count(grid))),
+        *(f"quantile_{level:g}" for level in QUANTILES),
         *(f"ended {level}" for level in levels),
         "hour",
         "weekday",
@@ -84,44 +99,72 @@ def input_names(levels: tuple[str, ...], numbers: tuple[str, ...], bins: int) ->
     ]
 
 
-def refine(mass: Array, ratio: Array) -> Array:
-    """Multiply fine masses by the factors of their coarse bins (float32[n, bins], rows summing to 1)."""
-    bent = np.empty(mass.shape, np.float32)
-    bend(mass, ratio, _width(mass.shape[1]), bent)
-    return bent
+def refine(distribution: Distribution, ratio: Array) -> Distribution:
+    """Multiply masses by the factors of their coarse bins (float64[n, coarse bins])."""
+    reweighted = np.empty(distribution.mass.shape, np.float32)
+    reweight(distribution.mass, ratio, _width(distribution.grid), reweighted)
+    return Distribution(distribution.grid, reweighted, distribution.limit)
 
 
-def factors(shown: Array, coarse: Array, refiners: Mapping[str, Refiner], clusters: Array) -> Array:
-    """The factor of each coarse mass of each job (float64[n, coarse bins]), by what its refiner is ``shown`` (see ``refiner_inputs``).
+def factors(
+    inputs: Array, coarse: Array, refiners: Mapping[str, Refiner], clusters: Array
+) -> Array:
+    """Return the factor of each coarse mass of each job (float64[n, coarse bins]).
 
-    A job is answered by its cluster's refiner, or by the global one where it has none; its masses stay where there is neither.
+    A job is answered by its cluster's refiner, else by the global one; without either its masses
+    stay.
+
+    Args:
+        inputs: As from ``refiner_inputs``.
+        coarse: As from ``coarse_masses``.
+        refiners: Refiners by cluster.
+        clusters: The cluster of each job (object[n]).
     """
     if refiners.keys() == {GLOBAL}:
-        return refiners[GLOBAL].ratio(shown, coarse)
+        return refiners[GLOBAL].ratio(inputs, coarse)
     ratio = np.ones_like(coarse)
-    who = np.array(
-        [cluster if cluster in refiners else GLOBAL for cluster in clusters], dtype=object
-    )
+    names = np.array([name if name in refiners else GLOBAL for name in clusters], dtype=object)
     for cluster, refiner in refiners.items():
-        rows = who == cluster
+        rows = names == cluster
         if rows.any():
-            ratio[rows] = refiner.ratio(shown[rows], coarse[rows])
+            ratio[rows] = refiner.ratio(inputs[rows], coarse[rows])
     return ratio
 
 
 def summarise_reweighted(
-    foreseen: Distribution, which: Array, factors: Array, levels: Array, scale: float, cuts: Cuts
+    masses: Distribution, rows: Array, ratio: Array, levels: Array, scale: float, cuts: Cuts
 ) -> tuple[Array, Array, Array]:
-    """Mean, standard deviation and quantiles at ``levels`` (float64[n, 2 + levels]), the best bin (int64[n]), and the mass of each class
-    between ``cuts`` (float64[n, cuts + 1], empty where there are none).
+    """Compute in one pass what ``refine`` and then ``Distribution`` would give.
 
-    Of the rows ``which`` of ``foreseen``, each bent by its ``factors``: what ``refine`` and then ``Distribution`` would say.
+    Args:
+        masses: The mixture's distributions.
+        rows: The row of ``masses`` of each job (int64[n]).
+        ratio: The factors of its coarse masses (float64[n, coarse bins]).
+        levels: The levels of quantiles (float64[levels] or float64[n, levels]).
+        scale: A large error, for the best bin.
+        cuts: Between classes.
+
+    Returns:
+        Mean, standard deviation and quantiles (float64[n, 2 + levels]), the best bins (int64[n]),
+        and the mass of each class (float64[n, cuts + 1], undefined without cuts).
     """
-    grid = foreseen.grid
-    numbers, best = np.empty((len(which), 2 + len(levels))), np.empty(len(which), np.int64)
-    limit, classes = foreseen.limit[which], np.empty((len(which), len(cuts) + 1))
-    read_off(
-        foreseen.mass, which, factors, _width(grid.bins), grid.centres, grid.edges, limit, levels, float(price_of(scale)),
-        cuts.bins, cuts.parts, numbers, best, classes,
-    )  # fmt: skip
+    grid, levels = masses.grid, np.ascontiguousarray(np.atleast_2d(levels))
+    numbers, best = np.empty((len(rows), 2 + levels.shape[1])), np.empty(len(rows), np.int64)
+    classes = np.empty((len(rows), len(cuts) + 1))
+    summarise(
+        masses.mass,
+        rows,
+        ratio,
+        _width(grid),
+        grid.centres,
+        grid.edges,
+        masses.limit[rows],
+        levels,
+        float(price_of(scale)),
+        cuts.bins,
+        cuts.parts,
+        numbers,
+        best,
+        classes,
+    )
     return numbers, best, classes

@@ -1,4 +1,4 @@
-"""TrainingRows: what a refiner is shown of each job at its submission, and how well it did."""
+"""Training rows: a refiner's inputs at each job's submission, the outcome, and the refiner's score."""
 
 from __future__ import annotations
 
@@ -9,15 +9,22 @@ import numpy as np
 from infra.aliases import Array
 from models.histories.features import Contexts
 from models.histories.mixture import Mixture
+from models.quantities.distribution import Distribution
 from models.quantities.targets import Grid
 from models.refiner.refinement import Refiner, coarse_bins, coarse_masses, refiner_inputs
 
 
 @dataclass
 class TrainingRows:
-    """What each job's refiner was shown at its submission, a row a job; ``truth`` is the coarse bin of its outcome ``value``.
+    """What a refiner is trained on, a row a job.
 
-    ``at`` and ``known`` are when it was submitted and when its outcome became known (int64, microseconds).
+    Attributes:
+        inputs: As from ``refiner_inputs`` (float32[n, m]).
+        coarse: The mixture's coarse masses (float64[n, coarse bins]).
+        truth: The coarse bin of the outcome (int64[n]).
+        value: The outcome (float64[n]).
+        at: When the job was submitted (int64[n], microseconds).
+        available_at: When its outcome became available (int64[n], microseconds).
     """
 
     inputs: Array
@@ -28,63 +35,85 @@ class TrainingRows:
     available_at: Array
 
     def take(self, rows: Array) -> TrainingRows:
-        """The lessons of some rows."""
-        return TrainingRows(*(getattr(self, part.name)[rows] for part in fields(self)))
+        """Return some rows."""
+        return TrainingRows(*(getattr(self, field.name)[rows] for field in fields(self)))
 
-    def split(self, later: int, until: int | None = None) -> tuple[Array, Array]:
-        """The rows before ``later``, in the order in which outcomes became known, and those up to ``until`` submitted when these were."""
-        after = np.arange(later, len(self.truth) if until is None else until)
-        return np.arange(later), after[self.at[after] >= self.available_at[:later].max(initial=0)]
+    def split(self, start: int, stop: int | None = None) -> tuple[Array, Array]:
+        """Split rows, which are in order of availability, into training and validation.
+
+        Args:
+            start: Rows before it are for training.
+            stop: Rows from ``start`` to it that were submitted after all training outcomes were
+                available are for validation; default: all.
+        """
+        later = np.arange(start, len(self.truth) if stop is None else stop)
+        known = self.available_at[:start].max(initial=0)
+        return np.arange(start), later[self.at[later] >= known]
 
 
 def make_training_rows(
-    mixture: Mixture, contexts: Contexts, mass: Array, values: Array
+    mixture: Mixture, contexts: Contexts, masses: Distribution, values: Array
 ) -> TrainingRows:
-    """TrainingRows from the masses (float32[n, bins]) foreseen for jobs and their outcomes (float64[n], NaN unknown)."""
-    coarse = coarse_masses(mass)
-    top = mass.shape[1] - 1 - np.argmax(mass[:, ::-1] > 0, axis=1)
-    truth = coarse_bins(mass.shape[1])[np.minimum(mixture.grid.bin(np.nan_to_num(values)), top)]
+    """Make training rows of jobs.
+
+    Args:
+        mixture: The mixture that predicted them.
+        contexts: The jobs.
+        masses: Its predictions.
+        values: Their outcomes (float64[n], NaN for unknown).
+    """
+    coarse, outcomes = coarse_masses(masses), np.nan_to_num(values)
+    bins = np.minimum(masses.grid.bin(outcomes), masses.top_bin())
+    counts = mixture.ended_counts(contexts)
     return TrainingRows(
-        refiner_inputs(mass, coarse, mixture.ended_counts(contexts), contexts.numbers),
+        refiner_inputs(masses.mass, coarse, counts, contexts.numbers),
         coarse,
-        truth,
-        np.nan_to_num(values),
+        coarse_bins(masses.grid)[bins],
+        outcomes,
         contexts.at,
         contexts.available_at,
     )
 
 
-def score(lessons: TrainingRows, refiner: Refiner | None, grid: Grid) -> float:
-    """Mean continuous ranked probability score over the coarse bins, in the target's unit; less is better."""
-    coarse = lessons.coarse
+def score(rows: TrainingRows, refiner: Refiner | None, grid: Grid) -> float:
+    """Return the mean continuous ranked probability score over coarse bins; less is better.
+
+    Args:
+        rows: The jobs.
+        refiner: The refiner; None for the mixture alone.
+        grid: The target's grid.
+    """
+    coarse = rows.coarse
     if refiner:
-        coarse = coarse * refiner.ratio(lessons.inputs, coarse)
+        coarse = coarse * refiner.ratio(rows.inputs, coarse)
         coarse = coarse / coarse.sum(axis=1, keepdims=True)
-    starts = np.flatnonzero(np.diff(coarse_bins(grid.bins), prepend=-1))
-    steps = np.diff(np.append(grid.edges[starts], grid.edges[-1]))
-    reached = np.cumsum(coarse, axis=1)
-    below = lessons.truth[:, None] <= np.arange(len(starts))[None, :]
-    return float((((reached - below) ** 2) * steps).sum(axis=1).mean())
+    starts = np.flatnonzero(np.diff(coarse_bins(grid), prepend=-1))
+    steps = np.diff(np.append(grid.edges[starts], grid.edges[grid.fine_bins]))
+    cumulated = np.cumsum(coarse, axis=1)
+    below = rows.truth[:, None] <= np.arange(len(starts))[None, :]
+    return float((((cumulated - below) ** 2) * steps).sum(axis=1).mean())
 
 
 class TrainingBuffer:
-    """Room for the lessons of ``count`` jobs, filled in as they are submitted."""
+    """Room for the training rows of ``count`` jobs, filled as they are submitted."""
 
     def __init__(self, count: int) -> None:
+        """Allocate at the first ``put``."""
         self.count = count
-        self._all: TrainingRows | None = None
+        self._rows: TrainingRows | None = None
 
-    def put(self, rows: Array, lessons: TrainingRows) -> None:
-        """Write the lessons of some rows."""
-        if self._all is None:
-            parts = (getattr(lessons, part.name) for part in fields(lessons))
-            self._all = TrainingRows(
-                *(np.zeros((self.count, *part.shape[1:]), part.dtype) for part in parts)
+    def put(self, rows: Array, training: TrainingRows) -> None:
+        """Write the training rows of some jobs."""
+        names = [field.name for field in fields(training)]
+        if self._rows is None:
+            columns = (getattr(training, name) for name in names)
+            self._rows = TrainingRows(
+                *(np.zeros((self.count, *column.shape[1:]), column.dtype) for column in columns)
             )
-        for part in fields(lessons):
-            getattr(self._all, part.name)[rows] = getattr(lessons, part.name)
+        for name in names:
+            getattr(self._rows, name)[rows] = getattr(training, name)
 
     def take(self, rows: Array) -> TrainingRows:
-        """The lessons of some rows."""
-        assert self._all is not None  # noqa: S101
-        return self._all.take(rows)
+        """Return the training rows of some jobs."""
+        assert self._rows is not None  # noqa: S101
+        return self._rows.take(rows)

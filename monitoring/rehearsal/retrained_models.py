@@ -131,7 +131,10 @@ class RetrainedEngine:
         """See RetrainedModel."""
         first = answered[0].model
         calibration = CalibrationReplay(
-            self._log, first.model.calibration.copy(), self._log.available(first.at)
+            self._log,
+            self._replay.predictor.mixture,
+            first.model.calibration.copy(),
+            self._log.available(first.at),
         )
         ends = []
         for stretch in answered:
@@ -139,7 +142,7 @@ class RetrainedEngine:
                 predicted = self._predict(stretch.model, rows).distribution
                 calibration.record(rows, predicted)
                 levels = calibration.levels(rows, LEVELS)
-                ends.append(np.column_stack([predicted.quantile(levels[:, end]) for end in (0, 1)]))
+                ends.append(calibration.quantiles(rows, predicted, levels, LEVELS))
         low, high = np.concatenate(ends).T
         return low, high
 

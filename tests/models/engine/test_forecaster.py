@@ -13,6 +13,7 @@ from models.engine.target_predictor import TargetPredictor
 from models.engine.training import train
 from models.histories.features import Contexts, encode
 from models.histories.mixture import PrequentialReplay, outcome_order
+from models.quantities.distribution import Distribution, join
 from models.quantities.targets import TARGETS
 from models.refiner.refinement import factors, refine
 from models.refiner.training_rows import TrainingBuffer, TrainingRows, make_training_rows
@@ -30,11 +31,11 @@ class Lived:
 
     contexts: Contexts
     lessons: TrainingRows
-    masses: np.ndarray
+    masses: Distribution
 
 
 def live_through(jobs: pd.DataFrame, model_set: ModelSet, learned: bool) -> Lived:
-    """PrequentialReplay through all jobs; ``learned`` says whether the set's weights are there from the first job on, and stay."""
+    """Replay all jobs; ``learned``: the set's weights are there from the first job on, and stay."""
     settings = model_set.targets["walltime"].settings
     mixture = TargetPredictor.create(WALLTIME, model_set.levels, settings).mixture
     if learned:
@@ -46,11 +47,11 @@ def live_through(jobs: pd.DataFrame, model_set: ModelSet, learned: bool) -> Live
         [],
     )
     for rows in PARTS:
-        masses.append(walk.advance(rows, weigh=not learned)[0].mass)
+        masses.append(walk.advance(rows, weigh=not learned)[0])
         notebook.put(
             rows, make_training_rows(mixture, contexts.take(rows), masses[-1], values[rows])
         )
-    return Lived(contexts, notebook.take(np.arange(ROWS)), np.concatenate(masses))
+    return Lived(contexts, notebook.take(np.arange(ROWS)), join(masses))
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +94,8 @@ def test_outcomes_told_late_twice_and_out_of_order_leave_the_inputs_of_every_job
             forecaster.learn(jobs.iloc[part])
         told = contexts.at[rows[-1]]
         few = contexts.take(rows)
-        masses = mixture.distributions(few, limits[rows]).mass
-        np.testing.assert_array_equal(masses, lived.masses[rows])
+        masses = mixture.distributions(few, limits[rows])
+        np.testing.assert_array_equal(masses.mass, lived.masses.mass[rows])
         np.testing.assert_array_equal(
             make_training_rows(mixture, few, masses, values[rows]).inputs,
             lived.lessons.inputs[rows],
@@ -129,7 +130,7 @@ def test_an_engine_told_as_jobs_end_answers_as_training_lived_through_them(
             .distribution(lived.contexts.take([row]), WALLTIME.limit(query), query.index)
             .mass[0]
         )
-        np.testing.assert_allclose(answer, bent[row], rtol=1e-4, atol=1e-7, err_msg=str(row))
+        np.testing.assert_allclose(answer, bent.mass[row], rtol=1e-4, atol=1e-7, err_msg=str(row))
 
 
 def test_an_answer_asked_at_a_past_time_looks_at_no_outcome_of_later(habits):

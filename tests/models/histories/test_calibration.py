@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from models.histories.calibration import Calibration
+from models.histories.calibration import STEPS, Calibration
+from models.histories.familiarity import NEW, SEEN, Familiarity
 
 WANTED = np.array([0.05, 0.25, 0.5, 0.75, 0.95])
 
@@ -65,3 +66,44 @@ def test_an_unknown_outcome_teaches_nothing_and_what_is_learned_can_be_kept() ->
     copied = calibration.copy()
     copied.learn(*np.full((2, 100), 0.01))
     assert copied.level(0.05) < calibration.level(0.05) == kept.level(0.05)
+
+
+def jobs_of(status: int, rows: int, source: int = 7, owners: int = 0) -> Familiarity:
+    """Jobs of one status, of ``owners`` owners in turn (0: each its own)."""
+    owner = np.arange(rows) % (owners or rows) + 1
+    nan = np.full(rows, np.nan)
+    return Familiarity(
+        np.full(rows, source, np.uint64), owner.astype(np.uint64), np.full(rows, status), nan, nan
+    )
+
+
+def test_new_owners_and_sources_have_levels_of_their_own() -> None:
+    calibration, wanted = Calibration(), np.array([0.05, 0.95])
+    calibration.learn(*np.full((2, 3000), 0.5), jobs_of(SEEN, 3000))
+    calibration.learn(*[places(400, 0.4)] * 2, jobs_of(NEW, 400))
+    seen, new, elsewhere = (
+        calibration.levels(wanted, jobs_of(status, 1, source))[0]
+        for status, source in ((SEEN, 7), (NEW, 7), (NEW, 8))
+    )
+    assert new[0] < 0.03 < seen[0]
+    assert seen[1] < 0.97 < new[1]
+    assert new[0] < elsewhere[0] or elsewhere.tolist() == new.tolist()
+    restored = Calibration.from_json(json.loads(json.dumps(calibration.to_json())))
+    np.testing.assert_array_equal(restored.levels(wanted, jobs_of(NEW, 1))[0], new)
+
+
+def test_a_burst_of_one_new_owner_does_not_stand_for_all() -> None:
+    burst, many = Calibration(), Calibration()
+    burst.learn(*np.full((2, 300), 0.999), jobs_of(NEW, 300, owners=1))
+    many.learn(*np.full((2, 300), 0.999), jobs_of(NEW, 300))
+    levels = [
+        calibration.levels(np.array([0.05]), jobs_of(NEW, 1))[0, 0] for calibration in (burst, many)
+    ]
+    assert levels[0] < 0.1 < 0.4 < levels[1]
+
+
+def test_levels_before_familiarity_are_read() -> None:
+    old = {name: np.linspace(0.1, 1.0, STEPS).tolist() for name in ("upto", "below")}
+    calibration = Calibration.from_json(old)
+    assert calibration.level(0.05) > 0.1
+    assert calibration.levels(np.array([0.05]), jobs_of(NEW, 1))[0, 0] < 0.05

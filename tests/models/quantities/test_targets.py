@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jobs.schema import OUTCOMES, conform
+from jobs.schema import FIELDS, OUTCOMES, conform
+from jobs.transfers import TRANSFER
 from models.quantities.targets import TARGETS
 
 JOBS = conform(
@@ -65,3 +66,31 @@ def test_a_wait_is_measured_against_the_time_in_which_the_queue_drains() -> None
         }
     )
     assert TARGETS["wait"].limit(around).tolist() == [1800.0, np.inf, np.inf, np.inf]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_grid_reaches_what_the_schema_accepts(name: str) -> None:
+    highest = {field.name: field.highest for field in (*FIELDS, *TRANSFER.fields)}
+    cpu_time, memory = highest["cpu_time"], highest["peak_memory"]
+    work, moved = cpu_time * highest["host_power"], highest["read_bytes"] * 2
+    largest = {
+        "walltime": highest["walltime"],
+        "wait": highest["walltime"],
+        "transfer_time": highest["duration"],
+        "peak_memory": memory,
+        "memory_per_core": memory,
+        "cpu_time": cpu_time,
+        "cpu_per_core": cpu_time,
+        "cpu_per_event": work,
+        "cpu_work": work,
+        "io": moved,
+        "io_per_core": moved,
+    }[name]
+    grid = TARGETS[name].grid
+    assert grid.edges[-1] >= largest
+    assert len(grid.edges) == grid.bins + 1
+    assert (np.diff(grid.edges) > 0).all()
+    inside = np.geomspace(grid.lowest, largest, 1000)
+    bins = grid.bin(inside)
+    assert ((grid.edges[bins] <= inside) & (inside < grid.edges[bins + 1])).all()
+    assert (grid.bin(grid.centres) == np.arange(grid.bins)).all()

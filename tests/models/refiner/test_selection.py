@@ -20,7 +20,7 @@ from models.refiner.selection import (
 from models.refiner.training_rows import TrainingRows
 
 GRID = TARGETS["walltime"].grid
-COARSE = int(coarse_bins(GRID.bins)[-1]) + 1
+COARSE = int(coarse_bins(GRID)[-1]) + 1
 ROWS = 4000
 
 

@@ -18,7 +18,7 @@ from models.releases import refiner_fitting as refiner_fitting_module
 from models.releases.refiner_fitting import refiner_fitting
 
 GRID = TARGETS["walltime"].grid
-COARSE = int(coarse_bins(GRID.bins)[-1]) + 1
+COARSE = int(coarse_bins(GRID)[-1]) + 1
 ROWS = 4000
 
 
