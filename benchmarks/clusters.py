@@ -25,7 +25,7 @@ from models.engine.backtest import Backtest, backtest
 from models.quantities.targets import TARGETS
 from models.refiner.boosting import fit_refiner
 from models.refiner.clusters import GLOBAL, By, find_clusters
-from models.refiner.selection import FEWEST_IN_CLUSTER, SHARES
+from models.refiner.selection import MIN_CLUSTER_ROWS, SHARES
 
 FIELDS = {
     "group": "group",
@@ -114,7 +114,7 @@ def _score_clusters(
     before, after = clusters[window.ended_rows], clusters[window.rows]
     names, counts = np.unique(before.astype(str), return_counts=True)
     theirs = best.ratio(window.later.inputs, window.later.coarse)
-    for name in names[counts >= FEWEST_IN_CLUSTER]:
+    for name in names[counts >= MIN_CLUSTER_ROWS]:
         inside = after == name
         own = (
             fit_refiner(window.ended.take(np.flatnonzero(before == name)))
