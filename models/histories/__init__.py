@@ -1,1 +1,1 @@
-"""The mixture of histories: what a job's keys did lately, as one distribution whose weights are learned as jobs end."""
+"""The mixture of histories: one distribution from jobs that ended, its weights learned online."""

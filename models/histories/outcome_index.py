@@ -65,7 +65,7 @@ def new_outcome_index(slots: int = 1024, pool: int = 1 << 16) -> OutcomeIndex:
 
 
 def ensure_capacity(index: OutcomeIndex, levels: int) -> OutcomeIndex:
-    """Return the same index with room for at least one more outcome under each of ``levels`` keys."""
+    """Return the same index with room for one more outcome under each of ``levels`` keys."""
     slots, pool = len(index.start), len(index.value)
     if index.used[SLOTS] + levels > slots:
         slots *= 2

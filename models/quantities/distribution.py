@@ -1,4 +1,4 @@
-"""Distributions of outcomes: rows of masses over one grid, and what a caller may compute of them."""
+"""Distributions of outcomes: rows of masses over one grid, and their statistics."""
 
 from __future__ import annotations
 

@@ -263,7 +263,7 @@ def summarise(
 
 @compiled
 def coarsen(mass: Array, width: int, out: Array) -> None:
-    """Sum each row in groups of ``width`` bins (float64[n, groups]); the last has all that follow."""
+    """Sum each row in groups of ``width`` bins (float64[n, groups]); the last has the rest."""
     bins, groups = mass.shape[1], out.shape[1]
     for row in range(len(mass)):
         for k in range(groups):
@@ -275,7 +275,7 @@ def coarsen(mass: Array, width: int, out: Array) -> None:
 
 @compiled
 def bins_below(mass: Array, levels: Array, out: Array) -> None:
-    """Count the bins of each row before each of ``levels`` (ascending) is reached (float32[n, m])."""
+    """Count the bins of each row before each ascending level is reached (float32[n, levels])."""
     for row in range(len(mass)):
         total, reached = 0.0, 0
         for b in range(mass.shape[1]):

@@ -1,8 +1,9 @@
-"""Stochastic values: what is known of a duration as a set of values with their probabilities, combined quickly.
+"""Stochastic values: durations as sets of equally probable points, combined quickly.
 
-Schopf's three representations (normal, interval, histogram) become one: POINTS equally probable values, sorted, so that n values are one
-array float64[n, POINTS]. Independent values are combined point by point in the order of a lattice, which pairs every part of one
-with every part of another without drawing anything at random (Korobov 1959).
+Schopf's three representations (normal, interval, histogram) become one: POINTS sorted values, so
+that n durations are one array float64[n, POINTS]. Independent values are combined point by point in
+the order of a lattice, which pairs every part of one with every part of another without drawing at
+random (Korobov 1959).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _LATTICE = tuple(
     (factor * np.arange(POINTS) + shift) % POINTS
     for factor, shift in ((1, 0), (39, 29), (59, 29), (35, 7))
 )
-"""Orders of the points; the correlation of normal or exponential values in any two of them is under .06."""
+"""Orders of the points; values in any two of them correlate by less than .06."""
 
 
 LEAST_CHANCE = 1e-4
@@ -44,108 +45,110 @@ def normal(mean: Array, deviation: Array) -> Array:
 
 
 def interval(low: Array, high: Array) -> Array:
-    """Values of which only the ends are known, all between taken to be as likely (float64[n, POINTS])."""
+    """Return values uniform between two ends (float64[n, POINTS])."""
     low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
     return low[:, None] + (high - low)[:, None] * LEVELS
 
 
-def histogram(found: Distribution) -> Array:
-    """Values as a forecast has them (float64[n, POINTS])."""
-    return found.quantiles(LEVELS)
+def histogram(distribution: Distribution) -> Array:
+    """Return the quantiles of a forecast (float64[n, POINTS])."""
+    return distribution.quantiles(LEVELS)
 
 
 def constant(values: Array) -> Array:
-    """Values that are certain (float64[n, POINTS])."""
+    """Return values that are certain (float64[n, POINTS])."""
     return np.repeat(np.asarray(values, dtype=np.float64)[:, None], POINTS, axis=1)
 
 
-def total(*parts: Array) -> Array:
-    """The sum of up to four independent values (float64[n, POINTS])."""
-    summed = parts[0].copy()
-    for part, order in zip(parts[1:], _LATTICE[1:], strict=False):
-        summed += part[:, order]
-    if len(parts) > len(_LATTICE):
-        return total(np.sort(summed, axis=1), *parts[len(_LATTICE) :])
+def total(*values: Array) -> Array:
+    """Return the sum of independent values (float64[n, POINTS])."""
+    summed = values[0].copy()
+    for addend, order in zip(values[1:], _LATTICE[1:], strict=False):
+        summed += addend[:, order]
+    if len(values) > len(_LATTICE):
+        return total(np.sort(summed, axis=1), *values[len(_LATTICE) :])
     return np.sort(summed, axis=1)
 
 
-def maximum(*parts: Array) -> Array:
-    """The largest of independent values, as where all must be done: a delay in one is a delay in all (float64[n, POINTS])."""
-    largest = parts[0]
-    for part, order in zip(parts[1:], cycle(_LATTICE[1:])):
-        largest = np.sort(np.maximum(largest, part[:, order]), axis=1)
+def maximum(*values: Array) -> Array:
+    """Return the largest of independent values, as where all must end (float64[n, POINTS])."""
+    largest = values[0]
+    for other_values, order in zip(values[1:], cycle(_LATTICE[1:])):
+        largest = np.sort(np.maximum(largest, other_values[:, order]), axis=1)
     return largest
 
 
 def times(values: Array, factor: float | Array) -> Array:
-    """The product by a constant that is not negative (a number or float64[n])."""
+    """Multiply by a constant that is not negative (a number or float64[n])."""
     return values * np.atleast_1d(np.asarray(factor, dtype=np.float64))[:, None]
 
 
 def quantile(values: Array, level: float) -> Array:
-    """The quantile at ``level``, linear between points (float64[n])."""
-    place = np.clip(level * POINTS - 0.5, 0, POINTS - 1)
-    below = int(place)
+    """Return the quantile at ``level``, linear between points (float64[n])."""
+    position = np.clip(level * POINTS - 0.5, 0, POINTS - 1)
+    below = int(position)
     above = min(below + 1, POINTS - 1)
-    return np.asarray(values[:, below] + (place - below) * (values[:, above] - values[:, below]))
+    return np.asarray(values[:, below] + (position - below) * (values[:, above] - values[:, below]))
 
 
 def reached(values: Array, limits: Array) -> Array:
-    """The probability that each value is at most its limit (float64[n])."""
+    """Return the probability that each value is at most its limit (float64[n])."""
     return np.asarray((values <= np.asarray(limits, dtype=np.float64)[:, None]).mean(axis=1))
 
 
 def first(values: Array, groups: Array) -> Array:
-    """The probability that each value is the least of its group (float64[n]); rows of one group stand together.
+    """Return the probability that each value is the least of its group (float64[n]).
 
-    What is equal shares the first place.
+    Equal values share the first position.
+
+    Args:
+        values: float64[n, POINTS].
+        groups: The group of each (int64[n]); rows of one group are neighbours.
     """
-    starts = (
-        np.flatnonzero(np.r_[True, groups[1:] != groups[:-1], True])
-        if len(groups)
-        else np.zeros(1, np.int64)
-    )
     chances = np.zeros(len(values))
+    if not len(groups):
+        return chances
+    starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1], True])
     _first(np.ascontiguousarray(values), starts, chances)
-    return (
-        chances / np.repeat(np.add.reduceat(chances, starts[:-1]), np.diff(starts))
-        if len(groups)
-        else chances
-    )
+    totals = np.add.reduceat(chances, starts[:-1])
+    return np.asarray(chances / np.repeat(totals, np.diff(starts)))
 
 
 @compiled
 def _first(values: Array, starts: Array, chances: Array) -> None:
-    """Go up through the points of each group: one is first by the product of the shares of the others that are still above it."""
+    """Go up through the points of each group.
+
+    A value is first by the product of the shares of the others that are still above it.
+    """
     points = values.shape[1]
     for group in range(len(starts) - 1):
         begin, rows = starts[group], starts[group + 1] - starts[group]
-        place, steps = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+        passed, steps = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
         heads = values[begin : begin + rows, 0].copy()
-        none_yet = 1.0  # the probability that none has come up to here
+        none_yet = 1.0  # the probability that no value lies below the current one
         over = False
         while not over:
             least, shares, after = heads.min(), 0.0, 1.0
-            # All points of this value at once: what comes together shares the chance of being first.
+            # All points of this value at once, since equal values share the first position.
             for row in range(rows):
                 steps[row] = 0
                 if heads[row] == least:
                     while (
-                        place[row] + steps[row] < points
-                        and values[begin + row, place[row] + steps[row]] == least
+                        passed[row] + steps[row] < points
+                        and values[begin + row, passed[row] + steps[row]] == least
                     ):
                         steps[row] += 1
-                    left = points - place[row]
+                    left = points - passed[row]
                     shares += steps[row] / left
                     after *= (left - steps[row]) / left
             after *= none_yet
             for row in range(rows):
                 if steps[row] > 0:
-                    chances[begin + row] += (
-                        (none_yet - after) * (steps[row] / (points - place[row])) / shares
-                    )
-                    place[row] += steps[row]
-                    over = over or place[row] == points
-                    heads[row] = np.inf if place[row] == points else values[begin + row, place[row]]
+                    share = steps[row] / (points - passed[row])
+                    chances[begin + row] += (none_yet - after) * share / shares
+                    passed[row] += steps[row]
+                    ended = passed[row] == points
+                    over = over or ended
+                    heads[row] = np.inf if ended else values[begin + row, passed[row]]
             none_yet = after
             over = over or none_yet < LEAST_CHANCE

@@ -1,6 +1,6 @@
-"""Subjects: the kinds of record whose quantities are predicted, and by which fields their histories are told apart.
+"""Subjects: the kinds of record whose quantities are predicted, and the fields of their histories.
 
-The engine knows a subject only through these values: a new kind of record is one more of them, not one more engine.
+The engine knows a subject only through these values: a new kind of record is one more of them.
 """
 
 from __future__ import annotations
@@ -18,14 +18,22 @@ from models.past.traffic import TRAFFIC, traffic_now, with_traffic
 
 @dataclass(frozen=True)
 class Subject:
-    """A kind of record: a table with ``submitted_at``, the fields named here, and what its targets are made from.
+    """A kind of record: a table with ``submitted_at`` and the fields named here.
 
-    ``candidates`` is the rule by which levels are chosen: every set of fields whose history may tell something, fine to coarse.
-    ``owners`` are the fields, the most telling first, that say whose a record is. Of the fields in ``sizes`` a key takes the size class
-    (half an octave), not the value. ``measured_against`` are the fields that limits and yardsticks are made from: where records have
-    one, relative histories are kept: of all, of the owner and of the candidates in ``rated``. ``numbers`` are what a refiner is shown.
-    An outcome is known from the time in ``outcome_time`` on. ``add_surroundings`` adds to records what else was under way when each was
-    submitted, as it was known then; ``current_surroundings`` tells the same of one that comes now.
+    Attributes:
+        name: Its name.
+        candidates: Sets of fields whose history may be useful, fine to coarse; the levels of a log
+            are chosen among them.
+        owners: The fields, the most informative first, that say whose a record is.
+        numbers: Numeric fields that a refiner reads.
+        sizes: Fields of which keys hold the size class (half an octave), not the value.
+        measured_against: The fields that limits are made from. Where records have one, relative
+            histories are kept: of all, of the owner and of ``rated``.
+        rated: Candidates with relative histories.
+        identity: The fields that name a record.
+        outcome_time: The field that says when an outcome became available.
+        add_surroundings: Adds what else was under way when each record was submitted.
+        current_surroundings: Computes the same for a record submitted now.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""CatBoost models: refiners, classifiers, plain regressions and hazards; no other module calls it."""
+"""CatBoost models: refiners, classifiers, plain regressions and hazards."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def _text_columns(inputs: pd.DataFrame) -> list[str]:
 
 
 def _calibrate(logits: Array, labels: Integers, classes: Integers) -> tuple[Array, Array]:
-    """Return slopes and shifts whose softmax fits ``labels``; the identity if a class is missing."""
+    """Return slopes and shifts whose softmax fits ``labels``; the identity if one is missing."""
     from sklearn.linear_model import LogisticRegression
 
     slopes, shifts = np.eye(len(classes)), np.zeros(len(classes))

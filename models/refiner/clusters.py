@@ -1,4 +1,4 @@
-"""Clusters: kinds of jobs that may have a model of their own, by virtual organisation, by site, or by likeness of their users."""
+"""Clusters of jobs that may have a model of their own: by a field, or by k-means of their users."""
 
 from __future__ import annotations
 
@@ -19,18 +19,23 @@ KINDS = 6
 
 @dataclass(frozen=True)
 class Clusters:
-    """How jobs are told apart: by the value of a field, or for ``kmeans`` by the kind that a user was found to be."""
+    """An assignment of jobs to clusters.
+
+    Attributes:
+        by: The field whose values are clusters, or ``kmeans`` for kinds of user.
+        kinds: The kind of each user.
+    """
 
     by: By | None = None
     kinds: dict[str, str] = field(default_factory=dict)
 
     @property
     def field(self) -> str | None:
-        """The field that tells jobs apart."""
+        """The field by whose value jobs are assigned."""
         return "user" if self.by == "kmeans" else self.by
 
     def assign(self, jobs: pd.DataFrame | CodedJobs) -> npt.NDArray[Any]:
-        """The cluster of each job (object[n] of text); GLOBAL where it has none."""
+        """Return the cluster of each job (object[n] of text); GLOBAL where it has none."""
         if self.field is None or self.field not in jobs:
             return np.full(len(jobs), GLOBAL, dtype=object)
         column: Any = (
@@ -43,36 +48,30 @@ class Clusters:
         return np.array([*names, GLOBAL], dtype=object)[column.codes]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return plain JSON values."""
         return {"by": self.by, "kinds": self.kinds}
 
     @staticmethod
     def from_json(text: dict[str, Any]) -> Clusters:
-        """The opposite of ``to_json``."""
+        """Invert ``to_json``."""
         return Clusters(text["by"], dict(text["kinds"]))
 
 
 def answering_clusters(clusters: npt.NDArray[Any], own: Collection[str]) -> npt.NDArray[Any]:
-    """Whose refiner answers jobs of ``clusters``: that of one of ``own``, else GLOBAL (object[n])."""
+    """Return whose refiner answers jobs of ``clusters``: one of ``own``, else GLOBAL (object[n])."""
     if set(own) <= {GLOBAL}:
         return np.full(len(clusters), GLOBAL, dtype=object)
     return np.array([name if name in own else GLOBAL for name in clusters], dtype=object)
 
 
 def most_informative_field(jobs: pd.DataFrame) -> str:
-    """What says best whose each job is: its group, else site, queue or program, whichever the log tells first, else its source."""
-    return next(
-        (
-            name
-            for name in ("group", "site", "queue", "program")
-            if name in jobs and jobs[name].nunique() > 1
-        ),
-        "source",
-    )
+    """Return the first of group, site, queue and program with several values, else the source."""
+    names = ("group", "site", "queue", "program")
+    return next((name for name in names if name in jobs and jobs[name].nunique() > 1), "source")
 
 
 def default_cluster_by(jobs: pd.DataFrame) -> By:
-    """Return what tells clusters apart unless a person says: group, else site, else k-means.
+    """Return the default of clusters: by group, else by site, else by k-means.
 
     A field counts where the jobs name more than one value of it.
     """
@@ -83,7 +82,13 @@ def default_cluster_by(jobs: pd.DataFrame) -> By:
 
 
 def find_clusters(jobs: pd.DataFrame, values: npt.NDArray[np.float64], by: By | None) -> Clusters:
-    """Clusters of ended ``jobs`` with outcomes ``values`` (float64[n]); k-means groups users by what their jobs are like."""
+    """Find clusters.
+
+    Args:
+        jobs: Jobs that ended.
+        values: Their outcomes (float64[n]).
+        by: A field, or ``kmeans`` to group users by the means of their jobs; None for none.
+    """
     if by != "kmeans":
         return Clusters(by)
     from sklearn.cluster import KMeans
@@ -102,9 +107,8 @@ def find_clusters(jobs: pd.DataFrame, values: npt.NDArray[np.float64], by: By | 
     users = users.fillna(users.mean()).fillna(0.0)
     if len(users) < 2 * KINDS:
         return Clusters(by)
-    found = KMeans(KINDS, n_init=4, random_state=0).fit_predict(
-        StandardScaler().fit_transform(users.to_numpy())
-    )
+    scaled = StandardScaler().fit_transform(users.to_numpy())
+    kinds = KMeans(KINDS, n_init=4, random_state=0).fit_predict(scaled)
     return Clusters(
-        by, {str(user): f"kind {kind}" for user, kind in zip(users.index, found, strict=True)}
+        by, {str(user): f"kind {kind}" for user, kind in zip(users.index, kinds, strict=True)}
     )

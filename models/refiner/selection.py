@@ -26,7 +26,7 @@ MIN_GAIN, MIN_COMPARISONS = 0.002, 2
 """A cluster's refiner must be better than the global one by this share, in so many windows."""
 SHARES = (0.0, 0.5, 0.75)
 """How far a refiner may go from the mixture's masses to its own."""
-TREES = tuple(int(BOOSTING["iterations"] * part) for part in (0.25, 0.5, 0.75, 1.0))
+TREES = tuple(int(BOOSTING["iterations"] * share) for share in (0.25, 0.5, 0.75, 1.0))
 """To how many of its first trees a refiner may be cut."""
 MAX_LOSS = 0.001
 """The fewest trees are kept that lose no more than this share of the score; a hundredth would cost

@@ -1,4 +1,4 @@
-"""Training rows: a refiner's inputs at each job's submission, the outcome, and the refiner's score."""
+"""Training rows: a refiner's inputs at submission, the outcome, and the refiner's score."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class TrainingRows:
                 available are for validation; default: all.
         """
         later = np.arange(start, len(self.truth) if stop is None else stop)
-        known = self.available_at[:start].max(initial=0)
-        return np.arange(start), later[self.at[later] >= known]
+        trained_at = self.available_at[:start].max(initial=0)
+        return np.arange(start), later[self.at[later] >= trained_at]
 
 
 def make_training_rows(

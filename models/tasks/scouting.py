@@ -169,10 +169,10 @@ def _exhausted(done: Numbers, per_event: float | None) -> list[str]:
         reasons |= dict.fromkeys(
             scout.exhausted(
                 cpu_time=spent,
-                asked_cpu_time=per_event or np.inf,
+                requested_cpu_time=per_event or np.inf,
                 walltime=job["walltime"],
                 ram_mb=job["peak_memory"] / MEGABYTE / job["cores"],
-                asked_ram_mb=job["requested_memory"] / MEGABYTE / job["cores"] or np.inf,
+                requested_ram_mb=job["requested_memory"] / MEGABYTE / job["cores"] or np.inf,
                 cpu_seconds=job["cpu_time"],
                 cores=job["cores"],
             )
