@@ -7,9 +7,9 @@ import pytest
 from jobs.schema import conform, derive_fields
 from models.engine.backtest import backtest
 from models.engine.forecaster import Forecaster
+from models.evaluation.backtest import is_unseen
 from models.histories.familiarity import HIGH, LOW, NEW, SEEN, UNREPORTED
 from models.histories.features import choose_levels, encode
-from models.past.newcomers import is_newcomer
 from models.quantities.targets import TARGETS
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
@@ -72,7 +72,7 @@ def test_the_range_of_a_cold_start_is_no_narrower_than_first_jobs_of_strangers(
 
 def test_nine_of_ten_jobs_of_new_users_lie_in_their_range(strangers: pd.DataFrame) -> None:
     result = backtest(strangers, refined=False)
-    new = is_newcomer(strangers, "user")[result.rows]
+    new = is_unseen(strangers, "user", WALLTIME.subject)[result.rows]
     inside = (result.truth >= result.low) & (result.truth <= result.high)
     assert new.sum() == 180
     assert 0.87 < inside[new].mean() < 0.97
@@ -96,10 +96,3 @@ def test_owners_are_seen_new_or_unreported(strangers: pd.DataFrame) -> None:
     assert found.first_high[1] == np.sort(known)[int(np.ceil(HIGH * 63))]
     # Too few at that request.
     assert np.isnan(found.first_low[[0, 2, 3]]).all()
-
-
-def test_newcomers_are_told_by_source_and_only_where_the_field_is_reported() -> None:
-    jobs = made(user=["x", "x", "x", None, "y"], walltime=[3600.0] * 5)
-    jobs["source"] = ["a", "a", "b", "a", "a"]
-    assert is_newcomer(jobs, "user").tolist() == [True, False, True, False, True]
-    assert not is_newcomer(jobs.drop(columns="user"), "user").any()
