@@ -73,8 +73,9 @@ class ModelCard:
     """How a model set came to be; immutable, stored as ``card.json`` beside the model.
 
     ``sources`` had the training jobs; ``selected_sources`` are those that a person chose to train
-    on, empty where it was all. ``clusters`` has a row a cluster by target, as model selection reports them; ``metrics`` the
-    validation errors by target; ``features`` the refiner's inputs by target.
+    on, empty where it was all. ``clusters`` has a row a cluster by target, as model selection
+    reports them; ``metrics`` the validation errors by target; ``features`` the refiner's inputs by
+    target.
     """
 
     created_at: str

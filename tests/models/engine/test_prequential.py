@@ -18,22 +18,22 @@ Jobs = Callable[..., pd.DataFrame]
 
 
 def scrambled_after(jobs: pd.DataFrame, moment: pd.Timestamp, seed: int = 0) -> pd.DataFrame:
-    """The same log as far as it was known at ``moment``: all that had not ended (or begun) by then turns out otherwise."""
+    """The same log as far as it was known at ``moment``: all that had not ended (or begun) by then turns out after_scrambling."""
     draw = np.random.default_rng(seed)
-    other = jobs.copy()
+    scrambled = jobs.copy()
     open_then = ~(jobs["ended_at"] <= moment)
     not_begun = open_then & ~(jobs["started_at"] <= moment)
     length = pd.Series(np.floor(draw.exponential(20_000, len(jobs))) + 1, index=jobs.index)
     begun = jobs["started_at"].where(
         ~not_begun, jobs["submitted_at"].clip(lower=moment) + pd.to_timedelta(length / 7, unit="s")
     )
-    other["started_at"] = begun.astype(jobs["started_at"].dtype)
+    scrambled["started_at"] = begun.astype(jobs["started_at"].dtype)
     ended = begun.clip(lower=moment) + pd.to_timedelta(length, unit="s")
-    other["ended_at"] = jobs["ended_at"].where(~open_then, ended).astype(jobs["ended_at"].dtype)
-    seconds = (other["ended_at"] - other["started_at"]).dt.total_seconds()
-    other["walltime"] = jobs["walltime"].where(~open_then, seconds)
-    other["status"] = jobs["status"].where(~open_then, "failed")
-    return other
+    scrambled["ended_at"] = jobs["ended_at"].where(~open_then, ended).astype(jobs["ended_at"].dtype)
+    seconds = (scrambled["ended_at"] - scrambled["started_at"]).dt.total_seconds()
+    scrambled["walltime"] = jobs["walltime"].where(~open_then, seconds)
+    scrambled["status"] = jobs["status"].where(~open_then, "failed")
+    return scrambled
 
 
 @pytest.fixture(scope="module")
@@ -42,51 +42,53 @@ def log(habits: Jobs) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def lived(log: pd.DataFrame) -> Backtest:
+def replayed(log: pd.DataFrame) -> Backtest:
     return backtest(log, warm_up=0.2, refit_every=0.2)
 
 
 @pytest.mark.parametrize("share", [0.45, 0.8])
 def test_no_answer_moves_when_the_future_does(
-    log: pd.DataFrame, lived: Backtest, share: float
+    log: pd.DataFrame, replayed: Backtest, share: float
 ) -> None:
     moment = log["submitted_at"].quantile(share)
-    otherwise = backtest(scrambled_after(log, moment), warm_up=0.2, refit_every=0.2)
+    after_scrambling = backtest(scrambled_after(log, moment), warm_up=0.2, refit_every=0.2)
     before = {
-        int(row): place
-        for place, row in enumerate(lived.rows)
+        int(row): position
+        for position, row in enumerate(replayed.rows)
         if log["submitted_at"].iloc[row] <= moment
     }
-    after = {int(row): place for place, row in enumerate(otherwise.rows)}
+    after = {int(row): position for position, row in enumerate(after_scrambling.rows)}
     both = sorted(before.keys() & after.keys())
     assert len(both) > 300
     mine, theirs = [before[row] for row in both], [after[row] for row in both]
     for name in ("point", "median", "mean", "low", "high", "quantiles"):
         np.testing.assert_array_equal(
-            getattr(lived, name)[mine], getattr(otherwise, name)[theirs], err_msg=name
+            getattr(replayed, name)[mine], getattr(after_scrambling, name)[theirs], err_msg=name
         )
 
 
-def test_scrambling_does_change_what_comes_later(log: pd.DataFrame, lived: Backtest) -> None:
+def test_scrambling_does_change_what_comes_later(log: pd.DataFrame, replayed: Backtest) -> None:
     """So the test above would see a leak: the later answers, which may know of it, do move."""
     moment = log["submitted_at"].quantile(0.45)
-    otherwise = backtest(scrambled_after(log, moment), warm_up=0.2, refit_every=0.2)
-    assert not np.array_equal(lived.point[-300:], otherwise.point[-300:])
+    after_scrambling = backtest(scrambled_after(log, moment), warm_up=0.2, refit_every=0.2)
+    assert not np.array_equal(replayed.point[-300:], after_scrambling.point[-300:])
 
 
-def test_quantiles_do_not_cross_and_keep_to_the_request(log: pd.DataFrame, lived: Backtest) -> None:
-    assert (np.diff(lived.quantiles, axis=1) >= 0).all()
-    assert (lived.low <= lived.high).all()
-    assert (lived.point >= 0).all()
-    assert np.isfinite(lived.quantiles).all()
+def test_quantiles_do_not_cross_and_keep_to_the_request(
+    log: pd.DataFrame, replayed: Backtest
+) -> None:
+    assert (np.diff(replayed.quantiles, axis=1) >= 0).all()
+    assert (replayed.low <= replayed.high).all()
+    assert (replayed.point >= 0).all()
+    assert np.isfinite(replayed.quantiles).all()
 
 
 def test_only_jobs_after_the_warm_up_with_an_outcome_are_judged(
-    log: pd.DataFrame, lived: Backtest
+    log: pd.DataFrame, replayed: Backtest
 ) -> None:
-    known = log["walltime"].iloc[lived.rows]
-    np.testing.assert_array_equal(known.to_numpy(), lived.truth)
-    assert len(lived.rows) == int(log["walltime"].iloc[int(0.2 * len(log)) :].notna().sum())
+    outcomes = log["walltime"].iloc[replayed.rows]
+    np.testing.assert_array_equal(outcomes.to_numpy(), replayed.truth)
+    assert len(replayed.rows) == int(log["walltime"].iloc[int(0.2 * len(log)) :].notna().sum())
 
 
 MEMORY = ("walltime", "peak_memory")
@@ -99,9 +101,9 @@ def measured(log: pd.DataFrame) -> pd.DataFrame:
 
 
 def unmeasured_after(jobs: pd.DataFrame, moment: pd.Timestamp) -> pd.DataFrame:
-    other = scrambled_after(jobs, moment)
+    scrambled = scrambled_after(jobs, moment)
     late = ~(jobs["ended_at"] <= moment)
-    return other.assign(peak_memory=jobs["peak_memory"].where(~late, 2.0**33))
+    return scrambled.assign(peak_memory=jobs["peak_memory"].where(~late, 2.0**33))
 
 
 def test_no_prediction_of_a_served_version_moves_when_the_future_does(
@@ -112,44 +114,46 @@ def test_no_prediction_of_a_served_version_moves_when_the_future_does(
         measured[measured["submitted_at"] < since], targets=MEMORY, until=in_microseconds(since)
     )
     later = measured[measured["submitted_at"] >= since]
-    now, other = (
+    now, scrambled = (
         predict_in_time(model_set, history, later, (0.8,))
         for history in (measured, unmeasured_after(measured, moment))
     )
     before = (later["submitted_at"] <= moment).to_numpy()
     assert before.sum() > 500
-    pd.testing.assert_frame_equal(now[before], other[before])
+    pd.testing.assert_frame_equal(now[before], scrambled[before])
     for column in ("walltime", "peak_memory", "peak_memory_allocation_2", "walltime_q0.8"):
-        assert not now.loc[~before, column].equals(other.loc[~before, column]), column
+        assert not now.loc[~before, column].equals(scrambled.loc[~before, column]), column
 
 
 def test_a_training_as_of_a_time_uses_no_outcome_of_later(measured: pd.DataFrame) -> None:
     since = measured["submitted_at"].quantile(0.6)
     earlier = measured[measured["submitted_at"] < since]
-    now, other = (
+    now, scrambled = (
         train(jobs, targets=MEMORY, until=in_microseconds(since))
         for jobs in (earlier, unmeasured_after(earlier, since))
     )
     for name in MEMORY:
-        mine, theirs = now.targets[name], other.targets[name]
+        mine, theirs = now.targets[name], scrambled.targets[name]
         np.testing.assert_array_equal(mine.learned.rows, theirs.learned.rows)
         np.testing.assert_array_equal(mine.calibration.upto, theirs.calibration.upto)
         assert mine.refiners.keys() == theirs.refiners.keys()
-    assert now.card.metrics == other.card.metrics
-    assert now.card.thresholds == other.card.thresholds
+    assert now.card.metrics == scrambled.card.metrics
+    assert now.card.thresholds == scrambled.card.thresholds
 
 
 def test_no_allocation_moves_when_the_future_does(measured: pd.DataFrame) -> None:
     moment = measured["submitted_at"].quantile(0.5)
     rows, levels = np.arange(1500), choose_levels(measured.iloc[:500])
-    now, other = (
+    now, scrambled = (
         AllocationReplay.of_jobs(jobs, levels).advance(rows)
         for jobs in (measured, unmeasured_after(measured, moment))
     )
     before = (measured["submitted_at"] <= moment).to_numpy()[rows]
     for name, values in now._asdict().items():
-        np.testing.assert_array_equal(values[before], getattr(other, name)[before], err_msg=name)
-    assert not np.array_equal(now.mass, other.mass)
+        np.testing.assert_array_equal(
+            values[before], getattr(scrambled, name)[before], err_msg=name
+        )
+    assert not np.array_equal(now.mass, scrambled.mass)
 
 
 def test_queries_between_the_jobs_are_predicted_as_of_their_own_time(log: pd.DataFrame) -> None:
@@ -161,9 +165,9 @@ def test_queries_between_the_jobs_are_predicted_as_of_their_own_time(log: pd.Dat
     picked = np.arange(300, 900, 7)
     with_queries = rows.with_queries(rows.contexts.take(picked))
     queries = TargetReplay(TargetPredictor.create(target, levels), with_queries)
-    asked = len(log) + np.arange(len(picked))
+    query_rows = len(log) + np.arange(len(picked))
     of_jobs = masses[picked][np.isinf(rows.limits[picked])]
-    of_queries = queries.masses(asked)[0].mass[np.isinf(rows.limits[picked])]
+    of_queries = queries.masses(query_rows)[0].mass[np.isinf(rows.limits[picked])]
     assert len(of_jobs) > 5
     np.testing.assert_array_equal(of_jobs, of_queries)
 
