@@ -28,72 +28,21 @@ from jobs.readers.delimited import Alignment, columns_of, read_records, sniff
 from jobs.readers.errors import FieldError, ReadError
 from jobs.readers.rows import Item, Row, Values, first_id, gather
 
-MARKS = frozenset(
-    [
-        "task_id",
-        "hash",
-        "native_id",
-        "process",
-        "name",
-        "realtime",
-        "%cpu",
-        "peak_rss",
-        "rchar",
-        "wchar",
-        "workdir",
-    ]
-)
+_MARKS_TEXT = """
+task_id hash native_id process name realtime %cpu peak_rss rchar wchar workdir
+"""
+MARKS = frozenset(_MARKS_TEXT.split())
 """Columns by which a trace is known: four of them are in any that anybody keeps."""
-USED = frozenset(
-    [
-        "task_id",
-        "hash",
-        "native_id",
-        "process",
-        "tag",
-        "name",
-        "status",
-        "attempt",
-        "submit",
-        "start",
-        "complete",
-        "duration",
-        "realtime",
-        "cpus",
-        "memory",
-        "time",
-        "queue",
-        "hostname",
-        "%cpu",
-        "peak_rss",
-        "rchar",
-        "wchar",
-        "read_bytes",
-        "write_bytes",
-        "workdir",
-    ]
-)
-UNUSED = frozenset(
-    [
-        "exit",
-        "module",
-        "container",
-        "disk",
-        "%mem",
-        "rss",
-        "vmem",
-        "peak_vmem",
-        "syscr",
-        "syscw",
-        "vol_ctxt",
-        "inv_ctxt",
-        "env",
-        "script",
-        "scratch",
-        "error_action",
-        "cpu_model",
-    ]
-)
+_USED_TEXT = """
+task_id hash native_id process tag name status exit attempt submit start complete duration realtime
+cpus memory time queue hostname %cpu peak_rss rchar wchar read_bytes write_bytes workdir
+"""
+USED = frozenset(_USED_TEXT.split())
+_UNUSED_TEXT = """
+module container disk %mem rss vmem peak_vmem syscr syscw vol_ctxt inv_ctxt env script
+scratch error_action cpu_model
+"""
+UNUSED = frozenset(_UNUSED_TEXT.split())
 FREE_TEXT = frozenset(
     ["name", "tag", "script", "env", "module", "container", "workdir", "scratch", "cpu_model"]
 )
@@ -119,6 +68,11 @@ STATUS = {
     "FAILED": "failed",
     "ABORTED": "cancelled",
 }
+KILLED = 137
+"""Exit code of a task that SIGKILL ended: the kernel's answer to a task that outgrew its memory.
+
+It is not taken for that where the task had used less than half of what it asked for.
+"""
 FOLDER_HASH = re.compile(r"([0-9a-f]{2})/([0-9a-f]{30})/?$")
 
 
@@ -192,7 +146,12 @@ def _job(values: Values, timezone: str) -> Row:
     walltime = units.first_known(max(realtime, 0.0), complete - start)
     requested = values.parse("time", milliseconds, nan)
     cores = values.number("cpus")
-    at_limit = requested > 0 and walltime >= units.AT_THE_LIMIT * requested
+    memory, peak = values.size("memory"), units.first_nonzero(values.size("peak_rss"))
+    if status == "failed":
+        if requested > 0 and walltime >= units.AT_THE_LIMIT * requested:
+            status = "timeout"
+        elif values.number("exit") == KILLED and not peak < memory / 2:
+            status = "out_of_memory"
     return {
         "job_id": first_id(
             _hash(values.fields.get("workdir", "")),
@@ -204,15 +163,15 @@ def _job(values: Values, timezone: str) -> Row:
         "host": values.text("hostname"),
         "requested_walltime": requested,
         "requested_cores": cores,
-        "requested_memory": values.size("memory"),
+        "requested_memory": memory,
         "submitted_at": submit,
         "started_at": start,
         "ended_at": complete,
-        "status": "timeout" if status == "failed" and at_limit else status,
+        "status": status,
         "cores": cores,
         "walltime": walltime,
         "cpu_time": values.parse("%cpu", units.percent, nan) * walltime,
-        "peak_memory": units.first_nonzero(values.size("peak_rss")),
+        "peak_memory": peak,
         "read_bytes": units.first_known(values.size("rchar"), values.size("read_bytes")),
         "written_bytes": units.first_known(values.size("wchar"), values.size("write_bytes")),
     }

@@ -19,43 +19,14 @@ from collections.abc import Callable
 from math import isnan, nan
 from typing import Any
 
-NAMES = [
-    "PandaID",
-    "taskID",
-    "jediTaskID",
-    "prodUserName",
-    "workingGroup",
-    "VO",
-    "project",
-    "campaign",
-    "prodSourceLabel",
-    "transformation",
-    "processingType",
-    "computingSite",
-    "jobParameters",
-    "modificationHost",
-    "hs06",
-    "cpuConsumptionTime",
-    "maxRSS",
-    "maxPSS",
-    "minRamCount",
-    "minRamUnit",
-    "coreCount",
-    "actualCoreCount",
-    "maxWalltime",
-    "creationTime",
-    "startTime",
-    "endTime",
-    "jobStatus",
-    "nInputDataFiles",
-    "inputFileBytes",
-    "outputFileBytes",
-    "totRBYTES",
-    "totWBYTES",
-    "pilotErrorCode",
-    "parent_tid",
-    "reqID",
-]
+_NAMES_TEXT = """
+PandaID taskID jediTaskID prodUserName workingGroup VO project campaign prodSourceLabel
+transformation processingType computingSite jobParameters modificationHost hs06 cpuConsumptionTime
+maxRSS maxPSS minRamCount minRamUnit coreCount actualCoreCount maxWalltime creationTime startTime
+endTime jobStatus nInputDataFiles inputFileBytes outputFileBytes totRBYTES totWBYTES
+pilotErrorCode parent_tid reqID
+"""
+NAMES = _NAMES_TEXT.split()
 """What is read of a job, under PanDA's names."""
 
 STATES = {

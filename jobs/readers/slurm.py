@@ -38,22 +38,10 @@ from jobs.readers.slurm_json import MARKS as JSON_MARKS
 from jobs.readers.slurm_json import read_json
 from jobs.readers.slurm_words import COLUMNS, FREE_TEXT, KINDS, OUT_OF_MEMORY_EXIT, state
 
-MARKS = frozenset(
-    [
-        "jobid",
-        "jobidraw",
-        "state",
-        "elapsed",
-        "elapsedraw",
-        "alloccpus",
-        "reqcpus",
-        "reqmem",
-        "maxrss",
-        "timelimit",
-        "submit",
-        "partition",
-    ]
-)
+_MARKS_TEXT = """
+jobid jobidraw state elapsed elapsedraw alloccpus reqcpus reqmem maxrss timelimit submit partition
+"""
+MARKS = frozenset(_MARKS_TEXT.split())
 OPEN_JOBS = 5_000
 """Jobs held back for steps still to come; sacct prints steps right after their job, sorted or merged files near it."""
 MIB = 1024.0**2

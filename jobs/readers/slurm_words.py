@@ -21,25 +21,11 @@ STATUS = {word: status for status, states in STATES.items() for word in states.s
 OUT_OF_MEMORY_EXIT = "0:125"
 """Exit code of what the kernel killed for its memory: signal 125, which Slurm made up for it."""
 
-FREE_TEXT = frozenset(
-    [
-        "jobname",
-        "comment",
-        "admincomment",
-        "systemcomment",
-        "workdir",
-        "submitline",
-        "extra",
-        "stdout",
-        "stderr",
-        "stdin",
-        "constraints",
-        "container",
-        "licenses",
-        "wckey",
-        "reservation",
-    ]
-)
+_FREE_TEXT_TEXT = """
+jobname comment admincomment systemcomment workdir submitline extra stdout stderr stdin
+constraints container licenses wckey reservation
+"""
+FREE_TEXT = frozenset(_FREE_TEXT_TEXT.split())
 """Columns that may hold bars and line feeds, which sacct neither quotes nor escapes."""
 
 _COUNT = re.compile(r"-?[\d.]*[KMGTPE]?|UNLIMITED|Partition_Limit|INVALID", re.IGNORECASE)

@@ -1,9 +1,11 @@
 """Merging of several reports of one job, in whatever order they arrive.
 
-The report that knows the later stage wins: ended before finished without a time, before running,
-before waiting. Of two that both ended, the one that ended last wins: a job that was preempted,
-evicted or lost with its node runs again, and the last attempt is its outcome. The earlier ones are
-attempts (see ``attempts_of``). A tie goes to the greater outcome.
+The report of the latest moment wins: the end of a job that ended, else its start, else its
+submission. So the end of a run follows its start and submission, and a job that was preempted,
+evicted or lost with its node and was queued or started again after that has no outcome until the
+new attempt ends: the last attempt is the outcome. Of two reports of one moment the later
+submission wins, then the later stage (ended, finished without a time, running, waiting), then the
+greater outcome.
 
 The winner gives the submission time and the whole outcome, so that these always agree with each
 other. What was asked for is the winner's too, and where the winner has no value, the other's.
@@ -182,13 +184,21 @@ def stage(jobs: pd.DataFrame) -> Signs:
 
 
 def _compare(left: pd.DataFrame, right: pd.DataFrame, record: Record) -> Signs:
-    """+1 where the right report wins, -1 where the left one does, 0 where their outcomes are the same."""
-    sign = np.sign(stage(right) - stage(left))
+    """+1 where the right report wins, -1 where the left one does, 0 where both say the same."""
+    sign = _sign(_latest(left), _latest(right))
+    sign = np.where(sign == 0, _sign(left["submitted_at"], right["submitted_at"]), sign)
+    sign = np.where(sign == 0, np.sign(stage(right) - stage(left)), sign)
     for name in ("ended_at", "started_at", record.elapsed, *_together(record)):
         if sign.all():
             break
         sign = np.where(sign == 0, _sign(left[name], right[name]), sign)
     return sign.astype(np.int8)
+
+
+def _latest(jobs: pd.DataFrame) -> pd.Series[pd.Timestamp]:
+    """The moment of each report: the end, else the start or the submission, whichever is later."""
+    begun = jobs[["submitted_at", "started_at"]].max(axis=1)
+    return jobs["ended_at"].fillna(begun)
 
 
 def _sign(left: pd.Series, right: pd.Series) -> Signs:

@@ -262,7 +262,9 @@ def read_ended(engine: Engine, after: int = 0, record: Record = JOB) -> pd.DataF
     """
     table = RECORDS[record.name]
     query = select(*(table.c[name] for name in record.columns), table.c.revision).where(
-        table.c.revision > after
+        # A job that ended and was queued again keeps its revision but has no end.
+        table.c.revision > after,
+        table.c.ended_at.is_not(None),
     )
     with read_connection(engine) as connection:
         # Sorted here: for an order by ended_at SQLite would read all jobs that ever ended.
@@ -292,7 +294,7 @@ def first_ended_of(engine: Engine, revision: int) -> tuple[str, str, int] | None
     # Without the offset PostgreSQL may scan all jobs by source and job_id for one of the revision.
     rows = (
         select(table.c.source, table.c.job_id, table.c.ended_at)
-        .where(table.c.revision == revision)
+        .where(table.c.revision == revision, table.c.ended_at.is_not(None))
         .offset(0)
         .subquery()
     )

@@ -309,6 +309,48 @@ def test_a_correction_of_an_outcome_is_stored_and_is_no_second_end(store: Any) -
     assert (added.revision, added.ended["job_id"].tolist()) == (3, ["3"])
 
 
+def test_a_requeued_job_has_no_end_until_its_last_run_ends(store: Any) -> None:
+    lost = job(started_at="2026-01-01 01:00", ended_at="2026-01-01 02:00", status="failed")
+    queued = job(submitted_at="2026-01-01 02:00", status="waiting")
+    ended = job(
+        submitted_at="2026-01-01 02:00",
+        started_at="2026-01-01 03:00",
+        ended_at="2026-01-01 05:00",
+        status="completed",
+    )
+    assert add(store, lost) == (1, 0, 0)
+    assert ids_ended(store) == [("1", 1)]
+    assert add(store, queued) == (0, 1, 0)
+    assert ids_ended(store) == []
+    assert add(store, lost) == (0, 0, 1)
+    assert add(store, ended) == (0, 1, 0)
+    # The new end is news for who follows the revisions.
+    assert ids_ended(store, after=1) == [("1", 2)]
+    assert add(store, queued, lost, ended) == (0, 0, 1)
+    assert read_jobs(store)["status"].tolist() == ["completed"]
+
+
+def test_another_run_of_a_job_is_news_a_correction_of_one_is_none(store: Any) -> None:
+    run = job(started_at="2026-01-01 01:00", ended_at="2026-01-01 02:00", status="preempted")
+    add(store, run)
+    add(store, run | {"ended_at": "2026-01-01 02:05"})
+    assert ids_ended(store) == [("1", 1)]
+    add(store, run | {"started_at": "2026-01-01 03:00", "ended_at": "2026-01-01 04:00"})
+    assert ids_ended(store) == [("1", 2)]
+
+
+def test_a_recycled_id_is_another_job_however_the_reports_arrive(store: Any) -> None:
+    first = job("7", ended_at="2026-01-02", user="ann")
+    again = job("7", submitted_at="2026-05-01", ended_at="2026-05-02", user="bob")
+    third = job("7", submitted_at="2026-09-01", ended_at="2026-09-02", user="cid")
+    for reports in ([again], [first, third], [first], [again, third], [third, first, again]):
+        add(store, *reports)
+    users = dict(read_jobs(store)[["job_id", "user"]].itertuples(index=False, name=None))
+    assert users == {"7": "bob", "7@2026-01-01": "ann", "7@2026-09-01": "cid"}
+    # A run of the first job that was requeued the next day is still that job's.
+    assert add(store, first | {"submitted_at": "2026-01-02", "ended_at": "2026-01-03"}) == (0, 1, 0)
+
+
 def test_a_migrated_store_tells_what_had_ended(store: Any) -> None:
     from alembic import command
     from alembic.config import Config

@@ -125,6 +125,23 @@ def test_the_last_run_of_a_requeued_job_is_its_outcome(stored, lost, order):
     assert (rows["1"]["status"], rows["1"]["walltime"]) == ("completed", 1200.0)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    ("state", "times", "status"),
+    [
+        ("PENDING", "2024-03-01T10:11:00|Unknown|Unknown|0", "waiting"),
+        ("RUNNING", "2024-03-01T10:11:00|2024-03-01T10:13:00|Unknown|60", "running"),
+    ],
+)
+def test_a_job_that_was_requeued_has_no_outcome_until_its_last_run_ends(
+    stored, state, times, status, order
+):
+    runs = [f"1|a|NODE_FAIL|{RAN}|/x\n", f"1|a|{state}|{times}|1|4G|60|/x\n"][::order]
+    rows, _, _ = stored(SACCT + "".join(runs))
+    assert rows["1"]["status"] == status
+    assert not {"ended_at", "walltime"} & set(rows["1"])
+
+
 def test_a_recycled_id_is_another_job(stored):
     later = AGAIN.replace("2024", "2025")
     rows, _, _ = stored(SACCT + f"1|a|COMPLETED|{RAN}|/x\n1|b|FAILED|{later}|/y\n")
@@ -456,6 +473,16 @@ def test_a_default_trace_says_when_a_task_ended(stored, changes, ended, walltime
     row = rows["cb/c73296"]
     assert row.get("ended_at") == (ended and pd.Timestamp(f"2025-10-09 {ended}", tz="UTC"))
     assert row.get("walltime") == walltime
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "rss", "status"),
+    [("137", "-", "out_of_memory"), ("1", "-", "failed"), ("137", "1 GB", "failed")],
+)
+def test_a_killed_task_ran_out_of_memory_unless_it_used_little(stored, exit_code, rss, status):
+    row = task(status="FAILED", rss=rss).rstrip("\n").replace("FAILED\t0", f"FAILED\t{exit_code}")
+    rows, _, _ = stored(TRACE.rstrip("\n") + "\tmemory\n" + row + "\t4 GB\n")
+    assert rows["cb/c73296"]["status"] == status
 
 
 @pytest.mark.parametrize("name", ["A (x\ty)", "A (x\ny)", "A (x\n1\ty)"])
