@@ -46,7 +46,7 @@ def alarms(
     """The days, since the log's beginning, of all alarms about a model that is trained once."""
     first = int(np.searchsorted(at, start))
     rows = np.arange(first, len(at))
-    judged = measure.judge(rows, learner.points(learner.train(start), rows))
+    judged = measure.score(rows, learner.points(learner.train(start), rows))
     alarm_days = decay.alarms(judged, largest(measure.cluster[:first], 5))
     return np.array([(alarm.at - at[0]) / DAY for alarm in alarm_days])
 

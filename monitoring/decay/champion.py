@@ -1,4 +1,4 @@
-"""How the champion does: its logged predictions beside the outcomes and the best simple baseline, over time and by cluster."""
+"""Decay of the champion: its logged predictions against outcomes and the best simple baseline."""
 
 from __future__ import annotations
 
@@ -24,29 +24,23 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 RECENT = timedelta(days=7)
-"""The figures are those of the jobs submitted within so long."""
+"""The metrics are those of the jobs submitted within this time."""
 HISTORY = timedelta(days=60)
-MOST_HISTORY = 200_000
-"""What a baseline may look back on."""
+MAX_HISTORY_JOBS = 200_000
+"""What a baseline may use."""
 CLUSTERS = 5
-FEWEST = 200
-"""Fewer answers with an outcome than this say nothing."""
+MIN_ANSWERS = 200
+"""Fewer answers with an outcome do not show decay."""
 FIELDS = (
-    "task_id",
-    "user",
-    "group",
-    "site",
-    "queue",
-    "program",
-    "submitted_at",
-    "started_at",
-    "ended_at",
+    *("task_id", "user", "group", "site", "queue", "program"),
+    *("submitted_at", "started_at", "ended_at"),
 )
+JOB_KEY = ["source", "job_id"]
 
 
 @dataclass(frozen=True)
 class DecayReport:
-    """What a look at the champion's predictions found: ``alarms`` that stand, in a ``sentence``; ``answers`` were judged.
+    """The active ``alarms`` about the champion, from so many scored ``answers``, in a sentence.
 
     ``measurements`` has the columns of ``jobs.store.add_measurements``, of kind decay.
     """
@@ -65,83 +59,83 @@ def watch_champion(
     clusters: int = CLUSTERS,
     sources: Sequence[str] = (),
 ) -> DecayReport:
-    """Judge what version ``label`` predicted until ``now``; the numbers go into the store as kind decay.
+    """Score the predictions of a version until ``now`` and store the metrics as kind decay.
 
-    Looking again at the same moment changes nothing. The test is run from the version's first answer on: there is no state to lose.
+    Repeating this for the same time changes nothing: the test runs from the first prediction on.
+
+    Args:
+        engine: The store.
+        label: The version.
+        now: The present.
+        target: What was predicted.
+        clusters: How many of the largest clusters are tested by themselves.
+        sources: The sources that the version was trained on; by others' jobs it is not judged.
     """
-    aim, moment = TARGETS[target], pd.Timestamp(now)
+    quantity, moment = TARGETS[target], pd.Timestamp(now)
     answers = first_answers(engine, label, target, FIELDS)
-    if sources:  # the champion is not judged by jobs of a source that it was not trained on
+    if sources:
         answers = answers[answers["source"].isin(sources)]
-    answers = answers[answers["submitted_at"].notna() & answers["point"].notna()].sort_values(
-        "submitted_at", kind="stable"
-    )
-    if len(answers) < FEWEST:
+    answers = answers[answers["submitted_at"].notna() & answers["point"].notna()]
+    answers = answers.sort_values("submitted_at", kind="stable")
+    if len(answers) < MIN_ANSWERS:
         return DecayReport(
-            f"Too few answers to judge {label} by: {len(answers):,}, and {FEWEST} are needed."
+            f"Too few answers to judge {label} by: {len(answers):,}, and {MIN_ANSWERS} are needed."
         )
     jobs = _history(engine, answers)
-    place = pd.Series(
-        np.arange(len(jobs)), index=pd.MultiIndex.from_frame(jobs[["source", "job_id"]])
-    )
-    found_at = place.reindex(pd.MultiIndex.from_frame(answers[["source", "job_id"]])).to_numpy()
-    answers, rows = answers[~np.isnan(found_at)], found_at[~np.isnan(found_at)].astype(np.int64)
+    row_of = pd.Series(np.arange(len(jobs)), index=pd.MultiIndex.from_frame(jobs[JOB_KEY]))
+    matched = row_of.reindex(pd.MultiIndex.from_frame(answers[JOB_KEY])).to_numpy()
+    stored = ~np.isnan(matched)
+    answers, rows = answers[stored], matched[stored].astype(np.int64)
     until = in_microseconds(moment)
-    measure = make_delayed_labels(read_history(jobs, aim), int(rows.min()))
-    judged = measure.judge(rows, answers["point"].to_numpy(dtype=float), until)
-    stand = tuple(
-        alarm
-        for alarm in decay.alarms(judged, largest(judged.cluster, clusters))
-        if alarm.is_active(until)
-    )
-    sentence = _sentence(label, len(judged.at), stand, measure.baseline)
+    labels = make_delayed_labels(read_history(jobs, quantity), int(rows.min()))
+    scored = labels.score(rows, answers["point"].to_numpy(dtype=float), until)
+    raised = decay.alarms(scored, largest(scored.cluster, clusters))
+    active = tuple(alarm for alarm in raised if alarm.is_active(until))
+    sentence = _sentence(label, len(scored.at), active, labels.baseline)
     details = {
         "sentence": sentence,
         "model_version": label,
-        "answers": len(judged.at),
-        "alarms": [asdict(alarm) for alarm in stand],
+        "answers": len(scored.at),
+        "alarms": [asdict(alarm) for alarm in active],
     }
-    verdict = pd.DataFrame(
-        [{"name": "verdict", "segment": "all", "value": float(len(stand)), "details": details}]
-    )
-    figures = _figures(
-        answers.assign(baseline=measure.simple[rows], cluster=measure.cluster[rows]), aim, moment
-    )
-    measurements = pd.concat([verdict, figures.assign(details=None)], ignore_index=True).assign(
-        kind="decay", measured_at=moment
-    )
+    verdict = {"name": "verdict", "segment": "all", "value": float(len(active)), "details": details}
+    compared = answers.assign(baseline=labels.baseline_point[rows], cluster=labels.cluster[rows])
+    metrics = _figures(compared, quantity, moment).assign(details=None)
+    measurements = pd.concat([pd.DataFrame([verdict]), metrics], ignore_index=True)
+    measurements = measurements.assign(kind="decay", measured_at=moment)
     with engine.begin() as connection:
         add_measurements(connection, measurements)
-    return DecayReport(sentence, len(judged.at), stand, measurements)
+    return DecayReport(sentence, len(scored.at), active, measurements)
 
 
 def _history(engine: Engine, answers: pd.DataFrame) -> pd.DataFrame:
-    """The jobs asked about and those before them that baselines look back on, in order of submission."""
+    """The predicted jobs, and those before them that baselines use, in order of submission."""
     first, last = answers["submitted_at"].min(), answers["submitted_at"].max()
     jobs = read_jobs(engine, since=first - HISTORY, until=last + timedelta(microseconds=1))
-    return jobs.sort_values("submitted_at", kind="stable").tail(MOST_HISTORY).reset_index(drop=True)
+    jobs = jobs.sort_values("submitted_at", kind="stable")
+    return jobs.tail(MAX_HISTORY_JOBS).reset_index(drop=True)
 
 
 def _figures(answers: pd.DataFrame, target: Target, now: pd.Timestamp) -> pd.DataFrame:
-    """The accuracy of the answers about jobs submitted within RECENT of the last, as if all of them had ended.
+    """The accuracy for the jobs submitted within RECENT of the last, as if all had ended.
 
-    An outcome counts by one over the share of these jobs that were submitted long enough ago to have shown one like it (Horvitz and
-    Thompson 1952): of jobs submitted in the last hour only those that take less than an hour are known.
+    An outcome is weighted by the inverse of the share of these jobs that were submitted early
+    enough to show it (Horvitz and Thompson 1952): of jobs submitted in the last hour only those
+    that take less than an hour are known.
     """
     recent = answers[answers["submitted_at"] >= answers["submitted_at"].max() - RECENT]
     ages = np.sort((now - recent["submitted_at"]).dt.total_seconds().to_numpy())
     took = (recent["ended_at"] - recent["submitted_at"]).dt.total_seconds().to_numpy()
     weight = len(ages) / np.maximum(len(ages) - np.searchsorted(ages, np.nan_to_num(took)), 1)
     rows = accuracy(recent.assign(actual=target.value(recent), weight=weight, target=target.name))
-    out = pd.DataFrame(
-        [{"name": f"{target.name} open", "segment": "all", "value": float(np.isnan(took).mean())}]
-    )
-    return pd.concat([rows, out], ignore_index=True)
+    share = float(np.isnan(took).mean())
+    still_open = pd.DataFrame([{"name": f"{target.name} open", "segment": "all", "value": share}])
+    return pd.concat([rows, still_open], ignore_index=True)
 
 
-def _sentence(label: str, judged: int, alarms: Sequence[Alarm], baseline: str) -> str:
-    about = f"{label}, {judged:,} predictions judged beside {baseline}"
+def _sentence(label: str, scored: int, alarms: Sequence[Alarm], baseline: str) -> str:
+    summary = f"{label}, {scored:,} predictions judged beside {baseline}"
     if not alarms:
-        return f"No decay of {about}."
+        return f"No decay of {summary}."
     more = f"; and {len(alarms) - 1} more alarms" if len(alarms) > 1 else ""
-    return f"Decay of {about}: {alarms[0]}{more}."
+    return f"Decay of {summary}: {alarms[0]}{more}."

@@ -1,15 +1,13 @@
-"""The yardstick: when and beside what every prediction of a log is judged, the same in a rehearsal and live."""
+"""Delayed labels: when and against which baseline each prediction is scored, live and rehearsed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from infra.aliases import Floats, Integers
+from infra.aliases import Array, Floats, Integers
 from models.baselines.available_history import AvailableHistory, template_levels
 from models.baselines.catalogue import HEURISTICS, predict_baselines
 from models.histories.features import NOT_AVAILABLE
@@ -18,109 +16,117 @@ from monitoring.decay import detection as decay
 from monitoring.decay.detection import ScoredPredictions
 from monitoring.drift.windows import bursts_of
 
-FEWEST_ALIKE = 5
-"""Ended jobs of a template that tell what its jobs take."""
+MIN_SIMILAR = 5
+"""Ended jobs of a template from which its typical outcome is taken."""
 
 
 @dataclass(frozen=True)
 class DelayedLabels:
     """A row a job, in order of submission; times in microseconds.
 
-    ``simple`` is what the best simple ``baseline`` said; it ``lost`` so much when judged at ``judged``, by ``actual`` or, where that was
-    not known yet, by how long the job ``ran``. ``move`` is how far the outcome lies from what like jobs had taken
-    before; ``burst`` says which jobs came together, ``cluster`` whose they are.
+    Attributes:
+        baseline: The best simple baseline.
+        baseline_point: Its predictions.
+        scored_at: When the prediction of each job is scored.
+        actual: The outcome as known by then, NaN for jobs that still ran.
+        elapsed: How long those had run (s), NaN where they had not begun.
+        scale: The distance that counts as a full loss.
+        baseline_loss: The loss of the baseline's predictions.
+        shift: How far the outcome lies from that of earlier similar jobs.
+        burst: Which jobs came together.
+        cluster: Whose they are.
     """
 
     baseline: str
-    simple: Floats
-    judged: Integers
+    baseline_point: Floats
+    scored_at: Integers
     actual: Floats
-    ran: Floats
+    elapsed: Floats
     scale: float
-    lost: Floats
-    move: Floats
+    baseline_loss: Floats
+    shift: Floats
     burst: Integers
-    cluster: npt.NDArray[Any]
+    cluster: Array
 
-    def judge(self, rows: Integers, point: Floats, until: int | None = None) -> ScoredPredictions:
-        """What predictions ``point`` for ``rows`` lost beside the baseline's, as far as that was told by ``until``."""
-        excess = (
-            decay.losses(point, self.actual[rows], self.ran[rows], self.scale) - self.lost[rows]
-        )
-        use = np.flatnonzero(
-            np.isfinite(excess)
-            & np.isfinite(self.move[rows])
-            & (until is None or self.judged[rows] <= until)
-        )
-        kept = rows[use]
+    def score(self, rows: Integers, point: Floats, until: int | None = None) -> ScoredPredictions:
+        """Score predictions against the baseline's, as far as they can be by ``until``.
+
+        Args:
+            rows: The jobs that were predicted.
+            point: The predictions.
+            until: The present (microseconds), None for the end of time.
+        """
+        loss = decay.losses(point, self.actual[rows], self.elapsed[rows], self.scale)
+        excess = loss - self.baseline_loss[rows]
+        usable = np.isfinite(excess) & np.isfinite(self.shift[rows])
+        if until is not None:
+            usable &= self.scored_at[rows] <= until
+        own = rows[usable]
         return ScoredPredictions(
-            self.judged[kept], excess[use], self.move[kept], self.burst[kept], self.cluster[kept]
+            self.scored_at[own], excess[usable], self.shift[own], self.burst[own], self.cluster[own]
         )
 
 
-def make_delayed_labels(seen: AvailableHistory, first: int) -> DelayedLabels:
-    """The yardstick of the jobs of ``seen``, taken from what those before row ``first`` had shown by then."""
-    jobs, target, at, known, values = (
-        seen.jobs,
-        seen.target,
-        seen.submitted_at,
-        seen.available_at,
-        seen.values,
-    )
-    told = (known != NOT_AVAILABLE) & np.isfinite(values)
-    ended = np.flatnonzero(told[:first] & (known[:first] <= at[min(first, len(at) - 1)]))
-    judged = at + decay.label_delay(at[ended], known[ended])
-    actual = np.where(told & (known <= judged), values, np.nan)
-    scale = max(
-        float(np.quantile(values[ended], decay.DELAYS)) if len(ended) else 0.0, target.grid.lowest
-    )
-    began = (
-        jobs["started_at"]
-        .astype("int64")
-        .where(jobs["started_at"].notna())
-        .to_numpy(dtype=np.float64, na_value=np.nan)
-    )
-    runs = (began < judged) & (known > judged) & (target.unit == "s")
-    ran = np.where(runs, (judged - began) / 1e6, np.nan)
-    simple = {
+def make_delayed_labels(history: AvailableHistory, first: int) -> DelayedLabels:
+    """Label the jobs of ``history`` by what those before row ``first`` had shown by then."""
+    jobs, target, values = history.jobs, history.target, history.values
+    at, available_at = history.submitted_at, history.available_at
+    observed = (available_at != NOT_AVAILABLE) & np.isfinite(values)
+    start = at[min(first, len(at) - 1)]
+    ended = np.flatnonzero(observed[:first] & (available_at[:first] <= start))
+    scored_at = at + decay.label_delay(at[ended], available_at[ended])
+    actual = np.where(observed & (available_at <= scored_at), values, np.nan)
+    spread = float(np.quantile(values[ended], decay.ENDED_SHARE)) if len(ended) else 0.0
+    scale = max(spread, target.grid.lowest)
+    started = jobs["started_at"].astype("int64").where(jobs["started_at"].notna())
+    began = started.to_numpy(dtype=np.float64, na_value=np.nan)
+    runs = (began < scored_at) & (available_at > scored_at) & (target.unit == "s")
+    elapsed = np.where(runs, (scored_at - began) / 1e6, np.nan)
+    points = {
         name: answer.point for name, answer in predict_baselines(jobs, target, HEURISTICS).items()
     }
-    lost = {name: decay.losses(point, actual, ran, scale) for name, point in simple.items()}
-    best = (
-        min(lost, key=lambda name: float(np.nanmean(lost[name][ended])))
-        if len(ended)
-        else HEURISTICS[0]
-    )
-    move = decay.outcome_shifts(actual, ran, _typical(jobs, values, ended))
-    burst = bursts_of(jobs.iloc[:0], jobs)[1]
+    losses = {name: decay.losses(point, actual, elapsed, scale) for name, point in points.items()}
+    best = HEURISTICS[0]
+    if len(ended):
+        best = min(losses, key=lambda name: float(np.nanmean(losses[name][ended])))
     return DelayedLabels(
-        best, simple[best], judged, actual, ran, scale, lost[best], move, burst, clusters_of(jobs)
+        best,
+        points[best],
+        scored_at,
+        actual,
+        elapsed,
+        scale,
+        losses[best],
+        decay.outcome_shifts(actual, elapsed, _typical(jobs, values, ended)),
+        bursts_of(jobs.iloc[:0], jobs)[1],
+        clusters_of(jobs),
     )
 
 
 def _typical(jobs: pd.DataFrame, values: Floats, ended: Integers) -> Floats:
-    """The median outcome of the ``ended`` jobs of each job's template, or of the finest coarser one that they tell of (float64[n])."""
+    """The median outcome of the ``ended`` jobs of each job's template (float64[n]).
+
+    Of a template with fewer than MIN_SIMILAR, that of the next coarser one.
+    """
     outcomes = pd.Series(values)
-    found = np.full(len(jobs), np.median(values[ended]) if len(ended) else np.nan)
+    typical = np.full(len(jobs), np.median(values[ended]) if len(ended) else np.nan)
     for level in reversed(template_levels(jobs.iloc[ended])):
         codes = pd.Series(jobs.groupby(list(level), dropna=False, sort=False).ngroup().to_numpy())
-        told = outcomes.iloc[ended].groupby(codes.iloc[ended]).agg(["median", "size"])
-        median = codes.map(told["median"].where(told["size"] >= FEWEST_ALIKE)).to_numpy(dtype=float)
-        found = np.where(np.isnan(median), found, median)
-    return found
+        by_template = outcomes.iloc[ended].groupby(codes.iloc[ended]).agg(["median", "size"])
+        medians = by_template["median"].where(by_template["size"] >= MIN_SIMILAR)
+        median = codes.map(medians).to_numpy(dtype=float)
+        typical = np.where(np.isnan(median), typical, median)
+    return typical
 
 
-def clusters_of(jobs: pd.DataFrame) -> npt.NDArray[Any]:
-    """Whose each job is: ``group x``, or by another field, whichever the log tells (object[n])."""
+def clusters_of(jobs: pd.DataFrame) -> Array:
+    """Whose each job is: ``group x``, or by the most informative other field (object[n])."""
     field = most_informative_field(jobs)
-    return (
-        (f"{field} " + jobs[field].astype(object).fillna("(none)").astype(str))
-        .astype(object)
-        .to_numpy()
-    )
+    values = jobs[field].astype(object).fillna("(none)").astype(str)
+    return (f"{field} " + values).astype(object).to_numpy()
 
 
-def largest(clusters: npt.NDArray[Any], most: int) -> tuple[str, ...]:
-    """The names of the ``most`` largest, none where there is only one."""
-    names = pd.Series(clusters, dtype=object).value_counts().index[:most]
+def largest(clusters: Array, count: int) -> tuple[str, ...]:
+    """The names of the ``count`` largest clusters, none where there is only one."""
+    names = pd.Series(clusters, dtype=object).value_counts().index[:count]
     return tuple(map(str, names)) if len(names) > 1 else ()

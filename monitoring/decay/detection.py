@@ -1,9 +1,10 @@
-"""Decay: whether the champion does worse than it did, or than the best simple baseline. The only importer of river.
+"""Decay detection: has the champion become worse than it was, or than the best simple baseline?
 
-Each prediction is judged once, a fixed delay after its job's submission, beside a baseline's on the same job, by what is known by
-then: the outcome, or that the job still runs and has outlived what was predicted. Recent errors would otherwise be those of short
-jobs, since long ones end last. The judgements of one burst of like jobs are one observation, and a sequential test (ADWIN; Bifet
-and Gavalda 2007) keeps the window of observations in which nothing changed.
+The only importer of river. Each prediction is scored once, a fixed delay after its job's
+submission, beside a baseline's for the same job, by what is known then: the outcome, or that the
+job still runs and has outlived the prediction. Recent errors would otherwise be those of short
+jobs, since long ones end last. The scores of one burst of similar jobs are one observation, and a
+sequential test (ADWIN; Bifet and Gavalda 2007) keeps the window in which nothing changed.
 """
 
 from __future__ import annotations
@@ -14,63 +15,66 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from infra.aliases import Floats, Integers
-from models.engine.prequential import MAX_TRAINING_ROWS as TRAINING_ROWS
+from infra.aliases import Array, Floats, Integers
+from models.engine.prequential import MAX_TRAINING_ROWS
 
 Kind = Literal["rose", "worse", "moved"]
 
 EVERYWHERE = "all"
-DELTA, MOVED = 0.02, 0.2
-"""The chances of being wrong that ADWIN is given about losses and about moves of the outcomes, each shared by all jobs and the clusters.
-
-Its bound holds for any distribution, so false alarms are far fewer: docs/drift.md has how many, and what comes of these two.
-"""
-LOOK = 6 * 3600 * 1_000_000
-"""Microseconds: observations are put together, and the test is asked, so often."""
-DELAYS = 0.95
-"""A job is judged when this share of the earlier jobs had ended, by the time since submission."""
+LOSS_DELTA, SHIFT_DELTA = 0.02, 0.2
+"""ADWIN's false-alarm probabilities for losses and for shifts of the outcomes, each shared by all
+jobs and the clusters. Its bound holds for any distribution, so false alarms are far fewer
+(docs/drift.md)."""
+PERIOD = 6 * 3600 * 1_000_000
+"""Microseconds over which the scores of a burst are averaged, and between two tests."""
+ENDED_SHARE = 0.95
+"""A prediction is scored when this share of the earlier jobs had ended, since submission."""
 LONGEST_DELAY = 3 * 86400 * 1_000_000
-FEWEST = 30
-"""Bursts that a window must hold before it is called worse than the baseline."""
-LEAST = 0.01
-"""A smaller rise, as a share of the largest loss, is worth nobody's time."""
-LEAST_MOVE = 0.05
-"""A smaller move of the outcomes is neither: of a factor of MOST this share, in logarithms."""
-MOST = 10.0
-"""Outcomes that differ from what like jobs took before by more than this factor count as this."""
+MIN_BURSTS = 30
+"""Bursts in a window before it can be called worse than the baseline."""
+MIN_RISE = 0.01
+"""A smaller rise, as a share of the largest loss, does not matter."""
+MIN_SHIFT = 0.05
+"""A smaller shift of the outcomes does not either: this share of log(MAX_RATIO)."""
+MAX_RATIO = 10.0
+"""Larger ratios of an outcome to that of earlier similar jobs count as this."""
 ACTIVE_FOR = 7 * 86400 * 1_000_000
-"""How long a move, which is noticed once, is spoken of as standing."""
+"""Microseconds for which a shift, which is detected once, stays active."""
 
 
 @dataclass(frozen=True)
 class ScoredPredictions:
-    """Predictions judged, in order of ``at`` (int64, microseconds): ``excess`` is the loss less the baseline's (float64, −1 to 1).
+    """Scored predictions, in order of ``at``.
 
-    ``move`` is how far the outcome lies from what like jobs took before (see ``outcome_shifts``); ``burst`` (int64) says which jobs came
-    together, ``cluster`` (object) whose jobs they are.
+    Attributes:
+        at: When each was scored (int64, microseconds).
+        excess: Its loss less the baseline's (float64, -1 to 1).
+        shift: How far the outcome lies from earlier ones, see ``outcome_shifts`` (float64).
+        burst: Which jobs came together (int64).
+        cluster: Whose jobs they are (object).
     """
 
     at: Integers
     excess: Floats
-    move: Floats
+    shift: Floats
     burst: Integers
-    cluster: npt.NDArray[Any]
+    cluster: Array
 
     def take(self, rows: Any) -> ScoredPredictions:
         """Some of them."""
         return ScoredPredictions(
-            self.at[rows], self.excess[rows], self.move[rows], self.burst[rows], self.cluster[rows]
+            self.at[rows], self.excess[rows], self.shift[rows], self.burst[rows], self.cluster[rows]
         )
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """That predictions became worse, in ``segment``: ``rose`` against what they were, or ``worse`` than the baseline's.
+    """Predictions became worse in ``segment``.
 
-    ``before`` and ``now`` are mean excess losses, ``before`` 0 (the baseline's own) for ``worse``; for ``moved``, where the outcomes
-    themselves left what they were at the training, mean moves. ``until`` is when it was over.
+    ``rose``: their loss rose, ``worse``: it exceeds the baseline's, ``moved``: the outcomes
+    themselves shifted. ``before`` and ``now`` are mean excess losses (``before`` 0 for ``worse``)
+    or mean shifts; ``until`` is when it was over (microseconds).
     """
 
     at: int
@@ -89,122 +93,164 @@ class Alarm:
         if self.kind == "worse":
             return f"predictions{where} lose {self.now:+.3f} beside the best simple baseline"
         if self.kind == "moved":
-            return f"jobs{where} take {MOST ** (self.now - self.before):.2g} times what they took"
-        return f"what predictions{where} lose beside the best simple baseline rose from {self.before:+.3f} to {self.now:+.3f}"
+            factor = MAX_RATIO ** (self.now - self.before)
+            return f"jobs{where} take {factor:.2g} times what they took"
+        return (
+            f"what predictions{where} lose beside the best simple baseline rose from "
+            f"{self.before:+.3f} to {self.now:+.3f}"
+        )
 
 
-def label_delay(at: Integers, known: Integers) -> int:
-    """How long after submission (microseconds) a prediction is judged, from when earlier jobs ended; ``known`` of those that did."""
-    return int(min(np.quantile(known - at, DELAYS), LONGEST_DELAY)) if len(at) else LONGEST_DELAY
+def label_delay(submitted_at: Integers, available_at: Integers) -> int:
+    """How long after submission a prediction is scored (microseconds), from earlier ended jobs."""
+    if not len(submitted_at):
+        return LONGEST_DELAY
+    return int(min(np.quantile(available_at - submitted_at, ENDED_SHARE), LONGEST_DELAY))
 
 
-def losses(point: Floats, actual: Floats, ran: Floats, scale: float) -> Floats:
-    """What each prediction lost, 0 to 1 (float64[n], NaN where nothing is known): half by its ratio, half by its distance in ``scale``.
+def losses(point: Floats, actual: Floats, elapsed: Floats, scale: float) -> Floats:
+    """The loss of each prediction: half by its ratio to the outcome, half by its distance.
 
-    The halves are 1 − min(p/a, a/p) and |p − a|/scale, at most 1. Where ``actual`` is NaN the job still runs, for ``ran`` so far (NaN:
-    it has not begun): it counts by how far it has outlived its prediction.
+    The halves are 1 - min(p/a, a/p) and |p - a|/scale, at most 1. A job that still runs counts by
+    how far it has outlived its prediction.
+
+    Args:
+        point: Predictions.
+        actual: Outcomes, NaN for jobs that still run.
+        elapsed: How long those have run, NaN where they have not begun.
+        scale: The distance that counts fully.
+
+    Returns:
+        Losses from 0 to 1, NaN where nothing is known (float64[n]).
     """
-    outcome = np.where(np.isnan(actual), np.fmax(ran, point), actual)
-    outcome = np.where(np.isnan(actual) & np.isnan(ran), np.nan, outcome)
+    outcome = np.where(np.isnan(actual), np.fmax(elapsed, point), actual)
+    outcome = np.where(np.isnan(actual) & np.isnan(elapsed), np.nan, outcome)
     low, high = np.minimum(point, outcome), np.maximum(point, outcome)
     ratio = 1 - np.divide(low, high, out=np.ones_like(high), where=high > 0)
     return np.asarray((ratio + np.minimum((high - low) / scale, 1)) / 2)
 
 
-def outcome_shifts(actual: Floats, ran: Floats, before: Floats) -> Floats:
-    """How far outcomes lie from what like jobs took ``before``: logarithms of the ratio to the base MOST, −1 to 1 (float64[n]).
+def outcome_shifts(actual: Floats, elapsed: Floats, before: Floats) -> Floats:
+    """How far outcomes lie from those of earlier similar jobs.
 
-    ``actual`` and ``ran`` as for ``losses``: a job that still runs has moved by how far it has outlived that, NaN where it has not begun.
+    Args:
+        actual: Outcomes, NaN for jobs that still run.
+        elapsed: How long those have run, NaN where they have not begun.
+        before: The typical outcome of similar jobs before.
+
+    Returns:
+        Logarithms of the ratio to the base MAX_RATIO, -1 to 1 (float64[n]); NaN if not begun.
     """
-    outcome = np.where(
-        np.isnan(actual), np.where(np.isnan(ran), np.nan, np.fmax(ran, before)), actual
-    )
-    return np.asarray(
-        np.clip(np.log(np.maximum(outcome, 1) / np.maximum(before, 1)) / np.log(MOST), -1, 1)
-    )
+    so_far = np.where(np.isnan(elapsed), np.nan, np.fmax(elapsed, before))
+    outcome = np.where(np.isnan(actual), so_far, actual)
+    ratio = np.maximum(outcome, 1) / np.maximum(before, 1)
+    return np.asarray(np.clip(np.log(ratio) / np.log(MAX_RATIO), -1, 1))
 
 
 def alarms(
-    judged: ScoredPredictions,
+    scored: ScoredPredictions,
     clusters: Sequence[str] = (),
-    delta: float = DELTA,
-    moved: float = MOVED,
+    loss_delta: float = LOSS_DELTA,
+    shift_delta: float = SHIFT_DELTA,
 ) -> list[Alarm]:
-    """Every alarm of the sequential test, in order of time: over all jobs, and in each of ``clusters``."""
-    parts = {EVERYWHERE: np.arange(len(judged.at))} | {
-        name: np.flatnonzero(judged.cluster == name) for name in clusters
-    }
-    found: list[Alarm] = []
-    for name, rows in parts.items():
-        part, each = judged.take(rows), 2 * len(parts)
-        found += _excesses(part, name, delta / each) + _moved(part, name, moved / each)
-    return sorted(found, key=lambda alarm: (alarm.at, alarm.segment != EVERYWHERE))
+    """Run the sequential test over all jobs and in each of ``clusters``.
+
+    Args:
+        scored: The predictions.
+        clusters: Clusters to test by themselves.
+        loss_delta: ADWIN's delta for losses.
+        shift_delta: ADWIN's delta for shifts.
+
+    Returns:
+        Every alarm, in order of time.
+    """
+    segments = {EVERYWHERE: np.arange(len(scored.at))}
+    segments |= {name: np.flatnonzero(scored.cluster == name) for name in clusters}
+    raised: list[Alarm] = []
+    tests = 2 * len(segments)
+    for name, rows in segments.items():
+        own = scored.take(rows)
+        raised += _loss_alarms(own, name, loss_delta / tests)
+        raised += _shift_alarms(own, name, shift_delta / tests)
+    return sorted(raised, key=lambda alarm: (alarm.at, alarm.segment != EVERYWHERE))
 
 
 def training_trigger(
-    found: Sequence[Alarm], now: int, trained: int, new: int, known: int, cooldown: int
+    raised: Sequence[Alarm], now: int, trained: int, new: int, ended: int, cooldown: int
 ) -> Alarm | None:
-    """The alarm by which a model should be trained anew at ``now`` (microseconds, as ``trained`` and ``cooldown``), if one does.
+    """The alarm for which a model should be trained at ``now``, if there is one.
 
-    What rose or moved is answered at once, and once. What is merely worse than the baseline, as it may have been from the first, can
-    be cured by more jobs only: ``new``, that ended since the last training, of ``known`` in all, must fill half of what one looks at.
+    A rise or a shift is answered at once, and once. A model that is merely worse than the
+    baseline, perhaps from the first, needs more jobs: the new ones must be half of the rows that
+    a training uses.
+
+    Args:
+        raised: The alarms.
+        now: The present (microseconds).
+        trained: The last training (microseconds).
+        new: Jobs that ended since then.
+        ended: All jobs that ended.
+        cooldown: The least time between two trainings (microseconds).
     """
     if now < trained + cooldown:
         return None
-    renewed = 2 * new >= min(known, 2 * TRAINING_ROWS)
-    for alarm in found:
+    renewed = 2 * new >= min(ended, 2 * MAX_TRAINING_ROWS)
+    for alarm in raised:
         if renewed and alarm.is_active(now) if alarm.kind == "worse" else trained < alarm.at <= now:
             return alarm
     return None
 
 
-def _excesses(judged: ScoredPredictions, segment: str, delta: float) -> list[Alarm]:
+def _loss_alarms(scored: ScoredPredictions, segment: str, delta: float) -> list[Alarm]:
     from river.drift import ADWIN
 
-    found: list[Alarm] = []
+    raised: list[Alarm] = []
     rise: Alarm | None = None
     worse: Alarm | None = None
-    latest: deque[float] = deque(maxlen=FEWEST)
-    window = ADWIN(delta=delta, clock=1, grace_period=FEWEST)
-    for at, excess in _observations(judged, judged.excess):
+    latest: deque[float] = deque(maxlen=MIN_BURSTS)
+    window = ADWIN(delta=delta, clock=1, grace_period=MIN_BURSTS)
+    for at, excess in _observations(scored, scored.excess):
         latest.append(excess)
         before = _update(window, excess)
         now = 2 * window.estimation - 1
-        if before is not None and now > before + LEAST and rise is None:
+        if before is not None and now > before + MIN_RISE and rise is None:
             rise = Alarm(at, "rose", segment, before, max(float(np.mean(latest)), now))
         elif rise and np.mean(latest) <= rise.before + (rise.now - rise.before) / 4:
-            found.append(replace(rise, until=at))
+            raised.append(replace(rise, until=at))
             rise = None
-        if window.width < FEWEST:
+        if window.width < MIN_BURSTS:
             continue
         # What river calls the variance is the sum of squares about the mean.
-        is_worse = now - LEAST > 2 * _bound(window.variance / window.width, window.width, delta)
+        bound = _bound(window.variance / window.width, window.width, delta)
+        is_worse = now - MIN_RISE > 2 * bound
         if is_worse and worse is None:
             worse = Alarm(at, "worse", segment, 0.0, now)
         elif worse and not is_worse:
-            found.append(replace(worse, until=at))
+            raised.append(replace(worse, until=at))
             worse = None
-    return [*found, *(alarm for alarm in (rise, worse) if alarm)]
+    return [*raised, *(alarm for alarm in (rise, worse) if alarm)]
 
 
-def _moved(judged: ScoredPredictions, segment: str, delta: float) -> list[Alarm]:
+def _shift_alarms(scored: ScoredPredictions, segment: str, delta: float) -> list[Alarm]:
     from river.drift import ADWIN
 
-    found: list[Alarm] = []
-    latest: deque[float] = deque(maxlen=FEWEST)
-    window = ADWIN(delta=delta, clock=1, grace_period=FEWEST)
-    for at, move in _observations(judged, judged.move):
-        latest.append(move)
-        before = _update(window, move)
-        if before is not None and abs(np.mean(latest) - before) > LEAST_MOVE:
-            found.append(
-                Alarm(at, "moved", segment, before, float(np.mean(latest)), at + ACTIVE_FOR)
-            )
-    return found
+    raised: list[Alarm] = []
+    latest: deque[float] = deque(maxlen=MIN_BURSTS)
+    window = ADWIN(delta=delta, clock=1, grace_period=MIN_BURSTS)
+    for at, shift in _observations(scored, scored.shift):
+        latest.append(shift)
+        before, now = _update(window, shift), float(np.mean(latest))
+        if before is not None and abs(now - before) > MIN_SHIFT:
+            raised.append(Alarm(at, "moved", segment, before, now, at + ACTIVE_FOR))
+    return raised
 
 
 def _update(window: Any, value: float) -> float | None:
-    """Tell the window a ``value`` (−1 to 1); the mean of what it forgot where it noticed a change."""
+    """Add a ``value`` (-1 to 1) to the window.
+
+    Returns:
+        The mean of what the window dropped, if it detected a change.
+    """
     total, width = window.total + (value + 1) / 2, window.width + 1
     window.update((value + 1) / 2)
     if not window.drift_detected or window.width >= width:
@@ -212,20 +258,19 @@ def _update(window: Any, value: float) -> float | None:
     return float(2 * (total - window.total) / (width - window.width) - 1)
 
 
-def _observations(judged: ScoredPredictions, values: Floats) -> list[tuple[int, float]]:
-    """The mean of ``values`` in each burst in each LOOK, told at the end of the LOOK, in order."""
-    if not len(judged.at):
+def _observations(scored: ScoredPredictions, values: Floats) -> list[tuple[int, float]]:
+    """The mean of ``values`` in each burst and PERIOD, at the end of the PERIOD, in order."""
+    if not len(scored.at):
         return []
-    look = judged.at // LOOK
-    _, first, which = np.unique(
-        np.column_stack([look, judged.burst]), axis=0, return_index=True, return_inverse=True
-    )
-    means = np.bincount(which.ravel(), values) / np.bincount(which.ravel())
+    period = scored.at // PERIOD
+    pairs = np.column_stack([period, scored.burst])
+    _, first, index = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
+    means = np.bincount(index.ravel(), values) / np.bincount(index.ravel())
     order = np.argsort(first, kind="stable")
-    return [((int(look[first[place]]) + 1) * LOOK, float(means[place])) for place in order]
+    return [((int(period[first[pair]]) + 1) * PERIOD, float(means[pair])) for pair in order]
 
 
 def _bound(variance: float, width: float, delta: float) -> float:
-    """How far a mean of ``width`` observations of 0 to 1 may lie from the truth: ADWIN's own bound, against a mean that is given."""
+    """ADWIN's bound on the error of a mean of ``width`` observations of 0 to 1."""
     chance = np.log(2 * np.log(max(width, 3.0)) / delta)
     return float(np.sqrt(2 * max(variance, 0.0) * chance / width) + 2 * chance / (3 * width))

@@ -1,4 +1,4 @@
-"""Triggers: why a model should be trained anew, if it should: its predictions decayed, or the jobs drifted in what matters."""
+"""Triggers of retraining: decayed predictions, or drift of a field that the model uses."""
 
 from __future__ import annotations
 
@@ -29,48 +29,56 @@ def reason_to_retrain(
     now: datetime,
     cooldown: float,
 ) -> str:
-    """Why to train now, in a sentence, empty where there is no reason; ``latest`` is the newest version, ``cooldown`` in s.
+    """Say why to train now; empty where there is no reason.
 
-    A demand by decay is that of ``decay.training_trigger``, the same as in a rehearsal. Drift matters where it is of an outcome or of
-    a field that the model looks at, and where the last training has not seen it: what was tried is not tried again each hour.
+    Decay counts by ``decay.training_trigger``, as in a rehearsal. Drift counts if it is of an
+    outcome or of a field that the model uses, and not seen by the last training.
+
+    Args:
+        engine: The store.
+        card: The champion's card.
+        decay_report: The decay of the champion.
+        drift: The drift of the recent jobs.
+        latest: The newest version.
+        now: The present.
+        cooldown: The least time between two trainings (s).
     """
     trained = latest.created_at
     if (now - trained).total_seconds() < cooldown:
         return ""
-    known, new = _count_news(engine, card, latest)
+    ended, new = _count_jobs(engine, card, latest)
     new += int(read_measurements(engine, "jobs", kind="retention", since=trained)["value"].sum())
     if alarm := decay.training_trigger(
         decay_report.alarms,
         in_microseconds(now),
         in_microseconds(trained),
         new,
-        known,
+        ended,
         int(cooldown * 1e6),
     ):
         return f"decay: {alarm}"
-    matter = [name for name in drift.drifted if name in OUTCOMES or _looked_at(name, card)]
-    seen = _drifted_before(engine, trained) if matter else ()
-    fresh = [name for name in matter if name not in seen]
+    relevant = [name for name in drift.drifted if name in OUTCOMES or _is_used(name, card)]
+    before = _drifted_before(engine, trained) if relevant else ()
+    fresh = [name for name in relevant if name not in before]
     return f"drift of {', '.join(fresh)}" if drift.verdict == "drift" and fresh else ""
 
 
-def _count_news(engine: Engine, card: ModelCard, latest: Version) -> tuple[int, int]:
-    """Count the jobs of the champion's sources that have ended, and those new to ``latest``.
+def _count_jobs(engine: Engine, card: ModelCard, latest: Version) -> tuple[int, int]:
+    """Count the ended jobs of the champion's sources, and those that are new to ``latest``.
 
     Jobs of a source that the champion was not trained on are no reason to train it again.
     """
     counts = count_jobs(engine).set_index("source")["ended"]
     counts = counts[counts.index.isin(card.sources)] if card.sources else counts
-    trained = jobs_by_source(latest)
+    ended, trained = int(counts.sum()), jobs_by_source(latest)
     if trained is None:
-        return int(counts.sum()), int(counts.sum()) - int(latest.tags.get("jobs", 0))
-    return int(counts.sum()), sum(
-        max(0, int(jobs) - trained.get(str(source), 0)) for source, jobs in counts.items()
-    )
+        return ended, ended - int(latest.tags.get("jobs", 0))
+    new = [int(jobs) - trained.get(str(source), 0) for source, jobs in counts.items()]
+    return ended, sum(max(0, count) for count in new)
 
 
-def _looked_at(name: str, card: ModelCard) -> bool:
-    keys = {part for level in card.levels for part in level.split("+")}
+def _is_used(name: str, card: ModelCard) -> bool:
+    keys = {key for level in card.levels for key in level.split("+")}
     return name in keys or any(name in names for names in card.features.values())
 
 

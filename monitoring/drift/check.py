@@ -1,4 +1,4 @@
-"""The look at the recent jobs that a person or a schedule asks for: windows from the store, the report, its numbers kept."""
+"""The drift check of a schedule or a person: windows from the store, the report, its metrics."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from jobs.store import add_measurements, read_jobs, read_predictions
 from models.engine.model_card import ModelCard
 from models.quantities.targets import TARGETS
 from monitoring.drift.effect_sizes import Sampling
-from monitoring.drift.report import KEEP, DriftReport, report
+from monitoring.drift.report import MAX_PAGES, DriftReport, report
 from monitoring.drift.windows import CATEGORIES
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 RECENT = timedelta(days=7)
-LEAST_RECENT = 1000
-"""Where RECENT holds fewer jobs, so many of the newest are looked at instead."""
+MIN_RECENT_JOBS = 1000
+"""Where RECENT holds fewer jobs, so many of the newest are used instead."""
 LONGEST_REFERENCE = timedelta(days=180)
-"""What was ordinary longer before the champion was trained is no yardstick."""
+"""Jobs from longer before the training are no reference."""
 
 
 def monitor(
@@ -37,37 +37,55 @@ def monitor(
     recent: timedelta = RECENT,
     sampling: Sampling | None = None,
     measured_at: datetime | None = None,
-    keep: int = KEEP,
+    keep: int = MAX_PAGES,
 ) -> DriftReport:
-    """Compare the jobs that ended since the champion was trained (the last ``recent`` of them) with its training window.
+    """Compare the jobs that ended since the champion was trained with its training window.
 
-    ``card`` is the champion's (``ModelSet.card``), ``model`` its label; pages go into ``folder``, numbers into the store under the
-    kinds drift, missing and accuracy. Running it again does no harm.
+    The metrics are stored under the kinds drift, missing and accuracy; running it again is
+    harmless.
+
+    Args:
+        engine: The store.
+        card: The champion's card.
+        folder: Where the pages go.
+        model: The champion's label.
+        recent: How much of the time since the training is compared.
+        sampling: The rows that are compared.
+        measured_at: The time of the metrics, by default now.
+        keep: How many pages stay in the folder.
     """
     reference, current = windows(engine, card, recent)
     predictions = answers(engine, current["ended_at"].min()) if len(current) else None
     if predictions is not None and card.sources:
         predictions = predictions[predictions["source"].isin(card.sources)]
-    about = f"{model} trained on {', '.join(card.sources[:3])}.".strip()
-    found = report(
+    drift = report(
         reference,
         current,
         folder=folder,
         predictions=predictions,
         sampling=sampling,
         measured_at=measured_at,
-        about=about,
+        about=f"{model} trained on {', '.join(card.sources[:3])}.".strip(),
         keep=keep,
     )
     with engine.begin() as connection:
-        add_measurements(connection, found.measurements)
-    return found
+        add_measurements(connection, drift.measurements)
+    return drift
 
 
 def windows(
     engine: Engine, card: ModelCard, recent: timedelta = RECENT
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The jobs that had ended when the model of ``card`` was trained, and the recent ones of those that ended since."""
+    """Read the two windows of jobs, of the sources that the model was trained on.
+
+    Args:
+        engine: The store.
+        card: The model's card.
+        recent: How much of the time since the training is read.
+
+    Returns:
+        The jobs that had ended at the training, and the recent ones that ended since.
+    """
     sources: tuple[str | None, ...] = card.sources or (None,)
     pairs = [_windows_of(engine, card, source, recent) for source in sources]
     reference, last = (pd.concat(frames, ignore_index=True) for frames in zip(*pairs, strict=True))
@@ -80,51 +98,59 @@ def _windows_of(
     """The two windows of one source, whose jobs may be of other years than another's."""
     window = (card.window_of(source) if source else None) or card.window
     trained_until = window.until
-    since = max(pd.Timestamp(window.first_submission), trained_until - LONGEST_REFERENCE)
-    columns = [*OF_KIND["number"], *CATEGORIES, "task_id", "submitted_at", "ended_at"]
-    sources = [source] if source else None
-    jobs = read_jobs(engine, since=since, sources=sources, ended=True, columns=columns)
+    jobs = read_jobs(
+        engine,
+        sources=[source] if source else None,
+        since=max(pd.Timestamp(window.first_submission), trained_until - LONGEST_REFERENCE),
+        ended=True,
+        columns=[*OF_KIND["number"], *CATEGORIES, "task_id", "submitted_at", "ended_at"],
+    )
     later = jobs[jobs["ended_at"] > trained_until]
     last = later[later["ended_at"] >= later["ended_at"].max() - recent]
-    if len(last) < LEAST_RECENT:
-        last = later.sort_values("ended_at", kind="stable").tail(LEAST_RECENT)
+    if len(last) < MIN_RECENT_JOBS:
+        last = later.sort_values("ended_at", kind="stable").tail(MIN_RECENT_JOBS)
     return jobs[jobs["ended_at"] <= trained_until], last
 
 
 def answers(engine: Engine, since: datetime) -> pd.DataFrame:
-    """The first answer given about each job that ended from ``since`` on, a row a target, beside the ``actual`` outcome.
+    """Read the first answer about each job that ended from ``since`` on, with its outcome.
 
-    An answer given when the end of its job was known here already foresaw nothing and is left out, and so is a challenger's, which
-    nobody saw. What was known is told by the store's revisions and not by clocks: a log that is lived through again was asked about
-    long after its dates.
+    Answers that already knew the outcome, and a challenger's, are left out. What an answer knew
+    follows from the store's revisions, not from clocks: a log that is replayed is predicted long
+    after its dates.
+
+    Returns:
+        A row a job and target, with the ``actual`` outcome.
     """
-    first = _foreseen(
-        read_predictions(engine, ended_since=since, columns=(*OF_KIND["number"], "revision"))
-    )
+    columns = (*OF_KIND["number"], "revision")
+    first = _predictions_only(read_predictions(engine, ended_since=since, columns=columns))
     actual = np.full(len(first), np.nan)
-    # Only what was answered: a target of another subject is made from fields that jobs do not have.
+    # A target of another subject is made from fields that jobs do not have.
     for name in TARGETS.keys() & set(first["target"]):
-        asked = (first["target"] == name).to_numpy()
-        actual[asked] = TARGETS[name].value(first[asked])
+        rows = (first["target"] == name).to_numpy()
+        actual[rows] = TARGETS[name].value(first[rows])
     return first.assign(actual=actual)
 
 
 def first_answers(engine: Engine, label: str, target: str, columns: Sequence[str]) -> pd.DataFrame:
-    """The first answer of version ``label`` about each job, ended or not, with ``columns`` and the numbers of the job.
+    """Read the first answer of a version about each job, ended or not.
 
-    Left out is what ``answers`` leaves out, so that of what had ended here before it was asked about nothing is judged.
+    Args:
+        engine: The store.
+        label: The version.
+        target: What was predicted.
+        columns: Fields of the job to add, beside its numbers.
+
+    Returns:
+        A row a job, without what ``answers`` leaves out.
     """
-    logged = read_predictions(
-        engine, target=target, columns=(*OF_KIND["number"], *columns, "revision")
-    )
-    return _foreseen(logged[logged["model_version"] == label])
+    names = (*OF_KIND["number"], *columns, "revision")
+    logged = read_predictions(engine, target=target, columns=names)
+    return _predictions_only(logged[logged["model_version"] == label])
 
 
-def _foreseen(logged: pd.DataFrame) -> pd.DataFrame:
+def _predictions_only(logged: pd.DataFrame) -> pd.DataFrame:
     # A job that has not ended has revision 0, which is before everything.
-    told = (logged["revision"] > 0) & (logged["revision"] <= logged["known_revision"])
-    return (
-        logged[~told & ~logged["shadow"].eq(True)]
-        .drop_duplicates(["source", "job_id", "target"])
-        .reset_index(drop=True)
-    )
+    knew_outcome = (logged["revision"] > 0) & (logged["revision"] <= logged["known_revision"])
+    own = logged[~knew_outcome & ~logged["shadow"].eq(True)]
+    return own.drop_duplicates(["source", "job_id", "target"]).reset_index(drop=True)

@@ -1,8 +1,9 @@
-"""Effect sizes: how far two windows of jobs lie apart, and how far they would lie apart anyway.
+"""Effect sizes: the distance of two windows of jobs, and the distance that is ordinary.
 
-A p-value calls every difference real once there are 100,000 rows. An effect size does not grow with the rows, but grid jobs
-come in bursts, a task of a thousand alike at once, so that two windows of a steady grid differ far more than as many
-independent jobs would. ``largest_block_distance`` and ``largest_permuted_distance`` measure by how much.
+A p-value calls every difference real once there are 100,000 rows. An effect size does not grow
+with the rows, but grid jobs come in bursts, a task of a thousand similar ones at once, so that two
+windows of a steady grid differ far more than as many independent jobs would.
+``largest_block_distance`` and ``largest_permuted_distance`` measure by how much.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ PERMUTATIONS = 40
 
 @dataclass(frozen=True)
 class Sampling:
-    """How many rows of a window are looked at, and the seed that chooses them: the same rows for every column."""
+    """At most ``most`` rows of a window, chosen by ``seed``: the same for every column."""
 
     most: int = 5000
     seed: int = 0
 
     def rows(self, length: int) -> npt.NDArray[np.intp]:
-        """Row numbers of a window of ``length`` rows, in their order: all of them, or ``most`` chosen evenly at random."""
+        """The chosen rows of a window of ``length`` rows, in their order."""
         if length <= self.most:
             return np.arange(length)
         return np.sort(np.random.default_rng(self.seed).choice(length, self.most, replace=False))
@@ -42,9 +43,15 @@ Distance = Callable[[Values, Values, Sampling], float]
 
 
 def number_distance(reference: Values, current: Values, sampling: Sampling) -> float:
-    """Wasserstein distance in standard deviations of ``reference``, missing values left out; NaN where nothing is left.
+    """The Wasserstein distance in standard deviations of ``reference``, as in Evidently.
 
-    The same formula as Evidently's ``wasserstein``.
+    Args:
+        reference: Numbers; missing ones are left out.
+        current: The same of the other window.
+        sampling: The rows that are compared.
+
+    Returns:
+        The distance, NaN where nothing is left.
     """
     windows = [values[sampling.rows(len(values))] for values in (reference, current)]
     first, second = (values[~np.isnan(values)] for values in windows)
@@ -54,49 +61,68 @@ def number_distance(reference: Values, current: Values, sampling: Sampling) -> f
 
 
 def category_distance(reference: Values, current: Values, sampling: Sampling) -> float:
-    """Jensen-Shannon distance (natural logarithm, 0 to 0.83) of two windows of codes over the reference's buckets.
+    """The Jensen-Shannon distance over the reference's ``buckets``, as in Evidently.
 
-    The same formula as Evidently's ``jensenshannon``.
+    Args:
+        reference: Codes of categories.
+        current: The same of the other window.
+        sampling: The rows that are compared.
+
+    Returns:
+        The distance by natural logarithms (0 to 0.83), NaN where a window is empty.
     """
     if not len(reference) or not len(current):
         return float("nan")
     windows = [values[sampling.rows(len(values))] for values in buckets(reference, current)]
-    names, places = np.unique(np.concatenate(windows), return_inverse=True)
+    names, index = np.unique(np.concatenate(windows), return_inverse=True)
     heights = [
-        np.bincount(part, minlength=len(names)) / len(part)
-        for part in np.split(places, [len(windows[0])])
+        np.bincount(codes, minlength=len(names)) / len(codes)
+        for codes in np.split(index, [len(windows[0])])
     ]
     # Rounding makes the divergence of equal shares a hair below 0, whose root is NaN.
     return float(np.nan_to_num(jensenshannon(heights[0], heights[1])))
 
 
 def missing_distance(reference: Values, current: Values, sampling: Sampling) -> float:
-    """Change of the share of missing values, of the whole windows."""
+    """The change of the share of missing values; ``sampling`` is not used."""
     return abs(float(np.mean(np.isnan(current))) - float(np.mean(np.isnan(reference))))
 
 
 def buckets(reference: Values, current: Values, most: int = BUCKETS) -> tuple[Codes, Codes]:
-    """Keep the ``most`` commonest codes of ``reference``; its others become OTHER, and those it never showed NEW.
+    """Merge all but the commonest codes; else many-valued columns drift between equal populations.
 
-    Codes are integers from 0. Without buckets a column of many values, such as the user, drifts between identical populations.
+    Args:
+        reference: Codes, integers from 0.
+        current: The same of the other window.
+        most: How many codes of ``reference`` stay as they are.
+
+    Returns:
+        Both windows; other codes of ``reference`` are OTHER, those that it never has NEW.
     """
     codes = [values.astype(np.int64) for values in (reference, current)]
     counts = np.bincount(
         codes[0], minlength=int(max(values.max(initial=0) for values in codes)) + 1
     )
     names = np.where(counts > 0, OTHER, NEW)
-    kept = np.argsort(-counts, kind="stable")[:most]
-    kept = kept[counts[kept] > 0]
-    names[kept] = kept
+    common = np.argsort(-counts, kind="stable")[:most]
+    common = common[counts[common] > 0]
+    names[common] = common
     return names[codes[0]], names[codes[1]]
 
 
 def largest_block_distance(
     reference: Values, jobs: int, distance: Distance, sampling: Sampling
 ) -> float:
-    """The largest distance of a stretch of ``jobs`` rows (a third at most) of ``reference`` from all its others.
+    """The largest distance of a block of ``reference`` from the rest of it, of BLOCKS tried.
 
-    ``reference`` is in order of time; STRETCHES stretches are tried. 0 where it cannot be told.
+    Args:
+        reference: Values in order of time.
+        jobs: Rows of a block, a third of ``reference`` at most.
+        distance: Measures it.
+        sampling: The rows that are compared.
+
+    Returns:
+        The distance, 0 where ``reference`` is too short.
     """
     size = min(jobs, len(reference) // 3)
     if size < 1:
@@ -121,28 +147,36 @@ def largest_permuted_distance(
     distance: Distance,
     sampling: Sampling,
 ) -> float:
-    """The largest distance when whole bursts of both windows are dealt out anew, DEALS times: a permutation test by bursts.
+    """The largest distance in a permutation test that deals out whole bursts PERMUTATIONS times.
 
-    ``bursts`` says to which burst each row of a window belongs. Infinite where there are too few to deal out.
+    Args:
+        reference: Values of one window.
+        current: Values of the other.
+        bursts: To which burst each row of either window belongs.
+        distance: Measures it.
+        sampling: The rows that are compared.
+
+    Returns:
+        The distance, infinite where there are too few bursts.
     """
     rows = [sampling.rows(len(values)) for values in (reference, current)]
     values = np.concatenate([reference[rows[0]], current[rows[1]]])
     names, burst = np.unique(
-        np.concatenate([part[taken] for part, taken in zip(bursts, rows, strict=True)]),
+        np.concatenate([codes[chosen] for codes, chosen in zip(bursts, rows, strict=True)]),
         return_inverse=True,
     )
     sizes = np.bincount(burst)
     random = np.random.default_rng(sampling.seed)
-    found = []
+    distances = []
     for _ in range(PERMUTATIONS if len(names) > 2 else 0):
         order = random.permutation(len(names))
         dealt = np.isin(
             burst, order[: 1 + int(np.searchsorted(np.cumsum(sizes[order]), len(rows[1])))]
         )
         if not dealt.all():
-            found.append(distance(values[~dealt], values[dealt], sampling))
-    return _largest(found) if found else float("inf")
+            distances.append(distance(values[~dealt], values[dealt], sampling))
+    return _largest(distances) if distances else float("inf")
 
 
-def _largest(found: list[float]) -> float:
-    return 0.0 if np.all(np.isnan(found)) else float(np.nanmax(found))
+def _largest(distances: list[float]) -> float:
+    return 0.0 if np.all(np.isnan(distances)) else float(np.nanmax(distances))

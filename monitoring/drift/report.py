@@ -1,6 +1,6 @@
-"""Drift: recent jobs against the training window, as Evidently's pages, as numbers and in one word. The only importer of Evidently.
+"""Drift report: recent jobs against the training window, as Evidently's pages and a verdict.
 
-Evidently draws; what is compared, bucketed and called a move is decided in ``monitoring.drift.windows``, by Evidently's own formulas.
+The only importer of Evidently, which draws; ``monitoring.drift.windows`` compares, by its formulas.
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ from monitoring.drift.windows import (
     ended_jobs,
 )
 
-KEEP = 48
-"""Pages that stay in the folder, the newest: each is 3 to 6 MB, for it carries all it needs to open without a network."""
+MAX_PAGES = 48
+"""Pages that stay in the folder, the newest: each is 3 to 6 MB, since it loads nothing."""
 MEASUREMENTS = ("measured_at", "kind", "name", "segment", "value", "details")
 
 
 @dataclass(frozen=True)
 class DriftReport:
-    """What a look at the recent jobs found.
+    """The drift of the recent jobs.
 
-    ``verdict``: none; local (only single clusters moved); drift (the columns in ``drifted`` moved); unknown (too few jobs to tell).
-    ``sentence`` says it to a person. ``measurements`` has the columns of ``jobs.store.add_measurements``.
+    ``verdict`` is none, local (only single clusters moved), drift (the columns in ``drifted``
+    moved) or unknown (too few jobs); ``sentence`` says the same. ``measurements`` has the columns
+    of ``jobs.store.add_measurements``.
     """
 
     verdict: Verdict
@@ -63,12 +64,19 @@ def report(
     sampling: Sampling | None = None,
     measured_at: datetime | None = None,
     about: str = "",
-    keep: int = KEEP,
+    keep: int = MAX_PAGES,
 ) -> DriftReport:
-    """Compare ``current`` jobs with ``reference`` jobs (columns of ``jobs.schema``; only those that ended count) and write the pages.
+    """Compare the ended jobs of two windows and write the pages.
 
-    ``predictions`` are answers and outcomes, as ``monitoring.accuracy.accuracy`` takes them. Pages go into ``folder``, named by
-    ``measured_at`` (default: now); ``about`` (which log, which model) is written above them; the newest ``keep`` pages stay.
+    Args:
+        reference: Jobs of the training window.
+        current: Recent jobs.
+        folder: Where the pages go.
+        predictions: Answers and outcomes, as ``accuracy`` takes them.
+        sampling: The rows that are compared.
+        measured_at: The time of the metrics, by which the pages are named; by default now.
+        about: What is written above the pages: which log, which model.
+        keep: How many pages stay in the folder.
     """
     sampling = sampling or Sampling()
     measured_at = measured_at or datetime.now(UTC)
@@ -92,9 +100,9 @@ def report(
         html = data_page(columns, findings, heading, sampling)
         pages.append(_write(html, folder, f"{measured_at:%Y-%m-%dT%H%M%SZ}-data.html"))
     if len(answers) > 1:
-        html = predictions_page(answers, f"{_met(answers)} {about}", sampling)
+        html = predictions_page(answers, f"{_accuracy_sentence(answers)} {about}", sampling)
         pages.append(_write(html, folder, f"{measured_at:%Y-%m-%dT%H%M%SZ}-predictions.html"))
-    _forget_old_pages(folder, keep)
+    _delete_old_pages(folder, keep)
     drifted = tuple(finding.column for finding in findings if finding.moved and not finding.cluster)
     drifted = tuple(dict.fromkeys(drifted))
     summary = {
@@ -111,12 +119,18 @@ def report(
 def data_page(
     columns: Sequence[Column], findings: Sequence[Finding], heading: str, sampling: Sampling
 ) -> str:
-    """Evidently's data-drift report of the columns as one HTML page that loads nothing."""
+    """Make Evidently's data-drift report as an HTML page that loads nothing.
+
+    Args:
+        columns: The compared columns.
+        findings: How far they moved.
+        heading: What stands above the report.
+        sampling: The rows that are shown.
+    """
     prepare_environment()
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # Evidently's own, about numpy and litestar, and of columns that are constant
+        # Evidently's own, about numpy and litestar, and those about constant columns.
+        warnings.simplefilter("ignore")
         from evidently import DataDefinition, Dataset, Report
         from evidently.presets import DataDriftPreset
 
@@ -147,7 +161,13 @@ def data_page(
 
 
 def predictions_page(answers: pd.DataFrame, heading: str, sampling: Sampling) -> str:
-    """Evidently's regression report of answers and outcomes, one part a target, as one HTML page that loads nothing."""
+    """Make Evidently's regression report of each target as an HTML page that loads nothing.
+
+    Args:
+        answers: Answers and outcomes.
+        heading: What stands above the report.
+        sampling: The rows that are shown.
+    """
     prepare_environment()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as above; and R² of a single point
@@ -163,16 +183,13 @@ def predictions_page(answers: pd.DataFrame, heading: str, sampling: Sampling) ->
                 frame[label] = np.log10(1 + rows[name].clip(lower=0)).reset_index(drop=True)
             regressions.append(Regression(name=str(target), target=actual, prediction=predicted))
         definition = DataDefinition(numerical_columns=list(frame), regression=regressions)
-        parts = [RegressionPreset(regression_name=regression.name) for regression in regressions]
-        return _html(
-            Report([_preface(heading, []), *parts]).run(
-                Dataset.from_pandas(pd.DataFrame(frame), definition), None
-            )
-        )
+        presets = [RegressionPreset(regression_name=regression.name) for regression in regressions]
+        dataset = Dataset.from_pandas(pd.DataFrame(frame), definition)
+        return _html(Report([_preface(heading, []), *presets]).run(dataset, None))
 
 
 def _preface(heading: str, clusters: Sequence[Finding]) -> Any:
-    """What stands above Evidently's own parts: the verdict, and the clusters that moved."""
+    """What is above Evidently's widgets: the verdict, and the clusters that moved."""
     from evidently.core.container import MetricContainer
     from evidently.legacy.renderers.html_widgets import table_data, text_widget
 
@@ -181,21 +198,21 @@ def _preface(heading: str, clusters: Sequence[Finding]) -> Any:
             return []
 
         def render(self, context: Any, child_widgets: Any = None) -> list[Any]:
-            parts = [text_widget(text=plain_text(heading, 2000), title="Gridcast")]
+            widgets = [text_widget(text=plain_text(heading, 2000), title="Gridcast")]
             if clusters:
                 rows = [
                     [
-                        plain_text(part.cluster),
-                        plain_text(describe_finding(replace(part, cluster="")), 200),
+                        plain_text(finding.cluster),
+                        plain_text(describe_finding(replace(finding, cluster="")), 200),
                     ]
-                    for part in clusters
+                    for finding in clusters
                 ]
-                parts.append(
+                widgets.append(
                     table_data(
                         title="Clusters that moved", column_names=["cluster", "what"], data=rows
                     )
                 )
-            return parts
+            return widgets
 
     return Preface()
 
@@ -205,23 +222,26 @@ def _html(snapshot: Any) -> str:
 
 
 def _window(jobs: pd.DataFrame) -> str:
-    return f"{len(jobs):,} jobs that ended {jobs['ended_at'].iloc[0]:%Y-%m-%d %H:%M} to {jobs['ended_at'].iloc[-1]:%Y-%m-%d %H:%M} UTC"
+    first, last = jobs["ended_at"].iloc[0], jobs["ended_at"].iloc[-1]
+    return f"{len(jobs):,} jobs that ended {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC"
 
 
-def _met(answers: pd.DataFrame) -> str:
+def _accuracy_sentence(answers: pd.DataFrame) -> str:
     measured = accuracy(answers)
     value = measured[measured["segment"] == "all"].set_index("name")["value"]
-    parts = []
+    sentences = []
     for target in answers["target"].unique():
         unit = TARGETS[target].unit if target in TARGETS else ""
         inside = value.get(f"{target} coverage_90", float("nan"))
-        parts.append(
-            f"{target}: {value[f'{target} answers']:,.0f} answers, median error {value[f'{target} median_error']:,.4g} {unit}, "
-            f"mean error {value[f'{target} mae']:,.4g} {unit}, {inside:.0%} inside the 90 % interval."
+        sentences.append(
+            f"{target}: {value[f'{target} answers']:,.0f} answers, "
+            f"median error {value[f'{target} median_error']:,.4g} {unit}, "
+            f"mean error {value[f'{target} mae']:,.4g} {unit}, "
+            f"{inside:.0%} inside the 90 % interval."
         )
     return (
         "Predictions about the jobs that ended in the recent window, beside their outcomes. "
-        + " ".join(parts)
+        + " ".join(sentences)
     )
 
 
@@ -234,7 +254,7 @@ def _write(html: str, folder: Path, name: str) -> Path:
     return path
 
 
-def _forget_old_pages(folder: Path, keep: int) -> None:
+def _delete_old_pages(folder: Path, keep: int) -> None:
     for page in sorted(folder.glob("*-*-*T*Z-*.html"))[:-keep]:
         page.unlink(missing_ok=True)
 

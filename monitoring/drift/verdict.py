@@ -11,14 +11,18 @@ Verdict = Literal["none", "local", "drift", "unknown"]
 
 
 def judge(reference: int, current: int, findings: Sequence[Finding]) -> tuple[Verdict, str]:
-    """The verdict in a word and in a sentence, from the jobs in both windows and what was found."""
+    """Give the verdict in a word and in a sentence.
+
+    Args:
+        reference: Jobs in the training window.
+        current: Jobs in the recent window.
+        findings: What was compared.
+    """
     if min(reference, current) < MIN_JOBS:
-        few = (
-            f"the training window has {reference:,}"
-            if reference < current
-            else f"{current:,} have ended since"
-        )
-        return "unknown", f"Too few jobs to tell: {few}, and {MIN_JOBS} are needed."
+        count = f"{current:,} have ended since"
+        if reference < current:
+            count = f"the training window has {reference:,}"
+        return "unknown", f"Too few jobs to tell: {count}, and {MIN_JOBS} are needed."
     if not findings:
         return "unknown", "No column holds enough values in both windows to be compared."
     moved = sorted(
@@ -29,16 +33,18 @@ def judge(reference: int, current: int, findings: Sequence[Finding]) -> tuple[Ve
     clusters = [finding for finding in moved if finding.cluster]
     if everywhere:
         more = f"; and {len(everywhere) - 3} more" if len(everywhere) > 3 else ""
+        named = "; ".join(describe_finding(finding) for finding in everywhere[:3])
         most = f"; most of all in {plain_text(clusters[0].cluster)}" if clusters else ""
         return (
             "drift",
-            f"Recent jobs differ from the training window: {'; '.join(describe_finding(finding) for finding in everywhere[:3])}{more}{most}.",
+            f"Recent jobs differ from the training window: {named}{more}{most}.",
         )
     if clusters:
         names = list(dict.fromkeys(finding.cluster for finding in clusters))
         return (
             "local",
-            f"{len(names)} single cluster{'s' * (len(names) > 1)} moved, the whole did not: {describe_finding(clusters[0])}.",
+            f"{len(names)} single cluster{'s' * (len(names) > 1)} moved, the whole did not: "
+            f"{describe_finding(clusters[0])}.",
         )
     return (
         "none",
@@ -47,13 +53,17 @@ def judge(reference: int, current: int, findings: Sequence[Finding]) -> tuple[Ve
 
 
 def describe_finding(finding: Finding) -> str:
-    """One finding for a person: what it was, what it is, and by how much it moved of how much it may."""
+    """Describe a finding: its values before and now, how far it moved and may move."""
     details, where = finding.details, f"{plain_text(finding.cluster)} " if finding.cluster else ""
     if finding.kind == "missing":
-        return f"{where}{finding.column} is missing in {details['current_share']:.0%} of the jobs instead of {details['reference_share']:.0%}"
+        now, before = details["current_share"], details["reference_share"]
+        return (
+            f"{where}{finding.column} is missing in {now:.0%} of the jobs instead of {before:.0%}"
+        )
     size = f"({finding.value:.2f}, allowed {finding.threshold:.2f})"
     if "reference_median" in details:
-        return f"{where}{finding.column} has median {details['current_median']:.4g} instead of {details['reference_median']:.4g} {size}"
+        now, before = details["current_median"], details["reference_median"]
+        return f"{where}{finding.column} has median {now:.4g} instead of {before:.4g} {size}"
     shares: Any = details.get("shares", {})
     most = next(
         (
@@ -66,9 +76,9 @@ def describe_finding(finding: Finding) -> str:
 
 
 def plain_text(text: str, longest: int = 60) -> str:
-    """A name out of a log as a page or a terminal may show it: no markup, no control characters, not too long.
+    """Make a name from a log safe for a page or a terminal: no markup or control characters.
 
-    Evidently writes names into its scripts as they are.
+    Evidently writes names into its scripts unchanged.
 
     >>> plain("</script><b>")
     '‹/script›‹b›'

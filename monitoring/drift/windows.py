@@ -1,4 +1,4 @@
-"""Two windows of jobs compared column by column and cluster by cluster: what moved, and whether by more than it ordinarily does."""
+"""Two windows of jobs compared by column and cluster: what moved by more than is ordinary."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ from monitoring.drift.effect_sizes import (
 )
 
 MIN_JOBS = 100
-"""Fewer jobs than this in a window, or values in a column, say nothing."""
+"""Fewer jobs in a window, or values in a column, are not compared."""
 MIN_EFFECT = 0.1
-"""A smaller move is not worth a person's time: a tenth of a standard deviation, of a Jensen-Shannon distance, or of a share."""
+"""The least move that matters: a tenth of a standard deviation, of a Jensen-Shannon distance, or
+of a share."""
 MARGIN = 1.25
-"""A move counts when it is so many times the largest that dealing out the bursts anew makes."""
+"""A move counts if it is so many times the largest that permuted bursts make."""
 FEW_VALUES = 20
-"""A number with no more different values is compared as a category: 1, 2 or 4 GiB asked for is a choice, not a measure."""
+"""A number with no more distinct values is compared as a category: a request for 1, 2 or 4 GiB is a
+choice, not a measure."""
 CATEGORIES = ("user", "group", "project", "program", "queue", "site", "host", "status")
 
 LEVELS = ("site", "group", "program", "user")
 CLUSTERS = 10
-"""Clusters of a level that are looked at: those with the most recent jobs."""
+"""Clusters of a level that are compared: those with the most recent jobs."""
 CLUSTER_COLUMNS = ("walltime", "cpu_time", "peak_memory")
 MIN_CLUSTER_EFFECT = 0.25
 CLUSTER_SAMPLE = 2000
@@ -44,7 +46,7 @@ CLUSTER_SAMPLE = 2000
 
 @dataclass(frozen=True)
 class Column:
-    """One column of both windows, ready to be compared: log10(1 + value), or codes of ``names``."""
+    """One column of both windows: log10(1 + value), or codes of ``names``."""
 
     name: str
     label: str
@@ -59,7 +61,7 @@ class Column:
         return "jensenshannon" if self.names else "wasserstein"
 
     def sampled(self, sampling: Sampling) -> tuple[list[object], list[object]]:
-        """What a report shows of both windows: the sampled numbers, or the names of the sampled buckets."""
+        """The sampled numbers of both windows, or the names of the sampled buckets."""
         windows = (
             buckets(self.reference, self.current) if self.names else (self.reference, self.current)
         )
@@ -74,7 +76,8 @@ class Column:
 class Finding:
     """How far one column lies from the reference.
 
-    ``kind`` drift: the distance of its values; missing: the change of the share of missing values. ``cluster`` is empty for all jobs.
+    Of kind ``drift`` the value is the distance, of ``missing`` the change of the share of missing
+    values. ``cluster`` is empty for all jobs.
     """
 
     kind: str
@@ -86,14 +89,14 @@ class Finding:
 
     @property
     def moved(self) -> bool:
-        """Whether it moved by more than is ordinary and by enough to be worth a person's time."""
+        """Whether it moved by more than is ordinary and by enough to matter."""
         return self.value > self.threshold
 
 
 def ended_jobs(jobs: pd.DataFrame) -> pd.DataFrame:
     """The jobs that have ended, in order of their end.
 
-    Windows are cut by the end because a window of recent submissions holds only the short jobs of those that will end.
+    A window of recent submissions would hold only the short jobs of those that will end.
     """
     return jobs[jobs["ended_at"].notna()].sort_values("ended_at", kind="stable")
 
@@ -101,7 +104,13 @@ def ended_jobs(jobs: pd.DataFrame) -> pd.DataFrame:
 def comparable(
     reference: pd.DataFrame, current: pd.DataFrame, sampling: Sampling
 ) -> Iterator[Column]:
-    """The columns of which the samples of both windows hold enough to be compared."""
+    """Yield the columns of which both samples hold enough values.
+
+    Args:
+        reference: Jobs of one window.
+        current: Jobs of the other.
+        sampling: The rows that are compared.
+    """
     for name in OF_KIND["number"]:
         if name in reference and name in current:
             first, second = (frame[name].to_numpy(dtype=float) for frame in (reference, current))
@@ -153,8 +162,8 @@ def _category(name: str, reference: pd.Series, current: pd.Series) -> Column:
 
 
 @dataclass(frozen=True)
-class _Look:
-    """What every comparison of two windows shares."""
+class _Comparison:
+    """The part of a comparison that all columns share."""
 
     bursts: tuple[Codes, Codes]
     sampling: Sampling
@@ -170,21 +179,21 @@ class _Look:
         current: Values,
         details: dict[str, object],
     ) -> Finding:
-        """The distance, and beside it what it would take to call it a move; a small one needs no further look."""
+        """Measure the distance and its threshold; a small distance needs no test."""
         value = distance(reference, current, self.sampling)
         threshold = self.least
         if value > self.least:
-            stretches = largest_block_distance(reference, len(current), distance, self.sampling)
-            chance = largest_permuted_distance(
+            blocks = largest_block_distance(reference, len(current), distance, self.sampling)
+            permuted = largest_permuted_distance(
                 reference, current, self.bursts, distance, self.sampling
             )
-            threshold = max(self.least, stretches, MARGIN * chance)
-            details = details | {"stretches": stretches, "bursts": chance}
+            threshold = max(self.least, blocks, MARGIN * permuted)
+            details = details | {"stretches": blocks, "bursts": permuted}
         return Finding(kind, name, self.cluster, value, threshold, details)
 
 
 def bursts_of(reference: pd.DataFrame, current: pd.DataFrame) -> tuple[Codes, Codes]:
-    """Which jobs came together: those of a task, or where it is unknown a user's jobs of one program and day."""
+    """The burst of each job: its task, else its user, program and day."""
     both = pd.concat([reference, current], ignore_index=True).reindex(
         columns=["task_id", "user", "program", "submitted_at"]
     )
@@ -203,8 +212,15 @@ def bursts_of(reference: pd.DataFrame, current: pd.DataFrame) -> tuple[Codes, Co
 def compare_columns(
     reference: pd.DataFrame, current: pd.DataFrame, columns: list[Column], sampling: Sampling
 ) -> list[Finding]:
-    """How far each column lies from the reference; both windows are ended jobs in order of their end, neither empty."""
-    look = _Look(bursts_of(reference, current), sampling, MIN_EFFECT)
+    """Measure how far each column lies from the reference.
+
+    Args:
+        reference: Ended jobs of one window in order of their end, not empty.
+        current: The same of the other window.
+        columns: The ``comparable`` columns.
+        sampling: The rows that are compared.
+    """
+    comparison = _Comparison(bursts_of(reference, current), sampling, MIN_EFFECT)
     findings = []
     for name in (*OF_KIND["number"], *CATEGORIES):
         if name in reference and name in current:
@@ -212,19 +228,19 @@ def compare_columns(
                 np.where(frame[name].isna(), np.nan, 0.0) for frame in (reference, current)
             )
             shares = float(np.isnan(first).mean()), float(np.isnan(second).mean())
-            # A category's missing values are a bucket of its own, so only a wholly empty window is told here.
+            # Missing values of a category are a bucket, so only an empty window counts here.
             if shares[0] != shares[1] and (name not in CATEGORIES or 1.0 in shares):
                 details: dict[str, object] = {
                     "reference_share": shares[0],
                     "current_share": shares[1],
                 }
                 findings.append(
-                    look.finding("missing", name, missing_distance, first, second, details)
+                    comparison.finding("missing", name, missing_distance, first, second, details)
                 )
     for column in columns:
         details = {"method": column.method} | _what_moved(column, reference, current)
         findings.append(
-            look.finding(
+            comparison.finding(
                 "drift", column.name, column.distance, column.reference, column.current, details
             )
         )
@@ -234,7 +250,7 @@ def compare_columns(
 def _what_moved(
     column: Column, reference: pd.DataFrame, current: pd.DataFrame
 ) -> dict[str, object]:
-    """The medians of a number in its own unit, or the three values of a category whose shares changed most."""
+    """The medians of a number, or the three values of a category that changed most."""
     if not column.names:
         return {
             "reference_median": float(reference[column.name].median()),
@@ -255,9 +271,14 @@ def _what_moved(
 def compare_clusters(
     reference: pd.DataFrame, current: pd.DataFrame, sampling: Sampling
 ) -> list[Finding]:
-    """How far the outcomes of the largest sites, groups, programs and users lie from their own past.
+    """Measure how far outcomes of the largest clusters lie from their own past.
 
-    A program that became slow hardly moves a whole grid; here it stands out.
+    A program that became slow hardly moves a whole grid.
+
+    Args:
+        reference: Ended jobs of one window in order of their end.
+        current: The same of the other window.
+        sampling: The rows that are compared.
     """
     findings = []
     sampling = Sampling(min(CLUSTER_SAMPLE, sampling.most), sampling.seed)
@@ -265,16 +286,16 @@ def compare_clusters(
     for level in LEVELS:
         if level not in reference or level not in current:
             continue
-        known, recent = (frame[level].value_counts() for frame in (reference, current))
+        before, recent = (frame[level].value_counts() for frame in (reference, current))
         large = [
             name
             for name, jobs in recent.items()
-            if jobs >= MIN_JOBS and known.get(name, 0) >= 3 * MIN_JOBS
+            if jobs >= MIN_JOBS and before.get(name, 0) >= 3 * MIN_JOBS
         ]
         for name in large[:CLUSTERS]:
             inside = [(frame[level] == name).to_numpy() for frame in (reference, current)]
             own = [frame[rows] for frame, rows in zip((reference, current), inside, strict=True)]
-            look = _Look(
+            comparison = _Comparison(
                 (bursts[0][inside[0]], bursts[1][inside[1]]),
                 sampling,
                 MIN_CLUSTER_EFFECT,
@@ -287,7 +308,7 @@ def compare_clusters(
                     column, own[0], own[1]
                 )
                 findings.append(
-                    look.finding(
+                    comparison.finding(
                         "drift",
                         column.name,
                         column.distance,

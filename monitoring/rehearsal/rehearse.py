@@ -170,8 +170,8 @@ def rehearse(
         len(jobs),
         log.at[rows],
         log.values[rows],
-        log.make_delayed_labels.baseline,
-        log.make_delayed_labels.simple[rows],
+        log.labels.baseline,
+        log.labels.baseline_point[rows],
         every / 1e6,
         tuple(runs),
     )
@@ -186,7 +186,7 @@ class _Log:
     ends: Integers
     values: Floats
     first: int
-    make_delayed_labels: DelayedLabels
+    labels: DelayedLabels
     decay_report: tuple[str, ...]
 
 
@@ -220,7 +220,7 @@ def _live(learner: RetrainedModel, policy: Policy, log: _Log, every: int) -> Pol
     trained, end = now, int(log.at[-1])
     row, answers = log.first, learner.points(serving, np.arange(log.first, len(log.at)))
     found = _alarms(log, row, answers) if policy == "decay" else []
-    while policy != "never" and (now := now + decay.LOOK) <= end:
+    while policy != "never" and (now := now + decay.PERIOD) <= end:
         alarm = (
             _demanded(found, log, now, trained, int(COOLDOWN * every) if retrainings else 0)
             if policy == "decay"
@@ -256,9 +256,7 @@ def _live(learner: RetrainedModel, policy: Policy, log: _Log, every: int) -> Pol
 
 def _alarms(log: _Log, row: int, answers: Floats) -> list[Alarm]:
     """The alarms about a model that gives ``answers`` from ``row`` on; each depends only on what was judged before it."""
-    return decay.alarms(
-        log.make_delayed_labels.judge(np.arange(row, len(log.at)), answers), log.decay_report
-    )
+    return decay.alarms(log.labels.score(np.arange(row, len(log.at)), answers), log.decay_report)
 
 
 def _demanded(

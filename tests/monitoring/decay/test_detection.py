@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from monitoring.decay.detection import (
-    LOOK,
+    PERIOD,
     Alarm,
     ScoredPredictions,
     alarms,
@@ -18,7 +18,7 @@ DAY = 86_400_000_000
 
 def judged(excess: np.ndarray, per_look: int = 10, cluster: str = "group a") -> ScoredPredictions:
     count = len(excess)
-    at = np.arange(count) // per_look * LOOK
+    at = np.arange(count) // per_look * PERIOD
     return ScoredPredictions(
         at, excess, np.zeros(count), np.arange(count), np.full(count, cluster, dtype=object)
     )
@@ -53,7 +53,7 @@ def test_what_does_not_change_raises_no_alarm_and_what_rises_does() -> None:
     assert alarms(judged(noise(4000))) == []
     found = alarms(judged(np.concatenate([noise(2000), noise(2000, 1) + 0.2])))
     assert found[0].kind == "rose"
-    assert 200 < found[0].at / LOOK < 230
+    assert 200 < found[0].at / PERIOD < 230
     assert {alarm.kind for alarm in found} == {"rose", "worse"}
 
 
@@ -71,7 +71,7 @@ def test_one_cluster_is_seen_among_many() -> None:
     struck = np.arange(6000) % 10 == 0
     excess[struck & (np.arange(6000) > 3000)] += 0.4
     cluster = np.where(struck, "group b", "group a").astype(object)
-    at = np.arange(6000) // 10 * LOOK
+    at = np.arange(6000) // 10 * PERIOD
     found = alarms(
         ScoredPredictions(at, np.clip(excess, -1, 1), np.zeros(6000), np.arange(6000), cluster),
         ("group a", "group b"),
@@ -82,9 +82,9 @@ def test_one_cluster_is_seen_among_many() -> None:
 
 def test_the_past_of_the_alarms_does_not_change_with_what_comes() -> None:
     whole = judged(np.concatenate([noise(2000), noise(2000, 1) + 0.2]))
-    first = [alarm.at for alarm in alarms(whole) if alarm.at <= 260 * LOOK]
+    first = [alarm.at for alarm in alarms(whole) if alarm.at <= 260 * PERIOD]
     assert first == [
-        alarm.at for alarm in alarms(whole.take(np.arange(2600))) if alarm.at <= 260 * LOOK
+        alarm.at for alarm in alarms(whole.take(np.arange(2600))) if alarm.at <= 260 * PERIOD
     ]
     assert first
 
@@ -102,20 +102,20 @@ def test_a_thousand_alike_are_one_observation() -> None:
 
 def test_a_rise_demands_training_once_and_being_worse_only_with_many_new_jobs() -> None:
     rose, worse = Alarm(10, "rose", "all", -0.1, 0.1), Alarm(10, "worse", "all", 0.0, 0.1)
-    assert training_trigger([rose], now=20, trained=0, new=1, known=1000, cooldown=5) is rose
+    assert training_trigger([rose], now=20, trained=0, new=1, ended=1000, cooldown=5) is rose
     assert (
-        training_trigger([rose], now=20, trained=15, new=1, known=1000, cooldown=5) is None
+        training_trigger([rose], now=20, trained=15, new=1, ended=1000, cooldown=5) is None
     )  # it was answered
-    assert training_trigger([rose], now=20, trained=0, new=1, known=1000, cooldown=30) is None
-    assert training_trigger([worse], now=20, trained=0, new=499, known=1000, cooldown=5) is None
-    assert training_trigger([worse], now=20, trained=0, new=500, known=1000, cooldown=5) is worse
+    assert training_trigger([rose], now=20, trained=0, new=1, ended=1000, cooldown=30) is None
+    assert training_trigger([worse], now=20, trained=0, new=499, ended=1000, cooldown=5) is None
+    assert training_trigger([worse], now=20, trained=0, new=500, ended=1000, cooldown=5) is worse
     assert (
         training_trigger(
             [Alarm(10, "worse", "all", 0.0, 0.1, until=15)],
             now=20,
             trained=0,
             new=500,
-            known=1000,
+            ended=1000,
             cooldown=5,
         )
         is None
