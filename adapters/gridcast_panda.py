@@ -48,7 +48,12 @@ def with_prediction(refiner: type) -> Any:
     """Derive a class from ``refiner`` (a TaskRefinerBase) that predicts each task it refines."""
 
     class WithPrediction(refiner):
-        def extractCommon(self, jediTaskID: int, taskParamMap: dict[str, Any], *rest: Any) -> Any:  # noqa: N802, N803
+        def extractCommon(  # noqa: N802
+            self,
+            jediTaskID: int,  # noqa: N803
+            taskParamMap: dict[str, Any],  # noqa: N803
+            *rest: Any,
+        ) -> Any:
             request = dict(taskParamMap)  # before the refiner fills in defaults
             result = super().extractCommon(jediTaskID, taskParamMap, *rest)
             try:

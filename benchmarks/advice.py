@@ -18,7 +18,7 @@ from logs import load
 
 from jobs.schema import conform
 from models.engine.forecaster import Forecaster
-from monitoring.advising import FEWEST, larger, next_job, plausible_jobs
+from monitoring.advising import MIN_JOBS, larger, next_job, plausible_jobs
 
 MONTH = pd.Timedelta(days=28)
 DAYS = 7
@@ -66,7 +66,7 @@ def main() -> None:
                 kinds = {
                     key: jobs_alike
                     for key, jobs_alike in past.groupby(fields)
-                    if len(jobs_alike) >= FEWEST
+                    if len(jobs_alike) >= MIN_JOBS
                 }
                 requested = conform(
                     pd.DataFrame([next_job(jobs_alike) for jobs_alike in kinds.values()])

@@ -60,7 +60,7 @@ def collect(
     show_rows(
         [done.row()],
         as_json,
-        "CollectResult",
+        "Collected",
         ("system", "until", "files", "read", "added", "updated", "unchanged", "rejected", "notes"),
     )
     for error in done.errors:

@@ -142,12 +142,14 @@ def _disk(home: Path) -> Iterator[Finding]:
 
 
 def _ports(components: Sequence[Component], rows: Rows) -> Iterator[Finding]:
-    stopped = [one for one in components if rows.get(one.name, {}).get("pid") is None]
-    conflicts = [conflict for one in stopped if (conflict := port_conflict(one))]
+    stopped = [
+        component for component in components if rows.get(component.name, {}).get("pid") is None
+    ]
+    conflicts = [conflict for component in stopped if (conflict := port_conflict(component))]
     if conflicts:
         yield Finding("ports", "wrong", "; ".join(conflicts), "free the port, or set another")
     else:
-        count = sum(bool(one.address) for one in components)
+        count = sum(bool(component.address) for component in components)
         yield Finding("ports", "ok", f"{count} ports are ours or free")
 
 
@@ -198,9 +200,9 @@ def _clock(
     store: StoreStatus | str, components: Sequence[Component], rows: Rows, now: datetime
 ) -> Iterator[Finding]:
     clocks = {
-        one.name: _server_clock(one)
-        for one in components
-        if one.address.startswith("http") and _is_up(one.name, rows)
+        component.name: _server_clock(component)
+        for component in components
+        if component.address.startswith("http") and _is_up(component.name, rows)
     }
     if isinstance(store, StoreStatus):
         clocks["the database"] = store.clock
@@ -225,7 +227,8 @@ def _is_up(name: str, rows: Rows) -> bool:
 def _server_clock(component: Component) -> datetime | None:
     """The time that a server's answer carries."""
     try:
-        with urlopen(_request(component, component.ready_path), timeout=TIMEOUT) as answer:  # noqa: S310
+        request = _request(component, component.ready_path)
+        with urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310
             return parsedate_to_datetime(answer.headers["Date"])
     except (OSError, ValueError, TypeError):
         return None
@@ -272,7 +275,7 @@ def _champion(settings: Settings, now: datetime) -> Iterator[Finding]:
 
 
 def _prefect(components: Sequence[Component], rows: Rows) -> Iterator[Finding]:
-    prefect = next((one for one in components if one.name == "prefect"), None)
+    prefect = next((component for component in components if component.name == "prefect"), None)
     if prefect is None or not _is_up(prefect.name, rows):
         summary = "its server does not run here, so nothing is scheduled"
         yield Finding("Prefect", "watch", summary, "gridcast up starts it")
@@ -299,9 +302,9 @@ def _prefect(components: Sequence[Component], rows: Rows) -> Iterator[Finding]:
 
 
 def _predictors(components: Sequence[Component], rows: Rows) -> Iterator[Finding]:
-    for one in components:
-        if one.name.startswith("predictor") and _is_up(one.name, rows):
-            yield from _predictor(one)
+    for component in components:
+        if component.name.startswith("predictor") and _is_up(component.name, rows):
+            yield from _predictor(component)
 
 
 def _predictor(component: Component) -> Iterator[Finding]:
@@ -319,9 +322,11 @@ def _predictor(component: Component) -> Iterator[Finding]:
         remedy = "mend what it names; it goes on by itself then"
         yield Finding(name, "wrong", f"{summary}: {troubles}", remedy)
     elif set_aside["answers"]:
-        reason = f"{set_aside['answers']:,} predictions were not recorded, the last of {set_aside['last_reason']}"
+        count, reason = set_aside["answers"], set_aside["last_reason"]
         remedy = "see its log for each; restarting it clears the count"
-        yield Finding(name, "watch", f"{summary}; {reason}", remedy)
+        yield Finding(
+            name, "watch", f"{summary}; {count:,} answers are not recorded: {reason}", remedy
+        )
     else:
         yield Finding(name, "ok", f"{summary}, knows {model['history']['jobs']:,} jobs")
 

@@ -1,10 +1,11 @@
-"""A table of predictions in a local file, for adapters that may not ask over the network: Slurm's controller holds a lock meanwhile.
+"""A table of predictions in a local file, for adapters that may not query over the network.
 
-A row a kind of job that was submitted lately, found by a key, most telling first: ``job`` (user, program, project, queue, minutes and
-cores asked for), ``program`` (user, program), ``user``, ``any`` (program of anybody), ``all``. The first line says when and by which model
-it was written, the second names the columns: how many ``jobs`` there were, whether the user is ``new``, the ``longest`` of them (s), and
-what is foreseen of the next. Rows stand in the order of their keys, byte by byte, so that a reader finds one in twenty
-looks without reading the others.
+Slurm's controller, for example, holds a lock meanwhile. The table has a row a key of the jobs
+submitted lately, most specific first: ``job`` (user, program, project, queue, requested minutes
+and cores), ``program`` (user, program), ``user``, ``any`` (program of any user), ``all``. The first
+line says when and by which model it was written, the second names the columns: the number of
+``jobs``, whether the user is ``new``, the ``longest`` of the jobs (s), and the predictions for the
+next one. Rows are sorted by key, byte by byte, so that a reader finds one by bisection.
 """
 
 from __future__ import annotations
@@ -30,21 +31,21 @@ from services.http.authentication import token_with_scopes
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-WHO = ("user", "group", "project")
-WHAT = ("program", "job_name")
+OWNER_FIELDS = ("user", "group", "project")
+NAME_FIELDS = ("program", "job_name")
 REQUESTS = ("requested_walltime", "requested_cores", "requested_memory")
-FIELDS = (*WHO, *WHAT, "queue", "site", *REQUESTS)
-"""What of a kind of job is known when it is submitted, and told to the predictor."""
+FIELDS = (*OWNER_FIELDS, *NAME_FIELDS, "queue", "site", *REQUESTS)
+"""What the predictor is given of a kind of job: its fields at submission."""
 OMITTED_FIELDS: dict[str, tuple[str, ...]] = {
     "job": (),
     "program": (),
-    "user": (*WHAT, *REQUESTS),
-    "any": (*WHO, *REQUESTS),
-    "all": (*WHO, *WHAT, "queue", *REQUESTS),
+    "user": (*NAME_FIELDS, *REQUESTS),
+    "any": (*OWNER_FIELDS, *REQUESTS),
+    "all": (*OWNER_FIELDS, *NAME_FIELDS, "queue", *REQUESTS),
 }
-"""What a row of each level does not tell the predictor: what jobs with its key do not share."""
-ENDS = ("", "_low", "_high", "_kill_limit", "_allocation", "_risk")
-AT_ONCE = 5_000
+"""What the predictor is not given for each level: fields that jobs of one key do not share."""
+SUFFIXES = ("", "_low", "_high", "_kill_limit", "_allocation", "_risk")
+BATCH_ROWS = 5_000
 MAGIC = "gridcast-table 1"
 UNSAFE = re.compile(rb"[\x00-\x20%|\x7f]")
 
@@ -54,12 +55,12 @@ class NoAnswerError(GridcastError):
 
 
 class TableError(GridcastError):
-    """No table could be made; the old one stands, and grows old."""
+    """The table could not be made; the old one remains."""
 
 
 @dataclass(frozen=True)
 class WrittenTable:
-    """A table that was written: where, when, by which model, its rows, and how many jobs are kinds of its finest."""
+    """A table that was written; ``jobs`` is how many its finest keys count."""
 
     file: Path
     written_at: datetime
@@ -69,7 +70,7 @@ class WrittenTable:
 
 
 def key(level: str, *values: Any) -> str:
-    """The key of a row: the level and its values between bars, ``-`` for one that is not known.
+    """Make the key of a row: the level and its values between bars, ``-`` for a missing one.
 
     >>> key("job", "ann", "re co|1", None, "short", 60, 1)
     'job|ann|re%20co%7C1|-|short|60|1'
@@ -80,7 +81,7 @@ def key(level: str, *values: Any) -> str:
 
 
 def _safe(text: str) -> str:
-    escaped = UNSAFE.sub(lambda found: b"%%%02X" % found[0][0], text.encode("utf-8", "replace"))
+    escaped = UNSAFE.sub(lambda match: b"%%%02X" % match[0][0], text.encode("utf-8", "replace"))
     return escaped.decode()
 
 
@@ -94,10 +95,20 @@ def write_table(
     most: int = 20_000,
     now: datetime | None = None,
 ) -> WrittenTable:
-    """Ask for a prediction of each kind of job of the last ``days`` (the ``most`` commonest), and put the table in the file's place.
+    """Predict each kind of job submitted lately and replace the table.
 
-    Raises InputError where the store has several sources and none is named, TableError where the predictor does not answer or the file
-    cannot be written; the file stays as it is then.
+    Args:
+        engine: The store.
+        predictor: Predicts.
+        file: The table.
+        source: Whose jobs, where the store has several sources.
+        days: How long ago the jobs were submitted at most.
+        most: At most so many kinds of job, the commonest.
+        now: The present.
+
+    Raises:
+        InputError: The store has several sources and none is named.
+        TableError: The predictor does not answer, or the file cannot be written; it stays as it is.
     """
     now, source = now or datetime.now(UTC), _source(engine, source)
     kinds = read_unique_contexts(
@@ -110,22 +121,11 @@ def write_table(
         raise TableError(f"{error}; the old table stands") from None
     columns = _columns(answers)
     lines = sorted(_line(row, answer, columns) for row, answer in zip(rows, answers, strict=True))
-    stamp = (
-        MAGIC,
-        f"{now.timestamp():.0f}",
-        f"{now:%Y-%m-%dT%H:%M:%SZ}",
-        _safe(version),
-        str(len(lines)),
-    )
+    stamp = f"{now.timestamp():.0f}", f"{now:%Y-%m-%dT%H:%M:%SZ}", _safe(version), str(len(lines))
+    head = (MAGIC, *stamp), ("key", "jobs", "new", "longest", *columns)
     written = WrittenTable(file, now, version, len(lines), int(kinds["jobs"].sum()))
     try:
-        _replace(
-            file,
-            "\n".join(
-                ("\t".join(stamp), "\t".join(("key", "jobs", "new", "longest", *columns)), *lines)
-            )
-            + "\n",
-        )
+        _replace(file, "\n".join((*map("\t".join, head), *lines)) + "\n")
         _replace(file.with_suffix(".prom"), _metrics(written))
     except OSError as error:
         raise TableError(f"{file} cannot be written: {error.strerror or error}") from None
@@ -133,7 +133,7 @@ def write_table(
 
 
 def own_predictor(settings: Settings) -> Gridcast:
-    """This data folder's predictor, asked as a broker asks it, with patience."""
+    """A client of this data folder's predictor that waits longer than a broker does."""
     token = token_with_scopes(settings.tokens.get_secret_value(), "predict")
     return Gridcast(settings.predictor_address, token, timeout=30)
 
@@ -141,7 +141,7 @@ def own_predictor(settings: Settings) -> Gridcast:
 def prediction_function(
     predictor: Gridcast,
 ) -> Callable[[list[dict[str, Any]], Iterable[float]], list[dict[str, Any]]]:
-    """``ask`` of a predictor, for whoever does not know one; the answers alone."""
+    """Give ``ask`` of a predictor, without the version, to a caller without clients."""
     return lambda rows, quantiles: ask(predictor, rows, quantiles)[0]
 
 
@@ -149,13 +149,13 @@ def _source(engine: Engine, source: str | None) -> str:
     stored = count_jobs(engine)["source"].tolist()
     if source is None and len(stored) > 1:
         raise InputError(
-            f"the store has jobs of {', '.join(stored[:10])}: say whose table it is to be, by --source"
+            f"the store has jobs of {', '.join(stored[:10])}: name the table's source by --source"
         )
     return source or (stored[0] if stored else "")
 
 
 def _rows(kinds: pd.DataFrame) -> list[dict[str, Any]]:
-    """A row a key, with the fields of the latest kind of job that has it, less what its level forgets."""
+    """A row a key, with the fields of its latest kind of job, less those its level omits."""
     kinds = kinds.sort_values(["submitted_at", "jobs"], ascending=False, kind="stable")
     user, name = kinds["user"], kinds["program"].fillna(kinds["job_name"])
     minutes, cores = (
@@ -169,45 +169,66 @@ def _rows(kinds: pd.DataFrame) -> list[dict[str, Any]]:
         "any": (name,),
     }
     rows: dict[str, dict[str, Any]] = {}
-    for level, forgotten in OMITTED_FIELDS.items():
-        told = kinds.drop(columns=["submitted_at", "jobs", "longest", *forgotten]).astype(object)
-        told = told.where(told.notna(), None)
+    for level, omitted in OMITTED_FIELDS.items():
+        fields_of_rows = kinds.drop(columns=["submitted_at", "jobs", "longest", *omitted]).astype(
+            object
+        )
+        fields_of_rows = fields_of_rows.where(fields_of_rows.notna(), None)
         keys = zip(*values[level], strict=True) if level in values else repeat((), len(kinds))
-        for fields, jobs, longest, parts in zip(
-            told.to_dict("records"), kinds["jobs"], kinds["longest"].fillna(0.0), keys, strict=True
+        for fields, jobs, longest, names in zip(
+            fields_of_rows.to_dict("records"),
+            kinds["jobs"],
+            kinds["longest"].fillna(0.0),
+            keys,
+            strict=True,
         ):
-            row = rows.setdefault(key(level, *parts), {"fields": fields, "jobs": 0, "longest": 0.0})
+            row = rows.setdefault(key(level, *names), {"fields": fields, "jobs": 0, "longest": 0.0})
             row["jobs"] += int(jobs)
             row["longest"] = max(row["longest"], float(longest))
-    return [{"key": one, **row} for one, row in rows.items()]
+    return [{"key": name, **row} for name, row in rows.items()]
 
 
 def ask(
     predictor: Gridcast, rows: list[dict[str, Any]], quantiles: Iterable[float] = ()
 ) -> tuple[list[dict[str, Any]], str]:
-    """What a predictor says of jobs that are only thought of, in their order, and which model says so; raises UnansweredError."""
+    """Predict jobs that are not recorded.
+
+    Args:
+        predictor: Predicts.
+        rows: The fields of each job.
+        quantiles: Further quantiles.
+
+    Returns:
+        The answers in the order of the jobs, and the model version.
+
+    Raises:
+        NoAnswerError: The predictor does not answer, or refuses.
+    """
     answers: list[dict[str, Any]] = []
-    for start in range(0, len(rows), AT_ONCE):
-        part = [
-            {**row, "job_id": str(start + place)}
-            for place, row in enumerate(rows[start : start + AT_ONCE])
+    for start in range(0, len(rows), BATCH_ROWS):
+        batch = [
+            {**row, "job_id": str(number)}
+            for number, row in enumerate(rows[start : start + BATCH_ROWS], start)
         ]
         try:
-            answers += predictor.predict(part, quantiles=quantiles, keep=False)
+            answers += predictor.predict(batch, quantiles=quantiles, keep=False)
         except RefusedError as error:
-            raise NoAnswerError(
-                f"the predictor refused jobs that were only thought of: {error}"
-            ) from None
-        if why := answers[-1].get("fallback"):
-            raise NoAnswerError(str(why))
+            raise NoAnswerError(f"the predictor refused hypothetical jobs: {error}") from None
+        if reason := answers[-1].get("fallback"):
+            raise NoAnswerError(str(reason))
     return answers, str(answers[0]["model_version"]) if answers else "none"
 
 
 def _columns(answers: Iterable[dict[str, Any]]) -> list[str]:
-    """The numbers that the table has, of each target that the model predicts."""
+    """The columns of numbers, for each target that the model predicts."""
     first = next(iter(answers), {})
     targets = [name.removesuffix("_median") for name in first if name.endswith("_median")]
-    return [f"{target}{end}" for target in targets for end in ENDS if f"{target}{end}" in first]
+    return [
+        f"{target}{suffix}"
+        for target in targets
+        for suffix in SUFFIXES
+        if f"{target}{suffix}" in first
+    ]
 
 
 def _line(row: dict[str, Any], answer: dict[str, Any], columns: list[str]) -> str:
@@ -224,24 +245,24 @@ def _line(row: dict[str, Any], answer: dict[str, Any], columns: list[str]) -> st
 
 
 def _replace(file: Path, text: str) -> None:
-    """Put ``text`` in the place of a file at once: a reader has the old one or the new one, whole."""
+    """Replace a file at once: a reader has the old text or the new one."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        with beside.open("w", encoding="utf-8", newline="\n") as new:
+        with draft.open("w", encoding="utf-8", newline="\n") as new:
             new.write(text)
             new.flush()
             os.fsync(new.fileno())
-        beside.chmod(0o644)
-        beside.replace(file)
+        draft.chmod(0o644)
+        draft.replace(file)
     finally:
-        beside.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
 
 
 def _metrics(written: WrittenTable) -> str:
-    """What Prometheus' node exporter reads from a text file: it goes on saying how old the table is when nobody writes it any more."""
+    """Metrics for Prometheus' node exporter, which tell the table's age when nobody writes it."""
     return (
-        "# HELP gridcast_table_written_timestamp_seconds When the table of predictions was written.\n"
+        "# HELP gridcast_table_written_timestamp_seconds When the table was written.\n"
         "# TYPE gridcast_table_written_timestamp_seconds gauge\n"
         f"gridcast_table_written_timestamp_seconds {written.written_at.timestamp():.0f}\n"
         "# HELP gridcast_table_rows Kinds of job and wider keys in the table.\n"

@@ -1,15 +1,15 @@
-"""A rehearsal: live through a log under several policies of retraining, side by side, and see what each is worth.
+"""A rehearsal: backtest a log under several policies of retraining and compare their benefit.
 
-It calls what the flows call: the test of ``monitoring.decay.detection``, the training of ``models``, the window and the comparison of
-``models.releases.candidate`` by which a version is promoted. The registry, the store and the service are left out: a log of years is then
-lived through in minutes.
+It calls what the flows call: the test of ``monitoring.decay.detection``, the training of
+``models``, and the window and comparison of ``models.releases.candidate`` by which a version is
+promoted. Registry, store and service are left out, so that a log of years takes minutes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -37,16 +37,16 @@ POLICIES: tuple[Policy, ...] = get_args(Policy)
 PREDICTORS = (RetrainedEngine.name, PlainCatBoost.name)
 WARM_UP = 0.1
 PERIODS = 10
-"""The schedule retrains so many times, unless a period is given: each tenth of the log's time."""
+"""Scheduled retrainings in a log, unless a period is given."""
 COOLDOWN = 2.5
-"""Periods that pass between two trainings on decay, so that it takes less than half the schedule's."""
+"""The least periods between two retrainings on decay, so that there are less than half as many."""
 CLUSTERS = 5
-"""So many of the largest clusters at the beginning are watched beside all jobs."""
+"""The largest clusters of the warm-up that are tested by themselves."""
 
 
 @dataclass(frozen=True)
 class Retraining:
-    """One retraining: when (microseconds), why, whether it was promoted and by which sentence, and what it took (s)."""
+    """One retraining: when (microseconds), why, its comparison, and what it took (s)."""
 
     at: int
     why: str
@@ -58,7 +58,7 @@ class Retraining:
 
 @dataclass(frozen=True)
 class PolicyRun:
-    """What a learner's predictions were under one policy, job by job of ``Rehearsal.rows``, and how often it was retrained."""
+    """A model's predictions under one policy for the jobs of a rehearsal, and its retrainings."""
 
     predictor: str
     policy: Policy
@@ -70,9 +70,16 @@ class PolicyRun:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """The lives of all learners under all policies; ``at`` (microseconds) and ``truth`` are those of the jobs after the warm-up.
+    """The runs of all models under all policies.
 
-    ``baseline`` names the best simple baseline of the warm-up, ``baseline_point`` is what it said; ``period`` is the schedule's (s).
+    Attributes:
+        jobs: Jobs of the log.
+        at: Submissions of the jobs after the warm-up with an outcome (microseconds).
+        truth: Their outcomes.
+        baseline: The best simple baseline of the warm-up.
+        baseline_point: Its predictions.
+        period: The period of the schedule (s).
+        runs: A run a model and policy.
     """
 
     jobs: int
@@ -84,36 +91,39 @@ class Rehearsal:
     runs: tuple[PolicyRun, ...]
 
     @property
-    def rows(self) -> list[dict[str, object]]:
-        """A row a life: its errors, what retraining is worth over never (mae_ratio and its 95 % interval by blocks of time), its costs."""
+    def rows(self) -> list[dict[str, Any]]:
+        """A row a run: its errors, their ratio to never's, and its costs.
+
+        ``mae_ratio`` has a 95 % interval by blocks of time.
+        """
         block = time_blocks(pd.Series(pd.to_datetime(self.at, unit="us", utc=True)))
+        errors = [np.abs(run.point - self.truth) for run in self.runs]
         never = {
-            life.predictor: np.abs(life.point - self.truth)
-            for life in self.runs
-            if life.policy == "never"
+            run.predictor: error
+            for run, error in zip(self.runs, errors, strict=True)
+            if run.policy == "never"
         }
-        found: list[dict[str, object]] = []
-        for life in self.runs:
-            error = np.abs(life.point - self.truth)
-            _, ratio = compare_errors(error, never[life.predictor], block)
-            found.append(
+        rows: list[dict[str, Any]] = []
+        for run, error in zip(self.runs, errors, strict=True):
+            _, ratio = compare_errors(error, never[run.predictor], block)
+            rows.append(
                 {
-                    "predictor": life.predictor,
-                    "policy": life.policy,
+                    "predictor": run.predictor,
+                    "policy": run.policy,
                     "jobs": len(self.truth),
                     "mae": float(error.mean()),
                     "median_ae": float(np.median(error)),
-                    "coverage_90": coverage(self.truth, life.low, life.high),
+                    "coverage_90": coverage(self.truth, run.low, run.high),
                     "mae_ratio": ratio.value,
                     "mae_ratio_low": ratio.low,
                     "mae_ratio_high": ratio.high,
-                    "trainings": len(life.retrainings),
-                    "promotions": sum(attempt.promoted for attempt in life.retrainings),
-                    "alarms": sum(attempt.alarm is not None for attempt in life.retrainings),
-                    "training_seconds": sum(attempt.seconds for attempt in life.retrainings),
+                    "trainings": len(run.retrainings),
+                    "promotions": sum(retraining.promoted for retraining in run.retrainings),
+                    "alarms": sum(r.alarm is not None for r in run.retrainings),
+                    "training_seconds": sum(retraining.seconds for retraining in run.retrainings),
                 }
             )
-        return found
+        return rows
 
 
 def rehearse(
@@ -125,47 +135,45 @@ def rehearse(
     predictors: Sequence[str] = PREDICTORS,
     progress: Progress | None = None,
 ) -> Rehearsal:
-    """Live through ``jobs`` under each of POLICIES with Gridcast's engine and with the plain CatBoost, or one of the two.
+    """Backtest ``jobs`` under each of POLICIES.
 
-    ``warm_up`` is the share of the jobs by submission that the first models are trained on; ``period`` (s; default: a tenth of the
-    log's time) is the schedule's, and COOLDOWN of it the least time between two trainings on decay. Raises TrainingError where too
-    few jobs have ended.
+    Args:
+        jobs: A log.
+        target: What is predicted.
+        warm_up: The share of the jobs, by submission, that the first models are trained on.
+        period: The period of the schedule (s), by default a tenth of the log's time; COOLDOWN
+            times it is the least time between two retrainings on decay.
+        predictors: Gridcast's engine, the plain CatBoost, or both.
+        progress: Called with a text and the share that is done.
+
+    Raises:
+        TrainingError: Too few jobs have ended, or an argument is out of range.
     """
     if not 0 < warm_up < 1 or (period is not None and period <= 0):
         raise TrainingError(
             "warm_up must be a share between 0 and 1, and a period longer than nothing"
         )
     jobs = jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
-    seen, first = read_history(jobs, target), int(len(jobs) * warm_up)
-    log = _read(seen, first)
+    history, first = read_history(jobs, target), int(len(jobs) * warm_up)
+    log = _read(history, first)
     span = int(log.at[-1] - log.at[first])
     every = int(period * 1e6) if period else max(span // PERIODS, 1)
+    scored = np.flatnonzero(np.isfinite(log.values[first:]))
     runs: list[PolicyRun] = []
     for name in predictors:
-        learner: RetrainedModel = (
-            PlainCatBoost(seen)
-            if name == PlainCatBoost.name
-            else RetrainedEngine(jobs, target, first, progress)
-        )
+        model: RetrainedModel
+        if name == PlainCatBoost.name:
+            model = PlainCatBoost(history)
+        else:
+            model = RetrainedEngine(jobs, target, first, progress)
         for policy in POLICIES:
             if progress:
-                progress(
-                    f"{name}, retrained: {policy}", len(runs) / (len(predictors) * len(POLICIES))
-                )
-            runs.append(_live(learner, policy, log, every))
-    counted = np.flatnonzero(np.isfinite(log.values[first:]))
-    runs = [
-        PolicyRun(
-            one.predictor,
-            one.policy,
-            one.point[counted],
-            one.low[counted],
-            one.high[counted],
-            one.retrainings,
-        )
-        for one in runs
-    ]
-    rows = counted + first
+                share = len(runs) / (len(predictors) * len(POLICIES))
+                progress(f"{name}, retrained: {policy}", share)
+            run = run_policy(model, policy, log, every)
+            columns = {column: getattr(run, column)[scored] for column in ("point", "low", "high")}
+            runs.append(replace(run, **columns))
+    rows = scored + first
     return Rehearsal(
         len(jobs),
         log.at[rows],
@@ -179,114 +187,107 @@ def rehearse(
 
 @dataclass(frozen=True)
 class _Log:
-    """What every life of a log shares; times in microseconds, a row a job in order of submission, ``ends`` in order."""
+    """The part of a log that all runs share, a row a job in order of submission.
+
+    Times are in microseconds; ``ends`` are those of all outcomes, in order; ``clusters`` are
+    tested by themselves.
+    """
 
     at: Integers
-    known: Integers
+    available_at: Integers
     ends: Integers
     values: Floats
     first: int
     labels: DelayedLabels
-    decay_report: tuple[str, ...]
+    clusters: tuple[str, ...]
 
 
-def _read(seen: AvailableHistory, first: int) -> _Log:
-    ended = np.isfinite(seen.values[:first]) & (
-        seen.available_at[:first] <= seen.submitted_at[min(first, len(seen.submitted_at) - 1)]
-    )
+def _read(history: AvailableHistory, first: int) -> _Log:
+    at, available_at, values = history.submitted_at, history.available_at, history.values
+    ended = np.isfinite(values[:first]) & (available_at[:first] <= at[min(first, len(at) - 1)])
     if ended.sum() < MIN_EVALUATION_JOBS:
         raise TrainingError(
-            f"only {ended.sum():,} jobs of the warm-up ended within it, and {MIN_EVALUATION_JOBS} are needed: give more jobs"
+            f"only {ended.sum():,} jobs of the warm-up ended within it, and {MIN_EVALUATION_JOBS} "
+            "are needed: give more jobs"
         )
-    made = make_delayed_labels(seen, first)
-    ends = np.sort(seen.available_at[np.isfinite(seen.values)])
-    return _Log(
-        seen.submitted_at,
-        seen.available_at,
-        ends,
-        seen.values,
-        first,
-        made,
-        largest(made.cluster[:first], CLUSTERS),
-    )
+    labels = make_delayed_labels(history, first)
+    ends = np.sort(available_at[np.isfinite(values)])
+    clusters = largest(labels.cluster[:first], CLUSTERS)
+    return _Log(at, available_at, ends, values, first, labels, clusters)
 
 
-def _live(learner: RetrainedModel, policy: Policy, log: _Log, every: int) -> PolicyRun:
-    """One life: the first model answers from the end of the warm-up, and each promoted one from its promotion on."""
-    now = int(log.at[log.first])
-    serving = learner.train(now)
+def run_policy(model: RetrainedModel, policy: Policy, log: _Log, every: int) -> PolicyRun:
+    """Replay a log under one policy: each promoted model answers from its promotion on.
+
+    Args:
+        model: What is retrained.
+        policy: When it is.
+        log: The log.
+        every: The period of the schedule (microseconds).
+    """
+    now, end = int(log.at[log.first]), int(log.at[-1])
+    champion, trained = model.train(now), now
     retrainings: list[Retraining] = []
-    stretches: list[AnsweredRows] = []
-    trained, end = now, int(log.at[-1])
-    row, answers = log.first, learner.points(serving, np.arange(log.first, len(log.at)))
-    found = _alarms(log, row, answers) if policy == "decay" else []
+    answered: list[AnsweredRows] = []
+    row = log.first
+    points = model.points(champion, np.arange(row, len(log.at)))
+    raised = _alarms(log, row, points) if policy == "decay" else []
     while policy != "never" and (now := now + decay.PERIOD) <= end:
-        alarm = (
-            _demanded(found, log, now, trained, int(COOLDOWN * every) if retrainings else 0)
-            if policy == "decay"
-            else None
-        )
+        alarm = None
+        if policy == "decay":
+            cooldown = int(COOLDOWN * every) if retrainings else 0
+            alarm = _trigger(raised, log, now, trained, cooldown)
         if alarm is None and (policy == "decay" or now < trained + every):
             continue
         trained = now
-        model, attempt = _attempt(
-            learner, serving, log, now, str(alarm) if alarm else "on schedule", alarm
-        )
-        retrainings.append(attempt)
-        if model is not None:
+        promoted, retraining = _retrain(model, champion, log, now, alarm)
+        retrainings.append(retraining)
+        if promoted is not None:
             until = int(np.searchsorted(log.at, now))
-            stretches.append(AnsweredRows(np.arange(row, until), serving, answers[: until - row]))
-            row, serving, answers = (
-                until,
-                model,
-                learner.points(model, np.arange(until, len(log.at))),
-            )
-            found = _alarms(log, row, answers) if policy == "decay" else []
-    stretches.append(AnsweredRows(np.arange(row, len(log.at)), serving, answers))
-    low, high = learner.ranges(stretches)
-    return PolicyRun(
-        learner.name,
-        policy,
-        np.concatenate([stretch.points for stretch in stretches]),
-        low,
-        high,
-        tuple(retrainings),
-    )
+            answered.append(AnsweredRows(np.arange(row, until), champion, points[: until - row]))
+            row, champion = until, promoted
+            points = model.points(champion, np.arange(row, len(log.at)))
+            raised = _alarms(log, row, points) if policy == "decay" else []
+    answered.append(AnsweredRows(np.arange(row, len(log.at)), champion, points))
+    low, high = model.ranges(answered)
+    point = np.concatenate([stretch.points for stretch in answered])
+    return PolicyRun(model.name, policy, point, low, high, tuple(retrainings))
 
 
-def _alarms(log: _Log, row: int, answers: Floats) -> list[Alarm]:
-    """The alarms about a model that gives ``answers`` from ``row`` on; each depends only on what was judged before it."""
-    return decay.alarms(log.labels.score(np.arange(row, len(log.at)), answers), log.decay_report)
+def _alarms(log: _Log, row: int, points: Floats) -> list[Alarm]:
+    """The alarms about predictions from ``row`` on; each depends only on what was scored before."""
+    return decay.alarms(log.labels.score(np.arange(row, len(log.at)), points), log.clusters)
 
 
-def _demanded(
-    found: Sequence[Alarm], log: _Log, now: int, trained: int, cooldown: int
+def _trigger(
+    raised: Sequence[Alarm], log: _Log, now: int, trained: int, cooldown: int
 ) -> Alarm | None:
     before, ended = np.searchsorted(log.ends, [trained, now], side="right")
-    return decay.training_trigger(found, now, trained, int(ended - before), int(ended), cooldown)
+    return decay.training_trigger(raised, now, trained, int(ended - before), int(ended), cooldown)
 
 
-def _attempt(
-    learner: RetrainedModel,
-    serving: TrainedModel,
-    log: _Log,
-    now: int,
-    why: str,
-    alarm: Alarm | None,
+def _retrain(
+    model: RetrainedModel, champion: TrainedModel, log: _Log, now: int, alarm: Alarm | None
 ) -> tuple[TrainedModel | None, Retraining]:
-    """Train on the earlier jobs, compare on the later ones, and where it is better train on all: what the flow ``retrain`` does."""
-    ended = np.flatnonzero((log.known <= now) & np.isfinite(log.values))
-    since = evaluation_start(log.at[ended], serving.at)
+    """Do what the flow ``retrain`` does: train on the earlier jobs, compare on the later ones.
+
+    Returns:
+        The model trained on all jobs, if the candidate was better, and the record of it.
+    """
+    why = str(alarm) if alarm else "on schedule"
+    ended = np.flatnonzero((log.available_at <= now) & np.isfinite(log.values))
+    since = evaluation_start(log.at[ended], champion.at)
     later = ended[log.at[ended] > since]
     if len(later) < MIN_EVALUATION_JOBS:
-        return None, Retraining(
-            now, why, False, f"nothing to compare by: only {len(later)} later jobs", 0.0, alarm
-        )
-    candidate = learner.train(since, serving)
-    mine, theirs = (pd.Series(learner.points(model, later)) for model in (candidate, serving))
-    compared = difference(pd.Series(log.values[later]), mine, theirs)
+        verdict = f"nothing to compare by: only {len(later)} later jobs"
+        return None, Retraining(now, why, False, verdict, 0.0, alarm)
+    candidate = model.train(since, champion)
+    candidate_points, champion_points = (
+        pd.Series(model.points(trained, later)) for trained in (candidate, champion)
+    )
+    compared = difference(pd.Series(log.values[later]), candidate_points, champion_points)
     verdict = f"on {len(later):,} later jobs its mean absolute error is {compared}"
     if not is_promotable(compared):
         return None, Retraining(now, why, False, verdict, candidate.seconds, alarm)
-    final = learner.train(now, candidate)
+    final = model.train(now, candidate)
     return final, Retraining(now, why, True, verdict, candidate.seconds + final.seconds, alarm)

@@ -41,7 +41,7 @@ class LatestTasks:
         _replace(self._file, sink.getvalue().to_pybytes())
 
     def read(self) -> tuple[pd.DataFrame, str]:
-        """The tasks, a row each with COLUMNS, and when they were updated (ISO 8601, "" if never)."""
+        """The tasks, with COLUMNS, and when they were updated (ISO 8601, "" if never)."""
         try:
             changed = self._file.stat().st_mtime_ns
             if changed != self._read[0]:
@@ -54,7 +54,9 @@ class LatestTasks:
 
     def write_status(self, threads: list[ThreadStatus]) -> None:
         """Write how the threads do; a disk that refuses it is shown by the file's age."""
-        status = {each.name: {**each.to_json(), "trouble": each.trouble} for each in threads}
+        status = {
+            thread.name: {**thread.to_json(), "trouble": thread.trouble} for thread in threads
+        }
         with suppress(OSError):
             _replace(self._status_file, orjson.dumps(status))
 

@@ -33,7 +33,7 @@ MAX_JOBS = 16_000
 
 @dataclass(frozen=True)
 class StallDetection:
-    """How the tasks called stalled agree with the planted stalls, and the delay of the first call."""
+    """Agreement of the tasks called stalled with the planted stalls, and the delay of the calls."""
 
     tasks: int
     planted: int

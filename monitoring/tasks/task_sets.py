@@ -87,7 +87,7 @@ def rows_of_sets(
         first: Low, median and high end predicted first (float64[sets, 3], s since 1970).
         at: The present (s since 1970).
     """
-    made: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for task_set, first_end in zip(sets, first, strict=True):
         head, done = task_set.rows[0], bool((tasks.finished[task_set.rows] <= at).all())
         finished = float(tasks.finished[task_set.rows].max())
@@ -102,7 +102,7 @@ def rows_of_sets(
             for row in task_set.rows.tolist()
         }
         unknown = any(row in causes for row in own_states)
-        made.append(
+        rows.append(
             {
                 "kind": task_set.kind,
                 "source": tasks.jobs["source"].iloc[tasks.first[head]],
@@ -122,8 +122,8 @@ def rows_of_sets(
             }
         )
         if unknown:
-            made[-1] |= dict.fromkeys(("low", "median", "high"), np.nan)
-    return pd.DataFrame(made)
+            rows[-1] |= dict.fromkeys(("low", "median", "high"), np.nan)
+    return pd.DataFrame(rows)
 
 
 def _counts(tasks: Tasks, task_set: TaskSet, at: float) -> dict[str, float]:

@@ -109,7 +109,7 @@ class _Open:
 
 @dataclass
 class TaskWatch:
-    """What is kept between two updates: histories of jobs, models of tasks, when they were fitted."""
+    """What is kept between two updates: histories of jobs, and models of tasks."""
 
     engine: Engine
     settings: Settings
@@ -131,7 +131,7 @@ class TaskWatch:
         tasks = group_tasks(jobs)
         waits = links(tasks)
         sets = task_sets(tasks, waits)
-        in_sets = np.concatenate([each.rows for each in sets] or [np.empty(0, np.int64)])
+        in_sets = np.concatenate([task_set.rows for task_set in sets] or [np.empty(0, np.int64)])
         watched = tasks.sizes > 1
         watched[in_sets] = True
         watched &= tasks.finished > moment.timestamp() - DONE_SHOWN.total_seconds()
@@ -139,7 +139,7 @@ class TaskWatch:
         if not len(rows):
             return pd.DataFrame(columns=list(COLUMNS))
         self._learn(tasks, jobs, moment)
-        sets = [each for each in sets if np.isin(each.rows, rows).any()]
+        sets = [task_set for task_set in sets if np.isin(task_set.rows, rows).any()]
         described = self._predict(tasks, rows, waits, sets, moment)
         self._store(described)
         self._alert(described[described["kind"] == "task"], moment)
@@ -199,10 +199,12 @@ class TaskWatch:
         states_by_row = dict(zip(rows.tolist(), frame["state"], strict=True))
         frames = [frame]
         for kind in ("chain", "request"):
-            own = [each for each in sets if each.kind == kind]
+            own = [task_set for task_set in sets if task_set.kind == kind]
             if own:
-                sources = tasks.jobs["source"].iloc[tasks.first[[each.rows[0] for each in own]]]
-                first = first_ends(self.engine, [each.name for each in own], sources, kind)
+                sources = tasks.jobs["source"].iloc[
+                    tasks.first[[task_set.rows[0] for task_set in own]]
+                ]
+                first = first_ends(self.engine, [task_set.name for task_set in own], sources, kind)
                 frames.append(
                     rows_of_sets(own, tasks, waits, remaining, states_by_row, causes, first, at)
                 )
@@ -217,7 +219,7 @@ class TaskWatch:
         self, tasks: Tasks, queries: Queries, task_inputs: Array, sets: list[TaskSet], waits: Links
     ) -> dict[int, Array]:
         rows, at = queries.task, float(queries.at[0])
-        in_sets = np.concatenate([each.rows for each in sets] or [np.empty(0, np.int64)])
+        in_sets = np.concatenate([task_set.rows for task_set in sets] or [np.empty(0, np.int64)])
         members = np.flatnonzero(np.isin(rows, in_sets))
         points = time_left(self.model, task_inputs[members], stochastic.LEVELS)
         points[tasks.finished[rows[members]] <= at] = 0.0
@@ -422,11 +424,11 @@ def thresholds_of(engine: Engine, groups: Array) -> list[Thresholds]:
     """The thresholds of each group: the newest set for it, else for ``all``, else the defaults."""
     stored = read_thresholds(engine)
     stored = stored[stored["name"].isin(list(Thresholds.__dataclass_fields__))]
-    made: dict[str, Thresholds] = {}
+    by_group: dict[str, Thresholds] = {}
     for group in dict.fromkeys(groups):
         values: dict[str, float] = {}
         for scope in ("all", group):
             own = stored[stored["group"] == scope]
             values |= dict(zip(own["name"], own["value"], strict=True))
-        made[group] = Thresholds(**values)
-    return [made[group] for group in groups]
+        by_group[group] = Thresholds(**values)
+    return [by_group[group] for group in groups]

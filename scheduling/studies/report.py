@@ -1,14 +1,13 @@
-"""The page of a replay: one HTML file with its table and plots, without external resources."""
+"""The page of a replay: its table and plots."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from models.evaluation.plots import as_html
+from models.evaluation import html_page
 from scheduling.outcome import Replay
 from scheduling.studies import plots
 from scheduling.studies.comparison import compare_with_first
@@ -34,27 +33,17 @@ COLUMNS: dict[str, tuple[str, str]] = {
 }
 """The columns of the table: heading and format."""
 
-MOST_DAYS = 4
+MAX_DAYS = 4
 """The day is drawn of so many replays."""
 
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{title}</title>
-<style>body{{font:15px system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}}
-table{{border-collapse:collapse;font-size:12px}}
-td,th{{padding:.25rem .4rem;border-bottom:1px solid #ccc;text-align:right}}
-td{{white-space:nowrap}}td:first-child,th:first-child{{text-align:left}}
-img{{max-width:100%}}div{{overflow-x:auto}}</style>
-<h1>{title}</h1>
-<p>{jobs}</p>
-<div><table><tr>{headings}</tr>{rows}</table></div>
-<p>Bounded slowdown is max(1, (wait + run) / max(run, 10 s)); its ratio to the first line's has a
-95 % interval by a bootstrap of weeks. Fairness is Jain's index of the users' mean slowdowns: 1 when
-all are equal. Late: jobs with a reservation that started after it. Accuracy is that of the quantity
-that orders the queue. Times are hours:minutes. In the drawn day a colour is a user; cores that are
-idle (white) while jobs wait are reserved, or too few for the waiting jobs.</p>
-{figures}
-</html>
-"""
+EXPLANATION = (
+    "Bounded slowdown is max(1, (wait + run) / max(run, 10 s)); its ratio to the first line's has "
+    "a 95 % interval by a bootstrap of weeks. Fairness is Jain's index of the users' mean "
+    "slowdowns: 1 when all are equal. Late: jobs with a reservation that started after it. "
+    "Accuracy is that of the quantity that orders the queue. Times are hours:minutes. In the drawn "
+    "day a colour is a user; cores that are idle (white) while jobs wait are reserved, or too few "
+    "for the waiting jobs."
+)
 
 
 def report(replays: Sequence[Replay], folder: Path, day: datetime | None = None) -> Path:
@@ -75,29 +64,26 @@ def report(replays: Sequence[Replay], folder: Path, day: datetime | None = None)
     }
     figures |= {
         f"Jobs by core: {plots.title(replay)}, {replay.corrector}": plots.gantt(replay, begin)
-        for replay in replays[:MOST_DAYS]
+        for replay in replays[:MAX_DAYS]
     }
     trace = replays[0].trace
     sources = ", ".join(sorted(trace.jobs["source"].astype(str).unique()))
     left_out = "".join(
         f" {count:,} left out: {reason}." for reason, count in trace.left_out.items()
     )
-    text = PAGE.format(
-        title=f"Replay of {escape(sources)}",
-        jobs=escape(
-            f"{len(trace):,} jobs on {replays[0].machine.processors:,} processors.{left_out}"
-        ),
-        headings="".join(f"<th>{heading}</th>" for heading, _ in COLUMNS.values()),
-        rows="".join(
-            f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells(row))}</tr>"
-            for row in compare_with_first(replays)
-        ),
-        figures=as_html(figures),
+    summary = f"{len(trace):,} jobs on {replays[0].machine.processors:,} processors.{left_out}"
+    content = "".join(
+        (
+            html_page.paragraph(summary),
+            html_page.table(
+                [heading for heading, _ in COLUMNS.values()],
+                [cells(row) for row in compare_with_first(replays)],
+            ),
+            html_page.paragraph(EXPLANATION),
+            html_page.figures(figures),
+        )
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "replay.html"
-    path.write_text(text, encoding="utf-8")
-    return path
+    return html_page.write_html(folder / "replay.html", f"Replay of {sources}", content)
 
 
 def cells(row: dict[str, Any]) -> list[str]:

@@ -285,8 +285,8 @@ def _as_bearer(header: str) -> str:
 
 async def _body(request: Request) -> dict[str, Any]:
     body = b""
-    async for part in request.stream():
-        body += part
+    async for chunk in request.stream():
+        body += chunk
         if len(body) > MAX_BODY_BYTES:
             raise HTTPError(413, f"a body of more than {MAX_BODY_BYTES:,} bytes is not read")
     try:

@@ -105,9 +105,9 @@ def load_active_model(
     )
 
 
-def same_version(version: Version | None, other: Version | None) -> bool:
+def same_version(version: Version | None, second: Version | None) -> bool:
     """Whether both are the same version of one model, or both None."""
-    return _identity(version) == _identity(other)
+    return _identity(version) == _identity(second)
 
 
 def _identity(version: Version | None) -> tuple[str, int, str] | None:

@@ -85,7 +85,7 @@ def test_nothing_is_decided_or_predicted_by_what_ended_later(
     other.loc[late, "walltime"] *= np.random.default_rng(0).lognormal(0, 2, int(late.sum()))
     before = lived.runs[-1]
     seen = read_history(other, WALLTIME)
-    scrambled = rehearsal._live(
+    scrambled = rehearsal.run_policy(
         PlainCatBoost(seen), "decay", rehearsal._read(seen, FIRST), 5 * 86_400_000_000
     )
     until = cut.value // 1000
