@@ -115,27 +115,20 @@ def _struct(name: str, members: Iterable[tuple[Any, ...]], **options: Any) -> ty
 
 def job_struct(name: str, names: Iterable[str], required: Iterable[str] = ()) -> type[Struct]:
     """A job as an object with the fields ``names``, of which ``required`` must be there."""
+    kinds = {field: value_type(FIELD_BY_NAME[field], field in required) for field in names}
     return _struct(
         name,
-        (
-            (field, value_type(FIELD_BY_NAME[field], required=True))
-            if field in required
-            else (field, value_type(FIELD_BY_NAME[field]), None)
-            for field in names
-        ),
+        ((field, kind, *(() if field in required else (None,))) for field, kind in kinds.items()),
     )
 
 
 def column_struct(job: type[Struct]) -> type[Struct]:
     """Jobs as an object with a list of values for each field; all lists have one length."""
-    return _struct(
-        f"{job.__name__}Columns",
-        (
-            (field.name, _list(field.type, max_length=MAX_JOBS))
-            + (() if field.required else (UNSET,))
-            for field in fields(job)
-        ),
+    columns = (
+        (field.name, _list(field.type, max_length=MAX_JOBS), *(() if field.required else (UNSET,)))
+        for field in fields(job)
     )
+    return _struct(f"{job.__name__}Columns", columns)
 
 
 def unchecked(name: str, names: Iterable[str], value: Any = Any, **more: Any) -> type[Struct]:

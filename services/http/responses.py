@@ -1,4 +1,4 @@
-"""Predictions: predictions as the JSON or Arrow body that the caller asked for; pure functions."""
+"""Answers: predictions as the JSON or Arrow body that the caller asked for; pure functions."""
 
 from __future__ import annotations
 

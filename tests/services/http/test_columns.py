@@ -1,4 +1,4 @@
-"""What reaches the engine by the doors is what training reads from a DataFrame, row by row."""
+"""What reaches the engine by HTTP is what training reads from a DataFrame, row by row."""
 
 from dataclasses import asdict
 

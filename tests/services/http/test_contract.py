@@ -1,4 +1,4 @@
-"""What the doors ask for: jobs as at submission, options, finished jobs."""
+"""Requests: jobs as known at submission, options, finished jobs."""
 
 from datetime import UTC, datetime
 from typing import Any
