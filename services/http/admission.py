@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from services.http.errors import HTTPError
+from services.http.errors import HTTPError, bare
 
 Result = TypeVar("Result")
 
@@ -94,14 +94,11 @@ async def read_bounded_body(
     Raises:
         HTTPError: 400, 408, 413 or 429.
     """
-    too_large = HTTPError(
-        413, f"the body is larger than {max_bytes // 2**20} MiB; send the jobs in several requests"
-    )
     if declared is not None:
         if not declared.isascii() or not declared.isdigit():
             raise HTTPError(400, "Content-Length is not a number")
         if len(declared) > len(str(max_bytes)) or int(declared) > max_bytes:
-            raise too_large
+            raise _too_large(max_bytes)
     body = bytearray()
     try:
         async with asyncio.timeout(patience):
@@ -109,10 +106,16 @@ async def read_bounded_body(
                 reservation.grow(len(chunk))
                 body += chunk
                 if len(body) > max_bytes:
-                    raise too_large
+                    raise _too_large(max_bytes)
     except TimeoutError:
         raise HTTPError(408, f"the body did not arrive within {patience:g} s") from None
     return bytes(body)
+
+
+def _too_large(max_bytes: int) -> HTTPError:
+    return HTTPError(
+        413, f"the body is larger than {max_bytes // 2**20} MiB; send the jobs in several requests"
+    )
 
 
 class CancelledWork(Exception):  # noqa: N818
@@ -137,7 +140,11 @@ class Work(Generic[Result]):
             call, self._call = self._call, None
         if call is None:
             raise CancelledWork
-        return call(self)
+        try:
+            return call(self)
+        except HTTPError as error:
+            call = None
+            raise bare(error)  # noqa: B904
 
     def cancel(self) -> bool:
         """Cancel the work; True where it had not begun: then nothing of its request is kept."""

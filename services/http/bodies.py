@@ -183,12 +183,12 @@ def read_json(body: bytes, options: type[Struct] = Options) -> Batch:
             return HTTPError(422, unknown_field(unknown) if unknown else reason)
         if unknown:
             return unknown_option(unknown, options.__struct_fields__)
-        return _EITHER
+        return HTTPError(422, _EITHER)
 
     members = asdict(decode(body, _decoder(options), explain))
     rows, columns = members.pop("jobs"), members.pop("columns")
     if (rows is UNSET) == (columns is UNSET):
-        raise _EITHER
+        raise HTTPError(422, _EITHER)
     chosen = set_members(members)
     if rows is not UNSET:
         return batch_of_rows(rows, chosen)
@@ -203,10 +203,9 @@ def read_json(body: bytes, options: type[Struct] = Options) -> Batch:
     return _batch(columns, count, read_values, "columns", chosen)
 
 
-_EITHER = HTTPError(
-    422,
+_EITHER = (
     'the body must be an object with either "jobs", a list of jobs, or "columns", '
-    "a list for each field",
+    "a list for each field"
 )
 
 

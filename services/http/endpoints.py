@@ -203,14 +203,15 @@ class Endpoints:
         try:
             answer = await self._answer(request, name, handler)
             return Response(answer.content, media_type=answer.media_type), answer.jobs
-        except HTTPError as refusal:
-            error = refusal
+        except HTTPError as error:
+            return error_response(error), 0
         except ClientDisconnect:
-            error = HTTPError(400, "the client closed the connection before it was answered")
+            message = "the client closed the connection before it was answered"
+            return error_response(HTTPError(400, message)), 0
         except Exception:
             log.exception("request %s to /%s failed", request_id, name)
-            error = HTTPError(500, f"internal error; the log tells more under {request_id}")
-        return error_response(error), 0
+            message = f"internal error; the log tells more under {request_id}"
+            return error_response(HTTPError(500, message)), 0
 
     async def _answer(self, request: Request, name: str, handler: Handler) -> Answer:
         """Admit a request, read its body, and do its work in a thread."""

@@ -26,6 +26,12 @@ class HTTPError(Exception):
         self.retry_after = retry_after
 
 
+def bare(error: HTTPError) -> HTTPError:
+    """The same error without its history, whose frames would keep a refused body in memory."""
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)
+
+
 def quote(text: str) -> str:
     """A caller's text for a message: quoted, and cut where it is long."""
     return repr(text[:MAX_QUOTED])

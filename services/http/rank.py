@@ -53,9 +53,7 @@ _Candidate: Any = unchecked("Candidate", CANDIDATE_MEMBERS)
 _Job: Any = unchecked("Job", _JOB_FIELDS, candidates=list[_Candidate])
 _OPTIONS = RankOptions.__struct_fields__
 _DECODER: Any = msgspec_json.Decoder(unchecked("Body", _OPTIONS, jobs=list[_Job]))
-_FORM = HTTPError(
-    422, 'the body must be an object with "jobs", a list of jobs, each with its "candidates"'
-)
+_FORM = 'the body must be an object with "jobs", a list of jobs, each with its "candidates"'
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,9 @@ def _from_json(body: bytes) -> tuple[Candidates, dict[str, Any]]:
     def explain(_: str, path: str, unknown: str | None) -> HTTPError:
         index = re.match(r"\.jobs\[(\d+)\]", path)
         if index is None:
-            return unknown_option(unknown, _OPTIONS) if unknown and not path else _FORM
+            if unknown and not path:
+                return unknown_option(unknown, _OPTIONS)
+            return HTTPError(422, _FORM)
         if ".candidates[" in path:
             name = _job_name(body, int(index[1]))
             wrong = f"has no field {quote(unknown)}" if unknown else "is not an object"
@@ -115,7 +115,7 @@ def _from_json(body: bytes) -> tuple[Candidates, dict[str, Any]]:
     members = asdict(decode(body, _DECODER, explain))
     jobs = members.pop("jobs")
     if jobs is UNSET:
-        raise _FORM
+        raise HTTPError(422, _FORM)
     names = [_text_name(job.job_id, index) for index, job in enumerate(jobs)]
     for index, job in enumerate(jobs):
         if job.candidates is UNSET:

@@ -16,10 +16,9 @@ from services.http.errors import HTTPError
 from services.http.options import read_options, unknown_option
 from services.http.requests import PredictRequest, read_jobs_to_predict
 
-_FORM = HTTPError(
-    422,
+_FORM = (
     'the body must be an object with "task", the fields of one of its jobs, and "jobs", '
-    "how many there are",
+    "how many there are"
 )
 _NAMES = ("task", *TaskOptions.__struct_fields__)
 _DECODER: Any = msgspec_json.Decoder(unchecked("Body", _NAMES[1:], task=Row))
@@ -44,7 +43,7 @@ def read_task(body: bytes) -> TaskRequest:
     members = asdict(decode(body, _DECODER, _explain))
     row = members.pop("task")
     if row is UNSET:
-        raise _FORM
+        raise HTTPError(422, _FORM)
     if row.job_id is UNSET:
         row.job_id = "task"
     job = read_jobs_to_predict(batch_of_rows([row], {}))
@@ -60,7 +59,7 @@ def read_task(body: bytes) -> TaskRequest:
 
 def _explain(_: str, path: str, unknown: str | None) -> HTTPError:
     if unknown is None:
-        return _FORM
+        return HTTPError(422, _FORM)
     if path:
         return HTTPError(422, f"job 0: {unknown_field(unknown)}")
     return unknown_option(unknown, _NAMES)

@@ -1,10 +1,13 @@
 """Bounds: no body within the limits takes more memory, or more time, than its size allows."""
 
 import asyncio
+import gc
 import json
 import subprocess
 import sys
 import threading
+import traceback
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +20,7 @@ from services.http.admission import Admission, CancelledWork, Work, run
 from services.http.contract import JSON_TYPE, MAX_ARROW_BYTES, MAX_JSON_BYTES
 from services.http.errors import HTTPError
 from services.http.rank import read_rank
+from services.http.task import read_task
 from tests.services.http.hostile_bodies import ARROW_BODIES, ENDPOINTS, JSON_BODIES, LONG, MB
 
 ROOT = Path(__file__).parents[3]
@@ -143,6 +147,46 @@ def test_work_that_waits_in_vain_never_begins_and_keeps_nothing(
     asyncio.run(asyncio.wait_for(scenario(), 60))
     threads.shutdown()
     assert not begun
+
+
+def test_a_refused_body_is_forgotten_at_once_not_when_garbage_is_collected(
+    threads: ThreadPoolExecutor,
+) -> None:
+    class Content:
+        """What was made of a body."""
+
+    contents = list[weakref.ref[Content]]()
+
+    def refuse(content: Content) -> None:
+        contents.append(weakref.ref(content))
+        try:
+            raise ValueError(content)
+        except ValueError as error:
+            raise HTTPError(422, "no") from error
+
+    async def scenario() -> None:
+        for _ in range(3):
+            content = Content()
+            work = Work[None](lambda _, content=content: refuse(content))  # type: ignore[misc]
+            del content
+            with pytest.raises(HTTPError) as caught, Admission(1, 1).admit() as reservation:
+                await run(work, threads, request_of(), reservation)
+            assert caught.value.status == 422
+            del caught, work
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(asyncio.wait_for(scenario(), 60))
+        assert [content() for content in contents] == [None] * 3
+        for body in (b"{}", b"[]"):
+            for _ in range(3):
+                with pytest.raises(HTTPError) as caught:
+                    read_task(body)
+        frames = list(traceback.walk_tb(caught.value.__traceback__))
+        assert len(frames) < 6, "an error is raised anew each time, not one again and again"
+    finally:
+        gc.enable()
 
 
 def test_work_that_has_begun_ends_at_its_next_step_when_nobody_waits(
