@@ -117,5 +117,5 @@ def _write_lines(file: IO[bytes], batch: pa.RecordBatch) -> None:
     import orjson
 
     for row in _with_text_times(batch).to_pylist():
-        known: dict[str, Any] = {name: value for name, value in row.items() if value is not None}
-        file.write(orjson.dumps(known, option=orjson.OPT_APPEND_NEWLINE))
+        present: dict[str, Any] = {name: value for name, value in row.items() if value is not None}
+        file.write(orjson.dumps(present, option=orjson.OPT_APPEND_NEWLINE))

@@ -82,10 +82,10 @@ def test_what_if_prints_a_row_for_each_group_and_scenario(tmp_path: Path) -> Non
     log.write_text("job_id,submitted_at,walltime,group,cores\n" + "".join(rows), encoding="utf-8")
     result = CliRunner().invoke(gridcast.app, ["what-if", str(log), "--cores", "4", "--json"])
     assert result.exception is None
-    found = json.loads(result.stdout)["rows"]
-    assert {(row["group"], row["jobs"]) for row in found} == {("atlas", 26), ("lhcb", 14)}
-    assert len({row["scenario"] for row in found}) == 8 and len(found) == 16
-    assert all(row["mean_wait"] >= 0 and row["p95_wait"] >= 0 for row in found)
+    result = json.loads(result.stdout)["rows"]
+    assert {(row["group"], row["jobs"]) for row in result} == {("atlas", 26), ("lhcb", 14)}
+    assert len({row["scenario"] for row in result}) == 8 and len(result) == 16
+    assert all(row["mean_wait"] >= 0 and row["p95_wait"] >= 0 for row in result)
 
 
 def test_balance_gives_the_idle_host_the_larger_part(tmp_path: Path) -> None:
@@ -93,8 +93,8 @@ def test_balance_gives_the_idle_host_the_larger_part(tmp_path: Path) -> None:
     loads.write_text("busy,idle\n" + "50,0\n" * 20, encoding="utf-8")
     arguments = ["balance", str(loads), "--work", "300", "--json"]
     result = CliRunner().invoke(gridcast.app, arguments)
-    found = json.loads(result.stdout)["rows"]
-    assert [(row["host"], row["work_s"]) for row in found] == [
+    result = json.loads(result.stdout)["rows"]
+    assert [(row["host"], row["work_s"]) for row in result] == [
         ("idle", pytest.approx(200.0)),
         ("busy", pytest.approx(100.0)),
     ]

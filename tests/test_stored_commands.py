@@ -34,12 +34,12 @@ def run(*arguments: str) -> Result:
 
 @pytest.fixture
 def jobs(home: Path) -> pd.DataFrame:
-    made = generate(400, 4, 5).jobs
-    made.loc[0, "program"] = 'a, "quoted" [/program]'
+    generated = generate(400, 4, 5).jobs
+    generated.loc[0, "program"] = 'a, "quoted" [/program]'
     with open_store(prepare_environment().store_url).begin() as connection:
-        add_jobs(connection, made)
-        add_jobs(connection, made.head(50).assign(source="other"))
-    return made
+        add_jobs(connection, generated)
+        add_jobs(connection, generated.head(50).assign(source="other"))
+    return generated
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet", ".jsonl", ".jsonl.gz"])
@@ -71,8 +71,8 @@ def test_an_exported_csv_can_be_ingested_again_and_is_the_same_jobs(
     assert (result.added, result.rejected) == (450, 0)
     columns = ["source", "job_id", "user", "program", "walltime", "peak_memory", "ended_at"]
     tables = [
-        read_jobs(each)[columns].sort_values(["source", "job_id"], ignore_index=True)
-        for each in (open_store(prepare_environment().store_url), engine)
+        read_jobs(engine_of)[columns].sort_values(["source", "job_id"], ignore_index=True)
+        for engine_of in (open_store(prepare_environment().store_url), engine)
     ]
     pd.testing.assert_frame_equal(*tables)
 

@@ -50,7 +50,9 @@ def settings(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture(scope="session")
 def prefect_part(settings: Settings) -> Component:
-    return next(part for part in local_components(settings) if part.name == "prefect")
+    return next(
+        component for component in local_components(settings) if component.name == "prefect"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +88,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     jobs = generate(4000, 20, 7).jobs
     cut = START + pd.Timedelta(days=12)
     parts = {"first.csv": jobs[jobs["ended_at"] <= cut], "second.csv": jobs[jobs["ended_at"] > cut]}
-    first, second = (write_jobs(part, folder / name) for name, part in parts.items())
+    first, second = (write_jobs(component, folder / name) for name, component in parts.items())
     return first, second
 
 

@@ -35,10 +35,10 @@ def artifact(key: str) -> Any:
     from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
 
     with get_client(sync_client=True) as client:
-        found = client.read_latest_artifacts(
+        result = client.read_latest_artifacts(
             artifact_filter=ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(any_=[key]))
         )
-    return found[0]
+    return result[0]
 
 
 def runs(flow_name: str) -> list[Any]:
@@ -170,9 +170,9 @@ def test_the_first_training_is_promoted_and_explains_itself_in_prefect(trained, 
     champion = registry.champion(settings)
     assert champion.version == 1
     assert champion.tags["promoted_by"] == "flow train"
-    shown = artifact("train")
-    assert shown.description == f"**{champion.label} is champion**: the first version"
-    assert "# How it did on later jobs" in shown.data
+    card_artifact = artifact("train")
+    assert card_artifact.description == f"**{champion.label} is champion**: the first version"
+    assert "# How it did on later jobs" in card_artifact.data
     assert runs("train")[0].name == "train: asked for"
 
 
@@ -180,10 +180,10 @@ def test_the_first_training_beats_the_request_on_later_jobs_and_its_range_holds(
     measured = registry.metrics(registry.champion(settings), settings)
     assert measured["walltime.candidate.mae"] < measured["walltime.request.mae"]
     assert 0.8 < measured["walltime.candidate.coverage_90"] < 0.99
-    kept = read_measurements(
+    stored_rows = read_measurements(
         open_store(settings.store_url), kind="evaluation", segment="gridcast-1 candidate"
     )
-    assert kept.set_index("name")["value"]["walltime mae"] == pytest.approx(
+    assert stored_rows.set_index("name")["value"]["walltime mae"] == pytest.approx(
         measured["walltime.candidate.mae"]
     )
 
@@ -195,7 +195,7 @@ def test_retraining_with_nothing_new_changes_nothing_and_says_so(trained, settin
     assert state.message.startswith(
         "Nothing to compare by: only 0 jobs that ended were submitted since gridcast-1"
     )
-    assert [one.version for one in registry.versions(settings)] == [1]
+    assert [run_row.version for run_row in registry.versions(settings)] == [1]
 
 
 def test_deploy_tries_the_champion_out_and_says_that_no_predictor_runs(trained):
@@ -237,11 +237,11 @@ def test_later_jobs_are_looked_at_and_retraining_on_them_is_judged(trained, sett
     from flows.retrain import retrain
 
     ingest([str(logs[1])])
-    found = monitor()
-    assert found["verdict"] in ("none", "local", "drift")
-    assert all(Path(page).is_file() for page in found["pages"])
-    assert found["sentence"] in artifact("monitor").description
-    assert all(page in artifact("monitor").data for page in found["pages"])
+    result = monitor()
+    assert result["verdict"] in ("none", "local", "drift")
+    assert all(Path(page).is_file() for page in result["pages"])
+    assert result["sentence"] in artifact("monitor").description
+    assert all(page in artifact("monitor").data for page in result["pages"])
     assert len(read_measurements(open_store(settings.store_url), kind="drift")) > 0
 
     done = retrain("more jobs")
@@ -261,7 +261,7 @@ def test_a_model_trained_on_a_poisoned_batch_is_refused_and_the_alias_stays_and_
     from flows.retrain import retrain
 
     registry.promote(
-        max(one.version for one in registry.versions(settings)),
+        max(run_row.version for run_row in registry.versions(settings)),
         by="the test",
         why="what comes is new to it",
         settings=settings,
@@ -275,8 +275,8 @@ def test_a_model_trained_on_a_poisoned_batch_is_refused_and_the_alias_stays_and_
     assert "% higher" in done["why"]
     assert registry.get(done["version"], settings).state == "refused"
     assert registry.champion(settings).version == before.version
-    [told] = hook.got
-    assert (told["title"], told["message"]) == (
+    [alert] = hook.got
+    assert (alert["title"], alert["message"]) == (
         "Gridcast gridcast: retraining",
         f"gridcast-{done['version']} does not serve: {done['why']}",
     )
@@ -315,9 +315,9 @@ def test_a_step_is_tried_again_while_the_registry_is_away_and_fails_in_one_sente
         deadline = time.monotonic() + 60
         while True:  # the server records task runs from events, a moment later
             tried = [
-                one.run_count
-                for one in client.read_task_runs()
-                if one.name == "the champion" and one.state.is_failed()
+                run_row.run_count
+                for run_row in client.read_task_runs()
+                if run_row.name == "the champion" and run_row.state.is_failed()
             ]
             if tried or time.monotonic() > deadline:
                 break

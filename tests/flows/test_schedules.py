@@ -29,40 +29,49 @@ def test_each_deployment_is_registered_once_a_worker_runs_one_and_a_killed_run_c
     from prefect.deployments import run_deployment
     from prefect.states import Pending
 
-    part = next(part for part in local_components(settings) if part.name == "schedules")
+    component = next(
+        component for component in local_components(settings) if component.name == "schedules"
+    )
     log = settings.folder("logs") / "schedules.log"
     with log.open("wb") as file:
         worker = subprocess.Popen(
-            part.command,
-            env={**os.environ, **part.environment},
+            component.command,
+            env={**os.environ, **component.environment},
             stdout=file,
             stderr=file,
             start_new_session=True,
         )
     try:
         deadline = time.monotonic() + 180
-        while part.ready_log_text not in log.read_text():
+        while component.ready_log_text not in log.read_text():
             assert worker.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
         with get_client(sync_client=True) as client:
-            found = {
-                one.entrypoint: one
-                for one in client.read_deployments(
+            deployments = {
+                deployment.entrypoint: deployment
+                for deployment in client.read_deployments(
                     deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(is_null_=True))
                 )
             }
-            assert sorted(found) == sorted(
+            assert sorted(deployments) == sorted(
                 f"flows.{name}.{name}" for name in (*CALENDAR, "promote", "train")
             )
-            assert {name.split(".")[1] for name, one in found.items() if one.schedules} == CALENDAR
+            assert {
+                name.split(".")[1]
+                for name, deployment in deployments.items()
+                if deployment.schedules
+            } == CALENDAR
             assert all(
-                one.work_pool_name == "gridcast" and one.concurrency_limit is None
-                for one in found.values()
+                deployment.work_pool_name == "gridcast" and deployment.concurrency_limit is None
+                for deployment in deployments.values()
             )
-            assert all(one.global_concurrency_limit.limit == 1 for one in found.values())
+            assert all(
+                deployment.global_concurrency_limit.limit == 1
+                for deployment in deployments.values()
+            )
 
-            names = {one.id: name.split(".")[1] for name, one in found.items()}
+            names = {deployment.id: name.split(".")[1] for name, deployment in deployments.items()}
             scheduled: set[str] = set()
             while scheduled != CALENDAR:  # the server's calendar, filled by itself
                 assert time.monotonic() < deadline, f"the server has scheduled {scheduled} only"
@@ -92,10 +101,10 @@ def test_each_deployment_is_registered_once_a_worker_runs_one_and_a_killed_run_c
                 psutil.Process(worker.pid),
                 *psutil.Process(worker.pid).children(recursive=True),
             ]
-            for one in everyone:  # all at once: nobody is left who could tell
-                one.suspend()
-            for one in everyone:
-                one.kill()
+            for process in everyone:  # all at once: none is left that could report it
+                process.suspend()
+            for process in everyone:
+                process.kill()
             killed = datetime.now(UTC)
             assert mark_crashed_runs(client, killed) == []
             while datetime.now(UTC) < killed + timedelta(seconds=2):

@@ -29,9 +29,9 @@ def test_what_was_acknowledged_is_there_once_one_champion_serves_and_nothing_kno
 
 
 def test_a_seed_does_the_same_again(world_of: Callable[[int], World]) -> None:
-    one, again = world_of(1000), world_of(1000)
-    assert one.dice.thrown == again.dice.thrown
-    assert [step for step in one.steps if not step.startswith("failed")] == [
+    world, again = world_of(1000), world_of(1000)
+    assert world.dice.thrown == again.dice.thrown
+    assert [step for step in world.steps if not step.startswith("failed")] == [
         step for step in again.steps if not step.startswith("failed")
     ]
-    assert one.acknowledged == again.acknowledged
+    assert world.acknowledged == again.acknowledged

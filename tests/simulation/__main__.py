@@ -19,7 +19,7 @@ from infra.settings import prepare_environment
 
 
 def main() -> None:
-    """Live through as many worlds as asked for; ends with 1 at the first that breaks."""
+    """Run as many worlds as asked for; ends with 1 at the first that breaks."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -37,8 +37,8 @@ def main() -> None:
     print(
         f"{options.seeds} worlds held in {time.monotonic() - started:.0f} s through {thrown.total()} faults:"
     )
-    for what, times in thrown.most_common():
-        print(f"{times:6d}  {what}")
+    for text, times in thrown.most_common():
+        print(f"{times:6d}  {text}")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ class Dice:
         finally:
             self.armed = self.dead = False
 
-    def throw(self, what: str, failure: Callable[[], Exception], chance: float = EFFECT) -> None:
+    def throw(self, text: str, failure: Callable[[], Exception], chance: float = EFFECT) -> None:
         """Before an effect, or after it: go on, die or fail, the last two by ``chance`` each."""
         if not self.armed:
             return
@@ -50,21 +50,21 @@ class Dice:
         drawn = self.rng.random()
         if drawn < chance:
             self.dead = True
-            self.thrown[f"killed at {what}"] += 1
+            self.thrown[f"killed at {text}"] += 1
             raise KilledError
         if drawn < 2 * chance:
-            self.thrown[f"{what} failed"] += 1
+            self.thrown[f"{text} failed"] += 1
             raise failure()
 
     def around(
-        self, what: str, effect: Callable[..., Any], failure: Callable[[], Exception]
+        self, text: str, effect: Callable[..., Any], failure: Callable[[], Exception]
     ) -> Callable[..., Any]:
         """``effect`` that may not happen, or happen without anyone hearing of it."""
 
         def thrown(*args: Any, **kwargs: Any) -> Any:
-            self.throw(what, failure)
+            self.throw(text, failure)
             done = effect(*args, **kwargs)
-            self.throw(f"the end of {what}", failure)
+            self.throw(f"the end of {text}", failure)
             return done
 
         return thrown

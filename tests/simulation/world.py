@@ -84,8 +84,8 @@ class World:
     def some_outcomes(self) -> pd.DataFrame:
         """Most of what is still to be told, out of order, and some of what was told already."""
         ended = self.ended()
-        told = ended["job_id"].isin(self.acknowledged).to_numpy()
-        return ended[self.rng.random(len(ended)) < np.where(told, 0.1, 0.8)].sample(
+        is_acknowledged = ended["job_id"].isin(self.acknowledged).to_numpy()
+        return ended[self.rng.random(len(ended)) < np.where(is_acknowledged, 0.1, 0.8)].sample(
             frac=1.0, random_state=self.rng
         )
 
@@ -132,11 +132,11 @@ class World:
         ].tail(20)
         if self.live.ready and len(waiting):
             rows = waiting[["job_id", "source", "user", "program"]].to_dict("records")
-            asked = read_jobs_to_predict(
+            queries = read_jobs_to_predict(
                 read_body("application/json", orjson.dumps({"jobs": rows})),
                 self.clock.to_pydatetime(),
             )
-            answers, _ = self.live.predict(asked, Options())
+            answers, _ = self.live.predict(queries, Options())
             assert np.isfinite(answers.numbers["walltime_median"]).all()
 
     def follow(self) -> None:
@@ -171,7 +171,7 @@ class World:
 
         with suppress(GridcastError):
             registry.reconcile(self.settings)
-            done = [one for one in registry.versions(self.settings) if one.state != "unfinished"]
+            done = [item for item in registry.versions(self.settings) if item.state != "unfinished"]
             is_active = registry.champion(self.settings)
             if is_active is None:
                 return
@@ -205,8 +205,8 @@ class World:
         stored = stored.set_index("job_id", drop=False)
         lost = self.acknowledged - {*stored.index[stored["ended_at"].notna()]}
         assert not lost, f"acknowledged and not there: {sorted(lost)[:3]}"
-        told = self.truth.loc[stored.index]
-        pd.testing.assert_series_equal(stored["walltime"], told["walltime"], check_index=False)
+        outcomes = self.truth.loc[stored.index]
+        pd.testing.assert_series_equal(stored["walltime"], outcomes["walltime"], check_index=False)
 
     def _check_registry(self) -> None:
         from models.releases import registry
@@ -214,7 +214,7 @@ class World:
         from models.releases.verification import load_model_set
 
         champion = registry.reconcile(self.settings)
-        standing = [one for one in registry.versions(self.settings) if one.state == "champion"]
+        standing = [item for item in registry.versions(self.settings) if item.state == "champion"]
         assert len(standing) == (champion is not None), f"{len(standing)} champions"
         if champion is None:
             return
@@ -253,28 +253,28 @@ class World:
 
         champion = registry.champion(self.settings)
         stored = read_jobs(self.live.engine, ended=True)
-        asked = (
+        queries = (
             self.truth.sort_values("submitted_at")
             .iloc[JOBS // 2 : JOBS // 2 + 30]
             .reset_index(drop=True)
         )
-        late = stored["ended_at"] > asked["submitted_at"].max()
+        late = stored["ended_at"] > queries["submitted_at"].max()
         scrambled = stored.assign(
             walltime=stored["walltime"].where(
                 ~late, 1 + stored["walltime"].sample(frac=1, random_state=1).to_numpy()
             )
         )
-        one, other = (
+        item, again = (
             predict_in_time(
-                load_model_set(champion, self.settings) if champion else None, each, asked
+                load_model_set(champion, self.settings) if champion else None, entry, queries
             )
-            for each in (stored, scrambled)
+            for entry in (stored, scrambled)
         )
-        pd.testing.assert_frame_equal(one, other)
+        pd.testing.assert_frame_equal(item, again)
 
 
 def live(seed: int, home: Path, metrics: Any) -> World:
-    """Live through the world of a seed; raises AssertionError, with the seed and what happened, where it breaks."""
+    """Run the world of a seed; raises AssertionError, with the seed and what happened, where it breaks."""
     world = World(seed, home, metrics)
     actions = (
         world.report,
@@ -305,7 +305,7 @@ def live(seed: int, home: Path, metrics: Any) -> World:
 
 @contextmanager
 def universe(metrics: Metrics | None = None) -> Iterator[Callable[[int], World]]:
-    """Gives the function that lives through the world of a seed."""
+    """Gives the function that runs the world of a seed."""
     from matplotlib.figure import Figure
 
     from jobs.store import open_store
@@ -313,7 +313,7 @@ def universe(metrics: Metrics | None = None) -> Iterator[Callable[[int], World]]
     from services.http.metrics import make_metrics
 
     metrics = metrics or make_metrics()
-    few = [
+    limits = [
         patch(f"models.releases.{name}", FEW)
         for name in ("candidate.MIN_EVALUATION_JOBS", "automatic_rollback.MIN_EVALUATION_JOBS")
     ]
@@ -323,21 +323,21 @@ def universe(metrics: Metrics | None = None) -> Iterator[Callable[[int], World]]
         patch("models.releases.verification.verify_in_subprocess"),
         patch("models.releases.evidence.plot_predicted", lambda *_: Figure(figsize=(1, 1))),
     ]
-    with TemporaryDirectory(prefix="gridcast-world-") as place, ExitStack() as stack:
-        for one in (
-            *few,
+    with TemporaryDirectory(prefix="gridcast-world-") as folder, ExitStack() as stack:
+        for item in (
+            *limits,
             *quick,
             patch("services.live.active_model.time.sleep"),
             patch("services.live.predictor_state.gc"),
         ):
-            stack.enter_context(one)
-        blank = Settings(home=Path(place) / "blank")
+            stack.enter_context(item)
+        blank = Settings(home=Path(folder) / "blank")
         open_store(blank.store_url).dispose()
         registry.champion(blank)  # each world begins with a copy of databases that are migrated
         count = itertools.count()
 
         def world_of(seed: int) -> World:
-            home = shutil.copytree(blank.home, Path(place) / str(next(count)))
+            home = shutil.copytree(blank.home, Path(folder) / str(next(count)))
             return live(seed, home, metrics)
 
         yield world_of

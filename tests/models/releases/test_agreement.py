@@ -34,9 +34,9 @@ def agreeing_rows(jobs: pd.DataFrame, comparison: pd.DataFrame, since: pd.Timest
 
 @pytest.fixture(scope="module")
 def jobs() -> pd.DataFrame:
-    made = generate(6000, 20, 3).jobs
-    made = made[made["ended_at"].notna()]
-    return made.sort_values("submitted_at", kind="stable", ignore_index=True)
+    generated = generate(6000, 20, 3).jobs
+    generated = generated[generated["ended_at"].notna()]
+    return generated.sort_values("submitted_at", kind="stable", ignore_index=True)
 
 
 def test_the_judgement_of_a_candidate_and_the_evaluation_agree_to_the_digit(

@@ -97,12 +97,14 @@ def answers(settings: Settings, jobs: pd.DataFrame) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def said(served: Settings, jobs: pd.DataFrame) -> pd.DataFrame:
+def predictions(served: Settings, jobs: pd.DataFrame) -> pd.DataFrame:
     return answers(served, jobs)
 
 
 @pytest.fixture(scope="module")
-def backup(served: Settings, said: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def backup(
+    served: Settings, predictions: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A packed backup, after which the data folder that it was made of is gone."""
     target = tmp_path_factory.mktemp("backups") / "gridcast.tar"
     back_up(served, target)
@@ -117,7 +119,7 @@ def database(postgres: Any, name: str) -> str:
 
 
 def test_a_backup_of_sqlite_restored_into_an_empty_postgresql_serves_the_same_answers(
-    backup: Path, said: pd.DataFrame, jobs: pd.DataFrame, postgres: Any, tmp_path: Path
+    backup: Path, predictions: pd.DataFrame, jobs: pd.DataFrame, postgres: Any, tmp_path: Path
 ) -> None:
     urls = {
         "database_url": database(postgres, "restored"),
@@ -126,7 +128,7 @@ def test_a_backup_of_sqlite_restored_into_an_empty_postgresql_serves_the_same_an
     settings = settings_of(tmp_path / "home", **urls)
     rows = {row["part"]: row["rows"] for row in restore(settings, backup)}
 
-    pd.testing.assert_frame_equal(answers(settings, jobs), said)
+    pd.testing.assert_frame_equal(answers(settings, jobs), predictions)
     champion = registry.champion(settings)
     assert champion is not None
     assert (champion.version, champion.tags["promoted_by"], champion.tags["replaces"]) == (

@@ -34,16 +34,16 @@ def test_what_has_not_ended_at_a_submission_does_not_move_its_prediction(jobs, m
     shuffled = np.random.default_rng(0).permutation(np.flatnonzero(future))
     scrambled.loc[future, "walltime"] = jobs["walltime"].to_numpy()[shuffled] * 100
     again = predict_in_time(model_set, scrambled, later(jobs))
-    asked = later(jobs).sort_values("submitted_at", kind="stable")
-    before = (asked["submitted_at"] <= middle).to_numpy()
+    queries = later(jobs).sort_values("submitted_at", kind="stable")
+    before = (queries["submitted_at"] <= middle).to_numpy()
     pd.testing.assert_frame_equal(again[before], answers[before])
     assert not again[~before].equals(answers[~before])
 
 
 def test_jobs_are_asked_about_without_their_outcomes_mattering(jobs, model_set):
-    asked = later(jobs).assign(walltime=1.0, status="failed")
+    queries = later(jobs).assign(walltime=1.0, status="failed")
     pd.testing.assert_frame_equal(
-        predict_in_time(model_set, jobs, asked), predict_in_time(model_set, jobs, later(jobs))
+        predict_in_time(model_set, jobs, queries), predict_in_time(model_set, jobs, later(jobs))
     )
 
 
@@ -63,9 +63,9 @@ def test_the_table_has_a_row_for_each_predictor_on_the_same_jobs_by_error(jobs, 
 
 def test_the_difference_of_errors_is_relative_and_its_sign_says_who_is_better():
     truth = pd.Series(np.arange(1.0, 401.0))
-    found = difference(truth, truth + 9.0, truth + 10.0)
-    assert (found.share, found.low, found.high) == pytest.approx((-0.1, -0.1, -0.1))
-    assert str(found) == "10.0% lower (95 %: 10.0% to 10.0%)"
+    result = difference(truth, truth + 9.0, truth + 10.0)
+    assert (result.share, result.low, result.high) == pytest.approx((-0.1, -0.1, -0.1))
+    assert str(result) == "10.0% lower (95 %: 10.0% to 10.0%)"
     assert difference(truth, truth + 10.0, truth + 10.0).share == 0
 
 
@@ -75,8 +75,8 @@ def test_the_interval_covers_no_difference_for_two_that_err_alike():
     covered = 0
     for _ in range(40):
         mine, theirs = (pd.Series(random.exponential(1.0, 2000)) for _ in range(2))
-        found = difference(truth, mine, theirs)
-        covered += found.low <= 0 <= found.high
+        result = difference(truth, mine, theirs)
+        covered += result.low <= 0 <= result.high
     assert 34 <= covered <= 40
 
 

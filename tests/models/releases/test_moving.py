@@ -35,9 +35,9 @@ def free_port() -> int:
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     """A data folder with jobs and a champion in SQLite, which another user may enter."""
-    place = Path(tempfile.mkdtemp(prefix="gridcast-moving-"))
-    place.chmod(0o755)
-    monkeypatch.setenv("GRIDCAST_HOME", str(place / "home"))
+    folder = Path(tempfile.mkdtemp(prefix="gridcast-moving-"))
+    folder.chmod(0o755)
+    monkeypatch.setenv("GRIDCAST_HOME", str(folder / "home"))
     monkeypatch.setenv("GRIDCAST_POSTGRES_PORT", str(free_port()))
     prepare_environment.cache_clear()
     settings = prepare_environment()
@@ -53,7 +53,7 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     yield settings
     monkeypatch.undo()
     prepare_environment.cache_clear()
-    shutil.rmtree(place, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def up(*options: str) -> Any:

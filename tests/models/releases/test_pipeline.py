@@ -76,7 +76,7 @@ def test_a_training_is_as_the_champions_and_no_version_serves_by_itself_that_for
     assert completed(cluster_by="site") == (("walltime", "peak_memory"), "site")
 
     fill(store, jobs)
-    monkeypatch.setattr(candidate, "is_promotable", lambda found: True)
+    monkeypatch.setattr(candidate, "is_promotable", lambda excess: True)
     less = run(store, settings, targets=["walltime"])
     assert not less.promoted and "does not predict peak_memory, which" in less.why
     as_much = run(store, settings)
@@ -144,11 +144,11 @@ def test_jobs_of_another_source_are_no_news_to_a_champion_trained_on_one(
     settings: Settings,
 ) -> None:
     mine = generate(1500, 8, 5).jobs.assign(source="mine")
-    others = generate(1500, 8, 6).jobs.assign(source="theirs")
+    of_others = generate(1500, 8, 6).jobs.assign(source="theirs")
     for name in ("submitted_at", "started_at", "ended_at"):
-        others[name] += pd.Timedelta(days=100)
+        of_others[name] += pd.Timedelta(days=100)
     champion = train(mine)
-    splits, _, _, later = split_sources(pd.concat([mine, others], ignore_index=True), champion)
+    splits, _, _, later = split_sources(pd.concat([mine, of_others], ignore_index=True), champion)
     by_name = {split.source: split for split in splits}
     assert (by_name["mine"].fresh, by_name["mine"].later) == (0, 0)
     assert set(later["source"]) == {"theirs"}

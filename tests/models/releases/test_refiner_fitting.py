@@ -25,15 +25,15 @@ ROWS = 4000
 def lessons() -> tuple[TrainingRows, np.ndarray]:
     """Jobs of two clusters, of which one reads the number that it is told the other way round."""
     rng = np.random.default_rng(1)
-    told, other = rng.integers(0, 3, ROWS), rng.random(ROWS) < 0.35
-    truth = 8 + 3 * np.where(other, 2 - told, told)
+    number, is_second = rng.integers(0, 3, ROWS), rng.random(ROWS) < 0.35
+    truth = 8 + 3 * np.where(is_second, 2 - number, number)
     coarse = np.full((ROWS, COARSE), 0.04 / (COARSE - 3))
     coarse[:, [8, 11, 14]] = 0.32
     at = np.arange(ROWS, dtype=np.int64) * 60_000_000
-    shown = np.repeat(told[:, None], 3, axis=1).astype(np.float32)
-    return TrainingRows(shown, coarse, truth, 2.0 ** (truth * 0.75), at, at + 10_000_000), np.where(
-        other, "b", "a"
-    ).astype(object)
+    inputs = np.repeat(number[:, None], 3, axis=1).astype(np.float32)
+    return TrainingRows(
+        inputs, coarse, truth, 2.0 ** (truth * 0.75), at, at + 10_000_000
+    ), np.where(is_second, "b", "a").astype(object)
 
 
 def test_a_scheduler_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +53,7 @@ def test_without_clusters_or_with_dask_off_nothing_is_started() -> None:
 
 
 def test_clusters_trained_by_dask_are_as_those_trained_in_one_process() -> None:
-    told, clusters = lessons()
+    training_rows, clusters = lessons()
     at_once: list[int] = []
 
     with refiner_fitting(Settings(), "site") as fits:
@@ -62,14 +62,14 @@ def test_clusters_trained_by_dask_are_as_those_trained_in_one_process() -> None:
             at_once.append(len(batch))
             return fits(batch)
 
-        apart = select_refiners(told, clusters, GRID, fits=counted).refiners
-    here = select_refiners(told, clusters, GRID).refiners
+        apart = select_refiners(training_rows, clusters, GRID, fits=counted).refiners
+    in_process = select_refiners(training_rows, clusters, GRID).refiners
     assert max(at_once) >= 3, "the global one and two clusters at once"
-    assert set(apart) == set(here) > {"b"}
+    assert set(apart) == set(in_process) > {"b"}
     for name, refiner in apart.items():
-        part = told.take(np.arange(200))
+        sample = training_rows.take(np.arange(200))
         np.testing.assert_allclose(
-            refiner.ratio(part.inputs, part.coarse),
-            here[name].ratio(part.inputs, part.coarse),
+            refiner.ratio(sample.inputs, sample.coarse),
+            in_process[name].ratio(sample.inputs, sample.coarse),
             rtol=1e-6,
         )

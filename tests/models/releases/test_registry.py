@@ -34,7 +34,7 @@ def evidence(**changes: object) -> Evidence:
 
     figure = Figure()
     figure.add_subplot().plot([1, 2], [3, 4])
-    whole = {
+    fields = {
         "card": "# A model\nTrained on **two** jobs.",
         "metrics": {"walltime mae": 12.5},
         "parameters": {"targets": "walltime"},
@@ -46,7 +46,7 @@ def evidence(**changes: object) -> Evidence:
         "inputs": JOBS,
         "outputs": pd.DataFrame({"job_id": ["1", "2"], "walltime": [60.0, 70.0]}),
     }
-    return Evidence(**{**whole, **changes})
+    return Evidence(**{**fields, **changes})
 
 
 def free_port() -> int:
@@ -65,11 +65,13 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 def server(embedded: Settings) -> Iterator[Settings]:
     """MLflow's server as Gridcast starts it, over the same database; gives the settings of its callers."""
     ours = embedded.model_copy(update={"mlflow_port": free_port()})
-    part = next(part for part in local_components(ours) if part.name == "mlflow")
+    component = next(
+        component for component in local_components(ours) if component.name == "mlflow"
+    )
     log = (embedded.folder("logs") / "mlflow.log").open("wb")
     process = subprocess.Popen(
-        part.command,
-        env={**os.environ, **part.environment},
+        component.command,
+        env={**os.environ, **component.environment},
         stdout=log,
         stderr=log,
         start_new_session=True,
@@ -77,13 +79,13 @@ def server(embedded: Settings) -> Iterator[Settings]:
     deadline = time.monotonic() + 120
     while True:
         try:
-            if httpx.get(part.address + part.ready_path).status_code == 200:
+            if httpx.get(component.address + component.ready_path).status_code == 200:
                 break
         except httpx.TransportError:
             assert process.poll() is None, (embedded.folder("logs") / "mlflow.log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.2)
-    yield ours.model_copy(update={"mlflow_url": part.address})
+    yield ours.model_copy(update={"mlflow_url": component.address})
     os.killpg(process.pid, signal.SIGTERM)
     process.wait(30)
     log.close()
@@ -101,11 +103,11 @@ def over_http(server: Settings, request: pytest.FixtureRequest) -> Settings:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "made"
-    made.mkdir()
-    (made / "model_set.json").write_text('{"format": 1}')
-    (made / "walltime.0.cbm").write_bytes(bytes(range(256)))
-    return made
+    created = tmp_path / "made"
+    created.mkdir()
+    (created / "model_set.json").write_text('{"format": 1}')
+    (created / "walltime.0.cbm").write_bytes(bytes(range(256)))
+    return created
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -140,8 +142,8 @@ def test_the_run_shows_what_an_engineer_decides_by(settings, folder):
     assert run.data.tags["mlflow.note.content"] == "# A model\nTrained on **two** jobs."
     listed = {
         item.path
-        for place in ("", "tables", "plots", "model")
-        for item in client.list_artifacts(version.run_id, place)
+        for folder_path in ("", "tables", "plots", "model")
+        for item in client.list_artifacts(version.run_id, folder_path)
     }
     assert {
         "card.md",
@@ -185,7 +187,7 @@ def test_promotion_is_explained_and_promoting_again_changes_nothing(settings, fo
     ) == ("retrain", "7 % better", "1")
     again = registry.promote(second, by="somebody", why="again", settings=settings)
     assert again.tags["promoted_by"] == "retrain"
-    assert [(one.version, one.state) for one in registry.versions(settings)] == [
+    assert [(version.version, version.state) for version in registry.versions(settings)] == [
         (2, "champion"),
         (1, "retired"),
     ]
@@ -229,7 +231,7 @@ def test_of_two_retrains_that_race_one_wins_and_the_other_stays_a_candidate(sett
         thread.join()
 
     assert len(lost) == 1
-    states = {one.version: one.state for one in registry.versions(settings)}
+    states = {version.version: version.state for version in registry.versions(settings)}
     assert states == {
         start.version: "retired",
         lost[0]: "candidate",
@@ -246,7 +248,7 @@ def test_a_person_who_moves_the_alias_in_mlflow_is_honoured(settings, folder):
         settings.model_name, "champion", "1"
     )
     assert registry.champion(settings).version == first.version
-    assert [(one.version, one.state) for one in registry.versions(settings)] == [
+    assert [(version.version, version.state) for version in registry.versions(settings)] == [
         (2, "retired"),
         (1, "champion"),
     ]
@@ -306,7 +308,7 @@ def test_killed_between_upload_and_alias_the_old_champion_serves_and_the_orphan_
         process.kill()
 
     assert registry.champion(settings).version == 1
-    assert [(one.version, one.state) for one in registry.versions(settings)] == [
+    assert [(version.version, version.state) for version in registry.versions(settings)] == [
         (2, "unfinished"),
         (1, "champion"),
     ]
@@ -389,8 +391,11 @@ def test_all_of_it_works_over_http_and_the_database_sees_the_same(
     assert registry.rollback(by="ada", why="worse", settings=over_http).version == 1
 
     direct = embedded.model_copy(update={"model_name": over_http.model_name})
-    assert [(one.version, one.state, one.aliases) for one in registry.versions(direct)] == [
-        (one.version, one.state, one.aliases) for one in registry.versions(over_http)
+    assert [
+        (version.version, version.state, version.aliases) for version in registry.versions(direct)
+    ] == [
+        (version.version, version.state, version.aliases)
+        for version in registry.versions(over_http)
     ]
     assert registry.champion(direct) == registry.champion(over_http)
     assert capfd.readouterr().out == ""
