@@ -10,14 +10,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Final, Literal
+from functools import cached_property
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
-
-if TYPE_CHECKING:
-    from pandera.pandas import DataFrameSchema
 
 Kind = Literal["text", "number", "time"]
 
@@ -219,21 +216,6 @@ def _complaint(field: Field) -> str:
     if field.name == "status":
         return "status is not a known state"
     return f"{field.name} is longer than {TEXT_BYTES} bytes or has a NUL character"
-
-
-def frame_schema(record: Record = JOB) -> DataFrameSchema:
-    """The pandera schema of a DataFrame of jobs, a row a job; pandera is imported here, since no command should wait for it."""
-    import pandera.pandas as pa
-
-    kinds: dict[Kind, object] = {"text": "str", "number": float, "time": TIME_TYPE}
-
-    def column(field: Field) -> pa.Column:
-        check = pa.Check(partial(_sane, field=field), error=_complaint(field))
-        return pa.Column(kinds[field.kind], check, nullable=not field.required)
-
-    return pa.DataFrameSchema(
-        {field.name: column(field) for field in record.fields}, strict=True, ordered=True
-    )
 
 
 def conform(frame: pd.DataFrame, record: Record = JOB) -> pd.DataFrame:

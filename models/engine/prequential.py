@@ -97,7 +97,9 @@ class LogRows:
         """Find clusters by the outcomes available at ``at`` before the windows of the selection."""
         ended = self.outcome_order[: self.available(at)]
         early = before_windows(ended, MAX_TRAINING_ROWS)
-        return find_clusters(jobs.iloc[early], self.values[early], by)
+        clusters = find_clusters(jobs.iloc[early], self.values[early], by)
+        per_source = "source" in jobs and jobs["source"].nunique() > 1
+        return replace(clusters, per_source=per_source)
 
 
 def replace_availability(contexts: Contexts, hidden: Array) -> Contexts:

@@ -24,10 +24,13 @@ class Clusters:
     Attributes:
         by: The field whose values are clusters, or ``kmeans`` for kinds of user.
         kinds: The kind of each user.
+        per_source: Whether a value in two sources is two clusters, as where logs name their own
+            groups.
     """
 
     by: By | None = None
     kinds: dict[str, str] = field(default_factory=dict)
+    per_source: bool = False
 
     @property
     def field(self) -> str | None:
@@ -45,20 +48,30 @@ class Clusters:
             self.kinds.get(value, GLOBAL) if self.by == "kmeans" else f"{self.field} {value}"
             for value in column.values
         ]
-        return np.array([*names, GLOBAL], dtype=object)[column.codes]
+        clusters = np.array([*names, GLOBAL], dtype=object)
+        if not self.per_source or "source" not in jobs:
+            return clusters[column.codes]
+        source: Any = (
+            jobs["source"] if isinstance(jobs, CodedJobs) else encode_column(jobs["source"])
+        )
+        labels = [
+            [name if name == GLOBAL else f"{origin}: {name}" for name in clusters]
+            for origin in (*source.values, "no source")
+        ]
+        return np.array(labels, dtype=object)[source.codes, column.codes]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {"by": self.by, "kinds": self.kinds}
+        return {"by": self.by, "kinds": self.kinds, "per_source": self.per_source}
 
     @staticmethod
     def from_json(text: dict[str, Any]) -> Clusters:
-        """Invert ``to_json``."""
-        return Clusters(text["by"], dict(text["kinds"]))
+        """Read what ``to_json`` wrote, also before it said ``per_source``."""
+        return Clusters(text["by"], dict(text["kinds"]), bool(text.get("per_source")))
 
 
 def answering_clusters(clusters: npt.NDArray[Any], own: Collection[str]) -> npt.NDArray[Any]:
-    """Return whose refiner answers jobs of ``clusters``: one of ``own``, else GLOBAL (object[n])."""
+    """Return whose refiner answers each job: its cluster's where ``own`` has it, else GLOBAL."""
     if set(own) <= {GLOBAL}:
         return np.full(len(clusters), GLOBAL, dtype=object)
     return np.array([name if name in own else GLOBAL for name in clusters], dtype=object)
