@@ -20,7 +20,7 @@ from infra.aliases import Floats
 from jobs.workload import START, Change, generate
 from models.baselines.available_history import read_history
 from models.baselines.catalogue import predict_baselines
-from models.baselines.regressions import Fitted, Regression, numbers
+from models.baselines.regressions import Fitted, Regression
 from models.engine.backtest import backtest
 from models.quantities.targets import TARGETS, Target
 
@@ -125,10 +125,10 @@ def _neural(inputs: pd.DataFrame, values: Floats, target: Target, logarithms: bo
 
 
 neural_on_logarithms = Regression(
-    numbers, lambda inputs, values, target: _neural(inputs, values, target, True)
+    numeric_inputs, lambda inputs, values, target: _neural(inputs, values, target, True)
 )
 neural_on_seconds = Regression(
-    numbers, lambda inputs, values, target: _neural(inputs, values, target, False)
+    numeric_inputs, lambda inputs, values, target: _neural(inputs, values, target, False)
 )
 
 

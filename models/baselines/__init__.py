@@ -1,1 +1,1 @@
-"""The rivals: how schedulers and the literature predict today."""
+"""The baselines: how schedulers and the literature predict today."""

@@ -24,11 +24,11 @@ from models.quantities.targets import Target
 class AvailableHistory:
     """What had been observed of n jobs, in order of submission, each by its own submission.
 
-    ``submitted_at`` and ``available_at`` are in microseconds since 1970; ``values`` are the outcomes,
-    available from ``available_at`` on. ``request`` is what was requested, NaN for nothing. ``levels``
-    hold the latest outcomes of the template, then of coarser templates, then of the owner;
-    ``group_quantiles`` and ``all_quantiles`` (float64[n, 2]) the median and the 95th percentile so
-    far. ``refits`` are the rows at whose submission models are fitted again.
+    ``submitted_at`` and ``available_at`` are in microseconds since 1970; ``values`` are the
+    outcomes, available from ``available_at`` on. ``request`` is what was requested, NaN for
+    nothing. ``levels`` hold the latest outcomes of the template, then of coarser templates, then of the
+    owner; ``group_quantiles`` and ``all_quantiles`` (float64[n, 2]) the median and the 95th
+    percentile so far. ``refits`` are the rows at whose submission models are fitted again.
     """
 
     jobs: pd.DataFrame
@@ -52,7 +52,7 @@ class AvailableHistory:
     def finest(
         self, pick: Callable[[Recent], Floats], levels: Sequence[Recent] | None = None
     ) -> Floats:
-        """``pick`` of the finest level that has outcomes, else the request or the fallback (float64[n]).
+        """``pick`` of the finest level that has outcomes, else request or fallback (float64[n]).
 
         ``levels`` are those to look at, by default all.
         """

@@ -1,7 +1,7 @@
-"""Baselines: how schedulers and the literature predict today, each a few lines, all asked at submission.
+"""Baselines: the predictors of schedulers and of the literature, at submission.
 
-Whoever claims to predict better must beat every row of ``BASELINES``. A baseline looks at jobs through ``AvailableHistory`` only, and
-its answer is kept within the request and the target's grid by ``predict_baselines``.
+A baseline sees jobs through ``AvailableHistory`` only; ``predict_baselines`` clips its predictions
+to the request and the target's grid.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from models.quantities.targets import Target
 
 @dataclass(frozen=True)
 class Baseline:
-    """A row of the table: its name, what it is, its predictions float64[n] and, where natural, its quantiles float64[n, QUANTILE_LEVELS].
+    """A baseline: its name, what it is, and functions of the history.
 
-    ``bound`` is what 95 of 100 outcomes are to stay below, of a baseline that foresees no more.
+    ``point`` gives predictions, float64[n]; ``quantiles``, where it has them,
+    float64[n, QUANTILE_LEVELS]; ``bound`` an upper bound for 95 of 100 outcomes, where it has that.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class BaselinePredictions:
-    """What one predictor said of n jobs: a best single value, and a 90 % range and ``QUANTILE_LEVELS`` quantiles where it gives them."""
+    """Predictions of n jobs: single values, and where there are any 90 % ranges and quantiles."""
 
     point: Floats
     low: Floats | None = None
@@ -51,47 +52,53 @@ class BaselinePredictions:
     quantiles: Floats | None = None
 
 
-def _spread_of_ten(seen: AvailableHistory) -> Floats:
-    known = [np.where(np.isnan(level.values[:, :1]), np.nan, level.values) for level in seen.levels]
-    spreads = [row_quantiles(values, QUANTILE_LEVELS) for values in known]
+def _spread_of_ten(history: AvailableHistory) -> Floats:
+    values = (
+        np.where(np.isnan(level.values[:, :1]), np.nan, level.values) for level in history.levels
+    )
+    spreads = [row_quantiles(latest, QUANTILE_LEVELS) for latest in values]
     return np.column_stack(
         [
-            coalesce(*(spread[:, column] for spread in spreads), seen.request, seen.fallback)
+            coalesce(*(spread[:, column] for spread in spreads), history.request, history.fallback)
             for column in range(len(QUANTILE_LEVELS))
         ]
     )
 
 
 BASELINES: tuple[Baseline, ...] = (
-    Baseline("request", "what was asked for", lambda seen: seen.finest(last, ())),
-    Baseline("last", "the template's last", lambda seen: seen.finest(last)),
+    Baseline("request", "the request", lambda history: history.finest(last, ())),
+    Baseline("last", "the template's last", lambda history: history.finest(last)),
     Baseline(
         "last-two",
         "mean of the user's last two (EASY++; Tsafrir 2007)",
-        lambda seen: seen.finest(mean_of_two, seen.levels[-1:]),
+        lambda history: history.finest(mean_of_two, history.levels[-1:]),
     ),
-    Baseline("template", "mean of the template's last two", lambda seen: seen.finest(mean_of_two)),
-    Baseline("median-3", "median of the template's last 3", lambda seen: seen.finest(median_of(3))),
+    Baseline(
+        "template", "mean of the template's last two", lambda history: history.finest(mean_of_two)
+    ),
+    Baseline(
+        "median-3", "median of the template's last 3", lambda history: history.finest(median_of(3))
+    ),
     Baseline(
         "median-10",
         "median of the template's last 10",
-        lambda seen: seen.finest(median_of(10)),
+        lambda history: history.finest(median_of(10)),
         _spread_of_ten,
     ),
     Baseline(
         "ewma",
         "moving average of the template's logarithms",
-        lambda seen: seen.finest(lambda level: level.average),
+        lambda history: history.finest(lambda level: level.average),
     ),
     Baseline(
         "group-median",
-        "median of all the group has shown",
-        lambda seen: coalesce(seen.group_quantiles[:, 0], seen.request, seen.fallback),
+        "median of all outcomes of the group",
+        lambda history: coalesce(history.group_quantiles[:, 0], history.request, history.fallback),
     ),
     Baseline(
         "group-p95",
         "95th percentile of the group (ATLAS P2PA)",
-        lambda seen: coalesce(seen.group_quantiles[:, 1], seen.request, seen.fallback),
+        lambda history: coalesce(history.group_quantiles[:, 1], history.request, history.fallback),
     ),
     Baseline("ridge", "ridge regression on history and request", ridge),
     Baseline("forest", "random forest on history and request (ALICE, P2PA)", forest),
@@ -104,10 +111,10 @@ BASELINES: tuple[Baseline, ...] = (
 
 IDEAL = Baseline(
     "gridcast-ideal",
-    "no prediction: plain CatBoost told the true CPU time (the ALICE poster's Model 0)",
+    "no prediction: plain CatBoost with the true CPU time (the ALICE poster's Model 0)",
     ideal,
 )
-"""How well run times could be known by who knew the CPU time: a ceiling that is no rival."""
+"""The error that is left when the CPU time is known: a bound, no baseline."""
 
 CATBOOST = BASELINES[-1]
 
@@ -117,7 +124,8 @@ BASELINES_BY_SUBJECT: dict[str, tuple[Baseline, ...]] = {
         *(Baseline(name, meaning, point) for name, (meaning, point) in wait_baselines().items()),
         Baseline(
             "qbets",
-            "binomial bound on the 95th percentile of the queue's waits (Brevik, Nurmi, Wolski 2006)",
+            "binomial bound on the 95th percentile of the queue's waits "
+            "(Brevik, Nurmi, Wolski 2006)",
             qbets,
             bound=qbets,
         ),
@@ -133,10 +141,10 @@ BASELINES_BY_SUBJECT: dict[str, tuple[Baseline, ...]] = {
 }
 """The baselines of each subject."""
 OPTIONAL_BASELINES: dict[str, tuple[Baseline, ...]] = {"job": (IDEAL,), "wait": (), "transfer": ()}
-"""Rows that are no rivals: shown where they are asked for, or where a log tells what they need."""
+"""Rows that are no baselines: evaluated where they are named, or where a log has what they need."""
 
 HEURISTICS = tuple(baseline.name for baseline in BASELINES[:9])
-"""The names of those that need no fitting: seconds for a long log."""
+"""The names of the baselines without fitting: seconds for a long log."""
 
 
 def predict_baselines(
@@ -148,40 +156,40 @@ def predict_baselines(
     refit_every: float = 0.1,
     progress: Callable[[str, float], None] | None = None,
 ) -> dict[str, BaselinePredictions]:
-    """What each baseline (default: all of BASELINES) says of every job at its submission; ``jobs`` in order of submission.
+    """Predict every job at its submission by each baseline.
 
-    The fitted ones are fitted anew on what had ended after each ``refit_every`` of the jobs from ``warm_up`` on; before that, and
-    until enough has ended, they answer as ``template``.
+    Regressions are fitted again after each ``refit_every`` of the jobs; before the first fit they
+    predict as ``template``.
+
+    Args:
+        jobs: Jobs in order of submission.
+        target: What is predicted.
+        names: The baselines; default: all of the subject.
+        warm_up: The share of the jobs before the first fit.
+        refit_every: The share of the jobs between two fits.
+        progress: Is called with the baseline and the share done.
     """
     refits = [int(len(jobs) * share) for share in np.arange(warm_up, 1, refit_every)]
-    seen = read_history(jobs, target, refits, warm_up=max(int(len(jobs) * warm_up), 1))
+    history = read_history(jobs, target, refits, warm_up=max(int(len(jobs) * warm_up), 1))
     lowest = target.grid.lowest
-    highest = np.maximum(coalesce(seen.request, np.full(len(jobs), np.inf)), lowest)
-    answers = {}
+    highest = np.maximum(coalesce(history.request, np.full(len(jobs), np.inf)), lowest)
+    predictions = {}
     subject = target.subject.name
-    chosen = [
-        baseline
-        for baseline in BASELINES_BY_SUBJECT[subject]
-        if names is None or baseline.name in names
-    ]
-    chosen += [
-        baseline
-        for baseline in OPTIONAL_BASELINES[subject]
-        if names is not None and baseline.name in names
-    ]
-    for place, baseline in enumerate(chosen):
+    usual, optional = BASELINES_BY_SUBJECT[subject], OPTIONAL_BASELINES[subject]
+    chosen = [baseline for baseline in usual if names is None or baseline.name in names]
+    chosen += [baseline for baseline in optional if names is not None and baseline.name in names]
+    for index, baseline in enumerate(chosen):
         if progress is not None:
-            progress(f"{target.name}: baseline {baseline.name}", place / len(chosen))
-        point = np.clip(baseline.point(seen), lowest, highest)
+            progress(f"{target.name}: baseline {baseline.name}", index / len(chosen))
+        point = np.clip(baseline.point(history), lowest, highest)
+        high = None
         if baseline.bound is not None:
-            answers[baseline.name] = BaselinePredictions(
-                point, high=np.clip(baseline.bound(seen), lowest, highest)
-            )
-        elif baseline.quantiles is None:
-            answers[baseline.name] = BaselinePredictions(point)
+            high = np.clip(baseline.bound(history), lowest, highest)
+        if baseline.quantiles is None:
+            predictions[baseline.name] = BaselinePredictions(point, high=high)
         else:
-            quantiles = np.clip(baseline.quantiles(seen), lowest, highest[:, None])
-            answers[baseline.name] = BaselinePredictions(
+            quantiles = np.clip(baseline.quantiles(history), lowest, highest[:, None])
+            predictions[baseline.name] = BaselinePredictions(
                 point, quantiles[:, 0], quantiles[:, -1], quantiles
             )
-    return answers
+    return predictions

@@ -1,7 +1,7 @@
-"""The fitted baselines: plain regressions on history and request, fitted anew as jobs end.
+"""The fitted baselines: plain regressions on history and request, fitted again as jobs end.
 
-They are what the field tries first, in the form that its papers publish. Each is trained on ended jobs only, with their
-inputs as they stood at submission.
+They have the form in which papers publish them. Each is trained on ended jobs only, with their
+inputs as they were at submission.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from models.quantities.subjects import JOBS
 from models.quantities.targets import Target
 
 TRAINING_ROWS = 30_000
-"""The most ended jobs, latest first, that one fit uses: long logs then take minutes, not hours."""
+"""The most ended jobs of one fit, the latest: long logs then take minutes, not hours."""
 FEWEST_ROWS = 100
 SEED = 1
 
@@ -34,109 +34,101 @@ CATEGORIES = ("user", "group", "program", "queue", "site")
 
 @dataclass(frozen=True)
 class Regression:
-    """A fitted baseline: ``inputs`` are what it looks at, a row a job; ``fit`` learns outcomes from them and gives what predicts."""
+    """A fitted baseline: ``inputs`` makes a row a job, ``fit`` learns a function from such rows."""
 
     inputs: Callable[[AvailableHistory], pd.DataFrame]
     fit: Callable[[pd.DataFrame, Floats, Target], Fitted]
 
-    def __call__(self, seen: AvailableHistory) -> Floats:
-        """Predictions, fitted anew at each of ``seen.refits``, as the template's last two before the first (float64[n])."""
-        predicted, inputs = seen.finest(mean_of_two), self.inputs(seen)
-        for start, stop in zip(seen.refits, (*seen.refits[1:], len(predicted)), strict=True):
-            rows = latest_outcomes(seen, int(seen.submitted_at[start]))
+    def __call__(self, history: AvailableHistory) -> Floats:
+        """Predictions, fitted again at each of ``history.refits`` (float64[n]).
+
+        Before the first fit they are the mean of the template's last two.
+        """
+        predicted, inputs = history.finest(mean_of_two), self.inputs(history)
+        for start, stop in zip(history.refits, (*history.refits[1:], len(predicted)), strict=True):
+            rows = latest_outcomes(history, int(history.submitted_at[start]))
             if len(rows) >= FEWEST_ROWS and stop > start:
-                predicted[start:stop] = self.fit(inputs.iloc[rows], seen.values[rows], seen.target)(
-                    inputs.iloc[start:stop]
-                )
+                fitted = self.fit(inputs.iloc[rows], history.values[rows], history.target)
+                predicted[start:stop] = fitted(inputs.iloc[start:stop])
         return predicted
 
 
-def latest_outcomes(seen: AvailableHistory, at: int) -> npt.NDArray[np.int64]:
-    """The rows, at most ``TRAINING_ROWS``, whose outcome became known last by ``at`` (microseconds), in that order."""
-    known = np.flatnonzero((seen.available_at <= at) & np.isfinite(seen.values))
-    return known[np.argsort(seen.available_at[known], kind="stable")][-TRAINING_ROWS:]
+def latest_outcomes(history: AvailableHistory, at: int) -> npt.NDArray[np.int64]:
+    """The last ``TRAINING_ROWS`` rows whose outcome was available at ``at`` (µs), in that order."""
+    rows = np.flatnonzero((history.available_at <= at) & np.isfinite(history.values))
+    return rows[np.argsort(history.available_at[rows], kind="stable")][-TRAINING_ROWS:]
 
 
-def numbers(seen: AvailableHistory) -> pd.DataFrame:
-    """What history says and on how many outcomes it stands, what was asked for, and the hour: n rows without gaps.
+def numeric_inputs(history: AvailableHistory) -> pd.DataFrame:
+    """Statistics of the history and how many outcomes they have, the request and the hour.
 
-    Nothing that tells the date is among them (the weekday, a median since the log's beginning): on a log of days trees take it
-    for a cause, and a plain CatBoost's error on LCG-2005 nearly doubles.
+    No input depends on the date (the weekday, a median since the log's beginning): on a log of days
+    trees take it for a cause, and a plain CatBoost's error on LCG-2005 nearly doubles.
     """
-    owner = seen.levels[-1:]
+    owner = history.levels[-1:]
     inputs = {
-        "template_last": seen.finest(last),
-        "template_two": seen.finest(mean_of_two),
-        "template_ten": seen.finest(median_of(10)),
-        "template_average": seen.finest(lambda level: level.average),
-        "template_most": seen.finest(lambda level: np.fmax.reduce(level.values, axis=1)),
-        "user_last": seen.finest(last, owner),
-        "user_two": seen.finest(mean_of_two, owner),
-        "user_ten": seen.finest(median_of(10), owner),
-        "user_average": seen.finest(lambda level: level.average, owner),
-        "template_known": np.isfinite(seen.levels[0].values).sum(axis=1),
-        "user_known": np.isfinite(seen.levels[-1].values).sum(axis=1),
-        "hour": seen.submitted_at / 3.6e9 % 24,
-        "limit": np.nan_to_num(seen.request),
+        "template_last": history.finest(last),
+        "template_two": history.finest(mean_of_two),
+        "template_ten": history.finest(median_of(10)),
+        "template_average": history.finest(lambda level: level.average),
+        "template_most": history.finest(lambda level: np.fmax.reduce(level.values, axis=1)),
+        "user_last": history.finest(last, owner),
+        "user_two": history.finest(mean_of_two, owner),
+        "user_ten": history.finest(median_of(10), owner),
+        "user_average": history.finest(lambda level: level.average, owner),
+        "template_known": np.isfinite(history.levels[0].values).sum(axis=1),
+        "user_known": np.isfinite(history.levels[-1].values).sum(axis=1),
+        "hour": history.submitted_at / 3.6e9 % 24,
+        "limit": np.nan_to_num(history.request),
     }
-    asked = {
-        name: np.nan_to_num(seen.jobs[name].to_numpy(dtype=np.float64)) for name in _asked(seen)
-    }
-    return pd.DataFrame(
-        np.column_stack([*inputs.values(), *asked.values()]), columns=[*inputs, *asked]
-    )
+    for name in _numeric_fields(history):
+        inputs[name] = np.nan_to_num(history.jobs[name].to_numpy(dtype=np.float64))
+    return pd.DataFrame(np.column_stack([*inputs.values()]), columns=[*inputs])
 
 
-def _asked(seen: AvailableHistory) -> tuple[str, ...]:
-    """What was asked for, in numbers."""
-    if seen.target.subject is JOBS:
+def _numeric_fields(history: AvailableHistory) -> tuple[str, ...]:
+    if history.target.subject is JOBS:
         return ("requested_cores", "requested_memory", "input_bytes")
-    return tuple(name for name in seen.target.subject.numbers if name in seen.jobs)
+    return tuple(name for name in history.target.subject.numbers if name in history.jobs)
 
 
-def inputs_with_categories(seen: AvailableHistory) -> pd.DataFrame:
-    """``numbers``, and who, what and where as categories."""
-    told = [
-        name
-        for name in (*CATEGORIES, "activity", "direction", "file_system", "link")
-        if name in seen.jobs
-    ]
-    names = (
-        seen.jobs[[name for name in told if seen.jobs[name].notna().any()]]
-        .fillna("")
-        .astype(object)
-    )
-    return pd.concat([numbers(seen), names.reset_index(drop=True)], axis=1)
+def inputs_with_categories(history: AvailableHistory) -> pd.DataFrame:
+    """``numeric_inputs``, and user, program, site and the like as categories."""
+    jobs = history.jobs
+    names = (*CATEGORIES, "activity", "direction", "file_system", "link")
+    used = [name for name in names if name in jobs and jobs[name].notna().any()]
+    categories = jobs[used].fillna("").astype(object).reset_index(drop=True)
+    return pd.concat([numeric_inputs(history), categories], axis=1)
 
 
-def inputs_with_cpu_time(seen: AvailableHistory) -> pd.DataFrame:
-    """``inputs_with_categories``, and the CPU time that the job was then to take, which nobody can know at its submission."""
-    return inputs_with_categories(seen).assign(cpu_time=seen.jobs["cpu_time"].to_numpy())
+def inputs_with_cpu_time(history: AvailableHistory) -> pd.DataFrame:
+    """``inputs_with_categories`` and the job's own CPU time, unknown at its submission."""
+    return inputs_with_categories(history).assign(cpu_time=history.jobs["cpu_time"].to_numpy())
 
 
 def _ridge(inputs: pd.DataFrame, values: Floats, target: Target) -> Fitted:
-    """On standardised inputs; on logarithms its absolute error is a third larger (KTH-SP2)."""
+    """On standardised inputs, in seconds: on logarithms the error is a third larger (KTH-SP2)."""
     from sklearn.linear_model import Ridge
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     scaler, line = make_pipeline(StandardScaler(), Ridge()).fit(inputs, values)
-    # A replay asks for one job at a time, and the pipeline's own checks would take a thousand times as long as the sum.
+    # For single rows the checks of the pipeline would take a thousand times as long as the sum.
     weights = line.coef_ / scaler.scale_
     constant = line.intercept_ - scaler.mean_ @ weights
-    return lambda asked: asked.to_numpy(dtype=np.float64) @ weights + constant
+    return lambda rows: rows.to_numpy(dtype=np.float64) @ weights + constant
 
 
 def _forest(inputs: pd.DataFrame, values: Floats, target: Target) -> Fitted:
-    """In seconds: on logarithms, whose mean lies far below the middle, its absolute error is far larger (KTH-SP2)."""
-    guess = fit_forest(inputs.to_numpy(dtype=np.float32), values)
-    return lambda asked: guess(np.ascontiguousarray(asked.to_numpy(dtype=np.float32)))
+    """In seconds: on logarithms its absolute error is far larger (KTH-SP2)."""
+    predict = fit_forest(inputs.to_numpy(dtype=np.float32), values)
+    return lambda rows: predict(np.ascontiguousarray(rows.to_numpy(dtype=np.float32)))
 
 
 def fit_forest(
     inputs: npt.NDArray[np.float32], values: Floats
 ) -> Callable[[npt.NDArray[np.float32]], Floats]:
-    """A random forest over ``inputs`` (float32[n, m]) by squared error, as a function from such rows to values."""
+    """Fit a random forest to ``inputs`` (float32[n, m]) by squared error; returns its function."""
     from sklearn.ensemble import RandomForestRegressor
 
     model = RandomForestRegressor(
@@ -145,22 +137,22 @@ def fit_forest(
     trees = [tree.tree_ for tree in model.estimators_]
 
     def predict(rows: npt.NDArray[np.float32]) -> Floats:
-        # As the model does it, but without threads, which would add the trees up in any order, and without its checks.
+        # As the model, but without its checks and its threads, which add up trees in any order.
         return np.asarray(sum(tree.predict(rows)[:, 0] for tree in trees) / len(trees))
 
     return predict
 
 
 def _catboost(inputs: pd.DataFrame, values: Floats, target: Target) -> Fitted:
-    """On logarithms by absolute error, with its own treatment of user, group, program, queue and site."""
+    """On logarithms by absolute error, with CatBoost's own treatment of categories."""
     from models.refiner.boosting import fit_plain
 
     lowest, highest = np.log(target.grid.lowest), np.log(target.grid.edges[-1])
     logs = fit_plain(inputs, np.log(np.maximum(values, target.grid.lowest)))
-    return lambda asked: np.exp(np.clip(logs(asked), lowest, highest))
+    return lambda rows: np.exp(np.clip(logs(rows), lowest, highest))
 
 
-ridge = Regression(numbers, _ridge)
-forest = Regression(numbers, _forest)
+ridge = Regression(numeric_inputs, _ridge)
+forest = Regression(numeric_inputs, _forest)
 catboost = Regression(inputs_with_categories, _catboost)
 ideal = Regression(inputs_with_cpu_time, _catboost)

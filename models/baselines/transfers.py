@@ -1,6 +1,7 @@
-"""How file transfers are predicted in the literature: Vazhkudai and Schopf's statistics of windows, with and without classes of size.
+"""Baselines of file transfers: statistics of windows, with and without classes of file size.
 
-A transfer is compared with those on its link. Without a history of its class its link answers, then everything.
+They are Vazhkudai and Schopf's (2003). A transfer is compared with those on its link; without a
+history of its size class its link's, then that of all transfers.
 """
 
 from __future__ import annotations
@@ -32,33 +33,33 @@ def size_class(transfers: pd.DataFrame) -> pd.Series[int]:
 def _point(
     statistic: Statistic, sized: bool, by_rate: bool
 ) -> Callable[[AvailableHistory], Floats]:
-    def predict(seen: AvailableHistory) -> Floats:
-        link = key_of(seen.jobs, LINK)
-        size = seen.jobs["bytes"].to_numpy(dtype=np.float64)
-        scale = size if by_rate else np.ones(len(size))
-        values = size / np.maximum(seen.values, LEAST) if by_rate else seen.values
-        keys = [link * 4 + size_class(seen.jobs).to_numpy(), link] if sized else [link]
-        found = (statistic(Past(key, seen.submitted_at, seen.available_at, values)) for key in keys)
-        times = (
-            np.where(each > 0, scale / np.maximum(each, 1e-9), np.nan) if by_rate else each
-            for each in found
-        )
-        return coalesce(*times, seen.fallback)
+    def predict(history: AvailableHistory) -> Floats:
+        link = key_of(history.jobs, LINK)
+        size = history.jobs["bytes"].to_numpy(dtype=np.float64)
+        values = size / np.maximum(history.values, LEAST) if by_rate else history.values
+        keys = [link * 4 + size_class(history.jobs).to_numpy(), link] if sized else [link]
+        predicted = []
+        for key in keys:
+            past = Past(key, history.submitted_at, history.available_at, values)
+            result = statistic(past)
+            if by_rate:
+                result = np.where(result > 0, size / np.maximum(result, 1e-9), np.nan)
+            predicted.append(result)
+        return coalesce(*predicted, history.fallback)
 
     return predict
 
 
 def transfer_baselines() -> dict[str, tuple[str, Callable[[AvailableHistory], Floats]]]:
-    """Every baseline as name: (meaning, predictions): of durations, and (``-rate``) of bandwidths, as published."""
-    found = {}
-    for name, (meaning, foresee) in statistics().items():
-        for sized, ending, of in (
-            (False, "", "on the link"),
-            (True, "-sized", "of the size class on the link"),
-        ):
-            for by_rate, last, what in ((False, "", "durations"), (True, BY_RATE, "bandwidths")):
-                found[f"{name}{ending}{last}"] = (
-                    f"{meaning} {what} {of}",
-                    _point(foresee, sized, by_rate),
-                )
-    return found
+    """Every baseline as name: (meaning, predictions); ``-rate`` for those of bandwidths."""
+    scopes = ((False, "", "on the link"), (True, "-sized", "of the size class on the link"))
+    quantities = ((False, "", "durations"), (True, BY_RATE, "bandwidths"))
+    return {
+        f"{name}{ending}{suffix}": (
+            f"{meaning} {quantity} {scope}",
+            _point(statistic, sized, by_rate),
+        )
+        for name, (meaning, statistic) in statistics().items()
+        for sized, ending, scope in scopes
+        for by_rate, suffix, quantity in quantities
+    }

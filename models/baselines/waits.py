@@ -1,4 +1,4 @@
-"""How queue waits are predicted in the literature: statistics of the queue's recent waits, and QBETS' bound on them."""
+"""Baselines of queue waits: statistics of the queue's recent waits, and the bound of QBETS."""
 
 from __future__ import annotations
 
@@ -13,27 +13,35 @@ from models.past.windows import Past, Statistic, statistics
 
 
 def _point(statistic: Statistic) -> Callable[[AvailableHistory], Floats]:
-    return lambda seen: coalesce(
+    return lambda history: coalesce(
         statistic(
-            Past(key_of(seen.jobs, QUEUE), seen.submitted_at, seen.available_at, seen.values)
+            Past(
+                key_of(history.jobs, QUEUE),
+                history.submitted_at,
+                history.available_at,
+                history.values,
+            )
         ),
-        seen.fallback,
+        history.fallback,
     )
 
 
-def qbets(seen: AvailableHistory) -> Floats:
-    """The bound that 95 % of the queue's waits keep with a confidence of 95 %, and until there are 59 of them the longest so far."""
-    keys = key_of(seen.jobs, QUEUE)
+def qbets(history: AvailableHistory) -> Floats:
+    """The upper bound of the 95th percentile of the queue's waits at 95 % confidence.
+
+    Until there are 59 waits it is the 95th percentile of all waits.
+    """
+    keys = key_of(history.jobs, QUEUE)
     return coalesce(
-        binomial_bounds(keys, seen.submitted_at, seen.available_at, seen.values),
-        seen.all_quantiles[:, 1],
-        seen.fallback,
+        binomial_bounds(keys, history.submitted_at, history.available_at, history.values),
+        history.all_quantiles[:, 1],
+        history.fallback,
     )
 
 
 def wait_baselines() -> dict[str, tuple[str, Callable[[AvailableHistory], Floats]]]:
     """Every baseline that gives a single value, as name: (meaning, predictions)."""
     return {
-        name: (f"{meaning} waits in the queue", _point(foresee))
-        for name, (meaning, foresee) in statistics().items()
+        name: (f"{meaning} waits in the queue", _point(statistic))
+        for name, (meaning, statistic) in statistics().items()
     }

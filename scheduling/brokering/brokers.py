@@ -45,7 +45,8 @@ class Oracle:
     """The site where a job ends first, by true run times.
 
     It knows run times on a typical host, the speeds of sites and the rates of links, and simulates
-    every queue in the order of service: a bound for brokers that choose job by job. The host that a job will get, and the jitter of its transfer, it does not know.
+    every queue in the order of service: a bound for brokers that choose job by job. The host that a
+    job will get, and the jitter of its transfer, it does not know.
     """
 
     def __init__(self, grid: GeneratedGrid) -> None:
