@@ -20,7 +20,7 @@ from infra.aliases import Floats
 from jobs.workload import START, Change, generate
 from models.baselines.available_history import read_history
 from models.baselines.catalogue import predict_baselines
-from models.baselines.regressions import Fitted, Regression
+from models.baselines.regressions import Fitted, Regression, numeric_inputs
 from models.engine.backtest import backtest
 from models.quantities.targets import TARGETS, Target
 

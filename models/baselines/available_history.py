@@ -26,8 +26,8 @@ class AvailableHistory:
 
     ``submitted_at`` and ``available_at`` are in microseconds since 1970; ``values`` are the
     outcomes, available from ``available_at`` on. ``request`` is what was requested, NaN for
-    nothing. ``levels`` hold the latest outcomes of the template, then of coarser templates, then of the
-    owner; ``group_quantiles`` and ``all_quantiles`` (float64[n, 2]) the median and the 95th
+    nothing. ``levels`` hold the latest outcomes of the template, then of coarser templates, then
+    of the owner; ``group_quantiles`` and ``all_quantiles`` (float64[n, 2]) the median and the 95th
     percentile so far. ``refits`` are the rows at whose submission models are fitted again.
     """
 
