@@ -18,7 +18,7 @@ from models.past.ranked import Ranked, count_row, rank_values, smallest
 from models.past.recent import order_by_availability
 
 MISSES_IN_A_ROW = 3
-"""Consecutive misses after rank_by_count the history is cut: rare at 95 % unless the queue has changed."""
+"""Consecutive misses that cut the history: rare at 95 % unless the queue has changed."""
 
 
 def min_outcomes(share: float, confidence: float) -> int:
@@ -55,7 +55,7 @@ def binomial_bounds(
     share: float = 0.95,
     confidence: float = 0.95,
 ) -> Floats:
-    """The bound on the quantile ``share`` of each row's key, from the outcomes available at its time.
+    """The bound on each row's key's quantile, from the outcomes available at its time.
 
     Args:
         keys: Key of each row.

@@ -1,4 +1,4 @@
-"""Background load: the index_of_other records that were in progress when a record was submitted.
+"""Background load: the other records in progress when a record was submitted.
 
 A record is known to be in progress from its start and to be over from its end; its duration is not
 known before it ends.
@@ -21,7 +21,7 @@ from jobs.coded_jobs import encode_column
 def in_progress(
     keys: Array, at: Array, begin: Array, end: Array, amount: Array, speed: Array
 ) -> Array:
-    """Summarise the index_of_other records with a record's key that were in progress at its submission.
+    """Summarise the other records with a record's key that are in progress at its submission.
 
     Args:
         keys: Key of each record, rows in order of ``at``.
@@ -35,7 +35,8 @@ def in_progress(
         float64[n, 5]: number, amount, remaining amount, mean age (s), speed.
 
     >>> zero, when = np.zeros(3), np.array([0.0, 5.0, 9.0])
-    >>> in_progress(zero, when, when, np.array([8.0, 20.0, 30.0]), np.full(3, 10.0), np.ones(3)).tolist()
+    >>> ends, amount = np.array([8.0, 20.0, 30.0]), np.full(3, 10.0)
+    >>> in_progress(zero, when, when, ends, amount, np.ones(3)).tolist()
     [[0.0, 0.0, 0.0, nan, 0.0], [1.0, 10.0, 5.0, 5.0, 1.0], [1.0, 10.0, 6.0, 4.0, 1.0]]
     """
     end_or_never = np.where(np.isnan(end), np.inf, end)
@@ -72,20 +73,20 @@ def _in_progress(
             position += 1
         remaining = 0
         for index in range(count):
-            index_of_other = active[index]
-            if end[index_of_other] <= now:
+            neighbour = active[index]
+            if end[neighbour] <= now:
                 continue
-            active[remaining] = index_of_other
+            active[remaining] = neighbour
             remaining += 1
-            if index_of_other != row and keys[index_of_other] == keys[row]:
+            if neighbour != row and keys[index_of_other] == keys[row]:
                 out[row, 0] += 1
-                out[row, 1] += amount[index_of_other]
+                out[row, 1] += amount[neighbour]
                 out[row, 2] += max(
                     0.0,
-                    amount[index_of_other] - speed[index_of_other] * (now - begin[index_of_other]),
+                    amount[neighbour] - speed[index_of_other] * (now - begin[index_of_other]),
                 )
-                out[row, 3] += now - begin[index_of_other]
-                out[row, 4] += speed[index_of_other]
+                out[row, 3] += now - begin[neighbour]
+                out[row, 4] += speed[neighbour]
         count = remaining
 
 
@@ -112,7 +113,7 @@ def key_of(records: pd.DataFrame, fields: Sequence[str]) -> Array:
 
 
 def started_recently(keys: Array, at: Array, span: float) -> Array:
-    """Count the index_of_other records with a record's key in the ``span`` seconds before it.
+    """Count the other records with a record's key in the ``span`` seconds before it.
 
     Args:
         keys: Key of each record, rows in order of ``at``.

@@ -18,8 +18,18 @@ SCOPES: dict[str, tuple[str, ...]] = {
 }
 """Scopes of the state: the whole site, the job's queue, the user's own jobs."""
 KINDS = (
-    "waiting", "waiting_work", "waited", "running", "running_work", "running_left", "ran", "running_cores", "begun", "last_wait", "waits",
-)  # fmt: skip
+    "waiting",
+    "waiting_work",
+    "waited",
+    "running",
+    "running_work",
+    "running_left",
+    "ran",
+    "running_cores",
+    "begun",
+    "last_wait",
+    "waits",
+)
 """Waiting jobs, their work and mean age; running jobs, their work, remaining work, mean age and
 cores; jobs submitted in the last hour; the last completed wait, and a moving average of waits."""
 STATE = tuple(f"{scope}_{kind}" for scope in SCOPES for kind in KINDS)

@@ -155,7 +155,9 @@ def order_by_availability(available_at: Integers, values: Floats) -> Integers:
 
 
 @compiled
-def _recent(codes, at, available_at, values, order, size, newest, count):  # type: ignore[no-untyped-def]
+def _recent(  # type: ignore[no-untyped-def]
+    codes, at, available_at, values, order, size, newest, count
+):
     ring = np.full((count, size), np.nan)
     counts = np.zeros(count, np.int64)
     logs = np.zeros(count)
@@ -180,7 +182,9 @@ def _recent(codes, at, available_at, values, order, size, newest, count):  # typ
 
 
 @compiled
-def _running_quantiles(codes, at, since, available_at, order, ranked, shares):  # type: ignore[no-untyped-def]
+def _running_quantiles(  # type: ignore[no-untyped-def]
+    codes, at, since, available_at, order, ranked, shares
+):
     tree, counts = np.zeros(len(ranked.values), np.int64), np.zeros(len(ranked.sizes), np.int64)
     out = np.full((len(codes), len(shares)), np.nan)
     position, expired = 0, 0

@@ -150,7 +150,7 @@ def _latest(
 
 @dataclass(frozen=True)
 class FieldCombinations:
-    """The distinct combinations of some text fields among records; ``codes`` (int64[n]) are theirs."""
+    """The distinct combinations of some text fields among records, and each record's code."""
 
     fields: tuple[str, ...]
     values: tuple[dict[str, int], ...]
@@ -170,7 +170,7 @@ class FieldCombinations:
         return len(self.distinct) + 1
 
     def find(self, queries: CodedJobs) -> Array:
-        """The code of each query (int64[n]); the last code, which no record has, for a new combination."""
+        """The code of each query (int64[n]); the last code, of no record, for a new combination."""
         columns = []
         for name, codes in zip(self.fields, self.values, strict=True):
             column: Coded = queries[name]

@@ -57,7 +57,7 @@ class Past:
 
     @cached_property
     def _sorted(self) -> tuple[Integers, Integers, Integers]:
-        """Rows with an outcome, by key and availability; for each row where its key begins and ends.
+        """Rows with an outcome, by key and availability; where the key of each row begins and ends.
 
         The end is after the last outcome available at the row's submission.
         """

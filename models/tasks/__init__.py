@@ -1,1 +1,1 @@
-"""Tasks: when sets of jobs will be done, and what they will need."""
+"""Ends and resource needs of tasks, sets of jobs that are defined together."""

@@ -1,7 +1,8 @@
-"""Chains and requests: tasks that wait for others, tasks that were asked for together, and when all of them will be done.
+"""Chains and requests: tasks that wait for others, tasks requested together, and their ends.
 
-A task that waits begins when the last of those before it is done: its end is the latest of their ends and its own time after that, a sum
-and a maximum of stochastic values. A task that has begun already, on what the one before has made so far, ends no sooner than that one.
+A waiting task begins when the last of its predecessors is done: its end is the latest of their ends
+plus its own time, a sum and a maximum of stochastic values. A task that has begun already, on
+partial output of a predecessor, ends no sooner than that one.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Kind = Literal["chain", "request"]
 
 @dataclass(frozen=True)
 class Links:
-    """Which of ``count`` tasks wait for which: ``later`` for ``earlier`` (int64[links] each, rows of Tasks), without any circle."""
+    """Acyclic dependencies among ``count`` tasks: ``later`` waits for ``earlier`` (int64[links])."""
 
     count: int
     later: Array
@@ -30,22 +31,24 @@ class Links:
 
     @cached_property
     def before(self) -> dict[int, list[int]]:
-        """The tasks that each waiting task waits for; those that others wait for come first."""
-        of: dict[int, list[int]] = {}
-        for task, other in zip(self.later.tolist(), self.earlier.tolist(), strict=True):
-            of.setdefault(task, []).append(other)
+        """The predecessors of each waiting task, in topological order."""
+        predecessors: dict[int, list[int]] = {}
+        for task, earlier in zip(self.later.tolist(), self.earlier.tolist(), strict=True):
+            predecessors.setdefault(task, []).append(earlier)
         ordered: dict[int, list[int]] = {}
-        while of:
+        while predecessors:
             ready = [
-                task for task, others in of.items() if not any(other in of for other in others)
+                task
+                for task, before in predecessors.items()
+                if not any(earlier in predecessors for earlier in before)
             ]
-            ordered |= {task: of.pop(task) for task in ready}
+            ordered |= {task: predecessors.pop(task) for task in ready}
         return ordered
 
 
 @dataclass(frozen=True)
 class TaskSet:
-    """A chain, named by its first task, or a request: ``rows`` of Tasks by their definition (int64[tasks])."""
+    """A chain, named by its first task, or a request: ``rows`` of Tasks (int64) by definition."""
 
     kind: Kind
     name: str
@@ -53,28 +56,28 @@ class TaskSet:
 
 
 def links(tasks: Tasks) -> Links:
-    """Who waits for whom by ``after_task_id``; unknown tasks are no obstacle, and who would wait for itself in a circle waits for none."""
+    """Dependencies by ``after_task_id``; unknown tasks are ignored and cycles are cut."""
     jobs = tasks.jobs
-    said = np.flatnonzero(jobs["after_task_id"].notna())
+    dependent = np.flatnonzero(jobs["after_task_id"].notna())
     pairs = pd.DataFrame(
         {
-            "later": tasks.task[said],
-            "source": jobs["source"].iloc[said],
-            "name": jobs["after_task_id"].iloc[said],
+            "later": tasks.task[dependent],
+            "source": jobs["source"].iloc[dependent],
+            "name": jobs["after_task_id"].iloc[dependent],
         }
     )
     heads = jobs.iloc[tasks.first[:-1]][["source"]].assign(
         name=tasks.names, earlier=np.arange(len(tasks))
     )
-    found = pairs.drop_duplicates().merge(heads, on=["source", "name"])
-    later, earlier = (found[name].to_numpy(np.int64) for name in ("later", "earlier"))
-    circle = _parts(len(tasks), later, earlier, "strong")
-    straight = circle[later] != circle[earlier]
-    return Links(len(tasks), later[straight], earlier[straight])
+    joined = pairs.drop_duplicates().merge(heads, on=["source", "name"])
+    later, earlier = (joined[name].to_numpy(np.int64) for name in ("later", "earlier"))
+    cycle = _components(len(tasks), later, earlier, "strong")
+    acyclic = cycle[later] != cycle[earlier]
+    return Links(len(tasks), later[acyclic], earlier[acyclic])
 
 
-def _parts(count: int, later: Array, earlier: Array, connection: str) -> Array:
-    """The number of the connected part that each task belongs to (int64[count])."""
+def _components(count: int, later: Array, earlier: Array, connection: str) -> Array:
+    """The connected component of each task (int64[count])."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -85,27 +88,27 @@ def _parts(count: int, later: Array, earlier: Array, connection: str) -> Array:
 
 
 def task_sets(tasks: Tasks, waits: Links) -> list[TaskSet]:
-    """The chains, and the requests of at least two tasks: what the first job of a task says that it was asked for with."""
+    """The chains, and the requests of at least two tasks, by the first job of each task."""
     heads = tasks.jobs.iloc[tasks.first[:-1]]
-    asked = heads["request_id"].reset_index(drop=True)
+    request_ids = heads["request_id"].reset_index(drop=True)
     requests = (
-        heads["source"].reset_index(drop=True).astype(str) + "\0" + asked.astype(str)
-    ).where(asked.notna())
+        heads["source"].reset_index(drop=True).astype(str) + "\0" + request_ids.astype(str)
+    ).where(request_ids.notna())
     chained = np.union1d(waits.later, waits.earlier).astype(np.int64)
     chains = pd.Series(
-        _parts(waits.count, waits.later, waits.earlier, "weak")[chained], index=chained
+        _components(waits.count, waits.later, waits.earlier, "weak")[chained], index=chained
     )
-    whole = [("chain", rows) for rows in chains.groupby(chains).groups.values()]
-    whole += [("request", rows) for rows in requests.groupby(requests).groups.values()]
-    made = []
-    for kind, rows in ((kind, np.sort(np.asarray(rows, dtype=np.int64))) for kind, rows in whole):
+    groups = [("chain", rows) for rows in chains.groupby(chains).groups.values()]
+    groups += [("request", rows) for rows in requests.groupby(requests).groups.values()]
+    sets = []
+    for kind, rows in ((kind, np.sort(np.asarray(rows, dtype=np.int64))) for kind, rows in groups):
         if len(rows) > 1:
-            made.append(
+            sets.append(
                 TaskSet("chain", tasks.names[rows[0]], rows)
                 if kind == "chain"
-                else TaskSet("request", str(asked[rows[0]]), rows)
+                else TaskSet("request", str(request_ids[rows[0]]), rows)
             )
-    return made
+    return sets
 
 
 def began(tasks: Tasks, at: float) -> Array:
@@ -118,42 +121,57 @@ def began(tasks: Tasks, at: float) -> Array:
 
 
 def ready_at(tasks: Tasks, waits: Links) -> Array:
-    """When each task could begin: at its definition, or when those before it were done, or when it did (float64[tasks], s since 1970)."""
+    """When each task could begin (float64[tasks], s since 1970).
+
+    At its definition, or when its predecessors were done, but no later than it did.
+    """
     if not len(waits.later):
         return tasks.defined
-    found = tasks.defined.copy()
-    np.maximum.at(found, waits.later, tasks.finished[waits.earlier])
-    return np.minimum(found, np.minimum.reduceat(tasks.started, tasks.first[:-1]))
+    ready = tasks.defined.copy()
+    np.maximum.at(ready, waits.later, tasks.finished[waits.earlier])
+    return np.minimum(ready, np.minimum.reduceat(tasks.started, tasks.first[:-1]))
 
 
 def ends(own: dict[int, Array], begun: Array, waits: Links) -> dict[int, Array]:
-    """The time until each task is done, those before it counted in: float64[POINTS] by task.
+    """Time until each task is done, its predecessors included; tasks are taken as independent.
 
-    ``own`` is the time that each task would need if it waited for none, 0 for what is done; ``begun`` bool[tasks]. Times of different
-    tasks are taken to be independent.
+    Args:
+        own: Time that each task needs by itself, float64[POINTS] by task, 0 where it is done.
+        begun: Whether each task has begun, bool[tasks].
+        waits: The dependencies.
+
+    Returns:
+        float64[POINTS] by task, s.
     """
-    found = dict(own)
-    for task, others in waits.before.items():
+    until_done = dict(own)
+    for task, before in waits.before.items():
         if task in own and own[task].any():
-            ready = stochastic.maximum(*(found[other][None] for other in others if other in found))
+            ready = stochastic.maximum(
+                *(until_done[earlier][None] for earlier in before if earlier in until_done)
+            )
             late = (
                 stochastic.maximum(ready, own[task][None])
                 if begun[task]
                 else stochastic.total(ready, own[task][None])
             )
-            found[task] = late[0]
-    return found
+            until_done[task] = late[0]
+    return until_done
 
 
-def last_of(whole: TaskSet, found: dict[int, Array], waits: Links) -> list[int]:
-    """The tasks of a set for whose end no other open one waits."""
-    open_ones = {row for row in whole.rows.tolist() if found[row].any()}
+def last_of(task_set: TaskSet, until_done: dict[int, Array], waits: Links) -> list[int]:
+    """The open tasks of a set that no other open task waits for.
+
+    Args:
+        task_set: The set.
+        until_done: Time until each task is done, as of ``ends``.
+        waits: The dependencies.
+    """
+    open_ones = {row for row in task_set.rows.tolist() if until_done[row].any()}
     waited_for = {earlier for later in open_ones for earlier in waits.before.get(later, [])}
-    return sorted(open_ones - waited_for) or whole.rows[-1:].tolist()
+    return sorted(open_ones - waited_for) or task_set.rows[-1:].tolist()
 
 
-def end_of(whole: TaskSet, found: dict[int, Array], waits: Links) -> Array:
-    """The time until all tasks of a set are done (float64[POINTS])."""
-    return np.asarray(
-        stochastic.maximum(*(found[row][None] for row in last_of(whole, found, waits)))[0]
-    )
+def end_of(task_set: TaskSet, until_done: dict[int, Array], waits: Links) -> Array:
+    """Time until all tasks of a set are done (float64[POINTS], s); arguments as of ``last_of``."""
+    last = (until_done[row][None] for row in last_of(task_set, until_done, waits))
+    return np.asarray(stochastic.maximum(*last)[0])

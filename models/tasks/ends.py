@@ -1,7 +1,4 @@
-"""The models of tasks: when a task will be done, foreseen at its definition and while it is under way, with ranges that are kept true.
-
-Two models, as the tasks' own outcomes ask for them: one for tasks that are just defined, one for those of which jobs have ended.
-"""
+"""Models of the remaining time of tasks: one at the definition, one in progress."""
 
 from __future__ import annotations
 
@@ -16,25 +13,29 @@ from models.tasks.inputs import NAMES, WALLTIME_LEVELS, Queries
 from models.tasks.survival import Curves, fit_curves
 
 PROGRESS_LEVELS = (0.0, 0.25, 0.5, 0.75)
-"""The shares of a task's jobs at whose end it is looked at, to learn from and to be judged by."""
+"""The shares of ended jobs at which a task is queried, for training and evaluation."""
 FEWEST_JOBS = 4
-"""Sets of fewer jobs are no tasks: each quarter of the way shall be an instant at which something is still to come."""
+"""Smaller sets are no tasks: at each quarter of the progress some job must be open."""
 
 
 @dataclass(frozen=True)
 class PastQueries:
-    """Queries asked before, and what came of them: ``inputs`` float32[n, NAMES] as they were then, ``finished`` float64[n] s, or inf."""
+    """Earlier queries with outcomes.
 
-    questions: Queries
+    ``inputs`` float32[n, NAMES] as of the query; ``finished`` float64[n], s since 1970, infinite
+    for open.
+    """
+
+    queries: Queries
     inputs: Array
     finished: Array
 
-    def known_at(self, now: float) -> PastQueries:
-        """The questions that had been asked by ``now``; what was not finished by then is not known to have finished."""
-        rows = np.flatnonzero(self.questions.at < now)
+    def available_by(self, now: float) -> PastQueries:
+        """The queries before ``now``, with the outcomes available by then."""
+        rows = np.flatnonzero(self.queries.at < now)
         finished = self.finished[rows]
         return PastQueries(
-            self.questions.take(rows),
+            self.queries.take(rows),
             self.inputs[rows],
             np.where(finished <= now, finished, np.inf),
         )
@@ -42,9 +43,10 @@ class PastQueries:
 
 @dataclass(frozen=True)
 class TaskModel:
-    """What answers: learned functions from inputs to Curves of the time left, for either kind of question (None: too little known).
+    """Fitted functions from inputs to Curves of the remaining time (None: too few outcomes).
 
-    ``trims`` float64[PROGRESS_LEVELS, 5] are the levels to ask for where 0, 0.05, 0.5, 0.95 and 1 are wanted (see ``ranges``).
+    ``trims`` float64[PROGRESS_LEVELS, 5] are the raw levels of the calibrated quantiles 0, 0.05,
+    0.5, 0.95 and 1 (see ``ranges``).
     """
 
     defined: Callable[[Array], Curves] | None = None
@@ -54,35 +56,42 @@ class TaskModel:
     )
 
     def curves(self, inputs: Array) -> list[tuple[Array, Curves]]:
-        """The time left (s) by rows of ``inputs`` (float32[n, NAMES]); rows for which too little is known are in no part."""
+        """Remaining time (s) of rows of ``inputs`` (float32[n, NAMES]), by model.
+
+        Rows without a model are in no element of the list.
+        """
         started = inputs[:, NAMES.index("progress")] > 0
-        asked = (
+        model_rows = (
             (np.flatnonzero(~started), self.defined),
             (np.flatnonzero(started), self.in_progress),
         )
         return [
-            (rows, model(inputs[rows])) for rows, model in asked if model is not None and len(rows)
+            (rows, model(inputs[rows]))
+            for rows, model in model_rows
+            if model is not None and len(rows)
         ]
 
 
 def from_walltimes(inputs: Array, levels: tuple[float, ...] | Array) -> Array:
-    """The time left as the jobs alone promise it, for where nothing was learned: float64[n, levels], s, linear between WALLTIME_LEVELS."""
-    known = inputs[:, [NAMES.index(f"together_{level:g}") for level in WALLTIME_LEVELS]].astype(
+    """Remaining time by predicted walltimes alone, where there is no model.
+
+    float64[n, levels], s, linear between WALLTIME_LEVELS.
+    """
+    by_level = inputs[:, [NAMES.index(f"together_{level:g}") for level in WALLTIME_LEVELS]].astype(
         np.float64
     )
-    return known @ np.array(
-        [np.interp(levels, WALLTIME_LEVELS, one) for one in np.eye(len(WALLTIME_LEVELS))]
-    )
+    weights = [np.interp(levels, WALLTIME_LEVELS, unit) for unit in np.eye(len(WALLTIME_LEVELS))]
+    return by_level @ np.array(weights)
 
 
 def fit(past: PastQueries, now: float) -> TaskModel:
-    """Learn from what was known of ``past`` questions at ``now``."""
-    known = past.known_at(now)
-    over = np.isfinite(known.finished)
-    lasted = np.where(over, known.finished, now) - known.questions.at
-    started = known.questions.progress > 0
+    """Fit on the queries and outcomes available at ``now``."""
+    available = past.available_by(now)
+    over = np.isfinite(available.finished)
+    lasted = np.where(over, available.finished, now) - available.queries.at
+    started = available.queries.progress > 0
     defined, in_progress = (
-        fit_curves(known.inputs[rows], lasted[rows], over[rows], fit_hazard)
+        fit_curves(available.inputs[rows], lasted[rows], over[rows], fit_hazard)
         for rows in (~started, started)
     )
     return TaskModel(defined, in_progress)

@@ -1,7 +1,7 @@
-"""What is known of a task at an instant: what its jobs promise, how its owner's jobs and tasks lasted lately, how far it is.
+"""Inputs of the task models: predicted walltimes of its jobs, recent durations, progress.
 
-Everything here is asked at an instant, and looks only at what had been submitted and had ended by then: of the task itself its
-description, which is whole from its definition on, and what its own jobs did so far.
+Every query has an instant and uses only what had been submitted and had ended by then, plus the
+task's description, which is complete from its definition on.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from models.tasks.survival import STEPS, Intervals
 WALLTIME_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 LATEST_JOBS, LATEST_TASKS = 3000, 30
 LONG = 12 * 3600.0
+FACTS_OF_TASK = ("lasted", "open", "jobs", "age")
 NAMES = (
     "jobs", "sites", "progress", "elapsed", "by_rate",
     *(f"{kind}_{level:g}" for kind in ("apart", "together") for level in WALLTIME_LEVELS),
     *(f"{whose}_{step:.0f}" for whose in ("tasks", "jobs", "jobs_there") for step in STEPS),
-    *(f"{fact}_{age}" for age in ("last", "last_but_one") for fact in ("lasted", "open", "jobs", "age")),
+    *(f"{fact}_{age}" for age in ("last", "last_but_one") for fact in FACTS_OF_TASK),
     "running", "running_long", "running_there", "running_long_there",
 )  # fmt: skip
 """The inputs of the models of tasks, in order; times in seconds."""
@@ -37,7 +38,10 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Queries:
-    """Queries about tasks: ``task`` int64[n], ``at`` float64[n] in seconds since 1970; ``progress`` float64[n] is the share ended."""
+    """Queries about tasks.
+
+    ``task`` int64[n]; ``at`` float64[n], s since 1970; ``progress`` float64[n], share ended.
+    """
 
     task: Array
     at: Array
@@ -47,36 +51,37 @@ class Queries:
         return len(self.task)
 
     def take(self, rows: Array) -> Queries:
-        """Some of the questions."""
+        """Some of the queries."""
         return Queries(self.task[rows], self.at[rows], self.progress[rows])
 
 
 @dataclass(frozen=True)
 class OpenJobs:
-    """The jobs that questions are about: those that had not ended; ``question``, ``job`` int64[m], ``spent`` float64[m] s so far."""
+    """The open jobs of queries: ``query`` and ``job`` int64[m], ``spent`` float64[m], s run."""
 
-    question: Array
+    query: Array
     job: Array
     spent: Array
 
 
-def open_jobs(tasks: Tasks, questions: Queries) -> OpenJobs:
-    """The jobs of each question's task that had not ended at its instant; at the definition all of them, whenever they were submitted."""
-    sizes = tasks.sizes[questions.task]
-    question = np.repeat(np.arange(len(questions)), sizes)
+def open_jobs(tasks: Tasks, queries: Queries) -> OpenJobs:
+    """The jobs of each query's task that have not ended; at the definition all of them."""
+    sizes = tasks.sizes[queries.task]
+    query = np.repeat(np.arange(len(queries)), sizes)
     job = (
-        np.arange(len(question))
+        np.arange(len(query))
         - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        + tasks.first[questions.task][question]
+        + tasks.first[queries.task][query]
     )
-    at = questions.at[question]
-    left = tasks.ended[job] > at
-    question, job, at = question[left], job[left], at[left]
-    return OpenJobs(question, job, np.maximum(at - tasks.started[job], 0.0))
+    at = queries.at[query]
+    is_open = tasks.ended[job] > at
+    query, job, at = query[is_open], job[is_open], at[is_open]
+    return OpenJobs(query, job, np.maximum(at - tasks.started[job], 0.0))
 
 
 WalltimePredictor = Callable[[Array, Array], tuple[Array, Array]]
-"""From jobs (int64[m]) and instants (float64[m], s) to the masses of their walltimes (float[kinds, bins]) and whose is whose (int64[m])."""
+"""From jobs (int64[m]) and instants (float64[m], s) to distinct walltime masses (float[d, bins])
+and the row of each job among them (int64[m])."""
 
 
 def prequential_predictor(predictor: TargetPredictor, log: LogRows) -> WalltimePredictor:
@@ -108,62 +113,75 @@ def prequential_predictor(predictor: TargetPredictor, log: LogRows) -> WalltimeP
 @compiled
 def _finished(
     reached: Array,
-    which: Array,
-    question: Array,
+    distribution: Array,
+    query: Array,
     spent: Array,
     edges: Array,
     scale: Array,
     apart: Array,
     together: Array,
 ) -> None:
-    """How likely all jobs of a question are done by ``edges`` s from now: if independent, and if alike (both 1 before)."""
+    """Probability that all jobs of a query are done by ``edges`` s from now.
+
+    ``apart`` for independent jobs, ``together`` for fully correlated ones; both start at 1.
+    """
     lowest, steps = scale
     bins = reached.shape[1]
-    for row in range(len(which)):
-        curve = reached[which[row]]
+    for row in range(len(distribution)):
+        curve = reached[distribution[row]]
         before = 0.0
         if spent[row] > 0:
-            mark = min(steps * np.log2(max(spent[row] / lowest, 1.0)), bins - 1e-6)
-            low = int(mark)
+            position = min(steps * np.log2(max(spent[row] / lowest, 1.0)), bins - 1e-6)
+            low = int(position)
             start = curve[low - 1] if low > 0 else 0.0
-            before = start + (curve[low] - start) * (mark - low)
-        asked = question[row]
+            before = start + (curve[low] - start) * (position - low)
+        target = query[row]
         for k in range(len(edges)):
-            if together[asked, k] == 0.0:
-                continue  # what is impossible for one job is so for all
-            mark = min(steps * np.log2(max((spent[row] + edges[k]) / lowest, 1.0)), bins - 1e-6)
-            low = int(mark)
+            if together[target, k] == 0.0:
+                continue  # impossible for one job, so for all
+            position = min(steps * np.log2(max((spent[row] + edges[k]) / lowest, 1.0)), bins - 1e-6)
+            low = int(position)
             start = curve[low - 1] if low > 0 else 0.0
-            share = start + (curve[low] - start) * (mark - low)
-            # Who outlived all that was foreseen may end at any moment.
+            share = start + (curve[low] - start) * (position - low)
+            # A job that outlived its whole distribution may end at any moment.
             share = (
                 min(max((share - before) / (1.0 - before), 0.0), 1.0)
                 if before < 1.0 - 1e-9
                 else 1.0
             )
-            apart[asked, k] *= share
-            together[asked, k] = min(together[asked, k], share)
+            apart[target, k] *= share
+            together[target, k] = min(together[target, k], share)
             if share > 1.0 - 1e-12:
-                break  # and certain from here on
+                break  # certain from here on
 
 
 def walltime_ends(
-    jobs: OpenJobs, count: int, ask: WalltimePredictor, at: Array, grid: Grid
+    jobs: OpenJobs, count: int, predict: WalltimePredictor, at: Array, grid: Grid
 ) -> Array:
-    """When all open jobs of each question will be done, by their predicted walltimes: float64[count, 2 · WALLTIME_LEVELS], s from now.
+    """Time until all open jobs of each query are done, by their predicted walltimes.
 
-    First as if they were independent, then as if all were as late as their own distribution lets the latest be. The truth lies
-    between and is learned; waits and submissions still to come are not in it.
+    First for independent jobs, then for fully correlated ones. The truth lies between and is
+    learned; waits and later submissions are not included.
+
+    Args:
+        jobs: The open jobs.
+        count: Number of queries.
+        predict: Predictor of walltimes.
+        at: Instants of the queries, s since 1970.
+        grid: The grid of walltimes.
+
+    Returns:
+        float64[count, 2 · WALLTIME_LEVELS], s from the query's instant.
     """
-    mass, which = ask(jobs.job, at[jobs.question])
+    mass, distribution = predict(jobs.job, at[jobs.query])
     reached = np.cumsum(mass, axis=1, dtype=np.float64)
     reached /= reached[:, -1:]
     edges = grid.edges[1:]
     apart, together = np.ones((count, grid.bins)), np.ones((count, grid.bins))
     _finished(
         reached,
-        which,
-        jobs.question,
+        distribution,
+        jobs.query,
         jobs.spent,
         edges,
         np.array([grid.lowest, grid.steps]),
@@ -181,49 +199,58 @@ def walltime_ends(
 
 def inputs(
     tasks: Tasks,
-    questions: Queries,
-    ask: WalltimePredictor,
+    queries: Queries,
+    predict: WalltimePredictor,
     grid: Grid,
     progress: Progress | None = None,
 ) -> Array:
-    """What the models of tasks are shown of each question (float32[n, NAMES], NaN for unknown)."""
-    jobs = open_jobs(tasks, questions)
+    """Compute the inputs of the task models for each query.
+
+    Args:
+        tasks: The tasks.
+        queries: The queries.
+        predict: Predictor of walltimes.
+        grid: The grid of walltimes.
+        progress: Called as inputs are computed.
+
+    Returns:
+        float32[n, NAMES], NaN for unknown.
+    """
+    jobs = open_jobs(tasks, queries)
     if progress:
-        progress("tasks: asking for the walltimes of their jobs", 0.1)
-    ends = walltime_ends(jobs, len(questions), ask, questions.at, grid)
+        progress("tasks: predicting the walltimes of their jobs", 0.1)
+    ends = walltime_ends(jobs, len(queries), predict, queries.at, grid)
     if progress:
-        progress("tasks: looking at what lasted how long", 0.5)
-    elapsed = questions.at - tasks.defined[questions.task]
+        progress("tasks: recent durations", 0.5)
+    elapsed = queries.at - tasks.defined[queries.task]
     by_rate = (
-        elapsed
-        * (1 - questions.progress)
-        / np.where(questions.progress > 0, questions.progress, np.nan)
+        elapsed * (1 - queries.progress) / np.where(queries.progress > 0, queries.progress, np.nan)
     )
-    sizes = tasks.sizes[questions.task]
+    sizes = tasks.sizes[queries.task]
     sites = np.array(
         [len(set(tasks.site[a:b])) for a, b in zip(tasks.first, tasks.first[1:], strict=False)],
         dtype=np.float64,
     )
-    own = np.column_stack([sizes, sites[questions.task], questions.progress, elapsed, by_rate])
-    return np.column_stack([own, ends, _lately(tasks, questions)]).astype(np.float32)
+    own = np.column_stack([sizes, sites[queries.task], queries.progress, elapsed, by_rate])
+    return np.column_stack([own, ends, _recent_durations(tasks, queries)]).astype(np.float32)
 
 
-def _lately(tasks: Tasks, questions: Queries) -> Array:
-    """How the owner's tasks and jobs, and those jobs at the task's sites, lasted lately, each question by what was known then."""
+def _recent_durations(tasks: Tasks, queries: Queries) -> Array:
+    """Recent durations of the owner's tasks, jobs, and jobs at the task's sites."""
     users = tasks.users[tasks.task]
     owned = Intervals.of(tasks.users, tasks.defined, tasks.finished)
     by_user = Intervals.of(users, tasks.submitted, tasks.ended)
-    there = Intervals.of(_pairs(users, tasks.site), tasks.submitted, tasks.ended)
+    by_user_and_site = Intervals.of(_pairs(users, tasks.site), tasks.submitted, tasks.ended)
     width = dict(zip(zip(tasks.users, tasks.defined, strict=True), tasks.sizes, strict=True))
-    places = [
+    user_sites = [
         list(dict.fromkeys((user, site) for site in tasks.site[a:b]))
         for user, a, b in zip(tasks.users, tasks.first, tasks.first[1:], strict=False)
     ]
-    mine = [[user] for user in tasks.users]
-    last = np.empty((len(questions), 8))
-    for row, (task, at) in enumerate(zip(questions.task, questions.at, strict=True)):
+    own_keys = [[user] for user in tasks.users]
+    last = np.empty((len(queries), 8))
+    for row, (task, at) in enumerate(zip(queries.task, queries.at, strict=True)):
         user = tasks.users[task]
-        # Before its definition: a task is not its own predecessor, nor are its jobs, whatever the instant.
+        # Before its definition: a task is not its own predecessor.
         begun, ended = owned.before(user, min(at, tasks.defined[task]), LATEST_TASKS)
         last[row] = [
             fact
@@ -239,17 +266,18 @@ def _lately(tasks: Tasks, questions: Queries) -> Array:
                 else (np.nan,) * 4
             )
         ]
-    asked = (questions.task, questions.at)
+    instants = (queries.task, queries.at)
     survivals = (
-        owned.survivals(mine, *asked, LATEST_TASKS, LONG), by_user.survivals(mine, *asked, LATEST_JOBS, LONG),
-        there.survivals(places, *asked, LATEST_JOBS, LONG),
-    )  # fmt: skip
+        owned.survivals(own_keys, *instants, LATEST_TASKS, LONG),
+        by_user.survivals(own_keys, *instants, LATEST_JOBS, LONG),
+        by_user_and_site.survivals(user_sites, *instants, LATEST_JOBS, LONG),
+    )
     steps = len(STEPS)
     return np.column_stack(
         [
-            *(found[:, :steps] for found in survivals),
+            *(shares[:, :steps] for shares in survivals),
             last,
-            *(found[:, steps:] for found in survivals[1:]),
+            *(shares[:, steps:] for shares in survivals[1:]),
         ]
     )
 

@@ -1,4 +1,4 @@
-"""Ranges of ends that are kept true: trimmed by where the outcomes known by then had lain in what was foreseen of them."""
+"""Calibrated ranges of ends: levels corrected by the PIT of the outcomes available by then."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from models.tasks.survival import Curves
 
 LEVELS = (0.05, 0.5, 0.95)
 PRIOR = 30.0
-"""Outcomes that the calibration of ranges believes in before it has seen any; tasks are few."""
+"""Weight of the uniform prior of the calibration, in outcomes; tasks are few."""
 FITS = 5
-"""How often the past is lived through anew to see where its outcomes lay, when a model is fitted that is to answer."""
+"""Number of refits of the backtest that calibrates a model."""
 
 
 def backtest_ranges(
@@ -25,41 +25,50 @@ def backtest_ranges(
     refit_every: float,
     progress: Progress | None = None,
 ) -> Array:
-    """The time left at each question, as foreseen by models fitted on what was known before: float64[n, LEVELS] s.
+    """Backtest the remaining time at each query, by models fitted on what was available before.
 
-    ``defined`` are the times of definition (ascending), whose shares ``warm_up`` and ``refit_every`` say when models are fitted.
+    Args:
+        past: Queries in order of time, with outcomes.
+        defined: Definitions of the tasks, ascending, s since 1970.
+        warm_up: Share of the definitions before the first fit.
+        refit_every: Share of the definitions between two fits.
+        progress: Called after each fit.
+
+    Returns:
+        float64[n, LEVELS], s.
     """
-    curves, place = _answers(past, defined, warm_up, refit_every, progress)
-    levels, found = _trimmed(past, place), from_walltimes(past.inputs, LEVELS)
-    for part, answer in curves:
-        found[part] = np.column_stack(
-            [answer.quantile(levels[part, column]) for column in range(len(LEVELS))]
-        )
-    return found
+    curves, pit = _predictions(past, defined, warm_up, refit_every, progress)
+    levels, left = _calibrated_levels(past, pit), from_walltimes(past.inputs, LEVELS)
+    for rows, curve in curves:
+        left[rows] = _quantiles(curve, levels[rows])
+    return left
 
 
 def fit_calibrated(past: PastQueries, now: float) -> TaskModel:
-    """Learn from what was known of ``past`` questions at ``now``, and how the ranges are to be trimmed from then on."""
-    known = past.known_at(now)
-    asked, shares = known.questions, np.array(PROGRESS_LEVELS)
-    defined = np.sort(asked.at[asked.progress == 0])
-    place = (
-        _answers(known, defined, 1 / FITS, 1 / FITS)[1]
+    """Fit on the queries and outcomes available at ``now``, and calibrate the ranges."""
+    available = past.available_by(now)
+    queries, shares = available.queries, np.array(PROGRESS_LEVELS)
+    defined = np.sort(queries.at[queries.progress == 0])
+    pit = (
+        _predictions(available, defined, 1 / FITS, 1 / FITS)[1]
         if len(defined) >= FITS
-        else np.full(len(asked), np.nan)
+        else np.full(len(queries), np.nan)
     )
-    # Nobody knows yet what becomes of those who ask now.
-    still = Queries(np.full(len(shares), -1), np.full(len(shares), now), shares)
-    together = Queries(
+    # Queries of now, whose outcomes are not available.
+    current = Queries(np.full(len(shares), -1), np.full(len(shares), now), shares)
+    all_queries = Queries(
         *(
-            np.concatenate([getattr(part, name) for part in (asked, still)])
+            np.concatenate([getattr(batch, name) for batch in (queries, current)])
             for name in ("task", "at", "progress")
         )
     )
     unknown = np.full(len(shares), np.inf)
-    whole = PastQueries(together, known.inputs, np.concatenate([known.finished, unknown]))
-    trims = _trimmed(whole, np.concatenate([place, np.full(len(shares), np.nan)]))[-len(shares) :]
-    fitted = fit(known, now)
+    extended = PastQueries(
+        all_queries, available.inputs, np.concatenate([available.finished, unknown])
+    )
+    all_pit = np.concatenate([pit, np.full(len(shares), np.nan)])
+    trims = _calibrated_levels(extended, all_pit)[-len(shares) :]
+    fitted = fit(available, now)
     return TaskModel(
         fitted.defined,
         fitted.in_progress,
@@ -68,52 +77,68 @@ def fit_calibrated(past: PastQueries, now: float) -> TaskModel:
 
 
 def time_left(model: TaskModel, inputs: Array, wanted: tuple[float, ...] | Array) -> Array:
-    """The time left by rows of ``inputs`` (float32[n, NAMES]) at the levels ``wanted``, trimmed: float64[n, wanted], s."""
+    """Calibrated quantiles of the remaining time.
+
+    Args:
+        model: The fitted model.
+        inputs: float32[n, NAMES].
+        wanted: Levels, 0 to 1.
+
+    Returns:
+        float64[n, wanted], s, not crossing.
+    """
     wanted = np.asarray(wanted)
-    found = from_walltimes(inputs, wanted)
-    for part, answer in model.curves(inputs):
-        share = np.searchsorted(PROGRESS_LEVELS, inputs[part, 2], side="right") - 1
-        levels = np.array([np.interp(wanted, (0.0, *LEVELS, 1.0), trim) for trim in model.trims])[
-            share
-        ]
-        found[part] = np.column_stack(
-            [answer.quantile(levels[:, column]) for column in range(len(wanted))]
-        )
-    return np.sort(found, axis=1)
+    left = from_walltimes(inputs, wanted)
+    by_share = np.array([np.interp(wanted, (0.0, *LEVELS, 1.0), trim) for trim in model.trims])
+    for rows, curve in model.curves(inputs):
+        share = np.searchsorted(PROGRESS_LEVELS, inputs[rows, 2], side="right") - 1
+        left[rows] = _quantiles(curve, by_share[share])
+    return np.sort(left, axis=1)
 
 
-def _answers(
+def _quantiles(curves: Curves, levels: Array) -> Array:
+    """Quantiles at ``levels`` (float64[n, m]) of n distributions."""
+    return np.column_stack([curves.quantile(column) for column in levels.T])
+
+
+def _predictions(
     past: PastQueries,
     defined: Array,
     warm_up: float,
     refit_every: float,
     progress: Progress | None = None,
 ) -> tuple[list[tuple[Array, Curves]], Array]:
-    """What models that were fitted before answered, with the rows asked about, and where the outcome of each lay (float64[n])."""
-    asked, count = past.questions, len(defined)
+    """Predictions of earlier fits with their rows, and the PIT of each outcome (float64[n])."""
+    queries, count = past.queries, len(defined)
     fits = [
         defined[row] for row in range(int(count * warm_up), count, max(int(count * refit_every), 1))
     ]
-    place = np.full(len(asked), np.nan)
-    bounds = np.searchsorted(asked.at, [*fits, np.inf])
+    pit = np.full(len(queries), np.nan)
+    bounds = np.searchsorted(queries.at, [*fits, np.inf])
     curves: list[tuple[Array, Curves]] = []
     for number, now in enumerate(fits):
         rows = np.arange(bounds[number], bounds[number + 1])
-        for part, answer in fit(past, now).curves(past.inputs[rows]):
-            curves.append((rows[part], answer))
-            place[rows[part]] = answer.share_by(past.finished[rows[part]] - asked.at[rows[part]])
+        for selected, curve in fit(past, now).curves(past.inputs[rows]):
+            chosen = rows[selected]
+            curves.append((chosen, curve))
+            pit[chosen] = curve.share_by(past.finished[chosen] - queries.at[chosen])
         if progress:
-            progress("tasks: living through the log", 0.6 + 0.4 * (number + 1) / len(fits))
-    return curves, place
+            progress("tasks: backtesting", 0.6 + 0.4 * (number + 1) / len(fits))
+    return curves, pit
 
 
-def _trimmed(past: PastQueries, place: Array) -> Array:
-    """The levels to ask for so that each of LEVELS holds, by where outcomes known at each question had lain (float64[n, LEVELS])."""
-    levels = np.tile(np.array(LEVELS), (len(place), 1))
-    at, known = microseconds(past.questions.at), microseconds(past.finished)
+def _calibrated_levels(past: PastQueries, pit: Array) -> Array:
+    """Raw levels of the calibrated LEVELS, by the PIT of outcomes available at each query.
+
+    float64[n, LEVELS].
+    """
+    levels = np.tile(np.array(LEVELS), (len(pit), 1))
+    at, available_at = microseconds(past.queries.at), microseconds(past.finished)
     for share in PROGRESS_LEVELS:
-        rows = np.flatnonzero(past.questions.progress == share)
-        order = rows[np.argsort(known[rows], kind="stable")]
+        rows = np.flatnonzero(past.queries.progress == share)
+        order = rows[np.argsort(available_at[rows], kind="stable")]
         learned = Calibration(np.full(STEPS, PRIOR / STEPS), np.full(STEPS, PRIOR / STEPS))
-        levels[rows] = learned.replay(place, place, order, 0, known, at[rows], np.array(LEVELS))[0]
+        levels[rows] = learned.replay(pit, pit, order, 0, available_at, at[rows], np.array(LEVELS))[
+            0
+        ]
     return levels

@@ -1,6 +1,7 @@
-"""Scouting: what PanDA would have learned of each task from its jobs, as a table, and as records that the engine learns from.
+"""Scouting: PanDA's formulas applied to the jobs of each task, as a table and as records.
 
-PanDA's own names and units: MB and kB, HS06·s. Of a task only jobs that completed tell what it needs; the failed ones raise it.
+PanDA's own names and units: MB and kB, HS06·s. The needs of a task come from its completed jobs;
+its failed ones raise them.
 """
 
 from __future__ import annotations
@@ -35,34 +36,38 @@ Numbers = dict[str, npt.NDArray[np.float64]]
 
 
 def scout_tasks(jobs: pd.DataFrame) -> list[dict[str, Any]]:
-    """What PanDA's formulas say of each task of ``jobs`` that has a completed job: a dict a task, None for what cannot be told.
+    """PanDA's formulas for each task with a completed job: a dict a task, None if unknown.
 
-    ``walltime`` is that of a job of as many events as the task's jobs had, on cores of 10 HS06; ``exhausted`` the reasons for which PanDA
-    would stop the task. Raises InputError where no job names a task.
+    ``walltime`` is that of a job with the median events of the task, on cores of 10 HS06;
+    ``exhausted`` the reasons for which PanDA would stop the task. Raises InputError where no job
+    has a task.
     """
     return [_scout(task) for task in _tasks(jobs)]
 
 
 def label_tasks(jobs: pd.DataFrame) -> pd.DataFrame:
-    """A record a task of ``jobs``, known once the last of its jobs has ended: TARGETS_OF_TASKS of it are what PanDA's formulas say.
+    """A record a task with TARGETS_OF_TASKS by the formulas, available once its jobs have ended.
 
-    Fields known at submission are those of its first job; ``events`` are a job's.
+    Fields known at submission are those of its first job; ``events`` are those of one job.
     """
     labelled = []
     for task in _tasks(jobs):
-        first, found = task.iloc[0], _scout(task)
-        told = {name: np.nan if value is None else value for name, value in found.items()}
-        per_event = told["cpu_time"] / (1000 if found["cpu_time_unit"] == MILLI else 1)
+        first, needs = task.iloc[0], _scout(task)
+        numbers = {name: np.nan if value is None else value for name, value in needs.items()}
+        per_event = numbers["cpu_time"] / (1000 if needs["cpu_time_unit"] == MILLI else 1)
         labelled.append(
             first.to_dict()
-            | {name: told[name] for name in ("cores", "events", "walltime")}
+            | {name: numbers[name] for name in ("cores", "events", "walltime")}
             | {
                 "job_id": first["task_id"],
                 "ended_at": task["ended_at"].max(),
                 "host_power": scout.CORE_POWER,
-                "cpu_time": per_event * told["events"] / scout.CORE_POWER,
-                "peak_memory": told["ram_count"] * MEGABYTE * told["cores"],
-                "read_bytes": told["io_intensity"] * 1024 * told["cores"] * told["walltime"],
+                "cpu_time": per_event * numbers["events"] / scout.CORE_POWER,
+                "peak_memory": numbers["ram_count"] * MEGABYTE * numbers["cores"],
+                "read_bytes": numbers["io_intensity"]
+                * 1024
+                * numbers["cores"]
+                * numbers["walltime"],
                 "written_bytes": np.nan,
             }
         )
@@ -77,9 +82,7 @@ def _tasks(jobs: pd.DataFrame) -> list[pd.DataFrame]:
         "submitted_at", kind="stable"
     )
     if ran.empty:
-        raise InputError(
-            "no job that ran names its task (task_id): there is nothing that scouts could tell"
-        )
+        raise InputError("no job that ran has a task (task_id): there is nothing to scout")
     return [
         task
         for _, task in ran.groupby(["source", "task_id"], sort=False)
@@ -90,10 +93,12 @@ def _tasks(jobs: pd.DataFrame) -> list[pd.DataFrame]:
 def _scout(task: pd.DataFrame) -> dict[str, Any]:
     done = _numbers(task[task["status"] == "completed"])
     cores, walltime = done["cores"], done["walltime"]
-    told = np.isfinite(done["cpu_time"])
+    measured = np.isfinite(done["cpu_time"])
     efficiency = (
-        _percent(scout.cpu_efficiency(done["cpu_time"][told], cores[told], walltime[told]))
-        if told.any()
+        _percent(
+            scout.cpu_efficiency(done["cpu_time"][measured], cores[measured], walltime[measured])
+        )
+        if measured.any()
         else scout.EFFICIENCY
     )
     events, wide = _median(done["events"]), float(np.median(cores))
@@ -119,39 +124,39 @@ def _scout(task: pd.DataFrame) -> dict[str, Any]:
 
 
 def _numbers(jobs: pd.DataFrame) -> Numbers:
-    found = {name: jobs[name].to_numpy(np.float64) for name in _FIELDS}
-    found["cores"] = np.where(np.isnan(found["cores"]), 1.0, found["cores"])
-    found["host_power"] = np.array(
+    numbers = {name: jobs[name].to_numpy(np.float64) for name in _FIELDS}
+    numbers["cores"] = np.where(np.isnan(numbers["cores"]), 1.0, numbers["cores"])
+    numbers["host_power"] = np.array(
         [
             scout.core_power(None if np.isnan(power) else power, None, None)
-            for power in found["host_power"]
+            for power in numbers["host_power"]
         ]
     )
-    return found
+    return numbers
 
 
 def _memory(task: pd.DataFrame, done: Numbers) -> int | None:
-    """``ramCount``, on the next rung of the ladder where more of the task's jobs ran out of memory than raise it."""
-    known = np.isfinite(done["peak_memory"])
-    if not known.any():
+    """``ramCount``, on the ladder's next rung if enough of the task's jobs ran out of memory."""
+    measured = np.isfinite(done["peak_memory"])
+    if not measured.any():
         return None
-    found = scout.ram_count(done["peak_memory"][known] / 1024, done["cores"][known])
+    ram_count = scout.ram_count(done["peak_memory"][measured] / 1024, done["cores"][measured])
     raised = (
-        scout.next_ram(found)
+        scout.next_ram(ram_count)
         if scout.raises_task(int(task["status"].eq("out_of_memory").sum()), len(task))
         else None
     )
-    return found if raised is None else int(raised)
+    return ram_count if raised is None else int(raised)
 
 
 def _moved(done: Numbers) -> dict[str, Any]:
-    known = np.isfinite(done["read_bytes"])
-    if not known.any():
+    measured = np.isfinite(done["read_bytes"])
+    if not measured.any():
         return {"io_intensity": None, "disk_io": None, "out_disk": None}
     read, walltime, cores, events = (
-        done[name][known] for name in ("read_bytes", "walltime", "cores", "events")
+        done[name][measured] for name in ("read_bytes", "walltime", "cores", "events")
     )
-    written = np.nan_to_num(done["written_bytes"][known])
+    written = np.nan_to_num(done["written_bytes"][measured])
     per = np.where(events > 0, events, np.maximum(read / MEGABYTE, 1.0))
     return {
         "io_intensity": scout.io_intensity(read / MEGABYTE, written, walltime, cores),
@@ -161,7 +166,7 @@ def _moved(done: Numbers) -> dict[str, Any]:
 
 
 def _exhausted(done: Numbers, per_event: float | None) -> list[str]:
-    """Every reason that a job of the task gives, in the order of PanDA's list."""
+    """Every reason that applies to a job of the task, in PanDA's order."""
     reasons: dict[str, None] = {}
     for row in range(len(done["walltime"])):
         job = {name: float(np.nan_to_num(values[row])) for name, values in done.items()}
@@ -185,5 +190,5 @@ def _percent(efficiency: float) -> float:
 
 
 def _median(values: npt.NDArray[np.float64]) -> float | None:
-    known = values[np.isfinite(values)]
-    return float(np.median(known)) if len(known) else None
+    measured = values[np.isfinite(values)]
+    return float(np.median(measured)) if len(measured) else None

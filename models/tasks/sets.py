@@ -1,7 +1,7 @@
-"""Tasks: sets of jobs that are defined together, as arrays in which a task's jobs lie side by side.
+"""Tasks as arrays in which the jobs of a task are adjacent.
 
-A task is described whole when it is defined: who it belongs to, its jobs and where they are to run. When each of these is submitted,
-starts and ends is not known then, and nothing here that is asked "at an instant" looks at what comes after it.
+A task is described completely when it is defined: its owner, its jobs and their sites. When each
+job is submitted, starts and ends is not known then; functions with an instant ignore later events.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ FAILED = ("failed", "timeout", "out_of_memory")
 class Tasks:
     """Tasks in the order of their definition, and their jobs.
 
-    ``jobs`` are sorted by task, then by submission; those of task k are ``first[k]`` up to ``first[k + 1]``. ``names``, ``users`` and
-    ``groups`` (object[tasks]; "" for unknown); ``defined`` float64[tasks] and ``submitted``, ``started``, ``ended`` float64[jobs] in
-    seconds since 1970, infinite for what has not happened; ``task`` int64[jobs]; ``site`` and ``host`` object[jobs];
-    ``failed`` bool[jobs] says of those that ended how.
+    ``jobs`` are sorted by task, then by submission; those of task k are ``first[k]`` up to
+    ``first[k + 1]``. ``names``, ``users`` and ``groups`` object[tasks], "" for unknown;
+    ``defined`` float64[tasks] and ``submitted``, ``started``, ``ended`` float64[jobs] in seconds
+    since 1970, infinite for what has not happened; ``task`` int64[jobs]; ``site`` and ``host``
+    object[jobs]; ``failed`` bool[jobs].
     """
 
     jobs: pd.DataFrame
@@ -56,7 +57,7 @@ class Tasks:
 
     @cached_property
     def job_ids(self) -> Array:
-        """The names of the jobs (object[jobs]): a column of texts takes as long to give one as to give many."""
+        """The ids of the jobs (object[jobs]), cached: converting a text column is slow."""
         return self.jobs["job_id"].to_numpy(object)
 
     @property
@@ -65,7 +66,10 @@ class Tasks:
         return np.maximum.reduceat(self.ended, self.first[:-1]) if len(self) else np.empty(0)
 
     def reached(self, progress: float) -> Array:
-        """When the share ``progress`` of each task's jobs had ended, infinite where it has not; at 0 the definition (float64[tasks])."""
+        """When the share ``progress`` of each task's jobs had ended; at 0 the definition.
+
+        float64[tasks], infinite where it has not.
+        """
         if progress <= 0:
             return self.defined
         by_end = self.ended[np.lexsort((self.ended, self.task))]
@@ -73,9 +77,10 @@ class Tasks:
 
 
 def group_tasks(jobs: pd.DataFrame) -> Tasks:
-    """Put ``jobs`` together by task; where no job names one, a task is a burst: a user's jobs to one group within an hour of the first.
+    """Group jobs by task; in a log without task ids, a task is a burst.
 
-    Jobs without a ``task_id`` in a log that has some belong to no task and are left out.
+    A burst is a user's jobs to one group within an hour of the first. Jobs without a ``task_id`` in
+    a log that has some are left out.
     """
     named = jobs["task_id"].notna()
     ids = jobs["task_id"] if named.any() else bursts(jobs)
@@ -98,23 +103,35 @@ def group_tasks(jobs: pd.DataFrame) -> Tasks:
     )
     heads = jobs.iloc[first[:-1]]
     ended = _seconds(jobs["ended_at"])
-    # A log without starts (LCG-2005) tells of run times alone: they are taken to follow the submission.
+    # In a log without starts (LCG-2005), runs are taken to start at submission.
     started = np.where(
         np.isfinite(_seconds(jobs["started_at"])),
         _seconds(jobs["started_at"]),
         np.where(np.isfinite(ended), submitted, np.inf),
     )
     return Tasks(
-        jobs, first, _texts(heads["task_id"]), _texts(heads["user"]), _texts(heads["group"]), np.sort(defined), submitted, started, ended,
-        task.astype(np.int64), _texts(jobs["site"]), _texts(jobs["host"]), jobs["status"].isin(FAILED).to_numpy(bool),
-    )  # fmt: skip
+        jobs=jobs,
+        first=first,
+        names=_texts(heads["task_id"]),
+        users=_texts(heads["user"]),
+        groups=_texts(heads["group"]),
+        defined=np.sort(defined),
+        submitted=submitted,
+        started=started,
+        ended=ended,
+        task=task.astype(np.int64),
+        site=_texts(jobs["site"]),
+        host=_texts(jobs["host"]),
+        failed=jobs["status"].isin(FAILED).to_numpy(bool),
+    )
 
 
 def bursts(jobs: pd.DataFrame) -> pd.Series[Any]:
-    """Which burst each job belongs to, named by user, group and the first submission (text, indexed as ``jobs``).
+    """The burst of each job, named by user, group and first submission (text, indexed as ``jobs``).
 
-    >>> times = pd.to_datetime(["2026-01-01 00:00", "2026-01-01 00:59", "2026-01-01 01:00"], utc=True)
-    >>> bursts(pd.DataFrame({"user": "ada", "group": "atlas", "submitted_at": times})).str[-6:].tolist()
+    >>> times = pd.to_datetime(["2026-01-01 00:00", "2026-01-01 00:59", "2026-01-01 01:00"])
+    >>> jobs = pd.DataFrame({"user": "ada", "group": "atlas", "submitted_at": times})
+    >>> bursts(jobs.assign(submitted_at=times.tz_localize("UTC"))).str[-6:].tolist()
     ['000000', '000000', '010000']
     """
     order = np.argsort(jobs["submitted_at"].to_numpy(), kind="stable")
@@ -144,7 +161,7 @@ def _seconds(values: pd.Series[Any]) -> Array:
 
 
 def microseconds(seconds: Array) -> Array:
-    """Seconds since 1970 as the engine counts them, NOT_AVAILABLE for infinite ones (int64, same shape)."""
+    """Seconds to microseconds since 1970, NOT_AVAILABLE for infinite (int64, same shape)."""
     return np.where(
         np.isfinite(seconds),
         (np.nan_to_num(seconds, posinf=0.0) * SECOND).astype(np.int64),

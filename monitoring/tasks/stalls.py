@@ -150,7 +150,7 @@ def first_stalled_at(tasks: Tasks, rows: Array, threshold: float) -> dict[int, f
         return {}
     # Predictions as of the last end in the task: a stall must not teach that jobs take long.
     ends = last_end(tasks, queries)
-    mass, index = prequential_walltimes(tasks)(opened.job, ends[opened.question])
+    mass, index = prequential_walltimes(tasks)(opened.job, ends[opened.query])
     longest = upper_walltime(mass, find_target("walltime").grid)[index]
     ratio = silence_ratio(tasks, queries, opened, longest, ends)
     first: dict[int, float] = {}

@@ -69,8 +69,8 @@ def last_end(tasks: Tasks, queries: Queries) -> Array:
 
 def submitted(tasks: Tasks, queries: Queries, opened: OpenJobs) -> OpenJobs:
     """The open jobs that were submitted by the time of their query."""
-    rows = np.flatnonzero(tasks.submitted[opened.job] <= queries.at[opened.question])
-    return OpenJobs(opened.question[rows], opened.job[rows], opened.spent[rows])
+    rows = np.flatnonzero(tasks.submitted[opened.job] <= queries.at[opened.query])
+    return OpenJobs(opened.query[rows], opened.job[rows], opened.spent[rows])
 
 
 def last_event(tasks: Tasks, queries: Queries, opened: OpenJobs, ends: Array) -> Array:
@@ -82,10 +82,10 @@ def last_event(tasks: Tasks, queries: Queries, opened: OpenJobs, ends: Array) ->
         opened: Their open jobs that were submitted by then.
         ends: ``last_end`` of the queries.
     """
-    started, at = tasks.started[opened.job], queries.at[opened.question]
+    started, at = tasks.started[opened.job], queries.at[opened.query]
     latest = ends.copy()
     changed = np.where(started <= at, started, tasks.submitted[opened.job])
-    np.maximum.at(latest, opened.question, changed)
+    np.maximum.at(latest, opened.query, changed)
     return latest
 
 
@@ -105,8 +105,8 @@ def silence_ratio(
         The ratio; 0 for tasks with fewer than MIN_OPEN open jobs.
     """
     count = len(queries)
-    jobs_left = np.bincount(opened.question, minlength=count)
-    usual = np.bincount(opened.question, longest, minlength=count) / np.maximum(jobs_left, 1)
+    jobs_left = np.bincount(opened.query, minlength=count)
+    usual = np.bincount(opened.query, longest, minlength=count) / np.maximum(jobs_left, 1)
     silent = queries.at - last_event(tasks, queries, opened, ends) - GRACE_SECONDS
     ratio = np.maximum(silent, 0.0) / np.maximum(usual, 1.0)
     return np.where(jobs_left >= MIN_OPEN, ratio, 0.0)

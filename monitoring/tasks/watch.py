@@ -103,7 +103,7 @@ class _Open:
 
     def of(self, query: int) -> dict[int, float]:
         """The longest walltimes of one query's jobs, by row."""
-        own = slice(*np.searchsorted(self.jobs.question, [query, query + 1]))
+        own = slice(*np.searchsorted(self.jobs.query, [query, query + 1]))
         return dict(zip(self.jobs.job[own].tolist(), self.longest[own].tolist(), strict=True))
 
 

@@ -22,7 +22,7 @@ def past() -> PastQueries:
 
 @pytest.fixture(scope="module")
 def fitted(past: PastQueries) -> tuple[TaskModel, float]:
-    now = float(np.quantile(past.questions.at, 0.8))
+    now = float(np.quantile(past.queries.at, 0.8))
     return fit_calibrated(past, now), now
 
 
@@ -40,7 +40,7 @@ def test_what_is_asked_for_is_asked_at_the_trimmed_level(
     past: PastQueries, fitted: tuple[TaskModel, float]
 ) -> None:
     model, now = fitted
-    shown = past.inputs[past.questions.at > now]
+    shown = past.inputs[past.queries.at > now]
     low, middle, high = time_left(model, shown, LEVELS).T
     assert (low <= middle).all() and (middle <= high).all()
     narrow = replace(model, trims=np.tile((0.0, 0.3, 0.5, 0.7, 1.0), (4, 1)))
