@@ -78,12 +78,12 @@ def _in_progress(
                 continue
             active[remaining] = neighbour
             remaining += 1
-            if neighbour != row and keys[index_of_other] == keys[row]:
+            if neighbour != row and keys[neighbour] == keys[row]:
                 out[row, 0] += 1
                 out[row, 1] += amount[neighbour]
                 out[row, 2] += max(
                     0.0,
-                    amount[neighbour] - speed[index_of_other] * (now - begin[index_of_other]),
+                    amount[neighbour] - speed[neighbour] * (now - begin[neighbour]),
                 )
                 out[row, 3] += now - begin[neighbour]
                 out[row, 4] += speed[neighbour]
