@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import Annotated
 
@@ -11,29 +10,17 @@ import typer
 from commands.inputs import Json
 from commands.tables import print_note, progress_bar, show_rows
 from infra.errors import InputError
-from infra.settings import Settings, prepare_environment
+from infra.settings import Settings, prepare_environment, use_own_folder
 
 
 def demo(as_json: Json = False) -> None:
     """Run the whole loop once on generated jobs, in a data folder of its own."""
-    _use_own_folder("demo")
+    use_own_folder("demo")
     with progress_bar("starting") as report:
         from flows.demo import demo as run
 
         rows = run(report)
     show_rows(rows, as_json, "Gridcast's loop, once, on generated jobs")
-
-
-def _use_own_folder(name: str) -> None:
-    """Keep all that follows in a folder of the data folder, whatever databases settings name.
-
-    So the jobs of the demo never mix with a site's. To be called before flows are imported.
-    """
-    databases = ("DATABASE_URL", "MLFLOW_URL", "PREFECT_DATABASE_URL")
-    home = prepare_environment().home.absolute() / name
-    os.environ.update({f"GRIDCAST_{setting}": "" for setting in databases}, GRIDCAST_HOME=str(home))
-    prepare_environment.cache_clear()
-    prepare_environment()
 
 
 def serve() -> None:

@@ -267,6 +267,18 @@ def prepare_environment() -> Settings:
     return settings
 
 
+def use_own_folder(name: str) -> Settings:
+    """Keep all that follows in a folder of the data folder, on embedded databases.
+
+    To be called before Prefect, MLflow, Evidently or BentoML is imported.
+    """
+    home = prepare_environment().home.absolute() / name
+    databases = ("DATABASE_URL", "MLFLOW_URL", "PREFECT_DATABASE_URL")
+    os.environ.update({f"GRIDCAST_{setting}": "" for setting in databases}, GRIDCAST_HOME=str(home))
+    prepare_environment.cache_clear()
+    return prepare_environment()
+
+
 def environment_with(extra: Mapping[str, str]) -> dict[str, str]:
     """The environment of a child process: this one's, prepared, and ``extra``."""
     prepare_environment()

@@ -23,7 +23,7 @@ PACKAGES = (
     "commands",
     "adapters",
 )
-AT_A_SITE = {"pandajedi", "gridcast_client"}
+AT_A_SITE = {"pandajedi", "gridcast_client", "gridcast_panda_mapping"}
 """What an adapter finds where it is copied to."""
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MODULES = [
@@ -45,15 +45,15 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
         for inner in ast.walk(node)
     }
-    found: set[str] = set()
+    modules: set[str] = set()
     for node in ast.walk(tree):
         if id(node) in typing_only:
             continue
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-    return found
+            modules.add(node.module)
+    return modules
 
 
 def plain(requirement: str) -> str:
@@ -79,13 +79,13 @@ def test_what_is_imported_under_our_names_is_ours(name: str) -> None:
 
 
 def test_no_module_of_ours_bears_the_name_of_a_dependency() -> None:
-    others = {
+    dependencies = {
         name for name, sources in packages_distributions().items() if set(sources) != {"gridcast"}
     }
     assert {path.stem for path in MODULES if path.stem != "__init__"} & {
         plain(name) for name in SETTINGS["project"]["dependencies"]
     } == set()
-    assert {*PACKAGES, "gridcast"} & others == set()
+    assert {*PACKAGES, "gridcast"} & dependencies == set()
 
 
 def test_no_folder_or_module_is_a_drawer_for_everything() -> None:
@@ -150,9 +150,11 @@ def test_reading_and_storing_jobs_waits_for_no_heavy_package() -> None:
 
 def test_only_the_settings_read_the_environment() -> None:
     readers = re.compile(r"os\.environ|os\.getenv|\bgetenv\(|from os import .*environ")
-    found = {name_of(path) for path in MODULES if readers.search(path.read_text(encoding="utf-8"))}
+    modules = {
+        name_of(path) for path in MODULES if readers.search(path.read_text(encoding="utf-8"))
+    }
     # The client is one file that a broker takes away with it, without our settings.
-    assert found - {"services/client.py"} == {"infra/settings.py"}
+    assert modules - {"services/client.py"} == {"infra/settings.py"}
 
 
 def test_nothing_is_pickled() -> None:

@@ -44,8 +44,8 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def services() -> dict[str, Any]:
     """The services of the compose file, with its shared parts put in."""
-    found: dict[str, Any] = yaml.safe_load((COMPOSE / "compose.yaml").read_text())["services"]
-    return found
+    compose: dict[str, Any] = yaml.safe_load((COMPOSE / "compose.yaml").read_text())["services"]
+    return compose
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +82,13 @@ def of_kind(rendered: list[dict[str, Any]], kind: str) -> dict[str, dict[str, An
 
 def settings_from(environment: dict[str, Any]) -> Settings:
     """The settings that a container reads, of which what an operator must fill in is filled in."""
-    given: dict[str, Any] = {
+    variables: dict[str, Any] = {
         name.removeprefix("GRIDCAST_").lower(): str(value) for name, value in environment.items()
     }
     return Settings(
         _env_file=None,
-        **given | {"host": "0.0.0.0", "home": Path("/data"), "tokens": "0123456789abcdef:admin"},
+        **variables
+        | {"host": "0.0.0.0", "home": Path("/data"), "tokens": "0123456789abcdef:admin"},
     )
 
 
@@ -96,12 +97,14 @@ def test_compose_takes_the_file(services: dict[str, Any]) -> None:
     # What an operator must give is given, and what he may is left as it is.
     text = re.sub(
         r"\$\{\w+(?::\?|:-([^}]*))\}",
-        lambda found: found[1] or "given",
+        lambda compose: compose[1] or "given",
         (COMPOSE / "compose.yaml").read_text(),
     )
-    whole = yaml.safe_load(text)
+    document = yaml.safe_load(text)
     compose.PyCompose.from_yaml(
-        yaml.safe_dump({name: part for name, part in whole.items() if not name.startswith("x-")})
+        yaml.safe_dump(
+            {name: component for name, component in document.items() if not name.startswith("x-")}
+        )
     )
     assert {
         "postgres",
@@ -124,7 +127,7 @@ def test_compose_takes_the_file(services: dict[str, Any]) -> None:
             assert (
                 (COMPOSE / source).exists()
                 if source.startswith(".")
-                else source in whole["volumes"]
+                else source in document["volumes"]
             ), volume
         for port in service.get("ports", ()):
             assert port.startswith(("127.0.0.1:", "${GRIDCAST_ADDRESS:-127.0.0.1}:")), (
@@ -134,17 +137,17 @@ def test_compose_takes_the_file(services: dict[str, Any]) -> None:
 
 def test_a_service_of_compose_becomes_the_part_that_is_declared(ours: dict[str, Any]) -> None:
     assert {service["command"][0] for service in ours.values()} == {
-        part.name for part in local_components(Settings(_env_file=None))
+        component.name for component in local_components(Settings(_env_file=None))
     }
     for name, service in ours.items():
         assert set(service["environment"]) <= SETTINGS, name
         assert service["user"] == "10001:10001"
         (wanted,) = service["command"]
         settings = settings_from(service["environment"])
-        part = component_named(wanted, settings)
-        if part.address:
-            assert part.address == f"http://0.0.0.0:{PORTS[wanted]}"
-            assert part.command[part.command.index("--port") + 1] == str(PORTS[wanted])
+        component = component_named(wanted, settings)
+        if component.address:
+            assert component.address == f"http://0.0.0.0:{PORTS[wanted]}"
+            assert component.command[component.command.index("--port") + 1] == str(PORTS[wanted])
         if "healthcheck" in service:
             assert service["healthcheck"]["test"] == [
                 "CMD",
@@ -156,9 +159,12 @@ def test_a_service_of_compose_becomes_the_part_that_is_declared(ours: dict[str, 
             ]
         for port in service.get("ports", ()):
             assert port.rpartition(":")[2] == str(PORTS[wanted])
-        told = part.environment
+        variables_of_component = component.environment
         if wanted not in ("mlflow",):
-            assert (told["GRIDCAST_MLFLOW_URL"], told["PREFECT_API_URL"]) == (
+            assert (
+                variables_of_component["GRIDCAST_MLFLOW_URL"],
+                variables_of_component["PREFECT_API_URL"],
+            ) == (
                 "http://mlflow:5000",
                 "http://prefect:4200/api",
             )
@@ -187,7 +193,7 @@ def test_servers_of_compose_have_a_database_each_and_answer_by_their_names(
 
 def test_proxy_and_prometheus_of_compose_are_those_of_a_site(tmp_path: Path) -> None:
     doors = {name: f"{name}:3000" for name in ("predictor-1", "predictor-2")}
-    others = {
+    watched = {
         "postgres": ("postgres:5432", ""),
         "mlflow": ("mlflow:5000", "/health"),
         "prefect": ("prefect:4200", "/api/ready"),
@@ -195,7 +201,7 @@ def test_proxy_and_prometheus_of_compose_are_those_of_a_site(tmp_path: Path) -> 
     proxy = proxy_text(
         ":3000",
         doors,
-        others | {"dashboard": ("dashboard:3100", "/")},
+        watched | {"dashboard": ("dashboard:3100", "/")},
         "${GRIDCAST_TOKEN}",
         "127.0.0.11:53",
     )
@@ -299,7 +305,7 @@ def test_every_deployment_is_a_part_with_its_port_probes_and_no_rights(
     assert (
         deployments.keys()
         == policies.keys()
-        == {part.name for part in local_components(Settings(_env_file=None))}
+        == {component.name for component in local_components(Settings(_env_file=None))}
     )
     assert {name: service["spec"]["ports"][0]["port"] for name, service in doors.items()} == PORTS
     for name, deployment in deployments.items():
@@ -317,15 +323,16 @@ def test_every_deployment_is_a_part_with_its_port_probes_and_no_rights(
         assert container["securityContext"] == rights
         assert {"requests", "limits"} <= container["resources"].keys()
         environment = {
-            one["name"]: one.get("value", "postgresql://db/x") for one in container["env"]
+            variable["name"]: variable.get("value", "postgresql://db/x")
+            for variable in container["env"]
         }
         assert environment.keys() <= SETTINGS
-        part = component_named(name, settings_from(environment))
-        if part.address:
+        component = component_named(name, settings_from(environment))
+        if component.address:
             assert (
                 container["ports"][0]["containerPort"]
                 == PORTS[name]
-                == int(part.address.rpartition(":")[2])
+                == int(component.address.rpartition(":")[2])
             )
             assert container["readinessProbe"]["exec"]["command"] == [
                 "python",
@@ -405,8 +412,8 @@ def test_a_container_asks_itself_whether_it_is_ready(door: int, tmp_path: Path) 
     }
     with_token = {**environment, "GRIDCAST_TOKENS": "0123456789abcdef:predict"}
     codes = [
-        subprocess.run(ask, cwd=INFRA.parent, env=given, check=False).returncode
-        for given in (environment, with_token)
+        subprocess.run(ask, cwd=INFRA.parent, env=variables, check=False).returncode
+        for variables in (environment, with_token)
     ]
     assert codes == [1, 0]
     unknown = [*ask[:3], "cellar"]

@@ -18,14 +18,14 @@ def expressions() -> list[str]:
 def test_every_metric_of_the_predictor_is_shown_and_no_other_is_asked_for(
     expressions: list[str],
 ) -> None:
-    declared = (Path(__file__).parents[2] / "services" / "metrics.py").read_text()
+    declared = (Path(__file__).parents[2] / "services" / "http" / "metrics.py").read_text()
     metrics = set(re.findall(r'"(gridcast_\w+)"', declared))
-    asked = {
+    queries = {
         re.sub(r"_bucket$", "", name)
         for expression in expressions
         for name in re.findall(r"gridcast_\w+", expression)
     }
-    assert asked == metrics
+    assert queries == metrics
 
 
 def test_every_expression_is_of_the_chosen_predictors(expressions: list[str]) -> None:
@@ -37,9 +37,11 @@ def test_every_expression_is_of_the_chosen_predictors(expressions: list[str]) ->
 def test_no_two_panels_overlap() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
-        place = panel["gridPos"]
+        position = panel["gridPos"]
         cells = {
-            (place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])
+            (position["x"] + x, position["y"] + y)
+            for x in range(position["w"])
+            for y in range(position["h"])
         }
         assert not cells & taken, panel["title"]
         assert max(x for x, _ in cells) < 24

@@ -70,9 +70,9 @@ def filled(url: str, revision: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def reflected(connection: Connection) -> dict[str, Any]:
-    found, parts = MetaData(), partitions(connection)
-    found.reflect(connection, only=lambda name, _: name not in parts)
-    return {name: table for name, table in found.tables.items() if name != VERSION_TABLE}
+    reflected_tables, parts = MetaData(), partitions(connection)
+    reflected_tables.reflect(connection, only=lambda name, _: name not in parts)
+    return {name: table for name, table in reflected_tables.tables.items() if name != VERSION_TABLE}
 
 
 def value(column: Column[Any], number: int) -> object:
@@ -128,9 +128,11 @@ def check(engine: Any, rows: dict[str, list[dict[str, Any]]]) -> None:
             for name, table in metadata.tables.items()
         }
         for name, expected in rows.items():
-            kept = [tables[name].c[column] for column in expected[0]]
-            found = [dict(row) for row in connection.execute(select(*kept)).mappings()]
-            assert sorted(found, key=str) == sorted(expected, key=str), name
+            columns = [tables[name].c[column] for column in expected[0]]
+            reflected_tables = [
+                dict(row) for row in connection.execute(select(*columns)).mappings()
+            ]
+            assert sorted(reflected_tables, key=str) == sorted(expected, key=str), name
             keys = inspect(engine).get_pk_constraint(name)["constrained_columns"]
             assert keys == [
                 column.name for column in key_columns(connection, metadata.tables[name])
@@ -141,7 +143,7 @@ def check(engine: Any, rows: dict[str, list[dict[str, Any]]]) -> None:
                 else set()
             )
             assert {
-                part.removeprefix(f"{name}_") for part in partitions(connection, name)
+                partition.removeprefix(f"{name}_") for partition in partitions(connection, name)
             } == months
     assert len(read_jobs(engine)) == ROWS
     assert len(read_ended(engine)) == ROWS - 1

@@ -50,10 +50,10 @@ def web(name: str, *, after: tuple[str, ...] = ()) -> Component:
     )
 
 
-def wait_for(truth: Callable[[], object], what: str) -> None:
+def wait_for(truth: Callable[[], object], description: str) -> None:
     deadline = time.monotonic() + 60
     while not truth():
-        assert time.monotonic() < deadline, f"waited in vain for: {what}"
+        assert time.monotonic() < deadline, f"waited in vain for: {description}"
         time.sleep(0.05)
 
 
@@ -78,12 +78,12 @@ def supervise(
     started: list[subprocess.Popen[bytes]] = []
 
     def run(declared: list[Component]) -> tuple[subprocess.Popen[bytes], Path]:
-        shown = [
-            f"replace({part!r}, files={part.files!r})" for part in declared
+        code = [
+            f"replace({component!r}, files={component.files!r})" for component in declared
         ]  # which a part does not show by itself
-        (tmp_path / "parts").write_text(f"[{', '.join(shown)}]")
-        said = tmp_path / "said"
-        with said.open("wb") as file:
+        (tmp_path / "parts").write_text(f"[{', '.join(code)}]")
+        output = tmp_path / "said"
+        with output.open("wb") as file:
             process = subprocess.Popen(
                 [sys.executable, "-c", SUPERVISOR, str(tmp_path / "parts")],
                 stdout=file,
@@ -92,7 +92,7 @@ def supervise(
                 cwd=Path(__file__).parents[2],
             )
         started.append(process)
-        return process, said
+        return process, output
 
     yield run
     for process in started:
@@ -109,32 +109,32 @@ def test_parts_start_in_order_answer_and_stop_on_ctrl_c_with_nothing_left_behind
 ):
     first = web("first")
     declared = [first, web("second", after=("first",))]
-    process, said = supervise(declared)
-    wait_for(lambda: "READY" in said.read_text(), "both parts are ready")
+    process, output = supervise(declared)
+    wait_for(lambda: "READY" in output.read_text(), "both parts are ready")
     rows = status(settings, declared)
     assert [row["state"] for row in rows] == ["up", "up"]
-    assert [row["address"] for row in rows] == [part.address for part in declared]
-    assert said.read_text().index("first is ready") < said.read_text().index("second is ready")
+    assert [row["address"] for row in rows] == [component.address for component in declared]
+    assert output.read_text().index("first is ready") < output.read_text().index("second is ready")
     pids = [row["pid"] for row in rows]
 
     process.send_signal(signal.SIGINT)
 
     assert process.wait(60) == 0
-    assert said.read_text().splitlines()[-3:] == ["stopping second", "stopping first", "STOPPED"]
+    assert output.read_text().splitlines()[-3:] == ["stopping second", "stopping first", "STOPPED"]
     assert not any(psutil.pid_exists(pid) for pid in pids)
     assert states(settings, declared) == ["down", "down"]
 
 
 def test_a_part_killed_is_said_and_started_again(settings, supervise):
     declared = [web("server")]
-    _, said = supervise(declared)
-    wait_for(lambda: "READY" in said.read_text(), "the part is ready")
+    _, output = supervise(declared)
+    wait_for(lambda: "READY" in output.read_text(), "the part is ready")
     before = status(settings, declared)[0]["pid"]
 
     os.kill(before, signal.SIGKILL)
 
-    wait_for(lambda: said.read_text().count("server is ready") == 2, "the part is ready again")
-    assert "server was killed by SIGKILL; it starts again in 1 s" in said.read_text()
+    wait_for(lambda: output.read_text().count("server is ready") == 2, "the part is ready again")
+    assert "server was killed by SIGKILL; it starts again in 1 s" in output.read_text()
     row = status(settings, declared)[0]
     assert row["state"] == "up"
     assert row["pid"] != before
@@ -144,10 +144,10 @@ def test_a_part_killed_is_said_and_started_again(settings, supervise):
 def test_a_log_that_grows_long_begins_anew_and_the_one_before_is_kept(settings, supervise):
     long = "import time; print('began', flush=True); [print(line, 'x' * 2**20, flush=True) for line in range(50)]\n"
     later = "while True:\n    print('later', flush=True); time.sleep(0.1)"
-    part = Component("talker", (sys.executable, "-c", long + later), ready_log_text="later")
+    component = Component("talker", (sys.executable, "-c", long + later), ready_log_text="later")
     log = settings.folder("logs") / "talker.log"
-    _, said = supervise([part])
-    wait_for(lambda: "READY" in said.read_text(), "the part is ready")
+    _, output = supervise([component])
+    wait_for(lambda: "READY" in output.read_text(), "the part is ready")
 
     earlier = log.with_suffix(".log.1")
     wait_for(
@@ -166,14 +166,14 @@ def test_a_worker_in_a_session_of_its_own_does_not_outlive_its_part(settings, su
         Component(name, (sys.executable, "-c", begin), ready_log_text="began")
         for name in ("first", "second")
     ]
-    _, said = supervise(declared)
-    wait_for(lambda: "READY" in said.read_text(), "both are ready")
+    _, output = supervise(declared)
+    wait_for(lambda: "READY" in output.read_text(), "both are ready")
     leaders = {row["part"]: psutil.Process(row["pid"]) for row in status(settings, declared)}
     workers = {name: leader.children()[0] for name, leader in leaders.items()}
 
     leaders["first"].kill()
 
-    wait_for(lambda: said.read_text().count("first is ready") == 2, "the part is ready again")
+    wait_for(lambda: output.read_text().count("first is ready") == 2, "the part is ready again")
     assert ended(workers["first"])
     assert not ended(workers["second"])
 
@@ -183,8 +183,8 @@ def test_a_full_disk_ends_nothing_that_watches_and_a_part_that_ended_meanwhile_s
 ):
     config = settings.folder("site") / "server.cfg"
     declared = [replace(web("server"), files={str(config): "port = 1"})]
-    process, said = supervise(declared)
-    wait_for(lambda: "READY" in said.read_text(), "the part is ready")
+    process, output = supervise(declared)
+    wait_for(lambda: "READY" in output.read_text(), "the part is ready")
     before = status(settings, declared)[0]["pid"]
     config.unlink()
     supervisor = psutil.Process(process.pid)
@@ -206,8 +206,8 @@ def test_a_full_disk_ends_nothing_that_watches_and_a_part_that_ended_meanwhile_s
 
 def test_down_from_another_shell_stops_everything_and_may_be_repeated(settings, supervise):
     declared = [web("server")]
-    process, said = supervise(declared)
-    wait_for(lambda: "READY" in said.read_text(), "the part is ready")
+    process, output = supervise(declared)
+    wait_for(lambda: "READY" in output.read_text(), "the part is ready")
 
     assert down(settings) == ["server"]
 
@@ -227,8 +227,8 @@ def test_a_part_that_ignores_sigterm_is_killed_with_the_children_it_started(sett
         address=f"http://127.0.0.1:{port}",
         stop_seconds=0.5,
     )
-    process, said = supervise([stubborn])
-    wait_for(lambda: "READY" in said.read_text(), "the part is ready")
+    process, output = supervise([stubborn])
+    wait_for(lambda: "READY" in output.read_text(), "the part is ready")
     leader = psutil.Process(status(settings, [stubborn])[0]["pid"])
     family = [leader, *leader.children()]
     assert len(family) == 2
@@ -236,22 +236,22 @@ def test_a_part_that_ignores_sigterm_is_killed_with_the_children_it_started(sett
     process.terminate()
 
     assert process.wait(60) == 0
-    assert all(ended(each) for each in family)
+    assert all(ended(process_or_row) for process_or_row in family)
 
 
 def test_what_a_killed_supervisor_left_behind_is_stopped_by_the_next_up(settings, supervise):
     declared = [web("server")]
-    process, said = supervise(declared)
-    wait_for(lambda: "READY" in said.read_text(), "the part is ready")
+    process, output = supervise(declared)
+    wait_for(lambda: "READY" in output.read_text(), "the part is ready")
     orphan = psutil.Process(status(settings, declared)[0]["pid"])
     process.kill()
     process.wait(60)
     assert orphan.is_running()
 
-    _, said = supervise(declared)
+    _, output = supervise(declared)
 
-    wait_for(lambda: "READY" in said.read_text(), "the part is ready again")
-    assert said.read_text().startswith("server was left behind by an earlier run and is stopped")
+    wait_for(lambda: "READY" in output.read_text(), "the part is ready again")
+    assert output.read_text().startswith("server was left behind by an earlier run and is stopped")
     assert ended(orphan)
 
 
@@ -264,8 +264,8 @@ def test_down_goes_by_the_records_and_the_mark_when_supervisor_and_part_were_kil
         "worker", (sys.executable, "-c", begin + "time.sleep(300)"), ready_log_text="began"
     )
     server = web("server")
-    process, said = supervise([worker, server])
-    wait_for(lambda: "READY" in said.read_text(), "both are ready")
+    process, output = supervise([worker, server])
+    wait_for(lambda: "READY" in output.read_text(), "both are ready")
     rows = {row["part"]: psutil.Process(row["pid"]) for row in status(settings, [])}
     (stray,) = rows["worker"].children()
     process.kill()
@@ -275,7 +275,7 @@ def test_down_goes_by_the_records_and_the_mark_when_supervisor_and_part_were_kil
 
     assert down(settings) == ["server"]
 
-    assert all(ended(each) for each in (*rows.values(), stray))
+    assert all(ended(process_or_row) for process_or_row in (*rows.values(), stray))
     assert list(settings.folder("run").iterdir()) == []
 
 
@@ -283,7 +283,9 @@ def test_a_door_that_wants_a_token_is_asked_with_it(tmp_path):
     settings = Settings(
         home=tmp_path, tokens="0123456789abcdef:predict,fedcba9876543210:admin", _env_file=None
     )
-    (predictor,) = [part for part in local_components(settings) if part.name == "predictor"]
+    (predictor,) = [
+        component for component in local_components(settings) if component.name == "predictor"
+    ]
     port = free_port()
     serve = (
         "from http.server import *\n"
@@ -303,22 +305,22 @@ def test_a_door_that_wants_a_token_is_asked_with_it(tmp_path):
 
 
 def test_a_taken_port_is_one_sentence_before_anything_starts(settings):
-    part = web("server")
+    component = web("server")
     with socket.socket() as taker:
-        taker.bind(("127.0.0.1", int(part.address.rpartition(":")[2])))
+        taker.bind(("127.0.0.1", int(component.address.rpartition(":")[2])))
         taker.listen()
         with pytest.raises(
             ConflictError,
             match=r"^server cannot listen on 127.0.0.1 port \d+: .* in use; set GRIDCAST_SERVER_PORT to a free one$",
         ):
-            up(settings, [part])
-    assert status(settings, [part])[0]["pid"] is None
+            up(settings, [component])
+    assert status(settings, [component])[0]["pid"] is None
 
 
 def test_a_second_up_on_the_same_data_folder_is_refused(settings, supervise):
     declared = [web("server")]
-    process, said = supervise(declared)
-    wait_for(lambda: "READY" in said.read_text(), "the part is ready")
+    process, output = supervise(declared)
+    wait_for(lambda: "READY" in output.read_text(), "the part is ready")
     with pytest.raises(
         ConflictError, match=rf"already up on .* \(pid {process.pid}\); `gridcast down` stops it"
     ):
@@ -333,9 +335,9 @@ def test_a_part_that_never_becomes_ready_fails_up_with_its_last_words_and_stops_
         web("broken"), command=(sys.executable, "-c", "raise SystemExit('no such model')")
     )
     declared = [web("server"), broken]
-    process, said = supervise(declared)
+    process, output = supervise(declared)
     assert process.wait(60) == 1
-    assert "ProcessError: broken ended 3 times: no such model (its log is " in said.read_text()
+    assert "ProcessError: broken ended 3 times: no such model (its log is " in output.read_text()
     assert states(settings, declared) == ["down", "down"]
 
 
@@ -345,18 +347,18 @@ def test_a_part_without_a_door_is_ready_when_its_log_says_so(settings, supervise
         (sys.executable, "-uc", "import time; print('worker started!'); time.sleep(300)"),
         ready_log_text="started!",
     )
-    _, said = supervise([worker])
-    wait_for(lambda: "READY" in said.read_text(), "the worker is ready")
+    _, output = supervise([worker])
+    wait_for(lambda: "READY" in output.read_text(), "the worker is ready")
     assert states(settings, [worker]) == ["up"]
 
 
 def test_a_pid_that_now_belongs_to_another_process_is_not_taken_for_the_part(settings):
-    part = web("server")
+    component = web("server")
     record = settings.folder("run") / "server.json"
     record.write_text(
         f'{{"pid": {os.getpid()}, "began": 1.0, "state": "up", "since": "2026-01-01T00:00:00+00:00", "note": ""}}'
     )
-    assert states(settings, [part]) == ["down"]
+    assert states(settings, [component]) == ["down"]
     assert down(settings) == []
 
 
@@ -365,24 +367,29 @@ def test_everything_binds_to_the_host_of_the_settings_and_no_password_is_an_argu
         home=tmp_path, mlflow_url="postgresql://someone:hunter2@db/mlflow", _env_file=None
     )
     declared = local_components(settings)
-    assert [part.name for part in declared] == [
+    assert [component.name for component in declared] == [
         "mlflow",
         "prefect",
         "predictor",
         "dashboard",
         "schedules",
     ]
-    assert not any("hunter2" in word for part in declared for word in part.command)
-    for part in declared[:4]:
-        assert part.address.startswith("http://127.0.0.1:")
-        assert part.command[part.command.index("--host") + 1] == "127.0.0.1"
+    assert not any("hunter2" in word for component in declared for word in component.command)
+    for component in declared[:4]:
+        assert component.address.startswith("http://127.0.0.1:")
+        assert component.command[component.command.index("--host") + 1] == "127.0.0.1"
 
 
 def test_a_remote_mlflow_is_used_and_not_started(tmp_path):
     declared = local_components(
         Settings(home=tmp_path, mlflow_url="http://mlflow.example:5000", _env_file=None)
     )
-    assert [part.name for part in declared] == ["prefect", "predictor", "dashboard", "schedules"]
-    assert {part.environment["GRIDCAST_MLFLOW_URL"] for part in declared} == {
+    assert [component.name for component in declared] == [
+        "prefect",
+        "predictor",
+        "dashboard",
+        "schedules",
+    ]
+    assert {component.environment["GRIDCAST_MLFLOW_URL"] for component in declared} == {
         "http://mlflow.example:5000"
     }

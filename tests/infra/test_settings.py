@@ -61,7 +61,7 @@ def test_telemetry_is_off_before_anything_heavy_is_imported():
 
 
 def test_a_child_is_given_the_prepared_environment_and_its_own_additions():
-    given = environment_with({"GRIDCAST_EXTRA": "1"})
-    assert given["GRIDCAST_EXTRA"] == "1"
-    assert given["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    environment = environment_with({"GRIDCAST_EXTRA": "1"})
+    assert environment["GRIDCAST_EXTRA"] == "1"
+    assert environment["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert "GRIDCAST_EXTRA" not in os.environ

@@ -48,19 +48,19 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def wait_for(holds: Callable[[], Any], what: str, patience: float = 120) -> Any:
+def wait_for(holds: Callable[[], Any], description: str, patience: float = 120) -> Any:
     deadline = time.monotonic() + patience
-    while not (found := holds()):
-        assert time.monotonic() < deadline, f"waited in vain for: {what}"
+    while not (results := holds()):
+        assert time.monotonic() < deadline, f"waited in vain for: {description}"
         time.sleep(0.1)
-    return found
+    return results
 
 
 @dataclass
 class Site:
     settings: Settings
     environment: dict[str, str]
-    said: Path
+    output: Path
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "gridcast", *words]
@@ -70,7 +70,9 @@ class Site:
 
     def address(self, name: str) -> str:
         return next(
-            part.address for part in running_components(self.settings, []) if part.name == name
+            component.address
+            for component in running_components(self.settings, [])
+            if component.name == name
         )
 
     def pid(self, name: str) -> int:
@@ -78,22 +80,22 @@ class Site:
 
     def marked_processes(self) -> list[psutil.Process]:
         """Every process that bears the mark of this data folder."""
-        found = []
+        results = []
         for process in psutil.process_iter():
             try:
                 if process.environ().get(MARK) == str(self.settings.home):
-                    found.append(process)
+                    results.append(process)
             except (psutil.Error, OSError):
                 continue
-        return found
+        return results
 
 
 @pytest.fixture(scope="module")
 def up(postgres: Any) -> Iterator[Site]:
     """The site, up. (The fixture ``postgres`` makes the wheel's programs fit to be run by another user, which as root they must be.)"""
     # Not under pytest's own folder, which no other user may enter: as root the database is another's.
-    place = Path(tempfile.mkdtemp(prefix="gridcast-site-"))
-    place.chmod(0o755)
+    folder = Path(tempfile.mkdtemp(prefix="gridcast-site-"))
+    folder.chmod(0o755)
     names = (
         "predictor_port",
         "mlflow_port",
@@ -105,30 +107,32 @@ def up(postgres: Any) -> Iterator[Site]:
     ports = free_ports(len(names) + 2)
     chosen: dict[str, Any] = dict(zip(names, ports, strict=False)) | {
         "replica_ports": f"{ports[-2]},{ports[-1]}",
-        "home": place / "home",
+        "home": folder / "home",
     }
     settings = Settings(_env_file=None, **chosen)
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("GRIDCAST_")
     }
     environment |= {f"GRIDCAST_{name.upper()}": str(value) for name, value in chosen.items()}
-    said = place / "said"
-    with said.open("wb") as file:
+    output = folder / "said"
+    with output.open("wb") as file:
         command = [sys.executable, "-m", "gridcast", "up", "--site"]
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True
         )
-    one = Site(settings, environment, said)
+    site = Site(settings, environment, output)
     try:
         wait_for(
-            lambda: "Up" in said.read_text() or process.poll() is not None, "the site to be up", 240
+            lambda: "Up" in output.read_text() or process.poll() is not None,
+            "the site to be up",
+            240,
         )
-        assert process.poll() is None, said.read_text()
-        yield one
+        assert process.poll() is None, output.read_text()
+        yield site
     finally:
-        one.run("down")
+        site.run("down")
         process.wait(60)
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_call_through_the_proxy_is_answered_and_what_one_predictor_hears_the_other_learns(
@@ -142,10 +146,10 @@ def test_a_call_through_the_proxy_is_answered_and_what_one_predictor_hears_the_o
             "started_at": "2026-01-01T01:00:00Z",
             "ended_at": "2026-01-01T02:00:00Z",
         }
-        told = http.post(
+        answer = http.post(
             "/outcomes", json={"jobs": [{**WAITING["jobs"][0], **times, "walltime": 3600.0}]}
         ).json()
-        assert told["added"] == 1
+        assert answer["added"] == 1
 
     def heard(name: str) -> int:
         return int(
@@ -206,12 +210,12 @@ def test_prometheus_sees_everything_and_knows_the_rules(up: Site) -> None:
     ) as http:
 
         def asked(query: str) -> dict[str, float]:
-            found = http.get("/query", params={"query": query}).json()["data"]["result"]
+            results = http.get("/query", params={"query": query}).json()["data"]["result"]
             return {
-                f"{one['metric'].get('proxy', '')}{one['metric'].get('job', '')}": float(
-                    one["value"][1]
+                f"{site['metric'].get('proxy', '')}{site['metric'].get('job', '')}": float(
+                    site["value"][1]
                 )
-                for one in found
+                for site in results
             }
 
         wait_for(
@@ -222,7 +226,7 @@ def test_prometheus_sees_everything_and_knows_the_rules(up: Site) -> None:
             "all targets",
         )
         targets = http.get("/targets").json()["data"]["activeTargets"]
-        assert sorted(one["labels"]["job"] for one in targets) == [
+        assert sorted(site["labels"]["job"] for site in targets) == [
             "predictor",
             "predictor",
             "prefect",
@@ -287,12 +291,12 @@ def test_down_leaves_no_process_record_socket_or_taken_port(up: Site) -> None:
 @pytest.mark.parametrize("token", ["", "0123456789abcdef"])
 def test_haproxy_and_prometheus_take_what_is_written_for_them(tmp_path: Path, token: str) -> None:
     servers = {"predictor-1": "127.0.0.1:3001", "predictor-2": "127.0.0.1:3002"}
-    others = {
+    watched = {
         "mlflow": ("127.0.0.1:5000", "/health"),
         "postgres": ("127.0.0.1:5433", ""),
         "dashboard": ("127.0.0.1:3100", "/"),
     }
-    (tmp_path / "haproxy.cfg").write_text(proxy_text("127.0.0.1:3000", servers, others, token))
+    (tmp_path / "haproxy.cfg").write_text(proxy_text("127.0.0.1:3000", servers, watched, token))
     proxy = subprocess.run(
         [str(needs["haproxy"]), "-c", "-f", str(tmp_path / "haproxy.cfg")],
         capture_output=True,
@@ -364,7 +368,7 @@ def test_no_password_or_token_is_an_argument(tmp_path: Path) -> None:
     declared = site_components(
         Settings(home=tmp_path, _env_file=None, tokens="0123456789abcdef:predict", **urls)
     )  # type: ignore[arg-type]
-    assert [part.name for part in declared] == [
+    assert [component.name for component in declared] == [
         *(
             "mlflow",
             "prefect",
@@ -376,6 +380,6 @@ def test_no_password_or_token_is_an_argument(tmp_path: Path) -> None:
             "prometheus",
         )
     ]
-    words = " ".join(word for part in declared for word in part.command)
+    words = " ".join(word for component in declared for word in component.command)
     assert "hunter2" not in words
     assert "0123456789abcdef" not in words

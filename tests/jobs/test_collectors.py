@@ -152,8 +152,8 @@ def test_what_the_accounting_learns_hours_late_is_in_the_next_window(
 
 def mark(store: Any) -> datetime:
     """How far Slurm was read."""
-    told = read_measurements(store, "slurm", kind="collected")
-    return datetime.fromtimestamp(float(told["value"].iloc[-1]), UTC)
+    marks = read_measurements(store, "slurm", kind="collected")
+    return datetime.fromtimestamp(float(marks["value"].iloc[-1]), UTC)
 
 
 def test_a_window_whose_records_cannot_be_read_is_asked_for_again(
@@ -165,7 +165,7 @@ def test_a_window_whose_records_cannot_be_read_is_asked_for_again(
         torn.setattr(
             collectors,
             "ingest_file",
-            lambda *given, **more: (_ for _ in ()).throw(ReadError("the window was cut off")),
+            lambda *arguments, **more: (_ for _ in ()).throw(ReadError("the window was cut off")),
         )
         lost = collect(sqlite_store, "slurm", until=DAY + 9 * HOUR)
     assert (lost.lost, lost.errors, mark(sqlite_store)) == (
@@ -259,7 +259,7 @@ def test_a_system_that_is_not_there_is_one_sentence(
     sqlite_store: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    for system, where, said in (
+    for system, where, reason in (
         (
             "slurm",
             "",
@@ -280,7 +280,7 @@ def test_a_system_that_is_not_there_is_one_sentence(
     ):
         with pytest.raises(NoSystemError) as refused:
             collect(sqlite_store, system, where)
-        assert str(refused.value) == said
+        assert str(refused.value) == reason
         assert refused.value.exit_code == 2
     with pytest.raises(NoSystemError):
         named_systems("slurm,lfs")
@@ -328,8 +328,8 @@ def test_condors_history_is_read_back_to_where_it_was_read_last_in_whatever_orde
             5,
         )  # the fourth waited a day in the queue for its output to be fetched
     ]
-    for told, new in ((2, 2), (2, 0), (5, 3), (5, 0)):
-        (tmp_path / "history.json").write_text(json.dumps(ads[:told]))
+    for marks, new in ((2, 2), (2, 0), (5, 3), (5, 0)):
+        (tmp_path / "history.json").write_text(json.dumps(ads[:marks]))
         done = collect(sqlite_store, "condor")
         assert (done.read, done.added) == (new, new)
     assert sorted(read_jobs(sqlite_store)["job_id"]) == ["1.0", "2.0", "3.0", "4.0", "5.0"]

@@ -136,7 +136,7 @@ def test_a_garbage_tenth_duplicates_and_disorder_cost_nothing_but_the_garbage(
     assert sorted(jobs["job_id"].astype(int)) == list(range(1, 901))
     rejects = read_rejects(store)
     numbers = {
-        place + 3: line for place, line in enumerate(lines)
+        index + 3: line for index, line in enumerate(lines)
     }  # two header lines, and counting from 1
     assert rejects["line"].tolist() == [
         number for number, line in numbers.items() if line in rubbish
@@ -211,8 +211,10 @@ def test_a_bad_file_is_reported_and_the_others_go_on(sqlite_store: Any, tmp_path
     write_log(folder / "a.swf", [swf_line(1)])
     (folder / "b.swf").write_bytes(b"")
     (folder / "c.swf").write_bytes(random.Random(1).randbytes(5000))
-    whole = gzip.compress((HEADER + "\n".join(swf_line(i, i) for i in range(1, 2000))).encode())
-    (folder / "d.swf.gz").write_bytes(whole[: len(whole) // 2])
+    compressed = gzip.compress(
+        (HEADER + "\n".join(swf_line(i, i) for i in range(1, 2000))).encode()
+    )
+    (folder / "d.swf.gz").write_bytes(compressed[: len(compressed) // 2])
     (folder / ".hidden").write_text("x")
     results = ingest_files(
         sqlite_store,
@@ -244,16 +246,16 @@ def test_progress_tells_what_is_stored_by_then(
 ) -> None:
     log = write_log(tmp_path / "site.swf", [swf_line(i, i) for i in range(1, 2001)])
     monkeypatch.setattr("jobs.ingest.ReadOptions", partial(ReadOptions, batch_rows=500))
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     ingest_file(
         sqlite_store,
         log,
-        progress=lambda done: told.append(
+        progress=lambda done: progress.append(
             (done.added, len(read_jobs(sqlite_store, columns=["job_id"])))
         ),
     )
-    assert len(told) == 5  # 2,002 lines
-    assert all(said == stored for said, stored in told)
+    assert len(progress) == 5  # 2,002 lines
+    assert all(reported == stored for reported, stored in progress)
 
 
 def test_a_generated_csv_comes_back_from_the_store_as_it_was(store: Any, tmp_path: Path) -> None:
@@ -379,10 +381,10 @@ def test_killed_at_every_statement_a_batch_is_stored_whole_or_not_at_all_and_a_r
         timeout=300,
         check=True,
     )
-    found = []
+    states = []
     for fatal in range(1, 1 + len(list(tmp_path.glob("[0-9]*.db")))):
         engine = open_store(f"sqlite:///{tmp_path / f'{fatal}.db'}")
-        found.append((len(read_jobs(engine)), len(read_rejects(engine))))
+        states.append((len(read_jobs(engine)), len(read_rejects(engine))))
         ingest_file(engine, log)
         assert (
             read_jobs(engine)["job_id"].is_unique,
@@ -390,9 +392,9 @@ def test_killed_at_every_statement_a_batch_is_stored_whole_or_not_at_all_and_a_r
             len(read_rejects(engine)),
         ) == (True, 12, 2)
         engine.dispose()
-    assert len(found) > 20  # a begin, a look, inserts and a commit for each batch
-    assert found == sorted(found)
-    assert set(found) == set(whole_batches)
+    assert len(states) > 20  # a begin, a look, inserts and a commit for each batch
+    assert states == sorted(states)
+    assert set(states) == set(whole_batches)
 
 
 DISK_FULL = """

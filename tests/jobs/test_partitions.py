@@ -56,15 +56,16 @@ def add(engine: Any, *jobs: Mapping[str, object]) -> Any:
 
 def months(engine: Any, name: str) -> set[str]:
     with engine.connect() as connection:
-        return {part.removeprefix(f"{name}_") for part in partitions(connection, name)}
+        return {partition.removeprefix(f"{name}_") for partition in partitions(connection, name)}
 
 
 REPORT = st.fixed_dictionaries(
     {
         "job_id": st.sampled_from(["1", "2", "3"]),
         "source": st.sampled_from(["test", "other"]),
-        "submitted_at": st.sampled_from(BORDERS),
-        "ended_at": st.sampled_from([None, "2026-02-02", "2026-02-03"]),
+        # Less than 30 days apart: later ones would be other jobs under a recycled id.
+        "submitted_at": st.sampled_from(["2026-01-25", *BORDERS[2:4], "2026-02-20"]),
+        "ended_at": st.sampled_from([None, "2026-02-22", "2026-02-23"]),
         "user": st.sampled_from([None, "ada"]),
     }
 )
@@ -73,19 +74,21 @@ REPORT = st.fixed_dictionaries(
 @settings(
     max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(told=st.lists(REPORT, min_size=1, max_size=8), cut=st.integers(1, 8), by_copy=st.booleans())
+@given(
+    reports=st.lists(REPORT, min_size=1, max_size=8), cut=st.integers(1, 8), by_copy=st.booleans()
+)
 def test_a_job_is_one_row_however_often_its_submission_is_corrected_across_months(
-    store: Any, told: list[dict[str, object]], cut: int, by_copy: bool
+    store: Any, reports: list[dict[str, object]], cut: int, by_copy: bool
 ) -> None:
     with store.begin() as connection:
         connection.execute(text("DELETE FROM jobs"))
     ended: list[tuple[str, str]] = []
     with patch.object(frames, "MIN_COPY_ROWS", 1 if by_copy else frames.MIN_COPY_ROWS):
-        for start in range(0, len(told), cut):
-            now = add(store, *told[start : start + cut]).ended
+        for start in range(0, len(reports), cut):
+            now = add(store, *reports[start : start + cut]).ended
             ended += now[["source", "job_id"]].itertuples(index=False, name=None)
-        again = add(store, *told)
-    expected = merge_repeated(frame(*told)).sort_values(
+        again = add(store, *reports)
+    expected = merge_repeated(frame(*reports)).sort_values(
         ["submitted_at", *JOB.identity], ignore_index=True
     )
     pd.testing.assert_frame_equal(read_jobs(store), expected)
@@ -113,10 +116,10 @@ def test_a_month_is_there_when_something_of_it_is_and_sqlite_has_none(store: Any
     assert months(store, "transfers") == set()
     if there:
         with store.connect() as connection:
-            held = connection.execute(
+            waiting = connection.execute(
                 text("SELECT tableoid::regclass::text, count(*) FROM jobs GROUP BY 1")
             ).all()
-        assert dict(map(tuple, held)) == {
+        assert dict(map(tuple, waiting)) == {
             "jobs_2024_02": 1,
             "jobs_2025_12": 1,
             "jobs_2026_01": 2,
@@ -142,12 +145,12 @@ def test_two_who_need_the_same_new_month_both_have_it(postgres_url: str) -> None
         with engine.begin() as connection:
             add_predictions(connection, answer("2"))
 
-    other = threading.Thread(target=second)
+    second_writer = threading.Thread(target=second)
     with engine.begin() as connection:
         add_predictions(connection, answer("1"))
-        other.start()
+        second_writer.start()
         assert read_predictions(engine).empty  # who reads waits for nobody
-    other.join(60)
+    second_writer.join(60)
     assert read_predictions(engine)["job_id"].tolist() == ["1", "2"]
     assert months(engine, "predictions") == {"2026_03"}
     engine.dispose()
@@ -211,15 +214,15 @@ def test_a_backup_knows_tables_and_no_partitions_and_goes_into_either_database(
     with store.begin() as connection:  # it may be the same one
         for name in ("jobs", "predictions"):
             connection.execute(text(f"DELETE FROM {name}"))
-    other = open_store(url)
-    with other.begin() as connection:
+    second_writer = open_store(url)
+    with second_writer.begin() as connection:
         load_store(connection, tmp_path / "copy", HEAD)
-    assert read_jobs(other)["job_id"].tolist() == ["4", "0", "1", "2", "3"]
-    assert read_predictions(other)["job_id"].tolist() == ["0", "1"]
-    assert months(other, "predictions") == (
+    assert read_jobs(second_writer)["job_id"].tolist() == ["4", "0", "1", "2", "3"]
+    assert read_predictions(second_writer)["job_id"].tolist() == ["0", "1"]
+    assert months(second_writer, "predictions") == (
         {"2026_03", "2026_04"} if into == "postgresql" else set()
     )
-    other.dispose()
+    second_writer.dispose()
 
 
 def test_a_backup_with_two_records_of_a_job_is_refused_though_their_months_differ(

@@ -115,8 +115,8 @@ def test_what_was_said_of_old_jobs_goes_with_them(store: Any) -> None:
     }
     with store.begin() as connection:
         for number in range(2):  # the second is the newest revision
-            told = {**transfer, "transfer_id": str(number)}
-            add_jobs(connection, conform(pd.DataFrame([told]), TRANSFER), TRANSFER)
+            ingested = {**transfer, "transfer_id": str(number)}
+            add_jobs(connection, conform(pd.DataFrame([ingested]), TRANSFER), TRANSFER)
         add_predictions(connection, pd.DataFrame(rows))
         add_task_predictions(connection, tasks)
         add_rejects(connection, "old.log", [Reject(1, "bad", "x")], moments[0].to_pydatetime())
@@ -146,10 +146,10 @@ def test_an_old_window_that_is_told_again_stays_away_and_is_counted(
     add(store, *window[:2])
     add(store, job("newest", "2026-11-01", **DONE))
     assert prune(store, 3, NOW).rows["jobs"] == 1
-    told = ingest_file(store, tmp_path / "window.csv")
-    assert (told.read, told.added, told.unchanged, told.rejected) == (3, 0, 3, 0)
+    ingested = ingest_file(store, tmp_path / "window.csv")
+    assert (ingested.read, ingested.added, ingested.unchanged, ingested.rejected) == (3, 0, 3, 0)
     assert {
-        note: count for note, count in told.notes.items() if "GRIDCAST_RETENTION_MONTHS" in note
+        note: count for note, count in ingested.notes.items() if "GRIDCAST_RETENTION_MONTHS" in note
     } == {"older than what is kept (GRIDCAST_RETENTION_MONTHS), left out": 2}
     assert ids(store) == ["new", "newest"]
 
@@ -187,9 +187,9 @@ def test_what_is_interrupted_goes_on_with_the_next_call(
     step = "delete_from_partition" if store.dialect.name == "postgresql" else "_delete_batch"
     once, calls = getattr(retention, step), []
 
-    def dying(*given: Any) -> int:
-        calls.append(given)
-        went = once(*given)
+    def dying(*arguments: Any) -> int:
+        calls.append(arguments)
+        went = once(*arguments)
         if len(calls) == 2:
             raise KeyboardInterrupt
         return int(went)
@@ -220,8 +220,8 @@ def test_a_month_that_a_backup_reads_is_left_and_said(
     add(engine, job("newest", "2026-11-01", **DONE))
     with engine.connect() as reader:
         reader.execution_options(isolation_level="REPEATABLE READ")
-        with engine.connect() as other:
-            tables = _tables(other)
+        with engine.connect() as reader:
+            tables = _tables(reader)
         _lock_partitions(reader, tables)
         with pytest.raises(StoreError, match="run the same command again later"):
             prune(engine, 3, NOW)

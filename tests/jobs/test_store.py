@@ -125,8 +125,8 @@ def test_many_jobs_at_once_come_back_as_they_went_in_and_a_later_report_changes_
     with store.begin() as connection:
         connection.execute(text("DELETE FROM jobs"))
         add_jobs(connection, jobs.iloc[: MIN_COPY_ROWS + 1])
-        told = add_jobs(connection, running)
-    assert (told.added, told.updated) == (MIN_COPY_ROWS - 1, MIN_COPY_ROWS + 1)
+        reports = add_jobs(connection, running)
+    assert (reports.added, reports.updated) == (MIN_COPY_ROWS - 1, MIN_COPY_ROWS + 1)
     expected = running.sort_values(["submitted_at", "source", "job_id"], ignore_index=True)
     pd.testing.assert_frame_equal(read_jobs(store)[list(COLUMNS)], conform(expected)[list(COLUMNS)])
 
@@ -147,11 +147,11 @@ def test_a_database_that_goes_away_while_many_jobs_are_stored_is_one_sentence(
     with (
         pytest.raises(GridcastError, match="cannot be used"),
         engine.begin() as connection,
-        engine.connect() as other,
+        engine.connect() as second_connection,
     ):
         own = connection.execute(text("SELECT pg_backend_pid()")).scalar()
         add_jobs(connection, many.head(1))
-        other.execute(text(f"SELECT pg_terminate_backend({own})"))
+        second_connection.execute(text(f"SELECT pg_terminate_backend({own})"))
         write_rows(connection, RECORDS["job"], many, overwrite=True)
     assert read_jobs(engine).empty
     engine.dispose()
@@ -404,9 +404,9 @@ def test_a_reader_that_follows_two_writers_misses_no_job_and_sees_none_twice(
         running = any(
             writer.poll() is None for writer in writers
         )  # asked before the last look, so that this sees everything
-        found = read_ended(engine, after)
-        seen += found["job_id"].tolist()
-        after = int(found["revision"].max()) if len(found) else after
+        rows = read_ended(engine, after)
+        seen += rows["job_id"].tolist()
+        after = int(rows["revision"].max()) if len(rows) else after
     assert [writer.communicate()[0] for writer in writers] == ["", ""]
     engine.dispose()
     assert len(seen) == len(set(seen)) == 2 * 40 * 20
@@ -436,24 +436,24 @@ def reports() -> st.SearchStrategy[list[dict[str, object]]]:
 @settings(max_examples=40, deadline=None)
 @given(reports(), st.randoms(use_true_random=False))
 def test_any_order_of_arrival_and_any_batches_give_the_same_jobs(
-    told: list[dict[str, object]], chance: random.Random
+    reports: list[dict[str, object]], chance: random.Random
 ) -> None:
-    jobs = frame(*told)
+    jobs = frame(*reports)
 
     def arrive(order: list[int], one_batch: bool) -> pd.DataFrame:
-        batches = [order] if one_batch else [[place] for place in order]
-        known = jobs.iloc[:0]
+        batches = [order] if one_batch else [[row] for row in order]
+        merged = jobs.iloc[:0]
         for batch in batches:
-            known = merge_repeated(pd.concat([known, jobs.iloc[batch]], ignore_index=True))
-        return known.sort_values("job_id").reset_index(drop=True)
+            merged = merge_repeated(pd.concat([merged, jobs.iloc[batch]], ignore_index=True))
+        return merged.sort_values("job_id").reset_index(drop=True)
 
-    places = list(range(len(told)))
+    places = list(range(len(reports)))
     expected = arrive(places, one_batch=False)
     pd.testing.assert_frame_equal(
-        arrive(chance.sample(places, len(told)), one_batch=True), expected
+        arrive(chance.sample(places, len(reports)), one_batch=True), expected
     )
     pd.testing.assert_frame_equal(
-        arrive(chance.sample(places, len(told)), one_batch=False), expected
+        arrive(chance.sample(places, len(reports)), one_batch=False), expected
     )
 
 
@@ -462,15 +462,15 @@ def test_any_order_of_arrival_and_any_batches_give_the_same_jobs(
 )
 @given(reports(), st.integers(0, 5))
 def test_the_table_holds_what_merging_says_however_the_reports_are_cut(
-    sqlite_store: Any, told: list[dict[str, object]], cut: int
+    sqlite_store: Any, reports: list[dict[str, object]], cut: int
 ) -> None:
     with sqlite_store.begin() as connection:
         connection.execute(text("DELETE FROM jobs"))
-    for part in (told[:cut], told[cut:]):
-        if part:
-            add(sqlite_store, *part)
+    for batch in (reports[:cut], reports[cut:]):
+        if batch:
+            add(sqlite_store, *batch)
     expected = (
-        merge_repeated(frame(*told))
+        merge_repeated(frame(*reports))
         .sort_values(["submitted_at", "source", "job_id"])
         .reset_index(drop=True)
     )
@@ -653,8 +653,8 @@ def test_two_processes_open_and_fill_a_new_store_at_once_and_nothing_is_lost(
         for name in ("a", "b")
     ]
     for child in children:
-        said, _ = child.communicate(timeout=300)
-        assert (child.returncode, said) == (0, "")
+        output, _ = child.communicate(timeout=300)
+        assert (child.returncode, output) == (0, "")
     engine = open_store(store_url)
     jobs = read_jobs(engine)
     engine.dispose()

@@ -55,8 +55,8 @@ def test_a_transfer_under_way_has_no_end() -> None:
 def test_a_lost_counter_and_an_empty_file_are_refused(
     fields: dict[str, float], reason: str
 ) -> None:
-    kept, reasons = split_valid(derive_transfer_fields(transfers(**fields)), record=TRANSFER)
-    assert kept.empty
+    accepted, reasons = split_valid(derive_transfer_fields(transfers(**fields)), record=TRANSFER)
+    assert accepted.empty
     assert reasons.tolist()[0].startswith(reason)
 
 
@@ -90,12 +90,12 @@ def test_the_lcls_layout_is_known_by_its_header_and_bad_rows_keep_their_reason(
 def test_a_map_given_once_reads_any_table(tmp_path: Path) -> None:
     path = tmp_path / "copies.csv"
     path.write_text("when,kib,took\n2026-01-01T00:00:00Z,8,2.5\n")
-    found, _ = read_log(
+    read_back, _ = read_log(
         path,
         columns=parse_column_map(["when=submitted_at", "kib=bytes:kib", "took=duration:min"]),
         record=TRANSFER,
     )
-    assert found[["bytes", "duration"]].iloc[0].tolist() == [8192.0, 150.0]
+    assert read_back[["bytes", "duration"]].iloc[0].tolist() == [8192.0, 150.0]
 
 
 def test_a_log_of_the_other_kind_and_a_mixed_map_are_one_sentence(tmp_path: Path) -> None:
@@ -119,5 +119,5 @@ def test_listings_of_a_gridftp_log_are_counted_and_failures_have_no_size(tmp_pat
 
 
 def test_of_the_lcls_log_fourteen_rows_are_refused(traces: Path) -> None:
-    found, read = read_log(traces / "lcls-file-transfers-2018.csv.gz", record=TRANSFER)
-    assert (read.read, read.rejected, len(found)) == (125_301, 14, 125_287)
+    read_back, read = read_log(traces / "lcls-file-transfers-2018.csv.gz", record=TRANSFER)
+    assert (read.read, read.rejected, len(read_back)) == (125_301, 14, 125_287)

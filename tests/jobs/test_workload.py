@@ -106,9 +106,9 @@ def test_a_change_touches_only_what_it_names_and_only_from_its_day_on(
         "user_switch": "user",
     }.get(kind, "program")
     assert changed.jobs[field][moved].eq(planted["name"]).all()
-    asked = [name for name in COLUMNS if name not in OUTCOMES]
+    requested = [name for name in COLUMNS if name not in OUTCOMES]
     if kind in SLOW:  # nobody can know beforehand: what is asked for does not change
-        pd.testing.assert_frame_equal(changed.jobs[asked], plain.jobs[asked])
+        pd.testing.assert_frame_equal(changed.jobs[requested], plain.jobs[requested])
 
 
 @pytest.mark.parametrize(
@@ -119,13 +119,13 @@ def test_a_planted_slow_down_is_in_the_data_by_its_factor(
 ) -> None:
     jobs = generate(8_000, days=20, seed=4, changes=[Change(kind, 10.0, factor=factor)]).jobs  # type: ignore[arg-type]
     # Long jobs, for the start-up does not slow down; completed in both worlds, for a killed job lasts its limit.
-    whole = (
+    unchanged = (
         (jobs["status"] == "completed")
         & (plain.jobs["status"] == "completed")
         & (plain.jobs["walltime"] > 3600)
     )
     ratio = (jobs["walltime"] / plain.jobs["walltime"])[
-        whole & (jobs["walltime"] != plain.jobs["walltime"])
+        unchanged & (jobs["walltime"] != plain.jobs["walltime"])
     ]
     assert len(ratio) > 50
     assert ratio.between(1 + (factor - 1) * 0.9, factor + 0.01).all()

@@ -92,7 +92,7 @@ def _answers(http: httpx.Client, path: str) -> bool:
 
 def wait_for(
     holds: Callable[[], Any],
-    what: str,
+    description: str,
     predictor: Predictor | None = None,
     patience: float = PATIENCE,
 ) -> Any:
@@ -104,7 +104,7 @@ def wait_for(
         if predictor is not None and predictor.process.poll() is not None:
             pytest.fail(f"the predictor ended by itself:\n{predictor.log.read_text()[-3000:]}")
         time.sleep(0.05)
-    return pytest.fail(f"waited {patience:g} s for {what}")
+    return pytest.fail(f"waited {patience:g} s for {description}")
 
 
 def free_port() -> int:
@@ -230,8 +230,8 @@ def home(
 @pytest.fixture(scope="session")
 def predictor(home: Path) -> Iterator[Predictor]:
     """The predictor that most tests share."""
-    with running(home) as one:
-        yield one
+    with running(home) as predictor_process:
+        yield predictor_process
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,8 @@ NOW = pd.Timestamp("2026-11-01", tz="UTC")
 
 def prediction(source: str, hours: int, task: str = "t", **fields: object) -> dict[str, object]:
     asked_at = NOW + pd.Timedelta(hours, "h")
-    return {"asked_at": asked_at, "kind": "task", "source": source, "task": task, **fields}
+    key = {"asked_at": asked_at, "kind": "task", "source": source, "task": task}
+    return {**key, "median": asked_at, **fields}
 
 
 def test_two_sources_may_have_tasks_of_one_name(store: Any) -> None:
@@ -76,9 +77,9 @@ def test_predictions_of_an_earlier_gridcast_get_the_source_of_their_jobs(store_u
             )
     engine.dispose()
     engine = open_store(store_url)
-    found = unnotified_tasks(engine)
+    rows = unnotified_tasks(engine)
     engine.dispose()
-    assert dict(zip(found["kind"] + " " + found["task"], found["source"], strict=True)) == {
+    assert dict(zip(rows["kind"] + " " + rows["task"], rows["source"], strict=True)) == {
         "task only a's": "a",
         "chain only a's": "a",
         "task both's": "",
