@@ -218,10 +218,9 @@ def is_unseen(jobs: pd.DataFrame, field: str, subject: Subject) -> Any:
         field: The user or program; a job without one is not unseen.
         subject: Of the target, which says when an outcome becomes available.
     """
-    available = jobs[subject.outcome_time]
-    sources = jobs["source"].astype("str") if "source" in jobs else ""
-    names = sources + "\0" + jobs[field].astype("str")
-    first = available.groupby(names.to_numpy()).transform("min")
+    names = [name for name in ("source", field) if name in jobs]
+    groups = jobs.groupby(names, dropna=False, sort=False)
+    first = groups[subject.outcome_time].transform("min")
     return (jobs[field].notna() & ~(first < jobs["submitted_at"])).to_numpy()
 
 
