@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from starlette._utils import get_route_path
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
@@ -42,6 +41,7 @@ from services.http.options import read_options
 from services.http.rank import read_rank, write_rank
 from services.http.requests import read_jobs_to_predict, read_outcomes
 from services.http.responses import write_answer, write_json
+from services.http.routes import ENDPOINTS
 from services.http.task import read_task
 from services.http.tracing import Traces
 
@@ -91,7 +91,7 @@ class ExactRoute(Route):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """FULL for the path itself, whatever the method."""
-        if scope["type"] == "http" and get_route_path(scope) == self.path:
+        if scope["type"] == "http" and scope["path"] == self.path:
             return Match.FULL, {"endpoint": self.endpoint, "path_params": {}}
         return Match.NONE, {}
 
@@ -112,7 +112,7 @@ class UnknownRoute(BaseRoute):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """FULL for all but those files, and paths that redirect to one without the last slash."""
-        path = get_route_path(scope)
+        path = scope["path"]
         if scope["type"] != "http" or path.startswith("/static_content/") or path.endswith("/"):
             return Match.NONE, {}
         return Match.FULL, {}
@@ -138,29 +138,26 @@ class Endpoints:
 
     def app(self) -> Starlette:
         """The app to mount."""
-        posts: dict[str, Handler] = {
-            "/predict": self._predict,
-            "/outcomes": self._outcomes,
-            "/task": self._task,
-            "/rank": self._rank,
+        works: dict[str, Handler] = {
+            "predict": self._predict,
+            "outcomes": self._outcomes,
+            "task": self._task,
+            "rank": self._rank,
         }
-        gets: dict[str, Callable[[Request], Awaitable[Response]]] = {
-            "/model": self._model,
-            "/metrics": self._metrics,
-            "/docs.json": self._document,
-            "/openapi.json": self._document,
-            "/": self._page,
+        pages: dict[str, Callable[[Request], Awaitable[Response]]] = {
+            "model": self._model,
+            "metrics": self._metrics,
+            "docs": self._document,
         }
-        return Starlette(
-            routes=[
-                *(
-                    ExactRoute(path, self._measured(path[1:], handler), methods=["POST"])
-                    for path, handler in posts.items()
-                ),
-                *(ExactRoute(path, page, methods=["GET"]) for path, page in gets.items()),
-                UnknownRoute(),
-            ]
-        )
+        answers = pages | {name: self._measured(name, work) for name, work in works.items()}
+        routes = [
+            ExactRoute(endpoint.path, answers[endpoint.name], methods=[endpoint.method])
+            for endpoint in ENDPOINTS
+            if not endpoint.served_by_bentoml
+        ]
+        document = ExactRoute("/openapi.json", self._document, methods=["GET"])
+        page = ExactRoute("/", self._page, methods=["GET"])
+        return Starlette(routes=[*routes, document, page, UnknownRoute()])
 
     # -- around every request with a body
 
