@@ -111,10 +111,10 @@ def _keep_writing(write: Callable[[], object], every: float) -> None:
         started, before, trouble = time.monotonic(), trouble, ""
         try:
             write()
-        except GridcastError as error:
-            if isinstance(error, InputError):
-                raise
-            trouble = str(error)
+        except InputError:
+            raise
+        except Exception as error:  # whatever it is, the next attempt may succeed
+            trouble = str(error) or type(error).__name__
         if trouble != before:
             print_error(trouble) if trouble else print_note("the table is written again")
         time.sleep(max(0.0, every - (time.monotonic() - started)))

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from prometheus_client import REGISTRY
 
 from jobs.schema import OUTCOMES, conform
 from jobs.store import add_jobs, open_store
@@ -252,3 +253,34 @@ def test_outcomes_are_refused_with_503_while_postgres_is_read_only(
     live.engine.dispose()
     assert live.report(jobs.iloc[:10])["added"] == 10
     assert live.describe()["state"] == "serving"
+
+
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
+def test_a_failing_background_thread_is_seen_in_the_model_and_in_the_metrics(
+    start: Start, jobs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = start()
+    (catch_up,) = (thread for thread in live.threads if thread.name == "catch-up")
+
+    def failing() -> float:
+        labels = {"thread": "catch-up"}
+        return float(REGISTRY.get_sample_value("gridcast_background_failing", labels) or 0)
+
+    def failures() -> float:
+        labels = {"thread": "catch-up"}
+        return float(REGISTRY.get_sample_value("gridcast_background_failures_total", labels) or 0)
+
+    before = failures()
+    with monkeypatch.context() as patch:
+        patch.setattr(live.state, "catch_up", lambda: 1 / 0)
+        pauses = [catch_up.run_step() for _ in range(3)]
+    assert pauses == [1.0, 2.0, 4.0]
+    told = live.describe()
+    assert told["state"] == "degraded"
+    assert "catch-up fails since" in told["troubles"]["background"]
+    assert told["threads"]["catch-up"]["failures"] == 3
+    assert (failing(), failures() - before) == (1.0, 3.0)
+    ingest(live, jobs.iloc[:10])
+    catch_up.run_step()
+    assert live.describe()["state"] == "serving" and failing() == 0.0
+    assert live.state.history["jobs"] == 10
