@@ -27,10 +27,10 @@ from infra.components import (
 from infra.database_server import READY, binaries, make_password
 from infra.settings import Settings, SettingsError, split_list
 
-HERE = Path(infra.__path__[0])
-PROXY = HERE / "proxy" / "haproxy.cfg"
-SCRAPES = HERE / "prometheus" / "prometheus.yml"
-RULES = HERE / "prometheus" / "rules.yml"
+INFRA = Path(infra.__path__[0])
+PROXY = INFRA / "proxy" / "haproxy.cfg"
+SCRAPES = INFRA / "prometheus" / "prometheus.yml"
+RULES = INFRA / "prometheus" / "rules.yml"
 WATCHED = ("mlflow", "prefect", "dashboard", "postgres")
 """The servers that the proxy only checks."""
 RETENTION = "30d"

@@ -118,7 +118,8 @@ def load(
     files = {path.stem: path for path in folder.glob("*.parquet")}
     if missing := sorted(files.keys() - tables.keys()):
         raise StoreError(
-            f"{displayed_url(connection.engine)} has no table {missing[0]}, of which the backup has rows"
+            f"{displayed_url(connection.engine)} has no table {missing[0]}, "
+            "of which the backup has rows"
         )
     for name in reversed(tables):
         if name in files:
