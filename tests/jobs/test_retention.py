@@ -220,8 +220,8 @@ def test_a_month_that_a_backup_reads_is_left_and_said(
     add(engine, job("newest", "2026-11-01", **DONE))
     with engine.connect() as reader:
         reader.execution_options(isolation_level="REPEATABLE READ")
-        with engine.connect() as reader:
-            tables = _tables(reader)
+        with engine.connect() as looking:
+            tables = _tables(looking)
         _lock_partitions(reader, tables)
         with pytest.raises(StoreError, match="run the same command again later"):
             prune(engine, 3, NOW)
