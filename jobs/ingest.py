@@ -1,7 +1,7 @@
 """From a log file to the store, a batch at a time.
 
-A batch's jobs and the rejects met on the way are one transaction: after a kill at any moment, what was reported as done is
-stored once, and ingesting the file again completes the rest.
+A batch's jobs and rejects are one transaction: after a kill at any moment what was reported as done
+is stored once, and ingesting the file again completes the rest.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class IngestResult:
-    """What became of a file: records read = added + updated + unchanged + rejected; ``error`` says why reading stopped, if it did.
+    """What became of a file: records read = added + updated + unchanged + rejected.
 
-    ``unchanged`` are records that told nothing new; ``notes`` counts what the reader skipped or understood in its own way, and those of
-    the unchanged that are older than what the store keeps.
+    ``error`` says why reading stopped, if it did. ``notes`` counts what the reader skipped,
+    interpreted or left out, and the unchanged records that are older than what the store keeps.
     """
 
     file: Path
@@ -46,12 +46,12 @@ class IngestResult:
     error: str | None = None
 
     def row(self) -> dict[str, Any]:
-        """As plain values, by name, for a table."""
+        """The values by name, for a table."""
         return asdict(self) | {"file": str(self.file), "notes": dict(self.notes)}
 
 
 class ReadArguments(TypedDict):
-    """How a log is to be read: arguments of ``ingest_file``, ``ingest_files`` and ``read_log``."""
+    """Arguments of ``ingest_file``, ``ingest_files`` and ``read_log`` on how to read a log."""
 
     format: str | None
     columns: ColumnMap | None
@@ -64,9 +64,15 @@ def read_arguments(
     map_file: str | Path | None = None,
     timezone: str = "UTC",
 ) -> ReadArguments:
-    """How a log is to be read, from what a person says: ``mapping`` of COLUMN=FIELD[:UNIT], or a TOML file of the same.
+    """Make the arguments on how to read a log from the options of a command.
 
-    Raises ReadError where the map is wrong, both are given, or there is no such time zone.
+    Args:
+        format: name of the format; None: found from the file.
+        mapping: column map as entries COLUMN=FIELD[:UNIT].
+        map_file: column map as a TOML file.
+        timezone: time zone of times that carry none.
+
+    Raises ReadError where the map is wrong or given twice, or there is no such time zone.
 
     >>> read_arguments(mapping=["run=walltime:min"], timezone="Europe/Paris")["timezone"]
     'Europe/Paris'
@@ -88,7 +94,7 @@ OUTDATED = "older than what is kept (GRIDCAST_RETENTION_MONTHS), left out"
 MAX_REJECTS = 10_000
 """Rejects of one file that are kept; the others are only counted."""
 Progress = Callable[[IngestResult], None]
-"""Called after each batch with what is safely stored by then."""
+"""Called after each batch with what is stored by then."""
 
 
 def ingest_file(
@@ -101,10 +107,21 @@ def ingest_file(
     timezone: str = "UTC",
     window: str = "",
 ) -> IngestResult:
-    """Read one log file into the store; doing so again changes nothing. ``timezone`` is that of times which carry none.
+    """Read one log file into the store; doing so again changes nothing.
 
-    ``window`` names a file that shows a part of a longer record, which others overlap: what was refused of those is known.
-    Raises ReadError where the file cannot be read at all, StoreError where the store cannot be written.
+    Args:
+        engine: the store.
+        path: the file.
+        format: name of its format; None: found from the file.
+        source: name of the source; None: from the log.
+        columns: column map of a table.
+        progress: called after each batch.
+        timezone: time zone of times that carry none.
+        window: name of a part of a longer record whose parts overlap; a reject that another part
+            had is not stored again.
+
+    Raises ReadError where the file cannot be read at all, StoreError where the store cannot be
+    written.
     """
     path = Path(path)
     reader = reader_named(format) if format else detect(path)
@@ -126,9 +143,10 @@ def ingest_files(
     progress: Progress | None = None,
     timezone: str = "UTC",
 ) -> list[IngestResult]:
-    """Read log files, and the files of folders, into the store; one that cannot be read carries its error, the others go on.
+    """Read log files, and the files of folders, into the store.
 
-    Raises StoreError where the store cannot be written: then no other file would fare better.
+    The result of a file that cannot be read carries its error, and the next file is read. Raises
+    StoreError where the store cannot be written. Arguments are those of ``ingest_file``.
     """
     results: list[IngestResult] = []
     for path in log_files(paths):
@@ -159,18 +177,20 @@ def read_log(
     timezone: str = "UTC",
     record: Record = JOB,
 ) -> tuple[pd.DataFrame, IngestResult]:
-    """The sane jobs (or records of another kind) of one log file, by submission, without a store; repeated records count once.
+    """Read the valid records of one log file, by submission, without a store.
 
-    Raises ReadError where the file cannot be read, or holds no such record.
+    Several reports of a job are merged as in the store. Arguments are those of ``ingest_file``,
+    ``record`` is the kind that the log must have. Raises ReadError where the file cannot be read,
+    or has no such record.
     """
     path = Path(path)
     reader = reader_named(format) if format else detect(path)
-    done, parts = IngestResult(path, reader.name), []
+    done, frames = IngestResult(path, reader.name), []
     for batch in reader.read(path, ReadOptions(columns=columns, timezone=timezone)):
         if batch.record is not record:
             raise ReadError(f"{path} is a log of {batch.record.name}s, not of {record.name}s")
         jobs, rejects, notes = _prepare(batch)
-        parts.append(jobs)
+        frames.append(jobs)
         done = replace(
             done,
             read=done.read + len(batch.jobs) + len(batch.rejects),
@@ -179,11 +199,11 @@ def read_log(
         )
         if progress:
             progress(done)
-    jobs = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    jobs = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
     if jobs.empty:
         raise ReadError(
-            f"{path} holds no {record.name} that could be read: all its {done.rejected} records were"
-            " rejected"
+            f"{path} holds no {record.name} that could be read:"
+            f" all its {done.rejected} records were rejected"
         )
     jobs = merge_repeated(separate_recycled(jobs, jobs.iloc[:0], record=record), record)
     jobs = jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
@@ -191,7 +211,7 @@ def read_log(
 
 
 def log_files(paths: Iterable[str | Path]) -> list[Path]:
-    """The given files, and in place of a folder the files in it by name; hidden files are left out."""
+    """The files of ``paths``, those of a folder by name; hidden ones of a folder are left out."""
     files: list[Path] = []
     for path in map(Path, paths):
         files += (
@@ -236,7 +256,7 @@ def _prepare(batch: Batch) -> tuple[pd.DataFrame, list[Reject], Counter[str]]:
 
 
 def _rejects(batch: Batch, refused: pd.Series) -> Iterator[Reject]:
-    """Rejects for rows that were read but cannot be true, with the record as it was read."""
+    """Rejects for rows that are not valid, with the record as it was read."""
     records = batch.jobs.iloc[refused.index].to_dict("records")
     for row, record in zip(refused.index, records, strict=True):
         values = {str(name): str(value) for name, value in record.items() if pd.notna(value)}

@@ -1,8 +1,8 @@
-"""Job records: the fields every reader fills, every table keeps and every model reads.
+"""Job records: the fields that readers fill, tables keep and models read.
 
-One declaration, ``FIELDS``, gives the DataFrame's columns, the store's table and the Arrow schema, so that a new field is
-added in one place. A missing number is NaN, a missing time NaT, a missing text None-like; never -1, 0 or "".
-Other kinds of record (see ``jobs.transfers``) are one more ``Record``: what is said here of jobs is then said of these.
+One declaration, ``FIELDS``, gives the DataFrame's columns, the store's table and the Arrow schema:
+a field is added in one place. A missing number is NaN, a missing time NaT, a missing text None;
+never -1, 0 or "". Other kinds of record (``jobs.transfers``) are further instances of ``Record``.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ TIME_TYPE: Final = "datetime64[us, UTC]"
 EARLIEST = pd.Timestamp("1980-01-01", tz="UTC")
 CLOCK_TOLERANCE = timedelta(days=1)
 CLOCK_SKEW = timedelta(seconds=1)
-"""By so much the clocks of two machines may differ: times out of order by less are as good as equal."""
+"""Times out of order by no more than this are taken as equal: clocks of two machines differ."""
 YEAR = 366 * 86400.0
 TEXT_BYTES = 512
-"""Longest text of any field, in bytes of UTF-8. PostgreSQL indexes at most 2,704 bytes a row: five such columns fit in a key."""
-LONGEST_SHOWN = 100
+"""Longest text of any field, in bytes of UTF-8.
+
+PostgreSQL indexes at most 2,704 bytes a row: five such columns fit in a key.
+"""
+SHOWN_CHARACTERS = 100
 
 STATUSES = (
     "waiting",
@@ -70,15 +73,15 @@ FIELDS: tuple[Field, ...] = (
     Field(
         "after_task_id",
         "text",
-        "a task of the same source that must be done before the job's own task can begin",
+        "a task of the same source that must end before the job's own task can begin",
     ),
     Field(
         "request_id",
         "text",
-        "the request, campaign or workflow that asked for the job's task, often among others",
+        "the request, campaign or workflow that the job's task belongs to",
     ),
     Field("source", "text", "which log or system the record comes from", required=True),
-    Field("user", "text", "who submitted it"),
+    Field("user", "text", "user who submitted the job"),
     Field("group", "text", "the virtual organisation (VO) or unix group"),
     Field("project", "text", "the account, campaign or pipeline it is booked on"),
     Field("program", "text", "executable, processing type or workflow process"),
@@ -87,23 +90,23 @@ FIELDS: tuple[Field, ...] = (
     Field(
         "site",
         "text",
-        "computing site, cluster or computing element: where it is to run, asked for or chosen before it is sent",
+        "computing site, cluster or computing element that was requested, or chosen by a broker",
     ),
     Field("host", "text", "worker node that ran it"),
     Field("host_power", "number", "speed of the host", "HEPScore per core", highest=1e6),
     Field(
         "requested_walltime",
         "number",
-        "walltime asked for, at which the system may kill it",
+        "requested walltime, at which the system may kill the job",
         "s",
         highest=10 * YEAR,
         zero_is_unknown=True,
     ),
-    Field("requested_cores", "number", "cores asked for", "cores", lowest=1, highest=1e8),
+    Field("requested_cores", "number", "requested cores", "cores", lowest=1, highest=1e8),
     Field(
         "requested_memory",
         "number",
-        "memory asked for, whole job",
+        "requested memory, whole job",
         "bytes",
         highest=1e17,
         zero_is_unknown=True,
@@ -114,8 +117,8 @@ FIELDS: tuple[Field, ...] = (
     Field("submitted_at", "time", "when it entered the queue", "UTC", required=True),
     Field("started_at", "time", "when it began to run", "UTC"),
     Field("ended_at", "time", "when it stopped, for whatever reason", "UTC"),
-    Field("status", "text", "how it stands: one of STATUSES"),
-    Field("cores", "number", "cores it was given", "cores", lowest=1, highest=1e8),
+    Field("status", "text", "state of the job: one of STATUSES"),
+    Field("cores", "number", "cores allocated", "cores", lowest=1, highest=1e8),
     Field("walltime", "number", "how long it ran", "s", highest=10 * YEAR),
     Field("cpu_time", "number", "CPU time over all cores", "s", highest=1e13),
     Field(
@@ -131,13 +134,14 @@ FIELDS: tuple[Field, ...] = (
 )
 
 OUTCOMES = (
-    "started_at", "ended_at", "status", "cores", "host", "host_power", "walltime", "cpu_time", "peak_memory", "read_bytes", "written_bytes",
+    "started_at", "ended_at", "status", "cores", "host", "host_power", "walltime", "cpu_time",
+    "peak_memory", "read_bytes", "written_bytes",
 )  # fmt: skip
-"""Fields that are unknown when the job is submitted: no feature may read them of a job that had not ended."""
+"""Fields unknown at submission: no feature may read them of a job that has not ended."""
 QUERY_FIELDS = tuple(
     field.name for field in FIELDS if field.name not in OUTCOMES or field.name == "host_power"
 )
-"""What who asks may tell of a job: all but outcomes, and the power of the host that is thought of, seen before or not."""
+"""Fields that a request for a prediction may have: no outcomes, but the power of a planned host."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,7 @@ OF_KIND = JOB.of_kind
 
 
 def _sane(values: pd.Series, field: Field) -> pd.Series:
-    """Which values lie in the field's range; a missing value is neither sane nor wrong."""
+    """Mask of the values in the field's range; a missing value is False."""
     if field.kind == "number":
         return values.between(field.lowest, field.highest)
     if field.kind == "time":
@@ -219,10 +223,10 @@ def _complaint(field: Field) -> str:
 
 
 def conform(frame: pd.DataFrame, record: Record = JOB) -> pd.DataFrame:
-    """Give ``frame`` every field of the ``record`` in order and in its type; unknown columns are dropped, an empty text is missing.
+    """Give ``frame`` the fields of the ``record``, all of them, in order and in their types.
 
-    What cannot be read as its type becomes missing: a reader that wants such a row rejected must say so itself. A time
-    without a zone is taken as UTC.
+    Unknown columns are dropped. An empty text, and a value that cannot be read as its type, is
+    missing: a reader that rejects such a row does so itself. A time without a zone is in UTC.
 
     >>> conform(pd.DataFrame({"job_id": [7], "submitted_at": ["2026-01-01"]}))["job_id"].tolist()
     ['7']
@@ -253,7 +257,8 @@ def _as_numbers(values: pd.Series) -> pd.Series:
 def _as_times(values: pd.Series) -> pd.Series:
     if pd.api.types.is_datetime64_any_dtype(values):
         return (values.dt.tz_localize("UTC") if values.dt.tz is None else values).astype(TIME_TYPE)
-    # One column may mix zones, fractions and days without a time; pandas' own guess from the first value would lose the others.
+    # One column may mix zones, fractions and days without a time: no format is guessed from the
+    # first value.
     times = pd.to_datetime(values, utc=True, errors="coerce", format="ISO8601").astype(TIME_TYPE)
     unread = times.isna() & values.notna()
     if unread.any():
@@ -330,10 +335,15 @@ def derive_fields(jobs: pd.DataFrame, record: Record = JOB) -> pd.DataFrame:
 def split_valid(
     jobs: pd.DataFrame, now: datetime | None = None, record: Record = JOB
 ) -> tuple[pd.DataFrame, pd.Series]:
-    """Split conformed ``jobs`` into the sane rows and the reasons for rejecting the others.
+    """Split conformed ``jobs`` into the valid rows and the reasons for rejecting the others.
 
-    Returns the accepted rows, and a Series of one sentence a rejected row under the row's own index.
-    ``now`` (default: the clock) bounds the future: no recorded time may lie more than a day after it.
+    Args:
+        jobs: conformed rows.
+        now: bounds the future, no time may lie more than a day after it; default: the clock.
+        record: the kind of record.
+
+    Returns:
+        The valid rows, and a Series of one sentence a rejected row under the row's own index.
     """
     latest = pd.Timestamp(now or datetime.now(UTC)) + CLOCK_TOLERANCE
     jobs_index, jobs = jobs.index, jobs.reset_index(drop=True)
@@ -341,9 +351,8 @@ def split_valid(
 
     def refuse(wrong: pd.Series, reason: str, values: pd.Series | None = None) -> None:
         for row in np.flatnonzero(wrong.to_numpy(bool, na_value=False)).tolist():
-            reasons.setdefault(
-                row, reason if values is None else f"{reason}: {str(values[row])[:LONGEST_SHOWN]}"
-            )
+            value = "" if values is None else f": {str(values[row])[:SHOWN_CHARACTERS]}"
+            reasons.setdefault(row, reason + value)
 
     for field in record.fields:
         values = jobs[field.name]

@@ -1,4 +1,4 @@
-"""Transfer records: files or data sets copied from one place to another, beside job records and by the same rules."""
+"""Transfer records: files or data sets copied between places, declared as job records are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from jobs.schema import TIME_TYPE, Field, Record, derive_fields
 
 DAY = 86400.0
 LONGEST = 49 * DAY
-"""No transfer takes longer: what says so has lost count (2³² − 1 ms, where a counter of milliseconds ends, are 49.7 days)."""
+"""Longest duration of a transfer in seconds: 2³² − 1 ms, where counters end, are 49.7 days."""
 
 _FIELDS: tuple[Field, ...] = (
     Field(
@@ -18,13 +18,13 @@ _FIELDS: tuple[Field, ...] = (
         required=True,
     ),
     Field("source", "text", "which log or service the record comes from", required=True),
-    Field("user", "text", "who asked for it"),
+    Field("user", "text", "user who requested it"),
     Field("group", "text", "the virtual organisation (VO), experiment or instrument it was for"),
-    Field("activity", "text", "what it was for: the service's activity, or the kind of data"),
+    Field("activity", "text", "purpose: the service's activity, or the kind of data"),
     Field("direction", "text", "read or write, as seen from the server that wrote the log"),
     Field("from_endpoint", "text", "where the bytes come from: site, storage element or host"),
     Field("to_endpoint", "text", "where they go"),
-    Field("link", "text", "the way they take; where it is not told, from_endpoint>to_endpoint"),
+    Field("link", "text", "network link; from_endpoint>to_endpoint where the log has none"),
     Field("file_system", "text", "file system, pool or volume at the server"),
     Field("device", "text", "the disk, stripe or drive within it"),
     Field("protocol", "text", "gsiftp, https, root, pftp …"),
@@ -32,10 +32,10 @@ _FIELDS: tuple[Field, ...] = (
     Field("buffer_bytes", "number", "TCP buffer", "bytes"),
     Field("bytes", "number", "size of what is copied", "bytes", lowest=1),
     Field("files", "number", "files copied", "files", highest=1e12),
-    Field("submitted_at", "time", "when it was asked for", "UTC", required=True),
+    Field("submitted_at", "time", "when it was requested", "UTC", required=True),
     Field("started_at", "time", "when the first byte was to move", "UTC"),
     Field("ended_at", "time", "when it stopped, for whatever reason", "UTC"),
-    Field("status", "text", "how it stands: one of STATUSES"),
+    Field("status", "text", "state of the transfer: one of STATUSES"),
     Field("duration", "number", "how long it took from start to end", "s", highest=LONGEST),
 )
 
@@ -60,14 +60,16 @@ TRANSFER = Record(
 
 
 def derive_transfer_fields(transfers: pd.DataFrame) -> pd.DataFrame:
-    """``derive_fields`` for conformed transfers, and what logs of transfers leave out.
+    """Derive the fields of conformed transfers as ``derive_fields`` does, and what logs leave out.
 
-    A transfer starts when it is asked for unless the log says otherwise, it ended well unless the log says otherwise, and its link is
-    from where to where it goes.
+    Unless the log says otherwise a transfer starts when it is requested and is completed when it
+    ends; its link is named by its two endpoints.
     """
-    told = transfers[["started_at", "ended_at"]].notna().any(axis=1)
+    has_times = transfers[["started_at", "ended_at"]].notna().any(axis=1)
     ran = transfers["duration"].notna()
-    starts = transfers["started_at"].mask(~told & ran, transfers["submitted_at"]).astype(TIME_TYPE)
+    starts = (
+        transfers["started_at"].mask(~has_times & ran, transfers["submitted_at"]).astype(TIME_TYPE)
+    )
     filled = derive_fields(transfers.assign(started_at=starts), TRANSFER)
     ends = filled["from_endpoint"] + ">" + filled["to_endpoint"]
     status = filled["status"].mask(

@@ -1,4 +1,4 @@
-"""Job records as files that the readers take back: SWF, CSV and Parquet, in pieces, so that millions of rows fit."""
+"""Writers of job records in formats that the readers take: SWF, CSV and Parquet, in pieces."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _EPOCH = pd.Timestamp("1970-01-01", tz="UTC")
 
 
 def write_jobs(jobs: pd.DataFrame, path: str | Path) -> Path:
-    """Write conformed ``jobs`` in the format that the file's name asks for (.swf, .csv, either with .gz, or .parquet).
+    """Write conformed ``jobs`` in the format of the file's name.
 
-    Raises InputError for another name.
+    That is .swf or .csv, either with .gz, or .parquet; raises InputError for another name.
     """
     path = Path(path)
     writers: dict[str, Callable[[pd.DataFrame, str | Path], Path]] = {
@@ -69,10 +69,10 @@ def write_parquet(jobs: pd.DataFrame, path: str | Path) -> Path:
 
 
 def write_swf(jobs: pd.DataFrame, path: str | Path) -> Path:
-    """Write the Standard Workload Format 2.2, which has no room for task, host, input and I/O.
+    """Write the Standard Workload Format 2.2, which has no fields for task, host, input and I/O.
 
-    Who and what are numbers there, told in the header; times are whole seconds, memory kB a processor. A job id that is no
-    number becomes the row's number.
+    Users, programs, queues and sites are numbers, named in the header; times are whole seconds,
+    memory is kB a processor. A job id that is no number becomes the row's number.
     """
     start = jobs["submitted_at"].min().floor("D") if len(jobs) else _EPOCH
     levels = {
@@ -81,10 +81,12 @@ def write_swf(jobs: pd.DataFrame, path: str | Path) -> Path:
     }
     with _open(Path(path)) as file:
         file.write(
-            f"; Version: 2.2\n; Computer: {', '.join(jobs['source'].dropna().unique())}\n; Acknowledge: written by Gridcast\n"
+            f"; Version: 2.2\n; Computer: {', '.join(jobs['source'].dropna().unique())}\n"
+            "; Acknowledge: written by Gridcast\n"
         )
         file.write(
-            f"; MaxJobs: {len(jobs)}\n; MaxRecords: {len(jobs)}\n; UnixStartTime: {int(start.timestamp())}\n; TimeZoneString: UTC\n"
+            f"; MaxJobs: {len(jobs)}\n; MaxRecords: {len(jobs)}\n"
+            f"; UnixStartTime: {int(start.timestamp())}\n; TimeZoneString: UTC\n"
         )
         for label, names in levels.items():
             file.writelines(f"; {label}: {number} {name}\n" for number, name in enumerate(names, 1))
@@ -139,11 +141,11 @@ def _swf_rows(
         np.full(len(jobs), -1),
         np.full(len(jobs), -1),
     ]
-    whole = [
+    integers = [
         np.round(np.nan_to_num(np.asarray(column, dtype=float), nan=-1)).astype(np.int64)
         for column in columns
     ]
-    return pd.DataFrame(dict(enumerate(whole)))
+    return pd.DataFrame(dict(enumerate(integers)))
 
 
 def _pieces(jobs: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:

@@ -1,8 +1,8 @@
-"""Collectors of live systems: each asks one for what it accounted since the last time, and hands it to the readers and the store.
+"""Collectors of live systems: each fetches what one accounted since the last time, into the store.
 
-How far a system was read is its mark: the newest measurement of kind ``collected``, written when a window is in the store whole. A
-collector that was killed, or whose system did not answer, asks for the same window again; windows overlap, and what is known already
-changes nothing.
+The mark says how far a system was read: the newest measurement of kind ``collected``, written when
+a window is stored completely. A collector that was killed, or whose system did not answer, fetches
+the same window again; windows overlap, and records that are stored already change nothing.
 """
 
 from __future__ import annotations
@@ -30,18 +30,20 @@ from jobs.store import add_measurements, add_predictions, read_measurements
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-COLLECTORS: dict[str, Collector] = {one.name: one for one in (SLURM, CONDOR, PBS, PANDA, FOLDER)}
+COLLECTORS: dict[str, Collector] = {
+    collector.name: collector for collector in (SLURM, CONDOR, PBS, PANDA, FOLDER)
+}
 KIND = "collected"
 FIRST = timedelta(days=30)
-"""How far back a system is read that never was."""
+"""How far back a system is read for the first time."""
 SUMS = ("read", "added", "updated", "unchanged", "rejected", "notes")
 
 
 @dataclass(frozen=True)
 class CollectResult:
-    """What became of the windows of one system: how far it is read now, sums over its files, and why files could not be read.
+    """What became of the windows of one system: how far it is read, and sums over its files.
 
-    ``lost`` says that the window must be asked for again.
+    ``errors`` say why files could not be read; ``lost``: the window must be fetched again.
     """
 
     system: str
@@ -59,12 +61,12 @@ class CollectResult:
     lost: bool = False
 
     def row(self) -> dict[str, Any]:
-        """As plain values, by name, for a table."""
-        told = {name: getattr(self, name) for name in ("system", "where", "files", *SUMS)}
+        """The values by name, for a table."""
+        values = {name: getattr(self, name) for name in ("system", "where", "files", *SUMS)}
         moments = {
             name: getattr(self, name).isoformat(timespec="seconds") for name in ("since", "until")
         }
-        return {**told, **moments, "notes": dict(self.notes), "errors": "; ".join(self.errors)}
+        return {**values, **moments, "notes": dict(self.notes), "errors": "; ".join(self.errors)}
 
 
 Progress = Callable[[CollectResult], None]
@@ -78,13 +80,13 @@ def collector_named(name: str) -> Collector:
 
 
 def named_systems(text: str) -> list[tuple[str, str]]:
-    """The systems that a setting names, each with which one; raises NoSystemError where there is no such collector.
+    """The systems of a setting, each with its ``where``; raises NoSystemError for an unknown one.
 
     >>> named_systems("slurm, pbs=/var/spool/pbs/server_priv/accounting")
     [('slurm', ''), ('pbs', '/var/spool/pbs/server_priv/accounting')]
     """
-    parts = [part.partition("=") for part in split_list(text)]
-    return [(collector_named(name.strip()).name, where.strip()) for name, _, where in parts]
+    entries = [entry.partition("=") for entry in split_list(text)]
+    return [(collector_named(name.strip()).name, where.strip()) for name, _, where in entries]
 
 
 def collect(
@@ -97,20 +99,29 @@ def collect(
     source: str | None = None,
     progress: Progress | None = None,
 ) -> CollectResult:
-    """Bring what a system accounted since its mark (or ``since``) into the store, a window after the other, each marked when it is in.
+    """Store what a system accounted since its mark, window by window, and move the mark.
 
-    ``where`` says which one: a cluster, a schedd, a folder or a database. Raises NoSystemError where the system is not there, CollectError
-    or StoreError where it or the store does not answer: the windows before are kept.
+    Raises NoSystemError where the system is not there, CollectError or StoreError where it or the
+    store does not answer: the windows before are stored.
+
+    Args:
+        engine: the store.
+        system: name of the collector.
+        where: a cluster, a schedd, a folder or a database.
+        since: start, instead of the mark.
+        until: end; default: now.
+        source: name of the source; None: from the records.
+        progress: called after each window.
     """
     collector, until = collector_named(system), until or datetime.now(UTC)
     if collector.needs and not where:
         raise NoSystemError(
-            f"the collector {system} must be told {collector.needs}: gridcast collect {system} WHERE"
+            f"the collector {system} needs {collector.needs}: gridcast collect {system} WHERE"
         )
-    place = collector.shown(where) if where else "all"
-    mark, newest = _mark(engine, system, place)
+    segment = collector.display(where) if where else "all"
+    mark, newest = _mark(engine, system, segment)
     begin = min(since or (mark - collector.overlap if mark else until - FIRST), until)
-    done = CollectResult(system, place, begin, begin)
+    done = CollectResult(system, segment, begin, begin)
     for start, end in _windows(begin, until, collector.step):
         with TemporaryDirectory(prefix="gridcast-collect-") as temporary:
             window = Window(start, end, where, Path(temporary), newest if since is None else "")
@@ -124,9 +135,9 @@ def collect(
                 with engine.begin() as connection:
                     add_predictions(connection, predictions)
         newest = fetched.newest or newest
-        # A window that a person asked for leaves the mark where it is, unless it reaches from before it to behind it.
+        # A window that a person chose moves the mark only where it begins before it.
         if not done.lost and (mark is None or begin <= mark):
-            _set_mark(engine, place, max(end, mark or end), newest, done)
+            _set_mark(engine, segment, max(end, mark or end), newest, done)
         if progress:
             progress(done)
     return done
@@ -153,7 +164,7 @@ def _store(
     for path in fetched.files:
         own = path.is_relative_to(temporary)
         try:
-            one = ingest_file(
+            ingested = ingest_file(
                 engine,
                 path,
                 collector.format,
@@ -168,25 +179,25 @@ def _store(
                 lost=done.lost or own or isinstance(error, OSError),
             )
             continue
-        sums = {name: getattr(done, name) + getattr(one, name) for name in SUMS}
+        sums = {name: getattr(done, name) + getattr(ingested, name) for name in SUMS}
         done = replace(done, files=done.files + 1, **sums)
     return done
 
 
-def _mark(engine: Engine, system: str, place: str) -> tuple[datetime | None, str]:
-    """How far a system was read, and what its last window said of itself."""
-    known = read_measurements(engine, system, kind=KIND, segment=place, latest=1)
-    if known.empty:
+def _mark(engine: Engine, system: str, segment: str) -> tuple[datetime | None, str]:
+    """How far a system was read, and the ``newest`` of its last window."""
+    marks = read_measurements(engine, system, kind=KIND, segment=segment, latest=1)
+    if marks.empty:
         return None, ""
-    return datetime.fromtimestamp(float(known["value"].iloc[0]), UTC), str(
-        (known["details"].iloc[0] or {}).get("newest", "")
+    return datetime.fromtimestamp(float(marks["value"].iloc[0]), UTC), str(
+        (marks["details"].iloc[0] or {}).get("newest", "")
     )
 
 
 def _set_mark(
-    engine: Engine, place: str, until: datetime, newest: str, done: CollectResult
+    engine: Engine, segment: str, until: datetime, newest: str, done: CollectResult
 ) -> None:
-    told = {
+    details = {
         "newest": newest,
         "added": done.added,
         "updated": done.updated,
@@ -196,9 +207,9 @@ def _set_mark(
         "measured_at": pd.Timestamp.now("UTC"),
         "kind": KIND,
         "name": done.system,
-        "segment": place,
+        "segment": segment,
         "value": until.timestamp(),
-        "details": told,
+        "details": details,
     }
     with engine.begin() as connection:
         add_measurements(connection, pd.DataFrame([row]))

@@ -1,7 +1,7 @@
-"""Collector of HTCondor: ``condor_history``, which tells the newest first, back to the job that was the newest last time.
+"""Collector of HTCondor: ``condor_history``, newest first, back to the newest job of last time.
 
-A job enters the history when it leaves the queue, which may be days after it ended: a window of time would lose it, the place in the
-history does not.
+A job enters the history when it leaves the queue, which may be days after it ended: a window of
+time would miss it, its position in the history does not.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ ATTRIBUTES = _USED.split()
 
 
 def fetch(window: Window) -> Fetched:
-    """The jobs that left the queue since the last window, or, the first time, since its begin; ``where`` names a schedd.
+    """Fetch the jobs that left the queue since the last window; the first time, since its begin.
 
-    Raises NoSystemError where there is no condor_history, CollectError where it fails.
+    ``where`` names a schedd. Raises NoSystemError where there is no condor_history, CollectError
+    where it fails.
     """
     history = program("condor_history", "HTCondor")
     options = [
@@ -47,14 +48,14 @@ def fetch(window: Window) -> Fetched:
         path,
         environment_with({}),
     )
-    if not path.read_bytes().strip():  # some versions say nothing instead of an empty list
+    if not path.read_bytes().strip():  # some versions print nothing instead of an empty list
         path.write_text("[]")
     newest = _newest(path)
     return Fetched((path,) if newest else (), newest)
 
 
 def _newest(path: Path) -> str:
-    """The job that the history told first, empty where it told none."""
+    """The first job of the history, empty where there is none."""
     try:
         for item in read_objects(path):
             if not isinstance(item, Reject | str):

@@ -1,4 +1,4 @@
-"""What a collector takes and gives: a window in, files of raw accounting out."""
+"""Input and output of a collector: a window of time in, files of raw accounting out."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PATIENCE = 600.0
-"""Seconds for a system's own program to tell a window."""
+"""Seconds that a system's own program may take for a window."""
 
 
 class CollectError(GridcastError):
-    """A system that is there did not tell what was asked: the same window is asked for again next time."""
+    """A system that is there did not answer: the same window is fetched again next time."""
 
 
 class NoSystemError(InputError):
-    """The system asked for is not there, or cannot be found as it was said."""
+    """The system is not there, or not where the command says."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """What is asked for: what changed from ``since`` to before ``until``, of ``where`` (the system's own word for which one).
+    """What to fetch: records that changed from ``since`` to before ``until``.
 
-    ``newest`` is what the last window said of itself, empty in the first; ``folder`` takes what must be written.
+    ``where`` names one of several systems in the system's own words, ``newest`` is that of the last
+    window (empty in the first), ``folder`` is for files.
     """
 
     since: datetime
@@ -43,7 +44,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Fetched:
-    """Files of raw accounting, what is to be known of them, and the ``newest`` to ask after next time."""
+    """Files of raw accounting, notes on them, and the ``newest`` record for the next window."""
 
     files: tuple[Path, ...]
     newest: str = ""
@@ -52,10 +53,11 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Collector:
-    """One system: how its windows are fetched, in which ``format`` (None: seen from each file), ``step`` long at most.
+    """One system: how its windows, at most ``step`` long, are fetched, and in which ``format``.
 
-    ``overlap`` is how far each window reaches back behind the last: for what the system itself learns late. ``read_predictions`` finds the
-    predictions that an adapter wrote on jobs, for the prediction log, with the name given to the source if there is one.
+    A ``format`` of None is found from each file. Each window reaches ``overlap`` into the last, for
+    what the system itself learns late. ``read_predictions`` gives the predictions that an adapter
+    wrote on jobs, for the prediction log; its arguments are the window and the source's name.
     """
 
     name: str
@@ -64,22 +66,23 @@ class Collector:
     overlap: timedelta
     step: timedelta | None = None
     needs: str = ""
-    shown: Callable[[str], str] = field(default=str)
+    display: Callable[[str], str] = field(default=str)
     read_predictions: Callable[[Window, str | None], pd.DataFrame] | None = None
 
 
 def program(name: str, package: str) -> str:
     """The path of a system's own program; raises NoSystemError where it is not on this machine."""
-    found = shutil.which(name)
-    if not found:
+    path = shutil.which(name)
+    if not path:
         raise NoSystemError(
-            f"{name} is not on this machine's PATH: run the collector where {package}'s own commands work"
+            f"{name} is not on this machine's PATH:"
+            f" run the collector where {package}'s own commands work"
         )
-    return found
+    return path
 
 
 def run(command: list[str], output: Path, environment: Mapping[str, str]) -> None:
-    """Let a system's own program write into ``output``; raises CollectError with the first that it complains of."""
+    """Run a system's own program into ``output``; raises CollectError with its first complaint."""
     with output.open("wb") as file:
         try:
             done = subprocess.run(  # noqa: S603
@@ -93,35 +96,38 @@ def run(command: list[str], output: Path, environment: Mapping[str, str]) -> Non
             )
         except subprocess.TimeoutExpired:
             raise CollectError(
-                f"{Path(command[0]).name} said nothing for {PATIENCE:.0f} s: the window is asked for again"
+                f"{Path(command[0]).name} gave no answer within {PATIENCE:.0f} s:"
+                " the window is fetched again"
             ) from None
     if done.returncode:
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise CollectError(
-            f"{Path(command[0]).name} failed: {said[0][:300] if said else f'exit code {done.returncode}'}"
-        )
+        complaints = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        reason = complaints[0][:300] if complaints else f"exit code {done.returncode}"
+        raise CollectError(f"{Path(command[0]).name} failed: {reason}")
 
 
 def changed_files(
     where: str, since: datetime, settled_until: datetime | None = None
 ) -> Iterator[Path]:
-    """The files of a folder, by name, that came or were written to since a moment and not after ``settled_until``; no hidden ones.
+    """The files of a folder, by name, that arrived or changed since a moment; no hidden ones.
 
-    A file that was moved here keeps the time of its writing; that of its inode tells when it came.
-    Raises NoSystemError where there is no such folder.
+    A file that was moved here keeps the time of its last change; the time of its inode says when it
+    arrived. Raises NoSystemError where there is no such folder.
+
+    Args:
+        where: the folder.
+        since: the moment.
+        settled_until: files changed after this are left out.
     """
     folder = Path(where)
     if not where or not folder.is_dir():
         raise NoSystemError(
-            f"there is no folder {where}"
-            if where
-            else "say which folder: its path stands after the system's name"
+            f"there is no folder {where}" if where else "name the folder after the system's name"
         )
     for path in sorted(folder.iterdir()):
         if path.is_file() and not path.name.startswith("."):
-            found = path.stat()
-            came = max(found.st_mtime, found.st_ctime)
-            if came >= since.timestamp() and (
-                settled_until is None or found.st_mtime <= settled_until.timestamp()
+            status = path.stat()
+            arrived = max(status.st_mtime, status.st_ctime)
+            if arrived >= since.timestamp() and (
+                settled_until is None or status.st_mtime <= settled_until.timestamp()
             ):
                 yield path

@@ -1,4 +1,4 @@
-"""Collectors of folders: PBS's accounting, which grows while it is read, and dumps of any format."""
+"""Collectors of folders: PBS's accounting, which grows while it is read, and any dumps."""
 
 from __future__ import annotations
 

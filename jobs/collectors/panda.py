@@ -1,4 +1,4 @@
-"""Collector of PanDA: its tables of jobs that ended, by a query of its database, or a folder of dumps."""
+"""Collector of PanDA: its tables of ended jobs, by a query of its database or from dumps."""
 
 from __future__ import annotations
 
@@ -10,14 +10,20 @@ from jobs.collectors.folders import fetch_folder
 from jobs.store.external import displayed_url, query_external
 
 TABLE = "jobsarchived4"
-"""Jobs go there when they end, and to jobsarchived days later."""
-STATEMENT = "SELECT * FROM {table} WHERE modificationtime >= :since AND modificationtime < :until ORDER BY modificationtime"
+"""The table to which jobs go when they end; days later they go to jobsarchived."""
+SECONDS = "%Y-%m-%dT%H:%M:%S"
+STATEMENT = (
+    "SELECT * FROM {table} WHERE modificationtime >= :since AND modificationtime < :until"
+    " ORDER BY modificationtime"
+)
 
 
 def fetch(window: Window) -> Fetched:
-    """The jobs whose records changed in the window; ``where`` is a database's URL, with ``#schema.table`` for another table, or a folder.
+    """Fetch the jobs whose records changed in the window.
 
-    PanDA's times are UTC without saying so. Raises StoreError where the database cannot be read, NoSystemError where no folder is.
+    ``where`` is a database's URL, with ``#schema.table`` for another table, or a folder. PanDA's
+    times are UTC without a zone. Raises StoreError where the database cannot be read,
+    NoSystemError where there is no such folder.
     """
     if "://" not in window.where:
         return fetch_folder(window)
@@ -28,7 +34,7 @@ def fetch(window: Window) -> Fetched:
     }
     path = (
         window.folder
-        / f"{table or TABLE} {window.since:%Y-%m-%dT%H:%M:%S} to {window.until:%Y-%m-%dT%H:%M:%S}.json"
+        / f"{table or TABLE} {window.since:{SECONDS}} to {window.until:{SECONDS}}.json"
     )
     rows = 0
     with path.open("w", encoding="utf-8") as file:
@@ -39,8 +45,8 @@ def fetch(window: Window) -> Fetched:
 
 
 def _name(table: str) -> str:
-    """A table's name as it may stand in a query."""
-    if not all(part.isidentifier() for part in table.split(".")):
+    """A table's name that is safe in a query."""
+    if not all(map(str.isidentifier, table.split("."))):
         raise NoSystemError(
             f"{table} is no name of a table: write it as schema.table after the URL's #"
         )
@@ -55,6 +61,6 @@ PANDA = Collector(
     overlap=timedelta(hours=1),
     step=timedelta(days=1),
     needs=NEEDS,
-    shown=displayed_url,
+    display=displayed_url,
 )
 """The collector to put in the list."""

@@ -1,6 +1,6 @@
-"""Collector of Slurm: ``sacct`` of a window of time, the columns that this version of it has, times in UTC.
+"""Collector of Slurm: ``sacct`` of a window of time, the columns that this version has, in UTC.
 
-What the adapter for Slurm foresaw and wrote on each job comes back the same way, into the prediction log.
+The predictions that the adapter for Slurm wrote on jobs are read too, for the prediction log.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from jobs.readers.rows import first_id
 
 REQUIRED = ("JobID", "Submit", "State")
 _USED = """
-JobIDRaw Cluster User Group Account Partition Start End ElapsedRaw TimelimitRaw Timelimit ReqCPUS AllocCPUS NNodes ReqNodes ReqMem
-ReqTRES NodeList NTasks TotalCPU MaxRSS AveRSS MaxDiskRead AveDiskRead MaxDiskWrite AveDiskWrite TRESUsageInTot TRESUsageOutTot ExitCode
+JobIDRaw Cluster User Group Account Partition Start End ElapsedRaw TimelimitRaw Timelimit ReqCPUS
+AllocCPUS NNodes ReqNodes ReqMem ReqTRES NodeList NTasks TotalCPU MaxRSS AveRSS MaxDiskRead
+AveDiskRead MaxDiskWrite AveDiskWrite TRESUsageInTot TRESUsageOutTot ExitCode
 """
 WANTED = (*REQUIRED, *_USED.split(), "JobName")
 """Columns that the reader of Slurm's accounting uses.
@@ -37,20 +38,22 @@ JobName is the one free text and stands last: no bar or line feed in it can move
 """
 
 
-SAID = re.compile(r"gridcast: (\d{1,9}) s \((\d{1,9})-(\d{1,9})\) by \w+ of ([^\s|,]{1,100})")
-"""What adapters/slurm/gridcast.lua writes on a job."""
+WRITTEN = re.compile(r"gridcast: (\d{1,9}) s \((\d{1,9})-(\d{1,9})\) by \w+ of ([^\s|,]{1,100})")
+"""The admin comment that adapters/slurm/gridcast.lua writes on a job."""
 
 
 def fetch(window: Window) -> Fetched:
-    """All jobs that waited or ran in the window, every user's; ``where`` names a cluster, empty for the one of this machine.
+    """Fetch all users' jobs that waited or ran in the window.
 
-    Raises NoSystemError where there is no sacct, CollectError where it fails, InputError where it lacks a column that every job needs.
+    ``where`` names a cluster; empty: that of this machine. Raises NoSystemError where there is no
+    sacct, CollectError where it fails, InputError where it lacks a column that every job needs.
     """
     sacct, environment = _sacct()
     has = _columns(sacct, environment)
     if gone := [name for name in REQUIRED if name.lower() not in has]:
         raise InputError(
-            f"this sacct has no column {gone[0]}, without which no job can be read: what does its --helpformat call it?"
+            f"this sacct has no column {gone[0]}, without which no job can be read:"
+            " what does its --helpformat call it?"
         )
     path = window.folder / f"sacct {_moment(window.since)} to {_moment(window.until)}"
     run(
@@ -69,29 +72,29 @@ def fetch(window: Window) -> Fetched:
 
 
 def read_predictions(window: Window, source: str | None) -> pd.DataFrame:
-    """What the adapter foresaw of the jobs of the window and wrote on them, as rows of the prediction log.
+    """Read the predictions that the adapter wrote on the window's jobs, as rows of the log.
 
-    The adapter wrote it as each job was submitted, so that none can have known its outcome. Only the admin comment is read: a job's owner
-    may write, and change, the other.
+    The adapter wrote each at submission, before there was an outcome. Only the admin comment is
+    read: a job's owner may write and change the other comment.
     """
     sacct, environment = _sacct()
     has = _columns(sacct, environment)
     path = window.folder / "comments"
     if "admincomment" not in has:
         return pd.DataFrame()
-    # Free text last: whatever is in it cannot move what stands before.
+    # Free text last: nothing in it can move another column.
     names = ["JobID", "JobIDRaw", "Cluster", "Submit", has["admincomment"]]
     run([sacct, *_options(window, names), "--allocations"], path, environment)
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        told, cells = SAID.search(line), line.split("|", 4)
-        if told and len(cells) == 5:
+        written, cells = WRITTEN.search(line), line.split("|", 4)
+        if written and len(cells) == 5:
             name, raw, cluster, submitted, _ = cells
             answer = {
-                "point": float(told[1]),
-                "low": float(told[2]),
-                "high": float(told[3]),
-                "model_version": unquote(told[4]),
+                "point": float(written[1]),
+                "low": float(written[2]),
+                "high": float(written[3]),
+                "model_version": unquote(written[4]),
             }
             job = {
                 "source": source or cluster or "slurm",
@@ -101,32 +104,32 @@ def read_predictions(window: Window, source: str | None) -> pd.DataFrame:
             rows.append(
                 {**job, "target": "walltime", **answer, "known_revision": 0, "shadow": False}
             )
-    found = pd.DataFrame(rows)
-    # A line that is none of sacct's is no reason to ask for this window for ever.
+    predictions = pd.DataFrame(rows)
+    # A line that is not sacct's must not make this window fail for ever.
     return (
-        found.assign(asked_at=pd.to_datetime(found["asked_at"], utc=True, errors="coerce")).dropna(
-            subset="asked_at"
-        )
+        predictions.assign(
+            asked_at=pd.to_datetime(predictions["asked_at"], utc=True, errors="coerce")
+        ).dropna(subset="asked_at")
         if rows
-        else found
+        else predictions
     )
 
 
 def _sacct() -> tuple[str, dict[str, str]]:
-    """The program, and the environment it runs in: its times carry no zone, they are its process's, and in UTC no hour comes twice."""
+    """The program and its environment: it prints times in its process's zone, which is UTC."""
     return program("sacct", "Slurm"), environment_with(
         {"TZ": "UTC", "SLURM_TIME_FORMAT": "standard"}
     )
 
 
 def _options(window: Window, columns: list[str]) -> list[str]:
-    which = [f"--clusters={window.where}"] if window.where else []
+    clusters = [f"--clusters={window.where}"] if window.where else []
     # The seconds of the end belong to the window, as sacct has no smaller ones.
     times = [
         f"--starttime={_moment(window.since)}",
         f"--endtime={_moment(window.until + timedelta(seconds=1))}",
     ]
-    return ["--allusers", "--parsable2", f"--format={','.join(columns)}", *which, *times]
+    return ["--allusers", "--parsable2", f"--format={','.join(columns)}", *clusters, *times]
 
 
 def _columns(sacct: str, environment: dict[str, str]) -> dict[str, str]:
@@ -157,4 +160,4 @@ SLURM = Collector(
     step=timedelta(days=1),
     read_predictions=read_predictions,
 )
-"""The collector to put in the list: a day at a time, and six hours again, for what slurmctld could tell its database only later."""
+"""Windows of a day, and six hours again: slurmctld may reach its database late."""

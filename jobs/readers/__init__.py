@@ -1,4 +1,7 @@
-"""Readers of logs of jobs and of transfers: one a format, all giving the same batches. ``detect`` finds the one that a file needs."""
+"""Readers of logs of jobs and of transfers, one a format, which all give the same batches.
+
+``detect`` finds the reader of a file.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,11 @@ from jobs.readers.swf import SWF
 from jobs.readers.table import TABLE
 
 READERS: tuple[Reader, ...] = (SWF, SLURM, CONDOR, PBS, PANDA, NEXTFLOW, GRIDFTP, FTS, RUCIO, TABLE)
-"""Every format, the most telling first: a reader that takes nearly anything stands last."""
+"""Every format, in the order in which they are tried on a file: the most specific first."""
 
 
 def detect(path: Path) -> Reader:
-    """Find the reader of a file by its first 64 kB, then by its name; raises ReadError where none fits."""
+    """Find the reader of a file by its first 64 kB, then by its name; raises ReadError for none."""
     head = peek(path)
     for reader in READERS:
         if reader.recognises(path, head):
@@ -37,9 +40,7 @@ def detect(path: Path) -> Reader:
             if name.endswith(reader.suffixes):
                 return reader
     formats = ", ".join(reader.name for reader in READERS)
-    raise ReadError(
-        f"{path} is in no format that Gridcast knows ({formats}); name one if you know it"
-    )
+    raise ReadError(f"{path} is in no format that Gridcast knows ({formats}); name one by --format")
 
 
 def reader_named(name: str) -> Reader:

@@ -1,7 +1,7 @@
-"""Column maps: which column of somebody's table is which field of a job or transfer, and in which unit.
+"""Column maps: which column of a table is which field of a job or transfer, and in which unit.
 
-On the command line ``run=walltime:s`` says that the file's column ``run`` is the field ``walltime`` in seconds; a TOML file holds the
-same as ``run = "walltime:s"`` under ``[columns]``.
+On the command line ``run=walltime:s`` says that the file's column ``run`` is the field ``walltime``
+in seconds; a TOML file has the same as ``run = "walltime:s"`` under ``[columns]``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FACTORS = {
         **{f"{letter}ib": 1024.0**power for power, letter in enumerate("kmgt", 1)},
     },
 }
-"""What one of each unit is in the schema's own: kb, mb, gb, tb are powers of 1000, kib, mib, gib, tib of 1024."""
+"""Factors to the schema's units: kb, mb, gb, tb are powers of 1000, kib, mib, gib, tib of 1024."""
 CLOCK = "hms"
 TIME_UNITS = ("iso", "epoch", "epoch_ms", "epoch_us")
 RECORDS = (JOB, TRANSFER)
@@ -32,7 +32,7 @@ BY_NAME = {name: field for record in reversed(RECORDS) for name, field in record
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the file, the field it fills, and the unit of its values (empty: the field's own)."""
+    """One column of the file, the field it fills, and its unit (empty: the field's own)."""
 
     name: str
     field: str
@@ -53,7 +53,8 @@ class ColumnMap:
         for column in self.columns:
             if column.field in filled:
                 raise ReadError(
-                    f"the column map fills {column.field} twice: {filled[column.field]} and {column}"
+                    f"the column map fills {column.field} twice:"
+                    f" {filled[column.field]} and {column}"
                 )
             filled[column.field] = column
         if not any(set(filled) <= set(record.columns) for record in RECORDS):
@@ -92,7 +93,7 @@ def parse_column_map(entries: Iterable[str]) -> ColumnMap:
 
 
 def load_column_map(path: Path) -> ColumnMap:
-    """Read a column map from a TOML file; raises ReadError naming the file and what is wrong in it."""
+    """Read a column map from a TOML file; raises ReadError naming the file and its fault."""
     try:
         columns = tomllib.loads(path.read_text(encoding="utf-8")).get("columns")
     except OSError as error:
@@ -115,18 +116,18 @@ def load_column_map(path: Path) -> ColumnMap:
 
 LAYOUTS: dict[str, tuple[str, ...]] = {
     "lcls-transfers": (
-        "start=submitted_at:epoch", "fsz=bytes:b", "elap=duration:ms", "instr=group", "ftype=activity", "ttype=direction",
-        "fsid=file_system", "stripe0=device",
+        "start=submitted_at:epoch", "fsz=bytes:b", "elap=duration:ms", "instr=group",
+        "ftype=activity", "ttype=direction", "fsid=file_system", "stripe0=device",
     ),
 }  # fmt: skip
-"""Maps of tables that are known by their header: a table whose columns are all there needs no map to be given."""
+"""Maps of tables that are recognised by their header and need no map of the user."""
 
 
 def layout_of(names: Iterable[str]) -> ColumnMap | None:
     """The map of the known layout whose columns are all among ``names``, or None."""
-    known = set(names)
+    header = set(names)
     maps = (parse_column_map(entries) for entries in LAYOUTS.values())
-    return next((one for one in maps if {column.name for column in one.columns} <= known), None)
+    return next((map_ for map_ in maps if {c.name for c in map_.columns} <= header), None)
 
 
 def _split(entry: str) -> tuple[str, str]:
@@ -137,15 +138,17 @@ def _split(entry: str) -> tuple[str, str]:
 
 
 def _column(name: str, target: str) -> Column:
-    field_name, _, unit = (part.strip() for part in target.partition(":"))
+    field_name, _, unit = map(str.strip, target.partition(":"))
     field = BY_NAME.get(field_name)
     if field is None:
         raise ReadError(
-            f"{field_name!r} in {name}={target} is no field of a job or a transfer: choose one of {', '.join(BY_NAME)}"
+            f"{field_name!r} in {name}={target} is no field of a job or a transfer:"
+            f" choose one of {', '.join(BY_NAME)}"
         )
     unit = unit.lower()
     if unit and unit not in units_of(field):
         raise ReadError(
-            f"{unit!r} in {name}={target} is no unit of {field_name}: choose one of {', '.join(units_of(field))}"
+            f"{unit!r} in {name}={target} is no unit of {field_name}:"
+            f" choose one of {', '.join(units_of(field))}"
         )
     return Column(name, field_name, unit)

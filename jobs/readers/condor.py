@@ -1,4 +1,4 @@
-"""Reader of HTCondor's job history: ``condor_history -json``, ``-long`` and ``-xml``, history files.
+"""Reader of HTCondor's job history: ``condor_history -json``, ``-long``, ``-xml``, history files.
 
 An attribute whose value is an expression, not a literal, is missing. Walltime is that of the last
 run, LastRemoteWallClockTime or end - start. CommittedTime, which counts up to checkpoints only,
@@ -103,17 +103,17 @@ def _read_ads(path: Path, size: int) -> Iterator[JsonRecord]:
                     yield first, raw, ad
                 ad = {}
                 continue
-            for part in _attributes(text):
-                attribute = ATTRIBUTE.fullmatch(part)
+            for item in _attributes(text):
+                attribute = ATTRIBUTE.fullmatch(item)
                 if attribute:
                     if not ad:
                         first, raw = number, line
                     ad[attribute[1]] = _literal(attribute[2].strip())
-                elif part == "]":
+                elif item == "]":
                     if ad:
                         yield first, raw, ad
                     ad = {}
-                elif part:
+                elif item:
                     yield Reject(number, "the line is no ClassAd attribute", line)
                     break
     if ad:
@@ -135,7 +135,7 @@ def _attributes(text: str) -> list[str]:
     closed = depth < 0 or (depth == 0 and text[:1] == "[")
     parts[0] = parts[0].removeprefix("[")
     parts[-1] = parts[-1].rstrip().removesuffix("]") if closed else parts[-1]
-    return [part.strip() for part in parts if part.strip()] + (["]"] if closed else [])
+    return [item.strip() for item in parts if item.strip()] + (["]"] if closed else [])
 
 
 def _read_xml(path: Path) -> Iterator[JsonRecord]:
@@ -245,7 +245,7 @@ def _job(values: Values, source: str | None) -> Row:
 
 
 def _walltime(ad: _Ad, started: float, stopped: float) -> float:
-    """Seconds of the last run; a job that was idle or held when it was removed had stopped before."""
+    """Seconds of the last run; a job removed while idle or held had stopped before."""
     last_status = ad.number("LastJobStatus")
     was_running = not (ad.number("JobStatus") != 4 and last_status in (IDLE, HELD))
     return units.first_nonzero(

@@ -1,4 +1,4 @@
-"""What a reader takes and gives: options in, batches of jobs and rejected lines out."""
+"""Input and output of a reader: options, and batches of records with rejected lines."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ RAW_LIMIT = 500
 
 @dataclass(frozen=True)
 class Reject:
-    """A line (or record) that gave no job: its 1-based number, one sentence why, and at most 500 characters of it."""
+    """A line or record that gave no job: its number from 1, the reason, and the text, cut."""
 
     line: int
     reason: str
     raw: str
 
     def __post_init__(self) -> None:
-        # NUL is legal in a file and in no database's text.
+        # A file may hold NUL characters, a database's text may not.
         object.__setattr__(self, "raw", self.raw[:RAW_LIMIT].replace("\0", "\\0"))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some jobs of a file in its order: any subset of the schema's columns, the line of each row, the lines rejected on the way.
+    """Some records of a file in its order: any of the schema's columns, and the line of each row.
 
-    Where ``record`` says so they are no jobs but records of that kind.
+    ``rejects`` are the lines refused on the way, ``notes`` what was skipped or left out, by count.
     """
 
     jobs: pd.DataFrame
@@ -48,7 +48,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How to read: the name given to the source, a column map, the time zone of times that carry none, rows a batch."""
+    """Name of the source, column map, rows a batch, and time zone of times that carry none."""
 
     source: str | None = None
     columns: ColumnMap | None = None
@@ -58,7 +58,7 @@ class ReadOptions:
 
 @dataclass(frozen=True)
 class Reader:
-    """One format: whether the first bytes of a file are it, how to stream it, and the endings its files usually have."""
+    """One format: a test of a file's first bytes, a stream of batches, endings of file names."""
 
     name: str
     recognises: Callable[[Path, bytes], bool]

@@ -259,11 +259,11 @@ def _unquoted(
             if following is None:
                 break
             taken.append(following)
-            if alignment.align(following[1].split(delimiter)):
-                break  # a whole row of its own
+            further = following[1].split(delimiter)
+            if len(further) == alignment.width or alignment.align(further):
+                break  # a row of its own
             record += "\n" + following[1]
-            first, *others = following[1].split(delimiter)
-            cells = [*cells[:-1], f"{cells[-1]}\n{first}", *others]
+            cells = [*cells[:-1], f"{cells[-1]}\n{further[0]}", *further[1:]]
             row = alignment.align(cells)
             if row is None and not alignment.may_begin(cells):
                 break
@@ -283,7 +283,9 @@ def _with_trailing_lines(
         following = lines.next_line()
         if following is None:
             break
-        if alignment.may_begin(following[1].split(delimiter)):
+        cells = following[1].split(delimiter)
+        # A line of the whole width is a row, if only a bad one.
+        if len(cells) >= alignment.width or alignment.may_begin(cells):
             lines.put_back([following])
             break
         record += "\n" + following[1]

@@ -1,4 +1,4 @@
-"""Errors of the readers: a file, or one field of a row, that cannot be read."""
+"""Errors of the readers: a file, or one field of a row, cannot be read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from infra.errors import InputError
 
 
 class ReadError(InputError):
-    """A file cannot be read at all; the message is one sentence that names the file and the field."""
+    """A file cannot be read at all; the message is one sentence that names the file."""
 
 
 class FieldError(Exception):

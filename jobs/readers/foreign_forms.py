@@ -1,4 +1,4 @@
-"""Known outputs of batch systems' tools that no reader takes, each with the option to use instead."""
+"""Known outputs of tools that no reader takes, each with the option to use instead."""
 
 from __future__ import annotations
 

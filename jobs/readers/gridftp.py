@@ -106,9 +106,9 @@ def _transfer(values: Values, options: ReadOptions) -> Row:
 
 def _clock(text: str) -> datetime:
     """A time as the server prints it: 20240107092754.223249; the microseconds have no padding."""
-    whole, _, micros = text.strip().partition(".")
+    seconds, _, micros = text.strip().partition(".")
     try:
-        moment = datetime.strptime(whole, "%Y%m%d%H%M%S")
+        moment = datetime.strptime(seconds, "%Y%m%d%H%M%S")
         return moment.replace(microsecond=int(micros[:6] or 0))
     except ValueError:
         raise ValueError(f"is not a time: {text[:60]}") from None

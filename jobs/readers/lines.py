@@ -1,6 +1,7 @@
-"""Lines of a log file, plain or gzip: decoded, numbered, in chunks of bounded size, whatever the file's state.
+"""Lines of a log file, plain or gzip: decoded, numbered, in chunks of bounded size.
 
-A line that cannot be one (too long, NUL bytes) and the place where a gzip stream breaks off become rejects; what can be read is read.
+A line that is too long or holds NUL bytes is a reject, and so is the point where a gzip stream
+breaks off; what can be read is read.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ BROKEN = (EOFError, gzip.BadGzipFile, zlib.error)
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive lines without their ends; line ``i`` has the number ``first + i``. A rejected line stands as an empty one."""
+    """Consecutive lines without their ends, numbered from ``first``; a rejected line is empty."""
 
     first: int
     lines: list[str]
@@ -37,7 +38,7 @@ class Chunk:
 
 
 def open_log(path: Path) -> io.BufferedReader:
-    """Open a file for reading, decompressing gzip by its content; raises ReadError where it cannot be opened."""
+    """Open a file, gzip or plain by its content; raises ReadError where it cannot be opened."""
     try:
         with path.open("rb") as file:
             packed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
@@ -49,7 +50,7 @@ def open_log(path: Path) -> io.BufferedReader:
 
 
 class _Unpacked(io.RawIOBase):
-    """A gzip file as raw bytes: whatever is unpacked before a break is handed out, and lines are found in C."""
+    """A gzip file as raw bytes; what is unpacked before a break is given out."""
 
     def __init__(self, path: Path) -> None:
         self._file = gzip.GzipFile(path)
@@ -145,9 +146,8 @@ def _decode(first: int, raw: list[bytes], rejects: list[Reject]) -> Chunk:
         raw[0] = raw[0].removeprefix(b"\xef\xbb\xbf")
     if raw and not raw[-1].endswith(b"\n"):
         raw[-1] += b"\n"
-    whole = b"".join(raw)
     try:
-        text = whole.decode("utf-8")
+        text = b"".join(raw).decode("utf-8")
     except UnicodeDecodeError:
         decoded = [line.decode("utf-8", errors="replace") for line in raw]
         notes["line is not UTF-8: unreadable characters replaced"] += sum(

@@ -33,15 +33,19 @@ MARKS = (
 )
 USED = {name.lower() for name in NAMES}
 _UNUSED = """
-jobdefinitionid schedulerid pilotid creationhost modificationtime atlasrelease homepackage prodserieslabel produserid assignedpriority
-currentpriority attemptnr maxattempt jobname maxcpucount maxcpuunit maxdiskcount maxdiskunit ipconnectivity cpuconsumptionunit
-commandtopilot transexitcode piloterrordiag exeerrorcode exeerrordiag superrorcode superrordiag ddmerrorcode ddmerrordiag
-brokerageerrorcode brokerageerrordiag jobdispatchererrorcode jobdispatchererrordiag taskbuffererrorcode taskbuffererrordiag
-computingelement nevents metadata proddblock dispatchdblock destinationdblock grid cloud cpuconversion sourcesite destinationsite
-transfertype cmtconfig statechangetime proddbupdatetime lockedby relocationflag jobexecutionid pilottiming ninputfiles countrygroup batchid
-parentid specialhandling jobsetid inputfiletype inputfileproject noutputdatafiles jobmetrics workqueue_id jobsubstatus maxvmem
-maxswap avgrss avgvmem avgswap avgpss nucleus eventservice failedattempt hs06sec gshare totrchar totwchar raterchar ratewchar raterbytes
-ratewbytes resource_type diskio memory_leak memory_leak_x2 container_name outputfiletype
+jobdefinitionid schedulerid pilotid creationhost modificationtime atlasrelease homepackage
+prodserieslabel produserid assignedpriority currentpriority attemptnr maxattempt jobname
+maxcpucount maxcpuunit maxdiskcount maxdiskunit ipconnectivity cpuconsumptionunit commandtopilot
+transexitcode piloterrordiag exeerrorcode exeerrordiag superrorcode superrordiag ddmerrorcode
+ddmerrordiag brokerageerrorcode brokerageerrordiag jobdispatchererrorcode jobdispatchererrordiag
+taskbuffererrorcode taskbuffererrordiag computingelement nevents metadata proddblock
+dispatchdblock destinationdblock grid cloud cpuconversion sourcesite destinationsite transfertype
+cmtconfig statechangetime proddbupdatetime lockedby relocationflag jobexecutionid pilottiming
+ninputfiles countrygroup batchid parentid specialhandling jobsetid inputfiletype inputfileproject
+noutputdatafiles jobmetrics workqueue_id jobsubstatus maxvmem maxswap avgrss avgvmem avgswap
+avgpss nucleus eventservice failedattempt hs06sec gshare totrchar totwchar raterchar ratewchar
+raterbytes ratewbytes resource_type diskio memory_leak memory_leak_x2 container_name
+outputfiletype
 """
 COLUMNS = USED.union(_UNUSED.split())
 

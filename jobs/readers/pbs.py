@@ -154,8 +154,8 @@ def _requested_cores(values: Values) -> float:
     """Cores over all chunks: select, then nodes (Torque sets ncpus to 1 beside it), then procs."""
     if (cray := _cray_cores(values)) > 0:
         return cray
-    for key, each in (("select", "ncpus"), ("nodes", "ppn")):
-        cores = values.parse(f"Resource_List.{key}", partial(_total, each=each), nan)
+    for key, resource in (("select", "ncpus"), ("nodes", "ppn")):
+        cores = values.parse(f"Resource_List.{key}", partial(_total, resource=resource), nan)
         if cores == cores:
             return cores
     return units.first_nonzero(
@@ -186,19 +186,19 @@ def _chunks(text: str) -> Iterator[tuple[int, Fields]]:
         named = [first, *parts] if "=" in first else parts
         yield (
             int(first) if CHUNK_COUNT.fullmatch(first) else 1,
-            {key: amount for key, _, amount in (part.partition("=") for part in named)},
+            {key: amount for key, _, amount in (pair.partition("=") for pair in named)},
         )
 
 
-def _total(text: str, each: str) -> float:
+def _total(text: str, resource: str) -> float:
     try:
-        return sum(count * float(parts.get(each, 1)) for count, parts in _chunks(text))
+        return sum(count * float(parts.get(resource, 1)) for count, parts in _chunks(text))
     except ValueError:
         raise ValueError(f"is not a list of chunks: {text[:60]}") from None
 
 
 def _slots(text: str) -> float:
-    """Cores in ``node1/0*4+node2/0-3+node3/1,5``: a slot is a number, a range, or ``index*count``."""
+    """Cores in ``node1/0*4+node2/0-3+node3/1,5``: slots are indices, ranges or ``index*count``."""
     total = 0.0
     for host in text.split("+"):
         for slot in host.partition("/")[2].split(","):

@@ -160,9 +160,9 @@ def frame(rows: list[Row], record: Record = JOB) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def first_id(*parts: str | None) -> str:
-    """The first part that is not empty; raises FieldError where there is none."""
-    for part in parts:
-        if part:
-            return part
+def first_id(*names: str | None) -> str:
+    """The first name that is not empty; raises FieldError where there is none."""
+    for name in names:
+        if name:
+            return name
     raise FieldError("the record has no job id")

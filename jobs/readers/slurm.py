@@ -1,4 +1,4 @@
-"""Reader of Slurm accounting: ``sacct --parsable2``, any columns in any order, and ``sacct --json``.
+"""Reader of Slurm accounting: ``sacct --parsable2``, any columns, and ``sacct --json``.
 
 A job's row is followed by its steps' (``123.batch``, ``123.extern``, ``123.0``), which are folded
 into it (slurm.schedmd.com/sacct.html):
@@ -43,7 +43,7 @@ jobid jobidraw state elapsed elapsedraw alloccpus reqcpus reqmem maxrss timelimi
 """
 MARKS = frozenset(_MARKS_TEXT.split())
 OPEN_JOBS = 5_000
-"""Jobs held back for steps still to come; sacct prints steps right after their job, sorted or merged files near it."""
+"""Jobs that wait for more steps; sacct prints steps right after their job, merged files near it."""
 MIB = 1024.0**2
 PER_CPU_FLAGS = (2**63, 2**31)
 """Bits by which Slurm's database marks a memory request as one for each CPU."""
@@ -173,7 +173,7 @@ def _job(name: str, values: Values, options: ReadOptions) -> tuple[Row, str]:
     requested = units.first_nonzero(values.number("reqcpus"), allocated)
     memory, cpu, disk_read, disk_written = _measured(values)
     cluster = values.text("cluster")
-    # A job cancelled in the queue has no start, or (before Slurm 20) one equal to its end and no CPUs.
+    # A job cancelled in the queue has no start, or (before Slurm 20) its end and no CPUs.
     began = status != "waiting" and start == start and not (elapsed == 0 and cores == 0)
     ran = began and ended
     row: Row = {
@@ -261,7 +261,7 @@ def _tres(values: Values, name: str) -> dict[str, float]:
     text = values.fields.get(name)
     if not text:
         return {}
-    pairs = (part.partition("=") for part in text.split(",") if "=" in part)
+    pairs = (pair.partition("=") for pair in text.split(",") if "=" in pair)
     amounts = Values({kind: size for kind, _, size in pairs if kind in ("mem", "fs/disk")})
     sizes = {
         "mem": amounts.parse("mem", _memory_size, (nan, ""))[0],

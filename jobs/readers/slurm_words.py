@@ -1,11 +1,12 @@
-"""Slurm's words: its states, and the columns that sacct can print (``sacct --helpformat``, versions 17 to 25)."""
+"""Slurm's words: its states, and the columns that sacct can print (versions 17 to 25)."""
 
 from __future__ import annotations
 
 import re
 
 STATES = {
-    "waiting": "PENDING CONFIGURING REQUEUED REQUEUE_FED REQUEUE_HOLD SPECIAL_EXIT RESV_DEL_HOLD POWER_UP_NODE EXPEDITING UPDATE_DB",
+    "waiting": "PENDING CONFIGURING REQUEUED REQUEUE_FED REQUEUE_HOLD SPECIAL_EXIT RESV_DEL_HOLD"
+    " POWER_UP_NODE EXPEDITING UPDATE_DB",
     "running": "RUNNING SUSPENDED COMPLETING RESIZING SIGNALING STAGE_OUT STOPPED",
     "completed": "COMPLETED",
     "failed": "FAILED NODE_FAIL BOOT_FAIL LAUNCH_FAILED RECONFIG_FAIL",
@@ -14,7 +15,7 @@ STATES = {
     "out_of_memory": "OUT_OF_MEMORY",
     "preempted": "PREEMPTED",
 }
-"""A requeued job waits again: the run it lost is no outcome. A job stopped at its deadline was not stopped by its time limit."""
+"""A requeued job waits again. A job stopped at its deadline was not stopped by its time limit."""
 
 STATUS = {word: status for status, states in STATES.items() for word in states.split()}
 
@@ -53,23 +54,28 @@ KINDS = {name: pattern for pattern, names in _TYPES.items() for name in names.sp
 """What a cell of each typed column looks like; any may be empty."""
 
 _PRINTED = """
-account admincomment alloccpus allocnodes alloctres associd avecpu avecpufreq avediskread avediskwrite avepages averss avevmsize blockid
-cluster comment constraints consumedenergy consumedenergyraw container cputime cputimeraw dbindex derivedexitcode elapsed elapsedraw
-eligible end exitcode extra failednode flags gid group jobid jobidraw jobname layout licenses maxdiskread maxdiskreadnode maxdiskreadtask
-maxdiskwrite maxdiskwritenode maxdiskwritetask maxpages maxpagesnode maxpagestask maxrss maxrssnode maxrsstask maxvmsize maxvmsizenode
-maxvmsizetask mcslabel mincpu mincpunode mincputask ncpus nnodes nodelist ntasks partition planned plannedcpu plannedcpuraw priority qos
-qosraw qosreq reason reqcpufreq reqcpufreqgov reqcpufreqmax reqcpufreqmin reqcpus reqgres reqmem reqnodes reqtres reservation
-reservationid reserved resvcpu resvcpuraw restarts segmentsize sluid start state stderr stdin stdout submit submitline suspended
-systemcomment systemcpu timelimit timelimitraw totalcpu tresusageinave tresusageinmax tresusageinmaxnode tresusageinmaxtask
-tresusageinmin tresusageinminnode tresusageinmintask tresusageintot tresusageoutave tresusageoutmax tresusageoutmaxnode
-tresusageoutmaxtask tresusageoutmin tresusageoutminnode tresusageoutmintask tresusageouttot uid user usercpu wckey wckeyid workdir
+account admincomment alloccpus allocnodes alloctres associd avecpu avecpufreq avediskread
+avediskwrite avepages averss avevmsize blockid cluster comment constraints consumedenergy
+consumedenergyraw container cputime cputimeraw dbindex derivedexitcode elapsed elapsedraw eligible
+end exitcode extra failednode flags gid group jobid jobidraw jobname layout licenses maxdiskread
+maxdiskreadnode maxdiskreadtask maxdiskwrite maxdiskwritenode maxdiskwritetask maxpages
+maxpagesnode maxpagestask maxrss maxrssnode maxrsstask maxvmsize maxvmsizenode maxvmsizetask
+mcslabel mincpu mincpunode mincputask ncpus nnodes nodelist ntasks partition planned plannedcpu
+plannedcpuraw priority qos qosraw qosreq reason reqcpufreq reqcpufreqgov reqcpufreqmax
+reqcpufreqmin reqcpus reqgres reqmem reqnodes reqtres reservation reservationid reserved resvcpu
+resvcpuraw restarts segmentsize sluid start state stderr stdin stdout submit submitline suspended
+systemcomment systemcpu timelimit timelimitraw totalcpu tresusageinave tresusageinmax
+tresusageinmaxnode tresusageinmaxtask tresusageinmin tresusageinminnode tresusageinmintask
+tresusageintot tresusageoutave tresusageoutmax tresusageoutmaxnode tresusageoutmaxtask
+tresusageoutmin tresusageoutminnode tresusageoutmintask tresusageouttot uid user usercpu wckey
+wckeyid workdir
 """
 COLUMNS = frozenset(_PRINTED.split())
-"""Every column that is not new, in lower case."""
+"""Every column of these versions, in lower case."""
 
 
 def state(text: str) -> tuple[str | None, str]:
-    """The status that a state such as ``CANCELLED by 1000`` means, and the state itself where it is a new one.
+    """The status of a state such as ``CANCELLED by 1000``, and the state itself if it is unknown.
 
     >>> state("CANCELLED by 1000"), state("OUT_OF_ME+"), state("HOVERING")
     (('cancelled', ''), ('out_of_memory', ''), ('unknown', 'HOVERING'))

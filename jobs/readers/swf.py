@@ -1,6 +1,7 @@
-"""Reader of the Standard Workload Format 2.2 of the Parallel Workloads Archive (www.cs.huji.ac.il/labs/parallel/workload/swf.html).
+"""Reader of the Standard Workload Format 2.2 of the Parallel Workloads Archive.
 
-A header of ``;`` comments, then eighteen numbers a line; -1 is unknown. Batches without a bad line go through pandas' C parser.
+The format (www.cs.huji.ac.il/labs/parallel/workload/swf.html) is a header of ``;`` comments, then
+eighteen numbers a line; -1 is unknown. Batches without a bad line go through pandas' C parser.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ FIELDS = (
 STATUS = {0: "failed", 1: "completed", 2: "preempted", 3: "completed", 4: "failed", 5: "cancelled"}
 
 NOMINAL_START = 946_684_800.0
-"""2000-01-01 UTC, in seconds: the start of a log that does not tell its own. Only the differences mean anything then."""
+"""2000-01-01 UTC, in seconds: taken as the start of a log that has none; only differences count."""
 EARLIEST_CLOCK = 315_532_800.0
 
 ESSENTIAL = frozenset({0, 1, 2, 3, 10})
@@ -54,7 +55,10 @@ HEADER_LINE = re.compile(r";\s*([A-Za-z]\w*)\s*:(?!//)\s*(.*)")
 
 @dataclass(frozen=True)
 class SwfHeader:
-    """What the header says of the machine; ``unix_start`` is in seconds since 1970, ``raw`` holds every label with its text."""
+    """The header's facts on the machine; ``unix_start`` is in seconds since 1970.
+
+    ``raw`` holds every label with its text.
+    """
 
     computer: str | None
     installation: str | None
@@ -67,14 +71,17 @@ class SwfHeader:
 
 
 def read_header(path: Path) -> SwfHeader:
-    """Read the comments before the first job of an SWF file; without any, everything is None or empty. Raises ReadError."""
+    """Read the comments before the first job; without any, all is None or empty.
+
+    Raises ReadError where the file cannot be read.
+    """
     raw: dict[str, str] = {}
     names: dict[str, dict[int, str]] = {"Partition": {}, "Queue": {}}
     label = ""
     for line in _header_lines(path):
-        found = HEADER_LINE.match(line)
-        if found:
-            label, text = found[1], found[2].strip()
+        match = HEADER_LINE.match(line)
+        if match:
+            label, text = match[1], match[2].strip()
             numbered = re.match(r"(\d{1,9})\s+(\S.*)", text)
             if label in names and numbered:
                 names[label].setdefault(int(numbered[1]), numbered[2])
@@ -103,8 +110,8 @@ def _header_lines(path: Path) -> Iterator[str]:
 
 
 def _first_number(text: str | None) -> float | None:
-    found = re.match(r"-?\d{1,15}(\.\d+)?", text or "")
-    return float(found[0]) if found else None
+    match = re.match(r"-?\d{1,15}(\.\d+)?", text or "")
+    return float(match[0]) if match else None
 
 
 def _whole(text: str | None) -> int | None:
@@ -126,7 +133,10 @@ def recognises(path: Path, head: bytes) -> bool:
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
-    """Stream the jobs of an SWF file; one that tells no start time counts from 2000-01-01 UTC, and a note says so."""
+    """Stream the jobs of an SWF file.
+
+    One without UnixStartTime counts from 2000-01-01 UTC, and a note says so.
+    """
     header = read_header(path)
     source = options.source or stem(path)
     start = (
@@ -160,7 +170,7 @@ def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
 
 
 def _table(chunk: Chunk) -> tuple[np.ndarray, np.ndarray, list[Reject]]:
-    """The chunk's rows as an array (rows, 18), their line numbers, and the rejects of the others."""
+    """The chunk's rows as an array (rows, 18), their line numbers, and the rejects."""
     is_row = [bool(text := line.strip()) and text[0] != ";" for line in chunk.lines]
     lines = list(compress(chunk.lines, is_row))
     numbers = chunk.first + np.flatnonzero(is_row)
@@ -190,7 +200,7 @@ def _table(chunk: Chunk) -> tuple[np.ndarray, np.ndarray, list[Reject]]:
 
 
 def _parse_together(lines: list[str]) -> np.ndarray | None:
-    """Rows of eighteen finite numbers by pandas' C parser, or None where any line is something else."""
+    """Rows of eighteen finite numbers by pandas' C parser, or None where any line is not such."""
     width = len(FIELDS)
     if not lines:
         return np.empty((0, width))
@@ -242,7 +252,10 @@ def _fault(texts: list[str]) -> str:
 
 
 def _without_partials(table: np.ndarray, summary: float) -> tuple[np.ndarray, float]:
-    """Mask of the rows to keep, and the last summary row's job: partial executions (status 2 to 4) follow their job's summary row."""
+    """Mask of the rows to keep, and the last summary row's job.
+
+    Partial executions (status 2 to 4) follow their job's summary row.
+    """
     job, partial = table[:, 0], np.isin(table[:, 10], (2, 3, 4))
     if not partial.any():
         return ~partial, float(job[-1]) if len(job) else summary
@@ -252,19 +265,19 @@ def _without_partials(table: np.ndarray, summary: float) -> tuple[np.ndarray, fl
 
 def _jobs(table: np.ndarray, header: SwfHeader, start: float, notes: Counter[str]) -> pd.DataFrame:
     """Turn rows of eighteen numbers into job records: seconds, bytes of the whole job, UTC."""
-    known = np.where(table == -1, np.nan, table)
-    amounts = known[:, 4:10]
+    values = np.where(table == -1, np.nan, table)
+    amounts = values[:, 4:10]
     amounts[np.isin(amounts, list(SENTINELS))] = np.nan
-    wait, run = known[:, 2], known[:, 3]
-    # A job cancelled in the queue has no processors: 0 is no number of cores it was given.
-    cores = np.where(known[:, 4] == 0, np.nan, known[:, 4])
-    requested = np.where(np.isnan(known[:, 7]) | (known[:, 7] == 0), cores, known[:, 7])
-    status = _status(table[:, 10], run, known[:, 8])
-    submitted = known[:, 1] + start
+    wait, run = values[:, 2], values[:, 3]
+    # A job cancelled in the queue has no processors: 0 is no number of allocated cores.
+    cores = np.where(values[:, 4] == 0, np.nan, values[:, 4])
+    requested = np.where(np.isnan(values[:, 7]) | (values[:, 7] == 0), cores, values[:, 7])
+    status = _status(table[:, 10], run, values[:, 8])
+    submitted = values[:, 1] + start
     # The wait of a job that never ran is the time until it was cancelled.
     never_ran = np.isnan(run) & (status == "cancelled")
     ended = submitted + np.where(never_ran, wait, np.where(np.isnan(wait), 0.0, wait) + run)
-    memory = known[:, 6] * 1024 * cores
+    memory = values[:, 6] * 1024 * cores
     unmeasured = memory == 0
     if unmeasured.any():
         notes["used memory of 0 kB taken as not measured"] += int(unmeasured.sum())
@@ -276,16 +289,16 @@ def _jobs(table: np.ndarray, header: SwfHeader, start: float, notes: Counter[str
             "program": _text(table[:, 13]),
             "queue": _text(table[:, 14], header.queues),
             "site": _text(table[:, 15], header.partitions),
-            "requested_walltime": known[:, 8],
+            "requested_walltime": values[:, 8],
             "requested_cores": requested,
-            "requested_memory": known[:, 9] * 1024 * requested,
+            "requested_memory": values[:, 9] * 1024 * requested,
             "submitted_at": times(submitted),
             "started_at": times(np.where(np.isnan(run), np.nan, submitted + wait)),
             "ended_at": times(ended),
             "status": status,
             "cores": cores,
             "walltime": run,
-            "cpu_time": known[:, 5] * cores,
+            "cpu_time": values[:, 5] * cores,
             "peak_memory": np.where(unmeasured, np.nan, memory),
         }
     )

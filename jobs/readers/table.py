@@ -1,4 +1,4 @@
-"""Reader of any CSV or Parquet table: through a column map, or as it is where its columns have the schema's names."""
+"""Reader of any CSV or Parquet table: through a column map, or by the schema's own names."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SENTINEL_TEXTS = frozenset(f"{value:.0f}" for value in units.SENTINELS)
 
 @dataclass(frozen=True)
 class TablePart:
-    """Some rows of a table as texts (CSV) or in Arrow's types (Parquet), with what was met on the way to them."""
+    """Some rows of a table as texts (CSV) or in Arrow's types, with rejects and notes."""
 
     cells: dict[str, pd.Series]
     lines: np.ndarray
@@ -42,7 +42,7 @@ class TablePart:
 
 
 def recognises(path: Path, head: bytes) -> bool:
-    """Whether this is Parquet, or a delimited table whose header has a record's required names or a known layout's columns."""
+    """Whether this is Parquet, or its header has a record's required names or a known layout."""
     return (
         head.startswith(MAGIC)
         or any(_has_names(record, sniff(head)[1]) for record in RECORDS)
@@ -55,7 +55,10 @@ def _has_names(record: Record, names: Iterable[str]) -> bool:
 
 
 def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
-    """Stream the jobs of a table; raises ReadError where a column that the map names or that a job needs is not there."""
+    """Stream the jobs of a table.
+
+    Raises ReadError where a column is missing that the map names or a job needs.
+    """
     if peek(path).startswith(MAGIC):
         names = _parquet_names(path)
         record, columns = _columns(path, names, options)
@@ -70,14 +73,14 @@ def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
     unused = Counter(
         f"unknown column {name} ignored" for name in names if name and name not in used
     )
-    for part in parts:
-        part.notes.update(unused)
+    for rows_read in parts:
+        rows_read.notes.update(unused)
         unused.clear()
-        yield _batch(part, record, columns, options, options.source or stem(path))
+        yield _batch(rows_read, record, columns, options, options.source or stem(path))
 
 
 def _header(rows: Iterator[Cells], before: list[Reject | str]) -> list[str]:
-    """The names in the first whole row; what was rejected before it goes to ``before``."""
+    """The names in the first row; rejects before it go to ``before``."""
     for item in rows:
         if isinstance(item, tuple):
             return [name.strip() for name in item[2]]
@@ -86,18 +89,19 @@ def _header(rows: Iterator[Cells], before: list[Reject | str]) -> list[str]:
 
 
 def _columns(path: Path, names: list[str], options: ReadOptions) -> tuple[Record, list[Column]]:
-    """The kind of record, the map's columns, then those of the file that have a field's own name and are not mapped."""
-    given = options.columns or layout_of(names)
-    mapped = list(given.columns) if given else []
+    """The kind of record, and the map's columns, then others that have a field's name."""
+    column_map = options.columns or layout_of(names)
+    mapped = list(column_map.columns) if column_map else []
     record = (
-        given.record
-        if given
+        column_map.record
+        if column_map
         else next((record for record in RECORDS if _has_names(record, names)), JOB)
     )
     for column in mapped:
         if column.name not in names:
             raise ReadError(
-                f"{path} has no column {column.name} to fill {column.field}: its columns are {', '.join(names)[:300]}"
+                f"{path} has no column {column.name} to fill {column.field}:"
+                f" its columns are {', '.join(names)[:300]}"
             )
     fields = {column.field for column in mapped}
     taken = {column.name for column in mapped}
@@ -109,20 +113,20 @@ def _columns(path: Path, names: list[str], options: ReadOptions) -> tuple[Record
     for required in _needed(record):
         if required not in {column.field for column in columns}:
             raise ReadError(
-                f"{path} has no column for {required}: say which one it is, as --map COLUMN={required}"
+                f"{path} has no column for {required}: say which it is by --map COLUMN={required}"
             )
     return record, columns
 
 
 def _needed(record: Record) -> tuple[str, ...]:
-    """The columns that a table must have; transfers are seldom named, and such a one is named by its line."""
+    """Columns that a table must have; a transfer without a name is named by its line."""
     return ("job_id", "submitted_at") if record is JOB else ("submitted_at", "bytes")
 
 
 def _delimited(
     items: Iterable[Cells], header: list[str], columns: list[Column], options: ReadOptions
 ) -> Iterator[TablePart]:
-    places = {column.name: header.index(column.name) for column in columns}
+    positions = {column.name: header.index(column.name) for column in columns}
     rows: list[tuple[int, str, list[str]]] = []
     rejects: list[Reject] = []
     notes: Counter[str] = Counter()
@@ -134,23 +138,23 @@ def _delimited(
         else:
             rows.append(item)
         if len(rows) >= options.batch_rows or len(rejects) >= options.batch_rows:
-            yield _text_part(rows, places, rejects, notes)
+            yield _text_part(rows, positions, rejects, notes)
             rows, rejects, notes = [], [], Counter()
-    yield _text_part(rows, places, rejects, notes)
+    yield _text_part(rows, positions, rejects, notes)
 
 
 def _text_part(
     rows: list[tuple[int, str, list[str]]],
-    places: dict[str, int],
+    positions: dict[str, int],
     rejects: list[Reject],
     notes: Counter[str],
 ) -> TablePart:
     cells = {
-        name: pd.Series([row[place] for _, _, row in rows], dtype=object)
-        for name, place in places.items()
+        name: pd.Series([row[index] for _, _, row in rows], dtype=object)
+        for name, index in positions.items()
     }
     lines = np.array([line for line, _, _ in rows], dtype=np.int64)
-    return TablePart(cells, lines, lambda place: rows[place][1], rejects, notes)
+    return TablePart(cells, lines, lambda index: rows[index][1], rejects, notes)
 
 
 @contextmanager
@@ -209,8 +213,8 @@ def _cells(column: pa.Array) -> pd.Series:
     return pd.Series(column.to_pandas())
 
 
-def _arrow_row(batch: pa.RecordBatch, place: int) -> str:
-    return str(batch.slice(place, 1).to_pylist()[0])
+def _arrow_row(batch: pa.RecordBatch, index: int) -> str:
+    return str(batch.slice(index, 1).to_pylist()[0])
 
 
 def _first_line(error: Exception) -> str:
@@ -218,7 +222,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _batch(
-    part: TablePart, record: Record, columns: list[Column], options: ReadOptions, source: str
+    rows_read: TablePart, record: Record, columns: list[Column], options: ReadOptions, source: str
 ) -> Batch:
     """Convert each column into its field's type and unit.
 
@@ -228,7 +232,7 @@ def _batch(
     reasons: dict[int, str] = {}
     moments: dict[str, list[Any]] = {}
     for column in columns:
-        field, cells = record.by_name[column.field], part.cells[column.name]
+        field, cells = record.by_name[column.field], rows_read.cells[column.name]
         if field.kind == "text":
             jobs[field.name] = _texts(cells)
             continue
@@ -239,25 +243,29 @@ def _batch(
             for i, fault in faults.items():
                 reasons.setdefault(i, f"{column.name} {fault}")
         elif faults:
-            part.notes[f"{column.name} cannot be read: left out"] += len(faults)
+            rows_read.notes[f"{column.name} cannot be read: left out"] += len(faults)
         if field.kind == "time":
             moments[field.name] = values
         else:
             jobs[field.name] = pd.Series(np.array(values, dtype=float))
-    jobs.update(_utc(moments, options.timezone, len(part.lines)))
+    jobs.update(_utc(moments, options.timezone, len(rows_read.lines)))
     if "status" in jobs:
-        jobs["status"] = jobs["status"].map(lambda word: _status(word, part.notes))
+        jobs["status"] = jobs["status"].map(lambda word: _status(word, rows_read.notes))
     if record.identity[1] not in jobs:
-        jobs[record.identity[1]] = pd.Series(part.lines).astype("str")
+        jobs[record.identity[1]] = pd.Series(rows_read.lines).astype("str")
     if options.source or "source" not in jobs:
-        jobs["source"] = pd.Series([source] * len(part.lines), dtype=object)
-    rejects = part.rejects + [
-        Reject(int(part.lines[i]), reason, part.raw(i)) for i, reason in reasons.items()
+        jobs["source"] = pd.Series([source] * len(rows_read.lines), dtype=object)
+    rejects = rows_read.rejects + [
+        Reject(int(rows_read.lines[i]), reason, rows_read.raw(i)) for i, reason in reasons.items()
     ]
-    good = np.array([i not in reasons for i in range(len(part.lines))], dtype=bool)
+    good = np.array([i not in reasons for i in range(len(rows_read.lines))], dtype=bool)
     frame = pd.DataFrame(jobs)[good].reset_index(drop=True)
     return Batch(
-        frame, part.lines[good], sorted(rejects, key=lambda reject: reject.line), part.notes, record
+        frame,
+        rows_read.lines[good],
+        sorted(rejects, key=lambda reject: reject.line),
+        rows_read.notes,
+        record,
     )
 
 
@@ -316,7 +324,7 @@ def _cell(cell: Any, parse: Callable[[str], Any]) -> Any:
 
 
 def _utc(moments: dict[str, Any], timezone: str, rows: int) -> dict[str, pd.Series]:
-    """Times in UTC; those printed without a zone are read in ``timezone``, a job's three together."""
+    """Times in UTC; those without a zone are read in ``timezone``, a job's three together."""
     names = [name for name in ("submitted_at", "started_at", "ended_at") if name in moments]
     printed = {
         name: [None if moment is None or moment != moment else moment for moment in moments[name]]

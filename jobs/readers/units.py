@@ -1,6 +1,7 @@
-"""Durations, sizes, times and numbers as batch systems print them, in the schema's units: seconds, bytes, seconds since 1970 UTC.
+"""Durations, sizes, times and numbers as batch systems print them, in the schema's units.
 
-Every function gives NaN (or None) where the text says that nothing is known, and raises ValueError where it cannot be read.
+These are seconds, bytes and seconds since 1970 UTC. Every function gives NaN (or None) where the
+text says that nothing is known, and raises ValueError where it cannot be read.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import pandas as pd
 from jobs.readers.errors import ReadError
 
 Moment: TypeAlias = datetime | float | None
-"""A time as printed: a datetime without zone, or seconds since 1970 where the zone is known, or nothing."""
+"""A time as printed: a datetime without zone, seconds since 1970 where the zone is known, None."""
 
 MISSING = frozenset(
     {
@@ -48,7 +49,7 @@ LATEST = 1e11
 """Seconds since 1970 (the year 5138) above which a time is not stored."""
 
 AT_THE_LIMIT = 0.99
-"""A job that did not complete and used this share of its request was killed at the limit: systems kill some seconds off it."""
+"""Share of the requested walltime from which a job that did not complete was killed at it."""
 
 WORDS = {
     "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0,
@@ -76,12 +77,12 @@ NUMBER = re.compile(
 SENTINELS = frozenset(
     float(value + offset) for value in (2**31, 2**32, 2**63, 2**64) for offset in (-2, -1)
 )
-"""Largest integers and Slurm's NO_VAL and INFINITE, by which systems say "no limit" or "not set"."""
+"""Largest integers, NO_VAL and INFINITE of Slurm: how systems write "no limit" or "not set"."""
 SENTINEL_LIMIT = 2.0**62
-"""From here on a number is a sentinel whatever its last digits (2^63 rounded to pages, for example)."""
+"""From here on a number is a sentinel, such as 2^63 rounded to pages."""
 EPOCH, SECOND = datetime(1970, 1, 1), timedelta(seconds=1)
 WORD_BYTES = 8
-"""What PBS counts as a word (``w``) on today's machines."""
+"""Bytes of a word (``w``) of PBS on 64-bit machines."""
 
 
 def is_missing(text: str) -> bool:
@@ -90,7 +91,7 @@ def is_missing(text: str) -> bool:
 
 
 def words(value: object) -> str | None:
-    """Text that a database can hold (no NUL, no half of a surrogate pair), or None where it is one of the words for unknown."""
+    """Text without NUL and lone surrogates, None where it is one of the words for unknown."""
     text = str(value).strip() if value is not None else ""
     if is_missing(text):
         return None
@@ -124,7 +125,7 @@ N = TypeVar("N", float, np.ndarray)
 
 
 def scaled(amount: N, unit: float) -> N:
-    """The amount times the unit; milliseconds are divided by 1000, which rounds right where 0.001 does not.
+    """The amount times the unit; a fraction of a unit is divided by, which rounds better.
 
     >>> scaled(350.0, 1e-3), 350.0 * 1e-3
     (0.35, 0.35000000000000003)
@@ -133,9 +134,12 @@ def scaled(amount: N, unit: float) -> N:
 
 
 def duration(text: str, unit: float = 1.0) -> float:
-    """Seconds of ``[days-]hours:minutes:seconds``, ``minutes:seconds.fraction``, ``1h 3m 5s``, or a number of ``unit`` seconds.
+    """Seconds of a duration as printed, or of a number of ``unit`` seconds.
 
-    >>> duration("1-02:03:04"), duration("02:03.5"), duration("1h 3m 5s"), duration("90", unit=0.001)
+    Forms are ``[days-]hours:minutes:seconds``, ``minutes:seconds.fraction``, ``1h 3m 5s`` and
+    ``2 days 01:00:00``.
+
+    >>> duration("1-02:03:04"), duration("02:03.5"), duration("1h 3m 5s"), duration("90", 1e-3)
     (93784.0, 123.5, 3785.0, 0.09)
     """
     text = text.strip()
@@ -168,7 +172,9 @@ def duration(text: str, unit: float = 1.0) -> float:
 
 
 def size(text: str, unit: float = 1.0) -> float:
-    """Bytes of a size such as ``2.1 GB``, ``4G``, ``1024kb``, ``512mw``, or a number of ``unit`` bytes; k, m, g are powers of 1024.
+    """Bytes of a size such as ``2.1 GB``, ``4G``, ``1024kb``, ``512mw``, or a number of ``unit``.
+
+    k, m, g are powers of 1024.
 
     >>> size("2.1 GB"), size("4", unit=1024), size("2kw")
     (2254857830.4, 4096.0, 16384.0)
@@ -235,8 +241,9 @@ def _padded(text: str) -> str:
     if not match:
         return text
     year, month, day, hour, minute, second, fraction, zone_offset = match.groups()
-    clock = ":".join(part.zfill(2) for part in (hour, minute, second) if part)
-    return f"{year}-{month.zfill(2)}-{day.zfill(2)}{f'T{clock}' if clock else ''}{fraction}{zone_offset}"
+    clock = ":".join(digits.zfill(2) for digits in (hour, minute, second) if digits)
+    date = f"{year}-{month.zfill(2)}-{day.zfill(2)}"
+    return f"{date}{f'T{clock}' if clock else ''}{fraction}{zone_offset}"
 
 
 def epoch_seconds(value: float, text: str = "") -> float:
@@ -266,8 +273,8 @@ def timestamp(text: str) -> float:
 def to_utc(moments: Sequence[Moment], name: str, elapsed: float = nan) -> list[float]:
     """Seconds since 1970 of one job's submit, start and end as printed in the time zone ``name``.
 
-    When clocks go back an hour is printed twice. Of the readings of such times the one is taken in which the three are in
-    order and end - start is nearest to ``elapsed`` seconds, the earlier one where both fit.
+    When clocks go back an hour is printed twice. Of the possible instants those are taken that are
+    in order and whose end - start is nearest to ``elapsed`` seconds, the earlier where both fit.
     """
     if name == "UTC":
         return [
@@ -290,12 +297,12 @@ def _readings(moment: Moment, tz: ZoneInfo) -> list[float]:
     naive = _since_1970(moment)
     offsets = [tz.utcoffset(moment.replace(fold=fold)) or timedelta() for fold in (0, 1)]
     instants = [naive - offset.total_seconds() for offset in offsets]
-    # In the hour that is skipped in spring both folds are guesses; the first one is what the clock would have shown without the jump.
+    # In the hour skipped in spring the first fold is what a clock without the jump would show.
     return instants if instants[0] < instants[1] else instants[:1]
 
 
 def _since_1970(moment: datetime) -> float:
-    """Seconds from 1970 to a datetime without zone, by the calendar; timestamp() cannot do the years 1 and 9999."""
+    """Seconds from 1970 to a datetime without zone; timestamp() fails in the years 1 and 9999."""
     return (moment - EPOCH) / SECOND
 
 

@@ -124,7 +124,7 @@ def _last_seen(jobs: pd.DataFrame) -> pd.Series[pd.Timestamp]:
 
 
 def merge_repeated(jobs: pd.DataFrame, record: Record = JOB) -> pd.DataFrame:
-    """One row a (source, job_id) of ``jobs``, its reports merged; the order of first appearance is kept."""
+    """One row a (source, job_id) of ``jobs``, its reports merged, in order of first appearance."""
     key, columns = list(record.identity), list(record.columns)
     while (repeated := jobs.duplicated(key, keep=False)).any():
         rank = jobs[repeated].groupby(key, sort=False).cumcount()
@@ -147,12 +147,15 @@ def _together(record: Record) -> tuple[str, ...]:
 
 
 def merge(left: pd.DataFrame, right: pd.DataFrame, record: Record = JOB) -> pd.DataFrame:
-    """Merge two conformed frames row by row; row i of both is a report of the same job, and the frames share an index."""
+    """Merge two conformed frames row by row.
+
+    Row i of both is a report of the same job, and the frames share an index.
+    """
     columns, count = list(record.columns), len(left)
     if not count:
         return left[columns]
     right_wins = _compare(left, right, record) > 0
-    # Whole rows are taken at once: column by column it would be most of what a report of one job costs.
+    # Rows are taken at once: column by column would be most of the cost of a report of one job.
     both, rows = pd.concat([left[columns], right[columns]], ignore_index=True), np.arange(count)
     winner, loser = (
         both.take(rows + count * side).set_axis(left.index) for side in (right_wins, ~right_wins)

@@ -273,7 +273,7 @@ def test_a_system_that_is_not_there_is_one_sentence(
         (
             "pbs",
             "",
-            "the collector pbs must be told the accounting folder: gridcast collect pbs WHERE",
+            "the collector pbs needs the accounting folder: gridcast collect pbs WHERE",
         ),
         ("folder", str(tmp_path / "gone"), f"there is no folder {tmp_path / 'gone'}"),
         ("lsf", "", "there is no collector lsf: choose one of slurm, condor, pbs, panda, folder"),

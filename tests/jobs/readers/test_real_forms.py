@@ -79,6 +79,13 @@ def test_constraints_with_slurms_own_or_and_a_comment_in_json(stored):
     assert (rows["7"]["walltime"], rows["7"]["cores"]) == (600.0, 4.0)
 
 
+def test_a_bad_row_after_a_row_that_ends_in_free_text_is_rejected_and_not_swallowed(stored):
+    bad = f"2|b|FAILED|{RAN}|/y\n".replace("2024-03-01T10:01:00", "a while")
+    rows, rejects, _ = stored(SACCT + f"1|a|COMPLETED|{RAN}|/x\n{bad}3|c|COMPLETED|{RAN}|/z\n")
+    assert list(rows) == ["1", "3"]
+    assert rejects == ["start is not a time: a while"]
+
+
 def test_a_cut_row_does_not_take_the_next_with_it(stored):
     rows, rejects, _ = stored(SACCT + f"1|a|COMPLETED|2024\n2|b|FAILED|{RAN}|/y\n")
     assert list(rows) == ["2"]
