@@ -77,7 +77,7 @@ def planted() -> list[dict[str, Any]]:
 
 
 def answers(jobs: pd.DataFrame, warm: float) -> dict[str, Floats]:
-    """Predictions of every job at its submission, by predictor: float64[n], NaN where there is none."""
+    """Predictions of every job at its submission, by predictor: float64[n], NaN for none."""
     baselines = predict_baselines(
         jobs, WALLTIME, ("template", "median-10", "ridge", "catboost"), warm_up=warm
     )

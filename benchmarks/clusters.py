@@ -143,7 +143,7 @@ def backtests(jobs: pd.DataFrame, warm: float, ways: list[By]) -> list[dict[str,
 
 
 def _backtest_row(by: str, clustered: Backtest, alone: Backtest) -> dict[str, Any]:
-    """Comparisons per cluster and refit, the refiner used, and errors (the last two: in clusters)."""
+    """Comparisons, refiner used, and errors; the last two of jobs in clusters."""
     comparisons = [
         verdict
         for note in clustered.refits

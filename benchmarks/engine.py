@@ -1,8 +1,9 @@
-"""How fast the engine is, and how much memory it takes: histories, answers and training; figures of docs/predictions.md.
+"""Speed and memory of the engine: histories, predictions, training; docs/predictions.md.
 
     uv run python benchmarks/engine.py [history|generated|answers|training ...]
 
-Each part runs in a process of its own, whose peak memory is told. Times are of the engine alone: jobs are in memory, nothing is served.
+Each part runs in its own process, whose peak memory is printed. The engine is measured alone: jobs
+are in memory, and nothing is served.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def main() -> None:
 
 
 def history() -> list[dict[str, Any]]:
-    """LCG's jobs: histories alone, and with every weight learned and every job asked about at its submission."""
+    """LCG's jobs: histories alone, and a backtest with all weights."""
     jobs = load("LCG")
     live_through(jobs.head(5000), True)  # compiled, or read from where it is kept
     return [live_through(jobs, asking) for asking in (False, True)]
@@ -92,7 +93,7 @@ def live_through(jobs: pd.DataFrame, asking: bool) -> dict[str, Any]:
 
 
 def answers() -> list[dict[str, Any]]:
-    """CALL consecutive jobs of LCG a call, asked about as they wait, and each as of its own submission."""
+    """CALL consecutive jobs of LCG a call, as waiting now and each at its submission."""
     jobs = load("LCG")
     forecaster = Forecaster(train(jobs))
     forecaster.learn(jobs)

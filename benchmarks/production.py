@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def result_rows(split: str, evaluation: ClassEvaluation) -> list[dict[str, object]]:
-    """One row per predictor: accuracy by target, average, and how often several are right at once."""
+    """One row per predictor: accuracy by target, average, and how many are right at once."""
     rows = []
     for joint in evaluation.joint_rows:
         accuracies = {

@@ -1,11 +1,12 @@
-"""How fast candidates are ranked: the real service as a process of its own, asked through the client on the same cores.
+"""Speed of ranking: the real service as a process, called through the client on the same cores.
 
     uv run python benchmarks/ranking.py [--json] [--calls N]
 
-The grid is generated: 30,000 jobs that a broker sent to 20 sites at random, their waits, runs and transfers in the store as they stood
-at one moment. Each call asks where 1,000 consecutive jobs should go, 20 candidates each, as of that moment, by Arrow; everything is in
-the time: encoding, loopback, decoding, runs, waits and transfers as distributions, chances, order. What share each part takes is
-measured in this process, over the same store. The first run prepares a folder that later runs find again.
+The grid is generated: 30,000 jobs sent to 20 sites at random, with their waits, runs and transfers
+stored as of one moment. Each call ranks 20 candidates of 1,000 consecutive jobs as of that moment,
+by Arrow. The times include encoding, loopback, decoding, the distributions of runs, waits and
+transfers, chances, and order. The time of each step is measured in this process, on the same store.
+The first run prepares a folder that later runs use.
 """
 
 from __future__ import annotations
@@ -61,17 +62,19 @@ def main() -> None:
         print(json.dumps({"rows": [row], "parts": parts, **about}, indent=1))
         return
     print(
-        f"{SITES} candidates a job; a generated grid; client and server on {about['machine']}, load {about['load']:.1f}"
+        f"{SITES} candidates a job; a generated grid; "
+        f"client and server on {about['machine']}, load {about['load']:.1f}"
     )
     print(
-        f"{row['door']} {row['jobs']:,} jobs   p50 {row['p50_ms']:.1f} ms   p99 {row['p99_ms']:.1f} ms   {row['calls']} calls"
+        f"{row['door']} {row['jobs']:,} jobs   p50 {row['p50_ms']:.1f} ms   "
+        f"p99 {row['p99_ms']:.1f} ms   {row['calls']} calls"
     )
     for name, milliseconds in parts.items():
         print(f"    {name:24s} {milliseconds:6.1f} ms")
 
 
 def prepare(home: Path) -> tuple[Any, str]:
-    """The store filled with what had happened by the moment; the jobs to ask about as a pyarrow Table, and the moment."""
+    """Fill the store; return the jobs to rank (a pyarrow Table) and the moment."""
     import numpy as np
     import pyarrow as pa
 

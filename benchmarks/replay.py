@@ -1,6 +1,9 @@
-"""The benefit of predictions for a scheduler, on real logs: the tables of docs/scheduling.md.
+"""The benefit of predictions for a scheduler, on real logs; docs/scheduling.md.
 
-``uv run python benchmarks/replay.py published|chosen|orders|settings|frontier|benefit|correctors|ranges|speed|loads|centre [LOG …]``
+    uv run python benchmarks/replay.py TABLE [LOG ...]
+
+Tables: published, chosen, orders, settings, frontier, benefit, correctors, ranges, speed, loads and
+centre.
 """
 
 from __future__ import annotations
@@ -127,7 +130,7 @@ def chosen(names: list[str]) -> None:
 
 
 def frontier(names: list[str]) -> None:
-    """Mean slowdown against the longest wait: the bound on waiting swept, drawn in docs/pictures/frontier.png."""
+    """Mean slowdown against the longest wait, by bound; draws docs/pictures/frontier.png."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4), layout="constrained")

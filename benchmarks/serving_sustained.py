@@ -1,7 +1,8 @@
-"""Sustained load for ``benchmarks/serving.py``: predictions and outcomes side by side, three hot swaps and one worker killed.
+"""Sustained load for ``benchmarks/serving.py``: predictions, outcomes, swaps, a killed worker.
 
-What is counted: answers that are wrong (another number of jobs or other names than asked), outcomes that were taken and are not in the
-store afterwards, requests that were refused or not answered, and the predictor's memory at the beginning and at the end.
+It counts wrong answers (another number of jobs, or other names), accepted outcomes that are not
+stored, and requests that were refused or not answered, and measures the predictor's memory at the
+beginning and at the end.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Seen:
 
 
 def sustain(address: str, jobs: Any, minutes: float) -> dict[str, Any]:
-    """Load the predictor at ``address`` with stretches of ``jobs`` for ``minutes``, and say what became of it."""
+    """Load the predictor at ``address`` with ``jobs`` for ``minutes``, and return the counts."""
     import numpy as np
 
     done, asking, telling = threading.Event(), Seen(), Seen()
@@ -140,7 +141,7 @@ def _report(address: str, done: threading.Event, seen: Seen) -> None:
 
 
 def _publish_again(label: str) -> None:
-    """Register the champion's files once more and promote the copy: another version, of the same answers."""
+    """Register the champion's files again, and promote the copy."""
     from infra.settings import read_settings
     from models.releases import registry
     from models.releases.versions import Evidence

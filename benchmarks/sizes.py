@@ -1,10 +1,11 @@
-"""What a smaller refiner costs: error on later jobs against trees, depth, inputs and borders; the table of docs/predictions.md.
+"""The cost of smaller refiners: errors on later jobs by trees, depth, inputs and borders.
 
     uv run python benchmarks/sizes.py [LOG ...]
 
-The mixture lives through each log once; at 40, 60 and 80 % of it a refiner of each size is fitted on what had ended (the latest 30,000
-jobs) and judged on the jobs submitted until the next. Fewer trees are the first ones of the model, the best inputs are CatBoost's
-own selection, borders are into how many steps each input is quantised. Bytes are of the .cbm file.
+The table of docs/predictions.md. The mixture is backtested once on each log; at 40, 60 and 80 % of
+it a refiner of each size is fitted on the ended jobs (the latest 30,000) and evaluated on the jobs
+submitted until the next. Fewer trees are the first ones of the model; the best inputs are
+CatBoost's own choice.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def refiners(lessons: TrainingRows) -> Iterator[tuple[str, CatBoostRefiner]]:
 
 
 def measure(refiner: CatBoostRefiner, lessons: TrainingRows) -> tuple[float, float]:
-    """Bytes of its file, and milliseconds of the fastest of CALLS calls on ROWS distinct rows, with two threads."""
+    """Bytes of its file, and the fastest of CALLS calls of ROWS rows (ms, two threads)."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "refiner.cbm"
         refiner.save(path)
@@ -90,7 +91,7 @@ def measure(refiner: CatBoostRefiner, lessons: TrainingRows) -> tuple[float, flo
 def table(
     means: dict[tuple[str, float], tuple[float, float]], about: dict[str, list[tuple[float, ...]]]
 ) -> list[dict[str, Any]]:
-    """Mean CRPS and error of all windows together, at the share of the way that suits training's own size."""
+    """Mean CRPS and error of all windows, with the share of the usual size."""
     best = min(SHARES[1:], key=lambda share: means[DEFAULT, share][0])
     rows = []
     for size, share in means:

@@ -1,10 +1,10 @@
-"""What the adapter costs Slurm's controller: the time that a submission takes without a script, with an empty one, and with the adapter.
+"""The cost of the adapter for Slurm's controller: the time of sbatch without and with job_submit.
 
     uv run python -m benchmarks.slurm [--rows 100000] [--submissions 400]
 
-A real Slurm is started (as root; apt-get install slurm-wlm munge slurmdbd mariadb-server), with a table of as many rows as asked for. Held
-jobs are submitted the three ways in turn, and sbatch is timed from begin to end. Beside it the script alone: a thousand looks into the
-table within one submission, by the controller's own CPU clock.
+Starts a real Slurm (as root; apt-get install slurm-wlm munge slurmdbd mariadb-server) with a table
+of predictions. Held jobs are submitted without a script, with an empty one and with the adapter, in
+turn, and sbatch is timed. The script's lookups are also timed alone, a thousand of them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ THOUSAND = """
 
 
 def write_table(path: Path, rows: int) -> None:
-    """A table of so many of one user's programs, as ``gridcast table`` writes it but for the columns that the script skips."""
+    """A table of programs, as ``gridcast table`` writes it, with the columns that the script reads."""
     numbers = "\t12\t0\t600\t300\t900\t1200"
     lines = sorted(f"job|mail|program{number}|-|short|60|1{numbers}" for number in range(rows))
     head = f"gridcast-table 1\t{time.time():.0f}\tnow\tgridcast/1\t{rows + 1}"

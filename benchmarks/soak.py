@@ -1,12 +1,14 @@
-"""A week of a site without an operator, compressed: `gridcast up --site` on a disk of its own, with faults, and what became of it.
+"""A week of an unattended site, compressed: ``gridcast up --site`` on its own disk, with faults.
 
-    uv run python benchmarks/soak.py [--days 7] [--minutes 20] [--jobs 1000] [--port 24000] [--json FILE]
+    uv run python benchmarks/soak.py [--days 7] [--minutes 20] [--jobs 1000] [--port 24000]
 
-As root, since it mounts a disk. Three batch systems tell of their jobs: PBS by its accounting, one by dumps in a folder (late, twice, with
-rows that cannot be true), one over HTTP; a broker asks about what waits; both through the proxy. Collections, looks, trainings and
-deployments are runs of Prefect's deployments. In the first half of the week each part is killed, then the disk is full, then everything is
-killed at once; the second half shows what grows. Ends with 1 where a row is missing or there twice, a run of Prefect is stuck, something
-grew without reason, or something was left behind.
+Needs root, since it mounts a disk. Three batch systems report jobs: PBS by accounting files, one by
+dumps in a folder (late, repeated, with impossible rows), one over HTTP. A broker requests
+predictions; both use the proxy. Collections, monitoring, trainings and deployments are runs of
+Prefect's deployments. In the first half each component is killed, the disk is filled, and all are
+killed at once; the second half shows growth. Ends with 1 if a row is missing or stored twice, a run
+of Prefect is stuck, something grows without reason, or is left behind. ``--json FILE`` writes all
+samples.
 """
 
 from __future__ import annotations
@@ -105,7 +107,7 @@ def before(site: Site, week: Week) -> None:
 
 
 def complete(site: Site, flow: str) -> None:
-    """Let a run of a deployment complete; one that another run is in the way of is asked for again."""
+    """Run a deployment to its end; a run that another one blocks is requested again."""
     state = {"type": "CANCELLED"}
     while state["type"] == "CANCELLED":
         state = wait_for(partial(site.ended, site.start_flow(flow)), flow, 900)
@@ -151,7 +153,7 @@ def wait_until(clock: Clock, day: float, running: dict[Callable[[], None], Futur
 
 
 def swap(site: Site) -> None:
-    """A newer version becomes champion, unless it is: a person's choice, by the promote flow; then the predictors answer with it."""
+    """Promote a newer version, if there is one, by the promote flow, and wait for the predictors."""
 
     def newest() -> int:
         return max(

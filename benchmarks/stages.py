@@ -2,8 +2,9 @@
 
     uv run python benchmarks/stages.py [LOG ...]
 
-What the mixtures foresaw of them at each submission (five quantiles each) is shown to the run time's refiner. They are out of fold by
-their nature: they knew only what had ended. The last row shows the refiner the CPU time that the job then took, and is no prediction.
+The mixtures' predictions of both at each submission (five quantiles each) are inputs of the run
+time's refiner; they are out of fold, since they used ended jobs only. In the last row the input is
+the job's true CPU time, which is no prediction.
 """
 
 from __future__ import annotations

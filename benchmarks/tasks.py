@@ -1,6 +1,6 @@
-"""How long a look at 10,000 open tasks of 1,000,000 jobs takes, and how soon the list of tasks answers.
+"""The time of monitoring 10,000 open tasks of 1,000,000 jobs, and of the list of tasks.
 
-Run: uv run python benchmarks/tasks.py [tasks] [jobs a task]
+uv run python benchmarks/tasks.py
 """
 
 from __future__ import annotations

@@ -43,7 +43,9 @@ class Score:
 
 @dataclass(frozen=True)
 class Window:
-    """The jobs submitted between two stops: ``ended`` are the lessons known at the first, ``later`` those of the window.
+    """The jobs submitted between two points of a backtest.
+
+    ``ended`` are the training rows available at the first, ``later`` those of the window.
 
     ``ended_rows`` and ``rows`` are their places in the log.
     """

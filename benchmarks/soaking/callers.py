@@ -16,7 +16,7 @@ BROKER_WAITS = 2.0
 
 @dataclass
 class Seen:
-    """What one caller saw: each call's moment (day, seconds), how long it took, and what was wrong with it, empty where nothing was."""
+    """Calls of one caller: moment (day, seconds), duration, and error (empty: none)."""
 
     calls: list[tuple[float, float, float, str]] = field(default_factory=list)
 
@@ -25,7 +25,7 @@ class Seen:
         self.calls.append((day, time.monotonic(), took, wrong))
 
     def stretches(self) -> list[tuple[float, float, int, str]]:
-        """Unbroken runs of calls that went wrong: the day, seconds until one went well, how many, and the first's reason."""
+        """Runs of failed calls: day, seconds until one succeeded, number, and the first reason."""
         stretches_found: list[tuple[float, float, int, str]] = []
         since: tuple[float, float, str] | None = None
         many = 0
@@ -40,7 +40,7 @@ class Seen:
 
 @dataclass
 class Callers:
-    """A broker that asks about jobs that wait, and one that reports what ended until it is acknowledged."""
+    """A broker that requests predictions, and one that reports outcomes until acknowledged."""
 
     week: Week
     address: str
@@ -67,7 +67,7 @@ class Callers:
                 self.asked.note(self.week.clock.day, time.monotonic() - began, wrong)
 
     def tell(self) -> None:
-        """Let time pass for the batch systems until the week is over, and report what is to be reported until each is acknowledged."""
+        """Simulate the batch systems until the week is over, and report their outcomes."""
         clock, over = self.week.clock, False
         with Gridcast(self.address, timeout=20) as broker:
             while (not over or self.waiting) and not self.done.is_set():

@@ -1,4 +1,4 @@
-"""What befalls a site in a week: each part is killed in turn, all of them at once, the disk is full, a batch system's folder is away."""
+"""The faults of a week: killed components, a full disk, a batch system's folder that is missing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Befell:
 
 
 def faults(site: Site) -> list[tuple[str, Callable[[], float]]]:
-    """All of them in their order; each returns the seconds from the fault (the disk's: from its end) until all is up again."""
+    """All faults in order; each returns the seconds until all components are up again."""
     killed = {
         component: (f"kill -9 of {component}", partial(kill, site, component))
         for component in site.parts()

@@ -1,4 +1,4 @@
-"""What is done at a site by the clock: collections, looks, trainings and deployments, each a run of its deployment in Prefect."""
+"""The scheduled work of a site: collections, monitoring, trainings and deployments."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOURS = {
 
 @dataclass
 class Rounds:
-    """Asks Prefect for the runs when they are due; one that cannot be asked for is missed, as a schedule's is."""
+    """Requests runs from Prefect when they are due; one that cannot be requested is missed."""
 
     site: Site
     clock: Clock

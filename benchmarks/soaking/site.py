@@ -1,4 +1,4 @@
-"""The site that soaks: a disk of its own that can be full, ``gridcast up --site`` on it, and its processes by part."""
+"""The site under test: a disk that can be filled, ``gridcast up --site``, and its processes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 @contextmanager
 def disk(gigabytes: float) -> Iterator[Path]:
-    """An empty ext4 of so many GB, mounted (which takes root), and gone at the end whatever happens."""
+    """An empty, mounted ext4 file system of a number of GB (needs root); removed at the end."""
     folder = Path(tempfile.mkdtemp(prefix="gridcast-soak-"))
     folder.chmod(0o755)  # PostgreSQL is another user's, who must be able to enter
     image, mount = folder / "disk.img", folder / "disk"
@@ -58,7 +58,7 @@ def disk(gigabytes: float) -> Iterator[Path]:
 
 @dataclass
 class Site:
-    """``gridcast up --site`` in the folder of a disk: what was said by each start lies beside the disk, which may be full."""
+    """``gridcast up --site`` on a disk; its output is kept beside the disk, which may be full."""
 
     mount: Path
     first_port: int
@@ -200,7 +200,7 @@ class Site:
 
 
 def wait_for(holds: Callable[[], Any], description: str, patience: float = PATIENCE) -> Any:
-    """Wait until ``holds`` says something true; raises TimeoutError. While the server that it asks is away it holds nothing."""
+    """Wait until ``holds`` returns something true; raises TimeoutError."""
     deadline = time.monotonic() + patience
     while True:
         try:

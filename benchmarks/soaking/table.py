@@ -12,13 +12,13 @@ from benchmarks.soaking.watch import Sample, Watch, growth, lags, middle
 from benchmarks.soaking.week import Clock, Week
 
 MEMORY_GROWS = 0.1
-"""Share by which a part's memory may grow when nothing befalls beyond what ALLOWED and the rows explain."""
+"""Share by which a component's memory may grow beyond ALLOWED and the rows."""
 ALLOWED = 16.0
 """MB of memory within which two medians of one process differ by chance."""
 A_JOB = 4e-3
-"""MB of a predictor's memory that a job more may take: it is kept in as many histories as there are keys."""
+"""MB of a predictor's memory per job, which is kept in each of its histories."""
 LARGEST_DISK = 100.0
-"""MB by which what lies on the disk may grow then beyond the databases' rows, the models and the reports."""
+"""MB by which the disk may grow beyond the rows, the models and the reports."""
 BOUNDED = {"write-ahead log", "reports"}
 """What grows to a bound of its own (1 GB, 48 pages) and is no leak below it."""
 EXPLAINED = {"artifacts of MLflow", "models fetched", "predictors' folders"}

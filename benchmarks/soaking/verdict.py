@@ -1,4 +1,4 @@
-"""What must hold in the end: every row once, no run stuck, nothing grown without reason, nothing left behind."""
+"""The final checks: every row once, no run stuck, no growth without reason, nothing left behind."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def all_runs(site: Site) -> list[dict[str, Any]]:
 
 
 def unfinished(site: Site) -> list[dict[str, Any]]:
-    """Runs that have been neither waiting for their time nor ended for longer than any of ours should need to be called dead."""
+    """Runs that neither wait nor have ended for longer than any should take."""
     try:
         runs = [
             item

@@ -1,4 +1,4 @@
-"""What a soak measures while it goes on: memory and files of each part, what lies on the disk, how far the predictors are behind."""
+"""Measurements of a soak: memory and files by component, disk usage, lag of the predictors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STORED = "SELECT (SELECT count(*) FROM jobs WHERE ended_at IS NOT NULL), (SELECT
 
 @dataclass(frozen=True)
 class Sample:
-    """One look: MB and open files by part, MB by place on the disk, ended jobs and logged predictions stored, jobs in each history."""
+    """One sample: MB and open files by component, MB on the disk, rows stored, jobs in each history."""
 
     at: float
     day: float
@@ -70,7 +70,7 @@ class Watch:
         return psycopg.connect(self.site.settings.own_postgres_url(name), connect_timeout=3)
 
     def memory(self) -> tuple[dict[str, float], dict[str, int]]:
-        """Memory of each part's own (of PostgreSQL with its share of what it shares), and its open files; runs of flows by themselves."""
+        """Memory and open files of each component; runs of flows are counted separately."""
         values: dict[str, float] = {}
         files: dict[str, int] = {}
         leaders = {
@@ -132,7 +132,7 @@ def serves(address: str) -> str:
 
 
 def lags(samples: list[Sample], replica: int) -> list[float]:
-    """For each sample how many seconds it took a predictor to know as many jobs as the store then held."""
+    """For each sample the seconds until a predictor had learned the jobs then stored."""
     values = []
     for index, sample in enumerate(samples):
         if sample.stored is None:
@@ -152,7 +152,7 @@ def middle(values: list[float]) -> float:
 def growth(
     samples: list[Sample], since: float, of: Callable[[Sample], Mapping[str, float]]
 ) -> list[tuple[str, float, float, float]]:
-    """Of each name the median in the first quarter of the time from the day ``since`` on, that in the last, and the largest of the week."""
+    """Median in the first and last quarter since a day, and the largest value, by name."""
     calm = [sample for sample in samples if sample.day >= since]
     quarter = max(1, len(calm) // 4)
     rows = []

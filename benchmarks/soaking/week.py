@@ -1,4 +1,4 @@
-"""The week of a batch system, compressed: who tells what when, and what must be in the store in the end."""
+"""The compressed week of three batch systems: their reports, and the expected store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ASKED = (*WHO, "requested_walltime", "requested_cores", "submitted_at")
 
 @dataclass(frozen=True)
 class Clock:
-    """Simulated time: ``days`` pass in ``minutes``, and the last of them is over when the soak begins, so that nothing is of the future."""
+    """Simulated time: ``days`` pass in ``minutes``, and end now, so that nothing is in the future."""
 
     days: float
     minutes: float
@@ -59,7 +59,7 @@ class Clock:
 
 
 def jobs_of(clock: Clock, a_day: int, seed: int) -> pd.DataFrame:
-    """Generated jobs of the week and of the time before it, by end, each of one of three systems; times in whole seconds."""
+    """Generated jobs of the week and before, by end, of three systems; whole seconds."""
     jobs = generate(int(a_day * (BEFORE + clock.days)), days=BEFORE + clock.days, seed=seed).jobs
     later = clock.begin - pd.Timestamp(START) - pd.Timedelta(days=BEFORE)
     jobs = jobs.assign(**{name: (jobs[name] + later).dt.floor("s") for name in TIMES})
@@ -77,7 +77,7 @@ def jobs_of(clock: Clock, a_day: int, seed: int) -> pd.DataFrame:
 
 @dataclass
 class Week:
-    """What three systems tell: by accounting, by dumps in a folder, over HTTP. ``garbled`` counts their nonsense."""
+    """Reports by accounting, by dumps and over HTTP; ``garbled`` counts invalid records."""
 
     clock: Clock
     jobs: pd.DataFrame
@@ -111,13 +111,13 @@ class Week:
         )
 
     def pass_on(self) -> list[dict[str, Any]]:
-        """Let all that ended since the last time be told; returns what is to be reported. Raises OSError, and may be tried again."""
+        """Write and return the reports of all that ended since the last call; may raise OSError."""
         now = self.clock.now
         news = self.jobs[(self.jobs["ended_at"] > self.told_until) & (self.jobs["ended_at"] <= now)]
         self.account(news[news["source"] == "pbs"])
         self.dump(news[news["source"] == "dumps"], now)
         self.told_until = now
-        # One in thirty is told half a day late, and one in ten of another system's is reported as well.
+        # One in thirty is reported half a day late, and one in ten of another system twice.
         mine = news[
             (news["source"] == "broker") | (news["source"].eq("dumps") & (news.index % 10 == 0))
         ]
@@ -133,7 +133,7 @@ class Week:
         self.late = [frame for frame in self.late if len(frame)]
 
     def account(self, ended: pd.DataFrame) -> None:
-        """Append to the accounting of each day, whole lines or nothing; now and then a line is garbled."""
+        """Append complete lines to each day's accounting; some are garbled."""
         for day, ended_that_day in ended.groupby(ended["ended_at"].dt.strftime("%Y%m%d")):
             lines = [accounting_line(job) for job in ended_that_day.itertuples()]
             nonsense = self.rng.random() < 0.2
@@ -143,7 +143,7 @@ class Week:
             self.garbled += nonsense
 
     def dump(self, ended: pd.DataFrame, now: pd.Timestamp) -> None:
-        """Each hour put what ended into a folder: some of it late, some twice, some with a row that cannot be true."""
+        """Dump what ended each hour: some late, some twice, some with an impossible row."""
         self.undumped.append(ended)
         over = now >= self.clock.end
         if now < self.dumped_at + HOUR and not over:
