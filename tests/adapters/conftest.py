@@ -1,4 +1,4 @@
-"""A real Slurm for the tests of its adapter and its collector, where Debian's packages of it are."""
+"""A real Slurm for the tests of its adapter and collector, where Debian's packages of it are."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""A real Slurm in a folder of its own: munged, MariaDB, slurmdbd, slurmctld and slurmd as plain processes of Debian's packages."""
+"""A real Slurm in a folder of its own, of Debian's packages, as plain processes."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ class Slurm:
 
 @contextmanager
 def slurm_cluster() -> Iterator[Slurm]:
-    """A Slurm with one node of 64 CPUs, two partitions and JobSubmitPlugins=lua where a script is put; all is stopped at the end."""
+    """A Slurm with one node of 64 CPUs, two partitions and JobSubmitPlugins=lua."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="gridcast-slurm-")))
         # A job of any user runs here, and munge looks for its socket.

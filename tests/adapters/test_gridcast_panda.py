@@ -1,6 +1,7 @@
-"""The PanDA adapter: what it makes of a job is what the reader makes of the same record, and no trouble of Gridcast's is PanDA's.
+"""The PanDA adapter: it maps a job as the reader does, and no failure of Gridcast reaches PanDA.
 
-JEDI itself needs PanDA's database: a base class with the methods and attributes of its TaskRefinerBase (panda-jedi 0.6.4) stands for it.
+JEDI itself needs PanDA's database: a base class with the methods and attributes of its
+TaskRefinerBase (panda-jedi 0.6.4) replaces it.
 """
 
 from __future__ import annotations

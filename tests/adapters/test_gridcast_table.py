@@ -1,4 +1,4 @@
-"""The one file for what speaks Python, as a site uses it: copied elsewhere, run by the system's own Python with nothing of Gridcast's."""
+"""The local table's adapter, copied elsewhere and run by Python without Gridcast."""
 
 from __future__ import annotations
 

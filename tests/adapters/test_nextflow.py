@@ -1,4 +1,4 @@
-"""Nextflow's closures, evaluated by Groovy; Nextflow itself cannot be had here, so that two small classes stand for its types."""
+"""Nextflow's closures, evaluated by Groovy; two small classes replace Nextflow's types."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ args[2..-1].each { path ->
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[int]]]:
-    """Milliseconds and bytes of a process ``SIMULATE:sim`` at its first and second attempt, by the state of the table."""
+    """Milliseconds and bytes of a process at two attempts, by the state of the table."""
     if not (shutil.which("groovy") and (java := shutil.which("java"))):
         pytest.skip("there is no groovy here to evaluate the closures with (Debian: groovy)")
     folder = tmp_path_factory.mktemp("nextflow")

@@ -1,6 +1,7 @@
-"""The closed loop with a real Slurm: jobs of several users run, their records teach Gridcast, and its predictions are on the next jobs.
+"""The closed loop with a real Slurm: records of jobs teach Gridcast, which predicts the next jobs.
 
-One story, told by the fixture ``lived``: 200 jobs in five rounds. Before the fourth Gridcast is killed and its table grows stale.
+The fixture ``lived`` runs 200 jobs in five rounds. Before the fourth Gridcast is killed and its
+table grows stale.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ ADAPTER = Path(adapters.__path__[0]) / "slurm" / "gridcast.lua"
 
 
 def seconds(user: str, program: str) -> int:
-    """How long a user's program runs: those that nobody ran in the first round much longer than those that all did."""
+    """Run time of a user's program; programs that are new in later rounds take much longer."""
     return (1, 2, 5, 6)[PROGRAMS.index(program)] + USERS.index(user) % 2
 
 
 @dataclass
 class Site:
-    """Gridcast beside Slurm: its predictor and the keeper of its table as processes, its data folder, the table that Slurm reads."""
+    """Gridcast beside Slurm: predictor and table writer as processes, data folder and table."""
 
     slurm: Slurm
     home: Path
@@ -82,12 +83,13 @@ class Site:
         self.running.clear()
 
     def collect(self) -> None:
-        """Bring the records of the jobs that ran, and wait until they have moved the history and the table."""
+        """Collect the records of the jobs that ran; wait until history and table have changed."""
         self.slurm.wait(self.slurm.idle, "the end of the jobs")
         command = [sys.executable, "-m", "gridcast", "collect", "slurm", "--json"]
         self.slurm.wait(lambda: self._brought(command), "the records")
         self.slurm.wait(lambda: self._learned() == self.ended(), "the history")
-        # The stamp is when the writing began, to the nearest second: a table asked for before the history had them may bear the next one.
+        # The stamp is when the writing began, to the nearest second: a table that was begun before
+        # the history had them may carry the next second.
         since = time.time() + 1
         self.slurm.wait(lambda: self.written_at() > since, "a newer table")
 
@@ -124,7 +126,7 @@ class Site:
 
 
 def put_script(slurm: Slurm, options: str) -> None:
-    """Give slurmctld a job_submit.lua with the adapter; it looks for a newer one at each submission, by whole seconds."""
+    """Give slurmctld a job_submit.lua with the adapter; it checks for changes by the second."""
     newer = max(time.time(), slurm.script.stat().st_mtime) + 2
     text = (ADAPTER.parent / "job_submit.lua").read_text()
     text = text.replace("/etc/slurm/gridcast.lua", str(ADAPTER)).replace(

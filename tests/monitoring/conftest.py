@@ -18,7 +18,7 @@ PROGRAMS = {
 
 
 def steady_grid(jobs: int, seed: int, *, day: float = 0.0) -> pd.DataFrame:
-    """A steady grid from ``day`` on: users in plenty, four programs, six sites, a job every ten seconds, in tasks of ten unlike jobs."""
+    """A steady grid from ``day`` on: a job every ten seconds, in tasks of ten dissimilar jobs."""
     random = np.random.default_rng(seed)
     program = random.choice(list(PROGRAMS), jobs, p=[0.4, 0.3, 0.2, 0.1])
     scale = np.array([PROGRAMS[name] for name in program]).reshape(-1, 2)

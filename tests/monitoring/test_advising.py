@@ -1,4 +1,4 @@
-"""Advice: what was asked for and used, what to ask for, and what is left out, on jobs whose numbers are known."""
+"""Advice: requests and use, what to request, and what is left out, on known numbers."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_what_is_advised_is_the_larger_of_what_is_foreseen_and_of_what_the_jobs_
 def test_jobs_that_asked_for_different_times_are_advised_apart_and_by_what_they_kept_to(
     sqlite_store: Any,
 ) -> None:
-    """The latest jobs are short: what is foreseen of the next alone would have the longer of before killed."""
+    """The latest jobs are short: a prediction for the next one would kill the longer ones."""
     many = jobs("ann", "reco", [600.0] * 30)
     few = jobs("ann", "reco", [20_000.0] * 10, requested=72_000.0).assign(
         job_id=[f"long-{number}" for number in range(10)]

@@ -1,4 +1,4 @@
-"""A small grid with a trained champion, and real predictors on it: BentoML in a process of its own, SQLite and MLflow beside it."""
+"""A small grid with a trained champion, and real predictors on it in processes of their own."""
 
 import signal
 import socket
@@ -151,7 +151,7 @@ Start = Callable[..., LivePredictor]
 
 @pytest.fixture
 def start(tmp_path: Path, metrics: Metrics, model_set: ModelSet) -> Iterator[Start]:
-    """A function that starts a live state on the store of a URL (or its own), with a data folder and a model (or the one trained here)."""
+    """A function that starts a live predictor on a store, with a data folder and a model."""
     started: list[LivePredictor] = []
 
     def begin(

@@ -1,4 +1,4 @@
-"""The table of predictions in a local file; the real predictor and Slurm's own reading of it are in tests/adapters."""
+"""The table of predictions in a local file; tests/adapters has its readers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOW = datetime(2026, 3, 20, tzinfo=UTC)
 
 
 def jobs(source: str = "site") -> pd.DataFrame:
-    """Three users' jobs of the days before NOW, one program with a bar and a tab in its name; the last month's are others."""
+    """Jobs of three users in the days before NOW, one odd program name, and an old job."""
     rows = [
         {
             "job_id": f"{user}{number}",

@@ -1,4 +1,4 @@
-"""The champion's logged predictions beside their outcomes: when decay is said, of whom, and with jobs that have not ended."""
+"""The champion's predictions against outcomes: alarms, their clusters, and open jobs."""
 
 from collections.abc import Iterator
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""The test of decay: what a prediction lost, when it is judged, what raises an alarm and what an alarm demands."""
+"""Decay detection: losses, when they are scored, alarms, and what an alarm triggers."""
 
 import numpy as np
 import pytest

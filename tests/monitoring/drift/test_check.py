@@ -1,4 +1,4 @@
-"""Monitoring from the store: the windows, the answers beside their outcomes, and the numbers kept."""
+"""The drift check from the store: windows, answers with their outcomes, stored metrics."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Effect sizes are Evidently's, do not grow with the rows, and are quiet between identical populations."""
+"""Effect sizes are Evidently's, do not grow with the rows, and are small without change."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""The drift report: quiet where nothing changed, right where something did, clear where nothing can be said."""
+"""The drift report: no alarm without change, the right one with it, unknown with few jobs."""
 
 import re
 import shutil
@@ -78,7 +78,7 @@ def test_a_users_switch_of_program_shows_in_that_user(grid: Grid) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_generated_grid_is_quiet_until_a_site_is_planted(seed: int) -> None:
-    # Tasks of hundreds of like jobs, robots, campaigns: without dealing out whole bursts every such log cries wolf.
+    # Tasks of hundreds of similar jobs: without permuting whole bursts every such log alarms.
     found = []
     for changes in ([], [Change("new_site", 20.0)]):
         jobs = generate(20_000, 30.0, seed, changes=changes).jobs

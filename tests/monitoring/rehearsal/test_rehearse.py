@@ -1,4 +1,4 @@
-"""A rehearsal: what each policy does to a log in which everything becomes slower, and that nothing knows the future."""
+"""A rehearsal of a log in which everything becomes slower; nothing knows the future."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""The watch over tasks: what it foresees, how tasks stand, what it keeps, and stalls that were planted."""
+"""The task watch: predicted ends, states, what is stored, alerts, and planted stalls."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -154,13 +154,13 @@ def test_a_threshold_counts_from_the_next_look_on_and_says_who_set_it(engine: En
     assert read_thresholds(engine)["set_by"].tolist() == ["ada", "ada"]
 
 
-PROGRESS_LEVELS = pd.Timestamp("2025-01-09 14:00", tz="UTC")
+NOW = pd.Timestamp("2025-01-09 14:00", tz="UTC")
 
 
 def _chained() -> pd.DataFrame:
-    """Generated jobs, in which the tasks that end last of what was known at PROGRESS_LEVELS form a chain that one request asked for; two are open."""
+    """Generated jobs; the three tasks that end last form a chain of one request, two are open."""
     jobs = generate(1500, days=6, seed=3).jobs
-    known = jobs[jobs["submitted_at"] <= PROGRESS_LEVELS].groupby("task_id")
+    known = jobs[jobs["submitted_at"] <= NOW].groupby("task_id")
     last = known["ended_at"].max().sort_values().index[-3:]
     names = known["submitted_at"].min()[last].sort_values().index.tolist()
     waits = dict(zip(names[1:], names, strict=False))
@@ -173,7 +173,7 @@ def test_a_chain_and_a_request_end_with_their_last_task_and_know_nothing_of_the_
 ) -> None:
     seen = []
     jobs = _chained()
-    later = jobs["ended_at"] > PROGRESS_LEVELS
+    later = jobs["ended_at"] > NOW
     late = jobs.assign(ended_at=jobs["ended_at"].mask(later, jobs["ended_at"] + timedelta(days=9)))
     late = late.assign(
         walltime=jobs["walltime"].mask(later, 9e5), status=jobs["status"].mask(later, "failed")
@@ -182,7 +182,7 @@ def test_a_chain_and_a_request_end_with_their_last_task_and_know_nothing_of_the_
         store = open_store(f"sqlite:///{tmp_path / f'{number}.db'}")
         with store.begin() as connection:
             add_jobs(connection, conform(each))
-        seen.append(TaskWatch(store, Settings()).update(PROGRESS_LEVELS.to_pydatetime()))
+        seen.append(TaskWatch(store, Settings()).update(NOW.to_pydatetime()))
         assert set(unnotified_tasks(store)["kind"]) == {"task", "chain", "request"}
         store.dispose()
     pd.testing.assert_frame_equal(seen[0], seen[1])
@@ -201,7 +201,7 @@ def test_a_chain_and_a_request_end_with_their_last_task_and_know_nothing_of_the_
 
 
 def _freezing() -> pd.DataFrame:
-    """Forty tasks of eight jobs of an hour each, and a last one of which three jobs end in time and the others 14 hours after its start."""
+    """Forty tasks of eight jobs of an hour, and one whose last five jobs end 14 hours later."""
     last = 40
     starts = [START + timedelta(hours=6 * k) for k in range(last + 1)]
     rows = [

@@ -30,7 +30,7 @@ TOKEN = "0123456789abcdef"
 
 
 def chained(jobs: pd.DataFrame) -> pd.DataFrame:
-    """``jobs``, of which the two tasks that end last of what was known form a chain that one request asked for."""
+    """``jobs`` in which the two tasks that end last form a chain that one request asked for."""
     known = jobs[jobs["submitted_at"] <= NOW].groupby("task_id")["ended_at"].max().sort_values()
     first, second = known.index[-2:]
     asked = pd.Series("r1", index=jobs.index, dtype="str").where(
@@ -273,7 +273,7 @@ def test_a_version_is_promoted_by_a_button_and_kept_by_another(
 def test_a_training_is_started_by_a_button(
     served: tuple[Dashboard, str], browser: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A real training takes long and is tested where it lives: of the command of the same name only the help is asked."""
+    """Training is tested elsewhere: of the command of the same name only the help runs."""
     from services.dashboard import models_overview
 
     dashboard, address = served

@@ -1,4 +1,4 @@
-"""Faults around the predictor: champions that come, break and go, a registry and a store that fail, processes that are killed."""
+"""Faults around the predictor: broken champions, failing registry and store, kills."""
 
 import resource
 import signal
@@ -95,7 +95,7 @@ def test_champions_come_break_and_go_and_no_request_notices(
         publish(model_set, home)
         wait_for_version(predictor, "gridcast-1")
 
-        # A version whose files were altered after it was published is refused; the one before it goes on.
+        # A version whose files were altered is refused; the one before it goes on.
         tampered = publish(model_set, home, promote=False)
         card = files_of(tampered) / "card.json"
         card.write_text(card.read_text().replace("rows", "cows"))
@@ -181,8 +181,8 @@ def test_whatever_is_killed_the_same_state_comes_back(
         assert answers(predictor) == revived
         assert len(stored(predictor)) == 1600
 
-    # What was learned online from batches differs a little from what is learned at once: nine ranges of ten by less than a tenth,
-    # and none by more than a quarter.
+    # Learning in batches differs a little from learning at once: nine ranges of ten by less than
+    # a tenth, none by more than a quarter.
     assert [row["cold_start"] for row in before] == [row["cold_start"] for row in revived]
     for name in ("walltime_median", "walltime_high"):
         apart = [

@@ -1,4 +1,4 @@
-"""The prediction log: a read-only store is waited for, and a row that no store takes is set aside."""
+"""The prediction log waits for a read-only store and sets aside rows that none takes."""
 
 from collections import Counter
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""The live state by itself, on SQLite and on PostgreSQL: two predictors on one store follow each other, and an outcome counts once."""
+"""The live predictor on SQLite and PostgreSQL: an outcome counts once in each of two."""
 
 from functools import partial
 from typing import Any
@@ -68,7 +68,7 @@ def test_two_predictors_on_one_store_follow_each_other(start: Start, jobs: pd.Da
 def test_late_repeated_and_shuffled_outcomes_leave_the_histories_as_if_in_order(
     start: Start, jobs: pd.DataFrame
 ) -> None:
-    """What is learned of the order itself moves half the answers by less than a tenth, nine of ten by less than a third, none to twice."""
+    """Half the answers move by less than a tenth, nine of ten by less than a third."""
     in_order, as_they_came = start(), start()
     shuffled = jobs.sample(frac=1, random_state=5)
     for place in range(0, 400, 50):

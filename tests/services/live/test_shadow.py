@@ -1,4 +1,4 @@
-"""The challenger in the shadow: asked what callers ask, recorded, never returned, and no part of the champion's accuracy."""
+"""The challenger in the shadow: its predictions are recorded, never returned or counted."""
 
 from pathlib import Path
 from typing import Any

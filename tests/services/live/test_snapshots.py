@@ -1,4 +1,4 @@
-"""A restart goes on from the history on disk, and answers as one that learned the whole store again; what does not fit is not used."""
+"""A restart goes on from the history on disk and predicts like a full rebuild."""
 
 import shutil
 from dataclasses import replace
