@@ -26,7 +26,7 @@ QUANTILE_LEVELS = tuple(round(0.05 * k, 2) for k in range(1, 20))
 
 
 def lowest_counted(grid: Grid) -> float:
-    """The least value of a target that ratios and logarithms count: one unit, or the grid's start."""
+    """Return the least value that ratios and logarithms count: one unit, or the grid's start."""
     return max(1.0, grid.lowest)
 
 
@@ -180,7 +180,7 @@ class Interval:
 
 
 def time_blocks(at: pd.Series[Any]) -> Integers:
-    """The block of time of each submission: a week, or half a day on logs under a month (int64[n])."""
+    """Return the week of each submission, or the half day on logs under a month (int64[n])."""
     seconds = (at - at.min()).dt.total_seconds().to_numpy()
     return np.asarray(
         seconds // (WEEK if seconds.max(initial=0) >= MONTH else HALF_DAY), dtype=np.int64

@@ -35,7 +35,7 @@ RAISED_SHARE = 0.3
 
 
 def percentile(values: Sequence[float] | Floats, share: float) -> float:
-    """Return the ``share``-th percentile (0 to 100), linear at k = (n − 1)·share/100, as PanDA does.
+    """Return the ``share``-th percentile (0 to 100), linear at k = (n − 1)·share/100, as PanDA.
 
     >>> percentile([10.0, 20.0, 30.0, 40.0], 75)  # k = 2.25
     32.5
