@@ -1,4 +1,4 @@
-"""Calibration: after ranges have been too narrow, wider ones are asked for, by what had ended only."""
+"""Calibration: after ranges have been too narrow they are wider, by outcomes that had ended only."""
 
 import json
 
@@ -12,7 +12,7 @@ WANTED = np.array([0.05, 0.25, 0.5, 0.75, 0.95])
 
 
 def places(count: int = 4000, power: float = 1.0, seed: int = 0) -> np.ndarray:
-    """Where outcomes lay; with a power under 1 more of them near the ends than there should be, over 1 fewer."""
+    """PIT values; with a power under 1 more near the ends than there should be, over 1 fewer."""
     uniform = np.random.default_rng(seed).random(count) * 2 - 1
     return 0.5 + np.sign(uniform) * np.abs(uniform) ** power / 2
 

@@ -20,9 +20,15 @@ def test_another_subject_gets_keys_by_its_own_rule_and_is_known_from_its_own_tim
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     parcels = Subject(
-        "parcel", (("carrier", "weight"), ("carrier",), ()), ("carrier",), ("weight",), sizes=("weight",), measured_against=("weight",),
-        identity=("source", "number"), outcome_time="delivered_at",
-    )  # fmt: skip
+        "parcel",
+        (("carrier", "weight"), ("carrier",), ()),
+        ("carrier",),
+        ("weight",),
+        sizes=("weight",),
+        measured_against=("weight",),
+        identity=("source", "number"),
+        outcome_time="delivered_at",
+    )
     monkeypatch.setitem(SUBJECTS, "parcel", parcels)
     at = pd.Timestamp("2026-01-01", tz="UTC") + pd.to_timedelta(np.arange(6), unit="h")
     sent = pd.DataFrame(

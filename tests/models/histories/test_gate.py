@@ -1,4 +1,4 @@
-"""The gate: which histories deserve trust is told by what they look like, and learned as jobs end."""
+"""The gate: which histories deserve weight by their looks is learned as jobs end."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def shape() -> Shape:
 
 @pytest.fixture
 def lists() -> OutcomeIndex:
-    """A long history of one value over and over, a short one of two that lie apart, and that of everyone, which heard of both."""
+    """A long history of one value, a short one of two that lie apart, and that of all jobs."""
     lists = new_outcome_index()
     told = [(LONG, minute, 80.0) for minute in range(40)] + [(SHORT, 50, 20.0), (SHORT, 60, 120.0)]
     for ident, (key, minute, mark) in enumerate(told):
@@ -54,7 +54,7 @@ def seen(lists: OutcomeIndex, shape: Shape, *keys: np.uint64) -> View:
 
 
 def learned(lists: OutcomeIndex, shape: Shape, times: int = 40) -> WeightTables:
-    """A gate that saw the long history foresee every outcome, now the first of a job's, now the second."""
+    """A gate that saw the long history predict every outcome, now a job's first, now its second."""
     tables = new_weight_tables(3)
     for time in range(times):
         keys = (LONG, SHORT) if time % 2 else (SHORT, LONG)

@@ -27,7 +27,9 @@ from models.engine.target_predictor import TargetPredictor
 jobs, target = pd.read_parquet(sys.argv[1]), TARGETS["walltime"]
 levels = choose_levels(jobs)
 mixture = TargetPredictor.create(target, levels).mixture
-answer, scales = PrequentialReplay(mixture, encode(jobs, levels), target.value(jobs), target.limit(jobs)).advance(np.arange(len(jobs)))
+contexts, values, limits = encode(jobs, levels), target.value(jobs), target.limit(jobs)
+replay = PrequentialReplay(mixture, contexts, values, limits)
+answer, scales = replay.advance(np.arange(len(jobs)))
 np.savez(sys.argv[2], mass=answer.mass, limit=answer.limit, scales=scales)
 """
 

@@ -1,4 +1,4 @@
-"""History: the outcomes of each key as they stood at any time, whatever the order in which they were told."""
+"""The index of outcomes: those of each key at any time, in whatever order they were inserted."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def tell(lists: OutcomeIndex, key: int, known: int, ident: int, value: float) ->
 
 
 def seen(lists: OutcomeIndex, key: int, at: int) -> tuple[list[float], int]:
-    """The values that a key shows at a time, oldest first, and how many outcomes were known by then."""
+    """The values of a key's window at a time, oldest first, and its count of outcomes by then."""
     slot = find_slot(lists, np.uint64(key))
     if slot < 0:
         return [], 0
@@ -68,7 +68,7 @@ def test_a_history_is_what_was_known_by_then_in_whatever_order_it_was_told(
 
 @pytest.fixture(scope="module")
 def long() -> OutcomeIndex:
-    """One key with more than twice as many outcomes as are kept, one an instant, told in pairs the wrong way round."""
+    """One key with more than twice as many outcomes as are kept, each pair in reverse order."""
     lists = new_outcome_index()
     for instant in np.arange(2 * CAP + 500) ^ 1:
         lists = tell(lists, 1, int(instant), int(instant), float(instant))

@@ -1,4 +1,4 @@
-"""UniqueContexts: jobs that the engine answers alike are answered once, and as each would be alone."""
+"""Unique contexts: equal jobs are predicted once, and as each would be alone."""
 
 from collections.abc import Callable
 

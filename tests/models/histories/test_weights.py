@@ -1,4 +1,4 @@
-"""Weights: components that foresaw an owner's jobs are trusted for that owner, and for strangers as far as these have shown nothing."""
+"""Weights: components that predicted an owner's jobs get weight for that owner, then for others."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def shape() -> Shape:
 
 
 def of(shape: Shape, owner: int, shares: tuple[float, ...] = ()) -> View:
-    """A job of an owner, all tables but the first two its own; ``shares`` are those of its outcome."""
+    """A job of an owner, all tables but the first two its own; ``shares`` are responsibilities."""
     view = new_view(shape, EACH)
     view.tables[:] = [1, 2, *(100 * owner + place for place in range(2, TABLES))]
     view.weights[:] = shares or 0.0

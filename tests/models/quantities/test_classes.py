@@ -1,4 +1,4 @@
-"""Classes: cut by quantiles, read off distributions, judged by the paper's measures in the order of time."""
+"""Classes: cut by quantiles, computed from distributions, scored by the paper's measures."""
 
 import doctest
 

@@ -31,10 +31,11 @@ def test_one_pass_says_what_a_distribution_says(limited: bool) -> None:
         np.empty((300, len(cuts) + 1)),
     )
     summarise(
-        masses, rows, factors, width, GRID.centres, GRID.edges, limit, LEVELS[None], DEVIATION / 1e8, cuts.bins, cuts.parts,
+        masses, rows, factors, width, GRID.centres, GRID.edges, limit, LEVELS[None],
+        DEVIATION / 1e8, cuts.bins, cuts.parts,
         numbers, best, classes,
     )  # fmt: skip
-    # Sums may be taken in any order (infra/compiled.py), and rows one depends on the processor and on what a function is compiled into.
+    # Sums may be taken in any order (infra/compiled.py), which depends on the processor.
     np.testing.assert_allclose(classes, distribution.shares(cuts), rtol=1e-12)
     np.testing.assert_array_equal(best, distribution.best_bin(1e8))
     np.testing.assert_allclose(

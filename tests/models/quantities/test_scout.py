@@ -34,7 +34,7 @@ def test_only_jobs_with_enough_events_or_hours_tell_the_cpu_time():
 
 
 def test_the_walltime_of_the_cpu_time_measured_is_half_as_long_again_as_what_was_run():
-    # One job ran 4,200 s, of which 600 s are the base: 600 + 1.5·3,600 s is what its task is given, rounded up by the ceiling.
+    # One job ran 4,200 s, of which 600 s are the base: its task gets 600 + 1.5·3,600 s.
     needed, unit = scout.cpu_time(
         scout.Ran(*(np.array([value]) for value in (4200.0, 8.0, 100.0, 10.0)))
     ) or (0, "")

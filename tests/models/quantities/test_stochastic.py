@@ -64,7 +64,7 @@ def test_a_sum_and_a_maximum_are_those_of_a_simulation(parts: list[NDArray[np.fl
         assert ours.mean() == pytest.approx(theirs.mean(), abs=0.08 * spread + 1e-6)
         assert ours.std() == pytest.approx(theirs.std(), rel=0.25, abs=1e-6)
         for level in (0.1, 0.5, 0.9):
-            # By probabilities: where there is a gap between values, a quantile may lie anywhere in it.
+            # By probabilities: in a gap between values a quantile may lie anywhere.
             value = np.quantile(theirs, level)
             assert reached(ours, np.array([value + 0.05 * spread]))[0] >= level - 0.08
             assert reached(ours, np.array([value - 0.05 * spread]))[0] <= level + 0.08

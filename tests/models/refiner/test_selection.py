@@ -1,4 +1,4 @@
-"""The contest: a refiner answers as far as it was better on jobs that came after those it was fitted on."""
+"""Model selection: a refiner answers as far as it was better on later jobs."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ ROWS = 4000
 
 
 def lessons(truth: np.ndarray, told: np.ndarray) -> TrainingRows:
-    """A job a minute, known ten seconds later; the mixture thinks three bins alike, a refiner is ``told`` a number in three columns."""
+    """A job a minute; three bins are equally likely, an input says which in three columns."""
     coarse = np.full((len(truth), COARSE), 0.04 / (COARSE - 3))
     coarse[:, [8, 11, 14]] = 0.32
     at = np.arange(len(truth), dtype=np.int64) * 60_000_000
@@ -60,7 +60,7 @@ def test_a_refiner_that_is_better_later_answers_and_goes_most_of_the_way(
 
 
 def test_a_refiner_that_harms_later_does_not_answer(told: np.ndarray, nobody: np.ndarray) -> None:
-    """What the number tells turns about before the first window, and until the last most lessons are of before."""
+    """The input's meaning turns about before the first window; most rows are of before."""
     meaning = np.where(np.arange(ROWS) < 0.4 * ROWS, told, 2 - told)
     found = select_refiners(lessons(8 + 3 * meaning, told), nobody, GRID)
     assert found.refiners == {}
@@ -71,7 +71,7 @@ def test_a_refiner_that_harms_later_does_not_answer(told: np.ndarray, nobody: np
 def test_a_standing_refiner_is_judged_on_what_it_has_not_seen(
     told: np.ndarray, nobody: np.ndarray, lasting: Selection
 ) -> None:
-    """All that is new turned about, which the refiner that stood did not know, though one fitted now does."""
+    """All new rows are turned about, which the earlier refiner did not know, but a new one does."""
     turned = lessons(8 + 3 * np.where(np.arange(ROWS) < ROWS // 2, told, 2 - told), told)
     found = select_refiners(turned, nobody, GRID, lasting, unseen=ROWS // 2)
     assert found.record.windows == lasting.record.windows + 1
@@ -82,7 +82,7 @@ def test_a_standing_refiner_is_judged_on_what_it_has_not_seen(
 def test_a_cluster_answers_for_itself_only_where_it_is_better_than_the_rest(
     told: np.ndarray,
 ) -> None:
-    """Of two clusters, one reads the number the other way round; the larger is what the global refiner is about."""
+    """Of two clusters one reads the input the other way round; the larger rules the global one."""
     other = np.random.default_rng(1).random(ROWS) < 0.35
     clusters = np.where(other, "group b", "group a").astype(object)
     found = select_refiners(lessons(8 + 3 * np.where(other, 2 - told, told), told), clusters, GRID)
