@@ -27,6 +27,8 @@ from jobs.readers.lines import open_log, peek
 from jobs.schema import JOB, STATUSES, Field, Record
 
 MAGIC = b"PAR1"
+ROW_GROUP_BYTES = 1 << 29
+"""Largest row group of a Parquet file, unpacked, of the columns that are read."""
 SENTINEL_TEXTS = frozenset(f"{value:.0f}" for value in units.SENTINELS)
 
 
@@ -167,7 +169,10 @@ def _opened_parquet(path: Path) -> Iterator[pq.ParquetFile]:
             with open_log(path) as source:
                 shutil.copyfileobj(source, plain)
             plain.seek(0)
-        yield pq.ParquetFile(plain)
+        texts = [field.name for field in pq.read_schema(plain) if pa.types.is_string(field.type)]
+        plain.seek(0)
+        # A text that is repeated a million times takes memory once.
+        yield pq.ParquetFile(plain, read_dictionary=texts)
 
 
 BROKEN = (pa.ArrowException, OSError, EOFError, ValueError, NotImplementedError)
@@ -185,6 +190,7 @@ def _parquet(path: Path, columns: list[Column], options: ReadOptions) -> Iterato
     wanted, number = sorted({column.name for column in columns}), 1
     try:
         with _opened_parquet(path) as file:
+            _check_size(path, file.metadata, wanted)
             for batch in file.iter_batches(options.batch_rows, columns=wanted):
                 lines = np.arange(number, number + len(batch))
                 yield TablePart(
@@ -206,8 +212,28 @@ def _parquet(path: Path, columns: list[Column], options: ReadOptions) -> Iterato
         )
 
 
+def _check_size(path: Path, metadata: pq.FileMetaData, columns: list[str]) -> None:
+    """Raise ReadError where a row group unpacks to more than ROW_GROUP_BYTES of these columns."""
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        chunks = [group.column(i) for i in range(group.num_columns)]
+        unpacked = sum(
+            chunk.total_uncompressed_size
+            for chunk in chunks
+            if chunk.path_in_schema.partition(".")[0] in columns
+        )
+        if unpacked > ROW_GROUP_BYTES:
+            raise ReadError(
+                f"{path} unpacks to {unpacked / 2**20:,.0f} MB in its row group {number + 1}, more"
+                f" than {ROW_GROUP_BYTES >> 20} MB: write it with smaller row groups"
+            )
+
+
 def _cells(column: pa.Array) -> pd.Series:
     """An Arrow column as a Series; whole numbers with gaps stay whole, since they may be ids."""
+    if pa.types.is_dictionary(column.type):
+        values = np.array([*column.dictionary.to_pylist(), None], dtype=object)
+        return pd.Series(values[column.indices.fill_null(len(values) - 1).to_numpy()])
     if pa.types.is_integer(column.type) and column.null_count:
         return pd.Series(column.to_pandas(integer_object_nulls=True), dtype=object)
     return pd.Series(column.to_pandas())

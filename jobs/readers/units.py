@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from jobs.readers.errors import ReadError
+from jobs.schema import TEXT_BYTES
 
 Moment: TypeAlias = datetime | float | None
 """A time as printed: a datetime without zone, seconds since 1970 where the zone is known, None."""
@@ -91,8 +92,11 @@ def is_missing(text: str) -> bool:
 
 
 def words(value: object) -> str | None:
-    """Text without NUL and lone surrogates, None where it is one of the words for unknown."""
-    text = str(value).strip() if value is not None else ""
+    """Text without NUL and lone surrogates, None where it is one of the words for unknown.
+
+    A text too long for any field is cut, still too long, so that it takes no memory.
+    """
+    text = str(value)[: 2 * TEXT_BYTES].strip() if value is not None else ""
     if is_missing(text):
         return None
     return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8") or None

@@ -6,6 +6,7 @@ real sacct is asked in tests/adapters.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import sys
@@ -351,6 +352,37 @@ def test_pbs_accounting_is_read_while_it_is_written(sqlite_store: Any, tmp_path:
     file.write_text(record(1) + record(2))
     done = collect(sqlite_store, "pbs", str(folder), until=now + HOUR)
     assert (done.added, done.unchanged, done.rejected) == (1, 1, 0)
+
+
+def test_packed_pbs_accounting_is_not_cut_in_its_packed_bytes(
+    sqlite_store: Any, tmp_path: Path
+) -> None:
+    lines = "".join(
+        f"03/10/2026 10:00:00;E;{n}.server;user=u{n * 7919 % 10007} qtime=1773136800"
+        f" start=1773136900 end=1773137000 resources_used.walltime=00:01:40 Exit_status=0\n"
+        for n in range(3000)
+    )
+    packed = gzip.compress(lines.encode())
+    assert packed.rfind(b"\n") < len(packed) - 1
+    folder = tmp_path / "accounting"
+    folder.mkdir()
+    (folder / "20260310.gz").write_bytes(packed)
+    now = datetime.now(UTC) + timedelta(seconds=1)
+    done = collect(sqlite_store, "pbs", str(folder), until=now)
+    assert (done.added, done.rejected) == (3000, 0)
+
+
+def test_slurms_job_names_with_bars_and_line_feeds_are_collected(
+    sqlite_store: Any, sacct: Sacct
+) -> None:
+    names = ["tail log | grep x", "two\nlines|2", "plain"]
+    rows = [slurm_row(n, DAY, 60 * n, JobName=name) for n, name in enumerate(names, 1)]
+    sacct.holds(rows)
+    done = collect(sqlite_store, "slurm", since=DAY, until=DAY + HOUR)
+    assert (done.added, done.rejected) == (3, 0)
+    jobs = read_jobs(sqlite_store)
+    assert jobs["job_name"].tolist() == names
+    assert jobs["walltime"].tolist() == [60.0, 120.0, 180.0]
 
 
 def test_a_folders_bad_file_is_named_and_the_others_are_read(

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from jobs import ingest
 from jobs.ingest import IngestResult, ingest_file, ingest_files, read_arguments, read_log
 from jobs.readers import ReadError, ReadOptions
 from jobs.store import StoreError, count_jobs, open_store, read_jobs, read_rejects
@@ -448,3 +449,14 @@ def test_a_real_grid_log_is_stored_whole_and_twice_is_once(traces: Path, sqlite_
     jobs = read_jobs(sqlite_store)
     assert len(jobs) == 28_481
     assert jobs["walltime"].sum() == pytest.approx(252_600_000, rel=0.05)
+
+
+def test_rejects_of_a_file_are_bounded_and_all_counted(
+    sqlite_store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "MAX_REJECTS", 10)
+    log = write_log(tmp_path / "site.swf", [swf_line(1), *["rubbish"] * 25, swf_line(2)])
+    done = ingest_file(sqlite_store, log)
+    assert sums(done) == (27, 2, 0, 0, 25)
+    assert done.notes["only 10 rejects of a file are kept"] == 15
+    assert len(read_rejects(sqlite_store)) == 10

@@ -1,6 +1,7 @@
 """Any CSV or Parquet through a column map."""
 
 import gzip
+import tracemalloc
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.readers import ReadError, ReadOptions, detect
+from jobs.readers import table as table_reader
 from jobs.readers.columns import parse_column_map
 
 MAP = parse_column_map(
@@ -256,3 +258,31 @@ def test_a_cut_parquet_file_is_refused_by_name(parquet, keep):
     parquet.write_bytes(content[: int(keep if keep > 1 else len(content) * keep)])
     with pytest.raises(ReadError, match=r"mine\.parquet is not a whole Parquet file"):
         list(detect(parquet).read(parquet, ReadOptions(columns=PARQUET_MAP)))
+
+
+def test_a_text_repeated_in_parquet_takes_memory_once_and_is_left_out(tmp_path):
+    rows, path = 200_000, tmp_path / "bomb.parquet"
+    long = pa.DictionaryArray.from_arrays(
+        pa.array([0] * rows, pa.int32()), pa.array(["x" * 60_000])
+    )
+    ids = pa.array([str(i) for i in range(rows)])
+    submitted = pa.array([1_700_000_000_000_000] * rows, pa.timestamp("us", "UTC"))
+    table = pa.table({"job_id": ids, "submitted_at": submitted, "user": long})
+    pq.write_table(table, path, row_group_size=rows)
+    tracemalloc.start()
+    lines = users = 0
+    for batch in detect(path).read(path, ReadOptions()):
+        lines += len(batch.lines)
+        users += int(batch.jobs["user"].str.len().gt(512).sum())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (lines, users) == (rows, rows)  # the schema leaves the text out
+    assert peak < 500e6  # 12 GB if each row had its own
+
+
+def test_a_row_group_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "wide.parquet"
+    pq.write_table(pa.table({"job_id": ["x" * 100_000], "submitted_at": ["2024-01-01"]}), path)
+    monkeypatch.setattr(table_reader, "ROW_GROUP_BYTES", 50_000)
+    with pytest.raises(ReadError, match="smaller row groups"):
+        list(detect(path).read(path, ReadOptions()))
