@@ -15,7 +15,7 @@ from commands.tables import print_error, print_note, print_sentence, progress_ba
 from infra.errors import GridcastError, InputError
 from infra.settings import prepare_environment
 
-Who = Literal["user", "group", "project", "program", "job_name"]
+NameField = Literal["user", "group", "project", "program", "job_name"]
 
 
 def collect(
@@ -122,7 +122,7 @@ def _keep_writing(write: Callable[[], object], every: float) -> None:
 
 def advise(
     name: Annotated[str, typer.Argument(help="A user, a group, a project or a program.")],
-    by: Annotated[Who | None, typer.Option(help="What the name is the name of.")] = None,
+    by: Annotated[NameField | None, typer.Option(help="What the name is the name of.")] = None,
     days: Annotated[float, typer.Option(min=0.01, help="The jobs submitted in so many days.")] = 28,
     risk: Annotated[
         float,

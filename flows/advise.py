@@ -41,7 +41,14 @@ def advise(most: int = 10, timezone: str = "UTC") -> Any:
 
 @task(task_run_name="look at the last week", **TASK_OPTIONS)
 def write(settings: Settings, now: datetime, most: int, timezone: str) -> list[str]:
-    """Return the report's paragraphs, one a user, the most wasteful first."""
+    """Return the report's paragraphs, one a user, the most wasteful first.
+
+    Args:
+        settings: The settings.
+        now: The present.
+        most: At most so many users.
+        timezone: The time zone of the text.
+    """
     engine = open_store(settings.store_url)
     with own_predictor(settings) as predictor:
         users = advising.most_wasteful_users(engine, now - WEEK, now, most)
@@ -56,7 +63,13 @@ def write(settings: Settings, now: datetime, most: int, timezone: str) -> list[s
 
 @task(task_run_name="send the report", **TASK_OPTIONS)
 def post(settings: Settings, now: datetime, letter: list[str]) -> bool:
-    """Send the report, if this week's was not sent."""
+    """Send the report, if this week's was not sent.
+
+    Args:
+        settings: The settings.
+        now: The present.
+        letter: Its paragraphs.
+    """
     year, week, _ = now.isocalendar()
     title = f"what jobs requested and what they used, week {week} of {year}"
     return alerts.send_once(

@@ -61,6 +61,11 @@ def await_predictor(address: str, version: Version, settings: Settings) -> bool:
     """Wait until the predictor answers with ``version``.
 
     Returns False where none runs; raises GridcastError where it goes on with another version.
+
+    Args:
+        address: The predictor's URL.
+        version: The version that must answer.
+        settings: The settings.
     """
     deadline, serves = time.monotonic() + TAKE_SECONDS, "nothing"
     while time.monotonic() < deadline:

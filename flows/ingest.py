@@ -82,7 +82,13 @@ def ingest(
 
 @task(task_run_name="read {path.name}", **TASK_OPTIONS)
 def read(path: Path, source: str | None, arguments: ReadArguments) -> IngestResult:
-    """Read one file."""
+    """Read one file.
+
+    Args:
+        path: The file.
+        source: The source of its records; None: as the file says.
+        arguments: How it is read.
+    """
     engine = open_store(prepare_environment().store_url)
     return ingest_files(engine, [path], source=source, **arguments)[0]
 

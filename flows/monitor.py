@@ -62,21 +62,40 @@ def monitor(act: bool = True) -> Any:
 
 @task(task_run_name="compare the windows", **TASK_OPTIONS)
 def measure_drift(champion: Version, card: ModelCard, settings: Settings) -> DriftReport:
-    """Compare recent jobs with the training window, and store the numbers."""
+    """Compare recent jobs with the training window, and store the numbers.
+
+    Args:
+        champion: The champion.
+        card: Its model card.
+        settings: The settings.
+    """
     engine = open_store(settings.store_url)
     return check_drift(engine, card, settings.folder("reports"), model=champion.label)
 
 
 @task(task_run_name="compare predictions with outcomes", **TASK_OPTIONS)
 def measure_decay(champion: Version, card: ModelCard, settings: Settings) -> DecayReport:
-    """Compare the champion's predictions with the outcomes, and store the numbers."""
+    """Compare the champion's predictions with the outcomes, and store the numbers.
+
+    Args:
+        champion: The champion.
+        card: Its model card.
+        settings: The settings.
+    """
     engine = open_store(settings.store_url)
     return watch_champion(engine, champion.label, datetime.now(UTC), sources=card.sources)
 
 
 @task(task_run_name="find a reason to retrain", **TASK_OPTIONS)
 def find_reason(card: ModelCard, decay: DecayReport, drift: DriftReport, settings: Settings) -> str:
-    """Return why to retrain; empty where there is no reason."""
+    """Return why to retrain; empty where there is no reason.
+
+    Args:
+        card: Its model card.
+        decay: The measured decay.
+        drift: The measured drift.
+        settings: The settings.
+    """
     return reason_to_retrain(
         open_store(settings.store_url),
         card,
@@ -90,7 +109,13 @@ def find_reason(card: ModelCard, decay: DecayReport, drift: DriftReport, setting
 
 @task(task_run_name="send alerts", **TASK_OPTIONS)
 def notify(decay: DecayReport, drift: DriftReport, settings: Settings) -> list[str]:
-    """Send what is newly wrong, and what is wrong no longer."""
+    """Send what is newly wrong, and what is wrong no longer.
+
+    Args:
+        decay: The measured decay.
+        drift: The measured drift.
+        settings: The settings.
+    """
     wrong = {
         "decay": decay.sentence if decay.alarms else "",
         "drift": drift.sentence if drift.verdict == "drift" else "",

@@ -50,5 +50,12 @@ def promote(
 
 @task(task_run_name="verify and promote", **TASK_OPTIONS)
 def move(version: int | None, by: str, why: str, settings: Settings) -> Version:
-    """Verify the version and move the alias."""
+    """Verify the version and move the alias.
+
+    Args:
+        version: The version's number; None: the challenger.
+        by: Who does it.
+        why: The reason.
+        settings: The settings.
+    """
     return champion.promote(version, settings, by=by, why=why)

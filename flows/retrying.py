@@ -11,7 +11,13 @@ from models.releases.registry import OvertakenError, RegistryError
 
 
 def is_transient(_task: Any, _run: Any, state: Any) -> bool:
-    """Whether the failure may be over in a moment."""
+    """Whether the failure may be over in a moment.
+
+    Args:
+        _task: The task, which Prefect passes.
+        _run: Its run, which Prefect passes.
+        state: The state of the failed run.
+    """
     error = state.result(raise_on_failure=False)
     return isinstance(error, StoreError | RegistryError) and not isinstance(
         error, StoreAddressError | OvertakenError

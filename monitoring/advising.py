@@ -189,7 +189,13 @@ def _row(jobs: pd.DataFrame, answer: dict[str, Any], risk: float) -> dict[str, A
 
 
 def larger(predicted: float, used: pd.Series, risk: float) -> float:
-    """The larger of a prediction and of what all but ``risk`` of the jobs used (of few: all)."""
+    """The larger of a prediction and of what all but ``risk`` of the jobs used (of few: all).
+
+    Args:
+        predicted: The prediction.
+        used: What the jobs used.
+        risk: The accepted share of jobs that use more.
+    """
     rank = min(math.ceil((len(used) + 1) * (1 - risk)), len(used)) - 1
     return max(predicted, float(used.sort_values().iloc[rank]))
 

@@ -108,6 +108,11 @@ def send_once(
 def active_alerts(engine: Engine, settings: Settings, since: datetime) -> dict[str, bool]:
     """The keys that an address was notified of since a time and that are not over.
 
+    Args:
+        engine: The store.
+        settings: The settings.
+        since: The earliest notification.
+
     Returns:
         By key, whether every address was notified.
     """

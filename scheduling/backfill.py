@@ -28,6 +28,11 @@ def best_host(state: State, number: int, reserved: tuple[int, int, float]) -> in
     """The fullest host on which the job fits now; -1 if there is none.
 
     On the ``reserved`` host it must fit into what is spare there.
+
+    Args:
+        state: The state of the replay.
+        number: The job's number.
+        reserved: Host, cores and memory that the reservation leaves spare.
     """
     job = state.job[number]
     best, least = -1, np.iinfo(np.int64).max
@@ -164,6 +169,11 @@ def backfill(state: State, rules: Rules, position: int) -> None:
     The reservation of an overdue job is computed from requests instead of predictions. In order of
     arrival, after submissions alone, only the newly submitted jobs are considered: for the others
     nothing has changed but the time.
+
+    Args:
+        state: The state of the replay.
+        rules: The rules of the policy.
+        position: The position in the queue.
     """
     status = state.status[0]
     now = status.now

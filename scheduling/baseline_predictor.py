@@ -104,7 +104,13 @@ class BaselinePredictor:
         return self.fitted(inputs) if self.fitted else history.finest(mean_of_two)
 
     def remaining(self, row: int, ran: float, now: float) -> float:
-        """The mean of the latest walltimes above ``ran``, else the request."""
+        """The mean of the latest walltimes above ``ran``, else the request.
+
+        Args:
+            row: The row of the job.
+            ran: How long it has run, in s.
+            now: The present.
+        """
         for key, latest in zip(self.keys[row], self.latest, strict=False):
             if key in latest:
                 longer = [value for value in latest[key].values if value > ran]

@@ -40,7 +40,13 @@ def new_profiles(hosts: int, capacity: int) -> Profiles:
 
 @compiled
 def with_room(profiles: Profiles, host: int, steps: int) -> Profiles:
-    """The profiles, copied into wider arrays where ``host`` lacks room for ``steps`` more steps."""
+    """The profiles, copied into wider arrays where ``host`` lacks room for ``steps`` more steps.
+
+    Args:
+        profiles: The free resources over time.
+        host: The host's number.
+        steps: How many more steps are needed.
+    """
     used = profiles.steps[host]
     hosts, capacity = profiles.times.shape
     if used + steps <= capacity:
@@ -77,7 +83,16 @@ def occupy(
     profiles: Profiles, host: int, begin: float, end: float, cores: int, memory: float
 ) -> Profiles:
     """Take ``cores`` and ``memory`` of a host from ``begin`` until ``end``; negative amounts are
-    given back. Returns the profiles, which may have been copied."""
+    given back. Returns the profiles, which may have been copied.
+
+    Args:
+        profiles: The free resources over time.
+        host: The host's number.
+        begin: Begin, in s.
+        end: End, in s.
+        cores: Cores.
+        memory: Memory, in bytes.
+    """
     profiles = with_room(profiles, host, 2)
     first = _split(profiles, host, begin)
     last = _split(profiles, host, end)
@@ -90,7 +105,15 @@ def occupy(
 @compiled
 def earliest(profiles: Profiles, host: int, length: float, cores: int, memory: float) -> float:
     """The first time from which ``cores`` and ``memory`` are free on a host for ``length`` s;
-    infinite if that is never."""
+    infinite if that is never.
+
+    Args:
+        profiles: The free resources over time.
+        host: The host's number.
+        length: How long, in s.
+        cores: Cores.
+        memory: Memory, in bytes.
+    """
     times, steps = profiles.times, profiles.steps[host]
     begin = times[host, 0]
     for step in range(steps):

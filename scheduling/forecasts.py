@@ -111,7 +111,13 @@ class Forecasts:
         return predicted.mean() + deviations * predicted.standard_deviation()
 
     def remaining(self, row: int, ran: float, now: float) -> float:
-        """E[T | T > t] of the distribution."""
+        """E[T | T > t] of the distribution.
+
+        Args:
+            row: The row of the job.
+            ran: How long it has run, in s.
+            now: The present.
+        """
         return float(self.distribution(np.array([row]), now).remaining(np.array([ran])).mean()[0])
 
 

@@ -46,7 +46,13 @@ class Predictor(Protocol):
         ...
 
     def remaining(self, row: int, ran: float, now: float) -> float:
-        """Predict the walltime of a running job, given that it has run ``ran`` s without ending."""
+        """Predict the walltime of a running job, given that it has run ``ran`` s without ending.
+
+        Args:
+            row: The row of the job.
+            ran: How long it has run, in s.
+            now: The present.
+        """
         ...
 
 
@@ -57,14 +63,32 @@ class Fixed:
         self.answers = answers
 
     def learn(self, rows: Integers, ended: Floats, lengths: Floats) -> None:
-        """Nothing to learn."""
+        """Nothing to learn.
+
+        Args:
+            rows: The rows of the ended jobs.
+            ended: When each ended, in s.
+            lengths: Their walltimes, in s.
+        """
 
     def predict(self, rows: Integers, quantity: str, now: float) -> Floats:
-        """The answer."""
+        """The answer.
+
+        Args:
+            rows: The rows of the jobs.
+            quantity: The statistic to predict.
+            now: The present.
+        """
         return self.answers[rows]
 
     def remaining(self, row: int, ran: float, now: float) -> float:
-        """The answer, or a second more than the job has run where that is exceeded."""
+        """The answer, or a second more than the job has run where that is exceeded.
+
+        Args:
+            row: The row of the job.
+            ran: How long it has run, in s.
+            now: The present.
+        """
         return float(max(self.answers[row], ran + 1.0))
 
 

@@ -139,7 +139,14 @@ def _remove(events: Records, count: int, time: float, job: int) -> None:
 
 @compiled
 def usage(state: State, rules: Rules, number: int, now: float) -> float:
-    """Core-seconds used by account ``number`` by ``now``; those of a half-life ago count half."""
+    """Core-seconds used by account ``number`` by ``now``; those of a half-life ago count half.
+
+    Args:
+        state: The state of the replay.
+        rules: The rules of the policy.
+        number: The account's number.
+        now: The present, in s.
+    """
     account = state.account[number]
     passed = now - account.used_at
     if np.isinf(rules.half_life):
@@ -163,7 +170,14 @@ def _book(state: State, rules: Rules, job: int, sign: int, now: float) -> None:
 
 @compiled
 def start(state: State, rules: Rules, position: int, host: int) -> None:
-    """Start the job at ``position`` of the queue on ``host`` now."""
+    """Start the job at ``position`` of the queue on ``host`` now.
+
+    Args:
+        state: The state of the replay.
+        rules: The rules of the policy.
+        position: The position in the queue.
+        host: The host's number.
+    """
     status = state.status[0]
     now, number = status.now, state.queue[position]
     for later in range(position + 1, status.queued):
@@ -195,7 +209,13 @@ def end(state: State, rules: Rules) -> None:
 
 @compiled
 def correct(state: State, number: int, expected: float) -> None:
-    """Move the expected end of running job ``number`` to ``expected``, a time in s."""
+    """Move the expected end of running job ``number`` to ``expected``, a time in s.
+
+    Args:
+        state: The state of the replay.
+        number: The job's number.
+        expected: The new expected end, in s.
+    """
     running = state.status[0].running
     _remove(state.dues, running, state.job[number].expected, number)
     _insert(state.dues, running - 1, expected, number)

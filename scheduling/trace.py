@@ -130,6 +130,12 @@ def trace_of(jobs: pd.DataFrame, machine: Machine, *, kill: bool = True) -> Trac
 
 
 def field_texts(jobs: pd.DataFrame, field: str, missing: str = "") -> pd.Series[Any]:
-    """The values of a field as texts, with ``missing`` for those that a job does not have."""
+    """The values of a field as texts, with ``missing`` for those that a job does not have.
+
+    Args:
+        jobs: The jobs.
+        field: The name of the field.
+        missing: The text of missing values.
+    """
     values = jobs[field].astype(object)
     return values.where(values.notna(), missing).astype(str)

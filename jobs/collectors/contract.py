@@ -82,7 +82,13 @@ def program(name: str, package: str) -> str:
 
 
 def run(command: list[str], output: Path, environment: Mapping[str, str]) -> None:
-    """Run a system's own program into ``output``; raises CollectError with its first complaint."""
+    """Run a system's own program into ``output``; raises CollectError with its first complaint.
+
+    Args:
+        command: The program and its arguments.
+        output: The file of its output.
+        environment: Its environment.
+    """
     with output.open("wb") as file:
         try:
             done = subprocess.run(  # noqa: S603

@@ -139,18 +139,18 @@ class _Lines:
     def __init__(self, path: Path, size: int) -> None:
         self._lines = _lines(path, size)
         self._waiting: deque[Line] = deque()
-        self.aside: list[Reject | str] = []
+        self.passed: list[Reject | str] = []
         """Rejects and notes met while looking ahead."""
 
     def next_item(self) -> Line | Reject | str | None:
         return self._waiting.popleft() if self._waiting else next(self._lines, None)
 
     def next_line(self) -> Line | None:
-        """The next line; rejects and notes before it go to ``aside``."""
+        """The next line; rejects and notes before it go to ``passed``."""
         while (item := self.next_item()) is not None:
             if isinstance(item, tuple):
                 return item
-            self.aside.append(item)
+            self.passed.append(item)
         return None
 
     def put_back(self, lines: list[Line]) -> None:
@@ -173,6 +173,12 @@ def read_cells(
 
     A repeated header is skipped. ``align`` makes the alignment of a header, for formats that never
     quote; without it quotes are understood as in CSV.
+
+    Args:
+        path: The file.
+        size: The bytes of a block.
+        delimiter: The delimiter.
+        align: Makes the alignment of a header, for formats that never quote.
     """
     lines = _Lines(path, size)
     header: list[str] = []
@@ -200,8 +206,8 @@ def read_cells(
             text, row, lost = _unquoted(text, delimiter, alignment, lines, vain < MAX_VAIN_JOINS)
             vain += lost
             reason = ""
-        yield from lines.aside
-        lines.aside.clear()
+        yield from lines.passed
+        lines.passed.clear()
         if row is None or len(row) != len(header):
             cells = row or text.split(delimiter)
             width = f"the row has {len(cells)} cells, the header {len(header)}"
@@ -305,6 +311,14 @@ def read_records(
 
     A column that is not among them becomes one note. Raises ReadError where the header lacks one of
     the ``required`` columns.
+
+    Args:
+        path: The file.
+        size: The bytes of a block.
+        columns: The columns to read.
+        required: Those without which the file cannot be read.
+        delimiter: The delimiter.
+        align: Makes the alignment of a header, for formats that never quote.
     """
     wanted = {name.lower() for name in columns}
     positions: list[tuple[int, str]] | None = None

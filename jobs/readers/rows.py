@@ -41,7 +41,13 @@ class Values:
         self.notes: list[str] = []
 
     def parse(self, name: str, parser: Callable[[str], T], missing: T) -> T:
-        """An optional field by a parser that raises ValueError; ``missing`` where it has none."""
+        """An optional field by a parser that raises ValueError; ``missing`` where it has none.
+
+        Args:
+            name: The field.
+            parser: Reads its text.
+            missing: The value without one.
+        """
         try:
             return self._parsed(name, parser, missing)
         except FieldError:
@@ -49,7 +55,13 @@ class Values:
             return missing
 
     def required(self, name: str, parser: Callable[[str], T], missing: T) -> T:
-        """A field by a parser that raises ValueError; raises FieldError naming the field."""
+        """A field by a parser that raises ValueError; raises FieldError naming the field.
+
+        Args:
+            name: The field.
+            parser: Reads its text.
+            missing: The value that is none.
+        """
         return self._parsed(name, parser, missing)
 
     def _parsed(self, name: str, parser: Callable[[str], T], missing: T) -> T:
@@ -113,7 +125,13 @@ def parse_rows(
 
 
 def gather(items: Iterable[Item], batch_rows: int, record: Record = JOB) -> Iterator[Batch]:
-    """Collect items into batches of at most ``batch_rows`` rows, with their rejects and notes."""
+    """Collect items into batches of at most ``batch_rows`` rows, with their rejects and notes.
+
+    Args:
+        items: Rows, rejects and notes.
+        batch_rows: Rows of a batch.
+        record: The kind of record.
+    """
     lines: list[int] = []
     rows: list[Row] = []
     rejects: list[Reject] = []

@@ -93,8 +93,8 @@ def read_header(path: Path) -> SwfHeader:
         computer=raw.get("Computer"),
         installation=raw.get("Installation"),
         unix_start=_first_number(raw.get("UnixStartTime")),
-        max_procs=_whole(raw.get("MaxProcs")),
-        max_nodes=_whole(raw.get("MaxNodes")),
+        max_procs=_read_count(raw.get("MaxProcs")),
+        max_nodes=_read_count(raw.get("MaxNodes")),
         partitions=names["Partition"],
         queues=names["Queue"],
         raw=raw,
@@ -114,7 +114,7 @@ def _first_number(text: str | None) -> float | None:
     return float(match[0]) if match else None
 
 
-def _whole(text: str | None) -> int | None:
+def _read_count(text: str | None) -> int | None:
     number = _first_number(text)
     return int(number) if number is not None and number >= 0 else None
 

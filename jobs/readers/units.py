@@ -279,6 +279,11 @@ def to_utc(moments: Sequence[Moment], name: str, elapsed: float = nan) -> list[f
 
     When clocks go back an hour is printed twice. Of the possible instants those are taken that are
     in order and whose end - start is nearest to ``elapsed`` seconds, the earlier where both fit.
+
+    Args:
+        moments: The moments as printed.
+        name: The time zone.
+        elapsed: The run time, in s.
     """
     if name == "UTC":
         return [

@@ -150,6 +150,11 @@ def merge(left: pd.DataFrame, right: pd.DataFrame, record: Record = JOB) -> pd.D
     """Merge two conformed frames row by row.
 
     Row i of both is a report of the same job, and the frames share an index.
+
+    Args:
+        left: The stored rows.
+        right: New reports of the same jobs, on the same index.
+        record: The kind of record.
     """
     columns, count = list(record.columns), len(left)
     if not count:
@@ -221,7 +226,13 @@ def _sign(left: pd.Series, right: pd.Series) -> Signs:
 def differs(
     left: pd.DataFrame, right: pd.DataFrame, record: Record = JOB
 ) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which rows of two aligned frames are not the same in every column."""
+    """Which rows of two aligned frames are not the same in every column.
+
+    Args:
+        left: Rows.
+        right: Rows of the same jobs, on the same index.
+        record: The kind of record.
+    """
     unlike = np.zeros(len(left), bool)
     if not len(left):
         return unlike

@@ -53,7 +53,14 @@ class LogRows:
 
     @staticmethod
     def of(jobs: pd.DataFrame, target: Target, levels: Levels, until: int | None = None) -> LogRows:
-        """Encode ``jobs``; outcomes that became available after ``until`` (µs) are left out."""
+        """Encode ``jobs``; outcomes that became available after ``until`` (µs) are left out.
+
+        Args:
+            jobs: The jobs.
+            target: The target.
+            levels: The levels of the histories.
+            until: The latest time of an outcome, in µs; None: all.
+        """
         return LogRows.of_contexts(
             encode(jobs, levels), target.value(jobs), target.limit(jobs), until
         )
@@ -62,7 +69,14 @@ class LogRows:
     def of_contexts(
         contexts: Contexts, values: Floats, limits: Floats, until: int | None = None
     ) -> LogRows:
-        """The rows of encoded jobs; outcomes after ``until`` (µs) are left out."""
+        """The rows of encoded jobs; outcomes after ``until`` (µs) are left out.
+
+        Args:
+            contexts: The encoded jobs.
+            values: The outcomes, float64[n].
+            limits: The limits of the outcomes, float64[n].
+            until: The latest time of an outcome, in µs; None: all.
+        """
         if until is not None:
             late = contexts.available_at > until
             contexts = replace_availability(contexts, late)
@@ -94,7 +108,13 @@ class LogRows:
         return int(np.searchsorted(available_at, at, side="right"))
 
     def find_clusters(self, jobs: pd.DataFrame, by: By | None, at: int) -> Clusters:
-        """Find clusters by the outcomes available at ``at`` before the windows of the selection."""
+        """Find clusters by the outcomes available at ``at`` before the windows of the selection.
+
+        Args:
+            jobs: The jobs.
+            by: The field to cluster by; None: no clusters.
+            at: The time, in µs.
+        """
         ended = self.outcome_order[: self.available(at)]
         early = before_windows(ended, MAX_TRAINING_ROWS)
         clusters = find_clusters(jobs.iloc[early], self.values[early], by)
@@ -362,7 +382,13 @@ class AllocationReplay:
 
     @staticmethod
     def of_version(model_set: ModelSet, jobs: pd.DataFrame, contexts: Contexts) -> AllocationReplay:
-        """Replay ``jobs``, encoded as ``contexts``, by the weights of a trained version."""
+        """Replay ``jobs``, encoded as ``contexts``, by the weights of a trained version.
+
+        Args:
+            model_set: The trained version.
+            jobs: The jobs.
+            contexts: The same jobs, encoded.
+        """
         memory, walltime = (
             TargetReplay.of_version(model_set, name, jobs, contexts)
             for name in ("peak_memory", "walltime")

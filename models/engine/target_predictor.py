@@ -133,24 +133,48 @@ class TargetPredictor:
         return TargetPrediction(masses, row, ratio, familiarity.take(row), allocation)
 
     def distribution(self, contexts: Contexts, limits: Array, clusters: Array) -> Distribution:
-        """The refined distributions of jobs by the outcomes available at ``contexts.at``."""
+        """The refined distributions of jobs by the outcomes available at ``contexts.at``.
+
+        Args:
+            contexts: The encoded jobs.
+            limits: The limits of the outcomes, float64[n].
+            clusters: The cluster of each job.
+        """
         return self.predict(contexts, limits, clusters).distribution()
 
     def points(self, predicted: Distribution, contexts: Contexts, scales: Array | float) -> Array:
-        """Compute the best single value of each job (float64[n]); ``scales`` are error scales."""
+        """Compute the best single value of each job (float64[n]); ``scales`` are error scales.
+
+        Args:
+            predicted: The distributions of the jobs.
+            contexts: The encoded jobs.
+            scales: The error scales.
+        """
         if self.target.point is not None:
             return predicted.quantile(self.target.point)
         bins = predicted.best_bin(scales)
         return predicted.point_in(bins, self.mixture.last_in_bin(contexts, bins))
 
     def load_histories(self, contexts: Contexts, values: Array, limits: Array) -> None:
-        """Add outcomes to the histories; weights and calibration stay as trained."""
+        """Add outcomes to the histories; weights and calibration stay as trained.
+
+        Args:
+            contexts: The encoded jobs.
+            values: The outcomes, float64[n].
+            limits: The limits of the outcomes, float64[n].
+        """
         self.mixture.learn(contexts, values, limits, weigh=False)
 
     def learn(self, contexts: Contexts, values: Array, limits: Array, clusters: Array) -> None:
         """Learn outcomes, in any order: calibration, weights and histories.
 
         Outcomes that are in the histories already change nothing.
+
+        Args:
+            contexts: The encoded jobs.
+            values: The outcomes, float64[n].
+            limits: The limits of the outcomes, float64[n].
+            clusters: The cluster of each job.
         """
         ended = outcome_order(contexts)
         new = ended[self.mixture.find_new_outcomes(contexts.take(ended))]

@@ -26,7 +26,13 @@ _MAX_EXPONENT = 8.0
 
 @compiled
 def compute_facts(index: OutcomeIndex, shape: Shape, view: View) -> None:
-    """Compute the facts of each level's window into ``view.facts``."""
+    """Compute the facts of each level's window into ``view.facts``.
+
+    Args:
+        index: The outcomes per key.
+        shape: The sizes of the arrays.
+        view: The working arrays of one job.
+    """
     newest_of_all = view.ends[shape.everyone] - 1
     for level in range(len(view.slots)):
         count, newest = view.ends[level] - view.starts[level], view.ends[level] - 1
@@ -50,7 +56,13 @@ def compute_facts(index: OutcomeIndex, shape: Shape, view: View) -> None:
 
 @compiled
 def gate(tables: WeightTables, shape: Shape, view: View) -> None:
-    """Multiply ``view.weights`` by what the gate has learned of histories with these facts."""
+    """Multiply ``view.weights`` by what the gate has learned of histories with these facts.
+
+    Args:
+        tables: The learned tables.
+        shape: The sizes of the arrays.
+        view: The working arrays of one job.
+    """
     per_level = len(shape.ages) * len(shape.spread)
     for c in range(len(view.weights)):
         level = c // per_level
@@ -63,7 +75,13 @@ def gate(tables: WeightTables, shape: Shape, view: View) -> None:
 
 @compiled
 def update_gate(tables: WeightTables, shape: Shape, view: View) -> None:
-    """Take one gradient step: ``view.weights`` are responsibilities, ``view.prior`` the weights."""
+    """Take one gradient step: ``view.weights`` are responsibilities, ``view.prior`` the weights.
+
+    Args:
+        tables: The learned tables.
+        shape: The sizes of the arrays.
+        view: The working arrays of one job.
+    """
     per_level = len(shape.ages) * len(shape.spread)
     for c in range(len(view.weights)):
         level = c // per_level

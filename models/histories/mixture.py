@@ -84,7 +84,13 @@ class MixtureState(NamedTuple):
 
 @compiled
 def bin_of_limit(limit: float, tables: WeightTables, shape: Shape) -> int:
-    """Return the last bin that may hold mass, by the position of a job's limit on the axis."""
+    """Return the last bin that may hold mass, by the position of a job's limit on the axis.
+
+    Args:
+        limit: The position of the limit on the logarithmic axis.
+        tables: The learned tables.
+        shape: The sizes of the arrays.
+    """
     if np.isfinite(limit) and limit_compliance(tables, shape) != NOT:
         return bin_of(limit, shape)
     return shape.bins - 1

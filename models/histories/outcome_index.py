@@ -194,13 +194,25 @@ def available_end(index: OutcomeIndex, slot: int, at: int) -> int:
 
 @compiled
 def first_in_window(index: OutcomeIndex, slot: int, end: int) -> int:
-    """Return the pool position of the oldest of the slot's last WINDOW outcomes before ``end``."""
+    """Return the pool position of the oldest of the slot's last WINDOW outcomes before ``end``.
+
+    Args:
+        index: The outcomes per key.
+        slot: The key's slot.
+        end: The pool position to stop at.
+    """
     return max(index.start[slot] + max(0, index.size[slot] - CAP), end - WINDOW)
 
 
 @compiled
 def count_available(index: OutcomeIndex, slot: int, end: int) -> int:
-    """Count all outcomes a slot ever had before the pool position ``end``."""
+    """Count all outcomes a slot ever had before the pool position ``end``.
+
+    Args:
+        index: The outcomes per key.
+        slot: The key's slot.
+        end: The pool position to stop at.
+    """
     return index.total[slot] - (index.start[slot] + index.size[slot] - end)
 
 

@@ -180,7 +180,13 @@ def find_tables(index: OutcomeIndex, shape: Shape, keys: Array, view: View) -> N
 
 @compiled
 def weigh(tables: WeightTables, shape: Shape, view: View) -> None:
-    """Compute a job's weights into ``view.weights``, levels without outcomes included."""
+    """Compute a job's weights into ``view.weights``, levels without outcomes included.
+
+    Args:
+        tables: The learned tables.
+        shape: The sizes of the arrays.
+        view: The working arrays of one job.
+    """
     weights = view.weights
     weights[:] = 1.0 / len(weights)
     for t in range(TABLES):
@@ -196,7 +202,13 @@ def weigh(tables: WeightTables, shape: Shape, view: View) -> None:
 
 @compiled
 def update_weights(tables: WeightTables, shape: Shape, view: View) -> None:
-    """Add the responsibilities in ``view.weights`` to each of the job's tables."""
+    """Add the responsibilities in ``view.weights`` to each of the job's tables.
+
+    Args:
+        tables: The learned tables.
+        shape: The sizes of the arrays.
+        view: The working arrays of one job.
+    """
     for t in range(TABLES):
         if view.tables[t] == 0:
             continue

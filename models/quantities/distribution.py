@@ -144,7 +144,13 @@ class Distribution:
     def best_point(
         self, scale: float | Array, seen: Array | None = None, deviation: float = DEVIATION
     ) -> Array:
-        """Return the best single value of each row (float64[n]); see ``best_bin``, ``point_in``."""
+        """Return the best single value of each row (float64[n]); see ``best_bin``, ``point_in``.
+
+        Args:
+            scale: The error scale of each row.
+            seen: What is available at the query.
+            deviation: The standard deviation of the point's error.
+        """
         return self.point_in(self.best_bin(scale, deviation), seen)
 
     def point_in(self, bins: Array, seen: Array | None = None) -> Array:
@@ -157,7 +163,13 @@ class Distribution:
         return self.value_in(bins, np.arange(len(self)), seen)
 
     def value_in(self, bins: Array, rows: Array, seen: Array | None = None) -> Array:
-        """Return ``point_in`` for some ``rows``, which may repeat."""
+        """Return ``point_in`` for some ``rows``, which may repeat.
+
+        Args:
+            bins: A bin for each of the rows.
+            rows: The rows, which may repeat.
+            seen: What is available at the query.
+        """
         values = self.grid.centres[bins]
         if seen is not None:
             values = np.where(np.isnan(seen), values, seen)

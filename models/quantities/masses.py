@@ -263,7 +263,13 @@ def summarise(
 
 @compiled
 def coarsen(mass: Array, width: int, out: Array) -> None:
-    """Sum each row in groups of ``width`` bins (float64[n, groups]); the last has the rest."""
+    """Sum each row in groups of ``width`` bins (float64[n, groups]); the last has the rest.
+
+    Args:
+        mass: The masses, float64[n, bins].
+        width: Bins of a group.
+        out: Where the result is written.
+    """
     bins, groups = mass.shape[1], out.shape[1]
     for row in range(len(mass)):
         for k in range(groups):
@@ -275,7 +281,13 @@ def coarsen(mass: Array, width: int, out: Array) -> None:
 
 @compiled
 def bins_below(mass: Array, levels: Array, out: Array) -> None:
-    """Count the bins of each row before each ascending level is reached (float32[n, levels])."""
+    """Count the bins of each row before each ascending level is reached (float32[n, levels]).
+
+    Args:
+        mass: The masses, float64[n, bins].
+        levels: The levels, ascending, in (0, 1).
+        out: Where the result is written.
+    """
     for row in range(len(mass)):
         total, reached = 0.0, 0
         for b in range(mass.shape[1]):

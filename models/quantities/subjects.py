@@ -115,13 +115,13 @@ JOBS = Subject(
 )
 
 _LINK = ("link", "from_endpoint", "to_endpoint", "file_system", "direction")
-_WHAT = ("group", "activity", "protocol", "streams", "bytes")
+_CONTENT = ("group", "activity", "protocol", "streams", "bytes")
 _BUSY = ("link_transfers", "link_begun")
 
 TRANSFERS = Subject(
     "transfer",
     candidates=(
-        (*_LINK, "user", *_WHAT),
+        (*_LINK, "user", *_CONTENT),
         (*_LINK, "group", "bytes"),
         *((*_LINK, "bytes", busy) for busy in _BUSY),
         (*_LINK, "bytes"),

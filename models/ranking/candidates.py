@@ -108,6 +108,11 @@ def index_ranges(starts: Array, sizes: Array) -> Array:
 def join_texts(left: Coded, right: Coded, separator: str = ">") -> Coded:
     """The texts of both columns joined by ``separator``, missing where either is.
 
+    Args:
+        left: The texts in front.
+        right: The texts behind.
+        separator: The text between them.
+
     >>> join_texts(Coded(np.array([0, -1]), ["a"]), Coded(np.array([1, 0]), ["b", "c"]))
     Coded(codes=array([ 0, -1]), values=['a>c'])
     """

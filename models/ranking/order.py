@@ -114,6 +114,11 @@ def rank_in_groups(score: Array, groups: Array, behind: Flags | None = None) -> 
 
     Ties are ranked in row order. Rows ``behind`` (bool[n]) come after the others of their group.
 
+    Args:
+        score: The score of each row.
+        groups: The group of each row.
+        behind: Which rows come last in their group.
+
     >>> rank_in_groups(np.array([3.0, 1.0, 2.0, 5.0]), np.array([0, 0, 0, 1])).tolist()
     [3, 1, 2, 1]
     """

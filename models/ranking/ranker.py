@@ -105,6 +105,11 @@ class Ranker:
         place that was never seen, is placed behind the other candidates of its job. Jobs that
         differ only in their name are ranked once.
 
+        Args:
+            candidates: The candidates of all jobs.
+            rule: How they are ordered.
+            now: The time of the request; None: the clock.
+
         Raises:
             RankingError: There are no candidates, they are of both kinds, or one lacks the fields
                 that it must have.

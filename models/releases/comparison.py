@@ -56,7 +56,13 @@ class Difference:
 def baseline_predictions(
     jobs: pd.DataFrame, later: pd.DataFrame, target: str
 ) -> dict[str, pd.Series]:
-    """Return what each of COMPARISON_BASELINES says of ``later``, source by source."""
+    """Return what each of COMPARISON_BASELINES says of ``later``, source by source.
+
+    Args:
+        jobs: The jobs before.
+        later: The jobs to predict.
+        target: The name of the target.
+    """
     points: dict[str, list[pd.Series]] = {name: [] for name in COMPARISON_BASELINES}
     ordered = jobs.sort_values("submitted_at", kind="stable")
     for _, of_source in ordered[ordered["source"].isin(later["source"])].groupby("source"):

@@ -185,7 +185,13 @@ def _metric_name(source: str) -> str:
 
 
 def record_evaluation(evaluation: Evaluation, log: str, settings: Settings) -> str:
-    """Log an evaluation of a log to MLflow, with tables and plots; returns the run's id."""
+    """Log an evaluation of a log to MLflow, with tables and plots; returns the run's id.
+
+    Args:
+        evaluation: The evaluation.
+        log: The name of the log.
+        settings: The settings.
+    """
     from models.evaluation.plots import plots
 
     metrics = {
@@ -297,7 +303,13 @@ def record_classes(
 
 
 def plot_predicted(later: pd.DataFrame, answers: pd.DataFrame, target: str) -> Figure:
-    """Plot predicted against actual on ``later`` jobs, on logarithmic axes, as density."""
+    """Plot predicted against actual on ``later`` jobs, on logarithmic axes, as density.
+
+    Args:
+        later: The predicted jobs.
+        answers: Their predictions.
+        target: The name of the target.
+    """
     from matplotlib.figure import Figure
 
     truth = outcomes(later, target)

@@ -292,6 +292,11 @@ def store_comparison(engine: Engine, version: Version, comparison: CandidateComp
 
     Their kind is ``evaluation``, their segment the version and predictor, with the source where
     several were compared.
+
+    Args:
+        engine: The store.
+        version: The candidate's version.
+        comparison: Its comparison with the champion.
     """
     measured = comparison.table.melt(
         ["source", "target", "predictor"], ["mae", "median_ae", "apa", "coverage_90"], "metric"

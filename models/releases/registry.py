@@ -107,6 +107,11 @@ def log_run(evidence: Evidence, *, run_name: str, settings: Settings | None = No
     """Log evidence of no version, such as an evaluation of a log, as a run; returns its id.
 
     Raises RegistryError.
+
+    Args:
+        evidence: What is logged.
+        run_name: The name of the run.
+        settings: The settings; None: those of the environment.
     """
     with _mlflow(settings) as (client, settings):
         run_id = str(
@@ -169,6 +174,11 @@ def fetch(version: Version, *, fresh: bool = False, settings: Settings | None = 
     """Return the local folder of ``version``, downloaded once (again if ``fresh``).
 
     The caller checks the checksums. Raises RegistryError.
+
+    Args:
+        version: The version.
+        fresh: Whether to download it again.
+        settings: The settings; None: those of the environment.
     """
     settings = settings or prepare_environment()
     # With the run's id: another registry counts its versions from 1 again.
@@ -197,7 +207,13 @@ def set_challenger(version: Version, settings: Settings | None = None) -> None:
 
 
 def mark_refused(version: Version, *, why: str, settings: Settings | None = None) -> None:
-    """Record that ``version`` lost its comparison, and why. Raises RegistryError."""
+    """Record that ``version`` lost its comparison, and why. Raises RegistryError.
+
+    Args:
+        version: The version.
+        why: The reason.
+        settings: The settings; None: those of the environment.
+    """
     with _mlflow(settings) as (client, settings):
         _tag(
             client,
@@ -247,6 +263,12 @@ def rollback(*, by: str, why: str, expected: int = -1, settings: Settings | None
     """Return to the version that the champion (``expected``, if not -1) replaced.
 
     Raises RegistryError where there is none, or where it was deleted.
+
+    Args:
+        by: Who does it.
+        why: The reason.
+        expected: The number of the champion; -1: any.
+        settings: The settings; None: those of the environment.
     """
     with _mlflow(settings) as (client, settings), lock(settings):
         current = _by_alias(client, settings.model_name, CHAMPION)
@@ -281,7 +303,13 @@ def reconcile(settings: Settings | None = None) -> Version | None:
 
 
 def pin(*, by: str, why: str, settings: Settings | None = None) -> Version:
-    """Keep the champion until ``unpin``; only MLflow's page still moves it."""
+    """Keep the champion until ``unpin``; only MLflow's page still moves it.
+
+    Args:
+        by: Who does it.
+        why: The reason.
+        settings: The settings; None: those of the environment.
+    """
     with _mlflow(settings) as (client, settings), lock(settings):
         current = _by_alias(client, settings.model_name, CHAMPION)
         if current is None:

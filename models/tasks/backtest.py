@@ -119,7 +119,13 @@ def queries_about(tasks: Tasks, rows: Array) -> Queries:
 
 
 def query_inputs(tasks: Tasks, queries: Queries, progress: Progress | None = None) -> Array:
-    """Compute the models' inputs, the walltimes of the jobs predicted as of each query."""
+    """Compute the models' inputs, the walltimes of the jobs predicted as of each query.
+
+    Args:
+        tasks: The tasks.
+        queries: What is predicted, and as of when.
+        progress: Called with the progress.
+    """
     return inputs(
         tasks, queries, prequential_walltimes(tasks), find_target("walltime").grid, progress
     )

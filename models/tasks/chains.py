@@ -23,7 +23,7 @@ Kind = Literal["chain", "request"]
 
 @dataclass(frozen=True)
 class Links:
-    """Acyclic dependencies among ``count`` tasks: ``later`` waits for ``earlier`` (int64[links])."""
+    """Acyclic links among ``count`` tasks: ``later`` waits for ``earlier`` (int64[links])."""
 
     count: int
     later: Array

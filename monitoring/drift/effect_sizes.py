@@ -20,7 +20,7 @@ Codes = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64] | Codes
 
 BUCKETS = 20
-OTHER, NEW = -1, -2
+OTHER_CODE, NEW = -1, -2
 BLOCKS = 8
 PERMUTATIONS = 40
 
@@ -84,7 +84,13 @@ def category_distance(reference: Values, current: Values, sampling: Sampling) ->
 
 
 def missing_distance(reference: Values, current: Values, sampling: Sampling) -> float:
-    """The change of the share of missing values; ``sampling`` is not used."""
+    """The change of the share of missing values; ``sampling`` is not used.
+
+    Args:
+        reference: Values of the training window.
+        current: Values of recent jobs.
+        sampling: Not used.
+    """
     return abs(float(np.mean(np.isnan(current))) - float(np.mean(np.isnan(reference))))
 
 
@@ -97,13 +103,13 @@ def buckets(reference: Values, current: Values, most: int = BUCKETS) -> tuple[Co
         most: How many codes of ``reference`` stay as they are.
 
     Returns:
-        Both windows; other codes of ``reference`` are OTHER, those that it never has NEW.
+        Both windows; other codes of ``reference`` are OTHER_CODE, those that it never has NEW.
     """
     codes = [values.astype(np.int64) for values in (reference, current)]
     counts = np.bincount(
         codes[0], minlength=int(max(values.max(initial=0) for values in codes)) + 1
     )
-    names = np.where(counts > 0, OTHER, NEW)
+    names = np.where(counts > 0, OTHER_CODE, NEW)
     common = np.argsort(-counts, kind="stable")[:most]
     common = common[counts[common] > 0]
     names[common] = common

@@ -11,7 +11,7 @@ import pandas as pd
 from jobs.schema import OF_KIND
 from monitoring.drift.effect_sizes import (
     NEW,
-    OTHER,
+    OTHER_CODE,
     Codes,
     Distance,
     Sampling,
@@ -68,7 +68,7 @@ class Column:
         first, second = (values[sampling.rows(len(values))].tolist() for values in windows)
         if not self.names:
             return first, second
-        named = dict(enumerate(self.names)) | {OTHER: "(other)", NEW: "(new)"}
+        named = dict(enumerate(self.names)) | {OTHER_CODE: "(other)", NEW: "(new)"}
         return [named[code] for code in first], [named[code] for code in second]
 
 

@@ -68,7 +68,13 @@ def last_end(tasks: Tasks, queries: Queries) -> Array:
 
 
 def submitted(tasks: Tasks, queries: Queries, opened: OpenJobs) -> OpenJobs:
-    """The open jobs that were submitted by the time of their query."""
+    """The open jobs that were submitted by the time of their query.
+
+    Args:
+        tasks: The tasks.
+        queries: What is predicted, and as of when.
+        opened: Their open jobs.
+    """
     rows = np.flatnonzero(tasks.submitted[opened.job] <= queries.at[opened.query])
     return OpenJobs(opened.query[rows], opened.job[rows], opened.spent[rows])
 

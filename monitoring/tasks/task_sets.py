@@ -37,7 +37,14 @@ def until_done(
 
 
 def blocked_tasks(tasks: Tasks, rows: Array, waits: Links, at: float) -> Array:
-    """Which of tasks ``rows`` have not begun because one before them is not done (bool[rows])."""
+    """Which of tasks ``rows`` have not begun because one before them is not done (bool[rows]).
+
+    Args:
+        tasks: The tasks.
+        rows: The tasks to look at.
+        waits: Which task waits for which.
+        at: The present, in s since 1970.
+    """
     waiting = np.zeros(len(tasks), bool)
     waiting[waits.later[tasks.finished[waits.earlier] > at]] = True
     return waiting[rows] & ~began(tasks, at)[rows]

@@ -383,6 +383,11 @@ def ceilings(tasks: Tasks, rows: Array, at: float) -> Array:
     """The 95th percentile of the durations of each group's ended tasks (float64[rows], s).
 
     Of a group that has none, that of all tasks.
+
+    Args:
+        tasks: The tasks.
+        rows: The tasks to look at.
+        at: The present, in s since 1970.
     """
     lasted, over = tasks.finished - tasks.defined, tasks.finished <= at
 

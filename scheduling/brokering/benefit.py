@@ -32,7 +32,13 @@ empty grid, and the ranking without any history."""
 def brokers(
     grid: GeneratedGrid, tunings: Sequence[float], seed: int
 ) -> Iterator[tuple[str, float | None, Callable[[], Broker]]]:
-    """Every broker as policy, tuning factor and constructor."""
+    """Every broker as policy, tuning factor and constructor.
+
+    Args:
+        grid: The generated grid.
+        tunings: The tuning factors.
+        seed: The seed of the random broker.
+    """
     yield "random", None, partial(Random, seed)
     yield SHORTEST, None, ShortestQueue
     yield "nearest data", None, NearestData

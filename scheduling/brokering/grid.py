@@ -87,7 +87,13 @@ class Broker(Protocol):
     """Chooses the site of a job from the state."""
 
     def choose(self, job: int, now: float, state: GridState) -> int:
-        """The site for ``job``, submitted at ``now``."""
+        """The site for ``job``, submitted at ``now``.
+
+        Args:
+            job: The job's number.
+            now: Its submission, in s.
+            state: The state of the grid.
+        """
         ...
 
 

@@ -71,6 +71,11 @@ def scenarios(jobs: pd.DataFrame, cores: int, by: str = "group") -> list[Scenari
     share by use for each; ``relaxed quota``: four times, and a tenth of the centre for a user.
     ``fair share``: least use first, over a window of 1, 7 or 30 days; ``by use``: with shares in
     proportion to use.
+
+    Args:
+        jobs: The jobs.
+        cores: The cores of the centre.
+        by: The field.
     """
     names = field_texts(jobs, by, "(none)")
     width = _widths(jobs)

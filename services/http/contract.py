@@ -135,7 +135,12 @@ def unchecked(name: str, names: Iterable[str], value: Any = Any, **more: Any) ->
     """The struct that decodes an object with members ``names``: UNSET where one is missing.
 
     Values are checked later, by column, so that one wrong job is named and the others are kept.
-    ``more`` are further members and their types.
+
+    Args:
+        name: The name of the struct.
+        names: The names of the members.
+        value: The type of their values.
+        **more: Further members and their types.
     """
     members = [(member, value) for member in names] + list(more.items())
     return defstruct(

@@ -95,7 +95,13 @@ def joined(items: Iterable[bytes]) -> list[bytes]:
 
 
 def write_arrow(answers: Predictions, job_ids: pa.Array, about: Mapping[str, Any]) -> bytes:
-    """An Arrow IPC stream of one batch; its metadata holds ``about`` as JSON under ``gridcast``."""
+    """An Arrow IPC stream of one batch; its metadata holds ``about`` as JSON under ``gridcast``.
+
+    Args:
+        answers: The predictions.
+        job_ids: The ids of the jobs.
+        about: What is said of all predictions.
+    """
     unique_row = answers.context_of_row
     clusters = {name: code for code, name in enumerate(dict.fromkeys(answers.cluster.tolist()))}
     codes = np.array([clusters[name] for name in answers.cluster.tolist()], dtype=np.int32)

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from monitoring.drift.effect_sizes import (
     NEW,
-    OTHER,
+    OTHER_CODE,
     Sampling,
     buckets,
     category_distance,
@@ -57,8 +57,8 @@ def test_three_jobs_against_three_by_hand() -> None:
 
 def test_rare_values_share_a_bucket_and_unheard_ones_another() -> None:
     first, second = buckets(np.array([5, 5, 5, 2, 2, 0]), np.array([5, 0, 7]), most=2)
-    assert first.tolist() == [5, 5, 5, 2, 2, OTHER]
-    assert second.tolist() == [5, OTHER, NEW]
+    assert first.tolist() == [5, 5, 5, 2, 2, OTHER_CODE]
+    assert second.tolist() == [5, OTHER_CODE, NEW]
 
 
 @given(
