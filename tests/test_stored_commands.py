@@ -1,4 +1,4 @@
-"""Commands about what is stored: what goes out of the store is what came in, and a source can go."""
+"""Commands about what is stored: an export is what was stored, and a source can be dropped."""
 
 from __future__ import annotations
 

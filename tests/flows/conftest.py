@@ -27,7 +27,7 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="session")
 def settings(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """The settings that every flow reads while these tests run: a data folder and ports of their own."""
+    """The settings of all flows of these tests: a data folder and ports of their own."""
     ours = {
         "GRIDCAST_HOME": str(tmp_path_factory.mktemp("flows")),
         **{
@@ -57,7 +57,7 @@ def prefect_part(settings: Settings) -> Component:
 
 @pytest.fixture(scope="session")
 def prefect_server(settings: Settings, prefect_part: Component) -> Iterator[str]:
-    """Prefect's server as Gridcast starts it, which all flows of these tests report to; its address."""
+    """The address of Prefect's server, as Gridcast starts it, for all flows of these tests."""
     log = (settings.folder("logs") / "prefect.log").open("wb")
     environment = {**os.environ, **prefect_part.environment}
     process = subprocess.Popen(

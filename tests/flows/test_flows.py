@@ -1,4 +1,4 @@
-"""The flows run as an operator runs them, against real servers and files: one life of a data folder, told in order.
+"""The flows as an operator runs them, against real servers and files, on one data folder.
 
 The fixtures build the story: a log is ingested, a first version is trained, more jobs come.
 """
@@ -84,7 +84,7 @@ def test_nothing_fails_before_there_is_a_job_or_a_champion(said_while_empty, set
     assert said_while_empty == [
         f"no file waits in {settings.folder('inbox')}",
         "GRIDCAST_COLLECT names no batch system",
-        "nobody left unused what they asked for in the last week",
+        "nobody left unused what they requested in the last week",
         "GRIDCAST_RETENTION_MONTHS is 0: all is kept",
         "no job in the store has ended yet",
         "there is no champion yet: nothing to compare with",
@@ -127,7 +127,22 @@ def test_ingest_takes_what_has_settled_in_the_inbox_and_fails_at_the_end_for_wha
     assert ingest(return_state=True).message.startswith("no file waits")
 
 
-def test_collect_asks_the_systems_that_settings_name_and_fails_for_one_that_is_not_there_when_the_others_are_in(
+def test_a_refused_file_overwrites_no_other_of_its_name(ingested, settings):
+    from flows.ingest import ingest
+
+    contents = {bytes(range(256)) * 40, bytes(range(255, -1, -1)) * 40}
+    for content in contents:
+        log = settings.folder("inbox") / "again.csv"
+        log.write_bytes(content)
+        os.utime(log, (time.time() - 3600,) * 2)
+        with pytest.raises(InputError, match=r"again\.csv"):
+            ingest()
+    refused = sorted(settings.folder("inbox/refused").glob("again*"))
+    assert [path.name for path in refused] == ["again-2.csv", "again.csv"]
+    assert {path.read_bytes() for path in refused} == contents
+
+
+def test_collect_fails_for_a_system_that_is_not_there_once_the_others_are_stored(
     ingested, settings, tmp_path, monkeypatch
 ):
     from flows.collect import collect
@@ -283,7 +298,7 @@ def test_a_model_trained_on_a_poisoned_batch_is_refused_and_the_alias_stays_and_
 
 
 def poisoned() -> pd.DataFrame:
-    """Eight more days of the grid's life; in the first half the outcomes of jobs are other jobs'."""
+    """Eight more days of the grid; in the first half outcomes are those of other jobs."""
     jobs = generate(1600, 8, 7).jobs.sort_values("submitted_at", ignore_index=True)
     jobs["job_id"] = "later-" + jobs["job_id"]
     for name in ("submitted_at", "started_at", "ended_at"):

@@ -16,7 +16,7 @@ from jobs.writers import write_csv
 CALENDAR = {"advise", "collect", "deploy", "ingest", "monitor", "prune", "retrain"}
 
 
-def test_each_deployment_is_registered_once_a_worker_runs_one_and_a_killed_run_crashes_and_frees_its_slot(
+def test_a_worker_runs_a_registered_deployment_and_a_killed_run_crashes_and_frees_its_slot(
     settings, prefect_server
 ):
     from prefect.client.orchestration import get_client

@@ -1,4 +1,4 @@
-"""The whole loop under seeded faults: worlds that must stay whole. Thousands more: ``just simulate 1000``."""
+"""The whole loop under seeded faults. Thousands more: ``just simulate 1000``."""
 
 import logging
 from collections.abc import Callable, Iterator

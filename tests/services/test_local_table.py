@@ -166,3 +166,14 @@ def test_an_empty_store_gives_an_empty_table(sqlite_store: Any, tmp_path: Path) 
 
 def test_a_key_is_one_word() -> None:
     assert key("job", "a b", "x|y\n", float("nan"), None) == "job|a%20b|x%7Cy%0A|-|-"
+
+
+def test_jobs_of_one_and_a_half_cores_have_a_row_of_the_next_whole_number(
+    sqlite_store: Any, asked: Any, tmp_path: Path
+) -> None:
+    fractional = jobs().assign(requested_cores=1.5)
+    fractional["job_id"] = "f" + fractional["job_id"]
+    with sqlite_store.begin() as connection:
+        add_jobs(connection, fractional)
+    _, rows = read(write_table(sqlite_store, asked, tmp_path / "table.tsv", now=NOW).file)
+    assert {"job|bob|sim|-|short|60|1", "job|bob|sim|-|short|60|2"} <= set(rows)

@@ -1,11 +1,12 @@
-"""The whole loop in one process, with a seeded clock and seeded faults: ingest, train, promote, serve, outcomes, monitor, persons.
+"""The whole loop in one process, with a seeded clock and seeded faults.
 
     uv run python -m tests.simulation 1000 [--from 50]
 
-After the manner of FoundationDB's simulation: everything is real (store, registry, engine, live state), only time is the world's own, and
-at every effect (a statement, a commit, a call of the registry, a file read or renamed) a seeded die may kill the process or fail the
-effect. A killed process does nothing more, not even clean up, until it is started again with what the disk holds. After each step the
-world must be whole; a seed that breaks it is printed, and the same seed does the same again.
+After FoundationDB's simulation: store, registry, engine and live state are real, only the clock is
+simulated, and at every effect (a statement, a commit, a call of the registry, a file read or
+renamed) a seeded die may kill the process or let the effect fail. A killed process does nothing
+more, not even clean up, until it is started again with what the disk holds. After each step the
+invariants are checked; a seed that breaks one is printed, and repeats exactly.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def main() -> None:
         for seed in range(options.first, options.first + options.seeds):
             thrown += world_of(seed).dice.thrown
     print(
-        f"{options.seeds} worlds held in {time.monotonic() - started:.0f} s through {thrown.total()} faults:"
+        f"{options.seeds} worlds held in {time.monotonic() - started:.0f} s "
+        f"through {thrown.total()} faults:"
     )
     for text, times in thrown.most_common():
         print(f"{times:6d}  {text}")

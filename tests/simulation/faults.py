@@ -13,10 +13,11 @@ from unittest.mock import patch
 import numpy as np
 
 STATEMENT, EFFECT = 0.0002, 0.003
-"""The chance of a death, and of a failure, at each statement and at each other effect: there are ten times as many statements."""
+"""The chance of a kill, and of a failure, at each statement and at each other effect."""
 CALLS = (
-    "create_run", "create_model_version", "log_artifacts", "set_terminated", "set_model_version_tag", "set_registered_model_tag",
-    "set_registered_model_alias", "delete_registered_model_alias", "get_model_version", "get_model_version_by_alias",
+    "create_run", "create_model_version", "log_artifacts", "set_terminated",
+    "set_model_version_tag", "set_registered_model_tag", "set_registered_model_alias",
+    "delete_registered_model_alias", "get_model_version", "get_model_version_by_alias",
 )  # fmt: skip
 
 
@@ -25,7 +26,7 @@ class KilledError(BaseException):
 
 
 class Dice:
-    """Decides at each effect whether the process dies or the effect fails; silent while the world is looked at."""
+    """Decides at each effect whether the process is killed or the effect fails; off in checks."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng

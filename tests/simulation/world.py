@@ -1,4 +1,4 @@
-"""The world of a seed: a grid of some days, the process that lives on it, and what must hold after each of its steps."""
+"""The world of a seed: a grid of some days, a process that serves it, and its invariants."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FEW = 20
 
 
 class World:
-    """A grid of some days, one data folder, and the process that lives on it; ``acknowledged`` is what it said yes to."""
+    """A grid of some days, one data folder and a process; ``acknowledged`` are accepted jobs."""
 
     def __init__(self, seed: int, home: Path, metrics: Any) -> None:
         from jobs.workload import generate
@@ -163,7 +163,7 @@ class World:
             watch_champion(self.live.engine, champion.label, self.clock.to_pydatetime())
 
     def person(self) -> None:
-        """An engineer moves the alias in MLflow's page, or pins the champion, or takes the pin out."""
+        """An engineer moves the alias in MLflow's page, or pins or unpins the champion."""
         import mlflow
 
         from models.releases import registry
@@ -245,7 +245,7 @@ class World:
         )
 
     def check_time(self) -> None:
-        """Raise AssertionError where an answer changes with outcomes that came after its question."""
+        """Raise AssertionError where a prediction changes with outcomes that came after it."""
         from jobs.store import read_jobs
         from models.engine.backtest import predict_in_time
         from models.releases import registry
@@ -274,7 +274,7 @@ class World:
 
 
 def live(seed: int, home: Path, metrics: Any) -> World:
-    """Run the world of a seed; raises AssertionError, with the seed and what happened, where it breaks."""
+    """Run the world of a seed; raises AssertionError with the seed and its steps if it breaks."""
     world = World(seed, home, metrics)
     actions = (
         world.report,
@@ -317,8 +317,8 @@ def universe(metrics: Metrics | None = None) -> Iterator[Callable[[int], World]]
         patch(f"models.releases.{name}", FEW)
         for name in ("candidate.MIN_EVALUATION_JOBS", "automatic_rollback.MIN_EVALUATION_JOBS")
     ]
-    # A child process that tries a version out, and pictures, take seconds and have their own tests; a predictor's memory, which it keeps
-    # from being looked through, would not be given back after its world.
+    # A child process that verifies a version, and plots, take seconds and have their own tests; a
+    # predictor's memory, which it excludes from garbage collection, would not be freed.
     quick = [
         patch("models.releases.verification.verify_in_subprocess"),
         patch("models.releases.evidence.plot_predicted", lambda *_: Figure(figsize=(1, 1))),

@@ -1,4 +1,4 @@
-"""What training reports of a version on later jobs is what the evaluation reports of the same jobs."""
+"""A training and an evaluation report the same of the same later jobs."""
 
 import pandas as pd
 import pytest

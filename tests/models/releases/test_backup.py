@@ -1,4 +1,4 @@
-"""A backup of a real store and a real MLflow, restored on another folder and another database, serves the same answers."""
+"""A backup restored into another folder and another database serves the same answers."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Refiners of clusters are fitted side by side by Dask, and are those that one process would have fitted."""
+"""Refiners fitted side by side by Dask are those that one process fits."""
 
 from __future__ import annotations
 

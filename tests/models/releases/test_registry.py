@@ -63,7 +63,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture(scope="session")
 def server(embedded: Settings) -> Iterator[Settings]:
-    """MLflow's server as Gridcast starts it, over the same database; gives the settings of its callers."""
+    """MLflow's server as Gridcast starts it, over the same database: its callers' settings."""
     ours = embedded.model_copy(update={"mlflow_port": free_port()})
     component = next(
         component for component in local_components(ours) if component.name == "mlflow"
@@ -502,7 +502,7 @@ def test_a_rollback_by_a_flow_does_not_undo_what_a_person_did_meanwhile(settings
 
 
 def test_versions_deleted_in_mlflows_page_stop_nothing(settings, folder):
-    """Whatever other version, run or experiment is deleted, looking, moving and publishing go on."""
+    """Whatever else is deleted there, reading, moving and publishing go on."""
     from mlflow import MlflowClient
 
     client, name = MlflowClient(settings.tracking_url), settings.model_name

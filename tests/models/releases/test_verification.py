@@ -20,7 +20,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def altered(saved: Path, into: Path, name: str, content: bytes, *, signed: bool) -> Path:
-    """A copy of the set with one file replaced, and its checksum too where the attacker can write the manifest."""
+    """A copy of the set with one file replaced, and its checksum if the manifest can be written."""
     into.mkdir()
     for path in saved.iterdir():
         (into / path.name).write_bytes(path.read_bytes())
