@@ -1,7 +1,7 @@
-"""Compiled code with every index checked, on inputs large enough to exceed arrays that are too small.
+"""Compiled code with every index checked, on inputs that exceed arrays sized by a guess.
 
-Machine code checks no index by itself: an index past the end writes into other memory. Each workload
-runs in a process of its own with Numba's bounds checks, whose machine code is kept apart.
+Machine code checks no index by itself: an index past the end writes into other memory. Each
+workload runs in a process of its own with Numba's bounds checks, with a cache of its own.
 """
 
 import importlib
@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def crowd(count: int, seed: int, cores: int) -> pd.DataFrame:
-    """Jobs that wait for each other: some exceed their request, some have none, all are in a queue."""
+    """Jobs that wait for each other: some exceed their request, some have none, all are in a
+    queue."""
     from jobs.schema import conform
 
     generator = np.random.default_rng(seed)
@@ -161,11 +162,11 @@ def run_checked(workload: str) -> dict[str, bool]:
 @pytest.fixture(scope="module")
 def ran() -> dict[str, bool]:
     """Which compiled functions ran in any workload."""
-    found: dict[str, bool] = {}
+    merged: dict[str, bool] = {}
     for workload in WORKLOADS:
         for name, used in run_checked(workload).items():
-            found[name] = found.get(name, False) or used
-    return found
+            merged[name] = merged.get(name, False) or used
+    return merged
 
 
 def test_no_workload_reads_or_writes_past_an_array_and_every_compiled_function_runs(

@@ -27,6 +27,9 @@ MOST = 30_000
 busiest day of a grid has fewer. Open records are read as far back as a job may wait."""
 LONGEST = 1e9
 """Stands for an infinite duration, s."""
+HIGHEST_LEVEL = 0.98
+"""Stochastic values end at this quantile: above it lies what histories keep for outcomes never
+seen, which would dominate every mean."""
 _PLACES = ("site", "from_endpoint", "to_endpoint")
 
 
@@ -100,7 +103,7 @@ def _record_ids(records: pd.DataFrame, subject: Subject) -> pd.Index[Any]:
 
 def predicted_points(forecaster: Forecaster, queries: CodedJobs) -> Array:
     """Calibrated quantiles of each query at the levels of stochastic values, float64[n, POINTS]."""
-    values, context_of_row = forecaster.quantiles(queries, LEVELS)
+    values, context_of_row = forecaster.quantiles(queries, np.minimum(LEVELS, HIGHEST_LEVEL))
     return np.nan_to_num(values, posinf=LONGEST)[context_of_row]
 
 

@@ -130,7 +130,8 @@ def replay_each(
     """
     if version and all(way.predictor != "gridcast" for way in chosen):
         raise PolicyError(
-            "a version of the model is the predictor gridcast, which is not among the predictors"
+            "a version of the model answers as the predictor gridcast, "
+            "which is not among the predictors"
         )
     done = []
     for index, way in enumerate(chosen):

@@ -1,4 +1,5 @@
-"""Replays as stories with exact start times, what must hold of every policy, and the published figures."""
+"""Replays as stories with exact start times, what must hold of every policy, and the published
+figures."""
 
 import math
 from dataclasses import replace
@@ -47,7 +48,8 @@ def starts(*args: Any, **options: Any) -> list[float]:
     return replay(*args, **options).table["started"].tolist()
 
 
-# Four cores. Job 0 takes 3 for 100 s; job 1 wants all 4; job 2 is short and fits beside job 0; job 3 is long and fits too.
+# Four cores. Job 0 takes 3 for 100 s; job 1 wants all 4; job 2 is short and fits beside job 0; job
+# 3 is long and fits too.
 STORY = log((0, 100, 100, 3), (1, 50, 50, 4), (2, 90, 90, 1), (3, 200, 200, 1))
 
 
@@ -71,7 +73,8 @@ def test_four_jobs_on_four_cores_start_as_written(policy: str, expected: list[fl
 
 
 def test_a_backfilled_job_may_run_on_beside_the_head_where_cores_are_spare() -> None:
-    # Five cores: when job 1 gets its four, one is spare, so the long job 3 may start at once and job 2 must not take the spare one too.
+    # Five cores: when job 1 gets its four, one is spare, so the long job 3 may start at once and
+    # job 2 must not take the spare one too.
     story = log((0, 100, 100, 3), (1, 50, 50, 4), (2, 200, 200, 1), (3, 200, 200, 1))
     assert starts(story, processors(5), "easy") == [0, 100, 2, 150]
 
@@ -82,10 +85,10 @@ def test_jobs_that_end_free_their_cores_for_one_submitted_at_the_same_moment() -
 
 def test_a_job_that_overruns_its_request_is_killed_or_runs_on_as_asked() -> None:
     story = log((0, 100, 60, 1), (1, 10, 10, 1))
-    killed, kept = replay(story, processors(1)), replay(story, processors(1), kill=False)
+    killed, running_on = replay(story, processors(1)), replay(story, processors(1), kill=False)
     assert killed.table["started"].tolist() == [0, 60]
     assert killed.row()["killed"] == 1
-    assert kept.table["started"].tolist() == [0, 100]
+    assert running_on.table["started"].tolist() == [0, 100]
 
 
 def test_a_job_without_a_request_is_never_killed() -> None:
@@ -117,7 +120,8 @@ def test_the_expansion_factor_serves_a_short_job_that_waits_before_a_long_one_th
 
 
 def test_half_a_day_of_waiting_makes_up_for_twice_the_length() -> None:
-    # When job 0 ends, job 1 has waited half a day longer than job 2: it goes first if it is less than twice as long.
+    # When job 0 ends, job 1 has waited half a day longer than job 2: it goes first if it is less
+    # than twice as long.
     half = 43200.0
     for length, expected in (
         (1990.0, [0, 2 * half, 2 * half + 1990]),
@@ -128,7 +132,8 @@ def test_half_a_day_of_waiting_makes_up_for_twice_the_length() -> None:
 
 
 def test_a_policy_may_ask_again_about_the_waiting_jobs_of_whose_job_ended() -> None:
-    # Ada's job 1 was thought to take the 1000 s it asked for; when her job 0 ends after 10 s it is thought to take 10 s too.
+    # Ada's job 1 was thought to take the 1000 s requested; when her job 0 ends after 10 s it is
+    # thought to take 10 s too.
     story = log((0, 10, 1000, 1), (1, 10, 1000, 1), (2, 500, 500, 1), user=["ada", "ada", "bob"])
     assert starts(story, processors(1), "gridcast", "last") == [0, 510, 10]
     assert starts(story, processors(1), replace(POLICIES["gridcast"], refresh=True), "last") == [
@@ -144,7 +149,8 @@ def test_an_overdue_job_goes_first() -> None:
 
 
 def test_last_two_learns_a_run_time_when_the_job_ends_in_the_replay() -> None:
-    # Job 2 is submitted while job 1 still waits in the replay, though in the log job 1 had ended long before.
+    # Job 2 is submitted while job 1 still waits in the replay, though in the log job 1 had ended
+    # long before.
     story = log((0, 100, 1000, 1), (1, 20, 1000, 1), (130, 30, 1000, 1), (131, 40, 1000, 1))
     done = replay(story, processors(1), "fcfs", "last-two")
     assert done.table["rank"].tolist() == [
@@ -160,8 +166,9 @@ def test_last_two_learns_a_run_time_when_the_job_ends_in_the_replay() -> None:
 @pytest.mark.parametrize(
     ("corrector", "corrections"), [("request", 1), ("incremental", 3), ("remaining", 1)]
 )
-def test_a_job_that_outlives_its_prediction_is_corrected(corrector: str, corrections: int) -> None:
-    # The user's last two took 10 s, so job 2 is thought to take 10 s and takes 400: corrected at 10, 70, 310 s by Tsafrir's steps.
+def test_a_job_that_exceeds_its_prediction_is_corrected(corrector: str, corrections: int) -> None:
+    # The user's last two took 10 s, so job 2 is thought to take 10 s and takes 400: corrected at
+    # 10, 70, 310 s by Tsafrir's steps.
     story = log((0, 10, 1000, 1), (20, 10, 1000, 1), (40, 400, 1000, 1))
     done = replay(story, processors(1), "easy", "last-two", corrector)
     assert done.table["corrections"].tolist() == [0, 0, corrections]
@@ -179,7 +186,8 @@ def test_the_row_of_the_table_is_right_to_the_digit() -> None:
 
 def test_hosts_hold_jobs_whole_and_memory_counts() -> None:
     hosts = Machine((Pool("farm", cores=2, hosts=2, memory=8.0),))
-    # Two free cores on two hosts hold no job of two cores; and a host's memory runs out before its cores.
+    # Two free cores on two hosts hold no job of two cores; and a host's memory runs out before its
+    # cores.
     cores = log((0, 100, 100, 1), (0, 50, 50, 2), (1, 100, 100, 1), (2, 10, 10, 2))
     assert starts(cores, hosts, "fcfs") == [0, 0, 1, 50]
     memory = log((0, 100, 100, 1), (1, 10, 10, 1), (2, 10, 10, 1), requested_memory=[6.0, 6.0, 6.0])
@@ -204,7 +212,8 @@ def test_a_quota_holds_an_owner_back_and_lets_others_pass() -> None:
 def test_fair_share_serves_whoever_used_less() -> None:
     story = log((0, 100, 100, 1), (1, 100, 100, 1), (2, 100, 100, 1), user=["ada", "ada", "bob"])
     assert starts(story, processors(1), "fair-share") == [0, 200, 100]
-    # Both have used 100 core-seconds when job 2 may start, but one of them has a thousand times the share.
+    # Both have used 100 core-seconds when job 2 may start, but one of them has a thousand times the
+    # share.
     even = log(
         (0, 100, 100, 1),
         (1, 100, 100, 1),
@@ -258,7 +267,8 @@ def test_the_machine_is_what_the_header_says_or_what_the_jobs_held_at_once() -> 
 
 @st.composite
 def logs(draw: st.DrawFn) -> pd.DataFrame:
-    """Up to thirty jobs in a crowd on at most four cores; some overrun their request, some have none."""
+    """Up to thirty jobs in a crowd on at most four cores; some overrun their request, some have
+    none."""
     moments = st.integers(0, 60)
     row = st.tuples(
         moments,
@@ -305,7 +315,8 @@ def test_who_has_waited_longer_than_the_bound_is_delayed_by_nobody(
         np.concatenate([table["submitted"], table["ended"]])
     )  # when anything is decided at all
     for row in np.flatnonzero(done.waits > bound):
-        # From here on the job is seen to be the oldest that is overdue: whoever came before it has started.
+        # From then on the job is seen to be the oldest that is overdue: whoever came before it has
+        # started.
         seen = moments[np.searchsorted(moments, table["submitted"][row] + bound, side="right")]
         since = max(seen, table["started"][:row].max(initial=0.0))
         running = (table["started"] <= since) & (since < table["ended"])
@@ -345,13 +356,13 @@ def test_a_reservation_by_upper_bounds_is_never_delayed(
 
 @given(jobs=logs())
 @CROWDS
-def test_with_the_truth_known_conservative_jobs_start_when_promised_or_before(
+def test_with_the_truth_known_conservative_jobs_start_as_reserved_or_before(
     jobs: pd.DataFrame,
 ) -> None:
-    # Nothing ends early then, so nothing moves: each job starts exactly when it was first promised.
+    # Nothing ends early then, so nothing moves: each job starts exactly when it was first reserved.
     done = replay(jobs, processors(4), "conservative", "perfect", kill=False)
-    asked = jobs["requested_walltime"].to_numpy()
-    if not (asked < jobs["walltime"].to_numpy()).any():
+    request = jobs["requested_walltime"].to_numpy()
+    if not (request < jobs["walltime"].to_numpy()).any():
         assert np.array_equal(done.table["started"], done.table["first_reservation"])
 
 
@@ -370,9 +381,9 @@ def test_every_planned_start_is_met_on_several_hosts_with_the_truth_known() -> N
     for moment in table["started"]:
         running = (table["started"] <= moment) & (moment < table["ended"])
         for host in range(4):
-            here = running & (table["host"] == host)
-            assert table["cores"][here].sum() <= 4
-            assert table["memory"][here].sum() <= 6e9
+            on_host = running & (table["host"] == host)
+            assert table["cores"][on_host].sum() <= 4
+            assert table["memory"][on_host].sum() <= 6e9
 
 
 def test_no_reservation_on_several_hosts_is_delayed_when_jobs_end_early() -> None:
@@ -428,18 +439,19 @@ def test_a_predictor_in_replay_time_is_the_baseline_of_the_evaluation_where_noth
     name: str,
 ) -> None:
     generator = np.random.default_rng(3)
-    # With room for all a replay runs as the log did, so that both know the same of each job; nobody's request cuts a job short.
+    # With room for all a replay runs as the log did, so that both know the same of each job;
+    # nobody's request cuts a job short.
     rows = [
         (100.0 * n, float(generator.integers(2, 150)), 2000.0, int(generator.integers(1, 3)))
         for n in range(400)
     ]
     jobs = log(*rows, user=[str(n % 5) for n in range(400)])
     jobs["ended_at"] = jobs["submitted_at"] + pd.to_timedelta(jobs["walltime"], unit="s")
-    found = replay(jobs, processors(100), "easy", name).table["rank"]
+    result = replay(jobs, processors(100), "easy", name).table["rank"]
     expected = predict_baselines(jobs, TARGETS["walltime"], [name])[name].point
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
     fitted = name in ("ridge", "forest", "catboost")
-    assert len(np.unique(found)) > (50 if fitted else 0 if name == "request" else 1)
+    assert len(np.unique(result)) > (50 if fitted else 0 if name == "request" else 1)
 
 
 @pytest.mark.parametrize("predictor", LEARNERS)
@@ -475,13 +487,14 @@ def test_no_decision_of_the_recommended_policy_moves_when_what_has_not_ended_doe
     jobs = log(*rows, user=[str(n % 4) for n in range(count)])
     asking = replace(
         POLICIES["gridcast"], finish="mean", refresh=True
-    )  # so that jobs outlive their predictions, and are asked about again
+    )  # so that jobs exceed their predictions and are predicted again
     before = replay(jobs, processors(4), asking, "gridcast", corrector).table
     moved = 0
     for moment in np.quantile(before["ended"], (0.2, 0.5, 0.8)):
         scrambled = jobs.copy()
         unknown = np.flatnonzero(before["ended"] > moment)
-        # What runs at that moment still does, for any time within its request; what waits may take anything.
+        # What runs at that moment still does, for any time within its request; what waits may take
+        # anything.
         ran = np.maximum(moment - before["started"][unknown], 0.0)
         scrambled.loc[unknown, "walltime"] = ran + generator.uniform(0.01, 1.0, len(unknown)) * (
             1000.0 - ran
@@ -495,11 +508,11 @@ def test_no_decision_of_the_recommended_policy_moves_when_what_has_not_ended_doe
     assert moved > 0
 
 
-@pytest.mark.parametrize("asked", ["median", "mean", "log-mean", "q0.9", "mean+1sd", "request"])
+@pytest.mark.parametrize("quantity", ["median", "mean", "log-mean", "q0.9", "mean+1sd", "request"])
 @pytest.mark.parametrize("predictor", LEARNERS)
-def test_every_predictor_answers_what_a_policy_may_ask(predictor: str, asked: str) -> None:
+def test_every_predictor_answers_what_a_policy_may_ask(predictor: str, quantity: str) -> None:
     jobs = log(*((50 * n, 10 + n % 7, 100, 1) for n in range(60)))
-    done = replay(jobs, processors(2), Policy("asking", "a test", rank=asked), predictor)
+    done = replay(jobs, processors(2), Policy("asking", "a test", rank=quantity), predictor)
     assert ((done.table["rank"] >= 1) & (done.table["rank"] <= 100)).all()
 
 
@@ -517,11 +530,11 @@ PUBLISHED = [
 
 @pytest.fixture(scope="module")
 def real(traces: Path) -> dict[str, tuple[pd.DataFrame, Machine]]:
-    found = {}
+    result = {}
     for name in {case[0] for case in PUBLISHED}:
         jobs, _ = read_log(traces / name)
-        found[name] = (jobs, machine_of(jobs, read_header(traces / name).max_procs))
-    return found
+        result[name] = (jobs, machine_of(jobs, read_header(traces / name).max_procs))
+    return result
 
 
 @pytest.mark.parametrize(("name", "policy", "predictor", "corrector", "published"), PUBLISHED)
@@ -534,5 +547,5 @@ def test_published_slowdowns_come_out_within_five_per_cent(
     published: float,
 ) -> None:
     jobs, machine = real[name]
-    found = replay(jobs, machine, policy, predictor, corrector).row()["mean_bounded_slowdown"]
-    assert found == pytest.approx(published, rel=0.05)
+    result = replay(jobs, machine, policy, predictor, corrector).row()["mean_bounded_slowdown"]
+    assert result == pytest.approx(published, rel=0.05)

@@ -48,15 +48,16 @@ def test_no_baseline_knows_the_future(name, jobs, answers):
     scrambled.loc[open_ones, "walltime"] = draw.integers(1, 10**5, int(open_ones.sum())).astype(
         float
     )
-    told = (jobs["submitted_at"] <= now).to_numpy()
-    # Nor what later jobs are like: were each to ask for a time of its own, requests would tell no kinds of job apart.
-    scrambled.loc[~told, "requested_walltime"] = 1e5 + np.arange(int((~told).sum()))
-    other = predict_baselines(scrambled, WALLTIME, [name], refit_every=0.3)[name]
-    assert np.array_equal(answers[name].point[told], other.point[told])
+    is_earlier = (jobs["submitted_at"] <= now).to_numpy()
+    # Nor what later jobs are like: were each to ask for a time of its own, requests would tell no
+    # kinds of job apart.
+    scrambled.loc[~is_earlier, "requested_walltime"] = 1e5 + np.arange(int((~is_earlier).sum()))
+    changed = predict_baselines(scrambled, WALLTIME, [name], refit_every=0.3)[name]
+    assert np.array_equal(answers[name].point[is_earlier], changed.point[is_earlier])
     if name not in ("request",):  # the test could not fail if nothing depended on outcomes
-        assert not np.array_equal(answers[name].point[~told], other.point[~told])
-    if other.quantiles is not None:
-        assert np.array_equal(answers[name].quantiles[told], other.quantiles[told])
+        assert not np.array_equal(answers[name].point[~is_earlier], changed.point[~is_earlier])
+    if changed.quantiles is not None:
+        assert np.array_equal(answers[name].quantiles[is_earlier], changed.quantiles[is_earlier])
 
 
 @EVERY
@@ -74,8 +75,8 @@ def test_ranges_do_not_cross_and_hold_the_point(answers):
 
 
 def test_every_target_has_the_same_baselines(jobs):
-    made = jobs.assign(peak_memory=jobs["walltime"] * 2.0**20, requested_memory=2.0**34)
-    for answer in predict_baselines(made, TARGETS["peak_memory"], refit_every=0.5).values():
+    measured = jobs.assign(peak_memory=jobs["walltime"] * 2.0**20, requested_memory=2.0**34)
+    for answer in predict_baselines(measured, TARGETS["peak_memory"], refit_every=0.5).values():
         assert ((answer.point >= 2.0**16) & (answer.point <= 2.0**34)).all()
 
 
@@ -83,8 +84,10 @@ def test_every_target_has_the_same_baselines(jobs):
 def kth(traces):
     path = traces / "KTH-SP2-1996.swf.gz"
     batches = detect(path).read(path, ReadOptions(source="kth", columns=None))
-    whole = derive_fields(conform(pd.concat([batch.jobs for batch in batches], ignore_index=True)))
-    return split_valid(whole)[0].sort_values("submitted_at", kind="stable", ignore_index=True)
+    everything = derive_fields(
+        conform(pd.concat([batch.jobs for batch in batches], ignore_index=True))
+    )
+    return split_valid(everything)[0].sort_values("submitted_at", kind="stable", ignore_index=True)
 
 
 def test_the_published_figures_on_kth_are_reached(kth):
@@ -93,8 +96,8 @@ def test_the_published_figures_on_kth_are_reached(kth):
     seen = read_history(
         kth, WALLTIME, levels=(("user", "requested_cores", "requested_walltime"), ("user",))
     )
-    asked = point_errors(actual, request)
-    assert (round(asked["mae"]), round(asked["median_ae"]), round(asked["apa"], 3)) == (
+    scores = point_errors(actual, request)
+    assert (round(scores["mae"]), round(scores["median_ae"]), round(scores["apa"], 3)) == (
         4818,
         669,
         0.473,

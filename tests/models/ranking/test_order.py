@@ -22,8 +22,8 @@ ONE_JOB = np.zeros(2, np.int64)
     ],
 )
 def test_the_policy_says_which_of_two_to_pick(rule: Rule, best: str) -> None:
-    found = rank({"run": A_AND_B}, ONE_JOB, rule)
-    assert "AB"[int(np.argmin(found["rank"]))] == best
+    ranked = rank({"run": A_AND_B}, ONE_JOB, rule)
+    assert "AB"[int(np.argmin(ranked["rank"]))] == best
 
 
 def test_the_parts_add_up_and_an_overlap_counts_the_later_only() -> None:
@@ -31,12 +31,12 @@ def test_the_parts_add_up_and_an_overlap_counts_the_later_only() -> None:
         name: constant(np.array([value]))
         for name, value in (("wait", 10.0), ("transfer_in", 30.0), ("run", 100.0))
     }
-    one = np.zeros(1, np.int64)
-    assert rank(parts, one, Rule())["total_mean"].tolist() == [140.0]
-    found = rank(parts, one, Rule(overlap=True), np.array([130.0]))
-    assert found["total_mean"].tolist() == [130.0]
-    assert found["in_time"].tolist() == [1.0]
-    assert found["first"].tolist() == [1.0]
+    alone = np.zeros(1, np.int64)
+    assert rank(parts, alone, Rule())["total_mean"].tolist() == [140.0]
+    ranked = rank(parts, alone, Rule(overlap=True), np.array([130.0]))
+    assert ranked["total_mean"].tolist() == [130.0]
+    assert ranked["in_time"].tolist() == [1.0]
+    assert ranked["first"].tolist() == [1.0]
 
 
 def test_a_wrong_policy_and_no_candidates_are_one_sentence() -> None:

@@ -19,8 +19,9 @@ START = pd.Timestamp("2026-01-01", tz="UTC")
 
 
 @pytest.fixture(scope="module")
-def known() -> Ranker:
-    """Site near waits for a minute and far for an hour; copies to far take ten times as long; runs take 1,000 s anywhere."""
+def ranker() -> Ranker:
+    """Jobs at site near wait for a minute and far for an hour; copies to far take ten times as
+    long; runs take 1,000 s anywhere."""
     rng = np.random.default_rng(0)
     count = 600
     at = START + pd.to_timedelta(np.sort(rng.integers(0, 86400 * 5, count)), unit="s")
@@ -76,20 +77,20 @@ def candidates(*rows: dict[str, object]) -> pd.DataFrame:
     return pd.DataFrame([{"job_id": "j", "source": "g", "user": "ann"} | row for row in rows])
 
 
-def ranked(known: Ranker, asked: pd.DataFrame, rule: Rule | None = None) -> pd.DataFrame:
-    return known.rank(Candidates.from_frame(asked), rule or Rule(), NOW).frame()
+def ranked(ranker: Ranker, queries: pd.DataFrame, rule: Rule | None = None) -> pd.DataFrame:
+    return ranker.rank(Candidates.from_frame(queries), rule or Rule(), NOW).frame()
 
 
-def test_each_part_is_foreseen_and_the_sooner_site_stands_first(known: Ranker) -> None:
-    asked = candidates(
+def test_each_part_is_predicted_and_the_sooner_site_stands_first(ranker: Ranker) -> None:
+    queries = candidates(
         *(
             {"site": site, "input_at": "store", "input_bytes": 1e9, "deadline": 2000.0}
             for site in ("far", "near")
         )
     )
-    found = ranked(known, asked)
-    assert found["site"].tolist() == ["near", "far"]
-    near, far = found.to_dict("records")
+    rows = ranked(ranker, queries)
+    assert rows["site"].tolist() == ["near", "far"]
+    near, far = rows.to_dict("records")
     assert near["wait"] == pytest.approx(60, rel=0.5) and far["wait"] == pytest.approx(
         3600, rel=0.3
     )
@@ -101,60 +102,61 @@ def test_each_part_is_foreseen_and_the_sooner_site_stands_first(known: Ranker) -
     assert near["total_low"] < near["total_mean"] < near["total_high"]
 
 
-def test_jobs_that_are_alike_get_the_same_answer_each_under_its_name(known: Ranker) -> None:
-    one = candidates({"site": "near"}, {"site": "far"})
-    other = one.assign(user="bob", job_id="other")
-    asked = pd.concat([one, other, one.assign(job_id="twin")], ignore_index=True)
-    found = ranked(known, asked).set_index("job_id")
-    assert list(dict.fromkeys(found.index)) == ["j", "other", "twin"]
+def test_jobs_that_are_alike_get_the_same_answer_each_under_its_name(ranker: Ranker) -> None:
+    job = candidates({"site": "near"}, {"site": "far"})
+    second = job.assign(user="bob", job_id="second")
+    queries = pd.concat([job, second, job.assign(job_id="twin")], ignore_index=True)
+    rows = ranked(ranker, queries).set_index("job_id")
+    assert list(dict.fromkeys(rows.index)) == ["j", "second", "twin"]
     pd.testing.assert_frame_equal(
-        found.loc["j"].reset_index(drop=True), found.loc["twin"].reset_index(drop=True)
+        rows.loc["j"].reset_index(drop=True), rows.loc["twin"].reset_index(drop=True)
     )
     pd.testing.assert_frame_equal(
-        found.loc["other"].reset_index(drop=True),
-        ranked(known, other).drop(columns="job_id").reset_index(drop=True),
+        rows.loc["second"].reset_index(drop=True),
+        ranked(ranker, second).drop(columns="job_id").reset_index(drop=True),
     )
 
 
-def test_replicas_are_ranked_by_their_transfer_alone(known: Ranker) -> None:
+def test_replicas_are_ranked_by_their_transfer_alone(ranker: Ranker) -> None:
     rows = (
-        {"input_at": place, "output_at": "near", "input_bytes": 1e9}
-        for place in ("store", "elsewhere")
+        {"input_at": endpoint, "output_at": "near", "input_bytes": 1e9}
+        for endpoint in ("store", "elsewhere")
     )
-    found = ranked(known, candidates(*rows), Rule("conservative"))
-    assert "run" not in found
-    assert found["input_at"].tolist()[0] == "store"
-    assert found["unknown"].tolist() == ["", ""], "where a copy goes needs no size of an output"
-    assert found["first"].notna().all()
+    rows = ranked(ranker, candidates(*rows), Rule("conservative"))
+    assert "run" not in rows
+    assert rows["input_at"].tolist()[0] == "store"
+    assert rows["unknown"].tolist() == ["", ""], "where a copy goes needs no size of an output"
+    assert rows["first"].notna().all()
 
 
-def test_what_is_not_known_is_named_and_stands_behind_what_is(known: Ranker) -> None:
-    no_links = Ranker(known.runs, known.waits, None)
+def test_what_is_not_known_is_named_and_stands_behind_what_is(ranker: Ranker) -> None:
+    no_links = Ranker(ranker.runs, ranker.waits, None)
     moved, local = (
         {"site": "near", "input_at": "store", "input_bytes": 1e9},
         {"site": "far", "input_at": "far", "input_bytes": 1e9},
     )
-    found = ranked(no_links, candidates(moved, local))
-    assert found["site"].tolist() == ["far", "near"], (
+    rows = ranked(no_links, candidates(moved, local))
+    assert rows["site"].tolist() == ["far", "near"], (
         "near is sooner, as far as is known, but its transfer is not"
     )
-    assert found["unknown"].tolist() == ["", "transfer_in"]
-    assert found["first"].isna().all()
-    alone = ranked(Ranker(known.runs, None, None), candidates(moved))
+    assert rows["unknown"].tolist() == ["", "transfer_in"]
+    assert rows["first"].isna().all()
+    alone = ranked(Ranker(ranker.runs, None, None), candidates(moved))
     assert alone["unknown"].tolist() == ["wait, transfer_in"]
 
 
-def test_a_link_never_seen_is_foreseen_by_what_all_links_do(known: Ranker) -> None:
+def test_a_link_never_seen_is_predicted_by_what_all_links_do(ranker: Ranker) -> None:
     rows = (
-        {"site": "near", "input_at": place, "input_bytes": 1e9} for place in ("nowhere", "store")
+        {"site": "near", "input_at": endpoint, "input_bytes": 1e9}
+        for endpoint in ("nowhere", "store")
     )
-    found = ranked(known, candidates(*rows))
-    assert found["input_at"].tolist() == ["store", "nowhere"]
-    assert 0 < found["transfer_in"][0] < found["transfer_in"][1]
-    assert (found["unknown"] == "").all()
+    rows = ranked(ranker, candidates(*rows))
+    assert rows["input_at"].tolist() == ["store", "nowhere"]
+    assert 0 < rows["transfer_in"][0] < rows["transfer_in"][1]
+    assert (rows["unknown"] == "").all()
 
 
-def test_what_cannot_be_ranked_is_a_sentence(known: Ranker) -> None:
+def test_what_cannot_be_ranked_is_a_sentence(ranker: Ranker) -> None:
     for rows, sentence in (
         (candidates().assign(job_id=[]), "there is no candidate"),
         (candidates({"site": "near"}, {"input_at": "store"}), "rank sites and replicas apart"),
@@ -164,52 +166,52 @@ def test_what_cannot_be_ranked_is_a_sentence(known: Ranker) -> None:
         ),
     ):
         with pytest.raises(RankingError, match=sentence):
-            ranked(known, rows)
+            ranked(ranker, rows)
 
 
-def test_replicas_of_which_nothing_is_known_are_named_and_not_refused(known: Ranker) -> None:
-    nothing = Ranker(known.runs, known.waits, None)
-    found = ranked(
+def test_replicas_of_which_nothing_is_known_are_named_and_not_refused(ranker: Ranker) -> None:
+    nothing = Ranker(ranker.runs, ranker.waits, None)
+    rows = ranked(
         nothing,
-        candidates(*({"input_at": place, "input_bytes": 1e9} for place in ("store", "tape"))),
+        candidates(*({"input_at": endpoint, "input_bytes": 1e9} for endpoint in ("store", "tape"))),
     )
-    assert found["unknown"].tolist() == ["transfer_in", "transfer_in"]
-    assert found["total_mean"].tolist() == [0.0, 0.0]
+    assert rows["unknown"].tolist() == ["transfer_in", "transfer_in"]
+    assert rows["total_mean"].tolist() == [0.0, 0.0]
 
 
-def test_input_of_unknown_size_is_named_unknown_and_stands_behind(known: Ranker) -> None:
-    asked = candidates(
+def test_input_of_unknown_size_is_named_unknown_and_stands_behind(ranker: Ranker) -> None:
+    queries = candidates(
         {"site": "near", "input_at": "store", "input_bytes": np.nan},
         {"site": "far", "input_at": "store", "input_bytes": 1e9},
     )
-    found = ranked(known, asked).set_index("site")
-    assert found["unknown"].to_dict() == {"near": "transfer_in", "far": ""}
-    assert found["rank"].to_dict() == {"far": 1, "near": 2}
+    rows = ranked(ranker, queries).set_index("site")
+    assert rows["unknown"].to_dict() == {"near": "transfer_in", "far": ""}
+    assert rows["rank"].to_dict() == {"far": 1, "near": 2}
 
 
-def test_a_site_without_any_record_is_marked_unknown_and_stands_behind(known: Ranker) -> None:
-    rated = Ranker(known.runs, known.waits, known.transfers, Speeds({"near": 1.0, "far": 1.0}))
-    asked = candidates(*({"site": site} for site in ("atlantis", "far", "near")))
-    found = ranked(rated, asked).set_index("site")
-    assert found["rank"].to_dict() == {"near": 1, "far": 2, "atlantis": 3}
-    assert found.loc["atlantis", "total_mean"] < found.loc["far", "total_mean"]
-    assert found["unknown"].to_dict() == {"near": "", "far": "", "atlantis": "wait, run"}
-    assert found["never_seen"].to_dict() == {"near": "", "far": "", "atlantis": "site"}
-    assert found["first"].notna().all()  # its parts are estimated from those of all sites
+def test_a_site_without_any_record_is_marked_unknown_and_stands_behind(ranker: Ranker) -> None:
+    rated = Ranker(ranker.runs, ranker.waits, ranker.transfers, Speeds({"near": 1.0, "far": 1.0}))
+    queries = candidates(*({"site": site} for site in ("atlantis", "far", "near")))
+    rows = ranked(rated, queries).set_index("site")
+    assert rows["rank"].to_dict() == {"near": 1, "far": 2, "atlantis": 3}
+    assert rows.loc["atlantis", "total_mean"] < rows.loc["far", "total_mean"]
+    assert rows["unknown"].to_dict() == {"near": "", "far": "", "atlantis": "wait, run"}
+    assert rows["never_seen"].to_dict() == {"near": "", "far": "", "atlantis": "site"}
+    assert rows["first"].notna().all()  # its parts are estimated from those of all sites
 
 
-def test_sites_of_which_none_has_a_record_are_all_marked_and_still_ranked(known: Ranker) -> None:
-    asked = candidates({"site": "atlantis"}, {"site": "utopia"})
-    found = ranked(known, asked)
-    assert found["rank"].tolist() == [1, 2]
-    assert found["unknown"].str.contains("wait").all()
+def test_sites_of_which_none_has_a_record_are_all_marked_and_still_ranked(ranker: Ranker) -> None:
+    queries = candidates({"site": "atlantis"}, {"site": "utopia"})
+    rows = ranked(ranker, queries)
+    assert rows["rank"].tolist() == [1, 2]
+    assert rows["unknown"].str.contains("wait").all()
 
 
-def test_a_replica_at_an_endpoint_without_any_record_stands_behind(known: Ranker) -> None:
+def test_a_replica_at_an_endpoint_without_any_record_stands_behind(ranker: Ranker) -> None:
     slow = {"output_at": "far", "input_bytes": 1e9, "input_at": "store"}
-    found = ranked(known, candidates(slow | {"input_at": "nowhere"}, slow)).set_index("input_at")
-    assert found["rank"].to_dict() == {"store": 1, "nowhere": 2}
-    assert found["never_seen"].to_dict() == {"store": "", "nowhere": "input_at"}
+    rows = ranked(ranker, candidates(slow | {"input_at": "nowhere"}, slow)).set_index("input_at")
+    assert rows["rank"].to_dict() == {"store": 1, "nowhere": 2}
+    assert rows["never_seen"].to_dict() == {"store": "", "nowhere": "input_at"}
 
 
 def test_what_was_seen_earlier_is_still_known_when_only_later_records_are_read() -> None:

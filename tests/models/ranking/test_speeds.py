@@ -49,7 +49,7 @@ def test_nothing_that_ended_tells_nothing() -> None:
 def rated_jobs(
     count: int, rng: np.random.Generator, there: np.ndarray, seconds: np.ndarray, power: np.ndarray
 ) -> pd.DataFrame:
-    asked = {
+    queries = {
         "source": "s",
         "user": "ann",
         "program": "p",
@@ -59,7 +59,7 @@ def rated_jobs(
     }
     took = seconds[there] * rng.lognormal(0, 0.1, count)
     return pd.DataFrame(
-        asked
+        queries
         | {"site": np.array(["old", "new"])[there], "host_power": power[there], "walltime": took}
     )
 
@@ -68,7 +68,8 @@ def test_until_jobs_ran_at_a_site_its_hosts_rating_says_how_fast_it_is_and_then_
     None
 ):
     rng = np.random.default_rng(1)
-    # The new hosts are rated twice as fast, but these jobs wait for disks and take as long there as anywhere.
+    # The new hosts are rated twice as fast, but these jobs wait for disks and take as long there as
+    # anywhere.
     power, seconds = np.array([10.0, 20.0]), np.array([1000.0, 1000.0])
 
     def ratio(at_the_new_site: int) -> float:
@@ -83,8 +84,8 @@ def test_until_jobs_ran_at_a_site_its_hosts_rating_says_how_fast_it_is_and_then_
 def test_a_site_never_seen_is_as_fast_as_its_hosts_are_rated_and_typical_without_a_rating() -> None:
     rng = np.random.default_rng(2)
     jobs = rated_jobs(500, rng, np.zeros(500, np.int64), np.array([1000.0]), np.array([10.0]))
-    asked = pd.DataFrame(
+    queries = pd.DataFrame(
         {"site": ["elsewhere", "elsewhere", "old"], "host_power": [20.0, np.nan, 20.0]}
     )
-    factors = Speeds.of(jobs).of_jobs(encode_jobs(asked, ("site", "host_power")))
+    factors = Speeds.of(jobs).of_jobs(encode_jobs(queries, ("site", "host_power")))
     assert factors == pytest.approx([0.5, 1.0, 1.0], rel=0.02)

@@ -1,4 +1,5 @@
-"""A simulated grid: in order, the same each time, and the ranking broker knows nothing of what is to come."""
+"""A simulated grid: in order, the same each time, and the ranking broker knows nothing of what is
+to come."""
 
 from __future__ import annotations
 
@@ -38,10 +39,10 @@ def test_jobs_wait_for_their_input_and_their_turn_and_no_site_is_overbooked(
         at_home = grid.home != NO_SITE
         assert (state.site[at_home] == grid.home[at_home]).all()
         for site, slots in enumerate(grid.slots):
-            here = state.site == site
-            moments = state.started[here]
+            at_site = state.site == site
+            moments = state.started[at_site]
             used = [
-                state.cores[here][(moments <= now) & (state.ended[here] > now)].sum()
+                state.cores[at_site][(moments <= now) & (state.ended[at_site] > now)].sum()
                 for now in moments
             ]
             assert max(used, default=0) <= slots

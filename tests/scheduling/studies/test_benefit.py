@@ -1,4 +1,5 @@
-"""What a person sees of replays: the command, its table, its page, its run in MLflow, and what it refuses."""
+"""What a person sees of replays: the command, its table, its page, its run in MLflow, and what it
+refuses."""
 
 import json
 import sys
@@ -28,13 +29,14 @@ KEYS = {
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four jobs on four cores, as in the stories of test_replay: EASY starts the third at once and the fourth at 150 s."""
+    """Four jobs on four cores, as in the stories of test_replay: EASY starts the third at once and
+    the fourth at 150 s."""
     file = tmp_path_factory.mktemp("logs") / "story.csv"
     rows = [(0, 100, 100, 3), (1, 50, 50, 4), (2, 90, 90, 1), (3, 200, 200, 1)]
     lines = ["job_id,source,user,submitted_at,walltime,requested_walltime,cores"]
     lines += [
-        f"{n},story,ada,2026-01-01T00:00:0{at}Z,{ran},{asked},{cores}"
-        for n, (at, ran, asked, cores) in enumerate(rows)
+        f"{n},story,ada,2026-01-01T00:00:0{at}Z,{ran},{chosen},{cores}"
+        for n, (at, ran, chosen, cores) in enumerate(rows)
     ]
     file.write_text("\n".join(lines), encoding="utf-8")
     return file
@@ -68,7 +70,7 @@ def test_the_command_prints_a_row_a_way_in_the_order_asked_and_leaves_a_page_and
     assert page.read_text(encoding="utf-8").count("<tr>") == 3
 
     client = MlflowClient(settings.tracking_url, settings.tracking_url)
-    experiments = [one.experiment_id for one in client.search_experiments()]
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     run = client.search_runs(
         experiments, "attributes.run_name = 'replay of story.csv'", max_results=1
     )[0]
@@ -133,9 +135,11 @@ def test_what_cannot_be_done_is_one_sentence_and_exit_code_2(
     with pytest.raises(SystemExit) as exit_:
         gridcast.main()
     assert exit_.value.code == 2
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("gridcast:")]
-    assert len(told) == 1
-    assert words in told[0]
+    messages = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("gridcast:")
+    ]
+    assert len(messages) == 1
+    assert words in messages[0]
 
 
 def test_a_log_that_is_nowhere_is_refused(
@@ -181,14 +185,16 @@ def test_a_version_of_the_model_answers_by_what_it_learned_before_the_log_began(
     registry.publish(folder, Evidence(card="# a card"), run_name="a test", settings=settings)
     version = trained_version(1, later, engine, settings)
     assert len(version.past) == len(earlier)
-    # On a machine with room for all, each job is predicted at once: only what was learned before tells the two apart.
-    (asked,) = combinations(["easy"], ["gridcast"])
+    # On a machine with room for all, each job is predicted at once: only what was learned before
+    # tells the two apart.
+    (chosen,) = combinations(["easy"], ["gridcast"])
     (knowing,), (anew,) = (
-        replay_each(later, processors(10_000), [asked], version=one) for one in (version, None)
+        replay_each(later, processors(10_000), [chosen], version=trained)
+        for trained in (version, None)
     )
     assert knowing.accuracy > anew.accuracy
     with pytest.raises(PolicyError, match="trained on jobs that ended after the log begins"):
-        replay_each(earlier, processors(10_000), [asked], version=version)
+        replay_each(earlier, processors(10_000), [chosen], version=version)
     with pytest.raises(PolicyError, match="answers as the predictor gridcast"):
         replay_each(later, processors(10_000), combinations(["easy"], ["last"]), version=version)
     run = record_replays([knowing], "later", settings, version)

@@ -47,7 +47,8 @@ def test_all_hosts_that_work_end_together_and_the_parts_make_the_whole(
 
 
 def test_work_meets_the_loads_that_come() -> None:
-    # Half busy for the first 10 s, idle after: 8 units take 10 s for five of them and 3 s for the rest; half busy throughout takes 16.
+    # Half busy for the first 10 s, idle after: 8 units take 10 s for five of them and 3 s for the
+    # rest; half busy throughout takes 16.
     loads = np.array([[0.5, 0.5], [0.0, 0.5]])
     assert run(np.array([8.0, 8.0]), loads, step=10.0).tolist() == [13.0, 16.0]
 
@@ -63,7 +64,8 @@ def test_dividing_looks_only_at_the_loads_before(policy: str) -> None:
     after = loads.copy()
     after[30:] = 0.0
     assert split_and_run(after, 30, 600.0, policy) < split_and_run(loads, 30, 600.0, policy)
-    # On hosts that are idle from then on the part of each is all that is left, and it was decided before.
+    # On hosts that are idle from then on the part of each is all that is left, and it was decided
+    # before.
     parts = [
         split_and_run(np.where(np.arange(60)[:, None] < 30, loads, busy), 30, 600.0, policy)
         for busy in (0.0, 0.5)

@@ -13,7 +13,8 @@ from scheduling.trace import TraceError
 
 
 def two_groups() -> pd.DataFrame:
-    """A big group that fills the centre in one burst, and a small one whose jobs come while the burst waits."""
+    """A big group that fills the centre in one burst, and a small one whose jobs come while the
+    burst waits."""
     big = pd.DataFrame(
         {"submitted": np.zeros(60), "walltime": 100.0, "group": "atlas", "user": "ada"}
     )
