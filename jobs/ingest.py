@@ -93,6 +93,7 @@ def read_arguments(
 OUTDATED = "older than what is kept (GRIDCAST_RETENTION_MONTHS), left out"
 MAX_REJECTS = 10_000
 """Rejects of one file that are kept; the others are only counted."""
+EARLIER_ATTEMPT = "earlier run of a job that ran again: its last run is the outcome"
 Progress = Callable[[IngestResult], None]
 """Called after each batch with what is stored by then."""
 
@@ -234,6 +235,7 @@ def _ingest(
             added = add_jobs(connection, jobs, batch.record)
             add_rejects(connection, path, storable, window=window)
         notes[OUTDATED] += added.outdated
+        notes[EARLIER_ATTEMPT] += added.attempts
         done = replace(
             done,
             read=done.read + len(batch.jobs) + len(batch.rejects),

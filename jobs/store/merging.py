@@ -175,12 +175,16 @@ def merge(left: pd.DataFrame, right: pd.DataFrame, record: Record = JOB) -> pd.D
 def is_other_attempt(
     before: pd.DataFrame, after: pd.DataFrame
 ) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which rows of two aligned frames are ended runs of their job that began at other times."""
+    """Which rows of two aligned frames are ended runs of their job that began at other times.
+
+    A job that ended and has no end now was queued again: its ended run is another attempt too.
+    """
+    again = before["ended_at"].notna() & after["ended_at"].isna()
     ended = before["ended_at"].notna() & after["ended_at"].notna()
     apart = (after["started_at"] - before["started_at"]).abs() > CLOCK_SKEW
     same_end = before["ended_at"] == after["ended_at"]
     lacking = before["started_at"].isna() != after["started_at"].isna()
-    return (ended & ~same_end & (apart | lacking)).to_numpy(bool)
+    return (again | (ended & ~same_end & (apart | lacking))).to_numpy(bool)
 
 
 def stage(jobs: pd.DataFrame) -> Signs:

@@ -43,7 +43,8 @@ class AddResult:
     """What became of a batch, in distinct jobs.
 
     ``ended`` are the stored rows of the jobs that ended with this batch, all of one ``revision``.
-    ``outdated`` counts, of the unchanged, unknown jobs from before the start of retention.
+    ``outdated`` counts, of the unchanged, unknown jobs from before the start of retention;
+    ``attempts`` the reports of earlier runs of jobs that ran again.
     """
 
     added: int
@@ -52,6 +53,7 @@ class AddResult:
     revision: int
     ended: pd.DataFrame = field(repr=False, compare=False)
     outdated: int = 0
+    attempts: int = 0
 
 
 def add_jobs(connection: Connection, jobs: pd.DataFrame, record: Record = JOB) -> AddResult:
@@ -100,8 +102,23 @@ def add_jobs(connection: Connection, jobs: pd.DataFrame, record: Record = JOB) -
     write_rows(connection, table, after.assign(revision=revisions)[changed], overwrite=True)
     unchanged = int((~changed).sum()) + outdated
     return AddResult(
-        len(new), int(changed.sum()), unchanged, revision, ended.reset_index(drop=True), outdated
+        len(new),
+        int(changed.sum()),
+        unchanged,
+        revision,
+        ended.reset_index(drop=True),
+        outdated,
+        _earlier_attempts(named, pd.concat([new, after]), identity),
     )
+
+
+def _earlier_attempts(reports: pd.DataFrame, jobs: pd.DataFrame, identity: list[str]) -> int:
+    """How many of the reports are of ended runs that are not their job's outcome."""
+    row = pd.MultiIndex.from_frame(jobs[identity]).get_indexer(
+        pd.MultiIndex.from_frame(reports[identity])
+    )
+    reports = reports[row >= 0]
+    return int(is_other_attempt(reports, jobs.iloc[row[row >= 0]].set_axis(reports.index)).sum())
 
 
 def _stored(connection: Connection, jobs: pd.DataFrame, record: Record) -> pd.DataFrame:

@@ -339,6 +339,18 @@ def test_another_run_of_a_job_is_news_a_correction_of_one_is_none(store: Any) ->
     assert ids_ended(store) == [("1", 2)]
 
 
+def test_earlier_runs_are_counted_and_repeated_reports_are_not(store: Any) -> None:
+    run = job(started_at="2026-01-01 01:00", ended_at="2026-01-01 02:00", status="preempted")
+    again = run | {"started_at": "2026-01-01 03:00", "ended_at": "2026-01-01 04:00"}
+
+    def attempts(*reports: dict[str, object]) -> int:
+        with store.begin() as connection:
+            return add_jobs(connection, frame(*reports)).attempts
+
+    assert [attempts(run), attempts(again), attempts(again), attempts(run)] == [0, 0, 0, 1]
+    assert attempts(run, again, job("2", ended_at="2026-01-02")) == 1
+
+
 def test_a_recycled_id_is_another_job_however_the_reports_arrive(store: Any) -> None:
     first = job("7", ended_at="2026-01-02", user="ann")
     again = job("7", submitted_at="2026-05-01", ended_at="2026-05-02", user="bob")
