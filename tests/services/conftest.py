@@ -31,7 +31,7 @@ from services.live.active_model import ActiveModel
 from services.live.live_predictor import LivePredictor
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 120.0
+PATIENCE = 240.0
 
 
 @dataclass
