@@ -74,9 +74,9 @@ def test_a_standing_refiner_is_judged_on_what_it_has_not_seen(
     """All new rows are turned about, which the earlier refiner did not know, but a new one does."""
     turned = lessons(8 + 3 * np.where(np.arange(ROWS) < ROWS // 2, told, 2 - told), told)
     found = select_refiners(turned, nobody, GRID, lasting, unseen=ROWS // 2)
-    assert found.record.windows == lasting.record.windows + 1
+    assert found.scores.windows == lasting.scores.windows + 1
     assert found.report[0]["crps"] > found.report[0]["crps_mixture"]
-    assert found.record.sums[-1] > lasting.record.sums[-1]
+    assert found.scores.sums[-1] > lasting.scores.sums[-1]
 
 
 def test_a_cluster_answers_for_itself_only_where_it_is_better_than_the_rest(
