@@ -18,7 +18,7 @@ from typing import Any
 from jobs.readers.contract import Reject
 from jobs.readers.lines import BROKEN, open_log
 
-OBJECT_LIMIT = 1 << 20
+OBJECT_LIMIT = 1 << 23
 PIECE = 1 << 16
 ENDLESS = 10
 """Objects without an end in a row, after which OBJECT_LIMIT of text is passed over each time."""

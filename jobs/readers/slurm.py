@@ -36,7 +36,7 @@ from jobs.readers.lines import head_lines, peek
 from jobs.readers.rows import Item, Row, Values, first_id, gather
 from jobs.readers.slurm_json import MARKS as JSON_MARKS
 from jobs.readers.slurm_json import read_json
-from jobs.readers.slurm_words import COLUMNS, FREE_TEXT, KINDS, OUT_OF_MEMORY_EXIT, state
+from jobs.readers.slurm_words import COLUMNS, FREE_TEXT, KINDS, LISTS, OUT_OF_MEMORY_EXIT, state
 
 _MARKS_TEXT = """
 jobid jobidraw state elapsed elapsedraw alloccpus reqcpus reqmem maxrss timelimit submit partition
@@ -90,7 +90,8 @@ def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
             hint(path, head)
             or f"{path} has no column JobID: its columns are {', '.join(names)[:300]}"
         )
-    align = partial(Alignment, KINDS, FREE_TEXT, delimiter)
+    free_text = FREE_TEXT | LISTS if delimiter == "," else FREE_TEXT
+    align = partial(Alignment, KINDS, free_text, delimiter)
     records = read_records(path, options.batch_rows, COLUMNS, ("Submit",), delimiter, align)
     return gather(_items(records, options), options.batch_rows)
 

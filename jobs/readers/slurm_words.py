@@ -29,6 +29,11 @@ constraints container licenses wckey reservation
 FREE_TEXT = frozenset(_FREE_TEXT_TEXT.split())
 """Columns that may hold bars and line feeds, which sacct neither quotes nor escapes."""
 
+LISTS = frozenset(
+    ["nodelist", "reqtres", "alloctres", "tresusageintot", "tresusageouttot", "flags", "reqgres"]
+)
+"""Columns whose items commas part: with ``--delimiter=,`` they are free texts too."""
+
 _COUNT = re.compile(r"-?[\d.]*[KMGTPE]?|UNLIMITED|Partition_Limit|INVALID", re.IGNORECASE)
 _CLOCK = re.compile(r"[\d:.-]*|UNLIMITED|Partition_Limit|INVALID", re.IGNORECASE)
 _TIME = re.compile(r"[\d:.TZ+-]*|Unknown|None|N/A|Assigned", re.IGNORECASE)

@@ -79,6 +79,26 @@ def test_constraints_with_slurms_own_or_and_a_comment_in_json(stored):
     assert (rows["7"]["walltime"], rows["7"]["cores"]) == (600.0, 4.0)
 
 
+def test_commas_between_columns_and_in_lists(stored):
+    header = "JobID,NodeList,ReqTRES,State,Submit,Start,End,AllocCPUS\n"
+    rest = "COMPLETED,2024-03-01T10:00:00,2024-03-01T10:01:00,2024-03-01T10:11:00,4\n"
+    text = header + f"7,n[1,3-5],cpu=4,mem=8G,node=2,{rest}" + f'8,"n[1,3]",cpu=4,{rest}'
+    rows, rejects, _ = stored(text)
+    assert rejects == []
+    assert [row["walltime"] for row in rows.values()] == [600.0, 600.0]
+    assert [row["cores"] for row in rows.values()] == [4.0, 4.0]
+
+
+def test_a_job_of_a_thousand_steps_is_read_whole(stored):
+    steps = sacct_json()["steps"]
+    many = [
+        steps[0] | {"step": {"id": {"step_id": str(n)}, "name": "x" * 2000}} for n in range(999)
+    ]
+    rows, rejects, _ = stored(json.dumps({"jobs": [sacct_json(steps=many)]}))
+    assert rejects == []
+    assert (rows["9"]["walltime"], rows["9"]["read_bytes"]) == (60.0, 77.0 * 999)
+
+
 def test_a_bad_row_after_a_row_that_ends_in_free_text_is_rejected_and_not_swallowed(stored):
     bad = f"2|b|FAILED|{RAN}|/y\n".replace("2024-03-01T10:01:00", "a while")
     rows, rejects, _ = stored(SACCT + f"1|a|COMPLETED|{RAN}|/x\n{bad}3|c|COMPLETED|{RAN}|/z\n")
