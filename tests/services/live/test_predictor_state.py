@@ -156,7 +156,7 @@ def test_a_thread_learns_what_others_store(start: Start, jobs: pd.DataFrame) -> 
 def test_a_corrected_outcome_is_learned_when_the_history_is_next_built(
     start: Start, jobs: pd.DataFrame
 ) -> None:
-    """The earlier end wins in the store at once; a live history keeps the end that it heard of first until then, once."""
+    """The later end of a run wins in the store at once; a live history keeps the first until then."""
     one, other = start(), start()
     first = {
         "job_id": "1",
@@ -180,15 +180,15 @@ def test_a_corrected_outcome_is_learned_when_the_history_is_next_built(
     def nothing_known(live: LivePredictor) -> list[bool]:
         return live.state.active.forecaster.predict(asked)["cold_start"].tolist()
 
-    one.report(late)
+    one.report(early)
     other.state.catch_up()
-    assert one.report(early) == {"added": 0, "updated": 1, "unchanged": 0}
+    assert one.report(late) == {"added": 0, "updated": 1, "unchanged": 0}
     for live in (one, other):
         live.state.catch_up()
-        assert nothing_known(live) == [True, False]
+        assert nothing_known(live) == [False, False]
         assert live.state.history["jobs"] == 1
     third = start()
-    assert nothing_known(third) == [False, False]
+    assert nothing_known(third) == [True, False]
     np.testing.assert_array_equal(outcomes(one, asked), outcomes(third, asked))
 
 
