@@ -57,15 +57,17 @@ def _connect(address: str, stack: ExitStack) -> Any:
     import distributed
 
     dask: Any = distributed
+    logging.getLogger("distributed").setLevel(logging.WARNING)  # it logs every connection
 
     try:
         if address == LOCAL:
-            # No page of Dask's own, and no port beyond this machine.
+            # Its own pages too are on free ports of this machine only.
             cluster = dask.LocalCluster(
                 n_workers=os.cpu_count(),
                 threads_per_worker=1,
                 host="127.0.0.1",
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",
+                worker_dashboard_address="127.0.0.1:0",
                 silence_logs=logging.ERROR,
             )
             return stack.enter_context(dask.Client(stack.enter_context(cluster)))

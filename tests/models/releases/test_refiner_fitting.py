@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import psutil
 import pytest
 
 from infra.errors import GridcastError
@@ -45,6 +46,17 @@ def test_a_scheduler_that_is_not_there_is_one_sentence(monkeypatch: pytest.Monke
         pytest.fail("there is no worker to fit anything")
 
 
+def listening_addresses() -> set[str]:
+    """Where the Dask processes of this one listen."""
+    process = psutil.Process()
+    return {
+        connection.laddr.ip
+        for each_process in (process, *process.children(recursive=True))
+        for connection in each_process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
 def test_without_clusters_or_with_dask_off_nothing_is_started() -> None:
     with refiner_fitting(Settings(), None) as fits:
         assert fits is fit_here
@@ -62,6 +74,8 @@ def test_clusters_trained_by_dask_are_as_those_trained_in_one_process() -> None:
             at_once.append(len(batch))
             return fits(batch)
 
+        fits([training_rows.take(np.arange(600)), training_rows.take(np.arange(600, 1200))])
+        assert listening_addresses() == {"127.0.0.1"}, "no port beyond this machine"
         apart = select_refiners(training_rows, clusters, GRID, fits=counted).refiners
     in_process = select_refiners(training_rows, clusters, GRID).refiners
     assert max(at_once) >= 3, "the global one and two clusters at once"
