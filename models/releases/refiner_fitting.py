@@ -16,6 +16,8 @@ from models.refiner.selection import Fits, fit_here
 from models.refiner.training_rows import TrainingRows
 
 LOCAL, OFF = "local", "off"
+FIT_THREADS = 2
+"""The threads of one fit (``models.refiner.boosting``): a local worker needs as many cores."""
 CONNECT_SECONDS = 10
 
 
@@ -23,9 +25,9 @@ CONNECT_SECONDS = 10
 def refiner_fitting(settings: Settings, cluster_by: By | None) -> Iterator[Fits]:
     """Yield what fits refiners: without clusters, or with Dask off, one after the other here.
 
-    Else Dask's workers fit them side by side; local ones start with the first batch that has
-    several, and end with the block. Raises GridcastError when the scheduler of ``settings.dask``
-    cannot be reached.
+    Else Dask's workers fit them side by side. Local ones start with the first batch that has
+    several, where the machine has cores for two fits, and end with the block. Raises GridcastError
+    when the scheduler of ``settings.dask`` cannot be reached.
     """
     if cluster_by is None or settings.dask == OFF:
         yield fit_here
@@ -42,7 +44,7 @@ def refiner_fitting(settings: Settings, cluster_by: By | None) -> Iterator[Fits]
             client()
 
         def fit_side_by_side(batch: Sequence[TrainingRows]) -> list[CatBoostRefiner | None]:
-            if len(batch) < 2:
+            if len(batch) < 2 or (settings.dask == LOCAL and local_workers() < 2):
                 return fit_here(batch)
             dask = client()
             # The longest first, so that no worker waits for it at the end.
@@ -51,6 +53,11 @@ def refiner_fitting(settings: Settings, cluster_by: By | None) -> Iterator[Fits]
             return [futures[row].result() for row in range(len(batch))]
 
         yield fit_side_by_side
+
+
+def local_workers() -> int:
+    """Return how many fits this machine runs side by side."""
+    return (os.cpu_count() or 1) // FIT_THREADS
 
 
 def _connect(address: str, stack: ExitStack) -> Any:
@@ -63,7 +70,7 @@ def _connect(address: str, stack: ExitStack) -> Any:
         if address == LOCAL:
             # Its own pages too are on free ports of this machine only.
             cluster = dask.LocalCluster(
-                n_workers=os.cpu_count(),
+                n_workers=local_workers(),
                 threads_per_worker=1,
                 host="127.0.0.1",
                 dashboard_address="127.0.0.1:0",

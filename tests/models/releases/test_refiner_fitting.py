@@ -51,8 +51,8 @@ def listening_addresses() -> set[str]:
     process = psutil.Process()
     return {
         connection.laddr.ip
-        for each_process in (process, *process.children(recursive=True))
-        for connection in each_process.net_connections("inet")
+        for running in (process, *process.children(recursive=True))
+        for connection in running.net_connections("inet")
         if connection.status == psutil.CONN_LISTEN
     }
 
@@ -64,7 +64,10 @@ def test_without_clusters_or_with_dask_off_nothing_is_started() -> None:
         assert fits is fit_here
 
 
-def test_clusters_trained_by_dask_are_as_those_trained_in_one_process() -> None:
+def test_clusters_trained_by_dask_are_as_those_trained_in_one_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(refiner_fitting_module, "local_workers", lambda: 2)
     training_rows, clusters = lessons()
     at_once: list[int] = []
 
