@@ -24,7 +24,7 @@ from jobs.readers.contract import Batch, Reader, ReadOptions, Reject, stem
 from jobs.readers.delimited import Cells, columns_of, read_cells, sniff
 from jobs.readers.errors import ReadError
 from jobs.readers.lines import open_log, peek
-from jobs.schema import JOB, STATUSES, Field, Record
+from jobs.schema import JOB, STATUSES, TEXT_BYTES, Field, Record
 
 MAGIC = b"PAR1"
 ROW_GROUP_BYTES = 1 << 29
@@ -232,7 +232,9 @@ def _check_size(path: Path, metadata: pq.FileMetaData, columns: list[str]) -> No
 def _cells(column: pa.Array) -> pd.Series:
     """An Arrow column as a Series; whole numbers with gaps stay whole, since they may be ids."""
     if pa.types.is_dictionary(column.type):
-        values = np.array([*column.dictionary.to_pylist(), None], dtype=object)
+        # A text over the limit is left out later, so that one character more than it is enough.
+        texts = [text and text[: TEXT_BYTES + 1] for text in column.dictionary.to_pylist()]
+        values = np.array([*texts, None], dtype=object)
         return pd.Series(values[column.indices.fill_null(len(values) - 1).to_numpy()])
     if pa.types.is_integer(column.type) and column.null_count:
         return pd.Series(column.to_pandas(integer_object_nulls=True), dtype=object)

@@ -269,6 +269,7 @@ def test_a_text_repeated_in_parquet_takes_memory_once_and_is_left_out(tmp_path):
     submitted = pa.array([1_700_000_000_000_000] * rows, pa.timestamp("us", "UTC"))
     table = pa.table({"job_id": ids, "submitted_at": submitted, "user": long})
     pq.write_table(table, path, row_group_size=rows)
+    arrow_before = pa.default_memory_pool().max_memory()
     tracemalloc.start()
     lines = users = 0
     for batch in detect(path).read(path, ReadOptions()):
@@ -278,6 +279,7 @@ def test_a_text_repeated_in_parquet_takes_memory_once_and_is_left_out(tmp_path):
     tracemalloc.stop()
     assert (lines, users) == (rows, rows)  # the schema leaves the text out
     assert peak < 500e6  # 12 GB if each row had its own
+    assert pa.default_memory_pool().max_memory() - arrow_before < 500e6
 
 
 def test_a_row_group_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
