@@ -127,7 +127,7 @@ def test_a_mapped_column_that_is_absent_names_file_column_and_field(tmp_path):
         list(detect(path).read(path, ReadOptions(columns=parse_column_map(["run=walltime"]))))
     with pytest.raises(
         ReadError,
-        match=r"mine\.csv has no column for submitted_at: say which one it is, as --map COLUMN=submitted_at",
+        match=r"mine\.csv has no column for submitted_at: say which it is by --map COLUMN=submitted_at",
     ):
         list(detect(path).read(path, ReadOptions(columns=parse_column_map(["id=job_id"]))))
 
