@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from infra.aliases import Array
-from models.engine.prequential import MAX_TRAINING_ROWS
+from models.engine.log_rows import MAX_TRAINING_ROWS
 from models.engine.target_predictor import BATCH_ROWS, TargetPredictor
 from models.engine.training import find_target
 from models.histories.components import MixtureSettings

@@ -9,8 +9,8 @@ import pandas as pd
 
 from infra.aliases import Floats, Integers
 from jobs.schema import OUTCOMES
+from models.engine.log_rows import LogRows
 from models.engine.model_set import ModelSet, TargetModel
-from models.engine.prequential import LogRows
 from models.engine.target_predictor import TargetPredictor
 from models.histories.features import Contexts, Levels, choose_levels, encode
 from models.quantities.distribution import Distribution

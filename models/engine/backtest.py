@@ -11,11 +11,11 @@ import pandas as pd
 from infra.aliases import Array, Floats, Progress
 from jobs.schema import OUTCOMES
 from models.engine.allocation import allocation_columns
+from models.engine.log_rows import LogRows
 from models.engine.model_set import NO_MODEL, ModelSet
 from models.engine.predictions import Predictions, quantile_columns
 from models.engine.prequential import (
     AllocationReplay,
-    LogRows,
     Predicted,
     RefinerFit,
     TargetReplay,

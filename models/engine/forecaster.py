@@ -329,8 +329,7 @@ class Forecaster:
             limits = TARGETS[name].limit(queries.jobs)
             wanted = np.sort(levels)
             position = queries.unique.context_of_row
-            if not predictor.refiners:
-                # Only the histories tell one context from another.
+            if not predictor.refiners:  # only the histories tell one context from another
                 unique = group_by_history(contexts, limits)
                 first, position = unique.first_rows, unique.context_of_row[position]
                 contexts, limits, clusters = contexts.take(first), limits[first], clusters[first]

@@ -12,11 +12,10 @@ import pandas as pd
 
 from infra.aliases import Array, Progress
 from infra.errors import InputError
+from models.engine.log_rows import MAX_TRAINING_ROWS, LogRows
 from models.engine.model_card import ModelCard, TrainingWindow, data_by_source
 from models.engine.model_set import ModelSet, TargetModel
 from models.engine.prequential import (
-    MAX_TRAINING_ROWS,
-    LogRows,
     Predicted,
     RefinerFit,
     TargetReplay,

@@ -16,7 +16,7 @@ import pandas as pd
 
 from infra.aliases import Array, Progress
 from models.baselines.regressions import fit_forest
-from models.engine.prequential import LogRows
+from models.engine.log_rows import LogRows
 from models.engine.target_predictor import TargetPredictor
 from models.engine.training import (
     TrainingError,

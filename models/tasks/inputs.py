@@ -15,7 +15,10 @@ import pandas as pd
 
 from infra.aliases import Array, Progress
 from infra.compiled import compiled
-from models.engine.prequential import LogRows, TargetReplay
+from models.engine.log_rows import LogRows
+from models.engine.prequential import (
+    TargetReplay,
+)
 from models.engine.target_predictor import TargetPredictor, batches
 from models.histories.features import NOT_AVAILABLE
 from models.quantities.targets import Grid

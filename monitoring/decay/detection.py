@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from infra.aliases import Array, Floats, Integers
-from models.engine.prequential import MAX_TRAINING_ROWS
+from models.engine.log_rows import MAX_TRAINING_ROWS
 
 Kind = Literal["rose", "worse", "moved"]
 

@@ -17,9 +17,9 @@ import pandas as pd
 from infra.aliases import Floats, Integers, Progress
 from models.baselines.available_history import AvailableHistory
 from models.baselines.regressions import catboost, latest_outcomes
+from models.engine.log_rows import LogRows
 from models.engine.prequential import (
     CalibrationReplay,
-    LogRows,
     Predicted,
     RefinerFit,
     TargetReplay,

@@ -8,7 +8,11 @@ import pytest
 
 from jobs.coded_jobs import in_microseconds
 from models.engine.backtest import Backtest, backtest, predict_in_time
-from models.engine.prequential import AllocationReplay, LogRows, TargetReplay
+from models.engine.log_rows import LogRows
+from models.engine.prequential import (
+    AllocationReplay,
+    TargetReplay,
+)
 from models.engine.target_predictor import TargetPredictor, batches
 from models.engine.training import train
 from models.histories.features import choose_levels
