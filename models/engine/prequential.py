@@ -84,6 +84,7 @@ class CalibrationReplay:
         self.familiarity, self._mixture = Familiarity.unknown(len(log)), mixture
         self.calibration = calibration or Calibration()
         self.below, self.upto = np.full(len(log), np.nan), np.full(len(log), np.nan)
+        self._below, self._upto = self.below.copy(), self.upto.copy()
         self._log, self._position = log, position
 
     def record(self, rows: Integers, predicted: Distribution) -> None:
@@ -94,7 +95,11 @@ class CalibrationReplay:
         self.below[rows] = np.where(observed, below, np.nan)
         self.upto[rows] = np.where(observed, upto, np.nan)
         contexts, limits = self._log.contexts.take(rows), self._log.limits[rows]
-        self.familiarity.put(rows, self._mixture.familiarity(contexts, limits))
+        familiarity = self._mixture.familiarity(contexts, limits)
+        self.familiarity.put(rows, familiarity)
+        self._below[rows], self._upto[rows] = familiarity.without_covered(
+            truth, self.below[rows], self.upto[rows]
+        )
 
     def levels(self, rows: Integers, wanted: Array) -> Floats:
         """Return the calibrated levels at each row's submission (float64[n, wanted]).
@@ -105,8 +110,8 @@ class CalibrationReplay:
         """
         contexts = self._log.contexts
         levels, self._position = self.calibration.replay(
-            self.below,
-            self.upto,
+            self._below,
+            self._upto,
             self._log.outcome_order,
             self._position,
             contexts.available_at,
@@ -247,7 +252,9 @@ class TargetReplay:
             below[later], upto[later] = reweight_transform(
                 below[later], upto[later], training.take(later), ratio
             )
-        calibration.learn(below, upto, self.calibration.familiarity.take(rows))
+        familiarity = self.calibration.familiarity.take(rows)
+        truth = self.log.values[rows]
+        calibration.learn(*familiarity.without_covered(truth, below, upto), familiarity)
         return RefinerFit(at, rows, selection, calibration)
 
     def deploy(self, fit: RefinerFit, clusters: Array) -> None:

@@ -184,7 +184,9 @@ class TargetPredictor:
             predicted = prediction.distribution()
             below, upto = predicted.probability_integral(np.nan_to_num(values[rows]))
             familiarity = prediction.familiarity.take(observed)
-            self.calibration.learn(below[observed], upto[observed], familiarity)
+            truth = values[rows][observed]
+            below, upto = familiarity.without_covered(truth, below[observed], upto[observed])
+            self.calibration.learn(below, upto, familiarity)
             self.mixture.learn(outcomes, values[rows], limits[rows])
 
 

@@ -55,6 +55,18 @@ class Familiarity(NamedTuple):
         """Return some rows."""
         return self._replace(**{name: values[rows] for name, values in self._asdict().items()})
 
+    def without_covered(self, truth: Floats, below: Floats, upto: Floats) -> tuple[Floats, Floats]:
+        """Return PIT values for calibration: outcomes within ``first_low`` to ``first_high`` are
+        in any range, whatever the calibration, so they count as the middle.
+
+        Args:
+            truth: The outcomes (float64[n]).
+            below: The predicted mass below each outcome's bin.
+            upto: The predicted mass up to and with it.
+        """
+        covered = (self.first_low <= truth) & (truth <= self.first_high)
+        return np.where(covered, 0.5, below), np.where(covered, 0.5, upto)
+
     def put(self, rows: Array, familiarity: Familiarity) -> None:
         """Overwrite some rows."""
         for values, new in zip(self, familiarity, strict=True):

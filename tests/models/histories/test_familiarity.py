@@ -8,7 +8,7 @@ from jobs.schema import conform, derive_fields
 from models.engine.backtest import backtest
 from models.engine.forecaster import Forecaster
 from models.evaluation.backtest import is_unseen
-from models.histories.familiarity import HIGH, LOW, NEW, SEEN, UNREPORTED
+from models.histories.familiarity import HIGH, LOW, NEW, SEEN, UNREPORTED, Familiarity
 from models.histories.features import choose_levels, encode
 from models.quantities.targets import TARGETS
 
@@ -96,3 +96,14 @@ def test_owners_are_seen_new_or_unreported(strangers: pd.DataFrame) -> None:
     assert found.first_high[1] == np.sort(known)[int(np.ceil(HIGH * 63))]
     # Too few at that request.
     assert np.isnan(found.first_low[[0, 2, 3]]).all()
+
+
+def test_outcomes_in_the_range_of_first_jobs_count_as_covered_in_calibration() -> None:
+    nan = np.full(3, np.nan)
+    first_low, first_high = np.array([10.0, 10.0, np.nan]), np.array([90.0, 90.0, np.nan])
+    jobs = Familiarity.unknown(3)._replace(first_low=first_low, first_high=first_high)
+    below, upto = np.array([0.01, 0.99, 0.99]), np.array([0.02, 1.0, 1.0])
+    covered = jobs.without_covered(np.array([50.0, 95.0, 50.0]), below, upto)
+    assert covered[0].tolist() == [0.5, 0.99, 0.99]
+    assert covered[1].tolist() == [0.5, 1.0, 1.0]
+    assert np.isnan(jobs.without_covered(nan, nan, nan)).all()
