@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from infra.aliases import Array, Progress
-from models.histories.calibration import STEPS, Calibration
+from models.histories.calibration import DECAY, STEPS, Calibration
 from models.tasks.ends import PROGRESS_LEVELS, PastQueries, TaskModel, fit, from_walltimes
 from models.tasks.inputs import Queries
 from models.tasks.sets import microseconds
@@ -137,7 +137,8 @@ def _calibrated_levels(past: PastQueries, pit: Array) -> Array:
     for share in PROGRESS_LEVELS:
         rows = np.flatnonzero(past.queries.progress == share)
         order = rows[np.argsort(available_at[rows], kind="stable")]
-        learned = Calibration(np.full(STEPS, PRIOR / STEPS), np.full(STEPS, PRIOR / STEPS))
+        prior = np.full((1, len(DECAY), STEPS), PRIOR / STEPS)
+        learned = Calibration(upto=prior.copy(), below=prior)
         levels[rows] = learned.replay(pit, pit, order, 0, available_at, at[rows], np.array(LEVELS))[
             0
         ]
