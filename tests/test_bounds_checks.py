@@ -90,7 +90,7 @@ def predict_jobs() -> None:
     forecaster = Forecaster()
     for _, frame in jobs.groupby(jobs["submitted_at"].dt.date):
         forecaster.learn(frame)
-        forecaster.answer(encode_jobs(frame, frame.columns.intersection(QUERY_FIELDS)), (0.5, 0.9))
+        forecaster.predict(frame, (0.5, 0.9))
     latest = jobs.tail(20)
     forecaster.explain(encode_jobs(latest, latest.columns.intersection(QUERY_FIELDS)))
 
