@@ -148,7 +148,12 @@ def run_checked(workload: str, folder: Path) -> dict[str, bool]:
     run = subprocess.run(
         [sys.executable, __file__, workload],
         cwd=ROOT,
-        env=os.environ | {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": f"{folder}/bounds-checked"},
+        env=os.environ
+        | {
+            "NUMBA_BOUNDSCHECK": "1",
+            "NUMBA_CACHE_DIR": f"{folder}/bounds-checked",
+            "PYTHONPATH": str(ROOT),
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -191,7 +196,12 @@ def test_an_index_past_the_end_is_caught_at_all() -> None:
     run = subprocess.run(
         [sys.executable, "-c", script],
         cwd=ROOT,
-        env=os.environ | {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": f"{folder}/bounds-checked"},
+        env=os.environ
+        | {
+            "NUMBA_BOUNDSCHECK": "1",
+            "NUMBA_CACHE_DIR": f"{folder}/bounds-checked",
+            "PYTHONPATH": str(ROOT),
+        },
         capture_output=True,
         text=True,
         check=False,
