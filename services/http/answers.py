@@ -93,7 +93,7 @@ class PredictionColumns(_AboutPredictions, kw_only=True, forbid_unknown_fields=T
 
 
 class RejectedJob(Struct, forbid_unknown_fields=True):
-    """A job that was not stored: its index in the request, and why."""
+    """A job that was not stored, or not whole: its index in the request, and why."""
 
     index: Natural
     reason: str
@@ -106,6 +106,7 @@ class Reported(Struct, forbid_unknown_fields=True):
     updated: Natural
     unchanged: Natural
     rejected: list[RejectedJob]
+    left_out: list[RejectedJob] = []
 
 
 class JobOfTask(Struct):

@@ -355,8 +355,11 @@ def read_columns(
     Raises:
         HTTPError: 422 for a column of a wrong type.
     """
-    errors = RowErrors()
+    errors, typed = RowErrors(), dict[str, pa.Array]()
     try:
-        return {name: read(name, values, errors) for name, values in columns.items()}, errors
+        for errors.field, values in columns.items():
+            typed[errors.field] = read(errors.field, values, errors)
+        errors.field = None
+        return typed, errors
     except pa.ArrowException as error:
         raise HTTPError(422, str(error).splitlines()[0]) from None

@@ -7,8 +7,9 @@ dictionary-encoded text (plain text for ``job_id``), null for missing.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,7 +20,7 @@ from msgspec import UNSET, UnsetType
 
 from infra.aliases import Array
 from jobs.coded_jobs import NOT_AVAILABLE, Coded, CodedJobs
-from jobs.schema import CLOCK_TOLERANCE, EARLIEST, TEXT_BYTES, Field
+from jobs.schema import CLOCK_TOLERANCE, EARLIEST, JOB, TEXT_BYTES, Field
 from services.http.contract import FIELD_BY_NAME
 from services.http.errors import HTTPError
 
@@ -48,18 +49,26 @@ _TYPE_NAMES = {
 
 @dataclass
 class RowErrors:
-    """What is wrong with a batch: the first reason for each bad job, by its index."""
+    """What is wrong with a batch: the first reason for each bad job, by its index.
 
-    by_row: dict[int, str] = field(default_factory=dict)
+    ``essential`` has the same for the jobs with a bad field that no job can do without, or with
+    something wrong that is no field's. ``field`` is the one being read, None for none.
+    """
+
+    by_row: dict[int, str] = dataclasses.field(default_factory=dict)
+    essential: dict[int, str] = dataclasses.field(default_factory=dict)
+    field: str | None = None
 
     def add(self, index: int, reason: str) -> None:
         """Note that job ``index`` is bad, unless that is noted already."""
         self.by_row.setdefault(int(index), reason)
+        if self.field is None or self.field in JOB.essential:
+            self.essential.setdefault(int(index), reason)
 
     def add_where(self, bad: Array, reason: str) -> None:
         """Note every job where ``bad`` (bool[n]) holds."""
         for index in np.flatnonzero(bad).tolist():
-            self.by_row.setdefault(index, reason)
+            self.add(index, reason)
 
     @property
     def first(self) -> str:

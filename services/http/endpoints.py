@@ -271,6 +271,8 @@ class Endpoints:
         for result, count in {**counts, "rejected": len(report.rejected)}.items():
             self.metrics.outcomes.labels(result).inc(count)
         answer = {**counts, "rejected": report.rejected}
+        if report.left_out:
+            answer["left_out"] = report.left_out
         return Answer(JSON_TYPE, write_json(answer), batch.jobs.num_rows)
 
     def _task(self, body: Body, work: Work[Answer]) -> Answer:

@@ -32,10 +32,14 @@ class PredictRequest:
 
 @dataclass(frozen=True)
 class OutcomeReport:
-    """Finished jobs: the valid ones, and index and reason of each other one."""
+    """Finished jobs: the valid ones, and index and reason of each rejected one.
+
+    ``left_out`` has index and reason of the valid ones of which an optional field was left out.
+    """
 
     jobs: pd.DataFrame
     rejected: list[dict[str, Any]] = field(default_factory=list)
+    left_out: list[dict[str, Any]] = field(default_factory=list)
 
 
 def read_jobs_to_predict(batch: Batch, now: datetime | None = None) -> PredictRequest:
@@ -71,22 +75,28 @@ def _submitted(jobs: pa.Table, now: datetime) -> pa.Table:
 
 
 def read_outcomes(batch: Batch, now: datetime | None = None) -> OutcomeReport:
-    """The finished jobs of a batch with derived times, and the rejected ones."""
+    """The finished jobs of a batch with derived times, and the rejected ones.
+
+    An optional field that cannot be true is left out: the outcome is true all the same.
+    """
     errors = batch.errors
     _require(batch, FINISHED_REQUIRED)
     if not batch.jobs.num_rows:
         return OutcomeReport(conform(pd.DataFrame()))
     frame = conform(batch.jobs.to_pandas())
     frame["status"] = frame["status"].fillna("unknown")
-    jobs = derive_fields(frame.drop(index=list(errors.by_row)))
+    jobs = derive_fields(frame.drop(index=list(errors.essential)))
     unfinished = jobs["ended_at"].isna() | ~jobs["status"].isin(FINISHED)
     for index in jobs.index[unfinished]:
         errors.add(index, _UNFINISHED)
     jobs, reasons = split_valid(jobs[~unfinished], now)
     for index, reason in reasons.items():
         errors.add(int(str(index)), str(reason))
-    rejected = sorted(errors.by_row.items())
-    return OutcomeReport(jobs, [{"index": index, "reason": reason} for index, reason in rejected])
+    report = OutcomeReport(jobs)
+    for index, reason in sorted(errors.by_row.items()):
+        notes = report.rejected if index in errors.essential else report.left_out
+        notes.append({"index": index, "reason": reason})
+    return report
 
 
 def _require(batch: Batch, names: tuple[str, ...]) -> None:

@@ -151,7 +151,6 @@ def test_a_finished_job_gets_what_its_record_implies() -> None:
         ({"walltime": "60"}, "walltime is text, not a number"),
         ({"started_at": "2026-01-01T00:00:00Z"}, "ended_at is before submitted_at"),
         ({"submitted_at": "2999-01-01T00:00:00Z"}, "submitted_at is in the future"),
-        ({"peak_memory": 1e30}, "peak_memory is 1e+30"),
         ({"status": 5}, "status is a number, not text"),
     ],
 )
@@ -176,3 +175,30 @@ def test_a_job_that_says_nothing_of_its_status_is_finished_for_an_unknown_reason
     assert read_outcomes(rows({k: v for k, v in ENDED.items() if k != "status"}), NOW).jobs[
         "status"
     ].tolist() == ["unknown"]
+
+
+@pytest.mark.parametrize(
+    ("optional", "reason"),
+    [
+        ({"requested_memory": -5}, "requested_memory is -5, not between"),
+        ({"requested_cores": "four"}, "requested_cores is text, not a number"),
+        ({"user": "x" * 600}, "user is longer than 512 bytes"),
+        ({"peak_memory": 1e30}, "peak_memory is 1e+30, not between"),
+    ],
+)
+def test_one_bad_optional_field_discards_no_true_outcome(
+    optional: dict[str, Any], reason: str
+) -> None:
+    reported = read_outcomes(rows(ENDED | optional, ENDED | {"job_id": "2"}), NOW)
+    assert reported.rejected == []
+    assert [note["index"] for note in reported.left_out] == [0]
+    assert reason in reported.left_out[0]["reason"]
+    assert reported.jobs["walltime"].tolist() == [60, 60]
+    assert reported.jobs[next(iter(optional))].isna().tolist() == [True, True]
+
+
+@pytest.mark.parametrize("bad", [{"job_id": ""}, {"submitted_at": "soon"}, {"source": "a\0b"}])
+def test_a_bad_essential_field_rejects_the_outcome(bad: dict[str, Any]) -> None:
+    reported = read_outcomes(rows(ENDED | bad, ENDED | {"job_id": "2"}), NOW)
+    assert [reject["index"] for reject in reported.rejected] == [0]
+    assert reported.jobs["job_id"].tolist() == ["2"]
