@@ -6,7 +6,6 @@ then stops the components in order, each with all processes that it has started.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import socket
@@ -14,12 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
+from filelock import FileLock, Timeout
 
 from infra.components import Component
 from infra.errors import GridcastError, InputError
@@ -263,41 +262,22 @@ def _suppressing_errors(say: Report) -> Report:
 @contextmanager
 def _exclusive(settings: Settings, components: Sequence[Component]) -> Iterator[None]:
     """The record of ``up``, of which there is one a data folder."""
-    path, lock = record_path(settings, UP), settings.folder("run") / "up.lock"
+    path = record_path(settings, UP)
+    lock = FileLock(settings.folder("run") / "up.lock", blocking=False)
     try:
-        lock_file = _acquire(lock)
-    except BlockingIOError:
+        lock.acquire()
+    except Timeout:
         pid = read_record(path).get("pid")
         raise ConflictError(
             f"Gridcast is already up on {settings.home} (pid {pid}); `gridcast down` stops it"
         ) from None
-    with lock_file:
+    try:
         names = [component.name for component in components]
         write_record(path, {"pid": os.getpid(), "parts": names})
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-            lock.unlink(missing_ok=True)
-
-
-def _acquire(lock: Path) -> TextIO:
-    """The file ``lock``, locked until it is closed.
-
-    Raises:
-        BlockingIOError: if another process has locked it.
-    """
-    while True:
-        file = lock.open("w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its last owner may have deleted it meanwhile.
-            if lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-                return file
-        except BlockingIOError:
-            file.close()
-            raise
-        file.close()
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
 
 
 @contextmanager
