@@ -263,7 +263,7 @@ def _suppressing_errors(say: Report) -> Report:
 def _exclusive(settings: Settings, components: Sequence[Component]) -> Iterator[None]:
     """The record of ``up``, of which there is one a data folder."""
     path = record_path(settings, UP)
-    lock = FileLock(settings.folder("run") / "up.lock", blocking=False)
+    lock = FileLock(settings.folder("tmp") / "up.lock", blocking=False)
     try:
         lock.acquire()
     except Timeout:
