@@ -1,14 +1,15 @@
 """Job records: the fields that readers fill, tables keep and models read.
 
-One declaration, ``FIELDS``, gives the DataFrame's columns, the store's table and the Arrow schema:
-a field is added in one place. A missing number is NaN, a missing time NaT, a missing text None;
-never -1, 0 or "". Other kinds of record (``jobs.transfers``) are further instances of ``Record``.
+One declaration, ``FIELDS``, gives the DataFrame's columns, the store's table (whose migration is
+written beside it), the requests of the API and the Arrow schema. A missing number is NaN, a missing
+time NaT, a missing text None; never -1, 0 or "". Other kinds of record (``jobs.transfers``) are
+further instances of ``Record``.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, Final, Literal
@@ -49,7 +50,9 @@ STATUSES = (
 class Field:
     """One column of a job record: its kind, its unit, the range of sane values and what it means.
 
-    ``zero_is_unknown`` is set where a 0 can only mean that nothing was asked for or measured.
+    ``outcome`` tells the fields that are unknown at submission, so that no feature may read them of
+    a job that has not ended; ``zero_is_unknown`` is set where a 0 can only mean that nothing was
+    requested or measured.
     """
 
     name: str
@@ -60,6 +63,8 @@ class Field:
     highest: float = 1e18
     required: bool = False
     zero_is_unknown: bool = False
+    _: KW_ONLY
+    outcome: bool
 
 
 FIELDS: tuple[Field, ...] = (
@@ -68,32 +73,40 @@ FIELDS: tuple[Field, ...] = (
         "text",
         "the batch system's own name of the job, unique within its source",
         required=True,
+        outcome=False,
     ),
-    Field("task_id", "text", "the task, array or workflow that the job belongs to"),
+    Field("task_id", "text", "the task, array or workflow that the job belongs to", outcome=False),
     Field(
         "after_task_id",
         "text",
         "a task of the same source that must end before the job's own task can begin",
+        outcome=False,
     ),
     Field(
         "request_id",
         "text",
         "the request, campaign or workflow that the job's task belongs to",
+        outcome=False,
     ),
-    Field("source", "text", "which log or system the record comes from", required=True),
-    Field("user", "text", "user who submitted the job"),
-    Field("group", "text", "the virtual organisation (VO) or unix group"),
-    Field("project", "text", "the account, campaign or pipeline it is booked on"),
-    Field("program", "text", "executable, processing type or workflow process"),
-    Field("job_name", "text", "the submitter's own label: job name or tag"),
-    Field("queue", "text", "queue or partition of the batch system"),
+    Field(
+        "source", "text", "which log or system the record comes from", required=True, outcome=False
+    ),
+    Field("user", "text", "user who submitted the job", outcome=False),
+    Field("group", "text", "the virtual organisation (VO) or unix group", outcome=False),
+    Field("project", "text", "the account, campaign or pipeline it is booked on", outcome=False),
+    Field("program", "text", "executable, processing type or workflow process", outcome=False),
+    Field("job_name", "text", "the submitter's own label: job name or tag", outcome=False),
+    Field("queue", "text", "queue or partition of the batch system", outcome=False),
     Field(
         "site",
         "text",
         "computing site, cluster or computing element that was requested, or chosen by a broker",
+        outcome=False,
     ),
-    Field("host", "text", "worker node that ran it"),
-    Field("host_power", "number", "speed of the host", "HEPScore per core", highest=1e6),
+    Field("host", "text", "worker node that ran it", outcome=True),
+    Field(
+        "host_power", "number", "speed of the host", "HEPScore per core", highest=1e6, outcome=True
+    ),
     Field(
         "requested_walltime",
         "number",
@@ -101,8 +114,17 @@ FIELDS: tuple[Field, ...] = (
         "s",
         highest=10 * YEAR,
         zero_is_unknown=True,
+        outcome=False,
     ),
-    Field("requested_cores", "number", "requested cores", "cores", lowest=1, highest=1e8),
+    Field(
+        "requested_cores",
+        "number",
+        "requested cores",
+        "cores",
+        lowest=1,
+        highest=1e8,
+        outcome=False,
+    ),
     Field(
         "requested_memory",
         "number",
@@ -110,17 +132,18 @@ FIELDS: tuple[Field, ...] = (
         "bytes",
         highest=1e17,
         zero_is_unknown=True,
+        outcome=False,
     ),
-    Field("input_bytes", "number", "size of the input", "bytes"),
-    Field("input_files", "number", "input files", "files", highest=1e12),
-    Field("events", "number", "physics events to process", "events", highest=1e15),
-    Field("submitted_at", "time", "when it entered the queue", "UTC", required=True),
-    Field("started_at", "time", "when it began to run", "UTC"),
-    Field("ended_at", "time", "when it stopped, for whatever reason", "UTC"),
-    Field("status", "text", "state of the job: one of STATUSES"),
-    Field("cores", "number", "cores allocated", "cores", lowest=1, highest=1e8),
-    Field("walltime", "number", "how long it ran", "s", highest=10 * YEAR),
-    Field("cpu_time", "number", "CPU time over all cores", "s", highest=1e13),
+    Field("input_bytes", "number", "size of the input", "bytes", outcome=False),
+    Field("input_files", "number", "input files", "files", highest=1e12, outcome=False),
+    Field("events", "number", "physics events to process", "events", highest=1e15, outcome=False),
+    Field("submitted_at", "time", "when it entered the queue", "UTC", required=True, outcome=False),
+    Field("started_at", "time", "when it began to run", "UTC", outcome=True),
+    Field("ended_at", "time", "when it stopped, for whatever reason", "UTC", outcome=True),
+    Field("status", "text", "state of the job: one of STATUSES", outcome=True),
+    Field("cores", "number", "cores allocated", "cores", lowest=1, highest=1e8, outcome=True),
+    Field("walltime", "number", "how long it ran", "s", highest=10 * YEAR, outcome=True),
+    Field("cpu_time", "number", "CPU time over all cores", "s", highest=1e13, outcome=True),
     Field(
         "peak_memory",
         "number",
@@ -128,15 +151,13 @@ FIELDS: tuple[Field, ...] = (
         "bytes",
         highest=1e17,
         zero_is_unknown=True,
+        outcome=True,
     ),
-    Field("read_bytes", "number", "bytes read", "bytes"),
-    Field("written_bytes", "number", "bytes written", "bytes"),
+    Field("read_bytes", "number", "bytes read", "bytes", outcome=True),
+    Field("written_bytes", "number", "bytes written", "bytes", outcome=True),
 )
 
-OUTCOMES = (
-    "started_at", "ended_at", "status", "cores", "host", "host_power", "walltime", "cpu_time",
-    "peak_memory", "read_bytes", "written_bytes",
-)  # fmt: skip
+OUTCOMES = tuple(field.name for field in FIELDS if field.outcome)
 """Fields unknown at submission: no feature may read them of a job that has not ended."""
 QUERY_FIELDS = tuple(
     field.name for field in FIELDS if field.name not in OUTCOMES or field.name == "host_power"

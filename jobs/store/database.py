@@ -24,7 +24,7 @@ from sqlalchemy import (
 from infra.errors import GridcastError, InputError
 
 HEAD = "0009"
-"""The newest migration, as a test compares with Alembic, whose import takes 0.2 s."""
+"""The newest migration; raise it with each (a test compares it with Alembic, slow to import)."""
 
 VERSION_TABLE = "gridcast_version"
 BUSY_SECONDS = 120.0

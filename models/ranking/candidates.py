@@ -14,10 +14,10 @@ from jobs.schema import JOB, QUERY_FIELDS, Field, conform
 from models.histories.unique_contexts import group_rows
 
 CANDIDATE_FIELDS = (
-    Field("input_at", "text", "site or endpoint where its input lies"),
-    Field("output_at", "text", "site or endpoint where its output is wanted"),
-    Field("output_bytes", "number", "size of its output", "bytes"),
-    Field("deadline", "number", "by when the job must be done, from now", "s"),
+    Field("input_at", "text", "site or endpoint where its input lies", outcome=False),
+    Field("output_at", "text", "site or endpoint where its output is wanted", outcome=False),
+    Field("output_bytes", "number", "size of its output", "bytes", outcome=False),
+    Field("deadline", "number", "by when the job must be done, from now", "s", outcome=False),
 )
 CANDIDATE_COLUMNS = tuple(field.name for field in CANDIDATE_FIELDS)
 """Fields of a candidate beside those of its job. Both transfers begin or end at the site."""

@@ -17,7 +17,8 @@ from monitoring.drift.report import DriftReport
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-OUTCOMES = ("walltime", "cpu_time", "peak_memory", "read_bytes", "written_bytes")
+DRIFT_TRIGGERS = ("walltime", "cpu_time", "peak_memory", "read_bytes", "written_bytes")
+"""Fields whose drift is a reason to retrain."""
 
 
 def reason_to_retrain(
@@ -57,7 +58,7 @@ def reason_to_retrain(
         int(cooldown * 1e6),
     ):
         return f"decay: {alarm}"
-    relevant = [name for name in drift.drifted if name in OUTCOMES or _is_used(name, card)]
+    relevant = [name for name in drift.drifted if name in DRIFT_TRIGGERS or _is_used(name, card)]
     before = _drifted_before(engine, trained) if relevant else ()
     fresh = [name for name in relevant if name not in before]
     return f"drift of {', '.join(fresh)}" if drift.verdict == "drift" and fresh else ""

@@ -31,7 +31,7 @@ MAX_JSON_BYTES = 32 * 2**20
 MAX_ARROW_BYTES = 64 * 2**20
 MAX_JSON_CONTAINERS = 3 * MAX_CANDIDATES + 100
 """Objects and lists in a JSON body: a job to rank is an object with a list of objects."""
-MAX_JSON_VALUES = 32 * MAX_JOBS + 100
+MAX_JSON_VALUES = (len(COLUMNS) + 2) * MAX_JOBS + 100
 """Values in a JSON body: every field of every job."""
 
 REQUIRED = ("job_id", "source")
