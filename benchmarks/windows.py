@@ -92,7 +92,7 @@ def windows(
     other_targets: Sequence[str] = (),
     extra_inputs: Array | None = None,
 ) -> Iterator[Window]:
-    """Live through ``jobs`` (in order of submission) and stop at STARTS.
+    """Backtest ``jobs`` (in order of submission) and stop at STARTS.
 
     The quantiles that the mixtures of ``others``, targets too, foresaw at each submission, and the columns ``told`` (float64[n, m]),
     are shown to the refiners beside what they are shown anyway.

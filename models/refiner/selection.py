@@ -18,6 +18,8 @@ Fits = Callable[[Sequence[TrainingRows]], list[CatBoostRefiner | None]]
 """Fits a refiner to each of several independent sets of training rows, wherever that is done."""
 
 MIN_CLUSTER_ROWS = 1000
+MAX_SMALL_CLUSTERS = 100
+"""How many clusters too small for a refiner of their own a report lists, the largest first."""
 MIN_VALIDATION_ROWS = 50
 WINDOWS = (0.4, 0.6, 0.8)
 """Where validation windows begin, as shares of all rows: a refiner fitted on what was available
@@ -139,7 +141,8 @@ def select_refiners(
     if fitted is None:
         reason = {"answers": "mixture", "why": "too few ended jobs"}
         return Selection(report=[{"cluster": GLOBAL, "jobs": count} | reason])
-    validation, trial = rows.take(rows.split(*window)[1]), scores.cut(fitted)
+    validation_index = rows.split(*window)[1]
+    validation, trial = rows.take(validation_index), scores.cut(fitted)
     errors = score(validation, None, grid), score(validation, trial, grid)
     verdict = _verdict(GLOBAL, count, "mixture", *errors, wins=scores.share > 0)
     verdict |= {"share": scores.share, "trees": scores.trees, "windows": scores.windows}
@@ -153,7 +156,32 @@ def select_refiners(
         name: _cut(scores, refitted or own)
         for (name, own), refitted in zip(winners.items(), own_final, strict=True)
     }
-    return Selection(refiners, validation_refiners | winners, [verdict, *report], scores, final)
+    small = _report_small(validation, clusters, clusters[validation_index], trial, grid)
+    report = [verdict, *report, *small]
+    return Selection(refiners, validation_refiners | winners, report, scores, final)
+
+
+def _report_small(
+    validation: TrainingRows,
+    clusters: Array,
+    validation_clusters: Array,
+    refiner: CatBoostRefiner,
+    grid: Grid,
+) -> list[dict[str, Any]]:
+    """Report the clusters too small for a refiner of their own, with the global one's score."""
+    names, counts = np.unique(clusters.astype(str), return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    small = [i for i in order if names[i] != GLOBAL and counts[i] < MIN_CLUSTER_ROWS]
+    report: list[dict[str, Any]] = []
+    for name, jobs in zip(names[small], counts[small], strict=True):
+        if len(report) == MAX_SMALL_CLUSTERS:
+            break
+        verdict: dict[str, Any] = {"cluster": str(name), "jobs": int(jobs), "answers": GLOBAL}
+        of_cluster = validation.take(np.flatnonzero(validation_clusters == name))
+        if len(of_cluster.truth):
+            verdict[f"crps_{GLOBAL}"] = score(of_cluster, refiner, grid)
+        report.append(verdict | {"why": f"fewer than {MIN_CLUSTER_ROWS:,} ended jobs"})
+    return report
 
 
 def _windows(rows: TrainingRows) -> Iterator[tuple[tuple[int, int], Array, Array]]:

@@ -117,10 +117,10 @@ def test_a_file_that_does_not_fit_is_not_used(
     elif fault == "old":
         monkeypatch.setattr(snapshots, "MAX_AGE", timedelta(0))
     elif fault == "corrected":  # the job by which the file knows its store
-        sooner = jobs.iloc[:200].assign(
-            ended_at=jobs["ended_at"] - pd.Timedelta(1, "s"), walltime=jobs["walltime"] - 1
+        later = jobs.iloc[:200].assign(
+            ended_at=jobs["ended_at"] + pd.Timedelta(1, "s"), walltime=jobs["walltime"] + 1
         )
-        one.report(sooner[sooner["walltime"] > 0])
+        one.report(later)
     elif fault == "a dropped source":
         monkeypatch.setattr(snapshots, "PERIOD", 0.0)
         one.report(jobs.iloc[200:250].assign(source="another"))
