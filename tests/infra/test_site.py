@@ -199,7 +199,7 @@ def test_a_predictor_is_killed_and_no_call_fails(up: Site) -> None:
             caller.join()
     assert set(statuses) == {200}
     wait_for(
-        lambda: up.said.read_text().count("predictor-1 is ready") == 2,
+        lambda: up.output.read_text().count("predictor-1 is ready") == 2,
         "the killed one to be ready again",
     )
 
