@@ -277,11 +277,23 @@ def test_impossible_outcomes_are_named_and_the_others_kept(
 ) -> None:
     good = finished[20] | {"job_id": "good"}
     answer = post(
-        predictor, "/outcomes", {"jobs": [good | {"walltime": -1}, good, {"job_id": "odd"}]}
+        predictor,
+        "/outcomes",
+        {"jobs": [good | {"walltime": -1, "ended_at": None}, good, {"job_id": "odd"}]},
     ).json()
     assert answer["added"] == 1
     assert [row["index"] for row in answer["rejected"]] == [0, 2]
     assert answer["rejected"][0]["reason"].startswith("walltime is -1")
+
+
+def test_an_outcome_with_a_bad_optional_field_is_kept_and_says_what_was_left_out(
+    predictor: Predictor, finished: Rows
+) -> None:
+    job = finished[21] | {"job_id": "bad memory", "peak_memory": -5}
+    answer = post(predictor, "/outcomes", {"jobs": [job]}).json()
+    assert (answer["added"], answer["rejected"]) == (1, [])
+    assert [row["index"] for row in answer["left_out"]] == [0]
+    assert answer["left_out"][0]["reason"].startswith("peak_memory is -5")
 
 
 def test_candidates_are_ranked_alike_by_both_doors(predictor: Predictor, finished: Rows) -> None:
