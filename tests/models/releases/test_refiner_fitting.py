@@ -46,11 +46,11 @@ def test_a_scheduler_that_is_not_there_is_one_sentence(monkeypatch: pytest.Monke
         pytest.fail("there is no worker to fit anything")
 
 
-def listening_addresses() -> set[str]:
-    """Where the Dask processes of this one listen."""
+def listening_addresses() -> set[tuple[str, int]]:
+    """Where this process and its children listen: address and port."""
     process = psutil.Process()
     return {
-        connection.laddr.ip
+        (connection.laddr.ip, connection.laddr.port)
         for running in (process, *process.children(recursive=True))
         for connection in running.net_connections("inet")
         if connection.status == psutil.CONN_LISTEN
@@ -70,6 +70,7 @@ def test_clusters_trained_by_dask_are_as_those_trained_in_one_process(
     monkeypatch.setattr(refiner_fitting_module, "local_workers", lambda: 2)
     training_rows, clusters = lessons()
     at_once: list[int] = []
+    before = listening_addresses()  # of other tests' servers
 
     with refiner_fitting(Settings(), "site") as fits:
 
@@ -78,7 +79,8 @@ def test_clusters_trained_by_dask_are_as_those_trained_in_one_process(
             return fits(batch)
 
         fits([training_rows.take(np.arange(600)), training_rows.take(np.arange(600, 1200))])
-        assert listening_addresses() == {"127.0.0.1"}, "no port beyond this machine"
+        addresses = {address for address, _ in listening_addresses() - before}
+        assert addresses == {"127.0.0.1"}, "no port beyond this machine"
         apart = select_refiners(training_rows, clusters, GRID, fits=counted).refiners
     in_process = select_refiners(training_rows, clusters, GRID).refiners
     assert max(at_once) >= 3, "the global one and two clusters at once"
