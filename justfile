@@ -27,6 +27,10 @@ test *ARGS:
 quick *ARGS:
     uv run --no-sync pytest -q -m "not slow" {{ARGS}}
 
+# Build the documentation into site/, strictly; it opens without a server or network.
+docs:
+    NO_MKDOCS_2_WARNING=1 uv run --no-sync mkdocs build --strict --quiet
+
 # Run everything that CI runs.
 ci:
     .ci/run

@@ -1,4 +1,4 @@
-"""Adaptation of linear, boosted and neural regressions and of Gridcast; docs/predictions.md.
+"""Adaptation of linear, boosted and neural regressions and of Gridcast; docs/benchmarks/walltime.md.
 
     uv run python benchmarks/baselines.py [LOG ...]
 

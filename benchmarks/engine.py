@@ -1,4 +1,4 @@
-"""Speed and memory of the engine: histories, predictions, training; docs/predictions.md.
+"""Speed and memory of the engine: histories, predictions, training; docs/benchmarks/walltime.md.
 
     uv run python benchmarks/engine.py [history|generated|answers|training ...]
 

@@ -1,4 +1,4 @@
-"""Prediction in two stages: CPU time and peak memory first, then run time; docs/predictions.md.
+"""Prediction in two stages: CPU time and peak memory first, then run time; docs/benchmarks/walltime.md.
 
     uv run python benchmarks/stages.py [LOG ...]
 

@@ -2,7 +2,7 @@
 
 The advice is the larger of the prediction for the next such job and of what all but a chosen share
 of the past jobs kept to: the prediction for one job is too little for a month of them
-(docs/sites.md). Beside it stands how many of the past jobs needed more, and how many were killed at
+(docs/how-to/sites.md). Beside it stands how many of the past jobs needed more, and how many were killed at
 their limit, whose need is unknown. Implausible records are counted and left out.
 """
 

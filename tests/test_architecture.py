@@ -1,4 +1,4 @@
-"""The house stands as docs/architecture.md says: floors, one place for each outside package, names that are ours."""
+"""The house stands as docs/explanation/architecture.md says: floors, one place for each outside package, names that are ours."""
 
 import ast
 import importlib

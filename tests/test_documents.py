@@ -18,7 +18,7 @@ from jobs.transfers import TRANSFER
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-DOCUMENTS = sorted(ROOT.glob("docs/*.md"))
+DOCUMENTS = sorted(ROOT.glob("docs/**/*.md"))
 
 
 def text_of(path: Path) -> str:
@@ -74,7 +74,7 @@ def test_the_table_of_fields_is_the_schema() -> None:
     rows = [
         f"| `{field.name}` | {field.kind} | {field.unit} | {field.meaning} |" for field in FIELDS
     ]
-    assert part(ROOT / "docs/data.md", "fields") == [
+    assert part(ROOT / "docs/reference/data.md", "fields") == [
         "| field | kind | unit | meaning |",
         "|---|---|---|---|",
         *rows,
@@ -86,7 +86,7 @@ def test_the_table_of_fields_of_transfers_is_their_declaration() -> None:
         f"| `{field.name}` | {field.kind} | {field.unit} | {field.meaning} |"
         for field in TRANSFER.fields
     ]
-    assert part(ROOT / "docs/data.md", "transfers") == [
+    assert part(ROOT / "docs/reference/data.md", "transfers") == [
         "| field | kind | unit | meaning |",
         "|---|---|---|---|",
         *rows,
@@ -95,7 +95,7 @@ def test_the_table_of_fields_of_transfers_is_their_declaration() -> None:
 
 def test_the_table_of_settings_is_the_settings() -> None:
     described = {}
-    for line in part(ROOT / "docs/operations.md", "settings")[2:]:
+    for line in part(ROOT / "docs/how-to/operations.md", "settings")[2:]:
         name, default, meaning = (cell.strip() for cell in line.strip("|").split("|"))
         assert meaning, f"{name} is not explained"
         described[name.strip("`")] = default.strip("`")
@@ -110,7 +110,7 @@ def test_the_table_of_settings_is_the_settings() -> None:
 
 
 def test_the_formats_and_states_are_those_that_are_read() -> None:
-    text = text_of(ROOT / "docs/data.md")
+    text = text_of(ROOT / "docs/reference/data.md")
     assert re.findall(
         r"^\| `(\w+)` \|",
         text[text.index("| `--format`") : text.index("## Transfers")],
@@ -122,9 +122,9 @@ def test_the_formats_and_states_are_those_that_are_read() -> None:
 
 
 def test_the_column_maps_shown_are_read_and_say_the_same(tmp_path: Path) -> None:
-    words = shlex.split(blocks(ROOT / "docs/data.md", "console")[0].removeprefix("$ "))
+    words = shlex.split(blocks(ROOT / "docs/reference/data.md", "console")[0].removeprefix("$ "))
     typed_map = parse_column_map(word for before, word in pairwise(words) if before == "--map")
-    (block,) = blocks(ROOT / "docs/data.md", "toml")
+    (block,) = blocks(ROOT / "docs/reference/data.md", "toml")
     assert tomllib.loads(block)["columns"]
     (tmp_path / "columns.toml").write_text(block, encoding="utf-8")
     assert load_column_map(tmp_path / "columns.toml") == typed_map
