@@ -1,1 +1,1 @@
-"""Files that a site copies onto its own machines, each standing alone; docs/how-to/sites.md says how."""
+"""Files that a site copies onto its own machines, each independent of the others; docs/how-to."""

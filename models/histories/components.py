@@ -40,7 +40,7 @@ class MixtureSettings:
 
 
 MEMORY_WIDTHS = (0.0, 0.1, 0.3)
-"""Memory repeats more closely than time: wide kernels waste allocations (docs/explanation/resources.md)."""
+"""Memory repeats more closely than time: wide kernels waste allocations (docs/benchmarks)."""
 
 
 def settings_of(target: str) -> MixtureSettings:
