@@ -19,6 +19,7 @@ import bentoml  # noqa: E402
 from services.http.authentication import Guard, read_tokens  # noqa: E402
 from services.http.connection import use_bounded_connections  # noqa: E402
 from services.http.endpoints import Endpoints  # noqa: E402
+from services.http.errors import ProblemResponses  # noqa: E402
 from services.http.metrics import make_metrics  # noqa: E402
 from services.http.routes import SCOPE_OF_PATH  # noqa: E402
 from services.http.tracing import Traces  # noqa: E402
@@ -64,6 +65,7 @@ Predictor: Any = bentoml.service(
     workers=1,
 )(Service)
 Predictor.mount_asgi_app(endpoints.app(), path="/")
+Predictor.add_asgi_middleware(ProblemResponses)
 Predictor.add_asgi_middleware(
     Guard,
     tokens=read_tokens(settings.tokens.get_secret_value()),

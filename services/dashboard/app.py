@@ -8,7 +8,6 @@ as a bearer, or as the password that a browser asks for.
 from __future__ import annotations
 
 import asyncio
-import base64
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -32,6 +31,7 @@ from monitoring.tasks.states import Thresholds
 from services.dashboard import models_overview, overview
 from services.http.authentication import (
     Token,
+    as_bearer,
     check_host_and_origin,
     is_local,
     read_tokens,
@@ -265,22 +265,11 @@ def check(request: Request, scope: str, tokens: tuple[Token, ...], hosts: frozen
         return
     if not tokens:
         raise HTTPError(403, "no tokens are configured; set GRIDCAST_TOKENS")
-    scopes = scopes_of_header(_as_bearer(headers.get("authorization", "")), tokens)
+    scopes = scopes_of_header(as_bearer(headers.get("authorization", "")), tokens)
     if scopes is None:
         raise HTTPError(401, "a known token is needed")
     if scope and scope not in scopes:
         raise HTTPError(403, f"the token has not the scope {scope}")
-
-
-def _as_bearer(header: str) -> str:
-    """Turn the password of a browser's Basic header into a bearer token."""
-    kind, _, value = header.partition(" ")
-    if kind.lower() != "basic":
-        return header
-    try:
-        return "Bearer " + base64.b64decode(value).decode().partition(":")[2]
-    except ValueError:
-        return ""
 
 
 async def _body(request: Request) -> dict[str, Any]:

@@ -16,9 +16,12 @@ OutcomeField = Annotated[
 ]
 
 
-class Error(Struct, forbid_unknown_fields=True):
-    """Every refusal: one sentence."""
+class Problem(Struct, forbid_unknown_fields=True):
+    """Every refusal (RFC 9457): one sentence, for callers of version 0.1 as ``error`` too."""
 
+    title: str
+    status: int
+    detail: str
     error: str
 
 

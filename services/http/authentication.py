@@ -7,6 +7,7 @@ this machine only.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import ipaddress
@@ -108,6 +109,17 @@ def scopes_of_header(header: str, tokens: Iterable[Token]) -> frozenset[str] | N
     return scopes
 
 
+def as_bearer(header: str) -> str:
+    """Turn the password of a browser's Basic header into a bearer token."""
+    kind, _, value = header.partition(" ")
+    if kind.lower() != "basic":
+        return header
+    try:
+        return "Bearer " + base64.b64decode(value).decode().partition(":")[2]
+    except ValueError:
+        return ""
+
+
 def authorize(
     path: str,
     headers: Mapping[str, str],
@@ -139,7 +151,7 @@ def authorize(
                 "no tokens are configured, so only this machine is answered; set GRIDCAST_TOKENS",
             )
         return
-    scopes = scopes_of_header(headers.get("authorization", ""), tokens)
+    scopes = scopes_of_header(as_bearer(headers.get("authorization", "")), tokens)
     if scopes is None:
         raise HTTPError(401, "a known bearer token is needed")
     needed = scope_of_path.get(path)

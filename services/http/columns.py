@@ -21,7 +21,7 @@ from msgspec import UNSET, UnsetType
 from infra.aliases import Array
 from jobs.coded_jobs import NOT_AVAILABLE, Coded, CodedJobs
 from jobs.schema import CLOCK_TOLERANCE, EARLIEST, JOB, TEXT_BYTES, Field
-from services.http.contract import FIELD_BY_NAME
+from services.http.contract import FIELD_BY_NAME, ID_FIELDS
 from services.http.errors import HTTPError
 
 MAX_COLUMN_BYTES = 64 * 2**20
@@ -106,9 +106,18 @@ def read_values(name: str, values: Sequence[Any], errors: RowErrors) -> pa.Array
 def _right_type(field: Field, index: int, value: Any, errors: RowErrors) -> Any:
     if value is None or type(value) in _TYPES[field.kind]:
         return value
-    wanted = {"text": "text", "number": "a number", "time": "a time"}[field.kind]
-    errors.add(index, f"{field.name} is {_TYPE_NAMES[type(value)]}, not {wanted}")
+    if field.name in ID_FIELDS and type(value) is int:
+        return str(value)
+    errors.add(index, wrong_type(field, value))
     return None
+
+
+def wrong_type(field: Field, value: Any) -> str:
+    """The reason why a field cannot have a value of such a type."""
+    wanted = {"text": "text", "number": "a number", "time": "a time"}[field.kind]
+    if field.name in ID_FIELDS:
+        wanted += " or a whole number"
+    return f"{field.name} is {_TYPE_NAMES[type(value)]}, not {wanted}"
 
 
 def _read_numbers(values: Sequence[Any]) -> pa.Array:
@@ -160,7 +169,7 @@ def check_type(name: str, type_: pa.DataType) -> None:
     kind = FIELD_BY_NAME[name].kind
     number = pa.types.is_integer(type_) or pa.types.is_floating(type_)
     fits = {
-        "text": _is_text(type_),
+        "text": _is_text(type_) or (name in ID_FIELDS and pa.types.is_integer(type_)),
         "number": number,
         "time": number or _is_text(type_) or pa.types.is_timestamp(type_),
     }
@@ -184,6 +193,7 @@ def read_array(name: str, values: pa.Array, errors: RowErrors) -> pa.Array:
             len(values), {"text": text, "number": pa.float64(), "time": TIME}[field.kind]
         )
     if field.kind == "text":
+        values = values.cast(pa.string()) if pa.types.is_integer(type_) else values
         return _check_text(field, values, errors)
     if pa.types.is_timestamp(type_):
         times = values.cast(pa.timestamp("us"), safe=False).cast(TIME, safe=False)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-import orjson
 from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from services.http.errors import PROBLEM_TYPE, write_problem
 
 MAX_HEAD_BYTES = 64 * 2**10
 """Bytes of a request line and its headers."""
@@ -51,15 +52,19 @@ class BoundedProtocol(HttpToolsProtocol):
         self._timer.cancel()
         super().on_headers_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse (400) bytes that are no HTTP."""
+        self._refuse(400, "the request is not valid HTTP")
+
     def _give_up(self) -> None:
         self._refuse(408, f"the request's headers did not arrive within {self.head_seconds:g} s")
 
     def _refuse(self, status: int, message: str) -> None:
         if self.cycle is None or self.cycle.response_complete:
-            body = orjson.dumps({"error": message})
-            head = b"content-type: application/json\r\nconnection: close\r\n"
-            length = f"content-length: {len(body)}\r\n\r\n".encode()
-            self.transport.write(STATUS_LINE[status] + head + length + body)
+            body = write_problem(status, message)
+            head = f"content-type: {PROBLEM_TYPE}\r\nconnection: close\r\n"
+            length = f"content-length: {len(body)}\r\n\r\n"
+            self.transport.write(STATUS_LINE[status] + (head + length).encode() + body)
         self.transport.close()
 
 

@@ -47,6 +47,8 @@ CANDIDATE_MEMBERS = (
     *(field.name for field in CANDIDATE_FIELDS),
 )
 """Fields in which the candidates of one job may differ."""
+ID_FIELDS = tuple(field.name for field in FIELDS if field.name.endswith("_id"))
+"""Fields in which a whole number is its decimal text."""
 FIELD_BY_NAME = {field.name: field for field in (*FIELDS, *CANDIDATE_FIELDS)}
 
 # -- values
@@ -91,15 +93,19 @@ def value_type(field: Field, required: bool = False) -> Any:
     elif field.name == "status":
         value = Annotated[Literal[STATUSES], Meta(description=meaning)]
     else:
+        meaning += f"; at most {TEXT_BYTES} bytes of UTF-8"
+        if field.name in ID_FIELDS:
+            meaning += "; a whole number is taken as its text"
         value = Annotated[
             str,
             Meta(
                 min_length=int(required),
                 max_length=TEXT_BYTES,
                 pattern="^[^\\x00]*$",
-                description=f"{meaning}; at most {TEXT_BYTES} bytes of UTF-8",
+                description=meaning,
             ),
         ]
+        value = value | int if field.name in ID_FIELDS else value
     return value if required else value | None
 
 

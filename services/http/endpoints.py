@@ -10,7 +10,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ from services.http.contract import (
     Options,
 )
 from services.http.errors import HTTPError, error_response, send_error
-from services.http.openapi import PAGE, describe
+from services.http.openapi import PAGE, PAGE_HEADERS, SCRIPT, describe
 from services.http.options import read_options
 from services.http.rank import read_rank, write_rank
 from services.http.requests import read_jobs_to_predict, read_outcomes
@@ -59,6 +59,7 @@ SLOW = 1.0
 MAX_REQUESTS = 64
 MAX_BODY_BYTES = 256 * 2**20
 """Bytes of the bodies of all requests in hand."""
+SERVED_BY_BENTOML = tuple(item.path for item in ENDPOINTS if item.served_by_bentoml)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
@@ -101,10 +102,13 @@ class ExactRoute(Route):
         if scope["method"] in methods:
             await self.app(scope, receive, send)
             return
-        error = HTTPError(405, f"{self.path} takes {' and '.join(methods)} only")
-        response = error_response(error)
-        response.headers["Allow"] = ", ".join(methods)
-        await response(scope, receive, send)
+        await _wrong_method(self.path, methods)(scope, receive, send)
+
+
+def _wrong_method(path: str, methods: Sequence[str]) -> Response:
+    response = error_response(HTTPError(405, f"{path} takes {' and '.join(methods)} only"))
+    response.headers["Allow"] = ", ".join(methods)
+    return response
 
 
 class UnknownRoute(BaseRoute):
@@ -118,7 +122,10 @@ class UnknownRoute(BaseRoute):
         return Match.FULL, {}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse (404)."""
+        """Refuse (404); or another method than GET of what BentoML serves (405)."""
+        if scope["path"] in SERVED_BY_BENTOML:
+            await _wrong_method(scope["path"], ("GET", "HEAD"))(scope, receive, send)
+            return
         await send_error(HTTPError(404, "there is nothing at this address"), scope, receive, send)
 
 
@@ -144,20 +151,21 @@ class Endpoints:
             "task": self._task,
             "rank": self._rank,
         }
-        pages: dict[str, Callable[[Request], Awaitable[Response]]] = {
+        reads: dict[str, Callable[[Request], Awaitable[Response]]] = {
             "model": self._model,
             "metrics": self._metrics,
             "docs": self._document,
         }
-        answers = pages | {name: self._measured(name, work) for name, work in works.items()}
+        answers = reads | {name: self._measured(name, work) for name, work in works.items()}
         routes = [
             ExactRoute(endpoint.path, answers[endpoint.name], methods=[endpoint.method])
             for endpoint in ENDPOINTS
             if not endpoint.served_by_bentoml
         ]
         document = ExactRoute("/openapi.json", self._document, methods=["GET"])
-        page = ExactRoute("/", self._page, methods=["GET"])
-        return Starlette(routes=[*routes, document, page, UnknownRoute()])
+        pages = [ExactRoute(path, self._page, methods=["GET"]) for path in ("/", "/docs")]
+        script = ExactRoute("/docs.js", self._script, methods=["GET"])
+        return Starlette(routes=[*routes, document, *pages, script, UnknownRoute()])
 
     # -- around every request with a body
 
@@ -301,7 +309,10 @@ class Endpoints:
         return Response(write_json(describe()), media_type=JSON_TYPE)
 
     async def _page(self, _: Request) -> Response:
-        return HTMLResponse(PAGE)
+        return HTMLResponse(PAGE, headers=PAGE_HEADERS)
+
+    async def _script(self, _: Request) -> Response:
+        return Response(SCRIPT, media_type="text/javascript", headers=PAGE_HEADERS)
 
 
 def _log_request(

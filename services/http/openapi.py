@@ -8,8 +8,11 @@ from typing import Any
 from msgspec import json
 from msgspec.structs import fields
 
-from services.http.answers import NUMBERS_BESIDE, Error
+from services.http.answers import NUMBERS_BESIDE, Problem
+from services.http.authentication import OPEN
 from services.http.contract import ARROW_TYPE, JSON_TYPE
+from services.http.errors import PROBLEM_TYPE
+from services.http.examples import EXAMPLES
 from services.http.routes import ENDPOINTS, Endpoint
 
 Schema = dict[str, Any]
@@ -17,14 +20,25 @@ Schema = dict[str, Any]
 # Swagger UI from the files that BentoML ships; BentoML's own page asks a foreign server.
 PAGE = """<!DOCTYPE html>
 <html lang="en">
-<head><meta charset="utf-8"><title>Gridcast predictor</title>
+<head><meta charset="utf-8"><title>Gridcast predictor</title><link rel="icon" href="data:,">
 <link rel="stylesheet" href="./static_content/swagger-ui.css"></head>
-<body><div id="swagger-ui"></div>
+<body><main id="swagger-ui"></main>
 <script src="./static_content/swagger-ui-bundle.js"></script>
-<script>window.onload = () => SwaggerUIBundle(
-{url: "./docs.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null})</script>
+<script src="./docs.js"></script>
 </body></html>
 """
+SCRIPT = """SwaggerUIBundle({
+  url: "./docs.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null,
+  tryItOutEnabled: true,
+})
+"""
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
 
 _REFUSALS = {
     400: "The body or a header cannot be read",
@@ -35,6 +49,7 @@ _REFUSALS = {
     415: "Neither JSON nor an Arrow stream",
     422: "A job, a field or an option is wrong; the sentence names it",
     429: "Too much is waiting; Retry-After says when to come again",
+    431: "Too many headers, or too long ones",
     503: "Not now; Retry-After says when to come again, and nothing of the request was kept",
 }
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -51,7 +66,7 @@ def _any_type(_: type) -> Schema:
 @lru_cache(maxsize=1)
 def describe() -> Schema:
     """The OpenAPI 3.1 document."""
-    structs = [Error, *(kind for item in ENDPOINTS for kind in (*item.bodies, *item.answers))]
+    structs = [Problem, *(kind for item in ENDPOINTS for kind in (*item.bodies, *item.answers))]
     _, components = json.schema_components(
         structs, schema_hook=_any_type, ref_template="#/components/schemas/{name}"
     )
@@ -85,7 +100,8 @@ def _operation(endpoint: Endpoint) -> Schema:
     if endpoint.description:
         operation["description"] = endpoint.description
     if endpoint.bodies:
-        body = {JSON_TYPE: {"schema": _one_of(endpoint.bodies)}}
+        content = {"schema": _one_of(endpoint.bodies), "examples": EXAMPLES[endpoint.name]}
+        body: Schema = {JSON_TYPE: content}
         operation["requestBody"] = {"required": True, "content": body | _arrow(endpoint)}
         operation["parameters"] = _query(endpoint)
     return operation
@@ -113,12 +129,11 @@ def _success(endpoint: Endpoint) -> Schema:
 
 
 def _refusals(endpoint: Endpoint) -> Schema:
-    """Responses by status; what BentoML answers itself has no body of ours, but for the guard's."""
-    statuses = {*endpoint.statuses, *((401, 403) if endpoint.statuses else ())}
-    error = {"content": {JSON_TYPE: {"schema": _one_of((Error,))}}}
+    """Responses by status."""
+    statuses = {*endpoint.statuses, 400, 431, *((401, 403) if endpoint.path not in OPEN else ())}
+    content = {PROBLEM_TYPE: {"schema": _one_of((Problem,))}}
     return {
-        str(status): {"description": _REFUSALS[status]}
-        | (error if status in (400, 401, 403) or not endpoint.served_by_bentoml else {})
+        str(status): {"description": _REFUSALS[status], "content": content}
         for status in sorted(statuses)
     }
 

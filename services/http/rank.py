@@ -35,10 +35,12 @@ from services.http.columns import (
     read_array,
     read_values,
     to_coded_jobs,
+    wrong_type,
 )
 from services.http.contract import (
     ARROW_TYPE,
     CANDIDATE_MEMBERS,
+    FIELD_BY_NAME,
     JSON_TYPE,
     MAX_CANDIDATES,
     RankOptions,
@@ -143,8 +145,12 @@ class _Names(Struct):
 
 
 def _text_name(job_id: Any, index: int) -> str:
-    """The name of a job: its ``job_id``, or its index where there is none."""
-    return str(job_id) if job_id and isinstance(job_id, str | int | float) else str(index)
+    """The name of a job: its ``job_id``, or its index where there is none; raises HTTPError."""
+    if job_id is None or job_id is UNSET or job_id == "":
+        return str(index)
+    if type(job_id) not in (str, int):
+        raise HTTPError(422, f"job {index}: {wrong_type(FIELD_BY_NAME['job_id'], job_id)}")
+    return str(job_id)
 
 
 def _check_unique(names: Sequence[str]) -> None:

@@ -11,9 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.schema import COLUMNS, QUERY_FIELDS, conform, derive_fields, split_valid
+from jobs.schema import COLUMNS, QUERY_FIELDS, STATUSES, conform, derive_fields, split_valid
 from services.http.bodies import Batch
-from services.http.columns import CODED, TIME
+from services.http.columns import CODED, TIME, single_array
 from services.http.contract import FINISHED, FINISHED_REQUIRED, REQUIRED
 from services.http.errors import HTTPError
 
@@ -51,6 +51,7 @@ def read_jobs_to_predict(batch: Batch, now: datetime | None = None) -> PredictRe
         HTTPError: 422, naming the first job that cannot be read.
     """
     _require(batch, REQUIRED)
+    _note_unknown_statuses(batch)
     # What is wrong with an ignored field is still wrong: the caller wants to know.
     if batch.errors.by_row:
         raise HTTPError(422, batch.errors.first)
@@ -61,6 +62,15 @@ def read_jobs_to_predict(batch: Batch, now: datetime | None = None) -> PredictRe
         if name not in names:  # no rows at all
             jobs = jobs.append_column(name, pa.nulls(0, pa.string() if name == "job_id" else CODED))
     return PredictRequest(_submitted(jobs, now or datetime.now(UTC)), unread)
+
+
+def _note_unknown_statuses(batch: Batch) -> None:
+    """Note the jobs whose status is none of the contract's."""
+    if "status" in batch.jobs.column_names:
+        status = single_array(batch.jobs.column("status")).cast(pa.string())
+        unknown = pc.and_(pc.is_valid(status), pc.invert(pc.is_in(status, pa.array(STATUSES))))
+        rows = unknown.to_numpy(zero_copy_only=False)
+        batch.errors.add_where(rows, f"status is none of {', '.join(STATUSES)}")
 
 
 def _submitted(jobs: pa.Table, now: datetime) -> pa.Table:

@@ -4,14 +4,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
+import pyarrow as pa
 import pytest
 
 from jobs.schema import COLUMNS, OUTCOMES
-from services.http.bodies import Batch, read_json
-from services.http.contract import Options
+from services.http.bodies import Batch, read_arrow, read_json
+from services.http.contract import JSON_TYPE, Options
 from services.http.errors import HTTPError
+from services.http.openapi import describe
 from services.http.options import read_options
+from services.http.rank import read_rank
 from services.http.requests import read_jobs_to_predict, read_outcomes
+from services.http.task import read_task
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 ENDED = {
@@ -202,3 +206,52 @@ def test_a_bad_essential_field_rejects_the_outcome(bad: dict[str, Any]) -> None:
     reported = read_outcomes(rows(ENDED | bad, ENDED | {"job_id": "2"}), NOW)
     assert [reject["index"] for reject in reported.rejected] == [0]
     assert reported.jobs["job_id"].tolist() == ["2"]
+
+
+IDS = ("job_id", "task_id", "after_task_id", "request_id")
+
+
+def test_whole_numbers_are_ids_in_every_form() -> None:
+    numbers = dict.fromkeys(IDS, 123) | {"source": "grid"}
+    for body in ({"jobs": [numbers]}, {"columns": {name: [v] for name, v in numbers.items()}}):
+        jobs = read_jobs_to_predict(read_json(orjson.dumps(body)), NOW).jobs
+        assert [jobs[name].to_pylist() for name in IDS] == [["123"]] * 4
+    for kind in (pa.int64(), pa.uint8(), pa.int32()):
+        columns = {name: pa.array([0, None], kind) for name in IDS if name != "job_id"}
+        columns |= {"job_id": pa.array([7, 12], kind), "source": pa.array(["grid"] * 2)}
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, pa.table(columns).schema) as stream:
+            stream.write_table(pa.table(columns))
+        jobs = read_jobs_to_predict(read_arrow(sink.getvalue().to_pybytes()), NOW).jobs
+        assert jobs["job_id"].to_pylist() == ["7", "12"]
+        assert [jobs[name].to_pylist() for name in IDS[1:]] == [["0", None]] * 3
+
+
+def test_whole_numbers_are_ids_of_outcomes_tasks_and_candidates() -> None:
+    reported = read_outcomes(rows(ENDED | {"job_id": 2**63, "task_id": 0}), NOW)
+    assert (reported.jobs["job_id"].item(), reported.jobs["task_id"].item()) == (str(2**63), "0")
+    task = read_task(orjson.dumps({"task": {"source": "grid", "task_id": 5}, "jobs": 3}))
+    assert task.job.jobs["task_id"].to_pylist() == ["5"]
+    jobs = [{"job_id": number, "candidates": [{"site": "x"}]} for number in (1, 0)]
+    ranked = read_rank(JSON_TYPE, orjson.dumps({"jobs": jobs}), {}).candidates
+    assert ranked.job.values == ["1", "0"]
+
+
+@pytest.mark.parametrize("value", [1.5, 2.0, True, ["1"]])
+def test_no_other_value_is_an_id(value: Any) -> None:
+    with pytest.raises(HTTPError, match=r"job 0: job_id is .*, not text or a whole number"):
+        read_jobs_to_predict(rows({"job_id": value, "source": "grid"}), NOW)
+    jobs = [{"job_id": value, "candidates": [{"site": "x"}]}]
+    with pytest.raises(HTTPError, match=r"job 0: job_id is .*, not text or a whole number"):
+        read_rank(JSON_TYPE, orjson.dumps({"jobs": jobs}), {})
+
+
+def test_a_status_is_one_of_the_documented_ones() -> None:
+    job = {"job_id": "1", "source": "grid"}
+    statuses = describe()["components"]["schemas"]["JobToPredict"]["properties"]["status"]
+    (documented,) = (kind["enum"] for kind in statuses["anyOf"] if "enum" in kind)
+    for status in (*documented, None):
+        read_jobs_to_predict(rows(job | {"status": status}), NOW)
+    with pytest.raises(HTTPError, match="job 1: status is none of") as caught:
+        read_jobs_to_predict(rows(job, job | {"status": "done"}), NOW)
+    assert caught.value.status == 422
