@@ -1,4 +1,4 @@
-"""The command line; its commands are in ``commands``.
+"""The command line, whose commands are in ``commands``, and the names of the Python interface.
 
 Tables go to standard output, progress and logs to standard error. Exit codes: 0 done, 1 failed,
 2 wrong use or input.
@@ -26,6 +26,9 @@ from commands import (
 from commands.tables import print_error
 from infra.errors import GridcastError
 from infra.settings import prepare_environment
+from models.python_api import Forecaster, backtest, read_log
+
+__all__ = ["Forecaster", "app", "backtest", "main", "read_log"]
 
 app = typer.Typer(
     help="Before a grid job runs: how long it will run and what it will use, with honest ranges.",
