@@ -73,10 +73,10 @@ forecaster = Forecaster().learn(ended)
 fields = ["user", "group", "project", "program", "queue", "requested_walltime", "requested_cores"]
 waiting = ended.tail(3)[["job_id", "source", *fields]]  # as if they were submitted again now
 predictions = forecaster.predict(waiting, quantiles=[0.25, 0.75])
-for _, row in predictions.iterrows():
+for _, prediction in predictions.iterrows():
     print(
-        f"job {row['job_id']}: {row['walltime'] / 3600:.1f} h, half of such jobs "
-        f"{row['walltime_q0.25'] / 3600:.1f} to {row['walltime_q0.75'] / 3600:.1f} h, "
-        f"nine of ten {row['walltime_low'] / 3600:.1f} to {row['walltime_high'] / 3600:.1f} h, "
-        f"kill limit {row['walltime_kill_limit'] / 3600:.1f} h"
+        f"job {prediction['job_id']}: {prediction['walltime'] / 3600:.1f} h, half of such jobs "
+        f"{prediction['walltime_q0.25'] / 3600:.1f} to {prediction['walltime_q0.75'] / 3600:.1f} h, "
+        f"nine of ten {prediction['walltime_low'] / 3600:.1f} to {prediction['walltime_high'] / 3600:.1f} h, "
+        f"kill limit {prediction['walltime_kill_limit'] / 3600:.1f} h"
     )

@@ -267,6 +267,13 @@ def prepare_environment() -> Settings:
     return settings
 
 
+def use_home(home: str | Path) -> Settings:
+    """Make ``home`` the data folder of this process; returns the settings that follow."""
+    os.environ["GRIDCAST_HOME"] = str(home)
+    prepare_environment.cache_clear()
+    return prepare_environment()
+
+
 def use_own_folder(name: str) -> Settings:
     """Keep all that follows in a folder of the data folder, on embedded databases.
 
@@ -274,9 +281,8 @@ def use_own_folder(name: str) -> Settings:
     """
     home = prepare_environment().home.absolute() / name
     databases = ("DATABASE_URL", "MLFLOW_URL", "PREFECT_DATABASE_URL")
-    os.environ.update({f"GRIDCAST_{setting}": "" for setting in databases}, GRIDCAST_HOME=str(home))
-    prepare_environment.cache_clear()
-    return prepare_environment()
+    os.environ.update({f"GRIDCAST_{setting}": "" for setting in databases})
+    return use_home(home)
 
 
 def environment_with(extra: Mapping[str, str]) -> dict[str, str]:

@@ -6,7 +6,6 @@ and the columns of predictions are stable; the modules beneath may change.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -131,15 +130,12 @@ class Forecaster:
         Raises:
             GridcastError: The store or the registry cannot be read, or the version does not load.
         """
-        from infra.settings import prepare_environment
+        from infra.settings import prepare_environment, use_home
         from jobs.store import open_store, read_jobs
         from models.releases import registry
         from models.releases.verification import load_model_set
 
-        if home is not None:
-            os.environ["GRIDCAST_HOME"] = str(home)
-            prepare_environment.cache_clear()
-        settings = prepare_environment()
+        settings = prepare_environment() if home is None else use_home(home)
         version = registry.champion(settings)
         forecaster = cls(model_set=load_model_set(version, settings) if version else None)
         store = open_store(settings.store_url)
