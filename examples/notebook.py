@@ -38,8 +38,8 @@ print(ended[["user", "program", "requested_walltime", "walltime"]].tail(3))
 
 # %%
 result = backtest(jobs, predictors=["gridcast", "last-two", "request"])
-for row in result.rows:
-    print(f"{row['predictor']:10} mean absolute error {row['mae']:,.0f} s")
+for scores in result.rows:
+    print(f"{scores['predictor']:10} mean absolute error {scores['mae']:,.0f} s")
 inside = result.jobs["actual"].between(result.jobs["low"], result.jobs["high"]).mean()
 print(f"90 % ranges contained {inside:.1%} of {len(result.jobs):,} outcomes")
 
@@ -73,10 +73,11 @@ forecaster = Forecaster().learn(ended)
 fields = ["user", "group", "project", "program", "queue", "requested_walltime", "requested_cores"]
 waiting = ended.tail(3)[["job_id", "source", *fields]]  # as if they were submitted again now
 predictions = forecaster.predict(waiting, quantiles=[0.25, 0.75])
-for _, prediction in predictions.iterrows():
+for _, row in predictions.iterrows():
+    hours = row.filter(like="walltime") / 3600
     print(
-        f"job {prediction['job_id']}: {prediction['walltime'] / 3600:.1f} h, half of such jobs "
-        f"{prediction['walltime_q0.25'] / 3600:.1f} to {prediction['walltime_q0.75'] / 3600:.1f} h, "
-        f"nine of ten {prediction['walltime_low'] / 3600:.1f} to {prediction['walltime_high'] / 3600:.1f} h, "
-        f"kill limit {prediction['walltime_kill_limit'] / 3600:.1f} h"
+        f"job {row['job_id']}: {hours['walltime']:.1f} h, "
+        f"half of such jobs {hours['walltime_q0.25']:.1f} to {hours['walltime_q0.75']:.1f} h, "
+        f"nine of ten {hours['walltime_low']:.1f} to {hours['walltime_high']:.1f} h, "
+        f"kill limit {hours['walltime_kill_limit']:.1f} h"
     )
