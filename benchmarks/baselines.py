@@ -1,4 +1,4 @@
-"""Adaptation of linear, boosted and neural regressions and of Gridcast; docs/benchmarks/walltime.md.
+"""Adaptation of linear, boosted and neural regressions and of Gridcast; docs/benchmarks/regressions.md.
 
     uv run python benchmarks/baselines.py [LOG ...]
 

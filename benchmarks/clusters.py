@@ -1,4 +1,4 @@
-"""Models of clusters compared with the global model; the tables of docs/benchmarks/walltime.md.
+"""Models of clusters compared with the global model; the tables of docs/benchmarks/refiner.md.
 
     uv run python benchmarks/clusters.py [LOG ...]
     uv run python benchmarks/clusters.py --backtest [LOG ...]

@@ -1,4 +1,4 @@
-"""Speed and memory of the engine: histories, predictions, training; docs/benchmarks/walltime.md.
+"""Speed and memory of the engine: histories, predictions, training; docs/benchmarks/speed.md.
 
     uv run python benchmarks/engine.py [history|generated|answers|training ...]
 

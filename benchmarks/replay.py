@@ -1,4 +1,4 @@
-"""The benefit of predictions for a scheduler, on real logs; docs/explanation/scheduling.md.
+"""The benefit of predictions for a scheduler, on real logs; docs/benchmarks/scheduling.md.
 
     uv run python benchmarks/replay.py TABLE [LOG ...]
 

@@ -2,7 +2,7 @@
 
     uv run python benchmarks/sizes.py [LOG ...]
 
-The table of docs/benchmarks/walltime.md. The mixture is backtested once on each log; at 40, 60 and 80 % of
+The table of docs/benchmarks/refiner.md. The mixture is backtested once on each log; at 40, 60 and 80 % of
 it a refiner of each size is fitted on the ended jobs (the latest 30,000) and evaluated on the jobs
 submitted until the next. Fewer trees are the first ones of the model; the best inputs are
 CatBoost's own choice.

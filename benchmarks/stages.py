@@ -1,4 +1,4 @@
-"""Prediction in two stages: CPU time and peak memory first, then run time; docs/benchmarks/walltime.md.
+"""Prediction in two stages: CPU time and peak memory first, then run time; docs/benchmarks/refiner.md.
 
     uv run python benchmarks/stages.py [LOG ...]
 

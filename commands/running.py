@@ -89,7 +89,7 @@ def up(
         raise InputError(
             "this data folder's store is the PostgreSQL that `gridcast up --site` made: start it "
             "so. Back to SQLite: `gridcast backup FILE` while it is up, then `gridcast restore "
-            "FILE` with another GRIDCAST_HOME, and `gridcast up` there (docs/how-to/operations.md)"
+            "FILE` with another GRIDCAST_HOME, and `gridcast up` there (docs/how-to/postgresql.md)"
         )
     wanted = site_components(settings) if site else local_components(settings)
     run(
@@ -121,7 +121,7 @@ def _begin_site(settings: Settings, move: bool, empty: bool) -> None:
         raise InputError(
             f"this data folder has {jobs:,} jobs and {versions:,} versions of the model in SQLite, "
             "and PostgreSQL would begin empty: `gridcast up --site --move` copies them into it, "
-            "`gridcast up --site --empty` begins without them (docs/how-to/operations.md)"
+            "`gridcast up --site --empty` begins without them (docs/how-to/postgresql.md)"
         )
 
 

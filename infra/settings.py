@@ -61,16 +61,22 @@ class Settings(BaseSettings):
     )
     model_name: str = Field("gridcast", description="name of the registered model set in MLflow")
     host: str = Field("127.0.0.1", description="address that the servers bind to")
-    predictor_port: int = Field(3000, ge=0, le=65535)
-    mlflow_port: int = Field(5000, ge=0, le=65535)
-    prefect_port: int = Field(4200, ge=0, le=65535)
-    dashboard_port: int = Field(3100, ge=0, le=65535)
+    predictor_port: int = Field(
+        3000, ge=0, le=65535, description="port of the predictor, or of the proxy of `up --site`"
+    )
+    mlflow_port: int = Field(5000, ge=0, le=65535, description="port of MLflow")
+    prefect_port: int = Field(4200, ge=0, le=65535, description="port of Prefect")
+    dashboard_port: int = Field(3100, ge=0, le=65535, description="port of the shifter's page")
     replica_ports: str = Field(
         "3001,3002",
         description="ports of the predictors behind the proxy of `up --site`",
     )
-    postgres_port: int = Field(5433, ge=0, le=65535)
-    prometheus_port: int = Field(9090, ge=0, le=65535)
+    postgres_port: int = Field(
+        5433, ge=0, le=65535, description="port of the PostgreSQL of `up --site`"
+    )
+    prometheus_port: int = Field(
+        9090, ge=0, le=65535, description="port of the Prometheus of `up --site`"
+    )
     dashboard_seconds: float = Field(
         60.0, gt=0, description="seconds between two updates of the tasks"
     )

@@ -2,7 +2,7 @@
 
 The advice is the larger of the prediction for the next such job and of what all but a chosen share
 of the past jobs kept to: the prediction for one job is too little for a month of them
-(docs/how-to/sites.md). It comes with the numbers of past jobs that needed more, and of those
+(docs/benchmarks/advice.md). It comes with the numbers of past jobs that needed more, and of those
 killed at their limit, whose need is unknown. Implausible records are counted and left out.
 """
 

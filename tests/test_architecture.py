@@ -1,4 +1,4 @@
-"""The house stands as docs/explanation/architecture.md says: floors, one place for each outside package, names that are ours."""
+"""The code is as docs/explanation/architecture.md says: floors, and each outside package in one place."""
 
 import ast
 import importlib

@@ -14,6 +14,7 @@ from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from reference import fill
 
 ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"\]\((?!https?://|#|mailto:)([^)#\s]+)(#[^)\s]*)?\)")
@@ -87,7 +88,11 @@ def root_link(link: re.Match[str]) -> str:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Point links at the copies of repository files, and turn formulas into MathML."""
+    """Insert generated parts, link to copies of repository files, write formulas as MathML."""
+
+    if page.file.src_uri.startswith("benchmarks/"):
+        # Wide tables take the room of the table of contents.
+        page.meta["hide"] = ["toc"]
 
     def relink(link: re.Match[str]) -> str:
         path = repository_path(page.file.src_uri, link[1])
@@ -96,7 +101,7 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
         folder = posixpath.dirname(page.file.src_uri)
         return f"]({posixpath.relpath(site_path(path), folder or '.')}{link[2] or ''})"
 
-    markdown = LINK.sub(relink, markdown)
+    markdown = LINK.sub(relink, fill(markdown))
     return re.sub(
         r"\$\$(.+?)\$\$",
         lambda formula: convert(formula[1].strip(), display="block"),

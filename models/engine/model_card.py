@@ -70,29 +70,39 @@ class SourceData:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """How a model set came to be; immutable, stored as ``card.json`` beside the model.
-
-    ``sources`` had the training jobs; ``selected_sources`` are those that a person chose to train
-    on, empty where it was all. ``clusters`` has a row a cluster by target, as model selection
-    reports them; ``metrics`` the validation errors by target; ``features`` the refiner's inputs by
-    target.
-    """
+    """How a model set came to be; immutable, stored as ``card.json`` beside the model."""
 
     created_at: str
+    """When the training ended (ISO 8601, UTC)."""
     rows: int
+    """Number of jobs in the training."""
     window: TrainingWindow
+    """First and last submission of these jobs, and when the latest outcome became available."""
     sources: tuple[str, ...] = ()
+    """Sources that had training jobs."""
     by_source: Mapping[str, SourceData] = field(default_factory=dict)
+    """Number of jobs and window of each source."""
     selected_sources: tuple[str, ...] = ()
+    """Sources that a person chose to train on; empty where it was all of them."""
     levels: tuple[str, ...] = ()
+    """Levels of the histories: the fields of their keys, from fine to coarse."""
     features: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Inputs of the refiner by target."""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the mixture by target and of CatBoost, and the most rows that a refiner reads."""
     thresholds: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Thresholds of the classes by target, in its unit."""
     cluster_by: By | None = None
+    """What clusters are made by: group, site, similar users, or nothing."""
     clusters: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    """By target, a row a cluster: its jobs, the losses of its own and of the global refiner on
+    later windows, and the one that answers."""
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Validation errors by target, each job predicted as of its submission."""
     version: str = ""
+    """Version in MLflow's registry; empty before it is registered."""
     card_version: int = CARD_VERSION
+    """Version of this form."""
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ EVERYWHERE = "all"
 LOSS_DELTA, SHIFT_DELTA = 0.02, 0.2
 """ADWIN's false-alarm probabilities for losses and for shifts of the outcomes, each shared by all
 jobs and the clusters. Its bound holds for any distribution, so false alarms are far fewer
-(docs/explanation/drift.md)."""
+(docs/benchmarks/drift.md)."""
 PERIOD = 6 * 3600 * 1_000_000
 """Microseconds over which the scores of a burst are averaged, and between two tests."""
 ENDED_SHARE = 0.95

@@ -34,7 +34,7 @@ HOUR = 3600.0
 def test_planted_stalls_are_found_and_little_else() -> None:
     (found,) = score_stall_detection(generate(6000, days=12, seed=1).jobs)
     assert found["predictor"] == "stalls" and found["planted"] > 8
-    # Longer logs, by which more is known, are in docs/explanation/tasks.md.
+    # Longer logs, by which more is known, are in docs/benchmarks/tasks.md.
     assert (
         found["recall"] > 0.8 and found["precision"] > 0.6 and 0 < found["median_delay_hours"] < 12
     )
