@@ -12,14 +12,20 @@ from pathlib import Path
 # On a broker's machine the client is one copied file: ``from client import Gridcast``.
 from services.client import Gridcast
 
-FIELDS = ("job_id", "source", "user", "group", "program", "queue", "requested_walltime")
+FIELDS = ("job_id", "source", "user", "group", "program", "queue")
+
+
+def as_job(row: dict[str, str]) -> dict[str, str | float]:
+    """The fields of a row that are not empty, numbers as numbers."""
+    job: dict[str, str | float] = {name: row[name] for name in FIELDS if row.get(name)}
+    requested = row.get("requested_walltime")
+    return {**job, "requested_walltime": float(requested)} if requested else job
 
 
 def main(file: str, url: str = "http://127.0.0.1:3000") -> None:
     """Print ten of the file's first 1,000 jobs, by the time by which 95 % of such jobs ended."""
     with Path(file).open(encoding="utf-8") as lines:
-        rows = list(islice(csv.DictReader(lines), 1000))
-    jobs = [{name: row[name] for name in FIELDS if row.get(name)} for row in rows]
+        jobs = [as_job(row) for row in islice(csv.DictReader(lines), 1000)]
     with Gridcast(url, token=os.environ.get("GRIDCAST_TOKEN"), timeout=5) as predictor:
         predictions = predictor.predict(jobs)
     fallbacks = [row["fallback"] for row in predictions if "fallback" in row]

@@ -186,12 +186,13 @@ def read_log(
     """
     path = Path(path)
     reader = reader_named(format) if format else detect(path)
-    done, frames = IngestResult(path, reader.name), []
+    done, frames, first_reason = IngestResult(path, reader.name), [], ""
     for batch in reader.read(path, ReadOptions(columns=columns, timezone=timezone)):
         if batch.record is not record:
             raise ReadError(f"{path} is a log of {batch.record.name}s, not of {record.name}s")
         jobs, rejects, notes = _prepare(batch)
         frames.append(jobs)
+        first_reason = first_reason or (rejects[0].reason if rejects else "")
         done = replace(
             done,
             read=done.read + len(batch.jobs) + len(batch.rejects),
@@ -202,9 +203,10 @@ def read_log(
             progress(done)
     jobs = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
     if jobs.empty:
+        count = f"{done.rejected} of {done.read} records were rejected"
+        why = f": {count}, the first because {first_reason}"
         raise ReadError(
-            f"{path} holds no {record.name} that could be read:"
-            f" all its {done.rejected} records were rejected"
+            f"{path} holds no {record.name} that could be read{why if done.rejected else ''}"
         )
     jobs = merge_repeated(separate_recycled(jobs, jobs.iloc[:0], record=record), record)
     jobs = jobs.sort_values("submitted_at", kind="stable", ignore_index=True)

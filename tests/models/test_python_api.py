@@ -27,6 +27,9 @@ def test_a_log_is_read_as_ingest_reads_it(tmp_path: Path) -> None:
     assert jobs["submitted_at"].tolist()[0] == pd.Timestamp("2025-12-31T23:00:00", tz="UTC")
     with pytest.raises(InputError, match=r"absent\.csv"):
         read_log(tmp_path / "absent.csv")
+    log.write_text(CSV.replace("60", "-1").replace("120", "-1"), encoding="utf-8")
+    with pytest.raises(InputError, match="3 of 3 records were rejected, the first because "):
+        read_log(log, mapping=MAP)
 
 
 def test_predictions_are_those_of_the_engine(habits: Jobs) -> None:

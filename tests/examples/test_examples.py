@@ -1,0 +1,66 @@
+"""Each example runs for real: the broker against a predictor with tokens, the notebook on a log."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from gridcast import Forecaster
+from infra.settings import use_home
+from jobs.schema import OUTCOMES
+from tests.examples.conftest import ROOT, run
+from tests.services.conftest import free_port, running
+
+EXAMPLES = ROOT / "examples"
+TOKEN = "a-broker's-token-of-32-characters"
+
+
+def test_the_broker_lists_the_jobs_that_end_soonest(log: Path, trained_home: Path) -> None:
+    with running(trained_home, GRIDCAST_TOKENS=f"{TOKEN}:predict") as predictor:
+        command = (str(EXAMPLES / "broker.py"), str(log), predictor.url)
+        lines = run(*command, folder=log.parent, GRIDCAST_TOKEN=TOKEN).splitlines()
+    assert lines[0] == "1,000 jobs, 0 without a prediction"
+    highs = [float(line.rsplit(" ", 1)[1].rstrip(")")) for line in lines[1:]]
+    assert len(highs) == 10
+    assert highs == sorted(highs)
+
+
+def test_the_broker_goes_on_by_requests_without_a_predictor(log: Path) -> None:
+    command = (str(EXAMPLES / "broker.py"), str(log), f"http://127.0.0.1:{free_port()}")
+    lines = run(*command, folder=log.parent).splitlines()
+    assert lines[0].startswith("1,000 jobs, 1,000 without a prediction the predictor cannot")
+    requests = pd.read_csv(log, nrows=1000)["requested_walltime"].nsmallest(10) / 60
+    assert [float(line.split()[2]) for line in lines[1:]] == pytest.approx(
+        requests.round().tolist()
+    )
+
+
+def test_the_notebook_plots_calibration_and_predicts(log: Path, tmp_path: Path) -> None:
+    output = run(str(EXAMPLES / "notebook.py"), str(log), folder=tmp_path, MPLBACKEND="Agg")
+    assert "grid.csv: 3,000 jobs, 3,000 ended" in output
+    assert output.count("kill limit") == 3
+    assert (tmp_path / "calibration.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_champion_in_python_is_the_one_of_the_command(
+    log: Path, trained_home: Path, data_folder: Path
+) -> None:
+    later = pd.read_csv(log, dtype={"job_id": str}).tail(50).drop(columns=list(OUTCOMES))
+    later["submitted_at"] = "2026-01-01T00:00:00Z"
+    waiting = log.parent / "waiting.csv"
+    later.to_csv(waiting, index=False)
+    output = run(
+        "-m", "gridcast", "predict", str(waiting), "--json",
+        folder=log.parent, GRIDCAST_HOME=str(trained_home),
+    )  # fmt: skip
+    expected = pd.DataFrame(json.loads(output)["rows"]).set_index("job_id")
+    try:
+        forecaster = Forecaster.champion(trained_home)
+        predictions = forecaster.predict(later).set_index("job_id")
+    finally:
+        use_home(data_folder)
+    assert set(expected["model_version"]) == {forecaster.version} == {"gridcast-1"}
+    numbers = [name for name in predictions if name.startswith("walltime")]
+    for name in numbers:
+        assert predictions[name].tolist() == pytest.approx(expected[name].tolist(), rel=0.02), name
