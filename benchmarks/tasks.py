@@ -16,7 +16,8 @@ import pandas as pd
 from infra.settings import Settings
 from jobs.schema import conform
 from jobs.store import add_jobs
-from services.dashboard import overview
+from services.dashboard import tasks as listing
+from services.dashboard.values import as_json
 from services.task_watch.service import TaskWatchService
 
 NOW = pd.Timestamp("2026-01-20", tz="UTC")
@@ -73,7 +74,7 @@ def main(tasks: int = 10_000, wide: int = 100) -> None:
         tasks_now, times = service.latest.read()[0], []
         for page in range(50):
             began = time.perf_counter()
-            overview.as_json(overview.tasks(tasks_now, {"page": str(page), "text": "user1"}))
+            as_json(listing.tasks(tasks_now, {"page": str(page), "text": "user1"}))
             times.append(time.perf_counter() - began)
         print(
             f"{'a page of the list, slowest':30} {1e3 * max(times):8.1f} ms of {len(tasks_now):,} tasks"

@@ -8,7 +8,12 @@ read take the engine and return DataFrames. Every time is UTC.
 from jobs.store.database import StoreAddressError, StoreError, connect, open_store
 from jobs.store.export import EXPORTED, export_batches
 from jobs.store.measurements import add_measurements, read_measurements
-from jobs.store.predictions import add_predictions, read_predictions
+from jobs.store.predictions import (
+    add_predictions,
+    read_predicted_and_actual,
+    read_predictions,
+    read_predictions_of,
+)
 from jobs.store.records import (
     AddResult,
     add_jobs,
@@ -62,7 +67,9 @@ __all__ = [
     "read_jobs",
     "read_latest",
     "read_measurements",
+    "read_predicted_and_actual",
     "read_predictions",
+    "read_predictions_of",
     "read_rejects",
     "read_thresholds",
     "read_unique_contexts",

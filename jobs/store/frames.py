@@ -18,7 +18,19 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
-from sqlalchemy import Column, Connection, Select, Table
+from sqlalchemy import (
+    ARRAY,
+    Column,
+    ColumnElement,
+    Connection,
+    Select,
+    Table,
+    Text,
+    any_,
+    func,
+    literal,
+    select,
+)
 
 from infra.aliases import Integers
 from jobs.schema import TIME_TYPE
@@ -225,6 +237,15 @@ def _values(series: pd.Series, kind: str) -> list[Any]:
         for position in np.flatnonzero(missing).tolist():
             values[position] = None
     return values
+
+
+def is_one_of(
+    connection: Connection, column: ColumnElement[str], texts: list[str]
+) -> ColumnElement[bool]:
+    """Whether a column is one of ``texts``, as one parameter: databases limit their number."""
+    if connection.dialect.name == "postgresql":
+        return column == any_(literal(texts, ARRAY(Text)))
+    return column.in_(select(func.json_each(json.dumps(texts)).table_valued("value").c.value))
 
 
 def as_microseconds(moment: Moment) -> int:

@@ -6,10 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import Connection, Engine, and_, select
+from sqlalchemy import Connection, Engine, and_, or_, select
 
 from jobs.store.database import read_connection
-from jobs.store.frames import Moment, as_microseconds, read_rows, write_rows, write_values
+from jobs.store.frames import (
+    Moment,
+    as_microseconds,
+    is_one_of,
+    read_rows,
+    write_rows,
+    write_values,
+)
 from jobs.store.tables import jobs as jobs_table
 from jobs.store.tables import predictions as table
 
@@ -75,3 +82,86 @@ def read_predictions(
     ).limit(limit)
     with read_connection(engine) as connection:
         return read_rows(connection, query)
+
+
+_IS_PREDICTION = and_(
+    # Missing in rows of earlier versions; a job that has not ended has revision 0.
+    or_(
+        table.c.known_revision.is_(None),
+        jobs_table.c.revision == 0,
+        jobs_table.c.revision > table.c.known_revision,
+    ),
+    table.c.shadow.is_not(True),
+)
+"""Made before the job's end was known, and given to a caller."""
+_BY_JOB = (table.c.source, table.c.job_id, table.c.target, table.c.asked_at)
+
+
+def read_predictions_of(
+    engine: Engine, source: str, job_ids: Sequence[str], targets: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Read the predictions of some jobs that were made before their end, by job, target and time.
+
+    Args:
+        engine: the store.
+        source: the source of the jobs.
+        job_ids: the jobs, some hundreds at most.
+        targets: only predictions of these targets; default all.
+    """
+    same_job = and_(jobs_table.c.source == table.c.source, jobs_table.c.job_id == table.c.job_id)
+    query = select(table).select_from(table.join(jobs_table, same_job))
+    with read_connection(engine) as connection:
+        of_jobs = is_one_of(connection, table.c.job_id, list(job_ids))
+        query = query.where(table.c.source == source, of_jobs, _IS_PREDICTION)
+        if targets:
+            query = query.where(table.c.target.in_(list(targets)))
+        return read_rows(connection, query.order_by(*_BY_JOB))
+
+
+def read_predicted_and_actual(
+    engine: Engine,
+    targets: Sequence[str],
+    columns: Sequence[str],
+    *,
+    since: Moment,
+    until: Moment,
+    limit: int,
+    having: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """Read the predictions that were made of the jobs that ended last, before their ends.
+
+    Args:
+        engine: the store.
+        targets: only predictions of these targets.
+        columns: fields of the job to add.
+        since: only jobs that ended at this time or later.
+        until: only jobs that ended before this time.
+        limit: at most that many jobs, the latest, are looked at.
+        having: of these only the jobs with these values, by column.
+
+    Returns:
+        Each job's first prediction of a target, by the job's end.
+    """
+    latest = (
+        select(jobs_table)
+        .where(jobs_table.c.ended_at >= as_microseconds(since))
+        .where(jobs_table.c.ended_at < as_microseconds(until))
+        .order_by(jobs_table.c.ended_at.desc())
+        .limit(limit)
+        .subquery()
+    )
+    job = latest.c
+    made_before = or_(table.c.known_revision.is_(None), job.revision > table.c.known_revision)
+    same_job = and_(job.source == table.c.source, job.job_id == table.c.job_id)
+    query = (
+        select(table, *(job[name] for name in columns if name not in table.c))
+        .select_from(latest.join(table, same_job))
+        .where(table.c.target.in_(list(targets)), made_before, table.c.shadow.is_not(True))
+    )
+    for name, value in (having or {}).items():
+        query = query.where(job[name] == value)
+    query = query.order_by(job.ended_at, *_BY_JOB)
+    kinds = {name: jobs_table.c[name].info["kind"] for name in columns}
+    with read_connection(engine) as connection:
+        rows = read_rows(connection, query, **kinds)
+    return rows.drop_duplicates(["source", "job_id", "target"], ignore_index=True)

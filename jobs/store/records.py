@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import pandas as pd
-from sqlalchemy import (
-    ARRAY,
-    ColumnElement,
-    Connection,
-    Engine,
-    Select,
-    Text,
-    any_,
-    delete,
-    func,
-    literal,
-    select,
-)
+from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, func, select
 
 from jobs.schema import JOB, Record
 from jobs.store.database import lock_writers, read_connection
-from jobs.store.frames import Moment, as_microseconds, read_rows, write_rows
+from jobs.store.frames import Moment, as_microseconds, is_one_of, read_rows, write_rows
 from jobs.store.merging import (
     RECYCLED_MARK,
     differs,
@@ -148,14 +135,7 @@ def _conditions(
     """For each source of ``jobs``, the conditions that select their stored rows."""
     table, (_, name) = RECORDS[record.name], record.identity
     for source, ids in jobs.groupby("source", sort=False)[name]:
-        yield table.c.source == source, _in(connection, table.c[name], ids.tolist())
-
-
-def _in(connection: Connection, column: ColumnElement[str], ids: list[str]) -> ColumnElement[bool]:
-    """Whether a column is one of ``ids``, as one parameter: databases limit their number."""
-    if connection.dialect.name == "postgresql":
-        return column == any_(literal(ids, ARRAY(Text)))
-    return column.in_(select(func.json_each(json.dumps(ids)).table_valued("value").c.value))
+        yield table.c.source == source, is_one_of(connection, table.c[name], ids.tolist())
 
 
 def read_jobs(

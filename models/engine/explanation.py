@@ -92,10 +92,11 @@ def explain_histories(
         limits: What each requested.
 
     Returns:
-        A dict a job. ``histories`` have name, weight (of 1) and jobs (how many had ended);
-        ``similar``, the latest of the finest history first, have ``known`` (when the outcome became
-        available, µs) and ``ident`` (see ``features.identities``), by which a store can name them,
-        the outcome ``value`` and ``alike``, the fields that they share.
+        A dict a job. ``histories`` have name, weight (of 1), jobs (how many had ended) and median
+        (of the latest outcomes; None of outcomes relative to a limit). ``similar``, the latest of
+        the finest history first, have ``known`` (when the outcome became available, µs) and
+        ``ident`` (see ``features.identities``), by which a store can name them, the outcome
+        ``value`` and ``alike``, the fields that they share.
     """
     replay = PrequentialReplay(
         mixture, contexts, np.full(len(contexts), np.nan), limits, queries_only=True
@@ -113,8 +114,14 @@ def explain_histories(
             if end <= first:
                 continue
             ended = int(count_available(index, find_slot(index, jobs.keys[row, number]), end))
+            values = index.value[first:end]
             histories.append(
-                {"history": level.name, "weight": round(float(weights[number]), 4), "jobs": ended}
+                {
+                    "history": level.name,
+                    "weight": round(float(weights[number]), 4),
+                    "jobs": ended,
+                    "median": None if level.relative else float(np.median(values)),
+                }
             )
             for outcome in range(end - 1, first - 1, -1) if not level.relative else ():
                 if len(similar) == MAX_SIMILAR:

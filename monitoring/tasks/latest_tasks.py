@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from infra.background import ThreadStatus
+from monitoring.tasks.activity import Activity
 from monitoring.tasks.task_sets import STATES_BY_SEVERITY
 from monitoring.tasks.watch import COLUMNS
 
@@ -28,6 +29,8 @@ class LatestTasks:
 
     def __init__(self, folder: Path) -> None:
         self._file, self._status_file = folder / "latest.arrow", folder / "status.json"
+        self._activity_file = folder / "activity.json"
+        self._activity: tuple[int, Activity] = (0, {})
         self._read: tuple[int, pd.DataFrame, str] = (0, pd.DataFrame(columns=list(COLUMNS)), "")
 
     def write(self, tasks: pd.DataFrame, now: datetime) -> None:
@@ -51,6 +54,18 @@ class LatestTasks:
         except (OSError, pa.ArrowInvalid, KeyError):
             pass  # none yet: what was read last goes on being shown
         return self._read[1:]
+
+    def write_activity(self, activity: Activity) -> None:
+        """Replace the counts of jobs by those of the same update."""
+        _replace(self._activity_file, orjson.dumps(activity))
+
+    def read_activity(self) -> Activity:
+        """The counts of jobs (``activity.summarise``) as of the last update; empty if never."""
+        with suppress(OSError, orjson.JSONDecodeError):
+            changed = self._activity_file.stat().st_mtime_ns
+            if changed != self._activity[0]:
+                self._activity = changed, orjson.loads(self._activity_file.read_bytes())
+        return self._activity[1]
 
     def write_status(self, threads: list[ThreadStatus]) -> None:
         """Write how the threads do; a disk that refuses it is shown by the file's age."""

@@ -126,6 +126,7 @@ def rows_of_sets(
                 "defined_at": defined,
                 **dict(zip(("low", "median", "high"), end, strict=True)),
                 "asked_at": at,
+                "members": [tasks.names[row] for row in task_set.rows.tolist()],
             }
         )
         if unknown:

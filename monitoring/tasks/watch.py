@@ -40,6 +40,7 @@ from models.tasks.inputs import OpenJobs, Queries, inputs, open_jobs
 from models.tasks.ranges import LEVELS, fit_calibrated, time_left
 from models.tasks.sets import Tasks, group_tasks, microseconds
 from monitoring.alerts import active_alerts, alert_key, notify
+from monitoring.tasks.activity import Activity, ended_by_hour, summarise
 from monitoring.tasks.states import (
     Thresholds,
     compare_with_first,
@@ -89,8 +90,10 @@ TIMES = ("defined_at", *ENDS, "ceiling", "asked_at", "stalled_since")
 COLUMNS = (
     *IDENTITY,
     *("owner", "group", "state", "reasons", "tasks", "jobs", "ended", "failed", "progress"),
-    *("expected_progress", "confidence", *TIMES),
+    *("expected_progress", "confidence", *TIMES, "ended_by_hour", "members"),
 )
+"""``ended_by_hour`` counts a task's jobs that ended in each of the last 24 hours; ``members`` are
+the names of the tasks of a chain or request."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,7 @@ class TaskWatch:
     levels: Levels | None = None
     model: TaskModel = field(default_factory=TaskModel)
     fitted_at: pd.Timestamp | None = None
+    activity: Activity = field(default_factory=dict)
     learned_until: pd.Timestamp | None = None
 
     def update(self, now: datetime) -> pd.DataFrame:
@@ -128,6 +132,7 @@ class TaskWatch:
         moment = pd.Timestamp(now)
         stored = read_jobs(self.engine, since=moment - HISTORY, until=moment, columns=JOB_COLUMNS)
         jobs = as_of(stored, moment)
+        self.activity = summarise(jobs, moment)
         tasks = group_tasks(jobs)
         waits = links(tasks)
         sets = task_sets(tasks, waits)
@@ -208,7 +213,7 @@ class TaskWatch:
                 frames.append(
                     rows_of_sets(own, tasks, waits, remaining, states_by_row, causes, first, at)
                 )
-        described = pd.concat(frames, ignore_index=True)
+        described = pd.concat(frames, ignore_index=True).reindex(columns=list(COLUMNS))
         times: dict[str, Any] = {
             name: pd.to_datetime(described[name], unit="s", utc=True).dt.round("s")
             for name in TIMES
@@ -278,6 +283,7 @@ class TaskWatch:
             "ceiling": defined + ceilings(tasks, rows, now),
             "defined_at": defined,
             **{name: np.where(no_end, np.nan, end[:, i]) for i, name in enumerate(ENDS)},
+            "ended_by_hour": list(ended_by_hour(tasks.task, tasks.ended, len(tasks), now)[rows]),
             "asked_at": at,
             "stalled_since": since,
         }

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import orjson
@@ -28,7 +29,8 @@ from infra.settings import Settings
 from jobs.store import open_store, set_threshold
 from monitoring.tasks.latest_tasks import LatestTasks
 from monitoring.tasks.states import Thresholds
-from services.dashboard import models_overview, overview
+from services.dashboard import jobs, models_overview, overview, sites, tasks
+from services.dashboard.values import as_json
 from services.http.authentication import (
     Token,
     as_bearer,
@@ -54,6 +56,12 @@ REPORT_POLICY = (
 )
 """Evidently's pages carry their scripts; in a sandbox they reach nothing of this page."""
 MAX_BODY_BYTES = 10_000
+NAMED_VIEWS = ("task", "chain", "request", "site", "user", "job")
+VIEWS = (
+    *("/", "/tasks", "/sites", "/models", "/user", "/thresholds"),
+    *(f"/{view}/{{name:path}}" for view in NAMED_VIEWS),
+)
+"""The addresses of the page, which shows each by itself."""
 HEARTBEAT_SECONDS = 15
 
 Handler = Callable[[Request], Awaitable[Any]]
@@ -76,6 +84,7 @@ class Dashboard:
         self.ended = threading.Event()
         self.tokens = read_tokens(settings.tokens.get_secret_value())
         self.hosts = frozenset(settings.host_names)
+        self.training: Popen[bytes] | None = None
 
     @property
     def tasks(self) -> pd.DataFrame:
@@ -95,13 +104,19 @@ class Dashboard:
             stop()
 
         reads: dict[str, Handler] = {
-            "/": self._index,
+            **dict.fromkeys(VIEWS, self._index),
             "/metrics": self._metrics,
             "/reports/{name}": self._report,
             "/api/events": self._events,
+            "/api/overview": self._overview,
+            "/api/problems": self._problems,
             "/api/tasks": self._tasks,
             "/api/tasks/{name:path}": self._task,
             "/api/sites": self._sites,
+            "/api/sites/{name:path}": self._site,
+            "/api/users/{name:path}": self._user,
+            "/api/advice/{name:path}": self._advice,
+            "/api/jobs/{name:path}": self._job,
             "/api/models": self._models,
             "/api/thresholds": self._thresholds,
         }
@@ -136,7 +151,7 @@ class Dashboard:
             if isinstance(content, Response):
                 response = content
             else:
-                response = Response(overview.as_json(content), media_type="application/json")
+                response = Response(as_json(content), media_type="application/json")
             for name, value in HEADERS.items():
                 response.headers.setdefault(name, value)
             return response
@@ -172,24 +187,62 @@ class Dashboard:
             raise HTTPError(404, "there is no such report")
         return FileResponse(path, headers={"Content-Security-Policy": REPORT_POLICY})
 
-    async def _tasks(self, request: Request) -> Any:
-        tasks, updated_at = self.latest.read()
-        page = overview.tasks(tasks, dict(request.query_params))
+    async def _overview(self, request: Request) -> Any:
+        query, tasks_now = dict(request.query_params), self.tasks
+        activity, now = self.latest.read_activity(), self.clock()
+        first = await asyncio.to_thread(
+            overview.overview, self.engine, activity, tasks_now, now, query
+        )
+        return {**first, **self._freshness()}
+
+    async def _problems(self, request: Request) -> Any:
+        """The problems for which the registry is asked, which may take seconds."""
+        arguments = self.engine, self.settings, self.clock()
+        return {"problems": await asyncio.to_thread(models_overview.problems, *arguments)}
+
+    def _freshness(self) -> dict[str, str]:
+        """When the tasks were updated, and what keeps them from being updated."""
         troubles = [thread["trouble"] for thread in self.latest.read_status().values()]
-        return {**page, "updated_at": updated_at, "trouble": "; ".join(filter(None, troubles))}
+        return {
+            "updated_at": self.latest.read()[1],
+            "trouble": "; ".join(filter(None, troubles)),
+        }
+
+    async def _tasks(self, request: Request) -> Any:
+        return {**tasks.tasks(self.tasks, dict(request.query_params)), **self._freshness()}
 
     async def _task(self, request: Request) -> Any:
         name, query = request.path_params["name"], dict(request.query_params)
-        return await asyncio.to_thread(overview.task, self.engine, self.tasks, name, query)
+        return await asyncio.to_thread(tasks.task, self.engine, self.tasks, name, query)
 
     async def _sites(self, request: Request) -> Any:
-        return await asyncio.to_thread(overview.sites, self.engine, self.clock())
+        return sites.sites(self.latest.read_activity())
+
+    async def _site(self, request: Request) -> Any:
+        name, query = request.path_params["name"], dict(request.query_params)
+        activity = self.latest.read_activity()
+        return await asyncio.to_thread(sites.site, self.engine, activity, name, self.clock(), query)
+
+    async def _user(self, request: Request) -> Any:
+        name = request.path_params["name"]
+        return await asyncio.to_thread(jobs.user, self.engine, name, self.clock())
+
+    async def _advice(self, request: Request) -> Any:
+        arguments = self.settings, request.path_params["name"], self.clock()
+        return await asyncio.to_thread(jobs.advice, self.engine, *arguments)
+
+    async def _job(self, request: Request) -> Any:
+        name, source = request.path_params["name"], request.query_params.get("source", "")
+        return await asyncio.to_thread(jobs.job, self.engine, self.settings, source, name)
 
     async def _models(self, request: Request) -> Any:
-        return await asyncio.to_thread(models_overview.models, self.engine, self.settings)
+        is_training = self.training is not None and self.training.poll() is None
+        return await asyncio.to_thread(
+            models_overview.models, self.engine, self.settings, is_training
+        )
 
     async def _thresholds(self, request: Request) -> Any:
-        return await asyncio.to_thread(overview.thresholds, self.engine)
+        return await asyncio.to_thread(tasks.thresholds, self.engine)
 
     async def _set_threshold(self, request: Request) -> Any:
         body = await _body(request)
@@ -240,7 +293,7 @@ class Dashboard:
         return {"sentence": "the champion may be replaced again"}
 
     async def _retrain(self, request: Request) -> Any:
-        await asyncio.to_thread(models_overview.start_training, self.settings)
+        self.training = await asyncio.to_thread(models_overview.start_training, self.settings)
         return {"sentence": "a training has been started; its version will be listed here"}
 
 

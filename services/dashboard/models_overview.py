@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from subprocess import Popen
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,8 @@ from infra.errors import GridcastError
 from infra.settings import Settings
 from jobs.store import read_measurements
 from models.quantities.targets import TARGETS
-from services.dashboard.overview import records
+from models.releases.versions import STALE_AFTER
+from services.dashboard.values import records
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -33,12 +36,22 @@ VERDICT_TITLES = {"drift": "Drift: columns that moved", "decay": "Decay: active 
 Chart = dict[str, Any]
 
 
-def models(engine: Engine, settings: Settings) -> dict[str, Any]:
+def models(engine: Engine, settings: Settings, is_training: bool = False) -> dict[str, Any]:
     """Give the versions, charts of what was measured of them, and links to other pages.
 
     While the registry is away, the measurements are given without the versions.
+
+    Args:
+        engine: The store.
+        settings: Whose registry, and whether anybody may change something.
+        is_training: Whether a training that was started here still runs.
+
+    Returns:
+        What the page shows. ``refusals`` says by button why it cannot work, "" where it can; each
+        version has its own.
     """
-    sentence, versions = _versions(settings)
+    registered = read_registry(settings)
+    versions, tested = registered.versions, tested_errors(engine)
     measured = {
         kind: read_measurements(engine, kind=kind, segment="all", latest=MAX_POINTS)
         for kind in ("decay", "accuracy", "drift")
@@ -46,16 +59,22 @@ def models(engine: Engine, settings: Settings) -> dict[str, Any]:
     newest = pd.concat(list(measured.values())).dropna(subset=["value"])
     newest = newest.sort_values("measured_at", ascending=False).head(MAX_MEASUREMENTS)
     return {
-        "sentence": sentence,
+        "sentence": registered.sentence,
         "versions": [
             {
                 "version": version.version,
                 "label": version.label,
                 "alias": version.state,
                 "created_at": version.created_at.isoformat(),
+                "trained_until": version.tags.get("trained_until"),
+                "jobs": version.tags.get("jobs"),
+                "why": _why(version),
+                "tested": tested.get(version.label, {}),
+                "refusal": _promotion_refusal(version, registered, settings),
             }
             for version in versions[:MAX_VERSIONS]
         ],
+        "refusals": _refusals(registered, settings, is_training),
         "promotions": _promotions(versions),
         "charts": charts(measured),
         "measurements": records(newest[["measured_at", "kind", "name", "value"]]),
@@ -63,19 +82,126 @@ def models(engine: Engine, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _versions(settings: Settings) -> tuple[str, list[Version]]:
-    """A sentence about the champion, and all versions; an absent registry is the sentence."""
+@dataclass(frozen=True)
+class Registered:
+    """What the registry says: a sentence, all versions, the champion, and which is pinned.
+
+    ``is_away`` where it cannot be read; the sentence says why.
+    """
+
+    sentence: str
+    versions: list[Version]
+    champion: Version | None = None
+    pinned: str = ""
+    is_away: bool = False
+
+
+def read_registry(settings: Settings) -> Registered:
+    """Read the registry; one that is away is a sentence."""
     from models.releases import registry
 
     try:
         versions = registry.versions(settings)
         champion, pinned = registry.champion(settings), registry.pinned(settings)
     except GridcastError as error:
-        return str(error), []
+        return Registered(str(error), [], is_away=True)
     first = (
         f"{champion.label} answers." if champion else "No model set answers yet: gridcast train."
     )
-    return f"{first} {pinned}." if pinned else first, versions
+    return Registered(f"{first} {pinned}." if pinned else first, versions, champion, pinned)
+
+
+def problems(engine: Engine, settings: Settings, now: datetime) -> list[dict[str, Any]]:
+    """Say what is wrong with the models: decay, drift, no champion or a stale one.
+
+    Args:
+        engine: The store.
+        settings: Whose registry.
+        now: The present.
+    """
+    wrong = []
+    for kind, verb in (("decay", "decaying"), ("drift", "drifting")):
+        verdict = read_measurements(engine, "verdict", kind=kind, segment="all", latest=1)
+        if len(verdict) and verdict["value"].iloc[0] > 0:
+            row = verdict.iloc[0]
+            details = row["details"] if isinstance(row["details"], dict) else {}
+            text = details.get("sentence") or f"the latest look found {kind}"
+            since = row["measured_at"].isoformat()
+            wrong.append({"kind": verb, "text": text, "since": since, "view": "models"})
+    registered = read_registry(settings)
+    champion = registered.champion
+    if champion is None:
+        kind = "registry away" if registered.is_away else "no champion"
+        wrong.append({"kind": kind, "text": registered.sentence, "view": "models"})
+    elif now - (trained := trained_until(champion)) > STALE_AFTER:
+        text = f"{champion.label} knows no job that ended later; gridcast train trains a new one"
+        since = trained.isoformat()
+        wrong.append({"kind": "stale champion", "text": text, "since": since, "view": "models"})
+    return wrong
+
+
+def trained_until(version: Version) -> datetime:
+    """The end of a version's training window, else when it was made."""
+    text = version.tags.get("trained_until")
+    moment = datetime.fromisoformat(text) if text else version.created_at
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def tested_errors(engine: Engine) -> dict[str, dict[str, Any]]:
+    """The error of each version on the later jobs that it was tested on, beside its rivals.
+
+    Returns:
+        By label the mean absolute error of the walltime by predictor (s), and its ``coverage_90``.
+    """
+    rows = read_measurements(engine, kind="evaluation", latest=MAX_POINTS)
+    errors: dict[str, dict[str, Any]] = {}
+    for row in rows.to_dict("records"):
+        label, _, predictor = row["segment"].partition(" ")
+        if " of " in predictor:  # of another source than the first
+            continue
+        if row["name"] == "walltime mae":
+            errors.setdefault(label, {})[predictor] = row["value"]
+        elif row["name"] == "walltime coverage_90" and predictor == "candidate":
+            errors.setdefault(label, {})["coverage_90"] = row["value"]
+    return errors
+
+
+def _why(version: Version) -> str:
+    """Why a version was promoted, refused, or waits."""
+    tags = version.tags
+    if version.state in ("champion", "retired") and "promoted_why" in tags:
+        return f"promoted by {tags.get('promoted_by', '?')}: {tags['promoted_why']}"
+    if "refused_why" in tags:
+        return f"refused: {tags['refused_why']}"
+    return tags.get("compared", "")
+
+
+def _no_tokens(settings: Settings) -> str:
+    has_tokens = bool(settings.tokens.get_secret_value())
+    return "" if has_tokens else "set GRIDCAST_TOKENS, a token with the scope admin, to change this"
+
+
+def _promotion_refusal(version: Version, registered: Registered, settings: Settings) -> str:
+    """Why a version cannot be promoted, "" if it can."""
+    if registered.champion and registered.champion.version == version.version:
+        return "it answers now"
+    if version.state == "unfinished":
+        return "its training was stopped before it was complete"
+    if registered.pinned:
+        return f"{registered.pinned}: unpin it first"
+    return _no_tokens(settings)
+
+
+def _refusals(registered: Registered, settings: Settings, is_training: bool) -> dict[str, str]:
+    """Why each button cannot work, "" where it can."""
+    refusal = registered.sentence if registered.is_away else _no_tokens(settings)
+    training = "a training runs: its version will be listed here" if is_training else ""
+    no_pin = "" if registered.champion else "there is no champion to pin"
+    return {
+        "retrain": refusal or training,
+        "pin": refusal or no_pin or (registered.pinned and f"{registered.pinned}"),
+        "unpin": refusal or ("" if registered.pinned else "no version is pinned"),
+    }
 
 
 def charts(measured: dict[str, pd.DataFrame]) -> list[Chart]:
@@ -90,14 +216,17 @@ def charts(measured: dict[str, pd.DataFrame]) -> list[Chart]:
         for title, lines in CHART_LINES.items():
             unit = TARGETS[target].unit if "error" in title else ""
             own = {label: rows[rows["name"] == f"{target} {name}"] for name, label in lines.items()}
-            drawn.append(_chart(f"{target}: {title}", unit, own))
+            drawn.append(_chart(f"{target}: {title}", unit, own, 1 if unit == "" else None))
     for kind, title in VERDICT_TITLES.items():
         verdicts = measured[kind][measured[kind]["name"] == "verdict"]
         drawn.append(_chart(title, "", {title.partition(": ")[2]: verdicts}))
     return [chart for chart in drawn if chart["lines"]]
 
 
-def _chart(title: str, unit: str, lines: dict[str, pd.DataFrame]) -> Chart:
+def _chart(
+    title: str, unit: str, lines: dict[str, pd.DataFrame], most: float | None = None
+) -> Chart:
+    """One chart; its axis begins at 0 and ends at ``most``, where the quantity cannot be larger."""
     drawn = []
     for name, rows in lines.items():
         rows = rows.dropna(subset=["value"]).sort_values("measured_at")
@@ -105,7 +234,7 @@ def _chart(title: str, unit: str, lines: dict[str, pd.DataFrame]) -> Chart:
         points = [list(point) for point in zip(times, rows["value"], strict=True)]
         if points:
             drawn.append({"name": name, "points": points})
-    return {"title": title, "unit": unit, "lines": drawn}
+    return {"title": title, "unit": unit, "lines": drawn, "most": most}
 
 
 def _promotions(versions: list[Version]) -> list[dict[str, str]]:
@@ -142,10 +271,11 @@ def _links(settings: Settings) -> list[list[str]]:
     ]
 
 
-def start_training(settings: Settings) -> None:
+def start_training(settings: Settings) -> Popen[bytes]:
     """Start ``gridcast train`` as a process; a thread waits for its end, so that none is left."""
     with (settings.folder("logs") / "train.log").open("ab") as output:
         process = Popen(  # noqa: S603
             [sys.executable, *TRAINING], stdout=output, stderr=output, start_new_session=True
         )
     Thread(target=process.wait, name="training", daemon=True).start()
+    return process

@@ -40,6 +40,7 @@ class History(Struct, forbid_unknown_fields=True):
     history: str
     weight: float | None
     jobs: Natural
+    median: Annotated[float | None, Meta(description="of its latest outcomes; null of shares")]
 
 
 class SimilarJob(Struct, forbid_unknown_fields=True):

@@ -47,7 +47,9 @@ class TaskWatchService:
     def update(self) -> float:
         """Update the tasks and write them for their readers; seconds until the next update."""
         now = self.clock()
-        self.latest.write(order_by_severity(self.watch.update(now)), now)
+        tasks = order_by_severity(self.watch.update(now))
+        self.latest.write_activity(self.watch.activity)
+        self.latest.write(tasks, now)
         return self.settings.dashboard_seconds
 
     def send(self) -> float:

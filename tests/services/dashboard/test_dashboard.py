@@ -16,7 +16,13 @@ import uvicorn
 from pydantic import SecretStr
 
 from infra.settings import Settings
-from jobs.store import add_jobs, add_measurements, latest_task_predictions, unnotified_tasks
+from jobs.store import (
+    add_jobs,
+    add_measurements,
+    latest_task_predictions,
+    read_jobs,
+    unnotified_tasks,
+)
 from jobs.workload import generate
 from models.engine.model_set import ModelSet
 from models.releases import registry
@@ -224,7 +230,7 @@ def test_a_browser_shows_each_page_and_news_without_reloading(
     page = browser.new_page()
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.goto(address, wait_until="domcontentloaded")
+    page.goto(f"{address}/tasks", wait_until="domcontentloaded")
     page.wait_for_selector("table")
     assert page.locator("tbody tr").count() == min((dashboard.tasks["kind"] == "task").sum(), 50)
     dashboard.latest.write(dashboard.tasks, datetime(2025, 1, 9, 15, 30))
@@ -292,7 +298,32 @@ def test_a_training_is_started_by_a_button(
     assert "Usage" in log.read_text()
 
 
-PAGES = ("tasks", "task", "chain", "sites", "models", "thresholds")
+def views(dashboard: Dashboard) -> dict[str, str]:
+    """The address of each view, with names that the store has."""
+    tasks = dashboard.tasks.set_index("kind")
+    row = tasks.loc[["task"]].iloc[0]
+    job = read_jobs(dashboard.engine, having={"task_id": row["task"]}, limit=1).iloc[0]
+    return {
+        "overview": "/",
+        "tasks": "/tasks?sort=-jobs",
+        "task": f"/task/{row['task']}",
+        "chain": f"/chain/{tasks.loc[['chain']].iloc[0]['task']}",
+        "sites": "/sites",
+        "site": f"/site/{job['site']}?hours=24",
+        "models": "/models",
+        "user": f"/user/{row['owner']}",
+        "job": f"/job/{job['job_id']}?source={job['source']}",
+        "thresholds": "/thresholds",
+    }
+
+
+def open_view(page: Any, address: str) -> None:
+    """Open a view, and wait until it and what it draws are there."""
+    page.goto(address, wait_until="domcontentloaded")
+    page.wait_for_selector("h1")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.plot')].every((plot) => plot.querySelector('canvas'))"
+    )
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -303,20 +334,11 @@ def test_axe_finds_no_serious_fault_on_any_page(
         "axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed"
     ).Axe()
     dashboard, address = served
-    first = {
-        kind: dashboard.tasks.set_index("kind")["task"].loc[[kind]].iloc[0]
-        for kind in ("task", "chain")
-    }
     context = browser.new_context(color_scheme=scheme, bypass_csp=True)
     page = context.new_page()
     faults: dict[str, str] = {}
-    for name in PAGES:
-        page.goto("about:blank")
-        page.goto(
-            f"{address}/#{name}" + (f"/{first[name]}" if name in first else ""),
-            wait_until="domcontentloaded",
-        )
-        page.wait_for_selector("h1")
+    for name, path in views(dashboard).items():
+        open_view(page, address + path)
         found = axe.run(page).response["violations"]
         faults |= {
             f"{name}: {one['help']}": one["nodes"][0]["html"]
@@ -330,7 +352,7 @@ def test_axe_finds_no_serious_fault_on_any_page(
 def test_the_keyboard_alone_reaches_a_task(served: tuple[Dashboard, str], browser: Any) -> None:
     dashboard, address = served
     page = browser.new_page()
-    page.goto(address, wait_until="domcontentloaded")
+    page.goto(f"{address}/tasks", wait_until="domcontentloaded")
     page.wait_for_selector("table")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
@@ -347,23 +369,41 @@ def test_a_phone_shows_all_without_scrolling_sideways(
 ) -> None:
     dashboard, address = served
     page = browser.new_page(viewport={"width": 390, "height": 800})
-    for name in (
-        "tasks",
-        f"task/{dashboard.tasks['task'].iloc[0]}",
-        "sites",
-        "models",
-        "thresholds",
-    ):
-        page.goto(f"{address}/#{name}", wait_until="domcontentloaded")
-        page.wait_for_selector("h1")
+    for name, path in views(dashboard).items():
+        open_view(page, address + path)
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), name
     page.close()
 
 
+def test_every_view_loads_only_from_here_and_breaks_no_rule_of_the_policy(
+    served: tuple[Dashboard, str], browser: Any
+) -> None:
+    dashboard, address = served
+    page = browser.new_page()
+    requested: list[str] = []
+    wrong: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on(
+        "console",
+        lambda said: wrong.append(said.text) if "Security Policy" in said.text else None,
+    )
+    for path in views(dashboard).values():
+        open_view(page, address + path)
+    page.close()
+    assert not wrong
+    assert len(requested) > 50 and not [url for url in requested if not url.startswith(address)]
+
+
 def test_the_page_is_small_and_its_own() -> None:
-    files = list((Path(__file__).parents[3] / "services" / "dashboard" / "page").iterdir())
-    assert {file.name for file in files} == {"index.html", "page.css", "page.js", "charts.js"}
-    assert all("http" not in file.read_text().replace("http://www.w3.org/", "") for file in files)
+    folder = Path(__file__).parents[3] / "services" / "dashboard" / "page"
+    own = [file for file in folder.iterdir() if file.is_file()]
+    assert sum(file.stat().st_size for file in own) < 80_000
+    assert all("http" not in file.read_text().replace("http://www.w3.org/", "") for file in own)
+    vendored = {file.name: file.read_text() for file in (folder / "vendor").iterdir()}
+    assert set(vendored) == {"uPlot.iife.min.js", "uPlot.min.css", "uPlot.LICENSE.txt"}
+    assert "(v1.6.32)" in vendored["uPlot.iife.min.js"][:100]
+    assert "The MIT License" in vendored["uPlot.LICENSE.txt"]
 
 
 def test_the_models_page_shows_what_was_measured_while_the_registry_is_away(

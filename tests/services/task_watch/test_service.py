@@ -13,7 +13,7 @@ from jobs.store import add_jobs, add_task_predictions, unnotified_tasks
 from jobs.workload import generate
 from monitoring.doctor import examine
 from monitoring.tasks.latest_tasks import LatestTasks
-from services.dashboard import overview
+from services.dashboard import overview, values
 from services.task_watch.service import TaskWatchService
 from services.task_watch.task_updates import send_task_updates
 
@@ -37,7 +37,7 @@ def test_readers_see_the_latest_update_and_its_time(service: TaskWatchService) -
     assert updated_at == NOW.isoformat()
     assert sorted(tasks["task"]) == sorted(described["task"])
     assert isinstance(tasks["median"].dtype, pd.DatetimeTZDtype)
-    assert overview.records(tasks)[0]["reasons"] == list(tasks["reasons"].iloc[0])
+    assert values.records(tasks)[0]["reasons"] == list(tasks["reasons"].iloc[0])
 
 
 def test_an_update_that_fails_is_shown_and_tried_again(

@@ -1,0 +1,60 @@
+// The versions of the model: how good they are, why one answers, and buttons to change that.
+import { amount, duration, faint, get, make, percent, table, text } from "./dom.js";
+import { measured } from "./overview.js";
+import { act } from "./act.js";
+import { moment } from "./time.js";
+
+// A button that cannot work is disabled, and the reason is beside it.
+function button(id, path, body, title, refusal) {
+  const note = `${id}-why`;
+  const attributes = refusal ? { disabled: "", "aria-describedby": note } : {};
+  return make("span", { class: "action" },
+    make("button", { id, onclick: () => act(path, body), ...attributes }, title),
+    refusal ? make("span", { id: note, class: "faint" }, refusal) : null);
+}
+
+function error(row) {
+  const { tested } = row;
+  if (tested.candidate === undefined) return "–";
+  const rivals = Object.entries(tested)
+    .filter(([name, value]) => !["candidate", "champion", "coverage_90"].includes(name) && value !== null);
+  const best = rivals.sort((a, b) => a[1] - b[1])[0];
+  return make("span", {}, duration(tested.candidate), make("br"), make("span", { class: "faint" },
+    [tested.champion === undefined ? "" : `champion then ${duration(tested.champion)}`,
+      best ? `${best[0]} ${duration(best[1])}` : ""].filter(Boolean).join("; ")));
+}
+
+export async function models() {
+  const found = await get("/api/models"), { refusals } = found;
+  const columns = [
+    ["Version", (row) => text(row.label)], ["Alias", (row) => text(row.alias)],
+    ["Since", (row) => moment(row.created_at)],
+    ["Trained until", (row) => moment(row.trained_until)],
+    ["Error on later jobs", error, { number: true }],
+    ["In the 90 % range", (row) => percent(row.tested.coverage_90), { number: true }],
+    ["Why", (row) => text(row.why), { wide: true }],
+    ["Change", (row) => (row.alias === "champion" ? "answers now" : button(`promote-${row.version}`,
+      "/api/promote", { version: row.version }, `Promote ${row.label}`, row.refusal))],
+  ];
+  return [
+    make("h1", {}, "Models"), make("p", {}, found.sentence),
+    make("div", { class: "bar" },
+      button("retrain", "/api/retrain", {}, "Train a new version", refusals.retrain),
+      button("pin", "/api/pin", {}, "Pin the champion", refusals.pin),
+      button("unpin", "/api/unpin", {}, "Unpin", refusals.unpin)),
+    table("Versions; each was tested on jobs later than its training, beside the champion then",
+      columns, found.versions),
+    make("h2", {}, "Error, coverage, drift and decay over time"),
+    found.charts.length
+      ? make("div", { class: "charts" }, ...found.charts.map((chart) => measured(chart, found.promotions)))
+      : faint("Nothing was measured yet: gridcast monitor measures, and so do the schedules of gridcast up."),
+    make("h2", {}, "Promotions"),
+    table("Promotions, newest first", [["When", (row) => moment(row.at)], ["Version", (row) => row.label],
+      ["By", (row) => text(row.by)], ["Why", (row) => text(row.why), { wide: true }]], found.promotions),
+    make("h2", {}, "Other pages"),
+    make("ul", {}, ...found.links.map(([name, href]) => make("li", {}, make("a", { href }, name)))),
+    make("details", {}, make("summary", {}, "Newest numbers"), table("Measurements, newest first", [["When", (row) => moment(row.measured_at)],
+      ["Kind", (row) => row.kind], ["Name", (row) => row.name],
+      ["Value", (row) => amount(row.value, ""), { number: true }]], found.measurements)),
+  ];
+}
