@@ -242,7 +242,13 @@ def _values(series: pd.Series, kind: str) -> list[Any]:
 def is_one_of(
     connection: Connection, column: ColumnElement[str], texts: list[str]
 ) -> ColumnElement[bool]:
-    """Whether a column is one of ``texts``, as one parameter: databases limit their number."""
+    """Whether a column is one of some texts, as one parameter: databases limit their number.
+
+    Args:
+        connection: a connection of the database.
+        column: the column.
+        texts: the texts.
+    """
     if connection.dialect.name == "postgresql":
         return column == any_(literal(texts, ARRAY(Text)))
     return column.in_(select(func.json_each(json.dumps(texts)).table_valued("value").c.value))

@@ -21,7 +21,7 @@ MAX_GROUPS, MAX_SITES, MAX_HOSTS_OF_SITE = 7, 60, 20
 """The largest are named; the rest is counted together, or left out in the case of hosts."""
 MAX_SPEED_JOBS = 100_000
 """The latest ended jobs that speeds are learned from."""
-UNKNOWN, OTHERS = "(unknown)", "(others)"
+UNKNOWN, REST = "(unknown)", "(others)"
 _LEVELS = ("waiting", "running")
 _DAY = 24 * 3600.0
 
@@ -98,7 +98,7 @@ def _largest(
     new_code = np.full(len(names), min(len(order), most))
     new_code[order[:most]] = np.arange(len(order[:most]))
     named = [str(names[code]) for code in order[:most]]
-    return [*named, OTHERS] if len(order) > most else named, new_code[codes]
+    return [*named, REST] if len(order) > most else named, new_code[codes]
 
 
 def _by_hour(
@@ -167,4 +167,5 @@ def _speeds_and_hosts(
     rows = rows.sort_values("badness", ascending=False, kind="stable")
     rows = rows.groupby("site", sort=False).head(MAX_HOSTS_OF_SITE)
     rows["speed"] = rows["speed"].astype(object).where(rows["speed"].notna(), None)
-    return dict(speeds), rows.drop(columns="badness").to_dict("records")  # type: ignore[return-value]
+    listed: Any = rows.drop(columns="badness").to_dict("records")
+    return dict(speeds), listed

@@ -118,12 +118,24 @@ def jobs_over_time(activity: Activity, hours: int) -> dict[str, Any]:
 
 
 def levels(values: list[Any], hours: int, step: int) -> list[Any]:
-    """The values at the end of every ``step`` of the last ``hours``."""
+    """The values at the end of every few hours.
+
+    Args:
+        values: A value an hour.
+        hours: How many of the last hours.
+        step: How many hours apart.
+    """
     return values[-hours:][::-1][::step][::-1]
 
 
 def sums(values: list[int], hours: int, step: int) -> list[int]:
-    """The sums of every ``step`` of the last ``hours``."""
+    """The sums over every few hours.
+
+    Args:
+        values: A value an hour.
+        hours: How many of the last hours.
+        step: How many hours are summed up.
+    """
     rest = np.array(values[-hours:], dtype=np.int64)
     rest = rest[len(rest) % step :]
     return rest.reshape(-1, step).sum(axis=1).tolist()
@@ -188,7 +200,13 @@ def predicted_and_actual(
 
 
 def accuracy(engine: Engine, now: datetime, target: str) -> list[dict[str, Any]]:
-    """Give the charts of error and coverage of the last days of one target."""
+    """Give the charts of error and coverage of the last days.
+
+    Args:
+        engine: The store.
+        now: The present.
+        target: The predicted quantity.
+    """
     since = now - timedelta(days=ACCURACY_DAYS)
     measured = {
         kind: read_measurements(engine, kind=kind, segment="all", since=since, latest=2000)

@@ -41,7 +41,17 @@ def _plain(value: Any) -> Any:
 
 
 def whole_number(query: Query, name: str, default: int, largest: int) -> int:
-    """Read a number of a query; raises HTTPError (422) unless it is one up to ``largest``."""
+    """Read a number of a query.
+
+    Args:
+        query: The query.
+        name: Its name.
+        default: Its value if it is not named.
+        largest: The largest that is allowed; the smallest is 1, of a page 0.
+
+    Raises:
+        HTTPError: It is no such number (422).
+    """
     text = query.get(name, str(default))
     smallest = 0 if name == "page" else 1
     if not text.isdecimal() or len(text) > 9 or not smallest <= int(text) <= largest:
