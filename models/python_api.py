@@ -34,7 +34,7 @@ def read_log(
         timezone: Zone of times that carry none.
 
     Returns:
-        A row a valid job, by submission, with the fields of docs/data.md as columns.
+        A row a valid job, by submission, with the fields of docs/reference/fields.md as columns.
 
     Raises:
         InputError: The file cannot be read, or is no log of jobs.
@@ -177,7 +177,7 @@ class Forecaster:
         and one without ``source`` the learned jobs' source, if they have only one.
 
         Args:
-            jobs: The jobs: a frame, or a mapping each, with the fields of docs/data.md.
+            jobs: The jobs: a frame, or a mapping each, with the fields of docs/reference/fields.md.
             quantiles: Levels of further quantiles, between 0 and 1.
             at: As of when, instead of each submission.
 
