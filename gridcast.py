@@ -7,6 +7,8 @@ Tables go to standard output, progress and logs to standard error. Exit codes: 0
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
@@ -23,58 +25,100 @@ from commands import (
     versions,
     watching,
 )
-from commands.tables import print_error
+from commands.inputs import prints_table
+from commands.tables import print_error, print_sentence
 from infra.errors import GridcastError
 from infra.settings import prepare_environment
 from models.python_api import Forecaster, backtest, read_log
 
 __all__ = ["Forecaster", "app", "backtest", "main", "read_log"]
 
+GROUPS: dict[str, dict[str, Callable[..., None]]] = {
+    "Begin": {"demo": running.demo},
+    "Data": {
+        "ingest": logs.ingest,
+        "collect": site.collect,
+        "jobs": stored.jobs_command,
+        "rejects": stored.rejects,
+        "export": stored.export,
+        "drop-source": stored.drop_source,
+        "generate": logs.generate,
+    },
+    "Models": {
+        "train": versions.train,
+        "history": versions.history,
+        "promote": versions.promote,
+        "rollback": versions.rollback,
+        "pin": versions.pin,
+        "unpin": versions.unpin,
+        "monitor": watching.monitor,
+    },
+    "Judge": {
+        "evaluate": evaluation.evaluate,
+        "evaluate-waits": evaluation.evaluate_waits,
+        "evaluate-transfers": evaluation.evaluate_transfers,
+        "evaluate-tasks": evaluation.evaluate_tasks,
+        "evaluate-allocation": evaluation.evaluate_allocation,
+        "evaluate-classes": evaluation.evaluate_classes,
+        "rehearse": watching.rehearse,
+        "replay": replaying.replay,
+        "replay-grid": replaying.replay_grid,
+        "what-if": planning.what_if,
+        "balance": planning.balance,
+    },
+    "Predict": {
+        "predict": predicting.predict,
+        "rank": predicting.rank,
+        "advise": site.advise,
+        "table": site.table,
+        "scouts": logs.scouts,
+    },
+    "Run": {
+        "up": running.up,
+        "down": running.down,
+        "status": running.status,
+        "serve": running.serve,
+        "dashboard": running.dashboard,
+    },
+    "Care": {
+        "doctor": care.doctor,
+        "backup": care.backup,
+        "restore": care.restore,
+        "prune": care.prune,
+    },
+}
+"""The commands by what a person wants, in the order of ``--help``."""
+
 app = typer.Typer(
     help="Before a grid job runs: how long it will run and what it will use, with honest ranges.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command()(running.demo)
-app.command()(logs.ingest)
-app.command()(site.collect)
-app.command()(site.table)
-app.command()(site.advise)
-app.command()(stored.rejects)
-app.command(name="jobs")(stored.jobs_command)
-app.command()(stored.export)
-app.command(name="drop-source")(stored.drop_source)
-app.command()(logs.scouts)
-app.command()(logs.generate)
-app.command()(versions.train)
-app.command()(versions.promote)
-app.command()(versions.rollback)
-app.command()(versions.pin)
-app.command()(versions.unpin)
-app.command()(versions.history)
-app.command()(predicting.predict)
-app.command()(predicting.rank)
-app.command()(watching.monitor)
-app.command(cls=evaluation.EvaluateCommand)(evaluation.evaluate)
-app.command(name="evaluate-allocation")(evaluation.evaluate_allocation)
-app.command(name="evaluate-classes")(evaluation.evaluate_classes)
-app.command(name="evaluate-tasks")(evaluation.evaluate_tasks)
-app.command(name="evaluate-transfers")(evaluation.evaluate_transfers)
-app.command(name="evaluate-waits")(evaluation.evaluate_waits)
-app.command()(replaying.replay)
-app.command(name="replay-grid")(replaying.replay_grid)
-app.command(name="what-if")(planning.what_if)
-app.command()(planning.balance)
-app.command()(watching.rehearse)
-app.command()(running.serve)
-app.command()(running.dashboard)
-app.command()(running.up)
-app.command()(running.down)
-app.command()(running.status)
-app.command()(care.doctor)
-app.command()(care.backup)
-app.command()(care.restore)
-app.command()(care.prune)
+for group, commands_of_group in GROUPS.items():
+    for name, command in commands_of_group.items():
+        cls = evaluation.EvaluateCommand if name == "evaluate" else None
+        app.command(name=name, cls=cls, rich_help_panel=group)(prints_table(command))
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version of this installation and end."""
+    if wanted:
+        from importlib.metadata import version
+
+        print_sentence(f"gridcast {version('gridcast')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Before a grid job runs: how long it will run and what it will use, with honest ranges."""
 
 
 def main() -> None:

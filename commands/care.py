@@ -21,7 +21,10 @@ def doctor(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check versions, disk, ports, clock, store and servers; exit code 1 if one is wrong."""
+    """Check disk, ports, clock, store and servers.
+
+    Exit code 1 if something is wrong.
+    """
     from infra.components import local_components
     from monitoring.doctor import examine
 
@@ -39,7 +42,10 @@ def backup(
     ],
     as_json: Json = False,
 ) -> None:
-    """Copy the job store and MLflow's registry, with checksums, while everything runs."""
+    """Copy the job store and the registry of models.
+
+    With checksums, while everything runs.
+    """
     from models.releases.backup import back_up
 
     with progress_bar("taking a backup"):
@@ -51,7 +57,10 @@ def restore(
     source: Annotated[Path, typer.Argument(help="What `gridcast backup` made.")],
     as_json: Json = False,
 ) -> None:
-    """Restore a backup into an empty store and registry, of SQLite or PostgreSQL."""
+    """Restore a backup into an empty store.
+
+    The store and the registry may be SQLite or PostgreSQL.
+    """
     from models.releases.backup import restore as put_back
 
     with progress_bar("restoring"):
@@ -60,7 +69,10 @@ def restore(
 
 
 def prune(as_json: Json = False) -> None:
-    """Drop the months that ended before GRIDCAST_RETENTION_MONTHS; 0 keeps all."""
+    """Drop the months that are kept no longer.
+
+    Those that ended before GRIDCAST_RETENTION_MONTHS; 0 keeps all.
+    """
     from jobs.store import prune as drop
 
     with progress_bar("dropping old months"):

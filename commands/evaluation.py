@@ -79,7 +79,10 @@ def evaluate(
     *,
     arguments: ReadArguments,
 ) -> None:
-    """Backtest a log of jobs against every baseline; logged to MLflow with plots."""
+    """Compare predictions with simple rules on a log.
+
+    A backtest in time order. Logged to MLflow; writes an HTML page with charts.
+    """
     from models.engine.training import find_target
 
     if target == "wait":
@@ -113,7 +116,10 @@ def evaluate_transfers(
     *,
     arguments: ReadArguments,
 ) -> None:
-    """Backtest a log of file transfers, how long each takes, against every baseline."""
+    """Compare predicted transfer times with simple rules.
+
+    A backtest in time order. Logged to MLflow; writes an HTML page with charts.
+    """
     from models.engine.training import find_target
     from models.past.traffic import read_series, with_measurements
     from models.quantities.targets import with_extra_inputs
@@ -136,7 +142,10 @@ def evaluate_waits(
     *,
     arguments: ReadArguments,
 ) -> None:
-    """Backtest a log of jobs, how long each waits in its queue, against every baseline."""
+    """Compare predicted waits in queues with simple rules.
+
+    A backtest in time order. Logged to MLflow; writes an HTML page with charts.
+    """
     from models.engine.training import find_target
 
     jobs = _load(log, arguments, targets=("wait",))
@@ -151,7 +160,10 @@ def evaluate_tasks(
     *,
     arguments: ReadArguments,
 ) -> None:
-    """Backtest the predicted ends of tasks by their progress, and find planted stalls."""
+    """Judge the predicted ends of tasks, and stalls found.
+
+    Tasks' ends are predicted by their progress, and planted stalls are looked for.
+    """
     from models.tasks.backtest import evaluate_tasks as backtest
     from monitoring.tasks.stalls import score_stall_detection
 
@@ -183,7 +195,10 @@ def evaluate_allocation(
     *,
     arguments: ReadArguments,
 ) -> None:
-    """Backtest policies of memory allocation: waste and failures, a row a policy."""
+    """Compare rules by which memory is allocated.
+
+    By waste and failures, a row a policy. Writes an HTML page with charts.
+    """
     from models.evaluation.allocation_backtest import evaluate_allocation as backtest
     from models.releases.evidence import record_allocation
 
@@ -209,7 +224,10 @@ def evaluate_classes(
     *,
     arguments: ReadArguments,
 ) -> None:
-    """Backtest classes, as PanDA's broker wants them, of memory, CPU time, I/O and walltime."""
+    """Judge predicted classes, as PanDA's broker wants.
+
+    Of memory, CPU time, I/O and walltime. Writes an HTML page with charts.
+    """
     from models.evaluation.class_backtest import evaluate_classes as backtest
     from models.quantities.classes import parse_thresholds
     from models.releases.evidence import record_classes

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from commands.tables import print_note, progress_bar
+from commands.tables import layout, print_note, progress_bar
 from infra.errors import InputError
 from infra.settings import prepare_environment
 
@@ -26,6 +26,16 @@ Json = Annotated[
     typer.Option(
         "--json",
         help='Print one object {"rows": [{…}]} to standard output, and nothing else there.',
+    ),
+]
+Wide = Annotated[
+    bool, typer.Option("--wide", help="Show all columns of the table, however wide it gets.")
+]
+Page = Annotated[
+    Path | None,
+    typer.Option(
+        "--html",
+        help="Where the page with charts goes; default: a file in the data folder's reports.",
     ),
 ]
 LogName = Annotated[
@@ -71,36 +81,64 @@ READING: dict[str, tuple[Any, Any]] = {
 
 def reads_log(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of READING, which it gets together as ``arguments``."""
-    positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    parameters = [
-        parameter
-        for name, parameter in inspect.signature(command).parameters.items()
-        if name != "arguments"
-    ]
-    options = [
-        inspect.Parameter(name, positional, default=default, annotation=kind)
-        for name, (kind, default) in READING.items()
-    ]
-    is_json = bool(parameters) and parameters[-1].name == "as_json"
-    at = len(parameters) - is_json
 
-    def run(**values: Any) -> None:
+    def call(values: dict[str, Any]) -> None:
         from jobs.ingest import read_arguments
 
         reading = [values.pop(name) for name in READING]
         command(**values, arguments=read_arguments(*reading))
 
-    wrapper: Any = functools.wraps(command)(run)
+    return _with_options(command, READING, call, without="arguments")
+
+
+def prints_table(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command that prints a table (it has ``as_json``) the option ``--wide``."""
+    if "as_json" not in inspect.signature(command).parameters:
+        return command
+
+    def call(values: dict[str, Any]) -> None:
+        layout.wide = values.pop("wide")
+        command(**values)
+
+    return _with_options(command, {"wide": (Wide, False)}, call)
+
+
+def _with_options(
+    command: Callable[..., None],
+    options: dict[str, tuple[Any, Any]],
+    call: Callable[[dict[str, Any]], None],
+    without: str = "",
+) -> Callable[..., None]:
+    """The command with further options, which stand before ``--json``.
+
+    Args:
+        command: The command.
+        options: The types and defaults of the options, by name.
+        call: Called with the values of all options; it calls the command.
+        without: A parameter of the command that is no option.
+    """
     # The module of a command imports ReadArguments for type checking only.
     hints = get_type_hints(command, localns={"ReadArguments": object}, include_extras=True)
-    del hints["arguments"]
-    wrapper.__annotations__ = hints | {name: kind for name, (kind, _) in READING.items()}
-    wrapper.__signature__ = inspect.Signature(
-        [
-            parameter.replace(annotation=wrapper.__annotations__[parameter.name])
-            for parameter in (*parameters[:at], *options, *parameters[at:])
-        ]
-    )
+    hints.pop(without, None)
+    parameters = [
+        parameter.replace(annotation=hints[name])
+        for name, parameter in inspect.signature(command).parameters.items()
+        if name != without
+    ]
+    positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    added = [
+        inspect.Parameter(name, positional, default=default, annotation=kind)
+        for name, (kind, default) in options.items()
+    ]
+    is_json = bool(parameters) and parameters[-1].name == "as_json"
+    at = len(parameters) - is_json
+
+    def run(**values: Any) -> None:
+        call(values)
+
+    wrapper: Any = functools.wraps(command)(run)
+    wrapper.__annotations__ = hints | {name: kind for name, (kind, _) in options.items()}
+    wrapper.__signature__ = inspect.Signature([*parameters[:at], *added, *parameters[at:]])
     del wrapper.__wrapped__
     decorated: Callable[..., None] = wrapper
     return decorated

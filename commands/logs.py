@@ -30,7 +30,10 @@ def ingest(
     timezone: Timezone = "UTC",
     as_json: Json = False,
 ) -> None:
-    """Read job logs into the store; reading one again changes nothing."""
+    """Read job logs into the store.
+
+    Reading one again changes nothing.
+    """
     from jobs.ingest import ingest_files, read_arguments
 
     arguments = read_arguments(log_format, mapping, map_file, timezone)
@@ -91,7 +94,10 @@ def scouts(
     timezone: Timezone = "UTC",
     as_json: Json = False,
 ) -> None:
-    """Compute what PanDA's scouts would have measured of each task, by PanDA's formulas."""
+    """Compute what PanDA's scout jobs would measure.
+
+    Of each task of a log, by PanDA's formulas.
+    """
     from jobs.ingest import read_arguments
     from models.tasks.scouting import scout_tasks
 
@@ -112,7 +118,10 @@ def generate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a log of generated jobs, with planted changes on request; reproducible by its seed."""
+    """Write a log of generated jobs.
+
+    With planted changes on request; reproducible by its seed.
+    """
     from jobs.workload import generate as make
     from jobs.workload import read_change
     from jobs.writers import write_jobs

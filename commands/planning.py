@@ -42,7 +42,10 @@ def what_if(
     *,
     arguments: ReadArguments,
 ) -> None:
-    """Replay a log with separate pools, one pool, quotas and fair shares; waits of each group."""
+    """Simulate a centre shared in other ways.
+
+    Separate pools, one pool, quotas and fair shares; the waits of each group.
+    """
     from scheduling.machine import find_machine
     from scheduling.studies.comparison import by_group
     from scheduling.studies.what_if import what_if as replay_scenarios
@@ -91,7 +94,10 @@ def balance(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Divide work over hosts so that all end together, by forecasts of their loads."""
+    """Divide work over loaded hosts.
+
+    So that all end together, by forecasts of their loads.
+    """
     from scheduling.studies.time_balancing import compare_policies, divide_by_host, read_loads
 
     table = read_loads(loads, host, 0.01 if unit == "percent" else 1.0)

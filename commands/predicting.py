@@ -26,7 +26,10 @@ def predict(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Predict a file's jobs with the champion, by what had ended in the store when each came."""
+    """Predict the jobs of a file.
+
+    With the champion, by what had ended in the store when each was submitted.
+    """
     from jobs.ingest import read_arguments
     from models.releases import registry
     from models.releases.champion import predict_jobs
@@ -78,7 +81,9 @@ def rank(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Rank sites, or replicas, by when each job would be done there: wait, transfers and run.
+    """Rank sites, or replicas, for jobs.
+
+    By when each job would be done there: wait, transfers and run.
 
     An option given here overrides the file's own.
     """

@@ -71,9 +71,9 @@ def replay(
     *,
     arguments: ReadArguments,
 ) -> None:
-    """Run a log again under scheduling policies and predictors, and compare waits and slowdowns.
+    """Simulate a log under scheduling policies.
 
-    Writes an HTML page; logged to MLflow with plots.
+    Compares waits and slowdowns by policy and predictor. Writes an HTML page; logged to MLflow.
     """
     from scheduling.machine import find_machine
     from scheduling.studies.benefit import (
@@ -123,7 +123,10 @@ def replay_grid(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Run a generated grid of 20 sites under several brokers, and compare when jobs are done."""
+    """Simulate a generated grid under several brokers.
+
+    20 sites; compares when jobs are done.
+    """
     from jobs.workload.grid import generate_grid
     from scheduling.brokering.benefit import TUNINGS, compare
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from typing import Annotated
 
@@ -10,21 +11,40 @@ import typer
 from commands.inputs import Json
 from commands.tables import print_note, progress_bar, show_rows
 from infra.errors import InputError
-from infra.settings import Settings, prepare_environment, use_own_folder
+from infra.settings import Settings, prepare_environment, use_folder, use_own_folder
+
+DEMO, DEMO_SECONDS = "demo", 180.0
+"""The data folder of the demo, below the usual one, and how long the demo takes on two cores."""
+Demo = Annotated[bool, typer.Option("--demo", help="On the data folder of `gridcast demo`.")]
 
 
 def demo(as_json: Json = False) -> None:
-    """Run the whole loop once on generated jobs, in a data folder of its own."""
-    use_own_folder("demo")
-    with progress_bar("starting") as report:
+    """Run the whole loop once on generated jobs.
+
+    It has a data folder of its own, which it empties first: GRIDCAST_HOME/demo.
+    """
+    from infra.processes import is_up
+
+    settings = use_own_folder(DEMO)
+    if is_up(settings):
+        raise InputError("the demo is up, and would lose its store: gridcast down --demo")
+    shutil.rmtree(settings.home)
+    settings = use_folder(settings.home)
+    with progress_bar("starting", DEMO_SECONDS) as report:
         from flows.demo import demo as run
 
         rows = run(report)
     show_rows(rows, as_json, "Gridcast's loop, once, on generated jobs")
+    print_note(
+        "Look at it: gridcast up --demo, then open the page of tasks on "
+        f"http://{settings.host}:{settings.dashboard_port}\n"
+        f"Ask its store: GRIDCAST_HOME={settings.home} gridcast history\n"
+        "Then your own log, in a store of its own: gridcast ingest FILE"
+    )
 
 
 def serve() -> None:
-    """Serve the champion over HTTP on this machine until Ctrl-C."""
+    """Serve the champion over HTTP until Ctrl-C."""
     from infra.components import local_components
     from infra.processes import up as run
 
@@ -43,7 +63,10 @@ def serve() -> None:
 
 
 def dashboard() -> None:
-    """Show tasks, sites, models and thresholds on a web page of this machine, until Ctrl-C."""
+    """Serve the page of tasks, sites and models.
+
+    Until Ctrl-C. `gridcast up` serves it too.
+    """
     from services.dashboard_server import run
 
     settings = prepare_environment()
@@ -74,13 +97,19 @@ def up(
             "stay as they are.",
         ),
     ] = False,
+    demo: Demo = False,
 ) -> None:
-    """Start MLflow, Prefect, the predictor, the page and the schedules; Ctrl-C stops them all."""
+    """Start all servers and schedules, until Ctrl-C.
+
+    MLflow, Prefect, the predictor, the page of tasks, and the schedules.
+    """
     from infra.components import local_components
     from infra.processes import up as run
     from infra.site import site_components
 
-    settings = prepare_environment()
+    settings = settings_of(demo)
+    if demo and site:
+        raise InputError("--demo and --site: give one of them")
     if ((move or empty) and not site) or (move and empty):
         raise InputError("--move and --empty say how the first up --site begins: give one of them")
     if site:
@@ -91,7 +120,14 @@ def up(
             "so. Back to SQLite: `gridcast backup FILE` while it is up, then `gridcast restore "
             "FILE` with another GRIDCAST_HOME, and `gridcast up` there (docs/how-to/postgresql.md)"
         )
-    wanted = site_components(settings) if site else local_components(settings)
+    if demo:
+        from flows.demo_feed import demo_components, log_path
+
+        if not log_path(settings).exists():
+            raise InputError("there is no demo yet: gridcast demo makes it in some minutes")
+        wanted = demo_components(settings)
+    else:
+        wanted = site_components(settings) if site else local_components(settings)
     run(
         settings,
         wanted,
@@ -125,21 +161,26 @@ def _begin_site(settings: Settings, move: bool, empty: bool) -> None:
         )
 
 
-def down() -> None:
-    """Stop what `gridcast up` started on this data folder."""
+def settings_of(demo: bool) -> Settings:
+    """The settings of the usual data folder, or of the demo's."""
+    return use_own_folder(DEMO) if demo else prepare_environment()
+
+
+def down(demo: Demo = False) -> None:
+    """Stop what `gridcast up` started."""
     from infra.processes import down as stop
 
-    stopped = stop(prepare_environment())
+    stopped = stop(settings_of(demo))
     print_note(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
 
 
-def status(as_json: Json = False) -> None:
-    """List what runs, where, and how old the champion is."""
+def status(demo: Demo = False, as_json: Json = False) -> None:
+    """List what runs, where, and the champion's age."""
     from infra.components import local_components
     from infra.processes import status as look
     from models.releases import registry
 
-    settings = prepare_environment()
+    settings = settings_of(demo)
     rows = look(settings, local_components(settings))
     row = {
         "part": "champion",

@@ -39,7 +39,10 @@ def collect(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Store what a batch system accounted since the last time; repeating it changes nothing."""
+    """Read what a batch system accounted lately.
+
+    Since the last time it was read; repeating it changes nothing.
+    """
     from jobs.collectors import CollectResult, collect, named_systems
 
     named = dict(named_systems(prepare_environment().collect.get_secret_value()))
@@ -88,7 +91,10 @@ def table(
     ] = 20_000,
     as_json: Json = False,
 ) -> None:
-    """Write predictions of recent kinds of jobs to a local file, for schedulers without network."""
+    """Write predictions to a local file.
+
+    Of the recent kinds of jobs, for schedulers that must not use a network.
+    """
     from services.local_table import WrittenTable, own_predictor, write_table
 
     settings, engine = prepare_environment(), store()
@@ -135,7 +141,10 @@ def advise(
     ] = "UTC",
     as_json: Json = False,
 ) -> None:
-    """Compare what jobs requested and used, and advise what to request, with range and risk."""
+    """Advise a user or group what to request.
+
+    By what their jobs requested and used, with range and risk.
+    """
     from jobs.readers.units import zone
     from monitoring.advising import advise, sentences
     from services.local_table import own_predictor, prediction_function

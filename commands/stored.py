@@ -17,7 +17,10 @@ ExportKind = Literal["jobs", "transfers", "predictions"]
 
 
 def jobs_command(as_json: Json = False) -> None:
-    """Count what is stored, a row a source."""
+    """Count the stored jobs, a row a source.
+
+    With --list, the newest jobs, a row a job.
+    """
     from jobs.store import count_jobs
 
     show_rows(to_records(count_jobs(store())), as_json, "Stored jobs")
@@ -28,7 +31,7 @@ def rejects(
     limit: Annotated[int, typer.Option(min=1, help="At most so many, by file and line.")] = 100,
     as_json: Json = False,
 ) -> None:
-    """List the rejected records, with file, line and reason."""
+    """List the rejected records and why."""
     from jobs.store import read_rejects
 
     rows = to_records(read_rejects(store(), file=file, limit=limit))
@@ -56,7 +59,10 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Write stored records to a file, a row a record, without holding them in memory."""
+    """Write stored records to a file.
+
+    A row a record, without holding them in memory.
+    """
     from jobs.export import export_records
     from jobs.store import count_jobs
 
@@ -81,7 +87,10 @@ def drop_source(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Delete all that is stored of a source: jobs, transfers, predictions and tasks."""
+    """Delete all that is stored of a source.
+
+    Its jobs, transfers, predictions and tasks.
+    """
     from jobs import store as stored
     from jobs.transfers import TRANSFER
 

@@ -53,7 +53,10 @@ def train(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train on the stored jobs, compare on the latest, register in MLflow, promote if better."""
+    """Train a model; promote it if it is better.
+
+    On the stored jobs, compared on the latest of them, registered in MLflow.
+    """
     from models.releases.automatic_rollback import training_lock
     from models.releases.pipeline import TrainingOptions, TrainingPipeline
 
@@ -77,19 +80,25 @@ def train(
 
 
 def promote(version: VersionName, why: Why = "asked for", as_json: Json = False) -> None:
-    """Make a version the champion, if it loads and answers; the predictor serves it in seconds."""
+    """Make a version the champion.
+
+    If it loads and answers; the predictor serves it in seconds.
+    """
     show_rows([_row(_promote(version, why))], as_json, "Champion")
 
 
 def rollback(why: Why = "asked for", as_json: Json = False) -> None:
-    """Return to the version that the champion replaced."""
+    """Return to the champion before."""
     from models.releases import registry
 
     show_rows([_row(registry.rollback(by=current_user(), why=why))], as_json, "Champion")
 
 
 def pin(version: VersionName, why: Why = "asked for", as_json: Json = False) -> None:
-    """Keep a version as champion (promoted if need be): no retraining or rollback replaces it."""
+    """Keep a version as champion.
+
+    Promoted if need be; no retraining or rollback replaces it.
+    """
     from models.releases import registry
 
     _promote(version, why)
@@ -99,7 +108,7 @@ def pin(version: VersionName, why: Why = "asked for", as_json: Json = False) -> 
 
 
 def unpin() -> None:
-    """Let the champion be replaced again by a better version."""
+    """Let a better version replace the champion."""
     from models.releases import registry
 
     pinned = registry.pinned()
@@ -108,7 +117,10 @@ def unpin() -> None:
 
 
 def history(as_json: Json = False) -> None:
-    """List all versions: why and on what trained, how good, promoted by whom, when served."""
+    """List all versions, how good, and who chose them.
+
+    Why and on what each was trained, by whom it was promoted, and when it served.
+    """
     from models.releases import registry
 
     registry.reconcile()

@@ -36,7 +36,10 @@ def rehearse(
     *,
     arguments: ReadArguments,
 ) -> None:
-    """Backtest a log with retraining never, on a schedule and on decay; an HTML page with plots."""
+    """Backtest retraining: never, scheduled, on decay.
+
+    Writes an HTML page with charts.
+    """
     from models.engine.outcomes import require_outcomes
     from models.engine.training import find_target
     from monitoring.rehearsal.page import describe_benefit, write_page
@@ -76,7 +79,11 @@ def rehearse(
 
 
 def monitor(as_json: Json = False) -> None:
-    """Compare jobs that ended since the champion's training with its window; an HTML report."""
+    """Measure drift and decay since the training.
+
+    Compares the jobs that ended since the champion's training with its training window, and its
+    predictions with the outcomes; writes an HTML page with charts.
+    """
     from models.releases import registry
     from models.releases.verification import load_model_set
     from monitoring.drift.check import monitor as compare

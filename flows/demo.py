@@ -1,8 +1,9 @@
-"""The demo: the whole loop once, with the real components, on generated jobs.
+"""The demo: the whole loop once, with the real components, on generated jobs that end now.
 
-The log is cut at a day: what had ended by then is ingested and trained on. The days after it are
-replayed as a broker would live them: jobs are predicted when they are submitted, and reported when
-they have ended. ``gridcast demo`` runs it in a data folder of its own (``demo``).
+What had ended nine days ago is ingested and trained on. The days since are replayed as a broker
+would live them: jobs are predicted when they are submitted, and reported when they have ended. The
+jobs that are still open are stored as a collector would store them, and the task watch looks at the
+last day again. ``gridcast demo`` runs it in a data folder of its own (``demo``).
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from datetime import UTC
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from flows.demo_feed import BATCH_ROWS, batches, keep_jobs_to_come, to_queries, to_rows
 from flows.ingest import ingest
 from flows.monitor import monitor
 from flows.train import train
@@ -25,73 +28,98 @@ from infra import components
 from infra.aliases import Progress
 from infra.settings import Settings, prepare_environment
 from infra.temporary import running
-from jobs.schema import COLUMNS, OF_KIND, OUTCOMES
-from jobs.workload import START, Change, generate
+from jobs.schema import COLUMNS
+from jobs.store import open_store
+from jobs.workload.demonstration import SEED, DemonstrationLog, demonstration_log
 from jobs.writers import write_jobs
+from monitoring.decay.champion import watch_champion
+from monitoring.tasks.watch import TaskWatch
 from services.client import Gridcast
 from services.http.authentication import token_with_scopes
 
-JOBS, DAYS, SEED = 20_000, 30, 1
-CUT = START + pd.Timedelta(days=22)
-PLANTED = Change("slow_program", day=25, factor=3.0)
-"""A change after the cut, for the drift report to find."""
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
 COMPARED = {
     "candidate": "error of Gridcast",
     "median-10": "error of the median of the last 10",
     "request": "error of the user's request",
 }
-BATCH_ROWS, CALLS = 1000, 20
+CALLS = 20
+WATCHED_HOURS = (18, 12, 10, 8, 7, 6, 5, 4, 3, 2, 1, 0)
+"""How long ago the task watch looks at the tasks, the earliest first."""
 
 
 def demo(progress: Progress) -> list[dict[str, Any]]:
-    """Run the loop; returns a row a fact: ``what``, ``value``, ``note``. Can be run again."""
+    """Run the loop on an empty store; returns a row a fact: ``what``, ``value``, ``note``."""
     settings = prepare_environment()
-    # The progress bar is enough here; the runs are on Prefect's page all the same.
+    # The progress is reported; the runs are on Prefect's page all the same.
     for name in ("prefect", "prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    progress("generating jobs", 0.02)
-    jobs = generate(JOBS, DAYS, SEED, changes=[PLANTED]).jobs.assign(source="demo")
-    has_ended = jobs["ended_at"] <= CUT
-    log = write_jobs(jobs[has_ended], settings.folder("tmp") / "generated.csv.gz")
-    later = jobs[~has_ended]
-    progress("ingesting the log", 0.08)
-    ingested: Any = ingest([str(log)])
-    progress("training", 0.2)
+    progress("generating a month of jobs", 0.02)
+    log = demonstration_log(pd.Timestamp.now(tz=UTC))
+    has_ended = log.jobs["ended_at"] <= log.trained_until
+    folder = settings.folder("tmp")
+    progress(f"ingesting {has_ended.sum():,} jobs that ended by {log.trained_until:%d %B}", 0.05)
+    ingested: Any = ingest([str(write_jobs(log.jobs[has_ended], folder / "generated.csv.gz"))])
+    progress("training a model and comparing it with simple rules", 0.1)
     trained: Any = train(why="the demo")
-    progress("starting the predictor", 0.5)
+    label, later = f"{settings.model_name}-{trained['version']}", log.jobs[~has_ended]
+    engine = open_store(settings.store_url)
+    progress("starting the predictor", 0.45)
     with predictor(settings) as address:
         token = token_with_scopes(settings.tokens.get_secret_value(), "predict", "report")
         broker = Gridcast(address, token=token, timeout=30)
-        progress(f"predicting {BATCH_ROWS:,} jobs", 0.6)
+        progress(f"predicting {BATCH_ROWS:,} jobs, {CALLS} times", 0.55)
         latency = time_calls(broker, later.head(BATCH_ROWS))
-        for day, share in replay_days(broker, later):
-            text = f"replaying {day:%d %B}: predicting, then reporting ended jobs"
-            progress(text, 0.65 + 0.2 * share)
+        progress("replaying the days since: predicting, then reporting ended jobs", 0.6)
+        for night, share in replay_days(broker, log):
+            progress(f"replaying the days since: {night:%d %B}", 0.6 + 0.2 * share)
+            watch_champion(engine, label, night.to_pydatetime())
         broker.close()
-    progress("looking for drift", 0.88)
+    open_jobs = log.as_of(log.now).loc[lambda jobs: jobs["ended_at"].isna()]
+    progress(f"storing {len(open_jobs)} jobs that wait or run", 0.82)
+    ingest([str(write_jobs(open_jobs, folder / "open.csv.gz"))])
+    progress("looking for drift and decay", 0.84)
     monitored: Any = monitor()
+    progress("watching the tasks of the last day", 0.92)
+    states = watch_tasks(engine, settings, log.now)
+    keep_jobs_to_come(settings, log)
+    progress("done", 1.0)
     [file] = ingested
-    up = f"after GRIDCAST_HOME={settings.home} gridcast up"
-    mlflow, prefect = (
-        f"http://{settings.host}:{port}" for port in (settings.mlflow_port, settings.prefect_port)
-    )
+    reported = int((later["ended_at"] <= log.now).sum())
+    listed = ", ".join(f"{count} {state}" for state, count in states.items())
+    decay = monitored["decay"]
     return [
-        _fact(
-            "jobs ingested",
-            file["added"] + file["unchanged"],
-            f"generated, seed {SEED}; {file['rejected']} records rejected",
-        ),
-        _fact(
-            "finished jobs reported", len(later), "by the broker's client, after the log was cut"
-        ),
+        _fact("jobs ingested", file["added"], f"generated, seed {SEED}: those of 18 days"),
+        _fact("jobs reported", reported, "by a broker, as they ended in the 11 days since"),
         *_errors(trained["rows"]),
         _fact(f"{BATCH_ROWS:,} jobs in one call", latency, f"ms, median of {CALLS} JSON calls"),
+        _fact("champion", label, trained["why"]),
         _fact("drift", monitored["verdict"], monitored["sentence"]),
-        _fact("champion", f"{settings.model_name}-{trained['version']}", trained["why"]),
+        _fact("decay", "found" if decay.startswith("Decay") else "none", decay),
+        _fact("tasks of the last day", sum(states.values()), listed),
         *(_fact("report", "Evidently", page) for page in monitored["pages"]),
-        _fact("MLflow", mlflow, f"{up}: the champion, its card, tables and plots"),
-        _fact("Prefect", prefect, f"{up}: the flows that ran just now"),
     ]
+
+
+def watch_tasks(engine: Engine, settings: Settings, now: pd.Timestamp) -> dict[str, int]:
+    """Let the task watch look at the tasks of the last day, as it does while ``up`` runs.
+
+    Args:
+        engine: The store.
+        settings: The settings.
+        now: The present.
+
+    Returns:
+        How many tasks are in each state.
+    """
+    watch = TaskWatch(engine, settings)
+    for hours in WATCHED_HOURS:
+        described = watch.update((now - pd.Timedelta(hours=hours)).to_pydatetime())
+        watch.fitted_at = now  # one fit of the models of tasks is enough for a day
+    counts = described["state"][described["kind"] == "task"].value_counts()
+    return {str(state): int(count) for state, count in counts.items()}
 
 
 def _fact(label: str, value: Any, note: str) -> dict[str, Any]:
@@ -122,41 +150,20 @@ def time_calls(broker: Gridcast, jobs: pd.DataFrame) -> float:
     rows, seconds = to_queries(jobs), []
     for _ in range(CALLS):
         began = time.perf_counter()
-        broker.predict(rows)
+        broker.predict(rows, keep=False)
         seconds.append(time.perf_counter() - began)
     return round(float(np.median(seconds)) * 1000, 1)
 
 
-def replay_days(broker: Gridcast, jobs: pd.DataFrame) -> Iterator[tuple[pd.Timestamp, float]]:
-    """Predict each day's jobs, then report those that ended; yields each day and the share done."""
-    days = pd.date_range(CUT, jobs["ended_at"].max().ceil("D"), freq="D")
-    for number, (day, night) in enumerate(itertools.pairwise(days)):
-        yield day, number / len(days)
-        submitted = jobs[(jobs["submitted_at"] >= day) & (jobs["submitted_at"] < night)]
+def replay_days(broker: Gridcast, log: DemonstrationLog) -> Iterator[tuple[pd.Timestamp, float]]:
+    """Predict each day's jobs, then report those that ended; yields its end and the share done."""
+    jobs, begin = log.jobs, log.trained_until
+    nights = [*pd.date_range(begin, log.now, freq="D")[1:], log.now]
+    for number, (day, night) in enumerate(itertools.pairwise([begin, *nights])):
+        submitted = jobs[(jobs["submitted_at"] > day) & (jobs["submitted_at"] <= night)]
         ended = jobs[(jobs["ended_at"] > day) & (jobs["ended_at"] <= night)]
-        for batch in _batches(submitted):
+        for batch in batches(submitted):
             broker.predict(to_queries(batch))
-        for batch in _batches(ended):
+        for batch in batches(ended):
             broker.report(to_rows(batch, COLUMNS))
-
-
-def _batches(jobs: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    for start in range(0, len(jobs), BATCH_ROWS):
-        yield jobs.iloc[start : start + BATCH_ROWS]
-
-
-def to_queries(jobs: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return what a broker knows of jobs before they run, as rows of the client."""
-    return to_rows(jobs, tuple(name for name in COLUMNS if name not in OUTCOMES))
-
-
-def to_rows(jobs: pd.DataFrame, columns: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Return jobs as the client's rows: missing values are left out, times are ISO 8601."""
-    frame = jobs[list(columns)].copy()
-    for name in OF_KIND["time"]:
-        if name in frame:
-            frame[name] = frame[name].dt.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    return [
-        {str(key): value for key, value in row.items() if pd.notna(value)}
-        for row in frame.to_dict("records")
-    ]
+        yield night, (number + 1) / len(nights)

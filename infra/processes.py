@@ -131,13 +131,18 @@ def down(settings: Settings) -> list[str]:
     return running
 
 
+def is_up(settings: Settings) -> bool:
+    """Whether ``up`` runs on this data folder."""
+    return live_process(read_record(record_path(settings, UP))) is not None
+
+
 def status(settings: Settings, components: Sequence[Component]) -> list[dict[str, Any]]:
     """One row per component of ``running_components``.
 
     A row has ``part`` (its name), ``state`` (up, starting, restarting, failing or down), ``pid``,
     ``address``, ``since`` (UTC) and ``note``.
     """
-    is_up = live_process(read_record(record_path(settings, UP))) is not None
+    supervised = is_up(settings)
     records = _records(settings)
     rows = []
     for component in running_components(settings, components):
@@ -149,7 +154,7 @@ def status(settings: Settings, components: Sequence[Component]) -> list[dict[str
             state = record["state"]
             if state == "up" and component.address.startswith("http"):
                 state = "up" if is_responding(component) else "failing"
-        elif record.get("state") == "restarting" and is_up:
+        elif record.get("state") == "restarting" and supervised:
             state = "restarting"
         rows.append(
             {
