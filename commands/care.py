@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from commands import meanings
 from commands.inputs import Json, store
 from commands.tables import progress_bar, show_rows
 from infra.settings import prepare_environment
@@ -30,7 +31,8 @@ def doctor(
 
     settings = prepare_environment()
     findings = examine(settings, local_components(settings), table)
-    show_rows([finding.to_json() for finding in findings], as_json, "Gridcast's health")
+    rows = [finding.to_json() for finding in findings]
+    show_rows(rows, as_json, "Gridcast's health", meaning=meanings.of_health(rows))
     if any(finding.state == "wrong" for finding in findings):
         raise typer.Exit(1)
 
@@ -50,7 +52,7 @@ def backup(
 
     with progress_bar("taking a backup"):
         rows = back_up(prepare_environment(), target)
-    show_rows(rows, as_json, f"Backed up to {target}")
+    show_rows(rows, as_json, f"Backed up to {target}", meaning=meanings.of_copies(rows))
 
 
 def restore(
@@ -65,7 +67,7 @@ def restore(
 
     with progress_bar("restoring"):
         rows = put_back(prepare_environment(), source)
-    show_rows(rows, as_json, f"Restored from {source}")
+    show_rows(rows, as_json, f"Restored from {source}", meaning=meanings.of_copies(rows))
 
 
 def prune(as_json: Json = False) -> None:
@@ -82,4 +84,5 @@ def prune(as_json: Json = False) -> None:
         if done.since
         else "All is kept: GRIDCAST_RETENTION_MONTHS is 0"
     )
-    show_rows([{"table": name, "rows": rows} for name, rows in done.rows.items()], as_json, title)
+    rows = [{"table": name, "rows": count} for name, count in done.rows.items()]
+    show_rows(rows, as_json, title, meaning=meanings.of_copies(rows))

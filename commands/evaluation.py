@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
+from commands import meanings
 from commands.inputs import Json, Kind, LogName, load_jobs, reads_log
 from commands.tables import print_note, progress_bar, show_rows
 from infra.errors import InputError
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 MAX_ROWS = 20
 """Of a hundred baselines people are shown the best; --json and MLflow have all."""
 SCORES = (
-    "mae", "median_ae", "median_ape", "rmse", "r2", "r2_log", "mape", "apa", "under", "pinball",
-    "crps", "coverage_90", "width_90",
+    "mae", "median_ae", "apa", "crps", "coverage_90", "under", "median_ape", "rmse", "r2", "r2_log",
+    "mape", "pinball", "width_90",
 )  # fmt: skip
 WAIT_SCORES = (
     "mae", "median_ae", "apa", "crps", "coverage_90", "width_90", "upper_95", "upper_95_holds",
@@ -175,9 +176,11 @@ def evaluate_tasks(
         show_rows([*rows, *stalls], as_json)
         return
     name = _name(log)
-    show_rows(rows, False, f"Ends of {rows[0]['tasks']:,} tasks of {name}, errors in hours")
+    title = f"Ends of {rows[0]['tasks']:,} tasks of {name}, errors in hours"
+    show_rows(rows, False, title, meaning=meanings.of_tasks(rows))
     if stalls:
-        show_rows(stalls, False, f"Stalls planted in {name}, looked for every ten minutes")
+        title = f"Stalls planted in {name}, looked for every ten minutes"
+        show_rows(stalls, False, title, meaning=meanings.of_stalls(stalls))
     else:
         print_note("no stall can be planted: too few tasks whose jobs' starts are known")
 
@@ -210,7 +213,7 @@ def evaluate_allocation(
         rows = backtest(jobs, progress=report, **options)
     name = _name(log)
     title = f"Memory allocated to {rows[0]['jobs']:,} jobs of {name}, waste in GiB·h"
-    show_rows(rows, as_json, title)
+    show_rows(rows, as_json, title, meaning=meanings.of_allocation(rows))
     _note_run(record_allocation(rows, name, options, prepare_environment()))
 
 
@@ -245,7 +248,8 @@ def evaluate_classes(
     else:
         title = f"Each class of {name}; above and up to in the target's unit"
         show_rows(evaluation.class_rows, False, title)
-        show_rows(evaluation.rows, False, f"Classes of {name}")
+        meaning = meanings.of_classes(evaluation.rows)
+        show_rows(evaluation.rows, False, f"Classes of {name}", meaning=meaning)
         show_rows(joint, False, "All targets right at once, over the jobs that report all of them")
     _note_run(record_classes(evaluation, name, options, settings), "with ROC plots")
 
@@ -289,12 +293,15 @@ def _backtest(
     title = f"{evaluation.target} in {evaluation.unit} of {name}, {count:,} after the warm-up"
     unseen = evaluation.unseen_rows
     shown_rows = [*rows, *unseen] if as_json else rows[:MAX_ROWS]
-    show_rows(shown_rows, as_json, title, ("predictor", *scores))
+    ideal = IDEAL.name
+    meaning = meanings.of_evaluation(rows, ideal)
+    show_rows(shown_rows, as_json, title, ("predictor", *scores), meaning)
     if unseen and not as_json:
         title = "Jobs of users, and of programs, none of whose jobs had ended yet"
-        show_rows(unseen, False, title, ("predictor", "jobs", *scores))
-    if any(row["predictor"] == IDEAL.name for row in rows):
-        print_note(f"{IDEAL.name} is {IDEAL.meaning}")
+        meaning = meanings.of_unseen(unseen)
+        show_rows(unseen, False, title, ("predictor", "jobs", *scores), meaning)
+    if any(row["predictor"] == ideal for row in rows):
+        print_note(f"{ideal} is {IDEAL.meaning}")
     run = record_evaluation(evaluation, name, prepare_environment())
     _note_run(run, "with tables by cluster, period and for long jobs, and plots")
 

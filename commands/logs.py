@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from commands import meanings
 from commands.inputs import Json, LogFormat, MapFile, Mapping, Timezone, load_jobs, store
 from commands.tables import print_error, progress_bar, show_rows
 from infra.errors import GridcastError, InputError
@@ -49,8 +50,8 @@ def ingest(
             row | {"file": Path(row["file"]).name, "notes": _first_notes(row["notes"])}
             for row in rows
         ]
-    columns = ("file", "format", "read", "added", "updated", "unchanged", "rejected", "notes")
-    show_rows(rows, as_json, "Ingested", columns)
+    columns = ("file", "read", "added", "updated", "unchanged", "rejected", "notes")
+    show_rows(rows, as_json, "Ingested", columns, meanings.of_ingest(rows))
     errors = [result.error for result in results if result.error]
     empty = [why for result in results if not result.error and (why := why_nothing(result))]
     for sentence in (*errors, *empty):

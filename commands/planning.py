@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from commands import meanings
 from commands.inputs import Json, load_jobs, reads_log
 from commands.tables import progress_bar, show_rows
 from infra.errors import InputError
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 COLUMNS = (
     "group",
     "scenario",
-    "jobs",
-    "core_hours",
     "mean_wait",
     "p95_wait",
     "mean_bounded_slowdown",
+    "jobs",
+    "core_hours",
 )
 
 
@@ -60,7 +61,7 @@ def what_if(
     rows = by_group(replays, by)
     count = len(next(iter(replays.values())).trace)
     title = f"{Path(log).name} on {cores:,} cores shared by {by}: {count:,} jobs, waits in s"
-    show_rows(rows, as_json, title, COLUMNS)
+    show_rows(rows, as_json, title, COLUMNS, meanings.of_what_if(rows))
 
 
 def balance(
@@ -112,4 +113,6 @@ def balance(
         title = f"{work:,.0f} s of work over {table.shape[1]} hosts of {loads.name} by {policy}"
     if not rows:
         raise InputError(f"{loads.name} has no hosts")
-    show_rows(rows, as_json, title, tuple(rows[0]))
+    describe = meanings.of_policies if compare else meanings.of_balance
+    columns = tuple(name for name in rows[0] if name != "meaning")
+    show_rows(rows, as_json, title, columns, describe(rows))

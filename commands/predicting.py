@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from commands import meanings
 from commands.inputs import Json, LogFormat, MapFile, Mapping, Timezone, read_log_file, store
 from commands.tables import print_note, progress_bar, show_rows, to_records
 from infra.errors import InputError
@@ -118,7 +119,8 @@ def rank(
         "first",
         "in_time",
     )
-    candidates = ("job_id", "site", "queue", "input_at", *numbers, "unknown")
+    candidates = ("job_id", "rank", "site", *numbers[1:], "unknown", "queue", "input_at")
     columns = tuple(name for name in candidates if name in ranking or name not in numbers)
     title = f"Candidates by {request.rule.policy}, in s"
-    show_rows(to_records(ranking), as_json, title, columns)
+    rows = to_records(ranking)
+    show_rows(rows, as_json, title, columns, meanings.of_ranking(rows))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from commands import meanings
 from commands.inputs import Json, load_jobs, reads_log, store
 from commands.tables import err, progress_bar, show_rows
 from infra.errors import InputError
@@ -15,6 +16,12 @@ from infra.settings import prepare_environment
 
 if TYPE_CHECKING:
     from jobs.ingest import ReadArguments
+
+
+BROKER_COLUMNS = (
+    "policy", "tuning", "mean_done_s", "p95_done_s", "mean_ratio", "mean_wait_s", "mean_run_s",
+    "mean_move_s", "p95_ratio", "jobs",
+)  # fmt: skip
 
 
 @reads_log
@@ -105,7 +112,7 @@ def replay(
         f"Replay of {name}, {len(first.trace):,} jobs on {first.machine.processors:,} processors, "
         "waits in s"
     )
-    show_rows(rows, as_json, title, COLUMNS)
+    show_rows(rows, as_json, title, COLUMNS, meanings.of_replay(rows))
     page = write_page(replays, settings.folder("reports") / f"replay-{name}", day)
     err.print(
         f"{page}\nlogged to MLflow as run {record_replays(replays, name, settings, learned)}",
@@ -139,4 +146,4 @@ def replay_grid(
         f"A generated grid: {len(grid.sites)} sites, "
         f"{rows[0]['jobs']:,} jobs sent by each broker, times in s"
     )
-    show_rows(rows, as_json, title, tuple(rows[0]))
+    show_rows(rows, as_json, title, BROKER_COLUMNS, meanings.of_brokers(rows))

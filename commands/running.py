@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
+from commands import meanings
 from commands.inputs import Json
 from commands.tables import print_note, progress_bar, show_rows
 from infra.errors import InputError
-from infra.settings import Settings, prepare_environment, use_folder, use_own_folder
+from infra.settings import Settings, prepare_environment, use_home, use_own_folder
 
 DEMO, DEMO_SECONDS = "demo", 180.0
 """The data folder of the demo, below the usual one, and how long the demo takes on two cores."""
@@ -29,7 +30,7 @@ def demo(as_json: Json = False) -> None:
     if is_up(settings):
         raise InputError("the demo is up, and would lose its store: gridcast down --demo")
     shutil.rmtree(settings.home)
-    settings = use_folder(settings.home)
+    settings = use_home(settings.home)
     with progress_bar("starting", DEMO_SECONDS) as report:
         from flows.demo import demo as run
 
@@ -198,4 +199,5 @@ def status(demo: Demo = False, as_json: Json = False) -> None:
     except registry.RegistryError as error:
         row |= {"state": "unknown", "note": str(error)}
     rows.append(row)
-    show_rows(rows, as_json, "Gridcast")
+    columns = ("part", "state", "note", "address", "pid", "since")
+    show_rows(rows, as_json, "Gridcast", columns, meanings.of_status(rows))

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from commands import meanings
 from commands.inputs import Json, store
 from commands.tables import print_error, print_note, print_sentence, progress_bar, show_rows
 from infra.errors import GridcastError, InputError
@@ -64,7 +65,8 @@ def collect(
         [done.row()],
         as_json,
         "Collected",
-        ("system", "until", "files", "read", "added", "updated", "unchanged", "rejected", "notes"),
+        ("system", "read", "added", "updated", "unchanged", "rejected", "until", "notes", "files"),
+        meanings.of_ingest([done.row()]),
     )
     for error in done.errors:
         print_error(error)

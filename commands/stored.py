@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from commands import meanings
 from commands.inputs import Json, store
 from commands.tables import print_note, progress_bar, show_rows, to_records
 from infra.errors import InputError
@@ -110,7 +111,7 @@ def drop_source(
     with progress_bar(f"dropping {name}"):
         rows = stored.drop_source(engine, name)
     deleted = [{"table": table, "rows": count} for table, count in rows.items()]
-    show_rows(deleted, as_json, f"Deleted of {name}")
+    show_rows(deleted, as_json, f"Deleted of {name}", meaning=meanings.of_copies(deleted))
     print_note(
         "a model that was trained on it goes on serving until another replaces it (gridcast train)"
     )

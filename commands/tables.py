@@ -138,7 +138,7 @@ def _share_width(columns: Sequence[_Column], width: int) -> None:
         column.width = min(column.least, width)
     spare = width - _width_of(columns)
     for column in sorted(columns, key=lambda column: column.longest - GAP - column.width):
-        waiting = [other for other in columns if other.width < other.longest - GAP]
+        waiting = [narrow for narrow in columns if narrow.width < narrow.longest - GAP]
         if waiting and column in waiting and spare > 0:
             more = min(column.longest - GAP - column.width, max(spare // len(waiting), 1))
             column.width += more

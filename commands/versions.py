@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from commands import meanings
 from commands.inputs import ClusterBy, Json, Source, current_user, store
 from commands.tables import print_note, progress_bar, show_rows
 from infra.errors import InputError
@@ -66,17 +67,21 @@ def train(
         release = TrainingPipeline(store(), settings, options, report).run()
     assert release, "only a retraining may stop before its last step"  # noqa: S101
     version = release.version.label
+    columns = ("source", "target", "predictor", "jobs", "mae", "median_ae", "apa", "coverage_90")
     show_rows(
         [{"version": version, "promoted": release.promoted, **row} for row in release.rows],
         as_json,
         f"{version} on jobs later than its training",
+        columns,
+        meanings.of_training(release.rows),
     )
     for row in release.source_rows:
         print_note(
             f"{row['source']}: trained on {row['jobs']:,} jobs, compared on "
             f"{row['compared_on'] or 'none: too few are new'}"
         )
-    print_note(f"{version}: {'champion, ' if release.promoted else ''}{release.why}")
+    verdict = "champion" if release.promoted else "not promoted"
+    print_note(f"{version}: {verdict}: {release.why}")
 
 
 def promote(version: VersionName, why: Why = "asked for", as_json: Json = False) -> None:
@@ -84,14 +89,14 @@ def promote(version: VersionName, why: Why = "asked for", as_json: Json = False)
 
     If it loads and answers; the predictor serves it in seconds.
     """
-    show_rows([_row(_promote(version, why))], as_json, "Champion")
+    _show_champion(_promote(version, why), "Champion", as_json)
 
 
 def rollback(why: Why = "asked for", as_json: Json = False) -> None:
     """Return to the champion before."""
     from models.releases import registry
 
-    show_rows([_row(registry.rollback(by=current_user(), why=why))], as_json, "Champion")
+    _show_champion(registry.rollback(by=current_user(), why=why), "Champion", as_json)
 
 
 def pin(version: VersionName, why: Why = "asked for", as_json: Json = False) -> None:
@@ -102,9 +107,7 @@ def pin(version: VersionName, why: Why = "asked for", as_json: Json = False) -> 
     from models.releases import registry
 
     _promote(version, why)
-    row = _row(registry.pin(by=current_user(), why=why))
-    columns = ("version", "state", "jobs", "promoted_by", "promoted_why")
-    show_rows([row], as_json, "Pinned", columns)
+    _show_champion(registry.pin(by=current_user(), why=why), "Pinned", as_json)
 
 
 def unpin() -> None:
@@ -127,16 +130,17 @@ def history(as_json: Json = False) -> None:
     columns = (
         "version",
         "state",
-        "created_at",
         "jobs",
-        "why_trained",
         "compared",
-        "promoted_by",
         "promoted_why",
-        "served",
         "left",
+        "why_trained",
+        "promoted_by",
+        "created_at",
+        "served",
     )
-    show_rows([_row(version) for version in registry.versions()], as_json, "Versions", columns)
+    rows = [_row(version) for version in registry.versions()]
+    show_rows(rows, as_json, "Versions", columns, meanings.of_versions(rows))
     if pinned := registry.pinned():
         print_note(pinned)
 
@@ -159,6 +163,13 @@ def _promote(version: str, why: str) -> Version:
     number = version_number(version, settings.model_name)
     with progress_bar("trying the version out"):
         return champion.promote(number, settings, by=current_user(), why=why)
+
+
+def _show_champion(version: Version, title: str, as_json: bool) -> None:
+    row = _row(version)
+    columns = ("version", "state", "jobs", "promoted_by", "promoted_why")
+    meaning = f"{row['version']} serves now; predictors follow within seconds."
+    show_rows([row], as_json, title, columns, meaning)
 
 
 def _row(version: Version) -> dict[str, Any]:

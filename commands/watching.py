@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from commands import meanings
 from commands.inputs import Json, load_jobs, reads_log, store
 from commands.tables import print_note, progress_bar, show_rows, to_records
 from infra.errors import GridcastError
@@ -70,7 +71,7 @@ def rehearse(
     )
     count = len(rehearsal.truth)
     title = f"Rehearsal of {name}, {target}, {count:,} jobs after the warm-up"
-    show_rows(rehearsal.rows, as_json, title, columns)
+    show_rows(rehearsal.rows, as_json, title, columns, meanings.of_rehearsal(rehearsal.rows))
     for row in rehearsal.rows:
         if row["policy"] != "never":
             print_note(describe_benefit(row))

@@ -124,7 +124,7 @@ def until_path(settings: Settings) -> Path:
 def demo_components(settings: Settings) -> list[Component]:
     """The components of ``up``, and the one that lets the demo's jobs go on."""
     usual = components.local_components(settings)
-    shared = next(part.environment for part in usual if part.name == "predictor")
+    shared = next(component.environment for component in usual if component.name == "predictor")
     feed = Component(
         "demo-jobs",
         components.python("flows.demo_feed"),

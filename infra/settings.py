@@ -285,11 +285,7 @@ def use_own_folder(name: str) -> Settings:
 
     To be called before Prefect, MLflow, Evidently or BentoML is imported.
     """
-    return use_folder(prepare_environment().home.absolute() / name)
-
-
-def use_folder(home: Path) -> Settings:
-    """Keep all that follows in this data folder, on embedded databases."""
+    home = prepare_environment().home.absolute() / name
     databases = ("DATABASE_URL", "MLFLOW_URL", "PREFECT_DATABASE_URL")
     os.environ.update({f"GRIDCAST_{setting}": "" for setting in databases})
     return use_home(home)
