@@ -31,6 +31,14 @@ Json = Annotated[
 Wide = Annotated[
     bool, typer.Option("--wide", help="Show all columns of the table, however wide it gets.")
 ]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="A file that ends in .csv, .csv.gz, .parquet or .jsonl.",
+    ),
+]
 Page = Annotated[
     Path | None,
     typer.Option(

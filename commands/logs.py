@@ -10,10 +10,12 @@ import typer
 
 from commands import meanings
 from commands.inputs import Json, LogFormat, MapFile, Mapping, Timezone, load_jobs, store
-from commands.tables import print_error, progress_bar, show_rows
+from commands.tables import print_error, print_note, progress_bar, show_rows
 from infra.errors import GridcastError, InputError
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from jobs.ingest import IngestResult
 
 
@@ -56,10 +58,26 @@ def ingest(
     empty = [why for result in results if not result.error and (why := why_nothing(result))]
     for sentence in (*errors, *empty):
         print_error(sentence)
+    for sentence in without_ends(store(), sum(result.added for result in results)):
+        print_note(sentence)
     if errors:
         raise typer.Exit(InputError.exit_code)
     if empty:
         raise typer.Exit(GridcastError.exit_code)
+
+
+def without_ends(engine: Engine, added: int) -> list[str]:
+    """Say of which sources no job has ended, or no run time is told, where jobs were added."""
+    from jobs.store import count_jobs
+
+    counts = count_jobs(engine)
+    idle = counts[counts["ended"] == 0] if added else counts[:0]
+    return [
+        f"none of the {row.jobs:,} jobs of {row.source} has an end: a model learns from ended_at "
+        "with started_at or walltime. A column of another name: --map COLUMN=ended_at; later "
+        "ends: read a newer log of them"
+        for row in idle.itertuples()
+    ]
 
 
 def why_nothing(result: IngestResult) -> str:

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from commands import meanings
-from commands.inputs import Json, LogFormat, MapFile, Mapping, Timezone, read_log_file, store
+from commands.inputs import (
+    Json,
+    LogFormat,
+    MapFile,
+    Mapping,
+    Output,
+    Timezone,
+    read_log_file,
+    store,
+)
 from commands.tables import print_note, progress_bar, show_rows, to_records
 from infra.errors import InputError
 from infra.settings import prepare_environment
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAX_ROWS = 20
+"""Predictions that people are shown; --json and -o have all."""
 
 
 def predict(
@@ -25,16 +40,20 @@ def predict(
     quantile: Annotated[
         list[float] | None, typer.Option(min=0, max=1, help="A quantile to add; repeat.")
     ] = None,
+    output: Output = None,
     as_json: Json = False,
 ) -> None:
     """Predict the jobs of a file.
 
     With the champion, by what had ended in the store when each was submitted.
     """
+    from jobs.export import require_suffix
     from jobs.ingest import read_arguments
     from models.releases import registry
     from models.releases.champion import predict_jobs
 
+    if output:
+        require_suffix(output)
     jobs = read_log_file(file, read_arguments(log_format, mapping, map_file, timezone))
     if jobs.empty:
         raise InputError(f"{file} has no job to predict")
@@ -51,6 +70,10 @@ def predict(
             f"{in_training:,} of these jobs were submitted before the champion was trained: its "
             "errors on them are no measure (gridcast evaluate gives one)"
         )
+    if output:
+        print_note(f"{_write(answers, output):,} predictions written to {output}")
+        if not as_json:
+            return
     columns = (
         "job_id",
         "walltime",
@@ -61,7 +84,23 @@ def predict(
         "model_version",
         "cold_start",
     )
-    show_rows(to_records(answers), as_json, f"Predictions for {file.name}, walltime in s", columns)
+    rows = to_records(answers)
+    title, meaning = f"Predictions for {file.name}, walltime in s", meanings.of_predictions(rows)
+    rest = len(rows) - MAX_ROWS
+    if rest > 0 and not as_json:
+        rows = rows[:MAX_ROWS]
+        meaning = f"{meaning} These are the first {MAX_ROWS}; -o FILE writes all."
+    show_rows(rows, as_json, title, columns, meaning)
+
+
+def _write(answers: pd.DataFrame, output: Path) -> int:
+    import pyarrow as pa
+
+    from jobs.export import write_batches
+
+    return write_batches(
+        iter(pa.Table.from_pandas(answers, preserve_index=False).to_batches()), output
+    )
 
 
 def rank(

@@ -5,26 +5,77 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from commands import meanings
 from commands.inputs import Json, store
-from commands.tables import print_note, progress_bar, show_rows, to_records
+from commands.tables import is_missing, print_note, progress_bar, show_rows, to_records
 from infra.errors import InputError
 
 ExportKind = Literal["jobs", "transfers", "predictions"]
 
 
-def jobs_command(as_json: Json = False) -> None:
+def jobs_command(
+    newest: Annotated[
+        bool, typer.Option("--list", help="List the newest jobs instead, a row a job.")
+    ] = False,
+    source: Annotated[str | None, typer.Option(help="With --list: only of this source.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="With --list: at most so many.")] = 20,
+    as_json: Json = False,
+) -> None:
     """Count the stored jobs, a row a source.
 
     With --list, the newest jobs, a row a job.
     """
     from jobs.store import count_jobs
 
-    show_rows(to_records(count_jobs(store())), as_json, "Stored jobs")
+    if newest:
+        _list_newest(source, limit, as_json)
+        return
+    rows = to_records(count_jobs(store()))
+    columns = ("source", "jobs", "ended", "last_submitted_at", "last_ended_at")
+    shortened = [row | {name: _minute(row[name]) for name in columns[3:]} for row in rows]
+    meaning = meanings.of_stored(rows)
+    show_rows(rows if as_json else shortened, as_json, "Stored jobs", columns, meaning)
+
+
+def _list_newest(source: str | None, limit: int, as_json: bool) -> None:
+    """Show the jobs that were submitted last, the newest first."""
+    from jobs.store import read_newest
+
+    jobs = read_newest(store(), limit, source)
+    if jobs.empty and source:
+        raise InputError(f"no source called {source} is stored (gridcast jobs lists them)")
+    rows = to_records(jobs)
+    if not as_json:
+        rows = [
+            row | {"submitted": _minute(row["submitted_at"]), "ran": _hours(row["walltime"])}
+            for row in rows
+        ]
+    columns = (
+        "job_id",
+        "user",
+        "program",
+        "status",
+        "submitted",
+        "ran",
+        "site",
+        "queue",
+        "task_id",
+    )
+    ended = sum(not is_missing(row["ended_at"]) for row in rows)
+    meaning = f"The {len(rows)} newest jobs; {ended} of them have ended."
+    show_rows(rows, as_json, "Newest jobs", columns, meaning)
+
+
+def _minute(moment: Any) -> str | None:
+    return None if is_missing(moment) else f"{moment:%Y-%m-%d %H:%M}"
+
+
+def _hours(seconds: float) -> str | None:
+    return None if is_missing(seconds) else meanings.duration(seconds)
 
 
 def rejects(
@@ -36,7 +87,11 @@ def rejects(
     from jobs.store import read_rejects
 
     rows = to_records(read_rejects(store(), file=file, limit=limit))
-    show_rows(rows, as_json, "Rejected records")
+    if not as_json:
+        rows = [row | {"file": Path(row["file"]).name} for row in rows]
+    reasons = {row["reason"] for row in rows}
+    meaning = f"{len(rows):,} records, {len(reasons)} reasons; --limit shows more."
+    show_rows(rows, as_json, "Rejected records", ("file", "line", "reason", "raw"), meaning)
 
 
 def export(

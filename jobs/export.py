@@ -50,9 +50,19 @@ def export_records(
         InputError: The path has another suffix or cannot be written.
         StoreError: The store cannot be read.
     """
-    if isinstance(output, Path) and not output.name.endswith(SUFFIXES):
-        raise InputError(f"{output} must end in one of {', '.join(SUFFIXES)}")
-    batches = export_batches(engine, kind, sources=sources, since=since, until=until)
+    require_suffix(output)
+    return write_batches(
+        export_batches(engine, kind, sources=sources, since=since, until=until), output
+    )
+
+
+def write_batches(batches: Iterator[pa.RecordBatch], output: Path | IO[bytes]) -> int:
+    """Write batches of at least one, as ``export_records`` does; returns the number of rows.
+
+    Raises:
+        InputError: The path has another suffix or cannot be written.
+    """
+    require_suffix(output)
     rows = 0
     try:
         first = next(batches)
@@ -69,6 +79,12 @@ def export_records(
     except OSError as error:
         raise InputError(f"{output} cannot be written: {error.strerror or error}") from None
     return rows
+
+
+def require_suffix(output: Path | IO[bytes]) -> None:
+    """Raise InputError for a path that does not say its format."""
+    if isinstance(output, Path) and not output.name.endswith(SUFFIXES):
+        raise InputError(f"{output} must end in one of {', '.join(SUFFIXES)}")
 
 
 def _chain(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,9 +95,18 @@ def advise(
             jobs, left_out = plausible_jobs(jobs)
             rows = _rows(jobs, predict, risk)
             return UsageAdvice({field: name}, since, until, len(jobs), left_out, rows)
+    kind = by or "user, group, project or program"
+    for field in (by,) if by else NAME_FIELDS:
+        earlier = read_jobs(engine, until=until, ended=True, having={field: name})
+        if len(earlier):
+            last = earlier["submitted_at"].max()
+            days = int(np.ceil((until - last) / timedelta(days=1)))
+            raise InputError(
+                f"the latest ended job of the {field} {name} was submitted on {last:%Y-%m-%d}, "
+                f"before {since:%Y-%m-%d}: --days {days + 28} advises by the four weeks until then"
+            )
     raise InputError(
-        f"no job of a {by or 'user, group, project or program'} called {name} that was submitted "
-        "in that time has ended"
+        f"no job of a {kind} called {name} has ended (gridcast jobs --list shows names)"
     )
 
 

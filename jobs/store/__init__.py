@@ -24,6 +24,7 @@ from jobs.store.records import (
     read_ended_at,
     read_jobs,
     read_latest,
+    read_newest,
     read_unique_contexts,
 )
 from jobs.store.rejects import add_rejects, read_rejects
@@ -67,6 +68,7 @@ __all__ = [
     "read_jobs",
     "read_latest",
     "read_measurements",
+    "read_newest",
     "read_predicted_and_actual",
     "read_predictions",
     "read_predictions_of",

@@ -211,6 +211,23 @@ def read_latest(
     return pd.concat([still_open, latest], ignore_index=True) if len(still_open) else latest
 
 
+def read_newest(engine: Engine, count: int, source: str | None = None) -> pd.DataFrame:
+    """Read the jobs submitted last, the newest first.
+
+    Args:
+        engine: the store.
+        count: at most that many.
+        source: only of this source.
+    """
+    table = RECORDS[JOB.name]
+    query = select(*(table.c[name] for name in JOB.columns))
+    if source is not None:
+        query = query.where(table.c.source == source)
+    query = query.order_by(table.c.submitted_at.desc(), table.c.job_id).limit(count)
+    with read_connection(engine) as connection:
+        return read_rows(connection, query)
+
+
 def read_unique_contexts(
     engine: Engine,
     fields: Sequence[str],

@@ -116,6 +116,8 @@ def compare_candidate(
         sentence = f"{sentence} By source: {details}."
         if worse := [name for name, excess in by_source.items() if excess.low > 0]:
             sentence = f"{sentence} It is worse on {', '.join(worse)}."
+    if rule := why_not_promotable(overall):
+        sentence = f"{sentence} {rule}"
     missing = [name for name in model_set.targets if name not in targets]
     promotable: bool | None = better
     if better and missing:
@@ -240,6 +242,25 @@ def evaluation_start(
 def is_promotable(excess: Difference) -> bool:
     """Tell whether the error is smaller, and surely not larger by more than MAX_REGRESSION."""
     return excess.share < 0 and excess.high <= MAX_REGRESSION
+
+
+def why_not_promotable(excess: Difference) -> str:
+    """Name the rule of ``is_promotable`` that a candidate breaks; empty where it breaks none.
+
+    >>> why_not_promotable(Difference(-0.01, -0.12, 0.13)).partition(": ")[2]
+    'its 95 % interval, -12.0 % to +13.0 %, must end at +2 % or below.'
+    """
+    if excess.share >= 0:
+        return "Only a smaller error is promoted."
+    if is_promotable(excess):
+        return ""
+    low, high, most = (
+        f"{100 * share:+.1f} %" for share in (excess.low, excess.high, MAX_REGRESSION)
+    )
+    return (
+        f"The improvement is not proven: its 95 % interval, {low} to {high}, must end at "
+        f"{most.replace('.0', '')} or below."
+    )
 
 
 def _too_few_sentence(splits: tuple[SourceSplit, ...], champion: Version | None) -> str:
