@@ -14,10 +14,13 @@ from commands.inputs import Json, store
 from commands.tables import is_missing, print_note, progress_bar, show_rows, to_records
 from infra.errors import InputError
 
-ExportKind = Literal["jobs", "transfers", "predictions"]
+ExportKind = Literal["jobs", "attempts", "transfers", "predictions"]
 
 
 def jobs_command(
+    job: Annotated[
+        str | None, typer.Argument(help="Show this job, a row a run: its attempts, then itself.")
+    ] = None,
     newest: Annotated[
         bool, typer.Option("--list", help="List the newest jobs instead, a row a job.")
     ] = False,
@@ -27,10 +30,13 @@ def jobs_command(
 ) -> None:
     """Count the stored jobs, a row a source.
 
-    With --list, the newest jobs, a row a job.
+    With --list, the newest jobs, a row a job. With a job's id, each of its runs.
     """
     from jobs.store import count_jobs
 
+    if job is not None:
+        _show_runs(job, as_json)
+        return
     if newest:
         _list_newest(source, limit, as_json)
         return
@@ -68,6 +74,35 @@ def _list_newest(source: str | None, limit: int, as_json: bool) -> None:
     ended = sum(not is_missing(row["ended_at"]) for row in rows)
     meaning = f"The {len(rows)} newest jobs; {ended} of them have ended."
     show_rows(rows, as_json, "Newest jobs", columns, meaning)
+
+
+def _show_runs(job: str, as_json: bool) -> None:
+    """Show the earlier attempts of the jobs of that id and, after them, what is stored of each."""
+    from jobs.store import read_attempts, read_jobs
+
+    engine = store()
+    jobs = read_jobs(engine, having={"job_id": job})
+    if jobs.empty:
+        raise InputError(f"no job called {job} is stored (gridcast jobs --list shows the newest)")
+    rows: list[dict[str, Any]] = []
+    for _, stored in jobs.groupby("source"):
+        earlier = to_records(read_attempts(engine, stored))
+        rows += [row | {"run": f"attempt {number}"} for number, row in enumerate(earlier, 1)]
+        ended = stored["ended_at"].notna().all()
+        rows += [row | {"run": "outcome" if ended else "now"} for row in to_records(stored)]
+    if not as_json:
+        rows = [
+            row
+            | {"started": _minute(row["started_at"]), "ran": _hours(row["walltime"])}
+            | {"requested": _hours(row["requested_walltime"])}
+            for row in rows
+        ]
+    columns = (
+        *("source", "run", "status", "started", "ran", "requested"),
+        *("requested_memory", "peak_memory", "host"),
+    )
+    meaning = f"{len(rows) - len(jobs)} earlier attempts; the last run of a job is its outcome."
+    show_rows(rows, as_json, f"Job {job}", columns, meaning)
 
 
 def _minute(moment: Any) -> str | None:
@@ -117,13 +152,14 @@ def export(
 ) -> None:
     """Write stored records to a file.
 
-    A row a record, without holding them in memory.
+    A row a record, without holding them in memory. Attempts are the runs of jobs that ran again
+    but for the last, which is the job.
     """
     from jobs.export import export_records
     from jobs.store import count_jobs
 
     engine = store()
-    if source and kind == "jobs":
+    if source and kind in ("jobs", "attempts"):
         stored = count_jobs(engine)["source"].tolist()
         if missing := [name for name in source if name not in stored]:
             raise InputError(

@@ -36,7 +36,7 @@ def export_records(
 
     Args:
         engine: The store.
-        kind: ``jobs``, ``transfers`` or ``predictions``.
+        kind: ``jobs``, ``attempts``, ``transfers`` or ``predictions``.
         output: A path that ends in one of SUFFIXES, which appears complete or not at all, or an
             open file, which gets CSV.
         sources: Only records of these sources.

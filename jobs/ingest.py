@@ -20,7 +20,12 @@ from jobs.readers.columns import ColumnMap, load_column_map, parse_column_map
 from jobs.readers.units import zone
 from jobs.schema import JOB, Record, conform, derive_fields, leave_out_bad_fields, split_valid
 from jobs.store import add_jobs, add_rejects
-from jobs.store.merging import merge_repeated, separate_recycled
+from jobs.store.merging import (
+    align_outcomes,
+    is_other_attempt,
+    merge_repeated,
+    separate_recycled,
+)
 from jobs.transfers import TRANSFER, derive_transfer_fields
 
 if TYPE_CHECKING:
@@ -208,9 +213,12 @@ def read_log(
         raise ReadError(
             f"{path} holds no {record.name} that could be read{why if done.rejected else ''}"
         )
-    jobs = merge_repeated(separate_recycled(jobs, jobs.iloc[:0], record=record), record)
+    reports = separate_recycled(jobs, jobs.iloc[:0], record=record)
+    jobs = merge_repeated(reports, record)
+    earlier = is_other_attempt(reports, align_outcomes(reports, jobs, record))
     jobs = jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
-    return jobs, replace(done, added=len(jobs))
+    notes = done.notes + Counter({EARLIER_ATTEMPT: int(earlier.sum())})
+    return jobs, replace(done, added=len(jobs), notes=notes)
 
 
 def log_files(paths: Iterable[str | Path]) -> list[Path]:

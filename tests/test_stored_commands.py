@@ -123,3 +123,34 @@ def test_a_file_of_which_nothing_is_stored_is_exit_code_1_and_says_why(home: Pat
     good.write_text("job_id,submitted_at\n1,2026-03-01\n")
     assert run("ingest", str(good)).exit_code == 0
     assert run("ingest", str(good)).exit_code == 0, "unchanged is stored"
+
+
+def test_one_job_is_shown_with_its_attempts(home: Path) -> None:
+    log = home / "sacct.txt"
+    log.write_text(
+        "JobID|State|Submit|Start|End|ElapsedRaw|AllocCPUS|ReqMem|MaxRSS\n"
+        "7|OUT_OF_MEMORY|2026-01-01T00:00:00|2026-01-01T01:00:00|2026-01-01T01:10:00|600|1|2G|\n"
+        "7|REQUEUED|2026-01-01T01:10:00|2026-01-01T02:00:00|2026-01-01T02:20:00|1200|1|4G|\n"
+        "7|COMPLETED|2026-01-01T02:20:00|2026-01-01T03:00:00|2026-01-01T04:00:00|3600|1|8G|\n"
+        "8|PREEMPTED|2026-01-01T00:00:00|2026-01-01T01:00:00|2026-01-01T01:10:00|600|1|2G|\n"
+        "8|PENDING|2026-01-01T01:10:00|Unknown|Unknown|0|0|2G|\n"
+    )
+    assert run("ingest", str(log)).exit_code == 0
+    rows = json.loads(run("jobs", "7", "--json").stdout)["rows"]
+    shown = [(row["run"], row["status"], row["walltime"], row["requested_memory"]) for row in rows]
+    assert shown == [
+        ("attempt 1", "out_of_memory", 600, 2 * 2**30),
+        ("attempt 2", "preempted", 1200, 4 * 2**30),
+        ("outcome", "completed", 3600, 8 * 2**30),
+    ]
+    assert "attempt 2" in run("jobs", "7").stdout
+    rows = json.loads(run("jobs", "8", "--json").stdout)["rows"]
+    assert [(row["run"], row["status"]) for row in rows] == [
+        ("attempt 1", "preempted"),
+        ("now", "waiting"),
+    ]
+    assert "no job called 9" in str(run("jobs", "9").exception)
+    exported = run("export", "--kind", "attempts")
+    assert exported.stdout.count("\n") == 4 and exported.stdout.startswith("job_id,source,")
+    unknown = run("export", "--kind", "attempts", "--source", "nobody")
+    assert isinstance(unknown.exception, InputError)

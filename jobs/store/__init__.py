@@ -1,10 +1,11 @@
-"""The store: jobs, rejected lines, the prediction log and measured values; the only place of SQL.
+"""The store: jobs, attempts, rejects, the prediction log, measured values; the only place of SQL.
 
 SQLite or PostgreSQL, chosen by a URL. Functions that write take a connection (``with
 engine.begin() as connection``), so that the caller decides what is one transaction; functions that
 read take the engine and return DataFrames. Every time is UTC.
 """
 
+from jobs.store.attempts import read_attempts
 from jobs.store.database import StoreAddressError, StoreError, connect, open_store
 from jobs.store.export import EXPORTED, export_batches
 from jobs.store.measurements import add_measurements, read_measurements
@@ -63,6 +64,7 @@ __all__ = [
     "mark_notified",
     "open_store",
     "prune",
+    "read_attempts",
     "read_ended",
     "read_ended_at",
     "read_jobs",

@@ -9,12 +9,13 @@ from sqlalchemy import Engine, select
 
 from jobs.store.database import read_connection
 from jobs.store.frames import Moment, as_microseconds, read_batches
-from jobs.store.tables import jobs, predictions, transfers
+from jobs.store.tables import attempts, jobs, predictions, transfers
 
 EXPORTED = {
     table.name: (table, moment)
     for table, moment in (
         (jobs, "submitted_at"),
+        (attempts, "submitted_at"),
         (transfers, "submitted_at"),
         (predictions, "asked_at"),
     )
@@ -34,7 +35,7 @@ def export_batches(
 
     Args:
         engine: the store.
-        kind: ``jobs``, ``transfers`` or ``predictions``.
+        kind: ``jobs``, ``attempts``, ``transfers`` or ``predictions``.
         sources: only records of these sources.
         since: only records submitted (predictions: made) at this time or later.
         until: only records submitted (predictions: made) before this time.

@@ -107,6 +107,21 @@ def write_values(
         connection.exec_driver_sql(statement, chunk)
 
 
+def conditions_by_source(
+    connection: Connection, table: Table, jobs: pd.DataFrame
+) -> Iterator[tuple[ColumnElement[bool], ColumnElement[bool]]]:
+    """For each source of ``jobs``, the conditions that select the rows of its jobs.
+
+    Args:
+        connection: a connection.
+        table: a table whose key begins with a source and an id.
+        jobs: rows with these two columns.
+    """
+    source, name = list(table.primary_key)[:2]
+    for value, ids in jobs.groupby(source.name, sort=False)[name.name]:
+        yield source == value, is_one_of(connection, name, ids.tolist())
+
+
 def index_key(column: Column[Any], text: str) -> str:
     """``text`` as the store keeps it in a key: shortened to what an index takes.
 

@@ -16,13 +16,13 @@ are ``RECYCLED_AFTER`` apart are of two jobs (see ``separate_recycled``).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from jobs.schema import CLOCK_SKEW, JOB, STATUSES, Record
+from jobs.schema import JOB, STATUSES, Record
 
 FINISHED = ("completed", "failed", "cancelled", "timeout", "out_of_memory", "preempted")
 # Of two statuses of the same stage the one that says more wins.
@@ -123,9 +123,17 @@ def _last_seen(jobs: pd.DataFrame) -> pd.Series[pd.Timestamp]:
     return jobs[["submitted_at", "started_at", "ended_at"]].max(axis=1)
 
 
-def merge_repeated(jobs: pd.DataFrame, record: Record = JOB) -> pd.DataFrame:
-    """One row a (source, job_id) of ``jobs``, its reports merged, in order of first appearance."""
-    key, columns = list(record.identity), list(record.columns)
+def merge_repeated(
+    jobs: pd.DataFrame, record: Record = JOB, key: Sequence[str] = ()
+) -> pd.DataFrame:
+    """One row a job of ``jobs``, its reports merged, in order of first appearance.
+
+    Args:
+        jobs: Conformed reports, any number of each job.
+        record: The kind of record.
+        key: The columns that tell rows apart; default: those of the record's identity.
+    """
+    key, columns = list(key or record.identity), list(record.columns)
     while (repeated := jobs.duplicated(key, keep=False)).any():
         rank = jobs[repeated].groupby(key, sort=False).cumcount()
         # Pair by pair: a job reported n times takes log2(n) rounds.
@@ -137,7 +145,7 @@ def merge_repeated(jobs: pd.DataFrame, record: Record = JOB) -> pd.DataFrame:
         partners = first.iloc[positions]
         merged = merge(partners[columns], second[columns].set_axis(partners.index), record)
         jobs = jobs.drop(index=second.index)
-        jobs.loc[merged.index] = merged
+        jobs.loc[merged.index, columns] = merged
     return jobs
 
 
@@ -172,19 +180,53 @@ def merge(left: pd.DataFrame, right: pd.DataFrame, record: Record = JOB) -> pd.D
     return winner
 
 
-def is_other_attempt(
-    before: pd.DataFrame, after: pd.DataFrame
-) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which rows of two aligned frames are ended runs of their job that began at other times.
+def align_outcomes(
+    reports: pd.DataFrame, outcomes: pd.DataFrame, record: Record = JOB
+) -> pd.DataFrame:
+    """The row of ``outcomes`` of each report's job, on the reports' index; empty for none.
 
-    A job that ended and has no end now was queued again: its ended run is another attempt too.
+    Args:
+        reports: Reports, any number of each job.
+        outcomes: At most one row of each job.
+        record: The kind of record.
     """
-    again = before["ended_at"].notna() & after["ended_at"].isna()
-    ended = before["ended_at"].notna() & after["ended_at"].notna()
-    apart = (after["started_at"] - before["started_at"]).abs() > CLOCK_SKEW
-    same_end = before["ended_at"] == after["ended_at"]
-    lacking = before["started_at"].isna() != after["started_at"].isna()
-    return (again | (ended & ~same_end & (apart | lacking))).to_numpy(bool)
+    key = list(record.identity)
+    rows = pd.MultiIndex.from_frame(outcomes[key]).get_indexer(
+        pd.MultiIndex.from_frame(reports[key])
+    )
+    return outcomes.reset_index(drop=True).reindex(rows).set_axis(reports.index)
+
+
+def is_other_attempt(
+    reports: pd.DataFrame, outcomes: pd.DataFrame
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which reports are of ended runs other than the one of their job's outcome.
+
+    Two runs of a job are one after the other: reports of runs that overlap are of the same run, and
+    correct each other. The ended run of a job that has no end now, since it was queued again, is
+    another one. Row i of both is of the same job; without an outcome none is another run.
+    """
+    start, end = (reports[name] for name in ("started_at", "ended_at"))
+    last_start, last_end = (outcomes[name] for name in ("started_at", "ended_at"))
+    lacking = start.isna() & last_start.isna()
+    start, last_start = start.fillna(end), last_start.fillna(last_end)
+    apart = (start >= last_end) | (last_start >= end)
+    queued_again = last_end.isna() & outcomes["submitted_at"].notna()
+    other = queued_again | (apart & ~lacking & (end != last_end))
+    return (end.notna() & other).to_numpy(bool)
+
+
+def merge_runs(reports: pd.DataFrame) -> pd.DataFrame:
+    """One row a run of the ended runs in ``reports``, by job and time; see ``is_other_attempt``."""
+    key, moments = list(JOB.identity), reports[["started_at", "ended_at"]]
+    runs = reports.assign(start=moments["started_at"].fillna(moments["ended_at"]))
+    runs = runs.sort_values([*key, "start", "ended_at"], kind="stable", ignore_index=True)
+    job = [runs[name] for name in key]
+    ended_before = runs["ended_at"].groupby(job).cummax().groupby(job).shift()
+    begins = (runs["start"] >= ended_before) & (runs["ended_at"] > ended_before)
+    number = begins.astype(int).groupby(job).cumsum()
+    merged = merge_repeated(runs[list(JOB.columns)].assign(run=number), key=(*key, "run"))
+    return merged[list(JOB.columns)].reset_index(drop=True)
 
 
 def stage(jobs: pd.DataFrame) -> Signs:

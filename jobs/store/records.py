@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import pandas as pd
-from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, func, select
+from sqlalchemy import Connection, Engine, Select, delete, func, select
 
 from jobs.schema import JOB, Record
+from jobs.store.attempts import update_attempts
 from jobs.store.database import lock_writers, read_connection
-from jobs.store.frames import Moment, as_microseconds, is_one_of, read_rows, write_rows
+from jobs.store.frames import (
+    Moment,
+    as_microseconds,
+    conditions_by_source,
+    read_rows,
+    write_rows,
+)
 from jobs.store.merging import (
     RECYCLED_MARK,
+    align_outcomes,
     differs,
     is_other_attempt,
     merge,
@@ -73,7 +81,8 @@ def add_jobs(connection: Connection, jobs: pd.DataFrame, record: Record = JOB) -
     before = stored.iloc[stored_row[~is_new]].set_axis(reported.index)
     after = merge(before, reported, record)
     changed = differs(before, after, record)
-    ended_now = (stage(after) == 3) & ((stage(before) < 3) | is_other_attempt(before, after))
+    is_earlier = is_other_attempt(before, after)
+    ended_now = (stage(after) == 3) & ((stage(before) < 3) | is_earlier)
     ended = pd.concat([new[new["ended_at"].notna()], after[ended_now]]).sort_index()
 
     revision = newest_revision(connection, table) + 1 if len(ended) else 0
@@ -83,10 +92,15 @@ def add_jobs(connection: Connection, jobs: pd.DataFrame, record: Record = JOB) -
     write_rows(connection, table, new_rows, overwrite=True, new=True)
     # A corrected submission may belong to another month (see ``jobs.store.partitions``).
     moved = before[changed & (before["submitted_at"] != after["submitted_at"])]
-    for condition in _conditions(connection, moved, record):
+    for condition in conditions_by_source(connection, table, moved):
         connection.execute(delete(table).where(*condition))
     revisions = before["revision"].mask(ended_now, revision)
     write_rows(connection, table, after.assign(revision=revisions)[changed], overwrite=True)
+    outcomes = pd.concat([new, after])
+    earlier = named[is_other_attempt(named, align_outcomes(named, outcomes, record))]
+    if record is JOB:
+        earlier_runs = pd.concat([earlier, before[is_earlier]])
+        update_attempts(connection, earlier_runs, outcomes, after[changed])
     unchanged = int((~changed).sum()) + outdated
     return AddResult(
         len(new),
@@ -95,23 +109,15 @@ def add_jobs(connection: Connection, jobs: pd.DataFrame, record: Record = JOB) -
         revision,
         ended.reset_index(drop=True),
         outdated,
-        _earlier_attempts(named, pd.concat([new, after]), identity),
+        len(earlier),
     )
-
-
-def _earlier_attempts(reports: pd.DataFrame, jobs: pd.DataFrame, identity: list[str]) -> int:
-    """How many of the reports are of ended runs that are not their job's outcome."""
-    row = pd.MultiIndex.from_frame(jobs[identity]).get_indexer(
-        pd.MultiIndex.from_frame(reports[identity])
-    )
-    reports = reports[row >= 0]
-    return int(is_other_attempt(reports, jobs.iloc[row[row >= 0]].set_axis(reports.index)).sum())
 
 
 def _stored(connection: Connection, jobs: pd.DataFrame, record: Record) -> pd.DataFrame:
+    table = RECORDS[record.name]
     frames = [
-        read_rows(connection, select(RECORDS[record.name]).where(*condition))
-        for condition in _conditions(connection, jobs, record)
+        read_rows(connection, select(table).where(*condition))
+        for condition in conditions_by_source(connection, table, jobs)
     ]
     frames = [frame for frame in frames if len(frame)]
     return pd.concat(frames, ignore_index=True) if frames else jobs.iloc[:0].assign(revision=0)
@@ -127,15 +133,6 @@ def _variants(connection: Connection, record: Record, source: str, job_id: str) 
         table.c.source == source, table.c[name] >= begin, table.c[name] < end
     )
     return read_rows(connection, query)
-
-
-def _conditions(
-    connection: Connection, jobs: pd.DataFrame, record: Record
-) -> Iterator[tuple[ColumnElement[bool], ...]]:
-    """For each source of ``jobs``, the conditions that select their stored rows."""
-    table, (_, name) = RECORDS[record.name], record.identity
-    for source, ids in jobs.groupby("source", sort=False)[name]:
-        yield table.c.source == source, is_one_of(connection, table.c[name], ids.tolist())
 
 
 def read_jobs(

@@ -36,6 +36,7 @@ from jobs.store.merging import FINISHED
 from jobs.store.partitions import delete_from_partition, partition_column, partitions_before
 from jobs.store.tables import (
     RECORDS,
+    attempts,
     jobs,
     measurements,
     predictions,
@@ -48,6 +49,7 @@ KIND, SINCE, DROPPED = "retention", "kept since", "dropped source"
 """The kind of the notes below, and two of their names."""
 AGE_COLUMNS = {
     jobs: "submitted_at",
+    attempts: "submitted_at",
     transfers: "submitted_at",
     predictions: "asked_at",
     rejects: "seen_at",
@@ -55,7 +57,8 @@ AGE_COLUMNS = {
 }
 """What retention deletes, and by which time.
 
-All predictions of a task, chain or request are deleted together, by the latest of them.
+Attempts go with their job. All predictions of a task, chain or request are deleted together, by
+the latest of them.
 """
 BATCH_ROWS = 10_000
 LOCK_TIMEOUT = "3s"
@@ -109,8 +112,8 @@ def prune(engine: Engine, months: int, now: datetime | None = None) -> PruneResu
 def drop_source(engine: Engine, source: str, now: datetime | None = None) -> dict[str, int]:
     """Delete all that is stored of a source, in one transaction.
 
-    These are its jobs, transfers, logged predictions and predictions of tasks. Rejected lines stay:
-    they belong to files. The numbers of the deleted revisions are not used again.
+    These are its jobs and their attempts, transfers, logged predictions and predictions of tasks.
+    Rejected lines stay: they belong to files. The numbers of the deleted revisions are not used again.
 
     Args:
         engine: the store.
@@ -124,7 +127,7 @@ def drop_source(engine: Engine, source: str, now: datetime | None = None) -> dic
         revisions = {table: newest_revision(connection, table) for table in RECORDS.values()}
         rows = {
             table.name: connection.execute(delete(table).where(table.c.source == source)).rowcount
-            for table in (jobs, transfers, predictions, task_predictions)
+            for table in (jobs, attempts, transfers, predictions, task_predictions)
         }
         for table, revision in revisions.items():
             if newest_revision(connection, table) < revision:
@@ -232,6 +235,9 @@ def _pruned(
             rows.c.revision < newest,
             or_(rows.c.ended_at.is_not(None), rows.c.status.in_(FINISHED)),
         )
+    if table is attempts:
+        job = exists().where(*(jobs.c[name] == table.c[name] for name in ("source", "job_id")))
+        return lambda rows: ~job
     if table is task_predictions:
         later = table.alias()
         has_later = exists().where(

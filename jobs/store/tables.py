@@ -65,6 +65,24 @@ ended. It is 0 until a job has ended, and does not change when a later report co
 transfers = _record_table(TRANSFER, "transfers")
 """One row per transfer, stored as jobs are."""
 
+ATTEMPT_FIELDS = (
+    *("job_id", "source", "submitted_at", "started_at", "ended_at", "status", "queue", "site"),
+    *("host", "requested_walltime", "requested_cores", "requested_memory", "cores", "walltime"),
+    *("cpu_time", "peak_memory"),
+)
+"""The fields of a job that are kept of an earlier attempt."""
+
+attempts = Table(
+    "attempts",
+    metadata,
+    *(
+        _column(name, JOB.by_name[name].kind, JOB.by_name[name].required or name == "ended_at")
+        for name in ATTEMPT_FIELDS
+    ),
+    PrimaryKeyConstraint(*JOB.identity, "ended_at", name="attempts_key"),
+)
+"""One row per earlier attempt of a job: an ended run that is not the job's outcome."""
+
 RECORDS: dict[str, Table] = {JOB.name: jobs, TRANSFER.name: transfers}
 """The table of each kind of record."""
 

@@ -123,6 +123,7 @@ def test_what_was_said_of_old_jobs_goes_with_them(store: Any) -> None:
         add_rejects(connection, "new.log", [Reject(1, "bad", "x")], moments[1].to_pydatetime())
     assert prune(store, 3, NOW).rows == {
         "jobs": 0,
+        "attempts": 0,
         "transfers": 1,
         "predictions": 1,
         "rejects": 1,
@@ -250,7 +251,13 @@ def test_a_dropped_source_leaves_the_others_and_no_revision_comes_twice(store: A
     assert dropped_at(store) is None
 
     rows = drop_source(store, "test", NOW)
-    assert rows == {"jobs": 2, "transfers": 1, "predictions": 1, "task_predictions": 1}
+    assert rows == {
+        "jobs": 2,
+        "attempts": 0,
+        "transfers": 1,
+        "predictions": 1,
+        "task_predictions": 1,
+    }
     assert read_jobs(store)["source"].tolist() == ["b"]
     assert read_jobs(store, record=TRANSFER)["source"].tolist() == ["b"]
     assert read_predictions(store)["source"].tolist() == ["b"]
