@@ -61,6 +61,7 @@ def fetch(window: Window) -> Fetched:
             sacct,
             *_options(window, [has[name.lower()] for name in WANTED if name.lower() in has]),
             "--noconvert",
+            "--duplicates",  # the earlier runs of jobs that were queued again
         ],
         path,
         environment,

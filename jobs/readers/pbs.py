@@ -1,7 +1,8 @@
 """Reader of the accounting records of PBS Professional, OpenPBS and Torque.
 
 A record is ``date;type;job;key=value key=value ...``. A job is what its ``E`` record (its end)
-says; records of other types (queued, started, deleted, ...) are counted and not used, and so is the
+says. An ``R`` record (rerun) with the run's start and end is a run after which the job waits again.
+Records of other types (queued, started, deleted, ...) are counted and not used, and so is the
 record of an array itself (``4[].server``), which ran nowhere. Times in an ``E`` record are seconds
 since 1970; the date before it is the server's local time and used only without ``end``.
 """
@@ -18,7 +19,7 @@ from jobs.readers import units
 from jobs.readers.contract import Batch, Reader, ReadOptions, Reject
 from jobs.readers.errors import FieldError
 from jobs.readers.lines import head_lines, read_chunks
-from jobs.readers.rows import Row, SkipRecord, Values, gather, parse_rows
+from jobs.readers.rows import Row, SkipRecord, Values, gather, parse_rows, queued_again
 
 Fields = dict[str, str]
 
@@ -28,6 +29,8 @@ RECORD = re.compile(
 KEY = re.compile(r"(?<!\S)([A-Za-z_][\w.]*+)=", re.ASCII)
 CHUNK_COUNT = re.compile(r"\d+", re.ASCII)
 
+RERUN, WAITS_AGAIN = "R", "waits again"
+KILLED = ("timeout", "out_of_memory")
 TIMED_OUT = (-29,)
 OUT_OF_MEMORY = (-26, -27)
 SIGNALLED = (256 + 15, 256 + 9)
@@ -61,10 +64,16 @@ def _records(path: Path, size: int) -> Iterator[tuple[int, str, Fields] | Reject
                     yield Reject(
                         number, "the line is no accounting record (date;type;job;message)", line
                     )
-            elif match[2] != "E":
-                yield f"record {match[2]} (not the end of a job) not used"
+                continue
+            pairs = _pairs(match[4])
+            fields = {"date": match[1], "id": match[3], "type": match[2], **pairs}
+            if match[2] == RERUN and {"start", "end"} <= pairs.keys():
+                yield number, line, fields
+                yield number, line, fields | {"type": WAITS_AGAIN}
+            elif match[2] == "E":
+                yield number, line, fields
             else:
-                yield number, line, {"date": match[1], "id": match[3], **_pairs(match[4])}
+                yield f"record {match[2]} (not the end of a job) not used"
 
 
 def _pairs(message: str) -> Fields:
@@ -92,7 +101,7 @@ def _pairs(message: str) -> Fields:
 
 
 def _job(values: Values, options: ReadOptions) -> Row:
-    """One ended job; kb, mb, gb are powers of 1024, a word (w) is 8 bytes."""
+    """One ended run; kb, mb, gb are powers of 1024, a word (w) is 8 bytes."""
     name = values.fields["id"].strip()
     number, _, server = name.partition(".")
     if not number:
@@ -105,7 +114,9 @@ def _job(values: Values, options: ReadOptions) -> Row:
         raise FieldError("ctime is missing: when the job was submitted is not known")
     walltime = values.duration("resources_used.walltime")
     limit = values.duration("Resource_List.walltime")
-    return {
+    status = _status(values.required("Exit_status", units.number, nan), walltime, limit)
+    rerun = values.fields["type"] in (RERUN, WAITS_AGAIN)
+    row = {
         "job_id": name,
         "task_id": re.sub(r"\[\d+\]", "[]", name) if "[" in name else None,
         "source": options.source or server or "pbs",
@@ -123,7 +134,7 @@ def _job(values: Values, options: ReadOptions) -> Row:
         "ended_at": units.first_nonzero(
             values.timestamp("end"), _printed(values, options.timezone)
         ),
-        "status": _status(values.required("Exit_status", units.number, nan), walltime, limit),
+        "status": "preempted" if rerun and status not in KILLED else status,
         "cores": units.first_nonzero(
             _cray_cores(values), values.parse("exec_host", _slots, nan), requested
         ),
@@ -131,6 +142,7 @@ def _job(values: Values, options: ReadOptions) -> Row:
         "cpu_time": values.duration("resources_used.cput"),
         "peak_memory": units.first_nonzero(values.size("resources_used.mem")),
     }
+    return queued_again(row) if values.fields["type"] == WAITS_AGAIN else row
 
 
 def _printed(values: Values, timezone: str) -> float:

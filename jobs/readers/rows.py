@@ -178,6 +178,13 @@ def frame(rows: list[Row], record: Record = JOB) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def queued_again(run: Row) -> Row:
+    """The report of a job that waits again since ``run``, an ended run of it."""
+    return (
+        run | dict.fromkeys(JOB.outcomes) | {"submitted_at": run["ended_at"], "status": "waiting"}
+    )
+
+
 def first_id(*names: str | None) -> str:
     """The first name that is not empty; raises FieldError where there is none."""
     for name in names:

@@ -15,7 +15,7 @@ into it (slurm.schedmd.com/sacct.html):
   step says so.
 
 A job that has not ended has no outcome: its resources so far are left out. Of a job that was
-requeued each run is a row; the store keeps the last as the outcome.
+requeued each run is a row; the store keeps the last as the outcome, the others as attempts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from jobs.readers.delimited import Alignment, columns_of, read_records, sniff
 from jobs.readers.errors import FieldError, ReadError
 from jobs.readers.foreign_forms import hint
 from jobs.readers.lines import head_lines, peek
-from jobs.readers.rows import Item, Row, Values, first_id, gather
+from jobs.readers.rows import Item, Row, Values, first_id, gather, queued_again
 from jobs.readers.slurm_json import MARKS as JSON_MARKS
 from jobs.readers.slurm_json import read_json
 from jobs.readers.slurm_words import COLUMNS, FREE_TEXT, KINDS, LISTS, OUT_OF_MEMORY_EXIT, state
@@ -62,6 +62,7 @@ class Job:
     text: str = ""
     steps: dict[str, Measured] = field(default_factory=dict)
     out_of_memory: bool = False
+    waits_again: bool = False
 
 
 def recognises(path: Path, head: bytes) -> bool:
@@ -118,13 +119,14 @@ def _items(
             elif key in waiting and waiting[key].row and waiting[key].text == raw:
                 yield "repeated row skipped"
             else:
-                row, new = _job(name, values, options)
+                row, new, waits_again = _job(name, values, options)
                 if new:
                     yield f"unknown state {new[:60]}"
                 if key in waiting and waiting[key].row:
                     yield from _close(waiting.pop(key))
                 job = waiting.setdefault(key, Job(line, raw))
                 job.line, job.row, job.text = line, row, raw
+                job.waits_again = waits_again
                 job.out_of_memory |= _is_out_of_memory(values)
                 leader = key.partition("+")[0]
                 if leader != key and leader in waiting and not waiting[leader].steps:
@@ -151,7 +153,7 @@ def _close(job: Job) -> Iterator[Item]:
         yield Reject(job.line, "a step whose job's own row is not near it", job.raw)
         return
     row = job.row
-    if row["status"] == "failed" and job.out_of_memory:
+    if (row["status"] == "failed" or job.waits_again) and job.out_of_memory:
         row["status"] = "out_of_memory"
     if row["status"] not in ("waiting", "running") and job.steps:
         memory, cpu, read, written = zip(*job.steps.values(), strict=True)
@@ -160,15 +162,23 @@ def _close(job: Job) -> Iterator[Item]:
         row["read_bytes"] = _largest(row["read_bytes"], _sum(read))
         row["written_bytes"] = _largest(row["written_bytes"], _sum(written))
     yield job.line, row
+    if job.waits_again:
+        yield job.line, queued_again(row)
 
 
-def _job(name: str, values: Values, options: ReadOptions) -> tuple[Row, str]:
-    """One job's own row, and its state where Slurm has a new word for it."""
+def _job(name: str, values: Values, options: ReadOptions) -> tuple[Row, str, bool]:
+    """One job's own row, its state where Slurm has a new word for it, and if it was requeued.
+
+    The run of a job that was queued again after it (REQUEUED) is over: it is given as preempted.
+    """
     status, new = state(values.fields.get("state", ""))
-    ended = status not in ("waiting", "running")
     elapsed = units.first_known(values.number("elapsedraw"), values.duration("elapsed"))
     printed = [values.moment(name) for name in ("submit", "start", "end")]
     submit, start, end = units.to_utc(printed, options.timezone, elapsed)
+    waits_again = status == "waiting" and start == start and end == end and elapsed > 0
+    if waits_again:
+        status = "preempted"
+    ended = status not in ("waiting", "running")
     cores = values.number("alloccpus", "ncpus")
     allocated = units.first_nonzero(cores)
     requested = units.first_nonzero(values.number("reqcpus"), allocated)
@@ -205,7 +215,7 @@ def _job(name: str, values: Values, options: ReadOptions) -> tuple[Row, str]:
         "read_bytes": disk_read if ran else nan,
         "written_bytes": disk_written if ran else nan,
     }
-    return row, new
+    return row, new, waits_again
 
 
 def _measured(values: Values) -> Measured:

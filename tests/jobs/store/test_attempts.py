@@ -251,7 +251,8 @@ def test_a_killed_ingest_is_completed_by_the_next(
     add(store, run(3, job_id="1"), run(7, job_id="2"))
     url = store.url.render_as_string(hide_password=False)
     subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(KILLED), url, str(path), str(statements)], check=False
+        [sys.executable, "-c", textwrap.dedent(KILLED), url, str(path), str(statements)],
+        check=False,
     )
     stored = read_attempts(store, read_jobs(store))
     assert len(stored) in (0, 5), "all of a batch or nothing"
