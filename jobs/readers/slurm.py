@@ -175,7 +175,7 @@ def _job(name: str, values: Values, options: ReadOptions) -> tuple[Row, str, boo
     elapsed = units.first_known(values.number("elapsedraw"), values.duration("elapsed"))
     printed = [values.moment(name) for name in ("submit", "start", "end")]
     submit, start, end = units.to_utc(printed, options.timezone, elapsed)
-    waits_again = status == "waiting" and start == start and end == end and elapsed > 0
+    waits_again = status == "waiting" and end > start
     if waits_again:
         status = "preempted"
     ended = status not in ("waiting", "running")

@@ -113,7 +113,8 @@ def drop_source(engine: Engine, source: str, now: datetime | None = None) -> dic
     """Delete all that is stored of a source, in one transaction.
 
     These are its jobs and their attempts, transfers, logged predictions and predictions of tasks.
-    Rejected lines stay: they belong to files. The numbers of the deleted revisions are not used again.
+    Rejected lines stay: they belong to files. The numbers of the deleted revisions are not used
+    again.
 
     Args:
         engine: the store.

@@ -148,3 +148,19 @@ def test_an_unreadable_optional_field_takes_no_outcome_with_it(read_text, bad):
     assert (row["walltime"], row["status"]) == (600.0, "completed")
     assert not {"peak_memory", "requested_cores"} & set(row)
     assert outcome.notes == {f"{bad.partition('=')[0]} cannot be read: left out": 1}
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [(-11, "preempted"), (0, "preempted"), (-27, "out_of_memory")]
+)
+def test_a_rerun_is_a_run_after_which_the_job_waits(read_text, code, status):
+    message = (
+        "user=ann ctime=1678700000 start=1678700100 end=1678703800 "
+        f"Exit_status={code} resources_used.walltime=01:01:40 run_count=1"
+    )
+    outcome = read_text(record(message, kind="R") + record("queue=batch", kind="R"))
+    run, waits = outcome.jobs.to_dict("records")
+    assert (run["status"], run["walltime"]) == (status, 3700.0)
+    assert (waits["status"], waits["submitted_at"]) == ("waiting", run["ended_at"])
+    assert pd.isna([waits["started_at"], waits["ended_at"], waits["walltime"]]).all()
+    assert outcome.notes == {"record R (not the end of a job) not used": 1}

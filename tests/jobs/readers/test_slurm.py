@@ -228,3 +228,16 @@ def test_a_renamed_job_id_refuses_the_file_by_name(tmp_path):
     path.write_text(STEPS.replace("JobID", "JobNumber") + f"1|COMPLETED|{TIMES}||||||\n")
     with pytest.raises(ReadError, match=r"renamed\.txt has no column JobID"):
         list(detect(path).read(path, ReadOptions()))
+
+
+@pytest.mark.parametrize(
+    ("step", "status"), [("FAILED", "preempted"), ("OUT_OF_MEMORY", "out_of_memory")]
+)
+def test_a_requeued_run_is_over_and_its_job_waits_from_then_on(read_text, step, status):
+    outcome = read_text(
+        STEPS + f"1|REQUEUED|{TIMES}||||||\n1.batch|{step}|{TIMES}|9M|9M|1|||00:10:00\n"
+    )
+    run, waits = outcome.jobs.to_dict("records")
+    assert (run["status"], run["walltime"], run["peak_memory"]) == (status, 3600.0, 9 * MIB)
+    assert (waits["status"], waits["submitted_at"]) == ("waiting", run["ended_at"])
+    assert pd.isna([waits["started_at"], waits["ended_at"], waits["walltime"]]).all()
