@@ -3,7 +3,8 @@
 The advice is the larger of the prediction for the next such job and of what all but a chosen share
 of the past jobs kept to: the prediction for one job is too little for a month of them
 (docs/benchmarks/advice.md). It comes with the numbers of past jobs that needed more, and of those
-killed at their limit, whose need is unknown. Implausible records are counted and left out.
+killed at their limit, whose need is unknown. A job that was killed for its memory or time and ran
+again needed more than that attempt had requested. Implausible records are counted and left out.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from infra.aliases import Array
 from infra.errors import InputError
-from jobs.store import read_jobs
+from jobs.store import read_attempts, read_jobs
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -43,6 +45,11 @@ USE_FIELDS = (
     *("user", "status", "walltime", "cores", "requested_cores", "requested_walltime"),
     *("cpu_time", "peak_memory"),
 )
+KILLED = {
+    "walltime": ("timeout", "requested_walltime"),
+    "peak_memory": ("out_of_memory", "requested_memory"),
+}
+"""The status of a run that was killed for want of a target, and the request that was too small."""
 GIB = 2.0**30
 
 Predict = Callable[[list[dict[str, Any]], Iterable[float]], list[dict[str, Any]]]
@@ -93,6 +100,7 @@ def advise(
         jobs = read_jobs(engine, since=since, until=until, ended=True, having={field: name})
         if len(jobs):
             jobs, left_out = plausible_jobs(jobs)
+            jobs = with_needs(jobs, read_attempts(engine, jobs))
             rows = _rows(jobs, predict, risk)
             return UsageAdvice({field: name}, since, until, len(jobs), left_out, rows)
     kind = by or "user, group, project or program"
@@ -127,6 +135,33 @@ def plausible_jobs(jobs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
         left_out[reason] = int((wrong & good).sum())
         good &= ~wrong
     return jobs[good], {reason: count for reason, count in left_out.items() if count}
+
+
+def with_needs(jobs: pd.DataFrame, attempts: pd.DataFrame) -> pd.DataFrame:
+    """Add what each job needed at least, and its earlier attempts.
+
+    Args:
+        jobs: Jobs that have ended.
+        attempts: Their earlier attempts.
+
+    Returns:
+        The jobs with ``{target}_need`` (the outcome, or more than the request of an attempt that
+        was killed for want of it), ``{target}_kills`` (such attempts) and ``attempts``.
+    """
+    key = ["source", "job_id"]
+    identity = pd.MultiIndex.from_frame(jobs[key])
+
+    def of_jobs(values: pd.Series) -> Array:
+        return values.reindex(identity).to_numpy(float)
+
+    columns = {"attempts": np.nan_to_num(of_jobs(attempts.groupby(key).size()))}
+    for target, (status, request) in KILLED.items():
+        killed = attempts[attempts["status"] == status]
+        bound = np.nextafter(killed[[target, request]].max(axis=1), np.inf)
+        by_job = bound.groupby([killed[name] for name in key])
+        columns[f"{target}_kills"] = np.nan_to_num(of_jobs(by_job.size()))
+        columns[f"{target}_need"] = np.fmax(jobs[target], of_jobs(by_job.max()))
+    return jobs.assign(**columns)
 
 
 def most_wasteful_users(
@@ -176,13 +211,17 @@ def next_job(jobs: pd.DataFrame) -> dict[str, Any]:
 
 def _row(jobs: pd.DataFrame, answer: dict[str, Any], risk: float) -> dict[str, Any]:
     latest, predicted = jobs.iloc[-1], answer.get(f"walltime_q{1 - risk:g}")
-    walltime = None if predicted is None else larger(predicted, jobs["walltime"], risk)
+    walltime = None if predicted is None else larger(predicted, jobs["walltime_need"], risk)
     program = latest["program"] if pd.notna(latest["program"]) else latest["job_name"]
     row = {
         "program": str(program),
         "cores": float(latest["requested_cores"]) if pd.notna(latest["requested_cores"]) else 1.0,
         "jobs": len(jobs),
         "killed_at_limit": int((jobs["status"] == "timeout").sum()),
+        "earlier_attempts": int(jobs["attempts"].sum()),
+        "attempts_killed_at_limit": int(jobs["walltime_kills"].sum()),
+        "attempts_killed_for_memory": int(jobs["peak_memory_kills"].sum()),
+        "several_attempts": float((jobs["attempts"] > 0).mean()),
         "unused_core_hours": round(float(_unused(jobs).sum()), 1),
         **_requested_and_used(jobs, "walltime", "requested_walltime"),
         **_advice(jobs, "walltime", walltime, answer, risk, 60.0),
@@ -191,6 +230,10 @@ def _row(jobs: pd.DataFrame, answer: dict[str, Any], risk: float) -> dict[str, A
     if memory is not None:
         memory_risk = answer.get("peak_memory_risk")
         memory_risk = float("nan") if memory_risk is None else memory_risk
+        if row["attempts_killed_for_memory"]:
+            # The allocation is chosen from the last attempts alone.
+            accepted = memory_risk if memory_risk == memory_risk else risk
+            memory = larger(memory, jobs["peak_memory_need"].dropna(), accepted)
         row["killed_for_memory"] = int((jobs["status"] == "out_of_memory").sum())
         row |= _requested_and_used(jobs, "peak_memory", "requested_memory")
         row |= _advice(jobs, "peak_memory", memory, answer, memory_risk, 2.0**20)
@@ -227,16 +270,16 @@ def _advice(
     risk: float,
     unit: float,
 ) -> dict[str, Any]:
-    """What to request, in whole units, its range and risk, and the share of jobs that used more."""
+    """What to request, in whole units, its range and risk, and the share that needed more."""
     if value is None:
         return {}
-    rounded, used = float(np.ceil(value / unit) * unit), jobs[target].dropna()
+    rounded, need = float(np.ceil(value / unit) * unit), jobs[f"{target}_need"].dropna()
     return {
         f"{target}_ask_for": rounded,
         f"{target}_low": answer[f"{target}_low"],
         f"{target}_high": answer[f"{target}_high"],
         f"{target}_risk": risk,
-        f"{target}_more": float((used > rounded).mean()),
+        f"{target}_more": float((need > rounded).mean()),
     }
 
 
@@ -264,6 +307,12 @@ def sentences(advice: UsageAdvice, zone: str) -> list[str]:
                 f"used {_size(row['peak_memory_used'])} "
                 f"(95 %: {_size(row['peak_memory_used_95'])}); {row['killed_for_memory']} killed "
                 "for it." + _ask_for(row, "peak_memory", _size)
+            )
+        if row["earlier_attempts"]:
+            lines.append(
+                f"  attempts: {row['several_attempts']:.1%} of these jobs needed more than one; of "
+                f"{row['earlier_attempts']} earlier ones {row['attempts_killed_at_limit']} were "
+                f"killed at the limit and {row['attempts_killed_for_memory']} for their memory."
             )
     if not advice.rows:
         lines.append(f"No program has the {MIN_JOBS} jobs that advice needs.")

@@ -14,7 +14,15 @@ from infra.settings import Settings
 from jobs.schema import conform, derive_fields
 from jobs.store import add_jobs
 from models.engine.forecaster import Forecaster
-from monitoring.advising import advise, larger, most_wasteful_users, plausible_jobs, sentences
+from monitoring.advising import (
+    UsageAdvice,
+    advise,
+    larger,
+    most_wasteful_users,
+    plausible_jobs,
+    sentences,
+    with_needs,
+)
 from monitoring.alerts import send_once
 from tests.monitoring.test_alerts import Hook, Receiver
 
@@ -220,3 +228,69 @@ def test_the_most_wasteful_come_first_and_their_letter_goes_out_once_a_week(
         ("Gridcast gridcast: week 13", "bob should ask for less"),
         ("Gridcast gridcast: week 14", "ann should"),
     ]
+
+
+def attempt(job: pd.Series, status: str, **fields: Any) -> dict[str, Any]:
+    """A run of a job that was killed half an hour before the job was queued again."""
+    start = job["submitted_at"] - pd.Timedelta(minutes=40)
+    times = {"submitted_at": start, "started_at": start, "ended_at": start + timedelta(minutes=10)}
+    return {"source": "site", "job_id": job["job_id"], "status": status, "walltime": 600.0} | (
+        times | fields
+    )
+
+
+def test_attempts_that_were_killed_say_that_their_request_was_too_small(
+    sqlite_store: Any,
+) -> None:
+    gib = 2.0**30
+    ran = jobs("ann", "reco", [3600.0] * 40)
+    ask = site(sqlite_store, ran)
+    plain = advise(sqlite_store, ask, "ann", SINCE, NOW, risk=0.05).rows[0]
+    assert (plain["several_attempts"], plain["earlier_attempts"]) == (0.0, 0)
+    assert not any(
+        "attempts:" in line
+        for line in sentences(UsageAdvice({"user": "ann"}, SINCE, NOW, 40, {}, [plain]), "UTC")
+    )
+
+    # Ten jobs were killed with 6 GiB, five after three hours, one was preempted: all ran again.
+    killed = [
+        *(attempt(ran.iloc[i], "out_of_memory", requested_memory=6 * gib) for i in range(10)),
+        *(
+            attempt(
+                ran.iloc[i], "timeout", requested_walltime=10_800.0, walltime=10_800.0,
+                submitted_at=ran["submitted_at"].iloc[i] - pd.Timedelta(hours=4),
+                started_at=ran["submitted_at"].iloc[i] - pd.Timedelta(hours=4),
+                ended_at=ran["submitted_at"].iloc[i] - pd.Timedelta(hours=1),
+            )
+            for i in range(5)
+        ),
+        attempt(ran.iloc[20], "preempted"),
+    ]  # fmt: skip
+    with sqlite_store.begin() as connection:
+        add_jobs(connection, conform(pd.DataFrame(killed)))
+    advised = advise(sqlite_store, ask, "ann", SINCE, NOW, risk=0.05)
+    (row,) = advised.rows
+    assert row["several_attempts"] == 11 / 40
+    assert row["earlier_attempts"] == 16
+    assert (row["attempts_killed_at_limit"], row["attempts_killed_for_memory"]) == (5, 10)
+    assert row["peak_memory_ask_for"] > 6 * gib > plain["peak_memory_ask_for"]
+    assert row["walltime_ask_for"] > 10_800 > plain["walltime_ask_for"]
+    assert (row["walltime_used"], row["unused_core_hours"]) == (
+        plain["walltime_used"],
+        plain["unused_core_hours"],
+    )
+    assert sentences(advised, "UTC")[-1] == (
+        "  attempts: 27.5 % of these jobs needed more than one; of 16 earlier ones 5 were killed "
+        "at the limit and 10 for their memory."
+    ).replace(" %", "%")
+
+
+def test_a_job_with_a_killed_attempt_needed_more_than_its_request() -> None:
+    ran = jobs("ann", "reco", [60.0, 60.0, 60.0]).assign(peak_memory=[1e9, 5e9, np.nan])
+    rows = [
+        attempt(ran.iloc[i], "out_of_memory", requested_memory=4e9, peak_memory=3e9)
+        for i in range(3)
+    ]
+    needs = with_needs(ran, conform(pd.DataFrame(rows)))["peak_memory_need"].tolist()
+    assert needs[0] > 4e9 and needs[0] == pytest.approx(4e9) and needs[2] == needs[0]
+    assert needs[1] == 5e9
