@@ -157,10 +157,11 @@ def with_needs(jobs: pd.DataFrame, attempts: pd.DataFrame) -> pd.DataFrame:
     columns = {"attempts": np.nan_to_num(of_jobs(attempts.groupby(key).size()))}
     for target, (status, request) in KILLED.items():
         killed = attempts[attempts["status"] == status]
-        bound = np.nextafter(killed[[target, request]].max(axis=1), np.inf)
+        bound = killed[[target, request]].max(axis=1)
         by_job = bound.groupby([killed[name] for name in key])
         columns[f"{target}_kills"] = np.nan_to_num(of_jobs(by_job.size()))
-        columns[f"{target}_need"] = np.fmax(jobs[target], of_jobs(by_job.max()))
+        least = np.nextafter(of_jobs(by_job.max()), np.inf)
+        columns[f"{target}_need"] = np.fmax(jobs[target], least)
     return jobs.assign(**columns)
 
 

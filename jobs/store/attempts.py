@@ -54,11 +54,11 @@ def update_attempts(
         rows = gone.iloc[start : start + _BATCH]
         conditions = [
             and_(
-                attempts.c.source == row.source,
-                attempts.c.job_id == row.job_id,
-                attempts.c.ended_at == as_microseconds(row.ended_at),
+                attempts.c.source == source,
+                attempts.c.job_id == job_id,
+                attempts.c.ended_at == as_microseconds(ended_at),
             )
-            for row in rows.itertuples()
+            for source, job_id, ended_at in zip(*(rows[name] for name in _KEY), strict=True)
         ]
         connection.execute(delete(attempts).where(or_(*conditions)))
 
