@@ -212,8 +212,8 @@ def is_other_attempt(
     start, last_start = start.fillna(end), last_start.fillna(last_end)
     apart = (start >= last_end) | (last_start >= end)
     queued_again = last_end.isna() & outcomes["submitted_at"].notna()
-    other = queued_again | (apart & ~lacking & (end != last_end))
-    return (end.notna() & other).to_numpy(bool)
+    is_earlier = queued_again | (apart & ~lacking & (end != last_end))
+    return (end.notna() & is_earlier).to_numpy(bool)
 
 
 def merge_runs(reports: pd.DataFrame) -> pd.DataFrame:
