@@ -180,6 +180,7 @@ def status(demo: Demo = False, as_json: Json = False) -> None:
     from infra.components import local_components
     from infra.processes import status as look
     from models.releases import registry
+    from monitoring.doctor import examine_site
 
     settings = settings_of(demo)
     rows = look(settings, local_components(settings))
@@ -199,5 +200,10 @@ def status(demo: Demo = False, as_json: Json = False) -> None:
     except registry.RegistryError as error:
         row |= {"state": "unknown", "note": str(error)}
     rows.append(row)
+    empty = dict.fromkeys(row)
+    rows += [
+        {**empty, "part": finding.subject, "state": finding.state, "note": finding.summary}
+        for finding in examine_site(settings)
+    ]
     columns = ("part", "state", "note", "address", "pid", "since")
     show_rows(rows, as_json, "Gridcast", columns, meanings.of_status(rows))

@@ -119,7 +119,7 @@ def dashboard(
         after: names of the components that must be ready before it.
     """
     # An open page waits for events: without a time-out the server would never stop.
-    options = "--log-level warning --no-access-log --timeout-graceful-shutdown 2"
+    options = "--log-level info --no-access-log --timeout-graceful-shutdown 2"
     return Component(
         "dashboard",
         python(
@@ -159,6 +159,8 @@ def prefect(
         "PREFECT_SERVER_API_HOST": settings.host,
         "PREFECT_SERVER_API_PORT": str(settings.prefect_port),
         "PREFECT_SERVER_METRICS_ENABLED": "true",
+        # Prefect sets Uvicorn's level too: by default it logs neither its start nor its address.
+        "PREFECT_SERVER_LOGGING_LEVEL": "INFO",
         # Runs older than 90 days are deleted, as events are by default: the results are stored.
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
     }
@@ -170,7 +172,7 @@ def prefect(
         python(
             "uvicorn --factory flows.server:create_app",
             *_bind(settings.host, settings.prefect_port),
-            *("--log-level", "warning"),
+            *("--log-level", "info", "--no-access-log"),
         ),
         address=address(settings, settings.prefect_port),
         ready_path="/api/ready",

@@ -231,6 +231,7 @@ def prometheus(settings: Settings, scraped: list[Component]) -> Component:
     text = scrapes_text(
         predictors=[_host_port(c) for c in scraped if c.name.startswith("predictor")],
         proxy=f"{settings.host}:{settings.predictor_port}",
+        dashboard=f"{settings.host}:{settings.dashboard_port}",
         prefect=next(_host_port(c) for c in scraped if c.name == "prefect"),
         own=host,
         rules=str(RULES),
@@ -239,7 +240,7 @@ def prometheus(settings: Settings, scraped: list[Component]) -> Component:
     options = (
         f"--web.listen-address={host}",
         f"--storage.tsdb.retention.time={RETENTION}",
-        "--log.level=warn",
+        "--log.level=info",
     )
     return Component(
         "prometheus",
@@ -257,13 +258,21 @@ def prometheus(settings: Settings, scraped: list[Component]) -> Component:
 
 
 def scrapes_text(
-    *, predictors: list[str], proxy: str, prefect: str, own: str, rules: str, token_file: str = ""
+    *,
+    predictors: list[str],
+    proxy: str,
+    dashboard: str,
+    prefect: str,
+    own: str,
+    rules: str,
+    token_file: str = "",
 ) -> str:
     """Prometheus' configuration.
 
     Args:
         predictors: host:port of each predictor.
         proxy: host:port of the proxy.
+        dashboard: host:port of the page's server.
         prefect: host:port of Prefect's server.
         own: host:port of Prometheus.
         rules: file of its rules.
@@ -272,7 +281,13 @@ def scrapes_text(
     targets = ", ".join(f'"{host}"' for host in predictors)
     secret = f'\n    authorization: {{credentials_file: "{token_file}"}}' if token_file else ""
     return Template(SCRAPES.read_text()).substitute(
-        predictors=targets, proxy=proxy, prefect=prefect, own=own, rules=rules, secret=secret
+        predictors=targets,
+        proxy=proxy,
+        dashboard=dashboard,
+        prefect=prefect,
+        own=own,
+        rules=rules,
+        secret=secret,
     )
 
 

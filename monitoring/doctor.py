@@ -7,14 +7,14 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.request import Request, urlopen
 
+import pandas as pd
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
@@ -22,11 +22,13 @@ from infra.components import Component
 from infra.errors import GridcastError
 from infra.processes import port_conflict, running_components, status
 from infra.settings import Settings
-from jobs.store import StoreError
+from jobs.store import StoreError, connect
 from jobs.store.status import StoreStatus, store_status
 from models.releases import registry
 from models.releases.versions import STALE_AFTER
+from monitoring.site_status import Finding, read_site_status, site_findings
 from monitoring.tasks.latest_tasks import LatestTasks
+from monitoring.tasks.watch import ALERTED_STATES
 
 WRONG_FREE_BYTES, LOW_FREE_BYTES = 2**30, 5 * 2**30
 """Free bytes below which the disk is wrong, and below which it is to be watched."""
@@ -35,30 +37,7 @@ STALE_TABLE, OLD_TABLE = timedelta(minutes=15), timedelta(hours=24)
 STALE_TASKS = timedelta(minutes=15)
 TIMEOUT = 5
 
-State = Literal["ok", "watch", "wrong"]
 Rows = Mapping[str, Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The state of one thing, a summary, and a remedy unless it is ``ok``.
-
-    Only ``wrong`` needs a person now.
-    """
-
-    subject: str
-    state: State
-    summary: str
-    remedy: str = ""
-
-    def to_json(self) -> dict[str, str]:
-        """As the rows of ``gridcast doctor``."""
-        return {
-            "what": self.subject,
-            "state": self.state,
-            "found": self.summary,
-            "do": self.remedy,
-        }
 
 
 def examine(
@@ -89,7 +68,7 @@ def examine(
         lambda: _champion(settings, now),
         lambda: _prefect(components, rows),
         lambda: _predictors(components, rows),
-        lambda: _tasks(settings, now),
+        lambda: _site(settings, store, now),
         lambda: _table(table or _own_table(settings), now),
     ]
     return [finding for check in checks for finding in check()]
@@ -331,10 +310,28 @@ def _predictor(component: Component) -> Iterator[Finding]:
         yield Finding(name, "ok", f"{summary}, knows {model['history']['jobs']:,} jobs")
 
 
+def examine_site(settings: Settings, now: datetime | None = None) -> list[Finding]:
+    """Examine tasks, accuracy, decay, drift and collectors, as far as there are any."""
+    return list(_site(settings, _store(settings), now or datetime.now(UTC)))
+
+
+def _site(settings: Settings, store: StoreStatus | str, now: datetime) -> Iterator[Finding]:
+    yield from _tasks(settings, now)
+    if isinstance(store, str) or store.version is None or store.version != store.head:
+        return  # what the finding about the database says
+    engine = connect(settings.store_url)
+    try:
+        yield from site_findings(read_site_status(engine, settings, now))
+    except GridcastError as error:
+        yield Finding("site", "wrong", str(error), "see the rows about database and settings")
+    finally:
+        engine.dispose()
+
+
 def _tasks(settings: Settings, now: datetime) -> Iterator[Finding]:
     """The task watch, if it ever ran on this data folder."""
     latest = LatestTasks(settings.home / "tasks")
-    threads, (_, updated_at) = latest.read_status(), latest.read()
+    threads, (tasks, updated_at) = latest.read_status(), latest.read()
     if not threads and not updated_at:
         return
     remedy = "logs/dashboard.log of the data folder says more; it goes on by itself"
@@ -345,8 +342,18 @@ def _tasks(settings: Settings, now: datetime) -> Iterator[Finding]:
         yield Finding("tasks", "wrong", f"{summary}; {'; '.join(troubles)}", remedy)
     elif age > max(STALE_TASKS, 10 * timedelta(seconds=settings.dashboard_seconds)):
         yield Finding("tasks", "watch", summary, "gridcast up, or gridcast dashboard, updates them")
+    elif bad := count_bad(tasks):
+        remedy = "the page says which, why and since when"
+        yield Finding("tasks", "watch", f"{summary}; {bad}", remedy)
     else:
-        yield Finding("tasks", "ok", summary)
+        yield Finding("tasks", "ok", f"{summary}; none is stalled or failing")
+
+
+def count_bad(tasks: pd.DataFrame) -> str:
+    """How many tasks are stalled or failing, in words; empty for none."""
+    counts = tasks["state"][tasks["kind"] == "task"].value_counts()
+    bad = [(state, int(counts.get(state, 0))) for state in ALERTED_STATES]
+    return ", ".join(f"{count:,} {state}" for state, count in bad if count)
 
 
 def _table(table: Path | None, now: datetime) -> Iterator[Finding]:

@@ -89,6 +89,20 @@ def named_systems(text: str) -> list[tuple[str, str]]:
     return [(collector_named(name.strip()).name, where.strip()) for name, _, where in entries]
 
 
+def last_collected(engine: Engine, systems: str) -> list[tuple[str, str, datetime | None]]:
+    """The systems of a setting, each with its displayed place and until when it was read."""
+    rows = []
+    for system, where in named_systems(systems):
+        segment = _segment(system, where)
+        rows.append((system, segment, _mark(engine, system, segment)[0]))
+    return rows
+
+
+def _segment(system: str, where: str) -> str:
+    """What stands for ``where`` in the store; it shows no password."""
+    return collector_named(system).display(where) if where else "all"
+
+
 def collect(
     engine: Engine,
     system: str,
@@ -118,7 +132,7 @@ def collect(
         raise NoSystemError(
             f"the collector {system} needs {collector.needs}: gridcast collect {system} WHERE"
         )
-    segment = collector.display(where) if where else "all"
+    segment = _segment(system, where)
     mark, newest = _mark(engine, system, segment)
     begin = min(since or (mark - collector.overlap if mark else until - FIRST), until)
     done = CollectResult(system, segment, begin, begin)
@@ -223,5 +237,6 @@ __all__ = [
     "NoSystemError",
     "collect",
     "collector_named",
+    "last_collected",
     "named_systems",
 ]

@@ -8,11 +8,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 import pandas as pd
 import pyarrow as pa
 
 from infra.background import ThreadStatus
+from monitoring.site_status import SiteStatus
 from monitoring.tasks.activity import Activity
 from monitoring.tasks.task_sets import STATES_BY_SEVERITY
 from monitoring.tasks.watch import COLUMNS
@@ -31,6 +33,7 @@ class LatestTasks:
         self._file, self._status_file = folder / "latest.arrow", folder / "status.json"
         self._activity_file = folder / "activity.json"
         self._activity: tuple[int, Activity] = (0, {})
+        self._site_file = folder / "site.json"
         self._read: tuple[int, pd.DataFrame, str] = (0, pd.DataFrame(columns=list(COLUMNS)), "")
 
     def write(self, tasks: pd.DataFrame, now: datetime) -> None:
@@ -82,6 +85,17 @@ class LatestTasks:
         except (OSError, orjson.JSONDecodeError):
             return {}
         return status
+
+    def write_site_status(self, status: SiteStatus) -> None:
+        """Replace the state of the site."""
+        _replace(self._site_file, msgspec.json.encode(status))
+
+    def read_site_status(self) -> SiteStatus | None:
+        """The state of the site as it was last read; None if it never was."""
+        try:
+            return msgspec.json.decode(self._site_file.read_bytes(), type=SiteStatus)
+        except (OSError, msgspec.DecodeError):
+            return None
 
 
 def order_by_severity(tasks: pd.DataFrame) -> pd.DataFrame:

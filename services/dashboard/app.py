@@ -30,6 +30,7 @@ from jobs.store import open_store, set_threshold
 from monitoring.tasks.latest_tasks import LatestTasks
 from monitoring.tasks.states import Thresholds
 from services.dashboard import jobs, models_overview, overview, sites, tasks
+from services.dashboard.metrics import metrics
 from services.dashboard.values import as_json
 from services.http.authentication import (
     Token,
@@ -162,8 +163,7 @@ class Dashboard:
         return FileResponse(PAGE / "index.html")
 
     async def _metrics(self, request: Request) -> Response:
-        status, updated_at = self.latest.read_status(), self.latest.read()[1]
-        return PlainTextResponse(overview.metrics(status, updated_at))
+        return PlainTextResponse(await asyncio.to_thread(metrics, self.latest))
 
     async def _events(self, request: Request) -> Response:
         async def events() -> AsyncIterator[str]:

@@ -213,23 +213,3 @@ def accuracy(engine: Engine, now: datetime, target: str) -> list[dict[str, Any]]
         for kind in ("decay", "accuracy", "drift")
     }
     return [chart for chart in charts(measured) if chart["title"].startswith(f"{target}: ")]
-
-
-def metrics(status: dict[str, dict[str, Any]], updated_at: str) -> str:
-    """Give Prometheus the age of the tasks and the failures of the threads that update them."""
-    lines = [
-        "# HELP gridcast_tasks_updated_timestamp_seconds When the tasks were last updated.",
-        "# TYPE gridcast_tasks_updated_timestamp_seconds gauge",
-    ]
-    if updated_at:
-        moment = datetime.fromisoformat(updated_at).timestamp()
-        lines.append(f"gridcast_tasks_updated_timestamp_seconds {moment:.0f}")
-    for name, kind, field in (
-        ("gridcast_background_failures_total", "counter", "failures"),
-        ("gridcast_background_failing", "gauge", "trouble"),
-    ):
-        lines.append(f"# TYPE {name} {kind}")
-        for thread, values in status.items():
-            value = values[field] if field == "failures" else int(bool(values[field]))
-            lines.append(f'{name}{{thread="{thread}"}} {value}')
-    return "\n".join(lines) + "\n"

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from infra.background import BackgroundThread
 from infra.settings import Settings
 from jobs.store import open_store
+from monitoring.site_status import read_site_status
 from monitoring.tasks.latest_tasks import LatestTasks, order_by_severity
 from monitoring.tasks.watch import TaskWatch
 from services.task_watch.task_updates import send_task_updates
@@ -31,6 +32,7 @@ class TaskWatchService:
         self.threads = (
             self._thread("task watch", self.update),
             self._thread("task updates", self.send),
+            self._thread("site status", self.read_site),
         )
 
     def start(self) -> None:
@@ -55,6 +57,11 @@ class TaskWatchService:
     def send(self) -> float:
         """Send the production system the new predictions; seconds until the next attempt."""
         send_task_updates(self.engine, self.settings, self.clock())
+        return self.settings.dashboard_seconds
+
+    def read_site(self) -> float:
+        """Write accuracy, drift, promotions and collectors; seconds until the next time."""
+        self.latest.write_site_status(read_site_status(self.engine, self.settings, self.clock()))
         return self.settings.dashboard_seconds
 
     def _thread(self, name: str, step: Callable[[], float]) -> BackgroundThread:

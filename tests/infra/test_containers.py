@@ -209,6 +209,7 @@ def test_proxy_and_prometheus_of_compose_are_those_of_a_site(tmp_path: Path) -> 
     where = {
         "predictors": [*doors.values()],
         "proxy": "proxy:3000",
+        "dashboard": "dashboard:3100",
         "prefect": "prefect:4200",
         "own": "localhost:9090",
     }
@@ -245,11 +246,12 @@ def test_grafana_finds_the_dashboard_and_prometheus(services: dict[str, Any]) ->
         volume.split(":")[1]: volume.split(":")[0] for volume in services["grafana"]["volumes"]
     }
     assert source["url"] == "http://prometheus:9090"
-    dashboard = mounted[f"{provider['options']['path']}/predictor.json"]
-    assert (
-        json.loads((COMPOSE / dashboard).read_text())["templating"]["list"][0]["query"]
-        == source["type"]
-    )
+    for board in (INFRA / "grafana").glob("*.json"):
+        dashboard = mounted[f"{provider['options']['path']}/{board.name}"]
+        assert (
+            json.loads((COMPOSE / dashboard).read_text())["templating"]["list"][0]["query"]
+            == source["type"]
+        )
 
 
 def test_the_recipe_of_the_image_copies_all_that_runs_and_gives_up_root() -> None:

@@ -23,6 +23,7 @@ from infra.process_groups import MARK
 from infra.processes import running_components, status
 from infra.settings import Settings, SettingsError
 from infra.site import RULES, proxy_text, replica_ports, scrapes_text, site_components
+from infra.supervision import log_path
 from monitoring.doctor import examine
 
 ROOT = Path(__file__).parents[2]
@@ -221,12 +222,13 @@ def test_prometheus_sees_everything_and_knows_the_rules(up: Site) -> None:
         wait_for(
             lambda: (
                 asked("min by (job) (up)")
-                == dict.fromkeys(("predictor", "proxy", "prefect", "prometheus"), 1.0)
+                == dict.fromkeys(("predictor", "proxy", "dashboard", "prefect", "prometheus"), 1.0)
             ),
             "all targets",
         )
         targets = http.get("/targets").json()["data"]["activeTargets"]
         assert sorted(site["labels"]["job"] for site in targets) == [
+            "dashboard",
             "predictor",
             "predictor",
             "prefect",
@@ -255,6 +257,30 @@ def test_prometheus_sees_everything_and_knows_the_rules(up: Site) -> None:
         ]
         assert {rule["health"] for rule in rules} <= {"ok", "unknown"}
         assert len(rules) == RULES.read_text().count("- alert:")
+
+
+def test_every_metric_of_the_rules_and_boards_is_exported(up: Site) -> None:
+    with httpx.Client(trust_env=False, timeout=60) as http:
+        api = f"{up.address('prometheus')}/api/v1/targets"
+        targets = http.get(api).json()["data"]["activeTargets"]
+        pages = [http.get(target["scrapeUrl"]).text for target in targets]
+    exported = set(re.findall(r"^# TYPE (\w+)", "\n".join(pages), flags=re.MULTILINE))
+    boards = [path.read_text() for path in (ROOT / "infra" / "grafana").glob("*.json")]
+    texts = "\n".join([RULES.read_text(), *boards])
+    queried = set(re.findall(r"\b(?:gridcast|haproxy)_[a-z_]+", texts))
+    # By the file that `gridcast table` writes for Prometheus' node exporter.
+    queried -= {"gridcast_table_written_timestamp_seconds"}
+    assert {re.sub(r"_bucket$", "", name) for name in queried} <= exported
+
+
+def test_every_server_logs_its_start_its_address_and_no_call(up: Site) -> None:
+    components = running_components(up.settings, [])
+    for component in components:
+        log = log_path(up.settings, component).read_text()
+        assert log.strip(), component.name
+        assert "GET /" not in log, component.name
+        if component.address.startswith("http") and component.name != "proxy":
+            assert component.address.rpartition(":")[2] in log, component.name
 
 
 def test_the_doctor_finds_nothing_wrong(up: Site) -> None:
@@ -307,6 +333,7 @@ def test_haproxy_and_prometheus_take_what_is_written_for_them(tmp_path: Path, to
     doors = {
         "predictors": [*servers.values()],
         "proxy": "127.0.0.1:3000",
+        "dashboard": "127.0.0.1:3100",
         "prefect": "127.0.0.1:4200",
         "own": "127.0.0.1:9090",
     }

@@ -13,7 +13,8 @@ from jobs.store import add_jobs, add_task_predictions, unnotified_tasks
 from jobs.workload import generate
 from monitoring.doctor import examine
 from monitoring.tasks.latest_tasks import LatestTasks
-from services.dashboard import overview, values
+from services.dashboard import values
+from services.dashboard.metrics import metrics
 from services.task_watch.service import TaskWatchService
 from services.task_watch.task_updates import send_task_updates
 
@@ -53,7 +54,7 @@ def test_an_update_that_fails_is_shown_and_tried_again(
     assert status["task watch"]["failures"] == 3
     assert "ZeroDivisionError" in status["task watch"]["trouble"]
     assert reader.read()[1] == NOW.isoformat(), "the last update goes on being shown"
-    assert 'gridcast_background_failing{thread="task watch"} 1' in overview.metrics(status, "")
+    assert b'gridcast_background_failing{thread="task watch"} 1' in metrics(reader)
     findings = {finding.subject: finding for finding in examine(service.settings, [], now=NOW)}
     assert findings["tasks"].state == "wrong" and "ZeroDivision" in findings["tasks"].summary
     assert watch.run_step() == 60.0
