@@ -7,6 +7,7 @@ that resolves to 127.0.0.1 (Host), or by a web socket to its event stream, which
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -55,9 +56,10 @@ def create_app() -> Any:
 
     allow_bulk_inserts()
     start_crash_watch(f"http://{own_host(settings)}/api")
-    return Guard(
-        create_prefect(final=True), set(settings.allowed_host_headers(settings.prefect_port))
-    )
+    app = create_prefect(final=True)
+    # Prefect's logging makes Uvicorn's access log propagate again: a line for each poll.
+    logging.getLogger("uvicorn.access").propagate = False
+    return Guard(app, set(settings.allowed_host_headers(settings.prefect_port)))
 
 
 def own_host(settings: Settings) -> str:

@@ -159,8 +159,8 @@ def prefect(
         "PREFECT_SERVER_API_HOST": settings.host,
         "PREFECT_SERVER_API_PORT": str(settings.prefect_port),
         "PREFECT_SERVER_METRICS_ENABLED": "true",
-        # Prefect sets Uvicorn's level too: by default it logs neither its start nor its address.
-        "PREFECT_SERVER_LOGGING_LEVEL": "INFO",
+        # Prefect sets Uvicorn's level: by default its start and address are not logged.
+        "PREFECT_LOGGING_LOGGERS_UVICORN_LEVEL": "INFO",
         # Runs older than 90 days are deleted, as events are by default: the results are stored.
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
     }
