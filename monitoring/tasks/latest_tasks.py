@@ -8,10 +8,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import orjson
 import pandas as pd
 import pyarrow as pa
+from pydantic import TypeAdapter, ValidationError
 
 from infra.background import ThreadStatus
 from monitoring.site_status import SiteStatus
@@ -20,6 +20,7 @@ from monitoring.tasks.task_sets import STATES_BY_SEVERITY
 from monitoring.tasks.watch import COLUMNS
 
 UPDATED_AT = b"updated_at"
+_SITE_STATUS = TypeAdapter(SiteStatus)
 
 
 class LatestTasks:
@@ -88,13 +89,13 @@ class LatestTasks:
 
     def write_site_status(self, status: SiteStatus) -> None:
         """Replace the state of the site."""
-        _replace(self._site_file, msgspec.json.encode(status))
+        _replace(self._site_file, _SITE_STATUS.dump_json(status))
 
     def read_site_status(self) -> SiteStatus | None:
         """The state of the site as it was last read; None if it never was."""
         try:
-            return msgspec.json.decode(self._site_file.read_bytes(), type=SiteStatus)
-        except (OSError, msgspec.DecodeError):
+            return _SITE_STATUS.validate_json(self._site_file.read_bytes())
+        except (OSError, ValidationError):
             return None
 
 
