@@ -106,6 +106,11 @@ class SiteStatus:
 def read_site_status(engine: Engine, settings: Settings, now: datetime) -> SiteStatus:
     """Read the state of a site from the store and the registry.
 
+    Args:
+        engine: The store.
+        settings: The registry, and what is collected.
+        now: The present.
+
     Raises:
         StoreError: The store does not answer.
     """
