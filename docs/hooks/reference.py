@@ -9,6 +9,7 @@ import ast
 import inspect
 import json
 import re
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -189,25 +190,25 @@ def model_card() -> str:
 
 def metrics() -> str:
     """The Prometheus metrics of the predictor, then those of the page."""
-    from services.dashboard import overview
-
-    predictor = [
+    columns = ("metric", "type", "labels", "meaning")
+    rows = [
         (code(name), kind, ", ".join(map(code, labels)), text)
         for name, kind, text, labels in predictor_metrics()
     ]
-    text = overview.metrics({}, "")
-    page = dict(re.findall(r"# TYPE (\S+) (\S+)", text))
-    helps = dict(re.findall(r"# HELP (\S+) (.+)", text))
-    columns = ("metric", "type", "labels", "meaning")
-    return (
-        "## Of the predictor\n\n"
-        + table(columns, predictor)
-        + "\n\n## Of the page\n\n"
-        + table(
-            ("metric", "type", "meaning"),
-            [(code(name), kind, helps.get(name, "")) for name, kind in page.items()],
-        )
-    )
+    page = table(("metric", "type", "meaning"), page_metrics())
+    return f"## Of the predictor\n\n{table(columns, rows)}\n\n## Of the page\n\n{page}"
+
+
+def page_metrics() -> list[tuple[str, str, str]]:
+    """Name, type and help of each metric of the page, as of a data folder without tasks."""
+    from monitoring.tasks.latest_tasks import LatestTasks
+    from services.dashboard.metrics import metrics as expose
+
+    with tempfile.TemporaryDirectory() as folder:
+        text = expose(LatestTasks(Path(folder))).decode()
+    kinds = dict(re.findall(r"# TYPE (\S+) (\S+)", text))
+    helps = re.findall(r"# HELP (\S+) (.+)", text)
+    return [(code(name), kinds[name], meaning) for name, meaning in helps]
 
 
 @lru_cache(maxsize=1)
