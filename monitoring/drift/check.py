@@ -122,7 +122,7 @@ def answers(engine: Engine, since: datetime) -> pd.DataFrame:
     Returns:
         A row a job and target, with the ``actual`` outcome.
     """
-    columns = (*OF_KIND["number"], "revision")
+    columns = (*OF_KIND["number"], "submitted_at", "started_at", "revision")
     first = _predictions_only(read_predictions(engine, ended_since=since, columns=columns))
     actual = np.full(len(first), np.nan)
     # A target of another subject is made from fields that jobs do not have.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -251,13 +252,16 @@ def _in_words(history: str) -> str:
 def _alike(values: list[float]) -> str:
     """Sum up what the most similar jobs took."""
     count = len(values)
-    for value in sorted(values):
-        near = [close for close in values if abs(close - value) <= 0.1 * max(value, 60.0)]
-        if count > 1 and len(near) >= ALMOST_ALL * count:
-            share = f"All {count}" if len(near) == count else f"{len(near)} of the {count}"
-            return f"{share} most similar jobs took about {duration(value)}."
     if count == 1:
         return f"The most similar job took {duration(values[0])}."
+    groups = [
+        [close for close in values if abs(close - value) <= 0.1 * max(value, 60.0)]
+        for value in values
+    ]
+    alike = max(groups, key=len)
+    if len(alike) >= ALMOST_ALL * count:
+        share = f"All {count}" if len(alike) == count else f"{len(alike)} of the {count}"
+        return f"{share} most similar jobs took about {duration(median(alike))}."
     return f"The {count} most similar took {duration(min(values))} to {duration(max(values))}."
 
 

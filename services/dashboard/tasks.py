@@ -228,7 +228,10 @@ def changes(history: pd.DataFrame) -> list[dict[str, Any]]:
             causes.append(f"{before['state']} became {after['state']}")
         ended, failed = (int(after[name] - before[name]) for name in ("ended", "failed"))
         hours = (after["asked_at"] - before["asked_at"]).total_seconds() / 3600
-        causes.append(f"{ended} jobs ended in {hours:.1f} h" + f", {failed} failed" * (failed > 0))
+        jobs = "job" if ended == 1 else "jobs"
+        causes.append(
+            f"{ended} {jobs} ended in {hours:.1f} h" + f", {failed} failed" * (failed > 0)
+        )
         causes += [
             reason for reason in after["reasons"] or () if reason not in (before["reasons"] or ())
         ][:2]

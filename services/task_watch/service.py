@@ -10,6 +10,7 @@ from infra.settings import Settings
 from jobs.store import open_store
 from monitoring.site_status import read_site_status
 from monitoring.tasks.latest_tasks import LatestTasks, order_by_severity
+from monitoring.tasks.waits import WaitWatch
 from monitoring.tasks.watch import TaskWatch
 from services.task_watch.task_updates import send_task_updates
 
@@ -27,10 +28,11 @@ class TaskWatchService:
     ) -> None:
         self.settings, self.clock = settings, clock
         self.engine = open_store(settings.store_url)
-        self.watch = TaskWatch(self.engine, settings)
+        self.watch, self.waits = TaskWatch(self.engine, settings), WaitWatch(self.engine)
         self.latest = LatestTasks(settings.folder("tasks"))
         self.threads = (
             self._thread("task watch", self.update),
+            self._thread("wait predictions", self.predict_waits),
             self._thread("task updates", self.send),
             self._thread("site status", self.read_site),
         )
@@ -52,6 +54,11 @@ class TaskWatchService:
         tasks = order_by_severity(self.watch.update(now))
         self.latest.write_activity(self.watch.activity)
         self.latest.write(tasks, now)
+        return self.settings.dashboard_seconds
+
+    def predict_waits(self) -> float:
+        """Predict and log the waits of new jobs; seconds until the next attempt."""
+        self.waits.update(self.clock())
         return self.settings.dashboard_seconds
 
     def send(self) -> float:

@@ -4,6 +4,10 @@ import { amount, make, svg, text } from "./dom.js";
 import { go } from "./router.js";
 
 const HEIGHT = 230;
+// Steps of an axis.
+const COUNTS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6];
+const DURATIONS = [1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 21600, 43200, 86400,
+  172800, 432000, 864000];
 const plots = new Set();
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 export const seconds = (value) => new Date(value) / 1000;
@@ -101,9 +105,7 @@ export function overTime(title, times, lines, options = {}) {
     axes: [axis({ values: ticks }), axis({
       size: options.axis || 62,
       values: (_, values) => values.map((value) => show(value)),
-      incrs: options.whole ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 5e4, 1e5, 1e6]
-        : unit === "s" ? [1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 36000, 86400,
-          172800, 432000, 864000] : undefined,
+      incrs: options.whole ? COUNTS : unit === "s" ? DURATIONS : undefined,
     })],
     series: [{ label: "UTC", value: (_, value) => (value ? new Date(value * 1000).toISOString()
       .slice(5, 16).replace("T", " ") : "–") }, ...series],

@@ -68,7 +68,7 @@ function predicted(found) {
       values: times.map(() => seconds(ceiling.ceiling)) });
   }
   return overTime("Its predicted end, by when it was predicted", times, lines, {
-    least: null, format: clock, bands: [[0, 2, "--c2"]], axis: 92,
+    least: null, unit: "s", format: clock, bands: [[0, 2, "--c2"]], axis: 92,
   });
 }
 

@@ -395,6 +395,105 @@ def test_every_view_loads_only_from_here_and_breaks_no_rule_of_the_policy(
     assert len(requested) > 50 and not [url for url in requested if not url.startswith(address)]
 
 
+def test_order_filter_and_range_are_in_the_address(
+    served: tuple[Dashboard, str], browser: Any
+) -> None:
+    dashboard, address = served
+    page = browser.new_page()
+    page.goto(f"{address}/tasks", wait_until="domcontentloaded")
+    page.locator("#sort-jobs").click()
+    page.wait_for_url("**/tasks?sort=jobs")
+    page.wait_for_selector("th[aria-sort=ascending]")
+    page.locator("#sort-jobs").click()
+    page.wait_for_selector("th[aria-sort=descending]")
+    tasks = dashboard.tasks[dashboard.tasks["kind"] == "task"]
+    largest = tasks["jobs"].max()
+    page.reload(wait_until="domcontentloaded")
+    page.wait_for_selector("th[aria-sort=descending]")
+    assert page.locator("tbody tr td[data-name=Jobs]").first.inner_text() == f"{largest:g}"
+    page.locator("#state-done").click()
+    page.wait_for_url("**/tasks?sort=-jobs&state=done")
+    page.wait_for_function(
+        "count => document.querySelectorAll('tbody tr').length === count",
+        arg=int((tasks["state"] == "done").sum()),
+    )
+    page.go_back()
+    page.wait_for_url("**/tasks?sort=-jobs")
+    page.goto(address, wait_until="domcontentloaded")
+    page.get_by_label("Time range").select_option("24")
+    page.wait_for_url("**/?hours=24")
+    page.reload(wait_until="domcontentloaded")
+    page.wait_for_selector("h1")
+    assert page.get_by_label("Time range").input_value() == "24"
+    page.close()
+
+
+def test_an_address_of_an_earlier_version_leads_to_its_view(
+    served: tuple[Dashboard, str], browser: Any
+) -> None:
+    dashboard, address = served
+    row = dashboard.tasks.iloc[0]
+    page = browser.new_page()
+    page.goto(f"{address}/#task/{row['task']}/{row['source']}", wait_until="domcontentloaded")
+    page.wait_for_url(f"**/task/{row['task']}?source={row['source']}")
+    page.wait_for_selector(f"h1:has-text('{row['task']}')")
+    page.close()
+
+
+def test_times_are_in_utc_and_beside_it_local_and_relative(
+    served: tuple[Dashboard, str], browser: Any
+) -> None:
+    dashboard, address = served
+    row = dashboard.tasks[dashboard.tasks["state"] != "done"].iloc[0]
+    context = browser.new_context(timezone_id="Asia/Kolkata", locale="en-GB")
+    page = context.new_page()
+    page.clock.set_fixed_time(NOW)
+    page.goto(f"{address}/task/{row['task']}", wait_until="domcontentloaded")
+    page.wait_for_selector("dd time")
+    end = page.locator("dt:has-text('Will be done') + dd").inner_text()
+    local = row["median"].tz_convert("Asia/Kolkata")
+    assert f"{row['median']:%Y-%m-%d %H:%M} UTC" in end and f"{local:%a %H:%M} GMT+5:30" in end
+    assert ", in " in end
+    context.close()
+
+
+def test_a_wide_task_is_drawn_with_its_jobs_its_fan_and_its_ceiling(
+    served: tuple[Dashboard, str], browser: Any
+) -> None:
+    dashboard, address = served
+    tasks = dashboard.tasks[(dashboard.tasks["kind"] == "task") & dashboard.tasks["median"].notna()]
+    row = tasks[tasks["state"] != "done"].sort_values("jobs").iloc[-1]
+    page = browser.new_page()
+    open_view(page, f"{address}/task/{row['task']}")
+    legend = page.locator("figure:has-text('Ended jobs') .u-legend").inner_text()
+    assert all(name in legend for name in ("ended", "failed", "early", "median", "late"))
+    drawn = page.evaluate(
+        """() => {
+            const canvas = document.querySelector('figure canvas');
+            const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+            return new Set(new Uint32Array(pixels.data.buffer)).size;
+        }"""
+    )
+    assert drawn > 10, "an empty canvas has one colour"
+    found = httpx.get(f"{address}/api/tasks/{row['task']}").json()
+    assert page.locator(".gantt rect.job").count() == len(found["bars"]) > 0
+    page.close()
+
+
+def test_ones_own_jobs_are_found_by_a_name(served: tuple[Dashboard, str], browser: Any) -> None:
+    dashboard, address = served
+    owner = dashboard.tasks[dashboard.tasks["state"] != "done"]["owner"].iloc[0]
+    found = httpx.get(f"{address}/api/users/{owner}").json()
+    page = browser.new_page()
+    page.goto(f"{address}/user", wait_until="domcontentloaded")
+    page.get_by_label("User").fill(owner)
+    page.get_by_role("button", name="Show").click()
+    page.wait_for_url(f"**/user/{owner}")
+    page.wait_for_selector(f"h1:has-text('Jobs of {owner}')")
+    assert page.locator("table tbody tr").count() == len(found["jobs"])
+    page.close()
+
+
 def test_the_page_is_small_and_its_own() -> None:
     folder = Path(__file__).parents[3] / "services" / "dashboard" / "page"
     own = [file for file in folder.iterdir() if file.is_file()]
