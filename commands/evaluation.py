@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from commands import meanings
-from commands.inputs import Json, Kind, LogName, load_jobs, reads_log
+from commands.inputs import Json, Kind, LogName, Page, load_jobs, note_page, page_path, reads_log
 from commands.tables import print_note, progress_bar, show_rows
 from infra.errors import InputError
 from infra.settings import prepare_environment
@@ -76,6 +76,7 @@ def evaluate(
     predictor: Predictors = None,
     at: At = "submission",
     input_known: InputKnown = False,
+    html: Page = None,
     as_json: Json = False,
     *,
     arguments: ReadArguments,
@@ -93,7 +94,7 @@ def evaluate(
     if target in ("io", "io_per_core") and input_known:
         raise InputError(f"--input-known tells what a job read, which {target} counts: omit it")
     jobs = _load(log, arguments, targets=(target,), at=at, input_known=input_known)
-    _backtest(jobs, find_target(target), warm_up, predictor, log, as_json)
+    _backtest(jobs, find_target(target), warm_up, predictor, log, as_json, html)
 
 
 @reads_log
@@ -113,6 +114,7 @@ def evaluate_transfers(
     ] = "last",
     warm_up: WarmUp = 0.3,
     predictor: Predictors = None,
+    html: Page = None,
     as_json: Json = False,
     *,
     arguments: ReadArguments,
@@ -131,7 +133,7 @@ def evaluate_transfers(
         columns = jobs.columns
         jobs = with_measurements(jobs, read_series(measurements), measured_by)
         target = with_extra_inputs(target, jobs.columns.difference(columns).tolist())
-    _backtest(jobs, target, warm_up, predictor, log, as_json)
+    _backtest(jobs, target, warm_up, predictor, log, as_json, html)
 
 
 @reads_log
@@ -139,6 +141,7 @@ def evaluate_waits(
     log: LogName = None,
     warm_up: WarmUp = 0.1,
     predictor: Predictors = None,
+    html: Page = None,
     as_json: Json = False,
     *,
     arguments: ReadArguments,
@@ -150,13 +153,14 @@ def evaluate_waits(
     from models.engine.training import find_target
 
     jobs = _load(log, arguments, targets=("wait",))
-    _backtest(jobs, find_target("wait"), warm_up, predictor, log, as_json)
+    _backtest(jobs, find_target("wait"), warm_up, predictor, log, as_json, html)
 
 
 @reads_log
 def evaluate_tasks(
     log: LogName = None,
     warm_up: WarmUp = 0.1,
+    html: Page = None,
     as_json: Json = False,
     *,
     arguments: ReadArguments,
@@ -165,6 +169,7 @@ def evaluate_tasks(
 
     Tasks' ends are predicted by their progress, and planted stalls are looked for.
     """
+    from models.evaluation.pages import task_page
     from models.tasks.backtest import evaluate_tasks as backtest
     from monitoring.tasks.stalls import score_stall_detection
 
@@ -172,10 +177,13 @@ def evaluate_tasks(
     with progress_bar("backtesting the log") as report:
         rows = backtest(jobs, warm_up, report)
         stalls = score_stall_detection(jobs, report)
+    name = _name(log)
+    page = page_path(html, f"evaluation-tasks-{name}")
+    task_page(page, f"Ends of tasks of {name}", meanings.of_tasks(rows), rows, stalls)
     if as_json:
         show_rows([*rows, *stalls], as_json)
+        note_page(page)
         return
-    name = _name(log)
     title = f"Ends of {rows[0]['tasks']:,} tasks of {name}, errors in hours"
     show_rows(rows, False, title, meaning=meanings.of_tasks(rows))
     if stalls:
@@ -183,6 +191,7 @@ def evaluate_tasks(
         show_rows(stalls, False, title, meaning=meanings.of_stalls(stalls))
     else:
         print_note("no stall can be planted: too few tasks whose jobs' starts are known")
+    note_page(page)
 
 
 @reads_log
@@ -194,6 +203,7 @@ def evaluate_allocation(
     warm_up: WarmUp = 0.1,
     at: At = "submission",
     input_known: InputKnown = False,
+    html: Page = None,
     as_json: Json = False,
     *,
     arguments: ReadArguments,
@@ -203,6 +213,7 @@ def evaluate_allocation(
     By waste and failures, a row a policy. Writes an HTML page with charts.
     """
     from models.evaluation.allocation_backtest import evaluate_allocation as backtest
+    from models.evaluation.pages import allocation_page
     from models.releases.evidence import record_allocation
 
     jobs = _load(
@@ -213,7 +224,11 @@ def evaluate_allocation(
         rows = backtest(jobs, progress=report, **options)
     name = _name(log)
     title = f"Memory allocated to {rows[0]['jobs']:,} jobs of {name}, waste in GiB·h"
-    show_rows(rows, as_json, title, meaning=meanings.of_allocation(rows))
+    columns = ("policy", "waste_gbh", "failures", "failed_jobs", "cold_waste_gbh")
+    meaning = meanings.of_allocation(rows)
+    show_rows(rows, as_json, title, columns, meaning)
+    page = page_path(html, f"evaluation-allocation-{name}")
+    note_page(allocation_page(page, f"Memory allocated to jobs of {name}", meaning, rows))
     _note_run(record_allocation(rows, name, options, prepare_environment()))
 
 
@@ -223,6 +238,7 @@ def evaluate_classes(
     warm_up: WarmUp = 0.1,
     at: At = "submission",
     input_known: InputKnown = False,
+    html: Page = None,
     as_json: Json = False,
     *,
     arguments: ReadArguments,
@@ -232,6 +248,7 @@ def evaluate_classes(
     Of memory, CPU time, I/O and walltime. Writes an HTML page with charts.
     """
     from models.evaluation.class_backtest import evaluate_classes as backtest
+    from models.evaluation.pages import class_page
     from models.quantities.classes import parse_thresholds
     from models.releases.evidence import record_classes
 
@@ -242,15 +259,17 @@ def evaluate_classes(
     with progress_bar("backtesting the log") as report:
         evaluation = backtest(jobs, thresholds=thresholds, progress=report, **options)
     joint = evaluation.joint_rows
+    meaning = meanings.of_classes(evaluation.rows)
     if as_json:
         all_targets = [{"target": "all", **row} for row in joint]
         show_rows([*evaluation.rows, *all_targets, *evaluation.class_rows], as_json)
     else:
         title = f"Each class of {name}; above and up to in the target's unit"
         show_rows(evaluation.class_rows, False, title)
-        meaning = meanings.of_classes(evaluation.rows)
         show_rows(evaluation.rows, False, f"Classes of {name}", meaning=meaning)
         show_rows(joint, False, "All targets right at once, over the jobs that report all of them")
+    page = page_path(html, f"evaluation-classes-{name}")
+    note_page(class_page(page, f"Classes of jobs of {name}", meaning, evaluation))
     _note_run(record_classes(evaluation, name, options, settings), "with ROC plots")
 
 
@@ -279,10 +298,12 @@ def _backtest(
     predictors: list[str] | None,
     log: str | None,
     as_json: bool,
+    html: Path | None,
 ) -> None:
     """Backtest all predictors of a target, show the rows and log them to MLflow."""
     from models.baselines.catalogue import IDEAL
     from models.evaluation.backtest import evaluate as backtest
+    from models.evaluation.pages import evaluation_page
     from models.releases.evidence import record_evaluation
 
     with progress_bar("backtesting the log") as report:
@@ -294,14 +315,17 @@ def _backtest(
     unseen = evaluation.unseen_rows
     shown_rows = [*rows, *unseen] if as_json else rows[:MAX_ROWS]
     ideal = IDEAL.name
-    meaning = meanings.of_evaluation(rows, ideal)
-    show_rows(shown_rows, as_json, title, ("predictor", *scores), meaning)
+    meaning_of_all = meanings.of_evaluation(rows, ideal)
+    show_rows(shown_rows, as_json, title, ("predictor", *scores), meaning_of_all)
     if unseen and not as_json:
         title = "Jobs of users, and of programs, none of whose jobs had ended yet"
         meaning = meanings.of_unseen(unseen)
         show_rows(unseen, False, title, ("predictor", "jobs", *scores), meaning)
     if any(row["predictor"] == ideal for row in rows):
         print_note(f"{ideal} is {IDEAL.meaning}")
+    page = page_path(html, f"evaluation-{evaluation.target}-{name}")
+    page_title = f"{evaluation.target} of {name}: predictions against other rules"
+    note_page(evaluation_page(page, page_title, meaning_of_all, evaluation))
     run = record_evaluation(evaluation, name, prepare_environment())
     _note_run(run, "with tables by cluster, period and for long jobs, and plots")
 

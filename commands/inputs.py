@@ -152,6 +152,18 @@ def _with_options(
     return decorated
 
 
+def page_path(page: Path | None, name: str) -> Path:
+    """Where a page with charts goes: where a person said, or into the folder of reports."""
+    if page is not None:
+        return page.absolute()
+    return prepare_environment().folder("reports") / f"{name.replace('/', '-')}.html"
+
+
+def note_page(path: Path) -> None:
+    """Say where a page with charts is, in a line that is not folded."""
+    print_note(f"page with charts: {path}")
+
+
 def store() -> Engine:
     """Open the store of this data folder."""
     from jobs.store import open_store

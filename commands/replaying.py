@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from commands import meanings
-from commands.inputs import Json, load_jobs, reads_log, store
-from commands.tables import err, progress_bar, show_rows
+from commands.inputs import Json, Page, load_jobs, note_page, page_path, reads_log, store
+from commands.tables import print_note, progress_bar, show_rows
 from infra.errors import InputError
 from infra.settings import prepare_environment
 
@@ -74,6 +74,7 @@ def replay(
         ),
     ] = None,
     grid: Annotated[bool, typer.Option("--grid", hidden=True)] = False,
+    html: Page = None,
     as_json: Json = False,
     *,
     arguments: ReadArguments,
@@ -112,13 +113,11 @@ def replay(
         f"Replay of {name}, {len(first.trace):,} jobs on {first.machine.processors:,} processors, "
         "waits in s"
     )
-    show_rows(rows, as_json, title, COLUMNS, meanings.of_replay(rows))
-    page = write_page(replays, settings.folder("reports") / f"replay-{name}", day)
-    err.print(
-        f"{page}\nlogged to MLflow as run {record_replays(replays, name, settings, learned)}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    meaning = meanings.of_replay(rows)
+    show_rows(rows, as_json, title, COLUMNS, meaning)
+    page = page_path(html, f"replay-{name}")
+    note_page(write_page(replays, page, day, meaning))
+    print_note(f"logged to MLflow as run {record_replays(replays, name, settings, learned)}")
 
 
 def replay_grid(

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from commands import meanings
-from commands.inputs import Json, load_jobs, reads_log, store
+from commands.inputs import Json, Page, load_jobs, note_page, page_path, reads_log, store
 from commands.tables import print_note, progress_bar, show_rows, to_records
 from infra.errors import GridcastError
 from infra.settings import prepare_environment
 
 if TYPE_CHECKING:
     from jobs.ingest import ReadArguments
+
+MAX_ROWS = 30
+"""Measurements that people are shown; --json and the page have all."""
 
 
 @reads_log
@@ -33,6 +36,7 @@ def rehearse(
             help="Days between two trainings of the schedule; default: a tenth of the log's time.",
         ),
     ] = None,
+    html: Page = None,
     as_json: Json = False,
     *,
     arguments: ReadArguments,
@@ -46,7 +50,8 @@ def rehearse(
     from monitoring.rehearsal.page import describe_benefit, write_page
     from monitoring.rehearsal.rehearse import rehearse as run
 
-    settings, name = prepare_environment(), Path(log).name
+    prepare_environment()
+    name = Path(log).name
     jobs = load_jobs(log, arguments)
     require_outcomes(jobs, (target,), name)
     with progress_bar("backtesting the log") as report:
@@ -75,8 +80,7 @@ def rehearse(
     for row in rehearsal.rows:
         if row["policy"] != "never":
             print_note(describe_benefit(row))
-    page = write_page(rehearsal, name, settings.folder("reports") / f"rehearsal-{name}")
-    print_note(str(page))
+    note_page(write_page(rehearsal, name, page_path(html, f"rehearsal-{name}")))
 
 
 def monitor(as_json: Json = False) -> None:
@@ -99,5 +103,11 @@ def monitor(as_json: Json = False) -> None:
     with progress_bar("comparing the recent jobs"):
         report = compare(store(), card, settings.folder("reports"), model=champion.label)
     rows = to_records(report.measurements[["kind", "name", "segment", "value"]])
-    show_rows(rows, as_json, f"Drift: {report.verdict}")
-    print_note("\n".join((report.sentence, *map(str, report.pages))))
+    if as_json:
+        show_rows(rows, as_json)
+    else:
+        of_all = [row for row in rows if row["segment"] == "all"]
+        columns = ("kind", "name", "value")
+        show_rows(of_all[:MAX_ROWS], False, f"Drift: {report.verdict}", columns, report.sentence)
+    for page in report.pages:
+        note_page(page)

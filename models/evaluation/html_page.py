@@ -1,28 +1,49 @@
-"""HTML pages of reports: one file with tables and figures that loads nothing from elsewhere."""
+"""HTML pages of reports: one file with tables and charts that loads nothing from elsewhere.
+
+Charts are matplotlib's, as SVG within the page. They follow the page's colours, light or dark, and
+its width.
+"""
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.evaluation.plots import as_html
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-STYLE = """body{font:15px system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;font-size:13px}
-td,th{padding:.25rem .45rem;border-bottom:1px solid #ccc;text-align:right}
+STYLE = """:root{color-scheme:light dark;--page:#fff;--text:#1c2128;--soft:#57606a;--line:#d0d7de}
+@media(prefers-color-scheme:dark){:root{--page:#14181d;--text:#e6e9ed;--soft:#a3adb8;
+--line:#39424c}}
+*{box-sizing:border-box}
+body{font:16px/1.5 system-ui,sans-serif;background:var(--page);color:var(--text);
+max-width:72rem;margin:0 auto;padding:1rem}
+h1{font-size:1.5rem}h2{font-size:1.15rem;margin:2rem 0 .5rem}
+p{max-width:46rem}.lead{font-size:1.1rem}
+table{border-collapse:collapse;font-size:14px}
+td,th{padding:.3rem .5rem;border-bottom:1px solid var(--line);text-align:right}
+th{color:var(--soft);font-weight:600;vertical-align:bottom}
 td{white-space:nowrap}.text td{white-space:normal}
 td:first-child,th:first-child,.text td,.text th{text-align:left}
-img{max-width:100%}div{overflow-x:auto}"""
+.scroll{overflow-x:auto}
+.charts{display:grid;gap:1.5rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,27rem),1fr))}
+figure{margin:0}figcaption{font-weight:600;margin-bottom:.25rem}
+svg{width:100%;height:auto;display:block}
+svg text{fill:currentColor;font-family:inherit!important}"""
+WIDTH, HEIGHT = 5.4, 3.4
+"""Inches of a chart: on a phone its letters are as large as those of the page, nearly."""
+IDS = re.compile(r' id="[A-Za-z0-9_.]+_\d+"')
+"""Names that matplotlib gives to its drawings, the same in each."""
 
 
-def paragraph(text: str) -> str:
-    """A paragraph of plain text."""
-    return f"<p>{escape(text)}</p>\n"
+def paragraph(text: str, lead: bool = False) -> str:
+    """A paragraph of plain text; ``lead`` for the one that says what was found."""
+    style = ' class="lead"' if lead else ""
+    return f"<p{style}>{escape(text)}</p>\n"
 
 
 def heading(text: str) -> str:
@@ -41,14 +62,44 @@ def table(headings: Iterable[str], rows: Sequence[Sequence[str]], text: bool = F
     names = list(headings)
     lines = [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows]
     body = "\n".join(lines) or f'<tr><td colspan="{len(names)}">none</td></tr>'
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
     style = ' class="text"' if text else ""
-    return f"<div><table{style}><tr>{head}</tr>\n{body}</table></div>\n"
+    return f'<div class="scroll" tabindex="0"><table{style}><tr>{head}</tr>\n{body}</table></div>\n'
 
 
 def figures(by_title: Mapping[str, Figure]) -> str:
-    """Make images of figures, by what they show."""
-    return as_html(by_title)
+    """Make charts of figures, by what they show."""
+    charts = (
+        f"<figure><figcaption>{escape(title)}</figcaption>{_svg(figure, title)}</figure>"
+        for title, figure in by_title.items()
+    )
+    return f'<div class="charts">{"".join(charts)}</div>\n'
+
+
+def _svg(figure: Figure, title: str) -> str:
+    import matplotlib as mpl
+
+    width, height = figure.get_size_inches()
+    # A drawing of two parts is twice as high: they stand one above the other on a phone.
+    figure.set_size_inches(WIDTH, HEIGHT * max(1.0, min(height / width / 0.6, 1.6)))
+    for axes in figure.axes:
+        axes.set_title("")  # the caption says it
+    file = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue()
+    text = IDS.sub("", text[text.index("<svg") :])
+    for ink, colour in (("#000000", "currentColor"), ("#ffffff", "var(--page)")):
+        text = text.replace(ink, colour)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    label = escape(title, quote=True)
+    return re.sub(
+        r'<svg .*?viewBox="([^"]*)"[^>]*>',
+        f'<svg viewBox="\\1" role="img" aria-label="{label}">',
+        text,
+        count=1,
+        flags=re.DOTALL,
+    )
 
 
 def write_html(path: Path, title: str, content: str) -> Path:
@@ -64,8 +115,10 @@ def write_html(path: Path, title: str, content: str) -> Path:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
-        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>\n'
-        f"<style>{STYLE}</style>\n<h1>{escape(title)}</h1>\n{content}</html>\n",
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width,initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style></head>\n"
+        f"<body><main><h1>{escape(title)}</h1>\n{content}</main></body></html>\n",
         encoding="utf-8",
     )
     return path

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Mapping
-from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -136,17 +132,3 @@ def _axes(title: str, across: str, up: str):  # type: ignore[no-untyped-def]
     axes = figure.subplots()
     axes.set(title=title, xlabel=across, ylabel=up)
     return figure, axes
-
-
-def as_html(figures: Mapping[str, Figure]) -> str:
-    """Render figures by title as paragraphs of a page that loads nothing from elsewhere."""
-    return "".join(
-        f'<p><img alt="{escape(title)}" src="data:image/png;base64,{_png(figure)}"></p>'
-        for title, figure in figures.items()
-    )
-
-
-def _png(figure: Figure) -> str:
-    file = io.BytesIO()
-    figure.savefig(file, dpi=90, format="png")
-    return base64.b64encode(file.getvalue()).decode()

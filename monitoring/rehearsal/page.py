@@ -40,13 +40,13 @@ EXPLANATION = (
 )
 
 
-def write_page(rehearsal: Rehearsal, name: str, folder: Path) -> Path:
-    """Write ``rehearsal.html``.
+def write_page(rehearsal: Rehearsal, name: str, path: Path) -> Path:
+    """Write the page of a rehearsal.
 
     Args:
         rehearsal: What is reported.
         name: The log.
-        folder: Where the page goes; made if it does not exist.
+        path: The file; its folder is made if it does not exist.
 
     Returns:
         The file.
@@ -71,15 +71,16 @@ def write_page(rehearsal: Rehearsal, name: str, folder: Path) -> Path:
     retrainings = [cells for run in rehearsal.runs for cells in _retrainings(run)]
     content = "".join(
         (
-            *map(html_page.paragraph, (summary, *benefits)),
-            html_page.table(headings, [_cells(row) for row in rows]),
-            html_page.paragraph(EXPLANATION),
+            *(html_page.paragraph(benefit, lead=True) for benefit in benefits),
             html_page.figures(figures),
+            html_page.heading("Every policy"),
+            html_page.table(headings, [_cells(row) for row in rows]),
+            *map(html_page.paragraph, (EXPLANATION, summary)),
             html_page.heading("Every retraining"),
             html_page.table(RETRAINING_COLUMNS, retrainings, text=True),
         )
     )
-    return html_page.write_html(folder / "rehearsal.html", f"Rehearsal of {name}", content)
+    return html_page.write_html(path, f"Rehearsal of {name}", content)
 
 
 def describe_benefit(row: dict[str, Any]) -> str:

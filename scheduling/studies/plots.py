@@ -35,6 +35,23 @@ def waits(replays: Sequence[Replay]) -> Figure:
     return figure
 
 
+def mean_waits(replays: Sequence[Replay]) -> Figure:
+    """Mean and 95th percentile of the waits, a pair of bars a replay."""
+    figure, axes = _axes("Waits", "wait [h]", "")
+    row = np.arange(len(replays))
+    for offset, name, values in (
+        (-0.2, "mean", [replay.waits.mean() for replay in replays]),
+        (0.2, "95th percentile", [np.percentile(replay.waits, 95) for replay in replays]),
+    ):
+        drawn = axes.barh(row + offset, np.array(values) / HOUR, height=0.38, label=name)
+        axes.bar_label(drawn, fmt="%.2g", padding=3, fontsize=8)
+    axes.set_yticks(row, [title(replay) for replay in replays])
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.legend(fontsize=8)
+    return figure
+
+
 def utilisation(replays: Sequence[Replay]) -> Figure:
     """Share of the cores in use over time."""
     figure, axes = _axes("Utilisation over time", "", "share of cores in use")
@@ -98,11 +115,12 @@ def gantt(replay: Replay, day: float) -> Figure:
             cmap="tab20",
             edgecolor="0.3",
             linewidth=0.2,
+            rasterized=True,  # thousands of jobs as shapes would be megabytes of the page
         )
     )
     axes.set_xlim(0, 24)
     axes.set_ylim(0, replay.machine.processors)
-    below.step(*_waiting(replay, day), where="post", color="0.3", linewidth=1)
+    below.step(*_waiting(replay, day), where="post", color="0.5", linewidth=1)
     below.set(xlabel="hour of the day (UTC)", ylabel="waiting", ylim=(0, None))
     below.grid(alpha=0.3)
     return figure
@@ -165,7 +183,7 @@ def frontier(replays: Sequence[Replay]) -> Figure:
             )
         axes.margins(x=0.1, y=0.1)
     left.set_xlabel("longest wait [h]")
-    right.set_xlabel("accuracy of what orders the queue: mean min(p/a, a/p)")
+    right.set_xlabel("accuracy")
     left.set_ylabel("mean bounded slowdown")
     for axes in (left, right):
         axes.grid(alpha=0.3)

@@ -40,22 +40,25 @@ EXPLANATION = (
     "Bounded slowdown is max(1, (wait + run) / max(run, 10 s)); its ratio to the first line's has "
     "a 95 % interval by a bootstrap of weeks. Fairness is Jain's index of the users' mean "
     "slowdowns: 1 when all are equal. Late: jobs with a reservation that started after it. "
-    "Accuracy is that of the quantity that orders the queue. Times are hours:minutes. In the drawn "
-    "day a colour is a user; cores that are idle (white) while jobs wait are reserved, or too few "
-    "for the waiting jobs."
+    "Accuracy is the mean of min(p/a, a/p) of what orders the queue. Times are hours:minutes. In "
+    "the drawn day a colour is a user; cores idle while jobs wait are reserved or too few."
 )
 
 
-def report(replays: Sequence[Replay], folder: Path, day: datetime | None = None) -> Path:
-    """Write ``replay.html`` and return its path.
+def report(
+    replays: Sequence[Replay], path: Path, day: datetime | None = None, meaning: str = ""
+) -> Path:
+    """Write the page and return its path.
 
     Args:
         replays: The replays.
-        folder: Where to write; it is made if it does not exist.
+        path: The file; its folder is made if it does not exist.
         day: The day drawn as a Gantt chart, UTC; default: the busiest of the first replay.
+        meaning: What was found, in a sentence.
     """
     begin = plots.busiest_day(replays[0]) if day is None else plots.seconds_of(replays[0], day)
     figures = {
+        "Waits before and after: mean and 95th percentile [h]": plots.mean_waits(replays),
         "Share of jobs that waited longer": plots.waits(replays),
         "Utilisation over time": plots.utilisation(replays),
         "Mean bounded slowdown against the longest wait and against accuracy": plots.frontier(
@@ -74,16 +77,18 @@ def report(replays: Sequence[Replay], folder: Path, day: datetime | None = None)
     summary = f"{len(trace):,} jobs on {replays[0].machine.processors:,} processors.{left_out}"
     content = "".join(
         (
+            html_page.paragraph(meaning, lead=True) if meaning else "",
             html_page.paragraph(summary),
+            html_page.figures(figures),
+            html_page.heading("Every combination"),
             html_page.table(
                 [heading for heading, _ in COLUMNS.values()],
                 [cells(row) for row in compare_with_first(replays)],
             ),
             html_page.paragraph(EXPLANATION),
-            html_page.figures(figures),
         )
     )
-    return html_page.write_html(folder / "replay.html", f"Replay of {sources}", content)
+    return html_page.write_html(path, f"Replay of {sources}", content)
 
 
 def cells(row: dict[str, Any]) -> list[str]:

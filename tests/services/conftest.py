@@ -1,6 +1,5 @@
 """A small grid with a trained champion, and real predictors on it in processes of their own."""
 
-import shutil
 import signal
 import socket
 import subprocess
@@ -233,21 +232,6 @@ def predictor(home: Path) -> Iterator[Predictor]:
     """The predictor that most tests share."""
     with running(home) as predictor_process:
         yield predictor_process
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A Chromium, where there is one."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no browser: neither chromium nor google-chrome is on the path")
-    with playwright.sync_playwright() as running_playwright:
-        started = running_playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox"]
-        )
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,7 @@ def test_the_command_prints_a_row_a_way_in_the_order_asked_and_leaves_a_page_and
         rows[1]["mean_bounded_slowdown"] / rows[0]["mean_bounded_slowdown"]
     )
     settings = prepare_environment()
-    page = settings.folder("reports") / "replay-story.csv" / "replay.html"
+    page = settings.folder("reports") / "replay-story.csv.html"
     assert page.read_text(encoding="utf-8").count("<tr>") == 3
 
     client = MlflowClient(settings.tracking_url, settings.tracking_url)

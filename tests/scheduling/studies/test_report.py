@@ -42,9 +42,11 @@ def replays() -> list[Replay]:
 def test_the_page_holds_the_table_and_the_plots_and_loads_nothing(
     replays: list[Replay], tmp_path: Path
 ) -> None:
-    text = report(replays, tmp_path / "new", datetime(2026, 1, 2)).read_text()
+    text = report(replays, tmp_path / "new/replay.html", datetime(2026, 1, 2), "Found.").read_text()
     assert text.count("<tr>") == 3
-    assert text.count("<img ") == 5  # waits, utilisation, frontier, a Gantt chart each
+    # mean waits, waits, utilisation, frontier, a Gantt chart each
+    assert text.count("<svg ") == 6
+    assert '<p class="lead">Found.</p>' in text
     assert "&lt;b&gt;page&lt;/b&gt;" in text
     assert not re.search(r"https?://|src=\"(?!data:)|<script", text)
 
