@@ -19,6 +19,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from math import ceil
 from pathlib import Path
 from urllib.parse import unquote
@@ -180,43 +181,27 @@ def _map_line(row: dict[str, str]) -> str:
 # -- Snakemake
 
 
-def minutes(
-    rule: str, otherwise: int, user: str = "", table: str | Path = TABLE
-) -> Callable[..., int]:
-    """Make the resource ``runtime`` of a rule: what one job in a hundred exceeds, with a margin.
-
-    Args:
-        rule: The rule.
-        otherwise: The minutes without a prediction.
-        user: Whose jobs, if the table is to be asked by user.
-        table: The local table.
-
-    Returns:
-        A function of wildcards and attempt; each attempt asks for more.
-    """
-    return _resource(rule, otherwise, user, table, "walltime_kill_limit", 60.0)
-
-
-def megabytes(
-    rule: str, otherwise: int, user: str = "", table: str | Path = TABLE
-) -> Callable[..., int]:
-    """Make the resource ``mem_mb`` of a rule: the allocation that wastes least, with a margin.
-
-    Args:
-        rule: The rule.
-        otherwise: The megabytes without a prediction.
-        user: Whose jobs, if the table is to be asked by user.
-        table: The local table.
-
-    Returns:
-        A function of wildcards and attempt; each attempt asks for more.
-    """
-    return _resource(rule, otherwise, user, table, "peak_memory_allocation", 1e6)
-
-
 def _resource(
-    rule: str, otherwise: int, user: str, table: str | Path, column: str, unit: float
+    column: str,
+    unit: float,
+    rule: str,
+    otherwise: int,
+    user: str = "",
+    table: str | Path = TABLE,
 ) -> Callable[..., int]:
+    """Make a resource of a rule, with a margin.
+
+    Args:
+        column: The column of the table.
+        unit: The resource's unit in the column's.
+        rule: The rule.
+        otherwise: The amount without a prediction.
+        user: Whose jobs, if the table is to be asked by user.
+        table: The local table.
+
+    Returns:
+        A function of wildcards and attempt; each attempt asks for more.
+    """
     keys = ([key("program", user, rule)] if user else []) + [key("any", rule)]
 
     def resource(wildcards: object, attempt: int) -> int:  # Snakemake passes arguments by name
@@ -233,6 +218,12 @@ def _resource(
         return max(1, amount) * attempt
 
     return resource
+
+
+minutes = partial(_resource, "walltime_kill_limit", 60.0)
+"""The resource ``runtime`` of a rule: what one job in a hundred exceeds."""
+megabytes = partial(_resource, "peak_memory_allocation", 1e6)
+"""The resource ``mem_mb`` of a rule: the allocation that wastes least."""
 
 
 def main(words: list[str]) -> int:

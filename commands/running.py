@@ -38,7 +38,7 @@ def demo(as_json: Json = False) -> None:
     show_rows(rows, as_json, "Gridcast's loop, once, on generated jobs")
     print_note(
         "Look at it: gridcast up --demo, then open the page of tasks on "
-        f"http://{settings.host}:{settings.dashboard_port}\n"
+        f"http://{settings.host_in_url}:{settings.dashboard_port}\n"
         f"Ask its store: GRIDCAST_HOME={settings.home} gridcast history\n"
         "Then your own log, in a store of its own: gridcast ingest FILE"
     )
@@ -71,7 +71,7 @@ def dashboard() -> None:
     from services.dashboard_server import run
 
     settings = prepare_environment()
-    print_note(f"the page is on http://{settings.host}:{settings.dashboard_port}")
+    print_note(f"the page is on http://{settings.host_in_url}:{settings.dashboard_port}")
     run(settings)
 
 

@@ -44,9 +44,13 @@ class Guard:
             await send({"type": "http.response.body", "body": b"foreign Host or Origin"})
 
     def _is_allowed(self, headers: dict[bytes, bytes]) -> bool:
-        origin = headers.get(b"origin")
-        foreign = origin is not None and urlsplit(origin.decode("latin-1")).netloc not in self.hosts
-        return headers.get(b"host", b"").decode("latin-1") in self.hosts and not foreign
+        hosts = [headers.get(b"host", b"").decode("latin-1")]
+        try:
+            if (origin := headers.get(b"origin")) is not None:
+                hosts.append(urlsplit(origin.decode("latin-1")).netloc)
+        except ValueError:  # as of "http://[": no page has such an origin
+            return False
+        return self.hosts.issuperset(hosts)
 
 
 def create_app() -> Any:
@@ -69,7 +73,7 @@ def own_host(settings: Settings) -> str:
     '127.0.0.1:4200'
     """
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
-    return f"{host}:{settings.prefect_port}"
+    return f"[{host}]:{settings.prefect_port}" if ":" in host else f"{host}:{settings.prefect_port}"
 
 
 def allow_bulk_inserts() -> None:

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from infra.settings import Settings
 
@@ -70,8 +71,31 @@ def local_components(settings: Settings, servers: bool = True) -> list[Component
 
 
 def address(settings: Settings, port: int) -> str:
-    """The URL of a server on ``port``."""
-    return f"http://{settings.host}:{port}"
+    """The URL of a server on ``port``.
+
+    >>> address(Settings(host="::1"), 4200)
+    'http://[::1]:4200'
+    """
+    return f"http://{settings.host_in_url}:{port}"
+
+
+def _server(settings: Settings, name: str, command: tuple[str, ...], **details: Any) -> Component:
+    """A server that listens on the port of its name in the settings.
+
+    Args:
+        settings: the settings.
+        name: its name.
+        command: a program with its first arguments, and what follows host and port.
+        details: further attributes of the component.
+    """
+    port = getattr(settings, f"{name}_port")
+    return Component(
+        name,
+        python(command[0], *_bind(settings.host, port), *command[1:]),
+        address=address(settings, port),
+        port_setting=f"GRIDCAST_{name.upper()}_PORT",
+        **details,
+    )
 
 
 def environment(settings: Settings, mlflow_address: str) -> dict[str, str]:
@@ -95,13 +119,11 @@ def predictor(
         shared: the variables of every component.
         after: names of the components that must be ready before it.
     """
-    command = "bentoml serve services.predictor:Predictor"
-    return Component(
+    return _server(
+        settings,
         "predictor",
-        python(command, *_bind(settings.host, settings.predictor_port)),
-        address=address(settings, settings.predictor_port),
+        ("bentoml serve services.predictor:Predictor",),
         ready_path="/readyz",
-        port_setting="GRIDCAST_PREDICTOR_PORT",
         environment=shared,
         after=after,
         token=settings.any_token,
@@ -120,15 +142,10 @@ def dashboard(
     """
     # An open page waits for events: without a time-out the server would never stop.
     options = "--log-level info --no-access-log --timeout-graceful-shutdown 2"
-    return Component(
+    return _server(
+        settings,
         "dashboard",
-        python(
-            "uvicorn --factory services.dashboard_server:create_app",
-            *_bind(settings.host, settings.dashboard_port),
-            *options.split(),
-        ),
-        address=address(settings, settings.dashboard_port),
-        port_setting="GRIDCAST_DASHBOARD_PORT",
+        ("uvicorn --factory services.dashboard_server:create_app", *options.split()),
         environment=shared,
         after=after,
     )
@@ -167,16 +184,14 @@ def prefect(
     if database := settings.prefect_database_url or settings.own_postgres_url("prefect"):
         url = "postgresql+asyncpg://" + database.partition("://")[2]
         variables["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = url
-    return Component(
+    return _server(
+        settings,
         "prefect",
-        python(
+        (
             "uvicorn --factory flows.server:create_app",
-            *_bind(settings.host, settings.prefect_port),
             *("--log-level", "info", "--no-access-log"),
         ),
-        address=address(settings, settings.prefect_port),
         ready_path="/api/ready",
-        port_setting="GRIDCAST_PREFECT_PORT",
         environment={**shared, **variables},
         after=after,
     )
@@ -186,22 +201,20 @@ def mlflow(settings: Settings, after: tuple[str, ...] = ()) -> Component:
     """MLflow's server, on the database of the settings."""
     hosts = settings.allowed_host_headers(settings.mlflow_port)
     artifacts = (settings.folder("mlflow") / "artifacts").as_uri()
-    return Component(
+    return _server(
+        settings,
         "mlflow",
         # One worker suffices for a few engineers. MLflow checks Host and Origin only under
         # uvicorn, its default. Artifacts are files: nobody can write one through the server. The
         # access log would grow without end, since the predictor sends a request every 3 s.
-        python(
+        (
             "mlflow server",
-            *_bind(settings.host, settings.mlflow_port),
             *("--uvicorn-opts", "--no-access-log"),
             *("--workers", "1", "--default-artifact-root", artifacts, "--no-serve-artifacts"),
             *("--allowed-hosts", ",".join(hosts)),
             *("--cors-allowed-origins", ",".join(f"http://{host}" for host in hosts)),
         ),
-        address=address(settings, settings.mlflow_port),
         ready_path="/health",
-        port_setting="GRIDCAST_MLFLOW_PORT",
         # Not an argument, which every user can read: the URL may contain a password.
         environment={"MLFLOW_BACKEND_STORE_URI": settings.tracking_url},
         after=after,

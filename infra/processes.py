@@ -232,7 +232,8 @@ def port_conflict(component: Component) -> str:
     if not component.address:
         return ""
     url = urlsplit(component.address)
-    with socket.socket() as probe:
+    family = socket.AF_INET6 if ":" in (url.hostname or "") else socket.AF_INET
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((url.hostname, url.port or 0))

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -159,6 +158,11 @@ class Settings(BaseSettings):
         )
 
     @property
+    def host_in_url(self) -> str:
+        """``host`` as URLs have it: an IPv6 address in brackets."""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    @property
     def store_url(self) -> str:
         """SQLAlchemy URL of the job store."""
         return (
@@ -170,7 +174,8 @@ class Settings(BaseSettings):
     @property
     def predictor_address(self) -> str:
         """URL of the predictor for Gridcast's own requests."""
-        return self.predictor_url.rstrip("/") or f"http://{self.host}:{self.predictor_port}"
+        own = f"http://{self.host_in_url}:{self.predictor_port}"
+        return self.predictor_url.rstrip("/") or own
 
     @property
     def tracking_url(self) -> str:
@@ -188,12 +193,11 @@ class Settings(BaseSettings):
         >>> Settings(mlflow_url="postgresql://someone:secret@db:5432/mlflow").displayed_tracking_url
         'postgresql://db:5432/mlflow'
         """
-        parts = urlsplit(self.tracking_url)
-        return (
-            urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-            if parts.netloc
-            else self.tracking_url
-        )
+        scheme, mark, rest = self.tracking_url.partition("://")
+        if not mark or rest.startswith("/"):
+            return self.tracking_url
+        # A password may hold any character: a URL's parser may refuse it, or take it for a path.
+        return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
 
     @property
     def postgres_folder(self) -> Path:

@@ -152,7 +152,7 @@ def proxy(settings: Settings, checked: list[Component]) -> Component:
     config = settings.folder("site") / "haproxy.cfg"
     predictors = [component for component in checked if component.name.startswith("predictor")]
     text = proxy_text(
-        bind=f"{settings.host}:{settings.predictor_port}",
+        bind=f"{settings.host_in_url}:{settings.predictor_port}",
         predictors={component.name: _host_port(component) for component in predictors},
         watched={
             component.name: (
@@ -227,11 +227,14 @@ def _check_only(name: str, host: str, path: str, secret: str) -> str:
 def prometheus(settings: Settings, scraped: list[Component]) -> Component:
     """Prometheus, with the rules of its alerts."""
     folder, config = settings.folder("prometheus"), settings.folder("site") / "prometheus.yml"
-    host, secret = f"{settings.host}:{settings.prometheus_port}", settings.folder("site") / "token"
+    host, secret = (
+        f"{settings.host_in_url}:{settings.prometheus_port}",
+        settings.folder("site") / "token",
+    )
     text = scrapes_text(
         predictors=[_host_port(c) for c in scraped if c.name.startswith("predictor")],
-        proxy=f"{settings.host}:{settings.predictor_port}",
-        dashboard=f"{settings.host}:{settings.dashboard_port}",
+        proxy=f"{settings.host_in_url}:{settings.predictor_port}",
+        dashboard=f"{settings.host_in_url}:{settings.dashboard_port}",
         prefect=next(_host_port(c) for c in scraped if c.name == "prefect"),
         own=host,
         rules=str(RULES),

@@ -38,6 +38,7 @@ class IngestResult:
 
     ``error`` says why reading stopped, if it did. ``notes`` counts what the reader skipped,
     interpreted or left out, and the unchanged records that are older than what the store keeps.
+    ``sources`` are those of the stored records.
     """
 
     file: Path
@@ -49,10 +50,13 @@ class IngestResult:
     rejected: int = 0
     notes: Counter[str] = field(default_factory=Counter)
     error: str | None = None
+    sources: frozenset[str] = frozenset()
 
     def row(self) -> dict[str, Any]:
         """The values by name, for a table."""
-        return asdict(self) | {"file": str(self.file), "notes": dict(self.notes)}
+        values = asdict(self) | {"file": str(self.file), "notes": dict(self.notes)}
+        del values["sources"]
+        return values
 
 
 class ReadArguments(TypedDict):
@@ -254,6 +258,7 @@ def _ingest(
             unchanged=done.unchanged + len(jobs) - added.added - added.updated,
             rejected=done.rejected + len(rejects),
             notes=done.notes + notes,
+            sources=done.sources | {*jobs["source"]},
         )
         yield done
 

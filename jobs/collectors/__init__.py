@@ -26,6 +26,7 @@ from jobs.collectors.slurm import SLURM
 from jobs.ingest import ingest_file
 from jobs.readers import ReadError
 from jobs.store import add_measurements, add_predictions, read_measurements
+from jobs.store.measurements import COLLECTED
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 COLLECTORS: dict[str, Collector] = {
     collector.name: collector for collector in (SLURM, CONDOR, PBS, PANDA, FOLDER)
 }
-KIND = "collected"
 FIRST = timedelta(days=30)
 """How far back a system is read for the first time."""
 SUMS = ("read", "added", "updated", "unchanged", "rejected", "notes")
@@ -43,7 +43,8 @@ SUMS = ("read", "added", "updated", "unchanged", "rejected", "notes")
 class CollectResult:
     """What became of the windows of one system: how far it is read, and sums over its files.
 
-    ``errors`` say why files could not be read; ``lost``: the window must be fetched again.
+    ``errors`` say why files could not be read; ``lost``: the window must be fetched again;
+    ``sources`` are all that were ever stored from here.
     """
 
     system: str
@@ -59,6 +60,7 @@ class CollectResult:
     notes: Counter[str] = field(default_factory=Counter)
     errors: tuple[str, ...] = ()
     lost: bool = False
+    sources: frozenset[str] = frozenset()
 
     def row(self) -> dict[str, Any]:
         """The values by name, for a table."""
@@ -133,9 +135,9 @@ def collect(
             f"the collector {system} needs {collector.needs}: gridcast collect {system} WHERE"
         )
     segment = _segment(system, where)
-    mark, newest = _mark(engine, system, segment)
+    mark, newest, sources = _mark(engine, system, segment)
     begin = min(since or (mark - collector.overlap if mark else until - FIRST), until)
-    done = CollectResult(system, segment, begin, begin)
+    done = CollectResult(system, segment, begin, begin, sources=sources)
     for start, end in _windows(begin, until, collector.step):
         with TemporaryDirectory(prefix="gridcast-collect-") as temporary:
             window = Window(start, end, where, Path(temporary), newest if since is None else "")
@@ -194,18 +196,18 @@ def _store(
             )
             continue
         sums = {name: getattr(done, name) + getattr(ingested, name) for name in SUMS}
-        done = replace(done, files=done.files + 1, **sums)
+        done = replace(done, files=done.files + 1, sources=done.sources | ingested.sources, **sums)
     return done
 
 
-def _mark(engine: Engine, system: str, segment: str) -> tuple[datetime | None, str]:
-    """How far a system was read, and the ``newest`` of its last window."""
-    marks = read_measurements(engine, system, kind=KIND, segment=segment, latest=1)
+def _mark(engine: Engine, system: str, segment: str) -> tuple[datetime | None, str, frozenset[str]]:
+    """How far a system was read, the ``newest`` of its last window, and the sources so far."""
+    marks = read_measurements(engine, system, kind=COLLECTED, segment=segment, latest=1)
     if marks.empty:
-        return None, ""
-    return datetime.fromtimestamp(float(marks["value"].iloc[0]), UTC), str(
-        (marks["details"].iloc[0] or {}).get("newest", "")
-    )
+        return None, "", frozenset()
+    details = marks["details"].iloc[0] or {}
+    until = datetime.fromtimestamp(float(marks["value"].iloc[0]), UTC)
+    return until, str(details.get("newest", "")), frozenset(details.get("sources", ()))
 
 
 def _set_mark(
@@ -216,10 +218,11 @@ def _set_mark(
         "added": done.added,
         "updated": done.updated,
         "rejected": done.rejected,
+        "sources": sorted(done.sources),
     }
     row = {
         "measured_at": pd.Timestamp.now("UTC"),
-        "kind": KIND,
+        "kind": COLLECTED,
         "name": done.system,
         "segment": segment,
         "value": until.timestamp(),

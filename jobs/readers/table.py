@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
@@ -29,6 +28,8 @@ from jobs.schema import JOB, STATUSES, TEXT_BYTES, Field, Record
 MAGIC = b"PAR1"
 ROW_GROUP_BYTES = 1 << 29
 """Largest row group of a Parquet file, unpacked, of the columns that are read."""
+UNPACKED_BYTES = 1 << 32
+"""Largest Parquet file within gzip, unpacked: it is unpacked to the disk."""
 SENTINEL_TEXTS = frozenset(f"{value:.0f}" for value in units.SENTINELS)
 
 
@@ -166,13 +167,29 @@ def _opened_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     # Parquet is read from its end, which gzip cannot seek to.
     with tempfile.TemporaryFile() if packed else path.open("rb") as plain:
         if packed:
-            with open_log(path) as source:
-                shutil.copyfileobj(source, plain)
-            plain.seek(0)
+            _unpack(path, plain)
         texts = [field.name for field in pq.read_schema(plain) if pa.types.is_string(field.type)]
         plain.seek(0)
         # A text that is repeated a million times takes memory once.
         yield pq.ParquetFile(plain, read_dictionary=texts)
+
+
+def _unpack(path: Path, plain: IO[bytes]) -> None:
+    """Unpack a gzip file; raises ReadError beyond UNPACKED_BYTES, or where the disk is full."""
+    with open_log(path) as source:
+        while piece := source.read(1 << 20):
+            if plain.tell() + len(piece) > UNPACKED_BYTES:
+                raise ReadError(
+                    f"{path} unpacks to more than {UNPACKED_BYTES >> 20:,} MB: give the Parquet"
+                    " file itself, whose columns are compressed already"
+                )
+            try:
+                plain.write(piece)
+            except OSError as error:
+                raise ReadError(
+                    f"{path} cannot be unpacked into {tempfile.gettempdir()}: {error.strerror}"
+                ) from None
+    plain.seek(0)
 
 
 BROKEN = (pa.ArrowException, OSError, EOFError, ValueError, NotImplementedError)

@@ -9,6 +9,9 @@ from jobs.store.database import read_connection
 from jobs.store.frames import Moment, as_microseconds, index_key, read_rows, write_rows
 from jobs.store.tables import measurements as table
 
+COLLECTED = "collected"
+"""The kind of the positions of collectors, by system and place; ``details`` name their sources."""
+
 
 def add_measurements(connection: Connection, measurements: pd.DataFrame) -> None:
     """Store measured values: measured_at, kind, name, value, and optionally segment and details.

@@ -9,6 +9,7 @@ transaction with the count of deleted rows; an interrupted call is completed by 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from sqlalchemy import (
 
 from jobs.store.database import lock_writers, read_connection
 from jobs.store.frames import as_microseconds, write_rows
+from jobs.store.measurements import COLLECTED
 from jobs.store.merging import FINISHED
 from jobs.store.partitions import delete_from_partition, partition_column, partitions_before
 from jobs.store.tables import (
@@ -112,7 +114,8 @@ def prune(engine: Engine, months: int, now: datetime | None = None) -> PruneResu
 def drop_source(engine: Engine, source: str, now: datetime | None = None) -> dict[str, int]:
     """Delete all that is stored of a source, in one transaction.
 
-    These are its jobs and their attempts, transfers, logged predictions and predictions of tasks.
+    These are its jobs and their attempts, transfers, logged predictions and predictions of tasks,
+    and the positions of collectors that stored some of it, so that they read it from the beginning.
     Rejected lines stay: they belong to files. The numbers of the deleted revisions are not used
     again.
 
@@ -130,12 +133,28 @@ def drop_source(engine: Engine, source: str, now: datetime | None = None) -> dic
             table.name: connection.execute(delete(table).where(table.c.source == source)).rowcount
             for table in (jobs, attempts, transfers, predictions, task_predictions)
         }
+        rows[measurements.name] = _drop_positions(connection, source)
         for table, revision in revisions.items():
             if newest_revision(connection, table) < revision:
                 _note(connection, _revision_name(table), revision, now)
         if any(rows.values()):
             _note(connection, DROPPED, float(rows[jobs.name]), now, segment=source)
     return rows
+
+
+def _drop_positions(connection: Connection, source: str) -> int:
+    """Delete the positions of collectors of a source, or of unknown sources; their number."""
+    of_kind = measurements.c.kind == COLLECTED
+    place = (measurements.c.name, measurements.c.segment)
+    newest = select(*place, func.max(measurements.c.measured_at)).where(of_kind).group_by(*place)
+    deleted = 0
+    for name, segment, moment in connection.execute(newest).all():
+        rows = and_(of_kind, measurements.c.name == name, measurements.c.segment == segment)
+        query = select(measurements.c.details).where(rows, measurements.c.measured_at == moment)
+        details = json.loads(connection.execute(query).scalar() or "{}")
+        if source in details.get("sources", [source]):
+            deleted += connection.execute(delete(measurements).where(rows)).rowcount
+    return deleted
 
 
 def dropped_at(engine: Engine) -> datetime | None:

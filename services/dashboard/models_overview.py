@@ -254,7 +254,7 @@ def _promotions(versions: list[Version]) -> list[dict[str, str]]:
 
 def _links(settings: Settings) -> list[list[str]]:
     """Names and addresses of other pages; Evidently's newest reports are served by this one."""
-    ours = f"http://{settings.host}"
+    ours = f"http://{settings.host_in_url}"
     mlflow = (
         settings.displayed_tracking_url
         if settings.mlflow_url.startswith("http")

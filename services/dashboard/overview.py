@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from jobs.collectors import KIND as COLLECTED
 from jobs.schema import OF_KIND
 from jobs.store import read_measurements, read_predicted_and_actual
+from jobs.store.measurements import COLLECTED
 from models.quantities.targets import TARGETS
 from monitoring.tasks.activity import Activity
 from services.dashboard.models_overview import charts

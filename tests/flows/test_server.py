@@ -14,7 +14,14 @@ def test_it_answers_under_its_own_name_with_api_and_page(prefect_server):
 
 
 @pytest.mark.parametrize(
-    "headers", [{"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}]
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://["},  # not a URL
+        {"Origin": "http://[::1"},
+    ],
 )
 def test_a_foreign_host_or_origin_is_refused(prefect_server, headers):
     assert httpx.get(f"{prefect_server}/api/health", headers=headers).status_code == 403

@@ -1,8 +1,11 @@
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
+from infra.components import predictor
+from infra.processes import port_conflict
 from infra.settings import (
     Settings,
     SettingsError,
@@ -65,3 +68,23 @@ def test_a_child_is_given_the_prepared_environment_and_its_own_additions():
     assert environment["GRIDCAST_EXTRA"] == "1"
     assert environment["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert "GRIDCAST_EXTRA" not in os.environ
+
+
+def test_an_ipv6_host_is_in_brackets_in_urls_and_its_port_is_probed():
+    settings = Settings(host="::1", predictor_port=18437)
+    assert settings.predictor_address == "http://[::1]:18437"
+    component = predictor(settings, {})
+    assert component.address == "http://[::1]:18437"
+    assert port_conflict(component) == ""
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.bind(("::1", 18437))
+        taken.listen()
+        assert "predictor cannot listen on ::1 port 18437" in port_conflict(component)
+
+
+@pytest.mark.parametrize("password", ["a[b", "a/b", "a]@b", "a?b"])
+def test_a_password_of_any_characters_is_not_displayed(password):
+    settings = Settings(
+        mlflow_url=f"postgresql://someone:{password}@db:5432/mlflow?sslmode=require"
+    )
+    assert settings.displayed_tracking_url == "postgresql://db:5432/mlflow"

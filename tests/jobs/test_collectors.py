@@ -24,7 +24,14 @@ from jobs import collectors
 from jobs.collectors import COLLECTORS, CollectError, NoSystemError, collect, named_systems
 from jobs.collectors.slurm import WANTED
 from jobs.readers import ReadError
-from jobs.store import count_jobs, read_jobs, read_measurements, read_rejects
+from jobs.store import (
+    add_measurements,
+    count_jobs,
+    drop_source,
+    read_jobs,
+    read_measurements,
+    read_rejects,
+)
 
 DAY = datetime(2026, 3, 10, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -450,3 +457,26 @@ def test_pandas_records_are_queried_from_its_database_since_the_mark(
     with pytest.raises(Exception, match="cannot be read") as refused:
         collect(sqlite_store, "panda", secret)
     assert "secret" not in str(refused.value)
+
+
+def test_a_dropped_source_is_collected_again_from_the_beginning(store: Any, tmp_path: Path) -> None:
+    until = datetime.now(UTC) + 3 * HOUR
+    for source in ("a", "b"):
+        (tmp_path / source).mkdir()
+        (tmp_path / source / "jobs.csv").write_text(
+            "source,job_id,submitted_at,ended_at\n"
+            f"{source},1,2026-03-10T00:00:00Z,2026-03-10T01:00:00Z\n"
+        )
+        assert collect(store, "folder", str(tmp_path / source), until=until).added == 1
+    # Positions accumulate the sources; an empty window changes nothing of them.
+    later = until + 5 * HOUR
+    assert collect(store, "folder", str(tmp_path / "a"), until=later).files == 0
+    with store.begin() as connection:
+        old = {"measured_at": pd.Timestamp(until), "kind": "collected", "name": "pbs", "value": 1.0}
+        add_measurements(connection, pd.DataFrame([old | {"details": {"newest": ""}}]))
+
+    assert drop_source(store, "a")["measurements"] == 3
+    (position,) = read_measurements(store, kind="collected").to_dict("records")
+    assert position["segment"].endswith("/b") and position["details"]["sources"] == ["b"]
+    assert collect(store, "folder", str(tmp_path / "a"), until=later).added == 1
+    assert count_jobs(store)["source"].tolist() == ["a", "b"]

@@ -257,6 +257,7 @@ def test_a_dropped_source_leaves_the_others_and_no_revision_comes_twice(store: A
         "transfers": 1,
         "predictions": 1,
         "task_predictions": 1,
+        "measurements": 0,
     }
     assert read_jobs(store)["source"].tolist() == ["b"]
     assert read_jobs(store, record=TRANSFER)["source"].tolist() == ["b"]

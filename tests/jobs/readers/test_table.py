@@ -1,6 +1,8 @@
 """Any CSV or Parquet through a column map."""
 
+import errno
 import gzip
+import io
 import tracemalloc
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -288,3 +290,34 @@ def test_a_row_group_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(table_reader, "ROW_GROUP_BYTES", 50_000)
     with pytest.raises(ReadError, match="smaller row groups"):
         list(detect(path).read(path, ReadOptions()))
+
+
+def test_packed_parquet_that_unpacks_without_end_is_refused_as_it_unpacks(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.parquet.gz"
+    monkeypatch.setattr(table_reader, "UNPACKED_BYTES", 3 << 20)
+    path.write_bytes(gzip.compress(b"PAR1" + bytes(200 << 20)))
+    written = []
+
+    class Counted(io.BytesIO):
+        def write(self, data):
+            written.append(len(data))
+            return super().write(data)
+
+    monkeypatch.setattr(table_reader.tempfile, "TemporaryFile", Counted)
+    with pytest.raises(ReadError, match="unpacks to more than 3 MB"):
+        list(detect(path).read(path, ReadOptions(columns=PARQUET_MAP)))
+    assert sum(written) <= 3 << 20
+
+
+def test_packed_parquet_that_the_disk_has_no_room_for_is_refused_with_the_reason(
+    parquet, monkeypatch
+):
+    parquet.write_bytes(gzip.compress(parquet.read_bytes()))
+
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(table_reader.tempfile, "TemporaryFile", Full)
+    with pytest.raises(ReadError, match="cannot be unpacked into .*: No space left on device"):
+        list(detect(parquet).read(parquet, ReadOptions(columns=PARQUET_MAP)))
