@@ -319,5 +319,5 @@ def test_packed_parquet_that_the_disk_has_no_room_for_is_refused_with_the_reason
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(table_reader.tempfile, "TemporaryFile", Full)
-    with pytest.raises(ReadError, match="cannot be unpacked into .*: No space left on device"):
+    with pytest.raises(ReadError, match=r"cannot be unpacked into .*: No space left on device"):
         list(detect(parquet).read(parquet, ReadOptions(columns=PARQUET_MAP)))
