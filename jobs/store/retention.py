@@ -145,10 +145,10 @@ def drop_source(engine: Engine, source: str, now: datetime | None = None) -> dic
 def _drop_positions(connection: Connection, source: str) -> int:
     """Delete the positions of collectors of a source, or of unknown sources; their number."""
     of_kind = measurements.c.kind == COLLECTED
-    place = (measurements.c.name, measurements.c.segment)
-    newest = select(*place, func.max(measurements.c.measured_at)).where(of_kind).group_by(*place)
+    position = (measurements.c.name, measurements.c.segment)
+    newest = select(*position, func.max(measurements.c.measured_at)).where(of_kind)
     deleted = 0
-    for name, segment, moment in connection.execute(newest).all():
+    for name, segment, moment in connection.execute(newest.group_by(*position)).all():
         rows = and_(of_kind, measurements.c.name == name, measurements.c.segment == segment)
         query = select(measurements.c.details).where(rows, measurements.c.measured_at == moment)
         details = json.loads(connection.execute(query).scalar() or "{}")
