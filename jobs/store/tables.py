@@ -62,6 +62,9 @@ jobs = _record_table(JOB, "jobs")
 ended. It is 0 until a job has ended, and does not change when a later report corrects the outcome.
 """
 
+Index("jobs_task_id", jobs.c.task_id)
+Index("jobs_user", jobs.c.user, jobs.c.submitted_at)
+
 transfers = _record_table(TRANSFER, "transfers")
 """One row per transfer, stored as jobs are."""
 

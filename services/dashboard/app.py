@@ -188,16 +188,14 @@ class Dashboard:
         return FileResponse(path, headers={"Content-Security-Policy": REPORT_POLICY})
 
     async def _overview(self, request: Request) -> Any:
-        query, tasks_now = dict(request.query_params), self.tasks
-        activity, now = self.latest.read_activity(), self.clock()
-        first = await asyncio.to_thread(
-            overview.overview, self.engine, activity, tasks_now, now, query
-        )
+        read = self.latest.read_activity(), self.tasks, self.latest.read_site_status()
+        arguments = self.clock(), dict(request.query_params)
+        first = await asyncio.to_thread(overview.overview, self.engine, *read, *arguments)
         return {**first, **self._freshness()}
 
     async def _problems(self, request: Request) -> Any:
         """The problems for which the registry is asked, which may take seconds."""
-        arguments = self.engine, self.settings, self.clock()
+        arguments = self.settings, self.clock()
         return {"problems": await asyncio.to_thread(models_overview.problems, *arguments)}
 
     def _freshness(self) -> dict[str, str]:

@@ -111,33 +111,24 @@ def read_registry(settings: Settings) -> Registered:
     return Registered(f"{first} {pinned}." if pinned else first, versions, champion, pinned)
 
 
-def problems(engine: Engine, settings: Settings, now: datetime) -> list[dict[str, Any]]:
-    """Say what is wrong with the models: decay, drift, no champion or a stale one.
+def problems(settings: Settings, now: datetime) -> list[dict[str, Any]]:
+    """Say what is wrong with the champion: there is none, or it is stale.
 
     Args:
-        engine: The store.
         settings: Whose registry.
         now: The present.
     """
-    wrong = []
-    for kind, verb in (("decay", "decaying"), ("drift", "drifting")):
-        verdict = read_measurements(engine, "verdict", kind=kind, segment="all", latest=1)
-        if len(verdict) and verdict["value"].iloc[0] > 0:
-            row = verdict.iloc[0]
-            details = row["details"] if isinstance(row["details"], dict) else {}
-            text = details.get("sentence") or f"the latest look found {kind}"
-            since = row["measured_at"].isoformat()
-            wrong.append({"kind": verb, "text": text, "since": since, "view": "models"})
     registered = read_registry(settings)
     champion = registered.champion
     if champion is None:
         kind = "registry away" if registered.is_away else "no champion"
-        wrong.append({"kind": kind, "text": registered.sentence, "view": "models"})
-    elif now - (trained := trained_until(champion)) > STALE_AFTER:
-        text = f"{champion.label} knows no job that ended later; gridcast train trains a new one"
-        since = trained.isoformat()
-        wrong.append({"kind": "stale champion", "text": text, "since": since, "view": "models"})
-    return wrong
+        return [{"kind": kind, "text": registered.sentence, "view": "models"}]
+    trained = trained_until(champion)
+    if now - trained <= STALE_AFTER:
+        return []
+    text = f"{champion.label} knows no job that ended later; gridcast train trains a new one"
+    since = trained.isoformat()
+    return [{"kind": "stale champion", "text": text, "since": since, "view": "models"}]
 
 
 def trained_until(version: Version) -> datetime:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from jobs.schema import OF_KIND
 from jobs.store import read_measurements, read_predicted_and_actual
 from jobs.store.measurements import COLLECTED
 from models.quantities.targets import TARGETS
+from monitoring.site_status import SiteStatus, site_findings
 from monitoring.tasks.activity import Activity
 from services.dashboard.models_overview import charts
 from services.dashboard.values import Query, hours_of
@@ -27,22 +29,24 @@ MAX_PREDICTED = 800
 MAX_COLUMNS = 56
 """Columns of the heat map."""
 MAX_SITES = 30
-COLLECTORS_LATE = timedelta(minutes=30)
-"""Collectors run every ten minutes."""
-FORGOTTEN = timedelta(days=7)
-"""A system that was not collected for longer is taken to be collected no more."""
 ACCURACY_DAYS = 14
 
 
 def overview(
-    engine: Engine, activity: Activity, tasks: pd.DataFrame, now: datetime, query: Query
+    engine: Engine,
+    activity: Activity,
+    tasks: pd.DataFrame,
+    status: SiteStatus | None,
+    now: datetime,
+    query: Query,
 ) -> dict[str, Any]:
-    """Give what the first page shows, but for the problems of the models.
+    """Give what the first page shows, but for the problems of the champion.
 
     Args:
         engine: The store.
         activity: The counts of jobs as of the latest update.
         tasks: The tasks as of the latest update.
+        status: The state of the site as it was last read, if it was.
         now: The present.
         query: ``hours``, how far the page looks back.
 
@@ -53,7 +57,7 @@ def overview(
     target, predicted = predicted_and_actual(engine, now, hours)
     return {
         "hours": hours,
-        "problems": task_problems(tasks) + collector_problems(engine, now),
+        "problems": task_problems(tasks) + site_problems(status, now),
         "open": int((tasks["kind"].eq("task") & tasks["state"].ne("done")).sum()),
         "jobs": jobs_over_time(activity, hours),
         "failures": failures(activity, hours),
@@ -85,18 +89,22 @@ def task_problems(tasks: pd.DataFrame) -> list[dict[str, Any]]:
     return problems
 
 
-def collector_problems(engine: Engine, now: datetime) -> list[dict[str, Any]]:
-    """Name the batch systems that were not read lately."""
-    marks = read_measurements(engine, kind=COLLECTED, since=now - FORGOTTEN)
-    newest = marks.drop_duplicates(["name", "segment"], keep="last")
+def site_problems(status: SiteStatus | None, now: datetime) -> list[dict[str, Any]]:
+    """Name what ``gridcast doctor`` finds of predictions, decay, drift and collectors.
+
+    Args:
+        status: The state of the site as it was last read, if it was.
+        now: The present.
+    """
+    findings = site_findings(replace(status, read_at=now)) if status else ()
     return [
         {
-            "kind": "late collector",
-            "text": f"{name} is collected up to then only; gridcast collect {name} says why",
-            "since": pd.Timestamp(until, unit="s", tz="UTC").isoformat(),
+            "kind": finding.subject,
+            "text": f"{finding.summary}; {finding.remedy}",
+            "view": "models" if not finding.subject.startswith("collector") else None,
         }
-        for name, until in zip(newest["name"], newest["value"], strict=True)
-        if until < (now - COLLECTORS_LATE).timestamp()
+        for finding in findings
+        if finding.state != "ok"
     ]
 
 

@@ -1,7 +1,8 @@
 """Predictions read beside what came: only those made before a job's end was known count."""
 
 import pandas as pd
-from sqlalchemy import Engine
+import pytest
+from sqlalchemy import Engine, text
 
 from jobs.schema import conform
 from jobs.store import (
@@ -82,3 +83,22 @@ def test_the_latest_jobs_are_looked_at_and_no_more(store: Engine) -> None:
         store, columns, columns, limit=4, having={"site": "a"}, **window
     )
     assert at_site["job_id"].tolist() == ["j2", "j4"]
+
+
+@pytest.mark.parametrize(
+    ("index", "condition"),
+    [("task_id", "task_id = 't'"), ("user", "\"user\" = 'u' AND submitted_at > 0")],
+)
+def test_the_jobs_of_a_task_and_of_a_user_are_found_by_an_index(
+    store: Engine, index: str, condition: str
+) -> None:
+    with store.begin() as connection:
+        add_jobs(connection, jobs(2))
+    explain = "EXPLAIN QUERY PLAN" if store.dialect.name == "sqlite" else "EXPLAIN"
+    with store.connect() as connection:
+        if store.dialect.name == "postgresql":
+            connection.execute(text("SET enable_seqscan = off"))
+        rows = connection.execute(text(f"{explain} SELECT * FROM jobs WHERE {condition}"))
+        steps = " ".join(str(row) for row in rows)
+    # PostgreSQL names the index of a month after its columns.
+    assert f"jobs_{index}" in steps or f"_{index}_" in steps, steps

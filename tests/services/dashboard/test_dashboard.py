@@ -87,7 +87,9 @@ def served(
     publish(model_set, settings.home, promote=False)
     report = settings.folder("reports") / "2025-01-09T120000Z-data.html"
     report.write_text("<script>document.title = 'drift'</script>")
-    TaskWatchService(settings, clock=lambda: NOW).update()
+    service = TaskWatchService(settings, clock=lambda: NOW)
+    service.update()
+    service.read_site()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -9,8 +9,9 @@ from sqlalchemy import Engine
 
 from infra.settings import Settings
 from jobs.schema import conform
-from jobs.store import add_jobs, add_measurements, add_predictions
+from jobs.store import add_jobs, add_predictions
 from models.releases.versions import Version
+from monitoring.site_status import Accuracy, Collection, SiteStatus, Verdict
 from services.dashboard import jobs, models_overview, overview, tasks
 from services.dashboard.models_overview import Registered
 from services.dashboard.values import hours_of, sort_rows
@@ -145,45 +146,47 @@ def test_levels_and_sums_have_the_same_columns() -> None:
         assert levels[-1] == 337 and sums[-1] == sum(range(338 - step, 338))
 
 
-def test_a_collector_that_was_not_read_lately_is_a_problem(sqlite_store: Engine) -> None:
-    marks = [("slurm", 5, NOW), ("panda", 90, NOW), ("condor", 90, NOW - timedelta(days=30))]
-    rows = [
-        {
-            "kind": "collected",
-            "name": name,
-            "segment": name,
-            "value": (at - timedelta(minutes=minutes)).timestamp(),
-            "measured_at": pd.Timestamp(at),
-        }
-        for name, minutes, at in marks
+def test_what_the_doctor_finds_of_a_site_is_a_problem() -> None:
+    status = SiteStatus(
+        NOW - timedelta(hours=1),
+        (Accuracy("walltime", 900.0, 600.0, 0.9), Accuracy("peak_memory", 1.0, 2.0, 0.9)),
+        decay=Verdict(2, "worse since noon", NOW),
+        drift=Verdict(0, "none", NOW),
+        collections=(
+            Collection("slurm", "all", NOW - timedelta(minutes=50)),
+            Collection("panda", "all", NOW - timedelta(minutes=90)),
+        ),
+    )
+    found = overview.site_problems(status, NOW)
+    assert [problem["kind"] for problem in found] == [
+        "accuracy of walltime",
+        "decay",
+        "collector panda",
     ]
-    with sqlite_store.begin() as connection:
-        add_measurements(connection, pd.DataFrame(rows))
-    [problem] = overview.collector_problems(sqlite_store, NOW)
-    assert problem["kind"] == "late collector" and problem["text"].startswith("panda")
-    assert problem["since"] == (NOW - timedelta(minutes=90)).isoformat()
+    assert found[1]["text"].startswith("worse since noon") and found[1]["view"] == "models"
+    assert "1.5 h ago" in found[2]["text"] and found[2]["view"] is None
+    assert overview.site_problems(None, NOW) == []
 
 
 def version(number: int, state: str, **tags: str) -> Version:
     return Version("gridcast", number, "", state, (), NOW - timedelta(days=90), "", tags)
 
 
-def test_decay_and_a_stale_champion_are_problems(
-    sqlite_store: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    champion = version(3, "champion", trained_until=(NOW - timedelta(days=40)).isoformat())
-    monkeypatch.setattr(
-        models_overview, "read_registry", lambda _: Registered("", [champion], champion)
-    )
-    verdicts = [
-        {"kind": kind, "name": "verdict", "value": value, "details": {"sentence": sentence}}
-        for kind, value, sentence in (("decay", 2.0, "worse since noon"), ("drift", 0.0, "none"))
-    ]
-    with sqlite_store.begin() as connection:
-        add_measurements(connection, pd.DataFrame(verdicts).assign(measured_at=START))
-    found = models_overview.problems(sqlite_store, Settings(_env_file=None), NOW)
-    assert [problem["kind"] for problem in found] == ["decaying", "stale champion"]
-    assert found[0]["text"] == "worse since noon" and "gridcast-3" in found[1]["text"]
+def test_a_stale_champion_is_a_problem_and_none_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(days: float) -> list[dict[str, Any]]:
+        until = (NOW - timedelta(days=days)).isoformat()
+        champion = version(3, "champion", trained_until=until)
+        monkeypatch.setattr(
+            models_overview, "read_registry", lambda _: Registered("", [champion], champion)
+        )
+        return models_overview.problems(Settings(_env_file=None), NOW)
+
+    assert found(29) == []
+    [stale] = found(40)
+    assert stale["kind"] == "stale champion" and "gridcast-3" in stale["text"]
+    monkeypatch.setattr(models_overview, "read_registry", lambda _: Registered("train one", []))
+    [absent] = models_overview.problems(Settings(_env_file=None), NOW)
+    assert absent == {"kind": "no champion", "text": "train one", "view": "models"}
 
 
 def test_a_button_that_cannot_work_says_why() -> None:
