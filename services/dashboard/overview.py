@@ -11,7 +11,6 @@ import pandas as pd
 
 from jobs.schema import OF_KIND
 from jobs.store import read_measurements, read_predicted_and_actual
-from jobs.store.measurements import COLLECTED
 from models.quantities.targets import TARGETS
 from monitoring.site_status import SiteStatus, site_findings
 from monitoring.tasks.activity import Activity
