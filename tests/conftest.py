@@ -95,7 +95,8 @@ SLOW_FILES = {
     "tests/test_architecture.py": "imports everything",
     "tests/test_bounds_checks.py": "compiles everything again, with bounds checks",
     "tests/test_dependencies.py": "imports everything",
-    "tests/test_documents.py": "executes the documents",
+    "tests/test_documents.py": "builds the documentation",
+    "tests/test_readme.py": "runs README's commands",
     "tests/test_gridcast.py": "starts the command line",
 }
 """Files and folders whose tests are slow, and why."""

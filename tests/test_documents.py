@@ -82,7 +82,10 @@ def typed() -> list[tuple[str, list[str]]]:
     lines = []
     for path in [README, *DOCUMENTS]:
         for block in blocks(path, "(?:console|bash|sh|shell)?"):
+            prompted = "$ " in block
             for line in block.splitlines():
+                if prompted and not line.startswith("$ "):
+                    continue
                 words = (
                     shlex.split(line.removeprefix("$ "), comments=True)
                     if "gridcast" in line
@@ -197,6 +200,15 @@ def test_the_reference_has_every_endpoint_and_key(site: Path) -> None:
         assert all(key in text for key in schema.get("properties", {}) if key not in names)
 
 
+def test_the_reference_has_every_address_of_the_page(site: Path) -> None:
+    source = text_of(ROOT / "services/dashboard/app.py")
+    addresses = set(re.findall(r'"(/(?:api/|reports/|metrics)[^"]*)"', source))
+    assert len(addresses) > 10
+    text = page_text(site, "reference/page-api.html")
+    for address in addresses:
+        assert re.sub(r"\{name.*", "", address) in text
+
+
 def test_every_field_of_the_model_card_is_explained(site: Path) -> None:
     from models.engine.model_card import ModelCard
 
@@ -278,6 +290,7 @@ def test_every_table_of_a_benchmark_has_its_command_machine_date_and_commit() ->
 
 def test_the_tests_of_the_readme_are_the_tests_of_ci() -> None:
     assert "uv run pytest" in text_of(README)
+    assert len(text_of(README).splitlines()) <= MOST_README_LINES
     assert text_of(ROOT / ".ci/run").splitlines()[-1] == "uv run pytest -q"
 
 
