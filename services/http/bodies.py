@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -42,6 +42,8 @@ Explain = Callable[[str, str, str | None], HTTPError]
 
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _SEVERAL = "send the jobs in several requests"
+SLICE_ITEMS, SLICE_BYTES = 1_000, 2**20
+"""What is read of a long body at a time: C code lets no other thread run before it returns."""
 _SUGGESTED = 40
 """Characters of an unknown name up to which a known one is suggested."""
 
@@ -103,13 +105,48 @@ def decode(body: bytes, decoder: msgspec_json.Decoder[T], explain: Explain) -> T
         return decoder.decode(body)
     except ValidationError as error:
         _require_json(body)
-        message, _, path = str(error).partition(" - at `$")
-        if "out of range" in message:
-            raise HTTPError(400, "the body is not JSON: a number is out of range") from None
-        unknown = _UNKNOWN.fullmatch(message)
-        raise explain(message, path.rstrip("`"), unknown and unknown[1]) from None
+        raise _wrong_json(error, explain) from None
     except (DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise _not_json(error) from None
+
+
+def decode_items(
+    items: Sequence[Raw], decoder: msgspec_json.Decoder[list[T]], member: str, explain: Explain
+) -> Iterator[list[T]]:
+    """Decode the items of a list, a slice at a time.
+
+    Args:
+        items: The items as JSON.
+        decoder: Of a list of them.
+        member: The member of the body that they are, for ``explain``.
+        explain: Makes the refusal (422) of an item that is wrong.
+
+    Raises:
+        HTTPError: 400 for what is not JSON, and what ``explain`` makes.
+    """
+    for start in range(0, len(items), SLICE_ITEMS):
+        try:
+            part = b",".join(items[start : start + SLICE_ITEMS])
+            yield decoder.decode(b"[%b]" % part)
+        except ValidationError as error:
+            raise _wrong_json(error, explain, member, start) from None
+        except (DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise _not_json(error) from None
+
+
+def _wrong_json(
+    error: ValidationError, explain: Explain, member: str = "", start: int = 0
+) -> HTTPError:
+    """The refusal of JSON of another form; items of ``member`` are numbered from ``start``."""
+    message, _, path = str(error).partition(" - at `$")
+    if "out of range" in message:
+        return HTTPError(400, "the body is not JSON: a number is out of range")
+    path = path.rstrip("`")
+    if member:
+        index, _, rest = path[1:].partition("]")
+        path = f".{member}[{start + int(index)}]{rest}"
+    unknown = _UNKNOWN.fullmatch(message)
+    return explain(message, path, unknown and unknown[1])
 
 
 def _check_json_size(body: bytes) -> None:
@@ -118,7 +155,7 @@ def _check_json_size(body: bytes) -> None:
         # Texts may hold such characters too; looking for texts takes longer.
         if (
             len(body) > limit
-            and sum(map(body.count, characters)) > limit
+            and _count(body, characters) > limit
             and _count_outside_texts(body, characters) > limit
         ):
             kind = "objects and lists" if b"{" in characters else "values"
@@ -129,16 +166,28 @@ def _check_json_size(body: bytes) -> None:
 def _require_shallow(body: bytes) -> None:
     with suppress(DecodeError):  # a body cut short is too large all the same
         try:
-            msgspec_json.decode(body, type=Raw)
+            msgspec_json.decode(body[:SLICE_BYTES], type=Raw)
         except RecursionError as error:
             raise _not_json(error) from None
 
 
+def _count(body: bytes, characters: bytes) -> int:
+    starts = range(0, len(body), SLICE_BYTES)
+    return sum(body.count(c, start, start + SLICE_BYTES) for start in starts for c in characters)
+
+
 def _count_outside_texts(body: bytes, characters: bytes) -> int:
-    escaped = body.replace(b"\\\\", b"  ").replace(b'\\"', b"  ")
-    plain = np.frombuffer(escaped, np.uint8)
-    outside = np.cumsum(plain == ord('"'), dtype=np.uint8) % 2 == 0
-    return sum(int(((plain == character) & outside).sum()) for character in characters)
+    count, quotes, start = 0, 0, 0
+    while start < len(body):
+        text = body[start : start + SLICE_BYTES]
+        text = text.replace(b"\\\\", b"  ").replace(b'\\"', b"  ")
+        start += len(text) + text.endswith(b"\\")  # what that escapes is in the next slice
+        plain = np.frombuffer(text, np.uint8)
+        quotes_before = quotes + np.cumsum(plain == ord('"'))
+        outside = quotes_before % 2 == 0
+        quotes = int(quotes_before[-1])
+        count += sum(int(((plain == character) & outside).sum()) for character in characters)
+    return count
 
 
 def _require_json(body: bytes) -> None:
@@ -155,13 +204,15 @@ def _not_json(error: Exception) -> HTTPError:
 
 
 Row: Any = unchecked("Row", COLUMNS)
-_Columns: Any = unchecked("Columns", COLUMNS, list[Any])
+_ROWS: Any = msgspec_json.Decoder(list[Row])
+_COLUMNS: Any = msgspec_json.Decoder(unchecked("Columns", COLUMNS, Raw))
+_VALUES: Any = msgspec_json.Decoder(list[Any])
 
 
 @lru_cache
 def _decoder(options: type[Struct]) -> msgspec_json.Decoder[Any]:
     names = options.__struct_fields__
-    return msgspec_json.Decoder(unchecked("Body", names, jobs=list[Row], columns=_Columns))
+    return msgspec_json.Decoder(unchecked("Body", names, jobs=list[Raw], columns=Raw))
 
 
 def read_json(body: bytes, options: type[Struct] = Options) -> Batch:
@@ -191,8 +242,9 @@ def read_json(body: bytes, options: type[Struct] = Options) -> Batch:
         raise HTTPError(422, _EITHER)
     chosen = set_members(members)
     if rows is not UNSET:
-        return batch_of_rows(rows, chosen)
-    columns = set_members(asdict(columns))
+        check_job_count(len(rows))
+        return batch_of_rows(decode_items(rows, _ROWS, "jobs", explain), chosen)
+    columns = _decode_columns(columns, explain)
     count = max(map(len, columns.values()), default=0)
     for name, values in columns.items():
         if len(values) != count:
@@ -201,6 +253,25 @@ def read_json(body: bytes, options: type[Struct] = Options) -> Batch:
             )
     check_job_count(count)
     return _batch(columns, count, read_values, "columns", chosen)
+
+
+def _decode_columns(body: Raw, explain: Explain) -> dict[str, list[Any]]:
+    """Decode the columns of a body one by one."""
+    columns = {}
+    try:
+        for name, values in set_members(asdict(_COLUMNS.decode(body))).items():
+            columns[name] = _VALUES.decode(values)
+    except ValidationError as error:
+        raise _wrong_json(
+            error, lambda *reason: explain(reason[0], ".columns", reason[2])
+        ) from None
+    except (DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise _not_json(error) from None
+    return columns
+
+
+def _of_columns(explain: Explain) -> Explain:
+    return lambda message, _, unknown: explain(message, ".columns", unknown)
 
 
 _EITHER = (
@@ -214,20 +285,40 @@ def set_members(members: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in members.items() if value is not UNSET}
 
 
-def columns_of(rows: Sequence[Struct], names: Iterable[str]) -> dict[str, Sequence[Any]]:
-    """The values of decoded objects by member, without members that no object has."""
-    columns = zip(names, zip(*map(astuple, rows), strict=True), strict=False)
-    return {
-        name: values
-        for name, values in columns
-        if values[0] is not UNSET or values.count(UNSET) < len(values)
-    }
+class Columns:
+    """The values of decoded objects by member, gathered slice by slice.
+
+    Args:
+        names: The members, in the order of the struct.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._values: dict[str, list[Any]] = {name: [] for name in names}
+
+    def add(self, rows: Sequence[Struct]) -> None:
+        """Add the values of further objects."""
+        for start in range(0, len(rows), SLICE_ITEMS):
+            part = zip(*map(astuple, rows[start : start + SLICE_ITEMS]), strict=True)
+            for values, more in zip(self._values.values(), part, strict=False):
+                values += more
+
+    @property
+    def present(self) -> dict[str, Sequence[Any]]:
+        """Without members that no object has."""
+        return {
+            name: values
+            for name, values in self._values.items()
+            if values and (values[0] is not UNSET or values.count(UNSET) < len(values))
+        }
 
 
-def batch_of_rows(rows: Sequence[Struct], options: Mapping[str, Any]) -> Batch:
-    """The batch of decoded ``Row`` objects; raises HTTPError (413)."""
-    check_job_count(len(rows))
-    return _batch(columns_of(rows, COLUMNS), len(rows), read_values, "rows", options)
+def batch_of_rows(slices: Iterable[Sequence[Struct]], options: Mapping[str, Any]) -> Batch:
+    """The batch of decoded ``Row`` objects, which come slice by slice."""
+    columns, count = Columns(COLUMNS), 0
+    for rows in slices:
+        columns.add(rows)
+        count += len(rows)
+    return _batch(columns.present, count, read_values, "rows", options)
 
 
 def check_job_count(jobs: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
-from msgspec import UNSET, Struct
+from msgspec import UNSET, Raw, Struct
 from msgspec import json as msgspec_json
 from msgspec.structs import asdict
 
@@ -22,8 +22,9 @@ from models.ranking.candidates import Candidates
 from models.ranking.order import RankingError, Rule
 from models.ranking.ranker import Ranked
 from services.http.bodies import (
-    columns_of,
+    Columns,
     decode,
+    decode_items,
     media_type,
     read_columns,
     read_stream,
@@ -54,7 +55,8 @@ _JOB_FIELDS = tuple(dict.fromkeys((*QUERY_FIELDS, *CANDIDATE_MEMBERS)))
 _Candidate: Any = unchecked("Candidate", CANDIDATE_MEMBERS)
 _Job: Any = unchecked("Job", _JOB_FIELDS, candidates=list[_Candidate])
 _OPTIONS = RankOptions.__struct_fields__
-_DECODER: Any = msgspec_json.Decoder(unchecked("Body", _OPTIONS, jobs=list[_Job]))
+_DECODER: Any = msgspec_json.Decoder(unchecked("Body", _OPTIONS, jobs=list[Raw]))
+_JOBS: Any = msgspec_json.Decoder(list[_Job])
 _FORM = 'the body must be an object with "jobs", a list of jobs, each with its "candidates"'
 
 
@@ -106,7 +108,7 @@ def _from_json(body: bytes) -> tuple[Candidates, dict[str, Any]]:
                 return unknown_option(unknown, _OPTIONS)
             return HTTPError(422, _FORM)
         if ".candidates[" in path:
-            name = _job_name(body, int(index[1]))
+            name = _job_name(items[int(index[1])], int(index[1]))
             wrong = f"has no field {quote(unknown)}" if unknown else "is not an object"
             names = ", ".join(CANDIDATE_MEMBERS)
             return HTTPError(422, f"a candidate of job {name} {wrong}; there are {names}")
@@ -115,33 +117,35 @@ def _from_json(body: bytes) -> tuple[Candidates, dict[str, Any]]:
         return HTTPError(422, f"job {index[1]} must be an object with a list of candidates")
 
     members = asdict(decode(body, _DECODER, explain))
-    jobs = members.pop("jobs")
-    if jobs is UNSET:
+    items = members.pop("jobs")
+    if items is UNSET:
         raise HTTPError(422, _FORM)
-    names = [_text_name(job.job_id, index) for index, job in enumerate(jobs)]
-    for index, job in enumerate(jobs):
-        if job.candidates is UNSET:
-            raise HTTPError(422, f"job {index} must be an object with a list of candidates")
-        if not job.candidates:
-            raise HTTPError(422, f"job {names[index][:100]} has no candidates")
-    sizes = np.array([len(job.candidates) for job in jobs], np.int64)
-    _check_count(int(sizes.sum()))
+    names, sizes = list[str](), list[int]()
+    of_jobs, of_candidates = Columns(_JOB_FIELDS), Columns(CANDIDATE_MEMBERS)
+    for jobs in decode_items(items, _JOBS, "jobs", explain):
+        for job in jobs:
+            index = len(names)
+            names.append(_text_name(job.job_id, index))
+            if job.candidates is UNSET:
+                raise HTTPError(422, f"job {index} must be an object with a list of candidates")
+            if not job.candidates:
+                raise HTTPError(422, f"job {names[index][:100]} has no candidates")
+            sizes.append(len(job.candidates))
+            of_candidates.add(job.candidates)
+        of_jobs.add(jobs)
+    _check_count(sum(sizes))
     _check_unique(names)
-    return _join(jobs, names, sizes), set_members(members)
+    candidates = _join(of_jobs.present | {"job_id": names}, of_candidates.present, np.array(sizes))
+    return candidates, set_members(members)
 
 
-def _job_name(body: bytes, index: int) -> str:
-    """What a job of a body is called in messages, where the body itself is wrong."""
-    names = msgspec_json.decode(body, type=_Names).jobs
-    return _text_name(names[index].job_id, index)[:100]
+def _job_name(job: Raw, index: int) -> str:
+    """What a job is called in messages, where the job itself is wrong."""
+    return _text_name(msgspec_json.decode(job, type=_Name).job_id, index)[:100]
 
 
 class _Name(Struct):
     job_id: Any = None
-
-
-class _Names(Struct):
-    jobs: list[_Name]
 
 
 def _text_name(job_id: Any, index: int) -> str:
@@ -165,19 +169,18 @@ def _check_unique(names: Sequence[str]) -> None:
         seen.add(name)
 
 
-def _join(jobs: Sequence[Any], names: Sequence[str], sizes: Array) -> Candidates:
+def _join(
+    job_values: Mapping[str, Sequence[Any]], row_values: Mapping[str, Sequence[Any]], sizes: Array
+) -> Candidates:
     """The candidates of decoded jobs; a candidate's value replaces its job's.
 
     Args:
-        jobs: The decoded jobs.
-        names: What each is called.
-        sizes: The number of candidates of each (int64[jobs]).
+        job_values: The values of the jobs by field; ``job_id`` is what each is called.
+        row_values: The values of the candidates by field.
+        sizes: The number of candidates of each job (int64[jobs]).
     """
-    rows = [candidate for job in jobs for candidate in job.candidates]
-    job_of_row = np.repeat(np.arange(len(jobs)), sizes)
+    job_of_row = np.repeat(np.arange(len(sizes)), sizes)
     first_row = np.cumsum(sizes) - sizes
-    job_values = columns_of(jobs, _JOB_FIELDS) | {"job_id": names}
-    row_values = columns_of(rows, CANDIDATE_MEMBERS)
     of_jobs, job_errors = read_columns(job_values, read_values)
     of_rows, row_errors = read_columns(row_values, read_values)
     for index, reason in job_errors.by_row.items():
@@ -188,7 +191,8 @@ def _join(jobs: Sequence[Any], names: Sequence[str], sizes: Array) -> Candidates
         for name, values in to_coded_jobs(pa.table(of_rows)).columns.items():
             own = np.array([value is not UNSET for value in row_values[name]])
             columns[name] = _override(columns[name], values, own) if name in columns else values
-    return _candidates(Coded(job_of_row, list(names)), CodedJobs(columns, len(rows)))
+    names = list(job_values["job_id"])
+    return _candidates(Coded(job_of_row, names), CodedJobs(columns, len(job_of_row)))
 
 
 def _override(of_job: Any, of_row: Any, own: Array) -> Any:

@@ -46,7 +46,7 @@ def read_task(body: bytes) -> TaskRequest:
         raise HTTPError(422, _FORM)
     if row.job_id is UNSET:
         row.job_id = "task"
-    job = read_jobs_to_predict(batch_of_rows([row], {}))
+    job = read_jobs_to_predict(batch_of_rows([[row]], {}))
     if job.unread:
         raise HTTPError(
             422,

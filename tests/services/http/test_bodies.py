@@ -1,9 +1,13 @@
 """Bodies: whatever is in them, the outcome is a batch or a refusal."""
 
+import asyncio
 import gzip
+import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import numpy as np
 import orjson
 import pandas as pd
@@ -13,8 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.schema import TEXT_BYTES, conform, split_valid
-from services.http.bodies import Batch, read_arrow, read_body, read_json
-from services.http.contract import ARROW_TYPE, JSON_TYPE, MAX_JOBS
+from services.http.bodies import (
+    SLICE_BYTES,
+    SLICE_ITEMS,
+    Batch,
+    decode_items,
+    read_arrow,
+    read_body,
+    read_json,
+)
+from services.http.contract import ARROW_TYPE, JSON_TYPE, MAX_JOBS, MAX_JSON_VALUES
 from services.http.errors import HTTPError
 from services.http.openapi import describe
 from services.http.rank import read_rank
@@ -364,3 +376,78 @@ def test_any_values_in_known_fields_are_read_or_noted(rows: list[dict[str, objec
 def test_the_content_type_may_carry_parameters() -> None:
     assert read_body("Application/JSON; charset=utf-8", b'{"jobs": []}').jobs.num_rows == 0
     assert read_body(ARROW_TYPE, stream(JOBS)).jobs.num_rows == 3
+
+
+class Recorded:
+    """A decoder that notes how many items each call was given."""
+
+    def __init__(self) -> None:
+        self.decoder = msgspec.json.Decoder(list[Any])
+        self.sizes: list[int] = []
+
+    def decode(self, text: bytes) -> list[Any]:
+        self.sizes.append(len(items := self.decoder.decode(text)))
+        return items
+
+
+def test_a_long_list_is_decoded_in_bounded_slices() -> None:
+    """So that C code, which lets no other thread run, returns in between."""
+    items = msgspec.json.decode(orjson.dumps(list(range(2500))), type=list[msgspec.Raw])
+    recorded = Recorded()
+
+    def explain(message: str, path: str, unknown: str | None) -> HTTPError:
+        return HTTPError(422, path)
+
+    slices = decode_items(items, recorded, "jobs", explain)  # type: ignore[arg-type]
+    assert next(slices) == list(range(SLICE_ITEMS)) and recorded.sizes == [SLICE_ITEMS]
+    assert [value for rows in slices for value in rows] == list(range(SLICE_ITEMS, 2500))
+    assert recorded.sizes == [1000, 1000, 500]
+
+
+def test_a_wrong_job_of_a_later_slice_is_named_by_its_index() -> None:
+    jobs: list[Any] = [{"job_id": "1", "source": "x"}] * 1234
+    for wrong, reason in ((7, "job 1234 is not an object"), ({"nope": 1}, "job 1234: there is no")):
+        with pytest.raises(HTTPError, match=reason):
+            read_json(orjson.dumps({"jobs": [*jobs, wrong]}))
+    candidates = [{"job_id": str(i), "candidates": [{"site": "x"}]} for i in range(1234)]
+    last = {"job_id": "last", "candidates": [{"nope": 1}]}
+    with pytest.raises(HTTPError, match="a candidate of job last has no field 'nope'"):
+        read_rank(JSON_TYPE, orjson.dumps({"jobs": [*candidates, last]}), {})
+
+
+@pytest.mark.parametrize("shift", range(4))
+def test_texts_that_lie_across_slices_are_no_structure(shift: int) -> None:
+    """Commas in texts are not values, wherever a slice ends: also within an escape."""
+    padding = b" " * (SLICE_BYTES - 40 + shift)
+    text = rb'"' + rb"\\" * 15 + rb"\"," + b"," * (MAX_JSON_VALUES + 10) + b'"'
+    body = b'{"jobs": [' + padding + b'{"job_id": ' + text + b"}]}"
+    batch = read_json(body)
+    assert batch.errors.by_row[0].startswith("job_id is longer than")
+
+
+def test_the_event_loop_runs_while_a_body_is_read() -> None:
+    jobs = [{"job_id": str(i), "source": "x", "user": "u" * 200} for i in range(50_000)]
+    body = orjson.dumps({"jobs": jobs})
+    reading = threading.Event()
+    ticks = 0
+
+    def read() -> Batch:
+        reading.set()
+        return read_json(body)
+
+    async def tick() -> Batch:
+        nonlocal ticks
+        work = asyncio.get_running_loop().run_in_executor(None, read)
+        while not work.done():
+            ticks += reading.is_set()
+            await asyncio.sleep(0)
+        return await work
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(0.0001)
+    try:
+        batch = asyncio.run(tick())
+    finally:
+        sys.setswitchinterval(interval)
+    assert batch.jobs.num_rows == 50_000
+    assert ticks >= len(jobs) / SLICE_ITEMS
