@@ -126,8 +126,8 @@ def decode_items(
     """
     for start in range(0, len(items), SLICE_ITEMS):
         try:
-            part = b",".join(items[start : start + SLICE_ITEMS])
-            yield decoder.decode(b"[%b]" % part)
+            text = b",".join(items[start : start + SLICE_ITEMS])
+            yield decoder.decode(b"[%b]" % text)
         except ValidationError as error:
             raise _wrong_json(error, explain, member, start) from None
         except (DecodeError, RecursionError, UnicodeDecodeError) as error:
@@ -298,8 +298,8 @@ class Columns:
     def add(self, rows: Sequence[Struct]) -> None:
         """Add the values of further objects."""
         for start in range(0, len(rows), SLICE_ITEMS):
-            part = zip(*map(astuple, rows[start : start + SLICE_ITEMS]), strict=True)
-            for values, more in zip(self._values.values(), part, strict=False):
+            slice_columns = zip(*map(astuple, rows[start : start + SLICE_ITEMS]), strict=True)
+            for values, more in zip(self._values.values(), slice_columns, strict=False):
                 values += more
 
     @property
