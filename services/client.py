@@ -212,8 +212,15 @@ class Gridcast:
         """``rank`` as an Arrow stream: a Table of a row a candidate with its job's fields."""
         return self._arrow("/rank", table, options)
 
-    def explain(self, jobs: Iterable[Mapping[str, Any]], *, at: str | None = None) -> Rows:
+    def explain(
+        self, jobs: Iterable[Mapping[str, Any]], *, at: str | None = None, keep: bool = True
+    ) -> Rows:
         """Explain the predictions of at most 100 jobs.
+
+        Args:
+            jobs: The jobs.
+            at: As of ``predict``.
+            keep: As of ``predict``.
 
         Returns:
             For each job and target its histories, similar jobs, contributions and allocation.
@@ -222,7 +229,7 @@ class Gridcast:
             RefusedError: The request is wrong.
             UnavailableError: There is no answer in time.
         """
-        body = {"jobs": list(jobs), "explain": True} | ({"at": at} if at else {})
+        body = {"jobs": list(jobs), "explain": True, "keep": keep} | ({"at": at} if at else {})
         return cast(Rows, self._json("/predict", body, "explanations"))
 
     def task(

@@ -191,7 +191,7 @@ def _explain(settings: Settings, record: dict[str, Any]) -> dict[str, Any]:
     query = {name: record[name] for name in QUERY_FIELDS if record[name] is not None}
     query = {"job_id": record["job_id"], "source": record["source"], **query}
     with _predictor(settings) as predictor:
-        [explanation] = predictor.explain([query], at=record["submitted_at"])
+        [explanation] = predictor.explain([query], at=record["submitted_at"], keep=False)
         [answer] = predictor.predict([query], at=record["submitted_at"], keep=False)
     of_target = explanation.get("walltime") or {}
     return {

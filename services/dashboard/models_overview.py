@@ -33,6 +33,9 @@ CHART_LINES = {
 """The charts of each target: which line shows which measurement."""
 VERDICT_TITLES = {"drift": "Drift: columns that moved", "decay": "Decay: active alarms"}
 
+DIGEST_TAG, ERROR_TAG = "benchmark_digest", "benchmark_mae_"
+"""Tags of a version that was measured on the common benchmark."""
+
 Chart = dict[str, Any]
 
 
@@ -52,6 +55,7 @@ def models(engine: Engine, settings: Settings, is_training: bool = False) -> dic
     """
     registered = read_registry(settings)
     versions, tested = registered.versions, tested_errors(engine)
+    newest_digest = next(filter(None, (v.tags.get(DIGEST_TAG) for v in versions)), "")
     measured = {
         kind: read_measurements(engine, kind=kind, segment="all", latest=MAX_POINTS)
         for kind in ("decay", "accuracy", "drift")
@@ -70,6 +74,7 @@ def models(engine: Engine, settings: Settings, is_training: bool = False) -> dic
                 "jobs": version.tags.get("jobs"),
                 "why": _why(version),
                 "tested": tested.get(version.label, {}),
+                "common_test": common_test(version, newest_digest),
                 "refusal": _promotion_refusal(version, registered, settings),
             }
             for version in versions[:MAX_VERSIONS]
@@ -155,6 +160,27 @@ def tested_errors(engine: Engine) -> dict[str, dict[str, Any]]:
         elif row["name"] == "walltime coverage_90" and predictor == "candidate":
             errors.setdefault(label, {})["coverage_90"] = row["value"]
     return errors
+
+
+def common_test(version: Version, digest: str) -> dict[str, Any] | None:
+    """Give the error of a version on the jobs that all recent versions were tested on.
+
+    Args:
+        version: The version, whose tags have the numbers.
+        digest: Of the newest test; a version that was tested on other jobs has none here.
+
+    Returns:
+        ``mae``, ``baseline`` (of the best simple rule), their ``unit``, ``coverage`` and ``jobs``.
+    """
+    tags = version.tags
+    error = next((name for name in tags if name.startswith(ERROR_TAG)), "")
+    if not digest or tags.get(DIGEST_TAG) != digest or not error:
+        return None
+    unit = error.removeprefix(ERROR_TAG)
+    numbers = {"mae": error, "baseline": f"benchmark_baseline_mae_{unit}"}
+    numbers |= {"coverage": "benchmark_coverage_90", "jobs": "benchmark_jobs"}
+    values = {key: float(tags[name]) if name in tags else None for key, name in numbers.items()}
+    return {**values, "unit": unit}
 
 
 def _why(version: Version) -> str:

@@ -5,6 +5,7 @@ export async function act(path, body) {
   let token = sessionStorage.getItem("token") || "";
   const send = () => fetch(path, {
     method: "POST", body: JSON.stringify(body),
+    credentials: "omit", // or the browser asks for a password of its own
     headers: { "content-type": "application/json", authorization: `Bearer ${token}` },
   });
   let answer = await send();

@@ -24,13 +24,22 @@ function error(row) {
       best ? `${best[0]} ${duration(best[1])}` : ""].filter(Boolean).join("; ")));
 }
 
+// All versions with numbers here were tested on the same later jobs, so these may be compared.
+function common({ common_test: test }) {
+  if (!test) return "–";
+  return make("span", {}, amount(test.mae, test.unit), make("br"), make("span", { class: "faint" },
+    `best simple rule ${amount(test.baseline, test.unit)}; ${percent(test.coverage)} in the 90 % range`));
+}
+
 export async function models() {
   const found = await get("/api/models"), { refusals } = found;
+  const tested = found.versions.filter((row) => row.common_test);
   const columns = [
     ["Version", (row) => text(row.label)], ["Alias", (row) => text(row.alias)],
     ["Since", (row) => moment(row.created_at)],
     ["Trained until", (row) => moment(row.trained_until)],
-    ["Error on later jobs", error, { number: true }],
+    ...(tested.length ? [["Error on the common test", common, { number: true }]] : []),
+    ["Error on its later jobs", error, { number: true }],
     ["In the 90 % range", (row) => percent(row.tested.coverage_90), { number: true }],
     ["Why", (row) => text(row.why), { wide: true }],
     ["Change", (row) => (row.alias === "champion" ? "answers now" : button(`promote-${row.version}`,
@@ -42,8 +51,9 @@ export async function models() {
       button("retrain", "/api/retrain", {}, "Train a new version", refusals.retrain),
       button("pin", "/api/pin", {}, "Pin the champion", refusals.pin),
       button("unpin", "/api/unpin", {}, "Unpin", refusals.unpin)),
-    table("Versions; each was tested on jobs later than its training, beside the champion then",
-      columns, found.versions),
+    table(`Versions; each was tested on jobs later than its training, beside the champion then${
+      tested.length ? `; ${tested.length} on the same ${tested[0].common_test.jobs} jobs, that none was trained on` : ""}`,
+    columns, found.versions),
     make("h2", {}, "Error, coverage, drift and decay over time"),
     found.charts.length
       ? make("div", { class: "charts" }, ...found.charts.map((chart) => measured(chart, found.promotions)))

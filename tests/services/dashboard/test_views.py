@@ -211,6 +211,26 @@ def test_a_button_that_cannot_work_says_why() -> None:
     assert set(models_overview._refusals(away, tokens, False).values()) == {"the registry is away"}
 
 
+def test_only_versions_tested_on_the_same_jobs_have_a_common_error() -> None:
+    numbers = {
+        "benchmark_mae_s": "912.5",
+        "benchmark_baseline_mae_s": "1400",
+        "benchmark_coverage_90": "0.91",
+        "benchmark_jobs": "500",
+    }
+    newest = version(3, "candidate", benchmark_digest="abc", **numbers)
+    assert models_overview.common_test(newest, "abc") == {
+        "mae": 912.5,
+        "baseline": 1400.0,
+        "coverage": 0.91,
+        "jobs": 500.0,
+        "unit": "s",
+    }
+    other_jobs = version(2, "champion", benchmark_digest="old", **numbers)
+    assert models_overview.common_test(other_jobs, "abc") is None
+    assert models_overview.common_test(version(1, "retired"), "") is None
+
+
 def test_a_start_and_an_end_follow_from_the_logged_wait_and_walltime() -> None:
     hour = 3600.0
     wait = {"low": 0.0, "median": hour, "high": 4 * hour}
