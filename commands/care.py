@@ -9,7 +9,7 @@ import typer
 
 from commands import meanings
 from commands.inputs import Json, store
-from commands.tables import progress_bar, show_rows
+from commands.tables import print_sentence, progress_bar, show_rows
 from infra.settings import prepare_environment
 
 
@@ -85,4 +85,7 @@ def prune(as_json: Json = False) -> None:
         else "All is kept: GRIDCAST_RETENTION_MONTHS is 0"
     )
     rows = [{"table": name, "rows": count} for name, count in done.rows.items()]
+    if not rows and not as_json:
+        print_sentence(title)
+        return
     show_rows(rows, as_json, title, meaning=meanings.of_copies(rows))

@@ -265,9 +265,11 @@ def evaluate_classes(
         show_rows([*evaluation.rows, *all_targets, *evaluation.class_rows], as_json)
     else:
         title = f"Each class of {name}; above and up to in the target's unit"
-        show_rows(evaluation.class_rows, False, title)
+        meaning_of_each = f"{len(evaluation.class_rows)} rows: a class, a target and a predictor."
+        show_rows(evaluation.class_rows, False, title, meaning=meaning_of_each)
         show_rows(evaluation.rows, False, f"Classes of {name}", meaning=meaning)
-        show_rows(joint, False, "All targets right at once, over the jobs that report all of them")
+        title = "All targets right at once, over the jobs that report all of them"
+        show_rows(joint, False, title, meaning=meanings.of_joint(joint))
     page = page_path(html, f"evaluation-classes-{name}")
     note_page(class_page(page, f"Classes of jobs of {name}", meaning, evaluation))
     _note_run(record_classes(evaluation, name, options, settings), "with ROC plots")

@@ -121,7 +121,12 @@ def scouts(
     from models.tasks.scouting import scout_tasks
 
     rows = scout_tasks(load_jobs(log, read_arguments(log_format, mapping, map_file, timezone)))
-    show_rows(rows, as_json, f"{len(rows):,} tasks as PanDA's scouts would have them")
+    title = f"{len(rows):,} tasks as PanDA's scouts would have them"
+    columns = (
+        *("task_id", "jobs", "cores", "ram_count", "cpu_time", "cpu_time_unit", "walltime"),
+        *("cpu_efficiency", "io_intensity"),
+    )
+    show_rows(rows, as_json, title, columns, meanings.of_scouts(rows))
 
 
 def generate(
@@ -158,4 +163,5 @@ def generate(
             "planted": ", ".join(change or []) or None,
         }
     ]
-    show_rows(rows, as_json, "Generated jobs")
+    meaning = f"The same seed, {seed}, gives the same jobs again."
+    show_rows(rows, as_json, "Generated jobs", ("file", "jobs", "planted"), meaning)

@@ -125,6 +125,13 @@ def of_classes(rows: Rows) -> str:
     return f"Gridcast names the right class: {', '.join(parts)} of the jobs." if parts else ""
 
 
+def of_joint(rows: Rows) -> str:
+    """How often all classes of a job were right at once."""
+    ours = next((row for row in rows if row["predictor"] == OURS), {})
+    share = ours.get(f"at_least_{ours.get('targets')}")
+    return "" if share is None else f"Gridcast names all classes of {percent(share)} of the jobs."
+
+
 def of_rehearsal(rows: Rows) -> str:
     """Which policy of retraining has the least error."""
     best = min(rows, key=lambda row: row["mae"])
@@ -156,7 +163,7 @@ def of_replay(rows: Rows) -> str:
 
 def of_brokers(rows: Rows) -> str:
     """Which broker has its jobs done first."""
-    possible = [row for row in rows if row["policy"] != "oracle"]
+    possible = [row for row in rows if not row["policy"].startswith("oracle")]
     best = min(possible, key=lambda row: row["mean_done_s"])
     return (
         f"Jobs are done first with {best['policy']}: after {duration(best['mean_done_s'])} on "
@@ -279,6 +286,23 @@ def of_health(rows: Rows) -> str:
     if watched:
         return f"Nothing is wrong; {watched} of {len(rows)} are to be watched."
     return f"All {len(rows)} are well."
+
+
+def of_scouts(rows: Rows) -> str:
+    """What the median task's scouts would measure, and of how many tasks too few jobs ended."""
+    memory = sorted(row["ram_count"] for row in rows if row.get("ram_count") is not None)
+    without = sum(row.get("walltime") is None or row["walltime"] != row["walltime"] for row in rows)
+    if not memory:
+        return "No task has ended jobs that report their memory."
+    return (
+        f"Half of {len(rows):,} tasks need at most {memory[len(memory) // 2]:,.0f} MB a core; of "
+        f"{without:,} no walltime follows, since they have no events."
+    )
+
+
+def of_table(row: Mapping[str, Any]) -> str:
+    """How many rows were written, and of how many jobs."""
+    return f"{row['rows']:,} rows predict {row['jobs']:,} recent jobs, by {row['model_version']}."
 
 
 def of_ranking(rows: Rows) -> str:

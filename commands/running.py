@@ -104,6 +104,7 @@ def up(
 
     MLflow, Prefect, the predictor, the page of tasks, and the schedules.
     """
+    from infra import components
     from infra.components import local_components
     from infra.processes import up as run
     from infra.site import site_components
@@ -129,6 +130,7 @@ def up(
         wanted = demo_components(settings)
     else:
         wanted = site_components(settings) if site else local_components(settings)
+    page = components.address(settings, settings.dashboard_port)
     run(
         settings,
         wanted,
@@ -137,6 +139,7 @@ def up(
             [{"part": component.name, "address": component.address} for component in wanted],
             False,
             "Up",
+            meaning=f"The page of tasks is on {page}; Ctrl-C stops all.",
         ),
     )
 

@@ -109,7 +109,9 @@ def table(
         if every:
             _keep_writing(write, every)
         else:
-            show_rows([vars(write())], as_json, "Written")
+            row = vars(write())
+            columns = ("rows", "jobs", "model_version", "file")
+            show_rows([row], as_json, "Written", columns, meanings.of_table(row))
 
 
 def _keep_writing(write: Callable[[], object], every: float) -> None:

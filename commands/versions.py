@@ -80,8 +80,8 @@ def train(
             f"{row['source']}: trained on {row['jobs']:,} jobs, compared on "
             f"{row['compared_on'] or 'none: too few are new'}"
         )
-    verdict = "champion" if release.promoted else "not promoted"
-    print_note(f"{version}: {verdict}: {release.why}")
+    verdict = "champion: " if release.promoted else "not promoted, "
+    print_note(f"{version}: {verdict}{release.why}")
 
 
 def promote(version: VersionName, why: Why = "asked for", as_json: Json = False) -> None:

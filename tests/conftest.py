@@ -73,6 +73,7 @@ SLOW_FILES = {
     "tests/adapters/test_nextflow.py": "runs Nextflow's tables through a shell",
     "tests/examples/": "runs the examples and types the pages",
     "tests/flows/test_whole_loop.py": "runs the whole loop 50 times",
+    "tests/commands/test_widths.py": "runs every command",
     "tests/infra/test_containers.py": "renders the Helm chart",
     "tests/infra/test_migrations.py": "migrates a store from every earlier version",
     "tests/infra/test_processes.py": "starts, kills and stops processes",

@@ -202,3 +202,23 @@ def test_square_brackets_are_printed_as_they_are(
     printed = capsys.readouterr()
     assert printed.out.count(text) == 4
     assert printed.err.count(text) >= 2
+
+
+def test_help_has_a_plain_line_for_every_command_in_groups_at_80_columns() -> None:
+    result = CliRunner().invoke(gridcast.app, ["--help"], env={"COLUMNS": "80"})
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    for group, commands in gridcast.GROUPS.items():
+        assert any(line.startswith(f"╭─ {group} ─") for line in lines)
+        for name in commands:
+            own = [line for line in lines if line.startswith(f"│ {name} ")]
+            assert len(own) == 1 and own[0].rstrip("│ ").endswith("."), name
+    listed = [line for line in lines if re.match(r"│ [a-z]", line)]
+    assert len(listed) == sum(map(len, gridcast.GROUPS.values()))
+
+
+def test_the_version_is_that_of_the_installation() -> None:
+    from importlib.metadata import version
+
+    result = CliRunner().invoke(gridcast.app, ["--version"])
+    assert result.exit_code == 0 and result.stdout == f"gridcast {version('gridcast')}\n"
