@@ -133,9 +133,9 @@ def generate(
     file: Annotated[
         Path, typer.Argument(help="Where to write: .csv, .parquet or .swf, with .gz if wished.")
     ],
-    jobs: Annotated[int, typer.Option(min=1)] = 20_000,
-    days: Annotated[float, typer.Option(min=0.01)] = 30,
-    seed: int = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="How many jobs.")] = 20_000,
+    days: Annotated[float, typer.Option(min=0.01, help="Over how many days.")] = 30,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same jobs.")] = 0,
     change: Annotated[
         list[str] | None,
         typer.Option(help="Plant a change as KIND@DAY, for instance slow_program@20; repeat."),

@@ -307,6 +307,17 @@ def test_help_of_every_command_says_what_it_does() -> None:
         assert re.search(rf"\b{name}\b\s+\S", run.stdout), f"{name} is not explained"
 
 
+def test_every_option_and_argument_is_explained() -> None:
+    import typer
+
+    import gridcast
+
+    group = typer.main.get_command(gridcast.app)
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        unexplained = [item.name for item in command.params if not (item.hidden or item.help)]
+        assert not unexplained, f"{name}: {unexplained}"
+
+
 def test_formulas_are_mathml(site: Path) -> None:
     sources = [path for path in DOCUMENTS if "$$" in text_of(path)]
     assert sources
