@@ -99,7 +99,7 @@ def site_problems(status: SiteStatus | None, now: datetime) -> list[dict[str, An
     return [
         {
             "kind": finding.subject,
-            "text": f"{finding.summary}; {finding.remedy}",
+            "text": f"{finding.summary.rstrip('.')}; {finding.remedy}",
             "view": "models" if not finding.subject.startswith("collector") else None,
         }
         for finding in findings

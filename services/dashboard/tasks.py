@@ -27,8 +27,8 @@ JOB_ORDERS = (*JOB_FIELDS, "hours")
 TASK_ORDERS = ("task", "owner", "group", "progress", "jobs", "failed", "median", "defined_at")
 LARGEST_STEP = 0.1
 """An end that moved by more than this share of the time that was left is a change to name."""
-SLOW_FACTOR = 2.0
-"""Without a logged prediction a job is slow that runs so many times the median of its task."""
+SLOW_FACTOR = 3.0
+"""A job is slow that runs so many times the median of its task's ended jobs."""
 
 
 def tasks(frame: pd.DataFrame, query: Query) -> dict[str, Any]:
@@ -175,20 +175,17 @@ def bars(engine: Engine, jobs: pd.DataFrame, source: str) -> list[dict[str, Any]
     logged = read_predictions_of(engine, source, drawn["job_id"].tolist(), ("walltime",))
     first = logged.drop_duplicates("job_id").set_index("job_id")["high"]
     limit = drawn["job_id"].map(first).astype(float) / 3600
-    usual = jobs["hours"].where(jobs["ended_at"].notna()).median() * SLOW_FACTOR
-    predicted = limit.notna()
-    slow = drawn["hours"] > limit.fillna(usual)
+    usual = jobs["hours"].where(jobs["ended_at"].notna()).median()
     why = [
-        f"{'ran' if ended else 'has run for'} {hours:.1f} h; "
-        + (f"predicted at most {high:.1f} h" if is_predicted else f"{usual / 2:.1f} h are usual")
-        if is_slow
+        f"{'ran' if ended else 'has run for'} {ran:.1f} h; "
+        + (f"predicted at most {high:.1f} h" if ran > high else f"{usual:.1f} h are usual here")
+        if ran > high or ran > SLOW_FACTOR * usual
         else None
-        for is_slow, ended, hours, high, is_predicted in zip(
-            slow, drawn["ended_at"].notna(), drawn["hours"], limit, predicted, strict=True
-        )
+        for ended, ran, high in zip(drawn["ended_at"].notna(), drawn["hours"], limit, strict=True)
     ]
+    slow = np.array([reason is not None for reason in why], dtype=bool)
     drawn = drawn.assign(slow=pd.Series(why, index=drawn.index, dtype=object))
-    drawn = drawn.iloc[(~slow).to_numpy().argsort(kind="stable")[:MAX_BARS]]
+    drawn = drawn.iloc[(~slow).argsort(kind="stable")[:MAX_BARS]]
     return records(drawn[[*JOB_FIELDS, "hours", "slow"]])
 
 

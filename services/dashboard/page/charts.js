@@ -73,6 +73,8 @@ function ticks(_, values, number, space, step) {
   });
 }
 
+// One point in time is drawn in the middle of a day.
+const around = (_, first, last) => (first === last ? [first - 43200, last + 43200] : [first, last]);
 const inUtc = (stamp) => uPlot.tzDate(new Date(stamp * 1000), "Etc/UTC");
 
 // lines: [{name, values, colour, dash, fill, stepped, raw}], of which raw are the numbers that the
@@ -101,14 +103,14 @@ export function overTime(title, times, lines, options = {}) {
   ];
   const settings = {
     tzDate: inUtc,
-    scales: { x: { time: true, range: options.x }, y: { range: ends } },
+    scales: { x: { time: true, range: options.x || around }, y: { range: ends } },
     axes: [axis({ values: ticks }), axis({
       size: options.axis || 62,
       values: (_, values) => values.map((value) => show(value)),
       incrs: options.whole ? COUNTS : unit === "s" ? DURATIONS : undefined,
     })],
     series: [{ label: "UTC", value: (_, value) => (value ? new Date(value * 1000).toISOString()
-      .slice(5, 16).replace("T", " ") : "–") }, ...series],
+      .slice(5, 16).replace("T", " ") : "latest") }, ...series],
     bands: bands.map(([upper, lower, name]) => ({
       series: [upper + 1, lower + 1], fill: () => `${style(name)}40`,
     })),

@@ -5,12 +5,12 @@ import { act } from "./act.js";
 import { moment } from "./time.js";
 
 // A button that cannot work is disabled, and the reason is beside it.
-function button(id, path, body, title, refusal) {
-  const note = `${id}-why`;
+function button(id, path, body, title, refusal, shared = "") {
+  const note = shared ? "shared-why" : `${id}-why`;
   const attributes = refusal ? { disabled: "", "aria-describedby": note } : {};
   return make("span", { class: "action" },
     make("button", { id, onclick: () => act(path, body), ...attributes }, title),
-    refusal ? make("span", { id: note, class: "faint" }, refusal) : null);
+    refusal && !shared ? make("span", { id: note, class: "faint" }, refusal) : null);
 }
 
 function error(row) {
@@ -33,6 +33,8 @@ function common({ common_test: test }) {
 
 export async function models() {
   const found = await get("/api/models"), { refusals } = found;
+  const reasons = Object.values(refusals);
+  const shared = reasons.every((reason) => reason && reason === reasons[0]) ? reasons[0] : "";
   const tested = found.versions.filter((row) => row.common_test);
   const columns = [
     ["Version", (row) => text(row.label)], ["Alias", (row) => text(row.alias)],
@@ -43,14 +45,16 @@ export async function models() {
     ["In the 90 % range", (row) => percent(row.tested.coverage_90), { number: true }],
     ["Why", (row) => text(row.why), { wide: true }],
     ["Change", (row) => (row.alias === "champion" ? "answers now" : button(`promote-${row.version}`,
-      "/api/promote", { version: row.version }, `Promote ${row.label}`, row.refusal))],
+      "/api/promote", { version: row.version }, `Promote ${row.label}`, row.refusal,
+      row.refusal === shared ? shared : ""))],
   ];
   return [
     make("h1", {}, "Models"), make("p", {}, found.sentence),
     make("div", { class: "bar" },
-      button("retrain", "/api/retrain", {}, "Train a new version", refusals.retrain),
-      button("pin", "/api/pin", {}, "Pin the champion", refusals.pin),
-      button("unpin", "/api/unpin", {}, "Unpin", refusals.unpin)),
+      button("retrain", "/api/retrain", {}, "Train a new version", refusals.retrain, shared),
+      button("pin", "/api/pin", {}, "Pin the champion", refusals.pin, shared),
+      button("unpin", "/api/unpin", {}, "Unpin", refusals.unpin, shared),
+      shared ? make("span", { id: "shared-why", class: "faint" }, shared) : null),
     table(`Versions; each was tested on jobs later than its training, beside the champion then${
       tested.length ? `; ${tested.length} on the same ${tested[0].common_test.jobs} jobs, that none was trained on` : ""}`,
     columns, found.versions),

@@ -99,16 +99,17 @@ def test_a_job_beyond_its_predicted_range_is_slow_and_without_one_beyond_its_sib
     found = tasks.task(sqlite_store, frame, "t", {"sort": "-hours", "size": "2"})
     slow = {bar["job_id"]: bar["slow"] for bar in found["bars"]}
     assert slow["j0"] is None and slow["j2"] is None
-    assert slow["j3"] == "ran 5.0 h; 1.2 h are usual"
-    assert slow["j4"] == "has run for 24.0 h; 1.2 h are usual"
+    assert slow["j3"] == "ran 5.0 h; 1.2 h are usual here"
+    assert slow["j4"] == "has run for 24.0 h; 1.2 h are usual here"
     logged = {"source": "made", "target": "walltime", "model_version": "gridcast-1"}
     with sqlite_store.begin() as connection:
         frame_of = pd.DataFrame({"job_id": ["j2", "j3"], "high": [3600.0, 6 * 3600.0]})
         add_predictions(connection, frame_of.assign(asked_at=START, known_revision=0, **logged))
     bars = tasks.task(sqlite_store, frame, "t", {})["bars"]
     slow = {bar["job_id"]: bar["slow"] for bar in bars}
-    assert slow["j2"] == "ran 1.5 h; predicted at most 1.0 h" and slow["j3"] is None
-    assert [bar["job_id"] for bar in bars[:2]] == ["j4", "j2"], "slow ones come first"
+    assert slow["j2"] == "ran 1.5 h; predicted at most 1.0 h"
+    assert slow["j3"] == "ran 5.0 h; 1.2 h are usual here", "within its range, unlike the others"
+    assert [bar["job_id"] for bar in bars[:3]] == ["j4", "j3", "j2"], "slow ones come first"
 
 
 def test_the_jobs_of_a_task_are_paged_sorted_and_filtered(sqlite_store: Engine) -> None:
