@@ -209,6 +209,19 @@ def test_the_reference_has_every_address_of_the_page(site: Path) -> None:
         assert re.sub(r"\{name.*", "", address) in text
 
 
+def test_the_reference_has_the_python_interface_and_the_client(site: Path) -> None:
+    import gridcast
+    from services.client import Gridcast
+
+    text = page_text(site, "reference/python.html")
+    for name in {*gridcast.__all__} - {"app", "main"}:
+        assert f"{name}¶" in text
+    for thing in (gridcast.Forecaster, Gridcast):
+        members = [name for name, value in vars(thing).items() if name[0] != "_" and value.__doc__]
+        assert members
+        assert all(f"{thing.__name__}.{name}¶" in text for name in members)
+
+
 def test_every_field_of_the_model_card_is_explained(site: Path) -> None:
     from models.engine.model_card import ModelCard
 

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 MARKER = re.compile(r"<!-- generated: ([\w-]+) -->")
 SECTIONS_OF_HELP = "Commands"
 """The heading of commands that name no group."""
+LONGEST_SIGNATURE = 80
 MOST_FIELDS = 10
 """Fields of a job that a schema lists itself; where it has more, it refers to them."""
 
@@ -387,6 +388,73 @@ def schema_type(schema: dict[str, Any]) -> str:
     return words + (f" ({', '.join(limits)})" if limits else "")
 
 
+def python_interface() -> str:
+    """The names that ``gridcast`` offers to Python programs."""
+    import gridcast
+
+    names = [name for name in gridcast.__all__ if name not in ("app", "main")]
+    return "\n\n".join(describe_object(name, getattr(gridcast, name)) for name in names)
+
+
+def client() -> str:
+    """The client in one file."""
+    from services.client import Gridcast
+
+    return describe_object("Gridcast", Gridcast)
+
+
+def describe_object(name: str, thing: Any) -> str:
+    """A function, or a class with its public members: signatures and docstrings."""
+    text = f"### {name}\n\n{signature_of(name, thing)}\n\n{google_style(thing)}"
+    for member, value in vars(thing).items() if inspect.isclass(thing) else ():
+        function = getattr(value, "__func__", value)
+        if member.startswith("_") or not function.__doc__:
+            continue
+        if isinstance(value, property):
+            text += f"\n\n#### {name}.{member}\n\n{google_style(value)}"
+        elif inspect.isfunction(function):
+            signature = signature_of(f"{name}.{member}", getattr(thing, member))
+            text += f"\n\n#### {name}.{member}\n\n{signature}\n\n{google_style(function)}"
+    return text
+
+
+def signature_of(name: str, function: Any) -> str:
+    """A signature as a block of code, an argument a line where it is long."""
+    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    signature, arguments = inspect.signature(function), []
+    for item in signature.parameters.values():
+        if item.name == "self":
+            continue
+        if item.kind is item.KEYWORD_ONLY and "*" not in arguments:
+            arguments.append("*")
+        default = "" if item.default is item.empty else f" = {item.default!r}"
+        arguments.append(f"{stars.get(item.kind, '')}{item.name}: {item.annotation}{default}")
+    answer = "" if inspect.isclass(function) else f" -> {signature.return_annotation}"
+    line = f"{name}({', '.join(arguments)}){answer}"
+    if len(line) > LONGEST_SIGNATURE:
+        line = f"{name}(\n    " + ",\n    ".join(arguments) + f"\n){answer}"
+    return f"```text\n{line}\n```"
+
+
+def google_style(thing: Any) -> str:
+    """A docstring of Google style as Markdown: its sections become lists."""
+    blocks = []
+    for paragraph in inspect.cleandoc(thing.__doc__ or "").split("\n\n"):
+        if ">>>" not in paragraph:
+            paragraph = paragraph.replace("<", "&lt;")
+        head, _, body = paragraph.partition("\n")
+        if head not in ("Args:", "Raises:", "Attributes:", "Returns:", "Yields:"):
+            blocks.append(f"```python\n{paragraph}\n```" if ">>>" in head else paragraph)
+            continue
+        text = inspect.cleandoc("\n" + body)
+        if head not in ("Returns:", "Yields:"):
+            entries = re.split(r"\n(?=\S)", text)
+            pairs = [" ".join(entry.split()).partition(": ") for entry in entries]
+            text = "\n\n" + "\n".join(f"- `{key}`: {meaning}" for key, _, meaning in pairs)
+        blocks.append(f"**{head.rstrip(':')}**: {text}")
+    return "\n\n".join(blocks)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "settings": settings,
@@ -399,6 +467,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "alerts": alert_rules,
     "flows": flows,
     "endpoints": endpoints,
+    "python": python_interface,
+    "client": client,
 }
 
 
