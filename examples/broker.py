@@ -1,4 +1,4 @@
-"""A broker in 30 lines: 1,000 waiting jobs, their predictions, and the surest short ones first.
+"""A broker in 30 lines: it asks for 1,000 waiting jobs at once, and takes the shortest first.
 
 Usage: GRIDCAST_TOKEN=… python examples/broker.py JOBS.csv [http://127.0.0.1:3000]
 """
@@ -23,17 +23,21 @@ def as_job(row: dict[str, str]) -> dict[str, str | float]:
 
 
 def main(file: str, url: str = "http://127.0.0.1:3000") -> None:
-    """Print ten of the file's first 1,000 jobs, by the time by which 95 % of such jobs ended."""
+    """Print the ten of the file's first 1,000 jobs that are predicted to be the shortest."""
     with Path(file).open(encoding="utf-8") as lines:
         jobs = [as_job(row) for row in islice(csv.DictReader(lines), 1000)]
-    with Gridcast(url, token=os.environ.get("GRIDCAST_TOKEN"), timeout=5) as predictor:
+    with Gridcast(url, token=os.environ.get("GRIDCAST_TOKEN"), timeout=30) as predictor:
         predictions = predictor.predict(jobs)
-    fallbacks = [row["fallback"] for row in predictions if "fallback" in row]
-    print(f"{len(predictions):,} jobs, {len(fallbacks):,} without a prediction", *fallbacks[:1])
-    predictions.sort(key=lambda row: float(row["walltime_high"] or "inf"))
+    reasons = [row["fallback"] for row in predictions if "fallback" in row]
+    count = f"{len(predictions):,} jobs"
+    if reasons:  # then the users' own requests are the answer
+        print(f"{len(reasons):,} of {count} without a prediction: {reasons[0]}")
+    else:
+        print(f"{count} predicted")
+    predictions.sort(key=lambda row: float(row["walltime"] or "inf"))
     for row in predictions[:10]:
-        low, best, high = (float(row[f"walltime{end}"] or 0) for end in ("_low", "", "_high"))
-        print(f"job {row['job_id']}: {best / 60:.0f} min ({low / 60:.0f} to {high / 60:.0f})")
+        best, high = (float(row[name] or "nan") / 60 for name in ("walltime", "walltime_high"))
+        print(f"job {row['job_id']}: {best:.0f} min, at most {high:.0f} ({row['model_version']})")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ and the columns of predictions are stable; the modules beneath may change.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,12 +133,17 @@ class Forecaster:
         """
         from infra.settings import prepare_environment, use_home
         from jobs.store import open_store, read_jobs
+        from models.engine.advice import Advice
         from models.releases import registry
         from models.releases.verification import load_model_set
 
         settings = prepare_environment() if home is None else use_home(home)
-        version = registry.champion(settings)
-        forecaster = cls(model_set=load_model_set(version, settings) if version else None)
+        version, model_set = registry.champion(settings), None
+        if version:
+            loaded = load_model_set(version, settings)
+            model_set = replace(loaded, card=replace(loaded.card, version=version.label))
+        forecaster = cls(model_set=model_set)
+        forecaster._engine.advice = Advice.of(settings.failure_price, settings.left_alone)
         store = open_store(settings.store_url)
         try:
             return forecaster.learn(read_jobs(store, ended=True))

@@ -16,20 +16,23 @@ EXAMPLES = ROOT / "examples"
 TOKEN = "a-broker's-token-of-32-characters"
 
 
-def test_the_broker_lists_the_jobs_that_end_soonest(log: Path, trained_home: Path) -> None:
+def test_the_broker_lists_the_shortest_jobs(log: Path, trained_home: Path) -> None:
     with running(trained_home, GRIDCAST_TOKENS=f"{TOKEN}:predict") as predictor:
+        predictor.http.headers["Authorization"] = f"Bearer {TOKEN}"
+        predictor.wait_until_ready()
         command = (str(EXAMPLES / "broker.py"), str(log), predictor.url)
         lines = run(*command, folder=log.parent, GRIDCAST_TOKEN=TOKEN).splitlines()
-    assert lines[0] == "1,000 jobs, 0 without a prediction"
-    highs = [float(line.rsplit(" ", 1)[1].rstrip(")")) for line in lines[1:]]
-    assert len(highs) == 10
-    assert highs == sorted(highs)
+    assert lines[0] == "1,000 jobs predicted"
+    assert all(line.endswith("(gridcast-1)") for line in lines[1:])
+    minutes = [float(line.split()[2]) for line in lines[1:]]
+    assert len(minutes) == 10
+    assert minutes == sorted(minutes)
 
 
 def test_the_broker_goes_on_by_requests_without_a_predictor(log: Path) -> None:
     command = (str(EXAMPLES / "broker.py"), str(log), f"http://127.0.0.1:{free_port()}")
     lines = run(*command, folder=log.parent).splitlines()
-    assert lines[0].startswith("1,000 jobs, 1,000 without a prediction the predictor cannot")
+    assert lines[0].startswith("1,000 of 1,000 jobs without a prediction: the predictor cannot")
     requests = pd.read_csv(log, nrows=1000)["requested_walltime"].nsmallest(10) / 60
     assert [float(line.split()[2]) for line in lines[1:]] == pytest.approx(
         requests.round().tolist()

@@ -1,6 +1,6 @@
 """The tutorials and how-to pages are typed as they stand, and show the output that they promise.
 
-Each ``console`` block is executed, page by page, in an empty folder: lines that begin with ``$``
+Each ``console`` block is executed, page by page, in a folder without data: lines that begin with ``$``
 are commands (a trailing backslash continues one, ``> `` lines are the rest of a here-document),
 the others are lines of the output, in which ``…`` stands for any text. Blocks of other languages,
 such as ``sh`` for a machine with a batch system, are not.
@@ -71,7 +71,8 @@ def test_what_a_page_types_works_and_shows_what_it_says(page: Path, tmp_path: Pa
     }
     environment |= {f"GRIDCAST_{name}_PORT": str(port) for name, port in ports.items()}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    environment["GRIDCAST_CLONE"] = str(ROOT)
+    for folder in ("adapters", "examples", "infra", "jobs", "services"):  # of the reader's clone
+        (tmp_path / folder).symlink_to(ROOT / folder)
 
     def run(command: str) -> subprocess.CompletedProcess[str]:
         output = tmp_path.with_suffix(".out")  # what stays in the background may keep it open
