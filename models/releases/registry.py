@@ -1,9 +1,8 @@
 """The registry: each model set is a version of one registered model in MLflow.
 
-The only importer of MLflow. A version is one artifact directory of native CatBoost and JSON files,
-written and read as plain files: no flavour's loader is ever called, so nothing that a version names
-can be executed. The ``MLmodel`` file beside them carries the signature and the input example for
-MLflow's page and nothing else.
+A version is one artifact directory of native CatBoost and JSON files, which Gridcast writes and
+reads as plain files: it calls no flavour's loader, so nothing that a version names is executed. The
+``MLmodel`` file beside them (``logged_model``) is for MLflow's page and ``mlflow.pyfunc``.
 
 The alias ``champion`` is the only truth about what serves. Each move of it is explained by tags
 that are written *before* the alias moves, so that a crash between the two leaves an explanation
@@ -13,34 +12,32 @@ in MLflow's page at any time.
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import pandas as pd
-
-from infra.errors import GridcastError
 from infra.settings import Settings, prepare_environment
-from jobs.schema import FIELDS, OUTCOMES
 from models.releases import alias_moves as moves
 from models.releases.alias_moves import CHAMPION, PIN, lock, now
 from models.releases.alias_moves import read_version as _version
 from models.releases.alias_moves import tag as _tag
-from models.releases.runs import close_orphans, this_process
+from models.releases.logged_model import write_mlmodel
+from models.releases.mlflow_client import RegistryError, experiment_of, mlflow_client
+from models.releases.runs import (
+    OpenRun,
+    log_evidence,
+    log_nested,
+    origin_tags,
+    training_run,
+)
 from models.releases.versions import Evidence, Version
 
 CHALLENGER = "challenger"
-MODEL_FOLDER = "model"
-"""Where the model set lies among a run's artifacts."""
-
-
-class RegistryError(GridcastError):
-    """MLflow cannot be reached or refuses; the message is one sentence that names its address."""
+MODEL_NAME = "model"
+"""The name of a run's logged model, under which its page shows the files."""
 
 
 class OvertakenError(RegistryError):
@@ -51,18 +48,20 @@ def publish(
     folder: Path,
     evidence: Evidence,
     *,
+    run: OpenRun | None = None,
     run_name: str | None = None,
     settings: Settings | None = None,
 ) -> Version:
-    """Register a model set with its evidence.
+    """Register a model set with its evidence, as a logged model of a run.
 
     A version begins as ``unfinished`` and becomes a ``candidate`` in the last step, so that one of
-    a killed process is marked. Runs that ended processes left open are closed first.
+    a killed process is marked.
 
     Args:
         folder: The saved model set.
         evidence: Card, metrics, tables and plots.
-        run_name: The name of the run; default: MLflow's.
+        run: The training's run, which ends with it; default: one of its own.
+        run_name: The name of a run of its own.
         settings: Whose registry; default: the environment's.
 
     Returns:
@@ -71,35 +70,38 @@ def publish(
     Raises:
         RegistryError: MLflow cannot be reached.
     """
-    with _mlflow(settings) as (client, settings):
-        experiment = _experiment(client, settings)
-        close_orphans(client, experiment)
-        run = client.create_run(
-            experiment, run_name=run_name, tags={**evidence.tags, "process": this_process()}
+    settings = settings or prepare_environment()
+    if run is None:
+        name, began = run_name or "a version", datetime.now(UTC)
+        with training_run(settings, name, "gridcast", began) as own_run:
+            return publish(folder, evidence, run=own_run, settings=settings)
+    with mlflow_client(settings) as (client, settings):
+        experiment = experiment_of(client, settings)
+        info = client.get_run(run.run_id).info
+        if info.lifecycle_stage == "deleted":  # in MLflow's page, while the training went on
+            client.restore_run(run.run_id)
+        with TemporaryDirectory(dir=settings.folder("tmp")) as staging:
+            copy = shutil.copytree(folder, Path(staging) / MODEL_NAME)
+            write_mlmodel(copy, evidence)
+            model = client.create_logged_model(
+                experiment, MODEL_NAME, run.run_id, params=_texts(evidence.parameters)
+            )
+            client.log_model_artifacts(model.model_id, str(copy))
+        client.finalize_logged_model(model.model_id, "READY")
+        log_evidence(client, run.run_id, evidence, model.model_id)
+        log_nested(client, run.run_id, evidence.nested)
+        _ensure_registered(client, settings.model_name)
+        row = client.create_model_version(
+            settings.model_name,
+            source=model.artifact_location,
+            run_id=run.run_id,
+            tags={**evidence.tags, "state": "unfinished"},
+            description=evidence.card,
+            model_id=model.model_id,
         )
-        run_id = run.info.run_id
-        try:
-            _log(client, run_id, evidence)
-            with TemporaryDirectory(dir=settings.folder("tmp")) as staging:
-                copy = shutil.copytree(folder, Path(staging) / MODEL_FOLDER)
-                _write_signature(copy, evidence)
-                client.log_artifacts(run_id, str(copy), MODEL_FOLDER)
-            _ensure_registered(client, settings.model_name)
-            row = client.create_model_version(
-                settings.model_name,
-                source=f"{run.info.artifact_uri}/{MODEL_FOLDER}",
-                run_id=run_id,
-                tags={**evidence.tags, "state": "unfinished"},
-                description=evidence.card,
-            )
-            client.set_terminated(run_id, "FINISHED")
-            client.set_model_version_tag(
-                settings.model_name, str(row.version), "state", "candidate"
-            )
-        except BaseException:
-            with suppress(Exception):  # the first error is the one to report
-                client.set_terminated(run_id, "FAILED")
-            raise
+        run.stop_sampling()
+        client.set_terminated(run.run_id, "FINISHED")
+        client.set_model_version_tag(settings.model_name, str(row.version), "state", "candidate")
         return _version(client.get_model_version(settings.model_name, str(row.version)))
 
 
@@ -113,44 +115,44 @@ def log_run(evidence: Evidence, *, run_name: str, settings: Settings | None = No
         run_name: The name of the run.
         settings: The settings; None: those of the environment.
     """
-    with _mlflow(settings) as (client, settings):
+    with mlflow_client(settings) as (client, settings):
         run_id = str(
             client.create_run(
-                _experiment(client, settings), run_name=run_name, tags=dict(evidence.tags)
+                experiment_of(client, settings), run_name=run_name, tags=origin_tags("gridcast")
             ).info.run_id
         )
-        _log(client, run_id, evidence)
+        log_evidence(client, run_id, evidence)
         client.set_terminated(run_id, "FINISHED")
     return run_id
 
 
 def champion(settings: Settings | None = None) -> Version | None:
     """Return the version that serves, None before the first promotion. Raises RegistryError."""
-    with _mlflow(settings) as (client, settings):
+    with mlflow_client(settings) as (client, settings):
         return _by_alias(client, settings.model_name, CHAMPION)
 
 
 def challenger(settings: Settings | None = None) -> Version | None:
     """Return the version that waits for a decision, or None. Raises RegistryError."""
-    with _mlflow(settings) as (client, settings):
+    with mlflow_client(settings) as (client, settings):
         return _by_alias(client, settings.model_name, CHALLENGER)
 
 
 def get(number: int, settings: Settings | None = None) -> Version:
     """Return the version of a number. Raises RegistryError where there is none."""
-    with _mlflow(settings) as (client, settings):
+    with mlflow_client(settings) as (client, settings):
         return _version(client.get_model_version(settings.model_name, str(number)))
 
 
 def find(number: int, settings: Settings | None = None) -> Version | None:
     """Return the version of a number, None where there is none. Raises RegistryError."""
-    with _mlflow(settings) as (client, settings):
+    with mlflow_client(settings) as (client, settings):
         return _find(client, settings.model_name, str(number))
 
 
 def versions(settings: Settings | None = None) -> list[Version]:
     """Return all versions, newest first. Raises RegistryError."""
-    with _mlflow(settings) as (client, settings):
+    with mlflow_client(settings) as (client, settings):
         aliases = _aliases(client, settings.model_name)
         rows: list[Version] = []
         token = None
@@ -166,7 +168,7 @@ def versions(settings: Settings | None = None) -> list[Version]:
 
 def metrics(version: Version, settings: Settings | None = None) -> dict[str, float]:
     """Return the metrics on the run of ``version``. Raises RegistryError."""
-    with _mlflow(settings) as (client, settings):
+    with mlflow_client(settings) as (client, settings):
         return dict(client.get_run(version.run_id).data.metrics)
 
 
@@ -186,7 +188,7 @@ def fetch(version: Version, *, fresh: bool = False, settings: Settings | None = 
     if target.is_dir() and not fresh:
         return target
     with (
-        _mlflow(settings) as (_, settings),
+        mlflow_client(settings) as (_, settings),
         TemporaryDirectory(dir=settings.folder("tmp")) as staging,
     ):
         from mlflow.artifacts import download_artifacts
@@ -202,7 +204,7 @@ def fetch(version: Version, *, fresh: bool = False, settings: Settings | None = 
 
 def set_challenger(version: Version, settings: Settings | None = None) -> None:
     """Put ``version`` up for a decision: the alias ``challenger``. Raises RegistryError."""
-    with _mlflow(settings) as (client, settings):
+    with mlflow_client(settings) as (client, settings):
         client.set_registered_model_alias(version.name, CHALLENGER, str(version.version))
 
 
@@ -214,7 +216,7 @@ def mark_refused(version: Version, *, why: str, settings: Settings | None = None
         why: The reason.
         settings: The settings; None: those of the environment.
     """
-    with _mlflow(settings) as (client, settings):
+    with mlflow_client(settings) as (client, settings):
         _tag(
             client,
             version,
@@ -241,7 +243,7 @@ def promote(
         OvertakenError: Another version became champion meanwhile; this one stays a candidate.
         RegistryError: MLflow cannot be reached, or the version was never finished.
     """
-    with _mlflow(settings) as (client, settings), lock(settings):
+    with mlflow_client(settings) as (client, settings), lock(settings):
         current = _by_alias(client, settings.model_name, CHAMPION)
         wanted = _version(client.get_model_version(settings.model_name, str(version)))
         if wanted.state == "unfinished":
@@ -270,7 +272,7 @@ def rollback(*, by: str, why: str, expected: int = -1, settings: Settings | None
         expected: The number of the champion; -1: any.
         settings: The settings; None: those of the environment.
     """
-    with _mlflow(settings) as (client, settings), lock(settings):
+    with mlflow_client(settings) as (client, settings), lock(settings):
         current = _by_alias(client, settings.model_name, CHAMPION)
         if current is None or "replaces" not in current.tags:
             raise RegistryError("there is no earlier champion to roll back to")
@@ -293,7 +295,7 @@ def reconcile(settings: Settings | None = None) -> Version | None:
 
     Raises RegistryError.
     """
-    with _mlflow(settings) as (client, settings), lock(settings):
+    with mlflow_client(settings) as (client, settings), lock(settings):
         current = _by_alias(client, settings.model_name, CHAMPION)
         if current is not None:
             moves.reconcile(
@@ -310,7 +312,7 @@ def pin(*, by: str, why: str, settings: Settings | None = None) -> Version:
         why: The reason.
         settings: The settings; None: those of the environment.
     """
-    with _mlflow(settings) as (client, settings), lock(settings):
+    with mlflow_client(settings) as (client, settings), lock(settings):
         current = _by_alias(client, settings.model_name, CHAMPION)
         if current is None:
             raise RegistryError("there is no champion to pin: promote one first")
@@ -322,14 +324,14 @@ def pin(*, by: str, why: str, settings: Settings | None = None) -> Version:
 
 def unpin(settings: Settings | None = None) -> None:
     """Let the champion be replaced again, if it is pinned. Raises RegistryError."""
-    with _mlflow(settings) as (client, settings):
+    with mlflow_client(settings) as (client, settings):
         if _pinned(client, settings.model_name):
             client.delete_registered_model_tag(settings.model_name, PIN)
 
 
 def pinned(settings: Settings | None = None) -> str:
     """Say which version is pinned, by whom and why; empty where none is. Raises RegistryError."""
-    with _mlflow(settings) as (client, settings):
+    with mlflow_client(settings) as (client, settings):
         return _pinned(client, settings.model_name)
 
 
@@ -362,66 +364,8 @@ def _drop_challenger(client: Any, version: Version) -> None:
         client.delete_registered_model_alias(version.name, CHALLENGER)
 
 
-def _log(client: Any, run_id: str, evidence: Evidence) -> None:
-    from mlflow.entities import Metric, Param
-
-    now = int(datetime.now(UTC).timestamp() * 1000)
-    numbers = [Metric(key, float(value), now, 0) for key, value in evidence.metrics.items()]
-    client.log_batch(
-        run_id, numbers, [Param(key, str(value)) for key, value in evidence.parameters.items()]
-    )
-    client.set_tag(run_id, "mlflow.note.content", evidence.card)
-    client.log_text(run_id, evidence.card, "card.md")
-    for name, table in evidence.tables.items():
-        client.log_table(run_id, table, f"tables/{name}.json")
-    for name, figure in evidence.figures.items():
-        client.log_figure(run_id, figure, f"plots/{name}.png")
-
-
-def _write_signature(folder: Path, evidence: Evidence) -> None:
-    """Write ``MLmodel``, which has no flavour that a loader could load, and the input example."""
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import ColSpec, Schema
-
-    types = {"text": "string", "number": "double", "time": "datetime"}
-    fields = [field for field in FIELDS if field.name not in OUTCOMES]
-    inputs = Schema(
-        [ColSpec(types[field.kind], field.name, required=field.required) for field in fields]
-    )
-    example = None
-    if evidence.inputs is not None:
-        columns = [field.name for field in fields if field.name in evidence.inputs]
-        text = evidence.inputs[columns].to_json(orient="split", index=False, date_format="iso")
-        (folder / "input_example.json").write_text(text)
-        example = {
-            "artifact_path": "input_example.json",
-            "type": "dataframe",
-            "pandas_orient": "split",
-        }
-    outputs = None
-    if evidence.outputs is not None:
-        numeric = pd.api.types.is_numeric_dtype
-        kinds = {
-            name: "double" if numeric(evidence.outputs[name]) else "string"
-            for name in evidence.outputs
-        }
-        outputs = Schema([ColSpec(kind, name) for name, kind in kinds.items()])
-    Model(signature=ModelSignature(inputs, outputs), saved_input_example_info=example).save(
-        str(folder / "MLmodel")
-    )
-
-
-def _experiment(client: Any, settings: Settings) -> str:
-    experiment = client.get_experiment_by_name(settings.model_name)
-    if experiment is not None:
-        if experiment.lifecycle_stage == "deleted":  # in MLflow's page: its name stays taken
-            client.restore_experiment(experiment.experiment_id)
-        return str(experiment.experiment_id)
-    # A server decides where artifacts are; without one they are beside its database, where
-    # ``gridcast up`` finds them.
-    local = not settings.tracking_url.startswith("http")
-    where = (settings.folder("mlflow") / "artifacts").as_uri() if local else None
-    return str(client.create_experiment(settings.model_name, artifact_location=where))
+def _texts(values: Mapping[str, object]) -> dict[str, str]:
+    return {name: str(value) for name, value in values.items()}
 
 
 def _ensure_registered(client: Any, name: str) -> None:
@@ -475,30 +419,3 @@ def _aliases(client: Any, name: str) -> dict[int, tuple[str, ...]]:
         int(number): tuple(alias for alias, at in aliases.items() if at == number)
         for number in aliases.values()
     }
-
-
-@contextmanager
-def _mlflow(settings: Settings | None) -> Iterator[tuple[Any, Settings]]:
-    """A client of MLflow, and the settings; MLflow's errors become a RegistryError."""
-    settings = settings or prepare_environment()
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-    from mlflow.store.db import utils as database
-
-    # Ten doubling waits, 100 s in all, before it says that a database is down.
-    database.MAX_RETRY_COUNT = 3
-    try:
-        yield MlflowClient(settings.tracking_url, settings.tracking_url), settings
-    except (MlflowException, OSError, database.sqlalchemy.exc.SQLAlchemyError) as error:
-        raise RegistryError(
-            f"MLflow at {settings.displayed_tracking_url} did not do it: {_sentence(error)}"
-        ) from error
-
-
-def _sentence(error: Exception) -> str:
-    text = str(error)
-    if "Max retries exceeded" in text or "Connection" in text:
-        return "nobody answers there; is it running (gridcast status)?"
-    with suppress(ValueError, KeyError, TypeError):
-        text = json.loads(text)["message"]
-    return text.splitlines()[0][:300] if text else type(error).__name__

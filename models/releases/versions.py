@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
@@ -17,13 +17,55 @@ STALE_AFTER = timedelta(days=30)
 """A model set older than this is stale: its histories go on learning, its refiners do not."""
 
 
+class MetricPoint(NamedTuple):
+    """A value of a metric at a time (UTC) and step."""
+
+    name: str
+    value: float
+    at: datetime
+    step: int
+
+
+@dataclass(frozen=True)
+class NestedRun:
+    """A run below a training's: one target's model of one cluster."""
+
+    name: str
+    began: datetime
+    ended: datetime
+    parameters: Mapping[str, object]
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """A set of jobs that a training read.
+
+    Attributes:
+        name: Its name.
+        digest: Of its contents, 12 hexadecimal digits.
+        context: What it was used for: training or evaluation.
+        rows: How many jobs.
+        columns: The type of each field, as MLflow names types.
+        origin: Sources and window.
+    """
+
+    name: str
+    digest: str
+    context: str
+    rows: int
+    columns: Mapping[str, str]
+    origin: Mapping[str, str]
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What an engineer reads on MLflow's page to decide about a version.
 
     ``card`` is Markdown. ``inputs`` is a few jobs as a broker sends them and ``outputs`` their
     predictions; they give the signature and the input example. A table becomes an artifact
-    ``tables/<name>.json``, a figure ``plots/<name>.png``.
+    ``tables/<name>.json``, a figure ``plots/<name>.png``. ``points`` are metrics over time.
     """
 
     card: str
@@ -34,6 +76,9 @@ class Evidence:
     figures: Mapping[str, Figure] = field(default_factory=dict)
     inputs: pd.DataFrame | None = None
     outputs: pd.DataFrame | None = None
+    points: Sequence[MetricPoint] = ()
+    nested: Sequence[NestedRun] = ()
+    datasets: Sequence[DatasetSummary] = ()
 
 
 SOURCES_TAG = "jobs_by_source"

@@ -131,9 +131,11 @@ def test_a_version_comes_back_byte_for_byte_and_waits_as_a_candidate(settings, f
     assert capfd.readouterr().out == ""
 
 
-def test_the_run_shows_what_an_engineer_decides_by(settings, folder):
+def test_the_run_shows_what_an_engineer_decides_by(settings, folder, monkeypatch):
     from mlflow import MlflowClient
 
+    # MLflow lists the files of a logged model by its default address only.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", settings.tracking_url)
     version = registry.publish(folder, evidence(), run_name="first", settings=settings)
     client = MlflowClient(settings.tracking_url)
     run = client.get_run(version.run_id)
@@ -158,17 +160,20 @@ def test_the_run_shows_what_an_engineer_decides_by(settings, folder):
     )
 
 
-def test_the_mlmodel_carries_a_signature_and_nothing_that_could_be_loaded(settings, folder):
+def test_the_mlmodel_carries_a_signature_and_names_gridcasts_own_loader(settings, folder):
     from mlflow.models import Model
 
     version = registry.publish(folder, evidence(), settings=settings)
     fetched = registry.fetch(version, settings=settings)
     model = Model.load(str(fetched / "MLmodel"))
-    assert model.flavors == {}
+    flavour = model.flavors["python_function"]
+    assert set(model.flavors) == {"python_function"}
+    assert flavour["loader_module"] == "models.releases.logged_model"
+    assert {"code", "model_code_path", "python_model"}.isdisjoint(flavour)
     inputs = {column.name: column for column in model.signature.inputs}
     assert inputs["submitted_at"].required
     assert not inputs["user"].required
-    assert "ended_at" not in inputs
+    assert not inputs["ended_at"].required
     assert model.signature.outputs.input_names() == ["job_id", "walltime"]
     assert not [path for path in fetched.rglob("*") if path.suffix in (".pkl", ".pickle", ".py")]
 

@@ -1,0 +1,65 @@
+"""Access to MLflow: a client, the experiment, and its errors as one sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from infra.errors import GridcastError
+from infra.settings import Settings, prepare_environment
+
+KIND_TAG, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
+"""MLflow's page shows runs and models of such an experiment, and no pages about language models."""
+
+
+class RegistryError(GridcastError):
+    """MLflow cannot be reached or refuses; the message is one sentence that names its address."""
+
+
+@contextmanager
+def mlflow_client(settings: Settings | None) -> Iterator[tuple[Any, Settings]]:
+    """A client of MLflow, and the settings; MLflow's errors become a RegistryError."""
+    settings = settings or prepare_environment()
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.db import utils as database
+
+    # Ten doubling waits, 100 s in all, before it says that a database is down.
+    database.MAX_RETRY_COUNT = 3
+    try:
+        yield MlflowClient(settings.tracking_url, settings.tracking_url), settings
+    except (MlflowException, OSError, database.sqlalchemy.exc.SQLAlchemyError) as error:
+        raise RegistryError(
+            f"MLflow at {settings.displayed_tracking_url} did not do it: {_sentence(error)}"
+        ) from error
+
+
+def _sentence(error: Exception) -> str:
+    text = str(error)
+    if "Max retries exceeded" in text or "Connection" in text:
+        return "nobody answers there; is it running (gridcast status)?"
+    with suppress(ValueError, KeyError, TypeError):
+        text = json.loads(text)["message"]
+    return text.splitlines()[0][:300] if text else type(error).__name__
+
+
+def experiment_of(client: Any, settings: Settings) -> str:
+    """Return the id of the model's experiment, which is made or restored where it is missing."""
+    experiment = client.get_experiment_by_name(settings.model_name)
+    if experiment is None:
+        # A server decides where artifacts are; without one they are beside its database, where
+        # ``gridcast up`` finds them.
+        local = not settings.tracking_url.startswith("http")
+        where = (settings.folder("mlflow") / "artifacts").as_uri() if local else None
+        return str(
+            client.create_experiment(
+                settings.model_name, artifact_location=where, tags={KIND_TAG: MODEL_TRAINING}
+            )
+        )
+    if experiment.lifecycle_stage == "deleted":  # in MLflow's page: its name stays taken
+        client.restore_experiment(experiment.experiment_id)
+    if KIND_TAG not in experiment.tags:  # one of an earlier Gridcast
+        client.set_experiment_tag(experiment.experiment_id, KIND_TAG, MODEL_TRAINING)
+    return str(experiment.experiment_id)
