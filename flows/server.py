@@ -2,7 +2,7 @@
 
 Without it any web page that an operator opens could reach the server on this machine: by a name
 that resolves to 127.0.0.1 (Host), or by a web socket to its event stream, which no browser forbids
-(Origin).
+(Origin). Its own pages reach no other host: they load an analytics library even where that is off.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from flows.dead_runs import start_crash_watch
+from infra.private_pages import PrivatePages
 from infra.settings import Settings, prepare_environment
 
 if TYPE_CHECKING:
@@ -63,7 +64,10 @@ def create_app() -> Any:
     app = create_prefect(final=True)
     # Prefect's logging makes Uvicorn's access log propagate again: a line for each poll.
     logging.getLogger("uvicorn.access").propagate = False
-    return Guard(app, set(settings.allowed_host_headers(settings.prefect_port)))
+    hosts = set(settings.allowed_host_headers(settings.prefect_port))
+    # The page calls the API by the name in PREFECT_API_URL, whatever name it was opened by.
+    origins = {f"http://{host}" for host in hosts if "[" not in host}  # which no policy can name
+    return Guard(PrivatePages(app, origins), hosts)
 
 
 def own_host(settings: Settings) -> str:

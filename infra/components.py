@@ -204,19 +204,21 @@ def mlflow(settings: Settings, after: tuple[str, ...] = ()) -> Component:
     return _server(
         settings,
         "mlflow",
-        # One worker suffices for a few engineers. MLflow checks Host and Origin only under
-        # uvicorn, its default. Artifacts are files: nobody can write one through the server. The
-        # access log would grow without end, since the predictor sends a request every 3 s.
-        (
-            "mlflow server",
-            *("--uvicorn-opts", "--no-access-log"),
-            *("--workers", "1", "--default-artifact-root", artifacts, "--no-serve-artifacts"),
-            *("--allowed-hosts", ",".join(hosts)),
-            *("--cors-allowed-origins", ",".join(f"http://{host}" for host in hosts)),
-        ),
+        # One process suffices for a few engineers. The access log would grow without end, since
+        # the predictor sends a request every 3 s.
+        ("uvicorn --factory models.releases.mlflow_server:create_app", "--no-access-log"),
         ready_path="/health",
-        # Not an argument, which every user can read: the URL may contain a password.
-        environment={"MLFLOW_BACKEND_STORE_URI": settings.tracking_url},
+        # What ``mlflow server`` passes to its workers. MLflow checks Host and Origin only under
+        # uvicorn. Artifacts are files: nobody can write one through the server.
+        environment={
+            "MLFLOW_BACKEND_STORE_URI": settings.tracking_url,
+            "_MLFLOW_SERVER_FILE_STORE": settings.tracking_url,
+            "_MLFLOW_SERVER_ARTIFACT_ROOT": artifacts,
+            "_MLFLOW_SGI_NAME": "uvicorn",
+            "_MLFLOW_IN_JOB_EXECUTOR": "false",
+            "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(hosts),
+            "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{host}" for host in hosts),
+        },
         after=after,
     )
 

@@ -181,7 +181,7 @@ def explain_refiners(
         largest = np.argsort(-np.abs(moved), kind="stable")[:MAX_CONTRIBUTIONS]
         contributions[row] = [
             {
-                "input": _readable(names[column], mixture.grid),
+                "input": readable_input(names[column], mixture.grid),
                 "value": _rounded(inputs[row, column]),
                 "contribution": round(float(moved[column]), 4),
             }
@@ -191,7 +191,7 @@ def explain_refiners(
     return contributions
 
 
-def _readable(name: str, grid: Grid) -> str:
+def readable_input(name: str, grid: Grid) -> str:
     """Describe an input for a person: the range of a mass, a quantile in words."""
     kind, _, rest = name.partition("_")
     if kind == "mass":

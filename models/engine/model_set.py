@@ -34,13 +34,18 @@ class ModelError(GridcastError):
 
 @dataclass(frozen=True)
 class TargetModel:
-    """One target of a model set: the mixture's weights, refiners by cluster, and calibration."""
+    """One target of a model set: the mixture's weights, refiners by cluster, and calibration.
+
+    ``sample`` has the refiners' inputs of some training jobs (float32[n, m]), of which a training
+    explains its refiners; it is not saved.
+    """
 
     target: str
     settings: MixtureSettings
     learned: LearnedWeights
     calibration: Calibration
     refiners: Mapping[str, Refiner] = field(default_factory=dict)
+    sample: Array | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

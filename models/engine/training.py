@@ -33,6 +33,9 @@ from models.refiner.clusters import By, Clusters
 from models.refiner.refinement import factors, input_names
 from models.refiner.selection import Fits, fit_here
 
+MAX_SAMPLE = 300
+"""So many of the latest training jobs are kept to explain the refiners by."""
+
 
 class TrainingError(InputError):
     """There is nothing to train on, or a setting is wrong; the message is one sentence."""
@@ -146,8 +149,12 @@ def _train_target(
     replay.learn_rest()
     selection = fit.selection
     settings = replay.predictor.settings
+    sample = replay.training_rows.take(fit.rows[-MAX_SAMPLE:]).inputs
+    model = TargetModel(
+        target.name, settings, mixture.learned(), fit.calibration, selection.refiners, sample
+    )
     return (
-        TargetModel(target.name, settings, mixture.learned(), fit.calibration, selection.refiners),
+        model,
         selection.report,
         metrics,
     )

@@ -64,14 +64,18 @@ class CatBoostRefiner:
             SHAP values against the mean of all bins (float64[m]); zeros for a bin without training
             jobs.
         """
-        from catboost import Pool
-
         position = np.flatnonzero(self.classes == coarse_bin)
         if not len(position):
             return np.zeros(inputs.shape[1])
-        values = self.model.get_feature_importance(Pool(inputs), type="ShapValues", thread_count=1)
-        values = np.asarray(values)[0, :, :-1]
+        [values] = self.shap_values(inputs)
         return np.asarray(self.share * (values[position[0]] - values.mean(axis=0)))
+
+    def shap_values(self, inputs: Array) -> Array:
+        """Compute the SHAP values of inputs for all classes (float64[n, classes, m])."""
+        from catboost import Pool
+
+        values = self.model.get_feature_importance(Pool(inputs), type="ShapValues", thread_count=1)
+        return np.asarray(values)[:, :, :-1]
 
     def first(self, trees: int) -> CatBoostRefiner:
         """Return the same with its first ``trees`` only, as a shorter training would give."""

@@ -22,6 +22,7 @@ from models.releases.comparison import (
     difference,
     outcomes,
 )
+from models.releases.diagnostics import CALIBRATION_LEVELS
 from models.releases.versions import Version
 
 EVALUATION_SHARE = 0.2
@@ -54,19 +55,25 @@ class SourceSplit:
 class CandidateComparison:
     """How a candidate did on later jobs beside the champion and the baselines.
 
-    ``later`` are the jobs compared on and ``predictions`` the candidate's of them; both are empty
-    where too few jobs are new. ``better`` is None where there was no champion to compare with, or
-    nothing to compare on. ``by_source`` has the difference from the champion for each source.
+    ``later`` are the jobs compared on and ``answers`` the predictions of them by ``candidate`` and,
+    where it predicts the same target, ``champion``; there are none where too few jobs are new.
+    ``better`` is None where there was no champion to compare with, or nothing to compare on.
+    ``by_source`` has the difference from the champion for each source.
     """
 
     splits: tuple[SourceSplit, ...]
     later: pd.DataFrame
-    predictions: pd.DataFrame
+    answers: Mapping[str, pd.DataFrame]
     table: pd.DataFrame
     champion: Version | None
     better: bool | None
     sentence: str
     by_source: Mapping[str, Difference] = field(default_factory=dict)
+
+    @property
+    def predictions(self) -> pd.DataFrame:
+        """The candidate's predictions of ``later``; empty where there are none."""
+        return self.answers.get("candidate", self.later)
 
 
 def compare_candidate(
@@ -92,16 +99,14 @@ def compare_candidate(
     version, model_set = champion or (None, None)
     splits, past, until, later = split_sources(jobs, model_set)
     if later.empty:
-        nothing = pd.DataFrame(columns=COMPARISON_COLUMNS)
-        sentence = _too_few_sentence(splits, version)
-        return CandidateComparison(splits, later, later, nothing, version, None, sentence)
+        return no_comparison(splits, later, version, _too_few_sentence(splits, version))
     candidate = train(past, targets=targets, cluster_by=cluster_by, until=until, fits=fits)
-    answers = {"candidate": predict_in_time(candidate, jobs, later, progress=progress)}
-    predictions, target = answers["candidate"], targets[0]
+    predictions = predict_in_time(candidate, jobs, later, CALIBRATION_LEVELS, progress)
+    answers, target = {"candidate": predictions}, targets[0]
     if version is None or model_set is None or target not in model_set.targets:
         rows = comparison_table(jobs, later, answers, targets)
         sentence = f"There was no champion of {target} to compare with."
-        return CandidateComparison(splits, later, predictions, rows, version, None, sentence)
+        return CandidateComparison(splits, later, answers, rows, version, None, sentence)
     answers["champion"] = predict_in_time(model_set, jobs, later, progress=progress)
     common = tuple(name for name in targets if name in model_set.targets)
     overall, by_source, better = compare_by_source(
@@ -128,13 +133,28 @@ def compare_candidate(
     return CandidateComparison(
         splits,
         later,
-        predictions,
+        answers,
         comparison_table(jobs, later, answers, common),
         version,
         promotable,
         sentence,
         by_source,
     )
+
+
+def no_comparison(
+    splits: tuple[SourceSplit, ...], later: pd.DataFrame, champion: Version | None, sentence: str
+) -> CandidateComparison:
+    """Return a comparison without jobs.
+
+    Args:
+        splits: How the jobs are split.
+        later: A frame of the jobs' columns.
+        champion: The champion, if any.
+        sentence: Why nothing was compared.
+    """
+    nothing = pd.DataFrame(columns=COMPARISON_COLUMNS)
+    return CandidateComparison(splits, later.iloc[:0], {}, nothing, champion, None, sentence)
 
 
 def compare_by_source(

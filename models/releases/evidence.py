@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from infra.settings import Settings
+from jobs.schema import FIELDS, OUTCOMES, conform
 from models.engine.model_card import ModelCard
 from models.engine.model_set import ModelSet
 from models.evaluation.backtest import Evaluation
 from models.quantities.targets import TARGETS
 from models.refiner.clusters import GLOBAL
 from models.releases import registry
+from models.releases.benchmark import Benchmark
 from models.releases.candidate import CandidateComparison
-from models.releases.comparison import outcomes
-from models.releases.versions import Evidence, sources_tag
+from models.releases.comparison import COMPARISON_BASELINES, outcomes
+from models.releases.diagnostics import diagnostic_tables, plot_diagnostics, points_by_period
+from models.releases.logged_model import TYPES, LoadedVersion
+from models.releases.runs import library_parameters
+from models.releases.shap_summary import plot_shap, shap_summary
+from models.releases.versions import (
+    DatasetSummary,
+    Evidence,
+    MetricPoint,
+    NestedRun,
+    sources_tag,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,11 +40,27 @@ if TYPE_CHECKING:
     from models.evaluation.class_backtest import ClassEvaluation
 
 MOST_NAMES = 20
-LONGEST_NAME = 40
+MAX_NESTED = 12
+"""At most so many models of a target have runs of their own: of all jobs and of clusters."""
+NESTED_PARAMETERS = ("answers", "share", "trees", "windows", "why")
+EXAMPLE_JOBS = 25
+TRAINING_DIGEST_TAG = "training_digest"
+"""Tag of a version: the digest of its training jobs and settings."""
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What a training read and how long its last step, the training on all jobs, took."""
+
+    why: str
+    jobs_digest: str
+    training_digest: str
+    fit_began: datetime
+    fit_ended: datetime
 
 
 def version_evidence(
-    model_set: ModelSet, jobs: pd.DataFrame, comparison: CandidateComparison, why: str
+    model_set: ModelSet, jobs: pd.DataFrame, comparison: CandidateComparison, record: TrainingRecord
 ) -> Evidence:
     """Gather the card, metrics, tables and plots of a version about to be published.
 
@@ -38,21 +68,26 @@ def version_evidence(
         model_set: What was trained.
         jobs: The training jobs.
         comparison: How a candidate did on later jobs.
-        why: Why it was trained.
+        record: How it was trained.
     """
     card, targets = model_set.card, tuple(model_set.targets)
-    shares = importance(model_set)
-    figures = {
-        f"importance-{name}": plot_importance(shares, name)
-        for name in targets
-        if (shares["target"] == name).any()
-    }
-    predictions = comparison.predictions
+    shap = shap_summary(model_set)
+    figures = {f"shap-{name}": plot_shap(model_set, name) for name in shap["target"].unique()}
+    tables: dict[str, pd.DataFrame] = {}
+    points: list[MetricPoint] = []
     if len(comparison.later):
-        figures |= {
-            f"predicted-{name}": plot_predicted(comparison.later, predictions, name)
-            for name in targets
-        }
+        by_target = {}
+        assigned = model_set.clusters.assign(comparison.later)
+        clusters_of_later = pd.Series(assigned, index=comparison.later.index)
+        for name in targets:
+            later, predictions = comparison.later, comparison.predictions
+            by_target[name] = diagnostic_tables(later, predictions, name, clusters_of_later)
+            figures[f"predicted-{name}"] = plot_predicted(later, predictions, name)
+            figures[f"errors-{name}"] = plot_diagnostics(by_target[name], name)
+            points += points_by_period(later, comparison.answers, name)
+        for title in next(iter(by_target.values())):
+            frames = [by_target[name][title].assign(target=name) for name in targets]
+            tables[title] = pd.concat(frames)
     window = {
         "trained_from": card.window.first_submission,
         "trained_until": card.window.last_submission,
@@ -63,42 +98,200 @@ def version_evidence(
         for key, value in metrics.items()
     }
     clusters = [{"target": name, **row} for name, rows in card.clusters.items() for row in rows]
+    benchmark = Benchmark.of(comparison, targets[0])
+    measured = benchmark.values(comparison.predictions) if benchmark else {}
+    inputs = example_jobs(jobs)
     return Evidence(
         card=write_model_card(card, comparison),
-        metrics=metrics_of(comparison.table) | validation,
+        metrics=metrics_of(comparison.table) | validation | measured,
         parameters={
             "targets": ", ".join(targets),
             "jobs": card.rows,
             "sources": ", ".join(card.sources)[:500],
             "cluster_by": card.cluster_by or "none",
             **window,
+            **model_parameters(card),
+            **library_parameters(),
         },
         tags={
             "jobs": str(card.rows),
             **window,
-            "why_trained": why,
+            "why_trained": record.why,
             "compared": comparison.sentence,
+            TRAINING_DIGEST_TAG: record.training_digest,
             **sources_tag({name: data.jobs for name, data in card.by_source.items()}),
+            **(benchmark.version_tags(measured) if benchmark else {}),
         },
         tables={
             "comparison": comparison.table,
             "clusters": pd.DataFrame(clusters),
-            "importance": shares,
+            "shap": shap,
+            **tables,
         },
         figures=figures,
-        inputs=jobs.tail(5),
-        outputs=predictions.head(5) if len(predictions) else None,
+        inputs=inputs,
+        outputs=LoadedVersion(model_set).predict(inputs),
+        points=points,
+        nested=nested_runs(card, tables.get("errors-by-cluster"), record),
+        datasets=datasets(jobs, comparison, record.jobs_digest, benchmark),
     )
+
+
+def example_jobs(jobs: pd.DataFrame) -> pd.DataFrame:
+    """Return an input example: jobs that ended, and the last five without their outcomes."""
+    example = jobs.sort_values("submitted_at", kind="stable").tail(EXAMPLE_JOBS)
+    waiting = example.index[-5:]
+    # Rows of a SQL table have an index of their own.
+    example = example.astype({name: "object" for name in OUTCOMES if name in example})
+    example.loc[waiting, [name for name in OUTCOMES if name in example]] = None
+    return conform(example.reset_index(drop=True))
+
+
+def model_parameters(card: ModelCard) -> dict[str, object]:
+    """Return the settings of mixtures and refiners as parameters of a run."""
+    mixtures = {
+        f"{target}.mixture.{name}": value
+        for target, settings in card.settings.get("mixture", {}).items()
+        for name, value in settings.items()
+    }
+    boosting = card.settings.get("boosting", {}).items()
+    refiner = {f"refiner.{name}": value for name, value in boosting}
+    return {**mixtures, **refiner, "refiner.most_rows": card.settings.get("most_rows", "")}
+
+
+def nested_runs(
+    card: ModelCard, later: pd.DataFrame | None, record: TrainingRecord
+) -> list[NestedRun]:
+    """Describe the models of each target, of all jobs and of clusters, as runs of their own.
+
+    Args:
+        card: The version's card.
+        later: The errors on later jobs by target and cluster, if any.
+        record: When they were trained.
+    """
+    runs = []
+    for target, reports in card.clusters.items():
+        compared = [row for row in reports if row["cluster"] == GLOBAL or "gain" in row]
+        for row in compared[:MAX_NESTED]:
+            cluster = str(row["cluster"])
+            name = "all jobs" if cluster == GLOBAL else cluster
+            numbers = {
+                f"validation.{key}": float(value)
+                for key, value in row.items()
+                if isinstance(value, int | float) and key not in NESTED_PARAMETERS
+            }
+            if later is not None:
+                errors = later[(later["target"] == target) & (later["cluster"] == cluster)]
+                for key in ("jobs", "mae", "coverage_90"):
+                    numbers |= {f"later.{key}": float(value) for value in errors[key]}
+            parameters = {
+                "target": target,
+                "cluster": cluster,
+                **{key: row[key] for key in NESTED_PARAMETERS if key in row},
+                **{f"refiner.{key}": value for key, value in card.settings["boosting"].items()},
+            }
+            runs.append(
+                NestedRun(
+                    f"{target}: {name}", record.fit_began, record.fit_ended, parameters, numbers
+                )
+            )
+    return runs
+
+
+def datasets(
+    jobs: pd.DataFrame,
+    comparison: CandidateComparison,
+    digest: str,
+    benchmark: Benchmark | None,
+) -> list[DatasetSummary]:
+    """Describe the training jobs, and the later ones that the candidate was compared on.
+
+    Args:
+        jobs: The training jobs.
+        comparison: Has the later jobs.
+        digest: Of the training jobs.
+        benchmark: The common benchmark, which has the digest of the later jobs.
+    """
+    columns = {field.name: TYPES[field.kind] for field in FIELDS if field.name in jobs}
+
+    def summary(name: str, identity: str, context: str, frame: pd.DataFrame) -> DatasetSummary:
+        submitted = frame["submitted_at"]
+        origin = {
+            "sources": ", ".join(sorted(frame["source"].unique()))[:500],
+            "submitted_from": submitted.min().isoformat(),
+            "submitted_until": submitted.max().isoformat(),
+        }
+        return DatasetSummary(name, identity, context, len(frame), columns, origin)
+
+    summaries = [summary("jobs trained on", digest, "training", jobs)]
+    if benchmark:
+        later = comparison.later
+        summaries.append(summary("benchmark jobs", benchmark.digest, "evaluation", later))
+    return summaries
 
 
 def write_model_card(card: ModelCard, comparison: CandidateComparison) -> str:
     """Write the model card in Markdown: targets, training data, errors on later jobs, limits."""
     window = card.window
-    targets = [f"{name} ({TARGETS[name].unit})" for name in card.targets]
     # Spaces, for a page to break the line at.
     histories = ", ".join(card.levels).replace("+", " + ")
-    clusters = f"by {card.cluster_by} and a global one" if card.cluster_by else "one for all jobs"
-    splits = pd.DataFrame(
+    clusters = f"one by {card.cluster_by}, and a global one" if card.cluster_by else "one for all"
+    lines = [
+        "# What it predicts",
+        *(f"- {name} [{TARGETS[name].unit}] of a job before it runs" for name in card.targets),
+        "- each as a distribution: best single value, median, mean, ranges",
+        "",
+        "# What it was trained on",
+        f"- {card.rows:,} jobs of {', '.join(card.sources) or 'an unnamed source'}",
+        f"- submitted {window.first_submission[:16]} to {window.last_submission[:16]} UTC",
+        f"- histories: {histories}",
+        f"- CatBoost models: {clusters}",
+        "",
+        "# How it did on later jobs",
+        f"- {comparison.sentence}",
+        *_results(comparison.table),
+    ]
+    if len(comparison.later):
+        lines += [
+            "- the candidate was trained on the jobs that had ended by the time in the last "
+            "column, and predicted all later ones:",
+            "",
+            _markdown(_split_table(comparison)),
+            "",
+            _markdown(comparison.table),
+        ]
+    lines += ["", "# Which model answers for which cluster"]
+    for name, reports in card.clusters.items():
+        lines += ["", f"**{name}** (errors: CRPS in {TARGETS[name].unit})", ""]
+        lines += [_markdown(cluster_table(reports).head(MOST_NAMES))]
+    lines += [
+        "",
+        "# Limits",
+        "- it knows only jobs like those above",
+        "- a prediction for a user never seen is marked `cold_start` and has a wide range",
+        "- its histories go on learning while it serves, so that live errors may differ from these",
+    ]
+    return "\n".join(lines)
+
+
+def _results(table: pd.DataFrame) -> list[str]:
+    """A line a target: the candidate's error and coverage, and the best simple rule's error."""
+    lines = []
+    first = table["source"].iloc[0] if len(table) else ""
+    for target, rows in table[table["source"] == first].groupby("target"):
+        by_predictor = rows.set_index("predictor")
+        candidate, unit = by_predictor.loc["candidate"], TARGETS[str(target)].unit
+        rules = by_predictor[by_predictor.index.isin(COMPARISON_BASELINES)]["mae"].dropna()
+        best = f"; best simple rule ({rules.idxmin()}) {_cell(rules.min())}" if len(rules) else ""
+        lines.append(
+            f"- {target}: mean absolute error {_cell(candidate['mae'])} {unit}{best}; "
+            f"{candidate['coverage_90']:.0%} of outcomes within the 90 % range"
+        )
+    return lines
+
+
+def _split_table(comparison: CandidateComparison) -> pd.DataFrame:
+    return pd.DataFrame(
         {
             "source": split.source,
             "jobs": split.jobs,
@@ -108,40 +301,6 @@ def write_model_card(card: ModelCard, comparison: CandidateComparison) -> str:
         }
         for split in comparison.splits
     )
-    lines = [
-        "# What it predicts",
-        f"{', '.join(targets)} of a job before it runs, as a distribution: best single value, "
-        "median, mean, ranges.",
-        "",
-        "# What it was trained on",
-        f"{card.rows:,} jobs of {', '.join(card.sources) or 'an unnamed source'}, submitted "
-        f"{window.first_submission[:16]} to {window.last_submission[:16]} UTC. "
-        f"Histories by {histories}; CatBoost models: {clusters}.",
-        "",
-        _markdown(splits),
-        "",
-        "# How it did on later jobs",
-        comparison.sentence,
-        "",
-    ]
-    if len(comparison.later):
-        lines += [
-            "For the comparison a candidate was trained on what had ended by the time in the table "
-            "above, and predicted all later jobs.",
-            "",
-        ]
-    lines += [_markdown(comparison.table), "", "# Which model answers for which cluster"]
-    for name, reports in card.clusters.items():
-        lines += ["", f"**{name}** (errors: CRPS in {TARGETS[name].unit})", ""]
-        lines += [_markdown(cluster_table(reports).head(MOST_NAMES))]
-    lines += [
-        "",
-        "# Limits",
-        "It knows only jobs like those above; a prediction for a user never seen is marked "
-        "`cold_start` and has a wide range. The histories go on learning while it serves, so its "
-        "live errors may differ from these.",
-    ]
-    return "\n".join(lines)
 
 
 def cluster_table(reports: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -337,50 +496,6 @@ def plot_predicted(later: pd.DataFrame, answers: pd.DataFrame, target: str) -> F
         title=f"{target}: {len(truth):,} later jobs",
     )
     figure.colorbar(cells, ax=axes, label="jobs")
-    return figure
-
-
-def importance(model_set: ModelSet) -> pd.DataFrame:
-    """Return how much each input moves each CatBoost model of the set, the largest first.
-
-    Columns: target, cluster, input, importance (per cent).
-    """
-    rows = []
-    for name, model in model_set.targets.items():
-        for cluster, refiner in model.refiners.items():
-            trees: Any = refiner.model  # type: ignore[attr-defined]
-            shares = np.asarray(trees.get_feature_importance())
-            rows += [
-                {"target": name, "cluster": cluster, "input": column, "importance": float(share)}
-                for column, share in zip(model_set.card.features[name], shares, strict=True)
-            ]
-    frame = pd.DataFrame(rows, columns=["target", "cluster", "input", "importance"])
-    return frame.sort_values(
-        ["target", "cluster", "importance"], ascending=[True, True, False], ignore_index=True
-    )
-
-
-def plot_importance(shares: pd.DataFrame, target: str) -> Figure:
-    """Plot the most important inputs of the target's models, averaged over its clusters."""
-    from matplotlib.figure import Figure
-
-    mean = (
-        shares[shares["target"] == target]
-        .groupby("input")["importance"]
-        .mean()
-        .nlargest(MOST_NAMES)[::-1]
-    )
-    figure = Figure(figsize=(6, 5.5), layout="constrained")
-    axes = figure.subplots()
-    # The finest level names every field of the log; its full name would leave no room for bars.
-    axes.barh(
-        [
-            name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
-            for name in mean.index
-        ],
-        mean.to_numpy(),
-    )
-    axes.set(xlabel="importance [%]", title=f"{target}: what the CatBoost models look at")
     return figure
 
 

@@ -58,9 +58,12 @@ def write_mlmodel(folder: Path, evidence: Evidence) -> None:
     """Write ``MLmodel`` and ``input_example.json`` into the folder of a model set."""
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, Schema
+    from mlflow.types.schema import AnyType
 
+    # MLflow's type of times refuses those with a time zone.
+    types = {**TYPES, "time": AnyType()}
     inputs = Schema(
-        [ColSpec(TYPES[field.kind], field.name, required=field.required) for field in FIELDS]
+        [ColSpec(types[field.kind], field.name, required=field.required) for field in FIELDS]
     )
     example = None
     if evidence.inputs is not None:

@@ -6,6 +6,7 @@ repeated: what was published stays, and the alias moves only in the last step.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -27,10 +28,17 @@ from models.refiner.clusters import By, default_cluster_by
 from models.refiner.selection import Fits, fit_here
 from models.releases import registry
 from models.releases.alias_moves import BY_TRAIN_COMMAND
-from models.releases.candidate import CandidateComparison, compare_candidate
-from models.releases.evidence import version_evidence
+from models.releases.benchmark import Benchmark, jobs_digest, measure_earlier_versions
+from models.releases.candidate import (
+    CandidateComparison,
+    compare_candidate,
+    no_comparison,
+    split_sources,
+)
+from models.releases.evidence import TRAINING_DIGEST_TAG, TrainingRecord, version_evidence
 from models.releases.refiner_fitting import refiner_fitting
 from models.releases.registry import OvertakenError
+from models.releases.runs import OpenRun, git_commit, library_parameters, training_run
 from models.releases.verification import load_model_set
 from models.releases.versions import Version
 
@@ -65,12 +73,17 @@ class TrainingOptions:
 
 @dataclass(frozen=True)
 class Release:
-    """The published version, whether it was promoted, why or why not, and its comparison."""
+    """The published version, whether it was promoted, why or why not, and its comparison.
+
+    ``is_new`` is False where an earlier version had been trained on the same jobs with the same
+    settings: nothing was trained, and that version is returned.
+    """
 
     version: Version
     promoted: bool
     why: str
     comparison: CandidateComparison
+    is_new: bool = True
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -108,6 +121,11 @@ class TrainingPipeline:
     model_set: ModelSet
     version: Version
     release: Release | None = None
+    training_run: OpenRun | None = None
+    fit_began: datetime
+    record: TrainingRecord
+    jobs_digest: str
+    training_digest: str
 
     def __init__(
         self,
@@ -121,6 +139,7 @@ class TrainingPipeline:
         self.fits: Fits = fit_here
         self.workers = ExitStack()
         self.is_stopped = False
+        self.began = datetime.now(UTC)
 
     @property
     def steps(self) -> tuple[tuple[str, Callable[[], None]], ...]:
@@ -165,7 +184,28 @@ class TrainingPipeline:
         return tuple(source for source in chosen if source in stored)
 
     def compare(self) -> None:
-        """Train on the earlier jobs and compare on the later ones."""
+        """Open the training's run, train on the earlier jobs and compare on the later ones.
+
+        Nothing is trained where the same jobs and settings have made a version already, nor where
+        ``only_if_comparable`` finds too few new jobs.
+        """
+        splits, _, _, later = split_sources(self.jobs, self.champion[1] if self.champion else None)
+        if len(later) or not (self.options.only_if_comparable and self.champion):
+            self._measure_digests()
+            if earlier := self._earlier_version():
+                why = (
+                    f"nothing new to learn: {earlier.label} was trained on the same "
+                    f"{len(self.jobs):,} jobs with the same settings"
+                )
+                champion = self.champion[0] if self.champion else None
+                comparison = no_comparison(splits, later, champion, why)
+                self.release = Release(earlier, False, why, comparison, is_new=False)
+                self.is_stopped = True
+                return
+            if self.training_run is None:  # a step may be tried again
+                name = f"train {self.began:%Y-%m-%d %H:%M}"
+                run = training_run(self.settings, name, self.options.by, self.began)
+                self.training_run = self.workers.enter_context(run)
         self.comparison = compare_candidate(
             self.jobs,
             tuple(self.options.targets),
@@ -180,8 +220,33 @@ class TrainingPipeline:
             and self.comparison.better is None
         )
 
+    def _measure_digests(self) -> None:
+        self.jobs_digest = jobs_digest(self.jobs)
+        settings = (
+            sorted(library_parameters().items()),
+            git_commit(),
+            list(self.options.targets),
+            self.cluster_by,
+            self.settings.thresholds,
+        )
+        text = f"{self.jobs_digest} {settings}"
+        self.training_digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def _earlier_version(self) -> Version | None:
+        """The newest finished version of the same jobs and settings, if any."""
+        return next(
+            (
+                version
+                for version in registry.versions(self.settings)
+                if version.tags.get(TRAINING_DIGEST_TAG) == self.training_digest
+                and version.state != "unfinished"
+            ),
+            None,
+        )
+
     def fit(self) -> None:
         """Train on all jobs."""
+        self.fit_began = datetime.now(UTC)
         model_set = train(
             self.jobs,
             targets=tuple(self.options.targets),
@@ -192,19 +257,30 @@ class TrainingPipeline:
         )
         card = replace(model_set.card, selected_sources=tuple(self.options.sources))
         self.model_set = replace(model_set, card=card)
+        self.record = TrainingRecord(
+            self.options.why,
+            self.jobs_digest,
+            self.training_digest,
+            self.fit_began,
+            datetime.now(UTC),
+        )
 
     def publish(self) -> None:
-        """Register the model set with its evidence, and store the comparison's measurements."""
-        evidence = version_evidence(self.model_set, self.jobs, self.comparison, self.options.why)
+        """Register the model set with its evidence, and measure earlier versions on its jobs."""
+        evidence = version_evidence(self.model_set, self.jobs, self.comparison, self.record)
         with TemporaryDirectory(dir=self.settings.folder("tmp")) as folder:
             self.model_set.save(Path(folder) / "set")
             self.version = registry.publish(
                 Path(folder) / "set",
                 evidence,
-                run_name=f"train {datetime.now(UTC):%Y-%m-%d %H:%M}",
+                run=self.training_run,
                 settings=self.settings,
             )
         store_comparison(self.engine, self.version, self.comparison)
+        if benchmark := Benchmark.of(self.comparison, self.options.targets[0]):
+            measure_earlier_versions(
+                benchmark, self.jobs, self.comparison, self.version, self.settings
+            )
 
     def decide(self) -> None:
         """Promote, refuse, or leave it to a person."""

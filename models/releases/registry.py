@@ -12,6 +12,7 @@ in MLflow's page at any time.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -25,15 +26,17 @@ from models.releases.alias_moves import CHAMPION, PIN, lock, now
 from models.releases.alias_moves import read_version as _version
 from models.releases.alias_moves import tag as _tag
 from models.releases.logged_model import write_mlmodel
-from models.releases.mlflow_client import RegistryError, experiment_of, mlflow_client
+from models.releases.mlflow_client import RegistryError as RegistryError
+from models.releases.mlflow_client import experiment_of, mlflow_client
 from models.releases.runs import (
     OpenRun,
     log_evidence,
     log_nested,
+    log_numbers,
     origin_tags,
     training_run,
 )
-from models.releases.versions import Evidence, Version
+from models.releases.versions import Evidence, MetricPoint, Version
 
 CHALLENGER = "challenger"
 MODEL_NAME = "model"
@@ -76,6 +79,8 @@ def publish(
         with training_run(settings, name, "gridcast", began) as own_run:
             return publish(folder, evidence, run=own_run, settings=settings)
     with mlflow_client(settings) as (client, settings):
+        from mlflow.entities import LoggedModelOutput
+
         experiment = experiment_of(client, settings)
         info = client.get_run(run.run_id).info
         if info.lifecycle_stage == "deleted":  # in MLflow's page, while the training went on
@@ -88,6 +93,7 @@ def publish(
             )
             client.log_model_artifacts(model.model_id, str(copy))
         client.finalize_logged_model(model.model_id, "READY")
+        client.log_outputs(run.run_id, [LoggedModelOutput(model.model_id, 0)])
         log_evidence(client, run.run_id, evidence, model.model_id)
         log_nested(client, run.run_id, evidence.nested)
         _ensure_registered(client, settings.model_name)
@@ -99,10 +105,41 @@ def publish(
             description=evidence.card,
             model_id=model.model_id,
         )
+        registered = json.dumps([{"name": settings.model_name, "version": int(row.version)}])
+        client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": registered})
         run.stop_sampling()
         client.set_terminated(run.run_id, "FINISHED")
         client.set_model_version_tag(settings.model_name, str(row.version), "state", "candidate")
         return _version(client.get_model_version(settings.model_name, str(row.version)))
+
+
+def log_measured(
+    version: Version,
+    values: Mapping[str, float],
+    tags: Mapping[str, str],
+    *,
+    step: int,
+    settings: Settings | None = None,
+) -> None:
+    """Log metrics that were measured of a version after its training, and tags of it.
+
+    Raises RegistryError.
+
+    Args:
+        version: The version.
+        values: The metrics of its run.
+        tags: Tags of the version and its run.
+        step: The step of the metrics.
+        settings: Whose registry; default: the environment's.
+    """
+    from mlflow.entities import RunTag
+
+    with mlflow_client(settings) as (client, settings):
+        measured_at = datetime.now(UTC)
+        points = [MetricPoint(name, value, measured_at, step) for name, value in values.items()]
+        log_numbers(client, version.run_id, points)
+        client.log_batch(version.run_id, tags=[RunTag(*item) for item in tags.items()])
+        _tag(client, version, **tags)
 
 
 def log_run(evidence: Evidence, *, run_name: str, settings: Settings | None = None) -> str:

@@ -205,7 +205,9 @@ def write_artifacts(folder: Path, evidence: Evidence) -> None:
         if content:
             (folder / name).mkdir()
     for name, table in evidence.tables.items():
-        table.to_json(folder / "tables" / f"{name}.json", orient="split", index=False)
+        table.to_json(
+            folder / "tables" / f"{name}.json", orient="split", index=False, date_format="iso"
+        )
     for name, figure in evidence.figures.items():
         figure.savefig(folder / "plots" / f"{name}.png")
 
