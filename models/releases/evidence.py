@@ -21,7 +21,8 @@ from models.refiner.clusters import GLOBAL
 from models.releases import registry
 from models.releases.benchmark import Benchmark
 from models.releases.candidate import CandidateComparison
-from models.releases.comparison import COMPARISON_BASELINES, outcomes
+from models.releases.card_text import markdown_table, write_model_card
+from models.releases.comparison import outcomes
 from models.releases.diagnostics import diagnostic_tables, plot_diagnostics, points_by_period
 from models.releases.logged_model import TYPES, LoadedVersion
 from models.releases.runs import library_parameters
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
     from models.evaluation.class_backtest import ClassEvaluation
 
-MOST_NAMES = 20
 MAX_NESTED = 12
 """At most so many models of a target have runs of their own: of all jobs and of clusters."""
 NESTED_PARAMETERS = ("answers", "share", "trees", "windows", "why")
@@ -230,98 +230,6 @@ def datasets(
     return summaries
 
 
-def write_model_card(card: ModelCard, comparison: CandidateComparison) -> str:
-    """Write the model card in Markdown: targets, training data, errors on later jobs, limits."""
-    window = card.window
-    # Spaces, for a page to break the line at.
-    histories = ", ".join(card.levels).replace("+", " + ")
-    clusters = f"one by {card.cluster_by}, and a global one" if card.cluster_by else "one for all"
-    lines = [
-        "# What it predicts",
-        *(f"- {name} [{TARGETS[name].unit}] of a job before it runs" for name in card.targets),
-        "- each as a distribution: best single value, median, mean, ranges",
-        "",
-        "# What it was trained on",
-        f"- {card.rows:,} jobs of {', '.join(card.sources) or 'an unnamed source'}",
-        f"- submitted {window.first_submission[:16]} to {window.last_submission[:16]} UTC",
-        f"- histories: {histories}",
-        f"- CatBoost models: {clusters}",
-        "",
-        "# How it did on later jobs",
-        f"- {comparison.sentence}",
-        *_results(comparison.table),
-    ]
-    if len(comparison.later):
-        lines += [
-            "- the candidate was trained on the jobs that had ended by the time in the last "
-            "column, and predicted all later ones:",
-            "",
-            _markdown(_split_table(comparison)),
-            "",
-            _markdown(comparison.table),
-        ]
-    lines += ["", "# Which model answers for which cluster"]
-    for name, reports in card.clusters.items():
-        lines += ["", f"**{name}** (errors: CRPS in {TARGETS[name].unit})", ""]
-        lines += [_markdown(cluster_table(reports).head(MOST_NAMES))]
-    lines += [
-        "",
-        "# Limits",
-        "- it knows only jobs like those above",
-        "- a prediction for a user never seen is marked `cold_start` and has a wide range",
-        "- its histories go on learning while it serves, so that live errors may differ from these",
-    ]
-    return "\n".join(lines)
-
-
-def _results(table: pd.DataFrame) -> list[str]:
-    """A line a target: the candidate's error and coverage, and the best simple rule's error."""
-    lines = []
-    first = table["source"].iloc[0] if len(table) else ""
-    for target, rows in table[table["source"] == first].groupby("target"):
-        by_predictor = rows.set_index("predictor")
-        candidate, unit = by_predictor.loc["candidate"], TARGETS[str(target)].unit
-        rules = by_predictor[by_predictor.index.isin(COMPARISON_BASELINES)]["mae"].dropna()
-        best = f"; best simple rule ({rules.idxmin()}) {_cell(rules.min())}" if len(rules) else ""
-        lines.append(
-            f"- {target}: mean absolute error {_cell(candidate['mae'])} {unit}{best}; "
-            f"{candidate['coverage_90']:.0%} of outcomes within the 90 % range"
-        )
-    return lines
-
-
-def _split_table(comparison: CandidateComparison) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "source": split.source,
-            "jobs": split.jobs,
-            "new since the champion": split.fresh,
-            "compared on": split.later,
-            "compared after": f"{split.since:%Y-%m-%d %H:%M}" if split.later else "too few jobs",
-        }
-        for split in comparison.splits
-    )
-
-
-def cluster_table(reports: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Tabulate which model answers for each cluster, and the errors by which it was chosen."""
-    return pd.DataFrame(
-        {
-            "cluster": row["cluster"],
-            "jobs": row["jobs"],
-            "error of its own model": None if row["cluster"] == GLOBAL else row.get("crps"),
-            "error of the global model": row.get(
-                "crps" if row["cluster"] == GLOBAL else f"crps_{GLOBAL}"
-            ),
-            "error of the histories": row.get("crps_mixture"),
-            "gain": row.get("gain"),
-            "answers": "histories" if row["answers"] == "mixture" else row["answers"],
-            "note": row.get("why"),
-        }
-        for row in reports
-    )
-
-
 def metrics_of(comparison: pd.DataFrame) -> dict[str, float]:
     """Name the comparison's known values as metrics of a run: ``walltime.candidate.mae``, ….
 
@@ -362,7 +270,7 @@ def record_evaluation(evaluation: Evaluation, log: str, settings: Settings) -> s
     evidence = Evidence(
         card=f"# {evaluation.target} of {log}\n\nEach job predicted at its submission, "
         f"after a warm-up of {evaluation.warm_up:.0%}.\n\n"
-        + _markdown(pd.DataFrame(evaluation.rows)),
+        + markdown_table(pd.DataFrame(evaluation.rows)),
         metrics={name: value for name, value in metrics.items() if np.isfinite(value)},
         parameters={
             "log": log,
@@ -397,7 +305,7 @@ def record_allocation(
     """
     table = pd.DataFrame(rows)
     evidence = Evidence(
-        card=f"# Memory set aside for {log}\n\n" + _markdown(table),
+        card=f"# Memory set aside for {log}\n\n" + markdown_table(table),
         metrics={
             f"{row['policy']}.{name}": float(row[name])
             for row in rows
@@ -444,7 +352,7 @@ def record_classes(
             [
                 f"# Classes of {log}",
                 *(
-                    _markdown(pd.DataFrame(rows))
+                    markdown_table(pd.DataFrame(rows))
                     for rows in (evaluation.joint_rows, evaluation.rows)
                 ),
             ]
@@ -497,22 +405,3 @@ def plot_predicted(later: pd.DataFrame, answers: pd.DataFrame, target: str) -> F
     )
     figure.colorbar(cells, ax=axes, label="jobs")
     return figure
-
-
-def _markdown(table: pd.DataFrame) -> str:
-    """A table in Markdown, with numbers as people write them."""
-    if table.empty:
-        return "(nothing)"
-    head = " | ".join(str(name).replace("_", " ") for name in table)
-    body = [" | ".join(_cell(value) for value in row) for row in table.itertuples(index=False)]
-    return "\n".join(
-        f"| {line} |" for line in (head, " | ".join("---" for _ in table.columns), *body)
-    )
-
-
-def _cell(value: object) -> str:
-    if value is None or (isinstance(value, float) and np.isnan(value)):
-        return "–"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")

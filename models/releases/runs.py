@@ -237,7 +237,13 @@ def _log_datasets(client: Any, run_id: str, evidence: Evidence) -> None:
 
 
 def log_nested(client: Any, parent_id: str, nested: Sequence[NestedRun]) -> None:
-    """Log runs below another one, unless it has some already."""
+    """Log runs below another one, unless it has some already.
+
+    Args:
+        client: MLflow's client.
+        parent_id: The run above.
+        nested: The runs.
+    """
     parent = client.get_run(parent_id)
     experiment = parent.info.experiment_id
     if not nested or client.search_runs([experiment], f"tags.`{PARENT_TAG}` = '{parent_id}'"):
