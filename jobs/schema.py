@@ -21,6 +21,8 @@ Kind = Literal["text", "number", "time"]
 
 TIME_TYPE: Final = "datetime64[us, UTC]"
 EARLIEST = pd.Timestamp("1980-01-01", tz="UTC")
+NO_TIME_UNTIL = pd.Timestamp("0001-01-03", tz="UTC")
+NO_TIME_AROUND_1970 = pd.Timestamp("1969-12-31", tz="UTC"), pd.Timestamp("1970-01-02", tz="UTC")
 CLOCK_TOLERANCE = timedelta(days=1)
 CLOCK_SKEW = timedelta(seconds=1)
 """Times out of order by no more than this are taken as equal: clocks of two machines differ."""
@@ -311,8 +313,9 @@ def leave_out_bad_fields(
     for field in record.fields:
         values = jobs[field.name]
         if field.name in ("started_at", "ended_at"):
-            # Where there is none, some systems print the first second of 1970.
-            wrong = (values - pd.Timestamp(0, tz="UTC")).abs() <= pd.Timedelta(days=1)
+            # Where there is none, some systems print the first second of 1970, or of the year 1.
+            wrong = values < NO_TIME_UNTIL
+            wrong |= values.between(*NO_TIME_AROUND_1970)
         elif field.name in record.essential:
             continue
         else:

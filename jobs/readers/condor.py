@@ -50,6 +50,8 @@ PARALLEL = 11
 
 MIB = 1024.0**2
 ATTRIBUTE = re.compile(r"\s*([A-Za-z_][\w.]*)\s*=\s?(.*)")
+NEW_LIST = re.compile(r"\{\s*+\[")
+"""What a list of new ClassAds begins with."""
 STRING_OR_REST = re.compile(r'"(?:[^"\\]++|\\.)*+"?|;|[^";]+')
 STRING = re.compile(r'"((?:[^"\\]|\\.)*+)"')
 MARK = re.compile(
@@ -70,6 +72,8 @@ def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
     records: Iterator[JsonRecord]
     if start[:1] == "<":
         records = _read_xml(path)
+    elif NEW_LIST.match(start):
+        records = _read_ads(path, options.batch_rows)
     elif start[:1] == "{" or (start[:1] == "[" and not ATTRIBUTE.match(start[1:])):
         records = read_objects(path)
     else:
@@ -97,7 +101,8 @@ def _read_ads(path: Path, size: int) -> Iterator[JsonRecord]:
         refused = {reject.line for reject in chunk.rejects}
         for number, line in enumerate(chunk.lines, chunk.first):
             text = line.strip()
-            ends = line.startswith("***") or text in ("]", "],", "];", "[", "{", "}", "},", "};")
+            text = text[:-1].rstrip() if text.endswith("],") else text
+            ends = line.startswith("***") or text in ("]", "];", "[", "{", "}", "},", "};", ",")
             if ends or (not text and number not in refused):
                 if ad:
                     yield first, raw, ad
@@ -140,7 +145,7 @@ def _attributes(text: str) -> list[str]:
 
 def _read_xml(path: Path) -> Iterator[JsonRecord]:
     """ClassAds of ``condor_history -xml``: a ``<c>`` a job, an ``<a n="name">`` an attribute."""
-    number = 0
+    number, depth = 0, 0
     root: Any = None
     parser: Any = ElementTree.XMLPullParser(["start", "end"])
     with open_log(path) as file:
@@ -150,11 +155,13 @@ def _read_xml(path: Path) -> Iterator[JsonRecord]:
                 parser.feed(piece) if piece else parser.close()
                 for event, element in parser.read_events():
                     root = element if root is None else root
-                    if event == "end" and element.tag == "c":
+                    depth += 1 if event == "start" else -1
+                    # A ClassAd may be a value of another, which is not a job.
+                    if event == "end" and element.tag == "c" and depth == 1:
                         number += 1
                         ad = {
                             attribute.get("n", ""): _xml_value(attribute)
-                            for attribute in element.iter("a")
+                            for attribute in element.findall("a")
                         }
                         yield number, str(ad), ad
                         root.clear()

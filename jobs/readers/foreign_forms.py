@@ -21,6 +21,8 @@ _FORMS: tuple[tuple[str, str], ...] = (
     (r"(?:[A-Z]+\|)*(?-i:JOBID)\|", f"is what squeue prints, which knows no outcomes: {SACCT}"),
     (r"JobId=\d+ (?:ArrayJobId|JobName|UserId)",
      f"is of scontrol show job or of Slurm's job completion plugin: {SACCT}"),
+    (r"\s*\{[\s\S]{0,5000}\"(?:pbs_version|pbs_server)\"",
+     f"is what qstat -F json prints: {ACCOUNTING}"),
     (r"[\[{][\s\S]{0,20000}\"(?:job_state|submit_time)\"",
      f"is of squeue or scontrol --json, which know no outcomes: {SACCT}"),
     (r"-{10,}\n(?:Cluster|Top) ", f"is a report of sreport, which has sums only: {SACCT}"),
@@ -29,8 +31,6 @@ _FORMS: tuple[tuple[str, str], ...] = (
     (r"\d{3} \(\d+\.\d+\.\d+\) ", f"is a job event log of HTCondor: {HISTORY}"),
     (r"-?\d+\.\d+ +\S+ +\d+/\d+ +\d\d:\d\d ", f"is a table of condor_history: {HISTORY}"),
     (r"Job Id: \S+\n\s+Job_Name = ", f"is what qstat -f prints: {ACCOUNTING}"),
-    (r"\s*\{[\s\S]{0,5000}\"(?:pbs_version|pbs_server)\"",
-     f"is what qstat -F json prints: {ACCOUNTING}"),
     (r"\s*(?:Job id +Name +User|Job: \d\S*\n)", f"is what qstat or tracejob prints: {ACCOUNTING}"),
     (r"={10,}\nqname +", "is what qacct prints: give a CSV of it, with --map COLUMN=FIELD"),
     (r"\"JOB_(?:FINISH|NEW|START)\" ", "is an event file of LSF: write a CSV of bjobs -a -o with"

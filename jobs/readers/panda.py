@@ -47,7 +47,7 @@ avgpss nucleus eventservice failedattempt hs06sec gshare totrchar totwchar rater
 raterbytes ratewbytes resource_type diskio memory_leak memory_leak_x2 container_name
 outputfiletype
 """
-COLUMNS = USED.union(_UNUSED.split())
+COLUMNS = USED.union(_UNUSED.split(), ["durationsec"])
 
 
 def recognises(path: Path, head: bytes) -> bool:
@@ -76,7 +76,10 @@ def _records(path: Path, options: ReadOptions) -> Iterator[JsonRecord]:
 
 
 def _job(values: Values, options: ReadOptions) -> Row:
-    """One job; a record that has not ended has no outcome yet."""
+    """One job; a record that has not ended has no outcome yet.
+
+    BigPanDA's durationsec gives the end where there is none.
+    """
     if not values.text("pandaid"):
         raise FieldError("pandaid is missing")
     printed = [values.moment(name) for name in ("creationtime", "starttime", "endtime")]
@@ -85,7 +88,9 @@ def _job(values: Values, options: ReadOptions) -> Row:
         raise FieldError("creationtime is missing")
     row = map_job(values.text, values.number, started == started)
     is_over = row["status"] not in ("waiting", "running")
+    elapsed = values.number("durationsec") if is_over and isnan(ended) else nan
     return row | {
+        "walltime": elapsed,
         "source": options.source or "panda",
         "submitted_at": submitted,
         "started_at": started,

@@ -63,6 +63,7 @@ class Job:
     steps: dict[str, Measured] = field(default_factory=dict)
     out_of_memory: bool = False
     waits_again: bool = False
+    rejected: bool = False
 
 
 def recognises(path: Path, head: bytes) -> bool:
@@ -107,6 +108,7 @@ def _items(
             continue
         line, raw, fields = record
         values = Values(fields)
+        key = ""
         try:
             name, _, step = first_id(values.text("jobid"), values.text("jobidraw")).partition(".")
             key = f"{fields.get('cluster', '')}/{name}"
@@ -122,7 +124,7 @@ def _items(
                 row, new, waits_again = _job(name, values, options)
                 if new:
                     yield f"unknown state {new[:60]}"
-                if key in waiting and waiting[key].row:
+                if key in waiting and (waiting[key].row or waiting[key].rejected):
                     yield from _close(waiting.pop(key))
                 job = waiting.setdefault(key, Job(line, raw))
                 job.line, job.row, job.text = line, row, raw
@@ -134,6 +136,10 @@ def _items(
                     del waiting[leader]
         except FieldError as error:
             yield Reject(line, str(error), raw)
+            if key and not step:  # the steps that follow are its own
+                if key in waiting and waiting[key].row:
+                    yield from _close(waiting[key])
+                waiting[key] = Job(line, raw, rejected=True)
         yield from values.notes
         if len(waiting) > OPEN_JOBS:
             yield from _close(waiting.pop(next(iter(waiting))))
@@ -149,6 +155,9 @@ def _is_out_of_memory(values: Values) -> bool:
 
 def _close(job: Job) -> Iterator[Item]:
     """The finished row of a job, its steps folded in."""
+    if job.rejected:
+        yield from ("step of a rejected job not used" for _ in job.steps)
+        return
     if job.row is None:
         yield Reject(job.line, "a step whose job's own row is not near it", job.raw)
         return

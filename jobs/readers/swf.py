@@ -277,7 +277,9 @@ def _jobs(table: np.ndarray, header: SwfHeader, start: float, notes: Counter[str
     # The wait of a job that never ran is the time until it was cancelled.
     never_ran = np.isnan(run) & (status == "cancelled")
     ended = submitted + np.where(never_ran, wait, np.where(np.isnan(wait), 0.0, wait) + run)
-    memory = values[:, 6] * 1024 * cores
+    with np.errstate(over="ignore"):  # what overflows is out of range, and left out
+        memory, cpu_time = values[:, 6] * 1024 * cores, values[:, 5] * cores
+        requested_memory = values[:, 9] * 1024 * requested
     unmeasured = memory == 0
     if unmeasured.any():
         notes["used memory of 0 kB taken as not measured"] += int(unmeasured.sum())
@@ -291,14 +293,14 @@ def _jobs(table: np.ndarray, header: SwfHeader, start: float, notes: Counter[str
             "site": _text(table[:, 15], header.partitions),
             "requested_walltime": values[:, 8],
             "requested_cores": requested,
-            "requested_memory": values[:, 9] * 1024 * requested,
+            "requested_memory": requested_memory,
             "submitted_at": times(submitted),
             "started_at": times(np.where(np.isnan(run), np.nan, submitted + wait)),
             "ended_at": times(ended),
             "status": status,
             "cores": cores,
             "walltime": run,
-            "cpu_time": values[:, 5] * cores,
+            "cpu_time": cpu_time,
             "peak_memory": np.where(unmeasured, np.nan, memory),
         }
     )

@@ -1,7 +1,8 @@
-"""Reader of any CSV or Parquet table: through a column map, or by the schema's own names."""
+"""Reader of any table (CSV, Parquet, JSON): through a column map, or by the schema's own names."""
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -22,10 +23,13 @@ from jobs.readers.columns import CLOCK, FACTORS, RECORDS, Column, layout_of
 from jobs.readers.contract import Batch, Reader, ReadOptions, Reject, stem
 from jobs.readers.delimited import Cells, columns_of, read_cells, sniff
 from jobs.readers.errors import ReadError
-from jobs.readers.lines import open_log, peek
+from jobs.readers.lines import head_lines, open_log, peek
+from jobs.readers.objects import read_objects
 from jobs.schema import JOB, STATUSES, TEXT_BYTES, Field, Record
 
 MAGIC = b"PAR1"
+NAME = re.compile(r'"([^"\\\n]{1,100}+)"\s{0,9}+:')
+"""The names in JSON objects."""
 ROW_GROUP_BYTES = 1 << 29
 """Largest row group of a Parquet file, unpacked, of the columns that are read."""
 UNPACKED_BYTES = 1 << 32
@@ -35,7 +39,7 @@ SENTINEL_TEXTS = frozenset(f"{value:.0f}" for value in units.SENTINELS)
 
 @dataclass(frozen=True)
 class TablePart:
-    """Some rows of a table as texts (CSV) or in Arrow's types, with rejects and notes."""
+    """Some rows of a table as texts (CSV) or in JSON's or Arrow's types, with rejects and notes."""
 
     cells: dict[str, pd.Series]
     lines: np.ndarray
@@ -45,12 +49,15 @@ class TablePart:
 
 
 def recognises(path: Path, head: bytes) -> bool:
-    """Whether this is Parquet, or its header has a record's required names or a known layout."""
-    return (
-        head.startswith(MAGIC)
-        or any(_has_names(record, sniff(head)[1]) for record in RECORDS)
-        or layout_of(sniff(head)[1]) is not None
-    )
+    """Whether this is Parquet, or its names have a record's required ones or a known layout."""
+    if head.startswith(MAGIC):
+        return True
+    names = NAME.findall("\n".join(head_lines(head))) if _is_json(head) else sniff(head)[1]
+    return any(_has_names(record, names) for record in RECORDS) or layout_of(names) is not None
+
+
+def _is_json(head: bytes) -> bool:
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[")
 
 
 def _has_names(record: Record, names: Iterable[str]) -> bool:
@@ -62,10 +69,16 @@ def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
 
     Raises ReadError where a column is missing that the map names or a job needs.
     """
-    if peek(path).startswith(MAGIC):
+    head = peek(path)
+    if head.startswith(MAGIC):
         names = _parquet_names(path)
         record, columns = _columns(path, names, options)
         parts = _parquet(path, columns, options)
+    elif _is_json(head):
+        objects = (item[2] for item in read_objects(path) if isinstance(item, tuple))
+        names = list(dict.fromkeys(name for fields in objects for name in fields))
+        record, columns = _columns(path, names, options)
+        parts = _delimited(_json_cells(path, columns), [c.name for c in columns], columns, options)
     else:
         rows = read_cells(path, options.batch_rows, columns_of(path)[0])
         before: list[Reject | str] = []
@@ -160,6 +173,21 @@ def _text_part(
     return TablePart(cells, lines, lambda index: rows[index][1], rejects, notes)
 
 
+def _json_cells(path: Path, columns: list[Column]) -> Iterator[Cells]:
+    """Each object's values of the columns; an object that lacks one leaves it out."""
+    for item in read_objects(path):
+        if isinstance(item, tuple):
+            number, raw, fields = item
+            yield number, raw, [_plain(fields.get(column.name)) for column in columns]
+        else:
+            yield item
+
+
+def _plain(value: Any) -> Any:
+    """A JSON value as a cell: objects and lists are none, nor is a flag a number."""
+    return None if isinstance(value, dict | list | bool) else value
+
+
 @contextmanager
 def _opened_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     with path.open("rb") as file:
@@ -247,7 +275,13 @@ def _check_size(path: Path, metadata: pq.FileMetaData, columns: list[str]) -> No
 
 
 def _cells(column: pa.Array) -> pd.Series:
-    """An Arrow column as a Series; whole numbers with gaps stay whole, since they may be ids."""
+    """An Arrow column as a Series; whole numbers with gaps stay whole, since they may be ids.
+
+    Bytes are texts in UTF-8: some writers do not say so.
+    """
+    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        texts = [cell and cell.decode("utf-8", "replace") for cell in column.to_pylist()]
+        return pd.Series(texts, dtype=object)
     if pa.types.is_dictionary(column.type):
         # A text over the limit is left out later, so that one character more than it is enough.
         texts = [text and text[: TEXT_BYTES + 1] for text in column.dictionary.to_pylist()]
@@ -389,5 +423,5 @@ def _status(word: Any, notes: Counter[str]) -> str | None:
     return "unknown"
 
 
-TABLE = Reader("table", recognises, read, (".csv", ".tsv", ".parquet"))
+TABLE = Reader("table", recognises, read, (".csv", ".tsv", ".parquet", ".json", ".jsonl"))
 """The reader to put in the list."""

@@ -117,12 +117,12 @@ def number(text: str) -> float:
 
 
 def amount(value: float) -> float:
-    """The value, or NaN where it is a sentinel for "no limit".
+    """The value, or NaN where it is a sentinel for "no limit" or, below 0, for "not set".
 
-    >>> amount(4.0), amount(2.0**31 - 1), amount(2.0**63)
-    (4.0, nan, nan)
+    >>> amount(4.0), amount(2.0**31 - 1), amount(2.0**63), amount(-1.0)
+    (4.0, nan, nan, nan)
     """
-    return nan if value in SENTINELS or value >= SENTINEL_LIMIT else value
+    return nan if value in SENTINELS or value >= SENTINEL_LIMIT or value < 0 else value
 
 
 N = TypeVar("N", float, np.ndarray)
@@ -220,7 +220,7 @@ def calendar(text: str, pattern: str = "") -> Moment:
     `` UTC`` may end it) or a number since 1970 in s, ms or µs. None where unknown.
     """
     text = text.strip()
-    if is_missing(text):
+    if is_missing(text) or text.startswith("0000-00-00"):  # MySQL's zero date
         return None
     if not pattern and NUMBER.fullmatch(text) and not re.fullmatch(r"\d{8}", text):
         return epoch_seconds(float(text), text)

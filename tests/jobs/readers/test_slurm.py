@@ -241,3 +241,16 @@ def test_a_requeued_run_is_over_and_its_job_waits_from_then_on(read_text, step, 
     assert (run["status"], run["walltime"], run["peak_memory"]) == (status, 3600.0, 9 * MIB)
     assert (waits["status"], waits["submitted_at"]) == ("waiting", run["ended_at"])
     assert pd.isna([waits["started_at"], waits["ended_at"], waits["walltime"]]).all()
+
+
+def test_steps_of_a_rejected_run_are_neither_rejects_nor_another_runs(read_text):
+    bad = TIMES.replace("2024-03-01T10:00:00", "yesterday", 1)
+    rows = [f"1|COMPLETED|{TIMES}|1G|1G|1|||", f"1|FAILED|{bad}|||1|||"]
+    step = f"1.batch|FAILED|{TIMES}|9G|9G|1|||"
+    outcome = read_text(STEPS + "".join(f"{row}\n" for row in (*rows, step)))
+    assert [reject.line for reject in outcome.rejects] == [3]
+    assert outcome.notes == {"step of a rejected job not used": 1}
+    assert outcome.row("1")["peak_memory"] == GIB
+    # A later sound row of that job is not lost with it.
+    outcome = read_text(STEPS + "".join(f"{row}\n" for row in (rows[1], rows[0])))
+    assert outcome.row("1")["status"] == "completed" and len(outcome.rejects) == 1
