@@ -17,7 +17,7 @@ from models.tasks.sets import FAILED
 
 HOURS = 14 * 24
 """Hours that are counted."""
-MAX_GROUPS, MAX_SITES, MAX_HOSTS_OF_SITE = 7, 60, 20
+MAX_GROUPS, MAX_SITES, MAX_HOSTS_OF_SITE = 7, 300, 20
 """The largest are named; the rest is counted together, or left out in the case of hosts."""
 MAX_SPEED_JOBS = 100_000
 """The latest ended jobs that speeds are learned from."""

@@ -133,7 +133,7 @@ class Dashboard:
             Route(path, self._guarded(handler, "admin"), methods=["POST"])
             for path, handler in changes.items()
         ]
-        page = Mount("/page", StaticFiles(directory=PAGE))
+        page = Mount("/page", PageFiles(directory=PAGE))
         return Starlette(lifespan=lifespan, routes=[*routes, page])
 
     def _guarded(
@@ -293,6 +293,20 @@ class Dashboard:
     async def _retrain(self, request: Request) -> Any:
         self.training = await asyncio.to_thread(models_overview.start_training, self.settings)
         return {"sentence": "a training has been started; its version will be listed here"}
+
+
+class PageFiles(StaticFiles):
+    """The files of the page, of which a browser asks anew whether they have changed.
+
+    Modules of two versions of Gridcast would not fit together.
+    """
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        """Give a file, or 304 where the browser has it."""
+        response = super().file_response(*args, **options)
+        response.headers["Cache-Control"] = "no-cache"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
 
 
 def check(request: Request, scope: str, tokens: tuple[Token, ...], hosts: frozenset[str]) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from jobs.store import read_predicted_and_actual
 from models.quantities.targets import TARGETS
-from monitoring.tasks.activity import Activity
+from monitoring.tasks.activity import MAX_SITES, Activity
 from services.dashboard.overview import levels, predicted_and_actual, sums
 from services.dashboard.values import Query, hours_of, records
 from services.http.errors import HTTPError
@@ -73,7 +73,10 @@ def site(
     hours = hours_of(query)
     counts = activity.get("sites", {}).get(name)
     if counts is None:
-        raise HTTPError(404, f"no job of a site {name} was seen lately")
+        message = (
+            f"no job of a site {name} was seen lately, or it is none of the {MAX_SITES} largest"
+        )
+        raise HTTPError(404, message)
     step = -(-hours // 168)
     _, predicted = predicted_and_actual(engine, now, hours, {"site": name})
     return {

@@ -73,13 +73,15 @@ function ticks(_, values, number, space, step) {
   });
 }
 
-// One point in time is drawn in the middle of a day.
-const around = (_, first, last) => (first === last ? [first - 43200, last + 43200] : [first, last]);
 const inUtc = (stamp) => uPlot.tzDate(new Date(stamp * 1000), "Etc/UTC");
 
 // lines: [{name, values, colour, dash, fill, stepped, raw}], of which raw are the numbers that the
 // legend shows; marks: [{at (s), label}]; bands: [[upper, lower]] numbers of lines.
 export function overTime(title, times, lines, options = {}) {
+  if (times.length === 1) { // drawn in the middle of a day
+    const alone = lines.map((line) => ({ ...line, raw: undefined, values: [null, ...line.values, null] }));
+    return overTime(title, [times[0] - 43200, times[0], times[0] + 43200], alone, options);
+  }
   const { unit = "", most = null, least = 0, marks = [], bands = [], note = "" } = options;
   const show = options.format || ((value) => amount(value, unit));
   const last = (line) => (line.raw || line.values).filter((value) => value !== null).at(-1);
@@ -103,7 +105,7 @@ export function overTime(title, times, lines, options = {}) {
   ];
   const settings = {
     tzDate: inUtc,
-    scales: { x: { time: true, range: options.x || around }, y: { range: ends } },
+    scales: { x: { time: true, range: options.x }, y: { range: ends } },
     axes: [axis({ values: ticks }), axis({
       size: options.axis || 62,
       values: (_, values) => values.map((value) => show(value)),

@@ -72,9 +72,9 @@ export function gantt(jobs, source, now) {
           : `, ${duration(job.hours * 3600)}`}${job.slow ? ` – slow: ${job.slow}` : ""}`;
         const bar = svg("rect", { x: from, y: y + 1, width: wide, height: row - 3, rx: 2,
           class: `job ${job.status}${job.slow ? " slow" : ""}` }, svg("title", {}, words));
+        const isLate = from + wide > width * 0.8;
         const label = job.slow && svg("text", { y: y + 10, class: "slowname",
-          x: from > width * 0.75 ? from - 4 : Math.min(from + wide + 4, width - 100),
-          "text-anchor": from > width * 0.75 ? "end" : "start" }, job.job_id);
+          x: from + wide + (isLate ? -6 : 4), "text-anchor": isLate ? "end" : "start" }, job.job_id);
         drawn.push(svg("a", { href: address("job", job.job_id, source), tabindex: "-1" }, bar),
           label || "");
       }

@@ -20,13 +20,14 @@ function end(row) {
       ? `no end: nothing has happened since ${utc(row.stalled_since)}`
       : "no end while what it waits for stalls");
   }
-  const between = row.state === "done" ? "" : `${utc(row.low)} to ${utc(row.high)}`;
+  const between = row.state === "done" ? "" : `${utc(row.low).slice(5)} to ${utc(row.high).slice(5)}`;
   return make("span", {}, moment(row.median, false), make("br"),
     make("span", { class: "faint" }, between));
 }
 
 const progress = (row) => make("span", {}, make("progress", { max: 1, value: row.progress,
-  "aria-label": `${row.task}: jobs ended` }), ` ${percent(row.progress)}`);
+  "aria-label": `${row.task}: jobs ended` }), make("br"), percent(row.progress),
+row.failed ? make("span", { class: "faint" }, `, ${row.failed} failed`) : null);
 
 export const columns = [
   ["Task", (row) => link(address(row.kind, row.task, row.source), row.task), { sort: "task" }],
@@ -35,7 +36,6 @@ export const columns = [
   ["Group", (row) => text(row.group), { sort: "group" }],
   ["Jobs ended", progress, { sort: "progress" }],
   ["Jobs", (row) => text(row.jobs), { number: true, sort: "jobs" }],
-  ["Failed", (row) => text(row.failed), { number: true, sort: "failed" }],
   ["Ended by hour", (row) => sparkline(row.ended_by_hour, "Jobs ended by hour")],
   ["Will be done", end, { sort: "median" }],
   ["What delays it", (row) => (row.reasons || []).slice(0, 2).join("; "), { wide: true }],

@@ -49,6 +49,24 @@ def test_similar_jobs_had_ended_share_what_is_said_and_tell_their_own_outcome(
             )
 
 
+def test_the_median_of_a_history_is_that_of_its_jobs_that_had_ended(
+    jobs: pd.DataFrame, forecaster: Forecaster
+) -> None:
+    asked, checked = jobs.tail(40).drop(columns=list(OUTCOMES)), 0
+    explained = forecaster.explain(encode_jobs(asked, asked.columns))
+    for (_, job), why in zip(asked.iterrows(), explained, strict=True):
+        over = jobs[(jobs["ended_at"] <= job["submitted_at"]) & jobs["walltime"].notna()]
+        for history in why["walltime"]["histories"]:
+            fields = history["history"].split("+")
+            if history["jobs"] > 50 or not set(fields) <= {"source", "user", "program", "site"}:
+                continue
+            past = over[(over[fields] == job[fields]).all(axis=1)]
+            assert len(past) == history["jobs"]
+            assert history["median"] == pytest.approx(past["walltime"].median())
+            checked += 1
+    assert checked > 10
+
+
 def test_contributions_are_those_of_the_refiner_that_answered(
     jobs: pd.DataFrame, forecaster: Forecaster
 ) -> None:

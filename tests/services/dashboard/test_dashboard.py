@@ -1,5 +1,6 @@
 """The shifter's page: its API, who may change something, and what a browser shows."""
 
+import asyncio
 import json
 import shutil
 import socket
@@ -188,6 +189,24 @@ def test_pages_of_other_origins_are_refused_and_nothing_is_loaded_from_elsewhere
     )
     assert httpx.get(f"{address}/api/tasks", headers={"host": "evil.example"}).status_code == 400
     assert "default-src 'none'" in httpx.get(address).headers["content-security-policy"]
+
+
+def test_from_elsewhere_nothing_is_shown_without_a_token(served: tuple[Dashboard, str]) -> None:
+    dashboard, _ = served
+    paths = [
+        *views(dashboard).values(),
+        *("/api/overview", "/api/problems", "/api/tasks", "/api/sites", "/api/events"),
+        *("/api/sites/cern", "/api/users/ada", "/api/advice/ada", "/api/jobs/1?source=made"),
+    ]
+    transport = httpx.ASGITransport(dashboard.app(), client=("192.0.2.7", 4711))
+
+    async def statuses(token: str, asked: list[str]) -> list[int]:
+        headers = {"authorization": f"Bearer {token}"}
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return [(await client.get(path, headers=headers)).status_code for path in asked]
+
+    assert set(asyncio.run(statuses("wrong", paths))) == {401}
+    assert set(asyncio.run(statuses("fedcba9876543210", ["/", "/api/tasks"]))) == {200}
 
 
 def test_predictions_are_sent_until_taken_and_never_twice(served: tuple[Dashboard, str]) -> None:
@@ -395,6 +414,14 @@ def test_every_view_loads_only_from_here_and_breaks_no_rule_of_the_policy(
     page.close()
     assert not wrong
     assert len(requested) > 50 and not [url for url in requested if not url.startswith(address)]
+
+
+def test_a_browser_asks_whether_a_module_has_changed(served: tuple[Dashboard, str]) -> None:
+    _, address = served
+    first = httpx.get(f"{address}/page/main.js")
+    assert first.headers["cache-control"] == "no-cache"
+    again = httpx.get(f"{address}/page/main.js", headers={"if-none-match": first.headers["etag"]})
+    assert again.status_code == 304 and not again.content
 
 
 def test_order_filter_and_range_are_in_the_address(
