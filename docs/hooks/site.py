@@ -28,12 +28,19 @@ FILES = "files"
 """Folder of the site for the other files of the repository that pages link to."""
 
 
-def section_pages(docs: Path, folder: str) -> list[str]:
-    """The pages of a section in the order of the links in its index page."""
+def section_pages(docs: Path, folder: str) -> list[Any]:
+    """The pages of a section as its index page lists them, those below a heading as a group."""
     text = (docs / folder / "index.md").read_text(encoding="utf-8")
-    targets = [posixpath.normpath(posixpath.join(folder, path)) for path, _ in LINK.findall(text)]
-    inside = [path for path in targets if posixpath.dirname(path) == folder.rstrip("/")]
-    return [f"{folder}index.md", *dict.fromkeys(path for path in inside if path.endswith(".md"))]
+    pages: list[Any] = [f"{folder}index.md"]
+    for part in re.split(r"^## ", text, flags=re.MULTILINE):
+        paths = [posixpath.normpath(posixpath.join(folder, path)) for path, _ in LINK.findall(part)]
+        inside = [path for path in paths if posixpath.dirname(path) == folder.rstrip("/")]
+        listed = list(dict.fromkeys(path for path in inside if path.endswith(".md")))
+        if listed and not part.startswith("# "):
+            pages.append({part.partition("\n")[0].strip(): listed})
+        else:
+            pages += listed
+    return pages
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
