@@ -75,7 +75,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     folder = tmp_path_factory.mktemp("widths")
     before = prepare_environment().home
     use_home(folder / "home")
-    jobs = generate(700, 6, 3).jobs
+    jobs = generate(1100, 8, 3).jobs
     name = "a-production-system-with-a-long-name"
     jobs = jobs.assign(source=name, program="a-program-of-a-very-long-name-" + jobs["program"])
     write_jobs(jobs, folder / "log.csv")
