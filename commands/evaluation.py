@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 
 from commands import meanings
 from commands.inputs import Json, Kind, LogName, Page, load_jobs, note_page, page_path, reads_log
+from commands.progress import usual_seconds
 from commands.tables import print_note, progress_bar, show_rows
 from infra.errors import InputError
 from infra.settings import prepare_environment
@@ -174,7 +175,7 @@ def evaluate_tasks(
     from monitoring.tasks.stalls import score_stall_detection
 
     jobs = _load(log, arguments)
-    with progress_bar("backtesting the log") as report:
+    with progress_bar("backtesting the log", usual_seconds("tasks", len(jobs))) as report:
         rows = backtest(jobs, warm_up, report)
         stalls = score_stall_detection(jobs, report)
     name = _name(log)
@@ -220,7 +221,7 @@ def evaluate_allocation(
         log, arguments, targets=("peak_memory", "walltime"), at=at, input_known=input_known
     )
     options: dict[str, Any] = {"warm_up": warm_up, "price": price}
-    with progress_bar("backtesting the log") as report:
+    with progress_bar("backtesting the log", usual_seconds("allocation", len(jobs))) as report:
         rows = backtest(jobs, progress=report, **options)
     name = _name(log)
     title = f"Memory allocated to {rows[0]['jobs']:,} jobs of {name}, waste in GiB·h"
@@ -256,7 +257,7 @@ def evaluate_classes(
     jobs = _load(log, arguments, targets=(), at=at, input_known=input_known)
     options: dict[str, Any] = {"warm_up": warm_up}
     thresholds = parse_thresholds(settings.thresholds)
-    with progress_bar("backtesting the log") as report:
+    with progress_bar("backtesting the log", usual_seconds("classes", len(jobs))) as report:
         evaluation = backtest(jobs, thresholds=thresholds, progress=report, **options)
     joint = evaluation.joint_rows
     meaning = meanings.of_classes(evaluation.rows)
@@ -308,7 +309,7 @@ def _backtest(
     from models.evaluation.pages import evaluation_page
     from models.releases.evidence import record_evaluation
 
-    with progress_bar("backtesting the log") as report:
+    with progress_bar("backtesting the log", usual_seconds("evaluate", len(jobs))) as report:
         evaluation = backtest(jobs, target, warm_up, predictors, report)
     rows: list[Mapping[str, Any]] = list(evaluation.rows)
     name, count = _name(log), len(evaluation.jobs)

@@ -159,7 +159,7 @@ def page_path(page: Path | None, name: str) -> Path:
     return prepare_environment().folder("reports") / f"{name.replace('/', '-')}.html"
 
 
-def note_page(path: Path) -> None:
+def note_page(path: Path | str) -> None:
     """Say where a page with charts is, in a line that is not folded."""
     print_note(f"page with charts: {path}")
 

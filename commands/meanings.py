@@ -25,7 +25,7 @@ def duration(seconds: float) -> str:
     """Seconds in words.
 
     >>> duration(45), duration(5400), duration(200000)
-    ('45 s', '1.5 h', '2.3 d')
+    ('45 s', '1.5 h', '2.31 d')
     """
     for size, unit, limit in ((1, "s", 120), (60, "min", 7200), (HOUR, "h", 2 * DAY)):
         if abs(seconds) < limit and (unit != "min" or abs(seconds) < HOUR):
@@ -303,6 +303,23 @@ def of_scouts(rows: Rows) -> str:
 def of_table(row: Mapping[str, Any]) -> str:
     """How many rows were written, and of how many jobs."""
     return f"{row['rows']:,} rows predict {row['jobs']:,} recent jobs, by {row['model_version']}."
+
+
+def of_demo(rows: Rows) -> str:
+    """What the demo showed: a model better than simple rules, and that it decayed later."""
+    values = {row["what"]: row["value"] for row in rows}
+    ours, rule = values["error of Gridcast"], values["error of the median of the last 10"]
+    decayed = values["decay"] == "found"
+    since = "Since then jobs behave otherwise, which decay and drift show" if decayed else ""
+    return " ".join(
+        capitalised(sentence)
+        for sentence in (
+            f"on jobs later than its training, Gridcast's mean error is {change(ours / rule)} "
+            "than that of the median of the last 10",
+            since,
+        )
+        if sentence
+    )
 
 
 def of_ranking(rows: Rows) -> str:

@@ -21,8 +21,24 @@ from rich.progress import (
 from rich.text import Text
 
 Report = Callable[..., None]
+USUAL_SECONDS = {
+    "allocation": (5, 1.5e-3),
+    "classes": (10, 8e-3),
+    "evaluate": (5, 2e-3),
+    "rehearse": (10, 1.2e-2),
+    "replay": (2, 5e-4),
+    "tasks": (8, 3e-3),
+    "train": (8, 6e-4),
+}
+"""How long these take on two cores: some seconds, and seconds a job."""
 MIN_SHARE = 0.02
 """The share of a step that must be done before its speed tells how long the rest takes."""
+
+
+def usual_seconds(work: str, jobs: int) -> float:
+    """How long the work of USUAL_SECONDS takes for a number of jobs, roughly."""
+    start, of_one = USUAL_SECONDS[work]
+    return start + of_one * jobs
 
 
 @dataclass
@@ -39,29 +55,30 @@ class TimeLeft:
     _begin: tuple[float, float] = field(init=False)
     _share: float = 0.0
     _end: float | None = None
+    _usual_end: float | None = None
 
     def __post_init__(self) -> None:
         self._begin = (self.clock(), 0.0)
-        self._end = None if self.expected is None else self.clock() + self.expected
+        self._usual_end = None if self.expected is None else self.clock() + self.expected
+        self._end = self._usual_end
 
     def advance(self, share: float | None) -> None:
         """Take in that ``share`` of the work is done; a smaller one than before begins a step."""
         now = self.clock()
         if share is None or share < self._share:
-            self._begin, self._end = (now, share or 0.0), None
+            self._begin, self._end = (now, share or 0.0), self._usual_end
         self._share = share or 0.0
         begin, first = self._begin
         if self._share - first < MIN_SHARE or now <= begin:
             return
         left = (now - begin) * (1 - self._share) / (self._share - first)
-        if self.expected is not None:  # speeds of steps differ: the usual one counts until the end
-            usual = self.expected * (1 - self._share)
-            left = self._share * left + (1 - self._share) * usual
+        if self._usual_end is not None:  # at the start of a step its speed says little
+            left = self._share * left + (1 - self._share) * max(self._usual_end - now, 0.0)
         self._end = now + left
 
     def __str__(self) -> str:
         """In words, such as ``40 s left`` or ``about 3 min left``."""
-        if self._end is None:
+        if self._end is None or (self._end < self.clock() and self._share < 1):
             return "estimating the time left"
         seconds = max(self._end - self.clock(), 0.0)
         if seconds < 90:

@@ -10,6 +10,7 @@ import typer
 
 from commands import meanings
 from commands.inputs import Json, Page, load_jobs, note_page, page_path, reads_log, store
+from commands.progress import usual_seconds
 from commands.tables import print_note, progress_bar, show_rows
 from infra.errors import InputError
 from infra.settings import prepare_environment
@@ -103,7 +104,8 @@ def replay(
     chosen = combinations(policy, predictor, corrector, None if bound is None else bound * HOUR)
     file = Path(log) if Path(log).exists() else None
     jobs = load_jobs(log, arguments)
-    with progress_bar("replaying") as report:
+    expected = usual_seconds("replay", len(jobs) * len(chosen))
+    with progress_bar("replaying", expected) as report:
         learned = None if version is None else trained_version(version, jobs, store(), settings)
         replays = replay_each(jobs, find_machine(machine, file, jobs), chosen, report, learned)
     rows = compare_with_first(replays)

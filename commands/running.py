@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from commands import meanings
-from commands.inputs import Json
+from commands.inputs import Json, note_page
 from commands.tables import print_note, progress_bar, show_rows
 from infra.errors import InputError
 from infra.settings import Settings, prepare_environment, use_home, use_own_folder
@@ -35,7 +35,12 @@ def demo(as_json: Json = False) -> None:
         from flows.demo import demo as run
 
         rows = run(report)
-    show_rows(rows, as_json, "Gridcast's loop, once, on generated jobs")
+    title = "Gridcast's loop, once, on generated jobs"
+    pages = [row["note"] for row in rows if row["what"] == "report"]
+    listed = rows if as_json else [row for row in rows if row["what"] != "report"]
+    show_rows(listed, as_json, title, meaning=meanings.of_demo(rows))
+    for report_page in pages:
+        note_page(report_page)
     print_note(
         "Look at it: gridcast up --demo, then open the page of tasks on "
         f"http://{settings.host_in_url}:{settings.dashboard_port}\n"

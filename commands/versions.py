@@ -9,6 +9,7 @@ import typer
 
 from commands import meanings
 from commands.inputs import ClusterBy, Json, Source, current_user, store
+from commands.progress import usual_seconds
 from commands.tables import print_note, progress_bar, show_rows
 from infra.errors import InputError
 from infra.settings import prepare_environment
@@ -58,13 +59,16 @@ def train(
 
     On the stored jobs, compared on the latest of them, registered in MLflow.
     """
+    from jobs.store import count_jobs
     from models.releases.automatic_rollback import training_lock
     from models.releases.pipeline import TrainingOptions, TrainingPipeline
 
     settings = prepare_environment()
     options = TrainingOptions(tuple(target or ()), cluster_by, (source,) if source else ())
-    with training_lock(settings), progress_bar("training") as report:
-        release = TrainingPipeline(store(), settings, options, report).run()
+    engine = store()
+    expected = usual_seconds("train", int(count_jobs(engine)["ended"].sum()))
+    with training_lock(settings), progress_bar("training", expected) as report:
+        release = TrainingPipeline(engine, settings, options, report).run()
     assert release, "only a retraining may stop before its last step"  # noqa: S101
     version = release.version.label
     columns = ("source", "target", "predictor", "jobs", "mae", "median_ae", "apa", "coverage_90")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from commands import meanings
 from commands.inputs import Json, Page, load_jobs, note_page, page_path, reads_log, store
+from commands.progress import usual_seconds
 from commands.tables import print_note, progress_bar, show_rows, to_records
 from infra.errors import GridcastError
 from infra.settings import prepare_environment
@@ -16,7 +18,7 @@ from infra.settings import prepare_environment
 if TYPE_CHECKING:
     from jobs.ingest import ReadArguments
 
-MAX_ROWS = 30
+MAX_ROWS, MAX_MEASURED = 30, 5000
 """Measurements that people are shown; --json and the page have all."""
 
 
@@ -54,7 +56,7 @@ def rehearse(
     name = Path(log).name
     jobs = load_jobs(log, arguments)
     require_outcomes(jobs, (target,), name)
-    with progress_bar("backtesting the log") as report:
+    with progress_bar("backtesting the log", usual_seconds("rehearse", len(jobs))) as report:
         rehearsal = run(
             jobs,
             find_target(target),
@@ -83,31 +85,41 @@ def rehearse(
     note_page(write_page(rehearsal, name, page_path(html, f"rehearsal-{name}")))
 
 
-def monitor(as_json: Json = False) -> None:
+def monitor(html: Page = None, as_json: Json = False) -> None:
     """Measure drift and decay since the training.
 
     Compares the jobs that ended since the champion's training with its training window, and its
     predictions with the outcomes; writes an HTML page with charts.
     """
+    from jobs.store import read_measurements
     from models.releases import registry
     from models.releases.verification import load_model_set
+    from monitoring.decay.champion import watch_champion
+    from monitoring.decay.page import write_page
     from monitoring.drift.check import monitor as compare
 
-    settings = prepare_environment()
+    settings, engine, now = prepare_environment(), store(), datetime.now(UTC)
     champion = registry.champion(settings)
     if champion is None:
         raise GridcastError(
             "there is no champion to compare with: train one first (gridcast train)"
         )
     card = load_model_set(champion, settings).card
-    with progress_bar("comparing the recent jobs"):
-        report = compare(store(), card, settings.folder("reports"), model=champion.label)
+    with progress_bar("comparing the recent jobs with the training window") as progress:
+        report = compare(engine, card, settings.folder("reports"), model=champion.label)
+        progress("comparing the predictions with the outcomes", 0.7)
+        decay = watch_champion(engine, champion.label, now, sources=card.sources)
+    measured = read_measurements(engine, kind="decay", segment="all", latest=MAX_MEASURED)
+    page = page_path(html, f"monitor-{champion.label}")
     rows = to_records(report.measurements[["kind", "name", "segment", "value"]])
     if as_json:
         show_rows(rows, as_json)
     else:
         of_all = [row for row in rows if row["segment"] == "all"]
+        of_all.sort(key=lambda row: (row["kind"] != "drift", -row["value"]))
         columns = ("kind", "name", "value")
         show_rows(of_all[:MAX_ROWS], False, f"Drift: {report.verdict}", columns, report.sentence)
-    for page in report.pages:
-        note_page(page)
+    print_note(decay.sentence)
+    note_page(write_page(page, champion.label, report, decay, measured))
+    for evidently in report.pages:
+        print_note(f"Evidently's report: {evidently}")

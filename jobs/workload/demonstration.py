@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from jobs.schema import OF_KIND, OUTCOMES
+from jobs.schema import OF_KIND, OUTCOMES, conform
 from jobs.workload import START, Change, generate
 from jobs.workload.population import GROUPS
 
@@ -102,7 +102,7 @@ def demonstration_log(now: pd.Timestamp) -> DemonstrationLog:
         for request, stages in CHAINS.items()
         for number in range(len(stages))
     ]
-    jobs = pd.concat([generated, *tasks], ignore_index=True).assign(source=SOURCE)
+    jobs = conform(pd.concat([generated, *tasks], ignore_index=True).assign(source=SOURCE))
     times = {name: jobs[name] + moved for name in OF_KIND["time"]}
     jobs = jobs.assign(**times).sort_values("submitted_at", kind="stable", ignore_index=True)
     trained = START + pd.Timedelta(days=TRAINED_DAY) + moved

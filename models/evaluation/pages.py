@@ -298,7 +298,7 @@ def by_progress(rows: Sequence[Row], value: str, level: float | None = None) -> 
         axes.plot(*points.T, marker="o", label=name, linewidth=2 if name == OURS else 1)
     if level is not None:
         axes.axhline(level, color="black", linewidth=1)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, None if level is None else 1.0)
     axes.legend(fontsize=8)
     return figure
 

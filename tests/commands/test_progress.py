@@ -27,7 +27,7 @@ def test_the_time_left_follows_from_the_speed_so_far() -> None:
     clock.now += 5
     assert str(left) == "25 s left"
     clock.now += 3600
-    assert str(left) == "0 s left"
+    assert str(left) == "estimating the time left"
 
 
 def test_a_second_step_has_a_speed_of_its_own() -> None:
@@ -40,6 +40,15 @@ def test_a_second_step_has_a_speed_of_its_own() -> None:
     clock.now += 100
     left.advance(0.5)
     assert str(left) == "about 2 min left"
+
+
+def test_a_second_step_of_what_usually_takes_100_s_has_the_rest_of_them() -> None:
+    clock = Clock()
+    left = TimeLeft(100.0, clock)
+    clock.now += 40
+    left.advance(1.0)
+    left.advance(0.0)
+    assert str(left) == "60 s left"
 
 
 def test_an_expected_time_gives_way_to_the_speed_as_the_work_goes_on() -> None:

@@ -45,7 +45,7 @@ COMMANDS = (
     "evaluate-tasks",
     "evaluate-allocation",
     "evaluate-classes",
-    "rehearse {log}",
+    "rehearse {log} --warm-up 0.5",
     "replay {log} --machine 64 --policy easy --policy easy-sjbf --predictor last-two",
     "replay-grid --jobs 200",
     "what-if {log} --cores 64",
