@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from infra.settings import Settings
 from jobs.schema import conform
 from jobs.store import add_jobs, add_predictions
+from models.releases.benchmark import DIGEST_TAG, Benchmark
 from models.releases.versions import Version
 from monitoring.site_status import Accuracy, Collection, SiteStatus, Verdict
 from services.dashboard import jobs, models_overview, overview, tasks
@@ -213,22 +214,24 @@ def test_a_button_that_cannot_work_says_why() -> None:
 
 
 def test_only_versions_tested_on_the_same_jobs_have_a_common_error() -> None:
-    numbers = {
-        "benchmark_mae_s": "912.5",
-        "benchmark_baseline_mae_s": "1400",
-        "benchmark_coverage_90": "0.91",
-        "benchmark_jobs": "500",
-    }
-    newest = version(3, "candidate", benchmark_digest="abc", **numbers)
-    assert models_overview.common_test(newest, "abc") == {
+    def tags(digest: str) -> dict[str, str]:
+        later = pd.DataFrame(index=range(500))
+        numbers = {
+            "benchmark_mae_s": 912.5,
+            "benchmark_baseline_mae_s": 1400.0,
+            "benchmark_coverage_90": 0.91,
+        }
+        return Benchmark("walltime", later, digest, 1400.0).version_tags(numbers)
+
+    newest = version(3, "candidate", **tags("abc"))
+    assert models_overview.common_test(newest, newest.tags[DIGEST_TAG]) == {
         "mae": 912.5,
         "baseline": 1400.0,
         "coverage": 0.91,
         "jobs": 500.0,
         "unit": "s",
     }
-    other_jobs = version(2, "champion", benchmark_digest="old", **numbers)
-    assert models_overview.common_test(other_jobs, "abc") is None
+    assert models_overview.common_test(version(2, "champion", **tags("old")), "abc") is None
     assert models_overview.common_test(version(1, "retired"), "") is None
 
 
