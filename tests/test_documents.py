@@ -81,7 +81,7 @@ def typed() -> list[tuple[str, list[str]]]:
     """Every ``gridcast …`` that a document tells a reader to type, with the document's name."""
     lines = []
     for path in [README, *DOCUMENTS]:
-        for block in blocks(path, "(?:console|bash|sh|shell)?"):
+        for block in blocks(path, "(?:console|bash|sh|shell-session)?"):
             prompted = "$ " in block
             for line in block.splitlines():
                 if prompted and not line.startswith("$ "):

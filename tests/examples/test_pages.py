@@ -3,7 +3,7 @@
 Each ``console`` block is executed, page by page, in a folder without data: lines that begin with ``$``
 are commands (a trailing backslash continues one, ``> `` lines are the rest of a here-document),
 the others are lines of the output, in which ``…`` stands for any text. Blocks of other languages,
-such as ``sh`` for a machine with a batch system, are not.
+such as ``shell-session`` for what needs a batch system, are not.
 """
 
 import os
