@@ -12,7 +12,7 @@ import pandas as pd
 from infra.errors import InputError
 from infra.settings import Settings
 from jobs.schema import COLUMNS, QUERY_FIELDS
-from jobs.store import read_jobs, read_predictions_of
+from jobs.store import read_attempts, read_jobs, read_predictions_of
 from models.quantities.targets import TARGETS
 from monitoring.advising import advise, sentences
 from services.client import Gridcast, RefusedError, UnavailableError
@@ -150,7 +150,7 @@ def _predict(
 
 
 def job(engine: Engine, settings: Settings, source: str, job_id: str) -> dict[str, Any]:
-    """Describe one job: its record, the predictions logged of it, and why they are so.
+    """Describe one job: its record and earlier attempts, its logged predictions, and their reasons.
 
     Args:
         engine: The store.
@@ -174,6 +174,7 @@ def job(engine: Engine, settings: Settings, source: str, job_id: str) -> dict[st
     columns = ["asked_at", "target", "model_version", "point", "median", "low", "high", "cluster"]
     answer = {
         "job": {name: record[name] for name in COLUMNS if record[name] is not None},
+        "attempts": records(read_attempts(engine, stored)),
         "predictions": [
             {**row, "actual": actual.get(row["target"]), "unit": TARGETS[row["target"]].unit}
             for row in records(logged[columns])

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import orjson
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -270,6 +271,27 @@ def test_finished_jobs_are_stored_before_yes_and_change_the_next_answer(
     assert (before["cold_start"], after["cold_start"]) == (True, False)
     assert abs(after["walltime"] - 777) < abs(before["walltime"] - 777)
     assert after == post(predictor, "/predict", ask).json()["rows"][0]
+
+
+def test_an_earlier_run_that_is_reported_is_kept_as_an_attempt(
+    predictor: Predictor, finished: Rows
+) -> None:
+    from jobs.store import open_store, read_attempts
+
+    last = finished[22] | {"job_id": "run twice", "status": "completed"}
+    times = {name: pd.Timestamp(last[name]) for name in ("submitted_at", "started_at", "ended_at")}
+    earlier = {name: str(time - pd.Timedelta(days=2)) for name, time in times.items()}
+    lost = last | earlier | {"status": "out_of_memory", "requested_memory": 7e9}
+    for job in (last, lost, lost):
+        post(predictor, "/outcomes", {"jobs": [job]})
+    jobs = stored(predictor)
+    jobs = jobs[jobs["job_id"] == "run twice"]
+    assert jobs["status"].tolist() == ["completed"]
+    engine = open_store(predictor.settings.store_url)
+    attempts = read_attempts(engine, jobs)
+    engine.dispose()
+    assert attempts[["status", "requested_memory"]].values.tolist() == [["out_of_memory", 7e9]]
+    assert attempts["ended_at"].tolist() == [pd.Timestamp(earlier["ended_at"])]
 
 
 def test_impossible_outcomes_are_named_and_the_others_kept(

@@ -77,6 +77,13 @@ const predicted = [
   ["Was", (row) => amount(row.actual, row.unit), { number: true }], ["Model", (row) => row.model_version],
 ];
 
+const attempted = [
+  ["Started", (row) => moment(row.started_at)], ["Ended as", (row) => state(row.status)],
+  ["Ran", (row) => duration(row.walltime), { number: true }],
+  ["Asked for", (row) => amount(row.requested_memory, "bytes"), { number: true }],
+  ["Used", (row) => amount(row.peak_memory, "bytes"), { number: true }], ["Host", (row) => row.host || "–"],
+];
+
 const HIDDEN = new Set(["job_id", "source"]);
 const UNITS = { walltime: "s", cpu_time: "s", requested_walltime: "s", peak_memory: "bytes",
   requested_memory: "bytes" };
@@ -109,5 +116,6 @@ export async function job(name) {
     found.predictions.length ? table("Logged predictions, by quantity and time", predicted, found.predictions)
       : faint("None was logged."),
     make("h2", {}, "Its record"), make("dl", {}, ...facts),
+    found.attempts.length ? table("Its earlier attempts, by their end", attempted, found.attempts) : null,
   ];
 }

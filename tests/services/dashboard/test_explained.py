@@ -20,6 +20,11 @@ def test_a_job_is_explained_and_a_user_advised_without_a_trace_in_the_log(
     engine = open_store(settings.store_url)
     with engine.begin() as connection:
         add_jobs(connection, grid_jobs)
+    lost = grid_jobs.tail(1).assign(status="preempted")
+    for name in ("submitted_at", "started_at", "ended_at"):
+        lost[name] -= pd.Timedelta(days=2)
+    with engine.begin() as connection:
+        add_jobs(connection, lost)
     publish(model_set, tmp_path)
     row = grid_jobs.iloc[-1]
     now = grid_jobs["ended_at"].max().to_pydatetime()
@@ -30,6 +35,7 @@ def test_a_job_is_explained_and_a_user_advised_without_a_trace_in_the_log(
         with pytest.raises(HTTPError, match="has ended"):
             jobs.advice(engine, served, "nobody", now)
     assert found["trouble"] == "" and found["job"]["user"] == row["user"]
+    assert [attempt["status"] for attempt in found["attempts"]] == ["preempted"]
     words = " ".join(found["sentences"])
     assert "had ended before" in words and "So half of such jobs should take under" in words
     similar = [job for job in found["similar"] if job["job_id"]]
