@@ -12,7 +12,7 @@ from commands import meanings
 from commands.inputs import Json, note_page
 from commands.tables import print_note, progress_bar, show_rows
 from infra.errors import InputError
-from infra.settings import Settings, prepare_environment, use_home, use_own_folder
+from infra.settings import LOOPBACK, Settings, prepare_environment, use_home, use_own_folder
 
 DEMO, DEMO_SECONDS = "demo", 180.0
 """The data folder of the demo, below the usual one, and how long the demo takes on two cores."""
@@ -55,6 +55,7 @@ def serve() -> None:
     from infra.processes import up as run
 
     settings = prepare_environment()
+    _check_host(settings)
     only = [
         replace(component, after=())
         for component in local_components(settings, servers=False)
@@ -117,6 +118,12 @@ def up(
     settings = settings_of(demo)
     if demo and site:
         raise InputError("--demo and --site: give one of them")
+    _check_host(settings)
+    if settings.make_token():
+        print_note(
+            f"MLflow and Prefect ask for a login: gridcast, password {settings.admin_token}\n"
+            f"(in {settings.token_file}, which only you can read)"
+        )
     if ((move or empty) and not site) or (move and empty):
         raise InputError("--move and --empty say how the first up --site begins: give one of them")
     if site:
@@ -147,6 +154,19 @@ def up(
             meaning=f"The page of tasks is on {page}; Ctrl-C stops all.",
         ),
     )
+
+
+def _check_host(settings: Settings) -> None:
+    """Refuse another address than a loopback one without TLS in front and tokens."""
+    if settings.host in LOOPBACK:
+        return
+    if not settings.tls_in_front:
+        raise InputError(
+            f"at {settings.host} tokens and answers would cross the network in plain text: let a "
+            "proxy end TLS and set GRIDCAST_TLS_IN_FRONT=true (docs/explanation/security.md)"
+        )
+    if not settings.tokens.get_secret_value():
+        raise InputError(f"at {settings.host} others reach the servers: set GRIDCAST_TOKENS")
 
 
 def _begin_site(settings: Settings, move: bool, empty: bool) -> None:

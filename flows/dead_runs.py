@@ -32,19 +32,19 @@ HEARTBEAT = "prefect.flow-run.heartbeat"
 log = logging.getLogger("prefect.gridcast")
 
 
-def start_crash_watch(api: str) -> None:
+def start_crash_watch(api: str, login: str = "") -> None:
     """Check for dead runs in a thread as long as this process, which serves ``api``, runs."""
-    threading.Thread(target=_watch, args=(api,), name="dead runs", daemon=True).start()
+    threading.Thread(target=_watch, args=(api, login), name="dead runs", daemon=True).start()
 
 
-def _watch(api: str) -> None:
+def _watch(api: str, login: str) -> None:
     from prefect.client.orchestration import SyncPrefectClient
 
     began = datetime.now(UTC)
     while True:
         time.sleep(PERIOD_SECONDS)
         try:
-            with SyncPrefectClient(api) as client:
+            with SyncPrefectClient(api, auth_string=login or None) as client:
                 for name in mark_crashed_runs(client, began):
                     log.warning("%s had no heartbeat and is marked as crashed", name)
         except Exception as error:  # the database may be away, or the server not ready yet

@@ -60,7 +60,7 @@ def create_app() -> Any:
     from prefect.server.api.server import create_app as create_prefect
 
     allow_bulk_inserts()
-    start_crash_watch(f"http://{own_host(settings)}/api")
+    start_crash_watch(f"http://{own_host(settings)}/api", settings.prefect_login)
     app = create_prefect(final=True)
     # Prefect's logging makes Uvicorn's access log propagate again: a line for each poll.
     logging.getLogger("uvicorn.access").propagate = False

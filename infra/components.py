@@ -39,7 +39,7 @@ class Component:
     ready_path: str = "/"
     ready_log_text: str = ""
     port_setting: str = ""
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     after: tuple[str, ...] = ()
     stop_seconds: float = 10.0
     stop_signal: int = int(signal.SIGTERM)
@@ -106,6 +106,7 @@ def environment(settings: Settings, mlflow_address: str) -> dict[str, str]:
         "GRIDCAST_MLFLOW_URL": mlflow_address,
         "PREFECT_API_URL": f"{prefect_address}/api",
         "PREFECT_CLI_PROMPT": "false",  # nobody could answer it
+        **settings.model_copy(update={"mlflow_url": mlflow_address}).logins,
     }
 
 
@@ -181,6 +182,8 @@ def prefect(
         # Runs older than 90 days are deleted, as events are by default: the results are stored.
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
     }
+    if settings.prefect_login:
+        variables["PREFECT_SERVER_API_AUTH_STRING"] = settings.prefect_login
     if database := settings.prefect_database_url or settings.own_postgres_url("prefect"):
         url = "postgresql+asyncpg://" + database.partition("://")[2]
         variables["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = url
@@ -206,11 +209,12 @@ def mlflow(settings: Settings, after: tuple[str, ...] = ()) -> Component:
         "mlflow",
         # One process suffices for a few engineers. The access log would grow without end, since
         # the predictor sends a request every 3 s.
-        ("uvicorn --factory models.releases.mlflow_server:create_app", "--no-access-log"),
+        ("uvicorn --factory services.mlflow_server:create_app", "--no-access-log"),
         ready_path="/health",
         # What ``mlflow server`` passes to its workers. MLflow checks Host and Origin only under
         # uvicorn. Artifacts are files: nobody can write one through the server.
         environment={
+            "GRIDCAST_HOME": str(settings.home.absolute()),
             "MLFLOW_BACKEND_STORE_URI": settings.tracking_url,
             "_MLFLOW_SERVER_FILE_STORE": settings.tracking_url,
             "_MLFLOW_SERVER_ARTIFACT_ROOT": artifacts,

@@ -11,12 +11,16 @@ import os
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra.errors import InputError
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def split_list(text: str) -> list[str]:
@@ -135,6 +139,17 @@ class Settings(BaseSettings):
         validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT",
         description="OpenTelemetry collector (OTLP over HTTP) of the predictor's traces",
     )
+    prefect_auth_string: SecretStr = Field(
+        SecretStr(""),
+        validation_alias="PREFECT_SERVER_API_AUTH_STRING",
+        description="user:password that Prefect's server demands; default gridcast and a token "
+        "with the scope admin",
+    )
+    tls_in_front: bool = Field(
+        False,
+        description="a proxy ends TLS before the servers, so that GRIDCAST_HOST may be another "
+        "address than a loopback one",
+    )
     tokens: SecretStr = Field(
         SecretStr(""),
         description="bearer tokens as token:scope+scope, comma-separated; empty: no authentication",
@@ -147,9 +162,8 @@ class Settings(BaseSettings):
         >>> Settings(host="192.168.1.2", allowed_hosts=" Grid.Example ,").host_names
         ('localhost', '127.0.0.1', '::1', '192.168.1.2', 'grid.example')
         """
-        loopback = ("localhost", "127.0.0.1", "::1")
         named = (self.host.lower(), *split_list(self.allowed_hosts.lower()))
-        return tuple(dict.fromkeys((*loopback, *named)))
+        return tuple(dict.fromkeys((*LOOPBACK, *named)))
 
     def allowed_host_headers(self, port: int) -> tuple[str, ...]:
         """The valid Host headers of requests to the server on ``port``."""
@@ -210,6 +224,58 @@ class Settings(BaseSettings):
             return ""
         password = (self.postgres_folder / "password").read_text()
         return f"postgresql://gridcast:{password}@127.0.0.1:{self.postgres_port}/{database}"
+
+    @property
+    def token_file(self) -> Path:
+        """File of the token with the scope admin that ``gridcast up`` makes; not a setting."""
+        return self.home.absolute() / "token"
+
+    @property
+    def all_tokens(self) -> str:
+        """The tokens of the settings, and the one that ``gridcast up`` made, as ``tokens``."""
+        try:
+            own = self.token_file.read_text().strip()
+        except OSError:
+            own = ""
+        return ",".join(filter(None, (self.tokens.get_secret_value(), own and f"{own}:admin")))
+
+    @property
+    def admin_token(self) -> str:
+        """The first token with the scope admin, which MLflow and Prefect demand; empty for none.
+
+        >>> Settings(tokens="0123456789abcdef:predict,fedcba9876543210:admin").admin_token
+        'fedcba9876543210'
+        """
+        entries = [entry.rpartition(":") for entry in split_list(self.all_tokens)]
+        admins = (secret for secret, _, scopes in entries if "admin" in scopes.split("+"))
+        return next(admins, "")
+
+    @property
+    def prefect_login(self) -> str:
+        """What Prefect's server demands, ``user:password``; empty for nothing."""
+        chosen = self.prefect_auth_string.get_secret_value()
+        return chosen or (f"gridcast:{self.admin_token}" if self.admin_token else "")
+
+    @property
+    def logins(self) -> dict[str, str]:
+        """The variables by which clients of MLflow and Prefect log in to our own servers."""
+        variables = {}
+        if self.admin_token and urlsplit(self.tracking_url).hostname in self.host_names:
+            variables["MLFLOW_TRACKING_TOKEN"] = self.admin_token
+        if self.prefect_login and urlsplit(self.prefect_url).hostname in (None, *self.host_names):
+            variables["PREFECT_API_AUTH_STRING"] = self.prefect_login
+        return variables
+
+    def make_token(self) -> bool:
+        """Make the token file, readable by its owner only; False where an admin token is there."""
+        if self.admin_token:
+            return False
+        self.folder(".")
+        with os.fdopen(
+            os.open(self.token_file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w"
+        ) as file:
+            file.write(f"{token_urlsafe(32)}\n")
+        return True
 
     @property
     def any_token(self) -> str:
@@ -273,6 +339,8 @@ def prepare_environment() -> Settings:
         "MPLBACKEND": "Agg",
     }
     os.environ.update(variables)
+    for name, value in settings.logins.items():
+        os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
     return settings
 

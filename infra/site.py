@@ -25,7 +25,7 @@ from infra.components import (
     schedules,
 )
 from infra.database_server import READY, binaries, make_password
-from infra.settings import Settings, SettingsError, split_list
+from infra.settings import LOOPBACK, Settings, SettingsError, split_list
 
 INFRA = Path(infra.__path__[0])
 PROXY = INFRA / "proxy" / "haproxy.cfg"
@@ -46,7 +46,7 @@ def site_components(settings: Settings) -> list[Component]:
         SettingsError: if a program is missing or the settings do not fit together.
     """
     ports = replica_ports(settings)
-    if not settings.any_token and settings.host not in ("127.0.0.1", "localhost", "::1"):
+    if not settings.any_token and settings.host not in LOOPBACK:
         raise SettingsError(
             f"behind a proxy at {settings.host} every caller would seem to be this machine: "
             "set GRIDCAST_TOKENS"
@@ -227,6 +227,8 @@ def _check_only(name: str, host: str, path: str, secret: str) -> str:
 def prometheus(settings: Settings, scraped: list[Component]) -> Component:
     """Prometheus, with the rules of its alerts."""
     folder, config = settings.folder("prometheus"), settings.folder("site") / "prometheus.yml"
+    user, _, password = settings.prefect_login.partition(":")
+    password_file = settings.folder("site") / "prefect-password"
     host, secret = (
         f"{settings.host_in_url}:{settings.prometheus_port}",
         settings.folder("site") / "token",
@@ -239,6 +241,7 @@ def prometheus(settings: Settings, scraped: list[Component]) -> Component:
         own=host,
         rules=str(RULES),
         token_file=str(secret) if settings.any_token else "",
+        login=(user, str(password_file)) if user else ("", ""),
     )
     options = (
         f"--web.listen-address={host}",
@@ -256,7 +259,11 @@ def prometheus(settings: Settings, scraped: list[Component]) -> Component:
         address=f"http://{host}",
         ready_path="/-/ready",
         port_setting="GRIDCAST_PROMETHEUS_PORT",
-        files={str(config): text, str(secret): settings.any_token},
+        files={
+            str(config): text,
+            str(secret): settings.any_token,
+            str(password_file): password,
+        },
     )
 
 
@@ -269,6 +276,7 @@ def scrapes_text(
     own: str,
     rules: str,
     token_file: str = "",
+    login: tuple[str, str] = ("", ""),
 ) -> str:
     """Prometheus' configuration.
 
@@ -280,9 +288,14 @@ def scrapes_text(
         own: host:port of Prometheus.
         rules: file of its rules.
         token_file: file of the bearer token of its requests; empty: none.
+        login: user, and file of the password, for Prefect; empty: none.
     """
     targets = ", ".join(f'"{host}"' for host in predictors)
     secret = f'\n    authorization: {{credentials_file: "{token_file}"}}' if token_file else ""
+    user, password_file = login
+    basic = (
+        f'\n    basic_auth: {{username: {user}, password_file: "{password_file}"}}' if user else ""
+    )
     return Template(SCRAPES.read_text()).substitute(
         predictors=targets,
         proxy=proxy,
@@ -291,6 +304,7 @@ def scrapes_text(
         own=own,
         rules=rules,
         secret=secret,
+        login=basic,
     )
 
 

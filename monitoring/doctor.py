@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -66,7 +67,7 @@ def examine(
         lambda: _database(store),
         lambda: _clock(store, components, rows, now),
         lambda: _champion(settings, now),
-        lambda: _prefect(components, rows),
+        lambda: _prefect(settings, components, rows),
         lambda: _predictors(components, rows),
         lambda: _site(settings, store, now),
         lambda: _table(table or _own_table(settings), now),
@@ -213,16 +214,22 @@ def _server_clock(component: Component) -> datetime | None:
         return None
 
 
-def _request(component: Component, path: str, body: dict[str, Any] | None = None) -> Request:
+def _request(
+    component: Component, path: str, body: dict[str, Any] | None = None, login: str = ""
+) -> Request:
     headers = {"Content-Type": "application/json"}
-    if component.token:
+    if login:
+        headers["Authorization"] = f"Basic {b64encode(login.encode()).decode()}"
+    elif component.token:
         headers["Authorization"] = f"Bearer {component.token}"
     data = None if body is None else json.dumps(body).encode()
     return Request(component.address + path, data, headers)  # noqa: S310
 
 
-def _fetch(component: Component, path: str, body: dict[str, Any] | None = None) -> Any:
-    with urlopen(_request(component, path, body), timeout=TIMEOUT) as answer:  # noqa: S310
+def _fetch(
+    component: Component, path: str, body: dict[str, Any] | None = None, login: str = ""
+) -> Any:
+    with urlopen(_request(component, path, body, login), timeout=TIMEOUT) as answer:  # noqa: S310
         return json.load(answer)
 
 
@@ -253,7 +260,7 @@ def _champion(settings: Settings, now: datetime) -> Iterator[Finding]:
         yield Finding("champion", "ok", summary)
 
 
-def _prefect(components: Sequence[Component], rows: Rows) -> Iterator[Finding]:
+def _prefect(settings: Settings, components: Sequence[Component], rows: Rows) -> Iterator[Finding]:
     prefect = next((component for component in components if component.name == "prefect"), None)
     if prefect is None or not _is_up(prefect.name, rows):
         summary = "its server does not run here, so nothing is scheduled"
@@ -261,8 +268,9 @@ def _prefect(components: Sequence[Component], rows: Rows) -> Iterator[Finding]:
         return
     late_runs = {"flow_runs": {"state": {"name": {"any_": ["Late"]}}}}
     try:
-        late = _fetch(prefect, "/api/flow_runs/count", late_runs)
-        pools = _fetch(prefect, "/api/work_pools/filter", {})
+        login = settings.prefect_login
+        late = _fetch(prefect, "/api/flow_runs/count", late_runs, login)
+        pools = _fetch(prefect, "/api/work_pools/filter", {}, login)
         paused = [pool["name"] for pool in pools if pool["status"] != "READY"]
     except (OSError, ValueError, KeyError) as error:
         summary = f"{prefect.address} does not answer as it should: {error}"

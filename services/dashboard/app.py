@@ -83,7 +83,7 @@ class Dashboard:
         self.engine = open_store(settings.store_url)
         self.latest = LatestTasks(settings.folder("tasks"))
         self.ended = threading.Event()
-        self.tokens = read_tokens(settings.tokens.get_secret_value())
+        self.tokens = read_tokens(settings.all_tokens)
         self.hosts = frozenset(settings.host_names)
         self.training: Popen[bytes] | None = None
 

@@ -194,7 +194,7 @@ def _why(version: Version) -> str:
 
 
 def _no_tokens(settings: Settings) -> str:
-    has_tokens = bool(settings.tokens.get_secret_value())
+    has_tokens = bool(settings.all_tokens)
     return "" if has_tokens else "set GRIDCAST_TOKENS, a token with the scope admin, to change this"
 
 

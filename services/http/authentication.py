@@ -11,7 +11,7 @@ import base64
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -127,6 +127,8 @@ def authorize(
     tokens: tuple[Token, ...],
     hosts: frozenset[str],
     scope_of_path: Mapping[str, str],
+    least_scope: str = "",
+    open_paths: Sequence[str] = OPEN,
 ) -> None:
     """Let a request pass, or refuse it.
 
@@ -137,12 +139,14 @@ def authorize(
         tokens: The configured tokens.
         hosts: The names of this service.
         scope_of_path: The scope that a token needs, where any is not enough.
+        least_scope: The scope that a token needs elsewhere; empty for any.
+        open_paths: Addresses that need no token.
 
     Raises:
         HTTPError: 400, 401 or 403.
     """
     check_host_and_origin(headers, hosts)
-    if path in OPEN:
+    if path in open_paths:
         return
     if not tokens:
         if not is_local(client):
@@ -154,7 +158,7 @@ def authorize(
     scopes = scopes_of_header(as_bearer(headers.get("authorization", "")), tokens)
     if scopes is None:
         raise HTTPError(401, "a known bearer token is needed")
-    needed = scope_of_path.get(path)
+    needed = scope_of_path.get(path, least_scope)
     if needed and not allows(scopes, needed):
         raise HTTPError(403, f"the token has not the scope {needed}")
 
@@ -226,6 +230,8 @@ class Guard:
         tokens: The configured tokens.
         hosts: The names of this service.
         scope_of_path: The scope that a token needs, where any is not enough.
+        least_scope: The scope that a token needs elsewhere; empty for any.
+        open_paths: Addresses that need no token.
     """
 
     def __init__(
@@ -234,11 +240,14 @@ class Guard:
         tokens: tuple[Token, ...],
         hosts: frozenset[str],
         scope_of_path: Mapping[str, str],
+        least_scope: str = "",
+        open_paths: Sequence[str] = OPEN,
     ) -> None:
         self.app = app
         self.tokens = tokens
         self.hosts = hosts
         self.scope_of_path = scope_of_path
+        self.least_scope, self.open_paths = least_scope, open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer the refusal."""
@@ -250,7 +259,16 @@ class Guard:
             if scope["type"] != "http":
                 raise HTTPError(400, "only HTTP is served here")
             headers = read_head(scope)
-            authorize(scope["path"], headers, client, self.tokens, self.hosts, self.scope_of_path)
+            authorize(
+                scope["path"],
+                headers,
+                client,
+                self.tokens,
+                self.hosts,
+                self.scope_of_path,
+                self.least_scope,
+                self.open_paths,
+            )
         except HTTPError as refusal:
             await send_error(refusal, scope, receive, send)
             return

@@ -83,6 +83,7 @@ def read_rank(content_type: str, body: bytes, query: Mapping[str, str]) -> RankR
     """
     arrow = media_type(content_type) == ARROW_TYPE
     candidates, members = (_from_arrow(body), {}) if arrow else _from_json(body)
+    read_options(members, {}, RankOptions)  # what the query replaces is checked all the same
     members = {name: value for name, value in members.items() if name not in query}
     options = read_options(members, query, RankOptions)
     try:

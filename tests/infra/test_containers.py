@@ -185,7 +185,7 @@ def test_servers_of_compose_have_a_database_each_and_answer_by_their_names(
         line.split()[2].rstrip(";")
         for line in (COMPOSE / "databases.sql").read_text().splitlines()[1:]
     } == {"mlflow", "prefect"}
-    assert "mlflow:5000" in mlflow.command[mlflow.command.index("--allowed-hosts") + 1].split(",")
+    assert "mlflow:5000" in mlflow.environment["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
     assert {"prefect", "predictor-1", "proxy"} <= {
         *ours["prefect"]["environment"]["GRIDCAST_ALLOWED_HOSTS"].split(",")
     }
@@ -214,7 +214,10 @@ def test_proxy_and_prometheus_of_compose_are_those_of_a_site(tmp_path: Path) -> 
         "own": "localhost:9090",
     }
     scrapes = scrapes_text(
-        **where, rules="/etc/prometheus/rules.yml", token_file="/run/secrets/token"
+        **where,
+        rules="/etc/prometheus/rules.yml",
+        token_file="/run/secrets/token",
+        login=("gridcast", "/run/secrets/token"),
     )  # type: ignore[arg-type]
     assert (COMPOSE / "prometheus.yml").read_text() == scrapes
     if haproxy := shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin"):

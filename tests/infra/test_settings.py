@@ -1,10 +1,13 @@
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from infra.components import predictor
+from infra.components import predictor, prefect
 from infra.processes import port_conflict
 from infra.settings import (
     Settings,
@@ -88,3 +91,74 @@ def test_a_password_of_any_characters_is_not_displayed(password):
         mlflow_url=f"postgresql://someone:{password}@db:5432/mlflow?sslmode=require"
     )
     assert settings.displayed_tracking_url == "postgresql://db:5432/mlflow"
+
+
+ADMIN = "admin-0123456789"
+
+
+def own(home: Path, **values: Any) -> Settings:
+    return Settings(home=home, _env_file=None, **values)
+
+
+def test_up_makes_a_token_once_where_no_admin_token_is_set(tmp_path: Path) -> None:
+    settings = own(tmp_path / "home", tokens="reader-0123456789:predict")
+    assert settings.admin_token == "" and settings.prefect_login == ""
+    assert settings.make_token() and not settings.make_token()
+    token = settings.admin_token
+    assert settings.token_file.stat().st_mode & 0o777 == 0o600
+    assert settings.all_tokens == f"reader-0123456789:predict,{token}:admin"
+    assert settings.prefect_login == f"gridcast:{token}"
+    assert token not in repr(settings)
+    with_admin = own(tmp_path / "other", tokens=f"{ADMIN}:predict+admin")
+    assert not with_admin.make_token() and with_admin.admin_token == ADMIN
+    assert not with_admin.token_file.exists()
+
+
+def test_a_login_goes_to_our_own_servers_only(tmp_path: Path) -> None:
+    settings = own(tmp_path, tokens=f"{ADMIN}:admin")
+    login = f"gridcast:{ADMIN}"
+    assert settings.logins == {"PREFECT_API_AUTH_STRING": login}
+    ours = settings.model_copy(update={"mlflow_url": "http://127.0.0.1:5000"})
+    assert ours.logins == {"MLFLOW_TRACKING_TOKEN": ADMIN, "PREFECT_API_AUTH_STRING": login}
+    elsewhere = {"mlflow_url": "https://mlflow.example", "prefect_url": "https://prefect.example"}
+    assert settings.model_copy(update=elsewhere).logins == {}
+    named = elsewhere | {"allowed_hosts": "mlflow.example,prefect.example"}
+    assert settings.model_copy(update=named).logins == ours.logins
+
+
+def test_prefects_own_setting_of_its_login_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "someone:secret")
+    settings = own(tmp_path, tokens=f"{ADMIN}:admin")
+    assert settings.prefect_login == "someone:secret"
+    assert settings.logins["PREFECT_API_AUTH_STRING"] == "someone:secret"
+    assert prefect(settings, {}).environment["PREFECT_SERVER_API_AUTH_STRING"] == "someone:secret"
+
+
+@pytest.mark.parametrize("command", ["up", "serve"])
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"GRIDCAST_HOST": "0.0.0.0"}, "GRIDCAST_TLS_IN_FRONT=true"),
+        ({"GRIDCAST_HOST": "0.0.0.0", "GRIDCAST_TLS_IN_FRONT": "true"}, "set GRIDCAST_TOKENS"),
+        (
+            {"GRIDCAST_HOST": "192.0.2.1", "GRIDCAST_TOKENS": f"{ADMIN}:admin"},
+            "GRIDCAST_TLS_IN_FRONT=true",
+        ),
+    ],
+)
+def test_another_address_than_a_loopback_one_needs_tls_in_front_and_tokens(
+    command: str, values: dict[str, str], sentence: str, tmp_path: Path
+) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "gridcast", command],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "GRIDCAST_HOME": str(tmp_path / "home"), **values},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 2, run.stderr
+    assert sentence in " ".join(run.stderr.split())
+    assert not (tmp_path / "home" / "token").exists()

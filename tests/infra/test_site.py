@@ -19,6 +19,7 @@ import httpx
 import psutil
 import pytest
 
+from infra.components import Component
 from infra.process_groups import MARK
 from infra.processes import running_components, status
 from infra.settings import Settings, SettingsError
@@ -281,6 +282,36 @@ def test_every_server_logs_its_start_its_address_and_no_call(up: Site) -> None:
         assert "GET /" not in log, component.name
         if component.address.startswith("http") and component.name != "proxy":
             assert component.address.rpartition(":")[2] in log, component.name
+
+
+def test_mlflow_and_prefect_demand_the_token_that_up_made(up: Site) -> None:
+    """Whoever reaches Prefect's API may run code as its worker: no other user of the machine may."""
+    file = up.settings.token_file
+    token = file.read_text().strip()
+    assert file.stat().st_mode & 0o777 == 0o600 and len(token) > 40
+    assert up.output.read_text().count(token) == 1, "printed once, at the first start"
+    versions = f"{up.address('mlflow')}/api/2.0/mlflow/registered-models/search"
+    deployments = f"{up.address('prefect')}/api/deployments/filter"
+    with httpx.Client(trust_env=False, timeout=60) as http:
+        basic = httpx.BasicAuth("gridcast", token)
+
+        def statuses(auth: httpx.Auth | None) -> list[int]:
+            read = http.get(versions, auth=auth) if auth else http.get(versions)
+            posted = http.post(deployments, json={}, auth=auth)
+            return [read.status_code, posted.status_code]
+
+        assert statuses(None) == [401, 401]
+        assert statuses(httpx.BasicAuth("gridcast", "wrong")) == [401, 401]
+        assert statuses(basic) == [200, 200]
+        assert http.get(versions, headers={"Authorization": f"Bearer {token}"}).status_code == 200
+        for path in ("/", "/ajax-api/2.0/mlflow/experiments/search", "/graphql", "/version"):
+            assert http.get(f"{up.address('mlflow')}{path}").status_code == 401, path
+        for path in ("/api/variables/filter", "/api/block_documents/filter", "/api/flows/filter"):
+            assert http.post(f"{up.address('prefect')}{path}", json={}).status_code == 401, path
+    # The command line logs in by itself.
+    rows = {row["part"]: row for row in json.loads(up.run("status", "--json").stdout)["rows"]}
+    assert rows["champion"]["state"] == "none", rows["champion"]
+    assert "401" not in log_path(up.settings, Component("prefect", ())).read_text()
 
 
 def test_the_doctor_finds_nothing_wrong(up: Site) -> None:
