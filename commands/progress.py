@@ -20,6 +20,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from commands.terminal import visible
+
 Report = Callable[..., None]
 USUAL_SECONDS = {
     "allocation": (5, 1.5e-3),
@@ -126,12 +128,12 @@ def progress_on(
         _TimeLeftColumn(left),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(text, total=None)
+        task = progress.add_task(visible(text), total=None)
 
         def report(text: str, share: float | None = None) -> None:
             left.advance(share)
             total = None if share is None else 1.0
-            progress.update(task, completed=share or 0.0, total=total, description=text)
+            progress.update(task, completed=share or 0.0, total=total, description=visible(text))
 
         yield report
 

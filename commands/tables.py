@@ -12,17 +12,17 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
-from rich.console import Console
 from rich.text import Text
 
 from commands.progress import Report, progress_on
+from commands.terminal import Terminal, visible
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # Where standard output is no terminal, its width is COLUMNS, or 80.
-out = Console()
-err = Console(stderr=True)
+out = Terminal()
+err = Terminal(stderr=True)
 
 GAP = 2
 """Blanks between two columns."""
@@ -95,7 +95,7 @@ class _Column:
 
     @classmethod
     def of(cls, name: str, rows: Sequence[Mapping[str, Any]]) -> _Column:
-        cells = [_cell(row.get(name)) for row in rows]
+        cells = [visible(_cell(row.get(name))).replace("\n", "\\n") for row in rows]
         values = [value for row in rows if not is_missing(value := row.get(name))]
         numbers = (isinstance(value, int | float) for value in values)
         return cls(name.replace("_", " "), cells, bool(values) and all(numbers))
