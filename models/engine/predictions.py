@@ -91,6 +91,7 @@ def prediction_columns(
         prediction.ratio,
         np.column_stack([np.full(len(row), 0.5), calibrated_levels]),
         mixture.error_scale,
+        predictor.calibration.points.levels(prediction.familiarity),
         Cuts() if cuts is None else cuts,
     )
     point = masses.value_in(best, row, mixture.last_in_bin(contexts, best))

@@ -20,6 +20,7 @@ from models.histories.familiarity import Familiarity
 from models.histories.features import Contexts, Levels, encode
 from models.histories.mixture import Mixture, PrequentialReplay
 from models.histories.occupancy import Occupancy, OccupancyReplay
+from models.histories.point_levels import MIDDLE, POINT_LEVELS, point_errors
 from models.quantities.distribution import Distribution
 from models.quantities.targets import TARGETS
 from models.refiner.clusters import GLOBAL
@@ -71,7 +72,8 @@ class CalibrationReplay:
 
     ``below`` and ``upto`` (float64[n], NaN without a prediction or an outcome) are the probability
     integral transform of each row: its predicted mass below the outcome's bin, and up to it.
-    ``familiarity`` has what was known of each row's owner when it was predicted.
+    ``familiarity`` has what was known of each row's owner when it was predicted, ``point_levels``
+    the levels of the best single values (float64[n]), ``errors`` the errors at POINT_LEVELS.
     """
 
     def __init__(
@@ -85,10 +87,18 @@ class CalibrationReplay:
         self.calibration = calibration or Calibration()
         self.below, self.upto = np.full(len(log), np.nan), np.full(len(log), np.nan)
         self._below, self._upto = self.below.copy(), self.upto.copy()
-        self._log, self._position = log, position
+        self.errors = np.full((len(log), len(POINT_LEVELS)), np.nan)
+        self.point_levels = np.full(len(log), POINT_LEVELS[MIDDLE])
+        self._log, self._position, self._point_position = log, position, position
 
-    def record(self, rows: Integers, predicted: Distribution) -> None:
-        """Note where the outcomes of ``rows`` lie in their predicted distributions."""
+    def record(self, rows: Integers, predicted: Distribution, scales: Floats) -> None:
+        """Note where the outcomes of ``rows`` lie in their predicted distributions.
+
+        Args:
+            rows: Rows in order of submission, none before those recorded earlier.
+            predicted: Their predictions.
+            scales: Their error scales.
+        """
         truth = self._log.values[rows]
         observed = np.isfinite(truth)
         below, upto = predicted.probability_integral(np.nan_to_num(truth))
@@ -99,6 +109,18 @@ class CalibrationReplay:
         self.familiarity.put(rows, familiarity)
         self._below[rows], self._upto[rows] = familiarity.without_covered(
             truth, self.below[rows], self.upto[rows]
+        )
+        if self._mixture.target.point is not None:
+            return
+        self.errors[rows] = point_errors(predicted, truth, scales)
+        self.point_levels[rows], self._point_position = self.calibration.points.replay(
+            self.errors,
+            self._log.outcome_order,
+            self._point_position,
+            self._log.contexts.available_at,
+            contexts.at,
+            self.familiarity,
+            familiarity,
         )
 
     def levels(self, rows: Integers, wanted: Array) -> Floats:
@@ -198,13 +220,14 @@ class TargetReplay:
         if refiners:
             ratio = factors(inputs.inputs, inputs.coarse, refiners, self.clusters[rows])
             masses = reweight(masses, ratio)
-        self.calibration.record(rows, masses)
+        self.calibration.record(rows, masses, scales)
         return Predicted(rows, masses, scales)
 
     def points(self, predicted: Predicted) -> Floats:
         """Compute the best single value of each predicted row (float64[n]), without its range."""
         contexts = self.log.contexts.take(predicted.rows)
-        return self.predictor.points(predicted.distribution, contexts, predicted.scales)
+        levels = self.calibration.point_levels[predicted.rows]
+        return self.predictor.points(predicted.distribution, contexts, predicted.scales, levels)
 
     def cold_starts(self, predicted: Predicted) -> Flags:
         """Return which predicted rows had no outcome of their owner available (bool[n])."""
@@ -255,6 +278,7 @@ class TargetReplay:
         familiarity = self.calibration.familiarity.take(rows)
         truth = self.log.values[rows]
         calibration.learn(*familiarity.without_covered(truth, below, upto), familiarity)
+        calibration.points.learn(self.calibration.errors[rows], familiarity)
         return RefinerFit(at, rows, selection, calibration)
 
     def deploy(self, fit: RefinerFit, clusters: Array) -> None:

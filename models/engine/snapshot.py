@@ -18,6 +18,7 @@ from models.histories.calibration import Calibration
 from models.histories.features import Levels
 from models.histories.mixture import MixtureState
 from models.histories.outcome_index import POOL, OutcomeIndex
+from models.histories.point_levels import PointLevels
 from models.histories.weights import WeightTables
 
 ROOMS = ("engine", "histories", "quantities", "refiner", "past")
@@ -57,6 +58,8 @@ def snapshot_arrays(forecaster: Forecaster) -> dict[str, Array] | None:
         arrays[f"{name}.sources"] = calibration.sources.copy()
         arrays[f"{name}.upto"] = calibration.upto.copy()
         arrays[f"{name}.below"] = calibration.below.copy()
+        arrays[f"{name}.point_sources"] = calibration.points.sources.copy()
+        arrays[f"{name}.point_sums"] = calibration.points.sums.copy()
         arrays[f"{name}.latest"] = np.array([mixture.latest_outcome_at])
     return arrays
 
@@ -75,7 +78,10 @@ def restore_snapshot(forecaster: Forecaster, arrays: Mapping[str, Array]) -> Non
         states = {name: _state(arrays, name) for name in forecaster.names}
         calibrations = {
             name: Calibration(
-                arrays[f"{name}.sources"], arrays[f"{name}.upto"], arrays[f"{name}.below"]
+                arrays[f"{name}.sources"],
+                arrays[f"{name}.upto"],
+                arrays[f"{name}.below"],
+                points=PointLevels(arrays[f"{name}.point_sources"], arrays[f"{name}.point_sums"]),
             )
             for name in forecaster.names
         }

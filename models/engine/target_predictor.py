@@ -17,8 +17,9 @@ from models.histories.calibration import Calibration
 from models.histories.components import MixtureSettings, settings_of
 from models.histories.familiarity import Familiarity
 from models.histories.features import Contexts, Levels
-from models.histories.mixture import Mixture, outcome_order
+from models.histories.mixture import Mixture, PrequentialReplay, outcome_order
 from models.histories.occupancy import occupancy
+from models.histories.point_levels import POINT_LEVELS, point_errors
 from models.histories.unique_contexts import UniqueContexts, group_rows
 from models.quantities.distribution import Distribution
 from models.quantities.targets import Target
@@ -122,15 +123,34 @@ class TargetPredictor:
             joint = occupancy(self.mixture, walltimes, queries, query_limits)
             masses = joint.distribution(self.mixture.grid, query_limits)
             allocation = allocation_columns(joint, masses, query_limits, failure_price)
-        counts = self.mixture.ended_counts(queries)
         row = unique.context_of_row
-        coarse = coarse_masses(masses)
-        ratio = np.ones((len(row), coarse.shape[1]))
-        if self.refiners:
-            inputs = refiner_inputs(masses.mass, coarse, counts, contexts.numbers, row)
-            ratio = factors(inputs, coarse[row], self.refiners, clusters)
+        ratio = self._ratio(masses, row, queries, contexts.numbers, clusters)
         familiarity = self.mixture.familiarity(queries, query_limits)
         return TargetPrediction(masses, row, ratio, familiarity.take(row), allocation)
+
+    def _ratio(
+        self,
+        masses: Distribution,
+        row: Integers,
+        queries: Contexts,
+        numbers: Array,
+        clusters: Array,
+    ) -> Array:
+        """Compute the factors of the coarse masses of jobs (float64[n, coarse bins]).
+
+        Args:
+            masses: The mixture's distributions of ``queries``.
+            row: The query of each job.
+            queries: The unique histories among the jobs.
+            numbers: The numbers of the jobs.
+            clusters: Whose refiner answers each job.
+        """
+        coarse = coarse_masses(masses)
+        if not self.refiners:
+            return np.ones((len(row), coarse.shape[1]))
+        counts = self.mixture.ended_counts(queries)
+        inputs = refiner_inputs(masses.mass, coarse, counts, numbers, row)
+        return factors(inputs, coarse[row], self.refiners, clusters)
 
     def distribution(self, contexts: Contexts, limits: Array, clusters: Array) -> Distribution:
         """The refined distributions of jobs by the outcomes available at ``contexts.at``.
@@ -142,17 +162,24 @@ class TargetPredictor:
         """
         return self.predict(contexts, limits, clusters).distribution()
 
-    def points(self, predicted: Distribution, contexts: Contexts, scales: Array | float) -> Array:
-        """Compute the best single value of each job (float64[n]); ``scales`` are error scales.
+    def points(
+        self,
+        predicted: Distribution,
+        contexts: Contexts,
+        scales: Array | float,
+        levels: Array | float = 0.5,
+    ) -> Array:
+        """Compute the best single value of each job (float64[n]).
 
         Args:
             predicted: The distributions of the jobs.
             contexts: The encoded jobs.
             scales: The error scales.
+            levels: As from ``PointLevels``.
         """
         if self.target.point is not None:
             return predicted.quantile(self.target.point)
-        bins = predicted.best_bin(scales)
+        bins = predicted.best_bin(scales, level=levels)
         return predicted.point_in(bins, self.mixture.last_in_bin(contexts, bins))
 
     def load_histories(self, contexts: Contexts, values: Array, limits: Array) -> None:
@@ -168,7 +195,9 @@ class TargetPredictor:
     def learn(self, contexts: Contexts, values: Array, limits: Array, clusters: Array) -> None:
         """Learn outcomes, in any order: calibration, weights and histories.
 
-        Outcomes that are in the histories already change nothing.
+        Each is predicted as at its submission, before outcomes of this call that became available
+        later are learned; those of earlier calls are in the weights already. Outcomes that are in
+        the histories change nothing.
 
         Args:
             contexts: The encoded jobs.
@@ -178,16 +207,28 @@ class TargetPredictor:
         """
         ended = outcome_order(contexts)
         new = ended[self.mixture.find_new_outcomes(contexts.take(ended))]
-        for rows in batches(new):
-            outcomes, observed = contexts.take(rows), np.isfinite(values[rows])
-            prediction = self.predict(outcomes, limits[rows], clusters[rows])
-            predicted = prediction.distribution()
-            below, upto = predicted.probability_integral(np.nan_to_num(values[rows]))
-            familiarity = prediction.familiarity.take(observed)
-            truth = values[rows][observed]
-            below, upto = familiarity.without_covered(truth, below[observed], upto[observed])
-            self.calibration.learn(below, upto, familiarity)
-            self.mixture.learn(outcomes, values[rows], limits[rows])
+        contexts, values, limits = contexts.take(new), values[new], limits[new]
+        replay = PrequentialReplay(self.mixture, contexts, values, limits)
+        below, upto = np.full((2, len(new)), np.nan)
+        errors, familiarity = (
+            np.full((len(new), len(POINT_LEVELS)), np.nan),
+            Familiarity.unknown(len(new)),
+        )
+        for rows in batches(np.argsort(contexts.at, kind="stable")):
+            masses, scales = replay.advance(rows)
+            queries = contexts.take(rows)
+            familiarity.put(rows, self.mixture.familiarity(queries, limits[rows]))
+            everyone = np.arange(len(rows))
+            ratio = self._ratio(masses, everyone, queries, queries.numbers, clusters[new[rows]])
+            predicted = reweight(masses, ratio)
+            below[rows], upto[rows] = predicted.probability_integral(np.nan_to_num(values[rows]))
+            errors[rows] = point_errors(predicted, values[rows], scales)
+        replay.advance(new[:0])
+        observed = np.isfinite(values)
+        familiarity = familiarity.take(observed)
+        below, upto = familiarity.without_covered(values[observed], below[observed], upto[observed])
+        self.calibration.learn(below, upto, familiarity)
+        self.calibration.points.learn(errors[observed], familiarity)
 
 
 def reweight(masses: Distribution, ratio: Array) -> Distribution:

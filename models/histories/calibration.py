@@ -17,6 +17,7 @@ import numpy.typing as npt
 from infra.aliases import Array, Floats, Integers
 from infra.compiled import compiled
 from models.histories.familiarity import NEW, SEEN, Familiarity
+from models.histories.point_levels import PointLevels, source_rows
 
 STEPS = 400
 DECAY = np.array([0.9995, 0.995, 0.9995])
@@ -48,12 +49,14 @@ class Calibration:
         below: Of the mass below it.
         burst: How many outcomes each owner had as a new one: its k-th counts 1/k, or one user's
             burst of jobs would stand for all new users. It is not saved.
+        points: The levels of best single values, learned from the same outcomes.
     """
 
     sources: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(1, np.uint64))
     upto: Array = field(default_factory=_prior)
     below: Array = field(default_factory=_prior)
     burst: dict[int, int] = field(default_factory=dict, repr=False)
+    points: PointLevels = field(default_factory=PointLevels)
 
     def learn(self, below: Floats, upto: Floats, jobs: Familiarity | None = None) -> None:
         """Learn PIT values in order of availability.
@@ -76,7 +79,7 @@ class Calibration:
         out = np.empty((*self.upto.shape[:2], len(wanted)))
         for row, status in np.ndindex(self.upto.shape[:2]):
             _levels(self.upto[row, status], self.below[row, status], wanted, out[row, status])
-        return np.asarray(out[self._source_rows(jobs.source), jobs.status])
+        return np.asarray(out[source_rows(self.sources, jobs.source), jobs.status])
 
     def replay(
         self,
@@ -133,43 +136,46 @@ class Calibration:
             self.below,
             upto[rows],
             below[rows],
-            self._source_rows(learned.source),
+            source_rows(self.sources, learned.source),
             learned.status,
             weights,
             available_at[rows],
             at,
-            self._source_rows(queries.source),
+            source_rows(self.sources, queries.source),
             queries.status,
             wanted,
             out,
         )
         return out, stop
 
-    def _source_rows(self, sources: npt.NDArray[np.uint64]) -> Integers:
-        """Return the row of each source, 0 for one without outcomes (int64[n])."""
-        order = np.argsort(self.sources)
-        found_at = np.minimum(np.searchsorted(self.sources[order], sources), len(order) - 1)
-        rows = order[found_at]
-        return np.where(self.sources[rows] == sources, rows, 0)
-
     def copy(self) -> Calibration:
         """Return a calibration that learns on its own."""
         return Calibration(
-            self.sources.copy(), self.upto.copy(), self.below.copy(), dict(self.burst)
+            self.sources.copy(),
+            self.upto.copy(),
+            self.below.copy(),
+            dict(self.burst),
+            self.points.copy(),
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         arrays = {"sources": self.sources, "upto": self.upto, "below": self.below}
+        arrays |= {"point_sources": self.points.sources, "point_sums": self.points.sums}
         return {name: values.tolist() for name, values in arrays.items()}
 
     @staticmethod
     def from_json(text: dict[str, Any]) -> Calibration:
-        """Invert ``to_json``; also reads what versions before familiarity wrote."""
+        """Invert ``to_json``; also reads what earlier versions wrote."""
         upto, below = (np.array(text[name], dtype=float) for name in ("upto", "below"))
-        if "sources" in text:
-            return Calibration(np.array(text["sources"], dtype=np.uint64), upto, below)
         calibration = Calibration()
+        if "point_sources" in text:
+            sources = np.array(text["point_sources"], dtype=np.uint64)
+            calibration.points = PointLevels(sources, np.array(text["point_sums"], dtype=float))
+        if "sources" in text:
+            calibration.sources = np.array(text["sources"], dtype=np.uint64)
+            calibration.upto, calibration.below = upto, below
+            return calibration
         calibration.upto[0, SEEN], calibration.below[0, SEEN] = upto, below
         return calibration
 

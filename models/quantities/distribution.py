@@ -127,7 +127,9 @@ class Distribution:
             self.grid, mass / mass.sum(axis=1, keepdims=True), np.maximum(self.limit, spent)
         )
 
-    def best_bin(self, scale: float | Array, deviation: float = DEVIATION) -> Integers:
+    def best_bin(
+        self, scale: float | Array, deviation: float = DEVIATION, level: float | Array = 0.5
+    ) -> Integers:
         """Find the bin c that maximises E[min(c/a, a/c) − deviation·|c − a|/scale] (int64[n]).
 
         This weighs relative accuracy (APA) and absolute error (MAE) together.
@@ -135,10 +137,26 @@ class Distribution:
         Args:
             scale: A large error, a number or float64[n]; where NaN only accuracy counts.
             deviation: The cost of such an error.
+            level: What is too low costs 2·level, what is too high 2·(1 − level) as much; a number
+                or float64[n].
+        """
+        levels = np.broadcast_to(np.asarray(level, dtype=np.float64), (len(self),))
+        return self.best_bins(scale, levels[:, None], deviation)[:, 0]
+
+    def best_bins(
+        self, scale: float | Array, levels: Array, deviation: float = DEVIATION
+    ) -> Integers:
+        """Find the best bins at several levels (int64[n, m]).
+
+        Args:
+            scale: As for ``best_bin``.
+            levels: float64[m], or float64[n, m].
+            deviation: As for ``best_bin``.
         """
         prices = np.ascontiguousarray(np.broadcast_to(price_of(scale, deviation), (len(self),)))
-        out = np.empty(len(self), np.int64)
-        best_bins(self.mass, self.grid.centres, self.limit, prices, out)
+        levels = np.ascontiguousarray(np.atleast_2d(levels))
+        out = np.empty((len(self), levels.shape[1]), np.int64)
+        best_bins(self.mass, self.grid.centres, self.limit, prices, levels, out)
         return out
 
     def best_point(
@@ -149,7 +167,7 @@ class Distribution:
         Args:
             scale: The error scale of each row.
             seen: What is available at the query.
-            deviation: The standard deviation of the point's error.
+            deviation: The cost of an error of one ``scale``.
         """
         return self.point_in(self.best_bin(scale, deviation), seen)
 

@@ -100,11 +100,20 @@ def _shares(sums: Array, total: float, mass: Array, bins: Array, parts: Array, o
 
 
 @compiled
-def _best_bin(
-    mass: Array, values: Array, inverses: Array, limit: float, price: float, sums: Array
-) -> int:
-    """Compute one row of ``best_bins``; the first row of ``sums`` (float64[3, bins]) is as from
-    ``_cumulate``."""
+def _best_bins(
+    mass: Array,
+    values: Array,
+    inverses: Array,
+    limit: float,
+    price: float,
+    levels: Array,
+    sums: Array,
+    out: Array,
+) -> None:
+    """Compute one row of ``best_bins``.
+
+    The first row of ``sums`` (float64[3, bins]) is as from ``_cumulate`` afterwards.
+    """
     mass_upto, value_upto, inverse_upto = sums
     smallest_inverse = 1.0 / limit
     total, total_value, total_inverse = 0.0, 0.0, 0.0
@@ -114,15 +123,16 @@ def _best_bin(
         total_inverse += mass[b] * max(inverses[b], smallest_inverse)
         mass_upto[b], value_upto[b], inverse_upto[b] = total, total_value, total_inverse
     # Above the limit every bin stands for the same value: the first of them is as good as any.
-    best, best_gain = 0, -np.inf
+    gains = np.full(len(levels), -np.inf)
     for b in range(len(values)):
         value, inverse = min(values[b], limit), max(inverses[b], smallest_inverse)
         accuracy = value_upto[b] * inverse + value * (total_inverse - inverse_upto[b])
-        error = 2.0 * (value * mass_upto[b] - value_upto[b]) + total_value - value * total
-        gain = accuracy - price * error
-        if gain > best_gain:
-            best, best_gain = b, gain
-    return best
+        over = value * mass_upto[b] - value_upto[b]
+        under_less_over = total_value - value * total
+        for k in range(len(levels)):
+            gain = accuracy - price * 2.0 * (over + levels[k] * under_less_over)
+            if gain > gains[k]:
+                out[k], gains[k] = b, gain
 
 
 @compiled
@@ -191,21 +201,27 @@ def shares(mass: Array, bins: Array, parts: Array, out: Array) -> None:
 
 
 @compiled
-def best_bins(mass: Array, values: Array, limit: Array, prices: Array, out: Array) -> None:
-    """Find the bin c of each row that maximises E[min(c/a, a/c) − price·|c − a|] over outcomes a.
+def best_bins(
+    mass: Array, values: Array, limit: Array, prices: Array, levels: Array, out: Array
+) -> None:
+    """Find the bins c of each row that maximise E[min(c/a, a/c) − 2·price·pinball(a − c)].
 
-    Sums up to each bin make it linear in the bins.
+    The pinball loss over outcomes a weighs what is too low by the level, and what is too high by
+    1 − level; at .5 twice of it is the absolute error. Sums up to each bin make it linear in the
+    bins.
 
     Args:
         mass: float[n, bins].
         values: float64[bins].
         limit: float64[n], infinite for none.
         prices: float64[n].
-        out: Receives int64[n].
+        levels: float64[n or 1, m].
+        out: Receives int64[n, m].
     """
     sums, inverses = np.empty((3, len(values))), 1.0 / values
     for row in range(len(mass)):
-        out[row] = _best_bin(mass[row], values, inverses, limit[row], prices[row], sums)
+        row_levels = levels[min(row, len(levels) - 1)]
+        _best_bins(mass[row], values, inverses, limit[row], prices[row], row_levels, sums, out[row])
 
 
 @compiled
@@ -219,6 +235,7 @@ def summarise(
     limit: Array,
     levels: Array,
     price: float,
+    point_levels: Array,
     cut_bins: Array,
     cut_parts: Array,
     numbers: Array,
@@ -239,6 +256,7 @@ def summarise(
         limit: float64[n], infinite for none.
         levels: float64[n or 1, levels].
         price: As for ``best_bins``.
+        point_levels: The level of each row's best bin (float64[n]).
         cut_bins: As in ``classes.Cuts``.
         cut_parts: As in ``classes.Cuts``.
         numbers: Receives mean, standard deviation and quantiles (float64[n, 2 + levels]).
@@ -253,7 +271,16 @@ def summarise(
     for row in range(len(rows)):
         _reweight(mass[rows[row]], factors[row], width, reweighted)
         _moments(reweighted, values, limit[row], numbers[row, :2])
-        best[row] = _best_bin(reweighted, values, inverses, limit[row], price, sums)
+        _best_bins(
+            reweighted,
+            values,
+            inverses,
+            limit[row],
+            price,
+            point_levels[row : row + 1],
+            sums,
+            best[row : row + 1],
+        )
         total = max(sums[0, -1], _NEGLIGIBLE)
         row_levels = levels[min(row, len(levels) - 1)]
         _quantiles(sums[0], total, values, edges, limit[row], row_levels, numbers[row, 2:])

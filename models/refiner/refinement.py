@@ -132,7 +132,13 @@ def factors(
 
 
 def summarise_reweighted(
-    masses: Distribution, rows: Array, ratio: Array, levels: Array, scale: float, cuts: Cuts
+    masses: Distribution,
+    rows: Array,
+    ratio: Array,
+    levels: Array,
+    scale: float,
+    point_levels: Array,
+    cuts: Cuts,
 ) -> tuple[Array, Array, Array]:
     """Compute in one pass what ``refine`` and then ``Distribution`` would give.
 
@@ -142,6 +148,7 @@ def summarise_reweighted(
         ratio: The factors of its coarse masses (float64[n, coarse bins]).
         levels: The levels of quantiles (float64[levels] or float64[n, levels]).
         scale: A large error, for the best bin.
+        point_levels: The level of each job's best bin (float64[n]).
         cuts: Between classes.
 
     Returns:
@@ -161,6 +168,7 @@ def summarise_reweighted(
         masses.limit[rows],
         levels,
         float(price_of(scale)),
+        point_levels,
         cuts.bins,
         cuts.parts,
         numbers,

@@ -139,8 +139,9 @@ class RetrainedEngine:
         ends = []
         for stretch in answered:
             for rows in batches(stretch.rows):
-                predicted = self._predict(stretch.model, rows).distribution
-                calibration.record(rows, predicted)
+                prediction = self._predict(stretch.model, rows)
+                predicted = prediction.distribution
+                calibration.record(rows, predicted, prediction.scales)
                 levels = calibration.levels(rows, LEVELS)
                 ends.append(calibration.quantiles(rows, predicted, levels, LEVELS))
         low, high = np.concatenate(ends).T

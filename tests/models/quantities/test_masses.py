@@ -32,7 +32,7 @@ def test_one_pass_says_what_a_distribution_says(limited: bool) -> None:
     )
     summarise(
         masses, rows, factors, width, GRID.centres, GRID.edges, limit, LEVELS[None],
-        DEVIATION / 1e8, cuts.bins, cuts.parts,
+        DEVIATION / 1e8, np.full(300, 0.5), cuts.bins, cuts.parts,
         numbers, best, classes,
     )  # fmt: skip
     # Sums may be taken in any order (infra/compiled.py), which depends on the processor.
