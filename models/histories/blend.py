@@ -18,6 +18,7 @@ from models.histories.outcome_index import (
     available_end,
     find_slot,
     first_in_window,
+    sampling_stride,
 )
 from models.quantities.targets import TAIL_WIDTH
 
@@ -28,6 +29,7 @@ class View(NamedTuple):
     slots: Array  # int64[levels], -1 for a key without outcomes
     starts: Array  # int64[levels], pool position of the window's oldest outcome
     ends: Array  # int64[levels], pool position after its newest
+    strides: Array  # int64[levels], from one sampled outcome to the next; 1 for the window itself
     weights: Array  # float64[components]
     prior: Array  # float64[components], the weights before the outcome was known
     facts: Array  # float64[levels, FACTS], inputs of the gate
@@ -42,6 +44,7 @@ def new_view(shape: Shape, components: int) -> View:
         slots=np.full(levels, -1, np.int64),
         starts=np.zeros(levels, np.int64),
         ends=np.zeros(levels, np.int64),
+        strides=np.ones(levels, np.int64),
         weights=np.zeros(components),
         prior=np.zeros(components),
         facts=np.zeros((levels, FACTS)),
@@ -82,7 +85,7 @@ def look(index: OutcomeIndex, shape: Shape, keys: Array, at: int, limit: float, 
         keys: The job's keys (uint64[levels]).
         at: Time of the prediction, microseconds.
         limit: Position of the job's limit on the axis, infinite for none.
-        view: Receives slots, starts and ends.
+        view: Receives slots, starts, ends and strides.
     """
     for level in range(len(keys)):
         slot = find_slot(index, keys[level])
@@ -92,6 +95,8 @@ def look(index: OutcomeIndex, shape: Shape, keys: Array, at: int, limit: float, 
         else:
             view.ends[level] = available_end(index, slot, at)
             view.starts[level] = first_in_window(index, slot, view.ends[level])
+            if shape.sampled:
+                view.strides[level] = sampling_stride(index, slot, view.ends[level])
 
 
 @compiled
@@ -129,11 +134,21 @@ def blend(
         if count <= 0:
             continue
         shift = limit if shape.relative[level] else 0.0
+        stride, recent = view.strides[level], decays
+        if stride > 1:
+            recent, fading = decays - 1, shape.ages[decays - 1]
+            for age in range(count):
+                outcome = newest - age * stride
+                b = bin_of(index.log_bin_position[outcome] + shift, shape)
+                share = fading[age] / shape.sums[recent, count]
+                for k in range(widths):
+                    c = (level * decays + recent) * widths + k
+                    sharp[k, b] += view.weights[c] * share
         for age in range(count):
             bins[age] = bin_of(index.log_bin_position[newest - age] + shift, shape)
         for k in range(widths):
             mass[:count] = 0.0
-            for d in range(decays):
+            for d in range(recent):
                 weight = view.weights[(level * decays + d) * widths + k] / shape.sums[d, count]
                 fading = shape.ages[d]
                 for age in range(count):
@@ -242,7 +257,7 @@ def responsibilities(
         len(shape.ages), len(shape.spread), view.weights, view.sharp,
     )  # fmt: skip
     _likelihoods(shape, truth, limit_bin, likelihoods)
-    bins, likelihood = np.empty(shape.ages.shape[1], np.int64), np.empty(shape.ages.shape[1])
+    bins = np.empty(shape.ages.shape[1], np.int64)
     fine_floor, tail_floor = _floor(shape, limit_bin)
     density = shape.floor * (fine_floor if truth < shape.fine_bins else tail_floor)
     for level in range(len(view.slots)):
@@ -250,15 +265,17 @@ def responsibilities(
         if count <= 0:
             continue
         shift = limit if shape.relative[level] else 0.0
-        for age in range(count):
-            bins[age] = bin_of(index.log_bin_position[newest - age] + shift, shape)
-        for k in range(widths):
-            for age in range(count):
-                likelihood[age] = likelihoods[k, bins[age]]
-            for d in range(decays):
+        for d in range(decays):
+            sampled = shape.sampled and d == decays - 1
+            if d == 0 or sampled:
+                stride = view.strides[level] if sampled else 1
+                for age in range(count):
+                    outcome = newest - age * stride
+                    bins[age] = bin_of(index.log_bin_position[outcome] + shift, shape)
+            for k in range(widths):
                 total, fading = 0.0, shape.ages[d]
                 for age in range(count):
-                    total += fading[age] * likelihood[age]
+                    total += fading[age] * likelihoods[k, bins[age]]
                 c = (level * decays + d) * widths + k
                 weights[c] *= (1.0 - shape.floor) * total / shape.sums[d, count]
                 density += weights[c]

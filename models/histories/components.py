@@ -1,7 +1,8 @@
 """Components of the mixture: each turns the outcomes of one key into a distribution over the grid.
 
 A component is a level (one kind of history), a decay (how fast older outcomes lose weight) and a
-width (the standard deviation of the kernel around each outcome on the logarithmic axis).
+width (the standard deviation of the kernel around each outcome on the logarithmic axis). The
+decays are of the latest outcomes; a last one may be of outcomes evenly spaced over all of them.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class MixtureSettings:
     forget: tuple[float, ...] = (0.9995, 0.999, 0.999, 0.97, 0.97, 0.97)
     limit_broken: float = 0.05
     gate: float = 0.2  # step of Adagrad
+    sampled: bool = False  # whether there are components of outcomes spaced over all
 
 
 MEMORY_WIDTHS = (0.0, 0.1, 0.3)
@@ -45,17 +47,16 @@ MEMORY_WIDTHS = (0.0, 0.1, 0.3)
 
 def settings_of(target: str) -> MixtureSettings:
     """Return the default settings of a target's mixture."""
-    return (
-        MixtureSettings(widths=MEMORY_WIDTHS)
-        if target in ("peak_memory", "memory_per_core")
-        else MixtureSettings()
-    )
+    if target in ("peak_memory", "memory_per_core"):
+        return MixtureSettings(widths=MEMORY_WIDTHS)
+    return MixtureSettings(sampled=target == "walltime")
 
 
 class Shape(NamedTuple):
     """The settings as arrays for compiled code."""
 
     ages: Array  # float64[decays, WINDOW], weight of the outcome of each age
+    sampled: bool  # whether the last decay is of outcomes spaced over all that are kept
     sums: Array  # float64[decays, WINDOW + 1], sum of the weights of so many outcomes
     spread: Array  # float64[widths, 2·reach + 1], share of an outcome's mass in the bins around it
     below: Array  # float64[widths, 2·reach + 2], mass below the lower edge of each of these bins
@@ -100,10 +101,11 @@ def make_shape(
         )
         rows.append(row / row.sum())
     spread = np.array(rows)
-    ages = _fade(settings.decays)
+    ages = _fade(settings.decays + settings.decays[-1:] * settings.sampled)
     zero = np.zeros((len(rows), 1))
     return Shape(
         ages=ages,
+        sampled=settings.sampled,
         sums=np.concatenate([np.zeros((len(ages), 1)), np.cumsum(ages, axis=1)], axis=1),
         spread=spread,
         below=np.concatenate([zero, np.cumsum(spread, axis=1)], axis=1),

@@ -205,6 +205,19 @@ def first_in_window(index: OutcomeIndex, slot: int, end: int) -> int:
 
 
 @compiled
+def sampling_stride(index: OutcomeIndex, slot: int, end: int) -> int:
+    """Return the stride at which WINDOW outcomes before ``end`` span all that are kept.
+
+    Args:
+        index: The outcomes per key.
+        slot: The key's slot.
+        end: The pool position to stop at.
+    """
+    oldest = index.start[slot] + max(0, index.size[slot] - CAP)
+    return max(1, (end - oldest) // WINDOW)
+
+
+@compiled
 def count_available(index: OutcomeIndex, slot: int, end: int) -> int:
     """Count all outcomes a slot ever had before the pool position ``end``.
 
