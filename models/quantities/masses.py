@@ -124,6 +124,7 @@ def _best_bins(
         mass_upto[b], value_upto[b], inverse_upto[b] = total, total_value, total_inverse
     # Above the limit every bin stands for the same value: the first of them is as good as any.
     gains = np.full(len(levels), -np.inf)
+    out[:] = 0
     for b in range(len(values)):
         value, inverse = min(values[b], limit), max(inverses[b], smallest_inverse)
         accuracy = value_upto[b] * inverse + value * (total_inverse - inverse_upto[b])
