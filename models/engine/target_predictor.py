@@ -88,7 +88,8 @@ class TargetPredictor:
             model: A trained model, whose weights, refiners and calibration are taken over.
         """
         if settings is None:
-            settings = model.settings if model else settings_of(target.name)
+            owner = levels.levels[levels.owner].fields
+            settings = model.settings if model else settings_of(target.name, owner)
         relative = tuple(level.relative for level in levels.levels)
         mixture = Mixture(target, relative, levels.owner, settings)
         predictor = TargetPredictor(target, settings, mixture)

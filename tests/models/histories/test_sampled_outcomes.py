@@ -63,8 +63,10 @@ def test_a_burst_of_other_jobs_does_not_hide_what_was_before_it(bursts: pd.DataF
     assert scores[True] < 0.9 * scores[False]
 
 
-def test_walltimes_are_predicted_with_sampled_outcomes(bursts: pd.DataFrame) -> None:
-    assert settings_of("walltime").sampled
+def test_walltimes_without_users_are_predicted_with_sampled_outcomes(bursts: pd.DataFrame) -> None:
+    assert settings_of("walltime", ("source", "program")).sampled
+    assert not settings_of("walltime", ("source", "user")).sampled
+    assert not settings_of("peak_memory", ("program",)).sampled
     levels = choose_levels(bursts)
     shape = TargetPredictor.create(WALLTIME, levels).mixture.shape
     settings = MixtureSettings()
