@@ -28,6 +28,7 @@ from jobs.store import (
     add_measurements,
     count_jobs,
     drop_source,
+    read_attempts,
     read_jobs,
     read_measurements,
     read_rejects,
@@ -50,7 +51,8 @@ names = told["format"].split(",")
 if unknown := [name for name in names if name not in table["columns"]]:
     sys.exit(f"sacct: fatal: Invalid field requested: {{unknown}}")
 print("|".join(names))
-for row in table["rows"]:
+latest = {{row["JobID"]: row for row in table["rows"]}}  # without --duplicates it tells no more
+for row in table["rows"] if "duplicates" in told else latest.values():
     if row["Submit"] <= told["endtime"] and (row["End"] == "Unknown" or row["End"] >= told["starttime"]):
         print("|".join(row.get(name, "") for name in names))
 """
@@ -390,6 +392,17 @@ def test_slurms_job_names_with_bars_and_line_feeds_are_collected(
     jobs = read_jobs(sqlite_store)
     assert jobs["job_name"].tolist() == names
     assert jobs["walltime"].tolist() == [60.0, 120.0, 180.0]
+
+
+def test_the_earlier_runs_of_slurms_jobs_are_collected(sqlite_store: Any, sacct: Sacct) -> None:
+    lost = slurm_row(1, DAY, 60, State="NODE_FAIL")
+    sacct.holds([lost, slurm_row(1, DAY + timedelta(minutes=2), 120)])
+    for _ in range(2):
+        collect(sqlite_store, "slurm", since=DAY, until=DAY + HOUR)
+    jobs = read_jobs(sqlite_store)
+    assert jobs["walltime"].tolist() == [120.0]
+    attempts = read_attempts(sqlite_store, jobs)
+    assert attempts[["status", "walltime"]].values.tolist() == [["failed", 60.0]]
 
 
 def test_a_folders_bad_file_is_named_and_the_others_are_read(
