@@ -101,7 +101,7 @@ def before(site: Site, week: Week) -> None:
     inbox = site.settings.home / "inbox"
     inbox.mkdir(exist_ok=True)
     place_whole(week.before, inbox / "before.csv")
-    for flow in ("ingest/inbox", "train/on-demand"):
+    for flow in ("ingest/inbox", "train/train-on-demand"):
         say(f"{flow}: {len(week.before):,} jobs before the week")
         complete(site, flow)
 
@@ -162,10 +162,10 @@ def swap(site: Site) -> None:
         )
 
     while (version := newest()) < 2:  # another training may be at work, and be in the way
-        wait_for(partial(site.ended, site.start_flow("train/on-demand")), "a training", 900)
+        wait_for(partial(site.ended, site.start_flow("train/train-on-demand")), "a training", 900)
     say(f"promote version {version}")
     site.start_flow(
-        "promote/on-demand", version=version, by="soak", why="so that there is a swap at least"
+        "promote/promote-on-demand", version=version, by="soak", why="so that there is a swap at least"
     )
     wait_for(
         lambda: all(serves(address).endswith(f"-{version}") for address in site.predictors),

@@ -75,10 +75,15 @@ def prune(as_json: Json = False) -> None:
 
     Those that ended before GRIDCAST_RETENTION_MONTHS; 0 keeps all.
     """
+    from flows.from_command_line import as_flow_run
     from jobs.store import prune as drop
 
     with progress_bar("dropping old months"):
-        done = drop(store(), prepare_environment().retention_months)
+        done = as_flow_run(
+            "prune",
+            lambda: drop(store(), prepare_environment().retention_months),
+            lambda result: f"dropped rows: {result.rows}",
+        )
     title = (
         f"Dropped, since jobs are kept from {done.since:%Y-%m-%d} on"
         if done.since

@@ -37,6 +37,7 @@ def ingest(
 
     Reading one again changes nothing.
     """
+    from flows.from_command_line import as_flow_run
     from jobs.ingest import ingest_files, read_arguments
 
     arguments = read_arguments(log_format, mapping, map_file, timezone)
@@ -45,7 +46,11 @@ def ingest(
         def report_file(result: IngestResult) -> None:
             report(f"{result.file.name}: {result.read:,} records")
 
-        results = ingest_files(store(), files, source=source, progress=report_file, **arguments)
+        results = as_flow_run(
+            "ingest",
+            lambda: ingest_files(store(), files, source=source, progress=report_file, **arguments),
+            lambda done: "; ".join(result.describe() for result in done),
+        )
     rows = [result.row() for result in results]
     if not as_json:
         rows = [

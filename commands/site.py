@@ -44,6 +44,7 @@ def collect(
 
     Since the last time it was read; repeating it changes nothing.
     """
+    from flows.from_command_line import as_flow_run
     from jobs.collectors import CollectResult, collect, named_systems
 
     named = dict(named_systems(prepare_environment().collect.get_secret_value()))
@@ -53,13 +54,17 @@ def collect(
             report(f"{system} until {done.until:%Y-%m-%d %H:%M}: {done.read:,} records")
 
         begin = since.replace(tzinfo=UTC) if since else None
-        done = collect(
-            store(),
-            system,
-            where or named.get(system, ""),
-            since=begin,
-            source=source,
-            progress=tell,
+        done = as_flow_run(
+            "collect",
+            lambda: collect(
+                store(),
+                system,
+                where or named.get(system, ""),
+                since=begin,
+                source=source,
+                progress=tell,
+            ),
+            lambda result: f"{system}: {result.read:,} records read, {result.added:,} added",
         )
     show_rows(
         [done.row()],

@@ -59,6 +59,7 @@ def train(
 
     On the stored jobs, compared on the latest of them, registered in MLflow.
     """
+    from flows.from_command_line import train_as_flow_run
     from jobs.store import count_jobs
     from models.releases.automatic_rollback import training_lock
     from models.releases.pipeline import TrainingOptions, TrainingPipeline
@@ -68,8 +69,7 @@ def train(
     engine = store()
     expected = usual_seconds("train", int(count_jobs(engine)["ended"].sum()))
     with training_lock(settings), progress_bar("training", expected) as report:
-        release = TrainingPipeline(engine, settings, options, report).run()
-    assert release, "only a retraining may stop before its last step"  # noqa: S101
+        release = train_as_flow_run(TrainingPipeline(engine, settings, options, report), settings)
     version = release.version.label
     columns = ("source", "target", "predictor", "jobs", "mae", "median_ae", "apa", "coverage_90")
     show_rows(
@@ -161,12 +161,17 @@ def version_number(text: str, model_name: str) -> int:
 
 
 def _promote(version: str, why: str) -> Version:
+    from flows.from_command_line import as_flow_run
     from models.releases import champion
 
     settings = prepare_environment()
     number = version_number(version, settings.model_name)
     with progress_bar("trying the version out"):
-        return champion.promote(number, settings, by=current_user(), why=why)
+        return as_flow_run(
+            "promote",
+            lambda: champion.promote(number, settings, by=current_user(), why=why),
+            lambda done: f"{done.label} is champion: {why}",
+        )
 
 
 def _show_champion(version: Version, title: str, as_json: bool) -> None:

@@ -17,6 +17,8 @@ from infra.settings import prepare_environment
 
 if TYPE_CHECKING:
     from jobs.ingest import ReadArguments
+    from monitoring.decay.champion import DecayReport
+    from monitoring.drift.report import DriftReport
 
 MAX_ROWS, MAX_MEASURED = 30, 5000
 """Measurements that people are shown; --json and the page have all."""
@@ -91,6 +93,7 @@ def monitor(html: Page = None, as_json: Json = False) -> None:
     Compares the jobs that ended since the champion's training with its training window, and its
     predictions with the outcomes; writes an HTML page with charts.
     """
+    from flows.from_command_line import as_flow_run
     from jobs.store import read_measurements
     from models.releases import registry
     from models.releases.verification import load_model_set
@@ -105,10 +108,16 @@ def monitor(html: Page = None, as_json: Json = False) -> None:
             "there is no champion to compare with: train one first (gridcast train)"
         )
     card = load_model_set(champion, settings).card
-    with progress_bar("comparing the recent jobs with the training window") as progress:
+
+    def measure() -> tuple[DriftReport, DecayReport]:
         report = compare(engine, card, settings.folder("reports"), model=champion.label)
         progress("comparing the predictions with the outcomes", 0.7)
-        decay = watch_champion(engine, champion.label, now, sources=card.sources)
+        return report, watch_champion(engine, champion.label, now, sources=card.sources)
+
+    with progress_bar("comparing the recent jobs with the training window") as progress:
+        report, decay = as_flow_run(
+            "monitor", measure, lambda done: f"{done[0].sentence} {done[1].sentence}"
+        )
     measured = read_measurements(engine, kind="decay", segment="all", latest=MAX_MEASURED)
     page = page_path(html, f"monitor-{champion.label}")
     rows = to_records(report.measurements[["kind", "name", "segment", "value"]])

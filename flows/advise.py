@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed
 
@@ -36,7 +36,13 @@ def advise(most: int = 10, timezone: str = "UTC") -> Any:
         key="advise",
         description="Users with most unused requests.",
     )
-    return {"letter": letter, "sent": post(settings, now, letter)}
+    sent = post(settings, now, letter)
+    get_run_logger().info(
+        "%d users left requests unused; the report is %s",
+        len(letter),
+        "sent" if sent else "not sent: no address of GRIDCAST_ALERTS, or sent this week already",
+    )
+    return {"letter": letter, "sent": sent}
 
 
 @task(task_run_name="look at the last week", **TASK_OPTIONS)

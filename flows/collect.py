@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.states import Completed
 
@@ -29,13 +29,16 @@ def collect() -> Any:
     named = collectors.named_systems(prepare_environment().collect.get_secret_value())
     if not named:
         return Completed(message="GRIDCAST_COLLECT names no batch system")
+    log = get_run_logger()
     rows, wrong = [], []
     for system, where in named:
         try:
             done = bring(system, where)
         except GridcastError as error:
             wrong.append(str(error))
+            log.error("%s: %s", system, error)
             continue
+        log.info("%s: %s", system, done.row())
         rows.append(done.row() | {"notes": ", ".join(done.notes)})
         wrong += done.errors
     if rows:

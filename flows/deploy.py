@@ -6,11 +6,12 @@ import time
 from typing import Any
 
 import httpx
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact
 from prefect.states import Completed
 
 from flows.champion import current_champion
+from flows.links import models_page
 from flows.retrying import TASK_OPTIONS
 from infra.errors import GridcastError
 from infra.settings import Settings, prepare_environment
@@ -44,8 +45,9 @@ def deploy() -> Any:
         if served
         else f"{champion.label} works; no predictor answers at {address}"
     )
+    get_run_logger().info(text)
     create_link_artifact(
-        f"{address}/model", "What the predictor serves", key="deploy", description=text
+        models_page(settings), "The versions and what serves", key="deploy", description=text
     )
     return {"version": champion.version, "served": served}
 

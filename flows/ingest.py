@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, runtime, task
+from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_table_artifact
 from prefect.states import Completed
 
@@ -62,7 +62,9 @@ def ingest(
         return Completed(message=f"no file waits in {settings.folder('inbox')}")
     results = [read(path, source, arguments) for path in waiting]
     rows = []
+    log = get_run_logger()
     for result in results:
+        log.info(result.describe())
         row = {name: value for name, value in result.row().items() if name != "notes"}
         rows.append(row | {"error": result.error or ""})
     create_table_artifact(
@@ -73,7 +75,9 @@ def ingest(
     if files is None:
         for result in results:
             folder = settings.folder("inbox/refused" if result.error else "inbox/done")
-            result.file.replace(free_path(folder, result.file.name))
+            target = free_path(folder, result.file.name)
+            result.file.replace(target)
+            log.info("%s is moved to %s", result.file.name, target)
     errors = [result.error for result in results if result.error]
     if errors:
         raise InputError("; ".join(errors))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed
 
 from flows.champion import current_champion
+from flows.links import report_link
 from flows.retrain import retrain
 from flows.retrying import TASK_OPTIONS
 from infra.settings import Settings, prepare_environment
@@ -41,8 +42,11 @@ def monitor(act: bool = True) -> Any:
     drift, decay = measure_drift(champion, card, settings), measure_decay(champion, card, settings)
     why = find_reason(card, decay, drift, settings)
     notified = notify(decay, drift, settings)
-    pages = "\n".join(f"- `{page}`" for page in drift.pages) or "- none"
+    pages = "\n".join(f"- {report_link(settings, page)}" for page in drift.pages) or "- none"
     decision = f"Retraining: {why}" if why else "No reason to retrain."
+    log = get_run_logger()
+    for sentence in (drift.sentence, decay.sentence, decision, *notified):
+        log.info(sentence)
     create_markdown_artifact(
         f"{decay.sentence}\n\n{decision}\n\nPages of Evidently:\n\n{pages}",
         key="monitor",

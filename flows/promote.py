@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow, runtime, task
+from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_markdown_artifact
 
+from flows.links import version_page
 from flows.retrying import TASK_OPTIONS
 from infra.settings import Settings, prepare_environment
 from models.releases import champion
@@ -35,9 +36,15 @@ def promote(
         why: The reason, kept with the version.
     """
     promoted = move(version, by, why, prepare_environment())
+    settings = prepare_environment()
+    head = (
+        f"{promoted.label} is champion, promoted by {promoted.tags['promoted_by']}: "
+        f"{promoted.tags['promoted_why']}"
+    )
+    get_run_logger().info(head)
+    page = version_page(settings, promoted.name, promoted.version)
     create_markdown_artifact(
-        f"**{promoted.label} is champion**, promoted by {promoted.tags['promoted_by']}: "
-        f"{promoted.tags['promoted_why']}\n\n{promoted.card}",
+        f"{head} ([MLflow]({page}))\n\n{promoted.card}",
         key="promote",
         description=f"{promoted.label} is champion",
     )

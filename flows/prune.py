@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.states import Completed
 
@@ -23,6 +23,7 @@ def prune() -> Any:
     done = drop(prepare_environment())
     if done.since is None:
         return Completed(message="GRIDCAST_RETENTION_MONTHS is 0: all is kept")
+    get_run_logger().info("dropped before %s: %s", f"{done.since:%Y-%m-%d}", done.rows)
     description = f"Rows dropped: jobs are kept from {done.since:%Y-%m-%d} on."
     create_table_artifact(
         [{"table": name, "rows": rows} for name, rows in done.rows.items()],

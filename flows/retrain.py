@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed
 
 from flows.retrying import TASK_OPTIONS
-from flows.train import create_release_artifacts, run_step
+from flows.train import report_release, run_step
 from infra.settings import Settings, prepare_environment
 from jobs.store import count_jobs, open_store
 from models.releases.alias_moves import BY_RETRAIN_FLOW
@@ -41,6 +41,7 @@ def _retrain(settings: Settings, why: str) -> Any:
     if restored := roll_back(settings):
         reason = restored.tags["promoted_why"]
         text = f"**{restored.label} serves again**: {reason}"
+        get_run_logger().info(text)
         create_markdown_artifact(text, key="train", description=text)
         return {"version": restored.version, "promoted": True, "why": f"rolled back: {reason}"}
     options = TrainingOptions(why=why, by=BY_RETRAIN_FLOW, only_if_comparable=True)
@@ -52,7 +53,9 @@ def _retrain(settings: Settings, why: str) -> Any:
             f"**Not retrained**: {sentence}", key="train", description=sentence
         )
         return Completed(message=sentence)
-    create_release_artifacts(release, settings)
+    report_release(release, settings)
+    if not release.is_new:
+        return Completed(message=release.why)
     notify_of_release(release, settings)
     return {"version": release.version.version, "promoted": release.promoted, "why": release.why}
 

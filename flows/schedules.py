@@ -6,9 +6,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
 
 import infra
 from infra.settings import environment_with, prepare_environment
+from models.releases.mlflow_client import RegistryError
+from models.releases.webhooks import update_webhooks
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
 
 POOL = "gridcast"
 DEPLOYMENTS = Path(infra.__file__).parent / "prefect.yaml"
@@ -26,6 +34,7 @@ def register() -> None:
         client.create_work_pool(
             WorkPoolCreate(name=POOL, type="process", base_job_template=template), overwrite=True
         )
+        remove_stale(client)
     command = [
         sys.executable,
         "-m",
@@ -39,9 +48,24 @@ def register() -> None:
     subprocess.run(command, check=True, env=environment_with({}))  # noqa: S603
 
 
+def remove_stale(client: SyncPrefectClient) -> None:
+    """Delete deployments of these flows that an earlier Gridcast had registered by other names."""
+    listed = yaml.safe_load(DEPLOYMENTS.read_text())["deployments"]
+    names = {(row["entrypoint"], row["name"]) for row in listed}
+    entrypoints = {entrypoint for entrypoint, _ in names}
+    for deployment in client.read_deployments():
+        key = (deployment.entrypoint or "", deployment.name)
+        if key[0] in entrypoints and key not in names:
+            client.delete_deployment(deployment.id)
+
+
 def main() -> None:
-    """Register the deployments, and replace this process by their worker."""
+    """Register deployments and MLflow's webhooks, and replace this process by the worker."""
     register()
+    try:
+        update_webhooks(prepare_environment())
+    except RegistryError as error:
+        print(f"no webhooks of MLflow: {error}", file=sys.stderr)  # into the component's log
     command = [
         sys.executable,
         "-m",

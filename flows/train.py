@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
+from flows.links import version_page
 from flows.retrying import TASK_OPTIONS
 from infra.settings import Settings, prepare_environment
 from jobs.store import open_store
@@ -47,7 +48,7 @@ def train(
     with training_lock(settings):
         release = pipeline.run(run_step)
     assert release, "only a retraining may stop before its last step"  # noqa: S101
-    create_release_artifacts(release, settings)
+    report_release(release, settings)
     return {
         "version": release.version.version,
         "promoted": release.promoted,
@@ -60,19 +61,22 @@ def train(
 def run_step(title: str, step: Callable[[], None]) -> None:
     """Run one step of the training pipeline."""
     step()
+    get_run_logger().info("done: %s", title)
 
 
-def create_release_artifacts(release: Release, settings: Settings) -> None:
-    """Show the decision and the model card on Prefect's page, with a link to MLflow's."""
-    version = release.version
-    head = "is champion" if release.promoted else "does not serve"
+def report_release(release: Release, settings: Settings) -> None:
+    """Log what was trained and decided, and show it on Prefect's page with a link to MLflow's."""
+    version, log = release.version, get_run_logger()
+    for row in release.source_rows:
+        log.info("%(source)s: %(jobs)d jobs, compared on %(compared_on)d later ones", row)
+    head = "is champion" if release.promoted else "does not serve" if release.is_new else "stays"
+    log.info("%s %s: %s", version.label, head, release.why)
     create_markdown_artifact(
         version.card, key="train", description=f"**{version.label} {head}**: {release.why}"
     )
-    if settings.mlflow_url.startswith("http"):
-        create_link_artifact(
-            f"{settings.mlflow_url}/#/models/{version.name}/versions/{version.version}",
-            f"{version.label} in MLflow",
-            key="train-mlflow",
-            description="Metrics, tables and plots.",
-        )
+    create_link_artifact(
+        version_page(settings, version.name, version.version),
+        f"{version.label} in MLflow",
+        key="train-mlflow",
+        description="Metrics, tables and plots.",
+    )

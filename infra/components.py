@@ -13,6 +13,12 @@ from typing import Any
 
 from infra.settings import Settings
 
+WEBHOOKS_ALLOWED = {
+    "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "https,http",
+    "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+}
+"""Variables by which MLflow's server sends webhooks to addresses of this network."""
+
 
 @dataclass(frozen=True)
 class Component:
@@ -222,6 +228,8 @@ def mlflow(settings: Settings, after: tuple[str, ...] = ()) -> Component:
             "_MLFLOW_IN_JOB_EXECUTOR": "false",
             "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(hosts),
             "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{host}" for host in hosts),
+            # Webhooks to the operator's own addresses, which may be of this network.
+            **(WEBHOOKS_ALLOWED if settings.webhook_urls else {}),
         },
         after=after,
     )

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from secrets import token_urlsafe
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -198,6 +198,23 @@ class Settings(BaseSettings):
             self.mlflow_url
             or self.own_postgres_url("mlflow")
             or f"sqlite:///{self.folder('mlflow') / 'mlflow.db'}"
+        )
+
+    @property
+    def webhook_urls(self) -> tuple[str, ...]:
+        """The addresses of ``alerts`` that take JSON, as URLs for MLflow's webhooks.
+
+        Those with a password are left out: MLflow's page would show it.
+
+        >>> Settings(alerts="json://127.0.0.1:8080/a,jsons://me:secret@b/c,slack://d").webhook_urls
+        ('http://127.0.0.1:8080/a',)
+        """
+        schemes = {"json": "http", "jsons": "https"}
+        addresses = map(urlsplit, split_list(self.alerts.get_secret_value()))
+        return tuple(
+            urlunsplit((schemes[parts.scheme], parts.netloc, parts.path, parts.query, ""))
+            for parts in addresses
+            if parts.scheme in schemes and "@" not in parts.netloc
         )
 
     @property

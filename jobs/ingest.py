@@ -58,6 +58,19 @@ class IngestResult:
         del values["sources"]
         return values
 
+    def describe(self) -> str:
+        """Say in a sentence what became of the file.
+
+        >>> IngestResult(Path("log.csv"), "table", read=3, added=2, rejected=1).describe()
+        'log.csv (table): 3 records read, 2 added, 0 updated, 0 unchanged, 1 rejected'
+        """
+        counts = (f"{getattr(self, name):,} {name}" for name in ("added", "updated", "unchanged"))
+        text = (
+            f"{self.file.name} ({self.format}): {self.read:,} records read, {', '.join(counts)}, "
+            f"{self.rejected:,} rejected"
+        )
+        return f"{text}; {self.error}" if self.error else text
+
 
 class ReadArguments(TypedDict):
     """Arguments of ``ingest_file``, ``ingest_files`` and ``read_log`` on how to read a log."""

@@ -13,8 +13,8 @@ from benchmarks.soaking.week import Clock
 
 HOURS = {
     "collect/every-10-minutes": 8.0,
-    "monitor/hourly": 36.0,
-    "deploy/hourly": 36.0,
+    "monitor/monitor-hourly": 36.0,
+    "deploy/deploy-hourly": 36.0,
     "retrain/nightly": 48.0,
 }
 """Simulated hours between two runs: at a site it is minutes, hours and a day."""

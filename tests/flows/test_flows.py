@@ -349,3 +349,59 @@ def test_wrong_input_is_not_tried_again(settings, prefect_server):
     assert failed.name == "promote: the challenger"
     assert failed.state.is_failed()
     assert failed.run_count == 1
+
+
+def log_lines(flow_name: str) -> str:
+    """Everything that the newest runs of a flow logged."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+
+    ids = [run.id for run in runs(flow_name)]
+    with get_client(sync_client=True) as client:
+        logs = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=ids)), limit=200)
+    return "\n".join(entry.message for entry in logs)
+
+
+def awaited_lines(flow_name: str, text: str) -> str:
+    """The same once ``text`` is among them: the server takes logs a moment later."""
+    deadline = time.monotonic() + 60
+    while text not in (lines := log_lines(flow_name)):
+        assert time.monotonic() < deadline, lines
+        time.sleep(0.5)
+    return lines
+
+
+def test_flows_log_what_they_did(trained, settings):
+    from flows.deploy import deploy
+
+    deploy()
+    awaited_lines("deploy", "gridcast-1 works; no predictor answers")
+    lines = awaited_lines("train", "gridcast-1 is champion: the first version")
+    assert "done: train on all jobs" in lines
+    assert "records read" in awaited_lines("ingest", "first.csv (")
+    link = artifact("train-mlflow").data
+    assert f"http://127.0.0.1:{settings.mlflow_port}/#/models/gridcast/versions/1" in link
+
+
+def test_a_command_is_a_flow_run_while_the_site_is_up(trained, settings, monkeypatch):
+    from flows import from_command_line
+    from flows.from_command_line import as_flow_run
+
+    def called() -> int:
+        from prefect import runtime
+
+        return len(runtime.flow_run.name or "")
+
+    assert as_flow_run("prune", called) == 0, "the site is not up"
+    monkeypatch.setattr(from_command_line, "is_up", lambda _: True)
+    assert as_flow_run("prune", called, lambda count: f"counted {count}") > 0
+    newest = max(runs("prune"), key=lambda run: run.created)
+    assert (newest.name, newest.state.message) == ("prune: from the command line", "counted 29")
+
+    def fail() -> None:
+        raise InputError("no such file")
+
+    with pytest.raises(InputError, match="no such file"):
+        as_flow_run("prune", fail)
+    newest = max(runs("prune"), key=lambda run: run.created)
+    assert newest.state.is_failed()

@@ -14,13 +14,17 @@ from pathlib import Path
 import httpx
 import pandas as pd
 import pytest
+from pydantic import SecretStr
 
-from infra.components import local_components
+from infra.components import local_components, mlflow
 from infra.settings import Settings
+from infra.temporary import running
 from jobs.schema import conform
 from models.releases import registry
 from models.releases.registry import OvertakenError, RegistryError
 from models.releases.versions import Evidence
+from models.releases.webhooks import update_webhooks
+from tests.monitoring.test_alerts import Hook, Receiver
 
 JOBS = conform(
     pd.DataFrame(
@@ -275,7 +279,7 @@ def test_a_challenger_waits_under_its_alias_until_it_is_promoted_or_refused(sett
 KILLED = """
 import sys
 from pathlib import Path
-from infra.components import local_components
+from infra.components import local_components, mlflow
 from infra.settings import read_settings
 from models.releases import registry
 from models.releases.versions import Evidence
@@ -555,3 +559,38 @@ def test_a_rollback_of_a_flow_has_nothing_to_return_to_where_that_was_deleted(se
         registry.promote(version, by="flow train", why="better", settings=settings)
     MlflowClient(settings.tracking_url).delete_model_version(settings.model_name, "1")
     assert roll_back_if_worse(open_store(settings.store_url), settings) is None
+
+
+def test_mlflow_itself_tells_an_alert_address_of_a_promotion(
+    embedded: Settings, folder: Path, request: pytest.FixtureRequest
+) -> None:
+    receiver = Receiver(Hook)
+    alerts = f"json://127.0.0.1:{receiver.port}/moves,json://someone:secret@127.0.0.1/x"
+    ours = embedded.model_copy(
+        update={
+            "mlflow_port": free_port(),
+            "alerts": SecretStr(alerts),
+            "model_name": request.node.name,
+        }
+    )
+    with running(ours, mlflow(ours)):
+        url = f"http://127.0.0.1:{ours.mlflow_port}"
+        over_http = ours.model_copy(update={"mlflow_url": url})
+        for _ in range(2):
+            assert update_webhooks(over_http) == [f"http://127.0.0.1:{receiver.port}/moves"]
+        version = registry.publish(folder, evidence(), settings=over_http)
+        registry.promote(version.version, by="ada", why="the first", settings=over_http)
+        deadline = time.monotonic() + 60
+        while not receiver.got:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert receiver.got[0]["entity"] == "model_version_alias"
+        moved = receiver.got[0]["data"]
+        assert (moved["name"], moved["alias"], moved["version"]) == (
+            request.node.name,
+            "champion",
+            "1",
+        )
+        silent = over_http.model_copy(update={"alerts": SecretStr("")})
+        assert update_webhooks(silent) == []
+    receiver.stop()

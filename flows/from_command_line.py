@@ -1,0 +1,91 @@
+"""Commands as flow runs: what a person starts is seen on Prefect's page while the site is up."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from infra.components import address
+from infra.processes import is_up
+from infra.settings import Settings, prepare_environment
+
+if TYPE_CHECKING:
+    from models.releases.pipeline import Release, TrainingPipeline
+
+Result = TypeVar("Result")
+
+HEALTH_SECONDS = 2.0
+
+
+def as_flow_run(
+    name: str,
+    call: Callable[[], Result],
+    describe: Callable[[Result], str] = lambda _result: "done",
+    show: Callable[[Result], None] = lambda _result: None,
+) -> Result:
+    """Run a command's work as a run of the flow ``name``, or plainly where the site is not up.
+
+    Args:
+        name: The name of the flow.
+        call: The work.
+        describe: Says in a sentence what it did, for the run's log and final state.
+        show: Makes the run's artifacts.
+
+    Returns:
+        What ``call`` returns; its errors are raised as they are.
+    """
+    settings = prepare_environment()
+    api = f"{settings.prefect_url or address(settings, settings.prefect_port)}/api"
+    if not _is_answering(settings, api):
+        return call()
+    from prefect import flow, get_run_logger
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.states import Completed
+
+    # The command reports by itself: the run's lines go to Prefect's page only.
+    for handler in logging.getLogger("prefect").handlers:
+        handler.setLevel(logging.CRITICAL)
+    results: list[Result] = []
+
+    @flow(name=name, flow_run_name=f"{name}: from the command line", persist_result=False)
+    def run() -> object:
+        log = get_run_logger()
+        log.info("started on the command line")
+        results.append(call())
+        sentence = describe(results[0])
+        log.info(sentence)
+        show(results[0])
+        return Completed(message=sentence)
+
+    with temporary_settings({PREFECT_API_URL: api}):
+        run()
+    return results[0]
+
+
+def _is_answering(settings: Settings, api: str) -> bool:
+    """Whether the site is up and its Prefect answers."""
+    if not settings.prefect_url and not is_up(settings):
+        return False
+    import httpx
+
+    try:
+        return httpx.get(f"{api}/health", timeout=HEALTH_SECONDS).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
+def train_as_flow_run(pipeline: TrainingPipeline, settings: Settings) -> Release:
+    """Train, with the run's log and artifacts on Prefect's page while the site is up."""
+
+    def train() -> Release:
+        release = pipeline.run()
+        assert release, "only a retraining may stop before its last step"  # noqa: S101
+        return release
+
+    def show(release: Release) -> None:
+        from flows.train import report_release
+
+        report_release(release, settings)
+
+    return as_flow_run("train", train, lambda done: f"{done.version.label}: {done.why}", show)

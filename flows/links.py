@@ -1,0 +1,26 @@
+"""Addresses of other pages of the site, for artifacts of flows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from infra.components import address
+from infra.settings import Settings
+
+
+def version_page(settings: Settings, name: str, number: int) -> str:
+    """The address of a version's page in MLflow."""
+    server = settings.mlflow_url
+    if not server.startswith("http"):
+        server = address(settings, settings.mlflow_port)
+    return f"{server}/#/models/{name}/versions/{number}"
+
+
+def report_link(settings: Settings, report: Path) -> str:
+    """A Markdown link to a report of Evidently, as the dashboard serves it."""
+    return f"[{report}]({address(settings, settings.dashboard_port)}/reports/{report.name})"
+
+
+def models_page(settings: Settings) -> str:
+    """The address of the dashboard's page of models."""
+    return f"{address(settings, settings.dashboard_port)}/models"
