@@ -8,7 +8,7 @@ from __future__ import annotations
 from infra.settings import Settings
 from models.releases.mlflow_client import mlflow_client
 
-NAME = "Gridcast alerts"
+NAME = "gridcast-alerts"
 EVENTS = ["model_version_alias.created"]
 
 
