@@ -165,7 +165,10 @@ def swap(site: Site) -> None:
         wait_for(partial(site.ended, site.start_flow("train/train-on-demand")), "a training", 900)
     say(f"promote version {version}")
     site.start_flow(
-        "promote/promote-on-demand", version=version, by="soak", why="so that there is a swap at least"
+        "promote/promote-on-demand",
+        version=version,
+        by="soak",
+        why="so that there is a swap at least",
     )
     wait_for(
         lambda: all(serves(address).endswith(f"-{version}") for address in site.predictors),
