@@ -9,7 +9,13 @@ from infra.settings import Settings
 
 
 def version_page(settings: Settings, name: str, number: int) -> str:
-    """The address of a version's page in MLflow."""
+    """Return the address of a version's page in MLflow.
+
+    Args:
+        settings: Of the site.
+        name: The registered model.
+        number: The version's number.
+    """
     server = settings.mlflow_url
     if not server.startswith("http"):
         server = address(settings, settings.mlflow_port)
