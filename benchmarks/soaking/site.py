@@ -157,7 +157,9 @@ class Site:
     def prefect(self, method: str, path: str, **body: Any) -> Any:
         """Ask Prefect's server; raises httpx.HTTPError."""
         url = f"http://127.0.0.1:{self.settings.prefect_port}/api{path}"
-        answer = httpx.request(method, url, json=body or None, trust_env=False, timeout=20)
+        user, _, password = self.settings.prefect_login.partition(":")
+        with httpx.Client(auth=(user, password), trust_env=False, timeout=20) as http:
+            answer = http.request(method, url, json=body or None)
         answer.raise_for_status()
         return answer.json()
 
