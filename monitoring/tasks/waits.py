@@ -15,10 +15,9 @@ import pandas as pd
 
 from infra.aliases import Array
 from jobs.coded_jobs import encode_jobs
-from jobs.schema import JOB
-from jobs.store import add_predictions
+from jobs.store import add_predictions, read_jobs, read_latest
 from models.past.queues import LONGEST_WAIT
-from models.ranking.load_forecaster import LoadForecaster, predicted_points, read_recent
+from models.ranking.load_forecaster import LoadForecaster, predicted_points
 from models.tasks.ranges import LEVELS
 from monitoring.tasks.watch import as_of
 
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 TARGET = "wait"
 MODEL = "waits of the task watch"
 """What the log has for a model version: histories alone predict waits."""
+MAX_JOBS = 20_000
+"""The latest jobs that waits are learned from, and the older open ones that make up the load."""
 MOST = 2000
 """Jobs that are predicted in one update, those submitted last."""
 
@@ -43,7 +44,7 @@ class WaitWatch:
     def update(self, now: datetime) -> int:
         """Predict and log the wait of every waiting job that is new; returns how many."""
         moment = pd.Timestamp(now)
-        records = as_of(read_recent(self.engine, JOB), moment)
+        records = as_of(read_records(self.engine), moment)
         records = records[records["submitted_at"] <= moment].reset_index(drop=True)
         self.learned = LoadForecaster.learned_from(records, TARGET, self.learned)
         if self.learned is None:
@@ -85,6 +86,17 @@ class WaitWatch:
         forecaster = self.learned.forecaster
         names = ("submitted_at", "source", "job_id", *forecaster.fields)
         return predicted_points(forecaster, encode_jobs(jobs, names))
+
+
+def read_records(engine: Engine) -> pd.DataFrame:
+    """The latest MAX_JOBS jobs, after as many older ones at most that may still be open."""
+    latest = read_latest(engine, MAX_JOBS)
+    if latest.empty:
+        return latest
+    begin = latest["submitted_at"].iloc[0]
+    since = begin - pd.Timedelta(LONGEST_WAIT, "s")
+    still_open = read_jobs(engine, since=since, until=begin, ended=False, limit=MAX_JOBS)
+    return pd.concat([still_open, latest], ignore_index=True) if len(still_open) else latest
 
 
 def remaining_quantiles(points: Array, waited: Array) -> Array:
