@@ -31,9 +31,9 @@ def steps(text: str) -> list[tuple[str, list[str]]]:
             line = line.removeprefix(indent)
             if line.startswith("$ "):
                 commands.append((line[2:], []))
-            elif line.startswith("> ") or commands[-1][0].endswith("\\"):
+            elif line.startswith("> ") or line == ">" or commands[-1][0].endswith("\\"):
                 command, shown = commands.pop()
-                commands.append((f"{command}\n{line.removeprefix('> ')}", shown))
+                commands.append((f"{command}\n{re.sub('^> ?', '', line)}", shown))
             elif plain(line):
                 commands[-1][1].append(line)
     return commands
@@ -51,8 +51,10 @@ def shows(output: str, line: str) -> bool:
 
 
 def test_a_block_is_read_as_commands_and_output() -> None:
-    text = "```console\n$ a \\\n  -b\none … two\n$ cat <<EOF\n> x\n> EOF\n```\n```sh\n$ no\n```\n"
-    assert steps(text) == [("a \\\n  -b", ["one … two"]), ("cat <<EOF\nx\nEOF", [])]
+    text = (
+        "```console\n$ a \\\n  -b\none … two\n$ cat <<EOF\n> x\n>\n> EOF\n```\n```sh\n$ no\n```\n"
+    )
+    assert steps(text) == [("a \\\n  -b", ["one … two"]), ("cat <<EOF\nx\n\nEOF", [])]
     assert shows("┃ one 3 │ two ┃", "one … two")
     assert not shows("one two three", "one … two")
 
