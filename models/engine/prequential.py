@@ -20,7 +20,12 @@ from models.histories.familiarity import Familiarity
 from models.histories.features import Contexts, Levels, encode
 from models.histories.mixture import Mixture, PrequentialReplay
 from models.histories.occupancy import Occupancy, OccupancyReplay
-from models.histories.point_levels import MIDDLE, POINT_LEVELS, point_errors
+from models.histories.point_levels import (
+    MIDDLE,
+    POINT_LEVELS,
+    learns_point_levels,
+    point_errors,
+)
 from models.quantities.distribution import Distribution
 from models.quantities.targets import TARGETS
 from models.refiner.clusters import GLOBAL
@@ -110,7 +115,7 @@ class CalibrationReplay:
         self._below[rows], self._upto[rows] = familiarity.without_covered(
             truth, self.below[rows], self.upto[rows]
         )
-        if self._mixture.target.point is not None:
+        if not learns_point_levels(self._mixture):
             return
         self.errors[rows] = point_errors(predicted, truth, scales)
         self.point_levels[rows], self._point_position = self.calibration.points.replay(

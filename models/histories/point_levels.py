@@ -16,6 +16,7 @@ import numpy.typing as npt
 from infra.aliases import Array, Floats, Integers
 from infra.compiled import compiled
 from models.histories.familiarity import UNREPORTED, Familiarity
+from models.histories.mixture import Mixture
 from models.quantities.distribution import Distribution
 
 POINT_LEVELS = np.array([0.3, 0.4, 0.5, 0.6, 0.7])
@@ -26,6 +27,12 @@ DECAY = np.array([0.9995, 0.995, 0.9995])
 """Of the sums of each familiarity, an outcome."""
 EXCESS, SQUARE = 0, 1
 """Positions in ``PointLevels.sums``."""
+
+
+def learns_point_levels(mixture: Mixture) -> bool:
+    """Whether another level than .5 may be used: as for sampled outcomes, not where jobs report
+    users, whose bursts mislead it (LCG-2005: MAE 2 % higher)."""
+    return bool(mixture.shape.sampled)
 
 
 def point_errors(predicted: Distribution, truth: Floats, scales: Floats) -> Floats:

@@ -66,6 +66,16 @@ def test_a_live_forecaster_learns_the_level_that_the_backtest_learns(
     assert prediction["walltime"].iloc[0] < 0.5 * prediction["walltime_median"].iloc[0]
 
 
+def test_where_jobs_report_users_the_level_stays_a_half(tried_first: pd.DataFrame) -> None:
+    user = (np.arange(len(tried_first)) // 21).astype(str)
+    of_users = tried_first.assign(user=user)
+    for jobs, learns in ((tried_first, True), (of_users, False)):
+        forecaster = Forecaster()
+        for _, day in jobs.groupby(jobs["ended_at"].dt.floor("D")):
+            forecaster.learn(day)
+        assert forecaster.predictors["walltime"].calibration.points.sums.any() == learns
+
+
 def test_the_median_of_all_jobs_does_not_beat_the_backtest_of_a_real_trace(traces: Path) -> None:
     jobs, _ = read_log(traces / "nextflow-rnaseq.csv.gz")
     result = backtest(jobs)
