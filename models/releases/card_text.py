@@ -23,7 +23,8 @@ def write_model_card(card: ModelCard, comparison: CandidateComparison) -> str:
     window = card.window
     # Spaces, for a page to break the line at.
     histories = ", ".join(card.levels).replace("+", " + ")
-    clusters = f"one by {card.cluster_by}, and a global one" if card.cluster_by else "one for all"
+    by = card.cluster_by
+    clusters = f"by {by} and a global one" if by else "one for all jobs"
     lines = [
         "# What it predicts",
         *(f"- {name} [{TARGETS[name].unit}] of a job before it runs" for name in card.targets),
