@@ -206,8 +206,12 @@ def is_other_attempt(
     correct each other. The ended run of a job that has no end now, since it was queued again, is
     another one. Row i of both is of the same job; without an outcome none is another run.
     """
-    start, end = (reports[name] for name in ("started_at", "ended_at"))
-    last_start, last_end = (outcomes[name] for name in ("started_at", "ended_at"))
+    # A column without any time may have no time zone.
+    start, end, last_start, last_end = (
+        pd.to_datetime(frame[name], utc=True)
+        for frame in (reports, outcomes)
+        for name in ("started_at", "ended_at")
+    )
     lacking = start.isna() & last_start.isna()
     start, last_start = start.fillna(end), last_start.fillna(last_end)
     apart = (start >= last_end) | (last_start >= end)
