@@ -4,10 +4,11 @@
 -- some kilobytes: a row is found by bisection of the sorted file, however long that is. Nothing here rejects a job or fails: whatever
 -- goes wrong is named in the comment, and the job goes on as it came.
 --
---   local gridcast = dofile("/etc/slurm/gridcast.lua")
---   local predict = gridcast.adapter({ table = "/var/lib/gridcast/predictions.tsv" })
+--   local loaded, predict = pcall(function()
+--       return dofile("/etc/slurm/gridcast.lua").adapter({ table = "/var/lib/gridcast/predictions.tsv" })
+--   end)
 --   function slurm_job_submit(job_desc, part_list, submit_uid)
---       predict(job_desc, part_list)
+--       if loaded then predict(job_desc, part_list) end
 --       return slurm.SUCCESS
 --   end
 --

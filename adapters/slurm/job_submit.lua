@@ -1,10 +1,14 @@
--- A whole job_submit.lua for a site that has none; one that has its own adds the two lines with `predict` to it.
+-- A whole job_submit.lua for a site that has none. One that has its own adds the four lines from `local loaded` at its top, and as
+-- the first line of its slurm_job_submit, before any return, the one that calls `predict`. A gridcast.lua that is missing or broken
+-- switches the predictions off, says so in slurmctld's log, and changes nothing else.
 
-local gridcast = dofile("/etc/slurm/gridcast.lua")
-local predict = gridcast.adapter({ table = "/var/lib/gridcast/predictions.tsv" })
+local loaded, predict = pcall(function()
+    return dofile("/etc/slurm/gridcast.lua").adapter({ table = "/var/lib/gridcast/predictions.tsv" })
+end)
+if not loaded then slurm.log_error("gridcast: no predictions: %s", tostring(predict)) end
 
 function slurm_job_submit(job_desc, part_list, submit_uid)
-    predict(job_desc, part_list)
+    if loaded then predict(job_desc, part_list) end
     return slurm.SUCCESS
 end
 

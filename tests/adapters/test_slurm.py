@@ -384,3 +384,20 @@ def test_whatever_lies_in_the_tables_place_no_submission_fails(
         put_script(slurm, f'table = "{path}"')
         job = slurm.submit("sim|with bar", "mail", "sleep 1", "--hold")
         assert slurm.comment(job).startswith(said), name
+
+
+def test_a_missing_or_broken_adapter_fails_no_submission(slurm: Slurm, tmp_path: Path) -> None:
+    contents = {"missing": None, "empty": "", "syntax": "return = 1", "error": "error('no')"}
+    sample = (ADAPTER.parent / "job_submit.lua").read_text()
+    for name, content in contents.items():
+        path = tmp_path / f"{name}.lua"
+        if content is not None:
+            path.write_text(content)
+        newer = max(time.time(), slurm.script.stat().st_mtime) + 2
+        slurm.script.write_text(sample.replace("/etc/slurm/gridcast.lua", str(path)))
+        os.utime(slurm.script, (newer, newer))
+        job = slurm.submit("sim", "mail", "sleep 1", "--hold")
+        assert slurm.comment(job, "AdminComment") == "", name
+        log = (slurm.folder / "slurmctld.log").read_text()
+        assert "using previous script" not in log
+        assert log.count("gridcast: no predictions: ") == [*contents].index(name) + 1
