@@ -271,16 +271,24 @@ def _advice(
     risk: float,
     unit: float,
 ) -> dict[str, Any]:
-    """What to request, in whole units, its range and risk, and the share that needed more."""
+    """What to request, in whole units, its range and risk, and the share that needed more.
+
+    ``beyond`` is true where the request must be exceeded, nobody knows by how much: jobs were
+    killed at it, and predictions end there.
+    """
     if value is None:
         return {}
     rounded, need = float(np.ceil(value / unit) * unit), jobs[f"{target}_need"].dropna()
+    status, request = KILLED[target]
+    is_near_limit = rounded >= NEAR_LIMIT * float(jobs[request].median())
+    killed = float((jobs["status"] == status).mean())
     return {
         f"{target}_ask_for": rounded,
         f"{target}_low": answer[f"{target}_low"],
         f"{target}_high": answer[f"{target}_high"],
         f"{target}_risk": risk,
         f"{target}_more": float((need > rounded).mean()),
+        f"{target}_beyond": is_near_limit and killed > (risk if risk == risk else 0.0),
     }
 
 
@@ -324,9 +332,7 @@ def _ask_for(row: dict[str, Any], target: str, text: Callable[[float], str]) -> 
     if f"{target}_ask_for" not in row:
         return ""
     value, request, risk = row[f"{target}_ask_for"], row[f"{target}_asked"], row[f"{target}_risk"]
-    killed = row["killed_at_limit" if target == "walltime" else "killed_for_memory"] / row["jobs"]
-    if killed > (risk if risk == risk else 0.0) and value >= NEAR_LIMIT * request:
-        # Predictions end where the jobs were killed.
+    if row[f"{target}_beyond"]:
         return (
             f" Ask for more than {text(request)}: how much those that were killed would have "
             "needed, nobody knows."
@@ -335,8 +341,8 @@ def _ask_for(row: dict[str, Any], target: str, text: Callable[[float], str]) -> 
     low, high = text(row[f"{target}_low"]), text(row[f"{target}_high"])
     chance = f", the risk of too little is {risk:.1%}" if risk == risk else ""
     return (
-        f" {verb} {text(value)}: nine of ten will need {low} to {high}{chance}; "
-        f"of these jobs {row[f'{target}_more']:.1%} needed more."
+        f" {verb} {text(value)}: the next such job is predicted to need {low} to {high} (90 %)"
+        f"{chance}; of these jobs {row[f'{target}_more']:.1%} needed more."
     )
 
 

@@ -100,7 +100,7 @@ _BY_JOB = (table.c.source, table.c.job_id, table.c.target, table.c.asked_at)
 def read_predictions_of(
     engine: Engine, source: str, job_ids: Sequence[str], targets: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """Read the predictions of some jobs that were made before their end, by job, target and time.
+    """Read the predictions of some jobs made before their end was known, by job, target and time.
 
     Args:
         engine: the store.
@@ -128,7 +128,7 @@ def read_predicted_and_actual(
     limit: int,
     having: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Read the predictions that were made of the jobs that ended last, before their ends.
+    """Read the predictions of the jobs that ended last, made before their ends were known.
 
     Args:
         engine: the store.

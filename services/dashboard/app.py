@@ -223,7 +223,7 @@ class Dashboard:
 
     async def _user(self, request: Request) -> Any:
         name = request.path_params["name"]
-        return await asyncio.to_thread(jobs.user, self.engine, name, self.clock())
+        return await asyncio.to_thread(jobs.user, self.engine, self.tasks, name, self.clock())
 
     async def _advice(self, request: Request) -> Any:
         arguments = self.settings, request.path_params["name"], self.clock()

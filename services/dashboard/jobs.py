@@ -34,22 +34,34 @@ ALMOST_ALL = 0.75
 """Similar jobs are summed up as one number where so many of them are alike."""
 
 
-def user(engine: Engine, name: str, now: datetime) -> dict[str, Any]:
+def user(engine: Engine, tasks: pd.DataFrame, name: str, now: datetime) -> dict[str, Any]:
     """List the open jobs of a user with their predicted start and end.
 
     The predictions are those that were logged; a start needs one of the wait.
 
     Args:
         engine: The store.
+        tasks: The tasks as of the latest update.
         name: The user.
         now: The present.
 
     Returns:
-        ``jobs``: rows with the job, ``state``, and ``start`` and ``end`` as low, median and high
-        times (None: unknown, or already exceeded); ``count`` of each state, ``ended`` and
+        ``jobs``: rows with the job, ``state``, ``waits_for``, the open task that its task waits
+        for if it has not begun, and ``start`` and ``end`` as low, median and high times (None:
+        unknown, or already exceeded); ``count`` of each state, ``ended`` and
         ``failed`` of the last day.
     """
-    columns = ("source", "job_id", "task_id", "site", "queue", "program", "job_name", *TIMES)
+    columns = (
+        "source",
+        "job_id",
+        "task_id",
+        "after_task_id",
+        "site",
+        "queue",
+        "program",
+        "job_name",
+        *TIMES,
+    )
     since, having = now - HISTORY, {"user": name}
     open_jobs = read_jobs(
         engine, since=since, until=now, ended=False, columns=columns, having=having, limit=5000
@@ -68,8 +80,18 @@ def user(engine: Engine, name: str, now: datetime) -> dict[str, Any]:
     for prediction in logged_rows:
         key = prediction["source"], prediction["job_id"]
         latest.setdefault(key, {})[prediction["target"]] = prediction
+    begun = set(zip(open_jobs["source"][started], open_jobs["task_id"][started], strict=True))
+    open_tasks = set[tuple[Any, Any]]()
+    for task in tasks[tasks["kind"] == "task"].to_dict("records"):
+        key = task["source"], task["task"]
+        begun |= {key} if task["ended"] else set()
+        open_tasks |= {key} if task["state"] != "done" else set()
     for row in rows:
-        row |= start_and_end(row, latest.get((row["source"], row["job_id"]), {}), now)
+        source, before = row["source"], row["after_task_id"]
+        is_blocked = (source, before) in open_tasks and (source, row["task_id"]) not in begun
+        row["waits_for"] = before if is_blocked else None
+        logged_of_job = {} if is_blocked else latest.get((source, row["job_id"]), {})
+        row |= start_and_end(row, logged_of_job, now)
     return {
         "user": name,
         "count": {str(key): int(jobs) for key, jobs in state.value_counts().items()},
@@ -91,7 +113,8 @@ def start_and_end(
     begin = {"low": 0.0, "median": 0.0, "high": 0.0}
     origin = datetime.fromisoformat(job["started_at"] or job["submitted_at"])
     if not job["started_at"]:
-        if "wait" not in logged:
+        # A job that has waited longer than any before it has a range of no width: no prediction.
+        if "wait" not in logged or not logged["wait"]["low"] < logged["wait"]["high"]:
             return times
         begin = {name: float(logged["wait"][name]) for name in begin}
         times["start"] = {name: _later(origin, begin[name], now) for name in begin}
@@ -163,7 +186,8 @@ def job(engine: Engine, settings: Settings, source: str, job_id: str) -> dict[st
     """
     stored = read_jobs(engine, having={"source": source, "job_id": job_id}, limit=1)
     if stored.empty:
-        raise HTTPError(404, f"the store has no job {job_id} of {source}")
+        of_source = f" of {source}" if source else ""
+        raise HTTPError(404, f"the store has no job {job_id}{of_source}")
     [record] = records(stored)
     logged = read_predictions_of(engine, source, [job_id])
     actual = {
@@ -231,8 +255,8 @@ def explain_in_words(explanation: dict[str, Any], answer: dict[str, Any]) -> lis
     if answer.get("walltime_median") is not None:
         low, high, median = (answer[f"walltime_{end}"] for end in ("low", "high", "median"))
         words.append(
-            f"So half of such jobs should take under {duration(median)}, and nine of ten "
-            f"{duration(low)} to {duration(high)}."
+            "Predicted from all its histories, not only these: half of such jobs should take "
+            f"under {duration(median)}, and nine of ten {duration(low)} to {duration(high)}."
         )
     rule = explanation.get("allocation", {})
     if rule.get("value") is not None:

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from models.releases.versions import Version
 
 TRAINING = ("-m", "gridcast", "train")
+LOGIN = (
+    "MLflow and Prefect ask for a login. MLflow: user gridcast, and as password a token with the "
+    "scope admin, by default that of {file}. Prefect: gridcast:PASSWORD with the same one, unless "
+    "PREFECT_SERVER_API_AUTH_STRING is set."
+)
 MAX_POINTS, MAX_MEASUREMENTS, MAX_VERSIONS, MAX_REPORTS = 5000, 50, 20, 4
 CHART_LINES = {
     "mean absolute error": {"mae": "the champion", "baseline_mae": "the best baseline"},
@@ -84,6 +89,7 @@ def models(engine: Engine, settings: Settings, is_training: bool = False) -> dic
         "charts": charts(measured),
         "measurements": records(newest[["measured_at", "kind", "name", "value"]]),
         "links": _links(settings),
+        "login": LOGIN.format(file=settings.token_file) if settings.admin_token else "",
     }
 
 
@@ -282,7 +288,7 @@ def _links(settings: Settings) -> list[list[str]]:
     )[:MAX_REPORTS]
     return [
         ["MLflow: the versions and their evidence", f"{mlflow}/#/models/{settings.model_name}"],
-        ["Prefect: flows and their runs", f"{ours}:{settings.prefect_port}/runs"],
+        ["Prefect: flows and their runs", f"{ours}:{settings.prefect_port}"],
         ["The predictor", f"{ours}:{settings.predictor_port}"],
         *([f"Evidently: {name.removesuffix('.html')}", f"/reports/{name}"] for name in pages),
     ]

@@ -169,7 +169,7 @@ def failures(activity: Activity, hours: int) -> dict[str, Any]:
 def predicted_and_actual(
     engine: Engine, now: datetime, hours: int, having: dict[str, str] | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """Compare the first prediction of each job, made before its end, with what it took.
+    """Compare the first prediction of each job, made before its end was known, with what it took.
 
     Args:
         engine: The store.

@@ -182,7 +182,7 @@ def test_jobs_killed_at_their_limit_are_told_and_nothing_asked_for_is_said(
         jobs("bob", "free", [60.0] * 10, None, requested_memory=None),
     )
     (row,) = advise(sqlite_store, ask, "ann", SINCE, NOW).rows
-    assert row["killed_at_limit"] == 10
+    assert row["killed_at_limit"] == 10 and row["walltime_beyond"]
     said = sentences(advise(sqlite_store, ask, "ann", SINCE, NOW), "UTC")[1]
     assert said.endswith(
         "10 killed at the limit. Ask for more than 10 h 00 min: how much those that were killed would have needed, nobody knows."

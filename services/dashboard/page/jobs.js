@@ -7,9 +7,16 @@ import { moment, utc } from "./time.js";
 function between(times) {
   if (!times) return "unknown";
   if (!times.median && !times.high) return "later than predicted";
-  const span = `${times.low ? utc(times.low) : "now"} to ${utc(times.high)}`;
-  return make("span", {}, times.median ? moment(times.median, false) : "any time", make("br"),
-    make("span", { class: "faint" }, span));
+  const low = times.low ? utc(times.low) : "now", high = utc(times.high);
+  return make("span", {}, times.median ? moment(times.median, false) : "any time",
+    ...(low === high ? [] : [make("br"), make("span", { class: "faint" }, `${low} to ${high}`)]));
+}
+
+function starts(row) {
+  if (row.started_at) return moment(row.started_at, false);
+  if (!row.waits_for) return between(row.start);
+  return make("span", {}, "once ", link(address("task", row.waits_for, row.source), row.waits_for),
+    " is done");
 }
 
 const columns = [
@@ -18,7 +25,7 @@ const columns = [
   ["Program", (row) => text(row.program || row.job_name)],
   ["Site", (row) => named("site", row.site)], ["Queue", (row) => text(row.queue)],
   ["State", (row) => state(row.state)], ["Submitted", (row) => moment(row.submitted_at, false)],
-  ["Starts", (row) => (row.started_at ? moment(row.started_at, false) : between(row.start))],
+  ["Starts", starts],
   ["Ends", (row) => between(row.end)],
 ];
 
@@ -34,6 +41,14 @@ function ask(name) {
     make("button", {}, "Show"));
 }
 
+// What is advised; jobs that were killed show only that they needed more than their request.
+function advised(row, target, show) {
+  const value = row[`${target}_ask_for`], request = row[`${target}_asked`];
+  const words = row[`${target}_beyond`] ? `more than ${show(request)}` : show(value);
+  const same = !row[`${target}_beyond`] && value && value === request ? " (as now)" : "";
+  return make("strong", {}, words + same);
+}
+
 function needed(advice) {
   const request = (row) => duration(row.walltime_asked), used = (row) =>
     `${duration(row.walltime_used)}; 95 %: ${duration(row.walltime_used_95)}`;
@@ -42,9 +57,11 @@ function needed(advice) {
       ["Program", (row) => row.program], ["Cores", (row) => row.cores, { number: true }],
       ["Jobs", (row) => row.jobs, { number: true }], ["Asked for", request, { number: true }],
       ["Used", used, { number: true }],
-      ["Ask for", (row) => make("strong", {}, duration(row.walltime_ask_for)), { number: true }],
+      ["Next job, 90 %", (row) => (row.walltime_high === undefined ? "–"
+        : `${duration(row.walltime_low)} to ${duration(row.walltime_high)}`), { number: true }],
+      ["Ask for", (row) => advised(row, "walltime", duration), { number: true }],
       ["Memory: asked for", (row) => amount(row.peak_memory_asked, "bytes"), { number: true }],
-      ["Ask for", (row) => make("strong", {}, amount(row.peak_memory_ask_for, "bytes")), { number: true }],
+      ["Ask for", (row) => advised(row, "peak_memory", (value) => amount(value, "bytes")), { number: true }],
     ], advice.rows) : null,
     make("details", {}, make("summary", {}, "In words, with the risks"),
       make("ul", {}, ...advice.sentences.map((sentence) => make("li", {}, sentence)))));
@@ -73,6 +90,7 @@ export async function user(name) {
 const predicted = [
   ["When", (row) => moment(row.asked_at)], ["Quantity", (row) => row.target.replace("_", " ")],
   ["Predicted", (row) => amount(row.point, row.unit), { number: true }],
+  ["Median", (row) => amount(row.median, row.unit), { number: true }],
   ["90 % range", (row) => `${amount(row.low, row.unit)} to ${amount(row.high, row.unit)}`, { number: true }],
   ["Was", (row) => amount(row.actual, row.unit), { number: true }], ["Model", (row) => row.model_version],
 ];
@@ -112,9 +130,11 @@ export async function job(name) {
       ["Alike in", (row) => row.alike.filter((key) => key !== "source").join(", ").replaceAll("_", " "),
         { wide: true }],
     ], found.similar) : null,
-    make("h2", {}, "Predictions made before its end"),
+    make("h2", {}, "Predictions made before its end was known"),
     found.predictions.length ? table("Logged predictions, by quantity and time", predicted, found.predictions)
       : faint("None was logged."),
+    found.predictions.some((row) => found.job.ended_at && row.asked_at > found.job.ended_at)
+      ? faint("Some were made after its end, but before the store had it: they did not know it.") : null,
     make("h2", {}, "Its record"), make("dl", {}, ...facts),
     found.attempts.length ? table("Its earlier attempts, by their end", attempted, found.attempts) : null,
   ];

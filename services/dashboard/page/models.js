@@ -67,6 +67,7 @@ export async function models() {
       ["By", (row) => text(row.by)], ["Why", (row) => text(row.why), { wide: true }]], found.promotions),
     make("h2", {}, "Other pages"),
     make("ul", {}, ...found.links.map(([name, href]) => make("li", {}, make("a", { href }, name)))),
+    found.login ? faint(found.login) : null,
     make("details", {}, make("summary", {}, "Newest numbers"), table("Measurements, newest first", [["When", (row) => moment(row.measured_at)],
       ["Kind", (row) => row.kind], ["Name", (row) => row.name],
       ["Value", (row) => amount(row.value, ""), { number: true }]], found.measurements)),

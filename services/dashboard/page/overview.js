@@ -44,7 +44,7 @@ export function predictions(found) {
   if (!predicted.job.length) {
     return faint("No job that ended in this time had been predicted before; brokers ask the predictor.");
   }
-  const note = `${predicted.job.length} jobs, each by its first prediction, made before it ended; ${
+  const note = `${predicted.job.length} jobs, each by its first prediction, made before its end was known; ${
     percent(predicted.coverage)} within their 90 % range; mean error ${
     amount(predicted.mae, predicted.unit)}`;
   return against(`Predicted against actual ${predicted.target}`, predicted, note);

@@ -57,7 +57,7 @@ function predicted(found) {
   if (rows.length < 2) return faint("Its predictions are drawn from the second on.");
   const times = found.history.map((row) => seconds(row.asked_at));
   const values = (name) => found.history.map((row) => (row[name] ? seconds(row[name]) : null));
-  const ceiling = found.history.find((row) => row.ceiling);
+  const { ceiling } = found.task; // the newest: a group's ceiling moves with its ended tasks
   const lines = [
     { name: "latest (95 %)", values: values("high"), colour: "--c2", dash: [3, 4], stepped: true },
     { name: "median", values: values("median"), colour: "--c0", stepped: true },
@@ -65,7 +65,7 @@ function predicted(found) {
   ];
   if (ceiling) {
     lines.push({ name: "ceiling", colour: "--c1", dash: [8, 4],
-      values: times.map(() => seconds(ceiling.ceiling)) });
+      values: times.map(() => seconds(ceiling)) });
   }
   return overTime("Its predicted end, by when it was predicted", times, lines, {
     least: null, unit: "s", format: clock, bands: [[0, 2, "--c2"]], axis: 92,

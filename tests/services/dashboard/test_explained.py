@@ -32,12 +32,17 @@ def test_a_job_is_explained_and_a_user_advised_without_a_trace_in_the_log(
         served = settings.model_copy(update={"predictor_port": predictor.port})
         found = jobs.job(engine, served, row["source"], row["job_id"])
         advised = jobs.advice(engine, served, row["user"], now)
+        with pytest.raises(HTTPError, match=r"has no job nosuch$"):
+            jobs.job(engine, served, "", "nosuch")
         with pytest.raises(HTTPError, match="has ended"):
             jobs.advice(engine, served, "nobody", now)
     assert found["trouble"] == "" and found["job"]["user"] == row["user"]
     assert [attempt["status"] for attempt in found["attempts"]] == ["preempted"]
     words = " ".join(found["sentences"])
-    assert "had ended before" in words and "So half of such jobs should take under" in words
+    assert (
+        "had ended before" in words
+        and "not only these: half of such jobs should take under" in words
+    )
     similar = [job for job in found["similar"] if job["job_id"]]
     assert similar and all(pd.Timestamp(job["ended_at"]) < row["submitted_at"] for job in similar)
     assert advised["rows"] and advised["sentences"][0].startswith(f"user {row['user']}")

@@ -1,6 +1,7 @@
 """What the page's views are made of: changes, slow jobs, errors, problems, words, and orders."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -9,7 +10,7 @@ from sqlalchemy import Engine
 
 from infra.settings import Settings
 from jobs.schema import conform
-from jobs.store import add_jobs, add_predictions
+from jobs.store import add_jobs, add_predictions, open_store
 from models.releases.benchmark import DIGEST_TAG, Benchmark
 from models.releases.versions import Version
 from monitoring.site_status import Accuracy, Collection, SiteStatus, Verdict
@@ -255,6 +256,62 @@ def test_a_start_and_an_end_follow_from_the_logged_wait_and_walltime() -> None:
     assert found["end"]["high"] == (submitted + timedelta(hours=30)).isoformat()
 
 
+def test_a_wait_without_a_width_is_no_prediction() -> None:
+    """A job that has waited longer than any before it."""
+    job = {"submitted_at": (NOW - timedelta(hours=2)).isoformat(), "started_at": None}
+    wait = dict.fromkeys(("low", "median", "high"), 4 * 3600.0)
+    logged = {"wait": wait, "walltime": {"low": 1.0, "median": 2.0, "high": 3.0}}
+    assert jobs.start_and_end(job, logged, NOW) == {"start": None, "end": None}
+
+
+def test_a_job_whose_task_waits_for_another_has_no_start_but_its_reason(
+    sqlite_store: Engine,
+) -> None:
+    row = store_task(sqlite_store, [1.0, None])
+    later = of_task([None, None]).assign(
+        job_id=["w0", "w1"],
+        task_id="next",
+        after_task_id="t",
+        started_at=pd.Series(pd.NaT, index=range(2), dtype="datetime64[us, UTC]"),
+        status=None,
+    )
+    with sqlite_store.begin() as connection:
+        add_jobs(connection, conform(later))
+        times = {"low": 90_000.0, "median": 100_000.0, "high": 110_000.0}
+        logged = pd.DataFrame(
+            [
+                {"job_id": job_id, "target": target, **times}
+                for job_id in ("w0", "w1")
+                for target in ("wait", "walltime")
+            ]
+        )
+        asked = {"source": "made", "model_version": "gridcast-1", "asked_at": START}
+        add_predictions(connection, logged.assign(known_revision=0, **asked))
+
+    def waiting(state: str, begun: float = 0.0) -> list[dict[str, Any]]:
+        first, second = {**row, "ended": 1.0, "state": state}, {**row, "task": "next"}
+        frame = pd.DataFrame([first, {**second, "ended": begun, "state": "normal"}])
+        found = jobs.user(sqlite_store, frame, "ada", NOW)["jobs"]
+        return [job for job in found if job["job_id"].startswith("w")]
+
+    for job in waiting("stalled"):
+        assert (job["waits_for"], job["start"], job["end"]) == ("t", None, None)
+    for job in [*waiting("done"), *waiting("stalled", begun=1.0)]:
+        assert job["waits_for"] is None and job["start"] and job["end"]
+
+
+def test_the_pages_links_and_their_login(tmp_path: Path) -> None:
+    plain = Settings(home=tmp_path, _env_file=None)
+    links = dict(models_overview._links(plain))
+    assert links["Prefect: flows and their runs"].endswith(f":{plain.prefect_port}")
+    engine = open_store(plain.store_url)
+    assert models_overview.models(engine, plain)["login"] == ""
+    with_token = Settings(home=tmp_path, tokens="0123456789abcdef:admin", _env_file=None)
+    login = models_overview.models(engine, with_token)["login"]
+    assert str(plain.token_file) in login and "0123456789abcdef" not in login
+    engine.dispose()
+
+
 def test_a_prediction_is_explained_in_english() -> None:
     hour = 3600.0
     explanation = {
@@ -273,7 +330,8 @@ def test_a_prediction_is_explained_in_english() -> None:
         "58 jobs of the same program had ended before; half of the latest took under 1.4 h.",
         "Less weight has this: 1 job of the same user had ended before.",
         "4 of the 5 most similar jobs took about 24 h.",
-        "So half of such jobs should take under 5 h, and nine of ten 30 min to 24 h.",
+        "Predicted from all its histories, not only these: half of such jobs should take under 5 h, "
+        "and nine of ten 30 min to 24 h.",
         "To set aside: 25 h, the request, to which jobs keep.",
     ]
     assert jobs.explain_in_words({"similar": [{"value": 60.0}, {"value": 600.0}]}, {}) == [
