@@ -31,6 +31,10 @@ quick *ARGS:
 docs:
     NO_MKDOCS_2_WARNING=1 uv run --no-sync mkdocs build --strict --quiet
 
+# Type the commands of every tutorial and how-to page, servers included: some 15 minutes.
+pages *ARGS:
+    GRIDCAST_TEST_ALL_PAGES=1 uv run --no-sync pytest -q tests/examples/test_pages.py {{ARGS}}
+
 # Run everything that CI runs.
 ci:
     .ci/run
