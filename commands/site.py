@@ -142,7 +142,7 @@ def advise(
     risk: Annotated[
         float,
         typer.Option(
-            min=0.001, max=0.5, help="The share of jobs that may need more time than is advised."
+            min=0.001, max=0.5, help="The share of jobs that may need more than is advised."
         ),
     ] = 0.01,
     timezone: Annotated[

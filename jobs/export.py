@@ -60,12 +60,15 @@ def write_batches(batches: Iterator[pa.RecordBatch], output: Path | IO[bytes]) -
     """Write batches of at least one, as ``export_records`` does; returns the number of rows.
 
     Raises:
-        InputError: The path has another suffix or cannot be written.
+        InputError: The path has another suffix or cannot be written, or a file that exists would be
+            replaced by one without rows.
     """
     require_suffix(output)
     rows = 0
     try:
         first = next(batches)
+        if not first.num_rows and isinstance(output, Path) and output.exists():
+            raise InputError(f"there is no row to write, so {output} stays as it is")
         with ExitStack() as stack:
             if isinstance(output, Path):
                 write = _open(stack.enter_context(_replacing(output)), output.name, first, stack)

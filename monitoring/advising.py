@@ -91,7 +91,7 @@ def advise(
         since: The first submission.
         until: The end of the submissions.
         by: What the name is the name of; by default the first of NAME_FIELDS that has jobs.
-        risk: The share of jobs that may need more time.
+        risk: The share of jobs that may need more time, or more memory.
 
     Raises:
         InputError: No such job was submitted in that time and has ended.
@@ -227,17 +227,13 @@ def _row(jobs: pd.DataFrame, answer: dict[str, Any], risk: float) -> dict[str, A
         **_requested_and_used(jobs, "walltime", "requested_walltime"),
         **_advice(jobs, "walltime", walltime, answer, risk, 60.0),
     }
-    memory = answer.get("peak_memory_allocation")
+    memory, needs = answer.get(f"peak_memory_q{1 - risk:g}"), jobs["peak_memory_need"].dropna()
     if memory is not None:
-        memory_risk = answer.get("peak_memory_risk")
-        memory_risk = float("nan") if memory_risk is None else memory_risk
-        if row["attempts_killed_for_memory"]:
-            # The allocation is chosen from the last attempts alone.
-            accepted = memory_risk if memory_risk == memory_risk else risk
-            memory = larger(memory, jobs["peak_memory_need"].dropna(), accepted)
+        # Not the first rung of the allocation: many batch systems have no second attempt.
+        memory = larger(memory, needs, risk) if len(needs) else memory
         row["killed_for_memory"] = int((jobs["status"] == "out_of_memory").sum())
         row |= _requested_and_used(jobs, "peak_memory", "requested_memory")
-        row |= _advice(jobs, "peak_memory", memory, answer, memory_risk, 2.0**20)
+        row |= _advice(jobs, "peak_memory", memory, answer, risk, 2.0**20)
     return row
 
 
@@ -288,7 +284,7 @@ def _advice(
         f"{target}_high": answer[f"{target}_high"],
         f"{target}_risk": risk,
         f"{target}_more": float((need > rounded).mean()),
-        f"{target}_beyond": is_near_limit and killed > (risk if risk == risk else 0.0),
+        f"{target}_beyond": is_near_limit and killed > risk,
     }
 
 
@@ -299,29 +295,31 @@ def sentences(advice: UsageAdvice, zone: str) -> list[str]:
         for moment in (advice.since, advice.until)
     )
     field, name = next(iter(advice.having.items()))
-    lines = [f"{field} {name}: {advice.jobs} jobs submitted from {begin} to {end} ({zone})."]
+    count = _count(advice.jobs, "job")
+    lines = [f"{field} {name}: {count} submitted from {begin} to {end} ({zone})."]
     if advice.left_out:
         counts = [f"{count} {reason}" for reason, count in advice.left_out.items()]
         lines.append(f"Left out: {', '.join(counts)}.")
     for row in advice.rows:
         lines.append(
-            f"{row['program']} on {row['cores']:g} cores, {row['jobs']} jobs: "
-            f"asked for {_time(row['walltime_asked'])}, used {_time(row['walltime_used'])} "
+            f"{row['program']} on {_count(row['cores'], 'core')}, {_count(row['jobs'], 'job')}: "
+            f"requested {_time(row['walltime_asked'])}, used {_time(row['walltime_used'])} "
             f"(95 %: {_time(row['walltime_used_95'])}); {row['killed_at_limit']} killed at the "
             "limit." + _ask_for(row, "walltime", _time)
         )
         if "peak_memory_ask_for" in row:
             lines.append(
-                f"  memory: asked for {_size(row['peak_memory_asked'])}, "
+                f"  memory: requested {_size(row['peak_memory_asked'])}, "
                 f"used {_size(row['peak_memory_used'])} "
                 f"(95 %: {_size(row['peak_memory_used_95'])}); {row['killed_for_memory']} killed "
                 "for it." + _ask_for(row, "peak_memory", _size)
             )
         if row["earlier_attempts"]:
             lines.append(
-                f"  attempts: {row['several_attempts']:.1%} of these jobs needed more than one; of "
-                f"{row['earlier_attempts']} earlier ones {row['attempts_killed_at_limit']} were "
-                f"killed at the limit and {row['attempts_killed_for_memory']} for their memory."
+                f"  attempts: {_percent(row['several_attempts'])} of these jobs needed more than "
+                f"one; {_count(row['earlier_attempts'], 'earlier attempt')}: "
+                f"{row['attempts_killed_at_limit']} killed at the limit, "
+                f"{row['attempts_killed_for_memory']} for memory."
             )
     if not advice.rows:
         lines.append(f"No program has the {MIN_JOBS} jobs that advice needs.")
@@ -334,16 +332,24 @@ def _ask_for(row: dict[str, Any], target: str, text: Callable[[float], str]) -> 
     value, request, risk = row[f"{target}_ask_for"], row[f"{target}_asked"], row[f"{target}_risk"]
     if row[f"{target}_beyond"]:
         return (
-            f" Ask for more than {text(request)}: how much those that were killed would have "
+            f" Request more than {text(request)}: how much those that were killed would have "
             "needed, nobody knows."
         )
-    verb = "Ask for" if not value >= request else "Keep to what you ask for, or"
+    verb = "Request" if not value >= request else "Keep to what you request: this risk takes"
     low, high = text(row[f"{target}_low"]), text(row[f"{target}_high"])
-    chance = f", the risk of too little is {risk:.1%}" if risk == risk else ""
+    chance = f", the risk of too little is {_percent(risk)}"
     return (
         f" {verb} {text(value)}: the next such job is predicted to need {low} to {high} (90 %)"
-        f"{chance}; of these jobs {row[f'{target}_more']:.1%} needed more."
+        f"{chance}; of these jobs {_percent(row[f'{target}_more'])} needed more."
     )
+
+
+def _count(number: float, noun: str) -> str:
+    return f"{number:g} {noun}{'s' * (number != 1)}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
 
 
 def _time(seconds: float) -> str:

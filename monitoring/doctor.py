@@ -369,12 +369,14 @@ def _table(table: Path | None, now: datetime) -> Iterator[Finding]:
         return
     remedy = "gridcast table writes it; adapters fall back on the user's request meanwhile"
     try:
-        age = now - written_at(table)
+        age, rows = now - written_at(table), table_rows(table)
     except GridcastError as error:
         yield Finding("table", "wrong", str(error), remedy)
         return
     summary = f"{table} was written {age / timedelta(hours=1):,.1f} h ago"
-    if age <= STALE_TABLE:
+    if not rows:
+        yield Finding("table", "wrong", f"{summary} and has no rows", remedy)
+    elif age <= STALE_TABLE:
         yield Finding("table", "ok", summary)
     else:
         yield Finding("table", "wrong" if age > OLD_TABLE else "watch", summary, remedy)
@@ -396,3 +398,9 @@ def written_at(table: Path) -> datetime:
         return datetime.fromtimestamp(float(seconds), UTC)
     except (OSError, ValueError):
         raise GridcastError(f"{table} is no readable table of predictions") from None
+
+
+def table_rows(table: Path) -> int:
+    """How many rows a table of ``gridcast table`` has, without its two lines of heading."""
+    with table.open("rb") as file:
+        return max(sum(1 for _ in file) - 2, 0)

@@ -40,6 +40,8 @@ REQUESTS = {"walltime": "requested_walltime", "peak_memory": "requested_memory"}
 FALLBACK = ("", "_high", "_allocation", "_kill_limit")
 """The numbers of a target that it replaces."""
 
+UNREACHABLE = "the predictor cannot be reached"
+
 Rows = list[dict[str, Any]]
 Columns = dict[str, list[Any]]
 
@@ -350,7 +352,7 @@ class Gridcast:
         except httpx.TimeoutException:
             raise UnavailableError("the predictor did not answer in time") from None
         except httpx.HTTPError as error:
-            raise UnavailableError(f"the predictor cannot be reached: {error}") from None
+            raise UnavailableError(f"{UNREACHABLE}: {error}") from None
         if response.status_code == 200:
             return response.content
         sentence = _sentence(response)

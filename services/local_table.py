@@ -25,7 +25,7 @@ import pandas as pd
 from infra.errors import GridcastError, InputError
 from infra.settings import Settings
 from jobs.store import count_jobs, read_unique_contexts
-from services.client import Gridcast, RefusedError
+from services.client import UNREACHABLE, Gridcast, RefusedError
 from services.http.authentication import token_with_scopes
 
 if TYPE_CHECKING:
@@ -108,12 +108,19 @@ def write_table(
 
     Raises:
         InputError: The store has several sources and none is named.
-        TableError: The predictor does not answer, or the file cannot be written; it stays as it is.
+        TableError: The store has no such jobs, the predictor does not answer, or the file cannot be
+            written; it stays as it is.
     """
     now, source = now or datetime.now(UTC), _source(engine, source)
     kinds = read_unique_contexts(
         engine, FIELDS, since=now - timedelta(days=days), sources=[source], limit=most
     )
+    if kinds.empty:
+        where = engine.url.render_as_string(hide_password=True)
+        raise TableError(
+            f"{where} has no job of {source or 'any source'} submitted in the last {days:g} days, "
+            f"so no table is written to {file} (GRIDCAST_HOME names the data folder)"
+        )
     rows = _rows(kinds.assign(source=source))
     try:
         answers, version = ask(predictor, [row["fields"] for row in rows])
@@ -215,7 +222,8 @@ def ask(
         except RefusedError as error:
             raise NoAnswerError(f"the predictor refused hypothetical jobs: {error}") from None
         if reason := answers[-1].get("fallback"):
-            raise NoAnswerError(str(reason))
+            is_down = str(reason).startswith(UNREACHABLE)
+            raise NoAnswerError(f"{reason}{' (gridcast up starts it)' if is_down else ''}")
     return answers, str(answers[0]["model_version"]) if answers else "none"
 
 

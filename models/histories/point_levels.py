@@ -41,10 +41,11 @@ def point_errors(predicted: Distribution, truth: Floats, scales: Floats) -> Floa
     Args:
         predicted: The distributions of n jobs.
         truth: Their outcomes, NaN for unknown.
-        scales: Their error scales; the errors are NaN where one is.
+        scales: Their error scales; the errors are NaN where one is NaN or 0.
     """
     bins = predicted.best_bins(scales, POINT_LEVELS)
     values = np.minimum(predicted.grid.centres[bins], predicted.limit[:, None])
+    scales = np.where(scales > 0, scales, np.nan)
     return np.asarray(np.abs(values - truth[:, None]) / scales[:, None])
 
 

@@ -326,9 +326,8 @@ def test_a_user_is_advised_by_the_predictor_that_runs(site: Site, lived: list[Ro
     told = advise("mail")
     assert told.returncode == 0, told.stderr
     assert "user mail: 40 jobs" in told.stdout and "(Europe/Zurich)" in told.stdout
-    assert len(re.findall(r"asked for 1 h 00 min, used \d s .* Ask for 1 min", told.stdout)) == len(
-        PROGRAMS
-    )
+    advised = re.findall(r"requested 1 h 00 min, used \d s .* Request 1 min", told.stdout)
+    assert len(advised) == len(PROGRAMS)
     assert advise("nobody-of-that-name").returncode == 2
 
 

@@ -100,8 +100,8 @@ def test_asked_against_used_and_what_to_ask_for_instead(sqlite_store: Any) -> No
         == "user ann: 204 jobs submitted from 2026-03-01 01:00 to 2026-03-29 01:00 (Europe/Zurich)."
     )
     assert (
-        said[1].startswith("reco on 4 cores, 200 jobs: asked for 10 h 00 min, used 1 h 00 min")
-        and "Ask for 1 h" in said[1]
+        said[1].startswith("reco on 4 cores, 200 jobs: requested 10 h 00 min, used 1 h 00 min")
+        and "Request 1 h" in said[1]
     )
 
 
@@ -185,9 +185,9 @@ def test_jobs_killed_at_their_limit_are_told_and_nothing_asked_for_is_said(
     assert row["killed_at_limit"] == 10 and row["walltime_beyond"]
     said = sentences(advise(sqlite_store, ask, "ann", SINCE, NOW), "UTC")[1]
     assert said.endswith(
-        "10 killed at the limit. Ask for more than 10 h 00 min: how much those that were killed would have needed, nobody knows."
+        "10 killed at the limit. Request more than 10 h 00 min: how much those that were killed would have needed, nobody knows."
     )
-    assert "asked for nothing" in sentences(advise(sqlite_store, ask, "bob", SINCE, NOW), "UTC")[1]
+    assert "requested nothing" in sentences(advise(sqlite_store, ask, "bob", SINCE, NOW), "UTC")[1]
 
 
 def test_the_most_wasteful_come_first_and_their_letter_goes_out_once_a_week(
@@ -280,9 +280,32 @@ def test_attempts_that_were_killed_say_that_their_request_was_too_small(
         plain["unused_core_hours"],
     )
     assert sentences(advised, "UTC")[-1] == (
-        "  attempts: 27.5 % of these jobs needed more than one; of 16 earlier ones 5 were killed "
-        "at the limit and 10 for their memory."
-    ).replace(" %", "%")
+        "  attempts: 27.5 % of these jobs needed more than one; 16 earlier attempts: 5 killed at "
+        "the limit, 10 for memory."
+    )
+
+
+def test_memory_is_advised_at_the_chosen_risk_and_not_as_the_first_rung_of_a_ladder(
+    sqlite_store: Any,
+) -> None:
+    """Slurm kills a job beyond its memory and does not try again: one job in four needs 6 GB."""
+    ran = jobs("ann", "reco", [3600.0] * 200)
+    ran["peak_memory"] = np.where(np.arange(200) % 4 == 1, 6e9, 1e9)
+    ask = site(sqlite_store, ran)
+    for risk in (0.01, 0.4):
+        advised = advise(sqlite_store, ask, "ann", SINCE, NOW, risk=risk)
+        (row,) = advised.rows
+        assert row["peak_memory_risk"] == risk and row["peak_memory_more"] <= risk
+        assert (row["peak_memory_ask_for"] >= 6e9) == (risk == 0.01)
+        assert f"the risk of too little is {100 * risk:g} %" in sentences(advised, "UTC")[2]
+
+
+def test_one_job_and_one_core_are_written_as_one(sqlite_store: Any) -> None:
+    ran = jobs("ann", "reco", [3600.0] * 5).assign(requested_cores=1.0)
+    advised = advise(sqlite_store, site(sqlite_store, ran), "ann", SINCE, NOW)
+    assert "reco on 1 core, 5 jobs: requested" in sentences(advised, "UTC")[1]
+    advised = advise(sqlite_store, site(sqlite_store, jobs("bob", "sim", [9.0])), "bob", SINCE, NOW)
+    assert sentences(advised, "UTC")[0].startswith("user bob: 1 job submitted")
 
 
 def test_a_job_with_a_killed_attempt_needed_more_than_its_request() -> None:

@@ -114,10 +114,15 @@ def test_the_age_of_the_table_is_read_from_its_first_line(settings: Settings) ->
     table = settings.folder("tables") / "predictions.tsv"
     for hours, state in ((0.2, "ok"), (1.0, "watch"), (30.0, "wrong")):
         table.write_text(
-            f"{MAGIC}\t{(NOW - timedelta(hours=hours)).timestamp():.0f}\tx\tgridcast-1\t0\nkey\tjobs\tnew\n"
+            f"{MAGIC}\t{(NOW - timedelta(hours=hours)).timestamp():.0f}\tx\tgridcast-1\t1\nkey\tjobs\tnew\nall\t1\t0\n"
         )
         finding = found(settings, now=NOW)["table"]
         assert (finding.state, finding.summary) == (state, f"{table} was written {hours} h ago")
+    table.write_text(f"{MAGIC}\t{NOW.timestamp() - 180:.0f}\tx\tnone\t0\nkey\tjobs\tnew\n")
+    finding = found(settings, now=NOW)["table"]
+    assert (finding.state, finding.summary) == (
+        "wrong", f"{table} was written 0.1 h ago and has no rows"
+    )  # fmt: skip
 
 
 def test_the_command_ends_with_1_where_something_is_wrong(settings: Settings) -> None:

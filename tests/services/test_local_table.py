@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,9 @@ def test_without_a_predictor_the_old_table_stands(
     before = file.read_bytes()
     with (
         Gridcast(f"http://127.0.0.1:{free_port()}", timeout=5) as nobody,
-        pytest.raises(TableError, match=r"cannot be reached.*the old table stands"),
+        pytest.raises(
+            TableError, match=r"cannot be reached.*\(gridcast up starts it\); the old table stands"
+        ),
     ):
         write_table(sqlite_store, nobody, file, now=NOW)
     assert file.read_bytes() == before
@@ -158,10 +160,20 @@ def test_of_several_sources_one_is_named(sqlite_store: Any, asked: Any, tmp_path
     )
 
 
-def test_an_empty_store_gives_an_empty_table(sqlite_store: Any, tmp_path: Path) -> None:
-    written = write_table(sqlite_store, Asked(Forecaster()), tmp_path / "table.tsv", now=NOW)  # type: ignore[arg-type]
-    assert (written.rows, written.model_version) == (0, "none")
-    assert read(written.file)[1] == {}
+def test_without_recent_jobs_no_table_is_written(sqlite_store: Any, tmp_path: Path) -> None:
+    """As where GRIDCAST_HOME is of another folder: an empty table would replace a good one."""
+    file = tmp_path / "table.tsv"
+    predictor: Any = Asked(Forecaster())
+    with pytest.raises(TableError, match=r"jobs.db has no job of any source .* no table is writ"):
+        write_table(sqlite_store, predictor, file, now=NOW)
+    assert not file.exists()
+    file.write_text("a good table")
+    with sqlite_store.begin() as connection:
+        add_jobs(connection, jobs())
+    with pytest.raises(TableError, match="no job of site submitted in the last 14 days"):
+        write_table(sqlite_store, predictor, file, now=NOW + timedelta(days=60))
+    assert file.read_text() == "a good table"
+    assert {path.name for path in tmp_path.glob("table*")} == {"table.tsv"}
 
 
 def test_a_key_is_one_word() -> None:

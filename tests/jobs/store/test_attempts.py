@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
+from infra.errors import InputError
 from jobs.export import export_records
 from jobs.ingest import EARLIER_ATTEMPT, ingest_file, read_log
 from jobs.schema import conform
@@ -214,6 +215,8 @@ def test_attempts_are_exported_and_copied(store: Any, tmp_path: Path) -> None:
     add(store, run(1, "timeout"), run(3, "completed"), run(1, job_id="2"), waiting(2, "2"))
     stored = read_attempts(store, read_jobs(store))
     assert export_records(store, "attempts", tmp_path / "attempts.csv") == 2
+    with pytest.raises(InputError, match=r"there is no row to write, so .* stays as it is"):
+        export_records(store, "attempts", tmp_path / "attempts.csv", sources=["other"])
     exported = conform(pd.read_csv(tmp_path / "attempts.csv", dtype={"job_id": str}))
     pd.testing.assert_frame_equal(exported[list(ATTEMPT_FIELDS)], stored)
     assert dump(store, tmp_path / "copy")["attempts"] == 2
