@@ -28,6 +28,8 @@ MOST_JOBS_LEVEL = 0.75
 GRACE_SECONDS = 1800.0
 """Seconds of silence before a task can be called stalled."""
 MAX_NAMED = 5
+MAX_CHANCE = 0.05
+"""A site is named if so many failures would come about there by chance less often than this."""
 
 
 @dataclass(frozen=True)
@@ -197,8 +199,27 @@ def _least_share(failed: int, ended: int, z: float = 1.28) -> float:
     return float((middle - spread) / (1 + z * z / ended))
 
 
+def _stands_out(failed: int, ended: int, all_failed: int, all_ended: int) -> bool:
+    """Whether a site or host has more of a task's failures than chance would give it.
+
+    Args:
+        failed: Failed jobs there.
+        ended: Ended jobs there.
+        all_failed: Failed jobs of the task.
+        all_ended: Ended jobs of the task.
+    """
+    from scipy.stats import hypergeom
+
+    if ended == all_ended:
+        return True  # there is nothing to compare it with
+    return bool(hypergeom.sf(failed - 1, all_ended, all_failed, ended) < MAX_CHANCE)
+
+
 def delay_reasons(tasks: Tasks, task: int, at: float, longest: dict[int, float]) -> list[str]:
     """Say what delays a task: sites and hosts where its jobs fail, and its most overdue jobs.
+
+    A site or host is named where more jobs failed than if failures had been spread at random over
+    the task's ended jobs (hypergeometric, MAX_CHANCE), or where all of them ran.
 
     Args:
         tasks: The tasks.
@@ -209,12 +230,18 @@ def delay_reasons(tasks: Tasks, task: int, at: float, longest: dict[int, float])
     own = np.arange(tasks.first[task], tasks.first[task + 1])
     over = own[tasks.ended[own] <= at]
     failed = over[tasks.failed[over]]
-    reasons = []
+    reasons: list[str] = []
     for field, names in (("site", tasks.site), ("host", tasks.host)) if len(failed) > 1 else ():
         ended, failing = Counter(names[over]), Counter(names[failed])
         for name, count in failing.most_common(MAX_NAMED):
-            if name and count > 1 and count > 0.5 * ended[name]:
-                reasons.append(f"{field} {name}: {count} of {ended[name]} jobs failed")
+            is_most = name and count > 1 and count > 0.5 * ended[name]
+            if is_most and _stands_out(count, ended[name], len(failed), len(over)):
+                label = name if name.startswith(field) else f"{field} {name}"
+                reasons.append(f"{label}: {count} of {ended[name]} jobs failed")
+    if not reasons and len(failed) > Thresholds().failing * len(over):
+        sites = len(set(tasks.site[failed]))
+        at_sites = f", at {sites} sites and none stands out" if sites > 1 else ""
+        reasons.append(f"{len(failed)} of {len(over)} jobs failed{at_sites}")
     running = {job: tasks.started[job] <= at for job in longest}
     begun = {job: tasks.started[job] if running[job] else tasks.submitted[job] for job in longest}
     late = sorted(
@@ -226,6 +253,9 @@ def delay_reasons(tasks: Tasks, task: int, at: float, longest: dict[int, float])
     for job in late[:MAX_NAMED]:
         verb, hours = "run" if running[job] else "waited", (at - begun[job]) / 3600
         reasons.append(
-            f"job {tasks.job_ids[job]} has {verb} for {hours:.1f} h, longer than predicted"
+            f"job {tasks.job_ids[job]} has {verb} for {hours:.1f} h, "
+            "more than twice what most such jobs should take"
         )
+    if len(late) > MAX_NAMED:
+        reasons.append(f"{len(late) - MAX_NAMED} more jobs are overdue")
     return reasons

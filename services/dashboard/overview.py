@@ -28,7 +28,6 @@ MAX_PREDICTED = 800
 MAX_COLUMNS = 56
 """Columns of the heat map."""
 MAX_SITES = 30
-ACCURACY_DAYS = 14
 
 
 def overview(
@@ -60,7 +59,7 @@ def overview(
         "open": int((tasks["kind"].eq("task") & tasks["state"].ne("done")).sum()),
         "jobs": jobs_over_time(activity, hours),
         "failures": failures(activity, hours),
-        "accuracy": accuracy(engine, now, target),
+        "accuracy": accuracy(engine, now, target, hours),
         "predicted": predicted,
     }
 
@@ -206,15 +205,16 @@ def predicted_and_actual(
     }
 
 
-def accuracy(engine: Engine, now: datetime, target: str) -> list[dict[str, Any]]:
-    """Give the charts of error and coverage of the last days.
+def accuracy(engine: Engine, now: datetime, target: str, hours: int) -> list[dict[str, Any]]:
+    """Give the charts of error and coverage of the last hours.
 
     Args:
         engine: The store.
         now: The present.
         target: The predicted quantity.
+        hours: How far to look back.
     """
-    since = now - timedelta(days=ACCURACY_DAYS)
+    since = now - timedelta(hours=hours)
     measured = {
         kind: read_measurements(engine, kind=kind, segment="all", since=since, latest=2000)
         for kind in ("decay", "accuracy", "drift")

@@ -8,7 +8,7 @@ const hour = (stamp) => utc(stamp * 1000).slice(5);
 export function heatMap(data) {
   const names = Object.keys(data.sites), columns = data.times.length;
   if (!names.length) return faint("No job ended in this time.");
-  const left = 150, cell = 14, row = 20, width = left + columns * cell;
+  const left = 150, cell = Math.max(14, Math.floor(800 / columns)), row = 20, width = left + columns * cell;
   const height = names.length * row + 22;
   let worst = { failed: 0, words: "no job failed" };
   const cells = names.flatMap((name, line) => data.sites[name].ended.map((ended, column) => {
@@ -33,8 +33,10 @@ export function heatMap(data) {
   const shares = ["none", "up to 20 %", "40 %", "60 %", "80 %", "all"];
   const legend = make("p", { class: "legend faint" }, "failed: ",
     ...shares.map((share, level) => make("span", { class: `swatch heat${level}` }, share)));
-  const region = { class: "scroll", tabindex: "0", role: "region", "aria-label": label };
-  return make("div", {}, make("div", region, drawing), legend);
+  const region = make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label },
+    drawing);
+  requestAnimationFrame(() => { region.scrollLeft = region.scrollWidth; }); // the newest first
+  return make("div", {}, region, legend);
 }
 
 // Jobs as bars in lanes under their host, hosts under their site; slow ones are named.

@@ -73,7 +73,7 @@ export async function overview() {
     make("div", { class: "charts" }, ...found.accuracy.map((chart) => measured(chart)),
       predictions(found)),
     found.accuracy.length ? null
-      : faint("Error and coverage are drawn once gridcast monitor, or a schedule of gridcast up, ran."),
+      : faint("Error and coverage are drawn where gridcast monitor, or a schedule of gridcast up, ran in this time."),
     make("h2", {}, "Failures"), heatMap(found.failures),
   ];
 }

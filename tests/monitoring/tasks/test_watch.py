@@ -112,6 +112,27 @@ def test_who_holds_a_task_back_is_named() -> None:
     )
 
 
+def test_a_site_is_named_only_where_failures_are_out_of_proportion() -> None:
+    """Jobs that fail at each of three sites alike are the task's fault, not a site's."""
+
+    def said(at_a: int, elsewhere: int) -> list[str]:
+        jobs = _task(42, 1.0, 42).assign(site=["site-a"] * 9 + ["b"] * 18 + ["c"] * 15)
+        failed = [*range(at_a), *range(9, 9 + elsewhere // 2), *range(27, 27 + elsewhere // 2)]
+        jobs["status"] = ["failed" if k in failed else "completed" for k in range(42)]
+        return delay_reasons(group_tasks(jobs), 0, START.timestamp() + 30 * HOUR, {})
+
+    assert said(6, 14) == ["20 of 42 jobs failed, at 3 sites and none stands out"]
+    assert said(8, 4) == ["site-a: 8 of 9 jobs failed"]
+
+
+def test_overdue_jobs_beyond_the_named_ones_are_counted() -> None:
+    tasks = group_tasks(_task(12, 1.0, 4))
+    now = START.timestamp() + 30 * HOUR
+    reasons = delay_reasons(tasks, 0, now, dict.fromkeys(range(4, 12), HOUR))
+    assert sum("has run for 30.0 h, more than twice" in reason for reason in reasons) == 5
+    assert reasons[-1] == "3 more jobs are overdue"
+
+
 @pytest.fixture
 def engine(tmp_path: Path) -> Engine:
     engine = open_store(f"sqlite:///{tmp_path / 'jobs.db'}")

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -455,6 +456,27 @@ def test_order_filter_and_range_are_in_the_address(
     page.wait_for_selector("h1")
     assert page.get_by_label("Time range").input_value() == "24"
     page.close()
+
+
+@pytest.mark.parametrize("hours", [24, 336])
+def test_the_times_of_the_heat_map_do_not_overlap_and_the_newest_is_seen(
+    served: tuple[Dashboard, str], browser: Any, hours: int
+) -> None:
+    for width in (390, 1280):
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        open_view(page, f"{served[1]}/?hours={hours}")
+        labels = page.locator(".heatmap > text").all()
+        boxes = [label.bounding_box() for label in labels]
+        assert len(boxes) > 3
+        for left, right in pairwise(boxes):
+            assert left["x"] + left["width"] < right["x"]
+        drawing = page.locator(".heatmap").bounding_box()
+        assert boxes[-1]["x"] + boxes[-1]["width"] <= drawing["x"] + drawing["width"]
+        page.wait_for_function(
+            "() => { const r = document.querySelector('.heatmap').parentElement;"
+            " return r.scrollLeft + r.clientWidth >= r.scrollWidth - 1; }"
+        )
+        page.close()
 
 
 def test_an_address_of_an_earlier_version_leads_to_its_view(

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from infra.settings import Settings
 from jobs.schema import conform
-from jobs.store import add_jobs, add_predictions, open_store
+from jobs.store import add_jobs, add_measurements, add_predictions, open_store
 from models.releases.benchmark import DIGEST_TAG, Benchmark
 from models.releases.versions import Version
 from monitoring.site_status import Accuracy, Collection, SiteStatus, Verdict
@@ -254,6 +254,16 @@ def test_a_start_and_an_end_follow_from_the_logged_wait_and_walltime() -> None:
     found = jobs.start_and_end(running, {"walltime": walltime}, NOW)
     assert found["start"] is None and found["end"]["low"] is None
     assert found["end"]["high"] == (submitted + timedelta(hours=30)).isoformat()
+
+
+def test_the_charts_of_error_follow_the_time_range(sqlite_store: Engine) -> None:
+    times = [pd.Timestamp(NOW) - pd.Timedelta(days=day) for day in range(1, 10)]
+    rows = pd.DataFrame({"measured_at": times, "kind": "accuracy", "name": "walltime mae"})
+    with sqlite_store.begin() as connection:
+        add_measurements(connection, rows.assign(segment="all", value=900.0))
+    for hours, points in ((72, 3), (336, 9)):
+        [chart] = overview.accuracy(sqlite_store, NOW, "walltime", hours)
+        assert len(chart["lines"][0]["points"]) == points
 
 
 def test_a_wait_without_a_width_is_no_prediction() -> None:
