@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from getpass import getuser
 from pathlib import Path
@@ -156,7 +157,8 @@ def page_path(page: Path | None, name: str) -> Path:
     """Where a page with charts goes: where a person said, or into the folder of reports."""
     if page is not None:
         return page.absolute()
-    return prepare_environment().folder("reports") / f"{name.replace('/', '-')}.html"
+    name = re.sub(r"[^\w.+=@-]+", "-", name)
+    return prepare_environment().folder("reports") / f"{name}.html"
 
 
 def note_page(path: Path | str) -> None:
@@ -180,12 +182,15 @@ def read_log_file(file: Path, arguments: ReadArguments, kind: Kind = "job") -> p
     """Read the jobs (or transfers) of a log file; notes how many records were rejected."""
     from jobs.ingest import read_log
     from jobs.readers.columns import RECORDS
+    from jobs.readers.slurm import ARRAY_NOT_STARTED
 
     record = next(record for record in RECORDS if record.name == kind)
     with progress_bar(f"reading {file.name}") as report:
         jobs, result = read_log(
             file, progress=lambda done: report(f"{done.read:,} records"), record=record, **arguments
         )
+    if arrays := result.notes[ARRAY_NOT_STARTED]:
+        print_note(f"of {file.name} {arrays:,} × {ARRAY_NOT_STARTED}")
     if result.rejected:
         print_note(
             f"{result.rejected:,} of {result.read:,} records of {file.name} were rejected; "

@@ -63,6 +63,12 @@ def ingest(
     empty = [why for result in results if not result.error and (why := why_nothing(result))]
     for sentence in (*errors, *empty):
         print_error(sentence)
+    for result in results:
+        if result.format == "slurm" and source is None and "slurm" in result.sources:
+            print_note(
+                f"the source of jobs of {result.file.name} is slurm, as without a column Cluster: "
+                "name the cluster by --source, else gridcast collect stores them once more"
+            )
     for sentence in without_ends(store(), sum(result.added for result in results)):
         print_note(sentence)
     if errors:

@@ -227,7 +227,7 @@ def of_predictions(rows: Rows) -> str:
     cold = sum(bool(row.get("cold_start")) for row in rows)
     typical = f"half of the {len(rows):,} jobs are predicted to run at most "
     typical += duration(walltimes[len(walltimes) // 2]) if walltimes else "–"
-    unknown = f"; of {cold:,} neither user nor program was ever seen" if cold else ""
+    unknown = f"; the owner of {cold:,} had no ended job" if cold else ""
     return capitalised(f"{typical}{unknown}")
 
 
@@ -243,7 +243,9 @@ def of_versions(rows: Rows) -> str:
 
 
 def of_ingest(rows: Rows) -> str:
-    """How much of what was read is stored."""
+    """How much of what was read is stored; empty where no file could be read."""
+    if rows and all(row.get("error") and not row.get("read") for row in rows):
+        return ""
     read, stored, rejected = (
         sum(int(row.get(name) or 0) for row in rows for name in names)
         for names in (("read",), ("added", "updated"), ("rejected",))
@@ -273,9 +275,14 @@ def of_status(rows: Rows) -> str:
     """What runs and what does not."""
     down = [row["part"] for row in rows if row["state"] in ("down", "failing", "restarting")]
     up = [row["part"] for row in rows if row["state"] == "up"]
-    if not up:
+    if not up and not any(row["state"] == "starting" for row in rows):
         return "Nothing runs: gridcast up starts it."
-    return f"{', '.join(down)} do not answer." if down else "Everything answers."
+    starting = [row["part"] for row in rows if row["state"] == "starting"]
+    if down:
+        return f"{', '.join(down)} {'does' if len(down) == 1 else 'do'} not answer."
+    if starting:
+        return f"{', '.join(starting)} {'is' if len(starting) == 1 else 'are'} still starting."
+    return "Everything answers."
 
 
 def of_health(rows: Rows) -> str:

@@ -223,7 +223,7 @@ def status(demo: Demo = False, as_json: Json = False) -> None:
     try:
         if champion := registry.champion(settings):
             trained = champion.tags.get("trained_until", "?")[:16]
-            note = f"trained until {trained} UTC, {champion.age / 3600:.1f} h old"
+            note = f"trained until {trained} UTC, made {champion.age / 3600:.1f} h ago"
             row |= {"state": champion.label, "since": champion.created_at.isoformat(), "note": note}
     except registry.RegistryError as error:
         row |= {"state": "unknown", "note": str(error)}

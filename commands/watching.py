@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -124,11 +124,25 @@ def monitor(html: Page = None, as_json: Json = False) -> None:
     if as_json:
         show_rows(rows, as_json)
     else:
-        of_all = [row for row in rows if row["segment"] == "all"]
-        of_all.sort(key=lambda row: (row["kind"] != "drift", -row["value"]))
+        of_all = rows_of_all(rows, report.verdict)
         columns = ("kind", "name", "value")
         show_rows(of_all[:MAX_ROWS], False, f"Drift: {report.verdict}", columns, report.sentence)
     print_note(decay.sentence)
     note_page(write_page(page, champion.label, report, decay, measured))
     for evidently in report.pages:
         print_note(f"Evidently's report: {evidently}")
+
+
+def rows_of_all(rows: list[dict[str, Any]], verdict: str) -> list[dict[str, Any]]:
+    """Select what was measured of all jobs, drift first, with the name of what its number counts.
+
+    Args:
+        rows: What was measured, with kind, name, segment and value.
+        verdict: On drift; where it is unknown no columns were compared, and none are counted.
+    """
+    named = [
+        row | {"name": "columns that drifted" if row["name"] == "verdict" else row["name"]}
+        for row in rows
+        if row["segment"] == "all" and (row["name"] != "verdict" or verdict != "unknown")
+    ]
+    return sorted(named, key=lambda row: (row["kind"] != "drift", -row["value"]))

@@ -225,11 +225,12 @@ def read_log(
             progress(done)
     jobs = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
     if jobs.empty:
-        count = f"{done.rejected} of {done.read} records were rejected"
-        why = f": {count}, the first because {first_reason}"
-        raise ReadError(
-            f"{path} holds no {record.name} that could be read{why if done.rejected else ''}"
-        )
+        why = [f"{count:,} × {note}" for note, count in done.notes.items() if count]
+        if done.rejected:
+            count = f"{done.rejected} of {done.read} records were rejected"
+            why = [f"{count}, the first because {first_reason}", *why]
+        reasons = f": {'; '.join(why)}" if why else ""
+        raise ReadError(f"{path} holds no {record.name} that could be read{reasons}")
     reports = separate_recycled(jobs, jobs.iloc[:0], record=record)
     jobs = merge_repeated(reports, record)
     earlier = is_other_attempt(reports, align_outcomes(reports, jobs, record))

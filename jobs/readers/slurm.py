@@ -44,6 +44,7 @@ jobid jobidraw state elapsed elapsedraw alloccpus reqcpus reqmem maxrss timelimi
 MARKS = frozenset(_MARKS_TEXT.split())
 OPEN_JOBS = 5_000
 """Jobs that wait for more steps; sacct prints steps right after their job, merged files near it."""
+ARRAY_NOT_STARTED = "array tasks not started yet, printed as one row, skipped"
 MIB = 1024.0**2
 PER_CPU_FLAGS = (2**63, 2**31)
 """Bits by which Slurm's database marks a memory request as one for each CPU."""
@@ -113,7 +114,7 @@ def _items(
             name, _, step = first_id(values.text("jobid"), values.text("jobidraw")).partition(".")
             key = f"{fields.get('cluster', '')}/{name}"
             if "[" in name:
-                yield "array tasks not started yet, printed as one row, skipped"
+                yield ARRAY_NOT_STARTED
             elif step:
                 job = waiting.setdefault(key, Job(line, raw))
                 job.steps[step] = _measured(values)

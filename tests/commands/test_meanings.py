@@ -62,7 +62,10 @@ def test_a_replay_names_the_best_combination_and_its_price() -> None:
     ("states", "sentence"),
     [
         (["down", "none"], "Nothing runs: gridcast up starts it."),
-        (["up", "down"], "part 1 do not answer."),
+        (["up", "down"], "part 1 does not answer."),
+        (["down", "failing", "up"], "part 0, part 1 do not answer."),
+        (["starting", "starting", "up"], "part 0, part 1 are still starting."),
+        (["starting", "none"], "part 0 is still starting."),
         (["up", "up"], "Everything answers."),
     ],
 )

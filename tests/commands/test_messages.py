@@ -12,7 +12,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 import gridcast
+from commands.inputs import page_path
 from commands.running import DEMO
+from commands.watching import rows_of_all
 from infra.errors import InputError
 from infra.process_records import write_record
 from infra.settings import prepare_environment
@@ -131,3 +133,58 @@ def test_a_demo_that_is_up_is_not_emptied(home: Path) -> None:
     result = run("demo")
     assert "gridcast down --demo" in str(result.exception)
     assert (home / DEMO / "kept").exists()
+
+
+SACCT = "JobID|State|Submit|Start|End|Elapsed|User\n"
+
+
+def test_pending_job_arrays_left_out_of_a_prediction_are_counted(
+    home: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "waiting.txt"
+    array = "50890_[1-10%2]|PENDING|2026-03-01T10:00:00|Unknown|Unknown|00:00:00|ann\n"
+    log.write_text(f"{SACCT}{array}{array.replace('50890_[1-10%2]', '50891')}")
+    result = run("predict", str(log))
+    assert result.exit_code == 0, result.stderr
+    said = " ".join(result.stderr.split())
+    assert "of waiting.txt 1 × array tasks not started yet, printed as one row, skipped" in said
+    assert "the owner of 1 had no ended job" in " ".join(result.stdout.split())
+    log.write_text(SACCT + array)
+    result = run("predict", str(log))
+    assert result.exit_code != 0
+    assert "that could be read: 1 × array tasks not started yet" in str(result.exception)
+
+
+def test_a_sacct_file_without_the_name_of_its_cluster_is_noted(home: Path, tmp_path: Path) -> None:
+    log = tmp_path / "accounting.txt"
+    times = "2026-03-01T10:00:00|2026-03-01T10:01:00|2026-03-01T10:02:00|00:01:00"
+    log.write_text(f"{SACCT}1|COMPLETED|{times}|ann\n")
+    note = "the source of jobs of accounting.txt is slurm"
+    assert note in run("ingest", str(log)).stderr
+    assert note not in run("ingest", str(log), "--source", "testbed").stderr
+    log.write_text(f"{SACCT.strip()}|Cluster\n2|COMPLETED|{times}|ann|testbed\n")
+    assert note not in run("ingest", str(log)).stderr
+
+
+def test_a_file_that_cannot_be_read_has_no_sentence_on_its_records(
+    home: Path, tmp_path: Path
+) -> None:
+    result = run("ingest", str(tmp_path / "absent.csv"))
+    assert result.exit_code == InputError.exit_code
+    assert "new or changed" not in result.stdout and "absent.csv" in result.stderr
+
+
+def test_file_names_of_pages_have_no_blanks(home: Path) -> None:
+    page = page_path(None, "evaluation-walltime-the store/a: b")
+    assert page == home / "reports" / "evaluation-walltime-the-store-a-b.html"
+
+
+def test_the_number_of_drift_is_named_and_left_out_where_nothing_was_compared() -> None:
+    rows = [
+        {"kind": "accuracy", "name": "walltime mae", "segment": "all", "value": 3.0},
+        {"kind": "drift", "name": "verdict", "segment": "all", "value": 0.0},
+        {"kind": "drift", "name": "walltime", "segment": "long", "value": 0.2},
+    ]
+    names = [row["name"] for row in rows_of_all(rows, "none")]
+    assert names == ["columns that drifted", "walltime mae"]
+    assert [row["name"] for row in rows_of_all(rows, "unknown")] == ["walltime mae"]
