@@ -93,7 +93,10 @@ def promote(version: VersionName, why: Why = "asked for", as_json: Json = False)
 
     If it loads and answers; the predictor serves it in seconds.
     """
-    _show_champion(_promote(version, why), "Champion", as_json)
+    champion = _promote(version, why)
+    _show_champion(champion, "Champion", as_json)
+    if refused_why := champion.tags.get("refused_why"):
+        print_note(f"{champion.label} had been refused: {refused_why}")
 
 
 def rollback(why: Why = "asked for", as_json: Json = False) -> None:

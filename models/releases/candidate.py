@@ -120,7 +120,7 @@ def compare_candidate(
         details = "; ".join(f"{name} {excess}" for name, excess in by_source.items())
         sentence = f"{sentence} By source: {details}."
         if worse := [name for name, excess in by_source.items() if excess.low > 0]:
-            sentence = f"{sentence} It is worse on {', '.join(worse)}."
+            sentence = f"{sentence} It is worse on {', '.join(worse)}, and no source may be."
     if rule := why_not_promotable(overall):
         sentence = f"{sentence} {rule}"
     missing = [name for name in model_set.targets if name not in targets]
@@ -260,7 +260,7 @@ def evaluation_start(
 
 
 def is_promotable(excess: Difference) -> bool:
-    """Tell whether the error is smaller, and surely not larger by more than MAX_REGRESSION."""
+    """Tell whether the error is lower, and the interval ends at MAX_REGRESSION or below."""
     return excess.share < 0 and excess.high <= MAX_REGRESSION
 
 
@@ -268,18 +268,18 @@ def why_not_promotable(excess: Difference) -> str:
     """Name the rule of ``is_promotable`` that a candidate breaks; empty where it breaks none.
 
     >>> why_not_promotable(Difference(-0.01, -0.12, 0.13)).partition(": ")[2]
-    'its 95 % interval, -12.0 % to +13.0 %, must end at +2 % or below.'
+    "the 95 % interval of the error's change, -12.0 % to +13.0 %, must end at +2 % or below."
     """
     if excess.share >= 0:
-        return "Only a smaller error is promoted."
+        return "Only a lower error is promoted."
     if is_promotable(excess):
         return ""
     low, high, most = (
         f"{100 * share:+.1f} %" for share in (excess.low, excess.high, MAX_REGRESSION)
     )
     return (
-        f"The improvement is not proven: its 95 % interval, {low} to {high}, must end at "
-        f"{most.replace('.0', '')} or below."
+        f"The improvement is not proven: the 95 % interval of the error's change, {low} to {high}, "
+        f"must end at {most.replace('.0', '')} or below."
     )
 
 

@@ -59,6 +59,8 @@ def write_model_card(card: ModelCard, comparison: CandidateComparison) -> str:
         "- it knows only jobs like those above",
         "- a prediction for a user never seen is marked `cold_start` and has a wide range",
         "- its histories go on learning while it serves, so that live errors may differ from these",
+        "- loaded by `mlflow.pyfunc` it has no stored history: it knows only the jobs of the frame "
+        "that had ended, and answers otherwise than the service; ask the service for real answers",
     ]
     return "\n".join(lines)
 

@@ -3,6 +3,8 @@
 Any program with Gridcast installed loads a version by
 ``mlflow.pyfunc.load_model("models:/gridcast@champion")`` and predicts a frame of jobs without a
 server. The version names this module as its loader and holds neither code nor pickles.
+
+A version has no stored history: unlike the service, it knows of past jobs only those of the frame.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from jobs.schema import FIELDS, conform
+from infra.errors import InputError
+from jobs.schema import FIELDS, Field, conform
 from models.engine.backtest import predict_in_time
 from models.engine.model_set import ModelSet
 from models.engine.predictions import DECIMALS
@@ -25,6 +28,8 @@ LOADER = "models.releases.logged_model"
 """This module's name, which versions store: it must not change."""
 TYPES = {"text": "string", "number": "double", "time": "datetime"}
 """MLflow's type of each kind of field."""
+OPTIONAL = ("job_id", "submitted_at")
+"""Required fields of a job record that the loader fills in where the frame lacks the column."""
 
 
 class LoadedVersion:
@@ -37,16 +42,50 @@ class LoadedVersion:
         """Predict jobs, each by those of the frame that had ended at its submission.
 
         Args:
-            model_input: Jobs in the fields of ``jobs.schema``; outcomes may be missing.
+            model_input: Jobs in the fields of ``jobs.schema``; ``source`` is required. Without a
+                column ``job_id`` it is the number of the row, from 0; without ``submitted_at`` all
+                jobs are submitted now.
             params: None are known.
 
         Returns:
             A row a job in the same order: job_id, the columns of each target, the answering
             cluster, and whether nothing of its owner had ended (``cold_start``).
+
+        Raises:
+            InputError: A value cannot be read, or a required one is missing.
         """
-        jobs = conform(model_input.reset_index(drop=True))
+        jobs = _read_jobs(model_input)
         answers = predict_in_time(self.model_set, jobs[jobs["ended_at"].notna()], jobs)
         return answers.loc[jobs.index].round(DECIMALS).drop(columns="model_version")
+
+
+def _read_jobs(model_input: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame as job records, numbered from 0; raises InputError."""
+    frame = model_input.reset_index(drop=True)
+    if "submitted_at" not in frame and "ended_at" in frame and frame["ended_at"].notna().any():
+        raise InputError("jobs that have ended need submitted_at, when they entered the queue")
+    defaults = {"job_id": frame.index, "submitted_at": pd.Timestamp.now(tz="UTC")}
+    frame = frame.assign(**{name: defaults[name] for name in OPTIONAL if name not in frame})
+    for name in frame.columns:
+        # A column of whole numbers with gaps is one of floats: 7, not 7.0, is the name of a job.
+        if str(name).endswith("_id") and pd.api.types.is_float_dtype(frame[name]):
+            frame[name] = frame[name].convert_dtypes()
+    jobs = conform(frame)
+    for field in FIELDS:
+        readable = jobs[field.name].notna()
+        if not field.required and field.name in frame:
+            readable |= frame[field.name].isna() | frame[field.name].eq("")
+        if field.name in frame:
+            _require(readable, field, frame)
+    return jobs
+
+
+def _require(readable: pd.Series, field: Field, frame: pd.DataFrame) -> None:
+    if not readable.all():
+        row = int(readable.idxmin())
+        value = frame[field.name][row]
+        problem = "missing" if pd.isna(value) else f"no {field.kind}: {value}"
+        raise InputError(f"{field.name} of row {row} is {problem}")
 
 
 def _load_pyfunc(path: str) -> LoadedVersion:
@@ -60,10 +99,17 @@ def write_mlmodel(folder: Path, evidence: Evidence) -> None:
     from mlflow.types import ColSpec, Schema
     from mlflow.types.schema import AnyType
 
-    # MLflow's type of times refuses those with a time zone.
-    types = {**TYPES, "time": AnyType()}
+    # MLflow's type of times refuses those with a time zone, its "double" columns of 64-bit
+    # integers, its "string" ids that are numbers: the loader reads and checks them itself.
     inputs = Schema(
-        [ColSpec(types[field.kind], field.name, required=field.required) for field in FIELDS]
+        [
+            ColSpec(
+                "string" if field.kind == "text" and not field.name.endswith("_id") else AnyType(),
+                field.name,
+                required=field.required and field.name not in OPTIONAL,
+            )
+            for field in FIELDS
+        ]
     )
     example = None
     if evidence.inputs is not None:

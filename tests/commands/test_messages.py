@@ -22,8 +22,11 @@ from infra.supervision import record_path
 from jobs.store import add_jobs, open_store
 from jobs.workload import generate
 from jobs.writers import write_jobs
+from models.engine.training import train
+from models.releases import registry
 from models.releases.candidate import MAX_REGRESSION, is_promotable, why_not_promotable
 from models.releases.comparison import Difference
+from models.releases.versions import Evidence
 from monitoring.advising import advise
 
 
@@ -107,12 +110,24 @@ def test_a_version_that_is_not_promoted_is_told_the_rule() -> None:
     unproven = Difference(-0.01, -0.12, 0.13)
     assert not is_promotable(unproven)
     assert why_not_promotable(unproven) == (
-        "The improvement is not proven: its 95 % interval, -12.0 % to +13.0 %, must end at +2 % "
-        "or below."
+        "The improvement is not proven: the 95 % interval of the error's change, -12.0 % to "
+        "+13.0 %, must end at +2 % or below."
     )
-    assert why_not_promotable(Difference(0.01, -0.02, 0.03)) == "Only a smaller error is promoted."
+    assert why_not_promotable(Difference(0.01, -0.02, 0.03)) == "Only a lower error is promoted."
     better = Difference(-0.05, -0.09, MAX_REGRESSION)
     assert is_promotable(better) and why_not_promotable(better) == ""
+
+
+def test_promoting_a_refused_version_says_why_it_was_refused(home: Path, tmp_path: Path) -> None:
+    train(generate(1500, 10, 3).jobs).save(tmp_path / "set")
+    first, second = (registry.publish(tmp_path / "set", Evidence(card="# A set")) for _ in "12")
+    registry.mark_refused(second, why="Its error is 3 % higher.")
+    assert "refused" not in run("promote", str(first.version)).stderr
+    result = run("promote", str(second.version))
+    assert result.exit_code == 0
+    assert "gridcast-2 had been refused: Its error is 3 % higher.\n" in result.stderr
+    champion = registry.champion()
+    assert champion and champion.version == second.version
 
 
 def test_up_of_a_demo_that_was_never_made_says_how_to_make_it(home: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from infra.errors import InputError
 from infra.settings import Settings
 from jobs.store import add_jobs, open_store
 from jobs.workload import generate
@@ -189,16 +190,19 @@ def test_a_failed_training_leaves_a_failed_run_that_says_why(
     assert run.data.tags["failed_why"] == "no memory left"
 
 
-def test_mlflow_loads_a_version_that_predicts_a_frame_without_a_server(
-    story: Story, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def loaded(story: Story, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The first version, as MLflow loads it."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", story.settings.tracking_url)
     with warnings.catch_warnings(action="ignore"):  # of its own type hints
         from mlflow import pyfunc, set_registry_uri, set_tracking_uri
 
         set_tracking_uri(story.settings.tracking_url)
         set_registry_uri(story.settings.tracking_url)
-        loaded = pyfunc.load_model(f"models:/gridcast/{story.first.version.version}")
+        return pyfunc.load_model(f"models:/gridcast/{story.first.version.version}")
+
+
+def test_mlflow_loads_a_version_that_predicts_a_frame_without_a_server(loaded: Any) -> None:
     jobs = generate(300, 3, 5).jobs.assign(source="grid")
     answers = loaded.predict(jobs)
     assert answers["job_id"].tolist() == jobs["job_id"].tolist()
@@ -208,6 +212,33 @@ def test_mlflow_loads_a_version_that_predicts_a_frame_without_a_server(
     # Nothing had ended by then: no later outcome of the frame is used.
     assert answers.loc[first, "cold_start"]
     assert not answers["cold_start"].all()
+
+
+def test_a_loaded_version_takes_whole_numbers_and_needs_no_more_than_the_source(
+    loaded: Any,
+) -> None:
+    jobs = pd.DataFrame({"source": ["grid"] * 2, "requested_walltime": [3600, 7200]})
+    answers = loaded.predict(jobs)
+    assert answers["job_id"].tolist() == ["0", "1"]
+    assert (answers["walltime"] > 0).all()
+    numbered = jobs.assign(job_id=[7, 8], submitted_at="2026-03-01 12:00")
+    assert loaded.predict(numbered)["job_id"].tolist() == ["7", "8"]
+    assert loaded.predict(numbered.assign(job_id=[7.0, 8.0]))["job_id"].tolist() == ["7", "8"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        ({"requested_walltime": [3600, "an hour"]}, "requested_walltime of row 1 is no number: an"),
+        ({"submitted_at": ["2026-03-01", None]}, "submitted_at of row 1 is missing"),
+        ({"ended_at": ["2026-03-01", None]}, "jobs that have ended need submitted_at"),
+    ],
+)
+def test_a_loaded_version_names_what_it_cannot_read(
+    loaded: Any, columns: dict[str, list[object]], sentence: str
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        loaded.predict(pd.DataFrame({"source": ["grid"] * 2} | columns))
 
 
 def test_a_digest_does_not_depend_on_the_order_of_jobs_but_on_their_values() -> None:

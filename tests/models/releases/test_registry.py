@@ -175,7 +175,8 @@ def test_the_mlmodel_carries_a_signature_and_names_gridcasts_own_loader(settings
     assert flavour["loader_module"] == "models.releases.logged_model"
     assert {"code", "model_code_path", "python_model"}.isdisjoint(flavour)
     inputs = {column.name: column for column in model.signature.inputs}
-    assert inputs["submitted_at"].required
+    assert inputs["source"].required
+    assert not inputs["submitted_at"].required  # the loader takes the present time
     assert not inputs["user"].required
     assert not inputs["ended_at"].required
     assert model.signature.outputs.input_names() == ["job_id", "walltime"]
