@@ -64,8 +64,10 @@ def _read_jobs(model_input: pd.DataFrame) -> pd.DataFrame:
     frame = model_input.reset_index(drop=True)
     if "submitted_at" not in frame and "ended_at" in frame and frame["ended_at"].notna().any():
         raise InputError("jobs that have ended need submitted_at, when they entered the queue")
-    defaults = {"job_id": frame.index, "submitted_at": pd.Timestamp.now(tz="UTC")}
-    frame = frame.assign(**{name: defaults[name] for name in OPTIONAL if name not in frame})
+    if "job_id" not in frame:
+        frame["job_id"] = frame.index
+    if "submitted_at" not in frame:
+        frame["submitted_at"] = pd.Timestamp.now(tz="UTC")
     for name in frame.columns:
         # A column of whole numbers with gaps is one of floats: 7, not 7.0, is the name of a job.
         if str(name).endswith("_id") and pd.api.types.is_float_dtype(frame[name]):
@@ -82,7 +84,7 @@ def _read_jobs(model_input: pd.DataFrame) -> pd.DataFrame:
 
 def _require(readable: pd.Series, field: Field, frame: pd.DataFrame) -> None:
     if not readable.all():
-        row = int(readable.idxmin())
+        row = int(readable.to_numpy(bool).argmin())
         value = frame[field.name][row]
         problem = "missing" if pd.isna(value) else f"no {field.kind}: {value}"
         raise InputError(f"{field.name} of row {row} is {problem}")
