@@ -134,7 +134,14 @@ class Dashboard:
             for path, handler in changes.items()
         ]
         page = Mount("/page", PageFiles(directory=PAGE))
-        return Starlette(lifespan=lifespan, routes=[*routes, page])
+        missing = self._guarded(self._missing)
+
+        async def on_missing(request: Request, _: Exception) -> Response:
+            return await missing(request)
+
+        return Starlette(
+            lifespan=lifespan, routes=[*routes, page], exception_handlers={404: on_missing}
+        )
 
     def _guarded(
         self, handler: Handler, scope: str = ""
@@ -161,6 +168,12 @@ class Dashboard:
 
     async def _index(self, request: Request) -> Response:
         return FileResponse(PAGE / "index.html")
+
+    async def _missing(self, request: Request) -> Response:
+        """The page says that it has no such view; to a program, an error does."""
+        if request.url.path.startswith(("/api/", "/page/")):
+            raise HTTPError(404, "there is nothing at this address")
+        return FileResponse(PAGE / "index.html", status_code=404)
 
     async def _metrics(self, request: Request) -> Response:
         return PlainTextResponse(await asyncio.to_thread(metrics, self.latest))

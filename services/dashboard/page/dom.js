@@ -55,8 +55,8 @@ export const link = (href, ...children) => make("a", { href }, ...children);
 export const named = (view, name) => (name ? link(address(view, name), name) : "–");
 export const state = (name) => make("span", { class: `state ${name}` }, name);
 
-// A column is [title, cell of a row, {number, sort, wide}]; sort is the field that the server
-// sorts by, and the order is kept in the address.
+// A column is [title, cell of a row, {number, sort, largest, wide}]; sort is the field that the
+// server sorts by, with the largest first if it says so; the order is kept in the address.
 export function table(caption, columns, rows) {
   const sorted = params().get("sort") || "";
   const head = columns.map(([title, , options = {}]) => {
@@ -64,7 +64,9 @@ export function table(caption, columns, rows) {
     if (!options.sort) return make("th", attributes, title);
     const down = sorted === `-${options.sort}`, up = sorted === options.sort;
     if (down || up) attributes["aria-sort"] = down ? "descending" : "ascending";
-    const next = up ? `-${options.sort}` : down ? "" : options.sort;
+    const [first, second] = options.largest ? [`-${options.sort}`, options.sort]
+      : [options.sort, `-${options.sort}`];
+    const next = sorted === first ? second : sorted === second ? "" : first;
     const order = { onclick: () => changed({ sort: next, page: "" }), class: "sort" };
     return make("th", attributes, make("button", { ...order, id: `sort-${options.sort}` },
       title, make("span", { "aria-hidden": "true" }, up ? " ▲" : down ? " ▼" : " ↕")));

@@ -26,7 +26,8 @@ async function show(focus = false) {
     else anchor.removeAttribute("aria-current");
   }
   try {
-    const nodes = await (VIEWS[view] || overview)(name, view);
+    if (!VIEWS[view]) throw new Error(`There is no page /${view}.`);
+    const nodes = await VIEWS[view](name, view);
     if (mine !== turn) return;
     main.replaceChildren(...nodes.filter((node) => node !== null));
     document.title = `${main.querySelector("h1").textContent} – Gridcast`;

@@ -29,15 +29,16 @@ function sorted(rows) {
 
 export async function sites() {
   const found = await get("/api/sites");
+  const largest = { number: true, largest: true };
   const columns = [
     ["Site", (row) => link(address("site", row.name), row.name), { sort: "name" }],
-    ["Running", (row) => row.running, { number: true, sort: "running" }],
+    ["Running", (row) => row.running, { ...largest, sort: "running" }],
     ["By hour", (row) => sparkline(row.running_by_hour, "Running jobs by hour")],
-    ["Waiting", (row) => row.waiting, { number: true, sort: "waiting" }],
-    ["Ended", (row) => row.ended, { number: true, sort: "ended" }],
-    ["Failed", (row) => percent(row.failed_share), { number: true, sort: "failed_share" }],
+    ["Waiting", (row) => row.waiting, { ...largest, sort: "waiting" }],
+    ["Ended", (row) => row.ended, { ...largest, sort: "ended" }],
+    ["Failed", (row) => percent(row.failed_share), { ...largest, sort: "failed_share" }],
     ["Failed by hour", (row) => sparkline(row.failed_by_hour, "Failed jobs by hour", "--bad")],
-    ["Median wait", (row) => duration(row.wait), { number: true, sort: "wait" }],
+    ["Median wait", (row) => duration(row.wait), { ...largest, sort: "wait" }],
     ["Jobs run", (row) => speed(row.speed), { sort: "speed" }],
   ];
   const hosts = [["Site", (row) => text(row.site)], ...hostColumns.slice(0, 4),

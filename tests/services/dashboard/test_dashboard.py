@@ -458,6 +458,23 @@ def test_order_filter_and_range_are_in_the_address(
     page.close()
 
 
+def test_an_address_without_a_view_says_so_below_the_menu(
+    served: tuple[Dashboard, str], browser: Any
+) -> None:
+    _, address = served
+    assert httpx.get(f"{address}/nowhere").status_code == 404
+    unknown = httpx.get(f"{address}/api/nowhere")
+    assert unknown.status_code == 404 and unknown.json()["error"]
+    page = browser.new_page()
+    page.goto(f"{address}/nowhere", wait_until="domcontentloaded")
+    page.wait_for_selector("[role=alert]:has-text('There is no page /nowhere')")
+    page.get_by_role("link", name="Sites").click()
+    page.wait_for_selector("#sort-failed_share")
+    page.locator("#sort-failed_share").click()
+    page.wait_for_url("**/sites?sort=-failed_share")
+    page.close()
+
+
 @pytest.mark.parametrize("hours", [24, 336])
 def test_the_times_of_the_heat_map_do_not_overlap_and_the_newest_is_seen(
     served: tuple[Dashboard, str], browser: Any, hours: int
