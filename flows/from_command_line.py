@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-HEALTH_SECONDS = 2.0
+ANSWER_SECONDS = 2.0
 
 
 def as_flow_run(
@@ -64,15 +64,19 @@ def as_flow_run(
 
 
 def _is_answering(settings: Settings, api: str) -> bool:
-    """Whether the site is up and its Prefect answers."""
-    if not settings.prefect_url and not is_up(settings):
+    """Whether Prefect is up on this data folder, or elsewhere by name, and takes our login."""
+    # Without its process the port may be that of another data folder's Prefect.
+    if not settings.prefect_url and not is_up(settings, "prefect"):
         return False
     import httpx
 
+    user, _, password = settings.prefect_login.partition(":")
+    login = httpx.BasicAuth(user, password) if settings.prefect_login else None
     try:
-        return httpx.get(f"{api}/health", timeout=HEALTH_SECONDS).status_code == httpx.codes.OK
+        answer = httpx.get(f"{api}/admin/version", auth=login, timeout=ANSWER_SECONDS)
     except httpx.HTTPError:
         return False
+    return answer.status_code == httpx.codes.OK
 
 
 def train_as_flow_run(pipeline: TrainingPipeline, settings: Settings) -> Release:

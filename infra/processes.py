@@ -131,9 +131,9 @@ def down(settings: Settings) -> list[str]:
     return running
 
 
-def is_up(settings: Settings) -> bool:
-    """Whether ``up`` runs on this data folder."""
-    return live_process(read_record(record_path(settings, UP))) is not None
+def is_up(settings: Settings, component: str = UP) -> bool:
+    """Whether ``up``, or one of its components, runs on this data folder."""
+    return live_process(read_record(record_path(settings, component))) is not None
 
 
 def status(settings: Settings, components: Sequence[Component]) -> list[dict[str, Any]]:

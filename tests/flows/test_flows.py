@@ -5,7 +5,9 @@ The fixtures build the story: a log is ingested, a first version is trained, mor
 
 import os
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -383,6 +385,29 @@ def test_flows_log_what_they_did(trained, settings):
     assert f"http://127.0.0.1:{settings.mlflow_port}/#/models/gridcast/versions/" in link
 
 
+def test_a_command_runs_plainly_where_prefect_refuses_the_login_or_is_anothers(
+    tmp_path, monkeypatch
+):
+    from flows.from_command_line import as_flow_run
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(401)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("GRIDCAST_HOME", str(tmp_path))
+        monkeypatch.setenv("GRIDCAST_PREFECT_PORT", str(server.server_port))
+        assert as_flow_run("collect", lambda: 7) == 7, "another data folder's Prefect has the port"
+        monkeypatch.setenv("GRIDCAST_PREFECT_URL", f"http://127.0.0.1:{server.server_port}")
+        assert as_flow_run("collect", lambda: 8) == 8, "it refuses the login"
+        server.shutdown()
+
+
 def test_a_command_is_a_flow_run_while_the_site_is_up(trained, settings, monkeypatch):
     from flows import from_command_line
     from flows.from_command_line import as_flow_run
@@ -393,7 +418,7 @@ def test_a_command_is_a_flow_run_while_the_site_is_up(trained, settings, monkeyp
         return len(runtime.flow_run.name or "")
 
     assert as_flow_run("prune", called) == 0, "the site is not up"
-    monkeypatch.setattr(from_command_line, "is_up", lambda _: True)
+    monkeypatch.setattr(from_command_line, "is_up", lambda _, part: part == "prefect")
     assert as_flow_run("prune", called, lambda count: f"counted {count}") > 0
     newest = max(runs("prune"), key=lambda run: run.created)
     assert (newest.name, newest.state.message) == ("prune: from the command line", "counted 28")
