@@ -80,9 +80,12 @@ def reconcile(client: Any, champion: Version, find: Callable[[str], Version | No
         Whether there was anything to record.
     """
     noted = client.get_registered_model(champion.name).tags
-    if noted.get(CHAMPION_IS) in (None, str(champion.version)):
+    recorded = noted.get(CHAMPION_IS)
+    # Before the first move is recorded, a champion without an explanation is a person's choice.
+    is_explained = bool(champion.tags.get("promoted_by"))
+    if recorded == str(champion.version) or (recorded is None and is_explained):
         return False
-    before = find(noted[CHAMPION_IS])
+    before = find(recorded) if recorded else None
     why = champion.tags.get("promoted_why", "")
     if noted.get(CHAMPION_BECOMES) != str(champion.version):
         why = "the alias was moved by hand"

@@ -484,6 +484,21 @@ def test_an_alias_that_a_person_moved_in_mlflows_page_is_recorded_as_theirs(sett
     assert registry.rollback(by="ada", why="worse", settings=settings).version == 1
 
 
+def test_a_first_champion_that_a_person_chose_in_mlflows_page_is_recorded_as_theirs(
+    settings, folder
+):
+    from mlflow import MlflowClient
+
+    published(settings, folder, 2)
+    MlflowClient(settings.tracking_url).set_registered_model_alias(
+        settings.model_name, "champion", "2"
+    )
+    theirs = registry.reconcile(settings)
+    assert (theirs.version, theirs.state) == (2, "champion")
+    assert theirs.tags["promoted_by"] == "a person, in MLflow's page"
+    assert registry.reconcile(settings) == theirs
+
+
 def test_a_move_that_a_crash_cut_short_is_completed_as_its_movers(settings, folder, monkeypatch):
     from models.releases import alias_moves as moves
 
