@@ -65,6 +65,8 @@ def show_rows(
         return
     if not rows:
         print_sentence(f"{title}: nothing" if title else "nothing")
+        if meaning:
+            print_text(meaning)
         return
     names = columns or tuple(rows[0])
     if layout.wide:

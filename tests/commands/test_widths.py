@@ -36,7 +36,6 @@ COMMANDS = (
     "predict {log}",
     "rank {rank}",
     "scouts",
-    "table",
     "promote 1",
     "pin 1",
     "monitor",
@@ -58,6 +57,7 @@ COMMANDS = (
 """In the order in which they are run: what is trained is used afterwards."""
 ELSEWHERE = {
     "demo": "takes minutes",
+    "table": "needs a predictor",
     "collect": "needs a batch system",
     "evaluate-transfers": "needs transfers",
     "rollback": "needs two champions",

@@ -14,8 +14,8 @@ import pytest
 
 from infra.settings import Settings
 from infra.site import RULES
-from jobs.collectors import KIND
 from jobs.store import add_measurements, open_store
+from jobs.store.measurements import COLLECTED
 from monitoring.doctor import examine_site
 from monitoring.site_status import (
     COVERAGE_GOAL,
@@ -77,7 +77,7 @@ def stored(settings: Settings) -> Settings:
         measured("accuracy", "peak_memory coverage_90", 0.7),
         measured("decay", "verdict", 2.0, sentence="Decay of gridcast-1."),
         measured("drift", "verdict", 0.0, NOW - 5 * HOUR, sentence="No drift."),
-        measured(KIND, "slurm", (NOW - 2 * HOUR).timestamp()),
+        measured(COLLECTED, "slurm", (NOW - 2 * HOUR).timestamp()),
     )
     return settings
 
@@ -146,7 +146,7 @@ def test_a_site_whose_numbers_are_good_is_ok(settings: Settings) -> None:
         measured("decay", "walltime coverage_90", 0.89),
         measured("decay", "verdict", 0.0, sentence="No decay."),
         measured("drift", "verdict", 0.0, sentence="No drift."),
-        measured(KIND, "slurm", (NOW - timedelta(minutes=10)).timestamp()),
+        measured(COLLECTED, "slurm", (NOW - timedelta(minutes=10)).timestamp()),
     )
     findings = examine_site(settings, NOW)
     assert {f.subject: f.state for f in findings if "pbs" not in f.subject} == {

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -191,7 +193,7 @@ def test_a_failed_training_leaves_a_failed_run_that_says_why(
 
 
 @pytest.fixture
-def loaded(story: Story, monkeypatch: pytest.MonkeyPatch) -> Any:
+def loaded(story: Story, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The first version, as MLflow loads it."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", story.settings.tracking_url)
     with warnings.catch_warnings(action="ignore"):  # of its own type hints
@@ -199,7 +201,11 @@ def loaded(story: Story, monkeypatch: pytest.MonkeyPatch) -> Any:
 
         set_tracking_uri(story.settings.tracking_url)
         set_registry_uri(story.settings.tracking_url)
-        return pyfunc.load_model(f"models:/gridcast/{story.first.version.version}")
+        yield pyfunc.load_model(f"models:/gridcast/{story.first.version.version}")
+        # Both are of the whole process, and other tests have registries of their own.
+        set_tracking_uri("")
+        set_registry_uri("")
+        os.environ.pop("MLFLOW_REGISTRY_URI", None)
 
 
 def test_mlflow_loads_a_version_that_predicts_a_frame_without_a_server(loaded: Any) -> None:
