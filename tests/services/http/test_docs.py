@@ -117,6 +117,7 @@ def test_a_browser_with_the_token_as_password_sees_the_page(
     context = browser.new_context(http_credentials=credentials)
     page = context.new_page()
     page.goto(f"{guarded.url}/docs")
+    page.set_default_timeout(120_000)  # a busy machine
     page.wait_for_selector(".opblock")
     assert page.locator(".opblock").count() == len(OPERATIONS)
     context.close()
