@@ -100,7 +100,7 @@ def test_the_page_runs_every_example_and_asks_no_other_server(
         with page.expect_response(lambda response, path=path: path in response.url) as caught:
             block.get_by_role("button", name="Execute").click()
         assert caught.value.status == 200, (path, caught.value.text())
-        block.locator(".live-responses-table .response-col_status").first.wait_for()
+        block.locator(".live-responses-table .response-col_status").first.wait_for(timeout=120_000)
         block.locator(".opblock-summary-control").click()
     assert not [line for line in complaints if not line.startswith(("log", "info"))]
     foreign = [url for url in requests if not url.startswith((own_predictor.url, "data:"))]
