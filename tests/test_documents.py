@@ -3,11 +3,9 @@
 import html
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -339,18 +337,6 @@ def test_formulas_are_mathml(site: Path) -> None:
         page = text_of(site / path.relative_to(DOCS).with_suffix(".html"))
         assert page.count("<math") == text_of(path).count("$$") // 2
         assert "$$" not in page
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no browser: neither chromium nor google-chrome is on the path")
-    with playwright.sync_playwright() as running:
-        started = running.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:

@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -62,12 +63,6 @@ def words_of(name: str) -> list[str]:
     """The words of a ``gridcast`` command of README, run by this Python."""
     words = shlex.split(COMMANDS[name][0])
     return [sys.executable, "-m", "gridcast", *words[words.index("gridcast") + 1 :]]
-
-
-def free_port() -> int:
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return int(opened.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

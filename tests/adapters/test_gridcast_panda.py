@@ -26,7 +26,7 @@ from jobs.readers.rows import Row
 from services.client import Gridcast
 from services.http.bodies import read_json
 from services.http.requests import read_outcomes
-from tests.adapters.slurm_cluster import free_port
+from tests.ports import free_port
 
 JOB: Row = {
     "PandaID": 7,

@@ -24,7 +24,8 @@ import pytest
 
 import adapters
 from jobs.store import count_jobs, open_store, read_jobs, read_predictions
-from tests.adapters.slurm_cluster import Slurm, free_port
+from tests.adapters.slurm_cluster import Slurm
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 

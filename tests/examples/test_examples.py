@@ -10,7 +10,8 @@ from gridcast import Forecaster
 from infra.settings import use_home
 from jobs.schema import OUTCOMES
 from tests.examples.conftest import ROOT, run
-from tests.services.conftest import free_port, running
+from tests.ports import free_port
+from tests.services.conftest import running
 
 EXAMPLES = ROOT / "examples"
 TOKEN = "a-broker's-token-of-32-characters"

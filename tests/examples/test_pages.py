@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.services.conftest import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("docs/tutorials/*.md"), *ROOT.glob("docs/how-to/*.md")])

@@ -17,6 +17,7 @@ from infra.components import Component, local_components
 from infra.processes import ConflictError, down, status, up
 from infra.settings import Settings
 from infra.supervision import MAX_LOG_BYTES, is_responding
+from tests.ports import free_port
 
 SUPERVISOR = """
 import sys
@@ -30,12 +31,6 @@ up(read_settings(), declared, say=lambda text: print(text, flush=True), when_rea
 print("STOPPED", flush=True)
 """
 STUBBORN = "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); subprocess.Popen(['sleep', '300']); "
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def web(name: str, *, after: tuple[str, ...] = ()) -> Component:

@@ -18,6 +18,7 @@ from jobs.schema import conform
 from jobs.store import add_jobs, connect, open_store
 from monitoring.doctor import Finding, examine
 from services.local_table import MAGIC
+from tests.ports import free_port
 
 NOW = datetime.now(UTC)
 
@@ -28,12 +29,6 @@ def settings(tmp_path: Path) -> Settings:
         f"{name}_port": free_port() for name in ("predictor", "mlflow", "prefect", "dashboard")
     }
     return Settings(home=tmp_path / "home", _env_file=None, **ports)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def found(settings: Settings, **more: object) -> dict[str, Finding]:
@@ -118,7 +113,7 @@ def test_the_age_of_the_table_is_read_from_its_first_line(settings: Settings) ->
         )
         finding = found(settings, now=NOW)["table"]
         assert (finding.state, finding.summary) == (state, f"{table} was written {hours} h ago")
-    table.write_text(f"{MAGIC}\t{NOW.timestamp() - 180:.0f}\tx\tnone\t0\nkey\tjobs\tnew\n")
+    table.write_text(f"{MAGIC}\t{NOW.timestamp() - 360:.0f}\tx\tnone\t0\nkey\tjobs\tnew\n")
     finding = found(settings, now=NOW)["table"]
     assert (finding.state, finding.summary) == (
         "wrong", f"{table} was written 0.1 h ago and has no rows"

@@ -1,7 +1,6 @@
 """A small grid with a trained champion, and real predictors on it in processes of their own."""
 
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ from models.releases.versions import Evidence, Version
 from services.http.metrics import Metrics
 from services.live.active_model import ActiveModel
 from services.live.live_predictor import LivePredictor
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 240.0
@@ -105,12 +105,6 @@ def wait_for(
             pytest.fail(f"the predictor ended by itself:\n{predictor.log.read_text()[-3000:]}")
         time.sleep(0.05)
     return pytest.fail(f"waited {patience:g} s for {description}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -14,7 +14,8 @@ import pytest
 
 import services.client
 from services.client import Gridcast, RefusedError, UnavailableError
-from tests.services.conftest import Predictor, free_port
+from tests.ports import free_port
+from tests.services.conftest import Predictor
 
 JOB = {"job_id": "1", "source": "grid", "requested_walltime": 3600.0, "requested_memory": 2e9}
 FELL_BACK = {

@@ -15,7 +15,7 @@ from jobs.store import add_jobs
 from models.engine.forecaster import Forecaster
 from services.client import Gridcast
 from services.local_table import TableError, key, write_table
-from tests.adapters.slurm_cluster import free_port
+from tests.ports import free_port
 
 NOW = datetime(2026, 3, 20, tzinfo=UTC)
 

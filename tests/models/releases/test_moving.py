@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,12 +23,7 @@ from models.releases import registry
 from models.releases.moving import count_in_sqlite, move_to_postgres
 from models.releases.verification import load_model_set
 from models.releases.versions import Evidence
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.ports import free_port
 
 
 @pytest.fixture

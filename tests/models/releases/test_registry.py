@@ -3,7 +3,6 @@
 import fcntl
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ from models.releases.registry import OvertakenError, RegistryError
 from models.releases.versions import Evidence
 from models.releases.webhooks import update_webhooks
 from tests.monitoring.test_alerts import Hook, Receiver
+from tests.ports import free_port
 
 JOBS = conform(
     pd.DataFrame(
@@ -51,12 +51,6 @@ def evidence(**changes: object) -> Evidence:
         "outputs": pd.DataFrame({"job_id": ["1", "2"], "walltime": [60.0, 70.0]}),
     }
     return Evidence(**{**fields, **changes})
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

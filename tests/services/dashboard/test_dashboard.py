@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -231,18 +230,6 @@ def test_predictions_are_sent_until_taken_and_never_twice(served: tuple[Dashboar
     assert send_task_updates(dashboard.engine, settings, NOW, send()) == 0
     assert len(keys) == tasks + 1 and len(set(keys)) == tasks
     assert set(named) == {"taskID", "chainID", "reqID"}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no browser: neither chromium nor google-chrome is on the path")
-    with playwright.sync_playwright() as running:
-        started = running.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 def test_a_browser_shows_each_page_and_news_without_reloading(
