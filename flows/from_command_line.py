@@ -70,8 +70,9 @@ def _is_answering(settings: Settings, api: str) -> bool:
         return False
     import httpx
 
-    user, _, password = settings.prefect_login.partition(":")
-    login = httpx.BasicAuth(user, password) if settings.prefect_login else None
+    # As for Prefect's own client: only our own server gets the login.
+    user, _, password = settings.logins.get("PREFECT_API_AUTH_STRING", "").partition(":")
+    login = httpx.BasicAuth(user, password) if user else None
     try:
         answer = httpx.get(f"{api}/admin/version", auth=login, timeout=ANSWER_SECONDS)
     except httpx.HTTPError:

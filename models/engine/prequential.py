@@ -23,8 +23,8 @@ from models.histories.occupancy import Occupancy, OccupancyReplay
 from models.histories.point_levels import (
     MIDDLE,
     POINT_LEVELS,
+    errors_at_levels,
     learns_point_levels,
-    point_errors,
 )
 from models.quantities.distribution import Distribution
 from models.quantities.targets import TARGETS
@@ -117,7 +117,7 @@ class CalibrationReplay:
         )
         if not learns_point_levels(self._mixture):
             return
-        self.errors[rows] = point_errors(predicted, truth, scales)
+        self.errors[rows] = errors_at_levels(predicted, truth, scales)
         self.point_levels[rows], self._point_position = self.calibration.points.replay(
             self.errors,
             self._log.outcome_order,

@@ -19,7 +19,7 @@ from models.histories.familiarity import Familiarity
 from models.histories.features import Contexts, Levels
 from models.histories.mixture import Mixture, PrequentialReplay, outcome_order
 from models.histories.occupancy import occupancy
-from models.histories.point_levels import POINT_LEVELS, learns_point_levels, point_errors
+from models.histories.point_levels import POINT_LEVELS, errors_at_levels, learns_point_levels
 from models.histories.unique_contexts import UniqueContexts, group_rows
 from models.quantities.distribution import Distribution
 from models.quantities.targets import Target
@@ -224,7 +224,7 @@ class TargetPredictor:
             predicted = reweight(masses, ratio)
             below[rows], upto[rows] = predicted.probability_integral(np.nan_to_num(values[rows]))
             if learns_point_levels(self.mixture):
-                errors[rows] = point_errors(predicted, values[rows], scales)
+                errors[rows] = errors_at_levels(predicted, values[rows], scales)
         replay.advance(new[:0])
         observed = np.isfinite(values)
         familiarity = familiarity.take(observed)

@@ -35,7 +35,7 @@ def learns_point_levels(mixture: Mixture) -> bool:
     return bool(mixture.shape.sampled)
 
 
-def point_errors(predicted: Distribution, truth: Floats, scales: Floats) -> Floats:
+def errors_at_levels(predicted: Distribution, truth: Floats, scales: Floats) -> Floats:
     """Compute the absolute errors at POINT_LEVELS over the error scales (float64[n, levels]).
 
     Args:
@@ -79,7 +79,7 @@ class PointLevels:
         """Learn errors in order of availability.
 
         Args:
-            errors: As from ``point_errors``.
+            errors: As from ``errors_at_levels``.
             jobs: The familiarity of the same jobs.
         """
         rows = len(errors)

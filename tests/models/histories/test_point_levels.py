@@ -6,7 +6,7 @@ import numpy as np
 
 from models.histories.calibration import Calibration
 from models.histories.familiarity import NEW, SEEN, Familiarity
-from models.histories.point_levels import MIDDLE, POINT_LEVELS, PointLevels, point_errors
+from models.histories.point_levels import MIDDLE, POINT_LEVELS, PointLevels, errors_at_levels
 from models.quantities.distribution import Distribution
 from models.quantities.targets import TARGETS
 
@@ -25,7 +25,7 @@ def errors_of(truths: np.ndarray) -> np.ndarray:
     mass = np.exp(-0.5 * (np.log2(GRID.centres / 3600.0) / 1.5) ** 2).astype(np.float32)
     masses = np.tile(mass / mass.sum(), (len(truths), 1))
     predicted = Distribution(GRID, masses, np.full(len(truths), np.inf))
-    return point_errors(predicted, truths, np.full(len(truths), 3600.0))
+    return errors_at_levels(predicted, truths, np.full(len(truths), 3600.0))
 
 
 def drawn(octaves: float, count: int = 400, seed: int = 1) -> np.ndarray:
