@@ -81,9 +81,11 @@ def reconcile(client: Any, champion: Version, find: Callable[[str], Version | No
     """
     noted = client.get_registered_model(champion.name).tags
     recorded = noted.get(CHAMPION_IS)
-    # Before the first move is recorded, a champion without an explanation is a person's choice.
-    is_explained = bool(champion.tags.get("promoted_by"))
-    if recorded == str(champion.version) or (recorded is None and is_explained):
+    if recorded == str(champion.version):
+        return False
+    # A registry of a release that noted no moves: an explained champion is as it should be.
+    is_explained = bool(champion.tags.get("promoted_by") and champion.tags.get("promoted_why"))
+    if recorded is None and CHAMPION_BECOMES not in noted and is_explained:
         return False
     before = find(recorded) if recorded else None
     why = champion.tags.get("promoted_why", "")

@@ -203,8 +203,8 @@ def loaded(story: Story, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         set_registry_uri(story.settings.tracking_url)
         yield pyfunc.load_model(f"models:/gridcast/{story.first.version.version}")
         # Both are of the whole process, and other tests have registries of their own.
-        set_tracking_uri("")
-        set_registry_uri("")
+        set_tracking_uri(None)
+        set_registry_uri(None)
         os.environ.pop("MLFLOW_REGISTRY_URI", None)
 
 

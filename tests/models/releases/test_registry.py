@@ -493,6 +493,30 @@ def test_a_first_champion_that_a_person_chose_in_mlflows_page_is_recorded_as_the
     assert registry.reconcile(settings) == theirs
 
 
+@pytest.mark.parametrize("tagged", [("promoted_by",), ("promoted_by", "promoted_why")])
+def test_a_person_who_moves_the_alias_to_a_version_that_a_failed_promotion_had_tagged_is_recorded(
+    settings, folder, monkeypatch, tagged
+):
+    from mlflow import MlflowClient
+
+    from models.releases import alias_moves as moves
+
+    published(settings, folder, 2)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(moves, "_complete", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        registry.promote(1, by="flow train", why="the first", settings=settings)
+    client = MlflowClient(settings.tracking_url)
+    for name in tagged:
+        client.set_model_version_tag(settings.model_name, "2", name, "flow train")
+    client.set_registered_model_alias(settings.model_name, "champion", "2")
+    theirs = registry.reconcile(settings)
+    assert (theirs.tags["promoted_by"], theirs.tags["promoted_why"]) == (
+        "a person, in MLflow's page",
+        "the alias was moved by hand",
+    )
+    assert registry.reconcile(settings) == theirs
+
+
 def test_a_move_that_a_crash_cut_short_is_completed_as_its_movers(settings, folder, monkeypatch):
     from models.releases import alias_moves as moves
 
