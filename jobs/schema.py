@@ -17,7 +17,9 @@ from typing import Any, Final, Literal
 import numpy as np
 import pandas as pd
 
-Kind = Literal["text", "number", "time"]
+from jobs.labels import LABELS_BYTES, clean_labels, repair_labels
+
+Kind = Literal["text", "number", "time", "labels"]
 
 TIME_TYPE: Final = "datetime64[us, UTC]"
 EARLIEST = pd.Timestamp("1980-01-01", tz="UTC")
@@ -28,7 +30,7 @@ CLOCK_SKEW = timedelta(seconds=1)
 """Times out of order by no more than this are taken as equal: clocks of two machines differ."""
 YEAR = 366 * 86400.0
 TEXT_BYTES = 512
-"""Longest text of any field, in bytes of UTF-8.
+"""Longest text of any field but the labels, in bytes of UTF-8.
 
 PostgreSQL indexes at most 2,704 bytes a row: five such columns fit in a key.
 """
@@ -54,7 +56,8 @@ class Field:
 
     ``outcome`` tells the fields that are unknown at submission, so that no feature may read them of
     a job that has not ended; ``zero_is_unknown`` is set where a 0 can only mean that nothing was
-    requested or measured.
+    requested or measured. Values above the highest become it where the field is ``clipped``. A
+    ``first_report`` changes while the job waits: of several reports the first one's is stored.
     """
 
     name: str
@@ -67,6 +70,13 @@ class Field:
     zero_is_unknown: bool = False
     _: KW_ONLY
     outcome: bool
+    clipped: bool = False
+    first_report: bool = False
+
+    @property
+    def max_bytes(self) -> int:
+        """Longest text of the field, in bytes of UTF-8."""
+        return LABELS_BYTES if self.kind == "labels" else TEXT_BYTES
 
 
 FIELDS: tuple[Field, ...] = (
@@ -136,6 +146,49 @@ FIELDS: tuple[Field, ...] = (
         zero_is_unknown=True,
         outcome=False,
     ),
+    Field(
+        "requested_gpus", "number", "requested GPUs, whole job", "GPUs", highest=1e6, outcome=False
+    ),
+    Field("gpu_type", "text", "model of GPU that was requested, such as a100", outcome=False),
+    Field(
+        "requested_nodes",
+        "number",
+        "requested nodes; of a range the smallest number",
+        "nodes",
+        highest=1e7,
+        zero_is_unknown=True,
+        outcome=False,
+    ),
+    Field("qos", "text", "quality of service that was requested", outcome=False),
+    Field("reservation", "text", "reservation that the job was submitted to", outcome=False),
+    Field("constraint", "text", "features that its nodes must have", outcome=False),
+    Field(
+        "priority",
+        "number",
+        "the batch system's priority of the job, at submission or first reported",
+        lowest=-1e12,
+        highest=1e12,
+        first_report=True,
+        outcome=False,
+    ),
+    Field(
+        "fair_share",
+        "number",
+        "Slurm's level_fs (shares of the account divided by its usage), at submission or first "
+        "reported; infinity becomes the highest value",
+        highest=1e6,
+        clipped=True,
+        first_report=True,
+        outcome=False,
+    ),
+    Field(
+        "exclusive",
+        "number",
+        "1 where the job asked for nodes of its own, 0 where it shares them",
+        highest=1,
+        outcome=False,
+    ),
+    Field("labels", "labels", "further facts of the site's own, by name", outcome=False),
     Field("input_bytes", "number", "size of the input", "bytes", outcome=False),
     Field("input_files", "number", "input files", "files", highest=1e12, outcome=False),
     Field("events", "number", "physics events to process", "events", highest=1e15, outcome=False),
@@ -157,6 +210,40 @@ FIELDS: tuple[Field, ...] = (
     ),
     Field("read_bytes", "number", "bytes read", "bytes", outcome=True),
     Field("written_bytes", "number", "bytes written", "bytes", outcome=True),
+    Field(
+        "nodes",
+        "number",
+        "nodes allocated",
+        "nodes",
+        highest=1e7,
+        zero_is_unknown=True,
+        outcome=True,
+    ),
+    Field(
+        "energy",
+        "number",
+        "energy used by its nodes",
+        "J",
+        highest=1e15,
+        zero_is_unknown=True,
+        outcome=True,
+    ),
+    Field(
+        "gpu_time",
+        "number",
+        "GPU time used: the utilisation of its GPUs times how long it ran",
+        "s",
+        highest=1e13,
+        outcome=True,
+    ),
+    Field(
+        "peak_gpu_memory",
+        "number",
+        "largest GPU memory in use, whole job",
+        "bytes",
+        highest=1e17,
+        outcome=True,
+    ),
 )
 
 OUTCOMES = tuple(field.name for field in FIELDS if field.outcome)
@@ -190,7 +277,7 @@ class Record:
     @cached_property
     def of_kind(self) -> dict[Kind, tuple[str, ...]]:
         """The names of the fields of each kind."""
-        kinds: tuple[Kind, ...] = ("text", "number", "time")
+        kinds: tuple[Kind, ...] = ("text", "number", "time", "labels")
         return {
             kind: tuple(field.name for field in self.fields if field.kind == kind) for kind in kinds
         }
@@ -199,6 +286,11 @@ class Record:
     def by_name(self) -> dict[str, Field]:
         """The fields by name."""
         return {field.name: field for field in self.fields}
+
+    @cached_property
+    def first_reported(self) -> tuple[str, ...]:
+        """The fields of which the first report is stored."""
+        return tuple(field.name for field in self.fields if field.first_report)
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -223,6 +315,8 @@ def _sane(values: pd.Series, field: Field) -> pd.Series:
         return values >= EARLIEST
     if field.name == "status":
         return values.isin(STATUSES)
+    if field.kind == "labels":
+        return values.notna() & (values == repair_labels(values)[0])
     # PostgreSQL stores no NUL character.
     return (text_bytes(values) <= TEXT_BYTES) & ~values.str.contains("\0", regex=False, na=False)
 
@@ -242,6 +336,8 @@ def _complaint(field: Field) -> str:
         return f"{field.name} is before {EARLIEST:%Y}"
     if field.name == "status":
         return "status is not a known state"
+    if field.kind == "labels":
+        return "labels is no JSON object of texts and numbers"
     return f"{field.name} is longer than {TEXT_BYTES} bytes or has a NUL character"
 
 
@@ -254,13 +350,16 @@ def conform(frame: pd.DataFrame, record: Record = JOB) -> pd.DataFrame:
     >>> conform(pd.DataFrame({"job_id": [7], "submitted_at": ["2026-01-01"]}))["job_id"].tolist()
     ['7']
     """
-    read = {"number": _as_numbers, "time": _as_times, "text": _as_texts}
+    read = {"number": _as_numbers, "time": _as_times, "text": _as_texts, "labels": _as_labels}
     columns = {
         field.name: read[field.kind](frame[field.name])
         if field.name in frame
         else _missing(field.kind, len(frame)).set_axis(frame.index)
         for field in record.fields
     }
+    for field in record.fields:
+        if field.clipped:
+            columns[field.name] = columns[field.name].clip(upper=field.highest)
     return pd.DataFrame(columns, index=frame.index)
 
 
@@ -269,6 +368,7 @@ def _missing(kind: Kind, rows: int) -> pd.Series:
         "number": (np.nan, "float64"),
         "time": (pd.NaT, TIME_TYPE),
         "text": (None, "str"),
+        "labels": (None, "str"),
     }[kind]
     return pd.Series(value, index=range(rows), dtype=dtype)
 
@@ -301,6 +401,13 @@ def _as_texts(values: pd.Series) -> pd.Series:
     return texts.mask(texts == "") if (texts == "").any() else texts
 
 
+def _as_labels(values: pd.Series) -> pd.Series:
+    """Labels as JSON texts, whether they come as such or as dicts."""
+    if values.dtype == object:
+        values = values.map(lambda value: clean_labels(value)[0] if type(value) is dict else value)
+    return _as_texts(values)
+
+
 def leave_out_bad_fields(
     jobs: pd.DataFrame, record: Record = JOB
 ) -> tuple[pd.DataFrame, Counter[str]]:
@@ -317,6 +424,11 @@ def leave_out_bad_fields(
             wrong = values < NO_TIME_UNTIL
             wrong |= values.between(*NO_TIME_AROUND_1970)
         elif field.name in record.essential:
+            continue
+        elif field.kind == "labels":
+            if values.notna().any():
+                columns[field.name], faults = repair_labels(values)
+                notes.update({f"{fault}: left out": n for fault, n in faults.items()})
             continue
         else:
             if field.name == record.elapsed:

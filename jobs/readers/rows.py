@@ -169,7 +169,7 @@ def frame(rows: list[Row], record: Record = JOB) -> pd.DataFrame:
     columns: dict[str, pd.Series] = {}
     for name in names:
         values = [row.get(name) for row in rows]
-        if name in record.of_kind["text"]:
+        if name in (*record.of_kind["text"], *record.of_kind["labels"]):
             columns[name] = pd.Series(values, dtype=object)
         elif name in record.of_kind["time"]:
             columns[name] = units.times(np.array(values, dtype=float))

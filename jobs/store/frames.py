@@ -48,6 +48,7 @@ SHORT_KEYS = ("kind", "target")
 _EPOCH = pd.Timestamp("1970-01-01", tz="UTC")
 _ARROW = {
     "text": pa.string(),
+    "labels": pa.string(),
     "json": pa.string(),
     "number": pa.float64(),
     "time": pa.int64(),
@@ -241,7 +242,7 @@ def _values(series: pd.Series, kind: str) -> list[Any]:
             None if is_missing else json.dumps(value)
             for value, is_missing in zip(series, missing, strict=True)
         ]
-    elif kind == "text":
+    elif kind in ("text", "labels"):
         # PostgreSQL stores no NUL; only fields of records have been checked for it before.
         values = pc.replace_substring(
             pa.array(series.astype("str"), from_pandas=True), "\0", "\ufffd"

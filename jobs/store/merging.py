@@ -9,6 +9,8 @@ greater outcome.
 
 The winner gives the submission time and the whole outcome, so that these always agree with each
 other. What was asked for is the winner's too, and where the winner has no value, the other's.
+Of a field that changes while a job waits (its priority) the value stays that came first of all
+reports of one submission.
 
 Batch systems give a job's id again to another job after months or years. Reports whose submissions
 are ``RECYCLED_AFTER`` apart are of two jobs (see ``separate_recycled``).
@@ -177,6 +179,11 @@ def merge(left: pd.DataFrame, right: pd.DataFrame, record: Record = JOB) -> pd.D
         lacking = winner[name].isna() & loser[name].notna()
         if lacking.any():
             winner[name] = winner[name].where(~lacking, loser[name])
+    for name in record.first_reported:
+        first = left[name].notna()
+        if first.any():
+            first &= left["submitted_at"] == right["submitted_at"]
+            winner[name] = winner[name].mask(first, left[name])
     return winner
 
 

@@ -29,6 +29,7 @@ metadata = MetaData()
 _KEY_TEXT = Text().with_variant(Text(collation="C"), "postgresql")
 _TYPES: dict[str, TypeEngine[Any]] = {
     "text": Text(),
+    "labels": Text(),
     "number": Double(),
     "count": BigInteger(),
     "time": BigInteger(),

@@ -22,7 +22,11 @@ CANDIDATE_FIELDS = (
 CANDIDATE_COLUMNS = tuple(field.name for field in CANDIDATE_FIELDS)
 """Fields of a candidate beside those of its job. Both transfers begin or end at the site."""
 _TEXTS = frozenset(
-    {*JOB.of_kind["text"], *(field.name for field in CANDIDATE_FIELDS if field.kind == "text")}
+    {
+        *JOB.of_kind["text"],
+        *JOB.of_kind["labels"],
+        *(field.name for field in CANDIDATE_FIELDS if field.kind == "text"),
+    }
 )
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LOADER = "models.releases.logged_model"
 """This module's name, which versions store: it must not change."""
-TYPES = {"text": "string", "number": "double", "time": "datetime"}
+TYPES = {"text": "string", "number": "double", "time": "datetime", "labels": "string"}
 """MLflow's type of each kind of field."""
 OPTIONAL = ("job_id", "submitted_at")
 """Required fields of a job record that the loader fills in where the frame lacks the column."""

@@ -26,6 +26,7 @@ from services.http.columns import RowErrors, check_type, read_array, read_values
 from services.http.contract import (
     ARROW_TYPE,
     JSON_TYPE,
+    LABEL_FIELDS,
     MAX_JOBS,
     MAX_JSON_CONTAINERS,
     MAX_JSON_VALUES,
@@ -207,6 +208,7 @@ Row: Any = unchecked("Row", COLUMNS)
 _ROWS: Any = msgspec_json.Decoder(list[Row])
 _COLUMNS: Any = msgspec_json.Decoder(unchecked("Columns", COLUMNS, Raw))
 _VALUES: Any = msgspec_json.Decoder(list[Any])
+_OBJECTS: Any = msgspec_json.Decoder(list[Raw])
 
 
 @lru_cache
@@ -260,7 +262,7 @@ def _decode_columns(body: Raw, explain: Explain) -> dict[str, list[Any]]:
     columns = {}
     try:
         for name, values in set_members(asdict(_COLUMNS.decode(body))).items():
-            columns[name] = _VALUES.decode(values)
+            columns[name] = (_OBJECTS if name in LABEL_FIELDS else _VALUES).decode(values)
     except ValidationError as error:
         raise _wrong_json(
             error, lambda *reason: explain(reason[0], ".columns", reason[2])

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Raw, UnsetType
 
 from infra.aliases import Array
 from jobs.coded_jobs import NOT_AVAILABLE, Coded, CodedJobs
+from jobs.labels import clean_labels, parse_labels
 from jobs.schema import CLOCK_TOLERANCE, EARLIEST, JOB, TEXT_BYTES, Field
 from services.http.contract import FIELD_BY_NAME, ID_FIELDS
-from services.http.errors import HTTPError
+from services.http.errors import HTTPError, quote
 
 MAX_COLUMN_BYTES = 64 * 2**20
 """Bytes of one column written out: what a body could hold without repeating itself."""
@@ -89,6 +90,8 @@ def read_values(name: str, values: Sequence[Any], errors: RowErrors) -> pa.Array
         errors: Takes what is wrong; such values become null.
     """
     field = FIELD_BY_NAME[name]
+    if field.kind == "labels":
+        return _read_labels(values, errors)
     allowed = _TYPES[field.kind]
     types = set(map(type, values))
     if UnsetType in types:
@@ -101,6 +104,36 @@ def read_values(name: str, values: Sequence[Any], errors: RowErrors) -> pa.Array
     if field.kind == "number":
         return _check_numbers(field, _read_numbers(values), errors)
     return _check_times(field, _read_times(field, values, errors), errors)
+
+
+def _read_labels(values: Sequence[Any], errors: RowErrors) -> pa.Array:
+    """Labels from a JSON object a row, as bytes or text; None and UNSET for missing.
+
+    Each distinct object is read once.
+    """
+    clean: dict[Any, str | None] = {None: None, UNSET: None, b"null": None}
+    faults: dict[Any, str] = {}
+    texts: list[str | None] = []
+    for index, value in enumerate(values):
+        text = bytes(value) if isinstance(value, Raw) else value
+        if text not in clean:
+            clean[text], fault = _read_labels_of_job(text)
+            if fault:
+                faults[text] = fault
+        if text in faults:
+            errors.add(index, faults[text])
+        texts.append(clean[text])
+    return pa.array(texts, pa.string()).dictionary_encode().cast(CODED)
+
+
+def _read_labels_of_job(text: str | bytes) -> tuple[str | None, str]:
+    """The labels of a JSON object, and what is wrong with them, if anything."""
+    labels = parse_labels(text)
+    if labels is None:
+        return None, "labels is not an object of texts and numbers"
+    clean, left_out = clean_labels(labels)
+    name, fault = next(iter(left_out.items()), ("", ""))
+    return clean, f"labels has {fault}: {quote(name)}" if fault else ""
 
 
 def _right_type(field: Field, index: int, value: Any, errors: RowErrors) -> Any:
@@ -169,12 +202,18 @@ def check_type(name: str, type_: pa.DataType) -> None:
     kind = FIELD_BY_NAME[name].kind
     number = pa.types.is_integer(type_) or pa.types.is_floating(type_)
     fits = {
+        "labels": _is_text(type_),
         "text": _is_text(type_) or (name in ID_FIELDS and pa.types.is_integer(type_)),
         "number": number,
         "time": number or _is_text(type_) or pa.types.is_timestamp(type_),
     }
     if not fits[kind] and not pa.types.is_null(type_):
-        wanted = {"text": "text", "number": "a number", "time": "a timestamp, text or Unix seconds"}
+        wanted = {
+            "text": "text",
+            "number": "a number",
+            "time": "a timestamp, text or Unix seconds",
+            "labels": "text: a JSON object for each job",
+        }
         raise HTTPError(422, f"column {name} is {str(type_)[:100]}, not {wanted[kind]}")
 
 
@@ -189,9 +228,10 @@ def read_array(name: str, values: pa.Array, errors: RowErrors) -> pa.Array:
     field, type_ = FIELD_BY_NAME[name], values.type
     if pa.types.is_null(type_):
         text = pa.string() if name == "job_id" else CODED
-        return pa.nulls(
-            len(values), {"text": text, "number": pa.float64(), "time": TIME}[field.kind]
-        )
+        types = {"text": text, "number": pa.float64(), "time": TIME, "labels": CODED}
+        return pa.nulls(len(values), types[field.kind])
+    if field.kind == "labels":
+        return read_values(name, _check_lengths(field, values, errors).to_pylist(), errors)
     if field.kind == "text":
         values = values.cast(pa.string()) if pa.types.is_integer(type_) else values
         return _check_text(field, values, errors)
@@ -256,11 +296,11 @@ def _check_lengths(field: Field, values: pa.Array, errors: RowErrors) -> pa.Arra
             422, f"column {field.name} holds more than {MAX_COLUMN_BYTES // 2**20} MiB of text"
         )
     plain = values.cast(pa.string()) if pa.types.is_string_view(values.type) else values
-    if (pc.max(lengths).as_py() or 0) <= TEXT_BYTES:
+    if (pc.max(lengths).as_py() or 0) <= field.max_bytes:
         return plain
-    long = pc.fill_null(pc.greater(lengths, TEXT_BYTES), False)
+    long = pc.fill_null(pc.greater(lengths, field.max_bytes), False)
     errors.add_where(
-        long.to_numpy(zero_copy_only=False), f"{field.name} is longer than {TEXT_BYTES} bytes"
+        long.to_numpy(zero_copy_only=False), f"{field.name} is longer than {field.max_bytes} bytes"
     )
     return pc.if_else(long, pa.scalar(None, pa.string()), plain.cast(pa.string()))
 
@@ -332,6 +372,8 @@ def _repair_text(field: Field, values: pa.Array, errors: RowErrors) -> pa.Array:
 
 def _check_numbers(field: Field, values: pa.Array, errors: RowErrors) -> pa.Array:
     """Note the numbers that the field cannot have and make them null."""
+    if field.clipped:
+        values = pc.if_else(pc.greater(values, field.highest), field.highest, values)
     if not values.null_count and _all_within(field, values.to_numpy()):
         return values
     missing = values.is_null().to_numpy(zero_copy_only=False)

@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, defstruct
 from msgspec.structs import fields, force_setattr
 
+from jobs.labels import MAX_LABELS, MAX_NAME_CHARACTERS, MAX_VALUE_CHARACTERS
 from jobs.schema import COLUMNS, EARLIEST, FIELDS, QUERY_FIELDS, STATUSES, TEXT_BYTES, Field
 from models.ranking.candidates import CANDIDATE_FIELDS
 from models.ranking.order import POLICIES
@@ -29,10 +30,11 @@ MAX_EXPLAINED = 100
 MAX_QUANTILES = 20
 MAX_JSON_BYTES = 32 * 2**20
 MAX_ARROW_BYTES = 64 * 2**20
-MAX_JSON_CONTAINERS = 3 * MAX_CANDIDATES + 100
-"""Objects and lists in a JSON body: a job to rank is an object with a list of objects."""
-MAX_JSON_VALUES = (len(COLUMNS) + 2) * MAX_JOBS + 100
-"""Values in a JSON body: every field of every job."""
+MAX_JSON_CONTAINERS = 4 * MAX_CANDIDATES + 100
+"""Objects and lists in a JSON body: a job to rank is an object with labels and a list of objects.
+"""
+MAX_JSON_VALUES = (len(COLUMNS) + MAX_LABELS + 2) * MAX_JOBS + 100
+"""Values in a JSON body: every field and label of every job."""
 
 REQUIRED = ("job_id", "source")
 """Fields of every job in a request."""
@@ -49,6 +51,7 @@ CANDIDATE_MEMBERS = (
 """Fields in which the candidates of one job may differ."""
 ID_FIELDS = tuple(field.name for field in FIELDS if field.name.endswith("_id"))
 """Fields in which a whole number is its decimal text."""
+LABEL_FIELDS = tuple(field.name for field in FIELDS if field.kind == "labels")
 FIELD_BY_NAME = {field.name: field for field in (*FIELDS, *CANDIDATE_FIELDS)}
 
 # -- values
@@ -90,6 +93,13 @@ def value_type(field: Field, required: bool = False) -> Any:
             f"from {EARLIEST:%Y} to a day from now"
         )
         value = Annotated[Annotated[datetime, Meta(tz=True)] | float, Meta(description=meaning)]
+    elif field.kind == "labels":
+        text = Annotated[str, Meta(max_length=MAX_VALUE_CHARACTERS)]
+        name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARACTERS)]
+        meaning += f"; an object of texts and numbers, in all at most {field.max_bytes} bytes"
+        value = Annotated[
+            dict[name, text | float], Meta(max_length=MAX_LABELS, description=meaning)
+        ]
     elif field.name == "status":
         value = Annotated[Literal[STATUSES], Meta(description=meaning)]
     else:
@@ -141,6 +151,7 @@ def unchecked(name: str, names: Iterable[str], value: Any = Any, **more: Any) ->
     """The struct that decodes an object with members ``names``: UNSET where one is missing.
 
     Values are checked later, by column, so that one wrong job is named and the others are kept.
+    Labels stay JSON until then: each distinct object is decoded once.
 
     Args:
         name: The name of the struct.
@@ -148,7 +159,8 @@ def unchecked(name: str, names: Iterable[str], value: Any = Any, **more: Any) ->
         value: The type of their values.
         **more: Further members and their types.
     """
-    members = [(member, value) for member in names] + list(more.items())
+    members = [(name, Raw if name in LABEL_FIELDS else value) for name in names]
+    members += list(more.items())
     return defstruct(
         name,
         [(member, kind if kind is Any else kind | UnsetType, UNSET) for member, kind in members],

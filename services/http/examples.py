@@ -14,6 +14,9 @@ _JOB = {
     "requested_walltime": 7200,
     "requested_cores": 8,
     "requested_memory": 16e9,
+    "requested_gpus": 1,
+    "gpu_type": "a100",
+    "labels": {"biome": "root:Host", "input_reads": 1.2e6},
 }
 _OTHER_JOB = {"job_id": "124", "source": "example", "user": "bob", "requested_walltime": 3600}
 _FINISHED_JOB = {

@@ -23,6 +23,7 @@ from jobs.schema import (
     _sane,
     conform,
     derive_fields,
+    leave_out_bad_fields,
     split_valid,
 )
 
@@ -31,7 +32,7 @@ NOW = pd.Timestamp("2026-06-01", tz="UTC")
 
 def frame_schema() -> pa.DataFrameSchema:
     """pandera's schema of a DataFrame of jobs, from the same declarations as the product's checks."""
-    kinds = {"text": "str", "number": float, "time": TIME_TYPE}
+    kinds = {"text": "str", "number": float, "time": TIME_TYPE, "labels": "str"}
 
     def column(field: Field) -> pa.Column:
         check = pa.Check(partial(_sane, field=field), error=_complaint(field))
@@ -80,7 +81,10 @@ lengths = st.builds(
 texts = st.one_of(
     st.sampled_from([None, "", "a", "ä", "x\0y", "\udcff", 7]), st.text(max_size=5), lengths
 )
-a_kind = {"number": numbers, "time": times, "text": texts}
+objects = st.sampled_from(
+    [None, "", "rubbish", "[1]", '{"a":1}', '{"a":1.0}', '{"b":2.0,"a":"x"}', {"a": 1}, {"": 1}]
+)
+a_kind = {"number": numbers, "time": times, "text": texts, "labels": objects}
 status = st.sampled_from([None, "completed", "odd"])
 cells = st.sampled_from(FIELDS).flatmap(
     lambda field: st.tuples(
@@ -128,7 +132,7 @@ def test_no_accepted_job_lasts_a_negative_time(frame: pd.DataFrame) -> None:
         assert not (jobs[later] < jobs[earlier]).any()
     for name in OF_KIND["number"]:
         assert np.isfinite(jobs[name].dropna()).all()
-        assert not (jobs[name] < 0).any()
+        assert name == "priority" or not (jobs[name] < 0).any()
 
 
 @pytest.mark.parametrize(
@@ -158,6 +162,27 @@ def test_a_row_that_cannot_be_true_is_refused_with_its_reason(
     fields: dict[str, object], reason: str
 ) -> None:
     assert reasons(row(), row(**fields), row()) == [reason]
+
+
+def test_an_infinite_fair_share_becomes_the_highest_value() -> None:
+    shares = conform(pd.DataFrame([row(fair_share=value) for value in ("inf", 1231, 2e9, None)]))
+    assert shares["fair_share"].tolist()[:3] == [1e6, 1231, 1e6]
+    assert shares["fair_share"].isna().tolist() == [False, False, False, True]
+
+
+def test_a_bad_label_is_left_out_and_counted_and_its_job_stays() -> None:
+    good, wrong = '{"biome":"soil","reads":2.0}', '{"reads":2,"biome":"soil","bad":[1],"":7}'
+    jobs = conform(pd.DataFrame([row(labels=text) for text in (good, wrong, wrong, "[1]", None)]))
+    repaired, notes = leave_out_bad_fields(jobs)
+    assert repaired["labels"].tolist()[:3] == [good] * 3
+    assert repaired["labels"].isna().tolist() == [False, False, False, True, True]
+    assert notes == {
+        "a label that is neither text nor a number: left out": 2,
+        "a label with an empty name: left out": 2,
+        "labels that are no JSON object: left out": 1,
+    }
+    accepted, reasons = split_valid(repaired, now=NOW)
+    assert len(accepted) == 5 and reasons.empty
 
 
 def test_every_known_status_is_accepted() -> None:
