@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -277,9 +277,9 @@ class Record:
     @cached_property
     def of_kind(self) -> dict[Kind, tuple[str, ...]]:
         """The names of the fields of each kind."""
-        kinds: tuple[Kind, ...] = ("text", "number", "time", "labels")
         return {
-            kind: tuple(field.name for field in self.fields if field.kind == kind) for kind in kinds
+            kind: tuple(field.name for field in self.fields if field.kind == kind)
+            for kind in get_args(Kind)
         }
 
     @cached_property
@@ -364,12 +364,8 @@ def conform(frame: pd.DataFrame, record: Record = JOB) -> pd.DataFrame:
 
 
 def _missing(kind: Kind, rows: int) -> pd.Series:
-    value, dtype = {
-        "number": (np.nan, "float64"),
-        "time": (pd.NaT, TIME_TYPE),
-        "text": (None, "str"),
-        "labels": (None, "str"),
-    }[kind]
+    missing = {"number": (np.nan, "float64"), "time": (pd.NaT, TIME_TYPE)}
+    value, dtype = missing.get(kind, (None, "str"))
     return pd.Series(value, index=range(rows), dtype=dtype)
 
 
