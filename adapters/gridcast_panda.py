@@ -30,7 +30,9 @@ except ImportError:  # in Gridcast's own checkout
     from jobs.readers.panda_mapping import NAMES, map_job
     from services.client import Gridcast, RefusedError, UnavailableError
 
-URL, TOKEN = "http://127.0.0.1:3000", None
+URL = "http://127.0.0.1:3000"
+TOKEN_FILE = None
+"""File, readable by JEDI, of a token with the scopes predict and report."""
 SOURCE = "panda"
 OPT_OUT_USERS: frozenset[str] = frozenset()
 OPT_OUT_PROGRAMS: frozenset[str] = frozenset()
@@ -80,7 +82,7 @@ def _predict(task: Any, request: dict[str, Any], logger: Any) -> None:
         "requested_cores": request.get("coreCount") or 1,
     }
     fields = {name: value for name, value in fields.items() if value is not None}
-    with Gridcast(URL, TOKEN) as predictor:
+    with Gridcast(URL, token_file=TOKEN_FILE) as predictor:
         needs = predictor.task(fields, 1)
     message, is_new_user = needs["scout_prediction"], needs["per_job"]["cold_start"]
     user_kind = "new user" if is_new_user else "known"
@@ -132,7 +134,7 @@ class Outcomes:
             while len(jobs) < BATCH_JOBS and not self.waiting.empty():
                 jobs.append(self.waiting.get())
             try:
-                with Gridcast(URL, TOKEN) as predictor:
+                with Gridcast(URL, token_file=TOKEN_FILE) as predictor:
                     self._send(predictor, jobs)
                 self._failures_in_a_row = 0
             except UnavailableError:

@@ -230,7 +230,8 @@ def behind_proxy(home: Path, predictors: int) -> dict[str, Any]:
         "127.0.0.1",
         "--port",
     ]
-    environment = {**os.environ, "BENTOML_HOME": str(home / "bentoml")}
+    chosen = {"BENTOML_HOME": str(home / "bentoml"), "GRIDCAST_OPEN_ON_LOOPBACK": "true"}
+    environment = {**os.environ, **chosen}
     started = [
         subprocess.Popen([*serve, str(port)], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
         for port in ports

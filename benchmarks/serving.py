@@ -178,7 +178,8 @@ def serving() -> Iterator[str]:
     """``gridcast serve`` on a free port; yields its address once it is ready."""
     port = free_port()
     address = f"http://127.0.0.1:{port}"
-    environment = {**os.environ, "GRIDCAST_PREDICTOR_PORT": str(port)}
+    chosen = {"GRIDCAST_PREDICTOR_PORT": str(port), "GRIDCAST_OPEN_ON_LOOPBACK": "true"}
+    environment = {**os.environ, **chosen}
     process = subprocess.Popen(
         [sys.executable, "-m", "gridcast", "serve"],
         cwd=ROOT,

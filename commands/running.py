@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from dataclasses import replace
 from typing import Annotated
 
@@ -55,7 +56,7 @@ def serve() -> None:
     from infra.processes import up as run
 
     settings = prepare_environment()
-    _check_host(settings)
+    _prepare_access(settings)
     only = [
         replace(component, after=())
         for component in local_components(settings, servers=False)
@@ -77,7 +78,7 @@ def dashboard() -> None:
     from services.dashboard_server import run
 
     settings = prepare_environment()
-    print_note(f"the page is on http://{settings.host_in_url}:{settings.dashboard_port}")
+    print_note(f"The page of tasks: {_prepare_access(settings)}")
     run(settings)
 
 
@@ -110,7 +111,6 @@ def up(
 
     MLflow, Prefect, the predictor, the page of tasks, and the schedules.
     """
-    from infra import components
     from infra.components import local_components
     from infra.processes import up as run
     from infra.site import site_components
@@ -118,12 +118,7 @@ def up(
     settings = settings_of(demo)
     if demo and site:
         raise InputError("--demo and --site: give one of them")
-    _check_host(settings)
-    if settings.make_token():
-        print_note(
-            f"MLflow and Prefect ask for a login: gridcast, password {settings.admin_token}\n"
-            f"(in {settings.token_file}, which only you can read)"
-        )
+    page = _prepare_access(settings)
     if ((move or empty) and not site) or (move and empty):
         raise InputError("--move and --empty say how the first up --site begins: give one of them")
     if site:
@@ -142,18 +137,34 @@ def up(
         wanted = demo_components(settings)
     else:
         wanted = site_components(settings) if site else local_components(settings)
-    page = components.address(settings, settings.dashboard_port)
-    run(
-        settings,
-        wanted,
-        say=print_note,
-        when_ready=lambda: show_rows(
-            [{"part": component.name, "address": component.address} for component in wanted],
-            False,
-            "Up",
-            meaning=f"The page of tasks is on {page}; Ctrl-C stops all.",
-        ),
-    )
+    rows = [{"part": component.name, "address": component.address} for component in wanted]
+
+    def show() -> None:
+        show_rows(rows, False, "Up", meaning="Ctrl-C stops all.")
+        print_note(f"The page of tasks: {page}")
+
+    run(settings, wanted, say=print_note, when_ready=show)
+
+
+def _prepare_access(settings: Settings) -> str:
+    """Check the address of the servers, and make the token that they demand where none is set.
+
+    Returns:
+        The page's address for a person. It logs in where its token is new, or where it is printed
+        on a terminal: a log file may be read by others.
+    """
+    _check_host(settings)
+    is_new = settings.make_token()
+    page = f"http://{settings.host_in_url}:{settings.dashboard_port}"
+    if is_new:
+        print_note(
+            f"Every server asks for a token. A new one is in {settings.token_path}, which only you "
+            "can read. MLflow and Prefect: user gridcast, password the token."
+        )
+    if is_new or sys.stderr.isatty():
+        return f"{page}/?token={settings.admin_token}"
+    source = settings.token_path if settings.token_path.exists() else "GRIDCAST_TOKENS"
+    return f"{page} (a token is asked for, that of {source})"
 
 
 def _check_host(settings: Settings) -> None:

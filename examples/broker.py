@@ -1,6 +1,8 @@
 """A broker in 30 lines: it asks for 1,000 waiting jobs at once, and takes the shortest first.
 
-Usage: GRIDCAST_TOKEN=… python examples/broker.py JOBS.csv [http://127.0.0.1:3000]
+Usage: python examples/broker.py JOBS.csv [http://127.0.0.1:3000]
+
+The token is that of the file GRIDCAST_TOKEN_FILE, by default the one that ``gridcast up`` made.
 """
 
 import csv
@@ -26,7 +28,8 @@ def main(file: str, url: str = "http://127.0.0.1:3000") -> None:
     """Print the ten of the file's first 1,000 jobs that are predicted to be the shortest."""
     with Path(file).open(encoding="utf-8") as lines:
         jobs = [as_job(row) for row in islice(csv.DictReader(lines), 1000)]
-    with Gridcast(url, token=os.environ.get("GRIDCAST_TOKEN"), timeout=30) as predictor:
+    token_file = os.environ.get("GRIDCAST_TOKEN_FILE", "gridcast-data/token")
+    with Gridcast(url, token_file=token_file, timeout=30) as predictor:
         predictions = predictor.predict(jobs)
     reasons = [row["fallback"] for row in predictions if "fallback" in row]
     count = f"{len(predictions):,} jobs"

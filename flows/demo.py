@@ -35,7 +35,7 @@ from jobs.writers import write_jobs
 from monitoring.decay.champion import watch_champion
 from monitoring.tasks.watch import TaskWatch
 from services.client import Gridcast
-from services.http.authentication import token_with_scopes
+from services.http.authentication import own_token
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -68,7 +68,7 @@ def demo(progress: Progress) -> list[dict[str, Any]]:
     engine = open_store(settings.store_url)
     progress("starting the predictor", 0.45)
     with predictor(settings) as address:
-        token = token_with_scopes(settings.tokens.get_secret_value(), "predict", "report")
+        token = own_token(settings, "predict", "report")
         broker = Gridcast(address, token=token, timeout=30)
         progress(f"predicting {BATCH_ROWS:,} jobs, {CALLS} times", 0.55)
         latency = time_calls(broker, later.head(BATCH_ROWS))
@@ -137,6 +137,7 @@ def _errors(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 @contextmanager
 def predictor(settings: Settings) -> Iterator[str]:
     """Run the predictor on a free port as a process of its own; yields its address once ready."""
+    settings.make_token()
     with socket.socket() as probe:
         probe.bind((settings.host, 0))
         port = probe.getsockname()[1]

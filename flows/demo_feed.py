@@ -22,7 +22,7 @@ from jobs.store import add_jobs, open_store
 from jobs.workload.demonstration import DemonstrationLog
 from jobs.writers import write_jobs
 from services.client import Gridcast
-from services.http.authentication import token_with_scopes
+from services.http.authentication import own_token
 
 BATCH_ROWS = 1000
 PAUSE = 20.0
@@ -34,7 +34,7 @@ STARTED = "the demo's jobs go on"
 def main() -> None:
     """Step until the process is stopped; an error ends it, and it is started again."""
     settings = prepare_environment()
-    token = token_with_scopes(settings.tokens.get_secret_value(), "predict", "report")
+    token = own_token(settings, "predict", "report")
     jobs, until = read_jobs_to_come(settings)
     log = DemonstrationLog(jobs, until, until)
     print(f"{STARTED} from {until:%Y-%m-%d %H:%M} UTC on", flush=True)

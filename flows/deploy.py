@@ -17,7 +17,7 @@ from infra.errors import GridcastError
 from infra.settings import Settings, prepare_environment
 from models.releases.verification import verify
 from models.releases.versions import Version
-from services.http.authentication import token_with_scopes
+from services.http.authentication import own_token
 
 TAKE_SECONDS = 120.0
 """The time in which a predictor must load the champion and learn the history of the store."""
@@ -91,5 +91,5 @@ def await_predictor(address: str, version: Version, settings: Settings) -> bool:
 
 def _token(settings: Settings) -> dict[str, str]:
     """The header for Gridcast's own request, where authentication is on."""
-    token = token_with_scopes(settings.tokens.get_secret_value(), "predict")
+    token = own_token(settings, "predict")
     return {"Authorization": f"Bearer {token}"} if token else {}

@@ -109,6 +109,7 @@ def environment(settings: Settings, mlflow_address: str) -> dict[str, str]:
     prefect_address = settings.prefect_url or address(settings, settings.prefect_port)
     return {
         "GRIDCAST_HOME": str(settings.home.absolute()),
+        "GRIDCAST_TOKEN_FILE": str(settings.token_path),
         "GRIDCAST_MLFLOW_URL": mlflow_address,
         "PREFECT_API_URL": f"{prefect_address}/api",
         "PREFECT_CLI_PROMPT": "false",  # nobody could answer it
@@ -155,6 +156,7 @@ def dashboard(
         ("uvicorn --factory services.dashboard_server:create_app", *options.split()),
         environment=shared,
         after=after,
+        token=settings.any_token,
     )
 
 
@@ -221,6 +223,7 @@ def mlflow(settings: Settings, after: tuple[str, ...] = ()) -> Component:
         # uvicorn. Artifacts are files: nobody can write one through the server.
         environment={
             "GRIDCAST_HOME": str(settings.home.absolute()),
+            "GRIDCAST_TOKEN_FILE": str(settings.token_path),
             "MLFLOW_BACKEND_STORE_URI": settings.tracking_url,
             "_MLFLOW_SERVER_FILE_STORE": settings.tracking_url,
             "_MLFLOW_SERVER_ARTIFACT_ROOT": artifacts,

@@ -15,7 +15,7 @@ from secrets import token_urlsafe
 from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra.errors import InputError
@@ -152,8 +152,25 @@ class Settings(BaseSettings):
     )
     tokens: SecretStr = Field(
         SecretStr(""),
-        description="bearer tokens as token:scope+scope, comma-separated; empty: no authentication",
+        description="bearer tokens as token:scope+scope, comma-separated, beside that of the file",
     )
+    token_file: Path | None = Field(
+        None,
+        description="file of one token with the scope admin, which `up` makes where there is "
+        "none; default token in the data folder",
+    )
+    open_on_loopback: bool = Field(
+        False,
+        description="the predictor and the page answer every user of this machine without a "
+        "token; refused for another address than a loopback one",
+    )
+
+    @field_validator("open_on_loopback")
+    @classmethod
+    def _only_on_loopback(cls, is_open: bool, info: ValidationInfo) -> bool:
+        if is_open and info.data.get("host") not in LOOPBACK:
+            raise ValueError("other machines reach the address that the servers bind to")
+        return is_open
 
     @property
     def host_names(self) -> tuple[str, ...]:
@@ -243,18 +260,27 @@ class Settings(BaseSettings):
         return f"postgresql://gridcast:{password}@127.0.0.1:{self.postgres_port}/{database}"
 
     @property
-    def token_file(self) -> Path:
-        """File of the token with the scope admin that ``gridcast up`` makes; not a setting."""
-        return self.home.absolute() / "token"
+    def token_path(self) -> Path:
+        """File of the token with the scope admin that ``gridcast up`` makes."""
+        return (self.token_file or self.home / "token").absolute()
 
     @property
     def all_tokens(self) -> str:
-        """The tokens of the settings, and the one that ``gridcast up`` made, as ``tokens``."""
+        """The tokens of the settings, and the one of the file, as ``tokens``."""
         try:
-            own = self.token_file.read_text().strip()
+            own = self.token_path.read_text().strip()
         except OSError:
             own = ""
         return ",".join(filter(None, (self.tokens.get_secret_value(), own and f"{own}:admin")))
+
+    @property
+    def predictor_tokens(self) -> str:
+        """The tokens for requests to ``predictor_address``, as ``tokens``.
+
+        That of the data folder opens every server here, so no other machine is sent it.
+        """
+        is_own = urlsplit(self.predictor_address).hostname in self.host_names
+        return self.all_tokens if is_own or self.token_file else self.tokens.get_secret_value()
 
     @property
     def admin_token(self) -> str:
@@ -288,10 +314,21 @@ class Settings(BaseSettings):
         if self.admin_token:
             return False
         self.folder(".")
-        with os.fdopen(
-            os.open(self.token_file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w"
-        ) as file:
-            file.write(f"{token_urlsafe(32)}\n")
+        draft = self.token_path.with_name(f"{self.token_path.name}.{os.getpid()}")
+        try:
+            with os.fdopen(
+                os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w"
+            ) as file:
+                file.write(f"{token_urlsafe(32)}\n")
+            os.link(draft, self.token_path)
+        except OSError as error:
+            if self.admin_token:  # made by another process meanwhile
+                return False
+            raise SettingsError(
+                f"{self.token_path} has no token and cannot be made: {error.strerror}"
+            ) from None
+        finally:
+            draft.unlink(missing_ok=True)
         return True
 
     @property
@@ -301,7 +338,7 @@ class Settings(BaseSettings):
         >>> Settings(tokens="0123456789abcdef:predict,fedcba9876543210:admin").any_token
         '0123456789abcdef'
         """
-        return self.tokens.get_secret_value().partition(",")[0].strip().rpartition(":")[0]
+        return self.all_tokens.partition(",")[0].strip().rpartition(":")[0]
 
     def folder(self, name: str) -> Path:
         """The absolute path of a folder of the data folder, which is made if it does not exist."""
@@ -324,7 +361,8 @@ def read_settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "GRIDCAST_" + "_".join(map(str, first["loc"])).upper()
-        raise SettingsError(f"the setting {name} is wrong: {first['msg'].lower()}") from None
+        reason = first["msg"].lower().removeprefix("value error, ")
+        raise SettingsError(f"the setting {name} is wrong: {reason}") from None
 
 
 @lru_cache(maxsize=1)

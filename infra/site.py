@@ -46,11 +46,8 @@ def site_components(settings: Settings) -> list[Component]:
         SettingsError: if a program is missing or the settings do not fit together.
     """
     ports = replica_ports(settings)
-    if not settings.any_token and settings.host not in LOOPBACK:
-        raise SettingsError(
-            f"behind a proxy at {settings.host} every caller would seem to be this machine: "
-            "set GRIDCAST_TOKENS"
-        )
+    if not settings.tokens.get_secret_value() and settings.host not in LOOPBACK:
+        raise SettingsError(f"at {settings.host} others reach the servers: set GRIDCAST_TOKENS")
     if settings.database_url and not (settings.mlflow_url and settings.prefect_database_url):
         raise SettingsError(
             "with GRIDCAST_DATABASE_URL, also GRIDCAST_MLFLOW_URL and "

@@ -2,7 +2,7 @@
 
 Where orjson is installed it writes and reads JSON, several times as fast.
 
-    grid = Gridcast("http://127.0.0.1:3000", token="…", timeout=0.5)
+    grid = Gridcast("http://127.0.0.1:3000", token_file="gridcast-data/token", timeout=0.5)
     job = {"job_id": "17", "source": "my-site", "user": "alice", "requested_walltime": 7200}
     for row in grid.predict([job]):
         print(row["walltime"], row["walltime_low"], row["walltime_high"])
@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as OutOfTime
 from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 from typing import Any, cast, overload
 
 import httpx
@@ -77,14 +78,24 @@ class Gridcast:
 
     Args:
         url: Its address.
-        token: A bearer token, where it needs one.
+        token: A bearer token; one with the scope predict, for ``report`` the scope report.
         timeout: The longest that ``predict`` may take, connection and all, in seconds.
+        token_file: File of the token, instead of ``token``.
+
+    Raises:
+        OSError: The file cannot be read.
     """
 
     def __init__(
-        self, url: str = "http://127.0.0.1:3000", token: str | None = None, timeout: float = 0.5
+        self,
+        url: str = "http://127.0.0.1:3000",
+        token: str | None = None,
+        timeout: float = 0.5,
+        token_file: str | Path | None = None,
     ) -> None:
         self.timeout = timeout
+        if token_file:
+            token = Path(token_file).read_text(encoding="utf-8").strip()
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         # Proxies of the environment are for the outside world; the predictor is near.
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=False)

@@ -26,7 +26,7 @@ from infra.errors import GridcastError, InputError
 from infra.settings import Settings
 from jobs.store import count_jobs, read_unique_contexts
 from services.client import UNREACHABLE, Gridcast, RefusedError
-from services.http.authentication import token_with_scopes
+from services.http.authentication import own_token
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -141,8 +141,7 @@ def write_table(
 
 def own_predictor(settings: Settings) -> Gridcast:
     """A client of this data folder's predictor that waits longer than a broker does."""
-    token = token_with_scopes(settings.tokens.get_secret_value(), "predict")
-    return Gridcast(settings.predictor_address, token, timeout=30)
+    return Gridcast(settings.predictor_address, own_token(settings, "predict"), timeout=30)
 
 
 def prediction_function(

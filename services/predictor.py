@@ -68,7 +68,8 @@ Predictor.mount_asgi_app(endpoints.app(), path="/")
 Predictor.add_asgi_middleware(ProblemResponses)
 Predictor.add_asgi_middleware(
     Guard,
-    tokens=read_tokens(settings.tokens.get_secret_value()),
+    tokens=read_tokens(settings.all_tokens),
     hosts=frozenset(settings.host_names),
     scope_of_path=SCOPE_OF_PATH,
+    open_on_loopback=settings.open_on_loopback,
 )

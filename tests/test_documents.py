@@ -85,7 +85,7 @@ def typed() -> list[tuple[str, list[str]]]:
                 if prompted and not line.startswith("$ "):
                     continue
                 words = (
-                    shlex.split(line.removeprefix("$ "), comments=True)
+                    shlex.split(line.removeprefix("$ ").removesuffix("\\"), comments=True)
                     if "gridcast" in line
                     else []
                 )

@@ -86,7 +86,7 @@ def environment(folder: Path) -> dict[str, str]:
     return {
         **{key: value for key, value in os.environ.items() if not key.startswith("GRIDCAST_")},
         **{f"GRIDCAST_{name}_PORT": str(free_port()) for name in ports},
-        "GRIDCAST_HOME": str(folder / "data"),
+        "GRIDCAST_HOME": str(folder / "gridcast-data"),
         "PYTHONPATH": str(ROOT),
         "COLUMNS": "80",
     }
@@ -149,8 +149,9 @@ def test_the_predictor_answers_as_readme_shows(
 ) -> None:
     assert up
     command, lines = COMMANDS["curl -s"]
-    words = shlex.split(command.replace(":3000", f":{environment['GRIDCAST_PREDICTOR_PORT']}"))
-    answer = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    typed = command.replace(":3000", f":{environment['GRIDCAST_PREDICTOR_PORT']}")
+    words = ["/bin/bash", "-c", typed]  # the token is read by a command of its own
+    answer = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True).stdout
     answered, shown = json.loads(answer), json.loads("".join(lines))
     assert [list(row) for row in answered["rows"]] == [list(row) for row in shown["rows"]]
     if not (folder / "generated").exists():

@@ -72,6 +72,7 @@ class Site:
         chosen |= {
             "replica_ports": f"{self.first_port + 10},{self.first_port + 11}",
             "home": self.mount / "home",
+            "open_on_loopback": True,
         }
         # A simulated day lasts minutes, and so must what is said in hours.
         chosen |= {"cooldown_hours": 0.01, "collect": f"pbs={self.accounting},folder={self.dumps}"}

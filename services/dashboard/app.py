@@ -1,8 +1,8 @@
 """The shifters' web page: a Starlette app with the page, a JSON API of all it shows, and events.
 
-It only reads what others stored: the task watch, the monitor and the registry. Reading needs no
-token on this machine; from elsewhere any token, and to change something one with the scope admin:
-as a bearer, or as the password that a browser asks for.
+It only reads what others stored: the task watch, the monitor and the registry. Reading needs a
+token, and changing something one with the scope admin: by a link that logs a browser in, as a
+bearer, or as the password that a browser asks for.
 """
 
 from __future__ import annotations
@@ -30,16 +30,9 @@ from jobs.store import open_store, set_threshold
 from monitoring.tasks.latest_tasks import LatestTasks
 from monitoring.tasks.states import Thresholds
 from services.dashboard import jobs, models_overview, overview, sites, tasks
+from services.dashboard.access import Access
 from services.dashboard.metrics import metrics
 from services.dashboard.values import as_json
-from services.http.authentication import (
-    Token,
-    as_bearer,
-    check_host_and_origin,
-    is_local,
-    read_tokens,
-    scopes_of_header,
-)
 from services.http.errors import HTTPError, error_response
 
 PAGE = Path(__file__).parent / "page"
@@ -83,8 +76,7 @@ class Dashboard:
         self.engine = open_store(settings.store_url)
         self.latest = LatestTasks(settings.folder("tasks"))
         self.ended = threading.Event()
-        self.tokens = read_tokens(settings.all_tokens)
-        self.hosts = frozenset(settings.host_names)
+        self.access = Access(settings)
         self.training: Popen[bytes] | None = None
 
     @property
@@ -105,7 +97,6 @@ class Dashboard:
             stop()
 
         reads: dict[str, Handler] = {
-            **dict.fromkeys(VIEWS, self._index),
             "/metrics": self._metrics,
             "/reports/{name}": self._report,
             "/api/events": self._events,
@@ -128,7 +119,8 @@ class Dashboard:
             "/api/unpin": self._unpin,
             "/api/retrain": self._retrain,
         }
-        routes = [Route(path, self._guarded(handler)) for path, handler in reads.items()]
+        routes = [Route(path, self._view) for path in VIEWS]
+        routes += [Route(path, self._guarded(handler)) for path, handler in reads.items()]
         routes += [
             Route(path, self._guarded(handler, "admin"), methods=["POST"])
             for path, handler in changes.items()
@@ -146,11 +138,26 @@ class Dashboard:
     def _guarded(
         self, handler: Handler, scope: str = ""
     ) -> Callable[[Request], Awaitable[Response]]:
-        """A handler for authorized callers; errors are answered by one sentence."""
+        """A handler for authorized callers."""
+
+        async def authorize(request: Request) -> Any:
+            self.access.check(request, scope)
+            return await handler(request)
+
+        return self._answering(authorize, not scope)
+
+    def _answering(
+        self, handler: Handler, asks_password: bool = True
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """A handler whose errors are answered by one sentence.
+
+        Args:
+            handler: Gives a response, or what becomes JSON.
+            asks_password: Whether a browser may ask for a token as a password where one is needed.
+        """
 
         async def respond(request: Request) -> Response:
             try:
-                check(request, scope, self.tokens, self.hosts)
                 content = await handler(request)
             except HTTPError as error:
                 content = error_response(error)
@@ -162,9 +169,20 @@ class Dashboard:
                 response = Response(as_json(content), media_type="application/json")
             for name, value in HEADERS.items():
                 response.headers.setdefault(name, value)
+            if response.status_code == 401 and not asks_password:
+                response.headers["WWW-Authenticate"] = "Bearer"
             return response
 
         return respond
+
+    async def _view(self, request: Request) -> Response:
+        """One of VIEWS, which a link with a token logs in to."""
+        is_login = "token" in request.query_params
+        handler = self._answering(self._login) if is_login else self._guarded(self._index)
+        return await handler(request)
+
+    async def _login(self, request: Request) -> Response:
+        return self.access.login(request)
 
     async def _index(self, request: Request) -> Response:
         return FileResponse(PAGE / "index.html")
@@ -320,34 +338,6 @@ class PageFiles(StaticFiles):
         response.headers["Cache-Control"] = "no-cache"
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
-
-
-def check(request: Request, scope: str, tokens: tuple[Token, ...], hosts: frozenset[str]) -> None:
-    """Let a caller pass who may read, or with a ``scope`` change something.
-
-    Args:
-        request: The request.
-        scope: The scope that the token needs; empty for reading.
-        tokens: The tokens that are configured.
-        hosts: The names of this machine.
-
-    Raises:
-        HTTPError: The caller may not (401, 403), or names another host (400).
-    """
-    headers = {
-        name.decode("latin-1").lower(): value.decode("latin-1")
-        for name, value in request.headers.raw
-    }
-    check_host_and_origin(headers, hosts)
-    if not scope and is_local(request.client.host if request.client else None):
-        return
-    if not tokens:
-        raise HTTPError(403, "no tokens are configured; set GRIDCAST_TOKENS")
-    scopes = scopes_of_header(as_bearer(headers.get("authorization", "")), tokens)
-    if scopes is None:
-        raise HTTPError(401, "a known token is needed")
-    if scope and scope not in scopes:
-        raise HTTPError(403, f"the token has not the scope {scope}")
 
 
 async def _body(request: Request) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from models.quantities.targets import TARGETS
 from monitoring.advising import advise, sentences
 from services.client import Gridcast, RefusedError, UnavailableError
 from services.dashboard.values import records
-from services.http.authentication import token_with_scopes
+from services.http.authentication import own_token
 from services.http.errors import HTTPError
 
 if TYPE_CHECKING:
@@ -155,8 +155,7 @@ def advice(engine: Engine, settings: Settings, name: str, now: datetime) -> dict
 
 
 def _predictor(settings: Settings) -> Gridcast:
-    token = token_with_scopes(settings.tokens.get_secret_value(), "predict")
-    return Gridcast(settings.predictor_address, token, timeout=PATIENCE)
+    return Gridcast(settings.predictor_address, own_token(settings, "predict"), timeout=PATIENCE)
 
 
 def _predict(

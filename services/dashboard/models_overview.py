@@ -89,7 +89,7 @@ def models(engine: Engine, settings: Settings, is_training: bool = False) -> dic
         "charts": charts(measured),
         "measurements": records(newest[["measured_at", "kind", "name", "value"]]),
         "links": _links(settings),
-        "login": LOGIN.format(file=settings.token_file) if settings.admin_token else "",
+        "login": LOGIN.format(file=settings.token_path) if settings.admin_token else "",
     }
 
 

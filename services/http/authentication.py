@@ -1,8 +1,8 @@
 """Authentication: bearer tokens with scopes, and no foreign Host or Origin.
 
 A token is configured as ``token:scope+scope`` in GRIDCAST_TOKENS, several separated by commas, so
-that an old and a new one hold while callers change over. Without any token the service answers
-this machine only.
+that an old and a new one hold while callers change over; another one is in the token file, which
+``gridcast up`` makes. Without a token nothing but OPEN is answered.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from infra.settings import SettingsError, split_list
+from infra.settings import Settings, SettingsError, split_list
 from services.http.errors import HTTPError, send_error
 
 SCOPES = ("predict", "report", "admin")
 """``admin`` implies the others; any token may read the model's card, metrics and documents."""
-OPEN = ("/livez", "/healthz")
-"""Addresses for an orchestrator that holds no secret; they tell that the process runs."""
+OPEN = ("/livez", "/healthz", "/readyz")
+"""Addresses for an orchestrator that holds no secret: whether the process runs, and is ready."""
+NO_TOKENS = "no tokens are configured; `gridcast up` makes one, or set GRIDCAST_TOKENS"
+NOT_KNOWN = "a known bearer token is needed, as that in the file `token` of the data folder"
 LEAST_TOKEN = 16
 MAX_HEADERS = 100
 MAX_HEAD_BYTES = 32 * 2**10
@@ -91,22 +93,30 @@ def token_with_scopes(text: str, *needed: str) -> str | None:
     return min(fitting)[2] if fitting else None
 
 
+def own_token(settings: Settings, *needed: str) -> str | None:
+    """The token for Gridcast's own calls to its predictor; None where no token allows them."""
+    return token_with_scopes(settings.predictor_tokens, *needed)
+
+
 def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
-def scopes_of_header(header: str, tokens: Iterable[Token]) -> frozenset[str] | None:
-    """The scopes of an Authorization header, None if its token is unknown.
+def known_token(secret: str, tokens: Iterable[Token]) -> Token | None:
+    """The token with this secret, None if there is none.
 
     Every token is compared, whole: the time taken tells nothing about them.
     """
-    kind, _, secret = header.partition(" ")
     digest = _digest(secret.strip())
-    scopes: frozenset[str] | None = None
-    for token in tokens:
-        if hmac.compare_digest(token.digest, digest) and kind.lower() == "bearer":
-            scopes = token.scopes
-    return scopes
+    matching = [token for token in tokens if hmac.compare_digest(token.digest, digest)]
+    return matching[-1] if matching else None
+
+
+def scopes_of_header(header: str, tokens: Iterable[Token]) -> frozenset[str] | None:
+    """The scopes of an Authorization header, None if its token is unknown."""
+    kind, _, secret = header.partition(" ")
+    token = known_token(secret, tokens)
+    return token.scopes if token and kind.lower() == "bearer" else None
 
 
 def as_bearer(header: str) -> str:
@@ -129,6 +139,7 @@ def authorize(
     scope_of_path: Mapping[str, str],
     least_scope: str = "",
     open_paths: Sequence[str] = OPEN,
+    open_on_loopback: bool = False,
 ) -> None:
     """Let a request pass, or refuse it.
 
@@ -141,23 +152,19 @@ def authorize(
         scope_of_path: The scope that a token needs, where any is not enough.
         least_scope: The scope that a token needs elsewhere; empty for any.
         open_paths: Addresses that need no token.
+        open_on_loopback: Whether callers on this machine need no token.
 
     Raises:
         HTTPError: 400, 401 or 403.
     """
     check_host_and_origin(headers, hosts)
-    if path in open_paths:
+    if path in open_paths or (open_on_loopback and is_local(client)):
         return
     if not tokens:
-        if not is_local(client):
-            raise HTTPError(
-                403,
-                "no tokens are configured, so only this machine is answered; set GRIDCAST_TOKENS",
-            )
-        return
+        raise HTTPError(403, NO_TOKENS)
     scopes = scopes_of_header(as_bearer(headers.get("authorization", "")), tokens)
     if scopes is None:
-        raise HTTPError(401, "a known bearer token is needed")
+        raise HTTPError(401, NOT_KNOWN)
     needed = scope_of_path.get(path, least_scope)
     if needed and not allows(scopes, needed):
         raise HTTPError(403, f"the token has not the scope {needed}")
@@ -232,6 +239,7 @@ class Guard:
         scope_of_path: The scope that a token needs, where any is not enough.
         least_scope: The scope that a token needs elsewhere; empty for any.
         open_paths: Addresses that need no token.
+        open_on_loopback: Whether callers on this machine need no token.
     """
 
     def __init__(
@@ -242,12 +250,14 @@ class Guard:
         scope_of_path: Mapping[str, str],
         least_scope: str = "",
         open_paths: Sequence[str] = OPEN,
+        open_on_loopback: bool = False,
     ) -> None:
         self.app = app
         self.tokens = tokens
         self.hosts = hosts
         self.scope_of_path = scope_of_path
         self.least_scope, self.open_paths = least_scope, open_paths
+        self.open_on_loopback = open_on_loopback
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer the refusal."""
@@ -268,6 +278,7 @@ class Guard:
                 self.scope_of_path,
                 self.least_scope,
                 self.open_paths,
+                self.open_on_loopback,
             )
         except HTTPError as refusal:
             await send_error(refusal, scope, receive, send)

@@ -80,7 +80,7 @@ def describe() -> Schema:
             "description": "Predicts, before a grid job runs, how long it will run and what it "
             "will use, with calibrated ranges.",
         },
-        "security": [{}, {"bearer": []}],
+        "security": [{"bearer": []}],
         "paths": {item.path: {item.method.lower(): _operation(item)} for item in ENDPOINTS},
         "components": {
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
@@ -97,6 +97,8 @@ def _operation(endpoint: Endpoint) -> Schema:
         "summary": endpoint.summary,
         "responses": {"200": _success(endpoint)} | _refusals(endpoint),
     }
+    if endpoint.path in OPEN:
+        operation["security"] = []
     if endpoint.description:
         operation["description"] = endpoint.description
     if endpoint.bodies:

@@ -151,7 +151,7 @@ without a site, replicas.""",
     Endpoint(
         "/readyz",
         "readyz",
-        "200 once a model or the bare histories answer.",
+        "200 once a model or the bare histories answer; needs no token.",
         text=True,
         served_by_bentoml=True,
         statuses=(400, 503),

@@ -22,7 +22,9 @@ def test_the_broker_lists_the_shortest_jobs(log: Path, trained_home: Path) -> No
         predictor.http.headers["Authorization"] = f"Bearer {TOKEN}"
         predictor.wait_until_ready()
         command = (str(EXAMPLES / "broker.py"), str(log), predictor.url)
-        lines = run(*command, folder=log.parent, GRIDCAST_TOKEN=TOKEN).splitlines()
+        token_file = trained_home / "broker-token"
+        token_file.write_text(f"{TOKEN}\n")
+        lines = run(*command, folder=log.parent, GRIDCAST_TOKEN_FILE=str(token_file)).splitlines()
     assert lines[0] == "1,000 jobs predicted"
     assert all(line.endswith("(gridcast-1)") for line in lines[1:])
     minutes = [float(line.split()[2]) for line in lines[1:]]
@@ -32,7 +34,8 @@ def test_the_broker_lists_the_shortest_jobs(log: Path, trained_home: Path) -> No
 
 def test_the_broker_goes_on_by_requests_without_a_predictor(log: Path) -> None:
     command = (str(EXAMPLES / "broker.py"), str(log), f"http://127.0.0.1:{free_port()}")
-    lines = run(*command, folder=log.parent).splitlines()
+    (log.parent / "token").write_text(TOKEN)
+    lines = run(*command, folder=log.parent, GRIDCAST_TOKEN_FILE="token").splitlines()
     assert lines[0].startswith("1,000 of 1,000 jobs without a prediction: the predictor cannot")
     requests = pd.read_csv(log, nrows=1000)["requested_walltime"].nsmallest(10) / 60
     assert [float(line.split()[2]) for line in lines[1:]] == pytest.approx(

@@ -55,7 +55,9 @@ def test_what_happens_is_stored_and_predicted_and_again_changes_nothing(
     came = expected[expected["submitted_at"] > log.now]
     ended = expected[expected["ended_at"] > log.now]
     assert len(came) > 10 and len(ended) > 10
-    with predictor(settings) as address, Gridcast(address, timeout=30) as broker:
+    settings.make_token()
+    token = settings.admin_token
+    with predictor(settings) as address, Gridcast(address, token, timeout=30) as broker:
         advance(settings, broker, log, log.now, now)
         engine = open_store(settings.store_url)
         first = read_jobs(engine).set_index("job_id").sort_index()

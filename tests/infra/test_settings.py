@@ -16,6 +16,7 @@ from infra.settings import (
     prepare_environment,
     read_settings,
 )
+from services.http.authentication import own_token
 
 
 def test_the_embedded_default_lies_in_one_data_folder(tmp_path, monkeypatch):
@@ -105,13 +106,40 @@ def test_up_makes_a_token_once_where_no_admin_token_is_set(tmp_path: Path) -> No
     assert settings.admin_token == "" and settings.prefect_login == ""
     assert settings.make_token() and not settings.make_token()
     token = settings.admin_token
-    assert settings.token_file.stat().st_mode & 0o777 == 0o600
+    assert settings.token_path.stat().st_mode & 0o777 == 0o600
     assert settings.all_tokens == f"reader-0123456789:predict,{token}:admin"
     assert settings.prefect_login == f"gridcast:{token}"
     assert token not in repr(settings)
+    assert [path.name for path in settings.home.iterdir()] == ["token"]
     with_admin = own(tmp_path / "other", tokens=f"{ADMIN}:predict+admin")
     assert not with_admin.make_token() and with_admin.admin_token == ADMIN
-    assert not with_admin.token_file.exists()
+    assert not with_admin.token_path.exists()
+
+
+def test_a_token_file_without_a_token_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "token").touch()
+    with pytest.raises(SettingsError, match="token has no token and cannot be made: File exists"):
+        own(tmp_path).make_token()
+    assert [path.name for path in tmp_path.iterdir()] == ["token"]
+
+
+def test_the_token_of_the_data_folder_goes_to_no_other_machine(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("0123456789abcdef\n")
+    here, elsewhere = own(tmp_path), own(tmp_path, predictor_url="https://predictor.example")
+    assert own_token(here, "predict", "report") == here.any_token == "0123456789abcdef"
+    assert own_token(elsewhere, "predict") is None
+    chosen = elsewhere.model_copy(update={"token_file": tmp_path / "token"})
+    assert own_token(chosen, "predict") == "0123456789abcdef"
+
+
+def test_the_predictor_is_open_only_on_the_loopback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRIDCAST_OPEN_ON_LOOPBACK", "true")
+    assert read_settings().open_on_loopback
+    monkeypatch.setenv("GRIDCAST_HOST", "0.0.0.0")
+    with pytest.raises(SettingsError, match="GRIDCAST_OPEN_ON_LOOPBACK is wrong: other machines"):
+        read_settings()
 
 
 def test_a_login_goes_to_our_own_servers_only(tmp_path: Path) -> None:
@@ -136,7 +164,7 @@ def test_prefects_own_setting_of_its_login_wins(
     assert prefect(settings, {}).environment["PREFECT_SERVER_API_AUTH_STRING"] == "someone:secret"
 
 
-@pytest.mark.parametrize("command", ["up", "serve"])
+@pytest.mark.parametrize("command", ["up", "serve", "dashboard"])
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [

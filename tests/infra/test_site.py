@@ -77,6 +77,12 @@ class Site:
             if component.name == name
         )
 
+    def http(self, **options: Any) -> httpx.Client:
+        """A caller with the token that ``up`` made."""
+        token = self.settings.token_path.read_text().strip()
+        headers = {"Authorization": f"Bearer {token}"}
+        return httpx.Client(headers=headers, trust_env=False, timeout=60, **options)
+
     def pid(self, name: str) -> int:
         return next(int(row["pid"]) for row in status(self.settings, []) if row["part"] == name)
 
@@ -140,7 +146,7 @@ def up(postgres: Any) -> Iterator[Site]:
 def test_a_call_through_the_proxy_is_answered_and_what_one_predictor_hears_the_other_learns(
     up: Site,
 ) -> None:
-    with httpx.Client(base_url=up.address("proxy"), trust_env=False, timeout=60) as http:
+    with up.http(base_url=up.address("proxy")) as http:
         (answer,) = http.post("/predict", json=WAITING).json()["rows"]
         assert answer["walltime_low"] < answer["walltime"] < answer["walltime_high"]
         times = {
@@ -154,9 +160,7 @@ def test_a_call_through_the_proxy_is_answered_and_what_one_predictor_hears_the_o
         assert answer["added"] == 1
 
     def heard(name: str) -> int:
-        return int(
-            httpx.get(f"{up.address(name)}/model", trust_env=False).json()["history"]["jobs"]
-        )
+        return int(up.http(base_url=up.address(name)).get("/model").json()["history"]["jobs"])
 
     wait_for(
         lambda: (heard("predictor-1"), heard("predictor-2")) == (1, 1),
@@ -181,7 +185,7 @@ def test_a_predictor_is_killed_and_no_call_fails(up: Site) -> None:
     done = threading.Event()
 
     def ask_on() -> None:
-        with httpx.Client(base_url=up.address("proxy"), trust_env=False, timeout=60) as http:
+        with up.http(base_url=up.address("proxy")) as http:
             while not done.is_set():
                 statuses.append(asked(http))
 
@@ -261,7 +265,7 @@ def test_prometheus_sees_everything_and_knows_the_rules(up: Site) -> None:
 
 
 def test_every_metric_of_the_rules_and_boards_is_exported(up: Site) -> None:
-    with httpx.Client(trust_env=False, timeout=60) as http:
+    with up.http() as http:
         api = f"{up.address('prometheus')}/api/v1/targets"
         targets = http.get(api).json()["data"]["activeTargets"]
         pages = [http.get(target["scrapeUrl"]).text for target in targets]
@@ -284,9 +288,9 @@ def test_every_server_logs_its_start_its_address_and_no_call(up: Site) -> None:
             assert component.address.rpartition(":")[2] in log, component.name
 
 
-def test_mlflow_and_prefect_demand_the_token_that_up_made(up: Site) -> None:
+def test_every_server_demands_the_token_that_up_made(up: Site) -> None:
     """Whoever reaches Prefect's API may run code as its worker: no other user of the machine may."""
-    file = up.settings.token_file
+    file = up.settings.token_path
     token = file.read_text().strip()
     assert file.stat().st_mode & 0o777 == 0o600 and len(token) > 40
     assert up.output.read_text().count(token) == 1, "printed once, at the first start"
@@ -308,6 +312,22 @@ def test_mlflow_and_prefect_demand_the_token_that_up_made(up: Site) -> None:
             assert http.get(f"{up.address('mlflow')}{path}").status_code == 401, path
         for path in ("/api/variables/filter", "/api/block_documents/filter", "/api/flows/filter"):
             assert http.post(f"{up.address('prefect')}{path}", json={}).status_code == 401, path
+    # So do the predictors, the page and the metrics of all, also for callers on this machine.
+    page = up.address("dashboard")
+    with httpx.Client(trust_env=False, timeout=60) as http:
+        for name in ("predictor-1", "predictor-2", "proxy"):
+            assert http.post(f"{up.address(name)}/predict", json=WAITING).status_code == 401, name
+            for path in ("/model", "/metrics", "/docs"):
+                assert http.get(f"{up.address(name)}{path}").status_code == 401, (name, path)
+            for path in ("/livez", "/readyz"):
+                assert http.get(f"{up.address(name)}{path}").status_code == 200, (name, path)
+        assert http.get(f"{up.address('proxy')}/proxy/metrics").status_code == 401
+        for path in ("/", "/metrics", "/api/overview", "/api/jobs/1", "/reports/x.html"):
+            assert http.get(f"{page}{path}").status_code == 401, path
+        # The address that was printed logs a browser in.
+        assert f"The page of tasks: {page}/?token={token}" in up.output.read_text()
+        assert http.get(f"{page}/?token={token}").status_code == 200
+        assert http.get(f"{page}/api/overview").status_code == 200
     # The command line logs in by itself.
     rows = {row["part"]: row for row in json.loads(up.run("status", "--json").stdout)["rows"]}
     assert rows["champion"]["state"] == "none", rows["champion"]

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import httpx
 import pandas as pd
 import psutil
 import pytest
+import uvicorn
 from filelock import FileLock
 
 from infra.settings import Settings, environment_with
@@ -25,6 +27,7 @@ from models.engine.model_set import ModelSet
 from models.engine.training import train
 from models.releases import registry
 from models.releases.versions import Evidence, Version
+from services.dashboard.app import Dashboard
 from services.http.metrics import Metrics
 from services.live.active_model import ActiveModel
 from services.live.live_predictor import LivePredictor
@@ -114,6 +117,8 @@ def running(home: Path, **environment: str) -> Iterator[Predictor]:
     # What waits for a look or a time-out waits less than a site would.
     quick = {"GRIDCAST_WATCH_SECONDS": "0.5", "GRIDCAST_MLFLOW_SECONDS": "2"}
     places = {"GRIDCAST_HOME": str(home), "BENTOML_HOME": str(home / "bentoml")}
+    if "GRIDCAST_TOKENS" not in environment:  # tokens have tests of their own
+        quick["GRIDCAST_OPEN_ON_LOOPBACK"] = "true"
     variables = environment_with(quick | places | environment)
     variables.pop("MLFLOW_TRACKING_URI", None)
     command = [
@@ -138,6 +143,25 @@ def running(home: Path, **environment: str) -> Iterator[Predictor]:
         yield predictor
     finally:
         predictor.stop()
+
+
+@contextmanager
+def serving(dashboard: Dashboard) -> Iterator[str]:
+    """Serve the page from a thread; yields its address."""
+    port = free_port()
+    config = uvicorn.Config(dashboard.app(), host="127.0.0.1", port=port, log_level="error")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        thread.join(0.05)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        dashboard.ended.set()
+        server.should_exit = True
+        thread.join(10)
+        dashboard.engine.dispose()
 
 
 Start = Callable[..., LivePredictor]

@@ -1,16 +1,15 @@
-// Changes need an admin token, which the browser keeps until the tab is closed.
+// Changes need the scope admin: of the browser's login, or of a token that it keeps until the tab is closed.
 import { go } from "./router.js";
 
 export async function act(path, body) {
   let token = sessionStorage.getItem("token") || "";
   const send = () => fetch(path, {
     method: "POST", body: JSON.stringify(body),
-    credentials: "omit", // or the browser asks for a password of its own
-    headers: { "content-type": "application/json", authorization: `Bearer ${token}` },
+    headers: { "content-type": "application/json", ...(token && { authorization: `Bearer ${token}` }) },
   });
   let answer = await send();
-  if (answer.status === 401) {
-    token = window.prompt("An admin token of GRIDCAST_TOKENS") || "";
+  if ([401, 403].includes(answer.status)) {
+    token = window.prompt("A token with the scope admin") || "";
     sessionStorage.setItem("token", token);
     answer = await send();
   }

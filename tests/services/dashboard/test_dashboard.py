@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import socket
-import threading
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import pairwise
@@ -13,7 +11,6 @@ from typing import Any
 import httpx
 import pandas as pd
 import pytest
-import uvicorn
 from pydantic import SecretStr
 
 from infra.settings import Settings
@@ -30,7 +27,7 @@ from models.releases import registry
 from services.dashboard.app import Dashboard
 from services.task_watch.service import TaskWatchService
 from services.task_watch.task_updates import send_task_updates
-from tests.services.conftest import publish
+from tests.services.conftest import publish, serving
 
 NOW = pd.Timestamp("2025-01-09 14:00", tz="UTC").to_pydatetime()
 TOKEN = "0123456789abcdef"
@@ -79,6 +76,7 @@ def served(
     settings = Settings(
         home=tmp_path_factory.mktemp("page"),
         tokens=SecretStr(f"{TOKEN}:admin,fedcba9876543210:predict"),
+        open_on_loopback=True,
     )
     dashboard = Dashboard(settings, clock=lambda: NOW)
     with dashboard.engine.begin() as connection:
@@ -91,21 +89,8 @@ def served(
     service = TaskWatchService(settings, clock=lambda: NOW)
     service.update()
     service.read_site()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = uvicorn.Server(
-        uvicorn.Config(dashboard.app(), host="127.0.0.1", port=port, log_level="error")
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        thread.join(0.05)
-    yield dashboard, f"http://127.0.0.1:{port}"
-    dashboard.ended.set()
-    server.should_exit = True
-    thread.join(10)
-    dashboard.engine.dispose()
+    with serving(dashboard) as address:
+        yield dashboard, address
 
 
 def test_tasks_are_filtered_and_paged(served: tuple[Dashboard, str]) -> None:

@@ -318,7 +318,7 @@ def test_the_pages_links_and_their_login(tmp_path: Path) -> None:
     assert models_overview.models(engine, plain)["login"] == ""
     with_token = Settings(home=tmp_path, tokens="0123456789abcdef:admin", _env_file=None)
     login = models_overview.models(engine, with_token)["login"]
-    assert str(plain.token_file) in login and "0123456789abcdef" not in login
+    assert str(plain.token_path) in login and "0123456789abcdef" not in login
     engine.dispose()
 
 

@@ -37,13 +37,22 @@ def verdict(
     token: str | None = None,
     client: str | None = "10.0.0.7",
     tokens: str = CONFIGURED,
+    open_on_loopback: bool = False,
     **headers: str,
 ) -> int:
     sent = {"host": "localhost:3000", **headers} | (
         {"authorization": f"Bearer {token}"} if token else {}
     )
     try:
-        authorize(path, sent, client, read_tokens(tokens), HOSTS, SCOPE_OF_PATH)
+        authorize(
+            path,
+            sent,
+            client,
+            read_tokens(tokens),
+            HOSTS,
+            SCOPE_OF_PATH,
+            open_on_loopback=open_on_loopback,
+        )
     except HTTPError as refused:
         return refused.status
     return 200
@@ -91,18 +100,20 @@ def test_the_scope_predict_opens_tasks_and_ranks_and_no_endpoint_was_forgotten()
         "/metrics",
         "/docs.json",
         "/",
-        "/readyz",
         "/schema.json",
         "/static_content/x.js",
         "/nothing",
         "/LIVEZ",
         "/livez/",
         "//livez",
+        "/readyz/",
     ],
 )
-def test_with_tokens_every_door_but_liveness_is_closed_to_strangers(path: str) -> None:
-    assert verdict(path) == 401
-    assert verdict("/livez") == 200
+def test_every_endpoint_but_liveness_and_readiness_needs_a_token(path: str) -> None:
+    for client in ("10.0.0.7", "127.0.0.1", None):
+        assert verdict(path, client=client) == 401
+        assert verdict(path, client=client, tokens="") == 403
+        assert verdict("/livez", client=client) == verdict("/readyz", client=client) == 200
 
 
 @pytest.mark.parametrize(
@@ -116,8 +127,10 @@ def test_with_tokens_every_door_but_liveness_is_closed_to_strangers(path: str) -
         ("nonsense", 403),
     ],
 )
-def test_without_tokens_only_this_machine_is_answered(client: str | None, status: int) -> None:
-    assert verdict("/predict", client=client, tokens="") == status
+def test_where_the_loopback_is_open_only_this_machine_needs_no_token(
+    client: str | None, status: int
+) -> None:
+    assert verdict("/predict", client=client, tokens="", open_on_loopback=True) == status
 
 
 @pytest.mark.parametrize(
@@ -277,7 +290,6 @@ def test_a_predictor_with_tokens_answers_those_who_have_one(guarded: Predictor) 
         "/docs.json",
         "/openapi.json",
         "/",
-        "/readyz",
         "/schema.json",
         "/static_content/index.css",
     ):

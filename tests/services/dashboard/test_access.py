@@ -1,0 +1,115 @@
+"""Who reads the page: tokens, links that log a browser in, and pages of other ports."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from infra.settings import Settings
+from services.dashboard.app import Dashboard
+from tests.services.conftest import serving
+
+ADMIN, READER = "admin-0123456789", "reader-0123456789"
+THRESHOLD = {"group": "atlas", "name": "late", "value": 0.9, "by": "ada"}
+
+
+def page(folder: Path, **values: Any) -> Dashboard:
+    tokens = SecretStr(f"{ADMIN}:admin,{READER}:predict")
+    return Dashboard(Settings(home=folder, _env_file=None, **{"tokens": tokens, **values}))
+
+
+@pytest.fixture
+def http(tmp_path: Path) -> Iterator[httpx.Client]:
+    with serving(page(tmp_path)) as address, httpx.Client(base_url=address) as caller:
+        yield caller
+
+
+PATHS = ("/", "/task/x", "/metrics", "/api/tasks", "/api/events", "/reports/x.html", "/nothing")
+
+
+def test_callers_on_this_machine_need_a_token_too(http: httpx.Client) -> None:
+    for path in PATHS:
+        answer = http.get(path)
+        assert answer.status_code == 401, path
+        assert "Basic" in answer.headers["www-authenticate"]
+    assert http.get("/api/tasks", headers={"Authorization": f"Bearer {READER}"}).status_code == 200
+    assert http.get("/api/tasks", auth=("me", READER)).status_code == 200
+
+
+def test_a_page_without_any_token_answers_nobody(tmp_path: Path) -> None:
+    with serving(page(tmp_path, tokens=SecretStr(""))) as address:
+        assert {httpx.get(f"{address}{path}").status_code for path in PATHS} == {403}
+
+
+def test_a_page_that_is_open_on_the_loopback_is_read_without_a_token(tmp_path: Path) -> None:
+    dashboard = page(tmp_path, open_on_loopback=True)
+    with serving(dashboard) as address:
+        assert httpx.get(f"{address}/api/tasks").status_code == 200
+        assert httpx.post(f"{address}/api/thresholds", json=THRESHOLD).status_code == 401
+    transport = httpx.ASGITransport(dashboard.app(), client=("192.0.2.7", 4711))
+
+    async def status_of_a_stranger() -> int:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as stranger:
+            return (await stranger.get("/api/tasks")).status_code
+
+    assert asyncio.run(status_of_a_stranger()) == 401
+
+
+def test_a_link_logs_in_and_its_cookie_is_no_token(http: httpx.Client) -> None:
+    answer = http.get(f"/tasks?state=stalled&token={READER}")
+    assert answer.status_code == 200
+    assert 'url=/tasks?state=stalled"' in answer.text
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    cookie = answer.headers["set-cookie"]
+    assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(cookie.split("; "))
+    assert cookie.startswith("gridcast-3100=") and READER not in cookie
+    assert http.get("/api/tasks").status_code == 200
+    # It is the login of that token: it reads, and changes nothing.
+    assert http.post("/api/thresholds", json=THRESHOLD).status_code == 403
+    session = http.cookies["gridcast-3100"]
+    assert http.get("/api/tasks", headers={"Authorization": f"Bearer {session}"}).status_code == 401
+
+
+@pytest.mark.parametrize("token", ["", "wrong-0123456789", f"{ADMIN},x", f"{ADMIN}:admin"])
+def test_a_link_with_another_token_logs_nobody_in(http: httpx.Client, token: str) -> None:
+    answer = http.get("/", params={"token": token})
+    assert answer.status_code == 401 and "set-cookie" not in answer.headers
+    assert http.get("/api/tasks").status_code == 401
+
+
+@pytest.mark.parametrize("path", ["//evil.example/", "/\\evil.example", "/task/<script>"])
+def test_a_link_leads_to_no_other_server(http: httpx.Client, path: str) -> None:
+    answer = http.get(f"{path}?token={ADMIN}")
+    assert "<script>" not in answer.text and "evil" not in answer.text
+
+
+def test_changes_by_a_login_come_from_the_page_itself(http: httpx.Client) -> None:
+    http.get(f"/?token={ADMIN}")
+
+    def status(**headers: str) -> int:
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        return http.post("/api/thresholds", json=THRESHOLD, headers=sent).status_code
+
+    # The same host is the same site: the cookie goes along from a page of any port.
+    assert status(sec_fetch_site="same-site", origin="http://127.0.0.1:9999") == 403
+    assert status(sec_fetch_site="cross-site") == 403
+    assert status(sec_fetch_site="same-origin", origin="http://127.0.0.1:3100") == 200
+
+
+def test_a_browser_opens_one_link_and_may_change_a_threshold(tmp_path: Path, browser: Any) -> None:
+    with serving(page(tmp_path)) as address:
+        context = browser.new_context()
+        shown = context.new_page()
+        shown.set_default_timeout(120_000)
+        shown.goto(f"{address}/thresholds?token={ADMIN}")
+        shown.get_by_label("Value").fill("2.5")
+        assert "token" not in shown.url
+        shown.get_by_label("Your name").fill("grace")
+        shown.get_by_role("button", name="Set").click()
+        shown.wait_for_selector("td:has-text('grace')")
+        assert httpx.get(f"{address}/api/thresholds").status_code == 401
+        context.close()
