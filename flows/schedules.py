@@ -66,21 +66,7 @@ def main() -> None:
         update_webhooks(prepare_environment())
     except RegistryError as error:
         print(f"no webhooks of MLflow: {error}", file=sys.stderr)  # into the component's log
-    command = [
-        sys.executable,
-        "-m",
-        "prefect",
-        "worker",
-        "start",
-        "--pool",
-        POOL,
-        "--name",
-        "gridcast",
-        "--type",
-        "process",
-        "--limit",
-        "2",
-    ]
+    command = [sys.executable, "-m", "flows.worker"]
     os.execve(sys.executable, command, environment_with({}))  # noqa: S606
 
 

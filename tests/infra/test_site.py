@@ -160,7 +160,8 @@ def test_a_call_through_the_proxy_is_answered_and_what_one_predictor_hears_the_o
         assert answer["added"] == 1
 
     def heard(name: str) -> int:
-        return int(up.http(base_url=up.address(name)).get("/model").json()["history"]["jobs"])
+        with up.http(base_url=up.address(name)) as http:
+            return int(http.get("/model").json()["history"]["jobs"])
 
     wait_for(
         lambda: (heard("predictor-1"), heard("predictor-2")) == (1, 1),
