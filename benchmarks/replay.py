@@ -2,7 +2,7 @@
 
     uv run python benchmarks/replay.py TABLE [LOG ...]
 
-Tables: published, chosen, orders, settings, frontier, benefit, correctors, ranges, speed, loads and
+Tables: published, fidelity, chosen, orders, settings, frontier, benefit, correctors, ranges, speed, loads and
 centre.
 """
 
@@ -22,10 +22,11 @@ import pandas as pd
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".numba_cache"))
 
 from jobs.ingest import read_log
+from jobs.readers.columns import parse_column_map
 from jobs.readers.swf import read_header
 from jobs.schema import conform, derive_fields
 from scheduling.machine import Machine, machine_of, processors
-from scheduling.outcome import Replay
+from scheduling.outcome import Replay, recorded_row
 from scheduling.replay import replay
 from scheduling.studies.comparison import by_group, difference, verdict
 
@@ -36,7 +37,33 @@ LOGS = {
     "CTC": "CTC-SP2-1996-3.1-cln.swf.gz",
     "LPC": "LPC-EGEE-2004-1.2-cln.swf.gz",
     "LANL": "LANL-CM5-1994-4.1-cln.swf.gz",
+    "HPC2N": "HPC2N-2002-2.2-cln.swf.gz",
+    "Theta": "theta-2022.swf.gz",
+    "Cirrus": "cirrus-2024-01.csv.gz",
+    "Graham": "slurm-graham-2021.csv.gz",
 }
+MAPS = {
+    "Cirrus": (
+        "ID=job_id",
+        "Submit Time=submitted_at:elapsed",
+        "Start Time=started_at:elapsed",
+        "End Time=ended_at:elapsed",
+        "Status=status",
+        "Nodes=cores",
+    ),
+    "Graham": (
+        "job_id=job_id",
+        "account=project",
+        "partition=queue",
+        "state=status",
+        "submit=submitted_at",
+        "start=started_at",
+        "end=ended_at",
+        "limit_s=requested_walltime:s",
+        "cpus=cores",
+    ),
+}
+"""The column maps of logs that are tables."""
 HOUR = 3600.0
 BOUNDS = (48, 72, 120, 168, np.inf)
 Way = dict[str, Any]
@@ -44,6 +71,9 @@ Way = dict[str, Any]
 
 def load(name: str) -> tuple[pd.DataFrame, Machine]:
     path = TRACES / LOGS.get(name, name)
+    if entries := MAPS.get(name):
+        jobs, _ = read_log(path, columns=parse_column_map(entries))
+        return jobs, machine_of(jobs)
     jobs, _ = read_log(path)
     return jobs, machine_of(jobs, read_header(path).max_procs)
 
@@ -80,6 +110,29 @@ def published(names: list[str]) -> None:
         ("easy", "request"), ("easy", "perfect"), ("easy-sjbf", "last-two", "incremental"), ("easy-sjbf", "last-two"),
         ("easy-sjbf", "template"), ("easy-sjbf", "gridcast"), ("easy-sjbf", "perfect"), ("conservative", "request"),
     )])  # fmt: skip
+
+
+def fidelity(names: list[str]) -> None:
+    """Recorded waits beside those of a replay under EASY with requests, in hours."""
+    for name in names:
+        jobs, machine = load(name)
+        done = replay(jobs, machine, "easy", "request")
+        recorded = recorded_row(done.trace)
+        if recorded is None:
+            print(f"{name}: the log records no waits", flush=True)
+            continue
+        waits = [
+            " / ".join(
+                f"{row[wait] / HOUR:.2f}" for wait in ("mean_wait", "median_wait", "p95_wait")
+            )
+            for row in (recorded, done.row())
+        ]
+        utilisation = f"{done.utilisation:.0%}"
+        print(
+            f"| {name} | {len(done.trace):,} | {machine.processors:,} | {utilisation} "
+            f"| {waits[0]} | {waits[1]} |",
+            flush=True,
+        )
 
 
 def settings(names: list[str]) -> None:
@@ -316,6 +369,7 @@ TABLES: dict[str, Callable[[list[str]], None]] = {
     table.__name__: table
     for table in (
         published,
+        fidelity,
         chosen,
         orders,
         settings,

@@ -149,7 +149,8 @@ def of_rehearsal(rows: Rows) -> str:
 
 def of_replay(rows: Rows) -> str:
     """Which combination slows jobs down least, against the first."""
-    first, best = rows[0], min(rows, key=lambda row: row["mean_bounded_slowdown"])
+    replayed = [row for row in rows if row["ratio"] is not None]
+    first, best = replayed[0], min(replayed, key=lambda row: row["mean_bounded_slowdown"])
     if best is first:
         return f"No combination slows jobs down less than the first, {first['policy']}."
     return (

@@ -19,6 +19,9 @@ from scheduling.state import (
 )
 from scheduling.trace import Trace, field_texts
 
+RECORDED = "recorded"
+"""The policy of the row with the log's own waits."""
+
 
 @dataclass(frozen=True)
 class Replay:
@@ -40,8 +43,7 @@ class Replay:
     @cached_property
     def slowdowns(self) -> Floats:
         """Bounded slowdowns: max(1, (wait + run) / max(run, tau)), tau 10 s (Feitelson)."""
-        run = self.trace.length
-        return np.maximum(1.0, (self.waits + run) / np.maximum(run, TAU))
+        return bounded_slowdowns(self.waits, self.trace.length)
 
     @property
     def makespan(self) -> float:
@@ -86,11 +88,8 @@ class Replay:
             "policy": self.policy.name,
             "predictor": self.predictor,
             "corrector": self.corrector,
-            "mean_bounded_slowdown": float(self.slowdowns.mean()),
-            "p95_bounded_slowdown": float(np.percentile(self.slowdowns, 95)),
-            "mean_wait": float(self.waits.mean()),
-            "p99_wait": float(np.percentile(self.waits, 99)),
-            "max_wait": float(self.waits.max()),
+            **slowdown_statistics(self.slowdowns),
+            **wait_statistics(self.waits),
             "utilisation": self.utilisation,
             "makespan": self.makespan,
             "fairness": self.fairness,
@@ -103,3 +102,51 @@ class Replay:
             "bound": self.policy.bound if np.isfinite(self.policy.bound) else None,
             "seconds": self.seconds,
         }
+
+
+def bounded_slowdowns(waits: Floats, run: Floats) -> Floats:
+    """Compute bounded slowdowns from waits and run times in s, float64[n] each."""
+    return np.maximum(1.0, (waits + run) / np.maximum(run, TAU))
+
+
+def slowdown_statistics(slowdowns: Floats) -> dict[str, float]:
+    """Return the mean and the 95th percentile of bounded slowdowns."""
+    return {
+        "mean_bounded_slowdown": float(slowdowns.mean()),
+        "p95_bounded_slowdown": float(np.percentile(slowdowns, 95)),
+    }
+
+
+def wait_statistics(waits: Floats) -> dict[str, float]:
+    """Return the mean, percentiles and maximum of waits in s."""
+    median, p95, p99 = np.percentile(waits, (50, 95, 99))
+    return {
+        "mean_wait": float(waits.mean()),
+        "median_wait": float(median),
+        "p95_wait": float(p95),
+        "p99_wait": float(p99),
+        "max_wait": float(waits.max()),
+    }
+
+
+def recorded_row(trace: Trace) -> dict[str, Any] | None:
+    """The waits that the log records, of the replayed jobs, as a row beside those of replays.
+
+    Only jobs with a recorded start count. None where the log does not record waits: no job has a
+    start, or every one starts at its submission.
+    """
+    submitted, started = trace.jobs["submitted_at"], trace.jobs["started_at"]
+    waits = (started - submitted).dt.total_seconds().to_numpy(np.float64)
+    observed = np.isfinite(waits)
+    if not (waits[observed] > 0).any():
+        return None
+    run = trace.jobs["walltime"].to_numpy(np.float64)
+    slowdowns = bounded_slowdowns(waits[observed], run[observed])
+    return {
+        "policy": RECORDED,
+        "predictor": None,
+        "corrector": None,
+        **slowdown_statistics(slowdowns),
+        **wait_statistics(waits[observed]),
+        "jobs": int(observed.sum()),
+    }

@@ -25,7 +25,9 @@ FACTORS = {
 }
 """Factors to the schema's units: kb, mb, gb, tb are powers of 1000, kib, mib, gib, tib of 1024."""
 CLOCK = "hms"
-TIME_UNITS = ("iso", "epoch", "epoch_ms", "epoch_us")
+ELAPSED = "elapsed"
+"""Seconds since the log's begin, whose date is unknown: counted from 2000-01-01 UTC."""
+TIME_UNITS = ("iso", "epoch", "epoch_ms", "epoch_us", ELAPSED)
 RECORDS = (JOB, TRANSFER)
 BY_NAME = {name: field for record in reversed(RECORDS) for name, field in record.by_name.items()}
 

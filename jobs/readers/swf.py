@@ -19,7 +19,7 @@ import pandas as pd
 
 from jobs.readers.contract import Batch, Reader, ReadOptions, Reject, stem
 from jobs.readers.lines import Chunk, head_lines, read_chunks
-from jobs.readers.units import AT_THE_LIMIT, LATEST, SENTINELS, times
+from jobs.readers.units import AT_THE_LIMIT, LATEST, NOMINAL_START, SENTINELS, times
 
 FIELDS = (
     "job number",
@@ -43,8 +43,6 @@ FIELDS = (
 )
 STATUS = {0: "failed", 1: "completed", 2: "preempted", 3: "completed", 4: "failed", 5: "cancelled"}
 
-NOMINAL_START = 946_684_800.0
-"""2000-01-01 UTC, in seconds: taken as the start of a log that has none; only differences count."""
 EARLIEST_CLOCK = 315_532_800.0
 
 ESSENTIAL = frozenset({0, 1, 2, 3, 10})

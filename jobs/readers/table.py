@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.readers import units
-from jobs.readers.columns import CLOCK, FACTORS, RECORDS, Column, layout_of
+from jobs.readers.columns import CLOCK, ELAPSED, FACTORS, RECORDS, Column, layout_of
 from jobs.readers.contract import Batch, Reader, ReadOptions, Reject, stem
 from jobs.readers.delimited import Cells, columns_of, read_cells, sniff
 from jobs.readers.errors import ReadError
@@ -359,6 +359,8 @@ def _texts(cells: pd.Series) -> pd.Series:
 
 def _parser(field: Field, unit: str) -> tuple[Callable[[str], Any], float | None]:
     """What reads a cell of this field and unit, and the factor of a column of numbers."""
+    if unit == ELAPSED:
+        return lambda cell: units.NOMINAL_START + units.number(cell), None
     if field.kind == "time":
         return (units.timestamp if unit.startswith("epoch") else units.calendar), None
     if unit == CLOCK:

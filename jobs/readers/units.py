@@ -46,6 +46,8 @@ MISSING = frozenset(
         "\\n",
     }
 )
+NOMINAL_START = 946_684_800.0
+"""2000-01-01 UTC, in seconds: taken as the start of a log that has none; only differences count."""
 LATEST = 1e11
 """Seconds since 1970 (the year 5138) above which a time is not stored."""
 

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 HOUR = 3600.0
 COLUMNS = (
     "policy", "predictor", "corrector", "mean_bounded_slowdown", "ratio", "p95_bounded_slowdown",
-    "mean_wait", "p99_wait", "max_wait", "utilisation", "corrected", "seconds",
+    "mean_wait", "median_wait", "p95_wait", "p99_wait", "max_wait", "utilisation",
+    "corrected", "seconds",
 )  # fmt: skip
 """The columns of the table in a terminal; the page and --json have all."""
 
@@ -184,7 +185,9 @@ def record_replays(
     rows = compare_with_first(replays)
     first = replays[0]
     metrics = {
-        f"{row['policy']}.{row['predictor']}.{row['corrector']}.{name}": float(value)
+        ".".join(filter(None, (row["policy"], row["predictor"], row["corrector"], name))): float(
+            value
+        )
         for row in rows
         for name, value in row.items()
         if isinstance(value, int | float) and np.isfinite(value)

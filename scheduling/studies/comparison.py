@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from models.quantities.metrics import Interval, compare_errors, time_blocks
-from scheduling.outcome import Replay
+from scheduling.outcome import Replay, recorded_row
 from scheduling.trace import field_texts
 
 
@@ -53,14 +53,16 @@ def by_group(replays: Mapping[str, Replay], field: str = "group") -> list[dict[s
 def compare_with_first(replays: Sequence[Replay]) -> list[dict[str, Any]]:
     """The rows of the table: each replay's, and its mean bounded slowdown over that of the first.
 
-    ``ratio`` has its 95 % interval, ``ratio_low`` to ``ratio_high``, and a ``verdict``.
+    ``ratio`` has its 95 % interval, ``ratio_low`` to ``ratio_high``, and a ``verdict``. The last
+    row is ``recorded``, without a ratio, where the log records waits.
     """
     rows = []
     for replay in replays:
         ratio = difference(replay, replays[0])
         interval = {"ratio": ratio.value, "ratio_low": ratio.low, "ratio_high": ratio.high}
         rows.append(replay.row() | interval | {"verdict": verdict(ratio)})
-    return rows
+    recorded = recorded_row(replays[0].trace)
+    return rows if recorded is None else [*rows, dict.fromkeys(rows[0]) | recorded]
 
 
 def difference(replay: Replay, baseline: Replay) -> Interval:

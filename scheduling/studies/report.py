@@ -20,6 +20,8 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "ratio": ("over the first", ".2f"),
     "p95_bounded_slowdown": ("95 %", ".1f"),
     "mean_wait": ("mean wait", "time"),
+    "median_wait": ("median", "time"),
+    "p95_wait": ("95 %", "time"),
     "p99_wait": ("99 %", "time"),
     "max_wait": ("longest", "time"),
     "utilisation": ("utilisation", ".1%"),
@@ -40,7 +42,8 @@ EXPLANATION = (
     "Bounded slowdown is max(1, (wait + run) / max(run, 10 s)); its ratio to the first line's has "
     "a 95 % interval by a bootstrap of weeks. Fairness is Jain's index of the users' mean "
     "slowdowns: 1 when all are equal. Late: jobs with a reservation that started after it. "
-    "Accuracy is the mean of min(p/a, a/p) of what orders the queue. Times are hours:minutes. In "
+    "Accuracy is the mean of min(p/a, a/p) of what orders the queue. Times are hours:minutes. "
+    "Recorded: the waits that the log itself has. In "
     "the drawn day a colour is a user; cores idle while jobs wait are reserved or too few."
 )
 
@@ -94,10 +97,15 @@ def report(
 def cells(row: dict[str, Any]) -> list[str]:
     """The cells of one line of the table as texts."""
     texts = [
-        clock(row[name]) if form == "time" else format(row[name], form)
+        "–"
+        if row[name] is None
+        else clock(row[name])
+        if form == "time"
+        else format(row[name], form)
         for name, (_, form) in COLUMNS.items()
     ]
-    texts[list(COLUMNS).index("ratio")] += f" ({row['ratio_low']:.2f}–{row['ratio_high']:.2f})"
+    if row["ratio"] is not None:
+        texts[list(COLUMNS).index("ratio")] += f" ({row['ratio_low']:.2f}–{row['ratio_high']:.2f})"
     return texts
 
 

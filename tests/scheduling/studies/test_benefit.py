@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 from typer.testing import CliRunner
@@ -22,7 +23,7 @@ from scheduling.policies import PolicyError
 from scheduling.studies.benefit import combinations, record_replays, replay_each, trained_version
 
 KEYS = {
-    "policy", "predictor", "corrector", "mean_bounded_slowdown", "p95_bounded_slowdown", "mean_wait", "p99_wait", "max_wait",
+    "policy", "predictor", "corrector", "mean_bounded_slowdown", "p95_bounded_slowdown", "mean_wait", "median_wait", "p95_wait", "p99_wait", "max_wait",
     "utilisation", "makespan", "fairness", "killed", "corrected", "jobs", "seconds",
 }  # fmt: skip
 
@@ -202,3 +203,29 @@ def test_a_version_of_the_model_answers_by_what_it_learned_before_the_log_began(
         MlflowClient(settings.tracking_url).get_run(run).data.tags["model_version"]
         == version.model.version
     )
+
+
+def test_recorded_waits_are_the_last_row_of_a_log_that_has_them_and_of_no_other(
+    log: Path, tmp_path: Path
+) -> None:
+    lines = log.read_text(encoding="utf-8").splitlines()
+    waited = [7, 0, 30, 61]
+    recorded = [
+        f"{line},2026-01-01T00:0{(n + wait) // 60}:{(n + wait) % 60:02d}Z"
+        for n, (line, wait) in enumerate(zip(lines[1:], waited, strict=True))
+    ]
+    with_starts = tmp_path / "starts.csv"
+    with_starts.write_text("\n".join([f"{lines[0]},started_at", *recorded]), encoding="utf-8")
+    options = ("--policy", "easy", "--predictor", "request", "--machine", "4")
+    easy, row = rows_of(str(with_starts), *options)
+    assert easy["policy"] == "easy" and easy["mean_wait"] == pytest.approx(61.5)
+    assert (row["policy"], row["predictor"], row["jobs"]) == ("recorded", None, 4)
+    assert row["mean_wait"] == pytest.approx(np.mean(waited))
+    assert row["median_wait"] == pytest.approx(18.5)
+    assert row["p95_wait"] == pytest.approx(np.percentile(waited, 95))
+    ran = np.array([100, 50, 90, 200])
+    assert row["mean_bounded_slowdown"] == pytest.approx(((waited + ran) / ran).mean())
+    assert row["ratio"] is None and set(row) == set(easy)
+    table = CliRunner().invoke(gridcast.app, ["replay", str(with_starts), *options])
+    assert "recorded" in table.output
+    assert [row["policy"] for row in rows_of(str(log), *options)] == ["easy"]
