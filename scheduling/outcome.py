@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from infra.aliases import Floats
+from infra.aliases import Array, Floats
 from models.quantities.metrics import point_errors
 from scheduling.machine import Machine
 from scheduling.orders import TAU
@@ -104,12 +104,12 @@ class Replay:
         }
 
 
-def bounded_slowdowns(waits: Floats, run: Floats) -> Floats:
+def bounded_slowdowns(waits: Array, run: Array) -> Floats:
     """Compute bounded slowdowns from waits and run times in s, float64[n] each."""
-    return np.maximum(1.0, (waits + run) / np.maximum(run, TAU))
+    return np.asarray(np.maximum(1.0, (waits + run) / np.maximum(run, TAU)))
 
 
-def slowdown_statistics(slowdowns: Floats) -> dict[str, float]:
+def slowdown_statistics(slowdowns: Array) -> dict[str, float]:
     """Return the mean and the 95th percentile of bounded slowdowns."""
     return {
         "mean_bounded_slowdown": float(slowdowns.mean()),
@@ -117,7 +117,7 @@ def slowdown_statistics(slowdowns: Floats) -> dict[str, float]:
     }
 
 
-def wait_statistics(waits: Floats) -> dict[str, float]:
+def wait_statistics(waits: Array) -> dict[str, float]:
     """Return the mean, percentiles and maximum of waits in s."""
     median, p95, p99 = np.percentile(waits, (50, 95, 99))
     return {
