@@ -8,7 +8,7 @@ import pytest
 
 from tests.simulation.world import World, universe
 
-SEEDS = 50
+SEEDS = 16
 
 
 @pytest.fixture(scope="module")
