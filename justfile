@@ -31,9 +31,9 @@ quick *ARGS:
 docs:
     NO_MKDOCS_2_WARNING=1 uv run --no-sync mkdocs build --strict --quiet
 
-# Type the commands of every tutorial and how-to page, servers included: some 15 minutes.
+# Type the commands of README and of every tutorial and how-to page, servers included: some 15 minutes.
 pages *ARGS:
-    GRIDCAST_TEST_ALL_PAGES=1 uv run --no-sync pytest -q tests/examples/test_pages.py {{ARGS}}
+    GRIDCAST_TEST_ALL_PAGES=1 uv run --no-sync pytest -q tests/test_readme.py tests/examples/test_pages.py {{ARGS}}
 
 # Run everything that CI runs.
 ci:
