@@ -52,10 +52,18 @@ WATCHED_HOURS = (18, 12, 10, 8, 7, 6, 5, 4, 3, 2, 1, 0)
 
 def demo(progress: Progress) -> list[dict[str, Any]]:
     """Run the loop on an empty store; returns a row a fact: ``what``, ``value``, ``note``."""
+    from prefect.context import SyncClientContext
+
     settings = prepare_environment()
     # The progress is reported; the runs are on Prefect's page all the same.
     for name in ("prefect", "prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Without a server each flow starts one of its own, unless one client is kept for all.
+    with SyncClientContext.get_or_create():
+        return _run_loop(settings, progress)
+
+
+def _run_loop(settings: Settings, progress: Progress) -> list[dict[str, Any]]:
     progress("generating a month of jobs", 0.02)
     log = demonstration_log(pd.Timestamp.now(tz=UTC))
     has_ended = log.jobs["ended_at"] <= log.trained_until
