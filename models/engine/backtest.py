@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 
 from infra.aliases import Array, Floats, Progress
+from jobs.coded_jobs import in_microseconds
 from jobs.schema import OUTCOMES
 from models.engine.allocation import allocation_columns
+from models.engine.level_selection import select_levels
 from models.engine.log_rows import LogRows
 from models.engine.model_set import NO_MODEL, ModelSet
 from models.engine.predictions import Predictions, quantile_columns
@@ -106,7 +108,8 @@ def backtest(
     sequence = np.argsort(jobs["submitted_at"].to_numpy(), kind="stable")
     jobs, count = jobs.iloc[sequence], len(jobs)
     first, step = max(int(count * warm_up), 1), max(int(count * refit_every), 1)
-    levels = choose_levels(jobs.iloc[:first], target.subject)
+    known_at = in_microseconds(jobs["submitted_at"].iloc[min(first, count - 1)])
+    levels = select_levels(jobs.iloc[:first], [target], known_at, settings).levels
     log = LogRows.of(jobs, target, levels)
     replay = TargetReplay(TargetPredictor.create(target, levels, settings), log)
     cuts = Cuts.of(thresholds, target.grid)

@@ -171,7 +171,7 @@ def explain_refiners(
     counts = mixture.ended_counts(contexts)
     inputs = refiner_inputs(masses.mass, coarse_masses(masses), counts, contexts.numbers)
     level_names = tuple(level.name for level in levels.levels)
-    names = input_names(level_names, levels.numbers, mixture.grid)
+    names = input_names(level_names, levels.inputs, mixture.grid)
     predicted_bin = coarse_bins(mixture.grid)[mixture.grid.bin(points)]
     for row in range(len(contexts)):
         refiner = cast("CatBoostRefiner | None", refiners.get(clusters[row], refiners.get(GLOBAL)))
@@ -182,7 +182,10 @@ def explain_refiners(
         contributions[row] = [
             {
                 "input": readable_input(names[column], mixture.grid),
-                "value": _rounded(inputs[row, column]),
+                # A text is a hash among the inputs.
+                "value": None
+                if names[column] in levels.categories
+                else _rounded(inputs[row, column]),
                 "contribution": round(float(moved[column]), 4),
             }
             for column in largest

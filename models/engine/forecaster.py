@@ -15,11 +15,13 @@ from jobs.coded_jobs import CodedJobs, encode_jobs, in_microseconds
 from models.engine import hosts
 from models.engine.advice import Advice
 from models.engine.explanation import explain_target
+from models.engine.level_selection import select_levels
 from models.engine.model_set import NO_MODEL, ModelSet
 from models.engine.predictions import Predictions, prediction_columns
 from models.engine.target_predictor import TargetPrediction, TargetPredictor, group_by_history
 from models.histories.calibration import Calibration
 from models.histories.features import Contexts, Levels, choose_levels, encode
+from models.histories.labels import add_label_columns
 from models.histories.mixture import Mixture, MixtureState
 from models.histories.unique_contexts import (
     UniqueContexts,
@@ -141,7 +143,7 @@ class Forecaster:
         if len(all_jobs) < 2 * self._levels_chosen_by and self._first_jobs is not None:
             return jobs
         self._levels_chosen_by = len(all_jobs)
-        levels = choose_levels(all_jobs, self.subject)
+        levels = select_levels(all_jobs, [TARGETS[name] for name in self.names]).levels
         if levels == self.levels:
             return jobs
         self._start(levels)
@@ -299,6 +301,7 @@ class Forecaster:
             )
 
     def _unique_queries(self, jobs: CodedJobs, at: datetime | None) -> _UniqueQueries:
+        jobs = add_label_columns(jobs, self.levels.columns, self.levels.numbers)
         query_at = jobs["submitted_at"]
         if at is not None:
             query_at = np.maximum(query_at, in_microseconds(at))

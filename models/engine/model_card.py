@@ -86,6 +86,9 @@ class ModelCard:
     """Sources that a person chose to train on; empty where it was all of them."""
     levels: tuple[str, ...] = ()
     """Levels of the histories: the fields of their keys, from fine to coarse."""
+    optional_fields: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    """Facts and labels of jobs that were tried, by target: whether each is used, and by which share
+    it lowered the CRPS of the histories on later windows of the training data."""
     features: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Inputs of the refiner by target."""
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -220,7 +220,9 @@ class TargetReplay:
         log, refiners = self.log, self.predictor.refiners
         masses, scales = self.masses(rows)
         contexts = log.contexts.take(rows)
-        inputs = make_training_rows(self.predictor.mixture, contexts, masses, log.values[rows])
+        inputs = make_training_rows(
+            self.predictor.mixture, contexts, masses, log.values[rows], self.predictor.categories
+        )
         self.training_rows.put(rows, inputs)
         if refiners:
             ratio = factors(inputs.inputs, inputs.coarse, refiners, self.clusters[rows])

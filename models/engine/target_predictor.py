@@ -71,6 +71,8 @@ class TargetPredictor:
     mixture: Mixture
     refiners: Mapping[str, Refiner] = field(default_factory=dict)
     calibration: Calibration = field(default_factory=Calibration)
+    categories: int = 0
+    """How many of the numbers of contexts stand for texts."""
 
     @staticmethod
     def create(
@@ -92,7 +94,7 @@ class TargetPredictor:
             settings = model.settings if model else settings_of(target.name, owner)
         relative = tuple(level.relative for level in levels.levels)
         mixture = Mixture(target, relative, levels.owner, settings)
-        predictor = TargetPredictor(target, settings, mixture)
+        predictor = TargetPredictor(target, settings, mixture, categories=len(levels.categories))
         if model:
             predictor.mixture.restore(model.learned)
             predictor.refiners, predictor.calibration = model.refiners, model.calibration.copy()

@@ -12,6 +12,7 @@ import pandas as pd
 
 from infra.aliases import Array, Progress
 from infra.errors import InputError
+from models.engine.level_selection import select_levels
 from models.engine.log_rows import MAX_TRAINING_ROWS, LogRows
 from models.engine.model_card import ModelCard, TrainingWindow, data_by_source
 from models.engine.model_set import ModelSet, TargetModel
@@ -23,7 +24,7 @@ from models.engine.prequential import (
 )
 from models.engine.target_predictor import TargetPredictor, batches, reweight
 from models.histories.components import MixtureSettings
-from models.histories.features import NOT_AVAILABLE, choose_levels, encode
+from models.histories.features import NOT_AVAILABLE, encode
 from models.quantities.classes import thresholds_of
 from models.quantities.distribution import join
 from models.quantities.metrics import coverage, lowest_counted, point_errors
@@ -74,7 +75,8 @@ def train(
         raise TrainingError(
             f"{', '.join(targets)} are not quantities of one kind of record: train them apart"
         )
-    levels = choose_levels(jobs, subject)
+    selected = select_levels(jobs, chosen, until, settings)
+    levels = selected.levels
     contexts = encode(jobs, levels)
     logs = {
         target.name: LogRows.of_contexts(contexts, target.value(jobs), target.limit(jobs), until)
@@ -113,9 +115,10 @@ def train(
         by_source=(by_source := data_by_source(jobs, available_at)),
         sources=tuple(by_source),
         levels=names,
-        features={
-            target.name: input_names(names, levels.numbers, target.grid) for target in chosen
+        optional_fields={
+            name: [gain.to_json() for gain in gains] for name, gains in selected.gains.items()
         },
+        features={target.name: input_names(names, levels.inputs, target.grid) for target in chosen},
         settings={
             "mixture": {name: asdict(model.settings) for name, model in models.items()},
             "boosting": BOOSTING,

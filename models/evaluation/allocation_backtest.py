@@ -15,13 +15,15 @@ import pandas as pd
 
 from infra.aliases import Array, Flags, Floats, Integers, Progress
 from infra.compiled import compiled
+from jobs.coded_jobs import in_microseconds
 from models.engine.allocation import FAILURE_PRICE, GIB_HOUR, ladders
+from models.engine.level_selection import select_levels
 from models.engine.prequential import AllocationReplay
 from models.engine.target_predictor import batches
 from models.engine.training import TrainingError
 from models.evaluation.allocation_rules import RULES, template_statistics
 from models.histories.components import OVER
-from models.histories.features import Level, Levels, choose_levels, encode
+from models.histories.features import Level, Levels, encode
 from models.histories.mixture import outcome_order
 from models.quantities.targets import TARGETS
 
@@ -164,7 +166,10 @@ def _predicted_ladders(
     grid = TARGETS["peak_memory"].grid
     ladder, cold = [], []
     for start, stop in _level_choices(len(jobs), int(counted[0])):
-        replay = AllocationReplay.of_jobs(jobs, choose_levels(jobs.iloc[:start]))
+        known_at = in_microseconds(jobs["submitted_at"].iloc[start])
+        targets = [TARGETS["peak_memory"], TARGETS["walltime"]]
+        levels = select_levels(jobs.iloc[:start], targets, known_at).levels
+        replay = AllocationReplay.of_jobs(jobs, levels)
         for rows in batches(counted[(counted >= start) & (counted < stop)]):
             predicted = replay.advance(rows)
             ceiling, by_request = bounds.ceiling[rows], bounds.by_request[rows]

@@ -19,6 +19,7 @@ from infra.compiled import compiled
 from jobs.coded_jobs import Coded, CodedJobs
 from models.histories.features import Levels, hour_of_week
 from models.histories.hash_table import find_position, mix
+from models.histories.labels import LABELS
 
 MIN_BATCH = 140
 """Contexts whose answers take longer, some milliseconds, than it takes to wake a thread."""
@@ -45,12 +46,12 @@ def find_unique_contexts(
 
     Args:
         jobs: The queries; the hour of submission is among what is read.
-        names: Fields that are read beside those of the levels.
+        names: Fields that are read beside those of the levels. Labels must have their own columns.
         levels: The levels of the histories.
         at: Time of each prediction, microseconds (int64[n]).
     """
     columns = [at.view(np.uint64), hour_of_week(jobs["submitted_at"]).astype(np.uint64)]
-    for name in sorted(levels.fields.union(names, ("source",))):
+    for name in sorted(levels.columns.union(names, ("source",)) - {LABELS}):
         if name in jobs:
             column = jobs[name]
             columns.append(

@@ -5,8 +5,8 @@ The engine knows a subject only through these values: a new kind of record is on
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import pandas as pd
@@ -30,6 +30,9 @@ class Subject:
         measured_against: The fields that limits are made from. Where records have one, relative
             histories are kept: of all, of the owner and of ``rated``.
         rated: Candidates with relative histories.
+        optional: Fields whose histories and inputs are used only where they lower the error of the
+            training data; so are the labels of records where ``labels``.
+        joined: Candidates that optional fields are joined with.
         identity: The fields that name a record.
         outcome_time: The field that says when an outcome became available.
         add_surroundings: Adds what else was under way when each record was submitted.
@@ -43,6 +46,9 @@ class Subject:
     sizes: tuple[str, ...] = ()
     measured_against: tuple[str, ...] = ()
     rated: tuple[tuple[str, ...], ...] = ()
+    optional: tuple[str, ...] = ()
+    labels: bool = False
+    joined: tuple[tuple[str, ...], ...] = ()
     identity: tuple[str, ...] = ("source", "job_id")
     outcome_time: str = "ended_at"
     add_surroundings: Callable[[pd.DataFrame], pd.DataFrame] | None = None
@@ -54,6 +60,17 @@ class Subject:
         return tuple(
             dict.fromkeys(("source", *(name for fields in self.candidates for name in fields)))
         )
+
+    def with_optional(self, names: Sequence[str]) -> Subject:
+        """Return the subject with candidates of its optional fields ``names``: each, and all."""
+        if not names:
+            return self
+        coarse = [fields for fields in self.joined if len(fields) < 2]
+        joined = [(*fields, *names) for fields in self.joined]
+        joined += [(*fields, name) for fields in coarse for name in names]
+        # Of two equal splits the later candidate names the level: the one with fewer fields.
+        joined.sort(key=len, reverse=True)
+        return replace(self, candidates=(*dict.fromkeys(joined), *self.candidates))
 
 
 _KIND = (
@@ -112,6 +129,16 @@ JOBS = Subject(
     ),
     sizes=("input_bytes",),
     measured_against=("requested_walltime", "requested_memory"),
+    optional=(
+        "requested_gpus",
+        "gpu_type",
+        "requested_nodes",
+        "qos",
+        "constraint",
+        "exclusive",
+    ),
+    labels=True,
+    joined=((*_KIND, "job_name"), _KIND, ("user", "program"), ("user",), ("program",), ()),
 )
 
 _LINK = ("link", "from_endpoint", "to_endpoint", "file_system", "direction")

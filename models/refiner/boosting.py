@@ -19,6 +19,13 @@ SIZE_WEIGHT, MAX_SIZE = 0.25, 10.0
 CALIBRATION_SHARE = 0.2
 """The share of the rows, the latest, that a classifier's probabilities are calibrated on."""
 BOOSTING = {"iterations": 60, "depth": 4, "learning_rate": 0.08, "l2_leaf_reg": 10.0, "rsm": 0.3}
+CATEGORICAL: dict[str, Any] = {
+    "max_ctr_complexity": 1,
+    "simple_ctr": ["BinarizedTargetMeanValue"],
+    "combinations_ctr": ["BinarizedTargetMeanValue"],
+}
+"""Settings of refiners with texts among their inputs: the mean coarse bin of earlier rows with a
+text, as the bins are ordered; CatBoost's default statistics, one a class, take twice as long."""
 _QUIET: dict[str, Any] = {"thread_count": 2, "verbose": False, "allow_writing_files": False}
 
 
@@ -30,16 +37,19 @@ class CatBoostRefiner:
         model: The classifier.
         classes: The coarse bins that it knows.
         share: How far it goes from the mixture's masses to its own.
+        categories: How many of its inputs, the last ones, stand for texts.
     """
 
     model: Any
     classes: Integers
     share: float = 1.0
+    categories: int = 0
 
     def ratio(self, inputs: Array, coarse: Array) -> Array:
         """See ``Refiner.ratio``; coarse bins without training jobs keep their mass."""
         threads = 2 if len(inputs) > 2000 else 1
-        raw = self.model.predict(inputs, prediction_type="RawFormulaVal", thread_count=threads)
+        features = _features(inputs, self.categories)
+        raw = self.model.predict(features, prediction_type="RawFormulaVal", thread_count=threads)
         raw = np.column_stack([-raw, raw]) if raw.ndim == 1 else raw
         before = coarse[:, self.classes]
         after = before * np.exp(raw - raw.max(axis=1, keepdims=True))
@@ -74,7 +84,8 @@ class CatBoostRefiner:
         """Compute the SHAP values of inputs for all classes (float64[n, classes, m])."""
         from catboost import Pool
 
-        values = self.model.get_feature_importance(Pool(inputs), type="ShapValues", thread_count=1)
+        pool = Pool(_features(inputs, self.categories))
+        values = self.model.get_feature_importance(pool, type="ShapValues", thread_count=1)
         return np.asarray(values)[:, :, :-1]
 
     def first(self, trees: int) -> CatBoostRefiner:
@@ -98,7 +109,8 @@ def load_refiner(path: Path, share: float) -> CatBoostRefiner:
 
     model = CatBoostClassifier()
     model.load_model(str(path))
-    return CatBoostRefiner(model, np.asarray(model.classes_, dtype=np.int64), share)
+    categories = len(model.get_cat_feature_indices())
+    return CatBoostRefiner(model, np.asarray(model.classes_, dtype=np.int64), share, categories)
 
 
 def fit_refiner(
@@ -108,9 +120,19 @@ def fit_refiner(
     pool, classes = _pool(rows)
     if pool is None:
         return None
-    model = _classifier(boosting)
+    model = _classifier(boosting, rows.categories)
     model.fit(pool)
-    return CatBoostRefiner(model, classes)
+    return CatBoostRefiner(model, classes, categories=rows.categories)
+
+
+def _features(inputs: Array, categories: int) -> Any:
+    """Return inputs for CatBoost, the last ``categories`` columns as texts."""
+    if not categories:
+        return inputs
+    from catboost import FeaturesData
+
+    texts = inputs[:, -categories:].astype(np.int64).astype("S8").astype(object)
+    return FeaturesData(np.ascontiguousarray(inputs[:, :-categories]), texts)
 
 
 def rank_inputs(rows: TrainingRows, best: int) -> list[int]:
@@ -121,7 +143,7 @@ def rank_inputs(rows: TrainingRows, best: int) -> list[int]:
     columns = list(range(rows.inputs.shape[1]))
     if pool is None:
         return columns
-    ranking = _classifier(BOOSTING).select_features(
+    ranking = _classifier(BOOSTING, rows.categories).select_features(
         pool,
         features_for_select=columns,
         num_features_to_select=best,
@@ -143,13 +165,15 @@ def _pool(rows: TrainingRows) -> tuple[Any, Integers]:
     if len(rows.truth) < MIN_ROWS or len(classes) < 3:
         return None, classes
     baseline = np.log(np.maximum(rows.coarse[:, classes], 1e-9))
-    pool = Pool(rows.inputs, rows.truth, baseline=baseline, weight=_row_weights(rows.value))
+    features = _features(rows.inputs, rows.categories)
+    pool = Pool(features, rows.truth, baseline=baseline, weight=_row_weights(rows.value))
     return pool, np.asarray(classes, dtype=np.int64)
 
 
-def _classifier(boosting: Mapping[str, Any]) -> Any:
+def _classifier(boosting: Mapping[str, Any], categories: int) -> Any:
     from catboost import CatBoostClassifier
 
+    boosting = {**boosting, **(CATEGORICAL if categories else {})}
     return CatBoostClassifier(loss_function="MultiClass", random_seed=0, **_QUIET, **boosting)
 
 

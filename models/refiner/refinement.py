@@ -81,12 +81,12 @@ def refiner_inputs(
     return np.asfortranarray(np.column_stack([inputs if rows is None else inputs[rows], numbers]))
 
 
-def input_names(levels: tuple[str, ...], numbers: tuple[str, ...], grid: Grid) -> list[str]:
+def input_names(levels: tuple[str, ...], fields: tuple[str, ...], grid: Grid) -> list[str]:
     """Return the names of the columns of ``refiner_inputs``.
 
     Args:
         levels: The names of the levels.
-        numbers: The names of numeric fields.
+        fields: The fields that the refiner reads.
         grid: The target's grid.
     """
     return [
@@ -95,7 +95,7 @@ def input_names(levels: tuple[str, ...], numbers: tuple[str, ...], grid: Grid) -
         *(f"ended {level}" for level in levels),
         "hour",
         "weekday",
-        *numbers,
+        *fields,
     ]
 
 

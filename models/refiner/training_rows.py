@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ class TrainingRows:
         value: The outcome (float64[n]).
         at: When the job was submitted (int64[n], microseconds).
         available_at: When its outcome became available (int64[n], microseconds).
+        categories: How many of the inputs, the last ones, stand for texts.
     """
 
     inputs: Array
@@ -33,10 +35,16 @@ class TrainingRows:
     value: Array
     at: Array
     available_at: Array
+    categories: int = 0
+
+    def arrays(self) -> dict[str, Any]:
+        """Return the arrays, each with a row a job, by name."""
+        names = (field.name for field in fields(self) if field.name != "categories")
+        return {name: getattr(self, name) for name in names}
 
     def take(self, rows: Array) -> TrainingRows:
         """Return some rows."""
-        return TrainingRows(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return replace(self, **{name: values[rows] for name, values in self.arrays().items()})
 
     def split(self, start: int, stop: int | None = None) -> tuple[Array, Array]:
         """Split rows, which are in order of availability, into training and validation.
@@ -52,7 +60,7 @@ class TrainingRows:
 
 
 def make_training_rows(
-    mixture: Mixture, contexts: Contexts, masses: Distribution, values: Array
+    mixture: Mixture, contexts: Contexts, masses: Distribution, values: Array, categories: int = 0
 ) -> TrainingRows:
     """Make training rows of jobs.
 
@@ -61,6 +69,7 @@ def make_training_rows(
         contexts: The jobs.
         masses: Its predictions.
         values: Their outcomes (float64[n], NaN for unknown).
+        categories: How many of the numbers of ``contexts`` stand for texts.
     """
     coarse, outcomes = coarse_masses(masses), np.nan_to_num(values)
     bins = np.minimum(masses.grid.bin(outcomes), masses.top_bin())
@@ -72,6 +81,7 @@ def make_training_rows(
         outcomes,
         contexts.at,
         contexts.available_at,
+        categories,
     )
 
 
@@ -104,14 +114,15 @@ class TrainingBuffer:
 
     def put(self, rows: Array, training: TrainingRows) -> None:
         """Write the training rows of some jobs."""
-        names = [field.name for field in fields(training)]
+        arrays = training.arrays()
         if self._rows is None:
-            columns = (getattr(training, name) for name in names)
-            self._rows = TrainingRows(
-                *(np.zeros((self.count, *column.shape[1:]), column.dtype) for column in columns)
-            )
-        for name in names:
-            getattr(self._rows, name)[rows] = getattr(training, name)
+            room: dict[str, Any] = {
+                name: np.zeros((self.count, *column.shape[1:]), column.dtype)
+                for name, column in arrays.items()
+            }
+            self._rows = replace(training, **room)
+        for name, column in self._rows.arrays().items():
+            column[rows] = arrays[name]
 
     def take(self, rows: Array) -> TrainingRows:
         """Return the training rows of some jobs."""

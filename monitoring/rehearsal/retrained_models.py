@@ -15,8 +15,10 @@ import numpy as np
 import pandas as pd
 
 from infra.aliases import Floats, Integers, Progress
+from jobs.coded_jobs import in_microseconds
 from models.baselines.available_history import AvailableHistory
 from models.baselines.regressions import catboost, latest_outcomes
+from models.engine.level_selection import select_levels
 from models.engine.log_rows import LogRows
 from models.engine.prequential import (
     CalibrationReplay,
@@ -25,7 +27,6 @@ from models.engine.prequential import (
     TargetReplay,
 )
 from models.engine.target_predictor import TargetPredictor, batches, reweight
-from models.histories.features import choose_levels
 from models.quantities.distribution import join
 from models.quantities.targets import Target
 from models.refiner.clusters import GLOBAL
@@ -93,7 +94,8 @@ class RetrainedEngine:
     def __init__(
         self, jobs: pd.DataFrame, target: Target, first: int, progress: Progress | None = None
     ) -> None:
-        levels = choose_levels(jobs.iloc[:first], target.subject)
+        known_at = in_microseconds(jobs["submitted_at"].iloc[min(first, len(jobs) - 1)])
+        levels = select_levels(jobs.iloc[:first], [target], known_at).levels
         self._log = LogRows.of(jobs, target, levels)
         self._replay = TargetReplay(TargetPredictor.create(target, levels), self._log)
         self._clusters = np.full(len(jobs), GLOBAL, dtype=object)
