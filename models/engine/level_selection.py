@@ -1,8 +1,9 @@
 """Selection of optional fields: facts and labels whose histories lower the error of training data.
 
-Each optional field that tells kinds of job apart is tried alone, then those that gained are joined,
-the best first. A field must lower the continuous ranked probability score (CRPS) of the mixture in
-each of three later windows, and clearly in all, as a cluster's refiner must.
+A field must lower two scores of the mixture, the continuous ranked probability score (CRPS) and the
+logarithmic one, below those without it and below those with its own values shuffled: any further
+key changes what a history's latest outcomes are, and may help by that alone. The fields that pass
+are joined, the best first, as long as each lowers both scores again.
 """
 
 from __future__ import annotations
@@ -14,26 +15,38 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from infra.aliases import Array, Floats, Integers
+from infra.aliases import Floats
 from models.engine.log_rows import LogRows
 from models.engine.target_predictor import TargetPredictor, batches
 from models.histories.components import MixtureSettings
-from models.histories.features import Level, Levels, choose_levels, encode, optional_fields
+from models.histories.features import (
+    Keys,
+    Level,
+    Levels,
+    choose_levels,
+    encode,
+    optional_fields,
+)
+from models.histories.labels import LABELS, with_label_columns
 from models.histories.mixture import PrequentialReplay
 from models.quantities.targets import Target
 
 MAX_ROWS = 6000
 """The fields are tried on so many of the outcomes that became available last."""
-WINDOWS = (0.4, 0.6, 0.8, 1.0)
-"""Bounds of the windows, as shares of these outcomes in order of submission."""
-MIN_WINDOW = 30
-"""Jobs in a window at least; with fewer no optional field is used."""
+LEARNED_SHARE = 0.4
+"""Of these, in order of submission, the first are only learned; the others are scored."""
+MIN_SCORED = 90
+"""Scored jobs at least; with fewer no optional field is used."""
 MIN_GAIN = 0.01
 """A field must lower the CRPS by this share."""
-MIN_CLOSER = 0.02
-"""A field is tried only if consecutive outcomes of its kinds of job are closer by this share."""
+SHUFFLES = 3
+"""How often the values of a field are shuffled for its trial."""
+SCREENING_SHUFFLES = 19
+"""A field is tried only if outcomes vary less within its kinds of job, by MIN_GAIN of the variance,
+than after each of so many shuffles."""
 MAX_FIELDS = 6
 """So many optional fields are used for one target at most."""
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
@@ -41,8 +54,7 @@ class FieldGain:
     """What an optional field was worth in the selection for one target.
 
     ``gain`` is the share by which it lowers the CRPS of the histories, beside the fields used
-    before it; None where outcomes of its kinds of job are no closer to each other than any.
-    ``jobs`` were scored.
+    before it; None where outcomes vary within its kinds of job as within any. ``jobs`` were scored.
     """
 
     field: str
@@ -89,6 +101,22 @@ def select_levels(
     return SelectedLevels(choose_levels(jobs, subject, chosen), gains)
 
 
+@dataclass(frozen=True)
+class _Scores:
+    """Sums of the CRPS and of the negative logarithms of the masses at the outcomes."""
+
+    crps: float
+    log: float
+
+    def gain(self, after: _Scores) -> float:
+        """Return the share by which the CRPS is lower ``after``."""
+        return 1 - after.crps / self.crps if self.crps > 0 else 0.0
+
+    def improves(self, after: _Scores) -> bool:
+        """Whether both scores are lower ``after``, the CRPS by MIN_GAIN."""
+        return self.gain(after) >= MIN_GAIN and after.log < self.log
+
+
 class _Trial:
     """The latest outcomes of a target, on which optional fields are tried."""
 
@@ -102,82 +130,77 @@ class _Trial:
         self.target, self.settings = target, settings
         levels = choose_levels(jobs, target.subject)
         ended = LogRows.of(jobs, target, levels, until).outcome_order[-MAX_ROWS:]
-        self.jobs = jobs.iloc[ended].sort_values("submitted_at", kind="stable")
-        count = len(self.jobs)
-        self.bounds = [int(count * share) for share in WINDOWS]
-        self.enough = self.bounds[1] - self.bounds[0] >= MIN_WINDOW
+        latest = jobs.iloc[ended].sort_values("submitted_at", kind="stable", ignore_index=True)
+        self.jobs = with_label_columns(latest, target.subject).drop(columns=LABELS, errors="ignore")
+        self.scored = np.arange(int(LEARNED_SHARE * len(latest)), len(latest))
 
     def select(self, candidates: Sequence[str]) -> list[FieldGain]:
         """Select among ``candidates``; returns what each was worth."""
-        jobs = self.bounds[-1] - self.bounds[0]
-        varying = optional_fields(self.jobs, self.target.subject) if self.enough else ()
-        tried = [name for name in varying if self._brings_closer(name)]
-        before = self._losses(()) if tried else np.empty(0)
-        losses = {name: self._losses((name,)) for name in tried}
-        alone = {name: _gain(before, loss) for name, loss in losses.items()}
-        gains = {
-            name: FieldGain(name, used=False, gain=alone.get(name), jobs=jobs)
-            for name in candidates
-        }
+        count = len(self.scored)
+        varying = optional_fields(self.jobs, self.target.subject) if count >= MIN_SCORED else ()
+        tried = [name for name in varying if self._explains(name)]
+        before = self._scores(self.jobs, ()) if tried else _Scores(0.0, 0.0)
+        alone = {name: self._scores(self.jobs, (name,)) for name in tried}
+        gains = {name: FieldGain(name, False, None, count) for name in candidates}
+        for name, after in alone.items():
+            gains[name] = FieldGain(name, False, before.gain(after), count)
+        winners = [name for name in tried if before.improves(alone[name])]
+        winners = [name for name in winners if self._beats_shuffled(name, alone[name])]
         used: list[str] = []
-        winners = [name for name in tried if _wins(before, losses[name])]
-        for name in sorted(winners, key=lambda name: -alone[name])[:MAX_FIELDS]:
-            after = self._losses((*used, name)) if used else losses[name]
-            wins = _wins(before, after)
-            gains[name] = FieldGain(name, wins, _gain(before, after), jobs)
-            if wins:
+        for name in sorted(winners, key=lambda name: alone[name].crps)[:MAX_FIELDS]:
+            after = self._scores(self.jobs, (*used, name)) if used else alone[name]
+            improves = before.improves(after)
+            gains[name] = FieldGain(name, improves, before.gain(after), count)
+            if improves:
                 used, before = [*used, name], after
         return list(gains.values())
 
-    def _log(self, optional: Sequence[str]) -> tuple[Levels, LogRows]:
-        levels = choose_levels(self.jobs, self.target.subject, optional)
-        return levels, LogRows.of(self.jobs, self.target, levels)
-
-    def _losses(self, optional: Sequence[str]) -> Floats:
-        """Return the CRPS of each window with histories of some optional fields (float64[3])."""
-        levels, log = self._log(optional)
+    def _scores(self, jobs: pd.DataFrame, optional: Sequence[str]) -> _Scores:
+        """Score the mixture with histories of some optional fields."""
+        levels = choose_levels(jobs, self.target.subject, optional)
+        log = LogRows.of(jobs, self.target, levels)
         mixture = TargetPredictor.create(self.target, levels, self.settings).mixture
         replay = PrequentialReplay(mixture, log.contexts, log.values, log.limits)
-        scores = np.concatenate(
-            [
-                replay.advance(rows)[0].continuous_ranked_probability(log.values[rows])
-                for rows in batches(np.arange(self.bounds[0], self.bounds[-1]))
-            ]
-        )
-        starts = np.array(self.bounds[:-1]) - self.bounds[0]
-        return np.add.reduceat(scores, starts)
+        crps = logs = 0.0
+        for rows in batches(self.scored):
+            predicted, truth = replay.advance(rows)[0], log.values[rows]
+            crps += float(predicted.continuous_ranked_probability(truth).sum())
+            bins = np.minimum(predicted.grid.bin(truth), predicted.top_bin())
+            mass = predicted.mass[np.arange(len(rows)), bins]
+            logs -= float(np.log(np.maximum(mass, np.finfo(np.float32).tiny)).sum())
+        return _Scores(crps, logs)
 
-    def _brings_closer(self, name: str) -> bool:
-        """Whether consecutive outcomes of equal keys are closer where the field is equal, too."""
-        levels, log = self._log(())
+    def _beats_shuffled(self, name: str, scores: _Scores) -> bool:
+        """Whether a field improves on each of SHUFFLES of its own values."""
+        for seed in range(SHUFFLES):
+            order = np.random.default_rng(seed).permutation(len(self.jobs))
+            shuffled = self.jobs.assign(**{name: self.jobs[name].to_numpy()[order]})
+            if not self._scores(shuffled, (name,)).improves(scores):
+                return False
+        return True
+
+    def _explains(self, name: str) -> bool:
+        """Whether outcomes vary less within a field's kinds of job than after any shuffle."""
+        levels = choose_levels(self.jobs, self.target.subject, (name,))
+        field = encode(self.jobs, replace(levels, levels=(Level((name,)),), owner=0)).keys[:, 0]
+        levels = choose_levels(self.jobs, self.target.subject)
+        log = LogRows.of(self.jobs, self.target, levels)
         positions = self.target.grid.log_bin_positions(log.values)
-        with_field = choose_levels(self.jobs, self.target.subject, (name,))
-        field = encode(self.jobs, replace(with_field, levels=(Level((name,)),), owner=0)).keys[:, 0]
-        order = log.outcome_order
         everyone = max(row for row, level in enumerate(levels.levels) if not level.relative)
+        generator = np.random.default_rng(0)
         for level in {0, levels.owner, everyone}:
-            keys = log.contexts.keys[order, level]
-            both = keys ^ (field[order] * np.uint64(0x9E3779B97F4A7C15))
-            apart, closer = (_steps(values, positions[order]) for values in (keys, both))
-            pairs = np.isfinite(apart) & np.isfinite(closer)
-            if closer[pairs].sum() < (1 - MIN_CLOSER) * apart[pairs].sum():
+            keys = log.contexts.keys[:, level]
+            variation = _variation(keys, field, positions)
+            if all(
+                variation < (1 - MIN_GAIN) * _variation(keys, shuffled, positions)
+                for shuffled in (generator.permutation(field) for _ in range(SCREENING_SHUFFLES))
+            ):
                 return True
         return False
 
 
-def _steps(keys: Array, positions: Floats) -> Floats:
-    """Return how far each outcome is from the one before it with the same key (float64[n], NaN)."""
-    order = np.argsort(keys, kind="stable")
-    steps = np.full(len(keys), np.nan)
-    same: Integers = np.flatnonzero(keys[order][1:] == keys[order][:-1]) + 1
-    steps[order[same]] = np.abs(positions[order[same]] - positions[order[same - 1]])
-    return steps
-
-
-def _gain(before: Floats, after: Floats) -> float:
-    return float(1 - after.sum() / before.sum()) if before.sum() > 0 else 0.0
-
-
-def _wins(before: Floats, after: Floats) -> bool:
-    """Whether the losses ``after`` are lower in each window, and clearly in all."""
-    return bool((after < before).all()) and _gain(before, after) >= MIN_GAIN
+def _variation(keys: Keys, field: Keys, values: Floats) -> float:
+    """Return the sum of squares of ``values`` around their means by key and field."""
+    kinds, _ = pd.factorize(keys ^ (field * _SPREAD))
+    means = np.bincount(kinds, values) / np.bincount(kinds)
+    return float(((values - means[kinds]) ** 2).sum())
