@@ -151,18 +151,33 @@ def generate(
         list[str] | None,
         typer.Option(help="Plant a change as KIND@DAY, for instance slow_program@20; repeat."),
     ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Plant a label that multiplies the work, as NAME=VALUESxFACTOR or "
+            "NAME=numberxFACTOR, for instance release=4x3; repeat."
+        ),
+    ] = None,
+    gpus: Annotated[
+        bool, typer.Option("--gpus", help="Some programs use GPUs, and energy is measured.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a log of generated jobs.
 
-    With planted changes on request; reproducible by its seed.
+    With planted changes and labels on request; reproducible by its seed.
     """
     from jobs.workload import generate as make
-    from jobs.workload import read_change
+    from jobs.workload import read_change, read_planted_label
     from jobs.writers import write_jobs
 
     generated = make(
-        jobs=jobs, days=days, seed=seed, changes=[read_change(text) for text in change or []]
+        jobs=jobs,
+        days=days,
+        seed=seed,
+        changes=[read_change(text) for text in change or []],
+        labels=[read_planted_label(text) for text in label or []],
+        gpus=gpus,
     )
     write_jobs(generated.jobs, file)
     rows = [
@@ -171,7 +186,7 @@ def generate(
             "jobs": len(generated.jobs),
             "source": "generated",
             "seed": seed,
-            "planted": ", ".join(change or []) or None,
+            "planted": ", ".join([*(change or []), *(label or [])]) or None,
         }
     ]
     meaning = f"The same seed, {seed}, gives the same jobs again."

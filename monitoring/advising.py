@@ -20,7 +20,9 @@ import pandas as pd
 
 from infra.aliases import Array
 from infra.errors import InputError
+from jobs.labels import parse_labels
 from jobs.store import read_attempts, read_jobs
+from models.quantities.subjects import JOBS
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -40,6 +42,8 @@ REQUESTS = ("requested_cores", "requested_walltime", "requested_memory")
 QUERY_FIELDS = (
     *("source", "user", "group", "project", "program", "job_name", "queue", "site"),
     *REQUESTS,
+    *JOBS.optional,
+    "labels",
 )
 USE_FIELDS = (
     *("user", "status", "walltime", "cores", "requested_cores", "requested_walltime"),
@@ -207,7 +211,10 @@ def _rows(jobs: pd.DataFrame, predict: Predict, risk: float) -> list[dict[str, A
 def next_job(jobs: pd.DataFrame) -> dict[str, Any]:
     """The next of similar jobs, with the fields of the latest at its submission."""
     latest = jobs.iloc[-1]
-    return {name: latest[name] for name in QUERY_FIELDS if pd.notna(latest[name])}
+    job = {name: latest[name] for name in QUERY_FIELDS if pd.notna(latest[name])}
+    if "labels" in job:
+        job["labels"] = parse_labels(job["labels"])
+    return job
 
 
 def _row(jobs: pd.DataFrame, answer: dict[str, Any], risk: float) -> dict[str, Any]:

@@ -17,6 +17,13 @@ import pandas as pd
 
 from infra.errors import InputError
 from jobs.workload.changes import Change, read_change, slowdown_factors
+from jobs.workload.facts import (
+    PlantedLabel,
+    add_gpus,
+    add_labels,
+    draw_labels,
+    read_planted_label,
+)
 from jobs.workload.outcomes import run
 from jobs.workload.population import (
     LAWS,
@@ -30,7 +37,16 @@ from jobs.workload.population import (
 )
 from jobs.workload.tasks import draw_jobs, draw_tasks
 
-__all__ = ["SOURCE", "START", "Change", "GeneratedLog", "generate", "read_change"]
+__all__ = [
+    "SOURCE",
+    "START",
+    "Change",
+    "GeneratedLog",
+    "PlantedLabel",
+    "generate",
+    "read_change",
+    "read_planted_label",
+]
 
 
 @dataclass(frozen=True)
@@ -48,6 +64,8 @@ def generate(
     sites: int = 8,
     users: int = 40,
     changes: Sequence[Change] = (),
+    labels: Sequence[PlantedLabel] = (),
+    gpus: bool = False,
 ) -> GeneratedLog:
     """Generate jobs; the same arguments give the same jobs.
 
@@ -58,6 +76,8 @@ def generate(
         sites: number of sites that are open from the start.
         users: number of users.
         changes: the planted changes.
+        labels: the planted labels.
+        gpus: whether programs that train use GPUs, and the energy of jobs is measured.
     """
     if jobs < 1 or days <= 0 or sites < 1 or users < 1:
         raise InputError("a generated log needs at least one job, one site, one user and some days")
@@ -73,8 +93,12 @@ def generate(
     tasks = draw_tasks(grid, people, jobs, changes)
     plan = draw_jobs(grid, people, tasks, jobs, openings)
     slow, planted = slowdown_factors(grid, people, plan, changes)
-    frame = run(grid, people, tasks, plan, slow)
-    return GeneratedLog(frame, _truth(grid, people, planted, frame))
+    drawn, factor = draw_labels(grid, jobs, labels)
+    frame = add_labels(run(grid, people, tasks, plan, slow * factor), drawn)
+    if gpus:
+        frame = add_gpus(grid, frame)
+    truth = _truth(grid, people, planted, frame)
+    return GeneratedLog(frame, truth | {"labels": [asdict(label) for label in labels]})
 
 
 def _truth(grid: Grid, people: Users, planted: list[Change], frame: pd.DataFrame) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Selection of optional fields: facts and labels whose histories lower the error of training data.
 
 A field must lower two scores of the mixture, the continuous ranked probability score (CRPS) and the
-logarithmic one, below those without it and below those with its own values shuffled: any further
-key changes what a history's latest outcomes are, and may help by that alone. The fields that pass
-are joined, the best first, as long as each lowers both scores again.
+logarithmic one, and the CRPS also below those with its own values shuffled: any further key changes
+what a history's latest outcomes are, and may help by that alone. The fields that pass are joined,
+the best first, as long as each lowers both scores again.
 """
 
 from __future__ import annotations
@@ -171,11 +171,11 @@ class _Trial:
         return _Scores(crps, logs)
 
     def _beats_shuffled(self, name: str, scores: _Scores) -> bool:
-        """Whether a field improves on each of SHUFFLES of its own values."""
+        """Whether a field's CRPS is lower by MIN_GAIN than of each of SHUFFLES of its values."""
         for seed in range(SHUFFLES):
             order = np.random.default_rng(seed).permutation(len(self.jobs))
             shuffled = self.jobs.assign(**{name: self.jobs[name].to_numpy()[order]})
-            if not self._scores(shuffled, (name,)).improves(scores):
+            if self._scores(shuffled, (name,)).gain(scores) < MIN_GAIN:
                 return False
         return True
 

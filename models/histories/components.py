@@ -55,7 +55,7 @@ def settings_of(target: str, owner: tuple[str, ...]) -> MixtureSettings:
         target: The target's name.
         owner: The fields that say whose a job is.
     """
-    if target in ("peak_memory", "memory_per_core"):
+    if target in ("peak_memory", "memory_per_core", "peak_gpu_memory"):
         return MixtureSettings(widths=MEMORY_WIDTHS)
     return MixtureSettings(sampled=target == "walltime" and "user" not in owner)
 

@@ -265,8 +265,8 @@ def encode(jobs: pd.DataFrame | CodedJobs, levels: Levels, match_missing: bool =
         raise FeatureError("the jobs have no column submitted_at")
     subject = SUBJECTS[levels.subject]
     if isinstance(jobs, pd.DataFrame):
-        columns = {*levels.fields, *subject.identity, "submitted_at", subject.outcome_time}
-        jobs = encode_jobs(jobs, columns | {"source"})
+        columns = {*levels.fields, *levels.columns, *subject.identity, subject.outcome_time}
+        jobs = encode_jobs(jobs, columns | {"source", "submitted_at"})
     jobs = add_label_columns(jobs, levels.columns, levels.numbers)
     rows = len(jobs)
     hashes = {

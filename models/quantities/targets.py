@@ -23,7 +23,7 @@ from jobs.transfers import LONGEST
 from models.past.queues import waits
 from models.quantities.subjects import JOBS, TRANSFERS, WAITS, Subject
 
-LIMITED_BY = ("requested_walltime", "requested_memory", "requested_cores")
+LIMITED_BY = ("requested_walltime", "requested_memory", "requested_cores", "requested_gpus")
 """The fields that limits are made from."""
 _ROUNDING = 1e-3
 """Added before a logarithm is floored, so that a power of two falls into its own bin."""
@@ -140,11 +140,6 @@ def _walltime(jobs: pd.DataFrame) -> Floats:
     return _column(jobs, "walltime")
 
 
-def _peak_memory(jobs: pd.DataFrame) -> Floats:
-    memory = _column(jobs, "peak_memory")
-    return np.where(memory > 0, memory, np.nan)  # a log that writes 0 did not measure it
-
-
 def _cpu_time(jobs: pd.DataFrame) -> Floats:
     return _column(jobs, "cpu_time")
 
@@ -156,8 +151,21 @@ def _io(jobs: pd.DataFrame) -> Floats:
     return total / np.maximum(_column(jobs, "walltime"), 1.0)
 
 
+def _positive_outcome(name: str) -> Callable[[pd.DataFrame], Floats]:
+    """Return a function of the outcomes of a field of which 0 says that it was not measured."""
+
+    def values(jobs: pd.DataFrame) -> Floats:
+        outcomes = _column(jobs, name)
+        return np.where(outcomes > 0, outcomes, np.nan)
+
+    return values
+
+
 def _requested_cores(jobs: pd.DataFrame | CodedJobs) -> Floats:
     return np.maximum(_column(jobs, "requested_cores", 1.0), 1.0)
+
+
+_peak_memory = _positive_outcome("peak_memory")
 
 
 def _cores(jobs: pd.DataFrame) -> Floats:
@@ -187,6 +195,10 @@ def _memory_limit(jobs: pd.DataFrame | CodedJobs) -> Floats:
 
 def _cpu_limit(jobs: pd.DataFrame | CodedJobs) -> Floats:
     return _walltime_limit(jobs) * _requested_cores(jobs)
+
+
+def _gpu_limit(jobs: pd.DataFrame | CodedJobs) -> Floats:
+    return _walltime_limit(jobs) * _positive(_column(jobs, "requested_gpus", np.inf))
 
 
 def _duration(transfers: pd.DataFrame) -> Floats:
@@ -223,6 +235,8 @@ def _highest(name: str) -> float:
 
 _SECONDS, _MEMORY = _highest("walltime"), _highest("peak_memory")
 _CPU_TIME, _WORK = _highest("cpu_time"), _highest("cpu_time") * _highest("host_power")
+_ENERGY, _GPU_TIME = _highest("energy"), _highest("gpu_time")
+_GPU_MEMORY = _highest("peak_gpu_memory")
 _IO = _highest("read_bytes") + _highest("written_bytes")
 
 TARGETS: dict[str, Target] = {
@@ -280,10 +294,32 @@ TARGETS: dict[str, Target] = {
             lambda jobs: _io(jobs) / _cores(jobs),
             _no_limit,
         ),
+        Target(
+            "energy",
+            "J",
+            Grid(2.0**6, 16, 481, _ENERGY),
+            _positive_outcome("energy"),
+            _no_limit,
+        ),
+        Target(
+            "gpu_time",
+            "s",
+            Grid(1.0, 16, 449, _GPU_TIME),
+            lambda jobs: _column(jobs, "gpu_time"),
+            _gpu_limit,
+        ),
+        Target(
+            "peak_gpu_memory",
+            "bytes",
+            Grid(2.0**20, 16, 417, _GPU_MEMORY),
+            _positive_outcome("peak_gpu_memory"),
+            _no_limit,
+        ),
     )
 }
 """Every target by name.
 
 Walltime; memory in use by the whole job; CPU time over all cores; bytes read and written a second;
-the same of a core; and CPU time times the power of the host, of an event and of the whole job.
+the same of a core; CPU time times the power of the host, of an event and of the whole job; and the
+energy of the job's nodes, GPU time used and GPU memory in use by the whole job.
 """

@@ -35,6 +35,7 @@ def write_model_card(card: ModelCard, comparison: CandidateComparison) -> str:
         f"- submitted {window.first_submission[:16]} to {window.last_submission[:16]} UTC",
         f"- histories: {histories}",
         f"- CatBoost models: {clusters}",
+        *_optional_fields(card),
         "",
         "# How it did on later jobs",
         f"- {comparison.sentence}",
@@ -63,6 +64,20 @@ def write_model_card(card: ModelCard, comparison: CandidateComparison) -> str:
         "that had ended, and answers otherwise than the service; ask the service for real answers",
     ]
     return "\n".join(lines)
+
+
+def _optional_fields(card: ModelCard) -> list[str]:
+    """A line a target with labels or facts that were tried: what those used are worth."""
+    lines = []
+    for target, rows in card.optional_fields.items():
+        used = [f"{row['field']} ({row['gain']:.1%})" for row in rows if row["used"]]
+        unused = [row["field"] for row in rows if not row["used"]]
+        lines.append(
+            f"- labels and facts used for {target}, and by how much each lowers the error of the "
+            f"histories on later jobs: {', '.join(used) or 'none'}"
+            + (f"; of no use: {', '.join(unused)}" if unused else "")
+        )
+    return lines
 
 
 def _results(table: pd.DataFrame) -> list[str]:
