@@ -3,7 +3,8 @@
 An attribute whose value is an expression, not a literal, is missing. Walltime is that of the last
 run, LastRemoteWallClockTime or end - start. CommittedTime, which counts up to checkpoints only,
 stands in where these are missing, and RemoteWallClockTime, which adds up the runs that were lost to
-evictions, where that is missing too. Peak memory is ResidentSetSize_RAW (KiB) where it is known,
+evictions, where that is missing too. GPU time is GPUsUsage, the mean number of GPUs in full use,
+times the walltime. Peak memory is ResidentSetSize_RAW (KiB) where it is known,
 else MemoryUsage (MiB), else ResidentSetSize, which is rounded up by as much as a quarter.
 
 The site is the one that the job asked for (DESIRED_Sites, where it names one): where a glidein ran
@@ -235,6 +236,13 @@ def _job(values: Values, source: str | None) -> Row:
         ),
         "requested_cores": cores,
         "requested_memory": units.amount(ad.number("RequestMemory")) * MIB * machines,
+        # A request that is an expression is as large as what was provided for it.
+        "requested_gpus": machines
+        * units.first_known(
+            units.amount(ad.number("RequestGpus")), units.amount(ad.number("GPUsProvisioned"))
+        ),
+        "requested_nodes": machines if universe == PARALLEL else nan,
+        "priority": ad.number("JobPrio"),
         "input_bytes": ad.number("TransferInputSizeMB") * MIB,
         "submitted_at": submitted,
         "started_at": started,
@@ -248,6 +256,12 @@ def _job(values: Values, source: str | None) -> Row:
         "peak_memory": memory if ran else nan,
         "read_bytes": ad.number("BytesRecvd") if ran else nan,
         "written_bytes": ad.number("BytesSent") if ran else nan,
+        "nodes": machines if universe == PARALLEL and started > 0 else nan,
+        "gpu_time": units.first_known(ad.number("GPUsUsage"), ad.number("GPUsAverageUsage"))
+        * walltime
+        if ran
+        else nan,
+        "peak_gpu_memory": ad.number("GPUsMemoryUsage") * MIB if ran else nan,
     }
 
 

@@ -9,7 +9,8 @@ minramcount is MB (MiB) a core, unless minramunit says that it is MB of the whol
 
 What the pilot reports afterwards is no fact at submission: nevents (those processed) is not read,
 events are those asked for (--maxEvents in jobparameters), and computingelement, where the pilot
-ran, is no queue. computingsite is what the broker chose.
+ran, is no queue. computingsite is what the broker chose. The priority is assignedpriority, that at
+submission: currentpriority changes while a job waits.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ PandaID taskID jediTaskID prodUserName workingGroup VO project campaign prodSour
 transformation processingType computingSite jobParameters modificationHost hs06 cpuConsumptionTime
 maxRSS maxPSS minRamCount minRamUnit coreCount actualCoreCount maxWalltime creationTime startTime
 endTime jobStatus nInputDataFiles inputFileBytes outputFileBytes totRBYTES totWBYTES
-pilotErrorCode parent_tid reqID
+pilotErrorCode parent_tid reqID assignedPriority
 """
 NAMES = _NAMES_TEXT.split()
 """What is read of a job, under PanDA's names."""
@@ -96,6 +97,7 @@ def map_job(
         "requested_walltime": _limit(number("maxwalltime")),
         "requested_cores": requested_cores,
         "requested_memory": memory if of_whole_job else memory * requested_cores,
+        "priority": number("assignedpriority"),
         "input_bytes": number("inputfilebytes"),
         "input_files": number("ninputdatafiles"),
         "events": _requested_events(text("jobparameters") or ""),

@@ -10,7 +10,7 @@ since 1970; the date before it is the server's local time and used only without 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from math import isnan, nan
 from pathlib import Path
@@ -29,6 +29,9 @@ RECORD = re.compile(
 KEY = re.compile(r"(?<!\S)([A-Za-z_][\w.]*+)=", re.ASCII)
 CHUNK_COUNT = re.compile(r"\d+", re.ASCII)
 
+GPU_TYPES = ("gpu_type", "gpu_model", "accelerator_model")
+EXCLUSIVE = frozenset({"excl", "exclhost", "singlejob"})
+KILOWATT_HOUR = 3.6e6  # J
 RERUN, WAITS_AGAIN = "R", "waits again"
 KILLED = ("timeout", "out_of_memory")
 TIMED_OUT = (-29,)
@@ -115,6 +118,7 @@ def _job(values: Values, options: ReadOptions) -> Row:
     walltime = values.duration("resources_used.walltime")
     limit = values.duration("Resource_List.walltime")
     status = _status(values.required("Exit_status", units.number, nan), walltime, limit)
+    hosts = values.parse("exec_host", _hosts, None)
     rerun = values.fields["type"] in (RERUN, WAITS_AGAIN)
     row = {
         "job_id": name,
@@ -125,10 +129,17 @@ def _job(values: Values, options: ReadOptions) -> Row:
         "project": values.text("account", "project"),
         "job_name": values.text("jobname"),
         "queue": values.text("queue"),
-        "host": values.parse("exec_host", _hosts, None),
+        "host": hosts,
         "requested_walltime": limit,
         "requested_cores": requested,
         "requested_memory": _requested_memory(values, requested),
+        "requested_gpus": _requested_gpus(values),
+        "gpu_type": _gpu_type(values),
+        "requested_nodes": values.positive("Resource_List.nodect"),
+        "qos": values.text("Resource_List.qos", "qos"),
+        "reservation": values.text("resvname", "resvID"),
+        "constraint": _constraint(values),
+        "exclusive": _exclusive(values),
         "submitted_at": submitted,
         "started_at": values.timestamp("start"),
         "ended_at": units.first_nonzero(
@@ -141,6 +152,9 @@ def _job(values: Values, options: ReadOptions) -> Row:
         "walltime": walltime,
         "cpu_time": values.duration("resources_used.cput"),
         "peak_memory": units.first_nonzero(values.size("resources_used.mem")),
+        # The host of a Cray's record is the login node.
+        "nodes": hosts.count("+") + 1.0 if hosts and not _cray_cores(values) > 0 else nan,
+        "energy": values.number("resources_used.energy") * KILOWATT_HOUR,
     }
     return queued_again(row) if values.fields["type"] == WAITS_AGAIN else row
 
@@ -166,13 +180,56 @@ def _requested_cores(values: Values) -> float:
     """Cores over all chunks: select, then nodes (Torque sets ncpus to 1 beside it), then procs."""
     if (cray := _cray_cores(values)) > 0:
         return cray
-    for key, resource in (("select", "ncpus"), ("nodes", "ppn")):
-        cores = values.parse(f"Resource_List.{key}", partial(_total, resource=resource), nan)
-        if cores == cores:
-            return cores
-    return units.first_nonzero(
-        values.number("Resource_List.procs"), values.number("Resource_List.ncpus")
+    return units.first_known(
+        _of_chunks(values, {"select": "ncpus", "nodes": "ppn"}, 1.0),
+        units.first_nonzero(
+            values.number("Resource_List.procs"), values.number("Resource_List.ncpus")
+        ),
     )
+
+
+def _of_chunks(values: Values, resources: Mapping[str, str], missing: float) -> float:
+    """The sum of a resource over the chunks of the first of these lists that a record has.
+
+    Args:
+        values: The record.
+        resources: The resource's name in ``select`` and in ``nodes``.
+        missing: The amount of a chunk that does not name it.
+    """
+    sums = (
+        values.parse(f"Resource_List.{key}", partial(_total, resource=name, missing=missing), nan)
+        for key, name in resources.items()
+    )
+    return units.first_known(*sums)
+
+
+def _requested_gpus(values: Values) -> float:
+    """GPUs over all chunks, else the server's sum of them (``ngpus``)."""
+    return units.first_known(
+        units.first_nonzero(_of_chunks(values, {"select": "ngpus", "nodes": "gpus"}, 0.0)),
+        values.number("Resource_List.ngpus"),
+    )
+
+
+def _gpu_type(values: Values) -> str | None:
+    """The model of GPU under the names that sites give to it, of the job or its first chunk."""
+    chunks = [parts for _, parts in _chunks(values.fields.get("resource_list.select", ""))]
+    listed = next((parts[name] for parts in chunks for name in GPU_TYPES if name in parts), None)
+    return listed or values.text(*(f"Resource_List.{name}" for name in GPU_TYPES))
+
+
+def _constraint(values: Values) -> str | None:
+    """The properties of nodes that a list such as ``2:ppn=4:bigmem:ib`` of Torque asks for."""
+    text = values.fields.get("resource_list.nodes", "")
+    names = {name for _, parts in _chunks(text) for name, amount in parts.items() if not amount}
+    return "&".join(sorted(names - {""})) or values.text("Resource_List.feature")
+
+
+def _exclusive(values: Values) -> float:
+    """Whether the job has its hosts for itself, where it says so."""
+    words = set((values.text("Resource_List.place") or "").split(":"))
+    words.add(values.text("Resource_List.naccesspolicy") or "")
+    return 1.0 if words & EXCLUSIVE else 0.0 if "shared" in words else nan
 
 
 def _requested_memory(values: Values, cores: float) -> float:
@@ -202,9 +259,9 @@ def _chunks(text: str) -> Iterator[tuple[int, Fields]]:
         )
 
 
-def _total(text: str, resource: str) -> float:
+def _total(text: str, resource: str, missing: float) -> float:
     try:
-        return sum(count * float(parts.get(resource, 1)) for count, parts in _chunks(text))
+        return sum(count * float(parts.get(resource, missing)) for count, parts in _chunks(text))
     except ValueError:
         raise ValueError(f"is not a list of chunks: {text[:60]}") from None
 

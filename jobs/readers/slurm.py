@@ -11,6 +11,10 @@ into it (slurm.schedmd.com/sacct.html):
 - CPU time is TotalCPU (user + system) of the job's row or the sum over its steps, whichever is
   more. CPUTimeRAW is no use: it is elapsed time × CPUs.
 - bytes read and written are summed over the steps, each a sum over tasks in the same way.
+- GPU time is the gpuutil of TRESUsageInTot (a percentage summed over GPUs and tasks) times how
+  long the step ran, summed over the steps. Slurm keeps the largest or last utilisation of each
+  task, not its mean, so that this is an upper estimate. Peak GPU memory is read as memory is.
+- energy is ConsumedEnergyRaw of the job's row, else that of the step with most: steps overlap.
 - a failed job of which a step ran out of memory ran out of memory: since Slurm 22.05.4 only the
   step says so.
 
@@ -26,6 +30,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import nan
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from jobs.readers import units
 from jobs.readers.contract import Batch, Reader, ReadOptions, Reject
@@ -49,8 +54,26 @@ MIB = 1024.0**2
 PER_CPU_FLAGS = (2**63, 2**31)
 """Bits by which Slurm's database marks a memory request as one for each CPU."""
 MEBIBYTES = re.compile(r"(\d{1,20})M", re.ASCII)
-Measured = tuple[float, float, float, float]
-"""Memory (bytes), CPU time (s), bytes read and written of one row, over all its tasks."""
+GPUS = re.compile(r"gres/gpu(?::([^=,]+))?=(\d{1,9})", re.ASCII)
+GRES = re.compile(
+    r"(?:per_node:|gres:)?gpu(?::([^:,()]*[^\d:,()][^:,()]*))?(?::(\d{1,9}))?(?:\([^)]*\))?",
+    re.ASCII | re.IGNORECASE,
+)
+"""A request of GPUs a node: ``gpu:2``, ``gpu:k80:2(S:0)``."""
+JOULES = re.compile(r"(\d++(?:\.\d*)?)([KMGTP]?)", re.ASCII)
+EXCLUSIVE = re.compile(r"(?:^|\s)--exclusive(?:[\s=]|$)")
+
+
+class Measured(NamedTuple):
+    """What one row used, over all its tasks: bytes, s and J."""
+
+    memory: float
+    cpu_time: float
+    bytes_read: float
+    bytes_written: float
+    gpu_time: float
+    gpu_memory: float
+    energy: float
 
 
 @dataclass
@@ -166,11 +189,14 @@ def _close(job: Job) -> Iterator[Item]:
     if (row["status"] == "failed" or job.waits_again) and job.out_of_memory:
         row["status"] = "out_of_memory"
     if row["status"] not in ("waiting", "running") and job.steps:
-        memory, cpu, read, written = zip(*job.steps.values(), strict=True)
-        row["peak_memory"] = _largest(row["peak_memory"], *memory)
-        row["cpu_time"] = _largest(row["cpu_time"], _sum(cpu))
-        row["read_bytes"] = _largest(row["read_bytes"], _sum(read))
-        row["written_bytes"] = _largest(row["written_bytes"], _sum(written))
+        steps: Any = Measured(*zip(*job.steps.values(), strict=True))
+        row["peak_memory"] = _largest(row["peak_memory"], *steps.memory)
+        row["cpu_time"] = _largest(row["cpu_time"], _sum(steps.cpu_time))
+        row["read_bytes"] = _largest(row["read_bytes"], _sum(steps.bytes_read))
+        row["written_bytes"] = _largest(row["written_bytes"], _sum(steps.bytes_written))
+        row["gpu_time"] = _largest(row["gpu_time"], _sum(steps.gpu_time))
+        row["peak_gpu_memory"] = _largest(row["peak_gpu_memory"], *steps.gpu_memory)
+        row["energy"] = units.first_known(row["energy"], _largest(*steps.energy))
     yield job.line, row
     if job.waits_again:
         yield job.line, queued_again(row)
@@ -182,7 +208,7 @@ def _job(name: str, values: Values, options: ReadOptions) -> tuple[Row, str, boo
     The run of a job that was queued again after it (REQUEUED) is over: it is given as preempted.
     """
     status, new = state(values.fields.get("state", ""))
-    elapsed = units.first_known(values.number("elapsedraw"), values.duration("elapsed"))
+    elapsed = _elapsed(values)
     printed = [values.moment(name) for name in ("submit", "start", "end")]
     submit, start, end = units.to_utc(printed, options.timezone, elapsed)
     waits_again = status == "waiting" and end > start
@@ -192,7 +218,9 @@ def _job(name: str, values: Values, options: ReadOptions) -> tuple[Row, str, boo
     cores = values.number("alloccpus", "ncpus")
     allocated = units.first_nonzero(cores)
     requested = units.first_nonzero(values.number("reqcpus"), allocated)
-    memory, cpu, disk_read, disk_written = _measured(values)
+    used = _measured(values)
+    requested_nodes, nodes = _nodes(values)
+    gpus, gpu_type = _requested_gpus(values, requested_nodes)
     cluster = values.text("cluster")
     # A job cancelled in the queue has no start, or (before Slurm 20) its end and no CPUs.
     began = status != "waiting" and start == start and not (elapsed == 0 and cores == 0)
@@ -213,17 +241,29 @@ def _job(name: str, values: Values, options: ReadOptions) -> tuple[Row, str, boo
             values.parse("timelimit", _limit, nan),
         ),
         "requested_cores": units.amount(requested),
-        "requested_memory": _requested_memory(values, requested),
+        "requested_memory": _requested_memory(values, requested, requested_nodes),
+        "requested_gpus": gpus,
+        "gpu_type": gpu_type,
+        "requested_nodes": requested_nodes,
+        "qos": values.text("qos"),
+        "reservation": values.text("reservation"),
+        "constraint": values.text("constraints"),
+        "priority": units.amount(values.number("priority")),
+        "exclusive": 1.0 if EXCLUSIVE.search(values.fields.get("submitline", "")) else nan,
         "submitted_at": submit,
         "started_at": start if began else nan,
         "ended_at": end if ended else nan,
         "status": status,
         "cores": allocated if began else nan,
         "walltime": elapsed if ran else nan,
-        "cpu_time": cpu if ran else nan,
-        "peak_memory": memory if ran else nan,
-        "read_bytes": disk_read if ran else nan,
-        "written_bytes": disk_written if ran else nan,
+        "cpu_time": used.cpu_time if ran else nan,
+        "peak_memory": used.memory if ran else nan,
+        "read_bytes": used.bytes_read if ran else nan,
+        "written_bytes": used.bytes_written if ran else nan,
+        "nodes": nodes if began else nan,
+        "energy": used.energy if ran else nan,
+        "gpu_time": used.gpu_time if ran else nan,
+        "peak_gpu_memory": used.gpu_memory if ran else nan,
     }
     return row, new, waits_again
 
@@ -234,12 +274,71 @@ def _measured(values: Values) -> Measured:
     cpu = units.first_known(
         values.duration("totalcpu"), values.duration("usercpu") + values.duration("systemcpu")
     )
-    return (
+    return Measured(
         units.first_nonzero(_over_tasks(values, used.get("mem", nan), "averss", "maxrss", tasks)),
         cpu,
         _over_tasks(values, used.get("fs/disk", nan), "avediskread", "maxdiskread", tasks),
         _over_tasks(values, written.get("fs/disk", nan), "avediskwrite", "maxdiskwrite", tasks),
+        used.get("gres/gpuutil", nan) / 100 * _elapsed(values),
+        used.get("gres/gpumem", nan),
+        units.first_nonzero(
+            units.amount(values.number("consumedenergyraw")),
+            values.parse("consumedenergy", _joules, nan),
+        ),
     )
+
+
+def _elapsed(values: Values) -> float:
+    return units.first_known(values.number("elapsedraw"), values.duration("elapsed"))
+
+
+def _joules(text: str) -> float:
+    """Joules of ``ConsumedEnergy``, such as 12.34K; NaN for no measurement."""
+    match = JOULES.fullmatch(text.strip())
+    if not match:
+        return units.number(text)
+    return units.amount(float(match[1])) * 1000.0 ** " KMGTP".index(match[2] or " ")
+
+
+def _nodes(values: Values) -> tuple[float, float]:
+    """The nodes requested, and those that a job has once it began."""
+    listed = _tres(values, "alloctres").get("node", nan)
+    allocated = units.first_nonzero(values.number("nnodes", "allocnodes"), listed)
+    requested = units.first_nonzero(
+        values.number("reqnodes"), _tres(values, "reqtres").get("node", nan), allocated
+    )
+    return units.amount(requested), units.amount(allocated)
+
+
+def _requested_gpus(values: Values, nodes: float) -> tuple[float, str | None]:
+    """The GPUs that were requested, and their type where one was.
+
+    ReqTRES is of the whole job and names each type beside the sum; the older ReqGRES is a node's.
+    Without either the number is that of AllocTRES, whose type may be more than was requested.
+    """
+    gpus, types = _gpus(values.fields.get("reqtres", ""))
+    if gpus != gpus and (match := GRES.fullmatch(values.fields.get("reqgres", "").strip())):
+        gpus, types = float(match[2] or 1) * nodes, match[1] or ""
+    if gpus != gpus and not values.fields.get("reqtres"):
+        gpus, _ = _gpus(values.fields.get("alloctres", ""))
+    return gpus, types or None
+
+
+def _gpus(text: str) -> tuple[float, str]:
+    """The number of GPUs in a list such as ``cpu=8,gres/gpu:a100=2,gres/gpu=2``, and their types.
+
+    >>> _gpus("billing=8,cpu=8,gres/gpu:a100=2,gres/gpu=2,gres/gpumem=8G"), _gpus("cpu=8")
+    ((2.0, 'a100'), (nan, ''))
+    """
+    counts = {
+        match[1] or "": float(match[2])
+        for pair in text.split(",")
+        if (match := GPUS.fullmatch(pair.strip()))
+    }
+    if not counts:
+        return nan, ""
+    total = counts.pop("", None)
+    return sum(counts.values()) if total is None else total, ",".join(sorted(counts))
 
 
 def _over_tasks(values: Values, total: float, average: str, largest: str, tasks: float) -> float:
@@ -251,13 +350,12 @@ def _over_tasks(values: Values, total: float, average: str, largest: str, tasks:
     return _largest(units.first_known(total, mean * tasks if mean > 0 else nan, most * tasks), most)
 
 
-def _requested_memory(values: Values, cores: float) -> float:
+def _requested_memory(values: Values, cores: float, nodes: float) -> float:
     """Bytes of the whole job from ``4Gc`` (a core), ``4Gn`` (a node) or ``4G`` (the job).
 
     The last form is that of Slurm since 21.08. 0 means all of a node's, whatever that is.
     """
     size, per = values.parse("reqmem", _memory_size, (nan, ""))
-    nodes = units.first_nonzero(values.number("reqnodes"), values.number("nnodes"))
     times = {"c": cores, "n": nodes}.get(per, 1.0)
     return units.first_nonzero(size * times, _tres(values, "reqtres").get("mem", nan))
 
@@ -278,16 +376,13 @@ def _memory_size(text: str) -> tuple[float, str]:
 
 
 def _tres(values: Values, name: str) -> dict[str, float]:
-    """The sizes in a list such as ``cpu=00:01:05,fs/disk=4096,mem=12K``."""
+    """The amounts in a list such as ``cpu=00:01:05,fs/disk=4096,gres/gpuutil=97,mem=12K``."""
     text = values.fields.get(name)
     if not text:
         return {}
     pairs = (pair.partition("=") for pair in text.split(",") if "=" in pair)
-    amounts = Values({kind: size for kind, _, size in pairs if kind in ("mem", "fs/disk")})
-    sizes = {
-        "mem": amounts.parse("mem", _memory_size, (nan, ""))[0],
-        "fs/disk": amounts.size("fs/disk"),
-    }
+    amounts = Values({kind: size for kind, _, size in pairs if kind in TRES})
+    sizes = {kind: amounts.parse(kind, TRES[kind], nan) for kind in amounts.fields}
     values.notes += [f"{name}: {note}" for note in amounts.notes]
     return sizes
 
@@ -308,6 +403,15 @@ def _sum(numbers: tuple[float, ...]) -> float:
     observed = [number for number in numbers if number == number]
     return sum(observed) if observed else nan
 
+
+TRES = {
+    "mem": lambda text: _memory_size(text)[0],
+    "fs/disk": units.size,
+    "node": units.number,
+    "gres/gpumem": units.size,
+    "gres/gpuutil": units.number,
+}
+"""What reads the amount of each kind of trackable resource."""
 
 SLURM = Reader("slurm", recognises, read)
 """The reader to put in the list."""

@@ -60,6 +60,13 @@ def _job(job: Object) -> dict[str, str]:
         "nnodes": allocated.get("node") or _number(job.get("allocation_nodes")),
         "reqmem": _requested_memory(required),
         "reqtres": _listed(_dict(job, "tres").get("requested"), unit="M"),
+        "alloctres": _listed(_dict(job, "tres").get("allocated"), unit="M"),
+        "consumedenergyraw": allocated.get("energy"),
+        "qos": job.get("qos"),
+        "reservation": _dict(job, "reservation").get("name"),
+        "constraints": job.get("constraints"),
+        "priority": _number(job.get("priority")),
+        "submitline": job.get("submit_line"),
     }
     fields |= {
         name: _time(time.get(key))
@@ -98,6 +105,10 @@ def _step(step: Object) -> dict[str, str]:
             "exitcode": _exit_code(step),
             "ntasks": _number(_dict(step, "tasks").get("count")),
             "totalcpu": _cpu_time(_dict(step, "time")),
+            "elapsedraw": _number(_dict(step, "time").get("elapsed")),
+            "consumedenergyraw": _number(
+                _dict(_dict(step, "statistics"), "energy").get("consumed")
+            ),
             "maxrss": largest.get("mem"),
             "averss": average.get("mem"),
             "tresusageintot": _listed(requested.get("total")),

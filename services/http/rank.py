@@ -83,11 +83,14 @@ def read_rank(content_type: str, body: bytes, query: Mapping[str, str]) -> RankR
     """
     arrow = media_type(content_type) == ARROW_TYPE
     candidates, members = (_from_arrow(body), {}) if arrow else _from_json(body)
-    read_options(members, {}, RankOptions)  # what the query replaces is checked all the same
-    members = {name: value for name, value in members.items() if name not in query}
-    options = read_options(members, query, RankOptions)
+    own = {name: value for name, value in members.items() if name not in query}
     try:
-        rule = Rule(options.policy, options.tuning, options.level, options.overlap)
+        # What the query replaces is checked all the same.
+        for options in (
+            read_options(members, {}, RankOptions),
+            read_options(own, query, RankOptions),
+        ):
+            rule = Rule(options.policy, options.tuning, options.level, options.overlap)
     except RankingError as error:
         raise HTTPError(422, str(error)) from None
     return RankRequest(candidates, rule, options.at, arrow)

@@ -216,3 +216,40 @@ def test_a_long_array_is_streamed_in_bounded_batches(tmp_path):
         )
     sizes = [len(batch.jobs) for batch in detect(path).read(path, ReadOptions(batch_rows=300))]
     assert sizes == [300] * 6 + [200]
+
+
+@pytest.mark.parametrize(
+    ("changes", "facts"),
+    [
+        (
+            {
+                "RequestGPUs": 2,
+                "GPUsProvisioned": 2,
+                "GPUsUsage": 1.25,
+                "GPUsMemoryUsage": 242.0,
+                "JobPrio": -5,
+            },
+            {
+                "requested_gpus": 2.0,
+                "gpu_time": 1.25 * 3600,
+                "peak_gpu_memory": 242 * MIB,
+                "priority": -5.0,
+            },
+        ),
+        (
+            {"GPUsProvisioned": 1, "GPUsAverageUsage": 0.5},
+            {"requested_gpus": 1.0, "gpu_time": 1800.0},
+        ),
+        (
+            {"JobUniverse": 11, "MaxHosts": 3, "RequestGPUs": 1},
+            {"requested_gpus": 3.0, "requested_nodes": 3.0, "nodes": 3.0},
+        ),
+        # What a machine must be is no list of features.
+        ({"Requirements": '(TARGET.Arch == "X86_64")', "RequestGPUs": 0}, {"requested_gpus": 0.0}),
+    ],
+)
+def test_gpus_and_priority(read_text, changes, facts):
+    row = one(read_text, **changes)
+    names = ("requested_gpus", "gpu_time", "peak_gpu_memory", "priority", "requested_nodes")
+    names += ("nodes", "constraint")
+    assert {name: row[name] for name in names if name in row} == facts

@@ -44,6 +44,7 @@ def test_every_key_of_an_end_record_in_its_unit(read_text):
         "walltime": 3700.0,
         "cpu_time": 36000.0,
         "peak_memory": GIB,
+        "nodes": 3.0,
     }
     assert outcome.lines == [2]
     assert outcome.notes == {"record Q (not the end of a job) not used": 1}
@@ -164,3 +165,62 @@ def test_a_rerun_is_a_run_after_which_the_job_waits(read_text, code, status):
     assert (waits["status"], waits["submitted_at"]) == ("waiting", run["ended_at"])
     assert pd.isna([waits["started_at"], waits["ended_at"], waits["walltime"]]).all()
     assert outcome.notes == {"record R (not the end of a job) not used": 1}
+
+
+NEW_FACTS = ("requested_gpus", "gpu_type", "requested_nodes", "nodes", "qos", "reservation")
+NEW_FACTS += ("constraint", "exclusive", "energy")
+
+
+@pytest.mark.parametrize(
+    ("text", "facts"),
+    [
+        (  # PBS Professional at NCAR
+            "exec_host=casper15/3 exec_vnode=(casper15:ncpus=1:ngpus=1:mem=10485760kb) "
+            "Resource_List.gpu_type=gp100 Resource_List.mem=10gb Resource_List.ncpus=1 "
+            "Resource_List.ngpus=1 Resource_List.nodect=1 Resource_List.place=scatter "
+            "Resource_List.select=1:ncpus=1:ngpus=1:os=opensuse15:ompthreads=1",
+            {"requested_gpus": 1.0, "gpu_type": "gp100", "requested_nodes": 1.0, "nodes": 1.0},
+        ),
+        (
+            "exec_host=n1/0*4+n2/0*4 Resource_List.nodect=2 Resource_List.place=scatter:excl "
+            "Resource_List.select=2:ncpus=4:ngpus=4:gpu_model=a100 resvname=R77 "
+            "resources_used.energy=0.5",
+            {
+                "requested_gpus": 8.0,
+                "gpu_type": "a100",
+                "requested_nodes": 2.0,
+                "nodes": 2.0,
+                "reservation": "R77",
+                "exclusive": 1.0,
+                "energy": 1.8e6,
+            },
+        ),
+        (  # a queue without GPUs
+            "Resource_List.ngpus=0 Resource_List.place=free:shared Resource_List.select=1:ncpus=1",
+            {"requested_gpus": 0.0, "exclusive": 0.0},
+        ),
+        (  # Torque
+            "exec_host=n1/0-3+n2/0-3 Resource_List.nodes=2:ppn=4:gpus=2:ib:bigmem "
+            "Resource_List.nodect=2 Resource_List.qos=fast Resource_List.naccesspolicy=singlejob "
+            "resources_used.energy_used=0",
+            {
+                "requested_gpus": 4.0,
+                "requested_nodes": 2.0,
+                "nodes": 2.0,
+                "qos": "fast",
+                "constraint": "bigmem&ib",
+                "exclusive": 1.0,
+            },
+        ),
+        ("Resource_List.nodes=n1:ppn=1+n2:ppn=1", {}),
+        (  # Cray: the host is a login node
+            "exec_host=login1/0 Resource_List.mppwidth=512 Resource_List.ncpus=1",
+            {},
+        ),
+    ],
+)
+def test_gpus_nodes_and_energy_of_every_age(read_text, text, facts):
+    row = read_text(record(f"user=ann queue=batch {TIMES}{text} Exit_status=0")).row(
+        "123.srv.example.org"
+    )
+    assert {name: row[name] for name in NEW_FACTS if name in row} == facts

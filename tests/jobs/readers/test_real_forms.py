@@ -284,6 +284,7 @@ def test_sacct_json_of_every_age(stored):
             "requested_walltime": 3600.0,
             "requested_cores": 4.0,
             "requested_memory": 4 * GIB,
+            "requested_nodes": 2.0,
             "submitted_at": pd.Timestamp(1700000000, unit="s", tz="UTC"),
             "started_at": pd.Timestamp(1700000010, unit="s", tz="UTC"),
             "ended_at": pd.Timestamp(1700000070, unit="s", tz="UTC"),
@@ -294,7 +295,52 @@ def test_sacct_json_of_every_age(stored):
             "peak_memory": 3 * MIB,
             "read_bytes": 77.0,
             "written_bytes": 78.0,
+            "nodes": 2.0,
         }
+
+
+def test_sacct_json_tells_gpus_priority_and_energy(stored):
+    def tres(**counts: int) -> list[dict[str, Any]]:
+        """A list of trackable resources, of which a name has two parts (``gres__gpu``)."""
+        return [
+            {"type": kind.partition("__")[0], "name": kind.partition("__")[2], "count": count}
+            for kind, count in counts.items()
+        ]
+
+    requested = tres(cpu=4, mem=8192, node=2, gres__gpu=4)
+    requested.append({"type": "gres", "name": "gpu:h100", "id": 1002, "count": 4})
+    (step,) = sacct_json()["steps"]
+    step = step | {
+        "time": {"elapsed": 50, "total": {"seconds": 1, "microseconds": 0}},
+        "statistics": {"energy": {"consumed": number(70_000)}},
+        "tres": {"requested": {"total": tres(gres__gpuutil=200, gres__gpumem=2**33)}},
+    }
+    job = sacct_json(
+        qos="high",
+        constraints="h100&ib",
+        reservation={"id": 3, "name": "spring"},
+        priority=number(4_294_901),
+        submit_line="sbatch --exclusive --gpus=h100:4 run.sh",
+        tres={"requested": requested, "allocated": [*requested, *tres(energy=90_000)]},
+        steps=[step],
+    )
+    rows, rejects, _ = stored(json.dumps({"jobs": [job], "meta": {"slurm": {}}}))
+    assert rejects == []
+    facts = {
+        "requested_gpus": 4.0,
+        "gpu_type": "h100",
+        "requested_nodes": 2.0,
+        "nodes": 2.0,
+        "qos": "high",
+        "reservation": "spring",
+        "constraint": "h100&ib",
+        "priority": 4_294_901.0,
+        "exclusive": 1.0,
+        "energy": 90_000.0,
+        "gpu_time": 100.0,
+        "peak_gpu_memory": 2.0**33,
+    }
+    assert {name: rows["9"].get(name) for name in facts} == facts
 
 
 def test_sacct_json_names_array_tasks_and_follows_one_answer_with_the_next(stored):

@@ -36,6 +36,8 @@ def test_steps_are_folded_into_their_job(read_text):
             "requested_walltime": 172_800.0,
             "requested_cores": 8.0,
             "requested_memory": 8 * GIB,  # 4 GiB on each of 2 nodes
+            "requested_nodes": 2.0,
+            "qos": "normal",
             "submitted_at": pd.Timestamp("2024-03-01 10:00", tz="UTC"),
             "started_at": pd.Timestamp("2024-03-01 10:05", tz="UTC"),
             "ended_at": pd.Timestamp("2024-03-02 11:05", tz="UTC"),
@@ -48,6 +50,7 @@ def test_steps_are_folded_into_their_job(read_text):
             * MIB,  # 8 tasks of step 0 at most 900 MiB each, against 200 MiB of the batch step
             "read_bytes": 10 * MIB + 8 * 20 * MIB,
             "written_bytes": 1 * MIB + 8 * 2 * MIB,
+            "nodes": 2.0,
         }
 
 
@@ -254,3 +257,91 @@ def test_steps_of_a_rejected_run_are_neither_rejects_nor_another_runs(read_text)
     # A later sound row of that job is not lost with it.
     outcome = read_text(STEPS + "".join(f"{row}\n" for row in (rows[1], rows[0])))
     assert outcome.row("1")["status"] == "completed" and len(outcome.rejects) == 1
+
+
+GPU_LISTING = """\
+JobID|State|Submit|Start|End|ElapsedRaw|QOS|Reservation|Constraints|Priority|ReqCPUS|NNodes|ReqNodes|ReqMem|\
+ReqTRES|AllocTRES|TRESUsageInTot|ConsumedEnergyRaw|ExitCode|JobName
+70|COMPLETED|2024-03-01T10:00:00|2024-03-01T10:00:00|2024-03-01T11:00:00|3600|high|spring|intel|amd&ib|4294901|16|2|2|\
+8Gn|billing=96,cpu=16,gres/gpu:a100=4,gres/gpu=4,mem=16G,node=2|\
+billing=96,cpu=16,energy=5400000,gres/gpu:a100=4,gres/gpu=4,mem=16G,node=2||5400000|0:0|train
+70.batch|COMPLETED|2024-03-01T10:00:00|2024-03-01T10:00:00|2024-03-01T11:00:00|3600|||||16|1|1||||\
+cpu=00:10:00,energy=5300000,fs/disk=4096,gres/gpumem=21794M,gres/gpuutil=50,mem=2G|5300000|0:0|batch
+70.0|COMPLETED|2024-03-01T10:30:00|2024-03-01T10:30:00|2024-03-01T11:00:00|1800|||||16|2|2||||\
+cpu=00:10:00,energy=2600000,fs/disk=4096,gres/gpumem=76G,gres/gpuutil=387,mem=2G|2600000|0:0|python
+71|PENDING|2024-03-01T10:00:00|Unknown|Unknown|0|normal|||17|1|1|1|4Gc|\
+billing=1,cpu=1,mem=4G,node=1||||0:0|cpu only
+"""
+
+
+def test_gpus_nodes_priority_and_energy_of_a_job_and_its_steps(read_text):
+    outcome = read_text(GPU_LISTING)
+    row = outcome.row("70")
+    assert (row["requested_gpus"], row["gpu_type"]) == (4.0, "a100")
+    assert (row["requested_nodes"], row["nodes"]) == (2.0, 2.0)
+    assert (row["qos"], row["reservation"], row["constraint"]) == ("high", "spring", "intel|amd&ib")
+    assert row["job_name"] == "train"
+    assert row["priority"] == 4_294_901.0
+    assert row["requested_memory"] == 16 * GIB  # 8 GiB on each of 2 nodes
+    assert row["energy"] == 5.4e6  # the job's own: its steps overlap
+    assert row["gpu_time"] == pytest.approx(0.5 * 3600 + 3.87 * 1800)
+    assert row["peak_gpu_memory"] == 76 * GIB
+    waiting = outcome.row("71")
+    assert (waiting["priority"], waiting["requested_nodes"]) == (17.0, 1.0)
+    assert not {"nodes", "energy", "gpu_time", "requested_gpus", "gpu_type"} & set(waiting)
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells", "expected"),
+    [
+        ("ReqTRES", "cpu=4,gres/gpu=2,mem=4G,node=1", (2.0, None)),
+        ("ReqTRES", "cpu=4,gres/gpu:A100=1,gres/gpu:v100=3", (4.0, "A100,v100")),
+        ("ReqTRES", "billing=5,gres/gpu:a100_3g.20gb=1,gres/gpu=1", (1.0, "a100_3g.20gb")),
+        ("ReqTRES", "billing=1,cpu=1,gres/gpumem=80G,gres/gpuutil=0", (None, None)),
+        ("ReqTRES", "cpu=1,gres/gpu:tesla=x", (None, None)),
+        ("ReqTRES|AllocTRES", "cpu=1|cpu=1,gres/gpu:a100=2,gres/gpu=2", (None, None)),
+        ("AllocTRES", "cpu=1,gres/gpu:a100=2,gres/gpu=2", (2.0, None)),
+        ("ReqGRES|ReqNodes", "gpu:2|3", (6.0, None)),
+        ("ReqGRES|ReqNodes", "gpu:k80:2(S:0)|3", (6.0, "k80")),
+        ("ReqGRES|ReqNodes", "gpu|1", (1.0, None)),
+        ("ReqGRES|ReqNodes", "0|1", (None, None)),
+    ],
+)
+def test_requested_gpus_and_their_type(read_text, columns, cells, expected):
+    header = f"JobID|State|Submit|Start|End|ElapsedRaw|{columns}\n"
+    row = read_text(header + f"1|COMPLETED|{TIMES[:-4]}|{cells}\n").row("1")
+    assert (row.get("requested_gpus"), row.get("gpu_type")) == expected
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "energy"),
+    [
+        ("ConsumedEnergyRaw", "123456", 123_456.0),
+        ("ConsumedEnergyRaw", "18446744073709551614", None),
+        ("ConsumedEnergyRaw", "", None),
+        ("ConsumedEnergy", "12.34K", 12_340.0),
+        ("ConsumedEnergy", "1.5M", 1.5e6),
+        ("ConsumedEnergy", "17.7x", None),
+    ],
+)
+def test_energy_in_joules(read_text, column, cell, energy):
+    header = f"JobID|State|Submit|Start|End|ElapsedRaw|{column}\n"
+    row = read_text(header + f"1|COMPLETED|{TIMES[:-4]}|{cell}\n").row("1")
+    assert row.get("energy") == (None if energy is None else pytest.approx(energy))
+
+
+def test_a_job_that_was_submitted_as_exclusive(read_text):
+    header = "JobID|State|Submit|Start|End|ElapsedRaw|SubmitLine\n"
+    rows = [
+        f"{n}|COMPLETED|{TIMES[:-4]}|{line}\n"
+        for n, line in enumerate(
+            (
+                "sbatch --exclusive run.sh",
+                "sbatch --exclusive=user run.sh",
+                "sbatch --exclusively x",
+            ),
+            1,
+        )
+    ]
+    outcome = read_text(header + "".join(rows))
+    assert [outcome.row(str(n)).get("exclusive") for n in (1, 2, 3)] == [1.0, 1.0, None]
