@@ -20,7 +20,7 @@ MAX_LABELS: Final = 32
 """Labels of a job, and names of labels of a source."""
 MAX_NAME_CHARACTERS: Final = 64
 MAX_VALUE_CHARACTERS: Final = 256
-LABELS_BYTES: Final = 8192
+LABELS_BYTES: Final = 4096
 """Longest JSON object of a job's labels, in bytes of UTF-8."""
 
 NO_OBJECT = "labels that are no JSON object"

@@ -1,7 +1,8 @@
 """Column maps: which column of a table is which field of a job or transfer, and in which unit.
 
 On the command line ``run=walltime:s`` says that the file's column ``run`` is the field ``walltime``
-in seconds; a TOML file has the same as ``run = "walltime:s"`` under ``[columns]``.
+in seconds; a TOML file has the same as ``run = "walltime:s"`` under ``[columns]``. A label of the
+site's own is ``biome=label:biome``, and ``reads=label:input_reads:number`` where it is a number.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.labels import MAX_LABELS, name_fault
 from jobs.readers.errors import ReadError
 from jobs.schema import JOB, Field, Record
 from jobs.transfers import TRANSFER
@@ -22,8 +24,14 @@ FACTORS = {
         **{f"{letter}b": 1000.0**power for power, letter in enumerate("kmgt", 1)},
         **{f"{letter}ib": 1024.0**power for power, letter in enumerate("kmgt", 1)},
     },
+    "joules": {"j": 1.0, "kj": 1e3, "mj": 1e6, "wh": 3600.0, "kwh": 3.6e6, "mwh": 3.6e9},
 }
-"""Factors to the schema's units: kb, mb, gb, tb are powers of 1000, kib, mib, gib, tib of 1024."""
+"""Factors to the schema's units: kb, mb, gb, tb are powers of 1000, kib, mib, gib, tib of 1024; the
+m of mj and mwh is mega."""
+UNITS = {"s": "seconds", "bytes": "bytes", "J": "joules"}
+"""The factors of a field by its unit."""
+LABEL = "label"
+NUMBER = "number"
 CLOCK = "hms"
 ELAPSED = "elapsed"
 """Seconds since the log's begin, whose date is unknown: counted from 2000-01-01 UTC."""
@@ -34,14 +42,23 @@ BY_NAME = {name: field for record in reversed(RECORDS) for name, field in record
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the file, the field it fills, and its unit (empty: the field's own)."""
+    """One column of the file, the field it fills, and its unit (empty: the field's own).
+
+    Columns that fill ``labels`` have the ``label`` each, and the unit ``number`` or none.
+    """
 
     name: str
     field: str
     unit: str = ""
+    label: str = ""
+
+    @property
+    def content(self) -> str:
+        """What only one column of a map may fill: a field or a label."""
+        return f"{LABEL}:{self.label}" if self.label else self.field
 
     def __str__(self) -> str:
-        return f"{self.name}={self.field}" + (f":{self.unit}" if self.unit else "")
+        return f"{self.name}={self.content}" + (f":{self.unit}" if self.unit else "")
 
 
 @dataclass(frozen=True)
@@ -53,16 +70,21 @@ class ColumnMap:
     def __post_init__(self) -> None:
         filled: dict[str, Column] = {}
         for column in self.columns:
-            if column.field in filled:
+            if column.content in filled:
                 raise ReadError(
-                    f"the column map fills {column.field} twice:"
-                    f" {filled[column.field]} and {column}"
+                    f"the column map fills {column.content} twice:"
+                    f" {filled[column.content]} and {column}"
                 )
-            filled[column.field] = column
-        if not any(set(filled) <= set(record.columns) for record in RECORDS):
+            filled[column.content] = column
+        fields = {column.field for column in self.columns}
+        if not any(fields <= set(record.columns) for record in RECORDS):
             raise ReadError(
                 f"the column map mixes fields of jobs and of transfers: {', '.join(filled)}"
             )
+        if "labels" in filled and len(fields) < len(filled):
+            raise ReadError(f"the column map fills labels twice: {filled['labels']} and by name")
+        if len(filled) - len(fields) >= MAX_LABELS:
+            raise ReadError(f"the column map has more than {MAX_LABELS} labels")
 
     @property
     def record(self) -> Record:
@@ -78,11 +100,8 @@ def units_of(field: Field) -> tuple[str, ...]:
     """The units that a column for ``field`` may have."""
     if field.kind == "time":
         return TIME_UNITS
-    if field.unit == "s":
-        return (*FACTORS["seconds"], CLOCK, "plain")
-    if field.unit == "bytes":
-        return (*FACTORS["bytes"], "plain")
-    return ("plain",)
+    factors = FACTORS.get(UNITS.get(field.unit, ""), {})
+    return (*factors, CLOCK, "plain") if field.unit == "s" else (*factors, "plain")
 
 
 def parse_column_map(entries: Iterable[str]) -> ColumnMap:
@@ -141,6 +160,8 @@ def _split(entry: str) -> tuple[str, str]:
 
 def _column(name: str, target: str) -> Column:
     field_name, _, unit = map(str.strip, target.partition(":"))
+    if field_name == LABEL:
+        return _label_column(name, target, unit)
     field = BY_NAME.get(field_name)
     if field is None:
         raise ReadError(
@@ -154,3 +175,14 @@ def _column(name: str, target: str) -> Column:
             f" choose one of {', '.join(units_of(field))}"
         )
     return Column(name, field_name, unit)
+
+
+def _label_column(name: str, target: str, text: str) -> Column:
+    """The column of ``label:NAME`` or ``label:NAME:number``."""
+    label, colon, unit = map(str.strip, text.rpartition(":"))
+    label, unit = (label, unit.lower()) if colon and unit.lower() == NUMBER else (text, "")
+    if fault := name_fault(label):
+        raise ReadError(
+            f"{name}={target} is {fault}: a label reads file_column={LABEL}:NAME[:{NUMBER}]"
+        )
+    return Column(name, "labels", unit, label)

@@ -189,7 +189,8 @@ def _close(job: Job) -> Iterator[Item]:
     if (row["status"] == "failed" or job.waits_again) and job.out_of_memory:
         row["status"] = "out_of_memory"
     if row["status"] not in ("waiting", "running") and job.steps:
-        steps: Any = Measured(*zip(*job.steps.values(), strict=True))
+        rows: Any = zip(*job.steps.values(), strict=True)
+        steps: Any = Measured(*rows)
         row["peak_memory"] = _largest(row["peak_memory"], *steps.memory)
         row["cpu_time"] = _largest(row["cpu_time"], _sum(steps.cpu_time))
         row["read_bytes"] = _largest(row["read_bytes"], _sum(steps.bytes_read))

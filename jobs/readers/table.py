@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from collections import Counter
@@ -18,8 +19,18 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.labels import LABELS_BYTES, write_labels
 from jobs.readers import units
-from jobs.readers.columns import CLOCK, ELAPSED, FACTORS, RECORDS, Column, layout_of
+from jobs.readers.columns import (
+    CLOCK,
+    ELAPSED,
+    FACTORS,
+    NUMBER,
+    RECORDS,
+    UNITS,
+    Column,
+    layout_of,
+)
 from jobs.readers.contract import Batch, Reader, ReadOptions, Reject, stem
 from jobs.readers.delimited import Cells, columns_of, read_cells, sniff
 from jobs.readers.errors import ReadError
@@ -34,6 +45,9 @@ ROW_GROUP_BYTES = 1 << 29
 """Largest row group of a Parquet file, unpacked, of the columns that are read."""
 UNPACKED_BYTES = 1 << 32
 """Largest Parquet file within gzip, unpacked: it is unpacked to the disk."""
+PRINTED = {"seconds": units.duration, "bytes": units.size}
+"""What reads amounts that may have their unit with them."""
+FLAGS = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
 SENTINEL_TEXTS = frozenset(f"{value:.0f}" for value in units.SENTINELS)
 
 
@@ -178,13 +192,15 @@ def _json_cells(path: Path, columns: list[Column]) -> Iterator[Cells]:
     for item in read_objects(path):
         if isinstance(item, tuple):
             number, raw, fields = item
-            yield number, raw, [_plain(fields.get(column.name)) for column in columns]
+            yield number, raw, [_plain(fields.get(column.name), column) for column in columns]
         else:
             yield item
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, column: Column) -> Any:
     """A JSON value as a cell: objects and lists are none, nor is a flag a number."""
+    if column.field == "labels" and isinstance(value, dict):
+        return json.dumps(value)
     return None if isinstance(value, dict | list | bool) else value
 
 
@@ -233,13 +249,19 @@ def _parquet_names(path: Path) -> list[str]:
 
 def _parquet(path: Path, columns: list[Column], options: ReadOptions) -> Iterator[TablePart]:
     wanted, number = sorted({column.name for column in columns}), 1
+    objects = {column.name for column in columns if column.field == "labels" and not column.label}
     try:
         with _opened_parquet(path) as file:
             _check_size(path, file.metadata, wanted)
             for batch in file.iter_batches(options.batch_rows, columns=wanted):
                 lines = np.arange(number, number + len(batch))
                 yield TablePart(
-                    {name: _cells(batch.column(name)) for name in wanted},
+                    {
+                        name: _cells(
+                            batch.column(name), LABELS_BYTES if name in objects else TEXT_BYTES
+                        )
+                        for name in wanted
+                    },
                     lines,
                     partial(_arrow_row, batch),
                     [],
@@ -274,17 +296,21 @@ def _check_size(path: Path, metadata: pq.FileMetaData, columns: list[str]) -> No
             )
 
 
-def _cells(column: pa.Array) -> pd.Series:
+def _cells(column: pa.Array, most: int) -> pd.Series:
     """An Arrow column as a Series; whole numbers with gaps stay whole, since they may be ids.
 
     Bytes are texts in UTF-8: some writers do not say so.
+
+    Args:
+        column: The column.
+        most: Bytes of the longest text that its field may have.
     """
     if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
         texts = [cell and cell.decode("utf-8", "replace") for cell in column.to_pylist()]
         return pd.Series(texts, dtype=object)
     if pa.types.is_dictionary(column.type):
         # A text over the limit is left out later, so that one character more than it is enough.
-        texts = [text and text[: TEXT_BYTES + 1] for text in column.dictionary.to_pylist()]
+        texts = [text and text[: most + 1] for text in column.dictionary.to_pylist()]
         values = np.array([*texts, None], dtype=object)
         return pd.Series(values[column.indices.fill_null(len(values) - 1).to_numpy()])
     if pa.types.is_integer(column.type) and column.null_count:
@@ -310,10 +336,14 @@ def _batch(
     jobs: dict[str, pd.Series] = {}
     reasons: dict[int, str] = {}
     moments: dict[str, list[Any]] = {}
+    labels: dict[str, pd.Series] = {}
     for column in columns:
         field, cells = record.by_name[column.field], rows_read.cells[column.name]
-        if field.kind == "text":
-            jobs[field.name] = _texts(cells)
+        if field.kind == "text" or (column.label and column.unit != NUMBER):
+            (labels if column.label else jobs)[column.label or field.name] = _texts(cells)
+            continue
+        if field.kind == "labels" and not column.label:
+            jobs[field.name] = _objects(cells)
             continue
         if field.name.startswith("requested_"):
             cells = cells.mask(cells.isin([*units.SENTINELS, *SENTINEL_TEXTS]))
@@ -325,8 +355,13 @@ def _batch(
             rows_read.notes[f"{column.name} cannot be read: left out"] += len(faults)
         if field.kind == "time":
             moments[field.name] = values
+        elif column.label:
+            labels[column.label] = pd.Series(np.array(values, dtype=float))
         else:
             jobs[field.name] = pd.Series(np.array(values, dtype=float))
+    if labels:
+        jobs["labels"], left_out = write_labels(pd.DataFrame(labels))
+        rows_read.notes.update({f"{fault}: left out": n for fault, n in left_out.items()})
     jobs.update(_utc(moments, options.timezone, len(rows_read.lines)))
     if "status" in jobs:
         jobs["status"] = jobs["status"].map(lambda word: _status(word, rows_read.notes))
@@ -348,6 +383,17 @@ def _batch(
     )
 
 
+def _objects(cells: pd.Series) -> pd.Series:
+    """JSON texts; one that is too long to be labels becomes a text that is no object."""
+    return pd.Series(
+        [
+            None if not isinstance(cell, str) else cell if len(cell) <= LABELS_BYTES else "too long"
+            for cell in cells.tolist()
+        ],
+        dtype=object,
+    )
+
+
 def _texts(cells: pd.Series) -> pd.Series:
     kinds = {
         value: units.words(value)
@@ -365,11 +411,17 @@ def _parser(field: Field, unit: str) -> tuple[Callable[[str], Any], float | None
         return (units.timestamp if unit.startswith("epoch") else units.calendar), None
     if unit == CLOCK:
         return units.duration, 1.0
-    kind = {"s": "seconds", "bytes": "bytes"}.get(field.unit, "")
-    factor = FACTORS[kind][unit] if unit and unit != "plain" else 1.0
-    if kind and not unit:
-        return (units.duration if kind == "seconds" else units.size), factor
+    if field.name == "exclusive":
+        return _flag, 1.0
+    kind = UNITS.get(field.unit, "")
+    factor = FACTORS[kind][unit] if unit and unit not in ("plain", NUMBER) else 1.0
+    if kind in PRINTED and not unit:
+        return PRINTED[kind], factor
     return lambda cell: units.scaled(units.number(cell), factor), factor
+
+
+def _flag(cell: str) -> float:
+    return FLAGS[cell.lower()] if cell.lower() in FLAGS else units.number(cell)
 
 
 def _parsed(

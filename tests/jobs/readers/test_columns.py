@@ -10,6 +10,18 @@ from jobs.readers import ReadError
 from jobs.readers.columns import Column, ColumnMap, load_column_map, parse_column_map
 
 
+def test_labels_have_a_name_and_may_be_numbers():
+    entries = ["b=label:biome", "r = label: input reads : Number", "n=label:a:b", "x=label:number"]
+    columns = parse_column_map([*entries, *(f"c{i}=label:l{i}" for i in range(28))]).columns
+    assert columns[:4] == (
+        Column("b", "labels", "", "biome"),
+        Column("r", "labels", "number", "input reads"),
+        Column("n", "labels", "", "a:b"),
+        Column("x", "labels", "", "number"),
+    )
+    assert str(columns[1]) == "r=label:input reads:number"
+
+
 def test_an_entry_names_column_field_and_unit():
     columns = parse_column_map(
         ["run=walltime:s", " wall time = requested_walltime : H ", "a=b=user"]
@@ -40,6 +52,16 @@ def test_an_entry_names_column_field_and_unit():
         (["run=user:s"], "'s' in run=user:s is no unit of user: choose one of plain"),
         (["run=started_at:s"], "choose one of iso, epoch, epoch_ms"),
         (["a=user", "b=user"], "the column map fills user twice: a=user and b=user"),
+        (["a=label:x", "b=label:x:number"], "fills label:x twice: a=label:x and b=label:x:number"),
+        (["a=label:x", "b=labels"], "the column map fills labels twice: b=labels and by name"),
+        (
+            ["a=label"],
+            "a=label is a label with an empty name: a label reads file_column=label:NAME",
+        ),
+        ([f"a=label:{'x' * 65}"], "is a label with a name of more than 64 characters"),
+        ([f"c{i}=label:l{i}" for i in range(33)], "the column map has more than 32 labels"),
+        (["a=label:x", "b=direction"], "mixes fields of jobs and of transfers: label:x, direction"),
+        (["a=energy:ws"], "'ws' in a=energy:ws is no unit of energy: choose one of j, kj, mj, wh"),
     ],
 )
 def test_a_wrong_entry_is_named(entries, message):

@@ -7,14 +7,17 @@ import tracemalloc
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.ingest import read_log
 from jobs.readers import ReadError, ReadOptions, detect
 from jobs.readers import table as table_reader
 from jobs.readers.columns import parse_column_map
+from jobs.writers import write_jobs
 
 MAP = parse_column_map(
     [
@@ -322,3 +325,60 @@ def test_packed_parquet_that_the_disk_has_no_room_for_is_refused_with_the_reason
     monkeypatch.setattr(table_reader.tempfile, "TemporaryFile", Full)
     with pytest.raises(ReadError, match=r"cannot be unpacked into .*: No space left on device"):
         list(detect(parquet).read(parquet, ReadOptions(columns=PARQUET_MAP)))
+
+
+FACTS = """\
+id,submitted,gpus,kind,nodes,level_fs,prio,own,kwh,gpu_h,biome,reads,note
+1,2026-01-01,2,a100,4,inf,-7,yes,1.5,0.5,root:Host,1200000,
+2,2026-01-02,0,,1,0.5,100,0,,,root:Soil,,x
+3,2026-01-03,,,,,,false,,,none,many,
+"""
+FACTS_MAP = parse_column_map(
+    [
+        *("id=job_id", "submitted=submitted_at", "gpus=requested_gpus", "kind=gpu_type"),
+        *("nodes=nodes", "level_fs=fair_share", "prio=priority", "own=exclusive"),
+        *("kwh=energy:kwh", "gpu_h=gpu_time:h", "biome=label:biome"),
+        *("reads=label:input_reads:number", "note=label:note"),
+    ]
+)
+
+
+def test_facts_of_modern_machines_and_labels_by_a_map(tmp_path):
+    path = tmp_path / "jobs.csv"
+    path.write_text(FACTS)
+    jobs, result = read_log(path, columns=FACTS_MAP)
+    assert jobs["requested_gpus"].tolist()[:2] == [2, 0] and np.isnan(jobs["requested_gpus"][2])
+    assert jobs["gpu_type"][0] == "a100"
+    assert jobs["nodes"].tolist()[:2] == [4, 1]
+    assert jobs["fair_share"].tolist()[:2] == [1e6, 0.5]
+    assert jobs["priority"].tolist()[:2] == [-7, 100]
+    assert jobs["exclusive"].tolist() == [1, 0, 0]
+    assert jobs["energy"][0] == 5.4e6
+    assert jobs["gpu_time"][0] == 1800
+    assert jobs["labels"].tolist()[:2] == [
+        '{"biome":"root:Host","input_reads":1200000.0}',
+        '{"biome":"root:Soil","note":"x"}',
+    ]
+    assert pd.isna(jobs["labels"][2])
+    assert result.notes["reads cannot be read: left out"] == 1
+
+
+@pytest.mark.parametrize("name", ["jobs.csv", "jobs.parquet"])
+def test_labels_come_back_from_the_files_that_are_written(tmp_path, name):
+    path = tmp_path / "facts.csv"
+    path.write_text(FACTS.replace("root:Host", "ä" * 256).replace("root:Soil", 'a "b", c'))
+    jobs, _ = read_log(path, columns=FACTS_MAP)
+    written = write_jobs(jobs, tmp_path / name)
+    again, result = read_log(written)
+    pd.testing.assert_frame_equal(again, jobs)
+    assert not result.rejected
+
+
+def test_an_object_of_labels_in_a_json_table(tmp_path):
+    path = tmp_path / "jobs.json"
+    path.write_text(
+        '[{"job_id": "1", "submitted_at": "2026-01-01", "labels": {"b": 2, "a": "x", "c": [1]}}]'
+    )
+    jobs, result = read_log(path)
+    assert jobs["labels"].tolist() == ['{"a":"x","b":2.0}']
+    assert result.notes["a label that is neither text nor a number: left out"] == 1
