@@ -31,9 +31,12 @@ def component_named(name: str, settings: Settings) -> Component:
 
 def main(name: str, action: str = "") -> None:
     """Replace this process by the component; or exit with 0 if it is ``ready`` and 1 if not."""
-    component = component_named(name, prepare_environment())
+    settings = prepare_environment()
+    component = component_named(name, settings)
     if action == "ready":
         sys.exit(not is_responding(component))
+    if name in ("mlflow", "prefect") and not settings.admin_token:
+        raise InputError(f"{name} would ask for no login: GRIDCAST_TOKENS needs one with admin")
     command = component.command
     os.execve(command[0], command, environment_with(component.environment))  # noqa: S606
 

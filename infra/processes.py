@@ -74,7 +74,7 @@ def up(
         ConflictError: before anything is started.
         ProcessError: if a component never becomes ready; all are stopped.
     """
-    report = _suppressing_errors(say)
+    report, show = _suppressing_errors(say), _suppressing_errors(when_ready)
     with _exclusive(settings, components), _stop_signals() as stopping:
         for name in _stop_recorded(settings):
             report(f"{name} was left behind by an earlier run and is stopped")
@@ -95,7 +95,7 @@ def up(
                 record_state(settings, child, "starting")
             _wait(settings, list(children.values()), stopping, report)
             if not stopping.is_set():
-                when_ready()
+                show()
             while not stopping.wait(0.2):
                 for child in children.values():
                     watch(settings, child, report)
@@ -256,12 +256,15 @@ def _records(settings: Settings) -> dict[str, dict[str, Any]]:
     }
 
 
-def _suppressing_errors(say: Report) -> Report:
-    """``say``, but without its errors, as of output to a full disk: the components matter more."""
+def _suppressing_errors(say: Callable[..., None]) -> Callable[..., None]:
+    """``say``, but without its errors, as of output to a full disk: the components matter more.
 
-    def report(text: str) -> None:
-        with suppress(OSError):
-            say(text)
+    Rich ends the program where nothing reads its output any more, as of ``gridcast up | tee``.
+    """
+
+    def report(*texts: str) -> None:
+        with suppress(OSError, SystemExit):
+            say(*texts)
 
     return report
 

@@ -7,9 +7,11 @@ is stored once, and ingesting the file again completes the rest.
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -19,7 +21,7 @@ from jobs.readers import Batch, Reader, ReadError, ReadOptions, Reject, detect, 
 from jobs.readers.columns import ColumnMap, load_column_map, parse_column_map
 from jobs.readers.units import zone
 from jobs.schema import JOB, Record, conform, derive_fields, leave_out_bad_fields, split_valid
-from jobs.store import add_jobs, add_rejects
+from jobs.store import add_jobs, add_rejects, stored_bytes
 from jobs.store.merging import (
     align_outcomes,
     is_other_attempt,
@@ -115,6 +117,8 @@ def read_arguments(
 OUTDATED = "older than what is kept (GRIDCAST_RETENTION_MONTHS), left out"
 MAX_REJECTS = 10_000
 """Rejects of one file that are kept; the others are only counted."""
+MAX_REJECT_BYTES = 16 * 2**20
+"""Bytes of the records of these."""
 EARLIER_ATTEMPT = "earlier run of a job that ran again: its last run is the outcome"
 Progress = Callable[[IngestResult], None]
 """Called after each batch with what is stored by then."""
@@ -254,11 +258,18 @@ def log_files(paths: Iterable[str | Path]) -> list[Path]:
 def _ingest(
     engine: Engine, reader: Reader, path: Path, options: ReadOptions, window: str = ""
 ) -> Iterator[IngestResult]:
-    done = IngestResult(path, reader.name)
+    done, room = IngestResult(path, reader.name), MAX_REJECT_BYTES
     for batch in reader.read(path, options):
         jobs, rejects, notes = _prepare(batch)
         storable = rejects[: max(0, MAX_REJECTS - done.rejected)]
         notes[f"only {MAX_REJECTS:,} rejects of a file are kept"] += len(rejects) - len(storable)
+        sizes = list(accumulate(map(stored_bytes, storable)))
+        fitting = bisect_right(sizes, room)
+        room -= sizes[fitting - 1] if fitting else 0
+        notes[f"only {MAX_REJECT_BYTES:,} bytes of a file's rejects are kept"] += (
+            len(storable) - fitting
+        )
+        storable = storable[:fitting]
         with engine.begin() as connection:
             added = add_jobs(connection, jobs, batch.record)
             add_rejects(connection, path, storable, window=window)

@@ -28,7 +28,7 @@ from jobs.store.records import (
     read_newest,
     read_unique_contexts,
 )
-from jobs.store.rejects import add_rejects, read_rejects
+from jobs.store.rejects import add_rejects, read_rejects, stored_bytes
 from jobs.store.retention import PruneResult, drop_source, dropped_at, prune
 from jobs.store.tasks import (
     add_task_predictions,
@@ -78,6 +78,7 @@ __all__ = [
     "read_thresholds",
     "read_unique_contexts",
     "set_threshold",
+    "stored_bytes",
     "task_history",
     "unnotified_tasks",
 ]

@@ -97,6 +97,7 @@ def connect(url: str, busy_seconds: float = BUSY_SECONDS) -> Engine:
     )
     event.listen(engine, "begin", _begin)
     if engine.dialect.name == "sqlite":
+        _watch_file(engine, where)
         event.listen(engine, "connect", _disable_driver_transactions)
     return engine
 
@@ -149,6 +150,41 @@ def _begin(connection: Connection) -> None:
         connection.exec_driver_sql(
             "BEGIN" if connection.get_execution_options().get("reads") else "BEGIN IMMEDIATE"
         )
+
+
+def _watch_file(engine: Engine, where: str) -> None:
+    """Raise StoreError in transactions once the file is not the one that was opened first.
+
+    SQLite goes on with a file that was removed or replaced, and what it commits there is lost.
+    """
+    path = engine.url.database
+    if not path or path == ":memory:" or path.startswith("file:"):
+        return
+    opened: list[tuple[int, int]] = []
+
+    def identity() -> tuple[int, int] | None:
+        try:
+            status = Path(path).stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def check(*_: object) -> None:
+        if opened and identity() != opened[0]:
+            raise StoreError(
+                f"{where} was replaced or removed while it was in use, so nothing is stored: start "
+                "the servers again"
+            )
+
+    def note(driver: Any, record: object) -> None:
+        driver.execute("SELECT 1 FROM sqlite_schema").close()  # which opens the file
+        if not opened and (current := identity()):
+            opened.append(current)
+
+    event.listen(engine, "do_connect", check)
+    event.listen(engine, "connect", note)
+    event.listen(engine, "begin", check)
+    event.listen(engine, "commit", check)
 
 
 def _disable_driver_transactions(driver: Any, record: object) -> None:

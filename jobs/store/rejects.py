@@ -63,6 +63,11 @@ def add_rejects(
     write_rows(connection, table, frame, overwrite=False)
 
 
+def stored_bytes(reject: RejectedLine) -> int:
+    """The bytes that a reject's text takes in the store."""
+    return len(_clean(reject.raw, LONGEST_RAW).encode())
+
+
 def _clean(text: str, longest: int) -> str:
     """``text`` cut to length, with question marks for what is not UTF-8."""
     return text[:longest].encode("utf-8", "replace").decode("utf-8")

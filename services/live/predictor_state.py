@@ -11,6 +11,7 @@ import gc
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -199,14 +200,15 @@ class PredictorState:
         start, ended, complete = HistoryPosition(), pd.DataFrame(), False
         try:
             engine = self._store()
-            if from_disk:
-                start = self._snapshots.restore(active.forecaster, engine) or start
-            ended = read_ended(engine, after=start.revision)
-            ended, complete = ended[~ended["revision"].isin(start.own)], True
-            active.learn(ended, rows=BULK_ROWS)
-            latest = read_latest(engine, WARM_UP_JOBS).drop(columns=list(OUTCOMES))
-            active.forecaster.predict(latest.tail(WARM_UP_JOBS))
-            active.forecaster.explain(encode_jobs(latest.tail(1), latest.columns))
+            with self._snapshots.trial() if from_disk else nullcontext():
+                if from_disk:
+                    start = self._snapshots.restore(active.forecaster, engine) or start
+                ended = read_ended(engine, after=start.revision)
+                ended, complete = ended[~ended["revision"].isin(start.own)], True
+                active.learn(ended, rows=BULK_ROWS)
+                latest = read_latest(engine, WARM_UP_JOBS).drop(columns=list(OUTCOMES))
+                active.forecaster.predict(latest.tail(WARM_UP_JOBS))
+                active.forecaster.explain(encode_jobs(latest.tail(1), latest.columns))
             self._troubles.pop("store", None)
         except StoreError as error:
             self._troubles["store"] = str(error)

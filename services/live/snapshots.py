@@ -2,7 +2,8 @@
 
 The store is the only truth. A file is ignored where it is torn, or of another model, another
 version of Gridcast or another store, and where its history was built from the whole store more
-than MAX_AGE ago, so that corrections of old records are learned.
+than MAX_AGE ago, so that corrections of old records are learned. One that ended the process that
+read it is set aside by the next process.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import os
 import threading
 import time
 import zipfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from math import inf
@@ -40,6 +42,8 @@ RETRY_SECONDS = 300.0
 """Seconds after a file that could not be written."""
 MAX_AGE = timedelta(days=7)
 NAME = "history.npz"
+REFUSED = "history.refused.npz"
+"""The name of a file that was set aside."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Snapshots:
     """The history file of one data folder."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = folder / NAME
+        self._file, self._mark = folder / NAME, folder / "history.trial"
         self._saved: HistoryPosition | None = None
         self._saved_at = self._tried_at = -inf
         self._lock = threading.Lock()
@@ -120,6 +124,25 @@ class Snapshots:
             with suppress(OSError):
                 draft.unlink()
             raise
+
+    @contextmanager
+    def trial(self) -> Iterator[None]:
+        """The first use of the file in a process, after which it is trusted.
+
+        Its arrays are indices of compiled code, which a wrong one may crash: only then the mark of
+        the trial stays, and the next process sets the file aside.
+        """
+        with suppress(OSError):
+            if self._mark.exists():
+                self._file.replace(self._file.with_name(REFUSED))
+                log.error("the history on disk ended the process that read it: it is set aside")
+            elif self._file.exists():
+                self._mark.touch()
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                self._mark.unlink(missing_ok=True)
 
     def restore(self, forecaster: Forecaster, engine: Engine) -> HistoryPosition | None:
         """Put the file's history into ``forecaster``, which is new; None if it does not fit.

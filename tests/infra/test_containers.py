@@ -429,3 +429,25 @@ def test_a_container_asks_itself_whether_it_is_ready(door: int, tmp_path: Path) 
         run.returncode,
         run.stderr.startswith("there is no component cellar with these settings: mlflow, prefect"),
     ) == (1, True)
+
+
+@pytest.mark.parametrize("name", ["mlflow", "prefect"])
+def test_a_container_starts_no_server_that_would_ask_for_no_login(
+    name: str, tmp_path: Path
+) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "infra.component", name],
+        cwd=INFRA.parent,
+        env={
+            **os.environ,
+            "GRIDCAST_HOME": str(tmp_path),
+            "GRIDCAST_TOKENS": "0123456789abcdef:predict",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (
+        1,
+        f"{name} would ask for no login: GRIDCAST_TOKENS needs one with admin\n",
+    )

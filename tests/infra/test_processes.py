@@ -388,3 +388,58 @@ def test_a_remote_mlflow_is_used_and_not_started(tmp_path):
     assert {component.environment["GRIDCAST_MLFLOW_URL"] for component in declared} == {
         "http://mlflow.example:5000"
     }
+
+
+READER_GONE = """
+import sys
+from pathlib import Path
+from commands.tables import print_note, show_rows
+from infra.components import Component
+from infra.processes import up
+from infra.settings import read_settings
+declared = eval(Path(sys.argv[1]).read_text())
+sys.stdin.readline()
+up(
+    read_settings(), declared, say=print_note,
+    when_ready=lambda: show_rows([{"part": "server"}], False, "Up", meaning="Ctrl-C stops all."),
+)
+"""
+
+
+def test_a_reader_of_its_output_that_is_gone_neither_stops_it_nor_leaves_anything_behind(
+    settings, tmp_path
+):
+    """As ``gridcast up 2>&1 | tee log`` whose ``tee`` was killed."""
+    server = web("server")
+    (tmp_path / "parts").write_text(repr([server]))
+    process = subprocess.Popen(
+        [sys.executable, "-c", READER_GONE, str(tmp_path / "parts")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "GRIDCAST_HOME": str(settings.home)},
+        cwd=Path(__file__).parents[2],
+    )
+    process.stdout.close()
+    process.stdin.write(b"\n")
+    process.stdin.close()
+    try:
+        wait_for(lambda: states(settings, [server]) == ["up"], "the part is up")
+        first = psutil.Process(status(settings, [server])[0]["pid"])
+        first.kill()
+        wait_for(
+            lambda: (
+                states(settings, [server]) == ["up"]
+                and status(settings, [server])[0]["pid"] != first.pid
+            ),
+            "the part is up again",
+        )
+        second = psutil.Process(status(settings, [server])[0]["pid"])
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+        assert ended(second)
+        assert list(settings.folder("run").iterdir()) == []
+    finally:
+        down(settings)
+        process.wait(60)

@@ -460,3 +460,14 @@ def test_rejects_of_a_file_are_bounded_and_all_counted(
     assert sums(done) == (27, 2, 0, 0, 25)
     assert done.notes["only 10 rejects of a file are kept"] == 15
     assert len(read_rejects(sqlite_store)) == 10
+
+
+def test_rejects_of_a_file_are_bounded_in_bytes(
+    sqlite_store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "MAX_REJECT_BYTES", 10_000)
+    log = write_log(tmp_path / "site.swf", [swf_line(1), *["é" * 1500] * 25, swf_line(2)])
+    done = ingest_file(sqlite_store, log)
+    assert sums(done) == (27, 2, 0, 0, 25)
+    assert done.notes["only 10,000 bytes of a file's rejects are kept"] == 22
+    assert len(read_rejects(sqlite_store)) == 3

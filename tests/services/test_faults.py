@@ -1,5 +1,6 @@
 """Faults beside a predictor that goes on: a database cut off, a locked store, a collector."""
 
+import shutil
 import socket
 import sqlite3
 import threading
@@ -19,9 +20,10 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from infra.settings import Settings
-from jobs.store import add_jobs, open_store, read_jobs
+from jobs.store import StoreError, add_jobs, open_store, read_jobs
 from models.engine.model_set import ModelSet
-from tests.services.conftest import Predictor, publish, running, stored, wait_for
+from services.http.errors import HTTPError
+from tests.services.conftest import Predictor, Start, publish, running, stored, wait_for
 
 Rows = list[dict[str, Any]]
 
@@ -357,3 +359,26 @@ def test_a_registry_that_never_answers_keeps_no_caller_waiting(
             row["model_version"] for row in expected
         ]
         assert "registry" in model(second)["troubles"]
+
+
+@pytest.mark.parametrize("fault", ["removed", "replaced"])
+def test_a_store_file_that_is_gone_takes_no_outcomes(
+    fault: str, start: Start, jobs: pd.DataFrame, tmp_path: Path
+) -> None:
+    """SQLite goes on with the old file: what it acknowledges would be lost with it."""
+    live = start()
+    assert live.report(jobs.iloc[:100])["added"] == 100
+    file = tmp_path / "jobs.db"
+    copy = shutil.copyfile(file, tmp_path / "copy.db")
+    file.unlink() if fault == "removed" else copy.replace(file)
+    for _ in range(3):
+        with pytest.raises(HTTPError) as refused:
+            live.report(jobs.iloc[100:200])
+        assert refused.value.status == 503
+    assert "replaced or removed while it was in use" in live.describe()["troubles"]["store"]
+    with pytest.raises(StoreError, match="replaced or removed"):
+        live.catch_up()
+    assert file.exists() == (fault == "replaced"), "no empty file takes its place"
+    # A new process takes outcomes again.
+    again = start(home="second")
+    assert again.report(jobs.iloc[100:200])["added"] == 100

@@ -1,6 +1,8 @@
 """A restart goes on from the history on disk and predicts like a full rebuild."""
 
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,8 +18,8 @@ from models.engine import snapshot
 from models.engine.model_set import ModelSet
 from services.live import snapshots
 from services.live.live_predictor import LivePredictor
-from services.live.snapshots import NAME
-from tests.services.conftest import Start
+from services.live.snapshots import NAME, REFUSED
+from tests.services.conftest import ROOT, Start
 
 
 def answers(live: LivePredictor, jobs: pd.DataFrame) -> pd.DataFrame:
@@ -212,3 +214,48 @@ def test_another_version_is_one_whose_code_of_what_is_learned_differs_by_a_byte(
         snapshot.code_hash.cache_clear()
         forms.append(snapshot.code_hash(tmp_path))
     assert forms[0] == forms[1] and len(set(forms)) == len(copies) + 1
+
+
+RESTART = """
+import sys
+from pathlib import Path
+from infra.settings import Settings
+from models.engine.forecaster import Forecaster
+from models.engine.model_set import ModelSet
+from services.http.metrics import make_metrics
+from services.live.active_model import ActiveModel
+from services.live.live_predictor import LivePredictor
+home, url, model = sys.argv[1:]
+live = LivePredictor(Settings(home=home, database_url=url), make_metrics())
+live.state.rebuild(ActiveModel(Forecaster(ModelSet.load(Path(model)))))
+print(live.describe()["history"]["jobs"])
+"""
+
+
+def test_a_file_that_ends_its_reader_is_set_aside_by_the_next_process(
+    start: Start, jobs: pd.DataFrame, tmp_path: Path, model_set: ModelSet
+) -> None:
+    live = start()
+    live.report(jobs.iloc[:200])
+    live.state.save_history()
+    model_set.save(tmp_path / "model")
+    file = tmp_path / "home" / "predictor" / NAME
+    with np.load(file) as content:
+        arrays = dict(content)
+    for name, values in arrays.items():
+        if name.endswith(".lists.start"):  # where the outcomes of a key begin
+            arrays[name] = np.full_like(values, 2**44)
+    with file.open("wb") as out:
+        np.savez(out, **arrays)
+    command = [sys.executable, "-c", RESTART, str(tmp_path / "home"), str(live.engine.url)]
+
+    def restart() -> subprocess.CompletedProcess[str]:
+        words = [*command, str(tmp_path / "model")]
+        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    crashed = restart()
+    assert crashed.returncode < 0, (crashed.returncode, crashed.stderr)
+    again = restart()
+    assert (again.returncode, again.stdout) == (0, "200\n"), again.stderr
+    assert not file.exists() and file.with_name(REFUSED).exists()
+    assert restart().stdout == "200\n"
