@@ -73,7 +73,7 @@ MapFile = Annotated[Path | None, typer.Option(help="The column map in a TOML fil
 Timezone = Annotated[
     str, typer.Option(help="Zone of times that carry none, for instance Europe/Paris.")
 ]
-Kind = Literal["job", "transfer"]
+Kind = Literal["job", "transfer", "workflow task"]
 ClusterBy = Literal["group", "site", "queue", "program", "kmeans", "none"]
 Source = Annotated[
     str | None,

@@ -103,6 +103,24 @@ def of_stalls(rows: Rows) -> str:
     )
 
 
+def of_faults(rows: Rows) -> str:
+    """How many tasks on faulty hosts were called."""
+    parts = [
+        f"{row['fault']} faults: {percent(row['recall'])} of {row['labelled']:,} tasks were called,"
+        f" {percent(row['precision'])} of the calls were right"
+        for row in rows
+    ]
+    return "; ".join(parts) + "."
+
+
+def of_ends(rows: Rows) -> str:
+    """Gridcast's error of the end of a workflow against the rate so far."""
+    if not rows:
+        return "No run was predicted."
+    errors = {row["predictor"]: row["mae"] for row in rows}
+    return f"Gridcast's error is {change(errors[OURS] / errors['rate'])} than the rate's."
+
+
 def of_allocation(rows: Rows) -> str:
     """What Gridcast's allocation wastes, against the request and the best other policy."""
     ours = next(row for row in rows if row["policy"] == OURS)

@@ -29,6 +29,7 @@ from jobs.store.merging import (
     separate_recycled,
 )
 from jobs.transfers import TRANSFER, derive_transfer_fields
+from jobs.workflow_tasks import WORKFLOW_TASK
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -260,6 +261,11 @@ def _ingest(
 ) -> Iterator[IngestResult]:
     done, room = IngestResult(path, reader.name), MAX_REJECT_BYTES
     for batch in reader.read(path, options):
+        if batch.record is WORKFLOW_TASK:
+            raise ReadError(
+                f"{path} is a table of workflow tasks, which are not stored:"
+                " gridcast evaluate-stalls reads it"
+            )
         jobs, rejects, notes = _prepare(batch)
         storable = rejects[: max(0, MAX_REJECTS - done.rejected)]
         notes[f"only {MAX_REJECTS:,} rejects of a file are kept"] += len(rejects) - len(storable)
@@ -292,8 +298,9 @@ def _prepare(batch: Batch) -> tuple[pd.DataFrame, list[Reject], Counter[str]]:
     """The batch's sane jobs, all that was rejected of it, and its notes."""
     jobs = conform(batch.jobs.reset_index(drop=True), batch.record)
     jobs, left_out = leave_out_bad_fields(jobs, batch.record)
-    derive = derive_transfer_fields if batch.record is TRANSFER else derive_fields
-    jobs, refused = split_valid(derive(jobs), record=batch.record)
+    is_transfer = batch.record is TRANSFER
+    derived = derive_transfer_fields(jobs) if is_transfer else derive_fields(jobs, batch.record)
+    jobs, refused = split_valid(derived, record=batch.record)
     return jobs, [*batch.rejects, *_rejects(batch, refused)], batch.notes + left_out
 
 

@@ -1,4 +1,4 @@
-"""Column maps: which column of a table is which field of a job or transfer, and in which unit.
+"""Column maps: which column of a table is which field of a record, and in which unit.
 
 On the command line ``run=walltime:s`` says that the file's column ``run`` is the field ``walltime``
 in seconds; a TOML file has the same as ``run = "walltime:s"`` under ``[columns]``. A label of the
@@ -16,6 +16,7 @@ from jobs.labels import MAX_LABELS, name_fault
 from jobs.readers.errors import ReadError
 from jobs.schema import JOB, Field, Record
 from jobs.transfers import TRANSFER
+from jobs.workflow_tasks import WORKFLOW_TASK
 
 FACTORS = {
     "seconds": {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0},
@@ -36,7 +37,7 @@ CLOCK = "hms"
 ELAPSED = "elapsed"
 """Seconds since the log's begin, whose date is unknown: counted from 2000-01-01 UTC."""
 TIME_UNITS = ("iso", "epoch", "epoch_ms", "epoch_us", ELAPSED)
-RECORDS = (JOB, TRANSFER)
+RECORDS = (JOB, TRANSFER, WORKFLOW_TASK)
 BY_NAME = {name: field for record in reversed(RECORDS) for name, field in record.by_name.items()}
 
 
@@ -139,6 +140,14 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
     "lcls-transfers": (
         "start=submitted_at:epoch", "fsz=bytes:b", "elap=duration:ms", "instr=group",
         "ftype=activity", "ttype=direction", "fsid=file_system", "stripe0=device",
+    ),
+    "pegasus-workflow": (
+        "run=run_id", "task=task_id", "transformations=program", "site=site", "hostname=host",
+        "submit=submitted_at:epoch", "execute_start=started_at:epoch",
+        "execute_end=ended_at:epoch", "runtime=walltime:s", "stage_in_bytes=input_bytes:b",
+        "stage_in_start=stage_in_started_at:epoch", "stage_in_end=stage_in_ended_at:epoch",
+        "stage_out_start=stage_out_started_at:epoch", "cpu_time=cpu_time:s",
+        "anomaly_type=fault",
     ),
 }  # fmt: skip
 """Maps of tables that are recognised by their header and need no map of the user."""

@@ -37,6 +37,7 @@ from jobs.readers.errors import ReadError
 from jobs.readers.lines import head_lines, open_log, peek
 from jobs.readers.objects import read_objects
 from jobs.schema import JOB, STATUSES, TEXT_BYTES, Field, Record
+from jobs.transfers import TRANSFER
 
 MAGIC = b"PAR1"
 NAME = re.compile(r'"([^"\\\n]{1,100}+)"\s{0,9}+:')
@@ -150,7 +151,9 @@ def _columns(path: Path, names: list[str], options: ReadOptions) -> tuple[Record
 
 def _needed(record: Record) -> tuple[str, ...]:
     """Columns that a table must have; a transfer without a name is named by its line."""
-    return ("job_id", "submitted_at") if record is JOB else ("submitted_at", "bytes")
+    if record is TRANSFER:
+        return ("submitted_at", "bytes")
+    return tuple(name for name in record.required if name != "source")
 
 
 def _delimited(
@@ -458,16 +461,19 @@ def _cell(cell: Any, parse: Callable[[str], Any]) -> Any:
 
 def _utc(moments: dict[str, Any], timezone: str, rows: int) -> dict[str, pd.Series]:
     """Times in UTC; those without a zone are read in ``timezone``, a job's three together."""
-    names = [name for name in ("submitted_at", "started_at", "ended_at") if name in moments]
-    printed = {
-        name: [None if moment is None or moment != moment else moment for moment in moments[name]]
-        for name in names
-    }
-    seconds = [units.to_utc([printed[name][i] for name in names], timezone) for i in range(rows)]
-    return {
-        name: units.times(np.array([row[i] for row in seconds], dtype=float))
-        for i, name in enumerate(names)
-    }
+    times: tuple[str, ...] = ("submitted_at", "started_at", "ended_at")
+    in_order = [name for name in times if name in moments]
+    columns: dict[str, pd.Series] = {}
+    groups = [in_order, *([name] for name in moments if name not in in_order)]
+    for names in groups:
+        printed = [
+            [None if moment is None or moment != moment else moment for moment in moments[name]]
+            for name in names
+        ]
+        seconds = [units.to_utc([column[i] for column in printed], timezone) for i in range(rows)]
+        for i, name in enumerate(names):
+            columns[name] = units.times(np.array([row[i] for row in seconds], dtype=float))
+    return columns
 
 
 def _status(word: Any, notes: Counter[str]) -> str | None:
