@@ -17,8 +17,6 @@ from infra.errors import InputError
 if TYPE_CHECKING:
     from jobs.ingest import ReadArguments
 
-MACHINE = r"^(.+?)-container-"
-
 
 @reads_log
 def evaluate_stalls(
@@ -30,7 +28,7 @@ def evaluate_stalls(
             help="Regular expression on a host's name whose first group is its machine: hosts of "
             "one machine share its disk."
         ),
-    ] = MACHINE,
+    ] = r"^(.+?)-container-",
     hosts: Annotated[
         bool, typer.Option("--hosts", help="List the slow hosts of each run instead.")
     ] = False,

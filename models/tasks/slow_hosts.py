@@ -1,8 +1,9 @@
 """Hosts on which the same jobs take longer than elsewhere, by which factor and since when.
 
 Each ended job is ranked among the jobs of its task at its site, or the same user's same jobs where
-it has no task (normal scores of the ranks, corrected for the rated power), and the scores of a host are accumulated in the order of their ends: Page's cumulative sum (1954) rises while
-jobs take longer there and is 0 otherwise; a host is slow where it exceeds a threshold.
+it has no task (normal scores of the ranks, corrected for the rated power). The scores of a host are
+accumulated in the order of their ends: Page's cumulative sum (1954) rises while jobs take longer
+there and is 0 otherwise; a host is slow while it exceeds a threshold.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def slow_host_sentence(host: SlowHost) -> str:
 
 
 def _same_jobs(done: pd.DataFrame) -> Array:
-    """A code of the jobs at its site that each job is compared with: its task, else the same jobs."""
+    """A code of those that each job is compared with: its task at its site, else the same jobs."""
     if done.empty:
         return np.empty(0, np.int64)
     same, task = key_of(done, ("site", *SAME_JOB)), key_of(done, ("site", *SAME_TASK))
