@@ -70,8 +70,8 @@ def slow_hosts(jobs: pd.DataFrame) -> list[SlowHost]:
         cpu = np.log(np.where(seconds > 0, seconds, np.nan))
     of_cpu = cpu + _rated(done) - _medians(cpu, group)
     ended = (done["ended_at"] - pd.Timestamp(0, tz="UTC")).dt.total_seconds().to_numpy(float)
-    place = done["site"].fillna("").astype(str) + "\0" + done["host"].astype(str)
-    code, names = pd.factorize(place)
+    name_of_host = done["site"].fillna("").astype(str) + "\0" + done["host"].astype(str)
+    code, names = pd.factorize(name_of_host)
     slow = []
     for host in np.unique(code):
         rows = np.flatnonzero(code == host)
