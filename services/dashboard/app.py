@@ -279,11 +279,11 @@ class Dashboard:
         names = Thresholds.__dataclass_fields__
         if isinstance(value, bool) or not isinstance(value, int | float):
             value = 0
-        if name not in names or not value > 0:
+        if not isinstance(name, str) or name not in names or not value > 0:
             raise HTTPError(
                 422, f"name must be one of {', '.join(names)} and value a positive number"
             )
-        if not all(isinstance(text, str) and 0 < len(text.strip()) <= 100 for text in (group, by)):
+        if not all(_is_name(text) for text in (group, by)):
             raise HTTPError(
                 422, "group (or all) and by, who sets it, must be texts of at most 100 characters"
             )
@@ -300,8 +300,8 @@ class Dashboard:
         from models.releases import champion
 
         version = (await _body(request)).get("version")
-        if not isinstance(version, int):
-            raise HTTPError(422, "version must be a number")
+        if isinstance(version, bool) or not isinstance(version, int) or not 0 < version < 2**31:
+            raise HTTPError(422, "version must be a whole number")
         chosen = await asyncio.to_thread(
             champion.promote, version, self.settings, by="the page", why="chosen on the page"
         )
@@ -338,6 +338,11 @@ class PageFiles(StaticFiles):
         response.headers["Cache-Control"] = "no-cache"
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
+
+
+def _is_name(text: Any) -> bool:
+    """Whether a value of a body is a name, without characters that a store or terminal refuses."""
+    return isinstance(text, str) and text.isprintable() and 0 < len(text.strip()) <= 100
 
 
 async def _body(request: Request) -> dict[str, Any]:
