@@ -6,6 +6,7 @@ Tables go to standard output, progress and logs to standard error. Exit codes: 0
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -123,14 +124,24 @@ def options(
     """Before a grid job runs: how long it will run and what it will use, with honest ranges."""
 
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk, a quota or a limit that is reached."""
+
+
 def main() -> None:
-    """Run the command line; a GridcastError becomes its one sentence and its exit code."""
+    """Run the command line; a GridcastError or a full disk becomes one sentence and exit code."""
     try:
         prepare_environment()
         app()
     except GridcastError as error:
         print_error(str(error))
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        where = f" of {error.filename}" if error.filename else ""
+        print_error(f"the disk{where} is full: free some space and run the same command again")
+        sys.exit(GridcastError.exit_code)
 
 
 if __name__ == "__main__":

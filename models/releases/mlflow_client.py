@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from infra.errors import GridcastError
@@ -12,6 +13,10 @@ from infra.settings import Settings, prepare_environment
 
 KIND_TAG, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
 """MLflow's page shows runs and models of such an experiment, and no pages about language models."""
+
+
+FULL_DISK = ("disk is full", "disk I/O error", "No space left on device")
+"""What SQLite and the system say of a disk without space."""
 
 
 class RegistryError(GridcastError):
@@ -22,22 +27,41 @@ class RegistryError(GridcastError):
 def mlflow_client(settings: Settings | None) -> Iterator[tuple[Any, Settings]]:
     """A client of MLflow, and the settings; MLflow's errors become a RegistryError."""
     settings = settings or prepare_environment()
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from mlflow.store.db import utils as database
 
     # Ten doubling waits, 100 s in all, before it says that a database is down.
     database.MAX_RETRY_COUNT = 3
     try:
-        yield MlflowClient(settings.tracking_url, settings.tracking_url), settings
+        yield _make_client(settings.tracking_url), settings
     except (MlflowException, OSError, database.sqlalchemy.exc.SQLAlchemyError) as error:
         raise RegistryError(
             f"MLflow at {settings.displayed_tracking_url} did not do it: {_sentence(error)}"
         ) from error
 
 
+def _make_client(url: str) -> Any:
+    """A client, which makes the tables of a new SQLite database.
+
+    Where the disk is full, none of them are left: MLflow cannot go on with a part.
+    """
+    from mlflow import MlflowClient
+
+    file = Path(url.removeprefix("sqlite:///"))
+    is_new = url.startswith("sqlite:///") and not file.exists()
+    try:
+        return MlflowClient(url, url)
+    except Exception as error:
+        if is_new and any(text in str(error) for text in FULL_DISK):
+            for suffix in ("", "-journal", "-wal", "-shm"):
+                file.with_name(file.name + suffix).unlink(missing_ok=True)
+        raise
+
+
 def _sentence(error: Exception) -> str:
     text = str(error)
+    if any(reason in text for reason in FULL_DISK):
+        return "its disk is full; free some space and run the same command again"
     if "Max retries exceeded" in text or "Connection" in text:
         return "nobody answers there; is it running (gridcast status)?"
     with suppress(ValueError, KeyError, TypeError):
