@@ -24,7 +24,7 @@ GIB_HOUR = 2.0**30 * 3600.0
 MAX_RUNGS = 8
 """Rungs of a ladder at most; after the last the allocation is doubled."""
 REPORTED_RUNGS = 3
-MASS, TIME, USED, OFFSET, SUMS = range(5)
+MASS, TIME, USED, RATE, OFFSET, SUMS = range(6)
 """Rows of the sums that the choice of rungs works on."""
 TYPICAL_WALLTIME = 3600.0
 """The run time of a job without any history, s."""
@@ -37,6 +37,7 @@ def ladders(
     by_request: Array | bool = False,
     price: float = FAILURE_PRICE,
     typical: float = TYPICAL_WALLTIME,
+    gradual: bool = False,
 ) -> Floats:
     """Compute the allocations of each job, first and after each failure.
 
@@ -49,6 +50,8 @@ def ladders(
             that.
         price: Of a failure, GiB·h.
         typical: The run time towards which those of single jobs are drawn, s.
+        gradual: Memory grows evenly, so that a failed attempt ends after the share
+            allocation/peak of the run time; otherwise it takes the whole run time.
 
     Returns:
         float64[n, MAX_RUNGS], rising, NaN after the last rung.
@@ -76,6 +79,7 @@ def ladders(
         grid.centres,
         ceiling,
         price * GIB_HOUR,
+        gradual,
         rungs,
     )
     at_request = occupancy.cold & by_request & np.isfinite(ceiling)
@@ -122,6 +126,7 @@ def _ladders(
     centres: Array,
     ceiling: Array,
     price: float,
+    gradual: bool,
     rungs: Array,
 ) -> None:
     bins = mass.shape[1]
@@ -133,7 +138,7 @@ def _ladders(
         while last > 0 and edges[last] >= ceiling[row]:
             last -= 1
         _sum_below(mass[row], weighted[row], seconds[row], centres, last, sums)
-        _choose_rungs(sums, edges, last, price, hull, next_rung)
+        _choose_rungs(sums, edges, last, price, gradual, hull, next_rung)
         rung = next_rung[0]
         for number in range(rungs.shape[1]):
             rungs[row, number] = min(edges[rung + 1], ceiling[row])
@@ -146,13 +151,17 @@ def _ladders(
 def _sum_below(
     mass: Array, weighted: Array, seconds: float, centres: Array, last: int, sums: Array
 ) -> None:
-    """Sum into ``sums`` the mass, time and use below each bin; all above ``last`` counts there."""
+    """Sum into ``sums`` the mass, time, use and time over use below each bin.
+
+    All above ``last`` counts there.
+    """
     sums[:] = 0.0
     for b in range(len(mass)):
         edge = min(b, last) + 1
         sums[MASS, edge] += mass[b]
         sums[TIME, edge] += weighted[b] * seconds
         sums[USED, edge] += weighted[b] * seconds * centres[min(b, last)]
+        sums[RATE, edge] += weighted[b] * seconds / centres[min(b, last)]
     for b in range(last + 1):
         for kind in range(OFFSET):
             sums[kind, b + 1] += sums[kind, b]
@@ -160,7 +169,13 @@ def _sum_below(
 
 @compiled
 def _choose_rungs(
-    sums: Array, edges: Array, last: int, price: float, hull: Array, next_rung: Array
+    sums: Array,
+    edges: Array,
+    last: int,
+    price: float,
+    gradual: bool,
+    hull: Array,
+    next_rung: Array,
 ) -> None:
     """Find the cheapest next rung after each bin was too small.
 
@@ -171,6 +186,7 @@ def _choose_rungs(
         edges: Of the grid.
         last: The last bin that may be allocated.
         price: Of a failure.
+        gradual: See ``ladders``.
         hull: Room for the rungs on the lower hull.
         next_rung: The result, for each bin.
     """
@@ -178,6 +194,11 @@ def _choose_rungs(
     for rung in range(last, -1, -1):
         failing = sums[MASS, last + 1] - sums[MASS, rung + 1]
         offset = to_go - sums[USED, rung + 1] + price * failing
+        if gradual:  # a failed attempt holds the rung for rung/peak of the time, not for all of it
+            size_of_rung = edges[rung + 1]
+            above = sums[TIME, last + 1] - sums[TIME, rung + 1]
+            rate = sums[RATE, last + 1] - sums[RATE, rung + 1]
+            offset += size_of_rung * (size_of_rung * rate - above)
         sums[OFFSET, rung] = offset
         while size >= 2:
             # The line added last is never least where the one before and the new one cross before.

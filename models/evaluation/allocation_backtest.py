@@ -17,6 +17,7 @@ from infra.aliases import Array, Flags, Floats, Integers, Progress
 from infra.compiled import compiled
 from jobs.coded_jobs import in_microseconds
 from models.engine.allocation import FAILURE_PRICE, GIB_HOUR, ladders
+from models.engine.covariates import CovariateModel, fit_covariates, has_numbers
 from models.engine.level_selection import select_levels
 from models.engine.prequential import AllocationReplay
 from models.engine.target_predictor import batches
@@ -164,20 +165,47 @@ def _predicted_ladders(
 ) -> tuple[Floats, Flags]:
     """Gridcast's ladders for the jobs ``counted``, and which of them are cold starts."""
     grid = TARGETS["peak_memory"].grid
+    numbered = has_numbers(jobs)
     ladder, cold = [], []
     for start, stop in _level_choices(len(jobs), int(counted[0])):
         known_at = in_microseconds(jobs["submitted_at"].iloc[start])
         targets = [TARGETS["peak_memory"], TARGETS["walltime"]]
         levels = select_levels(jobs.iloc[:start], targets, known_at).levels
         replay = AllocationReplay.of_jobs(jobs, levels)
+        model = _fit_covariates(jobs, numbered, start)
         for rows in batches(counted[(counted >= start) & (counted < stop)]):
             predicted = replay.advance(rows)
             ceiling, by_request = bounds.ceiling[rows], bounds.by_request[rows]
             ladder.append(ladders(predicted, grid, ceiling, by_request, price))
+            if model and len(of_batch := np.flatnonzero(numbered[rows])):
+                with_numbers = rows[of_batch]
+                ladder[-1][of_batch] = ladders(
+                    model.occupancy(jobs.iloc[with_numbers], grid),
+                    grid,
+                    bounds.ceiling[with_numbers],
+                    price=price,
+                )
             cold.append(predicted.cold)
             if progress:
                 progress(f"memory: backtesting {len(jobs)} jobs", (int(rows[-1]) + 1) / len(jobs))
     return np.concatenate(ladder), np.concatenate(cold)
+
+
+def _fit_covariates(jobs: pd.DataFrame, numbered: Flags, at: int) -> CovariateModel | None:
+    """Fit covariates by what had ended at the submission of row ``at``; None for too few.
+
+    Args:
+        jobs: The log, by submission.
+        numbered: Which jobs report a number among their covariates.
+        at: The row.
+    """
+    if not numbered[:at].any():
+        return None
+    memory = TARGETS["peak_memory"].value(jobs)
+    seconds = jobs["walltime"].to_numpy(np.float64)
+    ended = (jobs["ended_at"] <= jobs["submitted_at"].iloc[at]).to_numpy()
+    rows = np.flatnonzero(numbered & ended & (memory > 0) & (seconds > 0))
+    return fit_covariates(jobs.iloc[rows], memory[rows], seconds[rows])
 
 
 def _level_choices(count: int, first: int) -> Iterator[tuple[int, int]]:
@@ -190,7 +218,7 @@ def _level_choices(count: int, first: int) -> Iterator[tuple[int, int]]:
 
 
 def score(
-    ladder: Floats, peaks: Floats, seconds: Floats, ceiling: Floats
+    ladder: Floats, peaks: Floats, seconds: Floats, ceiling: Floats, gradual: bool = False
 ) -> tuple[Floats, Integers]:
     """Count waste and failed attempts of jobs by their ladders.
 
@@ -202,6 +230,7 @@ def score(
         peaks: What each job uses, bytes.
         seconds: How long it runs.
         ceiling: The most that it may get.
+        gradual: Whether failed attempts take only a share of the run time, see ``ladders``.
 
     Returns:
         Waste in GiB·h (float64[n]) and failed attempts (int64[n]).
@@ -213,18 +242,26 @@ def score(
     ([5.0], [2])
     """
     waste, failures = np.empty(len(peaks)), np.empty(len(peaks), np.int64)
-    _score(np.ascontiguousarray(ladder), peaks, seconds, ceiling, waste, failures)
+    _score(np.ascontiguousarray(ladder), peaks, seconds, ceiling, gradual, waste, failures)
     return waste / GIB_HOUR, failures
 
 
 @compiled
-def _score(ladder: Any, peaks: Any, seconds: Any, ceiling: Any, waste: Any, failures: Any) -> None:
+def _score(
+    ladder: Any,
+    peaks: Any,
+    seconds: Any,
+    ceiling: Any,
+    gradual: bool,
+    waste: Any,
+    failures: Any,
+) -> None:
     for row in range(len(peaks)):
         waste[row], failures[row] = 0.0, 0
         allocated = min(ladder[row, 0], ceiling[row])
         rung = 1
         while allocated < peaks[row]:
-            waste[row] += allocated * seconds[row]
+            waste[row] += allocated * seconds[row] * (allocated / peaks[row] if gradual else 1.0)
             failures[row] += 1
             before = allocated
             while rung < ladder.shape[1] and not ladder[row, rung] > before:

@@ -264,6 +264,31 @@ def _softmax(logits: Array) -> Array:
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
 
+def fit_several(inputs: pd.DataFrame, values: Array) -> Callable[[pd.DataFrame], Array]:
+    """Fit several values at once by their squared errors; returns a function of inputs.
+
+    Args:
+        inputs: Columns of text are categories.
+        values: float64[n, values].
+    """
+    from catboost import CatBoostRegressor
+
+    model = CatBoostRegressor(
+        loss_function="MultiRMSE",
+        iterations=200,
+        depth=6,
+        learning_rate=0.06,
+        l2_leaf_reg=5,
+        one_hot_max_size=30,
+        boosting_type="Plain",
+        cat_features=_text_columns(inputs),
+        random_seed=0,
+        **_QUIET,
+    )
+    model.fit(inputs, values)
+    return lambda rows: np.asarray(model.predict(rows))
+
+
 def fit_plain(inputs: pd.DataFrame, logs: Array) -> Callable[[pd.DataFrame], Array]:
     """Fit a plain CatBoost regression by absolute error, as the baseline of that name.
 
