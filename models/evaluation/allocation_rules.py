@@ -17,6 +17,7 @@ import pandas as pd
 from infra.aliases import Floats
 from infra.compiled import compiled
 from models.baselines.available_history import coalesce, template_levels
+from models.evaluation.bucketing import MAX_BUCKETS, replay_buckets
 from models.histories.features import Level, Levels, encode
 from models.past.recent import order_by_availability
 from models.quantities.scout import MEMORY_MARGIN, MOST_JOBS, RAM_LADDER
@@ -42,6 +43,8 @@ class TemplateStatistics:
         tovar: Tovar's first allocation.
         largest: The most it used.
         latest_largest: The most of its last 20.
+        greedy_buckets: A ladder drawn from the template's buckets, float64[n, rungs].
+        exhaustive_buckets: The same from buckets found exhaustively.
     """
 
     request: Floats
@@ -51,6 +54,8 @@ class TemplateStatistics:
     tovar: Floats
     largest: Floats
     latest_largest: Floats
+    greedy_buckets: Floats
+    exhaustive_buckets: Floats
 
 
 def template_statistics(jobs: pd.DataFrame, target: Target, request: Floats) -> TemplateStatistics:
@@ -66,7 +71,9 @@ def template_statistics(jobs: pd.DataFrame, target: Target, request: Floats) -> 
     values = target.value(jobs)
     cores = np.maximum(jobs["requested_cores"].fillna(1.0).to_numpy(np.float64), 1.0)
     order = order_by_availability(contexts.available_at, values)
-    of_templates = []
+    of_templates: list[Any] = []
+    buckets: dict[bool, list[Any]] = {True: [], False: []}
+    draws = np.random.default_rng(0).random((len(jobs), MAX_BUCKETS))
     for column in range(len(templates)):
         distinct, codes = np.unique(contexts.keys[:, column], return_inverse=True)
         of_templates.append(
@@ -80,11 +87,35 @@ def template_statistics(jobs: pd.DataFrame, target: Target, request: Floats) -> 
                 order,
             )
         )
+        for greedy, drawn in buckets.items():
+            drawn.append(
+                replay_buckets(
+                    codes.astype(np.int64),
+                    len(distinct),
+                    contexts.at,
+                    contexts.available_at,
+                    values,
+                    order,
+                    draws,
+                    greedy,
+                )
+            )
     finest = [
         coalesce(*(statistics[:, number] for statistics in of_templates))
         for number in range(STATISTICS)
     ]
-    return TemplateStatistics(request, cores, *finest)
+    of_buckets = (_finest_ladders(buckets[greedy], request) for greedy in (True, False))
+    return TemplateStatistics(request, cores, *finest, *of_buckets)
+
+
+def _finest_ladders(of_templates: list[Floats], request: Floats) -> Floats:
+    """Take each job's ladder of the finest template that has one, else its request."""
+    ladders = np.full(of_templates[0].shape, np.nan)
+    ladders[:, 0] = request
+    for coarser in reversed(of_templates):
+        with_buckets = np.isfinite(coarser[:, 0])
+        ladders[with_buckets] = coarser[with_buckets]
+    return ladders
 
 
 def _request(statistics: TemplateStatistics) -> Floats:
@@ -146,6 +177,16 @@ RULES: tuple[Rule, ...] = (
         "last-20-max",
         "the largest of its last 20; then doubled",
         lambda statistics: coalesce(statistics.latest_largest, statistics.request)[:, None],
+    ),
+    Rule(
+        "greedy-bucketing",
+        "a bucket of the template's peaks, cut greedily, drawn by weight; then a larger one",
+        lambda statistics: statistics.greedy_buckets,
+    ),
+    Rule(
+        "exhaustive-bucketing",
+        "the same, with the buckets of the least expected waste (Phung et al. 2021)",
+        lambda statistics: statistics.exhaustive_buckets,
     ),
 )
 """Every rule, in the order of the table."""

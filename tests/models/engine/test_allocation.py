@@ -30,7 +30,7 @@ def one(mass, held, seconds=1.0, cold=False):
     )
 
 
-def cost(ladder, mass, held, price):
+def cost(ladder, mass, held, price, gradual=False):
     """What a ladder costs, by the definition: each outcome fails at each rung below it, and leaves the rest of its own unused."""
     total = 0.0
     for b in range(len(mass)):
@@ -38,7 +38,8 @@ def cost(ladder, mass, held, price):
             if rung >= b:
                 total += (GRID.edges[rung + 1] - GRID.centres[b]) * held[b]
                 break
-            total += GRID.edges[rung + 1] * held[b] + price * mass[b]
+            lost = GRID.edges[rung + 1] / GRID.centres[b] if gradual else 1.0
+            total += GRID.edges[rung + 1] * lost * held[b] + price * mass[b]
     return total
 
 
@@ -52,17 +53,20 @@ def test_the_examples_hold():
     assert doctest.testmod(models.engine.allocation).failed == 0
 
 
-@given(shares, shares, some.sampled_from([0.0, 0.1, 1.0, 5.0]))
+@given(shares, shares, some.sampled_from([0.0, 0.1, 1.0, 5.0]), some.booleans())
 @settings(max_examples=60, deadline=None)
-def test_no_ladder_costs_less(mass, held, price):
+def test_no_ladder_costs_less(mass, held, price, gradual):
     jobs = one(mass, held)
-    found = ladders(jobs, GRID, np.array([np.inf]), price=price / GIB_HOUR, typical=1.0)[0]
+    unlimited, price_of_engine = np.array([np.inf]), price / GIB_HOUR
+    found = ladders(jobs, GRID, unlimited, False, price_of_engine, 1.0, gradual)[0]
     rungs = np.searchsorted(GRID.edges, found[~np.isnan(found)]).tolist()
-    least = min(cost(ladder, jobs.mass[0], jobs.weighted[0], price) for ladder in every_ladder())
+    least = min(
+        cost(ladder, jobs.mass[0], jobs.weighted[0], price, gradual) for ladder in every_ladder()
+    )
     told = [rung - 1 for rung in rungs]
     if len(told) < MAX_RUNGS:
         assert told[-1] == 8
-        assert np.isclose(cost(told, jobs.mass[0], jobs.weighted[0], price), least)
+        assert np.isclose(cost(told, jobs.mass[0], jobs.weighted[0], price, gradual), least)
 
 
 def test_nothing_is_set_aside_above_the_ceiling_and_the_last_rung_is_the_ceiling():
