@@ -1,14 +1,17 @@
 import doctest
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import models.evaluation.allocation_backtest
 from jobs.ingest import read_log
+from jobs.labels import write_labels
 from models.engine.training import TrainingError
 from models.evaluation.allocation_backtest import (
     POLICIES,
     _memory_bounds,
+    _predicted_ladders,
     evaluate_allocation,
     score,
 )
@@ -57,6 +60,42 @@ def test_the_machine_is_known_by_what_had_been_asked_for_or_had_ended(habits):
     for known, as_it_was in zip(now, then, strict=True):
         assert (known[before] == as_it_was[before]).all()
     assert (now[1][~before] > then[1][~before]).any()
+
+
+def test_numbers_among_the_labels_save_waste_and_later_outcomes_change_nothing(habits):
+    jobs = habits(rows=260).assign(user="one", program="same", requested_memory=np.nan)
+    reads = np.random.default_rng(5).uniform(1, 64, len(jobs))
+    jobs["peak_memory"] = reads * GIB
+    labelled = jobs.assign(labels=write_labels(pd.DataFrame({"reads": reads}))[0].to_numpy())
+    with_labels, without = (
+        next(
+            row["waste_gbh"]
+            for row in evaluate_allocation(each, 0.6)
+            if row["policy"] == "gridcast"
+        )
+        for each in (labelled, jobs)
+    )
+    assert with_labels < 0.6 * without
+    half = labelled["submitted_at"].iloc[200]
+    later = labelled.assign(
+        peak_memory=labelled["peak_memory"].where(labelled["ended_at"] <= half, 900 * GIB)
+    )
+    counted = np.arange(160, 201)
+    now, then = (
+        _predicted_ladders(
+            each, counted, _memory_bounds(each, each["peak_memory"].to_numpy()), 1.0, None
+        )[0]
+        for each in (labelled, later)
+    )
+    assert np.array_equal(now, then, equal_nan=True)
+
+
+def test_a_failure_may_end_before_the_whole_run_time():
+    ladder, hour = np.array([[2.0, 8.0]]) * GIB, np.array([HOUR])
+    peak, ceiling = np.array([4.0]) * GIB, np.array([np.inf])
+    # 2 GiB are reached after half an hour, and lost; of the 8 then 4 stay unused.
+    assert score(ladder, peak, hour, ceiling, gradual=True)[0].tolist() == [5.0]
+    assert score(ladder, peak, hour, ceiling)[0].tolist() == [6.0]
 
 
 def test_a_log_without_memory_cannot_be_judged(habits):
