@@ -77,7 +77,7 @@ def generate(
         users: number of users.
         changes: the planted changes.
         labels: the planted labels.
-        gpus: whether programs that train use GPUs, and the energy of jobs is measured.
+        gpus: whether some programs use GPUs, and the energy of jobs is measured.
     """
     if jobs < 1 or days <= 0 or sites < 1 or users < 1:
         raise InputError("a generated log needs at least one job, one site, one user and some days")

@@ -18,8 +18,8 @@ LABELS_STREAM, GPU_STREAM = 30, 31
 GPUS = np.array([1.0, 2.0, 4.0])
 GPU_TYPES = ("a100", "h100", "v100")
 WATTS_PER_CORE, WATTS_PER_GPU = 8.0, 300.0
-GPU_PROGRAM = "training"
-"""The kind of program that uses GPUs."""
+GPU_PROGRAMS = ("training", "analysis")
+"""The kinds of program that use GPUs."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def add_labels(frame: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
 
 
 def add_gpus(grid: Grid, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return generated jobs with GPUs for programs that train, their use, and each job's energy.
+    """Return generated jobs with GPUs for some programs, their use, and each job's energy.
 
     A program keeps a share of its GPUs busy and uses memory of each; both vary by 3 %.
     """
@@ -90,7 +90,7 @@ def add_gpus(grid: Grid, frame: pd.DataFrame) -> pd.DataFrame:
     programs = pd.Series(grid.programs.names)
     busy = pd.Series(rng.uniform(0.3, 0.95, len(programs)), programs)
     memory = pd.Series(rng.uniform(4e9, 60e9, len(programs)), programs)
-    uses = frame["program"].str.endswith(GPU_PROGRAM).to_numpy(bool)
+    uses = frame["program"].str.endswith(GPU_PROGRAMS).to_numpy(bool)
     gpus = np.where(uses, GPUS[rng.integers(0, len(GPUS), count)], 0.0)
     site = pd.factorize(frame["site"])[0]
     kind = pd.Series(np.array(GPU_TYPES)[site % len(GPU_TYPES)], frame.index, dtype="str")

@@ -15,6 +15,7 @@ import pandas as pd
 
 from infra.aliases import Floats
 from models.baselines.available_history import AvailableHistory
+from models.histories.labels import is_label, with_label_columns
 from models.past.recent import (
     last,
     mean_of_two,
@@ -93,12 +94,18 @@ def _numeric_fields(history: AvailableHistory) -> tuple[str, ...]:
 
 
 def inputs_with_categories(history: AvailableHistory) -> pd.DataFrame:
-    """``numeric_inputs``, and user, program, site and the like as categories."""
-    jobs = history.jobs
-    names = (*CATEGORIES, "activity", "direction", "file_system", "link")
-    used = [name for name in names if name in jobs and jobs[name].notna().any()]
-    categories = jobs[used].fillna("").astype(object).reset_index(drop=True)
-    return pd.concat([numeric_inputs(history), categories], axis=1)
+    """``numeric_inputs``, and user, program, site and the like as categories.
+
+    Optional fields and labels are among both, as far as they are reported.
+    """
+    subject = history.target.subject
+    jobs = with_label_columns(history.jobs, subject).reset_index(drop=True)
+    optional = [*subject.optional, *filter(is_label, jobs.columns)]
+    names = (*CATEGORIES, "activity", "direction", "file_system", "link", *optional)
+    used = [name for name in dict.fromkeys(names) if name in jobs and jobs[name].notna().any()]
+    numbers = [name for name in used if pd.api.types.is_numeric_dtype(jobs[name])]
+    categories = jobs[used].drop(columns=numbers).fillna("").astype(object)
+    return pd.concat([numeric_inputs(history), jobs[numbers], categories], axis=1)
 
 
 def inputs_with_cpu_time(history: AvailableHistory) -> pd.DataFrame:

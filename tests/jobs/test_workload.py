@@ -12,9 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.errors import InputError
+from jobs.labels import read_labels
 from jobs.readers import ReadOptions, detect
 from jobs.schema import COLUMNS, OUTCOMES, conform, derive_fields, split_valid
-from jobs.workload import START, Change, GeneratedLog, generate, read_change
+from jobs.workload import (
+    START,
+    Change,
+    GeneratedLog,
+    PlantedLabel,
+    generate,
+    read_change,
+    read_planted_label,
+)
 from jobs.writers import write_jobs
 
 SLOW = ("slow_program", "slow_site", "slow_group", "gradual_slow", "recurring_slow")
@@ -275,3 +284,42 @@ def test_swf_is_read_back_as_far_as_it_can_hold_the_jobs(
 def test_a_file_name_without_a_format_is_refused(plain: GeneratedLog, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"\.swf"):
         write_jobs(plain.jobs, tmp_path / "log.txt")
+
+
+def test_a_planted_label_multiplies_the_work_by_its_factor_and_a_useless_one_nothing(
+    plain: GeneratedLog,
+) -> None:
+    labels = [PlantedLabel("release", 3, 2.0), PlantedLabel("reads", 0, 1.0)]
+    labelled = generate(8_000, days=20, seed=4, labels=labels)
+    columns = read_labels(labelled.jobs["labels"])
+    assert set(columns["release"]) == {"v1", "v2", "v3"}
+    assert labelled.truth["labels"][0] == {"name": "release", "values": 3, "factor": 2.0}
+    both = (labelled.jobs["status"] == "completed") & (plain.jobs["status"] == "completed")
+    ratio = (labelled.jobs["walltime"] / plain.jobs["walltime"])[
+        both & (plain.jobs["walltime"] > 3600)
+    ]
+    medians = ratio.groupby(columns["release"]).median()
+    np.testing.assert_allclose(medians, [0.5, 1.0, 2.0], rtol=0.05)
+    useless = generate(8_000, days=20, seed=4, labels=labels[1:]).jobs
+    pd.testing.assert_frame_equal(useless.drop(columns="labels"), plain.jobs.drop(columns="labels"))
+
+
+def test_generated_gpus_have_the_stated_use_and_change_nothing_else(plain: GeneratedLog) -> None:
+    jobs = generate(8_000, days=20, seed=4, gpus=True).jobs
+    facts = ["requested_gpus", "gpu_type", "gpu_time", "peak_gpu_memory", "energy"]
+    pd.testing.assert_frame_equal(jobs.drop(columns=facts), plain.jobs.drop(columns=facts))
+    assert (jobs["gpu_time"].dropna() <= (jobs["walltime"] * jobs["requested_gpus"]).dropna()).all()
+    uses = jobs["requested_gpus"] > 0
+    assert uses.any()
+    assert jobs["gpu_type"].notna().equals(uses)
+    per_gpu = (jobs["peak_gpu_memory"] / jobs["requested_gpus"])[uses].groupby(jobs["program"])
+    assert (per_gpu.std() / per_gpu.mean()).max() < 0.05
+    accepted, refused = split_valid(jobs)
+    assert refused.empty
+    assert len(accepted) == len(jobs)
+
+
+@pytest.mark.parametrize("text", ["release", "release=4", "release=0x2", "=3x2", "reads=numberx0"])
+def test_a_label_that_cannot_be_planted_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="is not NAME=VALUES"):
+        read_planted_label(text)

@@ -85,7 +85,7 @@ def test_the_grid_reaches_what_the_schema_accepts(name: str) -> None:
         "cpu_work": work,
         "io": moved,
         "io_per_core": moved,
-    }[name]
+    }.get(name) or highest[name]
     grid = TARGETS[name].grid
     assert grid.edges[-1] >= largest
     assert len(grid.edges) == grid.bins + 1
@@ -94,3 +94,28 @@ def test_the_grid_reaches_what_the_schema_accepts(name: str) -> None:
     bins = grid.bin(inside)
     assert ((grid.edges[bins] <= inside) & (inside < grid.edges[bins + 1])).all()
     assert (grid.bin(grid.centres) == np.arange(grid.bins)).all()
+
+
+def test_targets_of_energy_and_gpus_take_0_as_unmeasured_where_it_can_be_nothing_else() -> None:
+    jobs = conform(
+        pd.DataFrame(
+            {
+                "job_id": ["1", "2", "3"],
+                "source": "made",
+                "submitted_at": pd.Timestamp("2026-01-01", tz="UTC"),
+                "requested_walltime": [3600.0, 3600.0, None],
+                "requested_gpus": [4.0, 0.0, 2.0],
+                "energy": [5e5, 0.0, None],
+                "gpu_time": [7200.0, 0.0, None],
+                "peak_gpu_memory": [40e9, 0.0, None],
+            }
+        )
+    )
+    for name, values in {
+        "energy": [5e5, np.nan, np.nan],
+        "gpu_time": [7200.0, 0.0, np.nan],  # 0 is that of an idle GPU
+        "peak_gpu_memory": [40e9, np.nan, np.nan],
+    }.items():
+        np.testing.assert_array_equal(TARGETS[name].value(jobs), values)
+    assert TARGETS["gpu_time"].limit(jobs).tolist() == [4 * 3600.0, np.inf, np.inf]
+    assert np.isinf(TARGETS["energy"].limit(jobs)).all()

@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from jobs.labels import write_labels
 from jobs.schema import OUTCOMES, conform
 from jobs.workload import generate
 from models.histories.features import Levels, choose_levels, encode
@@ -59,3 +60,24 @@ def test_both_doors_give_the_engine_what_training_reads(
         name: values for name, values in vars(expected).items() if name != "ids"
     }.items():
         np.testing.assert_array_equal(getattr(encoded, name), values, err_msg=name)
+
+
+def test_labels_reach_the_engine_as_in_training(jobs: pd.DataFrame) -> None:
+    draw = np.random.default_rng(1)
+    labels = pd.DataFrame(
+        {
+            "biome": draw.choice(["soil", "host", None], len(jobs)),
+            "reads": draw.choice([np.nan, 1e3, 2e5, 7e6], len(jobs)),
+        }
+    )
+    labelled = jobs.assign(labels=write_labels(labels)[0])
+    levels = choose_levels(labelled, optional=("label:biome", "label:reads"))
+    expected = encode(labelled, levels)
+    assert len(np.unique(expected.numbers[:, -1])) == 3
+    bodies = orjson.loads(json(labelled))
+    for job in bodies["jobs"]:
+        job["labels"] = orjson.loads(job["labels"]) if job["labels"] else None
+    for kind, body in ((ARROW_TYPE, arrow(labelled)), (JSON_TYPE, orjson.dumps(bodies))):
+        encoded = encode(to_coded_jobs(read_jobs_to_predict(read_body(kind, body)).jobs), levels)
+        np.testing.assert_array_equal(encoded.keys, expected.keys)
+        np.testing.assert_array_equal(encoded.numbers, expected.numbers)
