@@ -26,7 +26,8 @@ def with_label_columns(jobs: pd.DataFrame, subject: Subject) -> pd.DataFrame:
     """Return jobs with a column for each of their labels, where the subject has labels."""
     if not subject.labels or LABELS not in jobs or not jobs[LABELS].notna().any():
         return jobs
-    return jobs.join(read_labels(jobs[LABELS]).add_prefix(_PREFIX))
+    labels = read_labels(jobs[LABELS])
+    return jobs.assign(**{_PREFIX + str(name): labels[name].array for name in labels})
 
 
 def add_label_columns(
