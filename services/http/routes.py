@@ -65,8 +65,9 @@ ENDPOINTS = (
 
 For every target t of the model (walltime in s, peak_memory in bytes, cpu_time in s, io in
 bytes/s, energy in J, gpu_time in s, peak_gpu_memory in bytes): `t` the best single value,
-`t_median`, `t_mean`, `t_sd`, the range `t_low` to `t_high` (90 % unless `coverage` differs), `t_allocation`, the amount to set aside (19 jobs of 20 need no
-more; of memory the first rung of the ladder that wastes least, `peak_memory_allocation_2` and
+`t_median`, `t_mean`, `t_sd`, the range `t_low` to `t_high` (90 % unless `coverage` differs),
+`t_allocation`, the amount to set aside (19 jobs of 20 need no more;
+of memory the first rung of the ladder that wastes least, `peak_memory_allocation_2` and
 `_3` for the attempts after a failure and `peak_memory_risk` the probability of one),
 `t_kill_limit`, where to stop it (99 of 100 need no more), and `t_q<level>` for each quantile.
 With `classes`, `t_class` (from 1; thresholds in the card of `GET /model`, null while there is
