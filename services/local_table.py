@@ -2,10 +2,11 @@
 
 Slurm's controller, for example, holds a lock meanwhile. The table has a row a key of the jobs
 submitted lately, most specific first: ``job`` (user, program, project, queue, requested minutes
-and cores), ``program`` (user, program), ``user``, ``any`` (program of any user), ``all``. The first
-line says when and by which model it was written, the second names the columns: the number of
-``jobs``, whether the user is ``new``, the ``longest`` of the jobs (s), and the predictions for the
-next one. Rows are sorted by key, byte by byte, so that a reader finds one by bisection.
+and cores, and GPUs where a job asks for some), ``program`` (user, program), ``user``, ``any``
+(program of any user), ``all``. The first line says when and by which model it was written, the
+second names the columns: the number of ``jobs``, whether the user is ``new``, the ``longest`` of
+the jobs (s), and the predictions for the next one. Rows are sorted by key, byte by byte, so that a
+reader finds one by bisection.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import pandas as pd
 from infra.errors import GridcastError, InputError
 from infra.settings import Settings
 from jobs.store import count_jobs, read_unique_contexts
+from models.quantities.subjects import JOBS
 from services.client import UNREACHABLE, Gridcast, RefusedError
 from services.http.authentication import own_token
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 OWNER_FIELDS = ("user", "group", "project")
 NAME_FIELDS = ("program", "job_name")
-REQUESTS = ("requested_walltime", "requested_cores", "requested_memory")
+REQUESTS = ("requested_walltime", "requested_cores", "requested_memory", *JOBS.optional)
 FIELDS = (*OWNER_FIELDS, *NAME_FIELDS, "queue", "site", *REQUESTS)
 """What the predictor is given of a kind of job: its fields at submission."""
 OMITTED_FIELDS: dict[str, tuple[str, ...]] = {
@@ -168,8 +170,9 @@ def _rows(kinds: pd.DataFrame) -> list[dict[str, Any]]:
         (-(-kinds["requested_walltime"] // 60)).astype("Int64"),
         np.ceil(kinds["requested_cores"]).astype("Int64"),
     )
+    gpus = kinds["requested_gpus"].mask(kinds["requested_gpus"] == 0).astype("Int64")
     values = {
-        "job": (user, name, kinds["project"], kinds["queue"], minutes, cores),
+        "job": (user, name, kinds["project"], kinds["queue"], minutes, cores, gpus),
         "program": (user, name),
         "user": (user,),
         "any": (name,),
@@ -188,6 +191,8 @@ def _rows(kinds: pd.DataFrame) -> list[dict[str, Any]]:
             keys,
             strict=True,
         ):
+            if level == "job" and pd.isna(names[-1]):
+                names = names[:-1]
             row = rows.setdefault(key(level, *names), {"fields": fields, "jobs": 0, "longest": 0.0})
             row["jobs"] += int(jobs)
             row["longest"] = max(row["longest"], float(longest))

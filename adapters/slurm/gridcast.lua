@@ -115,6 +115,26 @@ local function partition_of(job_desc, part_list)
     return nil
 end
 
+-- The GPUs in a request such as "gres/gpu:a100:2,gres/lustre:1", "gres:gpu:2" or "gpu:2", nil where there are none.
+local function gpus_in(request)
+    local total = nil
+    for item in (known(request) or ""):gmatch("[^,]+") do
+        local rest = item:match("^gres[:/]gpu(.*)$") or item:match("^gpu(.*)$")
+        if rest == "" or (rest and rest:match("^[:=]")) then
+            total = (total or 0) + (tonumber(rest:match("[:=](%d+)$")) or 1)
+        end
+    end
+    return total
+end
+
+-- The GPUs of the whole job, however they were asked for.
+local function gpus_of(job_desc, tasks)
+    local of_node, of_task = gpus_in(job_desc.tres_per_node or job_desc.gres), gpus_in(job_desc.tres_per_task)
+    return gpus_in(job_desc.tres_per_job)
+        or (of_node and of_node * (known(job_desc.min_nodes) or 1))
+        or (of_task and of_task * tasks)
+end
+
 local function keys_of(job_desc, part_list, user)
     local name, account = known(job_desc.name), known(job_desc.account) or known(job_desc.default_account)
     local queue = partition_of(job_desc, part_list)
@@ -126,8 +146,10 @@ local function keys_of(job_desc, part_list, user)
     local tasks, each = known(job_desc.num_tasks) or 1, known(job_desc.cpus_per_task, NO_VAL16) or 1
     local cores = math.max(known(job_desc.min_cpus) or 1, tasks * each)
     local whole = function(number) return number and string.format("%d", number) end
+    local gpus = gpus_of(job_desc, tasks)
+    local of_job = key("job", user, name, account, queue, whole(recorded), whole(cores))
     return {
-        key("job", user, name, account, queue, whole(recorded), whole(cores)),
+        gpus and gpus > 0 and of_job .. "|" .. whole(gpus) or of_job,
         key("program", user, name),
         key("user", user),
         key("any", name),

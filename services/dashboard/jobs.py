@@ -11,6 +11,7 @@ import pandas as pd
 
 from infra.errors import InputError
 from infra.settings import Settings
+from jobs.labels import parse_labels
 from jobs.schema import COLUMNS, QUERY_FIELDS
 from jobs.store import read_attempts, read_jobs, read_predictions_of
 from models.quantities.targets import TARGETS
@@ -214,6 +215,8 @@ def _explain(settings: Settings, record: dict[str, Any]) -> dict[str, Any]:
     """Explain the walltime of a job as of its submission, in sentences."""
     query = {name: record[name] for name in QUERY_FIELDS if record[name] is not None}
     query = {"job_id": record["job_id"], "source": record["source"], **query}
+    if "labels" in query:
+        query["labels"] = parse_labels(query["labels"])
     with _predictor(settings) as predictor:
         [explanation] = predictor.explain([query], at=record["submitted_at"], keep=False)
         [answer] = predictor.predict([query], at=record["submitted_at"], keep=False)

@@ -111,7 +111,7 @@ def _read_labels(values: Sequence[Any], errors: RowErrors) -> pa.Array:
 
     Each distinct object is read once.
     """
-    clean: dict[Any, str | None] = {None: None, UNSET: None, b"null": None}
+    clean: dict[Any, str | None] = {None: None, UNSET: None, b"null": None, "": None}
     faults: dict[Any, str] = {}
     texts: list[str | None] = []
     for index, value in enumerate(values):

@@ -58,10 +58,14 @@ AccountingStoragePort={slurmdbd}
 AccountingStorageUser=root
 AccountingStoragePass={folder}/munge.socket
 AccountingStoreFlags=job_comment
-NodeName=node NodeHostname=localhost NodeAddr=127.0.0.1 CPUs=64 State=UNKNOWN
+GresTypes=gpu
+AccountingStorageTRES=gres/gpu,gres/gpu:a100
+NodeName=node NodeHostname=localhost NodeAddr=127.0.0.1 CPUs=64 State=UNKNOWN {properties}
 PartitionName=short Nodes=node Default=YES MaxTime=60 DefaultTime=60 State=UP
 PartitionName=long Nodes=node MaxTime=UNLIMITED State=UP
 """
+GRES_CONF = "Name=gpu Type=a100 Count=4\n"
+PROPERTIES = "Gres=gpu:a100:4 Feature=intel,ib"
 SLURMDBD_CONF = """
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket
@@ -154,10 +158,11 @@ def slurm_cluster() -> Iterator[Slurm]:
         # A job of any user runs here, and munge looks for its socket.
         folder.chmod(0o755)
         ports = {name: free_port() for name in ("slurmctld", "slurmd", "slurmdbd", "mariadb")}
+        (folder / "gres.conf").write_text(GRES_CONF)
         for name, text in (("slurm.conf", SLURM_CONF), ("slurmdbd.conf", SLURMDBD_CONF)):
             path = folder / name
             path.write_text(
-                text.format(folder=folder, **ports)
+                text.format(folder=folder, properties=PROPERTIES, **ports)
                 + ("JobSubmitPlugins=lua\n" if name == "slurm.conf" else "")
             )
             path.chmod(0o600 if name == "slurmdbd.conf" else 0o644)

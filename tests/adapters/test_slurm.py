@@ -332,6 +332,36 @@ def test_a_user_is_advised_by_the_predictor_that_runs(site: Site, lived: list[Ro
     assert advise("nobody-of-that-name").returncode == 2
 
 
+def test_jobs_with_gpus_come_back_with_them_and_have_predictions_of_their_own(
+    site: Site, lived: list[Round]
+) -> None:
+    slurm = site.slurm
+    options = (
+        ("--gres=gpu:a100:2", "--constraint=intel|ib"),
+        ("--gpus=2",),
+        ("--gpus-per-task=1", "--ntasks=2", "--cpus-per-task=1"),
+        ("--exclusive",),
+    )
+    user = USERS[0]
+    first = [slurm.submit("gpu", user, "sleep 1", *chosen) for chosen in options]
+    site.collect()
+    jobs = read_jobs(open_store(site.store)).set_index("job_id").loc[first]
+    assert jobs["requested_gpus"].tolist()[:3] == [2, 2, 2] and np.isnan(
+        jobs["requested_gpus"].iloc[3]
+    )
+    assert jobs["gpu_type"].iloc[0] == "a100" and jobs["gpu_type"].iloc[1:].isna().all()
+    assert jobs["constraint"].iloc[0] == "intel|ib"
+    assert jobs["qos"].eq("normal").all()
+    assert jobs["priority"].gt(0).all()
+    assert jobs[["requested_nodes", "nodes"]].eq(1).all(axis=None)
+    keys = [line.split("\t")[0] for line in site.table.read_text().splitlines()]
+    assert {f"job|{user}|gpu|-|short|60|1|2", f"job|{user}|gpu|-|short|60|2|2"} <= set(keys)
+    for chosen in options[:3]:
+        comment = slurm.comment(slurm.submit("gpu", user, "sleep 1", *chosen))
+        assert " by job of " in comment, (chosen, comment)
+    site.collect()
+
+
 def test_a_limit_is_set_only_where_the_site_wants_it_and_the_job_gave_none(
     site: Site, lived: list[Round]
 ) -> None:

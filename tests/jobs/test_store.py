@@ -505,6 +505,29 @@ def test_a_job_reported_ten_thousand_times_is_one_job(store: Any) -> None:
     assert read_jobs(store)["walltime"].tolist() == [9_999.0]
 
 
+@pytest.mark.parametrize("one_batch", [True, False])
+def test_priority_and_fair_share_stay_as_they_were_first_reported(
+    sqlite_store: Any, one_batch: bool
+) -> None:
+    job = {"job_id": "1", "source": "test", "submitted_at": "2026-01-01"}
+    run = {"started_at": "2026-01-02", "ended_at": "2026-01-03", "status": "completed"}
+    reports = [
+        job | {"fair_share": 0.5, "qos": "low"},
+        job | {"priority": 100, "fair_share": 0.7, "qos": "low"},
+        job | run | {"priority": 900, "fair_share": 0.1, "qos": "high"},
+        # Queued again: what is stored is of the new submission.
+        job | {"submitted_at": "2026-01-04", "priority": 50},
+    ]
+    for batch in [reports[:3]] if one_batch else [[report] for report in reports[:3]]:
+        add(sqlite_store, *batch)
+    (stored,) = read_jobs(sqlite_store).to_dict("records")
+    assert (stored["priority"], stored["fair_share"]) == (100, 0.5)
+    assert stored["qos"] == "high"
+    add(sqlite_store, reports[3])
+    (stored,) = read_jobs(sqlite_store).to_dict("records")
+    assert (stored["priority"], stored["fair_share"]) == (50, 0.5)
+
+
 def test_jobs_are_read_by_source_time_state_and_column_in_a_stable_order(store: Any) -> None:
     add(
         store,

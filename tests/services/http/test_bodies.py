@@ -30,6 +30,7 @@ from services.http.contract import ARROW_TYPE, JSON_TYPE, MAX_JOBS, MAX_JSON_VAL
 from services.http.errors import HTTPError
 from services.http.openapi import describe
 from services.http.rank import read_rank
+from services.http.requests import read_jobs_to_predict, read_outcomes
 
 JOBS = pa.table(
     {
@@ -132,6 +133,76 @@ def test_a_bad_value_is_named_by_job_and_field(field: str, value: object, senten
     batch = read_json(orjson.dumps({"jobs": [{"job_id": "1"}, {"job_id": "2", field: value}]}))
     assert list(batch.errors.by_row) == [1]
     assert batch.errors.first.startswith(f"job 1: {sentence}")
+
+
+LABELED = {"biome": "root:Host", "input_reads": 1.2e6}
+LABELS = '{"biome":"root:Host","input_reads":1200000.0}'
+
+
+def test_labels_are_an_object_in_json_and_its_text_in_arrow() -> None:
+    jobs = [{"job_id": "1", "source": "grid", "labels": labels} for labels in (LABELED, None, {})]
+    jobs += [{"job_id": "2", "source": "grid"}]
+    columns = {"job_id": ["1"] * 4, "source": ["grid"] * 4, "labels": [LABELED, None, {}, None]}
+    texts = pa.array(['{"input_reads": 1200000, "biome": "root:Host"}', None, "{}", ""])
+    table = pa.table(columns | {"labels": texts})
+    coded = table.set_column(2, "labels", texts.dictionary_encode())
+    for batch in (
+        read_json(orjson.dumps({"jobs": jobs})),
+        read_json(orjson.dumps({"columns": columns})),
+        read_arrow(stream(table)),
+        read_arrow(stream(coded)),
+    ):
+        assert not batch.errors.by_row
+        assert batch.jobs["labels"].to_pylist() == [LABELS, None, None, None]
+    frame = read_outcomes(
+        read_json(
+            orjson.dumps(
+                {"jobs": [{**jobs[0], "submitted_at": 1.7e9, "started_at": 1.7e9, "walltime": 1}]}
+            )
+        )
+    ).jobs
+    assert frame["labels"].tolist() == [LABELS]
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        ([1], "labels is not an object of texts and numbers"),
+        (LABELS, "labels is not an object of texts and numbers"),
+        ({"a": True}, "labels has a label that is neither text nor a number: 'a'"),
+        ({"a": {}}, "labels has a label that is neither text nor a number: 'a'"),
+        ({"": 1}, "labels has a label with an empty name: ''"),
+        ({"n" * 65: 1}, "labels has a label with a name of more than 64 characters"),
+        ({"a": "x" * 257}, "labels has a label with a text of more than 256 characters: 'a'"),
+        ({f"n{i:02}": i for i in range(33)}, "labels has more than 32 labels: 'n32'"),
+    ],
+)
+def test_wrong_labels_are_refused_for_their_job_in_one_sentence(labels: Any, reason: str) -> None:
+    rows = [{"job_id": str(n), "source": "grid", "labels": LABELED} for n in range(3)]
+    rows[1]["labels"] = labels
+    status, message = refusal({"jobs": rows}, lambda body: read_jobs_to_predict(read_json(body)))
+    assert status == 422 and message.startswith(f"job 1: {reason}")
+    finished = [row | {"submitted_at": 1.7e9, "started_at": 1.7e9, "walltime": 1} for row in rows]
+    report = read_outcomes(read_json(orjson.dumps({"jobs": finished})))
+    assert len(report.jobs) == 3 and not report.rejected
+    assert [note["index"] for note in report.left_out] == [1]
+    assert report.left_out[0]["reason"].startswith(reason)
+    rank = {"jobs": [{"job_id": "1", "labels": labels, "candidates": [{"site": "CERN"}]}]}
+    status, message = refusal(rank, lambda body: read_rank(JSON_TYPE, body, {}))
+    assert status == 422 and message.startswith(f"candidate 0: {reason}")
+
+
+def test_each_of_a_hundred_thousand_jobs_may_have_labels() -> None:
+    job = b'{"job_id":"1","source":"grid","labels":{"a":1,"b":2,"c":3}}'
+    body = b'{"jobs":[%s]}' % b",".join([job] * MAX_JOBS)
+    assert read_json(body).jobs["labels"].null_count == 0
+
+
+def test_an_infinite_fair_share_is_the_highest_in_arrow() -> None:
+    table = pa.table({"job_id": ["1", "2", "3"], "fair_share": [np.inf, 0.5, np.nan]})
+    batch = read_arrow(stream(table))
+    assert batch.jobs["fair_share"].to_pylist()[:2] == [1e6, 0.5]
+    assert list(batch.errors.by_row) == [2]
 
 
 def test_times_come_with_an_offset_without_one_or_as_unix_seconds() -> None:
