@@ -64,7 +64,7 @@ NodeName=node NodeHostname=localhost NodeAddr=127.0.0.1 CPUs=64 State=UNKNOWN {p
 PartitionName=short Nodes=node Default=YES MaxTime=60 DefaultTime=60 State=UP
 PartitionName=long Nodes=node MaxTime=UNLIMITED State=UP
 """
-GRES_CONF = "Name=gpu Type=a100 Count=4\n"
+GRES_CONF = "Name=gpu Type=a100 File={folder}/gpu[0-3]\n"
 PROPERTIES = "Gres=gpu:a100:4 Feature=intel,ib"
 SLURMDBD_CONF = """
 AuthType=auth/munge
@@ -158,7 +158,10 @@ def slurm_cluster() -> Iterator[Slurm]:
         # A job of any user runs here, and munge looks for its socket.
         folder.chmod(0o755)
         ports = {name: free_port() for name in ("slurmctld", "slurmd", "slurmdbd", "mariadb")}
-        (folder / "gres.conf").write_text(GRES_CONF)
+        # Slurm asks only that the devices' files exist.
+        (folder / "gres.conf").write_text(GRES_CONF.format(folder=folder))
+        for number in range(4):
+            (folder / f"gpu{number}").touch()
         for name, text in (("slurm.conf", SLURM_CONF), ("slurmdbd.conf", SLURMDBD_CONF)):
             path = folder / name
             path.write_text(
