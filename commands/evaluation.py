@@ -29,7 +29,8 @@ SCORES = (
     "mape", "pinball", "width_90",
 )  # fmt: skip
 WAIT_SCORES = (
-    "mae", "median_ae", "apa", "crps", "coverage_90", "width_90", "upper_95", "upper_95_holds",
+    "mae", "median_ae", "within_2_7", "within_10_minutes", "coverage_90", "upper_95",
+    "upper_95_holds", "width_90", "apa", "crps",
 )  # fmt: skip
 WarmUp = Annotated[float, typer.Option(help="Share of the log that is only learned from.")]
 Predictors = Annotated[list[str] | None, typer.Option(help="Only these rows; repeat.")]
@@ -315,11 +316,14 @@ def _backtest(
     name, count = _name(log), len(evaluation.jobs)
     scores = WAIT_SCORES if evaluation.target == "wait" else SCORES
     title = f"{evaluation.target} in {evaluation.unit} of {name}, {count:,} after the warm-up"
-    unseen = evaluation.unseen_rows
-    shown_rows = [*rows, *unseen] if as_json else rows[:MAX_ROWS]
+    unseen, burst = evaluation.unseen_rows, evaluation.burst_rows
+    shown_rows = [*rows, *burst, *unseen] if as_json else rows[:MAX_ROWS]
     ideal = IDEAL.name
     meaning_of_all = meanings.of_evaluation(rows, ideal)
     show_rows(shown_rows, as_json, title, ("predictor", *scores), meaning_of_all)
+    if burst and not as_json:
+        title = f"One job a queue, owner and hour: {burst[0]['jobs']:,}"
+        show_rows(burst[:MAX_ROWS], False, title, ("predictor", *scores))
     if unseen and not as_json:
         title = "Jobs of users, and of programs, none of whose jobs had ended yet"
         meaning = meanings.of_unseen(unseen)

@@ -47,7 +47,9 @@ def change(ratio: float, better: str = "less", worse: str = "more") -> str:
 def of_evaluation(rows: Rows, ideal: str = "") -> str:
     """What a backtest says: Gridcast against the best simple rule, and its ranges."""
     ours = next((row for row in rows if row["predictor"] == OURS), None)
-    rivals = [row for row in rows if row["predictor"] not in (OURS, ideal)]
+    rivals = [
+        row for row in rows if row["predictor"] != ideal and not row["predictor"].startswith(OURS)
+    ]
     best = min(rivals, key=lambda row: row["mae"], default=None)
     sentences = []
     if ours and best:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from infra.aliases import Floats, Integers
 from models.histories.features import Contexts, Level, Levels, encode
+from models.past.queue_inputs import queue_inputs
 from models.past.recent import Recent, recent, running_quantiles
 from models.quantities.targets import Target
 
@@ -28,7 +29,8 @@ class AvailableHistory:
     outcomes, available from ``available_at`` on. ``request`` is what was requested, NaN for
     nothing. ``levels`` hold the latest outcomes of the template, then of coarser templates, then
     of the owner; ``group_quantiles`` and ``all_quantiles`` (float64[n, 2]) the median and the 95th
-    percentile so far. ``refits`` are the rows at whose submission models are fitted again.
+    percentile so far. ``refits`` are the rows at whose submission models are fitted again;
+    ``inputs`` those of a regression, where they were computed before.
     """
 
     jobs: pd.DataFrame
@@ -41,6 +43,12 @@ class AvailableHistory:
     group_quantiles: Floats
     all_quantiles: Floats
     refits: tuple[int, ...] = ()
+    inputs: pd.DataFrame | None = None
+
+    @cached_property
+    def queue_inputs(self) -> pd.DataFrame:
+        """The inputs of a regression of waits, those of Gridcast."""
+        return queue_inputs(self.jobs) if self.inputs is None else self.inputs
 
     @cached_property
     def fallback(self) -> Floats:
@@ -106,6 +114,7 @@ def read_history(
     refits: Sequence[int] = (),
     levels: Sequence[tuple[str, ...]] | None = None,
     warm_up: int | None = None,
+    inputs: pd.DataFrame | None = None,
 ) -> AvailableHistory:
     """Replay ``jobs`` and collect what had been observed by each submission.
 
@@ -115,6 +124,7 @@ def read_history(
         refits: Rows at whose submission models are fitted again.
         levels: The fields of each level; default: the ``template_levels`` of the log.
         warm_up: How many of the first jobs decide which fields are used; default: all.
+        inputs: Of a regression, where they were computed before.
 
     Raises:
         ValueError: The jobs are not in order of submission.
@@ -133,6 +143,7 @@ def read_history(
         group_quantiles=running_quantiles(contexts.keys[:, -1], *outcomes, (0.5, 0.95)),
         all_quantiles=running_quantiles(np.zeros(len(jobs)), *outcomes, (0.5, 0.95)),
         refits=tuple(refits),
+        inputs=inputs,
     )
 
 

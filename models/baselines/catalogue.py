@@ -14,7 +14,7 @@ import pandas as pd
 
 from infra.aliases import Floats
 from models.baselines.available_history import AvailableHistory, coalesce, read_history
-from models.baselines.regressions import catboost, forest, ideal, ridge
+from models.baselines.regressions import catboost, forest, ideal, ridge, wait_catboost
 from models.baselines.transfers import transfer_baselines
 from models.baselines.waits import qbets, wait_baselines
 from models.past.recent import (
@@ -129,7 +129,11 @@ BASELINES_BY_SUBJECT: dict[str, tuple[Baseline, ...]] = {
             qbets,
             bound=qbets,
         ),
-        replace(CATBOOST, meaning="plain CatBoost on history, request and the state of the queue"),
+        Baseline(
+            "catboost",
+            "plain CatBoost on Gridcast's inputs, absolute error of the logarithm",
+            wait_catboost,
+        ),
     ),
     "transfer": (
         *(
@@ -154,6 +158,7 @@ def predict_baselines(
     *,
     warm_up: float = 0.1,
     refit_every: float = 0.1,
+    inputs: pd.DataFrame | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> dict[str, BaselinePredictions]:
     """Predict every job at its submission by each baseline.
@@ -167,10 +172,13 @@ def predict_baselines(
         names: The baselines; default: all of the subject.
         warm_up: The share of the jobs before the first fit.
         refit_every: The share of the jobs between two fits.
+        inputs: Of a regression of waits, where they were computed before.
         progress: Is called with the baseline and the share done.
     """
     refits = [int(len(jobs) * share) for share in np.arange(warm_up, 1, refit_every)]
-    history = read_history(jobs, target, refits, warm_up=max(int(len(jobs) * warm_up), 1))
+    history = read_history(
+        jobs, target, refits, warm_up=max(int(len(jobs) * warm_up), 1), inputs=inputs
+    )
     lowest = target.grid.lowest
     highest = np.maximum(coalesce(history.request, np.full(len(jobs), np.inf)), lowest)
     predictions = {}

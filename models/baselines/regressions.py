@@ -152,14 +152,17 @@ def fit_forest(
 
 def _catboost(inputs: pd.DataFrame, values: Floats, target: Target) -> Fitted:
     """On logarithms by absolute error, with CatBoost's own treatment of categories."""
-    from models.refiner.boosting import fit_plain
+    from models.refiner.boosting import fit_regression
 
     lowest, highest = np.log(target.grid.lowest), np.log(target.grid.edges[-1])
-    logs = fit_plain(inputs, np.log(np.maximum(values, target.grid.lowest)))
+    logs = fit_regression(
+        inputs, np.log(np.maximum(values, target.grid.lowest)), "MAE", iterations=300
+    )
     return lambda rows: np.exp(np.clip(logs(rows), lowest, highest))
 
 
 ridge = Regression(numeric_inputs, _ridge)
 forest = Regression(numeric_inputs, _forest)
 catboost = Regression(inputs_with_categories, _catboost)
+wait_catboost = Regression(lambda history: history.queue_inputs, _catboost)
 ideal = Regression(inputs_with_cpu_time, _catboost)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from infra.aliases import Floats, Integers, Progress
+from infra.aliases import Flags, Floats, Integers, Progress
 from models.baselines.catalogue import (
     BASELINES,
     BASELINES_BY_SUBJECT,
@@ -25,23 +25,31 @@ from models.baselines.catalogue import (
     predict_baselines,
 )
 from models.engine.training import TrainingError
+from models.engine.wait_regression import backtest_waits
+from models.past.queue_inputs import first_of_burst, queue_inputs
 from models.quantities.metrics import (
     MONTH,
+    QUANTILE_LEVELS,
     compare_errors,
     deciles,
     distribution_errors,
     log_score,
     lowest_counted,
+    pinball,
     point_errors,
     time_blocks,
+    wait_shares,
 )
-from models.quantities.subjects import Subject
+from models.quantities.subjects import WAITS, Subject
 from models.quantities.targets import Target
 from models.refiner.clusters import By, most_informative_field
 
 Row = dict[str, Any]
 
 OURS = "gridcast"
+WAIT_POINTS = {OURS: "centre", f"{OURS}-ratio": "ratio", f"{OURS}-low": "low"}
+"""Gridcast's points of a wait: of least absolute error, most often within a factor of e, and of
+least median error."""
 PREDICTORS = (OURS, *(baseline.name for baseline in BASELINES), IDEAL.name)
 MIN_CPU_TIME_SHARE = 0.5
 """The ideal is only shown where at least this share of the jobs reports its CPU time."""
@@ -64,6 +72,7 @@ class Evaluation:
         warm_up: The share of the jobs that was not counted.
         rows: A row a predictor, by mae.
         long_rows: The same for jobs over a minute.
+        burst_rows: Of waits, the same for the first job of a queue and owner in an hour.
         unseen_rows: Gridcast's errors on jobs of whose user, and of whose program, no outcome was
             available at submission.
         cluster_rows: The same for each large group, site or queue.
@@ -79,6 +88,7 @@ class Evaluation:
     warm_up: float
     rows: list[Row]
     long_rows: list[Row]
+    burst_rows: list[Row]
     unseen_rows: list[Row]
     cluster_rows: list[Row]
     period_rows: list[Row]
@@ -121,7 +131,8 @@ def evaluate(
     if not 0 < warm_up < 1 or not 0 < refit_every <= 1:
         raise TrainingError("warm_up and refit_every must be shares between 0 and 1")
     jobs = jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
-    if target.subject.add_surroundings:
+    inputs = queue_inputs(jobs) if target.subject is WAITS else None
+    if target.subject.add_surroundings and inputs is None:
         jobs = target.subject.add_surroundings(jobs)
     outcomes = target.value(jobs)
     counted = np.flatnonzero(
@@ -137,11 +148,27 @@ def evaluate(
         [name for name in names if name != OURS],
         warm_up=warm_up,
         refit_every=refit_every,
+        inputs=inputs,
         progress=progress,
     )
     predictions = {name: _take(predicted, counted) for name, predicted in baselines.items()}
     scores: dict[str, Any] = {}
-    if OURS in names:
+    by_regression = None
+    if inputs is not None and any(name in names for name in WAIT_POINTS):
+        by_regression = backtest_waits(jobs, inputs, warm_up, refit_every, progress)
+        if by_regression is None and target.subject.add_surroundings:
+            jobs = target.subject.add_surroundings(jobs)
+    if by_regression is not None:
+        rows = counted - (len(jobs) - len(by_regression.centre))
+        quantiles = by_regression.quantiles[rows]
+        ends = quantiles[:, 0], quantiles[:, -1]
+        predictions |= {
+            name: BaselinePredictions(getattr(by_regression, point)[rows], *ends, quantiles)
+            for name, point in WAIT_POINTS.items()
+            if name in names
+        }
+        scores = _wait_scores(outcomes[counted], quantiles)
+    elif OURS in names:
         from models.engine.backtest import backtest
 
         ours = backtest(
@@ -171,9 +198,29 @@ def evaluate(
         for field in ("user", "program")
         if field in jobs
     }
+    is_burst = first_of_burst(jobs)[counted] if inputs is not None else None
     return _tables(
-        jobs.iloc[counted], target, warm_up, outcomes[counted], predictions, scores, unseen
+        jobs.iloc[counted],
+        target,
+        warm_up,
+        outcomes[counted],
+        predictions,
+        scores,
+        unseen,
+        is_burst,
     )
+
+
+def _wait_scores(actual: Floats, quantiles: Floats) -> dict[str, Any]:
+    """Scores of a distribution known by its quantiles at QUANTILE_LEVELS only."""
+    levels = np.array([0.0, *QUANTILE_LEVELS, 1.0])
+    below = (quantiles < actual[:, None]).sum(axis=1)
+    return {
+        "crps": 2 * pinball(actual, quantiles),
+        "log_score": None,
+        "deciles": deciles(levels[below], levels[below + 1]),
+        "reliability": [float((actual <= column).mean()) for column in quantiles.T],
+    }
 
 
 def _chosen_predictors(
@@ -188,6 +235,8 @@ def _chosen_predictors(
     )
     available = (OURS, *default, *optional)
     names = (OURS, *default, *(optional if has_cpu_times else ()))
+    if target.subject is WAITS:
+        available, names = ((*WAIT_POINTS, *some[1:]) for some in (available, names))
     if predictors is not None:
         names = tuple(predictors)
     unknown = [name for name in names if name not in available]
@@ -206,7 +255,8 @@ def _chosen_predictors(
 
 def best_baseline(rows: Sequence[Row]) -> str:
     """The name of the row with the least mae, without Gridcast and the ideal unless alone."""
-    baselines = [row for row in rows if row["predictor"] not in (OURS, IDEAL.name)] or list(rows)
+    ours = (OURS, IDEAL.name, *WAIT_POINTS)
+    baselines = [row for row in rows if row["predictor"] not in ours] or list(rows)
     return str(min(baselines, key=lambda row: (row["mae"], row["predictor"]))["predictor"])
 
 
@@ -232,6 +282,7 @@ def _tables(
     predictions: dict[str, BaselinePredictions],
     scores: dict[str, Any],
     unseen: dict[str, Integers],
+    is_burst: Flags | None = None,
 ) -> Evaluation:
     lowest = lowest_counted(target.grid)
     submitted = jobs["submitted_at"].reset_index(drop=True)
@@ -241,7 +292,16 @@ def _tables(
             [_row(name, actual[rows], _take(predictions[name], rows), lowest) for name in names]
         )
 
-    rows = table(np.arange(len(actual)))
+    def sample(name: str, rows: Integers) -> list[Row]:
+        return [
+            row
+            | {"sample": name}
+            | wait_shares(actual[rows], predictions[row["predictor"]].point[rows])
+            for row in table(rows)
+        ]
+
+    everyone = np.arange(len(actual))
+    rows = table(everyone) if is_burst is None else sample("all", everyone)
     best, block = best_baseline(rows), time_blocks(submitted)
     best_errors = np.abs(predictions[best].point - actual)
     for row in rows:
@@ -273,6 +333,7 @@ def _tables(
         warm_up=warm_up,
         rows=rows,
         long_rows=table(np.flatnonzero(is_long)) if is_long.any() else [],
+        burst_rows=[] if is_burst is None else sample("burst", np.flatnonzero(is_burst)),
         unseen_rows=[
             {**row, "predictor": name}
             for name, positions in unseen.items()

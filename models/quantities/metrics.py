@@ -150,6 +150,29 @@ def distribution_errors(
     }
 
 
+def wait_shares(actual: Floats, point: Floats) -> dict[str, float | None]:
+    """Compute how often predicted waits are near enough.
+
+    Args:
+        actual: Waits, s.
+        point: Predictions of the same jobs, s.
+
+    Returns:
+        within_2_7, the share with 1/e ≤ predicted/actual ≤ e, both counted as a second at least;
+        within_10_minutes, the share of waits over a minute that are missed by ten at most.
+
+    >>> wait_shares(np.array([0.0, 100.0, 5000.0]), np.array([2.0, 250.0, 4000.0]))
+    {'within_2_7': 1.0, 'within_10_minutes': 0.5}
+    """
+    ratio = np.log(np.maximum(point, 1.0) / np.maximum(actual, 1.0))
+    long = actual > 60.0
+    near = np.abs(point - actual)[long] <= 600.0
+    return {
+        "within_2_7": float((np.abs(ratio) <= 1.0).mean()),
+        "within_10_minutes": float(near.mean()) if long.any() else None,
+    }
+
+
 def log_score(mass: Floats) -> float:
     """The mean of −ln of the mass in the bin that the outcome fell into; less is better."""
     return float(-np.log(np.maximum(mass, 1e-9)).mean())

@@ -298,12 +298,16 @@ def fit_several(inputs: pd.DataFrame, values: Array) -> Callable[[pd.DataFrame],
     return lambda rows: np.mean([model.predict(rows) for model in models], axis=0)
 
 
-def fit_plain(inputs: pd.DataFrame, logs: Array) -> Callable[[pd.DataFrame], Array]:
-    """Fit a plain CatBoost regression by absolute error, as the baseline of that name.
+def fit_regression(
+    inputs: pd.DataFrame, values: Array, loss: str, iterations: int = 200
+) -> Callable[[pd.DataFrame], Array]:
+    """Fit a CatBoost regression.
 
     Args:
         inputs: Columns of text are categories.
-        logs: The values to predict (float64[n]).
+        values: The values to predict (float64[n]).
+        loss: CatBoost's name of the loss, such as ``MAE`` or ``Quantile:alpha=0.33``.
+        iterations: Number of trees.
 
     Returns:
         A function that predicts float64[n] for rows with the same columns.
@@ -311,8 +315,8 @@ def fit_plain(inputs: pd.DataFrame, logs: Array) -> Callable[[pd.DataFrame], Arr
     from catboost import CatBoostRegressor
 
     model = CatBoostRegressor(
-        loss_function="MAE",
-        iterations=300,
+        loss_function=loss,
+        iterations=iterations,
         depth=6,
         learning_rate=0.1,
         max_ctr_complexity=1,
@@ -320,7 +324,7 @@ def fit_plain(inputs: pd.DataFrame, logs: Array) -> Callable[[pd.DataFrame], Arr
         random_seed=0,
         **_QUIET,
     )
-    model.fit(inputs, logs)
+    model.fit(inputs, values)
     return lambda rows: np.asarray(model.predict(rows), dtype=np.float64)
 
 

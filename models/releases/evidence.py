@@ -281,6 +281,7 @@ def record_evaluation(evaluation: Evaluation, log: str, settings: Settings) -> s
         tables={
             "evaluation": pd.DataFrame(evaluation.rows),
             "long-jobs": pd.DataFrame(evaluation.long_rows),
+            "bursts": pd.DataFrame(evaluation.burst_rows),
             "unseen": pd.DataFrame(evaluation.unseen_rows),
             "clusters": pd.DataFrame(evaluation.cluster_rows),
             "periods": pd.DataFrame(evaluation.period_rows),

@@ -16,6 +16,8 @@ import pandas as pd
 from infra.aliases import Array
 from jobs.coded_jobs import encode_jobs
 from jobs.store import add_predictions, read_jobs, read_latest
+from models.engine.wait_regression import WaitRegression, fit_waits
+from models.past.queue_inputs import queue_inputs
 from models.past.queues import LONGEST_WAIT
 from models.ranking.load_forecaster import LoadForecaster, predicted_points
 from models.tasks.ranges import LEVELS
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 
 TARGET = "wait"
 MODEL = "waits of the task watch"
-"""What the log has for a model version: histories alone predict waits."""
+"""What the log has for a model version."""
+REFIT_EVERY = pd.Timedelta(days=1)
 MAX_JOBS = 20_000
 """The latest jobs that waits are learned from, and the older open ones that make up the load."""
 MOST = 2000
@@ -39,6 +42,8 @@ class WaitWatch:
 
     engine: Engine
     learned: LoadForecaster | None = None
+    regression: WaitRegression | None = None
+    fitted_at: pd.Timestamp | None = None
     predicted: pd.Index[Any] = field(default_factory=lambda: pd.Index([], dtype=str))
 
     def update(self, now: datetime) -> int:
@@ -60,7 +65,10 @@ class WaitWatch:
         assert subject.add_surroundings is not None  # noqa: S101
         new = subject.add_surroundings(records.assign(is_new=is_new)).query("is_new").tail(MOST)
         waited = (moment - new["submitted_at"]).dt.total_seconds().to_numpy()
-        low, median, high = remaining_quantiles(self._points(new), waited)
+        points = self._regression_quantiles(records, new.index, moment)
+        if points is None:
+            points = self._points(new)
+        low, median, high = remaining_quantiles(points, waited)
         rows = pd.DataFrame(
             {
                 "asked_at": moment,
@@ -79,6 +87,26 @@ class WaitWatch:
         with self.engine.begin() as connection:
             add_predictions(connection, rows)
         return len(rows)
+
+    def _regression_quantiles(
+        self, records: pd.DataFrame, new: pd.Index[int], moment: pd.Timestamp
+    ) -> Array | None:
+        """Quantiles of new waits by the regression (float64[n, levels], s); None without one.
+
+        Args:
+            records: All records.
+            new: Positions of the new ones among these in order of submission.
+            moment: The present; the regression is fitted anew once it is REFIT_EVERY old.
+        """
+        jobs = records.sort_values("submitted_at", kind="stable", ignore_index=True)
+        inputs = queue_inputs(jobs)
+        if self.fitted_at is None or moment - self.fitted_at >= REFIT_EVERY:
+            self.regression, self.fitted_at = fit_waits(jobs, inputs), moment
+        if self.regression is None:
+            self.fitted_at = None
+            return None
+        centres = self.regression.centre(inputs.iloc[new])
+        return self.regression.predict(centres).quantiles
 
     def _points(self, jobs: pd.DataFrame) -> Array:
         """Quantiles of each job's wait from its submission (float64[n, POINTS], s)."""

@@ -14,6 +14,7 @@ from jobs.schema import JOB, conform, derive_fields
 from jobs.transfers import TRANSFER, derive_transfer_fields
 from models.histories.features import choose_levels, encode
 from models.past.load import in_progress, started_recently
+from models.past.queue_inputs import queue_inputs
 from models.past.queues import STATE, with_queues
 from models.past.traffic import TRAFFIC, read_series, with_measurements, with_traffic
 from models.quantities.targets import TARGETS, with_extra_inputs
@@ -59,6 +60,11 @@ def some_jobs(count: int = 300, seed: int = 0) -> pd.DataFrame:
         "queue": rng.choice(["short", "long"], count),
         "user": rng.choice(["ann", "bob"], count),
         "requested_walltime": 3600.0,
+        "requested_memory": rng.integers(1, 9, count) * 2.0**30,
+        "requested_gpus": rng.integers(0, 3, count).astype(float),
+        "priority": rng.integers(1, 100, count).astype(float),
+        "fair_share": rng.random(count),
+        "qos": rng.choice(["normal", "high"], count),
     }
     return derive_fields(
         conform(pd.DataFrame({**frame, **asked, "requested_cores": rng.integers(1, 9, count)}), JOB)
@@ -84,8 +90,12 @@ def scrambled(records: pd.DataFrame, now: pd.Timestamp, seed: int = 1) -> pd.Dat
 
 @pytest.mark.parametrize(
     ("records", "surround", "columns"),
-    [(some_transfers(), with_traffic, TRAFFIC), (some_jobs(), with_queues, STATE)],
-    ids=["transfers", "waits"],
+    [
+        (some_transfers(), with_traffic, TRAFFIC),
+        (some_jobs(), with_queues, STATE),
+        (some_jobs(), queue_inputs, tuple(queue_inputs(some_jobs()))),
+    ],
+    ids=["transfers", "waits", "inputs of waits"],
 )
 def test_the_future_moves_nothing_that_is_told_of_the_load(
     records: pd.DataFrame,

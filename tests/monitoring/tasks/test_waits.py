@@ -34,6 +34,29 @@ def test_the_wait_of_each_waiting_job_is_logged_once_and_before_it_starts(
     assert set(waiting["job_id"]) <= set(predictions["job_id"])
 
 
+def test_the_regression_of_evaluate_waits_answers_once_enough_jobs_have_started(
+    sqlite_store: Engine,
+) -> None:
+    jobs = generate(4000, days=40, seed=3).jobs
+    with sqlite_store.begin() as connection:
+        add_jobs(connection, jobs)
+    watch = WaitWatch(sqlite_store)
+    late = jobs[jobs["submitted_at"] > NOW + pd.Timedelta(days=30)]
+    longest = late.loc[(late["started_at"] - late["submitted_at"]).idxmax()]
+    now = longest["submitted_at"] + pd.Timedelta(seconds=1)
+    assert watch.update(now.to_pydatetime()) > 0
+    assert watch.regression is not None
+    assert watch.fitted_at == now
+    later = now + pd.Timedelta(hours=1)
+    regression = watch.regression
+    watch.update(later.to_pydatetime())
+    assert watch.regression is regression  # fitted once a day
+    predictions = read_predictions(sqlite_store, target="wait", columns=("job_id",))
+    assert (predictions["low"] <= predictions["median"]).all()
+    assert (predictions["median"] <= predictions["high"]).all()
+    assert (predictions["asked_at"] <= later).all()
+
+
 def test_a_store_without_a_start_predicts_nothing(sqlite_store: Engine) -> None:
     jobs = generate(100, days=2, seed=3).jobs
     with sqlite_store.begin() as connection:
