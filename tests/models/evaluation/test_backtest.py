@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 
 from models.baselines.catalogue import HEURISTICS
-from models.engine.training import TrainingError
+from models.engine.forecaster import Forecaster
+from models.engine.training import TrainingError, train
 from models.evaluation.backtest import OURS, PREDICTORS, evaluate, is_unseen
 from models.evaluation.plots import plots
 from models.quantities.targets import TARGETS
@@ -229,3 +230,14 @@ def test_jobs_of_unseen_users_and_programs_have_rows_of_their_own(habits):
     assert row["coverage_90"] == rows["actual"].between(rows["low"], rows["high"]).mean()
     assert row["mae"] == pytest.approx((rows[OURS] - rows["actual"]).abs().mean())
     assert all(row["predictor"] in (OURS, "last") for row in evaluation.rows)
+
+
+def test_a_log_without_users_groups_and_programs_is_evaluated_and_trained(habits):
+    names = ["user", "group", "project", "program", "queue", "site", "job_name", "task_id"]
+    nameless = habits(rows=700, days=50).assign(**dict.fromkeys(names))
+    rows = evaluate(nameless, WALLTIME, predictors=(OURS, "catboost", "template")).rows
+    assert {row["predictor"] for row in rows} == {OURS, "catboost", "template"}
+    assert all(np.isfinite(row["mae"]) for row in rows)
+    forecaster = Forecaster(train(nameless))
+    forecaster.learn(nameless)
+    assert np.isfinite(forecaster.predict(nameless[-20:])["walltime"]).all()

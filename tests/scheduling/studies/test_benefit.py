@@ -229,3 +229,18 @@ def test_recorded_waits_are_the_last_row_of_a_log_that_has_them_and_of_no_other(
     table = CliRunner().invoke(gridcast.app, ["replay", str(with_starts), *options])
     assert "recorded" in table.output
     assert [row["policy"] for row in rows_of(str(log), *options)] == ["easy"]
+
+
+def test_a_log_without_users_is_replayed_with_its_predictions_and_drawn(
+    log: Path, tmp_path: Path
+) -> None:
+    nameless = tmp_path / "nameless.csv"
+    nameless.write_text(
+        log.read_text(encoding="utf-8").replace("story,ada", "story,"), encoding="utf-8"
+    )
+    rows = rows_of(str(nameless), "--machine", "4")
+    assert {(row["policy"], row["predictor"]) for row in rows} == {
+        (policy, predictor)
+        for policy in ("easy", "gridcast")
+        for predictor in ("request", "gridcast")
+    }
