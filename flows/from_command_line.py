@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from infra.components import address
 from infra.processes import is_up
-from infra.settings import Settings, prepare_environment
+from infra.settings import Settings, prepare_environment, split_login
 
 if TYPE_CHECKING:
     from models.releases.pipeline import Release, TrainingPipeline
@@ -71,10 +71,10 @@ def _is_answering(settings: Settings, api: str) -> bool:
     import httpx
 
     # As for Prefect's own client: only our own server gets the login.
-    user, _, password = settings.logins.get("PREFECT_API_AUTH_STRING", "").partition(":")
-    login = httpx.BasicAuth(user, password) if user else None
+    login = settings.logins.get("PREFECT_API_AUTH_STRING", "")
+    auth = split_login(login) if login else None
     try:
-        answer = httpx.get(f"{api}/admin/version", auth=login, timeout=ANSWER_SECONDS)
+        answer = httpx.get(f"{api}/admin/version", auth=auth, timeout=ANSWER_SECONDS)
     except httpx.HTTPError:
         return False
     return answer.status_code == httpx.codes.OK

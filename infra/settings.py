@@ -32,6 +32,16 @@ def split_list(text: str) -> list[str]:
     return [item.strip() for item in text.split(",") if item.strip()]
 
 
+def split_login(login: str) -> tuple[str, str]:
+    """The user and the password of ``user:password``.
+
+    >>> split_login("gridcast:one:two")
+    ('gridcast', 'one:two')
+    """
+    user, _, password = login.partition(":")
+    return user, password
+
+
 class SettingsError(InputError):
     """A setting is wrong; the message names it."""
 

@@ -25,7 +25,7 @@ from infra.components import (
     schedules,
 )
 from infra.database_server import READY, binaries, make_password
-from infra.settings import LOOPBACK, Settings, SettingsError, split_list
+from infra.settings import LOOPBACK, Settings, SettingsError, split_list, split_login
 
 INFRA = Path(infra.__path__[0])
 PROXY = INFRA / "proxy" / "haproxy.cfg"
@@ -224,7 +224,7 @@ def _check_only(name: str, host: str, path: str, secret: str) -> str:
 def prometheus(settings: Settings, scraped: list[Component]) -> Component:
     """Prometheus, with the rules of its alerts."""
     folder, config = settings.folder("prometheus"), settings.folder("site") / "prometheus.yml"
-    user, _, password = settings.prefect_login.partition(":")
+    user, password = split_login(settings.prefect_login)
     password_file = settings.folder("site") / "prefect-password"
     host, secret = (
         f"{settings.host_in_url}:{settings.prometheus_port}",

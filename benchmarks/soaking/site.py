@@ -20,7 +20,7 @@ import psutil
 
 from infra.process_groups import marked_processes
 from infra.process_records import live_process, read_record
-from infra.settings import Settings
+from infra.settings import Settings, split_login
 from infra.site import replica_ports
 
 ROOT = Path(__file__).parents[2]
@@ -158,8 +158,8 @@ class Site:
     def prefect(self, method: str, path: str, **body: Any) -> Any:
         """Ask Prefect's server; raises httpx.HTTPError."""
         url = f"http://127.0.0.1:{self.settings.prefect_port}/api{path}"
-        user, _, password = self.settings.prefect_login.partition(":")
-        with httpx.Client(auth=(user, password), trust_env=False, timeout=20) as http:
+        login = split_login(self.settings.prefect_login)
+        with httpx.Client(auth=login, trust_env=False, timeout=20) as http:
             answer = http.request(method, url, json=body or None)
         answer.raise_for_status()
         return answer.json()

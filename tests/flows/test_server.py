@@ -1,11 +1,20 @@
 """Prefect's server as Gridcast starts it: only its own name and pages are let in."""
 
+import os
+import subprocess
+import time
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
+
+from infra.components import Component, environment, prefect
+from infra.settings import Settings
+from monitoring import doctor
+from tests.ports import free_port
 
 
 def test_it_answers_under_its_own_name_with_api_and_page(prefect_server):
@@ -44,3 +53,54 @@ def test_old_runs_and_events_go(prefect_server):
         "db_vacuum"
     ]
     assert {"events", "flow_runs"} <= {*vacuum["enabled"]}
+
+
+def test_prefects_own_setting_of_its_login_holds_for_the_server_and_the_doctor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "someone:se:cret")
+    settings = Settings(home=tmp_path, prefect_port=free_port(), _env_file=None)
+    settings.make_token()
+    component = prefect(settings, environment(settings, settings.tracking_url))
+    log = tmp_path / "prefect.log"
+    with log.open("wb") as file:
+        server = subprocess.Popen(
+            component.command,
+            env={
+                **os.environ,
+                **component.environment,
+                component.port_setting: str(settings.prefect_port),
+                "PREFECT_HOME": str(tmp_path / "prefect"),
+            },
+            stdout=file,
+            stderr=file,
+        )
+    try:
+        deadline = time.monotonic() + 400
+        while not is_ready(component):
+            assert server.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.5)
+        flows = f"{component.address}/api/flows/filter"
+        for auth, status in {
+            None: 401,
+            ("gridcast", settings.admin_token): 401,
+            ("someone", "se:cret"): 200,
+        }.items():
+            answer = httpx.post(flows, json={}, auth=auth) if auth else httpx.post(flows, json={})
+            assert answer.status_code == status, auth
+        rows = {"prefect": {"state": "up"}}
+        (finding,) = doctor._prefect(settings, [component], rows)
+        assert finding.state == "ok", finding
+        other = settings.model_copy(update={"prefect_auth_string": type(settings.tokens)("a:b")})
+        (finding,) = doctor._prefect(other, [component], rows)
+        assert "401" in finding.summary
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def is_ready(component: Component) -> bool:
+    try:
+        return httpx.get(component.address + component.ready_path).status_code == 200
+    except httpx.TransportError:
+        return False
