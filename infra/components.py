@@ -13,6 +13,8 @@ from typing import Any
 
 from infra.settings import Settings
 
+UVICORN = "uvicorn --http services.http.connection:BoundedProtocol --factory"
+"""A server that bounds the heads of requests in bytes and seconds, before it reads a token."""
 WEBHOOKS_ALLOWED = {
     "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "https,http",
     "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
@@ -153,7 +155,7 @@ def dashboard(
     return _server(
         settings,
         "dashboard",
-        ("uvicorn --factory services.dashboard_server:create_app", *options.split()),
+        (f"{UVICORN} services.dashboard_server:create_app", *options.split()),
         environment=shared,
         after=after,
         token=settings.any_token,
@@ -199,7 +201,7 @@ def prefect(
         settings,
         "prefect",
         (
-            "uvicorn --factory flows.server:create_app",
+            f"{UVICORN} flows.server:create_app",
             *("--log-level", "info", "--no-access-log"),
         ),
         ready_path="/api/ready",
@@ -217,7 +219,7 @@ def mlflow(settings: Settings, after: tuple[str, ...] = ()) -> Component:
         "mlflow",
         # One process suffices for a few engineers. The access log would grow without end, since
         # the predictor sends a request every 3 s.
-        ("uvicorn --factory services.mlflow_server:create_app", "--no-access-log"),
+        (f"{UVICORN} services.mlflow_server:create_app", "--no-access-log"),
         ready_path="/health",
         # What ``mlflow server`` passes to its workers. MLflow checks Host and Origin only under
         # uvicorn. Artifacts are files: nobody can write one through the server.

@@ -6,6 +6,7 @@ from starlette.applications import Starlette
 
 from infra.settings import Settings, prepare_environment
 from services.dashboard.app import Dashboard
+from services.http.connection import BoundedProtocol
 from services.task_watch.service import TaskWatchService
 
 SHUTDOWN_SECONDS = 2
@@ -30,6 +31,7 @@ def run(settings: Settings) -> None:
     uvicorn.run(
         app_with_watch(settings),
         host=settings.host,
+        http=BoundedProtocol,
         port=settings.dashboard_port,
         log_level="warning",
         access_log=False,

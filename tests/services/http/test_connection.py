@@ -2,17 +2,23 @@
 
 import asyncio
 import json
+import os
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
 
+from infra.components import local_components
+from infra.settings import Settings
 from services.http.connection import MAX_HEAD_BYTES, BoundedProtocol
-from tests.services.conftest import Predictor
+from tests.ports import free_port
+from tests.services.conftest import ROOT, Predictor, wait_for
 
 
 class Impatient(BoundedProtocol):
@@ -105,3 +111,30 @@ def test_a_predictor_refuses_such_heads_before_it_asks_for_a_token(predictor: Pr
     reply = answer(predictor.port, HEAD + b"X: " + b"x" * (MAX_HEAD_BYTES + 100))
     assert reply.startswith(b"HTTP/1.1 431 ")
     assert predictor.http.get("/livez").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["dashboard", "mlflow", "prefect"])
+def test_every_other_server_refuses_such_heads_too(name: str, tmp_path: Path) -> None:
+    port = free_port()
+    settings = Settings(home=tmp_path, _env_file=None, **{f"{name}_port": port})  # type: ignore[arg-type]
+    settings.make_token()
+    component = next(c for c in local_components(settings) if c.name == name)
+    environment = {**os.environ, **component.environment, component.port_setting: str(port)}
+    log = tmp_path / "server.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            component.command, cwd=ROOT, env=environment, stdout=file, stderr=file
+        )
+    try:
+
+        def listens() -> bool:
+            assert process.poll() is None, log.read_text()
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        wait_for(listens, f"{name} to listen")
+        reply = answer(port, HEAD + b"X: " + b"x" * (MAX_HEAD_BYTES + 100))
+        assert reply.startswith(b"HTTP/1.1 431 ")
+    finally:
+        process.terminate()
+        process.wait(60)
