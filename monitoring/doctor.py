@@ -37,6 +37,7 @@ CLOCK_TOLERANCE, CLOCK_WRONG = timedelta(seconds=5), timedelta(seconds=60)
 STALE_TABLE, OLD_TABLE = timedelta(minutes=15), timedelta(hours=24)
 STALE_TASKS = timedelta(minutes=15)
 TIMEOUT = 5
+MAX_SLOW_HOSTS = 5
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -355,6 +356,10 @@ def _tasks(settings: Settings, now: datetime) -> Iterator[Finding]:
         yield Finding("tasks", "watch", f"{summary}; {bad}", remedy)
     else:
         yield Finding("tasks", "ok", f"{summary}; none is stalled or failing")
+    if slow := latest.read_activity().get("slow_hosts", ()):
+        summary = "; ".join(host["text"] for host in slow[:MAX_SLOW_HOSTS])
+        summary += f"; and {len(slow) - MAX_SLOW_HOSTS} more" * (len(slow) > MAX_SLOW_HOSTS)
+        yield Finding("hosts", "watch", summary, "look at the host, or take it out of the queue")
 
 
 def count_bad(tasks: pd.DataFrame) -> str:

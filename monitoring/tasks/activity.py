@@ -14,6 +14,7 @@ import pandas as pd
 from infra.aliases import Array
 from models.ranking.speeds import Speeds
 from models.tasks.sets import FAILED
+from monitoring.tasks.slow_hosts import slow_host_rows
 
 HOURS = 14 * 24
 """Hours that are counted."""
@@ -39,8 +40,8 @@ def summarise(jobs: pd.DataFrame, now: pd.Timestamp) -> Activity:
         ``hours``, the end of each hour (s since 1970, the last is now); ``groups`` and ``sites``
         by name with lists over the hours: ``waiting`` and ``running`` at its end, ``ended`` and
         ``failed`` within it, of sites the median ``wait`` of the jobs that it started (s, None
-        without any) too, and ``speed``, by which factor jobs run longer there; and ``hosts``, rows
-        of the last day.
+        without any) too, and ``speed``, by which factor jobs run longer there; ``hosts``, rows
+        of the last day; and ``slow_hosts``, those that are slow now.
     """
     latest = now.timestamp()
     full_hour = np.floor(latest / 3600) * 3600
@@ -63,6 +64,7 @@ def summarise(jobs: pd.DataFrame, now: pd.Timestamp) -> Activity:
         "groups": {name: _row(groups, row) for row, name in enumerate(names)},
         "sites": sites,
         "hosts": hosts,
+        "slow_hosts": slow_host_rows(jobs, now),
     }
 
 

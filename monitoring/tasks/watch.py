@@ -41,6 +41,7 @@ from models.tasks.ranges import LEVELS, fit_calibrated, time_left
 from models.tasks.sets import Tasks, group_tasks, microseconds
 from monitoring.alerts import active_alerts, alert_key, notify
 from monitoring.tasks.activity import Activity, ended_by_hour, summarise
+from monitoring.tasks.slow_hosts import alert_about
 from monitoring.tasks.states import (
     Thresholds,
     compare_with_first,
@@ -75,7 +76,7 @@ MAX_FIT_JOBS = 100_000
 """The latest jobs whose tasks the models are fitted on."""
 JOB_COLUMNS = (
     *(name for name in COLUMNS_OF_JOBS if name not in OUTCOMES),
-    *("started_at", "ended_at", "status", "walltime", "host"),
+    *("started_at", "ended_at", "status", "walltime", "cpu_time", "host", "host_power"),
 )
 """What is read of jobs: what is known at submission, and the outcomes that a state follows from."""
 ALERT_PREFIX = "task "
@@ -133,6 +134,7 @@ class TaskWatch:
         stored = read_jobs(self.engine, since=moment - HISTORY, until=moment, columns=JOB_COLUMNS)
         jobs = as_of(stored, moment)
         self.activity = summarise(jobs, moment)
+        alert_about(self.engine, self.settings, self.activity["slow_hosts"], moment)
         tasks = group_tasks(jobs)
         waits = links(tasks)
         sets = task_sets(tasks, waits)
@@ -367,7 +369,8 @@ def stall_sentence(since: float, left: Array) -> str:
 def as_of(jobs: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
     """Give ``jobs`` as they were at ``now``, without later starts and outcomes."""
     later, waits = jobs["ended_at"] > now, jobs["started_at"] > now
-    outcomes = {name: jobs[name].mask(later) for name in ("ended_at", "walltime", "status")}
+    names = ("ended_at", "walltime", "cpu_time", "status")
+    outcomes = {name: jobs[name].mask(later) for name in names if name in jobs}
     return jobs.assign(**outcomes, started_at=jobs["started_at"].mask(waits))
 
 

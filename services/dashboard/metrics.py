@@ -40,6 +40,7 @@ def _families(latest: LatestTasks) -> Iterator[Metric]:
     yield from _task_families(latest)
     yield from _thread_families(latest.read_status())
     yield from _site_families(latest)
+    yield from _host_families(latest)
 
 
 def _task_families(latest: LatestTasks) -> Iterator[Metric]:
@@ -74,6 +75,15 @@ def _thread_families(status: dict[str, dict[str, Any]]) -> Iterator[Metric]:
         ("thread",),
         {(thread,): float(bool(values["trouble"])) for thread, values in status.items()},
     )
+
+
+def _host_families(latest: LatestTasks) -> Iterator[Metric]:
+    activity = latest.read_activity()
+    counts = dict.fromkeys([(name,) for name in ("cpu", "io", "unknown")], 0.0)
+    for host in activity.get("slow_hosts", ()):
+        counts[host["resource"],] += 1
+    text = "Hosts on which jobs take longer than elsewhere, by what they wait for"
+    yield _family("slow_hosts", text, ("resource",), counts if activity else {})
 
 
 def _site_families(latest: LatestTasks) -> Iterator[Metric]:

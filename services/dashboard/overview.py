@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,7 +55,7 @@ def overview(
     target, predicted = predicted_and_actual(engine, now, hours)
     return {
         "hours": hours,
-        "problems": task_problems(tasks) + site_problems(status, now),
+        "problems": task_problems(tasks) + host_problems(activity) + site_problems(status, now),
         "open": int((tasks["kind"].eq("task") & tasks["state"].ne("done")).sum()),
         "jobs": jobs_over_time(activity, hours),
         "failures": failures(activity, hours),
@@ -85,6 +85,19 @@ def task_problems(tasks: pd.DataFrame) -> list[dict[str, Any]]:
             more = f"{len(rows) - MAX_NAMED} more tasks are {state}"
             problems.append({"kind": state, "text": more, "state": state})
     return problems
+
+
+def host_problems(activity: Activity) -> list[dict[str, Any]]:
+    """Name the slow hosts: ``kind``, ``text``, ``since`` and ``view``."""
+    return [
+        {
+            "kind": "slow",
+            "text": host["text"],
+            "since": datetime.fromtimestamp(host["since"], UTC).isoformat(),
+            "view": "sites",
+        }
+        for host in activity.get("slow_hosts", ())[:MAX_NAMED]
+    ]
 
 
 def site_problems(status: SiteStatus | None, now: datetime) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ MAX_WAIT_JOBS = 16_000
 
 
 def sites(activity: Activity) -> dict[str, Any]:
-    """Give a row a site as of the latest update, and the hosts where most fail or run longest."""
+    """Give a row a site as of the latest update, the hosts where most fail, and the slow ones."""
     hosts = [
         {**host, "failed_share": host["failed"] / host["ended"] if host["ended"] else None}
         for host in activity.get("hosts", ())
@@ -35,6 +35,7 @@ def sites(activity: Activity) -> dict[str, Any]:
     return {
         "sites": [_row(name, counts) for name, counts in activity.get("sites", {}).items()],
         "hosts": worst[:MAX_HOSTS],
+        "slow_hosts": activity.get("slow_hosts", []),
     }
 
 

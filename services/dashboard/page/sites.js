@@ -15,6 +15,15 @@ const hostColumns = [
   ["Jobs run", (row) => speed(row.speed)],
 ];
 
+const RESOURCES = { cpu: "CPU", io: "disk, stage-in or missing cores", unknown: "unknown" };
+
+const slowColumns = [
+  ["Site", (row) => text(row.site)], ["Host", (row) => row.host],
+  ["Jobs take", (row) => `${row.factor.toFixed(1)} times as long`, { number: true }],
+  ["Since", (row) => utc(1000 * row.since)], ["For", (row) => RESOURCES[row.resource]],
+  ["Jobs", (row) => row.jobs, { number: true }],
+];
+
 const ORDERS = { name: (row) => row.name, running: (row) => row.running, ended: (row) => row.ended,
   waiting: (row) => row.waiting, failed_share: (row) => row.failed_share ?? -1,
   wait: (row) => row.wait ?? -1, speed: (row) => row.speed ?? 0 };
@@ -47,6 +56,9 @@ export async function sites() {
     make("h1", {}, "Sites and hosts"),
     table("Sites, jobs of the last day; speed against the same jobs elsewhere", columns,
       sorted(found.sites)),
+    make("h2", {}, "Slow hosts"),
+    found.slow_hosts.length ? table("Hosts on which the jobs of a task take longer than elsewhere at their site",
+      slowColumns, found.slow_hosts) : faint("On no host do the same jobs take longer than elsewhere at its site."),
     make("h2", {}, "Hosts where most fail"),
     found.hosts.length ? table("Hosts with at least two failed jobs in the last day", hosts, found.hosts)
       : faint("On no host have two jobs failed in the last day."),
