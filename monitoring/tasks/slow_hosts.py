@@ -10,7 +10,7 @@ import pandas as pd
 
 from infra.settings import Settings
 from models.ranking.slow_hosts import slow_host_sentence, slow_hosts
-from monitoring.alerts import active_alerts, alert_key, notify
+from monitoring.alerts import active_alerts, notify
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -50,13 +50,11 @@ def alert_about(
         rows: The slow hosts (``slow_host_rows``).
         now: The present.
     """
-    sentences, titles = dict[str, str](), dict[str, str]()
-    for row in rows:
-        title = f"{ALERT_PREFIX}{row['host']}"
-        key = alert_key(title, row["site"])
-        sentences[key], titles[key] = row["text"], title
+    sentences = {
+        f"{ALERT_PREFIX}{row['host'][:100]} of {row['site'][:100]}": row["text"] for row in rows
+    }
     active = active_alerts(engine, settings, (now - 4 * RECENT).to_pydatetime())
     over = {key for key in active if key.startswith(ALERT_PREFIX)} - sentences.keys()
     new = [key for key in sentences if not active.get(key)][:MAX_ALERTS]
     conditions = dict.fromkeys(sorted(over), "") | {key: sentences[key] for key in new}
-    notify(engine, settings, conditions, now.to_pydatetime(), titles)
+    notify(engine, settings, conditions, now.to_pydatetime())

@@ -6,15 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import Engine
 
 from infra.settings import Settings
-from jobs.store import add_jobs, open_store
 from jobs.workload import generate
 from models.ranking.slow_hosts import slow_hosts
 from monitoring.doctor import examine_site
 from monitoring.tasks.activity import summarise
 from monitoring.tasks.latest_tasks import LatestTasks
-from monitoring.tasks.watch import TaskWatch
+from monitoring.tasks.slow_hosts import alert_about, slow_host_rows
+from monitoring.tasks.watch import COLUMNS, as_of
 from services.dashboard.metrics import metrics
 from services.dashboard.overview import host_problems
 from services.dashboard.sites import sites
@@ -72,52 +73,48 @@ def test_a_host_that_is_rated_slow_is_none() -> None:
     assert slow_hosts(rated) == []
 
 
-def test_page_metrics_doctor_and_alert_name_the_slow_host(tmp_path: Path) -> None:
+def test_page_metrics_doctor_and_alert_name_the_slow_host(
+    sqlite_store: Engine, tmp_path: Path
+) -> None:
     jobs = few_hosts()
-    begin = jobs["started_at"].quantile(0.4)
-    jobs = with_slow_host(jobs, begin, 3.0, cpu=False)
+    jobs = with_slow_host(jobs, jobs["started_at"].quantile(0.4), 3.0, cpu=False)
     now = jobs["ended_at"].quantile(0.9)
-    jobs = jobs[jobs["submitted_at"] <= now]
-    hook = Receiver(Hook)
-    engine = open_store(f"sqlite:///{tmp_path / 'store.db'}")
-    with engine.begin() as connection:
-        add_jobs(connection, jobs)
-    settings = Settings(home=tmp_path, alerts=SecretStr(f"json://127.0.0.1:{hook.port}"))
-    watch = TaskWatch(engine, settings)
-    try:
-        described = watch.update(now.to_pydatetime())
-        watch.update((now + pd.Timedelta(minutes=1)).to_pydatetime())
-        quiet = TaskWatch(engine, settings)
-        quiet.update((now + pd.Timedelta(days=30)).to_pydatetime())
-    finally:
-        hook.stop()
-    sent = [got for got in hook.got if f"host {SLOW}" in got["title"]]
-    assert [got["title"].rpartition(":")[2] for got in sent] == [
-        f" host {SLOW}", f" host {SLOW} is over",
-    ]  # fmt: skip
-    assert f"{SLOW} of site-04 is slow since" in sent[0]["message"]
-    assert "times as long as the same jobs elsewhere" in sent[0]["message"]
-    (row,) = sites(watch.activity)["slow_hosts"]
-    assert row["host"] == SLOW and row["factor"] > 2
-    (problem,) = host_problems(watch.activity)
+    activity = summarise(as_of(jobs[jobs["submitted_at"] <= now], now), now)
+    (row,) = sites(activity)["slow_hosts"]
+    assert (row["host"], row["resource"]) == (SLOW, "io") and row["factor"] > 2
+    assert f"{SLOW} of site-04 is slow since 2025-01-" in row["text"]
+    (problem,) = host_problems(activity)
     assert problem["text"] == row["text"] and problem["view"] == "sites"
-    (tmp_path / "tasks").mkdir(exist_ok=True)
+    (tmp_path / "tasks").mkdir()
     latest = LatestTasks(tmp_path / "tasks")
-    latest.write(described, now.to_pydatetime())
-    latest.write_activity(watch.activity)
+    latest.write(pd.DataFrame(columns=list(COLUMNS)), now.to_pydatetime())
+    latest.write_activity(activity)
     assert b'gridcast_slow_hosts{resource="io"} 1.0' in metrics(latest)
+    hook = Receiver(Hook)
+    settings = Settings(home=tmp_path, alerts=SecretStr(f"json://127.0.0.1:{hook.port}"))
     findings = {finding.subject: finding for finding in examine_site(settings)}
     assert findings["hosts"].state == "watch" and SLOW in findings["hosts"].summary
+    try:
+        for minute, rows in enumerate([[row], [row], []]):
+            alert_about(sqlite_store, settings, rows, now + pd.Timedelta(minutes=minute))
+    finally:
+        hook.stop()
+    assert [got["title"].partition(": ")[2] for got in hook.got] == [
+        f"host {SLOW} of site-04", f"host {SLOW} of site-04 is over",
+    ]  # fmt: skip
+    assert hook.got[0]["message"] == row["text"]
 
 
-def test_a_later_end_does_not_count_before_it(tmp_path: Path) -> None:
+def test_a_later_end_does_not_count_before_it() -> None:
     jobs = few_hosts()
     begin = jobs["started_at"].quantile(0.4)
     jobs = with_slow_host(jobs, begin, 3.0, cpu=False)
-    engine = open_store(f"sqlite:///{tmp_path / 'store.db'}")
-    with engine.begin() as connection:
-        add_jobs(connection, jobs)
-    watch = TaskWatch(engine, Settings(home=tmp_path))
-    watch.update(begin.to_pydatetime())
-    assert watch.activity["slow_hosts"] == []
-    assert summarise(jobs, jobs["ended_at"].max())["slow_hosts"] != []
+    assert slow_host_rows(as_of(jobs, begin), begin) == []
+    at = jobs["ended_at"].quantile(0.9)
+    later = jobs["ended_at"] > at
+    draw = np.random.default_rng(0).uniform(0.01, 100, len(jobs))
+    scrambled = jobs.assign(
+        walltime=jobs["walltime"].mask(later, jobs["walltime"] * draw),
+        cpu_time=jobs["cpu_time"].mask(later, jobs["cpu_time"] * draw),
+    )
+    assert slow_host_rows(as_of(jobs, at), at) == slow_host_rows(as_of(scrambled, at), at) != []
