@@ -16,6 +16,8 @@ from jobs.schema import (
     FIELDS,
     JOB,
     OF_KIND,
+    OUTCOMES,
+    QUERY_FIELDS,
     STATUSES,
     TIME_TYPE,
     Field,
@@ -162,6 +164,14 @@ def test_a_row_that_cannot_be_true_is_refused_with_its_reason(
     fields: dict[str, object], reason: str
 ) -> None:
     assert reasons(row(), row(**fields), row()) == [reason]
+
+
+def test_what_only_a_run_tells_of_gpus_nodes_and_energy_is_no_part_of_a_query() -> None:
+    outcomes = {"nodes", "energy", "gpu_time", "peak_gpu_memory"}
+    assert outcomes <= set(OUTCOMES) and not outcomes & set(QUERY_FIELDS)
+    requests = {"requested_gpus", "gpu_type", "requested_nodes", "qos", "reservation", "labels"}
+    requests |= {"constraint", "priority", "fair_share", "exclusive"}
+    assert requests <= set(QUERY_FIELDS) and not requests & set(OUTCOMES)
 
 
 def test_an_infinite_fair_share_becomes_the_highest_value() -> None:

@@ -19,7 +19,7 @@ def test_a_job_is_explained_and_a_user_advised_without_a_trace_in_the_log(
     settings = Settings(home=tmp_path, _env_file=None)
     engine = open_store(settings.store_url)
     with engine.begin() as connection:
-        add_jobs(connection, grid_jobs)
+        add_jobs(connection, grid_jobs.assign(labels='{"biome":"soil","reads":2.0}'))
     lost = grid_jobs.tail(1).assign(status="preempted")
     for name in ("submitted_at", "started_at", "ended_at"):
         lost[name] -= pd.Timedelta(days=2)
