@@ -106,17 +106,18 @@ def table(
 
     settings, engine = prepare_environment(), store()
     target = file or settings.folder("tables") / "predictions.tsv"
-    with own_predictor(settings) as predictor:
 
-        def write() -> WrittenTable:
+    def write() -> WrittenTable:
+        # A client each time: the token may be made, or replaced, while this goes on.
+        with own_predictor(settings) as predictor:
             return write_table(engine, predictor, target, source=source, days=days, most=most)
 
-        if every:
-            _keep_writing(write, every)
-        else:
-            row = vars(write())
-            columns = ("rows", "jobs", "model_version", "file")
-            show_rows([row], as_json, "Written", columns, meanings.of_table(row))
+    if every:
+        _keep_writing(write, every)
+    else:
+        row = vars(write())
+        columns = ("rows", "jobs", "model_version", "file")
+        show_rows([row], as_json, "Written", columns, meanings.of_table(row))
 
 
 def _keep_writing(write: Callable[[], object], every: float) -> None:
