@@ -113,10 +113,15 @@ class Site:
         try:
             return int(
                 httpx.get(
-                    f"http://127.0.0.1:{self.port}/model", trust_env=False, timeout=10
+                    f"http://127.0.0.1:{self.port}/model",
+                    headers={
+                        "Authorization": f"Bearer {(self.home / 'token').read_text().strip()}"
+                    },
+                    trust_env=False,
+                    timeout=10,
                 ).json()["history"]["jobs"]
             )
-        except (httpx.HTTPError, KeyError, ValueError):
+        except (httpx.HTTPError, OSError, KeyError, ValueError):
             return -1
 
     def written_at(self) -> float:
