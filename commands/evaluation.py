@@ -178,19 +178,22 @@ def evaluate_tasks(
     jobs = _load(log, arguments)
     with progress_bar("backtesting the log", usual_seconds("tasks", len(jobs))) as report:
         rows = backtest(jobs, warm_up, report)
-        stalls = score_stall_detection(jobs, report)
+        detection = score_stall_detection(jobs, report)
+    stalls, causes = detection[:1], detection[1:]
     name = _name(log)
     page = page_path(html, f"evaluation-tasks-{name}")
     task_page(page, f"Ends of tasks of {name}", meanings.of_tasks(rows), rows, stalls)
     if as_json:
-        show_rows([*rows, *stalls], as_json)
+        show_rows([*rows, *stalls, *causes], as_json)
         note_page(page)
         return
     title = f"Ends of {rows[0]['tasks']:,} tasks of {name}, errors in hours"
     show_rows(rows, False, title, meaning=meanings.of_tasks(rows))
     if stalls:
-        title = f"Stalls planted in {name}, looked for every ten minutes"
+        title = f"Stalls planted in the later half of {name}"
         show_rows(stalls, False, title, meaning=meanings.of_stalls(stalls))
+        if causes:
+            show_rows(causes, False, "False alarms by cause")
     else:
         print_note("no stall can be planted: too few tasks whose jobs' starts are known")
     note_page(page)

@@ -328,18 +328,32 @@ def fit_regression(
     return lambda rows: np.asarray(model.predict(rows), dtype=np.float64)
 
 
-def fit_hazard(inputs: Array, labels: Array) -> Callable[[Array], Array] | None:
-    """Fit the probability of each row's label, 0 or 1 (int64[n]); None if only one occurs.
+def fit_hazard(
+    inputs: Array, labels: Array, depth: int = 5, l2_leaf_reg: float = 3.0
+) -> Callable[[Array], Array] | None:
+    """Fit the probability of each row's label, 0 or 1; None if only one occurs.
 
     The settings were chosen on LCG-2005's tasks at their definition; shallower or shorter models
     were worse, deeper ones no better.
+
+    Args:
+        inputs: The rows (float32[n, m]).
+        labels: int64[n].
+        depth: The depth of the trees.
+        l2_leaf_reg: The regularisation of leaves.
     """
     from catboost import CatBoostClassifier
 
     if len(np.unique(labels)) < 2:
         return None
     model = CatBoostClassifier(
-        iterations=300, depth=5, learning_rate=0.06, rsm=0.3, random_seed=1, **_QUIET
+        iterations=300,
+        depth=depth,
+        learning_rate=0.06,
+        rsm=0.3,
+        l2_leaf_reg=l2_leaf_reg,
+        random_seed=1,
+        **_QUIET,
     )
     model.fit(inputs, labels)
     return lambda rows: model.predict_proba(rows)[:, 1]

@@ -1,7 +1,8 @@
 """States of tasks: normal, ahead, late, stalled, failing or done, and what delays them.
 
 A task is stalled when nothing has happened to it (no end, start or submission of a job) for longer
-than most of its open jobs should take in all. It stays stalled until something happens.
+than chance allows (``models.tasks.silence``); until enough is learned for that, for longer than
+most of its open jobs should take in all. It stays stalled until something happens.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ from models.tasks.inputs import OpenJobs, Queries
 from models.tasks.ranges import LEVELS
 from models.tasks.sets import FAILED as FAILED
 from models.tasks.sets import Tasks
+from models.tasks.silence import MIN_OPEN
 
 STATES = ("normal", "ahead", "late", "stalled", "failing", "done")
 MIN_ENDED = 5
 """Fewer ended jobs than this do not show which share fails."""
-MIN_OPEN = 4
-"""Fewer open jobs than this are stragglers: the task is late, not stalled."""
 MOST_JOBS_LEVEL = 0.75
 """The quantile of a job's predicted walltime that most jobs do not exceed."""
 GRACE_SECONDS = 1800.0
-"""Seconds of silence before a task can be called stalled."""
+"""Seconds of silence before a task can be called stalled, while no hazard is learned."""
+LONG_SILENCE = 1.25
+"""Multiple of what most open jobs should take from which a silence counts as a stall, then."""
 MAX_NAMED = 5
 MAX_CHANCE = 0.05
 """A site is named if so many failures would come about there by chance less often than this."""
@@ -36,12 +38,12 @@ MAX_CHANCE = 0.05
 class Thresholds:
     """Limits that an operator may set.
 
-    ``stalled``: silence, as a multiple of what most open jobs should take. ``failing``: share of
+    ``stalled``: evidence of a stall, as a multiple of the usual level. ``failing``: share of
     the ended jobs. ``late``, ``ahead``: levels of the first prediction that the end now predicted
     lies above or below.
     """
 
-    stalled: float = 1.25
+    stalled: float = 1.0
     failing: float = 0.3
     late: float = 0.95
     ahead: float = 0.05
@@ -100,7 +102,9 @@ def last_event(tasks: Tasks, queries: Queries, opened: OpenJobs, ends: Array) ->
 def silence_ratio(
     tasks: Tasks, queries: Queries, opened: OpenJobs, longest: Array, ends: Array
 ) -> Array:
-    """How long nothing has happened, as a multiple of what most open jobs should take (float64[n]).
+    """How long nothing has happened, relative to the silence that counts as a stall (float64[n]).
+
+    A silence counts as one from LONG_SILENCE times what most open jobs should take.
 
     Args:
         tasks: The tasks.
@@ -116,7 +120,7 @@ def silence_ratio(
     jobs_left = np.bincount(opened.query, minlength=count)
     usual = np.bincount(opened.query, longest, minlength=count) / np.maximum(jobs_left, 1)
     silent = queries.at - last_event(tasks, queries, opened, ends) - GRACE_SECONDS
-    ratio = np.maximum(silent, 0.0) / np.maximum(usual, 1.0)
+    ratio = np.maximum(silent, 0.0) / (LONG_SILENCE * np.maximum(usual, 1.0))
     return np.where(jobs_left >= MIN_OPEN, ratio, 0.0)
 
 
@@ -170,7 +174,7 @@ def states(
 
     Args:
         finished: Whether all its jobs have ended (bool[n]).
-        silence: ``silence_ratio`` (float64[n]).
+        silence: The evidence of a stall, as a multiple of the usual level (float64[n]).
         ended: Its ended jobs (int64[n]).
         failed: The failed among them (int64[n]).
         level: Where its end lies in its first prediction (float64[n], 0 to 1).

@@ -42,6 +42,7 @@ from models.tasks.sets import Tasks, group_tasks, microseconds
 from monitoring.alerts import active_alerts, alert_key, notify
 from monitoring.tasks.activity import Activity, ended_by_hour, summarise
 from monitoring.tasks.slow_hosts import alert_about
+from monitoring.tasks.stalls import StallDetector, fit_live_detector
 from monitoring.tasks.states import (
     Thresholds,
     compare_with_first,
@@ -120,6 +121,7 @@ class TaskWatch:
     mixture: Mixture | None = None
     levels: Levels | None = None
     model: TaskModel = field(default_factory=TaskModel)
+    detector: StallDetector = field(default_factory=StallDetector)
     fitted_at: pd.Timestamp | None = None
     activity: Activity = field(default_factory=dict)
     learned_until: pd.Timestamp | None = None
@@ -169,7 +171,8 @@ class TaskWatch:
             self.mixture.learn(contexts, target.value(ended), target.limit(ended))
         self.learned_until = now
         if self.fitted_at is None or now - self.fitted_at >= REFIT_AFTER:
-            self.model, self.fitted_at = fit_on(jobs, now), now
+            self.model, self.detector = fit_on(jobs, now)
+            self.fitted_at = now
 
     def _predict(
         self, tasks: Tasks, rows: Array, waits: Links, sets: list[TaskSet], now: pd.Timestamp
@@ -245,7 +248,9 @@ class TaskWatch:
         first = first_ends(self.engine, tasks.names[rows], sources)
         level, expected = compare_with_first(defined, end, first, at)
         ends = last_end(tasks, queries)
-        silence = silence_ratio(tasks, queries, opened.jobs, opened.longest, ends)
+        silence = self.detector.ratios(tasks, rows, now)
+        if silence is None:
+            silence = silence_ratio(tasks, queries, opened.jobs, opened.longest, ends)
         silence[blocked_tasks(tasks, rows, waits, now)] = 0.0
         limits = thresholds_of(self.engine, tasks.groups[rows])
         ended, failed = failures(tasks, queries)
@@ -374,18 +379,18 @@ def as_of(jobs: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
     return jobs.assign(**outcomes, started_at=jobs["started_at"].mask(waits))
 
 
-def fit_on(jobs: pd.DataFrame, now: pd.Timestamp) -> TaskModel:
-    """Fit the models of tasks on the latest of ``jobs``, by what is known ``now``."""
+def fit_on(jobs: pd.DataFrame, now: pd.Timestamp) -> tuple[TaskModel, StallDetector]:
+    """Fit the models of ends and of stalls on the latest of ``jobs``, by what is known ``now``."""
     latest = jobs.sort_values("submitted_at", kind="stable").tail(MAX_FIT_JOBS)
     tasks = group_tasks(latest)
+    detector = fit_live_detector(tasks, now.timestamp())
     queries = queries_about(tasks, np.flatnonzero(tasks.sizes >= FEWEST_JOBS))
     past = queries.take(np.flatnonzero(queries.at < now.timestamp()))
     if not len(past):
-        return TaskModel()
+        return TaskModel(), detector
     past_inputs = query_inputs(tasks, past)
-    return fit_calibrated(
-        PastQueries(past, past_inputs, tasks.finished[past.task]), now.timestamp()
-    )
+    past_queries = PastQueries(past, past_inputs, tasks.finished[past.task])
+    return fit_calibrated(past_queries, now.timestamp()), detector
 
 
 def ceilings(tasks: Tasks, rows: Array, at: float) -> Array:

@@ -246,8 +246,8 @@ def thresholds(engine: Engine) -> dict[str, Any]:
     """Give the default thresholds, their meaning, and every value that was ever set."""
     return {
         "usual": Thresholds().to_json(),
-        "meaning": "stalled: time without any event, as a multiple of what most of the open jobs "
-        "should take; failing: share of the ended jobs; late, ahead: level of the first "
+        "meaning": "stalled: how improbable it is that nothing happened for so long, as a "
+        "multiple of the usual level; failing: share of the ended jobs; late, ahead: level of the first "
         "prediction that the end now predicted lies above or below.",
         "rows": records(read_thresholds(engine).iloc[::-1]),
     }
