@@ -247,7 +247,7 @@ def thresholds(engine: Engine) -> dict[str, Any]:
     return {
         "usual": Thresholds().to_json(),
         "meaning": "stalled: how improbable it is that nothing happened for so long, as a "
-        "multiple of the usual level; failing: share of the ended jobs; late, ahead: level of the first "
-        "prediction that the end now predicted lies above or below.",
+        "multiple of the usual level; failing: share of the ended jobs; late, ahead: level of "
+        "the first prediction that the end now predicted lies above or below.",
         "rows": records(read_thresholds(engine).iloc[::-1]),
     }
