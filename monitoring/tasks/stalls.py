@@ -36,7 +36,7 @@ MAX_JOBS = 250_000
 """The latest jobs of a log that are used."""
 LEARNED_SHARE = 0.5
 """The share of the tasks that the detector of a backtest is learned from; none is planted there."""
-FOLDS = 2
+FOLDS = 4
 LEVELS = np.arange(2.0, 15.01, 0.25)
 """Levels of evidence among which that of an alarm is chosen."""
 MIN_SILENT = 2 * 3600.0
@@ -193,7 +193,7 @@ def fit_detector(tasks: Tasks, curves: JobCurves, until: float, seed: int = 1) -
     rows = np.flatnonzero((tasks.sizes >= FEWEST_JOBS) & (tasks.defined < until))
     steps = silences(tasks, rows, until)
     inputs = inputs_of(tasks, steps, curves)
-    hazard = fit_silences(inputs, steps)
+    hazard = _fit(inputs, steps)
     if hazard is None:
         return StallDetector()
     frozen_jobs, planted = plant_stalls(tasks.jobs, seed, share=1.0, until=until)
@@ -206,7 +206,7 @@ def fit_detector(tasks: Tasks, curves: JobCurves, until: float, seed: int = 1) -
     clean, planted_evidence = np.zeros(len(steps)), np.zeros(len(frozen_steps))
     for fold in np.array_split(rows, FOLDS):
         learned = np.flatnonzero(~np.isin(steps.task, fold))
-        by_fold = fit_silences(inputs[learned], steps.take(learned)) or hazard
+        by_fold = _fit(inputs[learned], steps.take(learned)) or hazard
         for judged, own_steps, own_inputs in (
             (clean, steps, inputs),
             (planted_evidence, frozen_steps, frozen_inputs),
@@ -223,6 +223,28 @@ def fit_detector(tasks: Tasks, curves: JobCurves, until: float, seed: int = 1) -
         worse[index] = min(recall, right / max(right + false, 1e-9))
     best = np.flatnonzero(worse >= worse.max() - LEVEL_TOLERANCE)
     return StallDetector(hazard, float(LEVELS[best].mean()))
+
+
+def _fit(inputs: Array, steps: Steps) -> Hazard | None:
+    hazard = fit_silences(inputs, steps)
+    return hazard and without_quiet_times(hazard)
+
+
+def without_quiet_times(hazard: Hazard) -> Hazard:
+    """A hazard that is 0 while hardly any job of others starts or ends: in a maintenance.
+
+    A site's first maintenance is in no log that the hazard could be learned from.
+    """
+
+    def in_other_times(rows: Array) -> Array:
+        return np.where(_is_quiet(rows), 0.0, hazard(rows))
+
+    return in_other_times
+
+
+def _is_quiet(inputs: Array) -> Array:
+    rates = [INPUTS.index("starts_by_usual"), INPUTS.index("ends_by_usual")]
+    return (inputs[:, rates] < QUIET).all(axis=1)
 
 
 def first_alarms(steps: Steps, judged: Array, level: float) -> list[Alarm]:
@@ -312,15 +334,16 @@ def _causes(
 ) -> list[dict[str, Any]]:
     """Count false alarms by what the task did at the time: the first of these that applies."""
     at_alarm = {
-        (task, stop): row
-        for row, (task, stop) in enumerate(zip(steps.task, steps.stop, strict=True))
+        (task, stop): index
+        for index, (task, stop) in enumerate(zip(steps.task, steps.stop, strict=True))
     }
     counts: dict[str, int] = {}
     for alarm in false:
-        values = dict(zip(INPUTS, inputs[at_alarm[alarm.task, alarm.at]], strict=True))
+        row = at_alarm[alarm.task, alarm.at]
+        values = dict(zip(INPUTS, inputs[row], strict=True))
         if alarm.at > since.get(alarm.task, np.inf):
             cause = "the task had a planted stall earlier"
-        elif values["ends_by_usual"] < QUIET and values["starts_by_usual"] < QUIET:
+        elif _is_quiet(inputs[row : row + 1])[0]:
             cause = "hardly any job of others started or ended"
         elif values["running"] == 0:
             cause = "all open jobs waited"
