@@ -17,12 +17,8 @@ import pandas as pd
 
 from infra.aliases import Array
 from infra.compiled import compiled
-from models.engine.log_rows import LogRows
-from models.engine.prequential import TargetReplay
-from models.engine.target_predictor import TargetPredictor, batches
-from models.engine.training import find_target
-from models.histories.features import Levels, choose_levels, encode
 from models.refiner.boosting import fit_hazard
+from models.tasks.job_curves import JobCurves
 from models.tasks.sets import Tasks
 
 MIN_OPEN = 4
@@ -35,8 +31,6 @@ MODELS = ((5, 20.0), (6, 40.0))
 """Depth and regularisation of the models whose mean is the hazard: logs have few long silences."""
 MAX_STEPS = 150_000
 """The latest steps that a hazard is learned from."""
-COARSENING = 4
-"""Bins of a predicted distribution that are taken together."""
 USUAL_SECONDS = 7 * 86400.0
 """The time before a silence by which the usual rates of starts and ends are measured."""
 TOLERANCE = 300.0
@@ -91,28 +85,6 @@ class Steps:
         """Whether each step is the first of its silence (bool[n])."""
         changed = (np.diff(self.task) != 0) | (np.diff(self.begun) != 0)
         return np.concatenate([[True], changed]) if len(self) else np.zeros(0, bool)
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Predicted distributions of a duration of jobs.
-
-    ``reached`` float32[d, bins] is the share that is over by the end of each bin, bins being
-    ``steps`` to an octave from ``lowest`` (s); ``row`` int64[jobs] is the distribution of each job.
-    """
-
-    reached: Array
-    row: Array
-    lowest: float
-    steps: float
-
-
-@dataclass(frozen=True)
-class JobCurves:
-    """The predicted walltimes and waits of all jobs of some tasks."""
-
-    walltime: Curves
-    wait: Curves
 
 
 def silences(tasks: Tasks, rows: Array, until: float, open_only: bool = False) -> Steps:
@@ -184,74 +156,6 @@ def _silences(
         np.array(stop)[1:],
         np.array(over)[1:],
     )
-
-
-class JobPredictor:
-    """Predicts the walltimes and waits of jobs, first by a prequential replay of a log.
-
-    Attributes:
-        predictors: With their levels, by target; after ``replay`` they have learned the log.
-    """
-
-    TARGETS = ("walltime", "wait")
-
-    def __init__(self) -> None:
-        self.predictors: dict[str, tuple[TargetPredictor, Levels]] = {}
-
-    def replay(self, tasks: Tasks) -> JobCurves:
-        """Predict every job as of its submission, then learn it."""
-        return JobCurves(*(self._replay(tasks, name) for name in self.TARGETS))
-
-    def now(self, tasks: Tasks, at: float) -> JobCurves:
-        """Predict every job that is open ``at`` a time (s since 1970) by what was learned last."""
-        return JobCurves(*(self._now(tasks, name, at) for name in self.TARGETS))
-
-    def _replay(self, tasks: Tasks, name: str) -> Curves:
-        target, jobs = find_target(name), _with_surroundings(tasks, name)
-        earliest = jobs.sort_values("submitted_at", kind="stable").iloc[: max(len(jobs) // 10, 1)]
-        levels = choose_levels(earliest, target.subject)
-        predictor = TargetPredictor.create(target, levels)
-        self.predictors[name] = predictor, levels
-        log = LogRows.of_contexts(encode(jobs, levels), target.value(jobs), target.limit(jobs))
-        replay = TargetReplay(predictor, log)
-        rows = np.argsort(log.contexts.at, kind="stable")
-        reached = [_reached(replay.masses(batch)[0].mass) for batch in batches(rows)]
-        order = np.argsort(rows, kind="stable")
-        return _curves(np.concatenate(reached), order, predictor)
-
-    def _now(self, tasks: Tasks, name: str, at: float) -> Curves:
-        predictor, levels = self.predictors[name]
-        started_or_ended = tasks.started if name == "wait" else tasks.ended
-        is_open = np.flatnonzero((tasks.submitted <= at) & (started_or_ended > at))
-        row = np.zeros(len(tasks.task), np.int64)
-        if not len(is_open):
-            return _curves(np.ones((1, 1), np.float32), row, predictor)
-        jobs = _with_surroundings(tasks, name).iloc[is_open]
-        contexts = encode(jobs, levels).predicted_at(pd.Timestamp(at, unit="s", tz="UTC"))
-        limit = predictor.target.limit(jobs)
-        row[is_open] = np.arange(len(is_open))
-        mass = predictor.mixture.distributions(contexts, limit).mass
-        return _curves(_reached(mass), row, predictor)
-
-
-def _with_surroundings(tasks: Tasks, name: str) -> pd.DataFrame:
-    """The jobs of ``tasks`` in their order, with what else was under way if the target needs it."""
-    add = find_target(name).subject.add_surroundings
-    if add is None:
-        return tasks.jobs
-    row = np.argsort(np.argsort(tasks.jobs["submitted_at"].to_numpy(), kind="stable"))
-    return add(tasks.jobs).iloc[row].reset_index(drop=True)
-
-
-def _reached(mass: Array) -> Array:
-    reached = np.cumsum(mass, axis=1, dtype=np.float64)
-    reached /= reached[:, -1:]
-    return np.column_stack([reached[:, COARSENING - 1 :: COARSENING], reached[:, -1]]).astype("f4")
-
-
-def _curves(reached: Array, row: Array, predictor: TargetPredictor) -> Curves:
-    grid = predictor.mixture.grid
-    return Curves(reached, row, grid.lowest, grid.steps / COARSENING)
 
 
 def inputs_of(tasks: Tasks, steps: Steps, curves: JobCurves) -> Array:
@@ -563,7 +467,13 @@ def fit_silences(inputs: Array, steps: Steps) -> Hazard | None:
 
 
 def evidence(hazard: Hazard, inputs: Array, steps: Steps) -> Array:
-    """Minus the log probability that each silence lasted to the end of its step (float64[n])."""
+    """Minus the log probability that each silence lasted to the end of its step (float64[n]).
+
+    Args:
+        hazard: Gives the probability that an event ends a step.
+        inputs: As of ``inputs_of``.
+        steps: The steps, those of a silence adjacent.
+    """
     if not len(steps):
         return np.empty(0)
     added = -np.log1p(-np.minimum(hazard(inputs), 1 - 1e-9))

@@ -15,14 +15,13 @@ import pandas as pd
 
 from infra.aliases import Array, Progress
 from models.tasks.ends import FEWEST_JOBS
+from models.tasks.job_curves import JobCurves, JobPredictor
 from models.tasks.sets import Tasks, group_tasks
 from models.tasks.silence import (
     FEWEST_SILENCES,
     INPUTS,
     MIN_OPEN,
     Hazard,
-    JobCurves,
-    JobPredictor,
     Steps,
     evidence,
     fit_silences,
@@ -72,6 +71,11 @@ class StallDetector:
 
     def ratios(self, tasks: Tasks, rows: Array, now: float) -> Array | None:
         """The evidence as a multiple of the level, of tasks as of ``now`` (float64[rows]).
+
+        Args:
+            tasks: All tasks, as of ``now``.
+            rows: Those to look at.
+            now: The present (s since 1970).
 
         Returns:
             0 without a silence that counts; None where nothing has been learned.

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from jobs.workload import generate
+from models.tasks.job_curves import JobPredictor
 from models.tasks.sets import Tasks, group_tasks
 from models.tasks.silence import (
     INPUTS,
-    JobPredictor,
     evidence,
     inputs_of,
     silences,
