@@ -36,7 +36,7 @@ def evaluate_stalls(
     *,
     arguments: ReadArguments,
 ) -> None:
-    """Judge how slow hosts and held-up tasks of workflows are detected.
+    """Judge how slow hosts of workflows are detected.
 
     Every run is judged as of moments of its duration, by earlier runs and what had happened by
     then; the warm-up's runs are taken to be without faulty hosts.

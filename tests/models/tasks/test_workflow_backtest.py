@@ -183,6 +183,6 @@ def test_faults_of_a_real_workflow(traces: Path) -> None:
     tasks, read = read_log(traces / "workflow-pycbc_inference.csv.gz", record=WORKFLOW_TASK)
     assert (len(tasks), read.rejected) == (8534, 0)
     rows = by_name(judge(workflow_log(tasks))[0])
-    disk, both = rows["disk", "task", 0.5], rows["all", "host", 1.0]
+    disk, both = rows["disk", "task", 0.5], rows["all", "task", 1.0]
     assert disk["precision"] > 0.95 and disk["recall"] > 0.95
     assert both["precision"] > 0.8 and both["recall"] > 0.8
