@@ -87,6 +87,16 @@ def parse_labels(text: str | bytes) -> dict[str, Any] | None:
     return labels if isinstance(labels, dict) else None
 
 
+def merge_labels(weaker: str, stronger: str) -> str:
+    """The labels of two texts of one job, by name; ``stronger`` alone where all are too many.
+
+    >>> merge_labels('{"biome":"soil","reads":1.0}', '{"biome":"sea"}')
+    '{"biome":"sea","reads":1.0}'
+    """
+    merged, left_out = clean_labels({**orjson.loads(weaker), **orjson.loads(stronger)})
+    return stronger if merged is None or left_out else merged
+
+
 def repair_labels(values: pd.Series[Any]) -> tuple[pd.Series[Any], Counter[str]]:
     """Labels as ``clean_labels`` writes them, and how often a label was left out, by reason.
 

@@ -33,6 +33,10 @@ UNITS = {"s": "seconds", "bytes": "bytes", "J": "joules"}
 """The factors of a field by its unit."""
 LABEL = "label"
 NUMBER = "number"
+OTHER_TYPES = frozenset(
+    ["int", "integer", "float", "double", "real", "num", "numeric", "str", "string", "text"]
+)
+"""Words that are a wrong type of a label, not the end of its name."""
 CLOCK = "hms"
 ELAPSED = "elapsed"
 """Seconds since the log's begin, whose date is unknown: counted from 2000-01-01 UTC."""
@@ -189,6 +193,11 @@ def _column(name: str, target: str) -> Column:
 def _label_column(name: str, target: str, text: str) -> Column:
     """The column of ``label:NAME`` or ``label:NAME:number``."""
     label, colon, unit = map(str.strip, text.rpartition(":"))
+    if colon and unit.lower() in OTHER_TYPES:
+        raise ReadError(
+            f"{unit!r} in {name}={target} is no type of a label: write {NUMBER}, or nothing for"
+            " text"
+        )
     label, unit = (label, unit.lower()) if colon and unit.lower() == NUMBER else (text, "")
     if fault := name_fault(label):
         raise ReadError(

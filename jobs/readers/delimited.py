@@ -36,7 +36,9 @@ class Alignment:
     """Which cells of an unquoted row belong to which column, where free texts hold delimiters.
 
     ``kinds`` gives the pattern of each typed column by lower-case name, ``free_text`` names the
-    columns that may hold anything. All alignments are followed at once, as bits of an integer, so
+    columns that may hold anything; the pattern of one of these is that of its usual beginning.
+    ``certain`` names the columns to leave empty, and to list in ``uncertain``, where a row can be
+    divided in several ways. All alignments are followed at once, as bits of an integer, so
     that a row takes time linear in its cells.
     """
 
@@ -46,38 +48,41 @@ class Alignment:
         free_text: Collection[str],
         delimiter: str,
         header: list[str],
+        certain: Collection[str] = (),
     ) -> None:
+        self.uncertain: list[str] = []
         names = [name.strip().lower() for name in header]
         self.width, self.delimiter = len(names), delimiter
+        self._certain = [(i, name) for i, name in enumerate(names) if name in certain]
         self.free = sum(1 << i for i, name in enumerate(names) if name in free_text)
         masks: dict[re.Pattern[str], int] = {}
         for i, name in enumerate(names):
             if name in kinds:
-                masks[kinds[name]] = masks.get(kinds[name], 0) | 1 << i & ~self.free
+                masks[kinds[name]] = masks.get(kinds[name], 0) | 1 << i
         self._typed = masks
         self._untyped = (1 << self.width) - 1 & ~self.free & ~sum(masks.values())
+        self._untyped_free = self.free & ~sum(masks.values())
         self._accepted: dict[str, int] = {}
 
-    def accepts(self, cell: str) -> int:
-        """The columns (bits) that may hold the cell."""
-        if "\n" in cell:
-            return self.free
+    def accepts(self, cell: str, usual: bool = False) -> int:
+        """The columns (bits) that may begin with the cell; ``usual``: as they usually do."""
         mask = self._accepted.get(cell)
         if mask is None:
-            mask = self.free | self._untyped
+            mask = self._untyped_free | self._untyped
             for pattern, columns in self._typed.items():
                 if not cell or pattern.fullmatch(cell[:200].strip()):
                     mask |= columns
             if len(self._accepted) < 100_000 and len(cell) <= 100:
                 self._accepted[cell] = mask
-        return mask
+        mask = mask if usual else mask | self.free
+        return mask & self.free if "\n" in cell else mask
 
-    def states(self, cells: list[str]) -> list[int]:
+    def states(self, cells: list[str], usual: bool = False) -> list[int]:
         """The columns (bits) that may come next, before each cell and after the last one."""
         states = [1]
         for cell in cells:
             state = states[-1]
-            states.append(((state & self.accepts(cell)) << 1) | (state & (self.free << 1)))
+            states.append(((state & self.accepts(cell, usual)) << 1) | (state & (self.free << 1)))
         return states
 
     def may_begin(self, cells: list[str]) -> bool:
@@ -90,19 +95,42 @@ class Alignment:
     def align(self, cells: list[str]) -> list[str] | None:
         """The cells put together to the header's width, or None where they do not fit.
 
-        Where several ways fit, the last free text takes the surplus.
+        Where several ways fit, those are preferred in which free texts begin as usual, then the
+        one in which the last free text takes the surplus.
         """
+        self.uncertain.clear()
         if not self.width <= len(cells) <= self.width + MAX_SURPLUS:
             return None
-        states = self.states(cells)
+        for usual in (True, False):
+            states = self.states(cells, usual)
+            if states[-1] >> self.width & 1:
+                row = self._divide(cells, states, usual, last_longest=True)
+                other_row = self._divide(cells, states, usual, last_longest=False)
+                for i, name in self._certain:
+                    if row[i] != other_row[i]:
+                        row[i] = ""
+                        self.uncertain.append(name)
+                return row
+        return None
+
+    def _divide(
+        self, cells: list[str], states: list[int], usual: bool, last_longest: bool
+    ) -> list[str]:
+        """The cells by column, where the last or the first free text takes the surplus.
+
+        Args:
+            cells: The cells of the row.
+            states: Their ``states``.
+            usual: Whether these are of usual beginnings.
+            last_longest: Whether the last free text takes the surplus, or the first.
+        """
         column = self.width
-        if not states[-1] >> column & 1:
-            return None
         aligned: list[list[str]] = [[] for _ in range(self.width)]
         for i in range(len(cells) - 1, -1, -1):
             aligned[column - 1].append(cells[i])
             goes_on = self.free << 1 >> column & 1 and states[i] >> column & 1
-            if not goes_on:
+            begins = (states[i] & self.accepts(cells[i], usual)) >> (column - 1) & 1
+            if not goes_on or (begins and not last_longest):
                 column -= 1
         return [self.delimiter.join(reversed(parts)) for parts in aligned]
 
@@ -206,6 +234,10 @@ def read_cells(
             text, row, lost = _unquoted(text, delimiter, alignment, lines, vain < MAX_VAIN_JOINS)
             vain += lost
             reason = ""
+            lines.passed += [
+                f"{name} not used: a delimiter in it or beside it may be another column's"
+                for name in alignment.uncertain
+            ]
         yield from lines.passed
         lines.passed.clear()
         if row is None or len(row) != len(header):
@@ -248,6 +280,7 @@ def _unquoted(
 
     Returns the text, the cells (None where none fit), and how many lines were tried in vain.
     """
+    alignment.uncertain.clear()
     cells = text.split(delimiter)
     if QUOTE in text and (delimiter == "," or len(cells) != alignment.width):
         quoted = split(text, delimiter)  # as a spreadsheet or pandas saved it
@@ -294,6 +327,7 @@ def _with_trailing_lines(
         if len(cells) >= alignment.width or alignment.may_begin(cells):
             lines.put_back([following])
             break
+        lines.passed.append("line without a row's columns added to the free text before it")
         record += "\n" + following[1]
         row = [*row[:-1], f"{row[-1]}\n{following[1]}"]
     return record, row

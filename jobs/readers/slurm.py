@@ -117,7 +117,7 @@ def read(path: Path, options: ReadOptions) -> Iterator[Batch]:
             or f"{path} has no column JobID: its columns are {', '.join(names)[:300]}"
         )
     free_text = FREE_TEXT | LISTS if delimiter == "," else FREE_TEXT
-    align = partial(Alignment, KINDS, free_text, delimiter)
+    align = partial(Alignment, KINDS, free_text, delimiter, certain=("constraints", "reservation"))
     records = read_records(path, options.batch_rows, COLUMNS, ("Submit",), delimiter, align)
     return gather(_items(records, options), options.batch_rows)
 

@@ -24,7 +24,7 @@ OUT_OF_MEMORY_EXIT = "0:125"
 
 _FREE_TEXT_TEXT = """
 jobname comment admincomment systemcomment workdir submitline extra stdout stderr stdin
-constraints container licenses wckey reservation
+constraints container licenses wckey
 """
 FREE_TEXT = frozenset(_FREE_TEXT_TEXT.split())
 """Columns that may hold bars and line feeds, which sacct neither quotes nor escapes."""
@@ -50,13 +50,15 @@ _TYPES = {
     re.compile(r"\d*([_+][\d\[\],%:-]*)?(\.[\w+-]*)?"): "jobid jobidraw",
     re.compile(r"[A-Z_]+\+?( by [^ ]*)?"): "state",
     re.compile(r"-?\d+:-?\d+"): "exitcode derivedexitcode",
+    re.compile(r"\S*"): "reservation",
+    re.compile(r"(\S*/)?(sbatch|srun|salloc|scrun)(\s.*)?", re.DOTALL): "submitline",
     re.compile(
         r"[\w.:/-]+=[^ ]*"
     ): "reqtres alloctres tresusageintot tresusageouttot tresusageinmax"
     " tresusageinave tresusageinmin tresusageoutmax tresusageoutave tresusageoutmin",
 }
 KINDS = {name: pattern for pattern, names in _TYPES.items() for name in names.split()}
-"""What a cell of each typed column looks like; any may be empty."""
+"""What a cell of each typed column looks like, or of a free text the first; any may be empty."""
 
 _PRINTED = """
 account admincomment alloccpus allocnodes alloctres associd avecpu avecpufreq avediskread

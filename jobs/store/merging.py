@@ -8,7 +8,8 @@ submission wins, then the later stage (ended, finished without a time, running, 
 greater outcome.
 
 The winner gives the submission time and the whole outcome, so that these always agree with each
-other. What was asked for is the winner's too, and where the winner has no value, the other's.
+other. What was asked for is the winner's too, and where the winner has no value, the other's;
+labels are merged so one by one.
 Of a field that changes while a job waits (its priority) the value stays that came first of all
 reports of one submission.
 
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from jobs.labels import merge_labels
 from jobs.schema import JOB, STATUSES, Record
 
 FINISHED = ("completed", "failed", "cancelled", "timeout", "out_of_memory", "preempted")
@@ -179,6 +181,10 @@ def merge(left: pd.DataFrame, right: pd.DataFrame, record: Record = JOB) -> pd.D
         lacking = winner[name].isna() & loser[name].notna()
         if lacking.any():
             winner[name] = winner[name].where(~lacking, loser[name])
+        if record.by_name[name].kind == "labels":
+            unlike = (winner[name] != loser[name]) & loser[name].notna()
+            for row in winner.index[unlike]:
+                winner.at[row, name] = merge_labels(loser.at[row, name], winner.at[row, name])
     for name in record.first_reported:
         first = left[name].notna()
         if first.any():

@@ -91,6 +91,20 @@ def test_a_job_comes_back_as_it_went_in(store: Any) -> None:
     assert tuple(read_jobs(store).columns) == COLUMNS
 
 
+def test_labels_of_several_reports_are_merged_by_name(store: Any) -> None:
+    reports = [{"biome": "soil"}, {"reads": 3.0}, {"biome": "soil", "study": "s"}]
+    for labels in reports:
+        with store.begin() as connection:
+            add_jobs(connection, frame(job("1", labels=labels)))
+    assert read_jobs(store)["labels"].tolist() == ['{"biome":"soil","reads":3.0,"study":"s"}']
+    # The label of the report that wins (the end of the job) stays, others are added.
+    end = {"ended_at": "2026-03-29T09:00:00Z", "status": "completed"}
+    first, last = frame(job("2", labels={"a": 1, "b": 1})), frame(job("2", labels={"a": 2}, **end))
+    for jobs in (pd.concat([first, last]), pd.concat([last, first])):
+        merged = merge_repeated(jobs.reset_index(drop=True))
+        assert merged["labels"].tolist() == ['{"a":2.0,"b":1.0}']
+
+
 AWKWARD = ["", '"', "\\.", "\\N", "a,b\r\n", "NULL"]
 TEXTS = st.text(
     st.characters(codec="utf-8", exclude_characters="\0"), max_size=12

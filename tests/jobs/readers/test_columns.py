@@ -60,6 +60,11 @@ def test_an_entry_names_column_field_and_unit():
         ),
         ([f"a=label:{'x' * 65}"], "is a label with a name of more than 64 characters"),
         ([f"c{i}=label:l{i}" for i in range(33)], "the column map has more than 32 labels"),
+        (
+            ["input_reads=label:input_reads:int"],
+            "'int' in input_reads=label:input_reads:int is no type of a label: write number, or"
+            " nothing for text",
+        ),
         (["a=label:x", "b=direction"], "mixes fields of jobs and of transfers: label:x, direction"),
         (["a=energy:ws"], "'ws' in a=energy:ws is no unit of energy: choose one of j, kj, mj, wh"),
     ],

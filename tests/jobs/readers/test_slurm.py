@@ -345,3 +345,37 @@ def test_a_job_that_was_submitted_as_exclusive(read_text):
     ]
     outcome = read_text(header + "".join(rows))
     assert [outcome.row(str(n)).get("exclusive") for n in (1, 2, 3)] == [1.0, 1.0, None]
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells", "expected"),
+    [
+        (
+            "Constraints|Reservation|SubmitLine",
+            "a100|v100|maint|sbatch --x a|b",
+            ("a100|v100", "maint", set()),
+        ),
+        (
+            "Constraints|Reservation|JobName",
+            "a100|v100|maint|train",
+            (None, None, {"constraints", "reservation"}),
+        ),
+        ("JobName|Reservation|Constraints", "a b|c d|maint|a", ("a", "maint", set())),
+        ("Constraints|Reservation|SubmitLine", "a100|v100|maint|qsub a", (None, None, None)),
+        ("Constraints|Reservation|SubmitLine", "a100|maint|qsub a", ("a100", "maint", set())),
+    ],
+)
+def test_bars_in_constraints_are_no_reservation(read_text, columns, cells, expected):
+    outcome = read_text(f"JobID|{columns}|State|Submit\n1|{cells}|PENDING|2024-03-01T10:00:00\n")
+    row = outcome.row("1")
+    constraint, reservation, noted = expected
+    assert (row.get("constraint"), row.get("reservation")) == (constraint, reservation)
+    names = {note.split()[0] for note in outcome.notes if "not used" in note}
+    assert names == ({"constraints", "reservation"} if noted is None else noted)
+
+
+def test_a_line_added_to_a_free_text_is_noted(read_text):
+    line = "|PENDING|2024-03-01T10:00:00|sbatch a\n"
+    outcome = read_text(f"JobID|State|Submit|SubmitLine\n1{line}garbage|row\n2{line}")
+    assert outcome.notes == {"line without a row's columns added to the free text before it": 1}
+    assert list(outcome.jobs["job_id"]) == ["1", "2"]
