@@ -18,14 +18,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def crowd(count: int, seed: int, cores: int) -> pd.DataFrame:
-    """Jobs that wait for each other: some exceed their request, some have none, all are in a
-    queue."""
+def crowd(count: int, seed: int, cores: int, gap: float = 40.0) -> pd.DataFrame:
+    """Jobs, ``gap`` seconds apart, that wait for each other: some exceed their request, some have
+    none, all are in a queue."""
     from jobs.schema import conform
 
     generator = np.random.default_rng(seed)
     begin = pd.Timestamp("2026-01-01", tz="UTC")
-    submitted = np.sort(generator.uniform(0, 40.0 * count, count))
+    submitted = np.sort(generator.uniform(0, gap * count, count))
     walltime = np.round(generator.lognormal(6.0, 1.5, count)) + 1
     request = np.where(
         generator.random(count) < 0.1, np.nan, walltime * generator.uniform(0.7, 5, count)
@@ -68,8 +68,8 @@ def replay_policies() -> None:
         replay(jobs, processors(16), policy, "last-two", "incremental", bound=4 * 3600)
         replay(jobs, hosts, replace(policy, refresh=True), "template", "remaining")
         replay(jobs, hosts, policy, "request", owners=Owners(("group", "user"), {"user": 12}))
-    replay(crowd(3000, 2, cores=8), hosts, "conservative", "template", "incremental")
-    replay(crowd(1500, 3, cores=8), processors(64), "gridcast", "gridcast", "remaining")
+    replay(crowd(1200, 2, cores=8), hosts, "conservative", "template", "incremental")
+    replay(crowd(500, 3, cores=8), processors(64), "gridcast", "gridcast", "remaining")
 
 
 def predict_jobs() -> None:
@@ -83,7 +83,7 @@ def predict_jobs() -> None:
     from models.evaluation.backtest import evaluate
     from models.evaluation.class_backtest import evaluate_classes
 
-    jobs = generate(4000, days=15, seed=2).jobs
+    jobs = generate(1500, days=6, seed=2).jobs
     evaluate(jobs, find_target("walltime"), predictors=("gridcast", "last", "group-p95"))
     evaluate_allocation(jobs)
     evaluate_classes(jobs)
@@ -96,11 +96,13 @@ def predict_jobs() -> None:
 
 
 def predict_tasks() -> None:
-    """Ends of generated tasks."""
+    """Ends of generated tasks, and planted stalls."""
     from jobs.workload import generate
     from models.tasks.backtest import evaluate_tasks
+    from monitoring.tasks.stalls import score_stall_detection
 
-    evaluate_tasks(generate(4000, days=15, seed=3).jobs)
+    evaluate_tasks(generate(2000, days=8, seed=3).jobs)
+    score_stall_detection(generate(8000, days=15, seed=3).jobs)
 
 
 def predict_waits_and_transfers() -> None:
@@ -113,7 +115,9 @@ def predict_waits_and_transfers() -> None:
     from scheduling.brokering.grid import simulate, transfer_records
     from scheduling.brokering.ranking_broker import RankingBroker
 
-    evaluate(crowd(4000, 4, cores=8), find_target("wait"), predictors=("gridcast", "qbets"))
+    evaluate(
+        crowd(1500, 4, cores=8, gap=1000), find_target("wait"), predictors=("gridcast", "qbets")
+    )
     grid = generate_grid(1500, days=2.0, sites=6)
     state = simulate(grid, Random())
     moved = np.flatnonzero((state.sent < state.there) & (grid.input_at != NO_SITE))

@@ -184,7 +184,8 @@ def merge(left: pd.DataFrame, right: pd.DataFrame, record: Record = JOB) -> pd.D
         if record.by_name[name].kind == "labels":
             unlike = (winner[name] != loser[name]) & loser[name].notna()
             for row in winner.index[unlike]:
-                winner.at[row, name] = merge_labels(loser.at[row, name], winner.at[row, name])
+                labels = str(loser.at[row, name]), str(winner.at[row, name])
+                winner.at[row, name] = merge_labels(*labels)
     for name in record.first_reported:
         first = left[name].notna()
         if first.any():

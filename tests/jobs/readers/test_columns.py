@@ -43,7 +43,7 @@ def test_an_entry_names_column_field_and_unit():
         (["run="], "reads file_column=field:unit"),
         (
             ["run=runtime"],
-            "'runtime' in run=runtime is no field of a job or a transfer: choose one of transfer_id",
+            "'runtime' in run=runtime is no field of a job or a transfer: choose one of run_id",
         ),
         (
             ["run=walltime:furlong"],
