@@ -150,8 +150,8 @@ def _prepare_access(settings: Settings) -> str:
     """Check the address of the servers, and make the token that they demand where none is set.
 
     Returns:
-        The page's address for a person. It logs in where its token is new, or where it is printed
-        on a terminal: a log file may be read by others.
+        The page's address for a person. It logs a browser in where it is printed on a terminal: a
+        log file may be read by others.
     """
     _check_host(settings)
     is_new = settings.make_token()
@@ -161,7 +161,7 @@ def _prepare_access(settings: Settings) -> str:
             f"Every server asks for a token. A new one is in {settings.token_path}, which only you "
             "can read. MLflow and Prefect: user gridcast, password the token."
         )
-    if is_new or sys.stderr.isatty():
+    if sys.stderr.isatty():
         return f"{page}/?token={settings.admin_token}"
     source = settings.token_path if settings.token_path.exists() else "GRIDCAST_TOKENS"
     return f"{page} (a token is asked for, that of {source})"
