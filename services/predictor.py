@@ -15,6 +15,7 @@ from infra.settings import prepare_environment
 settings = prepare_environment()  # before BentoML is imported: it turns its telemetry off
 
 import bentoml  # noqa: E402
+from bentoml._internal.utils import circus  # noqa: E402
 
 from services.http.authentication import Guard, read_tokens  # noqa: E402
 from services.http.connection import use_bounded_connections  # noqa: E402
@@ -29,6 +30,22 @@ use_bounded_connections()
 endpoints = Endpoints()
 
 SWITCH_SECONDS = 0.0005
+
+
+class PrivateArbiter(circus.Arbiter):  # type: ignore[misc, unused-ignore]
+    """BentoML's parent process without control ports.
+
+    BentoML binds Circus's control and event sockets to TCP ports without authentication: any local
+    account could start programs there as this user. Nothing uses them here.
+    """
+
+    def __init__(self, watchers: list[Any], **options: Any) -> None:
+        inside = {"endpoint": "inproc://control", "pubsub_endpoint": "inproc://events"}
+        super().__init__(watchers, **options | inside)
+
+
+# BentoML imports this module in its parent process before it makes the arbiter.
+circus.Arbiter = PrivateArbiter
 
 
 class Service:

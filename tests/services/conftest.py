@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import pytest
 import uvicorn
 from filelock import FileLock
 
+from infra import components
 from infra.settings import Settings, environment_with
 from jobs.schema import COLUMNS, OUTCOMES
 from jobs.store import add_jobs, open_store, read_jobs
@@ -121,15 +121,7 @@ def running(home: Path, **environment: str) -> Iterator[Predictor]:
         quick["GRIDCAST_OPEN_ON_LOOPBACK"] = "true"
     variables = environment_with(quick | places | environment)
     variables.pop("MLFLOW_TRACKING_URI", None)
-    command = [
-        sys.executable,
-        "-m",
-        "bentoml",
-        "serve",
-        "services.predictor:Predictor",
-        "--port",
-        str(port),
-    ]
+    command = components.predictor(Settings(home=home, predictor_port=port), {}).command
     with log.open("ab") as out:
         process = subprocess.Popen(
             command, cwd=ROOT, env=variables, stdout=out, stderr=out, start_new_session=True

@@ -330,17 +330,18 @@ def test_an_address_in_a_field_is_a_name_and_nobody_is_called(
             listener.accept()
 
 
-def test_nothing_listens_but_on_this_machine(predictor: Predictor) -> None:
+def test_no_process_of_the_predictor_listens_but_on_its_own_port(predictor: Predictor) -> None:
+    """Circus's control port would let any local account run programs as the service's user."""
     starter = psutil.Process(predictor.process.pid)
     family = [starter, *starter.children(recursive=True)]
-    heard = {
-        connection.laddr
+    assert predictor.worker() in family
+    listening = {
+        tuple(connection.laddr)
         for process in family
         for connection in process.net_connections("inet")
         if connection.status == psutil.CONN_LISTEN
     }
-    assert predictor.port in {port for _, port in heard}
-    assert {host for host, _ in heard} == {"127.0.0.1"}
+    assert listening == {("127.0.0.1", predictor.port)}
 
 
 def test_a_registry_that_never_answers_keeps_no_caller_waiting(
