@@ -113,7 +113,7 @@ def parse_column_map(entries: Iterable[str]) -> ColumnMap:
     """Read ``file_column=field:unit`` entries; raises ReadError naming the entry that is wrong.
 
     >>> parse_column_map(["run=walltime:ms", "id=job_id"]).columns[0]
-    Column(name='run', field='walltime', unit='ms')
+    Column(name='run', field='walltime', unit='ms', label='')
     """
     return ColumnMap(tuple(_column(*_split(entry)) for entry in entries))
 

@@ -121,7 +121,7 @@ class Predictor:
 
     asked: list[dict[str, Any]]
 
-    def __init__(self, *_: Any) -> None:
+    def __init__(self, *_: Any, **__: Any) -> None:
         type(self).asked = []
 
     def __enter__(self) -> Predictor:

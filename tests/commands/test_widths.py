@@ -60,6 +60,7 @@ ELSEWHERE = {
     "table": "needs a predictor",
     "collect": "needs a batch system",
     "evaluate-transfers": "needs transfers",
+    "evaluate-stalls": "needs tasks of workflows",
     "rollback": "needs two champions",
     "restore": "needs an empty store",
     "advise": "prints sentences",

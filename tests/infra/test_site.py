@@ -425,7 +425,10 @@ def test_each_alert_goes_off_when_it_should_and_not_before() -> None:
     ("changes", "why"),
     [
         ({"host": "0.0.0.0"}, "set GRIDCAST_TOKENS"),
-        ({"replica_ports": "3000,3001"}, "none of them GRIDCAST_PREDICTOR_PORT"),
+        (
+            {"replica_ports": "3000,3001", "predictor_port": 3000},
+            "none of them GRIDCAST_PREDICTOR_PORT",
+        ),
         ({"replica_ports": "many"}, "GRIDCAST_REPLICA_PORTS must be different ports"),
         (
             {"database_url": "postgresql://db/jobs"},
@@ -434,7 +437,7 @@ def test_each_alert_goes_off_when_it_should_and_not_before() -> None:
     ],
 )
 def test_settings_that_do_not_fit_together_are_one_sentence(
-    tmp_path: Path, changes: dict[str, str], why: str
+    tmp_path: Path, changes: dict[str, Any], why: str
 ) -> None:
     with pytest.raises(SettingsError, match=why):
         site_components(Settings(home=tmp_path, _env_file=None, **changes))  # type: ignore[arg-type]

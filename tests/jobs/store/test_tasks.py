@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import text
+from sqlalchemy import MetaData, Table, text
 
-from jobs.schema import conform
 from jobs.store import (
-    add_jobs,
     add_task_predictions,
     connect,
     first_task_predictions,
@@ -20,6 +18,7 @@ from jobs.store import (
     unnotified_tasks,
 )
 from jobs.store.database import migrate
+from jobs.store.partitions import create_partitions, is_partitioned
 
 NOW = pd.Timestamp("2026-11-01", tz="UTC")
 
@@ -49,19 +48,23 @@ def test_predictions_of_an_earlier_gridcast_get_the_source_of_their_jobs(store_u
     engine = connect(store_url)
     with engine.begin() as connection:
         migrate(connection, store_url, "0008")
-    jobs = conform(
-        pd.DataFrame(
-            {
-                "job_id": ["1", "2", "3", "4"],
-                "source": ["a", "a", "a", "b"],
-                "task_id": ["only a's", "only a's", "both's", "both's"],
-                "request_id": ["r", None, None, None],
-                "submitted_at": "2026-10-01",
-            }
+    jobs = [
+        {"job_id": job_id, "source": source, "task_id": task_id, "request_id": request_id}
+        | {"submitted_at": 1_767_225_600_000_000, "revision": number}
+        for number, (job_id, source, task_id, request_id) in enumerate(
+            [
+                ("1", "a", "only a's", "r"),
+                ("2", "a", "only a's", None),
+                ("3", "a", "both's", None),
+                ("4", "b", "both's", None),
+            ]
         )
-    )
+    ]
     with engine.begin() as connection:
-        add_jobs(connection, jobs)
+        table = Table("jobs", MetaData(), autoload_with=connection)
+        if is_partitioned(connection, table):
+            create_partitions(connection, table, [job["submitted_at"] for job in jobs])
+        connection.execute(table.insert(), jobs)
         for kind, task in [
             ("task", "only a's"),
             ("chain", "only a's"),

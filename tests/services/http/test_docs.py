@@ -93,6 +93,7 @@ def test_the_page_runs_every_example_and_asks_no_other_server(
     answer = page.goto(f"{own_predictor.url}/docs", wait_until="networkidle")
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy
+    page.locator(".opblock").first.wait_for(timeout=120_000)
     assert page.locator(".opblock").count() == len(OPERATIONS)
     for path, operation in OPERATIONS.items():
         block = page.locator(f"#operations-default-{operation['operationId']}")
