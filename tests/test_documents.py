@@ -94,6 +94,14 @@ def typed() -> list[tuple[str, list[str]]]:
     return lines
 
 
+def test_no_document_gives_a_token_as_a_word_of_a_command() -> None:
+    """Every account of a machine reads the words of a running command."""
+    lines = [line for path in [README, *DOCUMENTS] for line in text_of(path).splitlines()]
+    with_token = [line for line in lines if "curl" in line and "token" in line.lower()]
+    assert len(with_token) >= 8, "the documents call the servers by curl"
+    assert [line for line in with_token if "$(" in line] == []
+
+
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The documentation, built strictly."""
