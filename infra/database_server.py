@@ -12,6 +12,7 @@ import os
 import pwd
 import secrets
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,7 @@ def main(folder: Path, port: int) -> None:
     data = folder / "data"
     if account:
         os.chown(folder, account.pw_uid, account.pw_gid)
+        folder.parent.chmod(stat.S_IMODE(folder.parent.stat().st_mode) | 0o011)  # to pass through
     if not data.exists():
         _make_databases(programs, folder, account)
     if account:

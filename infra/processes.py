@@ -273,7 +273,7 @@ def _suppressing_errors(say: Callable[..., None]) -> Callable[..., None]:
 def _exclusive(settings: Settings, components: Sequence[Component]) -> Iterator[None]:
     """The record of ``up``, of which there is one a data folder."""
     path = record_path(settings, UP)
-    lock = FileLock(settings.folder("tmp") / "up.lock", blocking=False)
+    lock = FileLock(settings.folder("tmp") / "up.lock", mode=0o600, blocking=False)
     try:
         lock.acquire()
     except Timeout:

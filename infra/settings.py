@@ -351,10 +351,17 @@ class Settings(BaseSettings):
         return self.all_tokens.partition(",")[0].strip().rpartition(":")[0]
 
     def folder(self, name: str) -> Path:
-        """The absolute path of a folder of the data folder, which is made if it does not exist."""
-        path = self.home.absolute() / name
+        """The absolute path of a folder of the data folder, which is made if it does not exist.
+
+        Only the owner may enter what is made; folders that exist keep their permissions.
+        """
+        home = self.home.absolute()
+        path = home / name
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            home.parent.mkdir(parents=True, exist_ok=True)
+            levels = (path, *path.parents)
+            for level in reversed(levels[: levels.index(home) + 1]):
+                level.mkdir(mode=0o700, exist_ok=True)
         except (NotADirectoryError, PermissionError, FileExistsError) as error:
             raise SettingsError(f"GRIDCAST_HOME: {path} cannot be made: {error.strerror}") from None
         return path

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
+import stat
 import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -112,6 +114,11 @@ def _disk(home: Path) -> Iterator[Finding]:
         remedy = "give it to the user that runs Gridcast"
         yield Finding("data folder", "wrong", f"{home} cannot be written", remedy)
     absolute = home.absolute()
+    mode = stat.S_IMODE(home.stat().st_mode) if home.is_dir() else 0
+    if mode & 0o066:
+        summary = f"other users of this machine may read or write {absolute} (mode {mode:04o})"
+        remedy = f"chmod -R go-rwx {shlex.quote(str(absolute))}"
+        yield Finding("data folder", "watch", summary, remedy)
     existing = next(folder for folder in (absolute, *absolute.parents) if folder.is_dir())
     free = shutil.disk_usage(existing).free
     summary = f"{free / 2**30:.1f} GiB free on the disk of {absolute}"

@@ -138,5 +138,5 @@ def now() -> str:
 @contextmanager
 def lock(settings: Settings) -> Iterator[None]:
     """Let one process at a time move the alias; the lock is freed when its process ends."""
-    with FileLock(settings.folder("mlflow") / "alias.lock"):
+    with FileLock(settings.folder("mlflow") / "alias.lock", mode=0o600):
         yield

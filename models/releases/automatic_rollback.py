@@ -42,7 +42,7 @@ def training_lock(settings: Settings) -> Iterator[None]:
 
     Raises BusyError at once where another training holds it.
     """
-    lock = FileLock(settings.folder("tmp") / "training.lock", blocking=False)
+    lock = FileLock(settings.folder("tmp") / "training.lock", mode=0o600, blocking=False)
     try:
         lock.acquire()
     except Timeout:

@@ -26,6 +26,25 @@ def test_the_embedded_default_lies_in_one_data_folder(tmp_path, monkeypatch):
     assert settings.tracking_url == f"sqlite:///{tmp_path}/data/mlflow/mlflow.db"
 
 
+def test_only_the_owner_enters_a_new_data_folder(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        settings = Settings(_env_file=None, home=tmp_path / "above" / "data")
+        made = [settings.folder("a/b"), settings.folder("a"), settings.folder(".")]
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in made] == [0o700] * 3
+    assert (tmp_path / "above").stat().st_mode & 0o777 == 0o755
+
+
+def test_a_data_folder_that_exists_keeps_its_permissions(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data").chmod(0o755)
+    settings = Settings(_env_file=None, home=tmp_path / "data")
+    assert settings.folder("store").is_dir()
+    assert settings.home.stat().st_mode & 0o777 == 0o755
+
+
 def test_every_setting_is_a_variable_of_the_environment(monkeypatch):
     monkeypatch.setenv("GRIDCAST_PREDICTOR_PORT", "8123")
     monkeypatch.setenv("GRIDCAST_DATABASE_URL", "postgresql+psycopg://db/jobs")

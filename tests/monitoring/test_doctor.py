@@ -67,6 +67,19 @@ def test_a_new_data_folder_is_sound_and_says_what_to_do_next(settings: Settings)
     assert not (settings.home / "store" / "jobs.db").exists(), "the doctor makes nothing"
 
 
+def test_a_data_folder_that_others_may_read_is_named_with_the_chmod_to_type(
+    settings: Settings,
+) -> None:
+    (settings.folder("store") / "jobs.db").touch()
+    settings.home.chmod(0o755)
+    finding = found(settings)["data folder"]
+    assert finding.state == "watch" and "(mode 0755)" in finding.summary
+    subprocess.run(finding.remedy.split(), check=True)
+    assert settings.home.stat().st_mode & 0o777 == 0o700
+    settings.home.chmod(0o711)  # as a PostgreSQL of another account needs it
+    assert "data folder" not in found(settings)
+
+
 def test_what_is_wrong_is_named_with_what_to_do(settings: Settings) -> None:
     stored(settings, NOW + timedelta(hours=5))
     with connect(settings.store_url).begin() as connection:
