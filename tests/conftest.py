@@ -72,7 +72,7 @@ SLOW_FILES = {
     "tests/adapters/test_gridcast_panda.py": "waits for servers that do not answer",
     "tests/adapters/test_nextflow.py": "runs Nextflow's tables through a shell",
     "tests/examples/": "runs the examples and types the pages",
-    "tests/flows/test_whole_loop.py": "runs the whole loop 16 times",
+    "tests/flows/test_whole_loop.py": "runs the whole loop 10 times",
     "tests/commands/test_widths.py": "runs every command",
     "tests/infra/test_containers.py": "renders the Helm chart",
     "tests/infra/test_migrations.py": "migrates a store from every earlier version",

@@ -8,7 +8,7 @@ import pytest
 
 from tests.simulation.world import World, universe
 
-SEEDS = 16
+SEEDS = 10
 
 
 @pytest.fixture(scope="module")

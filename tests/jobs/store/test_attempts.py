@@ -161,7 +161,7 @@ def run_reports() -> st.SearchStrategy[list[dict[str, object]]]:
 
 
 @settings(
-    max_examples=25,
+    max_examples=10,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
