@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from flows.bounded_sockets import BoundedSockets
 from flows.dead_runs import start_crash_watch
 from infra.private_pages import PrivatePages
 from infra.settings import Settings, prepare_environment
@@ -67,7 +68,7 @@ def create_app() -> Any:
     hosts = set(settings.allowed_host_headers(settings.prefect_port))
     # The page calls the API by the name in PREFECT_API_URL, whatever name it was opened by.
     origins = {f"http://{host}" for host in hosts if "[" not in host}  # which no policy can name
-    return Guard(PrivatePages(app, origins), hosts)
+    return Guard(BoundedSockets(PrivatePages(app, origins)), hosts)
 
 
 def own_host(settings: Settings) -> str:

@@ -2,15 +2,19 @@
 
 import os
 import subprocess
+import threading
 import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from websockets.exceptions import InvalidStatus
+import uvicorn
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from flows.bounded_sockets import BoundedSockets
 from infra.components import Component, environment, prefect
 from infra.settings import Settings
 from monitoring import doctor
@@ -46,6 +50,48 @@ def test_a_foreign_page_cannot_open_the_event_stream(prefect_server):
         socket.ping()
     with pytest.raises(InvalidStatus, match="403"):
         connect(door, origin="http://evil.example", subprotocols=["prefect"])
+
+
+def test_a_socket_that_does_not_log_in_is_closed(prefect_server: str) -> None:
+    address = f"ws://{urlsplit(prefect_server).netloc}/api/events/in"
+    with (
+        connect(address, subprotocols=["prefect"]) as silent,
+        connect(address, subprotocols=["prefect"]) as client,
+    ):
+        client.send('{"type": "auth", "token": null}')
+        assert "auth_success" in client.recv(timeout=120)
+        with pytest.raises(ConnectionClosed, match="no login in time"):
+            silent.recv(timeout=120)
+        assert client.ping().wait(120), "the connection that logged in stays"
+
+
+def test_of_too_many_sockets_that_do_not_log_in_the_last_is_refused() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] != "websocket.disconnect":
+            await send({"type": "websocket.send", "text": "welcome"})
+
+    port = free_port()
+    sockets = BoundedSockets(app, login_seconds=600, max_waiting=2)
+    server = uvicorn.Server(uvicorn.Config(sockets, port=port, lifespan="off", log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        thread.join(0.05)
+    address = f"ws://127.0.0.1:{port}"
+    try:
+        with connect(address) as first, connect(address):
+            with pytest.raises(InvalidStatus, match="403"):
+                connect(address)
+            first.send("login")
+            assert first.recv(timeout=120) == "welcome"
+            with connect(address) as third:
+                third.send("login")
+                assert third.recv(timeout=120) == "welcome"
+    finally:
+        server.should_exit = True
+        thread.join(60)
 
 
 def test_old_runs_and_events_go(prefect_server):
