@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -47,6 +48,14 @@ def _folder(package: Path, cache_dir: str) -> Path:
     except OSError:
         folder = Path(tempfile.gettempdir()) / f"gridcast-{os.getuid()}-{contents}"
         folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+        if (
+            not stat.S_ISDIR(status.st_mode)
+            or status.st_uid != os.getuid()
+            or status.st_mode & 0o77
+        ):
+            # Somebody else's: Numba would run what is in it.
+            return Path(tempfile.mkdtemp(prefix="gridcast-"))
     return folder
 
 

@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from infra.compiled import _folder
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -49,3 +53,25 @@ def test_a_change_in_a_called_file_is_compiled_anew_and_no_change_is_not(tmp_pat
     assert answer(tmp_path).startswith("11.0 Counter()")
     (package / "constants.py").write_text("STEP = 2.0\n", encoding="utf-8")
     assert answer(tmp_path).startswith("21.0 Counter()")
+
+
+@pytest.mark.parametrize("planted", ["link", "open"])
+def test_a_folder_of_code_that_another_user_could_have_made_is_not_used(
+    planted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "file").touch()
+    _folder.cache_clear()
+    shared = _folder(ROOT / "scheduling", str(tmp_path / "file"))
+    assert shared.parent == tmp_path and shared.stat().st_mode & 0o777 == 0o700
+    shared.rmdir()
+    if planted == "link":
+        (tmp_path / "planted").mkdir(mode=0o700)
+        shared.symlink_to(tmp_path / "planted")
+    else:
+        shared.mkdir()
+        shared.chmod(0o777)
+    _folder.cache_clear()
+    other = _folder(ROOT / "scheduling", str(tmp_path / "file"))
+    assert other != shared and other.stat().st_mode & 0o777 == 0o700 and not other.is_symlink()
+    _folder.cache_clear()
