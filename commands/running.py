@@ -13,7 +13,7 @@ from commands import meanings
 from commands.inputs import Json, note_page
 from commands.tables import print_note, progress_bar, show_rows
 from infra.errors import InputError
-from infra.settings import LOOPBACK, Settings, prepare_environment, use_home, use_own_folder
+from infra.settings import Settings, is_loopback, prepare_environment, use_home, use_own_folder
 
 DEMO, DEMO_SECONDS = "demo", 180.0
 """The data folder of the demo, below the usual one, and how long the demo takes on two cores."""
@@ -153,7 +153,10 @@ def _prepare_access(settings: Settings) -> str:
         The page's address for a person. It logs a browser in where it is printed on a terminal: a
         log file may be read by others.
     """
+    from services.http.authentication import read_tokens
+
     _check_host(settings)
+    read_tokens(settings.tokens.get_secret_value())
     is_new = settings.make_token()
     page = f"http://{settings.host_in_url}:{settings.dashboard_port}"
     if is_new:
@@ -169,7 +172,7 @@ def _prepare_access(settings: Settings) -> str:
 
 def _check_host(settings: Settings) -> None:
     """Refuse another address than a loopback one without TLS in front and tokens."""
-    if settings.host in LOOPBACK:
+    if is_loopback(settings.host):
         return
     if not settings.tls_in_front:
         raise InputError(

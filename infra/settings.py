@@ -7,6 +7,7 @@ BentoML is imported: it turns off their telemetry and moves their files into the
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from functools import lru_cache
@@ -21,6 +22,18 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from infra.errors import InputError
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address to bind to.
+
+    >>> is_loopback("127.0.0.2"), is_loopback("localhost"), is_loopback("0.0.0.0")
+    (True, True, False)
+    """
+    try:
+        return host in LOOPBACK or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def split_list(text: str) -> list[str]:
@@ -178,8 +191,13 @@ class Settings(BaseSettings):
     @field_validator("open_on_loopback")
     @classmethod
     def _only_on_loopback(cls, is_open: bool, info: ValidationInfo) -> bool:
-        if is_open and info.data.get("host") not in LOOPBACK:
+        if is_open and not is_loopback(info.data.get("host", "")):
             raise ValueError("other machines reach the address that the servers bind to")
+        if is_open and (info.data.get("tls_in_front") or info.data.get("allowed_hosts")):
+            raise ValueError(
+                "behind a proxy of this machine (GRIDCAST_TLS_IN_FRONT, GRIDCAST_ALLOWED_HOSTS) "
+                "callers of other machines appear local"
+            )
         return is_open
 
     @property

@@ -25,7 +25,7 @@ from infra.components import (
     schedules,
 )
 from infra.database_server import READY, binaries, make_password
-from infra.settings import LOOPBACK, Settings, SettingsError, split_list, split_login
+from infra.settings import Settings, SettingsError, is_loopback, split_list, split_login
 
 INFRA = Path(infra.__path__[0])
 PROXY = INFRA / "proxy" / "haproxy.cfg"
@@ -46,7 +46,7 @@ def site_components(settings: Settings) -> list[Component]:
         SettingsError: if a program is missing or the settings do not fit together.
     """
     ports = replica_ports(settings)
-    if not settings.tokens.get_secret_value() and settings.host not in LOOPBACK:
+    if not settings.tokens.get_secret_value() and not is_loopback(settings.host):
         raise SettingsError(f"at {settings.host} others reach the servers: set GRIDCAST_TOKENS")
     if settings.database_url and not (settings.mlflow_url and settings.prefect_database_url):
         raise SettingsError(

@@ -161,6 +161,21 @@ def test_the_predictor_is_open_only_on_the_loopback(
         read_settings()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("GRIDCAST_TLS_IN_FRONT", "true"), ("GRIDCAST_ALLOWED_HOSTS", "grid.example")],
+)
+def test_the_predictor_is_not_open_behind_a_proxy(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRIDCAST_OPEN_ON_LOOPBACK", "true")
+    monkeypatch.setenv("GRIDCAST_HOST", "127.0.0.2")  # a loopback address as well
+    assert read_settings().open_on_loopback
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match="GRIDCAST_OPEN_ON_LOOPBACK is wrong: behind a proxy"):
+        read_settings()
+
+
 def test_a_login_goes_to_our_own_servers_only(tmp_path: Path) -> None:
     settings = own(tmp_path, tokens=f"{ADMIN}:admin")
     login = f"gridcast:{ADMIN}"
@@ -193,9 +208,11 @@ def test_prefects_own_setting_of_its_login_wins(
             {"GRIDCAST_HOST": "192.0.2.1", "GRIDCAST_TOKENS": f"{ADMIN}:admin"},
             "GRIDCAST_TLS_IN_FRONT=true",
         ),
+        ({"GRIDCAST_TOKENS": "short:admin,wrong"}, "the token of entry 1 is shorter"),
+        ({"GRIDCAST_TOKENS": f"{ADMIN}:see"}, "entry 1 must be token:scope+scope"),
     ],
 )
-def test_another_address_than_a_loopback_one_needs_tls_in_front_and_tokens(
+def test_wrong_access_is_refused_before_a_token_is_made(
     command: str, values: dict[str, str], sentence: str, tmp_path: Path
 ) -> None:
     run = subprocess.run(
