@@ -68,13 +68,15 @@ def _connect(address: str, stack: ExitStack) -> Any:
 
     try:
         if address == LOCAL:
-            # Its own pages too are on free ports of this machine only.
+            # Over TCP without certificates any local account could run code in the workers. Dask's
+            # pages, which only show, are on free ports of this machine.
             cluster = dask.LocalCluster(
                 n_workers=local_workers(),
                 threads_per_worker=1,
                 host="127.0.0.1",
                 dashboard_address="127.0.0.1:0",
                 worker_dashboard_address="127.0.0.1:0",
+                security=True,
                 silence_logs=logging.ERROR,
             )
             return stack.enter_context(dask.Client(stack.enter_context(cluster)))

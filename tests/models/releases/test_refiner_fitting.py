@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 
 import numpy as np
@@ -57,6 +58,16 @@ def listening_addresses() -> set[tuple[str, int]]:
     }
 
 
+def greets_without_certificate(address: tuple[str, int]) -> bool:
+    """Whether a server speaks first, as Dask's does to anyone without TLS."""
+    with socket.create_connection(address) as caller:
+        caller.settimeout(2)
+        try:
+            return bool(caller.recv(1))
+        except OSError:
+            return False
+
+
 def test_without_clusters_or_with_dask_off_nothing_is_started() -> None:
     with refiner_fitting(Settings(), None) as fits:
         assert fits is fit_here
@@ -79,8 +90,10 @@ def test_clusters_trained_by_dask_are_as_those_trained_in_one_process(
             return fits(batch)
 
         fits([training_rows.take(np.arange(600)), training_rows.take(np.arange(600, 1200))])
-        addresses = {address for address, _ in listening_addresses() - before}
-        assert addresses == {"127.0.0.1"}, "no port beyond this machine"
+        opened = listening_addresses() - before
+        assert {address for address, _ in opened} == {"127.0.0.1"}, "no port beyond this machine"
+        open_to_all = {address for address in opened if greets_without_certificate(address)}
+        assert not open_to_all, "any account could run code in the workers"
         apart = select_refiners(training_rows, clusters, GRID, fits=counted).refiners
     in_process = select_refiners(training_rows, clusters, GRID).refiners
     assert max(at_once) >= 3, "the global one and two clusters at once"
