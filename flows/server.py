@@ -1,12 +1,17 @@
-"""Prefect's server: its own application behind a check of Host and Origin, which it lacks.
+"""Prefect's server: its own application behind checks of Host, Origin and logins.
 
 Without it any web page that an operator opens could reach the server on this machine: by a name
 that resolves to 127.0.0.1 (Host), or by a web socket to its event stream, which no browser forbids
-(Origin). Its own pages reach no other host: they load an analytics library even where that is off.
+(Origin). Prefect checks logins itself, but fails on those that are not ASCII, and shows the
+documents of its API without one. Its own pages reach no other host: they load an analytics library
+even where that is off.
 """
 
 from __future__ import annotations
 
+import base64
+import hmac
+import json
 import logging
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -17,33 +22,80 @@ from infra.private_pages import PrivatePages
 from infra.settings import Settings, prepare_environment
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+DOCUMENTS = ("/docs", "/redoc", "/openapi.json")
+"""Pages that need a login, beside the API; the pages with the login's own form need none."""
 
 
 class Guard:
-    """An ASGI application that passes on requests to, and from pages of, ``hosts`` (host:port)."""
+    """An ASGI application that passes on requests to, and from pages of, ``hosts``.
 
-    def __init__(self, app: ASGIApp, hosts: set[str]) -> None:
-        self.app, self.hosts = app, hosts
+    Args:
+        app: What it guards.
+        hosts: As host:port.
+        login: What callers must give, ``user:password``; empty for nothing.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: set[str], login: str = "") -> None:
+        self.app, self.hosts, self.login = app, hosts, login.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer 403 (a web socket is closed)."""
-        if scope["type"] == "lifespan" or self._is_allowed(dict(scope["headers"])):
+        """Pass the request on, or answer 401 or 403 (a web socket is closed)."""
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        if self._is_allowed(headers):
+            if scope["type"] == "websocket" and self.login:
+                await self.app(scope, self._logged_in(receive, send), send)
+            elif scope["type"] == "http" and self._has_wrong_login(scope["path"], headers):
+                await _refuse(send, 401, b"Unauthorized")
+            else:
+                await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()
             await send(
                 {"type": "websocket.close", "code": 1008, "reason": "foreign Host or Origin"}
             )
         else:
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": 403,
-                    "headers": [(b"content-type", b"text/plain")],
-                }
-            )
-            await send({"type": "http.response.body", "body": b"foreign Host or Origin"})
+            await _refuse(send, 403, b"foreign Host or Origin")
+
+    def _has_wrong_login(self, path: str, headers: dict[bytes, bytes]) -> bool:
+        """Whether a request gives another login, or gives none for the documents of the API."""
+        header = headers.get(b"authorization")
+        if not self.login or header is None:
+            return bool(self.login) and path.startswith(DOCUMENTS)
+        try:
+            given_login = base64.b64decode(header.partition(b" ")[2])
+        except ValueError:
+            return True
+        return not hmac.compare_digest(given_login, self.login)
+
+    def _logged_in(self, receive: Receive, send: Send) -> Receive:
+        """``receive`` of a web socket whose first message must be a login."""
+        is_logged_in = False
+
+        async def receive_after_login() -> Message:
+            nonlocal is_logged_in
+            message = await receive()
+            if is_logged_in or message["type"] != "websocket.receive":
+                return message
+            is_logged_in = self._is_login(message.get("text") or "")
+            if is_logged_in:
+                return message
+            await send({"type": "websocket.close", "code": 1008, "reason": "not logged in"})
+            return {"type": "websocket.disconnect", "code": 1008}
+
+        return receive_after_login
+
+    def _is_login(self, text: str) -> bool:
+        try:
+            message = json.loads(text)
+            token = message["token"].encode()
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return False
+        return message.get("type") == "auth" and hmac.compare_digest(token, self.login)
 
     def _is_allowed(self, headers: dict[bytes, bytes]) -> bool:
         hosts = [headers.get(b"host", b"").decode("latin-1")]
@@ -68,7 +120,15 @@ def create_app() -> Any:
     hosts = set(settings.allowed_host_headers(settings.prefect_port))
     # The page calls the API by the name in PREFECT_API_URL, whatever name it was opened by.
     origins = {f"http://{host}" for host in hosts if "[" not in host}  # which no policy can name
-    return Guard(BoundedSockets(PrivatePages(app, origins)), hosts)
+    return Guard(BoundedSockets(PrivatePages(app, origins)), hosts, settings.prefect_login)
+
+
+async def _refuse(send: Send, status: int, sentence: bytes) -> None:
+    headers = [(b"content-type", b"text/plain")]
+    if status == 401:
+        headers.append((b"www-authenticate", b'Basic realm="gridcast"'))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": sentence})
 
 
 def own_host(settings: Settings) -> str:

@@ -134,6 +134,7 @@ def test_prefects_own_setting_of_its_login_holds_for_the_server_and_the_doctor(
         }.items():
             answer = httpx.post(flows, json={}, auth=auth) if auth else httpx.post(flows, json={})
             assert answer.status_code == status, auth
+        check_logins_that_prefect_fails_on(component.address, log)
         rows = {"prefect": {"state": "up"}}
         (finding,) = doctor._prefect(settings, [component], rows)
         assert finding.state == "ok", finding
@@ -143,6 +144,35 @@ def test_prefects_own_setting_of_its_login_holds_for_the_server_and_the_doctor(
     finally:
         server.terminate()
         server.wait(60)
+
+
+def check_logins_that_prefect_fails_on(address: str, log: Path) -> None:
+    """Logins that are not ASCII, the documents of the API, and web sockets with a wrong login."""
+    flows, before = f"{address}/api/flows/filter", log.stat().st_size
+    for header in ("Basic 4pyT", "Basic é", "Basic", "Bearer x", "Basic c29tZW9uZTpzZTpjcmV0Cg=="):
+        headers = {"Authorization": header.encode()}
+        assert httpx.post(flows, json={}, headers=headers, timeout=60).status_code == 401, header
+    for path in ("/docs", "/openapi.json"):
+        for auth, status in {None: 401, ("someone", "se:cret"): 200}.items():
+            answer = httpx.get(f"{address}{path}", auth=auth, timeout=60)
+            assert answer.status_code == status, (path, auth)
+    events = f"ws://{urlsplit(address).netloc}/api/events/in"
+    for message in (
+        '{"type": "auth", "token": "é"}',
+        '{"type": "auth", "token": 5}',
+        "[]",
+        "{",
+        b"\xff",
+    ):
+        with connect(events, subprotocols=["prefect"]) as socket:
+            socket.send(message)
+            with pytest.raises(ConnectionClosed) as closed:
+                socket.recv(timeout=100)
+            assert closed.value.rcvd and closed.value.rcvd.code == 1008, message
+    with connect(events, subprotocols=["prefect"]) as socket:
+        socket.send('{"type": "auth", "token": "someone:se:cret"}')
+        assert "auth_success" in str(socket.recv(timeout=100))
+    assert b"Traceback" not in log.read_bytes()[before:]
 
 
 def is_ready(component: Component) -> bool:
