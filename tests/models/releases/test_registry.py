@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -432,6 +433,7 @@ def test_the_server_answers_only_its_own_name_and_pages_and_takes_no_jobs_and_no
 def test_no_experiment_with_a_folder_of_its_callers_hands_out_files_by_a_link(
     server: Settings, tmp_path: Path
 ) -> None:
+    post = partial(httpx.post, timeout=60)
     secret = tmp_path / "secret"
     secret.write_text("a file of the server's user")
     folder = tmp_path / "theirs"
@@ -440,15 +442,15 @@ def test_no_experiment_with_a_folder_of_its_callers_hands_out_files_by_a_link(
     api = f"{server.mlflow_url}/api/2.0/mlflow"
     ajax = f"{server.mlflow_url}/ajax-api/2.0/mlflow"
     for prefix in (api, ajax):
-        answer = httpx.post(
+        answer = post(
             f"{prefix}/experiments/create",
             json={"name": f"theirs {prefix}", "artifact_location": folder.as_uri()},
         )
         assert answer.status_code == 400, answer.text
         assert "this server decides where artifacts are" in answer.json()["message"]
-    answer = httpx.post(f"{api}/experiments/create", json={"name": "without a folder"})
+    answer = post(f"{api}/experiments/create", json={"name": "without a folder"})
     assert answer.status_code == 200
-    run = httpx.post(f"{api}/runs/create", json=answer.json()).json()["run"]["info"]
+    run = post(f"{api}/runs/create", json=answer.json()).json()["run"]["info"]
     assert run["artifact_uri"].startswith((server.folder("mlflow") / "artifacts").as_uri())
 
 
