@@ -247,6 +247,13 @@ def _survival(reached: Array, lasted: float, scale: Array) -> float:
 
 
 @compiled
+def _hazard(reached: Array, lasted: float, length: float, scale: Array) -> tuple[float, float]:
+    """The share that lasts longer, and the cumulative hazard of the next ``length`` seconds."""
+    share = _survival(reached, lasted, scale)
+    return share, np.log(share / _survival(reached, lasted + length, scale))
+
+
+@compiled
 def _own_inputs(
     first: Array,
     submitted: Array,
@@ -289,8 +296,7 @@ def _own_inputs(
                 running += 1
                 age = at - started[job]
                 curve = walltimes[walltime_row[job]]
-                share = _survival(curve, age, walltime_scale)
-                hazard = np.log(share / _survival(curve, age + length, walltime_scale))
+                share, hazard = _hazard(curve, age, length, walltime_scale)
                 end_hazard += hazard
                 end_most = max(end_most, hazard)
                 run_share += share
@@ -306,8 +312,7 @@ def _own_inputs(
                 waiting += 1
                 age = at - submitted[job]
                 curve = waits[wait_row[job]]
-                share = _survival(curve, age, wait_scale)
-                hazard = np.log(share / _survival(curve, age + length, wait_scale))
+                share, hazard = _hazard(curve, age, length, wait_scale)
                 start_hazard += hazard
                 start_most = max(start_most, hazard)
                 wait_share += share

@@ -2,10 +2,10 @@
 
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -17,12 +17,35 @@ from infra.settings import Settings, prepare_environment
 from jobs.workload import START, generate
 from jobs.writers import write_jobs
 from tests.monitoring.test_alerts import Hook, Receiver
+from tests.ports import free_port
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@contextmanager
+def worker_process(
+    settings: Settings, log: Path, patience: float
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The schedules' worker, as Gridcast starts it, from when it is ready; killed at the end."""
+    component = next(
+        component for component in local_components(settings) if component.name == "schedules"
+    )
+    with log.open("wb") as file:
+        worker = subprocess.Popen(
+            component.command,
+            env={**os.environ, **component.environment},
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + patience
+        while component.ready_log_text not in log.read_text():
+            assert worker.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        yield worker
+    finally:
+        worker.kill()
+        assert worker.wait(60) is not None
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +54,7 @@ def settings(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     ours = {
         "GRIDCAST_HOME": str(tmp_path_factory.mktemp("flows")),
         **{
-            f"GRIDCAST_{name}_PORT": str(_free_port())
+            f"GRIDCAST_{name}_PORT": str(free_port())
             for name in ("PREFECT", "PREDICTOR", "MLFLOW", "DASHBOARD")
         },
     }

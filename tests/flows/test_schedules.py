@@ -1,7 +1,6 @@
 """The deployments of infra/prefect.yaml on a real server, and a real worker that runs one."""
 
 import os
-import subprocess
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,9 +8,9 @@ from pathlib import Path
 import psutil
 
 from flows.dead_runs import mark_crashed_runs
-from infra.components import local_components
 from jobs.workload import generate
 from jobs.writers import write_csv
+from tests.flows.conftest import worker_process
 
 CALENDAR = {"advise", "collect", "deploy", "ingest", "monitor", "prune", "retrain"}
 
@@ -29,24 +28,9 @@ def test_a_worker_runs_a_registered_deployment_and_a_killed_run_crashes_and_free
     from prefect.deployments import run_deployment
     from prefect.states import Pending
 
-    component = next(
-        component for component in local_components(settings) if component.name == "schedules"
-    )
     log = settings.folder("logs") / "schedules.log"
-    with log.open("wb") as file:
-        worker = subprocess.Popen(
-            component.command,
-            env={**os.environ, **component.environment},
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + 180
-        while component.ready_log_text not in log.read_text():
-            assert worker.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
+    deadline = time.monotonic() + 180
+    with worker_process(settings, log, patience=180) as worker:
         with get_client(sync_client=True) as client:
             deployments = {
                 deployment.entrypoint: deployment
@@ -140,7 +124,4 @@ def test_a_worker_runs_a_registered_deployment_and_a_killed_run_crashes_and_free
                 client.read_deployment_by_name("ingest/inbox").global_concurrency_limit.active_slots
                 == 0
             )
-    finally:
-        worker.kill()
-        assert worker.wait(60) is not None
     assert not Path(f"/proc/{worker.pid}").exists()
