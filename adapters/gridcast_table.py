@@ -36,6 +36,7 @@ SET_DURATION = False
 MARGIN = 1.25
 """Factor on what one job in a hundred exceeds, or on the longest recent one where that is more:
 a job would be killed there."""
+FORMATS = ("gridcast-table 1", "gridcast-table 2")
 UNSAFE = re.compile(rb"[\x00-\x20%|\x7f]")
 ATTRIBUTE = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*(.*)")
 ATTRIBUTES = {
@@ -64,20 +65,20 @@ def look_up(table: str | Path, keys: list[str]) -> dict[str, object]:
     """Find the row of the first of ``keys`` that the table has.
 
     Returns:
-        Its numbers by column, and ``level``, ``version`` and ``age`` (s).
+        Its numbers by column, and ``level``, ``version``, ``age`` (s) and the cells of ``policy``.
 
     Raises:
         NoPrediction: There is no usable table, or no such row.
     """
     try:
         head, columns, *lines = Path(table).read_text(encoding="utf-8").split("\n")
-        magic, written_at, _, version, _ = head.split("\t")
+        magic, written_at, _, version, _, *policy = head.split("\t")
         age = time.time() - float(written_at)
     except OSError:
         raise NoPrediction("no table") from None
     except ValueError:
         raise NoPrediction("unreadable table") from None
-    if magic != "gridcast-table 1":
+    if magic not in FORMATS:
         raise NoPrediction("unreadable table")
     if age > UNUSABLE_AFTER:
         raise NoPrediction(f"stale: the table is {age:.0f} s old")
@@ -88,7 +89,8 @@ def look_up(table: str | Path, keys: list[str]) -> dict[str, object]:
     name, *cells = row.split("\t")
     cells_by_column = zip(columns.split("\t")[1:], cells)  # noqa: B905  for Python before 3.10
     numbers = {column: float(cell) for column, cell in cells_by_column if cell != "-"}
-    return {**numbers, "level": name.partition("|")[0], "version": version, "age": age}
+    level = name.partition("|")[0]
+    return {**numbers, "level": level, "version": version, "age": age, "policy": policy}
 
 
 # -- HTCondor

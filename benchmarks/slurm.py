@@ -46,7 +46,7 @@ def write_table(path: Path, rows: int) -> None:
     """A table of programs, as ``gridcast table`` writes it, with the columns that the script reads."""
     numbers = "\t12\t0\t600\t300\t900\t1200"
     lines = sorted(f"job|mail|program{number}|-|short|60|1{numbers}" for number in range(rows))
-    head = f"gridcast-table 1\t{time.time():.0f}\tnow\tgridcast/1\t{rows + 1}"
+    head = f"gridcast-table 2\t{time.time():.0f}\tnow\tgridcast/1\t{rows + 1}"
     columns = "\t".join(
         ("key", "jobs", "new", *(f"walltime{end}" for end in ("", "_low", "_high", "_kill_limit")))
     )

@@ -102,7 +102,7 @@ def table(
 
     Of the recent kinds of jobs, for schedulers that must not use a network.
     """
-    from services.local_table import WrittenTable, own_predictor, write_table
+    from services.local_table import WrittenTable, own_predictor, request_policy, write_table
 
     settings, engine = prepare_environment(), store()
     target = file or settings.folder("tables") / "predictions.tsv"
@@ -110,7 +110,15 @@ def table(
     def write() -> WrittenTable:
         # A client each time: the token may be made, or replaced, while this goes on.
         with own_predictor(settings) as predictor:
-            return write_table(engine, predictor, target, source=source, days=days, most=most)
+            return write_table(
+                engine,
+                predictor,
+                target,
+                source=source,
+                days=days,
+                most=most,
+                policy=request_policy(settings),
+            )
 
     if every:
         _keep_writing(write, every)

@@ -142,6 +142,35 @@ class Settings(BaseSettings):
     left_alone: str = Field(
         "", description="programs, comma-separated, whose jobs are allocated what they request"
     )
+    request_users: str = Field(
+        "",
+        description="users, comma-separated, whose jobs' requests adapters may write; * for all",
+    )
+    request_programs: str = Field(
+        "", description="programs whose jobs' requests adapters may write; * for all"
+    )
+    request_queues: str = Field(
+        "", description="queues (partitions) in which adapters may write requests; * for all"
+    )
+    request_mode: Literal["off", "observe", "suggest", "act"] = Field(
+        "off",
+        description="what adapters do with the requests they would write for jobs in all of the "
+        "three lists that are given: off, observe (note them for administrators), suggest (tell "
+        "the user), act (write them)",
+    )
+    request_least_jobs: int = Field(
+        5, ge=1, description="ended jobs that a prediction must rest on before a request is written"
+    )
+    request_least_memory: int = Field(
+        256, ge=1, description="least memory that adapters write for a job, in MiB"
+    )
+    request_least_walltime: int = Field(
+        600, ge=60, description="least time limit that adapters write, in s"
+    )
+    request_above: bool = Field(
+        False,
+        description="adapters may write more than a job requested, and a request where it has none",
+    )
     cooldown_hours: float = Field(
         6.0, ge=0, description="least hours between two trainings triggered by decay or drift"
     )
@@ -187,6 +216,23 @@ class Settings(BaseSettings):
         description="the predictor and the page answer every user of this machine without a "
         "token; refused for another address than a loopback one",
     )
+
+    @field_validator("request_users", "request_programs", "request_queues")
+    @classmethod
+    def _no_white_space(cls, names: str) -> str:
+        if any(len(item.split()) > 1 or "=" in item for item in split_list(names)):
+            raise ValueError("names are separated by commas, and have neither blanks nor =")
+        return names
+
+    @field_validator("request_mode")
+    @classmethod
+    def _names_jobs(cls, mode: str, info: ValidationInfo) -> str:
+        lists = ("request_users", "request_programs", "request_queues")
+        if mode != "off" and not any(split_list(info.data.get(name, "")) for name in lists):
+            raise ValueError(
+                f"{mode} needs GRIDCAST_REQUEST_USERS, _PROGRAMS or _QUEUES (* for all)"
+            )
+        return mode
 
     @field_validator("open_on_loopback")
     @classmethod

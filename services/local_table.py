@@ -3,10 +3,10 @@
 Slurm's controller, for example, holds a lock meanwhile. The table has a row a key of the jobs
 submitted lately, most specific first: ``job`` (user, program, project, queue, requested minutes
 and cores, and GPUs where a job asks for some), ``program`` (user, program), ``user``, ``any``
-(program of any user), ``all``. The first line says when and by which model it was written, the
-second names the columns: the number of ``jobs``, whether the user is ``new``, the ``longest`` of
-the jobs (s), and the predictions for the next one. Rows are sorted by key, byte by byte, so that a
-reader finds one by bisection.
+(program of any user), ``all``. The first line says when and by which model it was written, and
+what adapters may do with it (request_policy.py); the second names the columns: the number of
+``jobs``, whether the user is ``new``, the ``longest`` of the jobs (s), and the predictions for the
+next one. Rows are sorted by key, byte by byte, so that a reader finds one by bisection.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ import numpy as np
 import pandas as pd
 
 from infra.errors import GridcastError, InputError
-from infra.settings import Settings
+from infra.settings import Settings, split_list
 from jobs.store import count_jobs, read_unique_contexts
 from models.quantities.subjects import JOBS
 from services.client import UNREACHABLE, Gridcast, RefusedError
 from services.http.authentication import own_token
+from services.request_policy import MIB, RequestPolicy
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -46,9 +47,12 @@ OMITTED_FIELDS: dict[str, tuple[str, ...]] = {
     "all": (*OWNER_FIELDS, *NAME_FIELDS, "queue", *REQUESTS),
 }
 """What the predictor is not given for each level: fields that jobs of one key do not share."""
-SUFFIXES = ("", "_low", "_high", "_kill_limit", "_allocation", "_risk")
+SUFFIXES = (
+    *("", "_low", "_high", "_kill_limit"),
+    *("_allocation", "_allocation_2", "_allocation_3", "_risk"),
+)
 BATCH_ROWS = 5_000
-MAGIC = "gridcast-table 1"
+MAGIC = "gridcast-table 2"
 UNSAFE = re.compile(rb"[\x00-\x20%|\x7f]")
 
 
@@ -96,6 +100,7 @@ def write_table(
     days: float = 14,
     most: int = 20_000,
     now: datetime | None = None,
+    policy: RequestPolicy | None = None,
 ) -> WrittenTable:
     """Predict each kind of job submitted lately and replace the table.
 
@@ -107,6 +112,7 @@ def write_table(
         days: How long ago the jobs were submitted at most.
         most: At most so many kinds of job, the commonest.
         now: The present.
+        policy: What adapters may write of it; off unless given.
 
     Raises:
         InputError: The store has several sources and none is named.
@@ -131,7 +137,10 @@ def write_table(
     columns = _columns(answers)
     lines = sorted(_line(row, answer, columns) for row, answer in zip(rows, answers, strict=True))
     stamp = f"{now.timestamp():.0f}", f"{now:%Y-%m-%dT%H:%M:%SZ}", _safe(version), str(len(lines))
-    head = (MAGIC, *stamp), ("key", "jobs", "new", "longest", *columns)
+    head = (
+        (MAGIC, *stamp, *(policy or RequestPolicy()).cells()),
+        ("key", "jobs", "new", "longest", *columns),
+    )
     written = WrittenTable(file, now, version, len(lines), int(kinds["jobs"].sum()))
     try:
         _replace(file, "\n".join((*map("\t".join, head), *lines)) + "\n")
@@ -144,6 +153,20 @@ def write_table(
 def own_predictor(settings: Settings) -> Gridcast:
     """A client of this data folder's predictor that waits longer than a broker does."""
     return Gridcast(settings.predictor_address, own_token(settings, "predict"), timeout=30)
+
+
+def request_policy(settings: Settings) -> RequestPolicy:
+    """The policy of the settings ``request_…``."""
+    return RequestPolicy(
+        settings.request_mode,
+        tuple(split_list(settings.request_users)),
+        tuple(split_list(settings.request_programs)),
+        tuple(split_list(settings.request_queues)),
+        settings.request_least_jobs,
+        settings.request_least_memory * MIB,
+        settings.request_least_walltime,
+        settings.request_above,
+    )
 
 
 def prediction_function(

@@ -88,7 +88,7 @@ function gridcast.look_up(path, keys)
     local first, columns = file:read("*l"), file:read("*l")
     local stamp = split(first or "")
     local about = { written_at = tonumber(stamp[2] or ""), version = stamp[4] }
-    if stamp[1] ~= "gridcast-table 1" or not columns or not about.written_at then
+    if (stamp[1] ~= "gridcast-table 1" and stamp[1] ~= "gridcast-table 2") or not columns or not about.written_at then
         file:close()
         return nil, "unreadable table"
     end

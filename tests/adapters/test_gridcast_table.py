@@ -38,7 +38,7 @@ def write(path: Path, age: float = 0) -> Path:
         key("program", "ann", "sim"): "9 0 501 500 300 800 1000 1000000000",
         key("user", "ann"): "9 0 401 400 200 700 900 -",
     }
-    head = f"gridcast-table 1\t{time.time() - age:.0f}\tthen\tgridcast/7\t{len(rows)}"
+    head = f"gridcast-table 2\t{time.time() - age:.0f}\tthen\tgridcast/7\t{len(rows)}"
     lines = ["\t".join((one, *numbers.split())) for one, numbers in sorted(rows.items())]
     path.write_text("\n".join((head, "\t".join(COLUMNS), *lines)) + "\n")
     return path

@@ -15,6 +15,7 @@ from jobs.store import add_jobs
 from models.engine.forecaster import Forecaster
 from services.client import Gridcast
 from services.local_table import TableError, key, write_table
+from services.request_policy import RequestPolicy
 from tests.ports import free_port
 
 NOW = datetime(2026, 3, 20, tzinfo=UTC)
@@ -99,11 +100,12 @@ def test_each_kind_of_job_has_a_row_and_so_has_each_wider_key(
     written = write_table(sqlite_store, asked, tmp_path / "table.tsv", now=NOW)
     head, rows = read(written.file)
     assert head == [
-        "gridcast-table 1",
+        "gridcast-table 2",
         "1773964800",
         "2026-03-20T00:00:00Z",
         "none",
         str(len(rows)),
+        *RequestPolicy().cells(),
     ]
     users = {"ann": "re%7Cco%09x", "bob": "sim", "zoë": "sim"}
     assert set(rows) == {
