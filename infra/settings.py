@@ -442,7 +442,8 @@ def read_settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "GRIDCAST_" + "_".join(map(str, first["loc"])).upper()
-        reason = first["msg"].lower().removeprefix("value error, ")
+        reason = first["msg"].removeprefix("Value error, ")
+        reason = reason[:1].lower() + reason[1:]
         raise SettingsError(f"the setting {name} is wrong: {reason}") from None
 
 
