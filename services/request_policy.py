@@ -85,7 +85,9 @@ class RequestPolicy:
             values["above_request"] = bool(int(texts["above_request"]))
         except (KeyError, ValueError):
             return RequestPolicy()
-        return RequestPolicy(**values) if values["mode"] in MODES else RequestPolicy()  # type: ignore[arg-type]
+        if values["mode"] not in MODES:
+            return RequestPolicy()
+        return RequestPolicy(**values)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
