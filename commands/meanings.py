@@ -273,7 +273,8 @@ def of_ingest(rows: Rows) -> str:
     )
     sentence = f"Of {read:,} records {stored:,} are new or changed"
     return (
-        f"{sentence}, {rejected:,} were rejected (gridcast rejects)."
+        f"{sentence}, {rejected:,} {'was' if rejected == 1 else 'were'} rejected"
+        " (gridcast rejects)."
         if rejected
         else (f"{sentence}, none was rejected.")
     )

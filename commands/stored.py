@@ -121,11 +121,13 @@ def rejects(
     """List the rejected records and why."""
     from jobs.store import read_rejects
 
-    rows = to_records(read_rejects(store(), file=file, limit=limit))
+    rows = to_records(read_rejects(store(), file=file, limit=limit + 1))
+    more = "; --limit shows more" if len(rows) > limit else ""
+    rows = rows[:limit]
     if not as_json:
         rows = [row | {"file": Path(row["file"]).name} for row in rows]
     reasons = {row["reason"] for row in rows}
-    meaning = f"{len(rows):,} records, {len(reasons)} reasons; --limit shows more."
+    meaning = f"{len(rows):,} records, {len(reasons)} reasons{more}."
     show_rows(rows, as_json, "Rejected records", ("file", "line", "reason", "raw"), meaning)
 
 

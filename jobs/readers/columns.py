@@ -178,10 +178,16 @@ def _column(name: str, target: str) -> Column:
     field = BY_NAME.get(field_name)
     if field is None:
         raise ReadError(
-            f"{field_name!r} in {name}={target} is no field of a job or a transfer:"
-            f" choose one of {', '.join(BY_NAME)}"
+            f"{field_name!r} in {name}={target} is no field of a job or a transfer: write"
+            f" {LABEL}:NAME[:{NUMBER}] for a fact of your own, or choose one of"
+            f" {', '.join(BY_NAME)}"
         )
     unit = unit.lower()
+    if unit and field.kind == "labels":
+        raise ReadError(
+            f"{name}={target}: labels is a column of JSON objects; for one fact of your own write"
+            f" {name}={LABEL}:NAME[:{NUMBER}]"
+        )
     if unit and unit not in units_of(field):
         raise ReadError(
             f"{unit!r} in {name}={target} is no unit of {field_name}:"

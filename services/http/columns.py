@@ -28,6 +28,8 @@ from services.http.errors import HTTPError, quote
 MAX_COLUMN_BYTES = 64 * 2**20
 """Bytes of one column written out: what a body could hold without repeating itself."""
 
+REASON_CHARACTERS = 200
+"""After so many characters about one job, more is not added."""
 TIME = pa.timestamp("us", tz="UTC")
 CODED = pa.dictionary(pa.int32(), pa.string())
 
@@ -50,7 +52,7 @@ _TYPE_NAMES = {
 
 @dataclass
 class RowErrors:
-    """What is wrong with a batch: the first reason for each bad job, by its index.
+    """What is wrong with a batch: the first reasons for each bad job, by its index.
 
     ``essential`` has the same for the jobs with a bad field that no job can do without, or with
     something wrong that is no field's. ``field`` is the one being read, None for none.
@@ -61,10 +63,10 @@ class RowErrors:
     field: str | None = None
 
     def add(self, index: int, reason: str) -> None:
-        """Note that job ``index`` is bad, unless that is noted already."""
-        self.by_row.setdefault(int(index), reason)
+        """Note why job ``index`` is bad, after at most REASON_CHARACTERS noted already."""
+        _note(self.by_row, int(index), reason)
         if self.field is None or self.field in JOB.essential:
-            self.essential.setdefault(int(index), reason)
+            _note(self.essential, int(index), reason)
 
     def add_where(self, bad: Array, reason: str) -> None:
         """Note every job where ``bad`` (bool[n]) holds."""
@@ -79,6 +81,14 @@ class RowErrors:
         return f"job {index}: {self.by_row[index]}" + (
             f" (and {more} more jobs are wrong)" if more else ""
         )
+
+
+def _note(reasons: dict[int, str], index: int, reason: str) -> None:
+    before = reasons.get(index)
+    if before is None:
+        reasons[index] = reason
+    elif len(before) < REASON_CHARACTERS and reason not in before:
+        reasons[index] = f"{before}; {reason}"
 
 
 def read_values(name: str, values: Sequence[Any], errors: RowErrors) -> pa.Array:
@@ -132,8 +142,11 @@ def _read_labels_of_job(text: str | bytes) -> tuple[str | None, str]:
     if labels is None:
         return None, "labels is not an object of texts and numbers"
     clean, left_out = clean_labels(labels)
-    name, fault = next(iter(left_out.items()), ("", ""))
-    return clean, f"labels has {fault}: {quote(name)}" if fault else ""
+    if not left_out:
+        return clean, ""
+    name, fault = next(iter(left_out.items()))
+    more = f" (and {len(left_out) - 1} more)" if len(left_out) > 1 else ""
+    return clean, f"labels has {fault}: {quote(name)}{more}"
 
 
 def _right_type(field: Field, index: int, value: Any, errors: RowErrors) -> Any:

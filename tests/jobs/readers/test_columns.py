@@ -43,11 +43,16 @@ def test_an_entry_names_column_field_and_unit():
         (["run="], "reads file_column=field:unit"),
         (
             ["run=runtime"],
-            "'runtime' in run=runtime is no field of a job or a transfer: choose one of run_id",
+            "'runtime' in run=runtime is no field of a job or a transfer: write label:NAME[:number]"
+            " for a fact of your own, or choose one of run_id",
         ),
         (
             ["run=walltime:furlong"],
             "'furlong' in run=walltime:furlong is no unit of walltime: choose one of us, ms, s",
+        ),
+        (
+            ["a=labels:x"],
+            "a=labels:x: labels is a column of JSON objects; for one fact of your own",
         ),
         (["run=user:s"], "'s' in run=user:s is no unit of user: choose one of plain"),
         (["run=started_at:s"], "choose one of iso, epoch, epoch_ms"),

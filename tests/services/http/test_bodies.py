@@ -175,6 +175,10 @@ def test_labels_are_an_object_in_json_and_its_text_in_arrow() -> None:
         ({"n" * 65: 1}, "labels has a label with a name of more than 64 characters"),
         ({"a": "x" * 257}, "labels has a label with a text of more than 256 characters: 'a'"),
         ({f"n{i:02}": i for i in range(33)}, "labels has more than 32 labels: 'n32'"),
+        (
+            {"a": True, "b": True},
+            "labels has a label that is neither text nor a number: 'a' (and 1",
+        ),
     ],
 )
 def test_wrong_labels_are_refused_for_their_job_in_one_sentence(labels: Any, reason: str) -> None:
@@ -190,6 +194,15 @@ def test_wrong_labels_are_refused_for_their_job_in_one_sentence(labels: Any, rea
     rank = {"jobs": [{"job_id": "1", "labels": labels, "candidates": [{"site": "CERN"}]}]}
     status, message = refusal(rank, lambda body: read_rank(JSON_TYPE, body, {}))
     assert status == 422 and message.startswith(f"candidate 0: {reason}")
+
+
+def test_every_field_that_was_left_out_of_an_outcome_is_named() -> None:
+    wrong = {"labels": {"a": True}, "peak_memory": -5, "cpu_time": -1}
+    job = {"job_id": "1", "source": "grid", "submitted_at": 1.7e9, "started_at": 1.7e9}
+    report = read_outcomes(read_json(orjson.dumps({"jobs": [job | {"walltime": 1} | wrong]})))
+    [note] = report.left_out
+    assert len(report.jobs) == 1
+    assert all(name in note["reason"] for name in wrong), note
 
 
 def test_each_of_a_hundred_thousand_jobs_may_have_labels() -> None:
