@@ -46,3 +46,7 @@ demo:
 # Simulate the whole loop under seeded faults, with SEEDS different seeds.
 simulate SEEDS="1000":
     uv run --no-sync python -m tests.simulation {{SEEDS}}
+
+# Resolve the newest packages in a copy, run the pins' tests and the main loop on them, and say what breaks.
+upgrade:
+    .ci/upgrade

@@ -144,7 +144,7 @@ def own_host(settings: Settings) -> str:
 def allow_bulk_inserts() -> None:
     """Let SQLAlchemy 2.1 ignore the ``state`` of a run that is inserted in bulk, as 2.0 did.
 
-    Prefect 3.8.8 writes scheduled runs so. It would fail with "Can't evaluate bulk DML statement",
+    Prefect 3.9.1 writes scheduled runs so. It would fail with "Can't evaluate bulk DML statement",
     in its log only, and no schedule would ever run.
     """
     from prefect.server.database import orm_models

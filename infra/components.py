@@ -231,6 +231,9 @@ def mlflow(settings: Settings, after: tuple[str, ...] = ()) -> Component:
             "_MLFLOW_SERVER_ARTIFACT_ROOT": artifacts,
             "_MLFLOW_SGI_NAME": "uvicorn",
             "_MLFLOW_IN_JOB_EXECUTOR": "false",
+            # It sends requests to addresses of its callers' choice (CVE-2026-71211), and is no
+            # part of this.
+            "MLFLOW_ENABLE_AI_GATEWAY": "false",
             "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(hosts),
             "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{host}" for host in hosts),
             # Webhooks to the operator's own addresses, which may be of this network.

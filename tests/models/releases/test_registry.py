@@ -430,6 +430,19 @@ def test_the_server_answers_only_its_own_name_and_pages_and_takes_no_jobs_and_no
     )
 
 
+def test_the_server_sends_no_request_to_an_address_of_its_callers(server):
+    secret = {
+        "secret_name": "inside",
+        "secret_value": {"api_key": "x"},
+        "provider": "openai",
+        "auth_config": {"api_base": server.predictor_url},
+    }
+    answer = httpx.post(f"{server.mlflow_url}/api/3.0/mlflow/gateway/secrets/create", json=secret)
+    assert (answer.status_code, answer.json()["error_code"]) == (501, "NOT_IMPLEMENTED")
+    call = httpx.post(f"{server.mlflow_url}/gateway/any/mlflow/invocations", json={})
+    assert call.status_code == 501
+
+
 def test_no_experiment_with_a_folder_of_its_callers_hands_out_files_by_a_link(
     server: Settings, tmp_path: Path
 ) -> None:
