@@ -4,7 +4,6 @@ Prefect's filters, which answer 422 beside a wrong fastapi, are called in tests/
 not import beside a wrong pandas, draws in tests/monitoring.
 """
 
-import ast
 import subprocess
 import sys
 import tomllib
@@ -22,9 +21,6 @@ EXTRAS = {
 }
 BASE = [Requirement(text) for text in PROJECT["dependencies"]]
 DECLARED = [*BASE, *EXTRAS["serve"], *EXTRAS["train"], *EXTRAS["monitor"]]
-OURS = {path.parent.name for path in ROOT.glob("*/__init__.py")} | {"gridcast"}
-AT_SITES = {"gridcast_client", "gridcast_panda_mapping", "pandajedi"}
-"""What the adapters import on a site's machines, where Gridcast is not installed."""
 
 
 def plain(name: str) -> str:
@@ -66,22 +62,3 @@ def test_every_dependency_can_be_imported_beside_the_others() -> None:
 def test_the_extra_all_is_the_others_together() -> None:
     (everything,) = EXTRAS["all"]
     assert (everything.name, everything.extras) == ("gridcast", EXTRAS.keys() - {"all"})
-
-
-def imports_of(file: Path) -> set[str]:
-    """The top-level names that a file imports, in functions too."""
-    names = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module.partition(".")[0])
-    return names
-
-
-def test_what_is_imported_is_declared() -> None:
-    files = [file for package in OURS for file in (ROOT / package).rglob("*.py")]
-    imported = set().union(*map(imports_of, files)) - sys.stdlib_module_names - OURS - AT_SITES
-    declared = {plain(requirement.name) for requirement in DECLARED}
-    sources = packages_distributions()
-    assert {name for name in imported if declared.isdisjoint(map(plain, sources[name]))} == set()
