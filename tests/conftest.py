@@ -25,6 +25,7 @@ SERVED_BY_ONE = {
     "tests/services/test_faults.py": "predictor",
     "tests/services/http/test_openapi.py": "predictor",
     "tests/services/live/test_champion_watcher.py": "predictor",
+    "tests/adapters/test_slurm": "Slurm",
 }
 """Files and folders whose tests share a server, and its name."""
 
@@ -43,7 +44,7 @@ ORDER = (
     "Prefect",
     "predictor",
     "tests/infra/test_site.py",
-    "tests/adapters/test_slurm.py",
+    "Slurm",
     "tests/services/dashboard/",
     "tests/services/",
     "tests/models/releases/",

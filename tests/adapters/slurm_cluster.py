@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import adapters
 from tests.ports import free_port
 
 PROGRAMS = (
@@ -43,15 +44,18 @@ SlurmdPidFile={folder}/slurmd.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin={task_plugin}
 SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU
+SelectTypeParameters=CR_CPU_Memory
+DefMemPerCPU=64
+FirstJobId={first_job}
+EpilogSlurmctld={folder}/epilog
 SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=100000
 MpiDefault=none
 ReturnToService=2
 JobAcctGatherType=jobacct_gather/linux
-JobAcctGatherFrequency=0
+JobAcctGatherFrequency=1
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort={slurmdbd}
@@ -60,10 +64,13 @@ AccountingStoragePass={folder}/munge.socket
 AccountingStoreFlags=job_comment
 GresTypes=gpu
 AccountingStorageTRES=gres/gpu,gres/gpu:a100
-NodeName=node NodeHostname=localhost NodeAddr=127.0.0.1 CPUs=64 State=UNKNOWN {properties}
+NodeName=node NodeHostname=localhost NodeAddr=127.0.0.1 CPUs=64 RealMemory=8192 State=UNKNOWN {properties}
 PartitionName=short Nodes=node Default=YES MaxTime=60 DefaultTime=60 State=UP
 PartitionName=long Nodes=node MaxTime=UNLIMITED State=UP
 """
+CGROUP_CONF = "CgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\nConstrainRAMSpace=yes\n"
+MEMORY_CGROUP = Path("/sys/fs/cgroup/memory")
+REQUEUE = Path(adapters.__path__[0]) / "slurm" / "gridcast_requeue.sh"
 GRES_CONF = "Name=gpu Type=a100 File={folder}/gpu[0-3]\n"
 PROPERTIES = "Gres=gpu:a100:4 Feature=intel,ib"
 SLURMDBD_CONF = """
@@ -97,6 +104,11 @@ def missing() -> str:
         if absent
         else ""
     )
+
+
+def limits_memory() -> bool:
+    """Whether a job here is killed for its memory: by a memory cgroup (version 1) that we may make."""
+    return os.access(MEMORY_CGROUP, os.W_OK) and (MEMORY_CGROUP / "memory.limit_in_bytes").exists()
 
 
 @dataclass(frozen=True)
@@ -162,10 +174,20 @@ def slurm_cluster() -> Iterator[Slurm]:
         (folder / "gres.conf").write_text(GRES_CONF.format(folder=folder))
         for number in range(4):
             (folder / f"gpu{number}").touch()
+        (folder / "cgroup.conf").write_text(CGROUP_CONF)
+        epilog = folder / "epilog"
+        epilog.write_text(f"#!/bin/sh\nexport SLURM_CONF={folder}/slurm.conf\nexec {REQUEUE}\n")
+        epilog.chmod(0o755)
+        chosen = {
+            "properties": PROPERTIES,
+            "task_plugin": "task/cgroup" if limits_memory() else "task/none",
+            # The cgroups of another Slurm on this machine have the names of its jobs.
+            "first_job": 1000 * (1 + os.getpid() % 50_000),
+        }
         for name, text in (("slurm.conf", SLURM_CONF), ("slurmdbd.conf", SLURMDBD_CONF)):
             path = folder / name
             path.write_text(
-                text.format(folder=folder, properties=PROPERTIES, **ports)
+                text.format(folder=folder, **chosen, **ports)
                 + ("JobSubmitPlugins=lua\n" if name == "slurm.conf" else "")
             )
             path.chmod(0o600 if name == "slurmdbd.conf" else 0o644)
