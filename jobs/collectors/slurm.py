@@ -27,16 +27,16 @@ from jobs.readers.rows import first_id
 
 REQUIRED = ("JobID", "Submit", "State")
 _USED = """
-JobIDRaw Cluster User Group Account Partition QOS Reservation Start Constraints End ElapsedRaw
-TimelimitRaw Timelimit Priority ReqCPUS AllocCPUS NNodes ReqNodes ReqMem ReqTRES AllocTRES NodeList
-NTasks TotalCPU MaxRSS AveRSS MaxDiskRead AveDiskRead MaxDiskWrite AveDiskWrite TRESUsageInTot
-TRESUsageOutTot ConsumedEnergyRaw ExitCode
+JobIDRaw Cluster User Group Account Partition QOS Reservation Start Constraints End AdminComment
+ElapsedRaw TimelimitRaw Timelimit Priority ReqCPUS AllocCPUS NNodes ReqNodes ReqMem ReqTRES
+AllocTRES NodeList NTasks TotalCPU MaxRSS AveRSS MaxDiskRead AveDiskRead MaxDiskWrite AveDiskWrite
+TRESUsageInTot TRESUsageOutTot ConsumedEnergyRaw ExitCode
 """
 WANTED = (*REQUIRED, *_USED.split(), "JobName")
 """Columns that the reader of Slurm's accounting uses.
 
-JobName is free text and stands last: no bar or line feed in it can move another column. The bars of
-Constraints (``intel|amd``) cannot either, since times stand on both of its sides.
+JobName is free text and stands last: no bar or line feed in it can move another column. The bars
+of Constraints (``intel|amd``) and AdminComment cannot either: times and counts stand beside them.
 """
 
 

@@ -17,6 +17,8 @@ into it (slurm.schedmd.com/sacct.html):
 - energy is ConsumedEnergyRaw of the job's row, else that of the step with most: steps overlap.
 - a failed job of which a step ran out of memory ran out of memory: since Slurm 22.05.4 only the
   step says so.
+- what a job requested is what its user did, which the admin comment keeps where Gridcast's adapter
+  wrote less: else predictions would be limited by earlier predictions.
 
 A job that has not ended has no outcome: its resources so far are left out. Of a job that was
 requeued each run is a row; the store keeps the last as the outcome, the others as attempts.
@@ -55,13 +57,23 @@ PER_CPU_FLAGS = (2**63, 2**31)
 """Bits by which Slurm's database marks a memory request as one for each CPU."""
 MEBIBYTES = re.compile(r"(\d{1,20})M", re.ASCII)
 GPUS = re.compile(r"gres/gpu(?::([^=,]+))?=(\d{1,9})", re.ASCII)
+TRES_LIST = re.compile(r"[a-z]+(?:/[\w:.-]+)?=[^,=]+(?:,[a-z]+(?:/[\w:.-]+)?=[^,=]+)*", re.ASCII)
 GRES = re.compile(
     r"(?:per_node:|gres:)?gpu(?::([^:,()]*[^\d:,()][^:,()]*))?(?::(\d{1,9}))?(?:\([^)]*\))?",
     re.ASCII | re.IGNORECASE,
 )
 """A request of GPUs a node: ``gpu:2``, ``gpu:k80:2(S:0)``."""
+GPU_REQUEST = re.compile(r"(?:^|[,/:])gpu(?=[:=,]|$)", re.ASCII | re.IGNORECASE)
+"""GPUs in a request that may be unreadable; not their memory and use."""
 JOULES = re.compile(r"(\d++(?:\.\d*)?)([KMGTP]?)", re.ASCII)
-EXCLUSIVE = re.compile(r"(?:^|\s)--exclusive(?:[\s=]|$)")
+EXCLUSIVE = re.compile(r"(?:^|\s)--exclusive(?![^\s=])(?!=(?:user|mcs)\b)")
+"""Whole nodes: not those that one user's jobs (``--exclusive=user``) or an MCS group's share."""
+USERS_REQUEST = re.compile(
+    r"gridcast: .*; requests "
+    r"(?:memory (?:\d{1,12}, )*(\d{1,12}) MiB)?(?:, )?(?:time (?:\d{1,9}, )*(\d{1,9}) min)? after",
+    re.ASCII,
+)
+"""The end of each ladder that adapters/slurm/gridcast.lua wrote: the request of the job's user."""
 
 
 class Measured(NamedTuple):
@@ -222,6 +234,8 @@ def _job(name: str, values: Values, options: ReadOptions) -> tuple[Row, str, boo
     used = _measured(values)
     requested_nodes, nodes = _nodes(values)
     gpus, gpu_type = _requested_gpus(values, requested_nodes)
+    written = USERS_REQUEST.match(values.fields.get("admincomment", ""))
+    users_memory, users_minutes = written.groups() if written else (None, None)
     cluster = values.text("cluster")
     # A job cancelled in the queue has no start, or (before Slurm 20) its end and no CPUs.
     began = status != "waiting" and start == start and not (elapsed == 0 and cores == 0)
@@ -238,11 +252,15 @@ def _job(name: str, values: Values, options: ReadOptions) -> tuple[Row, str, boo
         "site": cluster,
         "host": values.parse("nodelist", _host, None),
         "requested_walltime": units.first_known(
+            float(users_minutes or nan) * 60,
             units.amount(values.parse("timelimitraw", _limit, nan)) * 60,
             values.parse("timelimit", _limit, nan),
         ),
         "requested_cores": units.amount(requested),
-        "requested_memory": _requested_memory(values, requested, requested_nodes),
+        "requested_memory": units.first_known(
+            float(users_memory or nan) * MIB,
+            _requested_memory(values, requested, requested_nodes),
+        ),
         "requested_gpus": gpus,
         "gpu_type": gpu_type,
         "requested_nodes": requested_nodes,
@@ -315,12 +333,18 @@ def _requested_gpus(values: Values, nodes: float) -> tuple[float, str | None]:
     """The GPUs that were requested, and their type where one was.
 
     ReqTRES is of the whole job and names each type beside the sum; the older ReqGRES is a node's.
-    Without either the number is that of AllocTRES, whose type may be more than was requested.
+    Without either the number is that of AllocTRES, whose type may be more than was requested. A
+    readable ReqTRES without GPUs is a request of none; a note says where one cannot be read.
     """
-    gpus, types = _gpus(values.fields.get("reqtres", ""))
-    if gpus != gpus and (match := GRES.fullmatch(values.fields.get("reqgres", "").strip())):
+    tres, gres = values.fields.get("reqtres", "").strip(), values.fields.get("reqgres", "").strip()
+    gpus, types = _gpus(tres)
+    if gpus != gpus and (match := GRES.fullmatch(gres)):
         gpus, types = float(match[2] or 1) * nodes, match[1] or ""
-    if gpus != gpus and not values.fields.get("reqtres"):
+    elif gpus != gpus and (GPU_REQUEST.search(tres) or GPU_REQUEST.search(gres)):
+        values.notes.append("request of GPUs cannot be read: left out")
+    elif gpus != gpus and TRES_LIST.fullmatch(tres) and "gpu" not in tres:
+        gpus = 0.0
+    if gpus != gpus and not tres:
         gpus, _ = _gpus(values.fields.get("alloctres", ""))
     return gpus, types or None
 

@@ -67,6 +67,7 @@ def _job(job: Object) -> dict[str, str]:
         "constraints": job.get("constraints"),
         "priority": _number(job.get("priority")),
         "submitline": job.get("submit_line"),
+        "admincomment": _dict(job, "comment").get("administrator"),
     }
     fields |= {
         name: _time(time.get(key))

@@ -36,6 +36,7 @@ from jobs.readers.delimited import Cells, columns_of, read_cells, sniff
 from jobs.readers.errors import ReadError
 from jobs.readers.lines import head_lines, open_log, peek
 from jobs.readers.objects import read_objects
+from jobs.readers.slurm_words import state
 from jobs.schema import JOB, STATUSES, TEXT_BYTES, Field, Record
 from jobs.transfers import TRANSFER
 
@@ -477,10 +478,13 @@ def _utc(moments: dict[str, Any], timezone: str, rows: int) -> dict[str, pd.Seri
 
 
 def _status(word: Any, notes: Counter[str]) -> str | None:
+    """The status of a cell: one of ours, or a state of Slurm; any other word is noted."""
     if not isinstance(word, str) or word.lower() in STATUSES:
         return word.lower() if isinstance(word, str) else None
-    notes[f"unknown status {word[:60]}"] += 1
-    return "unknown"
+    status, new = state(word)
+    if new:
+        notes[f"unknown status {word[:60]}"] += 1
+    return status
 
 
 TABLE = Reader("table", recognises, read, (".csv", ".tsv", ".parquet", ".json", ".jsonl"))

@@ -288,7 +288,8 @@ def test_gpus_nodes_priority_and_energy_of_a_job_and_its_steps(read_text):
     assert row["peak_gpu_memory"] == 76 * GIB
     waiting = outcome.row("71")
     assert (waiting["priority"], waiting["requested_nodes"]) == (17.0, 1.0)
-    assert not {"nodes", "energy", "gpu_time", "requested_gpus", "gpu_type"} & set(waiting)
+    assert waiting["requested_gpus"] == 0, "ReqTRES is readable and names none"
+    assert not {"nodes", "energy", "gpu_time", "gpu_type"} & set(waiting)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +300,10 @@ def test_gpus_nodes_priority_and_energy_of_a_job_and_its_steps(read_text):
         ("ReqTRES", "billing=5,gres/gpu:a100_3g.20gb=1,gres/gpu=1", (1.0, "a100_3g.20gb")),
         ("ReqTRES", "billing=1,cpu=1,gres/gpumem=80G,gres/gpuutil=0", (None, None)),
         ("ReqTRES", "cpu=1,gres/gpu:tesla=x", (None, None)),
-        ("ReqTRES|AllocTRES", "cpu=1|cpu=1,gres/gpu:a100=2,gres/gpu=2", (None, None)),
+        ("ReqTRES", "billing=1,cpu=1,mem=4G,node=1", (0.0, None)),
+        ("ReqTRES", "cpu=1,,=2", (None, None)),
+        ("ReqTRES", "", (None, None)),
+        ("ReqTRES|AllocTRES", "cpu=1|cpu=1,gres/gpu:a100=2,gres/gpu=2", (0.0, None)),
         ("AllocTRES", "cpu=1,gres/gpu:a100=2,gres/gpu=2", (2.0, None)),
         ("ReqGRES|ReqNodes", "gpu:2|3", (6.0, None)),
         ("ReqGRES|ReqNodes", "gpu:k80:2(S:0)|3", (6.0, "k80")),
@@ -309,8 +313,11 @@ def test_gpus_nodes_priority_and_energy_of_a_job_and_its_steps(read_text):
 )
 def test_requested_gpus_and_their_type(read_text, columns, cells, expected):
     header = f"JobID|State|Submit|Start|End|ElapsedRaw|{columns}\n"
-    row = read_text(header + f"1|COMPLETED|{TIMES[:-4]}|{cells}\n").row("1")
+    outcome = read_text(header + f"1|COMPLETED|{TIMES[:-4]}|{cells}\n")
+    row = outcome.row("1")
     assert (row.get("requested_gpus"), row.get("gpu_type")) == expected
+    note = "request of GPUs cannot be read: left out"
+    assert (note in outcome.notes) == (cells == "cpu=1,gres/gpu:tesla=x")
 
 
 @pytest.mark.parametrize(
@@ -339,12 +346,54 @@ def test_a_job_that_was_submitted_as_exclusive(read_text):
                 "sbatch --exclusive run.sh",
                 "sbatch --exclusive=user run.sh",
                 "sbatch --exclusively x",
+                "sbatch --exclusive=mcs x",
+                "sbatch --exclusive=user --exclusive x",
             ),
             1,
         )
     ]
     outcome = read_text(header + "".join(rows))
-    assert [outcome.row(str(n)).get("exclusive") for n in (1, 2, 3)] == [1.0, 1.0, None]
+    exclusive = [outcome.row(str(n)).get("exclusive") for n in range(1, 6)]
+    assert exclusive == [1.0, None, None, None, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("comment", "memory", "walltime"),
+    [
+        (
+            "gridcast: 5 s (2-8) by job of g-1; requests memory 100, 400, 1000 MiB after 9 jobs",
+            1000,
+            600,
+        ),
+        (
+            "gridcast: 5 s (2-8) by job of g-1; requests memory 100, 1000 MiB, time 10, 60 min after 9 jobs",
+            1000,
+            3600,
+        ),
+        (
+            "gridcast: 5 s (2-8) by job of g-1; requests time 10, 60 min after 9 jobs; again with TimeLimit=60",
+            100,
+            3600,
+        ),
+        (
+            "gridcast: 5 s (2-8) by job of g-1; would request memory 90, 1000 MiB after 9 jobs",
+            100,
+            600,
+        ),
+        ("a|b; requests memory 1, 2 MiB after 3 jobs", 100, 600),
+        ("", 100, 600),
+    ],
+)
+def test_a_request_is_the_users_where_the_adapter_wrote_less(read_text, comment, memory, walltime):
+    header = "JobID|State|Submit|Start|End|AdminComment|ElapsedRaw|TimelimitRaw|ReqMem|JobName\n"
+    rows = [
+        f"{n}|{state}|{TIMES.rsplit('|', 2)[0]}|{comment}|1800|10|100M|x\n"
+        for n, state in ((1, "COMPLETED"), (2, "OUT_OF_MEMORY"))
+    ]
+    outcome = read_text(header + "".join(rows))
+    for row in (outcome.row("1"), outcome.row("2")):
+        assert row["requested_memory"] == memory * 2**20
+        assert row["requested_walltime"] == walltime
 
 
 @pytest.mark.parametrize(

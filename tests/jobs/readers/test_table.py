@@ -363,6 +363,22 @@ def test_facts_of_modern_machines_and_labels_by_a_map(tmp_path):
     assert result.notes["reads cannot be read: left out"] == 1
 
 
+def test_states_of_slurm_in_a_table_are_statuses(tmp_path):
+    words = {
+        "NODE_FAIL": "failed",
+        "CANCELLED by 1000": "cancelled",
+        "out_of_memory": "out_of_memory",
+        "TIMEOUT": "timeout",
+        "HOVERING": "unknown",
+    }
+    path = tmp_path / "jobs.csv"
+    rows = [f"{n},2026-01-01,{word}\n" for n, word in enumerate(words)]
+    path.write_text("job_id,submitted_at,status\n" + "".join(rows))
+    jobs, result = read_log(path)
+    assert jobs["status"].tolist() == list(words.values())
+    assert result.notes == {"unknown status HOVERING": 1}
+
+
 @pytest.mark.parametrize("name", ["jobs.csv", "jobs.parquet"])
 def test_labels_come_back_from_the_files_that_are_written(tmp_path, name):
     path = tmp_path / "facts.csv"
