@@ -50,6 +50,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "train": versions.train,
         "history": versions.history,
         "promote": versions.promote,
+        "withdraw": versions.withdraw,
         "rollback": versions.rollback,
         "pin": versions.pin,
         "unpin": versions.unpin,

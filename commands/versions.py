@@ -106,6 +106,18 @@ def rollback(why: Why = "asked for", as_json: Json = False) -> None:
     _show_champion(registry.rollback(by=current_user(), why=why), "Champion", as_json)
 
 
+def withdraw(why: Why = "asked for", as_json: Json = False) -> None:
+    """Refuse the challenger.
+
+    It predicts no more, neither in the shadow nor as the canary; the champion stays.
+    """
+    from models.releases import registry
+
+    row = _row(registry.withdraw(by=current_user(), why=why))
+    meaning = f"{row['version']} is challenger no longer; predictors follow within seconds."
+    show_rows([row], as_json, "Withdrawn", ("version", "state", "left"), meaning)
+
+
 def pin(version: VersionName, why: Why = "asked for", as_json: Json = False) -> None:
     """Keep a version as champion.
 

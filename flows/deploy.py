@@ -11,9 +11,9 @@ from prefect.artifacts import create_link_artifact
 from prefect.states import Completed
 
 from flows.champion import current_champion
-from flows.links import models_page
 from flows.retrying import TASK_OPTIONS
 from infra.errors import GridcastError
+from infra.links import models_page
 from infra.settings import Settings, prepare_environment
 from models.releases.verification import verify
 from models.releases.versions import Version

@@ -10,9 +10,9 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed
 
 from flows.champion import current_champion
-from flows.links import report_link
 from flows.retrain import retrain
 from flows.retrying import TASK_OPTIONS
+from infra.links import report_link
 from infra.settings import Settings, prepare_environment
 from jobs.store import open_store
 from models.engine.model_card import ModelCard

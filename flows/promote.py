@@ -7,8 +7,8 @@ from typing import Any
 from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_markdown_artifact
 
-from flows.links import version_page
 from flows.retrying import TASK_OPTIONS
+from infra.links import version_page
 from infra.settings import Settings, prepare_environment
 from models.releases import champion
 from models.releases.versions import Version

@@ -16,8 +16,10 @@ from jobs.store import count_jobs, open_store
 from models.releases.alias_moves import BY_RETRAIN_FLOW
 from models.releases.automatic_rollback import BusyError, roll_back_if_worse, training_lock
 from models.releases.pipeline import Release, TrainingOptions, TrainingPipeline
+from models.releases.registry import CHALLENGER
 from models.releases.versions import Version
 from monitoring import alerts
+from monitoring.canary import DECIDED, approval_sentence
 
 
 @flow(
@@ -74,9 +76,15 @@ def roll_back(settings: Settings) -> Version | None:
 @task(task_run_name="send the decision", **TASK_OPTIONS)
 def notify_of_release(release: Release, settings: Settings) -> None:
     """Send that a candidate was refused or waits; a promotion ends these alerts."""
-    wrong = {"retraining": f"{release.version.label} does not serve: {release.why}"}
+    version = release.version
     if release.promoted:
-        wrong = {"retraining": "", "rollback": ""}
+        wrong = DECIDED
+    elif CHALLENGER in version.aliases and settings.canary:
+        wrong = {"canary": ""}  # the trial of the one before is over
+    elif CHALLENGER in version.aliases:
+        wrong = {"retraining": approval_sentence(version, release.why, settings)}
+    else:
+        wrong = {"retraining": f"{version.label} does not serve: {release.why}"}
     alerts.notify(open_store(settings.store_url), settings, wrong, datetime.now(UTC))
 
 

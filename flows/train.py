@@ -8,8 +8,8 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
-from flows.links import version_page
 from flows.retrying import TASK_OPTIONS
+from infra.links import version_page
 from infra.settings import Settings, prepare_environment
 from jobs.store import open_store
 from models.releases.alias_moves import BY_TRAIN_FLOW

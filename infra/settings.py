@@ -124,6 +124,13 @@ class Settings(BaseSettings):
     promotion: Literal["auto", "ask"] = Field(
         "auto", description="promote a better challenger at once, or ask an operator"
     )
+    canary: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        description="share of the jobs that a challenger answers before it may be promoted, "
+        "as 0.05; 0: a challenger answers none",
+    )
     thresholds: str = Field(
         "",
         description="thresholds of classes by target, as walltime=600,3600; "

@@ -14,6 +14,7 @@ from jobs.store.predictions import (
     read_predicted_and_actual,
     read_predictions,
     read_predictions_of,
+    read_trial_answers,
 )
 from jobs.store.records import (
     AddResult,
@@ -76,6 +77,7 @@ __all__ = [
     "read_predictions_of",
     "read_rejects",
     "read_thresholds",
+    "read_trial_answers",
     "read_unique_contexts",
     "set_threshold",
     "stored_bytes",

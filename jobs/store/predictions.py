@@ -165,3 +165,58 @@ def read_predicted_and_actual(
     with read_connection(engine) as connection:
         rows = read_rows(connection, query, **kinds)
     return rows.drop_duplicates(["source", "job_id", "target"], ignore_index=True)
+
+
+def read_trial_answers(
+    engine: Engine,
+    canary: str,
+    champion: str,
+    columns: Sequence[str],
+    *,
+    since: Moment,
+    limit: int,
+) -> pd.DataFrame:
+    """Read what the canary answered beside what the champion predicted of the same jobs then.
+
+    Args:
+        engine: the store.
+        canary: the version that answered.
+        champion: the version beside it.
+        columns: fields of the job to add, missing where the store does not have the job.
+        since: only answers given at this time or later.
+        limit: at most that many rows, the first.
+
+    Returns:
+        Each job's first answer of a target that neither made knowing the job's end, by time, with
+        the ``champion_point``.
+    """
+    theirs = table.alias("theirs")
+    pair = and_(
+        *(theirs.c[name] == table.c[name] for name in ("source", "job_id", "target", "asked_at"))
+    )
+    same_job = and_(jobs_table.c.source == table.c.source, jobs_table.c.job_id == table.c.job_id)
+    made_before = [
+        or_(
+            jobs_table.c.revision.is_(None),
+            jobs_table.c.revision == 0,
+            jobs_table.c.revision > known,
+        )
+        for known in (table.c.known_revision, theirs.c.known_revision)
+    ]
+    names = ("source", "job_id", "target", "asked_at", "point")
+    query = (
+        select(
+            *(table.c[name] for name in names),
+            theirs.c.point.label("champion_point"),
+            *(jobs_table.c[name] for name in columns if name not in table.c),
+        )
+        .select_from(table.join(theirs, pair).outerjoin(jobs_table, same_job))
+        .where(table.c.model_version == canary, table.c.shadow.is_not(True), *made_before)
+        .where(theirs.c.model_version == champion, theirs.c.shadow.is_(True))
+        .where(table.c.asked_at >= as_microseconds(since))
+        .order_by(table.c.asked_at, table.c.source, table.c.job_id, table.c.target)
+        .limit(limit)
+    )
+    with read_connection(engine) as connection:
+        rows = read_rows(connection, query, champion_point="number")
+    return rows.drop_duplicates(["source", "job_id", "target"], ignore_index=True)

@@ -122,9 +122,10 @@ predictions = Table(
 )
 """The prediction log: one row per prediction, job and target.
 
-``low`` and ``high`` bound the 90 % interval. ``shadow`` marks predictions of the challenger, which
-no caller received. ``known_revision`` is the newest revision of ``jobs`` that the predictor had
-learned: a prediction for a job of a greater revision was made before the job's end was known.
+``low`` and ``high`` bound the 90 % interval. ``shadow`` marks predictions that no caller received:
+the challenger's, or the champion's for jobs that the challenger answered as the canary.
+``known_revision`` is the newest revision of ``jobs`` that the predictor had learned: a prediction
+for a job of a greater revision was made before the job's end was known.
 """
 
 measurements = Table(

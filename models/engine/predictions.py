@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -36,6 +36,8 @@ class Predictions:
         cold_start: Whether no outcome of the owner was available, bool[contexts].
         context_of_row: The unique context of each job, int64[n].
         model_version: The version that predicted.
+        version_of_context: The version of each unique context where not all are of one,
+            object[contexts].
     """
 
     numbers: dict[str, Array]
@@ -43,9 +45,37 @@ class Predictions:
     cold_start: Flags
     context_of_row: Integers
     model_version: str
+    version_of_context: Array | None = None
 
     def __len__(self) -> int:
         return len(self.context_of_row)
+
+    @property
+    def versions(self) -> Array:
+        """The version that predicted each unique context, object[contexts]."""
+        if self.version_of_context is None:
+            return np.full(len(self.cold_start), self.model_version, object)
+        return self.version_of_context
+
+    def take(self, rows: Array) -> Predictions:
+        """The predictions of some jobs (indices or mask)."""
+        return replace(self, context_of_row=self.context_of_row[rows])
+
+    def with_rows_of(self, second: Predictions, rows: Integers) -> Predictions:
+        """These predictions, those of the jobs ``rows`` replaced by the ones of ``second``."""
+        context_of_row = self.context_of_row.copy()
+        context_of_row[rows] = len(self.cold_start) + second.context_of_row
+        return Predictions(
+            {
+                name: np.concatenate([values, second.numbers[name]])
+                for name, values in self.numbers.items()
+            },
+            np.concatenate([self.cluster, second.cluster]),
+            np.concatenate([self.cold_start, second.cold_start]),
+            context_of_row,
+            self.model_version,
+            np.concatenate([self.versions, second.versions]),
+        )
 
     def frame(self, job_ids: Array) -> pd.DataFrame:
         """A row a job: job_id, the numbers, then cluster, model_version and cold_start."""
@@ -53,7 +83,7 @@ class Predictions:
         columns = {name: values[row] for name, values in self.numbers.items()}
         last = {
             "cluster": self.cluster[row],
-            "model_version": self.model_version,
+            "model_version": self.versions[row],
             "cold_start": self.cold_start[row],
         }
         return pd.DataFrame({"job_id": job_ids, **columns, **last})

@@ -21,6 +21,7 @@ CHAMPION = "champion"
 CHAMPION_BECOMES, CHAMPION_IS, PIN = "champion_going_to", "champion_stands_at", "pinned"
 BY_PERSON_IN_MLFLOW = "a person, in MLflow's page"
 BY_TRAIN_FLOW, BY_RETRAIN_FLOW, BY_TRAIN_COMMAND = "flow train", "flow retrain", "gridcast train"
+BY_CANARY = "the canary's outcomes"
 """Who promotes by comparison; what anybody else promotes was chosen by a person."""
 
 

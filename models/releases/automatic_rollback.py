@@ -16,6 +16,7 @@ from models.engine.backtest import predict_in_time
 from models.engine.model_card import ModelCard
 from models.releases import registry
 from models.releases.alias_moves import (
+    BY_CANARY,
     BY_PERSON_IN_MLFLOW,
     BY_RETRAIN_FLOW,
     BY_TRAIN_COMMAND,
@@ -106,4 +107,4 @@ def _new_to(card: ModelCard, jobs: pd.DataFrame) -> pd.Series:
 def _chosen_by_flow(champion: Version) -> bool:
     """Tell whether the champion was promoted by its score, and not by a person."""
     by = champion.tags.get("promoted_by", BY_PERSON_IN_MLFLOW)
-    return by.startswith((BY_TRAIN_FLOW, BY_RETRAIN_FLOW, BY_TRAIN_COMMAND))
+    return by.startswith((BY_TRAIN_FLOW, BY_RETRAIN_FLOW, BY_TRAIN_COMMAND, BY_CANARY))

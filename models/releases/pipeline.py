@@ -335,6 +335,8 @@ def decide(
 ) -> Release:
     """Promote the first version and a better one, refuse a worse one, else ask a person.
 
+    With GRIDCAST_CANARY a version that is not refused becomes the canary, unless there is one.
+
     Args:
         version: The published candidate.
         comparison: How it did beside the champion.
@@ -347,9 +349,19 @@ def decide(
         refused = registry.get(version.version, settings)
         return Release(refused, False, f"refused: {comparison.sentence}", comparison)
     pinned = registry.pinned(settings)
-    if champion and (comparison.better is None or settings.promotion == "ask" or pinned):
-        registry.set_challenger(version, settings)
-        why = f"waits for a person: {f'{pinned}. ' if pinned else ''}{comparison.sentence}"
+    is_asked = comparison.better is None or settings.promotion == "ask" or pinned
+    if champion and (settings.canary or is_asked):
+        on_trial = registry.challenger(settings) if settings.canary else None
+        if on_trial:
+            why = f"stays a candidate while {on_trial.label} is the canary: {comparison.sentence}"
+        else:
+            registry.set_challenger(version, settings)
+            waits = (
+                f"answers {settings.canary:.0%} of the jobs as the canary"
+                if settings.canary
+                else "waits for a person"
+            )
+            why = f"{waits}: {f'{pinned}. ' if pinned else ''}{comparison.sentence}"
         return Release(registry.get(version.version, settings), False, why, comparison)
     why = comparison.sentence if champion else "the first version"
     expected = champion.version if champion else None

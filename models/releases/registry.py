@@ -38,7 +38,7 @@ from models.releases.runs import (
 )
 from models.releases.versions import Evidence, MetricPoint, Version
 
-CHALLENGER = "challenger"
+CHALLENGER, CHALLENGER_SINCE = "challenger", "challenger_since"
 MODEL_NAME = "model"
 """The name of a run's logged model, under which its page shows the files."""
 
@@ -242,7 +242,54 @@ def fetch(version: Version, *, fresh: bool = False, settings: Settings | None = 
 def set_challenger(version: Version, settings: Settings | None = None) -> None:
     """Put ``version`` up for a decision: the alias ``challenger``. Raises RegistryError."""
     with mlflow_client(settings) as (client, settings):
+        _tag(client, version, **{CHALLENGER_SINCE: now()})
         client.set_registered_model_alias(version.name, CHALLENGER, str(version.version))
+
+
+def challenger_since(version: Version, settings: Settings | None = None) -> datetime:
+    """Return since when a version is challenger: from now on where nobody noted it.
+
+    Raises RegistryError.
+    """
+    noted = version.tags.get(CHALLENGER_SINCE)
+    if not noted:  # a person set the alias in MLflow's page
+        noted = now()
+        with mlflow_client(settings) as (client, settings):
+            _tag(client, version, **{CHALLENGER_SINCE: noted})
+    return datetime.fromisoformat(noted)
+
+
+def withdraw(
+    *, by: str, why: str, expected: int | None = None, settings: Settings | None = None
+) -> Version:
+    """Refuse the challenger: the alias is taken from it, and the reason is kept.
+
+    Args:
+        by: Who withdraws it.
+        why: The reason.
+        expected: The number of the challenger; None: any.
+        settings: Whose registry; default: the environment's.
+
+    Raises:
+        OvertakenError: There is none, or another version is challenger meanwhile.
+        RegistryError: MLflow cannot be reached.
+    """
+    with mlflow_client(settings) as (client, settings), lock(settings):
+        current = _by_alias(client, settings.model_name, CHALLENGER)
+        if current is None or expected not in (None, current.version):
+            other = f"{current.label} is challenger" if current else "there is no challenger"
+            raise OvertakenError(f"{other}: nothing is withdrawn")
+        client.delete_registered_model_alias(current.name, CHALLENGER)
+        _tag(
+            client,
+            current,
+            state="refused",
+            refused_why=why,
+            refused_at=now(),
+            refused_by=by,
+            **{CHALLENGER_SINCE: ""},
+        )
+        return _version(client.get_model_version(current.name, str(current.version)))
 
 
 def mark_refused(version: Version, *, why: str, settings: Settings | None = None) -> None:

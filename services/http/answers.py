@@ -77,9 +77,17 @@ class Explanation(Struct, forbid_unknown_fields=True):
     allocation: Allocation
 
 
+class CanaryShare(Struct, forbid_unknown_fields=True):
+    """How many of the jobs a canary answered, a challenger under trial; their rows name it."""
+
+    model_version: str
+    jobs: Natural
+
+
 class _AboutPredictions(Struct, kw_only=True, forbid_unknown_fields=True):
     model_version: str
     coverage: float
+    canary: CanaryShare | UnsetType = UNSET
     unread: list[OutcomeField]
     explanations: list[dict[str, Explanation]] | UnsetType = UNSET
 
@@ -166,6 +174,13 @@ class SetAside(Struct, forbid_unknown_fields=True):
     last_reason: str
 
 
+class Canary(Struct, forbid_unknown_fields=True):
+    """The challenger that answers a share of the jobs before it may be promoted."""
+
+    model_version: str
+    share: float
+
+
 class Model(Struct, forbid_unknown_fields=True):
     """The model that answers, its history, and what is wrong."""
 
@@ -189,6 +204,7 @@ class Model(Struct, forbid_unknown_fields=True):
     set_aside: Annotated[
         SetAside, Meta(description="answers that the store refused for good, and why the last one")
     ]
+    canary: Annotated[Canary | None, Meta(description="null while no challenger answers")] = None
 
 
 NUMBERS_BESIDE = (Prediction, JobOfTask, TaskTotals)

@@ -264,7 +264,11 @@ class Endpoints:
             with self._step("predict", work):
                 answers, about = self.predictor.predict(request, options)
             form = "arrow" if batch.shape == "arrow" else "json"
-            self.metrics.jobs.labels(form, about["model_version"]).inc(len(answers))
+            canary = about.get("canary")
+            by_canary = canary["jobs"] if canary else 0
+            self.metrics.jobs.labels(form, about["model_version"]).inc(len(answers) - by_canary)
+            if canary:
+                self.metrics.jobs.labels(form, canary["model_version"]).inc(by_canary)
             with self._step("write", work):
                 job_ids = single_array(request.jobs.column("job_id"))
                 about["unread"] = list(request.unread)

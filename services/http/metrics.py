@@ -34,6 +34,8 @@ class Metrics:
     log_waiting: Any
     log_answers: Any
     shadow_jobs: Any
+    canary_jobs: Any
+    canary_version: Any
     thread_failures: Any
     thread_failing: Any
 
@@ -102,6 +104,14 @@ def make_metrics() -> Metrics:
             "gridcast_shadow_jobs_total",
             "Jobs for the challenger, by what became of them",
             ("result",),
+        ),
+        canary_jobs=Counter(
+            "gridcast_canary_jobs_total",
+            "Jobs chosen for the canary, by whether it answered them or failed",
+            ("result",),
+        ),
+        canary_version=Gauge(
+            "gridcast_canary_version", "Version that answers a share of the jobs, 0 for none"
         ),
         thread_failures=Counter(
             "gridcast_background_failures_total", "Failed steps of background threads", ("thread",)

@@ -45,7 +45,7 @@ def write_answer(
         "job_id": job_ids.to_pylist(),
         **{name: values[unique_row] for name, values in answers.numbers.items()},
         "cluster": answers.cluster[unique_row].tolist(),
-        "model_version": [answers.model_version] * len(unique_row),
+        "model_version": answers.versions[unique_row].tolist(),
         "cold_start": answers.cold_start[unique_row],
     }
     # One column at a time: between two calls of C code other threads have their turn.
@@ -62,7 +62,7 @@ def _rows(answers: Predictions, job_ids: pa.Array) -> list[bytes]:
     columns = {
         **answers.numbers,
         "cluster": answers.cluster,
-        "model_version": np.full(unique_rows, answers.model_version, object),
+        "model_version": answers.versions,
         "cold_start": answers.cold_start,
     }
     members = row_members({name: _taking(values) for name, values in columns.items()}, unique_rows)
@@ -107,17 +107,15 @@ def write_arrow(answers: Predictions, job_ids: pa.Array, about: Mapping[str, Any
         about: What is said of all predictions.
     """
     unique_row = answers.context_of_row
-    clusters = {name: code for code, name in enumerate(dict.fromkeys(answers.cluster.tolist()))}
-    codes = np.array([clusters[name] for name in answers.cluster.tolist()], dtype=np.int32)
     columns = {
         "job_id": job_ids,
         **{name: _numbers(values, unique_row) for name, values in answers.numbers.items()},
-        "cluster": pa.DictionaryArray.from_arrays(
-            codes[unique_row], pa.array(list(clusters), pa.string())
-        ),
+        "cluster": _texts(answers.cluster, unique_row),
         "model_version": pa.DictionaryArray.from_arrays(
             np.zeros(len(unique_row), np.int32), pa.array([answers.model_version], pa.string())
-        ),
+        )
+        if answers.version_of_context is None
+        else _texts(answers.versions, unique_row),
         "cold_start": pa.array(answers.cold_start[unique_row]),
     }
     return write_stream(columns, {"gridcast": orjson.dumps(about)})
@@ -130,6 +128,13 @@ def write_stream(columns: Mapping[str, pa.Array], metadata: Mapping[str, Any]) -
     with pa.ipc.new_stream(sink, batch.schema) as stream:
         stream.write_batch(batch)
     return bytes(sink.getvalue())
+
+
+def _texts(values: Array, rows: Array) -> pa.Array:
+    """The text of each row as a code, of few distinct ones."""
+    texts = {text: code for code, text in enumerate(dict.fromkeys(values.tolist()))}
+    codes = np.array([texts[text] for text in values.tolist()], dtype=np.int32)
+    return pa.DictionaryArray.from_arrays(codes[rows], pa.array(list(texts), pa.string()))
 
 
 def _numbers(values: Array, rows: Array) -> pa.Array:

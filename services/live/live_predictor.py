@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from infra.background import BackgroundThread, is_data_error
+from infra.background import FOREVER, BackgroundThread, is_data_error
 from infra.settings import Settings
 from jobs.store import StoreError, add_jobs, open_store
 from models.releases.versions import STALE_AFTER
@@ -24,7 +24,8 @@ from services.http.errors import HTTPError
 from services.http.explanations import name_similar_jobs
 from services.http.metrics import Metrics
 from services.http.requests import PredictRequest
-from services.live.active_model import NO_MODEL, load_active_model
+from services.live.active_model import NO_MODEL, ActiveModel, load_active_model
+from services.live.canary import CanaryAnswers, canary_rows
 from services.live.champion_watcher import ChampionWatcher
 from services.live.idle import IdleDetector
 from services.live.prediction_log import LoggedAnswer, PredictionLog
@@ -34,8 +35,10 @@ from services.live.shadow import Shadow
 from services.live.snapshots import Snapshots
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from sqlalchemy import Engine
 
+    from jobs.coded_jobs import CodedJobs
     from models.engine.predictions import Predictions
     from models.ranking.ranker import Ranked
     from services.http.rank import RankRequest
@@ -75,6 +78,7 @@ class LivePredictor:
             lambda result, jobs: metrics.shadow_jobs.labels(result).inc(jobs),
             self.idle,
             self._count_failure,
+            settings.watch_seconds if settings.canary else FOREVER,
         )
         self.watcher = ChampionWatcher(
             self.state,
@@ -189,19 +193,81 @@ class LivePredictor:
             active.forecaster.predict_encoded(coded, quantiles, options.at, options.classes),
             model_version=active.label,
         )
+        canary = self.canary
+        trial = self._ask_canary(canary, jobs, coded, quantiles, options) if canary else None
         if options.keep:
-            identities = jobs.select(["source", "job_id"])
-            now, revision = datetime.now(UTC), self.state.revision
-            self.log.add(LoggedAnswer(identities, answers, now, revision))
-            self.shadow.ask(jobs, options.at)
+            self._log(jobs, answers, trial)
+            if canary is None:
+                self.shadow.ask(jobs, options.at)
+        if trial:
+            answers = answers.with_rows_of(trial.predictions, trial.rows)
         self._count_predictions(answers)
         if tails:
             answers = _with_range(answers, tails, options.quantiles)
         summary: dict[str, Any] = {"model_version": active.label, "coverage": options.coverage}
+        if trial:
+            summary["canary"] = {
+                "model_version": trial.predictions.model_version,
+                "jobs": len(trial.rows),
+            }
         if options.explain:
             explanations = active.forecaster.explain(coded, options.at)
+            if canary and trial:
+                own = canary.forecaster.explain(coded.take(trial.rows), options.at)
+                for row, explanation in zip(trial.rows.tolist(), own, strict=True):
+                    explanations[row] = explanation
             summary["explanations"] = name_similar_jobs(explanations, self.engine)
         return answers, summary
+
+    @property
+    def canary(self) -> ActiveModel | None:
+        """The challenger that answers a share of the jobs; None where none does.
+
+        One that does not predict all that the champion does answers none.
+        """
+        challenger = self.shadow.challenger if self.settings.canary else None
+        if challenger is None or not self.ready:
+            return None
+        wanted = self.state.active.forecaster.names
+        return challenger if set(wanted) <= set(challenger.forecaster.names) else None
+
+    def _ask_canary(
+        self,
+        canary: ActiveModel,
+        jobs: pa.Table,
+        coded: CodedJobs,
+        quantiles: tuple[float, ...],
+        options: Options,
+    ) -> CanaryAnswers | None:
+        """The canary's predictions of its jobs; None where it has none of these, or fails."""
+        rows = canary_rows(jobs.column("job_id"), coded, canary.number, self.settings.canary)
+        if not len(rows):
+            return None
+        try:
+            predictions = canary.forecaster.predict_encoded(
+                coded.take(rows), quantiles, options.at, options.classes
+            )
+        except Exception:  # the champion has answered already
+            self.metrics.canary_jobs.labels("failed").inc(len(rows))
+            log.exception("%s cannot predict %d jobs as canary", canary.label, len(rows))
+            return None
+        self.metrics.canary_jobs.labels("answered").inc(len(rows))
+        return CanaryAnswers(rows, replace(predictions, model_version=canary.label))
+
+    def _log(self, jobs: pa.Table, answers: Predictions, trial: CanaryAnswers | None) -> None:
+        """Log the answers to a request: of the canary's jobs its own and the champion's."""
+        names = jobs.select(["source", "job_id"])
+        now, revision = datetime.now(UTC), self.state.revision
+        if trial is None:
+            self.log.add(LoggedAnswer(names, answers, now, revision))
+            return
+        is_champions = np.ones(len(answers), dtype=bool)
+        is_champions[trial.rows] = False
+        rest, theirs = np.flatnonzero(is_champions), names.take(trial.rows)
+        known = self.shadow.known_revision
+        self.log.add(LoggedAnswer(names.take(rest), answers.take(rest), now, revision))
+        self.log.add(LoggedAnswer(theirs, answers.take(trial.rows), now, revision, shadow=True))
+        self.log.add(LoggedAnswer(theirs, trial.predictions, now, known))
 
     def task(self, request: TaskRequest) -> dict[str, Any]:
         """Predict the needs of a task; raises HTTPError (503) while no model is ready."""
@@ -247,6 +313,8 @@ class LivePredictor:
             self.state.learn(added)
         except Exception:
             log.exception("stored outcomes could not be learned yet; catching up will do so")
+        if self.settings.canary:
+            self.shadow.thread.wake()
         return {"added": added.added, "updated": added.updated, "unchanged": added.unchanged}
 
     def describe(self) -> dict[str, Any]:
@@ -257,7 +325,7 @@ class LivePredictor:
         troubles = {**self.troubles}
         if background := "; ".join(filter(None, (t.status.trouble for t in self.threads))):
             troubles["background"] = background
-        history = self.state.history
+        history, canary = self.state.history, self.canary
         return {
             "model_version": active.label if active else NO_MODEL,
             "state": "starting" if active is None else "degraded" if troubles else "serving",
@@ -273,6 +341,9 @@ class LivePredictor:
             "troubles": troubles,
             "threads": {thread.name: thread.status.to_json() for thread in self.threads},
             "set_aside": {"answers": self.log.set_aside, "last_reason": self.log.last_reason},
+            "canary": {"model_version": canary.label, "share": self.settings.canary}
+            if canary
+            else None,
         }
 
     # -- metrics
@@ -280,6 +351,7 @@ class LivePredictor:
     def _register_gauges(self) -> None:
         metrics = self.metrics
         metrics.log_waiting.set_function(lambda: self.log.waiting)
+        metrics.canary_version.set_function(lambda: self.canary.number if self.canary else 0)
         metrics.model_degraded.set_function(lambda: float("champion" in self.troubles))
         for name in TROUBLES:
             metrics.trouble.labels(name).set_function(lambda name=name: self._has_trouble(name))

@@ -42,7 +42,8 @@ class LoggedAnswer:
     """The answer to one request.
 
     ``jobs`` has source and job_id, ``known_revision`` is the newest revision of the store that
-    the predictions may know. ``shadow`` answers are the challenger's, which no caller sees.
+    the predictions may know. No caller sees ``shadow`` answers: a challenger's, or the champion's
+    about jobs that the canary answered.
     """
 
     jobs: pa.Table

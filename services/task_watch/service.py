@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from infra.background import BackgroundThread
 from infra.settings import Settings
 from jobs.store import open_store
+from monitoring.canary import follow_canary
 from monitoring.site_status import read_site_status
 from monitoring.tasks.latest_tasks import LatestTasks, order_by_severity
 from monitoring.tasks.waits import WaitWatch
@@ -35,6 +36,7 @@ class TaskWatchService:
             self._thread("wait predictions", self.predict_waits),
             self._thread("task updates", self.send),
             self._thread("site status", self.read_site),
+            *((self._thread("canary", self.follow_canary),) if settings.canary else ()),
         )
 
     def start(self) -> None:
@@ -69,6 +71,11 @@ class TaskWatchService:
     def read_site(self) -> float:
         """Write accuracy, drift, promotions and collectors; seconds until the next time."""
         self.latest.write_site_status(read_site_status(self.engine, self.settings, self.clock()))
+        return self.settings.dashboard_seconds
+
+    def follow_canary(self) -> float:
+        """Promote or withdraw the canary where its outcomes decide; seconds until the next look."""
+        follow_canary(self.engine, self.settings, self.clock())
         return self.settings.dashboard_seconds
 
     def _thread(self, name: str, step: Callable[[], float]) -> BackgroundThread:

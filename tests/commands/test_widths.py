@@ -62,6 +62,7 @@ ELSEWHERE = {
     "evaluate-transfers": "needs transfers",
     "evaluate-stalls": "needs tasks of workflows",
     "rollback": "needs two champions",
+    "withdraw": "needs a challenger",
     "restore": "needs an empty store",
     "advise": "prints sentences",
 }

@@ -1,4 +1,4 @@
-"""Addresses of other pages of the site, for artifacts of flows."""
+"""Addresses of the pages of the site, for alerts and artifacts of flows."""
 
 from __future__ import annotations
 
