@@ -199,9 +199,9 @@ def read_trial_answers(
         or_(
             jobs_table.c.revision.is_(None),
             jobs_table.c.revision == 0,
-            jobs_table.c.revision > known,
+            jobs_table.c.revision > rows.c.known_revision,
         )
-        for known in (table.c.known_revision, theirs.c.known_revision)
+        for rows in (table, theirs)
     ]
     names = ("source", "job_id", "target", "asked_at", "point")
     query = (
