@@ -45,7 +45,7 @@ ENDED_SHARE = 0.9
 """It is promoted on the earliest jobs of which so many have ended: short jobs end first."""
 LONGEST_TRIAL = timedelta(days=14)
 MAX_ROWS = 100_000
-OTHERS = "other sources"
+SMALL_SOURCES = "other sources"
 """Stands for the sources with fewer than FIRST_LOOK outcomes."""
 
 DECIDED = {"canary": "", "approval": "", "retraining": "", "rollback": ""}
@@ -179,7 +179,7 @@ def judge(answers: pd.DataFrame, target: str, champion: str) -> Judgement:
         worse = [
             f"{source} ({change})"
             for source, change in by_source.items()
-            if change.low > 0 and source != OTHERS
+            if change.low > 0 and source != SMALL_SOURCES
         ]
         if excess.low > 0 or worse:
             where = f" It is worse on {', '.join(worse)}." if worse and len(by_source) > 1 else ""
@@ -200,7 +200,7 @@ def judge(answers: pd.DataFrame, target: str, champion: str) -> Judgement:
 
 def _compare(pairs: pd.DataFrame) -> tuple[Difference, dict[str, Difference], bool]:
     counts = pairs.groupby("source")["source"].transform("size")
-    sources = pairs["source"].where(counts >= FIRST_LOOK, OTHERS)
+    sources = pairs["source"].where(counts >= FIRST_LOOK, SMALL_SOURCES)
     return compare_by_source(pairs["actual"], pairs["point"], pairs["champion_point"], sources)
 
 

@@ -277,8 +277,8 @@ def withdraw(
     with mlflow_client(settings) as (client, settings), lock(settings):
         current = _by_alias(client, settings.model_name, CHALLENGER)
         if current is None or expected not in (None, current.version):
-            other = f"{current.label} is challenger" if current else "there is no challenger"
-            raise OvertakenError(f"{other}: nothing is withdrawn")
+            state = f"{current.label} is challenger" if current else "there is no challenger"
+            raise OvertakenError(f"{state}: nothing is withdrawn")
         client.delete_registered_model_alias(current.name, CHALLENGER)
         _tag(
             client,

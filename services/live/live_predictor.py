@@ -264,10 +264,10 @@ class LivePredictor:
         is_champions = np.ones(len(answers), dtype=bool)
         is_champions[trial.rows] = False
         rest, theirs = np.flatnonzero(is_champions), names.take(trial.rows)
-        known = self.shadow.known_revision
+        canary_revision = self.shadow.known_revision
         self.log.add(LoggedAnswer(names.take(rest), answers.take(rest), now, revision))
         self.log.add(LoggedAnswer(theirs, answers.take(trial.rows), now, revision, shadow=True))
-        self.log.add(LoggedAnswer(theirs, trial.predictions, now, known))
+        self.log.add(LoggedAnswer(theirs, trial.predictions, now, canary_revision))
 
     def task(self, request: TaskRequest) -> dict[str, Any]:
         """Predict the needs of a task; raises HTTPError (503) while no model is ready."""

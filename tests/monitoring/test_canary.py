@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitoring.canary import OTHERS, Judgement, judge
+from monitoring.canary import SMALL_SOURCES, Judgement, judge
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
 
@@ -85,7 +85,7 @@ def test_a_worse_source_or_target_withdraws_it_and_a_source_of_few_jobs_does_not
     large = answers(400, 1.5, 1, source="b")
     judgement = judge(pd.concat([answers(400, 0.1), large]), "walltime", "x")
     assert judgement.verdict == "withdraw" and "worse on b" in judgement.sentence
-    assert OTHERS not in judgement.sentence
+    assert SMALL_SOURCES not in judgement.sentence
     memory = bad.assign(target="peak_memory")
     judgement = judge(pd.concat([good, memory]), "walltime", "x")
     assert judgement.verdict == "withdraw" and "of peak_memory" in judgement.sentence
