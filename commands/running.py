@@ -13,7 +13,8 @@ from commands import meanings
 from commands.inputs import Json, note_page
 from commands.tables import print_note, progress_bar, show_rows
 from infra.errors import InputError
-from infra.settings import Settings, is_loopback, prepare_environment, use_home, use_own_folder
+from infra.setting_values import is_loopback
+from infra.settings import Settings, prepare_environment, use_home, use_own_folder
 
 DEMO, DEMO_SECONDS = "demo", 180.0
 """The data folder of the demo, below the usual one, and how long the demo takes on two cores."""

@@ -7,7 +7,6 @@ BentoML is imported: it turns off their telemetry and moves their files into the
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Mapping
 from functools import lru_cache
@@ -20,39 +19,9 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra.errors import InputError
-
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address to bind to.
-
-    >>> is_loopback("127.0.0.2"), is_loopback("localhost"), is_loopback("0.0.0.0")
-    (True, True, False)
-    """
-    try:
-        return host in LOOPBACK or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def split_list(text: str) -> list[str]:
-    """The items of a comma-separated setting.
-
-    >>> split_list(" one, two ,,")
-    ['one', 'two']
-    """
-    return [item.strip() for item in text.split(",") if item.strip()]
-
-
-def split_login(login: str) -> tuple[str, str]:
-    """The user and the password of ``user:password``.
-
-    >>> split_login("gridcast:one:two")
-    ('gridcast', 'one:two')
-    """
-    user, _, password = login.partition(":")
-    return user, password
+from infra.setting_values import LOOPBACK, is_loopback
+from infra.setting_values import split_list as split_list
+from infra.setting_values import split_login as split_login
 
 
 class SettingsError(InputError):

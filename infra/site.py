@@ -25,7 +25,8 @@ from infra.components import (
     schedules,
 )
 from infra.database_server import READY, binaries, make_password
-from infra.settings import Settings, SettingsError, is_loopback, split_list, split_login
+from infra.setting_values import is_loopback, split_list, split_login
+from infra.settings import Settings, SettingsError
 
 INFRA = Path(infra.__path__[0])
 PROXY = INFRA / "proxy" / "haproxy.cfg"
