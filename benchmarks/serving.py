@@ -5,7 +5,8 @@
 The jobs are consecutive submissions of LCG's log, predicted as waiting now by a champion trained on
 it, each call other jobs. The times include encoding, loopback, decoding, history, mixture, CatBoost
 and ranges. ``arrow, all distinct`` predicts each job at its own submission, so that no two have the
-same history. ``--four`` predicts four targets with ranges and classes, of generated jobs, since no
+same history; ``beside calls of 10,000`` one job while another process sends 10,000 a call without
+pause. ``--four`` predicts four targets with ranges and classes, of generated jobs, since no
 public log has all four. The first run prepares a folder that later runs use (GRIDCAST_HOME, else
 one below the system's temporary folder).
 """
@@ -39,6 +40,8 @@ CALLS = {1: 600, 1_000: 200, 10_000: 200, 100_000: 15}
 FOUR = ("walltime", "peak_memory", "cpu_time", "io")
 WARM_UP = 8
 PATIENCE = 300.0
+PAUSE_BEFORE_MEASURING = 3.0
+"""Seconds in which another caller starts."""
 SENT = (
     "job_id",
     "source",
@@ -247,7 +250,35 @@ def measure(address: str, jobs: Any, classes: bool = False) -> list[dict[str, An
                 calls=60,
             )
         )
+    with calling_without_pause(address, jobs.slice(0, 10_000)), Gridcast(address) as broker:
+        rows.append(timed("json, beside calls of 10,000", 1, rows_of_json, jobs, as_rows))
     return rows
+
+
+@contextmanager
+def calling_without_pause(address: str, jobs: Any) -> Iterator[None]:
+    """Another caller, in a process of its own, sends ``jobs`` by Arrow as long as this lasts."""
+    from multiprocessing import get_context
+
+    context = get_context("spawn")
+    stop = context.Event()
+    caller = context.Process(target=_call_until, args=(address, jobs, stop))
+    caller.start()
+    time.sleep(PAUSE_BEFORE_MEASURING)
+    try:
+        yield
+        assert caller.is_alive(), "the other caller ended early"
+    finally:
+        stop.set()
+        caller.join()
+
+
+def _call_until(address: str, jobs: Any, stop: Any) -> None:
+    from services.client import Gridcast
+
+    with Gridcast(address, timeout=60) as broker:
+        while not stop.is_set():
+            broker.predict_arrow(jobs, at="now")
 
 
 def as_rows(batch: Any) -> list[dict[str, Any]]:

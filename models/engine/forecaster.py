@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from threading import RLock
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from infra.aliases import Array, Floats, Integers
+from infra.shared_lock import SharedLock
 from jobs.coded_jobs import CodedJobs, encode_jobs, in_microseconds
 from models.engine import hosts
 from models.engine.advice import Advice
@@ -49,7 +49,8 @@ class _UniqueQueries:
 class Forecaster:
     """The live engine: a predictor a target, by the weights and refiners of a model set if any.
 
-    It predicts from the first job on, and may be called from several threads.
+    It predicts from the first job on, and may be called from several threads: predictions run at
+    the same time, learning runs alone.
 
     Args:
         model_set: A trained version; None for the histories alone.
@@ -66,7 +67,7 @@ class Forecaster:
         self.model_set = model_set
         self.advice = advice or Advice()
         self.names = tuple(model_set.targets) if model_set else targets
-        self._lock = RLock()
+        self._lock = SharedLock()
         self._trained_until = (
             model_set.card.window.until_us if model_set else int(np.iinfo(np.int64).min)
         )
@@ -114,7 +115,7 @@ class Forecaster:
             calibrations: The calibration of each target.
             latest_outcomes_at: When the newest outcome of each became available, µs.
         """
-        with self._lock:
+        with self._lock.writing():
             self._start(levels)
             self._first_jobs = None
             for name, predictor in self.predictors.items():
@@ -129,7 +130,7 @@ class Forecaster:
 
     def learn(self, jobs: pd.DataFrame) -> None:
         """Learn jobs that ended, in any order; those learned before change nothing."""
-        with self._lock:
+        with self._lock.writing():
             if self._first_jobs is not None:
                 jobs = self._rechoose_levels(jobs)
             self._learn(jobs)
@@ -203,9 +204,9 @@ class Forecaster:
             at: As of when, or as of each submission.
             classes: Whether the likeliest class of each target is wanted.
         """
-        with self._lock:
+        with self._lock.reading():
             encoded = encode_jobs(jobs, ("submitted_at", "source", "job_id", *self.fields))
-            predictions = self.predict_encoded(encoded, quantiles, at, classes)
+            predictions = self._predict_encoded(encoded, quantiles, at, classes)
         return predictions.frame(
             jobs["job_id"].to_numpy() if "job_id" in jobs else np.arange(len(jobs)).astype(str)
         )
@@ -241,36 +242,45 @@ class Forecaster:
             classes: Whether the likeliest class of each target and its probability are wanted, by
                 the thresholds of the model set.
         """
-        with self._lock:
-            queries = self._unique_queries(jobs, at)
-            limits = {name: TARGETS[name].limit(queries.jobs) for name in self.names}
-            exempt = self.advice.is_exempt(queries.jobs)
-            power = hosts.powers(queries.jobs, self.names)
+        with self._lock.reading():
+            return self._predict_encoded(jobs, quantiles, at, classes)
 
-            def predict(rows: Array) -> dict[str, Array]:
-                contexts, clusters = queries.contexts.take(rows), queries.clusters[rows]
-                row_limits = {name: values[rows] for name, values in limits.items()}
-                columns = {"cold": np.zeros(len(rows), dtype=bool)}
-                for name in self.names:
-                    prediction = self._predict_target(name, contexts, row_limits[name], clusters)
-                    cuts = self._cuts[name] if classes else None
-                    columns |= self._columns(name, prediction, contexts, quantiles, cuts)
-                    columns["cold"] |= prediction.cold
-                self._scale_to_hosts(
-                    columns, contexts, power[rows], row_limits, clusters, quantiles, classes
-                )
-                self.advice.apply_requests(columns, self.names, row_limits, exempt[rows])
-                return columns
+    def _predict_encoded(
+        self,
+        jobs: CodedJobs,
+        quantiles: tuple[float, ...],
+        at: datetime | None,
+        classes: bool,
+    ) -> Predictions:
+        queries = self._unique_queries(jobs, at)
+        limits = {name: TARGETS[name].limit(queries.jobs) for name in self.names}
+        exempt = self.advice.is_exempt(queries.jobs)
+        power = hosts.powers(queries.jobs, self.names)
 
-            order, position = _by_history(queries.contexts)
-            columns = map_in_parallel(predict, order)
-            return Predictions(
-                columns,
-                self._answering_clusters(queries.clusters[order]),
-                columns.pop("cold"),
-                position[queries.unique.context_of_row],
-                self.model_version,
+        def predict(rows: Array) -> dict[str, Array]:
+            contexts, clusters = queries.contexts.take(rows), queries.clusters[rows]
+            row_limits = {name: values[rows] for name, values in limits.items()}
+            columns = {"cold": np.zeros(len(rows), dtype=bool)}
+            for name in self.names:
+                prediction = self._predict_target(name, contexts, row_limits[name], clusters)
+                cuts = self._cuts[name] if classes else None
+                columns |= self._columns(name, prediction, contexts, quantiles, cuts)
+                columns["cold"] |= prediction.cold
+            self._scale_to_hosts(
+                columns, contexts, power[rows], row_limits, clusters, quantiles, classes
             )
+            self.advice.apply_requests(columns, self.names, row_limits, exempt[rows])
+            return columns
+
+        order, position = _by_history(queries.contexts)
+        columns = map_in_parallel(predict, order)
+        return Predictions(
+            columns,
+            self._answering_clusters(queries.clusters[order]),
+            columns.pop("cold"),
+            position[queries.unique.context_of_row],
+            self.model_version,
+        )
 
     def _scale_to_hosts(
         self,
@@ -324,7 +334,7 @@ class Forecaster:
         Returns:
             float64[contexts, levels], and the context of each job.
         """
-        with self._lock:
+        with self._lock.reading():
             name = self.names[0]
             predictor = self.predictors[name]
             queries = self._unique_queries(jobs, None)
@@ -362,7 +372,7 @@ class Forecaster:
         Returns:
             A dict a job with, by target, histories, similar, contributions and allocation.
         """
-        with self._lock:
+        with self._lock.reading():
             contexts, clusters = self._contexts(jobs, at), self._clusters(jobs)
             exempt = self.advice.is_exempt(jobs)
             explanations: list[dict[str, dict[str, Any]]] = [{} for _ in range(len(jobs))]
