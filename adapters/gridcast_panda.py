@@ -19,6 +19,7 @@ import json
 import logging
 import queue
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from math import nan
 from typing import Any
@@ -67,21 +68,29 @@ def with_prediction(refiner: type) -> Any:
     return WithPrediction
 
 
-def _predict(task: Any, request: dict[str, Any], logger: Any) -> None:
-    """Log what a task's jobs will need and, if the site wants it, set what its user left open."""
-    user, process = request.get("userName"), request.get("processingType")
-    program = _last(request.get("transPath")) or process
-    if user in OPT_OUT_USERS or program in OPT_OUT_PROGRAMS:
-        return
+def task_fields(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the fields of a job from its task's parameters by lower-case name.
+
+    >>> task_fields({"username": "ann", "transpath": "http://x/Sim_tf.py"})["program"]
+    'Sim_tf.py'
+    """
+    process = parameters.get("processingtype")
     fields = {
         "source": SOURCE,
-        "user": user,
-        "group": request.get("workingGroup") or request.get("vo"),
-        "program": program,
+        "user": parameters.get("username"),
+        "group": parameters.get("workinggroup") or parameters.get("vo"),
+        "program": _last(parameters.get("transpath")) or process,
         "job_name": process,
-        "requested_cores": request.get("coreCount") or 1,
+        "requested_cores": parameters.get("corecount") or 1,
     }
-    fields = {name: value for name, value in fields.items() if value is not None}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _predict(task: Any, request: dict[str, Any], logger: Any) -> None:
+    """Log what a task's jobs will need and, if the site wants it, set what its user left open."""
+    fields = task_fields({name.lower(): value for name, value in request.items()})
+    if fields.get("user") in OPT_OUT_USERS or fields.get("program") in OPT_OUT_PROGRAMS:
+        return
     with Gridcast(URL, token_file=TOKEN_FILE) as predictor:
         needs = predictor.task(fields, 1)
     message, is_new_user = needs["scout_prediction"], needs["per_job"]["cold_start"]

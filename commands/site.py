@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -96,6 +96,17 @@ def table(
     most: Annotated[
         int, typer.Option(min=1, help="At most so many kinds of job, the commonest.")
     ] = 20_000,
+    system: Annotated[
+        Literal["nextflow", "snakemake"] | None,
+        typer.Option(
+            "--for",
+            help="Write instead the requests of processes as a configuration of Nextflow, or as "
+            "config.yaml of a profile of Snakemake.",
+        ),
+    ] = None,
+    user: Annotated[
+        str | None, typer.Option(help="With --for: this user's jobs, where there are some.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write predictions to a local file.
@@ -103,22 +114,19 @@ def table(
     Of the recent kinds of jobs, for schedulers that must not use a network.
     """
     from services.local_table import WrittenTable, own_predictor, request_policy, write_table
+    from services.workflow_config import FILES, write_workflow_config
 
     settings, engine = prepare_environment(), store()
-    target = file or settings.folder("tables") / "predictions.tsv"
+    target = file or settings.folder("tables") / FILES.get(system, "predictions.tsv")
 
     def write() -> WrittenTable:
+        choice: dict[str, Any] = {"source": source, "days": days, "most": most}
+        choice["policy"] = request_policy(settings)
         # A client each time: the token may be made, or replaced, while this goes on.
         with own_predictor(settings) as predictor:
-            return write_table(
-                engine,
-                predictor,
-                target,
-                source=source,
-                days=days,
-                most=most,
-                policy=request_policy(settings),
-            )
+            if system:
+                return write_workflow_config(engine, predictor, target, system, user=user, **choice)
+            return write_table(engine, predictor, target, **choice)
 
     if every:
         _keep_writing(write, every)

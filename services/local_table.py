@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 OWNER_FIELDS = ("user", "group", "project")
 NAME_FIELDS = ("program", "job_name")
 REQUESTS = ("requested_walltime", "requested_cores", "requested_memory", *JOBS.optional)
+LARGEST = ("requested_memory", "requested_walltime")
+"""Requests of which each key has the largest of its jobs."""
 FIELDS = (*OWNER_FIELDS, *NAME_FIELDS, "queue", "site", *REQUESTS)
 """What the predictor is given of a kind of job: its fields at submission."""
 OMITTED_FIELDS: dict[str, tuple[str, ...]] = {
@@ -75,6 +77,25 @@ class WrittenTable:
     jobs: int
 
 
+@dataclass(frozen=True)
+class RecentPredictions:
+    """Predictions of the jobs submitted lately.
+
+    Attributes:
+        rows: For each key of the table its ``key``, ``level`` and ``names``, ``fields``, ``jobs``,
+            ``longest`` (s), ``requested_memory`` (bytes) and ``requested_walltime`` (s; the most
+            that its jobs requested, or None), and the ``answer`` of the predictor.
+        written_at: When.
+        version: The model.
+        jobs: How many jobs the finest keys count.
+    """
+
+    rows: list[dict[str, Any]]
+    written_at: datetime
+    version: str
+    jobs: int
+
+
 def key(level: str, *values: Any) -> str:
     """Make the key of a row: the level and its values between bars, ``-`` for a missing one.
 
@@ -91,33 +112,28 @@ def _safe(text: str) -> str:
     return escaped.decode()
 
 
-def write_table(
+def predict_recent(
     engine: Engine,
     predictor: Gridcast,
-    file: Path,
     *,
     source: str | None = None,
     days: float = 14,
     most: int = 20_000,
     now: datetime | None = None,
-    policy: RequestPolicy | None = None,
-) -> WrittenTable:
-    """Predict each kind of job submitted lately and replace the table.
+) -> RecentPredictions:
+    """Predict each kind of job submitted lately, and each wider key.
 
     Args:
         engine: The store.
         predictor: Predicts.
-        file: The table.
         source: Whose jobs, where the store has several sources.
         days: How long ago the jobs were submitted at most.
         most: At most so many kinds of job, the commonest.
         now: The present.
-        policy: What adapters may write of it; off unless given.
 
     Raises:
         InputError: The store has several sources and none is named.
-        TableError: The store has no such jobs, the predictor does not answer, or the file cannot be
-            written; it stays as it is.
+        TableError: The store has no such jobs, or the predictor does not answer.
     """
     now, source = now or datetime.now(UTC), _source(engine, source)
     kinds = read_unique_contexts(
@@ -127,26 +143,55 @@ def write_table(
         where = engine.url.render_as_string(hide_password=True)
         raise TableError(
             f"{where} has no job of {source or 'any source'} submitted in the last {days:g} days, "
-            f"so no table is written to {file} (GRIDCAST_HOME names the data folder)"
+            "so no table is written (GRIDCAST_HOME names the data folder)"
         )
     rows = _rows(kinds.assign(source=source))
     try:
         answers, version = ask(predictor, [row["fields"] for row in rows])
     except NoAnswerError as error:
         raise TableError(f"{error}; the old table stands") from None
-    columns = _columns(answers)
-    lines = sorted(_line(row, answer, columns) for row, answer in zip(rows, answers, strict=True))
-    stamp = f"{now.timestamp():.0f}", f"{now:%Y-%m-%dT%H:%M:%SZ}", _safe(version), str(len(lines))
+    for row, answer in zip(rows, answers, strict=True):
+        row["answer"] = answer
+    return RecentPredictions(rows, now, version, int(kinds["jobs"].sum()))
+
+
+def write_table(
+    engine: Engine,
+    predictor: Gridcast,
+    file: Path,
+    *,
+    policy: RequestPolicy | None = None,
+    **choice: Any,
+) -> WrittenTable:
+    """Predict each kind of job submitted lately and replace the table.
+
+    Args:
+        engine: The store.
+        predictor: Predicts.
+        file: The table.
+        policy: What adapters may write of it; off unless given.
+        choice: Options of ``predict_recent``.
+
+    Raises:
+        InputError: As of ``predict_recent``.
+        TableError: As of ``predict_recent``, or the file cannot be written; it stays as it is.
+    """
+    recent = predict_recent(engine, predictor, **choice)
+    columns = _columns(row["answer"] for row in recent.rows)
+    lines = sorted(_line(row, columns) for row in recent.rows)
+    moment = recent.written_at
+    stamp = f"{moment.timestamp():.0f}", f"{moment:%Y-%m-%dT%H:%M:%SZ}", _safe(recent.version)
     head = (
-        (MAGIC, *stamp, *(policy or RequestPolicy()).cells()),
+        (MAGIC, *stamp, str(len(lines)), *(policy or RequestPolicy()).cells()),
         ("key", "jobs", "new", "longest", *columns),
     )
-    written = WrittenTable(file, now, version, len(lines), int(kinds["jobs"].sum()))
-    try:
-        _replace(file, "\n".join((*map("\t".join, head), *lines)) + "\n")
-        _replace(file.with_suffix(".prom"), _metrics(written))
-    except OSError as error:
-        raise TableError(f"{file} cannot be written: {error.strerror or error}") from None
+    written = WrittenTable(file, moment, recent.version, len(lines), recent.jobs)
+    replace_files(
+        {
+            file: "\n".join((*map("\t".join, head), *lines)) + "\n",
+            file.with_suffix(".prom"): _metrics(written),
+        }
+    )
     return written
 
 
@@ -207,18 +252,23 @@ def _rows(kinds: pd.DataFrame) -> list[dict[str, Any]]:
         )
         fields_of_rows = fields_of_rows.where(fields_of_rows.notna(), None)
         keys = zip(*values[level], strict=True) if level in values else repeat((), len(kinds))
-        for fields, jobs, longest, names in zip(
+        for fields, jobs, longest, requests, names in zip(
             fields_of_rows.to_dict("records"),
             kinds["jobs"],
             kinds["longest"].fillna(0.0),
+            kinds[list(LARGEST)].to_numpy(np.float64, na_value=np.nan),
             keys,
             strict=True,
         ):
             if level == "job" and pd.isna(names[-1]):
                 names = names[:-1]
-            row = rows.setdefault(key(level, *names), {"fields": fields, "jobs": 0, "longest": 0.0})
+            new = {"level": level, "names": names, "fields": fields, "jobs": 0, "longest": 0.0}
+            row = rows.setdefault(key(level, *names), new | dict.fromkeys(LARGEST))
             row["jobs"] += int(jobs)
             row["longest"] = max(row["longest"], float(longest))
+            for field, request in zip(LARGEST, requests, strict=True):
+                if request == request:
+                    row[field] = max(row[field] or 0.0, float(request))
     return [{"key": name, **row} for name, row in rows.items()]
 
 
@@ -266,7 +316,8 @@ def _columns(answers: Iterable[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _line(row: dict[str, Any], answer: dict[str, Any], columns: list[str]) -> str:
+def _line(row: dict[str, Any], columns: list[str]) -> str:
+    answer = row["answer"]
     numbers = ("-" if answer[name] is None else f"{answer[name]:.10g}" for name in columns)
     return "\t".join(
         (
@@ -279,19 +330,29 @@ def _line(row: dict[str, Any], answer: dict[str, Any], columns: list[str]) -> st
     )
 
 
-def _replace(file: Path, text: str) -> None:
-    """Replace a file at once: a reader has the old text or the new one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with draft.open("w", encoding="utf-8", newline="\n") as new:
-            new.write(text)
-            new.flush()
-            os.fsync(new.fileno())
-        draft.chmod(0o644)
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
+def replace_files(texts: dict[Path, str]) -> None:
+    """Replace files, each at once: a reader has the old text or the new one.
+
+    Args:
+        texts: By file, in the order in which they are replaced.
+
+    Raises:
+        TableError: One cannot be written; it and those after it stay as they are.
+    """
+    for file, text in texts.items():
+        draft = file.with_name(f".{file.name}.{os.getpid()}")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with draft.open("w", encoding="utf-8", newline="\n") as new:
+                new.write(text)
+                new.flush()
+                os.fsync(new.fileno())
+            draft.chmod(0o644)
+            draft.replace(file)
+        except OSError as error:
+            raise TableError(f"{file} cannot be written: {error.strerror or error}") from None
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 def _metrics(written: WrittenTable) -> str:

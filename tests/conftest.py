@@ -24,6 +24,7 @@ SERVED_BY_ONE = {
     "tests/services/test_client.py": "predictor",
     "tests/services/test_faults.py": "predictor",
     "tests/services/http/test_openapi.py": "predictor",
+    "tests/services/test_panda_stomp.py": "predictor",
     "tests/services/live/test_champion_watcher.py": "predictor",
     "tests/adapters/test_slurm": "Slurm",
 }
@@ -72,6 +73,7 @@ SLOW_FIXTURES = {
 SLOW_FILES = {
     "tests/adapters/test_gridcast_panda.py": "waits for servers that do not answer",
     "tests/adapters/test_nextflow.py": "runs Nextflow's tables through a shell",
+    "tests/adapters/test_workflows.py": "runs Snakemake and Groovy",
     "tests/examples/": "runs the examples and types the pages",
     "tests/flows/test_whole_loop.py": "runs the whole loop 10 times",
     "tests/commands/test_widths.py": "runs every command",

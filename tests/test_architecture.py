@@ -24,7 +24,7 @@ PACKAGES = (
     "commands",
     "adapters",
 )
-AT_A_SITE = {"pandajedi", "gridcast_client", "gridcast_panda_mapping"}
+AT_A_SITE = {"pandajedi", "gridcast_client", "gridcast_panda_mapping", "gridcast_panda", "stomp"}
 """What an adapter finds where it is copied to."""
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MODULES = [
@@ -154,8 +154,10 @@ def test_only_the_settings_read_the_environment() -> None:
     modules = {
         name_of(path) for path in MODULES if readers.search(path.read_text(encoding="utf-8"))
     }
-    # The client is one file that a broker takes away with it, without our settings.
-    assert modules - {"services/client.py"} == {"infra/settings.py"}
+    # The client and the adapter are copied to a site's machines, without our settings; the
+    # configuration of a workflow reads its own run's.
+    copied = {"services/client.py", "adapters/gridcast_panda_stomp.py"}
+    assert modules - copied - {"services/workflow_config.py"} == {"infra/settings.py"}
 
 
 def test_nothing_is_pickled() -> None:

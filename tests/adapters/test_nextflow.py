@@ -41,10 +41,16 @@ args[2..-1].each { path ->
 """
 
 
+def java_home() -> str:
+    """The folder of Java; Debian's own guess may not be there."""
+    java = shutil.which("java")
+    return str(Path(java).resolve().parents[1]) if java else ""
+
+
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[int]]]:
     """Milliseconds and bytes of a process at two attempts, by the state of the table."""
-    if not (shutil.which("groovy") and (java := shutil.which("java"))):
+    if not (shutil.which("groovy") and java_home()):
         pytest.skip("there is no groovy here to evaluate the closures with (Debian: groovy)")
     folder = tmp_path_factory.mktemp("nextflow")
     (folder / "nextflow" / "util").mkdir(parents=True)
@@ -77,9 +83,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[int]]
         "SIMULATE:sim",
         *(str(folder / one) for one in states),
     ]
-    environment = environment_with(
-        {"JAVA_HOME": str(Path(java).resolve().parents[1])}
-    )  # Debian's own guess may not be there
+    environment = environment_with({"JAVA_HOME": java_home()})
     lines = subprocess.run(
         command, capture_output=True, text=True, check=True, timeout=120, env=environment
     ).stdout.split("\n")
