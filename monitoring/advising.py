@@ -1,10 +1,11 @@
 """Advice to people: what jobs requested against what they used, and what to request instead.
 
-The advice is the larger of the prediction for the next such job and of what all but a chosen share
-of the past jobs kept to: the prediction for one job is too little for a month of them
-(docs/benchmarks/advice.md). It comes with the numbers of past jobs that needed more, and of those
-killed at their limit, whose need is unknown. A job that was killed for its memory or time and ran
-again needed more than that attempt had requested. Implausible records are counted and left out.
+The advice is the largest of the prediction for the next such job, of what all but a chosen share of
+the past jobs kept to, and of the amount that past advice shows to be needed for that share to keep
+to it for a month (advice_calibration.py, docs/benchmarks/advice.md). It comes with the numbers of
+past jobs that needed more, and of those killed at their limit, whose need is unknown. A job that
+was killed for its memory or time and ran again needed more than that attempt had requested.
+Implausible records are counted and left out.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,28 +22,40 @@ import pandas as pd
 
 from infra.aliases import Array
 from infra.errors import InputError
+from jobs.coded_jobs import in_microseconds
 from jobs.labels import parse_labels
-from jobs.store import read_attempts, read_jobs
+from jobs.store import read_attempts, read_jobs, read_newest
 from models.quantities.subjects import JOBS
+from monitoring.advice_calibration import (
+    FIELDS,
+    HISTORY,
+    MIN_JOBS,
+    OTHER_PROGRAMS,
+    REQUESTS,
+    UNITS,
+    Kinds,
+    advised_amounts,
+    later_needs,
+    least_jobs,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 NAME_FIELDS = ("user", "group", "project", "program", "job_name")
 """What a name may be the name of, in the order in which it is looked for."""
-MIN_JOBS = 5
-"""Similar jobs that advice needs."""
 MAX_ROWS = 20
+SITE_JOBS = 200_000
+"""The site's jobs from which advice is calibrated, the latest."""
 CPU_TOLERANCE, TIME_TOLERANCE = 1.2, 2.0
 """Factors on what cores can compute and on the requested time, for rounding and grace periods."""
 UNENFORCED_SHARE = 0.05
 """Where more jobs ran beyond their limit it is not enforced, and no sign of a wrong record."""
 NEAR_LIMIT = 0.9
 """Predictions for jobs that were killed at their limit lie this near to it."""
-REQUESTS = ("requested_cores", "requested_walltime", "requested_memory")
 QUERY_FIELDS = (
     *("source", "user", "group", "project", "program", "job_name", "queue", "site"),
-    *REQUESTS,
+    *("requested_cores", *REQUESTS.values()),
     *JOBS.optional,
     "labels",
 )
@@ -101,12 +115,18 @@ def advise(
         InputError: No such job was submitted in that time and has ended.
     """
     for field in (by,) if by else NAME_FIELDS:
-        jobs = read_jobs(engine, since=since, until=until, ended=True, having={field: name})
-        if len(jobs):
-            jobs, left_out = plausible_jobs(jobs)
+        begin = min(since, until - timedelta(microseconds=HISTORY))
+        jobs = read_jobs(engine, since=begin, until=until, ended=True, having={field: name})
+        jobs = jobs[jobs["ended_at"] <= until]
+        is_recent = jobs["submitted_at"] >= since
+        if is_recent.any():
+            recent, left_out = plausible_jobs(jobs[is_recent])
+            jobs = pd.concat([plausible_jobs(jobs[~is_recent])[0], recent], ignore_index=True)
             jobs = with_needs(jobs, read_attempts(engine, jobs))
-            rows = _rows(jobs, predict, risk)
-            return UsageAdvice({field: name}, since, until, len(jobs), left_out, rows)
+            hour = pd.Timestamp(until).floor("h").to_pydatetime()
+            site = site_needs(engine, tuple(sorted(jobs["source"].unique())), hour)
+            rows = _rows(jobs, since, until, site, predict, risk)
+            return UsageAdvice({field: name}, since, until, len(recent), left_out, rows)
     kind = by or "user, group, project or program"
     for field in (by,) if by else NAME_FIELDS:
         earlier = read_jobs(engine, until=until, ended=True, having={field: name})
@@ -193,19 +213,75 @@ def _unused(jobs: pd.DataFrame) -> pd.Series:
     return (spare * cores / 3600).fillna(0.0)
 
 
-def _rows(jobs: pd.DataFrame, predict: Predict, risk: float) -> list[dict[str, Any]]:
-    name = jobs["program"].fillna(jobs["job_name"]).fillna("–")
+@lru_cache(maxsize=2)
+def site_needs(
+    engine: Engine, sources: tuple[str, ...], until: datetime
+) -> dict[str, pd.DataFrame]:
+    """Measure what later jobs of the site needed, by the advice of past moments.
+
+    Args:
+        engine: The store.
+        sources: The sources of the jobs.
+        until: Jobs that had ended by then are used.
+
+    Returns:
+        The later needs by target.
+    """
+    newest = [read_newest(engine, SITE_JOBS, source, FIELDS) for source in sources]
+    jobs = pd.concat(newest, ignore_index=True)
+    begin = until - timedelta(microseconds=HISTORY)
+    jobs = jobs[(jobs["ended_at"] <= until) & (jobs["submitted_at"] >= begin)]
+    jobs = plausible_jobs(jobs.sort_values("submitted_at", kind="stable"))[0]
+    return {
+        target: later_needs(Kinds.of(jobs, target, by_user=True), unit)
+        for target, unit in UNITS.items()
+    }
+
+
+def _rows(
+    jobs: pd.DataFrame,
+    since: datetime,
+    until: datetime,
+    site: dict[str, pd.DataFrame],
+    predict: Predict,
+    risk: float,
+) -> list[dict[str, Any]]:
+    now, first = (in_microseconds(moment) for moment in (until, since))
+    coded = {target: Kinds.of(jobs, target, by_user=False) for target in UNITS}
+    kinds, _ = coded["walltime"].at(now, first)
+    recent = jobs["submitted_at"] >= since
     # Jobs with a longer request mostly need more: different requests are not similar.
-    similar = jobs.groupby(
-        [name, jobs["requested_cores"].fillna(1.0), jobs["requested_walltime"].fillna(0.0)],
-        sort=True,
-    )
-    groups = [group for _, group in similar if len(group) >= MIN_JOBS]
-    groups = sorted(groups, key=lambda group: -float(_unused(group).sum()))[:MAX_ROWS]
-    if not groups:
+    groups: dict[Any, pd.DataFrame] = {
+        kind: group for kind, group in jobs[recent].groupby(kinds[recent]) if len(group) >= MIN_JOBS
+    }
+    order = sorted(groups, key=lambda kind: -float(_unused(groups[kind]).sum()))[:MAX_ROWS]
+    if not order:
         return []
-    answers = predict([next_job(group) for group in groups], (round(1 - risk, 6),))
-    return [_row(group, answer, risk) for group, answer in zip(groups, answers, strict=True)]
+    answers = predict([next_job(groups[kind]) for kind in order], (round(1 - risk, 6),))
+    by_kind = dict(zip(order, answers, strict=True))
+    advised: dict[str, Any] = {}
+    for target, unit in UNITS.items():
+        predicted = {
+            kind: answer.get(f"{target}_q{1 - risk:g}") for kind, answer in by_kind.items()
+        }
+        past = coded[target].at(now, first)[1]
+        past = past[past.index.isin([kind for kind in order if predicted[kind] is not None])]
+        least = [
+            larger(predicted[kind], groups[kind][f"{target}_need"].dropna(), risk)
+            for kind in past.index
+        ]
+        own = later_needs(coded[target], unit)
+        amounts = advised_amounts(past, own, site[target], np.array(least), risk, unit)
+        advised[target] = amounts.to_dict("index")
+    return [
+        _row(
+            groups[kind],
+            by_kind[kind],
+            {target: rows.get(kind) for target, rows in advised.items()},
+            risk,
+        )
+        for kind in order
+    ]
 
 
 def next_job(jobs: pd.DataFrame) -> dict[str, Any]:
@@ -217,10 +293,11 @@ def next_job(jobs: pd.DataFrame) -> dict[str, Any]:
     return job
 
 
-def _row(jobs: pd.DataFrame, answer: dict[str, Any], risk: float) -> dict[str, Any]:
-    latest, predicted = jobs.iloc[-1], answer.get(f"walltime_q{1 - risk:g}")
-    walltime = None if predicted is None else larger(predicted, jobs["walltime_need"], risk)
-    program = latest["program"] if pd.notna(latest["program"]) else latest["job_name"]
+def _row(
+    jobs: pd.DataFrame, answer: dict[str, Any], advised: dict[str, Any], risk: float
+) -> dict[str, Any]:
+    latest, names = jobs.iloc[-1], jobs["program"].fillna(jobs["job_name"])
+    program = names.iloc[-1] if names.nunique(dropna=False) == 1 else OTHER_PROGRAMS
     row = {
         "program": str(program),
         "cores": float(latest["requested_cores"]) if pd.notna(latest["requested_cores"]) else 1.0,
@@ -232,15 +309,13 @@ def _row(jobs: pd.DataFrame, answer: dict[str, Any], risk: float) -> dict[str, A
         "several_attempts": float((jobs["attempts"] > 0).mean()),
         "unused_core_hours": round(float(_unused(jobs).sum()), 1),
         **_requested_and_used(jobs, "walltime", "requested_walltime"),
-        **_advice(jobs, "walltime", walltime, answer, risk, 60.0),
+        **_advice(jobs, "walltime", advised["walltime"], answer, risk),
     }
-    memory, needs = answer.get(f"peak_memory_q{1 - risk:g}"), jobs["peak_memory_need"].dropna()
-    if memory is not None:
+    if advised["peak_memory"] is not None:
         # Not the first rung of the allocation: many batch systems have no second attempt.
-        memory = larger(memory, needs, risk) if len(needs) else memory
         row["killed_for_memory"] = int((jobs["status"] == "out_of_memory").sum())
         row |= _requested_and_used(jobs, "peak_memory", "requested_memory")
-        row |= _advice(jobs, "peak_memory", memory, answer, risk, 2.0**20)
+        row |= _advice(jobs, "peak_memory", advised["peak_memory"], answer, risk)
     return row
 
 
@@ -269,29 +344,32 @@ def _requested_and_used(jobs: pd.DataFrame, target: str, request: str) -> dict[s
 def _advice(
     jobs: pd.DataFrame,
     target: str,
-    value: float | None,
+    advised: dict[str, Any] | None,
     answer: dict[str, Any],
     risk: float,
-    unit: float,
 ) -> dict[str, Any]:
     """What to request, in whole units, its range and risk, and the share that needed more.
 
     ``beyond`` is true where the request must be exceeded, nobody knows by how much: jobs were
-    killed at it, and predictions end there.
+    killed at it, and predictions end there. Without ``enough`` of the ``later_jobs`` that show
+    how past advice did the amount is the request.
     """
-    if value is None:
+    if advised is None:
         return {}
-    rounded, need = float(np.ceil(value / unit) * unit), jobs[f"{target}_need"].dropna()
+    amount, need = float(advised["amount"]), jobs[f"{target}_need"].dropna()
     status, request = KILLED[target]
-    is_near_limit = rounded >= NEAR_LIMIT * float(jobs[request].median())
+    is_near_limit = amount >= NEAR_LIMIT * float(jobs[request].median())
     killed = float((jobs["status"] == status).mean())
     return {
-        f"{target}_ask_for": rounded,
+        f"{target}_ask_for": amount,
         f"{target}_low": answer[f"{target}_low"],
         f"{target}_high": answer[f"{target}_high"],
         f"{target}_risk": risk,
-        f"{target}_more": float((need > rounded).mean()),
+        f"{target}_more": float((need > amount).mean()),
         f"{target}_beyond": is_near_limit and killed > risk,
+        f"{target}_enough": bool(advised["enough"]),
+        f"{target}_later_jobs": int(advised["later_jobs"]),
+        f"{target}_capped": bool(advised["capped"]),
     }
 
 
@@ -342,9 +420,18 @@ def _ask_for(row: dict[str, Any], target: str, text: Callable[[float], str]) -> 
             f" Request more than {text(request)}: how much those that were killed would have "
             "needed, nobody knows."
         )
+    if not row[f"{target}_enough"]:
+        keep = "Keep to what you request: not" if np.isfinite(value) else "Not"
+        return (
+            f" {keep} enough jobs to advise at a risk of {_percent(risk)}: it takes "
+            f"{least_jobs(risk)} that ran after past advice on such jobs, and there are "
+            f"{row[f'{target}_later_jobs']}."
+        )
     verb = "Request" if not value >= request else "Keep to what you request: this risk takes"
     low, high = text(row[f"{target}_low"]), text(row[f"{target}_high"])
     chance = f", the risk of too little is {_percent(risk)}"
+    if row[f"{target}_capped"]:
+        chance = ", and this risk takes more: no job of the queue has requested or used so much"
     return (
         f" {verb} {text(value)}: the next such job is predicted to need {low} to {high} (90 %)"
         f"{chance}; of these jobs {_percent(row[f'{target}_more'])} needed more."

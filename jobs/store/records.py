@@ -208,16 +208,22 @@ def read_latest(
     return pd.concat([still_open, latest], ignore_index=True) if len(still_open) else latest
 
 
-def read_newest(engine: Engine, count: int, source: str | None = None) -> pd.DataFrame:
+def read_newest(
+    engine: Engine,
+    count: int,
+    source: str | None = None,
+    columns: Sequence[str] | None = None,
+) -> pd.DataFrame:
     """Read the jobs submitted last, the newest first.
 
     Args:
         engine: the store.
         count: at most that many.
         source: only of this source.
+        columns: the columns to read; default all.
     """
     table = RECORDS[JOB.name]
-    query = select(*(table.c[name] for name in JOB.columns))
+    query = select(*(table.c[name] for name in columns or JOB.columns))
     if source is not None:
         query = query.where(table.c.source == source)
     query = query.order_by(table.c.submitted_at.desc(), table.c.job_id).limit(count)

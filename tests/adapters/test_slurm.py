@@ -324,6 +324,8 @@ def test_a_user_is_advised_by_the_predictor_that_runs(site: Site, lived: list[Ro
             "1",
             "--timezone",
             "Europe/Zurich",
+            "--risk",
+            "0.05",
         ]
         return subprocess.run(
             command, env=site.environment, capture_output=True, text=True, timeout=300
