@@ -20,6 +20,7 @@ from commands.inputs import (
 )
 from commands.tables import print_note, progress_bar, show_rows, to_records
 from infra.errors import InputError
+from infra.lineage import lineage, log_file, model_version
 from infra.settings import prepare_environment
 
 if TYPE_CHECKING:
@@ -58,9 +59,15 @@ def predict(
     if jobs.empty:
         raise InputError(f"{file} has no job to predict")
     settings = prepare_environment()
-    with progress_bar("predicting") as report:
-        answers = predict_jobs(store(), settings, jobs, tuple(quantile or ()), report)
-    if registry.champion(settings) is None:
+    engine = store()
+    with progress_bar("predicting") as report, lineage(settings, "predict") as run:
+        champion = registry.champion(settings)
+        run.inputs.append(log_file(file))
+        run.inputs += [model_version(settings, champion.version)] if champion else []
+        answers = predict_jobs(engine, settings, jobs, tuple(quantile or ()), report)
+        written = _write(answers, output) if output else 0
+        run.outputs += [log_file(output)] if output else []
+    if champion is None:
         print_note(
             "no version is champion yet, so the histories of the stored jobs predict alone: "
             "train one first (gridcast train)"
@@ -71,7 +78,7 @@ def predict(
             "errors on them are no measure (gridcast evaluate gives one)"
         )
     if output:
-        print_note(f"{_write(answers, output):,} predictions written to {output}")
+        print_note(f"{written:,} predictions written to {output}")
         if not as_json:
             return
     columns = (

@@ -158,6 +158,11 @@ class Settings(BaseSettings):
         SecretStr(""),
         description="Apprise URLs, comma-separated, that are notified of alerts and of their end",
     )
+    lineage: SecretStr = Field(
+        SecretStr(""),
+        description="file or server (http://…) that gets OpenLineage events, a password in the "
+        "URL being its API key; empty: none",
+    )
     allowed_hosts: str = Field(
         "",
         description="more names of the servers, comma-separated, that callers may use in requests",

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import pandas as pd
 
+from infra.lineage import lineage, log_file, stored_jobs
+from infra.settings import prepare_environment
 from jobs.readers import Batch, Reader, ReadError, ReadOptions, Reject, detect, reader_named
 from jobs.readers.columns import ColumnMap, load_column_map, parse_column_map
 from jobs.readers.units import zone
 from jobs.schema import JOB, Record, conform, derive_fields, leave_out_bad_fields, split_valid
-from jobs.store import add_jobs, add_rejects, stored_bytes
+from jobs.store import add_jobs, add_rejects, read_revision, stored_bytes
 from jobs.store.merging import (
     align_outcomes,
     is_other_attempt,
@@ -154,11 +156,16 @@ def ingest_file(
     path = Path(path)
     reader = reader_named(format) if format else detect(path)
     done = IngestResult(path, reader.name)
-    for done in _ingest(
-        engine, reader, path, ReadOptions(source=source, columns=columns, timezone=timezone), window
-    ):
-        if progress:
-            progress(done)
+    options = ReadOptions(source=source, columns=columns, timezone=timezone)
+    settings = prepare_environment()
+    with lineage(settings, "ingest") as run:
+        run.inputs.append(log_file(path))
+        for done in _ingest(engine, reader, path, options, window):
+            if progress:
+                progress(done)
+        if run.is_sent and done.sources:
+            version = str(read_revision(engine))
+            run.outputs += [stored_jobs(settings, name, version) for name in sorted(done.sources)]
     return done
 
 

@@ -27,6 +27,7 @@ from jobs.store.records import (
     read_jobs,
     read_latest,
     read_newest,
+    read_revision,
     read_unique_contexts,
 )
 from jobs.store.rejects import add_rejects, read_rejects, stored_bytes
@@ -76,6 +77,7 @@ __all__ = [
     "read_predictions",
     "read_predictions_of",
     "read_rejects",
+    "read_revision",
     "read_thresholds",
     "read_trial_answers",
     "read_unique_contexts",

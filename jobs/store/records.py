@@ -329,8 +329,13 @@ def has_ended_after(engine: Engine, after: int, record: Record = JOB) -> bool:
         after: a revision.
         record: the kind of record.
     """
+    return read_revision(engine, record) > after
+
+
+def read_revision(engine: Engine, record: Record = JOB) -> int:
+    """The newest revision of the store, 0 where no record has ended."""
     with read_connection(engine) as connection:
-        return newest_revision(connection, RECORDS[record.name]) > after
+        return newest_revision(connection, RECORDS[record.name])
 
 
 def count_jobs(engine: Engine, record: Record = JOB) -> pd.DataFrame:

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from infra.aliases import Progress
+from infra.lineage import LineageRun, lineage, model_version, stored_jobs
 from infra.settings import Settings
-from jobs.store import add_measurements, count_jobs, read_jobs
+from jobs.store import add_measurements, count_jobs, read_jobs, read_revision
 from models.engine.model_set import ModelSet
 from models.engine.outcomes import require_outcomes
 from models.engine.training import TrainingError, train
@@ -155,12 +156,23 @@ class TrainingPipeline:
 
     def run(self, run_step: RunStep = lambda _title, step: step()) -> Release | None:
         """Run the steps, each by ``run_step``; None where ``only_if_comparable`` stopped it."""
-        with self.workers:
+        with self.workers, lineage(self.settings, "train") as run:
             for title, step in self.steps:
                 run_step(title, step)
                 if self.is_stopped:
                     break
+            if run.is_sent and self.release and self.release.is_new:
+                self._describe(run)
         return self.release
+
+    def _describe(self, run: LineageRun) -> None:
+        """Say in a lineage event which jobs and champion gave which version."""
+        revision = str(read_revision(self.engine))
+        sources = sorted(self.jobs["source"].unique())
+        run.inputs += [stored_jobs(self.settings, source, revision) for source in sources]
+        if self.champion:
+            run.inputs.append(model_version(self.settings, self.champion[0].version))
+        run.outputs.append(model_version(self.settings, self.version.version))
 
     def read_champion(self) -> None:
         """Read the champion, and take from it what the options leave open."""

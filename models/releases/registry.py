@@ -20,6 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from infra.lineage import lineage, model_version
 from infra.settings import Settings, prepare_environment
 from models.releases import alias_moves as moves
 from models.releases.alias_moves import CHAMPION, PIN, lock, now
@@ -342,7 +343,7 @@ def promote(
                 f"{champion} is champion meanwhile, not {expected}: "
                 f"{wanted.label} stays a candidate"
             )
-        return _move(client, wanted, current, by=by, why=why)
+        return _move(client, settings, wanted, current, by=by, why=why)
 
 
 def rollback(*, by: str, why: str, expected: int = -1, settings: Settings | None = None) -> Version:
@@ -371,7 +372,7 @@ def rollback(*, by: str, why: str, expected: int = -1, settings: Settings | None
                 f"version {current.tags['replaces']}, which {current.label} replaced, is deleted: "
                 "promote another one (gridcast promote)"
             )
-        return _move(client, wanted, current, by=by, why=why, is_rollback=True)
+        return _move(client, settings, wanted, current, by=by, why=why, is_rollback=True)
 
 
 def reconcile(settings: Settings | None = None) -> Version | None:
@@ -427,6 +428,7 @@ def _pinned(client: Any, name: str) -> str:
 
 def _move(
     client: Any,
+    settings: Settings,
     wanted: Version,
     current: Version | None,
     *,
@@ -438,7 +440,10 @@ def _move(
         raise OvertakenError(
             f"{pin} (gridcast unpin frees it): {wanted.label} does not take its place"
         )
-    moves.move(client, wanted, current, by=by, why=why, is_rollback=is_rollback)
+    with lineage(settings, "rollback" if is_rollback else "promote") as run:
+        run.inputs.append(model_version(settings, wanted.version))
+        moves.move(client, wanted, current, by=by, why=why, is_rollback=is_rollback)
+        run.outputs.append(model_version(settings, wanted.version, CHAMPION))
     _drop_challenger(client, wanted)
     return _version(client.get_model_version(wanted.name, str(wanted.version)))
 

@@ -1,6 +1,6 @@
-"""MLflow's webhooks: the addresses of GRIDCAST_ALERTS that take JSON hear of moved aliases.
+"""MLflow's webhooks: the addresses of GRIDCAST_ALERTS that take JSON get versions and aliases.
 
-MLflow's server sends them itself, so that a promotion in its page is told at once.
+MLflow's server posts them itself, so that a promotion in its page is sent at once.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from infra.settings import Settings
 from models.releases.mlflow_client import mlflow_client
 
 NAME = "gridcast-alerts"
-EVENTS = ["model_version_alias.created"]
+EVENTS = ["model_version.created", "model_version_alias.created"]
+"""A version is registered; an alias moves: a promotion, a challenger, a rollback."""
 
 
 def update_webhooks(settings: Settings) -> list[str]:
-    """Let MLflow send moves of aliases to ``settings.webhook_urls``, and to no earlier ones.
+    """Let MLflow post new versions and moves of aliases to ``settings.webhook_urls`` only.
 
     Webhooks that others made stay. Without a server of MLflow nobody would send them: nothing is
     done.
@@ -28,11 +29,13 @@ def update_webhooks(settings: Settings) -> list[str]:
         return []
     with mlflow_client(settings) as (client, settings):
         ours = {hook.url: hook for hook in client.list_webhooks() if hook.name == NAME}
-        for url in ours.keys() - set(settings.webhook_urls):
-            client.delete_webhook(ours[url].webhook_id)
+        for url, hook in tuple(ours.items()):
+            # One of an earlier release does not send all of EVENTS.
+            if url not in settings.webhook_urls or len(hook.events) != len(EVENTS):
+                client.delete_webhook(ours.pop(url).webhook_id)
         for url in settings.webhook_urls:
             if url not in ours:
                 client.create_webhook(
-                    NAME, url, EVENTS, "The champion or challenger is another version."
+                    NAME, url, EVENTS, "A version is registered, or an alias moves."
                 )
     return list(settings.webhook_urls)

@@ -56,6 +56,8 @@ VIEWS = (
     *(f"/{view}/{{name:path}}" for view in NAMED_VIEWS),
 )
 """The addresses of the page, which shows each by itself."""
+SCOPES_OF_CHANGES = {"/api/promote": "approve", "/api/withdraw": "approve"}
+"""The scope that a change needs, where it is not admin."""
 HEARTBEAT_SECONDS = 15
 
 Handler = Callable[[Request], Awaitable[Any]]
@@ -115,6 +117,7 @@ class Dashboard:
         changes: dict[str, Handler] = {
             "/api/thresholds": self._set_threshold,
             "/api/promote": self._promote,
+            "/api/withdraw": self._withdraw,
             "/api/pin": self._pin,
             "/api/unpin": self._unpin,
             "/api/retrain": self._retrain,
@@ -122,7 +125,9 @@ class Dashboard:
         routes = [Route(path, self._view) for path in VIEWS]
         routes += [Route(path, self._guarded(handler)) for path, handler in reads.items()]
         routes += [
-            Route(path, self._guarded(handler, "admin"), methods=["POST"])
+            Route(
+                path, self._guarded(handler, SCOPES_OF_CHANGES.get(path, "admin")), methods=["POST"]
+            )
             for path, handler in changes.items()
         ]
         page = Mount("/page", PageFiles(directory=PAGE))
@@ -267,7 +272,7 @@ class Dashboard:
     async def _models(self, request: Request) -> Any:
         is_training = self.training is not None and self.training.poll() is None
         return await asyncio.to_thread(
-            models_overview.models, self.engine, self.settings, is_training
+            models_overview.models, self.engine, self.settings, is_training, self.clock()
         )
 
     async def _thresholds(self, request: Request) -> Any:
@@ -299,13 +304,24 @@ class Dashboard:
     async def _promote(self, request: Request) -> Any:
         from models.releases import champion
 
-        version = (await _body(request)).get("version")
-        if isinstance(version, bool) or not isinstance(version, int) or not 0 < version < 2**31:
-            raise HTTPError(422, "version must be a whole number")
+        version = await _version(request)
         chosen = await asyncio.to_thread(
             champion.promote, version, self.settings, by="the page", why="chosen on the page"
         )
         return {"sentence": f"{chosen.label} is the champion"}
+
+    async def _withdraw(self, request: Request) -> Any:
+        from models.releases import registry
+
+        expected = await _version(request)
+        withdrawn = await asyncio.to_thread(
+            registry.withdraw,
+            by="the page",
+            why="withdrawn on the page",
+            expected=expected,
+            settings=self.settings,
+        )
+        return {"sentence": f"{withdrawn.label} is challenger no longer"}
 
     async def _pin(self, request: Request) -> Any:
         from models.releases import registry
@@ -343,6 +359,13 @@ class PageFiles(StaticFiles):
 def _is_name(text: Any) -> bool:
     """Whether a value of a body is a name, without characters that a store or terminal refuses."""
     return isinstance(text, str) and text.isprintable() and 0 < len(text.strip()) <= 100
+
+
+async def _version(request: Request) -> int:
+    version = (await _body(request)).get("version")
+    if isinstance(version, bool) or not isinstance(version, int) or not 0 < version < 2**31:
+        raise HTTPError(422, "version must be a whole number")
+    return version
 
 
 async def _body(request: Request) -> dict[str, Any]:

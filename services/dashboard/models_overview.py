@@ -44,7 +44,9 @@ DIGEST_TAG, ERROR_TAG = "benchmark_digest", "benchmark_mae_"
 Chart = dict[str, Any]
 
 
-def models(engine: Engine, settings: Settings, is_training: bool = False) -> dict[str, Any]:
+def models(
+    engine: Engine, settings: Settings, is_training: bool = False, now: datetime | None = None
+) -> dict[str, Any]:
     """Give the versions, charts of what was measured of them, and links to other pages.
 
     While the registry is away, the measurements are given without the versions.
@@ -53,6 +55,7 @@ def models(engine: Engine, settings: Settings, is_training: bool = False) -> dic
         engine: The store.
         settings: Whose registry, and whether anybody may change something.
         is_training: Whether a training that was started here still runs.
+        now: The present; default: the clock's.
 
     Returns:
         What the page shows. ``refusals`` says by button why it cannot work, "" where it can; each
@@ -69,6 +72,7 @@ def models(engine: Engine, settings: Settings, is_training: bool = False) -> dic
     newest = newest.sort_values("measured_at", ascending=False).head(MAX_MEASUREMENTS)
     return {
         "sentence": registered.sentence,
+        "challenger": challenger(engine, settings, registered, now or datetime.now(UTC)),
         "versions": [
             {
                 "version": version.version,
@@ -90,6 +94,41 @@ def models(engine: Engine, settings: Settings, is_training: bool = False) -> dic
         "measurements": records(newest[["measured_at", "kind", "name", "value"]]),
         "links": _links(settings),
         "login": LOGIN.format(file=settings.token_path) if settings.admin_token else "",
+    }
+
+
+def challenger(
+    engine: Engine, settings: Settings, registered: Registered, now: datetime
+) -> dict[str, Any] | None:
+    """Give the version that waits for a decision, its trial, and who may decide; None for none.
+
+    Args:
+        engine: The store.
+        settings: Whose registry, and whether a challenger answers as the canary.
+        registered: The versions.
+        now: The present.
+    """
+    from models.releases.registry import CHALLENGER
+    from monitoring.canary import read_trial, who_may_approve
+
+    waiting = [version for version in registered.versions if CHALLENGER in version.aliases]
+    if not waiting or waiting[0] == registered.champion:
+        return None
+    version = waiting[0]
+    trial = read_trial(engine, settings, now)
+    by_itself = settings.promotion == "auto" and not registered.pinned and trial is not None
+    return {
+        "version": version.version,
+        "label": version.label,
+        "share": settings.canary if trial else None,
+        "trial": trial and trial.to_json(),
+        "sentence": trial.sentence if trial else version.tags.get("compared", ""),
+        "decision": "Its outcomes promote or withdraw it."
+        if by_itself
+        else "It waits for a person.",
+        "approval": who_may_approve(settings),
+        "refusal": _promotion_refusal(version, registered, settings),
+        "withdrawal_refusal": _no_tokens(settings),
     }
 
 

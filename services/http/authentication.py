@@ -20,8 +20,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from infra.settings import Settings, SettingsError, split_list
 from services.http.errors import HTTPError, send_error
 
-SCOPES = ("predict", "report", "admin")
-"""``admin`` implies the others; any token may read the model's card, metrics and documents."""
+SCOPES = ("predict", "report", "approve", "admin")
+"""``approve`` promotes and withdraws versions on the page; ``admin`` implies the others. Any token
+may read the model's card, metrics and documents."""
 OPEN = ("/livez", "/healthz", "/readyz")
 """Addresses for an orchestrator that holds no secret: whether the process runs, and is ready."""
 NO_TOKENS = "no tokens are configured; `gridcast up` makes one, or set GRIDCAST_TOKENS"

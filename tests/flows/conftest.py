@@ -53,6 +53,7 @@ def settings(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """The settings of all flows of these tests: a data folder and ports of their own."""
     ours = {
         "GRIDCAST_HOME": str(tmp_path_factory.mktemp("flows")),
+        "GRIDCAST_LINEAGE": str(tmp_path_factory.mktemp("lineage") / "events.jsonl"),
         **{
             f"GRIDCAST_{name}_PORT": str(free_port())
             for name in ("PREFECT", "PREDICTOR", "MLFLOW", "DASHBOARD")

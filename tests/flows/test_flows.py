@@ -3,6 +3,7 @@
 The fixtures build the story: a log is ingested, a first version is trained, more jobs come.
 """
 
+import json
 import os
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -92,6 +93,44 @@ def test_nothing_fails_before_there_is_a_job_or_a_champion(said_while_empty, set
         "there is no champion yet: nothing to compare with",
         "there is no champion yet: train one first (gridcast train)",
     ]
+
+
+def test_flows_and_predictions_leave_lineage_without_the_names_of_owners(
+    trained, settings, logs, tmp_path
+):
+    from commands.predicting import predict
+
+    predict(logs[1], output=tmp_path / "predicted.csv")
+    text = Path(settings.lineage.get_secret_value()).read_text()
+    events = [json.loads(line) for line in text.splitlines()]
+    ended = {}
+    for event in events:
+        if event["eventType"] == "COMPLETE":
+            ended.setdefault(event["job"]["name"], event)
+        assert event["eventType"] in ("START", "COMPLETE")
+
+    def datasets(job, side):
+        return [
+            (one["name"], one.get("facets", {}).get("version", {}).get("datasetVersion"))
+            for one in ended[job][side]
+        ]
+
+    source = count_jobs(open_store(settings.store_url))["source"].iloc[0]
+    [(stored_name, revision)] = datasets("ingest", "outputs")
+    assert stored_name == f"jobs.db.jobs.{source}" and int(revision) > 0
+    assert datasets("ingest", "inputs") == [(logs[0].name, None)]
+    assert datasets("train", "inputs")[0] == (stored_name, revision)
+    assert datasets("train", "outputs") == [("gridcast", "1")]
+    assert datasets("promote", "inputs") == [("gridcast", "1")]
+    assert datasets("promote", "outputs") == [("gridcast@champion", "1")]
+    assert [name for name, _ in datasets("predict", "inputs")] == [logs[1].name, "gridcast"]
+    assert datasets("predict", "outputs") == [("predicted.csv", None)]
+    # The promotion is a part of the training, a run of its own.
+    assert ended["promote"]["run"]["runId"] != ended["train"]["run"]["runId"]
+    owners = pd.concat([pd.read_csv(log) for log in logs])
+    for name in {*owners["user"], *owners["group"]}:
+        assert f'"{name}"' not in text
+    assert "promoted" not in text
 
 
 def test_ingest_stores_a_log_once_and_shows_what_became_of_it(ingested, logs):

@@ -1,4 +1,4 @@
-// Changes need the scope admin: of the browser's login, or of a token that it keeps until the tab is closed.
+// Changes need the scope admin, promotions approve: of the browser's login, or of a token that it keeps until the tab is closed.
 import { go } from "./router.js";
 
 export async function act(path, body) {
@@ -9,7 +9,7 @@ export async function act(path, body) {
   });
   let answer = await send();
   if ([401, 403].includes(answer.status)) {
-    token = window.prompt("A token with the scope admin") || "";
+    token = window.prompt("A token with the scope admin, or approve for a promotion") || "";
     sessionStorage.setItem("token", token);
     answer = await send();
   }

@@ -31,6 +31,30 @@ function common({ common_test: test }) {
     `best simple rule ${amount(test.baseline, test.unit)}; ${percent(test.coverage)} in the 90 % range`));
 }
 
+const signed = (share) => `${share < 0 ? "−" : "+"}${Math.abs(100 * share).toFixed(1)} %`;
+
+// The version that waits for a decision: the evidence so far, who may decide, and how.
+function decision({ label, version, share, trial, sentence, decision: by, approval, refusal, withdrawal_refusal: kept }, shared) {
+  const evidence = trial && table(`The trial of ${label} as the canary, beside ${trial.champion} on the same jobs`, [
+    ["Share of the jobs", () => `${+(100 * share).toPrecision(2)} %`, { number: true }],
+    ["Since", (row) => moment(row.since)],
+    ["Jobs answered", (row) => amount(row.answers, ""), { number: true }],
+    ["Outcomes", (row) => amount(row.outcomes, ""), { number: true }],
+    ["Judged", (row) => amount(row.judged, ""), { number: true }],
+    ["Change of the mean absolute error", ({ change }) => (change
+      ? `${signed(change.share)} (95 %: ${signed(change.low)} to ${signed(change.high)})` : "–"), { number: true }],
+    ["Next look at", (row) => `${amount(row.next_look, "")} outcomes`, { number: true }],
+  ], [trial]);
+  const own = (reason) => [reason, reason === shared ? shared : ""];
+  return make("section", { id: "challenger" },
+    make("h2", {}, `Challenger: ${label}`),
+    make("p", {}, `${sentence} ${by}`), evidence,
+    make("div", { class: "bar" },
+      button("promote-challenger", "/api/promote", { version }, `Promote ${label}`, ...own(refusal)),
+      button("withdraw-challenger", "/api/withdraw", { version }, `Withdraw ${label}`, ...own(kept))),
+    faint(approval));
+}
+
 export async function models() {
   const found = await get("/api/models"), { refusals } = found;
   const reasons = Object.values(refusals);
@@ -55,6 +79,7 @@ export async function models() {
       button("pin", "/api/pin", {}, "Pin the champion", refusals.pin, shared),
       button("unpin", "/api/unpin", {}, "Unpin", refusals.unpin, shared),
       shared ? make("span", { id: "shared-why", class: "faint" }, shared) : null),
+    found.challenger ? decision(found.challenger, shared) : null,
     table(`Versions; each was tested on jobs later than its training, beside the champion then${
       tested.length ? `; ${tested.length} on the same ${tested[0].common_test.jobs} jobs, that none was trained on` : ""}`,
     columns, found.versions),

@@ -636,6 +636,8 @@ def test_a_rollback_of_a_flow_has_nothing_to_return_to_where_that_was_deleted(se
 def test_mlflow_itself_tells_an_alert_address_of_a_promotion(
     embedded: Settings, folder: Path, request: pytest.FixtureRequest
 ) -> None:
+    from mlflow import MlflowClient
+
     receiver = Receiver(Hook)
     alerts = f"json://127.0.0.1:{receiver.port}/moves,json://someone:secret@127.0.0.1/x"
     ours = embedded.model_copy(
@@ -648,16 +650,28 @@ def test_mlflow_itself_tells_an_alert_address_of_a_promotion(
     with running(ours, mlflow(ours)):
         url = f"http://127.0.0.1:{ours.mlflow_port}"
         over_http = ours.model_copy(update={"mlflow_url": url})
+        # One that an earlier release made tells of aliases only, and is replaced.
+        hook_url = f"http://127.0.0.1:{receiver.port}/moves"
+        client = MlflowClient(over_http.tracking_url)
+        client.create_webhook("gridcast-alerts", hook_url, ["model_version_alias.created"])
         for _ in range(2):
-            assert update_webhooks(over_http) == [f"http://127.0.0.1:{receiver.port}/moves"]
+            assert update_webhooks(over_http) == [hook_url]
+        assert [len(hook.events) for hook in client.list_webhooks()] == [2]
         version = registry.publish(folder, evidence(), settings=over_http)
         registry.promote(version.version, by="ada", why="the first", settings=over_http)
         deadline = time.monotonic() + 60
-        while not receiver.got:
+        while len(receiver.got) < 2:
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        assert receiver.got[0]["entity"] == "model_version_alias"
-        moved = receiver.got[0]["data"]
+        sent = {message["entity"]: message for message in receiver.got}
+        assert set(sent) == {"model_version", "model_version_alias"}
+        registered = sent["model_version"]
+        assert registered["action"] == "created"
+        assert (registered["data"]["name"], registered["data"]["version"]) == (
+            request.node.name,
+            "1",
+        )
+        moved = sent["model_version_alias"]["data"]
         assert (moved["name"], moved["alias"], moved["version"]) == (
             request.node.name,
             "champion",

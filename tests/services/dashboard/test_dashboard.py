@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import pairwise
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pandas as pd
 import pytest
 from pydantic import SecretStr
@@ -17,6 +19,7 @@ from infra.settings import Settings
 from jobs.store import (
     add_jobs,
     add_measurements,
+    add_predictions,
     latest_task_predictions,
     read_jobs,
     unnotified_tasks,
@@ -30,7 +33,7 @@ from services.task_watch.task_updates import send_task_updates
 from tests.services.conftest import publish, serving
 
 NOW = pd.Timestamp("2025-01-09 14:00", tz="UTC").to_pydatetime()
-TOKEN = "0123456789abcdef"
+TOKEN, APPROVER = "0123456789abcdef", "00112233445566778899"
 
 
 def chained(jobs: pd.DataFrame) -> pd.DataFrame:
@@ -75,7 +78,7 @@ def served(
 ) -> Iterator[tuple[Dashboard, str]]:
     settings = Settings(
         home=tmp_path_factory.mktemp("page"),
-        tokens=SecretStr(f"{TOKEN}:admin,fedcba9876543210:predict"),
+        tokens=SecretStr(f"{TOKEN}:admin,fedcba9876543210:predict,{APPROVER}:approve"),
         open_on_loopback=True,
     )
     dashboard = Dashboard(settings, clock=lambda: NOW)
@@ -268,6 +271,68 @@ def test_a_version_is_promoted_by_a_button_and_kept_by_another(
     page.get_by_role("button", name="Unpin").click()
     page.wait_for_selector("p:not(:has-text('pinned')):has-text('answers.')")
     page.close()
+
+
+def trial_answers(jobs: pd.DataFrame, canary: str, champion: str) -> pd.DataFrame:
+    """The canary's answers about some jobs and the champion's, the canary's half as good."""
+    actual = jobs["walltime"].to_numpy()
+    error = np.random.default_rng(0).normal(0, 600, len(jobs))
+    shared = {
+        "source": jobs["source"].to_numpy(),
+        "job_id": jobs["job_id"].to_numpy(),
+        "target": "walltime",
+        "asked_at": pd.Timestamp.now("UTC") + pd.to_timedelta(np.arange(len(jobs)), unit="s"),
+        "known_revision": 0,
+    }
+    return pd.concat(
+        [
+            pd.DataFrame(shared | {"model_version": canary, "point": actual + 2 * error}),
+            pd.DataFrame(
+                shared | {"model_version": champion, "point": actual + error, "shadow": True}
+            ),
+        ]
+    )
+
+
+def test_the_trial_of_a_challenger_is_shown_and_who_may_approve_withdraws_it(
+    served: tuple[Dashboard, str], browser: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dashboard, address = served
+    settings = dashboard.settings.model_copy(update={"canary": 0.05})
+    monkeypatch.setattr(dashboard, "settings", settings)
+    champion = registry.champion(settings)
+    assert champion is not None
+    rival = registry.get(3 - champion.version, settings)
+    registry.set_challenger(rival, settings)
+    jobs = read_jobs(dashboard.engine, ended=True, limit=120)
+    with dashboard.engine.begin() as connection:
+        add_predictions(connection, trial_answers(jobs, rival.label, champion.label))
+
+    context = browser.new_context()
+    page = context.new_page()
+    page.on("dialog", lambda dialog: dialog.accept(APPROVER))
+    for width in (1366, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        open_view(page, f"{address}/models")
+        shown = page.locator("#challenger").inner_text()
+        assert f"Challenger: {rival.label}" in shown and "5 %" in shown
+        assert "answered 120 jobs as the canary, of which 120 have ended" in shown
+        assert "+100.0 %" in shown and "200 outcomes" in shown and "scope approve" in shown
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        if folder := os.environ.get("GRIDCAST_TEST_PICTURES"):
+            page.screenshot(path=Path(folder) / f"challenger-{width}.png", full_page=True)
+
+    header = {"Authorization": f"Bearer {APPROVER}"}
+    assert httpx.post(f"{address}/api/retrain", json={}, headers=header).status_code == 403
+    body = {"version": champion.version}  # which is no challenger
+    refused = httpx.post(f"{address}/api/withdraw", json=body, headers=header)
+    assert refused.status_code == 409 and "nothing is withdrawn" in refused.json()["error"]
+    page.get_by_role("button", name=f"Withdraw {rival.label}").click()
+    page.wait_for_selector("h1:has-text('Models')")
+    page.wait_for_function("() => !document.getElementById('challenger')")
+    assert registry.challenger(settings) is None
+    assert registry.get(rival.version, settings).tags["refused_why"] == "withdrawn on the page"
+    context.close()
 
 
 def test_a_training_is_started_by_a_button(
