@@ -31,7 +31,7 @@ function common({ common_test: test }) {
     `best simple rule ${amount(test.baseline, test.unit)}; ${percent(test.coverage)} in the 90 % range`));
 }
 
-const signed = (share) => `${share < 0 ? "−" : "+"}${Math.abs(100 * share).toFixed(1)} %`;
+const signed = (share) => `${share < 0 ? "−" : "+"}${Math.abs(100 * share).toFixed(1)}\u00a0%`;
 
 // The version that waits for a decision: the evidence so far, who may decide, and how.
 function decision({ label, version, share, trial, sentence, decision: by, approval, refusal, withdrawal_refusal: kept }, shared) {

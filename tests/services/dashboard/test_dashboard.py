@@ -317,7 +317,7 @@ def test_the_trial_of_a_challenger_is_shown_and_who_may_approve_withdraws_it(
         shown = page.locator("#challenger").inner_text()
         assert f"Challenger: {rival.label}" in shown and "5 %" in shown
         assert "answered 120 jobs as the canary, of which 120 have ended" in shown
-        assert "+100.0 %" in shown and "200 outcomes" in shown and "scope approve" in shown
+        assert "+100.0\u00a0%" in shown and "200 outcomes" in shown and "scope approve" in shown
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         if folder := os.environ.get("GRIDCAST_TEST_PICTURES"):
             page.screenshot(path=Path(folder) / f"challenger-{width}.png", full_page=True)
