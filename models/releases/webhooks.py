@@ -28,13 +28,18 @@ def update_webhooks(settings: Settings) -> list[str]:
     if not settings.tracking_url.startswith("http"):
         return []
     with mlflow_client(settings) as (client, settings):
-        ours = {hook.url: hook for hook in client.list_webhooks() if hook.name == NAME}
-        for url, hook in tuple(ours.items()):
-            # One of an earlier release does not send all of EVENTS.
-            if url not in settings.webhook_urls or len(hook.events) != len(EVENTS):
-                client.delete_webhook(ours.pop(url).webhook_id)
+        right = set[str]()
+        for hook in client.list_webhooks():
+            if hook.name != NAME:
+                continue
+            # One of an earlier release does not send all of EVENTS; a request that MLflow answered
+            # too late was sent again.
+            if hook.url in {*settings.webhook_urls} - right and len(hook.events) == len(EVENTS):
+                right.add(hook.url)
+            else:
+                client.delete_webhook(hook.webhook_id)
         for url in settings.webhook_urls:
-            if url not in ours:
+            if url not in right:
                 client.create_webhook(
                     NAME, url, EVENTS, "A version is registered, or an alias moves."
                 )
