@@ -53,6 +53,11 @@ def log_file(path: str | Path) -> Dataset:
 def stored_jobs(settings: Settings, source: str, version: str = "") -> Dataset:
     """The stored jobs of a source.
 
+    Args:
+        settings: The store.
+        source: The source.
+        version: The store's revision.
+
     >>> stored_jobs(Settings(database_url="postgresql://ada:secret@db:5432/grid"), "lcg")
     Dataset(namespace='postgresql://db:5432', name='grid.jobs.lcg', version='')
     """
@@ -65,7 +70,13 @@ def stored_jobs(settings: Settings, source: str, version: str = "") -> Dataset:
 
 
 def model_version(settings: Settings, number: int, alias: str = "") -> Dataset:
-    """A version of the registered model; with an alias what that names, in this version."""
+    """A version of the registered model; with an alias what that names, in this version.
+
+    Args:
+        settings: The registry and the name of the model.
+        number: The version's number.
+        alias: The alias.
+    """
     url = urlsplit(settings.tracking_url)
     namespace = f"mlflow://{url.hostname}:{url.port}" if url.hostname else "mlflow"
     return Dataset(namespace, "@".join(filter(None, (settings.model_name, alias))), str(number))
