@@ -1,8 +1,9 @@
 """PanDA: predictions for new tasks in JEDI's log, and reports of the jobs that ended.
 
 A task's needs are predicted before its scouts run. Copy this file, services/client.py (as
-gridcast_client.py) and jobs/readers/panda_mapping.py (as gridcast_panda_mapping.py) where JEDI's
-Python finds them. In panda_jedi.cfg:
+gridcast_client.py), services/request_policy.py (as gridcast_request_policy.py) and
+jobs/readers/panda_mapping.py (as gridcast_panda_mapping.py) where JEDI's Python finds them. In
+panda_jedi.cfg:
 
     [taskrefine]
     modConfig = wlcg:any:gridcast_panda:PredictingTaskRefiner
@@ -21,15 +22,31 @@ import queue
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from math import nan
+from math import ceil, nan
 from typing import Any
 
 try:
     from gridcast_client import Gridcast, RefusedError, UnavailableError
     from gridcast_panda_mapping import NAMES, map_job
+    from gridcast_request_policy import (
+        MIB,
+        RUNGS,
+        JobRequest,
+        RequestPlan,
+        RequestPolicy,
+        plan_requests,
+    )
 except ImportError:  # in Gridcast's own checkout
     from jobs.readers.panda_mapping import NAMES, map_job
     from services.client import Gridcast, RefusedError, UnavailableError
+    from services.request_policy import (
+        MIB,
+        RUNGS,
+        JobRequest,
+        RequestPlan,
+        RequestPolicy,
+        plan_requests,
+    )
 
 URL = "http://127.0.0.1:3000"
 TOKEN_FILE = None
@@ -39,6 +56,11 @@ OPT_OUT_USERS: frozenset[str] = frozenset()
 OPT_OUT_PROGRAMS: frozenset[str] = frozenset()
 SET_WHAT_IS_MISSING = False
 """Whether a task without a ramCount or walltime gets the predicted one; the site must want it."""
+POLICY = RequestPolicy()
+"""Whose tasks' requests are written, and within what: ``RequestPolicy("act", programs=("*",))``.
+``least_jobs`` is not used: an answer tells whether the user is new, but not the number of jobs."""
+OPT_OUT = ("gridcast", "off")
+"""The task parameter, and its value, by which a task keeps its requests."""
 ENDED = ("finished", "failed", "cancelled", "closed")
 WAITING, BATCH_JOBS, PATIENCE = 10_000, 500, 30.0
 LONGEST_PAUSE = 60.0
@@ -60,7 +82,7 @@ def with_prediction(refiner: type) -> Any:
             request = dict(taskParamMap)  # before the refiner fills in defaults
             result = super().extractCommon(jediTaskID, taskParamMap, *rest)
             try:
-                _predict(self.taskSpec, request, self.tmpLog)
+                _predict(self, request)
             except Exception as error:
                 self.tmpLog.info(f"gridcast: no prediction: {error}")
             return result
@@ -86,22 +108,98 @@ def task_fields(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _predict(task: Any, request: dict[str, Any], logger: Any) -> None:
-    """Log what a task's jobs will need and, if the site wants it, set what its user left open."""
-    fields = task_fields({name.lower(): value for name, value in request.items()})
+def plan_task(parameters: Mapping[str, Any], needs: Mapping[str, Any]) -> RequestPlan:
+    """Plan the requests of a task's jobs by ``POLICY``.
+
+    Args:
+        parameters: The task's, by lower-case name, as its user gave them.
+        needs: The predictor's answer to ``POST /task``.
+
+    Returns:
+        A plan of memory. A walltime is planned only for a task without one: JEDI has no second
+        rung for it.
+    """
+    if str(parameters.get(OPT_OUT[0])) == OPT_OUT[1]:
+        return RequestPlan()
+    fields, numbers = task_fields(parameters), dict(needs["per_job"])
+    cores = float(fields["requested_cores"])
+    for rung in RUNGS:
+        per_core = numbers.get(rung.replace("peak_memory", "memory_per_core"))
+        if numbers.get(rung) is None and per_core is not None:
+            numbers[rung] = per_core * cores
+    if parameters.get("walltime"):
+        numbers.pop("walltime_kill_limit", None)
+    is_new = int(bool(numbers["cold_start"]))
+    row = {**numbers, "level": "program", "new": is_new, "jobs": POLICY.least_jobs}
+    whole_job = str(parameters.get("ramunit") or "MBPerCore").lower() == "mb"
+    memory = float(parameters.get("ramcount") or 0) * MIB * (1.0 if whole_job else cores)
+    job = JobRequest(
+        fields.get("user"), fields.get("program"), fields.get("group"), memory or None, None
+    )
+    plan = plan_requests(POLICY, row, job)
+    reason = plan.reason.replace(f" after {POLICY.least_jobs} jobs", "")
+    return RequestPlan(
+        plan.mode, plan.memory, plan.walltime, f"{reason} by {needs['model_version']}"
+    )
+
+
+def task_requests(plan: RequestPlan, cores: float) -> dict[str, Any]:
+    """Express a plan in JEDI's task parameters.
+
+    Args:
+        plan: Of the task's jobs.
+        cores: Of a job.
+
+    Returns:
+        ``ramCount`` is the first rung, MB a core; ``retryRamOffset``, ``retryRamStep`` and
+        ``retryRamMax`` lead JEDI's retries to the second, the third and the last one.
+
+    >>> task_requests(RequestPlan("act", (1 << 30, 3 << 29, 1 << 31)), 2.0)["retryRamOffset"]
+    768
+    """
+    rungs = [ceil(rung / MIB / cores) for rung in plan.memory]
+    requests: dict[str, Any] = {}
+    if rungs:
+        requests |= {"ramCount": rungs[0], "ramUnit": "MBPerCore"}
+        if len(rungs) > 1:
+            step = {"retryRamStep": rungs[2] - rungs[1]} if len(rungs) > 2 else {}
+            requests |= {"retryRamOffset": rungs[1], **step, "retryRamMax": rungs[-1]}
+    if plan.walltime:
+        requests |= {"walltime": plan.walltime[0], "walltimeUnit": "s"}
+    return requests
+
+
+def _predict(refiner: Any, request: dict[str, Any]) -> None:
+    """Log what a task's jobs will need and, if the site wants it, set what they request.
+
+    Args:
+        refiner: Of the task.
+        request: The task's parameters as its user gave them.
+    """
+    task, parameters = refiner.taskSpec, {name.lower(): value for name, value in request.items()}
+    fields = task_fields(parameters)
     if fields.get("user") in OPT_OUT_USERS or fields.get("program") in OPT_OUT_PROGRAMS:
         return
     with Gridcast(URL, token_file=TOKEN_FILE) as predictor:
         needs = predictor.task(fields, 1)
     message, is_new_user = needs["scout_prediction"], needs["per_job"]["cold_start"]
     user_kind = "new user" if is_new_user else "known"
-    logger.info(f"gridcast: {json.dumps(message)} by {needs['model_version']}, {user_kind}")
-    if not SET_WHAT_IS_MISSING or is_new_user:
-        return
-    if "ramCount" not in request and "ramCount" in message:
-        task.ramCount, task.ramUnit = message["ramCount"], message["ramUnit"]
-    if "walltime" not in request and "walltime" in message:
-        task.walltime, task.walltimeUnit = message["walltime"], message["walltimeUnit"]
+    refiner.tmpLog.info(f"gridcast: {json.dumps(message)} by {needs['model_version']}, {user_kind}")
+    plan = plan_task(parameters, needs)
+    if plan.mode != "off":
+        refiner.tmpLog.info(f"gridcast: {plan.reason}")
+    requests = task_requests(plan, float(fields["requested_cores"])) if plan.mode == "act" else {}
+    if SET_WHAT_IS_MISSING and not is_new_user:
+        names = {"ramCount": "ramUnit", "walltime": "walltimeUnit"}
+        for name, unit in names.items():
+            if name not in request and name in message and name not in requests:
+                requests |= {name: message[name], unit: message[unit]}
+    tokens = getattr(task, "splitRuleToken", {})
+    for name, value in requests.items():
+        if not name.startswith("retryRam"):
+            setattr(task, name, value)
+        elif name in tokens:  # older versions have no retryRamMax
+            refiner.setSplitRule(None, value, tokens[name])
 
 
 class Outcomes:

@@ -9,10 +9,13 @@ names of JEDI's task parameters or of the columns of JEDI_TASKS, in upper or low
 workingGroup, vo, processingType, prodSourceLabel, transPath, coreCount, ramCount, walltime.
 
 The answer has the classes RAMCOUNT, CPUTIME and WALLTIME (bin1 is the lowest) and IOINTENSITY (low
-or high) as far as the model predicts them, and the numbers of ``scout_prediction``. A definition is
-acknowledged only after the broker has confirmed its answer. One that the broker delivers again is
-acknowledged without a second answer; after a restart of this process in between there may be one,
-with the same ``correlation-id``. What cannot be read goes to a queue of its own, with the reason.
+or high) as far as the model predicts them, and the numbers of ``scout_prediction``; ``request`` has
+what gridcast_panda.POLICY would have the task request, where its mode is suggest or act.
+
+A definition is acknowledged only after the broker has confirmed its answer. One that the broker
+delivers again is acknowledged without a second answer; after a restart of this process in between
+there may be one, with the same ``correlation-id``. What cannot be read goes to a queue of its own,
+with the reason.
 """
 
 from __future__ import annotations
@@ -38,9 +41,9 @@ from stomp.exception import StompException
 
 try:
     from gridcast_client import Gridcast, RefusedError, UnavailableError
-    from gridcast_panda import task_fields
+    from gridcast_panda import plan_task, task_fields, task_requests
 except ImportError:  # in Gridcast's own checkout
-    from adapters.gridcast_panda import task_fields
+    from adapters.gridcast_panda import plan_task, task_fields, task_requests
     from services.client import Gridcast, RefusedError, UnavailableError
 
 STALE_AFTER = 600.0
@@ -180,6 +183,10 @@ def answer_of(definition: Definition, needs: Mapping[str, Any]) -> dict[str, Any
         if number is not None:
             is_io = name == "IOINTENSITY"
             message[name] = IO_CLASSES.get(number, number) if is_io else f"bin{number}"
+    plan = plan_task(definition.parameters, needs)
+    if plan.mode in ("suggest", "act"):
+        requests = task_requests(plan, float(scout["coreCount"]))
+        message["request"] = {"mode": plan.mode, "reason": plan.reason, **requests}
     return message | {
         "model_version": needs["model_version"],
         "cold_start": numbers["cold_start"],

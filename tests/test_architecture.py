@@ -24,7 +24,14 @@ PACKAGES = (
     "commands",
     "adapters",
 )
-AT_A_SITE = {"pandajedi", "gridcast_client", "gridcast_panda_mapping", "gridcast_panda", "stomp"}
+AT_A_SITE = {
+    "pandajedi",
+    "gridcast_client",
+    "gridcast_panda_mapping",
+    "gridcast_panda",
+    "gridcast_request_policy",
+    "stomp",
+}
 """What an adapter finds where it is copied to."""
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MODULES = [

@@ -20,14 +20,17 @@ import pandas as pd
 import pytest
 
 from adapters import gridcast_panda
+from adapters.gridcast_panda_stomp import answer_of, read_definition
 from jobs.ingest import read_log
 from jobs.readers.panda_mapping import NAMES
 from jobs.readers.rows import Row
 from services.client import Gridcast
 from services.http.bodies import read_json
 from services.http.requests import read_outcomes
+from services.request_policy import RequestPolicy
 from tests.ports import free_port
 
+GIB = 1 << 30
 JOB: Row = {
     "PandaID": 7,
     "jediTaskID": 3,
@@ -171,6 +174,77 @@ def test_a_refined_task_says_what_was_foreseen_and_keeps_what_its_user_asked_for
     refiner.said.clear()
     refiner.extractCommon(1, dict(TASK), None, None)
     assert refiner.said == []
+
+
+def needs_of(**changes: Any) -> dict[str, Any]:
+    """An answer of POST /task: jobs of 8 cores that need 8 GiB, sometimes 12, seldom 14."""
+    numbers = {
+        "cold_start": False,
+        "peak_memory_allocation": 8.0 * GIB,
+        "peak_memory_allocation_2": 12.0 * GIB,
+        "peak_memory_allocation_3": 14.0 * GIB,
+        "walltime_kill_limit": 6000.0,
+    }
+    return {
+        "per_job": numbers | changes,
+        "scout_prediction": {"coreCount": 8},
+        "model_version": "gridcast-7",
+    }
+
+
+def test_a_tasks_memory_is_written_with_the_ladder_in_the_words_of_jedis_retries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gridcast_panda, "Gridcast", Predictor)
+    monkeypatch.setattr(Predictor, "task", lambda *_: needs_of())
+    monkeypatch.setattr(gridcast_panda, "POLICY", RequestPolicy("act", programs=("Sim_tf.py",)))
+
+    def refine(**changes: Any) -> Any:
+        refiner = gridcast_panda.with_prediction(Refiner)()
+        refiner.taskSpec.splitRuleToken = {"retryRamOffset": "RX", "retryRamStep": "RY"}
+        refiner.rules = {}
+        refiner.setSplitRule = lambda _, value, token: refiner.rules.update({token: value})
+        refiner.extractCommon(1, TASK | {"ramCount": 2000} | changes, None, None)
+        return refiner
+
+    refiner = refine()
+    assert (refiner.taskSpec.ramCount, refiner.taskSpec.ramUnit) == (1024, "MBPerCore")
+    assert refiner.rules == {"RX": 1536, "RY": 256}
+    assert not hasattr(refiner.taskSpec, "walltime")
+    assert refiner.said[1] == (
+        "gridcast: requests memory 8192, 12288, 14336, 16000 MiB by gridcast-7"
+    )
+    monkeypatch.setattr(gridcast_panda, "SET_WHAT_IS_MISSING", True)
+    assert refine().taskSpec.ramCount == 1024
+    for unchanged in ({"gridcast": "off"}, {"transPath": "x/Reco_tf.py"}, {"ramCount": 1000}):
+        refiner = refine(**unchanged)
+        assert refiner.taskSpec.ramCount == unchanged.get("ramCount", 2000) and not refiner.rules
+
+
+@pytest.mark.parametrize(
+    ("policy", "changes", "reason"),
+    [
+        (RequestPolicy(), {}, ""),
+        (RequestPolicy("suggest", users=("ann",)), {}, "would request memory 8192, 12288, "),
+        (
+            RequestPolicy("act", users=("ann",)),
+            {"cold_start": True},
+            "requests unchanged: new user",
+        ),
+        (RequestPolicy("act", users=("ann",)), {}, "requests memory 8192, 12288, 14336, 16000 MiB"),
+    ],
+)
+def test_a_message_over_stomp_says_what_the_policy_would_request(
+    monkeypatch: pytest.MonkeyPatch, policy: RequestPolicy, changes: dict[str, Any], reason: str
+) -> None:
+    monkeypatch.setattr(gridcast_panda, "POLICY", policy)
+    body = json.dumps(TASK | {"taskid": 7, "ramCount": 2000}).encode()
+    answer = answer_of(read_definition(body), needs_of(**changes))
+    request = answer.get("request", {})
+    assert request.get("reason", "").startswith(reason) and bool(request) is bool(reason)
+    assert ("ramCount" in request) is ("memory" in reason)
+    if "memory" in reason:
+        assert request["retryRamMax"] == 2000
 
 
 def test_without_gridcast_a_task_is_refined_and_the_log_says_why_nothing_was_foreseen(
