@@ -60,6 +60,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[int]]
     whole = write(folder / "fresh")
     write(folder / "stale", age=1000)
     (folder / "one line").write_text(whole.read_text().splitlines()[0])
+    (folder / "by workflow").write_text(whole.read_text().replace("any|sim", "any|SIMULATE:sim"))
     (folder / "empty").write_text("")
     (folder / "no table").write_bytes(bytes(range(256)))
     (folder / "torn").write_text(
@@ -95,6 +96,7 @@ def test_a_process_gets_what_one_of_its_tasks_in_a_hundred_exceeds_and_as_much_a
     asked: dict[str, list[list[int]]],
 ) -> None:
     assert asked["fresh"] == [[1500_000, 2_000_000_000], [3000_000, 4_000_000_000]]
+    assert asked["by workflow"] == asked["fresh"]  # as traces name a process of a workflow
 
 
 def test_a_table_that_is_old_torn_or_none_leaves_the_sites_defaults(
@@ -102,6 +104,7 @@ def test_a_table_that_is_old_torn_or_none_leaves_the_sites_defaults(
 ) -> None:
     assert set(asked) == {
         "fresh",
+        "by workflow",
         "stale",
         "one line",
         "empty",
@@ -110,5 +113,5 @@ def test_a_table_that_is_old_torn_or_none_leaves_the_sites_defaults(
         "other columns",
         "missing",
     }
-    for state in set(asked) - {"fresh"}:
+    for state in set(asked) - {"fresh", "by workflow"}:
         assert asked[state] == [[4 * 3600_000, 4 * GIB], [8 * 3600_000, 8 * GIB]], state
