@@ -188,6 +188,45 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
+@pytest.fixture(autouse=True, scope="session")
+def migrated_mlflow(shared_folder: Path, data_folder: Path) -> Iterator[None]:
+    """New SQLite databases of MLflow in this process begin with its tables.
+
+    Its migrations, some fifty, run once in a session instead of once in a folder.
+    """
+    from models.releases import mlflow_client
+
+    make_client = mlflow_client._make_client
+
+    def make_client_from_copy(url: str) -> Any:
+        file = Path(url.removeprefix("sqlite:///"))
+        if url.startswith("sqlite:///") and not file.exists() and file.parent.is_dir():
+            try:
+                shutil.copyfile(_mlflow_tables(shared_folder), file)
+            except OSError:  # a test's full disk
+                file.unlink(missing_ok=True)
+        return make_client(url)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow_client, "_make_client", make_client_from_copy)
+        yield
+
+
+def _mlflow_tables(folder: Path) -> Path:
+    """An SQLite file with MLflow's tables, made once."""
+    file = folder / "mlflow-tables.db"
+    with FileLock(f"{file}.lock"):
+        if not file.exists():
+            from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
+
+            draft = file.with_suffix(".draft")
+            engine = create_sqlalchemy_engine(f"sqlite:///{draft}")
+            _initialize_tables(engine)
+            engine.dispose()
+            draft.rename(file)
+    return file
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A Chromium, where there is one."""

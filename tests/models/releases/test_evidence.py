@@ -32,7 +32,7 @@ class Story:
     def __init__(self, home: Path) -> None:
         self.settings = Settings(home=home, dask="off", _env_file=None)
         self.engine = open_store(self.settings.store_url)
-        jobs = generate(6000, 16, 11).jobs.assign(source="grid")
+        jobs = generate(4500, 12, 11).jobs.assign(source="grid")
         jobs["group"] = np.where(jobs.index % 2, "atlas", "cms")
         first = jobs["ended_at"] <= jobs["submitted_at"].quantile(0.6)
         self.began = datetime.now(UTC)
