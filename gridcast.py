@@ -24,6 +24,7 @@ from commands import (
     site,
     stalls,
     stored,
+    trial,
     versions,
     watching,
 )
@@ -57,6 +58,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "monitor": watching.monitor,
     },
     "Judge": {
+        "trial": trial.trial,
         "evaluate": evaluation.evaluate,
         "evaluate-waits": evaluation.evaluate_waits,
         "evaluate-transfers": evaluation.evaluate_transfers,

@@ -31,6 +31,7 @@ USUAL_SECONDS = {
     "replay": (2, 5e-4),
     "tasks": (8, 3e-3),
     "train": (8, 6e-4),
+    "trial": (20, 2.5e-3),
 }
 """How long these take on two cores: some seconds, and seconds a job."""
 MIN_SHARE = 0.02

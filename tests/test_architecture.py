@@ -19,6 +19,7 @@ PACKAGES = (
     "models",
     "monitoring",
     "scheduling",
+    "trial",
     "services",
     "flows",
     "commands",

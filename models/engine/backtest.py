@@ -46,6 +46,7 @@ class Backtest:
         high: Upper ends.
         levels: The levels of the columns of ``quantiles``.
         quantiles: Calibrated quantiles, float64[n, levels].
+        upper: Calibrated quantiles at further levels, float64[n, upper levels].
         crps: Continuous ranked probability scores.
         pit_below: The uncalibrated mass below the truth's bin.
         pit_upto: The uncalibrated mass up to the truth's bin and with it.
@@ -64,6 +65,7 @@ class Backtest:
     high: Array
     levels: tuple[float, ...]
     quantiles: Array
+    upper: Array
     crps: Array
     pit_below: Array
     pit_upto: Array
@@ -83,6 +85,7 @@ def backtest(
     settings: MixtureSettings | None = None,
     refined: bool = True,
     thresholds: Thresholds = (),
+    upper_levels: tuple[float, ...] = (),
     progress: Progress | None = None,
 ) -> Backtest:
     """Predict each job at its submission by what had ended, the refiners refitted on a schedule.
@@ -97,6 +100,7 @@ def backtest(
         settings: Of the mixture; the target's own unless given.
         refined: False for the mixture of histories alone.
         thresholds: Of the classes whose probabilities are wanted.
+        upper_levels: Further levels of which calibrated quantiles are wanted.
         progress: Called as jobs are predicted.
 
     Raises:
@@ -127,9 +131,10 @@ def backtest(
             refits.append({"from_row": start, "trained_on": len(fit.rows), "clusters": report})
         for rows in batches(np.arange(start, stop)):
             predicted = replay.advance(rows)
-            quantile_levels = replay.calibration.levels(rows, np.array(QUANTILE_LEVELS))
+            wanted = np.array((*QUANTILE_LEVELS, *upper_levels))
+            quantile_levels = replay.calibration.levels(rows, wanted)
             if start:
-                columns.append(_columns(replay, predicted, quantile_levels, cuts))
+                columns.append(_columns(replay, predicted, quantile_levels, wanted, cuts))
             if progress:
                 progress(f"{target.name}: backtesting {count} jobs", (int(rows[-1]) + 1) / count)
     joined = {name: np.concatenate([batch[name] for batch in columns]) for name in columns[0]}
@@ -140,15 +145,15 @@ def backtest(
 
 
 def _columns(
-    replay: TargetReplay, predicted: Predicted, levels: Floats, cuts: Cuts
+    replay: TargetReplay, predicted: Predicted, levels: Floats, wanted: Floats, cuts: Cuts
 ) -> dict[str, Array]:
     rows, distribution, truth = (
         predicted.rows,
         predicted.distribution,
         replay.log.values[predicted.rows],
     )
-    wanted = np.array(QUANTILE_LEVELS)
-    quantiles = replay.calibration.quantiles(rows, distribution, levels, wanted)
+    at_levels = replay.calibration.quantiles(rows, distribution, levels, wanted)
+    quantiles, upper = np.split(at_levels, [len(QUANTILE_LEVELS)], axis=1)
     low, high = quantiles[:, 0], quantiles[:, -1]
     refiners = replay.predictor.refiners
     return {
@@ -160,6 +165,7 @@ def _columns(
         "low": low,
         "high": high,
         "quantiles": quantiles,
+        "upper": upper,
         "crps": distribution.continuous_ranked_probability(truth),
         "pit_below": replay.calibration.below[rows],
         "pit_upto": replay.calibration.upto[rows],

@@ -8,6 +8,7 @@ Each policy has its own retries, and knows only what had ended.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,6 +52,31 @@ class MemoryBounds(NamedTuple):
     by_request: Flags
 
 
+@dataclass(frozen=True)
+class AllocationBacktest:
+    """Every policy's waste and failures, job by job.
+
+    Attributes:
+        rows: Positions, in order of submission, of the n jobs counted.
+        request: What each requested, or the default, bytes; float64[n] as all that follow.
+        has_request: Whether it requested memory, bool[n].
+        used: What each held and used, GiB·h.
+        first_rung: Gridcast's first allocation, bytes.
+        cold: Whether no outcome of its submitter was available, bool[n].
+        waste: By policy, GiB·h.
+        failures: By policy, failed attempts, int64[n].
+    """
+
+    rows: Integers
+    request: Floats
+    has_request: Flags
+    used: Floats
+    first_rung: Floats
+    cold: Flags
+    waste: dict[str, Floats]
+    failures: dict[str, Integers]
+
+
 def evaluate_allocation(
     jobs: pd.DataFrame,
     warm_up: float = 0.1,
@@ -72,6 +98,35 @@ def evaluate_allocation(
     Raises:
         TrainingError: When there is no such job.
     """
+    done = backtest_allocation(jobs, warm_up, price, progress)
+    return [
+        {
+            "policy": name,
+            "jobs": len(done.rows),
+            "waste_gbh": float(waste.sum()),
+            "failures": int(done.failures[name].sum()),
+            "failed_jobs": int((done.failures[name] > 0).sum()),
+            "cold_jobs": int(done.cold.sum()),
+            "cold_waste_gbh": float(waste[done.cold].sum()),
+        }
+        for name, waste in done.waste.items()
+    ]
+
+
+def backtest_allocation(
+    jobs: pd.DataFrame,
+    warm_up: float = 0.1,
+    price: float = FAILURE_PRICE,
+    progress: Progress | None = None,
+) -> AllocationBacktest:
+    """Backtest all policies job by job; see ``evaluate_allocation``.
+
+    Args:
+        jobs: The log.
+        warm_up: The share of the jobs, by submission, that is not counted.
+        price: Of a failure, GiB·h.
+        progress: Called as jobs are predicted.
+    """
     if not 0 <= warm_up < 1:
         raise TrainingError("warm_up must be a share between 0 and 1")
     jobs = jobs.sort_values("submitted_at", kind="stable", ignore_index=True)
@@ -91,23 +146,18 @@ def evaluate_allocation(
         progress("memory: the rules", 0.1)
     ladder_of = {rule.name: rule.ladder(statistics)[counted] for rule in RULES}
     ladder_of[OURS], cold = _predicted_ladders(jobs, counted, bounds, price, progress)
-    rows = []
-    for name in POLICIES:
-        waste, failures = score(
-            ladder_of[name], peaks[counted], seconds[counted], bounds.ceiling[counted]
-        )
-        rows.append(
-            {
-                "policy": name,
-                "jobs": len(counted),
-                "waste_gbh": float(waste.sum()),
-                "failures": int(failures.sum()),
-                "failed_jobs": int((failures > 0).sum()),
-                "cold_jobs": int(cold.sum()),
-                "cold_waste_gbh": float(waste[cold].sum()),
-            }
-        )
-    return rows
+    peaks, seconds, ceiling = peaks[counted], seconds[counted], bounds.ceiling[counted]
+    scores = {name: score(ladder_of[name], peaks, seconds, ceiling) for name in POLICIES}
+    return AllocationBacktest(
+        rows=counted,
+        request=bounds.request[counted],
+        has_request=np.isfinite(target.limit(jobs))[counted],
+        used=peaks * seconds / GIB_HOUR,
+        first_rung=np.minimum(ladder_of[OURS][:, 0], ceiling),
+        cold=cold,
+        waste={name: waste for name, (waste, _) in scores.items()},
+        failures={name: failures for name, (_, failures) in scores.items()},
+    )
 
 
 def _memory_bounds(jobs: pd.DataFrame, peaks: Floats) -> MemoryBounds:

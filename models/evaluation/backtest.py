@@ -79,6 +79,8 @@ class Evaluation:
         period_rows: Error and coverage a month (three days on short logs) of all with a range.
         jobs: submitted_at, actual, cluster, a column a predictor, and low and high of Gridcast's
             90 % range.
+        upper: Gridcast's quantiles of these jobs at the upper levels that were wanted, float64[n,
+            levels].
         deciles: The share of outcomes in each tenth of their distribution; empty without Gridcast.
         reliability: The share of outcomes not above each of QUANTILE_LEVELS; empty likewise.
     """
@@ -93,6 +95,7 @@ class Evaluation:
     cluster_rows: list[Row]
     period_rows: list[Row]
     jobs: pd.DataFrame
+    upper: Floats
     deciles: list[float]
     reliability: list[float]
 
@@ -110,6 +113,7 @@ def evaluate(
     progress: Progress | None = None,
     refit_every: float = 0.1,
     cluster_by: By | None = None,
+    upper_levels: tuple[float, ...] = (),
 ) -> Evaluation:
     """Backtest ``jobs`` and compare predictors on those after the warm-up.
 
@@ -122,6 +126,7 @@ def evaluate(
         progress: Called as jobs are predicted.
         refit_every: The share of the jobs between two refits.
         cluster_by: What tells clusters of Gridcast's refiners apart.
+        upper_levels: Further levels of Gridcast's quantiles; not of waits.
 
     Raises:
         TrainingError: For an unknown predictor, a share out of range, or when no job after the
@@ -135,9 +140,7 @@ def evaluate(
     if target.subject.add_surroundings and inputs is None:
         jobs = target.subject.add_surroundings(jobs)
     outcomes = target.value(jobs)
-    counted = np.flatnonzero(
-        np.isfinite(outcomes) & (np.arange(len(jobs)) >= max(int(len(jobs) * warm_up), 1))
-    )
+    counted = counted_rows(outcomes, warm_up)
     if not len(counted):
         raise TrainingError(
             f"no job after the warm-up has a known {target.name}: there is nothing to evaluate"
@@ -153,6 +156,7 @@ def evaluate(
     )
     predictions = {name: _take(predicted, counted) for name, predicted in baselines.items()}
     scores: dict[str, Any] = {}
+    upper = np.empty((len(counted), 0))
     by_regression = None
     if inputs is not None and any(name in names for name in WAIT_POINTS):
         by_regression = backtest_waits(jobs, inputs, warm_up, refit_every, progress)
@@ -177,8 +181,10 @@ def evaluate(
             warm_up=warm_up,
             refit_every=refit_every,
             cluster_by=cluster_by,
+            upper_levels=upper_levels,
             progress=progress,
         )
+        upper = ours.upper
         if not np.array_equal(ours.rows, counted):
             raise AssertionError("Gridcast and the baselines predicted different jobs")
         predictions[OURS] = BaselinePredictions(ours.point, ours.low, ours.high, ours.quantiles)
@@ -207,8 +213,15 @@ def evaluate(
         predictions,
         scores,
         unseen,
+        upper,
         is_burst,
     )
+
+
+def counted_rows(outcomes: Floats, warm_up: float) -> Integers:
+    """The positions of jobs with an outcome after the warm-up, a share of all jobs in order."""
+    after = np.arange(len(outcomes)) >= max(int(len(outcomes) * warm_up), 1)
+    return np.flatnonzero(np.isfinite(outcomes) & after)
 
 
 def _wait_scores(actual: Floats, quantiles: Floats) -> dict[str, Any]:
@@ -282,6 +295,7 @@ def _tables(
     predictions: dict[str, BaselinePredictions],
     scores: dict[str, Any],
     unseen: dict[str, Integers],
+    upper: Floats,
     is_burst: Flags | None = None,
 ) -> Evaluation:
     lowest = lowest_counted(target.grid)
@@ -351,6 +365,7 @@ def _tables(
             for row in table(positions, ranged)
         ],
         jobs=pd.DataFrame(columns),
+        upper=upper,
         deciles=scores.get("deciles", []),
         reliability=scores.get("reliability", []),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-STYLE = """:root{color-scheme:light dark;--page:#fff;--text:#1c2128;--soft:#57606a;--line:#d0d7de}
+STYLE = """:root{color-scheme:light dark;--page:#fff;--text:#1c2128;--soft:#57606a;--line:#d0d7de;
+--wrong:#b3261e}
 @media(prefers-color-scheme:dark){:root{--page:#14181d;--text:#e6e9ed;--soft:#a3adb8;
---line:#39424c}}
+--line:#39424c;--wrong:#ff8a80}}
 *{box-sizing:border-box}
 body{font:16px/1.5 system-ui,sans-serif;background:var(--page);color:var(--text);
 max-width:72rem;margin:0 auto;padding:1rem}
@@ -32,6 +33,7 @@ td:first-child,th:first-child,.text td,.text th{text-align:left}
 .scroll{overflow-x:auto}
 .charts{display:grid;gap:1.5rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,27rem),1fr))}
 figure{margin:0}figcaption{font-weight:600;margin-bottom:.25rem}
+.wrong td{color:var(--wrong);font-weight:600}
 svg{width:100%;height:auto;display:block}
 svg text{fill:currentColor;font-family:inherit!important}"""
 WIDTH, HEIGHT = 5.4, 3.4
@@ -51,16 +53,31 @@ def heading(text: str) -> str:
     return f"<h2>{escape(text)}</h2>\n"
 
 
-def table(headings: Iterable[str], rows: Sequence[Sequence[str]], text: bool = False) -> str:
+def listing(texts: Iterable[str]) -> str:
+    """A numbered list of plain texts."""
+    return f"<ol>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ol>\n"
+
+
+def table(
+    headings: Iterable[str],
+    rows: Sequence[Sequence[str]],
+    text: bool = False,
+    wrong: Container[int] = (),
+) -> str:
     """Make a table; where it has no rows, one cell says so.
 
     Args:
         headings: The headings of its columns.
         rows: The cells of each row.
         text: Whether cells hold sentences, which are aligned left and wrapped.
+        wrong: Numbers of the rows shown in red.
     """
     names = list(headings)
-    lines = [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows]
+    marks = [' class="wrong"' if number in wrong else "" for number in range(len(rows))]
+    lines = [
+        f"<tr{mark}>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
+        for mark, row in zip(marks, rows, strict=True)
+    ]
     body = "\n".join(lines) or f'<tr><td colspan="{len(names)}">none</td></tr>'
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
     style = ' class="text"' if text else ""

@@ -226,7 +226,7 @@ def bars(rows: Sequence[Row], label: str, value: str) -> Figure:
     shown_rows = [row for row in rows if row[value] is not None]
     chosen = shown_rows[:MAX_BARS]
     chosen += [row for row in shown_rows[MAX_BARS:] if row[label] == OURS]
-    figure, axes = _axes()
+    figure, axes = new_axes()
     names = [str(row[label]) for row in chosen]
     colours = [OUR_COLOUR if name == OURS else OTHER_COLOUR for name in names]
     drawn = axes.barh(names, [row[value] for row in chosen], color=colours)
@@ -239,8 +239,8 @@ def bars(rows: Sequence[Row], label: str, value: str) -> Figure:
     return figure
 
 
-def error_by_size(evaluation: Evaluation) -> Figure:
-    """Draw the mean error of jobs of each size as a share of their mean outcome."""
+def error_by_size(evaluation: Evaluation, rule: str = "") -> Figure:
+    """Draw the mean error of jobs of each size, over their mean, of Gridcast and another rule."""
     jobs = evaluation.jobs
     actual = np.maximum(jobs["actual"].to_numpy(dtype=float), 1.0)
     edges = np.geomspace(actual.min(), max(actual.max(), 1.01 * actual.min()), SIZES + 1)
@@ -248,8 +248,8 @@ def error_by_size(evaluation: Evaluation) -> Figure:
     counts = np.bincount(size, minlength=SIZES)
     large = counts >= min(MIN_SIZE_JOBS, counts.max())
     means = np.bincount(size, actual, SIZES)[large]
-    figure, axes = _axes(f"actual {evaluation.target} [{evaluation.unit}]", "")
-    names = dict.fromkeys(name for name in (OURS, evaluation.best_baseline) if name in jobs)
+    figure, axes = new_axes(f"actual {evaluation.target} [{evaluation.unit}]", "")
+    names = dict.fromkeys(name for name in (OURS, rule or evaluation.best_baseline) if name in jobs)
     for name, colour in zip(names, (OUR_COLOUR, OTHER_COLOUR), strict=False):
         errors = np.abs(jobs[name].to_numpy(dtype=float) - jobs["actual"].to_numpy(dtype=float))
         share = np.bincount(size, errors, SIZES)[large] / means
@@ -262,7 +262,7 @@ def error_by_size(evaluation: Evaluation) -> Figure:
 
 def reliability(evaluation: Evaluation) -> Figure:
     """Draw the share of outcomes at or below each quantile; the diagonal is perfect."""
-    figure, axes = _axes("predicted quantile", "share of outcomes")
+    figure, axes = new_axes("predicted quantile", "share of outcomes")
     axes.plot([0, 1], [0, 1], color="black", linewidth=1)
     axes.plot(QUANTILE_LEVELS, evaluation.reliability, marker="o", color=OUR_COLOUR)
     axes.set_xlim(0, 1)
@@ -273,7 +273,7 @@ def reliability(evaluation: Evaluation) -> Figure:
 def coverage_by_period(evaluation: Evaluation) -> Figure:
     """Draw the share of outcomes within Gridcast's 90 % range a period."""
     rows = [row for row in evaluation.period_rows if row["predictor"] == OURS]
-    figure, axes = _axes("", "share within the range")
+    figure, axes = new_axes("", "share within the range")
     periods = [str(row["period"]) for row in rows]
     axes.bar(periods, [row["coverage_90"] for row in rows], color=OUR_COLOUR)
     axes.axhline(0.9, color="black", linewidth=1)
@@ -291,7 +291,7 @@ def by_progress(rows: Sequence[Row], value: str, level: float | None = None) -> 
         value: The column that is drawn.
         level: Where to draw a line to compare with.
     """
-    figure, axes = _axes("share of the task's jobs that have ended", "")
+    figure, axes = new_axes("share of the task's jobs that have ended", "")
     for name in dict.fromkeys(row["predictor"] for row in rows):
         own = [row for row in rows if row["predictor"] == name and row[value] is not None]
         points: Floats = np.array([[row["progress"], row[value]] for row in own], dtype=float)
@@ -303,7 +303,8 @@ def by_progress(rows: Sequence[Row], value: str, level: float | None = None) -> 
     return figure
 
 
-def _axes(across: str = "", up: str = ""):  # type: ignore[no-untyped-def]
+def new_axes(across: str = "", up: str = ""):  # type: ignore[no-untyped-def]
+    """A figure of a page's size, and its axes with labels ``across`` and ``up``."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(html_page.WIDTH, html_page.HEIGHT), layout="constrained")

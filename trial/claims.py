@@ -1,0 +1,227 @@
+"""Claims: figures measured on the first 70 % of a log, and what the last 30 % made of them.
+
+A figure is a ratio of two sums over jobs, so that it is a share or a rate and does not depend on
+how many jobs there are. Settings are chosen on the choice window, figures are claimed from the
+claim window, and the check window, later than both, says what became of them. The first two count
+only jobs whose outcome was available at their end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from infra.aliases import Flags, Floats, Integers
+from models.quantities.metrics import Interval, compare_errors, equal_blocks, time_blocks
+
+CHOICE, CLAIM, CHECK = "choice", "claim", "check"
+SHARES = {CHOICE: (0.2, 0.45), CLAIM: (0.45, 0.7), CHECK: (0.7, 1.0)}
+"""The windows, as shares of the jobs in order of submission; before them is the warm-up."""
+TOLERANCE = 0.1
+"""A claim holds where it is at most this share of the realised figure away from it."""
+MIN_JOBS = 100
+"""A claim needs so many jobs in the windows for choice and claim."""
+
+MIN_BLOCKS, EQUAL_BLOCKS = 5, 20
+"""Of fewer weeks, or half days, the bootstrap takes so many runs of jobs of equal number."""
+FAILURES = 2.0
+"""A claimed share of successes is wrong where failures are more than so many times the claimed."""
+LEAST_FAILURES = 0.01
+"""A smaller share of failures does not make a claim wrong."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Which jobs of a log, in order of submission, are in each window.
+
+    ``submitted_at`` are their submissions; ``ends`` are when the windows end.
+    """
+
+    submitted_at: pd.Series[Any]
+    ends: dict[str, pd.Timestamp]
+
+    @staticmethod
+    def of(jobs: pd.DataFrame) -> Windows:
+        """The windows of jobs in order of submission."""
+        submitted = jobs["submitted_at"].reset_index(drop=True)
+        last = len(submitted) - 1
+        ends = {
+            name: submitted.iloc[min(int(len(submitted) * stop), last)]
+            for name, (_, stop) in SHARES.items()
+        }
+        return Windows(submitted, ends)
+
+    def contains(
+        self, name: str, rows: Integers, available_at: pd.Series[Any] | None = None
+    ) -> Flags:
+        """Which of the jobs at positions ``rows`` are in a window (bool[rows]).
+
+        Args:
+            name: The window.
+            rows: Positions.
+            available_at: When each job's outcome was available; later than the window's end
+                leaves the job out. None: all count, as in the check window.
+        """
+        first, stop = (int(len(self.submitted_at) * share) for share in SHARES[name])
+        inside = (rows >= first) & (rows < stop)
+        if available_at is None or name == CHECK:
+            return inside
+        return inside & (available_at <= self.ends[name]).to_numpy()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A ratio of two sums over jobs.
+
+    Attributes:
+        what: What it is.
+        unit: Its unit.
+        how: How it was come by, in a sentence.
+        rows: Positions of the n jobs.
+        available_at: When the outcome of each was available.
+        numerator: float64[n].
+        denominator: float64[n].
+        of_successes: Whether the rest of the share are failures, which are compared too.
+    """
+
+    what: str
+    unit: str
+    how: str
+    rows: Integers
+    available_at: pd.Series[Any]
+    numerator: Floats
+    denominator: Floats
+    of_successes: bool = False
+
+    def value(self, inside: Flags) -> float:
+        """The ratio over some of the jobs; NaN where the denominator is 0."""
+        total = float(self.denominator[inside].sum())
+        return float(self.numerator[inside].sum()) / total if total > 0 else float("nan")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A figure claimed from the first 70 % and realised by the last 30 %.
+
+    Attributes:
+        what: What it is.
+        unit: Its unit.
+        how: How it was come by.
+        claimed: The claim, None where none is made.
+        realised: What the check window made of it, None where it has no such job.
+        low: Lower end of the 95 % interval: of the claim, else of what was realised.
+        high: Its upper end.
+        reason: Why none is made, or by how much it missed.
+        jobs: Jobs of the check window.
+        too_many_failures: Whether far more jobs failed than the claim says.
+    """
+
+    what: str
+    unit: str
+    how: str
+    claimed: float | None
+    realised: float | None
+    low: float | None
+    high: float | None
+    reason: str = ""
+    jobs: int = 0
+    too_many_failures: bool = False
+
+    @property
+    def within_tolerance(self) -> bool | None:
+        """Whether the realised figure is within the tolerance; None without a claim."""
+        if self.claimed is None or self.realised is None:
+            return None
+        return difference(self.claimed, self.realised) <= TOLERANCE
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether the claim is shown in red."""
+        return self.within_tolerance is False or self.too_many_failures
+
+    def row(self) -> dict[str, Any]:
+        """The row of ``--json``."""
+        names = (
+            *("what", "claimed", "realised", "unit", "low", "high"),
+            *("within_tolerance", "jobs", "reason"),
+        )
+        return {name: getattr(self, name) for name in names} | {"how": self.how}
+
+
+def difference(value: float, reference: float) -> float:
+    """How far a value is from a reference, as a share of the reference.
+
+    >>> round(difference(0.9, 1.0), 3)
+    0.1
+    """
+    return abs(value - reference) / max(abs(reference), 1e-9)
+
+
+def make_claim(figure: Figure, windows: Windows) -> Claim:
+    """Claim a figure and check it.
+
+    No claim is made where the same claim, made at the end of the choice window, would have missed
+    the claim window by more than the tolerance: what did not repeat then need not repeat now.
+    """
+    choice, claim, check = (
+        windows.contains(name, figure.rows, figure.available_at) for name in SHARES
+    )
+    realised = _or_none(figure.value(check))
+    earlier, now = figure.value(choice), figure.value(claim)
+    if min(choice.sum(), claim.sum()) < MIN_JOBS or not np.isfinite([earlier, now]).all():
+        reason = f"fewer than {MIN_JOBS} such jobs had ended in each half of the first 70 %"
+        now = float("nan")
+    elif (miss := difference(earlier, now)) > TOLERANCE:
+        off = f"{miss:.0%}" if miss < 10 else "more than tenfold"
+        reason = (
+            f"it changes too much on this log: the same claim made at {SHARES[CHOICE][1]:.0%} of "
+            f"the log ({earlier:.3g}) would have missed by {off}"
+        )
+        now = float("nan")
+    else:
+        reason = ""
+    claimed = _or_none(now)
+    too_many = False
+    span = interval(figure, windows, check if claimed is None else claim)
+    if claimed is not None and realised is not None:
+        miss = difference(claimed, realised)
+        reason = f"missed by {miss:.0%}" if miss > TOLERANCE else ""
+        allowed = max(FAILURES * (1 - claimed), LEAST_FAILURES)
+        too_many = figure.of_successes and 1 - realised > allowed
+        if too_many:
+            reason = f"{1 - realised:.1%} of the jobs failed, {1 - claimed:.1%} were claimed to"
+    return Claim(
+        figure.what,
+        figure.unit,
+        figure.how,
+        claimed,
+        realised,
+        span.low if span else None,
+        span.high if span else None,
+        reason,
+        int(check.sum()),
+        too_many,
+    )
+
+
+def interval(figure: Figure, windows: Windows, inside: Flags) -> Interval | None:
+    """The figure over some jobs with its 95 % interval by a bootstrap of weeks; None of none."""
+    if not inside.any() or not figure.denominator[inside].sum() > 0:
+        return None
+    blocks = time_blocks(windows.submitted_at.iloc[figure.rows[inside]])
+    if len(np.unique(blocks)) < MIN_BLOCKS:
+        blocks = equal_blocks(len(blocks), EQUAL_BLOCKS)
+    return compare_errors(figure.numerator[inside], figure.denominator[inside], blocks)[1]
+
+
+def make_claims(figures: Sequence[Figure], windows: Windows) -> list[Claim]:
+    """Claim and check each figure."""
+    return [make_claim(figure, windows) for figure in figures]
+
+
+def _or_none(value: float) -> float | None:
+    return value if np.isfinite(value) else None
