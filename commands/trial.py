@@ -50,6 +50,13 @@ def trial(
             help="Processors, or a TOML or JSON file of pools; default: what the log implies."
         ),
     ] = None,
+    shadow: Annotated[
+        str | None,
+        typer.Option(
+            help="Go on with live jobs for so long, such as 7d; gridcast up must run. "
+            "Nothing of the batch system is changed."
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -69,6 +76,9 @@ def trial(
     from trial.page import write_page
     from trial.study import rows_of, run_trial
 
+    if shadow is not None:
+        _begin_shadow(shadow, collect, where, risk, output, as_json)
+        return
     prepare_environment()
     if bool(files) == bool(collect):
         raise InputError("give a trial accounting files, or --collect and a batch system")
@@ -90,6 +100,43 @@ def trial(
     title = f"A trial of {name}: {len(done.jobs):,} jobs, claimed and realised"
     show_rows(list(rows_of(done)), as_json, title, COLUMNS)
     note_page(page)
+
+
+def _begin_shadow(
+    length: str,
+    system: str | None,
+    where: str,
+    risk: float,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Begin a trial on live jobs, which the deployment of the flow ``shadow`` carries on.
+
+    Args:
+        length: How long, such as 7d.
+        system: The batch system.
+        where: Which of several.
+        risk: The share of jobs that a time limit may kill.
+        output: The page.
+        as_json: Print JSON.
+    """
+    from jobs.collectors import named_systems
+    from trial.shadow import parse_length, start
+
+    settings = prepare_environment()
+    if system is None:
+        raise InputError("--shadow follows a batch system: say which by --collect")
+    named = dict(named_systems(settings.collect.get_secret_value()))
+    page = page_path(output, f"trial-{system}-live")
+    began = start(
+        settings, system, where or named.get(system, ""), parse_length(length), page, risk
+    )
+    row = {"system": began.system, "where": began.where, "until": began.until, "page": began.page}
+    show_rows([row], as_json, "A trial on live jobs")
+    print_note(
+        "the schedules of gridcast up collect and predict every ten minutes and write the page "
+        "each night"
+    )
 
 
 def _read(files: list[Path], arguments: ReadArguments) -> pd.DataFrame:

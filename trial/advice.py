@@ -15,7 +15,7 @@ MOST = 10
 FIELDS = ("user", "program", "queue", "group", "project", "site")
 """Of these the first three that tell jobs apart have a table each."""
 TABLES = 3
-MIB = 2.0**20
+HOUR, MIB = 3600.0, 2.0**20
 KILLED = {"walltime": "timeout", "peak_memory": "out_of_memory"}
 
 
@@ -85,6 +85,7 @@ def _ask_for(
     used, advised = jobs[target].dropna(), None
     if len(used) >= MIN_JOBS and predicted.notna().any():
         value = larger(float(predicted.median()), used, risk)
+        step = step if target == "peak_memory" or value < 2 * HOUR else HOUR
         value = float(np.ceil(value / step) * step)
         killed = float((jobs["status"] == KILLED[target]).mean())
         if not value >= request.median() and killed <= risk:

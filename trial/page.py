@@ -34,18 +34,30 @@ WORTHWHILE = 0.05
 BARS = 8
 
 
-def write_page(trial: Trial, path: Path) -> Path:
-    """Write the page of a trial."""
-    content = "".join(_sections(trial))
+def write_page(trial: Trial, path: Path, live: Sequence[Row] = ()) -> Path:
+    """Write the page of a trial.
+
+    Args:
+        trial: The trial.
+        path: The file.
+        live: Of a trial on live jobs, a row a target: see ``trial.shadow.live_rows``.
+
+    Returns:
+        The file.
+    """
+    content = "".join(_sections(trial, live)).replace(" %", "\u00a0%")
     return html_page.write_html(path, f"What Gridcast would have saved: {trial.name}", content)
 
 
-def _sections(trial: Trial) -> Iterator[str]:
+def _sections(trial: Trial, live: Sequence[Row]) -> Iterator[str]:
     jobs, heading, paragraph = trial.jobs, html_page.heading, html_page.paragraph
     since, until = (f"{at:%Y-%m-%d}" for at in jobs["submitted_at"].iloc[[0, -1]])
     yield paragraph(verdict(trial), lead=True)
     yield heading("What to do on Monday")
     yield html_page.listing(actions(trial))
+    if live:
+        yield heading("Predicted live, before the jobs had ended")
+        yield _live(live)
     check = trial.jobs["submitted_at"].iloc[int(len(jobs) * SHARES["check"][0])]
     latest = f" (the latest {MAX_JOBS:,}; {trial.left_out:,} earlier ones were left out)"
     yield paragraph(
@@ -60,7 +72,11 @@ def _sections(trial: Trial) -> Iterator[str]:
     yield _savings(trial)
     yield heading("Claimed and realised")
     yield _claims(trial.claims)
+    yield heading("Pictures")
     yield html_page.figures(_figures(trial))
+    yield paragraph(
+        "Calibration: the nearer to the diagonal, the better; steps are values that repeat exactly."
+    )
     yield heading("How well jobs were predicted")
     yield _accuracy(trial)
     yield from _waits(trial)
@@ -115,7 +131,7 @@ def verdict(trial: Trial) -> str:
             + (
                 f"{missed} of them did not come true (in red below)."
                 if missed
-                else f"all came true within {TOLERANCE:.0%}."
+                else f"all came true within {percent(TOLERANCE)}."
             )
         )
     else:
@@ -158,6 +174,12 @@ def actions(trial: Trial) -> list[str]:
             f"have outlived theirs, and {percent(trial.limits.risk)} were accepted. Show users the "
             "advice below instead."
         )
+    if trial.waits and time:
+        before, after = trial.waits.before.waits.mean(), trial.waits.after.waits.mean()
+        steps.append(
+            f"Expect {'shorter' if after < before else 'no shorter'} waits from shorter limits "
+            f"alone: replayed, the mean wait goes from {duration(before)} to {duration(after)}."
+        )
     for table in trial.winners[:1]:
         advised = [row for row in table.rows if row["time_ask_for"] or row["memory_ask_for"]]
         for row in advised[:3]:
@@ -173,6 +195,23 @@ def actions(trial: Trial) -> list[str]:
         "predicts live for a week, touches nothing and rewrites this page each night."
     )
     return steps
+
+
+def _live(rows: Sequence[Row]) -> str:
+    cells = [
+        [
+            NAMES[row["target"]],
+            f"{row['predicted']:,}",
+            f"{row['ended']:,}",
+            "–" if row["coverage_90"] is None else percent(row["coverage_90"]),
+            "–"
+            if row["mae"] is None
+            else (size if row["target"] == "peak_memory" else duration)(row["mae"]),
+        ]
+        for row in rows
+    ]
+    headings = ("", "predicted", "ended since", "within the 90 % range", "mean error")
+    return html_page.table(headings, cells)
 
 
 def _cost(trial: Trial) -> str:
@@ -230,6 +269,7 @@ def _savings(trial: Trial) -> str:
 
 
 def _claims(claims: Sequence[Claim]) -> str:
+    claims = sorted(claims, key=lambda claim: claim.claimed is None)
     rows = [
         [
             claim.what,
@@ -242,7 +282,14 @@ def _claims(claims: Sequence[Claim]) -> str:
         for claim in claims
     ]
     missed = {index for index, claim in enumerate(claims) if claim.is_wrong}
-    headings = ("what", "claimed", "realised", "95 % interval", "unit", f"within {TOLERANCE:.0%}?")
+    headings = (
+        "what",
+        "claimed",
+        "realised",
+        "95 % interval",
+        "unit",
+        f"within {percent(TOLERANCE)}?",
+    )
     return html_page.table(headings, rows, text=True, wrong=missed)
 
 
@@ -310,7 +357,7 @@ def _figures(trial: Trial) -> dict[str, Figure]:
     walltime, memory = (trial.judged.get(name) for name in ("walltime", "peak_memory"))
     by_program = _waste_by_program(trial)
     if by_program is not None:
-        figures["Waste by program, and what Gridcast would leave of it"] = by_program
+        figures[f"Waste by {by_program[0]}, and what Gridcast would leave of it"] = by_program[1]
     if trial.waits:
         figures["Waits before and after: share of jobs that waited longer"] = _wait_curves(trial)
     for judged, name in ((walltime, "run times"), (memory, "memory")):
@@ -328,8 +375,8 @@ def _figures(trial: Trial) -> dict[str, Figure]:
     return figures
 
 
-def _waste_by_program(trial: Trial) -> Figure | None:
-    """Bars a program (else a queue, user …): unused memory, else unused core hours."""
+def _waste_by_program(trial: Trial) -> tuple[str, Figure] | None:
+    """Bars a program, else a user or queue: unused memory, else core hours; with the field."""
     fields = {table.field: table for table in trial.winners}
     table = fields.get("program") or (trial.winners[0] if trial.winners else None)
     if table is None:
@@ -351,7 +398,7 @@ def _waste_by_program(trial: Trial) -> Figure | None:
     axes.set_yticks(place, names)
     axes.invert_yaxis()
     axes.legend(fontsize=8)
-    return figure
+    return table.field, figure
 
 
 def _wait_curves(trial: Trial) -> Figure:
@@ -372,7 +419,7 @@ def _wait_curves(trial: Trial) -> Figure:
         shares = (points + 1) / len(waited)
         axes.plot(np.maximum(waited[points], 1e-3), shares, color=colour, label=name)
     axes.set_xscale("log")
-    axes.set_ylim(0, 1)
+    axes.set_ylim(bottom=0)
     axes.set_xlim(left=1e-2)
     axes.legend(fontsize=8)
     return figure
@@ -450,7 +497,7 @@ def duration(seconds: float) -> str:
     >>> duration(45.0), duration(900.0), duration(7200.0), duration(259200.0)
     ('45 s', '15 min', '2 h', '3 days')
     """
-    for length, unit, limit in ((1.0, "s", 100.0), (60.0, "min", 6000.0), (HOUR, "h", 2 * DAY)):
+    for length, unit, limit in ((1.0, "s", 100.0), (60.0, "min", 2 * HOUR), (HOUR, "h", 2 * DAY)):
         if seconds < limit:
             return f"{seconds / length:.3g} {unit}"
     return f"{seconds / DAY:.3g} days"
@@ -459,10 +506,10 @@ def duration(seconds: float) -> str:
 def size(count: float) -> str:
     """Bytes in words.
 
-    >>> size(2.0**29), size(2.0**32)
-    ('512 MiB', '4 GiB')
+    >>> size(2.0**29), size(1020 * 2.0**20), size(2.0**32)
+    ('512 MiB', '0.996 GiB', '4 GiB')
     """
-    return f"{count / GIB:.3g} GiB" if count >= GIB else f"{count / MIB:.3g} MiB"
+    return f"{count / GIB:.3g} GiB" if count >= 1000 * MIB else f"{count / MIB:.3g} MiB"
 
 
 def shorten(name: str) -> str:

@@ -435,7 +435,6 @@ def limit_figures(jobs: pd.DataFrame, study: LimitStudy) -> list[Figure]:
     """The figures of time limits; the first is what they save."""
     limits, rows = study.limits, study.rows
     available_at, ones = jobs["ended_at"].iloc[rows], np.ones(len(rows))
-    hours = jobs["walltime"].to_numpy(np.float64)[rows] / HOUR * _cores(jobs)[rows]
     setting = (
         f"Limit: the {study.setting.level:.1%} quantile × {study.setting.factor:g}, at least "
         "10 min, at most the request; a killed job runs again with its request."
@@ -449,15 +448,6 @@ def limit_figures(jobs: pd.DataFrame, study: LimitStudy) -> list[Figure]:
             available_at,
             limits.requested - limits.written,
             limits.requested,
-        ),
-        Figure(
-            "requested core hours over used ones, with Gridcast's time limits",
-            "ratio",
-            setting,
-            rows,
-            available_at,
-            limits.written,
-            hours,
         ),
         Figure(
             "jobs that end within Gridcast's time limit",
