@@ -29,6 +29,7 @@ table{border-collapse:collapse;font-size:14px}
 td,th{padding:.3rem .5rem;border-bottom:1px solid var(--line);text-align:right}
 th{color:var(--soft);font-weight:600;vertical-align:bottom}
 td{white-space:nowrap}.text td{white-space:normal}
+.text td:first-child,.text td:last-child{min-width:11rem}
 td:first-child,th:first-child,.text td,.text th{text-align:left}
 .scroll{overflow-x:auto}
 .charts{display:grid;gap:1.5rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,27rem),1fr))}
