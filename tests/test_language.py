@@ -9,7 +9,17 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = (
-    *("infra", "jobs", "models", "monitoring", "scheduling", "trial", "services", "flows", "commands"),
+    *(
+        "infra",
+        "jobs",
+        "models",
+        "monitoring",
+        "scheduling",
+        "trial",
+        "services",
+        "flows",
+        "commands",
+    ),
     "adapters",
 )
 MODULES = [
