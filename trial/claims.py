@@ -88,7 +88,7 @@ class Figure:
     """A ratio of two sums over jobs.
 
     Attributes:
-        what: What it is.
+        name: What it is.
         unit: Its unit.
         how: How it was come by, in a sentence.
         rows: Positions of the n jobs.
@@ -98,7 +98,7 @@ class Figure:
         of_successes: Whether the rest of the share are failures, which are compared too.
     """
 
-    what: str
+    name: str
     unit: str
     how: str
     rows: Integers
@@ -118,7 +118,7 @@ class Claim:
     """A figure claimed from the first 70 % and realised by the last 30 %.
 
     Attributes:
-        what: What it is.
+        name: What it is.
         unit: Its unit.
         how: How it was come by.
         claimed: The claim, None where none is made.
@@ -130,7 +130,7 @@ class Claim:
         too_many_failures: Whether far more jobs failed than the claim says.
     """
 
-    what: str
+    name: str
     unit: str
     how: str
     claimed: float | None
@@ -156,10 +156,11 @@ class Claim:
     def row(self) -> dict[str, Any]:
         """The row of ``--json``."""
         names = (
-            *("what", "claimed", "realised", "unit", "low", "high"),
+            *("claimed", "realised", "unit", "low", "high"),
             *("within_tolerance", "jobs", "reason"),
         )
-        return {name: getattr(self, name) for name in names} | {"how": self.how}
+        values = {name: getattr(self, name) for name in names}
+        return {"what": self.name, **values, "how": self.how}
 
 
 def difference(value: float, reference: float) -> float:
@@ -200,7 +201,7 @@ def make_claim(figure: Figure, windows: Windows) -> Claim:
             failed, expected = 100 * (1 - realised), 100 * (1 - claimed)
             reason = f"{failed:.1f} % of the jobs failed, {expected:.1f} % were claimed to"
     return Claim(
-        figure.what,
+        figure.name,
         figure.unit,
         figure.how,
         claimed,

@@ -97,7 +97,7 @@ def _sections(trial: Trial, live: Sequence[Row]) -> Iterator[str]:
     yield html_page.table(("what", "jobs", "why"), rows, text=True)
     yield heading("How the numbers were come by")
     yield html_page.table(
-        ("number", "how"), [[claim.what, claim.how] for claim in trial.claims], text=True
+        ("number", "how"), [[claim.name, claim.how] for claim in trial.claims], text=True
     )
     yield paragraph(
         "Core hours: walltime × cores of each job. GiB·h: memory × run time. 95 % intervals: "
@@ -217,7 +217,7 @@ def _live(rows: Sequence[Row]) -> str:
 def _cost(trial: Trial) -> str:
     rows = [
         [
-            row["what"],
+            row["resource"],
             f"{row['requested']:,.0f} {row['unit']}",
             f"{row['used']:,.0f} {row['unit']}",
             percent(1 - row["used"] / row["requested"]) if row["requested"] else "–",
@@ -225,7 +225,7 @@ def _cost(trial: Trial) -> str:
             f"{row['not_counted']:,}",
         ]
         if row["jobs"]
-        else [row["what"], "not stated", "–", "–", "0", f"{row['not_counted']:,}"]
+        else [row["resource"], "not stated", "–", "–", "0", f"{row['not_counted']:,}"]
         for row in trial.cost
     ]
     return html_page.table(
@@ -272,7 +272,7 @@ def _claims(claims: Sequence[Claim]) -> str:
     claims = sorted(claims, key=lambda claim: claim.claimed is None)
     rows = [
         [
-            claim.what,
+            claim.name,
             number(claim.claimed, claim.unit) if claim.claimed is not None else "not claimed",
             number(claim.realised, claim.unit),
             f"{number(claim.low, claim.unit)} to {number(claim.high, claim.unit)}",

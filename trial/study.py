@@ -54,6 +54,8 @@ TARGETS = ("walltime", "peak_memory", "wait")
 NAMES = {"walltime": "run time", "peak_memory": "peak memory", "wait": "wait in the queue"}
 STEPS = {"walltime": 0.3, "peak_memory": 0.15, "memory": 0.2, "wait": 0.2, "replay": 0.15}
 """The share of the time that each step takes, roughly."""
+SHARE_OF_RULES = 0.1
+"""The share of a step that the simple rules take, roughly."""
 HOUR, GIB = 3600.0, 2.0**30
 
 
@@ -196,15 +198,19 @@ class _Steps:
     """Turns the progress of steps into that of the trial."""
 
     def __init__(self, progress: Progress | None) -> None:
-        self._progress = progress
+        self._progress, self._done = progress, 0.0
 
     def of(self, step: str) -> Progress:
         names = list(STEPS)
         begin = sum(STEPS[name] for name in names[: names.index(step)])
 
         def report(text: str, share: float = 0.0) -> None:
+            of_step = SHARE_OF_RULES * share
+            if "baseline" not in text:
+                of_step = SHARE_OF_RULES + (1 - SHARE_OF_RULES) * share
+            self._done = max(self._done, begin + STEPS[step] * of_step)
             if self._progress:
-                self._progress(text, begin + STEPS[step] * share)
+                self._progress(text, self._done)
 
         return report
 
@@ -238,7 +244,8 @@ def _judge(
     frame = evaluation.jobs
     errors = frame[list(rules)].sub(frame["actual"], axis=0).abs()
     simple = [rule for rule in rules if rule != "request"]
-    best = str(errors.loc[early, simple].mean().idxmin())
+    chosen_on = early if early.any() else ~early
+    best = str(errors.loc[chosen_on, simple].mean().idxmin())
     late = ~early
     shown_rules = dict.fromkeys((OURS, best, *(["request"] if "request" in frame else [])))
     has_request = np.isfinite(target.limit(jobs)[rows])
@@ -270,7 +277,7 @@ def _cost(jobs: pd.DataFrame) -> list[Row]:
     hours = month["walltime"].to_numpy(np.float64) / HOUR
     cores = _cores(month)
     rows = []
-    for what, unit, requested, used in (
+    for resource, unit, requested, used in (
         (
             "core hours",
             "core hours",
@@ -287,7 +294,7 @@ def _cost(jobs: pd.DataFrame) -> list[Row]:
         both = np.isfinite(requested) & np.isfinite(used)
         rows.append(
             {
-                "what": what,
+                "resource": resource,
                 "unit": unit,
                 "jobs": int(both.sum()),
                 "not_counted": int((~both).sum()),
@@ -563,31 +570,31 @@ def rows_of(trial: Trial) -> Sequence[Row]:
     for cost in trial.cost:
         for name in ("requested", "used"):
             if cost["jobs"]:
-                what = f"{cost['what']} {name} by the jobs of the last 30 days"
+                label = f"{cost['resource']} {name} by the jobs of the last 30 days"
                 rows.append(
-                    {"what": what, **blank, "realised": cost[name], "unit": cost["unit"]}
+                    {"what": label, **blank, "realised": cost[name], "unit": cost["unit"]}
                     | {"jobs": cost["jobs"]}
                 )
     rows += [claim.row() for claim in trial.claims]
     for saving in savings(trial):
-        what = "killed at Gridcast's time limit"
+        label = "killed at Gridcast's time limit"
         if saving["resource"] == "GiB·h":
-            what = "over Gridcast's first memory request, run again"
+            label = "over Gridcast's first memory request, run again"
         share = saving["killed_or_retried"] / max(saving["jobs"], 1)
         rows.append(
-            {"what": f"jobs {what}", **blank, "realised": share, "unit": "share of jobs"}
+            {"what": f"jobs {label}", **blank, "realised": share, "unit": "share of jobs"}
             | {"jobs": saving["jobs"]}
         )
     if trial.waits:
         study = trial.waits
-        for what, values in (
+        for label, values in (
             ("recorded", study.recorded),
             ("replayed with the site's requests", study.before.waits),
             ("replayed with Gridcast's time limits", study.after.waits),
         ):
             if values is not None:
                 rows.append(
-                    {"what": f"mean wait, {what}", **blank, "realised": float(values.mean())}
+                    {"what": f"mean wait, {label}", **blank, "realised": float(values.mean())}
                     | {"unit": "s", "jobs": len(values)}
                 )
     return rows

@@ -52,7 +52,7 @@ def test_every_row_has_what_claimed_realised_unit_and_interval(trial: Trial) -> 
 def test_what_is_saved_is_what_is_requested_less_what_gridcast_requests(trial: Trial) -> None:
     by_resource = {row["resource"]: row for row in savings(trial)}
     assert {"core hours", "GiB·h"} == by_resource.keys()
-    claims = {claim.what: claim for claim in trial.claims}
+    claims = {claim.name: claim for claim in trial.claims}
     row = by_resource["core hours"]
     realised = claims["requested core hours that Gridcast's time limits take away"].realised
     assert realised == pytest.approx(1 - row["with_gridcast"] / row["requested"])
@@ -86,7 +86,7 @@ def test_a_claim_that_is_wrong_is_red(trial: Trial, tmp_path: Path) -> None:
     first = replace(trial.claims[0], claimed=0.9, realised=0.5, reason="missed by 80 %")
     changed = replace(trial, claims=[first, *trial.claims[1:]])
     text = write_page(changed, tmp_path / "page.html").read_text(encoding="utf-8")
-    assert '<tr class="wrong"><td>' + first.what in text
+    assert '<tr class="wrong"><td>' + first.name in text
     assert "did not come true" in text
 
 
