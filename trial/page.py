@@ -390,12 +390,12 @@ def _waste_by_program(trial: Trial) -> tuple[str, Figure] | None:
     rows = sorted(table.rows, key=lambda row: -row[waste])[:BARS]
     figure, axes = new_axes(f"unused {unit} in the last 30 days")
     names = [shorten(row[table.field]) for row in rows]
-    place = np.arange(len(rows))
+    positions = np.arange(len(rows))
     before = [row[waste] for row in rows]
     after = [max(row[waste] - row[saved], 0.0) for row in rows]
-    axes.barh(place - 0.2, before, height=0.38, color=OTHER_COLOUR, label="as requested")
-    axes.barh(place + 0.2, after, height=0.38, color=OUR_COLOUR, label="with Gridcast")
-    axes.set_yticks(place, names)
+    axes.barh(positions - 0.2, before, height=0.38, color=OTHER_COLOUR, label="as requested")
+    axes.barh(positions + 0.2, after, height=0.38, color=OUR_COLOUR, label="with Gridcast")
+    axes.set_yticks(positions, names)
     axes.invert_yaxis()
     axes.legend(fontsize=8)
     return table.field, figure

@@ -20,7 +20,7 @@ from trial.study import Trial, rows_of, run_trial, savings
 
 @pytest.fixture(scope="module")
 def jobs() -> pd.DataFrame:
-    return generate(1200, days=40, seed=1).jobs
+    return generate(600, days=40, seed=1).jobs
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +91,11 @@ def test_a_claim_that_is_wrong_is_red(trial: Trial, tmp_path: Path) -> None:
 
 
 def test_jobs_without_requests_are_counted_and_explained(jobs: pd.DataFrame) -> None:
-    without = jobs.tail(400).assign(requested_walltime=np.nan, peak_memory=np.nan)
+    without = jobs.tail(250).assign(requested_walltime=np.nan, peak_memory=np.nan)
     done = run_trial(without, None, "a log")
     reasons = {name: (count, why) for name, count, why in done.not_judged}
-    assert reasons["time limits"] == (400, "these jobs state no requested walltime")
-    assert reasons["peak memory"][0] == 400
+    assert reasons["time limits"] == (250, "these jobs state no requested walltime")
+    assert reasons["peak memory"][0] == 250
     assert done.limits is None
     assert done.memory is None
     assert done.waits is None
@@ -144,7 +144,7 @@ def test_the_command_takes_files_or_a_batch_system() -> None:
 
 def test_the_command_writes_page_and_rows(jobs: pd.DataFrame, tmp_path: Path) -> None:
     log, page = tmp_path / "log.parquet", tmp_path / "page.html"
-    jobs.head(300).to_parquet(log)
+    jobs.head(220).assign(peak_memory=np.nan).to_parquet(log)
     result = CliRunner().invoke(gridcast.app, ["trial", str(log), "-o", str(page), "--json"])
     assert result.exception is None
     rows = json.loads(result.stdout)["rows"]
