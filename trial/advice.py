@@ -42,7 +42,7 @@ def winners(
     recent = jobs["submitted_at"] >= since
     jobs, of_jobs = jobs[recent], of_jobs[recent]
     totals = of_jobs[["saved_hours", "saved_gibh"]].clip(lower=0).sum().replace(0.0, np.inf)
-    tables = []
+    tables = list[Winners]()
     for field in FIELDS:
         if jobs[field].nunique() < 2 or len(tables) == TABLES:
             continue

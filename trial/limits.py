@@ -46,66 +46,67 @@ class TimeLimits:
     lost: Floats
 
 
-def write_limits(
-    upper: Floats,
-    setting: LimitSetting,
-    request: Floats,
-    walltime: Floats,
-    cores: Floats,
-    keeps_request: Flags,
-) -> TimeLimits:
+@dataclass(frozen=True)
+class Requested:
+    """n jobs with a request, and what was predicted of them.
+
+    Attributes:
+        upper: Calibrated quantiles of the walltime at LEVELS, s, float64[n, levels].
+        request: Requested walltimes, s, float64[n].
+        walltime: How long each job ran, s, float64[n].
+        cores: Of each job, float64[n].
+        keeps_request: Jobs that keep their request, bool[n].
+    """
+
+    upper: Floats
+    request: Floats
+    walltime: Floats
+    cores: Floats
+    keeps_request: Flags
+
+    def take(self, inside: Flags) -> Requested:
+        """Some of the jobs."""
+        return Requested(
+            self.upper[inside],
+            self.request[inside],
+            self.walltime[inside],
+            self.cores[inside],
+            self.keeps_request[inside],
+        )
+
+
+def write_limits(jobs: Requested, setting: LimitSetting) -> TimeLimits:
     """Write a limit for each job and run it.
 
-    Args:
-        upper: Calibrated quantiles at LEVELS, s, float64[n, levels].
-        setting: What to make of them.
-        request: The requested walltimes, s, float64[n].
-        walltime: How long each job ran, s.
-        cores: Of each job.
-        keeps_request: Jobs that keep their request, bool[n].
-
-    >>> limits = write_limits(np.full((1, 4), 1000.0), LimitSetting(0.99, 1.0), np.array([7200.0]),
-    ...                       np.array([1300.0]), np.array([2.0]), np.array([False]))
+    >>> one = np.ones(1)
+    >>> job = Requested(np.full((1, 4), 1000.0), 7200.0 * one, 1300.0 * one, 2.0 * one, one < 0)
+    >>> limits = write_limits(job, LimitSetting(0.99, 1.0))
     >>> limits.limit.tolist(), limits.killed.tolist(), limits.written.tolist()
     ([1200.0], [True], [4.666666666666667])
     """
-    wanted = np.maximum(upper[:, LEVELS.index(setting.level)] * setting.factor, LEAST)
-    limit = np.where(keeps_request, request, np.minimum(np.ceil(wanted / STEP) * STEP, request))
-    killed = (walltime > limit) & (limit < request)
-    hours = cores / 3600.0
+    wanted = np.maximum(jobs.upper[:, LEVELS.index(setting.level)] * setting.factor, LEAST)
+    limit = np.minimum(np.ceil(wanted / STEP) * STEP, jobs.request)
+    limit = np.where(jobs.keeps_request, jobs.request, limit)
+    killed = (jobs.walltime > limit) & (limit < jobs.request)
+    hours = jobs.cores / 3600.0
     return TimeLimits(
         limit,
         killed,
-        request * hours,
-        (limit + np.where(killed, request, 0.0)) * hours,
+        jobs.request * hours,
+        (limit + np.where(killed, jobs.request, 0.0)) * hours,
         np.where(killed, limit, 0.0) * hours,
     )
 
 
-def choose_setting(
-    upper: Floats,
-    request: Floats,
-    walltime: Floats,
-    cores: Floats,
-    keeps_request: Flags,
-    risk: float,
-) -> LimitSetting:
+def choose_setting(jobs: Requested, risk: float) -> LimitSetting:
     """Choose the setting that requests least of those that kill at most ``risk`` of the jobs.
 
     Where none does, that which kills fewest.
-
-    Args:
-        upper: As for ``write_limits``, and all that follow.
-        request: Requested walltimes.
-        walltime: Walltimes.
-        cores: Cores.
-        keeps_request: Jobs that keep their request.
-        risk: The share of jobs that may be killed.
     """
 
     def cost(setting: LimitSetting) -> tuple[float, float]:
-        done = write_limits(upper, setting, request, walltime, cores, keeps_request)
-        killed = float(done.killed.mean()) if len(request) else 0.0
-        return max(killed, risk), float(done.written.sum())
+        limits = write_limits(jobs, setting)
+        killed = float(limits.killed.mean()) if len(jobs.request) else 0.0
+        return max(killed, risk), float(limits.written.sum())
 
     return min((LimitSetting(*pair) for pair in product(LEVELS, FACTORS)), key=cost)

@@ -26,6 +26,7 @@ from models.evaluation.backtest import (
     evaluate,
     is_unseen,
 )
+from models.past.queues import waits as waits_of
 from models.quantities.metrics import lowest_counted, point_errors
 from models.quantities.targets import Target
 from scheduling.machine import Machine, MachineError
@@ -34,7 +35,7 @@ from scheduling.replay import replay
 from scheduling.trace import TraceError
 from trial.advice import Winners, winners
 from trial.claims import CHECK, CHOICE, Claim, Figure, Windows, make_claims
-from trial.limits import LEVELS, LimitSetting, TimeLimits, choose_setting, write_limits
+from trial.limits import LEVELS, LimitSetting, Requested, TimeLimits, choose_setting, write_limits
 
 Row = dict[str, Any]
 
@@ -254,7 +255,7 @@ def _judge(
         chosen = late & has_request if rule == "request" else late
         if chosen.any():
             actual, point = frame.loc[chosen, ["actual", rule]].to_numpy(float).T
-            row = {"predictor": rule, "target": target.name, "unit": target.unit}
+            row: Row = {"predictor": rule, "target": target.name, "unit": target.unit}
             row |= {"jobs": int(chosen.sum())}
             row |= point_errors(actual, point, lowest_counted(target.grid))
             row["coverage_90"] = _within(frame)[chosen].mean() if rule == OURS else None
@@ -263,7 +264,8 @@ def _judge(
 
 
 def _within(frame: pd.DataFrame) -> Floats:
-    return frame["actual"].between(frame["low"], frame["high"]).to_numpy(np.float64)
+    within = frame["actual"].between(frame["low"], frame["high"])
+    return within.astype(float).to_numpy(np.float64)
 
 
 def _cores(jobs: pd.DataFrame) -> Floats:
@@ -329,7 +331,7 @@ def _write_limits(
         return None
     rows = judged.rows[has_request]
     upper = judged.evaluation.upper[has_request]
-    arguments = (
+    run = Requested(
         upper,
         request[rows],
         jobs["walltime"].to_numpy(np.float64)[rows],
@@ -337,8 +339,8 @@ def _write_limits(
         _owner_unseen(jobs, find_target("walltime"))[rows],
     )
     early = windows.contains(CHOICE, rows, jobs["ended_at"].iloc[rows])
-    setting = choose_setting(*(values[early] for values in arguments), risk=risk)
-    return LimitStudy(setting, risk, rows, write_limits(arguments[0], setting, *arguments[1:]))
+    setting = choose_setting(run.take(early), risk)
+    return LimitStudy(setting, risk, rows, write_limits(run, setting))
 
 
 def _allocate(
@@ -380,7 +382,7 @@ def _replay(
     seconds["walltime"][limits.rows] += np.where(killed, first, 0.0)
     request = seconds["requested_walltime"]
     request[limits.rows] = np.where(killed, first + request[limits.rows], first)
-    replays = []
+    replays = list[Replay]()
     try:
         for text, sample in (
             ("replaying with the site's requests", jobs.iloc[rows]),
@@ -397,7 +399,7 @@ def _replay(
         not_judged.append(("replayed waits", len(rows), str(error)))
         return None
     replayed = replays[0].trace.jobs
-    recorded = (replayed["started_at"] - replayed["submitted_at"]).dt.total_seconds().to_numpy()
+    recorded: Floats = waits_of(replayed)
     recorded = recorded[np.isfinite(recorded)]
     has_waits = len(recorded) > 0 and bool((recorded > 0).any())
     return WaitStudy(replays[0], replays[1], recorded if has_waits else None, len(inside))

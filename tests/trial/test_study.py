@@ -2,6 +2,8 @@
 
 import json
 import re
+from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -81,12 +83,11 @@ def test_the_page_is_one_file_that_loads_nothing(trial: Trial, tmp_path: Path) -
 
 
 def test_a_claim_that_is_wrong_is_red(trial: Trial, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     first = replace(trial.claims[0], claimed=0.9, realised=0.5, reason="missed by 80 %")
     changed = replace(trial, claims=[first, *trial.claims[1:]])
     text = write_page(changed, tmp_path / "page.html").read_text(encoding="utf-8")
-    assert '<tr class="wrong"><td>' + first.name in text
+    name = escape(first.name).replace(" %", "\u00a0%")
+    assert f'<tr class="wrong"><td>{name}' in text
     assert "did not come true" in text
 
 
