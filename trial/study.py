@@ -265,7 +265,7 @@ def _judge(
 
 def _within(frame: pd.DataFrame) -> Floats:
     within = frame["actual"].between(frame["low"], frame["high"])
-    return within.astype(float).to_numpy(np.float64)
+    return np.asarray(within, dtype=np.float64)
 
 
 def _cores(jobs: pd.DataFrame) -> Floats:
