@@ -32,7 +32,8 @@ def claim(numerator: np.ndarray, of_successes: bool = False) -> Claim:
 def test_the_windows_are_in_order_and_do_not_overlap() -> None:
     rows, of_log = np.arange(JOBS), windows()
     masks = [of_log.contains(name, rows) for name in (CHOICE, CLAIM, CHECK)]
-    assert [(mask.argmax(), mask.sum()) for mask in masks] == [(400, 500), (900, 500), (1400, 600)]
+    firsts_and_counts = [(int(mask.argmax()), int(mask.sum())) for mask in masks]
+    assert firsts_and_counts == [(400, 500), (900, 500), (1400, 600)]
 
 
 def test_a_job_that_had_not_ended_when_the_claim_was_made_does_not_count() -> None:
