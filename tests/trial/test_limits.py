@@ -44,7 +44,7 @@ def test_the_setting_that_requests_least_within_the_risk_is_chosen() -> None:
     lax = write_limits(jobs(), choose_setting(jobs(), 0.02))
     assert lax.killed.mean() == 0.019
     assert lax.limit.max() == 86400.0
-    assert np.median(lax.limit) == 2100.0 < np.median(strict.limit) == 4200.0
+    assert np.median(lax.limit) == 2100.0 < np.median(strict.limit) == 3900.0
 
 
 def test_where_no_setting_is_safe_enough_the_safest_is_chosen() -> None:
