@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from monitoring.advising import MIN_JOBS, larger
+from monitoring.advice_calibration import MIN_JOBS
+from monitoring.advising import larger
 from trial.limits import STEP
 
 MOST = 10
