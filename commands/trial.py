@@ -74,7 +74,8 @@ def trial(
     from scheduling.machine import MachineError, find_machine
     from scheduling.trace import TraceError
     from trial.page import write_page
-    from trial.study import rows_of, run_trial
+    from trial.results import rows_of
+    from trial.study import run_trial
 
     if shadow is not None:
         _begin_shadow(shadow, collect, where, risk, output, as_json)

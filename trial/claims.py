@@ -233,7 +233,13 @@ def _missed_rehearsal(figure: Figure, windows: Windows) -> str:
 
 
 def interval(figure: Figure, windows: Windows, inside: Flags) -> Interval | None:
-    """The figure over some jobs with its 95 % interval by a bootstrap of weeks; None of none."""
+    """The figure over some jobs with its 95 % interval by a bootstrap of weeks; None of none.
+
+    Args:
+        figure: The figure.
+        windows: Of the log.
+        inside: Which of the figure's jobs, bool[n].
+    """
     if not inside.any() or not figure.denominator[inside].sum() > 0:
         return None
     blocks = time_blocks(windows.submitted_at.iloc[figure.rows[inside]])

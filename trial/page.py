@@ -6,32 +6,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from models.evaluation import html_page
 from models.evaluation.backtest import OURS
-from models.evaluation.pages import (
-    OTHER_COLOUR,
-    OUR_COLOUR,
-    coverage_by_period,
-    error_by_size,
-    new_axes,
-    reliability,
-)
 from scheduling.outcome import wait_statistics
 from trial.advice import Winners
 from trial.claims import SHARES, TOLERANCE, Claim, interval
-from trial.study import MAX_JOBS, NAMES, Trial, limit_figures, memory_figures, savings
+from trial.figures import limit_figures, memory_figures
+from trial.pictures import pictures
+from trial.results import MAX_JOBS, NAMES, Trial, savings
+from trial.wording import duration, number, percent, shorten, size
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 Row = Mapping[str, Any]
 
 HOUR, DAY, MIB, GIB = 3600.0, 86400.0, 2.0**20, 2.0**30
 WORTHWHILE = 0.05
 """A smaller share of what is requested is not worth a change."""
-BARS = 8
 
 
 def write_page(trial: Trial, path: Path, live: Sequence[Row] = ()) -> Path:
@@ -73,7 +65,7 @@ def _sections(trial: Trial, live: Sequence[Row]) -> Iterator[str]:
     yield heading("Claimed and realised")
     yield _claims(trial.claims)
     yield heading("Pictures")
-    yield html_page.figures(_figures(trial))
+    yield html_page.figures(pictures(trial))
     yield paragraph(
         "Calibration: the nearer to the diagonal, the better; steps are values that repeat exactly."
     )
@@ -352,79 +344,6 @@ def _waits(trial: Trial) -> Iterator[str]:
     )
 
 
-def _figures(trial: Trial) -> dict[str, Figure]:
-    figures: dict[str, Figure] = {}
-    walltime, memory = (trial.judged.get(name) for name in ("walltime", "peak_memory"))
-    by_program = _waste_by_program(trial)
-    if by_program is not None:
-        figures[f"Waste by {by_program[0]}, and what Gridcast would leave of it"] = by_program[1]
-    if trial.waits:
-        figures["Waits before and after: share of jobs that waited longer"] = _wait_curves(trial)
-    for judged, name in ((walltime, "run times"), (memory, "memory")):
-        if judged:
-            title = f"Calibration of {name}: share of outcomes at or below each predicted quantile"
-            figures[title] = reliability(judged.evaluation)
-    if walltime:
-        figures["Error by size of job: mean error over mean run time"] = error_by_size(
-            walltime.evaluation, walltime.best_rule
-        )
-    first = next(iter(trial.judged))
-    figures[f"{NAMES[first].capitalize()}s within the 90 % range, by month"] = coverage_by_period(
-        trial.judged[first].evaluation
-    )
-    return figures
-
-
-def _waste_by_program(trial: Trial) -> tuple[str, Figure] | None:
-    """Bars a program, else a user or queue: unused memory, else core hours; with the field."""
-    fields = {table.field: table for table in trial.winners}
-    table = fields.get("program") or (trial.winners[0] if trial.winners else None)
-    if table is None:
-        return None
-    use_memory = sum(row["waste_gibh"] for row in table.rows) > 0
-    waste, saved, unit = (
-        ("waste_gibh", "saved_gibh", "GiB·h")
-        if use_memory
-        else ("unused_hours", "saved_hours", "core hours")
-    )
-    rows = sorted(table.rows, key=lambda row: -row[waste])[:BARS]
-    figure, axes = new_axes(f"unused {unit} in the last 30 days")
-    names = [shorten(row[table.field]) for row in rows]
-    positions = np.arange(len(rows))
-    before = [row[waste] for row in rows]
-    after = [max(row[waste] - row[saved], 0.0) for row in rows]
-    axes.barh(positions - 0.2, before, height=0.38, color=OTHER_COLOUR, label="as requested")
-    axes.barh(positions + 0.2, after, height=0.38, color=OUR_COLOUR, label="with Gridcast")
-    axes.set_yticks(positions, names)
-    axes.invert_yaxis()
-    axes.legend(fontsize=8)
-    return table.field, figure
-
-
-def _wait_curves(trial: Trial) -> Figure:
-    study = trial.waits
-    figure, axes = new_axes("wait [h]", "share of jobs that waited longer")
-    if study is None:
-        return figure
-    curves = (
-        ("recorded", study.recorded, "black"),
-        ("replayed, the site's requests", study.before.waits, OTHER_COLOUR),
-        ("replayed, Gridcast's limits", study.after.waits, OUR_COLOUR),
-    )
-    for name, waits, colour in curves:
-        if waits is None:
-            continue
-        waited = np.sort(waits)[::-1] / HOUR
-        points = np.unique(np.geomspace(1, len(waited), 300).astype(int)) - 1
-        shares = (points + 1) / len(waited)
-        axes.plot(np.maximum(waited[points], 1e-3), shares, color=colour, label=name)
-    axes.set_xscale("log")
-    axes.set_ylim(bottom=0)
-    axes.set_xlim(left=1e-2)
-    axes.legend(fontsize=8)
-    return figure
-
-
 def _winners(table: Winners) -> str:
     has_time = any(row["time_requested"] for row in table.rows)
     has_memory = any(row["waste_gibh"] > 0 for row in table.rows)
@@ -468,50 +387,3 @@ def _coverage(trial: Trial) -> str:
     ]
     note = html_page.paragraph("The share of outcomes within the 90 % range; 90 % is right.")
     return html_page.table(("period", *(NAMES[name] for name in names)), sorted(rows)) + note
-
-
-def percent(share: float) -> str:
-    """A share in per cent.
-
-    >>> percent(0.894), percent(0.0042)
-    ('89 %', '0.42 %')
-    """
-    value = 100 * share
-    return f"{value:.0f} %" if abs(value) >= 10 or value == 0 else f"{value:.2g} %"
-
-
-def number(value: float | None, unit: str) -> str:
-    """A figure in its unit: shares in per cent.
-
-    >>> number(0.894, "share of jobs"), number(0.9137, "ratio")
-    ('89.4 %', '0.914')
-    """
-    if value is None:
-        return "–"
-    return f"{value:.1%}".replace("%", " %") if unit.startswith("share") else f"{value:.3g}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words.
-
-    >>> duration(45.0), duration(900.0), duration(7200.0), duration(259200.0)
-    ('45 s', '15 min', '2 h', '3 days')
-    """
-    for length, unit, limit in ((1.0, "s", 100.0), (60.0, "min", 2 * HOUR), (HOUR, "h", 2 * DAY)):
-        if seconds < limit:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{seconds / DAY:.3g} days"
-
-
-def size(count: float) -> str:
-    """Bytes in words.
-
-    >>> size(2.0**29), size(1020 * 2.0**20), size(2.0**32)
-    ('512 MiB', '0.996 GiB', '4 GiB')
-    """
-    return f"{count / GIB:.3g} GiB" if count >= 1000 * MIB else f"{count / MIB:.3g} MiB"
-
-
-def shorten(name: str) -> str:
-    """A long name without its middle; of a workflow's process the last part."""
-    return name if len(name) <= 28 else f"{name[:8]}…{name[-18:]}"

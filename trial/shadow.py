@@ -23,7 +23,8 @@ from models.python_api import Forecaster
 from scheduling.machine import MachineError, machine_of
 from scheduling.trace import TraceError
 from trial.page import write_page
-from trial.study import LEAST_JOBS, Trial, run_trial
+from trial.results import Trial
+from trial.study import LEAST_JOBS, run_trial
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -173,7 +174,13 @@ def step(settings: Settings, trial: ShadowTrial, now: datetime | None = None) ->
 def predict_new(engine: Engine, trial: ShadowTrial, now: datetime) -> int:
     """Predict the jobs submitted since the trial began that have not ended and were not predicted.
 
-    Returns how many they are.
+    Args:
+        engine: The store.
+        trial: The trial.
+        now: The present.
+
+    Returns:
+        How many they are.
     """
     waiting = read_jobs(engine, sources=list(trial.sources), since=trial.begin, ended=False)
     logged = _logged(engine, trial)

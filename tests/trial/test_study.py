@@ -17,7 +17,8 @@ from jobs.workload import generate
 from scheduling.machine import processors
 from trial.advice import winners
 from trial.page import write_page
-from trial.study import Trial, rows_of, run_trial, savings
+from trial.results import Trial, rows_of, savings
+from trial.study import run_trial
 
 
 @pytest.fixture(scope="module")
