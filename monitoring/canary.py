@@ -22,7 +22,7 @@ from jobs.schema import OF_KIND
 from jobs.store import read_trial_answers
 from models.quantities.targets import TARGETS
 from models.releases import registry
-from models.releases.alias_moves import BY_CANARY
+from models.releases.alias_moves import BY_CANARY, WHO_MAY_DECIDE
 from models.releases.candidate import (
     MAX_REGRESSION,
     MIN_EVALUATION_JOBS,
@@ -290,15 +290,6 @@ def approval_sentence(version: Version, evidence: str, settings: Settings) -> st
         settings: Of the site.
     """
     return (
-        f"{version.label} waits for a person. {evidence} {who_may_approve(settings)} "
+        f"{version.label} waits for a person. {evidence} {WHO_MAY_DECIDE} "
         f"{models_page(settings)} and {version_page(settings, version.name, version.version)}"
-    )
-
-
-def who_may_approve(settings: Settings) -> str:
-    """Say who may promote or withdraw the challenger, and by what."""
-    return (
-        "A token with the scope approve or admin promotes or withdraws it on the page; who logs "
-        "in to MLflow with the scope admin gives it the alias champion there; on the machine "
-        "gridcast promote and gridcast withdraw do it."
     )

@@ -23,6 +23,12 @@ BY_PERSON_IN_MLFLOW = "a person, in MLflow's page"
 BY_TRAIN_FLOW, BY_RETRAIN_FLOW, BY_TRAIN_COMMAND = "flow train", "flow retrain", "gridcast train"
 BY_CANARY = "the canary's outcomes"
 """Who promotes by comparison; what anybody else promotes was chosen by a person."""
+WHO_MAY_DECIDE = (
+    "A token with the scope approve or admin promotes or withdraws it on the page; who logs in to "
+    "MLflow with the scope admin gives it the alias champion there; on the machine gridcast "
+    "promote and gridcast withdraw do it."
+)
+"""Who may decide about a challenger: on the page, in alerts and as a tag in MLflow."""
 
 
 def move(

@@ -23,7 +23,7 @@ from typing import Any
 from infra.lineage import lineage, model_version
 from infra.settings import Settings, prepare_environment
 from models.releases import alias_moves as moves
-from models.releases.alias_moves import CHAMPION, PIN, lock, now
+from models.releases.alias_moves import CHAMPION, PIN, WHO_MAY_DECIDE, lock, now
 from models.releases.alias_moves import read_version as _version
 from models.releases.alias_moves import tag as _tag
 from models.releases.logged_model import write_mlmodel
@@ -243,7 +243,7 @@ def fetch(version: Version, *, fresh: bool = False, settings: Settings | None = 
 def set_challenger(version: Version, settings: Settings | None = None) -> None:
     """Put ``version`` up for a decision: the alias ``challenger``. Raises RegistryError."""
     with mlflow_client(settings) as (client, settings):
-        _tag(client, version, **{CHALLENGER_SINCE: now()})
+        _tag(client, version, who_may_decide=WHO_MAY_DECIDE, **{CHALLENGER_SINCE: now()})
         client.set_registered_model_alias(version.name, CHALLENGER, str(version.version))
 
 

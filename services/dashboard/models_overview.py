@@ -108,8 +108,9 @@ def challenger(
         registered: The versions.
         now: The present.
     """
+    from models.releases.alias_moves import WHO_MAY_DECIDE
     from models.releases.registry import CHALLENGER
-    from monitoring.canary import read_trial, who_may_approve
+    from monitoring.canary import read_trial
 
     waiting = [version for version in registered.versions if CHALLENGER in version.aliases]
     if not waiting or waiting[0] == registered.champion:
@@ -126,7 +127,7 @@ def challenger(
         "decision": "Its outcomes promote or withdraw it."
         if by_itself
         else "It waits for a person.",
-        "approval": who_may_approve(settings),
+        "approval": WHO_MAY_DECIDE,
         "refusal": _promotion_refusal(version, registered, settings),
         "withdrawal_refusal": _no_tokens(settings),
     }

@@ -214,6 +214,7 @@ def test_a_better_version_is_promoted_by_its_outcomes_or_waits_for_a_person(
     [alert] = hook.got
     assert alert["message"].startswith(f"gridcast-2 waits for a person. {trial.sentence}")
     assert "scope approve" in alert["message"] and "/models" in alert["message"]
+    assert registry.get(2, asking.settings).tags["who_may_decide"] in alert["message"]
 
     own = asking.settings.model_copy(update={"promotion": "auto"})
     trials.follow_canary(asking.replicas[0].engine, own, datetime.now(UTC))
