@@ -106,7 +106,7 @@ def advise_log(name: str) -> list[dict[str, object]]:
                 before = advised.assign(enough=True, amount=np.ceil(least / unit) * unit)
                 for rule, table in (("before", before), ("calibrated", advised)):
                     sums[target, risk, rule] += outcomes(later, of_jobs[len(past) :], table, target)
-    return [row(name, key, values) for key, values in sums.items()]
+    return [row(name, key, values) for key, values in sums.items() if values[0]]
 
 
 def outcomes(jobs: pd.DataFrame, kinds: Floats, table: pd.DataFrame, target: str) -> Floats:
@@ -168,7 +168,8 @@ def row(name: str, key: tuple[str, float, str], values: Floats) -> dict[str, obj
 def main() -> None:
     """Print the table."""
     for log in selected_logs(__doc__ or "", LOGS):
-        show(log, advise_log(log))
+        rows = advise_log(log)
+        show(log, rows) if rows else print(f"\n{log}: no later job of a kind that ran before")
 
 
 if __name__ == "__main__":
