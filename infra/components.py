@@ -187,6 +187,8 @@ def prefect(
         "PREFECT_SERVER_API_HOST": settings.host,
         "PREFECT_SERVER_API_PORT": str(settings.prefect_port),
         "PREFECT_SERVER_METRICS_ENABLED": "true",
+        # It writes its pages anew with its address; beside its code it may be unable to.
+        "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(settings.folder("prefect") / "pages"),
         # Prefect sets Uvicorn's level: by default its start and address are not logged.
         "PREFECT_LOGGING_LOGGERS_UVICORN_LEVEL": "INFO",
         # Runs older than 90 days are deleted, as events are by default: the results are stored.

@@ -51,7 +51,11 @@ def services() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def ours(services: dict[str, Any]) -> dict[str, Any]:
     """Those of our image."""
-    return {name: service for name, service in services.items() if service["image"] == "gridcast"}
+    return {
+        name: service
+        for name, service in services.items()
+        if service["image"].startswith("gridcast")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -259,9 +263,8 @@ def test_grafana_finds_the_dashboard_and_prometheus(services: dict[str, Any]) ->
 
 def test_the_recipe_of_the_image_copies_all_that_runs_and_gives_up_root() -> None:
     lines = IMAGE.read_text().splitlines()
-    copied = {line.split()[1] for line in lines if line.startswith("COPY") and "--from" not in line}
+    assert "COPY . ." in lines  # of what is let in
     packages = {path.parent.name for path in INFRA.parent.glob("*/__init__.py")}
-    assert packages <= copied
     let_in = {
         line[1:]
         for line in IMAGE.with_suffix(".dockerignore").read_text().splitlines()
