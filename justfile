@@ -54,7 +54,3 @@ upgrade:
 # Build wheel and sdist into dist/, install them into an empty environment and run the demo there; PYTHON: 3.11, 3.12 or 3.13.
 release PYTHON="3.11":
     .ci/release {{PYTHON}}
-
-# Build the images and run all components of compose in containers, read-only and as user 10001: 20 minutes, as root.
-image SUITE="bookworm:3.11":
-    GRIDCAST_TEST_IMAGE={{SUITE}} uv run --no-sync pytest -q -n 0 -s tests/infra/test_image.py
