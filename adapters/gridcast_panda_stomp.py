@@ -145,6 +145,11 @@ class Definition:
     parameters: dict[str, Any]
     sent_at: float | None
 
+    @property
+    def is_new(self) -> bool:
+        """Whether the task is only defined: PanDA sends its other states by the same queue."""
+        return self.parameters.get("status") in (None, "defined")
+
 
 def read_definition(body: bytes) -> Definition:
     """Read a message; raises UnreadableError.
@@ -321,9 +326,11 @@ class TaskPredictions:
             self.duplicates += 1
         else:
             try:
-                message = json.dumps(self._prediction(read_definition(body), session)).encode()
-                self._send(connection, session, self.settings.predictions, message, digest)
-                self.sent += 1
+                definition = read_definition(body)
+                if definition.is_new:
+                    message = json.dumps(self._prediction(definition, session)).encode()
+                    self._send(connection, session, self.settings.predictions, message, digest)
+                    self.sent += 1
             except UnreadableError as error:
                 reason = str(error)[:LONGEST_REASON]
                 log.warning("gridcast: a message was not understood: %s", reason)

@@ -209,6 +209,16 @@ def test_nothing_is_acknowledged_before_it_was_answered(
         assert json.loads(read(broker, settings.predictions)[0].body)["taskid"] == 4
 
 
+def test_other_states_of_tasks_are_acknowledged_without_an_answer(
+    broker: Broker, settings: StompSettings, predictor: Predictor
+) -> None:
+    with answering(settings, predictor.url) as predictions:
+        send(broker, settings, {"taskid": 9, "status": "done"}, {"taskid": 10})
+        assert json.loads(read(broker, settings.predictions)[0].body)["taskid"] == 10
+    assert (predictions.sent, predictions.unreadable) == (1, 0)
+    assert waiting(broker, settings.tasks) == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
