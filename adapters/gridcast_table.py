@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Gridcast's local table for HTCondor's job router and user maps, and for Snakemake.
 
-One file to copy; it needs Python 3.8 and no package.
+It needs Python 3.8 and no package. Requests are written only where services/request_policy.py is
+copied beside it, as gridcast_policy.py, and the site's rules (in the table) allow it.
 
     gridcast_table.py                      HTCondor's <KEYWORD>_HOOK_TRANSLATE_JOB: reads a job's
                                            ClassAd, writes it with its prediction
     gridcast_table.py map TABLE MAPFILE    a file for CLASSAD_USER_MAPFILE_<name>: from user, and
-                                           user|program, to "seconds,low,high"
+                                           user|program, to "seconds,low,high", and where requests
+                                           may be written three rungs of memory (MiB) and a limit
     from gridcast_table import minutes, megabytes    resources of Snakemake's rules
 
 `gridcast table FILE --every 60` keeps the table current. Nothing here rejects a job, waits or
@@ -22,7 +24,21 @@ from collections.abc import Callable
 from functools import partial
 from math import ceil
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
+
+try:
+    from gridcast_policy import (  # type: ignore[import-not-found]
+        MIB,
+        JobRequest,
+        RequestPolicy,
+        plan_requests,
+    )
+except ImportError:
+    try:  # in Gridcast's own checkout
+        from services.request_policy import MIB, JobRequest, RequestPolicy, plan_requests
+    except ImportError:
+        RequestPolicy = None
 
 TABLE = "/var/lib/gridcast/predictions.tsv"
 STALE_AFTER = 900
@@ -39,6 +55,26 @@ a job would be killed there."""
 FORMATS = ("gridcast-table 1", "gridcast-table 2")
 UNSAFE = re.compile(rb"[\x00-\x20%|\x7f]")
 ATTRIBUTE = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*(.*)")
+RUNG = "{name}[min({{size({name}) - 1, NumHoldsByReason.{hold} ?: 0}})]"
+"""A ladder's rung after so many holds for its lack, as a ClassAd expression."""
+RELEASE = (
+    "({condition} && {name}[min({{size({name}), NumHoldsByReason.{hold}}}) - 1]"
+    " < {name}[size({name}) - 1]) ?: false"
+)
+"""Whether a job that is held for lack of a resource has a further rung."""
+LADDERS = {
+    "RequestMemory": {
+        "name": "GridcastMemory",
+        "hold": "JobOutOfResources",
+        "condition": "HoldReasonCode == 34 && HoldReasonSubCode == 102",
+    },
+    "AllowedExecuteDuration": {
+        "name": "GridcastDuration",
+        "hold": "JobExecuteExceeded",
+        "condition": "HoldReasonCode == 47",
+    },
+}
+"""Where the ladder of each request is kept on the job, and the holds after which it is climbed."""
 ATTRIBUTES = {
     "Walltime": "walltime",
     "WalltimeLow": "walltime_low",
@@ -115,10 +151,51 @@ def translate(text: str, table: str | Path = TABLE) -> str:
     if not opted_out and ad.get("gridcastoff", "").lower() != "true":
         keys = [key("program", user, program), key("user", user), key("any", program), key("all")]
         try:
-            lines += _attributes(look_up(table, keys), ad)
+            row = look_up(table, keys)
         except NoPrediction as reason:
             lines.append(f'GridcastReason = "{reason}"')
+        else:
+            added = _attributes(row, ad) + _requests(row, ad, user, program)
+            names = {line.partition(" = ")[0].lower() for line in added}
+            lines = [line for line in lines if line.partition("=")[0].strip().lower() not in names]
+            lines += added
     return "\n".join(lines) + "\n"
+
+
+def _requests(row: dict[str, object], ad: dict[str, str], user: str, program: str) -> list[str]:
+    """The lines that write the ladders of memory and duration into a job, or say why not.
+
+    A job with a retry or release of its own keeps its requests, as does one whose request is an
+    expression. After a hold for its lack the next rung holds and the job is released; after the
+    last, its own request, it stays held as it would have been.
+    """
+    if RequestPolicy is None:
+        return []
+    own_retry = "transformonevict" in ad or ad.get("periodicrelease", "false").lower() != "false"
+    memory, duration = (
+        int(ad[name.lower()]) if ad.get(name.lower(), "").isdigit() else None for name in LADDERS
+    )
+    job = JobRequest(
+        user, program, None, memory and memory * MIB, duration, can_retry=not own_retry
+    )
+    policy: Any = row["policy"]
+    is_fresh = float(str(row["age"])) <= STALE_AFTER
+    if "requestmemory" in ad and memory is None:  # an expression
+        row = {name: value for name, value in row.items() if not name.startswith("peak_memory")}
+    plan = plan_requests(RequestPolicy.parse(policy), row, job, is_fresh)
+    lines = [f'GridcastReason = "{plan.reason}"'] if plan.reason and is_fresh else []
+    if plan.mode != "act":
+        return lines
+    ladders = (tuple(rung // MIB for rung in plan.memory), plan.walltime)
+    releases = []
+    for (attribute, ladder), rungs in zip(LADDERS.items(), ladders):  # noqa: B905
+        if rungs:
+            lines.append(f"{ladder['name']} = {{{', '.join(map(str, rungs))}}}")
+            lines.append(f"{attribute} = {RUNG.format(**ladder)}")
+            releases.append(f"({RELEASE.format(**ladder)})")
+    if releases:
+        lines.append(f"PeriodicRelease = {' || '.join(releases)}")
+    return lines
 
 
 def _attributes(row: dict[str, object], ad: dict[str, str]) -> list[str]:
@@ -157,16 +234,17 @@ def write_map(table: str | Path, file: str | Path) -> int:
     if age <= STALE_AFTER:
         _, columns, *rows = Path(table).read_text(encoding="utf-8").split("\n")
         names = columns.split("\t")
+        policy = look_up(table, [key("all")])["policy"]
         cells = (row.split("\t") for row in rows)
         complete = (dict(zip(names, row)) for row in cells if len(row) >= len(names))  # noqa: B905
-        lines = [line for line in map(_map_line, complete) if line]
+        lines = [line for line in (_map_line(row, policy) for row in complete) if line]
     draft = Path(f"{file}.new")
     draft.write_text("".join(lines), encoding="utf-8")
     draft.replace(file)
     return len(lines)
 
 
-def _map_line(row: dict[str, str]) -> str:
+def _map_line(row: dict[str, str], policy: Any) -> str:
     level, *escaped = row["key"].split("|")
     if level not in ("user", "program"):
         return ""
@@ -177,7 +255,25 @@ def _map_line(row: dict[str, str]) -> str:
     if not principal.isprintable():  # a control character would end the line
         return ""
     numbers = ",".join(row[name] for name in ("walltime", "walltime_low", "walltime_high"))
+    if level == "program" and RequestPolicy is not None:
+        numbers += _map_rungs(row, policy, *names)
     return f'* "{_quoted(principal)}" {numbers}\n'
+
+
+def _map_rungs(row: dict[str, str], policy: Any, user: str, program: str) -> str:
+    """Three rungs of memory (MiB) and a limit (s), 0 for none, where requests may be written.
+
+    What a job requests is not known yet: the transform keeps below it.
+    """
+    numbers = {name: float(cell) for name, cell in row.items() if name != "key" and cell != "-"}
+    rules = RequestPolicy.parse(policy)
+    highest = JobRequest(user, program, None, memory=float(1 << 60), walltime=float(1 << 40))
+    plan = plan_requests(rules, {**numbers, "level": "program"}, highest)
+    if plan.mode != "act" or not (plan.memory or plan.walltime):
+        return ""
+    rungs = [rung // MIB for rung in plan.memory[:-1]]
+    rungs = (rungs + rungs[-1:] * 3)[:3] or [0, 0, 0]
+    return "".join(f",{number}" for number in (*rungs, *(plan.walltime[:1] or (0,))))
 
 
 # -- Snakemake

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +160,12 @@ class Slurm:
     def idle(self) -> bool:
         """Whether no job waits or runs."""
         return not self.run("squeue", "--noheader", "--format=%i")
+
+    def wait_for(self, jobs: Iterable[str]) -> None:
+        """Wait for the end of jobs, whatever others wait or run."""
+        own = set(jobs)
+        waiting = ("squeue", "--noheader", "--format=%F")
+        self.wait(lambda: not own & set(self.run(*waiting).split()), "the end of the jobs")
 
 
 @contextmanager

@@ -133,14 +133,6 @@ def test_a_user_map_leaves_out_who_opted_out_and_names_that_would_be_lines_of_th
     assert write_map(table, tmp_path / "map") == 0
 
 
-def test_condor_itself_reads_the_map_and_the_hooks_answer(tmp_path: Path) -> None:
-    classad2 = pytest.importorskip(
-        "classad2", reason="HTCondor's Python package (htcondor) is not installed here"
-    )
-    ad = classad2.parseOne(translate(AD, write(tmp_path / "table.tsv")))
-    assert (ad["GridcastWalltime"], ad["Args"]) == (500, 'a "b"')
-
-
 def test_snakemakes_resources_are_what_is_foreseen_more_after_each_failure_and_the_rules_own_otherwise(
     tmp_path: Path,
 ) -> None:

@@ -128,7 +128,7 @@ def rounds(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
     began = datetime.now(UTC) - timedelta(seconds=2)
     put_script(slurm, f'table = "{folder / "table"}"')
     done = Rounds(slurm, folder / "table", submit_round(slurm), {}, {}, folder / "jobs.db")
-    slurm.wait(slurm.idle, "the end of the jobs")
+    slurm.wait_for(done.requested)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", slurm.environment["SLURM_CONF"])
 
@@ -152,7 +152,7 @@ def rounds(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
     for name, (program, script, *words) in options.items():
         done.varied[name] = slurm.submit(program, "mail", script, *words)
     done.varied["after"] = slurm.submit("x", "lp", "true", f"--dependency=afterok:{grown}")
-    slurm.wait(slurm.idle, "the end of the jobs")
+    slurm.wait_for([*done.predicted, *done.varied.values()])
     slurm.wait(lambda: len(records(slurm, done.varied.values())) >= 11, "the records")
     yield done
 
@@ -212,6 +212,17 @@ def test_memory_per_cpu_arrays_and_steps_take_the_next_rung_and_the_request_is_t
     assert slurm.field(varied["per CPU"], "MinMemoryCPU") not in ("", "500M")
     again = slurm.comment(varied["per CPU"], "AdminComment")
     assert "; again with MinMemoryCPU=" in again
+
+
+def test_what_a_user_requested_comes_back_from_the_records(
+    rounds: Rounds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_CONF", rounds.slurm.environment["SLURM_CONF"])
+    collect(rounds.engine, "slurm", since=datetime.now(UTC) - timedelta(hours=1))
+    jobs = read_jobs(rounds.engine).set_index("job_id").loc[list(rounds.predicted)]
+    assert set(jobs["requested_memory"]) == {REQUEST * MIB}
+    assert set(jobs["requested_walltime"]) == {3600}
+    assert set(jobs["status"]) == {"completed"}
 
 
 @pytest.mark.parametrize(
