@@ -2,7 +2,7 @@
 """Gridcast's local table for HTCondor's job router and user maps, and for Snakemake.
 
 It needs Python 3.8 and no package. Requests are written only where services/request_policy.py is
-copied beside it, as gridcast_policy.py, and the site's rules (in the table) allow it.
+copied beside it, as gridcast_request_policy.py, and the site's rules (in the table) allow it.
 
     gridcast_table.py                      HTCondor's <KEYWORD>_HOOK_TRANSLATE_JOB: reads a job's
                                            ClassAd, writes it with its prediction
@@ -28,7 +28,7 @@ from typing import Any
 from urllib.parse import unquote
 
 try:
-    from gridcast_policy import (  # type: ignore[import-not-found]
+    from gridcast_request_policy import (
         MIB,
         JobRequest,
         RequestPolicy,

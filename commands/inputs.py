@@ -66,7 +66,8 @@ Mapping = Annotated[
     list[str] | None,
     typer.Option(
         "--map",
-        help="A table's column as COLUMN=FIELD[:UNIT], for instance run=walltime:s; repeat.",
+        help="A table's column as COLUMN=FIELD[:UNIT], for instance run=walltime:s, or as "
+        "COLUMN=label:NAME[:number] for a fact of your own; repeat.",
     ),
 ]
 MapFile = Annotated[Path | None, typer.Option(help="The column map in a TOML file.")]
