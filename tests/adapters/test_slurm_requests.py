@@ -203,8 +203,10 @@ def test_memory_per_cpu_arrays_and_steps_take_the_next_rung_and_the_request_is_t
         name: runs.loc[runs["job"].str.split("_").str[0] == job, "state"].tolist()
         for name, job in varied.items()
     }
-    assert states["per CPU"] == states["step"] == ["REQUEUED", "COMPLETED"]
-    assert sorted(states["array"]) == ["COMPLETED"] * 2 + ["REQUEUED"] * 2
+    for name, tasks in (("per CPU", 1), ("step", 1), ("array", 2)):
+        assert states[name].count("COMPLETED") == tasks, name
+        assert states[name].count("REQUEUED") >= tasks, name
+        assert set(states[name]) == {"COMPLETED", "REQUEUED"}, name
     assert states["too little"][-1] == "OUT_OF_MEMORY" and "REQUEUED" in states["too little"]
     assert states["after"] == ["COMPLETED"], "a job that depends on one that is retried"
     last = runs[runs["job"] == varied["too little"]].iloc[-1]
@@ -215,11 +217,12 @@ def test_memory_per_cpu_arrays_and_steps_take_the_next_rung_and_the_request_is_t
 
 
 def test_what_a_user_requested_comes_back_from_the_records(
-    rounds: Rounds, monkeypatch: pytest.MonkeyPatch
+    rounds: Rounds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_CONF", rounds.slurm.environment["SLURM_CONF"])
-    collect(rounds.engine, "slurm", since=datetime.now(UTC) - timedelta(hours=1))
-    jobs = read_jobs(rounds.engine).set_index("job_id").loc[list(rounds.predicted)]
+    engine = open_store(f"sqlite:///{tmp_path / 'jobs.db'}")
+    collect(engine, "slurm", since=datetime.now(UTC) - timedelta(hours=1))
+    jobs = read_jobs(engine).set_index("job_id").loc[list(rounds.predicted)]
     assert set(jobs["requested_memory"]) == {REQUEST * MIB}
     assert set(jobs["requested_walltime"]) == {3600}
     assert set(jobs["status"]) == {"completed"}
