@@ -1,4 +1,4 @@
-"""The trial of a canary: its answers and the champion's about the same jobs, judged on outcomes.
+"""The evidence about a canary: its answers and the champion's about the same jobs, with outcomes.
 
 The jobs that the canary answers were predicted by the champion at the same time, from the same
 outcomes. Once they have ended, the errors of both are compared by the test of promotion. To look
@@ -19,7 +19,7 @@ from infra.errors import GridcastError
 from infra.links import models_page, version_page
 from infra.settings import Settings
 from jobs.schema import OF_KIND
-from jobs.store import read_trial_answers
+from jobs.store import read_canary_answers
 from models.quantities.targets import TARGETS
 from models.releases import registry
 from models.releases.alias_moves import BY_CANARY, WHO_MAY_DECIDE
@@ -43,7 +43,7 @@ PROMOTION_LOOK = MIN_EVALUATION_JOBS
 """Outcomes from which it may be promoted; the next looks are at 400, 800 ..."""
 ENDED_SHARE = 0.9
 """It is promoted on the earliest jobs of which so many have ended: short jobs end first."""
-LONGEST_TRIAL = timedelta(days=14)
+LONGEST_WAIT = timedelta(days=14)
 MAX_ROWS = 100_000
 SMALL_SOURCES = "other sources"
 """Stands for the sources with fewer than FIRST_LOOK outcomes."""
@@ -65,8 +65,8 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """The trial of a canary beside the champion.
+class CanaryEvidence:
+    """The evidence about a canary beside the champion.
 
     ``answers`` counts jobs that it answered, ``outcomes`` those of them that have ended.
     """
@@ -104,7 +104,7 @@ class Trial:
         }
 
 
-def read_trial(engine: Engine, settings: Settings, now: datetime) -> Trial | None:
+def read_evidence(engine: Engine, settings: Settings, now: datetime) -> CanaryEvidence | None:
     """Read how the canary does; None where there is none. Raises RegistryError, StoreError.
 
     Args:
@@ -117,7 +117,7 @@ def read_trial(engine: Engine, settings: Settings, now: datetime) -> Trial | Non
     if canary is None or champion is None or canary.version == champion.version:
         return None
     since = registry.challenger_since(canary, settings)
-    answers = read_trial_answers(
+    answers = read_canary_answers(
         engine,
         canary.label,
         champion.label,
@@ -129,12 +129,12 @@ def read_trial(engine: Engine, settings: Settings, now: datetime) -> Trial | Non
     target = champion.tags.get("targets", "walltime").partition(",")[0]
     of_target = answers[answers["target"] == target]
     judgement = judge(answers, target, champion.label)
-    if judgement.verdict == "wait" and now > since + LONGEST_TRIAL:
-        days = LONGEST_TRIAL.days
+    if judgement.verdict == "wait" and now > since + LONGEST_WAIT:
+        days = LONGEST_WAIT.days
         sentence = f"It was not proven to be better within {days} days. {judgement.sentence}"
         judgement = Judgement("withdraw", sentence, judgement.judged, judgement.excess)
     ended = int(of_target["actual"].notna().sum())
-    return Trial(canary, champion, since, len(of_target), ended, judgement)
+    return CanaryEvidence(canary, champion, since, len(of_target), ended, judgement)
 
 
 def _outcomes(answers: pd.DataFrame) -> np.ndarray[Any, Any]:
@@ -229,7 +229,7 @@ def next_look(outcomes: int) -> int:
     return 2 * last_look(outcomes, FIRST_LOOK) or FIRST_LOOK
 
 
-def follow_canary(engine: Engine, settings: Settings, now: datetime) -> Trial | None:
+def follow_canary(engine: Engine, settings: Settings, now: datetime) -> CanaryEvidence | None:
     """Judge the canary, and promote or withdraw it where the outcomes decide.
 
     Where a person decides on promotions, an alert says that one is needed.
@@ -240,32 +240,32 @@ def follow_canary(engine: Engine, settings: Settings, now: datetime) -> Trial | 
         now: The present.
 
     Returns:
-        The trial before that, None where there is none.
+        The evidence before that, None where there is none.
 
     Raises:
         RegistryError: MLflow cannot be reached.
         StoreError: The store cannot be read.
     """
-    trial = read_trial(engine, settings, now)
-    if trial is None or trial.judgement.verdict == "wait":
-        return trial
+    evidence = read_evidence(engine, settings, now)
+    if evidence is None or evidence.judgement.verdict == "wait":
+        return evidence
     try:
-        conditions = _act_on(trial, settings)
+        conditions = _act_on(evidence, settings)
     except registry.OvertakenError:  # a person has decided meanwhile
-        return trial
+        return evidence
     alerts.notify(engine, settings, conditions, now)
-    return trial
+    return evidence
 
 
-def _act_on(trial: Trial, settings: Settings) -> dict[str, str]:
+def _act_on(evidence: CanaryEvidence, settings: Settings) -> dict[str, str]:
     """Promote or withdraw the canary; returns the conditions for alerts."""
-    canary = trial.canary
-    if trial.judgement.verdict == "withdraw":
-        why = f"withdrawn as the canary: {trial.sentence}"
+    canary = evidence.canary
+    if evidence.judgement.verdict == "withdraw":
+        why = f"withdrawn as the canary: {evidence.sentence}"
         registry.withdraw(by=BY_CANARY, why=why, expected=canary.version, settings=settings)
         return {"canary": f"{canary.label} was {why}", "approval": ""}
     if settings.promotion == "ask" or registry.pinned(settings):
-        return {"approval": approval_sentence(canary, trial.sentence, settings)}
+        return {"approval": approval_sentence(canary, evidence.sentence, settings)}
     try:
         verify(canary, settings)
     except GridcastError as error:
@@ -274,8 +274,8 @@ def _act_on(trial: Trial, settings: Settings) -> dict[str, str]:
     registry.promote(
         canary.version,
         by=BY_CANARY,
-        why=trial.sentence,
-        expected=trial.champion.version,
+        why=evidence.sentence,
+        expected=evidence.champion.version,
         settings=settings,
     )
     return DECIDED

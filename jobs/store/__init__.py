@@ -11,10 +11,10 @@ from jobs.store.export import EXPORTED, export_batches
 from jobs.store.measurements import add_measurements, read_measurements
 from jobs.store.predictions import (
     add_predictions,
+    read_canary_answers,
     read_predicted_and_actual,
     read_predictions,
     read_predictions_of,
-    read_trial_answers,
 )
 from jobs.store.records import (
     AddResult,
@@ -67,6 +67,7 @@ __all__ = [
     "open_store",
     "prune",
     "read_attempts",
+    "read_canary_answers",
     "read_ended",
     "read_ended_at",
     "read_jobs",
@@ -79,7 +80,6 @@ __all__ = [
     "read_rejects",
     "read_revision",
     "read_thresholds",
-    "read_trial_answers",
     "read_unique_contexts",
     "set_threshold",
     "stored_bytes",

@@ -167,7 +167,7 @@ def read_predicted_and_actual(
     return rows.drop_duplicates(["source", "job_id", "target"], ignore_index=True)
 
 
-def read_trial_answers(
+def read_canary_answers(
     engine: Engine,
     canary: str,
     champion: str,

@@ -363,9 +363,9 @@ def decide(
     pinned = registry.pinned(settings)
     is_asked = comparison.better is None or settings.promotion == "ask" or pinned
     if champion and (settings.canary or is_asked):
-        on_trial = registry.challenger(settings) if settings.canary else None
-        if on_trial:
-            why = f"stays a candidate while {on_trial.label} is the canary: {comparison.sentence}"
+        canary = registry.challenger(settings) if settings.canary else None
+        if canary:
+            why = f"stays a candidate while {canary.label} is the canary: {comparison.sentence}"
         else:
             registry.set_challenger(version, settings)
             waits = (

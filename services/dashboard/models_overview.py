@@ -100,7 +100,7 @@ def models(
 def challenger(
     engine: Engine, settings: Settings, registered: Registered, now: datetime
 ) -> dict[str, Any] | None:
-    """Give the version that waits for a decision, its trial, and who may decide; None for none.
+    """Give the version that waits, the evidence so far, and who may decide; None for none.
 
     Args:
         engine: The store.
@@ -110,20 +110,20 @@ def challenger(
     """
     from models.releases.alias_moves import WHO_MAY_DECIDE
     from models.releases.registry import CHALLENGER
-    from monitoring.canary import read_trial
+    from monitoring.canary import read_evidence
 
     waiting = [version for version in registered.versions if CHALLENGER in version.aliases]
     if not waiting or waiting[0] == registered.champion:
         return None
     version = waiting[0]
-    trial = read_trial(engine, settings, now)
-    by_itself = settings.promotion == "auto" and not registered.pinned and trial is not None
+    evidence = read_evidence(engine, settings, now)
+    by_itself = settings.promotion == "auto" and not registered.pinned and evidence is not None
     return {
         "version": version.version,
         "label": version.label,
-        "share": settings.canary if trial else None,
-        "trial": trial and trial.to_json(),
-        "sentence": trial.sentence if trial else version.tags.get("compared", ""),
+        "share": settings.canary if evidence else None,
+        "evidence": evidence and evidence.to_json(),
+        "sentence": evidence.sentence if evidence else version.tags.get("compared", ""),
         "decision": "Its outcomes promote or withdraw it."
         if by_itself
         else "It waits for a person.",

@@ -78,7 +78,7 @@ class Explanation(Struct, forbid_unknown_fields=True):
 
 
 class CanaryShare(Struct, forbid_unknown_fields=True):
-    """How many of the jobs a canary answered, a challenger under trial; their rows name it."""
+    """How many of the jobs a canary answered, the challenger; their rows name it."""
 
     model_version: str
     jobs: Natural

@@ -194,27 +194,27 @@ class LivePredictor:
             model_version=active.label,
         )
         canary = self.canary
-        trial = self._ask_canary(canary, jobs, coded, quantiles, options) if canary else None
+        by_canary = self._ask_canary(canary, jobs, coded, quantiles, options) if canary else None
         if options.keep:
-            self._log(jobs, answers, trial)
+            self._log(jobs, answers, by_canary)
             if canary is None:
                 self.shadow.ask(jobs, options.at)
-        if trial:
-            answers = answers.with_rows_of(trial.predictions, trial.rows)
+        if by_canary:
+            answers = answers.with_rows_of(by_canary.predictions, by_canary.rows)
         self._count_predictions(answers)
         if tails:
             answers = _with_range(answers, tails, options.quantiles)
         summary: dict[str, Any] = {"model_version": active.label, "coverage": options.coverage}
-        if trial:
+        if by_canary:
             summary["canary"] = {
-                "model_version": trial.predictions.model_version,
-                "jobs": len(trial.rows),
+                "model_version": by_canary.predictions.model_version,
+                "jobs": len(by_canary.rows),
             }
         if options.explain:
             explanations = active.forecaster.explain(coded, options.at)
-            if canary and trial:
-                own = canary.forecaster.explain(coded.take(trial.rows), options.at)
-                for row, explanation in zip(trial.rows.tolist(), own, strict=True):
+            if canary and by_canary:
+                own = canary.forecaster.explain(coded.take(by_canary.rows), options.at)
+                for row, explanation in zip(by_canary.rows.tolist(), own, strict=True):
                     explanations[row] = explanation
             summary["explanations"] = name_similar_jobs(explanations, self.engine)
         return answers, summary
@@ -254,20 +254,20 @@ class LivePredictor:
         self.metrics.canary_jobs.labels("answered").inc(len(rows))
         return CanaryAnswers(rows, replace(predictions, model_version=canary.label))
 
-    def _log(self, jobs: pa.Table, answers: Predictions, trial: CanaryAnswers | None) -> None:
+    def _log(self, jobs: pa.Table, answers: Predictions, by_canary: CanaryAnswers | None) -> None:
         """Log the answers to a request: of the canary's jobs its own and the champion's."""
         names = jobs.select(["source", "job_id"])
         now, revision = datetime.now(UTC), self.state.revision
-        if trial is None:
+        if by_canary is None:
             self.log.add(LoggedAnswer(names, answers, now, revision))
             return
         is_champions = np.ones(len(answers), dtype=bool)
-        is_champions[trial.rows] = False
-        rest, theirs = np.flatnonzero(is_champions), names.take(trial.rows)
+        is_champions[by_canary.rows] = False
+        rest, theirs = np.flatnonzero(is_champions), names.take(by_canary.rows)
         canary_revision = self.shadow.known_revision
         self.log.add(LoggedAnswer(names.take(rest), answers.take(rest), now, revision))
-        self.log.add(LoggedAnswer(theirs, answers.take(trial.rows), now, revision, shadow=True))
-        self.log.add(LoggedAnswer(theirs, trial.predictions, now, canary_revision))
+        self.log.add(LoggedAnswer(theirs, answers.take(by_canary.rows), now, revision, shadow=True))
+        self.log.add(LoggedAnswer(theirs, by_canary.predictions, now, canary_revision))
 
     def task(self, request: TaskRequest) -> dict[str, Any]:
         """Predict the needs of a task; raises HTTPError (503) while no model is ready."""

@@ -34,8 +34,8 @@ function common({ common_test: test }) {
 const signed = (share) => `${share < 0 ? "−" : "+"}${Math.abs(100 * share).toFixed(1)}\u00a0%`;
 
 // The version that waits for a decision: the evidence so far, who may decide, and how.
-function decision({ label, version, share, trial, sentence, decision: by, approval, refusal, withdrawal_refusal: kept }, shared) {
-  const evidence = trial && table(`The trial of ${label} as the canary, beside ${trial.champion} on the same jobs`, [
+function decision({ label, version, share, evidence, sentence, decision: by, approval, refusal, withdrawal_refusal: kept }, shared) {
+  const rows = evidence && table(`${label} as the canary, beside ${evidence.champion} on the same jobs`, [
     ["Share of the jobs", () => `${+(100 * share).toPrecision(2)} %`, { number: true }],
     ["Since", (row) => moment(row.since)],
     ["Jobs answered", (row) => amount(row.answers, ""), { number: true }],
@@ -44,11 +44,11 @@ function decision({ label, version, share, trial, sentence, decision: by, approv
     ["Change of the mean absolute error", ({ change }) => (change
       ? `${signed(change.share)} (95 %: ${signed(change.low)} to ${signed(change.high)})` : "–"), { number: true }],
     ["Next look at", (row) => `${amount(row.next_look, "")} outcomes`, { number: true }],
-  ], [trial]);
+  ], [evidence]);
   const own = (reason) => [reason, reason === shared ? shared : ""];
   return make("section", { id: "challenger" },
     make("h2", {}, `Challenger: ${label}`),
-    make("p", {}, `${sentence} ${by}`), evidence,
+    make("p", {}, `${sentence} ${by}`), rows,
     make("div", { class: "bar" },
       button("promote-challenger", "/api/promote", { version }, `Promote ${label}`, ...own(refusal)),
       button("withdraw-challenger", "/api/withdraw", { version }, `Withdraw ${label}`, ...own(kept))),

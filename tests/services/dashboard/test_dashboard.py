@@ -273,7 +273,7 @@ def test_a_version_is_promoted_by_a_button_and_kept_by_another(
     page.close()
 
 
-def trial_answers(jobs: pd.DataFrame, canary: str, champion: str) -> pd.DataFrame:
+def canary_answers(jobs: pd.DataFrame, canary: str, champion: str) -> pd.DataFrame:
     """The canary's answers about some jobs and the champion's, the canary's half as good."""
     actual = jobs["walltime"].to_numpy()
     error = np.random.default_rng(0).normal(0, 600, len(jobs))
@@ -294,7 +294,7 @@ def trial_answers(jobs: pd.DataFrame, canary: str, champion: str) -> pd.DataFram
     )
 
 
-def test_the_trial_of_a_challenger_is_shown_and_who_may_approve_withdraws_it(
+def test_the_evidence_about_a_challenger_is_shown_and_who_may_approve_withdraws_it(
     served: tuple[Dashboard, str], browser: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dashboard, address = served
@@ -306,7 +306,7 @@ def test_the_trial_of_a_challenger_is_shown_and_who_may_approve_withdraws_it(
     registry.set_challenger(rival, settings)
     jobs = read_jobs(dashboard.engine, ended=True, limit=120)
     with dashboard.engine.begin() as connection:
-        add_predictions(connection, trial_answers(jobs, rival.label, champion.label))
+        add_predictions(connection, canary_answers(jobs, rival.label, champion.label))
 
     context = browser.new_context()
     page = context.new_page()

@@ -21,7 +21,7 @@ from models.engine.model_set import ModelSet
 from models.engine.predictions import Predictions
 from models.releases import registry
 from models.releases.versions import Version
-from monitoring import canary as trials
+from monitoring import canary as monitored
 from services.http.bodies import read_body
 from services.http.contract import JSON_TYPE, Options
 from services.http.metrics import Metrics
@@ -74,10 +74,10 @@ class Site:
             live.log._write_next()
         return answers.frame(jobs["job_id"].to_numpy()), about
 
-    def follow(self, **later: float) -> trials.Trial | None:
+    def follow(self, **later: float) -> monitored.CanaryEvidence | None:
         """Judge the canary as the page's process does."""
         now = datetime.now(UTC) + timedelta(**later)
-        return trials.follow_canary(self.replicas[0].engine, self.settings, now)
+        return monitored.follow_canary(self.replicas[0].engine, self.settings, now)
 
 
 StartSite = Callable[..., Site]
@@ -141,14 +141,14 @@ def test_a_version_that_predicts_ten_times_too_much_reaches_a_twentieth_and_is_w
         answered.append(first)
         site.replicas[0].report(jobs)
         site.look()
-        trial = site.follow()
-        assert trial is not None
-        if trial.judgement.verdict != "wait":
+        evidence = site.follow()
+        assert evidence is not None
+        if evidence.judgement.verdict != "wait":
             break
-        assert trial.outcomes < trials.FIRST_LOOK, "enough outcomes decide"
+        assert evidence.outcomes < monitored.FIRST_LOOK, "enough outcomes decide"
     rows = pd.concat(answered)
     counts = by_version(rows)
-    assert trials.FIRST_LOOK <= counts["gridcast-2"] <= SHARE * len(rows)
+    assert monitored.FIRST_LOOK <= counts["gridcast-2"] <= SHARE * len(rows)
     withdrawn = registry.get(2, site.settings)
     assert registry.challenger(site.settings) is None
     assert withdrawn.state == "refused" and withdrawn.tags["refused_by"] == "the canary's outcomes"
@@ -207,21 +207,21 @@ def test_a_better_version_is_promoted_by_its_outcomes_or_waits_for_a_person(
         asking.replicas[0].report(jobs)
         asking.look()
     for _ in range(2):
-        trial = asking.follow()
-    assert trial is not None and trial.judgement.verdict == "promote"
-    assert trial.judgement.judged == trials.PROMOTION_LOOK
+        evidence = asking.follow()
+    assert evidence is not None and evidence.judgement.verdict == "promote"
+    assert evidence.judgement.judged == monitored.PROMOTION_LOOK
     assert registry.champion(asking.settings).version == 1  # type: ignore[union-attr]
     [alert] = hook.got
-    assert alert["message"].startswith(f"gridcast-2 waits for a person. {trial.sentence}")
+    assert alert["message"].startswith(f"gridcast-2 waits for a person. {evidence.sentence}")
     assert "scope approve" in alert["message"] and "/models" in alert["message"]
     assert registry.get(2, asking.settings).tags["who_may_decide"] in alert["message"]
 
     own = asking.settings.model_copy(update={"promotion": "auto"})
-    trials.follow_canary(asking.replicas[0].engine, own, datetime.now(UTC))
+    monitored.follow_canary(asking.replicas[0].engine, own, datetime.now(UTC))
     champion = registry.champion(own)
     assert champion is not None and champion.version == 2 and registry.challenger(own) is None
     assert champion.tags["promoted_by"] == "the canary's outcomes"
-    assert champion.tags["promoted_why"] == trial.sentence
+    assert champion.tags["promoted_why"] == evidence.sentence
     assert hook.got[-1]["title"] == "Gridcast gridcast: approval is over"
     hook.stop()
 
@@ -254,8 +254,8 @@ def test_a_canary_that_fails_answers_nothing_and_no_caller_notices(
     # One that does not predict all targets answers none either; nor does one that lasts too long.
     monkeypatch.setattr(canary.forecaster, "names", ("walltime",))
     assert site.replicas[0].describe()["canary"] is None
-    trial = site.follow(days=15)
-    assert trial is not None and trial.judgement.verdict == "withdraw"
+    evidence = site.follow(days=15)
+    assert evidence is not None and evidence.judgement.verdict == "withdraw"
     assert "within 14 days" in registry.get(2, site.settings).tags["refused_why"]
     site.look()
     assert site.follow() is None
