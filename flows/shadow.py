@@ -24,7 +24,9 @@ def shadow() -> Any:
     settings, now = prepare_environment(), datetime.now(UTC)
     trial = live_trial.current(settings)
     if trial is None:
-        return Completed(message="no live trial was begun: gridcast trial --shadow 7d --collect")
+        return Completed(
+            message="no live trial was begun: gridcast trial --shadow 7d --collect slurm"
+        )
     if trial.done:
         return Completed(message=f"the live trial ended on {trial.until}; its page: {trial.page}")
     done = take_step(settings, trial, now)

@@ -107,11 +107,16 @@ def start(
         length: How long it lasts.
         page: The file that is written each night.
         risk: The share of jobs that a time limit may kill.
+
+    Raises:
+        InputError: The collector needs to be told where, and is not.
     """
     now = datetime.now(UTC)
-    name = collector_named(system).name
+    collector = collector_named(system)
+    if collector.needs and not where:
+        raise InputError(f"the collector {system} needs {collector.needs}: say it by --where")
     trial = ShadowTrial(
-        name,
+        collector.name,
         where,
         now.isoformat(timespec="seconds"),
         (now + length).isoformat(timespec="seconds"),

@@ -35,6 +35,11 @@ def test_shadow_needs_a_batch_system() -> None:
     assert "say which by --collect" in str(result.exception)
 
 
+def test_a_folder_of_accounting_must_be_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="needs the accounting folder: say it by --where"):
+        start(Settings(home=tmp_path), "pbs", "", timedelta(days=7), tmp_path / "page.html")
+
+
 def test_a_trial_that_began_is_read_again(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     assert current(settings) is None
