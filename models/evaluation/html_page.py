@@ -24,7 +24,7 @@ STYLE = """:root{color-scheme:light dark;--page:#fff;--text:#1c2128;--soft:#5760
 body{font:16px/1.5 system-ui,sans-serif;background:var(--page);color:var(--text);
 max-width:72rem;margin:0 auto;padding:1rem}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin:2rem 0 .5rem}
-p{max-width:46rem}.lead{font-size:1.1rem}
+p,li{overflow-wrap:anywhere}p{max-width:46rem}.lead{font-size:1.1rem}
 table{border-collapse:collapse;font-size:14px}
 td,th{padding:.3rem .5rem;border-bottom:1px solid var(--line);text-align:right}
 th{color:var(--soft);font-weight:600;vertical-align:bottom}
