@@ -171,9 +171,11 @@ def later_needs(jobs: Kinds, unit: float) -> pd.DataFrame:
     """
     parts = [_NO_NEEDS]
     for now in jobs.moments():
-        kinds, past = jobs.at(now)
         is_later = (jobs.submitted > now) & (jobs.submitted <= now + MONTH)
         later = np.flatnonzero(is_later & np.isfinite(jobs.needs))
+        if not len(later):
+            continue
+        kinds, past = jobs.at(now)
         rows = past.index.get_indexer(pd.Index(kinds[later]))
         later, rows = later[rows >= 0], rows[rows >= 0]
         scale = with_limits(past, unit).iloc[rows]

@@ -46,7 +46,8 @@ function advised(row, target, show) {
   const value = row[`${target}_ask_for`], request = row[`${target}_asked`];
   const words = row[`${target}_beyond`] ? `more than ${show(request)}` : show(value);
   const same = !row[`${target}_beyond`] && value && value === request ? " (as now)" : "";
-  return make("strong", {}, words + same);
+  const few = row[`${target}_enough`] === false ? " too few jobs to advise" : "";
+  return make("strong", {}, words + same, few);
 }
 
 function needed(advice) {
