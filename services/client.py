@@ -112,6 +112,7 @@ class Gridcast:
         at: str | None = None,
         classes: bool = False,
         keep: bool = True,
+        within: float | None = None,
     ) -> Columns: ...
 
     @overload
@@ -124,6 +125,7 @@ class Gridcast:
         at: str | None = None,
         classes: bool = False,
         keep: bool = True,
+        within: float | None = None,
     ) -> Rows: ...
 
     def predict(
@@ -135,6 +137,7 @@ class Gridcast:
         at: str | None = None,
         classes: bool = False,
         keep: bool = True,
+        within: float | None = None,
     ) -> Rows | Columns:
         """Predict jobs.
 
@@ -145,6 +148,7 @@ class Gridcast:
             at: The time of the history to predict from; default each job's submission.
             classes: Give the likeliest class of each target too.
             keep: Record the answer for monitoring; False for hypothetical jobs.
+            within: Give the probability that each walltime is at most so many seconds, too.
 
         Raises:
             RefusedError: The jobs or the token are wrong.
@@ -155,6 +159,7 @@ class Gridcast:
             {"quantiles": list(quantiles), "coverage": coverage}
             | ({"at": at} if at else {})
             | ({"classes": True} if classes else {})
+            | ({"within": within} if within else {})
         )
         body |= {} if keep else {"keep": False}
         key = "columns" if as_columns else "rows"
@@ -224,6 +229,39 @@ class Gridcast:
     def rank_arrow(self, table: Any, **options: Any) -> Any:
         """``rank`` as an Arrow stream: a Table of a row a candidate with its job's fields."""
         return self._arrow("/rank", table, options)
+
+    def match(
+        self, jobs: Iterable[Mapping[str, Any]], cores: int, seconds_left: float, **options: Any
+    ) -> Rows:
+        """Order waiting jobs, best first, for the slot that a pilot advertises.
+
+        Args:
+            jobs: The jobs, or kinds of job with their ``count``.
+            cores: Of the slot.
+            seconds_left: Until the slot ends.
+            options: memory, site, host_power, policy, weights, risk, kill_price and at.
+
+        Returns:
+            A row a job; ``chosen`` is how many of it to start.
+
+        Raises:
+            RefusedError: The request is wrong.
+            UnavailableError: There is no answer in time.
+        """
+        slot = {"cores": cores, "seconds_left": seconds_left, **options}
+        return cast(Rows, self._json("/match", {"jobs": list(jobs), **slot}, "rows"))
+
+    def match_arrow(self, table: Any, cores: int, seconds_left: float, **options: Any) -> Any:
+        """``match`` as an Arrow stream: a Table of a row a job.
+
+        Args:
+            table: The jobs.
+            cores: Of the slot.
+            seconds_left: Until the slot ends.
+            options: As of ``match``.
+        """
+        slot = {"cores": cores, "seconds_left": seconds_left, **options}
+        return self._arrow("/match", table, slot)
 
     def explain(
         self, jobs: Iterable[Mapping[str, Any]], *, at: str | None = None, keep: bool = True

@@ -30,6 +30,7 @@ from models.histories.unique_contexts import (
 )
 from models.quantities.classes import Cuts
 from models.quantities.targets import LIMITED_BY, TARGETS
+from models.quantities.within import Within
 from models.refiner.clusters import GLOBAL
 
 LEVELS_FINAL_JOBS = 4000
@@ -359,6 +360,50 @@ class Forecaster:
 
             order, order_position = _by_history(contexts)
             return map_in_parallel(predict, order)[name], order_position[position]
+
+    def probabilities(
+        self,
+        jobs: CodedJobs,
+        bounds: Floats,
+        beyond: Floats | None = None,
+        at: datetime | None = None,
+        target: str = "walltime",
+    ) -> Within:
+        """Predict by job whether its outcome is within a bound, calibrated.
+
+        Args:
+            jobs: The jobs, with submitted_at, source and ``fields``.
+            bounds: The bound of each job (float64[n]).
+            beyond: What the outcome exceeds already, such as the seconds that it has run.
+            at: As of when, or as of each submission.
+            target: Of which quantity.
+        """
+        with self._lock:
+            predictor, queries = self.predictors[target], self._unique_queries(jobs, at)
+            limits = TARGETS[target].limit(queries.jobs)
+            context = queries.unique.context_of_row
+            if (bounds == bounds[:1]).all() and beyond is None:
+                rows, row_of_job = np.arange(len(limits)), context
+                bounds = np.full(len(rows), bounds[0] if len(bounds) else np.inf)
+            else:
+                rows, row_of_job = context, np.arange(len(context))
+            order, position = _by_history(queries.contexts)
+            prediction = self._predict_target(
+                target, queries.contexts.take(order), limits[order], queries.clusters[order]
+            )
+            masses, familiarity = prediction.distribution(), prediction.familiarity
+            rows = position[rows]
+            familiarity = familiarity.take(rows)
+
+            def up_to(places: Floats) -> tuple[Floats, Floats, Floats]:
+                raw, moment = masses.partial_moments(places, rows)
+                share = predictor.calibration.probabilities(raw, familiarity)
+                share = familiarity.widen_probabilities(share, places)
+                return np.where(places >= masses.limit[rows], 1.0, share), raw, moment
+
+            nothing = (np.zeros(len(rows)),) * 3
+            start = nothing if beyond is None else up_to(beyond)
+            return Within.between(start, up_to(bounds)).take(row_of_job)
 
     def explain(
         self, jobs: CodedJobs, at: datetime | None = None

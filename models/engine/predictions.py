@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -38,6 +38,7 @@ class Predictions:
         model_version: The version that predicted.
         version_of_context: The version of each unique context where not all are of one,
             object[contexts].
+        by_row: Numbers in which jobs of one context differ, float64[n] by column.
     """
 
     numbers: dict[str, Array]
@@ -46,6 +47,7 @@ class Predictions:
     context_of_row: Integers
     model_version: str
     version_of_context: Array | None = None
+    by_row: dict[str, Array] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.context_of_row)

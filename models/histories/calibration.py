@@ -81,6 +81,22 @@ class Calibration:
             _levels(self.upto[row, status], self.below[row, status], wanted, out[row, status])
         return np.asarray(out[source_rows(self.sources, jobs.source), jobs.status])
 
+    def probabilities(self, raw: Floats, jobs: Familiarity) -> Floats:
+        """Return the share of outcomes below a place of the raw distribution: ``levels`` inverted.
+
+        Args:
+            raw: The mass of each job's raw distribution up to the place (float64[n]).
+            jobs: Their familiarity.
+        """
+        source, halves = source_rows(self.sources, jobs.source), np.empty((2, len(raw)))
+        for half, histograms in zip(halves, (self.upto, self.below), strict=True):
+            totals = np.pad(np.cumsum(histograms, axis=-1), ((0, 0), (0, 0), (1, 0)))
+            steps = np.clip(raw, 0.0, 1.0) * STEPS
+            step = np.minimum(steps.astype(np.int64), STEPS - 1)
+            low, high = (totals[source, jobs.status, step + end] for end in (0, 1))
+            half[:] = (low + (high - low) * (steps - step)) / totals[source, jobs.status, -1]
+        return np.where(raw < 0.5, np.minimum(halves[0], 0.5), np.maximum(halves[1], 0.5))
+
     def replay(
         self,
         below: Floats,

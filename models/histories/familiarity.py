@@ -88,6 +88,17 @@ class Familiarity(NamedTuple):
         widened = np.where(wanted <= LOW, np.fmin(quantiles, low), quantiles)
         return np.where(wanted >= HIGH, np.fmax(widened, high), widened)
 
+    def widen_probabilities(self, probabilities: Floats, bounds: Floats) -> Floats:
+        """Keep P(T ≤ bound) of new owners within what ``widen`` leaves of their quantiles.
+
+        Args:
+            probabilities: float64[n].
+            bounds: float64[n].
+        """
+        least = np.where(bounds >= self.first_low, LOW, 0.0)
+        most = np.where(bounds < self.first_high, HIGH, 1.0)
+        return np.clip(probabilities, least, most)
+
 
 @compiled
 def first_outcomes_key(source: np.uint64, limit: float, steps: float) -> np.uint64:

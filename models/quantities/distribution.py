@@ -9,7 +9,14 @@ import numpy as np
 
 from infra.aliases import Array, Integers
 from models.quantities.classes import Cuts
-from models.quantities.masses import best_bins, cumulate, moments, quantiles, shares
+from models.quantities.masses import (
+    best_bins,
+    cumulate,
+    moments,
+    partial_moments,
+    quantiles,
+    shares,
+)
 from models.quantities.targets import Grid
 
 DEVIATION = 2.0
@@ -107,6 +114,21 @@ class Distribution:
         )
         above = 1.0 - self._cumulated()[rows, bins]
         return np.clip(above + self.mass[rows, bins] * (bins + 1 - positions), 0.0, 1.0)
+
+    def partial_moments(self, bounds: Array, rows: Array) -> tuple[Array, Array]:
+        """Return P(T ≤ bound) and E[T; T ≤ bound] of some rows (float64[n] each).
+
+        A bound of at least the row's limit has all of its mass below it.
+
+        Args:
+            bounds: float64[n].
+            rows: The row of each bound, which may repeat (int64[n]).
+        """
+        limit, out = self.limit[rows], np.empty((len(rows), 2))
+        positions = np.clip(self.grid.bin_positions(bounds), 0, self.grid.bins)
+        positions = np.where(bounds >= limit, float(self.grid.bins), positions)
+        partial_moments(self.mass, rows, positions, self.grid.centres, limit, out)
+        return out[:, 0], out[:, 1]
 
     def shares(self, cuts: Cuts) -> Array:
         """Return the probability of each class between ``cuts`` (float64[n, cuts + 1])."""

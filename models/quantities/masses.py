@@ -290,6 +290,33 @@ def summarise(
 
 
 @compiled
+def partial_moments(
+    mass: Array, rows: Array, positions: Array, values: Array, limit: Array, out: Array
+) -> None:
+    """Compute the share of a row's mass up to a place in its bins, and its sum of values there.
+
+    A bin that the place cuts counts in proportion.
+
+    Args:
+        mass: float[m, bins].
+        rows: The row of ``mass`` of each result (int64[n]).
+        positions: Where each result ends, in bins (float64[n]).
+        values: float64[bins].
+        limit: Of each result, infinite for none (float64[n]).
+        out: Receives share and sum (float64[n, 2]).
+    """
+    for i in range(len(rows)):
+        row, total, share, moment = mass[rows[i]], 0.0, 0.0, 0.0
+        for b in range(len(values)):
+            total += row[b]
+            part = min(max(positions[i] - b, 0.0), 1.0) * row[b]
+            share += part
+            moment += part * min(values[b], limit[i])
+        out[i, 0] = share / max(total, _NEGLIGIBLE)
+        out[i, 1] = moment / max(total, _NEGLIGIBLE)
+
+
+@compiled
 def coarsen(mass: Array, width: int, out: Array) -> None:
     """Sum each row in groups of ``width`` bins (float64[n, groups]); the last has the rest.
 

@@ -158,6 +158,38 @@ class Ranking(Struct, forbid_unknown_fields=True):
     model_version: str
 
 
+class MatchedJob(Struct, forbid_unknown_fields=True):
+    """One waiting job, or kind of job, in the slot."""
+
+    job_id: str
+    p_ends: float
+    p_fits: float | None
+    core_seconds_used: float
+    core_seconds_lost: float
+    gain: float
+    chosen: Natural
+
+
+class _AboutMatching(Struct, kw_only=True, forbid_unknown_fields=True):
+    cores_chosen: Natural
+    gain_of_choice: float
+    gain_bound: float
+    model_version: str
+    unread: list[OutcomeField]
+
+
+class Matching(_AboutMatching, kw_only=True, forbid_unknown_fields=True):
+    """A row a waiting job, best first."""
+
+    rows: list[MatchedJob]
+
+
+class MatchingColumns(_AboutMatching, kw_only=True, forbid_unknown_fields=True):
+    """The same as a list of values for each name."""
+
+    columns: dict[str, list[Any]]
+
+
 class BackgroundThread(Struct, forbid_unknown_fields=True):
     """A background thread of the predictor: its failures since the start, and the present one."""
 

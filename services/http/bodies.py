@@ -71,20 +71,26 @@ def media_type(header: str) -> str:
     return media
 
 
-def read_body(content_type: str, body: bytes, options: type[Struct] = Options) -> Batch:
+def read_body(
+    content_type: str,
+    body: bytes,
+    options: type[Struct] = Options,
+    names: tuple[str, ...] = COLUMNS,
+) -> Batch:
     """Read the jobs of a request.
 
     Args:
         content_type: The Content-Type header.
         body: JSON, or an Arrow IPC stream.
         options: The struct of the options that a JSON body may hold.
+        names: The fields that a job may have.
 
     Raises:
         HTTPError: 400, 413, 415 or 422.
     """
     if media_type(content_type) == JSON_TYPE:
-        return read_json(body, options)
-    return read_arrow(body)
+        return read_json(body, options, names)
+    return read_arrow(body, names)
 
 
 # -- JSON
@@ -205,8 +211,6 @@ def _not_json(error: Exception) -> HTTPError:
 
 
 Row: Any = unchecked("Row", COLUMNS)
-_ROWS: Any = msgspec_json.Decoder(list[Row])
-_COLUMNS: Any = msgspec_json.Decoder(unchecked("Columns", COLUMNS, Raw))
 _VALUES: Any = msgspec_json.Decoder(list[Any])
 _OBJECTS: Any = msgspec_json.Decoder(list[Raw])
 
@@ -217,8 +221,25 @@ def _decoder(options: type[Struct]) -> msgspec_json.Decoder[Any]:
     return msgspec_json.Decoder(unchecked("Body", names, jobs=list[Raw], columns=Raw))
 
 
-def read_json(body: bytes, options: type[Struct] = Options) -> Batch:
+@lru_cache
+def _job_decoders(names: tuple[str, ...]) -> tuple[Any, Any]:
+    """The decoders of a list of jobs and of columns, of jobs with such fields."""
+    row: Any = Row if names == COLUMNS else unchecked("Row", names)
+    return (
+        msgspec_json.Decoder(list[row]),
+        msgspec_json.Decoder(unchecked("Columns", names, Raw)),
+    )
+
+
+def read_json(
+    body: bytes, options: type[Struct] = Options, names: tuple[str, ...] = COLUMNS
+) -> Batch:
     """Read ``{"jobs": [{…}, …]}`` or ``{"columns": {field: […], …}}``, options beside them.
+
+    Args:
+        body: The JSON.
+        options: The struct of the options.
+        names: The fields that a job may have.
 
     Raises:
         HTTPError: 400, 413 or 422.
@@ -227,13 +248,13 @@ def read_json(body: bytes, options: type[Struct] = Options) -> Batch:
     def explain(_: str, path: str, unknown: str | None) -> HTTPError:
         index = re.match(r"\.jobs\[(\d+)\]", path)
         if index:
-            reason = unknown_field(unknown) if unknown else "is not an object"
+            reason = unknown_field(unknown, names) if unknown else "is not an object"
             return HTTPError(422, f"job {index[1]}{': ' if unknown else ' '}{reason}")
         if path.startswith(".jobs"):
             return HTTPError(422, '"jobs" must be a list of jobs')
         if path.startswith(".columns"):
             reason = '"columns" must be an object with a list of values for each field'
-            return HTTPError(422, unknown_field(unknown) if unknown else reason)
+            return HTTPError(422, unknown_field(unknown, names) if unknown else reason)
         if unknown:
             return unknown_option(unknown, options.__struct_fields__)
         return HTTPError(422, _EITHER)
@@ -242,11 +263,11 @@ def read_json(body: bytes, options: type[Struct] = Options) -> Batch:
     rows, columns = members.pop("jobs"), members.pop("columns")
     if (rows is UNSET) == (columns is UNSET):
         raise HTTPError(422, _EITHER)
-    chosen = set_members(members)
+    chosen, (row_decoder, column_decoder) = set_members(members), _job_decoders(names)
     if rows is not UNSET:
         check_job_count(len(rows))
-        return batch_of_rows(decode_items(rows, _ROWS, "jobs", explain), chosen)
-    columns = _decode_columns(columns, explain)
+        return batch_of_rows(decode_items(rows, row_decoder, "jobs", explain), chosen, names)
+    columns = _decode_columns(columns, column_decoder, explain)
     count = max(map(len, columns.values()), default=0)
     for name, values in columns.items():
         if len(values) != count:
@@ -257,11 +278,11 @@ def read_json(body: bytes, options: type[Struct] = Options) -> Batch:
     return _batch(columns, count, read_values, "columns", chosen)
 
 
-def _decode_columns(body: Raw, explain: Explain) -> dict[str, list[Any]]:
+def _decode_columns(body: Raw, decoder: Any, explain: Explain) -> dict[str, list[Any]]:
     """Decode the columns of a body one by one."""
     columns = {}
     try:
-        for name, values in set_members(asdict(_COLUMNS.decode(body))).items():
+        for name, values in set_members(asdict(decoder.decode(body))).items():
             columns[name] = (_OBJECTS if name in LABEL_FIELDS else _VALUES).decode(values)
     except ValidationError as error:
         raise _wrong_json(
@@ -314,9 +335,13 @@ class Columns:
         }
 
 
-def batch_of_rows(slices: Iterable[Sequence[Struct]], options: Mapping[str, Any]) -> Batch:
-    """The batch of decoded ``Row`` objects, which come slice by slice."""
-    columns, count = Columns(COLUMNS), 0
+def batch_of_rows(
+    slices: Iterable[Sequence[Struct]],
+    options: Mapping[str, Any],
+    names: tuple[str, ...] = COLUMNS,
+) -> Batch:
+    """The batch of decoded ``Row`` objects with fields ``names``, which come slice by slice."""
+    columns, count = Columns(names), 0
     for rows in slices:
         columns.add(rows)
         count += len(rows)
@@ -329,24 +354,24 @@ def check_job_count(jobs: int) -> None:
         raise HTTPError(413, f"the request holds more than {MAX_JOBS} jobs; {_SEVERAL}")
 
 
-def unknown_field(name: str) -> str:
-    """The reason why a field is refused, with the field that may be meant."""
-    near = difflib.get_close_matches(name, COLUMNS, n=1) if len(name) <= _SUGGESTED else []
+def unknown_field(name: str, names: Sequence[str] = COLUMNS) -> str:
+    """The reason why a field is refused, with the one of ``names`` that may be meant."""
+    near = difflib.get_close_matches(name, names, n=1) if len(name) <= _SUGGESTED else []
     return f"there is no field {quote(name)}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 # -- Arrow
 
 
-def read_arrow(body: bytes) -> Batch:
-    """Read an Arrow IPC stream of job columns; raises HTTPError (400, 413, 415, 422)."""
-    columns, rows = read_stream(body, _check_name, check_job_count)
+def read_arrow(body: bytes, names: tuple[str, ...] = COLUMNS) -> Batch:
+    """Read an Arrow IPC stream of the columns ``names``; HTTPError (400, 413, 415, 422)."""
+
+    def check_name(name: str) -> None:
+        if name not in names:
+            raise HTTPError(422, unknown_field(name, names))
+
+    columns, rows = read_stream(body, check_name, check_job_count)
     return _batch(columns, rows, read_array, "arrow", {})
-
-
-def _check_name(name: str) -> None:
-    if name not in COLUMNS:
-        raise HTTPError(422, unknown_field(name))
 
 
 def read_stream(

@@ -17,6 +17,8 @@ from jobs.labels import MAX_LABELS, MAX_NAME_CHARACTERS, MAX_VALUE_CHARACTERS
 from jobs.schema import COLUMNS, EARLIEST, FIELDS, QUERY_FIELDS, STATUSES, TEXT_BYTES, Field
 from models.ranking.candidates import CANDIDATE_FIELDS
 from models.ranking.order import POLICIES
+from models.ranking.slots import MAX_CORES
+from models.ranking.slots import POLICIES as ORDERS
 
 JSON_TYPE = "application/json"
 ARROW_TYPE = "application/vnd.apache.arrow.stream"
@@ -52,7 +54,14 @@ CANDIDATE_MEMBERS = (
 ID_FIELDS = tuple(field.name for field in FIELDS if field.name.endswith("_id"))
 """Fields in which a whole number is its decimal text."""
 LABEL_FIELDS = tuple(field.name for field in FIELDS if field.kind == "labels")
-FIELD_BY_NAME = {field.name: field for field in (*FIELDS, *CANDIDATE_FIELDS)}
+WAITING_FIELDS = (
+    Field("count", "number", "how many such jobs wait", outcome=False, lowest=1, highest=1e9),
+    Field("quota_used", "number", "share of its user's quota in use", outcome=False, highest=1e6),
+    Field("ran", "number", "run time that it is known to exceed", "s", outcome=False, highest=1e9),
+)
+"""Fields of a waiting job beside those of a job."""
+MATCH_FIELDS = (*COLUMNS, *(field.name for field in WAITING_FIELDS))
+FIELD_BY_NAME = {field.name: field for field in (*FIELDS, *CANDIDATE_FIELDS, *WAITING_FIELDS)}
 
 # -- values
 
@@ -79,6 +88,8 @@ Count = Annotated[
 ]
 Flag = Annotated[bool, _rule("must be true or false")]
 Number = Annotated[float, _rule("must be a number")]
+Weight = Annotated[float, _rule("must be a number from 0 to 1,000,000", ge=0, le=1e6)]
+Seconds = Annotated[float, _rule("must be a number of seconds above 0, at most 1e9", gt=0, le=1e9)]
 
 
 def value_type(field: Field, required: bool = False) -> Any:
@@ -186,6 +197,16 @@ class Options(Struct, frozen=True, forbid_unknown_fields=True):
     keep: Annotated[
         Flag, Meta(description="false: hypothetical jobs, left out of the prediction log")
     ] = True
+    within: (
+        Annotated[
+            Seconds,
+            Meta(
+                description="the probability that each walltime is at most this, too; of a job "
+                "with started_at, given that it has not ended by now (or at)"
+            ),
+        ]
+        | None
+    ) = None
 
     def __post_init__(self) -> None:
         levels = dict.fromkeys(round(level, 6) for level in self.quantiles)
@@ -214,6 +235,38 @@ class RankOptions(Struct, frozen=True, forbid_unknown_fields=True):
     tuning: Number = 1.0
     level: Number = 0.9
     overlap: Flag = False
+    at: Instant | None = None
+
+
+class MatchOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """The slot that a pilot advertises, the order of the waiting jobs, and the risk.
+
+    Without ``site`` or ``host_power`` those of the jobs are used, without ``memory`` it is no
+    matter.
+    """
+
+    cores: Annotated[
+        float,
+        _rule(f"must be a whole number from 1 to {MAX_CORES}", ge=1, le=MAX_CORES, multiple_of=1),
+    ]
+    seconds_left: Seconds
+    memory: Annotated[float, _rule("must be a number of bytes above 0", gt=0)] | None = None
+    host_power: Annotated[float, _rule("must be a number above 0", gt=0)] | None = None
+    site: (
+        Annotated[str, _rule("must be text of 1 to 200 characters", min_length=1, max_length=200)]
+        | None
+    ) = None
+    policy: Annotated[
+        str, _rule("must be text"), Meta(extra_json_schema={"enum": list(ORDERS)})
+    ] = "alice"
+    wait_weight: Weight = 1.0
+    quota_weight: Weight = 1.0
+    priority_weight: Weight = 1.0
+    gain_weight: Weight = 0.0
+    risk: Annotated[float, _rule("must be a number from 0 to 1", ge=0, le=1)] = 0.02
+    kill_price: Annotated[
+        float, _rule("must be a number of core seconds, 0 or more", ge=0, le=1e12)
+    ] = 0.0
     at: Instant | None = None
 
 
@@ -249,6 +302,8 @@ def _batch(job: type[Struct], options: type[Struct]) -> tuple[type[Struct], type
 
 PREDICT_BODIES = _batch(JobToPredict, Options)
 OUTCOMES_BODIES = _batch(FinishedJob, NoOptions)
+WaitingJob = job_struct("WaitingJob", MATCH_FIELDS, REQUIRED)
+MATCH_BODIES = _batch(WaitingJob, MatchOptions)
 TaskBody = _body("TaskBody", "task", TaskJob, TaskOptions)
 RankBody = _body(
     "RankBody",

@@ -36,6 +36,7 @@ from services.http.contract import (
     Options,
 )
 from services.http.errors import HTTPError, error_response, send_error
+from services.http.match import read_match, write_match
 from services.http.openapi import PAGE, PAGE_HEADERS, SCRIPT, describe
 from services.http.options import read_options
 from services.http.rank import read_rank, write_rank
@@ -150,6 +151,7 @@ class Endpoints:
             "outcomes": self._outcomes,
             "task": self._task,
             "rank": self._rank,
+            "match": self._match,
         }
         reads: dict[str, Callable[[Request], Awaitable[Response]]] = {
             "model": self._model,
@@ -271,7 +273,8 @@ class Endpoints:
                 self.metrics.jobs.labels(form, canary["model_version"]).inc(by_canary)
             with self._step("write", work):
                 job_ids = single_array(request.jobs.column("job_id"))
-                about["unread"] = list(request.unread)
+                read = ("started_at",) if options.within is not None else ()
+                about["unread"] = [name for name in request.unread if name not in read]
                 return Answer(*write_answer(answers, job_ids, about, batch.shape), len(answers))
 
     def _outcomes(self, body: Body, work: Work[Answer]) -> Answer:
@@ -301,6 +304,15 @@ class Endpoints:
                 ranked, version = self.predictor.rank(request)
             with self._step("write", work):
                 return Answer(*write_rank(ranked, version, request.arrow), len(ranked))
+
+    def _match(self, body: Body, work: Work[Answer]) -> Answer:
+        with self.predictor.idle.answering():
+            with self._step("read", work):
+                request = read_match(body.media_type, body.content, body.query)
+            with self._step("match", work):
+                matched, version = self.predictor.match(request)
+            with self._step("write", work):
+                return Answer(*write_match(matched, version, request), len(matched))
 
     async def _model(self, _: Request) -> Response:
         return Response(write_json(self.predictor.describe()), media_type=JSON_TYPE)

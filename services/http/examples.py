@@ -43,6 +43,10 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
         "jobs": _example("Two jobs", {"jobs": [_JOB, _OTHER_JOB]}),
         "columns": _example("The same as columns, with options", {"columns": _COLUMNS} | _OPTIONS),
         "explained": _example("Why", {"jobs": [_JOB], "explain": True, "keep": False}),
+        "within": _example(
+            "Does it end within two hours?",
+            {"jobs": [_JOB], "within": 7200, "keep": False},
+        ),
         "waiting": _example(
             "A job that still waits, as of now",
             {"jobs": [_JOB | {"submitted_at": "2026-01-15T08:00:00Z"}], "at": "now"},
@@ -63,6 +67,24 @@ EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
             "1,000 jobs, at most 100 at a time",
             {"task": _TASK_JOB, "jobs": 1000, "at_once": 100},
         )
+    },
+    "match": {
+        "slot": _example(
+            "Two kinds of job for 8 cores that have 6 hours left",
+            {
+                "cores": 8,
+                "memory": 32e9,
+                "seconds_left": 21600,
+                "jobs": [
+                    _JOB | {"count": 40, "priority": 1, "quota_used": 0.5},
+                    _OTHER_JOB | {"count": 3, "quota_used": 0.1},
+                ],
+            },
+        ),
+        "gain": _example(
+            "As columns, the most core seconds first",
+            {"columns": _COLUMNS, "cores": 1, "seconds_left": 3600, "policy": "gain"},
+        ),
     },
     "rank": {
         "sites": _example(

@@ -24,10 +24,14 @@ _UNFINISHED = (
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """Jobs to predict: typed columns known at submission, and the fields that are ignored."""
+    """Jobs to predict: typed columns known at submission, and the fields that are ignored.
+
+    ``started_at`` is that of jobs that run already, for questions about how they go on.
+    """
 
     jobs: pa.Table
     unread: tuple[str, ...]
+    started_at: pa.ChunkedArray | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ def read_jobs_to_predict(batch: Batch, now: datetime | None = None) -> PredictRe
     for name in REQUIRED:
         if name not in names:  # no rows at all
             jobs = jobs.append_column(name, pa.nulls(0, pa.string() if name == "job_id" else CODED))
-    return PredictRequest(_submitted(jobs, now or datetime.now(UTC)), unread)
+    started_at = batch.jobs.column("started_at") if "started_at" in names else None
+    return PredictRequest(_submitted(jobs, now or datetime.now(UTC)), unread, started_at)
 
 
 def _note_unknown_statuses(batch: Batch) -> None:

@@ -44,6 +44,7 @@ def write_answer(
     columns = {
         "job_id": job_ids.to_pylist(),
         **{name: values[unique_row] for name, values in answers.numbers.items()},
+        **answers.by_row,
         "cluster": answers.cluster[unique_row].tolist(),
         "model_version": answers.versions[unique_row].tolist(),
         "cold_start": answers.cold_start[unique_row],
@@ -67,9 +68,13 @@ def _rows(answers: Predictions, job_ids: pa.Array) -> list[bytes]:
     }
     members = row_members({name: _taking(values) for name, values in columns.items()}, unique_rows)
     ids = map(orjson.dumps, job_ids.to_pylist())
+    last = [b"}"] * len(answers)
+    if answers.by_row:
+        own = {name: _taking(values) for name, values in answers.by_row.items()}
+        last = [b"," + text + b"}" for text in row_members(own, len(answers))]
     return joined(
-        b'{"job_id":' + job_id + b"," + members[row] + b"}"
-        for job_id, row in zip(ids, answers.context_of_row.tolist(), strict=True)
+        b'{"job_id":' + job_id + b"," + members[row] + end
+        for job_id, row, end in zip(ids, answers.context_of_row.tolist(), last, strict=True)
     )
 
 
@@ -110,6 +115,7 @@ def write_arrow(answers: Predictions, job_ids: pa.Array, about: Mapping[str, Any
     columns = {
         "job_id": job_ids,
         **{name: _numbers(values, unique_row) for name, values in answers.numbers.items()},
+        **{name: pa.array(values) for name, values in answers.by_row.items()},
         "cluster": _texts(answers.cluster, unique_row),
         "model_version": pa.DictionaryArray.from_arrays(
             np.zeros(len(unique_row), np.int32), pa.array([answers.model_version], pa.string())

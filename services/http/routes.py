@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from msgspec import Struct
 
 from services.http.answers import (
+    Matching,
+    MatchingColumns,
     Model,
     PredictionColumns,
     Predictions,
@@ -15,8 +17,10 @@ from services.http.answers import (
     TaskNeeds,
 )
 from services.http.contract import (
+    MATCH_BODIES,
     OUTCOMES_BODIES,
     PREDICT_BODIES,
+    MatchOptions,
     NoOptions,
     Options,
     RankBody,
@@ -70,6 +74,8 @@ bytes/s, energy in J, gpu_time in s, peak_gpu_memory in bytes): `t` the best sin
 of memory the first rung of the ladder that wastes least, `peak_memory_allocation_2` and
 `_3` for the attempts after a failure and `peak_memory_risk` the probability of one),
 `t_kill_limit`, where to stop it (99 of 100 need no more), and `t_q<level>` for each quantile.
+With `within`, `walltime_within` is the probability that the walltime is at most so many seconds;
+of a job with `started_at`, given that it still runs.
 With `classes`, `t_class` (from 1; thresholds in the card of `GET /model`, null while there is
 no model) and `t_class_probability`. Then `cluster`, `model_version` ("none" while only the
 histories answer), `cold_start`.
@@ -130,6 +136,37 @@ without a site, replicas.""",
         bodies=(RankBody,),
         options=RankOptions,
         answers=(Ranking,),
+        arrow=True,
+        statuses=STATUSES_OF_READING,
+    ),
+    Endpoint(
+        "/match",
+        "match",
+        "Choose waiting jobs for a slot",
+        """Orders waiting jobs for the slot that a pilot advertises, best first by the broker's own
+order, and chooses those to start. A row is a job or, with `count`, a kind of job:
+`p_ends`, the probability that it ends within `seconds_left` (given that it exceeds `ran`, where a
+killed attempt has shown that); `p_fits`, that it needs no more than `memory` (null while the model
+predicts no memory, or `memory` is not given); `core_seconds_used`, expected of jobs that end in
+time, and `core_seconds_lost`, expected of jobs that are killed; `gain`, the former less the latter
+and less `kill_price` times the probability of a kill; `chosen`, how many of the row to start.
+
+`policy` is the order. `alice`: AliEn's, 50 · (2 − quota_used) · priority, or 1 where the quota
+is used up, less the place in the queue as a share of all, with `quota_weight` before quota_used,
+`priority_weight` the exponent of the priority, `wait_weight` before the place, and
+`gain_weight` times the gain per core second of the slot added. `wait`: the longest wait first.
+`gain`: the largest gain per core first. A job may be chosen
+whose probability of not ending, or of not fitting, is at most `risk` and whose gain is positive.
+Chosen jobs never need more than `cores` and `memory` together; a job's
+memory is its request, else the 95 % quantile of its prediction. In the order given each job that
+still fits is chosen; with `gain` it is the filling of most gain (bounded knapsack) where that fits
+into memory. `gain_of_choice` and `gain_bound` are the expected gain of the choice, and the most
+that any could have. As Arrow: the slot and the options are query parameters, and what is no column
+is JSON under `gridcast` in the schema's metadata.""",
+        scope="predict",
+        bodies=MATCH_BODIES,
+        options=MatchOptions,
+        answers=(Matching, MatchingColumns),
         arrow=True,
         statuses=STATUSES_OF_READING,
     ),

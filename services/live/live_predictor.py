@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
+from infra.aliases import Floats
 from infra.background import FOREVER, BackgroundThread, is_data_error
 from infra.settings import Settings
 from jobs.store import StoreError, add_jobs, open_store
@@ -35,12 +37,12 @@ from services.live.shadow import Shadow
 from services.live.snapshots import Snapshots
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from sqlalchemy import Engine
 
     from jobs.coded_jobs import CodedJobs
     from models.engine.predictions import Predictions
     from models.ranking.ranker import Ranked
+    from services.http.match import Matched, MatchRequest
     from services.http.rank import RankRequest
     from services.http.task import TaskRequest
 
@@ -204,6 +206,14 @@ class LivePredictor:
         self._count_predictions(answers)
         if tails:
             answers = _with_range(answers, tails, options.quantiles)
+        if options.within is not None:
+            bounds, ran = np.full(len(jobs), options.within), _ran(request.started_at, options.at)
+            within = _within(active, coded, bounds, ran, options.at)
+            if canary and trial:
+                rows = trial.rows
+                ran = None if ran is None else ran[rows]
+                within[rows] = _within(canary, coded.take(rows), bounds[rows], ran, options.at)
+            answers = replace(answers, by_row={"walltime_within": within})
         summary: dict[str, Any] = {"model_version": active.label, "coverage": options.coverage}
         if by_canary:
             summary["canary"] = {
@@ -276,6 +286,17 @@ class LivePredictor:
         active, coded = self.state.active, to_coded_jobs(request.job.jobs)
         needs = task_needs(active.forecaster, coded, request.jobs, request.at_once, request.at)
         return {**needs, "model_version": active.label}
+
+    def match(self, request: MatchRequest) -> tuple[Matched, str]:
+        """Order waiting jobs for a slot; returns the model version too.
+
+        Raises:
+            HTTPError: The model predicts no walltime (422), or no model is ready (503).
+        """
+        from services.live.matching import match
+
+        active = self.state.active
+        return match(active.forecaster, request), active.label
 
     def rank(self, request: RankRequest) -> tuple[Ranked, str]:
         """Rank the candidates of a request; returns the model version too."""
@@ -387,6 +408,31 @@ class LivePredictor:
 
 def _text(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat()
+
+
+def _within(
+    active: ActiveModel, jobs: CodedJobs, bounds: Floats, ran: Floats | None, at: datetime | None
+) -> Floats:
+    """The probability that each walltime is within its bound; HTTPError (422) without walltimes.
+
+    Args:
+        active: The model that answers.
+        jobs: The jobs.
+        bounds: The bound of each, s.
+        ran: What each exceeds already, s.
+        at: As of when.
+    """
+    if "walltime" not in active.forecaster.names:
+        raise HTTPError(422, "within needs a model that predicts walltime; this one does not")
+    return np.round(active.forecaster.probabilities(jobs, bounds, ran, at).probability, 6)
+
+
+def _ran(started_at: pa.ChunkedArray | None, at: datetime | None) -> Floats | None:
+    """How long jobs have run by ``at`` (default now), s; 0 where they have not started."""
+    if started_at is None:
+        return None
+    begins = started_at.cast(pa.int64()).to_numpy().astype(np.float64) / 1e6
+    return np.nan_to_num(np.maximum((at or datetime.now(UTC)).timestamp() - begins, 0.0))
 
 
 def _tails(coverage: float) -> tuple[float, float]:

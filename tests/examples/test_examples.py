@@ -25,11 +25,49 @@ def test_the_broker_lists_the_shortest_jobs(log: Path, trained_home: Path) -> No
         token_file = trained_home / "broker-token"
         token_file.write_text(f"{TOKEN}\n")
         lines = run(*command, folder=log.parent, GRIDCAST_TOKEN_FILE=str(token_file)).splitlines()
+        started = {
+            name: _started_by(name, log.parent, predictor.url, token_file)
+            for name in ("jalien_match.py", "dirac_match.py")
+        }
+    assert started["jalien_match.py"] == ["17: start 8"]
+    assert started["dirac_match.py"] == ["task queue 3: take 8"]
     assert lines[0] == "1,000 jobs predicted"
     assert all(line.endswith("(gridcast-1)") for line in lines[1:])
     minutes = [float(line.split()[2]) for line in lines[1:]]
     assert len(minutes) == 10
     assert minutes == sorted(minutes)
+
+
+WAITING = {
+    "jalien_match.py": (
+        {"Site": "CERN", "TTL": 86_000, "CPUCores": 8, "Memory": 16_000},
+        [
+            {"entryId": number, "user": "ann", "counter": 40, "priority": 1, "userload": load}
+            | {"JDL": {"TTL": request, "CPUCores": 1, "Packages": "VO_ALICE@sim"}}
+            for number, load, request in (("16", 0.9, 3600), ("17", 0.1, 3600), ("18", 0, 90_000))
+        ],
+    ),
+    "dirac_match.py": (
+        {"Site": "LCG.CERN.ch", "CPUTime": 200_000, "CPUNormalizationFactor": 10}
+        | {"NumberOfProcessors": 8, "MaxRAM": 16_000},
+        [
+            {"TQId": number, "Owner": "ann", "OwnerGroup": "lhcb", "CPUTime": cpu, "Jobs": 40}
+            | {"Priority": priority}
+            for number, priority, cpu in ((3, 5, 40_000), (4, 1, 40_000), (5, 9, 900_000))
+        ],
+    ),
+}
+"""A slot and a queue: the jobs that start have the highest priority of those that surely end."""
+
+
+def _started_by(example: str, folder: Path, url: str, token_file: Path) -> list[str]:
+    """The lines that an example prints of WAITING."""
+    files = []
+    for name, content in zip(("slot.json", "queue.json"), WAITING[example], strict=True):
+        files.append(str(folder / name))
+        (folder / name).write_text(json.dumps(content))
+    command = (str(EXAMPLES / example), *files, url)
+    return run(*command, folder=folder, GRIDCAST_TOKEN_FILE=str(token_file)).splitlines()
 
 
 def test_the_broker_goes_on_by_requests_without_a_predictor(log: Path) -> None:

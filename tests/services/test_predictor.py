@@ -3,6 +3,8 @@
 import contextlib
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -336,6 +338,56 @@ def test_candidates_are_ranked_alike_by_both_doors(predictor: Predictor, finishe
     flat = [{"job_id": "a", "user": finished[0]["user"], "site": site} for site in sites]
     table = read_arrow(post(predictor, "/rank", arrow(flat), ARROW_TYPE))
     assert table["site"].to_pylist() == [row["site"] for row in rows]
+
+
+def test_a_pilot_gets_the_jobs_that_end_in_its_time(predictor: Predictor, waiting: Rows) -> None:
+    jobs = [
+        {
+            **job,
+            "requested_cores": 1 + number % 3,
+            "submitted_at": f"2026-11-01T{number % 24:02}:00",
+        }
+        for number, job in enumerate(waiting)
+    ]
+    slot = {"cores": 8, "memory": 64e9, "policy": "gain"}
+    answers = [
+        predictor.http.post("/match", json={"jobs": jobs, **slot, "seconds_left": seconds}).json()
+        for seconds in (600, 6_000, 60_000)
+    ]
+    ends = [{row["job_id"]: row["p_ends"] for row in answer["rows"]} for answer in answers]
+    for sooner, later in pairwise(ends):
+        assert all(later[job] >= sooner[job] for job in sooner)
+    assert sum(ends[2].values()) > sum(ends[0].values()) + 1
+    cores = {job["job_id"]: job["requested_cores"] for job in jobs}
+    for answer in answers:
+        chosen = sum(row["chosen"] * cores[row["job_id"]] for row in answer["rows"])
+        assert chosen == answer["cores_chosen"] <= 8
+        assert answer["gain_of_choice"] <= answer["gain_bound"]
+    assert answers[2]["cores_chosen"] == 8
+    kinds = [
+        {"job_id": job["job_id"], "source": "grid", "user": job["user"], "count": 2} for job in jobs
+    ]
+    options = {"cores": 4, "seconds_left": 6000, "at": "2026-11-02T00:00:00Z"}
+    columns = {name: [kind[name] for kind in kinds] for name in kinds[0]}
+    by_columns = post(predictor, "/match", {"columns": columns, **options}).json()["columns"]
+    table = read_arrow(post(predictor, "/match", arrow(kinds), ARROW_TYPE, **options))
+    assert {name: table[name].to_pylist() for name in table.column_names} == by_columns
+
+
+def test_a_running_job_ends_within_a_time_with_the_probability_of_what_is_left(
+    predictor: Predictor, waiting: Rows
+) -> None:
+    job, at = waiting[0], datetime(2026, 11, 2, tzinfo=UTC)
+    body = {"at": at.isoformat(), "within": 5000, "keep": False}
+    started = (at - timedelta(seconds=4000)).isoformat()
+    jobs = [job, {**job, "job_id": "runs", "started_at": started}]
+    answer = predictor.http.post("/predict", json={"jobs": jobs, **body}).json()
+    fresh, running = (row["walltime_within"] for row in answer["rows"])
+    before = predictor.http.post("/predict", json={"jobs": jobs[:1], **body, "within": 4000}).json()
+    so_far = before["rows"][0]["walltime_within"]
+    assert 0 < so_far < fresh < 1
+    assert running == pytest.approx((fresh - so_far) / (1 - so_far), abs=1e-6)
+    assert "started_at" not in answer["unread"]
 
 
 def test_the_model_endpoint_tells_what_answers_and_on_what_history(predictor: Predictor) -> None:

@@ -1,0 +1,119 @@
+"""The answer of ``POST /match``: waiting jobs predicted in a slot, ordered, and chosen."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from infra.aliases import Floats
+from jobs.coded_jobs import Coded, CodedJobs, in_microseconds
+from models.ranking.slots import Order, Outlook, Slot, SlotError, choose
+from services.http.columns import to_coded_jobs
+from services.http.errors import HTTPError
+from services.http.match import Matched, MatchRequest
+
+if TYPE_CHECKING:
+    from models.engine.forecaster import Forecaster
+
+_MEMORY_LEVEL = 0.95
+DECIMALS = 6
+_MOST_CHOSEN = float(2**31)
+
+
+def match(forecaster: Forecaster, request: MatchRequest) -> Matched:
+    """Match waiting jobs to a slot; raises HTTPError (422)."""
+    options, waiting = request.options, request.waiting
+    if "walltime" not in forecaster.names:
+        raise HTTPError(422, "the model predicts no walltime, so no job can be matched to a slot")
+    try:
+        order = Order(
+            options.policy,
+            options.wait_weight,
+            options.quota_weight,
+            options.priority_weight,
+            options.gain_weight,
+        )
+    except SlotError as error:
+        raise HTTPError(422, str(error)) from None
+    memory = np.inf if options.memory is None else options.memory
+    slot = Slot(int(options.cores), options.seconds_left, memory)
+    now = options.at or datetime.now(UTC)
+    jobs = _in_slot(to_coded_jobs(request.jobs.jobs), request)
+    rows = len(jobs)
+    cores = np.maximum(np.ceil(np.nan_to_num(_numbers(jobs, "requested_cores"), nan=1.0)), 1.0)
+    ran = waiting["ran"] if (waiting["ran"] > 0).any() else None
+    seconds = np.full(rows, slot.seconds)
+    within = forecaster.probabilities(jobs, seconds, ran, now)
+    outlook = Outlook.of(within, cores, slot.seconds)
+    fits, need = _memory(forecaster, jobs, slot, now)
+    gain = outlook.gain(options.kill_price)
+    waited = np.maximum(in_microseconds(now) - jobs["submitted_at"], 0) / 1e6
+    scores = order.scores(
+        waited,
+        waiting["priority"],
+        waiting["quota_used"],
+        gain / (cores * slot.seconds),
+    )
+    ordered = np.lexsort((-waited, -scores))
+    eligible = (outlook.ends >= 1 - options.risk) & (gain > 0)
+    eligible &= np.nan_to_num(fits, nan=1.0) >= 1 - options.risk
+    choice = choose(
+        slot,
+        ordered,
+        np.minimum(cores, slot.cores + 1).astype(np.int64),
+        need,
+        np.minimum(waiting["count"], _MOST_CHOSEN).astype(np.int64),
+        gain,
+        eligible,
+    )
+    columns = {
+        "p_ends": np.round(outlook.ends, DECIMALS),
+        "p_fits": np.round(fits, DECIMALS),
+        "core_seconds_used": np.round(outlook.used, 3),
+        "core_seconds_lost": np.round(outlook.lost, 3),
+        "gain": np.round(gain, 3),
+        "chosen": choice.count,
+    }
+    about = {
+        "cores_chosen": int((choice.count * cores).sum()),
+        "gain_of_choice": round(choice.gain, 3),
+        "gain_bound": round(choice.bound, 3),
+    }
+    return Matched(ordered, columns, about)
+
+
+def _in_slot(jobs: CodedJobs, request: MatchRequest) -> CodedJobs:
+    """The jobs as they would run at the pilot's site and host."""
+    columns, options = dict(jobs.columns), request.options
+    if options.site is not None:
+        columns["site"] = Coded(np.zeros(len(jobs), np.int64), [options.site])
+    if options.host_power is not None:
+        columns["host_power"] = np.full(len(jobs), options.host_power)
+    return CodedJobs(columns, len(jobs))
+
+
+def _numbers(jobs: CodedJobs, name: str) -> Floats:
+    return jobs[name] if name in jobs else np.full(len(jobs), np.nan)
+
+
+def _memory(
+    forecaster: Forecaster, jobs: CodedJobs, slot: Slot, now: datetime
+) -> tuple[Floats, Floats]:
+    """The probability that each job fits into the slot's memory, and the bytes to set aside.
+
+    Without a limit of the slot, or a prediction, the former is NaN; the latter is the request, else
+    a quantile of the prediction, else 0.
+    """
+    need, fits = _numbers(jobs, "requested_memory"), np.full(len(jobs), np.nan)
+    if not np.isfinite(slot.memory):
+        return fits, np.zeros(len(jobs))
+    if "peak_memory" in forecaster.names:
+        bounds = np.full(len(jobs), slot.memory)
+        fits = forecaster.probabilities(jobs, bounds, None, now, "peak_memory").probability
+        if np.isnan(need).any():
+            predicted = forecaster.predict_encoded(jobs, (_MEMORY_LEVEL,), now)
+            column = predicted.numbers[f"peak_memory_q{_MEMORY_LEVEL:g}"]
+            need = np.where(np.isnan(need), column[predicted.context_of_row], need)
+    return fits, np.nan_to_num(need)
