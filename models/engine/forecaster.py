@@ -378,7 +378,7 @@ class Forecaster:
             at: As of when, or as of each submission.
             target: Of which quantity.
         """
-        with self._lock:
+        with self._lock.reading():
             predictor, queries = self.predictors[target], self._unique_queries(jobs, at)
             limits = TARGETS[target].limit(queries.jobs)
             context = queries.unique.context_of_row
