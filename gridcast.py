@@ -69,6 +69,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "rehearse": watching.rehearse,
         "replay": replaying.replay,
         "replay-grid": replaying.replay_grid,
+        "replay-pilots": replaying.replay_pilots,
         "what-if": planning.what_if,
         "balance": planning.balance,
     },

@@ -192,6 +192,23 @@ def of_brokers(rows: Rows) -> str:
     )
 
 
+def of_pilots(rows: Rows) -> str:
+    """How many core hours a rule delivers beside the first, and at which share of kills."""
+    sentences = []
+    for hours in dict.fromkeys(row["slot_hours"] for row in rows):
+        first, *following = (row for row in rows if row["slot_hours"] == hours)
+        for row in following[-1:] or [first]:
+            delivered = f"{row['core_hours']:,.0f} core hours"
+            if following and first["core_hours"] > 0:
+                ratio = row["core_hours"] / first["core_hours"]
+                delivered += f", {ratio:.2f} times those of {first['rule']}"
+            sentences.append(
+                f"In slots of {hours:g} h {row['rule']} delivers {delivered}; "
+                f"{row['killed_share']:.1%} of its starts are killed."
+            )
+    return " ".join(sentences)
+
+
 def of_what_if(rows: Rows) -> str:
     """Under which scenario the worst-off group waits least."""
     worst: dict[str, float] = {}

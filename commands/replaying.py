@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 BROKER_COLUMNS = (
     "policy", "tuning", "mean_done_s", "p95_done_s", "mean_ratio", "mean_wait_s", "mean_run_s",
     "mean_move_s", "p95_ratio", "jobs",
+)  # fmt: skip
+
+PILOT_COLUMNS = (
+    "slot_hours", "rule", "core_hours", "killed_share", "lost_share", "idle_share", "mean_wait_s",
+    "jobs_completed",
 )  # fmt: skip
 
 
@@ -148,3 +153,57 @@ def replay_grid(
         f"{rows[0]['jobs']:,} jobs sent by each broker, times in s"
     )
     show_rows(rows, as_json, title, BROKER_COLUMNS, meanings.of_brokers(rows))
+
+
+@reads_log
+def replay_pilots(
+    log: Annotated[str, typer.Argument(help="A log file, or the name of a stored source.")],
+    slot_hours: Annotated[
+        list[float] | None,
+        typer.Option(min=0.1, help="Hours of a pilot's slot; repeat. Default: 24, 48, 72."),
+    ] = None,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(help="static, quantile or gridcast; repeat. Default: all."),
+    ] = None,
+    supply: Annotated[
+        float,
+        typer.Option(
+            min=0.01, help="What the pilots offer, as a share of what the log's jobs used."
+        ),
+    ] = 0.9,
+    cores: Annotated[int, typer.Option(min=1, max=1024, help="Cores of a pilot.")] = 8,
+    as_json: Json = False,
+    *,
+    arguments: ReadArguments,
+) -> None:
+    """Simulate a log on pilots of limited time.
+
+    Compares the core hours of jobs that end in a slot, and the jobs that it kills, by the rule that
+    decides which waiting job a pilot starts.
+    """
+    from scheduling.machine import processors
+    from scheduling.pilots.replay import RULES, Pilots, check_rule, replay_pilots
+    from scheduling.trace import trace_of
+
+    prepare_environment()
+    rules = rule or list(RULES)
+    for name in rules:
+        check_rule(name)
+    jobs = load_jobs(log, arguments)
+    trace = trace_of(jobs, processors(cores))
+    hours, rows = slot_hours or [24.0, 48.0, 72.0], list[dict[str, Any]]()
+    runs = [(slot, name) for slot in hours for name in rules]
+    with progress_bar("replaying on pilots") as report:
+        for number, (slot, name) in enumerate(runs):
+            pilots = Pilots(slot * 3600.0, supply, cores)
+
+            def tell(share: float, number: int = number, name: str = name) -> None:
+                report(f"{name}, {number + 1} of {len(runs)}", (number + share) / len(runs))
+
+            rows.append(replay_pilots(trace, pilots, name, tell))
+    title = (
+        f"{Path(log).name}, {len(trace):,} jobs on {rows[0]['pilots']:,} pilots of "
+        f"{cores} cores, {supply:.0%} of the demand"
+    )
+    show_rows(rows, as_json, title, PILOT_COLUMNS, meanings.of_pilots(rows))

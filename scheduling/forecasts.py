@@ -33,13 +33,18 @@ class Forecasts:
         model: A trained model, whose weights and refiners are used. None starts with nothing, and
             chooses the levels by the fields of the first jobs.
         past: Jobs that had ended before the log begins, for the histories.
+        calibrate: Learn the calibration too, which takes about twice the time.
 
     Raises:
         PolicyError: Where the model was trained on outcomes of the log's own time.
     """
 
     def __init__(
-        self, trace: Trace, model: ModelSet | None = None, past: pd.DataFrame | None = None
+        self,
+        trace: Trace,
+        model: ModelSet | None = None,
+        past: pd.DataFrame | None = None,
+        calibrate: bool = False,
     ) -> None:
         jobs = trace.jobs.drop(columns=list(OUTCOMES))
         jobs["requested_cores"] = jobs["requested_cores"].fillna(trace.jobs["cores"])
@@ -54,6 +59,7 @@ class Forecasts:
         )
         if past is not None:
             self._load_past(past, levels)
+        self._calibrate = calibrate
         self._pending: list[tuple[Integers, Integers, Floats]] = []
         self._cached: tuple[bytes, float, Contexts, Distribution] | None = None
 
@@ -74,7 +80,10 @@ class Forecasts:
                 np.concatenate(column) for column in zip(*self._pending, strict=True)
             )
             contexts = replace(self.contexts.take(rows), available_at=available_at)
-            self.predictor.mixture.learn(contexts, lengths, self.limits[rows])
+            if self._calibrate:
+                self.predictor.learn(contexts, lengths, self.limits[rows], self.clusters[rows])
+            else:
+                self.predictor.mixture.learn(contexts, lengths, self.limits[rows])
             self._pending.clear()
 
     def distribution(self, rows: Integers, now: float) -> Distribution:
@@ -109,6 +118,31 @@ class Forecasts:
         if level is not None:
             return predicted.quantile(level)
         return predicted.mean() + deviations * predicted.standard_deviation()
+
+    def calibrated(self, rows: Integers, now: float) -> tuple[Floats, Floats]:
+        """Predict calibrated probabilities at the edges of the grid, by what had ended at ``now``.
+
+        Args:
+            rows: The jobs.
+            now: The present, s.
+
+        Returns:
+            P(T ≤ edge) and E[T; T ≤ edge] (float64[rows, bins + 1] each).
+        """
+        contexts, predicted = self._predicted(rows, now)
+        mass, grid = predicted.mass.astype(np.float64), predicted.grid
+        raw = np.minimum(np.cumsum(mass / mass.sum(axis=1, keepdims=True), axis=1), 1.0)
+        familiarity = self.predictor.mixture.familiarity(contexts, self.limits[rows])
+        repeated = familiarity.take(np.repeat(np.arange(len(rows)), grid.bins))
+        edges = np.tile(grid.edges[1:], len(rows))
+        below = self.predictor.calibration.probabilities(raw.ravel(), repeated)
+        below = repeated.widen_probabilities(below, edges).reshape(raw.shape)
+        below[:, -1] = 1.0
+        below = np.where(grid.edges[1:] >= predicted.limit[:, None], 1.0, below)
+        below = np.concatenate([np.zeros((len(rows), 1)), below], axis=1)
+        values = np.minimum(grid.centres, predicted.limit[:, None])
+        moments = np.cumsum(np.diff(below, axis=1) * values, axis=1)
+        return below, np.concatenate([np.zeros((len(rows), 1)), moments], axis=1)
 
     def remaining(self, row: int, ran: float, now: float) -> float:
         """E[T | T > t] of the distribution.

@@ -309,9 +309,9 @@ def partial_moments(
         row, total, share, moment = mass[rows[i]], 0.0, 0.0, 0.0
         for b in range(len(values)):
             total += row[b]
-            part = min(max(positions[i] - b, 0.0), 1.0) * row[b]
-            share += part
-            moment += part * min(values[b], limit[i])
+            below = min(max(positions[i] - b, 0.0), 1.0) * row[b]
+            share += below
+            moment += below * min(values[b], limit[i])
         out[i, 0] = share / max(total, _NEGLIGIBLE)
         out[i, 1] = moment / max(total, _NEGLIGIBLE)
 

@@ -70,12 +70,12 @@ class Order:
             return gain
         if self.policy == "wait":
             return waited
-        place = np.searchsorted(np.sort(-waited), -waited) / max(len(waited), 1)
+        queue_share = np.searchsorted(np.sort(-waited), -waited) / max(len(waited), 1)
         scale = 2.0 - self.quota_weight * load
         importance = np.maximum(priority, 0.0) ** self.priority_weight
         own = np.maximum(_ALIEN_SCALE * scale * importance, 1.0)
         own = np.where(load < 1.0, own, 1.0)
-        return np.asarray(own - self.wait_weight * place + self.gain_weight * gain)
+        return np.asarray(own - self.wait_weight * queue_share + self.gain_weight * gain)
 
 
 @dataclass(frozen=True)

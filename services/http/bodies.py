@@ -340,7 +340,13 @@ def batch_of_rows(
     options: Mapping[str, Any],
     names: tuple[str, ...] = COLUMNS,
 ) -> Batch:
-    """The batch of decoded ``Row`` objects with fields ``names``, which come slice by slice."""
+    """The batch of decoded ``Row`` objects.
+
+    Args:
+        slices: The objects, slice by slice.
+        options: The body's other members.
+        names: The fields that they have.
+    """
     columns, count = Columns(names), 0
     for rows in slices:
         columns.add(rows)

@@ -107,8 +107,8 @@ def write_match(matched: Matched, model_version: str, request: MatchRequest) -> 
     if request.shape == "rows":
         rows = joined(b"{" + row + b"}" for row in row_members(values, len(matched)))
         return JSON_TYPE, b"".join((b'{"rows":[', *rows, b"],", rest))
-    whole = slice(0, len(matched))
-    body = orjson.dumps({name: take(whole) for name, take in values.items()})
+    rows_of_all = slice(0, len(matched))
+    body = orjson.dumps({name: take(rows_of_all) for name, take in values.items()})
     return JSON_TYPE, b'{"columns":' + body + b"," + rest
 
 

@@ -47,6 +47,7 @@ COMMANDS = (
     "rehearse {log} --warm-up 0.5",
     "replay {log} --machine 64 --policy easy --policy easy-sjbf --predictor last-two",
     "replay-grid --jobs 200",
+    "replay-pilots {log} --slot-hours 48 --rule static --rule gridcast",
     "what-if {log} --cores 64",
     "balance {loads}",
     "balance {loads} --compare",
