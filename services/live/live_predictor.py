@@ -209,8 +209,8 @@ class LivePredictor:
         if options.within is not None:
             bounds, ran = np.full(len(jobs), options.within), _ran(request.started_at, options.at)
             within = _within(active, coded, bounds, ran, options.at)
-            if canary and trial:
-                rows = trial.rows
+            if canary and by_canary:
+                rows = by_canary.rows
                 ran = None if ran is None else ran[rows]
                 within[rows] = _within(canary, coded.take(rows), bounds[rows], ran, options.at)
             answers = replace(answers, by_row={"walltime_within": within})
