@@ -154,7 +154,7 @@ def _prepare_access(settings: Settings) -> str:
         The page's address for a person. It logs a browser in where it is printed on a terminal: a
         log file may be read by others.
     """
-    from services.http.authentication import read_tokens
+    from services.http.callers import read_tokens
 
     _check_host(settings)
     read_tokens(settings.tokens.get_secret_value())

@@ -35,7 +35,7 @@ from jobs.writers import write_jobs
 from monitoring.decay.champion import watch_champion
 from monitoring.tasks.watch import TaskWatch
 from services.client import Gridcast
-from services.http.authentication import own_token
+from services.http.callers import own_token
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

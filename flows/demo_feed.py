@@ -22,7 +22,7 @@ from jobs.store import add_jobs, open_store
 from jobs.workload.demonstration import DemonstrationLog
 from jobs.writers import write_jobs
 from services.client import Gridcast
-from services.http.authentication import own_token
+from services.http.callers import own_token
 
 BATCH_ROWS = 1000
 PAUSE = 20.0

@@ -17,7 +17,7 @@ from infra.links import models_page
 from infra.settings import Settings, prepare_environment
 from models.releases.verification import verify
 from models.releases.versions import Version
-from services.http.authentication import own_token
+from services.http.callers import own_token
 
 TAKE_SECONDS = 120.0
 """The time in which a predictor must load the champion and learn the history of the store."""

@@ -8,6 +8,7 @@ BentoML is imported: it turns off their telemetry and moves their files into the
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -185,7 +186,22 @@ class Settings(BaseSettings):
     )
     tokens: SecretStr = Field(
         SecretStr(""),
-        description="bearer tokens as token:scope+scope, comma-separated, beside that of the file",
+        description="bearer tokens as token:scope+scope, comma-separated, beside that of the "
+        "file; user=NAME, group=NAME or vo=NAME among the scopes bind one to these owners",
+    )
+    issuers: Path | None = Field(
+        None, description="TOML file of the issuers of accepted JSON Web Tokens; empty: none"
+    )
+    login_proxies: str = Field(
+        "",
+        description="networks, comma-separated, of a proxy that logs people in to the page "
+        "(OIDC), names them in headers and sends a token of the scope login; empty: none",
+    )
+    login_user_header: str = Field("X-Forwarded-User", description="where it names the user")
+    login_rights: str = Field(
+        "",
+        description="rights of the users of that proxy by group (X-Forwarded-Groups), as "
+        "operators:admin,cms:predict+vo=cms; others see their own jobs",
     )
     token_file: Path | None = Field(
         None,
@@ -320,13 +336,18 @@ class Settings(BaseSettings):
         return (self.token_file or self.home / "token").absolute()
 
     @property
+    def file_token(self) -> str:
+        """The token of the token file; empty where there is none."""
+        try:
+            return self.token_path.read_text().strip()
+        except OSError:
+            return ""
+
+    @property
     def all_tokens(self) -> str:
         """The tokens of the settings, and the one of the file, as ``tokens``."""
-        try:
-            own = self.token_path.read_text().strip()
-        except OSError:
-            own = ""
-        return ",".join(filter(None, (self.tokens.get_secret_value(), own and f"{own}:admin")))
+        own = self.file_token and f"{self.file_token}:admin"
+        return ",".join(filter(None, (self.tokens.get_secret_value(), own)))
 
     @property
     def predictor_tokens(self) -> str:
@@ -388,12 +409,14 @@ class Settings(BaseSettings):
 
     @property
     def any_token(self) -> str:
-        """The first token, for requests that need any; empty where there are none.
+        """The first token not bound to owners, for requests that need any; empty for none.
 
         >>> Settings(tokens="0123456789abcdef:predict,fedcba9876543210:admin").any_token
         '0123456789abcdef'
         """
-        return self.all_tokens.partition(",")[0].strip().rpartition(":")[0]
+        entries = (entry.rpartition(":") for entry in split_list(self.all_tokens))
+        is_bound = re.compile(r"(^|\+)(login($|\+)|(user|group|vo)=)").search
+        return next((secret for secret, _, rights in entries if not is_bound(rights)), "")
 
     def folder(self, name: str) -> Path:
         """The absolute path of a folder of the data folder, which is made if it does not exist.

@@ -24,6 +24,7 @@ from infra.aliases import Array
 from infra.errors import InputError
 from jobs.coded_jobs import in_microseconds
 from jobs.labels import parse_labels
+from jobs.owners import Owners, select_owned
 from jobs.store import read_attempts, read_jobs, read_newest
 from models.quantities.subjects import JOBS
 from monitoring.advice_calibration import (
@@ -99,6 +100,7 @@ def advise(
     *,
     by: str | None = None,
     risk: float = 0.01,
+    owners: Owners | None = None,
 ) -> UsageAdvice:
     """Advise the user, group, project or program of a name.
 
@@ -110,6 +112,7 @@ def advise(
         until: The end of the submissions.
         by: What the name is the name of; by default the first of NAME_FIELDS that has jobs.
         risk: The share of jobs that may need more time, or more memory.
+        owners: By whose jobs; None: everybody's.
 
     Raises:
         InputError: No such job was submitted in that time and has ended.
@@ -117,7 +120,7 @@ def advise(
     for field in (by,) if by else NAME_FIELDS:
         begin = min(since, until - timedelta(microseconds=HISTORY))
         jobs = read_jobs(engine, since=begin, until=until, ended=True, having={field: name})
-        jobs = jobs[jobs["ended_at"] <= until]
+        jobs = select_owned(jobs[jobs["ended_at"] <= until], owners)
         is_recent = jobs["submitted_at"] >= since
         if is_recent.any():
             recent, left_out = plausible_jobs(jobs[is_recent])
@@ -130,6 +133,7 @@ def advise(
     kind = by or "user, group, project or program"
     for field in (by,) if by else NAME_FIELDS:
         earlier = read_jobs(engine, until=until, ended=True, having={field: name})
+        earlier = select_owned(earlier, owners)
         if len(earlier):
             last = earlier["submitted_at"].max()
             days = int(np.ceil((until - last) / timedelta(days=1)))

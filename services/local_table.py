@@ -28,7 +28,7 @@ from infra.settings import Settings, split_list
 from jobs.store import count_jobs, read_unique_contexts
 from models.quantities.subjects import JOBS
 from services.client import UNREACHABLE, Gridcast, RefusedError
-from services.http.authentication import own_token
+from services.http.callers import own_token
 from services.request_policy import MIB, RequestPolicy
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import Any
 
 from infra.settings import prepare_environment
 from models.releases.mlflow_server import create_app as create_mlflow
-from services.http.authentication import Guard, read_tokens
+from services.http.authentication import Guard
+from services.http.callers import settings_tokens
 
 HEALTH = "/health"
 """For whoever starts and watches the server; it tells that the process runs."""
@@ -22,5 +23,5 @@ def create_app() -> Any:
     app = create_mlflow()
     if not settings.admin_token:
         return app
-    tokens = read_tokens(settings.all_tokens)
+    tokens = settings_tokens(settings)
     return Guard(app, tokens, frozenset(settings.host_names), {}, "admin", (HEALTH,))

@@ -17,12 +17,14 @@ settings = prepare_environment()  # before BentoML is imported: it turns its tel
 import bentoml  # noqa: E402
 from bentoml._internal.utils import circus  # noqa: E402
 
-from services.http.authentication import Guard, read_tokens  # noqa: E402
+from services.http.authentication import Guard  # noqa: E402
+from services.http.callers import settings_tokens  # noqa: E402
 from services.http.connection import use_bounded_connections  # noqa: E402
 from services.http.endpoints import Endpoints  # noqa: E402
 from services.http.errors import ProblemResponses  # noqa: E402
+from services.http.issuers import read_issuers  # noqa: E402
 from services.http.metrics import make_metrics  # noqa: E402
-from services.http.routes import SCOPE_OF_PATH  # noqa: E402
+from services.http.routes import SCOPE_OF_PATH, answers_owners  # noqa: E402
 from services.http.tracing import Traces  # noqa: E402
 from services.live.live_predictor import LivePredictor  # noqa: E402
 
@@ -85,8 +87,10 @@ Predictor.mount_asgi_app(endpoints.app(), path="/")
 Predictor.add_asgi_middleware(ProblemResponses)
 Predictor.add_asgi_middleware(
     Guard,
-    tokens=read_tokens(settings.all_tokens),
+    tokens=settings_tokens(settings),
     hosts=frozenset(settings.host_names),
     scope_of_path=SCOPE_OF_PATH,
     open_on_loopback=settings.open_on_loopback,
+    issuers=read_issuers(settings),
+    owner_paths=answers_owners,
 )

@@ -27,6 +27,7 @@ from jobs.store.records import (
     read_jobs,
     read_latest,
     read_newest,
+    read_owners,
     read_revision,
     read_unique_contexts,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "read_latest",
     "read_measurements",
     "read_newest",
+    "read_owners",
     "read_predicted_and_actual",
     "read_predictions",
     "read_predictions_of",

@@ -9,6 +9,7 @@ from functools import partial
 import pandas as pd
 from sqlalchemy import Connection, Engine, Select, delete, func, select
 
+from jobs.owners import NotOwnedError, Owners
 from jobs.schema import JOB, Record
 from jobs.store.attempts import update_attempts
 from jobs.store.database import lock_writers, read_connection
@@ -51,7 +52,12 @@ class AddResult:
     attempts: int = 0
 
 
-def add_jobs(connection: Connection, jobs: pd.DataFrame, record: Record = JOB) -> AddResult:
+def add_jobs(
+    connection: Connection,
+    jobs: pd.DataFrame,
+    record: Record = JOB,
+    owners: Owners | None = None,
+) -> AddResult:
     """Store jobs, each merged with what is stored of it (see ``jobs.store.merging``).
 
     Adding the same rows again changes nothing. The caller's transaction (``with engine.begin()``)
@@ -61,6 +67,10 @@ def add_jobs(connection: Connection, jobs: pd.DataFrame, record: Record = JOB) -
         connection: the caller's transaction.
         jobs: conformed and checked rows (see ``jobs.schema``).
         record: the kind of record.
+        owners: whose jobs may be added and changed; None: everybody's.
+
+    Raises:
+        NotOwnedError: a job, as reported or as stored, belongs to others.
     """
     # Held until the commit, so that a reader of one revision also has all smaller ones.
     lock_writers(connection)
@@ -79,6 +89,8 @@ def add_jobs(connection: Connection, jobs: pd.DataFrame, record: Record = JOB) -
     new, outdated = jobs[is_new & is_recent], int((is_new & ~is_recent).sum())
     reported = jobs[~is_new]
     before = stored.iloc[stored_row[~is_new]].set_axis(reported.index)
+    if owners is not None and not (owners.own(jobs).all() and owners.own(before).all()):
+        raise NotOwnedError(f"a job does not belong to {owners}; nothing was kept")
     after = merge(before, reported, record)
     changed = differs(before, after, record)
     is_earlier = is_other_attempt(before, after)
@@ -290,16 +302,31 @@ def read_ended(engine: Engine, after: int = 0, record: Record = JOB) -> pd.DataF
 
 
 def read_ended_at(engine: Engine, moments: Iterable[int]) -> pd.DataFrame:
-    """Read source, job_id and ended_at of the jobs that ended at one of ``moments``.
+    """Read source, job_id, user, group and ended_at of the jobs that ended at ``moments``.
 
     ``moments`` are microseconds since 1970; the rows are sorted by source and job_id.
     """
     table = RECORDS[JOB.name]
-    query = select(table.c.source, table.c.job_id, table.c.ended_at).where(
-        table.c.ended_at.in_(sorted(set(moments)))
-    )
+    columns = (table.c[name] for name in ("source", "job_id", "user", "group", "ended_at"))
+    query = select(*columns).where(table.c.ended_at.in_(sorted(set(moments))))
     with read_connection(engine) as connection:
         return read_rows(connection, query.order_by(table.c.source, table.c.job_id))
+
+
+def read_owners(connection: Connection, identities: pd.DataFrame) -> pd.DataFrame:
+    """Read source, job_id, user and group of the stored ones of some jobs.
+
+    Args:
+        connection: a connection.
+        identities: rows with source and job_id.
+    """
+    table = RECORDS[JOB.name]
+    columns = [table.c[name] for name in ("source", "job_id", "user", "group")]
+    frames = [
+        read_rows(connection, select(*columns).where(*condition))
+        for condition in conditions_by_source(connection, table, identities)
+    ]
+    return pd.concat(frames) if frames else pd.DataFrame(columns=[c.name for c in columns])
 
 
 def first_ended_of(engine: Engine, revision: int) -> tuple[str, str, int] | None:

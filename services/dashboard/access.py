@@ -8,27 +8,40 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Mapping
+from dataclasses import replace
 from html import escape
+from ipaddress import ip_address, ip_network
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from infra.settings import Settings
+from infra.settings import Settings, SettingsError, split_list
+from jobs.owners import Owners
 from services.http.authentication import (
+    FOR_ALL,
     NO_TOKENS,
     NOT_KNOWN,
-    Token,
-    allows,
     as_bearer,
+    caller_of_header,
     check_host_and_origin,
     is_local,
-    known_token,
     read_head,
-    read_tokens,
-    scopes_of_header,
+)
+from services.http.callers import (
+    LOCAL,
+    LOGIN,
+    Caller,
+    Token,
+    allows,
+    known_token,
+    read_rights,
+    settings_tokens,
 )
 from services.http.errors import HTTPError
+from services.http.issuers import read_issuers
 
+GROUPS_HEADER = "x-forwarded-groups"
 LOGIN_SECONDS = 30 * 24 * 3600
 """How long a browser stays logged in."""
 
@@ -41,15 +54,22 @@ class Access:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.tokens = read_tokens(settings.all_tokens)
+        self.tokens = settings_tokens(settings)
+        self.issuers = read_issuers(settings)
+        self.logins = ProxyLogins(settings)
         self.hosts = frozenset(settings.host_names)
         self.open_on_loopback = settings.open_on_loopback
         # Browsers send a host's cookies to all of its ports, where another Gridcast may be.
         self.cookie = f"gridcast-{settings.dashboard_port}"
         self.is_secure = settings.tls_in_front
 
-    def check(self, request: Request, scope: str = "") -> None:
+    async def check(self, request: Request, scope: str = "", for_owners: bool = False) -> Caller:
         """Let a caller pass who may read, or with a ``scope`` change something.
+
+        Args:
+            request: The request.
+            scope: The scope that is needed; empty for any.
+            for_owners: Whether a token bound to owners is answered, about their jobs only.
 
         Raises:
             HTTPError: The caller may not (401, 403), or names another host (400).
@@ -61,17 +81,24 @@ class Access:
             raise HTTPError(403, "changes from pages of another origin are refused")
         client = request.client.host if request.client else None
         if not scope and self.open_on_loopback and is_local(client):
-            return
-        if not self.tokens:
+            return LOCAL
+        if not self.tokens and not self.issuers:
             raise HTTPError(403, NO_TOKENS)
         if "authorization" in headers:
-            scopes = scopes_of_header(as_bearer(headers["authorization"]), self.tokens)
+            bearer = as_bearer(headers["authorization"])
+            await self.issuers.prepare(bearer)
+            caller = caller_of_header(bearer, self.tokens, self.issuers)
         else:
-            scopes = self._scopes_of_cookie(request.cookies.get(self.cookie, ""))
-        if scopes is None:
+            caller = self._caller_of_cookie(request.cookies.get(self.cookie, ""))
+        if caller is None:
             raise HTTPError(401, NOT_KNOWN)
-        if scope and not allows(scopes, scope):
+        if LOGIN in caller.scopes:
+            caller = self.logins.caller(headers, client)
+        if scope and not allows(caller.scopes, scope):
             raise HTTPError(403, f"the token has not the scope {scope}")
+        if caller.owners is not None and not for_owners:
+            raise HTTPError(403, FOR_ALL)
+        return caller
 
     def login(self, request: Request) -> Response:
         """Give the browser of a link with ``?token=`` its cookie, and lead it to the same page.
@@ -84,7 +111,7 @@ class Access:
         """
         check_host_and_origin(read_head(request.scope), self.hosts)
         token = known_token(request.query_params["token"], self.tokens)
-        if token is None:
+        if token is None or LOGIN in token.caller.scopes:
             raise HTTPError(401, "the token of this link is unknown")
         url = request.url.remove_query_params("token")
         address = escape(f"{url.path}?{url.query}" if url.query else url.path)
@@ -102,16 +129,66 @@ class Access:
         )
         return response
 
-    def _scopes_of_cookie(self, session: str) -> frozenset[str] | None:
-        """The scopes of the token that a cookie was made of; None if there is none.
+    def _caller_of_cookie(self, session: str) -> Caller | None:
+        """The caller of the token that a cookie was made of; None if there is none.
 
         Every token is compared, whole: the time taken tells nothing about them.
         """
-        scopes: frozenset[str] | None = None
+        caller: Caller | None = None
         for token in self.tokens:
             if hmac.compare_digest(_session(token).encode(), session.encode()):
-                scopes = token.scopes
-        return scopes
+                caller = token.caller
+        return caller
+
+
+class ProxyLogins:
+    """People whom a proxy in front of the page has logged in (OIDC), as its headers name them.
+
+    A header is believed if it comes with a token of the scope ``login`` from an address of
+    GRIDCAST_LOGIN_PROXIES: any account of the proxy's machine has the address, none the token.
+
+    Args:
+        settings: The proxy's addresses, the header of the user, and the rights by group.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        try:
+            self.networks = tuple(map(ip_network, split_list(settings.login_proxies)))
+        except ValueError as error:
+            raise SettingsError(f"GRIDCAST_LOGIN_PROXIES: {error}") from None
+        self.user_header = settings.login_user_header.lower()
+        self.rights: dict[str, Caller] = {}
+        for entry in split_list(settings.login_rights):
+            group, _, rights = entry.partition(":")
+            try:
+                self.rights[group] = read_rights(rights, group)
+            except ValueError as error:
+                raise SettingsError(f"GRIDCAST_LOGIN_RIGHTS: {group}: {error}") from None
+
+    def caller(self, headers: Mapping[str, str], client: str | None) -> Caller:
+        """Who is logged in: with the rights of the first group that has some, else their own jobs.
+
+        Args:
+            headers: By lower-case name, sent with a token of the scope ``login``.
+            client: The address of the proxy.
+
+        Raises:
+            HTTPError: The address is no proxy's, or nobody is named (403).
+        """
+        try:
+            is_proxy = any(ip_address(client or "") in network for network in self.networks)
+        except ValueError:
+            is_proxy = False
+        if not is_proxy:
+            raise HTTPError(403, "a token of the scope login is valid from a login proxy only")
+        user = headers.get(self.user_header, "").strip()
+        if not user:
+            raise HTTPError(403, f"the login proxy names no user in {self.user_header}")
+        groups = split_list(headers.get(GROUPS_HEADER, ""))
+        for group, rights in self.rights.items():
+            if group in groups:
+                return replace(rights, name=user)
+        return Caller(user, frozenset(("predict",)), Owners(frozenset((user,))))
 
 
 def _session(token: Token) -> str:

@@ -26,6 +26,7 @@ from starlette.staticfiles import StaticFiles
 
 from infra.errors import GridcastError
 from infra.settings import Settings
+from jobs.owners import Owners
 from jobs.store import open_store, set_threshold
 from monitoring.tasks.latest_tasks import LatestTasks
 from monitoring.tasks.states import Thresholds
@@ -33,6 +34,7 @@ from services.dashboard import jobs, models_overview, overview, sites, tasks
 from services.dashboard.access import Access
 from services.dashboard.metrics import metrics
 from services.dashboard.values import as_json
+from services.http.callers import Caller
 from services.http.errors import HTTPError, error_response
 
 PAGE = Path(__file__).parent / "page"
@@ -58,6 +60,14 @@ VIEWS = (
 """The addresses of the page, which shows each by itself."""
 SCOPES_OF_CHANGES = {"/api/promote": "approve", "/api/withdraw": "approve"}
 """The scope that a change needs, where it is not admin."""
+OWNER_PATHS = frozenset(
+    (
+        *("/api/events", "/api/overview", "/api/tasks", "/api/tasks/{name:path}", "/api/sites"),
+        *("/api/sites/{name:path}", "/api/users/{name:path}", "/api/advice/{name:path}"),
+        *("/api/jobs/{name:path}", "/api/thresholds"),
+    )
+)
+"""What a token bound to owners may read; each handler selects what is of ``_owners``."""
 HEARTBEAT_SECONDS = 15
 
 Handler = Callable[[Request], Awaitable[Any]]
@@ -85,6 +95,10 @@ class Dashboard:
     def tasks(self) -> pd.DataFrame:
         """The tasks as of the latest update."""
         return self.latest.read()[0]
+
+    def _tasks_of(self, request: Request) -> pd.DataFrame:
+        """The tasks that a caller may see."""
+        return tasks.owned_tasks(self.tasks, _owners(request))
 
     def app(
         self, start: Callable[[], None] = lambda: None, stop: Callable[[], None] = lambda: None
@@ -123,7 +137,10 @@ class Dashboard:
             "/api/retrain": self._retrain,
         }
         routes = [Route(path, self._view) for path in VIEWS]
-        routes += [Route(path, self._guarded(handler)) for path, handler in reads.items()]
+        routes += [
+            Route(path, self._guarded(handler, for_owners=path in OWNER_PATHS))
+            for path, handler in reads.items()
+        ]
         routes += [
             Route(
                 path, self._guarded(handler, SCOPES_OF_CHANGES.get(path, "admin")), methods=["POST"]
@@ -131,7 +148,7 @@ class Dashboard:
             for path, handler in changes.items()
         ]
         page = Mount("/page", PageFiles(directory=PAGE))
-        missing = self._guarded(self._missing)
+        missing = self._guarded(self._missing, for_owners=True)
 
         async def on_missing(request: Request, _: Exception) -> Response:
             return await missing(request)
@@ -141,12 +158,12 @@ class Dashboard:
         )
 
     def _guarded(
-        self, handler: Handler, scope: str = ""
+        self, handler: Handler, scope: str = "", for_owners: bool = False
     ) -> Callable[[Request], Awaitable[Response]]:
-        """A handler for authorized callers."""
+        """A handler for authorized callers; ``request.state.caller`` is who asks."""
 
         async def authorize(request: Request) -> Any:
-            self.access.check(request, scope)
+            request.state.caller = await self.access.check(request, scope, for_owners)
             return await handler(request)
 
         return self._answering(authorize, not scope)
@@ -183,7 +200,11 @@ class Dashboard:
     async def _view(self, request: Request) -> Response:
         """One of VIEWS, which a link with a token logs in to."""
         is_login = "token" in request.query_params
-        handler = self._answering(self._login) if is_login else self._guarded(self._index)
+        handler = (
+            self._answering(self._login)
+            if is_login
+            else self._guarded(self._index, for_owners=True)
+        )
         return await handler(request)
 
     async def _login(self, request: Request) -> Response:
@@ -224,8 +245,8 @@ class Dashboard:
         return FileResponse(path, headers={"Content-Security-Policy": REPORT_POLICY})
 
     async def _overview(self, request: Request) -> Any:
-        read = self.latest.read_activity(), self.tasks, self.latest.read_site_status()
-        arguments = self.clock(), dict(request.query_params)
+        read = self.latest.read_activity(), self._tasks_of(request), self.latest.read_site_status()
+        arguments = self.clock(), dict(request.query_params), _owners(request)
         first = await asyncio.to_thread(overview.overview, self.engine, *read, *arguments)
         return {**first, **self._freshness()}
 
@@ -243,31 +264,35 @@ class Dashboard:
         }
 
     async def _tasks(self, request: Request) -> Any:
-        return {**tasks.tasks(self.tasks, dict(request.query_params)), **self._freshness()}
+        listed = tasks.tasks(self._tasks_of(request), dict(request.query_params))
+        return {**listed, **self._freshness()}
 
     async def _task(self, request: Request) -> Any:
         name, query = request.path_params["name"], dict(request.query_params)
-        return await asyncio.to_thread(tasks.task, self.engine, self.tasks, name, query)
+        arguments = self._tasks_of(request), name, query, _owners(request)
+        return await asyncio.to_thread(tasks.task, self.engine, *arguments)
 
     async def _sites(self, request: Request) -> Any:
         return sites.sites(self.latest.read_activity())
 
     async def _site(self, request: Request) -> Any:
         name, query = request.path_params["name"], dict(request.query_params)
-        activity = self.latest.read_activity()
-        return await asyncio.to_thread(sites.site, self.engine, activity, name, self.clock(), query)
+        arguments = self.latest.read_activity(), name, self.clock(), query, _owners(request)
+        return await asyncio.to_thread(sites.site, self.engine, *arguments)
 
     async def _user(self, request: Request) -> Any:
-        name = request.path_params["name"]
-        return await asyncio.to_thread(jobs.user, self.engine, self.tasks, name, self.clock())
+        arguments = self.tasks, request.path_params["name"], self.clock(), _owners(request)
+        return await asyncio.to_thread(jobs.user, self.engine, *arguments)
 
     async def _advice(self, request: Request) -> Any:
-        arguments = self.settings, request.path_params["name"], self.clock()
+        name, owners = request.path_params["name"], _owners(request)
+        arguments = self.settings, name, self.clock(), owners
         return await asyncio.to_thread(jobs.advice, self.engine, *arguments)
 
     async def _job(self, request: Request) -> Any:
         name, source = request.path_params["name"], request.query_params.get("source", "")
-        return await asyncio.to_thread(jobs.job, self.engine, self.settings, source, name)
+        arguments = self.settings, source, name, _owners(request)
+        return await asyncio.to_thread(jobs.job, self.engine, *arguments)
 
     async def _models(self, request: Request) -> Any:
         is_training = self.training is not None and self.training.poll() is None
@@ -276,7 +301,7 @@ class Dashboard:
         )
 
     async def _thresholds(self, request: Request) -> Any:
-        return await asyncio.to_thread(tasks.thresholds, self.engine)
+        return await asyncio.to_thread(tasks.thresholds, self.engine, _owners(request))
 
     async def _set_threshold(self, request: Request) -> Any:
         body = await _body(request)
@@ -354,6 +379,12 @@ class PageFiles(StaticFiles):
         response.headers["Cache-Control"] = "no-cache"
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
+
+
+def _owners(request: Request) -> Owners | None:
+    """Whose jobs a caller may see; None: everybody's."""
+    caller: Caller = request.state.caller
+    return caller.owners
 
 
 def _is_name(text: Any) -> bool:

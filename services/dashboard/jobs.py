@@ -12,14 +12,16 @@ import pandas as pd
 from infra.errors import InputError
 from infra.settings import Settings
 from jobs.labels import parse_labels
+from jobs.owners import Owners, select_owned
 from jobs.schema import COLUMNS, QUERY_FIELDS
 from jobs.store import read_attempts, read_jobs, read_predictions_of
 from models.quantities.targets import TARGETS
 from monitoring.advising import advise, sentences
 from services.client import Gridcast, RefusedError, UnavailableError
 from services.dashboard.values import records
-from services.http.authentication import own_token
+from services.http.callers import own_token
 from services.http.errors import HTTPError
+from services.http.explanations import hide_others
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -35,7 +37,13 @@ ALMOST_ALL = 0.75
 """Similar jobs are summed up as one number where so many of them are alike."""
 
 
-def user(engine: Engine, tasks: pd.DataFrame, name: str, now: datetime) -> dict[str, Any]:
+def user(
+    engine: Engine,
+    tasks: pd.DataFrame,
+    name: str,
+    now: datetime,
+    owners: Owners | None = None,
+) -> dict[str, Any]:
     """List the open jobs of a user with their predicted start and end.
 
     The predictions are those that were logged; a start needs one of the wait.
@@ -45,6 +53,7 @@ def user(engine: Engine, tasks: pd.DataFrame, name: str, now: datetime) -> dict[
         tasks: The tasks as of the latest update.
         name: The user.
         now: The present.
+        owners: Whose jobs are listed; None: all.
 
     Returns:
         ``jobs``: rows with the job, ``state``, ``waits_for``, the open task that its task waits
@@ -61,12 +70,15 @@ def user(engine: Engine, tasks: pd.DataFrame, name: str, now: datetime) -> dict[
         "queue",
         "program",
         "job_name",
+        "user",
+        "group",
         *TIMES,
     )
     since, having = now - HISTORY, {"user": name}
     open_jobs = read_jobs(
         engine, since=since, until=now, ended=False, columns=columns, having=having, limit=5000
     )
+    open_jobs = select_owned(open_jobs, owners)
     started = open_jobs["started_at"] <= now
     state = started.map({True: "running", False: "waiting"})
     jobs = open_jobs.assign(state=state).tail(MAX_OPEN)
@@ -134,7 +146,9 @@ def _later(origin: datetime, seconds: float, now: datetime) -> str | None:
     return moment.isoformat() if moment > now else None
 
 
-def advice(engine: Engine, settings: Settings, name: str, now: datetime) -> dict[str, Any]:
+def advice(
+    engine: Engine, settings: Settings, name: str, now: datetime, owners: Owners | None = None
+) -> dict[str, Any]:
     """Advise a user what to request instead, from the jobs of the last ADVICE_DAYS.
 
     Args:
@@ -142,6 +156,7 @@ def advice(engine: Engine, settings: Settings, name: str, now: datetime) -> dict
         settings: Where the predictor is.
         name: The user.
         now: The present.
+        owners: By whose jobs; None: all of the user.
 
     Raises:
         HTTPError: No job of the user has ended (404), or the predictor does not answer (503).
@@ -149,7 +164,9 @@ def advice(engine: Engine, settings: Settings, name: str, now: datetime) -> dict
     since = now - timedelta(days=ADVICE_DAYS)
     with _predictor(settings) as predictor:
         try:
-            advised = advise(engine, _predict(predictor), name, since, now, by="user")
+            advised = advise(
+                engine, _predict(predictor), name, since, now, by="user", owners=owners
+            )
         except InputError as error:
             raise HTTPError(404, str(error)) from None
     return {"sentences": sentences(advised, "UTC"), "rows": advised.rows}
@@ -172,7 +189,9 @@ def _predict(
     return predict
 
 
-def job(engine: Engine, settings: Settings, source: str, job_id: str) -> dict[str, Any]:
+def job(
+    engine: Engine, settings: Settings, source: str, job_id: str, owners: Owners | None = None
+) -> dict[str, Any]:
     """Describe one job: its record and earlier attempts, its logged predictions, and their reasons.
 
     Args:
@@ -180,11 +199,13 @@ def job(engine: Engine, settings: Settings, source: str, job_id: str) -> dict[st
         settings: Where the predictor is.
         source: The source of the job.
         job_id: The job.
+        owners: Whose jobs are described and named; None: all.
 
     Raises:
-        HTTPError: The store has no such job (404).
+        HTTPError: The store has no such job of theirs (404).
     """
     stored = read_jobs(engine, having={"source": source, "job_id": job_id}, limit=1)
+    stored = select_owned(stored, owners)
     if stored.empty:
         of_source = f" of {source}" if source else ""
         raise HTTPError(404, f"the store has no job {job_id}{of_source}")
@@ -205,7 +226,9 @@ def job(engine: Engine, settings: Settings, source: str, job_id: str) -> dict[st
         ],
     }
     try:
-        return {**answer, **_explain(settings, record)}
+        explained = _explain(settings, record)
+        similar = hide_others(explained["similar"], engine, owners)
+        return {**answer, **explained, "similar": similar}
     except (UnavailableError, RefusedError) as error:
         reason = f"The predictor explains it, and it does not answer: {error}"
         return {**answer, "sentences": [], "similar": [], "trouble": reason}

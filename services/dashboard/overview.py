@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from jobs.owners import Owners, select_owned
 from jobs.schema import OF_KIND
 from jobs.store import read_measurements, read_predicted_and_actual
 from models.quantities.targets import TARGETS
@@ -37,6 +38,7 @@ def overview(
     status: SiteStatus | None,
     now: datetime,
     query: Query,
+    owners: Owners | None = None,
 ) -> dict[str, Any]:
     """Give what the first page shows, but for the problems of the champion.
 
@@ -47,17 +49,20 @@ def overview(
         status: The state of the site as it was last read, if it was.
         now: The present.
         query: ``hours``, how far the page looks back.
+        owners: Whose groups and jobs are shown; None: all.
 
     Raises:
         HTTPError: ``hours`` is not allowed (422).
     """
     hours = hours_of(query)
-    target, predicted = predicted_and_actual(engine, now, hours)
+    target, predicted = predicted_and_actual(engine, now, hours, owners=owners)
+    if owners is not None:  # what is said of the site may name anybody's group
+        status = None
     return {
         "hours": hours,
         "problems": task_problems(tasks) + host_problems(activity) + site_problems(status, now),
         "open": int((tasks["kind"].eq("task") & tasks["state"].ne("done")).sum()),
-        "jobs": jobs_over_time(activity, hours),
+        "jobs": jobs_over_time(activity, hours, owners),
         "failures": failures(activity, hours),
         "accuracy": accuracy(engine, now, target, hours),
         "predicted": predicted,
@@ -119,8 +124,14 @@ def site_problems(status: SiteStatus | None, now: datetime) -> list[dict[str, An
     ]
 
 
-def jobs_over_time(activity: Activity, hours: int) -> dict[str, Any]:
-    """Give ``times`` (s since 1970) and, by group, jobs waiting, running, ended and failed."""
+def jobs_over_time(activity: Activity, hours: int, owners: Owners | None = None) -> dict[str, Any]:
+    """Give ``times`` (s since 1970) and, by group, jobs waiting, running, ended and failed.
+
+    Args:
+        activity: The counts of jobs.
+        hours: How far to look back.
+        owners: Whose groups; None: all.
+    """
     if not activity:
         return {"times": [], "groups": {}}
     step = -(-hours // 168)
@@ -132,6 +143,7 @@ def jobs_over_time(activity: Activity, hours: int) -> dict[str, Any]:
             "failed": sums(counts["failed"], hours, step),
         }
         for name, counts in activity["groups"].items()
+        if owners is None or name in owners.groups
     }
     return {"times": levels(activity["hours"], hours, step), "groups": groups}
 
@@ -179,7 +191,11 @@ def failures(activity: Activity, hours: int) -> dict[str, Any]:
 
 
 def predicted_and_actual(
-    engine: Engine, now: datetime, hours: int, having: dict[str, str] | None = None
+    engine: Engine,
+    now: datetime,
+    hours: int,
+    having: dict[str, str] | None = None,
+    owners: Owners | None = None,
 ) -> tuple[str, dict[str, Any]]:
     """Compare the first prediction of each job, made before its end was known, with what it took.
 
@@ -188,6 +204,7 @@ def predicted_and_actual(
         now: The present.
         hours: How far to look back.
         having: Only jobs with these values, by column.
+        owners: Whose jobs; None: all.
 
     Returns:
         The target, and its unit, points and figures: ``mae`` and ``coverage``.
@@ -196,12 +213,13 @@ def predicted_and_actual(
     rows = read_predicted_and_actual(
         engine,
         [target.name],
-        [*OF_KIND["number"], "ended_at"],
+        [*OF_KIND["number"], "ended_at", "user", "group"],
         since=now - timedelta(hours=hours),
         until=now,
-        limit=MAX_PREDICTED if not having else 20 * MAX_PREDICTED,
+        limit=MAX_PREDICTED if not having and owners is None else 20 * MAX_PREDICTED,
         having=having,
-    ).tail(MAX_PREDICTED)
+    )
+    rows = select_owned(rows, owners).tail(MAX_PREDICTED)
     actual = target.value(rows) if len(rows) else np.empty(0)
     rows, actual = rows[np.isfinite(actual)], actual[np.isfinite(actual)]
     within = (rows["low"] <= actual) & (actual <= rows["high"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from jobs.owners import Owners, select_owned
 from jobs.store import read_predicted_and_actual
 from models.quantities.targets import TARGETS
 from monitoring.tasks.activity import MAX_SITES, Activity
@@ -57,7 +58,12 @@ def _row(name: str, counts: dict[str, Any]) -> dict[str, Any]:
 
 
 def site(
-    engine: Engine, activity: Activity, name: str, now: datetime, query: Query
+    engine: Engine,
+    activity: Activity,
+    name: str,
+    now: datetime,
+    query: Query,
+    owners: Owners | None = None,
 ) -> dict[str, Any]:
     """Describe one site over the last hours.
 
@@ -67,6 +73,7 @@ def site(
         name: The site.
         now: The present.
         query: ``hours``, how far to look back.
+        owners: Whose predictions and waits are compared; None: all.
 
     Raises:
         HTTPError: No job of the site was seen lately (404), or ``hours`` is not allowed (422).
@@ -79,7 +86,7 @@ def site(
         )
         raise HTTPError(404, message)
     step = -(-hours // 168)
-    _, predicted = predicted_and_actual(engine, now, hours, {"site": name})
+    _, predicted = predicted_and_actual(engine, now, hours, {"site": name}, owners)
     return {
         "hours": hours,
         "site": _row(name, counts),
@@ -88,11 +95,13 @@ def site(
         **{kind: sums(counts[kind], hours, step) for kind in ("ended", "failed")},
         "hosts": [host for host in activity["hosts"] if host["site"] == name],
         "predicted": predicted,
-        "waits": waits(engine, name, now, hours),
+        "waits": waits(engine, name, now, hours, owners),
     }
 
 
-def waits(engine: Engine, name: str, now: datetime, hours: int) -> list[dict[str, Any]]:
+def waits(
+    engine: Engine, name: str, now: datetime, hours: int, owners: Owners | None = None
+) -> list[dict[str, Any]]:
     """Compare the waits of a site's jobs with the first prediction made while they waited.
 
     Args:
@@ -100,6 +109,7 @@ def waits(engine: Engine, name: str, now: datetime, hours: int) -> list[dict[str
         name: The site.
         now: The present.
         hours: How far to look back.
+        owners: Whose jobs; None: all.
 
     Returns:
         Rows by day with ``jobs``, the medians ``predicted`` and ``actual`` (s) and ``within``, the
@@ -108,13 +118,13 @@ def waits(engine: Engine, name: str, now: datetime, hours: int) -> list[dict[str
     rows = read_predicted_and_actual(
         engine,
         ["wait"],
-        ["submitted_at", "started_at"],
+        ["submitted_at", "started_at", "user", "group"],
         since=now - pd.Timedelta(hours=hours),
         until=now,
         limit=MAX_WAIT_JOBS,
         having={"site": name},
     )
-    rows = rows.dropna(subset=["started_at", "median"])
+    rows = select_owned(rows, owners).dropna(subset=["started_at", "median"])
     if rows.empty:
         return []
     actual = TARGETS["wait"].value(rows)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from infra.aliases import Array
+from jobs.owners import Owners, select_owned
 from jobs.store import read_jobs, read_predictions_of, read_thresholds, task_history
 from monitoring.tasks.states import FAILED, STATES, Thresholds
 from services.dashboard.values import MAX_ROWS, Query, page_of, records, sort_rows
@@ -29,6 +30,31 @@ LARGEST_STEP = 0.1
 """An end that moved by more than this share of the time that was left is a change to name."""
 SLOW_FACTOR = 3.0
 """A job is slow that runs so many times the median of its task's ended jobs."""
+
+
+def owned_tasks(frame: pd.DataFrame, owners: Owners | None) -> pd.DataFrame:
+    """The tasks of some owners, and their chains and requests without tasks of others.
+
+    Args:
+        frame: The tasks as of the latest update.
+        owners: Whose tasks; None: all.
+    """
+    if owners is None:
+        return frame
+    own = owners.own(frame, "owner")
+    is_task = (frame["kind"] == "task").to_numpy(dtype=bool)
+    hidden_tasks = frame[is_task & ~own]
+    names = set(zip(hidden_tasks["source"], hidden_tasks["task"], strict=True))
+    owned = frame[own]
+    if "members" not in owned:
+        return owned
+    # What is said of a chain or request may name its tasks.
+    mixed = [
+        isinstance(members, list | np.ndarray)
+        and any((source, member) in names for member in members)
+        for source, members in zip(owned["source"], owned["members"], strict=True)
+    ]
+    return owned[~np.array(mixed, dtype=bool)]
 
 
 def tasks(frame: pd.DataFrame, query: Query) -> dict[str, Any]:
@@ -72,7 +98,9 @@ def _contains(values: pd.Series[Any], text: str) -> Array:
     return values.str.lower().str.contains(text, regex=False).to_numpy(bool)
 
 
-def task(engine: Engine, frame: pd.DataFrame, name: str, query: Query) -> dict[str, Any]:
+def task(
+    engine: Engine, frame: pd.DataFrame, name: str, query: Query, owners: Owners | None = None
+) -> dict[str, Any]:
     """Describe one task, chain or request: its state, its jobs or tasks, and its predictions.
 
     Args:
@@ -81,6 +109,7 @@ def task(engine: Engine, frame: pd.DataFrame, name: str, query: Query) -> dict[s
         name: Its name.
         query: ``kind``, and ``source`` where several sources use the name; of the table of jobs
             ``status``, ``sort`` (by default the open ones first), ``page`` and ``size``.
+        owners: Whose jobs are listed; None: all.
 
     Raises:
         HTTPError: There is none (404), several sources have one, or a value is not allowed (422).
@@ -109,7 +138,7 @@ def task(engine: Engine, frame: pd.DataFrame, name: str, query: Query) -> dict[s
         members = frame[same & frame["task"].isin([] if names is None else list(names))]
         members = members.sort_values("defined_at", kind="stable").head(MAX_ROWS)
         return {**answer, "tasks": records(members)}
-    jobs = _jobs_of(engine, name, row.iloc[0])
+    jobs = select_owned(_jobs_of(engine, name, row.iloc[0]), owners)
     status = query.get("status", "")
     listed = jobs if not status else jobs[jobs["status"] == status]
     listed = sort_rows(listed, query, JOB_ORDERS).iloc[rows]
@@ -128,10 +157,11 @@ def _jobs_of(engine: Engine, name: str, row: pd.Series[Any]) -> pd.DataFrame:
     """Read the jobs of a task as of its update, the open ones first, with state and hours run."""
     source, defined_at, now = row["source"], row["defined_at"], row["asked_at"]
     having = {"task_id": name, "source": source}
-    jobs = read_jobs(engine, until=now, columns=JOB_FIELDS, having=having, limit=MAX_JOBS)
+    columns = (*JOB_FIELDS, "user", "group")
+    jobs = read_jobs(engine, until=now, columns=columns, having=having, limit=MAX_JOBS)
     if jobs.empty:  # a burst has no name of its own in the store
         having = {"user": row["owner"], "source": source}
-        columns, until = (*JOB_FIELDS, "group"), min(now, defined_at + BURST)
+        until = min(now, defined_at + BURST)
         jobs = read_jobs(
             engine, since=defined_at, until=until, columns=columns, having=having, limit=MAX_JOBS
         )
@@ -242,12 +272,20 @@ def changes(history: pd.DataFrame) -> list[dict[str, Any]]:
     return named[::-1][:MAX_CHANGES]
 
 
-def thresholds(engine: Engine) -> dict[str, Any]:
-    """Give the default thresholds, their meaning, and every value that was ever set."""
+def thresholds(engine: Engine, owners: Owners | None = None) -> dict[str, Any]:
+    """Give the default thresholds, their meaning, and every value that was ever set.
+
+    Args:
+        engine: The store.
+        owners: Whose groups are listed, without the names of who set a value; None: all.
+    """
+    rows = read_thresholds(engine).iloc[::-1]
+    if owners is not None:
+        rows = rows[rows["group"].isin({"all", *owners.groups})].assign(set_by=None)
     return {
         "usual": Thresholds().to_json(),
         "meaning": "stalled: how improbable it is that nothing happened for so long, as a "
         "multiple of the usual level; failing: share of the ended jobs; late, ahead: level of "
         "the first prediction that the end now predicted lies above or below.",
-        "rows": records(read_thresholds(engine).iloc[::-1]),
+        "rows": records(rows),
     }

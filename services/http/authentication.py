@@ -1,123 +1,59 @@
 """Authentication: bearer tokens with scopes, and no foreign Host or Origin.
 
-A token is configured as ``token:scope+scope`` in GRIDCAST_TOKENS, several separated by commas, so
-that an old and a new one hold while callers change over; another one is in the token file, which
-``gridcast up`` makes. Without a token nothing but OPEN is answered.
+Tokens are those of the settings (``callers``) and the JSON Web Tokens of configured issuers
+(``issuers``). Without a token nothing but OPEN is answered.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
-import hmac
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from infra.settings import Settings, SettingsError, split_list
+from services.http.callers import LOCAL, LOGIN, Caller, Token, allows, known_token
 from services.http.errors import HTTPError, send_error
+from services.http.issuers import NO_ISSUERS, Issuers
 
-SCOPES = ("predict", "report", "approve", "admin")
-"""``approve`` promotes and withdraws versions on the page; ``admin`` implies the others. Any token
-may read the model's card, metrics and documents."""
 OPEN = ("/livez", "/healthz", "/readyz")
 """Addresses for an orchestrator that holds no secret: whether the process runs, and is ready."""
 NO_TOKENS = "no tokens are configured; `gridcast up` makes one, or set GRIDCAST_TOKENS"
 NOT_KNOWN = "a known bearer token is needed, as that in the file `token` of the data folder"
-LEAST_TOKEN = 16
+FOR_ALL = "a token bound to owners may not read this, which is about everybody's jobs"
+CALLER = "gridcast.caller"
+"""Key of the ASGI scope of a request that was let pass: its Caller."""
+NOBODY = Caller("nobody", frozenset())
+"""The caller of an open address."""
 MAX_HEADERS = 100
 MAX_HEAD_BYTES = 32 * 2**10
 """Bytes of path, query and headers."""
-ONCE = ("host", "origin", "authorization", "content-type", "content-length")
+ONCE = (
+    *("host", "origin", "authorization", "content-type", "content-length"),
+    *("x-forwarded-user", "x-forwarded-preferred-username", "x-forwarded-groups"),
+)
 """Headers that a request may hold once: of two, two readers could believe a different one."""
 
 
-@dataclass(frozen=True)
-class Token:
-    """The rights of one caller; only the secret's digest is kept, so that no traceback shows it."""
+def caller_of_header(
+    header: str, tokens: Iterable[Token], issuers: Issuers = NO_ISSUERS
+) -> Caller | None:
+    """The caller of an Authorization header, None if its token is unknown.
 
-    digest: bytes
-    scopes: frozenset[str]
+    Args:
+        header: The header.
+        tokens: The configured tokens.
+        issuers: The issuers of other tokens, whose keys have been read (``Issuers.prepare``).
 
-    def __repr__(self) -> str:
-        return f"Token({'+'.join(sorted(self.scopes))})"
-
-
-def read_tokens(text: str) -> tuple[Token, ...]:
-    """Parse ``token:scope+scope,…``; raises SettingsError, which never shows a token.
-
-    >>> read_tokens("0123456789abcdef:predict+report")
-    (Token(predict+report),)
+    Raises:
+        HTTPError: It is the token of an issuer, and is not valid (401, 403).
     """
-    tokens = []
-    for number, entry in enumerate(split_list(text), start=1):
-        secret, colon, names = entry.rpartition(":")
-        scopes = frozenset(names.split("+"))
-        if not colon or not scopes <= set(SCOPES):
-            raise SettingsError(
-                f"GRIDCAST_TOKENS: entry {number} must be token:scope+scope "
-                f"with scopes among {', '.join(SCOPES)}"
-            )
-        if len(secret) < LEAST_TOKEN:
-            raise SettingsError(
-                f"GRIDCAST_TOKENS: the token of entry {number} is shorter than "
-                f"{LEAST_TOKEN} characters"
-            )
-        tokens.append(Token(_digest(secret), scopes))
-    return tuple(tokens)
-
-
-def allows(scopes: frozenset[str], *needed: str) -> bool:
-    """Whether a token with ``scopes`` may do what ``needed`` scopes allow; admin may do all."""
-    return "admin" in scopes or scopes.issuperset(needed)
-
-
-def token_with_scopes(text: str, *needed: str) -> str | None:
-    """A token for Gridcast's own calls: of those that allow them, the one with fewest scopes.
-
-    >>> token_with_scopes("0123456789abcdef:report,fedcba9876543210:predict+report", "predict")
-    'fedcba9876543210'
-    >>> token_with_scopes("0123456789abcdef:admin", "predict", "report")
-    '0123456789abcdef'
-    """
-    entries = [entry.rpartition(":") for entry in split_list(text)]
-    fitting = [
-        ("admin" in scopes, len(scopes), secret)
-        for secret, scopes in (
-            (secret, frozenset(names.split("+"))) for secret, _, names in entries
-        )
-        if allows(scopes, *needed)
-    ]
-    return min(fitting)[2] if fitting else None
-
-
-def own_token(settings: Settings, *needed: str) -> str | None:
-    """The token for Gridcast's own calls to its predictor; None where no token allows them."""
-    return token_with_scopes(settings.predictor_tokens, *needed)
-
-
-def _digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode()).digest()
-
-
-def known_token(secret: str, tokens: Iterable[Token]) -> Token | None:
-    """The token with this secret, None if there is none.
-
-    Every token is compared, whole: the time taken tells nothing about them.
-    """
-    digest = _digest(secret.strip())
-    matching = [token for token in tokens if hmac.compare_digest(token.digest, digest)]
-    return matching[-1] if matching else None
-
-
-def scopes_of_header(header: str, tokens: Iterable[Token]) -> frozenset[str] | None:
-    """The scopes of an Authorization header, None if its token is unknown."""
     kind, _, secret = header.partition(" ")
+    if kind.lower() != "bearer":
+        return None
     token = known_token(secret, tokens)
-    return token.scopes if token and kind.lower() == "bearer" else None
+    return token.caller if token else issuers.caller(secret.strip())
 
 
 def as_bearer(header: str) -> str:
@@ -141,8 +77,10 @@ def authorize(
     least_scope: str = "",
     open_paths: Sequence[str] = OPEN,
     open_on_loopback: bool = False,
-) -> None:
-    """Let a request pass, or refuse it.
+    issuers: Issuers = NO_ISSUERS,
+    owner_paths: Callable[[str], bool] = lambda path: False,
+) -> Caller:
+    """Let a request pass, or refuse it; returns who sent it.
 
     Args:
         path: The requested address, as the router compares it.
@@ -154,21 +92,30 @@ def authorize(
         least_scope: The scope that a token needs elsewhere; empty for any.
         open_paths: Addresses that need no token.
         open_on_loopback: Whether callers on this machine need no token.
+        issuers: The issuers of other tokens.
+        owner_paths: Whether an address answers tokens bound to owners, of their jobs only.
 
     Raises:
         HTTPError: 400, 401 or 403.
     """
     check_host_and_origin(headers, hosts)
-    if path in open_paths or (open_on_loopback and is_local(client)):
-        return
-    if not tokens:
+    if path in open_paths:
+        return NOBODY
+    if open_on_loopback and is_local(client):
+        return LOCAL
+    if not tokens and not issuers:
         raise HTTPError(403, NO_TOKENS)
-    scopes = scopes_of_header(as_bearer(headers.get("authorization", "")), tokens)
-    if scopes is None:
+    caller = caller_of_header(as_bearer(headers.get("authorization", "")), tokens, issuers)
+    if caller is None:
         raise HTTPError(401, NOT_KNOWN)
     needed = scope_of_path.get(path, least_scope)
-    if needed and not allows(scopes, needed):
+    if needed and not allows(caller.scopes, needed):
         raise HTTPError(403, f"the token has not the scope {needed}")
+    if LOGIN in caller.scopes:
+        raise HTTPError(403, "a token of the scope login is valid at the page only")
+    if caller.owners is not None and not owner_paths(path):
+        raise HTTPError(403, FOR_ALL)
+    return caller
 
 
 def check_host_and_origin(headers: Mapping[str, str], hosts: frozenset[str]) -> None:
@@ -241,6 +188,8 @@ class Guard:
         least_scope: The scope that a token needs elsewhere; empty for any.
         open_paths: Addresses that need no token.
         open_on_loopback: Whether callers on this machine need no token.
+        issuers: The issuers of other tokens.
+        owner_paths: Whether an address answers tokens bound to owners, of their jobs only.
     """
 
     def __init__(
@@ -252,6 +201,8 @@ class Guard:
         least_scope: str = "",
         open_paths: Sequence[str] = OPEN,
         open_on_loopback: bool = False,
+        issuers: Issuers = NO_ISSUERS,
+        owner_paths: Callable[[str], bool] = lambda path: False,
     ) -> None:
         self.app = app
         self.tokens = tokens
@@ -259,6 +210,7 @@ class Guard:
         self.scope_of_path = scope_of_path
         self.least_scope, self.open_paths = least_scope, open_paths
         self.open_on_loopback = open_on_loopback
+        self.issuers, self.owner_paths = issuers, owner_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer the refusal."""
@@ -270,7 +222,8 @@ class Guard:
             if scope["type"] != "http":
                 raise HTTPError(400, "only HTTP is served here")
             headers = read_head(scope)
-            authorize(
+            await self.issuers.prepare(as_bearer(headers.get("authorization", "")))
+            caller = authorize(
                 scope["path"],
                 headers,
                 client,
@@ -280,8 +233,10 @@ class Guard:
                 self.least_scope,
                 self.open_paths,
                 self.open_on_loopback,
+                self.issuers,
+                self.owner_paths,
             )
         except HTTPError as refusal:
             await send_error(refusal, scope, receive, send)
             return
-        await self.app(scope, receive, send)
+        await self.app({**scope, CALLER: caller}, receive, send)

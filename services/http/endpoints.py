@@ -25,7 +25,9 @@ from starlette.types import Receive, Scope, Send
 
 from services.http import metrics as predictor_metrics
 from services.http.admission import Admission, Work, read_bounded_body, run
+from services.http.authentication import CALLER
 from services.http.bodies import media_type, read_body
+from services.http.callers import Caller
 from services.http.columns import single_array
 from services.http.contract import (
     ARROW_TYPE,
@@ -66,11 +68,12 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 @dataclass(frozen=True)
 class Body:
-    """A request as it was read: media type, body, and query parameters."""
+    """A request as it was read: media type, body, query parameters, and who sent it."""
 
     media_type: str
     content: bytes
     query: dict[str, str]
+    caller: Caller
 
 
 @dataclass(frozen=True)
@@ -233,7 +236,7 @@ class Endpoints:
                 reservation,
                 PATIENCE,
             )
-            body = Body(media, content, dict(request.query_params))
+            body = Body(media, content, dict(request.query_params), request.scope[CALLER])
             work = Work[Answer](lambda work, body=body: handler(body, work))  # type: ignore[misc]
             del content, body  # the work alone keeps them
             if name != "outcomes":
@@ -264,7 +267,7 @@ class Endpoints:
                 options = read_options(batch.options, body.query, Options)
                 request = read_jobs_to_predict(batch)
             with self._step("predict", work):
-                answers, about = self.predictor.predict(request, options)
+                answers, about = self.predictor.predict(request, options, body.caller)
             form = "arrow" if batch.shape == "arrow" else "json"
             canary = about.get("canary")
             by_canary = canary["jobs"] if canary else 0
@@ -282,7 +285,7 @@ class Endpoints:
             batch = read_body(body.media_type, body.content, NoOptions)
             report = read_outcomes(batch)
         with self._step("store and learn", work):
-            counts = self.predictor.report(report.jobs)
+            counts = self.predictor.report(report.jobs, body.caller)
         for result, count in {**counts, "rejected": len(report.rejected)}.items():
             self.metrics.outcomes.labels(result).inc(count)
         answer = {**counts, "rejected": report.rejected}
@@ -294,14 +297,15 @@ class Endpoints:
         if body.media_type != JSON_TYPE:
             raise HTTPError(415, f"the content type must be {JSON_TYPE}")
         with self.predictor.idle.answering(), self._step("task", work):
-            return Answer(JSON_TYPE, write_json(self.predictor.task(read_task(body.content))), 1)
+            needs = self.predictor.task(read_task(body.content), body.caller)
+            return Answer(JSON_TYPE, write_json(needs), 1)
 
     def _rank(self, body: Body, work: Work[Answer]) -> Answer:
         with self.predictor.idle.answering():
             with self._step("read", work):
                 request = read_rank(body.media_type, body.content, body.query)
             with self._step("rank", work):
-                ranked, version = self.predictor.rank(request)
+                ranked, version = self.predictor.rank(request, body.caller)
             with self._step("write", work):
                 return Answer(*write_rank(ranked, version, request.arrow), len(ranked))
 
@@ -310,12 +314,13 @@ class Endpoints:
             with self._step("read", work):
                 request = read_match(body.media_type, body.content, body.query)
             with self._step("match", work):
-                matched, version = self.predictor.match(request)
+                matched, version = self.predictor.match(request, body.caller)
             with self._step("write", work):
                 return Answer(*write_match(matched, version, request), len(matched))
 
-    async def _model(self, _: Request) -> Response:
-        return Response(write_json(self.predictor.describe()), media_type=JSON_TYPE)
+    async def _model(self, request: Request) -> Response:
+        caller: Caller = request.scope[CALLER]
+        return Response(write_json(self.predictor.describe(caller)), media_type=JSON_TYPE)
 
     async def _metrics(self, _: Request) -> Response:
         content_type, text = await asyncio.to_thread(predictor_metrics.expose)

@@ -34,7 +34,10 @@ STATUSES_OF_READING = (400, 408, 413, 415, 422, 429, 503)
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One address: the scope that a token needs ("" for any), its bodies, options and answers."""
+    """One address: the scope that a token needs ("" for any), its bodies, options and answers.
+
+    Only where ``for_owners`` is set is a token bound to owners answered, about their jobs alone.
+    """
 
     path: str
     name: str
@@ -47,6 +50,7 @@ class Endpoint:
     arrow: bool = False
     text: bool = False
     served_by_bentoml: bool = False
+    for_owners: bool = False
     statuses: tuple[int, ...] = (400,)
 
     @property
@@ -98,6 +102,7 @@ parameters, and the rest of the answer as JSON under `gridcast` in the schema's 
         answers=(Predictions, PredictionColumns),
         arrow=True,
         statuses=STATUSES_OF_READING,
+        for_owners=True,
     ),
     Endpoint(
         "/outcomes",
@@ -112,6 +117,7 @@ A job that cannot be true is rejected with its index and the reason; the others 
         answers=(Reported,),
         arrow=True,
         statuses=STATUSES_OF_READING,
+        for_owners=True,
     ),
     Endpoint(
         "/task",
@@ -125,6 +131,7 @@ out), and `scout_prediction`, a message in PanDA's names and units.""",
         bodies=(TaskBody,),
         answers=(TaskNeeds,),
         statuses=STATUSES_OF_READING,
+        for_owners=True,
     ),
     Endpoint(
         "/rank",
@@ -138,6 +145,7 @@ without a site, replicas.""",
         answers=(Ranking,),
         arrow=True,
         statuses=STATUSES_OF_READING,
+        for_owners=True,
     ),
     Endpoint(
         "/match",
@@ -169,15 +177,17 @@ is JSON under `gridcast` in the schema's metadata.""",
         answers=(Matching, MatchingColumns),
         arrow=True,
         statuses=STATUSES_OF_READING,
+        for_owners=True,
     ),
     Endpoint(
         "/model",
         "model",
         "The model that answers, its history, and what is wrong.",
         answers=(Model,),
+        for_owners=True,
     ),
     Endpoint("/metrics", "metrics", "Prometheus metrics.", text=True),
-    Endpoint("/docs.json", "docs", "This document."),
+    Endpoint("/docs.json", "docs", "This document.", for_owners=True),
     Endpoint(
         "/livez",
         "livez",
@@ -195,4 +205,14 @@ is JSON under `gridcast` in the schema's metadata.""",
         statuses=(400, 503),
     ),
 )
+DOCUMENT_PATHS = ("/", "/docs", "/docs.js", "/openapi.json")
+"""The page of the endpoints' document."""
 SCOPE_OF_PATH = {endpoint.path: endpoint.scope for endpoint in ENDPOINTS if endpoint.scope}
+OWNER_PATHS = frozenset(
+    (*(endpoint.path for endpoint in ENDPOINTS if endpoint.for_owners), *DOCUMENT_PATHS)
+)
+
+
+def answers_owners(path: str) -> bool:
+    """Whether an address answers a token bound to owners."""
+    return path in OWNER_PATHS or path.startswith("/static_content/")

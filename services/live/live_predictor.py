@@ -18,13 +18,16 @@ import pyarrow as pa
 from infra.aliases import Floats
 from infra.background import FOREVER, BackgroundThread, is_data_error
 from infra.settings import Settings
+from jobs.owners import NotOwnedError, Owners
 from jobs.store import StoreError, add_jobs, open_store
 from models.releases.versions import STALE_AFTER
+from services.http.callers import LOCAL, Caller, allows
 from services.http.columns import to_coded_jobs
 from services.http.contract import MAX_EXPLAINED, Options
 from services.http.errors import HTTPError
 from services.http.explanations import name_similar_jobs
 from services.http.metrics import Metrics
+from services.http.ownership import refuse_others
 from services.http.requests import PredictRequest
 from services.live.active_model import NO_MODEL, ActiveModel, load_active_model
 from services.live.canary import CanaryAnswers, canary_rows
@@ -167,20 +170,25 @@ class LivePredictor:
     # -- requests
 
     def predict(
-        self, request: PredictRequest, options: Options
+        self, request: PredictRequest, options: Options, caller: Caller = LOCAL
     ) -> tuple[Predictions, dict[str, Any]]:
         """Predict the jobs of a request.
+
+        Predictions for a caller who is bound to owners and may not report jobs are not logged:
+        their names could be those of jobs of others.
 
         Args:
             request: The jobs.
             options: The range's coverage, further quantiles, the time, and what else to tell.
+            caller: Who asks.
 
         Returns:
             The predictions, and what is said of all of them: model version, coverage and, where
             asked for, explanations.
 
         Raises:
-            HTTPError: Too many jobs to explain (422), or no model is ready (503).
+            HTTPError: Too many jobs to explain (422), a job of others (403), or no model is ready
+                (503).
         """
         active, jobs = self.state.active, request.jobs
         if options.explain and len(jobs) > MAX_EXPLAINED:
@@ -191,15 +199,16 @@ class LivePredictor:
         tails = () if options.coverage == 0.9 else _tails(options.coverage)
         quantiles = tuple(dict.fromkeys((*options.quantiles, *tails)))
         coded = to_coded_jobs(jobs)
+        refuse_others(coded, caller.owners)
         answers = replace(
             active.forecaster.predict_encoded(coded, quantiles, options.at, options.classes),
             model_version=active.label,
         )
         canary = self.canary
         by_canary = self._ask_canary(canary, jobs, coded, quantiles, options) if canary else None
-        if options.keep:
-            self._log(jobs, answers, by_canary)
-            if canary is None:
+        if options.keep and (caller.owners is None or allows(caller.scopes, "report")):
+            self._log(jobs, answers, by_canary, caller.owners)
+            if canary is None and caller.owners is None:
                 self.shadow.ask(jobs, options.at)
         if by_canary:
             answers = answers.with_rows_of(by_canary.predictions, by_canary.rows)
@@ -226,7 +235,7 @@ class LivePredictor:
                 own = canary.forecaster.explain(coded.take(by_canary.rows), options.at)
                 for row, explanation in zip(by_canary.rows.tolist(), own, strict=True):
                     explanations[row] = explanation
-            summary["explanations"] = name_similar_jobs(explanations, self.engine)
+            summary["explanations"] = name_similar_jobs(explanations, self.engine, caller.owners)
         return answers, summary
 
     @property
@@ -264,59 +273,81 @@ class LivePredictor:
         self.metrics.canary_jobs.labels("answered").inc(len(rows))
         return CanaryAnswers(rows, replace(predictions, model_version=canary.label))
 
-    def _log(self, jobs: pa.Table, answers: Predictions, by_canary: CanaryAnswers | None) -> None:
+    def _log(
+        self,
+        jobs: pa.Table,
+        answers: Predictions,
+        by_canary: CanaryAnswers | None,
+        owners: Owners | None,
+    ) -> None:
         """Log the answers to a request: of the canary's jobs its own and the champion's."""
         names = jobs.select(["source", "job_id"])
         now, revision = datetime.now(UTC), self.state.revision
         if by_canary is None:
-            self.log.add(LoggedAnswer(names, answers, now, revision))
+            self.log.add(LoggedAnswer(names, answers, now, revision, owners=owners))
             return
         is_champions = np.ones(len(answers), dtype=bool)
         is_champions[by_canary.rows] = False
         rest, theirs = np.flatnonzero(is_champions), names.take(by_canary.rows)
         canary_revision = self.shadow.known_revision
-        self.log.add(LoggedAnswer(names.take(rest), answers.take(rest), now, revision))
-        self.log.add(LoggedAnswer(theirs, answers.take(by_canary.rows), now, revision, shadow=True))
-        self.log.add(LoggedAnswer(theirs, by_canary.predictions, now, canary_revision))
+        canary_answers = answers.take(by_canary.rows)
+        for answer in (
+            LoggedAnswer(names.take(rest), answers.take(rest), now, revision),
+            LoggedAnswer(theirs, canary_answers, now, revision, shadow=True),
+            LoggedAnswer(theirs, by_canary.predictions, now, canary_revision),
+        ):
+            self.log.add(replace(answer, owners=owners))
 
-    def task(self, request: TaskRequest) -> dict[str, Any]:
-        """Predict the needs of a task; raises HTTPError (503) while no model is ready."""
+    def task(self, request: TaskRequest, caller: Caller = LOCAL) -> dict[str, Any]:
+        """Predict the needs of a task; raises HTTPError (403; 503 while no model is ready)."""
         from models.tasks.needs import task_needs
 
         active, coded = self.state.active, to_coded_jobs(request.job.jobs)
+        refuse_others(coded, caller.owners)
         needs = task_needs(active.forecaster, coded, request.jobs, request.at_once, request.at)
         return {**needs, "model_version": active.label}
 
-    def match(self, request: MatchRequest) -> tuple[Matched, str]:
+    def match(self, request: MatchRequest, caller: Caller = LOCAL) -> tuple[Matched, str]:
         """Order waiting jobs for a slot; returns the model version too.
 
         Raises:
-            HTTPError: The model predicts no walltime (422), or no model is ready (503).
+            HTTPError: The model predicts no walltime (422), a job belongs to others (403), or no
+                model is ready (503).
         """
         from services.live.matching import match
 
+        if caller.owners is not None:
+            refuse_others(to_coded_jobs(request.jobs.jobs), caller.owners)
         active = self.state.active
         return match(active.forecaster, request), active.label
 
-    def rank(self, request: RankRequest) -> tuple[Ranked, str]:
+    def rank(self, request: RankRequest, caller: Caller = LOCAL) -> tuple[Ranked, str]:
         """Rank the candidates of a request; returns the model version too."""
+        refuse_others(request.candidates.columns, caller.owners)
         active = self.state.active
         return self.ranker_cache.rank(request, active.forecaster), active.label
 
-    def report(self, ended: pd.DataFrame) -> dict[str, int]:
+    def report(self, ended: pd.DataFrame, caller: Caller = LOCAL) -> dict[str, int]:
         """Store finished jobs durably, then add them to the history.
+
+        Args:
+            ended: The jobs.
+            caller: Who reports them.
 
         Returns:
             Counts of added, updated and unchanged jobs.
 
         Raises:
-            HTTPError: The store cannot take them now (503), or never (422); none is kept then.
+            HTTPError: A job belongs to others (403), or the store cannot take them now (503), or
+                never (422); none is kept then.
         """
         if not len(ended):
             return {"added": 0, "updated": 0, "unchanged": 0}
         try:
             with self.engine.begin() as connection:
-                added = add_jobs(connection, ended)
+                added = add_jobs(connection, ended, owners=caller.owners)
+        except NotOwnedError as error:
+            raise HTTPError(403, str(error)) from None
         except Exception as error:
             self.metrics.outcomes.labels("refused").inc(len(ended))
             if is_data_error(error):
@@ -338,8 +369,12 @@ class LivePredictor:
             self.shadow.thread.wake()
         return {"added": added.added, "updated": added.updated, "unchanged": added.unchanged}
 
-    def describe(self) -> dict[str, Any]:
-        """Give the answer of ``GET /model``: the active model, its history, and what is wrong."""
+    def describe(self, caller: Caller = LOCAL) -> dict[str, Any]:
+        """Give the answer of ``GET /model``: the active model, its history, and what is wrong.
+
+        The card and the troubles may name groups and jobs of others: a caller who is bound to
+        owners gets neither.
+        """
         active = self.state.active if self.ready else None
         card = active.card if active else None
         trained_until = card.window.until if card else None
@@ -347,21 +382,27 @@ class LivePredictor:
         if background := "; ".join(filter(None, (t.status.trouble for t in self.threads))):
             troubles["background"] = background
         history, canary = self.state.history, self.canary
+        is_bound = caller.owners is not None
         return {
             "model_version": active.label if active else NO_MODEL,
             "state": "starting" if active is None else "degraded" if troubles else "serving",
             "serving_since": active.since.isoformat(timespec="seconds") if active else None,
             "trained_until": _text(trained_until),
             "stale": trained_until is not None and datetime.now(UTC) - trained_until > STALE_AFTER,
-            "card": card.to_json() if card else {},
+            "card": card.to_json() if card and not is_bound else {},
             "history": {
                 **history,
                 "newest_ended_at": _text(history["newest_ended_at"]),
                 "built_at": _text(self.state.built_at),
             },
-            "troubles": troubles,
-            "threads": {thread.name: thread.status.to_json() for thread in self.threads},
-            "set_aside": {"answers": self.log.set_aside, "last_reason": self.log.last_reason},
+            "troubles": {} if is_bound else troubles,
+            "threads": {}
+            if is_bound
+            else {thread.name: thread.status.to_json() for thread in self.threads},
+            "set_aside": {
+                "answers": self.log.set_aside,
+                "last_reason": "" if is_bound else self.log.last_reason,
+            },
             "canary": {"model_version": canary.label, "share": self.settings.canary}
             if canary
             else None,

@@ -13,17 +13,20 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from infra.background import FOREVER, BackgroundThread, is_data_error
-from jobs.store import add_predictions
+from jobs.owners import Owners
+from jobs.store import add_predictions, read_owners
 from services.live.idle import IdleDetector
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
 
     from models.engine.predictions import Predictions
 
@@ -43,7 +46,8 @@ class LoggedAnswer:
 
     ``jobs`` has source and job_id, ``known_revision`` is the newest revision of the store that
     the predictions may know. No caller sees ``shadow`` answers: a challenger's, or the champion's
-    about jobs that the canary answered.
+    about jobs that the canary answered. Of a caller who is bound to ``owners``, predictions of
+    stored jobs of others are not recorded.
     """
 
     jobs: pa.Table
@@ -51,6 +55,7 @@ class LoggedAnswer:
     asked_at: datetime
     known_revision: int
     shadow: bool = False
+    owners: Owners | None = None
 
     def __len__(self) -> int:
         return len(self.predictions)
@@ -152,7 +157,22 @@ class PredictionLog:
     def _write_rows(self, answer: LoggedAnswer, rows: slice) -> None:
         columns = as_columns(answer, rows)
         with self._store().begin() as connection:
+            if answer.owners is not None:
+                columns = _without_others(connection, columns, answer.owners)
             add_predictions(connection, columns)
+
+
+def _without_others(
+    connection: Connection, columns: dict[str, list[Any]], owners: Owners
+) -> dict[str, list[Any]]:
+    """The rows of columns that are not of stored jobs of others."""
+    identities = pd.DataFrame({name: columns[name] for name in ("source", "job_id")})
+    stored = read_owners(connection, identities.drop_duplicates())
+    foreign = stored[~owners.own(stored)]
+    hidden = pd.MultiIndex.from_frame(identities).isin(
+        pd.MultiIndex.from_frame(foreign[["source", "job_id"]])
+    )
+    return {name: list(compress(values, ~hidden)) for name, values in columns.items()}
 
 
 def as_columns(answer: LoggedAnswer, rows: slice) -> dict[str, list[Any]]:

@@ -16,7 +16,7 @@ from infra.settings import (
     prepare_environment,
     read_settings,
 )
-from services.http.authentication import own_token
+from services.http.callers import own_token
 
 
 def test_the_embedded_default_lies_in_one_data_folder(tmp_path, monkeypatch):

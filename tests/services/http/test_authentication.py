@@ -13,10 +13,9 @@ from infra.settings import Settings, SettingsError
 from services.http.authentication import (
     Guard,
     authorize,
-    read_tokens,
-    scopes_of_header,
-    token_with_scopes,
+    caller_of_header,
 )
+from services.http.callers import read_tokens, token_with_scopes
 from services.http.endpoints import Endpoints
 from services.http.errors import HTTPError
 from services.http.routes import SCOPE_OF_PATH
@@ -169,7 +168,7 @@ def test_a_page_of_another_origin_is_refused_even_with_a_token() -> None:
     ],
 )
 def test_anything_but_a_whole_bearer_token_is_unknown(header: str) -> None:
-    assert scopes_of_header(header, read_tokens(CONFIGURED)) is None
+    assert caller_of_header(header, read_tokens(CONFIGURED)) is None
 
 
 def refusal(*headers: tuple[bytes, bytes], path: str = "/model") -> tuple[int, str]:
