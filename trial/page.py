@@ -77,7 +77,8 @@ def _sections(trial: Trial, live: Sequence[Row]) -> Iterator[str]:
         yield _winners(table)
     if trial.winners:
         yield paragraph(
-            "Ask for: the larger of the median prediction and of what 99 of 100 such jobs used. "
+            "Ask for: the larger of the median prediction and of what all but "
+            f"{percent(trial.risk)} of such jobs used. "
             "“keep” where that is no less than the request, or where jobs are killed at their "
             "request, so that their need is unknown. Unused: requested and not used; saved: what "
             "Gridcast's requests for each single job would have taken away."
@@ -147,11 +148,17 @@ def actions(trial: Trial) -> list[str]:
         )
     elif memory and shares["GiB·h"] > WORTHWHILE:
         retried = memory["killed_or_retried"] / max(memory["jobs"], 1)
-        steps.append(
-            "Let Gridcast write memory requests, with its retry ladder: "
+        effect = (
             f"{percent(shares['GiB·h'])} of the requested GiB·h become free and "
-            f"{percent(retried)} of the jobs run again with more. Begin "
-            "with the programs in the table below."
+            f"{percent(retried)} of the jobs run again with more."
+        )
+        missed = any(claim.is_wrong and "memory" in claim.name for claim in trial.claims)
+        steps.append(
+            "Only observe Gridcast's memory requests for now: a claim about memory did not come "
+            f"true (in red below). In the last 30 % {effect}"
+            if missed
+            else f"Let Gridcast write memory requests, with its retry ladder: {effect} Begin with "
+            "the programs in the table below."
         )
     elif memory:
         steps.append("Leave memory requests as they are: Gridcast would save too little of them.")

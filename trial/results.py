@@ -81,6 +81,7 @@ class Trial:
         waits: None where no replay was possible.
         claims: Claims and what became of them.
         winners: What to ask for, by field.
+        risk: The share of jobs that may need more than they are told to ask for.
         not_judged: (subject, jobs, why).
         seconds: How long the trial took.
     """
@@ -96,6 +97,7 @@ class Trial:
     waits: WaitStudy | None
     claims: list[Claim]
     winners: list[Winners]
+    risk: float
     not_judged: list[tuple[str, int, str]] = field(default_factory=list)
     seconds: float = 0.0
 

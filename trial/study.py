@@ -120,6 +120,7 @@ def run_trial(
         waits,
         make_claims(figures, windows),
         winners(jobs, *_per_job(jobs, limits, memory), risk, jobs["submitted_at"].max() - MONTH),
+        risk,
         not_judged,
         (pd.Timestamp.now("UTC") - began).total_seconds(),
     )

@@ -16,7 +16,7 @@ from infra.errors import InputError
 from jobs.workload import generate
 from scheduling.machine import processors
 from trial.advice import winners
-from trial.page import write_page
+from trial.page import actions, write_page
 from trial.results import Trial, rows_of, savings
 from trial.study import run_trial
 
@@ -152,3 +152,17 @@ def test_the_command_writes_page_and_rows(jobs: pd.DataFrame, tmp_path: Path) ->
     rows = json.loads(result.stdout)["rows"]
     assert {"claimed", "realised", "unit", "low", "high"} <= rows[0].keys()
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_memory_requests_are_only_observed_where_a_claim_about_them_did_not_come_true(
+    trial: Trial,
+) -> None:
+    [claim, *_] = [claim for claim in trial.claims if claim.name.startswith("memory that")]
+    wrong = replace(claim, claimed=0.5, realised=0.1)
+    right = replace(claim, claimed=0.5, realised=0.5)
+    steps = {
+        name: " ".join(actions(replace(trial, claims=[claims])))
+        for name, claims in (("wrong", wrong), ("right", right))
+    }
+    assert "Only observe Gridcast's memory requests" in steps["wrong"]
+    assert "Let Gridcast write memory requests" in steps["right"]
