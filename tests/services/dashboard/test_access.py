@@ -1,6 +1,7 @@
 """Who reads the page: tokens, links that log a browser in, and pages of other ports."""
 
 import asyncio
+import base64
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import SecretStr
+from starlette.requests import Request
 
-from infra.settings import Settings
+from infra.settings import Settings, SettingsError
 from services.dashboard.app import Dashboard
+from services.http.errors import HTTPError
 from tests.services.conftest import serving
 
 ADMIN, READER = "admin-0123456789", "reader-0123456789"
@@ -115,3 +118,74 @@ def test_a_browser_opens_one_link_and_may_change_a_threshold(tmp_path: Path, bro
         shown.wait_for_selector("td:has-text('grace')")
         assert httpx.get(f"{address}/api/thresholds").status_code == 401
         context.close()
+
+
+PROXY = "proxy-0123456789"
+
+
+def test_a_login_proxy_names_whom_it_has_logged_in(tmp_path: Path) -> None:
+    tokens = SecretStr(f"{ADMIN}:admin,{PROXY}:login")
+    rights = "operators:admin,shifters:predict,cms:predict+vo=cms"
+    values = {"tokens": tokens, "login_proxies": "127.0.0.0/8,192.0.2.7", "login_rights": rights}
+    access = page(tmp_path, **values).access
+    without_proxies = page(tmp_path, tokens=tokens).access
+
+    def caller(
+        token: str = PROXY, client: str = "127.0.0.1", checked: Any = access, **headers: str
+    ) -> Any:
+        sent = {
+            "host": "localhost",
+            # oauth2-proxy sends its secret as the password of the user.
+            "authorization": "Basic " + base64.b64encode(f"x:{token}".encode()).decode(),
+            **{name.replace("_", "-"): value for name, value in headers.items()},
+        }
+        pairs = [(name.encode(), value.encode()) for name, value in sent.items()]
+        scope = {"type": "http", "path": "/", "query_string": b"", "headers": pairs}
+        request = Request(scope | {"client": (client, 1)})
+        try:
+            return asyncio.run(checked.check(request, for_owners=True))
+        except HTTPError as error:
+            return error.status
+
+    alice = caller(x_forwarded_user="alice")
+    assert (alice.name, str(alice.owners), alice.scopes) == ("alice", "user alice", {"predict"})
+    operator = caller(x_forwarded_user="ada", x_forwarded_groups="cms, operators")
+    assert operator.scopes == {"admin"} and operator.owners is None and operator.name == "ada"
+    of_cms = caller(x_forwarded_user="bob", x_forwarded_groups="cms", client="192.0.2.7")
+    assert str(of_cms.owners) == "group cms"
+    # The address without the token, the token without the address, or neither names nobody.
+    reader = caller(ADMIN, x_forwarded_user="alice")
+    assert reader.owners is None and reader.name != "alice"
+    assert caller("wrong-0123456789", x_forwarded_user="alice") == 401
+    assert caller(client="192.0.2.8", x_forwarded_user="alice") == 403
+    assert caller(checked=without_proxies, x_forwarded_user="alice") == 403
+    assert caller() == caller(x_forwarded_user=" ") == 403
+
+
+def test_a_proxys_token_logs_no_browser_in(tmp_path: Path) -> None:
+    dashboard = page(tmp_path, tokens=SecretStr(f"{PROXY}:login"), login_proxies="127.0.0.1")
+    with serving(dashboard) as address:
+        assert httpx.get(f"{address}/?token={PROXY}").status_code == 401
+        assert httpx.get(f"{address}/api/tasks", auth=("me", PROXY)).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"login_proxies": "proxy.example.org"},
+        {"login_rights": "operators"},
+        {"login_rights": "cms:admin+vo=cms"},
+        {"tokens": SecretStr(f"{PROXY}:login+predict")},
+        {"tokens": SecretStr(f"{PROXY}:predict+usr=alice")},
+        {"tokens": SecretStr(f"{PROXY}:predict+user=")},
+        {"tokens": SecretStr(f"{PROXY}:user=alice")},
+    ],
+)
+def test_wrong_rights_are_refused_without_showing_a_token(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
+    with pytest.raises(
+        SettingsError, match=r"GRIDCAST_(TOKENS|LOGIN_PROXIES|LOGIN_RIGHTS)"
+    ) as error:
+        page(tmp_path, **values)
+    assert PROXY not in str(error.value)
