@@ -78,6 +78,7 @@ def advise_log(name: str) -> list[dict[str, object]]:
             coded = Kinds.of(jobs, target, by_user=True)
             of_jobs, kinds = coded.at(now)
             arrays = {name: values[: len(past)] for name, values in vars(coded).items()}
+            arrays["queue_limits"] = coded.queue_limits
             needs = later_needs(Kinds(**arrays), unit)
             recent = (past["submitted_at"] >= day - MONTH).to_numpy()
             alike = {

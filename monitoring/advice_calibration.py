@@ -33,7 +33,7 @@ SIZES = (10, 20, 50, 100, 300)
 """Numbers of past jobs between which kinds are compared."""
 MIN_ROOM = 1.05
 """Least ratio of a queue's limit to the longest of a kind's jobs."""
-OTHER_PROGRAMS = "other programs"
+OTHER_PROGRAMS, NO_PROGRAM = "other programs", "jobs without a program"
 REQUESTS = {"walltime": "requested_walltime", "peak_memory": "requested_memory"}
 UNITS = {"walltime": 60.0, "peak_memory": 2.0**20}
 """Amounts are advised in whole units: minutes and MiB."""
@@ -49,7 +49,8 @@ FIELDS = (
 class Kinds:
     """Jobs with the codes of their kinds: by program, cores and request, and by the last two.
 
-    Times are microseconds; ``needs`` are NaN where unknown; the two codes have no value in common.
+    Times are microseconds; ``needs`` are NaN where unknown; the two codes have no value in common;
+    ``queue_limits`` are the site's limits by the code of the queue, 0 where unknown.
     """
 
     submitted: Integers
@@ -59,16 +60,22 @@ class Kinds:
     queues: Integers
     by_program: Integers
     by_request: Integers
+    queue_limits: Floats
 
     @staticmethod
-    def of(jobs: pd.DataFrame, target: str, by_user: bool) -> Kinds:
+    def of(
+        jobs: pd.DataFrame, target: str, by_user: bool, limits: pd.Series | None = None
+    ) -> Kinds:
         """Code the kinds of jobs.
 
         Args:
             jobs: Jobs that have ended; ``{target}_need`` is used where there is one.
             target: walltime or peak_memory.
             by_user: Whether jobs of different users are of different kinds.
+            limits: The ``limits_of_queues`` of the site; without, those of these jobs.
         """
+        queues, names_of_queues = pd.factorize(jobs["queue"].fillna(""))
+        site_limits = pd.Series(dtype=float) if limits is None else limits
         needs = jobs[f"{target}_need" if f"{target}_need" in jobs else target]
         requests = jobs[REQUESTS[target]].fillna(0.0)
         request_fields = [jobs["requested_cores"].fillna(1.0), jobs["requested_walltime"].fillna(0)]
@@ -81,9 +88,10 @@ class Kinds:
             _microseconds(jobs["ended_at"]),
             needs.where(needs > 0).to_numpy(float),
             requests.to_numpy(float),
-            pd.factorize(jobs["queue"].fillna(""))[0],
+            queues,
             by_program,
             _codes(request_fields) + len(jobs),
+            site_limits.reindex(names_of_queues).fillna(0.0).to_numpy(float),
         )
 
     def at(self, now: int, since: int | None = None) -> tuple[Integers, pd.DataFrame]:
@@ -120,13 +128,21 @@ class Kinds:
             queue=("queue", "last"),
         )
         by_kind = by_kind[by_kind["recent"] >= MIN_JOBS]
-        return kinds, by_kind.assign(queue_limit=by_kind["queue"].map(most).astype(float))
+        own_limits = by_kind["queue"].map(most).to_numpy(float)
+        limits = np.maximum(own_limits, self.queue_limits[by_kind["queue"].to_numpy(int)])
+        return kinds, by_kind.assign(queue_limit=limits)
 
     def moments(self) -> Integers:
         """Past moments between which about as many jobs with known needs ended."""
         ended = np.sort(self.ended[np.isfinite(self.needs)])
         shares = np.arange(1, MOMENTS + 1) / (MOMENTS + 1)
         return np.unique(ended[(shares * len(ended)).astype(int)]) if len(ended) else ended
+
+
+def limits_of_queues(jobs: pd.DataFrame, target: str) -> pd.Series:
+    """The most that the jobs of each queue requested or used of a target."""
+    most = jobs[[target, REQUESTS[target]]].max(axis=1)
+    return most.groupby(jobs["queue"].fillna("").astype(str)).max().fillna(0.0)
 
 
 def _microseconds(times: pd.Series) -> Integers:
@@ -254,6 +270,9 @@ def margins(
             # Few jobs never have less margin than many.
             widest = max(widest, margin.value)
             by_cell[cell] = Margin(widest, margin.later_jobs)
+        for cell in range(half + 1, half + len(SIZES) + 1):
+            if cell not in by_cell and cell - 1 in by_cell:
+                by_cell[cell] = by_cell[cell - 1]
     by_kind = dict(list(own.groupby("kind")))
     rows = []
     for kind, cell in zip(kinds.index.to_numpy(), kinds["cell"].to_numpy(), strict=True):

@@ -31,6 +31,7 @@ from monitoring.advice_calibration import (
     FIELDS,
     HISTORY,
     MIN_JOBS,
+    NO_PROGRAM,
     OTHER_PROGRAMS,
     REQUESTS,
     UNITS,
@@ -38,6 +39,7 @@ from monitoring.advice_calibration import (
     advised_amounts,
     later_needs,
     least_jobs,
+    limits_of_queues,
 )
 
 if TYPE_CHECKING:
@@ -126,8 +128,7 @@ def advise(
             recent, left_out = plausible_jobs(jobs[is_recent])
             jobs = pd.concat([plausible_jobs(jobs[~is_recent])[0], recent], ignore_index=True)
             jobs = with_needs(jobs, read_attempts(engine, jobs))
-            hour = pd.Timestamp(until).floor("h").to_pydatetime()
-            site = site_needs(engine, tuple(sorted(jobs["source"].unique())), hour)
+            site = site_needs(engine, tuple(sorted(jobs["source"].unique())), until)
             rows = _rows(jobs, since, until, site, predict, risk)
             return UsageAdvice({field: name}, since, until, len(recent), left_out, rows)
     kind = by or "user, group, project or program"
@@ -220,7 +221,7 @@ def _unused(jobs: pd.DataFrame) -> pd.Series:
 @lru_cache(maxsize=2)
 def site_needs(
     engine: Engine, sources: tuple[str, ...], until: datetime
-) -> dict[str, pd.DataFrame]:
+) -> dict[str, tuple[pd.DataFrame, pd.Series]]:
     """Measure what later jobs of the site needed, by the advice of past moments.
 
     Args:
@@ -229,7 +230,7 @@ def site_needs(
         until: Jobs that had ended by then are used.
 
     Returns:
-        The later needs by target.
+        By target the later needs, and the limits of the queues.
     """
     newest = [read_newest(engine, SITE_JOBS, source, FIELDS) for source in sources]
     jobs = pd.concat(newest, ignore_index=True)
@@ -237,7 +238,10 @@ def site_needs(
     jobs = jobs[(jobs["ended_at"] <= until) & (jobs["submitted_at"] >= begin)]
     jobs = plausible_jobs(jobs.sort_values("submitted_at", kind="stable"))[0]
     return {
-        target: later_needs(Kinds.of(jobs, target, by_user=True), unit)
+        target: (
+            later_needs(Kinds.of(jobs, target, by_user=True), unit),
+            limits_of_queues(jobs, target),
+        )
         for target, unit in UNITS.items()
     }
 
@@ -246,12 +250,15 @@ def _rows(
     jobs: pd.DataFrame,
     since: datetime,
     until: datetime,
-    site: dict[str, pd.DataFrame],
+    site: dict[str, tuple[pd.DataFrame, pd.Series]],
     predict: Predict,
     risk: float,
 ) -> list[dict[str, Any]]:
     now, first = (in_microseconds(moment) for moment in (until, since))
-    coded = {target: Kinds.of(jobs, target, by_user=False) for target in UNITS}
+    coded = {
+        target: Kinds.of(jobs, target, by_user=False, limits=limits)
+        for target, (_, limits) in site.items()
+    }
     kinds, _ = coded["walltime"].at(now, first)
     recent = jobs["submitted_at"] >= since
     # Jobs with a longer request mostly need more: different requests are not similar.
@@ -275,7 +282,7 @@ def _rows(
             for kind in past.index
         ]
         own = later_needs(coded[target], unit)
-        amounts = advised_amounts(past, own, site[target], np.array(least), risk, unit)
+        amounts = advised_amounts(past, own, site[target][0], np.array(least), risk, unit)
         advised[target] = amounts.to_dict("index")
     return [
         _row(
@@ -302,6 +309,7 @@ def _row(
 ) -> dict[str, Any]:
     latest, names = jobs.iloc[-1], jobs["program"].fillna(jobs["job_name"])
     program = names.iloc[-1] if names.nunique(dropna=False) == 1 else OTHER_PROGRAMS
+    program = NO_PROGRAM if pd.isna(program) else program
     row = {
         "program": str(program),
         "cores": float(latest["requested_cores"]) if pd.notna(latest["requested_cores"]) else 1.0,

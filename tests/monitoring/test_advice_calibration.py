@@ -16,11 +16,12 @@ from monitoring.advice_calibration import (
     Kinds,
     Margin,
     advised_amounts,
+    amounts,
     later_needs,
     least_jobs,
     margins,
 )
-from monitoring.advising import advise, sentences
+from monitoring.advising import _ask_for, _time, advise, sentences
 from tests.monitoring.test_advising import NOW, SINCE, jobs, site
 
 RISKS = (0.001, 0.01, 0.02, 0.05, 0.1, 0.3, 0.5)
@@ -50,9 +51,9 @@ def advice(frame: pd.DataFrame, risk: float, now: int = END) -> pd.DataFrame:
 
 def test_less_risk_never_asks_for_less() -> None:
     frame = site_jobs(12, 40)
-    amounts = [advice(frame, risk)["amount"].to_numpy() for risk in RISKS]
-    assert all((tight >= loose).all() for tight, loose in pairwise(amounts))
-    assert (amounts[1] > amounts[-1]).any(), "the risk is used"
+    asked = [advice(frame, risk)["amount"].to_numpy() for risk in RISKS]
+    assert all((tight >= loose).all() for tight, loose in pairwise(asked))
+    assert (asked[1] > asked[-1]).any(), "the risk is used"
 
 
 def test_few_jobs_never_have_less_margin_than_many() -> None:
@@ -98,11 +99,11 @@ def test_a_month_of_later_jobs_keeps_to_the_advice_at_its_risk_where_jobs_alike_
     now = int(pd.Timestamp(SINCE + timedelta(hours=300)).timestamp() * 1e6)
     coded = Kinds.of(frame, "walltime", by_user=True)
     of_jobs, kinds = coded.at(now)
-    amounts = advice(frame, 0.05, now)
+    table = advice(frame, 0.05, now)
     later = (coded.submitted > now) & np.isin(of_jobs, kinds.index)
     needs = coded.needs[later]
     longest = kinds["longest"].reindex(of_jobs[later]).to_numpy()
-    advised = amounts["amount"].reindex(of_jobs[later]).to_numpy()
+    advised = table["amount"].reindex(of_jobs[later]).to_numpy()
     assert (needs > longest).mean() > 0.15, "the longest of the past is no advice"
     assert (needs > advised).mean() <= 0.05
     assert advised.max() < 36_000.0
@@ -150,17 +151,30 @@ def test_jobs_of_other_users_tell_what_the_few_of_one_may_need(sqlite_store: Any
     assert row["walltime_ask_for"] <= 900
 
 
-def test_advice_ends_at_the_limit_of_the_queue_and_says_so(sqlite_store: Any) -> None:
-    """Ann's jobs outgrow each other, nearly up to what the queue's jobs may take."""
-    growing = 600.0 * 1.1 ** np.arange(60)
-    ann = jobs("ann", "reco", growing, None).assign(queue="long")
-    longest = jobs("eve", "sim", [2.0 * growing[-1]] * 3, None).assign(queue="long")
-    ask = site(sqlite_store, ann, longest)
-    (row,) = advise(sqlite_store, ask, "ann", SINCE, NOW, risk=0.05).rows
-    own_limit = np.ceil(growing[-1] / 60) * 60
-    assert row["walltime_capped"] and row["walltime_ask_for"] == own_limit
-    words = sentences(advise(sqlite_store, ask, "ann", SINCE, NOW, risk=0.05), "UTC")[1]
+def test_advice_ends_at_the_limit_of_the_queue_and_says_so() -> None:
+    kind = {"longest": 600.0, "limit": 3600.0, "request": 0.0, "queue_limit": 3600.0}
+    kinds = pd.DataFrame([kind | {"margin": margin, "enough": True} for margin in (0.5, 1.5)])
+    table = amounts(kinds, np.zeros(2), 60.0)
+    assert table["capped"].tolist() == [False, True]
+    assert table["amount"].tolist() == [1500.0, 3600.0]
+    row = {"walltime_ask_for": 3600.0, "walltime_asked": np.nan, "walltime_risk": 0.01}
+    row |= {"walltime_beyond": False, "walltime_enough": True, "walltime_capped": True}
+    row |= {"walltime_low": 60.0, "walltime_high": 900.0, "walltime_more": 0.0}
+    words = _ask_for(row, "walltime", _time)
     assert "this risk takes more: no job of the queue has requested or used so much" in words
+
+
+def test_the_limit_of_a_queue_is_told_by_the_jobs_of_all_its_users(sqlite_store: Any) -> None:
+    """Ann's jobs outgrow each other, but not eve's of the same queue."""
+    growing = 600.0 * 1.05 ** np.arange(60)
+    parts = [
+        jobs("ann", "", growing, None).assign(queue="long", program=None),
+        jobs("eve", "sim", [30.0 * growing[-1]] * 3, None).assign(queue="long"),
+    ]
+    ask = site(sqlite_store, *parts)
+    (row,) = advise(sqlite_store, ask, "ann", SINCE, NOW, risk=0.05).rows
+    assert row["program"] == "jobs without a program"
+    assert row["walltime_ask_for"] > growing[-1] * 1.1, "ann's own jobs are no limit"
 
 
 def test_programs_of_a_few_jobs_each_are_advised_together(sqlite_store: Any) -> None:
