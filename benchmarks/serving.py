@@ -238,6 +238,11 @@ def measure(address: str, jobs: Any, classes: bool = False) -> list[dict[str, An
 
         for count in CALLS:
             rows.append(timed("arrow", count, arrow, jobs, lambda batch: batch))
+
+        def match(batch: Any) -> None:
+            assert len(broker.match_arrow(batch, 8, 36_000.0, policy="gain")) == len(batch)
+
+        rows.append(timed("match, arrow", 10_000, match, jobs, lambda batch: batch))
         for count in (1, 1_000):
             rows.append(timed("json", count, rows_of_json, jobs, as_rows))
         rows.append(
