@@ -48,11 +48,13 @@ scontrol requeue "$id" || exit 0
 # Slurm starts a job that is queued again after two minutes at the earliest. Once it is (after this script has ended) it gets the next
 # rung, so that the record of the failed run keeps the one that it had, and may start at once. Should this process die, the job only
 # fails and comes here again.
-setsid sh -c '
+# slurmctld kills the process group of this script when the script ends: $(…) waits until the process has a session of its own.
+: "$(setsid sh -c '
+    exec >/dev/null 2>&1
     for second in 1 2 3 4 5 6 7 8 9 10 20 30; do
         sleep 1
         case "$(scontrol show job "$0")" in *JobState=PENDING*) break ;; esac
     done
     scontrol update JobId="$0" "$1" AdminComment="$2; again with $1" StartTime=now
-' "$id" "$next" "$comment" >/dev/null 2>&1 </dev/null &
+' "$id" "$next" "$comment" </dev/null &)"
 exit 0
