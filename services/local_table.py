@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 OWNER_FIELDS = ("user", "group", "project")
 NAME_FIELDS = ("program", "job_name")
 REQUESTS = ("requested_walltime", "requested_cores", "requested_memory", *JOBS.optional)
-LARGEST = ("requested_memory", "requested_walltime")
-"""Requests of which each key has the largest of its jobs."""
 FIELDS = (*OWNER_FIELDS, *NAME_FIELDS, "queue", "site", *REQUESTS)
 """What the predictor is given of a kind of job: its fields at submission."""
 OMITTED_FIELDS: dict[str, tuple[str, ...]] = {
@@ -56,6 +54,8 @@ SUFFIXES = (
 BATCH_ROWS = 5_000
 MAGIC = "gridcast-table 2"
 UNSAFE = re.compile(rb"[\x00-\x20%|\x7f]")
+HEADER = re.compile(r"(// |# (HELP )?)?gridcast[-_ ]table[_ ](--for \w+)?")
+"""The begin of every file that ``replace_files`` writes."""
 
 
 class NoAnswerError(GridcastError):
@@ -83,14 +83,15 @@ class RecentPredictions:
 
     Attributes:
         rows: For each key of the table its ``key``, ``level`` and ``names``, ``fields``, ``jobs``,
-            ``longest`` (s), ``requested_memory`` (bytes) and ``requested_walltime`` (s; the most
-            that its jobs requested, or None), and the ``answer`` of the predictor.
+            ``longest`` (s), and the ``answer`` of the predictor.
+        source: Whose jobs.
         written_at: When.
         version: The model.
         jobs: How many jobs the finest keys count.
     """
 
     rows: list[dict[str, Any]]
+    source: str
     written_at: datetime
     version: str
     jobs: int
@@ -152,7 +153,7 @@ def predict_recent(
         raise TableError(f"{error}; the old table stands") from None
     for row, answer in zip(rows, answers, strict=True):
         row["answer"] = answer
-    return RecentPredictions(rows, now, version, int(kinds["jobs"].sum()))
+    return RecentPredictions(rows, source, now, version, int(kinds["jobs"].sum()))
 
 
 def write_table(
@@ -252,23 +253,19 @@ def _rows(kinds: pd.DataFrame) -> list[dict[str, Any]]:
         )
         fields_of_rows = fields_of_rows.where(fields_of_rows.notna(), None)
         keys = zip(*values[level], strict=True) if level in values else repeat((), len(kinds))
-        for fields, jobs, longest, requests, names in zip(
+        for fields, jobs, longest, names in zip(
             fields_of_rows.to_dict("records"),
             kinds["jobs"],
             kinds["longest"].fillna(0.0),
-            kinds[list(LARGEST)].to_numpy(np.float64, na_value=np.nan),
             keys,
             strict=True,
         ):
             if level == "job" and pd.isna(names[-1]):
                 names = names[:-1]
             new = {"level": level, "names": names, "fields": fields, "jobs": 0, "longest": 0.0}
-            row = rows.setdefault(key(level, *names), new | dict.fromkeys(LARGEST))
+            row = rows.setdefault(key(level, *names), new)
             row["jobs"] += int(jobs)
             row["longest"] = max(row["longest"], float(longest))
-            for field, request in zip(LARGEST, requests, strict=True):
-                if request == request:
-                    row[field] = max(row[field] or 0.0, float(request))
     return [{"key": name, **row} for name, row in rows.items()]
 
 
@@ -337,8 +334,11 @@ def replace_files(texts: dict[Path, str]) -> None:
         texts: By file, in the order in which they are replaced.
 
     Raises:
+        InputError: One exists and was not written by this function; all stay as they are.
         TableError: One cannot be written; it and those after it stay as they are.
     """
+    for file, text in texts.items():
+        _refuse_foreign(file, text)
     for file, text in texts.items():
         draft = file.with_name(f".{file.name}.{os.getpid()}")
         try:
@@ -353,6 +353,20 @@ def replace_files(texts: dict[Path, str]) -> None:
             raise TableError(f"{file} cannot be written: {error.strerror or error}") from None
         finally:
             draft.unlink(missing_ok=True)
+
+
+def _refuse_foreign(file: Path, text: str) -> None:
+    """Raise InputError where a file has another header than the text that would replace it."""
+    try:
+        with file.open("rb") as old:
+            begin = old.read(200)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise TableError(f"{file} cannot be replaced: {error.strerror}") from None
+    header = HEADER.match(text)
+    if begin and not (header and begin.startswith(header[0].encode())):
+        raise InputError(f"{file} was not written by this command, so it is not replaced")
 
 
 def _metrics(written: WrittenTable) -> str:

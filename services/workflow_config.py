@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.store import read_highest_requests
 from services.client import Gridcast
 from services.local_table import WrittenTable, predict_recent, replace_files
 from services.request_policy import (
@@ -41,6 +42,8 @@ RULE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 KILLED = (104, 137, 140, 143, 247)
 """Exit codes of tasks that were killed for their memory or time."""
 OPT_OUT = "GRIDCAST_OFF"
+Requests = Mapping[tuple[str | None, ...], tuple[float | None, float | None]]
+"""Memory (bytes) and walltime (s), None for none, by (program,) and (user, program)."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ def write_workflow_config(
         TableError: As of ``write_table``.
     """
     recent = predict_recent(engine, predictor, **choice)
-    processes = plan_processes(recent.rows, policy, user)
+    highest = highest_requests(engine, recent.source)
+    processes = plan_processes(recent.rows, highest, policy, user)
     names, render = WRITERS[system]
     named = [process for process in processes if names.fullmatch(process.name)]
     written = WrittenTable(file, recent.written_at, recent.version, len(named), recent.jobs)
@@ -87,15 +91,34 @@ def write_workflow_config(
     return written
 
 
+def highest_requests(engine: Engine, source: str) -> Requests:
+    """Read the highest requests of each program and of each user's program.
+
+    Of all stored jobs, not the recent ones only: those may have requested what was written here.
+    """
+    frame = read_highest_requests(engine, source)
+    requests: dict[tuple[str | None, ...], tuple[float | None, float | None]] = {}
+    for keys in (["program"], ["user", "program"]):
+        highest = frame.groupby(keys)[["requested_memory", "requested_walltime"]].max()
+        for names, *amounts in highest.astype(object).itertuples(name=None):
+            memory, walltime = (None if amount != amount else amount for amount in amounts)
+            requests[names if isinstance(names, tuple) else (names,)] = memory, walltime
+    return requests
+
+
 def plan_processes(
-    rows: Iterable[dict[str, Any]], policy: RequestPolicy, user: str | None = None
+    rows: Iterable[dict[str, Any]],
+    highest: Requests,
+    policy: RequestPolicy,
+    user: str | None = None,
 ) -> list[ProcessRequests]:
     """Plan the requests of each program that the policy covers, by name.
 
-    A program's request is the most that its recent jobs requested: no rung is above it.
+    No rung is above a program's highest request.
 
     Args:
         rows: As of ``RecentPredictions``.
+        highest: The highest requests, as of ``highest_requests``.
         policy: Whose requests are written, and within what.
         user: Predict this user's jobs where there are some.
     """
@@ -112,10 +135,11 @@ def plan_processes(
             "new": int(row["answer"]["cold_start"]),
             "longest": row["longest"],
         }
-        job = JobRequest(user, name, None, row["requested_memory"], row["requested_walltime"])
+        memory, walltime = highest.get(row["names"]) or highest.get((name,), (None, None))
+        job = JobRequest(user, name, None, memory, walltime)
         plan = plan_requests(policy, numbers, job, levels=LEVELS)
         if plan.mode != "off":
-            most = None if policy.above_request else row["requested_memory"]
+            most = None if policy.above_request else memory
             requests.append(ProcessRequests(name, plan, most))
     return sorted(requests, key=lambda process: process.name)
 

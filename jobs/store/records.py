@@ -278,6 +278,33 @@ def read_unique_contexts(
         return read_rows(connection, query, submitted_at="time", jobs="count", longest="number")
 
 
+def read_highest_requests(engine: Engine, source: str) -> pd.DataFrame:
+    """Read the highest requests of each user's programs over all stored jobs of a source.
+
+    Args:
+        engine: the store.
+        source: the source.
+
+    Returns:
+        ``user``, ``program`` (or ``job_name`` where there is none), the highest
+        ``requested_memory`` (bytes) and ``requested_walltime`` (s).
+    """
+    columns = RECORDS[JOB.name].c
+    names = columns.user, func.coalesce(columns.program, columns.job_name)
+    highest = (
+        func.max(columns[name]).label(name) for name in ("requested_memory", "requested_walltime")
+    )
+    query = select(names[0], names[1].label("program"), *highest)
+    with read_connection(engine) as connection:
+        return read_rows(
+            connection,
+            query.where(columns.source == source).group_by(*names),
+            program="text",
+            requested_memory="number",
+            requested_walltime="number",
+        )
+
+
 def read_ended(engine: Engine, after: int = 0, record: Record = JOB) -> pd.DataFrame:
     """Read the jobs whose end the store learned after a revision, by ended_at.
 

@@ -204,7 +204,8 @@ class LivePredictor:
             active.forecaster.predict_encoded(coded, quantiles, options.at, options.classes),
             model_version=active.label,
         )
-        canary = self.canary
+        # Only logged answers are judged; those of a local table must be of one version.
+        canary = self.canary if options.keep else None
         by_canary = self._ask_canary(canary, jobs, coded, quantiles, options) if canary else None
         if options.keep and (caller.owners is None or allows(caller.scopes, "report")):
             self._log(jobs, answers, by_canary, caller.owners)

@@ -12,9 +12,9 @@ import pytest
 
 from infra.settings import environment_with
 from services.local_table import WrittenTable, replace_files
-from services.workflow_config import OPT_OUT, STALE_AFTER, nextflow, plan_processes, snakemake
+from services.workflow_config import OPT_OUT, STALE_AFTER, nextflow, snakemake
 from tests.adapters.test_nextflow import java_home
-from tests.services.test_workflow_config import ACT, row
+from tests.services.test_workflow_config import ACT, plan, row
 
 SCRIPT = Path(__file__).with_name("run_snakemake.py")
 SNAKEFILE = """import sys
@@ -67,8 +67,12 @@ def test_snakemake_runs_a_rule_on_each_rung_until_its_memory_suffices(
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     rule = row("align", requested_memory=4000.0 * (1 << 20))
     profile = tmp_path / "profile" / "config.yaml"
-    replace_files(snakemake(plan_processes([rule], ACT), 0, written(profile, age)))
-    answer = run("-c1", "--profile", "profile", cwd=tmp_path, variables=variables)
+    replace_files(snakemake(plan([rule], ACT), 0, written(profile, age)))
+    own = tmp_path / "own" / "config.yaml"
+    own.parent.mkdir()
+    own.write_text("cores: 1\nretries: 0\n")
+    profiles = ("--profile", "own", "--workflow-profile", "profile")
+    answer = run(*profiles, cwd=tmp_path, variables=variables)
     assert answer.returncode == 0, answer.stderr
     assert (tmp_path / "attempts").read_text().splitlines() == attempts
     assert (tmp_path / "aligned").exists()
@@ -119,7 +123,7 @@ def test_nextflows_closures_give_each_attempt_its_rung_and_retry_only_what_was_k
 ) -> None:
     fresh, stale = (tmp_path / name / "it's $a.config" for name in ("fresh", "stale"))
     rows = [row(name) for name in ("align", "NF:WF:INDEX")]
-    processes = plan_processes(rows, ACT)
+    processes = plan(rows, ACT)
     replace_files(nextflow(processes, 3, written(fresh)))
     replace_files(nextflow(processes, 3, written(stale, STALE_AFTER + 1)))
     reason = "requests memory 477, 859, 4096 MiB, time 30, 120 min after 40 jobs"
@@ -136,5 +140,5 @@ def test_nextflows_closures_give_each_attempt_its_rung_and_retry_only_what_was_k
 
 def test_nextflow_requests_nothing_where_the_run_opted_out(tmp_path: Path) -> None:
     file = tmp_path / "gridcast.config"
-    replace_files(nextflow(plan_processes([row("align")], ACT), 0, written(file)))
+    replace_files(nextflow(plan([row("align")], ACT), 0, written(file)))
     assert evaluate(tmp_path, file, **{OPT_OUT: "1"}) == ["nothing"]

@@ -13,14 +13,17 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from infra.errors import InputError
 from jobs.schema import conform, derive_fields
 from jobs.store import add_jobs
 from models.engine.forecaster import Forecaster
-from services.local_table import WrittenTable
+from services.local_table import TableError, WrittenTable, replace_files
 from services.request_policy import MIB, RequestPolicy
 from services.workflow_config import (
     PROCESS,
     RULE,
+    ProcessRequests,
+    highest_requests,
     nextflow,
     plan_processes,
     snakemake,
@@ -46,12 +49,21 @@ def row(name: str | None, level: str = "any", **changes: Any) -> dict[str, Any]:
     return {"level": level, "names": names, "answer": numbers, **jobs, **requests, **changes}
 
 
+def plan(
+    rows: list[dict[str, Any]], policy: RequestPolicy, user: str | None = None
+) -> list[ProcessRequests]:
+    """Plan rows whose processes never requested more."""
+    names = ("requested_memory", "requested_walltime")
+    highest = {one["names"]: (one[names[0]], one[names[1]]) for one in rows}
+    return plan_processes(rows, highest, policy, user)
+
+
 def written(file: Path = Path("/x/gridcast.config"), version: str = "gridcast/7") -> WrittenTable:
     return WrittenTable(file, datetime(2026, 3, 20, tzinfo=UTC), version, 1, 40)
 
 
 def test_a_process_gets_each_rung_by_its_attempt_and_at_last_its_request() -> None:
-    texts = nextflow(plan_processes([row("align"), row("NF:WF:INDEX")], ACT), 0, written())
+    texts = nextflow(plan([row("align"), row("NF:WF:INDEX")], ACT), 0, written())
     requests = texts[Path("/x/gridcast.config.requests")]
     assert "withName: '(.*:)?align' {" in requests and "withName: 'NF:WF:INDEX' {" in requests
     for line in (
@@ -61,9 +73,7 @@ def test_a_process_gets_each_rung_by_its_attempt_and_at_last_its_request() -> No
         "ext.gridcast = 'requests memory 477, 859, 4096 MiB, time 30, 120 min after 40 jobs'",
     ):
         assert requests.count(f"        {line}\n") == 2
-    rules = yaml.safe_load(
-        next(iter(snakemake(plan_processes([row("align")], ACT), 0, written()).values()))
-    )
+    rules = yaml.safe_load(next(iter(snakemake(plan([row("align")], ACT), 0, written()).values())))
     assert rules["retries"] == 2
     resources = rules["set-resources"]["align"]
     for now, attempts in ((0.0, [501, 901, 4096, 4096]), (2e9, [4096] * 4)):
@@ -90,7 +100,7 @@ def test_a_process_gets_each_rung_by_its_attempt_and_at_last_its_request() -> No
 def test_where_the_site_or_the_prediction_says_no_nothing_is_requested(
     policy: RequestPolicy, changes: dict[str, Any]
 ) -> None:
-    processes = plan_processes([row("align", **changes)], policy)
+    processes = plan([row("align", **changes)], policy)
     (text,) = snakemake(processes, 0, written()).values()
     assert yaml.safe_load(text) == {}
     assert "withName" not in "".join(nextflow(processes, 0, written()).values())
@@ -100,19 +110,19 @@ def test_where_the_site_or_the_prediction_says_no_nothing_is_requested(
 
 def test_a_users_own_jobs_are_preferred_where_there_are_some() -> None:
     rows = [row("align"), row("align", "program", jobs=7), row("index")]
-    reasons = [process.plan.reason for process in plan_processes(rows, ACT, "ann")]
+    reasons = [process.plan.reason for process in plan(rows, ACT, "ann")]
     assert reasons[0].endswith("after 7 jobs") and reasons[1].endswith("after 40 jobs")
-    assert "after 40 jobs" in plan_processes(rows, ACT)[0].plan.reason
+    assert "after 40 jobs" in plan(rows, ACT)[0].plan.reason
 
 
 def test_more_than_was_requested_is_written_only_where_the_site_says_so() -> None:
     small = row("align", requested_memory=6e8)
     above = RequestPolicy("act", programs=("*",), least_walltime=60, above_request=True)
-    assert plan_processes([small], ACT)[0].plan.memory == (477 * MIB, 6e8)
-    assert plan_processes([small], above)[0].plan.memory[-1] == 859 * MIB
-    (text,) = snakemake(plan_processes([small], ACT), 0, written()).values()
+    assert plan([small], ACT)[0].plan.memory == (477 * MIB, 6e8)
+    assert plan([small], above)[0].plan.memory[-1] == 859 * MIB
+    (text,) = snakemake(plan([small], ACT), 0, written()).values()
     assert "[501, 572][" in text  # 6e8 bytes are 572 MiB
-    (text,) = snakemake(plan_processes([small], above), 0, written()).values()
+    (text,) = snakemake(plan([small], above), 0, written()).values()
     assert "[501, 901][" in text
 
 
@@ -175,7 +185,7 @@ def test_names_and_versions_of_logs_never_become_code(
 ) -> None:
     """Every line of the files has a form that has no place for anything else."""
     form = {"nextflow": PROCESS, "snakemake": RULE}[system]
-    processes = plan_processes([row(name) for name in names if name], ACT)
+    processes = plan([row(name) for name in names if name], ACT)
     named = [process for process in processes if form.fullmatch(process.name)]
     render = nextflow if system == "nextflow" else snakemake
     texts = render(named, len(processes) - len(named), written(version=version))
@@ -229,3 +239,68 @@ def test_the_recent_processes_of_the_store_are_written_and_names_that_cannot_be_
     requests = (tmp_path / "gridcast.config.requests").read_text()
     assert "withName: 'NF:WF:INDEX'" in requests and "evil" not in requests
     assert re.search(r"memory = \{ \[\d{3,4}\.MB, .*8192\.MB\]", requests)
+
+    # Later all recent jobs requested a rung of Gridcast's; the last rung remains the workflow's.
+    act_on = frame.assign(
+        job_id="later" + frame["job_id"], requested_memory=1.0 * GIB, requested_walltime=1800.0
+    )
+    for name in ("submitted_at", "started_at", "ended_at"):
+        act_on[name] += pd.Timedelta(days=30)
+    with sqlite_store.begin() as connection:
+        add_jobs(connection, act_on)
+    write_workflow_config(
+        sqlite_store, predictor, file, "snakemake", policy=ACT, now=NOW + timedelta(days=30)
+    )
+    resources = yaml.safe_load(file.read_text())["set-resources"]["align"]
+    assert resources["mem_mb"].endswith("else 8192") and resources["runtime"].endswith("else 240")
+
+
+def test_the_highest_requests_are_of_all_stored_jobs_of_a_source(sqlite_store: Any) -> None:
+    rows = [
+        ("1", "ann", "align", None, 2.0, 60.0, "a", 400),
+        ("2", "ann", None, "align", 9.0, None, "a", 900),
+        ("3", "bob", "align", "x", 5.0, 90.0, "a", 1),
+        ("4", None, "index", None, None, None, "a", 1),
+        ("5", "ann", "align", None, 99.0, 999.0, "b", 1),
+    ]
+    names = ("job_id", "user", "program", "job_name", "requested_memory", "requested_walltime")
+    jobs = pd.DataFrame(rows, columns=[*names, "source", "days"])
+    jobs["submitted_at"] = pd.Timestamp(NOW) - pd.to_timedelta(jobs.pop("days"), "D")
+    with sqlite_store.begin() as connection:
+        add_jobs(connection, conform(jobs))
+    assert highest_requests(sqlite_store, "a") == {
+        ("align",): (9.0, 90.0),
+        ("index",): (None, None),
+        ("ann", "align"): (9.0, 60.0),
+        ("bob", "align"): (5.0, 90.0),
+    }
+
+
+@pytest.mark.parametrize("system", ["nextflow", "snakemake"])
+def test_a_users_own_file_is_not_replaced(system: str, tmp_path: Path) -> None:
+    file = tmp_path / "profile" / "config.yaml"
+    render = nextflow if system == "nextflow" else snakemake
+    texts = render(plan([row("align")], ACT), 0, written(file))
+    for path in texts:
+        replace_files(texts)
+        replace_files(texts)
+        assert path.read_text() == texts[path]
+        path.write_text("executor: slurm\njobs: 100\n")
+        with pytest.raises(InputError, match=f"{path} was not written by this command") as refused:
+            replace_files({file: texts[file] + "x"} | texts)
+        assert refused.value.exit_code == 2
+        assert path.read_text() == "executor: slurm\njobs: 100\n"
+        assert not any(other.read_text().endswith("x") for other in texts if other != path)
+        path.write_text("")
+
+
+def test_a_table_replaces_no_other_file(tmp_path: Path) -> None:
+    file = tmp_path / "table.tsv"
+    replace_files({file: "gridcast-table 2\t1\n"})
+    file.write_text("gridcast-table 1\told")
+    replace_files({file: "gridcast-table 2\t1\n"})
+    file.write_text("name\tgridcast-table 2\n")
+    with pytest.raises(InputError, match="so it is not replaced"):
+        replace_files({file: "gridcast-table 2\t1\n"})
+    with pytest.raises(TableError, match="cannot be replaced: Is a directory"):
+        replace_files({tmp_path: "gridcast-table 2\t1\n"})

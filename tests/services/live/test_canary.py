@@ -64,12 +64,14 @@ class Site:
             replica.catch_up()
             replica.shadow.step()
 
-    def predict(self, jobs: pd.DataFrame, replica: int = 0) -> tuple[pd.DataFrame, dict[str, Any]]:
+    def predict(
+        self, jobs: pd.DataFrame, replica: int = 0, keep: bool = True
+    ) -> tuple[pd.DataFrame, dict[str, Any]]:
         """Predict jobs as a caller does, a row a job, and wait until the answers are logged."""
         live = self.replicas[replica]
         body = pd.io.json.ujson_dumps({"jobs": as_rows(jobs.drop(columns=list(OUTCOMES)))})
         request = read_jobs_to_predict(read_body(JSON_TYPE, body.encode()))
-        answers, about = live.predict(request, Options())
+        answers, about = live.predict(request, Options(keep=keep))
         while live.log.waiting:
             live.log._write_next()
         return answers.frame(jobs["job_id"].to_numpy()), about
@@ -240,6 +242,9 @@ def test_a_canary_that_fails_answers_nothing_and_no_caller_notices(
     jobs = site.jobs.head(100)
     before, about = site.predict(jobs)
     assert about["canary"]["jobs"] == by_version(before)["gridcast-2"] > 10
+    # Answers that are not logged are not judged either: all are the champion's.
+    hypothetical, about = site.predict(jobs, keep=False)
+    assert by_version(hypothetical) == {"gridcast-1": 100} and "canary" not in about
     assert site.replicas[0].describe()["canary"] == {"model_version": "gridcast-2", "share": 0.3}
 
     def fail(*arguments: Any, **options: Any) -> Predictions:
