@@ -119,7 +119,16 @@ def table(
     settings, engine = prepare_environment(), store()
     target = file or settings.folder("tables") / FILES.get(system, "predictions.tsv")
 
+    notes = [""]
+
     def write() -> WrittenTable:
+        written = write_once()
+        if written.note != notes[-1]:
+            notes[:] = [written.note]
+            print_note(written.note or "requests are written again")
+        return written
+
+    def write_once() -> WrittenTable:
         choice: dict[str, Any] = {"source": source, "days": days, "most": most}
         choice["policy"] = request_policy(settings)
         # A client each time: the token may be made, or replaced, while this goes on.

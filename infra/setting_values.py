@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
+from collections.abc import Iterable
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+REQUEST_PREFIX = "GRIDCAST_REQUEST_"
+EXAMPLES = {
+    "GRIDCAST_CANARY": " (a share, as 0.05)",
+    "GRIDCAST_REQUEST_LEAST_MEMORY": " (a number of MiB, as 256)",
+    "GRIDCAST_REQUEST_LEAST_WALLTIME": " (a number of seconds, as 600)",
+    "GRIDCAST_REQUEST_ABOVE": " (true or false)",
+}
+"""Unit and example of settings, for messages of wrong values."""
 
 
 def is_loopback(host: str) -> bool:
@@ -36,3 +46,31 @@ def split_login(login: str) -> tuple[str, str]:
     """
     user, _, password = login.partition(":")
     return user, password
+
+
+def misspelt_request(names: Iterable[str], fields: Iterable[str]) -> str:
+    """Name a variable that begins as the settings of requests do and is none; empty without one.
+
+    >>> misspelt_request(["GRIDCAST_REQUEST_USER"], ["request_users", "host"])
+    'there is no setting GRIDCAST_REQUEST_USER (near: GRIDCAST_REQUEST_USERS)'
+    """
+    settings = [f"GRIDCAST_{field.upper()}" for field in fields]
+    settings = [setting for setting in settings if setting.startswith(REQUEST_PREFIX)]
+    for name in map(str.upper, names):
+        if name.startswith(REQUEST_PREFIX) and name not in settings:
+            near = difflib.get_close_matches(name, settings, 1, 0)[0]
+            return f"there is no setting {name} (near: {near})"
+    return ""
+
+
+def without_password(url: str) -> str:
+    """A database's or server's URL without user, password and options.
+
+    >>> without_password("postgresql://someone:secret@db:5432/mlflow")
+    'postgresql://db:5432/mlflow'
+    """
+    scheme, mark, rest = url.partition("://")
+    if not mark or rest.startswith("/"):
+        return url
+    # A password may hold any character: a URL's parser may refuse it, or take it for a path.
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"

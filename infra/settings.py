@@ -17,10 +17,10 @@ from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
 from infra.errors import InputError
-from infra.setting_values import LOOPBACK, is_loopback
+from infra.setting_values import EXAMPLES, LOOPBACK, is_loopback, misspelt_request, without_password
 from infra.setting_values import split_list as split_list
 from infra.setting_values import split_login as split_login
 
@@ -312,11 +312,7 @@ class Settings(BaseSettings):
         >>> Settings(mlflow_url="postgresql://someone:secret@db:5432/mlflow").displayed_tracking_url
         'postgresql://db:5432/mlflow'
         """
-        scheme, mark, rest = self.tracking_url.partition("://")
-        if not mark or rest.startswith("/"):
-            return self.tracking_url
-        # A password may hold any character: a URL's parser may refuse it, or take it for a path.
-        return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+        return without_password(self.tracking_url)
 
     @property
     def postgres_folder(self) -> Path:
@@ -441,13 +437,16 @@ def read_settings() -> Settings:
     Raises:
         SettingsError: if a variable is wrong; it names the first.
     """
+    names = (*DotEnvSettingsSource(Settings).env_vars, *os.environ)
+    if wrong := misspelt_request(names, Settings.model_fields):
+        raise SettingsError(wrong)
     try:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
         name = "GRIDCAST_" + "_".join(map(str, first["loc"])).upper()
         reason = first["msg"].removeprefix("Value error, ")
-        reason = reason[:1].lower() + reason[1:]
+        reason = reason[:1].lower() + reason[1:] + EXAMPLES.get(name, "")
         raise SettingsError(f"the setting {name} is wrong: {reason}") from None
 
 

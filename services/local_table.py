@@ -68,13 +68,19 @@ class TableError(GridcastError):
 
 @dataclass(frozen=True)
 class WrittenTable:
-    """A table that was written; ``jobs`` is how many its finest keys count."""
+    """A table that was written.
+
+    Attributes:
+        jobs: How many its finest keys count.
+        note: Why a file of requests has none; empty where it has some.
+    """
 
     file: Path
     written_at: datetime
     model_version: str
     rows: int
     jobs: int
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ MIB = 1 << 20
 MINUTE = 60
 MARGIN = 1.25
 """Factor on what one job in a hundred exceeds, or on the longest recent one where that is more."""
+LEAST_GAIN = 10
+"""Percent of a request that the first rung saves at least, or the request is not replaced."""
 RUNGS = ("peak_memory_allocation", "peak_memory_allocation_2", "peak_memory_allocation_3")
 OWN_LEVELS = ("job", "program")
 """Rows of the local table that count the jobs of one user's program."""
@@ -31,8 +33,8 @@ class RequestPolicy:
         programs: Programs (names of jobs in Slurm), likewise.
         queues: Queues (partitions in Slurm), likewise.
         least_jobs: A prediction must rest on so many jobs.
-        least_memory: Bytes that are written at least.
-        least_walltime: Seconds that are written at least.
+        least_memory: Bytes that are written at least, or the request where that is less.
+        least_walltime: Seconds, likewise.
         above_request: Whether more than the job requested may be written, and a request for a job
             that has none.
     """
@@ -165,7 +167,7 @@ def plan_requests(
     elif str(row.get("level")) not in levels:
         reason = f"predicted by {row.get('level')} only"
     elif numbers.get("new", 1):
-        reason = "new user"
+        reason = "new user" if job.user and row.get("level") in OWN_LEVELS else "no history"
     elif jobs < policy.least_jobs:
         reason = f"{jobs} such jobs, {policy.least_jobs} needed"
     elif not job.can_retry:
@@ -183,8 +185,9 @@ def plan_requests(
     limits = [max(limit, numbers.get("longest", 0.0) * MARGIN) for limit in limits]
     walltime = _rungs(limits, job.walltime, policy.least_walltime, MINUTE, policy.above_request)
     if not memory and not walltime:
-        reason = "requests unchanged: no less is predicted"
-        return RequestPlan(policy.mode, reason=reason)
+        is_bare = job.memory is None and job.walltime is None and not policy.above_request
+        reason = "it requests nothing" if is_bare else f"less than {LEAST_GAIN} % would be saved"
+        return RequestPlan(policy.mode, reason=f"requests unchanged: {reason}")
     parts = [
         f"{name} {', '.join(str(rung // size) for rung in rungs)} {unit}"
         for name, rungs, size, unit in (
@@ -206,17 +209,19 @@ def _rungs(
     Args:
         predicted: The predicted rungs.
         request: The job's own, None for none.
-        least: The floor.
+        least: The floor; the request where that is less.
         step: The unit of which rungs are multiples.
         above_request: Whether rungs above the request, or without one, are allowed.
     """
-    rungs = sorted({ceil(max(rung, least) / step) * step for rung in predicted})
+    floor = least if request is None else min(least, request)
+    rungs = sorted({ceil(max(rung, floor) / step) * step for rung in predicted})
     if request is None:
         return tuple(rungs) if above_request else ()
     below = [rung for rung in rungs if rung < request]
-    if above_request and rungs and rungs[-1] > request:
+    if above_request and max(predicted, default=0) > request:
         return tuple(rungs)
-    return (*below, int(request)) if below else ()
+    is_worth_it = below and 100 * below[0] <= (100 - LEAST_GAIN) * request
+    return (*below, int(request)) if is_worth_it else ()
 
 
 def _numbers(row: Mapping[str, object]) -> dict[str, float]:

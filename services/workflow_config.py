@@ -8,9 +8,11 @@ in the environment of the workflow.
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +23,7 @@ from jobs.store import read_highest_requests
 from services.client import Gridcast
 from services.local_table import WrittenTable, predict_recent, replace_files
 from services.request_policy import (
+    ANY,
     MIB,
     MINUTE,
     JobRequest,
@@ -86,7 +89,9 @@ def write_workflow_config(
     processes = plan_processes(recent.rows, highest, policy, user)
     names, render = WRITERS[system]
     named = [process for process in processes if names.fullmatch(process.name)]
-    written = WrittenTable(file, recent.written_at, recent.version, len(named), recent.jobs)
+    programs = [row["names"][0] for row in recent.rows if row["level"] == "any"]
+    note = why_nothing(named, programs, policy, user, choice.get("days", 14))
+    written = WrittenTable(file, recent.written_at, recent.version, len(named), recent.jobs, note)
     replace_files(render(named, len(processes) - len(named), written))
     return written
 
@@ -104,6 +109,51 @@ def highest_requests(engine: Engine, source: str) -> Requests:
             memory, walltime = (None if amount != amount else amount for amount in amounts)
             requests[names if isinstance(names, tuple) else (names,)] = memory, walltime
     return requests
+
+
+def why_nothing(
+    processes: Iterable[ProcessRequests],
+    programs: Iterable[Any],
+    policy: RequestPolicy,
+    user: str | None,
+    days: float,
+) -> str:
+    """Say why nothing is requested of any process; empty where something is.
+
+    Args:
+        processes: Those that are written.
+        programs: The names of all recent programs.
+        policy: Whose requests are written, and within what.
+        user: As of ``plan_processes``.
+        days: How long ago recent jobs were submitted at most.
+    """
+    plans = [process.plan for process in processes]
+    if any(map(_acts, plans)):
+        return ""
+    if policy.mode == "off":
+        return "nothing is requested: GRIDCAST_REQUEST_MODE is off"
+    reasons = []
+    if policy.queues and ANY not in policy.queues:
+        reasons.append("GRIDCAST_REQUEST_QUEUES is set, and processes have no queue")
+    if policy.users and not {ANY, user} & set(policy.users):
+        reasons.append("GRIDCAST_REQUEST_USERS is set: name one of these users by --user")
+    names = [name for name in programs if isinstance(name, str)]
+    for name in sorted({*policy.programs} - {ANY, *names}):
+        near = "".join(f" (near: {text})" for text in difflib.get_close_matches(name, names, 1))
+        reasons.append(f"{name}: no such process in the last {days:g} days{near}")
+    counts = Counter(
+        f"the mode is {plan.mode}"
+        if plan.memory or plan.walltime
+        else plan.reason.removeprefix("requests unchanged: ")
+        for plan in plans
+    )
+    reasons += [
+        f"{count} {'process' if count == 1 else 'processes'} unchanged: {reason}"
+        for reason, count in counts.most_common(3)
+    ]
+    if not reasons:
+        reasons = ["no name of a recent job can be one of a process or rule"]
+    return f"nothing is requested: {'; '.join(reasons)}"
 
 
 def plan_processes(
@@ -141,7 +191,8 @@ def plan_processes(
         if plan.mode != "off":
             most = None if policy.above_request else memory
             requests.append(ProcessRequests(name, plan, most))
-    return sorted(requests, key=lambda process: process.name)
+    # In Nextflow later selectors win: a qualified name's over that of its bare one.
+    return sorted(requests, key=lambda process: (":" in process.name, process.name))
 
 
 def nextflow(

@@ -199,21 +199,26 @@ local function covers(policy, job)
     return any
 end
 
--- The rungs in whole steps, rising; the last is the request wherever there is one. Nothing where no less is predicted.
+-- The rungs in whole steps, rising; the last is the request wherever there is one. Nothing where the first
+-- would save less than a tenth of the request.
 local function rungs(predicted, request, least, step, above)
-    local all, below = {}, {}
-    for _, amount in ipairs(predicted) do table.insert(all, math.ceil(math.max(amount, least) / step)) end
+    local all, below, highest = {}, {}, 0
+    if request then least = math.min(least, request * step) end
+    for _, amount in ipairs(predicted) do
+        highest = math.max(highest, amount / step)
+        table.insert(all, math.ceil(math.max(amount, least) / step))
+    end
     table.sort(all)
-    local highest = all[#all]
     for place = #all, 2, -1 do
         if all[place] == all[place - 1] then table.remove(all, place) end
     end
     if not request then return above and all or {} end
-    if above and highest and highest > request then return all end
+    if above and highest > request then return all end
     for _, rung in ipairs(all) do
         if rung < request then table.insert(below, rung) end
     end
-    if #below > 0 then table.insert(below, request) end
+    if #below == 0 or 10 * below[1] > 9 * request then return {} end
+    table.insert(below, request)
     return below
 end
 
@@ -230,7 +235,7 @@ function gridcast.plan(policy, row, job, fresh)
     if not row then return unchanged("no prediction") end
     if not fresh then return unchanged("stale prediction") end
     if row.level ~= "job" and row.level ~= "program" then return unchanged("predicted by " .. tostring(row.level) .. " only") end
-    if finite(row.new) ~= 0 then return unchanged("new user") end
+    if finite(row.new) ~= 0 then return unchanged(job.user and job.user ~= "" and "new user" or "no history") end
     local jobs = finite(row.jobs) or 0
     if jobs < policy.least_jobs then return unchanged(string.format("%d such jobs, %d needed", jobs, policy.least_jobs)) end
     if not job.can_retry then return unchanged("may not run again") end
@@ -244,7 +249,10 @@ function gridcast.plan(policy, row, job, fresh)
     local above = policy.above_request == 1
     local memory = rungs(bytes, job.memory, policy.least_memory, 1048576, above)
     local minutes = rungs(limits, job.minutes, policy.least_walltime, 60, above)
-    if #memory == 0 and #minutes == 0 then return unchanged("no less is predicted") end
+    if #memory == 0 and #minutes == 0 then
+        if not above and not job.memory and not job.minutes then return unchanged("it requests nothing") end
+        return unchanged("less than 10 % would be saved")
+    end
     local parts = {}
     for _, part in ipairs({ { "memory", memory, "MiB" }, { "time", minutes, "min" } }) do
         local texts = {}

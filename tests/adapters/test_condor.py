@@ -179,6 +179,14 @@ def test_a_request_that_is_an_expression_or_missing_stays(adapt: Any) -> None:
     assert "AllowedExecuteDuration" not in adapt(AD)
 
 
+def test_a_request_of_which_less_than_a_tenth_would_be_saved_stays(adapt: Any) -> None:
+    text = AD + "RequestMemory = {}\nAllowedExecuteDuration = {}\n"
+    ad = adapt(text.format(550, 1350))
+    assert (ad["RequestMemory"], ad["AllowedExecuteDuration"]) == (550, 1350)
+    ad = adapt(text.format(556, 1400))
+    assert (value(ad, "RequestMemory"), value(ad, "AllowedExecuteDuration")) == (500, 1260)
+
+
 def test_the_hook_notes_what_it_would_request_and_why_not(by_hook: Any) -> None:
     ad = by_hook(AD + REQUESTS, replace(ACT, mode="observe"))
     reason = "would request memory 500, 900, 4096 MiB, time 21, 120 min after 9 jobs"

@@ -133,7 +133,7 @@ def test_nextflows_closures_give_each_attempt_its_rung_and_retry_only_what_was_k
             ((477, 30), (859, 120), (4096, 120), (4096, 120)), 1
         )
     ]
-    selectors = ("NF:WF:INDEX", "(.*:)?align")
+    selectors = ("(.*:)?align", "NF:WF:INDEX")
     expected = [line for name in selectors for line in (f"{name} | 2 | {reason}", *attempts)]
     assert evaluate(tmp_path, fresh, stale) == ["requests", *expected, "nothing"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -64,22 +65,25 @@ def test_modes_change_what_is_said_and_only_act_says_that_it_writes() -> None:
         (ROW | {"new": 1.0}, JOB, True, "new user"),
         (ROW | {"jobs": 4.0}, JOB, True, "4 such jobs, 5 needed"),
         (ROW, replace(JOB, can_retry=False), True, "may not run again"),
-        (ROW, replace(JOB, memory=500 * MIB, walltime=1800), True, "no less is predicted"),
-        (ROW, replace(JOB, memory=None, walltime=None), True, "no less is predicted"),
+        (ROW, replace(JOB, memory=500 * MIB, walltime=1800), True, "less than 10 % would be saved"),
+        (ROW, replace(JOB, memory=None, walltime=None), True, "it requests nothing"),
         ({"level": "job"}, JOB, True, "new user"),
+        ({"level": "job"}, replace(JOB, user=None, program="sim"), True, "no history"),
+        (ROW, replace(JOB, memory=555 * MIB, walltime=1980), True, "less than 10 % would be saved"),
         ({**ROW, "jobs": float("nan")}, JOB, True, "0 such jobs, 5 needed"),
         (
             {name: ROW[name] for name in ("level", "jobs", "new")},
             JOB,
             True,
-            "no less is predicted",
+            "less than 10 % would be saved",
         ),
     ],
 )
 def test_requests_stay_with_a_reason_wherever_anything_is_missing_or_stale(
     row: dict[str, object] | None, job: JobRequest, is_fresh: bool, reason: str
 ) -> None:
-    plan = plan_requests(POLICY, row, job, is_fresh)
+    policy = replace(POLICY, users=("*",))
+    plan = plan_requests(policy, row, job, is_fresh)
     assert (plan.memory, plan.walltime) == ((), ())
     assert plan.reason == f"requests unchanged: {reason}"
 
@@ -111,6 +115,20 @@ def test_more_than_the_request_is_written_only_where_the_site_says_so() -> None:
     assert mebibytes(plan_requests(above, ROW, less)) == [500, 901]
     plan = plan_requests(above, ROW, bare)
     assert mebibytes(plan) == [500, 901] and plan.walltime == (1800,)
+
+
+def test_the_floor_lifts_no_request_above_what_the_job_requested() -> None:
+    high = replace(POLICY, least_memory=64_000 * MIB, least_walltime=10**6)
+    for policy in (high, replace(high, above_request=True)):
+        plan = plan_requests(policy, ROW, JOB)
+        assert (plan.memory, plan.walltime) == ((), ())
+    above = replace(high, above_request=True)
+    assert mebibytes(plan_requests(above, ROW, replace(JOB, memory=600 * MIB))) == [600, 901]
+
+
+def test_a_request_is_replaced_for_a_tenth_of_it_or_more() -> None:
+    plan = plan_requests(POLICY, ROW, replace(JOB, memory=556 * MIB, walltime=2000))
+    assert mebibytes(plan) == [500, 556] and plan.walltime == (1800, 2000)
 
 
 amounts = st.none() | st.floats(1, 1e14) | st.sampled_from([float("nan"), float("inf"), -1.0])
@@ -174,6 +192,15 @@ def test_settings_give_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
         ("REQUEST_MODE", "act", "act needs GRIDCAST_REQUEST_USERS, _PROGRAMS or _QUEUES"),
         ("REQUEST_MODE", "always", "GRIDCAST_REQUEST_MODE is wrong: input should be 'off', "),
         ("REQUEST_USERS", "ann bob", "GRIDCAST_REQUEST_USERS is wrong: names are separated by"),
+        (
+            "REQUEST_PROGRAM",
+            "align",
+            "no setting GRIDCAST_REQUEST_PROGRAM .near: GRIDCAST_REQUEST_P",
+        ),
+        ("REQUEST_LEAST_MEMORY", "4G", r"LEAST_MEMORY is wrong: .* \(a number of MiB, as 256\)$"),
+        ("REQUEST_LEAST_WALLTIME", "1h", r"is wrong: .* \(a number of seconds, as 600\)$"),
+        ("REQUEST_ABOVE", "much", r"REQUEST_ABOVE is wrong: .* \(true or false\)$"),
+        ("CANARY", "5%", r"GRIDCAST_CANARY is wrong: .* \(a share, as 0.05\)$"),
         ("REQUEST_LEAST_JOBS", "0", "GRIDCAST_REQUEST_LEAST_JOBS is wrong: input should be great"),
     ],
 )
@@ -184,3 +211,14 @@ def test_a_wrong_setting_is_one_sentence(
     with pytest.raises(SettingsError, match=message) as refused:
         read_settings()
     assert refused.value.exit_code == 2 and "\n" not in str(refused.value)
+
+
+def test_a_misspelt_line_of_the_env_file_is_refused_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(".env").write_text("GRIDCAST_REQUEST_USER=ann\n")
+    with pytest.raises(SettingsError, match="near: GRIDCAST_REQUEST_USERS"):
+        read_settings()
+    Path(".env").write_text("GRIDCAST_REQUEST_USERS=ann\n")
+    assert read_settings().request_users == "ann"

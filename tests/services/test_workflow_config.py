@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from services.workflow_config import (
     nextflow,
     plan_processes,
     snakemake,
+    why_nothing,
     write_workflow_config,
 )
 from tests.services.test_local_table import NOW, Asked
@@ -228,6 +230,7 @@ def test_the_recent_processes_of_the_store_are_written_and_names_that_cannot_be_
     predictor: Any = Asked(forecaster)
     file = tmp_path / "profile" / "config.yaml"
     done = write_workflow_config(sqlite_store, predictor, file, "snakemake", policy=ACT, now=NOW)
+    assert not done.note
     assert done.rows == 1 and "# 2 names left out" in file.read_text()
     resources = yaml.safe_load(file.read_text())["set-resources"]["align"]
     rungs = [int(number) for number in re.findall(r"\d+", resources["mem_mb"].partition("]")[0])]
@@ -274,6 +277,55 @@ def test_the_highest_requests_are_of_all_stored_jobs_of_a_source(sqlite_store: A
         ("ann", "align"): (9.0, 60.0),
         ("bob", "align"): (5.0, 90.0),
     }
+
+
+@pytest.mark.parametrize(
+    ("changes", "user", "why"),
+    [
+        ({}, None, ""),
+        ({"mode": "off"}, None, "GRIDCAST_REQUEST_MODE is off"),
+        (
+            {"programs": ("algin", "zzz")},
+            None,
+            "algin: no such process in the last 14 days (near: align); "
+            "zzz: no such process in the last 14 days",
+        ),
+        (
+            {"users": ("ann",)},
+            None,
+            "GRIDCAST_REQUEST_USERS is set: name one of these users by --user",
+        ),
+        ({"users": ("ann",)}, "ann", ""),
+        ({"users": ("ann",)}, "bob", "GRIDCAST_REQUEST_USERS is set: name one of these users by"),
+        ({"queues": ("short",)}, None, "GRIDCAST_REQUEST_QUEUES is set, and processes have no"),
+        ({"mode": "observe"}, None, "2 processes unchanged: the mode is observe; 1 process unch"),
+        ({"least_jobs": 99}, None, "3 processes unchanged: 40 such jobs, 99 needed"),
+        ({"programs": ("index",)}, None, "1 process unchanged: it requests nothing"),
+    ],
+)
+def test_a_file_that_requests_nothing_says_why(
+    changes: dict[str, Any], user: str | None, why: str
+) -> None:
+    bare = {"requested_memory": None, "requested_walltime": None}
+    rows = [row("align"), row("sort"), row("index", **bare)]
+    policy = replace(ACT, **changes)
+    names = [one["names"][0] for one in rows]
+    note = why_nothing(plan(rows, policy, user), names, policy, user, 14)
+    assert note.startswith(f"nothing is requested: {why}") if why else not note
+
+
+def test_a_process_with_its_workflow_comes_after_the_bare_name() -> None:
+    texts = nextflow(plan([row("A:align"), row("align")], ACT), 0, written())
+    requests = texts[Path("/x/gridcast.config.requests")]
+    assert 0 < requests.index("'(.*:)?align'") < requests.index("'A:align'")
+
+
+def test_reasons_speak_of_users_only_where_there_are_some() -> None:
+    new = row("align", answer=row("align")["answer"] | {"cold_start": True})
+    for user in (None, "ann"):
+        assert plan([new], ACT, user)[0].plan.reason == "requests unchanged: no history"
+    own = row("align", "program", answer=new["answer"])
+    assert plan([row("align"), own], ACT, "ann")[0].plan.reason == "requests unchanged: new user"
 
 
 @pytest.mark.parametrize("system", ["nextflow", "snakemake"])
