@@ -155,11 +155,30 @@ def _with_options(
 
 
 def page_path(page: Path | None, name: str) -> Path:
-    """Where a page with charts goes: where a person said, or into the folder of reports."""
+    """Where a page with charts goes: where a person said, or into the folder of reports.
+
+    Raises:
+        InputError: There is a folder of that name, or no file can be written there.
+    """
     if page is not None:
-        return page.absolute()
+        return _writable(page.absolute())
     name = re.sub(r"[^\w.+=@-]+", "-", name)
     return prepare_environment().folder("reports") / f"{name}.html"
+
+
+def _writable(page: Path) -> Path:
+    """The path itself; its folder is made, and a file is opened there to see whether it may be."""
+    if page.is_dir():
+        raise InputError(f"{page} is a folder: name a file in it, such as {page / 'page.html'}")
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not page.exists()
+        page.open("ab").close()
+        if is_new:
+            page.unlink()
+    except OSError as error:
+        raise InputError(f"{page} cannot be written: {error.strerror or error}") from None
+    return page
 
 
 def note_page(path: Path | str) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jobs.ingest import ReadArguments
     from scheduling.machine import Machine
 
-COLUMNS = ("what", "claimed", "realised", "unit", "low", "high", "reason")
+COLUMNS = ("what", "claimed", "realised", "unit", "low", "high", "interval_of", "reason")
 
 
 @reads_log
@@ -82,8 +82,10 @@ def trial(
         return
     prepare_environment()
     if bool(files) == bool(collect):
-        raise InputError("give a trial accounting files, or --collect and a batch system")
+        end = ", not both" if files else ""
+        raise InputError(f"give a trial accounting files, or --collect and a batch system{end}")
     name = collect or ", ".join(file.name for file in files or ())
+    page = page_path(output, f"trial-{name}")
     jobs = _collected(collect, where, days or 90.0) if collect else _read(files or [], arguments)
     if days and len(jobs):
         jobs = jobs[jobs["submitted_at"] > jobs["submitted_at"].max() - _days(days)]
@@ -97,10 +99,12 @@ def trial(
         replayed_on = None
     with progress_bar("reading", usual_seconds("trial", len(jobs))) as report:
         done = run_trial(jobs, replayed_on, name, risk, report)
-    page = write_page(done, page_path(output, f"trial-{name}"))
     title = f"A trial of {name}: {len(done.jobs):,} jobs, claimed and realised"
     show_rows(list(rows_of(done)), as_json, title, COLUMNS)
-    note_page(page)
+    try:
+        note_page(write_page(done, page))
+    except OSError as error:
+        raise InputError(f"{page} cannot be written: {error.strerror or error}") from None
 
 
 def _begin_shadow(
@@ -135,8 +139,8 @@ def _begin_shadow(
     row = {"system": began.system, "where": began.where, "until": began.until, "page": began.page}
     show_rows([row], as_json, "A trial on live jobs")
     print_note(
-        "the schedules of gridcast up collect and predict every ten minutes and write the page "
-        "each night"
+        "gridcast up must be running: its schedules collect and predict every ten minutes and "
+        "write the page each night"
     )
 
 

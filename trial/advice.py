@@ -17,6 +17,9 @@ FIELDS = ("user", "program", "queue", "group", "project", "site")
 """Of these the first three that tell jobs apart have a table each."""
 TABLES = 3
 HOUR, MIB = 3600.0, 2.0**20
+ADVISED = ("walltime", "peak_memory")
+LEAST_SHARE = 0.01
+"""A value with less of what is unused in all is not where most is to be won."""
 KILLED = {"walltime": "timeout", "peak_memory": "out_of_memory"}
 
 
@@ -35,14 +38,16 @@ def winners(
 
     Args:
         jobs: The log.
-        of_jobs: Under the same index: limit (s), unused_hours, saved_hours (core hours), rung
-            (bytes), waste_gibh and saved_gibh (GiB·h); NaN where a job was not judged.
+        of_jobs: Under the same index: the predicted walltime (s) and peak_memory (bytes),
+            unused_hours, saved_hours (core hours), waste_gibh and saved_gibh (GiB·h); NaN where
+            a job was not judged.
         risk: The accepted share of jobs that need more than is advised.
         since: Jobs submitted from then on count.
     """
     recent = jobs["submitted_at"] >= since
     jobs, of_jobs = jobs[recent], of_jobs[recent]
-    totals = of_jobs[["saved_hours", "saved_gibh"]].clip(lower=0).sum().replace(0.0, np.inf)
+    totals = of_jobs.clip(lower=0).sum().replace(0.0, np.inf)
+    saved, unused = ["saved_hours", "saved_gibh"], ["unused_hours", "waste_gibh"]
     tables = list[Winners]()
     for field in FIELDS:
         if jobs[field].nunique() < 2 or len(tables) == TABLES:
@@ -50,8 +55,9 @@ def winners(
         rows = []
         for value, group in of_jobs.groupby(jobs[field], observed=True):
             sums = group[["unused_hours", "saved_hours", "waste_gibh", "saved_gibh"]].sum()
-            share = float((sums[["saved_hours", "saved_gibh"]] / totals).sum())
-            if len(group) >= MIN_JOBS and share > 0:
+            share = float((sums[saved] / totals[saved]).sum())
+            of_waste = float((sums[unused] / totals[unused]).max())
+            if len(group) >= MIN_JOBS and share > 0 and of_waste >= LEAST_SHARE:
                 rows.append((share, str(value), group, sums))
         rows.sort(key=lambda row: -row[0])
         best = [_row(field, *row[1:], jobs.loc[row[2].index], risk) for row in rows[:MOST]]
@@ -63,8 +69,8 @@ def winners(
 def _row(
     field: str, value: str, group: pd.DataFrame, sums: Any, jobs: pd.DataFrame, risk: float
 ) -> dict[str, Any]:
-    time = _ask_for(jobs, "walltime", group["limit"], risk, STEP)
-    memory = _ask_for(jobs, "peak_memory", group["rung"], risk, 64 * MIB)
+    time = _ask_for(jobs, "walltime", group["walltime"], risk, STEP)
+    memory = _ask_for(jobs, "peak_memory", group["peak_memory"], risk, 64 * MIB)
     return {
         field: value,
         "jobs": len(group),

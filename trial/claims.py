@@ -153,14 +153,26 @@ class Claim:
         """Whether the claim is shown in red."""
         return self.within_tolerance is False or self.too_many_failures
 
-    def row(self) -> dict[str, Any]:
-        """The row of ``--json``."""
+    @property
+    def came_true(self) -> bool | None:
+        """Whether the claim held; None without one."""
+        return None if self.within_tolerance is None else not self.is_wrong
+
+    @property
+    def interval_of(self) -> str | None:
+        """What ``low`` and ``high`` are of: ``claimed`` or ``realised``; None without them."""
+        if self.low is None:
+            return None
+        return "realised" if self.claimed is None else "claimed"
+
+    def row(self, window: str) -> dict[str, Any]:
+        """The row of ``--json``; ``window`` says which jobs made the realised figure."""
         names = (
-            *("claimed", "realised", "unit", "low", "high"),
-            *("within_tolerance", "jobs", "reason"),
+            *("claimed", "realised", "unit", "low", "high", "interval_of"),
+            *("within_tolerance", "came_true", "jobs", "reason", "how"),
         )
         values = {name: getattr(self, name) for name in names}
-        return {"what": self.name, **values, "how": self.how}
+        return {"what": self.name, **values, "window": window}
 
 
 def difference(value: float, reference: float) -> float:

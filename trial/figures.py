@@ -49,8 +49,8 @@ def limit_figures(jobs: pd.DataFrame, study: LimitStudy) -> list[Figure]:
     limits, rows = study.limits, study.rows
     available_at, ones = jobs["ended_at"].iloc[rows], np.ones(len(rows))
     setting = (
-        f"Limit: the {study.setting.level:.1%} quantile × {study.setting.factor:g}, at least "
-        "10 min, at most the request; a killed job runs again with its request."
+        f"Limit: {study.setting.in_words()}, at least 10 min, at most the request; a job that it "
+        "kills earlier than its request would runs again with its request."
     )
     return [
         Figure(
@@ -63,7 +63,7 @@ def limit_figures(jobs: pd.DataFrame, study: LimitStudy) -> list[Figure]:
             limits.requested,
         ),
         Figure(
-            "jobs that end within Gridcast's time limit",
+            "jobs that Gridcast's time limit does not kill earlier than their request would",
             "share of jobs",
             setting,
             rows,

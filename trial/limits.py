@@ -1,7 +1,8 @@
 """Time limits that Gridcast would have written, and what they cost in jobs that run again.
 
 A limit is a calibrated upper quantile of the walltime, times a factor, rounded up; it is never
-above the job's request. A job that outlives its limit is killed and runs again with its request.
+above the job's request. A job that runs past a limit below its request is killed and runs again
+with its request; one whose limit equals its request ends as it does without Gridcast.
 """
 
 from __future__ import annotations
@@ -26,6 +27,14 @@ class LimitSetting:
     level: float
     factor: float
 
+    def in_words(self) -> str:
+        """The setting for people.
+
+        >>> LimitSetting(0.975, 2.0).in_words()
+        '2 × the time that 97.5 of 100 such jobs keep to'
+        """
+        return f"{self.factor:g} × the time that {100 * self.level:g} of 100 such jobs keep to"
+
 
 @dataclass(frozen=True)
 class TimeLimits:
@@ -33,7 +42,7 @@ class TimeLimits:
 
     Attributes:
         limit: The first limit, s, float64[n].
-        killed: Which jobs outlive it though their request is larger, bool[n].
+        killed: Which jobs it kills earlier than their request would, bool[n].
         requested: Core hours requested, by the job itself, float64[n].
         written: Core hours requested with these limits, second attempts included, float64[n].
         lost: Core hours that killed attempts used, float64[n].

@@ -6,14 +6,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from models.evaluation import html_page
 from models.evaluation.backtest import OURS
 from scheduling.outcome import wait_statistics
-from trial.advice import Winners
-from trial.claims import SHARES, TOLERANCE, Claim, interval
+from trial.advice import LEAST_SHARE, Winners
+from trial.claims import TOLERANCE, Claim, interval
 from trial.figures import limit_figures, memory_figures
 from trial.pictures import pictures
-from trial.results import MAX_JOBS, NAMES, Trial, savings
+from trial.results import (
+    MAX_JOBS,
+    MAX_REPLAYED_JOBS,
+    NAMES,
+    Trial,
+    WaitStudy,
+    check_since,
+    savings,
+)
 from trial.wording import duration, number, percent, shorten, size
 
 if TYPE_CHECKING:
@@ -24,6 +34,11 @@ Row = Mapping[str, Any]
 HOUR, DAY, MIB, GIB = 3600.0, 86400.0, 2.0**20, 2.0**30
 WORTHWHILE = 0.05
 """A smaller share of what is requested is not worth a change."""
+SAME_WAITS = 0.05
+"""Replayed mean waits that differ by a smaller share are about the same."""
+POOR_REPLAY, LEAST_WAIT = 3.0, 60.0
+"""A replay whose median wait is so many times off the recorded one is a poor model of the site;
+of medians, each at least so many seconds."""
 
 
 def write_page(trial: Trial, path: Path, live: Sequence[Row] = ()) -> Path:
@@ -50,13 +65,12 @@ def _sections(trial: Trial, live: Sequence[Row]) -> Iterator[str]:
     if live:
         yield heading("Predicted live, before the jobs had ended")
         yield _live(live)
-    check = trial.jobs["submitted_at"].iloc[int(len(jobs) * SHARES["check"][0])]
     latest = f" (the latest {MAX_JOBS:,}; {trial.left_out:,} earlier ones were left out)"
     yield paragraph(
         f"{len(jobs):,} jobs submitted from {since} to {until}{latest if trial.left_out else ''}. "
         "Each was predicted at its submission from jobs that had ended by then. Settings and "
         "claims come from the first 70 % of the jobs; what was realised comes from the last "
-        f"30 %, submitted since {check:%Y-%m-%d}, on which nothing was chosen."
+        f"30 %, submitted since {check_since(trial):%Y-%m-%d}, on which nothing was chosen."
     )
     yield heading("What requests cost in the last 30 days of the log")
     yield _cost(trial)
@@ -77,11 +91,12 @@ def _sections(trial: Trial, live: Sequence[Row]) -> Iterator[str]:
         yield _winners(table)
     if trial.winners:
         yield paragraph(
-            "Ask for: the larger of the median prediction and of what all but "
+            "Ask for: the larger of the median predicted run time (or memory) and of what all but "
             f"{percent(trial.risk)} of such jobs used. "
             "“keep” where that is no less than the request, or where jobs are killed at their "
             "request, so that their need is unknown. Unused: requested and not used; saved: what "
-            "Gridcast's requests for each single job would have taken away."
+            "Gridcast's requests for each single job would have taken away. Rows with under "
+            f"{percent(LEAST_SHARE)} of what is unused are left out."
         )
     yield heading("Coverage by month")
     yield _coverage(trial)
@@ -101,7 +116,7 @@ def _sections(trial: Trial, live: Sequence[Row]) -> Iterator[str]:
 
 def verdict(trial: Trial) -> str:
     """What was found, in two or three sentences."""
-    sentences = []
+    sentences = [no_limits] if (no_limits := why_no_limits(trial)) else []
     for saving in savings(trial):
         share = 1 - saving["with_gridcast"] / max(saving["requested"], 1e-9)
         unit, killed = saving["resource"], saving["killed_or_retried"] / max(saving["jobs"], 1)
@@ -112,9 +127,9 @@ def verdict(trial: Trial) -> str:
         sentences.append(
             f"Of the {of_what} in the last 30 % of the log, Gridcast's requests would have taken "
             f"away {percent(share)}, and {percent(killed)} of the jobs would have run a second "
-            "time."
+            f"time.{_today(saving)}"
             if share > 0
-            else f"Gridcast's requests would have saved none of the {of_what}."
+            else f"Gridcast's requests would have saved none of the {of_what}.{_today(saving)}"
         )
     claimed = [claim for claim in trial.claims if claim.within_tolerance is not None]
     missed = sum(claim.is_wrong for claim in claimed)
@@ -132,9 +147,36 @@ def verdict(trial: Trial) -> str:
     return " ".join(sentences)
 
 
+def why_no_limits(trial: Trial) -> str:
+    """Why nothing about time limits was judged, and what to add to the log; empty if it was."""
+    if trial.limits is not None:
+        return ""
+    nothing = "Nothing about time limits could be judged: "
+    if "walltime" not in trial.judged:
+        return f"{nothing}too few jobs report a run time. Add the columns started_at and ended_at."
+    stated = int((trial.jobs["requested_walltime"] > 0).sum())
+    return (
+        f"{nothing}{f'only {stated:,} jobs state' if stated else 'no job states'} a requested "
+        "walltime. Add the column requested_walltime (Timelimit of sacct, field 9 of SWF; of a "
+        "table of your own by --map COLUMN=requested_walltime:s) and run this again."
+    )
+
+
+def _today(saving: Row) -> str:
+    """How many jobs ran to their request, and whose limit equals it; empty of memory."""
+    if saving["at_request"] is None:
+        return ""
+    count = max(saving["jobs"], 1)
+    return (
+        f" Today {percent(saving['at_request'] / count)} of the jobs ran to their requested "
+        "walltime or past it, with or without Gridcast; the time limit of "
+        f"{percent(saving['limit_is_request'] / count)} equals their request."
+    )
+
+
 def actions(trial: Trial) -> list[str]:
     """What the site should do next, the most useful first."""
-    steps = []
+    steps = [no_limits] if (no_limits := why_no_limits(trial)) else []
     by_resource = {saving["resource"]: saving for saving in savings(trial)}
     shares = {
         resource: 1 - saving["with_gridcast"] / max(saving["requested"], 1e-9)
@@ -162,23 +204,23 @@ def actions(trial: Trial) -> list[str]:
         )
     elif memory:
         steps.append("Leave memory requests as they are: Gridcast would save too little of them.")
-    if time and trial.limits and shares["core hours"] > WORTHWHILE:
-        killed = time["killed_or_retried"] / max(time["jobs"], 1)
+    if time and trial.limits:
+        killed = percent(time["killed_or_retried"] / max(time["jobs"], 1))
+        too_many = time["killed_or_retried"] > 1.5 * trial.limits.risk * time["jobs"]
+        saved, accepted = percent(shares["core hours"]), percent(trial.limits.risk)
+        killed_of = f"{killed} of the jobs would be killed earlier than their request would"
         steps.append(
-            f"Let Gridcast write time limits: {percent(killed)} of the jobs outlived theirs, "
-            f"{percent(trial.limits.risk)} were accepted, and requested core hours fall by "
-            f"{percent(shares['core hours'])}."
-            if killed <= 1.5 * trial.limits.risk
-            else f"Do not shorten time limits without asking: {percent(killed)} of the jobs would "
-            f"have outlived theirs, and {percent(trial.limits.risk)} were accepted. Show users the "
-            "advice below instead."
+            f"Leave time limits as they are: {saved} of the requested core hours saved, {killed} "
+            f"of the jobs killed earlier than their request would; {accepted} was accepted."
+            if shares["core hours"] <= WORTHWHILE
+            else f"Do not shorten time limits without asking: {killed_of}, and {accepted} was "
+            "accepted. Show users the advice below instead."
+            if too_many
+            else f"Let Gridcast write time limits, {trial.limits.setting.in_words()}: {killed_of}, "
+            f"{accepted} was accepted, and requested core hours fall by {saved}."
         )
     if trial.waits and time:
-        before, after = trial.waits.before.waits.mean(), trial.waits.after.waits.mean()
-        steps.append(
-            f"Expect {'shorter' if after < before else 'no shorter'} waits from shorter limits "
-            f"alone: replayed, the mean wait goes from {duration(before)} to {duration(after)}."
-        )
+        steps.append(_expected_waits(trial.waits))
     for table in trial.winners[:1]:
         advised = [row for row in table.rows if row["time_ask_for"] or row["memory_ask_for"]]
         for row in advised[:3]:
@@ -190,10 +232,36 @@ def actions(trial: Trial) -> list[str]:
             if wanted:
                 steps.append(f"Ask {table.field} {row[table.field]} to request {wanted[0]}.")
     steps.append(
-        "Watch before you act: gridcast trial --shadow 7d --collect slurm (or condor, pbs, panda) "
-        "predicts live for a week, touches nothing and rewrites this page each night."
+        "Watch before you act: with gridcast up running, gridcast trial --shadow 7d --collect "
+        "slurm (or condor, pbs, panda) predicts live for a week, touches nothing and rewrites this "
+        "page each night."
     )
     return steps
+
+
+def _expected_waits(study: WaitStudy) -> str:
+    before, after = (float(waits.mean()) for waits in (study.before.waits, study.after.waits))
+    same = abs(after - before) < SAME_WAITS * before or before == after
+    expected = "about the same" if same else "shorter" if after < before else "longer"
+    return (
+        f"Expect {expected} waits from shorter limits alone: replayed, the mean wait goes from "
+        f"{duration(before)} to {duration(after)}.{_poor_replay(study)}"
+    )
+
+
+def _poor_replay(study: WaitStudy) -> str:
+    """That the replay is a poor model, where its median wait is far off; else empty."""
+    if study.recorded is None:
+        return ""
+    medians = [float(np.median(waits)) for waits in (study.recorded, study.before.waits)]
+    low, high = sorted(max(median, LEAST_WAIT) for median in medians)
+    if high <= POOR_REPLAY * low:
+        return ""
+    recorded, replayed = (duration(median) for median in medians)
+    return (
+        f" But the replay is a poor model of this site: its median wait is {replayed}, and "
+        f"{recorded} was recorded."
+    )
 
 
 def _live(rows: Sequence[Row]) -> str:
@@ -217,7 +285,7 @@ def _cost(trial: Trial) -> str:
     rows = [
         [
             row["resource"],
-            f"{row['requested']:,.0f} {row['unit']}",
+            "not stated" if row["requested"] is None else f"{row['requested']:,.0f} {row['unit']}",
             f"{row['used']:,.0f} {row['unit']}",
             percent(1 - row["used"] / row["requested"]) if row["requested"] else "–",
             f"{row['jobs']:,}",
@@ -239,7 +307,12 @@ def _savings(trial: Trial) -> str:
     if trial.memory:
         spans["GiB·h"] = memory_figures(trial.jobs, trial.memory)[0]
     rows = []
-    for row in savings(trial):
+    if not (of_resources := savings(trial)):
+        return html_page.paragraph(
+            "No saving could be judged: the log states neither requested walltimes nor memory in "
+            "use. The table of what could not be judged says what is missing."
+        )
+    for row in of_resources:
         figure = spans[row["resource"]]
         inside = trial.windows.contains("check", figure.rows)
         span = interval(figure, trial.windows, inside)
@@ -253,6 +326,9 @@ def _savings(trial: Trial) -> str:
                 percent(span.value) if span else "–",
                 f"{percent(span.low)} to {percent(span.high)}" if span else "–",
                 f"{again:,} of {row['jobs']:,} ({percent(again / max(row['jobs'], 1))})",
+                "not counted"
+                if row["at_request"] is None
+                else f"{row['at_request']:,} ({percent(row['at_request'] / max(row['jobs'], 1))})",
                 "counted" if row["lost"] is None else f"{row['lost']:,.0f} core hours",
             ]
         )
@@ -262,9 +338,11 @@ def _savings(trial: Trial) -> str:
     )
     headings = (
         *("", "requested", "with Gridcast", "saved", "95 % interval"),
-        *("killed or retried", "lost by second runs"),
+        *("killed or retried by Gridcast's request", "ran to their request or past it today"),
+        "lost by second runs",
     )
-    return html_page.table(headings, rows) + note
+    today = "".join(html_page.paragraph(_today(row).strip()) for row in of_resources if _today(row))
+    return html_page.table(headings, rows) + today + note
 
 
 def _claims(claims: Sequence[Claim]) -> str:
@@ -275,6 +353,7 @@ def _claims(claims: Sequence[Claim]) -> str:
             number(claim.claimed, claim.unit) if claim.claimed is not None else "not claimed",
             number(claim.realised, claim.unit),
             f"{number(claim.low, claim.unit)} to {number(claim.high, claim.unit)}",
+            claim.interval_of or "–",
             claim.unit,
             claim.reason or "holds",
         ]
@@ -286,10 +365,13 @@ def _claims(claims: Sequence[Claim]) -> str:
         "claimed",
         "realised",
         "95 % interval",
+        "of",
         "unit",
         f"within {percent(TOLERANCE)}?",
     )
-    return html_page.table(headings, rows, text=True, wrong=missed)
+    return html_page.table(headings, rows, text=True, wrong=missed) + html_page.paragraph(
+        "The interval is of the claim where one is made, else of what was realised."
+    )
 
 
 def _accuracy(trial: Trial) -> str:
@@ -338,17 +420,25 @@ def _waits(trial: Trial) -> Iterator[str]:
             names = ("mean_wait", "median_wait", "p95_wait", "max_wait")
             rows.append([name, *(duration(figures[column]) for column in names)])
     yield html_page.table(("", "mean wait", "median", "95 of 100 under", "longest"), rows)
-    sampled = (
-        f"the latest {len(study.before.trace):,} of {study.sampled_of:,} jobs of the last 30 %"
-        if len(study.before.trace) < study.sampled_of
-        else f"the {len(study.before.trace):,} jobs of the last 30 %"
-    )
     yield html_page.paragraph(
-        f"EASY backfilling of {sampled} on {study.before.machine.processors:,} processors, the "
-        "size that the log states or implies. A replay knows no outages, priorities, memory or "
-        "reservations: compare the two replays with each other, and take the recorded waits as "
-        "the measure of how far a replay is from this site."
+        f"EASY backfilling of {_replayed_jobs(study)} on "
+        f"{study.before.machine.processors:,} processors, the size that the log states or "
+        "implies. A replay knows no outages, priorities, memory or reservations: compare the two "
+        "replays with each other, and take the recorded waits as the measure of how far a replay "
+        f"is from this site.{_poor_replay(study)}"
     )
+
+
+def _replayed_jobs(study: WaitStudy) -> str:
+    """Which jobs were replayed, and why not all."""
+    replayed = len(study.before.trace)
+    wanted = min(study.sampled_of, MAX_REPLAYED_JOBS)
+    jobs = f"the {wanted:,} jobs of the last 30 %"
+    if wanted < study.sampled_of:
+        jobs = f"the latest {wanted:,} of the {study.sampled_of:,} jobs of the last 30 %"
+    if replayed < wanted:
+        jobs += f", without {wanted - replayed:,} that never ran or state too little,"
+    return jobs
 
 
 def _winners(table: Winners) -> str:

@@ -14,7 +14,7 @@ from models.evaluation.allocation_backtest import AllocationBacktest
 from models.evaluation.backtest import OURS, Evaluation
 from scheduling.outcome import Replay
 from trial.advice import Winners
-from trial.claims import CHECK, Claim, Windows
+from trial.claims import CHECK, SHARES, Claim, Windows
 from trial.limits import LimitSetting, TimeLimits
 
 Row = dict[str, Any]
@@ -24,6 +24,21 @@ MAX_JOBS = 250_000
 NAMES = {"walltime": "run time", "peak_memory": "peak memory", "wait": "wait in the queue"}
 """The targets of a trial in plain words."""
 HOUR, GIB = 3600.0, 2.0**30
+MONTH = pd.Timedelta(days=30)
+MAX_REPLAYED_JOBS = 40_000
+"""Of a longer check window the latest jobs are replayed."""
+COST_HOW = "Walltime × cores of each job, or memory × run time, summed over jobs that report both."
+AT_REQUEST = {
+    "at_request": (
+        "jobs that ran to their requested walltime or past it, without Gridcast",
+        "Recorded run time at least the requested walltime: killed at it, or never stopped.",
+    ),
+    "limit_is_request": (
+        "jobs whose time limit from Gridcast equals their request",
+        "No shorter limit was safe enough, or no job of their owner had ended.",
+    ),
+}
+"""What the counts of ``savings`` are as shares of jobs, and how they are come by."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +130,19 @@ def cores_of(jobs: pd.DataFrame) -> Floats:
 
 
 def savings(trial: Trial, window: str = CHECK) -> list[Row]:
-    """What the check window would have saved, in core hours and GiB·h, and what it would lose."""
+    """What the check window would have saved, in core hours and GiB·h, and what it would lose.
+
+    A row also counts the jobs that ran to their request or past it (``at_request``, without
+    Gridcast), and those whose limit equals it (``limit_is_request``); None of memory.
+    """
     rows: list[Row] = []
     if trial.limits:
         inside = trial.windows.contains(window, trial.limits.rows)
         limits = trial.limits.limits
+        of_log = trial.jobs.iloc[trial.limits.rows[inside]]
+        request, walltime = (
+            of_log[name].to_numpy(np.float64) for name in ("requested_walltime", "walltime")
+        )
         rows.append(
             {
                 "resource": "core hours",
@@ -128,6 +151,8 @@ def savings(trial: Trial, window: str = CHECK) -> list[Row]:
                 "with_gridcast": float(limits.written[inside].sum()),
                 "killed_or_retried": int(limits.killed[inside].sum()),
                 "lost": float(limits.lost[inside].sum()),
+                "at_request": int((walltime >= request).sum()),
+                "limit_is_request": int((limits.limit[inside] >= request).sum()),
             }
         )
     if trial.memory:
@@ -142,33 +167,54 @@ def savings(trial: Trial, window: str = CHECK) -> list[Row]:
                 "with_gridcast": float(backtest.waste[OURS][inside].sum() + in_use),
                 "killed_or_retried": int((backtest.failures[OURS][inside] > 0).sum()),
                 "lost": None,
+                "at_request": None,
+                "limit_is_request": None,
             }
         )
     return rows
 
 
+def check_since(trial: Trial) -> pd.Timestamp:
+    """When the first job of the check window was submitted."""
+    first: pd.Timestamp = trial.jobs["submitted_at"].iloc[int(len(trial.jobs) * SHARES[CHECK][0])]
+    return first
+
+
 def rows_of(trial: Trial) -> Sequence[Row]:
-    """The rows of ``--json``: costs, claims, killed shares and replayed waits."""
-    blank = {"claimed": None, "low": None, "high": None}
+    """The rows of ``--json``: costs, claims, killed shares and replayed waits, of the same keys."""
+    last = trial.jobs["submitted_at"].iloc[-1]
+    month, check = (
+        f"{name}, submitted from {since:%Y-%m-%d} to {last:%Y-%m-%d}"
+        for name, since in (
+            ("last 30 days", max(last - MONTH, trial.jobs["submitted_at"].iloc[0])),
+            ("last 30 % of the jobs", check_since(trial)),
+        )
+    )
     rows: list[Row] = []
+
+    def add(what: str, value: float, unit: str, jobs: int, how: str, window: str = check) -> None:
+        rows.append(Claim(what, unit, how, None, value, None, None, jobs=jobs).row(window))
+
     for cost in trial.cost:
         for name in ("requested", "used"):
-            if cost["jobs"]:
-                label = f"{cost['resource']} {name} by the jobs of the last 30 days"
-                rows.append(
-                    {"what": label, **blank, "realised": cost[name], "unit": cost["unit"]}
-                    | {"jobs": cost["jobs"]}
-                )
-    rows += [claim.row() for claim in trial.claims]
+            if cost[name] is not None:
+                what = f"{cost['resource']} {name} by the jobs of the last 30 days"
+                add(what, cost[name], cost["unit"], cost["jobs"], COST_HOW, month)
+    rows += [claim.row(check) for claim in trial.claims]
     for saving in savings(trial):
-        label = "killed at Gridcast's time limit"
+        label, how = (
+            "that Gridcast's time limit kills earlier than their request would",
+            "Run time longer than the limit, and the limit shorter than the request.",
+        )
         if saving["resource"] == "GiB·h":
             label = "over Gridcast's first memory request, run again"
-        share = saving["killed_or_retried"] / max(saving["jobs"], 1)
-        rows.append(
-            {"what": f"jobs {label}", **blank, "realised": share, "unit": "share of jobs"}
-            | {"jobs": saving["jobs"]}
-        )
+            how = "Peak memory larger than the first rung of the retry ladder."
+        count = max(saving["jobs"], 1)
+        share = saving["killed_or_retried"] / count
+        add(f"jobs {label}", share, "share of jobs", saving["jobs"], how)
+        for name, (what, how) in AT_REQUEST.items():
+            if saving[name] is not None:
+                add(what, saving[name] / count, "share of jobs", saving["jobs"], how)
     if trial.waits:
         study = trial.waits
         for label, values in (
@@ -177,8 +223,8 @@ def rows_of(trial: Trial) -> Sequence[Row]:
             ("replayed with Gridcast's time limits", study.after.waits),
         ):
             if values is not None:
-                rows.append(
-                    {"what": f"mean wait, {label}", **blank, "realised": float(values.mean())}
-                    | {"unit": "s", "jobs": len(values)}
-                )
+                how = "Start less submission, as recorded."
+                if label != "recorded":
+                    how = f"EASY backfilling on {study.before.machine.processors:,} processors."
+                add(f"mean wait, {label}", float(values.mean()), "s", len(values), how)
     return rows

@@ -28,7 +28,7 @@ from scheduling.machine import Machine, MachineError
 from scheduling.outcome import Replay
 from scheduling.replay import replay
 from scheduling.trace import TraceError
-from trial.advice import winners
+from trial.advice import ADVISED, winners
 from trial.claims import CHECK, CHOICE, Windows, make_claims
 from trial.figures import accuracy_figures, limit_figures, memory_figures
 from trial.limits import LEVELS, Requested, choose_setting, write_limits
@@ -36,6 +36,8 @@ from trial.results import (
     GIB,
     HOUR,
     MAX_JOBS,
+    MAX_REPLAYED_JOBS,
+    MONTH,
     NAMES,
     Judged,
     LimitStudy,
@@ -47,14 +49,11 @@ from trial.results import (
     within_range,
 )
 
-MAX_REPLAYED_JOBS = 40_000
-"""Of a longer check window the latest jobs are replayed."""
 LEAST_JOBS = 200
 """A trial of fewer jobs says nothing."""
 WARM_UP = 0.1
 MIN_TARGET_JOBS = 100
 """Jobs with an outcome that the backtest of a target needs."""
-MONTH = pd.Timedelta(days=30)
 WAIT_RULES = ("last", "median-15", "mean-15", "median-5h", "median-all")
 """The simple rules for waits."""
 TARGETS = ("walltime", "peak_memory", "wait")
@@ -119,7 +118,9 @@ def run_trial(
         memory,
         waits,
         make_claims(figures, windows),
-        winners(jobs, *_per_job(jobs, limits, memory), risk, jobs["submitted_at"].max() - MONTH),
+        winners(
+            jobs, _per_job(jobs, judged, limits, memory), risk, jobs["submitted_at"].max() - MONTH
+        ),
         risk,
         not_judged,
         (pd.Timestamp.now("UTC") - began).total_seconds(),
@@ -195,7 +196,7 @@ def _judge(
 
 
 def _cost(jobs: pd.DataFrame) -> list[Row]:
-    """What the jobs of the last 30 days requested and used."""
+    """What the jobs of the last 30 days requested and used; None where no job states it."""
     month = jobs[jobs["submitted_at"] > jobs["submitted_at"].max() - MONTH]
     hours = month["walltime"].to_numpy(np.float64) / HOUR
     cores = cores_of(month)
@@ -214,15 +215,17 @@ def _cost(jobs: pd.DataFrame) -> list[Row]:
             month["peak_memory"].to_numpy(np.float64) / GIB * hours,
         ),
     ):
-        both = np.isfinite(requested) & np.isfinite(used)
+        has_use = np.isfinite(used)
+        both = np.isfinite(requested) & has_use
+        counted = both if both.any() else has_use
         rows.append(
             {
                 "resource": resource,
                 "unit": unit,
-                "jobs": int(both.sum()),
-                "not_counted": int((~both).sum()),
-                "requested": float(requested[both].sum()),
-                "used": float(used[both].sum()),
+                "jobs": int(counted.sum()),
+                "not_counted": int((~counted).sum()),
+                "requested": float(requested[both].sum()) if both.any() else None,
+                "used": float(used[counted].sum()) if counted.any() else None,
             }
         )
     return rows
@@ -290,7 +293,7 @@ def _replay(
 ) -> WaitStudy | None:
     """Replay the check window with the site's requests, then with Gridcast's limits.
 
-    A job that outlives its limit holds its cores for the limit and then for its run time.
+    A job that its limit kills holds its cores for the limit and then for its run time.
     """
     if limits is None or machine is None:
         why = "without requested walltimes" if limits is None else "the machine's size is unknown"
@@ -330,22 +333,27 @@ REPLACED = ("walltime", "requested_walltime")
 
 
 def _per_job(
-    jobs: pd.DataFrame, limits: LimitStudy | None, memory: MemoryStudy | None
-) -> tuple[pd.DataFrame]:
-    """What each job requested, would have and used: core hours, GiB·h, limits and rungs."""
+    jobs: pd.DataFrame,
+    judged: dict[str, Judged],
+    limits: LimitStudy | None,
+    memory: MemoryStudy | None,
+) -> pd.DataFrame:
+    """What was predicted of each job, unused and saved: as ``winners`` takes it."""
     columns = {
         name: np.full(len(jobs), np.nan)
-        for name in ("limit", "unused_hours", "saved_hours", "rung", "waste_gibh", "saved_gibh")
+        for name in (*ADVISED, "unused_hours", "saved_hours", "waste_gibh", "saved_gibh")
     }
+    for target in ADVISED:
+        if target in judged:
+            points = judged[target].evaluation.jobs[OURS].to_numpy(np.float64)
+            columns[target][judged[target].rows] = points
     if limits:
         rows, of_jobs = limits.rows, limits.limits
         used = jobs["walltime"].to_numpy(np.float64)[rows] / HOUR * cores_of(jobs)[rows]
-        columns["limit"][rows] = of_jobs.limit
         columns["unused_hours"][rows] = np.maximum(of_jobs.requested - used, 0.0)
         columns["saved_hours"][rows] = of_jobs.requested - of_jobs.written
     if memory:
         rows, backtest = memory.backtest.rows, memory.backtest
-        columns["rung"][rows] = backtest.first_rung
         columns["waste_gibh"][rows] = backtest.waste["request"]
         columns["saved_gibh"][rows] = backtest.waste["request"] - backtest.waste[OURS]
-    return (pd.DataFrame(columns, index=jobs.index),)
+    return pd.DataFrame(columns, index=jobs.index)
