@@ -192,14 +192,14 @@ def rows_of(trial: Trial) -> Sequence[Row]:
     )
     rows: list[Row] = []
 
-    def add(what: str, value: float, unit: str, jobs: int, how: str, window: str = check) -> None:
-        rows.append(Claim(what, unit, how, None, value, None, None, jobs=jobs).row(window))
+    def add(title: str, value: float, unit: str, jobs: int, how: str, window: str = check) -> None:
+        rows.append(Claim(title, unit, how, None, value, None, None, jobs=jobs).row(window))
 
     for cost in trial.cost:
         for name in ("requested", "used"):
             if cost[name] is not None:
-                what = f"{cost['resource']} {name} by the jobs of the last 30 days"
-                add(what, cost[name], cost["unit"], cost["jobs"], COST_HOW, month)
+                title = f"{cost['resource']} {name} by the jobs of the last 30 days"
+                add(title, cost[name], cost["unit"], cost["jobs"], COST_HOW, month)
     rows += [claim.row(check) for claim in trial.claims]
     for saving in savings(trial):
         label, how = (
@@ -212,9 +212,9 @@ def rows_of(trial: Trial) -> Sequence[Row]:
         count = max(saving["jobs"], 1)
         share = saving["killed_or_retried"] / count
         add(f"jobs {label}", share, "share of jobs", saving["jobs"], how)
-        for name, (what, how) in AT_REQUEST.items():
+        for name, (title, how) in AT_REQUEST.items():
             if saving[name] is not None:
-                add(what, saving[name] / count, "share of jobs", saving["jobs"], how)
+                add(title, saving[name] / count, "share of jobs", saving["jobs"], how)
     if trial.waits:
         study = trial.waits
         for label, values in (
