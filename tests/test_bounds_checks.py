@@ -54,13 +54,15 @@ def crowd(count: int, seed: int, cores: int, gap: float = 40.0) -> pd.DataFrame:
 
 
 def replay_policies() -> None:
-    """Every policy, with corrections and repeated predictions, on one host and on several."""
+    """Every policy, with corrections and repeated predictions, on one host, several and pilots."""
     from dataclasses import replace
 
     from scheduling.machine import Machine, Pool, processors
     from scheduling.owners import Owners
+    from scheduling.pilots.replay import RULES, Pilots, replay_pilots
     from scheduling.policies import POLICIES
     from scheduling.replay import replay
+    from scheduling.trace import trace_of
 
     jobs = crowd(400, 1, cores=8)
     hosts = Machine((Pool("farm", cores=8, hosts=3, memory=16e9),))
@@ -70,6 +72,9 @@ def replay_policies() -> None:
         replay(jobs, hosts, policy, "request", owners=Owners(("group", "user"), {"user": 12}))
     replay(crowd(1200, 2, cores=8), hosts, "conservative", "template", "incremental")
     replay(crowd(500, 3, cores=8), processors(64), "gridcast", "gridcast", "remaining")
+    trace = trace_of(crowd(400, 5, cores=4), processors(8))
+    for rule in RULES:
+        replay_pilots(trace, Pilots(12 * 3600.0, cores=4), rule)
 
 
 def predict_jobs() -> None:
