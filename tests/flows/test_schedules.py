@@ -12,7 +12,7 @@ from jobs.workload import generate
 from jobs.writers import write_csv
 from tests.flows.conftest import worker_process
 
-CALENDAR = {"advise", "collect", "deploy", "ingest", "monitor", "prune", "retrain"}
+CALENDAR = {"advise", "collect", "deploy", "ingest", "monitor", "prune", "retrain", "shadow"}
 
 
 def test_a_worker_runs_a_registered_deployment_and_a_killed_run_crashes_and_frees_its_slot(

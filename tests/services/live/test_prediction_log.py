@@ -121,5 +121,5 @@ def test_a_challenger_that_could_not_be_loaded_is_tried_again(
     assert shadow.step() > 0, "not at once"
     monkeypatch.setattr(module.time, "monotonic", lambda: shadow._retry_at + 1)
     assert shadow.step() == 0.0
-    assert len(tries) == 2 and shadow._challenger is not None
+    assert len(tries) == 2 and shadow.challenger is not None
     engine.dispose()
