@@ -51,6 +51,7 @@ COMMANDS = (
     "what-if {log} --cores 64",
     "balance {loads}",
     "balance {loads} --compare",
+    "trial {log} -o {folder}/trial.html",
     "prune",
     "backup {folder}/backup.tar",
     "drop-source {source} --yes",

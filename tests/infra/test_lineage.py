@@ -69,6 +69,6 @@ def test_what_does_not_take_events_costs_one_line(
 
 
 def test_without_an_address_nothing_is_sent() -> None:
-    with lineage(Settings(), "ingest") as run:
+    with lineage(Settings(lineage=SecretStr("")), "ingest") as run:
         assert not run.is_sent
     assert Dataset("file", "a") == log_file("b/a")
