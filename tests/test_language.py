@@ -7,21 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PACKAGES = (
-    *(
-        "infra",
-        "jobs",
-        "models",
-        "monitoring",
-        "scheduling",
-        "trial",
-        "services",
-        "flows",
-        "commands",
-    ),
-    "adapters",
-)
+from tests.test_architecture import PACKAGES, ROOT
+
 MODULES = [
     *sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")),
     ROOT / "gridcast.py",

@@ -206,8 +206,8 @@ def actions(trial: Trial) -> list[str]:
         steps.append("Leave memory requests as they are: Gridcast would save too little of them.")
     if time and trial.limits:
         killed = percent(time["killed_or_retried"] / max(time["jobs"], 1))
-        too_many = time["killed_or_retried"] > 1.5 * trial.limits.risk * time["jobs"]
-        saved, accepted = percent(shares["core hours"]), percent(trial.limits.risk)
+        too_many = time["killed_or_retried"] > 1.5 * trial.risk * time["jobs"]
+        saved, accepted = percent(shares["core hours"]), percent(trial.risk)
         killed_of = f"{killed} of the jobs would be killed earlier than their request would"
         steps.append(
             f"Leave time limits as they are: {saved} of the requested core hours saved, {killed} "

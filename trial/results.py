@@ -54,10 +54,9 @@ class Judged:
 
 @dataclass(frozen=True)
 class LimitStudy:
-    """Time limits of the jobs at ``rows``, their setting, and the killed share aimed at."""
+    """Time limits of the jobs at ``rows``, and their setting."""
 
     setting: LimitSetting
-    risk: float
     rows: Integers
     limits: TimeLimits
 
@@ -96,7 +95,8 @@ class Trial:
         waits: None where no replay was possible.
         claims: Claims and what became of them.
         winners: What to ask for, by field.
-        risk: The share of jobs that may need more than they are told to ask for.
+        risk: The share of jobs that may outlive their time limit, or need more than they are told
+            to ask for.
         not_judged: (subject, jobs, why).
         seconds: How long the trial took.
     """

@@ -264,7 +264,7 @@ def _write_limits(
     )
     early = windows.contains(CHOICE, rows, jobs["ended_at"].iloc[rows])
     setting = choose_setting(run.take(early), risk)
-    return LimitStudy(setting, risk, rows, write_limits(run, setting))
+    return LimitStudy(setting, rows, write_limits(run, setting))
 
 
 def _allocate(

@@ -317,10 +317,10 @@ class LivePredictor:
         """
         from services.live.matching import match
 
-        if caller.owners is not None:
-            refuse_others(to_coded_jobs(request.jobs.jobs), caller.owners)
+        coded = to_coded_jobs(request.jobs.jobs)
+        refuse_others(coded, caller.owners)
         active = self.state.active
-        return match(active.forecaster, request), active.label
+        return match(active.forecaster, request, coded), active.label
 
     def rank(self, request: RankRequest, caller: Caller = LOCAL) -> tuple[Ranked, str]:
         """Rank the candidates of a request; returns the model version too."""

@@ -10,7 +10,6 @@ import numpy as np
 from infra.aliases import Floats
 from jobs.coded_jobs import Coded, CodedJobs, in_microseconds
 from models.ranking.slots import Order, Outlook, Slot, SlotError, choose
-from services.http.columns import to_coded_jobs
 from services.http.errors import HTTPError
 from services.http.match import Matched, MatchRequest
 
@@ -22,8 +21,17 @@ DECIMALS = 6
 _MOST_CHOSEN = float(2**31)
 
 
-def match(forecaster: Forecaster, request: MatchRequest) -> Matched:
-    """Match waiting jobs to a slot; raises HTTPError (422)."""
+def match(forecaster: Forecaster, request: MatchRequest, jobs: CodedJobs) -> Matched:
+    """Match waiting jobs to a slot.
+
+    Args:
+        forecaster: Predicts them.
+        request: The slot, and what is told of the jobs beside their fields.
+        jobs: The jobs of the request.
+
+    Raises:
+        HTTPError: 422, where no walltime is predicted or the order cannot be.
+    """
     options, waiting = request.options, request.waiting
     if "walltime" not in forecaster.names:
         raise HTTPError(422, "the model predicts no walltime, so no job can be matched to a slot")
@@ -40,7 +48,7 @@ def match(forecaster: Forecaster, request: MatchRequest) -> Matched:
     memory = np.inf if options.memory is None else options.memory
     slot = Slot(int(options.cores), options.seconds_left, memory)
     now = options.at or datetime.now(UTC)
-    jobs = _in_slot(to_coded_jobs(request.jobs.jobs), request)
+    jobs = _in_slot(jobs, request)
     rows = len(jobs)
     cores = np.maximum(np.ceil(np.nan_to_num(_numbers(jobs, "requested_cores"), nan=1.0)), 1.0)
     ran = waiting["ran"] if (waiting["ran"] > 0).any() else None
