@@ -209,6 +209,7 @@ class Outcomes:
     """
 
     def __init__(self) -> None:
+        self.url = URL
         self.waiting: queue.Queue[dict[str, Any]] = queue.Queue(WAITING)
         self.dropped = self.refused = self.failures = 0
         self._failures_in_a_row = 0
@@ -241,7 +242,7 @@ class Outcomes:
             while len(jobs) < BATCH_JOBS and not self.waiting.empty():
                 jobs.append(self.waiting.get())
             try:
-                with Gridcast(URL, token_file=TOKEN_FILE) as predictor:
+                with Gridcast(self.url, token_file=TOKEN_FILE) as predictor:
                     self._send(predictor, jobs)
                 self._failures_in_a_row = 0
             except UnavailableError:

@@ -261,10 +261,12 @@ def test_outcomes_that_nobody_takes_hold_nobody_up_and_are_counted(
 ) -> None:
     monkeypatch.setattr(gridcast_panda, "URL", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setattr(gridcast_panda, "WAITING", 10)
+    monkeypatch.setattr(gridcast_panda, "PATIENCE", 0.0)
     outcomes = gridcast_panda.Outcomes()
     for number in range(1000):
         outcomes.add({"job_id": str(number)})
     assert outcomes.waiting.qsize() <= 10 and outcomes.dropped > 0
+    until(lambda: outcomes.dropped == 1000)
 
 
 class Answers(BaseHTTPRequestHandler):
