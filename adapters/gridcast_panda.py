@@ -214,6 +214,7 @@ class Outcomes:
         self.dropped = self.refused = self.failures = 0
         self._failures_in_a_row = 0
         self._pause = threading.Event()
+        self._counting = threading.Lock()
         threading.Thread(target=self._report, name="gridcast", daemon=True).start()
 
     def add(self, job: dict[str, Any]) -> None:
@@ -228,7 +229,8 @@ class Outcomes:
                     self._drop(1)
 
     def _drop(self, jobs: int) -> None:
-        before, self.dropped = self.dropped, self.dropped + jobs
+        with self._counting:  # callers and the thread drop jobs
+            before, self.dropped = self.dropped, self.dropped + jobs
         if not before or before // 1000 < self.dropped // 1000:  # not a line each
             log.warning(
                 "gridcast: %d outcomes dropped so far: the predictor takes none; collect brings "
