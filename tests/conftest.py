@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -238,8 +238,21 @@ def browser() -> Iterator[Any]:
         started = running_playwright.chromium.launch(
             executable_path=chromium, args=["--no-sandbox"]
         )
+        for name in ("new_page", "new_context"):
+            setattr(started, name, _patient(getattr(started, name)))
         yield started
         started.close()
+
+
+def _patient(make: Callable[..., Any]) -> Callable[..., Any]:
+    """``make`` of pages or contexts of a browser, which wait long enough for a busy machine."""
+
+    def make_patient(**options: Any) -> Any:
+        opened = make(**options)
+        opened.set_default_timeout(120_000)
+        return opened
+
+    return make_patient
 
 
 @pytest.fixture(scope="session")

@@ -149,7 +149,7 @@ def up(folder: Path, environment: dict[str, str]) -> Iterator[str]:
         yield log.read_text()
         down = [sys.executable, "-m", "gridcast", "down"]
         subprocess.run(down, env=environment, cwd=folder, check=False, capture_output=True)
-        started.wait(60)
+        started.wait(240)
 
 
 def test_up_starts_the_servers_that_readme_shows(up: str) -> None:

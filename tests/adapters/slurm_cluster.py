@@ -126,7 +126,7 @@ class Slurm:
     def run(self, *command: str) -> str:
         """What a program of Slurm prints; an error where it fails."""
         done = subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, timeout=300
+            command, env=self.environment, capture_output=True, text=True, timeout=1200
         )
         assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
         return done.stdout.strip()
@@ -273,7 +273,7 @@ def _start(slurm: Slurm, stack: ExitStack, *command: str) -> None:
     def stop() -> None:
         process.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(20)
+            process.wait(120)
         process.kill()
         process.wait()
 
@@ -283,7 +283,7 @@ def _start(slurm: Slurm, stack: ExitStack, *command: str) -> None:
 def _said(slurm: Slurm, *command: str) -> str:
     """What a program says, empty where its server does not answer yet."""
     return subprocess.run(
-        command, env=slurm.environment, capture_output=True, text=True, timeout=30
+        command, env=slurm.environment, capture_output=True, text=True, timeout=120
     ).stdout
 
 

@@ -309,7 +309,7 @@ def predictor(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Answers]]:
 
 def until(holds: Callable[[], bool]) -> None:
     """Wait until something holds."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -78,7 +78,7 @@ class Site:
         ]
         for member in family:
             member.kill()
-        psutil.wait_procs(family, timeout=30)
+        psutil.wait_procs(family, timeout=240)
         for process in self.running:
             process.wait()
         self.running.clear()

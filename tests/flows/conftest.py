@@ -45,7 +45,7 @@ def worker_process(
         yield worker
     finally:
         worker.kill()
-        assert worker.wait(60) is not None
+        assert worker.wait(240) is not None
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +101,7 @@ def prefect_server(settings: Settings, prefect_part: Component) -> Iterator[str]
     with temporary_settings({PREFECT_API_URL: f"{prefect_part.address}/api"}):
         yield prefect_part.address
     os.killpg(process.pid, signal.SIGTERM)
-    process.wait(60)
+    process.wait(240)
     log.close()
 
 

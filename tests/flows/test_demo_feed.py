@@ -57,7 +57,7 @@ def test_what_happens_is_stored_and_predicted_and_again_changes_nothing(
     assert len(came) > 10 and len(ended) > 10
     settings.make_token()
     token = settings.admin_token
-    with predictor(settings) as address, Gridcast(address, token, timeout=30) as broker:
+    with predictor(settings) as address, Gridcast(address, token, timeout=120) as broker:
         advance(settings, broker, log, log.now, now)
         engine = open_store(settings.store_url)
         first = read_jobs(engine).set_index("job_id").sort_index()

@@ -368,7 +368,7 @@ def test_a_step_is_tried_again_while_the_registry_is_away_and_fails_in_one_sente
     with pytest.raises(RegistryError, match="nobody answers there"):
         look()
     with get_client(sync_client=True) as client:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while True:  # the server records task runs from events, a moment later
             tried = [
                 run_row.run_count
@@ -405,7 +405,7 @@ def log_lines(flow_name: str) -> str:
 
 def awaited_lines(flow_name: str, text: str) -> str:
     """The same once ``text`` is among them: the server takes logs a moment later."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while text not in (lines := log_lines(flow_name)):
         assert time.monotonic() < deadline, lines
         time.sleep(0.5)

@@ -50,12 +50,12 @@ def test_a_running_thread_goes_on_after_a_failure_and_ends_when_stopped() -> Non
         if len(steps) == 1:
             raise RuntimeError("once")
         again.set()
-        release.wait(60)
+        release.wait(240)
         return 60.0
 
     thread = BackgroundThread("worker", step, first_pause=0.01)
     thread.start()
-    assert again.wait(60)
+    assert again.wait(240)
     assert thread.status.alive and thread.status.failures == 1
     release.set()
     thread.stop(60)
@@ -74,7 +74,7 @@ def test_new_work_does_not_shorten_the_pause_after_a_failure() -> None:
 
     thread = BackgroundThread("worker", step, first_pause=600.0)
     thread.start()
-    assert first.wait(60)
+    assert first.wait(240)
     for _ in range(100):
         thread.wake()
     thread.stop(60)

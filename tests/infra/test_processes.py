@@ -46,7 +46,7 @@ def web(name: str, *, after: tuple[str, ...] = ()) -> Component:
 
 
 def wait_for(truth: Callable[[], object], description: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not truth():
         assert time.monotonic() < deadline, f"waited in vain for: {description}"
         time.sleep(0.05)
@@ -92,7 +92,7 @@ def supervise(
     yield run
     for process in started:
         down(settings)
-        process.wait(60)
+        process.wait(240)
 
 
 def states(settings: Settings, declared: list[Component]) -> list[str]:
@@ -114,7 +114,7 @@ def test_parts_start_in_order_answer_and_stop_on_ctrl_c_with_nothing_left_behind
 
     process.send_signal(signal.SIGINT)
 
-    assert process.wait(60) == 0
+    assert process.wait(240) == 0
     assert output.read_text().splitlines()[-3:] == ["stopping second", "stopping first", "STOPPED"]
     assert not any(psutil.pid_exists(pid) for pid in pids)
     assert states(settings, declared) == ["down", "down"]
@@ -206,7 +206,7 @@ def test_down_from_another_shell_stops_everything_and_may_be_repeated(settings, 
 
     assert down(settings) == ["server"]
 
-    assert process.wait(60) == 0
+    assert process.wait(240) == 0
     assert states(settings, declared) == ["down"]
     assert list(settings.folder("run").iterdir()) == []
     assert down(settings) == []
@@ -230,7 +230,7 @@ def test_a_part_that_ignores_sigterm_is_killed_with_the_children_it_started(sett
 
     process.terminate()
 
-    assert process.wait(60) == 0
+    assert process.wait(240) == 0
     assert all(ended(process_or_row) for process_or_row in family)
 
 
@@ -240,7 +240,7 @@ def test_what_a_killed_supervisor_left_behind_is_stopped_by_the_next_up(settings
     wait_for(lambda: "READY" in output.read_text(), "the part is ready")
     orphan = psutil.Process(status(settings, declared)[0]["pid"])
     process.kill()
-    process.wait(60)
+    process.wait(240)
     assert orphan.is_running()
 
     _, output = supervise(declared)
@@ -264,7 +264,7 @@ def test_down_goes_by_the_records_and_the_mark_when_supervisor_and_part_were_kil
     rows = {row["part"]: psutil.Process(row["pid"]) for row in status(settings, [])}
     (stray,) = rows["worker"].children()
     process.kill()
-    process.wait(60)
+    process.wait(240)
     rows["worker"].kill()
     wait_for(lambda: ended(rows["worker"]), "the worker's end")
 
@@ -331,7 +331,7 @@ def test_a_part_that_never_becomes_ready_fails_up_with_its_last_words_and_stops_
     )
     declared = [web("server"), broken]
     process, output = supervise(declared)
-    assert process.wait(60) == 1
+    assert process.wait(240) == 1
     assert "ProcessError: broken ended 3 times: no such model (its log is " in output.read_text()
     assert states(settings, declared) == ["down", "down"]
 
@@ -437,9 +437,9 @@ def test_a_reader_of_its_output_that_is_gone_neither_stops_it_nor_leaves_anythin
         second = psutil.Process(status(settings, [server])[0]["pid"])
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        process.wait(240)
         assert ended(second)
         assert list(settings.folder("run").iterdir()) == []
     finally:
         down(settings)
-        process.wait(60)
+        process.wait(240)

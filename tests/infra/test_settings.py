@@ -17,6 +17,7 @@ from infra.settings import (
     read_settings,
 )
 from services.http.callers import own_token
+from tests.ports import free_port
 
 
 def test_the_embedded_default_lies_in_one_data_folder(tmp_path, monkeypatch):
@@ -94,15 +95,16 @@ def test_a_child_is_given_the_prepared_environment_and_its_own_additions():
 
 
 def test_an_ipv6_host_is_in_brackets_in_urls_and_its_port_is_probed():
-    settings = Settings(host="::1", predictor_port=18437)
-    assert settings.predictor_address == "http://[::1]:18437"
+    port = free_port()
+    settings = Settings(host="::1", predictor_port=port)
+    assert settings.predictor_address == f"http://[::1]:{port}"
     component = predictor(settings, {})
-    assert component.address == "http://[::1]:18437"
+    assert component.address == f"http://[::1]:{port}"
     assert port_conflict(component) == ""
     with socket.socket(socket.AF_INET6) as taken:
-        taken.bind(("::1", 18437))
+        taken.bind(("::1", port))
         taken.listen()
-        assert "predictor cannot listen on ::1 port 18437" in port_conflict(component)
+        assert f"predictor cannot listen on ::1 port {port}" in port_conflict(component)
 
 
 @pytest.mark.parametrize("password", ["a[b", "a/b", "a]@b", "a?b"])

@@ -26,6 +26,7 @@ from infra.settings import Settings, SettingsError
 from infra.site import RULES, proxy_text, replica_ports, scrapes_text, site_components
 from infra.supervision import log_path
 from monitoring.doctor import examine
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 RULE_TESTS = [Path(__file__).with_name(name) for name in ("alerts.yml", "alerts_by_the_hour.yml")]
@@ -38,16 +39,6 @@ pytestmark = pytest.mark.skipif(
     None in needs.values(),
     reason=f"not installed: {', '.join(name for name in needs if not needs[name])}",
 )
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def wait_for(holds: Callable[[], Any], description: str, patience: float = 120) -> Any:
@@ -112,7 +103,7 @@ def up(postgres: Any) -> Iterator[Site]:
         "postgres_port",
         "prometheus_port",
     )
-    ports = free_ports(len(names) + 2)
+    ports = [free_port() for _ in range(len(names) + 2)]
     chosen: dict[str, Any] = dict(zip(names, ports, strict=False)) | {
         "replica_ports": f"{ports[-2]},{ports[-1]}",
         "home": folder / "home",
@@ -139,7 +130,7 @@ def up(postgres: Any) -> Iterator[Site]:
         yield site
     finally:
         site.run("down")
-        process.wait(60)
+        process.wait(240)
         shutil.rmtree(folder, ignore_errors=True)
 
 

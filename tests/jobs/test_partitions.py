@@ -150,7 +150,7 @@ def test_two_who_need_the_same_new_month_both_have_it(postgres_url: str) -> None
         add_predictions(connection, answer("1"))
         second_writer.start()
         assert read_predictions(engine).empty  # who reads waits for nobody
-    second_writer.join(60)
+    second_writer.join(240)
     assert read_predictions(engine)["job_id"].tolist() == ["1", "2"]
     assert months(engine, "predictions") == {"2026_03"}
     engine.dispose()

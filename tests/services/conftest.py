@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ import httpx
 import pandas as pd
 import psutil
 import pytest
-import uvicorn
 from filelock import FileLock
 
 from infra import components
@@ -31,7 +29,7 @@ from services.dashboard.app import Dashboard
 from services.http.metrics import Metrics
 from services.live.active_model import ActiveModel
 from services.live.live_predictor import LivePredictor
-from tests.ports import free_port
+from tests.ports import free_port, served_in_thread
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 240.0
@@ -79,8 +77,8 @@ class Predictor:
             return
         family = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(kind)
-        self.process.wait(60)
-        _, left = psutil.wait_procs(family, timeout=60)
+        self.process.wait(240)
+        _, left = psutil.wait_procs(family, timeout=240)
         for process in left:
             process.kill()
         assert not left, f"left behind: {left}"
@@ -140,19 +138,13 @@ def running(home: Path, **environment: str) -> Iterator[Predictor]:
 @contextmanager
 def serving(dashboard: Dashboard) -> Iterator[str]:
     """Serve the page from a thread; yields its address."""
-    port = free_port()
-    config = uvicorn.Config(dashboard.app(), host="127.0.0.1", port=port, log_level="error")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        thread.join(0.05)
     try:
-        yield f"http://127.0.0.1:{port}"
+        with served_in_thread(dashboard.app()) as address:
+            try:
+                yield address
+            finally:
+                dashboard.ended.set()
     finally:
-        dashboard.ended.set()
-        server.should_exit = True
-        thread.join(10)
         dashboard.engine.dispose()
 
 

@@ -188,7 +188,7 @@ def test_it_gives_the_predictors_own_answer_in_every_form(
             for name in names
         }
     )
-    with Gridcast(predictor.url, timeout=30) as client:
+    with Gridcast(predictor.url, timeout=120) as client:
         how = {"quantiles": [0.99], "coverage": 0.8, "classes": True}
         rows = client.predict(ask, **how)
         columns = client.predict({name: [job.get(name) for job in ask] for name in names}, **how)
@@ -204,7 +204,7 @@ def test_a_task_is_told_what_it_needs_before_any_of_its_jobs_has_run(
     predictor: Predictor, waiting: list[dict[str, Any]]
 ) -> None:
     job = {name: value for name, value in waiting[0].items() if name != "job_id"}
-    with Gridcast(predictor.url, timeout=30) as client:
+    with Gridcast(predictor.url, timeout=120) as client:
         limited, unlimited = client.task(job, 100, at_once=10), client.task(job, 100)
         row = client.predict([waiting[0]], classes=True)[0]
         with pytest.raises(RefusedError, match="jobs must be a whole number"):
@@ -255,7 +255,7 @@ def test_it_is_told_why_on_request(
 
 def test_a_refused_request_is_the_callers_to_mend(predictor: Predictor) -> None:
     with (
-        Gridcast(predictor.url, timeout=30) as client,
+        Gridcast(predictor.url, timeout=120) as client,
         pytest.raises(RefusedError, match="422: job 0: requested_cores is -1"),
     ):
         client.predict([{**JOB, "requested_cores": -1}])

@@ -4,17 +4,14 @@ The addresses come from the routers, so that one that is added later is in these
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from threading import Thread
 from typing import Any
 
 import httpx
 import pandas as pd
 import pyarrow as pa
 import pytest
-import uvicorn
 from pydantic import SecretStr
 from starlette.routing import Mount, Route
 
@@ -39,7 +36,7 @@ from services.http.tracing import Traces
 from services.live.active_model import ActiveModel
 from services.live.live_predictor import LivePredictor
 from services.task_watch.service import TaskWatchService
-from tests.ports import free_port
+from tests.ports import served_in_thread
 from tests.services.conftest import publish, serving
 
 NOW = pd.Timestamp("2025-01-09 14:00", tz="UTC").to_pydatetime()
@@ -75,19 +72,6 @@ def owned_jobs() -> pd.DataFrame:
     for name in HIDDEN[:-1]:
         jobs.loc[is_hidden, name] = MARK + "-" + jobs.loc[is_hidden, name].astype(str)
     return jobs
-
-
-@contextmanager
-def listening(app: Any) -> Iterator[str]:
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
-    thread = Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        thread.join(0.05)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(10)
 
 
 @dataclass
@@ -147,7 +131,7 @@ def site(
         SCOPE_OF_PATH,
         owner_paths=answers_owners,
     )
-    with listening(guard) as predictor:
+    with served_in_thread(guard) as predictor:
         own = settings.model_copy(update={"predictor_url": predictor})
         dashboard = Dashboard(own, clock=lambda: NOW)
         with serving(dashboard) as page:

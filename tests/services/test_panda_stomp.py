@@ -66,7 +66,7 @@ def answering(settings: StompSettings, url: str) -> Iterator[TaskPredictions]:
             yield predictions
         finally:
             predictions.stop.set()
-            thread.join(60)
+            thread.join(240)
             assert not thread.is_alive()
 
 
@@ -80,7 +80,7 @@ def send(broker: Broker, settings: StompSettings, *bodies: dict[str, Any] | byte
 def read(broker: Broker, destination: str, count: int = 1) -> list[Any]:
     """The next frames of a queue, and no more than ``count``."""
     with broker.messages(destination) as frames:
-        taken = [frames.get(timeout=60) for _ in range(count)]
+        taken = [frames.get(timeout=240) for _ in range(count)]
         with pytest.raises(Empty):
             frames.get(timeout=0.3)
     return taken
@@ -262,7 +262,7 @@ def test_as_a_process_it_takes_its_login_and_token_from_the_environment_and_ends
         assert json.loads(read(broker, settings.predictions)[0].body)["taskid"] == 6
     finally:
         process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=60)
+        _, log = process.communicate(timeout=240)
     assert process.returncode == 0 and PASSWORD not in log
 
 

@@ -264,7 +264,7 @@ def test_a_version_is_promoted_by_a_button_and_kept_by_another(
     page.on("dialog", lambda dialog: dialog.accept(TOKEN))
     page.goto(f"{address}/#models", wait_until="domcontentloaded")
     page.get_by_role("button", name="Promote gridcast-2").click()
-    page.wait_for_selector("tr:has-text('gridcast-2'):has-text('answers now')", timeout=90_000)
+    page.wait_for_selector("tr:has-text('gridcast-2'):has-text('answers now')", timeout=240_000)
     assert getattr(registry.champion(dashboard.settings), "version", None) == 2
     page.get_by_role("button", name="Pin the champion").click()
     page.wait_for_selector("p:has-text('pinned')")

@@ -1,23 +1,20 @@
 """Connections: heads of requests without end are refused before anything else is read."""
 
-import asyncio
 import json
 import os
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 
 from infra.components import local_components
 from infra.settings import Settings
 from services.http.connection import MAX_HEAD_BYTES, BoundedProtocol
-from tests.ports import free_port
+from tests.ports import free_port, served_in_thread
 from tests.services.conftest import ROOT, Predictor, wait_for
 
 
@@ -35,27 +32,13 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 @pytest.fixture(scope="module")
 def server() -> Iterator[int]:
     """The port of a Uvicorn server with such connections."""
-    config = uvicorn.Config(app, port=0, http=Impatient, lifespan="off", log_level="critical")
-    server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-    listening = socket.create_server(("127.0.0.1", 0))
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(
-        target=lambda: loop.run_until_complete(server._serve([listening])), daemon=True
-    )
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield listening.getsockname()[1]
-    server.should_exit = True
-    thread.join(30)
-    loop.close()
-    listening.close()
+    with served_in_thread(app, http=Impatient, lifespan="off", log_level="critical") as address:
+        yield int(address.rpartition(":")[2])
 
 
 def answer(port: int, *pieces: bytes, pause: float = 0.0) -> bytes:
     """All that a server answers to these bytes until it closes the connection, or goes quiet."""
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=120) as client:
         received = b""
         try:
             for piece in pieces:
@@ -137,4 +120,4 @@ def test_every_other_server_refuses_such_heads_too(name: str, tmp_path: Path) ->
         assert reply.startswith(b"HTTP/1.1 431 ")
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(240)
