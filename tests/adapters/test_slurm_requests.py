@@ -103,7 +103,7 @@ def submit_round(slurm: Slurm) -> dict[str, int]:
 
 
 def records(slurm: Slurm, jobs: Any) -> pd.DataFrame:
-    """Every run of the jobs as sacct has it: job, state, requested MiB, start, end, used MiB."""
+    """Every run of the jobs as sacct has it; a time that is not yet recorded is NaT."""
     fields = "--format=JobID,State,ReqMem,Submit,Start,End"
     listed = slurm.run(
         *("sacct", "--allusers", "--duplicates", "--allocations", "--parsable2", "--noheader"),
@@ -111,7 +111,8 @@ def records(slurm: Slurm, jobs: Any) -> pd.DataFrame:
     )
     rows = [line.split("|") for line in listed.splitlines()]
     frame = pd.DataFrame(rows, columns=["job", "state", "memory", "submit", "start", "end"])
-    times = {name: pd.to_datetime(frame[name]) for name in ("submit", "start", "end")}
+    names = ("submit", "start", "end")
+    times = {name: pd.to_datetime(frame[name].replace("Unknown", None)) for name in names}
     return frame.assign(memory=frame["memory"].str.rstrip("M").astype(float), **times)
 
 
@@ -153,7 +154,15 @@ def rounds(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
         done.varied[name] = slurm.submit(program, "mail", script, *words)
     done.varied["after"] = slurm.submit("x", "lp", "true", f"--dependency=afterok:{grown}")
     slurm.wait_for([*done.predicted, *done.varied.values()])
-    slurm.wait(lambda: len(records(slurm, done.varied.values())) >= 11, "the records")
+
+    def are_recorded() -> bool:
+        runs = records(slurm, [*done.predicted, *done.varied.values()])
+        varied = runs["job"].str.split("_").str[0].isin(done.varied.values())
+        last = runs.groupby("job").last()
+        ended = runs["end"].notna().all() and (last["state"] != "REQUEUED").all()
+        return int(varied.sum()) >= 11 and set(done.predicted) <= set(last.index) and bool(ended)
+
+    slurm.wait(are_recorded, "the records")
     yield done
 
 
