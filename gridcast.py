@@ -30,6 +30,7 @@ from commands import (
 )
 from commands.inputs import prints_table
 from commands.tables import print_error, print_sentence
+from infra.actor import Actor, acting, local_account
 from infra.errors import GridcastError
 from infra.settings import prepare_environment
 from models.python_api import Forecaster, backtest, read_log
@@ -92,6 +93,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "backup": care.backup,
         "restore": care.restore,
         "prune": care.prune,
+        "audit": care.audit,
     },
 }
 """The commands by what a person wants, in the order of ``--help``."""
@@ -118,6 +120,7 @@ def print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -126,6 +129,9 @@ def options(
     ] = False,
 ) -> None:
     """Before a grid job runs: how long it will run and what it will use, with honest ranges."""
+    if context.invoked_subcommand:
+        actor = Actor(local_account(), f"gridcast {context.invoked_subcommand}")
+        context.with_resource(acting(actor))
 
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

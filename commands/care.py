@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from commands import meanings
 from commands.inputs import Json, store
-from commands.tables import print_sentence, progress_bar, show_rows
+from commands.tables import is_missing, print_sentence, progress_bar, show_rows, to_records
 from infra.settings import prepare_environment
 
 
@@ -94,3 +95,39 @@ def prune(as_json: Json = False) -> None:
         print_sentence(title)
         return
     show_rows(rows, as_json, title, meaning=meanings.of_copies(rows))
+
+
+def audit(
+    since: Annotated[datetime | None, typer.Option(help="Only from this time (UTC) on.")] = None,
+    action: Annotated[
+        str | None, typer.Option(help="Only this action, such as promote or outcomes.")
+    ] = None,
+    who: Annotated[
+        str | None, typer.Option(help="Only changes by this token, subject, user or account.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List what was changed, by whom and from where.
+
+    The newest first; refused attempts too. What is recorded: docs/reference/audit.md.
+    """
+    from jobs.store import read_audit
+
+    begin = since.replace(tzinfo=UTC) if since else None
+    frame = read_audit(store(), since=begin, action=action, who=who, limit=limit + 1)
+    rows = to_records(frame.head(limit).drop(columns=["change", "number"]))
+    if not as_json:
+        rows = [
+            {
+                "when": f"{row['changed_at']:%Y-%m-%d %H:%M}",
+                **{name: row[name] for name in ("who", "action", "result")},
+                "changed": meanings.of_change(row),
+                "from": row["origin"] if is_missing(row["address"]) else row["address"],
+                **row,
+            }
+            for row in rows
+        ]
+    more = len(frame) > limit
+    columns = ("when", "who", "action", "result", "changed", "from")
+    show_rows(rows, as_json, "Changes", columns, meanings.of_audit(rows, more))

@@ -384,6 +384,39 @@ def of_copies(rows: Rows) -> str:
     return f"{total:,} rows in all."
 
 
+def of_change(row: Mapping[str, Any]) -> str:
+    """The object of a change, and what it was before and after, or how much it concerned.
+
+    >>> of_change({"object": "late of all", "before": "0.8", "after": "0.9"})
+    'late of all: 0.8 → 0.9'
+    """
+    values = [str(row[name]) for name in ("before", "after") if _is_text(row.get(name))]
+    if len(values) == 1 and _is_text(row.get("before")):
+        values.append("none")
+    records, calls = row.get("records"), row.get("calls")
+    counts = [
+        f"{count:,.0f} {name}"
+        for count, name in ((records, "records"), (calls if calls != 1 else None, "times"))
+        if count is not None and count == count
+    ]
+    return ": ".join(filter(None, (row["object"], " → ".join(values), ", ".join(counts))))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def of_audit(rows: Rows, more: bool) -> str:
+    """How many changes there are, by how many, and how many were refused."""
+    if not rows:
+        return "No change is recorded."
+    refused = sum(row["result"] == "refused" for row in rows)
+    people = len({row["who"] for row in rows})
+    attempts = f", {refused} of refused attempts" if refused else ""
+    older = "; --limit shows older ones" if more else ""
+    return f"{len(rows)} rows by {people} actors{attempts}{older}."
+
+
 def capitalised(text: str) -> str:
     """The text as a sentence: a capital first, a full stop last.
 

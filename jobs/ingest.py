@@ -23,7 +23,7 @@ from jobs.readers import Batch, Reader, ReadError, ReadOptions, Reject, detect, 
 from jobs.readers.columns import ColumnMap, load_column_map, parse_column_map
 from jobs.readers.units import zone
 from jobs.schema import JOB, Record, conform, derive_fields, leave_out_bad_fields, split_valid
-from jobs.store import add_jobs, add_rejects, read_revision, stored_bytes
+from jobs.store import add_jobs, add_rejects, audit, read_revision, stored_bytes
 from jobs.store.merging import (
     align_outcomes,
     is_other_attempt,
@@ -286,6 +286,9 @@ def _ingest(
         with engine.begin() as connection:
             added = add_jobs(connection, jobs, batch.record)
             add_rejects(connection, path, storable, window=window)
+            if changed := added.added + added.updated:
+                subject = window.rpartition(": ")[0] or str(path)
+                audit.count(connection, "ingest", subject, records=changed)
         notes[OUTDATED] += added.outdated
         notes[EARLIER_ATTEMPT] += added.attempts
         done = replace(

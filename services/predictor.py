@@ -93,4 +93,5 @@ Predictor.add_asgi_middleware(
     open_on_loopback=settings.open_on_loopback,
     issuers=read_issuers(settings),
     owner_paths=answers_owners,
+    when_refused=endpoints.note_refused,
 )

@@ -6,6 +6,7 @@ read take the engine and return DataFrames. Every time is UTC.
 """
 
 from jobs.store.attempts import read_attempts
+from jobs.store.audit import read_audit
 from jobs.store.database import StoreAddressError, StoreError, connect, open_store
 from jobs.store.export import EXPORTED, export_batches
 from jobs.store.measurements import add_measurements, read_measurements
@@ -69,6 +70,7 @@ __all__ = [
     "open_store",
     "prune",
     "read_attempts",
+    "read_audit",
     "read_canary_answers",
     "read_ended",
     "read_ended_at",

@@ -43,7 +43,7 @@ from jobs.store.database import (
 )
 from jobs.store.frames import index_key
 from jobs.store.partitions import MONTHLY, create_partitions, is_partitioned, partitions
-from jobs.store.tables import RECORDS
+from jobs.store.tables import RECORDS, audit
 from jobs.store.tables import metadata as store_metadata
 from jobs.transfers import TRANSFER
 
@@ -134,6 +134,8 @@ def load(
 def load_store(connection: Connection, folder: Path, version: str) -> dict[str, int]:
     """Load a copy of a job store into an empty one, and migrate it.
 
+    An empty store may have an audit log, which is kept.
+
     Args:
         connection: the caller's transaction.
         folder: the folder of the copy.
@@ -148,8 +150,12 @@ def load_store(connection: Connection, folder: Path, version: str) -> dict[str, 
     where = displayed_url(connection.engine)
     lock_writers(connection)
     tables = [table for table in _tables(connection) if table.name in store_metadata.tables]
+    changes = connection.execute(select(audit)).mappings().all()
     for table in tables:
-        if connection.execute(select(table).limit(1)).first() is not None:
+        if (
+            table.name != audit.name
+            and connection.execute(select(table).limit(1)).first() is not None
+        ):
             raise StoreError(
                 f"{where} is not empty (its table {table.name} has rows): "
                 "a backup is restored into an empty store only"
@@ -163,6 +169,10 @@ def load_store(connection: Connection, folder: Path, version: str) -> dict[str, 
     rows = load(connection, folder)
     migrate(connection, where)
     _check_identities(connection, where)
+    stored = set(connection.execute(select(audit.c.change)).scalars())
+    for change in changes:
+        if change["change"] not in stored:
+            connection.execute(audit.insert().values(**change))
     return rows
 
 

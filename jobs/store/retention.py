@@ -31,6 +31,7 @@ from sqlalchemy import (
     tuple_,
 )
 
+from jobs.store import audit
 from jobs.store.database import lock_writers, read_connection
 from jobs.store.frames import as_microseconds, write_rows
 from jobs.store.measurements import COLLECTED
@@ -46,6 +47,7 @@ from jobs.store.tables import (
     task_predictions,
     transfers,
 )
+from jobs.store.tables import audit as audit_table
 
 KIND, SINCE, DROPPED = "retention", "kept since", "dropped source"
 """The kind of the notes below, and two of their names."""
@@ -60,7 +62,7 @@ AGE_COLUMNS = {
 """What retention deletes, and by which time.
 
 Attempts go with their job. All predictions of a task, chain or request are deleted together, by
-the latest of them.
+the latest of them. The audit log is kept longer.
 """
 BATCH_ROWS = 10_000
 LOCK_TIMEOUT = "3s"
@@ -101,14 +103,22 @@ def prune(engine: Engine, months: int, now: datetime | None = None) -> PruneResu
     since = _first_day(now, months) if months else None
     with _write_connection(engine) as connection:
         seconds = since.timestamp() if since else None
-        if _latest_note(connection, SINCE) != seconds:
+        before = _latest_note(connection, SINCE)
+        if before != seconds:
+            moments = (_day(before), _day(seconds))
+            audit.record(connection, "retention", SINCE, before=moments[0], after=moments[1])
             _note(connection, SINCE, seconds, now)
     if since is None:
         return PruneResult(None)
     before = as_microseconds(since)
-    return PruneResult(
-        since, {table.name: _prune_table(engine, table, before, now) for table in AGE_COLUMNS}
-    )
+    rows = {table.name: _prune_table(engine, table, before, now) for table in AGE_COLUMNS}
+    with _write_connection(engine) as connection:
+        oldest = _first_day(now, max(months, audit.LEAST_MONTHS))
+        is_old = audit_table.c.last_at < as_microseconds(oldest)
+        rows[audit_table.name] = connection.execute(delete(audit_table).where(is_old)).rowcount
+        if rows[audit_table.name]:
+            audit.count(connection, "retention", audit_table.name, records=rows[audit_table.name])
+    return PruneResult(since, rows)
 
 
 def drop_source(engine: Engine, source: str, now: datetime | None = None) -> dict[str, int]:
@@ -138,6 +148,8 @@ def drop_source(engine: Engine, source: str, now: datetime | None = None) -> dic
             if newest_revision(connection, table) < revision:
                 _note(connection, _revision_name(table), revision, now)
         if any(rows.values()):
+            deleted = ", ".join(f"{count:,} {name}" for name, count in rows.items() if count)
+            audit.record(connection, "drop-source", source, before=deleted, records=rows[jobs.name])
             _note(connection, DROPPED, float(rows[jobs.name]), now, segment=source)
     return rows
 
@@ -181,6 +193,10 @@ def _first_day(now: datetime, months: int) -> datetime:
     """The first of a month, ``months`` months before that of ``now``."""
     year, month = divmod(now.astimezone(UTC).year * 12 + now.astimezone(UTC).month - 1 - months, 12)
     return datetime(year, month + 1, 1, tzinfo=UTC)
+
+
+def _day(seconds: float | None) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}" if seconds else "all is kept"
 
 
 def _latest_note(connection: Connection, name: str) -> float | None:
@@ -230,6 +246,7 @@ def _prune_table(engine: Engine, table: Table, before: int, now: datetime) -> in
                 count = _delete_batch(connection, table, condition(table))
             deleted += count
             if count:
+                audit.count(connection, "retention", table.name, records=count)
                 _note(connection, table.name, deleted, now)
             elif months is None:
                 break

@@ -191,3 +191,27 @@ task_thresholds = Table(
     PrimaryKeyConstraint("group", "name", "set_at", name="task_thresholds_key"),
 )
 """Every threshold ever set, for a group or for ``all``; the newest applies."""
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("change", _KEY_TEXT, nullable=False, info={"kind": "text"}),
+    _column("number", "count", required=True),
+    _column("changed_at", "time", required=True),
+    _column("last_at", "time", required=True),
+    *(_column(name, "text", required=True) for name in ("who", "origin")),
+    _column("address", "text"),
+    *(_column(name, "text", required=True) for name in ("action", "object")),
+    *(_column(name, "text") for name in ("before", "after", "why")),
+    _column("result", "text", required=True),
+    _column("calls", "count", required=True),
+    _column("records", "count"),
+    PrimaryKeyConstraint("change", "number", name="audit_key"),
+    Index("audit_changed_at", "changed_at"),
+)
+"""The audit log: who changed what, when and from where; see ``jobs.store.audit``.
+
+A change of something outside the store has two rows: ``number`` 0 before it (``begun``), 1 with its
+result. Repeated changes of an hour are counted in one row (``calls``, ``records``, ``last_at``); a
+trigger refuses any other change of a row.
+"""

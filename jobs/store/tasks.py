@@ -10,6 +10,7 @@ from datetime import datetime
 import pandas as pd
 from sqlalchemy import ColumnElement, Connection, Engine, and_, func, select, update
 
+from jobs.store import audit
 from jobs.store.database import read_connection
 from jobs.store.frames import Moment, as_microseconds, index_key, read_rows, write_rows
 from jobs.store.tables import task_predictions as table
@@ -119,6 +120,19 @@ def set_threshold(
         by: who set it.
         at: when it was set.
     """
+    earlier = select(thresholds.c.value).where(
+        thresholds.c.group == index_key(thresholds.c.group, group), thresholds.c.name == name
+    )
+    before = connection.execute(earlier.order_by(thresholds.c.set_at.desc()).limit(1)).scalar()
+    audit.record(
+        connection,
+        "threshold",
+        f"{name} of {group}",
+        before=before,
+        after=value,
+        why=f"set by {by}",
+        by=by,
+    )
     row = {"set_at": pd.Timestamp(at), "group": group, "name": name, "value": value, "set_by": by}
     write_rows(connection, thresholds, pd.DataFrame([row]), overwrite=True)
 

@@ -75,13 +75,19 @@ def _complete(client: Any, champion: Version, retired: Version | None, why: str)
     client.set_registered_model_tag(champion.name, CHAMPION_IS, str(champion.version))
 
 
-def reconcile(client: Any, champion: Version, find: Callable[[str], Version | None]) -> bool:
+def reconcile(
+    client: Any,
+    champion: Version,
+    find: Callable[[str], Version | None],
+    record_move: Callable[[Version | None], None],
+) -> bool:
     """Record what is not recorded of the alias at ``champion``.
 
     Args:
         client: MLflow's client.
         champion: The version that the alias names.
         find: Returns the version of a number; None where somebody deleted it.
+        record_move: Called with the champion before where a person moved the alias in MLflow.
 
     Returns:
         Whether there was anything to record.
@@ -97,6 +103,7 @@ def reconcile(client: Any, champion: Version, find: Callable[[str], Version | No
     before = find(recorded) if recorded else None
     why = champion.tags.get("promoted_why", "")
     if noted.get(CHAMPION_BECOMES) != str(champion.version):
+        record_move(before)
         why = "the alias was moved by hand"
         replaced = {"replaces": str(before.version)} if before else {}
         tag(

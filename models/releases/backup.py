@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from infra.checksums import digest
 from infra.errors import GridcastError, InputError
 from infra.settings import Settings
-from jobs.store import connect, copies, open_store
+from jobs.store import audit, connect, copies, open_store
 from jobs.store.database import VERSION_TABLE
 from models.releases import registry
 
@@ -122,6 +122,9 @@ def restore(settings: Settings, source: Path) -> Rows:
         connection = all_or_nothing.enter_context(store.begin())
         copies.load_store(
             connection, folder / "store", manifest["store"]["versions"][VERSION_TABLE]
+        )
+        audit.record(
+            connection, "restore", str(source), after=f"as of {manifest.get('taken_at', '?')}"
         )
         return _rows(manifest, settings)
 

@@ -14,14 +14,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from infra.actor import Actor, acting
 from infra.lineage import lineage, model_version
 from infra.settings import Settings, prepare_environment
+from jobs.store import audit
 from models.releases import alias_moves as moves
 from models.releases.alias_moves import CHAMPION, PIN, WHO_MAY_DECIDE, lock, now
 from models.releases.alias_moves import read_version as _version
@@ -79,7 +82,7 @@ def publish(
         name, began = run_name or "a version", datetime.now(UTC)
         with training_run(settings, name, "gridcast", began) as own_run:
             return publish(folder, evidence, run=own_run, settings=settings)
-    with mlflow_client(settings) as (client, settings):
+    with _audited(settings, "register", "a training") as (change, client, settings):
         from mlflow.entities import LoggedModelOutput
 
         experiment = experiment_of(client, settings)
@@ -108,6 +111,7 @@ def publish(
         )
         registered = json.dumps([{"name": settings.model_name, "version": int(row.version)}])
         client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": registered})
+        change.after = f"{settings.model_name}-{row.version}"
         run.stop_sampling()
         client.set_terminated(run.run_id, "FINISHED")
         client.set_model_version_tag(settings.model_name, str(row.version), "state", "candidate")
@@ -242,7 +246,9 @@ def fetch(version: Version, *, fresh: bool = False, settings: Settings | None = 
 
 def set_challenger(version: Version, settings: Settings | None = None) -> None:
     """Put ``version`` up for a decision: the alias ``challenger``. Raises RegistryError."""
-    with mlflow_client(settings) as (client, settings):
+    with _audited(settings, CHALLENGER) as (change, client, settings):
+        before = _by_alias(client, version.name, CHALLENGER)
+        change.before, change.after = before and before.label, version.label
         _tag(client, version, who_may_decide=WHO_MAY_DECIDE, **{CHALLENGER_SINCE: now()})
         client.set_registered_model_alias(version.name, CHALLENGER, str(version.version))
 
@@ -275,8 +281,9 @@ def withdraw(
         OvertakenError: There is none, or another version is challenger meanwhile.
         RegistryError: MLflow cannot be reached.
     """
-    with mlflow_client(settings) as (client, settings), lock(settings):
+    with _audited(settings, "withdraw", by, why) as (change, client, settings), lock(settings):
         current = _by_alias(client, settings.model_name, CHALLENGER)
+        change.before = current and current.label
         if current is None or expected not in (None, current.version):
             state = f"{current.label} is challenger" if current else "there is no challenger"
             raise OvertakenError(f"{state}: nothing is withdrawn")
@@ -301,7 +308,8 @@ def mark_refused(version: Version, *, why: str, settings: Settings | None = None
         why: The reason.
         settings: The settings; None: those of the environment.
     """
-    with mlflow_client(settings) as (client, settings):
+    with _audited(settings, "refuse", why=why) as (change, client, settings):
+        change.before = version.label
         _tag(
             client,
             version,
@@ -328,8 +336,10 @@ def promote(
         OvertakenError: Another version became champion meanwhile; this one stays a candidate.
         RegistryError: MLflow cannot be reached, or the version was never finished.
     """
-    with mlflow_client(settings) as (client, settings), lock(settings):
+    with _audited(settings, "promote", by, why) as (change, client, settings), lock(settings):
         current = _by_alias(client, settings.model_name, CHAMPION)
+        change.before = current and current.label
+        change.after = f"{settings.model_name}-{version}"
         wanted = _version(client.get_model_version(settings.model_name, str(version)))
         if wanted.state == "unfinished":
             raise RegistryError(
@@ -357,8 +367,9 @@ def rollback(*, by: str, why: str, expected: int = -1, settings: Settings | None
         expected: The number of the champion; -1: any.
         settings: The settings; None: those of the environment.
     """
-    with mlflow_client(settings) as (client, settings), lock(settings):
+    with _audited(settings, "rollback", by, why) as (change, client, settings), lock(settings):
         current = _by_alias(client, settings.model_name, CHAMPION)
+        change.before = current and current.label
         if current is None or "replaces" not in current.tags:
             raise RegistryError("there is no earlier champion to roll back to")
         if expected not in (-1, current.version):
@@ -372,6 +383,7 @@ def rollback(*, by: str, why: str, expected: int = -1, settings: Settings | None
                 f"version {current.tags['replaces']}, which {current.label} replaced, is deleted: "
                 "promote another one (gridcast promote)"
             )
+        change.after = wanted.label
         return _move(client, settings, wanted, current, by=by, why=why, is_rollback=True)
 
 
@@ -384,7 +396,10 @@ def reconcile(settings: Settings | None = None) -> Version | None:
         current = _by_alias(client, settings.model_name, CHAMPION)
         if current is not None:
             moves.reconcile(
-                client, current, lambda number: _find(client, settings.model_name, number)
+                client,
+                current,
+                lambda number: _find(client, settings.model_name, number),
+                lambda before: _record_move_by_hand(settings, before, current),
             )
         return _by_alias(client, settings.model_name, CHAMPION)
 
@@ -397,10 +412,11 @@ def pin(*, by: str, why: str, settings: Settings | None = None) -> Version:
         why: The reason.
         settings: The settings; None: those of the environment.
     """
-    with mlflow_client(settings) as (client, settings), lock(settings):
+    with _audited(settings, "pin", by, why) as (change, client, settings), lock(settings):
         current = _by_alias(client, settings.model_name, CHAMPION)
         if current is None:
             raise RegistryError("there is no champion to pin: promote one first")
+        change.before, change.after = _pinned(client, current.name), current.label
         client.set_registered_model_tag(
             current.name, PIN, f"{current.label} is pinned by {by}: {why}"
         )
@@ -409,8 +425,9 @@ def pin(*, by: str, why: str, settings: Settings | None = None) -> Version:
 
 def unpin(settings: Settings | None = None) -> None:
     """Let the champion be replaced again, if it is pinned. Raises RegistryError."""
-    with mlflow_client(settings) as (client, settings):
-        if _pinned(client, settings.model_name):
+    with _audited(settings, "unpin") as (change, client, settings):
+        change.before = _pinned(client, settings.model_name)
+        if change.before:
             client.delete_registered_model_tag(settings.model_name, PIN)
 
 
@@ -418,6 +435,40 @@ def pinned(settings: Settings | None = None) -> str:
     """Say which version is pinned, by whom and why; empty where none is. Raises RegistryError."""
     with mlflow_client(settings) as (client, settings):
         return _pinned(client, settings.model_name)
+
+
+def _record_move_by_hand(settings: Settings, before: Version | None, champion: Version) -> None:
+    """Record that somebody moved the alias in MLflow's page, before the registry's tags say so."""
+    name, url = settings.model_name, settings.store_url
+    with (
+        acting(Actor(moves.BY_PERSON_IN_MLFLOW, "MLflow")),
+        audit.recording(url, "promote", name, why="the alias was moved by hand") as change,
+    ):
+        change.before, change.after = before and before.label, champion.label
+
+
+@contextmanager
+def _audited(
+    settings: Settings | None, action: str, by: str = "", why: str = ""
+) -> Iterator[tuple[audit.Change, Any, Settings]]:
+    """MLflow's client for a change of the model, which is recorded in the audit log.
+
+    Args:
+        settings: Whose registry; default: the environment's.
+        action: What is done.
+        by: Who does it, where nobody is logged in.
+        why: The reason.
+
+    Raises:
+        RegistryError: MLflow cannot be reached.
+        StoreError: The change cannot be recorded; it must not be made.
+    """
+    settings = settings or prepare_environment()
+    with (
+        audit.recording(settings.store_url, action, settings.model_name, by=by, why=why) as change,
+        mlflow_client(settings) as (client, settings),
+    ):
+        yield change, client, settings
 
 
 def _pinned(client: Any, name: str) -> str:

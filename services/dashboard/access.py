@@ -22,6 +22,7 @@ from services.http.authentication import (
     FOR_ALL,
     NO_TOKENS,
     NOT_KNOWN,
+    ScopeError,
     as_bearer,
     caller_of_header,
     check_host_and_origin,
@@ -95,9 +96,9 @@ class Access:
         if LOGIN in caller.scopes:
             caller = self.logins.caller(headers, client)
         if scope and not allows(caller.scopes, scope):
-            raise HTTPError(403, f"the token has not the scope {scope}")
+            raise ScopeError(f"the token has not the scope {scope}", caller)
         if caller.owners is not None and not for_owners:
-            raise HTTPError(403, FOR_ALL)
+            raise ScopeError(FOR_ALL, caller)
         return caller
 
     def login(self, request: Request) -> Response:

@@ -24,18 +24,22 @@ from starlette.responses import FileResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from infra.actor import Actor, acting
 from infra.errors import GridcastError
 from infra.settings import Settings
 from jobs.owners import Owners
-from jobs.store import open_store, set_threshold
+from jobs.store import audit, open_store, set_threshold
 from monitoring.tasks.latest_tasks import LatestTasks
 from monitoring.tasks.states import Thresholds
 from services.dashboard import jobs, models_overview, overview, sites, tasks
 from services.dashboard.access import Access
+from services.dashboard.changes import audit_page, rights_and_rules
 from services.dashboard.metrics import metrics
 from services.dashboard.values import as_json
+from services.http.authentication import ScopeError
 from services.http.callers import Caller
 from services.http.errors import HTTPError, error_response
+from services.http.refusals import Refusals
 
 PAGE = Path(__file__).parent / "page"
 HEADERS = {
@@ -58,6 +62,15 @@ VIEWS = (
     *(f"/{view}/{{name:path}}" for view in NAMED_VIEWS),
 )
 """The addresses of the page, which shows each by itself."""
+CHANGES = {
+    "/api/thresholds": "threshold",
+    "/api/promote": "promote",
+    "/api/withdraw": "withdraw",
+    "/api/pin": "pin",
+    "/api/unpin": "unpin",
+    "/api/retrain": "retrain",
+}
+"""The addresses that change something, and how the audit log calls it."""
 SCOPES_OF_CHANGES = {"/api/promote": "approve", "/api/withdraw": "approve"}
 """The scope that a change needs, where it is not admin."""
 OWNER_PATHS = frozenset(
@@ -89,6 +102,7 @@ class Dashboard:
         self.latest = LatestTasks(settings.folder("tasks"))
         self.ended = threading.Event()
         self.access = Access(settings)
+        self.refusals = Refusals(lambda: self.engine)
         self.training: Popen[bytes] | None = None
 
     @property
@@ -107,6 +121,7 @@ class Dashboard:
 
         @asynccontextmanager
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
+            audit.record_settings(self.engine, rights_and_rules(self.settings))
             start()
             yield
             self.ended.set()
@@ -141,9 +156,12 @@ class Dashboard:
             Route(path, self._guarded(handler, for_owners=path in OWNER_PATHS))
             for path, handler in reads.items()
         ]
+        routes.append(Route("/api/audit", self._guarded(self._audit, "admin")))
         routes += [
             Route(
-                path, self._guarded(handler, SCOPES_OF_CHANGES.get(path, "admin")), methods=["POST"]
+                path,
+                self._guarded(handler, SCOPES_OF_CHANGES.get(path, "admin"), action=CHANGES[path]),
+                methods=["POST"],
             )
             for path, handler in changes.items()
         ]
@@ -158,13 +176,31 @@ class Dashboard:
         )
 
     def _guarded(
-        self, handler: Handler, scope: str = "", for_owners: bool = False
+        self, handler: Handler, scope: str = "", for_owners: bool = False, action: str = ""
     ) -> Callable[[Request], Awaitable[Response]]:
-        """A handler for authorized callers; ``request.state.caller`` is who asks."""
+        """A handler for authorized callers; ``request.state.caller`` is who asks.
+
+        Args:
+            handler: The handler.
+            scope: The scope that is needed; empty for any.
+            for_owners: Whether a token bound to owners is answered.
+            action: The change that it makes, for the audit log; empty: it changes nothing.
+        """
 
         async def authorize(request: Request) -> Any:
-            request.state.caller = await self.access.check(request, scope, for_owners)
-            return await handler(request)
+            try:
+                caller = await self.access.check(request, scope, for_owners)
+            except ScopeError as error:
+                if action:
+                    details = action, request.url.path, error.message
+                    actor = _actor(request, error.caller)
+                    await asyncio.to_thread(self.refusals.add, actor, *details)
+                raise
+            request.state.caller = caller
+            if not action:
+                return await handler(request)
+            with acting(_actor(request, caller)):
+                return await handler(request)
 
         return self._answering(authorize, not scope)
 
@@ -303,6 +339,10 @@ class Dashboard:
     async def _thresholds(self, request: Request) -> Any:
         return await asyncio.to_thread(tasks.thresholds, self.engine, _owners(request))
 
+    async def _audit(self, request: Request) -> Any:
+        query = dict(request.query_params)
+        return await asyncio.to_thread(audit_page, self.engine, query)
+
     async def _set_threshold(self, request: Request) -> Any:
         body = await _body(request)
         name, value, group, by = (body.get(key) for key in ("name", "value", "group", "by"))
@@ -331,7 +371,7 @@ class Dashboard:
 
         version = await _version(request)
         chosen = await asyncio.to_thread(
-            champion.promote, version, self.settings, by="the page", why="chosen on the page"
+            champion.promote, version, self.settings, by=_by(request), why="chosen on the page"
         )
         return {"sentence": f"{chosen.label} is the champion"}
 
@@ -341,7 +381,7 @@ class Dashboard:
         expected = await _version(request)
         withdrawn = await asyncio.to_thread(
             registry.withdraw,
-            by="the page",
+            by=_by(request),
             why="withdrawn on the page",
             expected=expected,
             settings=self.settings,
@@ -352,7 +392,7 @@ class Dashboard:
         from models.releases import registry
 
         pinned = await asyncio.to_thread(
-            registry.pin, by="the page", why="pinned on the page", settings=self.settings
+            registry.pin, by=_by(request), why="pinned on the page", settings=self.settings
         )
         return {"sentence": f"{pinned.label} stays the champion until it is unpinned"}
 
@@ -363,7 +403,12 @@ class Dashboard:
         return {"sentence": "the champion may be replaced again"}
 
     async def _retrain(self, request: Request) -> Any:
-        self.training = await asyncio.to_thread(models_overview.start_training, self.settings)
+        def start() -> Popen[bytes]:
+            with self.engine.begin() as connection:
+                audit.record(connection, "retrain", self.settings.model_name)
+                return models_overview.start_training(self.settings)
+
+        self.training = await asyncio.to_thread(start)
         return {"sentence": "a training has been started; its version will be listed here"}
 
 
@@ -385,6 +430,16 @@ def _owners(request: Request) -> Owners | None:
     """Whose jobs a caller may see; None: everybody's."""
     caller: Caller = request.state.caller
     return caller.owners
+
+
+def _actor(request: Request, caller: Caller) -> Actor:
+    return Actor(caller.name, "page", request.client.host if request.client else None)
+
+
+def _by(request: Request) -> str:
+    """Who decides on the page, as the registry notes it."""
+    caller: Caller = request.state.caller
+    return f"the page, {caller.name}"
 
 
 def _is_name(text: Any) -> bool:

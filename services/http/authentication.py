@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import ipaddress
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -34,6 +34,26 @@ ONCE = (
     *("x-forwarded-user", "x-forwarded-preferred-username", "x-forwarded-groups"),
 )
 """Headers that a request may hold once: of two, two readers could believe a different one."""
+
+
+class ScopeError(HTTPError):
+    """A known caller may not do something (403).
+
+    Args:
+        message: One sentence.
+        caller: Who it is.
+    """
+
+    def __init__(self, message: str, caller: Caller) -> None:
+        super().__init__(403, message)
+        self.caller = caller
+
+
+Refused = Callable[[Scope, Caller, str], Awaitable[None]]
+"""Is called with a request that was refused for its scope, its caller and the reason."""
+
+
+async def _ignore(scope: Scope, caller: Caller, why: str) -> None: ...
 
 
 def caller_of_header(
@@ -110,11 +130,11 @@ def authorize(
         raise HTTPError(401, NOT_KNOWN)
     needed = scope_of_path.get(path, least_scope)
     if needed and not allows(caller.scopes, needed):
-        raise HTTPError(403, f"the token has not the scope {needed}")
+        raise ScopeError(f"the token has not the scope {needed}", caller)
     if LOGIN in caller.scopes:
-        raise HTTPError(403, "a token of the scope login is valid at the page only")
+        raise ScopeError("a token of the scope login is valid at the page only", caller)
     if caller.owners is not None and not owner_paths(path):
-        raise HTTPError(403, FOR_ALL)
+        raise ScopeError(FOR_ALL, caller)
     return caller
 
 
@@ -190,6 +210,7 @@ class Guard:
         open_on_loopback: Whether callers on this machine need no token.
         issuers: The issuers of other tokens.
         owner_paths: Whether an address answers tokens bound to owners, of their jobs only.
+        when_refused: Called where a known caller has not the scope.
     """
 
     def __init__(
@@ -203,6 +224,7 @@ class Guard:
         open_on_loopback: bool = False,
         issuers: Issuers = NO_ISSUERS,
         owner_paths: Callable[[str], bool] = lambda path: False,
+        when_refused: Refused = _ignore,
     ) -> None:
         self.app = app
         self.tokens = tokens
@@ -211,6 +233,7 @@ class Guard:
         self.least_scope, self.open_paths = least_scope, open_paths
         self.open_on_loopback = open_on_loopback
         self.issuers, self.owner_paths = issuers, owner_paths
+        self.when_refused = when_refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer the refusal."""
@@ -237,6 +260,8 @@ class Guard:
                 self.owner_paths,
             )
         except HTTPError as refusal:
+            if isinstance(refusal, ScopeError):
+                await self.when_refused(scope, refusal.caller, refusal.message)
             await send_error(refusal, scope, receive, send)
             return
         await self.app({**scope, CALLER: caller}, receive, send)

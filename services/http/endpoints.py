@@ -23,6 +23,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
 
+from infra.actor import Actor, acting
 from services.http import metrics as predictor_metrics
 from services.http.admission import Admission, Work, read_bounded_body, run
 from services.http.authentication import CALLER
@@ -42,6 +43,7 @@ from services.http.match import read_match, write_match
 from services.http.openapi import PAGE, PAGE_HEADERS, SCRIPT, describe
 from services.http.options import read_options
 from services.http.rank import read_rank, write_rank
+from services.http.refusals import Refusals
 from services.http.requests import read_jobs_to_predict, read_outcomes
 from services.http.responses import write_answer, write_json
 from services.http.routes import ENDPOINTS
@@ -63,17 +65,25 @@ MAX_REQUESTS = 64
 MAX_BODY_BYTES = 256 * 2**20
 """Bytes of the bodies of all requests in hand."""
 SERVED_BY_BENTOML = tuple(item.path for item in ENDPOINTS if item.served_by_bentoml)
+ORIGIN, REPORTING = "predictor", "outcomes"
+"""How the audit log calls this server, and what it takes."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
 @dataclass(frozen=True)
 class Body:
-    """A request as it was read: media type, body, query parameters, and who sent it."""
+    """A request as it was read: media type, body, query parameters, who sent it, and from where."""
 
     media_type: str
     content: bytes
     query: dict[str, str]
     caller: Caller
+    address: str | None = None
+
+    @property
+    def actor(self) -> Actor:
+        """Who sent it, for the audit log."""
+        return Actor(self.caller.name, ORIGIN, self.address)
 
 
 @dataclass(frozen=True)
@@ -144,8 +154,15 @@ class Endpoints:
     def attach(self, predictor: LivePredictor, traces: Traces) -> None:
         """Answer from ``predictor`` from now on."""
         self.predictor = predictor
+        self.refusals = Refusals(lambda: predictor.engine)
         self.metrics = predictor.metrics
         self.traces = traces
+
+    async def note_refused(self, scope: Scope, caller: Caller, why: str) -> None:
+        """Record that a caller without the scope tried to report outcomes."""
+        if scope["path"] == "/outcomes" and scope["method"] == "POST" and hasattr(self, "refusals"):
+            actor = Actor(caller.name, ORIGIN, scope["client"][0] if scope.get("client") else None)
+            await asyncio.to_thread(self.refusals.add, actor, REPORTING, scope["path"], why)
 
     def app(self) -> Starlette:
         """The app to mount."""
@@ -236,7 +253,9 @@ class Endpoints:
                 reservation,
                 PATIENCE,
             )
-            body = Body(media, content, dict(request.query_params), request.scope[CALLER])
+            address = request.client.host if request.client else None
+            caller = request.scope[CALLER]
+            body = Body(media, content, dict(request.query_params), caller, address)
             work = Work[Answer](lambda work, body=body: handler(body, work))  # type: ignore[misc]
             del content, body  # the work alone keeps them
             if name != "outcomes":
@@ -284,8 +303,13 @@ class Endpoints:
         with self._step("read", work):
             batch = read_body(body.media_type, body.content, NoOptions)
             report = read_outcomes(batch)
-        with self._step("store and learn", work):
-            counts = self.predictor.report(report.jobs, body.caller)
+        with self._step("store and learn", work), acting(body.actor):
+            try:
+                counts = self.predictor.report(report.jobs, body.caller)
+            except HTTPError as error:
+                if error.status == 403:
+                    self.refusals.add(body.actor, REPORTING, "/outcomes", error.message)
+                raise
         for result, count in {**counts, "rejected": len(report.rejected)}.items():
             self.metrics.outcomes.labels(result).inc(count)
         answer = {**counts, "rejected": report.rejected}

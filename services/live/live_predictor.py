@@ -19,7 +19,7 @@ from infra.aliases import Floats
 from infra.background import FOREVER, BackgroundThread, is_data_error
 from infra.settings import Settings
 from jobs.owners import NotOwnedError, Owners
-from jobs.store import StoreError, add_jobs, open_store
+from jobs.store import StoreError, add_jobs, audit, open_store
 from models.releases.versions import STALE_AFTER
 from services.http.callers import LOCAL, Caller, allows
 from services.http.columns import to_coded_jobs
@@ -347,6 +347,8 @@ class LivePredictor:
         try:
             with self.engine.begin() as connection:
                 added = add_jobs(connection, ended, owners=caller.owners)
+                if changed := added.added + added.updated:
+                    audit.count(connection, "outcomes", _sources(ended), records=changed)
         except NotOwnedError as error:
             raise HTTPError(403, str(error)) from None
         except Exception as error:
@@ -446,6 +448,10 @@ class LivePredictor:
         self.metrics.cold_starts.inc(int(jobs[answers.cold_start].sum()))
         for cluster in {*answers.cluster}:
             self.metrics.clusters.labels(cluster).inc(int(jobs[answers.cluster == cluster].sum()))
+
+
+def _sources(jobs: pd.DataFrame) -> str:
+    return ", ".join(sorted(map(str, jobs["source"].unique())))
 
 
 def _text(moment: datetime | None) -> str | None:

@@ -55,6 +55,7 @@ COMMANDS = (
     "prune",
     "backup {folder}/backup.tar",
     "drop-source {source} --yes",
+    "audit",
 )
 """In the order in which they are run: what is trained is used afterwards."""
 ELSEWHERE = {
@@ -136,3 +137,11 @@ def test_wide_has_the_columns_of_json(words: dict[str, str]) -> None:
     heading = " ".join(wide.splitlines()[1].split())
     assert all(name.replace("_", " ") in heading for name in rows[0])
     assert words["source"] in wide and "--wide" not in wide
+
+
+def test_what_the_commands_changed_is_in_the_audit_log(words: dict[str, str]) -> None:
+    assert run("ingest {log}", words).exception is None
+    assert run("drop-source {source} --yes", words).exception is None
+    for action, command in (("ingest", "ingest"), ("drop-source", "drop-source")):
+        row = json.loads(run(f"audit --action {action} --json", words).stdout)["rows"][0]
+        assert row["origin"] == f"gridcast {command}" and row["result"] == "done"

@@ -128,6 +128,7 @@ def test_what_was_said_of_old_jobs_goes_with_them(store: Any) -> None:
         "predictions": 1,
         "rejects": 1,
         "task_predictions": 1,
+        "audit": 0,
     }
     assert read_predictions(store)["job_id"].tolist() == ["new"]
     assert read_jobs(store, record=TRANSFER)["transfer_id"].tolist() == ["1"]

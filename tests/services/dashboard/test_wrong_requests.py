@@ -18,9 +18,31 @@ from services.dashboard.app import Dashboard
 ADMIN = "admin-0123456789"
 ADDRESSES = (
     *("/api/overview", "/api/tasks", "/api/tasks/x", "/api/sites", "/api/sites/x", "/api/jobs/x"),
-    *("/api/users/x", "/api/thresholds", "/reports/x", "/reports/..", "/metrics", "/task/x", "/x"),
+    *(
+        "/api/users/x",
+        "/api/thresholds",
+        "/api/audit",
+        "/reports/x",
+        "/reports/..",
+        "/metrics",
+        "/task/x",
+        "/x",
+    ),
 )
-NAMES = ("page", "size", "hours", "sort", "kind", "state", "source", "status", "group", "text")
+NAMES = (
+    "page",
+    "size",
+    "hours",
+    "sort",
+    "kind",
+    "state",
+    "source",
+    "status",
+    "group",
+    "text",
+    "since",
+    "who",
+)
 VALUES = ("-1", "1e9", "9" * 400, "", "nan", "\x00", "'", "%", "²", "٣", "\ud7ff", "x" * 5000, "-")
 ANY: tuple[Any, ...] = (
     *(None, True, -1, 0, 1.5, 1e308, 2**63, 10**400, "", "x", "\x00", "x" * 9000),
