@@ -102,8 +102,9 @@ def audit(
     action: Annotated[
         str | None, typer.Option(help="Only this action, such as promote or outcomes.")
     ] = None,
-    who: Annotated[
-        str | None, typer.Option(help="Only changes by this token, subject, user or account.")
+    actor: Annotated[
+        str | None,
+        typer.Option("--who", help="Only changes by this token, subject, user or account."),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 50,
     as_json: Json = False,
@@ -115,7 +116,7 @@ def audit(
     from jobs.store import read_audit
 
     begin = since.replace(tzinfo=UTC) if since else None
-    frame = read_audit(store(), since=begin, action=action, who=who, limit=limit + 1)
+    frame = read_audit(store(), since=begin, action=action, actor=actor, limit=limit + 1)
     rows = to_records(frame.head(limit).drop(columns=["change", "number"]))
     if not as_json:
         rows = [

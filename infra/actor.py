@@ -18,13 +18,13 @@ class Actor:
     """Who changes something, and from where.
 
     Attributes:
-        who: The name of a token, the subject of a JSON Web Token, whom a proxy has logged in, or
+        name: Of a token, the subject of a JSON Web Token, whom a proxy has logged in, or
             the account of this machine.
         origin: The page, the predictor or a command.
         address: The address of the client; None: this machine, without a network.
     """
 
-    who: str
+    name: str
     origin: str
     address: str | None = None
 

@@ -181,7 +181,7 @@ def read_audit(
     *,
     since: Moment | None = None,
     action: str | None = None,
-    who: str | None = None,
+    actor: str | None = None,
     limit: int = 100,
     offset: int = 0,
 ) -> pd.DataFrame:
@@ -191,7 +191,7 @@ def read_audit(
         engine: The store.
         since: Only rows of this time or later.
         action: Only this action.
-        who: Only of this actor.
+        actor: Only of this actor.
         limit: At most so many.
         offset: How many of the newest to leave out.
     """
@@ -204,8 +204,8 @@ def read_audit(
         query = query.where(table.c.last_at >= as_microseconds(since))
     if action is not None:
         query = query.where(table.c.action == _short(action))
-    if who is not None:
-        query = query.where(table.c.who == _short(who))
+    if actor is not None:
+        query = query.where(table.c.who == _short(actor))
     order = (table.c.changed_at.desc(), table.c.change, table.c.number.desc())
     with read_connection(engine) as connection:
         return read_rows(connection, query.order_by(*order).limit(limit).offset(offset))
@@ -217,7 +217,7 @@ def _values(
     actor = current_actor(by)
     now = (datetime.now(UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
     texts = {
-        **{"who": actor.who, "origin": actor.origin, "address": actor.address},
+        **{"who": actor.name, "origin": actor.origin, "address": actor.address},
         **{"action": action, "object": name, "before": before, "after": after, "why": why or None},
     }
     short = {key: _short(text) for key, text in texts.items()}

@@ -248,7 +248,7 @@ def set_challenger(version: Version, settings: Settings | None = None) -> None:
     """Put ``version`` up for a decision: the alias ``challenger``. Raises RegistryError."""
     with _audited(settings, CHALLENGER) as (change, client, settings):
         before = _by_alias(client, version.name, CHALLENGER)
-        change.before, change.after = before and before.label, version.label
+        change.before, change.after = _label(before), version.label
         _tag(client, version, who_may_decide=WHO_MAY_DECIDE, **{CHALLENGER_SINCE: now()})
         client.set_registered_model_alias(version.name, CHALLENGER, str(version.version))
 
@@ -283,7 +283,7 @@ def withdraw(
     """
     with _audited(settings, "withdraw", by, why) as (change, client, settings), lock(settings):
         current = _by_alias(client, settings.model_name, CHALLENGER)
-        change.before = current and current.label
+        change.before = _label(current)
         if current is None or expected not in (None, current.version):
             state = f"{current.label} is challenger" if current else "there is no challenger"
             raise OvertakenError(f"{state}: nothing is withdrawn")
@@ -338,7 +338,7 @@ def promote(
     """
     with _audited(settings, "promote", by, why) as (change, client, settings), lock(settings):
         current = _by_alias(client, settings.model_name, CHAMPION)
-        change.before = current and current.label
+        change.before = _label(current)
         change.after = f"{settings.model_name}-{version}"
         wanted = _version(client.get_model_version(settings.model_name, str(version)))
         if wanted.state == "unfinished":
@@ -369,7 +369,7 @@ def rollback(*, by: str, why: str, expected: int = -1, settings: Settings | None
     """
     with _audited(settings, "rollback", by, why) as (change, client, settings), lock(settings):
         current = _by_alias(client, settings.model_name, CHAMPION)
-        change.before = current and current.label
+        change.before = _label(current)
         if current is None or "replaces" not in current.tags:
             raise RegistryError("there is no earlier champion to roll back to")
         if expected not in (-1, current.version):
@@ -444,7 +444,7 @@ def _record_move_by_hand(settings: Settings, before: Version | None, champion: V
         acting(Actor(moves.BY_PERSON_IN_MLFLOW, "MLflow")),
         audit.recording(url, "promote", name, why="the alias was moved by hand") as change,
     ):
-        change.before, change.after = before and before.label, champion.label
+        change.before, change.after = _label(before), champion.label
 
 
 @contextmanager
@@ -469,6 +469,10 @@ def _audited(
         mlflow_client(settings) as (client, settings),
     ):
         yield change, client, settings
+
+
+def _label(version: Version | None) -> str | None:
+    return version.label if version else None
 
 
 def _pinned(client: Any, name: str) -> str:

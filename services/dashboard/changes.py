@@ -48,7 +48,7 @@ def audit_page(engine: Engine, query: Query) -> dict[str, Any]:
         engine,
         since=since,
         action=query.get("action") or None,
-        who=query.get("who") or None,
+        actor=query.get("who") or None,
         limit=size + 1,
         offset=rows.start,
     )

@@ -159,7 +159,13 @@ class Endpoints:
         self.traces = traces
 
     async def note_refused(self, scope: Scope, caller: Caller, why: str) -> None:
-        """Record that a caller without the scope tried to report outcomes."""
+        """Record that a caller without the scope tried to report outcomes.
+
+        Args:
+            scope: The refused request.
+            caller: Who sent it.
+            why: Why it was refused.
+        """
         if scope["path"] == "/outcomes" and scope["method"] == "POST" and hasattr(self, "refusals"):
             actor = Actor(caller.name, ORIGIN, scope["client"][0] if scope.get("client") else None)
             await asyncio.to_thread(self.refusals.add, actor, REPORTING, scope["path"], why)

@@ -21,7 +21,7 @@ WRITE_SECONDS = 60.0
 """Attempts of one caller, address and action are written at most so often, counted meanwhile."""
 MAX_KEYS = 1000
 """Callers, addresses and actions that are told apart in an hour; the rest are counted together."""
-OTHERS = "others"
+REMAINING_CALLERS = "others"
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Refusals:
                 self.attempts.clear()
                 self.began = now
             if (actor, action, name) not in self.attempts and len(self.attempts) >= MAX_KEYS:
-                actor = Actor(OTHERS, actor.origin, OTHERS)
+                actor = Actor(REMAINING_CALLERS, actor.origin, REMAINING_CALLERS)
             attempts = self.attempts.setdefault((actor, action, name), _Attempts())
             attempts.waiting += 1
             if now - attempts.written_at < WRITE_SECONDS:

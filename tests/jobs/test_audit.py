@@ -69,7 +69,7 @@ def test_a_change_of_the_store_is_recorded_with_who_when_what_and_from_where(sto
     assert (second["who"], second["before"], second["after"]) == ("grace", "0.8", "0.9")
     assert (dropped["who"], dropped["origin"]) == (local_account(), "Gridcast itself")
     assert (dropped["object"], dropped["before"], dropped["records"]) == ("log", "2 jobs", 2)
-    assert list(read_audit(store, who="ada")["action"]) == ["threshold"]
+    assert list(read_audit(store, actor="ada")["action"]) == ["threshold"]
     assert list(read_audit(store, action="drop-source")["who"]) == [local_account()]
     assert read_audit(store, since=datetime.now(UTC)).empty
     assert list(read_audit(store, limit=1, offset=1)["after"]) == ["0.9"]
@@ -187,4 +187,4 @@ def test_the_account_of_a_process_is_not_what_its_environment_says(
 ) -> None:
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.setenv(name, "eve")
-    assert current_actor().who == local_account() != "eve"
+    assert current_actor().name == local_account() != "eve"

@@ -29,6 +29,7 @@ from jobs.store import (
     count_jobs,
     drop_source,
     read_attempts,
+    read_audit,
     read_jobs,
     read_measurements,
     read_rejects,
@@ -158,6 +159,8 @@ def test_what_the_accounting_learns_hours_late_is_in_the_next_window(
     sacct.holds([early, late])  # slurmctld could not reach its database until now
     done = collect(sqlite_store, "slurm", until=DAY + 5 * HOUR)
     assert (done.added, done.unchanged) == (1, 1)
+    log = read_audit(sqlite_store)
+    assert {*log["object"]} == {"slurm all"} and log["records"].sum() == 2
 
 
 def mark(store: Any) -> datetime:

@@ -30,7 +30,7 @@ from services.http.callers import settings_tokens
 from services.http.endpoints import Endpoints
 from services.http.examples import EXAMPLES
 from services.http.metrics import Metrics
-from services.http.refusals import MAX_KEYS, OTHERS, WRITE_SECONDS, Refusals
+from services.http.refusals import MAX_KEYS, REMAINING_CALLERS, WRITE_SECONDS, Refusals
 from services.http.routes import SCOPE_OF_PATH, answers_owners
 from services.http.tracing import Traces
 from services.live.active_model import ActiveModel
@@ -128,7 +128,7 @@ def test_what_the_page_changes_is_recorded_with_who_and_from_where(
     app = site.app()
     answers = ask(app, [("POST", path, ADMIN, body) for path, body in bodies.items()])
     assert [answer.status_code for answer in answers] == [200] * len(bodies)
-    by_ada = rows(site, who="ada")
+    by_ada = rows(site, actor="ada")
     assert [row["action"] for row in by_ada] == [CHANGES[path] for path in bodies]
     assert {(row["origin"], row["address"], row["result"]) for row in by_ada} == {
         ("page", CLIENT, "done")
@@ -143,7 +143,7 @@ def test_what_the_page_changes_is_recorded_with_who_and_from_where(
     # Who has not the scope changes nothing, and is seen to have tried: a row for each, counted.
     tries = [("POST", path, READER, body) for path, body in bodies.items()]
     assert {answer.status_code for answer in ask(app, tries * 3)} == {403}
-    by_eve = rows(site, who="eve")
+    by_eve = rows(site, actor="eve")
     assert sorted(row["action"] for row in by_eve) == sorted(CHANGES.values())
     assert {(row["result"], row["address"]) for row in by_eve} == {("refused", CLIENT)}
     assert "scope" in by_eve[0]["why"]
@@ -250,7 +250,7 @@ def test_refused_attempts_are_bounded_in_rows_and_writes(sqlite_store: Any) -> N
     for number in range(MAX_KEYS):  # told apart without a write each
         refusals.attempts.setdefault((Actor(f"{number}", "page"), "pin", ""), refusals.attempts[eve, "promote", "/api/promote"])  # fmt: skip
     refusals.add(Actor("mallory", "page", CLIENT), "pin", "/api/pin", "no scope")
-    assert OTHERS in set(read_audit(sqlite_store)["who"])
+    assert REMAINING_CALLERS in set(read_audit(sqlite_store)["who"])
 
 
 def test_an_attempt_that_cannot_be_recorded_is_refused_all_the_same(sqlite_store: Any) -> None:

@@ -19,6 +19,7 @@ from jobs.store import (
     add_task_predictions,
     count_jobs,
     open_store,
+    read_audit,
     read_ended,
     set_threshold,
 )
@@ -136,6 +137,11 @@ def test_a_backup_of_sqlite_restored_into_an_empty_postgresql_serves_the_same_an
         "ada",
         "1",
     )
+    store = open_store(settings.store_url)
+    log = read_audit(store)
+    store.dispose()
+    assert (log["action"].iloc[0], log["object"].iloc[0]) == ("restore", str(backup))
+    assert {"threshold", "promote"} <= set(log["action"])
     assert registry.metrics(champion, settings) == {"mae": 1.5}
     assert (rows["store: jobs"], rows["store: predictions"], rows["store: task_thresholds"]) == (
         700,

@@ -16,10 +16,12 @@ import pandas as pd
 import pytest
 from pydantic import SecretStr
 
+from infra.actor import local_account
 from infra.components import local_components, mlflow
 from infra.settings import Settings
 from infra.temporary import running
 from jobs.schema import conform
+from jobs.store import StoreError, open_store, read_audit
 from models.releases import registry
 from models.releases.registry import OvertakenError, RegistryError
 from models.releases.versions import Evidence
@@ -490,6 +492,73 @@ def test_a_pinned_version_stays_until_it_is_unpinned(settings, folder):
     registry.pin(by="ada", why="a campaign", settings=settings)
     with pytest.raises(OvertakenError, match="is pinned"):
         registry.rollback(by="flow", why="worse", settings=settings)
+
+
+def audited(settings) -> list[tuple[str, ...]]:
+    """Of each change of the model, by time: action, who, before, after and result."""
+    engine = open_store(settings.store_url)
+    log = read_audit(engine, limit=1000)
+    engine.dispose()
+    columns = ["action", "who", "before", "after", "result"]
+    rows = log[log["object"] == settings.model_name][columns].fillna("").iloc[::-1]
+    name = f"{settings.model_name}-"
+    return [tuple(text.replace(name, "") for text in row) for row in rows.to_numpy().tolist()]
+
+
+def test_every_change_of_the_model_is_in_the_audit_log(settings, folder):
+    from mlflow import MlflowClient
+
+    published(settings, folder, 4)
+    registry.promote(1, by="ada", why="the first", settings=settings)
+    registry.promote(2, by="flow retrain", why="better", expected=1, settings=settings)
+    with pytest.raises(OvertakenError):
+        registry.promote(3, by="flow retrain", why="better", expected=1, settings=settings)
+    registry.rollback(by="ada", why="worse", settings=settings)
+    registry.set_challenger(registry.get(3, settings), settings)
+    registry.withdraw(by="ada", why="worse", settings=settings)
+    registry.mark_refused(registry.get(2, settings), why="worse", settings=settings)
+    registry.pin(by="ada", why="a campaign", settings=settings)
+    registry.unpin(settings)
+    client = MlflowClient(settings.tracking_url)
+    client.set_registered_model_alias(settings.model_name, "champion", "4")
+    for _ in range(2):
+        registry.reconcile(settings)
+    account = local_account()
+    assert audited(settings) == [
+        *(("register", "a training", "", str(number), "done") for number in (1, 2, 3, 4)),
+        ("promote", "ada", "", "1", "done"),
+        ("promote", "flow retrain", "1", "2", "done"),
+        ("promote", "flow retrain", "2", "3", "failed"),
+        ("rollback", "ada", "2", "1", "done"),
+        ("challenger", account, "", "3", "done"),
+        ("withdraw", "ada", "3", "", "done"),
+        ("refuse", account, "2", "", "done"),
+        ("pin", "ada", "", "1", "done"),
+        ("unpin", account, "1 is pinned by ada: a campaign", "", "done"),
+        ("promote", "a person, in MLflow's page", "1", "4", "done"),
+    ]
+
+
+def test_a_version_is_not_promoted_where_that_cannot_be_recorded(settings, folder, tmp_path):
+    published(settings, folder, 2)
+    registry.promote(1, by="ada", why="the first", settings=settings)
+    broken = settings.model_copy(
+        update={"database_url": f"sqlite:///{tmp_path / 'no' / 'jobs.db'}"}
+    )
+    for change in (
+        lambda: registry.promote(2, by="ada", why="better", settings=broken),
+        lambda: registry.rollback(by="ada", why="worse", settings=broken),
+        lambda: registry.pin(by="ada", why="a campaign", settings=broken),
+        lambda: registry.set_challenger(registry.get(2, settings), broken),
+        lambda: registry.unpin(broken),
+    ):
+        with pytest.raises(StoreError, match="cannot be opened"):
+            change()
+    assert [(version.version, version.state) for version in registry.versions(settings)] == [
+        (2, "candidate"),
+        (1, "champion"),
+    ]
+    assert registry.challenger(settings) is None and not registry.pinned(settings)
 
 
 def test_an_alias_that_a_person_moved_in_mlflows_page_is_recorded_as_theirs(settings, folder):
