@@ -154,3 +154,59 @@ def lock(settings: Settings) -> Iterator[None]:
     """Let one process at a time move the alias; the lock is freed when its process ends."""
     with FileLock(settings.folder("mlflow") / "alias.lock", mode=0o600):
         yield
+
+
+def by_alias(client: Any, name: str, alias: str) -> Version | None:
+    """The version of a model that an alias names; None where there is none.
+
+    Args:
+        client: MLflow's client.
+        name: The model.
+        alias: The alias.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        # One request, since a predictor makes it every three seconds.
+        return read_version(client.get_model_version_by_alias(name, alias))
+    except MlflowException as error:
+        if error.error_code in (
+            "RESOURCE_DOES_NOT_EXIST",
+            "INVALID_PARAMETER_VALUE",
+        ):  # no such model, no such alias
+            return None
+        raise
+
+
+def find_version(client: Any, name: str, number: str) -> Version | None:
+    """The version of a model with a number; None where there is none.
+
+    Args:
+        client: MLflow's client.
+        name: The model.
+        number: The number.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return read_version(client.get_model_version(name, number))
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def aliases_of(client: Any, name: str) -> dict[int, tuple[str, ...]]:
+    """The aliases of a model, by the number of the version that they name."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        aliases = client.get_registered_model(name).aliases
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return {}
+        raise
+    return {
+        int(number): tuple(alias for alias, at in aliases.items() if at == number)
+        for number in aliases.values()
+    }

@@ -14,21 +14,24 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from infra.actor import Actor, acting
 from infra.lineage import lineage, model_version
 from infra.settings import Settings, prepare_environment
-from jobs.store import audit
 from models.releases import alias_moves as moves
 from models.releases.alias_moves import CHAMPION, PIN, WHO_MAY_DECIDE, lock, now
+from models.releases.alias_moves import aliases_of as _aliases
+from models.releases.alias_moves import by_alias as _by_alias
+from models.releases.alias_moves import find_version as _find
 from models.releases.alias_moves import read_version as _version
 from models.releases.alias_moves import tag as _tag
+from models.releases.audited_changes import audited as _audited
+from models.releases.audited_changes import label as _label
+from models.releases.audited_changes import record_move_by_hand
 from models.releases.logged_model import write_mlmodel
 from models.releases.mlflow_client import RegistryError as RegistryError
 from models.releases.mlflow_client import experiment_of, mlflow_client
@@ -399,7 +402,7 @@ def reconcile(settings: Settings | None = None) -> Version | None:
                 client,
                 current,
                 lambda number: _find(client, settings.model_name, number),
-                lambda before: _record_move_by_hand(settings, before, current),
+                lambda before: record_move_by_hand(settings, before, current),
             )
         return _by_alias(client, settings.model_name, CHAMPION)
 
@@ -435,44 +438,6 @@ def pinned(settings: Settings | None = None) -> str:
     """Say which version is pinned, by whom and why; empty where none is. Raises RegistryError."""
     with mlflow_client(settings) as (client, settings):
         return _pinned(client, settings.model_name)
-
-
-def _record_move_by_hand(settings: Settings, before: Version | None, champion: Version) -> None:
-    """Record that somebody moved the alias in MLflow's page, before the registry's tags say so."""
-    name, url = settings.model_name, settings.store_url
-    with (
-        acting(Actor(moves.BY_PERSON_IN_MLFLOW, "MLflow")),
-        audit.recording(url, "promote", name, why="the alias was moved by hand") as change,
-    ):
-        change.before, change.after = _label(before), champion.label
-
-
-@contextmanager
-def _audited(
-    settings: Settings | None, action: str, by: str = "", why: str = ""
-) -> Iterator[tuple[audit.Change, Any, Settings]]:
-    """MLflow's client for a change of the model, which is recorded in the audit log.
-
-    Args:
-        settings: Whose registry; default: the environment's.
-        action: What is done.
-        by: Who does it, where nobody is logged in.
-        why: The reason.
-
-    Raises:
-        RegistryError: MLflow cannot be reached.
-        StoreError: The change cannot be recorded; it must not be made.
-    """
-    settings = settings or prepare_environment()
-    with (
-        audit.recording(settings.store_url, action, settings.model_name, by=by, why=why) as change,
-        mlflow_client(settings) as (client, settings),
-    ):
-        yield change, client, settings
-
-
-def _label(version: Version | None) -> str | None:
-    return version.label if version else None
 
 
 def _pinned(client: Any, name: str) -> str:
@@ -522,44 +487,3 @@ def _ensure_registered(client: Any, name: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-
-
-def _by_alias(client: Any, name: str, alias: str) -> Version | None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        # One request, since a predictor makes it every three seconds.
-        return _version(client.get_model_version_by_alias(name, alias))
-    except MlflowException as error:
-        if error.error_code in (
-            "RESOURCE_DOES_NOT_EXIST",
-            "INVALID_PARAMETER_VALUE",
-        ):  # no such model, no such alias
-            return None
-        raise
-
-
-def _find(client: Any, name: str, number: str) -> Version | None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return _version(client.get_model_version(name, number))
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise
-
-
-def _aliases(client: Any, name: str) -> dict[int, tuple[str, ...]]:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        aliases = client.get_registered_model(name).aliases
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return {}
-        raise
-    return {
-        int(number): tuple(alias for alias, at in aliases.items() if at == number)
-        for number in aliases.values()
-    }
