@@ -54,3 +54,7 @@ upgrade:
 # Build wheel and sdist into dist/, install them into an empty environment and run the demo there; PYTHON: 3.11, 3.12 or 3.13.
 release PYTHON="3.11":
     .ci/release {{PYTHON}}
+
+# Build the images and run compose and the chart in containers, read-only and as user 10001: 40 minutes, as root.
+image *ARGS:
+    GRIDCAST_TEST_IMAGE=1 uv run --no-sync pytest -q -n 0 -s tests/infra/test_image.py {{ARGS}}

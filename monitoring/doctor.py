@@ -10,6 +10,7 @@ import stat
 import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from importlib import metadata
@@ -270,7 +271,9 @@ def _champion(settings: Settings, now: datetime) -> Iterator[Finding]:
 
 def _prefect(settings: Settings, components: Sequence[Component], rows: Rows) -> Iterator[Finding]:
     prefect = next((component for component in components if component.name == "prefect"), None)
-    if prefect is None or not _is_up(prefect.name, rows):
+    if prefect and settings.prefect_url:
+        prefect = replace(prefect, address=settings.prefect_url)  # in another container
+    elif prefect is None or not _is_up(prefect.name, rows):
         summary = "its server does not run here, so nothing is scheduled"
         yield Finding("Prefect", "watch", summary, "gridcast up starts it")
         return

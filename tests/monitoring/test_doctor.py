@@ -101,6 +101,13 @@ def test_what_is_wrong_is_named_with_what_to_do(settings: Settings) -> None:
     assert all(finding.remedy for finding in wrong.values())
 
 
+def test_prefects_server_of_another_container_is_asked(settings: Settings) -> None:
+    elsewhere = {"prefect_url": f"http://127.0.0.1:{free_port()}"}
+    finding = found(settings.model_copy(update=elsewhere))["Prefect"]
+    assert finding.state == "wrong"
+    assert finding.summary.startswith(f"{elsewhere['prefect_url']} does not answer as it should")
+
+
 def test_an_unreachable_database_is_told_without_its_password(settings: Settings) -> None:
     away = settings.model_copy(
         update={"database_url": f"postgresql://someone:hunter2@127.0.0.1:{free_port()}/jobs"}

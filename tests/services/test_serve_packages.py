@@ -1,8 +1,10 @@
 """The predictor needs the packages of the extra `serve` only: every other one is refused to it here.
 
 The environment of `serve` alone is the one of the predictor's image, which `just image` builds and starts.
+What its recipe removes of these packages (`infra/image/trim`) is refused, too.
 """
 
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -17,7 +19,7 @@ import sys
 
 class Refusal:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in REFUSED:
+        if REFUSED & {name.partition(".")[0], ".".join(name.split(".")[:2])}:
             raise ModuleNotFoundError(f"{name} is not a package of serve", name=name)
 
 sys.meta_path.insert(0, Refusal())
@@ -66,6 +68,9 @@ def test_the_predictor_loads_its_champion_without_the_packages_of_training(home:
     assert {"prefect", "evidently", "sklearn", "river", "distributed"} <= refused
     # CatBoost needs these two to be installed for its plots; the image leaves them out.
     refused |= {"plotly", "matplotlib"}
+    removed = runpy.run_path(str(ROOT / "infra/image/trim"))["PREDICTOR_UNUSED"]
+    refused |= {path.replace("/", ".") for path in removed if "*" not in path}
+    assert {"scipy.stats", "databricks.sdk"} <= refused
     work = f"REFUSED = {refused!r}\n{WORK}"
     run = subprocess.run(
         [sys.executable, "-c", work, str(home)],
