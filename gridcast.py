@@ -87,6 +87,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "status": running.status,
         "serve": running.serve,
         "dashboard": running.dashboard,
+        "login": running.login,
     },
     "Care": {
         "doctor": care.doctor,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import sys
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from commands import meanings
 from commands.inputs import Json, note_page
-from commands.tables import print_note, progress_bar, show_rows
+from commands.tables import print_note, print_sentence, progress_bar, show_rows
 from infra.errors import InputError
 from infra.setting_values import is_loopback
 from infra.settings import Settings, prepare_environment, use_home, use_own_folder
@@ -79,7 +79,8 @@ def dashboard() -> None:
     from services.dashboard_server import run
 
     settings = prepare_environment()
-    print_note(f"The page of tasks: {_prepare_access(settings)}")
+    _prepare_access(settings)
+    print_note(f"The page of tasks: {_page_for_person(settings)}")
     run(settings)
 
 
@@ -119,7 +120,7 @@ def up(
     settings = settings_of(demo)
     if demo and site:
         raise InputError("--demo and --site: give one of them")
-    page = _prepare_access(settings)
+    _prepare_access(settings)
     if ((move or empty) and not site) or (move and empty):
         raise InputError("--move and --empty say how the first up --site begins: give one of them")
     if site:
@@ -142,31 +143,65 @@ def up(
 
     def show() -> None:
         show_rows(rows, False, "Up", meaning="Ctrl-C stops all.")
-        print_note(f"The page of tasks: {page}")
+        print_note(f"The page of tasks: {_page_for_person(settings)}")
 
     run(settings, wanted, say=print_note, when_ready=show)
 
 
-def _prepare_access(settings: Settings) -> str:
-    """Check the address of the servers, and make the token that they demand where none is set.
+def login(
+    scope: Annotated[
+        Literal["predict", "approve", "admin"],
+        typer.Option(help="What the browser may do: look, promote and withdraw, or everything."),
+    ] = "admin",
+    demo: Demo = False,
+) -> None:
+    """Print links that log a browser in.
 
-    Returns:
-        The page's address for a person. It logs a browser in where it is printed on a terminal: a
-        log file may be read by others.
+    To the page, and with the scope admin to MLflow and Prefect: each once, within 15 minutes.
     """
+    from services.http.callers import token_with_scopes
+    from services.http.logins import login_link
+
+    settings = settings_of(demo)
+    secret = token_with_scopes(settings.all_tokens, scope)
+    if secret is None:
+        raise InputError(f"no token has the scope {scope}: `gridcast up` makes one with all")
+    loopback = settings.on_loopback
+    servers = {"page": (settings.host_in_url, settings.dashboard_port)}
+    if scope == "admin":
+        servers |= {
+            "MLflow": (loopback.host_in_url, settings.mlflow_port),
+            "Prefect": (loopback.host_in_url, settings.prefect_port),
+        }
+    for name, (host, port) in servers.items():
+        print_sentence(f"{name}: {login_link(f'http://{host}:{port}', port, secret)}")
+
+
+def _prepare_access(settings: Settings) -> None:
+    """Check the address of the servers, and make the token that they demand where none is set."""
     from services.http.callers import read_tokens
 
     _check_host(settings)
     read_tokens(settings.tokens.get_secret_value())
     is_new = settings.make_token()
-    page = f"http://{settings.host_in_url}:{settings.dashboard_port}"
     if is_new:
         print_note(
             f"Every server asks for a token. A new one is in {settings.token_path}, which only you "
-            "can read. MLflow and Prefect: user gridcast, password the token."
+            "can read. `gridcast login` prints links that log a browser in to the page, MLflow and "
+            "Prefect."
         )
+
+
+def _page_for_person(settings: Settings) -> str:
+    """The page's address, which logs a browser in, once, where it is printed on a terminal.
+
+    A log file may be read by others.
+    """
+    from services.http.logins import login_link
+
+    page = f"http://{settings.host_in_url}:{settings.dashboard_port}"
     if sys.stderr.isatty():
-        return f"{page}/?token={settings.admin_token}"
+        return login_link(page, settings.dashboard_port, settings.admin_token)
     source = settings.token_path if settings.token_path.exists() else "GRIDCAST_TOKENS"
     return f"{page} (a token is asked for, that of {source})"
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from infra.components import address
+from infra.components import prefect_address
 from infra.processes import is_up
 from infra.settings import Settings, prepare_environment, split_login
 
@@ -36,7 +36,7 @@ def as_flow_run(
         What ``call`` returns; its errors are raised as they are.
     """
     settings = prepare_environment()
-    api = f"{settings.prefect_url or address(settings, settings.prefect_port)}/api"
+    api = f"{prefect_address(settings)}/api"
     if not _is_answering(settings, api):
         return call()
     from prefect import flow, get_run_logger

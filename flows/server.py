@@ -3,8 +3,8 @@
 Without it any web page that an operator opens could reach the server on this machine: by a name
 that resolves to 127.0.0.1 (Host), or by a web socket to its event stream, which no browser forbids
 (Origin). Prefect checks logins itself, but fails on those that are not ASCII, and shows the
-documents of its API without one. Its own pages reach no other host: they load an analytics library
-even where that is off.
+documents of its API without one. A browser may log in by a link too. Its own pages reach no other
+host: they load an analytics library even where that is off.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 from flows.bounded_sockets import BoundedSockets
 from flows.dead_runs import start_crash_watch
 from infra.private_pages import PrivatePages
-from infra.settings import Settings, prepare_environment
+from infra.settings import prepare_environment
+from services.http.logins import BrowserLogins, Logins
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -39,6 +40,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, hosts: set[str], login: str = "") -> None:
         self.app, self.hosts, self.login = app, hosts, login.encode()
+        self.header = basic_header(login).encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 401 or 403 (a web socket is closed)."""
@@ -47,10 +49,13 @@ class Guard:
             return
         headers = dict(scope["headers"])
         if self._is_allowed(headers):
+            has_login = bool(self.login) and headers.get(b"authorization") == self.header
             if scope["type"] == "websocket" and self.login:
-                await self.app(scope, self._logged_in(receive, send), send)
+                await self.app(scope, self._logged_in(receive, send, has_login), send)
             elif scope["type"] == "http" and self._has_wrong_login(scope["path"], headers):
                 await _refuse(send, 401, b"Unauthorized")
+            elif has_login and scope["path"].endswith("/ui-settings"):
+                await self.app(scope, receive, _without_login_form(send))
             else:
                 await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -72,8 +77,14 @@ class Guard:
             return True
         return not hmac.compare_digest(given_login, self.login)
 
-    def _logged_in(self, receive: Receive, send: Send) -> Receive:
-        """``receive`` of a web socket whose first message must be a login."""
+    def _logged_in(self, receive: Receive, send: Send, has_login: bool) -> Receive:
+        """``receive`` of a web socket whose first message must be a login.
+
+        Args:
+            receive: The socket's.
+            send: The socket's.
+            has_login: Whether its opening request has one, which its first message then gets.
+        """
         is_logged_in = False
 
         async def receive_after_login() -> Message:
@@ -81,6 +92,9 @@ class Guard:
             message = await receive()
             if is_logged_in or message["type"] != "websocket.receive":
                 return message
+            if has_login:
+                text = json.dumps({"type": "auth", "token": self.login.decode()})
+                message = {"type": "websocket.receive", "text": text}
             is_logged_in = self._is_login(message.get("text") or "")
             if is_logged_in:
                 return message
@@ -111,16 +125,22 @@ def create_app() -> Any:
     """Prefect's API and pages, guarded; for ``uvicorn --factory flows.server:create_app``."""
     settings = prepare_environment()
     from prefect.server.api.server import create_app as create_prefect
+    from prefect.settings import PREFECT_SERVER_API_HOST
 
     allow_bulk_inserts()
-    start_crash_watch(f"http://{own_host(settings)}/api", settings.prefect_login)
+    own = own_host(PREFECT_SERVER_API_HOST.value(), settings.prefect_port)
+    start_crash_watch(f"http://{own}/api", settings.prefect_login)
     app = create_prefect(final=True)
     # Prefect's logging makes Uvicorn's access log propagate again: a line for each poll.
     logging.getLogger("uvicorn.access").propagate = False
     hosts = set(settings.allowed_host_headers(settings.prefect_port))
     # The page calls the API by the name in PREFECT_API_URL, whatever name it was opened by.
     origins = {f"http://{host}" for host in hosts if "[" not in host}  # which no policy can name
-    return Guard(BoundedSockets(PrivatePages(app, origins)), hosts, settings.prefect_login)
+    login = settings.prefect_login
+    guard = Guard(BoundedSockets(PrivatePages(app, origins)), hosts, login)
+    if not login:
+        return guard
+    return BrowserLogins(guard, Logins(settings, settings.prefect_port), basic_header(login))
 
 
 async def _refuse(send: Send, status: int, sentence: bytes) -> None:
@@ -131,14 +151,31 @@ async def _refuse(send: Send, status: int, sentence: bytes) -> None:
     await send({"type": "http.response.body", "body": sentence})
 
 
-def own_host(settings: Settings) -> str:
+def own_host(host: str, port: int) -> str:
     """Return host:port for this server's own requests; an address of all interfaces is none.
 
-    >>> own_host(Settings(host="0.0.0.0", prefect_port=4200))
+    >>> own_host("0.0.0.0", 4200)
     '127.0.0.1:4200'
     """
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
-    return f"[{host}]:{settings.prefect_port}" if ":" in host else f"{host}:{settings.prefect_port}"
+    host = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def basic_header(login: str) -> str:
+    """The Authorization header of a login ``user:password``."""
+    return f"Basic {base64.b64encode(login.encode()).decode()}"
+
+
+def _without_login_form(send: Send) -> Send:
+    """``send`` of the settings of Prefect's pages, which then ask for no login."""
+
+    async def send_changed(message: Message) -> None:
+        if message["type"] == "http.response.body":  # of the same length
+            body = message.get("body", b"").replace(b'"BASIC"', b"null   ")
+            message = {**message, "body": body}
+        await send(message)
+
+    return send_changed
 
 
 def allow_bulk_inserts() -> None:

@@ -21,7 +21,8 @@ def component_named(name: str, settings: Settings) -> Component:
     Raises:
         InputError: if the settings have none of that name.
     """
-    components = {component.name: component for component in local_components(settings)}
+    declared = local_components(settings, in_containers=True)
+    components = {component.name: component for component in declared}
     if name not in components:
         raise InputError(
             f"there is no component {name} with these settings: {', '.join(components)}"

@@ -55,21 +55,28 @@ class Component:
     files: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-def local_components(settings: Settings, servers: bool = True) -> list[Component]:
+def local_components(
+    settings: Settings, servers: bool = True, in_containers: bool = False
+) -> list[Component]:
     """MLflow, Prefect, the predictor, the dashboard and the schedules.
 
-    Without ``servers`` there are neither MLflow nor Prefect, and the others use MLflow's database
-    directly.
+    Args:
+        settings: the settings.
+        servers: whether MLflow and Prefect are among them; else the others use MLflow's database
+            directly.
+        in_containers: whether MLflow and Prefect listen at the address of the others; else at a
+            loopback one always.
     """
+    inner = settings if in_containers else settings.on_loopback
     runs_mlflow = servers and not settings.mlflow_url.startswith("http")
     shared = environment(
         settings,
-        address(settings, settings.mlflow_port) if runs_mlflow else settings.tracking_url,
+        address(inner, inner.mlflow_port) if runs_mlflow else settings.tracking_url,
     )
     registry = ("mlflow",) if runs_mlflow else ()
-    first = [mlflow(settings)] if runs_mlflow else []
+    first = [mlflow(inner)] if runs_mlflow else []
     if servers:
-        first.append(prefect(settings, shared))
+        first.append(prefect(inner, shared))
     return [
         *first,
         predictor(settings, shared, registry),
@@ -85,6 +92,11 @@ def address(settings: Settings, port: int) -> str:
     'http://[::1]:4200'
     """
     return f"http://{settings.host_in_url}:{port}"
+
+
+def prefect_address(settings: Settings) -> str:
+    """The URL of Prefect's server: that of the settings, or of this machine's own."""
+    return settings.prefect_url or address(settings.on_loopback, settings.prefect_port)
 
 
 def _server(settings: Settings, name: str, command: tuple[str, ...], **details: Any) -> Component:
@@ -108,12 +120,11 @@ def _server(settings: Settings, name: str, command: tuple[str, ...], **details: 
 
 def environment(settings: Settings, mlflow_address: str) -> dict[str, str]:
     """The variables of every component: the data folder, and the addresses of the servers."""
-    prefect_address = settings.prefect_url or address(settings, settings.prefect_port)
     return {
         "GRIDCAST_HOME": str(settings.home.absolute()),
         "GRIDCAST_TOKEN_FILE": str(settings.token_path),
         "GRIDCAST_MLFLOW_URL": mlflow_address,
-        "PREFECT_API_URL": f"{prefect_address}/api",
+        "PREFECT_API_URL": f"{prefect_address(settings)}/api",
         "PREFECT_CLI_PROMPT": "false",  # nobody could answer it
         **settings.model_copy(update={"mlflow_url": mlflow_address}).logins,
     }

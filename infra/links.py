@@ -18,7 +18,7 @@ def version_page(settings: Settings, name: str, number: int) -> str:
     """
     server = settings.mlflow_url
     if not server.startswith("http"):
-        server = address(settings, settings.mlflow_port)
+        server = address(settings.on_loopback, settings.mlflow_port)
     return f"{server}/#/models/{name}/versions/{number}"
 
 

@@ -57,12 +57,13 @@ def site_components(settings: Settings) -> list[Component]:
     database = [] if settings.database_url else [postgres(settings)]
     if database:
         settings = _on_own_postgres(settings)
-    tracked = [] if settings.mlflow_url.startswith("http") else [mlflow(settings, _names(database))]
+    inner = settings.on_loopback
+    tracked = [] if settings.mlflow_url.startswith("http") else [mlflow(inner, _names(database))]
     shared = environment(settings, tracked[0].address if tracked else settings.mlflow_url)
     shared["GRIDCAST_DATABASE_URL"] = settings.store_url
-    first = [*database, *tracked, prefect(settings, shared, _names(database))]
+    first = [*database, *tracked, prefect(inner, shared, _names(database))]
     replicas = [
-        replica(settings, number, port, shared, _names(first))
+        replica(inner, number, port, shared, _names(first))
         for number, port in enumerate(ports, 1)
     ]
     rest = [dashboard(settings, shared, _names(first)), schedules(shared, _names(first))]
@@ -228,7 +229,7 @@ def prometheus(settings: Settings, scraped: list[Component]) -> Component:
     user, password = split_login(settings.prefect_login)
     password_file = settings.folder("site") / "prefect-password"
     host, secret = (
-        f"{settings.host_in_url}:{settings.prometheus_port}",
+        f"{settings.on_loopback.host_in_url}:{settings.prometheus_port}",
         settings.folder("site") / "token",
     )
     text = scrapes_text(

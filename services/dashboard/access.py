@@ -1,20 +1,12 @@
-"""Who may read the page and change something: tokens, and a login of browsers by a cookie.
-
-A link with ``?token=`` logs a browser in once. Its cookie holds no token but a digest of one, which
-opens the page alone and no other server of Gridcast.
-"""
+"""Who may read the page and change something: tokens, and logins of browsers and by proxies."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Mapping
 from dataclasses import replace
-from html import escape
 from ipaddress import ip_address, ip_network
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
 
 from infra.settings import Settings, SettingsError, split_list
 from jobs.owners import Owners
@@ -33,18 +25,15 @@ from services.http.callers import (
     LOCAL,
     LOGIN,
     Caller,
-    Token,
     allows,
-    known_token,
     read_rights,
     settings_tokens,
 )
 from services.http.errors import HTTPError
 from services.http.issuers import read_issuers
+from services.http.logins import Logins
 
 GROUPS_HEADER = "x-forwarded-groups"
-LOGIN_SECONDS = 30 * 24 * 3600
-"""How long a browser stays logged in."""
 
 
 class Access:
@@ -57,12 +46,10 @@ class Access:
     def __init__(self, settings: Settings) -> None:
         self.tokens = settings_tokens(settings)
         self.issuers = read_issuers(settings)
-        self.logins = ProxyLogins(settings)
+        self.logins = Logins(settings, settings.dashboard_port)
+        self.proxy_logins = ProxyLogins(settings)
         self.hosts = frozenset(settings.host_names)
         self.open_on_loopback = settings.open_on_loopback
-        # Browsers send a host's cookies to all of its ports, where another Gridcast may be.
-        self.cookie = f"gridcast-{settings.dashboard_port}"
-        self.is_secure = settings.tls_in_front
 
     async def check(self, request: Request, scope: str = "", for_owners: bool = False) -> Caller:
         """Let a caller pass who may read, or with a ``scope`` change something.
@@ -90,55 +77,15 @@ class Access:
             await self.issuers.prepare(bearer)
             caller = caller_of_header(bearer, self.tokens, self.issuers)
         else:
-            caller = self._caller_of_cookie(request.cookies.get(self.cookie, ""))
+            caller = self.logins.caller(request.cookies)
         if caller is None:
             raise HTTPError(401, NOT_KNOWN)
         if LOGIN in caller.scopes:
-            caller = self.logins.caller(headers, client)
+            caller = self.proxy_logins.caller(headers, client)
         if scope and not allows(caller.scopes, scope):
             raise ScopeError(f"the token has not the scope {scope}", caller)
         if caller.owners is not None and not for_owners:
             raise ScopeError(FOR_ALL, caller)
-        return caller
-
-    def login(self, request: Request) -> Response:
-        """Give the browser of a link with ``?token=`` its cookie, and lead it to the same page.
-
-        By a page and not by a redirection, which a browser that comes from elsewhere (from a
-        message, for instance) would follow without the cookie.
-
-        Raises:
-            HTTPError: The token is unknown (401), or another host is named (400).
-        """
-        check_host_and_origin(read_head(request.scope), self.hosts)
-        token = known_token(request.query_params["token"], self.tokens)
-        if token is None or LOGIN in token.caller.scopes:
-            raise HTTPError(401, "the token of this link is unknown")
-        url = request.url.remove_query_params("token")
-        address = escape(f"{url.path}?{url.query}" if url.query else url.path)
-        response = HTMLResponse(
-            f'<!doctype html><meta http-equiv="refresh" content="0; url={address}">'
-            f'<title>Gridcast</title><a href="{address}">Gridcast</a>'
-        )
-        response.set_cookie(
-            self.cookie,
-            _session(token),
-            max_age=LOGIN_SECONDS,
-            secure=self.is_secure,
-            httponly=True,
-            samesite="strict",
-        )
-        return response
-
-    def _caller_of_cookie(self, session: str) -> Caller | None:
-        """The caller of the token that a cookie was made of; None if there is none.
-
-        Every token is compared, whole: the time taken tells nothing about them.
-        """
-        caller: Caller | None = None
-        for token in self.tokens:
-            if hmac.compare_digest(_session(token).encode(), session.encode()):
-                caller = token.caller
         return caller
 
 
@@ -190,7 +137,3 @@ class ProxyLogins:
             if group in groups:
                 return replace(rights, name=user)
         return Caller(user, frozenset(("predict",)), Owners(frozenset((user,))))
-
-
-def _session(token: Token) -> str:
-    return hmac.new(token.digest, b"the page of tasks", hashlib.sha256).hexdigest()

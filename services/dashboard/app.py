@@ -39,6 +39,7 @@ from services.dashboard.values import as_json
 from services.http.authentication import ScopeError
 from services.http.callers import Caller
 from services.http.errors import HTTPError, error_response
+from services.http.logins import PARAMETER
 from services.http.refusals import Refusals
 
 PAGE = Path(__file__).parent / "page"
@@ -234,8 +235,8 @@ class Dashboard:
         return respond
 
     async def _view(self, request: Request) -> Response:
-        """One of VIEWS, which a link with a token logs in to."""
-        is_login = "token" in request.query_params
+        """One of VIEWS, which a link with a code logs in to."""
+        is_login = PARAMETER in request.query_params
         handler = (
             self._answering(self._login)
             if is_login
@@ -244,7 +245,7 @@ class Dashboard:
         return await handler(request)
 
     async def _login(self, request: Request) -> Response:
-        return self.access.login(request)
+        return self.access.logins.login(request)
 
     async def _index(self, request: Request) -> Response:
         return FileResponse(PAGE / "index.html")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from infra.components import prefect_address
 from infra.errors import GridcastError
 from infra.settings import Settings
 from jobs.store import read_measurements
@@ -317,18 +318,18 @@ def _promotions(versions: list[Version]) -> list[dict[str, str]]:
 
 def _links(settings: Settings) -> list[list[str]]:
     """Names and addresses of other pages; Evidently's newest reports are served by this one."""
-    ours = f"http://{settings.host_in_url}"
+    ours, loopback = (f"http://{s.host_in_url}" for s in (settings, settings.on_loopback))
     mlflow = (
         settings.displayed_tracking_url
         if settings.mlflow_url.startswith("http")
-        else f"{ours}:{settings.mlflow_port}"
+        else f"{loopback}:{settings.mlflow_port}"
     )
     pages = sorted(
         (page.name for page in settings.folder("reports").glob("*Z-*.html")), reverse=True
     )[:MAX_REPORTS]
     return [
         ["MLflow: the versions and their evidence", f"{mlflow}/#/models/{settings.model_name}"],
-        ["Prefect: flows and their runs", f"{ours}:{settings.prefect_port}"],
+        ["Prefect: flows and their runs", prefect_address(settings)],
         ["The predictor", f"{ours}:{settings.predictor_port}"],
         *([f"Evidently: {name.removesuffix('.html')}", f"/reports/{name}"] for name in pages),
     ]

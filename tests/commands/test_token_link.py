@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -45,15 +46,15 @@ def first_start(home: Path, stderr: int, read_line: Callable[[], str]) -> tuple[
 
 
 @pytest.mark.parametrize("is_terminal", [False, True], ids=["log", "terminal"])
-def test_the_first_start_prints_the_token_on_a_terminal_only(
+def test_the_first_start_prints_a_link_on_a_terminal_only(
     is_terminal: bool, tmp_path: Path
 ) -> None:
     reader, writer = pty.openpty() if is_terminal else os.pipe()
     with os.fdopen(reader, encoding="utf-8") as lines:
         written, token = first_start(tmp_path, writer, lines.readline)
     assert f"A new one is in {tmp_path / 'token'}" in written
-    assert (token in written) == is_terminal
+    assert token not in written, "the link is good once, the token for ever"
     if is_terminal:
-        assert f"/?token={token}" in written
+        assert re.search(r"/\?login=\d+\.[0-9a-f]{32}\.[0-9a-f]{64}\s", written), written
     else:
         assert f"(a token is asked for, that of {tmp_path / 'token'})" in written

@@ -18,6 +18,8 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from infra.components import Component
 from infra.process_groups import MARK
@@ -320,8 +322,33 @@ def test_every_server_demands_the_token_that_up_made(up: Site) -> None:
         assert f"The page of tasks: {page} (a token is asked for, that of {file})" in (
             up.output.read_text()
         )
-        assert http.get(f"{page}/?token={token}").status_code == 200
+        links = dict(line.split(": ") for line in up.run("login").stdout.splitlines())
+        assert http.get(links["page"]).status_code == 200
         assert http.get(f"{page}/api/overview").status_code == 200
+        # So do the links of MLflow and Prefect, whose other pages on this host get nothing.
+        assert token not in "".join(links.values())
+        prefect = up.address("prefect")
+        elsewhere = {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"}
+        assert http.get(f"{prefect}/ui-settings").json()["auth"] == "BASIC"
+        for name in ("MLflow", "Prefect"):
+            assert http.get(links[name]).status_code == 200, name
+        assert statuses(None) == [200, 200]
+        assert http.get(versions, headers=elsewhere).status_code == 401
+        assert http.post(deployments, json={}, headers=elsewhere).status_code == 401
+        assert http.get(f"{prefect}/ui-settings").json()["auth"] is None
+        cookies = "; ".join(f"{name}={value}" for name, value in http.cookies.items())
+        stream = f"ws://{prefect.partition('//')[2]}/api/events/in"
+        for header, word in (({"Cookie": cookies}, "auth_success"), ({}, "")):
+            with connect(stream, subprotocols=["prefect"], additional_headers=header) as socket_:
+                socket_.send('{"type": "auth", "token": null}')
+                try:
+                    said = str(socket_.recv(timeout=120))
+                except ConnectionClosed:
+                    said = ""
+                assert (word in said) and bool(word) == bool(said), said
+        http.cookies.clear()
+        assert statuses(None) == [401, 401]
+        assert http.get(links["MLflow"]).status_code == 401, "used"
     # The command line logs in by itself.
     rows = {row["part"]: row for row in json.loads(up.run("status", "--json").stdout)["rows"]}
     assert rows["champion"]["state"] == "none", rows["champion"]

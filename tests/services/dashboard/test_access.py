@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import re
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,10 +17,17 @@ from starlette.requests import Request
 from infra.settings import Settings, SettingsError
 from services.dashboard.app import Dashboard
 from services.http.errors import HTTPError
+from services.http.logins import CODE_SECONDS, SESSION_SECONDS, login_link
 from tests.services.conftest import serving
 
 ADMIN, READER = "admin-0123456789", "reader-0123456789"
 THRESHOLD = {"group": "atlas", "name": "late", "value": 0.9, "by": "ada"}
+
+
+def link(path: str, secret: str, port: int = 3100) -> str:
+    """``path`` with a new code of the page's own."""
+    query = login_link("", port, secret).partition("?")[2]
+    return f"{path}{'&' if '?' in path else '?'}{query}"
 
 
 def page(folder: Path, **values: Any) -> Dashboard:
@@ -65,7 +73,9 @@ def test_a_page_that_is_open_on_the_loopback_is_read_without_a_token(tmp_path: P
 
 
 def test_a_link_logs_in_and_its_cookie_is_no_token(http: httpx.Client) -> None:
-    answer = http.get(f"/tasks?state=stalled&token={READER}")
+    address = link("/tasks?state=stalled", READER)
+    assert READER not in address
+    answer = http.get(address)
     assert answer.status_code == 200
     assert 'url=/tasks?state=stalled"' in answer.text
     assert answer.headers["referrer-policy"] == "no-referrer"
@@ -80,21 +90,61 @@ def test_a_link_logs_in_and_its_cookie_is_no_token(http: httpx.Client) -> None:
     assert http.get("/api/tasks", headers={"Authorization": f"Bearer {session}"}).status_code == 401
 
 
-@pytest.mark.parametrize("token", ["", "wrong-0123456789", f"{ADMIN},x", f"{ADMIN}:admin"])
-def test_a_link_with_another_token_logs_nobody_in(http: httpx.Client, token: str) -> None:
-    answer = http.get("/", params={"token": token})
+def test_a_link_is_good_once_and_for_minutes_and_its_cookie_for_days(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = link("/", READER), link("/", READER)
+    assert first != second
+    assert http.get(first).status_code == 200
+    # In the browser that it logged in it leads to the page again, as from the history.
+    again = http.get(first)
+    assert again.status_code == 200 and "set-cookie" not in again.headers
+    origin = str(http.base_url).rstrip("/")
+    answer = httpx.get(f"{origin}{first}")
+    assert answer.status_code == 401 and "gridcast login" in answer.json()["detail"]
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + CODE_SECONDS + 2)
+    assert httpx.get(f"{origin}{second}").status_code == 401
+    assert http.get("/api/tasks").status_code == 200
+    monkeypatch.setattr(time, "time", lambda: now + SESSION_SECONDS + 2)
+    assert http.get("/api/tasks", headers=dict(cookie(http))).status_code == 401
+
+
+def cookie(http: httpx.Client) -> list[tuple[str, str]]:
+    """The cookie as a header, whatever the jar thinks of its age."""
+    return [("cookie", f"{name}={value}") for name, value in http.cookies.items()]
+
+
+def test_a_code_opens_one_server_and_is_no_session_nor_token(http: httpx.Client) -> None:
+    assert http.get(link("/", ADMIN, port=5000)).status_code == 401, "that of MLflow"
+    code = link("/", ADMIN).partition("=")[2]
+    assert http.get("/api/tasks", headers={"Cookie": f"gridcast-3100={code}"}).status_code == 401
+    assert http.get("/api/tasks", headers={"Authorization": f"Bearer {code}"}).status_code == 401
+    http.get(link("/", ADMIN))
+    (session,) = http.cookies.values()
+    http.cookies.clear()
+    assert http.get("/", params={"login": session}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["", ADMIN, f"{ADMIN}:admin", "9999999999.0.0", link("", "wrong-0123456789")[7:], "ä.ö", "٣.x"],
+)
+def test_a_link_with_another_code_logs_nobody_in(http: httpx.Client, code: str) -> None:
+    assert http.get("/", params={"token": ADMIN}).status_code == 401, "a token stays in the history"
+    answer = http.get("/", params={"login": code})
     assert answer.status_code == 401 and "set-cookie" not in answer.headers
     assert http.get("/api/tasks").status_code == 401
 
 
 @pytest.mark.parametrize("path", ["//evil.example/", "/\\evil.example", "/task/<script>"])
 def test_a_link_leads_to_no_other_server(http: httpx.Client, path: str) -> None:
-    answer = http.get(f"{path}?token={ADMIN}")
+    answer = http.get(link(path, ADMIN))
     assert "<script>" not in answer.text and "evil" not in answer.text
 
 
 def test_changes_by_a_login_come_from_the_page_itself(http: httpx.Client) -> None:
-    http.get(f"/?token={ADMIN}")
+    http.get(link("/", ADMIN))
 
     def status(**headers: str) -> int:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -111,9 +161,9 @@ def test_a_browser_opens_one_link_and_may_change_a_threshold(tmp_path: Path, bro
         context = browser.new_context()
         shown = context.new_page()
         shown.set_default_timeout(120_000)
-        shown.goto(f"{address}/thresholds?token={ADMIN}")
+        shown.goto(f"{address}{link('/thresholds', ADMIN)}")
         shown.get_by_label("Value").fill("2.5")
-        assert "token" not in shown.url
+        assert "login" not in shown.url
         shown.get_by_label("Your name").fill("grace")
         shown.get_by_role("button", name="Set").click()
         shown.wait_for_selector("td:has-text('grace')")
@@ -171,7 +221,7 @@ def test_a_login_proxy_names_whom_it_has_logged_in(tmp_path: Path) -> None:
 def test_a_proxys_token_logs_no_browser_in(tmp_path: Path) -> None:
     dashboard = page(tmp_path, tokens=SecretStr(f"{PROXY}:login"), login_proxies="127.0.0.1")
     with serving(dashboard) as address:
-        assert httpx.get(f"{address}/?token={PROXY}").status_code == 401
+        assert httpx.get(f"{address}{link('/', PROXY)}").status_code == 401
         assert httpx.get(f"{address}/api/tasks", auth=("me", PROXY)).status_code == 403
 
 
