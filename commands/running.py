@@ -159,13 +159,16 @@ def login(
 
     To the page, and with the scope admin to MLflow and Prefect: each once, within 15 minutes.
     """
-    from services.http.callers import token_with_scopes
+    from services.http.callers import known_token, settings_tokens, token_with_scopes
     from services.http.logins import login_link
 
     settings = settings_of(demo)
     secret = token_with_scopes(settings.all_tokens, scope)
-    if secret is None:
+    token = known_token(secret or "", settings_tokens(settings))
+    if secret is None or token is None:
         raise InputError(f"no token has the scope {scope}: `gridcast up` makes one with all")
+    if scope != "admin" and "admin" in token.caller.scopes:
+        raise InputError(f"only admin tokens have the scope {scope}: add one to GRIDCAST_TOKENS")
     loopback = settings.on_loopback
     servers = {"page": (settings.host_in_url, settings.dashboard_port)}
     if scope == "admin":

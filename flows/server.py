@@ -55,6 +55,8 @@ class Guard:
             elif scope["type"] == "http" and self._has_wrong_login(scope["path"], headers):
                 await _refuse(send, 401, b"Unauthorized")
             elif has_login and scope["path"].endswith("/ui-settings"):
+                plain = [pair for pair in scope["headers"] if pair[0] != b"accept-encoding"]
+                scope = {**scope, "headers": plain}
                 await self.app(scope, receive, _without_login_form(send))
             else:
                 await self.app(scope, receive, send)

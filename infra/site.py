@@ -63,8 +63,7 @@ def site_components(settings: Settings) -> list[Component]:
     shared["GRIDCAST_DATABASE_URL"] = settings.store_url
     first = [*database, *tracked, prefect(inner, shared, _names(database))]
     replicas = [
-        replica(inner, number, port, shared, _names(first))
-        for number, port in enumerate(ports, 1)
+        replica(inner, number, port, shared, _names(first)) for number, port in enumerate(ports, 1)
     ]
     rest = [dashboard(settings, shared, _names(first)), schedules(shared, _names(first))]
     return [

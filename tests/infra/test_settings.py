@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from infra.components import predictor, prefect
+from infra.components import local_components, predictor, prefect
 from infra.processes import port_conflict
 from infra.settings import (
     Settings,
@@ -18,6 +18,25 @@ from infra.settings import (
 )
 from services.http.callers import own_token
 from tests.ports import free_port
+
+
+def test_mlflow_prefect_and_what_a_proxy_reaches_listen_on_the_loopback_at_any_host(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(host="0.0.0.0", home=tmp_path, _env_file=None)
+    hosts = {
+        component.name: component.command[component.command.index("--host") + 1]
+        for component in local_components(settings)
+        if component.address
+    }
+    outside = {"predictor": "0.0.0.0", "dashboard": "0.0.0.0"}
+    assert hosts == {"mlflow": "127.0.0.1", "prefect": "127.0.0.1"} | outside
+    (schedules,) = (c for c in local_components(settings) if c.name == "schedules")
+    assert schedules.environment["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
+    assert schedules.environment["GRIDCAST_MLFLOW_URL"] == "http://127.0.0.1:5000"
+    # In a container the network is its own.
+    within = local_components(settings, in_containers=True)
+    assert {c.address.rpartition(":")[0] for c in within if c.address} == {"http://0.0.0.0"}
 
 
 def test_the_embedded_default_lies_in_one_data_folder(tmp_path, monkeypatch):

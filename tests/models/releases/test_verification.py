@@ -9,6 +9,7 @@ from infra.checksums import digest
 from jobs.workload import generate
 from models.engine.model_set import MANIFEST, ModelError
 from models.engine.training import train
+from models.releases import verification
 from models.releases.verification import verify_in_subprocess
 
 
@@ -33,6 +34,14 @@ def altered(saved: Path, into: Path, name: str, content: bytes, *, signed: bool)
 
 def test_a_sound_set_passes(saved):
     verify_in_subprocess(saved)
+
+
+def test_a_set_that_computes_too_long_is_refused_by_its_cpu_time(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verification, "TRIAL_CPU_SECONDS", 1)
+    with pytest.raises(ModelError, match="did not answer within 1 s of CPU time"):
+        verify_in_subprocess(saved)
 
 
 def test_an_altered_file_is_refused_by_its_checksum(saved, tmp_path):
