@@ -159,6 +159,7 @@ def login(
 
     To the page, and with the scope admin to MLflow and Prefect: each once, within 15 minutes.
     """
+    from infra.components import on_loopback
     from services.http.callers import known_token, settings_tokens, token_with_scopes
     from services.http.logins import login_link
 
@@ -169,7 +170,7 @@ def login(
         raise InputError(f"no token has the scope {scope}: `gridcast up` makes one with all")
     if scope != "admin" and "admin" in token.caller.scopes:
         raise InputError(f"only admin tokens have the scope {scope}: add one to GRIDCAST_TOKENS")
-    loopback = settings.on_loopback
+    loopback = on_loopback(settings)
     servers = {"page": (settings.host_in_url, settings.dashboard_port)}
     if scope == "admin":
         servers |= {

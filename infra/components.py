@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from infra.setting_values import LOOPBACK, is_loopback
 from infra.settings import Settings
 
 UVICORN = "uvicorn --http services.http.connection:BoundedProtocol --factory"
@@ -67,7 +68,7 @@ def local_components(
         in_containers: whether MLflow and Prefect listen at the address of the others; else at a
             loopback one always.
     """
-    inner = settings if in_containers else settings.on_loopback
+    inner = settings if in_containers else on_loopback(settings)
     runs_mlflow = servers and not settings.mlflow_url.startswith("http")
     shared = environment(
         settings,
@@ -85,6 +86,16 @@ def local_components(
     ]
 
 
+def on_loopback(settings: Settings) -> Settings:
+    """The settings for servers that only this machine may reach.
+
+    >>> [on_loopback(Settings(host=host)).host for host in ("0.0.0.0", "127.0.0.2")]
+    ['127.0.0.1', '127.0.0.2']
+    """
+    host = settings.host if is_loopback(settings.host) else LOOPBACK[1]
+    return settings.model_copy(update={"host": host})
+
+
 def address(settings: Settings, port: int) -> str:
     """The URL of a server on ``port``.
 
@@ -96,7 +107,7 @@ def address(settings: Settings, port: int) -> str:
 
 def prefect_address(settings: Settings) -> str:
     """The URL of Prefect's server: that of the settings, or of this machine's own."""
-    return settings.prefect_url or address(settings.on_loopback, settings.prefect_port)
+    return settings.prefect_url or address(on_loopback(settings), settings.prefect_port)
 
 
 def _server(settings: Settings, name: str, command: tuple[str, ...], **details: Any) -> Component:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from infra.components import address
+from infra.components import address, on_loopback
 from infra.settings import Settings
 
 
@@ -18,7 +18,7 @@ def version_page(settings: Settings, name: str, number: int) -> str:
     """
     server = settings.mlflow_url
     if not server.startswith("http"):
-        server = address(settings.on_loopback, settings.mlflow_port)
+        server = address(on_loopback(settings), settings.mlflow_port)
     return f"{server}/#/models/{name}/versions/{number}"
 
 

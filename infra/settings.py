@@ -260,16 +260,6 @@ class Settings(BaseSettings):
         )
 
     @property
-    def on_loopback(self) -> Settings:
-        """These settings for servers that only a proxy of this machine may reach.
-
-        >>> Settings(host="0.0.0.0").on_loopback.host, Settings(host="127.0.0.2").on_loopback.host
-        ('127.0.0.1', '127.0.0.2')
-        """
-        host = self.host if is_loopback(self.host) else LOOPBACK[1]
-        return self.model_copy(update={"host": host})
-
-    @property
     def host_in_url(self) -> str:
         """``host`` as URLs have it: an IPv6 address in brackets."""
         return f"[{self.host}]" if ":" in self.host else self.host

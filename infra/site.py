@@ -19,6 +19,7 @@ from infra.components import (
     dashboard,
     environment,
     mlflow,
+    on_loopback,
     predictor,
     prefect,
     python,
@@ -57,7 +58,7 @@ def site_components(settings: Settings) -> list[Component]:
     database = [] if settings.database_url else [postgres(settings)]
     if database:
         settings = _on_own_postgres(settings)
-    inner = settings.on_loopback
+    inner = on_loopback(settings)
     tracked = [] if settings.mlflow_url.startswith("http") else [mlflow(inner, _names(database))]
     shared = environment(settings, tracked[0].address if tracked else settings.mlflow_url)
     shared["GRIDCAST_DATABASE_URL"] = settings.store_url
@@ -228,7 +229,7 @@ def prometheus(settings: Settings, scraped: list[Component]) -> Component:
     user, password = split_login(settings.prefect_login)
     password_file = settings.folder("site") / "prefect-password"
     host, secret = (
-        f"{settings.on_loopback.host_in_url}:{settings.prometheus_port}",
+        f"{on_loopback(settings).host_in_url}:{settings.prometheus_port}",
         settings.folder("site") / "token",
     )
     text = scrapes_text(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from infra.components import prefect_address
+from infra.components import on_loopback, prefect_address
 from infra.errors import GridcastError
 from infra.settings import Settings
 from jobs.store import read_measurements
@@ -318,7 +318,7 @@ def _promotions(versions: list[Version]) -> list[dict[str, str]]:
 
 def _links(settings: Settings) -> list[list[str]]:
     """Names and addresses of other pages; Evidently's newest reports are served by this one."""
-    ours, loopback = (f"http://{s.host_in_url}" for s in (settings, settings.on_loopback))
+    ours, loopback = (f"http://{s.host_in_url}" for s in (settings, on_loopback(settings)))
     mlflow = (
         settings.displayed_tracking_url
         if settings.mlflow_url.startswith("http")
