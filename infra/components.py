@@ -173,7 +173,8 @@ def dashboard(
         after: names of the components that must be ready before it.
     """
     # An open page waits for events: without a time-out the server would never stop.
-    options = "--log-level info --no-access-log --timeout-graceful-shutdown 2"
+    # Uvicorn would take the address that X-Forwarded-For names for that of the connection.
+    options = "--log-level info --no-access-log --timeout-graceful-shutdown 2 --no-proxy-headers"
     return _server(
         settings,
         "dashboard",

@@ -35,5 +35,6 @@ def run(settings: Settings) -> None:
         port=settings.dashboard_port,
         log_level="warning",
         access_log=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )

@@ -50,6 +50,7 @@ class Access:
         self.proxy_logins = ProxyLogins(settings)
         self.hosts = frozenset(settings.host_names)
         self.open_on_loopback = settings.open_on_loopback
+        self.has_proxy = settings.tls_in_front
 
     async def check(self, request: Request, scope: str = "", for_owners: bool = False) -> Caller:
         """Let a caller pass who may read, or with a ``scope`` change something.
@@ -88,6 +89,19 @@ class Access:
             raise ScopeError(FOR_ALL, caller)
         return caller
 
+    def address(self, request: Request) -> str | None:
+        """The address of a client: the one that a proxy of ours was called from, if there is one.
+
+        A proxy of ours is one that logs people in or, where TLS ends in front, of this machine.
+        """
+        client = request.client.host if request.client else None
+        is_ours = self.proxy_logins.is_proxy(client) or (self.has_proxy and is_local(client))
+        forwarded = request.headers.getlist("x-forwarded-for") if is_ours else []
+        try:
+            return str(ip_address(forwarded[-1].rpartition(",")[2].strip()))
+        except (IndexError, ValueError):
+            return client
+
 
 class ProxyLogins:
     """People whom a proxy in front of the page has logged in (OIDC), as its headers name them.
@@ -113,6 +127,13 @@ class ProxyLogins:
             except ValueError as error:
                 raise SettingsError(f"GRIDCAST_LOGIN_RIGHTS: {group}: {error}") from None
 
+    def is_proxy(self, client: str | None) -> bool:
+        """Whether a connection is from an address of such a proxy."""
+        try:
+            return any(ip_address(client or "") in network for network in self.networks)
+        except ValueError:
+            return False
+
     def caller(self, headers: Mapping[str, str], client: str | None) -> Caller:
         """Who is logged in: with the rights of the first group that has some, else their own jobs.
 
@@ -123,11 +144,7 @@ class ProxyLogins:
         Raises:
             HTTPError: The address is no proxy's, or nobody is named (403).
         """
-        try:
-            is_proxy = any(ip_address(client or "") in network for network in self.networks)
-        except ValueError:
-            is_proxy = False
-        if not is_proxy:
+        if not self.is_proxy(client):
             raise HTTPError(403, "a token of the scope login is valid from a login proxy only")
         user = headers.get(self.user_header, "").strip()
         if not user:

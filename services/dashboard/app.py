@@ -8,6 +8,7 @@ bearer, or as the password that a browser asks for.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -28,7 +29,7 @@ from infra.actor import Actor, acting
 from infra.errors import GridcastError
 from infra.settings import Settings
 from jobs.owners import Owners
-from jobs.store import audit, open_store, set_threshold
+from jobs.store import StoreError, audit, open_store, set_threshold
 from monitoring.tasks.latest_tasks import LatestTasks
 from monitoring.tasks.states import Thresholds
 from services.dashboard import jobs, models_overview, overview, sites, tasks
@@ -41,6 +42,8 @@ from services.http.callers import Caller
 from services.http.errors import HTTPError, error_response
 from services.http.logins import PARAMETER
 from services.http.refusals import Refusals
+
+log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page"
 HEADERS = {
@@ -122,7 +125,10 @@ class Dashboard:
 
         @asynccontextmanager
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
-            audit.record_settings(self.engine, rights_and_rules(self.settings))
+            try:
+                audit.record_settings(self.engine, rights_and_rules(self.settings))
+            except StoreError as error:  # the page tells what is wrong; the next start records them
+                log.warning("the settings are not in the audit log: %s", error)
             start()
             yield
             self.ended.set()
@@ -194,16 +200,19 @@ class Dashboard:
             except ScopeError as error:
                 if action:
                     details = action, request.url.path, error.message
-                    actor = _actor(request, error.caller)
+                    actor = self._actor(request, error.caller)
                     await asyncio.to_thread(self.refusals.add, actor, *details)
                 raise
             request.state.caller = caller
             if not action:
                 return await handler(request)
-            with acting(_actor(request, caller)):
+            with acting(self._actor(request, caller)):
                 return await handler(request)
 
         return self._answering(authorize, not scope)
+
+    def _actor(self, request: Request, caller: Caller) -> Actor:
+        return Actor(caller.name, "page", self.access.address(request))
 
     def _answering(
         self, handler: Handler, asks_password: bool = True
@@ -431,10 +440,6 @@ def _owners(request: Request) -> Owners | None:
     """Whose jobs a caller may see; None: everybody's."""
     caller: Caller = request.state.caller
     return caller.owners
-
-
-def _actor(request: Request, caller: Caller) -> Actor:
-    return Actor(caller.name, "page", request.client.host if request.client else None)
 
 
 def _by(request: Request) -> str:

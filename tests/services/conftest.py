@@ -139,7 +139,7 @@ def running(home: Path, **environment: str) -> Iterator[Predictor]:
 def serving(dashboard: Dashboard) -> Iterator[str]:
     """Serve the page from a thread; yields its address."""
     try:
-        with served_in_thread(dashboard.app()) as address:
+        with served_in_thread(dashboard.app(), proxy_headers=False) as address:
             try:
                 yield address
             finally:
