@@ -52,6 +52,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "train": versions.train,
         "history": versions.history,
         "promote": versions.promote,
+        "challenge": versions.challenge,
         "withdraw": versions.withdraw,
         "rollback": versions.rollback,
         "pin": versions.pin,

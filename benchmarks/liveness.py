@@ -1,8 +1,9 @@
-"""How long ``/livez`` takes while a caller sends bodies of 32 MiB: a real predictor.
+"""How long ``/livez`` takes while a caller attacks a real predictor by bodies or slow heads.
 
     uv run python benchmarks/liveness.py [--json] [--seconds S]
 
-One caller posts each kind of body again and again, another process asks ``/livez`` every 20 ms on
+One caller posts each kind of body again and again, or holds 200 connections whose heads come a
+byte a second; another process asks ``/livez`` every 20 ms on
 a connection of its own. The champion is trained on generated jobs in a temporary folder.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +27,8 @@ from benchmarks.serving import gridcast, processor, say, serving  # noqa: E402
 
 MAX_BYTES = 32 * 2**20
 INTERVAL = 0.02
+SLOW = 200
+FIRST = {"a small one": ("/predict", b"{}"), "slow heads": ("", b"")}
 PROBE = """
 import json, sys, time
 import httpx
@@ -54,6 +58,7 @@ def bodies() -> dict[str, tuple[str, bytes]]:
     one = len(orjson.dumps(rows(1)[0])) + 1
     count = min(100_000, MAX_BYTES // one - 10)
     columns = {name: [row[name] for row in rows(count)] for name in rows(1)[0]}
+    doubles = rows(1, candidates=[{"site": "A"} for _ in range(120_000)])[0]
     of_rank = rows(count // 4, candidates=[{"site": "A"}, {"site": "B", "queue": "q"}])
     return {
         "jobs as rows": ("/predict", orjson.dumps({"jobs": rows(count)})),
@@ -62,11 +67,21 @@ def bodies() -> dict[str, tuple[str, bytes]]:
         "one long text": ("/predict", b'{"jobs":[{"job_id":"' + b"x" * (MAX_BYTES - 30) + b'"}]}'),
         "too many values": ("/predict", b'{"columns":{"events":[' + b"1," * (2**24 - 50) + b"1]}}"),
         "brackets without end": ("/outcomes", b"[" * MAX_BYTES),
+        "one long name of a field": ("/predict", b'{"jobs":[{"' + b"x" * 2**24 + b'":1}]}'),
+        "equal candidates": ("/rank", orjson.dumps({"jobs": [doubles]})),
+        "empty objects": ("/predict", b'{"jobs":[' + b"{}," * (3 * 2**20) + b"{}]}"),
     }
 
 
 def measure(address: str, path: str, body: bytes, seconds: float) -> dict[str, Any]:
-    """Percentiles of ``/livez`` in ms while ``body`` is posted to ``path`` again and again."""
+    """Percentiles of ``/livez`` in ms while ``body`` is posted to ``path`` again and again.
+
+    Args:
+        address: The predictor's.
+        path: Where the body is posted; empty: slow heads instead.
+        body: The body.
+        seconds: How long.
+    """
     import httpx
     import numpy as np
 
@@ -79,7 +94,8 @@ def measure(address: str, path: str, body: bytes, seconds: float) -> dict[str, A
                 response = http.post(address + path, content=body, headers=headers)
                 statuses.append(response.status_code)
 
-    caller = threading.Thread(target=post)
+    attack = post if path else lambda: hold_heads(address, done)
+    caller = threading.Thread(target=attack)
     caller.start()
     try:
         command = [sys.executable, "-c", PROBE, address, str(seconds), str(INTERVAL)]
@@ -90,12 +106,30 @@ def measure(address: str, path: str, body: bytes, seconds: float) -> dict[str, A
     milliseconds = np.array(json.loads(asked.stdout)) * 1e3
     return {
         "MiB": round(len(body) / 2**20, 1),
-        "status": statuses[0],
+        "status": statuses[0] if statuses else None,
         "bodies": len(statuses),
         "livez": len(milliseconds),
         **{f"p{q}_ms": round(float(np.percentile(milliseconds, q)), 1) for q in (50, 99)},
         "max_ms": round(float(milliseconds.max()), 1),
     }
+
+
+def hold_heads(address: str, done: threading.Event) -> None:
+    """Keep SLOW connections open, each sending a byte of its head a second."""
+    host, _, port = address.rpartition("//")[2].partition(":")
+    sockets: list[socket.socket] = []
+    while not done.wait(1.0):
+        while len(sockets) < SLOW:
+            sockets.append(socket.create_connection((host, int(port)), timeout=60))
+            sockets[-1].sendall(b"GET /model HTTP/1.1\r\nX: ")
+        for connection in tuple(sockets):
+            try:
+                connection.sendall(b"x")
+            except OSError:  # the predictor has closed it: another takes its place
+                sockets.remove(connection)
+                connection.close()
+    for connection in sockets:
+        connection.close()
 
 
 def main() -> None:
@@ -114,7 +148,7 @@ def main() -> None:
         gridcast("train")
         rows = []
         with serving() as address:
-            for name, (path, body) in {"a small one": ("/predict", b"{}"), **bodies()}.items():
+            for name, (path, body) in {**FIRST, **bodies()}.items():
                 say(name)
                 rows.append({"body": name, **measure(address, path, body, options.seconds)})
     about = {"machine": f"{os.cpu_count()} cores, {processor()}", "load": os.getloadavg()[0]}

@@ -99,6 +99,23 @@ def promote(version: VersionName, why: Why = "asked for", as_json: Json = False)
         print_note(f"{champion.label} had been refused: {refused_why}")
 
 
+def challenge(version: VersionName, why: Why = "asked for", as_json: Json = False) -> None:
+    """Make a version the challenger.
+
+    If it loads and answers; it predicts in the shadow, or with GRIDCAST_CANARY a share of the jobs.
+    """
+    from models.releases import champion
+
+    settings = prepare_environment()
+    number = version_number(version, settings.model_name)
+    with progress_bar("trying the version out"):
+        challenger = champion.challenge(number, settings, by=current_user(), why=why)
+    share = f"answers {settings.canary:.1%} of the jobs" if settings.canary else "is in the shadow"
+    row = _row(challenger)
+    meaning = f"{row['version']} {share}; predictors follow within seconds."
+    show_rows([row], as_json, "Challenger", ("version", "state", "jobs"), meaning)
+
+
 def rollback(why: Why = "asked for", as_json: Json = False) -> None:
     """Return to the champion before."""
     from models.releases import registry

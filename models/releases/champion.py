@@ -40,13 +40,40 @@ def promote(version: int | None, settings: Settings, *, by: str, why: str) -> Ve
         if chosen is None:
             raise InputError("no challenger waits: name a version (gridcast history shows them)")
     else:
-        chosen = registry.find(version, settings)
-        if chosen is None:
-            raise InputError(
-                f"there is no version {version}: gridcast history shows which there are"
-            )
+        chosen = _find(version, settings)
     verify(chosen, settings)
     return registry.promote(chosen.version, by=by, why=why, settings=settings)
+
+
+def challenge(version: int, settings: Settings, *, by: str, why: str) -> Version:
+    """Make a version that a person chose challenger, if it loads and answers.
+
+    Args:
+        version: Its number.
+        settings: Whose registry.
+        by: Who chose it.
+        why: The reason, for the audit log.
+
+    Raises:
+        InputError: There is no such version, it is champion, or there is no champion.
+        ModelError: The version does not load or answer.
+        RegistryError: MLflow cannot be reached.
+    """
+    chosen, champion = _find(version, settings), registry.champion(settings)
+    if champion is None or champion.version == chosen.version:
+        reason = "there is no champion" if champion is None else f"{chosen.label} is champion"
+        raise InputError(f"{reason}: a challenger needs another version as champion")
+    verify(chosen, settings)
+    registry.set_challenger(chosen, settings, by=by, why=why)
+    return _find(version, settings)
+
+
+def _find(version: int, settings: Settings) -> Version:
+    """The version of a number; InputError where there is none."""
+    chosen = registry.find(version, settings)
+    if chosen is None:
+        raise InputError(f"there is no version {version}: gridcast history shows which there are")
+    return chosen
 
 
 def predict_jobs(

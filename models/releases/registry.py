@@ -247,9 +247,18 @@ def fetch(version: Version, *, fresh: bool = False, settings: Settings | None = 
     return target
 
 
-def set_challenger(version: Version, settings: Settings | None = None) -> None:
-    """Put ``version`` up for a decision: the alias ``challenger``. Raises RegistryError."""
-    with _audited(settings, CHALLENGER) as (change, client, settings):
+def set_challenger(
+    version: Version, settings: Settings | None = None, *, by: str = "", why: str = ""
+) -> None:
+    """Put ``version`` up for a decision: the alias ``challenger``. Raises RegistryError.
+
+    Args:
+        version: The version.
+        settings: Whose registry; default: the environment's.
+        by: Who does it, where nobody is logged in.
+        why: The reason, for the audit log.
+    """
+    with _audited(settings, CHALLENGER, by, why) as (change, client, settings):
         before = _by_alias(client, version.name, CHALLENGER)
         change.before, change.after = _label(before), version.label
         _tag(client, version, who_may_decide=WHO_MAY_DECIDE, **{CHALLENGER_SINCE: now()})

@@ -64,6 +64,7 @@ ELSEWHERE = {
     "collect": "needs a batch system",
     "evaluate-transfers": "needs transfers",
     "evaluate-stalls": "needs tasks of workflows",
+    "challenge": "needs two versions",
     "rollback": "needs two champions",
     "withdraw": "needs a challenger",
     "restore": "needs an empty store",

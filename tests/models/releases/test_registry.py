@@ -18,11 +18,13 @@ from pydantic import SecretStr
 
 from infra.actor import local_account
 from infra.components import local_components, mlflow
+from infra.errors import InputError
 from infra.settings import Settings
 from infra.temporary import running
 from jobs.schema import conform
 from jobs.store import StoreError, open_store, read_audit
 from models.releases import registry
+from models.releases.champion import challenge
 from models.releases.registry import OvertakenError, RegistryError
 from models.releases.versions import Evidence
 from models.releases.webhooks import update_webhooks
@@ -268,6 +270,10 @@ def test_a_challenger_waits_under_its_alias_until_it_is_promoted_or_refused(sett
     registry.promote(1, by="ada", why="better", settings=settings)
     assert registry.challenger(settings) is None
     registry.set_challenger(second, settings)
+    with pytest.raises(InputError, match="gridcast-1 is champion"):
+        challenge(1, settings, by="ada", why="")
+    with pytest.raises(InputError, match="there is no version 7"):
+        challenge(7, settings, by="ada", why="")
     registry.mark_refused(second, why="3 % worse on later jobs", settings=settings)
     assert registry.challenger(settings) is None
     assert registry.versions(settings)[0].state == "refused"

@@ -14,12 +14,13 @@ import pytest
 from infra.settings import Settings
 from jobs.coded_jobs import encode_jobs
 from jobs.schema import OUTCOMES
-from jobs.store import read_predictions
+from jobs.store import read_audit, read_predictions
 from jobs.workload import generate
 from models.engine.forecaster import Forecaster
 from models.engine.model_set import ModelSet
 from models.engine.predictions import Predictions
 from models.releases import registry
+from models.releases.champion import challenge
 from models.releases.versions import Version
 from monitoring import canary as monitored
 from services.http.bodies import read_body
@@ -129,7 +130,10 @@ def test_a_version_that_predicts_ten_times_too_much_reaches_a_twentieth_and_is_w
 ) -> None:
     site = start_site(bad=2, canary=SHARE)
     site.look()
-    registry.set_challenger(site.rival, site.settings)
+    challenger = challenge(site.rival.version, site.settings, by="ada", why="a try")
+    assert "challenger" in challenger.aliases
+    changes = read_audit(site.replicas[0].engine)
+    assert ("challenger", "a try") in {*zip(changes["action"], changes["why"], strict=True)}
     site.look()
     answered = []
     for start in range(0, 2400, 400):
