@@ -19,12 +19,14 @@ from urllib.parse import urlsplit
 from flows.bounded_sockets import BoundedSockets
 from flows.dead_runs import start_crash_watch
 from infra.private_pages import PrivatePages
+from infra.setting_values import metrics_token
 from infra.settings import prepare_environment
 from services.http.logins import BrowserLogins, Logins
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+METRICS_PATH = "/api/metrics"
 DOCUMENTS = ("/docs", "/redoc", "/openapi.json")
 """Pages that need a login, beside the API; the pages with the login's own form need none."""
 
@@ -36,9 +38,13 @@ class Guard:
         app: What it guards.
         hosts: As host:port.
         login: What callers must give, ``user:password``; empty for nothing.
+        metrics_token: A bearer token that reads the metrics and nothing else; empty: none.
     """
 
-    def __init__(self, app: ASGIApp, hosts: set[str], login: str = "") -> None:
+    def __init__(
+        self, app: ASGIApp, hosts: set[str], login: str = "", metrics_token: str = ""
+    ) -> None:
+        self.metrics_header = f"Bearer {metrics_token}".encode()
         self.app, self.hosts, self.login = app, hosts, login.encode()
         self.header = basic_header(login).encode()
 
@@ -49,6 +55,9 @@ class Guard:
             return
         headers = dict(scope["headers"])
         if self._is_allowed(headers):
+            if scope["path"] == METRICS_PATH and self._reads_metrics(headers):
+                headers[b"authorization"] = self.header
+                scope = {**scope, "headers": list(headers.items())}
             has_login = bool(self.login) and headers.get(b"authorization") == self.header
             if scope["type"] == "websocket" and self.login:
                 await self.app(scope, self._logged_in(receive, send, has_login), send)
@@ -67,6 +76,12 @@ class Guard:
             )
         else:
             await _refuse(send, 403, b"foreign Host or Origin")
+
+    def _reads_metrics(self, headers: dict[bytes, bytes]) -> bool:
+        """Whether a request has the token that reads metrics."""
+        header = headers.get(b"authorization", b"")
+        has_token = len(self.metrics_header) > len(b"Bearer ")
+        return has_token and hmac.compare_digest(header, self.metrics_header)
 
     def _has_wrong_login(self, path: str, headers: dict[bytes, bytes]) -> bool:
         """Whether a request gives another login, or gives none for the documents of the API."""
@@ -139,7 +154,8 @@ def create_app() -> Any:
     # The page calls the API by the name in PREFECT_API_URL, whatever name it was opened by.
     origins = {f"http://{host}" for host in hosts if "[" not in host}  # which no policy can name
     login = settings.prefect_login
-    guard = Guard(BoundedSockets(PrivatePages(app, origins)), hosts, login)
+    secret = metrics_token(settings.admin_token)
+    guard = Guard(BoundedSockets(PrivatePages(app, origins)), hosts, login, secret)
     if not login:
         return guard
     return BrowserLogins(guard, Logins(settings, settings.prefect_port), basic_header(login))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hmac
 import ipaddress
 from collections.abc import Iterable
 
@@ -27,6 +28,15 @@ def is_loopback(host: str) -> bool:
         return host in LOOPBACK or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def metrics_token(secret: str) -> str:
+    """The token that reads metrics and nothing else, made of the token ``secret``; empty of none.
+
+    >>> len(metrics_token("0123456789abcdef")), metrics_token("")
+    (64, '')
+    """
+    return hmac.digest(secret.encode(), b"gridcast metrics", "sha256").hex() if secret else ""
 
 
 def split_list(text: str) -> list[str]:

@@ -26,7 +26,7 @@ from infra.components import (
     schedules,
 )
 from infra.database_server import READY, binaries, make_password
-from infra.setting_values import is_loopback, split_list, split_login
+from infra.setting_values import is_loopback, metrics_token, split_list
 from infra.settings import Settings, SettingsError
 
 INFRA = Path(infra.__path__[0])
@@ -162,6 +162,7 @@ def proxy(settings: Settings, checked: list[Component]) -> Component:
             if component.name in WATCHED
         },
         token=settings.any_token,
+        metrics_token=metrics_token(settings.admin_token),
     )
     return Component(
         "proxy",
@@ -181,6 +182,7 @@ def proxy_text(
     watched: dict[str, tuple[str, str]],
     token: str = "",
     resolver: str = "",
+    metrics_token: str = "",
 ) -> str:
     """HAProxy's configuration.
 
@@ -190,9 +192,11 @@ def proxy_text(
         watched: host:port and path of each server that it only checks, by name.
         token: bearer token of its checks, and of requests for its metrics.
         resolver: host:port of a name server, where names may change as those of containers do.
+        metrics_token: another bearer token of requests for its metrics.
     """
     secret = f' hdr Authorization "Bearer {token}"' if token else ""
-    guard = f' {{ req.hdr(Authorization) -m str "Bearer {token}" }}' if token else ""
+    readers = " ".join(f'"Bearer {reader}"' for reader in (token, metrics_token) if reader)
+    guard = f" {{ req.hdr(Authorization) -m str {readers} }}" if token else ""
     resolved = "\n    default-server resolvers names init-addr none" if resolver else ""
     names = (
         f"\nresolvers names\n    nameserver first {resolver}\n    hold valid 2s\n"
@@ -226,8 +230,6 @@ def _check_only(name: str, host: str, path: str, secret: str) -> str:
 def prometheus(settings: Settings, scraped: list[Component]) -> Component:
     """Prometheus, with the rules of its alerts."""
     folder, config = settings.folder("prometheus"), settings.folder("site") / "prometheus.yml"
-    user, password = split_login(settings.prefect_login)
-    password_file = settings.folder("site") / "prefect-password"
     host, secret = (
         f"{on_loopback(settings).host_in_url}:{settings.prometheus_port}",
         settings.folder("site") / "token",
@@ -239,8 +241,7 @@ def prometheus(settings: Settings, scraped: list[Component]) -> Component:
         prefect=next(_host_port(c) for c in scraped if c.name == "prefect"),
         own=host,
         rules=str(RULES),
-        token_file=str(secret) if settings.any_token else "",
-        login=(user, str(password_file)) if user else ("", ""),
+        token_file=str(secret) if settings.admin_token else "",
     )
     options = (
         f"--web.listen-address={host}",
@@ -260,8 +261,7 @@ def prometheus(settings: Settings, scraped: list[Component]) -> Component:
         port_setting="GRIDCAST_PROMETHEUS_PORT",
         files={
             str(config): text,
-            str(secret): settings.any_token,
-            str(password_file): password,
+            str(secret): metrics_token(settings.admin_token),
         },
     )
 
@@ -287,13 +287,15 @@ def scrapes_text(
         own: host:port of Prometheus.
         rules: file of its rules.
         token_file: file of the bearer token of its requests; empty: none.
-        login: user, and file of the password, for Prefect; empty: none.
+        login: user, and file of the password, for Prefect; empty: the bearer token.
     """
     targets = ", ".join(f'"{host}"' for host in predictors)
     secret = f'\n    authorization: {{credentials_file: "{token_file}"}}' if token_file else ""
     user, password_file = login
     basic = (
-        f'\n    basic_auth: {{username: {user}, password_file: "{password_file}"}}' if user else ""
+        f'\n    basic_auth: {{username: {user}, password_file: "{password_file}"}}'
+        if user
+        else secret
     )
     return Template(SCRAPES.read_text()).substitute(
         predictors=targets,

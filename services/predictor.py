@@ -18,7 +18,7 @@ import bentoml  # noqa: E402
 from bentoml._internal.utils import circus  # noqa: E402
 
 from services.http.authentication import Guard  # noqa: E402
-from services.http.callers import settings_tokens  # noqa: E402
+from services.http.callers import settings_tokens, with_metrics_token  # noqa: E402
 from services.http.connection import use_bounded_connections  # noqa: E402
 from services.http.endpoints import Endpoints  # noqa: E402
 from services.http.errors import ProblemResponses  # noqa: E402
@@ -87,7 +87,7 @@ Predictor.mount_asgi_app(endpoints.app(), path="/")
 Predictor.add_asgi_middleware(ProblemResponses)
 Predictor.add_asgi_middleware(
     Guard,
-    tokens=settings_tokens(settings),
+    tokens=with_metrics_token(settings_tokens(settings), settings),
     hosts=frozenset(settings.host_names),
     scope_of_path=SCOPE_OF_PATH,
     open_on_loopback=settings.open_on_loopback,

@@ -19,6 +19,11 @@ LOCAL, OFF = "local", "off"
 FIT_THREADS = 2
 """The threads of one fit (``models.refiner.boosting``): a local worker needs as many cores."""
 CONNECT_SECONDS = 10
+NO_PAGES: dict[str, Any] = {
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
+}
+"""Dask's settings without pages of its scheduler and workers."""
 
 
 @contextmanager
@@ -62,20 +67,23 @@ def local_workers() -> int:
 
 def _connect(address: str, stack: ExitStack) -> Any:
     import distributed
+    from dask import config as dask_config
 
     dask: Any = distributed
     logging.getLogger("distributed").setLevel(logging.WARNING)  # it logs every connection
 
     try:
         if address == LOCAL:
-            # Over TCP without certificates any local account could run code in the workers. Dask's
-            # pages, which only show, are on free ports of this machine.
+            # Over TCP without certificates any local account could run code in the workers. Dask
+            # opens ports for its pages always, here without any page.
+            stack.enter_context(dask_config.set(NO_PAGES))
             cluster = dask.LocalCluster(
                 n_workers=local_workers(),
                 threads_per_worker=1,
                 host="127.0.0.1",
                 dashboard_address="127.0.0.1:0",
                 worker_dashboard_address="127.0.0.1:0",
+                scheduler_kwargs={"dashboard": False},
                 security=True,
                 silence_logs=logging.ERROR,
             )

@@ -12,6 +12,7 @@ from infra.settings import Settings, SettingsError, split_list
 from jobs.owners import Owners
 from services.http.authentication import (
     FOR_ALL,
+    METRICS_PATH,
     NO_TOKENS,
     NOT_KNOWN,
     ScopeError,
@@ -27,7 +28,9 @@ from services.http.callers import (
     Caller,
     allows,
     read_rights,
+    reads_metrics_only,
     settings_tokens,
+    with_metrics_token,
 )
 from services.http.errors import HTTPError
 from services.http.issuers import read_issuers
@@ -44,7 +47,7 @@ class Access:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.tokens = settings_tokens(settings)
+        self.tokens = with_metrics_token(settings_tokens(settings), settings)
         self.issuers = read_issuers(settings)
         self.logins = Logins(settings, settings.dashboard_port)
         self.proxy_logins = ProxyLogins(settings)
@@ -81,6 +84,8 @@ class Access:
             caller = self.logins.caller(request.cookies)
         if caller is None:
             raise HTTPError(401, NOT_KNOWN)
+        if reads_metrics_only(caller) and request.url.path != METRICS_PATH:
+            raise HTTPError(403, "a token of the scope metrics reads metrics only")
         if LOGIN in caller.scopes:
             caller = self.proxy_logins.caller(headers, client)
         if scope and not allows(caller.scopes, scope):

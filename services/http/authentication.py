@@ -13,7 +13,15 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.http.callers import LOCAL, LOGIN, Caller, Token, allows, known_token
+from services.http.callers import (
+    LOCAL,
+    LOGIN,
+    Caller,
+    Token,
+    allows,
+    known_token,
+    reads_metrics_only,
+)
 from services.http.errors import HTTPError, send_error
 from services.http.issuers import NO_ISSUERS, Issuers
 
@@ -22,6 +30,7 @@ OPEN = ("/livez", "/healthz", "/readyz")
 NO_TOKENS = "no tokens are configured; `gridcast up` makes one, or set GRIDCAST_TOKENS"
 NOT_KNOWN = "a known bearer token is needed, as that in the file `token` of the data folder"
 FOR_ALL = "a token bound to owners may not read this, which is about everybody's jobs"
+METRICS_PATH = "/metrics"
 CALLER = "gridcast.caller"
 """Key of the ASGI scope of a request that was let pass: its Caller."""
 NOBODY = Caller("nobody", frozenset())
@@ -133,6 +142,8 @@ def authorize(
         raise ScopeError(f"the token has not the scope {needed}", caller)
     if LOGIN in caller.scopes:
         raise ScopeError("a token of the scope login is valid at the page only", caller)
+    if reads_metrics_only(caller) and path != METRICS_PATH:
+        raise HTTPError(403, "a token of the scope metrics reads metrics only")
     if caller.owners is not None and not owner_paths(path):
         raise ScopeError(FOR_ALL, caller)
     return caller

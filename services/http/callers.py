@@ -15,13 +15,16 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
+from infra.setting_values import metrics_token
 from infra.settings import Settings, SettingsError, split_list
 from jobs.owners import Owners
 
-LOGIN = "login"
-SCOPES = ("predict", "report", "approve", "admin", LOGIN)
+LOGIN, METRICS = "login", "metrics"
+SCOPES = ("predict", "report", "approve", "admin", METRICS, LOGIN)
 """``approve`` promotes and withdraws versions on the page; ``admin`` implies the others. Any token
 may read the model's card, metrics and documents.
+
+A token of the scope ``metrics`` alone reads ``/metrics`` and nothing else.
 
 A token of the scope ``login`` is a proxy's, which names to the page whom it has logged in; it
 allows nothing else.
@@ -129,6 +132,18 @@ def settings_tokens(settings: Settings) -> tuple[Token, ...]:
         else token
         for token in tokens
     )
+
+
+def with_metrics_token(tokens: tuple[Token, ...], settings: Settings) -> tuple[Token, ...]:
+    """``tokens`` and the one by which Prometheus of ``up --site`` reads metrics."""
+    secret = metrics_token(settings.admin_token)
+    reader = Token(digest_of(secret), Caller("Prometheus", frozenset((METRICS,))))
+    return (*tokens, reader) if secret else tokens
+
+
+def reads_metrics_only(caller: Caller) -> bool:
+    """Whether a caller has the scope ``metrics`` and no other."""
+    return caller.scopes == {METRICS}
 
 
 def allows(scopes: frozenset[str], *needed: str) -> bool:

@@ -258,6 +258,31 @@ def test_prometheus_sees_everything_and_knows_the_rules(up: Site) -> None:
         assert len(rules) == RULES.read_text().count("- alert:")
 
 
+def test_prometheus_has_a_token_that_reads_metrics_and_nothing_else(up: Site) -> None:
+    file = up.settings.home / "site" / "token"
+    token = file.read_text().strip()
+    assert file.stat().st_mode & 0o777 == 0o600
+    secrets = [up.settings.token_path.read_text().strip(), "0123456789abcdef"]
+    config = (up.settings.home / "site" / "prometheus.yml").read_text()
+    assert token not in secrets and not any(secret in config for secret in secrets)
+    headers = {"Authorization": f"Bearer {token}"}
+    with httpx.Client(headers=headers, trust_env=False, timeout=60) as http:
+
+        def statuses(*paths: str) -> list[int]:
+            return [
+                http.get(f"{up.address(name)}{path}").status_code
+                for name, _, path in (text.partition(" ") for text in paths)
+            ]
+
+        read = ("predictor-1 /metrics", "proxy /proxy/metrics", "dashboard /metrics")
+        assert statuses(*read, "prefect /api/metrics") == [200] * 4
+        refused = ("predictor-1 /model", "proxy /docs", "dashboard /", "dashboard /api/overview")
+        assert statuses(*refused) == [403] * 4
+        assert http.post(f"{up.address('proxy')}/predict", json=WAITING).status_code == 403
+        assert http.post(f"{up.address('prefect')}/api/flows/filter", json={}).status_code == 401
+        assert statuses("mlflow /", "prefect /api/admin/settings") == [403, 401]
+
+
 def test_every_metric_of_the_rules_and_boards_is_exported(up: Site) -> None:
     with up.http() as http:
         api = f"{up.address('prometheus')}/api/v1/targets"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 
+import httpx
 import numpy as np
 import psutil
 import pytest
@@ -68,6 +69,20 @@ def greets_without_certificate(address: tuple[str, int]) -> bool:
             return False
 
 
+def page_of(address: tuple[str, int]) -> bool:
+    """Whether a server shows one of Dask's pages."""
+    paths = ("status", "info/main/workers.html", "json/identity.json", "metrics", "health")
+    for path in paths:
+        try:
+            url = f"http://{address[0]}:{address[1]}/{path}"
+            answer = httpx.get(url, timeout=60, trust_env=False)
+        except httpx.TransportError:
+            continue
+        if answer.status_code == 200:
+            return True
+    return False
+
+
 def test_without_clusters_or_with_dask_off_nothing_is_started() -> None:
     with refiner_fitting(Settings(), None) as fits:
         assert fits is fit_here
@@ -94,6 +109,7 @@ def test_clusters_trained_by_dask_are_as_those_trained_in_one_process(
         assert {address for address, _ in opened} == {"127.0.0.1"}, "no port beyond this machine"
         open_to_all = {address for address in opened if greets_without_certificate(address)}
         assert not open_to_all, "any account could run code in the workers"
+        assert not any(page_of(address) for address in opened), "Dask's pages need no login"
         apart = select_refiners(training_rows, clusters, GRID, fits=counted).refiners
     in_process = select_refiners(training_rows, clusters, GRID).refiners
     assert max(at_once) >= 3, "the global one and two clusters at once"
