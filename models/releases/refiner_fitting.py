@@ -67,7 +67,6 @@ def local_workers() -> int:
 
 def _connect(address: str, stack: ExitStack) -> Any:
     import distributed
-    from dask import config as dask_config
 
     dask: Any = distributed
     logging.getLogger("distributed").setLevel(logging.WARNING)  # it logs every connection
@@ -76,7 +75,7 @@ def _connect(address: str, stack: ExitStack) -> Any:
         if address == LOCAL:
             # Over TCP without certificates any local account could run code in the workers. Dask
             # opens ports for its pages always, here without any page.
-            stack.enter_context(dask_config.set(NO_PAGES))
+            stack.enter_context(dask.dask.config.set(NO_PAGES))
             cluster = dask.LocalCluster(
                 n_workers=local_workers(),
                 threads_per_worker=1,
