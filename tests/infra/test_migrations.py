@@ -1,5 +1,6 @@
 """A store of any earlier Gridcast, with rows of all it knew, becomes today's and has lost none of them; on both databases."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,15 @@ from sqlalchemy import (
 
 import infra.migrations
 from jobs.schema import conform
-from jobs.store import add_jobs, connect, open_store, read_ended, read_jobs
+from jobs.store import (
+    add_jobs,
+    connect,
+    open_store,
+    read_ended,
+    read_jobs,
+    read_measurements,
+    read_predictions,
+)
 from jobs.store.copies import dump, load_store, versions
 from jobs.store.database import HEAD, VERSION_TABLE, migrate
 from jobs.store.partitions import (
@@ -35,6 +44,8 @@ from jobs.store.partitions import (
 from jobs.store.tables import metadata
 
 ROWS = 3
+STORES = Path(__file__).parent / "stores"
+"""Rows of stores that demos of earlier commits filled."""
 
 
 def earlier() -> Iterator[str]:
@@ -117,6 +128,13 @@ def test_a_store_of_an_earlier_schema_is_brought_up_to_date_with_all_its_rows(
     engine.dispose()
 
 
+def check_values(connection: Connection, table: Any, expected: list[dict[str, Any]]) -> None:
+    """The table holds the rows of before, value by value, and no others."""
+    columns = [table.c[column] for column in expected[0]]
+    rows = [dict(row) for row in connection.execute(select(*columns)).mappings()]
+    assert sorted(rows, key=str) == sorted(expected, key=str), table.name
+
+
 def check(engine: Any, rows: dict[str, list[dict[str, Any]]]) -> None:
     """The tables are today's, hold ``rows``, and take more."""
     with engine.connect().execution_options(reads=True) as connection:
@@ -128,11 +146,7 @@ def check(engine: Any, rows: dict[str, list[dict[str, Any]]]) -> None:
             for name, table in metadata.tables.items()
         }
         for name, expected in rows.items():
-            columns = [tables[name].c[column] for column in expected[0]]
-            reflected_tables = [
-                dict(row) for row in connection.execute(select(*columns)).mappings()
-            ]
-            assert sorted(reflected_tables, key=str) == sorted(expected, key=str), name
+            check_values(connection, tables[name], expected)
             keys = inspect(engine).get_pk_constraint(name)["constrained_columns"]
             assert keys == [
                 column.name for column in key_columns(connection, metadata.tables[name])
@@ -165,3 +179,56 @@ def check(engine: Any, rows: dict[str, list[dict[str, Any]]]) -> None:
         connection.execute(
             metadata.tables["jobs"].delete().where(metadata.tables["jobs"].c.job_id == "later")
         )
+
+
+@pytest.mark.parametrize("file", sorted(STORES.glob("*.json")), ids=lambda file: file.stem)
+def test_a_store_that_an_earlier_demo_filled_is_read_with_every_value(
+    store_url: str, file: Path
+) -> None:
+    earlier = json.loads(file.read_text(encoding="utf-8"))
+    rows = {
+        name: [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+        for name, table in earlier["tables"].items()
+    }
+    engine = connect(store_url)
+    with engine.begin() as connection:
+        migrate(connection, store_url, earlier["revision"])
+        for name, table in reflected(connection).items():
+            if is_partitioned(connection, table):
+                create_partitions(connection, table, [row[MONTHLY[name]] for row in rows[name]])
+            if rows[name]:
+                connection.execute(table.insert(), rows[name])
+    engine.dispose()
+
+    engine = open_store(store_url)
+
+    with engine.connect().execution_options(reads=True) as connection:
+        tables = reflected(connection)
+        for name, expected in rows.items():
+            if expected:
+                check_values(connection, tables[name], expected)
+    # Today's readers give the same values, and the same jobs again change nothing.
+    jobs = conform(pd.DataFrame(rows["jobs"]).assign(**times(rows["jobs"])))
+    with engine.begin() as connection:
+        assert add_jobs(connection, jobs).unchanged == len(jobs)
+    index = ["source", "job_id"]
+    pd.testing.assert_frame_equal(
+        conform(read_jobs(engine)).set_index(index).sort_index()[jobs.columns.drop(index)],
+        jobs.set_index(index).sort_index(),
+    )
+    assert len(read_ended(engine)) == jobs["ended_at"].notna().sum()
+    for read, name in ((read_measurements, "measurements"), (read_predictions, "predictions")):
+        frame = read(engine)
+        assert len(frame) == len(rows[name])
+        for column in {"value", "point", "low", "high", "name", "segment"} & {*frame.columns}:
+            expected_values = sorted(str(row[column]) for row in rows[name])
+            assert sorted(map(str, frame[column])) == expected_values, column
+    engine.dispose()
+
+
+def times(rows: list[dict[str, Any]]) -> dict[str, pd.Series]:
+    """The columns of times, which are stored in µs."""
+    return {
+        column: pd.to_datetime(pd.Series([row[column] for row in rows]), unit="us", utc=True)
+        for column in ("submitted_at", "started_at", "ended_at")
+    }
