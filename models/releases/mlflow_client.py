@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,9 @@ FULL_DISK = ("disk is full", "disk I/O error", "No space left on device")
 """What SQLite and the system say of a disk without space."""
 
 
+IMPORTING = threading.Lock()
+
+
 class RegistryError(GridcastError):
     """MLflow cannot be reached or refuses; the message is one sentence that names its address."""
 
@@ -27,8 +31,10 @@ class RegistryError(GridcastError):
 def mlflow_client(settings: Settings | None) -> Iterator[tuple[Any, Settings]]:
     """A client of MLflow, and the settings; MLflow's errors become a RegistryError."""
     settings = settings or prepare_environment()
-    from mlflow.exceptions import MlflowException
-    from mlflow.store.db import utils as database
+    # Its modules import each other in a circle: of two threads that begin at once, one would fail.
+    with IMPORTING:
+        from mlflow.exceptions import MlflowException
+        from mlflow.store.db import utils as database
 
     # Ten doubling waits, 100 s in all, before it says that a database is down.
     database.MAX_RETRY_COUNT = 3
