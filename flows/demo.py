@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from flows.monitor import monitor
 from flows.train import train
 from infra import components
 from infra.aliases import Progress
+from infra.processes import port_conflict
 from infra.settings import Settings, prepare_environment
 from infra.temporary import running
 from jobs.schema import COLUMNS
@@ -46,6 +46,8 @@ COMPARED = {
     "request": "error of the user's request",
 }
 CALLS = 20
+PORTS = range(20_000, 30_000)
+"""Of the predictor; systems give ports above to connections, before the predictor listens."""
 WATCHED_HOURS = (18, 12, 10, 8, 7, 6, 5, 4, 3, 2, 1, 0)
 """How long ago the task watch looks at the tasks, the earliest first."""
 
@@ -146,10 +148,10 @@ def _errors(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def predictor(settings: Settings) -> Iterator[str]:
     """Run the predictor on a free port as a process of its own; yields its address once ready."""
     settings.make_token()
-    with socket.socket() as probe:
-        probe.bind((settings.host, 0))
-        port = probe.getsockname()[1]
-    component = components.predictor(settings.model_copy(update={"predictor_port": port}), {})
+    for port in np.random.default_rng().permutation(PORTS).tolist():
+        component = components.predictor(settings.model_copy(update={"predictor_port": port}), {})
+        if not port_conflict(component):
+            break
     with running(settings, component):
         yield component.address
 

@@ -12,7 +12,7 @@ from infra.process_groups import stop
 from infra.settings import Settings
 from infra.supervision import is_ready, last_line, log_path, start
 
-READY_SECONDS = 90.0
+READY_SECONDS = 300.0
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """What all tests share: a data folder, the real logs where they are, both databases, and their order.
 
-Two workers run the tests, file by file. Files that share a server run on one worker, one after
+Three workers run the tests, file by file. Files that share a server run on one worker, one after
 another, so that it is started once. Files without compiled code run first, while one worker
 compiles: a fresh clone compiles once.
 """
@@ -40,12 +40,13 @@ ORDER = (
     "tests/infra/test_migrations.py",
     "tests/infra/test_containers.py",
     "tests/infra/test_processes.py",
+    # What mostly waits, beside what computes most.
+    "Slurm",
     "tests/test_",
     # What takes longest, so that no worker is left alone with it at the end.
     "Prefect",
     "predictor",
     "tests/infra/test_site.py",
-    "Slurm",
     "tests/services/dashboard/",
     "tests/services/",
     "tests/models/releases/",
@@ -181,6 +182,26 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield home
 
 
+@pytest.fixture(autouse=True)
+def same_environment() -> Iterator[None]:
+    """What a test changes in the variables of Gridcast and its packages ends with the test."""
+    from infra.settings import prepare_environment
+
+    before = _variables()
+    yield
+    after = _variables()
+    if after != before:
+        for name in after.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+        prepare_environment.cache_clear()
+
+
+def _variables() -> dict[str, str]:
+    packages = ("GRIDCAST_", "MLFLOW_", "PREFECT_", "BENTOML_")
+    return {name: value for name, value in os.environ.items() if name.startswith(packages)}
+
+
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of all workers of this session."""
@@ -253,6 +274,15 @@ def _patient(make: Callable[..., Any]) -> Callable[..., Any]:
         return opened
 
     return make_patient
+
+
+@pytest.fixture
+def few_trees() -> Iterator[None]:
+    """CatBoost's models have few trees: the test asserts nothing about their errors."""
+    from tests import trees
+
+    with trees.few_trees():
+        yield
 
 
 @pytest.fixture(scope="session")

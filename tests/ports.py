@@ -52,7 +52,7 @@ def served_in_thread(app: Any, **options: Any) -> Iterator[str]:
         The address, once the server answers.
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        settings = {"log_level": "error", "timeout_graceful_shutdown": 5} | options
+        settings: dict[str, Any] = {"log_level": "error", "timeout_graceful_shutdown": 5} | options
         server = uvicorn.Server(uvicorn.Config(app, **settings))
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()

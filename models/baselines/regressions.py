@@ -156,7 +156,7 @@ def _catboost(inputs: pd.DataFrame, values: Floats, target: Target) -> Fitted:
 
     lowest, highest = np.log(target.grid.lowest), np.log(target.grid.edges[-1])
     logs = fit_regression(
-        inputs, np.log(np.maximum(values, target.grid.lowest)), "MAE", iterations=300
+        inputs, np.log(np.maximum(values, target.grid.lowest)), "MAE", kind="baseline"
     )
     return lambda rows: np.exp(np.clip(logs(rows), lowest, highest))
 

@@ -106,6 +106,7 @@ def run(command: str, words: dict[str, str], *options: str) -> Result:
     return CliRunner().invoke(gridcast.app, [*arguments, *options])
 
 
+@pytest.mark.usefixtures("few_trees")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_table_fits_80_columns_cuts_no_name_and_says_what_it_means(
     command: str, words: dict[str, str], monkeypatch: pytest.MonkeyPatch

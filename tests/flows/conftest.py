@@ -87,7 +87,7 @@ def prefect_server(settings: Settings, prefect_part: Component) -> Iterator[str]
     process = subprocess.Popen(
         prefect_part.command, env=environment, stdout=log, stderr=log, start_new_session=True
     )
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     while True:
         try:
             if httpx.get(prefect_part.address + prefect_part.ready_path).status_code == 200:

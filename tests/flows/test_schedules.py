@@ -29,8 +29,8 @@ def test_a_worker_runs_a_registered_deployment_and_a_killed_run_crashes_and_free
     from prefect.states import Pending
 
     log = settings.folder("logs") / "schedules.log"
-    deadline = time.monotonic() + 180
-    with worker_process(settings, log, patience=180) as worker:
+    deadline = time.monotonic() + 600
+    with worker_process(settings, log, patience=600) as worker:
         with get_client(sync_client=True) as client:
             deployments = {
                 deployment.entrypoint: deployment

@@ -62,7 +62,7 @@ def attacks(folder: Path) -> dict[str, dict[str, Any]]:
 def worker_log(settings: Settings, prefect_server: str) -> Any:
     """The log of the schedules' worker, which runs."""
     log = settings.folder("logs") / "worker.log"
-    with worker_process(settings, log, patience=240):
+    with worker_process(settings, log, patience=600):
         yield log
 
 
@@ -83,7 +83,7 @@ def test_a_deployment_makes_the_worker_run_nothing_but_our_flows(
                 **values,
             )  # fmt: skip
             runs[name] = client.create_flow_run_from_deployment(deployment).id
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 600
         states = {}
         while len(states) < len(runs):
             assert time.monotonic() < deadline, worker_log.read_text()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-import textwrap
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -228,35 +228,66 @@ def test_attempts_are_exported_and_copied(store: Any, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(read_attempts(store, read_jobs(store)), stored)
 
 
+# For each line of standard input it forks a process that ingests a log into a store and kills
+# itself -9 before a statement. One import serves all the forks.
 KILLED = """
 import os, sys
 from pathlib import Path
 from sqlalchemy import event
 from jobs.ingest import ingest_file
 from jobs.store import open_store
-engine, left = open_store(sys.argv[1]), int(sys.argv[3])
-@event.listens_for(engine, "before_cursor_execute")
-def count(*arguments):
-    global left
-    left -= 1
-    if left < 0:
-        os.kill(os.getpid(), 9)
-ingest_file(engine, Path(sys.argv[2]))
+for line in sys.stdin:
+    url, path, statements = line.rstrip("\\n").split("\\t")
+    child = os.fork()
+    if child == 0:
+        engine, left = open_store(url), int(statements)
+        @event.listens_for(engine, "before_cursor_execute")
+        def count(*arguments):
+            global left
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), 9)
+        ingest_file(engine, Path(path))
+        os._exit(0)
+    os.waitpid(child, 0)
+    print("ended", flush=True)
 """
+
+
+@pytest.fixture(scope="module")
+def killed_ingest() -> Iterator[Callable[[str, Path, int], None]]:
+    """Ingests a log into a store, in a process that is killed before a statement."""
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED],
+        cwd=Path(__file__).parents[3],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as killer:
+        orders, answers = killer.stdin, killer.stdout
+        assert orders is not None
+        assert answers is not None
+
+        def ingest(url: str, path: Path, statements: int) -> None:
+            orders.write(f"{url}\t{path}\t{statements}\n")
+            orders.flush()
+            assert answers.readline() == "ended\n"
+
+        yield ingest
+        orders.close()
 
 
 @pytest.mark.parametrize("statements", [3, 5, 7, 8, 9, 10, 12])
 def test_a_killed_ingest_is_completed_by_the_next(
-    store: Any, tmp_path: Path, statements: int
+    store: Any,
+    tmp_path: Path,
+    statements: int,
+    killed_ingest: Callable[[str, Path, int], None],
 ) -> None:
     reports = [run(hour, job_id=name) for name in ("1", "2") for hour in (1, 3, 5)]
     path = write_csv(conform(pd.DataFrame(reports)), tmp_path / "log.csv")
     add(store, run(3, job_id="1"), run(7, job_id="2"))
-    url = store.url.render_as_string(hide_password=False)
-    subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(KILLED), url, str(path), str(statements)],
-        check=False,
-    )
+    killed_ingest(store.url.render_as_string(hide_password=False), path, statements)
     stored = read_attempts(store, read_jobs(store))
     assert len(stored) in (0, 5), "all of a batch or nothing"
     result = ingest_file(store, path)

@@ -115,6 +115,7 @@ def made():
     )
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_what_comes_later_moves_neither_thresholds_nor_probabilities(made):
     middle = made["submitted_at"].iloc[600]
     late = made["ended_at"] > middle

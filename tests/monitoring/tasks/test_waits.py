@@ -34,6 +34,7 @@ def test_the_wait_of_each_waiting_job_is_logged_once_and_before_it_starts(
     assert set(waiting["job_id"]) <= set(predictions["job_id"])
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_the_regression_of_evaluate_waits_answers_once_enough_jobs_have_started(
     sqlite_store: Engine,
 ) -> None:

@@ -29,6 +29,7 @@ from tests.monitoring.test_alerts import Hook, Receiver
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
 HOUR = 3600.0
+QUICK = pytest.mark.usefixtures("few_trees")
 
 
 def test_planted_stalls_are_found_and_little_else() -> None:
@@ -141,6 +142,7 @@ def engine(tmp_path: Path) -> Engine:
     return engine
 
 
+@QUICK
 def test_every_look_foresees_the_end_of_each_open_task_and_keeps_what_is_new(
     engine: Engine,
 ) -> None:
@@ -157,20 +159,22 @@ def test_every_look_foresees_the_end_of_each_open_task_and_keeps_what_is_new(
         and (opened["low"] >= now).all()
     )
     watch.update(now)
-    later = watch.update(now + timedelta(hours=6))
+    later = watch.update(now + timedelta(hours=5))
     assert set(opened["task"]) <= set(later["task"])
     history = task_history(engine, opened["task"].iloc[0])
     assert history["asked_at"].is_unique and len(history) == 2
     assert unnotified_tasks(engine)["task"].is_unique
 
 
+@QUICK
 def test_a_threshold_counts_from_the_next_look_on_and_says_who_set_it(engine: Engine) -> None:
     now = pd.Timestamp("2025-01-09 14:00", tz="UTC").to_pydatetime()
-    before = TaskWatch(engine, Settings()).update(now).set_index("task")["state"]
+    watch = TaskWatch(engine, Settings())
+    before = watch.update(now).set_index("task")["state"]
     with engine.begin() as connection:
         set_threshold(connection, "all", "failing", 1.0, "ada", now)
         set_threshold(connection, "all", "stalled", 1e9, "ada", now)
-    after = TaskWatch(engine, Settings()).update(now).set_index("task")["state"]
+    after = watch.update(now).set_index("task")["state"]
     assert not after.isin(["failing", "stalled"]).any() and set(after.index) == set(before.index)
     assert read_thresholds(engine)["set_by"].tolist() == ["ada", "ada"]
 
@@ -189,6 +193,7 @@ def _chained() -> pd.DataFrame:
     return jobs.assign(after_task_id=jobs["task_id"].map(waits).astype("str"), request_id=asked)
 
 
+@QUICK
 def test_a_chain_and_a_request_end_with_their_last_task_and_know_nothing_of_the_future(
     tmp_path: Path,
 ) -> None:
@@ -246,6 +251,7 @@ def _freezing() -> pd.DataFrame:
     return derive_fields(conform(pd.DataFrame(rows)))
 
 
+@QUICK
 def test_a_task_that_stalls_is_told_once_and_so_is_its_recovery(tmp_path: Path) -> None:
     engine, hook = open_store(f"sqlite:///{tmp_path / 'jobs.db'}"), Receiver(Hook)
     with engine.begin() as connection:
@@ -270,6 +276,7 @@ def test_a_task_that_stalls_is_told_once_and_so_is_its_recovery(tmp_path: Path) 
     )
 
 
+@QUICK
 def test_an_alert_that_nobody_took_is_told_at_the_next_look(tmp_path: Path) -> None:
     engine, hook = open_store(f"sqlite:///{tmp_path / 'jobs.db'}"), Receiver(Hook)
     hook.stop()
@@ -288,6 +295,7 @@ def test_an_alert_that_nobody_took_is_told_at_the_next_look(tmp_path: Path) -> N
     assert [got["title"] for got in again.got] == ["Gridcast gridcast: task t40"]
 
 
+@QUICK
 def test_a_stalled_task_has_no_end_says_since_when_and_its_confidence_falls(
     tmp_path: Path,
 ) -> None:
@@ -314,6 +322,7 @@ def test_a_stalled_task_has_no_end_says_since_when_and_its_confidence_falls(
     assert pd.notna(after["median"]) and pd.isna(after["stalled_since"])
 
 
+@QUICK
 def test_a_stall_is_stored_once_and_not_at_every_update(tmp_path: Path) -> None:
     engine = open_store(f"sqlite:///{tmp_path / 'jobs.db'}")
     with engine.begin() as connection:
@@ -327,6 +336,7 @@ def test_a_stall_is_stored_once_and_not_at_every_update(tmp_path: Path) -> None:
     engine.dispose()
 
 
+@QUICK
 def test_what_waits_for_a_stalled_task_has_no_end_either(tmp_path: Path) -> None:
     jobs = _freezing()
     waiting = jobs[jobs["task_id"] == "t40"].assign(
@@ -351,6 +361,7 @@ def test_what_waits_for_a_stalled_task_has_no_end_either(tmp_path: Path) -> None
     assert pd.isna(chain["median"]) and chain["confidence"] == 0
 
 
+@QUICK
 def test_two_sources_may_use_one_name_of_a_task(tmp_path: Path) -> None:
     jobs = _freezing()
     other = jobs[jobs["task_id"] == "t40"].assign(source="other", user="bob")
@@ -375,6 +386,7 @@ def test_two_sources_may_use_one_name_of_a_task(tmp_path: Path) -> None:
     engine.dispose()
 
 
+@QUICK
 def test_names_of_any_length_neither_break_the_watch_nor_repeat_its_alerts(
     store: Engine,
 ) -> None:

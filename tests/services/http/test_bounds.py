@@ -108,8 +108,8 @@ def test_a_body_counts_until_its_work_has_ended_though_its_caller_has_been_answe
     async def scenario() -> None:
         with pytest.raises(TimeoutError), admission.admit() as reservation:
             reservation.grow(600)
-            stuck = Work[bool](lambda _: released.wait(60))
-            await run(stuck, threads, request_of(), reservation, patience=0.05)
+            stuck = Work[bool](lambda _: released.wait(240))
+            await run(stuck, threads, request_of(), reservation, patience=1.0)
         assert (admission.requests, admission.bytes) == (1, 600)
         with pytest.raises(HTTPError) as caught, admission.admit() as reservation:
             reservation.grow(600)
@@ -119,7 +119,7 @@ def test_a_body_counts_until_its_work_has_ended_though_its_caller_has_been_answe
             await asyncio.sleep(0.01)
         assert admission.requests == 0
 
-    asyncio.run(asyncio.wait_for(scenario(), 60))
+    asyncio.run(asyncio.wait_for(scenario(), 240))
 
 
 @pytest.mark.parametrize("leaves", [False, True], ids=["out of patience", "the caller leaves"])
@@ -129,7 +129,7 @@ def test_work_that_waits_in_vain_never_begins_and_keeps_nothing(
     admission, released, begun = Admission(9, 1000), threading.Event(), list[str]()
 
     async def scenario() -> None:
-        threads.submit(released.wait, 60)
+        threads.submit(released.wait, 240)
         messages = ({"type": "http.disconnect"},) if leaves else ()
         expected = ClientDisconnect if leaves else TimeoutError
         work = Work[None](lambda _: begun.append("begun"))
@@ -144,7 +144,7 @@ def test_work_that_waits_in_vain_never_begins_and_keeps_nothing(
             work()
         released.set()
 
-    asyncio.run(asyncio.wait_for(scenario(), 60))
+    asyncio.run(asyncio.wait_for(scenario(), 240))
     threads.shutdown()
     assert not begun
 
@@ -177,7 +177,7 @@ def test_a_refused_body_is_forgotten_at_once_not_when_garbage_is_collected(
     gc.collect()
     gc.disable()
     try:
-        asyncio.run(asyncio.wait_for(scenario(), 60))
+        asyncio.run(asyncio.wait_for(scenario(), 240))
         assert [content() for content in contents] == [None] * 3
         for body in (b"{}", b"[]"):
             for _ in range(3):
@@ -199,14 +199,14 @@ def test_work_that_has_begun_ends_at_its_next_step_when_nobody_waits(
             this.check()
             steps.append(step)
             begun.set()
-            released.wait(60)
+            released.wait(240)
 
     async def scenario() -> None:
         with pytest.raises(TimeoutError), Admission(1, 1).admit() as reservation:
-            await run(Work(work), threads, request_of(), reservation, patience=0.05)
-        await asyncio.to_thread(begun.wait, 60)
+            await run(Work(work), threads, request_of(), reservation, patience=1.0)
+        await asyncio.to_thread(begun.wait, 240)
         released.set()
 
-    asyncio.run(asyncio.wait_for(scenario(), 60))
+    asyncio.run(asyncio.wait_for(scenario(), 240))
     threads.shutdown()
     assert steps in ([], [0])
