@@ -42,6 +42,7 @@ from services.live.live_predictor import LivePredictor
 from services.task_watch.service import TaskWatchService
 from tests.ports import served_in_thread
 from tests.services.conftest import publish, serving
+from tests.trees import few_trees
 
 NOW = pd.Timestamp("2025-01-09 14:00", tz="UTC").to_pydatetime()
 ADMIN, ALICE, ATLAS = "admin-0123456789", "alice-0123456789", "atlas-0123456789"
@@ -157,7 +158,8 @@ def site(
     engine.dispose()
     publish(model_set, home)
     watch = TaskWatchService(settings, clock=lambda: NOW)
-    watch.update()
+    with few_trees():
+        watch.update()
     watch.read_site()
     live = LivePredictor(settings, metrics)
     live.state.rebuild(ActiveModel(Forecaster(model_set)))

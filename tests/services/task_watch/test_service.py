@@ -19,6 +19,7 @@ from services.task_watch.service import TaskWatchService
 from services.task_watch.task_updates import send_task_updates
 
 NOW = pd.Timestamp("2025-01-09 14:00", tz="UTC").to_pydatetime()
+pytestmark = pytest.mark.usefixtures("few_trees")
 
 
 @pytest.fixture
