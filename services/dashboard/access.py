@@ -19,6 +19,8 @@ from services.http.authentication import (
     as_bearer,
     caller_of_header,
     check_host_and_origin,
+    client_address,
+    is_direct,
     is_local,
     read_head,
 )
@@ -72,7 +74,7 @@ class Access:
             # A page on another port of this host: its requests carry the cookie too.
             raise HTTPError(403, "changes from pages of another origin are refused")
         client = request.client.host if request.client else None
-        if not scope and self.open_on_loopback and is_local(client):
+        if not scope and self.open_on_loopback and is_direct(client, headers):
             return LOCAL
         if not self.tokens and not self.issuers:
             raise HTTPError(403, NO_TOKENS)
@@ -99,13 +101,12 @@ class Access:
 
         A proxy of ours is one that logs people in or, where TLS ends in front, of this machine.
         """
-        client = request.client.host if request.client else None
-        is_ours = self.proxy_logins.is_proxy(client) or (self.has_proxy and is_local(client))
-        forwarded = request.headers.getlist("x-forwarded-for") if is_ours else []
-        try:
-            return str(ip_address(forwarded[-1].rpartition(",")[2].strip()))
-        except (IndexError, ValueError):
-            return client
+        return client_address(
+            request,
+            lambda client: (
+                self.proxy_logins.is_proxy(client) or (self.has_proxy and is_local(client))
+            ),
+        )
 
 
 class ProxyLogins:

@@ -11,6 +11,7 @@ import ipaddress
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from urllib.parse import urlsplit
 
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.http.callers import (
@@ -130,7 +131,7 @@ def authorize(
     check_host_and_origin(headers, hosts)
     if path in open_paths:
         return NOBODY
-    if open_on_loopback and is_local(client):
+    if open_on_loopback and is_direct(client, headers):
         return LOCAL
     if not tokens and not issuers:
         raise HTTPError(403, NO_TOKENS)
@@ -188,6 +189,31 @@ def is_local(client: str | None) -> bool:
         return client is None or ipaddress.ip_address(client).is_loopback
     except ValueError:
         return False
+
+
+def is_direct(client: str | None, headers: Mapping[str, str]) -> bool:
+    """Whether a request is this machine's own, and not one that a proxy here passed on.
+
+    Args:
+        client: The address of the connection.
+        headers: By lower-case name.
+    """
+    return is_local(client) and "x-forwarded-for" not in headers and "forwarded" not in headers
+
+
+def client_address(request: HTTPConnection, is_proxy: Callable[[str | None], bool]) -> str | None:
+    """The address of a client: of the connection or, where it is a proxy's, what that one saw.
+
+    Args:
+        request: The request.
+        is_proxy: Whether an address is that of a proxy, which writes the last X-Forwarded-For.
+    """
+    client = request.client.host if request.client else None
+    forwarded = request.headers.getlist("x-forwarded-for") if is_proxy(client) else []
+    try:
+        return str(ipaddress.ip_address(forwarded[-1].rpartition(",")[2].strip()))
+    except (IndexError, ValueError):
+        return client
 
 
 def read_head(scope: Scope) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from uvicorn import config
 from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -69,5 +70,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def use_bounded_connections() -> None:
-    """Let Uvicorn servers of this process, which BentoML configures, use these connections."""
+    """Let Uvicorn servers of this process, which BentoML configures, use these connections.
+
+    Their clients are those that connect: X-Forwarded-For, which Uvicorn would believe of any
+    account of this machine, is left to ``authentication``.
+    """
     HTTP_PROTOCOLS["auto"] = f"{__name__}:{BoundedProtocol.__name__}"
+    config.ProxyHeadersMiddleware = lambda app, trusted_hosts: app  # type: ignore[misc,assignment]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
@@ -26,7 +26,7 @@ from starlette.types import Receive, Scope, Send
 from infra.actor import Actor, acting
 from services.http import metrics as predictor_metrics
 from services.http.admission import Admission, Work, read_bounded_body, run
-from services.http.authentication import CALLER
+from services.http.authentication import CALLER, client_address, is_local
 from services.http.bodies import media_type, read_body
 from services.http.callers import Caller
 from services.http.columns import single_array
@@ -167,8 +167,13 @@ class Endpoints:
             why: Why it was refused.
         """
         if scope["path"] == "/outcomes" and scope["method"] == "POST" and hasattr(self, "refusals"):
-            actor = Actor(caller.name, ORIGIN, scope["client"][0] if scope.get("client") else None)
+            actor = Actor(caller.name, ORIGIN, self._address(HTTPConnection(scope)))
             await asyncio.to_thread(self.refusals.add, actor, REPORTING, scope["path"], why)
+
+    def _address(self, request: HTTPConnection) -> str | None:
+        """The address of a client; of one that comes through TLS in front, what the proxy saw."""
+        has_proxy = self.predictor.settings.tls_in_front
+        return client_address(request, lambda client: has_proxy and is_local(client))
 
     def app(self) -> Starlette:
         """The app to mount."""
@@ -259,9 +264,8 @@ class Endpoints:
                 reservation,
                 PATIENCE,
             )
-            address = request.client.host if request.client else None
-            caller = request.scope[CALLER]
-            body = Body(media, content, dict(request.query_params), caller, address)
+            caller, query = request.scope[CALLER], dict(request.query_params)
+            body = Body(media, content, query, caller, self._address(request))
             work = Work[Answer](lambda work, body=body: handler(body, work))  # type: ignore[misc]
             del content, body  # the work alone keeps them
             if name != "outcomes":

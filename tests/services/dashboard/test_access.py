@@ -63,6 +63,10 @@ def test_a_page_that_is_open_on_the_loopback_is_read_without_a_token(tmp_path: P
     with serving(dashboard) as address:
         assert httpx.get(f"{address}/api/tasks").status_code == 200
         assert httpx.post(f"{address}/api/thresholds", json=THRESHOLD).status_code == 401
+        # What a proxy of this machine passes on is not this machine's.
+        for header in ("X-Forwarded-For", "Forwarded"):
+            passed_on = httpx.get(f"{address}/api/tasks", headers={header: "127.0.0.1"})
+            assert passed_on.status_code == 401, header
     transport = httpx.ASGITransport(dashboard.app(), client=("192.0.2.7", 4711))
 
     async def status_of_a_stranger() -> int:

@@ -10,6 +10,7 @@ import pytest
 from starlette.routing import Match, Route
 
 from infra.settings import Settings, SettingsError
+from jobs.store import open_store, read_audit
 from services.http.authentication import (
     Guard,
     authorize,
@@ -318,3 +319,12 @@ def test_a_predictor_with_tokens_answers_those_who_have_one(guarded: Predictor) 
     assert len(stored(guarded)) == 0
     text = guarded.log.read_text()
     assert not any(token in text for token in (READER, BROKER, OLD, ADMIN))
+
+
+def test_the_address_of_a_caller_is_not_what_a_header_says(guarded: Predictor) -> None:
+    headers = {"X-Forwarded-For": "192.0.2.9", "Authorization": f"Bearer {READER}"}
+    assert guarded.http.post("/outcomes", json={"jobs": []}, headers=headers).status_code == 403
+    engine = open_store(guarded.settings.store_url)
+    log = read_audit(engine, action="outcomes")
+    engine.dispose()
+    assert {*zip(log["address"], log["result"], strict=True)} == {("127.0.0.1", "refused")}
