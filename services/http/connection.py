@@ -76,4 +76,4 @@ def use_bounded_connections() -> None:
     account of this machine, is left to ``authentication``.
     """
     HTTP_PROTOCOLS["auto"] = f"{__name__}:{BoundedProtocol.__name__}"
-    config.ProxyHeadersMiddleware = lambda app, trusted_hosts: app  # type: ignore[attr-defined,assignment,misc]
+    vars(config)["ProxyHeadersMiddleware"] = lambda app, trusted_hosts: app
