@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from models.engine.advice import Advice
 from models.engine.explanation import explain_target
 from models.engine.level_selection import select_levels
 from models.engine.model_set import NO_MODEL, ModelSet
-from models.engine.predictions import Predictions, prediction_columns
+from models.engine.predictions import BoundQueries, Predictions, prediction_columns
 from models.engine.target_predictor import TargetPrediction, TargetPredictor, group_by_history
 from models.histories.calibration import Calibration
 from models.histories.features import Contexts, Levels, choose_levels, encode
@@ -30,7 +32,7 @@ from models.histories.unique_contexts import (
 )
 from models.quantities.classes import Cuts
 from models.quantities.targets import LIMITED_BY, TARGETS
-from models.quantities.within import Within
+from models.quantities.within import Bounds
 from models.refiner.clusters import GLOBAL
 
 LEVELS_FINAL_JOBS = 4000
@@ -166,9 +168,10 @@ class Forecaster:
         return self.model_set.clusters.assign(jobs)
 
     def _predict_target(
-        self, name: str, contexts: Contexts, limits: Array, clusters: Array
+        self, name: str, contexts: Contexts, limits: Array, clusters: Array, allocate: bool = True
     ) -> TargetPrediction:
-        walltime = self.predictors.get("walltime") if name == "peak_memory" else None
+        pairs = allocate and name == "peak_memory"
+        walltime = self.predictors.get("walltime") if pairs else None
         return self.predictors[name].predict(
             contexts, limits, clusters, walltime.mixture if walltime else None, self.advice.price
         )
@@ -229,6 +232,8 @@ class Forecaster:
         quantiles: tuple[float, ...] = (),
         at: datetime | None = None,
         classes: bool = False,
+        bounds: Mapping[str, Bounds] = MappingProxyType({}),
+        targets: tuple[str, ...] | None = None,
     ) -> Predictions:
         """Predict every target by the outcomes available at submission, or at ``at``.
 
@@ -242,9 +247,12 @@ class Forecaster:
             at: As of when, or as of each submission.
             classes: Whether the likeliest class of each target and its probability are wanted, by
                 the thresholds of the model set.
+            bounds: By target, within what the probability of its outcome is wanted (see
+                ``Predictions.within``).
+            targets: The targets of which columns are wanted; all by default.
         """
         with self._lock.reading():
-            return self._predict_encoded(jobs, quantiles, at, classes)
+            return self._predict_encoded(jobs, quantiles, at, classes, bounds, targets)
 
     def _predict_encoded(
         self,
@@ -252,25 +260,42 @@ class Forecaster:
         quantiles: tuple[float, ...],
         at: datetime | None,
         classes: bool,
+        bounds: Mapping[str, Bounds] = MappingProxyType({}),
+        targets: tuple[str, ...] | None = None,
     ) -> Predictions:
         queries = self._unique_queries(jobs, at)
+        targets = self.names if targets is None else targets
         limits = {name: TARGETS[name].limit(queries.jobs) for name in self.names}
         exempt = self.advice.is_exempt(queries.jobs)
-        power = hosts.powers(queries.jobs, self.names)
+        power = hosts.powers(queries.jobs, targets)
+        context_of_row = queries.unique.context_of_row
+        bound_queries = {
+            name: BoundQueries(target_bounds, context_of_row, len(exempt))
+            for name, target_bounds in bounds.items()
+        }
 
         def predict(rows: Array) -> dict[str, Array]:
             contexts, clusters = queries.contexts.take(rows), queries.clusters[rows]
             row_limits = {name: values[rows] for name, values in limits.items()}
             columns = {"cold": np.zeros(len(rows), dtype=bool)}
             for name in self.names:
-                prediction = self._predict_target(name, contexts, row_limits[name], clusters)
+                if name not in targets and name not in bounds:
+                    continue
+                allocate = {name, "walltime"} <= set(targets)
+                prediction = self._predict_target(
+                    name, contexts, row_limits[name], clusters, allocate
+                )
+                if name in bounds:
+                    bound_queries[name].answer(rows, self.predictors[name], prediction)
+                if name not in targets:
+                    continue
                 cuts = self._cuts[name] if classes else None
                 columns |= self._columns(name, prediction, contexts, quantiles, cuts)
                 columns["cold"] |= prediction.cold
             self._scale_to_hosts(
                 columns, contexts, power[rows], row_limits, clusters, quantiles, classes
             )
-            self.advice.apply_requests(columns, self.names, row_limits, exempt[rows])
+            self.advice.apply_requests(columns, targets, row_limits, exempt[rows])
             return columns
 
         order, position = _by_history(queries.contexts)
@@ -279,8 +304,9 @@ class Forecaster:
             columns,
             self._answering_clusters(queries.clusters[order]),
             columns.pop("cold"),
-            position[queries.unique.context_of_row],
+            position[context_of_row],
             self.model_version,
+            within={name: answers.within() for name, answers in bound_queries.items()},
         )
 
     def _scale_to_hosts(
@@ -360,50 +386,6 @@ class Forecaster:
 
             order, order_position = _by_history(contexts)
             return map_in_parallel(predict, order)[name], order_position[position]
-
-    def probabilities(
-        self,
-        jobs: CodedJobs,
-        bounds: Floats,
-        beyond: Floats | None = None,
-        at: datetime | None = None,
-        target: str = "walltime",
-    ) -> Within:
-        """Predict by job whether its outcome is within a bound, calibrated.
-
-        Args:
-            jobs: The jobs, with submitted_at, source and ``fields``.
-            bounds: The bound of each job (float64[n]).
-            beyond: What the outcome exceeds already, such as the seconds that it has run.
-            at: As of when, or as of each submission.
-            target: Of which quantity.
-        """
-        with self._lock.reading():
-            predictor, queries = self.predictors[target], self._unique_queries(jobs, at)
-            limits = TARGETS[target].limit(queries.jobs)
-            context = queries.unique.context_of_row
-            if (bounds == bounds[:1]).all() and beyond is None:
-                rows, row_of_job = np.arange(len(limits)), context
-                bounds = np.full(len(rows), bounds[0] if len(bounds) else np.inf)
-            else:
-                rows, row_of_job = context, np.arange(len(context))
-            order, position = _by_history(queries.contexts)
-            prediction = self._predict_target(
-                target, queries.contexts.take(order), limits[order], queries.clusters[order]
-            )
-            masses, familiarity = prediction.distribution(), prediction.familiarity
-            rows = position[rows]
-            familiarity = familiarity.take(rows)
-
-            def up_to(places: Floats) -> tuple[Floats, Floats, Floats]:
-                raw, moment = masses.partial_moments(places, rows)
-                share = predictor.calibration.probabilities(raw, familiarity)
-                share = familiarity.widen_probabilities(share, places)
-                return np.where(places >= masses.limit[rows], 1.0, share), raw, moment
-
-            nothing = (np.zeros(len(rows)),) * 3
-            start = nothing if beyond is None else up_to(beyond)
-            return Within.between(start, up_to(bounds)).take(row_of_job)
 
     def explain(
         self, jobs: CodedJobs, at: datetime | None = None

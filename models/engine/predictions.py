@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
-from infra.aliases import Array, Flags, Integers
+from infra.aliases import Array, Flags, Floats, Integers
 from models.engine.target_predictor import TargetPrediction, TargetPredictor
 from models.histories.features import Contexts
 from models.quantities.classes import Cuts, likeliest
+from models.quantities.within import Bounds, Within
 from models.refiner.refinement import summarise_reweighted
 
 DECIMALS = 3
@@ -39,6 +40,7 @@ class Predictions:
         version_of_context: The version of each unique context where not all are of one,
             object[contexts].
         by_row: Numbers in which jobs of one context differ, float64[n] by column.
+        within: Whether each job's outcome is within its bound, by target, a row a job.
     """
 
     numbers: dict[str, Array]
@@ -48,6 +50,7 @@ class Predictions:
     model_version: str
     version_of_context: Array | None = None
     by_row: dict[str, Array] = field(default_factory=dict)
+    within: dict[str, Within] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.context_of_row)
@@ -61,12 +64,16 @@ class Predictions:
 
     def take(self, rows: Array) -> Predictions:
         """The predictions of some jobs (indices or mask)."""
-        return replace(self, context_of_row=self.context_of_row[rows])
+        within = {name: values.take(rows) for name, values in self.within.items()}
+        return replace(self, context_of_row=self.context_of_row[rows], within=within)
 
     def with_rows_of(self, second: Predictions, rows: Integers) -> Predictions:
         """These predictions, those of the jobs ``rows`` replaced by the ones of ``second``."""
         context_of_row = self.context_of_row.copy()
         context_of_row[rows] = len(self.cold_start) + second.context_of_row
+        within = {name: values.copy() for name, values in self.within.items()}
+        for name, values in within.items():
+            values.put(rows, second.within[name])
         return Predictions(
             {
                 name: np.concatenate([values, second.numbers[name]])
@@ -77,6 +84,7 @@ class Predictions:
             context_of_row,
             self.model_version,
             np.concatenate([self.versions, second.versions]),
+            within=within,
         )
 
     def frame(self, job_ids: Array) -> pd.DataFrame:
@@ -89,6 +97,59 @@ class Predictions:
             "cold_start": self.cold_start[row],
         }
         return pd.DataFrame({"job_id": job_ids, **columns, **last})
+
+
+class BoundQueries:
+    """Bounds of the jobs of a call by unique context, answered context by context.
+
+    Jobs without anything to exceed under one bound are answered once a context.
+    """
+
+    def __init__(self, bounds: Bounds, context_of_row: Integers, contexts: int) -> None:
+        """Prepare the queries.
+
+        Args:
+            bounds: A row a job.
+            context_of_row: The unique context of each job.
+            contexts: The number of contexts.
+        """
+        upper = bounds.upper
+        by_context = bounds.beyond is None and len(upper) > 0 and bool((upper == upper[0]).all())
+        self._context_of_row = context_of_row if by_context else None
+        self._context = np.arange(contexts) if by_context else context_of_row
+        self._bounds = Bounds(np.full(contexts, upper[0])) if by_context else bounds
+        self._contexts = contexts
+        self._answers = Within(*np.empty((2, len(self._context))))
+
+    def answer(
+        self, contexts: Integers, predictor: TargetPredictor, prediction: TargetPrediction
+    ) -> None:
+        """Answer the queries of some contexts; several threads may, each of its own contexts.
+
+        Args:
+            contexts: The contexts.
+            predictor: Of the target; its calibration is the one of now.
+            prediction: What it predicted for each of the contexts.
+        """
+        position = np.full(self._contexts, -1)
+        position[contexts] = np.arange(len(contexts))
+        queries = np.flatnonzero(position[self._context] >= 0)
+        rows, bounds = position[self._context[queries]], self._bounds.take(queries)
+        masses, familiarity = prediction.distribution(), prediction.familiarity.take(rows)
+
+        def up_to(places: Floats) -> tuple[Floats, Floats, Floats]:
+            raw, moment = masses.partial_moments(places, rows)
+            share = predictor.calibration.probabilities(raw, familiarity)
+            share = familiarity.widen_probabilities(share, places)
+            return np.where(places >= masses.limit[rows], 1.0, share), raw, moment
+
+        start = (np.zeros(len(rows)),) * 3 if bounds.beyond is None else up_to(bounds.beyond)
+        self._answers.put(queries, Within.between(start, up_to(bounds.upper)))
+
+    def within(self) -> Within:
+        """Return the answers, a row a job."""
+        rows = self._context_of_row
+        return self._answers if rows is None else self._answers.take(rows)
 
 
 def quantile_columns(quantiles: tuple[float, ...]) -> dict[str, float]:

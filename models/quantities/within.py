@@ -12,6 +12,24 @@ _NOTHING = 1e-9
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """Bounds of the outcomes of n jobs.
+
+    Attributes:
+        upper: float64[n].
+        beyond: What each outcome exceeds already, such as the seconds that a job has run
+            (float64[n]); None for nothing.
+    """
+
+    upper: Floats
+    beyond: Floats | None = None
+
+    def take(self, rows: Array) -> Bounds:
+        """Return those of some rows."""
+        return Bounds(self.upper[rows], None if self.beyond is None else self.beyond[rows])
+
+
+@dataclass(frozen=True)
 class Within:
     """Outcomes T of n jobs that exceed b already (0 for none), and a bound.
 
@@ -40,6 +58,14 @@ class Within:
         return Within(
             np.where(rest > _NOTHING, probability, 0.0), np.where(mass > _NOTHING, mean, 0.0)
         )
+
+    def copy(self) -> Within:
+        """Return a copy."""
+        return Within(self.probability.copy(), self.mean.copy())
+
+    def put(self, rows: Array, within: Within) -> None:
+        """Overwrite some rows."""
+        self.probability[rows], self.mean[rows] = within.probability, within.mean
 
     def take(self, rows: Array) -> Within:
         """Return those of some rows."""

@@ -20,6 +20,7 @@ from infra.background import FOREVER, BackgroundThread, is_data_error
 from infra.settings import Settings
 from jobs.owners import NotOwnedError, Owners
 from jobs.store import StoreError, add_jobs, audit, open_store
+from models.quantities.within import Bounds
 from models.releases.versions import STALE_AFTER
 from services.http.callers import LOCAL, Caller, allows
 from services.http.columns import to_coded_jobs
@@ -200,13 +201,18 @@ class LivePredictor:
         quantiles = tuple(dict.fromkeys((*options.quantiles, *tails)))
         coded = to_coded_jobs(jobs)
         refuse_others(coded, caller.owners)
+        bounds = _bounds(active, request, options)
         answers = replace(
-            active.forecaster.predict_encoded(coded, quantiles, options.at, options.classes),
+            active.forecaster.predict_encoded(
+                coded, quantiles, options.at, options.classes, bounds
+            ),
             model_version=active.label,
         )
         # Only logged answers are judged; those of a local table must be of one version.
         canary = self.canary if options.keep else None
-        by_canary = self._ask_canary(canary, jobs, coded, quantiles, options) if canary else None
+        by_canary = None
+        if canary:
+            by_canary = self._ask_canary(canary, jobs, coded, quantiles, options, bounds)
         if options.keep and (caller.owners is None or allows(caller.scopes, "report")):
             self._log(jobs, answers, by_canary, caller.owners)
             if canary is None and caller.owners is None:
@@ -217,12 +223,7 @@ class LivePredictor:
         if tails:
             answers = _with_range(answers, tails, options.quantiles)
         if options.within is not None:
-            bounds, ran = np.full(len(jobs), options.within), _ran(request.started_at, options.at)
-            within = _within(active, coded, bounds, ran, options.at)
-            if canary and by_canary:
-                rows = by_canary.rows
-                ran = None if ran is None else ran[rows]
-                within[rows] = _within(canary, coded.take(rows), bounds[rows], ran, options.at)
+            within = np.round(answers.within["walltime"].probability, 6)
             answers = replace(answers, by_row={"walltime_within": within})
         summary: dict[str, Any] = {"model_version": active.label, "coverage": options.coverage}
         if by_canary:
@@ -258,6 +259,7 @@ class LivePredictor:
         coded: CodedJobs,
         quantiles: tuple[float, ...],
         options: Options,
+        bounds: dict[str, Bounds],
     ) -> CanaryAnswers | None:
         """The canary's predictions of its jobs; None where it has none of these, or fails."""
         rows = canary_rows(jobs.column("job_id"), coded, canary.number, self.settings.canary)
@@ -265,7 +267,11 @@ class LivePredictor:
             return None
         try:
             predictions = canary.forecaster.predict_encoded(
-                coded.take(rows), quantiles, options.at, options.classes
+                coded.take(rows),
+                quantiles,
+                options.at,
+                options.classes,
+                {name: own.take(rows) for name, own in bounds.items()},
             )
         except Exception:  # the champion has answered already
             self.metrics.canary_jobs.labels("failed").inc(len(rows))
@@ -458,21 +464,20 @@ def _text(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat()
 
 
-def _within(
-    active: ActiveModel, jobs: CodedJobs, bounds: Floats, ran: Floats | None, at: datetime | None
-) -> Floats:
-    """The probability that each walltime is within its bound; HTTPError (422) without walltimes.
+def _bounds(active: ActiveModel, request: PredictRequest, options: Options) -> dict[str, Bounds]:
+    """The bounds of a request's walltimes, where any; HTTPError (422) without walltimes.
 
     Args:
         active: The model that answers.
-        jobs: The jobs.
-        bounds: The bound of each, s.
-        ran: What each exceeds already, s.
-        at: As of when.
+        request: The jobs.
+        options: ``within``, and as of when.
     """
+    if options.within is None:
+        return {}
     if "walltime" not in active.forecaster.names:
         raise HTTPError(422, "within needs a model that predicts walltime; this one does not")
-    return np.round(active.forecaster.probabilities(jobs, bounds, ran, at).probability, 6)
+    upper = np.full(len(request.jobs), options.within, np.float64)
+    return {"walltime": Bounds(upper, _ran(request.started_at, options.at))}
 
 
 def _ran(started_at: pa.ChunkedArray | None, at: datetime | None) -> Floats | None:

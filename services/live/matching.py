@@ -9,12 +9,14 @@ import numpy as np
 
 from infra.aliases import Floats
 from jobs.coded_jobs import Coded, CodedJobs, in_microseconds
+from models.quantities.within import Bounds
 from models.ranking.slots import Order, Outlook, Slot, SlotError, choose
 from services.http.errors import HTTPError
 from services.http.match import Matched, MatchRequest
 
 if TYPE_CHECKING:
     from models.engine.forecaster import Forecaster
+    from models.engine.predictions import Predictions
 
 _MEMORY_LEVEL = 0.95
 DECIMALS = 6
@@ -52,10 +54,17 @@ def match(forecaster: Forecaster, request: MatchRequest, jobs: CodedJobs) -> Mat
     rows = len(jobs)
     cores = np.maximum(np.ceil(np.nan_to_num(_numbers(jobs, "requested_cores"), nan=1.0)), 1.0)
     ran = waiting["ran"] if (waiting["ran"] > 0).any() else None
-    seconds = np.full(rows, slot.seconds)
-    within = forecaster.probabilities(jobs, seconds, ran, now)
-    outlook = Outlook.of(within, cores, slot.seconds)
-    fits, need = _memory(forecaster, jobs, slot, now)
+    requested = _numbers(jobs, "requested_memory")
+    bounds = {"walltime": Bounds(np.full(rows, slot.seconds), ran)}
+    targets: tuple[str, ...] = ()
+    if np.isfinite(slot.memory) and "peak_memory" in forecaster.names:
+        bounds["peak_memory"] = Bounds(np.full(rows, slot.memory))
+        targets = ("peak_memory",) if np.isnan(requested).any() else ()
+    predicted = forecaster.predict_encoded(
+        jobs, (_MEMORY_LEVEL,), now, bounds=bounds, targets=targets
+    )
+    outlook = Outlook.of(predicted.within["walltime"], cores, slot.seconds)
+    fits, need = _memory(predicted, requested, slot)
     gain = outlook.gain(options.kill_price)
     waited = np.maximum(in_microseconds(now) - jobs["submitted_at"], 0) / 1e6
     scores = order.scores(
@@ -106,22 +115,17 @@ def _numbers(jobs: CodedJobs, name: str) -> Floats:
     return jobs[name] if name in jobs else np.full(len(jobs), np.nan)
 
 
-def _memory(
-    forecaster: Forecaster, jobs: CodedJobs, slot: Slot, now: datetime
-) -> tuple[Floats, Floats]:
+def _memory(predicted: Predictions, requested: Floats, slot: Slot) -> tuple[Floats, Floats]:
     """The probability that each job fits into the slot's memory, and the bytes to set aside.
 
     Without a limit of the slot, or a prediction, the former is NaN; the latter is the request, else
     a quantile of the prediction, else 0.
     """
-    need, fits = _numbers(jobs, "requested_memory"), np.full(len(jobs), np.nan)
+    rows = len(requested)
     if not np.isfinite(slot.memory):
-        return fits, np.zeros(len(jobs))
-    if "peak_memory" in forecaster.names:
-        bounds = np.full(len(jobs), slot.memory)
-        fits = forecaster.probabilities(jobs, bounds, None, now, "peak_memory").probability
-        if np.isnan(need).any():
-            predicted = forecaster.predict_encoded(jobs, (_MEMORY_LEVEL,), now)
-            column = predicted.numbers[f"peak_memory_q{_MEMORY_LEVEL:g}"]
-            need = np.where(np.isnan(need), column[predicted.context_of_row], need)
-    return fits, np.nan_to_num(need)
+        return np.full(rows, np.nan), np.zeros(rows)
+    within = predicted.within.get("peak_memory")
+    column = predicted.numbers.get(f"peak_memory_q{_MEMORY_LEVEL:g}")
+    if column is not None:
+        requested = np.where(np.isnan(requested), column[predicted.context_of_row], requested)
+    return within.probability if within else np.full(rows, np.nan), np.nan_to_num(requested)

@@ -1,20 +1,23 @@
 """What the live engine knows of each job is what training knew, row by row, in whatever order outcomes are told."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from jobs.coded_jobs import encode_jobs
 from jobs.workload import generate
 from models.engine.forecaster import Forecaster
 from models.engine.model_set import ModelSet
-from models.engine.target_predictor import TargetPredictor
+from models.engine.target_predictor import TargetPrediction, TargetPredictor
 from models.engine.training import train
 from models.histories.features import Contexts, encode
 from models.histories.mixture import PrequentialReplay, outcome_order
 from models.quantities.distribution import Distribution, join
 from models.quantities.targets import TARGETS
+from models.quantities.within import Bounds
 from models.refiner.refinement import factors, refine
 from models.refiner.training_rows import TrainingBuffer, TrainingRows, make_training_rows
 
@@ -158,3 +161,50 @@ def test_without_a_model_the_levels_follow_the_first_jobs_however_few_are_told_a
         one_by_one.learn(ended.iloc[[row]])
     assert len(one_by_one.levels.levels) > 4
     assert one_by_one.levels == at_once.levels
+
+
+def test_bounds_and_columns_of_some_targets_are_of_one_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    jobs = generate(1500, days=10, seed=4).jobs
+    forecaster = Forecaster(targets=("walltime", "peak_memory", "io"))
+    forecaster.learn(jobs)
+    waiting = jobs.tail(60)
+    coded = encode_jobs(waiting, ("submitted_at", "source", "job_id", *forecaster.fields))
+    draw = np.random.default_rng(2)
+    seconds = waiting["walltime"].fillna(600.0).to_numpy() * draw.uniform(0.2, 3.0, 60)
+    bounds = {
+        "walltime": Bounds(seconds, seconds * draw.choice([0.0, 0.5], 60)),
+        "peak_memory": Bounds(np.full(60, 2e9)),
+    }
+    predicted: list[str] = []
+    predict = TargetPredictor.predict
+
+    def counted(predictor: TargetPredictor, *arguments: Any) -> TargetPrediction:
+        predicted.append(predictor.target.name)
+        return predict(predictor, *arguments)
+
+    monkeypatch.setattr(TargetPredictor, "predict", counted)
+    answers = forecaster.predict_encoded(coded, (0.95,), bounds=bounds, targets=("peak_memory",))
+    assert predicted == ["walltime", "peak_memory"]
+    everything = forecaster.predict_encoded(coded, (0.95,))
+    assert {name.partition("_q")[0] for name in answers.numbers if "_q" in name} == {"peak_memory"}
+    for name in ("peak_memory", "peak_memory_low", "peak_memory_q0.95"):
+        np.testing.assert_allclose(answers.numbers[name], everything.numbers[name], rtol=1e-6)
+    for name, within in answers.within.items():
+        single = [
+            forecaster.predict_encoded(
+                coded.take(np.array([row])),
+                bounds={name: bounds[name].take(np.array([row]))},
+                targets=(),
+            ).within[name]
+            for row in range(60)
+        ]
+        for values, one_by_one in (
+            (within.probability, [answer.probability[0] for answer in single]),
+            (within.mean, [answer.mean[0] for answer in single]),
+        ):
+            assert np.ptp(values) > 0
+            np.testing.assert_allclose(values, one_by_one, atol=1e-6)
+    part = answers.take(np.array([3, 7])).within["walltime"].probability
+    assert np.array_equal(part, answers.within["walltime"].probability[[3, 7]])
