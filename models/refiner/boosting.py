@@ -29,6 +29,7 @@ text, as the bins are ordered; CatBoost's default statistics, one a class, take 
 TREES = {"classes": 200, "several": 200, "regression": 200, "baseline": 300, "hazard": 300}
 """How many trees the other models have, by kind."""
 AVERAGED = 3
+_NEGLIGIBLE = 1e-300
 _QUIET: dict[str, Any] = {"thread_count": 2, "verbose": False, "allow_writing_files": False}
 
 
@@ -54,17 +55,14 @@ class CatBoostRefiner:
         features = _features(inputs, self.categories)
         raw = self.model.predict(features, prediction_type="RawFormulaVal", thread_count=threads)
         raw = np.column_stack([-raw, raw]) if raw.ndim == 1 else raw
-        before = coarse[:, self.classes]
-        after = before * np.exp(raw - raw.max(axis=1, keepdims=True))
+        raw -= raw.max(axis=1, keepdims=True)
+        factor, before = np.exp(raw, out=raw), coarse[:, self.classes]
+        after = np.einsum("ij,ij->i", before, factor)
+        factor *= (self.share * before.sum(axis=1) / np.maximum(after, _NEGLIGIBLE))[:, None]
+        factor += 1 - self.share
         ratio = np.ones_like(coarse)
-        total = after.sum(axis=1, keepdims=True)
-        ratio[:, self.classes] = np.divide(
-            after * before.sum(axis=1, keepdims=True),
-            total * before,
-            where=before > 0,
-            out=np.ones_like(before),
-        )
-        return 1 - self.share + self.share * ratio
+        ratio[:, self.classes] = np.where(before > 0, factor, 1.0)
+        return ratio
 
     def contributions(self, inputs: Array, coarse_bin: int) -> Array:
         """Compute what each input of one job added to the logarithm of a coarse bin's mass.
