@@ -411,7 +411,7 @@ class PrequentialReplay:
             at=contexts.at,
             available_at=contexts.available_at,
             ids=contexts.ids,
-            value=np.asarray(values, np.float64),
+            value=np.array(values, np.float64),  # writeable: read-only ones would compile anew
             log_bin_position=grid.log_bin_positions(values),
             limit=limit_positions(grid, limits),
             source=contexts.sources,

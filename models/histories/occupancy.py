@@ -132,6 +132,7 @@ def _advance(
     outcomes: Array,
     query_rows: Array,
     progress: Array,
+    weighing: tuple[bool, bool],
     view: View,
     time_view: View,
     out: Occupancy,
@@ -145,8 +146,8 @@ def _advance(
             if not has_capacity(state, levels) or not has_capacity(times, levels):
                 return
             outcome = outcomes[progress[NEXT_OUTCOME]]
-            learn_outcome(state, shape, jobs, outcome, True, view)
-            learn_outcome(times, time_shape, time_jobs, outcome, False, time_view)
+            learn_outcome(state, shape, jobs, outcome, weighing[0], view)
+            learn_outcome(times, time_shape, time_jobs, outcome, weighing[1], time_view)
             progress[NEXT_OUTCOME] += 1
         else:
             look(state.outcomes, shape, jobs.keys[row], jobs.at[row], jobs.limit[row], view)
@@ -227,6 +228,7 @@ class OccupancyReplay:
                 replay.outcomes,
                 query_rows,
                 replay.progress,
+                (True, False),  # literals in compiled code would compile ``learn_outcome`` twice
                 replay.view,
                 times.view,
                 out,
