@@ -1,13 +1,15 @@
 """Speed of the HTTP endpoints: a real service, called through the client on the same cores.
 
     uv run python benchmarks/serving.py [--json] [--peers] [--sustained MINUTES] [--four]
+        [--against COMMIT]
 
 The jobs are consecutive submissions of LCG's log, predicted as waiting now by a champion trained on
 it, each call other jobs. The times include encoding, loopback, decoding, history, mixture, CatBoost
 and ranges. ``arrow, all distinct`` predicts each job at its own submission, so that no two have the
 same history; ``beside calls of 10,000`` one job while another process sends 10,000 a call without
 pause. ``--four`` predicts four targets with ranges and classes, of generated jobs, since no
-public log has all four. The first run prepares a folder that later runs use (GRIDCAST_HOME, else
+public log has all four. ``--against`` checks out an earlier commit and serves it, too: each call
+goes to both, in turn, and each row has the processor time of its server. The first run prepares a folder that later runs use (GRIDCAST_HOME, else
 one below the system's temporary folder).
 """
 
@@ -24,10 +26,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -37,6 +40,8 @@ from benchmarks.serving_sustained import sustain  # noqa: E402
 
 LOG = "LCG-2005-1.first70.swf.gz"
 CALLS = {1: 600, 1_000: 200, 10_000: 200, 100_000: 15}
+Send = Callable[[Any, Any], None]
+Shape = Callable[[Any], Any]
 FOUR = ("walltime", "peak_memory", "cpu_time", "io")
 WARM_UP = 8
 PATIENCE = 300.0
@@ -78,20 +83,30 @@ def main() -> None:
         action="store_true",
         help="walltime, memory, CPU time and I/O with classes, of generated jobs",
     )
+    parser.add_argument(
+        "--against", metavar="COMMIT", help="beside it the service as of an earlier commit"
+    )
     options = parser.parse_args()
     log = None if options.four else find_log()
-    home = Path(
-        os.environ.setdefault(
-            "GRIDCAST_HOME", str(default_home(log)) + ("-four" if options.four else "")
-        )
-    )
-    prepare(home, log, FOUR if options.four else ())
-    jobs = waiting_jobs()
-    with serving() as address:
+    targets, ending = (FOUR, "-four") if options.four else ((), "")
+    home = os.environ.setdefault("GRIDCAST_HOME", str(default_home(log)) + ending)
+    with ExitStack() as stack:
+        codes = {"": (ROOT, Path(home))}
+        if options.against:
+            checkout = stack.enter_context(checked_out(options.against))
+            earlier = Path(str(default_home(log, checkout)) + ending)
+            codes[f", {options.against}"] = (checkout, earlier)
+        for root, folder in codes.values():
+            prepare(folder, log, targets, root)
+        jobs = waiting_jobs()
+        servers = {
+            label: stack.enter_context(serving_process(root, folder))
+            for label, (root, folder) in codes.items()
+        }
         rows = (
-            [sustain(address, jobs, options.sustained)]
+            [sustain(servers[""].address, jobs, options.sustained)]
             if options.sustained
-            else measure(address, jobs, classes=options.four)
+            else measure(servers, jobs, classes=options.four)
         )
     if options.peers:
         rows += peers(iter(free_port, None), await_ready, timed, jobs)
@@ -124,16 +139,27 @@ def find_log() -> Path | None:
     return None
 
 
-def default_home(log: Path | None) -> Path:
+@contextmanager
+def checked_out(commit: str) -> Iterator[Path]:
+    """The files of an earlier commit, in a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="gridcast-against-") as folder:
+        packed = subprocess.run(
+            ["git", "archive", commit], cwd=ROOT, check=True, stdout=subprocess.PIPE
+        )
+        subprocess.run(["tar", "-x", "-C", folder], input=packed.stdout, check=True)
+        yield Path(folder)
+
+
+def default_home(log: Path | None, root: Path = ROOT) -> Path:
     """A folder for this engine and log: another engine's champion would not be this one's."""
     engine = hashlib.sha256(
-        b"".join(path.read_bytes() for path in sorted((ROOT / "models").rglob("*.py")))
+        b"".join(path.read_bytes() for path in sorted((root / "models").rglob("*.py")))
     )
     engine.update(str(log and log.stat().st_size).encode())
     return Path(tempfile.gettempdir()) / f"gridcast-serving-{os.getuid()}-{engine.hexdigest()[:12]}"
 
 
-def prepare(home: Path, log: Path | None, targets: tuple[str, ...]) -> None:
+def prepare(home: Path, log: Path | None, targets: tuple[str, ...], root: Path = ROOT) -> None:
     """Store the log and train a champion on it, unless an earlier run has."""
     done = home / "prepared"
     if done.exists():
@@ -141,17 +167,22 @@ def prepare(home: Path, log: Path | None, targets: tuple[str, ...]) -> None:
     if log is None:
         log = home / "generated.csv"
         home.mkdir(parents=True, exist_ok=True)
-        gridcast("generate", str(log), "--jobs", "120000", "--days", "60")
-    gridcast("ingest", str(log))
-    gridcast("train", *(word for target in targets for word in ("--target", target)))
+        gridcast("generate", str(log), "--jobs", "120000", "--days", "60", root=root, home=home)
+    gridcast("ingest", str(log), root=root, home=home)
+    words = (word for target in targets for word in ("--target", target))
+    gridcast("train", *words, root=root, home=home)
     done.touch()
 
 
-def gridcast(*words: str) -> None:
+def gridcast(*words: str, root: Path = ROOT, home: Path | None = None) -> None:
     """Run a command of Gridcast's as a user would."""
     say(f"gridcast {' '.join(words)}")
     subprocess.run(
-        [sys.executable, "-m", "gridcast", *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "gridcast", *words],
+        cwd=root,
+        env=os.environ | ({"GRIDCAST_HOME": str(home)} if home else {}),
+        check=True,
+        stdout=subprocess.DEVNULL,
     )
 
 
@@ -176,22 +207,44 @@ def waiting_jobs() -> Any:
     ).combine_chunks()
 
 
+class Server(NamedTuple):
+    """A service that runs."""
+
+    address: str
+    pid: int
+
+    def processor_time(self) -> float:
+        """Seconds of processor time of the service and its workers so far."""
+        import psutil
+
+        service = psutil.Process(self.pid)
+        times = [process.cpu_times() for process in (service, *service.children(recursive=True))]
+        return float(sum(time.user + time.system for time in times))
+
+
 @contextmanager
 def serving() -> Iterator[str]:
     """``gridcast serve`` on a free port; yields its address once it is ready."""
+    with serving_process(ROOT, None) as server:
+        yield server.address
+
+
+@contextmanager
+def serving_process(root: Path, home: Path | None) -> Iterator[Server]:
+    """``gridcast serve`` of the code in ``root`` on a free port, once it is ready."""
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     chosen = {"GRIDCAST_PREDICTOR_PORT": str(port), "GRIDCAST_OPEN_ON_LOOPBACK": "true"}
-    environment = {**os.environ, **chosen}
+    environment = {**os.environ, **chosen, **({"GRIDCAST_HOME": str(home)} if home else {})}
     process = subprocess.Popen(
         [sys.executable, "-m", "gridcast", "serve"],
-        cwd=ROOT,
+        cwd=root,
         env=environment,
         stdout=subprocess.DEVNULL,
     )
     try:
         await_ready(f"{address}/readyz", lambda: process.poll() is not None)
-        yield address
+        yield Server(address, process.pid)
     finally:
         process.terminate()
         process.wait(60)
@@ -220,43 +273,52 @@ def await_ready(url: str, ended: Callable[[], bool]) -> None:
         time.sleep(0.3)
 
 
-def measure(address: str, jobs: Any, classes: bool = False) -> list[dict[str, Any]]:
-    """A row for each door and batch size."""
+def measure(servers: dict[str, Server], jobs: Any, classes: bool = False) -> list[dict[str, Any]]:
+    """A row for each server (by the end of its name), door and batch size."""
     from services.client import Gridcast
 
     rows = []
-    with Gridcast(address, timeout=60) as broker:
-        label = broker.model()["model_version"]
 
-        def arrow(batch: Any, at: str | None = "now") -> None:
-            answer = broker.predict_arrow(batch, at=at, classes=classes)
-            assert len(answer) == len(batch) and answer["model_version"][0].as_py() == label
+    def time_each(door: str, count: int, send: Send, shape: Shape = as_arrow, **more: int) -> None:
+        asks = {
+            f"{door}{label}": (partial(send, brokers[label]), server.processor_time)
+            for label, server in servers.items()
+        }
+        rows.extend(time_in_turn(asks, count, jobs, shape, **more))
 
-        def rows_of_json(batch: list[dict[str, Any]]) -> None:
-            answer = broker.predict(batch, at="now", classes=classes)
-            assert len(answer) == len(batch) and answer[0]["model_version"] == label
+    def arrow(broker: Any, batch: Any, at: str | None = "now") -> None:
+        assert len(broker.predict_arrow(batch, at=at, classes=classes)) == len(batch)
 
+    def rows_of_json(broker: Any, batch: list[dict[str, Any]]) -> None:
+        assert len(broker.predict(batch, at="now", classes=classes)) == len(batch)
+
+    def ends_within(broker: Any, batch: Any) -> None:
+        assert len(broker.predict_arrow(batch, at="now", within=7200)) == len(batch)
+
+    def match(broker: Any, batch: Any, **more: float) -> None:
+        assert len(broker.match_arrow(batch, 8, 36_000.0, policy="gain", **more)) == len(batch)
+
+    with ExitStack() as stack:
+        brokers = {
+            label: stack.enter_context(Gridcast(server.address, timeout=60))
+            for label, server in servers.items()
+        }
         for count in CALLS:
-            rows.append(timed("arrow", count, arrow, jobs, lambda batch: batch))
-
-        def match(batch: Any) -> None:
-            assert len(broker.match_arrow(batch, 8, 36_000.0, policy="gain")) == len(batch)
-
-        rows.append(timed("match, arrow", 10_000, match, jobs, lambda batch: batch))
+            time_each("arrow", count, arrow)
+        time_each("arrow, within", 10_000, ends_within, calls=60)
+        time_each("match, arrow", 10_000, match)
+        if classes:
+            time_each("match in memory", 10_000, partial(match, memory=8e9), calls=60)
         for count in (1, 1_000):
-            rows.append(timed("json", count, rows_of_json, jobs, as_rows))
-        rows.append(
-            timed(
-                "arrow, all distinct",
-                10_000,
-                lambda batch: arrow(batch, None),
-                jobs,
-                lambda batch: batch,
-                calls=60,
-            )
-        )
-    with calling_without_pause(address, jobs.slice(0, 10_000)), Gridcast(address) as broker:
-        rows.append(timed("json, beside calls of 10,000", 1, rows_of_json, jobs, as_rows))
+            time_each("json", count, rows_of_json, as_rows)
+        time_each("arrow, all distinct", 10_000, partial(arrow, at=None), calls=60)
+    for label, server in servers.items():
+        with (
+            calling_without_pause(server.address, jobs.slice(0, 10_000)),
+            Gridcast(server.address) as broker,
+        ):
+            door = f"json, beside calls of 10,000{label}"
+            rows.append(timed(door, 1, partial(rows_of_json, broker), jobs, as_rows))
     return rows
 
 
@@ -294,15 +356,40 @@ def as_rows(batch: Any) -> list[dict[str, Any]]:
     ]
 
 
+def as_arrow(batch: Any) -> Any:
+    """Jobs as Arrow sends them."""
+    return batch
+
+
 def timed(
     door: str,
     count: int,
     ask: Callable[[Any], None],
     jobs: Any,
-    shape: Callable[[Any], Any],
+    shape: Shape,
     calls: int | None = None,
 ) -> dict[str, Any]:
     """Time ``calls`` calls of ``count`` consecutive jobs, each of other jobs."""
+    return time_in_turn({door: (ask, None)}, count, jobs, shape, calls)[0]
+
+
+def time_in_turn(
+    asks: Mapping[str, tuple[Callable[[Any], None], Callable[[], float] | None]],
+    count: int,
+    jobs: Any,
+    shape: Shape,
+    calls: int | None = None,
+) -> list[dict[str, Any]]:
+    """Time calls of ``count`` consecutive jobs, each of other jobs, by each door in turn.
+
+    Args:
+        asks: By the door's name: how it is called, and what reads the seconds of processor time
+            that its server has taken.
+        count: Jobs of a call.
+        jobs: All jobs.
+        shape: What turns jobs into the body of a call.
+        calls: How many calls.
+    """
     import numpy as np
 
     calls = calls or CALLS[count]
@@ -314,24 +401,28 @@ def timed(
         for start in np.random.default_rng(0).permutation(starts)
     )
     for start in starts[:: max(len(starts) // WARM_UP, 1)]:
-        ask(shape(jobs.slice(int(start), count)))
-    taken = []
+        for ask, _ in asks.values():
+            ask(shape(jobs.slice(int(start), count)))
+    taken: dict[str, list[float]] = {door: [] for door in asks}
+    busy = {door: -processor_time() for door, (_, processor_time) in asks.items() if processor_time}
     gc.collect()
     gc.disable()  # the time of our own garbage must not be taken for the server's
-    for batch in parts:
-        began = time.perf_counter()
-        ask(batch)
-        taken.append((time.perf_counter() - began) * 1000)
+    for number, batch in enumerate(parts):
+        for door in list(asks)[:: 1 if number % 2 else -1]:
+            began = time.perf_counter()
+            asks[door][0](batch)
+            taken[door].append((time.perf_counter() - began) * 1000)
     gc.enable()
-    p50, p99 = np.percentile(taken, [50, 99])
-    say(f"{door}: {count:,} jobs: p50 {p50:.2f} ms, p99 {p99:.2f} ms")
-    return {
-        "door": door,
-        "jobs": count,
-        "p50_ms": round(float(p50), 3),
-        "p99_ms": round(float(p99), 3),
-        "calls": calls,
-    }
+    rows = []
+    for door, (_, processor_time) in asks.items():
+        p50, p99 = np.percentile(taken[door], [50, 99])
+        row = {"door": door, "jobs": count, "p50_ms": round(float(p50), 3)}
+        row |= {"p99_ms": round(float(p99), 3), "calls": calls}
+        if processor_time:
+            row["server_cpu_ms"] = round(1000 * (busy[door] + processor_time()) / calls, 3)
+        say(" ".join(str(value) for value in row.values()))
+        rows.append(row)
+    return rows
 
 
 def processor() -> str:
