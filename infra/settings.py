@@ -405,13 +405,13 @@ class Settings(BaseSettings):
 
     @property
     def any_token(self) -> str:
-        """The first token not bound to owners, for requests that need any; empty for none.
+        """The first token that reads everything, for requests that need any; empty for none.
 
-        >>> Settings(tokens="0123456789abcdef:predict,fedcba9876543210:admin").any_token
-        '0123456789abcdef'
+        >>> Settings(tokens="0123456789abcdef:metrics,fedcba9876543210:predict").any_token
+        'fedcba9876543210'
         """
         entries = (entry.rpartition(":") for entry in split_list(self.all_tokens))
-        is_bound = re.compile(r"(^|\+)(login($|\+)|(user|group|vo)=)").search
+        is_bound = re.compile(r"(^|\+)(login($|\+)|(user|group|vo)=)|^metrics($|\+name=)").search
         return next((secret for secret, _, rights in entries if not is_bound(rights)), "")
 
     def folder(self, name: str) -> Path:
