@@ -32,6 +32,10 @@ class ModelError(GridcastError):
     """A model set cannot be used; the message is one sentence that says why."""
 
 
+class FormatError(ModelError):
+    """A model set is of another version of Gridcast, which wrote another format."""
+
+
 @dataclass(frozen=True)
 class TargetModel:
     """One target of a model set: the mixture's weights, refiners by cluster, and calibration.
@@ -108,7 +112,7 @@ class ModelSet:
         try:
             head = json.loads((folder / "model_set.json").read_text())
             if head["format"] != FORMAT:
-                raise ModelError(
+                raise FormatError(
                     f"the model in {folder} has format {head['format']}, "
                     f"this Gridcast reads format {FORMAT}"
                 )

@@ -7,6 +7,7 @@ repeated: what was published stays, and the alias moves only in the last step.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from infra.aliases import Progress
 from infra.lineage import LineageRun, lineage, model_version, stored_jobs
 from infra.settings import Settings
 from jobs.store import add_measurements, count_jobs, read_jobs, read_revision
-from models.engine.model_set import ModelSet
+from models.engine.model_set import FormatError, ModelSet
 from models.engine.outcomes import require_outcomes
 from models.engine.training import TrainingError, train
 from models.quantities.classes import parse_thresholds
@@ -46,6 +47,7 @@ from models.releases.versions import Version
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+log = logging.getLogger(__name__)
 ClusterBy = By | Literal["none"]
 RunStep = Callable[[str, Callable[[], None]], None]
 
@@ -116,6 +118,7 @@ class TrainingPipeline:
     """
 
     champion: tuple[Version, ModelSet] | None
+    unreadable: Version | None
     jobs: pd.DataFrame
     cluster_by: By | None
     comparison: CandidateComparison
@@ -175,9 +178,18 @@ class TrainingPipeline:
         run.outputs.append(model_version(self.settings, self.version.version))
 
     def read_champion(self) -> None:
-        """Read the champion, and take from it what the options leave open."""
+        """Read the champion, and take from it what the options leave open.
+
+        One of another format is replaced without a comparison.
+        """
         version = registry.reconcile(self.settings)
-        self.champion = (version, load_model_set(version, self.settings)) if version else None
+        self.champion, self.unreadable = None, None
+        if version:
+            try:
+                self.champion = version, load_model_set(version, self.settings)
+            except FormatError as error:
+                log.warning("nothing is compared with the champion: %s", error)
+                self.unreadable = version
         self.options = complete_options(self.options, self.champion[1] if self.champion else None)
 
     def read_jobs(self) -> None:
@@ -296,7 +308,13 @@ class TrainingPipeline:
 
     def decide(self) -> None:
         """Promote, refuse, or leave it to a person."""
-        self.release = decide(self.version, self.comparison, self.settings, by=self.options.by)
+        self.release = decide(
+            self.version,
+            self.comparison,
+            self.settings,
+            by=self.options.by,
+            unreadable=self.unreadable,
+        )
 
 
 def complete_options(options: TrainingOptions, champion: ModelSet | None) -> TrainingOptions:
@@ -343,10 +361,16 @@ def training_jobs(
 
 
 def decide(
-    version: Version, comparison: CandidateComparison, settings: Settings, *, by: str
+    version: Version,
+    comparison: CandidateComparison,
+    settings: Settings,
+    *,
+    by: str,
+    unreadable: Version | None = None,
 ) -> Release:
     """Promote the first version and a better one, refuse a worse one, else ask a person.
 
+    A champion that this Gridcast cannot read is replaced as if there were none.
     With GRIDCAST_CANARY a version that is not refused becomes the canary, unless there is one.
 
     Args:
@@ -354,18 +378,26 @@ def decide(
         comparison: How it did beside the champion.
         settings: Whose registry, and whether promotion asks first.
         by: Who promotes.
+        unreadable: The champion where its format is another Gridcast's; nothing was compared then.
     """
-    champion = comparison.champion
+    champion = comparison.champion or unreadable
     if champion and comparison.better is False:
         registry.mark_refused(version, why=comparison.sentence, settings=settings)
         refused = registry.get(version.version, settings)
         return Release(refused, False, f"refused: {comparison.sentence}", comparison)
     pinned = registry.pinned(settings)
-    is_asked = comparison.better is None or settings.promotion == "ask" or pinned
-    if champion and (settings.canary or is_asked):
+    is_asked = settings.promotion == "ask" or pinned
+    sentence = comparison.sentence
+    if unreadable:
+        sentence = (
+            f"this Gridcast cannot read {unreadable.label}, which is of another version of it"
+        )
+    elif settings.canary or comparison.better is None:
+        is_asked = True
+    if champion and is_asked:
         canary = registry.challenger(settings) if settings.canary else None
         if canary:
-            why = f"stays a candidate while {canary.label} is the canary: {comparison.sentence}"
+            why = f"stays a candidate while {canary.label} is the canary: {sentence}"
         else:
             registry.set_challenger(version, settings)
             waits = (
@@ -373,9 +405,9 @@ def decide(
                 if settings.canary
                 else "waits for a person"
             )
-            why = f"{waits}: {f'{pinned}. ' if pinned else ''}{comparison.sentence}"
+            why = f"{waits}: {f'{pinned}. ' if pinned else ''}{sentence}"
         return Release(registry.get(version.version, settings), False, why, comparison)
-    why = comparison.sentence if champion else "the first version"
+    why = sentence if champion else "the first version"
     expected = champion.version if champion else None
     try:
         promoted = registry.promote(

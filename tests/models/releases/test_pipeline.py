@@ -13,7 +13,7 @@ import pytest
 from infra.settings import Settings
 from jobs.store import add_jobs, open_store
 from jobs.workload import generate
-from models.engine.model_set import ModelSet
+from models.engine.model_set import FormatError, ModelSet
 from models.engine.training import TrainingError, train
 from models.releases import candidate, registry
 from models.releases.candidate import compare_by_source, is_promotable, split_sources
@@ -22,6 +22,7 @@ from models.releases.pipeline import (
     TrainingOptions,
     TrainingPipeline,
     complete_options,
+    decide,
 )
 from models.releases.verification import load_model_set
 from models.releases.versions import Evidence
@@ -84,6 +85,28 @@ def test_a_training_is_as_the_champions_and_no_version_serves_by_itself_that_for
         "walltime",
         "peak_memory",
     }
+
+
+def test_a_champion_of_another_format_is_replaced_as_if_there_were_none(
+    settings: Settings, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = generate(900, 8, 5, sites=3, users=8).jobs
+    fill(store, jobs)
+    with monkeypatch.context() as earlier:
+        earlier.setattr("models.engine.model_set.FORMAT", 1)
+        publish(train(jobs.iloc[:400], targets=("walltime",)), settings)
+    old = registry.champion(settings)
+    with pytest.raises(FormatError, match="has format 1, this Gridcast reads"):
+        load_model_set(old, settings)
+
+    ask = settings.model_copy(update={"promotion": "ask"})
+    waiting = run(store, ask, cluster_by="none")
+    assert not waiting.promoted and "this Gridcast cannot read gridcast-1" in waiting.why
+    assert "waits for a person" in waiting.why and registry.champion(settings).version == 1
+
+    release = decide(waiting.version, waiting.comparison, settings, by="a test", unreadable=old)
+    assert release.promoted and "cannot read gridcast-1" in release.why
+    assert registry.champion(settings).version == 2
 
 
 def test_clusters_are_found_from_the_fields_of_the_jobs_unless_none_are_wanted(
