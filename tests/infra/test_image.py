@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,14 @@ SERVICES = (
     *("dashboard", "proxy", "prometheus"),
 )
 PROJECT = "gridcast-test"
+PREVIOUS = os.environ.get("GRIDCAST_TEST_PREVIOUS", "9289137")
+"""A commit or tag to upgrade from: its code, with the packages of today. Its store is of 0011."""
+PREVIOUS_RECIPE = """
+FROM gridcast
+ENV PYTHONPATH=/opt/previous
+WORKDIR /opt/previous
+COPY . .
+"""
 PREDICTOR_MEGABYTES = 700
 CODE_MEGABYTES = 20
 """What a change of code ships."""
@@ -174,7 +183,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 def import_base(engine: Engine, tag: str, root: Path) -> None:
     """Make the base image from Debian where the daemon does not have it."""
-    if engine("images", "--quiet", tag):
+    if engine.run("image", "inspect", tag).returncode == 0:
         return
     if not shutil.which("debootstrap"):
         pytest.skip("no debootstrap: there is no base image")
@@ -218,8 +227,8 @@ def build(engine: Engine, context: Path, target: str) -> list[tuple[float, str]]
     options = ["--network", "host", "--target", target, "--tag", tag]
     engine("build", *options, "--file", f"{context}/infra/image/Containerfile", str(context))
     history = engine("history", "--human=false", "--format", "{{.Size}}\t{{.CreatedBy}}", tag)
-    rows = [line.split("\t", 1) for line in history.splitlines()]
-    layers = [(float(size) / 1e6, command) for size, command in rows]
+    rows = [line.partition("\t") for line in history.splitlines()]
+    layers = [(float(size) / 1e6, command or "the base") for size, _, command in rows]
     print(f"\n{tag}: {sum(size for size, _ in layers):.0f} MB")
     print("\n".join(f"{size:6.0f} MB  {command[:70]}" for size, command in layers if size > 0.1))
     return layers
@@ -449,6 +458,11 @@ class Pods:
         self.names.append(name)
         self.engine("run", "--name", f"{PROJECT}-{name}", *options, container["image"], *words)
 
+    def query(self, statement: str) -> str:
+        """The answer of the job store to a statement of SQL."""
+        psql = ["psql", "--host=/run/postgresql", "--username=gridcast", "-tAc", statement]
+        return self.engine("exec", f"{PROJECT}-db", *psql, "gridcast")
+
     def wait_until_ready(self, name: str, template: dict[str, Any]) -> None:
         """Run the probes of a pod's container until they pass."""
         (container,) = template["spec"]["containers"]
@@ -456,8 +470,6 @@ class Pods:
         probe = container["readinessProbe"]["exec"]["command"]
 
         def passes() -> bool:
-            state = self.engine("inspect", "--format", "{{.State.Status}}", pod)
-            assert state == "running", self.engine.run("logs", "--tail", "50", pod)
             return self.engine.run("exec", pod, *probe).returncode == 0
 
         wait(passes, f"{name} to be ready")
@@ -501,8 +513,24 @@ def pods(engine: Engine, images: None, tmp_path: Path) -> Iterator[Pods]:
         engine("network", "rm", network)
 
 
-def test_the_charts_pods_run_as_it_says(pods: Pods, chart: list[dict[str, Any]]) -> None:
-    """The migration ends, pods become ready by their probes, and predictors are replaced."""
+@pytest.fixture(scope="module")
+def previous_image(engine: Engine, images: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The tag of an image with the code of an earlier commit."""
+    folder = tmp_path_factory.mktemp("previous")
+    archive = subprocess.run(
+        ["git", "archive", PREVIOUS], cwd=ROOT, capture_output=True, check=True
+    )
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=archive.stdout, check=True)
+    (folder / "Dockerfile").write_text(PREVIOUS_RECIPE)
+    tag = "gridcast-test-previous"
+    engine("build", "--network", "host", "--tag", tag, str(folder))
+    return tag
+
+
+def test_the_charts_pods_run_as_it_says(
+    pods: Pods, chart: list[dict[str, Any]], previous_image: str
+) -> None:
+    """The job migrates an earlier store, pods become ready by their probes, predictors are replaced."""
     (job,) = [thing for thing in chart if thing["kind"] == "Job"]
     templates = {
         thing["metadata"]["name"]: thing["spec"]["template"]
@@ -514,22 +542,29 @@ def test_the_charts_pods_run_as_it_says(pods: Pods, chart: list[dict[str, Any]])
     def migrate() -> None:
         pods.start(job["metadata"]["name"], job["spec"]["template"], "--rm")
 
+    # The job's pod with the earlier code stores jobs, in tables of its version.
+    earlier = deepcopy(job["spec"]["template"])
+    script = "gridcast generate /tmp/a.csv --jobs 1500 --days 15 && gridcast ingest /tmp/a.csv"
+    earlier["spec"]["containers"][0] |= {"image": previous_image, "command": ["sh", "-c", script]}
+    pods.start("earlier", earlier, "--rm")
+    before = pods.query("SELECT version_num FROM gridcast_version")
+    assert pods.query("SELECT count(*) FROM jobs") == "1500"
     migrate()
+    assert pods.query("SELECT version_num FROM gridcast_version") > before
+    assert pods.query("SELECT count(*) FROM jobs") == "1500"
+    # As the kubelet does: a pod that ends because a server is not there yet starts again.
+    running = ["--detach", "--restart=always"]
     for name, template in templates.items():
         if name != predictor:
-            pods.start(name, template, "--detach")
+            pods.start(name, template, *running)
     for name in (f"{RELEASE}-mlflow", f"{RELEASE}-prefect", page):
         pods.wait_until_ready(name, templates[name])
     schedules = f"{PROJECT}-{RELEASE}-schedules"
-    for words in (
-        ["generate", "/data/jobs.csv", "--jobs", "1500", "--days", "15"],
-        ["ingest", "/data/jobs.csv"],
-        ["train"],
-    ):
-        pods.engine("exec", schedules, "gridcast", *words)
+    wait(lambda: pods.engine.run("exec", schedules, "true").returncode == 0, "the schedules")
+    pods.engine("exec", schedules, "gridcast", "train")
     replicas = [f"{predictor}-{number}" for number in (1, 2)]
     for name in replicas:
-        pods.start(name, templates[predictor], "--detach")
+        pods.start(name, templates[predictor], *running)
     for name in replicas:
         pods.wait_until_ready(name, templates[predictor])
     assert pods.engine.predicts(f"{PROJECT}-{page}", f"http://{predictor}:3000")
@@ -540,5 +575,5 @@ def test_the_charts_pods_run_as_it_says(pods: Pods, chart: list[dict[str, Any]])
         pods.engine("rm", "--force", f"{PROJECT}-{name}")
         (other,) = {*replicas} - {name}
         assert pods.engine.predicts(f"{PROJECT}-{other}", "http://localhost:3000")
-        pods.start(name, templates[predictor], "--detach")
+        pods.start(name, templates[predictor], *running)
         pods.wait_until_ready(name, templates[predictor])
