@@ -28,11 +28,26 @@ def compiled(function: Any) -> Any:
 
     It runs without the interpreter's lock, and a division by zero gives infinity.
     """
+    return _compile(function)
+
+
+def compiled_in_place(function: Any) -> Any:
+    """Compile a function that makes no array: it need not count references.
+
+    Counting takes longer than the work of a small function of many arrays. Slices are allowed, an
+    assignment of one array to a slice of another is not.
+    """
+    return _compile(function, _nrt=False)
+
+
+def _compile(function: Any, **options: bool) -> Any:
     file = Path(function.__code__.co_filename)
     folder = _folder(file.parents[function.__module__.count(".") - 1], numba.config.CACHE_DIR)
     numba.config.CACHE_DIR, before = str(folder), numba.config.CACHE_DIR
     try:
-        return njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST_MATH)(function)
+        return njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST_MATH, **options)(
+            function
+        )
     finally:
         numba.config.CACHE_DIR = before
 
@@ -62,7 +77,9 @@ def _folder(package: Path, cache_dir: str) -> Path:
 def _sources(package: Path) -> list[Path]:
     texts = {path: path.read_text(encoding="utf-8") for path in package.rglob("*.py")}
     compiling = {
-        path for path, text in texts.items() if re.search(r"^@compiled$", text, re.MULTILINE)
+        path
+        for path, text in texts.items()
+        if re.search(r"^@compiled(_in_place)?$", text, re.MULTILINE)
     }
     imports = re.compile(rf"^from {package.name}\.([\w.]+) import", re.MULTILINE)
     imported = {

@@ -144,7 +144,7 @@ def compiled_functions(packages: tuple[str, ...]) -> dict[str, bool]:
     ran = {}
     for package in packages:
         for path in sorted((ROOT / package).rglob("*.py")):
-            if "\n@compiled\n" in path.read_text(encoding="utf-8"):
+            if "\n@compiled" in path.read_text(encoding="utf-8"):
                 name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
                 for function in vars(importlib.import_module(name)).values():
                     if isinstance(function, Dispatcher) and function.__module__ == name:

@@ -121,13 +121,13 @@ class TargetPredictor:
         queries, query_limits = contexts.take(unique.first_rows), limits[unique.first_rows]
         allocation: dict[str, Array] = {}
         if walltimes is None:
-            masses = self.mixture.distributions(queries, query_limits)
+            masses, counts = self.mixture.query(queries, query_limits)
         else:
-            joint = occupancy(self.mixture, walltimes, queries, query_limits)
+            joint, counts = occupancy(self.mixture, walltimes, queries, query_limits)
             masses = joint.distribution(self.mixture.grid, query_limits)
             allocation = allocation_columns(joint, masses, query_limits, failure_price)
         row = unique.context_of_row
-        ratio = self._ratio(masses, row, queries, contexts.numbers, clusters)
+        ratio = self._ratio(masses, row, counts, contexts.numbers, clusters)
         familiarity = self.mixture.familiarity(queries, query_limits)
         return TargetPrediction(masses, row, ratio, familiarity.take(row), allocation)
 
@@ -135,23 +135,22 @@ class TargetPredictor:
         self,
         masses: Distribution,
         row: Integers,
-        queries: Contexts,
+        counts: Integers,
         numbers: Array,
         clusters: Array,
     ) -> Array:
         """Compute the factors of the coarse masses of jobs (float64[n, coarse bins]).
 
         Args:
-            masses: The mixture's distributions of ``queries``.
-            row: The query of each job.
-            queries: The unique histories among the jobs.
+            masses: The mixture's distributions of the unique histories among the jobs.
+            row: The history of each job.
+            counts: The outcomes that each key of each history had.
             numbers: The numbers of the jobs.
             clusters: Whose refiner answers each job.
         """
         coarse = coarse_masses(masses)
         if not self.refiners:
             return np.ones((len(row), coarse.shape[1]))
-        counts = self.mixture.ended_counts(queries)
         inputs = refiner_inputs(masses.mass, coarse, counts, numbers, row)
         return factors(inputs, coarse[row], self.refiners, clusters)
 
@@ -222,7 +221,9 @@ class TargetPredictor:
             queries = contexts.take(rows)
             familiarity.put(rows, self.mixture.familiarity(queries, limits[rows]))
             everyone = np.arange(len(rows))
-            ratio = self._ratio(masses, everyone, queries, queries.numbers, clusters[new[rows]])
+            ratio = self._ratio(
+                masses, everyone, replay.counts, queries.numbers, clusters[new[rows]]
+            )
             predicted = reweight(masses, ratio)
             below[rows], upto[rows] = predicted.probability_integral(np.nan_to_num(values[rows]))
             if learns_point_levels(self.mixture):

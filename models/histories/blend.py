@@ -11,11 +11,13 @@ from typing import NamedTuple
 import numpy as np
 
 from infra.aliases import Array
-from infra.compiled import compiled
-from models.histories.components import FACTS, TABLES, TAIL_FLOOR, Shape
+from infra.compiled import compiled_in_place
+from models.histories.components import FACTS, TABLES, TAIL_FLOOR, Shape, bin_of
 from models.histories.outcome_index import (
+    WINDOW,
     OutcomeIndex,
     available_end,
+    count_available,
     find_slot,
     first_in_window,
     sampling_stride,
@@ -29,12 +31,16 @@ class View(NamedTuple):
     slots: Array  # int64[levels], -1 for a key without outcomes
     starts: Array  # int64[levels], pool position of the window's oldest outcome
     ends: Array  # int64[levels], pool position after its newest
+    counts: Array  # int64[levels], outcomes that the key ever had by then
     strides: Array  # int64[levels], from one sampled outcome to the next; 1 for the window itself
     weights: Array  # float64[components]
     prior: Array  # float64[components], the weights before the outcome was known
     facts: Array  # float64[levels, FACTS], inputs of the gate
     tables: Array  # uint64[TABLES], keys of the weight tables
     sharp: Array  # float64[widths, bins]
+    padded: Array  # float64[bins + 2·reach], scratch space
+    bins: Array  # int64[WINDOW], scratch space
+    mass: Array  # float64[WINDOW], scratch space
 
 
 def new_view(shape: Shape, components: int) -> View:
@@ -44,25 +50,20 @@ def new_view(shape: Shape, components: int) -> View:
         slots=np.full(levels, -1, np.int64),
         starts=np.zeros(levels, np.int64),
         ends=np.zeros(levels, np.int64),
+        counts=np.zeros(levels, np.int64),
         strides=np.ones(levels, np.int64),
         weights=np.zeros(components),
         prior=np.zeros(components),
         facts=np.zeros((levels, FACTS)),
         tables=np.zeros(TABLES, np.uint64),
         sharp=np.zeros((len(shape.spread), shape.bins)),
+        padded=np.zeros(shape.bins + shape.spread.shape[1] - 1),
+        bins=np.zeros(WINDOW, np.int64),
+        mass=np.zeros(WINDOW),
     )
 
 
-@compiled
-def bin_of(log_bin_position: float, shape: Shape) -> int:
-    """Return the bin of a position on the axis; see ``Grid.bin``."""
-    position = log_bin_position + 1e-3
-    if position < shape.fine_bins:
-        return int(max(position, 0.0))
-    return min(shape.fine_bins + int((position - shape.fine_bins) / TAIL_WIDTH), shape.bins - 1)
-
-
-@compiled
+@compiled_in_place
 def _floor(shape: Shape, limit_bin: int) -> tuple[float, float]:
     """Return the floor in each fine bin and in each bin of the tail, as shares of the floor.
 
@@ -75,7 +76,7 @@ def _floor(shape: Shape, limit_bin: int) -> tuple[float, float]:
     return unit, weight * unit
 
 
-@compiled
+@compiled_in_place
 def look(index: OutcomeIndex, shape: Shape, keys: Array, at: int, limit: float, view: View) -> None:
     """Find the windows of outcomes that a job sees.
 
@@ -85,21 +86,23 @@ def look(index: OutcomeIndex, shape: Shape, keys: Array, at: int, limit: float, 
         keys: The job's keys (uint64[levels]).
         at: Time of the prediction, microseconds.
         limit: Position of the job's limit on the axis, infinite for none.
-        view: Receives slots, starts, ends and strides.
+        view: Receives slots, starts, ends, counts and strides.
     """
     for level in range(len(keys)):
         slot = find_slot(index, keys[level])
         view.slots[level] = slot
-        if slot < 0 or (shape.relative[level] and not np.isfinite(limit)):
-            view.starts[level] = view.ends[level] = 0
-        else:
-            view.ends[level] = available_end(index, slot, at)
-            view.starts[level] = first_in_window(index, slot, view.ends[level])
+        view.starts[level] = view.ends[level] = view.counts[level] = 0
+        if slot < 0:
+            continue
+        end = available_end(index, slot, at)
+        view.counts[level] = count_available(index, slot, end)
+        if np.isfinite(limit) or not shape.relative[level]:
+            view.ends[level], view.starts[level] = end, first_in_window(index, slot, end)
             if shape.sampled:
-                view.strides[level] = sampling_stride(index, slot, view.ends[level])
+                view.strides[level] = sampling_stride(index, slot, end)
 
 
-@compiled
+@compiled_in_place
 def hide_empty(shape: Shape, view: View) -> None:
     """Drop the weights of levels without outcomes; the others sum to 1, or all are 0."""
     weights, per_level = view.weights, len(shape.ages) * len(shape.spread)
@@ -108,10 +111,11 @@ def hide_empty(shape: Shape, view: View) -> None:
             weights[level * per_level : (level + 1) * per_level] = 0.0
     total = weights.sum()
     if total > 0:
-        weights /= total
+        for c in range(len(weights)):
+            weights[c] /= total
 
 
-@compiled
+@compiled_in_place
 def blend(
     index: OutcomeIndex, shape: Shape, limit: float, limit_bin: int, view: View, out: Array
 ) -> None:
@@ -128,7 +132,7 @@ def blend(
     decays, widths = len(shape.ages), len(shape.spread)
     sharp = view.sharp
     sharp[:] = 0.0
-    bins, mass = np.empty(shape.ages.shape[1], np.int64), np.empty(shape.ages.shape[1])
+    bins, mass = view.bins, view.mass
     for level in range(len(view.slots)):
         count, newest = view.ends[level] - view.starts[level], view.ends[level] - 1
         if count <= 0:
@@ -155,25 +159,26 @@ def blend(
                     mass[age] += weight * fading[age]
             for age in range(count):
                 sharp[k, bins[age]] += mass[age]
-    smooth(shape, limit_bin, sharp, out)
+    smooth(shape, limit_bin, sharp, view.padded, out)
 
 
-@compiled
-def smooth(shape: Shape, limit_bin: int, sharp: Array, out: Array) -> None:
+@compiled_in_place
+def smooth(shape: Shape, limit_bin: int, sharp: Array, padded: Array, out: Array) -> None:
     """Spread masses by the kernels, fold those beyond the grid or the limit back, add the floor.
 
     Args:
         shape: The mixture's shape.
         limit_bin: The last bin that may hold mass.
         sharp: Masses before spreading (float64[widths, bins]).
+        padded: Scratch space (float64[bins + 2·reach]).
         out: Receives the masses (float32[bins]), which sum to 1.
     """
-    bins, taps = shape.bins, shape.spread.shape[1]
+    taps = shape.spread.shape[1]
     reach = taps // 2
-    padded = np.zeros(bins + 2 * reach)
+    padded[:] = 0.0
     for k in range(len(shape.spread)):
         edge = shape.edge[k]
-        _spread(sharp[k], shape.spread[k, edge : taps - edge], padded[edge:])
+        _spread(sharp[k], shape.kernels[k, edge : taps - edge + 6], padded[edge:])
     padded[reach] += padded[:reach].sum()
     padded[reach + limit_bin] += padded[reach + limit_bin + 1 :].sum()
     allowed = padded[reach : reach + limit_bin + 1]
@@ -187,16 +192,15 @@ def smooth(shape: Shape, limit_bin: int, sharp: Array, out: Array) -> None:
         out[b] = allowed[b] * scale + floor * share
 
 
-@compiled
+@compiled_in_place
 def _spread(amounts: Array, kernel: Array, out: Array) -> None:
     """Add each amount times the kernel to ``out``, starting at the amount's bin.
 
-    Four neighbouring bins are added in one pass, so that additions do not wait for each other.
+    The kernel has three zeros at either end. Four neighbouring bins are added in one pass, so that
+    additions do not wait for each other.
     """
-    bins, taps = len(amounts), len(kernel)
-    padded = np.zeros(taps + 6)
-    padded[3 : taps + 3] = kernel
-    kernel_0, kernel_1, kernel_2, kernel_3 = padded[3:], padded[2:], padded[1:], padded
+    bins, taps = len(amounts), len(kernel) - 6
+    kernel_0, kernel_1, kernel_2, kernel_3 = kernel[3:], kernel[2:], kernel[1:], kernel
     b = 0
     while b < bins:
         if amounts[b] == 0.0:
@@ -217,7 +221,7 @@ def _spread(amounts: Array, kernel: Array, out: Array) -> None:
         b += 4
 
 
-@compiled
+@compiled_in_place
 def _likelihoods(shape: Shape, truth: int, limit_bin: int, out: Array) -> None:
     """Compute the share of an outcome in each bin that each kernel puts into the bin ``truth``.
 
@@ -239,7 +243,7 @@ def _likelihoods(shape: Shape, truth: int, limit_bin: int, out: Array) -> None:
                 out[k, b] += shape.below[k, max(reach - b, 0)]
 
 
-@compiled
+@compiled_in_place
 def responsibilities(
     index: OutcomeIndex, shape: Shape, limit: float, limit_bin: int, truth: int, view: View
 ) -> None:
@@ -257,7 +261,7 @@ def responsibilities(
         len(shape.ages), len(shape.spread), view.weights, view.sharp,
     )  # fmt: skip
     _likelihoods(shape, truth, limit_bin, likelihoods)
-    bins = np.empty(shape.ages.shape[1], np.int64)
+    bins = view.bins
     fine_floor, tail_floor = _floor(shape, limit_bin)
     density = shape.floor * (fine_floor if truth < shape.fine_bins else tail_floor)
     for level in range(len(view.slots)):
@@ -279,4 +283,5 @@ def responsibilities(
                 c = (level * decays + d) * widths + k
                 weights[c] *= (1.0 - shape.floor) * total / shape.sums[d, count]
                 density += weights[c]
-    weights /= density
+    for c in range(len(weights)):
+        weights[c] /= density

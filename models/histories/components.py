@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from infra.aliases import Array
+from infra.compiled import compiled_in_place
 from models.histories.outcome_index import WINDOW
-from models.quantities.targets import Grid
+from models.quantities.targets import TAIL_WIDTH, Grid
 
 OVER = 1.1
 """A job broke its limit if it used more than this many times as much; systems stop jobs late."""
@@ -67,6 +68,7 @@ class Shape(NamedTuple):
     sampled: bool  # whether the last decay is of outcomes spaced over all that are kept
     sums: Array  # float64[decays, WINDOW + 1], sum of the weights of so many outcomes
     spread: Array  # float64[widths, 2·reach + 1], share of an outcome's mass in the bins around it
+    kernels: Array  # float64[widths, 2·reach + 7], the same with three zeros at either end
     below: Array  # float64[widths, 2·reach + 2], mass below the lower edge of each of these bins
     edge: Array  # int64[widths], empty bins at either end of a row of spread
     relative: Array  # bool[levels]
@@ -116,6 +118,7 @@ def make_shape(
         sampled=settings.sampled,
         sums=np.concatenate([np.zeros((len(ages), 1)), np.cumsum(ages, axis=1)], axis=1),
         spread=spread,
+        kernels=np.pad(spread, ((0, 0), (3, 3))),
         below=np.concatenate([zero, np.cumsum(spread, axis=1)], axis=1),
         edge=(spread > 0).argmax(axis=1),
         relative=np.asarray(relative, dtype=np.bool_),
@@ -138,6 +141,15 @@ def make_shape(
 def count_components(shape: Shape) -> int:
     """Count the components, which are ordered by level, decay and width."""
     return len(shape.relative) * len(shape.ages) * len(shape.spread)
+
+
+@compiled_in_place
+def bin_of(log_bin_position: float, shape: Shape) -> int:
+    """Return the bin of a position on the axis; see ``Grid.bin``."""
+    position = log_bin_position + 1e-3
+    if position < shape.fine_bins:
+        return int(max(position, 0.0))
+    return min(shape.fine_bins + int((position - shape.fine_bins) / TAIL_WIDTH), shape.bins - 1)
 
 
 def _fade(decays: tuple[float, ...]) -> Array:

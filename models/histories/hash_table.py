@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from infra.aliases import Array
-from infra.compiled import compiled
+from infra.compiled import compiled, compiled_in_place
 
 
 @compiled
@@ -16,7 +16,7 @@ def mix(values: Array) -> Array:
     return second ^ (second >> np.uint64(31))
 
 
-@compiled
+@compiled_in_place
 def find_position(table_key: Array, table_row: Array, key: np.uint64) -> np.int64:
     """Find where a key stands in the table, or the free position where it belongs.
 
@@ -32,13 +32,13 @@ def find_position(table_key: Array, table_row: Array, key: np.uint64) -> np.int6
     return position
 
 
-@compiled
+@compiled_in_place
 def find_row(table_key: Array, table_row: Array, key: np.uint64) -> np.int64:
     """Return the row of a key, or -1; arguments as for ``find_position``."""
     return np.int64(table_row[find_position(table_key, table_row, key)])
 
 
-@compiled
+@compiled_in_place
 def copy_keys(source_key: Array, source_row: Array, table_key: Array, table_row: Array) -> None:
     """Enter all keys and rows of one table into another; arguments as for ``find_position``."""
     for i in range(len(source_key)):

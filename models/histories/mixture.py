@@ -11,17 +11,23 @@ from typing import NamedTuple
 import numpy as np
 
 from infra.aliases import Array
-from infra.compiled import compiled
+from infra.compiled import compiled, compiled_in_place
 from models.histories.blend import (
     View,
-    bin_of,
     blend,
     hide_empty,
     look,
     new_view,
     responsibilities,
 )
-from models.histories.components import OVER, MixtureSettings, Shape, count_components, make_shape
+from models.histories.components import (
+    OVER,
+    MixtureSettings,
+    Shape,
+    bin_of,
+    count_components,
+    make_shape,
+)
 from models.histories.familiarity import Familiarity, find_familiarity, first_outcomes_key
 from models.histories.features import NOT_AVAILABLE, Contexts
 from models.histories.gate import compute_facts, gate, update_gate
@@ -82,7 +88,7 @@ class MixtureState(NamedTuple):
     tables: WeightTables
 
 
-@compiled
+@compiled_in_place
 def bin_of_limit(limit: float, tables: WeightTables, shape: Shape) -> int:
     """Return the last bin that may hold mass, by the position of a job's limit on the axis.
 
@@ -96,7 +102,7 @@ def bin_of_limit(limit: float, tables: WeightTables, shape: Shape) -> int:
     return shape.bins - 1
 
 
-@compiled
+@compiled_in_place
 def finest_level(keys: Array) -> int:
     """Return the first level whose fields the job reports; all jobs have the coarsest."""
     level = 0
@@ -105,7 +111,7 @@ def finest_level(keys: Array) -> int:
     return level
 
 
-@compiled
+@compiled_in_place
 def weigh_components(state: MixtureState, shape: Shape, keys: Array, view: View) -> None:
     """Compute the weights of a job's components into ``view.weights``.
 
@@ -122,7 +128,7 @@ def weigh_components(state: MixtureState, shape: Shape, keys: Array, view: View)
     hide_empty(shape, view)
 
 
-@compiled
+@compiled_in_place
 def learn_outcome(
     state: MixtureState, shape: Shape, jobs: JobArrays, row: int, weighing: bool, view: View
 ) -> None:
@@ -157,7 +163,8 @@ def learn_outcome(
         look(index, shape, keys, jobs.at[row], limit, view)
         limit_bin = bin_of_limit(limit, tables, shape)
         weigh_components(state, shape, keys, view)
-        view.prior[:] = view.weights
+        for c in range(len(view.weights)):
+            view.prior[c] = view.weights[c]
         truth = min(bin_of(position, shape), limit_bin)
         responsibilities(index, shape, limit, limit_bin, truth, view)
         update_gate(tables, shape, view)
@@ -176,7 +183,7 @@ def learn_outcome(
             )
 
 
-@compiled
+@compiled_in_place
 def _predict(
     state: MixtureState, shape: Shape, jobs: JobArrays, row: int, view: View, out: Array
 ) -> None:
@@ -186,7 +193,7 @@ def _predict(
     blend(state.outcomes, shape, jobs.limit[row], limit_bin, view, out)
 
 
-@compiled
+@compiled_in_place
 def has_capacity(state: MixtureState, levels: int) -> bool:
     """Whether one more outcome with keys at ``levels`` levels fits."""
     # One key more: that of new owners' first outcomes.
@@ -206,6 +213,7 @@ def _advance(
     masses: Array,
     scales: Array,
     compliance: Array,
+    counts: Array,
 ) -> None:
     """Learn outcomes and answer queries in event order; at one instant outcomes come first.
 
@@ -228,6 +236,7 @@ def _advance(
             _predict(state, shape, jobs, query_rows[query], view, masses[query])
             scales[query] = error_scale(state.tables)
             compliance[query] = limit_compliance(state.tables, shape)
+            counts[query] = view.counts
             progress[NEXT_QUERY] += 1
 
 
@@ -322,9 +331,13 @@ class Mixture:
 
     def distributions(self, contexts: Contexts, limits: Array) -> Distribution:
         """Predict jobs by what was available at ``contexts.at``."""
+        return self.query(contexts, limits)[0]
+
+    def query(self, contexts: Contexts, limits: Array) -> tuple[Distribution, Array]:
+        """Predict jobs; returns ``distributions`` and ``ended_counts``."""
         unknown = np.full(len(contexts), np.nan)
         replay = PrequentialReplay(self, contexts, unknown, limits, queries_only=True)
-        return replay.advance(np.arange(len(contexts)))[0]
+        return replay.advance(np.arange(len(contexts)))[0], replay.counts
 
     def last_in_bin(self, contexts: Contexts, bins: Array) -> Array:
         """Return the last outcome in each job's bin by its finest history with one (float64[n]).
@@ -419,6 +432,8 @@ class PrequentialReplay:
         self.outcomes = np.empty(0, np.int64) if queries_only else outcome_order(contexts)
         self.progress = np.zeros(2, np.int64)
         self.view = new_view(mixture.shape, len(mixture.view.weights))
+        self.counts = np.empty((0, contexts.keys.shape[1]), np.int64)
+        """The outcomes that each key of the latest queries had (int64[queries, levels])."""
 
     def advance(self, query_rows: Array, weigh: bool = True) -> tuple[Distribution, Array]:
         """Replay until the last query is answered, or without queries to the end.
@@ -433,6 +448,7 @@ class PrequentialReplay:
         mixture, grid, queries = self.mixture, self.mixture.grid, len(query_rows)
         masses = np.empty((queries, grid.bins), np.float32)
         scales, compliance = np.empty(queries), np.empty(queries, np.int64)
+        self.counts = np.empty((queries, self.jobs.keys.shape[1]), np.int64)
         self.progress[NEXT_QUERY] = 0
         while True:
             _advance(
@@ -447,6 +463,7 @@ class PrequentialReplay:
                 masses,
                 scales,
                 compliance,
+                self.counts,
             )
             learned = int(self.progress[NEXT_OUTCOME])
             if self.progress[NEXT_QUERY] == queries and (queries or learned == len(self.outcomes)):

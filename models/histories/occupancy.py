@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from infra.aliases import Array
-from infra.compiled import compiled
-from models.histories.blend import View, bin_of, look, smooth
-from models.histories.components import Shape
+from infra.compiled import compiled, compiled_in_place
+from models.histories.blend import View, look, smooth
+from models.histories.components import Shape, bin_of
 from models.histories.features import Contexts
 from models.histories.mixture import (
     NEXT_OUTCOME,
@@ -54,7 +54,7 @@ class Occupancy(NamedTuple):
         return Distribution(grid, self.mass, upper_bounds(grid, limits, self.compliance))
 
 
-@compiled
+@compiled_in_place
 def _blend_both(
     index: OutcomeIndex,
     times: OutcomeIndex,
@@ -64,6 +64,7 @@ def _blend_both(
     limit_bin: int,
     view: View,
     lasted: Array,
+    outcome_mass: Array,
     mass: Array,
     weighted: Array,
 ) -> float:
@@ -71,7 +72,6 @@ def _blend_both(
     decays, widths = len(shape.ages), len(shape.spread)
     view.sharp[:], lasted[:] = 0.0, 0.0
     paired_mass, total_time = 0.0, 0.0
-    outcome_mass = np.empty((widths, shape.ages.shape[1]))
     for level in range(len(view.slots)):
         count, newest = view.ends[level] - view.starts[level], view.ends[level] - 1
         if count <= 0:
@@ -111,13 +111,15 @@ def _blend_both(
                     lasted[k, b] += outcome_mass[k, age] * walltime
                     total_time += outcome_mass[k, age] * walltime
                     paired_mass += outcome_mass[k, age]
-    smooth(shape, limit_bin, view.sharp, mass)
-    weighted[:] = mass
+    smooth(shape, limit_bin, view.sharp, view.padded, mass)
+    for b in range(len(mass)):
+        weighted[b] = mass[b]
     if paired_mass <= 0.0:
         return np.nan
     if total_time > 0.0:
-        smooth(shape, limit_bin, lasted, weighted)
-        weighted[:] = TRUST * weighted + (1.0 - TRUST) * mass
+        smooth(shape, limit_bin, lasted, view.padded, weighted)
+        for b in range(len(mass)):
+            weighted[b] = TRUST * weighted[b] + (1.0 - TRUST) * mass[b]
     return total_time / paired_mass
 
 
@@ -136,9 +138,11 @@ def _advance(
     view: View,
     time_view: View,
     out: Occupancy,
+    counts: Array,
 ) -> None:
     """Replay as ``mixture._advance`` does, through two mixtures side by side."""
     levels, lasted = jobs.keys.shape[1], np.zeros_like(view.sharp)
+    outcome_mass = np.empty((len(shape.spread), shape.ages.shape[1]))
     while progress[NEXT_QUERY] < len(query_rows):
         query = progress[NEXT_QUERY]
         row, pending = query_rows[query], progress[NEXT_OUTCOME] < len(outcomes)
@@ -152,18 +156,33 @@ def _advance(
         else:
             look(state.outcomes, shape, jobs.keys[row], jobs.at[row], jobs.limit[row], view)
             weigh_components(state, shape, jobs.keys[row], view)
+            counts[query] = view.counts
             top = bin_of_limit(jobs.limit[row], state.tables, shape)
             out.top[query], out.compliance[query] = top, limit_compliance(state.tables, shape)
             out.cold[query] = view.ends[shape.owner] <= view.starts[shape.owner]
             mass, weighted = out.mass[query], out.weighted[query]
             out.seconds[query] = _blend_both(
-                state.outcomes, times.outcomes, shape, jobs, row, top, view, lasted, mass, weighted
+                state.outcomes,
+                times.outcomes,
+                shape,
+                jobs,
+                row,
+                top,
+                view,
+                lasted,
+                outcome_mass,
+                mass,
+                weighted,
             )
             progress[NEXT_QUERY] += 1
 
 
-def occupancy(mixture: Mixture, times: Mixture, contexts: Contexts, limits: Array) -> Occupancy:
+def occupancy(
+    mixture: Mixture, times: Mixture, contexts: Contexts, limits: Array
+) -> tuple[Occupancy, Array]:
     """Predict the occupancies of jobs by what was available at ``contexts.at``.
+
+    Returns them and ``Mixture.ended_counts`` of the jobs.
 
     Args:
         mixture: The quantity's mixture.
@@ -173,7 +192,7 @@ def occupancy(mixture: Mixture, times: Mixture, contexts: Contexts, limits: Arra
     """
     unknown = np.full(len(contexts), np.nan)
     replay = OccupancyReplay(mixture, times, contexts, unknown, limits, unknown, queries_only=True)
-    return replay.advance(np.arange(len(contexts)))
+    return replay.advance(np.arange(len(contexts))), replay.replay.counts
 
 
 class OccupancyReplay:
@@ -216,6 +235,7 @@ class OccupancyReplay:
             compliance=np.empty(queries, np.int64),
             cold=np.empty(queries, np.bool_),
         )
+        replay.counts = np.empty((queries, replay.jobs.keys.shape[1]), np.int64)
         replay.progress[NEXT_QUERY] = 0
         while True:
             _advance(
@@ -232,6 +252,7 @@ class OccupancyReplay:
                 replay.view,
                 times.view,
                 out,
+                replay.counts,
             )
             if replay.progress[NEXT_QUERY] == queries:
                 return out

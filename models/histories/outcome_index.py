@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from infra.aliases import Array
-from infra.compiled import compiled
+from infra.compiled import compiled_in_place
 from models.histories.hash_table import copy_keys, find_position, find_row
 
 WINDOW = 64
@@ -89,20 +89,20 @@ def _extended(index: OutcomeIndex, fields: tuple[str, ...], size: int) -> dict[s
     return extended
 
 
-@compiled
+@compiled_in_place
 def has_capacity(index: OutcomeIndex, levels: int) -> bool:
     """Whether one more outcome fits under each of ``levels`` keys without enlarging the index."""
     fits = index.used[POOL] + levels * 2 * CAP <= len(index.value)
     return fits and index.used[SLOTS] + levels <= len(index.start)
 
 
-@compiled
+@compiled_in_place
 def find_slot(index: OutcomeIndex, key: np.uint64) -> np.int64:
     """Return the slot of a key, or -1 where it has no outcome."""
     return find_row(index.table_key, index.table_slot, key)
 
 
-@compiled
+@compiled_in_place
 def ensure_slot(index: OutcomeIndex, key: np.uint64) -> np.int64:
     """Return the slot of a key, created where it is missing."""
     position = find_position(index.table_key, index.table_slot, key)
@@ -117,7 +117,7 @@ def ensure_slot(index: OutcomeIndex, key: np.uint64) -> np.int64:
     return slot
 
 
-@compiled
+@compiled_in_place
 def _power_of(room: int) -> int:
     power = 0
     while room > 1:
@@ -126,7 +126,7 @@ def _power_of(room: int) -> int:
     return power
 
 
-@compiled
+@compiled_in_place
 def _take_block(index: OutcomeIndex, room: int) -> int:
     power = _power_of(room)
     block = index.free[power]
@@ -138,7 +138,7 @@ def _take_block(index: OutcomeIndex, room: int) -> int:
     return block
 
 
-@compiled
+@compiled_in_place
 def _copy_outcome(index: OutcomeIndex, source: int, target: int) -> None:
     index.available_at[target] = index.available_at[source]
     index.outcome_id[target] = index.outcome_id[source]
@@ -146,7 +146,7 @@ def _copy_outcome(index: OutcomeIndex, source: int, target: int) -> None:
     index.value[target] = index.value[source]
 
 
-@compiled
+@compiled_in_place
 def _grow(index: OutcomeIndex, slot: int) -> None:
     """Move a full slot to a block of twice the size, or drop its oldest outcomes at 2·CAP."""
     start, room, keep = index.start[slot], index.room[slot], index.size[slot]
@@ -166,7 +166,7 @@ def _grow(index: OutcomeIndex, slot: int) -> None:
     index.size[slot] = keep
 
 
-@compiled
+@compiled_in_place
 def available_end(index: OutcomeIndex, slot: int, at: int) -> int:
     """Return the pool position after the slot's last outcome that was available ``at`` a time.
 
@@ -192,7 +192,7 @@ def available_end(index: OutcomeIndex, slot: int, at: int) -> int:
     return low
 
 
-@compiled
+@compiled_in_place
 def first_in_window(index: OutcomeIndex, slot: int, end: int) -> int:
     """Return the pool position of the oldest of the slot's last WINDOW outcomes before ``end``.
 
@@ -204,7 +204,7 @@ def first_in_window(index: OutcomeIndex, slot: int, end: int) -> int:
     return max(index.start[slot] + max(0, index.size[slot] - CAP), end - WINDOW)
 
 
-@compiled
+@compiled_in_place
 def sampling_stride(index: OutcomeIndex, slot: int, end: int) -> int:
     """Return the stride at which WINDOW outcomes before ``end`` span all that are kept.
 
@@ -217,7 +217,7 @@ def sampling_stride(index: OutcomeIndex, slot: int, end: int) -> int:
     return max(1, (end - oldest) // WINDOW)
 
 
-@compiled
+@compiled_in_place
 def count_available(index: OutcomeIndex, slot: int, end: int) -> int:
     """Count all outcomes a slot ever had before the pool position ``end``.
 
@@ -229,7 +229,7 @@ def count_available(index: OutcomeIndex, slot: int, end: int) -> int:
     return index.total[slot] - (index.start[slot] + index.size[slot] - end)
 
 
-@compiled
+@compiled_in_place
 def has_outcome(index: OutcomeIndex, slot: int, available_at: int, outcome_id: np.uint32) -> bool:
     """Whether a slot has this outcome already; arguments as for ``insert``."""
     position = available_end(index, slot, available_at) - 1
@@ -240,7 +240,7 @@ def has_outcome(index: OutcomeIndex, slot: int, available_at: int, outcome_id: n
     return False
 
 
-@compiled
+@compiled_in_place
 def insert(
     index: OutcomeIndex,
     slot: int,

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from infra.aliases import Array
-from infra.compiled import compiled
-from models.histories.blend import View, bin_of
-from models.histories.components import FACTS, TABLES, Shape
+from infra.compiled import compiled_in_place
+from models.histories.blend import View
+from models.histories.components import FACTS, TABLES, Shape, bin_of
 from models.histories.hash_table import copy_keys, find_position, find_row, mix
 from models.histories.outcome_index import OutcomeIndex, count_available
 
@@ -106,13 +106,13 @@ def restore_weights(learned: LearnedWeights) -> WeightTables:
     return tables
 
 
-@compiled
+@compiled_in_place
 def has_capacity(tables: WeightTables) -> bool:
     """Whether one more job fits."""
     return tables.used[0] + TABLES <= len(tables.rows)
 
 
-@compiled
+@compiled_in_place
 def _ensure_row(tables: WeightTables, key: np.uint64) -> np.int64:
     position = find_position(tables.table_key, tables.table_row, key)
     if tables.table_row[position] < 0:
@@ -122,13 +122,13 @@ def _ensure_row(tables: WeightTables, key: np.uint64) -> np.int64:
     return np.int64(tables.table_row[position])
 
 
-@compiled
+@compiled_in_place
 def _table_key(key: np.uint64, purpose: int) -> np.uint64:
     """Derive a key for one purpose from another key, never 0."""
     return mix((key ^ np.uint64(purpose + 1)) * _GOLDEN) | np.uint64(1)
 
 
-@compiled
+@compiled_in_place
 def _size_class(index: OutcomeIndex, shape: Shape, view: View) -> np.int64:
     """Return the class (two octaves) of the size that the finest history suggests; 0 for none."""
     for level in range(len(view.slots)):
@@ -141,7 +141,7 @@ def _size_class(index: OutcomeIndex, shape: Shape, view: View) -> np.int64:
     return np.int64(0)
 
 
-@compiled
+@compiled_in_place
 def _doublings(count: int) -> int:
     doublings = 0
     while count > 0 and doublings < 13:
@@ -150,7 +150,7 @@ def _doublings(count: int) -> int:
     return doublings
 
 
-@compiled
+@compiled_in_place
 def find_tables(index: OutcomeIndex, shape: Shape, keys: Array, view: View) -> None:
     """Compute the keys of a job's weight tables into ``view.tables``, coarse to fine.
 
@@ -178,7 +178,7 @@ def find_tables(index: OutcomeIndex, shape: Shape, keys: Array, view: View) -> N
     view.tables[5] = _table_key(keys[template], 0x1000)
 
 
-@compiled
+@compiled_in_place
 def weigh(tables: WeightTables, shape: Shape, view: View) -> None:
     """Compute a job's weights into ``view.weights``, levels without outcomes included.
 
@@ -196,11 +196,12 @@ def weigh(tables: WeightTables, shape: Shape, view: View) -> None:
             total = shape.shrink[t]
             for c in range(len(weights)):
                 total += shares[c]
+            scale = 1.0 / total
             for c in range(len(weights)):
-                weights[c] = (shares[c] + shape.shrink[t] * weights[c]) / total
+                weights[c] = (shares[c] + shape.shrink[t] * weights[c]) * scale
 
 
-@compiled
+@compiled_in_place
 def update_weights(tables: WeightTables, shape: Shape, view: View) -> None:
     """Add the responsibilities in ``view.weights`` to each of the job's tables.
 
@@ -218,7 +219,7 @@ def update_weights(tables: WeightTables, shape: Shape, view: View) -> None:
             shares[c] = share if share > _NEGLIGIBLE else 0.0
 
 
-@compiled
+@compiled_in_place
 def update_error_scale(
     index: OutcomeIndex,
     shape: Shape,
@@ -258,14 +259,14 @@ def update_error_scale(
         facts[LIMITED] = facts[LIMITED] * _DECAY + 1.0
 
 
-@compiled
+@compiled_in_place
 def error_scale(tables: WeightTables) -> float:
     """Return the mean error of the simplest predictor in the target's unit; NaN while unknown."""
     facts = tables.facts
     return facts[ERROR_SUM] / facts[ERROR_COUNT] if facts[ERROR_COUNT] >= _MIN_COUNT else np.nan
 
 
-@compiled
+@compiled_in_place
 def limit_compliance(tables: WeightTables, shape: Shape) -> int:
     """Return how jobs have kept to their limits so far: STRICTLY, NEARLY or NOT."""
     jobs = max(tables.facts[LIMITED], _MIN_COUNT)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from infra.aliases import Array
-from infra.compiled import compiled
+from infra.compiled import compiled, compiled_in_place
 
 _MARGIN = 1e-12
 """A level is reached by a sum that is less by no more than this."""
@@ -17,7 +17,7 @@ _UNLIKELY = 0.02
 """The mixture's floor, which lies on all values of its grid, however large."""
 
 
-@compiled
+@compiled_in_place
 def _cumulate(mass: Array, sums: Array) -> float:
     """Compute the mass up to and with each bin; returns all of it."""
     total = 0.0
@@ -27,7 +27,7 @@ def _cumulate(mass: Array, sums: Array) -> float:
     return max(total, _NEGLIGIBLE)
 
 
-@compiled
+@compiled_in_place
 def _bin_at(sums: Array, level: float) -> int:
     """Return the first bin by which ``level`` is reached, by bisection."""
     low, high = 0, len(sums) - 1
@@ -40,7 +40,7 @@ def _bin_at(sums: Array, level: float) -> int:
     return low
 
 
-@compiled
+@compiled_in_place
 def cumulate(mass: Array, out: Array) -> None:
     """Compute the share of each row's mass up to and with each bin (float64[n, bins])."""
     for row in range(len(mass)):
@@ -49,7 +49,7 @@ def cumulate(mass: Array, out: Array) -> None:
             out[row, b] /= total
 
 
-@compiled
+@compiled_in_place
 def _ceiling(mass: Array, values: Array, limit: float) -> float:
     """Return the limit, or without one the value above which lies only _UNLIKELY mass.
 
@@ -65,7 +65,7 @@ def _ceiling(mass: Array, values: Array, limit: float) -> float:
     return np.float64(values[b])
 
 
-@compiled
+@compiled_in_place
 def _moments(mass: Array, values: Array, limit: float, out: Array) -> None:
     mean, second, limit = 0.0, 0.0, _ceiling(mass, values, limit)
     for b in range(len(values)):
@@ -75,7 +75,7 @@ def _moments(mass: Array, values: Array, limit: float, out: Array) -> None:
     out[0], out[1] = mean, np.sqrt(max(second - mean * mean, 0.0))
 
 
-@compiled
+@compiled_in_place
 def _quantiles(
     sums: Array, total: float, values: Array, edges: Array, limit: float, levels: Array, out: Array
 ) -> None:
@@ -88,7 +88,7 @@ def _quantiles(
         out[i] = min(value, limit)
 
 
-@compiled
+@compiled_in_place
 def _shares(sums: Array, total: float, mass: Array, bins: Array, parts: Array, out: Array) -> None:
     """Compute the mass between cuts; ``parts`` of the cuts' ``bins`` lie below them."""
     before = 0.0
@@ -99,7 +99,7 @@ def _shares(sums: Array, total: float, mass: Array, bins: Array, parts: Array, o
     out[len(bins)] = max(1.0 - before, 0.0)
 
 
-@compiled
+@compiled_in_place
 def _best_bins(
     mass: Array,
     values: Array,
@@ -107,10 +107,11 @@ def _best_bins(
     limit: float,
     price: float,
     levels: Array,
+    gains: Array,
     sums: Array,
     out: Array,
 ) -> None:
-    """Compute one row of ``best_bins``.
+    """Compute one row of ``best_bins``; ``gains`` is scratch space.
 
     The first row of ``sums`` (float64[3, bins]) is as from ``_cumulate`` afterwards.
     """
@@ -123,7 +124,7 @@ def _best_bins(
         total_inverse += mass[b] * max(inverses[b], smallest_inverse)
         mass_upto[b], value_upto[b], inverse_upto[b] = total, total_value, total_inverse
     # Above the limit every bin stands for the same value: the first of them is as good as any.
-    gains = np.full(len(levels), -np.inf)
+    gains[:] = -np.inf
     out[:] = 0
     for b in range(len(values)):
         value, inverse = min(values[b], limit), max(inverses[b], smallest_inverse)
@@ -136,7 +137,7 @@ def _best_bins(
                 out[k], gains[k] = b, gain
 
 
-@compiled
+@compiled_in_place
 def _reweight(mass: Array, factors: Array, width: int, out: Array) -> None:
     bins, groups, total = len(mass), len(factors), 0.0
     for k in range(groups):
@@ -148,7 +149,7 @@ def _reweight(mass: Array, factors: Array, width: int, out: Array) -> None:
         out[b] /= total
 
 
-@compiled
+@compiled_in_place
 def moments(mass: Array, values: Array, limit: Array, out: Array) -> None:
     """Compute mean and standard deviation of each row.
 
@@ -219,10 +220,12 @@ def best_bins(
         levels: float64[n or 1, m].
         out: Receives int64[n, m].
     """
-    sums, inverses = np.empty((3, len(values))), 1.0 / values
+    sums, inverses, gains = np.empty((3, len(values))), 1.0 / values, np.empty(levels.shape[1])
     for row in range(len(mass)):
         row_levels = levels[min(row, len(levels) - 1)]
-        _best_bins(mass[row], values, inverses, limit[row], prices[row], row_levels, sums, out[row])
+        _best_bins(
+            mass[row], values, inverses, limit[row], prices[row], row_levels, gains, sums, out[row]
+        )
 
 
 @compiled
@@ -264,11 +267,8 @@ def summarise(
         best: Receives best bins (int64[n]).
         classes: Receives class shares (float64[n, cuts + 1]), untouched without cuts.
     """
-    reweighted, sums, inverses = (
-        np.empty(len(values), np.float32),
-        np.empty((3, len(values))),
-        1.0 / values,
-    )
+    reweighted, gains = np.empty(len(values), np.float32), np.empty(1)
+    sums, inverses = np.empty((3, len(values))), 1.0 / values
     for row in range(len(rows)):
         _reweight(mass[rows[row]], factors[row], width, reweighted)
         _moments(reweighted, values, limit[row], numbers[row, :2])
@@ -279,6 +279,7 @@ def summarise(
             limit[row],
             price,
             point_levels[row : row + 1],
+            gains,
             sums,
             best[row : row + 1],
         )
@@ -289,7 +290,7 @@ def summarise(
             _shares(sums[0], total, reweighted, cut_bins, cut_parts, classes[row])
 
 
-@compiled
+@compiled_in_place
 def partial_moments(
     mass: Array, rows: Array, positions: Array, values: Array, limit: Array, out: Array
 ) -> None:
@@ -316,7 +317,7 @@ def partial_moments(
         out[i, 1] = moment / max(total, _NEGLIGIBLE)
 
 
-@compiled
+@compiled_in_place
 def coarsen(mass: Array, width: int, out: Array) -> None:
     """Sum each row in groups of ``width`` bins (float64[n, groups]); the last has the rest.
 
@@ -334,7 +335,7 @@ def coarsen(mass: Array, width: int, out: Array) -> None:
             out[row, k] = total
 
 
-@compiled
+@compiled_in_place
 def bins_below(mass: Array, levels: Array, out: Array) -> None:
     """Count the bins of each row before each ascending level is reached (float32[n, levels]).
 
@@ -353,7 +354,7 @@ def bins_below(mass: Array, levels: Array, out: Array) -> None:
         out[row, reached:] = mass.shape[1]
 
 
-@compiled
+@compiled_in_place
 def reweight(mass: Array, factors: Array, width: int, out: Array) -> None:
     """Multiply groups of bins by factors, so that each row sums to 1.
 

@@ -3,7 +3,7 @@ import pytest
 
 from models.histories.components import MixtureSettings
 from models.histories.features import choose_levels, encode
-from models.histories.mixture import Mixture
+from models.histories.mixture import Mixture, learn_outcome
 from models.histories.occupancy import OccupancyReplay, occupancy
 from models.quantities.targets import TARGETS
 
@@ -50,7 +50,7 @@ def test_the_masses_are_those_of_the_mixture_and_time_weighs_them_towards_the_lo
     assert (
         (found.weighted * centres).sum(axis=1) > (found.mass * centres).sum(axis=1)
     ).mean() > 0.9
-    live = occupancy(mixture, times, last, limits)
+    live, _ = occupancy(mixture, times, last, limits)
     for one, other in zip(live, found, strict=True):
         assert np.allclose(one, other[-1:], atol=1e-6)
 
@@ -66,3 +66,14 @@ def test_what_had_not_ended_moves_nothing(jobs):
     for one, other in zip(before, after, strict=True):
         assert np.array_equal(one[0], other[0], equal_nan=True)
     assert not np.array_equal(before.mass, after.mass)
+
+
+def test_learning_is_compiled_for_one_kind_of_arguments_only(jobs):
+    levels, before = choose_levels(jobs), len(learn_outcome.signatures)
+    mixture, _ = mixtures(levels)
+    for writeable in (True, False):
+        values = jobs["walltime"].to_numpy(copy=True)
+        values.setflags(write=writeable)
+        mixture.learn(encode(jobs, levels), values, np.full(len(jobs), np.inf))
+    lived(jobs, levels, np.arange(50))
+    assert len(learn_outcome.signatures) - before <= 1
