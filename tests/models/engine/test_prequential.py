@@ -42,7 +42,7 @@ def scrambled_after(jobs: pd.DataFrame, moment: pd.Timestamp, seed: int = 0) -> 
 
 @pytest.fixture(scope="module")
 def log(habits: Jobs) -> pd.DataFrame:
-    return habits(rows=1700, seed=11)
+    return habits(rows=2500, seed=11)
 
 
 @pytest.fixture(scope="module")
