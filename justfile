@@ -51,6 +51,10 @@ simulate SEEDS="1000":
 upgrade:
     .ci/upgrade
 
+# Upgrade a store that COMMIT filled with generated jobs, and compare every value; DATABASE: sqlite or postgresql.
+upgrade-from COMMIT="ad4eb9e" DATABASE="sqlite":
+    uv run --no-sync python .ci/upgrade-from {{COMMIT}} {{DATABASE}}
+
 # Build wheel and sdist into dist/, install them into an empty environment and run the demo there; PYTHON: 3.11, 3.12 or 3.13.
 release PYTHON="3.11":
     .ci/release {{PYTHON}}
