@@ -270,7 +270,7 @@ def test_a_challenger_waits_under_its_alias_until_it_is_promoted_or_refused(sett
     registry.promote(1, by="ada", why="better", settings=settings)
     assert registry.challenger(settings) is None
     registry.set_challenger(second, settings)
-    with pytest.raises(InputError, match="gridcast-1 is champion"):
+    with pytest.raises(InputError, match="-1 is champion"):
         challenge(1, settings, by="ada", why="")
     with pytest.raises(InputError, match="there is no version 7"):
         challenge(7, settings, by="ada", why="")
