@@ -37,7 +37,7 @@ from infra.supervision import (
     watch,
 )
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds that a component may take to become ready."""
 MAX_CRASHES = 3
 """Crashes of a component before it was ever ready, after which ``up`` gives up."""
