@@ -39,6 +39,8 @@ from infra.supervision import (
 
 PATIENCE = 300.0
 """Seconds that a component may take to become ready."""
+ELSEWHERE = "answers; not started by `gridcast up` of this data folder"
+"""The note of a component that systemd, a container or another account runs."""
 MAX_CRASHES = 3
 """Crashes of a component before it was ever ready, after which ``up`` gives up."""
 UP = "up"
@@ -139,8 +141,9 @@ def is_up(settings: Settings, component: str = UP) -> bool:
 def status(settings: Settings, components: Sequence[Component]) -> list[dict[str, Any]]:
     """One row per component of ``running_components``.
 
-    A row has ``part`` (its name), ``state`` (up, starting, restarting, failing or down), ``pid``,
-    ``address``, ``since`` (UTC) and ``note``.
+    A row has ``part`` (its name), ``state`` (up, starting, restarting, failing, down or unknown),
+    ``pid``, ``address``, ``since`` (UTC) and ``note``. A component that systemd or a container runs
+    has no record here: it is up where its address answers, and unknown where it has none.
     """
     supervised = is_up(settings)
     records = _records(settings)
@@ -156,6 +159,8 @@ def status(settings: Settings, components: Sequence[Component]) -> list[dict[str
                 state = "up" if is_responding(component) else "failing"
         elif record.get("state") == "restarting" and supervised:
             state = "restarting"
+        elif not supervised and component.address.startswith("http") and is_responding(component):
+            state, record = "up", {"note": ELSEWHERE}
         rows.append(
             {
                 "part": component.name,
@@ -166,6 +171,10 @@ def status(settings: Settings, components: Sequence[Component]) -> list[dict[str
                 "note": record.get("note", ""),
             }
         )
+    if any(row["note"] == ELSEWHERE for row in rows):
+        for row in rows:
+            if row["state"] == "down" and not row["address"]:
+                row |= {"state": "unknown", "note": "has no address to ask"}
     return rows
 
 

@@ -132,7 +132,9 @@ def _disk(home: Path) -> Iterator[Finding]:
 
 def _ports(components: Sequence[Component], rows: Rows) -> Iterator[Finding]:
     stopped = [
-        component for component in components if rows.get(component.name, {}).get("pid") is None
+        component
+        for component in components
+        if rows.get(component.name, {"state": "down"})["state"] == "down"
     ]
     conflicts = [conflict for component in stopped if (conflict := port_conflict(component))]
     if conflicts:
@@ -143,15 +145,17 @@ def _ports(components: Sequence[Component], rows: Rows) -> Iterator[Finding]:
 
 
 def _components(rows: Rows) -> Iterator[Finding]:
-    down = [f"{row['part']} is {row['state']}" for row in rows.values() if row["state"] != "up"]
-    if all(row["pid"] is None for row in rows.values()):
+    fine = ("up", "unknown")
+    down = [f"{row['part']} is {row['state']}" for row in rows.values() if row["state"] not in fine]
+    if all(row["pid"] is None and row["state"] != "up" for row in rows.values()):
         summary = "nothing runs on this data folder"
         yield Finding("parts", "watch", summary, "gridcast up starts them")
     elif down:
         remedy = "their logs are in logs/ of the data folder; gridcast down, then up, restarts them"
         yield Finding("parts", "wrong", "; ".join(down), remedy)
     else:
-        yield Finding("parts", "ok", f"{', '.join(rows)} are up")
+        up = [name for name, row in rows.items() if row["state"] == "up"]
+        yield Finding("parts", "ok", f"{', '.join(up)} are up")
 
 
 def _store(settings: Settings) -> StoreStatus | str:

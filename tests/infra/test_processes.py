@@ -312,6 +312,20 @@ def test_a_taken_port_is_one_sentence_before_anything_starts(settings):
     assert status(settings, [component])[0]["pid"] is None
 
 
+def test_what_systemd_or_a_container_runs_is_up_where_its_address_answers(settings):
+    server, worker = web("server"), Component("worker", (sys.executable,))
+    assert states(settings, [server, worker]) == ["down", "down"]
+    process = subprocess.Popen(server.command, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: is_responding(server), "the server")
+        rows = status(settings, [server, worker])
+        assert [(row["state"], row["pid"]) for row in rows] == [("up", None), ("unknown", None)]
+        assert rows[0]["note"].startswith("answers; not started by `gridcast up`")
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_a_second_up_on_the_same_data_folder_is_refused(settings, supervise):
     declared = [web("server")]
     process, output = supervise(declared)

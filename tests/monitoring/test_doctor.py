@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from sqlalchemy import text
 
 from infra.components import local_components
 from infra.settings import Settings
+from infra.supervision import is_responding
 from jobs.schema import conform
 from jobs.store import add_jobs, connect, open_store
 from monitoring.doctor import Finding, examine
@@ -65,6 +67,29 @@ def test_a_new_data_folder_is_sound_and_says_what_to_do_next(settings: Settings)
     }
     assert all(bool(finding.remedy) == (finding.state != "ok") for finding in findings.values())
     assert not (settings.home / "store" / "jobs.db").exists(), "the doctor makes nothing"
+
+
+def test_a_port_where_a_component_of_systemd_answers_is_no_conflict(
+    settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "health").touch()
+    command = (sys.executable, "-m", "http.server", str(settings.mlflow_port))
+    server = subprocess.Popen(
+        [*command, "--bind", "127.0.0.1"], cwd=tmp_path, stderr=subprocess.DEVNULL
+    )
+    try:
+        (mlflow,) = [part for part in local_components(settings) if part.name == "mlflow"]
+        deadline = time.monotonic() + 120
+        while not is_responding(mlflow):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        findings = found(settings)
+    finally:
+        server.kill()
+        server.wait()
+    assert findings["ports"].state == "ok"
+    down = "prefect is down; predictor is down; dashboard is down"
+    assert findings["parts"].summary == down
 
 
 def test_a_data_folder_that_others_may_read_is_named_with_the_chmod_to_type(
