@@ -10,7 +10,11 @@ id=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 id=${id:-$SLURM_JOB_ID}
 # Whatever Slurm refuses, a job does not run for ever.
 [ -n "$id" ] && [ "${SLURM_JOB_RESTART_COUNT:-0}" -lt 8 ] || exit 0
-job=$(scontrol show job "$id" 2>/dev/null) || exit 0
+job=$(scontrol -d show job "$id" 2>/dev/null) || exit 0
+if [ "${SLURM_JOB_EXIT_CODE:-0}" != 0 ] && [ "${SLURM_JOB_DERIVED_EC:-0}" = 0 ]; then
+    # A script may end before the controller hears how its last step did.
+    case "$job" in *AdminComment=gridcast:*"; requests "*) sleep 2 && job=$(scontrol -d show job "$id" 2>/dev/null) || exit 0 ;; esac
+fi
 
 # The field of scontrol with its next value; nothing where the job did not fail for memory or time, or has no further rung.
 next=$(printf '%s\n' "$job" | awk -v code="$SLURM_JOB_EXIT_CODE" -v steps="$SLURM_JOB_DERIVED_EC" '
@@ -21,6 +25,7 @@ next=$(printf '%s\n' "$job" | awk -v code="$SLURM_JOB_EXIT_CODE" -v steps="$SLUR
     }
     # 253 (0:125 in sacct) is what Slurm reports of a process that the kernel killed for its memory, of the batch script or of a step.
     BEGIN { if (code % 256 == 253 || (code != 0 && steps % 256 == 253)) failure = "memory" }
+    /^ *DerivedExitCode=[0-9]*:125/ { if (code != 0) failure = "memory" }
     /^ *JobState=[^ ]* Reason=TimeLimit / { failure = "time" }
     /^ *(RunTime|NumNodes|MinCPUsNode)=/ {
         for (i = 1; i <= NF; i++) {

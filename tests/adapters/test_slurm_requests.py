@@ -212,10 +212,15 @@ def test_memory_per_cpu_arrays_and_steps_take_the_next_rung_and_the_request_is_t
         name: runs.loc[runs["job"].str.split("_").str[0] == job, "state"].tolist()
         for name, job in varied.items()
     }
+    steps = slurm.run(
+        *("sacct", "--allusers", "--duplicates", "--parsable2"),
+        f"--jobs={','.join(varied.values())}",
+        "--format=JobID,State,ExitCode,DerivedExitCode,ReqMem,Elapsed",
+    )
     for name, tasks in (("per CPU", 1), ("step", 1), ("array", 2)):
-        assert states[name].count("COMPLETED") == tasks, name
-        assert states[name].count("REQUEUED") >= tasks, name
-        assert set(states[name]) == {"COMPLETED", "REQUEUED"}, name
+        assert states[name].count("COMPLETED") == tasks, (name, steps)
+        assert states[name].count("REQUEUED") >= tasks, (name, steps)
+        assert set(states[name]) == {"COMPLETED", "REQUEUED"}, (name, steps)
     assert states["too little"][-1] == "OUT_OF_MEMORY" and "REQUEUED" in states["too little"]
     assert states["after"] == ["COMPLETED"], "a job that depends on one that is retried"
     last = runs[runs["job"] == varied["too little"]].iloc[-1]
