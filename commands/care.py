@@ -106,6 +106,9 @@ def audit(
         str | None,
         typer.Option("--who", help="Only changes by this token, subject, user or account."),
     ] = None,
+    result: Annotated[
+        str | None, typer.Option(help="Only done, failed, refused or begun ones.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 50,
     as_json: Json = False,
 ) -> None:
@@ -116,7 +119,9 @@ def audit(
     from jobs.store import read_audit
 
     begin = since.replace(tzinfo=UTC) if since else None
-    frame = read_audit(store(), since=begin, action=action, actor=actor, limit=limit + 1)
+    frame = read_audit(
+        store(), since=begin, action=action, actor=actor, result=result, limit=limit + 1
+    )
     rows = to_records(frame.head(limit).drop(columns=["change", "number"]))
     if not as_json:
         rows = [

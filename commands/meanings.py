@@ -391,7 +391,8 @@ def of_change(row: Mapping[str, Any]) -> str:
     'late of all: 0.8 → 0.9'
     """
     values = [str(row[name]) for name in ("before", "after") if _is_text(row.get(name))]
-    if len(values) == 1 and _is_text(row.get("before")):
+    is_made = row.get("result") not in ("failed", "refused")
+    if is_made and len(values) == 1 and _is_text(row.get("before")):
         values.append("none")
     records, calls = row.get("records"), row.get("calls")
     counts = [
@@ -409,7 +410,7 @@ def _is_text(value: object) -> bool:
 def of_audit(rows: Rows, more: bool) -> str:
     """How many changes there are, by how many, and how many were refused."""
     if not rows:
-        return "No change is recorded."
+        return "No change is recorded that the options select."
     refused = sum(row["result"] == "refused" for row in rows)
     people = len({row["who"] for row in rows})
     attempts = f", {refused} of refused attempts" if refused else ""

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import itertools
 import logging
+import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC
+from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,14 +58,36 @@ WATCHED_HOURS = (18, 12, 10, 8, 7, 6, 5, 4, 3, 2, 1, 0)
 def demo(progress: Progress) -> list[dict[str, Any]]:
     """Run the loop on an empty store; returns a row a fact: ``what``, ``value``, ``note``."""
     from prefect.context import SyncClientContext
+    from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
+        PREFECT_SERVER_API_AUTH_STRING,
+        temporary_settings,
+    )
 
     settings = prepare_environment()
     # The progress is reported; the runs are on Prefect's page all the same.
     for name in ("prefect", "prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # Without a server each flow starts one of its own, unless one client is kept for all.
-    with SyncClientContext.get_or_create():
+    # Other accounts of the machine reach that server: it asks for a login.
+    login = f"gridcast:{token_urlsafe(32)}"
+    logins = {PREFECT_API_AUTH_STRING: login, PREFECT_SERVER_API_AUTH_STRING: login}
+    with temporary_settings(logins), _ended_by_sigterm(), SyncClientContext.get_or_create():
         return _run_loop(settings, progress)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """End as at Ctrl-C while the context lasts, so that the servers of the demo are stopped."""
+
+    def end(*_: object) -> None:
+        sys.exit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run_loop(settings: Settings, progress: Progress) -> list[dict[str, Any]]:

@@ -182,6 +182,7 @@ class Gridcast:
         coverage: float = 0.9,
         at: str | None = None,
         classes: bool = False,
+        within: float | None = None,
     ) -> Any:
         """Predict a pyarrow Table of jobs as an Arrow stream, which is the fastest way.
 
@@ -191,6 +192,7 @@ class Gridcast:
             coverage: As of ``predict``.
             at: As of ``predict``.
             classes: As of ``predict``.
+            within: As of ``predict``.
 
         Returns:
             A Table, a row a job, in the same order.
@@ -201,6 +203,7 @@ class Gridcast:
             {"coverage": coverage}
             | ({"at": at} if at else {})
             | ({"classes": "true"} if classes else {})
+            | ({"within": within} if within else {})
         )
         if levels := ",".join(str(level) for level in quantiles):
             query["quantiles"] = levels

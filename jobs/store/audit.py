@@ -182,6 +182,7 @@ def read_audit(
     since: Moment | None = None,
     action: str | None = None,
     actor: str | None = None,
+    result: str | None = None,
     limit: int = 100,
     offset: int = 0,
 ) -> pd.DataFrame:
@@ -192,6 +193,7 @@ def read_audit(
         since: Only rows of this time or later.
         action: Only this action.
         actor: Only of this actor.
+        result: Only of this result, as ``refused``.
         limit: At most so many.
         offset: How many of the newest to leave out.
     """
@@ -206,6 +208,8 @@ def read_audit(
         query = query.where(table.c.action == _short(action))
     if actor is not None:
         query = query.where(table.c.who == _short(actor))
+    if result is not None:
+        query = query.where(table.c.result == _short(result))
     order = (table.c.changed_at.desc(), table.c.change, table.c.number.desc())
     with read_connection(engine) as connection:
         return read_rows(connection, query.order_by(*order).limit(limit).offset(offset))

@@ -298,7 +298,8 @@ def withdraw(
         change.before = _label(current)
         if current is None or expected not in (None, current.version):
             state = f"{current.label} is challenger" if current else "there is no challenger"
-            raise OvertakenError(f"{state}: nothing is withdrawn")
+            wanted = f", not version {expected}" if current else ""
+            raise OvertakenError(f"{state}{wanted}: nothing is withdrawn")
         client.delete_registered_model_alias(current.name, CHALLENGER)
         _tag(
             client,

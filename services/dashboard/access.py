@@ -87,7 +87,7 @@ class Access:
         if caller is None:
             raise HTTPError(401, NOT_KNOWN)
         if reads_metrics_only(caller) and request.url.path != METRICS_PATH:
-            raise HTTPError(403, "a token of the scope metrics reads metrics only")
+            raise ScopeError("a token of the scope metrics reads metrics only", caller)
         if LOGIN in caller.scopes:
             caller = self.proxy_logins.caller(headers, client)
         if scope and not allows(caller.scopes, scope):

@@ -30,8 +30,8 @@ def audit_page(engine: Engine, query: Query) -> dict[str, Any]:
 
     Args:
         engine: The store.
-        query: The filters ``since`` (ISO 8601, UTC unless it says otherwise), ``action`` and
-            ``who``; ``page`` (from 0) and ``size``.
+        query: The filters ``since`` (ISO 8601, UTC unless it says otherwise), ``action``,
+            ``who`` and ``result``; ``page`` (from 0) and ``size``.
 
     Raises:
         HTTPError: A value of the query is not allowed (422).
@@ -49,6 +49,7 @@ def audit_page(engine: Engine, query: Query) -> dict[str, Any]:
         since=since,
         action=query.get("action") or None,
         actor=query.get("who") or None,
+        result=query.get("result") or None,
         limit=size + 1,
         offset=rows.start,
     )

@@ -144,7 +144,7 @@ def authorize(
     if LOGIN in caller.scopes:
         raise ScopeError("a token of the scope login is valid at the page only", caller)
     if reads_metrics_only(caller) and path != METRICS_PATH:
-        raise HTTPError(403, "a token of the scope metrics reads metrics only")
+        raise ScopeError("a token of the scope metrics reads metrics only", caller)
     if caller.owners is not None and not owner_paths(path):
         raise ScopeError(FOR_ALL, caller)
     return caller

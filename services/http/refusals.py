@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("bentoml.gridcast")
 
 WRITE_SECONDS = 60.0
-"""Attempts of one caller, address and action are written at most so often, counted meanwhile."""
+"""Attempts of one caller, address and action are written that often, and as their count doubles."""
 MAX_KEYS = 1000
 """Callers, addresses and actions that are told apart in an hour; the rest are counted together."""
 REMAINING_CALLERS = "others"
@@ -27,6 +27,7 @@ REMAINING_CALLERS = "others"
 @dataclass
 class _Attempts:
     written_at: float = float("-inf")
+    written: int = 0
     waiting: int = 0
 
 
@@ -65,10 +66,12 @@ class Refusals:
                 actor = Actor(REMAINING_CALLERS, actor.origin, REMAINING_CALLERS)
             attempts = self.attempts.setdefault((actor, action, name), _Attempts())
             attempts.waiting += 1
-            if now - attempts.written_at < WRITE_SECONDS:
+            is_recent = now - attempts.written_at < WRITE_SECONDS
+            if is_recent and attempts.waiting < attempts.written:
                 return
-            attempts.written_at, calls = now, attempts.waiting
-            attempts.waiting = 0
+            calls, attempts.waiting = attempts.waiting, 0
+            attempts.written = attempts.written + calls if is_recent else calls
+            attempts.written_at = attempts.written_at if is_recent else now
         try:
             with acting(actor), self.store().begin() as connection:
                 audit.count(connection, action, name, calls=calls, why=why, result=audit.REFUSED)

@@ -242,10 +242,11 @@ def test_refused_attempts_are_bounded_in_rows_and_writes(sqlite_store: Any) -> N
     eve = Actor("eve", "page", CLIENT)
     for _ in range(50):
         refusals.add(eve, "promote", "/api/promote", "no scope")
-    assert len(opened) == 1
+    assert len(opened) == 6, "at 1, 2, 4, 8, 16 and 32"
+    assert read_audit(sqlite_store)["calls"].sum() == 32
     moment[0] += WRITE_SECONDS
     refusals.add(eve, "promote", "/api/promote", "no scope")
-    assert len(opened) == 2
+    assert len(opened) == 7
     assert read_audit(sqlite_store)["calls"].sum() == 51
     for number in range(MAX_KEYS):  # told apart without a write each
         refusals.attempts.setdefault((Actor(f"{number}", "page"), "pin", ""), refusals.attempts[eve, "promote", "/api/promote"])  # fmt: skip
