@@ -15,8 +15,13 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parent.parent / ".numba_cache"))
+
+# The same examples in every run: a rare one must not fail another change. HYPOTHESIS_RANDOM=1 draws new ones.
+settings.register_profile("repeatable", derandomize=not os.environ.get("HYPOTHESIS_RANDOM"))
+settings.load_profile("repeatable")
 
 SERVED_BY_ONE = {
     "tests/flows/": "Prefect",
