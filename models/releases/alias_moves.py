@@ -164,18 +164,8 @@ def by_alias(client: Any, name: str, alias: str) -> Version | None:
         name: The model.
         alias: The alias.
     """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        # One request, since a predictor makes it every three seconds.
-        return read_version(client.get_model_version_by_alias(name, alias))
-    except MlflowException as error:
-        if error.error_code in (
-            "RESOURCE_DOES_NOT_EXIST",
-            "INVALID_PARAMETER_VALUE",
-        ):  # no such model, no such alias
-            return None
-        raise
+    # One request, since a predictor makes it every three seconds.
+    return _version_or_none(client.get_model_version_by_alias, name, alias)
 
 
 def find_version(client: Any, name: str, number: str) -> Version | None:
@@ -186,11 +176,16 @@ def find_version(client: Any, name: str, number: str) -> Version | None:
         name: The model.
         number: The number.
     """
+    return _version_or_none(client.get_model_version, name, number)
+
+
+def _version_or_none(read: Callable[..., Any], *names: str) -> Version | None:
     from mlflow.exceptions import MlflowException
 
     try:
-        return read_version(client.get_model_version(name, number))
+        return read_version(read(*names))
     except MlflowException as error:
+        # No such model, alias or version.
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise

@@ -12,13 +12,13 @@ from infra.settings import Settings, SettingsError, split_list
 from jobs.owners import Owners
 from services.http.authentication import (
     FOR_ALL,
-    METRICS_PATH,
     NO_TOKENS,
     NOT_KNOWN,
     ScopeError,
     as_bearer,
     caller_of_header,
     check_host_and_origin,
+    check_metrics_only,
     client_address,
     is_direct,
     is_local,
@@ -30,7 +30,6 @@ from services.http.callers import (
     Caller,
     allows,
     read_rights,
-    reads_metrics_only,
     settings_tokens,
     with_metrics_token,
 )
@@ -86,8 +85,7 @@ class Access:
             caller = self.logins.caller(request.cookies)
         if caller is None:
             raise HTTPError(401, NOT_KNOWN)
-        if reads_metrics_only(caller) and request.url.path != METRICS_PATH:
-            raise ScopeError("a token of the scope metrics reads metrics only", caller)
+        check_metrics_only(caller, request.url.path)
         if LOGIN in caller.scopes:
             caller = self.proxy_logins.caller(headers, client)
         if scope and not allows(caller.scopes, scope):

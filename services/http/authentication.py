@@ -143,11 +143,16 @@ def authorize(
         raise ScopeError(f"the token has not the scope {needed}", caller)
     if LOGIN in caller.scopes:
         raise ScopeError("a token of the scope login is valid at the page only", caller)
-    if reads_metrics_only(caller) and path != METRICS_PATH:
-        raise ScopeError("a token of the scope metrics reads metrics only", caller)
+    check_metrics_only(caller, path)
     if caller.owners is not None and not owner_paths(path):
         raise ScopeError(FOR_ALL, caller)
     return caller
+
+
+def check_metrics_only(caller: Caller, path: str) -> None:
+    """Raise ScopeError where a token of the scope metrics alone asks for another address."""
+    if reads_metrics_only(caller) and path != METRICS_PATH:
+        raise ScopeError("a token of the scope metrics reads metrics only", caller)
 
 
 def check_host_and_origin(headers: Mapping[str, str], hosts: frozenset[str]) -> None:
