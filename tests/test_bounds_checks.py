@@ -100,6 +100,23 @@ def predict_jobs() -> None:
     forecaster.explain(encode_jobs(latest, latest.columns.intersection(QUERY_FIELDS)))
 
 
+def fill_histories() -> None:
+    """More outcomes of a few keys than are kept, partly out of order."""
+    from jobs.workload import generate
+    from models.engine.target_predictor import TargetPredictor
+    from models.engine.training import find_target
+    from models.histories.features import choose_levels, encode
+
+    jobs, target = generate(14_000, days=6, seed=5).jobs, find_target("walltime")
+    levels = choose_levels(jobs)
+    contexts, values, limits = encode(jobs, levels), target.value(jobs), target.limit(jobs)
+    mixture = TargetPredictor.create(target, levels).mixture
+    for rows in (np.arange(0, 12_000), np.arange(13_900, 12_000, -1), np.arange(11_900, 14_000)):
+        mixture.learn(contexts.take(rows), values[rows], limits[rows], weigh=False)
+    assert mixture.state.outcomes.slots["total"].max() > 13_000
+    mixture.distributions(contexts.take(np.arange(0, 14_000, 100)), limits[::100])
+
+
 def predict_tasks() -> None:
     """Ends of generated tasks, and planted stalls."""
     from jobs.workload import generate
@@ -133,7 +150,13 @@ def predict_waits_and_transfers() -> None:
 
 WORKLOADS = {
     workload.__name__: workload
-    for workload in (replay_policies, predict_jobs, predict_tasks, predict_waits_and_transfers)
+    for workload in (
+        replay_policies,
+        predict_jobs,
+        fill_histories,
+        predict_tasks,
+        predict_waits_and_transfers,
+    )
 }
 
 

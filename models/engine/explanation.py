@@ -114,16 +114,16 @@ def explain_histories(
             if end <= first:
                 continue
             ended = int(count_available(index, find_slot(index, jobs.keys[row, number]), end))
-            values = index.value[first:end]
+            rows = index.outcome_row[first:end]
             histories.append(
                 {
                     "history": level.name,
                     "weight": round(float(weights[number]), 4),
                     "jobs": ended,
-                    "median": None if level.relative else float(np.median(values)),
+                    "median": None if level.relative else float(np.median(index.value[rows])),
                 }
             )
-            for outcome in range(end - 1, first - 1, -1) if not level.relative else ():
+            for outcome in rows[::-1] if not level.relative else ():
                 if len(similar) == MAX_SIMILAR:
                     break
                 identity = int(index.available_at[outcome]), int(index.outcome_id[outcome])

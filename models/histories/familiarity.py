@@ -150,7 +150,7 @@ def find_familiarity(
         if slot < 0:
             continue
         end = available_end(index, slot, at[row])
-        values = index.value[first_in_window(index, slot, end) : end]
+        values = index.value[index.outcome_row[first_in_window(index, slot, end) : end]]
         if len(values) >= MIN_FIRST_OUTCOMES:
             ordered, last = np.sort(values), len(values) - 1
             first[row, 0] = ordered[np.int64(LOW * last)]

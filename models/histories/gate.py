@@ -13,7 +13,7 @@ import numpy as np
 from infra.compiled import compiled_in_place
 from models.histories.blend import View
 from models.histories.components import FACTS, Shape
-from models.histories.outcome_index import OutcomeIndex
+from models.histories.outcome_index import OutcomeIndex, available_at
 from models.histories.weights import WeightTables
 
 LENGTH, SILENCE, SPREAD, REPEATS, SINGLE = range(FACTS)
@@ -46,7 +46,7 @@ def compute_facts(index: OutcomeIndex, shape: Shape, view: View) -> None:
             step = abs(index.log_bin_position[position] - index.log_bin_position[position - 1])
             distance += step
             repeats += 1.0 if step < 1.0 else 0.0
-        silence = index.available_at[newest_of_all] - index.available_at[newest]
+        silence = available_at(index, newest_of_all) - available_at(index, newest)
         facts[LENGTH] = np.log2(1.0 + count) / 6.0
         facts[SILENCE] = np.log2(1.0 + silence / _MINUTE) / 10.0
         facts[SPREAD] = np.log2(1.0 + distance / pairs / shape.steps) / 2.0 if pairs else 1.0

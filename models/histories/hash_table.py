@@ -1,4 +1,7 @@
-"""A hash table from 64-bit keys to row numbers with linear probing, and the mixer of such keys."""
+"""A hash table from 64-bit keys to row numbers with linear probing, and the mixer of such keys.
+
+A cell holds a row number of 4 bytes, and keys lie by row: a free cell costs little.
+"""
 
 from __future__ import annotations
 
@@ -17,32 +20,29 @@ def mix(values: Array) -> Array:
 
 
 @compiled_in_place
-def find_position(table_key: Array, table_row: Array, key: np.uint64) -> np.int64:
+def find_position(row_key: Array, table_row: Array, key: np.uint64) -> np.int64:
     """Find where a key stands in the table, or the free position where it belongs.
 
     Args:
-        table_key: uint64[power of two], larger than the number of keys.
-        table_row: int32[power of two], -1 where free.
+        row_key: The key of each row (uint64[rows]).
+        table_row: int32[power of two], -1 where free; larger than the number of rows.
         key: The key to find.
     """
-    mask = np.uint64(len(table_key) - 1)
+    mask = np.uint64(len(table_row) - 1)
     position = np.int64(key & mask)
-    while table_row[position] >= 0 and table_key[position] != key:
+    while table_row[position] >= 0 and row_key[table_row[position]] != key:
         position = (position + 1) & np.int64(mask)
     return position
 
 
 @compiled_in_place
-def find_row(table_key: Array, table_row: Array, key: np.uint64) -> np.int64:
+def find_row(row_key: Array, table_row: Array, key: np.uint64) -> np.int64:
     """Return the row of a key, or -1; arguments as for ``find_position``."""
-    return np.int64(table_row[find_position(table_key, table_row, key)])
+    return np.int64(table_row[find_position(row_key, table_row, key)])
 
 
 @compiled_in_place
-def copy_keys(source_key: Array, source_row: Array, table_key: Array, table_row: Array) -> None:
-    """Enter all keys and rows of one table into another; arguments as for ``find_position``."""
-    for i in range(len(source_key)):
-        if source_row[i] >= 0:
-            position = find_position(table_key, table_row, source_key[i])
-            table_key[position] = source_key[i]
-            table_row[position] = source_row[i]
+def enter_rows(row_key: Array, rows: int, table_row: Array) -> None:
+    """Enter the first ``rows`` rows into an empty table; arguments as for ``find_position``."""
+    for row in range(rows):
+        table_row[find_position(row_key, table_row, row_key[row])] = row

@@ -33,15 +33,19 @@ from models.histories.features import NOT_AVAILABLE, Contexts
 from models.histories.gate import compute_facts, gate, update_gate
 from models.histories.outcome_index import (
     OutcomeIndex,
+    add_row,
     available_end,
     count_available,
+    count_outcomes,
     ensure_capacity,
     ensure_slot,
     find_slot,
     first_in_window,
+    free_unreferenced,
     has_outcome,
     insert,
     new_outcome_index,
+    value_at,
 )
 from models.histories.outcome_index import has_capacity as index_has_capacity
 from models.histories.weights import (
@@ -148,17 +152,18 @@ def learn_outcome(
     index, tables = state
     keys, limit, position = jobs.keys[row], jobs.limit[row], jobs.log_bin_position[row]
     available_at, outcome_id = jobs.available_at[row], jobs.ids[row]
+    if np.isnan(position):
+        return
     for level in range(len(keys)):
         view.slots[level] = ensure_slot(index, keys[level]) if keys[level] != 0 else -1
     slot = view.slots[finest_level(keys)]
-    if np.isnan(position) or slot < 0 or has_outcome(index, slot, available_at, outcome_id):
+    if slot < 0 or has_outcome(index, slot, available_at, outcome_id):
         return
+    outcome_row = add_row(index, available_at, outcome_id, jobs.value[row])
     owner = shape.owner
-    if keys[owner] != 0 and index.total[view.slots[owner]] == 0:
+    if keys[owner] != 0 and count_outcomes(index, view.slots[owner]) == 0:
         first_key = first_outcomes_key(jobs.source[row], limit, shape.steps)
-        first_slot = ensure_slot(index, first_key)
-        first_position, value = np.float32(position), jobs.value[row]
-        insert(index, first_slot, available_at, outcome_id, first_position, value)
+        insert(index, ensure_slot(index, first_key), outcome_row, np.float32(position))
     if weighing:
         look(index, shape, keys, jobs.at[row], limit, view)
         limit_bin = bin_of_limit(limit, tables, shape)
@@ -173,14 +178,8 @@ def learn_outcome(
     for level in range(len(keys)):
         if keys[level] != 0 and (np.isfinite(limit) or not shape.relative[level]):
             shift = limit if shape.relative[level] else 0.0
-            insert(
-                index,
-                view.slots[level],
-                available_at,
-                outcome_id,
-                np.float32(position - shift),
-                jobs.value[row],
-            )
+            insert(index, view.slots[level], outcome_row, np.float32(position - shift))
+    free_unreferenced(index, outcome_row)
 
 
 @compiled_in_place
@@ -258,7 +257,7 @@ def _last_in_bin(
             ):
                 position -= 1
             if position >= first:
-                out[row] = index.value[position]
+                out[row] = value_at(index, position)
                 break
 
 

@@ -30,7 +30,14 @@ from models.histories.mixture import (
     upper_bounds,
     weigh_components,
 )
-from models.histories.outcome_index import OutcomeIndex, available_end, find_slot
+from models.histories.outcome_index import (
+    OutcomeIndex,
+    available_end,
+    compare_outcome,
+    find_slot,
+    first_position,
+    value_at,
+)
 from models.histories.weights import limit_compliance
 from models.quantities.distribution import Distribution
 from models.quantities.targets import Grid
@@ -78,7 +85,7 @@ def _blend_both(
             continue
         shift = jobs.limit[row] if shape.relative[level] else 0.0
         slot = find_slot(times, jobs.keys[row, level])
-        first = times.start[slot] if slot >= 0 else 0
+        first = first_position(times, slot) if slot >= 0 else 0
         paired = available_end(times, slot, jobs.at[row]) - 1 if slot >= 0 else -1
         outcome_mass[:] = 0.0
         for k in range(widths):
@@ -90,21 +97,13 @@ def _blend_both(
         for age in range(count):
             outcome = newest - age
             b = bin_of(index.log_bin_position[outcome] + shift, shape)
-            available_at, outcome_id = index.available_at[outcome], index.outcome_id[outcome]
-            while paired >= first and (
-                times.available_at[paired] > available_at
-                or (
-                    times.available_at[paired] == available_at
-                    and times.outcome_id[paired] > outcome_id
-                )
-            ):
-                paired -= 1
-            same_job = (
-                paired >= first
-                and times.available_at[paired] == available_at
-                and times.outcome_id[paired] == outcome_id
-            )
-            walltime = times.value[paired] if same_job else 0.0
+            own_row, order = index.outcome_row[outcome], 1
+            at, outcome_id = index.available_at[own_row], index.outcome_id[own_row]
+            while paired >= first and order > 0:
+                order = compare_outcome(times, paired, at, outcome_id)
+                paired -= order > 0
+            same_job = order == 0
+            walltime = value_at(times, paired) if same_job else 0.0
             for k in range(widths):
                 view.sharp[k, b] += outcome_mass[k, age]
                 if same_job:

@@ -2,7 +2,8 @@
 
 What was available at a time is a binary search, so no later outcome can leak into a prediction.
 Outcomes may arrive in any order and more than once; the index is the same as if all had arrived
-once and in order. Arrays are blocks of one pool, which ``ensure_capacity`` enlarges.
+once and in order. A job's outcome is stored once; each of its keys refers to it by 4 bytes, beside
+4 for its position on the grid's axis, which predictions read in sequence.
 """
 
 from __future__ import annotations
@@ -13,157 +14,233 @@ import numpy as np
 
 from infra.aliases import Array
 from infra.compiled import compiled_in_place
-from models.histories.hash_table import copy_keys, find_position, find_row
+from models.histories.hash_table import enter_rows, find_position, find_row
 
 WINDOW = 64
 """A prediction reads this many of the latest outcomes of a key."""
 CAP = 8192
 """This many of the latest outcomes of a key are kept."""
-SLOTS, POOL = 0, 1
+MAX_ROOM = CAP + CAP // 8
+"""The size of the largest block: the oldest outcomes beyond CAP are dropped when it is full."""
+SLOTS, POOL, ROWS, FREE_ROW = range(4)
 """Positions in ``OutcomeIndex.used``."""
-_FIRST_BLOCK = 4
+SLOT = np.dtype(
+    [
+        ("key", np.uint64),
+        ("start", np.uint32),  # where the block begins in the pool
+        ("total", np.uint32),  # outcomes ever
+        ("size", np.uint16),  # outcomes in the block; only the last CAP count
+        ("room", np.uint16),  # size of the block: 1, 2, 3, 4, 6, 8, 12, ... 6144, MAX_ROOM
+    ]
+)
+_TABLE_LOAD, _MIN_GROWTH = 0.75, 1024
+_MAX_LEVELS = 254
+"""References to a row are counted in a byte: of so many levels and a new owner's first outcome."""
 
 
 class OutcomeIndex(NamedTuple):
-    """A hash table from key to slot; a slot's outcomes are a block ordered by (time, id)."""
+    """A hash table from key to slot; a slot's outcomes are a block ordered by (time, id).
 
-    table_key: Array  # uint64[power of two]
-    table_slot: Array  # int32, -1 where free
-    start: Array  # int64[slots], where the slot's block begins in the pool
-    room: Array  # int32[slots], size of the block
-    size: Array  # int32[slots], outcomes in the block; only the last CAP count
-    total: Array  # int64[slots], outcomes ever
-    available_at: Array  # int64[pool], microseconds
-    outcome_id: Array  # uint32[pool], a hash of the job's identity
-    log_bin_position: Array  # float32[pool]
-    value: Array  # float64[pool], the outcome in the target's unit
-    free: Array  # int64[32], first free block of each power of two, linked through available_at
-    used: Array  # int64[2]: slots and pool entries in use
+    The pool holds the blocks; a row is the outcome of a job, and has as many references as blocks.
+    """
+
+    table_slot: Array  # int32[power of two], -1 where free
+    slots: Array  # SLOT[slots]
+    outcome_row: Array  # uint32[pool]
+    log_bin_position: Array  # float32[pool], at relative levels minus that of the limit
+    available_at: Array  # int64[rows], microseconds; of a free row the next free row + 1
+    value: Array  # float64[rows], the outcome in the target's unit
+    outcome_id: Array  # uint32[rows], a hash of the job's identity
+    references: Array  # uint8[rows]
+    free: Array  # int64[32], first free block + 1 of each size, linked through outcome_row
+    used: Array  # int64[4]: slots, pool entries and rows in use, the first free row + 1
 
 
-_BY_SLOT = ("start", "room", "size", "total")
-POOL_FIELDS = ("available_at", "outcome_id", "log_bin_position", "value")
-"""The fields with an entry for each outcome."""
+CAPACITY = {
+    "slots": SLOTS,
+    "outcome_row": POOL,
+    "log_bin_position": POOL,
+    "available_at": ROWS,
+    "value": ROWS,
+    "outcome_id": ROWS,
+    "references": ROWS,
+}
+"""The fields with unused room at the end, and the position in ``used`` that tells where it is."""
 
 
 def new_outcome_index(slots: int = 1024, pool: int = 1 << 16) -> OutcomeIndex:
     """Create an empty index."""
     return OutcomeIndex(
-        table_key=np.zeros(2 * slots, np.uint64),
         table_slot=np.full(2 * slots, -1, np.int32),
-        start=np.zeros(slots, np.int64),
-        room=np.zeros(slots, np.int32),
-        size=np.zeros(slots, np.int32),
-        total=np.zeros(slots, np.int64),
-        available_at=np.zeros(pool, np.int64),
-        outcome_id=np.zeros(pool, np.uint32),
+        slots=np.zeros(slots, SLOT),
+        outcome_row=np.zeros(pool, np.uint32),
         log_bin_position=np.zeros(pool, np.float32),
-        value=np.zeros(pool, np.float64),
-        free=np.full(32, -1, np.int64),
-        used=np.zeros(2, np.int64),
+        available_at=np.zeros(slots, np.int64),
+        value=np.zeros(slots, np.float64),
+        outcome_id=np.zeros(slots, np.uint32),
+        references=np.zeros(slots, np.uint8),
+        free=np.zeros(32, np.int64),
+        used=np.zeros(4, np.int64),
     )
 
 
 def ensure_capacity(index: OutcomeIndex, levels: int) -> OutcomeIndex:
     """Return the same index with room for one more outcome under each of ``levels`` keys."""
-    slots, pool = len(index.start), len(index.value)
-    if index.used[SLOTS] + levels > slots:
-        slots *= 2
-        table_key, table_slot = np.zeros(2 * slots, np.uint64), np.full(2 * slots, -1, np.int32)
-        copy_keys(index.table_key, index.table_slot, table_key, table_slot)
-        index = index._replace(
-            table_key=table_key, table_slot=table_slot, **_extended(index, _BY_SLOT, slots)
-        )
-    if index.used[POOL] + levels * 2 * CAP > pool:
-        pool = int(pool * 1.5) + levels * 2 * CAP
-        index = index._replace(**_extended(index, POOL_FIELDS, pool))
+    if levels > _MAX_LEVELS:
+        raise ValueError(f"an outcome has {levels} keys, but at most {_MAX_LEVELS} are counted")
+    needed = {SLOTS: levels, POOL: levels * MAX_ROOM, ROWS: 1}
+    for name, kind in CAPACITY.items():
+        values, used = getattr(index, name), int(index.used[kind])
+        if used + needed[kind] > len(values):
+            extended = np.zeros(used + needed[kind] + max(used // 8, _MIN_GROWTH), values.dtype)
+            extended[:used] = values[:used]
+            index = index._replace(**{name: extended})
+    if len(index.slots) > _TABLE_LOAD * len(index.table_slot):
+        size = len(index.table_slot)
+        while len(index.slots) > _TABLE_LOAD * size:
+            size *= 2
+        table_slot = np.full(size, -1, np.int32)
+        enter_rows(index.slots["key"], index.used[SLOTS], table_slot)
+        index = index._replace(table_slot=table_slot)
     return index
-
-
-def _extended(index: OutcomeIndex, fields: tuple[str, ...], size: int) -> dict[str, Array]:
-    extended = {}
-    for name in fields:
-        values = getattr(index, name)
-        extended[name] = np.zeros(size, values.dtype)
-        extended[name][: len(values)] = values
-    return extended
 
 
 @compiled_in_place
 def has_capacity(index: OutcomeIndex, levels: int) -> bool:
     """Whether one more outcome fits under each of ``levels`` keys without enlarging the index."""
-    fits = index.used[POOL] + levels * 2 * CAP <= len(index.value)
-    return fits and index.used[SLOTS] + levels <= len(index.start)
+    return (
+        index.used[POOL] + levels * MAX_ROOM <= len(index.outcome_row)
+        and index.used[SLOTS] + levels <= len(index.slots)
+        and index.used[ROWS] + 1 <= len(index.value)
+    )
 
 
 @compiled_in_place
 def find_slot(index: OutcomeIndex, key: np.uint64) -> np.int64:
     """Return the slot of a key, or -1 where it has no outcome."""
-    return find_row(index.table_key, index.table_slot, key)
+    return find_row(index.slots["key"], index.table_slot, key)
 
 
 @compiled_in_place
 def ensure_slot(index: OutcomeIndex, key: np.uint64) -> np.int64:
     """Return the slot of a key, created where it is missing."""
-    position = find_position(index.table_key, index.table_slot, key)
+    position = find_position(index.slots["key"], index.table_slot, key)
     if index.table_slot[position] >= 0:
         return np.int64(index.table_slot[position])
     slot = index.used[SLOTS]
     index.used[SLOTS] += 1
-    index.table_key[position] = key
     index.table_slot[position] = slot
-    index.start[slot] = _take_block(index, _FIRST_BLOCK)
-    index.room[slot] = _FIRST_BLOCK
+    index.slots["key"][slot] = key
+    index.slots["start"][slot] = _take_block(index, 1)
+    index.slots["room"][slot] = 1
     return slot
 
 
 @compiled_in_place
-def _power_of(room: int) -> int:
+def first_position(index: OutcomeIndex, slot: int) -> np.int64:
+    """Return the pool position of a slot's oldest outcome that is kept."""
+    size = np.int64(index.slots["size"][slot])
+    return np.int64(index.slots["start"][slot]) + max(np.int64(0), size - CAP)
+
+
+@compiled_in_place
+def end_position(index: OutcomeIndex, slot: int) -> np.int64:
+    """Return the pool position after a slot's newest outcome."""
+    return np.int64(index.slots["start"][slot]) + np.int64(index.slots["size"][slot])
+
+
+@compiled_in_place
+def count_outcomes(index: OutcomeIndex, slot: int) -> np.int64:
+    """Count all outcomes that a slot ever had."""
+    return np.int64(index.slots["total"][slot])
+
+
+@compiled_in_place
+def available_at(index: OutcomeIndex, position: int) -> np.int64:
+    """Return when the outcome at a pool position became available, microseconds."""
+    return np.int64(index.available_at[index.outcome_row[position]])
+
+
+@compiled_in_place
+def value_at(index: OutcomeIndex, position: int) -> float:
+    """Return the outcome at a pool position in the target's unit."""
+    return index.value[index.outcome_row[position]]
+
+
+@compiled_in_place
+def compare_outcome(index: OutcomeIndex, position: int, at: int, outcome_id: np.uint32) -> int:
+    """Return 1, 0 or -1 where an outcome comes after, is, or comes before another.
+
+    Args:
+        index: The outcomes.
+        position: The pool position of the first outcome.
+        at: When the second became available, microseconds.
+        outcome_id: The second's hash of its job's identity.
+    """
+    row = index.outcome_row[position]
+    if index.available_at[row] != at:
+        return 1 if index.available_at[row] > at else -1
+    if index.outcome_id[row] != outcome_id:
+        return 1 if index.outcome_id[row] > outcome_id else -1
+    return 0
+
+
+@compiled_in_place
+def _size_class(size: int) -> int:
+    """Return the position in ``free`` of the largest blocks that are not larger than a size."""
     power = 0
-    while room > 1:
-        room >>= 1
+    while size >> (power + 1) > 0:
         power += 1
-    return power
+    return 2 * power + (1 if 2 * size >= 3 << power else 0)
 
 
 @compiled_in_place
 def _take_block(index: OutcomeIndex, room: int) -> int:
-    power = _power_of(room)
-    block = index.free[power]
-    if block >= 0:
-        index.free[power] = index.available_at[block]
-    else:
-        block = index.used[POOL]
-        index.used[POOL] += room
-    return block
+    """Return the start of a block: the smallest free one that is large enough, or a new one."""
+    for size_class in range(_size_class(room), len(index.free)):
+        block = index.free[size_class] - 1
+        if block >= 0:
+            index.free[size_class] = np.int64(index.outcome_row[block])
+            size = (2 + size_class % 2 << size_class // 2) // 2
+            _free_blocks(index, block + room, size - room)
+            return block
+    index.used[POOL] += room
+    return index.used[POOL] - room
 
 
 @compiled_in_place
-def _copy_outcome(index: OutcomeIndex, source: int, target: int) -> None:
-    index.available_at[target] = index.available_at[source]
-    index.outcome_id[target] = index.outcome_id[source]
-    index.log_bin_position[target] = index.log_bin_position[source]
-    index.value[target] = index.value[source]
+def _free_blocks(index: OutcomeIndex, start: int, size: int) -> None:
+    """Let a part of the pool be used again, as one block or several."""
+    while size > 0:
+        size_class = _size_class(size)
+        index.outcome_row[start] = index.free[size_class]
+        index.free[size_class] = start + 1
+        block_size = (2 + size_class % 2 << size_class // 2) // 2
+        start, size = start + block_size, size - block_size
 
 
 @compiled_in_place
 def _grow(index: OutcomeIndex, slot: int) -> None:
-    """Move a full slot to a block of twice the size, or drop its oldest outcomes at 2·CAP."""
-    start, room, keep = index.start[slot], index.room[slot], index.size[slot]
-    source, target = start, start
-    if room >= 2 * CAP:
-        source, keep = start + keep - CAP, CAP
+    """Move a full slot to a larger block, or drop its oldest outcomes at MAX_ROOM."""
+    start, room = np.int64(index.slots["start"][slot]), np.int64(index.slots["room"][slot])
+    source, target, keep = start, start, room
+    if room >= MAX_ROOM:
+        source, keep = start + room - CAP, np.int64(CAP)
+        for position in range(start, source):
+            row = np.int64(index.outcome_row[position])
+            index.references[row] -= np.uint8(1)
+            free_unreferenced(index, row)
+        index.slots["size"][slot] = CAP
     else:
-        target = _take_block(index, 2 * room)
+        larger = max(room + room // 2, np.int64(2)) if room & (room - 1) == 0 else room // 3 * 4
+        larger = larger if larger < CAP else np.int64(MAX_ROOM)
+        target = _take_block(index, larger)
+        index.slots["start"][slot], index.slots["room"][slot] = target, larger
     for i in range(keep):
-        _copy_outcome(index, source + i, target + i)
+        index.outcome_row[target + i] = index.outcome_row[source + i]
+        index.log_bin_position[target + i] = index.log_bin_position[source + i]
     if target != start:
-        power = _power_of(room)
-        index.available_at[start] = index.free[power]
-        index.free[power] = start
-        index.start[slot] = target
-        index.room[slot] = 2 * room
-    index.size[slot] = keep
+        _free_blocks(index, start, room)
 
 
 @compiled_in_place
@@ -178,14 +255,12 @@ def available_end(index: OutcomeIndex, slot: int, at: int) -> int:
     Returns:
         A position not before the oldest outcome that is kept.
     """
-    start, size = index.start[slot], index.size[slot]
-    high = start + size
-    if size == 0 or index.available_at[high - 1] <= at:
+    low, high = first_position(index, slot), end_position(index, slot)
+    if low == high or available_at(index, high - 1) <= at:
         return high
-    low = start + max(0, size - CAP)
     while low < high:
         middle = (low + high) // 2
-        if index.available_at[middle] <= at:
+        if available_at(index, middle) <= at:
             low = middle + 1
         else:
             high = middle
@@ -201,7 +276,7 @@ def first_in_window(index: OutcomeIndex, slot: int, end: int) -> int:
         slot: The key's slot.
         end: The pool position to stop at.
     """
-    return max(index.start[slot] + max(0, index.size[slot] - CAP), end - WINDOW)
+    return max(first_position(index, slot), end - WINDOW)
 
 
 @compiled_in_place
@@ -213,8 +288,7 @@ def sampling_stride(index: OutcomeIndex, slot: int, end: int) -> int:
         slot: The key's slot.
         end: The pool position to stop at.
     """
-    oldest = index.start[slot] + max(0, index.size[slot] - CAP)
-    return max(1, (end - oldest) // WINDOW)
+    return max(np.int64(1), (end - first_position(index, slot)) // WINDOW)
 
 
 @compiled_in_place
@@ -226,59 +300,79 @@ def count_available(index: OutcomeIndex, slot: int, end: int) -> int:
         slot: The key's slot.
         end: The pool position to stop at.
     """
-    return index.total[slot] - (index.start[slot] + index.size[slot] - end)
+    return count_outcomes(index, slot) - (end_position(index, slot) - end)
 
 
 @compiled_in_place
-def has_outcome(index: OutcomeIndex, slot: int, available_at: int, outcome_id: np.uint32) -> bool:
-    """Whether a slot has this outcome already; arguments as for ``insert``."""
-    position = available_end(index, slot, available_at) - 1
-    while position >= index.start[slot] and index.available_at[position] == available_at:
-        if index.outcome_id[position] == outcome_id:
+def has_outcome(index: OutcomeIndex, slot: int, at: int, outcome_id: np.uint32) -> bool:
+    """Whether a slot has this outcome already.
+
+    Args:
+        index: The outcomes.
+        slot: As from ``find_slot``.
+        at: When the outcome became available, microseconds.
+        outcome_id: A hash of the job's identity.
+    """
+    position, first = available_end(index, slot, at) - 1, first_position(index, slot)
+    while position >= first and available_at(index, position) == at:
+        if compare_outcome(index, position, at, outcome_id) == 0:
             return True
         position -= 1
     return False
 
 
 @compiled_in_place
-def insert(
-    index: OutcomeIndex,
-    slot: int,
-    available_at: int,
-    outcome_id: np.uint32,
-    log_bin_position: np.float32,
-    value: float,
-) -> None:
+def add_row(index: OutcomeIndex, at: int, outcome_id: np.uint32, value: float) -> np.int64:
+    """Store a job's outcome, to which no key refers yet, and return its row.
+
+    Args:
+        index: The outcomes, with capacity for one more.
+        at: When the outcome became available, microseconds.
+        outcome_id: A hash of the job's identity, which orders equal times.
+        value: The outcome in the target's unit.
+    """
+    row = index.used[FREE_ROW] - 1
+    if row >= 0:
+        index.used[FREE_ROW] = index.available_at[row]
+    else:
+        row = index.used[ROWS]
+        index.used[ROWS] += 1
+    index.available_at[row], index.outcome_id[row], index.value[row] = at, outcome_id, value
+    index.references[row] = 0
+    return row
+
+
+@compiled_in_place
+def free_unreferenced(index: OutcomeIndex, row: int) -> None:
+    """Let a row be used again if no key refers to it."""
+    if index.references[row] == 0:
+        index.available_at[row] = index.used[FREE_ROW]
+        index.used[FREE_ROW] = row + 1
+
+
+@compiled_in_place
+def insert(index: OutcomeIndex, slot: int, row: int, log_bin_position: np.float32) -> None:
     """Insert an outcome in order; one older than all that a full slot keeps is only counted.
 
     Args:
         index: The outcomes, with capacity for one more.
         slot: As from ``ensure_slot``.
-        available_at: When the outcome became available, microseconds.
-        outcome_id: A hash of the job's identity, which orders equal times.
+        row: As from ``add_row``.
         log_bin_position: The outcome on the grid's logarithmic axis, in bins.
-        value: The outcome in the target's unit.
     """
-    if index.size[slot] == index.room[slot]:
+    if index.slots["size"][slot] == index.slots["room"][slot]:
         _grow(index, slot)
-    start, size = index.start[slot], index.size[slot]
-    position = start + size
-    oldest = start + max(0, size - CAP)
-    while position > oldest and (
-        index.available_at[position - 1] > available_at
-        or (
-            index.available_at[position - 1] == available_at
-            and index.outcome_id[position - 1] > outcome_id
-        )
-    ):
+    at, outcome_id = index.available_at[row], index.outcome_id[row]
+    oldest, end = first_position(index, slot), end_position(index, slot)
+    position = end
+    while position > oldest and compare_outcome(index, position - 1, at, outcome_id) > 0:
         position -= 1
-    index.total[slot] += 1
-    if size >= CAP and position == oldest:
+    index.slots["total"][slot] += np.uint32(1)
+    if end - oldest == CAP and position == oldest:
         return
-    for i in range(start + size, position, -1):
-        _copy_outcome(index, i - 1, i)
-    index.available_at[position] = available_at
-    index.outcome_id[position] = outcome_id
-    index.log_bin_position[position] = log_bin_position
-    index.value[position] = value
-    index.size[slot] = size + 1
+    for i in range(end, position, -1):
+        index.outcome_row[i] = index.outcome_row[i - 1]
+        index.log_bin_position[i] = index.log_bin_position[i - 1]
+    index.outcome_row[position], index.log_bin_position[position] = row, log_bin_position
+    index.references[row] += np.uint8(1)
+    index.slots["size"][slot] += np.uint16(1)

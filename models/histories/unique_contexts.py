@@ -110,16 +110,16 @@ def _group_rows(table: Array, secret: np.uint64, first_rows: Array, context_of_r
     size = 16
     while size < 2 * rows:
         size *= 2
-    table_key, table_row, count = np.zeros(size, np.uint64), np.full(size, -1, np.int32), 0
+    row_key, table_row, count = np.zeros(rows, np.uint64), np.full(size, -1, np.int32), 0
     for row in range(rows):
         key = secret
         for c in range(columns):
             key = mix(key ^ table[row, c])
         while True:
-            position = find_position(table_key, table_row, key)
+            position = find_position(row_key, table_row, key)
             context = table_row[position]
             if context < 0:
-                table_key[position], table_row[position] = key, count
+                row_key[count], table_row[position] = key, count
                 first_rows[count] = row
                 context = count
                 count += 1

@@ -16,8 +16,8 @@ from infra.aliases import Array
 from infra.compiled import compiled_in_place
 from models.histories.blend import View
 from models.histories.components import FACTS, TABLES, Shape, bin_of
-from models.histories.hash_table import copy_keys, find_position, find_row, mix
-from models.histories.outcome_index import OutcomeIndex, count_available
+from models.histories.hash_table import enter_rows, find_position, find_row, mix
+from models.histories.outcome_index import OutcomeIndex, count_available, value_at
 
 STRICTLY, NEARLY, NOT = 0, 1, 2
 """How jobs keep to their limits: always, to within OVER, or not at all."""
@@ -38,8 +38,8 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 class WeightTables(NamedTuple):
     """Decayed sums of responsibilities by hashed key, and what else is learned from outcomes."""
 
-    table_key: Array  # uint64[power of two]
-    table_row: Array  # int32, -1 where free
+    row_key: Array  # uint64[rows]
+    table_row: Array  # int32[power of two], -1 where free
     rows: Array  # float32[rows, components]
     facts: Array  # float64[5], see ERROR_SUM
     slopes: Array  # float64[components, FACTS], of the gate
@@ -60,7 +60,7 @@ class LearnedWeights(NamedTuple):
 def new_weight_tables(components: int, rows: int = 256) -> WeightTables:
     """Create tables that have learned nothing."""
     return WeightTables(
-        table_key=np.zeros(4 * rows, np.uint64),
+        row_key=np.zeros(rows, np.uint64),
         table_row=np.full(4 * rows, -1, np.int32),
         rows=np.zeros((rows, components), np.float32),
         facts=np.zeros(5),
@@ -76,17 +76,17 @@ def enlarge_weight_tables(tables: WeightTables) -> WeightTables:
         return tables
     count = len(tables.rows)
     larger = new_weight_tables(tables.rows.shape[1], 2 * count)
-    larger.rows[:count] = tables.rows
-    copy_keys(tables.table_key, tables.table_row, larger.table_key, larger.table_row)
-    return tables._replace(table_key=larger.table_key, table_row=larger.table_row, rows=larger.rows)
+    larger.rows[:count], larger.row_key[:count] = tables.rows, tables.row_key
+    enter_rows(larger.row_key, tables.used[0], larger.table_row)
+    return tables._replace(row_key=larger.row_key, table_row=larger.table_row, rows=larger.rows)
 
 
 def compact_weights(tables: WeightTables) -> LearnedWeights:
     """Copy the tables without their spare room."""
-    positions = np.flatnonzero(tables.table_row >= 0)
+    used = int(tables.used[0])
     return LearnedWeights(
-        tables.table_key[positions],
-        tables.rows[tables.table_row[positions]],
+        tables.row_key[:used].copy(),
+        tables.rows[:used].copy(),
         tables.facts.copy(),
         tables.slopes.copy(),
         tables.squares.copy(),
@@ -114,9 +114,9 @@ def has_capacity(tables: WeightTables) -> bool:
 
 @compiled_in_place
 def _ensure_row(tables: WeightTables, key: np.uint64) -> np.int64:
-    position = find_position(tables.table_key, tables.table_row, key)
+    position = find_position(tables.row_key, tables.table_row, key)
     if tables.table_row[position] < 0:
-        tables.table_key[position] = key
+        tables.row_key[tables.used[0]] = key
         tables.table_row[position] = tables.used[0]
         tables.used[0] += 1
     return np.int64(tables.table_row[position])
@@ -190,7 +190,7 @@ def weigh(tables: WeightTables, shape: Shape, view: View) -> None:
     weights = view.weights
     weights[:] = 1.0 / len(weights)
     for t in range(TABLES):
-        row = find_row(tables.table_key, tables.table_row, view.tables[t])
+        row = find_row(tables.row_key, tables.table_row, view.tables[t])
         if row >= 0 and view.tables[t] != 0:
             shares = tables.rows[row]
             total = shape.shrink[t]
@@ -244,11 +244,9 @@ def update_error_scale(
     for level in range(len(view.slots)):
         count, newest = view.ends[level] - view.starts[level], view.ends[level] - 1
         if count > 0 and not shape.relative[level]:
-            mean = (
-                0.5 * (index.value[newest] + index.value[newest - 1])
-                if count > 1
-                else index.value[newest]
-            )
+            mean = value_at(index, newest)
+            if count > 1:
+                mean = 0.5 * (mean + value_at(index, newest - 1))
             facts[ERROR_SUM] = facts[ERROR_SUM] * _DECAY + abs(value - mean)
             facts[ERROR_COUNT] = facts[ERROR_COUNT] * _DECAY + 1.0
             break

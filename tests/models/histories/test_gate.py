@@ -6,7 +6,13 @@ import pytest
 from models.histories.blend import View, look, new_view
 from models.histories.components import MixtureSettings, Shape, make_shape
 from models.histories.gate import compute_facts, gate, update_gate
-from models.histories.outcome_index import OutcomeIndex, ensure_slot, insert, new_outcome_index
+from models.histories.outcome_index import (
+    OutcomeIndex,
+    add_row,
+    ensure_slot,
+    insert,
+    new_outcome_index,
+)
 from models.histories.weights import WeightTables, new_weight_tables
 from models.quantities.targets import TARGETS
 
@@ -32,15 +38,9 @@ def lists() -> OutcomeIndex:
     lists = new_outcome_index()
     told = [(LONG, minute, 80.0) for minute in range(40)] + [(SHORT, 50, 20.0), (SHORT, 60, 120.0)]
     for ident, (key, minute, mark) in enumerate(told):
+        row = add_row(lists, minute * MINUTE, np.uint32(ident), 2.0 ** (mark / 16))
         for each in (key, EVERYONE):
-            insert(
-                lists,
-                ensure_slot(lists, each),
-                minute * MINUTE,
-                np.uint32(ident),
-                np.float32(mark),
-                2.0 ** (mark / 16),
-            )
+            insert(lists, ensure_slot(lists, each), row, np.float32(mark))
     return lists
 
 

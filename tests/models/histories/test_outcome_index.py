@@ -9,6 +9,7 @@ from models.histories.outcome_index import (
     CAP,
     WINDOW,
     OutcomeIndex,
+    add_row,
     available_end,
     count_available,
     ensure_capacity,
@@ -30,7 +31,7 @@ def tell(lists: OutcomeIndex, key: int, known: int, ident: int, value: float) ->
         lists = ensure_capacity(lists, 1)
     slot = ensure_slot(lists, np.uint64(key))
     if not has_outcome(lists, slot, known, np.uint32(ident)):
-        insert(lists, slot, known, np.uint32(ident), np.float32(value), value)
+        insert(lists, slot, add_row(lists, known, np.uint32(ident), value), np.float32(value))
     return lists
 
 
@@ -40,9 +41,8 @@ def seen(lists: OutcomeIndex, key: int, at: int) -> tuple[list[float], int]:
     if slot < 0:
         return [], 0
     end = available_end(lists, slot, at)
-    return lists.value[first_in_window(lists, slot, end) : end].tolist(), count_available(
-        lists, slot, end
-    )
+    rows = lists.outcome_row[first_in_window(lists, slot, end) : end]
+    return lists.value[rows].tolist(), count_available(lists, slot, end)
 
 
 @given(outcomes, some.randoms(use_true_random=False))
@@ -79,7 +79,7 @@ def test_a_long_history_keeps_its_latest_and_counts_all(long: OutcomeIndex) -> N
     newest = 2 * CAP + 499
     assert seen(long, 1, newest) == (list(range(newest - WINDOW + 1, newest + 1)), newest + 1)
     assert seen(long, 1, newest - CAP // 2)[0][-1] == newest - CAP // 2
-    assert long.size[find_slot(long, np.uint64(1))] <= 2 * CAP
+    assert long.slots["size"][find_slot(long, np.uint64(1))] <= 2 * CAP
 
 
 def test_what_is_older_than_all_that_is_kept_is_only_counted(long: OutcomeIndex) -> None:

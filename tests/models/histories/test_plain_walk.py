@@ -13,7 +13,12 @@ from models.histories.components import MixtureSettings, bin_of
 from models.histories.features import Contexts, choose_levels, encode
 from models.histories.mixture import Mixture, bin_of_limit, weigh_components
 from models.histories.occupancy import TRUST, OccupancyReplay, occupancy
-from models.histories.outcome_index import OutcomeIndex, find_slot
+from models.histories.outcome_index import (
+    OutcomeIndex,
+    end_position,
+    find_slot,
+    first_position,
+)
 from models.quantities.targets import TARGETS
 
 SETTINGS = (MixtureSettings(), MixtureSettings(sampled=True), MixtureSettings(decays=(0.7,)))
@@ -56,7 +61,7 @@ def plain(
             walltimes = {}
             slot = find_slot(times, keys[level]) if times is not None else -1
             if slot >= 0:
-                block = slice(times.start[slot], times.start[slot] + times.size[slot])
+                block = times.outcome_row[first_position(times, slot) : end_position(times, slot)]
                 identities = zip(times.available_at[block], times.outcome_id[block], strict=True)
                 walltimes = dict(zip(identities, times.value[block], strict=True))
             shift = limit if shape.relative[level] else 0.0
@@ -64,9 +69,8 @@ def plain(
                 for outcome, share in window(mixture, level, decay, settings, view):
                     b = bin_of(np.float64(index.log_bin_position[outcome] + shift), shape)
                     sharp[:, b] += weights[level, decay] * share
-                    walltime = walltimes.get(
-                        (index.available_at[outcome], index.outcome_id[outcome])
-                    )
+                    row_of = index.outcome_row[outcome]
+                    walltime = walltimes.get((index.available_at[row_of], index.outcome_id[row_of]))
                     if walltime is not None:
                         lasted[:, b] += weights[level, decay] * share * walltime
                         paired += weights[level, decay].sum() * share

@@ -13,6 +13,7 @@ from models.histories.mixture import PrequentialReplay, weigh_components
 from models.histories.outcome_index import (
     CAP,
     WINDOW,
+    add_row,
     available_end,
     ensure_capacity,
     ensure_slot,
@@ -98,7 +99,8 @@ def test_a_sample_spans_all_outcomes_that_are_kept(count: int) -> None:
     for number in range(count):
         index = ensure_capacity(index, 1)
         slot = ensure_slot(index, np.uint64(7))
-        insert(index, slot, number, np.uint32(number), np.float32(number), float(number))
+        row = add_row(index, number, np.uint32(number), float(number))
+        insert(index, slot, row, np.float32(number))
     end = available_end(index, slot, count)
     stride = sampling_stride(index, slot, end)
     oldest = end - 1 - (min(WINDOW, count) - 1) * stride
