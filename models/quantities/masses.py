@@ -13,6 +13,8 @@ from infra.compiled import compiled, compiled_in_place
 _MARGIN = 1e-12
 """A level is reached by a sum that is less by no more than this."""
 _NEGLIGIBLE = 1e-300
+SUMS = 4
+"""Rows of the sums of one pass: of masses, values, inverses of values, squares of values."""
 _UNLIKELY = 0.02
 """The mixture's floor, which lies on all values of its grid, however large."""
 
@@ -50,28 +52,60 @@ def cumulate(mass: Array, out: Array) -> None:
 
 
 @compiled_in_place
-def _ceiling(mass: Array, values: Array, limit: float) -> float:
-    """Return the limit, or without one the value above which lies only _UNLIKELY mass.
+def _sum_up(
+    mass: Array,
+    factors: Array,
+    width: int,
+    values: Array,
+    inverses: Array,
+    limit: float,
+    sums: Array,
+) -> float:
+    """Sum up the masses, first moments, inverse moments and second moments of one row.
 
-    That mass would else make up all of the mean.
+    Args:
+        mass: float[bins].
+        factors: Of the masses of each group of bins (float64[groups]).
+        width: Bins in a group; the last group has all that follow.
+        values: float64[bins].
+        inverses: float64[bins].
+        limit: Infinite for none.
+        sums: Receives each sum up to and with each bin (float64[SUMS, bins]).
+
+    Returns:
+        The sum of all masses.
     """
-    if np.isfinite(limit):
-        return limit
-    above, b = 0.0, len(values) - 1
-    allowed = _UNLIKELY * mass.sum()
-    while b > 0 and above + mass[b] <= allowed:
-        above += mass[b]
-        b -= 1
-    return np.float64(values[b])
+    mass_upto, value_upto, inverse_upto, square_upto = sums
+    total, total_value, total_inverse, total_square = 0.0, 0.0, 0.0, 0.0
+    groups, bins, smallest_inverse = len(factors), len(mass), 1.0 / limit
+    for group in range(groups):
+        factor = factors[group]
+        for b in range(group * width, (group + 1) * width if group < groups - 1 else bins):
+            share, value = mass[b] * factor, min(values[b], limit)
+            moment = share * value
+            total += share
+            total_value += moment
+            total_inverse += share * max(inverses[b], smallest_inverse)
+            total_square += moment * value
+            mass_upto[b], value_upto[b] = total, total_value
+            inverse_upto[b], square_upto[b] = total_inverse, total_square
+    return max(total, _NEGLIGIBLE)
 
 
 @compiled_in_place
-def _moments(mass: Array, values: Array, limit: float, out: Array) -> None:
-    mean, second, limit = 0.0, 0.0, _ceiling(mass, values, limit)
-    for b in range(len(values)):
-        value = min(values[b], limit)
-        mean += mass[b] * value
-        second += mass[b] * value * value
+def _moments(sums: Array, unit: float, values: Array, limit: float, out: Array) -> None:
+    """Compute mean and standard deviation of one row, in which ``unit`` is a mass of 1.
+
+    Without a limit the largest _UNLIKELY of the mass counts as the value where it begins: it would
+    else make up all of the mean.
+    """
+    mass_upto, value_upto, _, square_upto = sums
+    total, b = mass_upto[-1], len(values) - 1
+    if not np.isfinite(limit):
+        b = _bin_at(mass_upto, (1.0 - _UNLIKELY) * total)
+    ceiling, above = min(values[b], limit), total - mass_upto[b]
+    mean = (value_upto[b] + above * ceiling) / unit
+    second = (square_upto[b] + above * ceiling * ceiling) / unit
     out[0], out[1] = mean, np.sqrt(max(second - mean * mean, 0.0))
 
 
@@ -89,52 +123,37 @@ def _quantiles(
 
 
 @compiled_in_place
-def _shares(sums: Array, total: float, mass: Array, bins: Array, parts: Array, out: Array) -> None:
+def _shares(sums: Array, total: float, bins: Array, parts: Array, out: Array) -> None:
     """Compute the mass between cuts; ``parts`` of the cuts' ``bins`` lie below them."""
     before = 0.0
     for cut in range(len(bins)):
-        below = (sums[bins[cut]] - mass[bins[cut]] * (1.0 - parts[cut])) / total
+        b = bins[cut]
+        mass = sums[b] - sums[b - 1] if b > 0 else sums[0]
+        below = (sums[b] - mass * (1.0 - parts[cut])) / total
         out[cut] = max(below - before, 0.0)
         before = below
     out[len(bins)] = max(1.0 - before, 0.0)
 
 
 @compiled_in_place
-def _best_bins(
-    mass: Array,
-    values: Array,
-    inverses: Array,
-    limit: float,
-    price: float,
-    levels: Array,
-    gains: Array,
-    sums: Array,
-    out: Array,
-) -> None:
-    """Compute one row of ``best_bins``; ``gains`` is scratch space.
-
-    The first row of ``sums`` (float64[3, bins]) is as from ``_cumulate`` afterwards.
-    """
-    mass_upto, value_upto, inverse_upto = sums
-    smallest_inverse = 1.0 / limit
-    total, total_value, total_inverse = 0.0, 0.0, 0.0
-    for b in range(len(values)):
-        total += mass[b]
-        total_value += mass[b] * min(values[b], limit)
-        total_inverse += mass[b] * max(inverses[b], smallest_inverse)
-        mass_upto[b], value_upto[b], inverse_upto[b] = total, total_value, total_inverse
-    # Above the limit every bin stands for the same value: the first of them is as good as any.
-    gains[:] = -np.inf
-    out[:] = 0
+def _best_bin(
+    sums: Array, values: Array, inverses: Array, limit: float, price: float, level: float
+) -> int:
+    """Find the best bin of one row at one level from what ``_sum_up`` gave; see ``best_bins``."""
+    mass_upto, value_upto, inverse_upto, _ = sums
+    total, total_value, total_inverse = mass_upto[-1], value_upto[-1], inverse_upto[-1]
+    smallest_inverse, best, best_gain = 1.0 / limit, 0, -np.inf
     for b in range(len(values)):
         value, inverse = min(values[b], limit), max(inverses[b], smallest_inverse)
         accuracy = value_upto[b] * inverse + value * (total_inverse - inverse_upto[b])
         over = value * mass_upto[b] - value_upto[b]
         under_less_over = total_value - value * total
-        for k in range(len(levels)):
-            gain = accuracy - price * 2.0 * (over + levels[k] * under_less_over)
-            if gain > gains[k]:
-                out[k], gains[k] = b, gain
+        gain = accuracy - price * 2.0 * (over + level * under_less_over)
+        if gain > best_gain:
+            best, best_gain = b, gain
+        if values[b] >= limit:  # so does every later bin: it stands for the same value
+            break
+    return best
 
 
 @compiled_in_place
@@ -149,7 +168,7 @@ def _reweight(mass: Array, factors: Array, width: int, out: Array) -> None:
         out[b] /= total
 
 
-@compiled_in_place
+@compiled
 def moments(mass: Array, values: Array, limit: Array, out: Array) -> None:
     """Compute mean and standard deviation of each row.
 
@@ -159,8 +178,10 @@ def moments(mass: Array, values: Array, limit: Array, out: Array) -> None:
         limit: float64[n], infinite for none.
         out: Receives float64[n, 2].
     """
+    sums, inverses, unweighted = np.empty((SUMS, len(values))), 1.0 / values, np.ones(1)
     for row in range(len(mass)):
-        _moments(mass[row], values, limit[row], out[row])
+        _sum_up(mass[row], unweighted, len(values), values, inverses, limit[row], sums)
+        _moments(sums, 1.0, values, limit[row], out[row])
 
 
 @compiled
@@ -199,7 +220,7 @@ def shares(mass: Array, bins: Array, parts: Array, out: Array) -> None:
     """
     sums = np.empty(mass.shape[1])
     for row in range(len(mass)):
-        _shares(sums, _cumulate(mass[row], sums), mass[row], bins, parts, out[row])
+        _shares(sums, _cumulate(mass[row], sums), bins, parts, out[row])
 
 
 @compiled
@@ -220,12 +241,12 @@ def best_bins(
         levels: float64[n or 1, m].
         out: Receives int64[n, m].
     """
-    sums, inverses, gains = np.empty((3, len(values))), 1.0 / values, np.empty(levels.shape[1])
+    sums, inverses, unweighted = np.empty((SUMS, len(values))), 1.0 / values, np.ones(1)
     for row in range(len(mass)):
+        _sum_up(mass[row], unweighted, len(values), values, inverses, limit[row], sums)
         row_levels = levels[min(row, len(levels) - 1)]
-        _best_bins(
-            mass[row], values, inverses, limit[row], prices[row], row_levels, gains, sums, out[row]
-        )
+        for i in range(len(row_levels)):
+            out[row, i] = _best_bin(sums, values, inverses, limit[row], prices[row], row_levels[i])
 
 
 @compiled
@@ -248,7 +269,7 @@ def summarise(
 ) -> None:
     """Reweight rows and compute moments, quantiles, best bins and class shares of each.
 
-    No row of masses leaves the processor's cache.
+    Everything is read off the sums of one pass over each row's masses, which are not stored.
 
     Args:
         mass: float32[m, bins].
@@ -267,27 +288,16 @@ def summarise(
         best: Receives best bins (int64[n]).
         classes: Receives class shares (float64[n, cuts + 1]), untouched without cuts.
     """
-    reweighted, gains = np.empty(len(values), np.float32), np.empty(1)
-    sums, inverses = np.empty((3, len(values))), 1.0 / values
+    sums, inverses = np.empty((SUMS, len(values))), 1.0 / values
     for row in range(len(rows)):
-        _reweight(mass[rows[row]], factors[row], width, reweighted)
-        _moments(reweighted, values, limit[row], numbers[row, :2])
-        _best_bins(
-            reweighted,
-            values,
-            inverses,
-            limit[row],
-            price,
-            point_levels[row : row + 1],
-            gains,
-            sums,
-            best[row : row + 1],
-        )
-        total = max(sums[0, -1], _NEGLIGIBLE)
+        bound = limit[row]
+        total = _sum_up(mass[rows[row]], factors[row], width, values, inverses, bound, sums)
+        _moments(sums, total, values, bound, numbers[row, :2])
+        best[row] = _best_bin(sums, values, inverses, bound, price, point_levels[row])
         row_levels = levels[min(row, len(levels) - 1)]
-        _quantiles(sums[0], total, values, edges, limit[row], row_levels, numbers[row, 2:])
+        _quantiles(sums[0], total, values, edges, bound, row_levels, numbers[row, 2:])
         if len(cut_bins):
-            _shares(sums[0], total, reweighted, cut_bins, cut_parts, classes[row])
+            _shares(sums[0], total, cut_bins, cut_parts, classes[row])
 
 
 @compiled_in_place
