@@ -24,6 +24,9 @@ from infra.setting_values import EXAMPLES, LOOPBACK, is_loopback, misspelt_reque
 from infra.setting_values import split_list as split_list
 from infra.setting_values import split_login as split_login
 
+THREADS = int(os.environ.get("OMP_NUM_THREADS") or 2)
+"""The threads of one fit; Dask sets the variable in its workers. No result depends on it."""
+
 
 class SettingsError(InputError):
     """A setting is wrong; the message names it."""
@@ -108,8 +111,8 @@ class Settings(BaseSettings):
     )
     dask: str = Field(
         "local",
-        description="where models of clusters are trained in parallel: local, off, "
-        "or a Dask scheduler such as tcp://host:8786",
+        description="who computes logs, settings and models of clusters side by side: local "
+        "(a worker for two cores), local:2, off, or a Dask scheduler such as tls://host:8786",
     )
     failure_price: float = Field(
         1.0,
@@ -432,11 +435,7 @@ class Settings(BaseSettings):
 
 
 def read_settings() -> Settings:
-    """Read the settings from the environment.
-
-    Raises:
-        SettingsError: if a variable is wrong; it names the first.
-    """
+    """Read the settings from the environment; raises SettingsError, naming the first wrong one."""
     names = (*DotEnvSettingsSource(Settings).env_vars, *os.environ)
     if wrong := misspelt_request(names, Settings.model_fields):
         raise SettingsError(wrong)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from infra.aliases import Floats
+from infra.settings import THREADS
 from models.baselines.available_history import AvailableHistory
 from models.histories.labels import is_label, with_label_columns
 from models.past.recent import (
@@ -139,7 +140,7 @@ def fit_forest(
     from sklearn.ensemble import RandomForestRegressor
 
     model = RandomForestRegressor(
-        60, min_samples_leaf=5, max_features=1 / 3, n_jobs=-1, random_state=SEED
+        60, min_samples_leaf=5, max_features=1 / 3, n_jobs=THREADS, random_state=SEED
     ).fit(inputs, values)
     trees = [tree.tree_ for tree in model.estimators_]
 

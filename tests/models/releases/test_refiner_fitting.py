@@ -10,14 +10,14 @@ import numpy as np
 import psutil
 import pytest
 
-from infra.errors import GridcastError
+from infra import dask_workers
+from infra.dask_workers import DaskError
 from infra.settings import Settings
 from models.quantities.targets import TARGETS
 from models.refiner.boosting import CatBoostRefiner
 from models.refiner.refinement import coarse_bins
 from models.refiner.selection import fit_here, select_refiners
 from models.refiner.training_rows import TrainingRows
-from models.releases import refiner_fitting as refiner_fitting_module
 from models.releases.refiner_fitting import refiner_fitting
 
 GRID = TARGETS["walltime"].grid
@@ -40,9 +40,9 @@ def lessons() -> tuple[TrainingRows, np.ndarray]:
 
 
 def test_a_scheduler_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refiner_fitting_module, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(dask_workers, "CONNECT_SECONDS", 1)
     with (
-        pytest.raises(GridcastError, match="no Dask scheduler answers at tcp://127"),
+        pytest.raises(DaskError, match="no Dask scheduler with a worker answers at tcp://127"),
         refiner_fitting(Settings(dask="tcp://127.0.0.1:1"), "site"),
     ):
         pytest.fail("there is no worker to fit anything")
@@ -90,15 +90,12 @@ def test_without_clusters_or_with_dask_off_nothing_is_started() -> None:
         assert fits is fit_here
 
 
-def test_clusters_trained_by_dask_are_as_those_trained_in_one_process(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(refiner_fitting_module, "local_workers", lambda: 2)
+def test_clusters_trained_by_dask_are_as_those_trained_in_one_process() -> None:
     training_rows, clusters = lessons()
     at_once: list[int] = []
     before = listening_addresses()  # of other tests' servers
 
-    with refiner_fitting(Settings(), "site") as fits:
+    with refiner_fitting(Settings(dask="local:2"), "site") as fits:
 
         def counted(batch: Sequence[TrainingRows]) -> list[CatBoostRefiner | None]:
             at_once.append(len(batch))
@@ -112,12 +109,11 @@ def test_clusters_trained_by_dask_are_as_those_trained_in_one_process(
         assert not any(page_of(address) for address in opened), "Dask's pages need no login"
         apart = select_refiners(training_rows, clusters, GRID, fits=counted).refiners
     in_process = select_refiners(training_rows, clusters, GRID).refiners
-    assert max(at_once) >= 3, "the global one and two clusters at once"
+    assert at_once == [3, 6, 3], "three windows of all jobs, of both clusters; the last fits"
     assert set(apart) == set(in_process) > {"b"}
     for name, refiner in apart.items():
         sample = training_rows.take(np.arange(200))
-        np.testing.assert_allclose(
+        np.testing.assert_array_equal(
             refiner.ratio(sample.inputs, sample.coarse),
             in_process[name].ratio(sample.inputs, sample.coarse),
-            rtol=1e-6,
         )
