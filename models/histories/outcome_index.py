@@ -105,6 +105,20 @@ def ensure_capacity(index: OutcomeIndex, levels: int) -> OutcomeIndex:
     return index
 
 
+def stored_sizes(index: OutcomeIndex) -> dict[str, tuple[int, int]]:
+    """Return, of the fields with unused room, the rows in use and those to have when it is stored.
+
+    So much room is left that an index that continues from it is not enlarged at once.
+    """
+    sizes = {}
+    for name, kind in CAPACITY.items():
+        used, rows = int(index.used[kind]), len(getattr(index, name))
+        if kind != SLOTS or used * 9 // 8 <= _TABLE_LOAD * len(index.table_slot):
+            rows = max(rows, used * 9 // 8)
+        sizes[name] = used, rows
+    return sizes
+
+
 @compiled_in_place
 def has_capacity(index: OutcomeIndex, levels: int) -> bool:
     """Whether one more outcome fits under each of ``levels`` keys without enlarging the index."""

@@ -132,7 +132,7 @@ class PredictorState:
 
         Raises StoreError when the store cannot be read.
         """
-        from models.engine.snapshot import snapshot_arrays
+        from models.engine.snapshot import learned_arrays
 
         with self._lock:
             position = HistoryPosition(
@@ -145,8 +145,9 @@ class PredictorState:
             partial = self._torn or self._catching_up_to
             if not self.ready or partial or not self._snapshots.is_due(position):
                 return
-            arrays = snapshot_arrays(self.active.forecaster)
-        self._snapshots.save(arrays, position, self._store())
+            draft = self._snapshots.write(learned_arrays(self.active.forecaster), position)
+        if draft is not None:
+            self._snapshots.publish(draft, self._store)
 
     def rebuild(self, active: ActiveModel) -> None:
         """Teach ``active`` the store's history and make it the active model.

@@ -8,41 +8,39 @@ read it is set aside by the next process.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import threading
 import time
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from infra.errors import GridcastError
+from infra.mapped_arrays import map_arrays, write_arrays, write_description
 from jobs.store import dropped_at, first_ended_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from models.engine.forecaster import Forecaster
+    from models.engine.snapshot import Learned
 
 log = logging.getLogger("bentoml.gridcast")
 
 PERIOD = 3600.0
-"""Seconds between two files: what ended in them is learned again after a restart. A file holds a
-kilobyte a job and target."""
+"""Seconds between two files: what ended in them is learned again after a restart."""
 RETRY_SECONDS = 300.0
 """Seconds after a file that could not be written."""
 MAX_AGE = timedelta(days=7)
-NAME = "history.npz"
-REFUSED = "history.refused.npz"
+NAME = "history.arrays"
+REFUSED = "history.refused"
 """The name of a file that was set aside."""
 
 
@@ -65,14 +63,25 @@ class HistoryPosition:
         return max((self.revision, *self.own))
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A file that is not complete: its arrays are written, its description is not."""
+
+    out: BinaryIO
+    entries: list[dict[str, Any]]
+    about: dict[str, Any]
+    position: HistoryPosition
+
+
 class Snapshots:
     """The history file of one data folder."""
 
     def __init__(self, folder: Path) -> None:
         self._file, self._mark = folder / NAME, folder / "history.trial"
+        self._draft = folder / "history.new"
+        self._writing = FileLock(folder / "history.lock", mode=0o600, blocking=False)
         self._saved: HistoryPosition | None = None
         self._saved_at = self._tried_at = -inf
-        self._lock = threading.Lock()
 
     def is_due(self, position: HistoryPosition) -> bool:
         """Whether a history that reaches so far should be saved now."""
@@ -82,21 +91,37 @@ class Snapshots:
             and time.monotonic() > max(self._saved_at + PERIOD, self._tried_at + RETRY_SECONDS)
         )
 
-    def save(
-        self, arrays: dict[str, Any] | None, position: HistoryPosition, engine: Engine
-    ) -> None:
-        """Write the history; where the disk refuses it, say so in the log and try again later.
+    def write(self, learned: Learned | None, position: HistoryPosition) -> Draft | None:
+        """Write a history under a temporary name, None for nothing; ``publish`` completes it.
 
-        Args:
-            arrays: What the forecaster learned (``models.engine.snapshot``), None for nothing.
-            position: How far it reaches.
-            engine: The store, whose first outcome of that revision identifies it.
+        Nothing may be learned meanwhile: the arrays are not copied, which would take as much memory
+        again. Where the disk refuses it, this says so in the log, and it is tried again later.
         """
         self._tried_at = time.monotonic()
-        if arrays is not None:
-            first = first_ended_of(engine, position.newest_revision)
+        if learned is None:
+            self._saved, self._saved_at, self._tried_at = position, time.monotonic(), -inf
+            return None
+        with suppress(Timeout), self._discarding_at_error():
+            self._writing.acquire()  # not while another process writes one
+            with ExitStack() as at_error:
+                out = at_error.enter_context(self._draft.open("wb"))
+                entries = write_arrays(out, learned.arrays)
+                at_error.pop_all()
+            return Draft(out, entries, learned.about, position)
+        return None
+
+    def publish(self, draft: Draft, store: Callable[[], Engine]) -> None:
+        """Complete a file and let it take the place of the one before.
+
+        Args:
+            draft: As from ``write``.
+            store: Gives the store, whose first outcome of that revision identifies it.
+        """
+        position = draft.position
+        with self._discarding_at_error(), draft.out:
+            first = first_ended_of(store(), position.newest_revision)
             newest = position.newest_ended_at
-            summary = {
+            point = {
                 "revision": position.revision,
                 "own": sorted(position.own),
                 "jobs": position.jobs,
@@ -104,26 +129,30 @@ class Snapshots:
                 "built": position.built_at.isoformat(),
                 "mark": list(first) if first else None,
             }
-            try:
-                self._write(arrays, summary)
-            except OSError as error:
-                log.warning("the history cannot be kept on disk; trying again later: %s", error)
-                return
-        self._saved, self._saved_at, self._tried_at = position, time.monotonic(), -inf
-
-    def _write(self, arrays: dict[str, Any], summary: dict[str, Any]) -> None:
-        draft = self._file.with_suffix(f".{os.getpid()}.new")
-        text = np.frombuffer(json.dumps(summary).encode(), np.uint8)
-        try:
-            with self._lock, draft.open("wb") as out:
-                np.savez(out, point=text, **arrays)
-                out.flush()
-                os.fsync(out.fileno())
-            draft.replace(self._file)
-        except OSError:
+            about = {"learned": draft.about, "point": point}
+            write_description(draft.out, draft.entries, about)
+            draft.out.flush()
+            os.fsync(draft.out.fileno())
+            self._draft.replace(self._file)
+            self._writing.release()
             with suppress(OSError):
-                draft.unlink()
+                self._file.with_suffix(".npz").unlink(missing_ok=True)  # of versions up to 0.2
+            self._saved, self._saved_at, self._tried_at = position, time.monotonic(), -inf
+
+    @contextmanager
+    def _discarding_at_error(self) -> Iterator[None]:
+        """Remove the draft at an error; one of the disk is only logged."""
+        try:
+            yield
+        except Timeout:
             raise
+        except BaseException as error:
+            with suppress(OSError):
+                self._draft.unlink()
+            self._writing.release()
+            if not isinstance(error, OSError):
+                raise
+            log.warning("the history cannot be kept on disk; trying again later: %s", error)
 
     @contextmanager
     def trial(self) -> Iterator[None]:
@@ -152,9 +181,8 @@ class Snapshots:
         from models.engine.snapshot import restore_snapshot
 
         try:
-            with self._file.open("rb") as file, np.load(file, allow_pickle=False) as content:
-                arrays = dict(content)
-            summary = json.loads(arrays.pop("point").tobytes())
+            about, arrays = map_arrays(self._file)
+            summary = about["point"]
             newest = summary["newest_ended_at"]
             position = HistoryPosition(
                 int(summary["revision"]),
@@ -165,7 +193,7 @@ class Snapshots:
             )
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             log.warning("the history on disk cannot be read, the store is read instead: %s", error)
             return None
         first = first_ended_of(engine, position.newest_revision)
@@ -176,7 +204,7 @@ class Snapshots:
         if first is None or list(first) != summary["mark"] or is_outdated:
             return None
         try:
-            restore_snapshot(forecaster, arrays)
+            restore_snapshot(forecaster, about["learned"], arrays)
         except GridcastError as error:
             log.info("the history is learned from the store: %s", error)
             return None

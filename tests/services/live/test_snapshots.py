@@ -1,5 +1,6 @@
 """A restart goes on from the history on disk and predicts like a full rebuild."""
 
+import mmap
 import shutil
 import subprocess
 import sys
@@ -11,11 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 
+from infra.mapped_arrays import StoredArray, map_arrays, write_arrays, write_description
 from jobs.schema import OUTCOMES
 from jobs.store import StoreError, add_jobs, drop_source, open_store
 from models.engine import snapshot
 from models.engine.model_set import ModelSet
+from models.histories.outcome_index import CAPACITY
 from services.live import snapshots
 from services.live.live_predictor import LivePredictor
 from services.live.snapshots import NAME, REFUSED
@@ -172,6 +176,49 @@ def test_a_disk_that_cannot_be_written_costs_the_file_and_nothing_else(
     assert start().state.history["jobs"] == 200
 
 
+def test_what_a_killed_writer_left_is_overwritten_and_a_second_writer_waits(
+    start: Start, jobs: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, folder = start(), tmp_path / "home" / "predictor"
+    monkeypatch.setattr(snapshots, "PERIOD", 0.0)
+    monkeypatch.setattr(snapshots, "RETRY_SECONDS", 0.0)
+    one.report(jobs.iloc[:100])
+    one.state.save_history()
+    before = (folder / NAME).read_bytes()
+    one.report(jobs.iloc[100:200])
+    with FileLock(folder / "history.lock"):
+        one.state.save_history()
+        assert (folder / NAME).read_bytes() == before
+    draft = folder / "history.new"
+    draft.write_bytes(before[: len(before) // 2])
+    assert start().state.history["jobs"] == 200, "it continues from the file before"
+    one.state.save_history()
+    assert not draft.exists()
+    assert map_arrays(folder / NAME)[0]["point"]["jobs"] == 200
+
+
+def test_a_restarted_history_shares_the_file_and_has_room_to_learn(
+    start: Start, jobs: pd.DataFrame, tmp_path: Path
+) -> None:
+    one, file = start(), tmp_path / "home" / "predictor" / NAME
+    one.report(jobs.iloc[:300])
+    one.state.save_history()
+    before = file.read_bytes()
+    again, second = start(), start()
+    assert built_at(again) == built_at(second) == built_at(one)
+    for live in (again, second):
+        (mixture, *_) = live.state.active.forecaster.mixtures.values()
+        index = mixture.state.outcomes
+        assert isinstance(index.value.base, mmap.mmap)
+        for name, kind in CAPACITY.items():
+            assert len(getattr(index, name)) >= index.used[kind] * 9 // 8
+    expected = answers(second, jobs)
+    again.report(jobs.iloc[300:])
+    assert again.state.history["jobs"] == 400
+    assert file.read_bytes() == before
+    pd.testing.assert_frame_equal(answers(second, jobs), expected)
+
+
 def test_it_is_written_when_it_is_due_and_not_otherwise(
     start: Start, jobs: pd.DataFrame, tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -222,6 +269,7 @@ from pathlib import Path
 from infra.settings import Settings
 from models.engine.forecaster import Forecaster
 from models.engine.model_set import ModelSet
+from models.histories.outcome_index import CAPACITY
 from services.http.metrics import make_metrics
 from services.live.active_model import ActiveModel
 from services.live.live_predictor import LivePredictor
@@ -240,13 +288,14 @@ def test_a_file_that_ends_its_reader_is_set_aside_by_the_next_process(
     live.state.save_history()
     model_set.save(tmp_path / "model")
     file = tmp_path / "home" / "predictor" / NAME
-    with np.load(file) as content:
-        arrays = dict(content)
+    about, arrays = map_arrays(file)
     for name, values in arrays.items():
-        if name.endswith(".lists.start"):  # where the outcomes of a key begin
-            arrays[name] = np.full_like(values, 2**44)
+        if name.endswith(".lists.slots"):
+            values["start"] = 2**32 - 1  # where the outcomes of a key begin
+    file.unlink()
     with file.open("wb") as out:
-        np.savez(out, **arrays)
+        stored = {name: StoredArray(values, len(values)) for name, values in arrays.items()}
+        write_description(out, write_arrays(out, stored), about)
     command = [sys.executable, "-c", RESTART, str(tmp_path / "home"), str(live.engine.url)]
 
     def restart() -> subprocess.CompletedProcess[str]:
