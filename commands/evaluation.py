@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,7 +10,17 @@ import typer
 from typer.core import TyperCommand
 
 from commands import meanings
-from commands.inputs import Json, Kind, LogName, Page, load_jobs, note_page, page_path, reads_log
+from commands.inputs import (
+    Json,
+    Kind,
+    LogName,
+    LogNames,
+    Page,
+    load_jobs,
+    note_page,
+    page_path,
+    reads_log,
+)
 from commands.progress import usual_seconds
 from commands.tables import print_note, progress_bar, show_rows
 from infra.errors import InputError
@@ -20,6 +30,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from jobs.ingest import ReadArguments
+    from models.evaluation.backtest import Evaluation
+    from models.evaluation.partitions import EvaluationTask
     from models.quantities.targets import Target
 
 MAX_ROWS = 20
@@ -69,13 +81,17 @@ class EvaluateCommand(TyperCommand):
 
 @reads_log
 def evaluate(
-    log: LogName = None,
+    logs: LogNames = None,
     target: Annotated[
         str,
         typer.Option(help="walltime, peak_memory, cpu_time, io, memory_per_core, cpu_per_core …"),
     ] = "walltime",
     warm_up: WarmUp = 0.1,
     predictor: Predictors = None,
+    by: Annotated[
+        Literal["group", "site", "queue", "program", "user"] | None,
+        typer.Option(help="Evaluate the jobs of each group (site, …) by themselves."),
+    ] = None,
     at: At = "submission",
     input_known: InputKnown = False,
     html: Page = None,
@@ -87,7 +103,9 @@ def evaluate(
 
     A backtest in time order. Logged to MLflow; writes an HTML page with charts.
     """
+    from jobs.partitions import logs_of, sizes_of
     from models.engine.training import find_target
+    from models.evaluation.partitions import EvaluationTask
 
     if target == "wait":
         raise InputError("waits have a command of their own: gridcast evaluate-waits")
@@ -95,8 +113,28 @@ def evaluate(
         raise InputError("transfers have a command of their own: gridcast evaluate-transfers")
     if target in ("io", "io_per_core") and input_known:
         raise InputError(f"--input-known tells what a job read, which {target} counts: omit it")
-    jobs = _load(log, arguments, targets=(target,), at=at, input_known=input_known)
-    _backtest(jobs, find_target(target), warm_up, predictor, log, as_json, html)
+    if by is None and (logs is None or len(logs) < 2):
+        log = logs[0] if logs else None
+        jobs = _load(log, arguments, targets=(target,), at=at, input_known=input_known)
+        _backtest(jobs, find_target(target), warm_up, predictor, log, as_json, html)
+        return
+    if html:
+        raise InputError("--html names one page, and there is one for each evaluation: omit it")
+    partitions = logs_of(logs, arguments)
+    sizes = sizes_of(partitions)
+    if by:
+        by_value = [partition.split(by) for partition in partitions]
+        partitions = [value for values, _ in by_value for value in values]
+        sizes = [count for _, counts in by_value for count in counts]
+    find_target(target)
+    _backtest_each(
+        [
+            EvaluationTask(partition, target, warm_up, predictor, at, input_known)
+            for partition in partitions
+        ],
+        sizes,
+        as_json,
+    )
 
 
 @reads_log
@@ -308,34 +346,78 @@ def _backtest(
     html: Path | None,
 ) -> None:
     """Backtest all predictors of a target, show the rows and log them to MLflow."""
-    from models.baselines.catalogue import IDEAL
     from models.evaluation.backtest import evaluate as backtest
-    from models.evaluation.pages import evaluation_page
-    from models.releases.evidence import record_evaluation
 
     with progress_bar("backtesting the log", usual_seconds("evaluate", len(jobs))) as report:
         evaluation = backtest(jobs, target, warm_up, predictors, report)
-    rows: list[Mapping[str, Any]] = list(evaluation.rows)
-    name, count = _name(log), len(evaluation.jobs)
+    name = _name(log)
+    if as_json:
+        show_rows(_rows(evaluation), as_json)
+    else:
+        _show_tables(evaluation, name)
+    _record(evaluation, name, html)
+
+
+def _backtest_each(tasks: Sequence[EvaluationTask], sizes: Sequence[float], as_json: bool) -> None:
+    """Run evaluations side by side, as GRIDCAST_DASK says, and show them in order."""
+    from infra.dask_workers import Workers
+    from models.evaluation.partitions import evaluate_partition
+
+    with (
+        Workers(prepare_environment().dask) as workers,
+        progress_bar(f"backtesting {len(tasks)} logs or parts of logs") as report,
+    ):
+        results = workers.map(evaluate_partition, tasks, sizes, report)
+    rows: list[Mapping[str, Any]] = []
+    for task, evaluation in zip(tasks, results, strict=True):
+        name = task.partition.name
+        if isinstance(evaluation, str):
+            print_note(f"{name}: {evaluation}")
+            continue
+        rows += [{"log": name, **row} for row in _rows(evaluation)]
+        if not as_json:
+            _show_tables(evaluation, name)
+        _record(evaluation, name, None)
+    if as_json:
+        show_rows(rows, as_json)
+
+
+def _rows(evaluation: Evaluation) -> list[Mapping[str, Any]]:
+    return [*evaluation.rows, *evaluation.burst_rows, *evaluation.unseen_rows]
+
+
+def _show_tables(evaluation: Evaluation, name: str) -> None:
+    """Show the rows of an evaluation as tables for people."""
+    from models.baselines.catalogue import IDEAL
+
+    rows, burst, unseen = evaluation.rows, evaluation.burst_rows, evaluation.unseen_rows
     scores = WAIT_SCORES if evaluation.target == "wait" else SCORES
-    title = f"{evaluation.target} in {evaluation.unit} of {name}, {count:,} after the warm-up"
-    unseen, burst = evaluation.unseen_rows, evaluation.burst_rows
-    shown_rows = [*rows, *burst, *unseen] if as_json else rows[:MAX_ROWS]
-    ideal = IDEAL.name
-    meaning_of_all = meanings.of_evaluation(rows, ideal)
-    show_rows(shown_rows, as_json, title, ("predictor", *scores), meaning_of_all)
-    if burst and not as_json:
+    columns = ("predictor", *scores)
+    title = f"{evaluation.target} in {evaluation.unit} of {name}, "
+    title += f"{len(evaluation.jobs):,} after the warm-up"
+    meaning = meanings.of_evaluation(rows, IDEAL.name)
+    show_rows(rows[:MAX_ROWS], False, title, columns, meaning)
+    if burst:
         title = f"One job a queue, owner and hour: {burst[0]['jobs']:,}"
-        show_rows(burst[:MAX_ROWS], False, title, ("predictor", *scores))
-    if unseen and not as_json:
+        show_rows(burst[:MAX_ROWS], False, title, columns)
+    if unseen:
         title = "Jobs of users, and of programs, none of whose jobs had ended yet"
         meaning = meanings.of_unseen(unseen)
         show_rows(unseen, False, title, ("predictor", "jobs", *scores), meaning)
-    if any(row["predictor"] == ideal for row in rows):
-        print_note(f"{ideal} is {IDEAL.meaning}")
+
+
+def _record(evaluation: Evaluation, name: str, html: Path | None) -> None:
+    """Write the page of an evaluation and log it to MLflow."""
+    from models.baselines.catalogue import IDEAL
+    from models.evaluation.pages import evaluation_page
+    from models.releases.evidence import record_evaluation
+
+    if any(row["predictor"] == IDEAL.name for row in evaluation.rows):
+        print_note(f"{IDEAL.name} is {IDEAL.meaning}")
     page = page_path(html, f"evaluation-{evaluation.target}-{name}")
-    page_title = f"{evaluation.target} of {name}: predictions against other rules"
-    note_page(evaluation_page(page, page_title, meaning_of_all, evaluation))
+    title = f"{evaluation.target} of {name}: predictions against other rules"
+    meaning = meanings.of_evaluation(evaluation.rows, IDEAL.name)
+    note_page(evaluation_page(page, title, meaning, evaluation))
     run = record_evaluation(evaluation, name, prepare_environment())
     _note_run(run, "with tables by cluster, period and for long jobs, and plots")
 

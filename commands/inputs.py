@@ -54,6 +54,14 @@ LogName = Annotated[
         help="A log file, or the name of a stored source; default: all that is stored.",
     ),
 ]
+LogNames = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[LOG]...",
+        help="Log files, or names of stored sources; default: all that is stored. Several are "
+        "done side by side (GRIDCAST_DASK).",
+    ),
+]
 LogFormat = Annotated[
     str | None,
     typer.Option(
@@ -230,17 +238,9 @@ def load_jobs(log: str | None, arguments: ReadArguments, kind: Kind = "job") -> 
     Raises:
         InputError: There are none.
     """
-    if log and Path(log).exists():
-        return read_log_file(Path(log), arguments, kind)
-    from jobs.readers.columns import RECORDS
-    from jobs.store import read_jobs
+    from jobs.partitions import Partition
 
-    record = next(record for record in RECORDS if record.name == kind)
-    jobs = read_jobs(store(), sources=[log] if log else None, record=record)
-    if jobs.empty and log:
-        raise InputError(
-            f"there is no file and no stored source called {log} (gridcast jobs lists the sources)"
-        )
-    if jobs.empty:
-        raise InputError("nothing is stored: gridcast ingest FILE")
-    return jobs
+    partition = Partition(log, arguments, kind)
+    if partition.file:
+        return read_log_file(partition.file, arguments, kind)
+    return partition.read()

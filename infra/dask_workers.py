@@ -127,7 +127,14 @@ class Workers(ExitStack):
             environment = "distributed.nanny.pre-spawn-environ"
             threads = max((os.cpu_count() or 1) // self.local, 1)
             self.enter_context(
-                dask.dask.config.set({**NO_PAGES, f"{environment}.OMP_NUM_THREADS": threads})
+                dask.dask.config.set(
+                    {
+                        **NO_PAGES,
+                        f"{environment}.OMP_NUM_THREADS": threads,
+                        # An error of the work is the caller's; Dask would log its traceback.
+                        "logging": {"distributed": "error", "distributed.worker": "critical"},
+                    }
+                )
             )
             cluster = dask.LocalCluster(
                 n_workers=self.local,
