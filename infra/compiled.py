@@ -19,6 +19,7 @@ from typing import Any
 import numba
 from numba import njit
 
+_OWN = (Path(__file__), Path(__file__).with_name("lanes.py"))
 FAST_MATH = {"reassoc", "contract", "nsz"}
 """Sums may be reordered, so that they can be vectorised; infinities and NaN are respected."""
 
@@ -55,7 +56,7 @@ def _compile(function: Any, **options: bool) -> Any:
 @cache
 def _folder(package: Path, cache_dir: str) -> Path:
     contents = hashlib.sha256(
-        b"".join(path.read_bytes() for path in (Path(__file__), *_sources(package)))
+        b"".join(path.read_bytes() for path in (*_OWN, *_sources(package)))
     ).hexdigest()[:16]
     folder = Path(cache_dir or package / "__pycache__") / f"gridcast-{contents}"
     try:

@@ -6,13 +6,22 @@ the same windows, so the weights that are learned are those of the predictions.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from infra.aliases import Array
 from infra.compiled import compiled_in_place
-from models.histories.components import FACTS, TABLES, TAIL_FLOOR, Shape, bin_of
+from infra.lanes import load_4, load_8, multiply_add, repeat_4, repeat_8, store, sum_4, zeros
+from models.histories.components import (
+    FACTS,
+    LANES,
+    MOST,
+    TABLES,
+    TAIL_FLOOR,
+    Shape,
+    bin_of,
+)
 from models.histories.outcome_index import (
     WINDOW,
     OutcomeIndex,
@@ -37,10 +46,11 @@ class View(NamedTuple):
     prior: Array  # float64[components], the weights before the outcome was known
     facts: Array  # float64[levels, FACTS], inputs of the gate
     tables: Array  # uint64[TABLES], keys of the weight tables
-    sharp: Array  # float64[widths, bins]
-    padded: Array  # float64[bins + 2·reach], scratch space
+    coefficients: Array  # float64[MOST, MOST], weight of each decay and width, for one level
+    sharp: Array  # float64[bins, MOST], masses by width, before they are spread
+    likelihoods: Array  # float64[widths, bins]
+    padded: Array  # float64[bins + 2·reach], scratch space with room for whole vectors
     bins: Array  # int64[WINDOW], scratch space
-    mass: Array  # float64[WINDOW], scratch space
 
 
 def new_view(shape: Shape, components: int) -> View:
@@ -56,11 +66,17 @@ def new_view(shape: Shape, components: int) -> View:
         prior=np.zeros(components),
         facts=np.zeros((levels, FACTS)),
         tables=np.zeros(TABLES, np.uint64),
-        sharp=np.zeros((len(shape.spread), shape.bins)),
-        padded=np.zeros(shape.bins + shape.spread.shape[1] - 1),
+        coefficients=zeros(MOST, MOST),
+        sharp=new_sharp(shape),
+        likelihoods=np.zeros((len(shape.spread), shape.bins)),
+        padded=zeros(shape.bins + shape.spread.shape[1] + 2 * LANES),
         bins=np.zeros(WINDOW, np.int64),
-        mass=np.zeros(WINDOW),
     )
+
+
+def new_sharp(shape: Shape) -> Array:
+    """Allocate masses by bin and width, with room for whole vectors of bins."""
+    return zeros(-(-shape.bins // LANES) * LANES, MOST)
 
 
 @compiled_in_place
@@ -116,6 +132,58 @@ def hide_empty(shape: Shape, view: View) -> None:
 
 
 @compiled_in_place
+def set_coefficients(shape: Shape, level: int, count: int, view: View) -> None:
+    """Compute by which coefficients the fading weights of a level's outcomes give their masses.
+
+    Args:
+        shape: The mixture's shape.
+        level: The level.
+        count: Outcomes in its window.
+        view: The job's weights; receives the coefficients.
+    """
+    decays, widths = len(shape.ages), len(shape.spread)
+    for decay in range(decays):
+        scale = 1.0 / shape.sums[decay, count]
+        for k in range(widths):
+            component = (level * decays + decay) * widths + k
+            view.coefficients[decay, k] = view.weights[component] * scale
+
+
+@compiled_in_place
+def mass_of_outcome(
+    fading: Array, age: int, first: Any, second: Any, third: Any, fourth: Any
+) -> Any:
+    """Return the masses by width of the outcome of an age.
+
+    Args:
+        fading: As in ``Shape``.
+        age: Zero for the newest outcome.
+        first: The coefficients of the first decay.
+        second: Of the second.
+        third: Of the third.
+        fourth: Of the fourth.
+    """
+    newer = multiply_add(first, repeat_4(fading[age, 0]), repeat_4(0.0))
+    newer = multiply_add(second, repeat_4(fading[age, 1]), newer)
+    newer = multiply_add(third, repeat_4(fading[age, 2]), newer)
+    return multiply_add(fourth, repeat_4(fading[age, 3]), newer)
+
+
+@compiled_in_place
+def add_masses(sharp: Array, b: int, factor: float, masses: Any) -> None:
+    """Add the masses by width of one outcome to its bin.
+
+    Args:
+        sharp: Receives the masses (float64[bins, MOST]).
+        b: The bin.
+        factor: Multiplies the masses.
+        masses: As from ``mass_of_outcome``.
+    """
+    position = MOST * b
+    store(sharp, position, multiply_add(masses, repeat_4(factor), load_4(sharp, position)))
+
+
+@compiled_in_place
 def blend(
     index: OutcomeIndex, shape: Shape, limit: float, limit_bin: int, view: View, out: Array
 ) -> None:
@@ -129,36 +197,30 @@ def blend(
         view: The job's windows and weights.
         out: Receives the masses (float32[bins]).
     """
-    decays, widths = len(shape.ages), len(shape.spread)
-    sharp = view.sharp
+    sharp, bins, coefficients, fading = view.sharp, view.bins, view.coefficients, shape.fading
     sharp[:] = 0.0
-    bins, mass = view.bins, view.mass
+    last = len(shape.ages) - 1
     for level in range(len(view.slots)):
         count, newest = view.ends[level] - view.starts[level], view.ends[level] - 1
         if count <= 0:
             continue
         shift = limit if shape.relative[level] else 0.0
-        stride, recent = view.strides[level], decays
+        stride = view.strides[level]
+        set_coefficients(shape, level, count, view)
         if stride > 1:
-            recent, fading = decays - 1, shape.ages[decays - 1]
+            sampled = load_4(coefficients, MOST * last)
             for age in range(count):
                 outcome = newest - age * stride
                 b = bin_of(index.log_bin_position[outcome] + shift, shape)
-                share = fading[age] / shape.sums[recent, count]
-                for k in range(widths):
-                    c = (level * decays + recent) * widths + k
-                    sharp[k, b] += view.weights[c] * share
+                add_masses(sharp, b, fading[age, last], sampled)
+            store(coefficients, MOST * last, repeat_4(0.0))
         for age in range(count):
             bins[age] = bin_of(index.log_bin_position[newest - age] + shift, shape)
-        for k in range(widths):
-            mass[:count] = 0.0
-            for d in range(recent):
-                weight = view.weights[(level * decays + d) * widths + k] / shape.sums[d, count]
-                fading = shape.ages[d]
-                for age in range(count):
-                    mass[age] += weight * fading[age]
-            for age in range(count):
-                sharp[k, bins[age]] += mass[age]
+        first, second = load_4(coefficients, 0), load_4(coefficients, MOST)
+        third, fourth = load_4(coefficients, 2 * MOST), load_4(coefficients, 3 * MOST)
+        for age in range(count):
+            masses = mass_of_outcome(fading, age, first, second, third, fourth)
+            add_masses(sharp, bins[age], 1.0, masses)
     smooth(shape, limit_bin, sharp, view.padded, out)
 
 
@@ -169,56 +231,60 @@ def smooth(shape: Shape, limit_bin: int, sharp: Array, padded: Array, out: Array
     Args:
         shape: The mixture's shape.
         limit_bin: The last bin that may hold mass.
-        sharp: Masses before spreading (float64[widths, bins]).
-        padded: Scratch space (float64[bins + 2·reach]).
+        sharp: Masses before spreading (float64[bins, MOST]).
+        padded: Scratch space, as in ``View``.
         out: Receives the masses (float32[bins]), which sum to 1.
     """
-    taps = shape.spread.shape[1]
-    reach = taps // 2
-    padded[:] = 0.0
-    for k in range(len(shape.spread)):
-        edge = shape.edge[k]
-        _spread(sharp[k], shape.kernels[k, edge : taps - edge + 6], padded[edge:])
+    reach = shape.spread.shape[1] // 2
+    _spread(shape, sharp, padded)
     padded[reach] += padded[:reach].sum()
-    padded[reach + limit_bin] += padded[reach + limit_bin + 1 :].sum()
+    padded[reach + limit_bin] += padded[reach + limit_bin + 1 : shape.bins + 2 * reach].sum()
     allowed = padded[reach : reach + limit_bin + 1]
     total = allowed.sum()
     floor = shape.floor if total > 0 else 1.0
     scale = (1.0 - floor) / total if total > 0 else 0.0
     fine_floor, tail_floor = _floor(shape, limit_bin)
-    out[:] = 0.0
-    for b in range(limit_bin + 1):
-        share = fine_floor if b < shape.fine_bins else tail_floor
-        out[b] = allowed[b] * scale + floor * share
+    fine_bins = min(limit_bin + 1, shape.fine_bins)
+    for b in range(fine_bins):
+        out[b] = allowed[b] * scale + floor * fine_floor
+    for b in range(fine_bins, limit_bin + 1):
+        out[b] = allowed[b] * scale + floor * tail_floor
+    out[limit_bin + 1 :] = 0.0
 
 
 @compiled_in_place
-def _spread(amounts: Array, kernel: Array, out: Array) -> None:
-    """Add each amount times the kernel to ``out``, starting at the amount's bin.
+def _spread(shape: Shape, sharp: Array, padded: Array) -> None:
+    """Spread the masses of each width by its kernel; arguments as for ``smooth``.
 
-    The kernel has three zeros at either end. Four neighbouring bins are added in one pass, so that
-    additions do not wait for each other.
+    LANES neighbouring bins are spread at once, to positions that begin at multiples of LANES.
     """
-    bins, taps = len(amounts), len(kernel) - 6
-    kernel_0, kernel_1, kernel_2, kernel_3 = kernel[3:], kernel[2:], kernel[1:], kernel
-    b = 0
-    while b < bins:
-        if amounts[b] == 0.0:
-            b += 1
+    padded[:] = 0.0
+    stencils, length, nothing = shape.stencils, shape.stencils.shape[2], repeat_8(0.0)
+    for start in range(0, len(sharp), LANES):
+        masses = repeat_4(0.0)
+        for b in range(start, start + LANES):
+            masses = multiply_add(load_4(sharp, MOST * b), repeat_4(1.0), masses)
+        if sum_4(masses) == 0.0:
             continue
-        amount_0, left = amounts[b], bins - b
-        amount_1 = amounts[b + 1] if left > 1 else 0.0
-        amount_2 = amounts[b + 2] if left > 2 else 0.0
-        amount_3 = amounts[b + 3] if left > 3 else 0.0
-        around = out[b : b + taps + 3]
-        for tap in range(len(around)):
-            around[tap] += (
-                amount_0 * kernel_0[tap]
-                + amount_1 * kernel_1[tap]
-                + amount_2 * kernel_2[tap]
-                + amount_3 * kernel_3[tap]
-            )
-        b += 4
+        for k in range(len(shape.spread)):
+            mass_0, mass_1 = repeat_8(sharp[start, k]), repeat_8(sharp[start + 1, k])
+            mass_2, mass_3 = repeat_8(sharp[start + 2, k]), repeat_8(sharp[start + 3, k])
+            mass_4, mass_5 = repeat_8(sharp[start + 4, k]), repeat_8(sharp[start + 5, k])
+            mass_6, mass_7 = repeat_8(sharp[start + 6, k]), repeat_8(sharp[start + 7, k])
+            position, row = start + shape.first_lane[k], LANES * k * length
+            for _ in range(shape.vectors[k]):
+                # Two sums, so that additions wait for each other half as long.
+                even = multiply_add(mass_0, load_8(stencils, row), load_8(padded, position))
+                odd = multiply_add(mass_1, load_8(stencils, row + length), nothing)
+                even = multiply_add(mass_2, load_8(stencils, row + 2 * length), even)
+                odd = multiply_add(mass_3, load_8(stencils, row + 3 * length), odd)
+                even = multiply_add(mass_4, load_8(stencils, row + 4 * length), even)
+                odd = multiply_add(mass_5, load_8(stencils, row + 5 * length), odd)
+                even = multiply_add(mass_6, load_8(stencils, row + 6 * length), even)
+                odd = multiply_add(mass_7, load_8(stencils, row + 7 * length), odd)
+                store(padded, position, multiply_add(odd, repeat_8(1.0), even))
+                position += LANES
+                row += LANES
 
 
 @compiled_in_place
@@ -258,7 +324,7 @@ def responsibilities(
         view: The job's windows and weights.
     """
     decays, widths, weights, likelihoods = (
-        len(shape.ages), len(shape.spread), view.weights, view.sharp,
+        len(shape.ages), len(shape.spread), view.weights, view.likelihoods,
     )  # fmt: skip
     _likelihoods(shape, truth, limit_bin, likelihoods)
     bins = view.bins

@@ -14,6 +14,7 @@ import numpy as np
 
 from infra.aliases import Array
 from infra.compiled import compiled_in_place
+from infra.lanes import zeros
 from models.histories.outcome_index import WINDOW
 from models.quantities.targets import TAIL_WIDTH, Grid
 
@@ -24,6 +25,10 @@ FACTS = 5
 TABLES = 6
 """Weight tables of a job: all jobs, counts, count and size, owner, owner and size, template."""
 
+MOST = 4
+"""So many decays, and so many widths, are combined in one vector."""
+LANES = 8
+"""The masses of so many bins are spread as one vector."""
 TAIL_FLOOR = 1e-3
 """The share of the floor that the grid's tail gets for a job without a limit."""
 
@@ -65,10 +70,13 @@ class Shape(NamedTuple):
     """The settings as arrays for compiled code."""
 
     ages: Array  # float64[decays, WINDOW], weight of the outcome of each age
+    fading: Array  # float64[WINDOW, MOST], the same by age, zeros for decays that are not there
     sampled: bool  # whether the last decay is of outcomes spaced over all that are kept
     sums: Array  # float64[decays, WINDOW + 1], sum of the weights of so many outcomes
     spread: Array  # float64[widths, 2·reach + 1], share of an outcome's mass in the bins around it
-    kernels: Array  # float64[widths, 2·reach + 7], the same with three zeros at either end
+    stencils: Array  # float64[widths, LANES, positions], the same for LANES neighbouring bins
+    first_lane: Array  # int64[widths], the first position of a stencil, a multiple of LANES
+    vectors: Array  # int64[widths], vectors of LANES positions that a stencil has
     below: Array  # float64[widths, 2·reach + 2], mass below the lower edge of each of these bins
     edge: Array  # int64[widths], empty bins at either end of a row of spread
     relative: Array  # bool[levels]
@@ -98,6 +106,9 @@ def make_shape(
         relative: Which levels hold outcomes relative to the limit (bool[levels]).
         owner: The position of the owner's level.
         binding: Whether limits stop jobs.
+
+    Raises:
+        ValueError: More than MOST decays or widths.
     """
     reach = int(np.ceil(3 * max(settings.widths) * grid.steps)) + 1
     distance = np.arange(-reach, reach + 1)
@@ -112,15 +123,22 @@ def make_shape(
         rows.append(row / row.sum())
     spread = np.array(rows)
     ages = _fade(settings.decays + settings.decays[-1:] * settings.sampled)
-    zero = np.zeros((len(rows), 1))
+    if max(len(ages), len(rows)) > MOST:
+        raise ValueError(f"{len(ages)} decays and {len(rows)} widths; {MOST} at most")
+    zero, edge = np.zeros((len(rows), 1)), (spread > 0).argmax(axis=1)
+    first_lane = edge // LANES * LANES
+    stencils, vectors = _stencils(spread, edge, first_lane)
     return Shape(
         ages=ages,
+        fading=np.pad(ages.T, ((0, 0), (0, MOST - len(ages)))),
         sampled=settings.sampled,
         sums=np.concatenate([np.zeros((len(ages), 1)), np.cumsum(ages, axis=1)], axis=1),
         spread=spread,
-        kernels=np.pad(spread, ((0, 0), (3, 3))),
+        stencils=stencils,
+        first_lane=first_lane,
+        vectors=vectors,
         below=np.concatenate([zero, np.cumsum(spread, axis=1)], axis=1),
-        edge=(spread > 0).argmax(axis=1),
+        edge=edge,
         relative=np.asarray(relative, dtype=np.bool_),
         owner=owner,
         everyone=int(np.flatnonzero(~np.asarray(relative))[-1]),
@@ -136,6 +154,24 @@ def make_shape(
         moment=float(grid.steps * np.log2(OVER)),
         gate=settings.gate,
     )
+
+
+def _stencils(spread: Array, edge: Array, first_lane: Array) -> tuple[Array, Array]:
+    """Compute the shares that LANES neighbouring bins put at each position, and their vectors.
+
+    Args:
+        spread: As in ``Shape``.
+        edge: As in ``Shape``.
+        first_lane: As in ``Shape``.
+    """
+    taps = spread.shape[1]
+    vectors = -(-(taps - edge + LANES - 1 - first_lane) // LANES)
+    stencils = zeros(len(spread), LANES, int(vectors.max()) * LANES)
+    for width, (first, before) in enumerate(zip(first_lane, edge, strict=True)):
+        for lane in range(LANES):
+            positions = np.arange(before, taps - before) + lane - first
+            stencils[width, lane, positions] = spread[width, before : taps - before]
+    return stencils, vectors
 
 
 def count_components(shape: Shape) -> int:

@@ -14,8 +14,17 @@ import numpy as np
 
 from infra.aliases import Array
 from infra.compiled import compiled, compiled_in_place
-from models.histories.blend import View, look, smooth
-from models.histories.components import Shape, bin_of
+from infra.lanes import load_4, multiply_add, repeat_4, sum_4
+from models.histories.blend import (
+    View,
+    add_masses,
+    look,
+    mass_of_outcome,
+    new_sharp,
+    set_coefficients,
+    smooth,
+)
+from models.histories.components import MOST, Shape, bin_of
 from models.histories.features import Contexts
 from models.histories.mixture import (
     NEXT_OUTCOME,
@@ -71,55 +80,50 @@ def _blend_both(
     limit_bin: int,
     view: View,
     lasted: Array,
-    outcome_mass: Array,
     mass: Array,
     weighted: Array,
 ) -> float:
     """Compute both distributions of one job; returns the mean walltime, NaN for unknown."""
-    decays, widths = len(shape.ages), len(shape.spread)
-    view.sharp[:], lasted[:] = 0.0, 0.0
-    paired_mass, total_time = 0.0, 0.0
+    sharp, bins, coefficients, fading = view.sharp, view.bins, view.coefficients, shape.fading
+    sharp[:], lasted[:] = 0.0, 0.0
+    paired_mass, total_time = repeat_4(0.0), repeat_4(0.0)
     for level in range(len(view.slots)):
         count, newest = view.ends[level] - view.starts[level], view.ends[level] - 1
         if count <= 0:
             continue
         shift = jobs.limit[row] if shape.relative[level] else 0.0
         slot = find_slot(times, jobs.keys[row, level])
-        first = first_position(times, slot) if slot >= 0 else 0
+        first_paired = first_position(times, slot) if slot >= 0 else 0
         paired = available_end(times, slot, jobs.at[row]) - 1 if slot >= 0 else -1
-        outcome_mass[:] = 0.0
-        for k in range(widths):
-            for d in range(decays):
-                weight = view.weights[(level * decays + d) * widths + k] / shape.sums[d, count]
-                fading = shape.ages[d]
-                for age in range(count):
-                    outcome_mass[k, age] += weight * fading[age]
         for age in range(count):
-            outcome = newest - age
-            b = bin_of(index.log_bin_position[outcome] + shift, shape)
-            own_row, order = index.outcome_row[outcome], 1
+            bins[age] = bin_of(index.log_bin_position[newest - age] + shift, shape)
+        set_coefficients(shape, level, count, view)
+        first, second = load_4(coefficients, 0), load_4(coefficients, MOST)
+        third, fourth = load_4(coefficients, 2 * MOST), load_4(coefficients, 3 * MOST)
+        for age in range(count):
+            masses = mass_of_outcome(fading, age, first, second, third, fourth)
+            add_masses(sharp, bins[age], 1.0, masses)
+            own_row, order = index.outcome_row[newest - age], 1
             at, outcome_id = index.available_at[own_row], index.outcome_id[own_row]
-            while paired >= first and order > 0:
+            while paired >= first_paired and order > 0:
                 order = compare_outcome(times, paired, at, outcome_id)
                 paired -= order > 0
-            same_job = order == 0
-            walltime = value_at(times, paired) if same_job else 0.0
-            for k in range(widths):
-                view.sharp[k, b] += outcome_mass[k, age]
-                if same_job:
-                    lasted[k, b] += outcome_mass[k, age] * walltime
-                    total_time += outcome_mass[k, age] * walltime
-                    paired_mass += outcome_mass[k, age]
-    smooth(shape, limit_bin, view.sharp, view.padded, mass)
+            if order == 0:
+                walltime = value_at(times, paired)
+                add_masses(lasted, bins[age], walltime, masses)
+                total_time = multiply_add(masses, repeat_4(walltime), total_time)
+                paired_mass = multiply_add(masses, repeat_4(1.0), paired_mass)
+    smooth(shape, limit_bin, sharp, view.padded, mass)
     for b in range(len(mass)):
         weighted[b] = mass[b]
-    if paired_mass <= 0.0:
+    pairs, seconds = sum_4(paired_mass), sum_4(total_time)
+    if pairs <= 0.0:
         return np.nan
-    if total_time > 0.0:
+    if seconds > 0.0:
         smooth(shape, limit_bin, lasted, view.padded, weighted)
         for b in range(len(mass)):
             weighted[b] = TRUST * weighted[b] + (1.0 - TRUST) * mass[b]
-    return total_time / paired_mass
+    return seconds / pairs
 
 
 @compiled
@@ -136,12 +140,12 @@ def _advance(
     weighing: tuple[bool, bool],
     view: View,
     time_view: View,
+    lasted: Array,
     out: Occupancy,
     counts: Array,
 ) -> None:
     """Replay as ``mixture._advance`` does, through two mixtures side by side."""
-    levels, lasted = jobs.keys.shape[1], np.zeros_like(view.sharp)
-    outcome_mass = np.empty((len(shape.spread), shape.ages.shape[1]))
+    levels = jobs.keys.shape[1]
     while progress[NEXT_QUERY] < len(query_rows):
         query = progress[NEXT_QUERY]
         row, pending = query_rows[query], progress[NEXT_OUTCOME] < len(outcomes)
@@ -169,7 +173,6 @@ def _advance(
                 top,
                 view,
                 lasted,
-                outcome_mass,
                 mass,
                 weighted,
             )
@@ -225,6 +228,7 @@ class OccupancyReplay:
     def advance(self, query_rows: Array) -> Occupancy:
         """Replay until the last of ``query_rows`` (in order of prediction) is answered."""
         replay, times, queries = self.replay, self.times, len(query_rows)
+        lasted = new_sharp(replay.mixture.shape)
         bins = replay.mixture.grid.bins
         out = Occupancy(
             mass=np.empty((queries, bins), np.float32),
@@ -250,6 +254,7 @@ class OccupancyReplay:
                 (True, False),  # literals in compiled code would compile ``learn_outcome`` twice
                 replay.view,
                 times.view,
+                lasted,
                 out,
                 replay.counts,
             )

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from models.engine.target_predictor import TargetPredictor
-from models.histories.blend import look, smooth
-from models.histories.components import MixtureSettings, bin_of
+from models.histories.blend import look
+from models.histories.components import TAIL_FLOOR, MixtureSettings, Shape, bin_of
 from models.histories.features import Contexts, choose_levels, encode
 from models.histories.mixture import Mixture, bin_of_limit, weigh_components
 from models.histories.occupancy import TRUST, OccupancyReplay, occupancy
@@ -19,7 +19,7 @@ from models.histories.outcome_index import (
     find_slot,
     first_position,
 )
-from models.quantities.targets import TARGETS
+from models.quantities.targets import TAIL_WIDTH, TARGETS
 
 SETTINGS = (MixtureSettings(), MixtureSettings(sampled=True), MixtureSettings(decays=(0.7,)))
 Outcome = tuple[int, int, float, float]
@@ -36,6 +36,26 @@ def window(
     shares = shape.ages[decay, : end - start] / shape.ages[decay, : end - start].sum()
     for age, share in enumerate(shares):
         yield end - 1 - age * stride, float(share)
+
+
+def spread(shape: Shape, limit_bin: int, sharp: np.ndarray) -> np.ndarray:
+    """Masses after the kernels, within the grid and the limit, with the floor."""
+    reach = shape.spread.shape[1] // 2
+    padded = sum(map(np.convolve, sharp, shape.spread))
+    padded[reach] += padded[:reach].sum()
+    padded[reach + limit_bin] += padded[reach + limit_bin + 1 :].sum()
+    allowed, total = padded[reach : reach + limit_bin + 1], padded[reach:][: limit_bin + 1].sum()
+    floor = shape.floor if total > 0 else 1.0
+    limited = limit_bin < shape.bins - 1
+    fine = min(limit_bin + 1, shape.fine_bins)
+    tail = limit_bin + 1 - fine
+    tail_weight = TAIL_WIDTH if limited else TAIL_FLOOR * fine / max(tail, 1)
+    shares = np.concatenate([np.ones(fine), np.full(tail, tail_weight)])
+    mass = np.zeros(shape.bins)
+    mass[: limit_bin + 1] = (1 - floor) * allowed / max(total, 1e-300) + floor * (
+        shares / shares.sum()
+    )
+    return mass
 
 
 def plain(
@@ -75,11 +95,11 @@ def plain(
                         lasted[:, b] += weights[level, decay] * share * walltime
                         paired += weights[level, decay].sum() * share
         limit_bin = bin_of_limit(limit, mixture.state.tables, shape)
-        smooth(shape, limit_bin, sharp, view.padded, mass[row])
+        mass[row] = spread(shape, limit_bin, sharp)
         weighted[row] = mass[row]
         if paired > 0:
             seconds[row] = lasted.sum() / paired
-            smooth(shape, limit_bin, lasted, view.padded, weighted[row])
+            weighted[row] = spread(shape, limit_bin, lasted)
             weighted[row] = TRUST * weighted[row] + (1 - TRUST) * mass[row]
     return mass, weighted, seconds
 
