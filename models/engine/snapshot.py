@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -32,54 +32,46 @@ def code_hash(root: Path = Path(__file__).parents[2]) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()[:16]
 
 
-class Learned(NamedTuple):
-    """What a forecaster learned: whose it is, as JSON, and its arrays by name, not copied."""
-
-    about: dict[str, Any]
-    arrays: dict[str, StoredArray]
-
-
-def learned_arrays(forecaster: Forecaster) -> Learned | None:
-    """Return what ``forecaster`` learned; None while its levels are not final.
-
-    The caller sees to it that nothing is learned until the arrays are written; predictions change
-    nothing.
-    """
+def describe_snapshot(forecaster: Forecaster) -> dict[str, Any] | None:
+    """Return whose a snapshot is, as JSON; None while the forecaster's levels are not final."""
     if not forecaster.levels_final:
         return None
-    about = {
+    return {
         "form": code_hash(),
         "version": forecaster.model_version,
         "levels": forecaster.levels.to_json(),
     }
-    arrays: dict[str, StoredArray] = {}
-    for name, predictor in forecaster.predictors.items():
-        mixture, calibration = predictor.mixture, predictor.calibration
-        index, tables = mixture.state
-        sizes, rows = stored_sizes(index), int(tables.used[0])
-        arrays |= {
-            f"{name}.lists.{field}": StoredArray(
-                values[: sizes[field][0]] if field in sizes else values,
-                sizes[field][1] if field in sizes else len(values),
-            )
-            for field, values in index._asdict().items()
-        }
-        arrays |= {
-            f"{name}.tables.{field}": StoredArray(
-                values[:rows] if field in ("row_key", "rows") else values, len(values)
-            )
-            for field, values in tables._asdict().items()
-        }
-        for field, values in {
-            "sources": calibration.sources,
-            "upto": calibration.upto,
-            "below": calibration.below,
-            "point_sources": calibration.points.sources,
-            "point_sums": calibration.points.sums,
-            "latest": np.array([mixture.latest_outcome_at]),
-        }.items():
-            arrays[f"{name}.{field}"] = StoredArray(np.ascontiguousarray(values), len(values))
-    return Learned(about, arrays)
+
+
+def snapshot_target(forecaster: Forecaster, name: str) -> dict[str, StoredArray]:
+    """Copy what the predictor of one target learned.
+
+    Nothing may be learned meanwhile. Between two targets it may: what is learned again after a
+    restart changes nothing.
+    """
+    predictor = forecaster.predictors[name]
+    calibration, (index, tables) = predictor.calibration, predictor.mixture.state
+    sizes = stored_sizes(index)
+    arrays = {
+        f"lists.{field}": (values, *sizes.get(field, (len(values), len(values))))
+        for field, values in index._asdict().items()
+    }
+    for field, values in tables._asdict().items():
+        used = int(tables.used[0]) if field in ("row_key", "rows") else len(values)
+        arrays[f"tables.{field}"] = values, used, len(values)
+    for field, values in {
+        "sources": calibration.sources,
+        "upto": calibration.upto,
+        "below": calibration.below,
+        "point_sources": calibration.points.sources,
+        "point_sums": calibration.points.sums,
+        "latest": np.array([predictor.mixture.latest_outcome_at]),
+    }.items():
+        arrays[field] = values, len(values), len(values)
+    return {
+        f"{name}.{field}": StoredArray(values[:used].copy(), rows)
+        for field, (values, used, rows) in arrays.items()
+    }
 
 
 def restore_snapshot(

@@ -193,10 +193,10 @@ def _predict(
 
 
 @compiled_in_place
-def has_capacity(state: MixtureState, levels: int) -> bool:
-    """Whether one more outcome with keys at ``levels`` levels fits."""
-    # One key more: that of new owners' first outcomes.
-    return index_has_capacity(state.outcomes, levels + 1) and tables_have_capacity(state.tables)
+def has_capacity(state: MixtureState, keys: Array) -> bool:
+    """Whether one more outcome of a job with these keys fits."""
+    # Beside the keys there is that of new owners' first outcomes.
+    return index_has_capacity(state.outcomes, keys) and tables_have_capacity(state.tables)
 
 
 @compiled
@@ -219,16 +219,17 @@ def _advance(
     Stops when the last query is answered (without queries: when all outcomes are learned), or
     early when the state is full.
     """
-    levels, queries = jobs.keys.shape[1], len(query_rows)
+    queries = len(query_rows)
     while progress[NEXT_QUERY] < queries or (
         queries == 0 and progress[NEXT_OUTCOME] < len(outcomes)
     ):
         now = jobs.at[query_rows[progress[NEXT_QUERY]]] if queries else np.int64(NOT_AVAILABLE)
         pending = progress[NEXT_OUTCOME] < len(outcomes)
         if pending and jobs.available_at[outcomes[progress[NEXT_OUTCOME]]] <= now:
-            if not has_capacity(state, levels):
+            row = outcomes[progress[NEXT_OUTCOME]]
+            if not has_capacity(state, jobs.keys[row]):
                 return
-            learn_outcome(state, shape, jobs, outcomes[progress[NEXT_OUTCOME]], weighing, view)
+            learn_outcome(state, shape, jobs, row, weighing, view)
             progress[NEXT_OUTCOME] += 1
         else:
             query = progress[NEXT_QUERY]

@@ -145,14 +145,14 @@ def _advance(
     counts: Array,
 ) -> None:
     """Replay as ``mixture._advance`` does, through two mixtures side by side."""
-    levels = jobs.keys.shape[1]
     while progress[NEXT_QUERY] < len(query_rows):
         query = progress[NEXT_QUERY]
         row, pending = query_rows[query], progress[NEXT_OUTCOME] < len(outcomes)
         if pending and jobs.available_at[outcomes[progress[NEXT_OUTCOME]]] <= jobs.at[row]:
-            if not has_capacity(state, levels) or not has_capacity(times, levels):
-                return
             outcome = outcomes[progress[NEXT_OUTCOME]]
+            keys = jobs.keys[outcome]
+            if not has_capacity(state, keys) or not has_capacity(times, keys):
+                return
             learn_outcome(state, shape, jobs, outcome, weighing[0], view)
             learn_outcome(times, time_shape, time_jobs, outcome, weighing[1], time_view)
             progress[NEXT_OUTCOME] += 1

@@ -88,11 +88,12 @@ def ensure_capacity(index: OutcomeIndex, levels: int) -> OutcomeIndex:
     """Return the same index with room for one more outcome under each of ``levels`` keys."""
     if levels > _MAX_LEVELS:
         raise ValueError(f"an outcome has {levels} keys, but at most {_MAX_LEVELS} are counted")
+    growth = {SLOTS: _MIN_GROWTH, POOL: levels * MAX_ROOM, ROWS: _MIN_GROWTH}
     needed = {SLOTS: levels, POOL: levels * MAX_ROOM, ROWS: 1}
     for name, kind in CAPACITY.items():
         values, used = getattr(index, name), int(index.used[kind])
         if used + needed[kind] > len(values):
-            extended = np.zeros(used + needed[kind] + max(used // 8, _MIN_GROWTH), values.dtype)
+            extended = np.zeros(used + max(used // 16, growth[kind]), values.dtype)
             extended[:used] = values[:used]
             index = index._replace(**{name: extended})
     if len(index.slots) > _TABLE_LOAD * len(index.table_slot):
@@ -120,19 +121,34 @@ def stored_sizes(index: OutcomeIndex) -> dict[str, tuple[int, int]]:
 
 
 @compiled_in_place
-def has_capacity(index: OutcomeIndex, levels: int) -> bool:
-    """Whether one more outcome fits under each of ``levels`` keys without enlarging the index."""
-    return (
-        index.used[POOL] + levels * MAX_ROOM <= len(index.outcome_row)
-        and index.used[SLOTS] + levels <= len(index.slots)
-        and index.used[ROWS] + 1 <= len(index.value)
-    )
-
-
-@compiled_in_place
 def find_slot(index: OutcomeIndex, key: np.uint64) -> np.int64:
     """Return the slot of a key, or -1 where it has no outcome."""
     return find_row(index.slots["key"], index.table_slot, key)
+
+
+@compiled_in_place
+def has_capacity(index: OutcomeIndex, keys: Array) -> bool:
+    """Whether one more outcome fits under each of some keys, and one more, as the index is."""
+    levels, free = len(keys) + 1, len(index.outcome_row) - index.used[POOL]
+    if index.used[SLOTS] + levels > len(index.slots) or index.used[ROWS] >= len(index.value):
+        return False
+    if free >= levels * MAX_ROOM:
+        return True
+    needed = MAX_ROOM
+    for level in range(len(keys)):
+        slot = find_slot(index, keys[level])
+        if slot < 0:
+            needed += 1
+        elif index.slots["size"][slot] == index.slots["room"][slot]:
+            needed += _next_room(np.int64(index.slots["room"][slot]))
+    return free >= needed
+
+
+@compiled_in_place
+def _next_room(room: int) -> int:
+    """Return the size of the block that takes the place of a full one."""
+    larger = max(room + room // 2, 2) if room & (room - 1) == 0 else room // 3 * 4
+    return larger if larger < CAP else MAX_ROOM
 
 
 @compiled_in_place
@@ -246,8 +262,7 @@ def _grow(index: OutcomeIndex, slot: int) -> None:
             free_unreferenced(index, row)
         index.slots["size"][slot] = CAP
     else:
-        larger = max(room + room // 2, np.int64(2)) if room & (room - 1) == 0 else room // 3 * 4
-        larger = larger if larger < CAP else np.int64(MAX_ROOM)
+        larger = _next_room(room)
         target = _take_block(index, larger)
         index.slots["start"][slot], index.slots["room"][slot] = target, larger
     for i in range(keep):

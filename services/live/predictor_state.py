@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,8 @@ from services.live.snapshots import HistoryPosition, Snapshots
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
+
+    from infra.mapped_arrays import StoredArray
 
 log = logging.getLogger("bentoml.gridcast")
 
@@ -132,7 +134,7 @@ class PredictorState:
 
         Raises StoreError when the store cannot be read.
         """
-        from models.engine.snapshot import learned_arrays
+        from models.engine.snapshot import describe_snapshot, snapshot_target
 
         with self._lock:
             position = HistoryPosition(
@@ -145,9 +147,17 @@ class PredictorState:
             partial = self._torn or self._catching_up_to
             if not self.ready or partial or not self._snapshots.is_due(position):
                 return
-            draft = self._snapshots.write(learned_arrays(self.active.forecaster), position)
-        if draft is not None:
-            self._snapshots.publish(draft, self._store)
+            forecaster = self.active.forecaster
+            about = describe_snapshot(forecaster)
+
+        def parts() -> Iterator[dict[str, StoredArray]]:
+            # Outcomes wait while one target is copied, not while it is written.
+            for name in forecaster.names:
+                with self._lock:
+                    arrays = snapshot_target(forecaster, name)
+                yield arrays
+
+        self._snapshots.save(about, parts(), position, self._store)
 
     def rebuild(self, active: ActiveModel) -> None:
         """Teach ``active`` the store's history and make it the active model.

@@ -11,26 +11,25 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
 
 from infra.errors import GridcastError
-from infra.mapped_arrays import map_arrays, write_arrays, write_description
+from infra.mapped_arrays import StoredArray, map_arrays, write_arrays, write_description
 from jobs.store import dropped_at, first_ended_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from models.engine.forecaster import Forecaster
-    from models.engine.snapshot import Learned
 
 log = logging.getLogger("bentoml.gridcast")
 
@@ -63,16 +62,6 @@ class HistoryPosition:
         return max((self.revision, *self.own))
 
 
-@dataclass(frozen=True)
-class Draft:
-    """A file that is not complete: its arrays are written, its description is not."""
-
-    out: BinaryIO
-    entries: list[dict[str, Any]]
-    about: dict[str, Any]
-    position: HistoryPosition
-
-
 class Snapshots:
     """The history file of one data folder."""
 
@@ -91,68 +80,60 @@ class Snapshots:
             and time.monotonic() > max(self._saved_at + PERIOD, self._tried_at + RETRY_SECONDS)
         )
 
-    def write(self, learned: Learned | None, position: HistoryPosition) -> Draft | None:
-        """Write a history under a temporary name, None for nothing; ``publish`` completes it.
-
-        Nothing may be learned meanwhile: the arrays are not copied, which would take as much memory
-        again. Where the disk refuses it, this says so in the log, and it is tried again later.
-        """
-        self._tried_at = time.monotonic()
-        if learned is None:
-            self._saved, self._saved_at, self._tried_at = position, time.monotonic(), -inf
-            return None
-        with suppress(Timeout), self._discarding_at_error():
-            self._writing.acquire()  # not while another process writes one
-            with ExitStack() as at_error:
-                out = at_error.enter_context(self._draft.open("wb"))
-                entries = write_arrays(out, learned.arrays)
-                at_error.pop_all()
-            return Draft(out, entries, learned.about, position)
-        return None
-
-    def publish(self, draft: Draft, store: Callable[[], Engine]) -> None:
-        """Complete a file and let it take the place of the one before.
+    def save(
+        self,
+        about: dict[str, Any] | None,
+        parts: Iterable[Mapping[str, StoredArray]],
+        position: HistoryPosition,
+        store: Callable[[], Engine],
+    ) -> None:
+        """Write the history; where the disk refuses it, say so in the log and try again later.
 
         Args:
-            draft: As from ``write``.
+            about: Whose history it is (``models.engine.snapshot``), None for nothing.
+            parts: The arrays of each target.
+            position: How far it reaches, or further: what is learned again changes nothing.
             store: Gives the store, whose first outcome of that revision identifies it.
         """
-        position = draft.position
-        with self._discarding_at_error(), draft.out:
-            first = first_ended_of(store(), position.newest_revision)
-            newest = position.newest_ended_at
-            point = {
-                "revision": position.revision,
-                "own": sorted(position.own),
-                "jobs": position.jobs,
-                "newest_ended_at": newest.isoformat() if newest else None,
-                "built": position.built_at.isoformat(),
-                "mark": list(first) if first else None,
-            }
-            about = {"learned": draft.about, "point": point}
-            write_description(draft.out, draft.entries, about)
-            draft.out.flush()
-            os.fsync(draft.out.fileno())
-            self._draft.replace(self._file)
-            self._writing.release()
-            with suppress(OSError):
-                self._file.with_suffix(".npz").unlink(missing_ok=True)  # of versions up to 0.2
-            self._saved, self._saved_at, self._tried_at = position, time.monotonic(), -inf
+        self._tried_at = time.monotonic()
+        if about is not None:
+            try:
+                self._write(about, parts, position, store)
+            except Timeout:  # another process writes one
+                return
+            except OSError as error:
+                log.warning("the history cannot be kept on disk; trying again later: %s", error)
+                return
+        self._saved, self._saved_at, self._tried_at = position, time.monotonic(), -inf
 
-    @contextmanager
-    def _discarding_at_error(self) -> Iterator[None]:
-        """Remove the draft at an error; one of the disk is only logged."""
-        try:
-            yield
-        except Timeout:
-            raise
-        except BaseException as error:
-            with suppress(OSError):
-                self._draft.unlink()
-            self._writing.release()
-            if not isinstance(error, OSError):
-                raise
-            log.warning("the history cannot be kept on disk; trying again later: %s", error)
+    def _write(
+        self,
+        about: dict[str, Any],
+        parts: Iterable[Mapping[str, StoredArray]],
+        position: HistoryPosition,
+        store: Callable[[], Engine],
+    ) -> None:
+        first = first_ended_of(store(), position.newest_revision)
+        newest = position.newest_ended_at
+        point = {
+            "revision": position.revision,
+            "own": sorted(position.own),
+            "jobs": position.jobs,
+            "newest_ended_at": newest.isoformat() if newest else None,
+            "built": position.built_at.isoformat(),
+            "mark": list(first) if first else None,
+        }
+        with self._writing, ExitStack() as at_error:
+            at_error.callback(self._draft.unlink, missing_ok=True)
+            with self._draft.open("wb") as out:
+                entries = [entry for arrays in parts for entry in write_arrays(out, arrays)]
+                write_description(out, entries, {"learned": about, "point": point})
+                out.flush()
+                os.fsync(out.fileno())
+            self._draft.replace(self._file)
+            at_error.pop_all()
+        with suppress(OSError):
+            self._file.with_suffix(".npz").unlink(missing_ok=True)  # of versions up to 0.2
 
     @contextmanager
     def trial(self) -> Iterator[None]:

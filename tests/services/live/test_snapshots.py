@@ -197,6 +197,28 @@ def test_what_a_killed_writer_left_is_overwritten_and_a_second_writer_waits(
     assert map_arrays(folder / NAME)[0]["point"]["jobs"] == 200
 
 
+def test_outcomes_that_arrive_while_the_file_is_written_count_once(
+    start: Start, jobs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = start()
+    one.report(jobs.iloc[:200])
+    batches = iter([jobs.iloc[200:250], jobs.iloc[:0]])
+
+    def write_and_report(*args: Any) -> Any:
+        """Another outcome is reported between the first target and the second."""
+        entries = write_arrays(*args)
+        one.report(next(batches))
+        return entries
+
+    monkeypatch.setattr(snapshots, "write_arrays", write_and_report)
+    one.state.save_history()
+    assert next(batches, None) is None, "there were two targets"
+    again = start()
+    assert built_at(again) == built_at(one)
+    assert again.state.history["jobs"] == one.state.history["jobs"] == 250
+    pd.testing.assert_frame_equal(answers(again, jobs), answers(one, jobs))
+
+
 def test_a_restarted_history_shares_the_file_and_has_room_to_learn(
     start: Start, jobs: pd.DataFrame, tmp_path: Path
 ) -> None:
