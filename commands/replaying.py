@@ -89,13 +89,17 @@ def replay(
 
     Compares waits and slowdowns by policy and predictor. Writes an HTML page; logged to MLflow.
     """
+    from infra.dask_workers import Workers
+    from jobs.partitions import logs_of
     from scheduling.machine import find_machine
     from scheduling.studies.benefit import (
         COLUMNS,
         HOUR,
+        ReplayTask,
         combinations,
         record_replays,
         replay_each,
+        replay_side_by_side,
         trained_version,
     )
     from scheduling.studies.comparison import compare_with_first
@@ -110,9 +114,15 @@ def replay(
     file = Path(log) if Path(log).exists() else None
     jobs = load_jobs(log, arguments)
     expected = usual_seconds("replay", len(jobs) * len(chosen))
-    with progress_bar("replaying", expected) as report:
+    with Workers(settings.dask) as workers, progress_bar("replaying", expected) as report:
         learned = None if version is None else trained_version(version, jobs, store(), settings)
-        replays = replay_each(jobs, find_machine(machine, file, jobs), chosen, report, learned)
+        pools = find_machine(machine, file, jobs)
+        if workers.local == 1 or len(chosen) < 2:
+            replays = replay_each(jobs, pools, chosen, report, learned)
+        else:
+            (partition,) = logs_of([log], arguments)
+            tasks = [ReplayTask(partition, pools, way, version) for way in chosen]
+            replays = replay_side_by_side(jobs, tasks, workers, report)
     rows = compare_with_first(replays)
     name = Path(log).name
     first = replays[0]

@@ -12,7 +12,7 @@ from commands import meanings
 from commands.inputs import Json, Page, load_jobs, note_page, page_path, reads_log, store
 from commands.progress import usual_seconds
 from commands.tables import print_note, progress_bar, show_rows, to_records
-from infra.errors import GridcastError
+from infra.errors import GridcastError, InputError
 from infra.settings import prepare_environment
 
 if TYPE_CHECKING:
@@ -22,11 +22,22 @@ if TYPE_CHECKING:
 
 MAX_ROWS, MAX_MEASURED = 30, 5000
 """Measurements that people are shown; --json and the page have all."""
+REHEARSAL_COLUMNS = (
+    "predictor", "policy", "mae", "mae_ratio", "mae_ratio_low", "mae_ratio_high", "coverage_90",
+    "trainings", "promotions", "alarms",
+)  # fmt: skip
 
 
 @reads_log
 def rehearse(
-    log: Annotated[str, typer.Argument(help="A log file, or the name of a stored source.")],
+    logs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="LOG...",
+            help="Log files, or names of stored sources. Several are done side by side "
+            "(GRIDCAST_DASK).",
+        ),
+    ],
     target: Annotated[
         str, typer.Option(help="walltime, peak_memory, cpu_time or io.")
     ] = "walltime",
@@ -49,42 +60,51 @@ def rehearse(
 
     Writes an HTML page with charts.
     """
+    from infra.dask_workers import Workers
+    from jobs.partitions import logs_of
     from models.engine.outcomes import require_outcomes
     from models.engine.training import find_target
     from monitoring.rehearsal.page import describe_benefit, write_page
     from monitoring.rehearsal.rehearse import rehearse as run
+    from monitoring.rehearsal.rehearse import rehearse_each
 
-    prepare_environment()
-    name = Path(log).name
-    jobs = load_jobs(log, arguments)
-    require_outcomes(jobs, (target,), name)
-    with progress_bar("backtesting the log", usual_seconds("rehearse", len(jobs))) as report:
-        rehearsal = run(
-            jobs,
-            find_target(target),
-            warm_up=warm_up,
-            period=every and every * 86400,
-            progress=report,
-        )
-    columns = (
-        "predictor",
-        "policy",
-        "mae",
-        "mae_ratio",
-        "mae_ratio_low",
-        "mae_ratio_high",
-        "coverage_90",
-        "trainings",
-        "promotions",
-        "alarms",
-    )
-    count = len(rehearsal.truth)
-    title = f"Rehearsal of {name}, {target}, {count:,} jobs after the warm-up"
-    show_rows(rehearsal.rows, as_json, title, columns, meanings.of_rehearsal(rehearsal.rows))
-    for row in rehearsal.rows:
-        if row["policy"] != "never":
-            print_note(describe_benefit(row))
-    note_page(write_page(rehearsal, name, page_path(html, f"rehearsal-{name}")))
+    period = every and every * 86400
+    if html and len(logs) > 1:
+        raise InputError("--html names one page, and there is one for each log: omit it")
+    names = [Path(log).name for log in logs]
+    with Workers(prepare_environment().dask) as workers:
+        if len(logs) > 1 or workers.local != 1:
+            with progress_bar("backtesting the logs") as report:
+                partitions = logs_of(logs, arguments)
+                rehearsals = rehearse_each(partitions, target, warm_up, period, workers, report)
+        else:
+            jobs = load_jobs(logs[0], arguments)
+            require_outcomes(jobs, (target,), names[0])
+            expected = usual_seconds("rehearse", len(jobs))
+            with progress_bar("backtesting the log", expected) as report:
+                rehearsals = [
+                    run(
+                        jobs,
+                        find_target(target),
+                        warm_up=warm_up,
+                        period=period,
+                        progress=report,
+                    )
+                ]
+    if as_json:
+        labels = [{"log": name} if len(logs) > 1 else {} for name in names]
+        results = zip(labels, rehearsals, strict=True)
+        show_rows([{**label, **row} for label, result in results for row in result.rows], as_json)
+    for name, rehearsal in zip(names, rehearsals, strict=True):
+        if not as_json:
+            count = len(rehearsal.truth)
+            title = f"Rehearsal of {name}, {target}, {count:,} jobs after the warm-up"
+            meaning = meanings.of_rehearsal(rehearsal.rows)
+            show_rows(rehearsal.rows, False, title, REHEARSAL_COLUMNS, meaning)
+        for row in rehearsal.rows:
+            if row["policy"] != "never":
+                print_note(describe_benefit(row))
+        note_page(write_page(rehearsal, name, page_path(html, f"rehearsal-{name}")))
 
 
 def monitor(html: Page = None, as_json: Json = False) -> None:

@@ -15,8 +15,11 @@ import numpy as np
 import pandas as pd
 
 from infra.aliases import Floats, Integers, Progress
+from infra.dask_workers import Workers
+from jobs.partitions import Partition, sizes_of
 from models.baselines.available_history import AvailableHistory, read_history
-from models.engine.training import TrainingError
+from models.engine.outcomes import require_outcomes
+from models.engine.training import TrainingError, find_target
 from models.quantities.metrics import compare_errors, coverage, time_blocks
 from models.quantities.targets import Target
 from models.releases.candidate import MIN_EVALUATION_JOBS, evaluation_start, is_promotable
@@ -183,6 +186,59 @@ def rehearse(
         every / 1e6,
         tuple(runs),
     )
+
+
+@dataclass(frozen=True)
+class RehearsalTask:
+    """The rehearsal of one model on a log; see the arguments of ``rehearse``."""
+
+    partition: Partition
+    target: str
+    warm_up: float
+    period: float | None
+    predictor: str
+
+
+def run_rehearsal(task: RehearsalTask) -> Rehearsal:
+    """Read the log and rehearse; raises InputError for a log without outcomes."""
+    jobs = task.partition.read()
+    require_outcomes(jobs, (task.target,), task.partition.name)
+    return rehearse(
+        jobs,
+        find_target(task.target),
+        warm_up=task.warm_up,
+        period=task.period,
+        predictors=(task.predictor,),
+    )
+
+
+def rehearse_each(
+    logs: Sequence[Partition],
+    target: str,
+    warm_up: float,
+    period: float | None,
+    workers: Workers,
+    progress: Progress | None = None,
+) -> list[Rehearsal]:
+    """Rehearse several logs by workers, each model of each log by itself.
+
+    Args:
+        logs: The logs, which the workers read.
+        target: See ``rehearse``.
+        warm_up: See ``rehearse``.
+        period: See ``rehearse``.
+        workers: Who rehearses.
+        progress: Is called with the share done.
+    """
+    tasks = [
+        RehearsalTask(log, target, warm_up, period, predictor)
+        for log in logs
+        for predictor in PREDICTORS
+    ]
+    sizes = [size for size in sizes_of(logs) for _ in PREDICTORS]
+    done = iter(workers.map(run_rehearsal, tasks, sizes, progress))
+    by_log = [[next(done) for _ in PREDICTORS] for _ in logs]
+    return [replace(first, runs=(*first.runs, *second.runs)) for first, second in by_log]
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,23 @@ import numpy as np
 import pandas as pd
 
 from infra.aliases import Progress
+from infra.settings import prepare_environment
 from scheduling.correctors import corrector_named
 from scheduling.machine import Machine
 from scheduling.outcome import Replay
 from scheduling.policies import Policy, PolicyError, policy_named
 from scheduling.predictors import predictor_named
 from scheduling.replay import replay
+from scheduling.state import Records
 from scheduling.studies.comparison import compare_with_first
+from scheduling.trace import trace_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from infra.dask_workers import Workers
     from infra.settings import Settings
+    from jobs.partitions import Partition
     from models.engine.model_set import ModelSet
 
 HOUR = 3600.0
@@ -108,6 +113,78 @@ def trained_version(
     )
 
 
+@dataclass(frozen=True)
+class ReplayTask:
+    """The replay of a partition in one combination.
+
+    Attributes:
+        partition: The log.
+        machine: The machine.
+        way: The combination.
+        version: The number of the model's version that the predictor gridcast answers by, if any.
+    """
+
+    partition: Partition
+    machine: Machine
+    way: Combination
+    version: int | None = None
+
+
+def run_replay(task: ReplayTask) -> tuple[Records, float]:
+    """Read the log and replay it; returns the kernel's records and the time that it took (s)."""
+    from jobs.store import open_store
+
+    jobs, learned = task.partition.read(), None
+    if task.version is not None and task.way.predictor == "gridcast":
+        settings = prepare_environment()
+        learned = trained_version(task.version, jobs, open_store(settings.store_url), settings)
+    (done,) = replay_each(jobs, task.machine, [task.way], version=learned)
+    return done.table, done.seconds
+
+
+def replay_side_by_side(
+    jobs: pd.DataFrame,
+    tasks: Sequence[ReplayTask],
+    workers: Workers,
+    progress: Progress | None = None,
+) -> list[Replay]:
+    """Replay a log in several combinations by workers, each of which reads it.
+
+    Args:
+        jobs: The jobs of the log, read here.
+        tasks: The combinations.
+        workers: Who replays.
+        progress: Is called with the share done.
+
+    Raises:
+        PolicyError: No combination uses the version, or it was trained on later jobs.
+    """
+    _check_version(tasks[0].version, [task.way for task in tasks])
+    trace = trace_of(jobs, tasks[0].machine)
+    return [
+        Replay(
+            trace,
+            task.machine,
+            task.way.policy,
+            task.way.predictor,
+            task.way.corrector,
+            table,
+            seconds,
+        )
+        for task, (table, seconds) in zip(
+            tasks, workers.map(run_replay, tasks, progress=progress), strict=True
+        )
+    ]
+
+
+def _check_version(version: TrainedVersion | int | None, chosen: Sequence[Combination]) -> None:
+    if version is not None and all(way.predictor != "gridcast" for way in chosen):
+        raise PolicyError(
+            "a version of the model answers as the predictor gridcast, "
+            "which is not among the predictors"
+        )
+
+
 def replay_each(
     jobs: pd.DataFrame,
     machine: Machine,
@@ -129,11 +206,7 @@ def replay_each(
         MachineError: A quota is too small.
         TraceError: No job can be replayed.
     """
-    if version and all(way.predictor != "gridcast" for way in chosen):
-        raise PolicyError(
-            "a version of the model answers as the predictor gridcast, "
-            "which is not among the predictors"
-        )
+    _check_version(version, chosen)
     done = []
     for index, way in enumerate(chosen):
 

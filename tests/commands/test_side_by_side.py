@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,11 @@ from jobs.ingest import ingest_file, read_arguments
 from jobs.partitions import Partition, logs_of, sizes_of
 from jobs.store import open_store
 from models.evaluation.partitions import EvaluationTask, evaluate_partition
+from models.quantities.targets import TARGETS
+from monitoring.rehearsal.rehearse import rehearse, rehearse_each
+from scheduling.machine import processors
+from scheduling.policies import PolicyError
+from scheduling.studies.benefit import ReplayTask, combinations, replay_each, replay_side_by_side
 
 COLUMNS = (
     "job_id", "user", "group", "submitted_at", "ended_at", "walltime", "requested_walltime",
@@ -61,6 +67,8 @@ def assert_same(left: Any, right: Any) -> None:
             assert_same(getattr(left, field.name), getattr(right, field.name))
     elif isinstance(left, pd.DataFrame):
         pd.testing.assert_frame_equal(left, right, check_exact=True)
+    elif isinstance(left, np.ndarray) and left.dtype.names:
+        assert_same(pd.DataFrame(left), pd.DataFrame(right))
     elif isinstance(left, np.ndarray):
         np.testing.assert_array_equal(left, right)
     elif isinstance(left, list | tuple):
@@ -94,6 +102,39 @@ def test_evaluations_of_logs_clusters_and_stored_sources_are_those_of_one_proces
     in_process = [evaluate_partition(task) for task in tasks]
     assert_same(side_by_side, in_process)
     assert isinstance(in_process[-1], str) and "there is nothing to evaluate" in in_process[-1]
+
+
+def test_replays_in_several_ways_are_those_of_one_process(
+    workers: Workers, logs: list[Path]
+) -> None:
+    (log,) = logs_of([str(logs[0])], read_arguments())
+    ways = combinations(["easy", "gridcast"], ["last-two"])
+    machine = processors(8)
+    tasks = [ReplayTask(log, machine, way) for way in ways]
+    side_by_side = replay_side_by_side(log.read(), tasks, workers)
+    in_process = replay_each(log.read(), machine, ways)
+    assert len(in_process) == 2
+    for replayed, same in zip(side_by_side, in_process, strict=True):
+        assert_same(replayed.table, same.table)
+        assert_same({**replayed.row(), "seconds": 0}, {**same.row(), "seconds": 0})
+    with pytest.raises(PolicyError, match="not among the predictors"):
+        replay_side_by_side(log.read(), [replace(task, version=1) for task in tasks], workers)
+
+
+def test_rehearsals_of_each_model_are_those_of_one_process(
+    workers: Workers, logs: list[Path]
+) -> None:
+    partitions = logs_of([str(logs[1])], read_arguments())
+    (side_by_side,) = rehearse_each(partitions, "walltime", 0.4, None, workers)
+    in_process = rehearse(partitions[0].read(), TARGETS["walltime"], warm_up=0.4)
+    rows, same = (
+        [{**row, "training_seconds": 0} for row in rehearsal.rows]
+        for rehearsal in (side_by_side, in_process)
+    )
+    assert len(rows) == 6
+    assert_same(rows, same)
+    for run, other in zip(side_by_side.runs, in_process.runs, strict=True):
+        assert_same((run.point, run.low, run.high), (other.point, other.low, other.high))
 
 
 def test_a_log_that_a_worker_cannot_read_is_one_sentence(workers: Workers) -> None:
