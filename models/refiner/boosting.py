@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pandas as pd
 from infra.aliases import Array, Integers
 from infra.settings import THREADS
 from models.refiner.training_rows import TrainingRows
+from models.refiner.trees import Trees, ratios, read_trees
 
 MIN_ROWS = 500
 SIZE_WEIGHT, MAX_SIZE = 0.25, 10.0
@@ -57,6 +59,19 @@ class CatBoostRefiner:
 
     def ratio(self, inputs: Array, coarse: Array) -> Array:
         """See ``Refiner.ratio``; coarse bins without training jobs keep their mass."""
+        if self.trees is None:
+            return self.ratio_by_catboost(inputs, coarse)
+        out = np.empty_like(coarse)
+        ratios(self.trees, inputs, coarse, self.classes, self.share, out)
+        return out
+
+    @cached_property
+    def trees(self) -> Trees | None:
+        """The trees as arrays; None for a model that only CatBoost evaluates."""
+        return read_trees(self.model, len(self.classes))
+
+    def ratio_by_catboost(self, inputs: Array, coarse: Array) -> Array:
+        """Compute ``ratio`` by CatBoost itself."""
         threads = THREADS if len(inputs) > 2000 else 1
         features = _features(inputs, self.categories)
         raw = self.model.predict(features, prediction_type="RawFormulaVal", thread_count=threads)

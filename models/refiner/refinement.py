@@ -76,14 +76,9 @@ def refiner_inputs(
     """
     quantiles = np.empty((len(mass), len(QUANTILES)), np.float32)
     bins_below(mass, np.array(QUANTILES), quantiles)
-    blocks = (coarse, quantiles, np.log2(1.0 + counts), numbers)
-    ends = np.cumsum([block.shape[1] for block in blocks])
-    # CatBoost reads columns without copying them if they are contiguous.
-    inputs = np.empty((len(numbers), ends[-1]), np.float32, order="F")
-    for end, block in zip(ends, blocks, strict=True):
-        selected = slice(None) if rows is None or block is numbers else rows
-        inputs[:, end - block.shape[1] : end] = block.astype(np.float32, copy=False)[selected]
-    return inputs
+    of_histories = np.column_stack([coarse, quantiles, np.log2(1.0 + counts)]).astype(np.float32)
+    selected = of_histories if rows is None else of_histories[rows]
+    return np.column_stack([selected, numbers])
 
 
 def input_names(levels: tuple[str, ...], fields: tuple[str, ...], grid: Grid) -> list[str]:
