@@ -393,9 +393,11 @@ class Mixture:
         self.state = self.state._replace(tables=restore_weights(learned))
 
     def grow(self) -> None:
-        """Enlarge the state for more keys and outcomes."""
-        index = ensure_capacity(self.state.outcomes, len(self.shape.relative) + 1)
-        self.state = MixtureState(index, enlarge_weight_tables(self.state.tables))
+        """Enlarge the state for more keys and outcomes; call it until there is room."""
+        outcomes, tables = self.state
+        if tables_have_capacity(tables):
+            outcomes = ensure_capacity(outcomes, len(self.shape.relative) + 1)
+        self.state = MixtureState(outcomes, enlarge_weight_tables(tables))
 
 
 class PrequentialReplay:

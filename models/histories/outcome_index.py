@@ -34,6 +34,8 @@ SLOT = np.dtype(
     ]
 )
 _TABLE_LOAD, _MIN_GROWTH = 0.75, 1024
+_LARGE = 1 << 22
+"""Larger arrays take a tenth of a second to copy, and predictions wait: they grow less often."""
 _MAX_LEVELS = 254
 """References to a row are counted in a byte: of so many levels and a new owner's first outcome."""
 
@@ -85,15 +87,21 @@ def new_outcome_index(slots: int = 1024, pool: int = 1 << 16) -> OutcomeIndex:
 
 
 def ensure_capacity(index: OutcomeIndex, levels: int) -> OutcomeIndex:
-    """Return the same index with room for one more outcome under each of ``levels`` keys."""
+    """Return the same index with more room; call it until ``has_capacity``.
+
+    Slots and rows are enlarged where an outcome of ``levels`` keys would not fit, else the pool.
+    """
     if levels > _MAX_LEVELS:
         raise ValueError(f"an outcome has {levels} keys, but at most {_MAX_LEVELS} are counted")
-    growth = {SLOTS: _MIN_GROWTH, POOL: levels * MAX_ROOM, ROWS: _MIN_GROWTH}
-    needed = {SLOTS: levels, POOL: levels * MAX_ROOM, ROWS: 1}
+    needed = {SLOTS: levels, ROWS: 1, POOL: levels * MAX_ROOM}
+    rows = {kind: len(getattr(index, name)) for name, kind in CAPACITY.items()}
+    lacking = [kind for kind in needed if index.used[kind] + needed[kind] > rows[kind]]
     for name, kind in CAPACITY.items():
-        values, used = getattr(index, name), int(index.used[kind])
-        if used + needed[kind] > len(values):
-            extended = np.zeros(used + max(used // 16, growth[kind]), values.dtype)
+        if kind in lacking[:1]:
+            values, used = getattr(index, name), int(index.used[kind])
+            growth = used // 32 if used < _LARGE else used // 8
+            growth = max(growth, MAX_ROOM if kind == POOL else _MIN_GROWTH)
+            extended = np.zeros(len(values) + growth, values.dtype)
             extended[:used] = values[:used]
             index = index._replace(**{name: extended})
     if len(index.slots) > _TABLE_LOAD * len(index.table_slot):

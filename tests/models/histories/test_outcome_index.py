@@ -27,7 +27,7 @@ outcomes = some.lists(some.tuples(some.integers(0, 4), some.integers(0, 30)), ma
 
 def tell(lists: OutcomeIndex, key: int, known: int, ident: int, value: float) -> OutcomeIndex:
     """What the engine does with an outcome: told twice it counts once."""
-    if not has_capacity(lists, np.array([key], np.uint64)):
+    while not has_capacity(lists, np.array([key], np.uint64)):
         lists = ensure_capacity(lists, 2)
     slot = ensure_slot(lists, np.uint64(key))
     if not has_outcome(lists, slot, known, np.uint32(ident)):

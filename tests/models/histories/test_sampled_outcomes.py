@@ -17,6 +17,7 @@ from models.histories.outcome_index import (
     available_end,
     ensure_capacity,
     ensure_slot,
+    has_capacity,
     insert,
     new_outcome_index,
     sampling_stride,
@@ -97,7 +98,8 @@ def test_responsibilities_are_of_the_components_that_were_blended(bursts: pd.Dat
 def test_a_sample_spans_all_outcomes_that_are_kept(count: int) -> None:
     index = new_outcome_index()
     for number in range(count):
-        index = ensure_capacity(index, 1)
+        while not has_capacity(index, np.array([7], np.uint64)):
+            index = ensure_capacity(index, 2)
         slot = ensure_slot(index, np.uint64(7))
         row = add_row(index, number, np.uint32(number), float(number))
         insert(index, slot, row, np.float32(number))
