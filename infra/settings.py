@@ -51,8 +51,7 @@ class Settings(BaseSettings):
         "", description="Prefect's database, postgresql://…; default SQLite in the data folder"
     )
     prefect_url: str = Field(
-        "",
-        description="Prefect's server on another machine, http://…; default the one of `up`",
+        "", description="Prefect's server on another machine, http://…; default the one of `up`"
     )
     predictor_url: str = Field(
         "",
@@ -67,8 +66,12 @@ class Settings(BaseSettings):
     prefect_port: int = Field(4200, ge=0, le=65535, description="port of Prefect")
     dashboard_port: int = Field(3100, ge=0, le=65535, description="port of the shifter's page")
     replica_ports: str = Field(
-        "3001,3002",
-        description="ports of the predictors behind the proxy of `up --site`",
+        "3001,3002", description="ports of the predictors behind the proxy of `up --site`"
+    )
+    shard: str = Field(
+        "",
+        pattern="^([0-9]+/[0-9]+)?$",
+        description="shard of the users that a predictor holds, as 2/4; empty: all users",
     )
     postgres_port: int = Field(
         5433, ge=0, le=65535, description="port of the PostgreSQL of `up --site`"
@@ -123,8 +126,7 @@ class Settings(BaseSettings):
         "", description="programs, comma-separated, whose jobs are allocated what they request"
     )
     request_users: str = Field(
-        "",
-        description="users, comma-separated, whose jobs' requests adapters may write; * for all",
+        "", description="users, comma-separated, whose jobs' requests adapters may write; * for all"
     )
     request_programs: str = Field(
         "", description="programs whose jobs' requests adapters may write; * for all"

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from infra.aliases import Array, Floats, Integers
+from infra.aliases import Array, Flags, Floats, Integers
+from infra.shards import Shard
 from infra.shared_lock import SharedLock
 from jobs.coded_jobs import CodedJobs, encode_jobs, in_microseconds
 from models.engine import hosts
@@ -20,11 +21,17 @@ from models.engine.explanation import explain_target
 from models.engine.level_selection import select_levels
 from models.engine.model_set import NO_MODEL, ModelSet
 from models.engine.predictions import BoundQueries, Predictions, prediction_columns
-from models.engine.target_predictor import TargetPrediction, TargetPredictor, group_by_history
+from models.engine.sharding import job_slots, without_user_levels
+from models.engine.target_predictor import (
+    TargetPrediction,
+    TargetPredictor,
+    batches,
+    group_by_history,
+)
 from models.histories.calibration import Calibration
 from models.histories.features import Contexts, Levels, choose_levels, encode
 from models.histories.labels import add_label_columns
-from models.histories.mixture import Mixture, MixtureState
+from models.histories.mixture import Mixture, MixtureState, outcome_order
 from models.histories.unique_contexts import (
     UniqueContexts,
     find_unique_contexts,
@@ -59,6 +66,7 @@ class Forecaster:
         model_set: A trained version; None for the histories alone.
         targets: The targets predicted without a model set.
         advice: How allocations are chosen; the defaults unless given.
+        shard: Whose users' outcomes alone enter the histories of users; None for everybody's.
     """
 
     def __init__(
@@ -66,9 +74,10 @@ class Forecaster:
         model_set: ModelSet | None = None,
         targets: tuple[str, ...] = ("walltime",),
         advice: Advice | None = None,
+        shard: Shard | None = None,
     ) -> None:
         self.model_set = model_set
-        self.advice = advice or Advice()
+        self.advice, self.shard = advice or Advice(), shard
         self.names = tuple(model_set.targets) if model_set else targets
         self._lock = SharedLock()
         self._trained_until = (
@@ -80,7 +89,7 @@ class Forecaster:
         self._start(model_set.levels if model_set else choose_levels(pd.DataFrame(), self.subject))
 
     def _start(self, levels: Levels) -> None:
-        self.levels = levels
+        self.levels, self._learned_jobs = levels, 0
         self.predictors = {
             name: TargetPredictor.create(
                 TARGETS[name],
@@ -120,7 +129,7 @@ class Forecaster:
         """
         with self._lock.writing():
             self._start(levels)
-            self._first_jobs = None
+            self._first_jobs, self._learned_jobs = None, LEVELS_FINAL_JOBS
             for name, predictor in self.predictors.items():
                 predictor.calibration = calibrations[name]
                 predictor.mixture.state = states[name]
@@ -155,12 +164,33 @@ class Forecaster:
 
     def _learn(self, jobs: pd.DataFrame) -> None:
         contexts, clusters = encode(jobs, self.levels), self._clusters(jobs)
-        trained = np.flatnonzero(contexts.available_at <= self._trained_until)
-        since = np.flatnonzero(contexts.available_at > self._trained_until)
+        runs, is_own = [np.arange(len(jobs))], np.ones(len(jobs), dtype=np.bool_)
+        if self.shard is not None:
+            # Others' outcomes come first: of more than a history keeps, older ones were missing.
+            runs, is_own = list(batches(outcome_order(contexts))), self.owns(jobs)
+            if self.model_set is None and self._learned_jobs < LEVELS_FINAL_JOBS:
+                # A shard's own jobs are too few for the first weights.
+                is_own[: LEVELS_FINAL_JOBS - self._learned_jobs] = True
+            self._learned_jobs += len(jobs)
+        is_trained = contexts.available_at <= self._trained_until
         for name, predictor in self.predictors.items():
             values, limits = TARGETS[name].value(jobs), TARGETS[name].limit(jobs)
-            predictor.load_histories(contexts.take(trained), values[trained], limits[trained])
-            predictor.learn(contexts.take(since), values[since], limits[since], clusters[since])
+            for run in runs:
+                foreign = run[~is_own[run] & np.isfinite(values[run])]
+                if len(foreign):
+                    queries = contexts.take(foreign)
+                    coarse = without_user_levels(queries, self.levels, predictor.mixture)
+                    predictor.load_histories(coarse, values[foreign], limits[foreign])
+                trained = run[is_own[run] & is_trained[run]]
+                predictor.load_histories(contexts.take(trained), values[trained], limits[trained])
+                since = run[is_own[run] & ~is_trained[run]]
+                predictor.learn(contexts.take(since), values[since], limits[since], clusters[since])
+
+    def owns(self, jobs: pd.DataFrame | CodedJobs) -> Flags:
+        """Whether each job is of a user whose histories are complete here (bool[n])."""
+        if self.shard is None:
+            return np.ones(len(jobs), dtype=np.bool_)
+        return np.asarray(self.shard.slots[job_slots(jobs)])
 
     def _clusters(self, jobs: pd.DataFrame | CodedJobs) -> Array:
         if self.model_set is None:

@@ -39,6 +39,7 @@ def describe_snapshot(forecaster: Forecaster) -> dict[str, Any] | None:
     return {
         "form": code_hash(),
         "version": forecaster.model_version,
+        "shard": str(forecaster.shard or ""),
         "levels": forecaster.levels.to_json(),
     }
 
@@ -88,8 +89,9 @@ def restore_snapshot(
         ModelError: Where they do not fit; nothing is changed then.
     """
     try:
-        if (about["form"], about["version"]) != (code_hash(), forecaster.model_version):
-            raise ModelError("the snapshot is another model's, or of another version of Gridcast")
+        own = (code_hash(), forecaster.model_version, str(forecaster.shard or ""))
+        if (about["form"], about["version"], about["shard"]) != own:
+            raise ModelError("the snapshot is of another model, version of Gridcast or shard")
         levels = Levels.from_json(about["levels"])
         states = {name: _state(arrays, name) for name in forecaster.names}
         calibrations = {

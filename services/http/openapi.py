@@ -48,6 +48,7 @@ _REFUSALS = {
     413: "Too many bytes or jobs",
     415: "Neither JSON nor an Arrow stream",
     422: "A job, a field or an option is wrong; the sentence names it",
+    421: "The histories of a job's user are another predictor's (GRIDCAST_SHARD)",
     429: "Too much is waiting; Retry-After says when to come again",
     431: "Too many headers, or too long ones",
     503: "Not now; Retry-After says when to come again, and nothing of the request was kept",

@@ -1,6 +1,8 @@
-"""Rights by owner: a token bound to owners asks about their jobs only."""
+"""Whose jobs are answered: of a token's owners only, and of a shard's users only."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -8,22 +10,30 @@ from jobs.coded_jobs import CodedJobs
 from jobs.owners import Owners
 from services.http.errors import HTTPError
 
+if TYPE_CHECKING:
+    from models.engine.forecaster import Forecaster
 
-def refuse_others(jobs: CodedJobs, owners: Owners | None) -> None:
-    """Refuse a request about a job that does not belong to some owners.
+
+def refuse_others(jobs: CodedJobs, owners: Owners | None, forecaster: Forecaster) -> None:
+    """Refuse a request about a job of others.
 
     Args:
         jobs: The jobs of the request.
         owners: Whose jobs the caller may ask about; None: everybody's.
+        forecaster: Answers; it may hold the histories of one shard's users only.
 
     Raises:
-        HTTPError: 403, naming the first such job by its index.
+        HTTPError: 403, or 421 where another shard answers, naming the first such job by its index.
     """
-    if owners is None:
-        return
-    own = owners.own_coded(jobs)
+    own = np.ones(len(jobs), dtype=np.bool_) if owners is None else owners.own_coded(jobs)
     if not own.all():
         index = int(np.argmin(own))
         raise HTTPError(
             403, f"job {index}: the token is bound to {owners}, and this job is none of theirs"
+        )
+    if forecaster.shard is not None and not (own := forecaster.owns(jobs)).all():
+        raise HTTPError(
+            421,
+            f"job {int(np.argmin(own))}: its user's histories are not those of shard "
+            f"{forecaster.shard}",
         )

@@ -30,6 +30,8 @@ from services.http.contract import (
 
 STATUSES_OF_READING = (400, 408, 413, 415, 422, 429, 503)
 """Refusals of an endpoint that reads a body, beside 401 and 403."""
+STATUSES_OF_PREDICTING = (*STATUSES_OF_READING, 421)
+"""The same where histories of users answer."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ parameters, and the rest of the answer as JSON under `gridcast` in the schema's 
         options=Options,
         answers=(Predictions, PredictionColumns),
         arrow=True,
-        statuses=STATUSES_OF_READING,
+        statuses=STATUSES_OF_PREDICTING,
         for_owners=True,
     ),
     Endpoint(
@@ -130,7 +132,7 @@ out), and `scout_prediction`, a message in PanDA's names and units.""",
         scope="predict",
         bodies=(TaskBody,),
         answers=(TaskNeeds,),
-        statuses=STATUSES_OF_READING,
+        statuses=STATUSES_OF_PREDICTING,
         for_owners=True,
     ),
     Endpoint(
@@ -144,7 +146,7 @@ without a site, replicas.""",
         options=RankOptions,
         answers=(Ranking,),
         arrow=True,
-        statuses=STATUSES_OF_READING,
+        statuses=STATUSES_OF_PREDICTING,
         for_owners=True,
     ),
     Endpoint(
@@ -176,7 +178,7 @@ is JSON under `gridcast` in the schema's metadata.""",
         options=MatchOptions,
         answers=(Matching, MatchingColumns),
         arrow=True,
-        statuses=STATUSES_OF_READING,
+        statuses=STATUSES_OF_PREDICTING,
         for_owners=True,
     ),
     Endpoint(

@@ -12,6 +12,7 @@ import pandas as pd
 
 from infra.background import is_data_error
 from infra.settings import Settings
+from infra.shards import Shard
 
 if TYPE_CHECKING:
     from models.engine.forecaster import Forecaster
@@ -90,14 +91,15 @@ def load_active_model(
     from models.releases.verification import fetch, verify_in_subprocess
 
     advice = Advice.of(settings.failure_price, settings.left_alone)
+    shard = Shard.parse(settings.shard) if settings.shard else None
     if version is None:
-        return ActiveModel(Forecaster(None, advice=advice))
+        return ActiveModel(Forecaster(None, advice=advice, shard=shard))
     folder = fetch(version, settings)
     if not verified:
         verify_in_subprocess(folder)
     model_set = ModelSet.load(folder)
     return ActiveModel(
-        Forecaster(model_set, advice=advice),
+        Forecaster(model_set, advice=advice, shard=shard),
         version.label,
         version.version,
         version.run_id,

@@ -200,7 +200,7 @@ class LivePredictor:
         tails = () if options.coverage == 0.9 else _tails(options.coverage)
         quantiles = tuple(dict.fromkeys((*options.quantiles, *tails)))
         coded = to_coded_jobs(jobs)
-        refuse_others(coded, caller.owners)
+        refuse_others(coded, caller.owners, active.forecaster)
         bounds = _bounds(active, request, options)
         answers = replace(
             active.forecaster.predict_encoded(
@@ -310,7 +310,7 @@ class LivePredictor:
         from models.tasks.needs import task_needs
 
         active, coded = self.state.active, to_coded_jobs(request.job.jobs)
-        refuse_others(coded, caller.owners)
+        refuse_others(coded, caller.owners, active.forecaster)
         needs = task_needs(active.forecaster, coded, request.jobs, request.at_once, request.at)
         return {**needs, "model_version": active.label}
 
@@ -324,14 +324,14 @@ class LivePredictor:
         from services.live.matching import match
 
         coded = to_coded_jobs(request.jobs.jobs)
-        refuse_others(coded, caller.owners)
         active = self.state.active
+        refuse_others(coded, caller.owners, active.forecaster)
         return match(active.forecaster, request, coded), active.label
 
     def rank(self, request: RankRequest, caller: Caller = LOCAL) -> tuple[Ranked, str]:
         """Rank the candidates of a request; returns the model version too."""
-        refuse_others(request.candidates.columns, caller.owners)
         active = self.state.active
+        refuse_others(request.candidates.columns, caller.owners, active.forecaster)
         return self.ranker_cache.rank(request, active.forecaster), active.label
 
     def report(self, ended: pd.DataFrame, caller: Caller = LOCAL) -> dict[str, int]:

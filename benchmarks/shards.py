@@ -1,0 +1,124 @@
+"""One predictor beside four that divide its users: errors, memory, and time to catch up.
+
+    uv run python benchmarks/shards.py [LOG …] [--count 4] [--jobs N]
+
+A model is trained on the first 30 % of a log. The later jobs are predicted and learned in order of
+submission, 500 at a time, as a live predictor would: the last 500 jobs' outcomes are not known yet.
+Then each predictor learns the whole log anew, which is timed in processor seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+import pandas as pd
+from logs import load, show
+
+from infra.shards import Shard
+from models.engine.forecaster import Forecaster
+from models.engine.training import train
+from models.histories.outcome_index import stored_sizes
+from models.quantities.metrics import QUANTILE_LEVELS, distribution_errors, point_errors
+from models.quantities.targets import TARGETS
+
+STEP, BULK = 500, 20_000
+WALLTIME = TARGETS["walltime"]
+
+
+def main() -> None:
+    """Print a row a log for errors, and one a predictor for memory and time."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("logs", nargs="*", default=["LCG", "LPC"], metavar="LOG")
+    parser.add_argument("--count", type=int, default=4)
+    parser.add_argument("--jobs", type=int, default=0, help="the first so many; 0 for all")
+    options = parser.parse_args()
+    errors, costs = [], []
+    for name in options.logs:
+        jobs = load(name)
+        jobs = jobs.head(options.jobs) if options.jobs else jobs
+        first = int(0.3 * len(jobs))
+        for trained in (True, False):
+            model_set = train(jobs.head(first)) if trained else None
+            shards = [None, *(Shard(number + 1, options.count) for number in range(options.count))]
+            forecasters = [Forecaster(model_set, shard=shard) for shard in shards]
+            one, four = replay(forecasters, jobs, first)
+            row = {"log": name, "model": "trained" if trained else "none", "jobs": len(jobs)}
+            for key in one:
+                row |= {f"{key}, one": one[key], f"{key}, shards": four[key]}
+                row[f"{key}, change %"] = round(100 * (four[key] / one[key] - 1), 2)
+            errors.append(row)
+            if trained:
+                for shard in shards:
+                    costs.append({"log": name, **cost(Forecaster(model_set, shard=shard), jobs)})
+    show("Errors", errors)
+    show("Cost", costs)
+
+
+def replay(
+    forecasters: list[Forecaster], jobs: pd.DataFrame, first: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The errors of one predictor, the first, and of the shards together, from job ``first`` on."""
+    ended = jobs.sort_values("ended_at", kind="stable")
+    ended_at, learned = ended["ended_at"].to_numpy(), 0
+    frames: list[list[pd.DataFrame]] = [[], []]
+    for start in range(first, len(jobs), STEP):
+        queries = jobs.iloc[start : start + STEP]
+        stop = int(np.searchsorted(ended_at, queries["submitted_at"].to_numpy()[0], side="right"))
+        for forecaster in forecasters:
+            for begin in range(learned, stop, BULK):
+                forecaster.learn(ended.iloc[begin : min(begin + BULK, stop)])
+        learned = stop
+        frames[0].append(forecasters[0].predict(queries, QUANTILE_LEVELS).set_index(queries.index))
+        for shard in forecasters[1:]:
+            own = queries[shard.owns(queries)]
+            if len(own):
+                frames[1].append(shard.predict(own, QUANTILE_LEVELS).set_index(own.index))
+    one, four = (errors_of(pd.concat(answers).sort_index(), jobs) for answers in frames)
+    return one, four
+
+
+def errors_of(answers: pd.DataFrame, jobs: pd.DataFrame) -> dict[str, float]:
+    """APA, MAE, CRPS and the coverage of the 90 % ranges."""
+    truth = WALLTIME.value(jobs.loc[answers.index])
+    observed = np.isfinite(truth)
+    answers, truth = answers[observed], truth[observed]
+    quantiles = answers[[f"walltime_q{level:g}" for level in QUANTILE_LEVELS]].to_numpy()
+    low, high = answers["walltime_low"].to_numpy(), answers["walltime_high"].to_numpy()
+    spread = distribution_errors(truth, quantiles, low, high)
+    points = point_errors(truth, answers["walltime"].to_numpy())
+    return {
+        "APA": float(points["apa"] or 0),
+        "MAE s": float(points["mae"] or 0),
+        "CRPS s": float(spread["crps"] or 0),
+        "coverage": float(spread["coverage_90"] or 0),
+    }
+
+
+def cost(forecaster: Forecaster, jobs: pd.DataFrame) -> dict[str, object]:
+    """Bytes of histories and weights, and processor seconds to learn all jobs."""
+    ended, started = jobs.sort_values("ended_at", kind="stable"), time.process_time()
+    for start in range(0, len(ended), BULK):
+        forecaster.learn(ended.iloc[start : start + BULK])
+    seconds = time.process_time() - started
+    index, tables = forecaster.mixtures["walltime"].state
+    sizes = stored_sizes(index)
+    used = sum(
+        values[: sizes[name][0]].nbytes if name in sizes else values.nbytes
+        for name, values in index._asdict().items()
+    )
+    used += sum(values.nbytes for values in tables)
+    return {
+        "shard": str(forecaster.shard or "one"),
+        "own jobs": int(forecaster.owns(jobs).sum()),
+        "MB": round(used / 1e6, 2),
+        "bytes a job of all": round(used / len(jobs), 1),
+        "CPU s": round(seconds, 1),
+    }
+
+
+if __name__ == "__main__":
+    main()
