@@ -216,7 +216,8 @@ def continue_here(folder: Path) -> None:
     pd.testing.assert_frame_equal(predicted, pd.read_pickle(folder / "expected"))
     print(
         f"{restored - imported:.2f} s restored, {answered - restored:.2f} s first answer,"
-        f" {answered - BEGAN:.2f} s with imports; {_memory()}",
+        f" {answered - BEGAN:.2f} s with imports, {time.process_time():.2f} s of CPU in all;"
+        f" {_memory()}",
         flush=True,
     )
     sys.stdin.readline()
