@@ -25,6 +25,8 @@ FACTS = 5
 TABLES = 6
 """Weight tables of a job: all jobs, counts, count and size, owner, owner and size, template."""
 
+MARGIN = 1e-3
+"""A position so little below a bin's edge is in that bin: the edge itself may be rounded down."""
 MOST = 4
 """So many decays, and so many widths, are combined in one vector."""
 LANES = 8
@@ -180,9 +182,18 @@ def count_components(shape: Shape) -> int:
 
 
 @compiled_in_place
+def positions_of_bin(b: int, shape: Shape) -> tuple[float, float]:
+    """Return the first position on the axis that ``bin_of`` puts into a bin, and that after it."""
+    fine, tail = min(b, shape.fine_bins), max(b - shape.fine_bins, 0)
+    width = 1.0 if b < shape.fine_bins else float(TAIL_WIDTH)
+    first = fine + TAIL_WIDTH * tail - MARGIN
+    return first if b > 0 else -np.inf, first + width if b < shape.bins - 1 else np.inf
+
+
+@compiled_in_place
 def bin_of(log_bin_position: float, shape: Shape) -> int:
     """Return the bin of a position on the axis; see ``Grid.bin``."""
-    position = log_bin_position + 1e-3
+    position = log_bin_position + MARGIN
     if position < shape.fine_bins:
         return int(max(position, 0.0))
     return min(shape.fine_bins + int((position - shape.fine_bins) / TAIL_WIDTH), shape.bins - 1)

@@ -27,6 +27,7 @@ from models.histories.components import (
     bin_of,
     count_components,
     make_shape,
+    positions_of_bin,
 )
 from models.histories.familiarity import Familiarity, find_familiarity, first_outcomes_key
 from models.histories.features import NOT_AVAILABLE, Contexts
@@ -246,19 +247,20 @@ def _last_in_bin(
 ) -> None:
     for row in range(len(at)):
         out[row] = np.nan
+        low, high = positions_of_bin(bins[row], shape)
         for level in range(keys.shape[1]):
             slot = find_slot(index, keys[row, level])
             if slot < 0 or shape.relative[level]:
                 continue
             end = available_end(index, slot, at[row])
-            position, first = end - 1, first_in_window(index, slot, end)
-            while (
-                position >= first
-                and bin_of(np.float64(index.log_bin_position[position]), shape) != bins[row]
-            ):
-                position -= 1
-            if position >= first:
-                out[row] = value_at(index, position)
+            last = -1
+            for position in range(first_in_window(index, slot, end), end):
+                # The whole window, without a branch: this loop is vectorised.
+                log_bin_position = np.float64(index.log_bin_position[position])
+                within = (log_bin_position >= low) & (log_bin_position < high)
+                last = max(last, position if within else -1)
+            if last >= 0:
+                out[row] = value_at(index, last)
                 break
 
 
@@ -492,10 +494,10 @@ def upper_bounds(grid: Grid, limits: Array, compliance: Array) -> Array:
         limits: float64[n], infinite for none.
         compliance: How jobs keep to them (int64[n]); see ``weights.limit_compliance``.
     """
-    late = grid.edges[grid.bin(np.where(np.isfinite(limits), limits * OVER, np.inf)) + 1]
-    return np.select(
-        [~np.isfinite(limits) | (compliance == NOT), compliance == NEARLY], [np.inf, late], limits
-    )
+    bounds = np.where(np.isfinite(limits) & (compliance != NOT), limits, np.inf)
+    nearly = np.flatnonzero((compliance == NEARLY) & np.isfinite(limits))
+    bounds[nearly] = grid.edges[grid.bin(limits[nearly] * OVER) + 1]
+    return bounds
 
 
 def outcome_order(contexts: Contexts, values: Array | None = None) -> Array:

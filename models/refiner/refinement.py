@@ -123,10 +123,12 @@ def factors(
     if refiners.keys() == {GLOBAL}:
         return refiners[GLOBAL].ratio(inputs, coarse)
     ratio = np.ones_like(coarse)
-    names = np.array([name if name in refiners else GLOBAL for name in clusters], dtype=object)
+    number = {cluster: number for number, cluster in enumerate(refiners)}
+    fallback = number.get(GLOBAL, -1)
+    numbers = np.array([number.get(cluster, fallback) for cluster in clusters.tolist()])
     for cluster, refiner in refiners.items():
-        rows = names == cluster
-        if rows.any():
+        rows = np.flatnonzero(numbers == number[cluster])
+        if len(rows):
             ratio[rows] = refiner.ratio(inputs[rows], coarse[rows])
     return ratio
 

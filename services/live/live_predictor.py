@@ -452,8 +452,9 @@ class LivePredictor:
     def _count_predictions(self, answers: Predictions) -> None:
         jobs = np.bincount(answers.context_of_row, minlength=len(answers.cold_start))
         self.metrics.cold_starts.inc(int(jobs[answers.cold_start].sum()))
-        for cluster in {*answers.cluster}:
-            self.metrics.clusters.labels(cluster).inc(int(jobs[answers.cluster == cluster].sum()))
+        codes, clusters = pd.factorize(answers.cluster)
+        for cluster, count in zip(clusters, np.bincount(codes, weights=jobs), strict=True):
+            self.metrics.clusters.labels(cluster).inc(count)
 
 
 def _sources(jobs: pd.DataFrame) -> str:
