@@ -23,10 +23,10 @@ from scheduling.pilots.state import (
     NOW,
     OBSERVED,
     OUTCOMES,
+    PENDING,
     PRICE,
     RAN_CLASSES,
     STARTS,
-    STEP,
     TARGET,
     USED,
     WAITED,
@@ -42,8 +42,12 @@ expected gain is positive, the largest gain first."""
 WARM_UP = 200
 """Outcomes before which every rule is static."""
 _MARGIN = 1e-6
-_LEAST_PRICE, _MOST_PRICE = 60.0, 1e7
-_PRIOR, _MOST_RATIO = 20.0, 10.0
+_FIRST_PRICE, _LEAST_PRICE, _MOST_PRICE = 1e5, 60.0, 1e7
+_PRICE_KILLS = 300.0
+"""The price of a kill, s, and the kills beyond the target that raise it by the factor e."""
+_PRIOR, _MOST_RATIO = 20.0, 3.0
+_FREE_STARTS, _STARTS_AN_END, _NO_RISK = 3.0, 3.0, 1e-6
+"""An owner's attempts that may run at risk, and how many more for each of its latest ends."""
 _MEMORY, _SHRINKING, _MOST_HAZARD = 86400.0, 5.0, 4.0
 
 
@@ -122,9 +126,28 @@ def observe(state: PilotState, axis: GridAxis, seconds: float) -> None:
 
 @compiled
 def _kill_ratio(state: PilotState) -> float:
-    """Kills that were observed over those that were predicted, shrunk to 1."""
+    """Kills that were observed over those that were predicted, shrunk to 1, at least 1."""
     ratio = (state.counts[KILLS] + _PRIOR) / (state.sums[EXPECTED] + _PRIOR)
-    return min(max(ratio, 1.0 / _MOST_RATIO), _MOST_RATIO)
+    return min(max(ratio, 1.0), _MOST_RATIO)
+
+
+@compiled
+def _set_price(state: PilotState) -> None:
+    """Let the price follow the kills beyond the target, those expected of running jobs counted."""
+    kills = state.counts[KILLS] + state.sums[PENDING] * _kill_ratio(state)
+    excess = kills - state.sums[TARGET] * state.counts[STARTS]
+    price = _FIRST_PRICE * np.exp(excess / _PRICE_KILLS)
+    state.sums[PRICE] = min(max(price, _LEAST_PRICE), _MOST_PRICE)
+
+
+@compiled
+def _may_run(state: PilotState, owner: int) -> bool:
+    """Whether an owner may have one more attempt at risk.
+
+    Jobs of one owner that start together run long together, so their risks are not independent: the
+    attempts that run are limited by the owner's ends of the last day.
+    """
+    return state.running[owner] < _FREE_STARTS + _STARTS_AN_END * state.ends[owner]
 
 
 @compiled
@@ -141,7 +164,8 @@ def _score(
         fits = state.need[kind] <= left + _MARGIN and state.ran[row] < left
         return -state.submitted[row] if fits else -np.inf
     risk, used = _outlook(state, axis, number, left, position)
-    risk = min(risk * _kill_ratio(state), 1.0)
+    if risk > _NO_RISK and not _may_run(state, state.owner[kind]):
+        return -np.inf
     gain = used - risk * left - state.sums[PRICE] * (risk - state.sums[TARGET])
     if gain <= 0.0:
         return -np.inf
@@ -207,17 +231,17 @@ def _take(state: PilotState, number: int) -> int:
 def _start(
     state: PilotState, axis: GridAxis, rule: int, pilot: int, number: int, now: float
 ) -> None:
-    """Start the first job of a class, and let the price follow the risk that is taken."""
+    """Start the first job of a class."""
     if rule != FITS and state.sums[OBSERVED] >= WARM_UP:
         left = state.end[pilot] - now
         risk, _ = _outlook(state, axis, number, left, _position(axis, left))
         state.risk[state.first[number]] = risk
-        risk = min(risk * _kill_ratio(state), 1.0)
-        state.sums[PRICE] *= np.exp(state.sums[STEP] * (risk - state.sums[TARGET]))
-        state.sums[PRICE] = min(max(state.sums[PRICE], _LEAST_PRICE), _MOST_PRICE)
+        state.sums[PENDING] += risk
     row = _take(state, number)
+    state.running[state.owner[number // RAN_CLASSES]] += 1
     state.free[pilot] -= state.cores[row]
     state.counts[STARTS] += 1
+    _set_price(state)
     if state.attempts[row] == 0:
         state.sums[WAITED] += now - state.submitted[row]
     state.attempts[row] += 1
@@ -281,8 +305,10 @@ def _end_job(
 ) -> None:
     """End a job, or kill it with its slot; it then waits again, up to ``most`` attempts."""
     pilot, spent = state.pilot[row], now - state.started[row]
-    state.free[pilot] += state.cores[row]
+    owner = state.owner[state.kind[row]]
+    state.running[owner] -= 1
     killed = spent < state.length[row] - _MARGIN
+    state.free[pilot] += state.cores[row]
     value = state.length[row]
     if killed:
         value = _censored(state, axis, state.kind[row], spent, slot)
@@ -297,11 +323,12 @@ def _end_job(
         state.counts[DONE_JOBS] += 1
         state.sums[USED] += spent * state.cores[row]
     if state.below[state.kind[row], axis.bins] > 0.0:
-        owner = state.owner[state.kind[row]]
         state.ends[owner] += 0.0 if killed else 1.0
         state.expected[owner] += _cumulated_hazard(state, axis, state.kind[row], spent)
     state.sums[OBSERVED] += 1
     state.sums[EXPECTED] += state.risk[row]
+    state.sums[PENDING] -= state.risk[row]
+    _set_price(state)
     state.risk[row] = 0.0
     i = state.counts[OUTCOMES]
     state.outcome_row[i], state.outcome_at[i], state.outcome_value[i] = row, now, value

@@ -25,10 +25,8 @@ from scheduling.pilots.state import (
     LOST,
     NOW,
     OUTCOMES,
-    PRICE,
     RAN_CLASSES,
     STARTS,
-    STEP,
     TARGET,
     USED,
     WAITED,
@@ -46,10 +44,8 @@ SAFE = 0.99
 """The level of the static rule's quantile, and of the safe quantile."""
 FEWEST = 20
 """Outcomes of a group before its quantile is taken."""
-KILL_BUDGET = 0.007
+KILL_BUDGET = 0.006
 """The share of starts that may be killed, which the price of a kill is steered to."""
-PRICE_STEP = 0.05
-FIRST_PRICE = 10 * HOUR
 
 
 @dataclass(frozen=True)
@@ -219,7 +215,7 @@ def run(
     state = new_pilot_state(
         trace, unique.context_of_row, owner, count, pilots.cores, pilots.slot, grid.bins
     )
-    state.sums[PRICE], state.sums[TARGET], state.sums[STEP] = FIRST_PRICE, KILL_BUDGET, PRICE_STEP
+    state.sums[TARGET] = KILL_BUDGET
     chosen, axis = make_rule(rule, trace, unique.first_rows, pilots.slot), axis_of(grid)
     tick = max(HOUR, horizon / MOST_TICKS)
     until = 0.0

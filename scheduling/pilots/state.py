@@ -13,7 +13,7 @@ from scheduling.trace import Trace
 RAN_CLASSES = 40
 """Classes of a kind of job: never killed, and by the octave halves of the time that it ran."""
 STARTS, KILLS, DONE_JOBS, DROPPED, OUTCOMES, EVENTS, ACTIVE, ARRIVED = range(8)
-NOW, USED, LOST, WAITED, PRICE, TARGET, STEP, OBSERVED, EXPECTED = range(9)
+NOW, USED, LOST, WAITED, PRICE, TARGET, OBSERVED, EXPECTED, PENDING = range(9)
 
 
 class PilotState(NamedTuple):
@@ -61,6 +61,8 @@ class PilotState(NamedTuple):
     expected: Floats
     hazard: Floats
     """The ratio of both by owner, at most 1."""
+    running: Integers
+    """Running attempts of each owner."""
     outcome_row: Integers
     outcome_at: Floats
     outcome_value: Floats
@@ -134,6 +136,7 @@ def new_pilot_state(
         ends=np.zeros(int(owner.max()) + 1),
         expected=np.zeros(int(owner.max()) + 1),
         hazard=np.ones(int(owner.max()) + 1),
+        running=np.zeros(int(owner.max()) + 1, np.int64),
         outcome_row=np.zeros(n + 2, np.int64),
         outcome_at=np.zeros(n + 2),
         outcome_value=np.zeros(n + 2),

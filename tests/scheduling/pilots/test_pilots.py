@@ -13,6 +13,7 @@ from jobs.schema import conform, derive_fields
 from jobs.workload import generate
 from scheduling.machine import processors
 from scheduling.pilots.replay import RULES, Pilots, replay_pilots, run
+from scheduling.pilots.state import DONE_JOBS, KILLS
 from scheduling.trace import Trace, trace_of
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
@@ -95,7 +96,27 @@ def test_the_future_changes_nothing_before(trace: Trace) -> None:
     first, second = (run(each, Pilots(12 * HOUR), "gridcast")[0] for each in (trace, other))
     before = (first.started > 0) & (first.started < moment) & (first.attempts == 1)
     assert before.sum() > 300
-    np.testing.assert_array_equal(first.started[before], second.started[before])
+    # A job that was killed after the moment may be tried again in one of the two alone.
+    retried = before & (second.attempts > 1)
+    assert retried.sum() < 5 and (second.started[retried] >= moment).all()
+    once = before & ~retried
+    np.testing.assert_array_equal(first.started[once], second.started[once])
+
+
+def test_few_jobs_of_a_new_owner_run_until_some_have_ended() -> None:
+    # Jobs of 2 to 18 h by three users, then 40 of ada at one moment, when half a slot is left.
+    users = ("bob", "eve", "joe")
+    earlier = [(600.0 * n, 2 * HOUR * (1 + n % 9), 30 * HOUR, 1) for n in range(400)]
+    burst = [(90 * HOUR, 3 * HOUR, np.nan, 1)] * 40
+    trace = log(*earlier, *burst, (400 * HOUR, 1, np.nan, 1))
+    trace.jobs["user"] = [*(users[n % 3] for n in range(400)), *["ada"] * 41]
+    state, _ = run(trace, Pilots(slot=100 * HOUR, cores=128), "gridcast")
+    started = state.started[400:440]
+    for moment in np.unique(started[started < 100 * HOUR]):
+        ended = int((started + 3 * HOUR <= moment).sum())
+        assert (started <= moment).sum() - ended <= 3 + 3 * ended
+    assert len(np.unique(started)) > 1
+    assert (state.counts[DONE_JOBS], state.counts[KILLS]) == (440, 0)
 
 
 def test_an_unknown_rule_is_refused() -> None:
