@@ -398,12 +398,17 @@ class Gridcast:
         )
         return self._send(request)
 
-    def _send(self, request: httpx.Request) -> bytes:
+    def _send(self, request: httpx.Request, repeats: int = 3) -> bytes:
         try:
             response = self._http.send(request)
+            if repeats and response.status_code == 502:
+                raise httpx.RemoteProtocolError(response.text)
         except httpx.TimeoutException:
             raise UnavailableError("the predictor did not answer in time") from None
         except httpx.HTTPError as error:
+            if repeats and isinstance(error, httpx.RemoteProtocolError | httpx.ReadError):
+                time.sleep(0.1)  # its predictor ended; the proxy then chooses another
+                return self._send(request, repeats - 1)
             raise UnavailableError(f"{UNREACHABLE}: {error}") from None
         if response.status_code == 200:
             return response.content

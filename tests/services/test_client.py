@@ -57,6 +57,13 @@ class Fake(BaseHTTPRequestHandler):
                 self.wfile.write(b" ")
                 self.wfile.flush()
             return
+        if way in ("reset", "gateway") and Fake.hits < 4:
+            if way == "gateway":
+                self.send_response(502)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            self.close_connection = True
+            return
         if way in OTHER_ANSWERS:
             self.send_response(200)
             self.send_header("Content-Length", str(len(OTHER_ANSWERS[way])))
@@ -144,6 +151,18 @@ def test_a_report_is_sent_again_until_it_is_taken(fake: str) -> None:
     with Gridcast(f"{fake}/soon") as client:
         assert client.report([JOB]) == {"added": 1}
     assert Fake.hits == 3
+
+
+@pytest.mark.parametrize("way", ["reset", "gateway"])
+def test_a_call_that_a_killed_predictor_had_is_made_again_within_its_time(
+    fake: str, way: str
+) -> None:
+    with Gridcast(f"{fake}/{way}", timeout=60) as client:
+        assert client.task(JOB, 3) == {"added": 1}
+        assert Fake.hits == 4
+        Fake.hits = 0
+        assert client.report([JOB], patience=0.0) == {"added": 1}
+    assert Fake.hits == 4
 
 
 @pytest.mark.parametrize("way", list(OTHER_ANSWERS))
