@@ -6,9 +6,13 @@ import difflib
 import hmac
 import ipaddress
 from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 REQUEST_PREFIX = "GRIDCAST_REQUEST_"
+MAX_SHARDS = 64
 EXAMPLES = {
     "GRIDCAST_CANARY": " (a share, as 0.05)",
     "GRIDCAST_REQUEST_LEAST_MEMORY": " (a number of MiB, as 256)",
@@ -84,3 +88,29 @@ def without_password(url: str) -> str:
         return url
     # A password may hold any character: a URL's parser may refuse it, or take it for a path.
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+
+
+def split_shard(text: str) -> tuple[int, int]:
+    """Split ``2/4``, the second shard of four, into its numbers.
+
+    Raises:
+        ValueError: It is written otherwise, or there is no such shard.
+
+    >>> split_shard("2/4")
+    (2, 4)
+    """
+    number, _, count = text.partition("/")
+    if number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count) <= MAX_SHARDS:
+        return int(number), int(count)
+    raise ValueError(
+        f"a shard is written as 2/4, the second of four (of at most {MAX_SHARDS}), "
+        f"not {text[:40]!r}"
+    )
+
+
+def _check_shard(text: str) -> str:
+    return "{}/{}".format(*split_shard(text)) if text else ""
+
+
+ShardText = Annotated[str, AfterValidator(_check_shard)]
+"""The text of a setting that names a shard, or is empty."""

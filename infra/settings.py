@@ -19,8 +19,8 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
+from infra import setting_values
 from infra.errors import InputError
-from infra.setting_values import EXAMPLES, LOOPBACK, is_loopback, misspelt_request, without_password
 from infra.setting_values import split_list as split_list
 from infra.setting_values import split_login as split_login
 
@@ -68,10 +68,8 @@ class Settings(BaseSettings):
     replica_ports: str = Field(
         "3001,3002", description="ports of the predictors behind the proxy of `up --site`"
     )
-    shard: str = Field(
-        "",
-        pattern="^([0-9]+/[0-9]+)?$",
-        description="shard of the users that a predictor holds, as 2/4; empty: all users",
+    shard: setting_values.ShardText = Field(
+        "", description="shard of the users that a predictor holds, as 2/4; empty: all users"
     )
     postgres_port: int = Field(
         5433, ge=0, le=65535, description="port of the PostgreSQL of `up --site`"
@@ -239,7 +237,7 @@ class Settings(BaseSettings):
     @field_validator("open_on_loopback")
     @classmethod
     def _only_on_loopback(cls, is_open: bool, info: ValidationInfo) -> bool:
-        if is_open and not is_loopback(info.data.get("host", "")):
+        if is_open and not setting_values.is_loopback(info.data.get("host", "")):
             raise ValueError("other machines reach the address that the servers bind to")
         if is_open and (info.data.get("tls_in_front") or info.data.get("allowed_hosts")):
             raise ValueError(
@@ -256,7 +254,7 @@ class Settings(BaseSettings):
         ('localhost', '127.0.0.1', '::1', '192.168.1.2', 'grid.example')
         """
         named = (self.host.lower(), *split_list(self.allowed_hosts.lower()))
-        return tuple(dict.fromkeys((*LOOPBACK, *named)))
+        return tuple(dict.fromkeys((*setting_values.LOOPBACK, *named)))
 
     def allowed_host_headers(self, port: int) -> tuple[str, ...]:
         """The valid Host headers of requests to the server on ``port``."""
@@ -317,7 +315,7 @@ class Settings(BaseSettings):
         >>> Settings(mlflow_url="postgresql://someone:secret@db:5432/mlflow").displayed_tracking_url
         'postgresql://db:5432/mlflow'
         """
-        return without_password(self.tracking_url)
+        return setting_values.without_password(self.tracking_url)
 
     @property
     def postgres_folder(self) -> Path:
@@ -439,7 +437,7 @@ class Settings(BaseSettings):
 def read_settings() -> Settings:
     """Read the settings from the environment; raises SettingsError, naming the first wrong one."""
     names = (*DotEnvSettingsSource(Settings).env_vars, *os.environ)
-    if wrong := misspelt_request(names, Settings.model_fields):
+    if wrong := setting_values.misspelt_request(names, Settings.model_fields):
         raise SettingsError(wrong)
     try:
         return Settings()
@@ -447,7 +445,7 @@ def read_settings() -> Settings:
         first = error.errors()[0]
         name = "GRIDCAST_" + "_".join(map(str, first["loc"])).upper()
         reason = first["msg"].removeprefix("Value error, ")
-        reason = reason[:1].lower() + reason[1:] + EXAMPLES.get(name, "")
+        reason = reason[:1].lower() + reason[1:] + setting_values.EXAMPLES.get(name, "")
         raise SettingsError(f"the setting {name} is wrong: {reason}") from None
 
 

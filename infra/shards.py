@@ -17,9 +17,9 @@ import numpy as np
 
 from infra.aliases import Flags, Integers
 from infra.errors import InputError
+from infra.setting_values import split_shard
 
 SLOTS = 1024
-MAX_SHARDS = 64
 
 
 class ShardError(InputError):
@@ -40,15 +40,10 @@ class Shard:
         >>> Shard.parse("2/4")
         Shard(number=2, count=4)
         """
-        number, _, count = text.partition("/")
-        if number.isdecimal() and count.isdecimal():
-            shard = Shard(int(number), int(count))
-            if 1 <= shard.number <= shard.count <= MAX_SHARDS:
-                return shard
-        raise ShardError(
-            f"a shard is written as 2/4, the second of four (of at most {MAX_SHARDS}), "
-            f"not {text[:40]!r}"
-        )
+        try:
+            return Shard(*split_shard(text))
+        except ValueError as error:
+            raise ShardError(str(error)) from None
 
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"

@@ -247,3 +247,12 @@ def test_wrong_access_is_refused_before_a_token_is_made(
     assert run.returncode == 2, run.stderr
     assert sentence in " ".join(run.stderr.split())
     assert not (tmp_path / "home" / "token").exists()
+
+
+@pytest.mark.parametrize("text", ["5/4", "0/2", "a/b", "1/"])
+def test_a_shard_that_cannot_be_is_refused_when_the_settings_are_read(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRIDCAST_SHARD", text)
+    with pytest.raises(SettingsError, match="GRIDCAST_SHARD is wrong: a shard is written as 2/4"):
+        read_settings()
