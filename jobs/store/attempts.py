@@ -28,7 +28,7 @@ def update_attempts(
     """Store earlier runs of jobs; a stored one again changes nothing.
 
     Args:
-        connection: the caller's transaction, which holds the writers' lock.
+        connection: the caller's transaction, which has claimed the jobs.
         earlier: reports of ended runs that are not their job's outcome, any number of each run.
         outcomes: the stored row of each job.
         changed: those of ``outcomes`` that were stored before and differ now: a stored attempt may

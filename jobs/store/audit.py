@@ -18,7 +18,8 @@ from typing import Any
 from uuid import uuid4
 
 import pandas as pd
-from sqlalchemy import Connection, Engine, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, Engine, and_, func, insert, or_, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from infra.actor import current_actor
 from jobs.store.database import StoreError, lock_writers, open_store, read_connection
@@ -98,19 +99,21 @@ def count(
     hour = now - now % 3_600_000_000
     identity = [hour, *(values[key] for key in ("who", "origin", "address", "action", "object"))]
     key = hashlib.sha256(repr([*identity, result]).encode()).hexdigest()[:32]
-    lock_writers(connection)
-    of_hour = update(table).where(table.c.change == key, table.c.number == 0)
-    counted = connection.execute(
-        of_hour.values(
-            calls=table.c.calls + calls,
-            records=func.coalesce(table.c.records + (records or 0), records),
-            last_at=func.greatest(table.c.last_at, now)
-            if connection.dialect.name == "postgresql"
-            else func.max(table.c.last_at, now),
+    is_postgresql = connection.dialect.name == "postgresql"
+    insert_row = (postgresql if is_postgresql else sqlite).insert(table)
+    later = func.greatest if is_postgresql else func.max
+    connection.execute(
+        insert_row.values(
+            **values | {"change": key, "records": records, "calls": calls}
+        ).on_conflict_do_update(
+            index_elements=[table.c.change, table.c.number],
+            set_={
+                "calls": table.c.calls + calls,
+                "records": func.coalesce(table.c.records + (records or 0), records),
+                "last_at": later(table.c.last_at, now),
+            },
         )
     )
-    if not counted.rowcount:
-        _insert(connection, values | {"change": key, "records": records, "calls": calls})
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from sqlalchemy import (
 )
 
 from jobs.schema import JOB
+from jobs.store.claims import fill_claims
 from jobs.store.database import (
     VERSION_TABLE,
     StoreError,
@@ -43,7 +44,7 @@ from jobs.store.database import (
 )
 from jobs.store.frames import index_key
 from jobs.store.partitions import MONTHLY, create_partitions, is_partitioned, partitions
-from jobs.store.tables import RECORDS, audit
+from jobs.store.tables import KEYS, RECORDS, audit
 from jobs.store.tables import metadata as store_metadata
 from jobs.transfers import TRANSFER
 
@@ -67,7 +68,8 @@ def dump(engine: Engine, folder: Path) -> dict[str, int]:
     """
     folder.mkdir(parents=True)
     with read_connection(engine) as connection:
-        tables = [table for table in _tables(connection) if table.name not in VERSION_TABLES]
+        left_out = {*VERSION_TABLES, *(table.name for table in KEYS.values())}
+        tables = [table for table in _tables(connection) if table.name not in left_out]
     with read_connection(engine) as connection:
         if engine.dialect.name == "postgresql":
             connection.execution_options(isolation_level="REPEATABLE READ")
@@ -153,7 +155,7 @@ def load_store(connection: Connection, folder: Path, version: str) -> dict[str, 
     changes = connection.execute(select(audit)).mappings().all()
     for table in tables:
         if (
-            table.name != audit.name
+            table.name not in {audit.name, *(keys.name for keys in KEYS.values())}
             and connection.execute(select(table).limit(1)).first() is not None
         ):
             raise StoreError(
@@ -169,6 +171,8 @@ def load_store(connection: Connection, folder: Path, version: str) -> dict[str, 
     rows = load(connection, folder)
     migrate(connection, where)
     _check_identities(connection, where)
+    for record_table in RECORDS.values():
+        fill_claims(connection, record_table)
     stored = set(connection.execute(select(audit.c.change)).scalars())
     for change in changes:
         if change["change"] not in stored:

@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from infra.errors import GridcastError, InputError
 
-HEAD = "0013"
+HEAD = "0014"
 """The newest migration; raise it with each (a test compares it with Alembic, slow to import)."""
 
 VERSION_TABLE = "gridcast_version"
@@ -38,6 +38,7 @@ POSTGRES_PATIENCE = {
 }
 """A server that vanished is given up after 30 s; TCP's own time-out is 15 minutes."""
 _WRITERS_LOCK = 0x67726964  # "grid": any number that no other program of this database uses
+_PARTITIONS_LOCK = _WRITERS_LOCK + 1
 
 
 class StoreError(GridcastError):
@@ -132,15 +133,25 @@ def read_connection(engine: Engine) -> Iterator[Connection]:
 
 
 def lock_writers(connection: Connection) -> None:
-    """Take the lock of writers until the transaction ends.
+    """Let nobody else write until the transaction ends; SQLite does so by itself."""
+    _lock(connection, "pg_advisory_xact_lock", _WRITERS_LOCK)
 
-    SQLite does so by itself; on PostgreSQL, two upserts of the same keys in different order would
-    deadlock.
-    """
+
+def share_writers(connection: Connection) -> None:
+    """Write beside others, but not beside who holds the lock of ``lock_writers``."""
+    _lock(connection, "pg_advisory_xact_lock_shared", _WRITERS_LOCK)
+
+
+def lock_partitions(connection: Connection) -> None:
+    """Let nobody else create partitions until the transaction ends."""
+    _lock(connection, "pg_advisory_xact_lock", _PARTITIONS_LOCK)
+
+
+def _lock(connection: Connection, function: str, number: int) -> None:
     if connection.dialect.name == "postgresql":
         seconds = connection.get_execution_options().get("busy_seconds", BUSY_SECONDS)
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = {seconds * 1000:.0f}")
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _WRITERS_LOCK})
+        connection.execute(text(f"SELECT {function}(:lock)"), {"lock": number})
 
 
 def _begin(connection: Connection) -> None:
@@ -295,7 +306,7 @@ def failure(
             "free some disk space and run the same command again"
         )
     elif code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or (
-        is_timeout and "advisory" in statement
+        is_timeout and ("advisory" in statement or "_keys" in statement)
     ):
         sentence = (
             f"was locked by another process for {busy_seconds:g} s: "

@@ -1,9 +1,9 @@
 """Tables partitioned by month on PostgreSQL, so that a month can be dropped at once.
 
 SQLite keeps each table whole. PostgreSQL requires the partitioning time in every key of its table,
-so (source, job_id) alone is no key there. The writers' lock keeps a job to one row: a writer holds
-it from before it looks for the job in all months until its commit, and deletes the row from the
-month that a corrected submission leaves. A second table of keys would have to be pruned row by row.
+so (source, job_id) alone is no key there. A table of keys, in which a writer claims a job until its
+commit, keeps the job to one row (see ``jobs.store.claims``): the row is deleted from the month that
+a corrected submission leaves.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from sqlalchemy import Column, ColumnElement, Connection, MetaData, Table, func, select, text
 
-from jobs.store.database import lock_writers
+from jobs.store.database import lock_partitions
 from jobs.store.tables import jobs, predictions, transfers
 
 MONTHLY = {jobs.name: "submitted_at", transfers.name: "submitted_at", predictions.name: "asked_at"}
@@ -71,7 +71,7 @@ def create_partitions(connection: Connection, table: Table, moments: Iterable[in
     }
     if months.keys() <= partitions(connection, table.name):
         return
-    lock_writers(connection)  # of two that miss the same month the second finds it made
+    lock_partitions(connection)  # of two that miss the same month the second finds it made
     for name in sorted(months.keys() - partitions(connection, table.name)):
         start, end = (
             int(month.astype("datetime64[us]").astype(np.int64))

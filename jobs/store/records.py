@@ -12,7 +12,15 @@ from sqlalchemy import Connection, Engine, Select, delete, func, select
 from jobs.owners import NotOwnedError, Owners
 from jobs.schema import JOB, Record
 from jobs.store.attempts import update_attempts
-from jobs.store.database import lock_writers, read_connection
+from jobs.store.claims import (
+    claim,
+    drop_claims,
+    in_months,
+    last_revision,
+    next_revision,
+    update_claims,
+)
+from jobs.store.database import read_connection
 from jobs.store.frames import (
     Moment,
     as_microseconds,
@@ -30,7 +38,7 @@ from jobs.store.merging import (
     separate_recycled,
     stage,
 )
-from jobs.store.retention import newest_revision, retention_start
+from jobs.store.retention import retention_start
 from jobs.store.tables import RECORDS
 
 
@@ -72,21 +80,19 @@ def add_jobs(
     Raises:
         NotOwnedError: a job, as reported or as stored, belongs to others.
     """
-    # Held until the commit, so that a reader of one revision also has all smaller ones.
-    lock_writers(connection)
     table, identity = RECORDS[record.name], list(record.identity)
     reports = jobs[list(record.columns)].reset_index(drop=True)
-    stored = _stored(connection, reports, record)
+    stored, has_keys = _claim_and_read(connection, reports, record)
     variants = partial(_variants, connection, record)
     named = separate_recycled(reports, stored, variants, record)
     if named is not reports:
-        stored = _stored(connection, named, record)
+        stored, has_keys = _claim_and_read(connection, named, record)
     jobs = merge_repeated(named, record).reset_index(drop=True)
     keys = pd.MultiIndex.from_frame(jobs[identity])
     # The stored row of each job, -1 for none.
     stored_row = pd.MultiIndex.from_frame(stored[identity]).get_indexer(keys)
     is_new, is_recent = stored_row < 0, jobs["submitted_at"] >= retention_start(connection)
-    new, outdated = jobs[is_new & is_recent], int((is_new & ~is_recent).sum())
+    new, outdated = jobs[is_new & is_recent], jobs[is_new & ~is_recent]
     reported = jobs[~is_new]
     before = stored.iloc[stored_row[~is_new]].set_axis(reported.index)
     if owners is not None and not (owners.own(jobs).all() and owners.own(before).all()):
@@ -97,11 +103,14 @@ def add_jobs(
     ended_now = (stage(after) == 3) & ((stage(before) < 3) | is_earlier)
     ended = pd.concat([new[new["ended_at"].notna()], after[ended_now]]).sort_index()
 
-    revision = newest_revision(connection, table) + 1 if len(ended) else 0
+    revision = next_revision(connection, table) if len(ended) else 0
     new_rows = new.dropna(axis="columns", how="all").assign(
         revision=revision * new["ended_at"].notna()
     )
     write_rows(connection, table, new_rows, overwrite=True, new=True)
+    drop_claims(connection, table, outdated)
+    if has_keys or len(named) > len(jobs):
+        update_claims(connection, table, pd.concat([new, after[changed]]))
     # A corrected submission may belong to another month (see ``jobs.store.partitions``).
     moved = before[changed & (before["submitted_at"] != after["submitted_at"])]
     for condition in conditions_by_source(connection, table, moved):
@@ -113,26 +122,36 @@ def add_jobs(
     if record is JOB:
         earlier_runs = pd.concat([earlier, before[is_earlier]])
         update_attempts(connection, earlier_runs, outcomes, after[changed])
-    unchanged = int((~changed).sum()) + outdated
+    unchanged = int((~changed).sum()) + len(outdated)
     return AddResult(
         len(new),
         int(changed.sum()),
         unchanged,
         revision,
         ended.reset_index(drop=True),
-        outdated,
+        len(outdated),
         len(earlier),
     )
 
 
-def _stored(connection: Connection, jobs: pd.DataFrame, record: Record) -> pd.DataFrame:
+def _claim_and_read(
+    connection: Connection, jobs: pd.DataFrame, record: Record
+) -> tuple[pd.DataFrame, bool]:
+    """Claim the jobs of reports for this transaction.
+
+    Returns:
+        Their stored rows, and whether there were keys of some of them.
+    """
     table = RECORDS[record.name]
+    moments = claim(connection, table, jobs)
     frames = [
-        read_rows(connection, select(table).where(*condition))
+        read_rows(connection, select(table).where(*condition, *in_months(table, moments)))
         for condition in conditions_by_source(connection, table, jobs)
+        if moments is None or len(moments)
     ]
     frames = [frame for frame in frames if len(frame)]
-    return pd.concat(frames, ignore_index=True) if frames else jobs.iloc[:0].assign(revision=0)
+    stored = pd.concat(frames, ignore_index=True) if frames else jobs.iloc[:0].assign(revision=0)
+    return stored, moments is not None and len(moments) > 0
 
 
 def _variants(connection: Connection, record: Record, source: str, job_id: str) -> pd.DataFrame:
@@ -309,7 +328,8 @@ def read_ended(engine: Engine, after: int = 0, record: Record = JOB) -> pd.DataF
     """Read the jobs whose end the store learned after a revision, by ended_at.
 
     Beside the schema's columns there is ``revision``; its largest value is the ``after`` of the
-    next call: no smaller one is assigned later.
+    next call: no smaller one is committed later. Revisions after that of a transaction in progress
+    are left out until it ends.
 
     Args:
         engine: the store.
@@ -323,6 +343,7 @@ def read_ended(engine: Engine, after: int = 0, record: Record = JOB) -> pd.DataF
         table.c.ended_at.is_not(None),
     )
     with read_connection(engine) as connection:
+        query = query.where(table.c.revision <= last_revision(connection, table))
         # Sorted here: for an order by ended_at SQLite would read all jobs that ever ended.
         rows = read_rows(connection, query.order_by(table.c.revision))
     return rows.sort_values("ended_at", kind="stable", ignore_index=True)
@@ -376,7 +397,7 @@ def first_ended_of(engine: Engine, revision: int) -> tuple[str, str, int] | None
 
 
 def has_ended_after(engine: Engine, after: int, record: Record = JOB) -> bool:
-    """Whether there is a revision after ``after``, in a tenth of the time of ``read_ended``.
+    """Whether ``read_ended`` may have something after ``after``, in a tenth of its time.
 
     Args:
         engine: the store.
@@ -387,9 +408,9 @@ def has_ended_after(engine: Engine, after: int, record: Record = JOB) -> bool:
 
 
 def read_revision(engine: Engine, record: Record = JOB) -> int:
-    """The newest revision of the store, 0 where no record has ended."""
+    """The newest revision that can be followed, 0 where no record has ended."""
     with read_connection(engine) as connection:
-        return newest_revision(connection, RECORDS[record.name])
+        return last_revision(connection, RECORDS[record.name])
 
 
 def count_jobs(engine: Engine, record: Record = JOB) -> pd.DataFrame:

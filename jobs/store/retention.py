@@ -20,6 +20,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    MetaData,
     Table,
     and_,
     delete,
@@ -38,6 +39,7 @@ from jobs.store.measurements import COLLECTED
 from jobs.store.merging import FINISHED
 from jobs.store.partitions import delete_from_partition, partition_column, partitions_before
 from jobs.store.tables import (
+    KEYS,
     RECORDS,
     attempts,
     jobs,
@@ -143,6 +145,8 @@ def drop_source(engine: Engine, source: str, now: datetime | None = None) -> dic
             table.name: connection.execute(delete(table).where(table.c.source == source)).rowcount
             for table in (jobs, attempts, transfers, predictions, task_predictions)
         }
+        for keys in KEYS.values():
+            connection.execute(delete(keys).where(keys.c.source == source))
         rows[measurements.name] = _drop_positions(connection, source)
         for table, revision in revisions.items():
             if newest_revision(connection, table) < revision:
@@ -241,7 +245,10 @@ def _prune_table(engine: Engine, table: Table, before: int, now: datetime) -> in
             condition = _pruned(connection, table, before)
             if months:
                 connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
-                count = delete_from_partition(connection, table, months.pop(0), condition)
+                month = months.pop(0)
+                if table.name in KEYS:
+                    _delete_keys(connection, table, month, condition)
+                count = delete_from_partition(connection, table, month, condition)
             else:
                 count = _delete_batch(connection, table, condition(table))
             deleted += count
@@ -251,6 +258,18 @@ def _prune_table(engine: Engine, table: Table, before: int, now: datetime) -> in
             elif months is None:
                 break
     return deleted
+
+
+def _delete_keys(
+    connection: Connection,
+    table: Table,
+    month: str,
+    condition: Callable[[Table], ColumnElement[bool]],
+) -> None:
+    """Delete the keys of rows that will be deleted from a month."""
+    keys, rows = KEYS[table.name], table.to_metadata(MetaData(), name=month)
+    same = (keys.c[column.name] == rows.c[column.name] for column in keys.primary_key)
+    connection.execute(delete(keys).where(*same, condition(rows)))
 
 
 def _delete_batch(connection: Connection, table: Table, condition: ColumnElement[bool]) -> int:

@@ -90,6 +90,18 @@ attempts = Table(
 RECORDS: dict[str, Table] = {JOB.name: jobs, TRANSFER.name: transfers}
 """The table of each kind of record."""
 
+KEYS: dict[str, Table] = {
+    RECORDS[record.name].name: Table(
+        f"{record.name}_keys",
+        metadata,
+        *(_column(name, "text", required=True) for name in record.identity[::-1]),
+        _column("submitted_at", "time", required=True),
+        PrimaryKeyConstraint(*record.identity[::-1], name=f"{record.name}_keys_key"),
+    )
+    for record in (JOB, TRANSFER)
+}
+"""The keys of the rows of each table of records, with the month's time; see ``claims``."""
+
 rejects = Table(
     "rejects",
     metadata,

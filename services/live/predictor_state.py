@@ -112,6 +112,8 @@ class PredictorState:
         if not self.ready or not has_ended_after(self._store(), after=self._revision):
             return
         ended = read_ended(self._store(), after=self._revision)
+        if ended.empty:  # the revision of a transaction that was rolled back
+            return
         with self._lock:
             new = ended[~ended["revision"].isin(self._own_revisions)]
             self._catching_up_to = newest = int(ended["revision"].max())
@@ -176,10 +178,10 @@ class PredictorState:
             raise
         with self._lock:
             # Others' outcomes between the own ones are in the history only if the store was read.
-            newest = max(start.newest_revision, int(ended["revision"].max()) if len(ended) else 0)
-            self._revision, own = (
-                (newest, frozenset[int]()) if complete else (start.revision, start.own)
-            )
+            newest = max(start.revision, int(ended["revision"].max()) if len(ended) else 0)
+            self._revision = newest if complete else start.revision
+            # Smaller ones than these may still be in a transaction of another writer.
+            own = {revision for revision in start.own if revision > self._revision}
             missed = [
                 added
                 for added in self._missed or ()

@@ -80,6 +80,26 @@ def test_outcomes_that_others_stored_between_ones_own_are_not_missed(
     pd.testing.assert_frame_equal(answers(again, jobs), answers(one, jobs))
 
 
+def test_an_outcome_whose_transaction_outlasts_a_restart_is_not_missed(
+    start: Start, jobs: pd.DataFrame, postgres_url: str
+) -> None:
+    one, other = start(postgres_url), open_store(postgres_url)
+    one.report(jobs.iloc[:100])
+    with other.begin() as connection:
+        slow = add_jobs(connection, jobs.iloc[100:200])
+        one.report(jobs.iloc[200:300])  # of a later revision, which the file will hold
+        one.state.catch_up()
+        one.state.save_history()
+        again = start(postgres_url)
+        assert built_at(again) == built_at(one)
+        assert (again.state.history["jobs"], again.state.revision) == (200, slow.revision + 1)
+    other.dispose()
+    for live in (one, again):
+        live.state.catch_up()
+        assert live.state.history["jobs"] == 300
+    pd.testing.assert_frame_equal(answers(again, jobs), answers(one, jobs))
+
+
 @pytest.mark.parametrize(
     "fault",
     [

@@ -1,0 +1,210 @@
+"""Several writers at once: who may write a job, and in which order revisions can be followed.
+
+On PostgreSQL a transaction claims the jobs that it reports: it inserts their keys in order, which
+waits for another transaction that inserted one of them, and locks the keys that were there. A key
+also has the submission time, so that a look-up reads only the months concerned; a key may be left
+over from a job that is not stored any more. SQLite admits one writer, and its keys stay empty.
+
+Revisions are numbers of a sequence, so they are committed in another order than they were taken.
+Before a transaction takes one it locks the number that was taken last (shared, until its end), and
+a reader goes up to the lowest number locked so: every smaller revision is committed or never will
+be. ``pg_snapshot_xmin`` would not do, since a long transaction in any database of the server holds
+it back, and transaction numbers begin anew when a database is copied to another server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Table,
+    Text,
+    and_,
+    bindparam,
+    or_,
+    text,
+)
+
+from infra.aliases import Integers
+from jobs.store.database import share_writers
+from jobs.store.retention import newest_revision
+from jobs.store.tables import KEYS, RECORDS
+
+_TAKEN = {table.name: (0x6772 + number) << 48 for number, table in enumerate(RECORDS.values())}
+"""The advisory lock of revision 0 of each table; that of revision n is n more."""
+_MONTH = "datetime64[M]"
+
+
+def claim(connection: Connection, table: Table, jobs: pd.DataFrame) -> Integers | None:
+    """Let no other transaction write these jobs until this one ends.
+
+    Args:
+        connection: the caller's transaction.
+        table: the table of the records.
+        jobs: reports, any number of each job.
+
+    Returns:
+        The submission times (microseconds since 1970) of those that may be stored, None if they
+        are unknown: any may be stored.
+    """
+    share_writers(connection)
+    if connection.dialect.name != "postgresql":
+        return None
+    keys, (source, name, moment) = KEYS[table.name], _names(table)
+    unique = jobs.drop_duplicates([source, name])
+    inserted = connection.execute(
+        _with_rows(
+            f"INSERT INTO {keys} ({source}, {name}, {moment}) SELECT source, name, moment "
+            'FROM {rows} ORDER BY source COLLATE "C", name COLLATE "C" ON CONFLICT DO NOTHING'
+        ),
+        _arrays(table, unique),
+    ).rowcount
+    if inserted == len(unique):
+        return np.empty(0, np.int64)
+    stored = connection.execute(
+        _with_rows(
+            f"SELECT key.{moment} FROM {keys} AS key JOIN {{rows}} "
+            f"ON key.{source} = rows.source AND key.{name} = rows.name "
+            f"ORDER BY key.{source}, key.{name} FOR UPDATE OF key"
+        ),
+        _arrays(table, unique),
+    )
+    return np.fromiter(stored.scalars(), np.int64)
+
+
+def update_claims(connection: Connection, table: Table, jobs: pd.DataFrame) -> None:
+    """Keep the submission times of claimed jobs, as they are stored.
+
+    Args:
+        connection: the caller's transaction.
+        table: the table of the records.
+        jobs: the stored rows.
+    """
+    if connection.dialect.name != "postgresql" or jobs.empty:
+        return
+    keys, (source, name, moment) = KEYS[table.name], _names(table)
+    connection.execute(
+        _with_rows(
+            f"UPDATE {keys} AS key SET {moment} = rows.moment FROM {{rows}} "
+            f"WHERE key.{source} = rows.source AND key.{name} = rows.name "
+            f"AND key.{moment} <> rows.moment"
+        ),
+        _arrays(table, jobs),
+    )
+
+
+def drop_claims(connection: Connection, table: Table, jobs: pd.DataFrame) -> None:
+    """Forget the keys of claimed jobs that are not stored.
+
+    Args:
+        connection: the caller's transaction.
+        table: the table of the records.
+        jobs: their reports.
+    """
+    if connection.dialect.name != "postgresql" or jobs.empty:
+        return
+    keys, (source, name, _) = KEYS[table.name], _names(table)
+    connection.execute(
+        _with_rows(
+            f"DELETE FROM {keys} AS key USING {{rows}} "
+            f"WHERE key.{source} = rows.source AND key.{name} = rows.name"
+        ),
+        _arrays(table, jobs),
+    )
+
+
+def fill_claims(connection: Connection, table: Table) -> None:
+    """Make the keys of a table, and the sequence of its revisions, those of its rows."""
+    if connection.dialect.name != "postgresql":
+        return
+    keys, names = KEYS[table.name], ", ".join(_names(table))
+    connection.exec_driver_sql(f"DELETE FROM {keys}")
+    connection.exec_driver_sql(f"INSERT INTO {keys} SELECT {names} FROM {table.name}")
+    connection.execute(
+        text(
+            f"SELECT setval('{_sequence(table)}', greatest(last_value, :newest)) "
+            f"FROM {_sequence(table)}"
+        ),
+        {"newest": newest_revision(connection, table)},
+    )
+
+
+def in_months(table: Table, moments: Integers | None) -> tuple[ColumnElement[bool], ...]:
+    """The condition that a record was submitted in a month of ``moments``; none where unknown."""
+    if moments is None:
+        return ()
+    column = table.c[_names(table)[2]]
+    months = np.unique(moments.view("datetime64[us]").astype(_MONTH))
+    bounds = [
+        (int(month.astype("datetime64[us]").astype(np.int64)) for month in (first, first + 1))
+        for first in months
+    ]
+    return (or_(*(and_(column >= begin, column < end) for begin, end in bounds)),)
+
+
+def next_revision(connection: Connection, table: Table) -> int:
+    """The revision of what this transaction learns; see the module."""
+    if connection.dialect.name != "postgresql":
+        return newest_revision(connection, table) + 1
+    sequence = _sequence(table)
+    connection.execute(
+        text(f"SELECT pg_advisory_xact_lock_shared(:taken + last_value) FROM {sequence}"),
+        {"taken": _TAKEN[table.name]},
+    )
+    return int(connection.execute(text(f"SELECT nextval('{sequence}')")).scalar_one())
+
+
+def last_revision(connection: Connection, table: Table) -> int:
+    """The revision up to which all are committed, or never will be.
+
+    What is read in a later statement of the same connection has all of them.
+    """
+    if connection.dialect.name != "postgresql":
+        return newest_revision(connection, table)
+    # In this order: who takes a number up to the newest one has locked a smaller one before.
+    newest = connection.execute(text(f"SELECT last_value FROM {_sequence(table)}")).scalar_one()
+    lock = "(CAST(classid AS bigint) << 32) + CAST(objid AS bigint)"
+    in_progress = connection.execute(
+        text(
+            f"SELECT min({lock}) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+            f"AND {lock} BETWEEN :taken AND :taken + :newest"
+        ),
+        {"taken": _TAKEN[table.name], "newest": newest},
+    ).scalar()
+    return int(newest if in_progress is None else in_progress - _TAKEN[table.name])
+
+
+def _sequence(table: Table) -> str:
+    return f"{KEYS[table.name].name.removesuffix('_keys')}_revisions"
+
+
+def _names(table: Table) -> tuple[str, str, str]:
+    """The columns of a table of keys: source, id and submission time."""
+    source, name, moment = (column.name for column in KEYS[table.name].columns)
+    return source, name, moment
+
+
+def _with_rows(statement: str) -> Any:
+    rows = "unnest(:sources, :names, :moments) AS rows (source, name, moment)"
+    return text(statement.replace("{rows}", rows)).bindparams(
+        bindparam("sources", type_=ARRAY(Text)),
+        bindparam("names", type_=ARRAY(Text)),
+        bindparam("moments", type_=ARRAY(BigInteger)),
+    )
+
+
+def _arrays(table: Table, jobs: pd.DataFrame) -> dict[str, Iterable[Any]]:
+    source, name, moment = _names(table)
+    return {
+        "sources": jobs[source].tolist(),
+        "names": jobs[name].tolist(),
+        "moments": jobs[moment].to_numpy("datetime64[us]").view(np.int64).tolist(),
+    }

@@ -1,0 +1,201 @@
+"""Several writers at once on PostgreSQL: followers miss nothing, and reports of a job are merged."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sqlalchemy import text
+
+from jobs.schema import conform
+from jobs.store import StoreError, add_jobs, has_ended_after, open_store, read_ended, read_jobs
+from jobs.store.merging import merge_repeated
+from jobs.store.retention import drop_source
+
+
+@pytest.fixture(scope="module")
+def server(postgres: Any) -> Any:
+    """A store on PostgreSQL; each test has its own sources."""
+    postgres.psql("CREATE DATABASE several_writers;")
+    engine = open_store(str(postgres.get_uri(database="several_writers")), busy_seconds=90.0)
+    with engine.begin() as connection:  # who creates a month lets others of it wait
+        for month in ("2026-01-01", "2026-02-01"):
+            add_jobs(connection, frame("first", [month], month))
+    yield engine
+    engine.dispose()
+    postgres.psql("DROP DATABASE several_writers;")
+
+
+def frame(source: str, ids: list[str], submitted: str = "2026-01-05", **fields: Any) -> Any:
+    jobs = pd.DataFrame({"source": source, "job_id": ids, "submitted_at": submitted, **fields})
+    return conform(jobs)
+
+
+def ended(source: str, *ids: str, **fields: Any) -> Any:
+    return frame(source, list(ids), **{"ended_at": "2026-02-09", **fields})
+
+
+class Follower:
+    """Reads what is new, as a predictor does."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine, self.after, self.seen = engine, 0, Counter[str]()
+
+    def look(self) -> None:
+        if has_ended_after(self.engine, self.after):
+            rows = read_ended(self.engine, self.after)
+            self.seen.update(rows["source"] + " " + rows["job_id"])
+            self.after = int(max(rows["revision"].max(), self.after)) if len(rows) else self.after
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_follower_sees_each_outcome_once_however_transactions_interleave(
+    server: Any, seed: int
+) -> None:
+    rng, source, committed = np.random.default_rng(seed), f"interleaved {seed}", set[str]()
+    follower = Follower(server)
+    follower.look()
+    follower.seen.clear()
+    open_ones: list[tuple[Any, Any, str]] = []
+    for number in range(40):
+        match rng.choice(["begin", "commit", "roll back", "look"], p=[0.4, 0.25, 0.1, 0.25]):
+            case "begin" if len(open_ones) < 4:
+                connection = server.connect()
+                transaction = connection.begin()
+                add_jobs(connection, ended(source, str(number)))
+                open_ones.append((connection, transaction, f"{source} {number}"))
+            case ("commit" | "roll back") as action if open_ones:
+                connection, transaction, job = open_ones.pop(rng.integers(len(open_ones)))
+                if action == "commit":
+                    transaction.commit()
+                    committed.add(job)
+                else:
+                    transaction.rollback()
+                connection.close()
+            case "look":
+                follower.look()
+    for connection, transaction, job in open_ones:
+        follower.look()
+        transaction.commit()
+        connection.close()
+        committed.add(job)
+    follower.look()
+    assert follower.seen == Counter(committed)
+
+
+def test_a_later_revision_is_read_when_the_slow_transaction_before_it_has_ended(
+    server: Any,
+) -> None:
+    follower = Follower(server)
+    follower.look()
+    follower.seen.clear()
+    with server.connect() as slow, server.connect() as aborted:
+        for connection, job in ((slow, "slow"), (aborted, "aborted")):
+            connection.begin()
+            add_jobs(connection, ended("slow", job))
+        with server.begin() as quick:
+            add_jobs(quick, ended("slow", "quick"))
+        follower.look()
+        assert not follower.seen
+        slow.commit()
+        follower.look()
+        assert [*follower.seen] == ["slow slow"]
+        aborted.rollback()
+    follower.look()
+    assert follower.seen == Counter(["slow slow", "slow quick"])
+
+
+def test_writers_of_the_same_jobs_at_once_merge_all_that_was_committed(server: Any) -> None:
+    """Four writers in threads, in other orders, with corrected months, slow and aborted ones."""
+    source, ids = "the same", [str(number) for number in range(30)]
+    reports: list[pd.DataFrame] = []
+    failures: list[BaseException] = []
+    writing, follower = threading.Event(), Follower(server)
+    follower.look()
+    follower.seen.clear()
+
+    def write(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        try:
+            for number in range(12):
+                chosen = [str(job) for job in rng.permutation(ids)[:20]]
+                batch = frame(
+                    source,
+                    chosen,
+                    str(rng.choice(["2026-01-28", "2026-02-02"])),
+                    user=f"{seed} {number}",
+                    ended_at=rng.choice([None, "2026-02-20", "2026-02-21"], 20),
+                )
+                with server.connect() as connection, connection.begin() as transaction:
+                    add_jobs(connection, batch)
+                    time.sleep(0.002 * rng.integers(5))
+                    if rng.random() < 0.2:
+                        transaction.rollback()
+                    else:
+                        transaction.commit()
+                        reports.append(batch)
+        except BaseException as error:
+            failures.append(error)
+
+    def follow() -> None:
+        try:
+            while not writing.wait(0.01):
+                follower.look()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(seed,)) for seed in range(4)]
+    watcher = threading.Thread(target=follow)
+    for thread in (*threads, watcher):
+        thread.start()
+    for thread in threads:
+        thread.join(300)
+    writing.set()
+    watcher.join(300)
+    assert not failures
+    follower.look()
+    expected = merge_repeated(pd.concat(reports, ignore_index=True)).sort_values("job_id")
+    stored = read_jobs(server, sources=[source]).sort_values("job_id")
+    fields = ["job_id", "submitted_at", "ended_at", "status"]
+    pd.testing.assert_frame_equal(
+        stored[fields].reset_index(drop=True), expected[fields].reset_index(drop=True)
+    )
+    names = [f"{source} {job}" for job in expected["job_id"][expected["ended_at"].notna()]]
+    # A job whose report of a later submission took its end away is seen again when it ends again.
+    assert {*follower.seen} == {*names}
+
+
+def test_who_reports_a_job_that_another_one_is_writing_waits_and_names_it(server: Any) -> None:
+    hasty = open_store(str(server.url.render_as_string(False)), busy_seconds=0.2)
+    with server.begin() as connection:
+        add_jobs(connection, ended("waits", "1"))
+        with hasty.begin() as other:
+            assert add_jobs(other, ended("waits", "2")).added == 1  # which nobody is writing
+        with pytest.raises(StoreError, match="was locked by another process"):  # noqa: SIM117
+            with hasty.begin() as other:
+                add_jobs(other, ended("waits", "1"))
+    with hasty.begin() as other:
+        assert add_jobs(other, ended("waits", "1")).unchanged == 1
+    hasty.dispose()
+
+
+def test_the_keys_are_those_of_the_stored_jobs(server: Any) -> None:
+    def keys() -> list[tuple[str, str]]:
+        query = (
+            "SELECT job_id, to_char(to_timestamp(submitted_at / 1e6) AT TIME ZONE 'UTC', 'MM-DD') "
+            "FROM job_keys WHERE source = 'keys' ORDER BY job_id"
+        )
+        with server.connect() as connection:
+            return [(str(job), str(day)) for job, day in connection.execute(text(query)).all()]
+
+    for jobs in (frame("keys", ["1", "2", "1"]), frame("keys", ["2"], "2026-02-01")):
+        with server.begin() as connection:
+            add_jobs(connection, jobs)
+    assert keys() == [("1", "01-05"), ("2", "02-01")]
+    drop_source(server, "keys")
+    assert keys() == []
