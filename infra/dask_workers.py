@@ -147,7 +147,12 @@ class Workers(ExitStack):
                 silence_logs=logging.ERROR,
             )
             return self.enter_context(dask.Client(self.enter_context(cluster)))
-        except (OSError, ValueError, TypeError, ImportError) as error:
+        except TypeError as error:
+            raise DaskError(
+                f"GRIDCAST_DASK={self._setting} needs certificates: Dask reads them from "
+                "DASK_DISTRIBUTED__COMM__TLS__CA_FILE and …__TLS__CLIENT__CERT and __KEY"
+            ) from error
+        except (OSError, ValueError, ImportError) as error:
             raise DaskError(
                 f"no Dask scheduler with a worker answers at {self._setting} (GRIDCAST_DASK): "
                 f"{error}"

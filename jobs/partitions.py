@@ -12,7 +12,7 @@ from infra.errors import InputError
 from infra.settings import prepare_environment
 from jobs.ingest import ReadArguments, read_log
 from jobs.readers.columns import RECORDS
-from jobs.store import open_store, read_jobs
+from jobs.store import count_jobs, open_store, read_jobs
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,7 @@ class Partition:
             sources = [self.log] if self.log else None
             jobs = read_jobs(engine, sources=sources, record=record, having=having)
         if jobs.empty and self.log:
-            raise InputError(
-                f"there is no file and no stored source called {self.log} "
-                "(gridcast jobs lists the sources)"
-            )
+            raise _no_such_log(self.log)
         if jobs.empty:
             raise InputError("nothing is stored: gridcast ingest FILE")
         return jobs
@@ -87,11 +84,38 @@ def logs_of(names: Sequence[str] | None, arguments: ReadArguments) -> list[Parti
     """Return the logs of some names; one of all that is stored where there are none.
 
     Files are named by their absolute paths, for workers with another folder.
+
+    Raises:
+        InputError: Of several, one is neither a file nor a stored source, or two are called alike:
+            results are named by the last part of a path.
     """
     if not names:
         return [Partition(None, arguments)]
+    if len(names) > 1:
+        _check_names(names)
     files = (str(Path(name).resolve()) if Path(name).exists() else name for name in names)
     return [Partition(file, arguments) for file in files]
+
+
+def _check_names(names: Sequence[str]) -> None:
+    called = [Path(name).name for name in names]
+    for name in called:
+        if called.count(name) > 1:
+            raise InputError(
+                f"two logs are called {name}, by which their results are named: take one at a time"
+            )
+    missing = [name for name in names if not Path(name).exists()]
+    if missing:
+        stored = set(count_jobs(open_store(prepare_environment().store_url))["source"])
+        for name in missing:
+            if name not in stored:
+                raise _no_such_log(name)
+
+
+def _no_such_log(name: str) -> InputError:
+    return InputError(
+        f"there is no file and no stored source called {name} (gridcast jobs lists the sources)"
+    )
 
 
 def sizes_of(partitions: Sequence[Partition]) -> list[float]:

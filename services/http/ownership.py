@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from infra.shards import shard_of_slots
 from jobs.coded_jobs import CodedJobs
 from jobs.owners import Owners
+from models.engine.sharding import job_slots
 from services.http.errors import HTTPError
 
 if TYPE_CHECKING:
@@ -32,8 +34,10 @@ def refuse_others(jobs: CodedJobs, owners: Owners | None, forecaster: Forecaster
             403, f"job {index}: the token is bound to {owners}, and this job is none of theirs"
         )
     if forecaster.shard is not None and not (own := forecaster.owns(jobs)).all():
+        index, count = int(np.argmin(own)), forecaster.shard.count
+        holder = shard_of_slots(count)[job_slots(jobs)[index]]
         raise HTTPError(
             421,
-            f"job {int(np.argmin(own))}: its user's histories are not those of shard "
-            f"{forecaster.shard}",
+            f"job {index}: its user's histories are those of shard {holder}/{count}, and this is "
+            f"the predictor of {forecaster.shard} (GRIDCAST_SHARD)",
         )

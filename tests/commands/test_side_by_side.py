@@ -143,6 +143,17 @@ def test_a_log_that_a_worker_cannot_read_is_one_sentence(workers: Workers) -> No
         workers.map(evaluate_partition, [EvaluationTask(partition) for partition in missing])
 
 
+def test_logs_that_are_missing_or_called_alike_are_named_before_any_work(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.csv").write_text("")
+    alike = [str(tmp_path / folder / "x.csv") for folder in ("a", "b")]
+    with pytest.raises(InputError, match=r"two logs are called x\.csv"):
+        logs_of(alike, read_arguments())
+    with pytest.raises(InputError, match=r"no stored source called nowhere\.swf"):
+        logs_of([alike[0], "nowhere.swf"], read_arguments())
+
+
 def rows_of(*arguments: str) -> list[dict[str, Any]]:
     run = CliRunner().invoke(gridcast.app, [*arguments, "--json"])
     assert run.exit_code == 0, run.output

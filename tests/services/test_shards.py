@@ -7,11 +7,14 @@ import pandas as pd
 import pytest
 
 from infra.shards import SLOTS, Shard, ShardError, shard_of_slots
+from jobs.coded_jobs import encode_jobs
 from models.engine.forecaster import Forecaster
 from models.engine.model_set import ModelError, ModelSet
 from models.engine.snapshot import describe_snapshot, restore_snapshot
 from models.quantities.metrics import point_errors
 from models.quantities.targets import TARGETS
+from services.http.errors import HTTPError
+from services.http.ownership import refuse_others
 
 COUNT = 4
 WALLTIME = TARGETS["walltime"]
@@ -101,3 +104,20 @@ def test_a_change_of_the_number_of_shards_moves_only_what_it_must() -> None:
 def test_a_wrong_shard_is_refused(text: str) -> None:
     with pytest.raises(ShardError, match="2/4"):
         Shard.parse(text)
+
+
+def test_a_request_of_another_shards_user_is_refused_and_the_shard_that_answers_is_named(
+    model_set: ModelSet, jobs: pd.DataFrame
+) -> None:
+    shards, coded = shards_of(model_set), encode_jobs(jobs, ("user",))
+    for shard in shards:
+        own = shard.owns(jobs)
+        refuse_others(encode_jobs(jobs[own], ("user",)), None, shard)
+        with pytest.raises(HTTPError) as refused:
+            refuse_others(coded, None, shard)
+        first = int(np.flatnonzero(~own)[0])
+        (holder,) = (n for n, other in enumerate(shards, 1) if other.owns(jobs)[first])
+        assert refused.value.status == 421
+        assert f"job {first}: its user's histories are those of shard {holder}/{COUNT}" in str(
+            refused.value
+        )
