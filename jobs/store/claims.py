@@ -70,8 +70,7 @@ def claim(connection: Connection, table: Table, jobs: pd.DataFrame) -> Integers 
         return np.empty(0, np.int64)
     stored = connection.execute(
         _with_rows(
-            f"SELECT key.{moment} FROM {keys} AS key JOIN {{rows}} "
-            f"ON key.{source} = rows.source AND key.{name} = rows.name "
+            f"SELECT key.{moment} FROM {keys} AS key JOIN {{rows}} ON {_same_job(table)} "
             f"ORDER BY key.{source}, key.{name} FOR UPDATE OF key"
         ),
         _arrays(table, unique),
@@ -87,17 +86,9 @@ def update_claims(connection: Connection, table: Table, jobs: pd.DataFrame) -> N
         table: the table of the records.
         jobs: the stored rows.
     """
-    if connection.dialect.name != "postgresql" or jobs.empty:
-        return
-    keys, (source, name, moment) = KEYS[table.name], _names(table)
-    connection.execute(
-        _with_rows(
-            f"UPDATE {keys} AS key SET {moment} = rows.moment FROM {{rows}} "
-            f"WHERE key.{source} = rows.source AND key.{name} = rows.name "
-            f"AND key.{moment} <> rows.moment"
-        ),
-        _arrays(table, jobs),
-    )
+    moment = _names(table)[2]
+    statement = f"UPDATE {{keys}} AS key SET {moment} = rows.moment FROM {{rows}}"
+    _change(connection, table, jobs, statement, f" AND key.{moment} <> rows.moment")
 
 
 def drop_claims(connection: Connection, table: Table, jobs: pd.DataFrame) -> None:
@@ -108,16 +99,7 @@ def drop_claims(connection: Connection, table: Table, jobs: pd.DataFrame) -> Non
         table: the table of the records.
         jobs: their reports.
     """
-    if connection.dialect.name != "postgresql" or jobs.empty:
-        return
-    keys, (source, name, _) = KEYS[table.name], _names(table)
-    connection.execute(
-        _with_rows(
-            f"DELETE FROM {keys} AS key USING {{rows}} "
-            f"WHERE key.{source} = rows.source AND key.{name} = rows.name"
-        ),
-        _arrays(table, jobs),
-    )
+    _change(connection, table, jobs, "DELETE FROM {keys} AS key USING {rows}")
 
 
 def fill_claims(connection: Connection, table: Table) -> None:
@@ -190,6 +172,29 @@ def _names(table: Table) -> tuple[str, str, str]:
     """The columns of a table of keys: source, id and submission time."""
     source, name, moment = (column.name for column in KEYS[table.name].columns)
     return source, name, moment
+
+
+def _same_job(table: Table) -> str:
+    source, name, _ = _names(table)
+    return f"key.{source} = rows.source AND key.{name} = rows.name"
+
+
+def _change(
+    connection: Connection, table: Table, jobs: pd.DataFrame, statement: str, condition: str = ""
+) -> None:
+    """Change the keys of jobs.
+
+    Args:
+        connection: the caller's transaction.
+        table: the table of the records.
+        jobs: the rows or reports.
+        statement: changes ``{keys}``, called key, by ``{rows}``.
+        condition: of a change, beside the job's.
+    """
+    if connection.dialect.name == "postgresql" and not jobs.empty:
+        statement = statement.replace("{keys}", KEYS[table.name].name)
+        where = f" WHERE {_same_job(table)}{condition}"
+        connection.execute(_with_rows(statement + where), _arrays(table, jobs))
 
 
 def _with_rows(statement: str) -> Any:

@@ -233,14 +233,19 @@ def _size_class(size: int) -> int:
 
 
 @compiled_in_place
+def _block_size(size_class: int) -> int:
+    """Return the size of the blocks at a position in ``free``: 1, 2, 3, 4, 6, 8, …"""
+    return (2 + size_class % 2 << size_class // 2) // 2
+
+
+@compiled_in_place
 def _take_block(index: OutcomeIndex, room: int) -> int:
     """Return the start of a block: the smallest free one that is large enough, or a new one."""
     for size_class in range(_size_class(room), len(index.free)):
         block = index.free[size_class] - 1
         if block >= 0:
             index.free[size_class] = np.int64(index.outcome_row[block])
-            size = (2 + size_class % 2 << size_class // 2) // 2
-            _free_blocks(index, block + room, size - room)
+            _free_blocks(index, block + room, _block_size(size_class) - room)
             return block
     index.used[POOL] += room
     return index.used[POOL] - room
@@ -253,7 +258,7 @@ def _free_blocks(index: OutcomeIndex, start: int, size: int) -> None:
         size_class = _size_class(size)
         index.outcome_row[start] = index.free[size_class]
         index.free[size_class] = start + 1
-        block_size = (2 + size_class % 2 << size_class // 2) // 2
+        block_size = _block_size(size_class)
         start, size = start + block_size, size - block_size
 
 

@@ -27,8 +27,7 @@ def refuse_others(jobs: CodedJobs, owners: Owners | None, forecaster: Forecaster
     Raises:
         HTTPError: 403, or 421 where another shard answers, naming the first such job by its index.
     """
-    own = np.ones(len(jobs), dtype=np.bool_) if owners is None else owners.own_coded(jobs)
-    if not own.all():
+    if owners is not None and not (own := owners.own_coded(jobs)).all():
         index = int(np.argmin(own))
         raise HTTPError(
             403, f"job {index}: the token is bound to {owners}, and this job is none of theirs"
