@@ -7,39 +7,29 @@ answering its liveness probe.
 from __future__ import annotations
 
 import asyncio
-import logging
-import re
-import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, HTTPConnection, Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
 
 from infra.actor import Actor, acting
 from services.http import metrics as predictor_metrics
-from services.http.admission import Admission, Work, read_bounded_body, run
+from services.http.admission import Admission, Work, run
 from services.http.authentication import CALLER, client_address, is_local
-from services.http.bodies import media_type, read_body
+from services.http.bodies import read_body
 from services.http.callers import Caller
 from services.http.columns import single_array
-from services.http.contract import (
-    ARROW_TYPE,
-    JSON_TYPE,
-    MAX_ARROW_BYTES,
-    MAX_JSON_BYTES,
-    NoOptions,
-    Options,
-)
+from services.http.contract import JSON_TYPE, NoOptions, Options
 from services.http.errors import HTTPError, error_response, send_error
 from services.http.match import read_match, write_match
+from services.http.measured import PATIENCE, measured, read_request
 from services.http.openapi import PAGE, PAGE_HEADERS, SCRIPT, describe
 from services.http.options import read_options
 from services.http.rank import read_rank, write_rank
@@ -53,21 +43,14 @@ from services.http.tracing import Traces
 if TYPE_CHECKING:
     from services.live.live_predictor import LivePredictor
 
-log = logging.getLogger("bentoml.gridcast")
-
-PATIENCE = 10.0
-"""Seconds for a body to arrive, and for a report to be stored."""
 PREDICTING_THREADS, REPORTING_THREADS = 2, 2
 """Predictions share one history under one lock: more than one and a reader ahead gain nothing."""
-SLOW = 1.0
-"""Seconds from which on a request is worth a line in the log."""
 MAX_REQUESTS = 64
 MAX_BODY_BYTES = 256 * 2**20
 """Bytes of the bodies of all requests in hand."""
 SERVED_BY_BENTOML = tuple(item.path for item in ENDPOINTS if item.served_by_bentoml)
 ORIGIN, REPORTING = "predictor", "outcomes"
 """How the audit log calls this server, and what it takes."""
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -205,65 +188,16 @@ class Endpoints:
     def _measured(self, name: str, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         """An endpoint that is counted, timed, traced and logged."""
 
-        async def endpoint(request: Request) -> Response:
-            started = time.perf_counter()
-            header = request.headers.get("x-request-id", "")
-            request_id = header if _REQUEST_ID.fullmatch(header) else uuid4().hex
-            content_type = request.headers.get("content-type", "")
-            form = "arrow" if content_type.lower().startswith(ARROW_TYPE) else "json"
-            with self.traces.request(f"POST /{name}", request.headers) as span:
-                response, jobs = await self._answered(request, name, handler, request_id)
-                span.set_attributes(
-                    {
-                        "http.request.method": "POST",
-                        "http.route": f"/{name}",
-                        "http.response.status_code": response.status_code,
-                        "gridcast.request_id": request_id,
-                        "gridcast.door": form,
-                        "gridcast.jobs": jobs,
-                    }
-                )
-            response.headers["X-Request-ID"] = request_id
-            seconds = time.perf_counter() - started
-            self.metrics.requests.labels(name, form, str(response.status_code)).inc()
-            if jobs:
-                size = predictor_metrics.size_class(jobs)
-                self.metrics.request_seconds.labels(name, form, size).observe(seconds)
-            _log_request(request_id, name, form, response.status_code, jobs, seconds)
-            return response
+        async def answer(request: Request, _: str) -> tuple[Response, int]:
+            content = await self._answer(request, name, handler)
+            return Response(content.content, media_type=content.media_type), content.jobs
 
-        return endpoint
-
-    async def _answered(
-        self, request: Request, name: str, handler: Handler, request_id: str
-    ) -> tuple[Response, int]:
-        """The response, and about how many jobs it is; every failure is one sentence."""
-        try:
-            answer = await self._answer(request, name, handler)
-            return Response(answer.content, media_type=answer.media_type), answer.jobs
-        except HTTPError as error:
-            return error_response(error), 0
-        except ClientDisconnect:
-            message = "the client closed the connection before it was answered"
-            return error_response(HTTPError(400, message)), 0
-        except Exception:
-            log.exception("request %s to /%s failed", request_id, name)
-            message = f"internal error; the log tells more under {request_id}"
-            return error_response(HTTPError(500, message)), 0
+        return measured(name, answer, self)
 
     async def _answer(self, request: Request, name: str, handler: Handler) -> Answer:
         """Admit a request, read its body, and do its work in a thread."""
         with self.admission.admit() as reservation:
-            media = media_type(request.headers.get("content-type", ""))
-            if request.headers.get("content-encoding", "identity").lower() != "identity":
-                raise HTTPError(415, "compressed bodies are not read")
-            content = await read_bounded_body(
-                request.stream(),
-                request.headers.get("content-length"),
-                MAX_ARROW_BYTES if media == ARROW_TYPE else MAX_JSON_BYTES,
-                reservation,
-                PATIENCE,
-            )
+            media, content = await read_request(request, reservation)
             caller, query = request.scope[CALLER], dict(request.query_params)
             body = Body(media, content, query, caller, self._address(request))
             work = Work[Answer](lambda work, body=body: handler(body, work))  # type: ignore[misc]
@@ -368,20 +302,3 @@ class Endpoints:
 
     async def _script(self, _: Request) -> Response:
         return Response(SCRIPT, media_type="text/javascript", headers=PAGE_HEADERS)
-
-
-def _log_request(
-    request_id: str, endpoint: str, form: str, status: int, jobs: int, seconds: float
-) -> None:
-    """Log a line of JSON about a request, nothing of its content; at INFO if refused or slow."""
-    level = logging.INFO if status != 200 or seconds > SLOW else logging.DEBUG
-    if log.isEnabledFor(level):
-        line = {
-            "request_id": request_id,
-            "endpoint": endpoint,
-            "door": form,
-            "status": status,
-            "jobs": jobs,
-            "ms": round(seconds * 1e3, 1),
-        }
-        log.log(level, "%s", write_json(line).decode())
