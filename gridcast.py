@@ -87,6 +87,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "down": running.down,
         "status": running.status,
         "serve": running.serve,
+        "route": running.route,
         "dashboard": running.dashboard,
         "login": running.login,
     },

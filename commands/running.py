@@ -71,6 +71,25 @@ def serve() -> None:
     )
 
 
+def route() -> None:
+    """Route calls to the shards of their users until Ctrl-C.
+
+    GRIDCAST_SHARD_ADDRESSES says where the shards answer. `gridcast up --site` runs it with
+    GRIDCAST_SHARDS.
+    """
+    from services.router_server import run
+
+    settings = prepare_environment()
+    _prepare_access(settings)
+    run(
+        settings,
+        lambda shards: print_note(
+            f"the router of {shards} shards listens on "
+            f"http://{settings.host_in_url}:{settings.router_port}"
+        ),
+    )
+
+
 def dashboard() -> None:
     """Serve the page of tasks, sites and models.
 

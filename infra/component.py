@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from infra.components import Component, local_components
+from infra.components import Component, environment, local_components, router
 from infra.errors import GridcastError, InputError
 from infra.settings import Settings, environment_with, prepare_environment
 from infra.supervision import is_responding
@@ -22,6 +22,8 @@ def component_named(name: str, settings: Settings) -> Component:
         InputError: if the settings have none of that name.
     """
     declared = local_components(settings, in_containers=True)
+    if settings.shard_addresses:
+        declared.append(router(settings, environment(settings, settings.tracking_url)))
     components = {component.name: component for component in declared}
     if name not in components:
         raise InputError(

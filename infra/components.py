@@ -162,6 +162,26 @@ def predictor(
     )
 
 
+def router(settings: Settings, shared: Mapping[str, str], after: tuple[str, ...] = ()) -> Component:
+    """The router before shards.
+
+    Args:
+        settings: the settings.
+        shared: the variables of every component.
+        after: names of the components that must be ready before it.
+    """
+    options = "--log-level warning --no-access-log --timeout-graceful-shutdown 5 --no-proxy-headers"
+    return _server(
+        settings,
+        "router",
+        (f"{UVICORN} services.router_server:create_app", *options.split()),
+        ready_path="/readyz",
+        environment=shared,
+        after=after,
+        token=settings.any_token,
+    )
+
+
 def dashboard(
     settings: Settings, shared: Mapping[str, str], after: tuple[str, ...] = ()
 ) -> Component:

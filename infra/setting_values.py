@@ -7,6 +7,7 @@ import hmac
 import ipaddress
 from collections.abc import Iterable
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
 
@@ -108,9 +109,64 @@ def split_shard(text: str) -> tuple[int, int]:
     )
 
 
+def split_shard_addresses(text: str) -> tuple[tuple[str, ...], ...]:
+    """Split ``1/2=http://a:1|http://b:1,2/2=http://c:1`` into the addresses of each shard.
+
+    Entries are separated by commas or line feeds; several addresses of a shard by bars.
+
+    Raises:
+        ValueError: An entry is wrong, or the entries are not the shards of one count, each once.
+
+    >>> split_shard_addresses("2/2=http://c:1, 1/2=http://a:1|http://b:1/")
+    (('http://a:1', 'http://b:1'), ('http://c:1',))
+    """
+    shards, counts = dict[int, tuple[str, ...]](), set[int]()
+    for entry in split_list(text.replace("\n", ",")):
+        name, _, addresses = entry.partition("=")
+        number, count = split_shard(name.strip())
+        if number in shards:
+            raise ValueError(f"shard {name.strip()} is there twice; | separates its addresses")
+        shards[number] = tuple(_http_address(address) for address in addresses.split("|"))
+        counts.add(count)
+    if len(counts) > 1:
+        numbers = " and ".join(map(str, sorted(counts)))
+        raise ValueError(f"the entries are of rings of {numbers} shards; all must be of one")
+    count = max(counts, default=1)
+    if missing := [number for number in range(1, count + 1) if number not in shards]:
+        raise ValueError(f"the address of shard {missing[0]}/{count} is missing")
+    every = [address for addresses in shards.values() for address in addresses]
+    if repeated := [address for address in every if every.count(address) > 1]:
+        raise ValueError(f"the address {repeated[0]} is there twice")
+    return tuple(shards[number] for number in range(1, count + 1))
+
+
+def _http_address(text: str) -> str:
+    """An address ``http://host:port`` without a slash at its end; raises ValueError."""
+    address = text.strip().rstrip("/")
+    try:
+        url = urlsplit(address)
+        is_address = url.scheme in ("http", "https") and url.hostname and url.port != 0
+        is_address = is_address and address == f"{url.scheme}://{url.netloc}" and "@" not in address
+    except ValueError:  # the port is no number
+        is_address = False
+    if not is_address:
+        raise ValueError(
+            f"the address of a shard is written as http://host:port, not {text.strip()[:80]!r}"
+        )
+    return address
+
+
+def _check_shard_addresses(text: str) -> str:
+    if "=" in text:
+        split_shard_addresses(text)
+    return text
+
+
 def _check_shard(text: str) -> str:
     return "{}/{}".format(*split_shard(text)) if text else ""
 
 
 ShardText = Annotated[str, AfterValidator(_check_shard)]
 """The text of a setting that names a shard, or is empty."""
+ShardAddressesText = Annotated[str, AfterValidator(_check_shard_addresses)]
+"""The addresses of all shards, or the path of a file of them; or empty."""

@@ -66,8 +66,23 @@ class Settings(BaseSettings):
     prefect_port: int = Field(4200, ge=0, le=65535, description="port of Prefect")
     dashboard_port: int = Field(3100, ge=0, le=65535, description="port of the shifter's page")
     replica_ports: str = Field(
-        "3001,3002", description="ports of the predictors behind the proxy of `up --site`"
+        "",
+        description="ports of the predictors behind the proxy of `up --site`, several for each "
+        "shard where there are shards; default from 3001 on, two, or one a shard",
     )
+    shards: int = Field(
+        1,
+        ge=1,
+        le=setting_values.MAX_SHARDS,
+        description="among how many shards `up --site` divides the users",
+    )
+    shard_addresses: setting_values.ShardAddressesText = Field(
+        "",
+        description="where the router finds each shard, as 1/2=http://a:3001,2/2=http://b:3001 "
+        "(| between several predictors of one), or a file of such lines, which it reads again "
+        "when it changes",
+    )
+    router_port: int = Field(3200, ge=0, le=65535, description="port of the router of shards")
     shard: setting_values.ShardText = Field(
         "", description="shard of the users that a predictor holds, as 2/4; empty: all users"
     )

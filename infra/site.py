@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from string import Template
@@ -23,11 +24,13 @@ from infra.components import (
     predictor,
     prefect,
     python,
+    router,
     schedules,
 )
 from infra.database_server import READY, binaries, make_password
 from infra.setting_values import is_loopback, metrics_token, split_list
 from infra.settings import Settings, SettingsError
+from infra.shards import SLOTS, shard_of_slots
 
 INFRA = Path(infra.__path__[0])
 PROXY = INFRA / "proxy" / "haproxy.cfg"
@@ -35,8 +38,13 @@ SCRAPES = INFRA / "prometheus" / "prometheus.yml"
 RULES = INFRA / "prometheus" / "rules.yml"
 WATCHED = ("mlflow", "prefect", "dashboard", "postgres")
 """The servers that the proxy only checks."""
+PREDICTOR = "backend predictor"
+"""Begins the part of the proxy's configuration that each set of predictors has."""
 RETENTION = "30d"
 """How long Prometheus keeps its metrics."""
+FIRST_REPLICA_PORT, LEAST_REPLICAS = 3001, 2
+USER_HEADER = "X-Gridcast-User"
+"""Names the user of all jobs of a call, percent-encoded; empty where the jobs name none."""
 
 
 def site_components(settings: Settings) -> list[Component]:
@@ -66,13 +74,18 @@ def site_components(settings: Settings) -> list[Component]:
     replicas = [
         replica(inner, number, port, shared, _names(first)) for number, port in enumerate(ports, 1)
     ]
+    routers = []
+    if settings.shards > 1:
+        addresses = {"GRIDCAST_SHARD_ADDRESSES": _shard_addresses(settings, replicas)}
+        routers = [router(inner, shared | addresses, _names(replicas))]
     rest = [dashboard(settings, shared, _names(first)), schedules(shared, _names(first))]
     return [
         *first,
         *replicas,
-        proxy(settings, [*first, *replicas, *rest]),
+        *routers,
+        proxy(settings, [*first, *replicas, *routers, *rest]),
         *rest,
-        prometheus(settings, [*first, *replicas]),
+        prometheus(settings, [*first, *replicas, *routers]),
     ]
 
 
@@ -80,10 +93,12 @@ def replica_ports(settings: Settings) -> list[int]:
     """The ports of the predictors.
 
     Raises:
-        SettingsError: if they are not different ports.
+        SettingsError: if they are not different ports, or not as many for each shard.
     """
+    count = max(LEAST_REPLICAS, settings.shards)
+    default = ",".join(str(FIRST_REPLICA_PORT + number) for number in range(count))
     try:
-        ports = [int(text) for text in split_list(settings.replica_ports)]
+        ports = [int(text) for text in split_list(settings.replica_ports or default)]
     except ValueError:
         ports = []
     if not ports or len({*ports, settings.predictor_port}) != len(ports) + 1:
@@ -91,7 +106,25 @@ def replica_ports(settings: Settings) -> list[int]:
             "GRIDCAST_REPLICA_PORTS must be different ports, comma-separated, "
             "none of them GRIDCAST_PREDICTOR_PORT"
         )
+    if len(ports) % settings.shards:
+        raise SettingsError(
+            f"GRIDCAST_REPLICA_PORTS must be {settings.shards} ports, one for each of "
+            f"GRIDCAST_SHARDS, or as many for each, and not {len(ports)}"
+        )
     return ports
+
+
+def _by_shard(settings: Settings, replicas: list[Component]) -> list[list[Component]]:
+    """The predictors of each shard."""
+    return [replicas[shard :: settings.shards] for shard in range(settings.shards)]
+
+
+def _shard_addresses(settings: Settings, replicas: list[Component]) -> str:
+    """Where each shard answers, as the router reads it."""
+    return ",".join(
+        f"{number}/{settings.shards}={'|'.join(component.address for component in predictors)}"
+        for number, predictors in enumerate(_by_shard(settings, replicas), 1)
+    )
 
 
 def _names(components: list[Component]) -> tuple[str, ...]:
@@ -141,18 +174,30 @@ def replica(
         after: names of the components that must be ready before it.
     """
     own = settings.model_copy(update={"predictor_port": port})
-    home = {"GRIDCAST_HOME": str(settings.home.absolute() / "replicas" / str(number))}
-    component = predictor(own, {**shared, **home}, after)
+    variables = {"GRIDCAST_HOME": str(settings.home.absolute() / "replicas" / str(number))}
+    if settings.shards > 1:
+        shard = 1 + (number - 1) % settings.shards
+        variables["GRIDCAST_SHARD"] = f"{shard}/{settings.shards}"
+    component = predictor(own, {**shared, **variables}, after)
     return replace(component, name=f"predictor-{number}", port_setting="GRIDCAST_REPLICA_PORTS")
 
 
 def proxy(settings: Settings, checked: list[Component]) -> Component:
-    """HAProxy before the predictors, which also checks the other servers for Prometheus."""
-    config = settings.folder("site") / "haproxy.cfg"
+    """HAProxy before the predictors, which also checks the other servers for Prometheus.
+
+    With shards it forwards calls of one user (USER_HEADER) to their shard, all others to the
+    router.
+    """
+    folder = settings.folder("site")
+    config, slots = folder / "haproxy.cfg", folder / "slots.map"
     predictors = [component for component in checked if component.name.startswith("predictor")]
+    entries = [component for component in checked if component.name == "router"] or predictors
+    shards = _by_shard(settings, predictors) if settings.shards > 1 else []
     text = proxy_text(
         bind=f"{settings.host_in_url}:{settings.predictor_port}",
-        predictors={component.name: _host_port(component) for component in predictors},
+        predictors={component.name: _host_port(component) for component in entries},
+        shards=[{component.name: _host_port(component) for component in shard} for shard in shards],
+        slots=str(slots) if shards else "",
         watched={
             component.name: (
                 _host_port(component),
@@ -170,9 +215,16 @@ def proxy(settings: Settings, checked: list[Component]) -> Component:
         address=address(settings, settings.predictor_port),
         ready_path="/readyz",
         port_setting="GRIDCAST_PREDICTOR_PORT",
-        after=_names(predictors),
+        after=_names(entries),
         token=settings.any_token,
-        files={str(config): text},
+        files={str(config): text} | ({str(slots): slots_text(settings.shards)} if shards else {}),
+    )
+
+
+def slots_text(count: int) -> str:
+    """The map of HAProxy from each slot of users to the backend of its shard."""
+    return "".join(
+        f"{slot} shard-{shard}\n" for slot, shard in enumerate(shard_of_slots(count).tolist())
     )
 
 
@@ -183,16 +235,20 @@ def proxy_text(
     token: str = "",
     resolver: str = "",
     metrics_token: str = "",
+    shards: Sequence[Mapping[str, str]] = (),
+    slots: str = "",
 ) -> str:
     """HAProxy's configuration.
 
     Args:
         bind: host:port to listen on.
-        predictors: host:port of each predictor, by name.
+        predictors: host:port of each predictor, or with shards of each router, by name.
         watched: host:port and path of each server that it only checks, by name.
         token: bearer token of its checks, and of requests for its metrics.
         resolver: host:port of a name server, where names may change as those of containers do.
         metrics_token: another bearer token of requests for its metrics.
+        shards: host:port of each predictor of each shard, by name.
+        slots: with shards, file of the map from slots of users to shards.
     """
     secret = f' hdr Authorization "Bearer {token}"' if token else ""
     readers = " ".join(f'"Bearer {reader}"' for reader in (token, metrics_token) if reader)
@@ -203,16 +259,39 @@ def proxy_text(
         if resolver
         else ""
     )
-    return Template(PROXY.read_text()).substitute(
+    text = PROXY.read_text()
+    begin, end = text.index(PREDICTOR), text.index("$watched")
+
+    def backend(name: str, servers: Mapping[str, str], retried: str = "502 503") -> str:
+        return Template(text[begin:end].replace(PREDICTOR, f"backend {name}")).substitute(
+            secret=secret,
+            retried=retried,
+            servers="\n".join(f"    server {name} {host} check" for name, host in servers.items()),
+        )
+
+    # A router has repeated a request already where it answers 503.
+    backends = [backend("predictor", predictors, "502" if shards else "502 503")]
+    backends += [backend(f"shard-{number}", own) for number, own in enumerate(shards, 1)]
+    return Template(text[:begin] + "$backends" + text[end:]).substitute(
         bind=bind,
-        secret=secret,
         guard=guard,
         resolved=resolved,
         names=names,
-        servers="\n".join(f"    server {name} {host} check" for name, host in predictors.items()),
+        routes=_routes(slots) if shards else "",
+        backends="\n".join(backends),
         watched="".join(
             _check_only(name, host, path, secret) for name, (host, path) in watched.items()
         ),
+    )
+
+
+def _routes(slots: str) -> str:
+    """The rule that forwards calls of one user to the backend of the user's slot."""
+    slot = f"req.fhdr({USER_HEADER}),url_dec,crc32,mod({SLOTS})"
+    return (
+        "\n    # Calls of one user need no router: the header has the user, percent-encoded."
+        f"\n    use_backend %[{slot},map({slots},predictor)]"
+        f" if {{ req.fhdr({USER_HEADER}) -m found }} {{ path /predict /rank /match /task }}"
     )
 
 
@@ -240,6 +319,7 @@ def prometheus(settings: Settings, scraped: list[Component]) -> Component:
         dashboard=f"{settings.host_in_url}:{settings.dashboard_port}",
         prefect=next(_host_port(c) for c in scraped if c.name == "prefect"),
         own=host,
+        router=next((_host_port(c) for c in scraped if c.name == "router"), ""),
         rules=str(RULES),
         token_file=str(secret) if settings.admin_token else "",
     )
@@ -275,6 +355,7 @@ def scrapes_text(
     own: str,
     rules: str,
     token_file: str = "",
+    router: str = "",
     login: tuple[str, str] = ("", ""),
 ) -> str:
     """Prometheus' configuration.
@@ -287,6 +368,7 @@ def scrapes_text(
         own: host:port of Prometheus.
         rules: file of its rules.
         token_file: file of the bearer token of its requests; empty: none.
+        router: host:port of the router of shards; empty: none.
         login: user, and file of the password, for Prefect; empty: the bearer token.
     """
     targets = ", ".join(f'"{host}"' for host in predictors)
@@ -299,6 +381,13 @@ def scrapes_text(
     )
     return Template(SCRAPES.read_text()).substitute(
         predictors=targets,
+        router=f"""\
+  - job_name: router{secret}
+    static_configs:
+      - targets: ["{router}"]
+"""
+        if router
+        else "",
         proxy=proxy,
         dashboard=dashboard,
         prefect=prefect,

@@ -190,14 +190,24 @@ def model_card() -> str:
 
 
 def metrics() -> str:
-    """The Prometheus metrics of the predictor, then those of the page."""
+    """The Prometheus metrics of the predictor, of the router, then those of the page."""
     columns = ("metric", "type", "labels", "meaning")
-    rows = [
-        (code(name), kind, ", ".join(map(code, labels)), text)
-        for name, kind, text, labels in predictor_metrics()
+    sections = [
+        f"## Of the {server}\n\n"
+        + table(
+            columns,
+            [
+                (code(name), kind, ", ".join(map(code, labels)), text)
+                for name, kind, text, labels in metrics_of_server
+            ],
+        )
+        for server, metrics_of_server in (
+            ("predictor", predictor_metrics()),
+            ("router", router_metrics()),
+        )
     ]
     page = table(("metric", "type", "meaning"), page_metrics())
-    return f"## Of the predictor\n\n{table(columns, rows)}\n\n## Of the page\n\n{page}"
+    return "\n\n".join([*sections, f"## Of the page\n\n{page}"])
 
 
 def page_metrics() -> list[tuple[str, str, str]]:
@@ -217,7 +227,19 @@ def predictor_metrics() -> list[tuple[str, str, str, tuple[str, ...]]]:
     """Name, type, help and labels of each metric; registers them, which is possible once."""
     from services.http.metrics import make_metrics
 
-    collectors = list(vars(make_metrics()).values())
+    return describe_metrics(vars(make_metrics()).values())
+
+
+def router_metrics() -> list[tuple[str, str, str, tuple[str, ...]]]:
+    """Name, type, help and labels of each metric of the router."""
+    from services.router.metrics import RouterMetrics
+
+    metrics = vars(RouterMetrics())
+    return describe_metrics(item for name, item in metrics.items() if name != "registry")
+
+
+def describe_metrics(collectors: Iterable[Any]) -> list[tuple[str, str, str, tuple[str, ...]]]:
+    """Name, type, help and labels of each metric."""
     return [
         (
             item._name + ("_total" if item._type == "counter" else ""),

@@ -183,7 +183,28 @@ async def run(
     # Where nobody waits any more, nobody reads its error either.
     result.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
     reservation.work = result
-    gone = loop.create_task(_disconnection(request))
+    try:
+        return await while_connected(result, request, patience)
+    finally:
+        if not result.done() and work.cancel():
+            reservation.work = None
+
+
+async def while_connected(
+    result: asyncio.Future[Result], request: Request, patience: float | None = None
+) -> Result:
+    """Wait for a result as long as its caller does; it is not cancelled.
+
+    Args:
+        result: The result.
+        request: Whose client is watched; its body was read.
+        patience: Seconds after which to give up.
+
+    Raises:
+        ClientDisconnect: The client has gone.
+        TimeoutError: The patience has ended.
+    """
+    gone = asyncio.get_running_loop().create_task(_disconnection(request))
     try:
         await asyncio.wait((result, gone), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         if result.done():
@@ -191,8 +212,6 @@ async def run(
         raise ClientDisconnect if gone.done() else TimeoutError
     finally:
         gone.cancel()
-        if not result.done() and work.cancel():
-            reservation.work = None
 
 
 async def _disconnection(request: Request) -> None:

@@ -212,7 +212,8 @@ def _not_json(error: Exception) -> HTTPError:
 
 Row: Any = unchecked("Row", COLUMNS)
 _VALUES: Any = msgspec_json.Decoder(list[Any])
-_OBJECTS: Any = msgspec_json.Decoder(list[Raw])
+OBJECTS: Any = msgspec_json.Decoder(list[Raw])
+"""Decodes a list whose items stay JSON."""
 
 
 @lru_cache
@@ -244,6 +245,45 @@ def read_json(
     Raises:
         HTTPError: 400, 413 or 422.
     """
+    jobs = read_undecoded(body, options, names, _VALUES)
+    if jobs.rows is not None:
+        rows = decode_items(jobs.rows, _job_decoders(names)[0], "jobs", jobs.explain)
+        return batch_of_rows(rows, jobs.options, names)
+    return _batch(jobs.columns, len(jobs), read_values, "columns", jobs.options)
+
+
+@dataclass(frozen=True)
+class UndecodedJobs:
+    """The jobs of a JSON body: objects not decoded yet, or (``rows`` None) a list for each field.
+
+    ``options`` are the body's other members, ``explain`` makes the refusal of a wrong job.
+    """
+
+    rows: list[Raw] | None
+    columns: Mapping[str, list[Any]]
+    options: Mapping[str, Any]
+    explain: Explain
+
+    def __len__(self) -> int:
+        if self.rows is not None:
+            return len(self.rows)
+        return max(map(len, self.columns.values()), default=0)
+
+
+def read_undecoded(
+    body: bytes, options: type[Struct], names: tuple[str, ...], values: Any
+) -> UndecodedJobs:
+    """Read a JSON body of jobs but for the values of its rows.
+
+    Args:
+        body: The JSON.
+        options: The struct of the options.
+        names: The fields that a job may have.
+        values: The decoder of a column, but of labels, whose objects stay JSON.
+
+    Raises:
+        HTTPError: 400, 413 or 422.
+    """
 
     def explain(_: str, path: str, unknown: str | None) -> HTTPError:
         index = re.match(r"\.jobs\[(\d+)\]", path)
@@ -263,27 +303,29 @@ def read_json(
     rows, columns = members.pop("jobs"), members.pop("columns")
     if (rows is UNSET) == (columns is UNSET):
         raise HTTPError(422, _EITHER)
-    chosen, (row_decoder, column_decoder) = set_members(members), _job_decoders(names)
+    chosen = set_members(members)
     if rows is not UNSET:
-        check_job_count(len(rows))
-        return batch_of_rows(decode_items(rows, row_decoder, "jobs", explain), chosen, names)
-    columns = _decode_columns(columns, column_decoder, explain)
-    count = max(map(len, columns.values()), default=0)
-    for name, values in columns.items():
-        if len(values) != count:
+        jobs = UndecodedJobs(rows, {}, chosen, explain)
+    else:
+        decoded = _decode_columns(columns, _job_decoders(names)[1], explain, values)
+        jobs = UndecodedJobs(None, decoded, chosen, explain)
+    for name, column in jobs.columns.items():
+        if len(column) != len(jobs):
             raise HTTPError(
-                422, f"column {name} has {len(values)} values where others have {count}"
+                422, f"column {name} has {len(column)} values where others have {len(jobs)}"
             )
-    check_job_count(count)
-    return _batch(columns, count, read_values, "columns", chosen)
+    check_job_count(len(jobs))
+    return jobs
 
 
-def _decode_columns(body: Raw, decoder: Any, explain: Explain) -> dict[str, list[Any]]:
+def _decode_columns(
+    body: Raw, decoder: Any, explain: Explain, decoder_of_values: Any
+) -> dict[str, list[Any]]:
     """Decode the columns of a body one by one."""
     columns = {}
     try:
         for name, values in set_members(asdict(decoder.decode(body))).items():
-            columns[name] = (_OBJECTS if name in LABEL_FIELDS else _VALUES).decode(values)
+            columns[name] = (OBJECTS if name in LABEL_FIELDS else decoder_of_values).decode(values)
     except ValidationError as error:
         raise _wrong_json(
             error, lambda *reason: explain(reason[0], ".columns", reason[2])
@@ -291,10 +333,6 @@ def _decode_columns(body: Raw, decoder: Any, explain: Explain) -> dict[str, list
     except (DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise _not_json(error) from None
     return columns
-
-
-def _of_columns(explain: Explain) -> Explain:
-    return lambda message, _, unknown: explain(message, ".columns", unknown)
 
 
 _EITHER = (

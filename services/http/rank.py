@@ -51,11 +51,11 @@ from services.http.errors import HTTPError, quote
 from services.http.options import read_options, unknown_option
 from services.http.responses import joined, row_members, write_stream
 
-_JOB_FIELDS = tuple(dict.fromkeys((*QUERY_FIELDS, *CANDIDATE_MEMBERS)))
+JOB_FIELDS = tuple(dict.fromkeys((*QUERY_FIELDS, *CANDIDATE_MEMBERS)))
 _Candidate: Any = unchecked("Candidate", CANDIDATE_MEMBERS)
-_Job: Any = unchecked("Job", _JOB_FIELDS, candidates=list[_Candidate])
+_Job: Any = unchecked("Job", JOB_FIELDS, candidates=list[_Candidate])
 _OPTIONS = RankOptions.__struct_fields__
-_DECODER: Any = msgspec_json.Decoder(unchecked("Body", _OPTIONS, jobs=list[Raw]))
+BODY: Any = msgspec_json.Decoder(unchecked("Body", _OPTIONS, jobs=list[Raw]))
 _JOBS: Any = msgspec_json.Decoder(list[_Job])
 _FORM = 'the body must be an object with "jobs", a list of jobs, each with its "candidates"'
 
@@ -120,16 +120,16 @@ def _from_json(body: bytes) -> tuple[Candidates, dict[str, Any]]:
             return _unknown_field(unknown)
         return HTTPError(422, f"job {index[1]} must be an object with a list of candidates")
 
-    members = asdict(decode(body, _DECODER, explain))
+    members = asdict(decode(body, BODY, explain))
     items = members.pop("jobs")
     if items is UNSET:
         raise HTTPError(422, _FORM)
     names, sizes = list[str](), list[int]()
-    of_jobs, of_candidates = Columns(_JOB_FIELDS), Columns(CANDIDATE_MEMBERS)
+    of_jobs, of_candidates = Columns(JOB_FIELDS), Columns(CANDIDATE_MEMBERS)
     for jobs in decode_items(items, _JOBS, "jobs", explain):
         for job in jobs:
             index = len(names)
-            names.append(_text_name(job.job_id, index))
+            names.append(text_name(job.job_id, index))
             if job.candidates is UNSET:
                 raise HTTPError(422, f"job {index} must be an object with a list of candidates")
             if not job.candidates:
@@ -137,22 +137,22 @@ def _from_json(body: bytes) -> tuple[Candidates, dict[str, Any]]:
             sizes.append(len(job.candidates))
             of_candidates.add(job.candidates)
         of_jobs.add(jobs)
-    _check_count(sum(sizes))
-    _check_unique(names)
+    check_count(sum(sizes))
+    check_unique(names)
     candidates = _join(of_jobs.present | {"job_id": names}, of_candidates.present, np.array(sizes))
     return candidates, set_members(members)
 
 
 def _job_name(job: Raw, index: int) -> str:
     """What a job is called in messages, where the job itself is wrong."""
-    return _text_name(msgspec_json.decode(job, type=_Name).job_id, index)[:100]
+    return text_name(msgspec_json.decode(job, type=_Name).job_id, index)[:100]
 
 
 class _Name(Struct):
     job_id: Any = None
 
 
-def _text_name(job_id: Any, index: int) -> str:
+def text_name(job_id: Any, index: int) -> str:
     """The name of a job: its ``job_id``, or its index where there is none; raises HTTPError."""
     if job_id is None or job_id is UNSET or job_id == "":
         return str(index)
@@ -161,7 +161,8 @@ def _text_name(job_id: Any, index: int) -> str:
     return str(job_id)
 
 
-def _check_unique(names: Sequence[str]) -> None:
+def check_unique(names: Sequence[str]) -> None:
+    """Raise HTTPError (422) where two jobs have the same name."""
     seen = set[str]()
     for name in names:
         if name in seen:
@@ -212,7 +213,7 @@ def _override(of_job: Any, of_row: Any, own: Array) -> Any:
 
 
 def _from_arrow(body: bytes) -> Candidates:
-    columns, rows = read_stream(body, _check_name, _check_count)
+    columns, rows = read_stream(body, check_name, check_count)
     if not rows:
         raise HTTPError(422, "there is no candidate to rank")
     if "job_id" not in columns:
@@ -225,8 +226,9 @@ def _from_arrow(body: bytes) -> Candidates:
     return _candidates(job, to_coded_jobs(pa.table(typed)))
 
 
-def _check_name(name: str) -> None:
-    if name not in _JOB_FIELDS:
+def check_name(name: str) -> None:
+    """Raise HTTPError (422) where no job or candidate has such a field."""
+    if name not in JOB_FIELDS:
         raise _unknown_field(name)
 
 
@@ -237,7 +239,8 @@ def _unknown_field(name: str) -> HTTPError:
     return HTTPError(422, f"there is no field {quote(name)} of a job or a candidate")
 
 
-def _check_count(candidates: int) -> None:
+def check_count(candidates: int) -> None:
+    """Raise HTTPError for no candidate (422) and for too many (413)."""
     if not candidates:
         raise HTTPError(422, "there is no candidate to rank")
     if candidates > MAX_CANDIDATES:

@@ -1,0 +1,302 @@
+"""The router's endpoints: the addresses of a predictor, answered by the shards of the users.
+
+A call about jobs is divided by their users; outcomes are taken by any predictor, since all read
+the store. Access is checked as a predictor does, by the same settings, before a body is read;
+scopes and owners are checked by the predictors, which record refusals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import httpx
+import numpy as np
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
+
+from infra.aliases import Integers
+from infra.settings import Settings, SettingsError
+from services.http.admission import Admission, while_connected
+from services.http.authentication import Guard, is_local
+from services.http.callers import settings_tokens, with_metrics_token
+from services.http.endpoints import ExactRoute
+from services.http.errors import HTTPError, ProblemResponses, error_response
+from services.http.issuers import read_issuers
+from services.http.measured import measured, read_request
+from services.http.openapi import PAGE_HEADERS
+from services.http.routes import DOCUMENT_PATHS, ENDPOINTS, answers_owners
+from services.http.tracing import Traces
+from services.router.calls import Call, check_call, merge, read_call
+from services.router.metrics import RouterMetrics
+from services.router.ring import Ring, read_addresses
+from services.router.shards import Forwarded, Shards
+
+log = logging.getLogger("gridcast.router")
+
+MAX_REQUESTS = 64
+MAX_BODY_BYTES = 512 * 2**20
+"""Bytes of the bodies of all requests in hand, and of what is sent to the shards of them."""
+THREADS = 2
+FORWARDED = ("authorization", "content-type", "traceparent", "tracestate", "forwarded")
+"""Headers that the predictors are sent as they came."""
+RETURNED = ("content-type", "retry-after", "www-authenticate", *PAGE_HEADERS)
+"""Headers of a predictor's answer that the caller gets."""
+_JOB = re.compile(r"^job (\d+)")
+
+Result = TypeVar("Result")
+Reading = Callable[[Request], Awaitable[Response]]
+
+
+class Router:
+    """Divides calls among shards and merges their answers.
+
+    Args:
+        settings: Say where the shards are.
+
+    Raises:
+        SettingsError: They do not.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = RouterMetrics()
+        self.traces = Traces(settings.otel_endpoint)
+        self.admission = Admission(MAX_REQUESTS, MAX_BODY_BYTES)
+        self._addresses = read_addresses(settings)
+        self._use(Ring.parse(self._addresses))
+        self._note = ""
+
+    def app(self) -> ASGIApp:
+        """The app to serve, which lets callers pass whom a predictor would."""
+        reads: dict[str, Reading] = dict.fromkeys(
+            (*DOCUMENT_PATHS, "/docs.json", "/model"), self._read
+        )
+        reads |= {"/livez": self._livez, "/readyz": self._readyz, "/metrics": self._metrics}
+        routes: list[BaseRoute] = [
+            ExactRoute(path, answer, methods=["GET"]) for path, answer in reads.items()
+        ]
+        for item in ENDPOINTS:
+            if item.method == "POST":
+                answer = self._outcomes if item.name == "outcomes" else self._divide
+                routes.append(
+                    ExactRoute(item.path, measured(item.name, answer, self), methods=["POST"])
+                )
+        routes.append(Route("/static_content/{path:path}", self._read, methods=["GET"]))
+        guarded = Guard(
+            Starlette(routes=routes, lifespan=self._lifespan),
+            tokens=with_metrics_token(settings_tokens(self.settings), self.settings),
+            hosts=frozenset(self.settings.host_names),
+            scope_of_path={},
+            open_on_loopback=self.settings.open_on_loopback,
+            issuers=read_issuers(self.settings),
+            owner_paths=answers_owners,
+        )
+        return ProblemResponses(guarded)
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        self.shards = Shards(self.metrics)
+        self._threads = ThreadPoolExecutor(THREADS, "route")
+        following = asyncio.create_task(self._follow())
+        try:
+            yield
+        finally:
+            following.cancel()
+            await self.shards.close()
+            self._threads.shutdown()
+            self.traces.stop()
+
+    # -- the ring
+
+    def _use(self, ring: Ring) -> None:
+        self.ring = ring
+        self.metrics.shards.set(ring.count)
+
+    async def _follow(self) -> None:
+        """Take over changed addresses once every shard of them has a ready predictor."""
+        while True:
+            await asyncio.sleep(self.settings.watch_seconds)
+            try:
+                await self._look()
+            except Exception:  # whatever it is, the router goes on
+                log.exception("the addresses of the shards cannot be read")
+
+    async def _look(self) -> None:
+        trouble = ""
+        try:
+            addresses = read_addresses(self.settings)
+            if addresses != self._addresses:
+                ring = Ring.parse(addresses)
+                ready = await self.shards.ready(ring)
+                unready = [n for n in range(1, ring.count + 1) if n not in ready]
+                if unready:
+                    trouble = f"shard {ring.name(unready[0])} is not ready"
+                else:
+                    self._addresses = addresses
+                    self._use(ring)
+                    log.warning("users are divided among %d shards from now on", ring.count)
+        except SettingsError as error:
+            trouble = str(error)
+        if trouble and trouble != self._note:
+            log.warning("the changed addresses of the shards are not used: %s", trouble)
+        self._note = trouble
+        self.metrics.waiting.set(bool(trouble))
+
+    # -- endpoints
+
+    async def _livez(self, _: Request) -> Response:
+        return PlainTextResponse("")
+
+    async def _readyz(self, _: Request) -> Response:
+        """200 while any shard has a ready predictor: the users of the others get 503."""
+        if await self.shards.ready(self.ring):
+            return PlainTextResponse("")
+        return error_response(HTTPError(503, "no shard has a ready predictor", 1))
+
+    async def _metrics(self, _: Request) -> Response:
+        content_type, text = self.metrics.expose()
+        return Response(text, media_type=content_type)
+
+    async def _read(self, request: Request) -> Response:
+        """What any predictor answers, as the model and the documents."""
+        try:
+            return _returned(await self.shards.ask_any(self.ring, _forwarded(request)))
+        except HTTPError as error:
+            return error_response(error)
+
+    async def _outcomes(self, request: Request, request_id: str) -> tuple[Response, int]:
+        """Let any predictor store outcomes; the others read them from the store."""
+        with self.admission.admit() as reservation:
+            _, body = await read_request(request, reservation)
+            sent = asyncio.ensure_future(
+                self.shards.ask_any(self.ring, _forwarded(request, body, request_id))
+            )
+            # Not cancelled where the caller has gone: it may be stored already.
+            return _returned(await while_connected(sent, request)), 0
+
+    async def _divide(self, request: Request, request_id: str) -> tuple[Response, int]:
+        """Answer a call about jobs from the shards of their users."""
+        with self.admission.admit() as reservation:
+            media, body = await read_request(request, reservation)
+            reservation.grow(len(body))  # what is sent to the shards
+            work = asyncio.ensure_future(self._answer(request, request_id, media, body))
+            try:
+                return await while_connected(work, request)
+            finally:
+                work.cancel()
+
+    async def _answer(
+        self, request: Request, request_id: str, media: str, body: bytes
+    ) -> tuple[Response, int]:
+        ring, name = self.ring, request.url.path[1:]
+        query = dict(request.query_params)
+        call = await self._in_thread(read_call, name, media, body, query)
+        shard_of_job = ring.of_slots(call.slots)
+        numbers = np.unique(shard_of_job).tolist() or [1]
+        for number in numbers:
+            self.metrics.jobs.labels(str(number)).inc(int((shard_of_job == number).sum()))
+        if len(numbers) == 1:
+            sent = _forwarded(request, body, request_id)
+            return _returned(await self.shards.ask(ring, numbers[0], sent, 0)), len(call)
+        if name == "match":
+            raise HTTPError(422, _of_several(ring, shard_of_job))
+        jobs_of_shard = [np.flatnonzero(shard_of_job == number) for number in numbers]
+        answers = await asyncio.gather(
+            *(
+                self._ask(request, request_id, call, ring, number, jobs)
+                for number, jobs in zip(numbers, jobs_of_shard, strict=True)
+            ),
+            return_exceptions=True,
+        )
+        responses = [_or_raise(answer) for answer in answers]
+        refused = [
+            (jobs, response)
+            for jobs, response in zip(jobs_of_shard, responses, strict=True)
+            if response.status_code != 200
+        ]
+        if refused:
+            if any(response.status_code in (400, 413, 422) for _, response in refused):
+                await self._in_thread(check_call, name, media, body, query)
+            return _refusal(*refused[0]), 0
+        merged = await self._in_thread(
+            merge,
+            call,
+            [(jobs, sent.content) for jobs, sent in zip(jobs_of_shard, responses, strict=True)],
+        )
+        return Response(merged, media_type=responses[0].headers["content-type"]), len(call)
+
+    async def _ask(
+        self,
+        request: Request,
+        request_id: str,
+        call: Call,
+        ring: Ring,
+        number: int,
+        jobs: Integers,
+    ) -> httpx.Response:
+        body = await self._in_thread(call.take, jobs)
+        return await self.shards.ask(
+            ring, number, _forwarded(request, body, request_id), int(jobs[0])
+        )
+
+    async def _in_thread(self, work: Callable[..., Result], *arguments: Any) -> Result:
+        """Do work on a body in a thread, so that the process goes on answering its checks."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+
+
+def _or_raise(answer: httpx.Response | BaseException) -> httpx.Response:
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
+
+
+def _of_several(ring: Ring, shard_of_job: Integers) -> str:
+    other = int(np.argmax(shard_of_job != shard_of_job[0]))
+    first, second = (ring.name(int(shard_of_job[job])) for job in (0, other))
+    return (
+        "the waiting jobs of a slot are chosen together, so their users must be of one shard: "
+        f"job 0 is of shard {first}, job {other} of {second}"
+    )
+
+
+def _forwarded(request: Request, body: bytes = b"", request_id: str = "") -> Forwarded:
+    """A request as the predictors are sent it."""
+    headers = {name: request.headers[name] for name in FORWARDED if name in request.headers}
+    client = request.client.host if request.client else None
+    if is_local(client):
+        # A proxy of this machine says whom it forwards; without one the caller is local.
+        if via := request.headers.get("x-forwarded-for"):
+            headers["x-forwarded-for"] = via
+    else:
+        headers["x-forwarded-for"] = str(client)
+    headers["accept-encoding"] = "identity"
+    if request_id:
+        headers["x-request-id"] = request_id
+    query = request.scope["query_string"].decode("latin-1")
+    path = request.url.path + (f"?{query}" if query else "")
+    return Forwarded(request.method, path, headers, body)
+
+
+def _returned(response: httpx.Response) -> Response:
+    """A predictor's answer as the caller gets it."""
+    headers = {name: response.headers[name] for name in RETURNED if name in response.headers}
+    return Response(response.content, response.status_code, headers)
+
+
+def _refusal(jobs: Integers, response: httpx.Response) -> Response:
+    """A shard's refusal, with the position that the job has in the whole call."""
+    try:
+        message = str(response.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return _returned(response)
+    message = _JOB.sub(lambda match: f"job {jobs[int(match[1])]}", message)
+    return error_response(HTTPError(response.status_code, message))

@@ -1,0 +1,80 @@
+"""The shards of a router: where each answers, and how a changed list of them is taken over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from infra.aliases import Integers
+from infra.setting_values import split_shard_addresses
+from infra.settings import Settings, SettingsError
+from infra.shards import shard_of_slots
+
+SETTING = "GRIDCAST_SHARD_ADDRESSES"
+
+
+@dataclass(frozen=True)
+class Ring:
+    """All shards of one count: the addresses of the predictors of each."""
+
+    addresses: tuple[tuple[str, ...], ...]
+
+    @staticmethod
+    def parse(text: str) -> Ring:
+        """Read ``1/2=http://a:3001,2/2=http://b:3001``; raises SettingsError."""
+        try:
+            return Ring(split_shard_addresses(text))
+        except ValueError as error:
+            raise SettingsError(f"{SETTING}: {error}") from None
+
+    @property
+    def count(self) -> int:
+        """The number of shards."""
+        return len(self.addresses)
+
+    def name(self, shard: int) -> str:
+        """A shard as GRIDCAST_SHARD has it: ``2/4``."""
+        return f"{shard}/{self.count}"
+
+    def of_slots(self, slots: Integers) -> Integers:
+        """The shard of each slot (int64[n])."""
+        return np.asarray(shard_of_slots(self.count)[slots])
+
+    def of_shard(self, shard: int) -> Sequence[str]:
+        """The addresses of the predictors of a shard."""
+        return self.addresses[shard - 1]
+
+    @property
+    def every_address(self) -> Sequence[str]:
+        """The addresses of all predictors, first those that their shards name first."""
+        depth = max(map(len, self.addresses))
+        return [
+            addresses[rank]
+            for rank in range(depth)
+            for addresses in self.addresses
+            if rank < len(addresses)
+        ]
+
+
+def read_addresses(settings: Settings) -> str:
+    """The text of the addresses: that of the setting, or of the file that it names.
+
+    Raises:
+        SettingsError: The setting is empty, or the file cannot be read.
+    """
+    text = settings.shard_addresses
+    if not text:
+        raise SettingsError(
+            f"{SETTING} must say where the shards answer, as "
+            "1/2=http://127.0.0.1:3001,2/2=http://127.0.0.1:3002, or name a file of such lines"
+        )
+    if "=" in text:
+        return text
+    try:
+        return Path(text).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise SettingsError(f"{SETTING}: the file {text} cannot be read: {reason}") from None
