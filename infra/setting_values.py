@@ -7,7 +7,7 @@ import hmac
 import ipaddress
 from collections.abc import Iterable
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import AfterValidator
 
@@ -51,6 +51,22 @@ def split_list(text: str) -> list[str]:
     ['one', 'two']
     """
     return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def webhook_urls(alerts: str) -> tuple[str, ...]:
+    """The addresses that take JSON among those of Apprise, as URLs.
+
+    Those with a password are left out: MLflow's page would show it.
+
+    >>> webhook_urls("json://127.0.0.1:8080/a,jsons://me:secret@b/c,slack://d")
+    ('http://127.0.0.1:8080/a',)
+    """
+    schemes = {"json": "http", "jsons": "https"}
+    return tuple(
+        urlunsplit((schemes[url.scheme], url.netloc, url.path, url.query, ""))
+        for url in map(urlsplit, split_list(alerts))
+        if url.scheme in schemes and "@" not in url.netloc
+    )
 
 
 def split_login(login: str) -> tuple[str, str]:

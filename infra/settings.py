@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from secrets import token_urlsafe
 from typing import Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
@@ -308,20 +308,8 @@ class Settings(BaseSettings):
 
     @property
     def webhook_urls(self) -> tuple[str, ...]:
-        """The addresses of ``alerts`` that take JSON, as URLs for MLflow's webhooks.
-
-        Those with a password are left out: MLflow's page would show it.
-
-        >>> Settings(alerts="json://127.0.0.1:8080/a,jsons://me:secret@b/c,slack://d").webhook_urls
-        ('http://127.0.0.1:8080/a',)
-        """
-        schemes = {"json": "http", "jsons": "https"}
-        addresses = map(urlsplit, split_list(self.alerts.get_secret_value()))
-        return tuple(
-            urlunsplit((schemes[parts.scheme], parts.netloc, parts.path, parts.query, ""))
-            for parts in addresses
-            if parts.scheme in schemes and "@" not in parts.netloc
-        )
+        """The addresses of ``alerts`` that take JSON, as URLs for MLflow's webhooks."""
+        return setting_values.webhook_urls(self.alerts.get_secret_value())
 
     @property
     def displayed_tracking_url(self) -> str:

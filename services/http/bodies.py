@@ -22,6 +22,7 @@ from msgspec import json as msgspec_json
 from msgspec.structs import asdict, astuple
 
 from jobs.schema import COLUMNS
+from services.http.arrow_metadata import refuse_compression
 from services.http.columns import RowErrors, check_type, read_array, read_values, single_array
 from services.http.contract import (
     ARROW_TYPE,
@@ -459,38 +460,6 @@ def read_stream(
         message = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise HTTPError(400, f"the body is not a valid Arrow stream: {message}") from None
     return {name: single_array(table.column(name)) for name in table.column_names}, rows
-
-
-def refuse_compression(body: bytes) -> None:
-    """Raise HTTPError (415) for compressed buffers: a few bytes could claim any amount of memory.
-
-    Arrow decompresses while it reads, so the flatbuffer of each message is looked at first:
-    Message.header (its third field) is a RecordBatch, or a DictionaryBatch whose second field is
-    one; a RecordBatch's fourth field is its compression.
-    """
-    for message in pa.ipc.MessageReader.open_stream(pa.py_buffer(body)):
-        metadata = message.metadata.to_pybytes()
-        batch = _table_in(metadata, _root(metadata), 2) if message.type != "schema" else None
-        if batch is not None and message.type == "dictionary":
-            batch = _table_in(metadata, batch, 1)
-        if batch is not None and _table_in(metadata, batch, 3) is not None:
-            raise HTTPError(415, "compressed Arrow buffers are not read; write them uncompressed")
-
-
-def _root(buffer: bytes) -> int:
-    return int(struct.unpack_from("<I", buffer, 0)[0])
-
-
-def _table_in(buffer: bytes, table: int, field: int) -> int | None:
-    """The position of the flatbuffer table in slot ``field`` of ``table``; None if it is empty."""
-    vtable = table - struct.unpack_from("<i", buffer, table)[0]
-    if 4 + 2 * field >= struct.unpack_from("<H", buffer, vtable)[0]:
-        return None
-    offset = struct.unpack_from("<H", buffer, vtable + 4 + 2 * field)[0]
-    if not offset:
-        return None
-    position = table + offset
-    return int(position + struct.unpack_from("<I", buffer, position)[0])
 
 
 # -- both

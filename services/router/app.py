@@ -260,11 +260,11 @@ def _or_raise(answer: httpx.Response | BaseException) -> httpx.Response:
 
 
 def _of_several(ring: Ring, shard_of_job: Integers) -> str:
-    other = int(np.argmax(shard_of_job != shard_of_job[0]))
-    first, second = (ring.name(int(shard_of_job[job])) for job in (0, other))
+    second_job = int(np.argmax(shard_of_job != shard_of_job[0]))
+    first, second = (ring.name(int(shard_of_job[job])) for job in (0, second_job))
     return (
         "the waiting jobs of a slot are chosen together, so their users must be of one shard: "
-        f"job 0 is of shard {first}, job {other} of {second}"
+        f"job 0 is of shard {first}, job {second_job} of {second}"
     )
 
 
