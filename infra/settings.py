@@ -71,10 +71,7 @@ class Settings(BaseSettings):
         "shard where there are shards; default from 3001 on, two, or one a shard",
     )
     shards: int = Field(
-        1,
-        ge=1,
-        le=setting_values.MAX_SHARDS,
-        description="among how many shards `up --site` divides the users",
+        1, ge=1, le=64, description="among how many shards `up --site` divides the users"
     )
     shard_addresses: setting_values.ShardAddressesText = Field(
         "",
@@ -313,11 +310,7 @@ class Settings(BaseSettings):
 
     @property
     def displayed_tracking_url(self) -> str:
-        """``tracking_url`` without a password.
-
-        >>> Settings(mlflow_url="postgresql://someone:secret@db:5432/mlflow").displayed_tracking_url
-        'postgresql://db:5432/mlflow'
-        """
+        """``tracking_url`` without a password."""
         return setting_values.without_password(self.tracking_url)
 
     @property
