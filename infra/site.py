@@ -38,7 +38,7 @@ SCRAPES = INFRA / "prometheus" / "prometheus.yml"
 RULES = INFRA / "prometheus" / "rules.yml"
 WATCHED = ("mlflow", "prefect", "dashboard", "postgres")
 """The servers that the proxy only checks."""
-PREDICTOR = "backend predictor"
+PREDICTOR = "\nbackend predictor"
 """Begins the part of the proxy's configuration that each set of predictors has."""
 RETENTION = "30d"
 """How long Prometheus keeps its metrics."""
@@ -263,7 +263,7 @@ def proxy_text(
     begin, end = text.index(PREDICTOR), text.index("$watched")
 
     def backend(name: str, servers: Mapping[str, str], retried: str = "502 503") -> str:
-        return Template(text[begin:end].replace(PREDICTOR, f"backend {name}")).substitute(
+        return Template(text[begin:end].replace(PREDICTOR, f"\nbackend {name}")).substitute(
             secret=secret,
             retried=retried,
             servers="\n".join(f"    server {name} {host} check" for name, host in servers.items()),
@@ -278,7 +278,7 @@ def proxy_text(
         resolved=resolved,
         names=names,
         routes=_routes(slots) if shards else "",
-        backends="\n".join(backends),
+        backends="".join(backends),
         watched="".join(
             _check_only(name, host, path, secret) for name, (host, path) in watched.items()
         ),
